@@ -1,0 +1,1 @@
+"""Fast .beton data loading, compressed allreduce and CIFAR-10 training over one C extension."""

@@ -1,0 +1,21 @@
+/* What this processor can do, asked once. */
+#ifndef CGXFFCV_BASE_CPU_H
+#define CGXFFCV_BASE_CPU_H
+
+#include <stdbool.h>
+
+typedef struct CpuFeatures {
+    bool avx2;        /* with FMA, F16C */
+    bool avx512;      /* F, BW, DQ, VL */
+    bool avx512_bf16; /* the dot product of bfloat16 pairs */
+    bool amx_bf16;
+} CpuFeatures;
+
+/* The features the processor and the operating system both support; the environment variable
+ * CGXFFCV_CPU=scalar|avx2|avx512 lowers them (read at the first call). */
+const CpuFeatures *cpu_features(void);
+
+/* The number of processors that this process may run on, at least 1. */
+int cpu_count(void);
+
+#endif

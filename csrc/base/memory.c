@@ -1,0 +1,38 @@
+/* Aligned allocation over the C library. Owns nothing. */
+#include "base/memory.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+Status memory_alloc(size_t count, size_t size, void *out) {
+    size_t bytes, rounded;
+    if (__builtin_mul_overflow(count, size, &bytes) ||
+        __builtin_add_overflow(bytes, (size_t)MEMORY_ALIGNMENT, &rounded)) {
+        FAIL(STATUS_MEMORY, "cannot allocate %zu items of %zu bytes: the product overflows", count, size);
+    }
+    rounded &= ~(size_t)(MEMORY_ALIGNMENT - 1);
+    void *pointer = aligned_alloc(MEMORY_ALIGNMENT, rounded);
+    if (pointer == NULL) FAIL(STATUS_MEMORY, "cannot allocate %zu bytes", bytes);
+    memcpy(out, &pointer, sizeof pointer);
+    return STATUS_OK;
+}
+
+Status memory_calloc(size_t count, size_t size, void *out) {
+    void *pointer = NULL;
+    TRY(memory_alloc(count, size, &pointer));
+    memset(pointer, 0, count * size);
+    memcpy(out, &pointer, sizeof pointer);
+    return STATUS_OK;
+}
+
+Status memory_resize(void *pointer_to_pointer, size_t old_bytes, size_t new_bytes) {
+    void *old = NULL, *fresh = NULL;
+    memcpy(&old, pointer_to_pointer, sizeof old);
+    TRY(memory_alloc(new_bytes, 1, &fresh));
+    if (old != NULL) memcpy(fresh, old, old_bytes < new_bytes ? old_bytes : new_bytes);
+    memory_free(old);
+    memcpy(pointer_to_pointer, &fresh, sizeof fresh);
+    return STATUS_OK;
+}
+
+void memory_free(void *pointer) { free(pointer); }

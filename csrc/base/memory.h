@@ -1,0 +1,23 @@
+/* The one place that allocates. Every pointer from here goes back through memory_free. */
+#ifndef CGXFFCV_BASE_MEMORY_H
+#define CGXFFCV_BASE_MEMORY_H
+
+#include <stddef.h>
+
+#include "base/status.h"
+
+#define MEMORY_ALIGNMENT 64
+
+/* `count` * `size` bytes, zeroed, 64-byte aligned, overflow checked; *out is never NULL on success. */
+Status memory_calloc(size_t count, size_t size, void *out);
+
+/* As memory_calloc, with unspecified contents. */
+Status memory_alloc(size_t count, size_t size, void *out);
+
+/* Grows or shrinks; the old contents stay up to the smaller size (`old_bytes` of them are copied). */
+Status memory_resize(void *pointer_to_pointer, size_t old_bytes, size_t new_bytes);
+
+/* NULL is fine. */
+void memory_free(void *pointer);
+
+#endif

@@ -1,0 +1,66 @@
+/* NumPy arrays for the binding files: array.c alone sees NumPy's headers. */
+#ifndef CGXFFCV_PYTHON_ARRAY_H
+#define CGXFFCV_PYTHON_ARRAY_H
+
+#include <stdbool.h>
+
+#include "python/module.h"
+
+/* bfloat16 has no NumPy type: it travels as uint16. */
+typedef enum ArrayType {
+    ARRAY_BOOL,
+    ARRAY_I8,
+    ARRAY_U8,
+    ARRAY_I16,
+    ARRAY_U16,
+    ARRAY_I32,
+    ARRAY_U32,
+    ARRAY_I64,
+    ARRAY_U64,
+    ARRAY_F16,
+    ARRAY_F32,
+    ARRAY_F64,
+    ARRAY_C64,
+    ARRAY_C128,
+    ARRAY_TYPES
+} ArrayType;
+
+#define ARRAY_MAX_DIMS 32
+
+/* Bytes an element takes. */
+size_t array_item_bytes(ArrayType type);
+
+/* A new C-ordered array with unspecified contents; NULL with an exception set on failure. */
+PyObject *array_new(ArrayType type, int ndim, const int64_t *shape);
+
+/* The first element of an array that array_new or array_wrap made. */
+void *array_data(PyObject *array);
+
+/* A view of memory that lives as long as `owner`, to which the array takes a new reference. `strides` in bytes, or
+ * NULL for C order. NULL with an exception set on failure. */
+PyObject *array_wrap(ArrayType type, int ndim, const int64_t *shape, const int64_t *strides, void *data,
+                     PyObject *owner, bool writable);
+
+/* An argument that came in through the buffer protocol. */
+typedef struct ArrayView {
+    Py_buffer buffer; /* owned until array_release */
+    void *data;
+    ArrayType type;
+    int ndim;
+    int64_t shape[ARRAY_MAX_DIMS];
+    int64_t elems;
+    int64_t item_bytes;
+} ArrayView;
+
+/* Takes a C-contiguous array of one of the types in the mask (bits 1 << ArrayType; 0 takes any) and of `ndim`
+ * dimensions (-1 takes any). On failure returns -1 with an exception that names `argument`; nothing to release. */
+int array_acquire(PyObject *object, const char *argument, unsigned types, int ndim, bool writable, ArrayView *out);
+void array_release(ArrayView *view);
+
+/* The name of a type as NumPy spells it. */
+const char *array_type_name(ArrayType type);
+
+/* array.c: loads NumPy's C interface; 0 or -1. */
+int array_add(PyObject *module);
+
+#endif

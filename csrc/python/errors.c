@@ -1,0 +1,146 @@
+/* Status codes to Python exceptions: the one place. The exceptions carry what the record knows as attributes:
+ * path, offset, field, sample, reason (BetonError); rank, operation (CommError and its children). */
+#include "python/module.h"
+
+static int add_exception(PyObject *module, const char *name, const char *doc, PyObject *bases, PyObject **out) {
+    char full[64];
+    PyOS_snprintf(full, sizeof full, "cgxffcv.%s", name);
+    *out = PyErr_NewExceptionWithDoc(full, doc, bases, NULL);
+    return *out == NULL ? -1 : PyModule_AddObjectRef(module, name, *out);
+}
+
+int errors_add(PyObject *module) {
+    ModuleState *s = module_state(module);
+    if (add_exception(
+            module, "BetonError",
+            "A .beton file, or a sample of it, is not as the format demands. Attributes: path, offset (bytes), "
+            "field, sample, reason; None where unknown.",
+            PyExc_ValueError, &s->beton_error) < 0) {
+        return -1;
+    }
+    if (add_exception(module, "CudaError", "CUDA, or a library of it, failed.", PyExc_RuntimeError, &s->cuda_error) <
+        0) {
+        return -1;
+    }
+    if (add_exception(module, "CommError",
+                      "Communication failed, or the ranks disagree on a call. Attributes: rank (the peer), operation.",
+                      PyExc_RuntimeError, &s->comm_error) < 0) {
+        return -1;
+    }
+    if (add_exception(module, "CommTimeout", "A peer did not answer before the deadline.", s->comm_error,
+                      &s->comm_timeout) < 0) {
+        return -1;
+    }
+    if (add_exception(module, "PeerLost", "A peer died.", s->comm_error, &s->peer_lost) < 0) return -1;
+    return add_exception(module, "NotBuiltError", "This build lacks the part asked for; the message names the remedy.",
+                         PyExc_ImportError, &s->not_built_error);
+}
+
+static PyObject *exception_of(ModuleState *s, Status code) {
+    switch (code) {
+    case STATUS_TYPE:
+        return PyExc_TypeError;
+    case STATUS_INDEX:
+        return PyExc_IndexError;
+    case STATUS_FORMAT:
+        return s->beton_error;
+    case STATUS_IO:
+        return PyExc_OSError;
+    case STATUS_MEMORY:
+        return PyExc_MemoryError;
+    case STATUS_CUDA:
+        return s->cuda_error;
+    case STATUS_LIBRARY:
+        return PyExc_RuntimeError;
+    case STATUS_TRANSPORT:
+        return s->comm_error;
+    case STATUS_TIMEOUT:
+        return s->comm_timeout;
+    case STATUS_PEER_LOST:
+        return s->peer_lost;
+    case STATUS_NOT_BUILT:
+        return s->not_built_error;
+    default:
+        return PyExc_ValueError;
+    }
+}
+
+/* Steals `value`; a failure to set is left to the exception machinery. */
+static void set(PyObject *exception, const char *name, PyObject *value) {
+    if (value == NULL) return;
+    (void)PyObject_SetAttrString(exception, name, value);
+    Py_DECREF(value);
+}
+
+static PyObject *number_or_none(int64_t value) { return value < 0 ? Py_NewRef(Py_None) : PyLong_FromLongLong(value); }
+
+static PyObject *text_or_none(const char *text) {
+    return text[0] == '\0' ? Py_NewRef(Py_None) : PyUnicode_DecodeFSDefault(text);
+}
+
+/* "path: offset 24, field 'image', sample 3: reason", with the parts that are known. */
+static PyObject *describe(const ErrorRecord *r) {
+    char where[STATUS_PATH_BYTES + 160] = "";
+    size_t used = 0;
+#define ADD(...)                                                                                                       \
+    do {                                                                                                               \
+        if (used < sizeof where) {                                                                                     \
+            used += (size_t)PyOS_snprintf(where + used, sizeof where - used, __VA_ARGS__);                             \
+        }                                                                                                              \
+    } while (0)
+    if (r->path[0] != '\0') ADD("%s: ", r->path);
+    if (r->operation[0] != '\0') ADD("%s: ", r->operation);
+    if (r->sample >= 0) ADD("sample %lld: ", (long long)r->sample);
+    if (r->field[0] != '\0') ADD("field '%s': ", r->field);
+    if (r->offset >= 0) ADD("byte %lld: ", (long long)r->offset);
+#undef ADD
+    PyObject *prefix = PyUnicode_DecodeFSDefault(where), *text = PyUnicode_DecodeFSDefault(r->message);
+    PyObject *both = prefix != NULL && text != NULL ? PyUnicode_Concat(prefix, text) : NULL;
+    Py_XDECREF(prefix);
+    Py_XDECREF(text);
+    return both;
+}
+
+static PyObject *raise_os_error(const ErrorRecord *r) {
+    PyObject *message = PyUnicode_DecodeFSDefault(r->message);
+    if (message == NULL) return NULL;
+    PyObject *path = text_or_none(r->path);
+    PyObject *exception = path == NULL ? NULL
+                          : r->errno_value != 0
+                              ? PyObject_CallFunction(PyExc_OSError, "iOO", r->errno_value, message, path)
+                              : PyObject_CallFunction(PyExc_OSError, "O", message);
+    Py_XDECREF(path);
+    Py_DECREF(message);
+    if (exception != NULL) PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
+    Py_XDECREF(exception);
+    return NULL;
+}
+
+PyObject *errors_raise(ModuleState *state, Status status) {
+    if (status == STATUS_INTERRUPTED && PyErr_Occurred()) return NULL;
+    if (status == STATUS_INTERRUPTED) {
+        PyErr_SetNone(PyExc_KeyboardInterrupt);
+        return NULL;
+    }
+    const ErrorRecord *r = error_record();
+    if (status == STATUS_IO) return raise_os_error(r);
+    PyObject *message = describe(r);
+    if (message == NULL) return NULL;
+    PyObject *type = exception_of(state, status);
+    PyObject *exception = PyObject_CallOneArg(type, message);
+    Py_DECREF(message);
+    if (exception == NULL) return NULL;
+    if (status == STATUS_FORMAT) {
+        set(exception, "path", text_or_none(r->path));
+        set(exception, "offset", number_or_none(r->offset));
+        set(exception, "field", text_or_none(r->field));
+        set(exception, "sample", number_or_none(r->sample));
+        set(exception, "reason", PyUnicode_DecodeFSDefault(r->message));
+    } else if (status >= STATUS_TRANSPORT && status < STATUS_NOT_BUILT) {
+        set(exception, "rank", number_or_none(r->rank));
+        set(exception, "operation", text_or_none(r->operation));
+    }
+    if (!PyErr_Occurred()) PyErr_SetObject(type, exception);
+    Py_DECREF(exception);
+    return NULL;
+}

@@ -1,0 +1,67 @@
+/* _cgxffcv: multi-phase initialisation; each binding file adds its part. */
+#include "python/module.h"
+#include "python/array.h"
+
+typedef int (*AddPart)(PyObject *module);
+
+static const AddPart parts[] = {
+    array_add,
+    errors_add,
+    build_info_add,
+};
+
+static int module_exec(PyObject *module) {
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (parts[i](module) < 0) return -1;
+    }
+    return 0;
+}
+
+#define STATE_VISIT_ALL(X) X(beton_error) X(cuda_error) X(comm_error) X(comm_timeout) X(peer_lost) X(not_built_error)
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg) {
+    ModuleState *state = module_state(module);
+#define VISIT(name) Py_VISIT(state->name);
+    STATE_VISIT_ALL(VISIT)
+#undef VISIT
+    return 0;
+}
+
+static int module_clear(PyObject *module) {
+    ModuleState *state = module_state(module);
+#define CLEAR(name) Py_CLEAR(state->name);
+    STATE_VISIT_ALL(CLEAR)
+#undef CLEAR
+    return 0;
+}
+
+static void module_free(void *module) { module_clear(module); }
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, module_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+    {0, NULL},
+};
+
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,         .m_name = "_cgxffcv",  .m_doc = "The C core of cgxffcv. Import cgxffcv instead.",
+    .m_size = sizeof(ModuleState), .m_slots = slots,      .m_traverse = module_traverse,
+    .m_clear = module_clear,       .m_free = module_free,
+};
+
+ModuleState *module_state(PyObject *module) { return PyModule_GetState(module); }
+
+ModuleState *module_state_of_type(PyTypeObject *type) { return PyType_GetModuleState(type); }
+
+int module_add_type(PyObject *module, PyType_Spec *spec) {
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type == NULL) return -1;
+    int result = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return result;
+}
+
+PyMODINIT_FUNC PyInit__cgxffcv(void); /* the one exported name; no header declares it */
+PyMODINIT_FUNC PyInit__cgxffcv(void) { return PyModuleDef_Init(&definition); }

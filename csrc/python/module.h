@@ -1,0 +1,30 @@
+/* The module's state and what the binding files share. Only files of this folder include it. */
+#ifndef CGXFFCV_PYTHON_MODULE_H
+#define CGXFFCV_PYTHON_MODULE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "base/status.h"
+
+/* Everything the module keeps alive; all owned. */
+typedef struct ModuleState {
+    PyObject *beton_error, *cuda_error, *comm_error, *comm_timeout, *peer_lost, *not_built_error;
+} ModuleState;
+
+ModuleState *module_state(PyObject *module);
+
+/* The state of the module that defined a heap type of ours; NULL with an exception set on failure. */
+ModuleState *module_state_of_type(PyTypeObject *type);
+
+/* Creates a heap type from its spec, adds it to the module; 0 or -1. */
+int module_add_type(PyObject *module, PyType_Spec *spec);
+
+/* Each binding file adds its types and functions; 0, or -1 with an exception set. */
+int errors_add(PyObject *module);
+int build_info_add(PyObject *module);
+
+/* errors.c: raises the thread's error record as the Python exception of its code; always NULL. */
+PyObject *errors_raise(ModuleState *state, Status status);
+
+#endif

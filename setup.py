@@ -1,0 +1,285 @@
+"""Builds the one extension module, _cgxffcv: finds the optional libraries, compiles what changed, links.
+
+Switches (environment): CGXFFCV_CUDA, CGXFFCV_MPI, CGXFFCV_NCCL, CGXFFCV_ONEDNN, CGXFFCV_JPEG = auto | 0 | 1;
+CGXFFCV_CUDA_ARCH (for example "90" or "75;80;90"), CGXFFCV_DEBUG=1, CGXFFCV_SANITIZE=address,undefined,
+CGXFFCV_WERROR=1. `auto` takes what is there and prints a table; `1` and missing stops with the package to install.
+"""
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
+
+WARNINGS = [
+    "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wvla", "-Wstrict-prototypes", "-Wmissing-prototypes",
+]  # fmt: skip
+# The quantiser's bytes depend on every operation being rounded by itself: no contraction, no fast-math.
+C_FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-fvisibility=hidden", "-fPIC",
+           "-pthread", "-ffp-contract=off", "-fno-math-errno",
+           "-fno-trapping-math"]  # fmt: skip
+ISA_FLAGS = {
+    "_avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],
+    "_avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c", "-mbmi2"],
+}
+
+
+@dataclass
+class Feature:
+    """An optional part: the sources of the build that has it, the twin of the build that lacks it, flags."""
+
+    name: str
+    package: str
+    sources: list[str]
+    without: list[str]
+    found: bool = False
+    why: str = ""
+    cflags: list[str] = field(default_factory=list)
+    libs: list[str] = field(default_factory=list)
+
+    @property
+    def switch(self):
+        return f"CGXFFCV_{self.name.upper()}"
+
+    @property
+    def macro(self):
+        return f"-DCGXFFCV_WITH_{self.name.upper()}={int(self.found)}"
+
+
+def features():
+    return {
+        "mpi": Feature("mpi", "apt install libopenmpi-dev openmpi-bin", ["comm/mpi.c"], ["comm/mpi_none.c"]),
+        "onednn": Feature(
+            "onednn", "pip install onednn-devel-cpu-gomp onednn-cpu-gomp", ["nn/cpu/dnnl*.c"], ["nn/cpu/none.c"]
+        ),
+        "jpeg": Feature("jpeg", "apt install libturbojpeg0-dev", ["image/jpeg.c"], ["image/jpeg_none.c"]),
+        "cuda": Feature(
+            "cuda",
+            "install the CUDA toolkit 13 and cuDNN 9 (apt install cuda-toolkit-13-0 libcudnn9-dev-cuda-13)",
+            ["device/cuda.c", "nn/cuda/*.c", "**/*.cu"],
+            ["device/none.c", "nn/cuda_none.c"],
+        ),
+        "nccl": Feature("nccl", "apt install libnccl-dev", ["comm/nccl.c"], ["comm/nccl_none.c"]),
+    }
+
+
+def run(*command):
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def header_dir(name, candidates):
+    for directory in candidates:
+        if directory and (Path(directory) / name).is_file():
+            return Path(directory)
+    return None
+
+
+def library_dir(pattern, candidates):
+    for directory in candidates:
+        if directory and any(Path(directory).glob(pattern)):
+            return Path(directory)
+    return None
+
+
+def system_dirs(kind):
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    bases = ["/usr/local", "/usr"]
+    return [f"{base}/{kind}/{multiarch}" for base in bases if multiarch] + [f"{base}/{kind}" for base in bases]
+
+
+def find_mpi(mpi):
+    compile_flags, link_flags = run("mpicc", "--showme:compile"), run("mpicc", "--showme:link")
+    if compile_flags is None or link_flags is None:
+        mpi.why = "no Open MPI compiler wrapper (mpicc) on PATH"
+        return
+    mpi.found, mpi.why = True, shutil.which("mpicc")
+    mpi.cflags, mpi.libs = shlex.split(compile_flags), shlex.split(link_flags)
+
+
+def find_onednn(onednn):
+    # pip puts headers and libraries below the prefix; with build isolation below the path of the isolated build.
+    prefixes = [os.environ.get("DNNLROOT"), sys.prefix]
+    prefixes += [str(parent) for entry in sys.path for parent in list(Path(entry or ".").parents)[:3]]
+    include = header_dir("oneapi/dnnl/dnnl.h", [f"{p}/include" for p in prefixes if p] + system_dirs("include"))
+    library = library_dir("libdnnl.so.3*", [f"{p}/lib" for p in prefixes if p] + system_dirs("lib"))
+    if include is None or library is None:
+        onednn.why = "no oneapi/dnnl/dnnl.h or libdnnl.so.3 of oneDNN 3"
+        return
+    onednn.found, onednn.why = True, str(library)
+    onednn.cflags = [f"-I{include}"]
+    # The library lies in PREFIX/lib, the module in PREFIX/lib/pythonX.Y/site-packages, or in a source tree.
+    shared = sorted(library.glob("libdnnl.so.3*"))[0]
+    onednn.libs = [str(shared), "-Wl,-rpath,$ORIGIN/../..", f"-Wl,-rpath,{sys.prefix}/lib"]
+
+
+def find_jpeg(jpeg):
+    include = header_dir("turbojpeg.h", [os.environ.get("CGXFFCV_JPEG_INCLUDE"), *system_dirs("include")])
+    library = library_dir("libturbojpeg.so*", [os.environ.get("CGXFFCV_JPEG_LIB"), *system_dirs("lib")])
+    if include is None or library is None:
+        jpeg.why = "no turbojpeg.h or libturbojpeg.so"
+        return
+    jpeg.found, jpeg.why = True, str(library)
+    jpeg.cflags, jpeg.libs = [f"-I{include}"], [f"-L{library}", "-lturbojpeg", f"-Wl,-rpath,{library}"]
+
+
+def find_cuda(cuda):
+    nvcc = os.environ.get("NVCC") or shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+    if nvcc is None:
+        cuda.why = "no nvcc on PATH or in /usr/local/cuda"
+        return
+    if not (CSRC / "device/cuda.c").exists():
+        cuda.why = "this version has no CUDA sources yet"
+        return
+    home = Path(nvcc).resolve().parents[1]
+    includes = [home / "include", *home.glob("targets/*/include"), *map(Path, system_dirs("include"))]
+    if header_dir("cudnn.h", includes) is None:
+        cuda.why = "nvcc is there, but no cudnn.h of cuDNN 9"
+        return
+    cuda.found, cuda.why = True, nvcc
+    cuda.cflags = [f"-isystem{include}" for include in includes if include.is_dir() and home in include.parents]
+    directories = [d for d in (home / "lib64", *home.glob("targets/*/lib")) if d.is_dir()]
+    cuda.libs = [f"-L{d}" for d in directories] + [f"-Wl,-rpath,{d}" for d in directories]
+    cuda.libs += ["-lcudart", "-lcublasLt", "-lcudnn"]
+
+
+def find_nccl(nccl, cuda):
+    if not cuda.found:
+        nccl.why = "needs CUDA"
+    elif header_dir("nccl.h", system_dirs("include") + [f[len("-isystem") :] for f in cuda.cflags]) is None:
+        nccl.why = "no nccl.h"
+    elif not (CSRC / "comm/nccl.c").exists():
+        nccl.why = "this version has no NCCL sources yet"
+    else:
+        nccl.found, nccl.why, nccl.libs = True, "nccl.h", ["-lnccl"]
+
+
+def configure():
+    """Finds each optional part, obeys the switches, prints the table."""
+    parts = features()
+    finders = {"mpi": find_mpi, "onednn": find_onednn, "jpeg": find_jpeg, "cuda": find_cuda,
+               "nccl": lambda part: find_nccl(part, parts["cuda"])}  # fmt: skip
+    for name, part in parts.items():
+        wish = os.environ.get(part.switch, "auto")
+        if wish not in ("auto", "0", "1"):
+            sys.exit(f"{part.switch} must be auto, 0 or 1, not {wish!r}")
+        if wish == "0":
+            part.why = f"switched off by {part.switch}=0"
+            continue
+        finders[name](part)
+        if wish == "1" and not part.found:
+            sys.exit(f"{part.switch}=1, but {part.why}. Remedy: {part.package}")
+    for part in parts.values():
+        print(f"cgxffcv: {part.name:<7} {'found' if part.found else 'not found':<10} {part.why}", flush=True)
+    return parts
+
+
+def glob_sources(patterns):
+    return {path for pattern in patterns for path in CSRC.glob(pattern)}
+
+
+def choose_sources(parts):
+    chosen = glob_sources(["**/*.c"])
+    for part in parts.values():
+        chosen -= glob_sources(part.sources) | glob_sources(part.without)
+    for part in parts.values():
+        chosen |= glob_sources(part.sources if part.found else part.without)
+    return sorted(chosen)
+
+
+def compile_command(source, parts, include_dirs):
+    cuda = source.suffix == ".cu"
+    debug, sanitize = os.environ.get("CGXFFCV_DEBUG") == "1", os.environ.get("CGXFFCV_SANITIZE")
+    common = [part.macro for part in parts.values()] + [f"-I{CSRC}", *(f"-I{d}" for d in include_dirs)]
+    common += [flag for part in parts.values() if part.found for flag in part.cflags]
+    optimise = ["-O1", "-g"] if debug else ["-O3", "-g1", "-DNDEBUG"]
+    if cuda:
+        architectures = re.split(r"[;, ]+", os.environ.get("CGXFFCV_CUDA_ARCH", "75;80;86;90"))
+        targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+        newest = max(architectures, key=lambda a: int(re.sub(r"\D", "", a)))
+        targets.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
+        host = "-fPIC,-fvisibility=hidden,-ffp-contract=off"
+        warn = ["-Werror=all-warnings"] if os.environ.get("CGXFFCV_WERROR") == "1" else []
+        return [parts["cuda"].why, "-std=c++17", "-O3", "-lineinfo", "--fmad=true", *targets, *warn,
+                f"-Xcompiler={host}", *(f for f in common if f != "-pthread")]  # fmt: skip
+    flags = C_FLAGS + WARNINGS + optimise
+    if os.environ.get("CGXFFCV_WERROR") == "1":
+        flags.append("-Werror")
+    if sanitize:
+        flags += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", "-g"]
+    for suffix, isa in ISA_FLAGS.items():
+        if source.stem.endswith(suffix):
+            flags += isa
+    return [*shlex.split(os.environ.get("CC", "gcc")), *flags, *common]
+
+
+def up_to_date(target, stamp, command):
+    """Whether the object was made by this command from files none of which is newer."""
+    depfile = target.with_suffix(".d")
+    if not (target.exists() and depfile.exists() and stamp.exists() and stamp.read_text() == command):
+        return False
+    made = target.stat().st_mtime
+    names = depfile.read_text().replace("\\\n", " ").split(":", 1)[-1].split()
+    return all(Path(name).exists() and Path(name).stat().st_mtime <= made for name in names)
+
+
+class BuildExt(build_ext):
+    """Incremental parallel compilation with dependency files; setuptools' own recompiles everything."""
+
+    def build_extension(self, extension):
+        parts = configure()
+        sources = choose_sources(parts)
+        import numpy
+
+        includes = [sysconfig.get_path("include"), numpy.get_include()]
+        cache = Path(self.build_temp).resolve()
+        objects = [cache / f"{source.relative_to(CSRC).as_posix().replace('/', '.')}.o" for source in sources]
+        cache.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            list(pool.map(lambda pair: self.compile_one(*pair, parts, includes), zip(sources, objects, strict=True)))
+        self.link(extension, objects, parts)
+
+    def compile_one(self, source, target, parts, includes):
+        command = compile_command(source, parts, includes)
+        stamp = target.with_suffix(".cmd")
+        text = hashlib.sha256("\0".join(command).encode()).hexdigest()
+        if up_to_date(target, stamp, text):
+            return
+        depfile = target.with_suffix(".d")
+        done = subprocess.run([*command, "-MD", "-MF", str(depfile), "-c", str(source), "-o", str(target)],
+                              capture_output=True, text=True, check=False)  # fmt: skip
+        sys.stderr.write(done.stdout + done.stderr)
+        if done.returncode != 0:
+            target.unlink(missing_ok=True)
+            raise SystemExit(f"cgxffcv: compiling {source.relative_to(ROOT)} failed")
+        stamp.write_text(text)
+
+    def link(self, extension, objects, parts):
+        output = Path(self.get_ext_fullpath(extension.name))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        sanitize = os.environ.get("CGXFFCV_SANITIZE")
+        flags = ["-shared", "-pthread", "-Wl,--exclude-libs,ALL", "-Wl,-z,relro,-z,now"]
+        flags += [f"-fsanitize={sanitize}"] if sanitize else ["-Wl,--no-undefined-version"]
+        libs = [flag for part in parts.values() if part.found for flag in part.libs]
+        compiler = ["g++"] if parts["cuda"].found else shlex.split(os.environ.get("CC", "gcc"))
+        command = [*compiler, *flags, *map(str, objects), "-o", f"{output}.new", *libs, "-lm", "-ldl", "-lrt"]
+        subprocess.run(command, check=True)
+        os.replace(f"{output}.new", output)
+
+
+setup(ext_modules=[Extension("_cgxffcv", sources=[])], cmdclass={"build_ext": BuildExt})

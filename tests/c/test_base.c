@@ -1,0 +1,117 @@
+// sources: base/*.c
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/atomic_file.h"
+#include "base/checked.h"
+#include "base/hash.h"
+#include "base/memory.h"
+#include "base/philox.h"
+#include "base/pool.h"
+#include "check.h"
+
+/* The known answers of the Random123 distribution (kat_vectors, philox 4x32 10). */
+static void test_philox(void) {
+    Philox4 zero = philox(0, 0, 0, 0, 0, 0);
+    CHECK(zero.word[0] == 0x6627e8d5 && zero.word[1] == 0xe169c58d);
+    CHECK(zero.word[2] == 0xbc57ac4c && zero.word[3] == 0x9b00dbd8);
+    Philox4 ones = philox(~0u, ~0u, ~0u, ~0u, ~0u, ~0u);
+    CHECK(ones.word[0] == 0x408f276d && ones.word[1] == 0x41c83b0e);
+    CHECK(ones.word[2] == 0xa20bc7c6 && ones.word[3] == 0x6d5451fd);
+    Philox4 pi = philox(0xa4093822, 0x299f31d0, 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344);
+    CHECK(pi.word[0] == 0xd16cfe09 && pi.word[1] == 0x94fdcceb);
+    CHECK(pi.word[2] == 0x5001e420 && pi.word[3] == 0x24126ea1);
+    CHECK(philox_uniform(~0u) < 1.0f);
+    CHECK(philox_below(~0u, 5) == 4 && philox_below(0, 5) == 0);
+}
+
+static void test_hash(void) {
+    CHECK(hash_bytes("", 0, 0) == 0xEF46DB3751D8E999ULL);
+    CHECK(hash_bytes("abc", 3, 0) == 0x44BC2CF5AD770999ULL);
+    const char *text = "Nobody inspects the spammish repetition";
+    CHECK(hash_bytes(text, 39, 0) == 0xFBCEA83C8A378BF1ULL);
+}
+
+static void test_checked(void) {
+    uint64_t out = 7;
+    CHECK(!checked_add(UINT64_MAX, 1, &out) && !checked_mul(UINT64_MAX, 2, &out));
+    CHECK(checked_round_up(4097, 4096, &out) && out == 8192);
+    CHECK(!checked_round_up(UINT64_MAX - 1, 4096, &out));
+    CHECK(checked_within(10, 5, 15) && !checked_within(11, 5, 15) && !checked_within(UINT64_MAX, 5, 15));
+}
+
+typedef struct Sum {
+    atomic_ulong total;
+    size_t fail_at;
+} Sum;
+
+static Status add(void *context, size_t item, int thread) {
+    Sum *sum = context;
+    (void)thread;
+    if (item == sum->fail_at) return error_at_sample(error_fail(STATUS_FORMAT, "item %zu", item), (int64_t)item);
+    atomic_fetch_add(&sum->total, item);
+    return STATUS_OK;
+}
+
+static void test_pool(void) {
+    for (int threads = 1; threads <= 5; threads++) {
+        Pool *pool = NULL;
+        CHECK_OK(pool_create(threads, &pool));
+        for (int round = 0; round < 200; round++) {
+            Sum sum = {.fail_at = SIZE_MAX};
+            CHECK_OK(pool_run(pool, 100, add, &sum));
+            CHECK(sum.total == 4950);
+        }
+        Sum failing = {.fail_at = 37};
+        CHECK(pool_run(pool, 100, add, &failing) == STATUS_FORMAT);
+        CHECK(error_record()->sample == 37);
+        Sum none = {.fail_at = SIZE_MAX};
+        CHECK_OK(pool_run(pool, 0, add, &none));
+        CHECK(none.total == 0);
+        pool_destroy(pool);
+    }
+    Pool *pool = NULL;
+    CHECK(pool_create(0, &pool) == STATUS_ARGUMENT && pool == NULL);
+}
+
+static void test_memory(void) {
+    void *pointer = NULL;
+    CHECK(memory_alloc(SIZE_MAX / 2, 3, &pointer) == STATUS_MEMORY && pointer == NULL);
+    CHECK_OK(memory_calloc(0, 8, &pointer));
+    CHECK(pointer != NULL && (uintptr_t)pointer % MEMORY_ALIGNMENT == 0);
+    memory_free(pointer);
+    memory_free(NULL);
+}
+
+static void test_atomic_file(void) {
+    char name[] = "/tmp/cgxffcv-test-XXXXXX";
+    CHECK(mkdtemp(name) != NULL);
+    char path[64];
+    snprintf(path, sizeof path, "%s/file", name);
+    AtomicFile *file = NULL;
+    CHECK_OK(atomic_file_create(path, &file));
+    CHECK_OK(atomic_file_write_at(file, "abc", 3, 2));
+    CHECK(access(path, F_OK) != 0);
+    CHECK_OK(atomic_file_commit(file));
+    struct stat about;
+    CHECK(stat(path, &about) == 0 && about.st_size == 5);
+    CHECK_OK(atomic_file_create(path, &file));
+    atomic_file_abort(file);
+    CHECK(stat(path, &about) == 0 && about.st_size == 5);
+    unlink(path);
+    CHECK(rmdir(name) == 0); /* so no temporary file is left */
+    CHECK(atomic_file_create("/nonexistent/file", &file) == STATUS_IO);
+    CHECK(error_record()->errno_value == ENOENT);
+}
+
+int main(void) {
+    test_philox();
+    test_hash();
+    test_checked();
+    test_pool();
+    test_memory();
+    test_atomic_file();
+    return check_result();
+}

@@ -1,0 +1,27 @@
+"""Compiles each test_*.c here with the sources its first line names, under ASan and UBSan, and runs it."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parents[1] / "csrc"
+FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
+@pytest.mark.parametrize("test", sorted(HERE.glob("test_*.c")), ids=lambda p: p.stem)
+def test_unit(test, tmp_path):
+    first = test.read_text().splitlines()[0]
+    assert first.startswith("// sources: "), first
+    patterns = first.removeprefix("// sources: ").split()
+    sources = [str(path) for pattern in patterns for path in sorted(CSRC.glob(pattern))]
+    assert sources, first
+    program = tmp_path / test.stem
+    subprocess.run(
+        ["gcc", *FLAGS, *SANITIZE, f"-I{CSRC}", f"-I{HERE}", str(test), *sources, "-o", str(program), "-lm"], check=True
+    )
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "checks, 0 failures" in done.stdout

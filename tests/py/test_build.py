@@ -1,0 +1,19 @@
+"""The extension module as a binary: what it exports and what it says of itself."""
+
+import subprocess
+
+import _cgxffcv
+
+
+def test_only_the_init_function_is_exported():
+    symbols = subprocess.run(
+        ["nm", "-D", "--defined-only", _cgxffcv.__file__], capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    names = {line.split()[-1] for line in symbols if line.split()}
+    assert names - {"_init", "_fini"} == {"PyInit__cgxffcv"}
+
+
+def test_build_info_names_every_optional_part():
+    info = _cgxffcv.build_info()
+    assert {"cuda", "mpi", "nccl", "onednn", "jpeg", "cpu", "compiler", "cpus"} == set(info)
+    assert info["cpus"] >= 1
