@@ -8,6 +8,7 @@ static const AddPart parts[] = {
     array_add,
     errors_add,
     build_info_add,
+    device_add,
 };
 
 static int module_exec(PyObject *module) {

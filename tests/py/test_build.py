@@ -17,3 +17,10 @@ def test_build_info_names_every_optional_part():
     info = _cgxffcv.build_info()
     assert {"cuda", "mpi", "nccl", "onednn", "jpeg", "cpu", "compiler", "cpus"} == set(info)
     assert info["cpus"] >= 1
+
+
+def test_without_a_gpu_the_reason_is_given():
+    if _cgxffcv.devices():
+        assert _cgxffcv.why_no_device() == ""
+    else:
+        assert "CUDA" in _cgxffcv.why_no_device()

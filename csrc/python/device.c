@@ -1,0 +1,45 @@
+/* What there is in the way of GPUs. */
+#include "python/module.h"
+
+#include "device/device.h"
+
+static PyObject *devices(PyObject *module, PyObject *unused) {
+    (void)unused;
+    PyObject *list = PyList_New(0);
+    if (list == NULL) return NULL;
+    for (int i = 0; i < device_count(); i++) {
+        DeviceInfo info;
+        Status status = device_describe(i, &info);
+        if (status != STATUS_OK) {
+            Py_DECREF(list);
+            return errors_raise(module_state(module), status);
+        }
+        PyObject *item = Py_BuildValue("{ss s(ii) si sn sn si si}", "name", info.name, "compute_capability", info.major,
+                                       info.minor, "multiprocessors", info.multiprocessors, "memory_bytes",
+                                       (Py_ssize_t)info.memory_bytes, "free_bytes", (Py_ssize_t)info.free_bytes,
+                                       "driver_version", info.driver_version, "runtime_version", info.runtime_version);
+        int result = item == NULL ? -1 : PyList_Append(list, item);
+        Py_XDECREF(item);
+        if (result < 0) {
+            Py_DECREF(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+static PyObject *why_no_device(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    return PyUnicode_FromString(device_why());
+}
+
+static PyMethodDef functions[] = {
+    {"devices", devices, METH_NOARGS,
+     "devices()\n--\n\nThe usable GPUs, a list of dicts (name, compute_capability, multiprocessors, memory_bytes,\n"
+     "free_bytes, driver_version, runtime_version); empty where there is none."},
+    {"why_no_device", why_no_device, METH_NOARGS,
+     "why_no_device()\n--\n\nWhy devices() is empty, with the remedy; '' if it is not."},
+    {NULL, NULL, 0, NULL},
+};
+
+int device_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }
