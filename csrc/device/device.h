@@ -1,0 +1,63 @@
+/* GPUs: memory, pinned host memory, streams, events. cuda.c implements this over the CUDA runtime; none.c is its twin
+ * in a build without CUDA, where device_count gives 0 and everything else fails with STATUS_NOT_BUILT. */
+#ifndef CGXFFCV_DEVICE_DEVICE_H
+#define CGXFFCV_DEVICE_DEVICE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+typedef struct DeviceStream DeviceStream;
+typedef struct DeviceEvent DeviceEvent;
+
+#define DEVICE_NAME_BYTES 256
+
+typedef struct DeviceInfo {
+    char name[DEVICE_NAME_BYTES];
+    int major, minor; /* compute capability */
+    int multiprocessors;
+    size_t memory_bytes, free_bytes;
+    size_t l2_bytes, shared_bytes;       /* shared memory that one block may opt in to */
+    int driver_version, runtime_version; /* 13000 is 13.0 */
+} DeviceInfo;
+
+/* The number of usable devices; 0 without CUDA, without a driver, or with one too old (device_why tells). */
+int device_count(void);
+
+/* Why device_count is 0, with the remedy; "" if it is not. Valid for the life of the process. */
+const char *device_why(void);
+
+Status device_describe(int index, DeviceInfo *out);
+
+/* Makes `index` the calling thread's device; refused unless this build holds code for its compute capability. */
+Status device_select(int index);
+
+/* Device memory, at least 256-byte aligned; contents unspecified. NULL is fine to free. */
+Status device_alloc(size_t bytes, void *out);
+void device_free(void *pointer);
+
+/* Page-locked host memory that the device can read and write in place. */
+Status device_host_alloc(size_t bytes, void *out);
+void device_host_free(void *pointer);
+
+Status device_stream_create(DeviceStream **out);
+void device_stream_destroy(DeviceStream *stream);
+Status device_stream_synchronize(DeviceStream *stream);
+
+/* Copies between any two of host and device; asynchronous where the host side is page-locked. */
+Status device_copy(void *to, const void *from, size_t bytes, DeviceStream *stream);
+Status device_fill(void *to, int byte, size_t bytes, DeviceStream *stream);
+
+Status device_event_create(DeviceEvent **out);
+void device_event_destroy(DeviceEvent *event);
+Status device_event_record(DeviceEvent *event, DeviceStream *stream);
+Status device_event_synchronize(DeviceEvent *event);
+
+/* Later work of `stream` waits for the event. */
+Status device_stream_wait(DeviceStream *stream, DeviceEvent *event);
+
+/* Milliseconds between two recorded, completed events. */
+Status device_event_elapsed(DeviceEvent *begin, DeviceEvent *end, float *out_ms);
+
+#endif

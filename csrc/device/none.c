@@ -1,0 +1,83 @@
+/* The device room of a build without CUDA. */
+#include "device/device.h"
+
+#define WHY "this build has no CUDA"
+#define REMEDY "install the CUDA toolkit 13 and cuDNN 9, then rebuild with CGXFFCV_CUDA=1"
+
+static Status absent(void) { return error_fail(STATUS_NOT_BUILT, WHY ": " REMEDY); }
+
+int device_count(void) { return 0; }
+const char *device_why(void) { return WHY ": " REMEDY; }
+
+Status device_describe(int index, DeviceInfo *out) {
+    (void)index, (void)out;
+    return absent();
+}
+
+Status device_select(int index) {
+    (void)index;
+    return absent();
+}
+
+Status device_alloc(size_t bytes, void *out) {
+    (void)bytes, (void)out;
+    return absent();
+}
+
+void device_free(void *pointer) { (void)pointer; }
+
+Status device_host_alloc(size_t bytes, void *out) {
+    (void)bytes, (void)out;
+    return absent();
+}
+
+void device_host_free(void *pointer) { (void)pointer; }
+
+Status device_stream_create(DeviceStream **out) {
+    (void)out;
+    return absent();
+}
+
+void device_stream_destroy(DeviceStream *stream) { (void)stream; }
+
+Status device_stream_synchronize(DeviceStream *stream) {
+    (void)stream;
+    return absent();
+}
+
+Status device_copy(void *to, const void *from, size_t bytes, DeviceStream *stream) {
+    (void)to, (void)from, (void)bytes, (void)stream;
+    return absent();
+}
+
+Status device_fill(void *to, int byte, size_t bytes, DeviceStream *stream) {
+    (void)to, (void)byte, (void)bytes, (void)stream;
+    return absent();
+}
+
+Status device_event_create(DeviceEvent **out) {
+    (void)out;
+    return absent();
+}
+
+void device_event_destroy(DeviceEvent *event) { (void)event; }
+
+Status device_event_record(DeviceEvent *event, DeviceStream *stream) {
+    (void)event, (void)stream;
+    return absent();
+}
+
+Status device_event_synchronize(DeviceEvent *event) {
+    (void)event;
+    return absent();
+}
+
+Status device_stream_wait(DeviceStream *stream, DeviceEvent *event) {
+    (void)stream, (void)event;
+    return absent();
+}
+
+Status device_event_elapsed(DeviceEvent *begin, DeviceEvent *end, float *out_ms) {
+    (void)begin, (void)end, (void)out_ms;
+    return absent();
+}
