@@ -1,0 +1,186 @@
+/* Who talks to whom: communicators, zero-copy streams of slices between ranks, small collectives, deadlines, abort.
+ *
+ * Inside a host, ranks share one memory segment without a name; between hosts (or pretended nodes) Open MPI carries
+ * the same slices. The caller sees no difference but speed.
+ *
+ * Calls. Every exchange lies between comm_begin and comm_end; the collectives below do so themselves, and may also
+ * be used between the caller's own begin and end (then under its operation name and deadline). One thread at a time
+ * per communicator: comm_begin refuses a second one. Only comm_abort may come from any thread at any time. All ranks
+ * make the same calls in the same order.
+ *
+ * Streams. Each rank owns a small ring of slots (comm_slots of comm_slot_bytes each). A producer acquires a slot, fills
+ * it in place, and publishes it to one rank or to several (write once, read many); its readers get a pointer to the
+ * very bytes, and the slot is free again when the last of them has released it. A stream is (from, to, lane): its
+ * slices arrive whole, in the order of publication; streams know nothing of each other. A rank may publish to itself.
+ * Slots may stay in flight past comm_end and are taken back later.
+ *
+ * Progress. The try forms never block; comm_wait sleeps until something changed. There is no deadlock, with one slot
+ * or many, if the slices of an operation can be put into one order (for example by step, then by producer) such that
+ * every rank publishes in that order, takes slices in that order, and releases each before it takes the next but
+ * one; a rank that cannot get a slot must go on taking the slices that come earlier in the order than the one it
+ * wants to publish (loop over the try forms, comm_wait when none of them did anything). The blocking forms wait for
+ * their own thing only and are for code where that order is plain.
+ *
+ * Failure. Every wait ends at the deadline of its operation, at abort, when a rank of the communicator on this host
+ * dies (PEER_LOST within about 1 s, naming it), when a rank that is waited for has left, or when the `check` hook
+ * says so. After a failure inside begin/end the communicator is broken on all ranks: their current and later calls
+ * fail at once with the first cause. A new one can be made. */
+#ifndef CGXFFCV_COMM_COMM_H
+#define CGXFFCV_COMM_COMM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+#define COMM_LANES 3 /* independent streams for each ordered pair of ranks: 0, 1, 2 */
+#define COMM_DEFAULT_TIMEOUT_S 300.0
+#define COMM_HEADER_BYTES                                                                                              \
+    512                 /* the largest block that comm_agree compares, and that comm_allgather takes in one step */
+#define COMM_HELD_MAX 2 /* slices of one stream that a reader may hold unreleased */
+
+typedef struct Comm Comm;
+
+/* What waiting calls on the thread that waits, without any lock of ours held; NULL where not wanted. */
+typedef struct CommHooks {
+    Status (*check)(void *context); /* at least every 100 ms; a failure ends the wait with that status */
+    Status (*warn)(void *context, int rank, const char *message); /* a rank is stopped; a failure ends the wait */
+    void *context;                                                /* borrowed until comm_destroy */
+} CommHooks;
+
+/* Zeros give the defaults. All ranks pass the same `nodes` and `slot_bytes`. */
+typedef struct CommOptions {
+    double timeout_s;  /* of every operation that does not name its own; else CGXFFCV_COMM_TIMEOUT, else 300 */
+    int nodes;         /* pretend that the ranks lie on this many nodes; else CGXFFCV_COMM_NODES, else the truth */
+    size_t slot_bytes; /* a multiple of 64 in 4 KiB .. 4 MiB; else 256 KiB */
+    double stall_s;    /* a rank without a heartbeat for so long is warned about; else 5 */
+    CommHooks hooks;
+} CommOptions;
+
+/* Makes the communicator of all ranks: under mpirun with MPI (initialised here if nobody has), else of one rank.
+ * Collective. NOT_BUILT if mpirun started several ranks and this build has no MPI. Destroy with comm_destroy. */
+Status comm_create_world(const CommOptions *options, Comm **out);
+
+/* Without MPI: makes the segment of `size` ranks on this host, whose descriptor the caller hands to them and closes
+ * when each has called comm_attach. `slot_bytes` 0 gives the default. */
+Status comm_segment_create(int size, size_t slot_bytes, int *fd);
+
+/* Joins the segment as `rank` of `size`; waits for the others. The descriptor stays the caller's. With `nodes` the
+ * topology is pretended, while all bytes go through the segment. options->slot_bytes is ignored. */
+Status comm_attach(int fd, int rank, int size, const CommOptions *options, Comm **out);
+
+/* Splits: ranks of equal `color` form a new communicator, ordered by (key, old rank); a negative color joins none and
+ * gets NULL. The options are the parent's. Collective over the parent. The child outlives the parent if need be. */
+Status comm_split(Comm *comm, int color, int key, Comm **out);
+
+/* Leaves and frees; not collective. Ranks that still wait for this one fail, saying that it left. NULL is fine. */
+void comm_destroy(Comm *comm);
+
+int comm_rank(const Comm *comm);
+int comm_size(const Comm *comm);
+int comm_node(const Comm *comm);       /* index of this rank's node in [0, comm_nodes) */
+int comm_nodes(const Comm *comm);      /* nodes, real or pretended */
+int comm_local_rank(const Comm *comm); /* index among the ranks of this node, in rank order */
+int comm_local_size(const Comm *comm);
+int comm_node_of(const Comm *comm, int rank);
+int comm_local_rank_of(const Comm *comm, int rank);
+int comm_local_size_of(const Comm *comm, int node);
+/* The rank that is number `local_rank` of `node`; -1 if there is none. */
+int comm_rank_at(const Comm *comm, int node, int local_rank);
+/* Whether slices to that rank go through shared memory (true for this rank itself). */
+bool comm_shares_memory(const Comm *comm, int rank);
+
+size_t comm_slot_bytes(const Comm *comm);
+int comm_slots(const Comm *comm); /* slots that this rank owns, at least 4 */
+
+/* The memory that holds the slots of all ranks of this host, for registration with a device. */
+void comm_segment(const Comm *comm, void **base, size_t *bytes);
+
+double comm_timeout(const Comm *comm);
+
+/* Opens an operation: its name goes into every failure (at most 31 bytes, borrowed until comm_end), its deadline is
+ * `timeout_s` from now (<= 0: the communicator's). Fails at once if the communicator is broken, aborted, used by
+ * another thread, or not this process's. Nested calls keep the outer name and deadline. */
+Status comm_begin(Comm *comm, const char *operation, double timeout_s);
+
+/* Closes it and returns `status`. If the operation failed, the communicator is broken and the other ranks fail at
+ * once with the cause in the thread's error record. Use: return comm_end(comm, work(comm, ...)); */
+Status comm_end(Comm *comm, Status status);
+
+/* The name of the operation that is open, for messages; "" outside. */
+const char *comm_operation(const Comm *comm);
+
+/* A slot to fill. */
+typedef struct CommSlot {
+    void *data;      /* 64-byte aligned, borrowed until published or returned */
+    size_t capacity; /* comm_slot_bytes */
+    int index;       /* private */
+} CommSlot;
+
+/* A slice that came in. */
+typedef struct CommSlice {
+    const void *data; /* 64-byte aligned, borrowed until comm_release */
+    size_t bytes;
+    uint64_t tag; /* as published */
+    int from, lane;
+    uint32_t token; /* private */
+} CommSlice;
+
+/* Takes a free slot of this rank's ring. *got says whether there was one. */
+Status comm_try_acquire(Comm *comm, CommSlot *slot, bool *got);
+Status comm_acquire(Comm *comm, CommSlot *slot);
+/* Gives an acquired slot back unpublished. */
+void comm_slot_return(Comm *comm, CommSlot *slot);
+
+/* Hands the first `bytes` bytes (0 is fine) of an acquired slot to the given ranks (each at most once), under a tag
+ * of the caller's choice. The producer may still read the bytes until its next acquire. Never blocks. */
+Status comm_publish(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, const int *ranks,
+                    int count);
+Status comm_publish_to(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, int rank);
+/* To all ranks but this one. */
+Status comm_publish_to_others(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane);
+
+/* The next slice of the stream (from, this rank, lane), if it has arrived. */
+Status comm_try_receive(Comm *comm, int from, int lane, CommSlice *slice, bool *got);
+Status comm_receive(Comm *comm, int from, int lane, CommSlice *slice);
+/* After the last read of slice->data; slices may be released in any order. */
+void comm_release(Comm *comm, const CommSlice *slice);
+
+/* Sleeps until something has changed since the last comm_wait (a slice came, a slot fell free, spurious): for use after
+ * try calls that gave nothing. What those calls asked for is what the failure names. */
+Status comm_wait(Comm *comm);
+
+/* Lets the transports work and looks for abort; call it now and then (each millisecond) during long computation inside
+ * an operation. */
+Status comm_progress(Comm *comm);
+
+/* Collectives; each begins and ends by itself and checks that all ranks are in the same call. */
+Status comm_barrier(Comm *comm);
+/* `data` goes from `root` to all; `bytes` is the same everywhere, any size. */
+Status comm_broadcast(Comm *comm, int root, void *data, size_t bytes);
+/* Block r of `all` (comm_size * bytes) becomes rank r's `mine`; `bytes` is the same everywhere, any size. */
+Status comm_allgather(Comm *comm, const void *mine, size_t bytes, void *all);
+
+/* Writes a header as text, for the message about a mismatch. */
+typedef void (*CommDescribe)(const void *header, size_t bytes, char *text, size_t text_bytes);
+
+/* Compares `bytes` (<= COMM_HEADER_BYTES) between all ranks; on a difference every rank fails with TRANSPORT, the
+ * message naming a rank that differs, what this rank expected and what it got. `describe` may be NULL (hash). */
+Status comm_agree(Comm *comm, const void *header, size_t bytes, CommDescribe describe);
+
+/* Breaks the communicator for all its ranks at once, without waiting for anything; from any thread. The others see
+ * "rank R aborted: message". */
+void comm_abort(Comm *comm, const char *message);
+
+/* comm_abort on every live communicator of this process; for exception hooks and signal-time cleanup. */
+void comm_abort_all(const char *message);
+
+/* Whether it is broken; then *cause (borrowed until comm_destroy, NULL allowed) is the first cause. */
+bool comm_broken(const Comm *comm, const ErrorRecord **cause);
+
+/* Ends MPI if this library started it; at process exit, after the last comm_destroy. Does nothing after a failure,
+ * when other ranks could not take part. */
+void comm_finalize(void);
+
+#endif
