@@ -23,6 +23,7 @@ int module_add_type(PyObject *module, PyType_Spec *spec);
 /* Each binding file adds its types and functions; 0, or -1 with an exception set. */
 int errors_add(PyObject *module);
 int build_info_add(PyObject *module);
+int optimizer_add(PyObject *module);
 int device_add(PyObject *module);
 
 /* errors.c: raises the thread's error record as the Python exception of its code; always NULL. */

@@ -29,7 +29,7 @@ SEAMS = {
     "loader": {"loader.h"},
     "comm": {"comm.h"},
     "allreduce": {"allreduce.h", "quantize.h"},
-    "nn": {"model.h", "ops.h"},
+    "nn": {"model.h", "ops.h", "optim.h", "whiten.h"},
     "train": {"trainer.h"},
 }
 # header: the files that may include it ("*" is one path component)

@@ -1,0 +1,90 @@
+"""Optimizers on NumPy arrays, in place: the ones that the trainer runs on a model's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import _cgxffcv
+import numpy as np
+from _cgxffcv import patch_moments, whitening_filters
+
+__all__ = ["Muon", "Optimizer", "Rate", "Sgd", "patch_moments", "whitening_filters"]
+
+_SGD, _NESTEROV, _MUON = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """SGD with momentum and coupled weight decay; the rate stands outside the buffer.
+
+    ``g += decay p; v = momentum v + g; p -= rate v``, or with ``nesterov`` ``p -= rate (g + momentum v)``.
+    """
+
+    momentum: float = 0.9
+    decay: float = 0.0
+    nesterov: bool = False
+
+    def group(self) -> tuple:
+        """The group as the C core takes it."""
+        return (_NESTEROV if self.nesterov else _SGD, self.momentum, self.decay, 0, 0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Muon:
+    """Muon (Jordan et al. 2024) on tensors seen as matrices (first dimension x all others).
+
+    ``v = momentum v + g; u = g + momentum v; [p *= sqrt(rows) / ||p||]; p = (p - rate NS(u)) (1 - rate decay)``, where
+    NS takes ``iterations`` Newton-Schulz steps ``X = a X + (b A + c A A) X, A = X X'`` from ``u / (||u|| + epsilon)``.
+    """
+
+    momentum: float = 0.6
+    decay: float = 0.0
+    iterations: int = 3
+    coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315)
+    epsilon: float = 1e-7
+
+    def group(self) -> tuple:
+        """The group as the C core takes it."""
+        return (_MUON, self.momentum, self.decay, self.iterations, *self.coefficients, self.epsilon)
+
+
+class Rate(NamedTuple):
+    """What one step does to one group: its learning rate, whether it is touched at all, Muon's norm projection."""
+
+    rate: float
+    active: bool = True
+    project: bool = False
+
+
+class Optimizer:
+    """Applies Sgd and Muon groups to float32 NumPy arrays in place.
+
+    ``tensors`` is a sequence of (value, gradient, group index): C-contiguous float32 arrays of equal size, which must
+    stay where they are. The result does not depend on ``threads``. Raises ValueError or TypeError for arrays and
+    settings that do not fit.
+    """
+
+    def __init__(
+        self, groups: Sequence[Sgd | Muon], tensors: Sequence[tuple[np.ndarray, np.ndarray, int]], threads: int = 1
+    ):
+        self._core = _cgxffcv.Optimizer([group.group() for group in groups], tensors, threads=threads)
+
+    def step(self, rates: Sequence[Rate]) -> None:
+        """One step with a rate for each group; the gradients are read, not changed."""
+        self._core.step(rates)
+
+    def gradients_finite(self) -> bool:
+        """Whether every element of every gradient is finite."""
+        return self._core.gradients_finite()
+
+    @property
+    def momentum(self) -> np.ndarray:
+        """All momentum buffers, one after another in the tensors' order: a writable float32 view."""
+        return self._core.momentum
+
+    @property
+    def step_flops(self) -> float:
+        """Floating-point operations of the matrix products of one step (Muon's)."""
+        return self._core.step_flops

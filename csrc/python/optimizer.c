@@ -1,0 +1,291 @@
+/* _cgxffcv.Optimizer: SGD and Muon on NumPy arrays in place; and the whitening functions. */
+#include <string.h>
+
+#include "base/memory.h"
+#include "nn/optim.h"
+#include "nn/whiten.h"
+#include "python/array.h"
+#include "python/train.h"
+
+typedef struct OptimizerObject {
+    PyObject_HEAD Optim *optim; /* owned */
+    Pool *pool;                 /* owned */
+    ArrayView *views;           /* owned: value and gradient of each tensor */
+    int view_count, group_count;
+    bool busy; /* a call is running without the GIL */
+} OptimizerObject;
+
+int train_parse_groups(PyObject *sequence, OptimGroup groups[TRAIN_MAX_GROUPS]) {
+    PyObject *fast = PySequence_Fast(sequence, "groups must be a sequence");
+    if (fast == NULL) return -1;
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(fast);
+    if (count < 1 || count > TRAIN_MAX_GROUPS) {
+        PyErr_Format(PyExc_ValueError, "there must be 1 to %d optimizer groups, not %zd", TRAIN_MAX_GROUPS, count);
+        count = -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        OptimGroup *g = &groups[i];
+        int rule;
+        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(fast, i), "iffiffff;an optimizer group is a tuple of 8", &rule,
+                              &g->momentum, &g->decay, &g->iterations, &g->a, &g->b, &g->c, &g->epsilon)) {
+            count = -1;
+            break;
+        }
+        g->rule = (OptimRule)rule;
+    }
+    Py_DECREF(fast);
+    return (int)count;
+}
+
+int train_parse_rates(PyObject *sequence, int count, OptimRate rates[TRAIN_MAX_GROUPS]) {
+    PyObject *fast = PySequence_Fast(sequence, "rates must be a sequence");
+    if (fast == NULL) return -1;
+    int result = 0;
+    if (PySequence_Fast_GET_SIZE(fast) != count) {
+        PyErr_Format(PyExc_ValueError, "rates must have one entry for each of %d groups, not %zd", count,
+                     PySequence_Fast_GET_SIZE(fast));
+        result = -1;
+    }
+    for (int i = 0; i < count && result == 0; i++) {
+        int active, project;
+        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(fast, i), "fpp;a rate is a tuple (rate, active, project)",
+                              &rates[i].rate, &active, &project)) {
+            result = -1;
+        } else {
+            rates[i].active = active != 0;
+            rates[i].project = project != 0;
+        }
+    }
+    Py_DECREF(fast);
+    return result;
+}
+
+static int take_tensor(OptimizerObject *self, PyObject *item, OptimTensor *tensor) {
+    PyObject *value, *gradient;
+    if (!PyArg_ParseTuple(item, "OOi;a tensor is a tuple (value, gradient, group)", &value, &gradient,
+                          &tensor->group)) {
+        return -1;
+    }
+    ArrayView *v = &self->views[self->view_count];
+    if (array_acquire(value, "value", 1u << ARRAY_F32, -1, true, v) < 0) return -1;
+    ArrayView *g = &self->views[++self->view_count];
+    if (array_acquire(gradient, "gradient", 1u << ARRAY_F32, -1, false, g) < 0) return -1;
+    self->view_count++;
+    if (v->elems != g->elems) {
+        PyErr_Format(PyExc_ValueError, "value has %lld elements, its gradient %lld", (long long)v->elems,
+                     (long long)g->elems);
+        return -1;
+    }
+    tensor->value = v->data;
+    tensor->gradient = g->data;
+    tensor->rows = v->ndim == 0 ? 1 : v->shape[0];
+    tensor->columns = tensor->rows == 0 ? 0 : v->elems / tensor->rows;
+    return 0;
+}
+
+static int optimizer_fill(OptimizerObject *self, PyObject *type, PyObject *groups_in, PyObject *tensors_in,
+                          int threads) {
+    OptimGroup groups[TRAIN_MAX_GROUPS];
+    OptimTensor *tensors = NULL;
+    int result = -1;
+    Status status = STATUS_OK;
+    self->group_count = train_parse_groups(groups_in, groups);
+    if (self->group_count < 0) return -1;
+    PyObject *fast = PySequence_Fast(tensors_in, "tensors must be a sequence");
+    if (fast == NULL) return -1;
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(fast);
+    TRY_GOTO(memory_calloc((size_t)count + 1, sizeof *tensors, &tensors));
+    TRY_GOTO(memory_calloc(2 * (size_t)count + 1, sizeof *self->views, &self->views));
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (take_tensor(self, PySequence_Fast_GET_ITEM(fast, i), &tensors[i]) < 0) goto done;
+    }
+    TRY_GOTO(pool_create(threads, &self->pool));
+    TRY_GOTO(optim_create(groups, self->group_count, tensors, (int)count, self->pool, &self->optim));
+    result = 0;
+done:
+    if (status != STATUS_OK) errors_raise(module_state_of_type((PyTypeObject *)type), status);
+    memory_free(tensors);
+    Py_DECREF(fast);
+    return result;
+}
+
+static PyObject *optimizer_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"groups", "tensors", "threads", NULL};
+    PyObject *groups, *tensors;
+    int threads = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|i", names, &groups, &tensors, &threads)) return NULL;
+    OptimizerObject *self = (OptimizerObject *)type->tp_alloc(type, 0);
+    if (self == NULL) return NULL;
+    if (optimizer_fill(self, (PyObject *)type, groups, tensors, threads) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static void optimizer_dealloc(OptimizerObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    optim_destroy(self->optim);
+    pool_destroy(self->pool);
+    for (int i = 0; i < self->view_count; i++) array_release(&self->views[i]);
+    memory_free(self->views);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *optimizer_step(OptimizerObject *self, PyObject *rates_in) {
+    OptimRate rates[TRAIN_MAX_GROUPS];
+    Status status;
+    if (train_parse_rates(rates_in, self->group_count, rates) < 0) return NULL;
+    if (self->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "this optimizer is in use by another thread");
+        return NULL;
+    }
+    self->busy = true;
+    Py_BEGIN_ALLOW_THREADS;
+    status = optim_step(self->optim, rates);
+    Py_END_ALLOW_THREADS;
+    self->busy = false;
+    if (status != STATUS_OK) return errors_raise(module_state_of_type(Py_TYPE(self)), status);
+    Py_RETURN_NONE;
+}
+
+static PyObject *optimizer_finite(OptimizerObject *self, PyObject *unused) {
+    (void)unused;
+    bool finite = false;
+    Status status;
+    if (self->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "this optimizer is in use by another thread");
+        return NULL;
+    }
+    self->busy = true;
+    Py_BEGIN_ALLOW_THREADS;
+    status = optim_gradients_finite(self->optim, &finite);
+    Py_END_ALLOW_THREADS;
+    self->busy = false;
+    if (status != STATUS_OK) return errors_raise(module_state_of_type(Py_TYPE(self)), status);
+    return PyBool_FromLong(finite);
+}
+
+static PyObject *optimizer_momentum(OptimizerObject *self, void *unused) {
+    (void)unused;
+    int64_t elems;
+    float *data = optim_momentum(self->optim, &elems);
+    return array_wrap(ARRAY_F32, 1, &elems, NULL, data, (PyObject *)self, true);
+}
+
+static PyObject *optimizer_flops(OptimizerObject *self, void *unused) {
+    (void)unused;
+    return PyFloat_FromDouble(optim_step_flops(self->optim));
+}
+
+static PyMethodDef optimizer_methods[] = {
+    {"step", (PyCFunction)optimizer_step, METH_O,
+     "step(rates)\n--\n\nApplies one step; rates is a sequence of (rate, active, project), one for each group."},
+    {"gradients_finite", (PyCFunction)optimizer_finite, METH_NOARGS,
+     "gradients_finite()\n--\n\nWhether every element of every gradient is finite."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef optimizer_getset[] = {
+    {"momentum", (getter)optimizer_momentum, NULL, "All momentum buffers in the tensors' order: a float32 view.", NULL},
+    {"step_flops", (getter)optimizer_flops, NULL, "Floating-point operations of one step's matrix products.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot optimizer_slots[] = {
+    {Py_tp_doc, "Optimizer(groups, tensors, threads=1)\n--\n\nSee cgxffcv.train.Optimizer."},
+    {Py_tp_new, optimizer_new},
+    {Py_tp_dealloc, optimizer_dealloc},
+    {Py_tp_methods, optimizer_methods},
+    {Py_tp_getset, optimizer_getset},
+    {0, NULL},
+};
+
+static PyType_Spec optimizer_spec = {
+    .name = "_cgxffcv.Optimizer",
+    .basicsize = sizeof(OptimizerObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = optimizer_slots,
+};
+
+static Status moments_of(const ArrayView *images, int threads, double *moments) {
+    Status status = STATUS_OK;
+    Pool *pool = NULL;
+    int64_t height = images->shape[2], width = images->shape[3];
+    const int64_t strides[4] = {3 * height * width, height * width, width, 1};
+    TRY_GOTO(pool_create(threads, &pool));
+    TRY_GOTO(whiten_moments(images->data, images->shape[0], height, width, strides, pool, moments));
+done:
+    pool_destroy(pool);
+    return status;
+}
+
+static PyObject *patch_moments(PyObject *module, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"images", "threads", NULL};
+    PyObject *images_in;
+    int threads = 1;
+    ArrayView images;
+    const int64_t shape[2] = {WHITEN_PATCH, WHITEN_PATCH};
+    Status status;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|i", names, &images_in, &threads)) return NULL;
+    if (array_acquire(images_in, "images", 1u << ARRAY_F32, 4, false, &images) < 0) return NULL;
+    PyObject *out = NULL;
+    if (images.shape[1] != 3) {
+        PyErr_Format(PyExc_ValueError, "images must have 3 channels (N, 3, height, width), not %lld",
+                     (long long)images.shape[1]);
+        goto done;
+    }
+    out = array_new(ARRAY_F64, 2, shape);
+    if (out == NULL) goto done;
+    double *moments = array_data(out);
+    Py_BEGIN_ALLOW_THREADS;
+    status = moments_of(&images, threads, moments);
+    Py_END_ALLOW_THREADS;
+    if (status != STATUS_OK) {
+        Py_CLEAR(out);
+        errors_raise(module_state(module), status);
+    }
+done:
+    array_release(&images);
+    return out;
+}
+
+static PyObject *whitening_filters(PyObject *module, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"moments", "epsilon", NULL};
+    PyObject *moments_in;
+    double epsilon = 5e-4;
+    ArrayView moments;
+    const int64_t shape[4] = {WHITEN_FILTERS, 3, 2, 2};
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|d", names, &moments_in, &epsilon)) return NULL;
+    if (array_acquire(moments_in, "moments", 1u << ARRAY_F64, 2, false, &moments) < 0) return NULL;
+    PyObject *out = NULL;
+    if (moments.shape[0] != WHITEN_PATCH || moments.shape[1] != WHITEN_PATCH) {
+        PyErr_SetString(PyExc_ValueError, "moments must be 12 x 12");
+        goto done;
+    }
+    out = array_new(ARRAY_F32, 4, shape);
+    if (out == NULL) goto done;
+    Status status = whiten_filters(moments.data, epsilon, array_data(out));
+    if (status != STATUS_OK) {
+        Py_CLEAR(out);
+        errors_raise(module_state(module), status);
+    }
+done:
+    array_release(&moments);
+    return out;
+}
+
+static PyMethodDef functions[] = {
+    {"patch_moments", (PyCFunction)(void (*)(void))patch_moments, METH_VARARGS | METH_KEYWORDS,
+     "patch_moments(images, threads=1)\n--\n\nMean outer product of all 2 x 2 patches: (N, 3, H, W) float32 to "
+     "(12, 12) float64."},
+    {"whitening_filters", (PyCFunction)(void (*)(void))whitening_filters, METH_VARARGS | METH_KEYWORDS,
+     "whitening_filters(moments, epsilon=5e-4)\n--\n\nThe 24 whitening filters, (24, 3, 2, 2) float32."},
+    {NULL, NULL, 0, NULL},
+};
+
+int optimizer_add(PyObject *module) {
+    if (PyModule_AddFunctions(module, functions) < 0) return -1;
+    return module_add_type(module, &optimizer_spec);
+}
