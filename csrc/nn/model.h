@@ -1,0 +1,222 @@
+/* Networks: a model owns the parameters, gradients and running statistics; a plan runs it for one image size.
+ *
+ *   description -> model_create -> model_initialise -> plan_create (one for each image size) -> plan_step ...
+ *
+ * Parameters and gradients are flat float32 buffers with the same offsets, laid out by layer in the order in which
+ * the backward pass finishes them (last layer first); frozen layers stand behind the trained ones and have no
+ * gradient. So the gradients of the blocks from k on are always a prefix, and a bucket of finished layers is one
+ * contiguous range. Layers start at multiples of 16 elements; the gaps are zero in both buffers and stay zero.
+ *
+ * Convolution filters are stored (out, kernel row, kernel column, in): rows of Cout x (9 Cin) for Muon, and the layout
+ * that channels-last convolutions take. On the CUDA backend the buffers are device memory. */
+#ifndef CGXFFCV_NN_MODEL_H
+#define CGXFFCV_NN_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/pool.h"
+#include "base/status.h"
+#include "device/device.h"
+
+#define MODEL_NAME_BYTES 32
+#define MODEL_MAX_NODES 64
+#define MODEL_MAX_CLASSES 1024
+#define MODEL_LAYER_ALIGNMENT 16 /* elements */
+
+typedef enum Activation { ACTIVATION_NONE, ACTIVATION_RELU, ACTIVATION_GELU, ACTIVATION_SILU } Activation;
+
+typedef enum NodeKind {
+    NODE_CONV, /* convolution; with bias and activation only when it reads the images */
+    NODE_NORM, /* [max pool,] batch norm, activation[, max pool], [residual] in one; reads a convolution */
+    NODE_HEAD  /* global max pool, linear without bias, times `scale`, softmax cross entropy; reads a norm */
+} NodeKind;
+
+typedef enum PoolPlace { POOL_NONE, POOL_BEFORE_NORM, POOL_AFTER_ACTIVATION } PoolPlace;
+typedef enum ResidualPlace { RESIDUAL_NONE, RESIDUAL_BEFORE_ACTIVATION, RESIDUAL_AFTER_ACTIVATION } ResidualPlace;
+
+typedef enum Initialisation {
+    INIT_UNIFORM,  /* uniform +-1/sqrt(fan_in) */
+    INIT_IDENTITY, /* the same, then the first min(in, out) filters pass their channel on (centre tap 1) */
+    INIT_UNIT_STD, /* uniform, then rescaled to standard deviation 1 */
+    INIT_ZERO      /* for biases */
+} Initialisation;
+
+/* One node. Unused fields are zero. Nodes are in order of computation; a node reads an earlier one. */
+typedef struct NodeDesc {
+    NodeKind kind;
+    char name[MODEL_NAME_BYTES];
+    int block; /* for freezing: not decreasing from node to node */
+    int input; /* index of the node that is read; -1: the images */
+    Activation activation;
+    /* NODE_CONV, NODE_HEAD */
+    int out_channels; /* classes for the head */
+    Initialisation init;
+    /* NODE_CONV */
+    int kernel, stride, padding;
+    bool frozen_filters; /* set from outside (whitening), never trained */
+    bool bias;
+    Initialisation bias_init;
+    /* NODE_NORM */
+    PoolPlace pool_place;
+    int pool; /* window and stride, 2 or 3; odd sizes are floored */
+    ResidualPlace residual_place;
+    int residual;       /* index of the NODE_NORM whose output is added; its shape is this node's */
+    bool scale_trained; /* otherwise the scale is 1 and no parameter */
+    double eps;
+    double keep; /* running = keep * running + (1 - keep) * batch (unbiased variance) */
+    /* NODE_HEAD */
+    double scale;
+} NodeDesc;
+
+typedef struct ModelDesc {
+    int image_channels;
+    int count;
+    NodeDesc nodes[MODEL_MAX_NODES]; /* exactly one head, the last node; without one the model only runs as a test
+                                      * of operators (plan_forward, plan_backward) */
+} ModelDesc;
+
+typedef enum BackendKind { BACKEND_CPU, BACKEND_CUDA } BackendKind;
+
+/* What activations are stored as and convolutions multiply; parameters, statistics and sums are float32. AUTO takes
+ * what is faster here: bfloat16 where the processor has dot products for it, else float32. */
+typedef enum Precision { PRECISION_AUTO, PRECISION_FLOAT32, PRECISION_BFLOAT16 } Precision;
+
+typedef struct ModelOptions {
+    BackendKind backend;
+    Precision precision;
+    int threads; /* of the CPU backend; 0: all that this process may use */
+} ModelOptions;
+
+typedef enum LayerKind { LAYER_FILTERS, LAYER_BIAS, LAYER_NORM_SCALE, LAYER_NORM_BIAS, LAYER_LINEAR } LayerKind;
+
+/* One parameter tensor. */
+typedef struct Layer {
+    char name[MODEL_NAME_BYTES + 16]; /* "<node>.weight", "<node>.bias", "<node>.scale" */
+    LayerKind kind;
+    int node, block;
+    bool trained;
+    int ndim; /* 4: (out, kernel, kernel, in); 2: (classes, in); 1: (channels) */
+    int64_t shape[4];
+    size_t offset, elems; /* in float32 elements of the parameter (and, when trained, gradient) buffer */
+} Layer;
+
+/* The running statistics of one norm: `channels` means, then as many variances. */
+typedef struct Statistic {
+    char name[MODEL_NAME_BYTES];
+    int node, block;
+    size_t mean_offset, variance_offset, channels;
+} Statistic;
+
+typedef struct Model Model;
+typedef struct Plan Plan;
+
+/* Checks the description, lays the layers out, allocates. Parameters are zero until initialised. */
+Status model_create(const ModelDesc *desc, const ModelOptions *options, Model **out);
+/* After the last of its plans. NULL is fine. */
+void model_destroy(Model *model);
+
+const ModelDesc *model_desc(const Model *model);
+Precision model_precision(const Model *model);  /* never AUTO */
+const char *model_backend(const Model *model);  /* "cpu" or "cuda" */
+Pool *model_pool(const Model *model);           /* borrowed until model_destroy; not from inside a step */
+DeviceStream *model_stream(const Model *model); /* what steps are put on; NULL on the CPU backend */
+const Layer *model_layers(const Model *model, int *count);
+const Statistic *model_statistics(const Model *model, int *count);
+
+/* The flat buffers: borrowed until model_destroy, never moved. Whoever writes parameters or statistics between two
+ * steps need not tell the model: every step and every evaluation reads them afresh. */
+float *model_parameter_data(Model *model);
+float *model_gradient_data(Model *model);
+float *model_statistic_data(Model *model);
+size_t model_parameter_elems(const Model *model);
+size_t model_statistic_elems(const Model *model);
+/* Length of the prefix that holds the gradients of all trained layers of blocks >= first_block (0: all). */
+size_t model_gradient_elems(const Model *model, int first_block);
+
+/* Host copies in and out of any of these buffers (a memcpy on the CPU backend). */
+Status model_write(Model *model, float *buffer, size_t offset, const float *from, size_t elems);
+Status model_read(Model *model, const float *buffer, size_t offset, float *to, size_t elems);
+
+/* Every layer from its description, a pure function of the seed and the layer's name; running mean 0, variance 1.
+ * Frozen filters keep what they hold. */
+Status model_initialise(Model *model, uint64_t seed);
+
+typedef struct PlanOptions {
+    int batch; /* the largest; every smaller one runs too */
+    int height, width;
+    bool training; /* false: evaluation only, takes little memory */
+    bool keep_all; /* tests: every intermediate tensor stays readable (plan_read), also of the images' gradient */
+} PlanOptions;
+
+/* Makes the plan: all memory it will ever use is allocated here. Plans of one model share its parameters and threads;
+ * only one of them runs at a time. */
+Status plan_create(Model *model, const PlanOptions *options, Plan **out);
+void plan_destroy(Plan *plan);
+/* What it allocated. */
+size_t plan_arena_bytes(const Plan *plan);
+
+typedef enum ImageType { IMAGE_U8, IMAGE_F32, IMAGE_BF16 } ImageType;
+typedef enum ImageLayout { IMAGE_NHWC, IMAGE_NCHW } ImageLayout;
+
+/* A batch of dense images in host memory (CUDA: device memory), read during the call only. Floats are taken as they
+ * are (normalised); bytes become (v - mean[c]) / std[c]. Without conversion cost differences worth a choice: take
+ * whatever the loader has. */
+typedef struct Images {
+    const void *data; /* borrowed */
+    ImageType type;
+    ImageLayout layout;
+    float mean[4], std[4]; /* of IMAGE_U8, in units of 0..255 */
+    /* A view for test-time augmentation: mirrored left-right, then moved by (shift_y, shift_x), |shift| <= 4: pixel
+     * (y, x) shows the mirrored image's (y + shift_y, x + shift_x), reflected at the edges. */
+    bool mirror;
+    int shift_y, shift_x;
+} Images;
+
+typedef enum LossReduction { LOSS_MEAN, LOSS_SUM } LossReduction;
+
+/* Told as soon as the gradients [begin, end) (elements) are complete, in rising order without gaps; on the CUDA
+ * backend when their kernels have been put on the stream. Runs on the calling thread and should be short. */
+typedef Status (*GradientHook)(void *context, size_t begin, size_t end);
+
+typedef struct StepOptions {
+    double label_smoothing;
+    LossReduction reduction;
+    /* Blocks below are frozen: forward only (with batch statistics), gradients not written. With the whitening in
+     * block 0, 1 drops the data gradient of block 1's first convolution. */
+    int first_block;
+    GradientHook hook; /* may be NULL */
+    void *hook_context;
+} StepOptions;
+
+typedef struct StepTotals {
+    double loss;     /* the sum over the images of the smoothed cross entropy, whatever the reduction */
+    int64_t correct; /* images whose largest logit is their label's (the first of equal ones) */
+    int64_t images;
+} StepTotals;
+
+/* Forward with batch statistics (which update the running ones), loss, backward: overwrites the gradients. `labels`
+ * has `count` entries below the head's classes; loss and hits are added to the plan's totals. With the same inputs
+ * the same bytes come out, for any number of threads. On the CUDA backend it only puts work on model_stream. */
+Status plan_step(Plan *plan, const Images *images, const int64_t *labels, int count, const StepOptions *options);
+
+/* The totals since the last call of this function (CUDA: waits for the stream), which begin anew. */
+Status plan_take_totals(Plan *plan, StepTotals *out);
+
+/* Logits (count, classes) by the running statistics. */
+Status plan_evaluate(Plan *plan, const Images *images, int count, float *logits);
+
+/* For tests of operators, on plans with keep_all: forward with batch statistics; then backward from the gradient of
+ * the last node's output (count, h, w, channels). */
+Status plan_forward(Plan *plan, const Images *images, int count);
+Status plan_backward(Plan *plan, const float *output_gradient, int first_block);
+
+typedef enum PlanTensor { TENSOR_OUTPUT, TENSOR_OUTPUT_GRADIENT } PlanTensor;
+
+/* Shape (h, w, channels) of a node's output; node -1 is the images. */
+Status plan_shape(const Plan *plan, int node, int64_t shape[3]);
+/* Copies the tensor of the last call as float32 (count, h, w, channels); a plan with keep_all. */
+Status plan_read(Plan *plan, int node, PlanTensor tensor, float *to);
+
+#endif
