@@ -1,0 +1,36 @@
+/* What differs between the kinds of field: one FieldKind each, one file each. Private to beton/. */
+#ifndef CGXFFCV_BETON_FIELD_H
+#define CGXFFCV_BETON_FIELD_H
+
+#include "beton/format.h"
+#include "beton/reader.h"
+
+/* What a record says of its data. */
+typedef struct FieldLocation {
+    uint64_t pointer;
+    uint64_t size;    /* meaningful if size_known */
+    bool size_known;  /* else only the allocation table knows it */
+    bool may_reserve; /* when empty: a one-byte entry may be its own (a reserved byte) */
+} FieldLocation;
+
+typedef struct FieldKind {
+    const char *name;
+    uint32_t record_bytes, record_alignment; /* 0: the caller says (custom) */
+    bool has_data;
+    /* Fills what the arguments say; NULL when they say nothing. */
+    Status (*parse)(const unsigned char *arguments, BetonField *field);
+    /* Reads a record; NULL without data. Refuses what no record may hold. */
+    Status (*locate)(const BetonField *field, const unsigned char *record, FieldLocation *out);
+} FieldKind;
+
+extern const FieldKind field_kind_float, field_kind_int, field_kind_image, field_kind_bytes, field_kind_array,
+    field_kind_json, field_kind_tensor, field_kind_custom;
+
+/* NULL when the format knows no such type. */
+const FieldKind *field_kind_of(unsigned type_id);
+
+/* Section "record" of the format: places the fields in order, gives the record's size. Needs record_bytes and
+ * record_alignment of each; false on overflow. */
+bool field_layout(BetonField *fields, size_t num_fields, uint64_t *record_bytes);
+
+#endif

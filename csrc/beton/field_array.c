@@ -1,0 +1,78 @@
+/* Arrays and tensors: dtype and shape in the descriptor, a pointer in the record. */
+#include <string.h>
+
+#include "base/checked.h"
+#include "beton/field.h"
+
+#define PREFIX "[[\"\", \""
+#define SUFFIX "\"]]"
+
+static const struct {
+    const char *text;
+    BetonDtype dtype;
+} codes[] = {
+    {"|b1", BETON_BOOL}, {"|i1", BETON_I8},  {"|u1", BETON_U8},  {"<i2", BETON_I16},   {"<u2", BETON_U16},
+    {"<i4", BETON_I32},  {"<u4", BETON_U32}, {"<i8", BETON_I64}, {"<u8", BETON_U64},   {"<f2", BETON_F16},
+    {"<f4", BETON_F32},  {"<f8", BETON_F64}, {"<c8", BETON_C64}, {"<c16", BETON_C128},
+};
+
+/* The text is NumPy's one-entry descriptor list in JSON, with an empty name. */
+static bool parse_dtype(const char *text, size_t size, BetonDtype *out) {
+    size_t prefix = strlen(PREFIX), suffix = strlen(SUFFIX);
+    if (size < prefix + suffix || memcmp(text, PREFIX, prefix) != 0) return false;
+    if (memcmp(text + size - suffix, SUFFIX, suffix) != 0) return false;
+    size_t length = size - prefix - suffix;
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
+        if (strlen(codes[i].text) != length || memcmp(codes[i].text, text + prefix, length) != 0) continue;
+        *out = codes[i].dtype;
+        return true;
+    }
+    return false;
+}
+
+/* The shape ends before its trailing zeros; there is at least one dimension. */
+static bool parse_shape(const unsigned char *arguments, BetonField *field) {
+    field->ndim = 1;
+    for (int i = 0; i < BETON_MAX_DIMS; i++) {
+        field->shape[i] = load_u64(arguments + 8 * i);
+        if (field->shape[i] != 0) field->ndim = i + 1;
+    }
+    field->value_bytes = beton_dtype_bytes(field->dtype);
+    bool empty = false;
+    for (int i = 0; i < field->ndim; i++) {
+        if (field->shape[i] == 0)
+            empty = true;
+        else if (!checked_mul(field->value_bytes, field->shape[i], &field->value_bytes))
+            return false;
+    }
+    if (empty) field->value_bytes = 0;
+    return true;
+}
+
+static Status parse(const unsigned char *arguments, BetonField *field) {
+    uint64_t size = load_u64(arguments + BETON_ARRAY_TEXT_BYTES);
+    if (size > BETON_ARRAY_TEXT_MAX) {
+        FAIL(STATUS_FORMAT, "the dtype's text has %llu bytes; at most %d fit", (unsigned long long)size,
+             BETON_ARRAY_TEXT_MAX);
+    }
+    const char *text = (const char *)arguments + BETON_ARRAY_TEXT;
+    if (!parse_dtype(text, (size_t)size, &field->dtype)) {
+        FAIL(STATUS_FORMAT, "dtype '%.*s' is not a little-endian bool, integer, float or complex number",
+             (int)(size < 64 ? size : 64), text);
+    }
+    if (!parse_shape(arguments, field)) {
+        FAIL(STATUS_FORMAT, "the shape's product overflows 64 bits (it begins with %llu)",
+             (unsigned long long)field->shape[0]);
+    }
+    return STATUS_OK;
+}
+
+static Status locate(const BetonField *field, const unsigned char *record, FieldLocation *out) {
+    *out = (FieldLocation){.pointer = load_u64(record), .size = field->value_bytes, .size_known = true};
+    return STATUS_OK;
+}
+
+const FieldKind field_kind_array = {
+    .name = "array", .record_bytes = 8, .record_alignment = 8, .has_data = true, .parse = parse, .locate = locate};
+const FieldKind field_kind_tensor = {
+    .name = "tensor", .record_bytes = 8, .record_alignment = 8, .has_data = true, .parse = parse, .locate = locate};

@@ -1,0 +1,141 @@
+/* Opening and closing: maps the file, has it validated once. Owns descriptor, mapping, field list. */
+#include "beton/reader.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+#include "beton/reader_private.h"
+
+static Status open_file(BetonReader *reader) {
+    struct stat info;
+    /* without O_NONBLOCK a pipe would wait for its writer */
+    RETRY_EINTR(reader->descriptor, open(reader->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (reader->descriptor < 0) FAIL_ERRNO("cannot open the file");
+    if (fstat(reader->descriptor, &info) != 0) FAIL_ERRNO("cannot ask for the file's size");
+    if (S_ISDIR(info.st_mode)) return error_fail_errno(STATUS_IO, EISDIR, "cannot open the file");
+    if (!S_ISREG(info.st_mode)) FAIL(STATUS_FORMAT, "not a regular file");
+    reader->size = (uint64_t)info.st_size;
+    reader->modified = info.st_mtim;
+    return STATUS_OK;
+}
+
+static Status map_file(BetonReader *reader) {
+    if (reader->size == 0) FAIL(STATUS_FORMAT, "the file is empty");
+    void *map = mmap(NULL, (size_t)reader->size, PROT_READ, MAP_SHARED, reader->descriptor, 0);
+    if (map == MAP_FAILED) FAIL_ERRNO("cannot map the file's %llu bytes", (unsigned long long)reader->size);
+    reader->map = map;
+    return STATUS_OK;
+}
+
+/* Records and table are read once, from end to end. */
+static void read_ahead(const BetonReader *reader) {
+    beton_reader_advise(reader, (BetonSpan){0, reader->metadata_end}, BETON_ADVICE_WILL_NEED);
+    beton_reader_advise(reader, (BetonSpan){reader->table, reader->size}, BETON_ADVICE_WILL_NEED);
+}
+
+Status beton_reader_open(const char *path, const BetonCustom *custom, size_t num_custom, BetonReader **out) {
+    Status status = STATUS_OK;
+    BetonReader *reader = NULL;
+    size_t length = strlen(path) + 1;
+    TRY(memory_calloc(1, sizeof *reader, &reader));
+    reader->descriptor = -1;
+    TRY_GOTO(memory_alloc(length, 1, &reader->path));
+    memcpy(reader->path, path, length);
+    TRY_GOTO(open_file(reader));
+    TRY_GOTO(map_file(reader));
+    TRY_GOTO(reader_validate_head(reader, custom, num_custom));
+    read_ahead(reader);
+    TRY_GOTO(reader_validate_table(reader));
+    *out = reader;
+    reader = NULL;
+done:
+    beton_reader_close(reader);
+    return error_at_path(status, path);
+}
+
+void beton_reader_close(BetonReader *reader) {
+    if (reader == NULL) return;
+    if (reader->map != NULL) munmap((void *)(uintptr_t)reader->map, (size_t)reader->size);
+    if (reader->descriptor >= 0) close(reader->descriptor);
+    memory_free(reader->entry_of);
+    memory_free(reader->fields);
+    memory_free(reader->path);
+    memory_free(reader);
+}
+
+const char *beton_reader_path(const BetonReader *reader) { return reader->path; }
+
+uint64_t beton_reader_num_samples(const BetonReader *reader) { return reader->num_samples; }
+
+size_t beton_reader_num_fields(const BetonReader *reader) { return reader->num_fields; }
+
+const BetonField *beton_reader_field(const BetonReader *reader, size_t field) { return &reader->fields[field]; }
+
+int64_t beton_reader_find_field(const BetonReader *reader, const char *name) {
+    for (size_t i = 0; i < reader->num_fields; i++) {
+        if (strcmp(reader->fields[i].name, name) == 0) return (int64_t)i;
+    }
+    return -1;
+}
+
+uint64_t beton_reader_page_size(const BetonReader *reader) { return reader->page_size; }
+
+BetonSpan beton_reader_data_span(const BetonReader *reader) {
+    /* without a region, the first page may lie beyond the table */
+    return (BetonSpan){reader->data < reader->table ? reader->data : reader->table, reader->table};
+}
+
+void beton_reader_advise(const BetonReader *reader, BetonSpan span, BetonAdvice advice) {
+    static const int memory[] = {MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED};
+    uint64_t unit = (uint64_t)sysconf(_SC_PAGESIZE);
+    if (span.end > reader->size) span.end = reader->size;
+    span.begin -= span.begin % unit;
+    if (span.begin >= span.end) return;
+    uint64_t length = span.end - span.begin;
+    (void)madvise((void *)(uintptr_t)(reader->map + span.begin), (size_t)length, memory[advice]);
+    if (advice == BETON_ADVICE_DONT_NEED) {
+        (void)posix_fadvise(reader->descriptor, (off_t)span.begin, (off_t)length, POSIX_FADV_DONTNEED);
+    }
+}
+
+Status beton_reader_read(const BetonReader *reader, uint64_t offset, size_t size, void *out) {
+    unsigned char *to = out;
+    if (offset > reader->size || size > reader->size - offset) {
+        return error_at_path(error_fail(STATUS_INDEX, "bytes %llu to %llu of a file of %llu",
+                                        (unsigned long long)offset, (unsigned long long)(offset + size),
+                                        (unsigned long long)reader->size),
+                             reader->path);
+    }
+    while (size > 0) {
+        ssize_t got;
+        RETRY_EINTR(got, pread(reader->descriptor, to, size, (off_t)offset));
+        if (got < 0) {
+            return error_at_path(
+                error_fail_errno(STATUS_IO, errno, "cannot read %zu bytes at %llu", size, (unsigned long long)offset),
+                reader->path);
+        }
+        if (got == 0) {
+            Status status = error_fail(STATUS_FORMAT, "the file has become shorter since it was opened");
+            return error_at_path(error_at_offset(status, (int64_t)offset), reader->path);
+        }
+        to += got;
+        size -= (size_t)got;
+        offset += (uint64_t)got;
+    }
+    return STATUS_OK;
+}
+
+Status beton_reader_check_unchanged(const BetonReader *reader) {
+    struct stat info;
+    if (fstat(reader->descriptor, &info) != 0) {
+        return error_at_path(error_fail_errno(STATUS_IO, errno, "cannot ask for the file's size"), reader->path);
+    }
+    bool same = (uint64_t)info.st_size == reader->size && info.st_mtim.tv_sec == reader->modified.tv_sec &&
+                info.st_mtim.tv_nsec == reader->modified.tv_nsec;
+    if (same) return STATUS_OK;
+    return error_at_path(error_fail(STATUS_FORMAT, "the file has been changed since it was opened; open it again"),
+                         reader->path);
+}

@@ -1,0 +1,171 @@
+/* Reading .beton files: one open file is an immutable view that has been validated as a whole (header, descriptors,
+ * records, allocation table); values are then fetched in O(1), by any number of threads at once, without locks.
+ * Data pages are touched only when a value's bytes are. Every failure of the file's making is STATUS_FORMAT with
+ * path, offset, field and sample in the error record; every later access stays inside the mapping even if another
+ * process rewrites the file in place. */
+#ifndef CGXFFCV_BETON_READER_H
+#define CGXFFCV_BETON_READER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+#define BETON_NAME_BYTES 17 /* 16 and a terminator */
+#define BETON_MAX_DIMS 32
+#define BETON_ARGUMENT_BYTES 1024
+
+typedef struct BetonReader BetonReader;
+
+/* The numbers are the file's. */
+typedef enum BetonKind {
+    BETON_FLOAT = 0,  /* double */
+    BETON_INT = 1,    /* int64 */
+    BETON_IMAGE = 2,  /* RGB, JPEG or raw */
+    BETON_BYTES = 3,  /* any length */
+    BETON_ARRAY = 4,  /* fixed dtype and shape */
+    BETON_JSON = 5,   /* text and one NUL */
+    BETON_TENSOR = 6, /* as BETON_ARRAY; Python gives a torch tensor */
+    BETON_CUSTOM = 255
+} BetonKind;
+
+typedef enum BetonDtype {
+    BETON_BOOL,
+    BETON_I8,
+    BETON_U8,
+    BETON_I16,
+    BETON_U16,
+    BETON_I32,
+    BETON_U32,
+    BETON_I64,
+    BETON_U64,
+    BETON_F16,
+    BETON_F32,
+    BETON_F64,
+    BETON_C64,
+    BETON_C128,
+    BETON_DTYPES
+} BetonDtype;
+
+typedef enum BetonImageMode { BETON_IMAGE_JPEG = 0, BETON_IMAGE_RAW = 1 } BetonImageMode;
+
+/* One field of an open file. The extremes are over all samples, and 0 when there are none. */
+typedef struct BetonField {
+    BetonKind kind;
+    char name[BETON_NAME_BYTES];
+    uint32_t record_offset, record_bytes, record_alignment;
+    bool has_data;     /* whether its values live in the data pages */
+    size_t data_index; /* its position among the fields that have data */
+    /* arrays and tensors */
+    BetonDtype dtype;
+    int ndim;
+    uint64_t shape[BETON_MAX_DIMS];
+    uint64_t value_bytes; /* itemsize * prod(shape) */
+    /* fields with data: the smallest and largest region */
+    uint64_t min_bytes, max_bytes;
+    /* images */
+    uint32_t min_width, max_width, min_height, max_height;
+    uint64_t num_jpeg, num_raw;
+    /* custom fields: where the record keeps pointer and size; -1 where it does not */
+    int64_t pointer_offset, size_offset;
+    const unsigned char *arguments; /* BETON_ARGUMENT_BYTES, borrowed from the reader */
+} BetonField;
+
+/* What the file itself does not say of a field of kind BETON_CUSTOM. */
+typedef struct BetonCustom {
+    char name[BETON_NAME_BYTES];
+    uint32_t record_bytes, record_alignment; /* at least 1; a power of two */
+    int64_t pointer_offset;                  /* of the u64 file offset of the data; -1: the field has no data */
+    int64_t size_offset;                     /* of the u64 size of the data; -1: only the allocation table knows it */
+} BetonCustom;
+
+/* A value's bytes. */
+typedef struct BetonRegion {
+    const unsigned char *data; /* borrowed from the reader's mapping until beton_reader_close; NULL if size is 0 */
+    uint64_t size;
+    uint64_t offset; /* of the data in the file (for reading whole pages with pread); 0 if size is 0 */
+} BetonRegion;
+
+typedef struct BetonImage {
+    BetonRegion region; /* a JPEG stream, or height * width * 3 bytes RGB */
+    BetonImageMode mode;
+    uint32_t width, height;
+} BetonImage;
+
+/* Half-open range of bytes of the file. */
+typedef struct BetonSpan {
+    uint64_t begin, end;
+} BetonSpan;
+
+/* A column of records: the value of sample i begins at data + i * stride, at any alignment. */
+typedef struct BetonColumn {
+    const unsigned char *data; /* borrowed from the reader's mapping until beton_reader_close */
+    size_t stride;
+} BetonColumn;
+
+/* Maps and validates the whole file. `custom` (may be NULL when `num_custom` is 0) describes its fields of kind
+ * BETON_CUSTOM. */
+Status beton_reader_open(const char *path, const BetonCustom *custom, size_t num_custom, BetonReader **out);
+
+/* NULL is fine; no other thread may still use the reader. */
+void beton_reader_close(BetonReader *reader);
+
+const char *beton_reader_path(const BetonReader *reader);
+uint64_t beton_reader_num_samples(const BetonReader *reader);
+size_t beton_reader_num_fields(const BetonReader *reader);
+const BetonField *beton_reader_field(const BetonReader *reader, size_t field);
+
+/* The field's index, or -1. */
+int64_t beton_reader_find_field(const BetonReader *reader, const char *name);
+
+/* Single values. `sample` and `field` are checked (STATUS_INDEX, STATUS_TYPE for a field of another kind). */
+Status beton_reader_int(const BetonReader *reader, size_t field, uint64_t sample, int64_t *out);
+Status beton_reader_float(const BetonReader *reader, size_t field, uint64_t sample, double *out);
+Status beton_reader_image(const BetonReader *reader, size_t field, uint64_t sample, BetonImage *out);
+
+/* The bytes of a value of any field that has data; for JSON without the NUL (a missing NUL is STATUS_FORMAT). */
+Status beton_reader_region(const BetonReader *reader, size_t field, uint64_t sample, BetonRegion *out);
+
+/* The records of any field. */
+Status beton_reader_column(const BetonReader *reader, size_t field, BetonColumn *out);
+
+/* Int or Float values of samples [first, first + count) as int64 or double. */
+Status beton_reader_ints(const BetonReader *reader, size_t field, uint64_t first, uint64_t count, int64_t *out);
+Status beton_reader_floats(const BetonReader *reader, size_t field, uint64_t first, uint64_t count, double *out);
+
+/* Pages: page p is [p * page_size, (p + 1) * page_size) of the file, cut at the end of the data. */
+uint64_t beton_reader_page_size(const BetonReader *reader);
+
+/* The data pages: from the first to the allocation table. */
+BetonSpan beton_reader_data_span(const BetonReader *reader);
+
+/* From the first byte to past the last byte of the sample's data (one page in files of ours and of FFCV's, but any
+ * number is legal); begin == end if it has none. */
+Status beton_reader_sample_span(const BetonReader *reader, uint64_t sample, BetonSpan *out);
+
+typedef enum BetonAdvice {
+    BETON_ADVICE_NORMAL,
+    BETON_ADVICE_RANDOM,
+    BETON_ADVICE_SEQUENTIAL,
+    BETON_ADVICE_WILL_NEED, /* starts reading ahead, without waiting */
+    BETON_ADVICE_DONT_NEED  /* drops the range from this process and from the page cache where it can */
+} BetonAdvice;
+
+/* Only hints: what the system refuses is ignored. The span is widened to whole memory pages. */
+void beton_reader_advise(const BetonReader *reader, BetonSpan span, BetonAdvice advice);
+
+/* Reads [offset, offset + size) with pread into `out`, for page-wise reading past the mapping. */
+Status beton_reader_read(const BetonReader *reader, uint64_t offset, size_t size, void *out);
+
+/* Whether the file on disk still has the length and the modification time it was opened with (STATUS_FORMAT). */
+Status beton_reader_check_unchanged(const BetonReader *reader);
+
+/* The dtype's size, and its name as NumPy spells it. */
+size_t beton_dtype_bytes(BetonDtype dtype);
+const char *beton_dtype_name(BetonDtype dtype);
+
+/* "int", "image"... */
+const char *beton_kind_name(BetonKind kind);
+
+#endif

@@ -1,0 +1,39 @@
+/* The reader's insides, shared by the files that validate and those that fetch. Private to beton/. */
+#ifndef CGXFFCV_BETON_READER_PRIVATE_H
+#define CGXFFCV_BETON_READER_PRIVATE_H
+
+#include <sys/stat.h>
+
+#include "beton/field.h"
+
+struct BetonReader {
+    char *path; /* owned */
+    int descriptor;
+    const unsigned char *map; /* owned mapping of `size` bytes */
+    uint64_t size;
+    struct timespec modified;
+    uint32_t page_size;
+    uint64_t num_samples;
+    size_t num_fields, num_data_fields;
+    uint64_t metadata, metadata_end, data, table; /* the format's M, E, D, A */
+    uint64_t record_bytes;                        /* R */
+    uint64_t num_entries;
+    BetonField *fields; /* owned, num_fields */
+    /* owned, num_samples * num_data_fields, entry of (sample, data_index), READER_NO_ENTRY for an empty value; NULL
+     * when the table stands in exactly that order */
+    uint64_t *entry_of;
+};
+
+#define READER_NO_ENTRY UINT64_MAX
+
+static inline const unsigned char *reader_record(const BetonReader *reader, const BetonField *field, uint64_t sample) {
+    return reader->map + reader->metadata + sample * reader->record_bytes + field->record_offset;
+}
+
+/* validate.c: header and descriptors; fills everything but entry_of and the fields' extremes. */
+Status reader_validate_head(BetonReader *reader, const BetonCustom *custom, size_t num_custom);
+
+/* table.c: records against the allocation table; fills entry_of and the fields' extremes. */
+Status reader_validate_table(BetonReader *reader);
+
+#endif

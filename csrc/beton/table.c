@@ -1,0 +1,111 @@
+/* The allocation table against the records: every region inside the data pages, none across a page, none over
+ * another, each pointed at by exactly one record of its own sample. A table in (sample, field) order, as this
+ * project and a single FFCV process write it, is checked in one pass; any other order, and every failure, goes
+ * through sorting (table_unsorted.c). */
+#include "beton/table.h"
+
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/memory.h"
+
+#define LLU(x) ((unsigned long long)(x))
+
+Status table_check_entry(const BetonReader *reader, uint64_t index, BetonEntry entry) {
+    const char *problem = NULL;
+    uint64_t mask = reader->page_size - 1;
+    if (entry.pointer < reader->data)
+        problem = "begins before the data pages";
+    else if (!checked_within(entry.pointer, entry.size, reader->table))
+        problem = "ends beyond the data pages";
+    else if ((entry.pointer & mask) + entry.size > reader->page_size)
+        problem = "crosses the end of its page";
+    if (problem == NULL) return STATUS_OK;
+    Status status = error_fail(STATUS_FORMAT, "the region of %llu bytes at %llu %s (data pages: %llu to %llu)",
+                               LLU(entry.size), LLU(entry.pointer), problem, LLU(reader->data), LLU(reader->table));
+    error_at_offset(status, (int64_t)(reader->table + index * BETON_ENTRY_BYTES));
+    return entry.sample < reader->num_samples ? error_at_sample(status, (int64_t)entry.sample) : status;
+}
+
+Status table_locate(const BetonReader *reader, const BetonField *field, uint64_t sample, FieldLocation *out) {
+    const unsigned char *record = reader_record(reader, field, sample);
+    Status status = field_kind_of(field->kind)->locate(field, record, out);
+    if (status == STATUS_OK) return STATUS_OK;
+    error_at_offset(status, record - reader->map);
+    error_at_sample(status, (int64_t)sample);
+    return error_at_field(status, field->name);
+}
+
+static void widen(uint64_t value, bool first, uint64_t *low, uint64_t *high) {
+    if (first || value < *low) *low = value;
+    if (value > *high) *high = value;
+}
+
+static void widen_side(uint32_t value, bool first, uint32_t *low, uint32_t *high) {
+    if (first || value < *low) *low = value;
+    if (value > *high) *high = value;
+}
+
+void table_observe(const BetonReader *reader, BetonField *field, uint64_t sample, uint64_t size) {
+    widen(size, sample == 0, &field->min_bytes, &field->max_bytes);
+    if (field->kind != BETON_IMAGE) return;
+    const unsigned char *record = reader_record(reader, field, sample);
+    widen_side(load_u16(record + BETON_IMAGE_WIDTH), sample == 0, &field->min_width, &field->max_width);
+    widen_side(load_u16(record + BETON_IMAGE_HEIGHT), sample == 0, &field->min_height, &field->max_height);
+    if (record[0] == BETON_IMAGE_JPEG)
+        field->num_jpeg++;
+    else
+        field->num_raw++;
+}
+
+static void forget_observations(BetonReader *reader) {
+    for (size_t i = 0; i < reader->num_fields; i++) {
+        BetonField *field = &reader->fields[i];
+        field->min_bytes = field->max_bytes = field->num_jpeg = field->num_raw = 0;
+        field->min_width = field->max_width = field->min_height = field->max_height = 0;
+    }
+}
+
+/* Whether an entry is what stands in the table for a record whose place it has. */
+static bool is_own_entry(const FieldLocation *location, uint64_t sample, BetonEntry entry) {
+    bool empty = location->size_known && location->size == 0;
+    if (entry.size == 0) return empty;
+    if (entry.sample != sample || entry.pointer != location->pointer) return false;
+    if (empty) return location->may_reserve && entry.size == 1;
+    return !location->size_known || entry.size == location->size;
+}
+
+/* One pass over records and table; *ordered is false as soon as something does not fit, for whatever reason. */
+static Status check_ordered(BetonReader *reader, bool *ordered) {
+    const unsigned char *table = reader->map + reader->table;
+    uint64_t index = 0, end = 0;
+    *ordered = false;
+    for (uint64_t sample = 0; sample < reader->num_samples; sample++) {
+        for (size_t i = 0; i < reader->num_fields; i++) {
+            BetonField *field = &reader->fields[i];
+            if (!field->has_data) continue;
+            FieldLocation location;
+            TRY(table_locate(reader, field, sample, &location));
+            BetonEntry entry = beton_entry_load(table, index++);
+            if (!is_own_entry(&location, sample, entry)) return STATUS_OK;
+            if (entry.size != 0) {
+                bool inside = entry.pointer >= reader->data &&
+                              checked_within(entry.pointer, entry.size, reader->table) &&
+                              (entry.pointer & (reader->page_size - 1)) + entry.size <= reader->page_size;
+                if (!inside || entry.pointer < end) return STATUS_OK;
+                end = entry.pointer + entry.size;
+            }
+            table_observe(reader, field, sample, location.size_known ? location.size : entry.size);
+        }
+    }
+    *ordered = true;
+    return STATUS_OK;
+}
+
+Status reader_validate_table(BetonReader *reader) {
+    bool ordered;
+    TRY(check_ordered(reader, &ordered));
+    if (ordered) return STATUS_OK;
+    forget_observations(reader);
+    return table_check_unsorted(reader);
+}

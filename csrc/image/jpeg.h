@@ -1,0 +1,51 @@
+/* JPEG through libjpeg-turbo. A decoder or encoder belongs to one thread at a time. Pixels are 8-bit RGB, row-major,
+ * `stride` bytes from row to row. Data that is no JPEG, truncated or corrupt (a libjpeg warning counts), or not of 1
+ * or 3 components, is STATUS_FORMAT. Without libjpeg-turbo (jpeg_none.c) all but jpeg_parse_header is
+ * STATUS_NOT_BUILT. */
+#ifndef CGXFFCV_IMAGE_JPEG_H
+#define CGXFFCV_IMAGE_JPEG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+#define JPEG_MAX_SIDE 65500 /* libjpeg's limit */
+
+typedef struct JpegInfo {
+    uint32_t width, height;
+    int components; /* 1 grayscale, 3 colour */
+    bool progressive;
+} JpegInfo;
+
+typedef enum JpegIdct {
+    JPEG_IDCT_ACCURATE,
+    JPEG_IDCT_FAST /* what FFCV decodes with: exact equality with it needs this one */
+} JpegIdct;
+
+typedef struct JpegDecoder JpegDecoder;
+typedef struct JpegEncoder JpegEncoder;
+
+/* Reads the markers up to the frame header; refuses what jpeg_decode would refuse of it. */
+Status jpeg_parse_header(const void *data, size_t size, JpegInfo *out);
+
+/* Whether the stream has its end marker, anywhere: the cheap test of a truncated file. */
+bool jpeg_has_end(const void *data, size_t size);
+
+Status jpeg_decoder_create(JpegDecoder **out);
+void jpeg_decoder_destroy(JpegDecoder *decoder); /* NULL is fine */
+
+/* Decodes the whole image, which must be of exactly `width` x `height`, into `rgb`. On failure some of the pixels may
+ * have been written. */
+Status jpeg_decode(JpegDecoder *decoder, const void *data, size_t size, JpegIdct idct, uint32_t width, uint32_t height,
+                   uint8_t *rgb, size_t stride);
+
+Status jpeg_encoder_create(JpegEncoder **out);
+void jpeg_encoder_destroy(JpegEncoder *encoder); /* NULL is fine */
+
+/* Baseline 4:2:0 at `quality` 1..100. *data is borrowed from the encoder until its next call. */
+Status jpeg_encode(JpegEncoder *encoder, const uint8_t *rgb, size_t stride, uint32_t width, uint32_t height,
+                   int quality, const uint8_t **data, size_t *size);
+
+#endif

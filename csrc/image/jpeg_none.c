@@ -1,0 +1,30 @@
+/* The twin of jpeg.c in a build without libjpeg-turbo: says what is missing. */
+#include "image/jpeg.h"
+
+#define MISSING "this build has no libjpeg-turbo: apt install libturbojpeg0-dev, then rebuild"
+
+Status jpeg_decoder_create(JpegDecoder **out) {
+    (void)out;
+    FAIL(STATUS_NOT_BUILT, "%s", MISSING);
+}
+
+void jpeg_decoder_destroy(JpegDecoder *decoder) { (void)decoder; }
+
+Status jpeg_decode(JpegDecoder *decoder, const void *data, size_t size, JpegIdct idct, uint32_t width, uint32_t height,
+                   uint8_t *rgb, size_t stride) {
+    (void)decoder, (void)data, (void)size, (void)idct, (void)width, (void)height, (void)rgb, (void)stride;
+    FAIL(STATUS_NOT_BUILT, "%s", MISSING);
+}
+
+Status jpeg_encoder_create(JpegEncoder **out) {
+    (void)out;
+    FAIL(STATUS_NOT_BUILT, "%s", MISSING);
+}
+
+void jpeg_encoder_destroy(JpegEncoder *encoder) { (void)encoder; }
+
+Status jpeg_encode(JpegEncoder *encoder, const uint8_t *rgb, size_t stride, uint32_t width, uint32_t height,
+                   int quality, const uint8_t **data, size_t *size) {
+    (void)encoder, (void)rgb, (void)stride, (void)width, (void)height, (void)quality, (void)data, (void)size;
+    FAIL(STATUS_NOT_BUILT, "%s", MISSING);
+}
