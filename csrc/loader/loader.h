@@ -1,0 +1,182 @@
+/* The loader: turns samples of a .beton file into batches, in worker threads, in a chosen order.
+ *
+ *     LoaderConfig config = loader_config_default();
+ *     config.path = ..., config.outputs = ..., config.output_count = ..., config.batch_size = ...;
+ *     TRY(loader_create(&config, &loader));
+ *     for each epoch:
+ *         TRY_GOTO(loader_begin(loader, &(LoaderPass){.epoch = epoch}));
+ *         for (;;) {
+ *             LoaderBatch *batch;
+ *             TRY_GOTO(loader_next(loader, poll, context, &batch));
+ *             if (batch == NULL) break;
+ *             ... batch->arrays[k], batch->ids, batch->count ...
+ *             loader_batch_release(batch);
+ *         }
+ *     loader_destroy(loader);
+ *
+ * One thread at a time drives a loader (create, begin, next, stop, gather, destroy); batches may be released by any
+ * thread at any time, also after loader_destroy. Everything random is a pure function of (seed, epoch, sample index in
+ * the file, operation): the number of workers, ranks or batches, and stopping and resuming, change no pixel. */
+#ifndef CGXFFCV_LOADER_LOADER_H
+#define CGXFFCV_LOADER_LOADER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "beton/reader.h"
+#include "image/augment.h"
+
+typedef struct Loader Loader;
+
+#define LOADER_MAX_DIMS BETON_MAX_DIMS
+#define LOADER_NO_BATCH UINT64_MAX
+
+/* The order of an epoch is one permutation of the samples in use for all ranks. Global batch g is its slice
+ * [g * batch_size * world_size, (g + 1) * batch_size * world_size), of which rank r takes the r-th part: all ranks
+ * together see what one rank would see whose batches are world_size times as large. */
+typedef enum LoaderOrder {
+    LOADER_SEQUENTIAL,
+    LOADER_RANDOM,      /* a permutation drawn from (seed, epoch) */
+    LOADER_QUASI_RANDOM /* pages in random order, samples shuffled within windows of `window_pages` pages */
+} LoaderOrder;
+
+typedef enum LoaderDecoder {
+    LOADER_INT,       /* int64, shape (1) */
+    LOADER_FLOAT,     /* float64, shape (1) */
+    LOADER_ARRAY,     /* array and tensor fields: their dtype and shape */
+    LOADER_BYTES,     /* uint8, as wide as the longest value among the samples in use, padded with zeros */
+    LOADER_BYTE_SIZE, /* int64, shape (1): the length of a bytes or JSON value */
+    LOADER_IMAGE      /* images of one size, raw or JPEG, through `image` */
+} LoaderDecoder;
+
+/* One array of a batch. */
+typedef struct LoaderOutput {
+    const char *field; /* borrowed during loader_create */
+    LoaderDecoder decoder;
+    bool fast_jpeg; /* IMAGE: the fast inverse DCT, as FFCV, instead of the accurate one */
+    /* IMAGE: what to do with the pixels; height and width are taken from the file. Borrowed during loader_create;
+     * NULL: uint8, HWC, unchanged. */
+    const AugmentSpec *image;
+} LoaderOutput;
+
+typedef struct LoaderConfig {
+    const char *path;          /* the loader opens this file and owns the reader ... */
+    const BetonReader *reader; /* ... unless this is given: borrowed until loader_destroy */
+    const LoaderOutput *outputs;
+    size_t output_count;
+    size_t batch_size; /* of this rank */
+    size_t world_size, rank;
+    int workers;          /* threads; below 1: as many as processors */
+    size_t batches_ahead; /* batches being made or waiting, at least 1 */
+    LoaderOrder order;
+    size_t window_pages; /* of LOADER_QUASI_RANDOM, at least 1 */
+    uint64_t seed;
+    bool drop_last; /* drops the last global batch if incomplete; else its ranks share it evenly, to within one */
+    /* The samples in use, in the order that LOADER_SEQUENTIAL gives; borrowed during loader_create. NULL: all. */
+    const uint64_t *indices;
+    size_t index_count;
+    /* Keeps the pixels of all image outputs in memory, decoded once (in loader_create, in parallel). */
+    bool resident;
+    bool read_ahead; /* asks the system to read each batch's pages before they are needed (data beyond memory) */
+} LoaderConfig;
+
+/* Sequential, one rank, three batches ahead, drop_last, window of 8 pages; the rest zero. */
+LoaderConfig loader_config_default(void);
+
+/* Checks the configuration against the file: fields and their kinds, indices, image sizes. Starts no thread. */
+Status loader_create(const LoaderConfig *config, Loader **out);
+
+/* Stops and joins the workers. Batches still held stay valid. NULL is fine. */
+void loader_destroy(Loader *loader);
+
+/* One output of a batch: [count] + shape, C order. bfloat16 says BETON_U16. */
+typedef struct LoaderArray {
+    BetonDtype dtype;
+    int ndim;
+    uint64_t shape[LOADER_MAX_DIMS]; /* of one sample; images as laid out: HWC or CHW */
+    size_t sample_bytes;
+    bool bfloat16;
+} LoaderArray;
+
+const LoaderArray *loader_array(const Loader *loader, size_t output);
+const BetonReader *loader_reader(const Loader *loader);
+
+/* Samples in use, and batches of a complete epoch on this rank (the same on every rank). */
+uint64_t loader_samples(const Loader *loader);
+uint64_t loader_batches(const Loader *loader);
+
+/* The batches of a pass over `samples` samples in all. */
+uint64_t loader_batches_of(const Loader *loader, uint64_t samples);
+
+/* The samples of the whole epoch (all ranks) in order: loader_samples numbers into `out`. */
+Status loader_order(const Loader *loader, uint32_t epoch, uint64_t *out);
+
+typedef struct LoaderPass {
+    uint32_t epoch;
+    uint64_t first_batch;  /* resumes: the batches before it are not made */
+    bool evaluate;         /* every random operation is neutral: no flip, no shift, the central crop, no hole */
+    bool sequential;       /* in order of `indices`, whatever the configured order */
+    const uint64_t *order; /* borrowed during loader_begin: the samples of the epoch, for all ranks; NULL: configured */
+    uint64_t order_count;
+} LoaderPass;
+
+/* Starts a pass; one that is under way is stopped first. Workers are started by the first pass. */
+Status loader_begin(Loader *loader, const LoaderPass *pass);
+
+typedef struct LoaderBatch {
+    uint64_t index; /* within the epoch, on this rank */
+    uint32_t epoch;
+    size_t count;        /* samples: batch_size but in the last batch; 0 is possible there (drop_last false) */
+    const uint64_t *ids; /* their indices in the file */
+    void *const *arrays; /* one an output, 64-byte aligned */
+    size_t array_count;
+} LoaderBatch;
+
+/* Called about 20 times a second while a caller waits; a failure ends the wait and is passed on. It may be NULL. */
+typedef Status (*LoaderPoll)(void *context);
+
+/* Waits for the next batch of the pass, in order; NULL at its end, or when no pass is under way. The caller owns one
+ * reference to it. A sample that fails ends the pass: the error names sample, field and operation, and comes after all
+ * batches before it. */
+Status loader_next(Loader *loader, LoaderPoll poll, void *context, LoaderBatch **out);
+
+/* Ends the pass; afterwards no worker touches it. */
+void loader_stop(Loader *loader);
+
+void loader_batch_retain(LoaderBatch *batch);
+void loader_batch_release(LoaderBatch *batch); /* NULL is fine */
+
+/* Makes one batch of any samples now, with the worker's number of threads, apart from any pass. */
+Status loader_gather(Loader *loader, const uint64_t *ids, size_t count, uint32_t epoch, bool evaluate,
+                     LoaderBatch **out);
+
+/* The next batch that loader_next would give: what a checkpoint keeps. At the end of a pass (and after it) the first
+ * of the next epoch; LOADER_NO_BATCH if there was no pass. */
+typedef struct LoaderPosition {
+    uint32_t epoch;
+    uint64_t batch;
+} LoaderPosition;
+
+LoaderPosition loader_position(const Loader *loader);
+
+/* All pixels of an image output (uint8, [samples in the file][height][width][3]), if `resident`; else NULL. Rows of
+ * samples that are not in use are zero. Borrowed until loader_destroy. */
+const uint8_t *loader_resident(const Loader *loader, size_t output, uint32_t *height, uint32_t *width);
+
+typedef struct LoaderStats {
+    uint64_t batches, samples;              /* given to the caller */
+    int64_t wait_ns;                        /* the caller waited for batches */
+    int64_t work_ns;                        /* all workers decoded and augmented */
+    int64_t decode_ns;                      /* of it, the JPEG decoder */
+    int64_t idle_ns;                        /* all workers waited for room or work during passes */
+    int workers;                            /* threads running now */
+    size_t slots, slots_held;               /* batch buffers that exist; of them, held by callers */
+    size_t slot_bytes;                      /* one buffer */
+    size_t memory_bytes, memory_peak_bytes; /* buffers, scratch, orders, resident pixels */
+} LoaderStats;
+
+void loader_stats(const Loader *loader, LoaderStats *out);
+
+#endif
