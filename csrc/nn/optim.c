@@ -28,7 +28,7 @@ struct Optim {
     int *muon_group;       /* owned: the group of each Muon matrix */
     OptimRate *muon_rates; /* owned */
     int muon_count;
-    const OptimRate *rates; /* borrowed during a step */
+    const OptimRate *rates; /* borrowed during a call; NULL: all active */
 };
 
 static Status check_group(const OptimGroup *group, int index) {
@@ -211,6 +211,8 @@ static Status check_chunk(void *context, size_t item, int thread) {
     (void)thread;
     Optim *optim = context;
     Chunk chunk = optim->chunks[item];
+    optim->chunk_clean[item] = true;
+    if (optim->rates != NULL && !optim->rates[optim->tensors[chunk.tensor].group].active) return STATUS_OK;
     const float *g = optim->tensors[chunk.tensor].gradient;
     uint32_t worst = 0;
     for (int64_t i = chunk.begin; i < chunk.end; i++) {
@@ -223,7 +225,8 @@ static Status check_chunk(void *context, size_t item, int thread) {
     return STATUS_OK;
 }
 
-Status optim_gradients_finite(Optim *optim, bool *out) {
+Status optim_gradients_finite(Optim *optim, const OptimRate *rates, bool *out) {
+    optim->rates = rates;
     TRY(pool_run(optim->pool, optim->chunk_count, check_chunk, optim));
     bool clean = true;
     for (size_t i = 0; i < optim->chunk_count; i++) clean = clean && optim->chunk_clean[i];

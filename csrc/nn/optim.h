@@ -56,8 +56,8 @@ void optim_destroy(Optim *optim);
 /* Applies one step to all tensors; `rates` has an entry for each group. The same for any number of threads. */
 Status optim_step(Optim *optim, const OptimRate *rates);
 
-/* Whether every gradient is finite. */
-Status optim_gradients_finite(Optim *optim, bool *out);
+/* Whether every gradient of the groups that are active in `rates` (NULL: of all) is finite. */
+Status optim_gradients_finite(Optim *optim, const OptimRate *rates, bool *out);
 
 /* The momentum buffers, one after another in the tensors' order: borrowed until optim_destroy. */
 float *optim_momentum(Optim *optim, int64_t *elems);

@@ -160,7 +160,7 @@ static PyObject *optimizer_finite(OptimizerObject *self, PyObject *unused) {
     }
     self->busy = true;
     Py_BEGIN_ALLOW_THREADS;
-    status = optim_gradients_finite(self->optim, &finite);
+    status = optim_gradients_finite(self->optim, NULL, &finite);
     Py_END_ALLOW_THREADS;
     self->busy = false;
     if (status != STATUS_OK) return errors_raise(module_state_of_type(Py_TYPE(self)), status);

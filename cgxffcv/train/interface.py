@@ -1,0 +1,107 @@
+"""What a trainer reports, and what a script may ask of it.
+
+The shortest use::
+
+    from cgxffcv import comm, recipes
+    from cgxffcv.train import Trainer
+
+    trainer = Trainer(recipes.get("airbench94"), "cifar_train.beton", "cifar_test.beton", seed=0)
+    while not trainer.finished:
+        for step in trainer.run_epoch():      # StepReport after every step, this rank's numbers
+            ...
+        report = trainer.evaluate()           # EvaluationReport, the same on every rank
+        trainer.save("last.safetensors")      # atomic; every rank calls it, rank 0 writes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from os import PathLike
+from typing import Any, NamedTuple, Protocol
+
+
+class StepReport(NamedTuple):
+    """One training step as this rank saw it. Losses and hits are those of its own images before the update."""
+
+    epoch: int  # from 0
+    step: int  # of the whole training, from 0
+    steps: int  # of the whole training
+    images: int  # of this rank
+    loss: float  # mean smoothed cross entropy of these images
+    correct: int  # images whose largest logit is their label's
+    rate: float  # learning rate of the main group (SGD, or Muon's)
+    seconds: float  # from the end of the previous step (or the start of the epoch) to the end of this one
+    load_seconds: float  # of these, waiting for the loader
+    wire_bytes: int  # sent by this rank for the gradients of this step
+    skipped: bool  # the update was left out because a loss or a gradient was not finite on some rank
+    resolution: int  # side of the images in pixels
+
+
+class EvaluationReport(NamedTuple):
+    """The whole test set, each image once, shared among the ranks; the same numbers on every rank."""
+
+    epoch: int  # training epochs done
+    images: int
+    correct: int
+    accuracy: float  # correct / images
+    loss: float  # mean cross entropy without smoothing, of the mean logits over the views
+    seconds: float
+
+
+class EpochReport(NamedTuple):
+    """One epoch over all ranks; the same numbers on every rank."""
+
+    epoch: int
+    images: int
+    loss: float
+    correct: int
+    accuracy: float
+    seconds: float  # the slowest rank's
+    wire_bytes: int  # of all ranks
+    skipped: int
+    replica_hash: str  # XXH64 of the parameters; the ranks have compared theirs
+
+
+class TrainerInterface(Protocol):
+    """The methods of `cgxffcv.train.Trainer`, for scripts and other callers."""
+
+    recipe: Any
+    rank: int
+    ranks: int
+    epoch: int  # epochs completed
+    step: int  # steps completed
+    steps: int  # of the whole training
+    steps_per_epoch: int
+    epochs: int  # of the whole training; the last may be shorter
+    images_per_step: int  # of all ranks
+    flops_per_image: float  # forward and backward, in the current phase
+    best_accuracy: float  # so far; 0.0 before the first evaluation
+
+    @property
+    def finished(self) -> bool: ...
+
+    def run_epoch(self) -> Iterator[StepReport]:
+        """Trains the next epoch, or the rest of an interrupted one; a generator, one report a step. It may be left
+        early (`break`, an exception, Ctrl-C): the trainer then stands between two steps and can be saved."""
+
+    def end_epoch(self) -> EpochReport:
+        """Sums of the epoch just run over all ranks; compares the replicas' hashes (CommError names ranks that differ).
+        Collective."""
+
+    def evaluate(self, tta: bool = True) -> EvaluationReport:
+        """Tests with rank 0's running statistics; without `tta` on the plain view only. Collective."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs: arrays and plain values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from there, bit for bit; ValueError if it is of another recipe, network or number of ranks."""
+
+    def save(self, path: str | PathLike[str], *, best: bool = False) -> None:
+        """Writes a checkpoint (safetensors), whole or not at all. Every rank calls it, rank 0 writes."""
+
+    def resume(self, path: str | PathLike[str]) -> None:
+        """Loads a checkpoint that `save` wrote."""
+
+    def close(self) -> None:
+        """Ends threads and frees memory; also a context manager."""

@@ -1,0 +1,70 @@
+"""Recipes as data: the published numbers, overriding, refusals."""
+
+import json
+
+import pytest
+
+from cgxffcv import recipes
+
+
+def test_names_and_lookup():
+    assert {"demo", "ffcv", "airbench93", "airbench94", "airbench95", "airbench96"} <= set(recipes.names())
+    assert all(recipes.get(name).name == name for name in recipes.names())
+    with pytest.raises(ValueError, match="no recipe 'airbensh94'; did you mean airbench94"):
+        recipes.get("airbensh94")
+
+
+def test_published_numbers():
+    demo, ffcv, a94 = (recipes.get(name) for name in ("demo", "ffcv", "airbench94"))
+    assert (demo.batch_size, demo.epochs, demo.lr, demo.weight_decay, demo.cutout) == (256, 20, 0.1, 1e-4, 8)
+    assert (ffcv.batch_size, ffcv.epochs, ffcv.lr, ffcv.weight_decay, ffcv.label_smoothing) == (512, 24, 0.5, 5e-4, 0.1)
+    assert (a94.batch_size, a94.epochs, a94.lr, a94.momentum, a94.sgd_momentum) == (2000, 8, 0.24, 0.6, 0.85)
+    assert a94.widths == (64, 256, 256)
+    for name, recipe in recipes.RECIPES.items():
+        assert sum(view.weight for view in recipe.views) == pytest.approx(1), name
+        assert json.loads(json.dumps(recipe.as_dict())) == recipe.as_dict()
+
+
+def test_replace_converts_and_checks():
+    demo = recipes.get("demo")
+    changed = demo.replace(lr="0.2", epochs=3, lr_tta=True, resolutions=[[0, 20], [0.5, 32]])
+    assert (changed.lr, changed.epochs, changed.test_views) == (0.2, 3.0, "mirror")
+    assert changed.resolutions == ((0.0, 20), (0.5, 32))
+    assert recipes.get("airbench94").replace(lr_tta=True).test_views == "six"
+    assert recipes.get("airbench94").replace(lr_tta=False).test_views == "plain"
+    assert demo == recipes.get("demo")
+
+
+def test_a_recipe_survives_json():
+    for recipe in recipes.RECIPES.values():
+        assert recipes.Recipe(**json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"weigth_decay": 1}, "no field 'weigth_decay'; did you mean weight_decay"),
+        ({"batch_size": 0}, "batch_size = 0: expected at least 1"),
+        ({"batch_size": 2.5}, "batch_size = 2.5: expected a whole number"),
+        ({"epochs": 0}, "epochs = 0.0: expected more than 0"),
+        ({"lr": float("nan")}, "lr = nan: expected a number"),
+        ({"momentum": 1}, "momentum = 1.0: expected 0 or more, below 1"),
+        ({"flip": "sometimes"}, "flip = 'sometimes': expected one of none, random, alternating"),
+        ({"loss_sum": "perhaps"}, "loss_sum = 'perhaps': expected true or false"),
+        ({"resolutions": ((0.1, 32),)}, "the first with share 0"),
+        ({"resolutions": ((0.0, 20),)}, "32 pixels at the end"),
+        ({"resolutions": "low"}, "resolutions = 'low': expected"),
+        ({"optimizer": "muon"}, "optimizer = 'muon': expected sgd for this network"),
+    ],
+)
+def test_refusals(changes, message):
+    with pytest.raises(ValueError, match=message):
+        recipes.get("demo").replace(**changes)
+
+
+def test_local_batch():
+    demo, a94 = recipes.get("demo"), recipes.get("airbench94")
+    assert demo.local_batch(3) == 256
+    assert a94.local_batch(4) == 500
+    with pytest.raises(ValueError, match="cannot be shared evenly by 3 processes; set batch_size to 1998 or 2001"):
+        a94.local_batch(3)
