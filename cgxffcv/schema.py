@@ -1,0 +1,219 @@
+"""What can be configured: every parameter with its type, its range, its default, and the demo's flat flags for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+class WrongValue(ValueError):
+    """A value that is not what a parameter expects; the message says what it expects."""
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter. `kind` is the expectation in words; `convert` gives the value in its type or raises WrongValue."""
+
+    convert: Callable[[Any], Any]
+    kind: str
+    default: Any
+    help: str
+
+
+def _optional(read: Callable[[Any], Any], default: Any) -> Callable[[Any], Any]:
+    """None (also as the words none and null) is a value where the default is None."""
+
+    def convert(value: Any) -> Any:
+        if default is None and (value is None or (isinstance(value, str) and value.lower() in ("", "none", "null"))):
+            return None
+        return read(value)
+
+    return convert
+
+
+LARGEST = 2**31 - 1
+
+
+def integer(default: int | None, help: str, minimum: int, maximum: int = LARGEST, also: tuple[int, ...] = ()) -> Param:
+    kind = f"a whole number from {minimum}" + (f" to {maximum}" if maximum < LARGEST else "")
+    kind += "".join(f", or {value}" for value in also)
+
+    def read(value: Any) -> int:
+        if isinstance(value, str):
+            try:
+                value = int(value.strip().replace("_", ""))
+            except ValueError:
+                raise WrongValue(kind) from None
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise WrongValue(kind)
+        if not (minimum <= value <= maximum or value in also):
+            raise WrongValue(kind)
+        return value
+
+    return Param(_optional(read, default), kind, default, help)
+
+
+def number(default: float | None, help: str, minimum: float, maximum: float = math.inf, below: bool = False) -> Param:
+    kind = f"a number from {minimum:g}"
+    if maximum < math.inf:
+        kind += f" to {'below ' if below else ''}{maximum:g}"
+
+    def read(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise WrongValue(kind)
+        try:
+            result = float(value)  # YAML 1.1 reads 5e-4 as text
+        except (ValueError, OverflowError):
+            raise WrongValue(kind) from None
+        if not (math.isfinite(result) and minimum <= result <= maximum and not (below and result == maximum)):
+            raise WrongValue(kind)
+        return result
+
+    return Param(_optional(read, default), kind, default, help)
+
+
+def boolean(default: bool | None, help: str) -> Param:
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+    def read(value: Any) -> bool:
+        if isinstance(value, bool):
+            return value
+        text = str(value).strip().lower()
+        if isinstance(value, int | str) and text in words:
+            return words[text]
+        raise WrongValue("true or false")
+
+    return Param(_optional(read, default), "true or false", default, help)
+
+
+def text(default: str | None, help: str, kind: str = "text") -> Param:
+    def read(value: Any) -> str:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise WrongValue(kind)
+        return value
+
+    return Param(_optional(read, default), kind, default, help)
+
+
+def choice(default: str | None, help: str, *words: str) -> Param:
+    kind = "one of " + ", ".join(words)
+
+    def read(value: Any) -> str:
+        word = str(value).strip().lower()
+        if isinstance(value, bool):  # YAML 1.1 reads a bare off as false
+            word = "on" if value else "off"
+        if word not in words:
+            raise WrongValue(kind)
+        return word
+
+    return Param(_optional(read, default), kind, default, help)
+
+
+SECTIONS = {
+    "data": "where the data comes from and where the .beton files are",
+    "training": "what is trained, and how; a value that is not given is the recipe's",
+    "compression": "how gradients are compressed (used by comm.backend=cgx)",
+    "comm": "how the ranks talk to each other",
+    "log": "what is shown and what is kept",
+}
+
+SCHEMA: dict[str, Param] = {
+    "data.train_dataset": text("data/cifar_train.beton", "the training set, a .beton file", "a file name"),
+    "data.val_dataset": text("data/cifar_test.beton", "the test set, a .beton file", "a file name"),
+    "data.gpu": integer(0, "index of the first GPU to use, where there are any", 0),
+    "data.num_workers": integer(-1, "threads that write the .beton files; -1: one a core", 1, also=(-1,)),
+    "data.source": choice(
+        "auto",
+        "local: CIFAR-10 below data.root; download: the official archive; sample: the 6,000 shipped images; "
+        "auto: the first of these that can be had",
+        "auto", "local", "download", "sample",
+    ),
+    "data.root": text("data", "folder in which CIFAR-10 is looked for and kept", "a folder name"),
+    "data.url": text(
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        "where the official archive is downloaded from; the checksum stays the official one",
+        "an http, https or file address",
+    ),
+    "training.recipe": text("demo", "the recipe: network, optimizer, schedule, augmentation", "the name of a recipe"),
+    "training.batch_size": integer(None, "images a step, on each process", 1),
+    "training.val_batch_size": integer(None, "images at a time in the test", 1),
+    "training.epochs": integer(None, "passes over the training set", 1, 1_000_000),
+    "training.lr": number(None, "learning rate (the highest of the schedule)", 0),
+    "training.momentum": number(None, "momentum of SGD", 0, 1, below=True),
+    "training.lr_peak_epoch": number(None, "epoch at which the rate of the ffcv recipe is highest", 0),
+    "training.weight_decay": number(None, "weight decay", 0),
+    "training.label_smoothing": number(None, "label smoothing", 0, 1, below=True),
+    "training.lr_tta": boolean(None, "test on the mean of each image and its mirror"),
+    "training.num_workers": integer(-1, "threads that load, on each process; -1: one a core", 1, also=(-1,)),
+    "training.seed": integer(0, "decides initialisation, order and augmentation", 0),
+    "training.device": choice("auto", "where to train; auto: the GPU if there is one", "auto", "cpu", "gpu"),
+    "training.resume": text(None, "checkpoint, or log folder, to go on from", "a file or folder name"),
+    "compression.bits": integer(32, "bits a gradient value; 32: no compression", 1, 8, also=(32,)),
+    "compression.bucket_size": integer(1024, "gradient values that share one scale", 1),
+    "compression.layer_min_size": integer(1024, "layers with fewer values go uncompressed", 0),
+    "compression.algorithm": choice(
+        "auto", "how the compressed sum is made", "auto", "sra", "oneshot", "ring", "two_level"
+    ),
+    "compression.stochastic": boolean(False, "round at random (without bias) instead of to the nearest level"),
+    "comm.backend": choice(
+        "nccl",
+        "cgx: compressed allreduce; nccl: uncompressed, through NCCL where built, else our own; "
+        "gloo and mpi: uncompressed",
+        "cgx", "nccl", "gloo", "mpi",
+    ),
+    "comm.timeout": number(300.0, "seconds to wait for another rank before giving up", 1),
+    "log.dir": text("runs/cifar", "folder for run.jsonl, log.csv, config.yaml and the checkpoints", "a folder name"),
+    "log.progress": choice("auto", "a progress bar, plain lines, or nothing; auto: a bar in a terminal",
+                           "auto", "bar", "lines", "off"),
+    "log.interval": number(10.0, "seconds between plain progress lines", 0),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flat flag of the demo: what it says in terms of SCHEMA. `const`: its value when it is given without one."""
+
+    names: tuple[str, ...]
+    section: str
+    help: str
+    expand: Callable[[Any], dict[str, Any]]
+    const: str | None = None
+    optional: bool = False  # a value may follow
+
+
+def _same(key: str) -> Callable[[Any], dict[str, Any]]:
+    return lambda value: {key: value}
+
+
+def _dataset_dir(folder: str) -> dict[str, Any]:
+    folder = folder.rstrip("/") or folder
+    return {
+        "data.train_dataset": f"{folder}/cifar_train.beton",
+        "data.val_dataset": f"{folder}/cifar_test.beton",
+        "data.root": folder,
+    }
+
+
+FLAGS = [
+    Flag(("dataset-dir",), "data", "folder with cifar_train.beton, cifar_test.beton (default data)", _dataset_dir),
+    Flag(("log-dir",), "log", "log.dir", _same("log.dir")),
+    Flag(("batch-size",), "training", "training.batch_size (demo: 256)", _same("training.batch_size")),
+    Flag(("val-batch-size",), "training", "training.val_batch_size", _same("training.val_batch_size")),
+    Flag(("epochs",), "training", "training.epochs (demo: 20)", _same("training.epochs")),
+    Flag(("base-lr",), "training", "training.lr (demo: 0.1)", _same("training.lr")),
+    Flag(("momentum",), "training", "training.momentum (demo: 0.9)", _same("training.momentum")),
+    Flag(("wd",), "training", "training.weight_decay (demo: 1e-4)", _same("training.weight_decay")),
+    Flag(("no-cuda",), "training", "training.device=cpu", _same("training.device"), const="cpu"),
+    Flag(("seed",), "training", "training.seed", _same("training.seed")),
+    Flag(("resume",), "training", "go on from a checkpoint or log folder (default: the log folder)",
+         _same("training.resume"), const="auto", optional=True),
+    Flag(("dist-backend",), "comm", "comm.backend: cgx, nccl, gloo or mpi (demo: nccl)", _same("comm.backend")),
+    Flag(("quantization-bits",), "compression", "compression.bits (demo: 32)", _same("compression.bits")),
+    Flag(("quantization-bucket-size",), "compression", "compression.bucket_size (demo: 1024)",
+         _same("compression.bucket_size")),
+    Flag(("local_rank", "local-rank"), "comm", "taken for compatibility; ranks come from mpirun", lambda value: {}),
+]  # fmt: skip

@@ -1,0 +1,212 @@
+"""Where a configuration's values come from, which source wins, and what is said about every kind of mistake."""
+
+from pathlib import Path
+
+import pytest
+
+from cgxffcv import config
+from cgxffcv.schema import SCHEMA
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text, name="c.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def load(*argv, **environ):
+    return config.load(list(argv), environ=environ)
+
+
+def problems(*argv, **environ):
+    with pytest.raises(config.ConfigError) as caught:
+        load(*argv, **environ)
+    return caught.value.problems
+
+
+def test_defaults():
+    c = load()
+    assert c["compression.bucket_size"] == 1024 and c.compression.bits == 32 and c.training.lr is None
+    assert {c.origin(key) for key in SCHEMA} == {"default"}
+
+
+def test_precedence_file_then_command_line_then_environment(file):
+    first = file("training:\n  epochs: 1\n  seed: 1\n  lr: 1\n  batch_size: 1\n", "a.yaml")
+    second = file("training:\n  epochs: 2\n  seed: 2\n  lr: 2\n", "b.yaml")
+    c = load(
+        "--config-file", first, "--training.epochs=3", f"--config-file={second}", "--training.seed", "3",
+        CGXFFCV__TRAINING__EPOCHS="4",
+    )  # fmt: skip
+    assert (c.training.batch_size, c.training.lr, c.training.seed, c.training.epochs) == (1, 2.0, 3, 4)
+    assert c.origin("training.batch_size") == f"{first}:5"
+    assert c.origin("training.lr") == f"{second}:4"
+    assert c.origin("training.seed") == "--training.seed"
+    assert c.origin("training.epochs") == "environment CGXFFCV__TRAINING__EPOCHS"
+    assert c.origin("training.momentum") == "default" and not c.given("training.momentum")
+
+
+def test_order_of_files_decides(file):
+    first, second = file("training: {epochs: 1}", "a.yaml"), file("training: {epochs: 2}", "b.yaml")
+    assert load("--config-file", second, "--config-file", first).training.epochs == 1
+
+
+def test_dotted_environment_names_work_too():
+    assert config.load([], environ={"training.lr": "0.5"}).training.lr == 0.5
+
+
+def test_flat_flags_say_the_same_as_the_full_names():
+    c = load(
+        "--batch-size", "7", "--val-batch-size", "8", "--epochs", "9", "--base-lr", "0.3", "--momentum", "0.8",
+        "--wd", "1e-3", "--no-cuda", "--seed", "5", "--dist-backend", "cgx", "--quantization-bits", "4",
+        "--quantization-bucket-size", "512", "--local_rank", "1", "--log-dir", "L", "--dataset-dir", "D/",
+    )  # fmt: skip
+    t = c.training
+    assert (t.batch_size, t.val_batch_size, t.epochs, t.lr, t.momentum) == (7, 8, 9, 0.3, 0.8)
+    assert (t.weight_decay, t.device, t.seed, c.comm.backend) == (1e-3, "cpu", 5, "cgx")
+    assert (c.compression.bits, c.compression.bucket_size, c.log.dir) == (4, 512, "L")
+    assert (c.data.train_dataset, c.data.val_dataset) == ("D/cifar_train.beton", "D/cifar_test.beton")
+    assert c.origin("data.val_dataset") == "--dataset-dir"
+
+
+def test_a_full_name_is_stronger_than_a_flat_flag():
+    assert load("--training.lr=1", "--base-lr=2").training.lr == 1
+    assert load("--data.val_dataset=x", "--dataset-dir=D").data.val_dataset == "x"
+
+
+@pytest.mark.parametrize("argv, value", [(["--resume"], "auto"), (["--resume", "runs/x"], "runs/x"), ([], None)])
+def test_resume(argv, value):
+    assert load(*argv).training.resume == value
+
+
+def test_ffcv_names_and_yaml_numbers(file):
+    path = file(
+        "data:\n  gpu: 0\n  num_workers: 8\n  train_dataset: /tmp/a.beton\n  val_dataset: /tmp/b.beton\n"
+        "training:\n  batch_size: 512\n  epochs: 24\n  lr: 0.5\n  momentum: 0.9\n  lr_peak_epoch: 5\n"
+        "  weight_decay: 5e-4\n  label_smoothing: 0.1\n  lr_tta: True\n  num_workers: 8\n"
+    )
+    t = load("--config-file", path).training
+    assert t.weight_decay == 5e-4 and t.lr_tta is True and t.lr_peak_epoch == 5.0 and t.num_workers == 8
+
+
+def test_dotted_keys_in_a_file(file):
+    assert load("--config-file", file("training.lr: 0.5\ndata: \n")).training.lr == 0.5
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("training:\n  lr: 1\n  lr: 2\n", "c.yaml:3: duplicate key 'lr' (also in line 2); keep one of them"),
+        ("training: {lr: 1}\ntraining: {lr: 1}\n", "c.yaml:2: duplicate key 'training' (also in line 1)"),
+        ("training.lr: 1\ntraining: {lr: 1}\n", "c.yaml:2: duplicate key 'training.lr'"),
+        ("training:\n  epoch: 2\n", "c.yaml:2: unknown parameter training.epoch; did you mean training.epochs?"),
+        ("training:\n  bits: 2\n", "unknown parameter training.bits; did you mean compression.bits?"),
+        ("trainig: {lr: 1}\n", "c.yaml:1: unknown section 'trainig'; did you mean training?"),
+        ("zzz: {lr: 1}\n", "unknown section 'zzz'; the sections are data, training"),
+        ("training:\n  epochs: many\n", "c.yaml:2: training.epochs = 'many': expected a whole number from 1"),
+        ("training:\n  epochs: 2.5\n", "c.yaml:2: training.epochs = 2.5: expected a whole number"),
+        ("training:\n  epochs: true\n", "training.epochs = True: expected a whole number"),
+        ("training:\n  lr: .nan\n", "training.lr = nan: expected a number from 0"),
+        ("training:\n  lr: [1]\n", "c.yaml:2: training.lr: expected a single value, not a list"),
+        ("training:\n  momentum: 1\n", "training.momentum = 1: expected a number from 0 to below 1"),
+        ("training:\n  lr_tta: 7\n", "training.lr_tta = 7: expected true or false"),
+        ("compression:\n  bits: 16\n", "compression.bits = 16: expected a whole number from 1 to 8, or 32"),
+        ("comm:\n  backend: nickel\n", "comm.backend = 'nickel': expected one of cgx, nccl, gloo, mpi"),
+        ("data:\n  root: null\n", "data.root = None: expected a folder name"),
+        ("training: 3\n", "c.yaml:1: section 'training' must hold values"),
+        ("- a\n", "expected sections (data, training"),
+        ("training: {lr: 1\n", "not valid YAML"),
+        ("training:\n  seed: !!python/object/apply:os.getpid []\n", "expected a single value"),
+        ("? [a]\n: 1\n", "c.yaml:1: a key must be a plain name"),
+    ],
+)
+def test_mistakes_in_a_file(file, text, expected):
+    found = problems("--config-file", file(text))
+    assert len(found) == 1 and expected in found[0], found
+
+
+def test_python_tags_are_never_run(file):
+    found = problems("--config-file", file("training:\n  recipe: !!python/name:os.system\n"))
+    assert "training.recipe" in found[0]
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    [
+        (["--training.epoch=3"], "unknown option --training.epoch; did you mean --training.epochs?"),
+        (["--quantisation-bits=3"], "unknown option --quantisation-bits; did you mean --quantization-bits?"),
+        (["--epoch", "3"], "unknown option --epoch; did you mean --epochs?"),
+        (["x.yaml"], "unexpected argument 'x.yaml'"),
+        (["--batch-size", "0"], "--batch-size: training.batch_size = '0': expected a whole number from 1"),
+        (["--batch-size"], "expected one argument"),
+        (["--training.lr=fast"], "--training.lr: training.lr = 'fast': expected a number from 0"),
+        (["--config-file", "/nowhere/x.yaml"], "--config-file /nowhere/x.yaml: No such file or directory"),
+    ],
+)
+def test_mistakes_on_the_command_line(argv, expected):
+    found = problems(*argv)
+    assert len(found) == 1 and expected in found[0], found
+
+
+def test_mistakes_in_the_environment():
+    assert "CGXFFCV__TRAINING__LRR: unknown parameter training.lrr; did you mean" in problems(
+        CGXFFCV__TRAINING__LRR="1"
+    )[0]  # fmt: skip
+    assert "environment CGXFFCV__TRAINING__LR: training.lr = 'x': expected" in problems(CGXFFCV__TRAINING__LR="x")[0]
+
+
+def test_all_mistakes_are_told_at_once(file):
+    assert len(problems("--config-file", file("training: {lr: x, lrr: 1}"), "--epochs=0", CGXFFCV__A__B="1")) == 4
+
+
+def test_unreadable_files(tmp_path):
+    (tmp_path / "latin").write_bytes(b"training: {recipe: \xe9}")
+    assert "not UTF-8" in problems("--config-file", str(tmp_path / "latin"))[0]
+    assert "Is a directory" in problems("--config-file", str(tmp_path))[0]
+    (tmp_path / "big").write_bytes(b"#" * (config.MAX_FILE_BYTES + 1))
+    assert "no configuration file" in problems("--config-file", str(tmp_path / "big"))[0]
+
+
+def test_a_recipe_fills_only_what_nobody_said():
+    c = load("--training.lr=0.5")
+    c.fill({"training.lr": 0.1, "training.momentum": 0.9}, "recipe demo")
+    assert (c.training.lr, c.origin("training.lr")) == (0.5, "--training.lr")
+    assert (c.training.momentum, c.origin("training.momentum")) == (0.9, "recipe demo")
+
+
+def test_the_saved_configuration_gives_the_same_values(file, tmp_path):
+    c = load(
+        "--training.lr=5e-4", "--data.root", "a folder: #1", "--training.recipe=yes", "--log.dir", "12", "--resume"
+    )
+    config.save(c, tmp_path / "out.yaml")
+    again = load("--config-file", str(tmp_path / "out.yaml"))
+    assert {k: again[k] for k in SCHEMA if k != "training.resume"} == {
+        k: c[k] for k in SCHEMA if k != "training.resume"
+    }
+    assert again.training.resume is None
+    assert [p.name for p in tmp_path.iterdir()] == ["out.yaml"]
+
+
+def test_the_shipped_file_lists_every_parameter_with_its_default():
+    c = load("--config-file", str(ROOT / "default_config.yaml"))
+    assert {k: c[k] for k in SCHEMA} == {k: p.default for k, p in SCHEMA.items()}
+    assert [k for k in SCHEMA if not c.given(k)] == ["training.resume"]
+
+
+def test_table_names_value_and_origin():
+    lines = load("--training.lr=0.25").lines(["training"])
+    assert any(line.split() == ["training.lr", "=", "0.25", "(--training.lr)"] for line in lines)
+
+
+def test_help_lists_every_flag(capsys):
+    with pytest.raises(SystemExit) as end:
+        load("--help")
+    out = capsys.readouterr().out
+    assert end.value.code == 0
+    for word in ("--dataset-dir", "--quantization-bucket-size", "--training.lr_peak_epoch", "--config-file"):
+        assert word in out
