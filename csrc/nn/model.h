@@ -23,6 +23,7 @@
 #define MODEL_NAME_BYTES 32
 #define MODEL_MAX_NODES 64
 #define MODEL_MAX_CLASSES 1024
+#define MODEL_MAX_IMAGE_CHANNELS 4
 #define MODEL_LAYER_ALIGNMENT 16 /* elements */
 
 typedef enum Activation { ACTIVATION_NONE, ACTIVATION_RELU, ACTIVATION_GELU, ACTIVATION_SILU } Activation;
@@ -43,12 +44,11 @@ typedef enum Initialisation {
     INIT_ZERO      /* for biases */
 } Initialisation;
 
-/* One node. Unused fields are zero. Nodes are in order of computation; a node reads an earlier one. */
+/* One node. Unused fields are zero. The first node reads the images, every other one the node before it. */
 typedef struct NodeDesc {
     NodeKind kind;
     char name[MODEL_NAME_BYTES];
     int block; /* for freezing: not decreasing from node to node */
-    int input; /* index of the node that is read; -1: the images */
     Activation activation;
     /* NODE_CONV, NODE_HEAD */
     int out_channels; /* classes for the head */
@@ -62,7 +62,7 @@ typedef struct NodeDesc {
     PoolPlace pool_place;
     int pool; /* window and stride, 2 or 3; odd sizes are floored */
     ResidualPlace residual_place;
-    int residual;       /* index of the NODE_NORM whose output is added; its shape is this node's */
+    int residual;       /* index of the NODE_NORM whose output is added, in the shape of this one's */
     bool scale_trained; /* otherwise the scale is 1 and no parameter */
     double eps;
     double keep; /* running = keep * running + (1 - keep) * batch (unbiased variance) */
@@ -167,7 +167,7 @@ typedef struct Images {
     const void *data; /* borrowed */
     ImageType type;
     ImageLayout layout;
-    float mean[4], std[4]; /* of IMAGE_U8, in units of 0..255 */
+    float mean[MODEL_MAX_IMAGE_CHANNELS], std[MODEL_MAX_IMAGE_CHANNELS]; /* of IMAGE_U8, in units of 0..255 */
     /* A view for test-time augmentation: mirrored left-right, then moved by (shift_y, shift_x), |shift| <= 4: pixel
      * (y, x) shows the mirrored image's (y + shift_y, x + shift_x), reflected at the edges. */
     bool mirror;
