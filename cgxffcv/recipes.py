@@ -1,9 +1,9 @@
 """Training recipes as data: network, augmentation, optimizer, schedule and test of one way to train on CIFAR-10.
 
 Every hyper-parameter is a field that can be overridden: ``recipes.get("airbench94").replace(epochs=4, lr=0.2)``.
-Sources: ``demo`` and ``ffcv`` follow FFCV's CIFAR example; the ``airbench`` family is K. Jordan, "94% on CIFAR-10 in 3.29
-seconds on a single GPU" (arXiv 2404.00498), with Muon as its optimizer or, where named so, the older Nesterov SGD with
-averaging.
+Sources: ``demo`` and ``ffcv`` follow FFCV's CIFAR example; the ``airbench`` family is K. Jordan, "94% on CIFAR-10 in
+3.29 seconds on a single GPU" (arXiv 2404.00498), with Muon as its optimizer or, where named so, the older Nesterov SGD
+with averaging.
 """
 
 from __future__ import annotations

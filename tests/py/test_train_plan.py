@@ -1,0 +1,107 @@
+"""Steps, schedules and groups of the recipes against their published formulas."""
+
+import math
+
+import numpy as np
+import pytest
+
+from cgxffcv import recipes
+from cgxffcv.train.plan import BIAS, FILTERS, LINEAR, NORM_BIAS, make_plan
+
+
+def factor(group, t):
+    """The group's rate in step t; numpy.interp where no two points share a step."""
+    steps, factors = zip(*group.points, strict=True)
+    return group.base * float(np.interp(t, steps, factors))
+
+
+def group_of(plan, kind, block):
+    found = [g for g in plan.groups if kind in g.kinds and g.blocks[0] <= block < g.blocks[1]]
+    assert len(found) == 1, (kind, block)
+    return found[0]
+
+
+def test_ffcv_triangle():
+    plan = make_plan(recipes.get("ffcv"), 50_000)
+    assert (plan.steps_per_epoch, plan.steps, plan.epochs, plan.global_batch) == (97, 2328, 24, 512)
+    (group,) = plan.groups
+    for t in (0, 1, 484, 485, 486, 1000, 2327):
+        assert factor(group, t) == pytest.approx(0.5 * min(t / 485, (2328 - t) / 1843), rel=1e-12, abs=1e-15)
+    assert (group.rule.momentum, group.rule.decay, group.rule.nesterov) == (0.9, 5e-4, False)
+
+
+def test_demo_is_constant_in_its_20_epochs():
+    plan = make_plan(recipes.get("demo"), 50_000, 4)
+    assert (plan.local_batch, plan.global_batch, plan.steps_per_epoch, plan.steps) == (256, 1024, 48, 960)
+    (group,) = plan.groups
+    assert [factor(group, t) for t in (0, 500, 959)] == [0.1] * 3
+    assert group.points == (
+        (0, 1.0), (2880, 1.0), (2880, 0.2), (5760, 0.2), (5760, pytest.approx(0.04)), (7680, pytest.approx(0.04)),
+        (7680, pytest.approx(0.008)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8])
+def test_airbench94(ranks):
+    plan = make_plan(recipes.get("airbench94"), 50_000, ranks)
+    assert (plan.steps_per_epoch, plan.steps, plan.global_batch, plan.local_batch) == (25, 200, 2000, 2000 // ranks)
+    for block in (1, 2, 3):
+        muon = group_of(plan, FILTERS, block)
+        assert (muon.rule.momentum, muon.rule.iterations, muon.rule.decay) == (0.6, 3, 0)
+        bias = group_of(plan, NORM_BIAS, block)
+        assert bias.rule.decay == pytest.approx(0.075472, rel=1e-5)
+        for t in (0, 1, 77, 199):
+            assert factor(muon, t) == pytest.approx(0.24 * (1 - t / 200), rel=1e-12)
+            assert factor(bias, t) == pytest.approx(0.053 * (1 - t / 200), rel=1e-12)
+        assert muon.steps == (0, 200)
+    head = group_of(plan, LINEAR, 3)
+    assert head.rule.decay == pytest.approx(0.0059701, rel=1e-5)
+    assert factor(head, 100) == pytest.approx(0.335)
+    white = group_of(plan, BIAS, 0)
+    assert white.steps == (0, 75)
+    assert factor(white, 30) == pytest.approx(0.053 * (1 - 30 / 75))
+    assert [(p.first_step, p.side, p.first_block) for p in plan.phases] == [(0, 32, 0), (75, 32, 1)]
+
+
+def test_older_airbench():
+    plan = make_plan(recipes.get("airbench93"), 50_000)
+    assert (plan.steps_per_epoch, plan.steps, plan.lookahead_every) == (48, 528, 5)
+    k = 1024 * (1 + 1 / 0.15)
+    assert k == pytest.approx(7850.67, abs=0.01)
+    filters, bias = group_of(plan, FILTERS, 1), group_of(plan, NORM_BIAS, 2)
+    assert filters.base == pytest.approx(11.5 / k)
+    assert bias.base == pytest.approx(64 * 11.5 / k)
+    assert filters.rule.decay == pytest.approx(0.0153 * 1024 / k / filters.base)
+    assert bias.rule.decay == pytest.approx(0.0153 * 1024 / k / bias.base)
+    peak = int(0.23 * 528)
+    assert factor(filters, 0) / filters.base == pytest.approx(0.2)
+    assert factor(filters, peak) / filters.base == pytest.approx(1)
+    assert factor(filters, 528) / filters.base == pytest.approx(0.07)
+    assert group_of(plan, BIAS, 0).steps == (0, 144)
+    assert make_plan(recipes.get("airbench94_sgd"), 50_000).steps == math.ceil(9.9 * 48)
+
+
+def test_savers():
+    recipe = recipes.get("airbench94").replace(
+        resolutions=((0, 20), (0.2, 28), (0.5, 32)), freeze_block1_share=0.2, whiten_bias_epochs=1
+    )
+    plan = make_plan(recipe, 50_000)
+    assert [(p.first_step, p.side, p.first_block) for p in plan.phases] == [
+        (0, 20, 0), (25, 20, 1), (40, 28, 1), (100, 32, 1), (160, 32, 2),
+    ]  # fmt: skip
+    assert group_of(plan, FILTERS, 1).steps == (0, 160)
+    assert group_of(plan, FILTERS, 2).steps == (0, 200)
+    never = make_plan(recipe.replace(whiten_bias_epochs=0), 50_000)
+    assert never.phases[0].first_block == 1
+
+
+def test_partial_epochs():
+    plan = make_plan(recipes.get("airbench94").replace(epochs=2.5, batch_size=1000), 10_000)
+    assert (plan.steps, plan.epochs) == (25, 3)
+    assert [plan.last_step_of(e) for e in range(3)] == [10, 20, 25]
+
+
+@pytest.mark.parametrize("name, ranks", [("demo", 4), ("airbench94", 1)])
+def test_batch_larger_than_the_data(name, ranks):
+    with pytest.raises(ValueError, match="the training set has only 999; make the batch smaller"):
+        make_plan(recipes.get(name), 999, ranks)
