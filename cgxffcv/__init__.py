@@ -1,1 +1,42 @@
-"""Fast .beton data loading, compressed allreduce and CIFAR-10 training over one C extension."""
+"""Fast .beton data loading, compressed allreduce and CIFAR-10 training over one C extension.
+
+The names below are imported when they are first used, so that ``import cgxffcv`` is quick and ``cgxffcv doctor`` can
+say what is wrong where the extension module itself cannot be loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# name: the module that has it
+_EXPORTS = {
+    **dict.fromkeys(
+        ["BetonError", "CommError", "CommTimeout", "CudaError", "NotBuiltError", "PeerLost", "build_info"], "_cgxffcv"
+    ),
+}
+
+__all__ = [*_EXPORTS, "__version__"]
+
+if TYPE_CHECKING:
+    from _cgxffcv import BetonError as BetonError
+    from _cgxffcv import CommError as CommError
+    from _cgxffcv import CommTimeout as CommTimeout
+    from _cgxffcv import CudaError as CudaError
+    from _cgxffcv import NotBuiltError as NotBuiltError
+    from _cgxffcv import PeerLost as PeerLost
+    from _cgxffcv import build_info as build_info
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'cgxffcv' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

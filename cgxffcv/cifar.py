@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from cgxffcv import plainpickle, sample
+from cgxffcv.errors import DataError
 from cgxffcv.report import Progress, size
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -43,10 +44,6 @@ NET_TIMEOUT = 20.0
 TRIES = 3
 
 Say = Callable[[str], None]
-
-
-class DataError(RuntimeError):
-    """The data cannot be had or is not CIFAR-10; the message says what to do."""
 
 
 @dataclass(frozen=True)

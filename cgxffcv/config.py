@@ -18,18 +18,11 @@ from typing import Any, NoReturn
 
 import yaml
 
+from cgxffcv.errors import ConfigError
 from cgxffcv.schema import FLAGS, SCHEMA, SECTIONS, Param, WrongValue
 
 ENV_PREFIX = "CGXFFCV__"
 MAX_FILE_BYTES = 1 << 20
-
-
-class ConfigError(ValueError):
-    """One or more mistakes in the configuration; the message has one line for each."""
-
-    def __init__(self, problems: Sequence[str]):
-        self.problems = list(problems)
-        super().__init__("\n".join(self.problems))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,49 @@
+# cgxffcv: `make train` and `make test` do all their own set-up on a fresh Debian or Ubuntu.
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+RANKS ?= 2
+TIER ?= not long
+
+.DEFAULT_GOAL := help
+.PHONY: help build train test test-short lint format doctor clean
+
+help:
+	@echo "make train        set up, then the main job: write .beton files, train on $(RANKS) ranks under mpirun"
+	@echo "make test         set up, then the tests (make test-short: those of a few minutes)"
+	@echo "make build        set up only: system packages, .venv, the package in it"
+	@echo "make doctor       what this machine has and what is missing"
+	@echo "make lint format  ruff and clang-format: check, apply"
+	@echo "make clean        remove what was built (.venv and data stay)"
+
+build:
+	@bash tools/setup.sh
+
+train: build
+	$(RUN) write_datasets.py --config-file default_config.yaml
+	$(RUN) -m cgxffcv launch -np $(RANKS) train_cifar_ffcv_cgx.py --config-file default_config.yaml $(TRAIN)
+
+test: build
+	@bash tools/setup.sh test
+	$(RUN) -m pytest -m "$(TIER)"
+
+test-short: TIER := not medium and not long
+test-short: test
+
+lint: build
+	@bash tools/setup.sh test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.[ch]' 'tests/*.[ch]')
+
+format: build
+	@bash tools/setup.sh test
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.[ch]' 'tests/*.[ch]')
+
+doctor: build
+	$(RUN) -m cgxffcv doctor
+
+clean:
+	rm -rf build dist *.egg-info _cgxffcv*.so $(VENV)/.installed

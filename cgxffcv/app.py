@@ -1,0 +1,138 @@
+"""What every command of ours shares: which rank this is, how many cores it has, and how it ends.
+
+A mistake of the user ends in one message and exit code 2, a failure of the world around us in one message and exit
+code 1; only a mistake of ours shows a traceback. Under mpirun the first rank that fails ends all others.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from cgxffcv.errors import ConfigError, UserError
+
+LAST_WORD_SECONDS = 0.5  # what other ranks leave to rank 0 for a message that all of them would give
+
+
+class Terminated(KeyboardInterrupt):
+    """mpirun, or somebody else, asked this process to end (SIGTERM)."""
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else default
+
+
+def rank() -> int:
+    """This process's number as the launcher tells it; 0 without a launcher. Does not start MPI."""
+    return _number("OMPI_COMM_WORLD_RANK", 0)
+
+
+def ranks() -> int:
+    """The number of processes as the launcher tells it; 1 without a launcher."""
+    return max(_number("OMPI_COMM_WORLD_SIZE", 1), 1)
+
+
+def local_ranks() -> int:
+    """The number of processes on this machine."""
+    return max(_number("OMPI_COMM_WORLD_LOCAL_SIZE", 1), 1)
+
+
+def cores_of_this_rank() -> int:
+    """Cores that this process may count as its own: those it is bound to, or its share of those of all ranks here."""
+    usable = len(os.sched_getaffinity(0))
+    bound = usable < (os.cpu_count() or 1)
+    if bound and ranks() > 1:
+        return usable
+    return max(usable // local_ranks(), 1)
+
+
+def say(text: str = "") -> None:
+    """Prints on rank 0."""
+    if rank() == 0:
+        print(text, flush=True)
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name)
+        return f"{names}: {error.strerror}" if names else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _expected() -> tuple[type[BaseException], ...]:
+    """Exceptions that speak for themselves."""
+    kinds: list[type[BaseException]] = [UserError, OSError, MemoryError]
+    core = sys.modules.get("_cgxffcv")
+    for name in ("BetonError", "CommError", "CudaError", "NotBuiltError"):
+        if core is not None:
+            kinds.append(getattr(core, name))
+    return tuple(kinds)
+
+
+def end(code: int) -> NoReturn:
+    """Ends this process now: no exit handler of a library may wait for ranks that are gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _on_sigterm(signum: int, frame: Any) -> None:
+    raise Terminated
+
+
+def run(prog: str, main: Callable[[], int | None]) -> NoReturn:
+    """Runs `main` and ends the process with its result, or with a message and a code for what went wrong."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    name = prog if ranks() == 1 else f"{prog}: rank {rank()}"
+    try:
+        code = main() or 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1 if error.code else 0
+    except ConfigError as error:
+        if rank() != 0:
+            time.sleep(LAST_WORD_SECONDS)
+            end(2)
+        for problem in error.problems:
+            print(f"{prog}: error: {problem}", file=sys.stderr)
+        print(f"{prog}: see --help", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt as error:
+        if rank() == 0:
+            print(
+                f"{prog}: {'ended from outside' if isinstance(error, Terminated) else 'interrupted'}", file=sys.stderr
+            )
+        code = 143 if isinstance(error, Terminated) else 130
+    except _expected() as error:
+        if isinstance(error, UserError) and rank() != 0:
+            time.sleep(LAST_WORD_SECONDS)
+            end(1)
+        print(f"{name}: error: {_message(error)}", file=sys.stderr)
+        code = 1
+    except Exception:
+        traceback.print_exc()
+        print(f"{name}: this is a mistake in cgxffcv; please report it with the lines above", file=sys.stderr)
+        code = 70
+    if code != 0:
+        _tell_other_ranks(name)
+        end(code)
+    sys.stdout.flush()
+    sys.exit(0)
+
+
+def _tell_other_ranks(name: str) -> None:
+    """Breaks what is left of the communicators, so that no rank waits for this one."""
+    if ranks() == 1:
+        return
+    try:
+        from cgxffcv import comm
+
+        comm.abort_all(f"{name} failed")
+    except (ImportError, AttributeError):
+        return

@@ -1,0 +1,243 @@
+"""cgxffcv doctor: what this machine and this build have, what is missing, and the one command that mends it."""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from cgxffcv import __version__
+
+TIMEOUT = 10.0
+APT = {
+    "compiler": ["gcc", "python3-dev", "python3-venv"],
+    "mpi": ["libopenmpi-dev", "openmpi-bin"],
+    "jpeg": ["libturbojpeg0-dev"],
+}
+USE = {
+    "onednn": "training on the CPU",
+    "mpi": "several ranks under mpirun",
+    "jpeg": "JPEG images in .beton files",
+    "cuda": "GPUs",
+    "nccl": "uncompressed sums between GPUs through NCCL",
+}
+FRAMEWORKS = ("torch", "jax", "cupy", "Pillow", "matplotlib")
+
+
+def output(*command: str) -> str | None:
+    """What a command prints; None if it is not there, fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, errors="replace")
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def first_match(pattern: str, text: str | None) -> str | None:
+    match = re.search(pattern, text or "", re.M)
+    return match[1].strip() if match else None
+
+
+def read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def core() -> dict[str, Any]:
+    """The extension module: its build_info(), or why it cannot be loaded."""
+    try:
+        import _cgxffcv
+    except ImportError as error:
+        return {"loaded": False, "error": str(error)}
+    return {"loaded": True, "path": _cgxffcv.__file__, "info": _cgxffcv.build_info()}
+
+
+def system() -> dict[str, Any]:
+    shm = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
+    memory = read("/proc/meminfo")
+    return {
+        "os": (first_match(r'^PRETTY_NAME="?([^"\n]+)', read("/etc/os-release")) or platform.system()),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "processor": first_match(r"^model name\s*:\s*(.+)$", read("/proc/cpuinfo")) or platform.machine(),
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": int(first_match(r"^MemTotal:\s+(\d+)", memory) or 0) * 1024,
+        "memory_available_bytes": int(first_match(r"^MemAvailable:\s+(\d+)", memory) or 0) * 1024,
+        "shm_free_bytes": shm.f_bavail * shm.f_frsize if shm else 0,
+    }
+
+
+def gpus() -> dict[str, Any]:
+    """The NVIDIA driver and its GPUs, as nvidia-smi, or else the kernel's files, tell."""
+    query = "name,memory.total,compute_cap,driver_version"
+    listed = output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
+    if listed is not None:
+        rows = [[part.strip() for part in line.split(",")] for line in listed.splitlines() if line.count(",") == 3]
+        return {
+            "driver": rows[0][3] if rows else None,
+            "devices": [{"name": r[0], "memory": r[1], "compute_capability": r[2]} for r in rows],
+        }
+    driver = first_match(r"Kernel Module\s+([\d.]+)", read("/proc/driver/nvidia/version"))
+    names = [
+        first_match(r"^Model:\s*(.+)$", read(str(path))) or path.parent.name
+        for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    ]
+    return {"driver": driver, "devices": [{"name": name} for name in names]}
+
+
+def mpi() -> dict[str, Any]:
+    version = first_match(r"\(Open MPI\)\s+(\S+)", output("mpirun", "--version"))
+    details = output("ompi_info", "--parsable", "--all") if version else None
+    cuda = first_match(r"mpi_built_with_cuda_support:value:(\w+)", details)
+    return {
+        "mpirun": shutil.which("mpirun"),
+        "open_mpi": version,
+        "mpicc": shutil.which("mpicc"),
+        "cuda_aware": None if cuda is None else cuda == "true",
+    }
+
+
+def found() -> dict[str, str | None]:
+    """Part of the build: what of it lies on this machine, None if nothing."""
+    nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+    m = mpi()
+    jpeg = ctypes.util.find_library("turbojpeg")
+    nccl = ctypes.util.find_library("nccl")
+    runtime, headers = version_of("onednn-cpu-gomp"), version_of("onednn-devel-cpu-gomp")
+    onednn = f"onednn-cpu-gomp {runtime}" if runtime else ctypes.util.find_library("dnnl")
+    cuda = first_match(r"release ([\d.]+)", output(nvcc, "--version")) if nvcc else None
+    awareness = {True: ", CUDA-aware", False: ", not CUDA-aware", None: ""}[m["cuda_aware"]]
+    return {
+        "onednn": f"{onednn}{' with headers' if headers else ''}" if onednn else None,
+        "mpi": f"Open MPI {m['open_mpi']}{awareness}" if m["open_mpi"] else None,
+        "jpeg": jpeg,
+        "cuda": f"CUDA toolkit {cuda}" if cuda else None,
+        "nccl": nccl,
+    }
+
+
+def gather() -> dict[str, Any]:
+    """Everything that doctor knows, as plain values."""
+    report: dict[str, Any] = {
+        "cgxffcv": __version__,
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "numpy": version_of("numpy"),
+        "core": core(),
+        "system": system(),
+        "gpu": gpus(),
+        "mpi": mpi(),
+        "found": found(),
+        "gcc": first_match(r"(\d+\.\d+\.\d+)", output("gcc", "-dumpfullversion", "-dumpversion")),
+        "frameworks": {name: version_of(name) for name in FRAMEWORKS if version_of(name)},
+    }
+    report["missing"], report["remedy"] = diagnose(report)
+    return report
+
+
+def diagnose(report: dict[str, Any]) -> tuple[list[str], str | None]:
+    """What is missing, in words, and the one command that mends it; None if nothing is."""
+    missing, packages = [], []
+    info = report["core"].get("info", {})
+    if not report["core"]["loaded"]:
+        missing.append(f"the extension module _cgxffcv cannot be loaded: {report['core']['error']}")
+        if report["gcc"] is None:
+            packages += APT["compiler"]
+    for part in ("onednn", "mpi", "jpeg"):
+        if not info or info.get(part):
+            continue
+        here = report["found"][part]
+        reason = f"{here} is here, but this build was made without it" if here else "not installed"
+        missing.append(f"{part} ({USE[part]}): {reason}")
+        if here is None or (part == "mpi" and report["mpi"]["mpicc"] is None):
+            packages += APT.get(part, [])
+    if info.get("mpi") and report["mpi"]["mpirun"] is None:
+        missing.append("mpirun, which starts several ranks: not installed")
+        packages += ["openmpi-bin"]
+    if not missing:
+        return [], None
+    return missing, remedy(packages)
+
+
+def remedy(packages: list[str]) -> str:
+    """One line for a shell: packages if any are missing, then the build."""
+    checkout = Path.cwd() / "Makefile"
+    if "cgxffcv" in read(str(checkout)):
+        return "make build"  # installs the packages, too
+    sudo = "" if os.geteuid() == 0 else "sudo "
+    install = f"{sudo}apt-get install -y {' '.join(dict.fromkeys(packages))} && " if packages else ""
+    return f"{install}{shlex.quote(sys.executable)} -m pip install --force-reinstall --no-cache-dir cgxffcv"
+
+
+def yes(value: Any) -> str:
+    return "yes" if value else "no"
+
+
+def text(report: dict[str, Any]) -> str:
+    """The report for people."""
+    s, loaded = report["system"], report["core"]["loaded"]
+    info = report["core"].get("info", {})
+    cpu = info.get("cpu", {})
+    gigabytes = {key: f"{s[key] / 1e9:.1f} GB" for key in s if key.endswith("_bytes")}
+    devices = report["gpu"]["devices"]
+    lines = [
+        f"cgxffcv    {report['cgxffcv']}, Python {report['python']} ({report['executable']}), NumPy {report['numpy']}",
+        f"core       {report['core']['path'] if loaded else 'NOT LOADED'}" + (
+            f", compiled by gcc {info['compiler']}" if loaded else ""),
+        f"system     {s['os']}, Linux {s['kernel']}, {s['machine']}; gcc {report['gcc'] or 'not installed'}",
+        f"processor  {s['processor']}, {s['usable_cores']} of {s['cores']} cores usable",
+    ]  # fmt: skip
+    if cpu:
+        lines.append("           " + ", ".join(f"{name} {yes(has)}" for name, has in cpu.items()))
+    lines.append(
+        f"memory     {gigabytes['memory_bytes']}, {gigabytes['memory_available_bytes']} available; "
+        f"/dev/shm {gigabytes['shm_free_bytes']} free"
+    )
+    driver = report["gpu"]["driver"]
+    lines.append(f"GPU        {f'driver {driver}' if driver else 'no NVIDIA driver'}" + ("" if devices else ", no GPU"))
+    lines += [f"           {i}: {', '.join(device.values())}" for i, device in enumerate(devices)]
+    lines += ["", "part      built in  on this machine"]
+    for part, use in USE.items():
+        built = yes(info.get(part)) if loaded else "-"
+        lines.append(f"{part:<9} {built:<9} {report['found'][part] or 'not found'} ({use})")
+    if report["frameworks"]:
+        lines += ["", "beside it: " + ", ".join(f"{name} {v}" for name, v in report["frameworks"].items())]
+    lines.append("")
+    if report["missing"]:
+        lines += ["Missing:"] + [f"  {item}" for item in report["missing"]]
+        lines += ["This mends it:", f"  {report['remedy']}"]
+    else:
+        lines.append(
+            "Nothing is missing." if devices else "Nothing is missing (there is no GPU, so no CUDA is needed)."
+        )
+    return "\n".join(lines)
+
+
+def main(json: bool = False) -> int:
+    """Prints the report; 1 if the extension module cannot be loaded, else 0."""
+    report = gather()
+    print(_json(report) if json else text(report))
+    return 0 if report["core"]["loaded"] else 1
+
+
+def _json(report: dict[str, Any]) -> str:
+    return json.dumps(report, indent=2)

@@ -1,0 +1,21 @@
+"""Mistakes and failures that end in a message, not in a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """Something that the user can mend; the message says how."""
+
+
+class ConfigError(UserError, ValueError):
+    """One or more mistakes in the configuration; the message has one line for each."""
+
+    def __init__(self, problems: Sequence[str]):
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(UserError):
+    """The data cannot be had or is not CIFAR-10; the message says what to do."""

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Builds the extension with AddressSanitizer and UBSan beside the normal one and runs the tests that feed it bad input.
+# usage: tools/sanitized.sh [pytest arguments]     (default: the tests below)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=$PWD/.venv/bin/python
+OUT=$PWD/build/sanitized
+# One process each, no mpirun: a preloaded sanitizer and Open MPI's launcher do not go together.
+TESTS=(tests/py)
+[ $# -gt 0 ] || set -- -q -m "not medium and not long" -p no:cacheprovider "${TESTS[@]}"
+
+CGXFFCV_DEBUG=1 CGXFFCV_SANITIZE=address,undefined "$PYTHON" setup.py -q build_ext \
+    --build-temp "$OUT/temp" --build-lib "$OUT/lib"
+
+# Python itself is not instrumented and keeps memory until its end: leaks are not looked for.
+export LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
+export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:abort_on_error=0
+export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+export PYTHONMALLOC=malloc PYTHONPATH="$OUT/lib:$PWD"
+exec "$PYTHON" -m pytest "$@"

@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# Sets up a checkout: system packages through apt where they are missing, .venv, the package in it.
+# usage: tools/setup.sh [test]     (test: the tools of the tests, too)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+VENV=.venv
+PYTHON=${PYTHON:-python3}
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
+
+has_python() { "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
+has_python_h() {
+    "$PYTHON" -c 'import os, sys, sysconfig
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2>/dev/null
+}
+has_venv() { "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; }
+has_compiler() { command -v "${CC:-gcc}" >/dev/null && [ -e /usr/include/stdio.h ]; }
+has_mpi() { command -v mpicc >/dev/null && command -v mpirun >/dev/null; }
+has_jpeg() {
+    [ -e /usr/include/turbojpeg.h ] || [ -e /usr/local/include/turbojpeg.h ] ||
+        compgen -G '/usr/include/*/turbojpeg.h' >/dev/null
+}
+
+# What the build cannot do without, then what it is poorer without.
+need=() like=()
+find_missing() {
+    need=() like=()
+    has_python || need+=(python3)
+    has_python_h || need+=(python3-dev)
+    has_venv || need+=(python3-venv)
+    has_compiler || need+=(gcc libc6-dev)
+    [ "${CGXFFCV_MPI:-auto}" = 0 ] || has_mpi || like+=(libopenmpi-dev openmpi-bin)
+    [ "${CGXFFCV_JPEG:-auto}" = 0 ] || has_jpeg || like+=(libturbojpeg0-dev)
+}
+
+apt_install() {
+    local -a as_root=()
+    if [ "$(id -u)" != 0 ]; then as_root=(sudo); fi
+    say "installing system packages: $*"
+    if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" \
+        >>"$LOG" 2>&1; then
+        "${as_root[@]}" apt-get update -q >>"$LOG" 2>&1 || true
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" \
+            >>"$LOG" 2>&1 || { tail -n 5 "$LOG" >&2; return 1; }
+    fi
+}
+
+system_packages() {
+    find_missing
+    local -a all=("${need[@]}" "${like[@]}")
+    [ ${#all[@]} -gt 0 ] || return 0
+    local remedy="sudo apt-get install -y ${all[*]}"
+    if ! command -v apt-get >/dev/null; then
+        remedy="install what Debian calls ${all[*]} with your package manager"
+    elif [ "$(id -u)" = 0 ] || command -v sudo >/dev/null; then
+        apt_install "${all[@]}" || true
+        find_missing
+    fi
+    if [ ${#need[@]} -gt 0 ]; then
+        fail "missing: ${need[*]}. Neither root nor sudo could install them here. Remedy: $remedy (log: $LOG)"
+    elif [ ${#like[@]} -gt 0 ]; then
+        say "WARNING: missing: ${like[*]}; going on without (no mpirun or no JPEG). Remedy: $remedy, then make build"
+    fi
+}
+
+pip_install() {
+    "$VENV/bin/python" -m pip install -q --disable-pip-version-check "$@" >>"$LOG" 2>&1 ||
+        { tail -n 15 "$LOG" >&2; fail "pip could not install $* (log: $LOG). Can this machine reach PyPI?"; }
+}
+
+# The requirements that pyproject.toml lists under a key, one a line.
+requirements() {
+    "$VENV/bin/python" - "$1" <<'PY'
+import re, sys
+text = open("pyproject.toml").read()
+block = re.search(rf"^{sys.argv[1]} = \[(.*?)\]$", text, re.M | re.S).group(1)
+print("\n".join(re.findall(r'"([^"]+)"', block)))
+PY
+}
+
+virtual_environment() {
+    if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+        say "making $VENV with $("$PYTHON" --version)"
+        rm -rf "$VENV"
+        "$PYTHON" -m venv "$VENV" >>"$LOG" 2>&1 || fail "cannot make $VENV (log: $LOG)"
+    fi
+    local wanted
+    wanted=$(cksum <pyproject.toml)
+    [ "$(cat "$VENV/.requirements" 2>/dev/null)" = "$wanted" ] && return 0
+    say "installing Python packages"
+    local -a packages
+    mapfile -t packages < <(requirements requires; requirements dependencies)
+    pip_install "${packages[@]}"
+    rm -f "$VENV/.test-tools"
+    printf '%s\n' "$wanted" >"$VENV/.requirements"
+}
+
+package() {
+    local switches
+    switches=$(
+        env | grep -E '^(CGXFFCV_(CUDA|MPI|NCCL|ONEDNN|JPEG|CUDA_ARCH|DEBUG|SANITIZE|WERROR)|CC)=' | sort
+        command -v mpicc
+        has_jpeg && echo jpeg
+    ) || true
+    if [ -e "$VENV/.installed" ] && [ "$(cat "$VENV/.installed")" = "$switches" ] &&
+        [ -z "$(find csrc cgxffcv setup.py pyproject.toml README.md -newer "$VENV/.installed" -not -name '*.pyc' \
+            -not -name __pycache__ -print -quit)" ]; then
+        return 0
+    fi
+    say "building and installing cgxffcv"
+    rm -rf build/lib* build/bdist*  # what was deleted from the tree must not be installed from there
+    "$VENV/bin/python" -m pip install -v --disable-pip-version-check --no-build-isolation --no-deps . >"$LOG.build" 2>&1 ||
+        { grep -E 'error|Error|Remedy' "$LOG.build" | head -n 20 >&2; fail "the build failed (log: $LOG.build)"; }
+    grep -oE 'cgxffcv: (mpi|onednn|jpeg|cuda|nccl) .*' "$LOG.build" || true
+    printf '%s\n' "$switches" >"$VENV/.installed"
+}
+
+mkdir -p build
+LOG=$PWD/build/setup.log
+: >"$LOG"
+if [ "${1:-}" = test ]; then
+    [ -e "$VENV/.test-tools" ] && exit 0
+    say "installing the tools of the tests"
+    mapfile -t packages < <(requirements test)
+    pip_install "${packages[@]}"
+    touch "$VENV/.test-tools"
+    exit 0
+fi
+system_packages
+virtual_environment
+package
