@@ -37,7 +37,8 @@
 #define COMM_LANES 3 /* independent streams for each ordered pair of ranks: 0, 1, 2 */
 #define COMM_DEFAULT_TIMEOUT_S 300.0
 #define COMM_HEADER_BYTES                                                                                              \
-    512                 /* the largest block that comm_agree compares, and that comm_allgather takes in one step */
+    512 /* the largest block that comm_agree compares, and that comm_allgather takes in one step */
+#define COMM_DEFAULT_SLOT_BYTES ((size_t)256 << 10)
 #define COMM_HELD_MAX 2 /* slices of one stream that a reader may hold unreleased */
 
 typedef struct Comm Comm;
@@ -145,7 +146,7 @@ Status comm_publish_to_others(Comm *comm, const CommSlot *slot, size_t bytes, ui
 Status comm_try_receive(Comm *comm, int from, int lane, CommSlice *slice, bool *got);
 Status comm_receive(Comm *comm, int from, int lane, CommSlice *slice);
 /* After the last read of slice->data; slices may be released in any order. */
-void comm_release(Comm *comm, const CommSlice *slice);
+Status comm_release(Comm *comm, const CommSlice *slice);
 
 /* Sleeps until something has changed since the last comm_wait (a slice came, a slot fell free, spurious): for use after
  * try calls that gave nothing. What those calls asked for is what the failure names. */
@@ -177,7 +178,7 @@ void comm_abort(Comm *comm, const char *message);
 void comm_abort_all(const char *message);
 
 /* Whether it is broken; then *cause (borrowed until comm_destroy, NULL allowed) is the first cause. */
-bool comm_broken(const Comm *comm, const ErrorRecord **cause);
+bool comm_broken(Comm *comm, const ErrorRecord **cause);
 
 /* Ends MPI if this library started it; at process exit, after the last comm_destroy. Does nothing after a failure,
  * when other ranks could not take part. */

@@ -1,0 +1,203 @@
+/* Rounds of small blocks: every rank posts one, and waits until it has everyone's. A post says which call it belongs
+ * to, so that ranks in different calls find out before any data is used. Barrier and agreement are one round each. */
+#include "comm/internal.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/memory.h"
+
+/* What travels between hosts: the frame header, then this, then the data. */
+typedef struct RemotePost {
+    uint64_t round;
+    BoardKey key;
+} RemotePost;
+
+#define REMOTE_BYTES (SEGMENT_FRAME_BYTES + sizeof(RemotePost) + COMM_HEADER_BYTES)
+
+typedef struct Round {
+    Comm *comm;
+    BoardKey key;
+    size_t bytes;
+    unsigned char *all; /* borrowed, or NULL */
+    int differs;        /* the first rank with another key, or -1 */
+    BoardKey other;
+    int missing;
+} Round;
+
+static const char *const kind_names[] = {[BOARD_BARRIER] = "barrier",
+                                         [BOARD_BROADCAST] = "broadcast",
+                                         [BOARD_ALLGATHER] = "allgather",
+                                         [BOARD_AGREE] = "agreement"};
+
+static void describe_key(const BoardKey *key, char *text, size_t size) {
+    char operation[STATUS_NAME_BYTES];
+    snprintf(operation, sizeof operation, "%.*s", (int)sizeof operation - 1, key->operation);
+    const char *kind = key->kind >= BOARD_BARRIER && key->kind <= BOARD_AGREE ? kind_names[key->kind] : "unknown call";
+    if (key->root >= 0) {
+        snprintf(text, size, "'%s' (%s of %" PRIu64 " bytes from rank %d)", operation, kind, key->bytes, key->root);
+    } else {
+        snprintf(text, size, "'%s' (%s of %" PRIu64 " bytes)", operation, kind, key->bytes);
+    }
+}
+
+static void accept(Round *round, int rank, const BoardKey *key, const void *data) {
+    round->missing--;
+    if (memcmp(key, &round->key, sizeof *key) == 0) {
+        if (round->all != NULL) memcpy(round->all + (size_t)rank * round->bytes, data, round->bytes);
+    } else if (round->differs < 0) {
+        round->differs = rank;
+        round->other = *key;
+    }
+}
+
+static Status post_remote(const Round *round, const void *mine) {
+    Comm *comm = round->comm;
+    _Alignas(8) unsigned char frame[REMOTE_BYTES] = {0};
+    RemotePost post = {.round = comm->round, .key = round->key};
+    FrameHeader header = {.bytes = (uint32_t)(sizeof post + round->bytes)};
+    memcpy(frame, &header, sizeof header);
+    memcpy(frame + SEGMENT_FRAME_BYTES, &post, sizeof post);
+    if (round->bytes > 0) memcpy(frame + SEGMENT_FRAME_BYTES + sizeof post, mine, round->bytes);
+    size_t size = SEGMENT_FRAME_BYTES + sizeof post + round->bytes;
+    for (int rank = 0; rank < comm->size; rank++) {
+        if (comm->places[rank].seat < 0) TRY(net_post(comm->net, rank, NET_BOARD, frame, size));
+    }
+    return STATUS_OK;
+}
+
+static Status post(const Round *round, const void *mine) {
+    Comm *comm = round->comm;
+    BoardPost *board = &segment_seat(&comm->segment, comm->segment.seat)->board[comm->round & 1];
+    board->key = round->key;
+    if (round->bytes > 0) memcpy(board->data, mine, round->bytes);
+    atomic_store_explicit(&board->round, comm->round, memory_order_release);
+    for (int seat = 0; seat < comm->segment.seats; seat++) {
+        if (seat != comm->segment.seat) segment_ring(&comm->segment, seat);
+    }
+    return comm->net == NULL ? STATUS_OK : post_remote(round, mine);
+}
+
+static bool look_local(Round *round, int rank) {
+    Comm *comm = round->comm;
+    const BoardPost *board = &segment_seat(&comm->segment, comm->places[rank].seat)->board[comm->round & 1];
+    if (atomic_load_explicit(&board->round, memory_order_acquire) != comm->round) return false;
+    accept(round, rank, &board->key, board->data);
+    return true;
+}
+
+static Status look_remote(Round *round, int rank, bool *got) {
+    Comm *comm = round->comm;
+    NetFrame frame;
+    *got = false;
+    TRY(net_take(comm->net, rank, NET_BOARD, &frame));
+    if (frame.frame == NULL) return STATUS_OK;
+    RemotePost remote;
+    size_t least = SEGMENT_FRAME_BYTES + sizeof remote;
+    if (frame.bytes < least) FAIL(STATUS_TRANSPORT, "a post of %zu bytes from rank %d", frame.bytes, rank);
+    memcpy(&remote, frame.frame + SEGMENT_FRAME_BYTES, sizeof remote);
+    bool same = memcmp(&remote.key, &round->key, sizeof remote.key) == 0;
+    if (remote.round != comm->round || (same && frame.bytes - least != round->bytes)) {
+        FAIL(STATUS_TRANSPORT, "rank %d is in round %" PRIu64 ", this one in %" PRIu64, rank, remote.round,
+             comm->round);
+    }
+    accept(round, rank, &remote.key, frame.frame + least);
+    *got = true;
+    return net_release(comm->net, rank, NET_BOARD, frame.window);
+}
+
+/* Looks at the boards of those that are still missing. */
+static Status look(Round *round, bool *seen) {
+    Comm *comm = round->comm;
+    for (int rank = 0; rank < comm->size; rank++) {
+        if (seen[rank]) continue;
+        if (comm->places[rank].seat >= 0) {
+            seen[rank] = look_local(round, rank);
+        } else {
+            TRY(look_remote(round, rank, &seen[rank]));
+        }
+        if (!seen[rank]) wait_want(comm, rank, NET_BOARD);
+    }
+    return STATUS_OK;
+}
+
+static Status collect(Round *round, bool *seen) {
+    Comm *comm = round->comm;
+    TRY(look(round, seen));
+    while (round->missing > 0) {
+        Status status = comm_wait(comm);
+        if (status != STATUS_OK) {
+            /* Whoever failed after its post left the post: a complete round is worth more than its failure. */
+            ErrorRecord first = *error_record();
+            if (look(round, seen) == STATUS_OK && round->missing == 0) return STATUS_OK;
+            return error_adopt(&first);
+        }
+        TRY(look(round, seen));
+    }
+    return STATUS_OK;
+}
+
+static Status fail_differs(const Round *round) {
+    char expected[160], got[160];
+    describe_key(&round->key, expected, sizeof expected);
+    describe_key(&round->other, got, sizeof got);
+    return error_at_rank(error_fail(STATUS_TRANSPORT,
+                                    "the ranks are in different calls: rank %d expected %s, rank %d is in %s",
+                                    round->comm->rank, expected, round->differs, got),
+                         round->differs);
+}
+
+Status board_round(Comm *comm, BoardKind kind, int root, uint64_t total_bytes, const void *mine, size_t bytes,
+                   void *all) {
+    if (all != NULL && bytes > 0) memcpy((unsigned char *)all + (size_t)comm->rank * bytes, mine, bytes);
+    comm->round++;
+    if (comm->size == 1) return STATUS_OK;
+    Round round = {.comm = comm, .bytes = bytes, .all = all, .differs = -1, .missing = comm->size - 1};
+    round.key = (BoardKey){.kind = kind, .root = root, .bytes = total_bytes};
+    memcpy(round.key.operation, comm->operation, sizeof round.key.operation);
+    bool *seen = comm->seen_ranks;
+    memset(seen, 0, (size_t)comm->size * sizeof *seen);
+    seen[comm->rank] = true;
+    TRY(post(&round, mine));
+    TRY(collect(&round, seen));
+    return round.differs < 0 ? STATUS_OK : fail_differs(&round);
+}
+
+/* ---- the collectives of one round ---- */
+
+Status comm_barrier(Comm *comm) {
+    TRY(comm_begin(comm, "barrier", 0));
+    return comm_end(comm, board_round(comm, BOARD_BARRIER, -1, 0, NULL, 0, NULL));
+}
+
+static void describe_by_hash(const void *header, size_t bytes, char *text, size_t text_bytes) {
+    snprintf(text, text_bytes, "a header of %zu bytes with hash %016" PRIx64, bytes, hash_bytes(header, bytes, 0));
+}
+
+static Status compare(const Comm *comm, const void *header, size_t bytes, const unsigned char *all,
+                      CommDescribe describe) {
+    for (int rank = 0; rank < comm->size; rank++) {
+        const void *other = all + (size_t)rank * bytes;
+        if (memcmp(header, other, bytes) == 0) continue;
+        char expected[320], got[320];
+        describe(header, bytes, expected, sizeof expected);
+        describe(other, bytes, got, sizeof got);
+        return error_at_rank(error_fail(STATUS_TRANSPORT, "the ranks disagree: rank %d expected %s, rank %d has %s",
+                                        comm->rank, expected, rank, got),
+                             rank);
+    }
+    return STATUS_OK;
+}
+
+static Status agree(Comm *comm, const void *header, size_t bytes, CommDescribe describe) {
+    TRY(board_round(comm, BOARD_AGREE, -1, bytes, header, bytes, comm->blocks));
+    return compare(comm, header, bytes, comm->blocks, describe == NULL ? describe_by_hash : describe);
+}
+
+Status comm_agree(Comm *comm, const void *header, size_t bytes, CommDescribe describe) {
+    if (bytes > COMM_HEADER_BYTES) FAIL(STATUS_ARGUMENT, "a header of %zu bytes: at most %d", bytes, COMM_HEADER_BYTES);
+    TRY(comm_begin(comm, "agree", 0));
+    return comm_end(comm, agree(comm, header, bytes, describe));
+}

@@ -1,0 +1,224 @@
+/* Communicators as the caller sees them: made, split, asked about, destroyed. */
+#include "comm/internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/memory.h"
+
+#define NODES_VARIABLE "CGXFFCV_COMM_NODES"
+#define TIMEOUT_VARIABLE "CGXFFCV_COMM_TIMEOUT"
+
+/* Whether a communicator of this process broke: then the ranks may not be able to end MPI together. */
+static _Atomic bool anything_failed;
+
+/* ---- options ---- */
+
+static Status read_environment(CommOptions *options) {
+    const char *text = getenv(TIMEOUT_VARIABLE);
+    char *end;
+    if (options->timeout_s <= 0 && text != NULL && *text != '\0') {
+        options->timeout_s = strtod(text, &end);
+        if (*end != '\0' || !(options->timeout_s > 0)) {
+            FAIL(STATUS_ARGUMENT, TIMEOUT_VARIABLE "='%s': a number of seconds above 0 is expected", text);
+        }
+    }
+    text = getenv(NODES_VARIABLE);
+    if (options->nodes <= 0 && text != NULL && *text != '\0') {
+        long nodes = strtol(text, &end, 10);
+        if (*end != '\0' || nodes < 1 || nodes > 1 << 20) {
+            FAIL(STATUS_ARGUMENT, NODES_VARIABLE "='%s': a number of nodes of at least 1 is expected", text);
+        }
+        options->nodes = (int)nodes;
+    }
+    return STATUS_OK;
+}
+
+static Status resolve(const CommOptions *given, CommOptions *out) {
+    *out = given == NULL ? (CommOptions){0} : *given;
+    return read_environment(out);
+}
+
+/* Equal on processes that can open each other's memory: the boot, the pid namespace, the user. */
+static uint64_t host_identity(void) {
+    char text[512] = "";
+    size_t used = 0;
+    FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
+    if (file != NULL) {
+        used = fread(text, 1, 64, file);
+        fclose(file);
+    }
+    if (used == 0 && gethostname(text, 255) == 0) used = strlen(text);
+    ssize_t namespace_bytes = readlink("/proc/self/ns/pid", text + used, 64);
+    if (namespace_bytes > 0) used += (size_t)namespace_bytes;
+    used += (size_t)snprintf(text + used, sizeof text - used, " %u", (unsigned)geteuid());
+    return hash_bytes(text, used, 0);
+}
+
+/* ---- made ---- */
+
+static Status create_alone(const CommOptions *options, Comm **out) {
+    int fd = -1;
+    TRY(comm_segment_create(1, options->slot_bytes, &fd));
+    Status status = comm_attach(fd, 0, 1, options, out);
+    close(fd);
+    return status;
+}
+
+typedef struct WorldGather {
+    Net *net;
+    int64_t deadline_ns;
+    const CommHooks *hooks;
+} WorldGather;
+
+static Status gather_world(void *context, const void *mine, size_t bytes, void *all) {
+    WorldGather *world = context;
+    return net_gather(world->net, mine, bytes, all, world->deadline_ns, world->hooks);
+}
+
+static Status create_from_mpi(const CommOptions *options, Comm **out) {
+    Status status = STATUS_OK;
+    Net *net = NULL;
+    int rank, size;
+    double timeout_s = options->timeout_s > 0 ? options->timeout_s : COMM_DEFAULT_TIMEOUT_S;
+    int64_t deadline_ns = clock_deadline_ns(timeout_s);
+    TRY_GOTO(net_create_world(deadline_ns, &options->hooks, &net, &rank, &size));
+    if (options->nodes > size) {
+        FAIL_GOTO(STATUS_ARGUMENT, "nodes=%d, but there are only %d ranks", options->nodes, size);
+    }
+    WorldGather context = {.net = net, .deadline_ns = deadline_ns, .hooks = &options->hooks};
+    Nursery nursery = {.gather = gather_world,
+                       .context = &context,
+                       .rank = rank,
+                       .size = size,
+                       .world_rank = rank,
+                       .topology = -1,
+                       .host = host_identity(),
+                       .world_net = net,
+                       .options = *options};
+    if (options->nodes > 0) {
+        nursery.topology = (int)((int64_t)rank * options->nodes / size);
+        nursery.host = hash_bytes(&nursery.topology, sizeof nursery.topology, nursery.host);
+    }
+    TRY_GOTO(join_gathered(&nursery, out));
+done:
+    net_world_release(net);
+    if (status != STATUS_OK) anything_failed = true;
+    return error_at_operation(status, "world");
+}
+
+Status comm_create_world(const CommOptions *given, Comm **out) {
+    CommOptions options;
+    TRY(resolve(given, &options));
+    int expected = net_expected_size();
+    return expected == 1 ? create_alone(&options, out) : create_from_mpi(&options, out);
+}
+
+Status comm_segment_create(int size, size_t slot_bytes, int *fd) {
+    return segment_create(size, slot_bytes > 0 ? slot_bytes : COMM_DEFAULT_SLOT_BYTES, 1, fd);
+}
+
+Status comm_attach(int fd, int rank, int size, const CommOptions *given, Comm **out) {
+    CommOptions options;
+    Segment segment = {0};
+    TRY(resolve(given, &options));
+    if (options.nodes > size) FAIL(STATUS_ARGUMENT, "nodes=%d, but there are only %d ranks", options.nodes, size);
+    TRY(segment_open(fd, size, rank, 0, &segment));
+    Status status = join_segment(&segment, rank, size, &options, out);
+    if (status != STATUS_OK) segment_close(&segment, false);
+    return status;
+}
+
+static Status gather_parent(void *context, const void *mine, size_t bytes, void *all) {
+    return comm_allgather(context, mine, bytes, all);
+}
+
+static Status split(Comm *comm, int color, int key, Comm **out) {
+    Nursery nursery = {.gather = gather_parent,
+                       .context = comm,
+                       .rank = comm->rank,
+                       .size = comm->size,
+                       .color = color < 0 ? -1 : color,
+                       .key = key,
+                       .world_rank = comm->places[comm->rank].world_rank,
+                       .topology = comm->node,
+                       .host = comm->host,
+                       .world_net = comm->world_net};
+    nursery.options = (CommOptions){.timeout_s = comm->timeout_s,
+                                    .slot_bytes = comm->segment.slot_bytes,
+                                    .stall_s = (double)comm->stall_ns * 1e-9,
+                                    .hooks = comm->hooks};
+    return join_gathered(&nursery, out);
+}
+
+Status comm_split(Comm *comm, int color, int key, Comm **out) {
+    TRY(comm_begin(comm, "split", 0));
+    return comm_end(comm, split(comm, color, key, out));
+}
+
+/* ---- destroyed ---- */
+
+void comm_destroy(Comm *comm) {
+    if (comm == NULL) return;
+    bool mine = comm->owner_pid == (int)getpid();
+    bool quiet = true;
+    watch_remove(comm);
+    if (comm->segment.base != NULL && segment_aborted(&comm->segment) != NULL) anything_failed = true;
+    if (mine && comm->net != NULL) {
+        net_leave(comm->net, comm->shares);
+        quiet = net_destroy(comm->net);
+    }
+    segment_close(&comm->segment, !quiet);
+    if (mine) net_world_release(comm->world_net);
+    join_free(comm);
+}
+
+void comm_finalize(void) { net_finalize(anything_failed); }
+
+/* ---- asked about ---- */
+
+int comm_rank(const Comm *comm) { return comm->rank; }
+
+int comm_size(const Comm *comm) { return comm->size; }
+
+int comm_node(const Comm *comm) { return comm->node; }
+
+int comm_nodes(const Comm *comm) { return comm->nodes; }
+
+int comm_local_rank(const Comm *comm) { return comm->places[comm->rank].local_rank; }
+
+int comm_local_size(const Comm *comm) { return comm_local_size_of(comm, comm->node); }
+
+int comm_node_of(const Comm *comm, int rank) { return comm->places[rank].node; }
+
+int comm_local_rank_of(const Comm *comm, int rank) { return comm->places[rank].local_rank; }
+
+int comm_local_size_of(const Comm *comm, int node) {
+    int count = 0;
+    for (int rank = 0; rank < comm->size; rank++) count += comm->places[rank].node == node;
+    return count;
+}
+
+int comm_rank_at(const Comm *comm, int node, int local_rank) {
+    for (int rank = 0; rank < comm->size; rank++) {
+        if (comm->places[rank].node == node && comm->places[rank].local_rank == local_rank) return rank;
+    }
+    return -1;
+}
+
+bool comm_shares_memory(const Comm *comm, int rank) { return comm->shares[rank]; }
+
+size_t comm_slot_bytes(const Comm *comm) { return comm->segment.slot_bytes; }
+
+int comm_slots(const Comm *comm) { return comm->segment.slots; }
+
+void comm_segment(const Comm *comm, void **base, size_t *bytes) {
+    *base = comm->segment.base + comm->segment.slots_offset;
+    *bytes = comm->segment.bytes - comm->segment.slots_offset;
+}
+
+double comm_timeout(const Comm *comm) { return comm->timeout_s; }

@@ -1,0 +1,112 @@
+/* The communicator itself, and what the files of this folder share. */
+#ifndef CGXFFCV_COMM_INTERNAL_H
+#define CGXFFCV_COMM_INTERNAL_H
+
+#include <pthread.h>
+#include <sys/types.h>
+
+#include "comm/comm.h"
+#include "comm/net.h"
+#include "comm/segment.h"
+
+#define COMM_INTERNAL_LANE COMM_LANES
+
+typedef enum SlotState { SLOT_FREE, SLOT_ACQUIRED, SLOT_FLYING } SlotState;
+
+/* Where a rank sits. */
+typedef struct Place {
+    int node, local_rank;
+    int seat;       /* in this rank's segment, or -1 */
+    int world_rank; /* in the MPI job, or the rank itself without MPI */
+    uint8_t wanted; /* a bit per lane, and NET_BOARD: asked for in vain since the last wait */
+    bool warned;
+} Place;
+
+struct Comm {
+    int rank, size, node, nodes;
+    Place *places;     /* owned, [size] */
+    int *rank_of_seat; /* owned, [segment.seats] */
+    int *others;       /* owned, [size - 1]: all ranks but this one */
+    bool *shares;      /* owned, [size]: reached through the segment */
+    Segment segment;   /* its mapping is owned */
+    Net *net;          /* owned; NULL where the segment reaches everyone */
+    Net *world_net;    /* borrowed from the process */
+    uint64_t host;     /* equal on ranks that may share a segment */
+    uint32_t id;
+    int owner_pid;
+    double timeout_s;
+    int64_t stall_ns;
+    CommHooks hooks;
+    int spins;
+
+    /* The open operation. */
+    _Atomic uintptr_t user; /* the thread inside begin/end, 0 for none */
+    int depth;
+    char operation[STATUS_NAME_BYTES];
+    double operation_timeout_s;
+    int64_t deadline_ns;
+    int64_t next_check_ns;
+    int64_t left_since_ns; /* when a rank between hosts was first found to have left while it was waited for; 0 */
+    uint32_t seen;         /* doorbell at the last wait */
+    bool wants_slot;
+    uint64_t round;        /* of the board */
+    bool *seen_ranks;      /* owned, [size]: scratch of a round */
+    unsigned char *blocks; /* owned, [size * COMM_HEADER_BYTES]: scratch of agreement and broadcast */
+
+    /* This rank's slots. */
+    SlotState slot_state[SEGMENT_SLOTS_MAX];
+    int free_slots[SEGMENT_SLOTS_MAX], free_count;     /* a stack: the warmest on top */
+    int flying_slots[SEGMENT_SLOTS_MAX], flying_count; /* in the order of publication */
+
+    ErrorRecord cause; /* filled under cause_lock from the abort record */
+    bool cause_known;
+    pthread_mutex_t cause_lock;
+    Comm *next; /* in the register of live communicators */
+};
+
+/* Where a new communicator comes from: how its future ranks exchange blocks before it exists. */
+typedef struct Nursery {
+    Status (*gather)(void *context, const void *mine, size_t bytes, void *all);
+    void *context;
+    int rank, size; /* of those who gather */
+    int color, key;
+    int world_rank, topology;
+    uint64_t host;
+    Net *world_net; /* NULL without MPI */
+    CommOptions options;
+} Nursery;
+
+/* join.c: all who gather call it; *out is NULL for a negative color. */
+Status join_gathered(const Nursery *nursery, Comm **out);
+/* A communicator whose segment reaches everyone; takes the segment over on success. */
+Status join_segment(Segment *segment, int rank, int size, const CommOptions *options, Comm **out);
+void join_free(Comm *comm);
+
+/* wait.c */
+/* Looks for abort, the deadline and, each 100 ms, dead and stopped ranks and signals. */
+Status wait_check(Comm *comm);
+/* Marks what a failing try asked for. */
+static inline void wait_want(Comm *comm, int from, int channel) {
+    comm->places[from].wanted |= (uint8_t)(1u << channel);
+}
+/* Breaks the communicator on all its ranks, unless it is broken. */
+void wait_break(Comm *comm, const AbortRecord *record);
+
+/* watch.c: the register of live communicators and the thread that beats their hearts. */
+Status watch_add(Comm *comm);
+void watch_remove(Comm *comm);
+void watch_each(void (*visit)(Comm *comm, void *context), void *context);
+
+/* stream.c, with the private lane allowed */
+Status stream_publish(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, const int *ranks,
+                      int count);
+Status stream_try_receive(Comm *comm, int from, int lane, CommSlice *slice, bool *got);
+Status stream_receive(Comm *comm, int from, int lane, CommSlice *slice);
+
+/* board.c: one round of small blocks (<= COMM_HEADER_BYTES) among all ranks, between begin and end. Fails on every
+ * rank if the keys differ. */
+typedef enum BoardKind { BOARD_BARRIER = 1, BOARD_BROADCAST, BOARD_ALLGATHER, BOARD_AGREE } BoardKind;
+Status board_round(Comm *comm, BoardKind kind, int root, uint64_t total_bytes, const void *mine, size_t bytes,
+                   void *all);
+
+#endif

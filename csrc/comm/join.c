@@ -1,0 +1,355 @@
+/* How a communicator comes to be: its future ranks gather who and where they are, one rank of each host makes the
+ * segment, the others open it through /proc, and all learn whether everyone succeeded. */
+#include "comm/internal.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+
+#define JOIN_VERSION 0x31306e696f6a6763ULL
+#define SPINS 1000
+#define SPINS_CROWDED 20
+#define DEFAULT_STALL_S 5.0
+
+/* The three blocks that are gathered, in turn. */
+typedef struct JoinInfo {
+    uint64_t version, host, slot_bytes;
+    int32_t topology, color, key, world_rank, nodes;
+    uint32_t next_id;
+} JoinInfo;
+
+typedef struct JoinOffer {
+    uint64_t token;
+    int32_t pid, fd;
+} JoinOffer;
+
+typedef struct JoinOutcome {
+    int32_t code;
+    char message[200];
+} JoinOutcome;
+
+typedef struct Join {
+    const Nursery *nursery;
+    JoinInfo *infos;       /* owned, of all who gather */
+    JoinOffer *offers;     /* owned */
+    JoinOutcome *outcomes; /* owned */
+    int *members;          /* owned: new rank -> rank among those who gather */
+    int rank, size;
+    uint32_t id;
+    int fd; /* owned, where this rank made the segment */
+    uint64_t token;
+    Comm *comm; /* owned until handed out */
+} Join;
+
+static _Atomic uint32_t next_id = 1;
+
+/* ---- the communicator's own tables ---- */
+
+void join_free(Comm *comm) {
+    if (comm == NULL) return;
+    memory_free(comm->places);
+    memory_free(comm->rank_of_seat);
+    memory_free(comm->shares);
+    memory_free(comm->others);
+    memory_free(comm->seen_ranks);
+    memory_free(comm->blocks);
+    pthread_mutex_destroy(&comm->cause_lock);
+    memory_free(comm);
+}
+
+static Status allocate(int rank, int size, const CommOptions *options, Comm **out) {
+    Status status = STATUS_OK;
+    Comm *comm = NULL;
+    TRY(memory_calloc(1, sizeof *comm, &comm));
+    pthread_mutex_init(&comm->cause_lock, NULL);
+    size_t n = (size_t)size;
+    TRY_GOTO(memory_calloc(n, sizeof *comm->places, &comm->places));
+    TRY_GOTO(memory_calloc(n, sizeof *comm->rank_of_seat, &comm->rank_of_seat));
+    TRY_GOTO(memory_calloc(n, sizeof *comm->shares, &comm->shares));
+    TRY_GOTO(memory_calloc(n, sizeof *comm->others, &comm->others));
+    TRY_GOTO(memory_calloc(n, sizeof *comm->seen_ranks, &comm->seen_ranks));
+    TRY_GOTO(memory_calloc(n, COMM_HEADER_BYTES, &comm->blocks));
+    comm->rank = rank;
+    comm->size = size;
+    for (int other = 0, count = 0; other < size; other++) {
+        comm->places[other].seat = -1;
+        if (other != rank) comm->others[count++] = other;
+    }
+    comm->owner_pid = (int)getpid();
+    comm->timeout_s = options->timeout_s > 0 ? options->timeout_s : COMM_DEFAULT_TIMEOUT_S;
+    comm->stall_ns = (int64_t)((options->stall_s > 0 ? options->stall_s : DEFAULT_STALL_S) * 1e9);
+    comm->hooks = options->hooks;
+    *out = comm;
+    comm = NULL;
+done:
+    join_free(comm);
+    return status;
+}
+
+/* Numbers nodes and local ranks from a key per rank that is equal on ranks of one node. */
+static void number_nodes(Comm *comm, const uint64_t *keys) {
+    comm->nodes = 0;
+    for (int rank = 0; rank < comm->size; rank++) {
+        Place *place = &comm->places[rank];
+        place->node = -1;
+        for (int before = 0; before < rank; before++) {
+            if (keys[before] != keys[rank]) continue;
+            place->node = comm->places[before].node;
+            place->local_rank++;
+        }
+        if (place->node < 0) place->node = comm->nodes++;
+    }
+    comm->node = comm->places[comm->rank].node;
+}
+
+/* The last steps, once places and segment are there: slots free, spinning chosen, heart beating. */
+static Status bring_to_life(Comm *comm, int ranks_here) {
+    for (int rank = 0; rank < comm->size; rank++) {
+        int seat = comm->places[rank].seat;
+        comm->shares[rank] = seat >= 0;
+        if (seat >= 0) comm->rank_of_seat[seat] = rank;
+    }
+    for (int slot = comm->segment.slots - 1; slot >= 0; slot--) comm->free_slots[comm->free_count++] = slot;
+    comm->spins = ranks_here <= sysconf(_SC_NPROCESSORS_ONLN) ? SPINS : SPINS_CROWDED;
+    return watch_add(comm);
+}
+
+/* ---- over a segment that is there already ---- */
+
+static Status wait_for_seats(Comm *comm) {
+    TRY(comm_begin(comm, "attach", 0));
+    Status status = STATUS_OK;
+    for (int seat = 0; seat < comm->size && status == STATUS_OK;) {
+        if (atomic_load(&segment_seat(&comm->segment, seat)->state) != SEAT_EMPTY) {
+            seat++;
+            continue;
+        }
+        wait_want(comm, seat, NET_BOARD);
+        status = comm_wait(comm);
+    }
+    return comm_end(comm, status);
+}
+
+Status join_segment(Segment *segment, int rank, int size, const CommOptions *options, Comm **out) {
+    Status status = STATUS_OK;
+    Comm *comm = NULL;
+    uint64_t *keys = NULL;
+    bool registered = false;
+    int nodes = options->nodes > 0 ? options->nodes : 1;
+    if (nodes > size) FAIL(STATUS_ARGUMENT, "nodes=%d, but there are only %d ranks", nodes, size);
+    TRY_GOTO(allocate(rank, size, options, &comm));
+    TRY_GOTO(memory_calloc((size_t)size, sizeof *keys, &keys));
+    for (int other = 0; other < size; other++) {
+        keys[other] = (uint64_t)other * (uint64_t)nodes / (uint64_t)size;
+        comm->places[other].seat = comm->places[other].world_rank = other;
+    }
+    number_nodes(comm, keys);
+    comm->segment = *segment;
+    TRY_GOTO(bring_to_life(comm, size));
+    registered = true;
+    TRY_GOTO(wait_for_seats(comm));
+    *out = comm;
+    comm = NULL;
+done:
+    if (registered && comm != NULL) watch_remove(comm);
+    memory_free(keys);
+    join_free(comm);
+    return status;
+}
+
+/* ---- by gathering ---- */
+
+static Status gather(const Join *join, const void *mine, size_t bytes, void *all) {
+    return join->nursery->gather(join->nursery->context, mine, bytes, all);
+}
+
+static const JoinInfo *info_of(const Join *join, int rank) { return &join->infos[join->members[rank]]; }
+
+static const JoinInfo *my_info(const Join *join) { return &join->infos[join->nursery->rank]; }
+
+/* Who joins, ordered by (key, rank among those who gather). */
+static void choose_members(Join *join) {
+    const JoinInfo *mine = my_info(join);
+    join->size = 0;
+    for (int other = 0; other < join->nursery->size; other++) {
+        if (join->infos[other].color != mine->color) continue;
+        int at = join->size++;
+        for (; at > 0 && info_of(join, at - 1)->key > join->infos[other].key; at--) {
+            join->members[at] = join->members[at - 1];
+        }
+        join->members[at] = other;
+    }
+    for (int rank = 0; rank < join->size; rank++) {
+        if (join->members[rank] == join->nursery->rank) join->rank = rank;
+    }
+}
+
+static Status gather_infos(Join *join) {
+    const Nursery *n = join->nursery;
+    JoinInfo mine = {.version = JOIN_VERSION,
+                     .host = n->host,
+                     .slot_bytes = n->options.slot_bytes > 0 ? n->options.slot_bytes : COMM_DEFAULT_SLOT_BYTES,
+                     .topology = n->topology,
+                     .color = n->color,
+                     .key = n->key,
+                     .world_rank = n->world_rank,
+                     .nodes = n->options.nodes,
+                     .next_id = atomic_load(&next_id)};
+    TRY(gather(join, &mine, sizeof mine, join->infos));
+    for (int rank = 0; rank < n->size; rank++) {
+        const JoinInfo *info = &join->infos[rank];
+        if (info->next_id > join->id) join->id = info->next_id;
+        if (info->version != mine.version) {
+            return error_at_rank(
+                error_fail(STATUS_TRANSPORT, "rank %d runs another version of cgxffcv than rank %d", rank, n->rank),
+                rank);
+        }
+        if (info->nodes != mine.nodes || info->slot_bytes != mine.slot_bytes) {
+            return error_at_rank(
+                error_fail(STATUS_TRANSPORT,
+                           "rank %d asks for nodes=%d, slot_bytes=%llu, but rank %d for nodes=%d, slot_bytes=%llu "
+                           "(arguments or CGXFFCV_COMM_NODES): they must be the same on all ranks",
+                           rank, info->nodes, (unsigned long long)info->slot_bytes, n->rank, mine.nodes,
+                           (unsigned long long)mine.slot_bytes),
+                rank);
+        }
+    }
+    atomic_store(&next_id, join->id + 1);
+    return STATUS_OK;
+}
+
+/* Tables of the new communicator from the gathered infos; the number of seats in this rank's segment. */
+static Status fill_places(Join *join, int *seats) {
+    Status status = STATUS_OK;
+    uint64_t *keys = NULL;
+    const JoinInfo *mine = my_info(join);
+    TRY_GOTO(allocate(join->rank, join->size, &join->nursery->options, &join->comm));
+    TRY_GOTO(memory_calloc((size_t)join->size, sizeof *keys, &keys));
+    *seats = 0;
+    for (int rank = 0; rank < join->size; rank++) {
+        const JoinInfo *info = info_of(join, rank);
+        keys[rank] = info->topology >= 0 ? (uint64_t)info->topology : info->host;
+        join->comm->places[rank].seat = info->host == mine->host ? (*seats)++ : -1;
+        join->comm->places[rank].world_rank = info->world_rank;
+    }
+    number_nodes(join->comm, keys);
+    join->comm->host = mine->host;
+    join->comm->id = join->id;
+    join->comm->world_net = join->nursery->world_net;
+    if (join->comm->world_net != NULL) net_world_retain(join->comm->world_net);
+done:
+    memory_free(keys);
+    return status;
+}
+
+/* The lowest new rank of this host makes the segment. */
+static Status make_segment(Join *join, int seats) {
+    if (join->comm->places[join->rank].seat != 0) return STATUS_OK;
+    join->token = (uint64_t)clock_now_ns() * 0x9E3779B97F4A7C15ULL ^ ((uint64_t)getpid() << 32) ^ join->id;
+    if (join->token == 0) join->token = 1;
+    return segment_create(seats, (size_t)my_info(join)->slot_bytes, join->token, &join->fd);
+}
+
+static Status open_segment(Join *join, int seats) {
+    Comm *comm = join->comm;
+    int seat = comm->places[join->rank].seat;
+    if (seat == 0) return segment_open(join->fd, seats, 0, join->token, &comm->segment);
+    int maker = 0;
+    while (comm->places[maker].seat != 0) maker++;
+    const JoinOffer *offer = &join->offers[join->members[maker]];
+    if (offer->fd < 0) FAIL(STATUS_TRANSPORT, "rank %d made no shared segment", maker);
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", offer->pid, offer->fd);
+    int fd;
+    RETRY_EINTR(fd, open(path, O_RDWR | O_CLOEXEC));
+    if (fd < 0) FAIL_ERRNO("opening the shared segment of rank %d, %s", maker, path);
+    Status status = segment_open(fd, seats, seat, offer->token, &comm->segment);
+    close(fd);
+    return status;
+}
+
+static Status make_net(const Join *join) {
+    Status status = STATUS_OK;
+    int *world_ranks = NULL;
+    bool remote = false;
+    TRY_GOTO(memory_calloc((size_t)join->size, sizeof *world_ranks, &world_ranks));
+    for (int rank = 0; rank < join->size; rank++) {
+        world_ranks[rank] = info_of(join, rank)->world_rank;
+        remote = remote || join->comm->places[rank].seat < 0;
+    }
+    if (remote) {
+        TRY_GOTO(net_create(join->nursery->world_net, join->id, join->rank, join->size, world_ranks,
+                            join->comm->segment.slot_bytes, &join->comm->net));
+    }
+done:
+    memory_free(world_ranks);
+    return status;
+}
+
+/* Everything that this rank does alone, between the gathers; `so_far` is how it went until now. */
+static Status join_up(Join *join, Status so_far, int seats) {
+    TRY(so_far);
+    TRY(open_segment(join, seats));
+    TRY(make_net(join));
+    return bring_to_life(join->comm, join->nursery->options.nodes > 0 ? join->size : seats);
+}
+
+static Status check_outcomes(const Join *join) {
+    for (int rank = 0; rank < join->size; rank++) {
+        const JoinOutcome *outcome = &join->outcomes[join->members[rank]];
+        if (outcome->code == STATUS_OK) continue;
+        return error_at_rank(error_fail(STATUS_TRANSPORT, "rank %d could not join the new communicator: %.*s", rank,
+                                        (int)sizeof outcome->message - 1, outcome->message),
+                             rank);
+    }
+    return STATUS_OK;
+}
+
+static Status join_all(Join *join) {
+    TRY(gather_infos(join));
+    int seats = 0;
+    bool joins = join->nursery->color >= 0;
+    Status status = STATUS_OK;
+    if (joins) {
+        choose_members(join);
+        status = fill_places(join, &seats);
+        if (status == STATUS_OK) status = make_segment(join, seats);
+    }
+    ErrorRecord first = *error_record();
+    JoinOffer offer = {.token = join->token, .pid = (int32_t)getpid(), .fd = join->fd};
+    TRY(gather(join, &offer, sizeof offer, join->offers));
+    if (status != STATUS_OK) error_adopt(&first);
+    if (joins) status = join_up(join, status, seats);
+    JoinOutcome outcome = {.code = (int32_t)status};
+    if (status != STATUS_OK) snprintf(outcome.message, sizeof outcome.message, "%.190s", error_record()->message);
+    first = *error_record();
+    TRY(gather(join, &outcome, sizeof outcome, join->outcomes));
+    if (status != STATUS_OK) return error_adopt(&first);
+    return joins ? check_outcomes(join) : STATUS_OK;
+}
+
+Status join_gathered(const Nursery *nursery, Comm **out) {
+    Status status = STATUS_OK;
+    Join join = {.nursery = nursery, .fd = -1};
+    size_t n = (size_t)nursery->size;
+    TRY_GOTO(memory_calloc(n, sizeof *join.infos, &join.infos));
+    TRY_GOTO(memory_calloc(n, sizeof *join.offers, &join.offers));
+    TRY_GOTO(memory_calloc(n, sizeof *join.outcomes, &join.outcomes));
+    TRY_GOTO(memory_calloc(n, sizeof *join.members, &join.members));
+    TRY_GOTO(join_all(&join));
+    *out = join.comm;
+    join.comm = NULL;
+done:
+    if (join.fd >= 0) close(join.fd);
+    comm_destroy(join.comm);
+    memory_free(join.infos);
+    memory_free(join.offers);
+    memory_free(join.outcomes);
+    memory_free(join.members);
+    return status;
+}

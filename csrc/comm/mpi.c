@@ -1,0 +1,567 @@
+/* Frames between hosts over MPI's nonblocking point-to-point calls: the one file that sees mpi.h.
+ *
+ * Every communicator has its own tags on one duplicate of MPI_COMM_WORLD. Receives are posted ahead in small windows,
+ * a window for each (sender, channel) that was ever asked for, so that large frames travel while the reader works.
+ * One lock serialises our calls of MPI; none of them blocks, so nobody waits for it long. */
+#include "comm/net.h"
+
+#include <mpi.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+
+#define CONTROL NET_CHANNELS
+#define TAGS_PER_NET 8
+#define WINDOW_MAX 4
+#define WINDOW_MANY_RANKS 3
+#define MANY_RANKS 16
+#define BOARD_FRAME_BYTES (SEGMENT_FRAME_BYTES + 128 + COMM_HEADER_BYTES)
+#define FLUSH_S 2.0
+#define FLUSH_BROKEN_S 0.2
+
+_Static_assert(CONTROL < TAGS_PER_NET, "a tag for each channel");
+
+typedef enum ControlKind { CONTROL_ABORT = 1, CONTROL_LEAVE = 2 } ControlKind;
+
+typedef struct ControlMessage {
+    int32_t kind, from;
+    AbortRecord record;
+} ControlMessage;
+
+/* Receives posted ahead from one sender on one channel. */
+typedef struct Window {
+    int count, frame_bytes;
+    unsigned char *memory; /* owned, count frames */
+    size_t got[WINDOW_MAX];
+    bool done[WINDOW_MAX];
+    int posted[WINDOW_MAX], first, posted_count; /* frames in the order of posting, a ring */
+    int held;
+} Window;
+
+typedef enum JobKind { JOB_SEND, JOB_RECEIVE, JOB_CONTROL } JobKind;
+
+/* What a request is for. */
+typedef struct Job {
+    JobKind kind;
+    int rank;
+    _Atomic uint32_t *readers; /* borrowed: JOB_SEND in place */
+    void *copy;                /* owned: JOB_SEND of a copy */
+    Window *window;            /* borrowed: JOB_RECEIVE */
+    int frame;
+} Job;
+
+struct Net {
+    Net *world;   /* borrowed; itself for the net of the world */
+    MPI_Comm mpi; /* of the world's net: owned */
+    int references;
+    bool left_dirty; /* a child could not finish its transfers: the duplicate must stay */
+
+    int rank, size, tag_base;
+    size_t slot_bytes;
+    int *world_rank_of; /* owned, [size] */
+    Window **windows;   /* owned, [size * NET_CHANNELS], NULL until asked for */
+    int *sending;       /* owned, [size]: sends under way */
+    _Atomic bool *left; /* owned, [size] */
+
+    MPI_Request *requests; /* owned, with jobs: [capacity], [count] in use */
+    Job *jobs;
+    int *indices;
+    MPI_Status *statuses;
+    int count, capacity;
+
+    ControlMessage control; /* where the next one arrives */
+    AbortRecord abort;
+    _Atomic bool aborted;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static bool initialised_here;
+
+static Status check_mpi(int error, const char *what) {
+    if (error == MPI_SUCCESS) return STATUS_OK;
+    char text[MPI_MAX_ERROR_STRING + 1] = "";
+    int length = 0;
+    MPI_Error_string(error, text, &length);
+    FAIL(STATUS_TRANSPORT, "%s: %.400s", what, text);
+}
+
+#define TRY_MPI(call) TRY(check_mpi((call), #call))
+#define TRY_MPI_GOTO(call) TRY_GOTO(check_mpi((call), #call))
+
+/* ---- requests ---- */
+
+static Status reserve(Net *net) {
+    if (net->count < net->capacity) return STATUS_OK;
+    size_t old = (size_t)net->capacity, new = old == 0 ? 32 : 2 * old;
+    TRY(memory_resize(&net->requests, old * sizeof *net->requests, new * sizeof *net->requests));
+    TRY(memory_resize(&net->jobs, old * sizeof *net->jobs, new * sizeof *net->jobs));
+    TRY(memory_resize(&net->indices, old * sizeof *net->indices, new * sizeof *net->indices));
+    TRY(memory_resize(&net->statuses, old * sizeof *net->statuses, new * sizeof *net->statuses));
+    net->capacity = (int)new;
+    return STATUS_OK;
+}
+
+static void add(Net *net, MPI_Request request, const Job *job) {
+    net->requests[net->count] = request;
+    net->jobs[net->count++] = *job;
+}
+
+static Status start_send(Net *net, int to, int channel, const void *frame, size_t bytes, const Job *job) {
+    TRY(reserve(net));
+    MPI_Request request;
+    TRY_MPI(MPI_Isend(frame, (int)bytes, MPI_BYTE, net->world_rank_of[to], net->tag_base + channel, net->world->mpi,
+                      &request));
+    net->sending[to]++;
+    add(net, request, job);
+    return STATUS_OK;
+}
+
+static Status start_receive(Net *net, int from, int channel, Window *window, int frame) {
+    TRY(reserve(net));
+    MPI_Request request;
+    window->done[frame] = false;
+    TRY_MPI(MPI_Irecv(window->memory + (size_t)frame * (size_t)window->frame_bytes, window->frame_bytes, MPI_BYTE,
+                      net->world_rank_of[from], net->tag_base + channel, net->world->mpi, &request));
+    window->posted[(window->first + window->posted_count++) % window->count] = frame;
+    add(net, request, &(Job){.kind = JOB_RECEIVE, .rank = from, .window = window, .frame = frame});
+    return STATUS_OK;
+}
+
+static Status start_control(Net *net) {
+    TRY(reserve(net));
+    MPI_Request request;
+    TRY_MPI(MPI_Irecv(&net->control, (int)sizeof net->control, MPI_BYTE, MPI_ANY_SOURCE, net->tag_base + CONTROL,
+                      net->world->mpi, &request));
+    add(net, request, &(Job){.kind = JOB_CONTROL, .rank = -1});
+    return STATUS_OK;
+}
+
+static Status post_copy(Net *net, int to, int channel, const void *data, size_t bytes) {
+    Status status = STATUS_OK;
+    void *copy = NULL;
+    TRY(memory_alloc(bytes, 1, &copy));
+    memcpy(copy, data, bytes);
+    TRY_GOTO(start_send(net, to, channel, copy, bytes, &(Job){.kind = JOB_SEND, .rank = to, .copy = copy}));
+    copy = NULL;
+done:
+    memory_free(copy);
+    return status;
+}
+
+/* ---- completion ---- */
+
+static void heed_control(Net *net) {
+    const ControlMessage *message = &net->control;
+    if (message->from < 0 || message->from >= net->size) return;
+    if (message->kind == CONTROL_LEAVE) atomic_store(&net->left[message->from], true);
+    if (message->kind == CONTROL_ABORT && !atomic_load(&net->aborted)) {
+        net->abort = message->record;
+        atomic_store(&net->aborted, true);
+    }
+}
+
+/* A finished request's consequences; *again says that the control receive must be posted anew. */
+static Status finish(Net *net, const Job *job, const MPI_Status *result, bool *again) {
+    if (job->kind == JOB_SEND) {
+        net->sending[job->rank]--;
+        memory_free(job->copy);
+        if (job->readers != NULL) atomic_fetch_sub_explicit(job->readers, 1, memory_order_release);
+    } else if (job->kind == JOB_CONTROL) {
+        heed_control(net);
+        *again = true;
+    } else {
+        int bytes = 0;
+        TRY_MPI(MPI_Get_count(result, MPI_BYTE, &bytes));
+        job->window->got[job->frame] = bytes < 0 ? 0 : (size_t)bytes;
+        job->window->done[job->frame] = true;
+    }
+    return STATUS_OK;
+}
+
+/* Drops the finished requests, which MPI has set to null. */
+static void compact(Net *net) {
+    int kept = 0;
+    for (int i = 0; i < net->count; i++) {
+        if (net->requests[i] == MPI_REQUEST_NULL) continue;
+        net->requests[kept] = net->requests[i];
+        net->jobs[kept++] = net->jobs[i];
+    }
+    net->count = kept;
+}
+
+static Status test_requests(Net *net, int *events) {
+    int finished = 0;
+    *events = 0;
+    int error = MPI_Testsome(net->count, net->requests, &finished, net->indices, net->statuses);
+    if (error != MPI_SUCCESS && error != MPI_ERR_IN_STATUS) return check_mpi(error, "MPI_Testsome");
+    if (finished == MPI_UNDEFINED || finished == 0) return STATUS_OK;
+    Status status = STATUS_OK;
+    bool again = false;
+    for (int i = 0; i < finished && status == STATUS_OK; i++) {
+        const Job *job = &net->jobs[net->indices[i]];
+        if (error == MPI_ERR_IN_STATUS && net->statuses[i].MPI_ERROR != MPI_SUCCESS) {
+            status = error_at_rank(check_mpi(net->statuses[i].MPI_ERROR, "transfer over MPI"), job->rank);
+        } else {
+            status = finish(net, job, &net->statuses[i], &again);
+        }
+    }
+    compact(net);
+    *events = finished;
+    TRY(status);
+    return again ? start_control(net) : STATUS_OK;
+}
+
+static Status progress(Net *net, int *events) {
+    pthread_mutex_lock(&lock);
+    Status status = test_requests(net, events);
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+Status net_progress(Net *net, int *events) { return progress(net, events); }
+
+/* ---- frames ---- */
+
+Status net_send(Net *net, int to, int channel, const void *frame, size_t bytes, _Atomic uint32_t *readers) {
+    pthread_mutex_lock(&lock);
+    Status status =
+        start_send(net, to, channel, frame, bytes, &(Job){.kind = JOB_SEND, .rank = to, .readers = readers});
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+Status net_post(Net *net, int to, int channel, const void *frame, size_t bytes) {
+    pthread_mutex_lock(&lock);
+    Status status = post_copy(net, to, channel, frame, bytes);
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+static Window **window_at(const Net *net, int from, int channel) {
+    return &net->windows[(size_t)from * NET_CHANNELS + (size_t)channel];
+}
+
+static Status open_window(Net *net, int from, int channel) {
+    Window *window = NULL;
+    TRY(memory_calloc(1, sizeof *window, &window));
+    *window_at(net, from, channel) = window;
+    window->count = net->size > MANY_RANKS ? WINDOW_MANY_RANKS : WINDOW_MAX;
+    window->frame_bytes = channel == NET_BOARD ? BOARD_FRAME_BYTES : (int)(SEGMENT_FRAME_BYTES + net->slot_bytes);
+    TRY(memory_alloc((size_t)window->count, (size_t)window->frame_bytes, &window->memory));
+    for (int frame = 0; frame < window->count; frame++) TRY(start_receive(net, from, channel, window, frame));
+    return STATUS_OK;
+}
+
+static Status take(Net *net, int from, int channel, NetFrame *out) {
+    *out = (NetFrame){0};
+    Window *window = *window_at(net, from, channel);
+    if (window == NULL) {
+        TRY(open_window(net, from, channel));
+        window = *window_at(net, from, channel);
+    }
+    if (window->posted_count == 0) return STATUS_OK;
+    int frame = window->posted[window->first];
+    if (!window->done[frame]) {
+        int events;
+        TRY(test_requests(net, &events));
+        if (!window->done[frame]) return STATUS_OK;
+    }
+    window->first = (window->first + 1) % window->count;
+    window->posted_count--;
+    window->held++;
+    *out = (NetFrame){.frame = window->memory + (size_t)frame * (size_t)window->frame_bytes,
+                      .bytes = window->got[frame],
+                      .window = frame};
+    return STATUS_OK;
+}
+
+Status net_take(Net *net, int from, int channel, NetFrame *out) {
+    pthread_mutex_lock(&lock);
+    Status status = take(net, from, channel, out);
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+Status net_release(Net *net, int from, int channel, int frame) {
+    Window *window = *window_at(net, from, channel);
+    pthread_mutex_lock(&lock);
+    window->held--;
+    Status status = start_receive(net, from, channel, window, frame);
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+int net_held(const Net *net, int from, int channel) {
+    const Window *window = *window_at(net, from, channel);
+    return window == NULL ? 0 : window->held;
+}
+
+int net_sending_to(const Net *net, int to) { return net->sending[to]; }
+
+/* ---- abort and departure ---- */
+
+static void tell_all(Net *net, const ControlMessage *message, const bool *skip) {
+    pthread_mutex_lock(&lock);
+    for (int rank = 0; rank < net->size; rank++) {
+        if (rank == net->rank || (skip != NULL && skip[rank]) || atomic_load(&net->left[rank])) continue;
+        (void)post_copy(net, rank, CONTROL, message, sizeof *message);
+    }
+    int events;
+    (void)test_requests(net, &events);
+    pthread_mutex_unlock(&lock);
+}
+
+void net_abort(Net *net, const AbortRecord *record, const bool *skip) {
+    ControlMessage message = {.kind = CONTROL_ABORT, .from = net->rank, .record = *record};
+    tell_all(net, &message, skip);
+}
+
+void net_leave(Net *net, const bool *skip) {
+    ControlMessage message = {.kind = CONTROL_LEAVE, .from = net->rank};
+    tell_all(net, &message, skip);
+}
+
+const AbortRecord *net_aborted(const Net *net) { return atomic_load(&net->aborted) ? &net->abort : NULL; }
+
+bool net_has_left(const Net *net, int rank) { return atomic_load(&net->left[rank]); }
+
+/* ---- made and destroyed ---- */
+
+static void free_net(Net *net) {
+    for (int i = 0; net->windows != NULL && i < net->size * NET_CHANNELS; i++) {
+        if (net->windows[i] != NULL) memory_free(net->windows[i]->memory);
+        memory_free(net->windows[i]);
+    }
+    memory_free(net->windows);
+    memory_free(net->world_rank_of);
+    memory_free(net->sending);
+    memory_free(net->left);
+    memory_free(net->requests);
+    memory_free(net->jobs);
+    memory_free(net->indices);
+    memory_free(net->statuses);
+    memory_free(net);
+}
+
+static Status check_tags(const Net *world, uint32_t id) {
+    int *largest = NULL, found = 0;
+    TRY_MPI(MPI_Comm_get_attr(world->mpi, MPI_TAG_UB, &largest, &found));
+    int limit = found ? *largest : 32767;
+    if (id >= (uint32_t)limit / TAGS_PER_NET) {
+        FAIL(STATUS_TRANSPORT, "MPI has no tags left for communicator number %u (largest tag %d)", id, limit);
+    }
+    return STATUS_OK;
+}
+
+Status net_create(Net *world, uint32_t id, int rank, int size, const int *world_rank_of, size_t slot_bytes, Net **out) {
+    Status status = STATUS_OK;
+    Net *net = NULL;
+    size_t n = (size_t)size;
+    TRY(check_tags(world, id));
+    TRY(memory_calloc(1, sizeof *net, &net));
+    net->world = world;
+    net->rank = rank;
+    net->size = size;
+    net->slot_bytes = slot_bytes;
+    net->tag_base = (int)id * TAGS_PER_NET;
+    TRY_GOTO(memory_calloc(n * NET_CHANNELS, sizeof *net->windows, &net->windows));
+    TRY_GOTO(memory_calloc(n, sizeof *net->world_rank_of, &net->world_rank_of));
+    TRY_GOTO(memory_calloc(n, sizeof *net->sending, &net->sending));
+    TRY_GOTO(memory_calloc(n, sizeof *net->left, &net->left));
+    memcpy(net->world_rank_of, world_rank_of, n * sizeof *world_rank_of);
+    pthread_mutex_lock(&lock);
+    status = start_control(net);
+    pthread_mutex_unlock(&lock);
+    if (status != STATUS_OK) goto done;
+    *out = net;
+    net = NULL;
+done:
+    if (net != NULL) free_net(net);
+    return status;
+}
+
+static int sends_left(const Net *net) {
+    int count = 0;
+    for (int rank = 0; rank < net->size; rank++) count += net->sending[rank];
+    return count;
+}
+
+/* Takes back the receives that are still posted; false if MPI keeps one. */
+static bool cancel_receives(Net *net) {
+    bool all = true;
+    for (int i = 0; i < net->count; i++) {
+        if (net->jobs[i].kind == JOB_SEND || net->requests[i] == MPI_REQUEST_NULL) continue;
+        int finished = 0;
+        if (MPI_Cancel(&net->requests[i]) != MPI_SUCCESS) all = false;
+        if (MPI_Test(&net->requests[i], &finished, MPI_STATUS_IGNORE) != MPI_SUCCESS || !finished) all = false;
+    }
+    return all;
+}
+
+bool net_destroy(Net *net) {
+    int64_t deadline_ns = clock_deadline_ns(atomic_load(&net->aborted) ? FLUSH_BROKEN_S : FLUSH_S);
+    int finalized = 0, events;
+    MPI_Finalized(&finalized);
+    if (finalized) return false;
+    while (sends_left(net) > 0 && !clock_expired(deadline_ns)) {
+        if (progress(net, &events) != STATUS_OK) break;
+        if (events == 0) sched_yield();
+    }
+    pthread_mutex_lock(&lock);
+    bool quiet = sends_left(net) == 0;
+    quiet = cancel_receives(net) && quiet;
+    if (!quiet) net->world->left_dirty = true;
+    pthread_mutex_unlock(&lock);
+    /* What MPI may still touch is never freed: a broken job's last megabytes. */
+    if (quiet) free_net(net);
+    return quiet;
+}
+
+/* ---- the world ---- */
+
+int net_expected_size(void) {
+    int initialised = 0, finalized = 0, size = 1;
+    MPI_Initialized(&initialised);
+    MPI_Finalized(&finalized);
+    if (initialised && !finalized && MPI_Comm_size(MPI_COMM_WORLD, &size) == MPI_SUCCESS) return size;
+    const char *text = getenv("OMPI_COMM_WORLD_SIZE");
+    if (text != NULL && atoi(text) > 0) return atoi(text);
+    /* Started by another launcher that speaks PMIx: only MPI knows. */
+    return getenv("PMIX_RANK") != NULL ? 0 : 1;
+}
+
+static Status initialise(void) {
+    int initialised = 0, finalized = 0, provided = MPI_THREAD_SINGLE;
+    TRY_MPI(MPI_Initialized(&initialised));
+    TRY_MPI(MPI_Finalized(&finalized));
+    if (finalized) FAIL(STATUS_TRANSPORT, "MPI has been finalised: no communicator can be made any more");
+    if (initialised) {
+        TRY_MPI(MPI_Query_thread(&provided));
+    } else {
+        TRY_MPI(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided));
+        initialised_here = true;
+        MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+        MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN);
+    }
+    if (provided < MPI_THREAD_SERIALIZED) {
+        FAIL(STATUS_TRANSPORT,
+             "MPI was initialised without thread support (level %d): ask for MPI_THREAD_MULTIPLE, or "
+             "let cgxffcv initialise it",
+             provided);
+    }
+    return STATUS_OK;
+}
+
+/* Polls one request, letting signals through. */
+static Status complete(MPI_Request *request, int64_t deadline_ns, const CommHooks *hooks, const char *what) {
+    int finished = 0;
+    for (int turn = 1;; turn++) {
+        pthread_mutex_lock(&lock);
+        int error = MPI_Test(request, &finished, MPI_STATUS_IGNORE);
+        pthread_mutex_unlock(&lock);
+        TRY(check_mpi(error, what));
+        if (finished) return STATUS_OK;
+        if (clock_expired(deadline_ns)) {
+            FAIL(STATUS_TIMEOUT, "not all ranks came to %s before the deadline: do all of them create it?", what);
+        }
+        if (turn < 100) {
+            sched_yield();
+            continue;
+        }
+        usleep(200);
+        if (turn % 100 == 0 && hooks->check != NULL) TRY(hooks->check(hooks->context));
+    }
+}
+
+static Status check_world(int rank, int size) {
+    const char *text = getenv("OMPI_COMM_WORLD_SIZE");
+    if (text == NULL || atoi(text) == size) return STATUS_OK;
+    FAIL(STATUS_TRANSPORT,
+         "mpirun started %s ranks, but MPI knows %d (this is rank %d): mpirun and the MPI library that "
+         "this build uses are not of one installation",
+         text, size, rank);
+}
+
+Status net_create_world(int64_t deadline_ns, const CommHooks *hooks, Net **out, int *rank, int *size) {
+    Status status = STATUS_OK;
+    Net *net = NULL;
+    MPI_Request request;
+    TRY(initialise());
+    TRY(memory_calloc(1, sizeof *net, &net));
+    net->world = net;
+    net->references = 1;
+    net->mpi = MPI_COMM_NULL;
+    TRY_MPI_GOTO(MPI_Comm_rank(MPI_COMM_WORLD, &net->rank));
+    TRY_MPI_GOTO(MPI_Comm_size(MPI_COMM_WORLD, &net->size));
+    TRY_GOTO(check_world(net->rank, net->size));
+    pthread_mutex_lock(&lock);
+    int error = MPI_Comm_idup(MPI_COMM_WORLD, &net->mpi, &request);
+    pthread_mutex_unlock(&lock);
+    TRY_GOTO(check_mpi(error, "MPI_Comm_idup"));
+    status = complete(&request, deadline_ns, hooks, "the new world communicator");
+    if (status != STATUS_OK) {
+        net = NULL; /* MPI still writes into it */
+        goto done;
+    }
+    TRY_MPI_GOTO(MPI_Comm_set_errhandler(net->mpi, MPI_ERRORS_RETURN));
+    *rank = net->rank;
+    *size = net->size;
+    *out = net;
+    net = NULL;
+done:
+    memory_free(net);
+    return status;
+}
+
+void net_world_retain(Net *world) {
+    pthread_mutex_lock(&lock);
+    world->references++;
+    pthread_mutex_unlock(&lock);
+}
+
+void net_world_release(Net *world) {
+    if (world == NULL) return;
+    int finalized = 0;
+    MPI_Finalized(&finalized);
+    pthread_mutex_lock(&lock);
+    bool last = --world->references == 0;
+    if (last && !world->left_dirty && !finalized) MPI_Comm_free(&world->mpi);
+    pthread_mutex_unlock(&lock);
+    if (last) memory_free(world);
+}
+
+Status net_gather(Net *world, const void *mine, size_t bytes, void *all, int64_t deadline_ns, const CommHooks *hooks) {
+    Status status = STATUS_OK;
+    MPI_Request request;
+    unsigned char *blocks = NULL; /* owned: rank r's block at r, mine once more at the end */
+    size_t n = (size_t)world->size;
+    TRY(memory_alloc(n + 1, bytes, &blocks));
+    memcpy(blocks + n * bytes, mine, bytes);
+    pthread_mutex_lock(&lock);
+    int error =
+        MPI_Iallgather(blocks + n * bytes, (int)bytes, MPI_BYTE, blocks, (int)bytes, MPI_BYTE, world->mpi, &request);
+    pthread_mutex_unlock(&lock);
+    TRY_GOTO(check_mpi(error, "MPI_Iallgather"));
+    status = complete(&request, deadline_ns, hooks, "the new world communicator");
+    if (status == STATUS_OK) {
+        memcpy(all, blocks, n * bytes);
+    } else {
+        world->left_dirty = true;
+        blocks = NULL; /* MPI still writes into them */
+    }
+done:
+    memory_free(blocks);
+    return status;
+}
+
+void net_finalize(bool after_failure) {
+    int finalized = 0;
+    if (!initialised_here || after_failure) return;
+    MPI_Finalized(&finalized);
+    if (!finalized) MPI_Finalize();
+}

@@ -1,0 +1,76 @@
+/* What carries bytes between hosts: mpi.c, and mpi_none.c, the twin of a build without MPI.
+ *
+ * A Net belongs to one communicator and moves whole frames between its ranks on channels (one a lane, one for the
+ * boards, one for control). Nothing here blocks: requests are started, and net_progress completes them. Frames of one
+ * (from, to, channel) arrive in order. A frame is a FrameHeader in SEGMENT_FRAME_BYTES bytes and its data. */
+#ifndef CGXFFCV_COMM_NET_H
+#define CGXFFCV_COMM_NET_H
+
+#include "comm/segment.h"
+
+#define NET_BOARD SEGMENT_LANES /* the channel of the small collectives */
+#define NET_CHANNELS (SEGMENT_LANES + 1)
+
+typedef struct Net Net;
+
+typedef struct FrameHeader {
+    uint64_t tag;
+    uint32_t bytes; /* of data behind the header */
+} FrameHeader;
+
+typedef struct NetFrame {
+    unsigned char *frame; /* NULL where nothing has come */
+    size_t bytes;         /* with the header */
+    int window;           /* private */
+} NetFrame;
+
+/* How many ranks mpirun started, as the environment says; 1 without mpirun. */
+int net_expected_size(void);
+
+/* Starts MPI unless it runs already and duplicates its world: rank and size of the job. Polls `check` (may be NULL)
+ * until `deadline_ns`. */
+Status net_create_world(int64_t deadline_ns, const CommHooks *hooks, Net **out, int *rank, int *size);
+
+/* A world net is shared by the communicators that stand on it; the last release frees it. NULL is fine. */
+void net_world_retain(Net *world);
+void net_world_release(Net *world);
+
+/* Block r of `all` becomes rank r's `mine`, over all ranks of the job; only on the net of net_create_world. */
+Status net_gather(Net *world, const void *mine, size_t bytes, void *all, int64_t deadline_ns, const CommHooks *hooks);
+
+/* The net of a communicator whose rank r is `world_rank_of[r]` in the job; `id` is the same on its ranks, and no other
+ * net that shares two of its ranks has it. Frames hold at most `slot_bytes` of data. */
+Status net_create(Net *world, uint32_t id, int rank, int size, const int *world_rank_of, size_t slot_bytes, Net **out);
+
+/* Waits briefly for transfers under way. False if some are left: then their memory must stay where it is. */
+bool net_destroy(Net *net);
+
+/* Sends the frame in place; *readers goes down by one when it may change again. */
+Status net_send(Net *net, int to, int channel, const void *frame, size_t bytes, _Atomic uint32_t *readers);
+
+/* Sends a copy. */
+Status net_post(Net *net, int to, int channel, const void *frame, size_t bytes);
+
+/* Completes what can be completed; *events counts it. Sees abort and departures of others. */
+Status net_progress(Net *net, int *events);
+
+/* The next frame of (from, this rank, channel), if it is there; stays valid until net_release. */
+Status net_take(Net *net, int from, int channel, NetFrame *out);
+Status net_release(Net *net, int from, int channel, int window);
+/* Frames taken and not released. */
+int net_held(const Net *net, int from, int channel);
+/* Sends to that rank that are not complete. */
+int net_sending_to(const Net *net, int to);
+
+/* Tells all ranks of the communicator that are not in `skip` (one flag a rank, NULL for none); from any thread. */
+void net_abort(Net *net, const AbortRecord *record, const bool *skip);
+/* What another rank has told; NULL while nothing. */
+const AbortRecord *net_aborted(const Net *net);
+
+void net_leave(Net *net, const bool *skip);
+bool net_has_left(const Net *net, int rank);
+
+/* Ends MPI if net_create_world began it and nothing failed. */
+void net_finalize(bool after_failure);
+
+#endif

@@ -1,0 +1,347 @@
+/* Waiting: operations with names and deadlines, the one loop in which a rank sleeps, and everything that may end it:
+ * abort, a dead or departed rank, a signal, the deadline. */
+#include "comm/internal.h"
+
+#include <assert.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+#define CHECK_EVERY_NS 100000000LL
+#define LEFT_GRACE_NS 200000000LL
+#define NET_YIELD_NS 1000000LL
+#define NET_SLEEP_NS 100000LL
+
+/* ---- broken communicators ---- */
+
+void wait_break(Comm *comm, const AbortRecord *record) {
+    if (segment_abort(&comm->segment, record) && comm->net != NULL) net_abort(comm->net, record, comm->shares);
+}
+
+/* The abort record, ours or one that came from another host (which the ranks here then see too). */
+static const AbortRecord *abort_record(Comm *comm) {
+    const AbortRecord *record = segment_aborted(&comm->segment);
+    if (record != NULL || comm->net == NULL) return record;
+    const AbortRecord *remote = net_aborted(comm->net);
+    if (remote != NULL) segment_abort(&comm->segment, remote);
+    return segment_aborted(&comm->segment);
+}
+
+static Status fail_aborted(const Comm *comm, const AbortRecord *record) {
+    Status status = error_fail((Status)record->code, "%s", record->message);
+    return error_at_operation(error_at_rank(status, record->rank), comm->operation);
+}
+
+static Status check_abort(Comm *comm) {
+    const AbortRecord *record = abort_record(comm);
+    return record == NULL ? STATUS_OK : fail_aborted(comm, record);
+}
+
+static Status fail_broken(const AbortRecord *record, const char *operation) {
+    const char *separator = record->operation[0] == '\0' ? "" : ": ";
+    Status status = error_fail(STATUS_TRANSPORT, "the communicator is broken (%s%s%s): make a new one",
+                               record->operation, separator, record->message);
+    return error_at_operation(error_at_rank(status, record->rank), operation);
+}
+
+void comm_abort(Comm *comm, const char *message) {
+    AbortRecord record = {.code = STATUS_TRANSPORT, .rank = comm->rank};
+    snprintf(record.message, sizeof record.message, "rank %d aborted: %s", comm->rank, message);
+    wait_break(comm, &record);
+}
+
+static void abort_one(Comm *comm, void *message) { comm_abort(comm, message); }
+
+void comm_abort_all(const char *message) {
+    char text[SEGMENT_TEXT_BYTES];
+    snprintf(text, sizeof text, "%s", message);
+    watch_each(abort_one, text);
+}
+
+bool comm_broken(Comm *comm, const ErrorRecord **cause) {
+    const AbortRecord *record = abort_record(comm);
+    if (record == NULL) return false;
+    pthread_mutex_lock(&comm->cause_lock);
+    if (!comm->cause_known) {
+        comm->cause = (ErrorRecord){.code = (Status)record->code, .rank = record->rank, .offset = -1, .sample = -1};
+        snprintf(comm->cause.message, sizeof comm->cause.message, "%s", record->message);
+        memcpy(comm->cause.operation, record->operation, sizeof comm->cause.operation);
+        comm->cause_known = true;
+    }
+    pthread_mutex_unlock(&comm->cause_lock);
+    if (cause != NULL) *cause = &comm->cause;
+    return true;
+}
+
+/* ---- operations ---- */
+
+static uintptr_t this_thread(void) {
+    static _Thread_local char mark;
+    return (uintptr_t)&mark;
+}
+
+Status comm_begin(Comm *comm, const char *operation, double timeout_s) {
+    if (comm->owner_pid != (int)getpid()) {
+        FAIL(STATUS_TRANSPORT, "%s: this communicator belongs to process %d, which forked this one", operation,
+             comm->owner_pid);
+    }
+    uintptr_t me = this_thread(), nobody = 0;
+    if (atomic_load_explicit(&comm->user, memory_order_relaxed) == me) {
+        comm->depth++;
+        return STATUS_OK;
+    }
+    if (!atomic_compare_exchange_strong(&comm->user, &nobody, me)) {
+        return error_at_operation(error_fail(STATUS_TRANSPORT, "another thread is using this communicator"), operation);
+    }
+    Status status = STATUS_OK;
+    if (comm->net != NULL) {
+        int events;
+        status = net_progress(comm->net, &events);
+    }
+    const AbortRecord *record = abort_record(comm);
+    if (status == STATUS_OK && record != NULL) status = fail_broken(record, operation);
+    if (status != STATUS_OK) {
+        atomic_store(&comm->user, 0);
+        return status;
+    }
+    memset(comm->operation, 0, sizeof comm->operation); /* the boards compare all of it */
+    snprintf(comm->operation, sizeof comm->operation, "%s", operation);
+    comm->operation_timeout_s = timeout_s > 0 ? timeout_s : comm->timeout_s;
+    comm->deadline_ns = clock_deadline_ns(comm->operation_timeout_s);
+    comm->next_check_ns = clock_now_ns() + CHECK_EVERY_NS;
+    comm->left_since_ns = 0;
+    comm->depth = 1;
+    return STATUS_OK;
+}
+
+/* What the other ranks are told of a failure here. */
+static void describe_failure(const Comm *comm, Status status, AbortRecord *out) {
+    const ErrorRecord *error = error_record();
+    *out = (AbortRecord){.code = STATUS_TRANSPORT, .rank = comm->rank};
+    snprintf(out->operation, sizeof out->operation, "%s", comm->operation);
+    if (status >= STATUS_TRANSPORT && status < STATUS_NOT_BUILT) {
+        out->code = (int32_t)status;
+        out->rank = error->rank;
+        snprintf(out->message, sizeof out->message, "%.*s", (int)sizeof out->message - 1, error->message);
+    } else if (status == STATUS_INTERRUPTED) {
+        snprintf(out->message, sizeof out->message, "rank %d was interrupted", comm->rank);
+    } else {
+        snprintf(out->message, sizeof out->message, "rank %d failed: %.*s", comm->rank, (int)sizeof out->message - 40,
+                 error->message);
+    }
+}
+
+Status comm_end(Comm *comm, Status status) {
+    assert(comm->depth > 0);
+    if (--comm->depth > 0) return status;
+    if (status != STATUS_OK) {
+        AbortRecord record;
+        describe_failure(comm, status, &record);
+        wait_break(comm, &record);
+        error_at_operation(status, comm->operation);
+    }
+    comm->operation[0] = '\0';
+    atomic_store(&comm->user, 0);
+    return status;
+}
+
+const char *comm_operation(const Comm *comm) { return comm->operation; }
+
+/* ---- what may end a wait ---- */
+
+/* Slices in shared memory that this rank handed to that one and did not get back. */
+static bool keeps_slots(const Comm *comm, int rank) {
+    int seat = comm->places[rank].seat;
+    if (seat < 0) return net_sending_to(comm->net, rank) > 0;
+    for (int lane = 0; lane < SEGMENT_LANES; lane++) {
+        const Queue *queue = segment_queue(&comm->segment, comm->segment.seat, seat, lane);
+        uint32_t published = atomic_load_explicit(&queue->published, memory_order_relaxed);
+        if (published != atomic_load_explicit(&queue->released, memory_order_relaxed)) return true;
+    }
+    return false;
+}
+
+static bool waits_for(const Comm *comm, int rank) {
+    return comm->places[rank].wanted != 0 || (comm->wants_slot && keeps_slots(comm, rank));
+}
+
+/* The rank to name when nothing happens: one that is stopped, else the first that is waited for; -1 for none. */
+static int suspect(const Comm *comm) {
+    for (int seat = 0; seat < comm->segment.seats; seat++) {
+        if (seat != comm->segment.seat && segment_health(&comm->segment, seat, comm->stall_ns) == SEAT_STALLED) {
+            return comm->rank_of_seat[seat];
+        }
+    }
+    for (int rank = 0; rank < comm->size; rank++) {
+        if (rank != comm->rank && waits_for(comm, rank)) return rank;
+    }
+    return -1;
+}
+
+static Status timed_out(const Comm *comm) {
+    int rank = suspect(comm);
+    const char *what = comm->wants_slot ? "to free a slot" : "to answer";
+    Status status;
+    if (rank < 0) {
+        status = error_fail(STATUS_TIMEOUT, "rank %d: nothing came within %g s", comm->rank, comm->operation_timeout_s);
+    } else {
+        status = error_fail(STATUS_TIMEOUT,
+                            "rank %d waited %g s for rank %d %s: it is stopped, far behind, or in another call",
+                            comm->rank, comm->operation_timeout_s, rank, what);
+    }
+    return error_at_operation(error_at_rank(status, rank), comm->operation);
+}
+
+static Status peer_lost(const Comm *comm, int rank) {
+    const Seat *seat = segment_seat(&comm->segment, comm->places[rank].seat);
+    Status status = error_fail(STATUS_PEER_LOST, "rank %d (process %d) died", rank, (int)atomic_load(&seat->pid));
+    return error_at_operation(error_at_rank(status, rank), comm->operation);
+}
+
+static Status warn_stalled(Comm *comm, int rank) {
+    Place *place = &comm->places[rank];
+    if (place->warned || comm->hooks.warn == NULL) return STATUS_OK;
+    place->warned = true;
+    char text[256];
+    snprintf(text, sizeof text,
+             "%s: rank %d (process %d) has shown no sign of life for %g s: it is stopped or its machine is "
+             "overloaded; waiting up to %g s in all",
+             comm->operation, rank, (int)atomic_load(&segment_seat(&comm->segment, place->seat)->pid),
+             (double)comm->stall_ns * 1e-9, comm->operation_timeout_s);
+    return comm->hooks.warn(comm->hooks.context, rank, text);
+}
+
+static Status check_peers(Comm *comm) {
+    for (int seat = 0; seat < comm->segment.seats; seat++) {
+        if (seat == comm->segment.seat) continue;
+        int rank = comm->rank_of_seat[seat];
+        switch (segment_health(&comm->segment, seat, comm->stall_ns)) {
+        case SEAT_DEAD:
+            return peer_lost(comm, rank);
+        case SEAT_STALLED:
+            TRY(warn_stalled(comm, rank));
+            break;
+        case SEAT_WELL:
+            comm->places[rank].warned = false;
+            break;
+        }
+    }
+    return STATUS_OK;
+}
+
+static Status check_hooks(const Comm *comm) {
+    return comm->hooks.check == NULL ? STATUS_OK : comm->hooks.check(comm->hooks.context);
+}
+
+Status wait_check(Comm *comm) {
+    TRY(check_abort(comm));
+    int64_t now = clock_now_ns();
+    if (now >= comm->deadline_ns) return timed_out(comm);
+    if (now < comm->next_check_ns) return STATUS_OK;
+    comm->next_check_ns = now + CHECK_EVERY_NS;
+    TRY(check_peers(comm));
+    return check_hooks(comm);
+}
+
+static Status fail_left(const Comm *comm, int rank) {
+    Status status =
+        error_fail(STATUS_TRANSPORT, "rank %d has left the communicator while rank %d waits for it", rank, comm->rank);
+    return error_at_operation(error_at_rank(status, rank), comm->operation);
+}
+
+/* A rank that has left sends no more; what it had sent has rung the doorbell before. */
+static Status check_left(Comm *comm) {
+    bool remote_left = false;
+    for (int rank = 0; rank < comm->size; rank++) {
+        const Place *place = &comm->places[rank];
+        if (rank == comm->rank || !waits_for(comm, rank)) continue;
+        if (place->seat >= 0) {
+            bool left = atomic_load(&segment_seat(&comm->segment, place->seat)->state) == SEAT_LEFT;
+            if (left && segment_doorbell(&comm->segment) == comm->seen) {
+                TRY(check_abort(comm));
+                return fail_left(comm, rank);
+            }
+        } else if (net_has_left(comm->net, rank)) {
+            remote_left = true;
+            int64_t now = clock_now_ns();
+            if (comm->left_since_ns == 0) comm->left_since_ns = now;
+            if (now - comm->left_since_ns > LEFT_GRACE_NS) return fail_left(comm, rank);
+        }
+    }
+    if (!remote_left) comm->left_since_ns = 0;
+    return STATUS_OK;
+}
+
+/* ---- the wait ---- */
+
+static inline void pause_cpu(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#else
+    __asm__ volatile("" ::: "memory");
+#endif
+}
+
+static bool rung(const Comm *comm) { return segment_doorbell(&comm->segment) != comm->seen; }
+
+static bool spin(const Comm *comm) {
+    for (int i = 0; i < comm->spins; i++) {
+        if (rung(comm)) return true;
+        pause_cpu();
+    }
+    return rung(comm);
+}
+
+/* Sleeps until the doorbell, the next check, or, where MPI has no bell to ring, a moment. */
+static Status rest(Comm *comm, int64_t since_ns) {
+    int64_t now = clock_now_ns();
+    if (comm->net != NULL && now - since_ns < NET_YIELD_NS) {
+        sched_yield();
+        return STATUS_OK;
+    }
+    int64_t until = comm->next_check_ns < comm->deadline_ns ? comm->next_check_ns : comm->deadline_ns;
+    int64_t ns = until - now;
+    if (comm->net != NULL && ns > NET_SLEEP_NS) ns = NET_SLEEP_NS;
+    if (ns > 0 && !segment_sleep(&comm->segment, comm->seen, ns)) return check_hooks(comm);
+    return STATUS_OK;
+}
+
+static Status wait_for_change(Comm *comm) {
+    TRY(wait_check(comm));
+    if (comm->net == NULL && spin(comm)) return STATUS_OK;
+    int64_t since_ns = clock_now_ns();
+    while (!rung(comm)) {
+        if (comm->net != NULL) {
+            int events;
+            TRY(net_progress(comm->net, &events));
+            if (events > 0) {
+                comm->left_since_ns = 0;
+                break;
+            }
+        }
+        TRY(check_left(comm));
+        TRY(wait_check(comm));
+        TRY(rest(comm, since_ns));
+    }
+    return STATUS_OK;
+}
+
+Status comm_wait(Comm *comm) {
+    assert(comm->depth > 0);
+    Status status = wait_for_change(comm);
+    comm->seen = segment_doorbell(&comm->segment);
+    for (int rank = 0; rank < comm->size; rank++) comm->places[rank].wanted = 0;
+    comm->wants_slot = false;
+    return status;
+}
+
+Status comm_progress(Comm *comm) {
+    if (comm->net != NULL) {
+        int events;
+        TRY(net_progress(comm->net, &events));
+    }
+    return wait_check(comm);
+}

@@ -1,0 +1,99 @@
+/* The register of this process's live communicators, and the thread that beats their hearts four times a second. A
+ * stopped or dead process beats no more: that is how the others tell. The thread ends with the last communicator; a
+ * forked child inherits neither register nor thread. */
+#include <signal.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "comm/internal.h"
+
+#define BEAT_EVERY_NS (CLOCK_NS_PER_SECOND / 5)
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    Comm *first; /* borrowed: each removes itself before it is freed */
+    bool running;
+} watch = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void before_fork(void) { pthread_mutex_lock(&watch.lock); }
+
+static void after_fork_parent(void) { pthread_mutex_unlock(&watch.lock); }
+
+static void make_condition(void) {
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&watch.changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+static void after_fork_child(void) {
+    watch.first = NULL;
+    watch.running = false;
+    make_condition();
+    pthread_mutex_unlock(&watch.lock);
+}
+
+static void set_up(void) {
+    make_condition();
+    pthread_atfork(before_fork, after_fork_parent, after_fork_child);
+}
+
+static void *beat(void *unused) {
+    (void)unused;
+    pthread_mutex_lock(&watch.lock);
+    while (watch.first != NULL) {
+        for (Comm *comm = watch.first; comm != NULL; comm = comm->next) segment_heartbeat(&comm->segment);
+        struct timespec until = clock_timespec(clock_now_ns() + BEAT_EVERY_NS);
+        pthread_cond_timedwait(&watch.changed, &watch.lock, &until);
+    }
+    watch.running = false;
+    pthread_mutex_unlock(&watch.lock);
+    return NULL;
+}
+
+/* Detached, and deaf to signals: those belong to the threads of the program. */
+static Status start_thread(void) {
+    pthread_t thread;
+    sigset_t all, before;
+    sigfillset(&all);
+    TRY_PTHREAD(pthread_sigmask(SIG_SETMASK, &all, &before));
+    int error = pthread_create(&thread, NULL, beat, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error != 0) return error_fail_errno(STATUS_IO, error, "starting the heartbeat thread");
+    pthread_detach(thread);
+    return STATUS_OK;
+}
+
+Status watch_add(Comm *comm) {
+    Status status = STATUS_OK;
+    pthread_once(&once, set_up);
+    pthread_mutex_lock(&watch.lock);
+    if (!watch.running) {
+        TRY_GOTO(start_thread());
+        watch.running = true;
+    }
+    comm->next = watch.first;
+    watch.first = comm;
+done:
+    pthread_mutex_unlock(&watch.lock);
+    return status;
+}
+
+void watch_remove(Comm *comm) {
+    pthread_mutex_lock(&watch.lock);
+    Comm **link = &watch.first;
+    while (*link != NULL && *link != comm) link = &(*link)->next;
+    if (*link != NULL) *link = comm->next;
+    if (watch.first == NULL) pthread_cond_signal(&watch.changed);
+    pthread_mutex_unlock(&watch.lock);
+}
+
+void watch_each(void (*visit)(Comm *comm, void *context), void *context) {
+    pthread_mutex_lock(&watch.lock);
+    for (Comm *comm = watch.first; comm != NULL; comm = comm->next) visit(comm, context);
+    pthread_mutex_unlock(&watch.lock);
+}

@@ -1,0 +1,523 @@
+// sources: base/*.c comm/[!m]*.c comm/mpi_none.c
+/* The communicator with threads as ranks, over memory that they all share: runs under ASan, and under TSan. */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "base/philox.h"
+#include "check.h"
+#include "comm/internal.h"
+
+#define MAX_RANKS 8
+
+typedef void (*Body)(Comm *comm);
+
+typedef struct World {
+    void *memory;
+    size_t bytes;
+    int size, rank;
+    CommOptions options;
+    Body body;
+} World;
+
+static pthread_mutex_t check_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* The harness counts without atomics; ranks take turns. */
+#define RANK_CHECK(condition)                                                                                          \
+    do {                                                                                                               \
+        bool holds_ = (condition);                                                                                     \
+        pthread_mutex_lock(&check_lock);                                                                               \
+        CHECK(holds_ &&#condition);                                                                                    \
+        pthread_mutex_unlock(&check_lock);                                                                             \
+    } while (0)
+
+#define RANK_CHECK_OK(call)                                                                                            \
+    do {                                                                                                               \
+        Status rank_status_ = (call);                                                                                  \
+        pthread_mutex_lock(&check_lock);                                                                               \
+        CHECK_OK(rank_status_);                                                                                        \
+        pthread_mutex_unlock(&check_lock);                                                                             \
+    } while (0)
+
+static void *run_rank(void *argument) {
+    World *world = argument;
+    Segment segment;
+    Comm *comm = NULL;
+    RANK_CHECK_OK(segment_open_memory(world->memory, world->bytes, world->size, world->rank, &segment));
+    RANK_CHECK_OK(join_segment(&segment, world->rank, world->size, &world->options, &comm));
+    if (comm != NULL) RANK_CHECK_OK(comm_barrier(comm)); /* a late rank would join what an early one has broken */
+    if (comm != NULL) world->body(comm);
+    comm_destroy(comm);
+    return NULL;
+}
+
+static void run(int size, const CommOptions *options, Body body) {
+    size_t slot_bytes = options->slot_bytes > 0 ? options->slot_bytes : COMM_DEFAULT_SLOT_BYTES;
+    void *memory = NULL;
+    size_t bytes = segment_bytes(size, slot_bytes);
+    CHECK_OK(memory_calloc(1, bytes, &memory));
+    segment_format(memory, size, slot_bytes, 1);
+    pthread_t threads[MAX_RANKS];
+    World worlds[MAX_RANKS];
+    for (int rank = 0; rank < size; rank++) {
+        worlds[rank] =
+            (World){.memory = memory, .bytes = bytes, .size = size, .rank = rank, .options = *options, .body = body};
+        RANK_CHECK(pthread_create(&threads[rank], NULL, run_rank, &worlds[rank]) == 0);
+    }
+    for (int rank = 0; rank < size; rank++) pthread_join(threads[rank], NULL);
+    memory_free(memory);
+}
+
+/* ---- streams ---- */
+
+#define STRESS_SLICES 300
+
+/* What rank `from` publishes as its k-th slice; every rank can compute it. */
+typedef struct Plan {
+    int lane;
+    size_t bytes;
+    bool to[MAX_RANKS];
+    uint64_t tag;
+} Plan;
+
+static Plan plan(const Comm *comm, int from, int k) {
+    Philox4 r = philox(7, 9, (uint32_t)from, (uint32_t)k, 0, 0);
+    Plan p = {.lane = (int)philox_below(r.word[0], COMM_LANES), .tag = ((uint64_t)from << 32) | (uint64_t)k};
+    size_t most = comm_slot_bytes(comm);
+    p.bytes = k % 17 == 0 ? most : philox_below(r.word[1], k % 3 == 0 ? (uint32_t)most + 1 : 200);
+    for (int rank = 0; rank < comm_size(comm); rank++) p.to[rank] = (r.word[2] >> rank & 1) != 0;
+    if (r.word[3] % 4 == 0) memset(p.to, 1, sizeof p.to);
+    return p;
+}
+
+static unsigned char content(const Plan *p, size_t at) { return (unsigned char)(p->tag * 31 + at * 7 + (at >> 8)); }
+
+static void fill(const Plan *p, unsigned char *data) {
+    for (size_t i = 0; i < p->bytes; i++) data[i] = content(p, i);
+}
+
+static bool intact(const Plan *p, const unsigned char *data) {
+    for (size_t i = 0; i < p->bytes; i++) {
+        if (data[i] != content(p, i)) return false;
+    }
+    return true;
+}
+
+/* The next slice after `k` on (from, to, lane); STRESS_SLICES at the end. */
+static int next_slice(const Comm *comm, int from, int to, int lane, int k) {
+    for (k++; k < STRESS_SLICES; k++) {
+        Plan p = plan(comm, from, k);
+        if (p.lane == lane && p.to[to]) break;
+    }
+    return k;
+}
+
+static Status produce(Comm *comm, int *k) {
+    CommSlot slot;
+    bool got;
+    TRY(comm_try_acquire(comm, &slot, &got));
+    if (!got) return STATUS_OK;
+    Plan p = plan(comm, comm_rank(comm), *k);
+    int ranks[MAX_RANKS], count = 0;
+    for (int rank = 0; rank < comm_size(comm); rank++) {
+        if (p.to[rank]) ranks[count++] = rank;
+    }
+    fill(&p, slot.data);
+    if (count == 0) {
+        comm_slot_return(comm, &slot);
+    } else if (count == 1) {
+        TRY(comm_publish_to(comm, &slot, p.bytes, p.tag, p.lane, ranks[0]));
+    } else {
+        TRY(comm_publish(comm, &slot, p.bytes, p.tag, p.lane, ranks, count));
+    }
+    ++*k;
+    return STATUS_OK;
+}
+
+static Status stress(Comm *comm) {
+    int size = comm_size(comm), sent = 0, open = 0, wrong = 0;
+    int expect[MAX_RANKS][COMM_LANES];
+    for (int from = 0; from < size; from++) {
+        for (int lane = 0; lane < COMM_LANES; lane++) {
+            expect[from][lane] = next_slice(comm, from, comm_rank(comm), lane, -1);
+            open += expect[from][lane] < STRESS_SLICES;
+        }
+    }
+    for (uint32_t turn = 0; open > 0 || sent < STRESS_SLICES; turn++) {
+        int before = sent, taken = 0;
+        if (sent < STRESS_SLICES) TRY(produce(comm, &sent));
+        for (int i = 0; i < size * COMM_LANES; i++) {
+            /* Another order on each rank and turn. */
+            int which = (int)((turn * 5 + (uint32_t)(comm_rank(comm) * 3 + i)) % (uint32_t)(size * COMM_LANES));
+            int from = which / COMM_LANES, lane = which % COMM_LANES;
+            if (expect[from][lane] >= STRESS_SLICES) continue;
+            CommSlice slice;
+            bool got;
+            TRY(comm_try_receive(comm, from, lane, &slice, &got));
+            if (!got) continue;
+            Plan p = plan(comm, from, expect[from][lane]);
+            wrong += slice.tag != p.tag || slice.bytes != p.bytes || slice.from != from || slice.lane != lane ||
+                     !intact(&p, slice.data);
+            TRY(comm_release(comm, &slice));
+            expect[from][lane] = next_slice(comm, from, comm_rank(comm), lane, expect[from][lane]);
+            open -= expect[from][lane] >= STRESS_SLICES;
+            taken++;
+        }
+        if (taken == 0 && sent == before) TRY(comm_wait(comm));
+    }
+    RANK_CHECK(wrong == 0);
+    return STATUS_OK;
+}
+
+static void stress_body(Comm *comm) {
+    RANK_CHECK_OK(comm_begin(comm, "stress", 0));
+    RANK_CHECK_OK(comm_end(comm, stress(comm)));
+    RANK_CHECK_OK(comm_barrier(comm));
+}
+
+/* Slices in the strict order (step, producer) with the blocking forms: rank p publishes steps ahead as far as slots
+ * go, reads come in the order of the contract. */
+static Status ordered(Comm *comm, int steps) {
+    int size = comm_size(comm), me = comm_rank(comm), sent = 0, step = 0, from = 0;
+    while (sent < steps || step < steps) {
+        bool moved = false, got;
+        if (sent < steps) {
+            CommSlot slot;
+            TRY(comm_try_acquire(comm, &slot, &got));
+            if (got) {
+                memset(slot.data, sent ^ me, slot.capacity);
+                TRY(comm_publish_to_others(comm, &slot, slot.capacity, (uint64_t)sent, 1));
+                sent++;
+                moved = true;
+            }
+        }
+        while (step < steps) {
+            if (from != me) {
+                CommSlice slice;
+                TRY(comm_try_receive(comm, from, 1, &slice, &got));
+                if (!got) break;
+                const unsigned char *data = slice.data;
+                unsigned char want = (unsigned char)(step ^ from);
+                if (slice.tag != (uint64_t)step || data[0] != want || data[slice.bytes - 1] != want) {
+                    FAIL(STATUS_FORMAT, "wrong slice");
+                }
+                TRY(comm_release(comm, &slice));
+                moved = true;
+            }
+            if (++from == size) from = 0, step++;
+        }
+        if (!moved && (sent < steps || step < steps)) TRY(comm_wait(comm));
+    }
+    return STATUS_OK;
+}
+
+static void ordered_body(Comm *comm) {
+    RANK_CHECK_OK(comm_begin(comm, "ordered", 0));
+    RANK_CHECK_OK(comm_end(comm, ordered(comm, 100)));
+}
+
+static void test_streams(void) {
+    for (int size = 1; size <= 6; size += size < 3 ? 1 : 3) {
+        run(size, &(CommOptions){.slot_bytes = 4096}, stress_body);
+        run(size, &(CommOptions){.slot_bytes = (size_t)1 << 20}, ordered_body);
+    }
+    run(3, &(CommOptions){.slot_bytes = (size_t)4 << 20}, ordered_body);
+    run(2, &(CommOptions){0}, stress_body);
+}
+
+/* ---- the rules of the contract ---- */
+
+static Status hold(Comm *comm, Status *third) {
+    CommSlice slices[3];
+    bool got;
+    for (int i = 0; i < 3; i++) {
+        CommSlot slot;
+        TRY(comm_acquire(comm, &slot));
+        TRY(comm_publish_to(comm, &slot, 8, (uint64_t)i, 0, comm_rank(comm)));
+    }
+    TRY(comm_receive(comm, comm_rank(comm), 0, &slices[0]));
+    TRY(comm_receive(comm, comm_rank(comm), 0, &slices[1]));
+    *third = comm_try_receive(comm, comm_rank(comm), 0, &slices[2], &got);
+    TRY(comm_release(comm, &slices[1]));
+    TRY(comm_release(comm, &slices[0]));
+    TRY(comm_receive(comm, comm_rank(comm), 0, &slices[2]));
+    return comm_release(comm, &slices[2]);
+}
+
+static Status exhaust(Comm *comm, Status *one_more) {
+    CommSlot slots[SEGMENT_SLOTS_MAX + 1];
+    for (int i = 0; i < comm_slots(comm); i++) TRY(comm_acquire(comm, &slots[i]));
+    *one_more = comm_acquire(comm, &slots[comm_slots(comm)]);
+    for (int i = 0; i < comm_slots(comm); i++) comm_slot_return(comm, &slots[i]);
+    return STATUS_OK;
+}
+
+static void rules_body(Comm *comm) {
+    Status third = STATUS_OK, one_more = STATUS_OK;
+    RANK_CHECK_OK(comm_begin(comm, "rules", 0));
+    RANK_CHECK(strcmp(comm_operation(comm), "rules") == 0);
+    RANK_CHECK_OK(hold(comm, &third));
+    RANK_CHECK(third == STATUS_ARGUMENT);
+    RANK_CHECK_OK(exhaust(comm, &one_more));
+    RANK_CHECK(one_more == STATUS_ARGUMENT);
+    CommSlot slot;
+    RANK_CHECK_OK(comm_acquire(comm, &slot));
+    CommSlot wrong = slot;
+    wrong.index = (slot.index + 1) % comm_slots(comm);
+    RANK_CHECK(comm_publish_to(comm, &wrong, 8, 0, 0, 0) == STATUS_ARGUMENT);
+    RANK_CHECK(comm_publish_to(comm, &slot, slot.capacity + 1, 0, 0, 0) == STATUS_ARGUMENT);
+    RANK_CHECK(comm_publish_to(comm, &slot, 8, 0, 0, comm_size(comm)) == STATUS_ARGUMENT);
+    comm_slot_return(comm, &slot);
+    RANK_CHECK_OK(comm_barrier(comm)); /* nested: under the outer name */
+    RANK_CHECK_OK(comm_end(comm, STATUS_OK));
+    RANK_CHECK(!comm_broken(comm, NULL));
+    RANK_CHECK(comm_broadcast(comm, comm_size(comm), NULL, 0) == STATUS_ARGUMENT);
+    RANK_CHECK(!comm_broken(comm, NULL));
+}
+
+/* ---- collectives ---- */
+
+static void collectives_body(Comm *comm) {
+    int size = comm_size(comm), rank = comm_rank(comm);
+    static const size_t sizes[] = {0, 1, 8, COMM_HEADER_BYTES, COMM_HEADER_BYTES + 1, 4096, 4097, 300001};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        size_t bytes = sizes[i];
+        unsigned char *mine = NULL, *all = NULL;
+        RANK_CHECK_OK(memory_alloc(bytes + 1, 1, &mine));
+        RANK_CHECK_OK(memory_calloc(bytes * (size_t)size + 1, 1, &all));
+        for (size_t j = 0; j < bytes; j++) mine[j] = (unsigned char)(j * 13 + (size_t)rank);
+        RANK_CHECK_OK(comm_allgather(comm, mine, bytes, all));
+        int wrong = 0;
+        for (int other = 0; other < size; other++) {
+            for (size_t j = 0; j < bytes; j++) {
+                wrong += all[(size_t)other * bytes + j] != (unsigned char)(j * 13 + (size_t)other);
+            }
+        }
+        int root = (int)i % size;
+        RANK_CHECK_OK(comm_broadcast(comm, root, mine, bytes));
+        for (size_t j = 0; j < bytes; j++) wrong += mine[j] != (unsigned char)(j * 13 + (size_t)root);
+        RANK_CHECK(wrong == 0);
+        RANK_CHECK_OK(comm_agree(comm, all, bytes < COMM_HEADER_BYTES ? bytes : COMM_HEADER_BYTES, NULL));
+        memory_free(mine);
+        memory_free(all);
+    }
+    for (int i = 0; i < 200; i++) RANK_CHECK_OK(comm_barrier(comm));
+}
+
+static void test_collectives(void) {
+    for (int size = 1; size <= 5; size += 2) run(size, &(CommOptions){.slot_bytes = 4096}, collectives_body);
+    run(2, &(CommOptions){0}, rules_body);
+}
+
+/* ---- topology, split ---- */
+
+static void topology_body(Comm *comm) {
+    RANK_CHECK(comm_nodes(comm) == 2 && comm_size(comm) == 5);
+    static const int node_of[] = {0, 0, 0, 1, 1}, local_of[] = {0, 1, 2, 0, 1};
+    for (int rank = 0; rank < 5; rank++) {
+        RANK_CHECK(comm_node_of(comm, rank) == node_of[rank] && comm_local_rank_of(comm, rank) == local_of[rank]);
+        RANK_CHECK(comm_rank_at(comm, node_of[rank], local_of[rank]) == rank && comm_shares_memory(comm, rank));
+    }
+    RANK_CHECK(comm_local_size(comm) == (comm_node(comm) == 0 ? 3 : 2) && comm_rank_at(comm, 1, 2) == -1);
+    Comm *odd = NULL, *nobody = NULL, *again = NULL;
+    int rank = comm_rank(comm);
+    RANK_CHECK_OK(comm_split(comm, rank % 2, -rank, &odd));
+    RANK_CHECK(comm_size(odd) == (rank % 2 ? 2 : 3) && comm_rank(odd) == (rank % 2 ? (3 - rank) / 2 : (4 - rank) / 2));
+    int parents[3], me = rank;
+    RANK_CHECK_OK(comm_allgather(odd, &me, sizeof me, parents));
+    for (int i = 0; i < comm_size(odd); i++) RANK_CHECK(parents[i] == (rank % 2 ? 3 : 4) - 2 * i);
+    RANK_CHECK(comm_nodes(odd) == 2);
+    RANK_CHECK_OK(comm_split(comm, rank == 0 ? -1 : 3, 0, &nobody));
+    RANK_CHECK((nobody == NULL) == (rank == 0));
+    if (nobody != NULL) collectives_body(nobody);
+    RANK_CHECK_OK(comm_split(odd, 0, 0, &again));
+    comm_destroy(odd);
+    stress_body(again);
+    comm_destroy(again);
+    comm_destroy(nobody);
+}
+
+/* ---- failures ---- */
+
+static void describe(const void *header, size_t bytes, char *text, size_t text_bytes) {
+    snprintf(text, text_bytes, "count=%d (%zu)", *(const int *)header, bytes);
+}
+
+static void mismatch_body(Comm *comm) {
+    int count = comm_rank(comm) == 2 ? 6 : 5;
+    const ErrorRecord *error = error_record(), *cause = NULL;
+    RANK_CHECK(comm_agree(comm, &count, sizeof count, describe) == STATUS_TRANSPORT);
+    RANK_CHECK(strstr(error->message, "count=5") != NULL && strstr(error->message, "count=6") != NULL);
+    RANK_CHECK(error->rank == (comm_rank(comm) == 2 ? 0 : 2) && strcmp(error->operation, "agree") == 0);
+    RANK_CHECK(comm_broken(comm, &cause) && strstr(cause->message, "disagree") != NULL);
+    RANK_CHECK(comm_barrier(comm) == STATUS_TRANSPORT && strstr(error->message, "broken") != NULL);
+    RANK_CHECK(strcmp(error->operation, "barrier") == 0);
+}
+
+static void different_calls_body(Comm *comm) {
+    int value = 0;
+    Status status = comm_rank(comm) == 1 ? comm_barrier(comm) : comm_broadcast(comm, 0, &value, sizeof value);
+    RANK_CHECK(status == STATUS_TRANSPORT);
+    const char *message = error_record()->message;
+    RANK_CHECK(strstr(message, "'barrier'") != NULL && strstr(message, "'broadcast'") != NULL);
+}
+
+static void abort_body(Comm *comm) {
+    if (comm_rank(comm) == 1) {
+        usleep(20000);
+        comm_abort(comm, "out of cheese");
+    }
+    RANK_CHECK(comm_barrier(comm) == STATUS_TRANSPORT || comm_rank(comm) == 1);
+    RANK_CHECK(comm_barrier(comm) == STATUS_TRANSPORT);
+    RANK_CHECK(strstr(error_record()->message, "rank 1 aborted: out of cheese") != NULL);
+    RANK_CHECK(error_record()->rank == 1);
+}
+
+static void failure_body(Comm *comm) {
+    RANK_CHECK_OK(comm_begin(comm, "job", 0));
+    RANK_CHECK_OK(comm_barrier(comm));
+    Status status = comm_rank(comm) == 0 ? error_fail(STATUS_MEMORY, "no memory for %d", 7) : comm_barrier(comm);
+    status = comm_end(comm, status);
+    RANK_CHECK(status == (comm_rank(comm) == 0 ? STATUS_MEMORY : STATUS_TRANSPORT));
+    if (comm_rank(comm) != 0) RANK_CHECK(strcmp(error_record()->message, "rank 0 failed: no memory for 7") == 0);
+}
+
+static void timeout_body(Comm *comm) {
+    RANK_CHECK_OK(comm_begin(comm, "job", 0.15));
+    Status status = STATUS_OK;
+    CommSlice slice;
+    if (comm_rank(comm) == 0) status = comm_receive(comm, 1, 0, &slice);
+    status = comm_end(comm, status);
+    if (comm_rank(comm) == 0) {
+        RANK_CHECK(status == STATUS_TIMEOUT && error_record()->rank == 1);
+    } else {
+        while (!comm_broken(comm, NULL)) usleep(1000);
+        RANK_CHECK(comm_barrier(comm) == STATUS_TRANSPORT);
+    }
+}
+
+static void slot_timeout_body(Comm *comm) {
+    RANK_CHECK_OK(comm_begin(comm, "job", 0.15));
+    Status status = STATUS_OK;
+    for (int i = 0; comm_rank(comm) == 0 && i <= comm_slots(comm) && status == STATUS_OK; i++) {
+        CommSlot slot;
+        status = comm_acquire(comm, &slot);
+        if (status == STATUS_OK) status = comm_publish_to(comm, &slot, 1, 0, 0, 1);
+    }
+    status = comm_end(comm, status);
+    while (comm_rank(comm) != 0 && !comm_broken(comm, NULL)) usleep(1000);
+    if (comm_rank(comm) == 0) RANK_CHECK(status == STATUS_TIMEOUT && error_record()->rank == 1);
+}
+
+static void left_body(Comm *comm) {
+    if (comm_rank(comm) == 1) return;
+    RANK_CHECK(comm_barrier(comm) == STATUS_TRANSPORT);
+    RANK_CHECK(error_record()->rank == 1 && strstr(error_record()->message, "has left") != NULL);
+}
+
+/* Whoever has its data does not care that the sender has gone. */
+static void left_after_body(Comm *comm) {
+    char data[1000];
+    memset(data, 'a' + comm_rank(comm), sizeof data);
+    RANK_CHECK_OK(comm_broadcast(comm, 1, data, sizeof data));
+    RANK_CHECK(data[999] == 'b');
+}
+
+static Status refuse(void *context) {
+    (void)context;
+    return error_fail(STATUS_INTERRUPTED, "interrupted");
+}
+
+static void interrupted_body(Comm *comm) {
+    if (comm_rank(comm) == 0) {
+        comm->hooks.check = refuse;
+        RANK_CHECK(comm_barrier(comm) == STATUS_INTERRUPTED);
+    } else {
+        while (!comm_broken(comm, NULL)) usleep(1000);
+        RANK_CHECK(comm_barrier(comm) == STATUS_TRANSPORT);
+        RANK_CHECK(strstr(error_record()->message, "rank 0 was interrupted") != NULL);
+    }
+}
+
+typedef struct Intruder {
+    Comm *comm;
+    Status status;
+} Intruder;
+
+static void *intrude(void *argument) {
+    Intruder *intruder = argument;
+    intruder->status = comm_barrier(intruder->comm);
+    return NULL;
+}
+
+static void second_thread_body(Comm *comm) {
+    RANK_CHECK_OK(comm_begin(comm, "job", 0));
+    Intruder intruder = {.comm = comm};
+    pthread_t thread;
+    RANK_CHECK(pthread_create(&thread, NULL, intrude, &intruder) == 0);
+    pthread_join(thread, NULL);
+    RANK_CHECK(intruder.status == STATUS_TRANSPORT);
+    RANK_CHECK_OK(comm_end(comm, comm_barrier(comm)));
+    RANK_CHECK_OK(comm_barrier(comm));
+}
+
+static void abort_all_body(Comm *comm) {
+    RANK_CHECK_OK(comm_barrier(comm));
+    if (comm_rank(comm) == 0) comm_abort_all("the end");
+    while (!comm_broken(comm, NULL)) usleep(1000);
+    RANK_CHECK(comm_barrier(comm) == STATUS_TRANSPORT);
+}
+
+static void test_failures(void) {
+    run(3, &(CommOptions){0}, mismatch_body);
+    run(3, &(CommOptions){0}, different_calls_body);
+    run(4, &(CommOptions){0}, abort_body);
+    run(3, &(CommOptions){0}, failure_body);
+    run(3, &(CommOptions){0}, timeout_body);
+    run(2, &(CommOptions){0}, slot_timeout_body);
+    run(3, &(CommOptions){0}, left_body);
+    run(3, &(CommOptions){0}, left_after_body);
+    run(2, &(CommOptions){0}, interrupted_body);
+    run(2, &(CommOptions){0}, second_thread_body);
+    run(2, &(CommOptions){0}, abort_all_body);
+}
+
+/* A zombie is a dead process; a live one that stops beating is stalled. */
+static void test_health(void) {
+    Segment segments[2];
+    void *memory = NULL;
+    size_t bytes = segment_bytes(2, 4096);
+    CHECK_OK(memory_calloc(1, bytes, &memory));
+    segment_format(memory, 2, 4096, 1);
+    CHECK_OK(segment_open_memory(memory, bytes, 2, 0, &segments[0]));
+    CHECK_OK(segment_open_memory(memory, bytes, 2, 1, &segments[1]));
+    CHECK(segment_open_memory(memory, bytes, 2, 1, &segments[1]) == STATUS_ARGUMENT);
+    CHECK(segment_open_memory(memory, bytes, 3, 1, &segments[1]) == STATUS_ARGUMENT);
+    CHECK(segment_health(&segments[0], 1, CLOCK_NS_PER_SECOND) == SEAT_WELL);
+    Seat *seat = segment_seat(&segments[0], 1);
+    atomic_fetch_sub(&seat->heartbeat_ns, 2 * CLOCK_NS_PER_SECOND);
+    CHECK(segment_health(&segments[0], 1, CLOCK_NS_PER_SECOND) == SEAT_STALLED);
+    CHECK(segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_WELL);
+    atomic_fetch_add(&seat->start_time, 1); /* the pid was reused */
+    CHECK(segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_DEAD);
+    atomic_store(&seat->pid, getpid());
+    segment_close(&segments[1], false);
+    CHECK(segment_health(&segments[0], 1, 1) == SEAT_WELL);
+    segment_close(&segments[0], false);
+    memory_free(memory);
+    CHECK(segment_bytes(8, COMM_DEFAULT_SLOT_BYTES) < (size_t)64 << 20);
+    CHECK(segment_bytes(0, 4096) == 0 && segment_bytes(1, 4095) == 0 && segment_bytes(1, (size_t)8 << 20) == 0);
+}
+
+int main(void) {
+    test_health();
+    test_streams();
+    test_collectives();
+    run(5, &(CommOptions){.nodes = 2}, topology_body);
+    test_failures();
+    return check_result();
+}
