@@ -1,0 +1,236 @@
+"""The command line: doctor, launch, and how commands end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cgxffcv import __version__, app, cli, doctor, launch
+from cgxffcv.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(*arguments, **options):
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environ |= options.pop("environ", {})
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, env=environ, check=False, **options
+    )
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def test_version_is_one():
+    assert command("-m", "cgxffcv", "--version").stdout.strip() == f"cgxffcv {__version__}"
+    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [([], "required"), (["frobnicate"], "invalid choice"), (["bench", "nothing"], "invalid choice"),
+     (["info"], "required: FILE.beton"), (["launch"], "required: -np")],
+)  # fmt: skip
+def test_wrong_usage(arguments, expected):
+    done = command("-m", "cgxffcv", *arguments)
+    assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help_names_every_command():
+    text = command("-m", "cgxffcv", "--help").stdout
+    assert all(name in text for name in ("info", "verify", "doctor", "bench", "launch"))
+
+
+# --- how a command ends --------------------------------------------------------------------------------------------
+
+
+def ended(body, **options):
+    """A process that runs `body` under app.run."""
+    text = f"from cgxffcv import app, errors\ndef main():\n    {body}\napp.run('prog', main)"
+    return command("-c", text, **options)
+
+
+@pytest.mark.parametrize(
+    "body, code, message",
+    [
+        ("return 0", 0, ""),
+        ("return 3", 3, ""),
+        ("raise errors.UserError('mend this')", 1, "prog: error: mend this\n"),
+        ("raise errors.ConfigError(['one', 'two'])", 2, "prog: error: one\nprog: error: two\nprog: see --help\n"),
+        ("open('/no/such/file')", 1, "prog: error: /no/such/file: No such file or directory\n"),
+        ("import _cgxffcv; raise _cgxffcv.BetonError('cut off')", 1, "prog: error: cut off\n"),
+        ("raise KeyboardInterrupt", 130, "prog: interrupted\n"),
+        ("raise SystemExit(4)", 4, ""),
+    ],
+)
+def test_endings(body, code, message):
+    done = ended(body)
+    assert (done.returncode, done.stderr) == (code, message)
+
+
+def test_a_mistake_of_ours_shows_where():
+    done = ended("raise ZeroDivisionError('x')")
+    assert done.returncode == 70 and "Traceback" in done.stderr and "please report it" in done.stderr
+
+
+def test_sigterm_ends_with_a_message():
+    text = "import time\nfrom cgxffcv import app\ndef main():\n    print('up', flush=True)\n    time.sleep(60)\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", text + "app.run('prog', main)"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stderr) == (143, "prog: ended from outside\n")
+
+
+def test_other_ranks_leave_the_message_to_rank_0():
+    world = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
+    silent = ended("raise errors.ConfigError(['one'])", environ={**world, "OMPI_COMM_WORLD_RANK": "1"})
+    assert (silent.returncode, silent.stderr) == (2, "")
+    told = ended("raise errors.ConfigError(['one'])", environ={**world, "OMPI_COMM_WORLD_RANK": "0"})
+    assert (told.returncode, told.stderr) == (2, "prog: error: one\nprog: see --help\n")
+    failed = ended("raise OSError('disk')", environ={**world, "OMPI_COMM_WORLD_RANK": "1"})
+    assert (failed.returncode, failed.stderr) == (1, "prog: rank 1: error: disk\n")
+
+
+# --- ranks and cores -----------------------------------------------------------------------------------------------
+
+
+def test_ranks_come_from_the_launcher(monkeypatch):
+    for name in ("RANK", "SIZE", "LOCAL_SIZE"):
+        monkeypatch.delenv(f"OMPI_COMM_WORLD_{name}", raising=False)
+    assert (app.rank(), app.ranks(), app.local_ranks()) == (0, 1, 1)
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")
+    assert (app.rank(), app.ranks(), app.local_ranks()) == (3, 4, 2)
+
+
+@pytest.mark.parametrize(
+    "usable, cores, ranks, expected",
+    [(8, 8, 1, 8), (8, 8, 2, 4), (8, 8, 3, 2), (2, 2, 4, 1), (1, 8, 2, 1), (4, 8, 2, 4), (4, 8, 1, 4)],
+)
+def test_cores_of_a_rank(monkeypatch, usable, cores, ranks, expected):
+    monkeypatch.setattr(app.os, "sched_getaffinity", lambda pid: set(range(usable)))
+    monkeypatch.setattr(app.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(app, "ranks", lambda: ranks)
+    monkeypatch.setattr(app, "local_ranks", lambda: ranks)
+    assert app.cores_of_this_rank() == expected
+
+
+# --- launch --------------------------------------------------------------------------------------------------------
+
+
+def test_launch_command():
+    words = launch.command(2, ["train.py", "--epochs", "1"], cores=8, root=True, environ={})
+    assert words[:3] == ["mpirun", "-np", "2"] and "--allow-run-as-root" in words
+    assert words[words.index("-x") + 1] == "OMP_NUM_THREADS=4"
+    assert words[-4:] == [sys.executable, "train.py", "--epochs", "1"]
+    words = launch.command(3, ["prog"], cores=2, root=False, environ={"OMP_NUM_THREADS": "1"})
+    assert "--allow-run-as-root" not in words and "-x" not in words and words[-1] == "prog"
+
+
+def test_launch_prints(capsys):
+    assert cli.run(["launch", "-np", "2", "--print", "a.py", "--x", "1"]) == 0
+    assert capsys.readouterr().out.startswith("+ mpirun -np 2 ")
+
+
+def test_launch_mistakes(monkeypatch):
+    with pytest.raises(UserError, match="at least 1 rank"):
+        cli.run(["launch", "-np", "0", "a.py"])
+    with pytest.raises(UserError, match="no command given"):
+        cli.run(["launch", "-np", "2"])
+    monkeypatch.setattr(launch.shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="apt-get install -y openmpi-bin"):
+        cli.run(["launch", "-np", "2", "a.py"])
+
+
+def test_launch_runs_ranks():
+    if launch.shutil.which("mpirun") is None:
+        pytest.skip("mpirun is not installed")
+    program = "from os import environ as e; print('rank', e['OMPI_COMM_WORLD_RANK'], e['OMP_NUM_THREADS'])"
+    done = command("-m", "cgxffcv", "launch", "-np", "3", sys.executable, "-c", program)
+    assert done.returncode == 0, done.stderr
+    threads = max(len(os.sched_getaffinity(0)) // 3, 1)
+    lines = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert lines == [f"rank {rank} {threads}" for rank in range(3)]
+
+
+# --- doctor --------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_as_text_and_as_json(capsys):
+    assert cli.run(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for word in ("cgxffcv", "processor", "avx2", "memory", "GPU", "onednn", "mpi", "jpeg", "cuda"):
+        assert word in text
+    assert cli.run(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["core"]["loaded"] and report["cgxffcv"] == __version__
+    assert (report["remedy"] is None) == (report["missing"] == [])
+
+
+def made_up(**changes):
+    report = {
+        "core": {"loaded": True, "path": "x.so",
+                 "info": {"onednn": True, "mpi": True, "jpeg": True, "cuda": False, "compiler": "1"}},
+        "gpu": {"driver": None, "devices": []},
+        "mpi": {"mpirun": "/usr/bin/mpirun", "mpicc": "/usr/bin/mpicc", "open_mpi": "4.1.4", "cuda_aware": False},
+        "found": {"onednn": "3", "mpi": "Open MPI 4.1.4", "jpeg": "so", "cuda": None, "nccl": None},
+        "gcc": "12.2.0",
+    }  # fmt: skip
+    for key, value in changes.items():
+        report[key] = {**report[key], **value} if isinstance(report[key], dict) else value
+    return report
+
+
+def test_doctor_finds_nothing_wrong():
+    assert doctor.diagnose(made_up()) == ([], None)
+
+
+def test_doctor_names_one_command(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
+    info = {"onednn": True, "mpi": False, "jpeg": False, "cuda": False}
+    report = made_up(core={"info": info}, found={"mpi": None, "jpeg": None}, mpi={"mpirun": None, "mpicc": None})
+    missing, remedy = doctor.diagnose(report)
+    assert [line.split()[0] for line in missing] == ["mpi", "jpeg"] and "\n" not in remedy
+    assert remedy.startswith("sudo apt-get install -y libopenmpi-dev openmpi-bin libturbojpeg0-dev && ")
+    (tmp_path / "Makefile").write_text("# cgxffcv")
+    assert doctor.diagnose(report)[1] == "make build"
+
+
+def test_doctor_when_the_module_cannot_be_loaded(tmp_path):
+    # A module of that name that fails, as one whose libraries are gone does.
+    (tmp_path / "_cgxffcv.py").write_text("raise ImportError('libfoo.so.1: cannot open shared object file')")
+    done = command("-m", "cgxffcv", "doctor", environ={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "NOT LOADED" in done.stdout and "libfoo.so.1" in done.stdout and "pip install" in done.stdout
+
+
+def test_doctor_does_not_wait_for_a_tool_that_hangs(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexec sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(doctor, "TIMEOUT", 0.2)
+    assert doctor.output("nvidia-smi") is None
+    assert isinstance(doctor.gpus()["devices"], list)
+
+
+def test_doctor_reads_nvidia_smi(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H100, 81559 MiB, 9.0, 570.1'\necho 'NVIDIA T4, 15360 MiB, 7.5, 570.1'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    found = doctor.gpus()
+    assert found["driver"] == "570.1"
+    assert [d["name"] for d in found["devices"]] == ["NVIDIA H100", "NVIDIA T4"]
+    assert found["devices"][1]["compute_capability"] == "7.5"

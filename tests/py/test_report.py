@@ -1,0 +1,129 @@
+"""The progress line in a terminal and without one, the run's records, and what an earlier run left."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from cgxffcv import report
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(report.time, "monotonic", clock)
+    return clock
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(0, "0.0 s"), (12.34, "12.3 s"), (99.96, "1 min 40 s"), (245, "4 min 05 s"), (3599.6, "1 h 00 min"),
+     (5230, "1 h 27 min"), (float("inf"), "?"), (float("nan"), "?")],
+)  # fmt: skip
+def test_duration(seconds, text):
+    assert report.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    "count, text",
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (99_960, "100 kB"), (170_052_171, "170 MB"), (1.5e12, "1.5 TB")],
+)
+def test_size(count, text):
+    assert report.size(count) == text
+
+
+def test_plain_lines_come_at_the_interval(clock):
+    out = io.StringIO()
+    progress = report.Progress("epoch 1", 100, interval=10, stream=out)
+    for done in range(1, 101):
+        clock.now += 1
+        progress.update(done, f"loss {done}")
+    progress.finish("loss 100")
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 11 and "\r" not in out.getvalue()
+    assert lines[0] == "epoch 1  10%  loss 10  ETA 90.0 s"
+    assert lines[-1] == "epoch 1 100%  loss 100"
+
+
+def test_a_terminal_gets_one_line_redrawn(clock, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = Terminal()
+    progress = report.Progress("epoch 1", 100, stream=out)
+    for done in range(1, 101):
+        clock.now += 1
+        progress.update(done, "x" * (100 - done))
+    progress.finish("done")
+    assert out.getvalue().count("\n") == 1
+    redrawn = out.getvalue().split("\r")
+    assert len(redrawn) == 102 and all(len(line.rstrip("\n")) <= 79 for line in redrawn)
+    assert redrawn[-1].rstrip() == "epoch 1 [" + "#" * 30 + "] 100%  done"
+    assert len(redrawn[-1].rstrip("\n")) >= len(redrawn[-2].rstrip())  # nothing of the longer line is left
+
+
+def test_a_terminal_is_not_flooded(clock):
+    out = Terminal()
+    progress = report.Progress("x", 1e6, stream=out)
+    for done in range(1, 1001):
+        clock.now += 0.001
+        progress.update(done)
+    assert out.getvalue().count("\r") <= 10
+
+
+def test_off_says_nothing(clock):
+    out = io.StringIO()
+    progress = report.Progress("x", 10, mode="off", stream=out)
+    clock.now += 100
+    progress.update(5)
+    progress.note("hello")
+    progress.finish()
+    assert out.getvalue() == ""
+
+
+def test_eta_leaves_out_what_was_there(clock):
+    progress = report.Progress("x", 100, mode="off")
+    progress.begin_at(50)
+    clock.now += 10
+    assert progress.eta(75) == pytest.approx(10.0)
+    assert progress.eta(50) == float("inf")
+
+
+def test_run_log(tmp_path):
+    with report.RunLog(tmp_path / "a/b") as log:
+        log.event("start", {"ranks": 2})
+        log.event("epoch", {"epoch": 1, "test_accuracy": 0.5, "more": [1]})
+        # everything is on its way before the end: a killed run leaves whole lines
+        assert len((tmp_path / "a/b/run.jsonl").read_text().splitlines()) == 2
+    with report.RunLog(tmp_path / "a/b", resume=True) as log:
+        log.event("epoch", {"epoch": 2, "test_accuracy": 0.75})
+    records = [json.loads(line) for line in (tmp_path / "a/b/run.jsonl").read_text().splitlines()]
+    assert [r["event"] for r in records] == ["start", "epoch", "epoch"]
+    assert records[1]["more"] == [1] and all(r["time"] > 0 for r in records)
+    rows = list(csv.DictReader((tmp_path / "a/b/log.csv").open()))
+    assert [(row["epoch"], row["test_accuracy"]) for row in rows] == [("1", "0.5"), ("2", "0.75")]
+
+
+def test_a_new_run_sets_the_old_one_aside(tmp_path):
+    assert report.set_aside(tmp_path) is None
+    folders = []
+    for number in range(3):
+        (tmp_path / "run.jsonl").write_text(str(number))
+        (tmp_path / "last.safetensors").write_text(str(number))
+        (tmp_path / "mine.txt").write_text("stays")
+        folders.append(report.set_aside(tmp_path))
+    assert len(set(folders)) == 3
+    assert [(folder / "run.jsonl").read_text() for folder in folders] == ["0", "1", "2"]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["mine.txt"]
