@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from cgxffcv.errors import UserError
+
 __all__ = ["CheckpointError", "load", "read_header", "save"]
 
 _TYPES = {
@@ -28,7 +30,7 @@ _ALIGNMENT = 8
 _MAX_HEADER_BYTES = 100_000_000
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A file is no checkpoint, is damaged, or does not fit; the message names file and reason."""
 
 

@@ -14,7 +14,13 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["RECIPES", "Recipe", "TestView", "get", "names"]
+from cgxffcv.errors import UserError
+
+__all__ = ["RECIPES", "Recipe", "RecipeError", "TestView", "get", "names"]
+
+
+class RecipeError(UserError, ValueError):
+    """No such recipe, or a value that a recipe cannot take."""
 
 
 class TestView(NamedTuple):
@@ -131,14 +137,14 @@ class Recipe:
         _check(self)
 
     def replace(self, **changes: Any) -> Recipe:
-        """A copy with some fields changed; ValueError names an unknown field (and the nearest known) or a bad value."""
+        """A copy with some fields changed; RecipeError names an unknown field and the nearest known, or a bad value."""
         known = [field.name for field in dataclasses.fields(self)]
         for name in changes:
             if name == "lr_tta":
                 continue
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1)
-                raise ValueError(f"a recipe has no field {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+                raise RecipeError(f"a recipe has no field {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
         if "lr_tta" in changes:
             mirrored = changes.pop("lr_tta")
             if mirrored and self.test_views == "plain":
@@ -158,12 +164,12 @@ class Recipe:
         return VIEWS[self.test_views]
 
     def local_batch(self, ranks: int) -> int:
-        """Images a step on each of `ranks` processes; ValueError if a global batch cannot be shared evenly."""
+        """Images a step on each of `ranks` processes; RecipeError if a global batch cannot be shared evenly."""
         if self.batch_scope == "process":
             return self.batch_size
         if self.batch_size % ranks != 0:
             down = self.batch_size // ranks * ranks
-            raise ValueError(
+            raise RecipeError(
                 f"recipe {self.name}: a global batch of {self.batch_size} cannot be shared evenly by {ranks} "
                 f"processes; set batch_size to {max(down, ranks)} or {down + ranks}"
             )
@@ -178,12 +184,12 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _refuse(name: str, value: Any, wanted: str) -> ValueError:
-    return ValueError(f"recipe field {name} = {value!r}: expected {wanted}")
+def _refuse(name: str, value: Any, wanted: str) -> RecipeError:
+    return RecipeError(f"recipe field {name} = {value!r}: expected {wanted}")
 
 
 def _converted(name: str, kind: str, value: Any) -> Any:
-    """`value` in the field's type (numbers may come as text), or ValueError."""
+    """`value` in the field's type (numbers may come as text), or RecipeError."""
     try:
         if kind == "str" and isinstance(value, str):
             if name in CHOICES and value not in CHOICES[name]:
@@ -199,9 +205,10 @@ def _converted(name: str, kind: str, value: Any) -> Any:
             if kind.startswith("tuple[tuple"):
                 return tuple((float(share), int(side)) for share, side in value)
             return tuple(int(item) if "int" in kind else float(item) for item in value)
-    except (TypeError, ValueError, OverflowError) as error:
-        if str(error).startswith("recipe field"):
-            raise
+    except RecipeError:
+        raise
+    except (TypeError, ValueError, OverflowError):
+        pass
     raise _refuse(name, value, {"str": "text", "bool": "true or false", "int": "a whole number"}.get(kind, "a number"))
 
 
@@ -363,10 +370,10 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Recipe:
-    """The recipe of that name; ValueError names the nearest."""
+    """The recipe of that name; RecipeError names the nearest."""
     try:
         return RECIPES[name]
     except KeyError:
         near = difflib.get_close_matches(name, RECIPES, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"no recipe {name!r}{hint} There are: {', '.join(RECIPES)}") from None
+        raise RecipeError(f"no recipe {name!r}{hint} There are: {', '.join(RECIPES)}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from cgxffcv.recipes import Recipe
+from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.train.optim import Muon, Sgd
 
 __all__ = ["Group", "Phase", "TrainingPlan", "make_plan"]
@@ -61,13 +61,13 @@ class TrainingPlan:
 
 
 def make_plan(recipe: Recipe, samples: int, ranks: int = 1) -> TrainingPlan:
-    """ValueError if the batch of all ranks is larger than the data set."""
+    """RecipeError if the batch of all ranks is larger than the data set."""
     local = recipe.local_batch(ranks)
     whole = local * ranks
     per_epoch = samples // whole
     if per_epoch == 0:
         remedy = f"--training.batch_size={max(samples // ranks if recipe.batch_scope == 'process' else samples, 1)}"
-        raise ValueError(
+        raise RecipeError(
             f"a batch of {local} images on each of {ranks} processes is {whole} images a step, but the training set "
             f"has only {samples}; make the batch smaller (at most {remedy}) or the data set larger"
         )
