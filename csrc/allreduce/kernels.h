@@ -1,0 +1,51 @@
+/* The inner loops of the quantiser, one table for each instruction set. A kernel works on one bucket; what differs
+ * between codecs, and all arithmetic on a bucket's metadata, stands once in quantize.c. */
+#ifndef CGXFFCV_ALLREDUCE_KERNELS_H
+#define CGXFFCV_ALLREDUCE_KERNELS_H
+
+#include "allreduce/quantize.h"
+
+#define QUANT_NAN_F32 0x7FC00000u
+#define QUANT_NAN_F16 0x7E00u
+#define QUANT_NAN_BF16 0x7FC0u
+#define QUANT_SIGN_PARTIALS 32
+
+/* A run of elements of one bucket. */
+typedef struct QuantInput {
+    const void *x; /* borrowed for the call */
+    QuantType type;
+    int64_t elems; /* at least 1 */
+} QuantInput;
+
+/* `min` and `max` are meaningful only while `magnitude`, the greatest bits(x) & 0x7FFFFFFF, is below infinity's; the
+ * sign of a zero among them is unspecified. */
+typedef struct QuantRange {
+    uint32_t magnitude;
+    float min, max;
+} QuantRange;
+
+typedef struct QuantEncode {
+    int bits;
+    float min, inverse;        /* 1 / unit */
+    const QuantRandom *random; /* NULL: nearest */
+} QuantEncode;
+
+typedef struct QuantKernels {
+    const char *name;
+    QuantRange (*range)(QuantInput input);
+    /* The sum of magnitudes in 32 partial sums (element i to partial i mod 32), folded 16, 8, 4, 2, 1. */
+    float (*magnitude_sum)(QuantInput input);
+    /* Writes ceil(elems * bits / 8) bytes and nothing beyond. */
+    void (*encode)(QuantInput input, const QuantEncode *encode, uint8_t *codes);
+    void (*encode_sign)(QuantInput input, uint8_t *codes);
+    /* Reads ceil(elems * bits / 8) bytes and nothing beyond. */
+    void (*decode)(const uint8_t *codes, int bits, float unit, float min, int64_t elems, const QuantTarget *target);
+    void (*pass)(QuantInput input, const QuantTarget *target);
+} QuantKernels;
+
+extern const QuantKernels quant_kernels_scalar;
+#if defined(__x86_64__)
+extern const QuantKernels quant_kernels_avx2, quant_kernels_avx512;
+#endif
+
+#endif

@@ -1,0 +1,300 @@
+/* The vector form of the kernels, once for every instruction set. The including file has defined VF and VI (vectors
+ * of LANES float32 and int32), the primitives on them (v_*), pack_block, and KERNELS (the table to define) with
+ * KERNELS_NAME. A block is 4 vectors: the elements that one round of Philox serves and one packing step takes. */
+#include "allreduce/convert.h"
+#include "base/checked.h"
+#include "base/philox.h"
+
+#define BLOCK (4 * LANES)
+
+/* The vector at element `i` of `left` elements left; lanes beyond take `fill`. */
+INLINE VF load_some(const void *x, QuantType type, int64_t i, int64_t left, VF fill) {
+    if (left >= LANES) return v_load(x, type, i);
+    return left <= 0 ? fill : v_load_part(x, type, i, (int)left, fill);
+}
+
+INLINE QuantRange range_of(const void *x, QuantType type, int64_t elems) {
+    VF first = v_set1(element_load(x, type, 0)), min = first, max = first;
+    VI magnitude = v_magnitude(first);
+    int64_t i = 0;
+    for (; i + BLOCK <= elems; i += BLOCK) {
+        VF a = v_load(x, type, i), b = v_load(x, type, i + LANES);
+        VF c = v_load(x, type, i + 2 * LANES), d = v_load(x, type, i + 3 * LANES);
+        min = v_min(min, v_min(v_min(a, b), v_min(c, d)));
+        max = v_max(max, v_max(v_max(a, b), v_max(c, d)));
+        VI ab = v_maxu(v_magnitude(a), v_magnitude(b)), cd = v_maxu(v_magnitude(c), v_magnitude(d));
+        magnitude = v_maxu(magnitude, v_maxu(ab, cd));
+    }
+    for (; i < elems; i += LANES) {
+        VF a = load_some(x, type, i, elems - i, first);
+        min = v_min(min, a);
+        max = v_max(max, a);
+        magnitude = v_maxu(magnitude, v_magnitude(a));
+    }
+    return (QuantRange){v_reduce_maxu(magnitude), v_reduce_min(min), v_reduce_max(max)};
+}
+
+static QuantRange range(QuantInput input) {
+    if (input.type == QUANT_F32) return range_of(input.x, QUANT_F32, input.elems);
+    if (input.type == QUANT_F16) return range_of(input.x, QUANT_F16, input.elems);
+    return range_of(input.x, QUANT_BF16, input.elems);
+}
+
+#define SUM_VECTORS (QUANT_SIGN_PARTIALS / LANES)
+
+INLINE float magnitude_sum_of(const void *x, QuantType type, int64_t elems) {
+    VF partial[SUM_VECTORS];
+    for (int v = 0; v < SUM_VECTORS; v++) partial[v] = v_set1(0.0f);
+    for (int64_t i = 0; i < elems; i += QUANT_SIGN_PARTIALS) {
+        for (int v = 0; v < SUM_VECTORS; v++) {
+            VF a = load_some(x, type, i + v * LANES, elems - i - v * LANES, v_set1(0.0f));
+            partial[v] = v_add(partial[v], v_as_float(v_magnitude(a)));
+        }
+    }
+    float sums[QUANT_SIGN_PARTIALS];
+    for (int v = 0; v < SUM_VECTORS; v++) v_store_float(sums + v * LANES, partial[v]);
+    for (int width = QUANT_SIGN_PARTIALS / 2; width >= 1; width /= 2) {
+        for (int i = 0; i < width; i++) sums[i] += sums[i + width];
+    }
+    return sums[0];
+}
+
+static float magnitude_sum(QuantInput input) {
+    if (input.type == QUANT_F32) return magnitude_sum_of(input.x, QUANT_F32, input.elems);
+    if (input.type == QUANT_F16) return magnitude_sum_of(input.x, QUANT_F16, input.elems);
+    return magnitude_sum_of(input.x, QUANT_BF16, input.elems);
+}
+
+/* The keys of Philox's rounds, and what of its counter stays the same in a bucket. */
+typedef struct Keys {
+    uint32_t k0[PHILOX_ROUNDS], k1[PHILOX_ROUNDS], c2, c3;
+} Keys;
+
+INLINE void keys_make(const QuantRandom *r, Keys *keys) {
+    uint32_t k0 = (uint32_t)r->seed, k1 = (uint32_t)(r->seed >> 32);
+    for (int round = 0; round < PHILOX_ROUNDS; round++) {
+        keys->k0[round] = k0 + (uint32_t)round * PHILOX_W0;
+        keys->k1[round] = k1 + (uint32_t)round * PHILOX_W1;
+    }
+    keys->c2 = r->call;
+    keys->c3 = ((uint32_t)PHILOX_QUANTIZE << 16) | (r->rank & 0xFFFFu);
+}
+
+/* Half a block's words: quads `first` and on, one in each 64-bit half of two lanes, whose low halves alone count until
+ * the words are put together. v_quads numbers them so that the last step brings them into order. */
+INLINE void random_half(const Keys *keys, uint64_t first, VI word[2]) {
+    VI c0 = v_quads(first), c1 = v_shift_right64(c0, 32), c2 = v_set1i(keys->c2), c3 = v_set1i(keys->c3);
+#pragma GCC unroll 10
+    for (int round = 0; round < PHILOX_ROUNDS; round++) {
+        VI p0 = v_multiply(c0, v_set1i(PHILOX_M0)), p2 = v_multiply(c2, v_set1i(PHILOX_M1));
+        c0 = v_xor3(v_shift_right64(p2, 32), c1, v_set1i(keys->k0[round]));
+        c2 = v_xor3(v_shift_right64(p0, 32), c3, v_set1i(keys->k1[round]));
+        c1 = p2;
+        c3 = p0;
+    }
+    v_join(c0, c1, c2, c3, word);
+}
+
+/* LANES quads as BLOCK uniform numbers in element order. */
+INLINE void random_block(const Keys *keys, uint64_t quad, VF uniform[4]) {
+    VI word[4];
+    random_half(keys, quad, word);
+    random_half(keys, quad + LANES / 2, word + 2);
+    for (int v = 0; v < 4; v++) uniform[v] = v_mul(v_to_float(v_shift_right(word[v], 8)), v_set1(0x1p-24f));
+}
+
+/* Codes of a block of `left` elements; those beyond it are 0. */
+INLINE void encode_block(QuantInput in, QuantType type, const QuantEncode *e, const Keys *keys, int bits, int64_t i,
+                         VI code[4]) {
+    VF min = v_set1(e->min), inverse = v_set1(e->inverse), uniform[4];
+    VI levels = v_set1i((1u << bits) - 1u);
+    if (keys != NULL) random_block(keys, e->random->quad + (uint64_t)(i / 4), uniform);
+    for (int v = 0; v < 4; v++) {
+        VF x = load_some(in.x, type, i + v * LANES, in.elems - i - v * LANES, min);
+        VF t = v_mul(v_sub(x, min), inverse);
+        if (keys != NULL) {
+            VI whole = v_truncate(t);
+            code[v] = v_minu(v_increment_if_less(whole, uniform[v], v_sub(t, v_to_float(whole))), levels);
+        } else {
+            code[v] = v_minu(v_truncate(v_add(t, v_set1(0.5f))), levels);
+        }
+    }
+}
+
+/* Packs blocks; near the end of `bytes` through a buffer, since pack_block may write up to BLOCK bytes. */
+INLINE void pack_bounded(const VI code[4], int bits, uint8_t *codes, int64_t offset, int64_t bytes) {
+    if (bytes - offset >= BLOCK / 8 * bits + 16) {
+        pack_block(code, bits, codes + offset);
+    } else {
+        uint8_t buffer[BLOCK + 16];
+        int64_t left = bytes - offset, whole = BLOCK / 8 * bits;
+        pack_block(code, bits, buffer);
+        memcpy(codes + offset, buffer, (size_t)(left < whole ? left : whole));
+    }
+}
+
+INLINE void encode_with(QuantInput in, QuantType type, const QuantEncode *e, bool stochastic, int bits,
+                        uint8_t *codes) {
+    int64_t bytes = (in.elems * bits + 7) / 8, i = 0;
+    Keys keys;
+    if (stochastic) keys_make(e->random, &keys);
+    const bool exact = is_power_of_two((uint64_t)bits); /* pack_block writes no more than the codes */
+    for (; i + BLOCK <= in.elems; i += BLOCK) {
+        VI code[4];
+        QuantInput whole = {in.x, in.type, i + BLOCK};
+        encode_block(whole, type, e, stochastic ? &keys : NULL, bits, i, code);
+        if (exact) {
+            pack_block(code, bits, codes + i / 8 * bits);
+        } else {
+            pack_bounded(code, bits, codes, i / 8 * bits, bytes);
+        }
+    }
+    if (i < in.elems) {
+        VI code[4];
+        encode_block(in, type, e, stochastic ? &keys : NULL, bits, i, code);
+        pack_bounded(code, bits, codes, i / 8 * bits, bytes);
+    }
+}
+
+#define FOR_BITS(bits, CASE)                                                                                           \
+    switch (bits) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) default : break; }
+
+INLINE void encode_type(QuantInput in, QuantType type, const QuantEncode *e, bool stochastic, uint8_t *codes) {
+#define CASE(q)                                                                                                        \
+    case q:                                                                                                            \
+        encode_with(in, type, e, stochastic, q, codes);                                                                \
+        break;
+    FOR_BITS(e->bits, CASE)
+#undef CASE
+}
+
+static void encode(QuantInput in, const QuantEncode *e, uint8_t *codes) {
+    bool stochastic = e->random != NULL;
+    if (in.type == QUANT_F32 && !stochastic) {
+        encode_type(in, QUANT_F32, e, false, codes);
+    } else if (in.type == QUANT_F16 && !stochastic) {
+        encode_type(in, QUANT_F16, e, false, codes);
+    } else if (in.type == QUANT_BF16 && !stochastic) {
+        encode_type(in, QUANT_BF16, e, false, codes);
+    } else if (in.type == QUANT_F32) {
+        encode_type(in, QUANT_F32, e, true, codes);
+    } else if (in.type == QUANT_F16) {
+        encode_type(in, QUANT_F16, e, true, codes);
+    } else {
+        encode_type(in, QUANT_BF16, e, true, codes);
+    }
+}
+
+INLINE void encode_sign_of(QuantInput in, QuantType type, uint8_t *codes) {
+    VF zero = v_set1(0.0f);
+    int64_t bytes = (in.elems + 7) / 8;
+    for (int64_t i = 0; i < in.elems; i += BLOCK) {
+        VI code[4];
+        for (int v = 0; v < 4; v++) {
+            VF x = load_some(in.x, type, i + v * LANES, in.elems - i - v * LANES, zero);
+            code[v] = v_increment_if_less(v_set1i(0), x, zero);
+        }
+        pack_bounded(code, 1, codes, i / 8, bytes);
+    }
+}
+
+static void encode_sign(QuantInput in, uint8_t *codes) {
+    if (in.type == QUANT_F32) {
+        encode_sign_of(in, QUANT_F32, codes);
+    } else if (in.type == QUANT_F16) {
+        encode_sign_of(in, QUANT_F16, codes);
+    } else {
+        encode_sign_of(in, QUANT_BF16, codes);
+    }
+}
+
+/* Division, as a multiplication where that gives the same bits (a power of two of moderate size). */
+typedef struct Scale {
+    bool divide;
+    float by;
+} Scale;
+
+INLINE Scale scale_of(float divisor) {
+    uint32_t bits = float_bits(divisor);
+    bool power = (bits & 0x7FFFFFu) == 0 && bits >= 0x30000000u && bits <= 0x50000000u;
+    return (Scale){!power, power ? 1.0f / divisor : divisor};
+}
+
+INLINE void deliver(const QuantTarget *target, QuantType type, bool add, Scale scale, int64_t i, int64_t left,
+                    VF value) {
+    if (add) value = v_add(load_some(target->accumulate, QUANT_F32, i, left, v_set1(0.0f)), value);
+    value = scale.divide ? v_div(value, v_set1(scale.by)) : v_mul(value, v_set1(scale.by));
+    if (left >= LANES) {
+        v_store(target->to, type, i, value);
+    } else {
+        v_store_part(target->to, type, i, (int)left, value);
+    }
+}
+
+INLINE void decode_with(const uint8_t *codes, int bits, float unit, float min, int64_t elems, const QuantTarget *target,
+                        QuantType type, bool add) {
+    const int window = LANES / 8 * bits; /* the bytes of a vector's codes */
+    const int reads = is_power_of_two((uint64_t)bits) ? window : WINDOW_BYTES;
+    int64_t bytes = (elems * bits + 7) / 8, offset = 0, i = 0;
+    Scale scale = scale_of(target->divisor);
+    Unpack unpack = unpack_make(bits, unit, min);
+    for (; i + LANES <= elems && offset + reads <= bytes; i += LANES, offset += window) {
+        VF value = unpack_values(&unpack, bits, load_window(codes + offset, bits));
+        deliver(target, type, add, scale, i, LANES, value);
+    }
+    for (; i < elems; i += LANES, offset += window) {
+        int64_t left = bytes - offset;
+        VF value = unpack_values(&unpack, bits, load_window_part(codes + offset, left < window ? (int)left : window));
+        deliver(target, type, add, scale, i, elems - i, value);
+    }
+}
+
+INLINE void decode_type(const uint8_t *codes, int bits, float unit, float min, int64_t elems, const QuantTarget *target,
+                        QuantType type, bool add) {
+#define CASE(q)                                                                                                        \
+    case q:                                                                                                            \
+        decode_with(codes, q, unit, min, elems, target, type, add);                                                    \
+        break;
+    FOR_BITS(bits, CASE)
+#undef CASE
+}
+
+/* CALL(type, add) with both constant. */
+#define FOR_TARGET(target, CALL)                                                                                       \
+    do {                                                                                                               \
+        bool add_ = (target)->accumulate != NULL;                                                                      \
+        QuantType type_ = (target)->type;                                                                              \
+        if (type_ == QUANT_F32 && add_) CALL(QUANT_F32, true);                                                         \
+        if (type_ == QUANT_F32 && !add_) CALL(QUANT_F32, false);                                                       \
+        if (type_ == QUANT_F16 && add_) CALL(QUANT_F16, true);                                                         \
+        if (type_ == QUANT_F16 && !add_) CALL(QUANT_F16, false);                                                       \
+        if (type_ == QUANT_BF16 && add_) CALL(QUANT_BF16, true);                                                       \
+        if (type_ == QUANT_BF16 && !add_) CALL(QUANT_BF16, false);                                                     \
+    } while (0)
+
+static void decode(const uint8_t *codes, int bits, float unit, float min, int64_t elems, const QuantTarget *target) {
+#define CALL(TYPE, ADD) decode_type(codes, bits, unit, min, elems, target, TYPE, ADD)
+    FOR_TARGET(target, CALL);
+#undef CALL
+}
+
+INLINE void pass_with(QuantInput in, const QuantTarget *target, QuantType from, QuantType type, bool add) {
+    Scale scale = scale_of(target->divisor);
+    for (int64_t i = 0; i < in.elems; i += LANES) {
+        VF value = load_some(in.x, from, i, in.elems - i, v_set1(0.0f));
+        deliver(target, type, add, scale, i, in.elems - i, value);
+    }
+}
+
+static void pass(QuantInput in, const QuantTarget *target) {
+#define CALL(TYPE, ADD)                                                                                                \
+    do {                                                                                                               \
+        if (in.type == QUANT_F32) pass_with(in, target, QUANT_F32, TYPE, ADD);                                         \
+        if (in.type == QUANT_F16) pass_with(in, target, QUANT_F16, TYPE, ADD);                                         \
+        if (in.type == QUANT_BF16) pass_with(in, target, QUANT_BF16, TYPE, ADD);                                       \
+    } while (0)
+    FOR_TARGET(target, CALL);
+#undef CALL
+}
+
+const QuantKernels KERNELS = {KERNELS_NAME, range, magnitude_sum, encode, encode_sign, decode, pass};

@@ -1,0 +1,241 @@
+/* Runs of buckets: the layout of a piece on the wire, the choice of kernels, the spreading over threads. Owns
+ * nothing; knows nothing of ranks. */
+#include "allreduce/quantize.h"
+
+#include <string.h>
+
+#include "allreduce/bucket.h"
+#include "allreduce/float_mode.h"
+#include "base/cpu.h"
+
+#define TASK_ELEMS 65536 /* what one thread takes at a time: 256 KiB of float32 */
+
+static const QuantKernels *selected; /* NULL until a test or benchmark chooses */
+
+static const QuantKernels *kernels_best(void) {
+#if defined(__x86_64__)
+    if (cpu_features()->avx512) return &quant_kernels_avx512;
+    if (cpu_features()->avx2) return &quant_kernels_avx2;
+#endif
+    return &quant_kernels_scalar;
+}
+
+static const QuantKernels *kernels_current(void) { return selected != NULL ? selected : kernels_best(); }
+
+const char *quantize_kernels_name(void) { return kernels_current()->name; }
+
+bool quantize_select_kernels(const char *name) {
+    const QuantKernels *found = NULL;
+    if (name != NULL && strcmp(name, "scalar") == 0) found = &quant_kernels_scalar;
+#if defined(__x86_64__)
+    if (name != NULL && cpu_features()->avx2 && strcmp(name, "avx2") == 0) found = &quant_kernels_avx2;
+    if (name != NULL && cpu_features()->avx512 && strcmp(name, "avx512") == 0) found = &quant_kernels_avx512;
+#endif
+    if (name != NULL && found == NULL) return false;
+    selected = found;
+    return true;
+}
+
+size_t quantize_item_bytes(QuantType type) { return type == QUANT_F32 ? 4 : 2; }
+
+int quantize_default_spikes(int64_t bucket_size) {
+    int64_t spikes = (bucket_size + 127) / 128;
+    return spikes > QUANTIZE_MAX_SPIKES ? QUANTIZE_MAX_SPIKES : (int)spikes;
+}
+
+static Status check_spikes(const QuantSpec *spec) {
+    if (spec->codec != QUANT_SPIKES) {
+        if (spec->spikes != 0) FAIL(STATUS_ARGUMENT, "spikes must be 0 without the codec maxmin_spikes");
+        return STATUS_OK;
+    }
+    if (spec->bucket_size > QUANTIZE_MAX_SPIKE_BUCKET) {
+        FAIL(STATUS_ARGUMENT, "bucket_size must be at most %d with the codec maxmin_spikes, not %lld",
+             QUANTIZE_MAX_SPIKE_BUCKET, (long long)spec->bucket_size);
+    }
+    if (spec->spikes < 1 || spec->spikes > QUANTIZE_MAX_SPIKES || spec->spikes > spec->bucket_size) {
+        FAIL(STATUS_ARGUMENT, "spikes must be between 1 and %d and at most bucket_size (%lld), not %d",
+             QUANTIZE_MAX_SPIKES, (long long)spec->bucket_size, spec->spikes);
+    }
+    return STATUS_OK;
+}
+
+Status quantize_check(const QuantSpec *spec) {
+    if (spec->bits < 1 || spec->bits > QUANTIZE_MAX_BITS) {
+        FAIL(STATUS_ARGUMENT, "bits must be between 1 and %d, not %d", QUANTIZE_MAX_BITS, spec->bits);
+    }
+    if (spec->bucket_size < 1 || spec->bucket_size > (INT64_C(1) << 48)) {
+        FAIL(STATUS_ARGUMENT, "bucket_size must be between 1 and 2^48, not %lld", (long long)spec->bucket_size);
+    }
+    if ((unsigned)spec->type > QUANT_BF16) FAIL(STATUS_ARGUMENT, "no element type has the number %d", (int)spec->type);
+    if ((unsigned)spec->codec > QUANT_SPIKES) FAIL(STATUS_ARGUMENT, "no codec has the number %d", (int)spec->codec);
+    if ((unsigned)spec->rounding > QUANT_STOCHASTIC) {
+        FAIL(STATUS_ARGUMENT, "no rounding has the number %d", (int)spec->rounding);
+    }
+    if (spec->codec == QUANT_SIGN && spec->bits != 1) {
+        FAIL(STATUS_ARGUMENT, "bits must be 1 with the codec sign, not %d", spec->bits);
+    }
+    if (spec->half_metadata && spec->type == QUANT_F32) {
+        FAIL(STATUS_ARGUMENT, "16-bit metadata needs a float16 or bfloat16 tensor");
+    }
+    return check_spikes(spec);
+}
+
+int64_t quantize_buckets(const QuantSpec *spec, int64_t elems) {
+    return elems / spec->bucket_size + (elems % spec->bucket_size != 0);
+}
+
+static uint64_t round_up(uint64_t bytes) {
+    return (bytes + QUANTIZE_PIECE_ALIGNMENT - 1) / QUANTIZE_PIECE_ALIGNMENT * QUANTIZE_PIECE_ALIGNMENT;
+}
+
+/* The bytes of each section of a piece, before padding. */
+typedef struct Layout {
+    int64_t buckets;
+    uint64_t metadata, spikes, codes;
+} Layout;
+
+static Layout layout_of(const QuantSpec *spec, int64_t elems) {
+    int64_t buckets = quantize_buckets(spec, elems), full = elems / spec->bucket_size;
+    return (Layout){
+        .buckets = buckets,
+        .metadata = (uint64_t)buckets * bucket_metadata_bytes(spec),
+        .spikes = (uint64_t)buckets * (uint64_t)spec->spikes * QUANT_SPIKE_BYTES,
+        .codes = (uint64_t)full * bucket_codes_bytes(spec, spec->bucket_size) +
+                 bucket_codes_bytes(spec, elems % spec->bucket_size),
+    };
+}
+
+uint64_t quantize_metadata_bytes(const QuantSpec *spec, int64_t elems) {
+    Layout layout = layout_of(spec, elems);
+    return round_up(layout.metadata + layout.spikes);
+}
+
+uint64_t quantize_wire_bytes(const QuantSpec *spec, int64_t elems) {
+    return quantize_metadata_bytes(spec, elems) + round_up(layout_of(spec, elems).codes);
+}
+
+/* A call cut into items of `stride` buckets, for the threads. */
+typedef struct Run {
+    const QuantKernels *kernels;
+    const QuantSpec *spec;
+    int64_t elems, buckets, stride;
+    uint8_t *wire; /* borrowed; a reader does not write through it */
+    uint64_t spikes_offset, codes_offset;
+    const QuantRandom *random;
+    QuantInput input;
+    QuantTarget target;
+} Run;
+
+static Run run_of(const QuantSpec *spec, int64_t elems, const void *wire) {
+    Layout layout = layout_of(spec, elems);
+    Run run = {.kernels = kernels_current(), .spec = spec, .elems = elems, .buckets = layout.buckets};
+    memcpy(&run.wire, &wire, sizeof wire);
+    run.spikes_offset = layout.metadata;
+    run.codes_offset = round_up(layout.metadata + layout.spikes);
+    run.stride = TASK_ELEMS / spec->bucket_size;
+    if (run.stride < 1) run.stride = 1;
+    return run;
+}
+
+static BucketWire bucket_wire(const Run *run, int64_t bucket) {
+    uint64_t k = (uint64_t)bucket;
+    return (BucketWire){
+        run->wire + k * bucket_metadata_bytes(run->spec),
+        run->wire + run->spikes_offset + k * (uint64_t)run->spec->spikes * QUANT_SPIKE_BYTES,
+        run->wire + run->codes_offset + k * bucket_codes_bytes(run->spec, run->spec->bucket_size),
+    };
+}
+
+static int64_t bucket_elems(const Run *run, int64_t bucket) {
+    int64_t left = run->elems - bucket * run->spec->bucket_size;
+    return left < run->spec->bucket_size ? left : run->spec->bucket_size;
+}
+
+static int64_t item_end(const Run *run, size_t item) {
+    int64_t end = ((int64_t)item + 1) * run->stride;
+    return end < run->buckets ? end : run->buckets;
+}
+
+static Status quantize_item(void *context, size_t item, int thread) {
+    (void)thread;
+    const Run *run = context;
+    const uint8_t *x = run->input.x;
+    int64_t size = run->spec->bucket_size, item_bytes = (int64_t)quantize_item_bytes(run->input.type);
+    uint64_t quads = (uint64_t)((size + 3) / 4);
+    QuantRandom random = run->random == NULL ? (QuantRandom){0} : *run->random;
+    FloatMode mode = float_mode_begin();
+    for (int64_t b = (int64_t)item * run->stride; b < item_end(run, item); b++) {
+        QuantInput input = {x + b * size * item_bytes, run->input.type, bucket_elems(run, b)};
+        random.quad = run->random == NULL ? 0 : run->random->quad + (uint64_t)b * quads;
+        bucket_quantize(run->kernels, run->spec, input, run->random == NULL ? NULL : &random, bucket_wire(run, b));
+    }
+    float_mode_end(mode);
+    return STATUS_OK;
+}
+
+/* The target of the elements from `first` on. */
+static QuantTarget target_from(const QuantTarget *target, int64_t first) {
+    QuantTarget moved = *target;
+    if (moved.accumulate != NULL) moved.accumulate = (const uint8_t *)moved.accumulate + first * 4;
+    moved.to = (uint8_t *)moved.to + first * (int64_t)quantize_item_bytes(moved.type);
+    return moved;
+}
+
+static Status dequantize_item(void *context, size_t item, int thread) {
+    (void)thread;
+    const Run *run = context;
+    Status status = STATUS_OK;
+    FloatMode mode = float_mode_begin();
+    for (int64_t b = (int64_t)item * run->stride; b < item_end(run, item) && status == STATUS_OK; b++) {
+        QuantTarget target = target_from(&run->target, b * run->spec->bucket_size);
+        status = bucket_dequantize(run->kernels, run->spec, bucket_wire(run, b), bucket_elems(run, b), &target);
+    }
+    float_mode_end(mode);
+    return status;
+}
+
+static Status pass_item(void *context, size_t item, int thread) {
+    (void)thread;
+    const Run *run = context;
+    int64_t first = (int64_t)item * TASK_ELEMS, left = run->elems - first;
+    QuantTarget target = target_from(&run->target, first);
+    QuantInput input = run->input;
+    input.x = (const uint8_t *)input.x + first * (int64_t)quantize_item_bytes(input.type);
+    input.elems = left < TASK_ELEMS ? left : TASK_ELEMS;
+    FloatMode mode = float_mode_begin();
+    run->kernels->pass(input, &target);
+    float_mode_end(mode);
+    return STATUS_OK;
+}
+
+static Status run_items(Pool *pool, int64_t items, PoolTask task, Run *run) {
+    if (pool != NULL && items > 1) return pool_run(pool, (size_t)items, task, run);
+    for (int64_t i = 0; i < items; i++) TRY(task(run, (size_t)i, 0));
+    return STATUS_OK;
+}
+
+static int64_t items_of(const Run *run) { return (run->buckets + run->stride - 1) / run->stride; }
+
+Status quantize(const QuantSpec *spec, QuantType type, const void *from, int64_t elems, const QuantRandom *random,
+                Pool *pool, void *wire) {
+    if (elems == 0) return STATUS_OK;
+    Run run = run_of(spec, elems, wire);
+    run.input = (QuantInput){from, type, elems};
+    run.random = spec->rounding == QUANT_STOCHASTIC ? random : NULL;
+    Layout layout = layout_of(spec, elems);
+    uint64_t metadata = layout.metadata + layout.spikes;
+    memset(run.wire + metadata, 0, run.codes_offset - metadata);
+    memset(run.wire + run.codes_offset + layout.codes, 0, round_up(layout.codes) - layout.codes);
+    return run_items(pool, items_of(&run), quantize_item, &run);
+}
+
+Status dequantize(const QuantSpec *spec, const void *wire, int64_t elems, const QuantTarget *target, Pool *pool) {
+    Run run = run_of(spec, elems, wire);
+    run.target = *target;
+    return run_items(pool, items_of(&run), dequantize_item, &run);
+}
+
+Status quantize_pass(QuantType from_type, const void *from, int64_t elems, const QuantTarget *target, Pool *pool) {
+    Run run = {.kernels = kernels_current(), .elems = elems, .input = {from, from_type, elems}, .target = *target};
+    return run_items(pool, (elems + TASK_ELEMS - 1) / TASK_ELEMS, pass_item, &run);
+}

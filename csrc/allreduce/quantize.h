@@ -1,0 +1,92 @@
+/* The quantiser: runs of floating-point elements to 1..8-bit codes with a range for each bucket, and back.
+ *
+ * Every form of it (scalar, AVX2, AVX-512, later CUDA) gives the same bytes for the same input, special values
+ * included; docs/WIRE.md states each operation. All functions run with subnormals on and rounding to nearest,
+ * whatever the caller's floating-point mode, and leave that mode as it was. Pointers need no alignment. */
+#ifndef CGXFFCV_ALLREDUCE_QUANTIZE_H
+#define CGXFFCV_ALLREDUCE_QUANTIZE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/pool.h"
+#include "base/status.h"
+
+#define QUANTIZE_MAX_BITS 8
+#define QUANTIZE_MAX_SPIKES 256
+#define QUANTIZE_MAX_SPIKE_BUCKET 65536 /* a spike's index takes 16 bits */
+#define QUANTIZE_PIECE_ALIGNMENT 16     /* of both sections of a piece on the wire */
+
+typedef enum QuantType { QUANT_F32 = 0, QUANT_F16 = 1, QUANT_BF16 = 2 } QuantType;
+
+typedef enum QuantCodec {
+    QUANT_MAXMIN = 0, /* uniform between the bucket's extremes */
+    QUANT_SIGN = 1,   /* 1 bit: the sign, with the bucket's mean magnitude */
+    QUANT_SPIKES = 2  /* maxmin on what remains when the greatest magnitudes travel apart as (index, value) */
+} QuantCodec;
+
+typedef enum QuantRounding { QUANT_NEAREST = 0, QUANT_STOCHASTIC = 1 } QuantRounding;
+
+/* How a tensor is quantised: both ends must agree on all of it. */
+typedef struct QuantSpec {
+    int bits;            /* 1..8; 1 for QUANT_SIGN */
+    int64_t bucket_size; /* elements, at least 1 */
+    QuantType type;      /* of the tensor */
+    QuantCodec codec;
+    QuantRounding rounding;
+    bool half_metadata; /* (min, max) in the tensor's own 16-bit type instead of (unit, min) in float32 */
+    int spikes;         /* a bucket's, for QUANT_SPIKES: 1..256, at most bucket_size; 0 otherwise */
+} QuantSpec;
+
+/* Keys of the random numbers of stochastic rounding. Element j of the b-th bucket of a run draws word j % 4 of
+ * philox_at(seed, call, quad + b * ceil(bucket_size / 4) + j / 4, PHILOX_QUANTIZE, rank). */
+typedef struct QuantRandom {
+    uint64_t seed;
+    uint32_t call;
+    uint32_t rank; /* below 65,536 */
+    uint64_t quad; /* of the run's first bucket */
+} QuantRandom;
+
+/* What becomes of a decoded value x': to[i] = round((accumulate[i] + x') / divisor) in `type`. */
+typedef struct QuantTarget {
+    const void *accumulate; /* float32, borrowed for the call; NULL: nothing is added. May be `to` itself (float32) */
+    float divisor;          /* 1: none */
+    QuantType type;
+    void *to; /* borrowed for the call */
+} QuantTarget;
+
+size_t quantize_item_bytes(QuantType type);
+
+/* The number of spikes a bucket gets where the user names none: one for each 128 elements. */
+int quantize_default_spikes(int64_t bucket_size);
+
+/* STATUS_ARGUMENT with the field, its value and the allowed range. */
+Status quantize_check(const QuantSpec *spec);
+
+/* For a checked spec and 0 <= elems <= 2^56: buckets of a run, and bytes of its piece on the wire (the metadata of
+ * all buckets, padded to 16 bytes, then all codes, padded to 16). */
+int64_t quantize_buckets(const QuantSpec *spec, int64_t elems);
+uint64_t quantize_metadata_bytes(const QuantSpec *spec, int64_t elems);
+uint64_t quantize_wire_bytes(const QuantSpec *spec, int64_t elems);
+
+/* Quantises `elems` elements of `type`, which start at a bucket's boundary, into quantize_wire_bytes bytes at
+ * `wire`. `type` is the spec's own, or float32 (a sum) unless half_metadata. `random` may be NULL for nearest
+ * rounding, `pool` for the calling thread alone. Fails only where the pool does. */
+Status quantize(const QuantSpec *spec, QuantType type, const void *from, int64_t elems, const QuantRandom *random,
+                Pool *pool, void *wire);
+
+/* The reverse. STATUS_TRANSPORT if the piece is damaged in a way that can be seen (a spike's index). */
+Status dequantize(const QuantSpec *spec, const void *wire, int64_t elems, const QuantTarget *target, Pool *pool);
+
+/* to[i] = round((accumulate[i] + from[i]) / divisor): the same as dequantize for elements that travel as they are. */
+Status quantize_pass(QuantType from_type, const void *from, int64_t elems, const QuantTarget *target, Pool *pool);
+
+/* "scalar", "avx2" or "avx512": what this processor runs. */
+const char *quantize_kernels_name(void);
+
+/* For tests and benchmarks: takes the kernels of that name from now on (NULL: the processor's best); false if this
+ * processor lacks them. Not to be called while another thread quantises. */
+bool quantize_select_kernels(const char *name);
+
+#endif
