@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from cgxffcv.errors import ConfigError, UserError
 
+Say = Callable[[str], None]
 LAST_WORD_SECONDS = 0.5  # what other ranks leave to rank 0 for a message that all of them would give
 
 

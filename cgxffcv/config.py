@@ -23,6 +23,7 @@ from cgxffcv.schema import FLAGS, SCHEMA, SECTIONS, Param, WrongValue
 
 ENV_PREFIX = "CGXFFCV__"
 MAX_FILE_BYTES = 1 << 20
+MAX_ITEMS = 16  # of a list
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,19 @@ class Config:
         """Whether the user said it, by whatever way."""
         return self.origin(key) != "default"
 
+    def said(self, key: str) -> bool:
+        """Whether there is a value that the user gave; null is none."""
+        return self.given(key) and self[key] is not None and not self.origin(key).startswith("recipe ")
+
     def fill(self, values: Mapping[str, Any], origin: str) -> None:
         """Puts `values` ("section.name" to value) in where nobody has said anything; KeyError for unknown names."""
         for key, value in values.items():
-            if not self.given(key) and self[key] is None:
+            if self[key] is None:
                 self._values[key] = Value(value, origin)
+
+    def override(self, key: str, value: Any, origin: str) -> None:
+        """Puts a value in whatever was there."""
+        self._values[key] = Value(value, origin)
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Section to name to value."""
@@ -91,6 +100,8 @@ class Config:
     def lines(self, sections: Iterable[str] = SECTIONS) -> list[str]:
         """A table for people: name, value, origin."""
         items = [(key, item) for key, item in self._values.items() if key.split(".")[0] in set(sections)]
+        # what a recipe decides beyond the usual is shown only where somebody said something else
+        items = [(key, item) for key, item in items if not key.startswith("recipe.") or self.said(key)]
         names = max(len(key) for key, _ in items)
         shown = {key: show(item.value) for key, item in items}
         width = min(max(len(text) for text in shown.values()), 40)
@@ -104,14 +115,23 @@ class Config:
             for name, value in values.items():
                 if name == "resume":  # says how this run was started, not what it is
                     continue
+                value = _listed(value)
                 text = yaml.safe_dump(value, default_flow_style=True, width=10**9).removesuffix("\n...\n").strip()
                 out.append(f"  {name}: {text}  # {' '.join(self.origin(f'{section}.{name}').split())}")
         return "\n".join(out) + "\n"
 
 
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value
+
+
 def show(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, tuple):
+        return ",".join(
+            ":".join(show(part) for part in item) if isinstance(item, tuple) else show(item) for item in value
+        )
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -162,10 +182,12 @@ def _entries(node: yaml.MappingNode, path: str, problems: list[str]) -> list[tup
     return out
 
 
-def _scalar(node: yaml.Node) -> Any:
-    """The Python value of a scalar node; WrongValue for lists and mappings."""
+def _plain(node: yaml.Node, depth: int = 0) -> Any:
+    """The Python value of a scalar, or of a short list of them; WrongValue for anything else."""
+    if isinstance(node, yaml.SequenceNode) and depth < 2 and len(node.value) <= MAX_ITEMS:
+        return [_plain(item, depth + 1) for item in node.value]
     if not isinstance(node, yaml.ScalarNode):
-        raise WrongValue("a single value, not a list or a section")
+        raise WrongValue("a single value, not a section or a long list")
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node)
@@ -226,7 +248,7 @@ def _file_values(root: yaml.MappingNode, name: str, problems: list[str]) -> dict
             elif key not in SCHEMA:
                 problems.append(f"{name}:{at}: unknown parameter {key}{suggest(key, SCHEMA)}")
             else:
-                _add(found, key, lambda value=value: _scalar(value), f"{name}:{at}", problems)
+                _add(found, key, lambda value=value: _plain(value), f"{name}:{at}", problems)
     return found
 
 

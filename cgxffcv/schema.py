@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from cgxffcv.recipes import Recipe
 
 
 class WrongValue(ValueError):
@@ -55,8 +58,15 @@ def integer(default: int | None, help: str, minimum: int, maximum: int = LARGEST
     return Param(_optional(read, default), kind, default, help)
 
 
-def number(default: float | None, help: str, minimum: float, maximum: float = math.inf, below: bool = False) -> Param:
-    kind = f"a number from {minimum:g}"
+def number(
+    default: float | None,
+    help: str,
+    minimum: float,
+    maximum: float = math.inf,
+    below: bool = False,
+    above: bool = False,
+) -> Param:
+    kind = f"a number {'above' if above else 'from'} {minimum:g}"
     if maximum < math.inf:
         kind += f" to {'below ' if below else ''}{maximum:g}"
 
@@ -67,7 +77,8 @@ def number(default: float | None, help: str, minimum: float, maximum: float = ma
             result = float(value)  # YAML 1.1 reads 5e-4 as text
         except (ValueError, OverflowError):
             raise WrongValue(kind) from None
-        if not (math.isfinite(result) and minimum <= result <= maximum and not (below and result == maximum)):
+        outside = (below and result == maximum) or (above and result == minimum)
+        if outside or not (math.isfinite(result) and minimum <= result <= maximum):
             raise WrongValue(kind)
         return result
 
@@ -113,9 +124,44 @@ def choice(default: str | None, help: str, *words: str) -> Param:
     return Param(_optional(read, default), kind, default, help)
 
 
+def several(help: str, inner: Callable[[str], Any]) -> Param:
+    """A list, in YAML's form or as text with commas; items may be pairs (first:second)."""
+    kind = "numbers with commas between them"
+
+    def item(value: Any) -> Any:
+        if isinstance(value, str) and ":" in value:
+            value = value.split(":")
+        if isinstance(value, list | tuple):
+            return tuple(inner(str(part)) for part in value)
+        return inner(str(value))
+
+    def read(value: Any) -> tuple[Any, ...]:
+        try:
+            parts = value.split(",") if isinstance(value, str) else value
+            return tuple(item(part) for part in ([parts] if isinstance(parts, int | float) else parts))
+        except (TypeError, ValueError):
+            raise WrongValue(kind) from None
+
+    return Param(_optional(read, None), kind, None, help)
+
+
+def _of_recipe(field: dataclasses.Field[Any]) -> Param:
+    help = f"the recipe's {field.name}"
+    if str(field.type).startswith("tuple"):
+        return several(help, int if field.type == "tuple[int, ...]" else float)
+    if field.type == "bool":
+        return boolean(None, help)
+    if field.type == "int":
+        return integer(None, help, 0)
+    if field.type == "float":
+        return number(None, help, -math.inf)
+    return text(None, help)
+
+
 SECTIONS = {
     "data": "where the data comes from and where the .beton files are",
     "training": "what is trained, and how; a value that is not given is the recipe's",
+    "recipe": "all that a recipe decides besides; see cgxffcv/recipes.py",
     "compression": "how gradients are compressed (used by comm.backend=cgx)",
     "comm": "how the ranks talk to each other",
     "log": "what is shown and what is kept",
@@ -141,7 +187,7 @@ SCHEMA: dict[str, Param] = {
     "training.recipe": text("demo", "the recipe: network, optimizer, schedule, augmentation", "the name of a recipe"),
     "training.batch_size": integer(None, "images a step, on each process", 1),
     "training.val_batch_size": integer(None, "images at a time in the test", 1),
-    "training.epochs": integer(None, "passes over the training set", 1, 1_000_000),
+    "training.epochs": number(None, "passes over the training set", 0, 1e6, above=True),
     "training.lr": number(None, "learning rate (the highest of the schedule)", 0),
     "training.momentum": number(None, "momentum of SGD", 0, 1, below=True),
     "training.lr_peak_epoch": number(None, "epoch at which the rate of the ffcv recipe is highest", 0),
@@ -171,6 +217,18 @@ SCHEMA: dict[str, Param] = {
                            "auto", "bar", "lines", "off"),
     "log.interval": number(10.0, "seconds between plain progress lines", 0),
 }  # fmt: skip
+
+
+# The values of a recipe that have names of FFCV's in the training section; all others stand in the recipe section.
+OF_TRAINING = (
+    "batch_size", "epochs", "lr", "momentum", "lr_peak_epoch", "weight_decay", "label_smoothing", "lr_tta",
+)  # fmt: skip
+SCHEMA |= {
+    f"recipe.{field.name}": _of_recipe(field)
+    for field in dataclasses.fields(Recipe)
+    if field.name not in ("name", "summary", "test_views", *OF_TRAINING)
+}
+SCHEMA["recipe.test_views"] = text(None, "the recipe's test_views; see training.lr_tta")
 
 
 @dataclass(frozen=True)

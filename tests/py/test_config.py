@@ -108,11 +108,15 @@ def test_dotted_keys_in_a_file(file):
         ("training:\n  bits: 2\n", "unknown parameter training.bits; did you mean compression.bits?"),
         ("trainig: {lr: 1}\n", "c.yaml:1: unknown section 'trainig'; did you mean training?"),
         ("zzz: {lr: 1}\n", "unknown section 'zzz'; the sections are data, training"),
-        ("training:\n  epochs: many\n", "c.yaml:2: training.epochs = 'many': expected a whole number from 1"),
-        ("training:\n  epochs: 2.5\n", "c.yaml:2: training.epochs = 2.5: expected a whole number"),
-        ("training:\n  epochs: true\n", "training.epochs = True: expected a whole number"),
+        ("training:\n  batch_size: many\n", "c.yaml:2: training.batch_size = 'many': expected a whole number from 1"),
+        ("training:\n  batch_size: 2.5\n", "c.yaml:2: training.batch_size = 2.5: expected a whole number"),
+        ("training:\n  batch_size: true\n", "training.batch_size = True: expected a whole number"),
         ("training:\n  lr: .nan\n", "training.lr = nan: expected a number from 0"),
-        ("training:\n  lr: [1]\n", "c.yaml:2: training.lr: expected a single value, not a list"),
+        ("training:\n  lr: [1]\n", "c.yaml:2: training.lr = [1]: expected a number from 0"),
+        ("training:\n  lr: {a: 1}\n", "c.yaml:2: training.lr: expected a single value, not a section"),
+        ("training:\n  lr: [[[1]]]\n", "c.yaml:2: training.lr: expected a single value, not a section"),
+        ("training:\n  epochs: 0\n", "training.epochs = 0: expected a number above 0"),
+        ("recipe:\n  widths: a,b\n", "recipe.widths = 'a,b': expected numbers with commas between them"),
         ("training:\n  momentum: 1\n", "training.momentum = 1: expected a number from 0 to below 1"),
         ("training:\n  lr_tta: 7\n", "training.lr_tta = 7: expected true or false"),
         ("compression:\n  bits: 16\n", "compression.bits = 16: expected a whole number from 1 to 8, or 32"),
@@ -121,7 +125,7 @@ def test_dotted_keys_in_a_file(file):
         ("training: 3\n", "c.yaml:1: section 'training' must hold values"),
         ("- a\n", "expected sections (data, training"),
         ("training: {lr: 1\n", "not valid YAML"),
-        ("training:\n  seed: !!python/object/apply:os.getpid []\n", "expected a single value"),
+        ("training:\n  seed: !!python/object/apply:os.getpid []\n", "training.seed = []: expected a whole number"),
         ("? [a]\n: 1\n", "c.yaml:1: a key must be a plain name"),
     ],
 )
@@ -174,7 +178,8 @@ def test_unreadable_files(tmp_path):
 
 def test_a_recipe_fills_only_what_nobody_said():
     c = load("--training.lr=0.5")
-    c.fill({"training.lr": 0.1, "training.momentum": 0.9}, "recipe demo")
+    c.fill({"training.lr": 0.1, "training.momentum": 0.9, "recipe.widths": (1, 2, 3)}, "recipe demo")
+    assert c.recipe.widths == (1, 2, 3) and not c.said("recipe.widths") and c.said("training.lr")
     assert (c.training.lr, c.origin("training.lr")) == (0.5, "--training.lr")
     assert (c.training.momentum, c.origin("training.momentum")) == (0.9, "recipe demo")
 
@@ -195,7 +200,21 @@ def test_the_saved_configuration_gives_the_same_values(file, tmp_path):
 def test_the_shipped_file_lists_every_parameter_with_its_default():
     c = load("--config-file", str(ROOT / "default_config.yaml"))
     assert {k: c[k] for k in SCHEMA} == {k: p.default for k, p in SCHEMA.items()}
-    assert [k for k in SCHEMA if not c.given(k)] == ["training.resume"]
+    assert [k for k in SCHEMA if not c.given(k) and not k.startswith("recipe.")] == ["training.resume"]
+
+
+def test_values_of_a_recipe(file):
+    path = file("recipe:\n  widths: [16, 64, 64]\n  resolutions: [[0, 20], [0.5, 32]]\n  bias_lr: 5e-2\n")
+    for c in (
+        load("--config-file", path),
+        load("--recipe.widths=16,64,64", "--recipe.resolutions=0:20,0.5:32", "--recipe.bias_lr=0.05"),
+    ):
+        assert c.recipe.widths == (16, 64, 64) and c.recipe.resolutions == ((0, 20), (0.5, 32))
+        assert c.recipe.bias_lr == 0.05 and c.recipe.network is None
+        assert any(line.split()[:3] == ["recipe.widths", "=", "16,64,64"] for line in c.lines())
+        config.save(c, Path(path).with_name("saved.yaml"))
+        again = load("--config-file", str(Path(path).with_name("saved.yaml")))
+        assert again.as_dict()["recipe"] == c.as_dict()["recipe"]
 
 
 def test_table_names_value_and_origin():

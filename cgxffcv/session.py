@@ -1,0 +1,106 @@
+"""From a configuration to a run: the recipe, the files, the threads, the log folder, the checkpoint to go on from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cgxffcv import app, recipes
+from cgxffcv.config import Config
+from cgxffcv.errors import ConfigError, UserError
+from cgxffcv.recipes import Recipe, RecipeError
+from cgxffcv.schema import OF_TRAINING, SCHEMA
+
+
+def choose_recipe(config: Config, say: app.Say) -> Recipe:
+    """The recipe with everything that the configuration says otherwise; fills the configuration with the rest.
+
+    A configuration of FFCV's, which has a peak epoch and knows no recipes, means FFCV's own.
+    """
+    name = config.training.recipe
+    if config.said("training.lr_peak_epoch") and not config.given("training.recipe"):
+        name = "ffcv"
+        config.override("training.recipe", name, "because training.lr_peak_epoch is given")
+    try:
+        recipe = recipes.get(name)
+    except ValueError as error:
+        raise ConfigError([f"{config.origin('training.recipe')}: training.recipe: {error}"]) from None
+    changes = {field: f"training.{field}" for field in OF_TRAINING}
+    changes |= {key.split(".")[1]: key for key in SCHEMA if key.startswith("recipe.")}
+    said = {field: key for field, key in changes.items() if config.said(key)}
+    try:
+        changed = recipe.replace(**{field: config[key] for field, key in said.items()})
+    except (RecipeError, ValueError) as error:
+        origins = ", ".join(f"{key} ({config.origin(key)})" for field, key in said.items() if field in str(error))
+        raise ConfigError([f"{error}{f'; from {origins}' if origins else ''}"]) from None
+    if config.said("training.lr_peak_epoch") and changed.schedule != "triangle":
+        say(f"note: training.lr_peak_epoch is not used: the schedule of recipe {name} ({changed.schedule}) has no peak")
+    values = {key: getattr(changed, field) for field, key in changes.items()}
+    config.fill(values, f"recipe {name}")
+    return changed
+
+
+def check_compression(config: Config, say: app.Say) -> int:
+    """The bits that gradients are sent with; as in the demo, compression needs the cgx backend."""
+    bits = config.compression.bits
+    if bits != 32 and config.comm.backend != "cgx":
+        say(
+            f"note: gradients go UNCOMPRESSED: compression.bits = {bits} is used by comm.backend = cgx only, and "
+            f"comm.backend is {config.comm.backend} ({config.origin('comm.backend')}); add --dist-backend cgx"
+        )
+        return 32
+    return bits
+
+
+def check_device(config: Config) -> None:
+    """This version trains on the CPU."""
+    if config.training.device == "gpu":
+        raise UserError(
+            f"training.device = gpu ({config.origin('training.device')}): this build has no CUDA; "
+            "use --training.device=cpu, or see cgxffcv doctor"
+        )
+
+
+def check_files(config: Config) -> None:
+    """The two .beton files are there; otherwise says which command writes them."""
+    for key in ("data.train_dataset", "data.val_dataset"):
+        path = config[key]
+        if not os.path.exists(path):
+            raise UserError(
+                f"{path}: no such file ({key}, {config.origin(key)}). Write the .beton files first: "
+                "python write_datasets.py --config-file default_config.yaml"
+            )
+
+
+def set_threads() -> int:
+    """Gives oneDNN's threads this rank's share of the cores, unless OMP_NUM_THREADS says otherwise; the number.
+
+    Must come before the extension module is loaded. Says so if mpirun left this rank fewer cores than its share.
+    """
+    cores = app.cores_of_this_rank()
+    fair = max((os.cpu_count() or 1) // app.local_ranks(), 1)
+    if cores < fair and app.rank() == 0 and app.ranks() > 1:
+        app.say(
+            f"note: mpirun bound each rank to {cores} of this machine's {os.cpu_count()} cores, but each could have "
+            f"{fair}: add --bind-to none to mpirun, or use cgxffcv launch"
+        )
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    threads = os.environ["OMP_NUM_THREADS"]
+    return int(threads) if threads.isdecimal() and int(threads) > 0 else cores
+
+
+def loader_threads(config: Config, cores: int) -> int:
+    return config.training.num_workers if config.training.num_workers > 0 else cores
+
+
+def checkpoint_to_resume(config: Config) -> Path | None:
+    """The file that --resume names, last.safetensors in the folder that it names or in log.dir; None without it."""
+    wish = config.training.resume
+    if wish is None:
+        return None
+    path = Path(config.log.dir if wish == "auto" else wish)
+    if path.is_dir() or wish == "auto":
+        path = path / "last.safetensors"
+    if not path.is_file():
+        raise UserError(f"--resume: {path} is not there. Start without --resume, or name a checkpoint or a log folder")
+    return path
