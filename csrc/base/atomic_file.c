@@ -2,6 +2,7 @@
 #include "base/atomic_file.h"
 
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -66,6 +67,26 @@ Status atomic_file_write_at(AtomicFile *file, const void *data, size_t size, uin
     return STATUS_OK;
 }
 
+Status atomic_file_read_at(const AtomicFile *file, void *out, size_t size, uint64_t offset) {
+    char *at = out;
+    while (size > 0) {
+        ssize_t got;
+        RETRY_EINTR(got, pread(file->descriptor, at, size, (off_t)offset));
+        if (got < 0) {
+            return error_at_path(error_fail_errno(STATUS_IO, errno, "cannot read back %zu bytes", size), file->path);
+        }
+        if (got == 0) return error_at_path(error_fail(STATUS_IO, "the file ends before its own data"), file->path);
+        at += got;
+        size -= (size_t)got;
+        offset += (uint64_t)got;
+    }
+    return STATUS_OK;
+}
+
+void atomic_file_start_sync(const AtomicFile *file, uint64_t offset, uint64_t size) {
+    (void)sync_file_range(file->descriptor, (off64_t)offset, (off64_t)size, SYNC_FILE_RANGE_WRITE);
+}
+
 Status atomic_file_truncate(AtomicFile *file, uint64_t size) {
     int result;
     RETRY_EINTR(result, ftruncate(file->descriptor, (off_t)size));
@@ -102,23 +123,27 @@ static Status sync_directory(const char *path) {
     return STATUS_OK;
 }
 
-Status atomic_file_commit(AtomicFile *file) {
+static Status commit(AtomicFile *file, bool sync) {
     Status status = STATUS_OK;
-    int result;
-    RETRY_EINTR(result, fsync(file->descriptor));
+    int result = 0;
+    if (sync) RETRY_EINTR(result, fsync(file->descriptor));
     if (result != 0) FAIL_ERRNO_GOTO("cannot sync %s", file->temporary);
     result = close(file->descriptor);
     file->descriptor = -1;
     if (result != 0) FAIL_ERRNO_GOTO("cannot close %s", file->temporary);
     if (rename(file->temporary, file->path) != 0) FAIL_ERRNO_GOTO("cannot rename %s", file->temporary);
     file->temporary[0] = '\0';
-    TRY_GOTO(sync_directory(file->path));
+    if (sync) TRY_GOTO(sync_directory(file->path));
 done:
     status = error_at_path(status, file->path);
     if (file->temporary[0] != '\0') unlink(file->temporary);
     release(file);
     return status;
 }
+
+Status atomic_file_commit(AtomicFile *file) { return commit(file, true); }
+
+Status atomic_file_commit_unsynced(AtomicFile *file) { return commit(file, false); }
 
 void atomic_file_abort(AtomicFile *file) {
     if (file == NULL) return;

@@ -16,12 +16,21 @@ Status atomic_file_create(const char *path, AtomicFile **out);
 /* Writes all `size` bytes at `offset`; safe from several threads on disjoint ranges. */
 Status atomic_file_write_at(AtomicFile *file, const void *data, size_t size, uint64_t offset);
 
+/* Reads back exactly `size` bytes that were written at `offset`. */
+Status atomic_file_read_at(const AtomicFile *file, void *out, size_t size, uint64_t offset);
+
+/* Starts writing the range to the disk without waiting, so that the commit has less to wait for; only a hint. */
+void atomic_file_start_sync(const AtomicFile *file, uint64_t offset, uint64_t size);
+
 /* Sets the file's length; the new bytes read as zero. */
 Status atomic_file_truncate(AtomicFile *file, uint64_t size);
 
 /* fsync, rename, fsync of the directory; the handle is gone afterwards, also on failure (then the temporary
  * file is too). */
 Status atomic_file_commit(AtomicFile *file);
+
+/* As atomic_file_commit without the syncs: whole or absent after a crash of the process, but not of the machine. */
+Status atomic_file_commit_unsynced(AtomicFile *file);
 
 /* Deletes the temporary file; NULL is fine. */
 void atomic_file_abort(AtomicFile *file);

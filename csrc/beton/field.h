@@ -4,6 +4,10 @@
 
 #include "beton/format.h"
 #include "beton/reader.h"
+#include "beton/writer.h"
+
+typedef struct EncodeJob EncodeJob;
+typedef struct ChunkPart ChunkPart;
 
 /* What a record says of its data. */
 typedef struct FieldLocation {
@@ -21,6 +25,11 @@ typedef struct FieldKind {
     Status (*parse)(const unsigned char *arguments, BetonField *field);
     /* Reads a record; NULL without data. Refuses what no record may hold. */
     Status (*locate)(const BetonField *field, const unsigned char *record, FieldLocation *out);
+    /* Checks a writer's spec, completes the field and its zeroed argument bytes; NULL when there is nothing to do. */
+    Status (*describe)(const BetonFieldSpec *spec, BetonField *field, unsigned char *arguments);
+    /* Fills the zeroed record (all but the pointer) and, of fields with data, the part. */
+    Status (*encode)(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
+                     ChunkPart *part);
 } FieldKind;
 
 extern const FieldKind field_kind_float, field_kind_int, field_kind_image, field_kind_bytes, field_kind_array,
@@ -28,6 +37,9 @@ extern const FieldKind field_kind_float, field_kind_int, field_kind_image, field
 
 /* NULL when the format knows no such type. */
 const FieldKind *field_kind_of(unsigned type_id);
+
+/* field_custom.c: takes over what the caller says of a custom field; STATUS_ARGUMENT if it is impossible. */
+Status field_set_custom(BetonField *field, const BetonCustom *custom);
 
 /* Section "record" of the format: places the fields in order, gives the record's size. Needs record_bytes and
  * record_alignment of each; false on overflow. */

@@ -1,8 +1,9 @@
 /* Arrays and tensors: dtype and shape in the descriptor, a pointer in the record. */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/checked.h"
-#include "beton/field.h"
+#include "beton/encode.h"
 
 #define PREFIX "[[\"\", \""
 #define SUFFIX "\"]]"
@@ -72,7 +73,61 @@ static Status locate(const BetonField *field, const unsigned char *record, Field
     return STATUS_OK;
 }
 
-const FieldKind field_kind_array = {
-    .name = "array", .record_bytes = 8, .record_alignment = 8, .has_data = true, .parse = parse, .locate = locate};
-const FieldKind field_kind_tensor = {
-    .name = "tensor", .record_bytes = 8, .record_alignment = 8, .has_data = true, .parse = parse, .locate = locate};
+static const char *code_of(BetonDtype dtype) {
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
+        if (codes[i].dtype == dtype) return codes[i].text;
+    }
+    return NULL;
+}
+
+static Status describe(const BetonFieldSpec *spec, BetonField *field, unsigned char *arguments) {
+    const char *code = code_of(spec->dtype);
+    if (code == NULL) FAIL(STATUS_ARGUMENT, "unknown dtype number %d", (int)spec->dtype);
+    if (spec->ndim < 1 || spec->ndim > BETON_MAX_DIMS) {
+        FAIL(STATUS_ARGUMENT, "the shape must have 1 to %d dimensions, not %d", BETON_MAX_DIMS, spec->ndim);
+    }
+    for (int i = 0; i < spec->ndim; i++) {
+        if (spec->shape[i] == 0) FAIL(STATUS_ARGUMENT, "dimension %d of the shape is 0; the format cannot hold it", i);
+        store_u64(arguments + 8 * i, spec->shape[i]);
+    }
+    char text[sizeof PREFIX + sizeof SUFFIX + 8];
+    int length = snprintf(text, sizeof text, PREFIX "%s" SUFFIX, code);
+    store_u64(arguments + BETON_ARRAY_TEXT_BYTES, (uint64_t)length);
+    memcpy(arguments + BETON_ARRAY_TEXT, text, (size_t)length);
+    TRY(parse(arguments, field));
+    if (field->value_bytes > BETON_MAX_PAGE_BYTES) {
+        FAIL(STATUS_ARGUMENT, "a value of %llu bytes is over the limit of 1 GiB",
+             (unsigned long long)field->value_bytes);
+    }
+    return STATUS_OK;
+}
+
+static Status encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
+                     ChunkPart *part) {
+    (void)job, (void)record;
+    uint64_t wanted = beton_dtype_bytes(spec->dtype);
+    for (int i = 0; i < spec->ndim; i++) wanted *= spec->shape[i];
+    if (value->source != BETON_SOURCE_BYTES || value->size != wanted) {
+        FAIL(STATUS_ARGUMENT, "the array has %llu bytes; its field's dtype and shape take %llu",
+             (unsigned long long)value->size, (unsigned long long)wanted);
+    }
+    *part = (ChunkPart){value->data, value->size};
+    return STATUS_OK;
+}
+
+const FieldKind field_kind_array = {.name = "array",
+                                    .record_bytes = 8,
+                                    .record_alignment = 8,
+                                    .has_data = true,
+                                    .parse = parse,
+                                    .locate = locate,
+                                    .describe = describe,
+                                    .encode = encode};
+const FieldKind field_kind_tensor = {.name = "tensor",
+                                     .record_bytes = 8,
+                                     .record_alignment = 8,
+                                     .has_data = true,
+                                     .parse = parse,
+                                     .locate = locate,
+                                     .describe = describe,
+                                     .encode = encode};

@@ -1,5 +1,5 @@
 /* Bytes and JSON: pointer and size, packed. */
-#include "beton/field.h"
+#include "beton/encode.h"
 
 static Status locate(const BetonField *field, const unsigned char *record, FieldLocation *out) {
     (void)field;
@@ -8,7 +8,33 @@ static Status locate(const BetonField *field, const unsigned char *record, Field
     return STATUS_OK;
 }
 
-const FieldKind field_kind_bytes = {
-    .name = "bytes", .record_bytes = 16, .record_alignment = 1, .has_data = true, .locate = locate};
-const FieldKind field_kind_json = {
-    .name = "json", .record_bytes = 16, .record_alignment = 1, .has_data = true, .locate = locate};
+static Status encode_bytes(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
+                           ChunkPart *part) {
+    (void)job, (void)spec;
+    if (value->source != BETON_SOURCE_BYTES) FAIL(STATUS_TYPE, "bytes were expected");
+    store_u64(record + 8, value->size);
+    *part = (ChunkPart){value->data, value->size};
+    return STATUS_OK;
+}
+
+static Status encode_json(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
+                          ChunkPart *part) {
+    const unsigned char *text = value->data;
+    if (value->source != BETON_SOURCE_BYTES || value->size == 0 || text[value->size - 1] != 0) {
+        FAIL(STATUS_TYPE, "JSON text that ends in NUL was expected");
+    }
+    return encode_bytes(job, spec, value, record, part);
+}
+
+const FieldKind field_kind_bytes = {.name = "bytes",
+                                    .record_bytes = 16,
+                                    .record_alignment = 1,
+                                    .has_data = true,
+                                    .locate = locate,
+                                    .encode = encode_bytes};
+const FieldKind field_kind_json = {.name = "json",
+                                   .record_bytes = 16,
+                                   .record_alignment = 1,
+                                   .has_data = true,
+                                   .locate = locate,
+                                   .encode = encode_json};

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "base/memory.h"
-#include "beton/reader_private.h"
+#include "beton/extension.h"
 
 static Status open_file(BetonReader *reader) {
     struct stat info;
@@ -48,6 +48,7 @@ Status beton_reader_open(const char *path, const BetonCustom *custom, size_t num
     TRY_GOTO(map_file(reader));
     TRY_GOTO(reader_validate_head(reader, custom, num_custom));
     read_ahead(reader);
+    TRY_GOTO(extension_open(reader));
     TRY_GOTO(reader_validate_table(reader));
     *out = reader;
     reader = NULL;

@@ -161,6 +161,34 @@ Status beton_reader_read(const BetonReader *reader, uint64_t offset, size_t size
 /* Whether the file on disk still has the length and the modification time it was opened with (STATUS_FORMAT). */
 Status beton_reader_check_unchanged(const BetonReader *reader);
 
+/* Whether the file carries checksums of its data (those of its metadata are checked when it is opened). */
+bool beton_reader_has_checksums(const BetonReader *reader);
+
+typedef struct BetonVerifyOptions {
+    int threads;
+    bool decode_jpeg;    /* decode every JPEG, rather than compare its header with the record */
+    size_t max_problems; /* how many to keep; all are counted */
+} BetonVerifyOptions;
+
+typedef struct BetonProblem {
+    uint64_t sample;
+    int64_t offset; /* -1: unknown */
+    char field[BETON_NAME_BYTES];
+    char reason[STATUS_MESSAGE_BYTES];
+} BetonProblem;
+
+typedef struct BetonVerifyReport {
+    uint64_t num_regions, num_bytes, num_jpeg, num_problems; /* what was looked at, what was found */
+    BetonProblem *problems;                                  /* owned, by sample and field */
+    size_t kept;
+} BetonVerifyReport;
+
+/* Reads all data of samples [first, last): checksums where the file has them, JPEG streams, the end of JSON text. What
+ * it finds is in the report, not in the status. */
+Status beton_reader_verify(const BetonReader *reader, uint64_t first, uint64_t last, const BetonVerifyOptions *options,
+                           BetonVerifyReport *out);
+void beton_verify_report_fini(BetonVerifyReport *report);
+
 /* The dtype's size, and its name as NumPy spells it. */
 size_t beton_dtype_bytes(BetonDtype dtype);
 const char *beton_dtype_name(BetonDtype dtype);

@@ -22,6 +22,8 @@ struct BetonReader {
     /* owned, num_samples * num_data_fields, entry of (sample, data_index), READER_NO_ENTRY for an empty value; NULL
      * when the table stands in exactly that order */
     uint64_t *entry_of;
+    /* the extension block and its region checksums in (sample, data field) order, in the mapping; NULL without one */
+    const unsigned char *extension, *checksums;
 };
 
 #define READER_NO_ENTRY UINT64_MAX

@@ -54,29 +54,11 @@ static Status check_name(const unsigned char *bytes, char *out) {
 }
 
 static Status parse_custom(BetonField *field, const BetonCustom *custom, size_t num_custom) {
-    const BetonCustom *own = NULL;
     for (size_t i = 0; i < num_custom; i++) {
-        if (strcmp(custom[i].name, field->name) == 0) own = &custom[i];
+        if (strcmp(custom[i].name, field->name) == 0) return field_set_custom(field, &custom[i]);
     }
-    if (own == NULL) {
-        FAIL(STATUS_FORMAT, "the field is of a user's own type (255), which the file does not describe: give its class "
-                            "(custom_fields)");
-    }
-    uint64_t size = own->record_bytes;
-    bool fits =
-        size >= 1 && is_power_of_two(own->record_alignment) &&
-        (own->pointer_offset < 0 || checked_within((uint64_t)own->pointer_offset, 8, size)) &&
-        (own->size_offset < 0 || (own->pointer_offset >= 0 && checked_within((uint64_t)own->size_offset, 8, size)));
-    if (!fits) {
-        FAIL(STATUS_ARGUMENT, "a record of %u bytes with alignment %u, pointer at %lld and size at %lld is impossible",
-             own->record_bytes, own->record_alignment, (long long)own->pointer_offset, (long long)own->size_offset);
-    }
-    field->record_bytes = own->record_bytes;
-    field->record_alignment = own->record_alignment;
-    field->pointer_offset = own->pointer_offset;
-    field->size_offset = own->size_offset;
-    field->has_data = own->pointer_offset >= 0;
-    return STATUS_OK;
+    FAIL(STATUS_FORMAT,
+         "the field is of a user's own type (255), which the file does not describe: give its class (custom_fields)");
 }
 
 static Status parse_descriptor(const unsigned char *bytes, BetonField *field, const BetonCustom *custom,

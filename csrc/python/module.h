@@ -25,6 +25,10 @@ int errors_add(PyObject *module);
 int build_info_add(PyObject *module);
 int optimizer_add(PyObject *module);
 int device_add(PyObject *module);
+int reader_add(PyObject *module);
+int writer_add(PyObject *module);
+int encoder_add(PyObject *module);
+int jpeg_add(PyObject *module);
 
 /* errors.c: raises the thread's error record as the Python exception of its code; always NULL. */
 PyObject *errors_raise(ModuleState *state, Status status);

@@ -12,7 +12,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 MAY_INCLUDE = {
     "base": set(),
     "device": set(),
-    "beton": set(),
+    "beton": {"image"},
     "image": {"device"},
     "comm": {"device"},
     "allreduce": {"device", "comm"},

@@ -1,0 +1,11 @@
+/* A chunk as the writer takes it, from this process or packed by another. Private to beton/. */
+#ifndef CGXFFCV_BETON_CHUNK_H
+#define CGXFFCV_BETON_CHUNK_H
+
+#include "beton/encode.h"
+
+/* Reads what beton_chunk_pack made with the same schema: `chunk` then borrows from `bytes`, but for `parts`, which the
+ * caller gives back with memory_free. */
+Status chunk_unpack(const BetonSchema *schema, const unsigned char *bytes, uint64_t size, BetonChunk *chunk);
+
+#endif

@@ -1,0 +1,439 @@
+/* Conversion only: no file, no thread. A value that cannot be taken makes its sample a refused one, with the reason;
+ * the encoder then applies the error policy. */
+#include "python/beton_values.h"
+
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/memory.h"
+
+static int no_memory(void) {
+    PyErr_NoMemory();
+    return -1;
+}
+
+static int copy_name(const char *name, char *out) {
+    if (strlen(name) >= BETON_NAME_BYTES) {
+        PyErr_Format(PyExc_ValueError, "a field's name must have 1 to 16 bytes, not %zu: '%s'", strlen(name), name);
+        return -1;
+    }
+    memcpy(out, name, strlen(name) + 1);
+    return 0;
+}
+
+static int kind_of(const char *name, BetonKind *out) {
+    for (int i = 0; i <= BETON_CUSTOM; i++) {
+        if (strcmp(beton_kind_name((BetonKind)i), name) != 0) continue;
+        *out = (BetonKind)i;
+        return 0;
+    }
+    PyErr_Format(PyExc_ValueError, "unknown field kind '%s'", name);
+    return -1;
+}
+
+static int write_mode_of(const char *name, BetonWriteMode *out) {
+    static const char *const names[] = {"raw", "jpg", "proportion", "smart"};
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(names[i], name) != 0) continue;
+        *out = (BetonWriteMode)i;
+        return 0;
+    }
+    PyErr_Format(PyExc_ValueError, "write_mode must be 'raw', 'jpg', 'proportion' or 'smart', not '%s'", name);
+    return -1;
+}
+
+static int dtype_of(const char *name, BetonDtype *out) {
+    for (int i = 0; i < BETON_DTYPES; i++) {
+        if (strcmp(beton_dtype_name((BetonDtype)i), name) != 0) continue;
+        *out = (BetonDtype)i;
+        return 0;
+    }
+    PyErr_Format(PyExc_ValueError, "dtype '%s' cannot be stored; bool, integers, floats and complex numbers can", name);
+    return -1;
+}
+
+static int shape_of(PyObject *shape, BetonFieldSpec *spec) {
+    Py_ssize_t ndim = PyTuple_GET_SIZE(shape);
+    if (ndim > BETON_MAX_DIMS) {
+        PyErr_Format(PyExc_ValueError, "the shape must have 1 to %d dimensions, not %zd", BETON_MAX_DIMS, ndim);
+        return -1;
+    }
+    spec->ndim = (int)ndim;
+    for (Py_ssize_t i = 0; i < ndim; i++) {
+        spec->shape[i] = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(shape, i));
+        if (PyErr_Occurred()) return -1;
+    }
+    return 0;
+}
+
+static int spec_of(PyObject *item, BetonFieldSpec *spec) {
+    const char *kind, *name, *write_mode, *dtype;
+    Py_buffer arguments;
+    PyObject *shape;
+    long long threshold, pointer_offset, size_offset;
+    if (!PyTuple_Check(item)) {
+        PyErr_SetString(PyExc_TypeError, "a field's description must be a tuple");
+        return -1;
+    }
+    if (!PyArg_ParseTuple(item, "sssILidsO!IILLy*", &kind, &name, &write_mode, &spec->max_resolution, &threshold,
+                          &spec->jpeg_quality, &spec->compress_probability, &dtype, &PyTuple_Type, &shape,
+                          &spec->custom.record_bytes, &spec->custom.record_alignment, &pointer_offset, &size_offset,
+                          &arguments)) {
+        return -1;
+    }
+    spec->smart_threshold = threshold;
+    spec->custom.pointer_offset = pointer_offset;
+    spec->custom.size_offset = size_offset;
+    int result = -1;
+    if (arguments.len > BETON_ARGUMENT_BYTES) {
+        PyErr_Format(PyExc_ValueError, "field '%s': %zd argument bytes; at most %d fit", name, arguments.len,
+                     BETON_ARGUMENT_BYTES);
+    } else if (copy_name(name, spec->name) == 0 && kind_of(kind, &spec->kind) == 0 &&
+               write_mode_of(write_mode, &spec->write_mode) == 0 && dtype_of(dtype, &spec->dtype) == 0 &&
+               shape_of(shape, spec) == 0) {
+        memcpy(spec->arguments, arguments.buf, (size_t)arguments.len);
+        result = 0;
+    }
+    PyBuffer_Release(&arguments);
+    return result;
+}
+
+int beton_schema_of(ModuleState *state, PyObject *specs, BetonSchema **out, BetonFieldSpec **fields, size_t *count) {
+    PyObject *items = PySequence_Fast(specs, "the fields must be a sequence");
+    BetonFieldSpec *own = NULL;
+    int result = -1;
+    if (items == NULL) return -1;
+    size_t size = (size_t)PySequence_Fast_GET_SIZE(items);
+    if (memory_calloc(size + 1, sizeof *own, &own) != STATUS_OK) {
+        no_memory();
+        goto done;
+    }
+    for (size_t i = 0; i < size; i++) {
+        if (spec_of(PySequence_Fast_GET_ITEM(items, (Py_ssize_t)i), &own[i]) < 0) goto done;
+    }
+    Status status = beton_schema_create(own, size, out);
+    if (status != STATUS_OK) {
+        errors_raise(state, status);
+        goto done;
+    }
+    *fields = own;
+    *count = size;
+    own = NULL;
+    result = 0;
+done:
+    memory_free(own);
+    Py_DECREF(items);
+    return result;
+}
+
+int beton_customs_of(PyObject *specs, BetonCustom **out, size_t *count) {
+    PyObject *items = PySequence_Fast(specs, "custom fields must be a sequence");
+    BetonCustom *own = NULL;
+    int result = -1;
+    if (items == NULL) return -1;
+    size_t size = (size_t)PySequence_Fast_GET_SIZE(items);
+    if (memory_calloc(size + 1, sizeof *own, &own) != STATUS_OK) {
+        no_memory();
+        goto done;
+    }
+    for (size_t i = 0; i < size; i++) {
+        const char *name;
+        long long pointer_offset, size_offset;
+        PyObject *item = PySequence_Fast_GET_ITEM(items, (Py_ssize_t)i);
+        if (!PyArg_ParseTuple(item, "sIILL", &name, &own[i].record_bytes, &own[i].record_alignment, &pointer_offset,
+                              &size_offset) ||
+            copy_name(name, own[i].name) < 0) {
+            goto done;
+        }
+        own[i].pointer_offset = pointer_offset;
+        own[i].size_offset = size_offset;
+    }
+    *out = own;
+    *count = size;
+    own = NULL;
+    result = 0;
+done:
+    memory_free(own);
+    Py_DECREF(items);
+    return result;
+}
+
+/* Room for `count` rows; the values are zeroed. */
+static int start(ValueBatch *batch, size_t count) {
+    if (batch->objects == NULL && (batch->objects = PyList_New(0)) == NULL) return -1;
+    if (count > batch->capacity) {
+        memory_free(batch->values);
+        batch->values = NULL;
+        batch->capacity = 0;
+        if (memory_alloc(count * batch->num_fields, sizeof *batch->values, &batch->values) != STATUS_OK) {
+            return no_memory();
+        }
+        batch->capacity = count;
+    }
+    memset(batch->values, 0, count * batch->num_fields * sizeof *batch->values);
+    batch->count = count;
+    return 0;
+}
+
+/* A buffer of `object` that is held until the batch is cleared; NULL with an exception set on failure. */
+static const Py_buffer *hold_buffer(ValueBatch *batch, PyObject *object, int flags) {
+    if (batch->num_buffers == batch->buffer_capacity) {
+        size_t grown = batch->buffer_capacity * 2 + 64;
+        if (memory_resize(&batch->buffers, batch->num_buffers * sizeof *batch->buffers,
+                          grown * sizeof *batch->buffers) != STATUS_OK) {
+            no_memory();
+            return NULL;
+        }
+        batch->buffer_capacity = grown;
+    }
+    Py_buffer *buffer = &batch->buffers[batch->num_buffers];
+    if (PyObject_GetBuffer(object, buffer, flags) < 0) return NULL;
+    batch->num_buffers++;
+    return buffer;
+}
+
+static bool is_byte_format(const char *format) {
+    return format == NULL || strcmp(format, "B") == 0 || strcmp(format, "b") == 0 || strcmp(format, "c") == 0 ||
+           strcmp(format, "<B") == 0;
+}
+
+static int pixels_of(const Py_buffer *buffer, BetonValue *value) {
+    const Py_ssize_t *shape = buffer->shape, *strides = buffer->strides;
+    if (shape[2] != 3 || shape[0] < 1 || shape[1] < 1 || shape[0] > UINT16_MAX || shape[1] > UINT16_MAX) {
+        PyErr_Format(PyExc_ValueError,
+                     "an image must have shape (height, width, 3) with sides of 1 to 65535, not (%zd, %zd, %zd)",
+                     shape[0], shape[1], shape[2]);
+        return -1;
+    }
+    if (strides[2] != 1 || strides[1] != 3 || (shape[0] > 1 && strides[0] < shape[1] * 3)) {
+        PyErr_SetString(PyExc_ValueError, "an image's rows must be contiguous; numpy.ascontiguousarray makes them so");
+        return -1;
+    }
+    *value = (BetonValue){.source = BETON_SOURCE_PIXELS,
+                          .data = buffer->buf,
+                          .width = (uint32_t)shape[1],
+                          .height = (uint32_t)shape[0],
+                          .stride = shape[0] > 1 ? (size_t)strides[0] : (size_t)shape[1] * 3};
+    return 0;
+}
+
+static int image_of(ValueBatch *batch, PyObject *object, BetonValue *value) {
+    if (PyUnicode_Check(object)) {
+        PyObject *path = PyUnicode_EncodeFSDefault(object);
+        if (path == NULL) return -1;
+        int kept = PyList_Append(batch->objects, path);
+        *value = (BetonValue){.source = BETON_SOURCE_JPEG_FILE, .data = PyBytes_AS_STRING(path)};
+        Py_DECREF(path);
+        return kept;
+    }
+    const Py_buffer *buffer = hold_buffer(batch, object, PyBUF_STRIDES | PyBUF_FORMAT);
+    if (buffer == NULL) return -1;
+    if (is_byte_format(buffer->format) && buffer->ndim == 3) return pixels_of(buffer, value);
+    if (is_byte_format(buffer->format) && buffer->ndim == 1 && PyBuffer_IsContiguous(buffer, 'C')) {
+        *value = (BetonValue){.source = BETON_SOURCE_JPEG, .data = buffer->buf, .size = (uint64_t)buffer->len};
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError, "an image must be uint8 of shape (height, width, 3), not of format '%s' with %d axes",
+                 buffer->format == NULL ? "B" : buffer->format, buffer->ndim);
+    return -1;
+}
+
+static int bytes_of(ValueBatch *batch, PyObject *object, BetonValue *value) {
+    const Py_buffer *buffer = hold_buffer(batch, object, PyBUF_SIMPLE);
+    if (buffer == NULL) return -1;
+    value->source = BETON_SOURCE_BYTES;
+    value->data = buffer->buf;
+    value->size = (uint64_t)buffer->len;
+    return 0;
+}
+
+/* (record, data) */
+static int custom_of(ValueBatch *batch, const BetonFieldSpec *spec, PyObject *object, BetonValue *value) {
+    PyObject *record, *data;
+    if (!PyTuple_Check(object) || !PyArg_ParseTuple(object, "OO", &record, &data)) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "a custom field's value is (record, data)");
+        return -1;
+    }
+    if (data != Py_None && bytes_of(batch, data, value) < 0) return -1;
+    const Py_buffer *buffer = hold_buffer(batch, record, PyBUF_SIMPLE);
+    if (buffer == NULL) return -1;
+    if (buffer->len != (Py_ssize_t)spec->custom.record_bytes) {
+        PyErr_Format(PyExc_ValueError, "a record of %zd bytes; the field's has %u", buffer->len,
+                     spec->custom.record_bytes);
+        return -1;
+    }
+    value->source = BETON_SOURCE_BYTES;
+    value->record = buffer->buf;
+    return 0;
+}
+
+static int value_of(ValueBatch *batch, const BetonFieldSpec *spec, PyObject *object, BetonValue *value) {
+    switch (spec->kind) {
+    case BETON_INT:
+        value->integer = PyLong_AsLongLong(object);
+        return PyErr_Occurred() ? -1 : 0;
+    case BETON_FLOAT:
+        value->number = PyFloat_AsDouble(object);
+        return PyErr_Occurred() ? -1 : 0;
+    case BETON_IMAGE:
+        return image_of(batch, object, value);
+    case BETON_CUSTOM:
+        return custom_of(batch, spec, object, value);
+    default:
+        return bytes_of(batch, object, value);
+    }
+}
+
+/* `field` is the one to blame, or -1. */
+static int refuse(ValueBatch *batch, BetonValue *value, PyObject *reason, Py_ssize_t field) {
+    const char *text = reason == NULL ? NULL : PyUnicode_AsUTF8(reason);
+    if (text == NULL || PyList_Append(batch->objects, reason) < 0) return -1;
+    *value = (BetonValue){.source = BETON_SOURCE_BAD, .data = text, .integer = field};
+    return 0;
+}
+
+/* Turns the exception in flight into a refused value, unless it is not about the value. */
+static int refuse_exception(ValueBatch *batch, BetonValue *value, size_t field) {
+    if (!PyErr_ExceptionMatches(PyExc_ValueError) && !PyErr_ExceptionMatches(PyExc_TypeError) &&
+        !PyErr_ExceptionMatches(PyExc_OverflowError) && !PyErr_ExceptionMatches(PyExc_BufferError)) {
+        return -1;
+    }
+    PyObject *type, *exception, *traceback;
+    PyErr_Fetch(&type, &exception, &traceback);
+    PyErr_NormalizeException(&type, &exception, &traceback);
+    PyObject *text = exception == NULL ? NULL : PyObject_Str(exception);
+    int result = refuse(batch, value, text, (Py_ssize_t)field);
+    Py_XDECREF(text);
+    Py_XDECREF(type);
+    Py_XDECREF(exception);
+    Py_XDECREF(traceback);
+    return result;
+}
+
+static int refused_row(ValueBatch *batch, PyObject *row, BetonValue *values) {
+    if (PyList_GET_SIZE(row) != 2) {
+        PyErr_SetString(PyExc_ValueError, "a refused sample is [field index or -1, reason]");
+        return -1;
+    }
+    Py_ssize_t field = PyLong_AsSsize_t(PyList_GET_ITEM(row, 0));
+    if (PyErr_Occurred()) return -1;
+    return refuse(batch, values, PyList_GET_ITEM(row, 1), (size_t)field < batch->num_fields ? field : -1);
+}
+
+static int take_row(ValueBatch *batch, PyObject *row, BetonValue *values) {
+    if (PyList_Check(row)) return refused_row(batch, row, values);
+    if (!PyTuple_Check(row) || (size_t)PyTuple_GET_SIZE(row) != batch->num_fields) {
+        PyErr_Format(PyExc_ValueError, "a row must be a tuple of %zu values", batch->num_fields);
+        return -1;
+    }
+    for (size_t i = 0; i < batch->num_fields; i++) {
+        if (value_of(batch, &batch->fields[i], PyTuple_GET_ITEM(row, (Py_ssize_t)i), &values[i]) == 0) continue;
+        if (refuse_exception(batch, &values[i], i) < 0) return -1;
+    }
+    return 0;
+}
+
+int value_batch_from_rows(ValueBatch *batch, PyObject *rows) {
+    if (!PyList_Check(rows)) {
+        PyErr_SetString(PyExc_TypeError, "rows must be a list");
+        return -1;
+    }
+    size_t count = (size_t)PyList_GET_SIZE(rows);
+    if (start(batch, count) < 0) return -1;
+    for (size_t i = 0; i < count; i++) {
+        PyObject *row = PyList_GET_ITEM(rows, (Py_ssize_t)i);
+        if (take_row(batch, row, batch->values + i * batch->num_fields) < 0) return -1;
+    }
+    return 0;
+}
+
+static int check_column(const BetonFieldSpec *spec, const Py_buffer *buffer, Py_ssize_t end) {
+    bool image = spec->kind == BETON_IMAGE;
+    int axes = image ? 4 : spec->kind == BETON_INT || spec->kind == BETON_FLOAT ? 1 : spec->ndim + 1;
+    if (buffer->ndim != axes || buffer->shape[0] < end) {
+        PyErr_Format(PyExc_ValueError, "field '%s': an array of %d axes and at least %zd rows was expected, not of %d",
+                     spec->name, axes, end, buffer->ndim);
+        return -1;
+    }
+    Py_ssize_t wanted = 8;
+    if (image)
+        wanted = 1;
+    else if (axes > 1)
+        wanted = (Py_ssize_t)beton_dtype_bytes(spec->dtype);
+    if (buffer->itemsize != wanted) {
+        PyErr_Format(PyExc_TypeError, "field '%s': elements of %zd bytes where %zd were expected", spec->name,
+                     buffer->itemsize, wanted);
+        return -1;
+    }
+    return 0;
+}
+
+/* One column's values for all rows of the batch. */
+static int take_column(ValueBatch *batch, size_t field, PyObject *object, Py_ssize_t begin, Py_ssize_t end) {
+    const BetonFieldSpec *spec = &batch->fields[field];
+    if (spec->kind == BETON_BYTES || spec->kind == BETON_JSON || spec->kind == BETON_CUSTOM) {
+        PyErr_Format(PyExc_TypeError, "field '%s' cannot be given as one array", spec->name);
+        return -1;
+    }
+    const Py_buffer *buffer = hold_buffer(batch, object, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT);
+    if (buffer == NULL || check_column(spec, buffer, end) < 0) return -1;
+    BetonValue first = {.source = spec->kind == BETON_IMAGE ? BETON_SOURCE_PIXELS : BETON_SOURCE_BYTES};
+    if (spec->kind == BETON_IMAGE) {
+        Py_buffer one = *buffer;
+        one.ndim = 3;
+        one.shape = buffer->shape + 1;
+        one.strides = buffer->strides + 1;
+        if (pixels_of(&one, &first) < 0) return -1;
+    }
+    Py_ssize_t stride = buffer->strides[0];
+    first.size = (uint64_t)stride;
+    const char *at = (const char *)buffer->buf + begin * stride;
+    BetonValue *value = batch->values + field;
+    for (Py_ssize_t i = begin; i < end; i++, at += stride, value += batch->num_fields) {
+        *value = first;
+        value->data = at;
+        if (spec->kind == BETON_INT) *value = (BetonValue){.integer = load_i64(at)};
+        if (spec->kind == BETON_FLOAT) *value = (BetonValue){.number = load_f64(at)};
+    }
+    return 0;
+}
+
+int value_batch_from_arrays(ValueBatch *batch, PyObject *columns, Py_ssize_t begin, Py_ssize_t end) {
+    if (!PyTuple_Check(columns) || (size_t)PyTuple_GET_SIZE(columns) != batch->num_fields || begin < 0 || end < begin) {
+        PyErr_Format(PyExc_ValueError, "a tuple of %zu arrays and a range of rows were expected", batch->num_fields);
+        return -1;
+    }
+    if (start(batch, (size_t)(end - begin)) < 0) return -1;
+    for (size_t i = 0; i < batch->num_fields; i++) {
+        if (take_column(batch, i, PyTuple_GET_ITEM(columns, (Py_ssize_t)i), begin, end) < 0) return -1;
+    }
+    return 0;
+}
+
+void value_batch_clear(ValueBatch *batch) {
+    for (size_t i = 0; i < batch->num_buffers; i++) PyBuffer_Release(&batch->buffers[i]);
+    batch->num_buffers = 0;
+    batch->count = 0;
+    Py_CLEAR(batch->objects);
+}
+
+void value_batch_fini(ValueBatch *batch) {
+    value_batch_clear(batch);
+    memory_free(batch->buffers);
+    memory_free(batch->values);
+    *batch = (ValueBatch){0};
+}
+
+PyObject *beton_skips_list(const BetonSkip *skips, size_t count) {
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    for (size_t i = 0; list != NULL && i < count; i++) {
+        PyObject *reason = PyUnicode_DecodeFSDefault(skips[i].reason);
+        PyObject *item =
+            reason == NULL ? NULL : Py_BuildValue("(KsN)", (unsigned long long)skips[i].index, skips[i].field, reason);
+        if (item == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, (Py_ssize_t)i, item);
+    }
+    return list;
+}

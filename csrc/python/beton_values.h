@@ -1,0 +1,41 @@
+/* Python values to BetonFieldSpec and BetonValue: shared by the writer's and the encoder's types. */
+#ifndef CGXFFCV_PYTHON_BETON_VALUES_H
+#define CGXFFCV_PYTHON_BETON_VALUES_H
+
+#include "beton/writer.h"
+#include "python/module.h"
+
+/* From a sequence of tuples (kind, name, write_mode, max_resolution, smart_threshold, jpeg_quality,
+ * compress_probability, dtype, shape, record_bytes, record_alignment, pointer_offset, size_offset, arguments); 0, or -1
+ * with an exception set. */
+int beton_schema_of(ModuleState *state, PyObject *specs, BetonSchema **out, BetonFieldSpec **fields, size_t *count);
+
+/* From a sequence of tuples (name, record_bytes, record_alignment, pointer_offset, size_offset); 0 or -1. */
+int beton_customs_of(PyObject *specs, BetonCustom **out, size_t *count);
+
+/* Values of a batch of samples, and what must stay alive while they are in use. */
+typedef struct ValueBatch {
+    const BetonFieldSpec *fields; /* borrowed */
+    size_t num_fields;
+    BetonValue *values; /* owned, count * num_fields */
+    size_t count, capacity;
+    Py_buffer *buffers; /* owned, each held */
+    size_t num_buffers, buffer_capacity;
+    PyObject *objects; /* owned list */
+} ValueBatch;
+
+/* Fills the batch from a list of rows: a tuple of one value a field, or, for a sample that is refused, a list
+ * [field index or -1, reason]. 0 or -1. */
+int value_batch_from_rows(ValueBatch *batch, PyObject *rows);
+
+/* Fills the batch from rows [begin, end) of one array a field. 0 or -1. */
+int value_batch_from_arrays(ValueBatch *batch, PyObject *columns, Py_ssize_t begin, Py_ssize_t end);
+
+/* Lets go of the values' memory; keeps the room for the next batch. */
+void value_batch_clear(ValueBatch *batch);
+void value_batch_fini(ValueBatch *batch);
+
+/* Samples left out, as a list of (index, field name, reason); NULL with an exception set on failure. */
+PyObject *beton_skips_list(const BetonSkip *skips, size_t count);
+
+#endif

@@ -1,0 +1,105 @@
+/* The type Encoder: rows of values to packed chunks, in a process that does not write the file itself. */
+#include <stdbool.h>
+
+#include "base/memory.h"
+#include "beton/writer.h"
+#include "python/beton_values.h"
+#include "python/module.h"
+
+typedef struct EncoderObject {
+    PyObject_HEAD;
+    BetonSchema *schema;    /* owned */
+    BetonFieldSpec *fields; /* owned */
+    BetonEncoder *encoder;  /* owned */
+    ValueBatch batch;
+    bool busy;
+} EncoderObject;
+
+static PyObject *encoder_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"fields", "seed", "threads", "skip_bad", NULL};
+    PyObject *specs;
+    unsigned long long seed;
+    int threads, skip_bad;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$Kip:Encoder", names, &specs, &seed, &threads, &skip_bad)) {
+        return NULL;
+    }
+    EncoderObject *self = (EncoderObject *)type->tp_alloc(type, 0);
+    if (self == NULL) return NULL;
+    ModuleState *state = module_state_of_type(type);
+    if (beton_schema_of(state, specs, &self->schema, &self->fields, &self->batch.num_fields) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->batch.fields = self->fields;
+    Status status = beton_encoder_create(self->schema, seed, threads, skip_bad, &self->encoder);
+    if (status != STATUS_OK) {
+        Py_DECREF(self);
+        return errors_raise(state, status);
+    }
+    return (PyObject *)self;
+}
+
+static void encoder_dealloc(EncoderObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    beton_encoder_destroy(self->encoder);
+    value_batch_fini(&self->batch);
+    memory_free(self->fields);
+    beton_schema_destroy(self->schema);
+    type->tp_free((PyObject *)self);
+    Py_DECREF(type);
+}
+
+static PyObject *run_batch(EncoderObject *self, unsigned long long first_index) {
+    const BetonChunk *chunk = NULL;
+    Status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = beton_encoder_run(self->encoder, first_index, self->batch.values, self->batch.count, &chunk);
+    Py_END_ALLOW_THREADS;
+    if (status != STATUS_OK) return errors_raise(module_state_of_type(Py_TYPE(self)), status);
+    PyObject *packed = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)beton_chunk_packed_bytes(chunk));
+    if (packed == NULL) return NULL;
+    unsigned char *bytes = (unsigned char *)PyBytes_AS_STRING(packed);
+    Py_BEGIN_ALLOW_THREADS;
+    beton_chunk_pack(chunk, bytes);
+    Py_END_ALLOW_THREADS;
+    size_t count;
+    const BetonSkip *skips = beton_chunk_skips(chunk, &count);
+    return Py_BuildValue("(NN)", packed, beton_skips_list(skips, count));
+}
+
+static PyObject *encode(EncoderObject *self, PyObject *args) {
+    unsigned long long first_index;
+    PyObject *rows, *result = NULL;
+    if (!PyArg_ParseTuple(args, "KO:encode", &first_index, &rows)) return NULL;
+    if (self->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "another thread is using this encoder");
+        return NULL;
+    }
+    self->busy = true;
+    if (value_batch_from_rows(&self->batch, rows) == 0) result = run_batch(self, first_index);
+    value_batch_clear(&self->batch);
+    self->busy = false;
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"encode", (PyCFunction)encode, METH_VARARGS,
+     "encode(first_index, rows)\n--\n\nEncode a list of rows as Writer.append takes them. Returns (bytes for "
+     "Writer.append_packed, samples left out: [(index, field, reason)])."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, encoder_new},
+    {Py_tp_dealloc, encoder_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_doc, "Encodes samples of a .beton file for a Writer in another process."},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {.name = "_cgxffcv.Encoder",
+                           .basicsize = sizeof(EncoderObject),
+                           .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+                           .slots = slots};
+
+int encoder_add(PyObject *module) { return module_add_type(module, &spec); }

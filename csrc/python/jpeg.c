@@ -1,0 +1,149 @@
+/* jpeg_decode, jpeg_encode, jpeg_header, resize_area: the image functions that need no file. */
+#include "image/jpeg.h"
+
+#include "image/resize.h"
+#include "python/array.h"
+
+/* The whole of `object` as bytes; 0 or -1. */
+static int acquire_stream(PyObject *object, Py_buffer *buffer) {
+    return PyObject_GetBuffer(object, buffer, PyBUF_SIMPLE);
+}
+
+static PyObject *header(PyObject *module, PyObject *object) {
+    Py_buffer stream;
+    JpegInfo info;
+    if (acquire_stream(object, &stream) < 0) return NULL;
+    Status status = jpeg_parse_header(stream.buf, (size_t)stream.len, &info);
+    PyBuffer_Release(&stream);
+    if (status != STATUS_OK) return errors_raise(module_state(module), status);
+    return Py_BuildValue("(IIiN)", info.width, info.height, info.components, PyBool_FromLong(info.progressive));
+}
+
+static Status decode_into(const Py_buffer *stream, JpegInfo info, bool fast, uint8_t *pixels) {
+    JpegDecoder *decoder = NULL;
+    TRY(jpeg_decoder_create(&decoder));
+    Status status = jpeg_decode(decoder, stream->buf, (size_t)stream->len, fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE,
+                                info.width, info.height, pixels, (size_t)info.width * 3);
+    jpeg_decoder_destroy(decoder);
+    return status;
+}
+
+static PyObject *decode(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"data", "fast", NULL};
+    PyObject *object, *array = NULL;
+    int fast = 0;
+    Py_buffer stream;
+    JpegInfo info;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|p:jpeg_decode", names, &object, &fast)) return NULL;
+    if (acquire_stream(object, &stream) < 0) return NULL;
+    Status status = jpeg_parse_header(stream.buf, (size_t)stream.len, &info);
+    if (status == STATUS_OK) {
+        array = array_new(ARRAY_U8, 3, (const int64_t[]){info.height, info.width, 3});
+        if (array == NULL) goto done;
+        uint8_t *pixels = array_data(array);
+        Py_BEGIN_ALLOW_THREADS;
+        status = decode_into(&stream, info, fast, pixels);
+        Py_END_ALLOW_THREADS;
+    }
+    if (status != STATUS_OK) {
+        Py_CLEAR(array);
+        errors_raise(module_state(module), status);
+    }
+done:
+    PyBuffer_Release(&stream);
+    return array;
+}
+
+/* uint8 (height, width, 3), C-contiguous; 0 or -1. */
+static int acquire_image(PyObject *object, ArrayView *view, ImageSize *size) {
+    if (array_acquire(object, "image", 1u << ARRAY_U8, 3, false, view) < 0) return -1;
+    bool fits = view->shape[2] == 3 && view->shape[0] >= 1 && view->shape[1] >= 1 &&
+                view->shape[0] <= RESIZE_MAX_SIDE && view->shape[1] <= RESIZE_MAX_SIDE;
+    if (fits) {
+        *size = (ImageSize){(uint32_t)view->shape[1], (uint32_t)view->shape[0]};
+        return 0;
+    }
+    PyErr_Format(PyExc_ValueError, "image must have shape (height, width, 3), sides 1 to %d, not (%lld, %lld, %lld)",
+                 RESIZE_MAX_SIDE, (long long)view->shape[0], (long long)view->shape[1], (long long)view->shape[2]);
+    array_release(view);
+    return -1;
+}
+
+static PyObject *encode(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"image", "quality", NULL};
+    PyObject *object, *result = NULL;
+    int quality = 90;
+    ArrayView view;
+    ImageSize size;
+    JpegEncoder *encoder = NULL;
+    const uint8_t *data = NULL;
+    size_t bytes = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|i:jpeg_encode", names, &object, &quality)) return NULL;
+    if (acquire_image(object, &view, &size) < 0) return NULL;
+    Status status = jpeg_encoder_create(&encoder);
+    if (status == STATUS_OK) {
+        Py_BEGIN_ALLOW_THREADS;
+        status =
+            jpeg_encode(encoder, view.data, (size_t)size.width * 3, size.width, size.height, quality, &data, &bytes);
+        Py_END_ALLOW_THREADS;
+    }
+    if (status == STATUS_OK)
+        result = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)bytes);
+    else
+        errors_raise(module_state(module), status);
+    jpeg_encoder_destroy(encoder);
+    array_release(&view);
+    return result;
+}
+
+static Status resize_into(const uint8_t *from, ImageSize size, uint8_t *out, ImageSize to) {
+    Resizer *resizer = NULL;
+    TRY(resizer_create(&resizer));
+    Status status = resize_area(resizer, from, (size_t)size.width * 3, size, out, (size_t)to.width * 3, to);
+    resizer_destroy(resizer);
+    return status;
+}
+
+static PyObject *resize(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"image", "height", "width", NULL};
+    PyObject *object, *array;
+    ArrayView view;
+    ImageSize size, to;
+    Status status;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OII:resize_area", names, &object, &to.height, &to.width)) {
+        return NULL;
+    }
+    if (to.height < 1 || to.width < 1 || to.height > RESIZE_MAX_SIDE || to.width > RESIZE_MAX_SIDE) {
+        return PyErr_Format(PyExc_ValueError, "height and width must be in 1..%d, not %u and %u", RESIZE_MAX_SIDE,
+                            to.height, to.width);
+    }
+    if (acquire_image(object, &view, &size) < 0) return NULL;
+    array = array_new(ARRAY_U8, 3, (const int64_t[]){to.height, to.width, 3});
+    if (array != NULL) {
+        uint8_t *pixels = array_data(array);
+        Py_BEGIN_ALLOW_THREADS;
+        status = resize_into(view.data, size, pixels, to);
+        Py_END_ALLOW_THREADS;
+        if (status != STATUS_OK) {
+            Py_CLEAR(array);
+            errors_raise(module_state(module), status);
+        }
+    }
+    array_release(&view);
+    return array;
+}
+
+static PyMethodDef functions[] = {
+    {"jpeg_header", header, METH_O,
+     "jpeg_header(data)\n--\n\n(width, height, components, progressive) of a JPEG stream, which is not decoded."},
+    {"jpeg_decode", (PyCFunction)(void (*)(void))decode, METH_VARARGS | METH_KEYWORDS,
+     "jpeg_decode(data, fast=False)\n--\n\nDecode a JPEG stream to uint8 (height, width, 3) RGB. `fast` takes "
+     "libjpeg-turbo's fast IDCT, as FFCV does. Raises BetonError for truncated or corrupt data."},
+    {"jpeg_encode", (PyCFunction)(void (*)(void))encode, METH_VARARGS | METH_KEYWORDS,
+     "jpeg_encode(image, quality=90)\n--\n\nEncode uint8 (height, width, 3) RGB as baseline 4:2:0 JPEG; bytes."},
+    {"resize_area", (PyCFunction)(void (*)(void))resize, METH_VARARGS | METH_KEYWORDS,
+     "resize_area(image, height, width)\n--\n\nResize uint8 (H, W, 3) by exact box averages, rounded to nearest."},
+    {NULL, NULL, 0, NULL},
+};
+
+int jpeg_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }

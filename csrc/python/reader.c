@@ -1,0 +1,370 @@
+/* The type BetonFile: an open, validated .beton file. Arrays that view its mapping keep it alive, so it is closed when
+ * the last of them and the object itself are gone. */
+#include "beton/reader.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+#include "image/jpeg.h"
+#include "python/array.h"
+#include "python/beton_values.h"
+
+typedef struct FileObject {
+    PyObject_HEAD;
+    BetonReader *reader; /* owned */
+} FileObject;
+
+/* The two lists of types have the same order. */
+_Static_assert((int)BETON_DTYPES == (int)ARRAY_TYPES && (int)BETON_BOOL == (int)ARRAY_BOOL &&
+                   (int)BETON_I64 == (int)ARRAY_I64 && (int)BETON_F16 == (int)ARRAY_F16 &&
+                   (int)BETON_C128 == (int)ARRAY_C128,
+               "BetonDtype and ArrayType differ");
+
+static ModuleState *state_of(FileObject *self) { return module_state_of_type(Py_TYPE(self)); }
+
+static PyObject *file_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"path", "custom", NULL};
+    PyObject *path, *specs = NULL;
+    BetonCustom *customs = NULL;
+    size_t count = 0;
+    Status status;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|O:BetonFile", names, PyUnicode_FSConverter, &path, &specs)) {
+        return NULL;
+    }
+    FileObject *self = NULL;
+    if (specs != NULL && beton_customs_of(specs, &customs, &count) < 0) goto done;
+    self = (FileObject *)type->tp_alloc(type, 0);
+    if (self == NULL) goto done;
+    const char *name = PyBytes_AS_STRING(path);
+    Py_BEGIN_ALLOW_THREADS;
+    status = beton_reader_open(name, customs, count, &self->reader);
+    Py_END_ALLOW_THREADS;
+    if (status != STATUS_OK) {
+        errors_raise(state_of(self), status);
+        Py_CLEAR(self);
+    }
+done:
+    memory_free(customs);
+    Py_DECREF(path);
+    return (PyObject *)self;
+}
+
+static void file_dealloc(FileObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    beton_reader_close(self->reader);
+    type->tp_free((PyObject *)self);
+    Py_DECREF(type);
+}
+
+static PyObject *shape_of(const BetonField *field) {
+    PyObject *shape = PyTuple_New(field->ndim);
+    for (int i = 0; shape != NULL && i < field->ndim; i++) {
+        PyObject *side = PyLong_FromUnsignedLongLong(field->shape[i]);
+        if (side == NULL)
+            Py_CLEAR(shape);
+        else
+            PyTuple_SET_ITEM(shape, i, side);
+    }
+    return shape;
+}
+
+static PyObject *describe_field(const BetonField *field) {
+    bool array = field->kind == BETON_ARRAY || field->kind == BETON_TENSOR, image = field->kind == BETON_IMAGE;
+    PyObject *result = Py_BuildValue(
+        "{ss ss sI sI sN sK sK sy#}", "name", field->name, "kind", beton_kind_name(field->kind), "record_offset",
+        field->record_offset, "record_bytes", field->record_bytes, "has_data", PyBool_FromLong(field->has_data),
+        "min_bytes", (unsigned long long)field->min_bytes, "max_bytes", (unsigned long long)field->max_bytes,
+        "arguments", (const char *)field->arguments, (Py_ssize_t)BETON_ARGUMENT_BYTES);
+    PyObject *more = NULL;
+    if (array) more = Py_BuildValue("{ss sN}", "dtype", beton_dtype_name(field->dtype), "shape", shape_of(field));
+    if (image) {
+        more = Py_BuildValue("{sI sI sI sI sK sK}", "min_width", field->min_width, "max_width", field->max_width,
+                             "min_height", field->min_height, "max_height", field->max_height, "num_jpeg",
+                             (unsigned long long)field->num_jpeg, "num_raw", (unsigned long long)field->num_raw);
+    }
+    if (result != NULL && more != NULL && PyDict_Update(result, more) < 0) Py_CLEAR(result);
+    if (more == NULL && (array || image)) Py_CLEAR(result);
+    Py_XDECREF(more);
+    return result;
+}
+
+static PyObject *get_fields(FileObject *self, void *unused) {
+    (void)unused;
+    size_t count = beton_reader_num_fields(self->reader);
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    for (size_t i = 0; list != NULL && i < count; i++) {
+        PyObject *item = describe_field(beton_reader_field(self->reader, i));
+        if (item == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, (Py_ssize_t)i, item);
+    }
+    return list;
+}
+
+static PyObject *get_num_samples(FileObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(beton_reader_num_samples(self->reader));
+}
+
+static PyObject *get_page_size(FileObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(beton_reader_page_size(self->reader));
+}
+
+static PyObject *get_data_span(FileObject *self, void *unused) {
+    (void)unused;
+    BetonSpan span = beton_reader_data_span(self->reader);
+    return Py_BuildValue("(KK)", (unsigned long long)span.begin, (unsigned long long)span.end);
+}
+
+static PyObject *get_has_checksums(FileObject *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(beton_reader_has_checksums(self->reader));
+}
+
+/* A view of the mapping, or a copy of it. */
+static PyObject *array_of(FileObject *self, ArrayType type, int ndim, const int64_t *shape, const BetonRegion *region,
+                          bool view) {
+    if (view && region->size != 0) {
+        return array_wrap(type, ndim, shape, NULL, (void *)(uintptr_t)region->data, (PyObject *)self, false);
+    }
+    PyObject *array = array_new(type, ndim, shape);
+    if (array == NULL || region->size == 0) return array;
+    void *to = array_data(array);
+    Py_BEGIN_ALLOW_THREADS;
+    memcpy(to, region->data, (size_t)region->size);
+    Py_END_ALLOW_THREADS;
+    return array;
+}
+
+static Status decode_image(const BetonImage *image, bool fast, uint8_t *pixels) {
+    JpegDecoder *decoder = NULL;
+    TRY(jpeg_decoder_create(&decoder));
+    Status status =
+        jpeg_decode(decoder, image->region.data, (size_t)image->region.size, fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE,
+                    image->width, image->height, pixels, (size_t)image->width * 3);
+    jpeg_decoder_destroy(decoder);
+    return status;
+}
+
+static PyObject *image_value(FileObject *self, size_t field, uint64_t sample, bool view, bool fast) {
+    BetonImage image;
+    Status status = beton_reader_image(self->reader, field, sample, &image);
+    if (status != STATUS_OK) return errors_raise(state_of(self), status);
+    const int64_t shape[] = {image.height, image.width, 3};
+    if (image.mode == BETON_IMAGE_RAW) return array_of(self, ARRAY_U8, 3, shape, &image.region, view);
+    PyObject *array = array_new(ARRAY_U8, 3, shape);
+    if (array == NULL) return NULL;
+    uint8_t *pixels = array_data(array);
+    Py_BEGIN_ALLOW_THREADS;
+    status = decode_image(&image, fast, pixels);
+    Py_END_ALLOW_THREADS;
+    if (status == STATUS_OK) return array;
+    Py_DECREF(array);
+    error_at_offset(status, (int64_t)image.region.offset);
+    error_at_sample(status, (int64_t)sample);
+    error_at_field(status, beton_reader_field(self->reader, field)->name);
+    return errors_raise(state_of(self), error_at_path(status, beton_reader_path(self->reader)));
+}
+
+static PyObject *region_value(FileObject *self, const BetonField *field, const BetonRegion *region, bool view) {
+    if (field->kind != BETON_ARRAY && field->kind != BETON_TENSOR) {
+        return PyBytes_FromStringAndSize((const char *)region->data, (Py_ssize_t)region->size);
+    }
+    int64_t shape[BETON_MAX_DIMS];
+    for (int i = 0; i < field->ndim; i++) shape[i] = (int64_t)field->shape[i];
+    return array_of(self, (ArrayType)field->dtype, field->ndim, shape, region, view);
+}
+
+/* The record's bytes as well: what they mean is the user's class's to say. */
+static PyObject *custom_value(FileObject *self, size_t index, uint64_t sample) {
+    const BetonField *field = beton_reader_field(self->reader, index);
+    BetonColumn column;
+    BetonRegion region = {0};
+    Status status = beton_reader_column(self->reader, index, &column);
+    if (status == STATUS_OK && field->has_data) status = beton_reader_region(self->reader, index, sample, &region);
+    if (status != STATUS_OK) return errors_raise(state_of(self), status);
+    PyObject *data = field->has_data ? PyBytes_FromStringAndSize((const char *)region.data, (Py_ssize_t)region.size)
+                                     : Py_NewRef(Py_None);
+    return Py_BuildValue("(y#N)", (const char *)column.data + sample * column.stride, (Py_ssize_t)field->record_bytes,
+                         data);
+}
+
+static PyObject *value_of(FileObject *self, size_t index, uint64_t sample, bool view, bool fast) {
+    const BetonField *field = beton_reader_field(self->reader, index);
+    int64_t integer = 0;
+    double number = 0;
+    BetonRegion region = {0};
+    Status status = STATUS_OK;
+    switch (field->kind) {
+    case BETON_INT:
+        status = beton_reader_int(self->reader, index, sample, &integer);
+        return status == STATUS_OK ? PyLong_FromLongLong(integer) : errors_raise(state_of(self), status);
+    case BETON_FLOAT:
+        status = beton_reader_float(self->reader, index, sample, &number);
+        return status == STATUS_OK ? PyFloat_FromDouble(number) : errors_raise(state_of(self), status);
+    case BETON_IMAGE:
+        return image_value(self, index, sample, view, fast);
+    case BETON_CUSTOM:
+        return custom_value(self, index, sample);
+    default:
+        status = beton_reader_region(self->reader, index, sample, &region);
+        if (status != STATUS_OK) return errors_raise(state_of(self), status);
+        return region_value(self, field, &region, view);
+    }
+}
+
+/* 0, or -1 with IndexError set. */
+static int check_place(FileObject *self, Py_ssize_t field, unsigned long long sample) {
+    if (field < 0 || (size_t)field >= beton_reader_num_fields(self->reader)) {
+        PyErr_Format(PyExc_IndexError, "field %zd of a file with %zu", field, beton_reader_num_fields(self->reader));
+        return -1;
+    }
+    if (sample >= beton_reader_num_samples(self->reader)) {
+        PyErr_Format(PyExc_IndexError, "sample %llu of a file with %llu", sample,
+                     (unsigned long long)beton_reader_num_samples(self->reader));
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *value(FileObject *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"field", "sample", "view", "fast", NULL};
+    Py_ssize_t field;
+    unsigned long long sample;
+    int view = 0, fast = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nK|pp:value", names, &field, &sample, &view, &fast)) return NULL;
+    if (check_place(self, field, sample) < 0) return NULL;
+    return value_of(self, (size_t)field, sample, view, fast);
+}
+
+/* mode, width, height, bytes as they are stored */
+static PyObject *stored_image(FileObject *self, PyObject *args) {
+    Py_ssize_t field;
+    unsigned long long sample;
+    BetonImage image;
+    if (!PyArg_ParseTuple(args, "nK:stored_image", &field, &sample) || check_place(self, field, sample) < 0)
+        return NULL;
+    Status status = beton_reader_image(self->reader, (size_t)field, sample, &image);
+    if (status != STATUS_OK) return errors_raise(state_of(self), status);
+    return Py_BuildValue("(sIIy#)", image.mode == BETON_IMAGE_RAW ? "raw" : "jpg", image.width, image.height,
+                         (const char *)image.region.data, (Py_ssize_t)image.region.size);
+}
+
+static PyObject *column(FileObject *self, PyObject *args) {
+    Py_ssize_t field;
+    if (!PyArg_ParseTuple(args, "n:column", &field)) return NULL;
+    if (field < 0 || (size_t)field >= beton_reader_num_fields(self->reader)) {
+        check_place(self, field, 0);
+        return NULL;
+    }
+    uint64_t count = beton_reader_num_samples(self->reader);
+    BetonKind kind = beton_reader_field(self->reader, (size_t)field)->kind;
+    int64_t shape[] = {(int64_t)count};
+    PyObject *array = array_new(kind == BETON_FLOAT ? ARRAY_F64 : ARRAY_I64, 1, shape);
+    if (array == NULL) return NULL;
+    void *out = array_data(array);
+    Status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = kind == BETON_FLOAT ? beton_reader_floats(self->reader, (size_t)field, 0, count, out)
+                                 : beton_reader_ints(self->reader, (size_t)field, 0, count, out);
+    Py_END_ALLOW_THREADS;
+    if (status == STATUS_OK) return array;
+    Py_DECREF(array);
+    return errors_raise(state_of(self), status);
+}
+
+static PyObject *sample_span(FileObject *self, PyObject *args) {
+    unsigned long long sample;
+    BetonSpan span;
+    if (!PyArg_ParseTuple(args, "K:sample_span", &sample)) return NULL;
+    Status status = beton_reader_sample_span(self->reader, sample, &span);
+    if (status != STATUS_OK) return errors_raise(state_of(self), status);
+    return Py_BuildValue("(KK)", (unsigned long long)span.begin, (unsigned long long)span.end);
+}
+
+static PyObject *report_list(const BetonVerifyReport *report) {
+    PyObject *list = PyList_New((Py_ssize_t)report->kept);
+    for (size_t i = 0; list != NULL && i < report->kept; i++) {
+        const BetonProblem *problem = &report->problems[i];
+        PyObject *item = Py_BuildValue("(KsLs)", (unsigned long long)problem->sample, problem->field,
+                                       (long long)problem->offset, problem->reason);
+        if (item == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, (Py_ssize_t)i, item);
+    }
+    return list;
+}
+
+static PyObject *verify(FileObject *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"first", "last", "threads", "decode_jpeg", "max_problems", NULL};
+    unsigned long long first, last;
+    Py_ssize_t max_problems;
+    int threads, decode;
+    BetonVerifyReport report;
+    Status status;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "KK$ipn:verify", names, &first, &last, &threads, &decode,
+                                     &max_problems)) {
+        return NULL;
+    }
+    BetonVerifyOptions options = {
+        .threads = threads, .decode_jpeg = decode, .max_problems = max_problems < 0 ? 0 : (size_t)max_problems};
+    Py_BEGIN_ALLOW_THREADS;
+    status = beton_reader_verify(self->reader, first, last, &options, &report);
+    Py_END_ALLOW_THREADS;
+    if (status != STATUS_OK) return errors_raise(state_of(self), status);
+    PyObject *problems = report_list(&report);
+    PyObject *result =
+        problems == NULL
+            ? NULL
+            : Py_BuildValue("(KKKKN)", (unsigned long long)report.num_regions, (unsigned long long)report.num_bytes,
+                            (unsigned long long)report.num_jpeg, (unsigned long long)report.num_problems, problems);
+    beton_verify_report_fini(&report);
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"value", (PyCFunction)(void (*)(void))value, METH_VARARGS | METH_KEYWORDS,
+     "value(field, sample, view=False, fast=False)\n--\n\nint, float, array or bytes. `view` gives read-only arrays "
+     "over "
+     "the mapping where the bytes are stored as they are; `fast` takes the fast IDCT. A custom field gives (record, "
+     "data)."},
+    {"stored_image", (PyCFunction)stored_image, METH_VARARGS,
+     "stored_image(field, sample)\n--\n\n('raw' or 'jpg', width, height, bytes as stored)."},
+    {"column", (PyCFunction)column, METH_VARARGS,
+     "column(field)\n--\n\nAll values of an int field (int64) or a float field (float64), shape (num_samples,)."},
+    {"sample_span", (PyCFunction)sample_span, METH_VARARGS,
+     "sample_span(sample)\n--\n\n(begin, end): the bytes of the file that hold the sample's data."},
+    {"verify", (PyCFunction)(void (*)(void))verify, METH_VARARGS | METH_KEYWORDS,
+     "verify(first, last, *, threads, decode_jpeg, max_problems)\n--\n\nCheck the data of samples [first, last). "
+     "Returns "
+     "(regions, bytes, JPEGs decoded, problems, [(sample, field, offset, reason)])."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef properties[] = {
+    {"num_samples", (getter)get_num_samples, NULL, "The number of samples.", NULL},
+    {"page_size", (getter)get_page_size, NULL, "Bytes a page.", NULL},
+    {"data_span", (getter)get_data_span, NULL, "(begin, end) of the data pages in the file.", NULL},
+    {"has_checksums", (getter)get_has_checksums, NULL, "Whether the file has an extension block.", NULL},
+    {"fields", (getter)get_fields, NULL, "A dict a field, in the file's order.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, file_new},
+    {Py_tp_dealloc, file_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_getset, properties},
+    {Py_tp_doc, "An open .beton file. Use cgxffcv.Reader."},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {.name = "_cgxffcv.BetonFile",
+                           .basicsize = sizeof(FileObject),
+                           .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+                           .slots = slots};
+
+int reader_add(PyObject *module) { return module_add_type(module, &spec); }

@@ -1,0 +1,194 @@
+/* The type Writer: a file in the making. Values become chunks and chunks become the file with the GIL released. */
+#include "beton/writer.h"
+
+#include <stdbool.h>
+
+#include "base/memory.h"
+#include "python/beton_values.h"
+#include "python/module.h"
+
+typedef struct WriterObject {
+    PyObject_HEAD;
+    BetonSchema *schema;    /* owned */
+    BetonFieldSpec *fields; /* owned */
+    BetonEncoder *encoder;  /* owned */
+    BetonWriter *writer;    /* owned; NULL once committed, aborted or failed */
+    ValueBatch batch;
+    bool busy; /* a call of another thread is inside, without the GIL */
+} WriterObject;
+
+static ModuleState *state_of(WriterObject *self) { return module_state_of_type(Py_TYPE(self)); }
+
+static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"path",    "fields", "page_size", "small_pages", "checksums", "durable", "expected_samples",
+                            "threads", "seed",   "skip_bad",  NULL};
+    PyObject *path, *specs;
+    unsigned long long page_size, expected, seed;
+    int small_pages, checksums, durable, threads, skip_bad;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O$KpppKiKp:Writer", names, PyUnicode_FSConverter, &path, &specs,
+                                     &page_size, &small_pages, &checksums, &durable, &expected, &threads, &seed,
+                                     &skip_bad)) {
+        return NULL;
+    }
+    WriterObject *self = (WriterObject *)type->tp_alloc(type, 0);
+    if (self == NULL) goto fail;
+    ModuleState *state = state_of(self);
+    if (beton_schema_of(state, specs, &self->schema, &self->fields, &self->batch.num_fields) < 0) goto fail;
+    self->batch.fields = self->fields;
+    BetonWriterOptions options = {.page_size = page_size,
+                                  .small_pages = small_pages,
+                                  .checksums = checksums,
+                                  .durable = durable,
+                                  .expected_samples = expected,
+                                  .threads = threads};
+    Status status = beton_encoder_create(self->schema, seed, threads, skip_bad, &self->encoder);
+    if (status == STATUS_OK) {
+        status = beton_writer_create(PyBytes_AS_STRING(path), self->schema, &options, &self->writer);
+    }
+    if (status != STATUS_OK) {
+        errors_raise(state, status);
+        goto fail;
+    }
+    Py_DECREF(path);
+    return (PyObject *)self;
+fail:
+    Py_XDECREF(self);
+    Py_DECREF(path);
+    return NULL;
+}
+
+static void writer_dealloc(WriterObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    beton_writer_abort(self->writer);
+    beton_encoder_destroy(self->encoder);
+    value_batch_fini(&self->batch);
+    memory_free(self->fields);
+    beton_schema_destroy(self->schema);
+    type->tp_free((PyObject *)self);
+    Py_DECREF(type);
+}
+
+/* -1 with an exception set if the writer cannot be used now. */
+static int enter(WriterObject *self) {
+    if (self->writer == NULL) {
+        PyErr_SetString(PyExc_ValueError, "this file is finished or given up; nothing can be added to it");
+        return -1;
+    }
+    if (self->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "another thread is using this writer");
+        return -1;
+    }
+    self->busy = true;
+    return 0;
+}
+
+/* Encodes and appends the batch; its list of skips, or NULL with an exception set. */
+static PyObject *run_batch(WriterObject *self, unsigned long long first_index) {
+    const BetonChunk *chunk = NULL;
+    Status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = beton_encoder_run(self->encoder, first_index, self->batch.values, self->batch.count, &chunk);
+    if (status == STATUS_OK) status = beton_writer_append(self->writer, chunk);
+    Py_END_ALLOW_THREADS;
+    if (status != STATUS_OK) return errors_raise(state_of(self), status);
+    size_t count;
+    const BetonSkip *skips = beton_chunk_skips(chunk, &count);
+    return beton_skips_list(skips, count);
+}
+
+static PyObject *append(WriterObject *self, PyObject *args) {
+    unsigned long long first_index;
+    PyObject *rows, *result = NULL;
+    if (!PyArg_ParseTuple(args, "KO:append", &first_index, &rows) || enter(self) < 0) return NULL;
+    if (value_batch_from_rows(&self->batch, rows) == 0) result = run_batch(self, first_index);
+    value_batch_clear(&self->batch);
+    self->busy = false;
+    return result;
+}
+
+static PyObject *append_arrays(WriterObject *self, PyObject *args) {
+    unsigned long long first_index;
+    Py_ssize_t begin, end;
+    PyObject *columns, *result = NULL;
+    if (!PyArg_ParseTuple(args, "KOnn:append_arrays", &first_index, &columns, &begin, &end) || enter(self) < 0) {
+        return NULL;
+    }
+    if (value_batch_from_arrays(&self->batch, columns, begin, end) == 0) result = run_batch(self, first_index);
+    value_batch_clear(&self->batch);
+    self->busy = false;
+    return result;
+}
+
+static PyObject *append_packed(WriterObject *self, PyObject *object) {
+    Py_buffer packed;
+    Status status;
+    if (PyObject_GetBuffer(object, &packed, PyBUF_SIMPLE) < 0) return NULL;
+    if (enter(self) < 0) {
+        PyBuffer_Release(&packed);
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    status = beton_writer_append_packed(self->writer, packed.buf, (uint64_t)packed.len);
+    Py_END_ALLOW_THREADS;
+    PyBuffer_Release(&packed);
+    self->busy = false;
+    if (status != STATUS_OK) return errors_raise(state_of(self), status);
+    Py_RETURN_NONE;
+}
+
+static PyObject *commit(WriterObject *self, PyObject *unused) {
+    (void)unused;
+    BetonWriterResult result;
+    Status status;
+    if (enter(self) < 0) return NULL;
+    BetonWriter *writer = self->writer;
+    self->writer = NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    status = beton_writer_commit(writer, &result);
+    Py_END_ALLOW_THREADS;
+    self->busy = false;
+    if (status != STATUS_OK) return errors_raise(state_of(self), status);
+    return Py_BuildValue("(KKK)", (unsigned long long)result.num_samples, (unsigned long long)result.num_bytes,
+                         (unsigned long long)result.page_size);
+}
+
+static PyObject *abort_file(WriterObject *self, PyObject *unused) {
+    (void)unused;
+    if (self->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "another thread is using this writer");
+        return NULL;
+    }
+    beton_writer_abort(self->writer);
+    self->writer = NULL;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"append", (PyCFunction)append, METH_VARARGS,
+     "append(first_index, rows)\n--\n\nEncode and append a list of rows, each a tuple of one value a field (or a list "
+     "[field index or -1, reason] for a sample to refuse). Returns the samples left out: [(index, field, reason)]."},
+    {"append_arrays", (PyCFunction)append_arrays, METH_VARARGS,
+     "append_arrays(first_index, columns, begin, end)\n--\n\nAppend rows [begin, end) of one C-contiguous array a "
+     "field. Returns as append."},
+    {"append_packed", (PyCFunction)append_packed, METH_O,
+     "append_packed(data)\n--\n\nAppend what Encoder.encode made with the same fields."},
+    {"commit", (PyCFunction)commit, METH_NOARGS,
+     "commit()\n--\n\nComplete the file and put it in its place. Returns (num_samples, num_bytes, page_size)."},
+    {"abort", (PyCFunction)abort_file, METH_NOARGS, "abort()\n--\n\nGive the file up; nothing of it remains."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, writer_new},
+    {Py_tp_dealloc, writer_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_doc, "A .beton file in the making. Use cgxffcv.DatasetWriter."},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {.name = "_cgxffcv.Writer",
+                           .basicsize = sizeof(WriterObject),
+                           .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+                           .slots = slots};
+
+int writer_add(PyObject *module) { return module_add_type(module, &spec); }
