@@ -1,0 +1,161 @@
+"""One training run as a person sees it: the bar, the epoch lines, the forecast, the log, how it ends."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from cgxffcv import recipes
+from cgxffcv.recipes import Recipe
+from cgxffcv.report import Progress, RunLog, duration, size
+from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport, TrainerInterface
+
+WARM_UP_STEPS = 1  # the first step makes its plans
+TIMED_STEPS = 3
+LONG_SECONDS = 600.0  # from here on another recipe is recommended
+RECENT_STEPS = 20  # for images a second
+
+
+def gigaflops(recipe: Recipe) -> float:
+    """Floating-point operations of the convolutions, forward and backward, for one image, in 10^9."""
+    if recipe.network == "resnet9":
+        return 1.744
+    first, second, third = recipe.widths
+    deep = 2 if recipe.deep_blocks else 1
+    macs = 24 * 12 * 31**2 / 3  # the whitening layer's weights stay, so it has no backward pass
+    macs += 9 * (24 * first * 31**2 + deep * first * first * 15**2)
+    macs += 9 * (first * second * 15**2 + deep * second * second * 7**2)
+    macs += 9 * (second * third * 7**2 + deep * third * third * 3**2)
+    return 6 * macs / 1e9
+
+
+def total_teraflops(recipe: Recipe, images: int) -> float:
+    """What a whole training on `images` images costs, without its tests, in 10^12 floating-point operations."""
+    return gigaflops(recipe) * images * recipe.epochs / 1e3
+
+
+def cheapest(images: int) -> Recipe:
+    """The recipe that costs least."""
+    return min(recipes.RECIPES.values(), key=lambda recipe: total_teraflops(recipe, images))
+
+
+def forecast(recipe: Recipe, seconds: float, images: int) -> list[str]:
+    """What to say of a training that will take so many seconds on this machine's CPU."""
+    lines = [f"This will take about {duration(seconds)} on this machine (from the first {TIMED_STEPS} steps)."]
+    other = cheapest(images)
+    if seconds >= LONG_SECONDS and other.name != recipe.name:
+        share = total_teraflops(other, images) / total_teraflops(recipe, images)
+        lines.append(
+            f"Recipe {recipe.name} is made for GPUs. On a CPU --training.recipe={other.name} is faster: about "
+            f"{duration(seconds * share)} here, for a test accuracy of about {other.target:.0%}."
+        )
+    return lines
+
+
+class Run:
+    """What the training loop tells about itself. Other ranks than 0 show nothing and keep nothing."""
+
+    def __init__(self, trainer: TrainerInterface, folder: Path, log: RunLog | None, mode: str, interval: float):
+        self.trainer, self.folder, self.log = trainer, folder, log
+        self.ranks, self.epochs = trainer.ranks, trainer.epochs
+        self.shown = log is not None
+        self.progress = Progress("", trainer.steps, mode if self.shown else "off", interval)
+        self.progress.begin_at(trainer.step)
+        self.rate = 0.0
+        self.sent = 0
+        self.tested: EvaluationReport | None = None
+        self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._epoch, self._loss, self._correct, self._images = -1, 0.0, 0, 0
+        self._timed: list[float] = []
+        self._test_seconds = 0.0
+
+    def note(self, text: str) -> None:
+        """A line that stays, on rank 0."""
+        if not self.shown:
+            return
+        if self.progress.mode == "off":
+            print(text, flush=True)
+        else:
+            self.progress.note(text)
+
+    def event(self, name: str, values: dict[str, Any]) -> None:
+        """A record in run.jsonl."""
+        if self.log is not None:
+            self.log.event(name, values)
+
+    def step(self, step: StepReport) -> None:
+        """Moves the bar; after the first few steps says how long all of it will take."""
+        if step.epoch != self._epoch:
+            self._epoch, self._loss, self._correct, self._images = step.epoch, 0.0, 0, 0
+        self._loss += step.loss * step.images
+        self._correct += step.correct
+        self._images += step.images
+        self.rate, self.sent = step.rate, self.sent + step.wire_bytes
+        self._recent.append(step.seconds)
+        speed = self.trainer.images_per_step * len(self._recent) / max(sum(self._recent), 1e-9)
+        text = f"{speed:,.0f} img/s  loss {self._loss / self._images:.3f}  acc {self._correct / self._images:.1%}"
+        if self.ranks > 1:
+            text += f"  sent {size(self.sent)}"
+        self.progress.label = f"epoch {step.epoch + 1}/{self.epochs}"
+        self.progress.update(step.step + 1, text)
+        self._forecast(step)
+        if step.skipped:
+            self.note(f"step {step.step}: a loss or a gradient was not finite; nothing was updated in this step")
+        self.event("step", step._asdict())
+
+    def _forecast(self, step: StepReport) -> None:
+        self._timed.append(step.seconds)
+        if len(self._timed) != WARM_UP_STEPS + TIMED_STEPS:
+            return
+        mean = sum(self._timed[WARM_UP_STEPS:]) / TIMED_STEPS
+        left = step.steps - step.step - 1
+        seconds = mean * left * (1 + self._test_share())
+        for line in forecast(self.trainer.recipe, seconds, self.trainer.steps_per_epoch * self.trainer.images_per_step):
+            self.note(line)
+        self.event("forecast", {"seconds": seconds})
+
+    def _test_share(self) -> float:
+        """The time of the test after an epoch as a share of the epoch's: forward only, over all views."""
+        trained = self.trainer.steps_per_epoch * self.trainer.images_per_step
+        return self.trainer.test_images * len(self.trainer.recipe.views) / (3 * trained)
+
+    def epoch(self, epoch: EpochReport, test: EvaluationReport) -> None:
+        """A line that stays, and a record in run.jsonl and log.csv."""
+        self.tested = test
+        speed = epoch.images / max(epoch.seconds, 1e-9)
+        sent = f", {size(epoch.wire_bytes)} sent" if self.ranks > 1 else ""
+        self.note(
+            f"epoch {epoch.epoch + 1:>3}/{self.epochs}: loss {epoch.loss:.3f}, train {epoch.accuracy:6.2%}, "
+            f"test {test.accuracy:6.2%}, {speed:,.0f} img/s, {duration(epoch.seconds)} + {duration(test.seconds)}{sent}"
+        )
+        self.event(
+            "epoch",
+            {
+                "epoch": epoch.epoch + 1, "steps": self.trainer.step, "seconds": epoch.seconds,
+                "images_per_second": speed, "lr": self.rate, "train_loss": epoch.loss,
+                "train_accuracy": epoch.accuracy, "test_loss": test.loss, "test_accuracy": test.accuracy,
+                "test_seconds": test.seconds, "wire_bytes": epoch.wire_bytes, "skipped": epoch.skipped,
+                "replica_hash": epoch.replica_hash,
+            },
+        )  # fmt: skip
+
+    def finish(self, began: float) -> None:
+        """The summary; `began`: time.monotonic() at the start of the process."""
+        seconds = time.monotonic() - began
+        if self.tested is None:
+            self.note(f"nothing to do: all {self.epochs} epochs are done already")
+            return
+        best = self.trainer.best_accuracy
+        self.note(
+            f"\ntest accuracy {self.tested.accuracy:.2%} ({self.tested.correct:,} of {self.tested.images:,} images), "
+            f"best {best:.2%}; {duration(seconds)} from start to end on {self.ranks} "
+            f"{'process' if self.ranks == 1 else 'processes'}"
+        )
+        if self.ranks > 1:
+            self.note(f"each rank sent {size(self.sent)} for gradients")
+        self.note(f"kept in {self.folder}/: last.safetensors, best.safetensors, run.jsonl, log.csv, config.yaml")
+        self.event(
+            "end", {"test_accuracy": self.tested.accuracy, "best_accuracy": best, "seconds": seconds, "sent": self.sent}
+        )
