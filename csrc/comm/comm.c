@@ -168,10 +168,7 @@ void comm_destroy(Comm *comm) {
     bool quiet = true;
     watch_remove(comm);
     if (comm->segment.base != NULL && segment_aborted(&comm->segment) != NULL) anything_failed = true;
-    if (mine && comm->net != NULL) {
-        net_leave(comm->net, comm->shares);
-        quiet = net_destroy(comm->net);
-    }
+    if (mine && comm->net != NULL) quiet = net_destroy(comm->net, comm->shares);
     segment_close(&comm->segment, !quiet);
     if (mine) net_world_release(comm->world_net);
     join_free(comm);

@@ -46,8 +46,8 @@ struct Comm {
     double operation_timeout_s;
     int64_t deadline_ns;
     int64_t next_check_ns;
-    int64_t left_since_ns; /* when a rank between hosts was first found to have left while it was waited for; 0 */
-    uint32_t seen;         /* doorbell at the last wait */
+    int64_t left_since_ns;      /* when a rank between hosts was first found to have left while it was waited for; 0 */
+    uint32_t seen, seen_events; /* the doorbell and the count of the net's transfers at the last wait */
     bool wants_slot;
     uint64_t round;        /* of the board */
     bool *seen_ranks;      /* owned, [size]: scratch of a round */

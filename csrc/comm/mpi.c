@@ -76,7 +76,8 @@ struct Net {
 
     ControlMessage control; /* where the next one arrives */
     AbortRecord abort;
-    _Atomic bool aborted;
+    _Atomic bool aborted, broken; /* by another rank, by this one */
+    _Atomic uint32_t events;
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -194,9 +195,8 @@ static void compact(Net *net) {
     net->count = kept;
 }
 
-static Status test_requests(Net *net, int *events) {
+static Status test_requests(Net *net) {
     int finished = 0;
-    *events = 0;
     int error = MPI_Testsome(net->count, net->requests, &finished, net->indices, net->statuses);
     if (error != MPI_SUCCESS && error != MPI_ERR_IN_STATUS) return check_mpi(error, "MPI_Testsome");
     if (finished == MPI_UNDEFINED || finished == 0) return STATUS_OK;
@@ -211,19 +211,19 @@ static Status test_requests(Net *net, int *events) {
         }
     }
     compact(net);
-    *events = finished;
+    atomic_fetch_add_explicit(&net->events, (uint32_t)finished, memory_order_relaxed);
     TRY(status);
     return again ? start_control(net) : STATUS_OK;
 }
 
-static Status progress(Net *net, int *events) {
+Status net_progress(Net *net) {
     pthread_mutex_lock(&lock);
-    Status status = test_requests(net, events);
+    Status status = test_requests(net);
     pthread_mutex_unlock(&lock);
     return status;
 }
 
-Status net_progress(Net *net, int *events) { return progress(net, events); }
+uint32_t net_events(const Net *net) { return atomic_load_explicit(&net->events, memory_order_relaxed); }
 
 /* ---- frames ---- */
 
@@ -267,8 +267,7 @@ static Status take(Net *net, int from, int channel, NetFrame *out) {
     if (window->posted_count == 0) return STATUS_OK;
     int frame = window->posted[window->first];
     if (!window->done[frame]) {
-        int events;
-        TRY(test_requests(net, &events));
+        TRY(test_requests(net));
         if (!window->done[frame]) return STATUS_OK;
     }
     window->first = (window->first + 1) % window->count;
@@ -305,24 +304,25 @@ int net_sending_to(const Net *net, int to) { return net->sending[to]; }
 
 /* ---- abort and departure ---- */
 
+static bool mpi_is_over(void) {
+    int finalized = 0;
+    return MPI_Finalized(&finalized) != MPI_SUCCESS || finalized;
+}
+
 static void tell_all(Net *net, const ControlMessage *message, const bool *skip) {
+    if (mpi_is_over()) return;
     pthread_mutex_lock(&lock);
     for (int rank = 0; rank < net->size; rank++) {
         if (rank == net->rank || (skip != NULL && skip[rank]) || atomic_load(&net->left[rank])) continue;
         (void)post_copy(net, rank, CONTROL, message, sizeof *message);
     }
-    int events;
-    (void)test_requests(net, &events);
+    (void)test_requests(net);
     pthread_mutex_unlock(&lock);
 }
 
 void net_abort(Net *net, const AbortRecord *record, const bool *skip) {
     ControlMessage message = {.kind = CONTROL_ABORT, .from = net->rank, .record = *record};
-    tell_all(net, &message, skip);
-}
-
-void net_leave(Net *net, const bool *skip) {
-    ControlMessage message = {.kind = CONTROL_LEAVE, .from = net->rank};
+    atomic_store(&net->broken, true);
     tell_all(net, &message, skip);
 }
 
@@ -403,15 +403,20 @@ static bool cancel_receives(Net *net) {
     return all;
 }
 
-bool net_destroy(Net *net) {
-    int64_t deadline_ns = clock_deadline_ns(atomic_load(&net->aborted) ? FLUSH_BROKEN_S : FLUSH_S);
-    int finalized = 0, events;
-    MPI_Finalized(&finalized);
-    if (finalized) return false;
+static void flush(Net *net, double seconds) {
+    int64_t deadline_ns = clock_deadline_ns(seconds);
     while (sends_left(net) > 0 && !clock_expired(deadline_ns)) {
-        if (progress(net, &events) != STATUS_OK) break;
-        if (events == 0) sched_yield();
+        if (net_progress(net) != STATUS_OK) break;
+        sched_yield();
     }
+}
+
+bool net_destroy(Net *net, const bool *skip) {
+    if (mpi_is_over()) return false;
+    flush(net, atomic_load(&net->broken) || atomic_load(&net->aborted) ? FLUSH_BROKEN_S : FLUSH_S);
+    ControlMessage leave = {.kind = CONTROL_LEAVE, .from = net->rank};
+    tell_all(net, &leave, skip);
+    flush(net, FLUSH_BROKEN_S);
     pthread_mutex_lock(&lock);
     bool quiet = sends_left(net) == 0;
     quiet = cancel_receives(net) && quiet;
@@ -526,11 +531,9 @@ void net_world_retain(Net *world) {
 
 void net_world_release(Net *world) {
     if (world == NULL) return;
-    int finalized = 0;
-    MPI_Finalized(&finalized);
     pthread_mutex_lock(&lock);
     bool last = --world->references == 0;
-    if (last && !world->left_dirty && !finalized) MPI_Comm_free(&world->mpi);
+    if (last && !world->left_dirty && !mpi_is_over()) MPI_Comm_free(&world->mpi);
     pthread_mutex_unlock(&lock);
     if (last) memory_free(world);
 }
@@ -560,8 +563,5 @@ done:
 }
 
 void net_finalize(bool after_failure) {
-    int finalized = 0;
-    if (!initialised_here || after_failure) return;
-    MPI_Finalized(&finalized);
-    if (!finalized) MPI_Finalize();
+    if (initialised_here && !after_failure && !mpi_is_over()) MPI_Finalize();
 }

@@ -42,8 +42,9 @@ Status net_gather(Net *world, const void *mine, size_t bytes, void *all, int64_t
  * net that shares two of its ranks has it. Frames hold at most `slot_bytes` of data. */
 Status net_create(Net *world, uint32_t id, int rank, int size, const int *world_rank_of, size_t slot_bytes, Net **out);
 
-/* Waits briefly for transfers under way. False if some are left: then their memory must stay where it is. */
-bool net_destroy(Net *net);
+/* Waits briefly for transfers under way, then tells the ranks not in `skip` that this one has left. False if some
+ * transfers are left: then their memory must stay where it is. */
+bool net_destroy(Net *net, const bool *skip);
 
 /* Sends the frame in place; *readers goes down by one when it may change again. */
 Status net_send(Net *net, int to, int channel, const void *frame, size_t bytes, _Atomic uint32_t *readers);
@@ -51,8 +52,10 @@ Status net_send(Net *net, int to, int channel, const void *frame, size_t bytes, 
 /* Sends a copy. */
 Status net_post(Net *net, int to, int channel, const void *frame, size_t bytes);
 
-/* Completes what can be completed; *events counts it. Sees abort and departures of others. */
-Status net_progress(Net *net, int *events);
+/* Completes what can be completed. Sees abort and departures of others. */
+Status net_progress(Net *net);
+/* How many transfers have been completed since the start, by whichever call. */
+uint32_t net_events(const Net *net);
 
 /* The next frame of (from, this rank, channel), if it is there; stays valid until net_release. */
 Status net_take(Net *net, int from, int channel, NetFrame *out);
@@ -67,10 +70,9 @@ void net_abort(Net *net, const AbortRecord *record, const bool *skip);
 /* What another rank has told; NULL while nothing. */
 const AbortRecord *net_aborted(const Net *net);
 
-void net_leave(Net *net, const bool *skip);
 bool net_has_left(const Net *net, int rank);
 
-/* Ends MPI if net_create_world began it and nothing failed. */
+/* Ends MPI if net_create_world began it and nothing failed; what is left of nets after that does nothing. */
 void net_finalize(bool after_failure);
 
 #endif

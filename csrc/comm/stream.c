@@ -29,9 +29,8 @@ Status comm_try_acquire(Comm *comm, CommSlot *slot, bool *got) {
     assert(comm->depth > 0);
     reclaim(comm);
     if (comm->free_count == 0 && comm->net != NULL) {
-        int events;
-        TRY(net_progress(comm->net, &events));
-        if (events > 0) reclaim(comm);
+        TRY(net_progress(comm->net));
+        reclaim(comm);
     }
     *got = comm->free_count > 0;
     if (!*got) {

@@ -97,10 +97,7 @@ Status comm_begin(Comm *comm, const char *operation, double timeout_s) {
         return error_at_operation(error_fail(STATUS_TRANSPORT, "another thread is using this communicator"), operation);
     }
     Status status = STATUS_OK;
-    if (comm->net != NULL) {
-        int events;
-        status = net_progress(comm->net, &events);
-    }
+    if (comm->net != NULL) status = net_progress(comm->net);
     const AbortRecord *record = abort_record(comm);
     if (status == STATUS_OK && record != NULL) status = fail_broken(record, operation);
     if (status != STATUS_OK) {
@@ -285,7 +282,10 @@ static inline void pause_cpu(void) {
 #endif
 }
 
-static bool rung(const Comm *comm) { return segment_doorbell(&comm->segment) != comm->seen; }
+static bool rung(const Comm *comm) {
+    return segment_doorbell(&comm->segment) != comm->seen ||
+           (comm->net != NULL && net_events(comm->net) != comm->seen_events);
+}
 
 static bool spin(const Comm *comm) {
     for (int i = 0; i < comm->spins; i++) {
@@ -314,14 +314,8 @@ static Status wait_for_change(Comm *comm) {
     if (comm->net == NULL && spin(comm)) return STATUS_OK;
     int64_t since_ns = clock_now_ns();
     while (!rung(comm)) {
-        if (comm->net != NULL) {
-            int events;
-            TRY(net_progress(comm->net, &events));
-            if (events > 0) {
-                comm->left_since_ns = 0;
-                break;
-            }
-        }
+        if (comm->net != NULL) TRY(net_progress(comm->net));
+        if (rung(comm)) break;
         TRY(check_left(comm));
         TRY(wait_check(comm));
         TRY(rest(comm, since_ns));
@@ -333,15 +327,16 @@ Status comm_wait(Comm *comm) {
     assert(comm->depth > 0);
     Status status = wait_for_change(comm);
     comm->seen = segment_doorbell(&comm->segment);
+    if (comm->net != NULL && net_events(comm->net) != comm->seen_events) {
+        comm->seen_events = net_events(comm->net);
+        comm->left_since_ns = 0;
+    }
     for (int rank = 0; rank < comm->size; rank++) comm->places[rank].wanted = 0;
     comm->wants_slot = false;
     return status;
 }
 
 Status comm_progress(Comm *comm) {
-    if (comm->net != NULL) {
-        int events;
-        TRY(net_progress(comm->net, &events));
-    }
+    if (comm->net != NULL) TRY(net_progress(comm->net));
     return wait_check(comm);
 }

@@ -5,7 +5,8 @@
 typedef int (*AddPart)(PyObject *module);
 
 static const AddPart parts[] = {
-    array_add, errors_add, build_info_add, optimizer_add, device_add, reader_add, writer_add, encoder_add, jpeg_add,
+    array_add,  errors_add, build_info_add, optimizer_add, device_add,
+    reader_add, writer_add, encoder_add,    jpeg_add,      comm_add,
 };
 
 static int module_exec(PyObject *module) {
@@ -15,7 +16,8 @@ static int module_exec(PyObject *module) {
     return 0;
 }
 
-#define STATE_VISIT_ALL(X) X(beton_error) X(cuda_error) X(comm_error) X(comm_timeout) X(peer_lost) X(not_built_error)
+#define STATE_VISIT_ALL(X)                                                                                             \
+    X(beton_error) X(cuda_error) X(comm_error) X(comm_timeout) X(peer_lost) X(not_built_error) X(comm_type)
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     ModuleState *state = module_state(module);

@@ -10,6 +10,7 @@
 /* Everything the module keeps alive; all owned. */
 typedef struct ModuleState {
     PyObject *beton_error, *cuda_error, *comm_error, *comm_timeout, *peer_lost, *not_built_error;
+    PyObject *comm_type;
 } ModuleState;
 
 ModuleState *module_state(PyObject *module);
@@ -23,6 +24,7 @@ int module_add_type(PyObject *module, PyType_Spec *spec);
 /* Each binding file adds its types and functions; 0, or -1 with an exception set. */
 int errors_add(PyObject *module);
 int build_info_add(PyObject *module);
+int comm_add(PyObject *module);
 int optimizer_add(PyObject *module);
 int device_add(PyObject *module);
 int reader_add(PyObject *module);

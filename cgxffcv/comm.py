@@ -1,0 +1,102 @@
+"""Communicators: the ranks of a job, how they find each other, and how they fail together.
+
+Under mpirun, `world()` gives the communicator of all ranks; inside a host they talk through shared memory, between
+hosts through MPI. Without mpirun it has one rank, so the same program runs alone::
+
+    from cgxffcv import comm
+
+    with comm.world() as world:
+        names = world.allgather(socket.gethostname().encode())
+        settings = world.broadcast(json.dumps(options).encode() if world.rank == 0 else None)
+
+Every wait has a deadline and lets Ctrl-C through. A rank that dies is reported as `PeerLost` within about a second, one
+that is stopped is warned about after five, and is a `CommTimeout` at the deadline; an exception on one rank reaches the
+others as a `CommError` with its message. After any of these the communicator is broken and says so; a new one can be
+made by those that are left.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from types import TracebackType
+
+import _cgxffcv
+from _cgxffcv import Comm, CommError, CommTimeout, PeerLost
+
+__all__ = ["Comm", "CommError", "CommTimeout", "PeerLost", "abort_all", "attach", "segment", "world"]
+
+_prepared = False
+
+
+def world(
+    timeout: float | None = None,
+    nodes: int | None = None,
+    *,
+    slot_bytes: int | None = None,
+    stall: float | None = None,
+) -> Comm:
+    """Makes the communicator of all ranks that mpirun started; of one rank without mpirun. Collective.
+
+    MPI is initialised unless it is already (by mpi4py, say), and ended at exit by whoever began it. From the first
+    call on, an exception that ends this process, Ctrl-C included, aborts its communicators, so that the other ranks
+    end with its message.
+
+    timeout: seconds that any operation may take unless the call names its own; else CGXFFCV_COMM_TIMEOUT, else 300.
+    nodes: pretend that the ranks lie on this many nodes, rank r on node r * nodes // size, with MPI between them; else
+    CGXFFCV_COMM_NODES, else the truth. slot_bytes: the largest slice that moves at once (a multiple of 64 in 4096 ..
+    4194304), else 256 KiB; each rank owns about 7 MiB of slots, of which only those in use take memory. stall: seconds
+    without a sign of life before a rank is warned about, else 5.
+
+    Raises NotBuiltError if mpirun started several ranks and this build has no MPI; CommError, CommTimeout if the ranks
+    do not come together; ValueError for arguments out of range.
+    """
+    _prepare()
+    return _cgxffcv.comm_world(timeout, nodes, slot_bytes=slot_bytes, stall=stall)
+
+
+def segment(size: int, slot_bytes: int | None = None) -> int:
+    """The descriptor of a new memory segment for `size` ranks on this host, for processes that are started without
+    mpirun: they inherit it (or receive it over a socket) and call `attach`. The caller closes it. Raises OSError."""
+    return _cgxffcv.comm_segment(size, slot_bytes)
+
+
+def attach(
+    fd: int,
+    rank: int,
+    size: int,
+    timeout: float | None = None,
+    nodes: int | None = None,
+    *,
+    stall: float | None = None,
+) -> Comm:
+    """Joins a `segment` as `rank` of `size` and waits for the others; needs no MPI. With `nodes` the ranks look as if
+    they lay on several nodes, while all bytes go through the segment. The other arguments are those of `world`."""
+    _prepare()
+    return _cgxffcv.comm_attach(fd, rank, size, timeout, nodes, stall=stall)
+
+
+def abort_all(message: str) -> None:
+    """Aborts every open communicator of this process: all their ranks fail at once with `message`."""
+    _cgxffcv.comm_abort_all(message)
+
+
+def _prepare() -> None:
+    """What the end of the process needs, once."""
+    global _prepared
+    if not _prepared:
+        _prepared = True
+        atexit.register(_cgxffcv.comm_finalize)
+        _abort_on_exception()
+
+
+def _abort_on_exception() -> None:
+    """Puts a hook before the present one: tells the other ranks, then lets it print."""
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        text = str(error)
+        abort_all(f"{kind.__name__}: {text}" if text else kind.__name__)
+        before(kind, error, traceback)
+
+    sys.excepthook = hook

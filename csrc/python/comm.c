@@ -1,0 +1,552 @@
+/* The type Comm over comm/comm.h: arguments in, the GIL released around everything, signals and warnings let through
+ * while it waits. */
+#include "python/comm.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+
+typedef struct CommObject {
+    PyObject ob_base;
+    Comm *comm;                        /* owned; NULL when closed */
+    int in_use;                        /* calls under way */
+    struct CommObject *before, *after; /* borrowed, in the list of open ones */
+} CommObject;
+
+/* What is open, for the end of the process; under the GIL. */
+static CommObject *open_objects;
+
+/* ---- what a wait calls ---- */
+
+static Status check_signals(void *context) {
+    (void)context;
+    PyGILState_STATE gil = PyGILState_Ensure();
+    int failed = PyErr_CheckSignals();
+    PyGILState_Release(gil);
+    return failed < 0 ? error_fail(STATUS_INTERRUPTED, "interrupted by a signal") : STATUS_OK;
+}
+
+static Status warn(void *context, int rank, const char *message) {
+    (void)context;
+    PyGILState_STATE gil = PyGILState_Ensure();
+    int failed = PyErr_WarnEx(PyExc_RuntimeWarning, message, 1);
+    PyGILState_Release(gil);
+    return failed < 0 ? error_at_rank(error_fail(STATUS_INTERRUPTED, "%s", message), rank) : STATUS_OK;
+}
+
+/* ---- arguments ---- */
+
+int comm_parse_timeout(PyObject *object, double *seconds) {
+    *seconds = 0;
+    if (object == NULL || object == Py_None) return 0;
+    double value = PyFloat_AsDouble(object);
+    if (value == -1.0 && PyErr_Occurred()) return -1;
+    if (!(value > 0)) {
+        PyErr_Format(PyExc_ValueError, "timeout=%R: a number of seconds above 0 is expected, or None", object);
+        return -1;
+    }
+    *seconds = value;
+    return 0;
+}
+
+static int parse_count(PyObject *object, const char *name, long least, long most, long *out) {
+    *out = 0;
+    if (object == NULL || object == Py_None) return 0;
+    long value = PyLong_AsLong(object);
+    if (value == -1 && PyErr_Occurred()) return -1;
+    if (value < least || value > most) {
+        PyErr_Format(PyExc_ValueError, "%s=%ld is not in [%ld, %ld]", name, value, least, most);
+        return -1;
+    }
+    *out = value;
+    return 0;
+}
+
+static int parse_options(PyObject *timeout, PyObject *nodes, PyObject *slot_bytes, PyObject *stall, CommOptions *out) {
+    long node_count, slot;
+    *out = (CommOptions){.hooks = {.check = check_signals, .warn = warn}};
+    if (comm_parse_timeout(timeout, &out->timeout_s) < 0 || comm_parse_timeout(stall, &out->stall_s) < 0) return -1;
+    if (parse_count(nodes, "nodes", 1, 1 << 20, &node_count) < 0) return -1;
+    if (parse_count(slot_bytes, "slot_bytes", 4096, 4 << 20, &slot) < 0) return -1;
+    out->nodes = (int)node_count;
+    out->slot_bytes = (size_t)slot;
+    return 0;
+}
+
+static ModuleState *state_of(PyObject *self) { return module_state_of_type(Py_TYPE(self)); }
+
+static PyObject *closed_error(void) {
+    PyErr_SetString(PyExc_ValueError, "the communicator is closed");
+    return NULL;
+}
+
+/* For the short calls that keep the GIL. */
+static Comm *open_comm(PyObject *self) {
+    Comm *comm = ((CommObject *)self)->comm;
+    if (comm == NULL) closed_error();
+    return comm;
+}
+
+static Comm *take(PyObject *self) {
+    Comm *comm = open_comm(self);
+    if (comm != NULL) ((CommObject *)self)->in_use++;
+    return comm;
+}
+
+Comm *comm_object_take(ModuleState *state, PyObject *object, const char *argument) {
+    if (!PyObject_TypeCheck(object, (PyTypeObject *)state->comm_type)) {
+        PyErr_Format(PyExc_TypeError, "%s must be a cgxffcv.comm.Comm, not %s", argument, Py_TYPE(object)->tp_name);
+        return NULL;
+    }
+    return take(object);
+}
+
+void comm_object_give(PyObject *object) { ((CommObject *)object)->in_use--; }
+
+static PyObject *none_or_raise(PyObject *self, Status status) {
+    return status == STATUS_OK ? Py_NewRef(Py_None) : errors_raise(state_of(self), status);
+}
+
+/* ---- made ---- */
+
+static PyObject *wrap(ModuleState *state, Comm *comm) {
+    PyTypeObject *type = (PyTypeObject *)state->comm_type;
+    CommObject *self = (CommObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        comm_destroy(comm);
+        return NULL;
+    }
+    self->comm = comm;
+    self->after = open_objects;
+    if (self->after != NULL) self->after->before = self;
+    open_objects = self;
+    return (PyObject *)self;
+}
+
+static PyObject *comm_world(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"timeout", "nodes", "slot_bytes", "stall", NULL};
+    PyObject *timeout = NULL, *nodes = NULL, *slot_bytes = NULL, *stall = NULL;
+    CommOptions options;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO$OO:comm_world", names, &timeout, &nodes, &slot_bytes, &stall) ||
+        parse_options(timeout, nodes, slot_bytes, stall, &options) < 0) {
+        return NULL;
+    }
+    Comm *comm = NULL;
+    Status status;
+    Py_BEGIN_ALLOW_THREADS status = comm_create_world(&options, &comm);
+    Py_END_ALLOW_THREADS return status == STATUS_OK ? wrap(module_state(module), comm)
+                                                    : errors_raise(module_state(module), status);
+}
+
+static PyObject *comm_segment_fd(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"size", "slot_bytes", NULL};
+    PyObject *slot_bytes = NULL;
+    int size, fd = -1;
+    long slot;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|O:comm_segment", names, &size, &slot_bytes) ||
+        parse_count(slot_bytes, "slot_bytes", 4096, 4 << 20, &slot) < 0) {
+        return NULL;
+    }
+    Status status = comm_segment_create(size, (size_t)slot, &fd);
+    return status == STATUS_OK ? PyLong_FromLong(fd) : errors_raise(module_state(module), status);
+}
+
+static PyObject *comm_attach_fd(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"fd", "rank", "size", "timeout", "nodes", "stall", NULL};
+    PyObject *timeout = NULL, *nodes = NULL, *stall = NULL;
+    int fd, rank, size;
+    CommOptions options;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iii|OO$O:comm_attach", names, &fd, &rank, &size, &timeout, &nodes,
+                                     &stall) ||
+        parse_options(timeout, nodes, NULL, stall, &options) < 0) {
+        return NULL;
+    }
+    Comm *comm = NULL;
+    Status status;
+    Py_BEGIN_ALLOW_THREADS status = comm_attach(fd, rank, size, &options, &comm);
+    Py_END_ALLOW_THREADS return status == STATUS_OK ? wrap(module_state(module), comm)
+                                                    : errors_raise(module_state(module), status);
+}
+
+static PyObject *split(PyObject *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"color", "key", NULL};
+    int color, key = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|i:split", names, &color, &key)) return NULL;
+    Comm *comm = take(self), *part = NULL;
+    if (comm == NULL) return NULL;
+    Status status;
+    Py_BEGIN_ALLOW_THREADS status = comm_split(comm, color, key, &part);
+    Py_END_ALLOW_THREADS comm_object_give(self);
+    if (status != STATUS_OK) return errors_raise(state_of(self), status);
+    return part == NULL ? Py_NewRef(Py_None) : wrap(state_of(self), part);
+}
+
+/* ---- closed ---- */
+
+static int destroy(CommObject *self) {
+    Comm *comm = self->comm;
+    self->comm = NULL;
+    if (comm == NULL) return 0;
+    Py_BEGIN_ALLOW_THREADS comm_destroy(comm);
+    Py_END_ALLOW_THREADS return 0;
+}
+
+static PyObject *close_comm(PyObject *self, PyObject *unused) {
+    (void)unused;
+    if (((CommObject *)self)->in_use > 0) {
+        PyErr_SetString(state_of(self)->comm_error,
+                        "close: another thread is using this communicator (abort() ends what it waits for)");
+        return NULL;
+    }
+    destroy((CommObject *)self);
+    Py_RETURN_NONE;
+}
+
+static void dealloc(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    destroy((CommObject *)self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *enter(PyObject *self, PyObject *unused) {
+    (void)unused;
+    return open_comm(self) == NULL ? NULL : Py_NewRef(self);
+}
+
+/* A SystemExit with code 0 or None is a departure, anything else a failure. */
+static bool is_failure(PyObject *type, PyObject *value) {
+    if (type == Py_None) return false;
+    if (!PyObject_IsSubclass(type, PyExc_SystemExit)) return true;
+    PyObject *code = value == Py_None ? NULL : PyObject_GetAttrString(value, "code");
+    bool fine = code == NULL || code == Py_None || (PyLong_Check(code) && PyLong_AsLong(code) == 0);
+    Py_XDECREF(code);
+    PyErr_Clear();
+    return !fine;
+}
+
+static PyObject *leave(PyObject *self, PyObject *args) {
+    PyObject *type, *value, *traceback;
+    if (!PyArg_ParseTuple(args, "OOO:__exit__", &type, &value, &traceback)) return NULL;
+    Comm *comm = ((CommObject *)self)->comm;
+    if (comm != NULL && is_failure(type, value)) {
+        PyObject *text = PyUnicode_FromFormat("%s: %S", ((PyTypeObject *)type)->tp_name, value);
+        const char *message = text == NULL ? NULL : PyUnicode_AsUTF8(text);
+        comm_abort(comm, message == NULL ? ((PyTypeObject *)type)->tp_name : message);
+        PyErr_Clear();
+        Py_XDECREF(text);
+    }
+    if (((CommObject *)self)->in_use == 0) destroy((CommObject *)self);
+    Py_RETURN_FALSE;
+}
+
+static PyObject *abort_comm(PyObject *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"message", NULL};
+    const char *message = "without a message";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|s:abort", names, &message)) return NULL;
+    Comm *comm = open_comm(self);
+    if (comm == NULL) return NULL;
+    comm_abort(comm, message);
+    Py_RETURN_NONE;
+}
+
+static PyObject *abort_all(PyObject *module, PyObject *args) {
+    (void)module;
+    const char *message;
+    if (!PyArg_ParseTuple(args, "s:comm_abort_all", &message)) return NULL;
+    Py_BEGIN_ALLOW_THREADS comm_abort_all(message);
+    Py_END_ALLOW_THREADS Py_RETURN_NONE;
+}
+
+/* At exit: closes what is open and idle, aborts what another thread still uses. */
+static PyObject *finalize(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    for (CommObject *object = open_objects; object != NULL;) {
+        if (object->in_use > 0) {
+            comm_abort(object->comm, "the process ends");
+            object = object->after;
+        } else {
+            destroy(object);
+            object = open_objects;
+        }
+    }
+    Py_BEGIN_ALLOW_THREADS comm_finalize();
+    Py_END_ALLOW_THREADS Py_RETURN_NONE;
+}
+
+/* ---- collectives ---- */
+
+static PyObject *barrier(PyObject *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"timeout", NULL};
+    PyObject *timeout = NULL;
+    double seconds;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:barrier", names, &timeout)) return NULL;
+    if (comm_parse_timeout(timeout, &seconds) < 0) return NULL;
+    Comm *comm = take(self);
+    if (comm == NULL) return NULL;
+    Status status;
+    Py_BEGIN_ALLOW_THREADS status = comm_begin(comm, "barrier", seconds);
+    if (status == STATUS_OK) status = comm_end(comm, comm_barrier(comm));
+    Py_END_ALLOW_THREADS comm_object_give(self);
+    return none_or_raise(self, status);
+}
+
+/* In place, on a buffer that has the same size everywhere. */
+static PyObject *broadcast_buffer(PyObject *self, Comm *comm, PyObject *object, int root, double seconds) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(object, &view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0) return NULL;
+    Status status;
+    Py_BEGIN_ALLOW_THREADS status = comm_begin(comm, "broadcast", seconds);
+    if (status == STATUS_OK) status = comm_end(comm, comm_broadcast(comm, root, view.buf, (size_t)view.len));
+    Py_END_ALLOW_THREADS PyBuffer_Release(&view);
+    return status == STATUS_OK ? Py_NewRef(object) : errors_raise(state_of(self), status);
+}
+
+typedef struct Blob {
+    unsigned char *data; /* owned */
+    uint64_t bytes;
+} Blob;
+
+static Status broadcast_blob(Comm *comm, int root, Blob *blob) {
+    TRY(comm_broadcast(comm, root, &blob->bytes, sizeof blob->bytes));
+    if (comm_rank(comm) != root) TRY(memory_alloc((size_t)blob->bytes, 1, &blob->data));
+    return comm_broadcast(comm, root, blob->data, (size_t)blob->bytes);
+}
+
+/* The root's bytes, whose number the others do not know. */
+static PyObject *broadcast_bytes(PyObject *self, Comm *comm, PyObject *object, int root, double seconds) {
+    Blob blob = {0};
+    bool is_root = comm_rank(comm) == root;
+    if (is_root) {
+        blob.data = (unsigned char *)PyBytes_AS_STRING(object);
+        blob.bytes = (uint64_t)PyBytes_GET_SIZE(object);
+    }
+    Status status;
+    Py_BEGIN_ALLOW_THREADS status = comm_begin(comm, "broadcast of bytes", seconds);
+    if (status == STATUS_OK) status = comm_end(comm, broadcast_blob(comm, root, &blob));
+    Py_END_ALLOW_THREADS if (is_root) return status == STATUS_OK ? Py_NewRef(object)
+                                                                 : errors_raise(state_of(self), status);
+    PyObject *result = status == STATUS_OK ? PyBytes_FromStringAndSize((const char *)blob.data, (Py_ssize_t)blob.bytes)
+                                           : errors_raise(state_of(self), status);
+    memory_free(blob.data);
+    return result;
+}
+
+static PyObject *broadcast(PyObject *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"data", "root", "timeout", NULL};
+    PyObject *data, *timeout = NULL;
+    int root = 0;
+    double seconds;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|iO:broadcast", names, &data, &root, &timeout)) return NULL;
+    if (comm_parse_timeout(timeout, &seconds) < 0) return NULL;
+    Comm *comm = take(self);
+    if (comm == NULL) return NULL;
+    PyObject *result = NULL;
+    if (root < 0 || root >= comm_size(comm)) {
+        PyErr_Format(PyExc_ValueError, "root=%d is not a rank: there are %d", root, comm_size(comm));
+    } else if (PyBytes_Check(data) || (data == Py_None && comm_rank(comm) != root)) {
+        result = broadcast_bytes(self, comm, data, root, seconds);
+    } else {
+        result = broadcast_buffer(self, comm, data, root, seconds);
+    }
+    comm_object_give(self);
+    return result;
+}
+
+typedef struct Gathered {
+    int ranks;
+    uint64_t most;
+    uint64_t *sizes;       /* owned */
+    unsigned char *blocks; /* owned: ranks blocks of `most` bytes, and mine behind them */
+} Gathered;
+
+/* Sizes first, then everyone's bytes in blocks of the largest. */
+static Status gather_bytes(Comm *comm, const void *mine, uint64_t bytes, Gathered *out) {
+    TRY(memory_calloc((size_t)out->ranks, sizeof *out->sizes, &out->sizes));
+    TRY(comm_allgather(comm, &bytes, sizeof bytes, out->sizes));
+    for (int rank = 0; rank < out->ranks; rank++) {
+        if (out->sizes[rank] > out->most) out->most = out->sizes[rank];
+    }
+    TRY(memory_calloc((size_t)out->ranks + 1, (size_t)out->most, &out->blocks));
+    unsigned char *padded = out->blocks + (size_t)out->ranks * out->most;
+    if (bytes > 0) memcpy(padded, mine, (size_t)bytes);
+    return comm_allgather(comm, padded, (size_t)out->most, out->blocks);
+}
+
+static PyObject *list_of_blocks(const Gathered *gathered) {
+    PyObject *list = PyList_New(gathered->ranks);
+    for (int rank = 0; list != NULL && rank < gathered->ranks; rank++) {
+        PyObject *item = PyBytes_FromStringAndSize((const char *)gathered->blocks + (size_t)rank * gathered->most,
+                                                   (Py_ssize_t)gathered->sizes[rank]);
+        if (item == NULL) {
+            Py_CLEAR(list);
+        } else {
+            PyList_SET_ITEM(list, rank, item);
+        }
+    }
+    return list;
+}
+
+static PyObject *allgather(PyObject *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"data", "timeout", NULL};
+    Py_buffer view;
+    PyObject *timeout = NULL;
+    double seconds;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*|O:allgather", names, &view, &timeout)) return NULL;
+    Comm *comm = comm_parse_timeout(timeout, &seconds) < 0 ? NULL : take(self);
+    if (comm == NULL) {
+        PyBuffer_Release(&view);
+        return NULL;
+    }
+    Gathered gathered = {.ranks = comm_size(comm)};
+    Status status;
+    Py_BEGIN_ALLOW_THREADS status = comm_begin(comm, "allgather", seconds);
+    if (status == STATUS_OK) status = comm_end(comm, gather_bytes(comm, view.buf, (uint64_t)view.len, &gathered));
+    Py_END_ALLOW_THREADS comm_object_give(self);
+    PyBuffer_Release(&view);
+    PyObject *list = status == STATUS_OK ? list_of_blocks(&gathered) : errors_raise(state_of(self), status);
+    memory_free(gathered.sizes);
+    memory_free(gathered.blocks);
+    return list;
+}
+
+/* ---- asked about ---- */
+
+#define DEFINE_INT_GETTER(name, call)                                                                                  \
+    static PyObject *get_##name(PyObject *self, void *unused) {                                                        \
+        (void)unused;                                                                                                  \
+        Comm *comm = open_comm(self);                                                                                  \
+        return comm == NULL ? NULL : PyLong_FromSsize_t((Py_ssize_t)call(comm));                                       \
+    }
+
+DEFINE_INT_GETTER(rank, comm_rank)
+DEFINE_INT_GETTER(size, comm_size)
+DEFINE_INT_GETTER(node, comm_node)
+DEFINE_INT_GETTER(nodes, comm_nodes)
+DEFINE_INT_GETTER(local_rank, comm_local_rank)
+DEFINE_INT_GETTER(local_size, comm_local_size)
+DEFINE_INT_GETTER(slot_bytes, comm_slot_bytes)
+DEFINE_INT_GETTER(slots, comm_slots)
+
+static PyObject *get_timeout(PyObject *self, void *unused) {
+    (void)unused;
+    Comm *comm = open_comm(self);
+    return comm == NULL ? NULL : PyFloat_FromDouble(comm_timeout(comm));
+}
+
+static PyObject *get_closed(PyObject *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(((CommObject *)self)->comm == NULL);
+}
+
+static PyObject *get_broken(PyObject *self, void *unused) {
+    (void)unused;
+    Comm *comm = open_comm(self);
+    const ErrorRecord *cause;
+    if (comm == NULL) return NULL;
+    return comm_broken(comm, &cause) ? PyUnicode_DecodeFSDefault(cause->message) : Py_NewRef(Py_None);
+}
+
+static PyObject *node_of(PyObject *self, PyObject *argument) {
+    Comm *comm = open_comm(self);
+    if (comm == NULL) return NULL;
+    long rank = PyLong_AsLong(argument);
+    if (rank == -1 && PyErr_Occurred()) return NULL;
+    if (rank < 0 || rank >= comm_size(comm)) {
+        PyErr_Format(PyExc_IndexError, "no rank %ld among %d", rank, comm_size(comm));
+        return NULL;
+    }
+    return PyLong_FromLong(comm_node_of(comm, (int)rank));
+}
+
+static PyObject *represent(PyObject *self) {
+    Comm *comm = ((CommObject *)self)->comm;
+    if (comm == NULL) return PyUnicode_FromString("<cgxffcv.comm.Comm closed>");
+    return PyUnicode_FromFormat("<cgxffcv.comm.Comm rank %d of %d, node %d of %d%s>", comm_rank(comm), comm_size(comm),
+                                comm_node(comm), comm_nodes(comm), comm_broken(comm, NULL) ? ", broken" : "");
+}
+
+static PyGetSetDef getters[] = {
+    {"rank", get_rank, NULL, "This process's number in the communicator, in [0, size).", NULL},
+    {"size", get_size, NULL, "The number of ranks.", NULL},
+    {"node", get_node, NULL, "The number of this rank's node, real or pretended, in [0, nodes).", NULL},
+    {"nodes", get_nodes, NULL, "The number of nodes.", NULL},
+    {"local_rank", get_local_rank, NULL, "This rank's number within its node.", NULL},
+    {"local_size", get_local_size, NULL, "The number of ranks on this node.", NULL},
+    {"slot_bytes", get_slot_bytes, NULL, "The bytes of a slot: the largest slice of a stream.", NULL},
+    {"slots", get_slots, NULL, "The number of slots that each rank owns.", NULL},
+    {"timeout", get_timeout, NULL, "Seconds that an operation may take unless it names its own.", NULL},
+    {"closed", get_closed, NULL, "Whether close() was called.", NULL},
+    {"broken", get_broken, NULL, "Why the communicator is broken; None while it is not.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+#define KEYWORDS (METH_VARARGS | METH_KEYWORDS)
+#define METHOD(function) ((PyCFunction)(void (*)(void))(function))
+
+static PyMethodDef methods[] = {
+    {"split", METHOD(split), KEYWORDS,
+     "split($self, /, color, key=0)\n--\n\nRanks of equal color (>= 0) form a new Comm, ordered by (key, rank); a rank "
+     "with a\nnegative color gets None. Collective: every rank of this communicator calls it."},
+    {"barrier", METHOD(barrier), KEYWORDS,
+     "barrier($self, /, timeout=None)\n--\n\nReturns when every rank has called it."},
+    {"broadcast", METHOD(broadcast), KEYWORDS,
+     "broadcast($self, /, data, root=0, timeout=None)\n--\n\n"
+     "Rank root's data on every rank. bytes (others may pass None) come back as bytes of any size. A\n"
+     "writable C-contiguous buffer (a NumPy array, the same number of bytes on every rank) is filled in\n"
+     "place and returned."},
+    {"allgather", METHOD(allgather), KEYWORDS,
+     "allgather($self, /, data, timeout=None)\n--\n\nEvery rank's bytes (sizes may differ), a list in rank order, on "
+     "every rank."},
+    {"abort", METHOD(abort_comm), KEYWORDS,
+     "abort($self, /, message='without a message')\n--\n\nBreaks the communicator on all its ranks at once: their "
+     "waiting and later calls raise\nCommError('rank R aborted: message'). Waits for nothing; from any thread."},
+    {"close", close_comm, METH_NOARGS,
+     "close($self, /)\n--\n\nLeaves and frees the communicator; not collective. Ranks that still wait for this one "
+     "get a CommError.\nClosing twice is fine."},
+    {"node_of", node_of, METH_O, "node_of($self, rank, /)\n--\n\nThe node of a rank."},
+    {"__enter__", enter, METH_NOARGS, "__enter__($self, /)\n--\n\n"},
+    {"__exit__", leave, METH_VARARGS,
+     "__exit__($self, type, value, traceback, /)\n--\n\nCloses; after an exception the other ranks are told first, as "
+     "by abort()."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot type_slots[] = {
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_repr, represent},
+    {Py_tp_methods, methods},
+    {Py_tp_getset, getters},
+
+    {Py_tp_doc, "Ranks that talk to each other. Made by cgxffcv.comm.world(), attach() and Comm.split()."},
+    {0, NULL},
+};
+
+static PyType_Spec type_spec = {
+    .name = "cgxffcv.comm.Comm",
+    .basicsize = sizeof(CommObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = type_slots,
+};
+
+static PyMethodDef functions[] = {
+    {"comm_world", METHOD(comm_world), KEYWORDS,
+     "comm_world(timeout=None, nodes=None, *, slot_bytes=None, stall=None)"
+     "\n--\n\nSee cgxffcv.comm.world."},
+    {"comm_segment", METHOD(comm_segment_fd), KEYWORDS,
+     "comm_segment(size, slot_bytes=None)\n--\n\nSee cgxffcv.comm.segment."},
+    {"comm_attach", METHOD(comm_attach_fd), KEYWORDS,
+     "comm_attach(fd, rank, size, timeout=None, nodes=None, *, stall=None)\n--\n\nSee cgxffcv.comm.attach."},
+    {"comm_abort_all", abort_all, METH_VARARGS, "comm_abort_all(message)\n--\n\nSee cgxffcv.comm.abort_all."},
+    {"comm_finalize", finalize, METH_NOARGS,
+     "comm_finalize()\n--\n\nCloses every communicator, ends MPI if cgxffcv began it."},
+    {NULL, NULL, 0, NULL},
+};
+
+int comm_add(PyObject *module) {
+    ModuleState *state = module_state(module);
+    state->comm_type = PyType_FromModuleAndSpec(module, &type_spec, NULL);
+    if (state->comm_type == NULL) return -1;
+    if (PyModule_AddObjectRef(module, "Comm", state->comm_type) < 0) return -1;
+    return PyModule_AddFunctions(module, functions);
+}

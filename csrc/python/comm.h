@@ -1,0 +1,17 @@
+/* The communicator as an argument of other bindings. */
+#ifndef CGXFFCV_PYTHON_COMM_H
+#define CGXFFCV_PYTHON_COMM_H
+
+#include "comm/comm.h"
+#include "python/module.h"
+
+/* The communicator behind a Comm object, protected from close() until comm_object_give; NULL with an exception set that
+ * names `argument`. Waits inside it take the GIL by themselves to look for Ctrl-C: call it without the GIL. */
+Comm *comm_object_take(ModuleState *state, PyObject *object, const char *argument);
+void comm_object_give(PyObject *object);
+
+/* A timeout argument: None gives 0, the communicator's own; -1 with an exception set for anything but a number of
+ * seconds above 0. */
+int comm_parse_timeout(PyObject *object, double *seconds);
+
+#endif
