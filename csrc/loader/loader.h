@@ -46,7 +46,7 @@ typedef enum LoaderDecoder {
     LOADER_INT,       /* int64, shape (1) */
     LOADER_FLOAT,     /* float64, shape (1) */
     LOADER_ARRAY,     /* array and tensor fields: their dtype and shape */
-    LOADER_BYTES,     /* uint8, as wide as the longest value among the samples in use, padded with zeros */
+    LOADER_BYTES,     /* uint8, as wide as the longest value in the file, padded with zeros */
     LOADER_BYTE_SIZE, /* int64, shape (1): the length of a bytes or JSON value */
     LOADER_IMAGE      /* images of one size, raw or JPEG, through `image` */
 } LoaderDecoder;
@@ -87,6 +87,9 @@ LoaderConfig loader_config_default(void);
 
 /* Checks the configuration against the file: fields and their kinds, indices, image sizes. Starts no thread. */
 Status loader_create(const LoaderConfig *config, Loader **out);
+
+/* Another seed for orders and augmentation; ends the pass under way. */
+void loader_reseed(Loader *loader, uint64_t seed);
 
 /* Stops and joins the workers. Batches still held stay valid. NULL is fine. */
 void loader_destroy(Loader *loader);

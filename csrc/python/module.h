@@ -11,6 +11,7 @@
 typedef struct ModuleState {
     PyObject *beton_error, *cuda_error, *comm_error, *comm_timeout, *peer_lost, *not_built_error;
     PyObject *comm_type;
+    PyObject *loader_batch_type;
 } ModuleState;
 
 ModuleState *module_state(PyObject *module);
@@ -31,6 +32,7 @@ int reader_add(PyObject *module);
 int writer_add(PyObject *module);
 int encoder_add(PyObject *module);
 int jpeg_add(PyObject *module);
+int loader_add(PyObject *module);
 
 /* errors.c: raises the thread's error record as the Python exception of its code; always NULL. */
 PyObject *errors_raise(ModuleState *state, Status status);

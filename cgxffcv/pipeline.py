@@ -1,0 +1,263 @@
+"""From the pipelines that a user writes to outputs of the C loader and the steps left for Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import _cgxffcv
+import numpy as np
+
+from . import decoders as dec
+from . import transforms as tf
+
+DEFAULT_DECODERS = {
+    "int": dec.IntDecoder,
+    "float": dec.FloatDecoder,
+    "image": dec.SimpleRGBImageDecoder,
+    "bytes": dec.BytesDecoder,
+    "json": dec.BytesDecoder,
+    "array": dec.NDArrayDecoder,
+    "tensor": dec.NDArrayDecoder,
+}
+MAX_SHARED = 64  # numbers of lists of draws: the format of a draw's index (csrc/image/crop.h)
+
+
+class PipelineSpec:
+    """One output: which field, its decoder (None: the field's own), its transforms.
+
+    `draws` numbers the list of random draws of an image output: outputs of one number (0..63) share their draws, as
+    an image and its mask want; by default every image output has a number of its own.
+    """
+
+    def __init__(self, source: str | None = None, decoder=None, transforms: Sequence = (), draws: int | None = None):
+        if draws is not None and not 0 <= draws < MAX_SHARED:
+            raise ValueError(f"draws must be in 0..{MAX_SHARED - 1}, not {draws!r}")
+        self.source, self.decoder, self.transforms, self.draws = source, decoder, list(transforms), draws
+
+    def __repr__(self) -> str:
+        return f"PipelineSpec({self.source!r}, {self.decoder!r}, {self.transforms!r}, draws={self.draws})"
+
+
+@dataclass
+class Output:
+    """One entry of a batch: its columns of the C loader, and what Python does to them."""
+
+    name: str
+    columns: list[tuple]
+    steps: list[Callable] = field(default_factory=list)
+
+    def finish(self, arrays: Sequence, ids) -> Any:
+        value = arrays[0] if len(arrays) == 1 else tuple(arrays)
+        for step in self.steps:
+            value = step(value, ids) if isinstance(step, ParseJSON) else step(value)
+        return value
+
+
+class ParseJSON:
+    """Rows of padded UTF-8 to Python values."""
+
+    def __init__(self, name: str, path: str):
+        self.name, self.path = name, path
+
+    def __call__(self, rows, ids) -> list:
+        return [self.parse(row, sample) for row, sample in zip(rows, ids.tolist(), strict=True)]
+
+    def parse(self, row, sample: int) -> Any:
+        try:
+            return json.loads(row.tobytes().rstrip(b"\0"))
+        except ValueError as error:
+            failure = _cgxffcv.BetonError(
+                f"{self.path}: JSONDecoder: sample {sample}: field '{self.name}': text that does not parse: {error}"
+            )
+            failure.path, failure.field, failure.sample, failure.reason = self.path, self.name, sample, str(error)
+            failure.offset = None
+            raise failure from None
+
+
+def split_lengths(value):
+    values, lengths = value
+    return values, lengths[:, 0]
+
+
+def to_channels_last(batch):
+    return batch.transpose(0, 3, 1, 2)
+
+
+def to_bfloat16(batch):
+    """bfloat16 bits in uint16 to a torch tensor of that type."""
+    torch = tf.find_torch()
+    return torch.from_numpy(batch.view(np.int16)).view(torch.bfloat16)
+
+
+@dataclass
+class ImageCompiler:
+    """Walks the transforms of one image output: what fuses goes to C, the rest becomes steps on batches."""
+
+    name: str
+    draws: int
+    operations: list[tuple[tf.ImageOperation, bool]] = field(default_factory=list)  # with: after normalisation?
+    normalize: tf.NormalizeImage | None = None
+    type: str = "uint8"
+    torch_image: tf.ToTorchImage | None = None
+    tensor: bool = False
+    device: tf.ToDevice | None = None
+    steps: list[Callable] = field(default_factory=list)
+
+    def add(self, step) -> None:
+        if isinstance(step, (tf.ImageOperation, tf.NormalizeImage)):
+            if self.steps:
+                raise TypeError(
+                    f"pipeline '{self.name}': {step!r} must come before {self.steps[0]!r}, from which steps run on "
+                    "whole batches"
+                )
+            (self.add_operation if isinstance(step, tf.ImageOperation) else self.add_normalize)(step)
+        elif self.steps or not self.fuse(step):
+            self.steps.append(as_step(self.name, step))
+
+    def add_operation(self, step) -> None:
+        if self.normalize is not None and not isinstance(step, tf.Cutout):
+            raise TypeError(f"pipeline '{self.name}': {step!r} must come before {self.normalize!r}")
+        self.operations.append((step, self.normalize is not None))
+
+    def add_normalize(self, step) -> None:
+        if self.normalize is not None:
+            raise TypeError(f"pipeline '{self.name}' normalises twice: {self.normalize!r} and {step!r}")
+        self.normalize, self.type = step, step.type
+
+    def fuse(self, step) -> bool:
+        if isinstance(step, tf.ToTorchImage) and self.torch_image is None:
+            self.torch_image = step
+        elif isinstance(step, tf.ToTensor):
+            self.tensor = True
+        elif isinstance(step, tf.ToDevice):
+            self.device = step
+        elif isinstance(step, tf.Convert):
+            return self.fuse_convert(step.target_dtype)
+        else:
+            return False
+        return True
+
+    def fuse_convert(self, target: str) -> bool:
+        """From uint8 every type is exact; after normalisation one further rounding fuses, from the type it gave."""
+        if target == self.type:
+            return True
+        if target not in tf.IMAGE_TYPES:
+            return False
+        if self.normalize is not None and (self.type != self.normalize.type or target == "uint8"):
+            return False
+        self.type = target
+        return True
+
+    def image(self) -> tuple:
+        seen: dict[str, int] = {}
+        operations = []
+        for step, normalized in self.operations:
+            occurrence = seen.get(step.kind, 0)
+            seen[step.kind] = occurrence + 1
+            operations.append(
+                (step.kind, occurrence, self.draws, step.probability, step.padding, *step.size, step.reflect,
+                 normalized, step.fill)
+            )  # fmt: skip
+        normalize = None
+        if self.normalize is not None:
+            normalize = (self.normalize.mean, self.normalize.std, self.normalize.type)
+        layout = "chw" if self.torch_image is not None and not self.torch_image.channels_last else "hwc"
+        return tuple(operations), normalize, self.type, layout
+
+    def all_steps(self) -> list[Callable]:
+        first: list[Callable] = []
+        if self.torch_image is not None and self.torch_image.channels_last:
+            first.append(to_channels_last)
+        if self.tensor and tf.find_torch() is not None:
+            first.append(to_bfloat16 if self.type == "bfloat16" else tf.ToTensor())
+        if self.device is not None and self.device.device != "cpu":
+            first.append(self.device)
+        return first + self.steps
+
+
+def as_step(name: str, step) -> Callable:
+    if isinstance(step, type):
+        raise TypeError(f"pipeline '{name}': {step.__name__} is a class: write {step.__name__}(...)")
+    if isinstance(step, (dec.Decoder, PipelineSpec)) or not callable(step):
+        raise TypeError(f"pipeline '{name}': {step!r} is no transform and cannot be called on a batch")
+    return step
+
+
+def split_decoder(name: str, kind: str, spec: PipelineSpec) -> tuple[dec.Decoder, list]:
+    """The decoder given, or heading the transforms, or the field's own; and the transforms."""
+    decoder, transforms = spec.decoder, list(spec.transforms)
+    if decoder is None and transforms and isinstance(transforms[0], dec.Decoder):
+        decoder = transforms.pop(0)
+    if decoder is None:
+        if kind not in DEFAULT_DECODERS:
+            raise NotImplementedError(f"pipeline '{name}': fields of kind '{kind}' have no decoder yet")
+        decoder = DEFAULT_DECODERS[kind]()
+    if isinstance(decoder, type):
+        raise TypeError(f"pipeline '{name}': {decoder.__name__} is a class: write {decoder.__name__}()")
+    if not isinstance(decoder, dec.Decoder):
+        raise TypeError(f"pipeline '{name}': {decoder!r} is no decoder")
+    if kind not in decoder.kinds:
+        fitting = DEFAULT_DECODERS.get(kind)
+        hint = f"; use {fitting.__name__}" if fitting else ""
+        raise TypeError(
+            f"pipeline '{name}': {decoder!r} reads fields of {' or '.join(decoder.kinds)}, not {kind}{hint}"
+        )
+    return decoder, transforms
+
+
+def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: str) -> Output:
+    decoder, transforms = split_decoder(name, kind, spec)
+    source = spec.source or name
+    if kind == "image":
+        compiler = ImageCompiler(name, draws)
+        for step in transforms:
+            compiler.add(step)
+        column = (source, decoder.code, decoder.jpeg_mode == "fast", compiler.image())
+        return Output(name, [column], compiler.all_steps())
+    output = Output(name, [(source, decoder.code, False, None)])
+    if isinstance(decoder, dec.JSONDecoder):
+        output.steps.append(ParseJSON(source, path))
+    if isinstance(decoder, dec.BytesDecoder) and decoder.lengths:
+        output.columns.append((source, "byte_size", False, None))
+        output.steps.append(split_lengths)
+    for step in transforms:
+        if isinstance(step, (tf.ImageOperation, tf.NormalizeImage, tf.ToTorchImage)):
+            raise TypeError(f"pipeline '{name}': {step!r} is for images, and the field holds {kind}")
+        output.steps.append(as_step(name, step))
+    return output
+
+
+def as_spec(name: str, pipeline: Any) -> PipelineSpec:
+    if isinstance(pipeline, PipelineSpec):
+        return pipeline
+    if isinstance(pipeline, dec.Decoder):
+        return PipelineSpec(decoder=pipeline)
+    if isinstance(pipeline, Sequence) and not isinstance(pipeline, (str, bytes)):
+        return PipelineSpec(transforms=pipeline)
+    raise TypeError(f"pipeline '{name}' must be a list of operations, a PipelineSpec or None, not {pipeline!r}")
+
+
+def compile_outputs(fields: Mapping[str, str], pipelines: Mapping[str, Any], path: str) -> list[Output]:
+    """Outputs in the file's order of fields, then those of other names in the order given; None switches one off.
+
+    Raises:
+        ValueError: a pipeline of an unknown field. TypeError: an operation that does not fit.
+    """
+    order = [*fields, *(name for name in pipelines if name not in fields)]
+    outputs, images = [], 0
+    for name in order:
+        pipeline = pipelines.get(name, ())
+        if pipeline is None:
+            continue
+        spec = as_spec(name, pipeline)
+        source = spec.source or name
+        if source not in fields:
+            raise ValueError(f"pipeline '{name}': no field is named '{source}'; the file has {', '.join(fields)}")
+        kind = fields[source]
+        draws = images % MAX_SHARED if spec.draws is None else spec.draws
+        outputs.append(compile_output(name, kind, spec, draws, path))
+        images += kind == "image"
+    return outputs

@@ -1,0 +1,197 @@
+/* Batch buffers: one allocation each, arrays and ids at 64-byte boundaries. A buffer returns to the free list when
+ * its last reference goes, from any thread. Knows nothing of what is in them. */
+#include "loader/slots.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/checked.h"
+#include "base/memory.h"
+
+typedef struct Slot {
+    LoaderBatch batch; /* first: a batch's pointer is its slot's */
+    Slots *pool;       /* counted in pool->references */
+    atomic_size_t references;
+    size_t capacity, bytes;
+    bool held;
+    uint64_t *ids;         /* within memory */
+    unsigned char *memory; /* owned */
+    struct Slot *next;
+    void *arrays[];
+} Slot;
+
+struct Slots {
+    pthread_mutex_t mutex;
+    size_t references; /* the owner and every live slot outside the free list */
+    bool closed;
+    size_t batch_size, arrays, spare, free_count;
+    size_t *sample_bytes; /* owned, `arrays` */
+    size_t batch_bytes;
+    Slot *free; /* owned list */
+    SlotsStats stats;
+};
+
+/* The bytes of a buffer for `samples`; *offsets (arrays of them and one for the ids) may be NULL. */
+static Status measure(const Slots *slots, size_t samples, size_t *offsets, size_t *bytes) {
+    uint64_t total = 0;
+    for (size_t i = 0; i <= slots->arrays; i++) {
+        uint64_t size, sample = i < slots->arrays ? slots->sample_bytes[i] : sizeof(uint64_t);
+        if (offsets != NULL) offsets[i] = (size_t)total;
+        if (!checked_mul(sample, samples, &size) || !checked_add(total, size, &size) ||
+            !checked_round_up(size, MEMORY_ALIGNMENT, &total) || total > PTRDIFF_MAX) {
+            FAIL(STATUS_MEMORY, "a batch of %zu samples of %llu bytes is too large", samples,
+                 (unsigned long long)sample);
+        }
+    }
+    *bytes = (size_t)total;
+    return STATUS_OK;
+}
+
+Status slots_create(size_t batch_size, size_t arrays, const size_t *sample_bytes, size_t spare, Slots **out) {
+    Status status = STATUS_OK;
+    Slots *slots = NULL;
+    TRY(memory_calloc(1, sizeof *slots, &slots));
+    pthread_mutex_init(&slots->mutex, NULL);
+    slots->references = 1;
+    slots->batch_size = batch_size;
+    slots->arrays = arrays;
+    slots->spare = spare;
+    TRY_GOTO(memory_alloc(arrays, sizeof *slots->sample_bytes, &slots->sample_bytes));
+    for (size_t i = 0; i < arrays; i++) slots->sample_bytes[i] = sample_bytes[i];
+    TRY_GOTO(measure(slots, batch_size, NULL, &slots->batch_bytes));
+    *out = slots;
+    slots = NULL;
+done:
+    slots_close(slots);
+    return status;
+}
+
+static void destroy_slot(Slot *slot) {
+    if (slot == NULL) return;
+    memory_free(slot->memory);
+    memory_free(slot);
+}
+
+/* Called with the mutex held, which it gives up; the pool goes with its last reference. */
+static void unlock_and_unref(Slots *slots) {
+    bool last = --slots->references == 0;
+    pthread_mutex_unlock(&slots->mutex);
+    if (!last) return;
+    pthread_mutex_destroy(&slots->mutex);
+    memory_free(slots->sample_bytes);
+    memory_free(slots);
+}
+
+static void forget(Slots *slots, Slot *slot) {
+    slots->stats.live--;
+    slots->stats.bytes -= slot->bytes;
+}
+
+void slots_close(Slots *slots) {
+    if (slots == NULL) return;
+    pthread_mutex_lock(&slots->mutex);
+    slots->closed = true;
+    Slot *list = slots->free;
+    slots->free = NULL;
+    slots->free_count = 0;
+    for (Slot *slot = list; slot != NULL; slot = slot->next) forget(slots, slot);
+    unlock_and_unref(slots);
+    while (list != NULL) {
+        Slot *next = list->next;
+        destroy_slot(list);
+        list = next;
+    }
+}
+
+static Status create_slot(Slots *slots, size_t samples, Slot **out) {
+    Status status = STATUS_OK;
+    Slot *slot = NULL;
+    size_t *offsets = NULL, bytes = 0;
+    TRY_GOTO(memory_alloc(slots->arrays + 1, sizeof *offsets, &offsets));
+    TRY_GOTO(measure(slots, samples, offsets, &bytes));
+    TRY_GOTO(memory_calloc(1, sizeof *slot + slots->arrays * sizeof slot->arrays[0], &slot));
+    TRY_GOTO(memory_alloc(bytes, 1, &slot->memory));
+    for (size_t i = 0; i < slots->arrays; i++) slot->arrays[i] = slot->memory + offsets[i];
+    slot->ids = (uint64_t *)(void *)(slot->memory + offsets[slots->arrays]);
+    slot->pool = slots;
+    slot->capacity = samples;
+    slot->bytes = bytes;
+    *out = slot;
+    slot = NULL;
+done:
+    memory_free(offsets);
+    destroy_slot(slot);
+    return status;
+}
+
+static Slot *take_free(Slots *slots, size_t samples) {
+    Slot *slot = samples <= slots->batch_size ? slots->free : NULL;
+    if (slot == NULL) return NULL;
+    slots->free = slot->next;
+    slots->free_count--;
+    return slot;
+}
+
+Status slots_take(Slots *slots, size_t samples, LoaderBatch **out) {
+    pthread_mutex_lock(&slots->mutex);
+    Slot *slot = take_free(slots, samples);
+    if (slot == NULL) {
+        size_t capacity = samples < slots->batch_size ? slots->batch_size : samples;
+        Status status = create_slot(slots, capacity, &slot);
+        if (status != STATUS_OK) {
+            pthread_mutex_unlock(&slots->mutex);
+            return status;
+        }
+        slots->stats.live++;
+        slots->stats.bytes += slot->bytes;
+        if (slots->stats.bytes > slots->stats.peak_bytes) slots->stats.peak_bytes = slots->stats.bytes;
+    }
+    slots->references++;
+    pthread_mutex_unlock(&slots->mutex);
+    atomic_store(&slot->references, 1);
+    slot->batch =
+        (LoaderBatch){.count = samples, .ids = slot->ids, .arrays = slot->arrays, .array_count = slots->arrays};
+    *out = &slot->batch;
+    return STATUS_OK;
+}
+
+uint64_t *slots_ids(LoaderBatch *batch) { return ((Slot *)(void *)batch)->ids; }
+
+void slots_hand_over(LoaderBatch *batch) {
+    Slot *slot = (Slot *)(void *)batch;
+    pthread_mutex_lock(&slot->pool->mutex);
+    slot->held = true;
+    slot->pool->stats.held++;
+    pthread_mutex_unlock(&slot->pool->mutex);
+}
+
+void loader_batch_retain(LoaderBatch *batch) { atomic_fetch_add(&((Slot *)(void *)batch)->references, 1); }
+
+void loader_batch_release(LoaderBatch *batch) {
+    if (batch == NULL) return;
+    Slot *slot = (Slot *)(void *)batch;
+    if (atomic_fetch_sub(&slot->references, 1) != 1) return;
+    Slots *slots = slot->pool;
+    pthread_mutex_lock(&slots->mutex);
+    if (slot->held) slots->stats.held--;
+    slot->held = false;
+    bool keep = !slots->closed && slot->capacity == slots->batch_size && slots->free_count < slots->spare;
+    if (keep) {
+        slot->next = slots->free;
+        slots->free = slot;
+        slots->free_count++;
+    } else {
+        forget(slots, slot);
+    }
+    unlock_and_unref(slots);
+    if (!keep) destroy_slot(slot);
+}
+
+size_t slots_batch_bytes(const Slots *slots) { return slots->batch_bytes; }
+
+SlotsStats slots_stats(Slots *slots) {
+    pthread_mutex_lock(&slots->mutex);
+    SlotsStats stats = slots->stats;
+    pthread_mutex_unlock(&slots->mutex);
+    return stats;
+}

@@ -1,0 +1,32 @@
+/* Private to loader/: the memory of batches, counted by reference. */
+#ifndef CGXFFCV_LOADER_SLOTS_H
+#define CGXFFCV_LOADER_SLOTS_H
+
+#include "loader/loader.h"
+
+/* Hands out batch buffers and takes them back; lives until its owner and the last batch have let go. */
+typedef struct Slots Slots;
+
+typedef struct SlotsStats {
+    size_t live, held; /* buffers that exist; of them, in a caller's hands */
+    size_t bytes, peak_bytes;
+} SlotsStats;
+
+/* `sample_bytes` of each of the `arrays`; at most `spare` unused buffers of `batch_size` samples are kept. */
+Status slots_create(size_t batch_size, size_t arrays, const size_t *sample_bytes, size_t spare, Slots **out);
+
+/* The owner lets go: unused buffers are freed, the others as their batches are released. NULL is fine. */
+void slots_close(Slots *slots);
+
+/* A buffer for `samples` samples with one reference and uninitialised contents; ids are at batch->ids, writable
+ * through slots_ids. */
+Status slots_take(Slots *slots, size_t samples, LoaderBatch **out);
+uint64_t *slots_ids(LoaderBatch *batch);
+
+/* The batch goes to a caller: it counts as held until it is released. */
+void slots_hand_over(LoaderBatch *batch);
+
+size_t slots_batch_bytes(const Slots *slots);
+SlotsStats slots_stats(Slots *slots);
+
+#endif

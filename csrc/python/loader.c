@@ -1,0 +1,463 @@
+/* _cgxffcv.Loader, over which cgxffcv.Loader is written, and _cgxffcv.LoaderBatch, which keeps a batch's memory alive
+ * while any array looks at it. */
+#include "python/loader_spec.h"
+
+#include "base/memory.h"
+#include "loader/loader.h"
+#include "python/array.h"
+
+typedef struct LoaderObject {
+    PyObject_HEAD BetonReader *reader; /* owned; NULL after close() */
+    Loader *loader;                    /* owned; NULL before prepare() and after close() */
+    bool busy;                         /* a call is running without the GIL */
+} LoaderObject;
+
+typedef struct BatchObject {
+    PyObject_HEAD LoaderBatch *batch; /* owned reference */
+} BatchObject;
+
+static const ArrayType array_types[BETON_DTYPES] = {
+    [BETON_BOOL] = ARRAY_BOOL, [BETON_I8] = ARRAY_I8,    [BETON_U8] = ARRAY_U8,   [BETON_I16] = ARRAY_I16,
+    [BETON_U16] = ARRAY_U16,   [BETON_I32] = ARRAY_I32,  [BETON_U32] = ARRAY_U32, [BETON_I64] = ARRAY_I64,
+    [BETON_U64] = ARRAY_U64,   [BETON_F16] = ARRAY_F16,  [BETON_F32] = ARRAY_F32, [BETON_F64] = ARRAY_F64,
+    [BETON_C64] = ARRAY_C64,   [BETON_C128] = ARRAY_C128};
+
+static PyObject *raise_status(PyObject *self, Status status) {
+    ModuleState *state = module_state_of_type(Py_TYPE(self));
+    return state == NULL ? NULL : errors_raise(state, status);
+}
+
+/* For calls that keep the GIL. */
+static Loader *opened(LoaderObject *self) {
+    if (self->loader == NULL) {
+        PyErr_SetString(PyExc_ValueError,
+                        self->reader == NULL ? "this Loader has been closed" : "prepare() has not been called");
+    }
+    return self->loader;
+}
+
+/* Claims the loader for one call that gives up the GIL; the caller sets busy back. */
+static Loader *claim(LoaderObject *self) {
+    if (opened(self) == NULL) return NULL;
+    if (self->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "this Loader is in use by another thread");
+        return NULL;
+    }
+    self->busy = true;
+    return self->loader;
+}
+
+/* Runs a statement without the GIL while the loader is claimed. */
+#define WITHOUT_GIL(self, statement)                                                                                   \
+    do {                                                                                                               \
+        Py_BEGIN_ALLOW_THREADS statement;                                                                              \
+        Py_END_ALLOW_THREADS(self)->busy = false;                                                                      \
+    } while (0)
+
+/* ---- batches ---- */
+
+static void batch_dealloc(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    loader_batch_release(((BatchObject *)object)->batch);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyType_Slot batch_slots[] = {
+    {Py_tp_dealloc, batch_dealloc},
+    {Py_tp_doc, "The memory of a batch, shared by its arrays; it returns to the loader when the last of them dies."},
+    {0, NULL},
+};
+
+static PyType_Spec batch_spec = {
+    .name = "_cgxffcv.LoaderBatch",
+    .basicsize = sizeof(BatchObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = batch_slots,
+};
+
+static PyObject *wrap_output(const LoaderArray *array, size_t count, void *data, PyObject *holder) {
+    int64_t shape[ARRAY_MAX_DIMS + 1];
+    shape[0] = (int64_t)count;
+    for (int i = 0; i < array->ndim; i++) shape[i + 1] = (int64_t)array->shape[i];
+    return array_wrap(array_types[array->dtype], array->ndim + 1, shape, NULL, data, holder, true);
+}
+
+static PyObject *wrap_outputs(const Loader *loader, const LoaderBatch *batch, PyObject *holder) {
+    PyObject *arrays = PyTuple_New((Py_ssize_t)batch->array_count);
+    for (size_t i = 0; arrays != NULL && i < batch->array_count; i++) {
+        PyObject *array = wrap_output(loader_array(loader, i), batch->count, batch->arrays[i], holder);
+        if (array == NULL) {
+            Py_CLEAR(arrays);
+        } else {
+            PyTuple_SET_ITEM(arrays, (Py_ssize_t)i, array);
+        }
+    }
+    return arrays;
+}
+
+/* (arrays, ids) over a new holder, which takes over the caller's reference. */
+static PyObject *wrap_batch(LoaderObject *self, LoaderBatch *batch) {
+    PyObject *result = NULL, *arrays = NULL, *ids = NULL;
+    ModuleState *state = module_state_of_type(Py_TYPE(self));
+    PyTypeObject *type = state == NULL ? NULL : (PyTypeObject *)state->loader_batch_type;
+    BatchObject *holder = type == NULL ? NULL : (BatchObject *)type->tp_alloc(type, 0);
+    if (holder == NULL) {
+        loader_batch_release(batch);
+        return NULL;
+    }
+    holder->batch = batch;
+    int64_t count = (int64_t)batch->count;
+    arrays = wrap_outputs(self->loader, batch, (PyObject *)holder);
+    /* Sample numbers fit: a file has fewer than 2^63. */
+    ids = array_wrap(ARRAY_I64, 1, &count, NULL, (void *)(uintptr_t)batch->ids, (PyObject *)holder, false);
+    if (arrays != NULL && ids != NULL) result = PyTuple_Pack(2, arrays, ids);
+    Py_XDECREF(arrays);
+    Py_XDECREF(ids);
+    Py_DECREF(holder);
+    return result;
+}
+
+/* ---- construction ---- */
+
+static PyObject *loader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"path", NULL};
+    PyObject *path = NULL;
+    BetonReader *reader = NULL;
+    Status status;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&", names, PyUnicode_FSConverter, &path)) return NULL;
+    const char *text = PyBytes_AS_STRING(path);
+    Py_BEGIN_ALLOW_THREADS status = beton_reader_open(text, NULL, 0, &reader);
+    Py_END_ALLOW_THREADS Py_DECREF(path);
+    if (status != STATUS_OK) {
+        ModuleState *state = module_state_of_type(type);
+        return state == NULL ? NULL : errors_raise(state, status);
+    }
+    LoaderObject *self = (LoaderObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        beton_reader_close(reader);
+        return NULL;
+    }
+    self->reader = reader;
+    return (PyObject *)self;
+}
+
+/* A count that must not be negative. */
+static int take_count(Py_ssize_t value, const char *name, size_t *out) {
+    if (value < 0) {
+        PyErr_Format(PyExc_ValueError, "%s must not be negative, but is %zd", name, value);
+        return -1;
+    }
+    *out = (size_t)value;
+    return 0;
+}
+
+static PyObject *prepare(LoaderObject *self, const LoaderConfig *config) {
+    Status status;
+    Loader *loader = NULL;
+    self->busy = true;
+    WITHOUT_GIL(self, status = loader_create(config, &loader));
+    if (status != STATUS_OK) return raise_status((PyObject *)self, status);
+    self->loader = loader;
+    Py_RETURN_NONE;
+}
+
+/* The plain numbers of the configuration. */
+static int take_config(PyObject *kwargs, PyObject **outputs, PyObject **indices, LoaderConfig *config) {
+    static char *names[] = {"outputs",    "batch_size", "order",     "window_pages", "seed",       "workers", "ahead",
+                            "world_size", "rank",       "drop_last", "resident",     "read_ahead", "indices", NULL};
+    Py_ssize_t batch_size, window, ahead, world_size, rank;
+    unsigned long long seed;
+    int order, workers, drop_last, resident, read_ahead;
+    PyObject *none = PyTuple_New(0);
+    if (none == NULL) return -1;
+    int parsed =
+        PyArg_ParseTupleAndKeywords(none, kwargs, "OninKinnnpppO", names, outputs, &batch_size, &order, &window, &seed,
+                                    &workers, &ahead, &world_size, &rank, &drop_last, &resident, &read_ahead, indices);
+    Py_DECREF(none);
+    if (!parsed || take_count(batch_size, "batch_size", &config->batch_size) < 0 ||
+        take_count(window, "window_pages", &config->window_pages) < 0 ||
+        take_count(ahead, "batches_ahead", &config->batches_ahead) < 0 ||
+        take_count(world_size, "world_size", &config->world_size) < 0 || take_count(rank, "rank", &config->rank) < 0) {
+        return -1;
+    }
+    config->order = (LoaderOrder)order;
+    config->seed = seed;
+    config->workers = workers;
+    config->drop_last = drop_last != 0;
+    config->resident = resident != 0;
+    config->read_ahead = read_ahead != 0;
+    return 0;
+}
+
+static PyObject *loader_prepare(LoaderObject *self, PyObject *args, PyObject *kwargs) {
+    PyObject *outputs, *indices, *result = NULL;
+    LoaderSpec *spec = NULL;
+    ArrayView view = {0};
+    bool viewed = false;
+    LoaderConfig config = loader_config_default();
+    if (PyTuple_GET_SIZE(args) != 0 || self->loader != NULL || self->reader == NULL || self->busy) {
+        PyErr_SetString(PyExc_TypeError, "prepare() is called once, with keywords");
+        return NULL;
+    }
+    if (take_config(kwargs, &outputs, &indices, &config) < 0) return NULL;
+    if (memory_alloc(1, sizeof *spec, &spec) != STATUS_OK) return PyErr_NoMemory();
+    if (loader_spec_parse(outputs, spec) < 0) goto done;
+    if (indices != Py_None) {
+        if (array_acquire(indices, "indices", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0) goto done;
+        viewed = true;
+        config.indices = view.data;
+        config.index_count = (size_t)view.elems;
+    }
+    config.reader = self->reader;
+    config.outputs = spec->outputs;
+    config.output_count = spec->count;
+    result = prepare(self, &config);
+done:
+    if (viewed) array_release(&view);
+    memory_free(spec);
+    return result;
+}
+
+static void destroy(LoaderObject *self) {
+    Loader *loader = self->loader;
+    BetonReader *reader = self->reader;
+    self->loader = NULL;
+    self->reader = NULL;
+    if (reader == NULL) return;
+    Py_BEGIN_ALLOW_THREADS loader_destroy(loader);
+    beton_reader_close(reader);
+    Py_END_ALLOW_THREADS
+}
+
+static void loader_dealloc(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    destroy((LoaderObject *)object);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyObject *loader_close(LoaderObject *self, PyObject *unused) {
+    (void)unused;
+    if (self->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "this Loader is in use by another thread");
+        return NULL;
+    }
+    destroy(self);
+    Py_RETURN_NONE;
+}
+
+/* ---- passes ---- */
+
+static PyObject *loader_begin_(LoaderObject *self, PyObject *args) {
+    PyObject *order;
+    ArrayView view = {0};
+    unsigned epoch;
+    unsigned long long first;
+    int evaluate, sequential;
+    Status status;
+    if (!PyArg_ParseTuple(args, "IKppO:begin", &epoch, &first, &evaluate, &sequential, &order)) return NULL;
+    LoaderPass pass = {.epoch = epoch, .first_batch = first, .evaluate = evaluate != 0, .sequential = sequential != 0};
+    if (order != Py_None) {
+        if (array_acquire(order, "order", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0) return NULL;
+        pass.order = view.data;
+        pass.order_count = (uint64_t)view.elems;
+    }
+    Loader *loader = claim(self);
+    if (loader != NULL) WITHOUT_GIL(self, status = loader_begin(loader, &pass));
+    if (order != Py_None) array_release(&view);
+    if (loader == NULL) return NULL;
+    if (status != STATUS_OK) return raise_status((PyObject *)self, status);
+    Py_RETURN_NONE;
+}
+
+static Status check_signals(void *context) {
+    PyThreadState **state = context;
+    PyEval_RestoreThread(*state);
+    int raised = PyErr_CheckSignals();
+    *state = PyEval_SaveThread();
+    return raised < 0 ? STATUS_INTERRUPTED : STATUS_OK;
+}
+
+static PyObject *loader_next_(LoaderObject *self, PyObject *unused) {
+    LoaderBatch *batch = NULL;
+    Loader *loader = claim(self);
+    (void)unused;
+    if (loader == NULL) return NULL;
+    PyThreadState *state = PyEval_SaveThread();
+    Status status = loader_next(loader, check_signals, &state, &batch);
+    PyEval_RestoreThread(state);
+    self->busy = false;
+    if (status != STATUS_OK) return raise_status((PyObject *)self, status);
+    if (batch == NULL) Py_RETURN_NONE;
+    return wrap_batch(self, batch);
+}
+
+static PyObject *loader_stop_(LoaderObject *self, PyObject *unused) {
+    (void)unused;
+    Loader *loader = claim(self);
+    if (loader == NULL) return NULL;
+    WITHOUT_GIL(self, loader_stop(loader));
+    Py_RETURN_NONE;
+}
+
+static PyObject *loader_reseed_(LoaderObject *self, PyObject *args) {
+    unsigned long long seed;
+    if (!PyArg_ParseTuple(args, "K:reseed", &seed)) return NULL;
+    Loader *loader = claim(self);
+    if (loader == NULL) return NULL;
+    WITHOUT_GIL(self, loader_reseed(loader, seed));
+    Py_RETURN_NONE;
+}
+
+static PyObject *loader_gather_(LoaderObject *self, PyObject *args) {
+    PyObject *ids;
+    ArrayView view;
+    unsigned epoch;
+    int evaluate;
+    Status status = STATUS_OK;
+    LoaderBatch *batch = NULL;
+    if (!PyArg_ParseTuple(args, "OIp:gather", &ids, &epoch, &evaluate)) return NULL;
+    if (array_acquire(ids, "ids", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0) return NULL;
+    Loader *loader = claim(self);
+    if (loader != NULL) {
+        WITHOUT_GIL(self, status = loader_gather(loader, view.data, (size_t)view.elems, epoch, evaluate != 0, &batch));
+    }
+    array_release(&view);
+    if (loader == NULL) return NULL;
+    if (status != STATUS_OK) return raise_status((PyObject *)self, status);
+    return wrap_batch(self, batch);
+}
+
+/* ---- what it is ---- */
+
+static PyObject *loader_order_(LoaderObject *self, PyObject *args) {
+    unsigned epoch;
+    Status status;
+    if (!PyArg_ParseTuple(args, "I:order", &epoch)) return NULL;
+    Loader *loader = claim(self);
+    if (loader == NULL) return NULL;
+    int64_t count = (int64_t)loader_samples(loader);
+    PyObject *array = array_new(ARRAY_I64, 1, &count);
+    if (array == NULL) {
+        self->busy = false;
+        return NULL;
+    }
+    uint64_t *out = array_data(array);
+    WITHOUT_GIL(self, status = loader_order(loader, epoch, out));
+    if (status == STATUS_OK) return array;
+    Py_DECREF(array);
+    return raise_status((PyObject *)self, status);
+}
+
+static PyObject *loader_position_(LoaderObject *self, PyObject *unused) {
+    (void)unused;
+    Loader *loader = opened(self);
+    if (loader == NULL) return NULL;
+    LoaderPosition position = loader_position(loader);
+    if (position.batch == LOADER_NO_BATCH) Py_RETURN_NONE;
+    return Py_BuildValue("IK", position.epoch, (unsigned long long)position.batch);
+}
+
+static PyObject *loader_batches_(LoaderObject *self, PyObject *args) {
+    unsigned long long samples;
+    if (!PyArg_ParseTuple(args, "K:batches", &samples)) return NULL;
+    Loader *loader = opened(self);
+    if (loader == NULL) return NULL;
+    return PyLong_FromUnsignedLongLong(loader_batches_of(loader, samples));
+}
+
+static PyObject *loader_fields(LoaderObject *self, PyObject *unused) {
+    (void)unused;
+    const BetonReader *reader = self->reader;
+    if (reader == NULL) {
+        PyErr_SetString(PyExc_ValueError, "this Loader has been closed");
+        return NULL;
+    }
+    PyObject *fields = PyDict_New();
+    for (size_t i = 0; fields != NULL && i < beton_reader_num_fields(reader); i++) {
+        const BetonField *field = beton_reader_field(reader, i);
+        PyObject *kind = PyUnicode_FromString(beton_kind_name(field->kind));
+        if (kind == NULL || PyDict_SetItemString(fields, field->name, kind) < 0) Py_CLEAR(fields);
+        Py_XDECREF(kind);
+    }
+    return fields;
+}
+
+static PyObject *loader_stats_(LoaderObject *self, PyObject *unused) {
+    LoaderStats s;
+    (void)unused;
+    Loader *loader = opened(self);
+    if (loader == NULL) return NULL;
+    loader_stats(loader, &s);
+    return Py_BuildValue("{sK sK sd sd sd sd si sn sn sn sn sn}", "batches", (unsigned long long)s.batches, "samples",
+                         (unsigned long long)s.samples, "wait_seconds", (double)s.wait_ns * 1e-9, "work_seconds",
+                         (double)s.work_ns * 1e-9, "jpeg_seconds", (double)s.decode_ns * 1e-9, "idle_seconds",
+                         (double)s.idle_ns * 1e-9, "workers", s.workers, "slots", (Py_ssize_t)s.slots, "slots_held",
+                         (Py_ssize_t)s.slots_held, "slot_bytes", (Py_ssize_t)s.slot_bytes, "memory_bytes",
+                         (Py_ssize_t)s.memory_bytes, "memory_peak_bytes", (Py_ssize_t)s.memory_peak_bytes);
+}
+
+#define CALL(function) ((PyCFunction)(void (*)(void))(function))
+
+static PyMethodDef loader_methods[] = {
+    {"prepare", CALL(loader_prepare), METH_VARARGS | METH_KEYWORDS,
+     "prepare(*, outputs, batch_size, ...)\n--\n\nSays what to load; once, before everything else."},
+    {"begin", CALL(loader_begin_), METH_VARARGS,
+     "begin(epoch, first_batch, evaluate, sequential, order)\n--\n\nStarts a pass, stopping the one under way."},
+    {"next", CALL(loader_next_), METH_NOARGS,
+     "next()\n--\n\nThe next batch as (arrays, ids), or None at the end of the pass."},
+    {"stop", CALL(loader_stop_), METH_NOARGS, "stop()\n--\n\nEnds the pass."},
+    {"gather", CALL(loader_gather_), METH_VARARGS, "gather(ids, epoch, evaluate)\n--\n\nOne batch of these samples."},
+    {"reseed", CALL(loader_reseed_), METH_VARARGS, "reseed(seed)\n--\n\nAnother seed; ends the pass."},
+    {"order", CALL(loader_order_), METH_VARARGS, "order(epoch)\n--\n\nThe samples of an epoch, all ranks, in order."},
+    {"position", CALL(loader_position_), METH_NOARGS,
+     "position()\n--\n\n(epoch, batch) that comes next, or None before the first pass."},
+    {"batches", CALL(loader_batches_), METH_VARARGS, "batches(samples)\n--\n\nBatches of a pass over so many samples."},
+    {"fields", CALL(loader_fields), METH_NOARGS, "fields()\n--\n\nThe file's fields, in order: {name: kind}."},
+    {"stats", CALL(loader_stats_), METH_NOARGS, "stats()\n--\n\nCounts, seconds and bytes as a dict."},
+    {"close", CALL(loader_close), METH_NOARGS, "close()\n--\n\nStops the threads and closes the file."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyObject *get_closed(LoaderObject *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(self->reader == NULL);
+}
+
+static PyObject *get_samples(LoaderObject *self, void *unused) {
+    (void)unused;
+    Loader *loader = opened(self);
+    if (loader == NULL) return NULL;
+    return PyLong_FromUnsignedLongLong(loader_samples(loader));
+}
+
+static PyGetSetDef loader_getset[] = {
+    {"closed", (getter)get_closed, NULL, "Whether close() has been called.", NULL},
+    {"samples", (getter)get_samples, NULL, "The number of samples in use.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot loader_slots[] = {
+    {Py_tp_new, loader_new},
+    {Py_tp_dealloc, loader_dealloc},
+    {Py_tp_methods, loader_methods},
+    {Py_tp_getset, loader_getset},
+    {Py_tp_doc, "The core of cgxffcv.Loader: one file, its outputs, worker threads. Use cgxffcv.Loader."},
+    {0, NULL},
+};
+
+static PyType_Spec loader_spec = {
+    .name = "_cgxffcv.Loader",
+    .basicsize = sizeof(LoaderObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = loader_slots,
+};
+
+int loader_add(PyObject *module) {
+    ModuleState *state = module_state(module);
+    state->loader_batch_type = PyType_FromModuleAndSpec(module, &batch_spec, NULL);
+    if (state->loader_batch_type == NULL) return -1;
+    if (PyModule_AddObjectRef(module, "LoaderBatch", state->loader_batch_type) < 0) return -1;
+    return module_add_type(module, &loader_spec);
+}

@@ -1,0 +1,21 @@
+/* Private to python/loader*.c: the Python form of outputs and image operations. */
+#ifndef CGXFFCV_PYTHON_LOADER_SPEC_H
+#define CGXFFCV_PYTHON_LOADER_SPEC_H
+
+#include "loader/loader.h"
+#include "python/module.h"
+
+#define LOADER_SPEC_MAX_OUTPUTS 64
+
+typedef struct LoaderSpec {
+    size_t count;
+    LoaderOutput outputs[LOADER_SPEC_MAX_OUTPUTS]; /* field names borrowed from the Python objects */
+    AugmentSpec images[LOADER_SPEC_MAX_OUTPUTS];
+} LoaderSpec;
+
+/* From a sequence of (field, decoder, fast_jpeg, image), where image is None or (operations, normalisation, type,
+ * layout), an operation (kind, occurrence, list, probability, padding, height, width, reflect, normalized, (r, g, b))
+ * and normalisation None or ((3 means), (3 stds), type). 0, or -1 with an exception set. */
+int loader_spec_parse(PyObject *sequence, LoaderSpec *out);
+
+#endif

@@ -1,0 +1,248 @@
+"""The fused image pass against NumPy, pixel by pixel and bit by bit."""
+
+import hashlib
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import augment_reference as reference
+import numpy as np
+import pytest
+import tiny_beton
+
+from cgxffcv import transforms as tf
+from cgxffcv.loader import Loader
+
+MEAN, STD = (125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255)
+FILL = (125, 122, 113)
+CASES = {
+    "nothing": [],
+    "flip": [tf.RandomHorizontalFlip()],
+    "flip always": [tf.RandomHorizontalFlip(1)],
+    "flip never": [tf.RandomHorizontalFlip(0)],
+    "flip twice": [tf.RandomHorizontalFlip(), tf.RandomHorizontalFlip(0.3)],
+    "alternate": [tf.AlternatingFlip()],
+    "translate": [tf.RandomTranslate(2, FILL)],
+    "translate far": [tf.RandomTranslate(40, FILL)],
+    "translate none": [tf.RandomTranslate(0)],
+    "crop": [tf.RandomCrop(28)],
+    "crop oblong": [tf.RandomCrop((20, 33), 4, FILL)],
+    "crop large": [tf.RandomCrop(39, 4, FILL)],
+    "crop narrow": [tf.RandomCrop((30, 5), 1, FILL)],
+    "crop reflect": [tf.RandomCrop(32, 2, "reflect")],
+    "crop reflect far": [tf.RandomCrop((13, 24), 12, "reflect")],
+    "cutout": [tf.Cutout(8, FILL)],
+    "cutout all": [tf.Cutout((13, 24), FILL)],
+    "cutout twice": [tf.Cutout(3, 7), tf.Cutout((5, 2), FILL)],
+    "ffcv": [tf.RandomHorizontalFlip(), tf.RandomTranslate(2, FILL), tf.Cutout(4, FILL)],
+    "airbench": [tf.RandomCrop(32, 2, "reflect"), tf.AlternatingFlip()],
+    "airbench reversed": [tf.AlternatingFlip(), tf.RandomCrop(32, 2, "reflect")],
+    "translate flip": [tf.RandomTranslate(3, FILL), tf.RandomHorizontalFlip(), tf.Cutout(4)],
+    "staged: cutout flip": [tf.Cutout((3, 5), FILL), tf.RandomHorizontalFlip()],
+    "staged: two paddings": [tf.RandomTranslate(3, FILL), tf.RandomCrop(30, 2, (1, 2, 3)), tf.RandomHorizontalFlip()],
+    "staged: cutout crop": [tf.Cutout(4, FILL), tf.RandomCrop((12, 20), 3, "reflect"), tf.RandomTranslate(1)],
+}
+FINISHES = {
+    "uint8": [],
+    "uint8 chw": [tf.ToTorchImage(channels_last=False)],
+    "float16 chw": [tf.NormalizeImage(MEAN, STD, np.float16), tf.ToTorchImage(channels_last=False)],
+    "float16 last": [tf.NormalizeImage(MEAN, STD, np.float16), tf.ToTorchImage(channels_last=True)],
+    "float32 chw": [tf.NormalizeImage(MEAN, STD, np.float32), tf.ToTorchImage(channels_last=False)],
+    "float32": [tf.NormalizeImage(MEAN, STD, np.float32)],
+    "bfloat16 chw": [tf.NormalizeImage(MEAN, STD, "bfloat16"), tf.ToTorchImage(channels_last=False)],
+    "bfloat16": [tf.NormalizeImage(MEAN, STD, "bfloat16")],
+    "converted": [tf.Convert(np.float32), tf.ToTorchImage(False)],
+    "narrowed": [tf.NormalizeImage(MEAN, STD, np.float32), tf.Convert("float16"), tf.ToTorchImage(False)],
+    "widened": [tf.NormalizeImage(MEAN, STD, np.float16), tf.Convert("float32")],
+    "hole after": [tf.NormalizeImage(MEAN, STD, np.float16), tf.Cutout(5, (0, 0.25, -1)), tf.ToTorchImage(False)],
+    "bfloat16 hole": [tf.NormalizeImage(MEAN, STD, "bfloat16"), tf.Cutout(5, (0, 0.3, -1)), tf.ToTorchImage(False)],
+}
+SIZES = {"32x32": (32, 32), "13x24": (13, 24), "40x33": (40, 33), "9x7": (9, 7), "35x64": (35, 64), "1x1": (1, 1)}
+COUNT = 24
+
+
+def fits(steps, size):
+    """Whether crops and holes fit images of this size."""
+    height, width = size
+    for step in steps:
+        if step.kind == "cutout" and (step.size[0] > height or step.size[1] > width):
+            return False
+        if step.kind == "crop":
+            if step.reflect and step.padding >= min(height, width):
+                return False
+            if step.size[0] > height + 2 * step.padding or step.size[1] > width + 2 * step.padding:
+                return False
+            height, width = step.size
+    return True
+
+
+def images(size):
+    return np.random.default_rng(size).integers(0, 256, (COUNT, *size, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    return {
+        name: tiny_beton.write(folder / f"{name}.beton", {"image": ("image", list(images(size)))})
+        for name, size in SIZES.items()
+    }
+
+
+def bits(array):
+    return np.ascontiguousarray(array).view(np.uint8)
+
+
+def load(path, steps, epoch, evaluate=False, **options):
+    options = {"batch_size": 7, "num_workers": 2, "seed": 0x1234567890, "drop_last": False, **options}
+    with Loader(path, pipelines={"image": steps}, evaluate=evaluate, **options) as loader:
+        loader.next_epoch = epoch
+        return np.concatenate([batch for (batch,) in loader])
+
+
+def expect(size, steps, epoch, evaluate=False, seed=0x1234567890):
+    return np.stack(
+        [reference.pipeline(steps, image, (seed, epoch, i), evaluate=evaluate) for i, image in enumerate(images(size))]
+    )
+
+
+@pytest.mark.parametrize(
+    "case, size", [(case, size) for case in CASES for size in SIZES if fits(CASES[case], SIZES[size])]
+)
+def test_operations(files, case, size):
+    for epoch, evaluate in ((0, False), (3, False), (1, True)):
+        got = load(files[size], CASES[case], epoch, evaluate)
+        want = expect(SIZES[size], CASES[case], epoch, evaluate)
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("finish", FINISHES)
+@pytest.mark.parametrize("case", ["nothing", "ffcv", "airbench", "staged: cutout flip", "crop narrow"])
+@pytest.mark.parametrize("size", ["32x32", "40x33", "35x64"])
+def test_conversions_and_layouts(files, case, finish, size):
+    steps = CASES[case] + FINISHES[finish]
+    got, want = load(files[size], steps, 2), expect(SIZES[size], steps, 2)
+    assert got.dtype == want.dtype and got.shape == want.shape
+    np.testing.assert_array_equal(bits(got), bits(want))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("mean, std", [
+    ((0, 0, 0), (1, 1, 1)), ((127.5, 0, 255), (127.5, 255, 0.125)), ((128, 1e6, -3.7), (1e-3, 7e4, 3e-7)),
+    ((125.30691805, 122.95039414, 113.86538318), (62.99321928, 62.08870764, 66.70489964)),
+    ((1 / 3, 2e-9, 254.9), (3, 1e9, 0.7)),
+])  # fmt: skip
+def test_every_level_is_rounded_once_from_float64(tmp_path, dtype, mean, std):
+    """All 256 levels of each channel, whether the vector kernels' arithmetic or the table gives them."""
+    levels = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    path = tiny_beton.write(tmp_path / "levels.beton", {"image": ("image", [levels])})
+    steps = [tf.NormalizeImage(mean, std, dtype)]
+    with np.errstate(over="ignore"):
+        want = reference.pipeline(steps, levels, (0, 0, 0))[None]
+    np.testing.assert_array_equal(bits(load(path, steps, 0)), bits(want))
+
+
+def test_instruction_sets_agree_to_the_bit(files):
+    """The scalar reference, AVX2 and AVX-512 each in a process of its own."""
+    found = {}
+    for level in ("scalar", "avx2", "avx512"):
+        environment = {**os.environ, "CGXFFCV_CPU": level}
+        done = subprocess.run(
+            [sys.executable, __file__, *(f"{name}={path}" for name, path in files.items())],
+            env=environment, capture_output=True, text=True, check=True, timeout=300,
+        )  # fmt: skip
+        found[level] = done.stdout
+    assert len(found["scalar"]) == 65 and len(set(found.values())) == 1, found
+
+
+def digest(files):
+    everything = hashlib.sha256()
+    for (name, size), case, finish in itertools.product(SIZES.items(), CASES.values(), FINISHES.values()):
+        hole = [step for step in finish if isinstance(step, tf.Cutout)]
+        if fits(case + hole, size):
+            everything.update(bits(load(files[name], case + finish, 5, num_workers=1)).tobytes())
+    return everything.hexdigest()
+
+
+@pytest.mark.parametrize("kind, most", [("translate", 2), ("crop", 4), ("cutout", 12), ("flip", 1)])
+def test_draws_are_uniform(kind, most):
+    """Each value's count lies within five standard deviations: a fixed seed, so this either always passes or never."""
+    n, counts = 4000, np.zeros((2, most + 1 if kind != "translate" else 5), int)
+    for sample in range(n):
+        words = reference.philox(99, 1, sample, reference.AUGMENT, reference.DRAW[kind])
+        for axis in range(2):
+            counts[axis, reference.below(words[axis], counts.shape[1])] += 1
+    p = 1 / counts.shape[1]
+    assert (np.abs(counts - n * p) < 5 * np.sqrt(n * p * (1 - p))).all(), counts
+
+
+def test_draws_reach_every_place(tmp_path):
+    """Counted on pixels: one white pixel in the middle of black shows where each image went."""
+    image = np.zeros((9, 9, 3), np.uint8)
+    image[4, 4] = 255
+    path = tiny_beton.write(tmp_path / "dot.beton", {"image": ("image", [image] * 2000)})
+    moved = load(path, [tf.RandomTranslate(2)], 0, batch_size=500)
+    places = np.argwhere(moved[..., 0] == 255)[:, 1:] - 4
+    assert len(places) == 2000
+    counts = np.zeros((5, 5), int)
+    np.add.at(counts, tuple((places + 2).T), 1)
+    assert counts.min() > 80 - 5 * 8.8 and counts.max() < 80 + 5 * 8.8
+    flipped = load(path, [tf.RandomCrop((9, 5)), tf.RandomHorizontalFlip()], 0, batch_size=500)
+    assert set(np.argwhere(flipped[..., 0] == 255)[:, 2]) == {0, 1, 2, 3, 4}
+
+
+def test_alternating_flip_shows_both_ways_in_two_epochs(files):
+    first, second, third = (load(files["32x32"], [tf.AlternatingFlip()], epoch) for epoch in range(3))
+    np.testing.assert_array_equal(first, second[:, :, ::-1])
+    np.testing.assert_array_equal(first, third)
+    mirrored = [not np.array_equal(a, b) for a, b in zip(first, images((32, 32)), strict=True)]
+    assert 0 < sum(mirrored) < COUNT
+
+
+def test_draws_do_not_depend_on_steps_without_draws(files):
+    plain = load(files["32x32"], [tf.RandomHorizontalFlip(), tf.Cutout(4)], 1)
+    more = load(files["32x32"], [tf.RandomHorizontalFlip(), tf.Cutout(4), tf.Convert("float32")], 1)
+    np.testing.assert_array_equal(plain, more)
+
+
+@pytest.mark.parametrize("make, error, text", [
+    (lambda: tf.RandomHorizontalFlip(1.5), ValueError, "flip_prob"),
+    (lambda: tf.RandomTranslate(-1), ValueError, "padding"),
+    (lambda: tf.RandomTranslate(1.5), TypeError, "padding"),
+    (lambda: tf.RandomCrop(0), ValueError, "size"),
+    (lambda: tf.RandomCrop(8, 2, "mirror"), ValueError, "reflect"),
+    (lambda: tf.Cutout(4, (1, 2)), ValueError, "fill"),
+    (lambda: tf.NormalizeImage(MEAN, (1, 0, 1), np.float32), ValueError, "std"),
+    (lambda: tf.NormalizeImage(MEAN, STD, np.int32), ValueError, "int32"),
+    (lambda: tf.NormalizeImage((1, 2), STD, np.float32), ValueError, "mean"),
+    (lambda: tf.Convert("flot16"), TypeError, "flot16"),
+    (lambda: tf.GaussianBlur(3), NotImplementedError, "Cutout"),
+])  # fmt: skip
+def test_bad_arguments(make, error, text):
+    with pytest.raises(error, match=text):
+        make()
+
+
+@pytest.mark.parametrize("steps, error, text", [
+    ([tf.RandomCrop(50)], ValueError, "50x50"),
+    ([tf.RandomCrop(32, 32, "reflect")], ValueError, "padding must be in 0..31"),
+    ([tf.Cutout(33)], ValueError, "33x33"),
+    ([tf.RandomTranslate(2, (0, 0.5, 0))], ValueError, "0..255"),
+    ([tf.Cutout(2, 256)], ValueError, "0..255"),
+    ([tf.RandomHorizontalFlip()] * 17, ValueError, "16"),
+    ([FINISHES["float32"][0], tf.RandomTranslate(2)], TypeError, "must come before"),
+    ([FINISHES["float32"][0]] * 2, TypeError, "twice"),
+    ([lambda batch: batch, tf.Cutout(2)], TypeError, "whole batches"),
+    ([tf.Cutout], TypeError, "class"),
+    ([3], TypeError, "3"),
+])  # fmt: skip
+def test_bad_pipelines(files, steps, error, text):
+    with pytest.raises(error, match=text) as caught:
+        Loader(files["32x32"], 4, pipelines={"image": steps})
+    assert "image" in str(caught.value)
+
+
+if __name__ == "__main__":
+    print(digest({name: Path(path) for name, path in (pair.split("=") for pair in sys.argv[1:])}))
