@@ -7,15 +7,18 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from cgxffcv import recipes
+from cgxffcv import __version__, app, recipes
+from cgxffcv import config as configuration
+from cgxffcv.config import Config
 from cgxffcv.recipes import Recipe
-from cgxffcv.report import Progress, RunLog, duration, size
+from cgxffcv.report import Progress, RunLog, duration, set_aside, size
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport, TrainerInterface
 
 WARM_UP_STEPS = 1  # the first step makes its plans
 TIMED_STEPS = 3
 LONG_SECONDS = 600.0  # from here on another recipe is recommended
 RECENT_STEPS = 20  # for images a second
+LAST, BEST = "last.safetensors", "best.safetensors"
 
 
 def gigaflops(recipe: Recipe) -> float:
@@ -55,21 +58,67 @@ def forecast(recipe: Recipe, seconds: float, images: int) -> list[str]:
 
 
 class Run:
-    """What the training loop tells about itself. Other ranks than 0 show nothing and keep nothing."""
+    """What the training loop tells about itself; a context manager. Other ranks than 0 show and keep nothing.
 
-    def __init__(self, trainer: TrainerInterface, folder: Path, log: RunLog | None, mode: str, interval: float):
-        self.trainer, self.folder, self.log = trainer, folder, log
+    `began`: time.monotonic() at the start of the process. `resumed`: the checkpoint that the trainer goes on from.
+    """
+
+    def __init__(self, config: Config, trainer: TrainerInterface, began: float, resumed: Path | None = None):
+        self.trainer, self.began, self.resumed = trainer, began, resumed
+        self.folder = Path(config.log.dir)
         self.ranks, self.epochs = trainer.ranks, trainer.epochs
-        self.shown = log is not None
-        self.progress = Progress("", trainer.steps, mode if self.shown else "off", interval)
+        self.shown = trainer.rank == 0
+        self.log = self._open(config) if self.shown else None
+        self.progress = Progress("", trainer.steps, config.log.progress if self.shown else "off", config.log.interval)
         self.progress.begin_at(trainer.step)
         self.rate = 0.0
         self.sent = 0
         self.tested: EvaluationReport | None = None
+        self._best = trainer.best_accuracy if trainer.epoch > 0 else -1.0
         self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self._epoch, self._loss, self._correct, self._images = -1, 0.0, 0, 0
         self._timed: list[float] = []
-        self._test_seconds = 0.0
+
+    def _open(self, config: Config) -> RunLog:
+        """The folder with a fresh log, or with the one that goes on; what an earlier run left is set aside."""
+        going_on = self.resumed is not None and self.resumed.parent.resolve() == self.folder.resolve()
+        if not going_on and self.folder.is_dir():
+            aside = set_aside(self.folder)
+            if aside is not None:
+                app.say(f"the earlier run in {self.folder} is now in {aside}")
+        log = RunLog(self.folder, resume=going_on)
+        configuration.save(config, self.folder / "config.yaml")
+        start = {"version": __version__, "ranks": self.ranks, "steps": self.trainer.steps, "step": self.trainer.step}
+        log.event("start", {**start, "resumed": self.resumed, "config": config.as_dict()})
+        return log
+
+    def __enter__(self) -> Run:
+        t = self.trainer
+        what = f"{self.ranks} {'process' if self.ranks == 1 else 'processes'}, {t.images_per_step:,} images a step"
+        if self.resumed is not None:
+            self.note(
+                f"going on from {self.resumed}: {t.epoch} of {self.epochs} epochs, {t.step:,} of {t.steps:,} steps done"
+            )
+        self.note(f"training {t.recipe.name}: {self.epochs} epochs, {t.steps:,} steps, {what}")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self._finish()
+        elif isinstance(error, KeyboardInterrupt):
+            self._interrupted()
+        else:
+            self.event("failed", {"error": f"{type(error).__name__}: {error}"})
+        if self.log is not None:
+            self.log.close()
+
+    def _interrupted(self) -> None:
+        """Alone, keeps what has been done so far; among others, only the last epoch's checkpoint is there."""
+        if self.ranks == 1:
+            self.trainer.save(self.folder / LAST)
+        self.event("interrupted", {"step": self.trainer.step})
+        if self.shown and (self.folder / LAST).exists():
+            self.note(f"\n{self.folder / LAST} is there: the same command with --resume goes on from it")
 
     def note(self, text: str) -> None:
         """A line that stays, on rank 0."""
@@ -95,12 +144,12 @@ class Run:
         self.rate, self.sent = step.rate, self.sent + step.wire_bytes
         self._recent.append(step.seconds)
         speed = self.trainer.images_per_step * len(self._recent) / max(sum(self._recent), 1e-9)
+        self._forecast(step)
         text = f"{speed:,.0f} img/s  loss {self._loss / self._images:.3f}  acc {self._correct / self._images:.1%}"
         if self.ranks > 1:
             text += f"  sent {size(self.sent)}"
         self.progress.label = f"epoch {step.epoch + 1}/{self.epochs}"
         self.progress.update(step.step + 1, text)
-        self._forecast(step)
         if step.skipped:
             self.note(f"step {step.step}: a loss or a gradient was not finite; nothing was updated in this step")
         self.event("step", step._asdict())
@@ -121,8 +170,16 @@ class Run:
         trained = self.trainer.steps_per_epoch * self.trainer.images_per_step
         return self.trainer.test_images * len(self.trainer.recipe.views) / (3 * trained)
 
+    def _keep(self, test: EvaluationReport) -> None:
+        """The checkpoints of an epoch: the last one, and the best one if it is that. Collective."""
+        self.trainer.save(self.folder / LAST)
+        if test.accuracy > self._best:
+            self._best = test.accuracy
+            self.trainer.save(self.folder / BEST, best=True)
+
     def epoch(self, epoch: EpochReport, test: EvaluationReport) -> None:
-        """A line that stays, and a record in run.jsonl and log.csv."""
+        """A line that stays, a record in run.jsonl and log.csv, the checkpoints. Collective."""
+        self._keep(test)
         self.tested = test
         speed = epoch.images / max(epoch.seconds, 1e-9)
         sent = f", {size(epoch.wire_bytes)} sent" if self.ranks > 1 else ""
@@ -141,13 +198,13 @@ class Run:
             },
         )  # fmt: skip
 
-    def finish(self, began: float) -> None:
-        """The summary; `began`: time.monotonic() at the start of the process."""
-        seconds = time.monotonic() - began
+    def _finish(self) -> None:
+        """The summary."""
+        seconds = time.monotonic() - self.began
         if self.tested is None:
             self.note(f"nothing to do: all {self.epochs} epochs are done already")
             return
-        best = self.trainer.best_accuracy
+        best = max(self._best, self.tested.accuracy)
         self.note(
             f"\ntest accuracy {self.tested.accuracy:.2%} ({self.tested.correct:,} of {self.tested.images:,} images), "
             f"best {best:.2%}; {duration(seconds)} from start to end on {self.ranks} "
@@ -155,7 +212,7 @@ class Run:
         )
         if self.ranks > 1:
             self.note(f"each rank sent {size(self.sent)} for gradients")
-        self.note(f"kept in {self.folder}/: last.safetensors, best.safetensors, run.jsonl, log.csv, config.yaml")
+        self.note(f"kept in {self.folder}/: {LAST}, {BEST}, run.jsonl, log.csv, config.yaml")
         self.event(
             "end", {"test_accuracy": self.tested.accuracy, "best_accuracy": best, "seconds": seconds, "sent": self.sent}
         )

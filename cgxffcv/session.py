@@ -40,16 +40,25 @@ def choose_recipe(config: Config, say: app.Say) -> Recipe:
     return changed
 
 
-def check_compression(config: Config, say: app.Say) -> int:
-    """The bits that gradients are sent with; as in the demo, compression needs the cgx backend."""
-    bits = config.compression.bits
-    if bits != 32 and config.comm.backend != "cgx":
-        say(
-            f"note: gradients go UNCOMPRESSED: compression.bits = {bits} is used by comm.backend = cgx only, and "
-            f"comm.backend is {config.comm.backend} ({config.origin('comm.backend')}); add --dist-backend cgx"
-        )
-        return 32
-    return bits
+def choose_compression(config: Config, say: app.Say) -> dict[str, object] | None:
+    """How gradients are compressed, None if they are not; as in the demo, compression needs the cgx backend."""
+    c = config.compression
+    if config.comm.backend != "cgx":
+        if c.bits != 32:
+            say(
+                f"note: gradients go UNCOMPRESSED: compression.bits = {c.bits} needs comm.backend = cgx, and it is "
+                f"{config.comm.backend} ({config.origin('comm.backend')}); add --dist-backend cgx"
+            )
+        return None
+    if c.bits == 32:
+        return None
+    return {
+        "bits": c.bits,
+        "bucket_size": c.bucket_size,
+        "layer_min_size": c.layer_min_size,
+        "algorithm": c.algorithm,
+        "rounding": "stochastic" if c.stochastic else "nearest",
+    }
 
 
 def check_device(config: Config) -> None:
@@ -72,15 +81,15 @@ def check_files(config: Config) -> None:
             )
 
 
-def set_threads() -> int:
+def set_threads(say: app.Say) -> int:
     """Gives oneDNN's threads this rank's share of the cores, unless OMP_NUM_THREADS says otherwise; the number.
 
     Must come before the extension module is loaded. Says so if mpirun left this rank fewer cores than its share.
     """
     cores = app.cores_of_this_rank()
     fair = max((os.cpu_count() or 1) // app.local_ranks(), 1)
-    if cores < fair and app.rank() == 0 and app.ranks() > 1:
-        app.say(
+    if cores < fair and app.ranks() > 1:
+        say(
             f"note: mpirun bound each rank to {cores} of this machine's {os.cpu_count()} cores, but each could have "
             f"{fair}: add --bind-to none to mpirun, or use cgxffcv launch"
         )

@@ -1,0 +1,259 @@
+"""From a configuration to a run that reports, with a trainer that only pretends to train."""
+
+import csv
+import json
+import time
+
+import pytest
+
+from cgxffcv import config, recipes, session
+from cgxffcv.errors import ConfigError, UserError
+from cgxffcv.run import Run, cheapest, forecast, gigaflops
+from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
+
+STEPS = 5
+
+
+class PretendTrainer:
+    """The trainer's interface over made-up numbers: epoch e has test accuracy ACCURACY[e]."""
+
+    ACCURACY = (0.3, 0.5, 0.4)
+
+    def __init__(self, recipe=None, rank=0, ranks=1, seconds=0.01):
+        self.recipe, self.rank, self.ranks, self.seconds = recipe or recipes.get("demo"), rank, ranks, seconds
+        self.epochs, self.steps_per_epoch, self.images_per_step = len(self.ACCURACY), STEPS, 100 * ranks
+        self.steps, self.test_images = STEPS * self.epochs, 50
+        self.epoch = self.step = 0
+        self.best_accuracy, self.saved = 0.0, []
+
+    @property
+    def finished(self):
+        return self.epoch == self.epochs
+
+    def run_epoch(self):
+        for _ in range(STEPS):
+            loss = 2.0 - self.step / self.steps
+            yield StepReport(self.epoch, self.step, self.steps, 100, loss, 40, 0.1, self.seconds, 0.0, 1000, False, 32)
+            self.step += 1
+
+    def end_epoch(self):
+        self.epoch += 1
+        images = STEPS * self.images_per_step
+        return EpochReport(self.epoch - 1, images, 1.5, 40 * STEPS, 0.4, 2.0, 5000 * self.ranks, 0, "abc")
+
+    def evaluate(self, tta=True):
+        accuracy = self.ACCURACY[self.epoch - 1]
+        self.best_accuracy = max(self.best_accuracy, accuracy)
+        return EvaluationReport(self.epoch, 50, int(50 * accuracy), accuracy, 1.2, 0.5)
+
+    def save(self, path, *, best=False):
+        self.saved.append((path.name, self.epoch, best))
+        if self.rank == 0:
+            path.write_text(str(self.epoch))
+
+
+def settings(folder, *argv):
+    return config.load(["--log-dir", str(folder), "--log.progress=lines", "--log.interval=0", *argv], environ={})
+
+
+def go(trainer, folder, *argv, resumed=None, stop_at=None):
+    c = settings(folder, *argv)
+    session.choose_recipe(c, lambda text: None)
+    with Run(c, trainer, time.monotonic(), resumed) as run:
+        while not trainer.finished:
+            for step in trainer.run_epoch():
+                if step.step == stop_at:
+                    raise KeyboardInterrupt
+                run.step(step)
+            run.epoch(trainer.end_epoch(), trainer.evaluate())
+
+
+def events(folder):
+    return [json.loads(line) for line in (folder / "run.jsonl").read_text().splitlines()]
+
+
+def test_a_whole_run(tmp_path, capsys):
+    trainer = PretendTrainer()
+    go(trainer, tmp_path / "log")
+    out = capsys.readouterr().err
+    assert "training demo: 3 epochs, 15 steps, 1 process, 100 images a step" in out
+    assert "epoch   2/3: loss 1.500, train 40.00%, test 50.00%, 250 img/s, 2.0 s + 0.5 s\n" in out
+    assert "test accuracy 40.00% (20 of 50 images), best 50.00%" in out and "sent" not in out
+    bar = next(line for line in out.splitlines() if line.startswith("epoch 1/3"))
+    assert "img/s" in bar and "loss 2.000" in bar and "acc 40.0%" in bar
+    last, best = "last.safetensors", "best.safetensors"
+    assert trainer.saved == [(last, 1, False), (best, 1, True), (last, 2, False), (best, 2, True), (last, 3, False)]
+    names = [event["event"] for event in events(tmp_path / "log")]
+    assert names[0] == "start" and names[-1] == "end" and names.count("step") == 15 and names.count("epoch") == 3
+    rows = list(csv.DictReader((tmp_path / "log/log.csv").open()))
+    assert [float(row["test_accuracy"]) for row in rows] == [0.3, 0.5, 0.4]
+    again = config.load(["--config-file", str(tmp_path / "log/config.yaml")], environ={})
+    assert again.training.recipe == "demo" and again.training.batch_size == 256
+
+
+def test_several_ranks_say_what_they_sent(tmp_path, capsys):
+    go(PretendTrainer(ranks=2), tmp_path)
+    out = capsys.readouterr().err
+    assert "2 processes, 200 images a step" in out and ", 10.0 kB sent" in out
+    assert "each rank sent 15.0 kB for gradients" in out
+
+
+def test_other_ranks_are_silent_and_keep_nothing(tmp_path, capsys):
+    trainer = PretendTrainer(rank=1, ranks=2)
+    go(trainer, tmp_path / "log")
+    assert capsys.readouterr() == ("", "")
+    assert not (tmp_path / "log").exists() and len(trainer.saved) == 5
+
+
+def test_a_new_run_keeps_the_old_one(tmp_path, capsys):
+    go(PretendTrainer(), tmp_path)
+    go(PretendTrainer(), tmp_path)
+    old = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert len(old) == 1 and (old[0] / "last.safetensors").read_text() == "3" and len(events(old[0])) == 20 + 1
+    assert f"is now in {old[0]}" in capsys.readouterr().out
+
+
+def test_interrupted_and_resumed(tmp_path, capsys):
+    trainer = PretendTrainer()
+    with pytest.raises(KeyboardInterrupt):
+        go(trainer, tmp_path, stop_at=7)
+    assert "the same command with --resume goes on from it" in capsys.readouterr().err
+    assert trainer.saved[-1] == ("last.safetensors", 1, False) and events(tmp_path)[-1]["event"] == "interrupted"
+    checkpoint = session.checkpoint_to_resume(settings(tmp_path, "--resume"))
+    again = PretendTrainer()
+    again.epoch, again.step, again.best_accuracy = 1, STEPS, 0.3
+    go(again, tmp_path, resumed=checkpoint)
+    assert "going on from" in capsys.readouterr().err
+    assert [e["event"] for e in events(tmp_path)].count("start") == 2  # the log goes on
+    assert ("best.safetensors", 2, True) in again.saved and ("best.safetensors", 3, True) not in again.saved
+
+
+def test_an_interrupted_rank_among_others_does_not_save(tmp_path, capsys):
+    trainer = PretendTrainer(ranks=2)
+    with pytest.raises(KeyboardInterrupt):
+        go(trainer, tmp_path, stop_at=2)
+    assert trainer.saved == [] and "--resume" not in capsys.readouterr().err
+
+
+def test_a_failure_is_in_the_log(tmp_path):
+    trainer = PretendTrainer()
+    trainer.evaluate = lambda: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        go(trainer, tmp_path)
+    assert events(tmp_path)[-1]["error"] == "ZeroDivisionError: division by zero"
+
+
+def test_resumed_when_all_is_done(tmp_path, capsys):
+    trainer = PretendTrainer()
+    trainer.epoch = trainer.epochs
+    go(trainer, tmp_path)
+    assert "nothing to do: all 3 epochs are done already" in capsys.readouterr().err
+
+
+# --- the forecast --------------------------------------------------------------------------------------------------
+
+
+def test_cost_of_the_recipes():
+    # the multiplications and additions that docs give for the two networks, forward and backward
+    assert gigaflops(recipes.get("demo")) == pytest.approx(1.744)
+    assert gigaflops(recipes.get("airbench94")) == pytest.approx(0.70, abs=0.02)
+
+
+def test_forecast_recommends_a_faster_recipe_for_long_trainings():
+    demo, images = recipes.get("demo"), 50_000
+    assert len(forecast(demo, 60.0, images)) == 1
+    lines = forecast(demo, 5400.0, images)
+    assert "1 h 30 min" in lines[0] and f"--training.recipe={cheapest(images).name}" in lines[1]
+    assert len(forecast(cheapest(images), 5400.0, images)) == 1
+
+
+def test_forecast_comes_after_a_few_steps(tmp_path, capsys):
+    go(PretendTrainer(seconds=500.0), tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    said = [i for i, line in enumerate(lines) if line.startswith("This will take about")]
+    # 11 steps of 500 s are left after 4, and tests of 50 plain images for 500 trained: a thirtieth
+    assert len(said) == 1 and "1 h 34 min" in lines[said[0]] and "--training.recipe=" in lines[said[0] + 1]
+
+
+# --- from the configuration ----------------------------------------------------------------------------------------
+
+
+def chosen(*argv):
+    c, said = config.load(list(argv), environ={}), []
+    return session.choose_recipe(c, said.append), c, said
+
+
+def test_the_demo_is_the_default():
+    recipe, c, said = chosen()
+    t = c.training
+    assert (recipe.name, t.batch_size, t.epochs, t.lr, t.momentum, t.weight_decay) == ("demo", 256, 20, 0.1, 0.9, 1e-4)
+    assert c.origin("training.lr") == "recipe demo" and said == []
+
+
+def test_a_recipe_with_changes():
+    recipe, c, _ = chosen("--training.recipe=airbench94", "--epochs=3", "--recipe.widths=16,64,64")
+    assert (recipe.epochs, recipe.widths, recipe.optimizer) == (3, (16, 64, 64), "muon")
+    assert c.origin("training.epochs") == "--epochs" and c.origin("recipe.optimizer") == "recipe airbench94"
+
+
+def test_a_configuration_of_ffcvs_means_ffcvs_recipe():
+    recipe, c, _ = chosen("--training.lr_peak_epoch=4", "--training.epochs=16", "--training.lr_tta=true")
+    assert (recipe.name, recipe.schedule, recipe.lr_peak_epoch, recipe.test_views) == ("ffcv", "triangle", 4, "mirror")
+    assert "because" in c.origin("training.recipe")
+    recipe, _, said = chosen("--training.lr_peak_epoch=4", "--training.recipe=demo")
+    assert recipe.name == "demo" and "lr_peak_epoch is not used" in said[0]
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    [
+        (["--training.recipe=airbench49"], "--training.recipe: training.recipe: no recipe 'airbench49'; did you mean"),
+        (["--recipe.activation=rlu"], "recipe.activation (--recipe.activation)"),
+        (["--recipe.widths=1,2", "--training.recipe=airbench94"], "recipe.widths (--recipe.widths)"),
+    ],
+)
+def test_recipes_that_cannot_be(argv, expected):
+    with pytest.raises(ConfigError) as caught:
+        chosen(*argv)
+    assert expected in str(caught.value)
+
+
+def test_compression_needs_its_backend():
+    said = []
+    off = config.load(["--quantization-bits=4"], environ={})
+    assert session.choose_compression(off, said.append) is None
+    assert "UNCOMPRESSED" in said[0] and "--dist-backend cgx" in said[0]
+    on = config.load(["--quantization-bits=4", "--dist-backend=cgx", "--compression.stochastic=1"], environ={})
+    found = session.choose_compression(on, said.append)
+    assert (found["bits"], found["bucket_size"], found["rounding"], len(said)) == (4, 1024, "stochastic", 1)
+    assert session.choose_compression(config.load(["--dist-backend=cgx"], environ={}), said.append) is None
+
+
+def test_missing_files_name_the_command(tmp_path):
+    with pytest.raises(UserError, match=r"cifar_train.beton: no such file .*python write_datasets.py --config-file"):
+        session.check_files(config.load(["--dataset-dir", str(tmp_path)], environ={}))
+
+
+def test_gpu_is_refused():
+    with pytest.raises(UserError, match="training.device = gpu .--training.device.: this build has no CUDA"):
+        session.check_device(config.load(["--training.device=gpu"], environ={}))
+
+
+@pytest.mark.parametrize("wish", ["--resume", "--resume={0}", "--resume={0}/x.safetensors"])
+def test_resume_names_what_is_missing(tmp_path, wish):
+    with pytest.raises(UserError, match="is not there. Start without --resume"):
+        session.checkpoint_to_resume(settings(tmp_path, wish.format(tmp_path)))
+
+
+def test_threads(monkeypatch):
+    said = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(session.app, "cores_of_this_rank", lambda: 1)
+    monkeypatch.setattr(session.app, "ranks", lambda: 2)
+    monkeypatch.setattr(session.app, "local_ranks", lambda: 2)
+    monkeypatch.setattr(session.os, "cpu_count", lambda: 8)
+    assert session.set_threads(said.append) == 1 and "--bind-to none" in said[0]
+    assert session.os.environ["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert session.set_threads(said.append) == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
