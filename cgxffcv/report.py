@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 BAR_INTERVAL = 0.1
+FALLBACK_COLUMNS = 80
 
 
 def duration(seconds: float) -> str:
@@ -37,6 +37,28 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def terminal_columns(stream: TextIO) -> int | None:
+    """The width of the terminal that `stream` ends in; None if it ends elsewhere.
+
+    mpirun puts itself between a rank and the terminal: there its own stderr is looked at.
+    """
+    try:
+        if "OMPI_COMM_WORLD_SIZE" in os.environ:
+            target = os.readlink(f"/proc/{os.getppid()}/fd/2")
+            if not target.startswith(("/dev/pts/", "/dev/tty")):
+                return None
+            terminal = os.open(target, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+            try:
+                return os.get_terminal_size(terminal).columns or FALLBACK_COLUMNS
+            finally:
+                os.close(terminal)
+        if not stream.isatty():
+            return None
+        return os.get_terminal_size(stream.fileno()).columns or FALLBACK_COLUMNS
+    except (OSError, ValueError):
+        return FALLBACK_COLUMNS if stream.isatty() and "OMPI_COMM_WORLD_SIZE" not in os.environ else None
+
+
 class Progress:
     """A line that says how far something is: redrawn in a terminal, else a new line every `interval` seconds.
 
@@ -48,7 +70,7 @@ class Progress:
     ):
         self.label, self.total, self.interval = label, total, interval
         self.stream = sys.stderr if stream is None else stream
-        self.mode = ("bar" if self.stream.isatty() else "lines") if mode == "auto" else mode
+        self.mode = ("bar" if terminal_columns(self.stream) else "lines") if mode == "auto" else mode
         self.started = time.monotonic()
         self._begun, self._shown, self._width = 0.0, self.started, 0
 
@@ -92,7 +114,7 @@ class Progress:
         if self.mode == "lines":
             self.stream.write(line + "\n")
         else:
-            columns = shutil.get_terminal_size().columns - 1
+            columns = (terminal_columns(self.stream) or FALLBACK_COLUMNS) - 1
             room = columns - len(line) - 3
             if room >= 10:
                 room = min(room, 30)

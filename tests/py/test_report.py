@@ -1,8 +1,12 @@
 """The progress line in a terminal and without one, the run's records, and what an earlier run left."""
 
 import csv
+import fcntl
 import io
 import json
+import os
+import struct
+import termios
 
 import pytest
 
@@ -59,8 +63,7 @@ def test_plain_lines_come_at_the_interval(clock):
     assert lines[-1] == "epoch 1 100%  loss 100"
 
 
-def test_a_terminal_gets_one_line_redrawn(clock, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
+def test_a_terminal_gets_one_line_redrawn(clock):
     out = Terminal()
     progress = report.Progress("epoch 1", 100, stream=out)
     for done in range(1, 101):
@@ -72,6 +75,30 @@ def test_a_terminal_gets_one_line_redrawn(clock, monkeypatch):
     assert len(redrawn) == 102 and all(len(line.rstrip("\n")) <= 79 for line in redrawn)
     assert redrawn[-1].rstrip() == "epoch 1 [" + "#" * 30 + "] 100%  done"
     assert len(redrawn[-1].rstrip("\n")) >= len(redrawn[-2].rstrip())  # nothing of the longer line is left
+
+
+def test_the_width_is_the_terminals_own():
+    ours, theirs = os.openpty()
+    try:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 123, 0, 0))
+        with open(theirs, "w", closefd=False) as stream:
+            assert report.terminal_columns(stream) == 123
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_under_mpirun_its_terminal_counts(monkeypatch, tmp_path):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    for target, expected in (("pipe:[1]", None), ("/dev/pts/987654", None), ("/dev/null", None)):
+        monkeypatch.setattr(report.os, "readlink", lambda path, target=target: target)
+        assert report.terminal_columns(Terminal()) is expected
+    ours, theirs = os.openpty()
+    monkeypatch.setattr(report.os, "readlink", lambda path: os.ttyname(theirs))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 99, 0, 0))
+    assert report.terminal_columns(io.StringIO()) == 99
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_a_terminal_is_not_flooded(clock):
