@@ -16,6 +16,8 @@ _EXPORTS = {
     **dict.fromkeys(
         ["BetonError", "CommError", "CommTimeout", "CudaError", "NotBuiltError", "PeerLost", "build_info"], "_cgxffcv"
     ),
+    "DatasetWriter": "cgxffcv.writer",
+    "Reader": "cgxffcv.reader",
 }
 
 __all__ = [*_EXPORTS, "__version__"]
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from _cgxffcv import NotBuiltError as NotBuiltError
     from _cgxffcv import PeerLost as PeerLost
     from _cgxffcv import build_info as build_info
+
+    from cgxffcv.reader import Reader as Reader
+    from cgxffcv.writer import DatasetWriter as DatasetWriter
 
 
 def __getattr__(name: str) -> Any:

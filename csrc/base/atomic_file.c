@@ -17,6 +17,7 @@
 
 struct AtomicFile {
     int descriptor;
+    pid_t owner;     /* a forked child that inherits the handle must not delete the file */
     char *path;      /* owned */
     char *temporary; /* owned */
 };
@@ -41,6 +42,7 @@ Status atomic_file_create(const char *path, AtomicFile **out) {
     if (size == 1) FAIL(STATUS_ARGUMENT, "an empty file name");
     TRY(memory_calloc(1, sizeof *file, &file));
     file->descriptor = -1;
+    file->owner = getpid();
     TRY_GOTO(memory_alloc(size, 1, &file->path));
     memcpy(file->path, path, size);
     TRY_GOTO(memory_calloc(size + SUFFIX_BYTES, 1, &file->temporary));
@@ -147,6 +149,6 @@ Status atomic_file_commit_unsynced(AtomicFile *file) { return commit(file, false
 
 void atomic_file_abort(AtomicFile *file) {
     if (file == NULL) return;
-    if (file->descriptor >= 0) unlink(file->temporary);
+    if (file->descriptor >= 0 && file->owner == getpid()) unlink(file->temporary);
     release(file);
 }

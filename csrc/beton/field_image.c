@@ -1,9 +1,6 @@
 /* RGB images: mode, width, height, pointer in 13 packed bytes; a raw image's size follows from them, a JPEG's stands
  * in the allocation table alone. */
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/philox.h"
 #include "beton/encode.h"
@@ -34,7 +31,7 @@ static Status describe(const BetonFieldSpec *spec, BetonField *field, unsigned c
     if (!(spec->compress_probability >= 0 && spec->compress_probability <= 1)) {
         FAIL(STATUS_ARGUMENT, "compress_probability must be in 0..1, not %g", spec->compress_probability);
     }
-    if (spec->write_mode < BETON_WRITE_RAW || spec->write_mode > BETON_WRITE_SMART) {
+    if (spec->write_mode < BETON_WRITE_RAW || spec->write_mode > BETON_WRITE_GIVEN) {
         FAIL(STATUS_ARGUMENT, "unknown write mode %d", (int)spec->write_mode);
     }
     return STATUS_OK;
@@ -49,33 +46,7 @@ typedef struct Picture {
     size_t stride;
 } Picture;
 
-static Status read_file(EncodeJob *job, const char *path, Picture *picture) {
-    Status status = STATUS_OK;
-    struct stat info;
-    unsigned char *bytes = NULL;
-    int descriptor;
-    RETRY_EINTR(descriptor, open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-    if (descriptor < 0) FAIL_ERRNO("cannot open %s", path);
-    if (fstat(descriptor, &info) != 0) FAIL_ERRNO_GOTO("cannot read %s", path);
-    if (!S_ISREG(info.st_mode)) FAIL_GOTO(STATUS_FORMAT, "%s is not a regular file", path);
-    if ((uint64_t)info.st_size > BETON_MAX_PAGE_BYTES) FAIL_GOTO(STATUS_FORMAT, "%s is over 1 GiB", path);
-    TRY_GOTO(arena_alloc(&job->arena, (size_t)info.st_size, &bytes));
-    size_t have = 0;
-    while (have < (size_t)info.st_size) {
-        ssize_t got;
-        RETRY_EINTR(got, read(descriptor, bytes + have, (size_t)info.st_size - have));
-        if (got < 0) FAIL_ERRNO_GOTO("cannot read %s", path);
-        if (got == 0) FAIL_GOTO(STATUS_FORMAT, "%s has become shorter while it was read", path);
-        have += (size_t)got;
-    }
-    picture->jpeg = bytes;
-    picture->jpeg_bytes = have;
-done:
-    close(descriptor);
-    return status;
-}
-
-static Status take(EncodeJob *job, const BetonValue *value, Picture *picture) {
+static Status take(const BetonValue *value, Picture *picture) {
     *picture = (Picture){0};
     switch (value->source) {
     case BETON_SOURCE_PIXELS:
@@ -88,9 +59,6 @@ static Status take(EncodeJob *job, const BetonValue *value, Picture *picture) {
     case BETON_SOURCE_JPEG:
         picture->jpeg = value->data;
         picture->jpeg_bytes = value->size;
-        break;
-    case BETON_SOURCE_JPEG_FILE:
-        TRY(read_file(job, value->data, picture));
         break;
     default:
         FAIL(STATUS_TYPE, "an image was expected");
@@ -110,7 +78,7 @@ static ImageSize reduced(ImageSize size, uint32_t limit) {
     return (ImageSize){to.width == 0 ? 1 : to.width, to.height == 0 ? 1 : to.height};
 }
 
-static bool wants_jpeg(const EncodeJob *job, const BetonFieldSpec *spec, ImageSize size) {
+static bool wants_jpeg(const EncodeJob *job, const BetonFieldSpec *spec, const Picture *picture, ImageSize size) {
     uint64_t raw = (uint64_t)size.width * size.height * 3;
     switch (spec->write_mode) {
     case BETON_WRITE_JPEG:
@@ -121,6 +89,8 @@ static bool wants_jpeg(const EncodeJob *job, const BetonFieldSpec *spec, ImageSi
     }
     case BETON_WRITE_SMART:
         return spec->smart_threshold >= 0 && raw > (uint64_t)spec->smart_threshold;
+    case BETON_WRITE_GIVEN:
+        return picture->jpeg != NULL;
     default:
         return false;
     }
@@ -178,10 +148,10 @@ static Status make_contiguous(EncodeJob *job, Picture *picture) {
 static Status encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
                      ChunkPart *part) {
     Picture picture;
-    TRY(take(job, value, &picture));
+    TRY(take(value, &picture));
     ImageSize to = reduced(picture.size, spec->max_resolution);
     bool resized = to.width != picture.size.width || to.height != picture.size.height;
-    bool as_jpeg = wants_jpeg(job, spec, to);
+    bool as_jpeg = wants_jpeg(job, spec, &picture, to);
     if (as_jpeg && picture.jpeg != NULL && !resized) {
         if (!jpeg_has_end(picture.jpeg, (size_t)picture.jpeg_bytes)) {
             FAIL(STATUS_FORMAT, "truncated JPEG data: no end marker in %llu bytes",

@@ -14,7 +14,8 @@ typedef enum BetonWriteMode {
     BETON_WRITE_RAW,
     BETON_WRITE_JPEG,
     BETON_WRITE_PROPORTION, /* JPEG with compress_probability, drawn from (seed, sample index, field index) */
-    BETON_WRITE_SMART       /* JPEG if height * width * 3 exceeds smart_threshold */
+    BETON_WRITE_SMART,      /* JPEG if height * width * 3 exceeds smart_threshold */
+    BETON_WRITE_GIVEN       /* JPEG if it comes as JPEG */
 } BetonWriteMode;
 
 typedef struct BetonFieldSpec {
@@ -42,13 +43,12 @@ Status beton_schema_create(const BetonFieldSpec *fields, size_t num_fields, Beto
 void beton_schema_destroy(BetonSchema *schema); /* NULL is fine */
 
 typedef enum BetonSource {
-    BETON_SOURCE_SCALAR,    /* integer or number */
-    BETON_SOURCE_BYTES,     /* data, size: bytes, JSON text with its NUL, an array's elements */
-    BETON_SOURCE_PIXELS,    /* data, width, height, stride: RGB */
-    BETON_SOURCE_JPEG,      /* data, size: a JPEG stream, stored unchanged where the write mode allows */
-    BETON_SOURCE_JPEG_FILE, /* data: the name of such a file */
-    BETON_SOURCE_BAD        /* none: the sample is refused; data: the reason, a string; integer: the index of the field
-                             * to blame, or -1 */
+    BETON_SOURCE_SCALAR, /* integer or number */
+    BETON_SOURCE_BYTES,  /* data, size: bytes, JSON text with its NUL, an array's elements */
+    BETON_SOURCE_PIXELS, /* data, width, height, stride: RGB */
+    BETON_SOURCE_JPEG,   /* data, size: a JPEG stream, stored unchanged where the write mode allows */
+    BETON_SOURCE_BAD     /* none: the sample is refused; data: the reason, a string; integer: the index of the field
+                          * to blame, or -1 */
 } BetonSource;
 
 /* One value of one sample; pointers are borrowed until the chunk made from it has been appended. */

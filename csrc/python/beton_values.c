@@ -32,13 +32,13 @@ static int kind_of(const char *name, BetonKind *out) {
 }
 
 static int write_mode_of(const char *name, BetonWriteMode *out) {
-    static const char *const names[] = {"raw", "jpg", "proportion", "smart"};
-    for (int i = 0; i < 4; i++) {
+    static const char *const names[] = {"raw", "jpg", "proportion", "smart", "given"};
+    for (int i = 0; i < 5; i++) {
         if (strcmp(names[i], name) != 0) continue;
         *out = (BetonWriteMode)i;
         return 0;
     }
-    PyErr_Format(PyExc_ValueError, "write_mode must be 'raw', 'jpg', 'proportion' or 'smart', not '%s'", name);
+    PyErr_Format(PyExc_ValueError, "write_mode must be 'raw', 'jpg', 'proportion', 'smart' or 'given', not '%s'", name);
     return -1;
 }
 
@@ -218,14 +218,6 @@ static int pixels_of(const Py_buffer *buffer, BetonValue *value) {
 }
 
 static int image_of(ValueBatch *batch, PyObject *object, BetonValue *value) {
-    if (PyUnicode_Check(object)) {
-        PyObject *path = PyUnicode_EncodeFSDefault(object);
-        if (path == NULL) return -1;
-        int kept = PyList_Append(batch->objects, path);
-        *value = (BetonValue){.source = BETON_SOURCE_JPEG_FILE, .data = PyBytes_AS_STRING(path)};
-        Py_DECREF(path);
-        return kept;
-    }
     const Py_buffer *buffer = hold_buffer(batch, object, PyBUF_STRIDES | PyBUF_FORMAT);
     if (buffer == NULL) return -1;
     if (is_byte_format(buffer->format) && buffer->ndim == 3) return pixels_of(buffer, value);

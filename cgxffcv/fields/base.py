@@ -1,0 +1,124 @@
+"""What every field of a .beton file has in common, and how a user's own field is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+ARGUMENT_BYTES = 1024
+
+# What the C core takes for one field; see csrc/python/beton_values.h.
+Spec = tuple[str, str, str, int, int, int, float, str, tuple[int, ...], int, int, int, int, bytes]
+
+
+def spec(
+    kind: str,
+    name: str,
+    *,
+    write_mode: str = "raw",
+    max_resolution: int = 0,
+    smart_threshold: int = -1,
+    jpeg_quality: int = 90,
+    compress_probability: float = 0.5,
+    dtype: str = "uint8",
+    shape: tuple[int, ...] = (),
+    record_bytes: int = 0,
+    record_alignment: int = 1,
+    pointer_offset: int = -1,
+    size_offset: int = -1,
+    arguments: bytes = b"",
+) -> Spec:
+    return (kind, name, write_mode, max_resolution, smart_threshold, jpeg_quality, compress_probability, dtype, shape,
+            record_bytes, record_alignment, pointer_offset, size_offset, arguments)  # fmt: skip
+
+
+class Field:
+    """One column of a data set.
+
+    The fields of this package (IntField, RGBImageField...) override `describe` and `convert`. A field of your own
+    (type 255) subclasses this and defines, as with FFCV:
+
+    - `metadata_type`: the NumPy dtype of its record, a class attribute or property. Its entry `pointer_field` (default
+      "ptr", u8) holds the position of the sample's data, its entry `size_field` (default "size", u8), if any, the
+      number of bytes. Without a pointer entry the record is all there is.
+    - `encode(destination, value, malloc)`: fills `destination`, an array of one record; `malloc(n)` gives
+      (pointer, uint8 array of n) for the data, at most once a sample. The pointer is a placeholder: the writer stores
+      the real one in `pointer_field`.
+    - optionally `to_binary()` -> at most 1,024 bytes kept in the file's header, `from_binary(arguments)` -> the field,
+      and `decode(record, data)` -> the value, which `Reader` then gives instead of (record, data).
+    """
+
+    metadata_type: Any = None
+    pointer_field: ClassVar[str] = "ptr"
+    size_field: ClassVar[str] = "size"
+
+    def to_binary(self) -> bytes | np.ndarray:
+        """What the file's header keeps of this field: at most 1,024 bytes."""
+        return b""
+
+    @classmethod
+    def from_binary(cls, arguments: np.ndarray) -> Field:
+        """The field whose `to_binary` gave these 1,024 bytes (uint8, zero-padded)."""
+        return cls()
+
+    def encode(self, destination: np.ndarray, value: Any, malloc: Callable[[int], tuple[int, np.ndarray]]) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must define encode(destination, value, malloc)")
+
+    def layout(self) -> tuple[int, int, int, int]:
+        """(record bytes, alignment, offset of the pointer or -1, offset of the size or -1) of a custom field."""
+        if self.metadata_type is None:
+            raise TypeError(f"{type(self).__name__} must define metadata_type, the NumPy dtype of its record")
+        dtype = np.dtype(self.metadata_type)
+        offsets = {}
+        for role, entry in (("pointer", self.pointer_field), ("size", self.size_field)):
+            known = (dtype.fields or {}).get(entry)
+            if known is not None and known[0] != np.dtype("<u8"):
+                raise TypeError(
+                    f"{type(self).__name__}: entry {entry!r} of metadata_type must be '<u8', not {known[0]}"
+                )
+            offsets[role] = -1 if known is None else int(known[1])
+        if offsets["pointer"] < 0:
+            offsets["size"] = -1
+        return dtype.itemsize, dtype.alignment, offsets["pointer"], offsets["size"]
+
+    def describe(self, name: str) -> Spec:
+        """What the C core has to know of the field."""
+        size, alignment, pointer, length = self.layout()
+        binary = self.to_binary()
+        arguments = binary.tobytes() if isinstance(binary, np.ndarray) else bytes(binary)
+        return spec("custom", name, record_bytes=size, record_alignment=alignment, pointer_offset=pointer,
+                    size_offset=length, arguments=arguments)  # fmt: skip
+
+    def convert(self, value: Any) -> Any:
+        """The value as the C core takes it; TypeError or ValueError says what is wrong with it."""
+        record = np.zeros(1, np.dtype(self.metadata_type))
+        regions: list[np.ndarray] = []
+
+        def malloc(size: int) -> tuple[int, np.ndarray]:
+            if regions:
+                raise ValueError(f"{type(self).__name__}.encode called malloc twice; a sample has one data region")
+            regions.append(np.zeros(int(size), np.uint8))
+            return 0, regions[0]
+
+        self.encode(record, value, malloc)
+        has_pointer = self.layout()[2] >= 0
+        if has_pointer != bool(regions):
+            need = "must" if has_pointer else "must not"
+            raise ValueError(f"{type(self).__name__}.encode {need} call malloc: its record has "
+                             f"{'a' if has_pointer else 'no'} pointer")  # fmt: skip
+        return record.tobytes(), regions[0] if regions else None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+def _check_int(name: str, value: Any, least: int, most: int | None = None) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    number = int(value)
+    if number < least or (most is not None and number > most):
+        raise ValueError(f"{name} must be {f'in {least}..{most}' if most is not None else f'at least {least}'}, "
+                         f"not {number}")  # fmt: skip
+    return number

@@ -1,0 +1,47 @@
+"""Whole and real numbers."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from cgxffcv.fields.base import Field, Spec, spec
+
+
+def _scalar(value: Any) -> Any:
+    """The one element of an array or tensor of one element; other things as they are."""
+    item = getattr(value, "item", None)
+    if item is None or getattr(value, "size", 1) == 0:
+        return value
+    try:
+        return item()
+    except (ValueError, RuntimeError):
+        raise ValueError(f"one number was expected, not an array of shape {tuple(value.shape)}") from None
+
+
+class IntField(Field):
+    """A whole number, stored as int64 in the record. Takes int, bool, NumPy integers, arrays of one integer."""
+
+    def describe(self, name: str) -> Spec:
+        return spec("int", name)
+
+    def convert(self, value: Any) -> int:
+        if type(value) is int:
+            return value
+        try:
+            return operator.index(_scalar(value))
+        except TypeError:
+            raise TypeError(f"a whole number was expected, not {type(value).__name__} {value!r:.60}") from None
+
+
+class FloatField(Field):
+    """A real number, stored as float64 in the record."""
+
+    def describe(self, name: str) -> Spec:
+        return spec("float", name)
+
+    def convert(self, value: Any) -> float:
+        try:
+            return float(_scalar(value))
+        except TypeError:
+            raise TypeError(f"a number was expected, not {type(value).__name__}") from None

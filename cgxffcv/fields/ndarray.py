@@ -1,0 +1,69 @@
+"""Arrays and tensors of one dtype and shape."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from cgxffcv.fields.base import Field, Spec, _check_int, spec
+
+MAX_DIMS = 32
+DTYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32",
+          "float64", "complex64", "complex128")  # fmt: skip
+
+
+def _dtype(dtype: Any) -> np.dtype:
+    """From anything NumPy knows, a torch dtype or its name."""
+    name = str(dtype)
+    if name.startswith("torch."):
+        dtype = name.removeprefix("torch.")
+    try:
+        known = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype {dtype!r} is not known; one of {', '.join(DTYPES)} was expected") from None
+    if known.name not in DTYPES or not known.isnative:
+        raise TypeError(f"dtype {known} cannot be stored; one of {', '.join(DTYPES)} (little-endian) was expected")
+    return known
+
+
+class NDArrayField(Field):
+    """Arrays of one dtype and one shape (1 to 32 dimensions, none of them 0); the file keeps no length for each.
+
+    dtype: anything np.dtype takes: bool, integers, floats, complex. shape: a tuple of integers.
+    A value's dtype and shape must be exactly these.
+    """
+
+    kind = "array"
+
+    def __init__(self, dtype: Any, shape: tuple[int, ...] | int):
+        self.dtype = _dtype(dtype)
+        sides = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+        if not 1 <= len(sides) <= MAX_DIMS:
+            raise ValueError(f"shape must have 1 to {MAX_DIMS} dimensions, not {len(sides)}: {shape}")
+        self.shape = tuple(_check_int("a side of shape", side, 1) for side in sides)
+        if math.prod(self.shape) * self.dtype.itemsize > 1 << 30:
+            raise ValueError(f"a value of shape {self.shape} and dtype {self.dtype} is over the limit of 1 GiB")
+
+    def describe(self, name: str) -> Spec:
+        return spec(self.kind, name, dtype=self.dtype.name, shape=self.shape)
+
+    def convert(self, value: Any) -> np.ndarray:
+        if hasattr(value, "detach"):
+            value = value.detach().cpu().numpy()
+        array = np.asarray(value)
+        if array.dtype != self.dtype:
+            raise TypeError(f"an array of {self.dtype} was expected, not of {array.dtype}; astype converts it")
+        if array.shape != self.shape:
+            raise ValueError(f"an array of shape {self.shape} was expected, not {array.shape}")
+        return np.ascontiguousarray(array)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.dtype.name!r}, {self.shape})"
+
+
+class TorchTensorField(NDArrayField):
+    """Torch tensors of one dtype and shape, as NDArrayField. dtype: a torch dtype or its name; torch is not needed."""
+
+    kind = "tensor"

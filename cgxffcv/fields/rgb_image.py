@@ -1,0 +1,112 @@
+"""RGB images, stored raw or as JPEG."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+import _cgxffcv
+import numpy as np
+
+from cgxffcv.fields.base import Field, Spec, _check_int, spec
+
+WRITE_MODES = ("raw", "jpg", "proportion", "smart", "given")
+# Pillow's modes that turn into RGB without losing anything but a palette or an ink model.
+PLAIN_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "HSV", "LAB")
+
+
+def _pixels(value: Any) -> np.ndarray:
+    """A writable or read-only uint8 (height, width, 3) array whose rows are contiguous."""
+    array = np.asarray(value)
+    if array.dtype != np.uint8:
+        raise TypeError(f"an image must be uint8, not {array.dtype}")
+    if array.ndim != 3 or array.shape[2] != 3:
+        hint = "; np.moveaxis(image, 0, -1) turns CHW into HWC" if array.ndim == 3 and array.shape[0] == 3 else ""
+        raise ValueError(f"an image must have shape (height, width, 3), not {array.shape}{hint}")
+    if array.strides[1:] != (3, 1) or array.strides[0] < 3 * array.shape[1]:
+        array = np.ascontiguousarray(array)
+    return array
+
+
+def _from_pillow(image: Any) -> np.ndarray:
+    if image.mode not in PLAIN_MODES:
+        raise ValueError(f"an image of Pillow's mode {image.mode}; image.convert('RGB') makes it storable")
+    return _pixels(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _from_file(data: bytes, what: str) -> Any:
+    """JPEG as it is if the format can hold it, anything else through Pillow."""
+    try:
+        _cgxffcv.jpeg_header(data)
+        return data
+    except _cgxffcv.BetonError as error:
+        reason = str(error)
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise ValueError(
+            f"{what}: {reason}; with Pillow installed (pip install Pillow) other images work too"
+        ) from None
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return _pixels(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{what}: no readable image ({reason}; Pillow: {error})") from None
+
+
+class RGBImageField(Field):
+    """Images of any size up to 65,535 x 65,535 (JPEG: 65,500).
+
+    write_mode: "raw" (pixels), "jpg", "proportion" (each image JPEG with `compress_probability`, a pure function of the
+    writer's seed and the sample's index), "smart" (JPEG if height * width * 3 > `smart_threshold`, in bytes; None means
+    never), "given" (JPEG if it comes as JPEG).
+    max_resolution: images whose longer side exceeds it are reduced to it by area resampling.
+    jpeg_quality: 1..100, for what is encoded here (baseline 4:2:0).
+
+    Takes uint8 arrays and tensors (height, width, 3), Pillow images, JPEG streams as bytes, and paths of image files.
+    JPEG data that is stored as JPEG at its own size goes into the file unchanged.
+    """
+
+    def __init__(
+        self,
+        write_mode: str = "raw",
+        max_resolution: int | None = None,
+        smart_threshold: int | None = None,
+        jpeg_quality: int = 90,
+        compress_probability: float = 0.5,
+    ):
+        if write_mode not in WRITE_MODES:
+            raise ValueError(f"write_mode must be one of {', '.join(WRITE_MODES)}, not {write_mode!r}")
+        self.write_mode = write_mode
+        self.max_resolution = 0 if max_resolution is None else _check_int("max_resolution", max_resolution, 1, 65535)
+        self.smart_threshold = -1 if smart_threshold is None else _check_int("smart_threshold", smart_threshold, 0)
+        self.jpeg_quality = _check_int("jpeg_quality", jpeg_quality, 1, 100)
+        self.compress_probability = float(compress_probability)
+        if not 0 <= self.compress_probability <= 1:
+            raise ValueError(f"compress_probability must be in 0..1, not {compress_probability}")
+
+    def describe(self, name: str) -> Spec:
+        return spec("image", name, write_mode=self.write_mode, max_resolution=self.max_resolution,
+                    smart_threshold=self.smart_threshold, jpeg_quality=self.jpeg_quality,
+                    compress_probability=self.compress_probability)  # fmt: skip
+
+    def convert(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return _pixels(value)
+        if isinstance(value, bytes | bytearray | memoryview):
+            return _from_file(bytes(value), "the image's bytes")
+        if isinstance(value, str | os.PathLike):
+            with open(value, "rb") as file:
+                return _from_file(file.read(), os.fspath(value))
+        if hasattr(value, "mode") and hasattr(value, "convert"):
+            return _from_pillow(value)
+        if hasattr(value, "detach"):
+            value = value.detach().cpu().numpy()
+        if not hasattr(value, "__array__") and not hasattr(value, "__array_interface__"):
+            raise TypeError("an image must be a uint8 array, a Pillow image, JPEG bytes or a path, not "
+                            f"{type(value).__name__}")  # fmt: skip
+        return _pixels(value)
+
+    def __repr__(self) -> str:
+        return f"RGBImageField(write_mode={self.write_mode!r})"

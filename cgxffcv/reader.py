@@ -1,0 +1,205 @@
+"""Reading .beton files sample by sample and column by column. (Training reads batches: cgxffcv.Loader.)"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import _cgxffcv
+import numpy as np
+
+from cgxffcv.fields.base import ARGUMENT_BYTES, Field
+
+DESCRIPTOR_BYTES = 17 + ARGUMENT_BYTES
+CUSTOM_TYPE = 255
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """One field of an open file.
+
+    kind: int, float, image, bytes, array, json, tensor or custom. Arrays and tensors have `dtype` and `shape`. The
+    extremes are over all samples: bytes of data, and for images sides and the numbers of JPEG and raw ones.
+    """
+
+    name: str
+    kind: str
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+    min_bytes: int = 0
+    max_bytes: int = 0
+    min_width: int | None = None
+    max_width: int | None = None
+    min_height: int | None = None
+    max_height: int | None = None
+    num_jpeg: int | None = None
+    num_raw: int | None = None
+
+
+def beton_error(
+    reason: str, path: str | None = None, field: str | None = None, sample: int | None = None, offset: int | None = None
+) -> _cgxffcv.BetonError:
+    """A BetonError as the C core makes them: message and attributes."""
+    where = [] if path is None else [f"{path}: "]
+    where += [] if sample is None else [f"sample {sample}: "]
+    where += [] if not field else [f"field '{field}': "]
+    error = _cgxffcv.BetonError("".join(where) + reason)
+    error.path, error.offset, error.field, error.sample, error.reason = path, offset, field or None, sample, reason
+    return error
+
+
+def _custom_fields(path: str, classes: Mapping[str, Any]) -> dict[str, Field]:
+    """The user's own fields of the file, made from the arguments in its header. Lenient: the core checks the file."""
+    found: dict[str, Field] = {}
+    with open(path, "rb") as file:
+        head = file.read(24)
+        count = struct.unpack_from("<H", head, 2)[0] if len(head) == 24 else 0
+        for _ in range(count):
+            descriptor = file.read(DESCRIPTOR_BYTES)
+            if len(descriptor) < DESCRIPTOR_BYTES:
+                break
+            name = descriptor[1:17].split(b"\0")[0].decode("ascii", "replace")
+            if descriptor[0] == CUSTOM_TYPE and name in classes:
+                given = classes[name]
+                arguments = np.frombuffer(descriptor, np.uint8, ARGUMENT_BYTES, 17)
+                found[name] = given.from_binary(arguments) if isinstance(given, type) else given
+    return found
+
+
+class Reader(Sequence[dict[str, Any]]):
+    """An open .beton file: `reader[i]` is sample i as a dict from field names to values.
+
+    path: the file. It is checked as a whole (but for its data) when it is opened: BetonError says what is wrong.
+    custom_fields: for fields of a user's own type, {name: class or instance} of cgxffcv.fields.Field.
+    jpeg_mode: "accurate" or "fast" (libjpeg-turbo's fast IDCT, which FFCV uses).
+    view: give raw images and arrays as read-only views of the file rather than copies. A view stays valid after
+    close(); the file stays mapped until the last view is gone.
+
+    Values: int -> int, float -> float, image -> uint8 (height, width, 3), bytes -> bytes, array -> its dtype and shape,
+    json -> what json.loads gives, tensor -> a torch tensor (an array if torch is not installed), custom -> what the
+    class's `decode` gives, else (record, data).
+
+    Any number of threads may read from one Reader. A sample that cannot be read raises BetonError with attributes path,
+    sample, field, offset and reason.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        custom_fields: Mapping[str, Any] | None = None,
+        *,
+        jpeg_mode: str = "accurate",
+        view: bool = False,
+    ):
+        if jpeg_mode not in ("accurate", "fast"):
+            raise ValueError(f"jpeg_mode must be 'accurate' or 'fast', not {jpeg_mode!r}")
+        self.path = os.fspath(path)
+        self._fast, self._view = jpeg_mode == "fast", view
+        self._custom = _custom_fields(self.path, custom_fields) if custom_fields else {}
+        layouts = [(name, *field.layout()) for name, field in self._custom.items()]
+        self._file: _cgxffcv.BetonFile | None = _cgxffcv.BetonFile(self.path, layouts)
+        known = {entry.name for entry in FieldInfo.__dataclass_fields__.values()}
+        raw = self._file.fields
+        self.fields = {f["name"]: FieldInfo(**{k: v for k, v in f.items() if k in known}) for f in raw}
+        self._infos = list(self.fields.values())
+        self._index = {name: i for i, name in enumerate(self.fields)}
+        self.num_samples: int = self._file.num_samples
+        self.page_size: int = self._file.page_size
+        self.has_checksums: bool = self._file.has_checksums
+
+    def _open(self) -> Any:
+        if self._file is None:
+            raise ValueError(f"{self.path}: this reader is closed")
+        return self._file
+
+    def _field(self, name: str) -> int:
+        try:
+            return self._index[name]
+        except KeyError:
+            raise KeyError(f"{self.path} has no field {name!r}; it has {', '.join(self._index)}") from None
+
+    def _sample(self, index: Any) -> int:
+        number = operator.index(index)
+        if not -self.num_samples <= number < self.num_samples:
+            raise IndexError(f"sample {number} of {self.path}, which has {self.num_samples}")
+        return number + self.num_samples if number < 0 else number
+
+    def _value(self, field: int, sample: int) -> Any:
+        info = self._infos[field]
+        value = self._open().value(field, sample, view=self._view, fast=self._fast)
+        if info.kind == "json":
+            try:
+                return json.loads(value)
+            except ValueError as error:
+                raise beton_error(f"JSON that does not parse: {error}", self.path, info.name, sample) from None
+        if info.kind == "tensor":
+            return _tensor(value)
+        if info.kind == "custom":
+            return self._decode_custom(info.name, value)
+        return value
+
+    def _decode_custom(self, name: str, value: tuple[bytes, bytes | None]) -> Any:
+        field = self._custom[name]
+        decode = getattr(field, "decode", None)
+        record = np.frombuffer(value[0], np.dtype(field.metadata_type))[0]
+        return (record, value[1]) if decode is None else decode(record, value[1])
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, index: Any) -> Any:
+        """Sample `index` (negative ones count from the end) as a dict; for a slice a list of them."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self.num_samples))]
+        sample = self._sample(index)
+        return {name: self._value(field, sample) for name, field in self._index.items()}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(self.num_samples))
+
+    def value(self, index: int, field: str) -> Any:
+        """One field of one sample."""
+        return self._value(self._field(field), self._sample(index))
+
+    def stored_image(self, index: int, field: str) -> tuple[str, int, int, bytes]:
+        """("jpg" or "raw", width, height, the bytes as they are stored) of one image."""
+        return self._open().stored_image(self._field(field), self._sample(index))
+
+    def column(self, field: str) -> np.ndarray:
+        """All values of an int field (int64) or a float field (float64), shape (num_samples,)."""
+        return self._open().column(self._field(field))
+
+    def sample_span(self, index: int) -> tuple[int, int]:
+        """(begin, end): the bytes of the file in which the sample's data lies; begin == end if it has none."""
+        return self._open().sample_span(self._sample(index))
+
+    @property
+    def closed(self) -> bool:
+        return self._file is None
+
+    def close(self) -> None:
+        """Lets go of the file; twice is fine."""
+        self._file = None
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}: {info.kind}" for name, info in self.fields.items())
+        return f"<Reader {self.path}: {self.num_samples} samples; {fields}>"
+
+
+def _tensor(array: np.ndarray) -> Any:
+    try:
+        import torch
+    except ImportError:
+        return array
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

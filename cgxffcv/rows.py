@@ -1,0 +1,86 @@
+"""Samples of a data set to rows for the core: conversion, error policy, chunks of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cgxffcv.fields import Field
+
+# What a sample cannot be blamed for.
+FATAL = (MemoryError, RecursionError)
+
+
+@dataclass
+class Chunk:
+    """Rows of samples first, first + 1...; why a sample was refused, by its position."""
+
+    first: int
+    rows: list[Any] = field(default_factory=list)
+    causes: dict[int, BaseException] = field(default_factory=dict)
+    num_bytes: int = 0
+
+
+def _size(value: Any) -> int:
+    size = getattr(value, "nbytes", None)
+    if size is None:
+        size = len(value) if isinstance(value, bytes | str) else 8
+    return size
+
+
+def _explain(error: BaseException) -> str:
+    text = str(error) or "no message"
+    return text if isinstance(error, TypeError | ValueError) else f"{type(error).__name__}: {text}"
+
+
+class Rows:
+    """Turns samples into rows. skip: refused samples go on as such; else a chunk ends with the first of them."""
+
+    def __init__(self, fields: Mapping[str, Field], skip: bool):
+        self.names = list(fields)
+        self.converters = [field.convert for field in fields.values()]
+        self.skip = skip
+
+    def _values(self, sample: Any) -> tuple[Any, ...] | list[Any]:
+        if isinstance(sample, Mapping):
+            if set(sample) != set(self.names):
+                raise ValueError(
+                    f"the sample has {', '.join(map(str, sample))}; the fields are {', '.join(self.names)}"
+                )
+            return [sample[name] for name in self.names]
+        values = sample if isinstance(sample, tuple | list) else (sample,)
+        if len(values) != len(self.names):
+            raise ValueError(f"the sample has {len(values)} values for {len(self.names)} fields")
+        return values
+
+    def add(self, chunk: Chunk, make: Callable[[], Any]) -> bool:
+        """Adds one sample; whether it was taken."""
+        index = -1
+        try:
+            values = self._values(make())
+            row = []
+            for index, (convert, value) in enumerate(zip(self.converters, values, strict=True)):  # noqa: B007
+                row.append(convert(value))
+        except FATAL:
+            raise
+        except Exception as error:
+            chunk.causes[chunk.first + len(chunk.rows)] = error
+            chunk.rows.append([index, _explain(error)])
+            return False
+        chunk.rows.append(tuple(row))
+        chunk.num_bytes += sum(map(_size, row))
+        return True
+
+    def chunks(
+        self, samples: Iterable[Callable[[], Any]], size: int, num_bytes: int, first: int = 0
+    ) -> Iterator[Chunk]:
+        """Chunks of at most `size` samples and about `num_bytes` bytes."""
+        chunk = Chunk(first)
+        for make in samples:
+            taken = self.add(chunk, make)
+            if len(chunk.rows) >= size or chunk.num_bytes >= num_bytes or not (taken or self.skip):
+                yield chunk
+                chunk = Chunk(chunk.first + len(chunk.rows))
+        if chunk.rows:
+            yield chunk

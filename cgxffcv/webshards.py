@@ -1,0 +1,119 @@
+"""Tar files of samples (the layout of WebDataset): members KEY.EXTENSION, one sample being all files of one KEY."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+TEXT = ("cls", "index", "inx", "id", "count")
+BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+def expand(pattern: str) -> list[str]:
+    """part-{00..12}.tar to its thirteen names."""
+    match = BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    first, last = match.groups()
+    names = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
+    return [name for number in names for name in expand(pattern[: match.start()] + number + pattern[match.end() :])]
+
+
+def _split(name: str) -> tuple[str, str]:
+    """dir/key.a.b to (dir/key, a.b)."""
+    folder, base = os.path.split(name)
+    key, _, extension = base.partition(".")
+    return os.path.join(folder, key), extension.lower()
+
+
+def _decode(extension: str, data: bytes) -> Any:
+    last = extension.rpartition(".")[2]
+    if last in TEXT:
+        return int(data)
+    if last in ("txt", "text"):
+        return data.decode()
+    if last in ("json", "jsn"):
+        return json.loads(data)
+    return data
+
+
+class Shards:
+    """The samples of the shards in order, as dicts {"__key__": KEY, EXTENSION: bytes}.
+
+    `decode`, `to_tuple` and `map` give a new object that does more to each sample.
+    """
+
+    def __init__(self, shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+                 steps: Sequence[Callable[[Any], Any]] = ()):  # fmt: skip
+        given = [shards] if isinstance(shards, str | os.PathLike) else list(shards)
+        self.shards = [name for item in given for name in expand(os.fspath(item))]
+        self.steps = tuple(steps)
+
+    def map(self, function: Callable[[Any], Any]) -> Shards:
+        return Shards(self.shards, (*self.steps, function))
+
+    def decode(self, *_: Any) -> Shards:
+        """cls, index, id: int; txt: str; json: parsed; all else stays bytes, which RGBImageField takes."""
+        return self.map(lambda sample: {k: v if k.startswith("__") else _decode(k, v) for k, v in sample.items()})
+
+    def to_tuple(self, *names: str) -> Shards:
+        """The values under these extensions; "jpg;jpeg;png" takes the first that the sample has."""
+        choices = [name.split(";") for name in names]
+
+        def pick(sample: dict[str, Any]) -> tuple[Any, ...]:
+            found = []
+            for choice in choices:
+                known = [name for name in choice if name in sample]
+                if not known:
+                    has = ", ".join(k for k in sample if not k.startswith("__"))
+                    raise ValueError(f"sample {sample['__key__']!r} has no {' or '.join(choice)}, only {has}")
+                found.append(sample[known[0]])
+            return tuple(found)
+
+        return self.map(pick)
+
+    def __iter__(self) -> Iterator[Any]:
+        for shard in self.shards:
+            for sample in self._raw(shard):
+                for step in self.steps:
+                    sample = step(sample)
+                yield sample
+
+    @staticmethod
+    def _raw(shard: str) -> Iterator[dict[str, Any]]:
+        sample: dict[str, Any] = {}
+        with tarfile.open(shard, "r|*") as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                key, extension = _split(member.name)
+                if sample and sample["__key__"] != key:
+                    yield sample
+                    sample = {}
+                file = tar.extractfile(member)
+                sample.setdefault("__key__", key)
+                sample[extension] = b"" if file is None else file.read()
+        if sample:
+            yield sample
+
+    def count(self) -> int:
+        """How many samples the shards hold, from their members' names alone."""
+        return sum(self._count(shard) for shard in self.shards)
+
+    @staticmethod
+    def _count(shard: str) -> int:
+        with tarfile.open(shard) as tar:
+            return _runs(_split(member.name)[0] for member in tar if member.isfile())
+
+
+def _runs(keys: Iterable[str]) -> int:
+    """How often the value changes, counting the first."""
+    count, last = 0, None
+    for key in keys:
+        count += key != last
+        last = key
+    return count
