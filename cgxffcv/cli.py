@@ -14,15 +14,26 @@ BENCHES = ("loader", "allreduce", "cifar")
 
 
 def _info(options: argparse.Namespace) -> int:
-    from cgxffcv import inspect
+    from cgxffcv import beton
 
-    return inspect.info(options.file, json=options.json)
+    found = beton.info(options.file)
+    print(beton.to_json(found) if options.json else found)
+    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from cgxffcv import inspect
+    from cgxffcv import beton
+    from cgxffcv.report import Progress
 
-    return inspect.verify(options.file, json=options.json)
+    progress = Progress("verifying", 1, "off" if options.json else "auto")
+
+    def show(done: int, total: int) -> None:
+        progress.total = total
+        progress.update(done, f"{done:,} of {total:,} samples")
+
+    report = beton.verify(options.file, progress=show)
+    print(beton.to_json(report) if options.json else report)
+    return 0 if report.ok else 1
 
 
 def _doctor(options: argparse.Namespace) -> int:
