@@ -84,9 +84,10 @@ def choose_ranks(distributed: bool, rank: int | None, world_size: int | None) ->
     return find_ranks() if distributed else (0, 1)
 
 
-def choose_seed(seed: int | None, world_size: int) -> int:
+def choose_seed(seed: int | None, world_size: int, order: Any) -> int:
     if seed is None and world_size > 1:
-        warnings.warn("no seed was given on several ranks, which must agree on one: it is 0", stacklevel=3)
+        if order is not OrderOption.SEQUENTIAL:
+            warnings.warn("no seed was given on several ranks, which must agree on one: it is 0", stacklevel=3)
         return 0
     if seed is None:
         return int(np.random.randint(0, np.iinfo(np.int32).max))  # so that numpy.random.seed decides, as with FFCV
@@ -248,7 +249,7 @@ class Loader:
         self.batches_ahead, self.evaluate, self.ids = batches_ahead, bool(evaluate), bool(ids)
         self.next_epoch = 0
         self.rank, self.world_size = choose_ranks(distributed, rank, world_size)
-        self.seed = choose_seed(seed, self.world_size)
+        self.seed = choose_seed(seed, self.world_size, order)
         self.indices = None if indices is None else as_ids(indices, "indices")
         self._order, self._order_of, window = choose_order(order, dict(order_kwargs or {}), self)
         self._pass = self._passes = 0  # the number of the pass under way (0: none), and of the last one
@@ -364,7 +365,7 @@ class Loader:
                 f"load_state_dict: {done} samples are done, which is no multiple of batch_size * world_size = {step}"
             )
         self._pass = 0
-        self._core.reseed(choose_seed(state["seed"], self.world_size))
+        self._core.reseed(choose_seed(state["seed"], self.world_size, self._order))
         self.seed = state["seed"]
         self._resume = (check_epoch(int(state["epoch"])), done // step)
         self.next_epoch = self._resume[0]

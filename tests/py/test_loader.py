@@ -1,0 +1,583 @@
+"""The loader's orders, ranks, states, errors and lifetimes. Pixels are tested in test_augment.py."""
+
+import os
+
+import _cgxffcv
+import augment_reference as reference
+import numpy as np
+import pytest
+import tiny_beton
+
+from cgxffcv import decoders as dec
+from cgxffcv import transforms as tf
+from cgxffcv.loader import Loader, OrderOption, PipelineSpec
+
+N = 103
+RANDOM, QUASI = OrderOption.RANDOM, OrderOption.QUASI_RANDOM
+STEPS = [
+    tf.RandomHorizontalFlip(),
+    tf.RandomTranslate(2, (9, 8, 7)),
+    tf.Cutout(4),
+    tf.NormalizeImage((1, 2, 3), (4, 5, 6), np.float16),
+    tf.ToTorchImage(False),
+]
+
+
+def pixels(count=N, size=(16, 16), seed=5):
+    return np.random.default_rng(seed).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    name = tmp_path_factory.mktemp("loader") / "plain.beton"
+    return tiny_beton.write(name, {"image": ("image", list(pixels())), "label": ("int", list(range(N)))})
+
+
+@pytest.fixture(scope="module")
+def paged(tmp_path_factory):
+    """13 pages of at most 5 samples."""
+    name = tmp_path_factory.mktemp("paged") / "paged.beton"
+    return tiny_beton.write(
+        name, {"x": ("array", list(np.arange(61 * 200, dtype=np.float32).reshape(61, 200)))}, page_size=4096
+    )
+
+
+def ids_of(loader):
+    """The sample numbers of each batch of a pass."""
+    return [batch[-1].tolist() for batch in loader]
+
+
+def flat(batches):
+    return [number for batch in batches for number in batch]
+
+
+def everything(path, **options):
+    """All images of some epochs in a pass, by sample number."""
+    options = {"batch_size": 8, "num_workers": 2, "seed": 11, "drop_last": False, "order": RANDOM, **options}
+    with Loader(path, pipelines={"image": STEPS}, ids=True, **options) as loader:
+        return [{int(i): image.copy() for image, i in pairs(loader)} for _ in range(3)]
+
+
+def pairs(loader):
+    for batch in loader:
+        yield from zip(batch[0], batch[-1], strict=True)
+
+
+# ---- orders ----
+
+
+def test_sequential_and_indices(path):
+    with Loader(path, 10, ids=True, drop_last=False) as loader:
+        assert flat(ids_of(loader)) == list(range(N)) and len(loader) == 11
+    with Loader(path, 10, ids=True) as loader:
+        assert flat(ids_of(loader)) == list(range(100)) and len(loader) == 10
+    chosen = [5, 3, 99, 7, 7]
+    with Loader(path, 2, ids=True, indices=chosen, drop_last=False) as loader:
+        assert ids_of(loader) == [[5, 3], [99, 7], [7]]
+        for image, label, ids in loader:
+            np.testing.assert_array_equal(image, pixels()[ids])
+            np.testing.assert_array_equal(label[:, 0], ids)
+    mask = np.arange(N) % 10 == 3
+    with Loader(path, 4, ids=True, indices=mask, drop_last=False) as loader:
+        assert flat(ids_of(loader)) == np.flatnonzero(mask).tolist()
+
+
+def test_random_is_the_reference_permutation(path):
+    with Loader(path, 10, ids=True, order=RANDOM, seed=2**40 + 3, drop_last=False) as loader:
+        for epoch in range(3):
+            expected = reference.shuffled(range(N), 2**40 + 3, epoch)
+            assert loader.next_traversal_order().tolist() == expected
+            assert flat(ids_of(loader)) == expected
+            assert sorted(expected) == list(range(N))
+    with Loader(path, 10, order=RANDOM, seed=1, indices=range(50, 70)) as loader:
+        expected = reference.shuffled(range(50, 70), 1, 0)
+        assert loader.next_traversal_order().tolist() == expected
+
+
+def test_random_permutations_are_uniform(path):
+    """Each of the 24 orders of four samples, over 4,800 epochs, within five standard deviations."""
+    counts = {}
+    with Loader(path, 1, order=RANDOM, seed=7, indices=range(4)) as loader:
+        for epoch in range(4800):
+            loader.next_epoch = epoch
+            key = tuple(loader.next_traversal_order().tolist())
+            counts[key] = counts.get(key, 0) + 1
+    assert len(counts) == 24
+    assert all(abs(count - 200) < 5 * 13.85 for count in counts.values())
+
+
+def test_quasi_random_stays_within_windows_of_pages(paged):
+    page_of = np.arange(61) // 5
+    with Loader(paged, 4, order=QUASI, order_kwargs={"window_pages": 3}, seed=9) as loader:
+        orders = []
+        for epoch in range(3):
+            loader.next_epoch = epoch
+            orders.append(loader.next_traversal_order())
+        for order in orders:
+            assert sorted(order.tolist()) == list(range(61))
+            seen, position = [], 0
+            while position < 61:
+                window = []  # the pages of the next three, from the samples themselves
+                size = 0
+                while len(window) < 3 and position + size < 61:
+                    page = page_of[order[position + size]]
+                    if page not in window:
+                        window.append(page)
+                    size += 1
+                size = sum((page_of == page).sum() for page in window)
+                assert set(page_of[order[position : position + size]]) == set(window)
+                seen += window
+                position += size
+            assert sorted(seen) == list(range(13))
+        assert not np.array_equal(orders[0], orders[1])
+        assert any(np.diff(page_of[orders[0]]) < 0), "samples are shuffled across the pages of a window"
+
+
+def test_quasi_random_is_the_reference(paged):
+    """Pages drawn, concatenated, then shuffled within windows: from the definition."""
+    indices = [60, 3, 17, 4, 33, 5, 18, 0, 59]
+    with Loader(paged, 1, order=QUASI, order_kwargs={"window_pages": 2}, seed=4, indices=indices) as loader:
+        got = loader.next_traversal_order().tolist()
+    pages = {}
+    for sample in indices:
+        pages.setdefault(sample // 5, []).append(sample)
+    by_page = [pages[page] for page in sorted(pages)]
+    drawn = reference.shuffled(by_page, 4, 0, draw=1)
+    expected, offset = [], 0
+    for first in range(0, len(drawn), 2):
+        window = [sample for page in drawn[first : first + 2] for sample in page]
+        expected += reference.shuffled(window, 4, 0, draw=2, offset=offset)
+        offset += len(window)
+    assert got == expected
+
+
+class Sampler:
+    def __init__(self):
+        self.epoch = None
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        return iter([self.epoch, 10, 20, 30])
+
+
+class Traversal:
+    def __init__(self, loader, step=1):
+        self.loader, self.step = loader, step
+
+    def sample_order(self, epoch):
+        return np.arange(epoch, N, self.step)
+
+
+def test_custom_orders(path):
+    def order(epoch):
+        return [epoch, 1, 2]
+
+    for given in (order, Sampler(), np.array([4, 4, 9]), [1, 2, 3]):
+        with Loader(path, 2, order=given, ids=True, drop_last=False) as loader:
+            assert len(loader) == (2 if not isinstance(given, Sampler) else 2)
+            for epoch in range(2):
+                expected = list(given(epoch)) if callable(given) else list(given)
+                if isinstance(given, Sampler):
+                    expected = [epoch, 10, 20, 30]
+                assert flat(ids_of(loader)) == expected
+    with Loader(path, 50, order=Traversal, order_kwargs={"step": 2}, ids=True, drop_last=False) as loader:
+        assert flat(ids_of(loader)) == list(range(0, N, 2))
+        assert flat(ids_of(loader)) == list(range(1, N, 2))
+
+
+# ---- ranks ----
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("order", [OrderOption.SEQUENTIAL, RANDOM])
+def test_ranks_together_see_one_large_batch(path, world, drop_last, order):
+    options = {"order": order, "seed": 3, "drop_last": drop_last, "ids": True}
+    with Loader(path, 6 * world, **options) as single:
+        whole = ids_of(single)
+    parts = []
+    for rank in range(world):
+        with Loader(path, 6, rank=rank, world_size=world, **options) as loader:
+            parts.append(ids_of(loader))
+            assert len(parts[-1]) == len(loader) == len(whole)
+    for batches, expected in zip(zip(*parts, strict=True), whole, strict=True):
+        assert flat(batches) == expected
+        assert max(map(len, batches)) - min(map(len, batches)) <= 1
+
+
+def test_a_rank_may_get_an_empty_batch(path):
+    with Loader(path, 4, rank=2, world_size=3, indices=range(14), drop_last=False, ids=True) as loader:
+        assert [len(batch) for batch in ids_of(loader)] == [4, 0]
+        shapes = [image.shape for image, _, _ in loader]
+        assert shapes == [(4, 16, 16, 3), (0, 16, 16, 3)]
+
+
+def test_ranks_from_the_environment(path, monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("OMPI_", "PMI_", "SLURM_", "RANK", "WORLD_SIZE")):
+            monkeypatch.delenv(name)
+    with pytest.raises(RuntimeError, match="world_size"):
+        Loader(path, 4, distributed=True)
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.warns(UserWarning, match="seed"):
+        loader = Loader(path, 4, distributed=True, order=RANDOM)
+    assert (loader.rank, loader.world_size, loader.seed) == (1, 2, 0)
+    loader.close()
+
+
+# ---- the same pixels ----
+
+
+def test_pixels_do_not_depend_on_workers_ranks_or_batches(path):
+    expected = everything(path, num_workers=1, batches_ahead=1)
+    for options in ({"num_workers": 5}, {"batch_size": 1}, {"batch_size": 103}, {"batches_ahead": 9},
+                    {"resident": True}, {"os_cache": False}):  # fmt: skip
+        for got, want in zip(everything(path, **options), expected, strict=True):
+            assert got.keys() == want.keys()
+            assert all(np.array_equal(got[i], want[i]) for i in want), options
+    merged = [{}, {}, {}]
+    for rank in range(3):
+        for into, part in zip(merged, everything(path, rank=rank, world_size=3), strict=True):
+            assert not into.keys() & part.keys()
+            into.update(part)
+    for got, want in zip(merged, expected, strict=True):
+        assert got.keys() == want.keys() and all(np.array_equal(got[i], want[i]) for i in want)
+
+
+def test_get_batch_gives_the_epochs_pixels(path):
+    expected = everything(path)
+    with Loader(path, 8, seed=11, order=RANDOM, pipelines={"image": STEPS}, ids=True) as loader:
+        for epoch, want in enumerate(expected):
+            image, label, ids = loader.get_batch([3, 99, 3, 0], epoch=epoch)
+            assert ids.tolist() == [3, 99, 3, 0] and label[:, 0].tolist() == [3, 99, 3, 0]
+            np.testing.assert_array_equal(image, np.stack([want[i] for i in ids.tolist()]))
+        plain, _, _ = loader.get_batch(range(N), evaluate=True)
+        np.testing.assert_array_equal(plain[50], reference.pipeline(STEPS, pixels()[50], (11, 0, 50), evaluate=True))
+        assert loader.get_batch([])[0].shape == (0, 3, 16, 16)
+
+
+def test_get_batch_within_a_pass(path):
+    with Loader(path, 8, seed=1, order=RANDOM, ids=True) as loader:
+        iterator = iter(loader)
+        first = next(iterator)[-1].tolist()
+        assert loader.get_batch([1, 2])[-1].tolist() == [1, 2]
+        assert first + flat(ids_of(iterator)) == reference.shuffled(range(N), 1, 0)[:96]
+
+
+# ---- state ----
+
+
+@pytest.mark.parametrize("order", [RANDOM, OrderOption.SEQUENTIAL, QUASI])
+def test_resume_continues_bit_for_bit(path, order):
+    options = {"batch_size": 8, "order": order, "drop_last": False, "pipelines": {"image": STEPS}, "ids": True}
+    with Loader(path, seed=77, **options) as loader:
+        batches, states = [], [loader.state_dict()]
+        for _ in range(2):
+            for batch in loader:
+                batches.append([array.tobytes() for array in batch])
+                states.append(loader.state_dict())
+    for stop in (0, 1, 5, 12, 13, 20, 26):
+        with Loader(path, seed=123, num_workers=1, **options) as loader:
+            loader.load_state_dict(states[stop])
+            assert loader.state_dict() == states[stop]
+            rest = []
+            for _ in range(2 if stop < 13 else 1):
+                iterator = iter(loader)
+                left = len(iterator)
+                part = [[array.tobytes() for array in batch] for batch in iterator]
+                assert len(part) == left
+                rest += part
+            assert rest[: 26 - stop] == batches[stop:], stop
+
+
+def test_resume_on_another_number_of_ranks(path):
+    options = {"order": RANDOM, "ids": True, "seed": 5}
+    with Loader(path, 12, **options) as loader:
+        iterator = iter(loader)
+        for _ in range(3):
+            next(iterator)
+        state = loader.state_dict()
+        rest = ids_of(iterator)
+    parts = []
+    for rank in range(2):
+        with Loader(path, 6, rank=rank, world_size=2, **options) as loader:
+            loader.load_state_dict(state)
+            parts.append(ids_of(loader))
+    assert [a + b for a, b in zip(*parts, strict=True)] == rest
+
+
+@pytest.mark.parametrize("change, text", [
+    ({"version": 2}, "version"), ({"order": "SEQUENTIAL"}, "order"), ({"num_samples": 5}, "num_samples"),
+    ({"samples_done": 13}, "multiple"), ({"samples_done": -8}, "multiple"), ({"seed": -1}, "seed"),
+    ({"epoch": -1}, "epoch"),
+])  # fmt: skip
+def test_a_state_that_does_not_fit_is_refused(path, change, text):
+    with Loader(path, 8, order=RANDOM, seed=1, ids=True) as loader:
+        with pytest.raises(ValueError, match=text):
+            loader.load_state_dict({**loader.state_dict(), **change})
+        assert flat(ids_of(loader)) == reference.shuffled(range(N), 1, 0)[:96]
+
+
+# ---- decoders and steps ----
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    rng = np.random.default_rng(1)
+    photos = [np.kron(rng.integers(0, 256, (3, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(9)]
+    fields = {
+        "photo": ("image", [tiny_beton.jpeg(photo) for photo in photos]),
+        "mask": ("image", [rng.integers(0, 2, (24, 32, 3), dtype=np.uint8) for _ in range(9)]),
+        "number": ("int", [-(2**63), 2**63 - 1, *range(7)]),
+        "weight": ("float", [np.nan, np.inf, -0.0, *np.linspace(0, 1, 6).tolist()]),
+        "vector": ("array", list(rng.normal(size=(9, 2, 3)).astype(np.float16))),
+        "complex": ("tensor", list((rng.normal(size=(9, 4)) + 1j).astype(np.complex128))),
+        "text": ("bytes", [b"", b"a", b"bb\0b", *[b"x" * i for i in range(6)]]),
+        "info": ("json", [None, 1, "ü", {"a": [1, 2]}, [], {}, "", 1.5, True]),
+    }
+    name = tmp_path_factory.mktemp("mixed") / "mixed.beton"
+    return tiny_beton.write(name, fields, sides=(24, 32)), fields
+
+
+def test_default_decoders(mixed):
+    path, fields = mixed
+    with Loader(path, 9, num_workers=2) as loader:
+        (batch,) = list(loader)
+        names = [output.name for output in loader.outputs]
+    got = dict(zip(names, batch, strict=True))
+    assert names == list(fields)
+    assert got["number"].dtype == np.int64 and got["number"].shape == (9, 1)
+    assert got["number"][:, 0].tolist() == fields["number"][1]
+    assert got["weight"].tobytes() == np.array(fields["weight"][1]).reshape(9, 1).tobytes()
+    for name in ("vector", "complex"):
+        assert got[name].tobytes() == np.stack(fields[name][1]).tobytes()
+        assert got[name].dtype == fields[name][1][0].dtype and got[name].shape == np.stack(fields[name][1]).shape
+    texts = np.zeros((9, 5), np.uint8)
+    for row, text in zip(texts, fields["text"][1], strict=True):
+        row[: len(text)] = np.frombuffer(text, np.uint8)
+    np.testing.assert_array_equal(got["text"], texts)
+    np.testing.assert_array_equal(got["mask"], np.stack(fields["mask"][1]))
+    assert got["photo"].shape == (9, 24, 32, 3) and got["photo"].dtype == np.uint8
+
+
+def test_jpeg_pixels_are_libjpegs(mixed):
+    """The accurate mode decodes as Pillow does (both are libjpeg-turbo with its defaults)."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    path, fields = mixed
+    want = np.stack([np.asarray(Image.open(BytesIO(data))) for data in fields["photo"][1]])
+    for options in ({}, {"resident": True}):
+        with Loader(path, 9, pipelines={"photo": [dec.SimpleRGBImageDecoder()]}, **options) as loader:
+            (batch,) = list(loader)
+            np.testing.assert_array_equal(batch[0], want)
+            assert (loader.stats()["jpeg_seconds"] > 0) == (not options)
+    with Loader(path, 9, pipelines={"photo": [dec.SimpleRGBImageDecoder("fast")]}) as loader:
+        (batch,) = list(loader)
+        assert np.abs(batch[0].astype(int) - want).max() <= 9
+
+
+def test_bytes_with_lengths_and_json(mixed):
+    path, fields = mixed
+    pipelines = {"text": [dec.BytesDecoder(lengths=True)], "info": [dec.JSONDecoder()]}
+    only = {name: pipelines.get(name) for name in fields}
+    with Loader(path, 9, pipelines=only) as loader:
+        ((text, info),) = list(loader)
+    values, lengths = text
+    assert lengths.dtype == np.int64 and lengths.tolist() == [len(value) for value in fields["text"][1]]
+    assert [row[:size].tobytes() for row, size in zip(values, lengths, strict=True)] == fields["text"][1]
+    assert info == fields["info"][1]
+
+
+def test_json_that_does_not_parse_names_the_sample(tmp_path):
+    good = tiny_beton.write(tmp_path / "good.beton", {"info": ("json", [{"a": 1}, {"a": 2}])})
+    data = good.read_bytes().replace(b'{"a": 2}', b'{"a": 2]')
+    bad = tmp_path / "bad.beton"
+    bad.write_bytes(data)
+    pipelines = {"info": [dec.JSONDecoder()]}
+    with Loader(bad, 2, pipelines=pipelines) as loader, pytest.raises(_cgxffcv.BetonError, match="sample 1") as caught:
+        list(loader)
+    assert caught.value.sample == 1 and caught.value.field == "info" and caught.value.path == str(bad)
+
+
+def test_several_views_and_shared_draws(mixed):
+    path, fields = mixed
+    steps = [tf.RandomCrop((16, 16)), tf.RandomHorizontalFlip()]
+    pipelines = {
+        "photo": PipelineSpec(transforms=steps, draws=7),
+        "mask": PipelineSpec(transforms=steps, draws=7),
+        "other": PipelineSpec("photo", dec.SimpleRGBImageDecoder(), steps),
+        "plain": PipelineSpec("photo"),
+        **dict.fromkeys(("number", "weight", "vector", "complex", "text", "info")),
+    }
+    with Loader(path, 9, seed=3, pipelines=pipelines) as loader:
+        assert [output.name for output in loader.outputs] == ["photo", "mask", "other", "plain"]
+        ((photo, mask, other, plain),) = list(loader)
+    for i in range(9):
+        image = plain[i]
+        np.testing.assert_array_equal(photo[i], reference.pipeline(steps, image, (3, 0, i), number=7))
+        np.testing.assert_array_equal(mask[i], reference.pipeline(steps, fields["mask"][1][i], (3, 0, i), number=7))
+        np.testing.assert_array_equal(other[i], reference.pipeline(steps, image, (3, 0, i), number=2))
+
+
+def test_steps_on_batches(path):
+    seen = []
+
+    def double(batch):
+        seen.append(batch.shape)
+        return batch * 2
+
+    tensor = [tf.ToTensor(), tf.ToDevice("cpu")]
+    pipelines = {
+        "image": [*tensor, tf.ToTorchImage(), tf.Convert(np.float32), double, tf.Convert("float64")],
+        "label": [dec.IntDecoder(), *tensor, tf.Squeeze(), tf.Convert(np.int32), tf.ModuleWrapper(double)],
+    }
+    with Loader(path, 5, pipelines=pipelines, indices=range(10)) as loader:
+        batches = [tuple(np.asarray(part) for part in batch) for batch in loader]
+    assert seen == [(5, 3, 16, 16), (5,)] * 2
+    assert batches[0][0].dtype == np.float64 and batches[0][1].dtype == np.int32
+    np.testing.assert_array_equal(batches[1][0], 2.0 * pixels()[5:10].transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(batches[1][1], 2 * np.arange(5, 10))
+
+
+def test_squeeze_and_view():
+    batch = np.zeros((1, 1, 5, 1), np.int64)
+    assert tf.Squeeze()(batch).shape == (1, 5)
+    assert tf.Squeeze(1)(batch).shape == (1, 5, 1)
+    assert tf.Squeeze(-1, 2)(batch).shape == (1, 1, 5)
+    assert tf.View("float64")(batch).dtype == np.float64
+
+
+def test_channels_last_is_a_view(path):
+    with Loader(path, 5, pipelines={"image": [tf.ToTorchImage()]}) as loader:
+        image, _ = next(iter(loader))
+    assert image.shape == (5, 3, 16, 16) and image.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def test_filter(path):
+    with Loader(path, 8, indices=range(20, 60), seed=4, ids=True) as loader:
+        even = loader.filter("label", lambda label: label[0] % 2 == 0)
+        few = even.filter("image", lambda image: image[0, 0, 0] < 128)
+        assert even.indices.tolist() == list(range(20, 60, 2))
+        assert few.indices.tolist() == [i for i in range(20, 60, 2) if pixels()[i, 0, 0, 0] < 128]
+        assert flat(ids_of(even)) == list(range(20, 52, 2)) and even.seed == 4
+        none = even.filter("label", lambda label: False)
+        assert len(none) == 0 and list(none) == []
+        with pytest.raises(ValueError, match="image, label"):
+            loader.filter("labels", bool)
+        for made in (even, few, none):
+            made.close()
+
+
+# ---- errors ----
+
+
+@pytest.mark.parametrize("options, error, text", [
+    ({"batch_size": 0}, ValueError, "batch_size must be at least 1, not 0"),
+    ({"batch_size": -1}, ValueError, "batch_size"),
+    ({"batch_size": 2.5}, TypeError, "float"),
+    ({"batches_ahead": 0}, ValueError, "batches_ahead"),
+    ({"num_workers": 10**6}, ValueError, "num_workers"),
+    ({"rank": 2, "world_size": 2, "seed": 1}, ValueError, "rank must be in 0..1, not 2"),
+    ({"rank": 1}, ValueError, "together"),
+    ({"seed": -1}, ValueError, "seed"),
+    ({"seed": "x"}, TypeError, "integer"),
+    ({"indices": [N]}, IndexError, "103 samples"),
+    ({"indices": [-1]}, IndexError, "-1"),
+    ({"indices": [0.5]}, TypeError, "indices"),
+    ({"indices": [[1]]}, TypeError, "indices"),
+    ({"order": "random"}, TypeError, "OrderOption"),
+    ({"order": RANDOM, "order_kwargs": {"window_pages": 2}}, TypeError, "window_pages"),
+    ({"order": QUASI, "order_kwargs": {"window_pages": 0}}, ValueError, "window_pages"),
+    ({"custom_fields": {"x": object}}, NotImplementedError, "x"),
+    ({"pipelines": {"images": []}}, ValueError, "image, label"),
+    ({"pipelines": {"image": 5}}, TypeError, "list"),
+    ({"pipelines": {"image": [dec.IntDecoder()]}}, TypeError, "SimpleRGBImageDecoder"),
+    ({"pipelines": {"image": [dec.SimpleRGBImageDecoder]}}, TypeError, "class"),
+    ({"pipelines": {"label": [tf.Cutout(1)]}}, TypeError, "images"),
+    ({"pipelines": {"label": [dec.IntDecoder(), dec.IntDecoder()]}}, TypeError, "no transform"),
+])  # fmt: skip
+def test_bad_arguments(path, options, error, text):
+    with pytest.raises(error, match=text):
+        Loader(path, **{"batch_size": 4, **options})
+
+
+def test_decoders_of_a_later_version_say_so():
+    with pytest.raises(NotImplementedError, match="SimpleRGBImageDecoder"):
+        dec.RandomResizedCropRGBImageDecoder((224, 224))
+
+
+def test_files_that_cannot_be_opened(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Loader(tmp_path / "nowhere.beton", 4)
+    (tmp_path / "short.beton").write_bytes(b"12345")
+    with pytest.raises(_cgxffcv.BetonError, match="short"):
+        Loader(tmp_path / "short.beton", 4)
+
+
+def test_images_of_several_sizes(tmp_path):
+    images = [np.zeros((4, 4 + (i == 3), 3), np.uint8) for i in range(6)]
+    path = tiny_beton.write(tmp_path / "sizes.beton", {"image": ("image", images)})
+    with pytest.raises(ValueError, match="4x5.*4x4.*indices") as caught:
+        Loader(path, 2)
+    assert "sample 3" in str(caught.value) and "'image'" in str(caught.value)
+    with Loader(path, 2, indices=[0, 1, 2, 4]) as loader:
+        assert len(list(loader)) == 2
+        with pytest.raises(ValueError, match="sample 3"):
+            loader.get_batch([0, 3])
+        assert loader.get_batch([0, 5])[0].shape == (2, 4, 4, 3)
+    with Loader(path, 2, indices=[0, 1, 2, 4], resident=True) as loader, pytest.raises(IndexError, match="sample 5"):
+        loader.get_batch([5])
+
+
+def test_a_bad_sample_comes_after_the_batches_before_it(tmp_path):
+    images = [tiny_beton.jpeg(image) for image in pixels(40)]
+    images[23] = images[23][: len(images[23]) // 2]
+    path = tiny_beton.write(tmp_path / "cut.beton", {"image": ("image", images)}, sides=(16, 16))
+    with Loader(path, 4, num_workers=3, ids=True) as loader:
+        for _ in range(3):
+            got = []
+            with pytest.raises(_cgxffcv.BetonError) as caught:
+                for _, ids in loader:
+                    got.append(ids.tolist())
+            assert flat(got) == list(range(20))
+            error = caught.value
+            assert (error.sample, error.field, error.path) == (23, "image", str(path))
+            assert "decode" in str(error)
+            loader.next_epoch = 0
+        with pytest.raises(_cgxffcv.BetonError, match="sample 23"):
+            loader.get_batch([1, 23, 2])
+        assert loader.get_batch([1, 2])[0].shape == (2, 16, 16, 3)
+    with pytest.raises(_cgxffcv.BetonError, match="sample 23"):
+        Loader(path, 4, resident=True)
+
+
+def test_the_first_bad_sample_of_a_batch_is_named(tmp_path):
+    images = [tiny_beton.jpeg(image) for image in pixels(64)]
+    for i in (9, 33, 50):
+        images[i] = images[i][:100]
+    path = tiny_beton.write(tmp_path / "cut.beton", {"image": ("image", images)}, sides=(16, 16))
+    order = reference.shuffled(range(64), 0, 0)
+    first = min((9, 33, 50), key=order.index)
+    with Loader(path, 64, num_workers=4, order=RANDOM, seed=0) as loader:
+        for _ in range(20):
+            loader.next_epoch = 0
+            with pytest.raises(_cgxffcv.BetonError) as caught:
+                list(loader)
+            assert caught.value.sample == first
+
+
+def test_an_empty_file_and_too_few_samples(tmp_path, path):
+    empty = tiny_beton.write(tmp_path / "empty.beton", {"label": ("int", [])})
+    with Loader(empty, 4) as loader:
+        assert len(loader) == 0 and list(loader) == []
+    with pytest.warns(UserWarning, match="drop_last"):
+        loader = Loader(path, 200)
+    assert list(loader) == []
+    loader.close()
+    with Loader(path, 4, indices=[], drop_last=False) as loader:
+        assert list(loader) == [] and loader.get_batch([])[0].shape[0] == 0

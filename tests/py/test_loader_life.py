@@ -1,0 +1,184 @@
+"""What a loader leaves behind, and who may use it when: kept batches, early breaks, closing, Ctrl-C, threads."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import augment_reference as reference
+import numpy as np
+import pytest
+import tiny_beton
+
+from cgxffcv.loader import Loader, OrderOption
+
+N = 103
+RANDOM = OrderOption.RANDOM
+
+
+def pixels():
+    return np.random.default_rng(5).integers(0, 256, (N, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    name = tmp_path_factory.mktemp("life") / "plain.beton"
+    return tiny_beton.write(name, {"image": ("image", list(pixels())), "label": ("int", list(range(N)))})
+
+
+def test_batches_that_are_kept_stay_valid(path):
+    loader = Loader(path, 8, num_workers=2, order=RANDOM, seed=1, pipelines={"image": []}, drop_last=False)
+    kept = list(loader)
+    again = list(loader)
+    stats = loader.stats()
+    assert stats["slots_held"] == 2 * 13 and stats["slots"] >= 26
+    loader.close()
+    del loader
+    gc.collect()
+    for image, label in kept + again:
+        np.testing.assert_array_equal(image, pixels()[label[:, 0]])
+        image[:] = 0  # a batch in hand belongs to its holder
+
+
+def test_memory_is_bounded_and_reported(path):
+    with Loader(path, 8, num_workers=2, batches_ahead=4) as loader:
+        for _ in range(20):
+            for image, label in loader:
+                assert label.shape == (8, 1)
+                del image, label
+        stats = loader.stats()
+    assert stats["slots"] <= 4 + 2 and stats["slots_held"] == 0
+    assert stats["slot_bytes"] == 8 * 16 * 16 * 3 + 64 + 64
+    assert stats["memory_peak_bytes"] < 7 * stats["slot_bytes"] + 8 * N + 4096
+    assert stats["batches"] == 20 * 12 and stats["samples"] == 20 * 96 and stats["workers"] == 2
+
+
+def process_state():
+    with open("/proc/self/status") as status:
+        lines = dict(line.split(":", 1) for line in status)
+    return int(lines["Threads"]), len(os.listdir("/proc/self/fd")), int(lines["VmRSS"].split()[0])
+
+
+def test_ten_thousand_early_breaks_leave_nothing_behind(path):
+    loader = Loader(path, 8, num_workers=2, order=RANDOM, seed=1)
+
+    def run(times):
+        for _ in range(times):
+            for _batch in loader:
+                break
+
+    run(500)
+    before = process_state()
+    run(10_000)
+    after = process_state()
+    assert after[:2] == before[:2]
+    assert after[2] - before[2] < 2048, "resident memory in KiB"
+    assert loader.stats()["slots"] <= 5
+    loader.close()
+
+
+def test_loaders_that_come_and_go_leave_nothing_behind(path):
+    def run(times, close):
+        for _ in range(times):
+            loader = Loader(path, 8, num_workers=2, order=RANDOM, seed=1)
+            next(iter(loader))
+            loader.get_batch([1])
+            if close:
+                loader.close()
+
+    run(20, True)
+    before = process_state()
+    run(150, True)
+    run(150, False)
+    gc.collect()
+    after = process_state()
+    assert after[:2] == before[:2] and after[2] - before[2] < 4096
+
+
+def test_a_new_pass_ends_the_old_one(path):
+    with Loader(path, 8, ids=True, order=RANDOM, seed=0) as loader:
+        first = iter(loader)
+        next(first)
+        second = iter(loader)
+        assert next(second)[-1].tolist() == reference.shuffled(range(N), 0, 1)[:8]
+        with pytest.raises(RuntimeError, match="another pass"):
+            next(first)
+        del first
+        assert len(list(second)) == 11
+        with pytest.raises(StopIteration):
+            next(second)
+
+
+def test_exceptions_in_the_loop(path):
+    loader = Loader(path, 8, num_workers=2)
+    for _ in range(50):
+        with pytest.raises(ZeroDivisionError):
+            for _batch in loader:
+                1 / 0  # noqa: B018
+    assert len(list(loader)) == 12
+    loader.close()
+
+
+def test_closed_loaders_refuse(path):
+    loader = Loader(path, 8)
+    iterator = iter(loader)
+    next(iterator)
+    loader.close()
+    loader.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        next(iterator)
+    for call in (lambda: next(iter(loader)), loader.stats, lambda: len(loader), loader.state_dict):
+        with pytest.raises(ValueError, match="closed"):
+            call()
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    """Few large JPEGs: a batch of them takes a while."""
+    photo = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
+    name = tmp_path_factory.mktemp("slow") / "slow.beton"
+    data = tiny_beton.jpeg(photo, 95)
+    return tiny_beton.write(name, {"image": ("image", [data] * 12)}, page_size=1 << 24, sides=(1500, 1500))
+
+
+def test_ctrl_c_while_waiting_loses_no_batch(slow):
+    with Loader(slow, 12, num_workers=1, ids=True) as loader:
+        iterator = iter(loader)
+        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            next(iterator)
+        timer.join()
+        assert next(iterator)[-1].tolist() == list(range(12))
+
+
+def test_use_by_two_threads_at_once_is_refused(slow):
+    with Loader(slow, 12, num_workers=1, ids=True) as loader:
+        iterator, found = iter(loader), []
+        thread = threading.Thread(target=lambda: found.append(next(iterator)[-1].tolist()))
+        thread.start()
+        while loader.stats()["workers"] == 0 or not thread.is_alive() and not found:
+            pass
+        refused = 0
+        while thread.is_alive():
+            try:
+                loader.get_batch([])
+            except RuntimeError as error:
+                assert "another thread" in str(error)
+                refused += 1
+        thread.join()
+        assert refused > 0 and found == [list(range(12))]
+        loader.get_batch([])
+
+
+def test_a_program_that_ends_within_a_pass_ends(path):
+    code = f"""
+from cgxffcv.loader import Loader
+loader = Loader({str(path)!r}, 8)
+iterator = iter(loader)
+kept = next(iterator)
+"""
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr == ""
