@@ -17,6 +17,8 @@ _EXPORTS = {
         ["BetonError", "CommError", "CommTimeout", "CudaError", "NotBuiltError", "PeerLost", "build_info"], "_cgxffcv"
     ),
     "DatasetWriter": "cgxffcv.writer",
+    "Loader": "cgxffcv.loader",
+    "OrderOption": "cgxffcv.loader",
     "Reader": "cgxffcv.reader",
 }
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from _cgxffcv import PeerLost as PeerLost
     from _cgxffcv import build_info as build_info
 
+    from cgxffcv.loader import Loader as Loader
+    from cgxffcv.loader import OrderOption as OrderOption
     from cgxffcv.reader import Reader as Reader
     from cgxffcv.writer import DatasetWriter as DatasetWriter
 

@@ -14,7 +14,7 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
-from .pipeline import Output, PipelineSpec, compile_outputs
+from cgxffcv.pipeline.compile import Output, PipelineSpec, compile_outputs
 
 __all__ = ["EpochIterator", "Loader", "OrderOption", "PipelineSpec"]
 

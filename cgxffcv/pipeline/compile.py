@@ -10,8 +10,8 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
-from . import decoders as dec
-from . import transforms as tf
+from cgxffcv import decoders as dec
+from cgxffcv import transforms as tf
 
 DEFAULT_DECODERS = {
     "int": dec.IntDecoder,
@@ -182,7 +182,9 @@ def as_step(name: str, step) -> Callable:
     if isinstance(step, type):
         raise TypeError(f"pipeline '{name}': {step.__name__} is a class: write {step.__name__}(...)")
     if isinstance(step, (dec.Decoder, PipelineSpec)) or not callable(step):
-        raise TypeError(f"pipeline '{name}': {step!r} is no transform and cannot be called on a batch")
+        compiled = hasattr(step, "generate_code")
+        hint = "; give a callable on whole batches in place of generate_code" if compiled else ""
+        raise TypeError(f"pipeline '{name}': {step!r} is no transform and cannot be called on a batch{hint}")
     return step
 
 
