@@ -49,7 +49,8 @@ static Grid metadata_load(const QuantSpec *spec, const uint8_t *from) {
         float max = element_load(from, spec->type, 1);
         return is_finite(max) ? grid_between(first, max, spec->bits) : grid_nan();
     }
-    return (Grid){.unit = first, .min = element_load(from, QUANT_F32, 1)};
+    float min = element_load(from, QUANT_F32, 1);
+    return is_finite(min) ? (Grid){.unit = first, .min = min} : grid_nan();
 }
 
 static Grid quantize_sign(const QuantKernels *kernels, QuantInput input, uint8_t *codes) {

@@ -95,8 +95,8 @@ INLINE void random_half(const Keys *keys, uint64_t first, VI word[2]) {
     v_join(c0, c1, c2, c3, word);
 }
 
-/* LANES quads as BLOCK uniform numbers in element order. */
-INLINE void random_block(const Keys *keys, uint64_t quad, VF uniform[4]) {
+/* LANES quads as BLOCK uniform numbers in element order. A call for each block costs little beside ten rounds. */
+static __attribute__((noinline)) void random_block(const Keys *keys, uint64_t quad, VF uniform[4]) {
     VI word[4];
     random_half(keys, quad, word);
     random_half(keys, quad + LANES / 2, word + 2);
@@ -121,67 +121,58 @@ INLINE void encode_block(QuantInput in, QuantType type, const QuantEncode *e, co
     }
 }
 
-/* Packs blocks; near the end of `bytes` through a buffer, since pack_block may write up to BLOCK bytes. */
-INLINE void pack_bounded(const VI code[4], int bits, uint8_t *codes, int64_t offset, int64_t bytes) {
-    if (bytes - offset >= BLOCK / 8 * bits + 16) {
-        pack_block(code, bits, codes + offset);
-    } else {
-        uint8_t buffer[BLOCK + 16];
-        int64_t left = bytes - offset, whole = BLOCK / 8 * bits;
-        pack_block(code, bits, buffer);
-        memcpy(codes + offset, buffer, (size_t)(left < whole ? left : whole));
-    }
-}
-
-INLINE void encode_with(QuantInput in, QuantType type, const QuantEncode *e, bool stochastic, int bits,
-                        uint8_t *codes) {
-    int64_t bytes = (in.elems * bits + 7) / 8, i = 0;
-    Keys keys;
-    if (stochastic) keys_make(e->random, &keys);
-    const bool exact = is_power_of_two((uint64_t)bits); /* pack_block writes no more than the codes */
-    for (; i + BLOCK <= in.elems; i += BLOCK) {
-        VI code[4];
-        QuantInput whole = {in.x, in.type, i + BLOCK};
-        encode_block(whole, type, e, stochastic ? &keys : NULL, bits, i, code);
-        if (exact) {
-            pack_block(code, bits, codes + i / 8 * bits);
-        } else {
-            pack_bounded(code, bits, codes, i / 8 * bits, bytes);
-        }
-    }
-    if (i < in.elems) {
-        VI code[4];
-        encode_block(in, type, e, stochastic ? &keys : NULL, bits, i, code);
-        pack_bounded(code, bits, codes, i / 8 * bits, bytes);
-    }
-}
-
 #define FOR_BITS(bits, CASE)                                                                                           \
     switch (bits) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) default : break; }
 
-INLINE void encode_type(QuantInput in, QuantType type, const QuantEncode *e, bool stochastic, uint8_t *codes) {
+/* pack_block with a constant number of bits; the branch is the same for a whole bucket. */
+INLINE void pack_any(const VI code[4], int bits, uint8_t *to) {
 #define CASE(q)                                                                                                        \
     case q:                                                                                                            \
-        encode_with(in, type, e, stochastic, q, codes);                                                                \
+        pack_block(code, q, to);                                                                                       \
         break;
-    FOR_BITS(e->bits, CASE)
+    FOR_BITS(bits, CASE)
 #undef CASE
+}
+
+/* Packs a block near the end of the codes, of which `left` bytes remain: pack_block may write more than it fills. */
+static __attribute__((noinline)) void pack_last(const VI code[4], int bits, uint8_t *to, int64_t left) {
+    uint8_t buffer[BLOCK + 16];
+    int64_t whole = BLOCK / 8 * bits;
+    pack_any(code, bits, buffer);
+    memcpy(to, buffer, (size_t)(left < whole ? left : whole));
+}
+
+INLINE void encode_with(QuantInput in, QuantType type, const QuantEncode *e, bool stochastic, uint8_t *codes) {
+    const int bits = e->bits;
+    const int writes = BLOCK / 8 * bits + (is_power_of_two((uint64_t)bits) ? 0 : 16);
+    int64_t bytes = (in.elems * bits + 7) / 8, offset = 0;
+    Keys keys;
+    if (stochastic) keys_make(e->random, &keys);
+    for (int64_t i = 0; i < in.elems; i += BLOCK, offset += BLOCK / 8 * bits) {
+        VI code[4];
+        encode_block(in, type, e, stochastic ? &keys : NULL, bits, i, code);
+        if (bytes - offset >= writes) {
+            pack_any(code, bits, codes + offset);
+        } else {
+            pack_last(code, bits, codes + offset, bytes - offset);
+        }
+    }
 }
 
 static void encode(QuantInput in, const QuantEncode *e, uint8_t *codes) {
     bool stochastic = e->random != NULL;
     if (in.type == QUANT_F32 && !stochastic) {
-        encode_type(in, QUANT_F32, e, false, codes);
+        encode_with(in, QUANT_F32, e, false, codes);
     } else if (in.type == QUANT_F16 && !stochastic) {
-        encode_type(in, QUANT_F16, e, false, codes);
+        encode_with(in, QUANT_F16, e, false, codes);
     } else if (in.type == QUANT_BF16 && !stochastic) {
-        encode_type(in, QUANT_BF16, e, false, codes);
+        encode_with(in, QUANT_BF16, e, false, codes);
     } else if (in.type == QUANT_F32) {
-        encode_type(in, QUANT_F32, e, true, codes);
+        encode_with(in, QUANT_F32, e, true, codes);
     } else if (in.type == QUANT_F16) {
-        encode_type(in, QUANT_F16, e, true, codes);
+        encode_with(in, QUANT_F16, e, true, codes);
     } else {
-        encode_type(in, QUANT_BF16, e, true, codes);
+        encode_with(in, QUANT_BF16, e, true, codes);
     }
 }
 
@@ -194,7 +185,11 @@ INLINE void encode_sign_of(QuantInput in, QuantType type, uint8_t *codes) {
             VF x = load_some(in.x, type, i + v * LANES, in.elems - i - v * LANES, zero);
             code[v] = v_increment_if_less(v_set1i(0), x, zero);
         }
-        pack_bounded(code, 1, codes, i / 8, bytes);
+        if (bytes - i / 8 >= BLOCK / 8) {
+            pack_block(code, 1, codes + i / 8);
+        } else {
+            pack_last(code, 1, codes + i / 8, bytes - i / 8);
+        }
     }
 }
 

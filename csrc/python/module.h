@@ -33,6 +33,7 @@ int writer_add(PyObject *module);
 int encoder_add(PyObject *module);
 int jpeg_add(PyObject *module);
 int loader_add(PyObject *module);
+int quantize_add(PyObject *module);
 
 /* errors.c: raises the thread's error record as the Python exception of its code; always NULL. */
 PyObject *errors_raise(ModuleState *state, Status status);

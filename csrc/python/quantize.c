@@ -1,0 +1,194 @@
+/* The quantiser on arrays. cgxffcv/allreduce.py is its typed surface; numbers come in checked by name there. */
+#include "python/quantize.h"
+
+#define BIG_ELEMS 16384 /* from here on the interpreter lock is released */
+
+unsigned quant_type_mask(QuantType type) {
+    static const unsigned masks[] = {1u << ARRAY_F32, 1u << ARRAY_F16, 1u << ARRAY_U16};
+    return masks[type];
+}
+
+int quant_spec_parse(PyObject *module, PyObject *tuple, QuantSpec *spec) {
+    int type, codec, rounding, half;
+    long long bucket_size;
+    if (!PyArg_ParseTuple(tuple, "iLiiipi:spec", &spec->bits, &bucket_size, &type, &codec, &rounding, &half,
+                          &spec->spikes)) {
+        return -1;
+    }
+    spec->bucket_size = bucket_size;
+    spec->type = (QuantType)type;
+    spec->codec = (QuantCodec)codec;
+    spec->rounding = (QuantRounding)rounding;
+    spec->half_metadata = half != 0;
+    Status status = quantize_check(spec);
+    if (status == STATUS_OK) return 0;
+    errors_raise(module_state(module), status);
+    return -1;
+}
+
+/* A run's floating-point arguments: the number of a QuantType, in range. */
+static int parse_type(int number, QuantType *type) {
+    if (number >= QUANT_F32 && number <= QUANT_BF16) {
+        *type = (QuantType)number;
+        return 0;
+    }
+    PyErr_Format(PyExc_ValueError, "no element type has the number %d", number);
+    return -1;
+}
+
+static PyObject *wire_bytes(PyObject *module, PyObject *args) {
+    QuantSpec spec;
+    PyObject *tuple;
+    long long elems;
+    if (!PyArg_ParseTuple(args, "OL:quantize_wire_bytes", &tuple, &elems)) return NULL;
+    if (quant_spec_parse(module, tuple, &spec) < 0) return NULL;
+    if (elems < 0 || elems > (1LL << 56))
+        return PyErr_Format(PyExc_ValueError, "elems must be 0..2^56, not %lld", elems);
+    return PyLong_FromUnsignedLongLong(quantize_wire_bytes(&spec, elems));
+}
+
+/* Runs `work` with a pool of `threads`, without the interpreter lock where there is much to do. */
+typedef struct Job {
+    const QuantSpec *spec;
+    QuantType type;
+    const void *from;
+    int64_t elems;
+    const QuantRandom *random;
+    void *wire;
+    const QuantTarget *target; /* NULL: quantise, else dequantise */
+} Job;
+
+static Status run_job(const Job *job, int threads) {
+    Status status = STATUS_OK;
+    Pool *pool = NULL;
+    if (threads > 1) TRY(pool_create(threads, &pool));
+    if (job->target == NULL) {
+        status = quantize(job->spec, job->type, job->from, job->elems, job->random, pool, job->wire);
+    } else {
+        status = dequantize(job->spec, job->wire, job->elems, job->target, pool);
+    }
+    pool_destroy(pool);
+    return status;
+}
+
+static PyObject *finish_job(PyObject *module, const Job *job, int threads) {
+    Status status;
+    if (threads < 1 || threads > 1024)
+        return PyErr_Format(PyExc_ValueError, "threads must be 1..1024, not %d", threads);
+    if (job->elems >= BIG_ELEMS) {
+        Py_BEGIN_ALLOW_THREADS;
+        status = run_job(job, threads);
+        Py_END_ALLOW_THREADS;
+    } else {
+        status = run_job(job, 1);
+    }
+    if (status != STATUS_OK) return errors_raise(module_state(module), status);
+    Py_RETURN_NONE;
+}
+
+static int check_wire(const QuantSpec *spec, int64_t elems, const ArrayView *wire) {
+    uint64_t expected = quantize_wire_bytes(spec, elems);
+    if ((uint64_t)wire->elems == expected) return 0;
+    PyErr_Format(PyExc_ValueError, "wire must have %llu bytes for %lld elements, not %lld",
+                 (unsigned long long)expected, (long long)elems, (long long)wire->elems);
+    return -1;
+}
+
+/* (array, type, spec, (seed, call, rank, quad), threads, wire) */
+static PyObject *quantize_array(PyObject *module, PyObject *args) {
+    PyObject *array, *tuple, *wire_array, *result = NULL;
+    QuantSpec spec;
+    QuantType type;
+    ArrayView x, wire;
+    int number, threads;
+    unsigned long long seed, quad;
+    QuantRandom random;
+    if (!PyArg_ParseTuple(args, "OiO(KIIK)iO:quantize", &array, &number, &tuple, &seed, &random.call, &random.rank,
+                          &quad, &threads, &wire_array)) {
+        return NULL;
+    }
+    random.seed = seed;
+    random.quad = quad;
+    if (parse_type(number, &type) < 0 || quant_spec_parse(module, tuple, &spec) < 0) return NULL;
+    if (type != spec.type && (type != QUANT_F32 || spec.half_metadata)) {
+        PyErr_SetString(PyExc_ValueError, "only float32 sums without 16-bit metadata may differ from the spec's type");
+        return NULL;
+    }
+    if (random.rank > 0xFFFF) return PyErr_Format(PyExc_ValueError, "rank must be below 65536, not %u", random.rank);
+    if (array_acquire(array, "array", quant_type_mask(type), -1, false, &x) < 0) return NULL;
+    if (array_acquire(wire_array, "wire", 1u << ARRAY_U8, 1, true, &wire) < 0) {
+        array_release(&x);
+        return NULL;
+    }
+    if (check_wire(&spec, x.elems, &wire) == 0) {
+        Job job = {&spec, type, x.data, x.elems, &random, wire.data, NULL};
+        result = finish_job(module, &job, threads);
+    }
+    array_release(&wire);
+    array_release(&x);
+    return result;
+}
+
+static int check_accumulate(const ArrayView *accumulate, const ArrayView *out) {
+    if (accumulate->elems == out->elems) return 0;
+    PyErr_Format(PyExc_ValueError, "accumulate must have as many elements as out (%lld), not %lld",
+                 (long long)out->elems, (long long)accumulate->elems);
+    return -1;
+}
+
+/* (wire, spec, out, type, accumulate or None, divisor, threads) */
+static PyObject *dequantize_array(PyObject *module, PyObject *args) {
+    PyObject *wire_array, *tuple, *out_array, *accumulate_array, *result = NULL;
+    QuantSpec spec;
+    QuantTarget target = {0};
+    ArrayView wire, out, accumulate;
+    int number, threads;
+    if (!PyArg_ParseTuple(args, "OOOiOfi:dequantize", &wire_array, &tuple, &out_array, &number, &accumulate_array,
+                          &target.divisor, &threads)) {
+        return NULL;
+    }
+    if (parse_type(number, &target.type) < 0 || quant_spec_parse(module, tuple, &spec) < 0) return NULL;
+    if (array_acquire(wire_array, "wire", 1u << ARRAY_U8, 1, false, &wire) < 0) return NULL;
+    if (array_acquire(out_array, "out", quant_type_mask(target.type), -1, true, &out) < 0) goto release_wire;
+    bool add = accumulate_array != Py_None;
+    if (add && array_acquire(accumulate_array, "accumulate", 1u << ARRAY_F32, -1, false, &accumulate) < 0) {
+        goto release_out;
+    }
+    target.to = out.data;
+    if (add) target.accumulate = accumulate.data;
+    if (check_wire(&spec, out.elems, &wire) == 0 && (!add || check_accumulate(&accumulate, &out) == 0)) {
+        Job job = {&spec, target.type, NULL, out.elems, NULL, wire.data, &target};
+        result = finish_job(module, &job, threads);
+    }
+    if (add) array_release(&accumulate);
+release_out:
+    array_release(&out);
+release_wire:
+    array_release(&wire);
+    return result;
+}
+
+static PyObject *kernels(PyObject *module, PyObject *args) {
+    const char *name = NULL;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "|z:quantize_kernels", &name)) return NULL;
+    if (PyTuple_GET_SIZE(args) == 1 && !quantize_select_kernels(name)) {
+        return PyErr_Format(PyExc_ValueError, "this processor has no kernels %s", name);
+    }
+    return PyUnicode_FromString(quantize_kernels_name());
+}
+
+static PyMethodDef functions[] = {
+    {"quantize", quantize_array, METH_VARARGS,
+     "quantize(array, type, spec, random, threads, wire)\n--\n\nSee cgxffcv.allreduce.quantize."},
+    {"dequantize", dequantize_array, METH_VARARGS,
+     "dequantize(wire, spec, out, type, accumulate, divisor, threads)\n--\n\nSee cgxffcv.allreduce.dequantize."},
+    {"quantize_wire_bytes", wire_bytes, METH_VARARGS,
+     "quantize_wire_bytes(spec, elems)\n--\n\nThe bytes that a run of `elems` elements takes on the wire."},
+    {"quantize_kernels", kernels, METH_VARARGS,
+     "quantize_kernels([name])\n--\n\nThe kernels in use; with a name ('scalar', 'avx2', 'avx512'; None: the best)\n"
+     "takes those from now on: for tests and benchmarks, never while another thread quantises."},
+    {NULL, NULL, 0, NULL},
+};
+
+int quantize_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }

@@ -1,0 +1,105 @@
+// sources: base/*.c allreduce/quantize.c allreduce/bucket.c allreduce/kernels_*.c
+#include <string.h>
+
+#include "allreduce/quantize.h"
+#include "base/memory.h"
+#include "base/philox.h"
+#include "check.h"
+
+static const char *const names[] = {"scalar", "avx2", "avx512"};
+
+/* Exactly as many bytes as the caller may touch, so that the sanitizer sees one more. */
+static void *exact(size_t bytes) {
+    void *pointer = NULL;
+    CHECK_OK(memory_alloc(bytes, 1, &pointer));
+    return (uint8_t *)pointer + (64 - bytes % 64) % 64; /* the allocation is rounded up: end at its end */
+}
+
+static void release(void *pointer, size_t bytes) { memory_free((uint8_t *)pointer - (64 - bytes % 64) % 64); }
+
+static uint32_t draw(uint32_t i, uint32_t below) {
+    return philox_below(philox_at(7, 0, i, PHILOX_TEST, 0).word[0], below);
+}
+
+/* Random elements, now and then a random bit pattern. */
+static void fill(void *x, QuantType type, int64_t elems, uint32_t seed) {
+    for (int64_t i = 0; i < elems; i++) {
+        Philox4 p = philox_at(seed, 1, (uint64_t)i, PHILOX_TEST, 0);
+        uint32_t bits = p.word[1];
+        float value = philox_uniform(p.word[0]) - 0.5f;
+        if (p.word[2] % 97 != 0) memcpy(&bits, &value, sizeof bits);
+        if (type == QUANT_F32) memcpy((uint8_t *)x + 4 * i, &bits, 4);
+        uint16_t half = (uint16_t)(type == QUANT_F16 ? 0x3000u + (p.word[3] & 0x8FFFu) : bits >> 16);
+        if (type != QUANT_F32) memcpy((uint8_t *)x + 2 * i, &half, 2);
+    }
+}
+
+static QuantSpec random_spec(uint32_t i) {
+    QuantSpec spec = {
+        .bits = 1 + (int)draw(i, 8), .type = (QuantType)draw(i + 1, 3), .codec = (QuantCodec)draw(i + 2, 3)};
+    spec.bucket_size = 1 + draw(i + 3, draw(i + 4, 2) != 0 ? 300 : 40);
+    spec.rounding = (QuantRounding)draw(i + 5, 2);
+    spec.half_metadata = spec.type != QUANT_F32 && draw(i + 6, 2) != 0;
+    if (spec.codec == QUANT_SIGN) spec.bits = 1;
+    if (spec.codec == QUANT_SPIKES) spec.spikes = quantize_default_spikes(spec.bucket_size);
+    return spec;
+}
+
+/* One random case on every instruction set: equal bytes, nothing touched beyond them. */
+static void one_case(uint32_t i) {
+    QuantSpec spec = random_spec(i * 16);
+    int64_t elems = 1 + draw(i * 16 + 8, 1200);
+    size_t item = quantize_item_bytes(spec.type), in = (size_t)elems * item,
+           wire_bytes = quantize_wire_bytes(&spec, elems);
+    void *x = exact(in), *wire = exact(wire_bytes), *first = exact(wire_bytes), *out = exact(in),
+         *first_out = exact(in);
+    float *sum = exact((size_t)elems * 4);
+    QuantRandom random = {i, 3, 2, 0xFFFFFFF0u};
+    CHECK_OK(quantize_check(&spec));
+    fill(x, spec.type, elems, i);
+    for (int k = 0; k < 3; k++) {
+        if (!quantize_select_kernels(names[k])) continue;
+        memset(sum, 0, (size_t)elems * 4);
+        CHECK_OK(quantize(&spec, spec.type, x, elems, &random, NULL, k == 0 ? first : wire));
+        QuantTarget target = {NULL, 3.0f, spec.type, k == 0 ? first_out : out};
+        CHECK_OK(dequantize(&spec, first, elems, &target, NULL));
+        if (k > 0) CHECK(memcmp(wire, first, wire_bytes) == 0 && memcmp(out, first_out, in) == 0);
+        QuantTarget adding = {sum, 1.0f, QUANT_F32, sum};
+        CHECK_OK(dequantize(&spec, first, elems, &adding, NULL));
+        CHECK_OK(quantize_pass(spec.type, x, elems, &adding, NULL));
+    }
+    release(sum, (size_t)elems * 4);
+    release(first_out, in), release(out, in), release(first, wire_bytes), release(wire, wire_bytes), release(x, in);
+}
+
+static void test_refusals(void) {
+    QuantSpec good = {.bits = 4, .bucket_size = 1024};
+    CHECK_OK(quantize_check(&good));
+    QuantSpec bad[] = {
+        {.bits = 0, .bucket_size = 1},
+        {.bits = 4, .bucket_size = 0},
+        {.bits = 4, .bucket_size = 1, .type = (QuantType)3},
+        {.bits = 4, .bucket_size = 1, .codec = (QuantCodec)-1},
+        {.bits = 4, .bucket_size = 8, .codec = QUANT_SPIKES},
+        {.bits = 4, .bucket_size = 8, .rounding = (QuantRounding)2},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CHECK(quantize_check(&bad[i]) == STATUS_ARGUMENT);
+    CHECK(!quantize_select_kernels("neon"));
+}
+
+/* Sizes beyond 32 bits are computed, not stored. */
+static void test_sizes(void) {
+    QuantSpec spec = {.bits = 3, .bucket_size = 7};
+    CHECK(quantize_buckets(&spec, INT64_C(7) << 40) == INT64_C(1) << 40);
+    CHECK(quantize_wire_bytes(&spec, INT64_C(7) << 40) == (UINT64_C(8) << 40) + (UINT64_C(3) << 40));
+    CHECK(quantize_wire_bytes(&spec, 0) == 0);
+    CHECK(quantize_wire_bytes(&spec, 1) == 32);
+}
+
+int main(void) {
+    for (uint32_t i = 0; i < 300; i++) one_case(i);
+    quantize_select_kernels(NULL);
+    test_refusals();
+    test_sizes();
+    return check_result();
+}

@@ -1,0 +1,42 @@
+"""Writes quantize.json beside this file from the NumPy model: run only when docs/WIRE.md changes."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "py"))
+import quant_model as model  # noqa: E402
+
+
+def cases():
+    x = np.random.default_rng(2718).standard_normal(37).astype(np.float32)
+    x[20:24] = [0, -0.0, 1e-40, 5]
+    x[24:32] = np.nan
+    for bits in range(1, 9):
+        for dtype in ("float32", "float16", "bfloat16"):
+            yield x, model.complete(bits, 8, dtype)
+        yield x, model.complete(bits, 16, rounding="stochastic")
+        yield x, model.complete(bits, 20, "bfloat16", half_metadata=True)
+        yield x, model.complete(bits, 16, codec="maxmin_spikes", spikes=2)
+    for dtype in ("float32", "float16", "bfloat16"):
+        yield x, model.complete(1, 12, dtype, "sign", half_metadata=dtype == "float16")
+
+
+def main():
+    out = []
+    for x, spec in cases():
+        random = {"seed": 123456789012345, "call": 7, "rank": 3, "quad": 11} if spec["rounding"] == "stochastic" else {}
+        typed = model.from_float32(x, spec["dtype"])
+        wire = model.quantize(typed, spec, **random)
+        decoded = model.from_float32(model.dequantize32(wire, spec, x.size), spec["dtype"])
+        out.append({"spec": spec, "random": random, "input": typed.tobytes().hex(), "wire": wire.hex(),
+                    "output": decoded.tobytes().hex()})  # fmt: skip
+    lines = ",\n".join(json.dumps(case) for case in out)
+    (HERE / "quantize.json").write_text(f"[\n{lines}\n]\n")
+
+
+if __name__ == "__main__":
+    main()
