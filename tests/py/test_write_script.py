@@ -1,0 +1,100 @@
+"""write_datasets.py end to end, and cgxffcv info and verify on what it writes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cgxffcv import sample
+from cgxffcv.reader import Reader
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments, cwd=ROOT):
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=120, cwd=cwd, env=environ, check=False
+    )
+
+
+def write(*arguments, cwd=ROOT):
+    return run(str(ROOT / "write_datasets.py"), *arguments, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("betons")
+    done = write("--config-file", "default_config.yaml", "--dataset-dir", str(folder), "--data.source=sample")
+    assert done.returncode == 0, done.stderr
+    assert "5,000 samples" in done.stdout and "1,000 samples" in done.stdout
+    return folder
+
+
+def test_the_files_hold_the_sample(folder):
+    images, labels = sample.load()
+    images = images.transpose(0, 2, 3, 1)
+    for name, begin, end in (("cifar_train", 0, 5000), ("cifar_test", 5000, 6000)):
+        with Reader(folder / f"{name}.beton") as reader:
+            assert len(reader) == end - begin
+            for i in (*range(0, end - begin, 97), end - begin - 1):
+                assert np.array_equal(reader[i]["image"], images[begin + i])
+                assert reader[i]["label"] == labels[begin + i]
+
+
+def test_writing_again_gives_the_same_bytes(folder, tmp_path):
+    done = write("--dataset-dir", str(tmp_path / "a/b"), "--data.source=sample", "--data.num_workers=1")
+    assert done.returncode == 0, done.stderr
+    for name in ("cifar_train.beton", "cifar_test.beton"):
+        assert (tmp_path / "a/b" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_relative_paths_belong_to_the_working_directory(tmp_path):
+    done = write("--data.source=sample", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in (tmp_path / "data").iterdir()) == ["cifar_test.beton", "cifar_train.beton"]
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["--data.sauce=auto"], 2, "unknown option --data.sauce; did you mean --data.source?"),
+        (["--data.source=cloud"], 2, "expected one of auto, local, download, sample"),
+        (["--data.source=local", "--data.root=/nowhere"], 1, "no CIFAR-10 below /nowhere"),
+        (["--data.source=sample", "--data.train_dataset=/proc/none/x.beton"], 1, "/proc/none"),
+    ],
+)
+def test_mistakes(arguments, code, message):
+    done = write(*arguments)
+    assert done.returncode == code and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_info(folder):
+    done = run("-m", "cgxffcv", "info", str(folder / "cifar_train.beton"))
+    assert done.returncode == 0 and "5,000 samples" in done.stdout and "label" in done.stdout
+    found = json.loads(run("-m", "cgxffcv", "info", "--json", str(folder / "cifar_test.beton")).stdout)
+    assert found["num_samples"] == 1000 and [f["name"] for f in found["fields"]] == ["image", "label"]
+
+
+def test_verify(folder, tmp_path):
+    done = run("-m", "cgxffcv", "verify", str(folder / "cifar_test.beton"))
+    assert done.returncode == 0 and "in order" in done.stdout
+    cut = tmp_path / "cut.beton"
+    cut.write_bytes((folder / "cifar_test.beton").read_bytes()[:-24])
+    done = run("-m", "cgxffcv", "verify", str(cut))
+    assert done.returncode == 1 and "1 problems" in done.stdout and "Traceback" not in done.stderr
+    assert json.loads(run("-m", "cgxffcv", "verify", "--json", str(cut)).stdout)["ok"] is False
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_files_that_are_none(command, tmp_path):
+    done = run("-m", "cgxffcv", command, str(tmp_path / "none.beton"))
+    assert done.returncode == 1 and "none.beton" in done.stderr and "No such file" in done.stderr
+    assert "Traceback" not in done.stderr
+    (tmp_path / "text.beton").write_text("hello")
+    done = run("-m", "cgxffcv", command, str(tmp_path / "text.beton"))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
