@@ -1,6 +1,6 @@
 """Any data set as a .beton file: write it, look into it, load augmented batches from it.
 
-    python examples/beton_dataset.py [FOLDER]
+python examples/beton_dataset.py [FOLDER]
 """
 
 from __future__ import annotations
@@ -59,10 +59,13 @@ def main(folder: Path) -> None:
         pipelines={"image": augmentation, "label": [IntDecoder()], "about": None},
     ) as loader:  # fmt: skip
         for epoch in range(2):
-            for images, labels, centres in loader:
-                pass
-            print(f"epoch {epoch}: {len(loader)} batches, the last:", images.shape, images.dtype, labels.shape,
-                  centres.shape, f"mean {images.mean():.3f}")  # fmt: skip
+            total = 0.0
+            for images, labels, centres in loader:  # noqa: B007
+                total += float(images.mean())
+            print(
+                f"epoch {epoch}: {len(loader)} batches, mean {total / len(loader):.3f}; the last:",
+                images.shape, images.dtype, labels.shape, centres.shape,
+            )  # fmt: skip
 
 
 if __name__ == "__main__":
