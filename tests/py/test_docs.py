@@ -1,0 +1,91 @@
+"""What the documents tell people to do is there: commands, files, flags, Python examples."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cgxffcv import recipes
+from cgxffcv.schema import FLAGS, SCHEMA
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(text, language=""):
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_exist(page):
+    text = page.read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"`make ([a-z-]+)`", text)) | set(re.findall(r"^make ([a-z-]+)", text, re.M)):
+        assert re.search(rf"^{target}:", makefile, re.M), f"{page.name}: make {target}"
+    for script in set(re.findall(r"\b([\w./-]+\.(?:sh|py|ipynb|yaml))\b", text)):
+        places = [ROOT / script, ROOT / "docs" / script, ROOT / "csrc" / script]
+        named = any(place.exists() for place in places) or any(ROOT.glob(f"*/**/{script}"))
+        made = script in ("config.yaml", "train.py")  # by a run; in a sentence about somebody else's
+        assert named or made or "PATH" in script, f"{page.name} names {script}"
+
+
+def test_flags_and_parameters_exist():
+    flat = {f"--{name}" for flag in FLAGS for name in flag.names} | {"--config-file", "--help", "--json"}
+    for page in (ROOT / "README.md", ROOT / "docs/coming-from-ffcv.md", ROOT / "docs/coming-from-torch_cgx.md"):
+        if not page.exists():
+            continue
+        for option in re.findall(r"(?<![\w-])(--[a-z][\w.-]*)", page.read_text()):
+            known = option in flat or option.removeprefix("--") in SCHEMA
+            other = option in ("--recipe", "--runs", "--bits", "--dtype", "--allow-run-as-root", "--bind-to")
+            assert known or other, f"{page.name} names {option}"
+
+
+def test_every_flat_flag_is_in_the_readme():
+    missing = [flag.names[0] for flag in FLAGS if f"--{flag.names[0]}" not in README]
+    assert missing == []
+
+
+def test_recipes_that_are_named_exist():
+    for name in re.findall(r"--training\.recipe=(\w+)", README):
+        assert name in recipes.RECIPES
+
+
+def test_python_blocks_parse():
+    for page in PAGES:
+        for block in blocks(page.read_text(), "python"):
+            ast.parse(block)
+
+
+def test_the_readmes_python_runs(tmp_path):
+    for block in blocks(README, "python"):
+        done = subprocess.run(
+            [sys.executable, "-c", block], capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False,
+            env={**__import__("os").environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("(100, 3, 32, 32) float16 (100, 1)") == 10
+
+
+def test_the_readme_begins_with_the_two_commands():
+    assert blocks(README)[0] == "make train\nmake test\n"
+
+
+def test_the_project_speaks_of_itself_alone():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix in {".md", ".py", ".c", ".h", ".sh", ".toml", ".yaml", ".pyi", ".ipynb"} and path.is_file():
+            assert not re.search(r"(?<![\w.])/(work|farm)/", path.read_text()), f"{name} names a path of one machine"
