@@ -133,9 +133,10 @@ static PyObject *comm_world(PyObject *module, PyObject *args, PyObject *kwargs) 
     }
     Comm *comm = NULL;
     Status status;
-    Py_BEGIN_ALLOW_THREADS status = comm_create_world(&options, &comm);
-    Py_END_ALLOW_THREADS return status == STATUS_OK ? wrap(module_state(module), comm)
-                                                    : errors_raise(module_state(module), status);
+    Py_BEGIN_ALLOW_THREADS;
+    status = comm_create_world(&options, &comm);
+    Py_END_ALLOW_THREADS;
+    return status == STATUS_OK ? wrap(module_state(module), comm) : errors_raise(module_state(module), status);
 }
 
 static PyObject *comm_segment_fd(PyObject *module, PyObject *args, PyObject *kwargs) {
@@ -163,9 +164,10 @@ static PyObject *comm_attach_fd(PyObject *module, PyObject *args, PyObject *kwar
     }
     Comm *comm = NULL;
     Status status;
-    Py_BEGIN_ALLOW_THREADS status = comm_attach(fd, rank, size, &options, &comm);
-    Py_END_ALLOW_THREADS return status == STATUS_OK ? wrap(module_state(module), comm)
-                                                    : errors_raise(module_state(module), status);
+    Py_BEGIN_ALLOW_THREADS;
+    status = comm_attach(fd, rank, size, &options, &comm);
+    Py_END_ALLOW_THREADS;
+    return status == STATUS_OK ? wrap(module_state(module), comm) : errors_raise(module_state(module), status);
 }
 
 static PyObject *split(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -175,20 +177,25 @@ static PyObject *split(PyObject *self, PyObject *args, PyObject *kwargs) {
     Comm *comm = take(self), *part = NULL;
     if (comm == NULL) return NULL;
     Status status;
-    Py_BEGIN_ALLOW_THREADS status = comm_split(comm, color, key, &part);
-    Py_END_ALLOW_THREADS comm_object_give(self);
+    Py_BEGIN_ALLOW_THREADS;
+    status = comm_split(comm, color, key, &part);
+    Py_END_ALLOW_THREADS;
+    comm_object_give(self);
     if (status != STATUS_OK) return errors_raise(state_of(self), status);
     return part == NULL ? Py_NewRef(Py_None) : wrap(state_of(self), part);
 }
 
 /* ---- closed ---- */
 
-static int destroy(CommObject *self) {
+static void destroy(CommObject *self) {
     Comm *comm = self->comm;
+    if (comm == NULL) return;
+    *(self->before != NULL ? &self->before->after : &open_objects) = self->after;
+    if (self->after != NULL) self->after->before = self->before;
     self->comm = NULL;
-    if (comm == NULL) return 0;
-    Py_BEGIN_ALLOW_THREADS comm_destroy(comm);
-    Py_END_ALLOW_THREADS return 0;
+    Py_BEGIN_ALLOW_THREADS;
+    comm_destroy(comm);
+    Py_END_ALLOW_THREADS;
 }
 
 static PyObject *close_comm(PyObject *self, PyObject *unused) {
@@ -254,8 +261,10 @@ static PyObject *abort_all(PyObject *module, PyObject *args) {
     (void)module;
     const char *message;
     if (!PyArg_ParseTuple(args, "s:comm_abort_all", &message)) return NULL;
-    Py_BEGIN_ALLOW_THREADS comm_abort_all(message);
-    Py_END_ALLOW_THREADS Py_RETURN_NONE;
+    Py_BEGIN_ALLOW_THREADS;
+    comm_abort_all(message);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
 }
 
 /* At exit: closes what is open and idle, aborts what another thread still uses. */
@@ -270,8 +279,10 @@ static PyObject *finalize(PyObject *module, PyObject *unused) {
             object = open_objects;
         }
     }
-    Py_BEGIN_ALLOW_THREADS comm_finalize();
-    Py_END_ALLOW_THREADS Py_RETURN_NONE;
+    Py_BEGIN_ALLOW_THREADS;
+    comm_finalize();
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
 }
 
 /* ---- collectives ---- */
@@ -285,9 +296,11 @@ static PyObject *barrier(PyObject *self, PyObject *args, PyObject *kwargs) {
     Comm *comm = take(self);
     if (comm == NULL) return NULL;
     Status status;
-    Py_BEGIN_ALLOW_THREADS status = comm_begin(comm, "barrier", seconds);
+    Py_BEGIN_ALLOW_THREADS;
+    status = comm_begin(comm, "barrier", seconds);
     if (status == STATUS_OK) status = comm_end(comm, comm_barrier(comm));
-    Py_END_ALLOW_THREADS comm_object_give(self);
+    Py_END_ALLOW_THREADS;
+    comm_object_give(self);
     return none_or_raise(self, status);
 }
 
@@ -296,9 +309,11 @@ static PyObject *broadcast_buffer(PyObject *self, Comm *comm, PyObject *object, 
     Py_buffer view;
     if (PyObject_GetBuffer(object, &view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0) return NULL;
     Status status;
-    Py_BEGIN_ALLOW_THREADS status = comm_begin(comm, "broadcast", seconds);
+    Py_BEGIN_ALLOW_THREADS;
+    status = comm_begin(comm, "broadcast", seconds);
     if (status == STATUS_OK) status = comm_end(comm, comm_broadcast(comm, root, view.buf, (size_t)view.len));
-    Py_END_ALLOW_THREADS PyBuffer_Release(&view);
+    Py_END_ALLOW_THREADS;
+    PyBuffer_Release(&view);
     return status == STATUS_OK ? Py_NewRef(object) : errors_raise(state_of(self), status);
 }
 
@@ -322,10 +337,11 @@ static PyObject *broadcast_bytes(PyObject *self, Comm *comm, PyObject *object, i
         blob.bytes = (uint64_t)PyBytes_GET_SIZE(object);
     }
     Status status;
-    Py_BEGIN_ALLOW_THREADS status = comm_begin(comm, "broadcast of bytes", seconds);
+    Py_BEGIN_ALLOW_THREADS;
+    status = comm_begin(comm, "broadcast of bytes", seconds);
     if (status == STATUS_OK) status = comm_end(comm, broadcast_blob(comm, root, &blob));
-    Py_END_ALLOW_THREADS if (is_root) return status == STATUS_OK ? Py_NewRef(object)
-                                                                 : errors_raise(state_of(self), status);
+    Py_END_ALLOW_THREADS;
+    if (is_root) return status == STATUS_OK ? Py_NewRef(object) : errors_raise(state_of(self), status);
     PyObject *result = status == STATUS_OK ? PyBytes_FromStringAndSize((const char *)blob.data, (Py_ssize_t)blob.bytes)
                                            : errors_raise(state_of(self), status);
     memory_free(blob.data);
@@ -400,9 +416,11 @@ static PyObject *allgather(PyObject *self, PyObject *args, PyObject *kwargs) {
     }
     Gathered gathered = {.ranks = comm_size(comm)};
     Status status;
-    Py_BEGIN_ALLOW_THREADS status = comm_begin(comm, "allgather", seconds);
+    Py_BEGIN_ALLOW_THREADS;
+    status = comm_begin(comm, "allgather", seconds);
     if (status == STATUS_OK) status = comm_end(comm, gather_bytes(comm, view.buf, (uint64_t)view.len, &gathered));
-    Py_END_ALLOW_THREADS comm_object_give(self);
+    Py_END_ALLOW_THREADS;
+    comm_object_give(self);
     PyBuffer_Release(&view);
     PyObject *list = status == STATUS_OK ? list_of_blocks(&gathered) : errors_raise(state_of(self), status);
     memory_free(gathered.sizes);

@@ -1,0 +1,156 @@
+"""Starts the ranks of a test, by mpirun or as plain processes over one segment, and never lets them outlive it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import _cgxffcv
+import pytest
+
+from cgxffcv import comm
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+needs_mpirun = pytest.mark.skipif(
+    shutil.which("mpirun") is None or not _cgxffcv.build_info()["mpi"], reason="needs mpirun and a build with MPI"
+)
+
+
+@dataclass
+class Launch:
+    """How ranks are started: over "shm" or by "mpi", on how many (pretended) nodes."""
+
+    how: str
+    size: int
+    nodes: int = 0
+
+    def __str__(self):
+        return f"{self.how}{self.size}" + (f"on{self.nodes}" if self.nodes else "")
+
+
+@dataclass
+class Job:
+    """Ranks under way; `pid(rank)` once a rank has said ready()."""
+
+    launch: Launch
+    out: Path
+    processes: list = field(default_factory=list)
+
+    def pid(self, rank, limit=30):
+        return int(self._await(f"pid.{rank}", limit))
+
+    def reached(self, rank, name, limit=30):
+        self._await(f"{name}.{rank}", limit)
+
+    def go(self, name):
+        """Lets the ranks that wait for `name` (worker.wait_for) go on."""
+        (self.out / name).touch()
+
+    def _await(self, name, limit):
+        end = time.monotonic() + limit
+        path = self.out / name
+        while not path.exists():
+            assert time.monotonic() < end, f"no {name} within {limit} s\n{self.text()}"
+            time.sleep(0.01)
+        return path.read_text()
+
+    def wait(self, limit=60):
+        """The results by rank (None where a rank wrote none); kills what runs past the limit, and fails."""
+        end = time.monotonic() + limit
+        late = False
+        for process in self.processes:
+            try:
+                process.wait(max(end - time.monotonic(), 0.01))
+            except subprocess.TimeoutExpired:
+                late = True
+        self.kill()
+        assert not late, f"{self.launch} ran past {limit} s\n{self.text()}"
+        return [self.result(rank) for rank in range(self.launch.size)]
+
+    def result(self, rank):
+        path = self.out / f"result.{rank}"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def kill(self):
+        for process in self.processes:
+            try:
+                os.killpg(process.pid, signal.SIGCONT)
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        for process in self.processes:
+            process.wait(10)
+
+    def text(self):
+        return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(self.out.glob("log*")))
+
+    def codes(self):
+        """Exit codes by rank; only of plain processes."""
+        return [process.returncode for process in self.processes]
+
+
+def _environment(**more):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "CGXFFCV_COMM"))}
+    environment.update(
+        PYTHONPATH=str(ROOT), OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1"
+    )
+    environment.update({k: str(v) for k, v in more.items()})
+    return environment
+
+
+def mpirun(size, *options):
+    """Survivors of a killed rank go on, so that what they say can be seen."""
+    return ["mpirun", "-np", str(size), "--oversubscribe", "--bind-to", "none", "--enable-recovery", *options]
+
+
+def start(launch, out, case, *arguments, script="worker_comm.py", **environment):
+    """Starts worker `case`; `environment` goes to all ranks."""
+    out.mkdir(parents=True, exist_ok=True)
+    job = Job(launch, out)
+    command = [sys.executable, "-u", str(HERE / script), case, str(out), *map(str, arguments)]
+    if launch.nodes:
+        environment["CGXFFCV_COMM_NODES"] = launch.nodes
+    if launch.how == "mpi":
+        with open(out / "log", "w") as log:
+            job.processes.append(
+                subprocess.Popen(
+                    mpirun(launch.size) + command,
+                    env=_environment(**environment),
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+        return job
+    fd = comm.segment(launch.size)
+    try:
+        for rank in range(launch.size):
+            more = dict(environment, TEST_FD=fd, TEST_RANK=rank, TEST_SIZE=launch.size)
+            with open(out / f"log.{rank}", "w") as log:
+                job.processes.append(
+                    subprocess.Popen(
+                        command,
+                        env=_environment(**more),
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        pass_fds=[fd],
+                        start_new_session=True,
+                    )
+                )
+    finally:
+        os.close(fd)
+    return job
+
+
+def run(launch, out, case, *arguments, limit=60, **environment):
+    job = start(launch, out, case, *arguments, **environment)
+    results = job.wait(limit)
+    assert all(result is not None for result in results), job.text()
+    return results
