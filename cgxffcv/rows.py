@@ -43,16 +43,19 @@ class Rows:
         self.skip = skip
 
     def _values(self, sample: Any) -> tuple[Any, ...] | list[Any]:
+        if len(self.names) == 1 and not isinstance(sample, tuple):
+            return (sample,)
         if isinstance(sample, Mapping):
             if set(sample) != set(self.names):
                 raise ValueError(
                     f"the sample has {', '.join(map(str, sample))}; the fields are {', '.join(self.names)}"
                 )
             return [sample[name] for name in self.names]
-        values = sample if isinstance(sample, tuple | list) else (sample,)
-        if len(values) != len(self.names):
-            raise ValueError(f"the sample has {len(values)} values for {len(self.names)} fields")
-        return values
+        if not isinstance(sample, tuple | list):
+            raise TypeError(f"a sample must be a tuple in the order of the fields, not {type(sample).__name__}")
+        if len(sample) != len(self.names):
+            raise ValueError(f"the sample has {len(sample)} values for {len(self.names)} fields")
+        return sample
 
     def add(self, chunk: Chunk, make: Callable[[], Any]) -> bool:
         """Adds one sample; whether it was taken."""

@@ -128,7 +128,8 @@ class DatasetWriter:
     ) -> WriteReport:
         """Writes dataset[i] for each i.
 
-        dataset: anything with len() and []; a sample is a tuple in the order of the fields, or a dict by their names.
+        dataset: anything with len() and []; a sample is a tuple in the order of the fields, or a dict by their names;
+            with one field only, anything but a tuple is the value itself.
         indices: which samples, in which order; default all. chunksize: samples a worker makes at a time.
         shuffle_indices: write them in an order drawn from `seed`.
         """

@@ -48,19 +48,31 @@ Status beton_reader_float(const BetonReader *reader, size_t field, uint64_t samp
     return STATUS_OK;
 }
 
-/* The size that the allocation table gives; entries stand in order, or entry_of knows. */
-static uint64_t table_size(const BetonReader *reader, const BetonField *field, uint64_t sample) {
+/* The allocation table's entry, of size 0 if there is none; entries stand in order, or entry_of knows. */
+static BetonEntry entry_of(const BetonReader *reader, const BetonField *field, uint64_t sample) {
     uint64_t index = sample * reader->num_data_fields + field->data_index;
     if (reader->entry_of != NULL) index = reader->entry_of[index];
-    return index == READER_NO_ENTRY ? 0 : beton_entry_load(reader->map + reader->table, index).size;
+    if (index == READER_NO_ENTRY) return (BetonEntry){0};
+    return beton_entry_load(reader->map + reader->table, index);
+}
+
+/* The byte reserved for an empty value is 0; any other is a value of one byte whose size was lost. */
+static Status check_reserved(const BetonReader *reader, const BetonField *field, uint64_t sample) {
+    BetonEntry entry = entry_of(reader, field, sample);
+    if (entry.size != 1 || entry.pointer < reader->data || entry.pointer >= reader->table) return STATUS_OK;
+    if (reader->map[entry.pointer] == 0) return STATUS_OK;
+    FAIL(STATUS_FORMAT, "the value is empty by its record, but the byte reserved for it at %llu is not 0",
+         LLU(entry.pointer));
 }
 
 static Status fetch(const BetonReader *reader, const BetonField *field, uint64_t sample, BetonRegion *out) {
     FieldLocation location;
     Status status = field_kind_of(field->kind)->locate(field, reader_record(reader, field, sample), &location);
     if (status != STATUS_OK) return at_value(reader, status, field, sample);
-    uint64_t size = location.size_known ? location.size : table_size(reader, field, sample);
+    uint64_t size = location.size_known ? location.size : entry_of(reader, field, sample).size;
     if (size == 0) {
+        if (location.may_reserve) status = check_reserved(reader, field, sample);
+        if (status != STATUS_OK) return at_value(reader, status, field, sample);
         *out = (BetonRegion){0};
         return STATUS_OK;
     }

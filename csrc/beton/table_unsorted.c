@@ -181,7 +181,9 @@ static Status match_reserved(Lookup *lookup) {
             TRY(table_locate(reader, field, sample, &location));
             if (!location.may_reserve || location.size != 0) continue;
             uint64_t index = find_of_sample(lookup, sample, location.pointer);
-            if (index != READER_NO_ENTRY && entry_at(lookup, index).size == 1) lookup->matched[index] = 1;
+            if (index == READER_NO_ENTRY || entry_at(lookup, index).size != 1 || lookup->matched[index]) continue;
+            lookup->matched[index] = 1;
+            reader->entry_of[sample * reader->num_data_fields + field->data_index] = index;
         }
     }
     return STATUS_OK;

@@ -1,0 +1,116 @@
+"""Damaged files and JPEG streams under AddressSanitizer and UBSan: the programs here are compiled and run on small
+files that cover every kind of field."""
+
+import lzma
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import _cgxffcv
+import numpy as np
+import pytest
+
+from cgxffcv import DatasetWriter
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+CSRC = ROOT / "csrc"
+sys.path.insert(0, str(ROOT / "tests/py"))
+
+import beton_files as files  # noqa: E402
+import beton_model as model  # noqa: E402
+
+FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread", "-Wall", "-Wextra", "-Werror",
+         "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]  # fmt: skip
+
+
+def build(name, folder, *libraries):
+    source = HERE / f"{name}.c"
+    patterns = source.read_text().splitlines()[0].removeprefix("// sources: ").split()
+    sources = [str(path) for pattern in patterns for path in sorted(CSRC.glob(pattern))]
+    subprocess.run(["gcc", *FLAGS, f"-I{CSRC}", str(source), *sources, "-o", str(folder / name), "-lm", *libraries],
+                   check=True)  # fmt: skip
+    return folder / name
+
+
+def run(program, *arguments):
+    done = subprocess.run(
+        [str(program), *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def beton(tmp_path_factory):
+    return build("beton", tmp_path_factory.mktemp("fuzz"))
+
+
+ALL_KINDS = [("image", "raw", None), ("int", "n", None), ("json", "doc", None), ("float", "x", None),
+             ("bytes", "sixteen letters!", None), ("array", "arr", ("<i4", (2, 3))),
+             ("tensor", "t", ("|u1", (1, 3, 1))), ("image", "jpg", None)]  # fmt: skip
+
+
+def jpeg(seed):
+    rng = np.random.default_rng(seed)
+    return _cgxffcv.jpeg_encode(np.repeat(np.repeat(rng.integers(0, 256, (2, 3, 3), np.uint8), 8, 0), 8, 1), 80)
+
+
+def all_kinds(count):
+    samples = files.random_samples(np.random.default_rng(1), ALL_KINDS[:-1], count)
+    return [(*sample, ("jpg", 24, 16, jpeg(i))) for i, sample in enumerate(samples)]
+
+
+@pytest.mark.parametrize("count", [0, 3])
+@pytest.mark.parametrize("checksums", [False, True])
+def test_damaged_files_of_ours(beton, tmp_path, count, checksums):
+    path = tmp_path / "x.beton"
+    fields = files.package_fields(ALL_KINDS)
+    writer = DatasetWriter(path, fields, page_size=4096, allow_small_pages=True, num_workers=1, checksums=checksums)
+    writer.from_indexed_dataset(files.package_samples(ALL_KINDS, all_kinds(count)))
+    out = run(beton, path, "strict" if checksums and count else "lax")
+    assert out.endswith(" 0 changed\n"), out
+
+
+@pytest.mark.parametrize("kinds", [("int",), ("float", "int")])
+def test_damaged_files_without_data(beton, tmp_path, kinds):
+    fields = [(kind, f"f{i}", None) for i, kind in enumerate(kinds)]
+    samples = files.random_samples(np.random.default_rng(2), fields, 4)
+    for checksums in (False, True):
+        path = tmp_path / f"{checksums}.beton"
+        writer = DatasetWriter(path, files.package_fields(fields), num_workers=1, checksums=checksums)
+        writer.from_indexed_dataset(files.package_samples(fields, samples))
+        run(beton, path, "strict" if checksums else "lax")
+
+
+def test_damaged_file_with_an_unsorted_table(beton, tmp_path):
+    data = bytearray(model.write(ALL_KINDS, all_kinds(3), 2048))
+    table = int.from_bytes(data[16:24], "little")
+    entries = np.frombuffer(bytes(data[table:]), "<u8").reshape(-1, 3)
+    data[table:] = np.random.default_rng(3).permutation(entries).tobytes()
+    (tmp_path / "x.beton").write_bytes(data)
+    run(beton, tmp_path / "x.beton", "lax")
+
+
+def test_damaged_file_of_ffcv_with_entries_of_size_zero(beton, tmp_path):
+    golden = ROOT / "tests/golden/bytes_empty.beton.xz"
+    (tmp_path / "x.beton").write_bytes(lzma.decompress(golden.read_bytes()))
+    run(beton, tmp_path / "x.beton", "lax")
+
+
+def test_damaged_jpeg_streams(tmp_path):
+    if not _cgxffcv.build_info()["jpeg"]:
+        pytest.skip("this build has no libjpeg-turbo")
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc")
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(4)
+    pixels = np.repeat(np.repeat(rng.integers(0, 256, (3, 4, 3), np.uint8), 8, 0), 8, 1)
+    picture = image.fromarray(pixels)
+    picture.save(tmp_path / "baseline.jpg", quality=60)
+    picture.save(tmp_path / "progressive.jpg", quality=60, progressive=True)
+    picture.convert("L").save(tmp_path / "grey.jpg", quality=60)
+    picture.save(tmp_path / "full.jpg", quality=60, subsampling=0)
+    out = run(build("jpeg", tmp_path, "-lturbojpeg"), *sorted(tmp_path.glob("*.jpg")))
+    assert "decoded" in out
