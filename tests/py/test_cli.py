@@ -79,7 +79,9 @@ def test_a_mistake_of_ours_shows_where():
 
 
 def test_sigterm_ends_with_a_message():
-    text = "import time\nfrom cgxffcv import app\ndef main():\n    print('up', flush=True)\n    time.sleep(60)\n"
+    # Short sleeps: a signal that comes just before a system call does not end that call.
+    text = "import time\nfrom cgxffcv import app\ndef main():\n    print('up', flush=True)\n"
+    text += "    while True:\n        time.sleep(0.02)\n"
     process = subprocess.Popen(
         [sys.executable, "-c", text + "app.run('prog', main)"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, cwd=ROOT,
