@@ -1,6 +1,6 @@
 /* Prepares a spec, and augments one image at a time: draws become one frame (where each output pixel comes from)
- * and a few holes, a kernel converts the rows, and the edges and holes are painted over. Chains that one frame
- * cannot express go through augment_stages.c first. Owns tables, keeps nothing between images. */
+ * and a few holes, a kernel converts the rows (from a padded copy where padding can show), holes are painted over.
+ * Chains that one frame cannot express go through augment_stages.c first. Owns tables, keeps nothing between images. */
 #include "image/augment.h"
 
 #include <math.h>
@@ -11,14 +11,15 @@
 #include "image/augment_stages.h"
 #include "image/augment_table.h"
 
-/* out(y, x) = in(y + y0, x0 + x), or in(y + y0, x0 - x) if mirrored; outside the source `pad` says what. */
+/* out(y, x) = in(y + y0, x0 + x), or in(y + y0, x0 - x) if mirrored. */
 typedef struct Frame {
     int32_t y0, x0;
     bool mirror;
-    int pad;             /* the operation whose padding shows; -1: none */
-    int32_t top, bottom; /* rows [top, bottom) and columns [left, right) come from the source */
-    int32_t left, right;
 } Frame;
+
+typedef struct Rectangle {
+    int32_t y, x, height, width;
+} Rectangle;
 
 typedef struct Hole {
     int op;
@@ -36,12 +37,24 @@ size_t augment_output_bytes(const Augment *a) {
     return (size_t)a->out_height * (size_t)a->out_width * AUGMENT_CHANNELS * a->item_bytes;
 }
 
-static size_t scratch_row_bytes(const Augment *a) {
-    return (((size_t)a->out_width + AUGMENT_BLOCK) * AUGMENT_CHANNELS + 63) & ~(size_t)63;
+/* Scratch memory holds the padded image, or the stages. */
+static size_t padded_stride(const Augment *a) {
+    return ((size_t)a->spec.width + 2 * (size_t)a->margin) * AUGMENT_CHANNELS;
 }
 
+static size_t padded_rows(const Augment *a) { return (size_t)a->spec.height + 2 * (size_t)a->margin; }
+
 size_t augment_scratch_bytes(const Augment *a) {
-    return scratch_row_bytes(a) + (a->simple ? 0 : augment_stages_bytes(&a->spec));
+    if (!a->simple) return augment_stages_bytes(&a->spec);
+    return a->pad < 0 ? 0 : padded_stride(a) * padded_rows(a);
+}
+
+void augment_scratch_init(const Augment *a, void *scratch) {
+    uint8_t *pixel = scratch;
+    if (!a->simple || a->pad < 0) return;
+    for (size_t i = 0; i < augment_scratch_bytes(a); i++) {
+        pixel[i] = (uint8_t)a->spec.ops[a->pad].fill[i % AUGMENT_CHANNELS];
+    }
 }
 
 /* ---- preparing ---- */
@@ -60,8 +73,9 @@ static Status check_fill(const AugmentOp *op) {
 }
 
 static Status check_padding(const AugmentOp *op, int32_t height, int32_t width) {
-    int32_t most = UINT16_MAX;
-    if (op->kind == AUGMENT_CROP && op->reflect) most = (height < width ? height : width) - 1;
+    int32_t most = AUGMENT_MAX_PADDING;
+    if (op->kind == AUGMENT_CROP && op->reflect && most >= height) most = height - 1;
+    if (op->kind == AUGMENT_CROP && op->reflect && most >= width) most = width - 1;
     if (op->padding >= 0 && op->padding <= most) return STATUS_OK;
     FAIL(STATUS_ARGUMENT, "padding must be in 0..%d for images of %dx%d, not %d", most, height, width, op->padding);
 }
@@ -174,19 +188,20 @@ static void set_strides(Augment *a) {
 }
 
 static void set_fills(Augment *a) {
+    a->pad = -1;
     for (int i = 0; i < a->spec.op_count; i++) {
         const AugmentOp *op = &a->spec.ops[i];
         for (int c = 0; c < AUGMENT_CHANNELS; c++) {
             a->fill[i][c] =
                 op->normalized ? augment_bits(op->fill[c], a->spec.type) : augment_level(&a->spec, c, op->fill[c]);
-            if (!pads(op)) continue;
-            for (int32_t x = 0; x < a->out_width; x++) a->fill_row[AUGMENT_CHANNELS * x + c] = (uint8_t)op->fill[c];
         }
+        if (!pads(op) || op->padding == 0) continue;
+        a->pad = i;
+        a->margin = op->padding;
     }
 }
 
 Status augment_create(const AugmentSpec *spec, Augment **out) {
-    Status status = STATUS_OK;
     Augment *a = NULL;
     int32_t height, width;
     TRY(check_spec(spec, &height, &width));
@@ -195,24 +210,16 @@ Status augment_create(const AugmentSpec *spec, Augment **out) {
     a->out_height = height;
     a->out_width = width;
     a->simple = is_simple(spec);
-    TRY_GOTO(memory_calloc((size_t)width, AUGMENT_CHANNELS, &a->fill_row));
     set_strides(a);
     augment_make_table(a);
     set_fills(a);
     make_shuffles(&a->shuffles);
     a->kernel = choose_kernel(a);
     *out = a;
-    a = NULL;
-done:
-    augment_destroy(a);
-    return status;
+    return STATUS_OK;
 }
 
-void augment_destroy(Augment *a) {
-    if (a == NULL) return;
-    memory_free(a->fill_row);
-    memory_free(a);
-}
+void augment_destroy(Augment *a) { memory_free(a); }
 
 /* ---- one image ---- */
 
@@ -221,37 +228,22 @@ static void frame_mirror(Frame *f, int32_t width) {
     f->mirror = !f->mirror;
 }
 
-/* Which rows and columns of an output of height x width the frame takes from the source. */
-static void frame_clip(Frame *f, const AugmentSpec *spec, int32_t height, int32_t width) {
-    int32_t first = f->mirror ? f->x0 - spec->width + 1 : -f->x0;
-    f->left = first > 0 ? first : 0;
-    f->right = first + spec->width < width ? first + spec->width : width;
-    f->top = f->y0 < 0 ? -f->y0 : 0;
-    f->bottom = spec->height - f->y0 < height ? spec->height - f->y0 : height;
-    /* An image moved out entirely leaves an empty range at either end. */
-    if (f->left > f->right) f->left = f->right = f->right < 0 ? 0 : f->right;
-    if (f->top > f->bottom) f->top = f->bottom = f->bottom < 0 ? 0 : f->bottom;
-}
-
 static int make_frame(const Augment *a, CropKey key, bool evaluate, Frame *f, Hole *holes) {
     const AugmentSpec *spec = &a->spec;
     int32_t height = spec->height, width = spec->width;
     int count = 0;
-    *f = (Frame){.pad = -1};
+    *f = (Frame){0};
     for (int i = 0; i < spec->op_count; i++) {
         AugmentDraw draw = augment_draw(&spec->ops[i], key, evaluate, height, width);
         if (draw.mirror) frame_mirror(f, width);
         if (draw.hole) holes[count++] = (Hole){i, draw.offset.y, draw.offset.x};
         if (!pads(&spec->ops[i])) continue;
-        f->pad = i;
         f->y0 += draw.offset.y;
         f->x0 += f->mirror ? -draw.offset.x : draw.offset.x;
-        if (spec->ops[i].kind == AUGMENT_CROP) {
-            height = spec->ops[i].height;
-            width = spec->ops[i].width;
-        }
+        if (spec->ops[i].kind != AUGMENT_CROP) continue;
+        height = spec->ops[i].height;
+        width = spec->ops[i].width;
     }
-    frame_clip(f, spec, height, width);
     return count;
 }
 
@@ -259,120 +251,123 @@ static unsigned char *at(const Augment *a, unsigned char *out, int32_t y, int32_
     return out + (size_t)y * a->row_stride + (size_t)x * a->pixel_stride;
 }
 
-/* Fills a rectangle with one value a channel. */
-static void paint(const Augment *a, unsigned char *out, int32_t y, int32_t x, int32_t height, int32_t width,
-                  const uint32_t *value) {
-    for (int c = 0; c < AUGMENT_CHANNELS; c++) {
-        unsigned char *corner = at(a, out, y, x) + (size_t)c * a->plane_stride;
-        for (int32_t i = 0; i < height; i++) {
-            unsigned char *row = corner + (size_t)i * a->row_stride;
-            for (int32_t j = 0; j < width; j++) {
-                augment_store(row + (size_t)j * a->pixel_stride, value[c], a->item_bytes);
+/* `count` items of one value in a row; inlined with a constant item size. */
+static inline __attribute__((always_inline)) void fill_items(unsigned char *to, size_t count, uint32_t value,
+                                                             size_t item_bytes) {
+    const uint64_t repeat = item_bytes == 1   ? 0x0101010101010101u
+                            : item_bytes == 2 ? 0x0001000100010001u
+                                              : 0x0000000100000001u;
+    const uint64_t pattern = repeat * value;
+    const size_t bytes = count * item_bytes;
+    if (bytes < sizeof pattern) {
+        for (size_t i = 0; i < count; i++) augment_store(to + i * item_bytes, value, item_bytes);
+        return;
+    }
+    for (size_t i = 0; i + sizeof pattern <= bytes; i += sizeof pattern) store_u64(to + i, pattern);
+    store_u64(to + bytes - sizeof pattern, pattern);
+}
+
+static inline __attribute__((always_inline)) void paint_as(const Augment *a, unsigned char *corner, Rectangle r,
+                                                           const uint32_t *value, size_t item_bytes) {
+    for (int32_t i = 0; i < r.height; i++, corner += a->row_stride) {
+        if (a->spec.layout == IMAGE_CHW) {
+            for (int c = 0; c < AUGMENT_CHANNELS; c++) {
+                fill_items(corner + (size_t)c * a->plane_stride, (size_t)r.width, value[c], item_bytes);
             }
-        }
-    }
-}
-
-/* One pixel by table. */
-static void put(const Augment *a, unsigned char *to, const uint8_t *pixel) {
-    for (int c = 0; c < AUGMENT_CHANNELS; c++) {
-        augment_store(to + (size_t)c * a->plane_stride, a->table[c][pixel[c]], a->item_bytes);
-    }
-}
-
-static void convert_rows(const Augment *a, const uint8_t *source, ptrdiff_t stride, int32_t y, int32_t rows,
-                         bool mirror, unsigned char *out) {
-    AugmentStrip strip = {.source = source,
-                          .source_stride = stride,
-                          .rows = (size_t)rows,
-                          .width = (size_t)a->out_width,
-                          .mirror = mirror,
-                          .out = at(a, out, y, 0),
-                          .out_stride = a->row_stride,
-                          .plane = a->plane_stride};
-    if (rows > 0) a->kernel(a, &strip);
-}
-
-/* The first source column that an output row reads, in rising order of address. */
-static int32_t first_column(const Augment *a, const Frame *f) { return f->mirror ? f->x0 - a->out_width + 1 : f->x0; }
-
-/* Rows [y, y + rows) of the output from source rows [from, from + rows). A window that sticks out on the left or
- * right reads neighbouring rows there, which the edges paint over; where that would leave the image's memory, the
- * row is copied first. */
-static void convert_source_rows(const Augment *a, const Frame *f, const uint8_t *pixels, int32_t from, int32_t y,
-                                int32_t rows, unsigned char *out, void *scratch) {
-    const ptrdiff_t stride = (ptrdiff_t)a->spec.width * AUGMENT_CHANNELS;
-    const int32_t first = first_column(a, f);
-    const ptrdiff_t total = stride * a->spec.height, begin = (ptrdiff_t)first * AUGMENT_CHANNELS;
-    const ptrdiff_t window = (ptrdiff_t)a->out_width * AUGMENT_CHANNELS;
-    int32_t done = 0;
-    while (done < rows) {
-        ptrdiff_t offset = (from + done) * stride + begin;
-        if (offset >= 0 && offset + window <= total) {
-            int32_t safe = 1;
-            while (done + safe < rows && offset + safe * stride + window <= total) safe++;
-            convert_rows(a, pixels + offset, stride, y + done, safe, f->mirror, out);
-            done += safe;
             continue;
         }
-        int32_t low = first < 0 ? 0 : first;
-        int32_t high = first + a->out_width < a->spec.width ? first + a->out_width : a->spec.width;
-        uint8_t *row = scratch;
-        if (low < high) {
-            memcpy(row + (low - first) * AUGMENT_CHANNELS, pixels + (from + done) * stride + low * AUGMENT_CHANNELS,
-                   (size_t)(high - low) * AUGMENT_CHANNELS);
-        }
-        convert_rows(a, row, 0, y + done, 1, f->mirror, out);
-        done++;
-    }
-}
-
-static void paint_reflected_edges(const Augment *a, const Frame *f, const uint8_t *pixels, unsigned char *out) {
-    for (int32_t y = 0; y < a->out_height; y++) {
-        const uint8_t *row = pixels + (ptrdiff_t)crop_reflect(y + f->y0, a->spec.height) * a->spec.width * 3;
-        for (int32_t x = 0; x < a->out_width; x++) {
-            if (x == f->left) x = f->right;
-            if (x >= a->out_width) break;
-            int32_t from = crop_reflect(f->mirror ? f->x0 - x : f->x0 + x, a->spec.width);
-            put(a, at(a, out, y, x), row + (ptrdiff_t)from * AUGMENT_CHANNELS);
+        unsigned char *to = corner;
+        for (int32_t j = 0; j < r.width; j++, to += AUGMENT_CHANNELS * item_bytes) {
+            for (size_t c = 0; c < AUGMENT_CHANNELS; c++) augment_store(to + c * item_bytes, value[c], item_bytes);
         }
     }
 }
 
-static void run_reflected(const Augment *a, const Frame *f, const uint8_t *pixels, unsigned char *out, void *scratch) {
-    for (int32_t y = 0; y < f->top; y++) {
-        convert_source_rows(a, f, pixels, crop_reflect(y + f->y0, a->spec.height), y, 1, out, scratch);
+/* Fills a rectangle with one value a channel. */
+static void paint(const Augment *a, unsigned char *out, Rectangle r, const uint32_t *value) {
+    unsigned char *corner = at(a, out, r.y, r.x);
+    if (a->item_bytes == 1) {
+        paint_as(a, corner, r, value, 1);
+    } else if (a->item_bytes == 2) {
+        paint_as(a, corner, r, value, 2);
+    } else {
+        paint_as(a, corner, r, value, 4);
     }
-    convert_source_rows(a, f, pixels, f->top + f->y0, f->top, f->bottom - f->top, out, scratch);
-    for (int32_t y = f->bottom; y < a->out_height; y++) {
-        convert_source_rows(a, f, pixels, crop_reflect(y + f->y0, a->spec.height), y, 1, out, scratch);
-    }
-    if (f->left > 0 || f->right < a->out_width) paint_reflected_edges(a, f, pixels, out);
 }
 
-static void run_filled(const Augment *a, const Frame *f, const uint8_t *pixels, unsigned char *out, void *scratch) {
-    const int32_t height = f->bottom - f->top;
-    convert_rows(a, a->fill_row, 0, 0, f->top, false, out);
-    convert_source_rows(a, f, pixels, f->top + f->y0, f->top, height, out, scratch);
-    convert_rows(a, a->fill_row, 0, f->bottom, a->out_height - f->bottom, false, out);
-    if (f->pad < 0) return;
-    const uint32_t *fill = a->fill[f->pad];
-    if (f->left > 0) paint(a, out, f->top, 0, height, f->left, fill);
-    if (f->right < a->out_width) paint(a, out, f->top, f->right, height, a->out_width - f->right, fill);
+static void convert(const Augment *a, const uint8_t *source, size_t stride, bool mirror, const uint8_t *next,
+                    unsigned char *out) {
+    const size_t next_bytes = (size_t)a->spec.height * (size_t)a->spec.width * AUGMENT_CHANNELS;
+    AugmentStrip strip = {.source = source,
+                          .source_stride = stride,
+                          .rows = (size_t)a->out_height,
+                          .width = (size_t)a->out_width,
+                          .mirror = mirror,
+                          .out = out,
+                          .out_stride = a->row_stride,
+                          .plane = a->plane_stride,
+                          .next = next,
+                          .next_stride = next_bytes / (size_t)a->out_height};
+    a->kernel(a, &strip);
 }
 
-void augment_run(const Augment *a, const uint8_t *pixels, CropKey key, bool evaluate, void *out, void *scratch) {
-    Frame frame = {.pad = -1};
+/* A short copy, without a call. */
+static inline void copy_row(uint8_t *to, const uint8_t *from, size_t bytes) {
+    enum { STEP = 32 };
+    if (bytes < STEP) {
+        memcpy(to, from, bytes);
+        return;
+    }
+    for (size_t i = 0; i + STEP <= bytes; i += STEP) memcpy(to + i, from + i, STEP);
+    memcpy(to + bytes - STEP, from + bytes - STEP, STEP);
+}
+
+static void reflect_sides(uint8_t *row, int32_t width, int32_t margin) {
+    for (int32_t i = 1; i <= margin; i++) {
+        memcpy(row - AUGMENT_CHANNELS * i, row + AUGMENT_CHANNELS * i, AUGMENT_CHANNELS);
+        memcpy(row + AUGMENT_CHANNELS * (width - 1 + i), row + AUGMENT_CHANNELS * (width - 1 - i), AUGMENT_CHANNELS);
+    }
+}
+
+/* Puts the rows that the frame needs into the padded image, whose fill stands there already; the place of in(0, 0). */
+static const uint8_t *pad_rows(const Augment *a, const Frame *f, const uint8_t *pixels, uint8_t *scratch) {
+    const int32_t height = a->spec.height, width = a->spec.width, margin = a->margin;
+    const size_t row_bytes = (size_t)width * AUGMENT_CHANNELS, stride = padded_stride(a);
+    const bool reflect = a->spec.ops[a->pad].reflect;
+    uint8_t *origin = scratch + (size_t)margin * (stride + AUGMENT_CHANNELS);
+    for (int32_t y = f->y0; y < f->y0 + a->out_height; y++) {
+        int32_t from = reflect ? crop_reflect(y, height) : y;
+        if (from < 0 || from >= height) continue;
+        uint8_t *row = origin + y * (ptrdiff_t)stride;
+        copy_row(row, pixels + (size_t)from * row_bytes, row_bytes);
+        if (reflect) reflect_sides(row, width, margin);
+    }
+    return origin;
+}
+
+static void run_frame(const Augment *a, const Frame *f, const uint8_t *pixels, const uint8_t *next, unsigned char *out,
+                      uint8_t *scratch) {
+    size_t stride = (size_t)a->spec.width * AUGMENT_CHANNELS;
+    const uint8_t *origin = pixels;
+    if (a->pad >= 0) {
+        stride = padded_stride(a);
+        origin = pad_rows(a, f, pixels, scratch);
+    }
+    int32_t first = f->mirror ? f->x0 - a->out_width + 1 : f->x0;
+    convert(a, origin + f->y0 * (ptrdiff_t)stride + (ptrdiff_t)first * AUGMENT_CHANNELS, stride, f->mirror, next, out);
+}
+
+void augment_run(const Augment *a, const uint8_t *pixels, const uint8_t *next, CropKey key, bool evaluate, void *out,
+                 void *scratch) {
+    Frame frame;
     Hole holes[AUGMENT_MAX_OPS];
     int count = 0;
     if (a->simple) {
         count = make_frame(a, key, evaluate, &frame, holes);
-        bool reflect = frame.pad >= 0 && a->spec.ops[frame.pad].reflect;
-        (reflect ? run_reflected : run_filled)(a, &frame, pixels, out, scratch);
+        run_frame(a, &frame, pixels, next, out, scratch);
     } else {
-        const uint8_t *moved =
-            augment_stages(&a->spec, pixels, key, evaluate, (unsigned char *)scratch + scratch_row_bytes(a));
-        convert_rows(a, moved, (ptrdiff_t)a->out_width * AUGMENT_CHANNELS, 0, a->out_height, false, out);
+        const uint8_t *moved = augment_stages(&a->spec, pixels, key, evaluate, scratch);
+        convert(a, moved, (size_t)a->out_width * AUGMENT_CHANNELS, false, next, out);
         for (int i = 0; i < a->spec.op_count; i++) {
             if (!a->spec.ops[i].normalized) continue;
             AugmentDraw draw = augment_draw(&a->spec.ops[i], key, evaluate, a->out_height, a->out_width);
@@ -381,6 +376,6 @@ void augment_run(const Augment *a, const uint8_t *pixels, CropKey key, bool eval
     }
     for (int i = 0; i < count; i++) {
         const AugmentOp *op = &a->spec.ops[holes[i].op];
-        paint(a, out, holes[i].y, holes[i].x, op->height, op->width, a->fill[holes[i].op]);
+        paint(a, out, (Rectangle){holes[i].y, holes[i].x, op->height, op->width}, a->fill[holes[i].op]);
     }
 }

@@ -12,6 +12,7 @@
 
 #define AUGMENT_MAX_OPS 16
 #define AUGMENT_CHANNELS 3
+#define AUGMENT_MAX_PADDING 1024
 
 typedef enum ImageType {
     IMAGE_U8,
@@ -64,11 +65,14 @@ size_t image_type_bytes(ImageType type);
 void augment_output_size(const Augment *augment, int32_t *height, int32_t *width);
 size_t augment_output_bytes(const Augment *augment);
 
-/* Scratch memory that one thread needs, in bytes (64-byte aligned). */
+/* Scratch memory that one thread needs for this Augment alone, in bytes; may be 0. Prepared once. */
 size_t augment_scratch_bytes(const Augment *augment);
+void augment_scratch_init(const Augment *augment, void *scratch);
 
-/* Writes augment_output_bytes to `out`, from height * width * 3 bytes of `pixels`. With `evaluate`, random choices
- * are neutral: no flip, no shift, the central crop, no hole. Cannot fail. */
-void augment_run(const Augment *augment, const uint8_t *pixels, CropKey key, bool evaluate, void *out, void *scratch);
+/* Writes augment_output_bytes to `out`, from height * width * 3 bytes of `pixels`. `next` may be the pixels of the
+ * image that comes next, to be fetched into the cache meanwhile, or NULL. With `evaluate`, random choices are neutral:
+ * no flip, no shift, the central crop, no hole. Cannot fail. */
+void augment_run(const Augment *augment, const uint8_t *pixels, const uint8_t *next, CropKey key, bool evaluate,
+                 void *out, void *scratch);
 
 #endif

@@ -15,12 +15,14 @@
  * where `mirror` turns them around. */
 typedef struct AugmentStrip {
     const uint8_t *source;
-    ptrdiff_t source_stride;
+    size_t source_stride;
     size_t rows, width;
     bool mirror;
-    unsigned char *out; /* first element of the first row, channel 0 */
-    size_t out_stride;  /* bytes from row to row */
-    size_t plane;       /* bytes from channel to channel (CHW) */
+    unsigned char *out;  /* first element of the first row, channel 0 */
+    size_t out_stride;   /* bytes from row to row */
+    size_t plane;        /* bytes from channel to channel (CHW) */
+    const uint8_t *next; /* NULL, or rows * next_stride bytes that will be read soon */
+    size_t next_stride;
 } AugmentStrip;
 
 typedef void (*AugmentKernel)(const Augment *augment, const AugmentStrip *strip);
@@ -41,7 +43,8 @@ struct Augment {
     /* The output for each level; 16-bit types and uint8 use the low bits. */
     uint32_t table[AUGMENT_CHANNELS][AUGMENT_LEVELS];
     uint32_t fill[AUGMENT_MAX_OPS][AUGMENT_CHANNELS]; /* of each operation, in the output's type */
-    uint8_t *fill_row;                                /* owned: out_width pixels of the padding's fill */
+    int pad;                                          /* the operation that pads, if `simple`; -1: none does */
+    int32_t margin;                                   /* its padding */
     AugmentShuffles shuffles;
     AugmentKernel kernel; /* from the best instruction set */
 };
@@ -68,7 +71,7 @@ static inline void augment_store(unsigned char *out, uint32_t value, size_t item
 static inline __attribute__((always_inline)) void augment_row_by_table(const Augment *a, const AugmentStrip *s,
                                                                        size_t row, size_t first, size_t last,
                                                                        size_t item_bytes, ImageLayout layout) {
-    const uint8_t *source = s->source + (ptrdiff_t)row * s->source_stride;
+    const uint8_t *source = s->source + row * s->source_stride;
     unsigned char *out = s->out + row * s->out_stride;
     size_t channel_step = layout == IMAGE_HWC ? item_bytes : s->plane;
     size_t pixel_step = layout == IMAGE_HWC ? item_bytes * AUGMENT_CHANNELS : item_bytes;

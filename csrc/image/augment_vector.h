@@ -43,6 +43,13 @@ INLINE Block block_mirror(Block b, const AugmentShuffles *shuffles) {
     return out;
 }
 
+/* Asks for a row of the image that comes next: its lines arrive while this one is converted. */
+INLINE void prefetch_row(const AugmentStrip *s, size_t row) {
+    const size_t line = 64;
+    if (s->next == NULL) return;
+    for (size_t i = 0; i < s->next_stride; i += line) __builtin_prefetch(s->next + row * s->next_stride + i, 0, 3);
+}
+
 /* Where the 16 pixels that end up at x.. begin in the source row. */
 INLINE const uint8_t *block_source(const uint8_t *row, size_t width, size_t x, bool mirror) {
     return row + AUGMENT_CHANNELS * (mirror ? width - AUGMENT_BLOCK - x : x);
@@ -52,8 +59,9 @@ INLINE const uint8_t *block_source(const uint8_t *row, size_t width, size_t x, b
     INLINE void strip_##suffix(const Augment *a, const AugmentStrip *s) {                                              \
         const Constants k = constants_##type_name(a, layout_);                                                         \
         for (size_t row = 0; row < s->rows; row++) {                                                                   \
-            const uint8_t *source = s->source + (ptrdiff_t)row * s->source_stride;                                     \
+            const uint8_t *source = s->source + row * s->source_stride;                                                \
             unsigned char *out = s->out + row * s->out_stride;                                                         \
+            prefetch_row(s, row);                                                                                      \
             for (size_t next = 0; next < s->width; next += AUGMENT_BLOCK) {                                            \
                 size_t x = next + AUGMENT_BLOCK <= s->width ? next : s->width - AUGMENT_BLOCK;                         \
                 Block b = block_load(block_source(source, s->width, x, mirror_));                                      \

@@ -17,7 +17,12 @@ typedef struct Chunk {
 
 Status plan_scratch_init(const Plan *plan, PlanScratch *scratch) {
     *scratch = (PlanScratch){.failed_at = -1};
-    return memory_calloc(plan->scratch_bytes, 1, &scratch->augment);
+    TRY(memory_calloc(plan->scratch_bytes, 1, &scratch->augment));
+    for (size_t i = 0; i < plan->count; i++) {
+        const PlanOutput *output = &plan->outputs[i];
+        if (output->augment != NULL) augment_scratch_init(output->augment, scratch->augment + output->scratch_at);
+    }
+    return STATUS_OK;
 }
 
 void plan_scratch_fini(PlanScratch *scratch) {
@@ -78,21 +83,16 @@ static Status pixels_of(const Plan *plan, const PlanOutput *output, PlanScratch 
 }
 
 /* The image and all further views of it. */
-static void augment_views(const Chunk *chunk, size_t index, const uint8_t *pixels, size_t i, void *const *arrays) {
+static void augment_views(const Chunk *chunk, size_t index, const uint8_t *pixels, const uint8_t *next, size_t i,
+                          void *const *arrays) {
     const Plan *plan = chunk->plan;
     for (int view = (int)index; view >= 0; view = plan->outputs[view].next_view) {
         const PlanOutput *output = &plan->outputs[view];
         CropKey key = {.seed = plan->seed, .sample = chunk->ids[i], .epoch = chunk->draws.epoch};
         unsigned char *to = (unsigned char *)arrays[view] + (chunk->first + i) * output->array.sample_bytes;
-        augment_run(output->augment, pixels, key, chunk->draws.evaluate, to, chunk->scratch->augment);
+        augment_run(output->augment, pixels, next, key, chunk->draws.evaluate, to,
+                    chunk->scratch->augment + output->scratch_at);
     }
-}
-
-static void prefetch(const BetonImage *image) {
-    const size_t line = 64, most = 4096; /* the hardware's own prefetcher follows in larger images */
-    if (image->mode != BETON_IMAGE_RAW) return;
-    size_t bytes = image->region.size < most ? (size_t)image->region.size : most;
-    for (size_t at = 0; at < bytes; at += line) __builtin_prefetch(image->region.data + at, 0, 3);
 }
 
 static Status run_file_images(const Chunk *chunk, size_t index, void *const *arrays) {
@@ -105,10 +105,10 @@ static Status run_file_images(const Chunk *chunk, size_t index, void *const *arr
     }
     for (size_t i = 0; i < chunk->count; i++) {
         const uint8_t *pixels = NULL;
-        if (i + 1 < chunk->count) prefetch(&images[i + 1]);
+        bool next_raw = i + 1 < chunk->count && images[i + 1].mode == BETON_IMAGE_RAW;
         Status status = pixels_of(chunk->plan, output, chunk->scratch, &images[i], &pixels);
         TRY(at_sample(chunk, output, status, i, "decode"));
-        augment_views(chunk, index, pixels, i, arrays);
+        augment_views(chunk, index, pixels, next_raw ? images[i + 1].region.data : NULL, i, arrays);
     }
     return STATUS_OK;
 }
@@ -124,7 +124,8 @@ static Status run_images(const Chunk *chunk, size_t index, void *const *arrays) 
             Status status = error_fail(STATUS_INDEX, "the sample is not in use (indices), so it is not in memory");
             return at_sample(chunk, output, status, i, "read");
         }
-        augment_views(chunk, index, resident_pixels(output, chunk->ids[i]), i, arrays);
+        const uint8_t *next = i + 1 < chunk->count ? resident_pixels(output, chunk->ids[i + 1]) : NULL;
+        augment_views(chunk, index, resident_pixels(output, chunk->ids[i]), next, i, arrays);
     }
     return STATUS_OK;
 }

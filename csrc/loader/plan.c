@@ -109,8 +109,8 @@ static Status prepare_image(Plan *plan, PlanOutput *output, const LoaderOutput *
         spec.width = (int32_t)output->width;
         TRY(augment_create(&spec, &output->augment));
         augment_output_size(output->augment, &height, &width);
-        size_t scratch = augment_scratch_bytes(output->augment);
-        if (scratch > plan->scratch_bytes) plan->scratch_bytes = scratch;
+        output->scratch_at = plan->scratch_bytes;
+        plan->scratch_bytes += (augment_scratch_bytes(output->augment) + 63) & ~(size_t)63;
     }
     uint64_t h = (uint64_t)height, w = (uint64_t)width;
     uint64_t hwc[] = {h, w, AUGMENT_CHANNELS}, chw[] = {AUGMENT_CHANNELS, h, w};

@@ -16,6 +16,7 @@ typedef struct PlanOutput {
     LoaderArray array;
     /* images */
     Augment *augment;       /* owned; NULL if no sample is in use */
+    size_t scratch_at;      /* where its part of the thread's scratch memory begins */
     uint32_t height, width; /* of the source */
     bool fast_jpeg;
     int next_view;     /* another output of the same decoded pixels, or -1 */
