@@ -55,13 +55,19 @@ static Status check_config(const LoaderConfig *c) {
     return STATUS_OK;
 }
 
+/* The samples of the largest batch that an epoch has. */
+static size_t largest_batch(const Loader *loader, const LoaderConfig *config) {
+    uint64_t most = loader->order.count < 1 ? 1 : loader->order.count;
+    return config->batch_size < most ? config->batch_size : (size_t)most;
+}
+
 static Status create_slots(Loader *loader, const LoaderConfig *config) {
     size_t *bytes = NULL;
     TRY(memory_alloc(loader->plan.count, sizeof *bytes, &bytes));
     for (size_t i = 0; i < loader->plan.count; i++) bytes[i] = loader->plan.outputs[i].array.sample_bytes;
     /* Spare buffers: as many as can be in flight, and the one that the caller looks at. */
-    Status status =
-        slots_create(config->batch_size, loader->plan.count, bytes, config->batches_ahead + 1, &loader->slots);
+    Status status = slots_create(largest_batch(loader, config), loader->plan.count, bytes, config->batches_ahead + 1,
+                                 &loader->slots);
     memory_free(bytes);
     return status;
 }
@@ -72,7 +78,7 @@ static Status create_ring(Loader *loader, const LoaderConfig *config) {
                        .split = loader->split,
                        .workers = loader->threads,
                        .ahead = config->batches_ahead,
-                       .chunk = plan_chunk(&loader->plan, config->batch_size, loader->threads),
+                       .chunk = plan_chunk(&loader->plan, largest_batch(loader, config), loader->threads),
                        .read_ahead = config->read_ahead};
     return ring_create(&ring, &loader->ring);
 }

@@ -1,0 +1,258 @@
+// sources: base/*.c beton/*.c image/[ar]*.c image/jpeg_*.c loader/*.c
+/* The loader from C, as the trainer drives it: orders, batches, stopping, kept batches, failures. Runs under ASan, and
+ * under TSan. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/memory.h"
+#include "check.h"
+#include "loader/loader.h"
+
+enum { SAMPLES = 300, SIDE = 8, PIXELS = SIDE * SIDE * 3, RECORD = 24, PAGE = 1 << 16 };
+
+static char path[] = "/tmp/cgxffcv-loader-XXXXXX";
+
+/* A file of raw images, whose pixels all hold sample % 251, and their numbers. */
+static void write_file(void) {
+    const size_t metadata = 24 + 2 * 1041, data = PAGE, table = data + PAGE * 1, total = table + SAMPLES * 24;
+    unsigned char *file = NULL;
+    CHECK_OK(memory_calloc(total, 1, &file));
+    store_u16(file, 2);
+    store_u16(file + 2, 2);
+    store_u32(file + 4, PAGE);
+    store_u64(file + 8, SAMPLES);
+    store_u64(file + 16, table);
+    file[24] = 2;
+    memcpy(file + 25, "image", 5);
+    file[24 + 1041] = 1;
+    memcpy(file + 25 + 1041, "label", 5);
+    for (size_t i = 0; i < SAMPLES; i++) {
+        unsigned char *record = file + metadata + i * RECORD;
+        uint64_t pointer = data + i * PIXELS;
+        record[0] = 1;
+        store_u16(record + 1, SIDE);
+        store_u16(record + 3, SIDE);
+        store_u64(record + 5, pointer);
+        store_i64(record + 16, (int64_t)i * 3);
+        memset(file + pointer, (int)(i % 251), PIXELS);
+        store_u64(file + table + i * 24, i);
+        store_u64(file + table + i * 24 + 8, pointer);
+        store_u64(file + table + i * 24 + 16, PIXELS);
+    }
+    int descriptor = mkstemp(path);
+    CHECK(descriptor >= 0 && write(descriptor, file, total) == (ssize_t)total);
+    close(descriptor);
+    memory_free(file);
+}
+
+static const AugmentSpec spec = {.op_count = 2,
+                                 .ops = {{.kind = AUGMENT_FLIP, .draw = 1, .probability = 0.5f},
+                                         {.kind = AUGMENT_TRANSLATE, .draw = 3, .padding = 1, .fill = {255, 255, 255}}},
+                                 .type = IMAGE_F32,
+                                 .layout = IMAGE_CHW};
+static const LoaderOutput outputs[] = {{.field = "image", .decoder = LOADER_IMAGE, .image = &spec},
+                                       {.field = "label", .decoder = LOADER_INT}};
+
+static LoaderConfig config_of(int workers) {
+    LoaderConfig config = loader_config_default();
+    config.path = path;
+    config.outputs = outputs;
+    config.output_count = 2;
+    config.batch_size = 32;
+    config.workers = workers;
+    config.order = LOADER_RANDOM;
+    config.seed = 99;
+    return config;
+}
+
+/* Whether a batch holds what its ids say. */
+static bool is_right(const LoaderBatch *batch) {
+    const float *pixels = batch->arrays[0];
+    const int64_t *labels = batch->arrays[1];
+    for (size_t i = 0; i < batch->count; i++) {
+        float middle = pixels[i * PIXELS + SIDE * (SIDE / 2) + SIDE / 2];
+        if (labels[i] != (int64_t)batch->ids[i] * 3 || middle != (float)(batch->ids[i] % 251)) return false;
+    }
+    return true;
+}
+
+static void test_passes(int workers) {
+    Loader *loader = NULL;
+    LoaderConfig config = config_of(workers);
+    uint64_t order[SAMPLES];
+    CHECK_OK(loader_create(&config, &loader));
+    CHECK(loader_samples(loader) == SAMPLES && loader_batches(loader) == 9);
+    CHECK(loader_position(loader).batch == LOADER_NO_BATCH);
+    LoaderBatch *none = (LoaderBatch *)loader;
+    CHECK_OK(loader_next(loader, NULL, NULL, &none));
+    CHECK(none == NULL);
+    for (uint32_t epoch = 0; epoch < 20; epoch++) {
+        CHECK_OK(loader_order(loader, epoch, order));
+        CHECK_OK(loader_begin(loader, &(LoaderPass){.epoch = epoch, .first_batch = epoch % 5}));
+        uint64_t index = epoch % 5;
+        for (;; index++) {
+            LoaderBatch *batch;
+            CHECK_OK(loader_next(loader, NULL, NULL, &batch));
+            if (batch == NULL) break;
+            CHECK(batch->index == index && batch->epoch == epoch && batch->count == 32 && batch->array_count == 2);
+            CHECK(memcmp(batch->ids, order + index * 32, 32 * sizeof *order) == 0);
+            CHECK(is_right(batch));
+            loader_batch_release(batch);
+        }
+        CHECK(index == 9);
+        CHECK(loader_position(loader).epoch == epoch + 1 && loader_position(loader).batch == 0);
+    }
+    CHECK(loader_begin(loader, &(LoaderPass){.first_batch = 10}) == STATUS_ARGUMENT);
+    loader_destroy(loader);
+}
+
+/* Passes left at every point, and a new one begun at once. */
+static void test_early_ends(void) {
+    Loader *loader = NULL;
+    LoaderConfig config = config_of(3);
+    LoaderStats stats;
+    CHECK_OK(loader_create(&config, &loader));
+    for (int round = 0; round < 300; round++) {
+        CHECK_OK(loader_begin(loader, &(LoaderPass){.epoch = (uint32_t)round}));
+        for (int i = 0; i < round % 10; i++) {
+            LoaderBatch *batch;
+            CHECK_OK(loader_next(loader, NULL, NULL, &batch));
+            CHECK(batch == NULL ? i == 9 : is_right(batch));
+            loader_batch_release(batch);
+        }
+        if (round % 3 == 0) loader_stop(loader);
+        if (round % 3 == 0 && round % 10 != 9) CHECK(loader_position(loader).batch == (uint64_t)(round % 10));
+    }
+    loader_stats(loader, &stats);
+    CHECK(stats.slots <= 5 && stats.slots_held == 0 && stats.workers == 3);
+    loader_destroy(loader);
+}
+
+typedef struct Hoard {
+    LoaderBatch *batches[9];
+} Hoard;
+
+static void *release_all(void *argument) {
+    Hoard *hoard = argument;
+    for (int i = 0; i < 9; i++) {
+        if (!is_right(hoard->batches[i])) return hoard;
+        loader_batch_release(hoard->batches[i]);
+    }
+    return NULL;
+}
+
+/* Batches of several passes released by other threads, some after the loader is gone. */
+static void test_kept_batches(void) {
+    Loader *loader = NULL;
+    LoaderConfig config = config_of(2);
+    Hoard hoards[6];
+    pthread_t threads[6];
+    void *bad;
+    CHECK_OK(loader_create(&config, &loader));
+    for (int h = 0; h < 6; h++) {
+        CHECK_OK(loader_begin(loader, &(LoaderPass){.epoch = (uint32_t)h}));
+        for (int i = 0; i < 9; i++) CHECK_OK(loader_next(loader, NULL, NULL, &hoards[h].batches[i]));
+        loader_batch_retain(hoards[h].batches[0]);
+        CHECK(pthread_create(&threads[h], NULL, release_all, &hoards[h]) == 0);
+    }
+    loader_destroy(loader);
+    for (int h = 0; h < 6; h++) {
+        CHECK(pthread_join(threads[h], &bad) == 0 && bad == NULL);
+        CHECK(is_right(hoards[h].batches[0]));
+        loader_batch_release(hoards[h].batches[0]);
+    }
+}
+
+static void test_gather_and_resident(void) {
+    static const uint64_t wanted[] = {7, 299, 7, 0};
+    Loader *loader = NULL, *resident = NULL;
+    LoaderConfig config = config_of(2);
+    LoaderBatch *first, *second;
+    uint32_t height, width;
+    CHECK_OK(loader_create(&config, &loader));
+    config.resident = true;
+    CHECK_OK(loader_create(&config, &resident));
+    const uint8_t *pixels = loader_resident(resident, 0, &height, &width);
+    CHECK(height == SIDE && width == SIDE && pixels != NULL && pixels[299 * PIXELS] == 299 % 251);
+    CHECK(loader_resident(loader, 0, &height, &width) == NULL);
+    CHECK_OK(loader_gather(loader, wanted, 4, 3, false, &first));
+    CHECK_OK(loader_gather(resident, wanted, 4, 3, false, &second));
+    CHECK(is_right(first) && memcmp(first->arrays[0], second->arrays[0], 4 * PIXELS * sizeof(float)) == 0);
+    CHECK(memcmp(first->ids, wanted, sizeof wanted) == 0);
+    loader_batch_release(first);
+    CHECK(loader_gather(loader, (uint64_t[]){300}, 1, 0, false, &first) == STATUS_INDEX);
+    loader_destroy(loader);
+    loader_destroy(resident);
+    loader_batch_release(second);
+}
+
+/* A batch much larger than the data takes no more memory than the data. */
+static void test_large_batch(void) {
+    Loader *loader = NULL;
+    LoaderConfig config = config_of(2);
+    LoaderBatch *batch = NULL;
+    LoaderStats stats;
+    config.batch_size = (size_t)1 << 40;
+    config.drop_last = false;
+    CHECK_OK(loader_create(&config, &loader));
+    CHECK_OK(loader_begin(loader, &(LoaderPass){.epoch = 1}));
+    CHECK_OK(loader_next(loader, NULL, NULL, &batch));
+    CHECK(batch->count == SAMPLES && is_right(batch));
+    loader_stats(loader, &stats);
+    CHECK(stats.slot_bytes < SAMPLES * (PIXELS * 4 + 16) + 256);
+    loader_batch_release(batch);
+    loader_destroy(loader);
+}
+
+static Status refuse(void *context) {
+    ++*(int *)context;
+    return STATUS_INTERRUPTED;
+}
+
+static void test_refusals(void) {
+    Loader *loader = NULL;
+    LoaderConfig config = config_of(1);
+    config.batch_size = 0;
+    CHECK(loader_create(&config, &loader) == STATUS_ARGUMENT && loader == NULL);
+    config = config_of(1);
+    config.rank = 1;
+    CHECK(loader_create(&config, &loader) == STATUS_ARGUMENT);
+    config = config_of(1);
+    config.path = "/nonexistent";
+    CHECK(loader_create(&config, &loader) == STATUS_IO);
+    config = config_of(1);
+    LoaderOutput wrong = {.field = "label", .decoder = LOADER_IMAGE};
+    config.outputs = &wrong;
+    config.output_count = 1;
+    CHECK(loader_create(&config, &loader) == STATUS_TYPE);
+    wrong.field = "labels";
+    CHECK(loader_create(&config, &loader) == STATUS_ARGUMENT);
+    config = config_of(1);
+    config.batch_size = SIZE_MAX / 4096;
+    config.world_size = 4096;
+    CHECK(loader_create(&config, &loader) == STATUS_ARGUMENT && loader == NULL);
+    int polls = 0;
+    config = config_of(1);
+    CHECK_OK(loader_create(&config, &loader));
+    CHECK_OK(loader_begin(loader, &(LoaderPass){.epoch = 0}));
+    LoaderBatch *batch = NULL;
+    Status status = loader_next(loader, refuse, &polls, &batch);
+    CHECK(polls == 0 ? status == STATUS_OK : status == STATUS_INTERRUPTED);
+    loader_batch_release(batch);
+    loader_destroy(loader);
+}
+
+int main(void) {
+    write_file();
+    for (int workers = 1; workers <= 4; workers++) test_passes(workers);
+    test_early_ends();
+    test_kept_batches();
+    test_gather_and_resident();
+    test_large_batch();
+    test_refusals();
+    unlink(path);
+    return check_result();
+}
