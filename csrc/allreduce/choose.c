@@ -1,0 +1,165 @@
+/* Which algorithm runs: by the user's word, by measured costs, or by a rule; the bytes that each sends; and the
+ * measurement. */
+#include <stdio.h>
+
+#include "allreduce/internal.h"
+#include "base/clock.h"
+#include "base/memory.h"
+
+#define SMALL_BYTES 32768 /* of all a rank sends: below it latency decides */
+
+bool nodes_are_equal(const Comm *comm) {
+    for (int node = 0; node < comm_nodes(comm); node++) {
+        if (comm_local_size_of(comm, node) != comm_local_size(comm)) return false;
+    }
+    return true;
+}
+
+static Status choose(AllreducePlan *plan, AllreduceAlgorithm algorithm, const char *reason) {
+    plan->algorithm = algorithm;
+    snprintf(plan->reason, sizeof plan->reason, "%s", reason);
+    return STATUS_OK;
+}
+
+static double wire_estimate(const AllreducePlan *plan) {
+    double item = plan->any_quantised ? (double)plan->options.bits / 8.0 : (double)plan_item_bytes(plan);
+    return (double)plan->elems * item;
+}
+
+static Status choose_by_rule(AllreducePlan *plan) {
+    const Comm *comm = plan->comm;
+    int size = comm_size(comm);
+    bool small = wire_estimate(plan) * (size - 1) <= SMALL_BYTES;
+    if (small) return choose(plan, ALLREDUCE_ONE_SHOT, "by rule: a small call, latency decides");
+    if (comm_nodes(comm) > 1 && comm_local_size(comm) > 1 && nodes_are_equal(comm)) {
+        return choose(plan, ALLREDUCE_TWO_LEVEL, "by rule: several ranks on each of several nodes");
+    }
+    if (!plan->any_quantised) return choose(plan, ALLREDUCE_EXACT, "by rule: nothing in this call is quantised");
+    if (size == 2) return choose(plan, ALLREDUCE_ONE_SHOT, "by rule: two ranks, one quantisation");
+    return choose(plan, ALLREDUCE_SRA, "by rule: more than two ranks");
+}
+
+double cost_predict(const AllreduceCosts *costs, AllreduceAlgorithm algorithm, double elems) {
+    const double *seconds = costs->seconds[algorithm];
+    if (seconds[0] <= 0) return 0;
+    int last = ALLREDUCE_COST_SIZES - 1, i = 1;
+    if (elems <= (double)costs->elems[0]) return seconds[0];
+    while (i < last && elems > (double)costs->elems[i]) i++;
+    double x0 = (double)costs->elems[i - 1], x1 = (double)costs->elems[i];
+    double slope = (seconds[i] - seconds[i - 1]) / (x1 - x0);
+    if (slope < 0) slope = 0;
+    return seconds[i - 1] + slope * (elems - x0);
+}
+
+static Status choose_by_costs(AllreducePlan *plan) {
+    AllreduceAlgorithm best = ALLREDUCE_AUTO;
+    double least = 0, elems = (double)plan->elems * (double)plan_item_bytes(plan) / 4.0;
+    for (int a = 0; a < ALLREDUCE_ALGORITHMS; a++) {
+        double seconds = cost_predict(&plan->costs, (AllreduceAlgorithm)a, elems);
+        if (seconds <= 0 || (best != ALLREDUCE_AUTO && seconds >= least)) continue;
+        if (a == ALLREDUCE_TWO_LEVEL && !nodes_are_equal(plan->comm)) continue;
+        best = (AllreduceAlgorithm)a;
+        least = seconds;
+    }
+    if (best == ALLREDUCE_AUTO) return choose_by_rule(plan);
+    return choose(plan, best, "by measured costs: the cheapest of those below");
+}
+
+Status choose_algorithm(AllreducePlan *plan) {
+    const Comm *comm = plan->comm;
+    if (plan->options.algorithm == ALLREDUCE_TWO_LEVEL && !nodes_are_equal(comm)) {
+        FAIL(STATUS_ARGUMENT,
+             "two_level needs the same number of ranks on every node, and node %d has %d, node 0 has %d: use sra",
+             comm_node(comm), comm_local_size(comm), comm_local_size_of(comm, 0));
+    }
+    if (comm_size(comm) == 1) return choose(plan, ALLREDUCE_SRA, "one rank: nothing is sent");
+    if (plan->options.algorithm != ALLREDUCE_AUTO) return choose(plan, plan->options.algorithm, "as asked for");
+    if (plan->has_costs && plan->any_quantised) return choose_by_costs(plan);
+    return choose_by_rule(plan);
+}
+
+/* ---- bytes ---- */
+
+/* What this rank sends, given the bytes of each chunk. */
+static uint64_t bytes_sent(const AllreducePlan *plan, const uint64_t *chunk) {
+    const Comm *comm = plan->comm;
+    uint64_t all = 0, size = (uint64_t)comm_size(comm), me = (uint64_t)comm_rank(comm);
+    for (int c = 0; c < plan->partition.chunks; c++) all += chunk[c];
+    switch (plan->algorithm) {
+    case ALLREDUCE_ONE_SHOT:
+        return all * (size - 1);
+    case ALLREDUCE_RING: /* summands: all chunks but me + 1; results: all but me + 2 */
+        return 2 * all - chunk[(me + 1) % size] - chunk[(me + 2) % size];
+    case ALLREDUCE_TWO_LEVEL: {
+        uint64_t nodes = (uint64_t)comm_nodes(comm), seats = (uint64_t)comm_local_size(comm), shard = 0;
+        const uint64_t *mine = chunk + (uint64_t)comm_local_rank(comm) * nodes;
+        for (uint64_t m = 0; m < nodes; m++) shard += mine[m];
+        uint64_t own = mine[comm_node(comm)];
+        return (all - shard) + (shard - own) + own * (nodes - 1) + shard * (seats - 1);
+    }
+    default:
+        return (all - chunk[me]) + chunk[me] * (size - 1);
+    }
+}
+
+void count_bytes(AllreducePlan *plan) {
+    if (comm_size(plan->comm) == 1) return;
+    uint64_t *chunk = NULL;
+    if (memory_calloc((size_t)plan->partition.chunks, sizeof *chunk, &chunk) != STATUS_OK) return;
+    for (int c = 0; c < plan->partition.chunks; c++) chunk[c] = plan->partition.chunk[c].bytes;
+    plan->wire_bytes = bytes_sent(plan, chunk);
+    for (int c = 0; c < plan->partition.chunks; c++) {
+        chunk[c] = (uint64_t)plan->partition.chunk[c].elems * plan_item_bytes(plan);
+    }
+    plan->plain_bytes = bytes_sent(plan, chunk);
+    memory_free(chunk);
+}
+
+/* ---- measuring ---- */
+
+static const int64_t measured_elems[ALLREDUCE_COST_SIZES] = {1024, 32768, 262144, 2097152};
+static const int measured_runs[ALLREDUCE_COST_SIZES] = {20, 10, 5, 3};
+
+/* The least of several runs after one to warm up. */
+static Status measure_one(Comm *comm, AllreduceAlgorithm algorithm, int size, float *buffer, double *seconds) {
+    Status status = STATUS_OK;
+    AllreducePlan *plan = NULL;
+    AllreduceOptions options = allreduce_defaults();
+    AllreduceLayer layer = {.elems = measured_elems[size], .bits = options.bits};
+    options.algorithm = algorithm;
+    TRY(allreduce_plan_create(comm, &layer, 1, &options, &plan));
+    for (int i = 0; i <= measured_runs[size]; i++) {
+        TRY_GOTO(comm_barrier(comm));
+        double start = clock_now_seconds();
+        TRY_GOTO(allreduce_run(plan, buffer));
+        double taken = clock_now_seconds() - start;
+        if (i > 0 && (*seconds == 0 || taken < *seconds)) *seconds = taken;
+    }
+done:
+    allreduce_plan_destroy(plan);
+    return status;
+}
+
+Status allreduce_measure(Comm *comm, AllreduceCosts *out) {
+    static const AllreduceAlgorithm algorithms[] = {ALLREDUCE_ONE_SHOT, ALLREDUCE_SRA, ALLREDUCE_TWO_LEVEL,
+                                                    ALLREDUCE_EXACT};
+    Status status = STATUS_OK;
+    float *buffer = NULL;
+    size_t elems = (size_t)measured_elems[ALLREDUCE_COST_SIZES - 1];
+    AllreduceCosts costs = {.elems = {0}};
+    TRY(memory_alloc(elems, sizeof *buffer, &buffer));
+    for (size_t i = 0; i < elems; i++) buffer[i] = (float)(i % 1021) - 510.0f;
+    for (int s = 0; s < ALLREDUCE_COST_SIZES; s++) costs.elems[s] = measured_elems[s];
+    for (size_t a = 0; comm_size(comm) > 1 && a < sizeof algorithms / sizeof *algorithms; a++) {
+        bool levels = comm_nodes(comm) > 1 && nodes_are_equal(comm);
+        if (algorithms[a] == ALLREDUCE_TWO_LEVEL && !levels) continue;
+        for (int s = 0; s < ALLREDUCE_COST_SIZES; s++) {
+            TRY_GOTO(measure_one(comm, algorithms[a], s, buffer, &costs.seconds[algorithms[a]][s]));
+        }
+    }
+    TRY_GOTO(comm_broadcast(comm, 0, &costs, sizeof costs));
+    *out = costs;
+done:
+    memory_free(buffer);
+    return status;
+}

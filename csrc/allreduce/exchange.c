@@ -1,0 +1,271 @@
+/* Scatter-reduce with or without all-gather: the engine of SRA and of both levels of two-level.
+ *
+ * Three cursors walk over the steps (the numbers of slices within a chunk): send my summands of step t to their owners,
+ * reduce step t of my own chunk and publish the result, gather everybody's results of step t. Each moves when it can;
+ * nobody blocks. No deadlock with S slots of N ranks, for these rules hold: results are published in order, the result
+ * of step u after my summands up to u, summands at most `ahead` steps before my last result, (ahead + 1) * (N - 1) < S;
+ * gathering needs no slot. Where slots are too few (S < N), ahead is 0 and an owner takes summands in any order,
+ * keeping a copy of the early ones, so that no sender waits for another. */
+#include <string.h>
+
+#include "allreduce/internal.h"
+#include "base/bytes.h"
+
+#define LANE_TERMS 0
+#define LANE_RESULTS 1
+#define MAX_AHEAD 2
+
+/* A walk in progress. */
+typedef struct Walk {
+    AllreducePlan *plan;
+    const Exchange *exchange;
+    int size, me;
+    int64_t own_steps, steps; /* of my chunk, of the longest */
+    int64_t ahead;
+
+    int64_t send_step;
+    int send_offset; /* the next receiver is (me + offset) mod size */
+
+    int64_t reduce_step;
+    int reduce_term; /* the next term in the order of summation */
+    const void *sum; /* of the terms so far; NULL before the first */
+    bool scarce;     /* fewer slots than ranks: plan->stash and plan->stashed are in use */
+
+    int64_t gather_step;
+    int gather_member;
+} Walk;
+
+static const Slice *slice_at(const Walk *walk, int member, int64_t step) {
+    return &walk->plan->partition.slice[walk->exchange->chunk[member].slice + step];
+}
+
+static bool has_step(const Walk *walk, int member, int64_t step) { return step < walk->exchange->chunk[member].slices; }
+
+static int64_t slice_index(const Walk *walk, int member, int64_t step) {
+    return walk->exchange->chunk[member].slice + step;
+}
+
+static int rank_of(const Walk *walk, int member) { return walk->exchange->group.rank[member]; }
+
+static const void *summand(const Walk *walk, const Slice *slice) {
+    const Exchange *e = walk->exchange;
+    return e->x + (slice->first - e->x_first) * (int64_t)allreduce_type_bytes(e->type);
+}
+
+static void *destination(const Walk *walk, const Slice *slice, AllreduceType type) {
+    const Exchange *e = walk->exchange;
+    return e->to + (slice->first - e->to_first) * (int64_t)allreduce_type_bytes(type);
+}
+
+/* ---- sending ---- */
+
+static bool may_send(const Walk *walk) {
+    return walk->send_step < walk->steps &&
+           (walk->reduce_step >= walk->own_steps || walk->send_step <= walk->reduce_step + walk->ahead);
+}
+
+static void next_receiver(Walk *walk) {
+    if (++walk->send_offset < walk->size) return;
+    walk->send_offset = 1;
+    walk->send_step++;
+}
+
+/* Summands for one receiver, if there is a slot. */
+static Status send_some(Walk *walk, bool *moved) {
+    AllreducePlan *plan = walk->plan;
+    while (may_send(walk)) {
+        int owner = (walk->me + walk->send_offset) % walk->size;
+        if (!has_step(walk, owner, walk->send_step)) {
+            next_receiver(walk);
+            continue;
+        }
+        CommSlot slot;
+        bool got = false;
+        TRY(comm_try_acquire(plan->comm, &slot, &got));
+        if (!got) return STATUS_OK;
+        const Slice *slice = slice_at(walk, owner, walk->send_step);
+        TRY(slice_encode_term(plan, slice, summand(walk, slice), walk->exchange->type, walk->exchange->feedback,
+                              slot.data));
+        uint64_t tag = transfer_tag(plan, slice_index(walk, owner, walk->send_step));
+        TRY(comm_publish_to(plan->comm, &slot, slice->bytes, tag, LANE_TERMS, rank_of(walk, owner)));
+        next_receiver(walk);
+        *moved = true;
+        return STATUS_OK;
+    }
+    return STATUS_OK;
+}
+
+/* ---- reducing ---- */
+
+/* The member whose term comes at this place: rank order. Member 1 may begin with its own, since a + b = b + a. */
+static int member_of_term(const Walk *walk, int term) {
+    if (walk->me != 1 || term > 1) return term;
+    return 1 - term;
+}
+
+static Status add_own(Walk *walk, const Slice *slice) {
+    const Exchange *e = walk->exchange;
+    const void *x = summand(walk, slice);
+    bool feedback = e->feedback && e->gather; /* a sum that is not quantised here gets its residual where it is */
+    if (walk->sum == NULL && !feedback && e->type == walk->plan->wide_type) {
+        walk->sum = x; /* read where it lies by the next addition */
+        return STATUS_OK;
+    }
+    TRY(slice_add_own(walk->plan, slice, x, e->type, feedback, walk->sum, walk->plan->sum));
+    walk->sum = walk->plan->sum;
+    return STATUS_OK;
+}
+
+static uint8_t *stash_of(const Walk *walk, int member) {
+    return walk->plan->stash + (size_t)member * walk->plan->partition.max_slice_bytes;
+}
+
+/* Scarce slots: copies what has come for this step, whoever sent it. */
+static Status take_early(Walk *walk, bool *moved) {
+    AllreducePlan *plan = walk->plan;
+    for (int member = 0; member < walk->size; member++) {
+        if (member == walk->me || plan->stashed[member]) continue;
+        CommSlice got;
+        bool here = false;
+        TRY(comm_try_receive(plan->comm, rank_of(walk, member), LANE_TERMS, &got, &here));
+        if (!here) continue;
+        int64_t index = slice_index(walk, walk->me, walk->reduce_step);
+        TRY(transfer_check(plan, &got, slice_at(walk, walk->me, walk->reduce_step), index));
+        memcpy(stash_of(walk, member), got.data, got.bytes);
+        comm_release(plan->comm, &got);
+        plan->stashed[member] = true;
+        *moved = true;
+    }
+    return STATUS_OK;
+}
+
+/* Adds the next term if it is here. */
+static Status add_term(Walk *walk, const Slice *slice, bool *added) {
+    AllreducePlan *plan = walk->plan;
+    int member = member_of_term(walk, walk->reduce_term);
+    *added = true;
+    if (member == walk->me) return add_own(walk, slice);
+    if (walk->scarce) {
+        *added = plan->stashed[member];
+        if (!*added) return STATUS_OK;
+        TRY(slice_add_term(plan, slice, stash_of(walk, member), walk->sum, plan->sum));
+    } else {
+        CommSlice got;
+        TRY(comm_try_receive(plan->comm, rank_of(walk, member), LANE_TERMS, &got, added));
+        if (!*added) return STATUS_OK;
+        TRY(transfer_check(plan, &got, slice, slice_index(walk, walk->me, walk->reduce_step)));
+        TRY(slice_add_term(plan, slice, got.data, walk->sum, plan->sum));
+        comm_release(plan->comm, &got);
+    }
+    walk->sum = plan->sum;
+    return STATUS_OK;
+}
+
+static void keep(const Walk *walk, const Slice *slice, const void *data) {
+    if (walk->exchange->kept == NULL) return;
+    memcpy(walk->exchange->kept + (slice->at - slice_at(walk, 0, 0)->at), data, slice->bytes);
+}
+
+/* The sum of a step to where it goes; false if there is no slot to publish it. */
+static Status finish_step(Walk *walk, const Slice *slice, bool *done) {
+    AllreducePlan *plan = walk->plan;
+    *done = true;
+    if (!walk->exchange->gather) {
+        size_t bytes = (size_t)slice->elems * allreduce_type_bytes(plan->wide_type);
+        void *to = destination(walk, slice, plan->wide_type);
+        if (to != walk->sum) memcpy(to, walk->sum, bytes);
+        return STATUS_OK;
+    }
+    if (walk->send_step <= walk->reduce_step && walk->send_step < walk->steps) {
+        *done = false;
+        return STATUS_OK;
+    }
+    CommSlot slot;
+    TRY(comm_try_acquire(plan->comm, &slot, done));
+    if (!*done) return STATUS_OK;
+    TRY(slice_encode_result(plan, slice, walk->sum, walk->exchange->feedback, slot.data));
+    uint64_t tag = transfer_tag(plan, slice_index(walk, walk->me, walk->reduce_step));
+    TRY(transfer_publish_to_group(plan, &walk->exchange->group, &slot, slice->bytes, tag, LANE_RESULTS));
+    keep(walk, slice, slot.data);
+    return slice_decode_result(plan, slice, slot.data, destination(walk, slice, plan->options.type));
+}
+
+static Status reduce_some(Walk *walk, bool *moved) {
+    if (walk->reduce_step >= walk->own_steps) return STATUS_OK;
+    const Slice *slice = slice_at(walk, walk->me, walk->reduce_step);
+    if (walk->scarce) TRY(take_early(walk, moved));
+    while (walk->reduce_term < walk->size) {
+        bool added = false;
+        TRY(add_term(walk, slice, &added));
+        if (!added) return STATUS_OK;
+        walk->reduce_term++;
+        *moved = true;
+    }
+    bool done = false;
+    TRY(finish_step(walk, slice, &done));
+    if (!done) return STATUS_OK;
+    walk->reduce_step++;
+    walk->reduce_term = 0;
+    walk->sum = NULL;
+    if (walk->scarce) memset(walk->plan->stashed, 0, (size_t)walk->size * sizeof(bool));
+    *moved = true;
+    return STATUS_OK;
+}
+
+/* ---- gathering ---- */
+
+static Status gather_some(Walk *walk, bool *moved) {
+    AllreducePlan *plan = walk->plan;
+    while (walk->exchange->gather && walk->gather_step < walk->steps) {
+        int member = walk->gather_member;
+        if (member != walk->me && has_step(walk, member, walk->gather_step)) {
+            CommSlice got;
+            bool here = false;
+            TRY(comm_try_receive(plan->comm, rank_of(walk, member), LANE_RESULTS, &got, &here));
+            if (!here) return STATUS_OK;
+            const Slice *slice = slice_at(walk, member, walk->gather_step);
+            TRY(transfer_check(plan, &got, slice, slice_index(walk, member, walk->gather_step)));
+            keep(walk, slice, got.data);
+            TRY(slice_decode_result(plan, slice, got.data, destination(walk, slice, plan->options.type)));
+            comm_release(plan->comm, &got);
+            *moved = true;
+        }
+        if (++walk->gather_member == walk->size) {
+            walk->gather_member = 0;
+            walk->gather_step++;
+        }
+    }
+    return STATUS_OK;
+}
+
+static bool finished(const Walk *walk) {
+    return walk->send_step >= walk->steps && walk->reduce_step >= walk->own_steps &&
+           (!walk->exchange->gather || walk->gather_step >= walk->steps);
+}
+
+static Walk walk_start(AllreducePlan *plan, const Exchange *exchange) {
+    Walk walk = {.plan = plan, .exchange = exchange, .size = exchange->group.size, .me = exchange->group.me};
+    walk.send_offset = 1;
+    walk.own_steps = exchange->chunk[walk.me].slices;
+    for (int m = 0; m < walk.size; m++) {
+        if (exchange->chunk[m].slices > walk.steps) walk.steps = exchange->chunk[m].slices;
+    }
+    int slots = comm_slots(plan->comm);
+    walk.scarce = slots < walk.size;
+    walk.ahead = walk.scarce || walk.size == 1 ? 0 : (slots - 1) / (walk.size - 1) - 1;
+    if (walk.ahead > MAX_AHEAD) walk.ahead = MAX_AHEAD;
+    return walk;
+}
+
+Status exchange_run(AllreducePlan *plan, const Exchange *exchange) {
+    Walk walk = walk_start(plan, exchange);
+    if (walk.scarce) memset(plan->stashed, 0, (size_t)walk.size * sizeof(bool));
+    while (!finished(&walk)) {
+        bool moved = false;
+        TRY(gather_some(&walk, &moved));
+        TRY(reduce_some(&walk, &moved));
+        TRY(send_some(&walk, &moved));
+        if (!moved) TRY(comm_wait(plan->comm));
+    }
+    return STATUS_OK;
+}

@@ -1,0 +1,102 @@
+/* Names, and the plan in words. */
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "allreduce/internal.h"
+
+static const struct {
+    const char *name;
+    size_t bytes;
+} types[ALLREDUCE_TYPES] = {
+    [ALLREDUCE_F32] = {"float32", 4}, [ALLREDUCE_F16] = {"float16", 2}, [ALLREDUCE_BF16] = {"bfloat16", 2},
+    [ALLREDUCE_F64] = {"float64", 8}, [ALLREDUCE_I8] = {"int8", 1},     [ALLREDUCE_U8] = {"uint8", 1},
+    [ALLREDUCE_I16] = {"int16", 2},   [ALLREDUCE_U16] = {"uint16", 2},  [ALLREDUCE_I32] = {"int32", 4},
+    [ALLREDUCE_U32] = {"uint32", 4},  [ALLREDUCE_I64] = {"int64", 8},   [ALLREDUCE_U64] = {"uint64", 8},
+};
+static const char *const ops[ALLREDUCE_OPS] = {"sum", "average", "min", "max", "prod"};
+static const char *const algorithms[ALLREDUCE_ALGORITHMS] = {"auto", "one_shot", "sra", "ring", "two_level", "exact"};
+static const char *const codecs[] = {"maxmin", "sign", "maxmin_spikes"};
+
+const char *allreduce_type_name(AllreduceType type) {
+    return (unsigned)type < ALLREDUCE_TYPES ? types[type].name : "?";
+}
+
+size_t allreduce_type_bytes(AllreduceType type) { return types[type].bytes; }
+
+const char *allreduce_op_name(AllreduceOp op) { return (unsigned)op < ALLREDUCE_OPS ? ops[op] : "?"; }
+
+const char *allreduce_algorithm_name(AllreduceAlgorithm algorithm) {
+    return (unsigned)algorithm < ALLREDUCE_ALGORITHMS ? algorithms[algorithm] : "?";
+}
+
+/* A text that grows to its limit and goes on counting. */
+typedef struct Text {
+    char *at;
+    size_t limit, used;
+} Text;
+
+__attribute__((format(printf, 2, 3))) static void add(Text *text, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    size_t room = text->used < text->limit ? text->limit - text->used : 0;
+    int length = vsnprintf(room > 0 ? text->at + text->used : NULL, room, format, arguments);
+    va_end(arguments);
+    if (length > 0) text->used += (size_t)length;
+}
+
+static void add_layers(Text *text, const AllreducePlan *plan) {
+    int64_t quantised_layers = 0, quantised = 0;
+    for (int i = 0; i < plan->count; i++) {
+        if (plan->layers[i].raw) continue;
+        quantised_layers++;
+        quantised += plan->layers[i].elems;
+    }
+    add(text, "layers: %d, %lld elements of %s; quantised: %lld layers, %lld elements", plan->count,
+        (long long)plan->elems, types[plan->options.type].name, (long long)quantised_layers, (long long)quantised);
+    if (quantised > 0) {
+        add(text, " (%d bits, buckets of %lld, %s, %s%s)", plan->options.bits, (long long)plan->options.bucket_size,
+            codecs[plan->options.codec], plan->options.rounding == QUANT_NEAREST ? "nearest" : "stochastic",
+            plan->options.error_feedback ? ", error feedback" : "");
+    }
+    add(text, "\n");
+    for (int i = 0; i < plan->count; i++) {
+        const Layer *layer = &plan->layers[i];
+        if (layer->raw ||
+            (layer->spec.bits == plan->options.bits && layer->spec.bucket_size == plan->options.bucket_size)) {
+            continue;
+        }
+        add(text, "  layer %d%s%s: %d bits, buckets of %lld\n", i, layer->name == NULL ? "" : " ",
+            layer->name == NULL ? "" : layer->name, layer->spec.bits, (long long)layer->spec.bucket_size);
+    }
+}
+
+static void add_topology(Text *text, const AllreducePlan *plan) {
+    const Comm *comm = plan->comm;
+    int shared = 0;
+    for (int r = 0; r < comm_size(comm); r++) shared += comm_shares_memory(comm, r);
+    add(text, "ranks: %d on %d node%s; from rank %d, %d through shared memory and %d through MPI\n", comm_size(comm),
+        comm_nodes(comm), comm_nodes(comm) == 1 ? "" : "s", comm_rank(comm), shared - 1, comm_size(comm) - shared);
+}
+
+static void add_costs(Text *text, const AllreducePlan *plan) {
+    double elems = (double)plan->elems * (double)plan_item_bytes(plan) / 4.0;
+    for (int a = 0; plan->has_costs && a < ALLREDUCE_ALGORITHMS; a++) {
+        double seconds = cost_predict(&plan->costs, (AllreduceAlgorithm)a, elems);
+        if (seconds > 0) add(text, "predicted: %-9s %10.1f us\n", algorithms[a], seconds * 1e6);
+    }
+}
+
+size_t allreduce_explain(const AllreducePlan *plan, char *out, size_t bytes) {
+    Text text = {out, bytes, 0};
+    add(&text, "algorithm: %s (%s)\n", algorithms[plan->algorithm], plan->reason);
+    if (plan->algorithm == ALLREDUCE_RING && comm_size(plan->comm) > 4) {
+        add(&text, "warning: a ring of %d ranks quantises %d times on the way; sra quantises twice\n",
+            comm_size(plan->comm), comm_size(plan->comm));
+    }
+    add_topology(&text, plan);
+    add_layers(&text, plan);
+    add(&text, "sent by this rank: %llu bytes, %llu without quantisation; at most %u in a slice\n",
+        (unsigned long long)plan->wire_bytes, (unsigned long long)plan->plain_bytes, plan->partition.max_slice_bytes);
+    add_costs(&text, plan);
+    return text.used;
+}
