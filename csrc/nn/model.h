@@ -30,7 +30,7 @@ typedef enum Activation { ACTIVATION_NONE, ACTIVATION_RELU, ACTIVATION_GELU, ACT
 
 typedef enum NodeKind {
     NODE_CONV, /* convolution; with bias and activation only when it reads the images */
-    NODE_NORM, /* [max pool,] batch norm, activation[, max pool], [residual] in one; reads a convolution */
+    NODE_NORM, /* [max pool,] batch norm, activation [, max pool or residual] in one; reads a convolution */
     NODE_HEAD  /* global max pool, linear without bias, times `scale`, softmax cross entropy; reads a norm */
 } NodeKind;
 

@@ -1,0 +1,168 @@
+/* The CPU backend's table: walks through phases with the pool's threads. */
+#include <string.h>
+
+#include "base/cpu.h"
+#include "base/memory.h"
+#include "nn/cpu/context.h"
+
+#define PACK_PARTS 4
+
+static const RangedPass ranged_passes[PASS_KINDS] = {
+    [PASS_LOAD] = pass_load,
+    [PASS_CONV_FORWARD] = pass_conv_forward,
+    [PASS_CONV_FILTER] = pass_conv_filter,
+    [PASS_CONV_DATA] = pass_conv_data,
+    [PASS_NORM_STATISTICS] = pass_norm_statistics,
+    [PASS_NORM_APPLY] = pass_norm_apply,
+    [PASS_NORM_REDUCE] = pass_norm_reduce,
+    [PASS_NORM_BACKWARD] = pass_norm_backward,
+    [PASS_NORM_EVALUATE] = pass_norm_evaluate,
+    [PASS_HEAD_EVALUATE] = pass_head_evaluate,
+    [PASS_HEAD_TRAIN] = pass_head_train,
+};
+
+static const ClosingPass closing_passes[PASS_KINDS] = {
+    [PASS_CONV_CLOSE] = close_conv,
+    [PASS_NORM_CLOSE] = close_norm,
+    [PASS_NORM_BACKWARD_CLOSE] = close_norm_backward,
+    [PASS_NORM_RUNNING] = close_norm_running,
+    [PASS_HEAD_CLOSE] = close_head,
+};
+
+/* The images are read by the one convolution that has loops of its own. */
+static RangedPass ranged_pass(const Pass *pass) {
+    if (pass->op == 0 && pass->kind == PASS_CONV_FORWARD) return pass_stem_forward;
+    if (pass->op == 0 && pass->kind == PASS_CONV_FILTER) return pass_stem_backward;
+    return ranged_passes[pass->kind];
+}
+
+static ClosingPass closing_pass(const Pass *pass) {
+    return pass->op == 0 && pass->kind == PASS_CONV_CLOSE ? close_stem : closing_passes[pass->kind];
+}
+
+static Status choose_precision(Precision wish, Precision *out) {
+    if (wish == PRECISION_AUTO) {
+        const CpuFeatures *cpu = cpu_features();
+        wish = cpu->avx512_bf16 || cpu->amx_bf16 ? PRECISION_BFLOAT16 : PRECISION_FLOAT32;
+    }
+    TRY(conv_supported(wish));
+    *out = wish;
+    return STATUS_OK;
+}
+
+static Status buffer_create(size_t elems, float **out) { return memory_calloc(elems + 1, sizeof **out, out); }
+
+static void buffer_destroy(float *buffer) { memory_free(buffer); }
+
+static Status copy(void *to, const void *from, size_t bytes) {
+    memmove(to, from, bytes);
+    return STATUS_OK;
+}
+
+static Status pack_part(void *argument, size_t item, int thread) {
+    Context *context = argument;
+    int op = (int)(item / (2 * PACK_PARTS)), part = (int)(item % PACK_PARTS);
+    bool data = item / PACK_PARTS % 2 == 1;
+    const Op *o = &context->program->ops[op];
+    (void)thread;
+    if (o->node.kind != NODE_CONV) return STATUS_OK;
+    if (op == 0) return data || part > 0 ? STATUS_OK : stem_op_pack(context, op);
+    Conv *conv = data ? context->states[op].data : context->states[op].forward;
+    if (conv == NULL) return STATUS_OK;
+    return conv_pack(conv, model_parameter_data(context->model) + o->weight, part, PACK_PARTS);
+}
+
+static Status begin(Context *context, const Job *job) {
+    (void)job;
+    return pool_run(model_pool(context->model), (size_t)context->program->op_count * 2 * PACK_PARTS, pack_part,
+                    context);
+}
+
+typedef struct Walk {
+    Context *context;
+    const Job *job;
+    const Phase *phase;
+    int room;
+} Walk;
+
+static bool enabled(const Job *job, const Pass *pass) {
+    return job->options == NULL || pass->block >= job->options->first_block;
+}
+
+/* One chunk through all ranged passes of the phase, group by group. */
+static Status walk_chunk(void *argument, size_t item, int thread) {
+    const Walk *walk = argument;
+    int chunk = (int)item, begin_image = context_chunk_begin(walk->job->count, chunk);
+    int images = context_chunk_begin(walk->job->count, chunk + 1) - begin_image;
+    int groups = (images + walk->room - 1) / walk->room;
+    Group group = {.context = walk->context, .job = walk->job, .thread = thread, .chunk = chunk, .room = walk->room};
+    for (int i = 0; i < groups; i++) {
+        int first = images * i / groups;
+        group.first = begin_image + first;
+        group.count = images * (i + 1) / groups - first;
+        group.begins = i == 0;
+        for (int j = 0; j < walk->phase->ranged_count; j++) {
+            const Pass *pass = &walk->context->program->passes[walk->phase->ranged + j];
+            if (enabled(walk->job, pass)) TRY(ranged_pass(pass)(&group, pass->op));
+        }
+    }
+    return STATUS_OK;
+}
+
+static Status run(Context *context, const Job *job, const Phase *phase) {
+    const Program *program = context->program;
+    Walk walk = {context, job, phase, context->rooms[phase - program->phases]};
+    bool any = false;
+    for (int i = 0; i < phase->ranged_count; i++) any = any || enabled(job, &program->passes[phase->ranged + i]);
+    if (any) TRY(pool_run(model_pool(context->model), (size_t)context_chunks(job->count), walk_chunk, &walk));
+    for (int i = 0; i < phase->closing_count; i++) {
+        const Pass *pass = &program->passes[phase->closing + i];
+        if (enabled(job, pass)) TRY(closing_pass(pass)(context, job, pass->op));
+    }
+    return STATUS_OK;
+}
+
+static Status take_totals(Context *context, StepTotals *out) {
+    *out = context->totals;
+    context->totals = (StepTotals){0};
+    return STATUS_OK;
+}
+
+static size_t elems_of(const Tensor *tensor, int count) {
+    return (size_t)count * (size_t)(tensor->height * tensor->width) * (size_t)tensor->channels;
+}
+
+static Status read_tensor(Context *context, int tensor, int count, float *to) {
+    const Tensor *t = &context->program->tensors[tensor];
+    const Kernels *kernels = t->type == TENSOR_STORAGE ? context->kernels : kernels_for(PRECISION_FLOAT32);
+    kernels->to_float(context->arena + t->offset, elems_of(t, count), to);
+    return STATUS_OK;
+}
+
+static Status write_tensor(Context *context, int tensor, int count, const float *from) {
+    const Tensor *t = &context->program->tensors[tensor];
+    context->kernels->from_float(from, elems_of(t, count), context->arena + t->offset);
+    return STATUS_OK;
+}
+
+static size_t context_bytes(const Context *context) { return context->bytes; }
+
+Status ops_cpu(const OpsTable **out) {
+    static const OpsTable table = {
+        .name = "cpu",
+        .precision = choose_precision,
+        .buffer_create = buffer_create,
+        .buffer_destroy = buffer_destroy,
+        .copy = copy,
+        .context_create = context_create,
+        .context_destroy = context_destroy,
+        .context_bytes = context_bytes,
+        .begin = begin,
+        .run = run,
+        .take_totals = take_totals,
+        .read = read_tensor,
+        .write = write_tensor,
+    };
+    *out = &table;
+    return STATUS_OK;
+}

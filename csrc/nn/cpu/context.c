@@ -1,0 +1,192 @@
+/* Makes and frees the CPU backend's memory for one program, and chooses how the batch is cut. */
+#include "nn/cpu/context.h"
+
+#include "base/checked.h"
+#include "base/memory.h"
+
+#define CHUNK_IMAGES 64
+#define CHUNKS_AT_LEAST 8
+#define GROUP_BYTES (768 * 1024) /* what a group may touch in a phase: most of a second-level cache */
+#define GROUP_MOST 32
+
+int context_chunks(int count) {
+    int chunks = (count + CHUNK_IMAGES - 1) / CHUNK_IMAGES;
+    if (chunks < CHUNKS_AT_LEAST) chunks = CHUNKS_AT_LEAST;
+    chunks = (chunks + 3) / 4 * 4;
+    return chunks < count ? chunks : count;
+}
+
+int context_chunk_begin(int count, int chunk) { return (int)((int64_t)count * chunk / context_chunks(count)); }
+
+void *group_tensor(const Group *group, int tensor) {
+    const Context *context = group->context;
+    const Tensor *t = &context->program->tensors[tensor];
+    if (t->held) return context->arena + t->offset + (size_t)group->first * t->image_bytes;
+    return context->scratch + (size_t)group->thread * context->scratch_bytes + t->offset * (size_t)group->room;
+}
+
+Maps group_maps(const Group *group, int tensor) {
+    const Tensor *t = &group->context->program->tensors[tensor];
+    return (Maps){group->count, t->height, t->width, t->channels};
+}
+
+static char *own_scratch(const Group *group) {
+    const Context *context = group->context;
+    return context->scratch + (size_t)group->thread * context->scratch_bytes + context->tensors_bytes;
+}
+
+void *group_library_scratch(const Group *group) { return own_scratch(group); }
+
+float *group_sum_scratch(const Group *group) {
+    return (float *)(void *)(own_scratch(group) + group->context->library_bytes);
+}
+
+void *group_row_scratch(const Group *group) {
+    return own_scratch(group) + group->context->library_bytes + group->context->sum_bytes;
+}
+
+Status context_alloc(Context *context, size_t count, size_t size, void *out) {
+    TRY(memory_calloc(count, size, out));
+    context->bytes += count * size;
+    return STATUS_OK;
+}
+
+/* The phase that has this pass among its ranged ones, or -1. */
+static int phase_of(const Program *program, PassKind kind, int op) {
+    for (int i = 0; i < program->phase_count; i++) {
+        const Phase *phase = &program->phases[i];
+        for (int j = 0; j < phase->ranged_count; j++) {
+            const Pass *pass = &program->passes[phase->ranged + j];
+            if (pass->kind == kind && pass->op == op) return i;
+        }
+    }
+    return -1;
+}
+
+int context_group_sizes(const Context *context, PassKind kind, int op, int sizes[CONTEXT_MAX_GROUP_SIZES]) {
+    int phase = phase_of(context->program, kind, op), batch = context->program->batch, count = 0;
+    if (phase < 0) return 0;
+    int chunks = context_chunks(batch), smallest = batch / chunks, largest = (batch + chunks - 1) / chunks;
+    for (int chunk = largest; chunk >= smallest; chunk--) {
+        int groups = (chunk + context->rooms[phase] - 1) / context->rooms[phase];
+        for (int size = (chunk + groups - 1) / groups; size >= chunk / groups; size--) {
+            if (count == 0 || size < sizes[count - 1]) sizes[count++] = size;
+        }
+    }
+    return count;
+}
+
+/* Bytes of an image's tensors that a phase's passes name; an upper bound, since two may name the same. */
+static size_t phase_bytes(const Program *program, const Phase *phase) {
+    size_t bytes = 0;
+    for (int i = 0; i < program->tensor_count; i++) {
+        const Tensor *tensor = &program->tensors[i];
+        bool used = false;
+        for (int j = 0; j < phase->ranged_count && !used; j++) {
+            const Op *op = &program->ops[program->passes[phase->ranged + j].op];
+            const int all[] = {op->input,          op->output,        op->residual,
+                               op->saved,          op->index,         op->output_gradient,
+                               op->input_gradient, op->skip_gradient, op->activation_gradient};
+            for (size_t k = 0; k < sizeof all / sizeof *all; k++) used = used || all[k] == i;
+        }
+        if (used) bytes += tensor->image_bytes;
+    }
+    return bytes;
+}
+
+static void choose_rooms(Context *context) {
+    for (int i = 0; i < context->program->phase_count; i++) {
+        size_t bytes = phase_bytes(context->program, &context->program->phases[i]);
+        size_t room = bytes == 0 ? 1 : GROUP_BYTES / bytes;
+        context->rooms[i] = room < 1 ? 1 : room > GROUP_MOST ? GROUP_MOST : (int)room;
+    }
+}
+
+/* Room for the tensors of the most demanding phase. */
+static Status measure_tensors(Context *context) {
+    const Program *program = context->program;
+    uint64_t bytes;
+    for (int i = 0; i < program->tensor_count; i++) {
+        const Tensor *tensor = &program->tensors[i];
+        for (int j = 0; !tensor->held && j < program->phase_count; j++) {
+            int begin = program->phases[j].ranged, end = begin + program->phases[j].ranged_count;
+            if (tensor->first_pass >= end || tensor->last_pass < begin) continue;
+            uint64_t image_end;
+            if (!checked_round_up(tensor->offset + tensor->image_bytes, MEMORY_ALIGNMENT, &image_end) ||
+                !checked_mul(image_end, (uint64_t)context->rooms[j], &bytes)) {
+                FAIL(STATUS_ARGUMENT, "the images are too large");
+            }
+            if (bytes > context->tensors_bytes) context->tensors_bytes = bytes;
+        }
+    }
+    return STATUS_OK;
+}
+
+static size_t round_up(size_t bytes) { return (bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT; }
+
+static Status create_state(Context *context, int op) {
+    switch (context->program->ops[op].node.kind) {
+    case NODE_CONV:
+        return op == 0 ? stem_op_create(context, op) : conv_op_create(context, op);
+    case NODE_NORM:
+        return norm_op_create(context, op);
+    case NODE_HEAD:
+        return head_op_create(context, op);
+    }
+    return STATUS_OK;
+}
+
+static Status build(Context *context) {
+    const Program *program = context->program;
+    TRY(context_alloc(context, (size_t)program->phase_count, sizeof *context->rooms, &context->rooms));
+    TRY(context_alloc(context, (size_t)program->op_count, sizeof *context->states, &context->states));
+    choose_rooms(context);
+    TRY(measure_tensors(context));
+    for (int i = 0; i < program->op_count; i++) TRY(create_state(context, i));
+    context->library_bytes = round_up(context->library_bytes);
+    context->sum_bytes = round_up(context->sum_bytes);
+    context->row_bytes = round_up(context->row_bytes);
+    context->scratch_bytes = context->tensors_bytes + context->library_bytes + context->sum_bytes + context->row_bytes;
+    TRY(context_alloc(context, context->scratch_bytes, (size_t)context->threads, &context->scratch));
+    TRY(context_alloc(context, context->shared_elems * (size_t)context->chunks + 1, sizeof(float),
+                      &context->shared_partials));
+    return context_alloc(context, program->arena_bytes + 1, 1, &context->arena);
+}
+
+Status context_create(Model *model, const Program *program, Context **out) {
+    Context *context = NULL;
+    TRY(memory_calloc(1, sizeof *context, &context));
+    context->model = model;
+    context->program = program;
+    context->kernels = kernels_for(program->precision);
+    context->threads = pool_threads(model_pool(model));
+    context->chunks = context_chunks(program->batch);
+    Status status = build(context);
+    if (status == STATUS_OK) {
+        *out = context;
+        context = NULL;
+    }
+    context_destroy(context);
+    return status;
+}
+
+void context_destroy(Context *context) {
+    if (context == NULL) return;
+    for (int i = 0; context->states != NULL && i < context->program->op_count; i++) {
+        OpState *state = &context->states[i];
+        conv_destroy(state->forward);
+        conv_destroy(state->data);
+        conv_destroy(state->filter);
+        memory_free(state->partials);
+        memory_free(state->packed);
+        memory_free(state->floats);
+        memory_free(state->doubles);
+    }
+    memory_free(context->partial_totals);
+    memory_free(context->shared_partials);
+    memory_free(context->scratch);
+    memory_free(context->arena);
+    memory_free(context->states);
+    memory_free(context->rooms);
+    memory_free(context);
+}

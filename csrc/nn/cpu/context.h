@@ -1,0 +1,108 @@
+/* The CPU backend's memory for one program, shared by its passes.
+ *
+ * The batch is cut into chunks, a chunk into groups: a chunk is what a thread takes, and the unit of partial sums, so
+ * that results do not depend on the number of threads; a group is what goes through all passes of a phase while the
+ * cache holds it. */
+#ifndef CGXFFCV_NN_CPU_CONTEXT_H
+#define CGXFFCV_NN_CPU_CONTEXT_H
+
+#include "nn/cpu/conv.h"
+#include "nn/cpu/kernels.h"
+#include "nn/ops.h"
+
+/* The images that a ranged pass works on, and who works. */
+typedef struct Group {
+    Context *context;
+    const Job *job;
+    int thread, chunk;
+    int first, count; /* images */
+    int room;         /* images that a scratch tensor of this phase has room for */
+    bool begins;      /* the first group of its chunk */
+} Group;
+
+typedef Status (*RangedPass)(const Group *group, int op);
+typedef Status (*ClosingPass)(Context *context, const Job *job, int op);
+
+/* What an operator keeps in this backend; which members are set depends on its kind. */
+typedef struct OpState {
+    Conv *forward, *data, *filter; /* owned */
+    float *partials;               /* owned: `chunks` of partial_elems; convolutions use the context's shared ones */
+    size_t partial_elems;
+    float *packed;    /* owned; stem: weights (kernel, kernel, in, rounded out channels), then the bias */
+    NormTerms terms;  /* point into `floats` */
+    float *deviation; /* likewise; norm: 1/sqrt(variance + eps) */
+    float *floats;    /* owned */
+    double *doubles;  /* owned; norm: per chunk, see norm.c */
+} OpState;
+
+struct Context {
+    Model *model;           /* borrowed until context_destroy */
+    const Program *program; /* likewise */
+    const Kernels *kernels; /* static */
+    int threads, chunks;    /* chunks: of a full batch, the most there are */
+    int *rooms;             /* owned: the images of a group, by phase */
+    OpState *states;        /* owned, one for each operator */
+    char *arena, *scratch;  /* owned: held tensors; scratch_bytes for each thread */
+    size_t scratch_bytes;
+    size_t tensors_bytes, library_bytes, sum_bytes, row_bytes; /* parts of the scratch memory of a thread */
+    float *shared_partials;                                    /* owned; `chunks` of shared_elems */
+    size_t shared_elems;
+    StepTotals *partial_totals, totals; /* owned: by chunk; since take_totals */
+    size_t bytes;                       /* allocated */
+};
+
+Status context_create(Model *model, const Program *program, Context **out);
+void context_destroy(Context *context);
+
+/* The number of chunks of `count` images, and the first image of a chunk. */
+int context_chunks(int count);
+int context_chunk_begin(int count, int chunk);
+
+/* The first image of the group in this tensor. */
+void *group_tensor(const Group *group, int tensor);
+Maps group_maps(const Group *group, int tensor);
+
+/* Parts of the calling thread's scratch memory: for the library, for one partial filter gradient, and for rows and
+ * single images of the pass's own. */
+void *group_library_scratch(const Group *group);
+float *group_sum_scratch(const Group *group);
+void *group_row_scratch(const Group *group);
+
+/* The numbers of images in the groups of a full batch in the phase with this pass, descending; how many there are, 0 if
+ * the program has no such pass. */
+#define CONTEXT_MAX_GROUP_SIZES 4
+int context_group_sizes(const Context *context, PassKind kind, int op, int sizes[CONTEXT_MAX_GROUP_SIZES]);
+
+/* Allocates zeroed memory that counts as the context's. */
+Status context_alloc(Context *context, size_t count, size_t size, void *out);
+
+/* conv.c, stem.c, norm.c, head.c: what an operator needs; passes. */
+Status conv_op_create(Context *context, int op);
+void conv_op_destroy(OpState *state);
+Status norm_op_create(Context *context, int op);
+Status stem_op_create(Context *context, int op);
+Status head_op_create(Context *context, int op);
+Status stem_op_pack(Context *context, int op);
+
+Status pass_load(const Group *group, int op);
+Status pass_conv_forward(const Group *group, int op);
+Status pass_conv_filter(const Group *group, int op);
+Status pass_conv_data(const Group *group, int op);
+Status pass_stem_forward(const Group *group, int op);
+Status pass_stem_backward(const Group *group, int op);
+Status pass_norm_statistics(const Group *group, int op);
+Status pass_norm_apply(const Group *group, int op);
+Status pass_norm_reduce(const Group *group, int op);
+Status pass_norm_backward(const Group *group, int op);
+Status pass_norm_evaluate(const Group *group, int op);
+Status pass_head_train(const Group *group, int op);
+Status pass_head_evaluate(const Group *group, int op);
+
+Status close_conv(Context *context, const Job *job, int op);
+Status close_stem(Context *context, const Job *job, int op);
+Status close_norm(Context *context, const Job *job, int op);
+Status close_norm_backward(Context *context, const Job *job, int op);
+Status close_norm_running(Context *context, const Job *job, int op);
+Status close_head(Context *context, const Job *job, int op);
+
+#endif

@@ -1,0 +1,3 @@
+/* The kernels for AVX-512. */
+#define KERNELS_TABLE kernels_avx512
+#include "nn/cpu/kernels_template.h"

@@ -1,0 +1,193 @@
+/* Vectors of LANES floats for one instruction set, chosen by the flags of the file that includes this: 16 lanes with
+ * AVX-512, 8 with AVX2, else 4. Activations are loaded from and stored to float32 or bfloat16 (uint16_t, rounded to
+ * nearest even). A partial vector holds the last channels of a row; its other lanes read as zero. */
+#ifndef CGXFFCV_NN_CPU_SIMD_H
+#define CGXFFCV_NN_CPU_SIMD_H
+
+#include <stdint.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define LANES 16
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define LANES 8
+#else
+#define LANES 4
+#endif
+
+typedef float Vf __attribute__((vector_size(LANES * 4)));
+typedef int32_t Vi __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Vu __attribute__((vector_size(LANES * 4)));
+typedef uint16_t Vh __attribute__((vector_size(LANES * 2)));
+
+INLINE Vf vf_set(float x) { return x - (Vf){0}; }
+
+INLINE Vf vf_fma(Vf a, Vf b, Vf c) {
+#if defined(__AVX512F__)
+    return (Vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (Vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+
+/* Lanes of `a` where the mask (all ones or zero) is set, else of `b`. */
+INLINE Vf vf_select(Vi mask, Vf a, Vf b) { return (Vf)((mask & (Vi)a) | (~mask & (Vi)b)); }
+
+/* NaN in `a` gives `b`, as the machine's instruction does. */
+INLINE Vf vf_max(Vf a, Vf b) {
+#if defined(__AVX512F__)
+    return (Vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (Vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return vf_select(a > b, a, b);
+#endif
+}
+
+INLINE Vf vf_min(Vf a, Vf b) {
+#if defined(__AVX512F__)
+    return (Vf)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (Vf)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return vf_select(a < b, a, b);
+#endif
+}
+
+INLINE Vf vf_abs(Vf a) { return (Vf)((Vi)a & 0x7fffffff); }
+
+INLINE float vf_sum(Vf a) {
+    float lanes[LANES], sum = 0;
+    memcpy(lanes, &a, sizeof lanes);
+    for (int i = 0; i < LANES; i++) sum += lanes[i];
+    return sum;
+}
+
+INLINE Vf f32_load(const float *from) {
+    Vf value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
+INLINE void f32_store(float *to, Vf value) { memcpy(to, &value, sizeof value); }
+
+INLINE Vf f32_load_some(const float *from, int lanes) {
+    if (lanes == LANES) return f32_load(from);
+#if defined(__AVX512F__)
+    return (Vf)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), from);
+#else
+    Vf value = {0};
+    memcpy(&value, from, (size_t)lanes * sizeof *from);
+    return value;
+#endif
+}
+
+INLINE void f32_store_some(float *to, Vf value, int lanes) {
+    if (lanes == LANES) {
+        f32_store(to, value);
+        return;
+    }
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(to, (__mmask16)((1u << lanes) - 1), (__m512)value);
+#else
+    memcpy(to, &value, (size_t)lanes * sizeof *to);
+#endif
+}
+
+INLINE Vf bf16_widen(Vh half) {
+#if defined(__AVX512F__)
+    return (Vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)half), 16);
+#elif defined(__AVX2__)
+    return (Vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)half), 16);
+#else
+    return (Vf)(__builtin_convertvector(half, Vu) << 16);
+#endif
+}
+
+INLINE Vh bf16_narrow(Vf value) {
+#if defined(__AVX512BF16__)
+    return (Vh)_mm512_cvtneps_pbh((__m512)value);
+#else
+    Vu bits = (Vu)value, odd = (bits >> 16) & 1;
+    Vu rounded = (bits + 0x7fff + odd) >> 16;
+    Vu quiet = (bits >> 16) | 0x40, nan = (Vu)(value != value);
+    rounded = (nan & quiet) | (~nan & rounded);
+#if defined(__AVX512F__)
+    return (Vh)_mm512_cvtepi32_epi16((__m512i)rounded);
+#else
+    return __builtin_convertvector(rounded, Vh);
+#endif
+#endif
+}
+
+INLINE Vf bf16_load_some(const uint16_t *from, int lanes) {
+    Vh half = {0};
+    memcpy(&half, from, (size_t)lanes * sizeof *from);
+    return bf16_widen(half);
+}
+
+INLINE void bf16_store_some(uint16_t *to, Vf value, int lanes) {
+    Vh half = bf16_narrow(value);
+    memcpy(to, &half, (size_t)lanes * sizeof *to);
+}
+
+/* e^x for x clamped to -87..88: 2^n times a polynomial of degree 6 on +-ln(2)/2 (Cephes' expf), about 1 ulp. */
+INLINE Vf vf_exp(Vf x) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, which lands in the low bits */
+    x = vf_max(vf_min(x, vf_set(88.0f)), vf_set(-87.0f));
+    Vf shifted = vf_fma(x, vf_set(1.44269504f), vf_set(magic));
+    Vf n = shifted - magic;
+    Vf r = vf_fma(n, vf_set(-0.693359375f), x);
+    r = vf_fma(n, vf_set(2.12194440e-4f), r);
+    Vf p = vf_fma(vf_set(1.9875691500e-4f), r, vf_set(1.3981999507e-3f));
+    p = vf_fma(p, r, vf_set(8.3334519073e-3f));
+    p = vf_fma(p, r, vf_set(4.1665795894e-2f));
+    p = vf_fma(p, r, vf_set(1.6666665459e-1f));
+    p = vf_fma(p, r, vf_set(5.0000001201e-1f));
+    p = vf_fma(p, r * r, r + 1.0f);
+    return (Vf)((Vi)p + ((Vi)shifted << 23));
+}
+
+/* With t = |x|: 1 - Phi(t), the normal distribution's tail (Abramowitz and Stegun 7.1.26, absolute error 7.5e-8), and
+ * its density phi(t). */
+INLINE void vf_normal_tail(Vf t, Vf *tail, Vf *density) {
+    Vf e = vf_exp(t * t * -0.5f);
+    Vf k = 1.0f / vf_fma(t, vf_set(0.3275911f * 0.70710678f), vf_set(1.0f));
+    Vf p = vf_fma(k, vf_set(1.061405429f), vf_set(-1.453152027f));
+    p = vf_fma(p, k, vf_set(1.421413741f));
+    p = vf_fma(p, k, vf_set(-0.284496736f));
+    p = vf_fma(p, k, vf_set(0.254829592f));
+    *tail = p * k * e * 0.5f;
+    *density = e * 0.39894228f;
+}
+
+/* x Phi(x) */
+INLINE Vf vf_gelu(Vf x) {
+    Vf tail, density, t = vf_abs(x);
+    vf_normal_tail(t, &tail, &density);
+    return vf_fma(-t, tail, vf_max(x, vf_set(0.0f)));
+}
+
+/* Phi(x) + x phi(x) */
+INLINE Vf vf_gelu_slope(Vf x) {
+    Vf tail, density;
+    vf_normal_tail(vf_abs(x), &tail, &density);
+    return vf_fma(x, density, vf_select(x < 0.0f, tail, 1.0f - tail));
+}
+
+INLINE Vf vf_sigmoid(Vf x) { return 1.0f / (1.0f + vf_exp(-x)); }
+
+INLINE Vf vf_silu(Vf x) { return x * vf_sigmoid(x); }
+
+INLINE Vf vf_silu_slope(Vf x) {
+    Vf s = vf_sigmoid(x);
+    return s * vf_fma(x, 1.0f - s, vf_set(1.0f));
+}
+
+#endif

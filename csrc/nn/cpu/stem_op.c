@@ -1,0 +1,165 @@
+/* The operator that reads the images: brings them in (type, layout, normalisation, view, zero border), convolves in
+ * float32 with bias and activation, and makes the gradients of its filters and bias. */
+#include <string.h>
+
+#include "nn/cpu/context.h"
+
+static StemShape shape_of(const Group *group, int op) {
+    const Op *o = &group->context->program->ops[op];
+    const Tensor *output = &group->context->program->tensors[o->output];
+    return (StemShape){.input = group_maps(group, o->input),
+                       .out_height = output->height,
+                       .out_width = output->width,
+                       .out_channels = output->channels,
+                       .kernel = o->node.kernel,
+                       .stride = o->node.stride,
+                       .activation = o->node.activation};
+}
+
+static size_t rounded(int channels) { return ((size_t)channels + KERNELS_ROUND - 1) / KERNELS_ROUND * KERNELS_ROUND; }
+
+static size_t taps_of(const Context *context, int op) {
+    const Op *o = &context->program->ops[op];
+    return (size_t)(o->node.kernel * o->node.kernel * context->program->tensors[o->input].channels);
+}
+
+Status stem_op_create(Context *context, int op) {
+    const Op *o = &context->program->ops[op];
+    OpState *state = &context->states[op];
+    const Tensor *output = &context->program->tensors[o->output];
+    size_t row = ((size_t)output->width * (size_t)output->channels + KERNELS_ROUND) * sizeof(float);
+    if (row > context->row_bytes) context->row_bytes = row;
+    size_t columns = (size_t)context->program->tensors[o->input].width * sizeof(int32_t);
+    if (columns > context->row_bytes) context->row_bytes = columns;
+    state->partial_elems = (taps_of(context, op) + 1) * rounded(output->channels);
+    TRY(context_alloc(context, state->partial_elems, sizeof(float), &state->packed));
+    if (!context->program->training) return STATUS_OK;
+    return context_alloc(context, state->partial_elems * (size_t)context->chunks, sizeof(float), &state->partials);
+}
+
+Status stem_op_pack(Context *context, int op) {
+    const Op *o = &context->program->ops[op];
+    const float *parameters = model_parameter_data(context->model);
+    float *packed = context->states[op].packed;
+    size_t taps = taps_of(context, op), channels = (size_t)o->node.out_channels, row = rounded(o->node.out_channels);
+    for (size_t c = 0; c < channels; c++) {
+        for (size_t tap = 0; tap < taps; tap++) packed[tap * row + c] = parameters[o->weight + c * taps + tap];
+        packed[taps * row + c] = o->bias == SIZE_MAX ? 0.0f : parameters[o->bias + c];
+    }
+    return STATUS_OK;
+}
+
+/* Index within 0..size-1 that a reflection at the edges (which are not repeated) gives; `at` within one size of it. */
+static int reflect(int at, int size) {
+    if (size == 1) return 0;
+    if (at < 0) at = -at;
+    return at < size ? at : 2 * (size - 1) - at;
+}
+
+/* Where element (y, x, c) of an image lies, and how it becomes a float. */
+typedef struct Source {
+    const char *image;
+    size_t row, column, channel; /* distances in elements */
+    const Images *images;
+    float factor[MODEL_MAX_IMAGE_CHANNELS];
+    int channels;
+} Source;
+
+static void load_row(const Source *source, size_t row_at, const int32_t *columns, int width, float *to) {
+    for (int x = 0; x < width; x++, to += source->channels) {
+        size_t at = row_at + (size_t)columns[x] * source->column;
+        for (int c = 0; c < source->channels; c++, at += source->channel) {
+            if (source->images->type == IMAGE_U8) {
+                to[c] = ((float)((const uint8_t *)source->image)[at] - source->images->mean[c]) * source->factor[c];
+            } else if (source->images->type == IMAGE_F32) {
+                to[c] = ((const float *)(const void *)source->image)[at];
+            } else {
+                uint32_t bits = (uint32_t)((const uint16_t *)(const void *)source->image)[at] << 16;
+                memcpy(&to[c], &bits, sizeof bits);
+            }
+        }
+    }
+}
+
+static void load_image(const Source *source, const int32_t *columns, int height, int width, int border, float *to) {
+    size_t row = (size_t)((width + 2 * border) * source->channels), edge = (size_t)(border * source->channels);
+    memset(to, 0, (size_t)border * row * sizeof *to);
+    to += (size_t)border * row;
+    for (int y = 0; y < height; y++, to += row) {
+        int from = reflect(y + source->images->shift_y, height);
+        memset(to, 0, edge * sizeof *to);
+        load_row(source, (size_t)from * source->row, columns, width, to + edge);
+        memset(to + row - edge, 0, edge * sizeof *to);
+    }
+    memset(to, 0, (size_t)border * row * sizeof *to);
+}
+
+Status pass_load(const Group *group, int op) {
+    const Op *o = &group->context->program->ops[op];
+    const Images *images = group->job->images;
+    Maps maps = group_maps(group, o->input);
+    int border = o->node.padding, height = maps.height - 2 * border, width = maps.width - 2 * border;
+    size_t channels = (size_t)maps.channels, pixels = (size_t)(height * width);
+    static const size_t item_bytes[] = {[IMAGE_U8] = 1, [IMAGE_F32] = 4, [IMAGE_BF16] = 2};
+    bool planar = images->layout == IMAGE_NCHW;
+    Source source = {.images = images, .channels = maps.channels, .channel = planar ? pixels : 1};
+    source.column = planar ? 1 : channels;
+    source.row = (size_t)width * source.column;
+    for (int c = 0; c < maps.channels; c++) source.factor[c] = 1.0f / images->std[c];
+    int32_t *columns = group_row_scratch(group);
+    for (int x = 0; x < width; x++) {
+        columns[x] = reflect((images->mirror ? width - 1 - x : x) + images->shift_x, width);
+    }
+    float *to = group_tensor(group, o->input);
+    size_t padded = (size_t)(maps.height * maps.width) * channels;
+    for (int i = 0; i < group->count; i++, to += padded) {
+        source.image =
+            (const char *)images->data + (size_t)(group->first + i) * pixels * channels * item_bytes[images->type];
+        load_image(&source, columns, height, width, border, to);
+    }
+    return STATUS_OK;
+}
+
+Status pass_stem_forward(const Group *group, int op) {
+    const Op *o = &group->context->program->ops[op];
+    const float *packed = group->context->states[op].packed;
+    StemShape shape = shape_of(group, op);
+    const float *bias = packed + taps_of(group->context, op) * rounded(shape.out_channels);
+    group->context->kernels->stem_forward(&shape, group_tensor(group, o->input), packed, bias, group_row_scratch(group),
+                                          group_tensor(group, o->output));
+    return STATUS_OK;
+}
+
+Status pass_stem_backward(const Group *group, int op) {
+    const Op *o = &group->context->program->ops[op];
+    const OpState *state = &group->context->states[op];
+    StemShape shape = shape_of(group, op);
+    size_t weights = taps_of(group->context, op) * rounded(shape.out_channels);
+    float *partial = state->partials + (size_t)group->chunk * state->partial_elems;
+    if (group->begins) memset(partial, 0, state->partial_elems * sizeof *partial);
+    group->context->kernels->stem_backward(&shape, group_tensor(group, o->input), state->packed,
+                                           state->packed + weights, group_tensor(group, o->output_gradient),
+                                           group_row_scratch(group), o->train_filters ? partial : NULL,
+                                           o->train_bias ? partial + weights : NULL);
+    return STATUS_OK;
+}
+
+Status close_stem(Context *context, const Job *job, int op) {
+    const Op *o = &context->program->ops[op];
+    const OpState *state = &context->states[op];
+    float *gradients = model_gradient_data(context->model);
+    size_t taps = taps_of(context, op), channels = (size_t)o->node.out_channels, row = rounded(o->node.out_channels);
+    int chunks = context_chunks(job->count);
+    for (size_t c = 0; c < channels; c++) {
+        for (size_t tap = 0; tap <= taps; tap++) {
+            bool bias = tap == taps;
+            if (bias ? !o->train_bias : !o->train_filters) continue;
+            float sum = 0;
+            for (int k = 0; k < chunks; k++) {
+                sum += state->partials[(size_t)k * state->partial_elems + tap * row + c];
+            }
+            gradients[bias ? o->bias + c : o->weight + c * taps + tap] = sum;
+        }
+    }
+    return STATUS_OK;
+}

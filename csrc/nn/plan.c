@@ -1,0 +1,203 @@
+/* A plan: the programs of one image size and their contexts, and the walk through their phases. */
+#include <limits.h>
+
+#include "base/memory.h"
+#include "nn/private.h"
+
+struct Plan {
+    Model *model; /* borrowed until plan_destroy */
+    PlanOptions options;
+    Program training, evaluation; /* embedded; evaluation always, training if asked for */
+    Context *train, *evaluate;    /* owned; train may be NULL */
+    int count;                    /* images of the last forward pass */
+};
+
+Status plan_create(Model *model, const PlanOptions *options, Plan **out) {
+    Status status = STATUS_OK;
+    Plan *plan = NULL;
+    TRY(memory_calloc(1, sizeof *plan, &plan));
+    plan->model = model;
+    plan->options = *options;
+    PlanOptions evaluation = *options;
+    evaluation.keep_all = false;
+    TRY_GOTO(program_init(&plan->evaluation, model, &evaluation, false));
+    TRY_GOTO(model->table->context_create(model, &plan->evaluation, &plan->evaluate));
+    if (options->training) {
+        TRY_GOTO(program_init(&plan->training, model, options, true));
+        TRY_GOTO(model->table->context_create(model, &plan->training, &plan->train));
+    }
+    *out = plan;
+    plan = NULL;
+done:
+    plan_destroy(plan);
+    return status;
+}
+
+void plan_destroy(Plan *plan) {
+    if (plan == NULL) return;
+    plan->model->table->context_destroy(plan->train);
+    plan->model->table->context_destroy(plan->evaluate);
+    program_fini(&plan->training);
+    program_fini(&plan->evaluation);
+    memory_free(plan);
+}
+
+size_t plan_arena_bytes(const Plan *plan) {
+    size_t bytes = plan->model->table->context_bytes(plan->evaluate);
+    return plan->train == NULL ? bytes : bytes + plan->model->table->context_bytes(plan->train);
+}
+
+static Status check_training(const Plan *plan) {
+    if (plan->train != NULL) return STATUS_OK;
+    FAIL(STATUS_ARGUMENT, "this plan was made for evaluation only: make it with training = true");
+}
+
+static const NodeDesc *head_of(const Plan *plan) {
+    const NodeDesc *last = &plan->model->desc.nodes[plan->model->desc.count - 1];
+    return last->kind == NODE_HEAD ? last : NULL;
+}
+
+static Status check_head(const Plan *plan) {
+    if (head_of(plan) != NULL) return STATUS_OK;
+    FAIL(STATUS_ARGUMENT, "this network ends in node \"%s\", not in a head: it has no loss and no logits",
+         plan->model->desc.nodes[plan->model->desc.count - 1].name);
+}
+
+static Status check_images(const Plan *plan, const Images *images, int count) {
+    if (count < 1 || count > plan->options.batch) {
+        FAIL(STATUS_ARGUMENT, "a batch of %d images, but this plan takes 1..%d", count, plan->options.batch);
+    }
+    if (images->shift_y < -4 || images->shift_y > 4 || images->shift_x < -4 || images->shift_x > 4 ||
+        (images->shift_y != 0 && plan->options.height < 5) || (images->shift_x != 0 && plan->options.width < 5)) {
+        FAIL(STATUS_ARGUMENT, "a shift of (%d, %d) pixels, but it must be within -4..4 and images at least 5 wide",
+             images->shift_y, images->shift_x);
+    }
+    for (int c = 0; images->type == IMAGE_U8 && c < plan->model->desc.image_channels; c++) {
+        if (!(images->std[c] > 0)) {
+            FAIL(STATUS_ARGUMENT, "std[%d] is %g, but must be positive", c, (double)images->std[c]);
+        }
+    }
+    return STATUS_OK;
+}
+
+static Status check_step(const Plan *plan, const int64_t *labels, int count, const StepOptions *options) {
+    int classes = head_of(plan)->out_channels;
+    if (!(options->label_smoothing >= 0 && options->label_smoothing <= 1)) {
+        FAIL(STATUS_ARGUMENT, "label_smoothing is %g, but must be within 0..1", options->label_smoothing);
+    }
+    for (int i = 0; i < count; i++) {
+        if (labels[i] < 0 || labels[i] >= classes) {
+            return error_at_sample(error_fail(STATUS_ARGUMENT,
+                                              "label %lld of image %d of the batch is not within 0..%d",
+                                              (long long)labels[i], i, classes - 1),
+                                   i);
+        }
+    }
+    return STATUS_OK;
+}
+
+/* Runs the phases of one half, telling the hook about each gradient prefix. */
+static Status run_phases(Plan *plan, const Job *job, bool backward) {
+    const OpsTable *table = plan->model->table;
+    const StepOptions *options = job->options;
+    size_t told = 0, wanted = model_gradient_elems(plan->model, options->first_block);
+    for (int i = 0; i < plan->training.phase_count; i++) {
+        const Phase *phase = &plan->training.phases[i];
+        if (phase->backward != backward) continue;
+        TRY(table->run(plan->train, job, phase));
+        size_t complete = phase->gradient_end < wanted ? phase->gradient_end : wanted;
+        if (options->hook == NULL || complete <= told) continue;
+        TRY(options->hook(options->hook_context, told, complete));
+        told = complete;
+    }
+    return STATUS_OK;
+}
+
+Status plan_step(Plan *plan, const Images *images, const int64_t *labels, int count, const StepOptions *options) {
+    TRY(check_training(plan));
+    TRY(check_head(plan));
+    TRY(check_images(plan, images, count));
+    TRY(check_step(plan, labels, count, options));
+    const Job job = {.images = images, .labels = labels, .count = count, .options = options};
+    plan->count = count;
+    TRY(plan->model->table->begin(plan->train, &job));
+    TRY(run_phases(plan, &job, false));
+    return run_phases(plan, &job, true);
+}
+
+Status plan_take_totals(Plan *plan, StepTotals *out) {
+    TRY(check_training(plan));
+    return plan->model->table->take_totals(plan->train, out);
+}
+
+Status plan_evaluate(Plan *plan, const Images *images, int count, float *logits) {
+    TRY(check_head(plan));
+    TRY(check_images(plan, images, count));
+    const Job job = {.images = images, .count = count, .logits = logits};
+    TRY(plan->model->table->begin(plan->evaluate, &job));
+    for (int i = 0; i < plan->evaluation.phase_count; i++) {
+        TRY(plan->model->table->run(plan->evaluate, &job, &plan->evaluation.phases[i]));
+    }
+    return STATUS_OK;
+}
+
+static Status check_kept(const Plan *plan) {
+    TRY(check_training(plan));
+    if (plan->options.keep_all) return STATUS_OK;
+    FAIL(STATUS_ARGUMENT, "this plan does not keep its intermediate tensors: make it with keep_all = true");
+}
+
+Status plan_forward(Plan *plan, const Images *images, int count) {
+    static const StepOptions options = {0};
+    TRY(check_kept(plan));
+    TRY(check_images(plan, images, count));
+    if (head_of(plan) != NULL) FAIL(STATUS_ARGUMENT, "this network has a head: use plan_step");
+    const Job job = {.images = images, .count = count, .options = &options};
+    plan->count = count;
+    TRY(plan->model->table->begin(plan->train, &job));
+    return run_phases(plan, &job, false);
+}
+
+Status plan_backward(Plan *plan, const float *output_gradient, int first_block) {
+    const StepOptions options = {.first_block = first_block};
+    TRY(check_kept(plan));
+    if (head_of(plan) != NULL) FAIL(STATUS_ARGUMENT, "this network has a head: use plan_step");
+    if (plan->count == 0) FAIL(STATUS_ARGUMENT, "nothing to go back from: plan_forward comes first");
+    const Job job = {.count = plan->count, .options = &options};
+    const Op *last = &plan->training.ops[plan->training.op_count - 1];
+    TRY(plan->model->table->write(plan->train, last->output_gradient, plan->count, output_gradient));
+    return run_phases(plan, &job, true);
+}
+
+static Status find_tensor(const Plan *plan, int node, PlanTensor tensor, int *out) {
+    const Program *program = plan->train == NULL ? &plan->evaluation : &plan->training;
+    if (node < -1 || node >= program->op_count) {
+        FAIL(STATUS_INDEX, "node %d, but there are nodes -1 (the images) .. %d", node, program->op_count - 1);
+    }
+    const Op *op = &program->ops[node < 0 ? 0 : node];
+    int found = node < 0 && tensor == TENSOR_OUTPUT ? op->input
+                : node < 0                          ? -1
+                : tensor == TENSOR_OUTPUT           ? op->output
+                                                    : op->output_gradient;
+    if (found < 0) FAIL(STATUS_ARGUMENT, "node %d has no such tensor", node);
+    *out = found;
+    return STATUS_OK;
+}
+
+Status plan_shape(const Plan *plan, int node, int64_t shape[3]) {
+    const Program *program = plan->train == NULL ? &plan->evaluation : &plan->training;
+    int found;
+    TRY(find_tensor(plan, node, TENSOR_OUTPUT, &found));
+    shape[0] = program->tensors[found].height;
+    shape[1] = program->tensors[found].width;
+    shape[2] = program->tensors[found].channels;
+    return STATUS_OK;
+}
+
+Status plan_read(Plan *plan, int node, PlanTensor tensor, float *to) {
+    int found;
+    TRY(check_kept(plan));
+    if (plan->count == 0) FAIL(STATUS_ARGUMENT, "nothing to read yet: plan_forward or plan_step comes first");
+    TRY(find_tensor(plan, node, tensor, &found));
+    return plan->model->table->read(plan->train, found, plan->count, to);
+}

@@ -1,0 +1,422 @@
+/* Turns a description into a program for one image size: operators, tensors, and the phases of a step (or of an
+ * evaluation) between their barriers. Then gives each tensor its place. Knows no backend. */
+#include <limits.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/memory.h"
+#include "nn/private.h"
+
+#define PASSES_PER_NODE 8
+#define TENSORS_PER_NODE 8
+#define TENSOR_ALIGNMENT 64
+
+typedef struct Builder {
+    Program *program; /* borrowed */
+    const Model *model;
+    const PlanOptions *options;
+    const ModelDesc *desc;
+    int trainable_block[MODEL_MAX_NODES + 1]; /* of node i at i + 1: the highest block <= i that trains, or -1 */
+    int adder[MODEL_MAX_NODES];               /* the norm that adds this node's output, or -1 */
+    Pass closing[2 * MODEL_MAX_NODES];        /* of the phase under construction */
+    int closing_count;
+    bool backward;
+    size_t gradient_end;
+} Builder;
+
+static size_t element_bytes(const Builder *b, TensorType type) {
+    if (type == TENSOR_BYTE) return 1;
+    return type == TENSOR_STORAGE && b->program->precision == PRECISION_BFLOAT16 ? 2 : 4;
+}
+
+static int add_tensor(Builder *b, TensorType type, int height, int width, int channels, bool held) {
+    Tensor *tensor = &b->program->tensors[b->program->tensor_count];
+    *tensor = (Tensor){.type = type,
+                       .height = height,
+                       .width = width,
+                       .channels = channels,
+                       .held = held || b->options->keep_all,
+                       .first_pass = INT_MAX,
+                       .last_pass = -1};
+    tensor->image_bytes = (size_t)height * (size_t)width * (size_t)channels * element_bytes(b, type);
+    return b->program->tensor_count++;
+}
+
+static int add_like(Builder *b, int like, TensorType type, bool held) {
+    const Tensor *tensor = &b->program->tensors[like];
+    return add_tensor(b, type, tensor->height, tensor->width, tensor->channels, held);
+}
+
+static void touch(Builder *b, int tensor) {
+    if (tensor < 0) return;
+    Tensor *touched = &b->program->tensors[tensor];
+    int pass = b->program->pass_count;
+    if (pass < touched->first_pass) touched->first_pass = pass;
+    if (pass > touched->last_pass) touched->last_pass = pass;
+}
+
+/* The tensors that each pass reads or writes: members of Op. */
+enum {
+    USES_INPUT = 1,
+    USES_OUTPUT = 2,
+    USES_RESIDUAL = 4,
+    USES_SAVED = 8,
+    USES_INDEX = 16,
+    USES_OUTPUT_GRADIENT = 32,
+    USES_INPUT_GRADIENT = 64,
+    USES_SKIP_GRADIENT = 128,
+    USES_ACTIVATION_GRADIENT = 256
+};
+
+static const int pass_uses[PASS_KINDS] = {
+    [PASS_LOAD] = USES_INPUT,
+    [PASS_CONV_FORWARD] = USES_INPUT | USES_OUTPUT,
+    [PASS_CONV_FILTER] = USES_INPUT | USES_OUTPUT_GRADIENT,
+    [PASS_CONV_DATA] = USES_OUTPUT_GRADIENT | USES_INPUT_GRADIENT,
+    [PASS_NORM_STATISTICS] = USES_INPUT | USES_SAVED | USES_INDEX,
+    [PASS_NORM_APPLY] = USES_SAVED | USES_OUTPUT | USES_RESIDUAL | USES_INDEX,
+    [PASS_NORM_REDUCE] =
+        USES_OUTPUT_GRADIENT | USES_SKIP_GRADIENT | USES_ACTIVATION_GRADIENT | USES_SAVED | USES_INDEX | USES_RESIDUAL,
+    [PASS_NORM_BACKWARD] = USES_ACTIVATION_GRADIENT | USES_SAVED | USES_INDEX | USES_INPUT_GRADIENT,
+    [PASS_NORM_EVALUATE] = USES_INPUT | USES_OUTPUT | USES_RESIDUAL,
+    [PASS_HEAD_EVALUATE] = USES_INPUT,
+    [PASS_HEAD_TRAIN] = USES_INPUT | USES_INPUT_GRADIENT,
+};
+
+static void add_ranged(Builder *b, PassKind kind, int op, int block) {
+    const Op *o = &b->program->ops[op];
+    const int tensors[] = {o->input,          o->output,        o->residual,
+                           o->saved,          o->index,         o->output_gradient,
+                           o->input_gradient, o->skip_gradient, o->activation_gradient};
+    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
+        if ((pass_uses[kind] & (1 << i)) != 0) touch(b, tensors[i]);
+    }
+    b->program->passes[b->program->pass_count++] = (Pass){kind, op, block};
+}
+
+static void add_closing(Builder *b, PassKind kind, int op, int block) {
+    b->closing[b->closing_count++] = (Pass){kind, op, block};
+}
+
+/* Ends the phase whose ranged passes began at `first`; gives where the next one's begin. */
+static int end_phase(Builder *b, int first) {
+    Program *program = b->program;
+    if (program->pass_count == first && b->closing_count == 0) return first;
+    Phase *phase = &program->phases[program->phase_count++];
+    *phase = (Phase){.ranged = first,
+                     .ranged_count = program->pass_count - first,
+                     .closing = program->pass_count,
+                     .closing_count = b->closing_count,
+                     .backward = b->backward,
+                     .gradient_end = b->gradient_end};
+    for (int i = 0; i < b->closing_count; i++) program->passes[program->pass_count++] = b->closing[i];
+    b->closing_count = 0;
+    b->gradient_end = 0;
+    return program->pass_count;
+}
+
+static size_t layer_offset(const Builder *b, int node, LayerKind kind) {
+    const Layer *layer = model_find_layer(b->model, node, kind);
+    return layer == NULL ? SIZE_MAX : layer->offset;
+}
+
+static void finish_layers(Builder *b, int node) {
+    for (int i = 0; i < b->model->layer_count; i++) {
+        const Layer *layer = &b->model->layers[i];
+        size_t end = layer->offset + layer->elems;
+        end = (end + MODEL_LAYER_ALIGNMENT - 1) / MODEL_LAYER_ALIGNMENT * MODEL_LAYER_ALIGNMENT;
+        if (layer->trained && layer->node == node && end > b->gradient_end) b->gradient_end = end;
+    }
+}
+
+static Status refuse_size(const Builder *b, int index) {
+    FAIL(STATUS_ARGUMENT, "images of %d x %d are too small: nothing is left of them at node \"%s\"", b->options->height,
+         b->options->width, b->desc->nodes[index].name);
+}
+
+/* The convolution's output is held when it is what its norm normalises, in training. */
+static Status make_conv(Builder *b, int index) {
+    Op *op = &b->program->ops[index];
+    const NodeDesc *node = &op->node;
+    bool training = b->program->training, first = index == 0;
+    int border = first ? 2 * node->padding : 0;
+    if (first) {
+        bool backward = training && b->trainable_block[index + 1] >= 0;
+        op->input = add_tensor(b, TENSOR_FLOAT32, b->options->height + border, b->options->width + border,
+                               b->desc->image_channels, backward);
+    } else {
+        op->input = b->program->ops[index - 1].output;
+    }
+    const Tensor *input = &b->program->tensors[op->input];
+    int rows = input->height + 2 * node->padding - border, columns = input->width + 2 * node->padding - border;
+    if (rows < node->kernel || columns < node->kernel) return refuse_size(b, index);
+    const NodeDesc *reader = index + 1 < b->desc->count ? &b->desc->nodes[index + 1] : NULL;
+    bool normalised = reader != NULL && reader->kind == NODE_NORM && reader->pool_place != POOL_BEFORE_NORM;
+    bool read_by_conv = reader != NULL && reader->kind == NODE_CONV;
+    op->output = add_tensor(b, TENSOR_STORAGE, (rows - node->kernel) / node->stride + 1,
+                            (columns - node->kernel) / node->stride + 1, node->out_channels,
+                            training && (normalised || read_by_conv));
+    op->train_filters = !node->frozen_filters;
+    op->train_bias = node->bias;
+    op->weight = layer_offset(b, index, LAYER_FILTERS);
+    op->bias = layer_offset(b, index, LAYER_BIAS);
+    return STATUS_OK;
+}
+
+static Status make_norm(Builder *b, int index) {
+    Op *op = &b->program->ops[index];
+    const NodeDesc *node = &op->node;
+    bool training = b->program->training;
+    op->input = op->saved = b->program->ops[index - 1].output;
+    Tensor pooled = b->program->tensors[op->input];
+    if (node->pool_place != POOL_NONE) {
+        pooled.height /= node->pool;
+        pooled.width /= node->pool;
+        if (pooled.height < 1 || pooled.width < 1) return refuse_size(b, index);
+        if (training) op->index = add_tensor(b, TENSOR_BYTE, pooled.height, pooled.width, pooled.channels, true);
+        if (training && node->pool_place == POOL_BEFORE_NORM) {
+            op->saved = add_tensor(b, TENSOR_STORAGE, pooled.height, pooled.width, pooled.channels, true);
+        }
+    }
+    op->output = add_tensor(b, TENSOR_STORAGE, pooled.height, pooled.width, pooled.channels, training);
+    if (node->residual_place != RESIDUAL_NONE) {
+        op->residual = b->program->ops[node->residual].output;
+        const Tensor *residual = &b->program->tensors[op->residual];
+        if (residual->height != pooled.height || residual->width != pooled.width) {
+            FAIL(STATUS_ARGUMENT, "node \"%s\" has maps of %d x %d, but adds those of \"%s\" of %d x %d", node->name,
+                 pooled.height, pooled.width, b->desc->nodes[node->residual].name, residual->height, residual->width);
+        }
+    }
+    for (int i = 0; i < b->model->statistic_count; i++) {
+        if (b->model->statistics[i].node != index) continue;
+        op->mean = b->model->statistics[i].mean_offset;
+        op->variance = b->model->statistics[i].variance_offset;
+    }
+    op->scale = layer_offset(b, index, LAYER_NORM_SCALE);
+    op->bias = layer_offset(b, index, LAYER_NORM_BIAS);
+    return STATUS_OK;
+}
+
+static Status make_op(Builder *b, int index) {
+    Op *op = &b->program->ops[index];
+    *op = (Op){.node = b->desc->nodes[index], .weight = SIZE_MAX, .bias = SIZE_MAX, .scale = SIZE_MAX};
+    op->input = op->output = op->residual = op->saved = op->index = -1;
+    op->output_gradient = op->input_gradient = op->skip_gradient = op->activation_gradient = -1;
+    b->program->op_count = index + 1;
+    if (op->node.kind == NODE_CONV) return make_conv(b, index);
+    if (op->node.kind == NODE_NORM) return make_norm(b, index);
+    op->input = b->program->ops[index - 1].output;
+    op->weight = layer_offset(b, index, LAYER_LINEAR);
+    return STATUS_OK;
+}
+
+/* Whether the gradient of this node's output is wanted. */
+static bool wants_gradient(const Builder *b, int index) {
+    return index >= 0 && (b->trainable_block[index + 1] >= 0 || b->options->keep_all);
+}
+
+static void make_gradients(Builder *b, int index) {
+    Op *op = &b->program->ops[index];
+    bool residual_after = op->node.residual_place == RESIDUAL_AFTER_ACTIVATION;
+    if (op->output >= 0 && wants_gradient(b, index)) {
+        op->output_gradient = add_like(b, op->output, TENSOR_STORAGE, residual_after);
+    }
+    if (op->node.kind == NODE_NORM && wants_gradient(b, index)) {
+        op->activation_gradient = add_like(b, op->saved, TENSOR_STORAGE, true);
+    }
+    if (index > 0) op->input_gradient = b->program->ops[index - 1].output_gradient;
+    op->add_skip_in_place = b->adder[index] >= 0 && (residual_after || b->options->keep_all);
+}
+
+static void link_skips(Builder *b) {
+    for (int i = 0; i < b->desc->count; i++) {
+        if (b->adder[i] < 0) continue;
+        const Op *adder = &b->program->ops[b->adder[i]];
+        bool after = adder->node.residual_place == RESIDUAL_AFTER_ACTIVATION;
+        b->program->ops[i].skip_gradient = after ? adder->output_gradient : adder->activation_gradient;
+    }
+}
+
+static int forward_phases(Builder *b) {
+    int first = 0;
+    for (int i = 0; i < b->desc->count; i++) {
+        const NodeDesc *node = &b->desc->nodes[i];
+        if (node->kind == NODE_CONV) {
+            if (i == 0) add_ranged(b, PASS_LOAD, i, INT_MAX);
+            add_ranged(b, PASS_CONV_FORWARD, i, INT_MAX);
+        } else if (node->kind == NODE_NORM) {
+            add_ranged(b, PASS_NORM_STATISTICS, i, INT_MAX);
+            add_closing(b, PASS_NORM_CLOSE, i, INT_MAX);
+            first = end_phase(b, first);
+            add_ranged(b, PASS_NORM_APPLY, i, INT_MAX);
+        } else {
+            add_ranged(b, PASS_HEAD_TRAIN, i, INT_MAX);
+            add_closing(b, PASS_HEAD_CLOSE, i, INT_MAX);
+            finish_layers(b, i);
+        }
+    }
+    return first;
+}
+
+static void training_phases(Builder *b) {
+    int first = forward_phases(b), last = b->desc->count - 1;
+    if (b->desc->nodes[last].kind != NODE_HEAD) first = end_phase(b, first);
+    b->backward = true;
+    for (int i = last; i >= 0; i--) {
+        const Op *op = &b->program->ops[i];
+        if (!wants_gradient(b, i)) break;
+        if (op->node.kind == NODE_NORM) {
+            add_ranged(b, PASS_NORM_REDUCE, i, op->node.block);
+            add_closing(b, PASS_NORM_BACKWARD_CLOSE, i, op->node.block);
+            finish_layers(b, i);
+            first = end_phase(b, first);
+            add_ranged(b, PASS_NORM_BACKWARD, i, op->node.block);
+        } else if (op->node.kind == NODE_CONV) {
+            if (op->train_filters || op->train_bias) {
+                add_ranged(b, PASS_CONV_FILTER, i, op->node.block);
+                add_closing(b, PASS_CONV_CLOSE, i, op->node.block);
+                finish_layers(b, i);
+            }
+            if (wants_gradient(b, i - 1)) {
+                int block = b->trainable_block[i];
+                add_ranged(b, PASS_CONV_DATA, i, block < 0 ? INT_MAX : block);
+            }
+        }
+    }
+    end_phase(b, first);
+}
+
+static void evaluation_phases(Builder *b) {
+    for (int i = 0; i < b->desc->count; i++) {
+        if (b->desc->nodes[i].kind == NODE_NORM) add_closing(b, PASS_NORM_RUNNING, i, INT_MAX);
+    }
+    int first = end_phase(b, 0);
+    for (int i = 0; i < b->desc->count; i++) {
+        const NodeDesc *node = &b->desc->nodes[i];
+        if (i == 0) add_ranged(b, PASS_LOAD, i, INT_MAX);
+        PassKind kind = node->kind == NODE_CONV   ? PASS_CONV_FORWARD
+                        : node->kind == NODE_NORM ? PASS_NORM_EVALUATE
+                                                  : PASS_HEAD_EVALUATE;
+        add_ranged(b, kind, i, INT_MAX);
+    }
+    end_phase(b, first);
+}
+
+/* The gradient before a norm's activation takes the place of its output, which is last read by the filter gradient
+ * just before: the cache still holds it. */
+static int place_shared_with(const Builder *b, int tensor) {
+    if (b->options->keep_all) return -1;
+    for (int i = 0; i < b->desc->count; i++) {
+        const Op *op = &b->program->ops[i];
+        if (op->activation_gradient != tensor || b->adder[i] >= 0) continue;
+        if (op->node.pool_place == POOL_AFTER_ACTIVATION) return -1;
+        return i + 1 < b->desc->count ? op->output : -1;
+    }
+    return -1;
+}
+
+static Status place_held(Builder *b) {
+    uint64_t end = 0, bytes;
+    for (int i = 0; i < b->program->tensor_count; i++) {
+        Tensor *tensor = &b->program->tensors[i];
+        if (!tensor->held) continue;
+        int shared = place_shared_with(b, i);
+        if (shared >= 0) {
+            tensor->offset = b->program->tensors[shared].offset;
+            continue;
+        }
+        tensor->offset = end;
+        if (!checked_mul(tensor->image_bytes, (uint64_t)b->options->batch, &bytes) || !checked_add(end, bytes, &end) ||
+            !checked_round_up(end, TENSOR_ALIGNMENT, &end) || end > SIZE_MAX / 2) {
+            FAIL(STATUS_ARGUMENT, "a batch of %d images of %d x %d is too large", b->options->batch, b->options->height,
+                 b->options->width);
+        }
+    }
+    b->program->arena_bytes = end;
+    return STATUS_OK;
+}
+
+static bool lives_with(const Tensor *a, const Tensor *b) {
+    return a->first_pass <= b->last_pass && b->first_pass <= a->last_pass;
+}
+
+/* The lowest place where no tensor that lives at the same time lies. */
+static void place_scratch(Program *program, int index) {
+    Tensor *tensor = &program->tensors[index];
+    size_t room = (tensor->image_bytes + TENSOR_ALIGNMENT - 1) / TENSOR_ALIGNMENT * TENSOR_ALIGNMENT;
+    size_t offset = 0;
+    for (bool moved = true; moved;) {
+        moved = false;
+        for (int i = 0; i < index; i++) {
+            const Tensor *other = &program->tensors[i];
+            if (other->held || !lives_with(tensor, other)) continue;
+            size_t end = (other->offset + other->image_bytes + TENSOR_ALIGNMENT - 1) / TENSOR_ALIGNMENT;
+            end *= TENSOR_ALIGNMENT;
+            if (offset < end && other->offset < offset + room) {
+                offset = end;
+                moved = true;
+            }
+        }
+    }
+    tensor->offset = offset;
+}
+
+static void describe_training(Builder *b) {
+    int block = -1;
+    b->trainable_block[0] = -1;
+    for (int i = 0; i < b->desc->count; i++) {
+        const NodeDesc *node = &b->desc->nodes[i];
+        bool trains = node->kind != NODE_CONV || !node->frozen_filters || node->bias;
+        if (trains) block = node->block;
+        b->trainable_block[i + 1] = block;
+        b->adder[i] = -1;
+        if (node->kind == NODE_NORM && node->residual_place != RESIDUAL_NONE) b->adder[node->residual] = i;
+    }
+}
+
+static Status check_sizes(const PlanOptions *options) {
+    if (options->batch < 1 || options->batch > 1 << 20) {
+        FAIL(STATUS_ARGUMENT, "the batch is %d, but must be within 1..%d", options->batch, 1 << 20);
+    }
+    if (options->height < 1 || options->height > 4096 || options->width < 1 || options->width > 4096) {
+        FAIL(STATUS_ARGUMENT, "images are %d x %d, but height and width must be within 1..4096", options->height,
+             options->width);
+    }
+    return STATUS_OK;
+}
+
+Status program_init(Program *program, const Model *model, const PlanOptions *options, bool training) {
+    Status status = STATUS_OK;
+    size_t nodes = (size_t)model->desc.count;
+    Builder builder = {.program = program, .model = model, .options = options, .desc = &model->desc};
+    TRY(check_sizes(options));
+    *program = (Program){.training = training, .batch = options->batch, .precision = model->precision};
+    TRY_GOTO(memory_calloc(nodes, sizeof *program->ops, &program->ops));
+    TRY_GOTO(memory_calloc(nodes * TENSORS_PER_NODE, sizeof *program->tensors, &program->tensors));
+    TRY_GOTO(memory_calloc(nodes * PASSES_PER_NODE, sizeof *program->passes, &program->passes));
+    TRY_GOTO(memory_calloc(2 * nodes + 2, sizeof *program->phases, &program->phases));
+    describe_training(&builder);
+    for (int i = 0; i < model->desc.count; i++) TRY_GOTO(make_op(&builder, i));
+    if (training) {
+        for (int i = 0; i < model->desc.count; i++) make_gradients(&builder, i);
+        link_skips(&builder);
+        training_phases(&builder);
+    } else {
+        evaluation_phases(&builder);
+    }
+    TRY_GOTO(place_held(&builder));
+    for (int i = 0; i < program->tensor_count; i++) {
+        if (!program->tensors[i].held) place_scratch(program, i);
+    }
+done:
+    if (status != STATUS_OK) program_fini(program);
+    return status;
+}
+
+void program_fini(Program *program) {
+    memory_free(program->phases);
+    memory_free(program->passes);
+    memory_free(program->tensors);
+    memory_free(program->ops);
+    *program = (Program){0};
+}
