@@ -112,6 +112,11 @@ static Status check_node(const ModelDesc *desc, int index) {
             FAIL(STATUS_ARGUMENT, "two nodes have the name \"%s\"", node->name);
         }
     }
+    TRY(check_range(node, "the activation", (int)node->activation, ACTIVATION_NONE, ACTIVATION_SILU));
+    TRY(check_range(node, "the initialisation", (int)node->init, INIT_UNIFORM, INIT_ZERO));
+    TRY(check_range(node, "the bias's initialisation", (int)node->bias_init, INIT_UNIFORM, INIT_ZERO));
+    TRY(check_range(node, "the pool's place", (int)node->pool_place, POOL_NONE, POOL_AFTER_ACTIVATION));
+    TRY(check_range(node, "the residual's place", (int)node->residual_place, RESIDUAL_NONE, RESIDUAL_AFTER_ACTIVATION));
     TRY(check_range(node, "the block", node->block, index == 0 ? 0 : desc->nodes[index - 1].block, 1000));
     switch (node->kind) {
     case NODE_CONV:

@@ -168,8 +168,8 @@ typedef struct Images {
     ImageType type;
     ImageLayout layout;
     float mean[MODEL_MAX_IMAGE_CHANNELS], std[MODEL_MAX_IMAGE_CHANNELS]; /* of IMAGE_U8, in units of 0..255 */
-    /* A view for test-time augmentation: mirrored left-right, then moved by (shift_y, shift_x), |shift| <= 4: pixel
-     * (y, x) shows the mirrored image's (y + shift_y, x + shift_x), reflected at the edges. */
+    /* A view for test-time augmentation: moved by the shifts, at most 4 pixels, with reflected edges, then mirrored
+     * left-right: pixel (y, x) shows (y + shift_y, x' + shift_x), where x' is x or, mirrored, width - 1 - x. */
     bool mirror;
     int shift_y, shift_x;
 } Images;
@@ -210,11 +210,13 @@ Status plan_evaluate(Plan *plan, const Images *images, int count, float *logits)
 /* For tests of operators, on plans with keep_all: forward with batch statistics; then backward from the gradient of
  * the last node's output (count, h, w, channels). */
 Status plan_forward(Plan *plan, const Images *images, int count);
-Status plan_backward(Plan *plan, const float *output_gradient, int first_block);
+Status plan_backward(Plan *plan, const float *output_gradient, int count, int first_block);
 
 typedef enum PlanTensor { TENSOR_OUTPUT, TENSOR_OUTPUT_GRADIENT } PlanTensor;
 
-/* Shape (h, w, channels) of a node's output; node -1 is the images. */
+/* Images of the last step or plan_forward. */
+int plan_count(const Plan *plan);
+/* Shape (h, w, channels) of a node's output; node -1 is the images with the first convolution's zero border. */
 Status plan_shape(const Plan *plan, int node, int64_t shape[3]);
 /* Copies the tensor of the last call as float32 (count, h, w, channels); a plan with keep_all. */
 Status plan_read(Plan *plan, int node, PlanTensor tensor, float *to);

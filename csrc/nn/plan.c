@@ -158,11 +158,13 @@ Status plan_forward(Plan *plan, const Images *images, int count) {
     return run_phases(plan, &job, false);
 }
 
-Status plan_backward(Plan *plan, const float *output_gradient, int first_block) {
+Status plan_backward(Plan *plan, const float *output_gradient, int count, int first_block) {
     const StepOptions options = {.first_block = first_block};
     TRY(check_kept(plan));
     if (head_of(plan) != NULL) FAIL(STATUS_ARGUMENT, "this network has a head: use plan_step");
-    if (plan->count == 0) FAIL(STATUS_ARGUMENT, "nothing to go back from: plan_forward comes first");
+    if (plan->count == 0 || plan->count != count) {
+        FAIL(STATUS_ARGUMENT, "a gradient of %d images, but the forward pass before it had %d", count, plan->count);
+    }
     const Job job = {.count = plan->count, .options = &options};
     const Op *last = &plan->training.ops[plan->training.op_count - 1];
     TRY(plan->model->table->write(plan->train, last->output_gradient, plan->count, output_gradient));
@@ -184,9 +186,11 @@ static Status find_tensor(const Plan *plan, int node, PlanTensor tensor, int *ou
     return STATUS_OK;
 }
 
+int plan_count(const Plan *plan) { return plan->count; }
+
 Status plan_shape(const Plan *plan, int node, int64_t shape[3]) {
     const Program *program = plan->train == NULL ? &plan->evaluation : &plan->training;
-    int found;
+    int found = -1;
     TRY(find_tensor(plan, node, TENSOR_OUTPUT, &found));
     shape[0] = program->tensors[found].height;
     shape[1] = program->tensors[found].width;
@@ -195,7 +199,7 @@ Status plan_shape(const Plan *plan, int node, int64_t shape[3]) {
 }
 
 Status plan_read(Plan *plan, int node, PlanTensor tensor, float *to) {
-    int found;
+    int found = -1;
     TRY(check_kept(plan));
     if (plan->count == 0) FAIL(STATUS_ARGUMENT, "nothing to read yet: plan_forward or plan_step comes first");
     TRY(find_tensor(plan, node, tensor, &found));

@@ -5,8 +5,8 @@
 typedef int (*AddPart)(PyObject *module);
 
 static const AddPart parts[] = {
-    array_add,  errors_add,  build_info_add, optimizer_add, device_add, reader_add,
-    writer_add, encoder_add, jpeg_add,       comm_add,      loader_add, quantize_add,
+    array_add,   errors_add, build_info_add, optimizer_add, device_add,   reader_add, writer_add,
+    encoder_add, jpeg_add,   comm_add,       loader_add,    quantize_add, nn_add,     nn_plan_add,
 };
 
 static int module_exec(PyObject *module) {
@@ -18,7 +18,9 @@ static int module_exec(PyObject *module) {
 
 #define STATE_VISIT_ALL(X)                                                                                             \
     X(beton_error)                                                                                                     \
-    X(cuda_error) X(comm_error) X(comm_timeout) X(peer_lost) X(not_built_error) X(comm_type) X(loader_batch_type)
+    X(cuda_error)                                                                                                      \
+    X(comm_error)                                                                                                      \
+    X(comm_timeout) X(peer_lost) X(not_built_error) X(comm_type) X(loader_batch_type) X(model_type) X(plan_type)
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     ModuleState *state = module_state(module);

@@ -12,6 +12,7 @@ typedef struct ModuleState {
     PyObject *beton_error, *cuda_error, *comm_error, *comm_timeout, *peer_lost, *not_built_error;
     PyObject *comm_type;
     PyObject *loader_batch_type;
+    PyObject *model_type, *plan_type;
 } ModuleState;
 
 ModuleState *module_state(PyObject *module);
@@ -34,6 +35,8 @@ int encoder_add(PyObject *module);
 int jpeg_add(PyObject *module);
 int loader_add(PyObject *module);
 int quantize_add(PyObject *module);
+int nn_add(PyObject *module);
+int nn_plan_add(PyObject *module);
 
 /* errors.c: raises the thread's error record as the Python exception of its code; always NULL. */
 PyObject *errors_raise(ModuleState *state, Status status);

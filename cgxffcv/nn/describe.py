@@ -1,0 +1,201 @@
+"""Descriptions of networks. Each node reads the one before it; the first reads the images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Conv", "Description", "Head", "Node", "Norm", "airbench", "resnet9"]
+
+ACTIVATIONS = ("none", "relu", "gelu", "silu")
+INITIALISATIONS = ("uniform", "identity", "unit", "zero")
+POOL_PLACES = ("none", "before", "after")
+RESIDUAL_PLACES = ("none", "before", "after")
+
+
+def _number(what: str, value: str, names: Sequence[str]) -> int:
+    if value not in names:
+        raise ValueError(f"{what} must be one of {', '.join(names)}, not {value!r}")
+    return names.index(value)
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution with square kernels.
+
+    `bias`, `activation` and `frozen` filters (set from outside, never trained) only where it reads the images: anywhere
+    else a norm follows and brings both. Initialisation of the filters: "uniform" within 1/sqrt(fan in), or "identity":
+    the same, then the first min(in, out) filters pass their channel on. The bias starts "uniform" or at "zero".
+    """
+
+    name: str
+    channels: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 1
+    block: int = 0
+    init: str = "uniform"
+    bias: bool = False
+    bias_init: str = "uniform"
+    activation: str = "none"
+    frozen: bool = False
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Batch norm with what stands around it, in one operator.
+
+    `pool`: a max pool of that window and stride (2 or 3; odd sizes are floored) "before" the norm or "after" the
+    activation. `residual`: the name of an earlier norm whose output is added, "before" or "after" the activation.
+    `scale`: whether a scale is trained (else it is 1); a bias always is. `keep`: running = keep * running +
+    (1 - keep) * batch.
+    """
+
+    name: str
+    activation: str = "relu"
+    pool: int = 0
+    pool_place: str = "before"
+    residual: str | None = None
+    residual_place: str = "after"
+    scale: bool = True
+    eps: float = 1e-5
+    keep: float = 0.9
+    block: int = 0
+
+
+@dataclass(frozen=True)
+class Head:
+    """Global max pool, linear layer without bias, output times `scale`; its loss is softmax cross entropy.
+
+    `init`: "uniform" within 1/sqrt(fan in), or "unit": rescaled to standard deviation 1.
+    """
+
+    name: str = "head"
+    classes: int = 10
+    scale: float = 1.0
+    init: str = "uniform"
+    block: int = 0
+
+
+Node = Conv | Norm | Head
+
+
+@dataclass(frozen=True)
+class Description:
+    """A network: its name, the channels of its images, its nodes."""
+
+    name: str
+    nodes: tuple[Node, ...]
+    image_channels: int = 3
+
+    def tuples(self) -> list[tuple]:
+        """The nodes as the C core takes them; ValueError for an unknown word or name."""
+        names = [node.name for node in self.nodes]
+        return [_tuple_of(node, names[:i]) for i, node in enumerate(self.nodes)]
+
+    def macs(self, size: int) -> int:
+        """Multiply-adds of the forward pass of one image of size x size pixels."""
+        total, channels, pixels = 0, self.image_channels, size
+        for node in self.nodes:
+            if isinstance(node, Conv):
+                pixels = (pixels + 2 * node.padding - node.kernel) // node.stride + 1
+                total += pixels**2 * node.channels * channels * node.kernel**2
+                channels = node.channels
+            elif isinstance(node, Norm) and node.pool:
+                pixels //= node.pool
+            elif isinstance(node, Head):
+                total += node.classes * channels
+        return total
+
+
+def _tuple_of(node: Node, earlier: list[str]) -> tuple:
+    fields = {
+        "kind": 0, "name": node.name, "block": node.block, "activation": 0, "out_channels": 0, "init": 0, "kernel": 0,
+        "stride": 0, "padding": 0, "frozen": False, "bias": False, "bias_init": 0, "pool_place": 0, "pool": 0,
+        "residual_place": 0, "residual": 0, "scale_trained": False, "eps": 0.0, "keep": 0.0, "scale": 0.0,
+    }  # fmt: skip
+    where = f"node {node.name!r}: "
+    if isinstance(node, Conv):
+        fields.update(
+            kind=0, out_channels=node.channels, kernel=node.kernel, stride=node.stride, padding=node.padding,
+            frozen=node.frozen, bias=node.bias, init=_number(where + "init", node.init, INITIALISATIONS),
+            bias_init=_number(where + "bias_init", node.bias_init, INITIALISATIONS),
+            activation=_number(where + "activation", node.activation, ACTIVATIONS),
+        )  # fmt: skip
+    elif isinstance(node, Norm):
+        pooled = _number(where + "pool_place", node.pool_place, POOL_PLACES)
+        fields.update(
+            kind=1, activation=_number(where + "activation", node.activation, ACTIVATIONS), scale_trained=node.scale,
+            eps=node.eps, keep=node.keep, pool=node.pool, pool_place=pooled if node.pool else 0,
+        )  # fmt: skip
+        if node.residual is not None:
+            if node.residual not in earlier:
+                raise ValueError(f"{where}residual names {node.residual!r}, which is no earlier node")
+            fields["residual"] = earlier.index(node.residual)
+            fields["residual_place"] = _number(where + "residual_place", node.residual_place, RESIDUAL_PLACES)
+    else:
+        init = _number(where + "init", node.init, INITIALISATIONS)
+        fields.update(kind=2, out_channels=node.classes, scale=node.scale, init=init)
+    return tuple(fields.values())
+
+
+def resnet9(classes: int = 10, keep: float = 0.9) -> Description:
+    """The network of FFCV's CIFAR-10 example: 2,274,880 parameters, 0.583 GFLOP forward an image of 32 x 32."""
+    nodes: list[Node] = []
+
+    def add(index: int, channels: int, kernel: int = 3, stride: int = 1, padding: int = 1, **norm) -> None:
+        nodes.append(Conv(f"conv{index}", channels, kernel, stride, padding, block=index))
+        nodes.append(Norm(f"norm{index}", block=index, keep=keep, **norm))
+
+    add(1, 64)
+    add(2, 128, kernel=5, stride=2, padding=2)
+    add(3, 128)
+    add(4, 128, residual="norm2")
+    add(5, 256, pool=2, pool_place="after")
+    add(6, 256)
+    add(7, 256, residual="norm5")
+    add(8, 128, padding=0)
+    nodes.append(Head("head", classes, scale=0.2, block=8))
+    return Description("resnet9", tuple(nodes))
+
+
+def airbench(
+    widths: Sequence[int] = (64, 256, 256),
+    *,
+    classes: int = 10,
+    activation: str = "gelu",
+    stem_activation: str = "gelu",
+    deep_blocks: bool = False,
+    keep: float | None = None,
+    head_scale: float | None = None,
+    head_init: str = "unit",
+    bias_init: str = "uniform",
+) -> Description:
+    """The family of airbench (arXiv 2404.00498) by the widths of its three blocks.
+
+    Block 0 is the whitening convolution (3 -> 24, 2 x 2, frozen filters, trained bias) with `stem_activation`; each
+    block is conv, max pool 2, norm, activation, conv, norm, activation. `deep_blocks` adds a third convolution whose
+    norm adds the first one's output before the activation (airbench96). Norms have a bias but no scale, eps 1e-12,
+    and keep 0.6 of the running statistics (0.9 with deep blocks). `head_scale` is 1 / the last width unless given.
+    """
+    if len(widths) != 3:
+        raise ValueError(f"widths must be three numbers of channels, not {tuple(widths)}")
+    kept = (0.9 if deep_blocks else 0.6) if keep is None else keep
+    nodes: list[Node] = [
+        Conv("whiten", 24, 2, 1, 0, frozen=True, bias=True, bias_init=bias_init, activation=stem_activation, block=0)
+    ]
+    for block, width in enumerate(widths, start=1):
+        for index in range(1, 4 if deep_blocks else 3):
+            nodes.append(Conv(f"b{block}.conv{index}", width, block=block, init="identity"))
+            nodes.append(
+                Norm(
+                    f"b{block}.norm{index}", activation, pool=2 if index == 1 else 0, scale=False, eps=1e-12, keep=kept,
+                    residual=f"b{block}.norm1" if index == 3 else None, residual_place="before", block=block,
+                )
+            )  # fmt: skip
+    scale = 1.0 / widths[-1] if head_scale is None else head_scale
+    nodes.append(Head("head", classes, scale=scale, init=head_init, block=3))
+    if not math.isfinite(scale):
+        raise ValueError(f"head_scale must be finite, not {head_scale}")
+    return Description("airbench-" + "-".join(map(str, widths)), tuple(nodes))

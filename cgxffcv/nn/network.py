@@ -1,0 +1,122 @@
+"""A network of the C core, with its layers by name."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import _cgxffcv
+import numpy as np
+
+from cgxffcv.nn.describe import Description
+
+__all__ = ["Layer", "Network", "Statistic"]
+
+
+class Layer(NamedTuple):
+    """One parameter tensor. `shape` is (out, kernel, kernel, in) for filters, (classes, in) for the linear layer."""
+
+    name: str
+    kind: str  # filters, bias, norm_scale, norm_bias, linear
+    node: int
+    block: int
+    trained: bool
+    shape: tuple[int, ...]
+    offset: int  # in elements of the flat buffers
+    elems: int
+
+
+class Statistic(NamedTuple):
+    """Where the running mean and variance of one norm lie in `Network.running`."""
+
+    name: str
+    node: int
+    block: int
+    mean_offset: int
+    variance_offset: int
+    channels: int
+
+
+class Network:
+    """Parameters, gradients and running statistics of a described network.
+
+    `parameters`, `gradients`, `running` are flat float32 views of the C core's memory: what is written there counts
+    from the next step on. Layers stand in the order in which the backward pass finishes them; layers that are not
+    trained stand behind and have no gradient.
+
+    precision: "float32", "bfloat16" (activations and products; parameters, statistics and sums stay float32), or
+    "auto": bfloat16 where the processor multiplies it faster. threads: 0 takes every processor of this process.
+    Raises ValueError for a description that cannot be built, NotBuiltError without oneDNN (when a plan is made).
+    """
+
+    def __init__(self, description: Description, *, backend: str = "cpu", precision: str = "auto", threads: int = 0):
+        self.description = description
+        self.core = _cgxffcv.Model(
+            description.tuples(),
+            image_channels=description.image_channels,
+            backend=backend,
+            precision=precision,
+            threads=threads,
+        )
+        self.layers = [Layer(*item) for item in self.core.layers]
+        self.statistics = [Statistic(*item) for item in self.core.statistics]
+        self.parameters: np.ndarray = self.core.parameters
+        self.gradients: np.ndarray = self.core.gradients
+        self.running: np.ndarray = self.core.running
+        self.precision: str = self.core.precision
+        self.threads: int = self.core.threads
+
+    def __repr__(self) -> str:
+        count = sum(layer.elems for layer in self.layers)
+        return f"<Network {self.description.name}: {count:,} parameters, {self.precision}, {self.threads} threads>"
+
+    def initialise(self, seed: int) -> None:
+        """Initial values by the description, a pure function of seed and layer name; frozen filters stay."""
+        self.core.initialise(seed)
+
+    def gradient_elems(self, first_block: int = 0) -> int:
+        """Length of the prefix of `gradients` that belongs to blocks from `first_block` on."""
+        return self.core.gradient_elems(first_block)
+
+    def _layer(self, name: str) -> Layer:
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(f"no layer {name!r}; there are {', '.join(layer.name for layer in self.layers)}")
+
+    def parameter(self, name: str) -> np.ndarray:
+        """A layer's values, a view in its shape."""
+        layer = self._layer(name)
+        return self.parameters[layer.offset : layer.offset + layer.elems].reshape(layer.shape)
+
+    def gradient(self, name: str) -> np.ndarray:
+        """A trained layer's gradient, a view in its shape."""
+        layer = self._layer(name)
+        if not layer.trained:
+            raise KeyError(f"layer {name!r} is not trained, so it has no gradient")
+        return self.gradients[layer.offset : layer.offset + layer.elems].reshape(layer.shape)
+
+    def running_mean(self, name: str) -> np.ndarray:
+        """The running mean of a norm, a view."""
+        statistic = self._statistic(name)
+        return self.running[statistic.mean_offset : statistic.mean_offset + statistic.channels]
+
+    def running_variance(self, name: str) -> np.ndarray:
+        """The running variance of a norm, a view."""
+        statistic = self._statistic(name)
+        return self.running[statistic.variance_offset : statistic.variance_offset + statistic.channels]
+
+    def _statistic(self, name: str) -> Statistic:
+        for statistic in self.statistics:
+            if statistic.name == name:
+                return statistic
+        raise KeyError(f"no norm {name!r}; there are {', '.join(item.name for item in self.statistics)}")
+
+    def plan(
+        self, batch: int, size: int | tuple[int, int], *, training: bool = True, keep_all: bool = False
+    ) -> _cgxffcv.Plan:
+        """Memory and code for up to `batch` images of size x size (or height x width) pixels.
+
+        Plans of several sizes share the parameters. keep_all, for tests, keeps every intermediate tensor readable.
+        """
+        height, width = (size, size) if isinstance(size, int) else size
+        return _cgxffcv.Plan(self.core, batch, height, width, training=training, keep_all=keep_all)

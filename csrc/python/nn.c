@@ -1,0 +1,255 @@
+/* _cgxffcv.Model: a network's parameters, gradients and running statistics as NumPy views. */
+#include "python/nn.h"
+
+#include <string.h>
+
+#include "python/array.h"
+
+ModelObject *nn_take_model(ModuleState *state, PyObject *object) {
+    if (PyObject_TypeCheck(object, (PyTypeObject *)state->model_type)) return (ModelObject *)object;
+    PyErr_Format(PyExc_TypeError, "expected a Model, not %.100s", Py_TYPE(object)->tp_name);
+    return NULL;
+}
+
+int nn_enter(ModelObject *model) {
+    if (model->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "this model is in use by another thread");
+        return -1;
+    }
+    model->busy = true;
+    return 0;
+}
+
+void nn_leave(ModelObject *model) { model->busy = false; }
+
+static int parse_node(PyObject *item, NodeDesc *node) {
+    const char *name;
+    int kind, activation, init, frozen, bias, bias_init, pool_place, residual_place, scale;
+    if (!PyArg_ParseTuple(item, "isiiiiiiippiiiiipddd;a node is a tuple of 20", &kind, &name, &node->block, &activation,
+                          &node->out_channels, &init, &node->kernel, &node->stride, &node->padding, &frozen, &bias,
+                          &bias_init, &pool_place, &node->pool, &residual_place, &node->residual, &scale, &node->eps,
+                          &node->keep, &node->scale)) {
+        return -1;
+    }
+    if (strlen(name) >= sizeof node->name) {
+        PyErr_Format(PyExc_ValueError, "the name \"%s\" is longer than %d bytes", name, MODEL_NAME_BYTES - 1);
+        return -1;
+    }
+    strcpy(node->name, name);
+    node->kind = (NodeKind)kind;
+    node->activation = (Activation)activation;
+    node->init = (Initialisation)init;
+    node->frozen_filters = frozen != 0;
+    node->bias = bias != 0;
+    node->bias_init = (Initialisation)bias_init;
+    node->pool_place = (PoolPlace)pool_place;
+    node->residual_place = (ResidualPlace)residual_place;
+    node->scale_trained = scale != 0;
+    return 0;
+}
+
+static int parse_desc(PyObject *nodes, ModelDesc *desc) {
+    PyObject *fast = PySequence_Fast(nodes, "nodes must be a sequence");
+    if (fast == NULL) return -1;
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(fast);
+    int result = 0;
+    if (count < 1 || count > MODEL_MAX_NODES) {
+        PyErr_Format(PyExc_ValueError, "a model has 1..%d nodes, not %zd", MODEL_MAX_NODES, count);
+        result = -1;
+    }
+    for (Py_ssize_t i = 0; i < count && result == 0; i++) {
+        result = parse_node(PySequence_Fast_GET_ITEM(fast, i), &desc->nodes[i]);
+    }
+    desc->count = (int)count;
+    Py_DECREF(fast);
+    return result;
+}
+
+static int parse_name(const char *argument, const char *value, const char *const *names, int count) {
+    char allowed[128] = "";
+    for (int i = 0; i < count; i++) {
+        if (strcmp(value, names[i]) == 0) return i;
+        size_t used = strlen(allowed);
+        PyOS_snprintf(allowed + used, sizeof allowed - used, "%s%s", i == 0 ? "" : ", ", names[i]);
+    }
+    PyErr_Format(PyExc_ValueError, "%s must be one of %s, not \"%s\"", argument, allowed, value);
+    return -1;
+}
+
+static const char *const backend_names[] = {"cpu", "cuda"};
+static const char *const precision_names[] = {"auto", "float32", "bfloat16"};
+
+static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"nodes", "image_channels", "backend", "precision", "threads", NULL};
+    static const int most = 64 * 1024;
+    const char *backend = "cpu", *precision = "auto";
+    PyObject *nodes;
+    ModelDesc desc = {.image_channels = 3};
+    ModelOptions options = {0};
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|issi", names, &nodes, &desc.image_channels, &backend,
+                                     &precision, &options.threads)) {
+        return NULL;
+    }
+    int chosen_backend = parse_name("backend", backend, backend_names, 2);
+    int chosen_precision = chosen_backend < 0 ? -1 : parse_name("precision", precision, precision_names, 3);
+    if (chosen_precision < 0 || parse_desc(nodes, &desc) < 0) return NULL;
+    options.backend = (BackendKind)chosen_backend;
+    options.precision = (Precision)chosen_precision;
+    if (options.threads > most) options.threads = most;
+    ModelObject *self = (ModelObject *)type->tp_alloc(type, 0);
+    if (self == NULL) return NULL;
+    Status status = model_create(&desc, &options, &self->model);
+    if (status == STATUS_OK) return (PyObject *)self;
+    Py_DECREF(self);
+    return errors_raise(module_state_of_type(type), status);
+}
+
+static void model_dealloc(ModelObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    model_destroy(self->model);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *model_initialise_method(ModelObject *self, PyObject *seed) {
+    unsigned long long value = PyLong_AsUnsignedLongLong(seed);
+    if (value == (unsigned long long)-1 && PyErr_Occurred()) return NULL;
+    if (nn_enter(self) < 0) return NULL;
+    Status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = model_initialise(self->model, value);
+    Py_END_ALLOW_THREADS;
+    nn_leave(self);
+    if (status != STATUS_OK) return errors_raise(module_state_of_type(Py_TYPE(self)), status);
+    Py_RETURN_NONE;
+}
+
+static PyObject *model_gradient_elems_method(ModelObject *self, PyObject *first_block) {
+    long block = PyLong_AsLong(first_block);
+    if (block == -1 && PyErr_Occurred()) return NULL;
+    int bounded = block < 0 ? 0 : block > 1 << 20 ? 1 << 20 : (int)block;
+    return PyLong_FromSize_t(model_gradient_elems(self->model, bounded));
+}
+
+static PyObject *describe_layer(const Layer *layer) {
+    static const char *const kinds[] = {"filters", "bias", "norm_scale", "norm_bias", "linear"};
+    PyObject *shape = PyTuple_New(layer->ndim);
+    for (int i = 0; shape != NULL && i < layer->ndim; i++) {
+        PyObject *size = PyLong_FromLongLong(layer->shape[i]);
+        if (size == NULL) Py_CLEAR(shape);
+        if (size != NULL) PyTuple_SET_ITEM(shape, i, size);
+    }
+    if (shape == NULL) return NULL;
+    return Py_BuildValue("(ssiiNNnn)", layer->name, kinds[layer->kind], layer->node, layer->block,
+                         PyBool_FromLong(layer->trained), shape, (Py_ssize_t)layer->offset, (Py_ssize_t)layer->elems);
+}
+
+static PyObject *get_layers(ModelObject *self, void *closure) {
+    int count;
+    const Layer *layers = model_layers(self->model, &count);
+    PyObject *list = PyList_New(count);
+    (void)closure;
+    for (int i = 0; list != NULL && i < count; i++) {
+        PyObject *layer = describe_layer(&layers[i]);
+        if (layer == NULL) Py_CLEAR(list);
+        if (layer != NULL) PyList_SET_ITEM(list, i, layer);
+    }
+    return list;
+}
+
+static PyObject *get_statistics(ModelObject *self, void *closure) {
+    int count;
+    const Statistic *statistics = model_statistics(self->model, &count);
+    PyObject *list = PyList_New(count);
+    (void)closure;
+    for (int i = 0; list != NULL && i < count; i++) {
+        const Statistic *s = &statistics[i];
+        PyObject *item = Py_BuildValue("(siinnn)", s->name, s->node, s->block, (Py_ssize_t)s->mean_offset,
+                                       (Py_ssize_t)s->variance_offset, (Py_ssize_t)s->channels);
+        if (item == NULL) Py_CLEAR(list);
+        if (item != NULL) PyList_SET_ITEM(list, i, item);
+    }
+    return list;
+}
+
+static PyObject *wrap_floats(ModelObject *self, float *data, size_t elems) {
+    int64_t shape = (int64_t)elems;
+    return array_wrap(ARRAY_F32, 1, &shape, NULL, data, (PyObject *)self, true);
+}
+
+static PyObject *get_parameters(ModelObject *self, void *closure) {
+    (void)closure;
+    return wrap_floats(self, model_parameter_data(self->model), model_parameter_elems(self->model));
+}
+
+static PyObject *get_gradients(ModelObject *self, void *closure) {
+    (void)closure;
+    return wrap_floats(self, model_gradient_data(self->model), model_gradient_elems(self->model, 0));
+}
+
+static PyObject *get_running(ModelObject *self, void *closure) {
+    (void)closure;
+    return wrap_floats(self, model_statistic_data(self->model), model_statistic_elems(self->model));
+}
+
+static PyObject *get_precision(ModelObject *self, void *closure) {
+    (void)closure;
+    return PyUnicode_FromString(precision_names[model_precision(self->model)]);
+}
+
+static PyObject *get_backend(ModelObject *self, void *closure) {
+    (void)closure;
+    return PyUnicode_FromString(model_backend(self->model));
+}
+
+static PyObject *get_threads(ModelObject *self, void *closure) {
+    (void)closure;
+    return PyLong_FromLong(pool_threads(model_pool(self->model)));
+}
+
+static PyMethodDef model_methods[] = {
+    {"initialise", (PyCFunction)(void (*)(void))model_initialise_method, METH_O,
+     "initialise(seed)\n\nEvery trained layer from its description, a pure function of the seed and the layer's name;\n"
+     "running means 0, variances 1."},
+    {"gradient_elems", (PyCFunction)(void (*)(void))model_gradient_elems_method, METH_O,
+     "gradient_elems(first_block)\n\nThe length of the prefix of `gradients` that belongs to blocks from this one on."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef model_getset[] = {
+    {"layers", (getter)get_layers, NULL,
+     "List of (name, kind, node, block, trained, shape, offset, elems) in the order of the buffers.", NULL},
+    {"statistics", (getter)get_statistics, NULL,
+     "List of (name, node, block, mean offset, variance offset, channels) of `running`.", NULL},
+    {"parameters", (getter)get_parameters, NULL, "All parameters: float32, one dimension, a view.", NULL},
+    {"gradients", (getter)get_gradients, NULL, "Gradients of the trained parameters: float32, a view.", NULL},
+    {"running", (getter)get_running, NULL, "Running means and variances: float32, a view.", NULL},
+    {"precision", (getter)get_precision, NULL, "\"float32\" or \"bfloat16\".", NULL},
+    {"backend", (getter)get_backend, NULL, "\"cpu\" or \"cuda\".", NULL},
+    {"threads", (getter)get_threads, NULL, "Threads that a step uses.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot model_slots[] = {
+    {Py_tp_new, model_new},
+    {Py_tp_dealloc, model_dealloc},
+    {Py_tp_methods, model_methods},
+    {Py_tp_getset, model_getset},
+    {Py_tp_doc, "Model(nodes, image_channels=3, backend='cpu', precision='auto', threads=0)\n\n"
+                "A network's parameters. cgxffcv.nn.Network is the public face."},
+    {0, NULL},
+};
+
+static PyType_Spec model_spec = {
+    .name = "_cgxffcv.Model",
+    .basicsize = sizeof(ModelObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = model_slots,
+};
+
+int nn_add(PyObject *module) {
+    ModuleState *state = module_state(module);
+    state->model_type = PyType_FromModuleAndSpec(module, &model_spec, NULL);
+    if (state->model_type == NULL) return -1;
+    return PyModule_AddType(module, (PyTypeObject *)state->model_type);
+}

@@ -1,0 +1,318 @@
+/* _cgxffcv.Plan: steps and evaluations of a model for one image size. */
+#include <string.h>
+
+#include "python/array.h"
+#include "python/nn.h"
+
+PlanObject *nn_take_plan(ModuleState *state, PyObject *object) {
+    if (PyObject_TypeCheck(object, (PyTypeObject *)state->plan_type)) return (PlanObject *)object;
+    PyErr_Format(PyExc_TypeError, "expected a Plan, not %.100s", Py_TYPE(object)->tp_name);
+    return NULL;
+}
+
+static PyObject *fail(PlanObject *self, Status status) {
+    return errors_raise(module_state_of_type(Py_TYPE(self)), status);
+}
+
+static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"model", "batch", "height", "width", "training", "keep_all", NULL};
+    PyObject *model_in;
+    PlanOptions options = {0};
+    int training = 1, keep_all = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "Oiii|pp", names, &model_in, &options.batch, &options.height,
+                                     &options.width, &training, &keep_all)) {
+        return NULL;
+    }
+    options.training = training != 0;
+    options.keep_all = keep_all != 0;
+    ModelObject *model = nn_take_model(module_state_of_type(type), model_in);
+    if (model == NULL) return NULL;
+    PlanObject *self = (PlanObject *)type->tp_alloc(type, 0);
+    if (self == NULL) return NULL;
+    self->model = (ModelObject *)Py_NewRef(model);
+    self->options = options;
+    const ModelDesc *desc = model_desc(model->model);
+    const NodeDesc *last = &desc->nodes[desc->count - 1];
+    self->channels = desc->image_channels;
+    self->classes = last->kind == NODE_HEAD ? last->out_channels : 0;
+    Status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = plan_create(model->model, &options, &self->plan);
+    Py_END_ALLOW_THREADS;
+    if (status == STATUS_OK) return (PyObject *)self;
+    Py_DECREF(self);
+    return errors_raise(module_state_of_type(type), status);
+}
+
+static void plan_dealloc(PlanObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    plan_destroy(self->plan);
+    Py_XDECREF(self->model);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static int check_image_shape(const PlanObject *self, const ArrayView *view) {
+    const int64_t *s = view->shape;
+    bool planar = s[1] == self->channels && s[2] == self->options.height && s[3] == self->options.width;
+    bool dense = s[3] == self->channels && s[1] == self->options.height && s[2] == self->options.width;
+    if (planar || dense) return planar && !dense;
+    PyErr_Format(PyExc_ValueError,
+                 "images have the shape (%lld, %lld, %lld, %lld), but this plan takes (n, %d, %d, %d) or (n, %d, %d, "
+                 "%d)",
+                 (long long)s[0], (long long)s[1], (long long)s[2], (long long)s[3], self->options.height,
+                 self->options.width, self->channels, self->channels, self->options.height, self->options.width);
+    return -1;
+}
+
+static int parse_floats(PyObject *sequence, const char *argument, int count, float *to) {
+    PyObject *fast = PySequence_Fast(sequence, "mean and std must be sequences");
+    if (fast == NULL) return -1;
+    int result = 0;
+    if (PySequence_Fast_GET_SIZE(fast) != count) {
+        PyErr_Format(PyExc_ValueError, "%s must have %d values, not %zd", argument, count,
+                     PySequence_Fast_GET_SIZE(fast));
+        result = -1;
+    }
+    for (int i = 0; i < count && result == 0; i++) {
+        double value = PyFloat_AsDouble(PySequence_Fast_GET_ITEM(fast, i));
+        if (value == -1.0 && PyErr_Occurred()) result = -1;
+        to[i] = (float)value;
+    }
+    Py_DECREF(fast);
+    return result;
+}
+
+/* Fills `images` from the arguments; `view` is to be released after use. */
+static int take_images(const PlanObject *self, PyObject *array, PyObject *mean, PyObject *std, ArrayView *view,
+                       Images *images) {
+    const unsigned types = 1u << ARRAY_U8 | 1u << ARRAY_F32 | 1u << ARRAY_U16;
+    if (array_acquire(array, "images", types, 4, false, view) < 0) return -1;
+    int planar = check_image_shape(self, view);
+    if (planar < 0) goto fail;
+    images->data = view->data;
+    images->type = view->type == ARRAY_U8 ? IMAGE_U8 : view->type == ARRAY_F32 ? IMAGE_F32 : IMAGE_BF16;
+    images->layout = planar ? IMAGE_NCHW : IMAGE_NHWC;
+    for (int c = 0; c < MODEL_MAX_IMAGE_CHANNELS; c++) images->std[c] = 1.0f;
+    if (images->type != IMAGE_U8) return 0;
+    if (mean == Py_None || std == Py_None) {
+        PyErr_SetString(PyExc_ValueError, "images of uint8 need mean and std, in units of 0..255");
+        goto fail;
+    }
+    if (parse_floats(mean, "mean", self->channels, images->mean) < 0 ||
+        parse_floats(std, "std", self->channels, images->std) < 0) {
+        goto fail;
+    }
+    return 0;
+fail:
+    array_release(view);
+    return -1;
+}
+
+static int parse_reduction(const char *name, LossReduction *out) {
+    *out = strcmp(name, "sum") == 0 ? LOSS_SUM : LOSS_MEAN;
+    if (*out == LOSS_SUM || strcmp(name, "mean") == 0) return 0;
+    PyErr_Format(PyExc_ValueError, "reduction must be \"mean\" or \"sum\", not \"%s\"", name);
+    return -1;
+}
+
+static PyObject *plan_step_method(PlanObject *self, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"images", "labels", "label_smoothing", "reduction", "first_block", "mean", "std", NULL};
+    PyObject *images_in, *labels_in, *mean = Py_None, *std = Py_None, *result = NULL;
+    const char *reduction = "mean";
+    StepOptions options = {0};
+    Images images = {0};
+    ArrayView image_view, label_view;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|dsiOO", names, &images_in, &labels_in,
+                                     &options.label_smoothing, &reduction, &options.first_block, &mean, &std)) {
+        return NULL;
+    }
+    if (parse_reduction(reduction, &options.reduction) < 0) return NULL;
+    if (take_images(self, images_in, mean, std, &image_view, &images) < 0) return NULL;
+    if (array_acquire(labels_in, "labels", 1u << ARRAY_I64, 1, false, &label_view) < 0) goto done;
+    if (label_view.elems != image_view.shape[0]) {
+        PyErr_Format(PyExc_ValueError, "%lld images, but %lld labels", (long long)image_view.shape[0],
+                     (long long)label_view.elems);
+    } else if (nn_enter(self->model) == 0) {
+        Status status;
+        Py_BEGIN_ALLOW_THREADS;
+        status = plan_step(self->plan, &images, label_view.data, (int)image_view.shape[0], &options);
+        Py_END_ALLOW_THREADS;
+        nn_leave(self->model);
+        result = status == STATUS_OK ? Py_NewRef(Py_None) : fail(self, status);
+    }
+    array_release(&label_view);
+done:
+    array_release(&image_view);
+    return result;
+}
+
+static PyObject *plan_take_totals_method(PlanObject *self, PyObject *unused) {
+    StepTotals totals;
+    (void)unused;
+    if (nn_enter(self->model) < 0) return NULL;
+    Status status = plan_take_totals(self->plan, &totals);
+    nn_leave(self->model);
+    if (status != STATUS_OK) return fail(self, status);
+    return Py_BuildValue("(dLL)", totals.loss, (long long)totals.correct, (long long)totals.images);
+}
+
+static PyObject *plan_evaluate_method(PlanObject *self, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"images", "mirror", "shift_y", "shift_x", "mean", "std", NULL};
+    PyObject *images_in, *mean = Py_None, *std = Py_None, *logits = NULL;
+    Images images = {0};
+    ArrayView view;
+    int mirror = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|piiOO", names, &images_in, &mirror, &images.shift_y,
+                                     &images.shift_x, &mean, &std)) {
+        return NULL;
+    }
+    images.mirror = mirror != 0;
+    if (take_images(self, images_in, mean, std, &view, &images) < 0) return NULL;
+    int64_t shape[2] = {view.shape[0], self->classes};
+    if (nn_enter(self->model) < 0) goto done;
+    logits = array_new(ARRAY_F32, 2, shape);
+    if (logits != NULL) {
+        float *to = array_data(logits);
+        int count = view.shape[0] > INT32_MAX ? INT32_MAX : (int)view.shape[0];
+        Status status;
+        Py_BEGIN_ALLOW_THREADS;
+        status = plan_evaluate(self->plan, &images, count, to);
+        Py_END_ALLOW_THREADS;
+        if (status != STATUS_OK) {
+            Py_CLEAR(logits);
+            fail(self, status);
+        }
+    }
+    nn_leave(self->model);
+done:
+    array_release(&view);
+    return logits;
+}
+
+static PyObject *plan_forward_method(PlanObject *self, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"images", "mean", "std", NULL};
+    PyObject *images_in, *mean = Py_None, *std = Py_None;
+    Images images = {0};
+    ArrayView view;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|OO", names, &images_in, &mean, &std)) return NULL;
+    if (take_images(self, images_in, mean, std, &view, &images) < 0) return NULL;
+    Status status = nn_enter(self->model) < 0 ? STATUS_INTERRUPTED : STATUS_OK;
+    if (status == STATUS_OK) {
+        Py_BEGIN_ALLOW_THREADS;
+        status = plan_forward(self->plan, &images, (int)view.shape[0]);
+        Py_END_ALLOW_THREADS;
+        nn_leave(self->model);
+        if (status != STATUS_OK) fail(self, status);
+    }
+    array_release(&view);
+    return status == STATUS_OK ? Py_NewRef(Py_None) : NULL;
+}
+
+static PyObject *plan_backward_method(PlanObject *self, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"output_gradient", "first_block", NULL};
+    PyObject *gradient;
+    ArrayView view;
+    int first_block = 0;
+    int64_t shape[3];
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|i", names, &gradient, &first_block)) return NULL;
+    Status status = plan_shape(self->plan, model_desc(self->model->model)->count - 1, shape);
+    if (status != STATUS_OK) return fail(self, status);
+    if (array_acquire(gradient, "output_gradient", 1u << ARRAY_F32, 4, false, &view) < 0) return NULL;
+    status = STATUS_INTERRUPTED;
+    if (view.shape[1] != shape[0] || view.shape[2] != shape[1] || view.shape[3] != shape[2]) {
+        PyErr_Format(PyExc_ValueError, "output_gradient must have the shape (n, %lld, %lld, %lld)", (long long)shape[0],
+                     (long long)shape[1], (long long)shape[2]);
+    } else if (nn_enter(self->model) == 0) {
+        Py_BEGIN_ALLOW_THREADS;
+        status = plan_backward(self->plan, view.data, (int)view.shape[0], first_block);
+        Py_END_ALLOW_THREADS;
+        nn_leave(self->model);
+        if (status != STATUS_OK) fail(self, status);
+    }
+    array_release(&view);
+    return status == STATUS_OK ? Py_NewRef(Py_None) : NULL;
+}
+
+static PyObject *plan_read_method(PlanObject *self, PyObject *args) {
+    int node, gradient = 0;
+    int64_t shape[4];
+    if (!PyArg_ParseTuple(args, "i|p", &node, &gradient)) return NULL;
+    Status status = plan_shape(self->plan, node, shape + 1);
+    if (status != STATUS_OK) return fail(self, status);
+    shape[0] = plan_count(self->plan);
+    PyObject *array = array_new(ARRAY_F32, 4, shape);
+    if (array == NULL) return NULL;
+    status = plan_read(self->plan, node, gradient ? TENSOR_OUTPUT_GRADIENT : TENSOR_OUTPUT, array_data(array));
+    if (status == STATUS_OK) return array;
+    Py_DECREF(array);
+    return fail(self, status);
+}
+
+static PyObject *plan_shape_method(PlanObject *self, PyObject *node) {
+    int64_t shape[3];
+    long index = PyLong_AsLong(node);
+    if (index == -1 && PyErr_Occurred()) return NULL;
+    Status status = plan_shape(self->plan, index > MODEL_MAX_NODES ? MODEL_MAX_NODES : (int)index, shape);
+    if (status != STATUS_OK) return fail(self, status);
+    return Py_BuildValue("(LLL)", (long long)shape[0], (long long)shape[1], (long long)shape[2]);
+}
+
+static PyObject *get_bytes(PlanObject *self, void *closure) {
+    (void)closure;
+    return PyLong_FromSize_t(plan_arena_bytes(self->plan));
+}
+
+#define WITH_KEYWORDS(function) (PyCFunction)(void (*)(void))(function), METH_VARARGS | METH_KEYWORDS
+
+static PyMethodDef plan_methods[] = {
+    {"step", WITH_KEYWORDS(plan_step_method),
+     "step(images, labels, label_smoothing=0, reduction='mean', first_block=0, mean=None, std=None)\n\n"
+     "Forward with batch statistics, loss, backward: overwrites the model's gradients, updates its running "
+     "statistics.\n"
+     "images: (n, height, width, channels) or (n, channels, height, width), float32 or bfloat16 (as uint16), "
+     "normalised,\nor uint8 with mean and std; labels: int64 (n)."},
+    {"take_totals", (PyCFunction)(void (*)(void))plan_take_totals_method, METH_NOARGS,
+     "take_totals()\n\n(summed loss, correct, images) of the steps since the last call."},
+    {"evaluate", WITH_KEYWORDS(plan_evaluate_method),
+     "evaluate(images, mirror=False, shift_y=0, shift_x=0, mean=None, std=None)\n\n"
+     "Logits, float32 (n, classes), by the running statistics."},
+    {"forward", WITH_KEYWORDS(plan_forward_method),
+     "forward(images, mean=None, std=None)\n\nOnly for networks without a head and plans with keep_all."},
+    {"backward", WITH_KEYWORDS(plan_backward_method),
+     "backward(output_gradient, first_block=0)\n\nFrom the gradient of the last node's output, float32 (n, h, w, c)."},
+    {"read", (PyCFunction)(void (*)(void))plan_read_method, METH_VARARGS,
+     "read(node, gradient=False)\n\nA copy of a node's output, or of its gradient: float32 (n, h, w, c); keep_all "
+     "only."},
+    {"shape", (PyCFunction)(void (*)(void))plan_shape_method, METH_O, "shape(node)\n\n(h, w, c) of a node's output."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef plan_getset[] = {
+    {"bytes", (getter)get_bytes, NULL, "Memory that the plan has allocated.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot plan_slots[] = {
+    {Py_tp_new, plan_new},
+    {Py_tp_dealloc, plan_dealloc},
+    {Py_tp_methods, plan_methods},
+    {Py_tp_getset, plan_getset},
+    {Py_tp_doc, "Plan(model, batch, height, width, training=True, keep_all=False)\n\n"
+                "Runs a Model on up to `batch` images of one size."},
+    {0, NULL},
+};
+
+static PyType_Spec plan_spec = {
+    .name = "_cgxffcv.Plan",
+    .basicsize = sizeof(PlanObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = plan_slots,
+};
+
+int nn_plan_add(PyObject *module) {
+    ModuleState *state = module_state(module);
+    state->plan_type = PyType_FromModuleAndSpec(module, &plan_spec, NULL);
+    if (state->plan_type == NULL) return -1;
+    return PyModule_AddType(module, (PyTypeObject *)state->plan_type);
+}

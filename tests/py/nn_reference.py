@@ -1,0 +1,233 @@
+"""Networks in plain NumPy and float64, written from the formulas: what the C core is compared with.
+
+Every function works on channels-last arrays (n, h, w, c); filters are (out, kernel, kernel, in).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from cgxffcv.nn import Conv, Norm
+
+SQRT_HALF = math.sqrt(0.5)
+erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def bf16(x: np.ndarray) -> np.ndarray:
+    """Rounded to the nearest bfloat16, ties to even."""
+    bits = np.asarray(x, np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32)
+    return rounded.view(np.float32).astype(np.float64)
+
+
+def patches(x: np.ndarray, kernel: int, stride: int, padding: int) -> np.ndarray:
+    """(n, oh, ow, kernel, kernel, c)"""
+    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    view = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), (1, 2))[:, ::stride, ::stride]
+    return np.moveaxis(view, 3, 5)
+
+
+def conv(x, w, stride, padding):
+    return np.tensordot(patches(x, w.shape[1], stride, padding), w, ((3, 4, 5), (1, 2, 3)))
+
+
+def conv_filter_gradient(x, dy, kernel, stride, padding):
+    return np.tensordot(dy, patches(x, kernel, stride, padding), ((0, 1, 2), (0, 1, 2)))
+
+
+def conv_data_gradient(dy, w, shape, stride, padding):
+    n, h, wide, c = shape
+    padded = np.zeros((n, h + 2 * padding, wide + 2 * padding, c))
+    for ky in range(w.shape[1]):
+        for kx in range(w.shape[2]):
+            rows = slice(ky, ky + stride * dy.shape[1], stride)
+            columns = slice(kx, kx + stride * dy.shape[2], stride)
+            padded[:, rows, columns] += dy @ w[:, ky, kx]
+    return padded[:, padding : padding + h, padding : padding + wide]
+
+
+def windows(x, pool):
+    n, h, w, c = x.shape
+    cut = x[:, : h // pool * pool, : w // pool * pool]
+    cut = cut.reshape(n, h // pool, pool, w // pool, pool, c).transpose(0, 1, 3, 2, 4, 5)
+    return cut.reshape(n, h // pool, w // pool, pool * pool, c)
+
+
+def max_pool(x, pool):
+    return windows(x, pool).max(3)
+
+
+def max_pool_gradient(x, dy, pool):
+    n, h, w, c = x.shape
+    first = windows(x, pool).argmax(3)
+    spread = np.where(np.arange(pool * pool)[:, None] == first[:, :, :, None, :], dy[:, :, :, None, :], 0.0)
+    spread = spread.reshape(n, h // pool, w // pool, pool, pool, c).transpose(0, 1, 3, 2, 4, 5)
+    out = np.zeros_like(x)
+    out[:, : h // pool * pool, : w // pool * pool] = spread.reshape(n, h // pool * pool, w // pool * pool, c)
+    return out
+
+
+def activate(z, name):
+    if name == "relu":
+        return np.maximum(z, 0)
+    if name == "gelu":
+        return z * 0.5 * (1 + erf(z * SQRT_HALF))
+    if name == "silu":
+        return z / (1 + np.exp(-z))
+    return z
+
+
+def slope(z, name):
+    if name == "relu":
+        return (z > 0).astype(np.float64)
+    if name == "gelu":
+        return 0.5 * (1 + erf(z * SQRT_HALF)) + z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    if name == "silu":
+        s = 1 / (1 + np.exp(-z))
+        return s * (1 + z * (1 - s))
+    return np.ones_like(z)
+
+
+def norm_forward(node: Norm, x, gamma, beta, residual=None, mean=None, variance=None, store=lambda y: y):
+    """The output, and what the backward pass needs; batch statistics unless given. `store` rounds what a pool after the
+    activation chooses from."""
+    saved = max_pool(x, node.pool) if node.pool and node.pool_place == "before" else x
+    if mean is None:
+        mean, variance = saved.mean((0, 1, 2)), saved.var((0, 1, 2))
+    deviation = 1 / np.sqrt(variance + node.eps)
+    normal = (saved - mean) * deviation
+    z = normal * gamma + beta
+    if residual is not None and node.residual_place == "before":
+        z = z + residual
+    y = activate(z, node.activation)
+    if node.pool and node.pool_place == "after":
+        y = store(y)
+    out = max_pool(y, node.pool) if node.pool and node.pool_place == "after" else y
+    if residual is not None and node.residual_place == "after":
+        out = out + residual
+    return out, {"x": x, "z": z, "y": y, "normal": normal, "deviation": deviation, "mean": mean, "variance": variance}
+
+
+def norm_backward(node: Norm, kept, gamma, dout):
+    """Gradients of the convolution's output, the scale, the bias, and of what the residual added."""
+    dy = max_pool_gradient(kept["y"], dout, node.pool) if node.pool and node.pool_place == "after" else dout
+    dz = dy * slope(kept["z"], node.activation)
+    normal, pixels = kept["normal"], kept["normal"][..., 0].size
+    dbias, dscale = dz.sum((0, 1, 2)), (dz * normal).sum((0, 1, 2))
+    dx = gamma * kept["deviation"] * (dz - dbias / pixels - normal * dscale / pixels)
+    if node.pool and node.pool_place == "before":
+        dx = max_pool_gradient(kept["x"], dx, node.pool)
+    return dx, dscale, dbias, (dz if node.residual_place == "before" else dout)
+
+
+def head_forward(x, w, scale):
+    n, h, wide, c = x.shape
+    pooled = x.reshape(n, h * wide, c).max(1)
+    return pooled, scale * pooled @ w.T
+
+
+def head_backward(x, w, scale, pooled, dlogits):
+    n, h, wide, c = x.shape
+    dpooled = scale * dlogits @ w
+    first = x.reshape(n, h * wide, c).argmax(1)
+    dx = np.where(np.arange(h * wide)[:, None] == first[:, None, :], dpooled[:, None, :], 0.0)
+    return dx.reshape(x.shape), scale * dlogits.T @ pooled
+
+
+def cross_entropy(logits, labels, smoothing, reduction):
+    """Summed loss, hits, gradient of the (mean or summed) loss."""
+    classes = logits.shape[1]
+    target = np.full(logits.shape, smoothing / classes)
+    target[np.arange(len(labels)), labels] += 1 - smoothing
+    shifted = logits - logits.max(1, keepdims=True)
+    log_softmax = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    gradient = np.exp(log_softmax) - target
+    if reduction == "mean":
+        gradient = gradient / len(labels)
+    return -(target * log_softmax).sum(), int((logits.argmax(1) == labels).sum()), gradient
+
+
+class Reference:
+    """A described network with the parameters of a `cgxffcv.nn.Network`."""
+
+    def __init__(self, network):
+        self.nodes = network.description.nodes
+        self.names = [node.name for node in self.nodes]
+        self.parameters = {layer.name: network.parameter(layer.name).astype(np.float64) for layer in network.layers}
+        self.running = {
+            s.name: (
+                network.running_mean(s.name).astype(np.float64),
+                network.running_variance(s.name).astype(np.float64),
+            )
+            for s in network.statistics
+        }
+
+    def gamma(self, node):
+        return self.parameters.get(f"{node.name}.scale", 1.0)
+
+    def forward(self, images, training=True):
+        """Outputs of all nodes (of the head: logits) and what the backward pass needs."""
+        outputs, kept, x = [], [], images
+        for node in self.nodes:
+            if isinstance(node, Conv):
+                z = conv(x, self.parameters[f"{node.name}.weight"], node.stride, node.padding)
+                z = z + self.parameters.get(f"{node.name}.bias", 0.0)
+                kept.append({"x": x, "z": z})
+                x = activate(z, node.activation)
+            elif isinstance(node, Norm):
+                residual = None if node.residual is None else outputs[self.names.index(node.residual)]
+                mean, variance = (None, None) if training else self.running[node.name]
+                beta = self.parameters[f"{node.name}.bias"]
+                x, state = norm_forward(node, x, self.gamma(node), beta, residual, mean, variance)
+                kept.append(state)
+                if training:
+                    self.update(node, state)
+            else:
+                pooled, logits = head_forward(x, self.parameters[f"{node.name}.weight"], node.scale)
+                kept.append({"x": x, "pooled": pooled})
+                x = logits
+            outputs.append(x)
+        return outputs, kept
+
+    def update(self, node, state):
+        pixels = state["normal"][..., 0].size
+        unbiased = state["variance"] * pixels / max(pixels - 1, 1)
+        mean, variance = self.running[node.name]
+        keep = node.keep
+        self.running[node.name] = (
+            keep * mean + (1 - keep) * state["mean"],
+            keep * variance + (1 - keep) * unbiased,
+        )
+
+    def backward(self, kept, dout):
+        """Gradients of all parameters by layer name, and of all node outputs (index -1: the images)."""
+        gradients, of_outputs, skips = {}, {}, {}
+        for i in range(len(self.nodes) - 1, -1, -1):
+            node, state = self.nodes[i], kept[i]
+            if i in skips:
+                dout = dout + skips[i]
+            of_outputs[i] = dout
+            if isinstance(node, Conv):
+                w, x = self.parameters[f"{node.name}.weight"], state["x"]
+                dz = dout * slope(state["z"], node.activation)
+                gradients[f"{node.name}.weight"] = conv_filter_gradient(x, dz, node.kernel, node.stride, node.padding)
+                gradients[f"{node.name}.bias"] = dz.sum((0, 1, 2))
+                dout = conv_data_gradient(dz, w, x.shape, node.stride, node.padding)
+            elif isinstance(node, Norm):
+                dout, dscale, dbias, skip = norm_backward(node, state, self.gamma(node), dout)
+                gradients[f"{node.name}.scale"], gradients[f"{node.name}.bias"] = dscale, dbias
+                if node.residual is not None:
+                    skips[self.names.index(node.residual)] = skip
+            else:
+                w = self.parameters[f"{node.name}.weight"]
+                dout, gradients[f"{node.name}.weight"] = head_backward(state["x"], w, node.scale, state["pooled"], dout)
+        of_outputs[-1] = dout
+        return gradients, of_outputs
+
+    def step(self, images, labels, smoothing, reduction):
+        """(summed loss, hits, gradients)"""
+        outputs, kept = self.forward(images)
+        loss, hits, dlogits = cross_entropy(outputs[-1], labels, smoothing, reduction)
+        return loss, hits, self.backward(kept, dlogits)[0]
