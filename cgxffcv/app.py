@@ -68,7 +68,7 @@ def _message(error: BaseException) -> str:
 
 def _expected() -> tuple[type[BaseException], ...]:
     """Exceptions that speak for themselves."""
-    kinds: list[type[BaseException]] = [UserError, OSError, MemoryError]
+    kinds: list[type[BaseException]] = [OSError, MemoryError]
     core = sys.modules.get("_cgxffcv")
     for name in ("BetonError", "CommError", "CudaError", "NotBuiltError"):
         if core is not None:
@@ -91,49 +91,51 @@ def run(prog: str, main: Callable[[], int | None]) -> NoReturn:
     """Runs `main` and ends the process with its result, or with a message and a code for what went wrong."""
     signal.signal(signal.SIGTERM, _on_sigterm)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    name = prog if ranks() == 1 else f"{prog}: rank {rank()}"
     try:
         code = main() or 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1 if error.code else 0
-    except ConfigError as error:
-        if rank() != 0:
-            time.sleep(LAST_WORD_SECONDS)
-            end(2)
-        for problem in error.problems:
-            print(f"{prog}: error: {problem}", file=sys.stderr)
-        print(f"{prog}: see --help", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt as error:
-        if rank() == 0:
-            print(
-                f"{prog}: {'ended from outside' if isinstance(error, Terminated) else 'interrupted'}", file=sys.stderr
-            )
-        code = 143 if isinstance(error, Terminated) else 130
-    except _expected() as error:
-        if isinstance(error, UserError) and rank() != 0:
-            time.sleep(LAST_WORD_SECONDS)
-            end(1)
-        print(f"{name}: error: {_message(error)}", file=sys.stderr)
-        code = 1
-    except Exception:
-        traceback.print_exc()
-        print(f"{name}: this is a mistake in cgxffcv; please report it with the lines above", file=sys.stderr)
-        code = 70
+    except BaseException as error:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # mpirun may now end this process without more words
+        code, delay, text = _verdict(prog, error)
+        _tell_other_ranks(error)
+        time.sleep(delay)
+        if text:
+            sys.stderr.write(text)
+        end(code)
     if code != 0:
-        _tell_other_ranks(name)
         end(code)
     sys.stdout.flush()
     sys.exit(0)
 
 
-def _tell_other_ranks(name: str) -> None:
-    """Breaks what is left of the communicators, so that no rank waits for this one."""
-    if ranks() == 1:
-        return
-    try:
-        from cgxffcv import comm
+def _verdict(prog: str, error: BaseException) -> tuple[int, float, str]:
+    """Exit code, seconds to wait, and what to say then.
 
-        comm.abort_all(f"{name} failed")
-    except (ImportError, AttributeError):
-        return
+    Whoever says something first ends all ranks, so the rank that knows best speaks first: rank 0 where all ranks would
+    say the same, and ranks that only heard of another one's failure last.
+    """
+    alone = ranks() == 1
+    name = prog if alone else f"{prog}: rank {rank()}"
+    if isinstance(error, Terminated):
+        return 143, 0.0, f"{prog}: ended from outside\n" if alone else ""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, 0.0, f"{prog}: interrupted\n" if alone else ""
+    if isinstance(error, UserError):
+        lines = error.problems if isinstance(error, ConfigError) else [str(error)]
+        text = "".join(f"{prog if rank() == 0 else name}: error: {line}\n" for line in lines)
+        if isinstance(error, ConfigError):
+            return 2, LAST_WORD_SECONDS if rank() else 0.0, f"{text}{prog}: see --help\n"
+        return 1, LAST_WORD_SECONDS if rank() else 0.0, text
+    if isinstance(error, _expected()):
+        heard_of_it = not alone and type(error).__name__ == "CommError"
+        return 1, 2 * LAST_WORD_SECONDS if heard_of_it else 0.0, f"{name}: error: {_message(error)}\n"
+    text = "".join(traceback.format_exception(error))
+    return 70, 0.0, f"{text}{name}: this is a mistake in cgxffcv; please report it with the lines above\n"
+
+
+def _tell_other_ranks(error: BaseException) -> None:
+    """Breaks what is left of the communicators, so that no rank waits for this one."""
+    module = sys.modules.get("cgxffcv.comm")
+    if module is not None and ranks() > 1:
+        module.abort_all(f"{type(error).__name__}: {error}")

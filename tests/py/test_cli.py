@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from _cgxffcv import CommError, PeerLost
 
 from cgxffcv import __version__, app, cli, doctor, launch
 from cgxffcv.errors import UserError
@@ -92,14 +93,28 @@ def test_sigterm_ends_with_a_message():
     assert (process.returncode, stderr) == (143, "prog: ended from outside\n")
 
 
-def test_other_ranks_leave_the_message_to_rank_0():
+def test_ranks_say_who_they_are():
     world = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
-    silent = ended("raise errors.ConfigError(['one'])", environ={**world, "OMPI_COMM_WORLD_RANK": "1"})
-    assert (silent.returncode, silent.stderr) == (2, "")
-    told = ended("raise errors.ConfigError(['one'])", environ={**world, "OMPI_COMM_WORLD_RANK": "0"})
-    assert (told.returncode, told.stderr) == (2, "prog: error: one\nprog: see --help\n")
-    failed = ended("raise OSError('disk')", environ={**world, "OMPI_COMM_WORLD_RANK": "1"})
-    assert (failed.returncode, failed.stderr) == (1, "prog: rank 1: error: disk\n")
+    other, first = {**world, "OMPI_COMM_WORLD_RANK": "1"}, {**world, "OMPI_COMM_WORLD_RANK": "0"}
+    done = ended("raise errors.ConfigError(['one'])", environ=other)
+    assert (done.returncode, done.stderr) == (2, "prog: rank 1: error: one\nprog: see --help\n")
+    done = ended("raise errors.ConfigError(['one'])", environ=first)
+    assert (done.returncode, done.stderr) == (2, "prog: error: one\nprog: see --help\n")
+    done = ended("raise OSError('disk')", environ=other)
+    assert (done.returncode, done.stderr) == (1, "prog: rank 1: error: disk\n")
+    assert ended("raise KeyboardInterrupt", environ=other).stderr == ""
+
+
+def test_the_rank_that_knows_best_speaks_first(monkeypatch):
+    monkeypatch.setattr(app, "ranks", lambda: 4)
+    delays = {}
+    for number in (0, 1):
+        monkeypatch.setattr(app, "rank", lambda number=number: number)
+        errors = {"own": UserError("x"), "system": OSError("x"), "heard": CommError("rank 3 aborted"),
+                  "lost": PeerLost("rank 3 died"), "bug": ZeroDivisionError()}  # fmt: skip
+        delays[number] = {kind: app._verdict("prog", error)[1] for kind, error in errors.items()}
+    assert delays[0]["own"] == 0 < delays[1]["own"] < delays[0]["heard"] == delays[1]["heard"]
+    assert {delays[n][kind] for n in (0, 1) for kind in ("system", "lost", "bug")} == {0}
 
 
 # --- ranks and cores -----------------------------------------------------------------------------------------------

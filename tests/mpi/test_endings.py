@@ -1,0 +1,107 @@
+"""How a job of several ranks ends: with one message, on all ranks, whatever happened and wherever."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 60
+
+pytestmark = pytest.mark.skipif(shutil.which("mpirun") is None, reason="mpirun is not installed")
+
+PROGRAM = """
+import os, sys, time
+from cgxffcv import app, comm, errors
+
+def main():
+    with comm.world() as world:
+        world.barrier()
+        open(os.path.join(sys.argv[1], f"{world.rank}"), "w").write(str(os.getpid()))
+        what = sys.argv[2]
+        if world.rank == world.size - 1:
+            if what == "user":
+                raise errors.UserError("mend this")
+            if what == "bug":
+                raise ZeroDivisionError("oops")
+            if what == "kill":
+                os.kill(os.getpid(), 9)
+        while what != "fine":
+            world.barrier()
+            time.sleep(0.01)
+        world.barrier()
+
+app.run("prog", main)
+"""
+
+
+def start(tmp_path, what, ranks=2):
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "cgxffcv", "launch", "-np", str(ranks), str(script), str(tmp_path), what]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
+
+
+def finish(process):
+    try:
+        return process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
+
+
+def gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def assert_nobody_is_left(tmp_path, ranks=2):
+    pids = [int((tmp_path / str(rank)).read_text()) for rank in range(ranks)]
+    deadline = time.monotonic() + LIMIT
+    while not all(gone(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a rank is left"
+        time.sleep(0.02)
+
+
+def test_all_is_well(tmp_path):
+    process = start(tmp_path, "fine")
+    _, stderr = finish(process)
+    assert process.returncode == 0, stderr
+
+
+@pytest.mark.parametrize(
+    "what, message, traceback",
+    [("user", "prog: rank 2: error: mend this", 0), ("bug", "ZeroDivisionError: oops", 1)],
+)
+def test_an_exception_on_one_rank_ends_all(tmp_path, what, message, traceback):
+    process = start(tmp_path, what, ranks=3)
+    _, stderr = finish(process)
+    assert process.returncode != 0 and message in stderr and stderr.count("Traceback") == traceback, stderr
+    assert_nobody_is_left(tmp_path, 3)
+
+
+def test_a_killed_rank_ends_all(tmp_path):
+    process = start(tmp_path, "kill", ranks=3)
+    _, stderr = finish(process)
+    assert process.returncode != 0 and "Traceback" not in stderr, stderr
+    assert_nobody_is_left(tmp_path, 3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_all(tmp_path, number):
+    process = start(tmp_path, "wait")
+    deadline = time.monotonic() + LIMIT
+    while not all((tmp_path / str(rank)).exists() and (tmp_path / str(rank)).read_text() for rank in range(2)):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, stderr = finish(process)
+    assert process.returncode != 0 and "Traceback" not in stderr, stderr
+    assert_nobody_is_left(tmp_path)
