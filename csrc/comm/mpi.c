@@ -63,10 +63,10 @@ struct Net {
 
     int rank, size, tag_base;
     size_t slot_bytes;
-    int *world_rank_of; /* owned, [size] */
-    Window **windows;   /* owned, [size * NET_CHANNELS], NULL until asked for */
-    int *sending;       /* owned, [size]: sends under way */
-    _Atomic bool *left; /* owned, [size] */
+    int *world_rank_of;   /* owned, [size] */
+    Window **windows;     /* owned, [size * NET_CHANNELS], NULL until asked for */
+    _Atomic int *sending; /* owned, [size]: sends under way */
+    _Atomic bool *left;   /* owned, [size] */
 
     MPI_Request *requests; /* owned, with jobs: [capacity], [count] in use */
     Job *jobs;

@@ -62,6 +62,8 @@ void comm_abort_all(const char *message) {
 }
 
 bool comm_broken(Comm *comm, const ErrorRecord **cause) {
+    /* A rank that only asks, and never waits, must hear of it too; a failure of MPI shows in its next operation. */
+    if (comm->net != NULL && comm->owner_pid == (int)getpid()) (void)net_progress(comm->net);
     const AbortRecord *record = abort_record(comm);
     if (record == NULL) return false;
     pthread_mutex_lock(&comm->cause_lock);

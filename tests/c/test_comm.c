@@ -8,11 +8,11 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
-#include "base/philox.h"
 #include "check.h"
 #include "comm/internal.h"
+#include "comm_stress.h"
 
-#define MAX_RANKS 8
+#define MAX_RANKS STRESS_RANKS
 
 typedef void (*Body)(Comm *comm);
 
@@ -74,145 +74,10 @@ static void run(int size, const CommOptions *options, Body body) {
 
 /* ---- streams ---- */
 
-#define STRESS_SLICES 300
-
-/* What rank `from` publishes as its k-th slice; every rank can compute it. */
-typedef struct Plan {
-    int lane;
-    size_t bytes;
-    bool to[MAX_RANKS];
-    uint64_t tag;
-} Plan;
-
-static Plan plan(const Comm *comm, int from, int k) {
-    Philox4 r = philox(7, 9, (uint32_t)from, (uint32_t)k, 0, 0);
-    Plan p = {.lane = (int)philox_below(r.word[0], COMM_LANES), .tag = ((uint64_t)from << 32) | (uint64_t)k};
-    size_t most = comm_slot_bytes(comm);
-    p.bytes = k % 17 == 0 ? most : philox_below(r.word[1], k % 3 == 0 ? (uint32_t)most + 1 : 200);
-    for (int rank = 0; rank < comm_size(comm); rank++) p.to[rank] = (r.word[2] >> rank & 1) != 0;
-    if (r.word[3] % 4 == 0) memset(p.to, 1, sizeof p.to);
-    return p;
-}
-
-static unsigned char content(const Plan *p, size_t at) { return (unsigned char)(p->tag * 31 + at * 7 + (at >> 8)); }
-
-static void fill(const Plan *p, unsigned char *data) {
-    for (size_t i = 0; i < p->bytes; i++) data[i] = content(p, i);
-}
-
-static bool intact(const Plan *p, const unsigned char *data) {
-    for (size_t i = 0; i < p->bytes; i++) {
-        if (data[i] != content(p, i)) return false;
-    }
-    return true;
-}
-
-/* The next slice after `k` on (from, to, lane); STRESS_SLICES at the end. */
-static int next_slice(const Comm *comm, int from, int to, int lane, int k) {
-    for (k++; k < STRESS_SLICES; k++) {
-        Plan p = plan(comm, from, k);
-        if (p.lane == lane && p.to[to]) break;
-    }
-    return k;
-}
-
-static Status produce(Comm *comm, int *k) {
-    CommSlot slot;
-    bool got;
-    TRY(comm_try_acquire(comm, &slot, &got));
-    if (!got) return STATUS_OK;
-    Plan p = plan(comm, comm_rank(comm), *k);
-    int ranks[MAX_RANKS], count = 0;
-    for (int rank = 0; rank < comm_size(comm); rank++) {
-        if (p.to[rank]) ranks[count++] = rank;
-    }
-    fill(&p, slot.data);
-    if (count == 0) {
-        comm_slot_return(comm, &slot);
-    } else if (count == 1) {
-        TRY(comm_publish_to(comm, &slot, p.bytes, p.tag, p.lane, ranks[0]));
-    } else {
-        TRY(comm_publish(comm, &slot, p.bytes, p.tag, p.lane, ranks, count));
-    }
-    ++*k;
-    return STATUS_OK;
-}
-
-static Status stress(Comm *comm) {
-    int size = comm_size(comm), sent = 0, open = 0, wrong = 0;
-    int expect[MAX_RANKS][COMM_LANES];
-    for (int from = 0; from < size; from++) {
-        for (int lane = 0; lane < COMM_LANES; lane++) {
-            expect[from][lane] = next_slice(comm, from, comm_rank(comm), lane, -1);
-            open += expect[from][lane] < STRESS_SLICES;
-        }
-    }
-    for (uint32_t turn = 0; open > 0 || sent < STRESS_SLICES; turn++) {
-        int before = sent, taken = 0;
-        if (sent < STRESS_SLICES) TRY(produce(comm, &sent));
-        for (int i = 0; i < size * COMM_LANES; i++) {
-            /* Another order on each rank and turn. */
-            int which = (int)((turn * 5 + (uint32_t)(comm_rank(comm) * 3 + i)) % (uint32_t)(size * COMM_LANES));
-            int from = which / COMM_LANES, lane = which % COMM_LANES;
-            if (expect[from][lane] >= STRESS_SLICES) continue;
-            CommSlice slice;
-            bool got;
-            TRY(comm_try_receive(comm, from, lane, &slice, &got));
-            if (!got) continue;
-            Plan p = plan(comm, from, expect[from][lane]);
-            wrong += slice.tag != p.tag || slice.bytes != p.bytes || slice.from != from || slice.lane != lane ||
-                     !intact(&p, slice.data);
-            TRY(comm_release(comm, &slice));
-            expect[from][lane] = next_slice(comm, from, comm_rank(comm), lane, expect[from][lane]);
-            open -= expect[from][lane] >= STRESS_SLICES;
-            taken++;
-        }
-        if (taken == 0 && sent == before) TRY(comm_wait(comm));
-    }
-    RANK_CHECK(wrong == 0);
-    return STATUS_OK;
-}
-
 static void stress_body(Comm *comm) {
     RANK_CHECK_OK(comm_begin(comm, "stress", 0));
-    RANK_CHECK_OK(comm_end(comm, stress(comm)));
+    RANK_CHECK_OK(comm_end(comm, stress(comm, 300, 7)));
     RANK_CHECK_OK(comm_barrier(comm));
-}
-
-/* Slices in the strict order (step, producer) with the blocking forms: rank p publishes steps ahead as far as slots
- * go, reads come in the order of the contract. */
-static Status ordered(Comm *comm, int steps) {
-    int size = comm_size(comm), me = comm_rank(comm), sent = 0, step = 0, from = 0;
-    while (sent < steps || step < steps) {
-        bool moved = false, got;
-        if (sent < steps) {
-            CommSlot slot;
-            TRY(comm_try_acquire(comm, &slot, &got));
-            if (got) {
-                memset(slot.data, sent ^ me, slot.capacity);
-                TRY(comm_publish_to_others(comm, &slot, slot.capacity, (uint64_t)sent, 1));
-                sent++;
-                moved = true;
-            }
-        }
-        while (step < steps) {
-            if (from != me) {
-                CommSlice slice;
-                TRY(comm_try_receive(comm, from, 1, &slice, &got));
-                if (!got) break;
-                const unsigned char *data = slice.data;
-                unsigned char want = (unsigned char)(step ^ from);
-                if (slice.tag != (uint64_t)step || data[0] != want || data[slice.bytes - 1] != want) {
-                    FAIL(STATUS_FORMAT, "wrong slice");
-                }
-                TRY(comm_release(comm, &slice));
-                moved = true;
-            }
-            if (++from == size) from = 0, step++;
-        }
-        if (!moved && (sent < steps || step < steps)) TRY(comm_wait(comm));
-    }
-    return STATUS_OK;
 }
 
 static void ordered_body(Comm *comm) {
@@ -513,8 +378,30 @@ static void test_health(void) {
     CHECK(segment_bytes(0, 4096) == 0 && segment_bytes(1, 4095) == 0 && segment_bytes(1, (size_t)8 << 20) == 0);
 }
 
+/* Without mpirun a world of one rank; under mpirun a build without MPI must not pretend to be alone. */
+static void test_world(void) {
+    Comm *comm = NULL;
+    unsetenv("OMPI_COMM_WORLD_SIZE");
+    CHECK_OK(comm_create_world(NULL, &comm));
+    CHECK(comm_size(comm) == 1 && comm_timeout(comm) == COMM_DEFAULT_TIMEOUT_S && comm_nodes(comm) == 1);
+    void *base;
+    size_t bytes;
+    comm_segment(comm, &base, &bytes);
+    CHECK(bytes >= (size_t)comm_slots(comm) * comm_slot_bytes(comm) && (uintptr_t)base % 4096 == 0);
+    collectives_body(comm);
+    stress_body(comm);
+    comm_destroy(comm);
+    setenv("OMPI_COMM_WORLD_SIZE", "2", 1);
+    CHECK(comm_create_world(NULL, &comm) == STATUS_NOT_BUILT);
+    CHECK(strstr(error_record()->message, "CGXFFCV_MPI=1") != NULL);
+    unsetenv("OMPI_COMM_WORLD_SIZE");
+    comm_destroy(NULL);
+    comm_finalize();
+}
+
 int main(void) {
     test_health();
+    test_world();
     test_streams();
     test_collectives();
     run(5, &(CommOptions){.nodes = 2}, topology_body);

@@ -96,7 +96,7 @@ class Job:
         return [process.returncode for process in self.processes]
 
 
-def _environment(**more):
+def environment(**more):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "CGXFFCV_COMM"))}
     environment.update(
         PYTHONPATH=str(ROOT), OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1"
@@ -105,24 +105,25 @@ def _environment(**more):
     return environment
 
 
-def mpirun(size, *options):
-    """Survivors of a killed rank go on, so that what they say can be seen."""
-    return ["mpirun", "-np", str(size), "--oversubscribe", "--bind-to", "none", "--enable-recovery", *options]
+def mpirun(size, recover):
+    """With `recover`, mpirun lets the others live when one rank dies, so that what they say can be seen."""
+    words = ["mpirun", "-np", str(size), "--oversubscribe", "--bind-to", "none"]
+    return words + ["--enable-recovery"] * recover
 
 
-def start(launch, out, case, *arguments, script="worker_comm.py", **environment):
-    """Starts worker `case`; `environment` goes to all ranks."""
+def start(launch, out, case, *arguments, script="worker_comm.py", recover=True, **variables):
+    """Starts worker `case`; `variables` go into the environment of all ranks."""
     out.mkdir(parents=True, exist_ok=True)
     job = Job(launch, out)
     command = [sys.executable, "-u", str(HERE / script), case, str(out), *map(str, arguments)]
     if launch.nodes:
-        environment["CGXFFCV_COMM_NODES"] = launch.nodes
+        variables["CGXFFCV_COMM_NODES"] = launch.nodes
     if launch.how == "mpi":
         with open(out / "log", "w") as log:
             job.processes.append(
                 subprocess.Popen(
-                    mpirun(launch.size) + command,
-                    env=_environment(**environment),
+                    mpirun(launch.size, recover) + command,
+                    env=environment(**variables),
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
@@ -132,12 +133,12 @@ def start(launch, out, case, *arguments, script="worker_comm.py", **environment)
     fd = comm.segment(launch.size)
     try:
         for rank in range(launch.size):
-            more = dict(environment, TEST_FD=fd, TEST_RANK=rank, TEST_SIZE=launch.size)
+            more = dict(variables, TEST_FD=fd, TEST_RANK=rank, TEST_SIZE=launch.size)
             with open(out / f"log.{rank}", "w") as log:
                 job.processes.append(
                     subprocess.Popen(
                         command,
-                        env=_environment(**more),
+                        env=environment(**more),
                         stdout=log,
                         stderr=subprocess.STDOUT,
                         pass_fds=[fd],
@@ -149,8 +150,8 @@ def start(launch, out, case, *arguments, script="worker_comm.py", **environment)
     return job
 
 
-def run(launch, out, case, *arguments, limit=60, **environment):
-    job = start(launch, out, case, *arguments, **environment)
+def run(launch, out, case, *arguments, limit=60, recover=False, **variables):
+    job = start(launch, out, case, *arguments, recover=recover, **variables)
     results = job.wait(limit)
     assert all(result is not None for result in results), job.text()
     return results

@@ -43,6 +43,16 @@ def result(me, /, **values):
     put(f"result.{me}", json.dumps(values))
 
 
+def leave(size, *without):
+    """Ends this process without any clean-up, once the results of all ranks (but those) are there: mpirun may end the
+    others as soon as one has gone."""
+    end = time.monotonic() + 20
+    others = [r for r in range(size) if r not in without]
+    while time.monotonic() < end and not all((OUT / f"result.{r}").exists() for r in others):
+        time.sleep(0.01)
+    os._exit(0)
+
+
 def caught(world, function):
     """What calling `function` raises, as a dict; and what the next call says."""
     try:
@@ -161,7 +171,7 @@ def killed():
         os.kill(os.getpid(), signal.SIGKILL)
     values = caught(world, lambda: OPERATIONS[operation](world))
     result(world.rank, **values, again=caught(world, world.barrier))
-    os._exit(0)
+    leave(world.size, victim)
 
 
 def stopped():
@@ -196,11 +206,12 @@ def different_sizes():
     world = join(timeout=100)
     values = caught(world, lambda: world.broadcast(np.zeros(100 + 8 * (world.rank == 1), np.uint8)))
     # All saw the same failure, so all can make a new one.
+    rank = world.rank
     world.close()
     if "TEST_FD" not in os.environ:
         with comm.world() as fresh:
             values["fresh"] = len(fresh.allgather(b""))
-    result(fresh.rank if "TEST_FD" not in os.environ else int(os.environ["TEST_RANK"]), **values)
+    result(rank, **values)
 
 
 def aborted():
@@ -209,15 +220,20 @@ def aborted():
     last = world.size - 1
     world.barrier()
     if world.rank == last:
+        for rank in range(last):
+            wait_for(f"waiting.{rank}")
+        time.sleep(0.2)
         world.abort("no more cheese")
         result(last, **caught(world, world.barrier))
     elif where == "waiting":
+        put(f"waiting.{world.rank}")
         result(world.rank, **caught(world, world.barrier), again=caught(world, world.barrier))
     else:
+        put(f"waiting.{world.rank}")
         while world.broken is None:
             time.sleep(0.01)
         result(world.rank, **caught(world, world.barrier))
-    os._exit(0)
+    leave(world.size)
 
 
 def raised():
@@ -227,14 +243,15 @@ def raised():
     world.barrier()
     if world.rank != 1:
         result(world.rank, **caught(world, world.barrier))
-        os._exit(0)
+        leave(world.size, *[1] * (how != "with"))
     if how == "with":
+        size = world.size
         try:
             with world:
                 raise KeyError("lost key")
         except KeyError:
             result(1, closed=world.closed)
-        os._exit(0)
+        leave(size)
     if how == "hook":
         raise ZeroDivisionError("one by nought")
     if how == "exit":
@@ -252,63 +269,52 @@ def interrupted():
     world = join(timeout=100)
     world.barrier()
     if world.rank == 0:
-        wait_for("go")  # never comes to the barrier by itself: the others wait for it
+        wait_for("go")  # the others wait for this rank
         result(0, **caught(world, world.barrier))
     else:
         put(f"waiting.{world.rank}")
         result(world.rank, **caught(world, world.barrier))
-    os._exit(0)
+    leave(world.size)
 
 
 def used_after_close():
     world = join()
+    rank, size = world.rank, world.size
     world.barrier()
-    if world.rank == 0:
-        world.barrier()
+    if rank == 0:
         world.close()
         world.close()
-        values = caught_closed(world)
+        texts = []
+        for call in (
+            world.barrier,
+            lambda: world.rank,
+            lambda: world.split(0),
+            lambda: world.broadcast(b""),
+            world.abort,
+        ):
+            try:
+                call()
+            except ValueError as error:
+                texts.append(str(error))
+        result(0, texts=texts, repr=repr(world))
     else:
-        world.barrier()
-        values = caught_closed_peer(world)
-    result(int(os.environ.get("TEST_RANK", 0)) if "TEST_FD" in os.environ else values.pop("me"), **values)
-
-
-def caught_closed(world):
-    texts = []
-    for call in (world.barrier, lambda: world.rank, lambda: world.split(0), lambda: world.broadcast(b""), world.abort):
-        try:
-            call()
-        except ValueError as error:
-            texts.append(str(error))
-    return {"texts": texts, "repr": repr(world), "me": 0}
-
-
-def caught_closed_peer(world):
-    values = caught(world, world.barrier)
-    return {**values, "me": world.rank}
+        result(rank, **caught(world, world.barrier))
+    leave(size)
 
 
 def forked():
     world = join(timeout=100)
     world.barrier()
+    rank = world.rank
     child = os.fork()
     if child == 0:
-        text = caught_text(world.barrier)
+        text = caught(world, world.barrier)["text"]
         world.close()
-        put(f"child.{world_rank}" if (world_rank := int(os.environ.get("TEST_RANK", "0"))) >= 0 else "", text)
+        put(f"child.{rank}", text)
         os._exit(0)
     os.waitpid(child, 0)
     world.barrier()  # the child's close() was not ours
     result(world.rank, child=(OUT / f"child.{world.rank}").read_text())
-
-
-def caught_text(function):
-    try:
-        function()
-    except comm.CommError as error:
-        return str(error)
-    return ""
 
 
 def threads():

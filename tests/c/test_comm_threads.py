@@ -1,0 +1,25 @@
+"""test_comm.c under ThreadSanitizer: the transport uses atomics alone, so its ordering must be right."""
+
+import shutil
+import subprocess
+
+import pytest
+from test_units import CSRC, FLAGS, HERE
+
+
+def test_no_data_race(tmp_path):
+    program = tmp_path / "test_comm"
+    patterns = (HERE / "test_comm.c").read_text().splitlines()[0].removeprefix("// sources: ").split()
+    sources = [str(path) for pattern in patterns for path in sorted(CSRC.glob(pattern))]
+    command = ["gcc", *FLAGS, "-fsanitize=thread", f"-I{CSRC}", f"-I{HERE}", str(HERE / "test_comm.c"), *sources]
+    done = subprocess.run([*command, "-o", str(program), "-lm"], capture_output=True, text=True, check=False)
+    if "cannot find" in done.stderr and "tsan" in done.stderr:
+        pytest.skip("gcc has no ThreadSanitizer here (libtsan)")
+    assert done.returncode == 0, done.stderr
+    # Old ThreadSanitizers cannot bear how much newer kernels randomise addresses.
+    plain = ["setarch", "-R"] if shutil.which("setarch") else []
+    done = subprocess.run([*plain, str(program)], capture_output=True, text=True, timeout=300, check=False)
+    if "personality" in done.stderr or "unexpected memory mapping" in done.stderr:
+        pytest.skip("ThreadSanitizer does not run on this kernel")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "checks, 0 failures" in done.stdout

@@ -1,0 +1,54 @@
+"""Streams of slices under mpirun, in C and under ASan: random sizes, groups and lanes, read in any order."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from ranks import HERE, ROOT, Launch, environment, mpirun, needs_mpirun
+
+FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SHAPES = [Launch("mpi", *shape) for shape in [(1,), (2,), (2, 2), (3, 3), (4, 2), (5, 2)]]
+
+pytestmark = needs_mpirun
+
+
+def mpicc(what):
+    return shlex.split(subprocess.run(["mpicc", f"--showme:{what}"], capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    target = tmp_path_factory.mktemp("streams") / "streams"
+    csrc = ROOT / "csrc"
+    rooms = [path for room in ("base", "comm") for path in sorted((csrc / room).glob("*.c"))]
+    sources = [HERE / "streams.c", *(path for path in rooms if path.name != "mpi_none.c")]
+    include = [f"-I{csrc}", f"-I{ROOT / 'tests' / 'c'}", *mpicc("compile")]
+    command = ["gcc", *FLAGS, *SANITIZE, *include, *map(str, sources), "-o", str(target), *mpicc("link"), "-lm"]
+    subprocess.run(command, check=True)
+    return target
+
+
+@pytest.mark.parametrize("slot_bytes", [4096, 262144])
+@pytest.mark.parametrize("launch", SHAPES, ids=str)
+def test_streams(program, launch, slot_bytes, tmp_path):
+    slices, rounds = (150, 3) if slot_bytes == 4096 else (40, 2)
+    log = tmp_path / "log"
+    options = {"ASAN_OPTIONS": "detect_leaks=0"}  # Open MPI leaves memory behind
+    if launch.nodes:
+        options["CGXFFCV_COMM_NODES"] = str(launch.nodes)
+    with open(log, "w") as out:
+        done = subprocess.run(
+            [*mpirun(launch.size, recover=False), str(program), str(slices), str(rounds), str(slot_bytes)],
+            env=environment(**options),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            timeout=100,
+            check=False,
+        )
+    text = Path(log).read_text()
+    assert done.returncode == 0, text
+    fine = re.findall(r"rank (\d+) of (\d+): fine", text)
+    assert sorted(fine) == [(str(rank), str(launch.size)) for rank in range(launch.size)]
