@@ -2,6 +2,9 @@
  * while any array looks at it. */
 #include "python/loader_spec.h"
 
+#include <sys/types.h>
+#include <unistd.h>
+
 #include "base/memory.h"
 #include "loader/loader.h"
 #include "python/array.h"
@@ -10,10 +13,12 @@ typedef struct LoaderObject {
     PyObject_HEAD BetonReader *reader; /* owned; NULL after close() */
     Loader *loader;                    /* owned; NULL before prepare() and after close() */
     bool busy;                         /* a call is running without the GIL */
+    pid_t process;                     /* that made it: its threads do not live on in a forked child */
 } LoaderObject;
 
 typedef struct BatchObject {
     PyObject_HEAD LoaderBatch *batch; /* owned reference */
+    pid_t process;                    /* that made it; a forked child must not touch its locks */
 } BatchObject;
 
 static const ArrayType array_types[BETON_DTYPES] = {
@@ -29,6 +34,11 @@ static PyObject *raise_status(PyObject *self, Status status) {
 
 /* For calls that keep the GIL. */
 static Loader *opened(LoaderObject *self) {
+    if (self->process != getpid()) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "this Loader was made before fork(), and its threads stayed behind: make one in this process");
+        return NULL;
+    }
     if (self->loader == NULL) {
         PyErr_SetString(PyExc_ValueError,
                         self->reader == NULL ? "this Loader has been closed" : "prepare() has not been called");
@@ -58,7 +68,8 @@ static Loader *claim(LoaderObject *self) {
 
 static void batch_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
-    loader_batch_release(((BatchObject *)object)->batch);
+    BatchObject *self = (BatchObject *)object;
+    if (self->process == getpid()) loader_batch_release(self->batch);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -107,6 +118,7 @@ static PyObject *wrap_batch(LoaderObject *self, LoaderBatch *batch) {
         return NULL;
     }
     holder->batch = batch;
+    holder->process = self->process;
     int64_t count = (int64_t)batch->count;
     arrays = wrap_outputs(self->loader, batch, (PyObject *)holder);
     /* Sample numbers fit: a file has fewer than 2^63. */
@@ -139,6 +151,7 @@ static PyObject *loader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         return NULL;
     }
     self->reader = reader;
+    self->process = getpid();
     return (PyObject *)self;
 }
 
@@ -219,12 +232,13 @@ done:
     return result;
 }
 
+/* In a forked child there are no threads to join and no locks to trust: what it inherited stays as it is. */
 static void destroy(LoaderObject *self) {
     Loader *loader = self->loader;
     BetonReader *reader = self->reader;
     self->loader = NULL;
     self->reader = NULL;
-    if (reader == NULL) return;
+    if (reader == NULL || self->process != getpid()) return;
     Py_BEGIN_ALLOW_THREADS loader_destroy(loader);
     beton_reader_close(reader);
     Py_END_ALLOW_THREADS

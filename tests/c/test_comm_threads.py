@@ -1,17 +1,22 @@
-"""test_comm.c under ThreadSanitizer: the transport uses atomics alone, so its ordering must be right."""
+"""Unit tests under ThreadSanitizer: the transport uses atomics alone, so its ordering must be right; the loader hands
+batches from thread to thread."""
 
 import shutil
 import subprocess
 
 import pytest
-from test_units import CSRC, FLAGS, HERE
+from test_units import CSRC, FLAGS, HERE, compile_objects
+
+SANITIZE = ["-fsanitize=thread"]
 
 
-def test_no_data_race(tmp_path):
-    program = tmp_path / "test_comm"
-    patterns = (HERE / "test_comm.c").read_text().splitlines()[0].removeprefix("// sources: ").split()
-    sources = [str(path) for pattern in patterns for path in sorted(CSRC.glob(pattern))]
-    command = ["gcc", *FLAGS, "-fsanitize=thread", f"-I{CSRC}", f"-I{HERE}", str(HERE / "test_comm.c"), *sources]
+@pytest.mark.parametrize("name", ["test_comm", "test_loader"])
+def test_no_data_race(tmp_path, name):
+    program = tmp_path / name
+    patterns = (HERE / f"{name}.c").read_text().splitlines()[0].removeprefix("// sources: ").split()
+    sources = [path for pattern in patterns for path in sorted(CSRC.glob(pattern))]
+    objects = compile_objects(sources, tmp_path, SANITIZE)
+    command = ["gcc", *FLAGS, *SANITIZE, f"-I{CSRC}", f"-I{HERE}", str(HERE / f"{name}.c"), *objects]
     done = subprocess.run([*command, "-o", str(program), "-lm"], capture_output=True, text=True, check=False)
     if "cannot find" in done.stderr and "tsan" in done.stderr:
         pytest.skip("gcc has no ThreadSanitizer here (libtsan)")

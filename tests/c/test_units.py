@@ -16,7 +16,7 @@ ISA_FLAGS = {
 }
 
 
-def compile_objects(sources, directory):
+def compile_objects(sources, directory, sanitize=SANITIZE):
     """Sources of special instruction sets, as objects; the others as they are."""
     result = []
     for source in sources:
@@ -25,7 +25,7 @@ def compile_objects(sources, directory):
             result.append(str(source))
             continue
         result.append(str(directory / f"{source.stem}.o"))
-        command = ["gcc", *FLAGS, *SANITIZE, *isa, f"-I{CSRC}", "-c", str(source), "-o", result[-1]]
+        command = ["gcc", *FLAGS, *sanitize, *isa, f"-I{CSRC}", "-c", str(source), "-o", result[-1]]
         subprocess.run(command, check=True)
     return result
 

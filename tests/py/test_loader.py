@@ -1,6 +1,8 @@
 """The loader's orders, ranks, states, errors and lifetimes. Pixels are tested in test_augment.py."""
 
+import lzma
 import os
+from pathlib import Path
 
 import _cgxffcv
 import augment_reference as reference
@@ -13,6 +15,7 @@ from cgxffcv import transforms as tf
 from cgxffcv.loader import Loader, OrderOption, PipelineSpec
 
 N = 103
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 RANDOM, QUASI = OrderOption.RANDOM, OrderOption.QUASI_RANDOM
 STEPS = [
     tf.RandomHorizontalFlip(),
@@ -379,6 +382,21 @@ def test_jpeg_pixels_are_libjpegs(mixed):
     with Loader(path, 9, pipelines={"photo": [dec.SimpleRGBImageDecoder("fast")]}) as loader:
         (batch,) = list(loader)
         assert np.abs(batch[0].astype(int) - want).max() <= 9
+
+
+@pytest.mark.parametrize("name", ["rgb_jpg_q90", "rgb_jpg_q50", "rgb_proportion", "rgb_max_resolution"])
+def test_ffcvs_files_give_ffcvs_pixels(tmp_path, name):
+    """Files that FFCV 1.0.2 wrote, and what it decodes from them, with the fast inverse DCT."""
+    path = tmp_path / f"{name}.beton"
+    path.write_bytes(lzma.decompress((GOLDEN / f"{name}.beton.xz").read_bytes()))
+    expected = np.load(GOLDEN / f"{name}.expected.npz")
+    images = expected["image"] if "image" in expected else None
+    pipelines = {"image": [dec.SimpleRGBImageDecoder("fast")]}
+    if images is None:
+        images = [expected[f"image_{i}"] for i in range(sum(key.startswith("image_") for key in expected))]
+    for i, image in enumerate(images):
+        with Loader(path, 1, indices=[i], pipelines=pipelines) as loader:
+            np.testing.assert_array_equal(next(iter(loader))[0][0], image)
 
 
 def test_bytes_with_lengths_and_json(mixed):

@@ -182,3 +182,29 @@ kept = next(iterator)
 """
     done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_forked_child_neither_uses_nor_waits_for_its_parents_threads(path):
+    code = f"""
+import gc, os, sys
+from cgxffcv.loader import Loader
+loader = Loader({str(path)!r}, 8, num_workers=2)
+iterator = iter(loader)
+kept = next(iterator)
+child = os.fork()
+if child == 0:
+    try:
+        next(iterator)
+    except RuntimeError as error:
+        assert "fork" in str(error), error
+    assert kept[1][:, 0].tolist() == list(range(8))
+    del iterator, loader, kept
+    gc.collect()
+    fresh = Loader({str(path)!r}, 8, num_workers=2)
+    assert len(list(fresh)) == 12
+    sys.exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert len(list(iterator)) == 11
+"""
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
