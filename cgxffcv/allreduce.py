@@ -1,5 +1,12 @@
 """Compressed allreduce: gradients averaged over ranks in 1 to 8 bits an element.
 
+    from cgxffcv import allreduce, comm
+
+    with comm.world() as world:
+        plan = allreduce.AllreducePlan(world, [("conv.weight", (64, 3, 3, 3)), ("conv.bias", (64,))], bits=4)
+        plan.run(gradients)  # float32, all layers one after the other; the average of all ranks, in place
+        print(plan.explain())
+
 The quantiser follows QSGD (Alistarh et al., 2017) in the max-min form of CGX (Markov et al., Middleware 2022);
 docs/WIRE.md states every operation and every byte. bfloat16 arrays are taken as `uint16`, or as an array whose dtype is
 named "bfloat16" (ml_dtypes).
@@ -7,6 +14,9 @@ named "bfloat16" (ml_dtypes).
 
 from __future__ import annotations
 
+import math
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import _cgxffcv
@@ -15,6 +25,22 @@ import numpy as np
 CODECS = ("maxmin", "sign", "maxmin_spikes")
 ROUNDINGS = ("nearest", "stochastic")
 QUANTIZED_DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = (*QUANTIZED_DTYPES, "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+OPS = ("sum", "average", "min", "max", "prod")
+ALGORITHMS = ("auto", "one_shot", "sra", "ring", "two_level", "exact")
+UNCOMPRESSED = 32
+
+__all__ = [
+    "ALGORITHMS",
+    "CODECS",
+    "AllreducePlan",
+    "QuantSpec",
+    "allreduce",
+    "check_replicas",
+    "dequantize",
+    "measure",
+    "quantize",
+]
 
 
 def choose(argument: str, value: object, allowed: tuple[str, ...]) -> int:
@@ -138,3 +164,170 @@ def dequantize(
         raise ValueError(f"out must have {int(np.prod(elems))} elements, not {plain.size}")
     _cgxffcv.dequantize(wire, spec._numbers, plain, number, accumulate, divisor, threads)
     return out
+
+
+LayerShape = int | Sequence[int]
+
+
+def _layer_tuple(name: str | None, shape: LayerShape, bits: int, bucket_size: int) -> tuple:
+    """(name, elems, dims, bits, bucket_size), as the core takes a layer; a bare count has no known dimensions."""
+    if isinstance(shape, Sequence):
+        return name, math.prod(int(n) for n in shape), max(1, len(shape)), bits, bucket_size
+    return name, int(shape), 0, bits, bucket_size
+
+
+def _per_layer(argument: str, value: int | Mapping, default: int, names: list[str | None]) -> tuple[int, list[int]]:
+    """The plan's value and each layer's own (0: the plan's) from a number, or from a mapping of names or indices."""
+    own = [0] * len(names)
+    if not isinstance(value, Mapping):
+        return int(value), own
+    for key, item in value.items():
+        if key == "default":
+            default = int(item)
+        elif isinstance(key, int) and -len(names) <= key < len(names):
+            own[key] = int(item)
+        elif isinstance(key, str) and key in names:
+            own[names.index(key)] = int(item)
+        else:
+            raise ValueError(f"{argument} names a layer {key!r} that the table of {len(names)} layers does not have")
+    return default, own
+
+
+def _named(layers: Iterable) -> list[tuple[str | None, LayerShape]]:
+    result: list[tuple[str | None, LayerShape]] = []
+    for layer in layers:
+        named = isinstance(layer, (tuple, list)) and len(layer) == 2 and (layer[0] is None or isinstance(layer[0], str))
+        result.append((layer[0], layer[1]) if named else (None, layer))
+    names = [name for name, _ in result if name is not None]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two layers have the name {name!r}")
+    return result
+
+
+class AllreducePlan:
+    """An allreduce of a flat buffer of layers over a communicator: made once, run at every step, in place.
+
+    comm: a `cgxffcv.comm.Comm`. layers: for each layer (name, shape), or a shape or a number of elements alone, in the
+    order of the flat buffer. bits: 1..8, or 32 for none; bucket_size: elements that share a range; both also as a
+    mapping from layer names or indices (and "default") to values. Layers of one dimension, and layers of fewer than
+    `layer_min_size` elements, are not quantised unless `bits` names them. dtype: any of DTYPES; what is neither float32,
+    float16 nor bfloat16 (taken as uint16), and every op but "sum" and "average", travels exactly. codec, rounding,
+    half_metadata, spikes: see QuantSpec. algorithm: one of ALGORITHMS; "auto" goes by costs that are measured once for
+    each communicator (collective). average: False gives the sum; `op` names any operation. error_feedback: what
+    quantisation lost is added at the next run. seed: of stochastic rounding, equal on all ranks. threads: that quantise.
+    timeout: seconds that a run may take; else the communicator's.
+
+    After a run the buffers of all ranks are equal bit for bit. Raises ValueError naming the layer or the option.
+    """
+
+    def __init__(
+        self,
+        comm: _cgxffcv.Comm,
+        layers: Iterable,
+        *,
+        bits: int | Mapping = 4,
+        bucket_size: int | Mapping = 1024,
+        layer_min_size: int = 1024,
+        dtype: object = "float32",
+        codec: str = "maxmin",
+        rounding: str = "nearest",
+        half_metadata: bool = False,
+        spikes: int | None = None,
+        algorithm: str = "auto",
+        average: bool = True,
+        op: str | None = None,
+        error_feedback: bool = False,
+        seed: int = 0,
+        threads: int = 1,
+        timeout: float | None = None,
+    ) -> None:
+        table = _named(layers)
+        names = [name for name, _ in table]
+        plan_bits, own_bits = _per_layer("bits", bits, 4, names)
+        plan_bucket, own_bucket = _per_layer("bucket_size", bucket_size, 1024, names)
+        self.dtype = dtype_name(dtype)
+        self.op = op if op is not None else "average" if average else "sum"
+        number = choose("dtype", self.dtype, DTYPES)
+        wish = choose("algorithm", algorithm, ALGORITHMS)
+        quantises = number < len(QUANTIZED_DTYPES) and self.op in ("sum", "average") and bits != UNCOMPRESSED
+        costs = measure(comm)[0] if algorithm == "auto" and quantises and comm.size > 1 else None
+        options = (
+            number, choose("op", self.op, OPS), plan_bits, plan_bucket, layer_min_size,
+            choose("codec", codec, CODECS), choose("rounding", rounding, ROUNDINGS), half_metadata, spikes or 0,
+            wish, error_feedback, seed, threads, 0.0 if timeout is None else timeout, costs,
+        )  # fmt: skip
+        tuples = [_layer_tuple(*layer, b, s) for layer, b, s in zip(table, own_bits, own_bucket, strict=True)]
+        self._plan = _cgxffcv.AllreducePlan(comm, tuples, options)
+
+    def run(self, buffer: np.ndarray) -> np.ndarray:
+        """Reduces `buffer` in place (C-contiguous, the plan's dtype and number of elements) and returns it. Collective:
+        the ranks first compare what they are about to do. Raises CommError on all of them if that differs, PeerLost,
+        CommTimeout; after any of these the contents of the buffer are unspecified."""
+        self._plan.run(_plain(buffer, "buffer")[0])
+        return buffer
+
+    def explain(self) -> str:
+        """What was chosen and why, what travels how, what it is predicted to cost."""
+        return self._plan.explain()
+
+    @property
+    def elems(self) -> int:
+        """Elements of the flat buffer."""
+        return self._plan.elems
+
+    @property
+    def algorithm(self) -> str:
+        """The algorithm that runs."""
+        return self._plan.algorithm
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes that this rank sends in a run, a slice that goes to several ranks counted for each."""
+        return self._plan.wire_bytes
+
+    @property
+    def plain_bytes(self) -> int:
+        """What `wire_bytes` would be if nothing were quantised."""
+        return self._plan.plain_bytes
+
+    @property
+    def call(self) -> int:
+        """The number of the next run; all ranks have the same. With `residual` it is the plan's whole state."""
+        return self._plan.call
+
+    @call.setter
+    def call(self, value: int) -> None:
+        self._plan.call = value
+
+    @property
+    def residual(self) -> np.ndarray | None:
+        """What quantisation lost so far, float32, a writable view; None without error feedback."""
+        return self._plan.residual
+
+
+_measured: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def measure(comm: _cgxffcv.Comm) -> tuple[bytes, dict[str, list[tuple[int, float]]]]:
+    """The cost table of a communicator: opaque, and as {algorithm: [(float32 elements, seconds), ...]}. Measured at the
+    first call (collective, some 100 ms), then remembered; equal on all ranks."""
+    table = _measured.get(comm)
+    if table is None:
+        table = _measured[comm] = _cgxffcv.allreduce_measure(comm)
+    return table
+
+
+def allreduce(array: np.ndarray, comm: _cgxffcv.Comm, bits: int = UNCOMPRESSED, **options: object) -> np.ndarray:
+    """Reduces an array of any shape in place as one layer and returns it; `options` are AllreducePlan's. The default is
+    the exact average (for integers give op="sum"). For a call in a loop make a plan once."""
+    plain, name = _plain(array, "array")
+    dtype = options.pop("dtype", "bfloat16" if array.dtype.name == "bfloat16" else name)
+    layer = (None, plain.size)
+    AllreducePlan(comm, [layer], bits={0: bits}, dtype=dtype, **options).run(plain)  # type: ignore[arg-type]
+    return array
+
+
+def check_replicas(comm: _cgxffcv.Comm, array: np.ndarray) -> None:
+    """Raises CommError on every rank unless all hold the same bytes (their XXH64 sums are compared). Collective."""
+    _cgxffcv.allreduce_check_replicas(comm, _plain(array, "array")[0])

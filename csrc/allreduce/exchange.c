@@ -250,6 +250,7 @@ static Walk walk_start(AllreducePlan *plan, const Exchange *exchange) {
     for (int m = 0; m < walk.size; m++) {
         if (exchange->chunk[m].slices > walk.steps) walk.steps = exchange->chunk[m].slices;
     }
+    if (walk.size == 1) walk.send_step = walk.steps;
     int slots = comm_slots(plan->comm);
     walk.scarce = slots < walk.size;
     walk.ahead = walk.scarce || walk.size == 1 ? 0 : (slots - 1) / (walk.size - 1) - 1;

@@ -3,6 +3,7 @@
 #include "python/comm.h"
 
 #include <string.h>
+#include <structmember.h>
 
 #include "base/memory.h"
 
@@ -11,6 +12,7 @@ typedef struct CommObject {
     Comm *comm;                        /* owned; NULL when closed */
     int in_use;                        /* calls under way */
     struct CommObject *before, *after; /* borrowed, in the list of open ones */
+    PyObject *weak;                    /* what others remember of it, such as measured costs */
 } CommObject;
 
 /* What is open, for the end of the process; under the GIL. */
@@ -211,6 +213,7 @@ static PyObject *close_comm(PyObject *self, PyObject *unused) {
 
 static void dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
+    if (((CommObject *)self)->weak != NULL) PyObject_ClearWeakRefs(self);
     destroy((CommObject *)self);
     type->tp_free(self);
     Py_DECREF(type);
@@ -530,8 +533,14 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyMemberDef members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(CommObject, weak), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyType_Slot type_slots[] = {
     {Py_tp_dealloc, dealloc},
+    {Py_tp_members, members},
     {Py_tp_repr, represent},
     {Py_tp_methods, methods},
     {Py_tp_getset, getters},

@@ -37,6 +37,7 @@ int loader_add(PyObject *module);
 int quantize_add(PyObject *module);
 int nn_add(PyObject *module);
 int nn_plan_add(PyObject *module);
+int allreduce_add(PyObject *module);
 
 /* errors.c: raises the thread's error record as the Python exception of its code; always NULL. */
 PyObject *errors_raise(ModuleState *state, Status status);

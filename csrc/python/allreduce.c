@@ -1,0 +1,352 @@
+/* Plans of the compressed allreduce. cgxffcv/allreduce.py is the typed surface; it hands numbers over. */
+#include "allreduce/allreduce.h"
+
+#include "base/memory.h"
+#include "python/array.h"
+#include "python/comm.h"
+
+/* Its communicator is the object's: each use takes it, and fails if it was closed. */
+typedef struct PlanObject {
+    PyObject_HEAD AllreducePlan *plan; /* owned */
+    PyObject *comm;                    /* owned */
+    AllreduceType type;
+} PlanObject;
+
+/* A communicator taken for a call that runs without the interpreter lock. */
+static Comm *take_comm(PyObject *module_or_type, PyObject *object) {
+    ModuleState *state = PyType_Check(module_or_type) ? module_state_of_type((PyTypeObject *)module_or_type)
+                                                      : module_state(module_or_type);
+    return state == NULL ? NULL : comm_object_take(state, object, "comm");
+}
+
+/* ---- making ---- */
+
+/* (name or None, elems, dims, bits, bucket_size); the name is borrowed from the tuple. */
+static int parse_layer(PyObject *tuple, AllreduceLayer *layer) {
+    long long elems, bucket;
+    if (!PyArg_ParseTuple(tuple, "zLiiL:layer", &layer->name, &elems, &layer->dims, &layer->bits, &bucket)) return -1;
+    layer->elems = elems;
+    layer->bucket_size = bucket;
+    return 0;
+}
+
+static int parse_costs(PyObject *object, AllreduceCosts *costs) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(object, &view, PyBUF_SIMPLE) < 0) return -1;
+    int result = view.len == (Py_ssize_t)sizeof *costs ? 0 : -1;
+    if (result == 0) {
+        memcpy(costs, view.buf, sizeof *costs);
+    } else {
+        PyErr_SetString(PyExc_ValueError, "costs must come from cgxffcv.allreduce.measure");
+    }
+    PyBuffer_Release(&view);
+    return result;
+}
+
+static int parse_options(PyObject *tuple, AllreduceOptions *o, AllreduceCosts *costs) {
+    int type, op, codec, rounding, half, algorithm, feedback;
+    long long bucket, minimum;
+    unsigned long long seed;
+    PyObject *costs_object;
+    *o = allreduce_defaults();
+    if (!PyArg_ParseTuple(tuple, "iiiLLiipiipKidO:options", &type, &op, &o->bits, &bucket, &minimum, &codec, &rounding,
+                          &half, &o->spikes, &algorithm, &feedback, &seed, &o->threads, &o->timeout_s, &costs_object)) {
+        return -1;
+    }
+    o->type = (AllreduceType)type;
+    o->op = (AllreduceOp)op;
+    o->bucket_size = bucket;
+    o->layer_min_size = minimum;
+    o->codec = (QuantCodec)codec;
+    o->rounding = (QuantRounding)rounding;
+    o->half_metadata = half != 0;
+    o->algorithm = (AllreduceAlgorithm)algorithm;
+    o->error_feedback = feedback != 0;
+    o->seed = seed;
+    if (costs_object == Py_None) return 0;
+    o->costs = costs;
+    return parse_costs(costs_object, costs);
+}
+
+static Status create(Comm *comm, const AllreduceLayer *layers, int count, const AllreduceOptions *options,
+                     AllreducePlan **plan) {
+    Status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = allreduce_plan_create(comm, layers, count, options, plan);
+    Py_END_ALLOW_THREADS;
+    return status;
+}
+
+/* The plan of a list of layer tuples; NULL with an exception set. */
+static AllreducePlan *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject *list,
+                                const AllreduceOptions *options) {
+    AllreducePlan *plan = NULL;
+    AllreduceLayer *layers = NULL;
+    Py_ssize_t count = PyList_GET_SIZE(list);
+    if (count > 1 << 24) return (void *)PyErr_Format(PyExc_ValueError, "%zd layers are too many", count);
+    ModuleState *state = module_state_of_type(type);
+    Comm *comm = take_comm((PyObject *)type, comm_object);
+    if (comm == NULL) return NULL;
+    Status status = memory_calloc((size_t)count, sizeof *layers, &layers);
+    if (status != STATUS_OK) errors_raise(state, status);
+    for (Py_ssize_t i = 0; status == STATUS_OK && i < count; i++) {
+        if (parse_layer(PyList_GET_ITEM(list, i), &layers[i]) < 0) status = STATUS_ARGUMENT;
+    }
+    if (status == STATUS_OK) {
+        status = create(comm, layers, (int)count, options, &plan);
+        if (status != STATUS_OK) errors_raise(state, status);
+    }
+    memory_free(layers);
+    comm_object_give(comm_object);
+    return plan;
+}
+
+static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    PyObject *comm, *layers, *tuple;
+    AllreduceOptions options;
+    AllreduceCosts costs;
+    if (kwargs != NULL && PyDict_GET_SIZE(kwargs) > 0) {
+        PyErr_SetString(PyExc_TypeError, "use cgxffcv.allreduce.AllreducePlan");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "OO!O!:AllreducePlan", &comm, &PyList_Type, &layers, &PyTuple_Type, &tuple))
+        return NULL;
+    if (parse_options(tuple, &options, &costs) < 0) return NULL;
+    AllreducePlan *plan = make_plan(type, comm, layers, &options);
+    if (plan == NULL) return NULL;
+    PlanObject *self = (PlanObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        allreduce_plan_destroy(plan);
+        return NULL;
+    }
+    self->plan = plan;
+    self->comm = Py_NewRef(comm);
+    self->type = options.type;
+    return (PyObject *)self;
+}
+
+static int plan_traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((PlanObject *)self)->comm);
+    return 0;
+}
+
+static int plan_clear(PyObject *self) {
+    Py_CLEAR(((PlanObject *)self)->comm);
+    return 0;
+}
+
+static void plan_dealloc(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    allreduce_plan_destroy(((PlanObject *)self)->plan);
+    plan_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* ---- using ---- */
+
+/* The array types that may hold elements of a plan's type. */
+static unsigned type_mask(AllreduceType type) {
+    static const ArrayType of[ALLREDUCE_TYPES] = {
+        [ALLREDUCE_F32] = ARRAY_F32, [ALLREDUCE_F16] = ARRAY_F16, [ALLREDUCE_BF16] = ARRAY_U16,
+        [ALLREDUCE_F64] = ARRAY_F64, [ALLREDUCE_I8] = ARRAY_I8,   [ALLREDUCE_U8] = ARRAY_U8,
+        [ALLREDUCE_I16] = ARRAY_I16, [ALLREDUCE_U16] = ARRAY_U16, [ALLREDUCE_I32] = ARRAY_I32,
+        [ALLREDUCE_U32] = ARRAY_U32, [ALLREDUCE_I64] = ARRAY_I64, [ALLREDUCE_U64] = ARRAY_U64,
+    };
+    return 1u << of[type];
+}
+
+static Status run_plan(AllreducePlan *plan, void *data) {
+    Status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = allreduce_run(plan, data);
+    Py_END_ALLOW_THREADS;
+    return status;
+}
+
+static PyObject *plan_run(PyObject *object, PyObject *buffer) {
+    PlanObject *self = (PlanObject *)object;
+    ArrayView view;
+    PyObject *result = NULL;
+    if (array_acquire(buffer, "buffer", type_mask(self->type), -1, true, &view) < 0) return NULL;
+    if (view.elems != allreduce_elems(self->plan)) {
+        PyErr_Format(PyExc_ValueError, "buffer must have the plan's %lld elements, not %lld",
+                     (long long)allreduce_elems(self->plan), (long long)view.elems);
+        goto release;
+    }
+    if (take_comm((PyObject *)Py_TYPE(object), self->comm) == NULL) goto release;
+    Status status = run_plan(self->plan, view.data);
+    comm_object_give(self->comm);
+    result = status == STATUS_OK ? Py_NewRef(Py_None) : errors_raise(module_state_of_type(Py_TYPE(object)), status);
+release:
+    array_release(&view);
+    return result;
+}
+
+static PyObject *plan_explain(PyObject *object, PyObject *unused) {
+    (void)unused;
+    PlanObject *self = (PlanObject *)object;
+    char text[4096];
+    if (take_comm((PyObject *)Py_TYPE(object), self->comm) == NULL) return NULL;
+    size_t length = allreduce_explain(self->plan, text, sizeof text);
+    PyObject *result = NULL;
+    if (length < sizeof text) {
+        result = PyUnicode_FromStringAndSize(text, (Py_ssize_t)length);
+    } else {
+        char *longer = PyMem_Malloc(length + 1);
+        if (longer != NULL) allreduce_explain(self->plan, longer, length + 1);
+        result = longer == NULL ? PyErr_NoMemory() : PyUnicode_FromStringAndSize(longer, (Py_ssize_t)length);
+        PyMem_Free(longer);
+    }
+    comm_object_give(self->comm);
+    return result;
+}
+
+static AllreducePlan *plan_of(PyObject *self) { return ((PlanObject *)self)->plan; }
+
+static PyObject *get_elems(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLongLong(allreduce_elems(plan_of(self)));
+}
+
+static PyObject *get_wire_bytes(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(allreduce_wire_bytes(plan_of(self)));
+}
+
+static PyObject *get_plain_bytes(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(allreduce_plain_bytes(plan_of(self)));
+}
+
+static PyObject *get_algorithm(PyObject *self, void *unused) {
+    (void)unused;
+    return PyUnicode_FromString(allreduce_algorithm_name(allreduce_algorithm(plan_of(self))));
+}
+
+static PyObject *get_call(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLong(allreduce_call(plan_of(self)));
+}
+
+static int set_call(PyObject *self, PyObject *value, void *unused) {
+    (void)unused;
+    unsigned long call = value == NULL ? 0 : PyLong_AsUnsignedLong(value);
+    if (PyErr_Occurred()) return -1;
+    if (value == NULL || call > UINT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "call must be a number below 2^32");
+        return -1;
+    }
+    allreduce_set_call(plan_of(self), (uint32_t)call);
+    return 0;
+}
+
+static PyObject *get_residual(PyObject *self, void *unused) {
+    (void)unused;
+    float *residual = allreduce_residual(plan_of(self));
+    if (residual == NULL) Py_RETURN_NONE;
+    int64_t elems = allreduce_elems(plan_of(self));
+    return array_wrap(ARRAY_F32, 1, &elems, NULL, residual, self, true);
+}
+
+static PyGetSetDef plan_getset[] = {
+    {"elems", get_elems, NULL, "Elements of the flat buffer.", NULL},
+    {"wire_bytes", get_wire_bytes, NULL, "Bytes that this rank sends in a run, each receiver counted.", NULL},
+    {"plain_bytes", get_plain_bytes, NULL, "The same if nothing were quantised.", NULL},
+    {"algorithm", get_algorithm, NULL, "The algorithm that runs.", NULL},
+    {"call", get_call, set_call, "The number of the next run, which keys stochastic rounding.", NULL},
+    {"residual", get_residual, NULL, "The residual of error feedback, float32, a view; None without.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef plan_methods[] = {
+    {"run", plan_run, METH_O, "run(buffer)\n--\n\nReduces the flat buffer in place. Collective."},
+    {"explain", plan_explain, METH_NOARGS, "explain()\n--\n\nWhat was chosen and why, as text."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot plan_slots[] = {
+    {Py_tp_doc, "A plan of the compressed allreduce; made by cgxffcv.allreduce.AllreducePlan."},
+    {Py_tp_new, plan_new},
+    {Py_tp_dealloc, plan_dealloc},
+    {Py_tp_traverse, plan_traverse},
+    {Py_tp_clear, plan_clear},
+    {Py_tp_methods, plan_methods},
+    {Py_tp_getset, plan_getset},
+    {0, NULL},
+};
+
+static PyType_Spec plan_spec = {
+    .name = "_cgxffcv.AllreducePlan",
+    .basicsize = sizeof(PlanObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = plan_slots,
+};
+
+/* ---- functions ---- */
+
+static PyObject *costs_dict(const AllreduceCosts *costs) {
+    PyObject *dict = PyDict_New();
+    for (int a = 0; dict != NULL && a < ALLREDUCE_ALGORITHMS; a++) {
+        if (costs->seconds[a][0] <= 0) continue;
+        PyObject *list = PyList_New(ALLREDUCE_COST_SIZES);
+        for (int s = 0; list != NULL && s < ALLREDUCE_COST_SIZES; s++) {
+            PyObject *pair = Py_BuildValue("(Ld)", (long long)costs->elems[s], costs->seconds[a][s]);
+            if (pair == NULL) Py_CLEAR(list);
+            if (list != NULL) PyList_SET_ITEM(list, s, pair);
+        }
+        if (list == NULL || PyDict_SetItemString(dict, allreduce_algorithm_name((AllreduceAlgorithm)a), list) < 0) {
+            Py_CLEAR(dict);
+        }
+        Py_XDECREF(list);
+    }
+    return dict;
+}
+
+static PyObject *measure(PyObject *module, PyObject *comm_object) {
+    AllreduceCosts costs;
+    Comm *comm = take_comm(module, comm_object);
+    if (comm == NULL) return NULL;
+    Status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = allreduce_measure(comm, &costs);
+    Py_END_ALLOW_THREADS;
+    comm_object_give(comm_object);
+    if (status != STATUS_OK) return errors_raise(module_state(module), status);
+    PyObject *dict = costs_dict(&costs);
+    return dict == NULL ? NULL : Py_BuildValue("y#N", (const char *)&costs, (Py_ssize_t)sizeof costs, dict);
+}
+
+static PyObject *check_replicas(PyObject *module, PyObject *args) {
+    PyObject *comm_object, *array;
+    ArrayView view;
+    if (!PyArg_ParseTuple(args, "OO:allreduce_check_replicas", &comm_object, &array)) return NULL;
+    if (array_acquire(array, "array", 0, -1, false, &view) < 0) return NULL;
+    Comm *comm = take_comm(module, comm_object);
+    Status status = STATUS_OK;
+    if (comm != NULL) {
+        Py_BEGIN_ALLOW_THREADS;
+        status = allreduce_check_replicas(comm, view.data, (size_t)(view.elems * view.item_bytes));
+        Py_END_ALLOW_THREADS;
+        comm_object_give(comm_object);
+    }
+    array_release(&view);
+    if (comm == NULL) return NULL;
+    if (status != STATUS_OK) return errors_raise(module_state(module), status);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {
+    {"allreduce_measure", measure, METH_O,
+     "allreduce_measure(comm)\n--\n\n(the cost table as bytes, the same as a dict). Collective."},
+    {"allreduce_check_replicas", check_replicas, METH_VARARGS,
+     "allreduce_check_replicas(comm, array)\n--\n\nSee cgxffcv.allreduce.check_replicas."},
+    {NULL, NULL, 0, NULL},
+};
+
+int allreduce_add(PyObject *module) {
+    if (PyModule_AddFunctions(module, functions) < 0) return -1;
+    return module_add_type(module, &plan_spec);
+}
