@@ -68,11 +68,12 @@ class Recipe:
     # the network
     network: str = "resnet9"
     widths: tuple[int, ...] = ()  # airbench: channels of the three blocks
-    deep_blocks: bool = False  # airbench96: a third convolution and a residual connection in each block
+    depths: tuple[int, ...] = (2, 2, 2)  # airbench: convolutions of each block; a third adds the block's first output
     activation: str = "relu"
     norm_momentum: float = 0.1  # share of the batch in a running statistic
     head_scale: float = 0.2  # factor of the network's output
     head_init: str = "default"  # unit: rescaled to standard deviation 1
+    whiten_bias_random: bool = True  # else it starts from 0
     whiten_images: int = 5000
     whiten_epsilon: float = 5e-4
 
@@ -87,6 +88,9 @@ class Recipe:
     cutout_fill: tuple[int, int, int] = (125, 122, 113)
     # (share of the training after which it starts, pixels): a lower resolution at first
     resolutions: tuple[tuple[float, int], ...] = ((0.0, 32),)
+    # (share of the training, fraction): a pass over the data that begins after it takes only that fraction of the
+    # images, those whose loss was highest when they were last trained on
+    hardest: tuple[tuple[float, float], ...] = ()
 
     # the length
     batch_size: int = 256
@@ -203,7 +207,8 @@ def _converted(name: str, kind: str, value: Any) -> Any:
             return float(value)
         if kind.startswith("tuple"):
             if kind.startswith("tuple[tuple"):
-                return tuple((float(share), int(side)) for share, side in value)
+                second = int if "int" in kind else float
+                return tuple((float(share), second(item)) for share, item in value)
             return tuple(int(item) if "int" in kind else float(item) for item in value)
     except RecipeError:
         raise
@@ -232,12 +237,20 @@ def _check(r: Recipe) -> None:
     need(0 <= r.freeze_block1_share < 1, "freeze_block1_share", "0 or more, below 1")
     need(len(r.muon_coefficients) == 3, "muon_coefficients", "three numbers")
     need(r.network != "airbench" or len(r.widths) == 3, "widths", "three numbers of channels")
+    need(all(width >= 1 for width in r.widths), "widths", "positive numbers")
+    need(len(r.depths) == 3 and all(depth in (2, 3) for depth in r.depths), "depths", "three numbers, each 2 or 3")
     need(r.network == "airbench" or r.optimizer != "muon", "optimizer", "sgd for this network")
     starts = [share for share, _ in r.resolutions]
     need(
         bool(starts) and starts[0] == 0 and starts == sorted(starts) and starts[-1] < 1,
         "resolutions",
         "pairs (share, pixels), the first with share 0, in order",
+    )
+    later = [share for share, _ in r.hardest]
+    need(
+        later == sorted(later) and all(0 <= share < 1 for share in later) and all(0 < f <= 1 for _, f in r.hardest),
+        "hardest",
+        "pairs (share, fraction) in order, 0 <= share < 1, 0 < fraction <= 1",
     )
     need(all(16 <= side <= 32 for _, side in r.resolutions), "resolutions", "16 to 32 pixels")
     need(r.resolutions[-1][1] == 32, "resolutions", "32 pixels at the end, which are what is tested")
@@ -302,6 +315,7 @@ AIRBENCH94 = Recipe(
 )
 
 _OLDER = AIRBENCH94.replace(
+    whiten_bias_random=False,
     head_init="default",
     head_scale=1 / 9,
     batch_size=1024,
@@ -312,6 +326,26 @@ _OLDER = AIRBENCH94.replace(
     schedule="warm",
     lr_end_factor=0.07,
     lookahead=True,
+)
+
+AIRBENCH90 = AIRBENCH94.replace(
+    name="airbench90",
+    summary="90 % at the least cost, for CPUs: narrow and deep, low resolution first, then the hardest images",
+    widths=(32, 64, 128),
+    depths=(2, 3, 3),
+    activation="relu",
+    norm_momentum=0.2,
+    head_scale=1 / 128,
+    whiten_bias_random=False,
+    whiten_bias_epochs=0,
+    translate=1,
+    resolutions=((0.0, 16), (0.3, 24), (0.7, 32)),
+    hardest=((0.12, 0.7), (0.4, 0.4)),
+    batch_size=500,
+    epochs=5.75,
+    lr=0.18,
+    test_share=0.25,
+    target=0.90,
 )
 
 RECIPES: dict[str, Recipe] = {
@@ -348,7 +382,7 @@ RECIPES: dict[str, Recipe] = {
             name="airbench96",
             summary="96 % with deeper residual blocks, cutout, 37 epochs",
             widths=(128, 384, 512),
-            deep_blocks=True,
+            depths=(3, 3, 3),
             epochs=37,
             lr=9.0,
             weight_decay=0.012,
@@ -360,6 +394,7 @@ RECIPES: dict[str, Recipe] = {
             cutout_fill=(125, 123, 114),
             target=0.96,
         ),
+        AIRBENCH90,
     )
 }
 

@@ -10,9 +10,10 @@ from typing import Any
 from cgxffcv import __version__, app, recipes
 from cgxffcv import config as configuration
 from cgxffcv.config import Config
-from cgxffcv.recipes import Recipe
+from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.report import Progress, RunLog, duration, set_aside, size
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport, TrainerInterface
+from cgxffcv.train.plan import image_flops, training_flops
 
 WARM_UP_STEPS = 1  # the first step makes its plans
 TIMED_STEPS = 3
@@ -22,21 +23,16 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 
 
 def gigaflops(recipe: Recipe) -> float:
-    """Floating-point operations of the convolutions, forward and backward, for one image, in 10^9."""
-    if recipe.network == "resnet9":
-        return 1.744
-    first, second, third = recipe.widths
-    deep = 2 if recipe.deep_blocks else 1
-    macs = 24 * 12 * 31**2 / 3  # the whitening layer's weights stay, so it has no backward pass
-    macs += 9 * (24 * first * 31**2 + deep * first * first * 15**2)
-    macs += 9 * (first * second * 15**2 + deep * second * second * 7**2)
-    macs += 9 * (second * third * 7**2 + deep * third * third * 3**2)
-    return 6 * macs / 1e9
+    """Floating-point operations of the convolutions, forward and backward, for one image at full size, in 10^9."""
+    return image_flops(recipe)[1] / 1e9
 
 
 def total_teraflops(recipe: Recipe, images: int) -> float:
     """What a whole training on `images` images costs, without its tests, in 10^12 floating-point operations."""
-    return gigaflops(recipe) * images * recipe.epochs / 1e3
+    try:
+        return training_flops(recipe, images) / 1e12
+    except RecipeError:
+        return gigaflops(recipe) * images * recipe.epochs / 1e3  # fewer images than a batch
 
 
 def cheapest(images: int) -> Recipe:

@@ -166,7 +166,7 @@ def airbench(
     classes: int = 10,
     activation: str = "gelu",
     stem_activation: str = "gelu",
-    deep_blocks: bool = False,
+    deep_blocks: bool | Sequence[bool] = False,
     keep: float | None = None,
     head_scale: float | None = None,
     head_init: str = "unit",
@@ -175,18 +175,22 @@ def airbench(
     """The family of airbench (arXiv 2404.00498) by the widths of its three blocks.
 
     Block 0 is the whitening convolution (3 -> 24, 2 x 2, frozen filters, trained bias) with `stem_activation`; each
-    block is conv, max pool 2, norm, activation, conv, norm, activation. `deep_blocks` adds a third convolution whose
-    norm adds the first one's output before the activation (airbench96). Norms have a bias but no scale, eps 1e-12,
-    and keep 0.6 of the running statistics (0.9 with deep blocks). `head_scale` is 1 / the last width unless given.
+    block is conv, max pool 2, norm, activation, conv, norm, activation. `deep_blocks`, one for all or one for each,
+    adds a third convolution whose norm adds the first one's output before the activation (airbench96). Norms have a
+    bias but no scale, eps 1e-12, and keep 0.6 of the running statistics (0.9 with deep blocks). `head_scale` is
+    1 / the last width unless given.
     """
     if len(widths) != 3:
         raise ValueError(f"widths must be three numbers of channels, not {tuple(widths)}")
-    kept = (0.9 if deep_blocks else 0.6) if keep is None else keep
+    deep = [deep_blocks] * 3 if isinstance(deep_blocks, bool) else list(deep_blocks)
+    if len(deep) != 3:
+        raise ValueError(f"deep_blocks must be true, false, or three of these, not {deep_blocks!r}")
+    kept = (0.9 if any(deep) else 0.6) if keep is None else keep
     nodes: list[Node] = [
         Conv("whiten", 24, 2, 1, 0, frozen=True, bias=True, bias_init=bias_init, activation=stem_activation, block=0)
     ]
     for block, width in enumerate(widths, start=1):
-        for index in range(1, 4 if deep_blocks else 3):
+        for index in range(1, 4 if deep[block - 1] else 3):
             nodes.append(Conv(f"b{block}.conv{index}", width, block=block, init="identity"))
             nodes.append(
                 Norm(

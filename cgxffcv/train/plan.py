@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import dataclass
 
 from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.train.optim import Muon, Sgd
 
-__all__ = ["Group", "Phase", "TrainingPlan", "make_plan"]
+__all__ = ["Group", "Phase", "TrainingPlan", "image_flops", "make_plan", "training_flops"]
 
 # Kinds of layers, as the C core numbers them.
 FILTERS, BIAS, NORM_SCALE, NORM_BIAS, LINEAR = range(5)
 ALL_KINDS = (FILTERS, BIAS, NORM_SCALE, NORM_BIAS, LINEAR)
 ALL_BLOCKS = (0, 1 << 20)
+NEVER_FROZEN = (2, 1 << 20)
 LOOKAHEAD_EVERY = 5
 LOOKAHEAD_BASE = 0.95**5
 
@@ -48,16 +50,30 @@ class TrainingPlan:
 
     local_batch: int
     global_batch: int
-    steps_per_epoch: int
     steps: int
-    epochs: int  # the last one may be shorter
+    epoch_starts: tuple[int, ...]  # the first step of each pass over the data, or over its hardest images
+    fractions: tuple[float, ...]  # of the images, in each pass
     groups: tuple[Group, ...]
     phases: tuple[Phase, ...]
     lookahead_every: int
 
-    def last_step_of(self, epoch: int) -> int:
-        """The steps done when `epoch` (from 0) has ended."""
-        return min((epoch + 1) * self.steps_per_epoch, self.steps)
+    @property
+    def epochs(self) -> int:
+        """Passes; the last one may be cut short."""
+        return len(self.epoch_starts)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Of a pass over all images."""
+        return self.epoch_starts[1] if self.epochs > 1 else self.steps
+
+    def epoch_of(self, step: int) -> int:
+        """The pass that a step belongs to."""
+        return bisect.bisect_right(self.epoch_starts, step) - 1
+
+    def epoch_end(self, epoch: int) -> int:
+        """The steps done when a pass has ended."""
+        return (*self.epoch_starts, self.steps)[epoch + 1]
 
 
 def make_plan(recipe: Recipe, samples: int, ranks: int = 1) -> TrainingPlan:
@@ -72,17 +88,35 @@ def make_plan(recipe: Recipe, samples: int, ranks: int = 1) -> TrainingPlan:
             f"has only {samples}; make the batch smaller (at most {remedy}) or the data set larger"
         )
     steps = math.ceil(recipe.epochs * per_epoch - 1e-9)
+    starts, fractions = _passes(recipe, samples, whole, steps)
     make_groups = {"sgd": _sgd, "muon": _muon, "nesterov": _nesterov}[recipe.optimizer]
     return TrainingPlan(
         local_batch=local,
         global_batch=whole,
-        steps_per_epoch=per_epoch,
         steps=steps,
-        epochs=math.ceil(steps / per_epoch),
+        epoch_starts=starts,
+        fractions=fractions,
         groups=make_groups(recipe, per_epoch, steps, whole),
         phases=_phases(recipe, per_epoch, steps),
         lookahead_every=LOOKAHEAD_EVERY if recipe.lookahead else 0,
     )
+
+
+def _passes(recipe: Recipe, samples: int, batch: int, steps: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Where each pass begins, and the fraction of the images that it takes."""
+    starts, fractions, at = [], [], 0
+    while at < steps:
+        fraction = [1.0, *(f for share, f in recipe.hardest if at >= share * steps)][-1]
+        length = int(fraction * samples) // batch
+        if length == 0:
+            raise RecipeError(
+                f"recipe field hardest: {fraction:g} of {samples} images are fewer than one batch of {batch}; make the "
+                "batch smaller or the fraction larger"
+            )
+        starts.append(at)
+        fractions.append(fraction)
+        at += length
+    return tuple(starts), tuple(fractions)
 
 
 def _points(recipe: Recipe, per_epoch: int, steps: int) -> Points:
@@ -149,7 +183,7 @@ def _by_blocks(
 ) -> tuple[Group, ...]:
     """One group for each part of an airbench network that may be frozen by itself."""
     whiten = _whiten_steps(recipe, per_epoch, steps)
-    parts = [("", (2, ALL_BLOCKS[1]), (0, steps)), (" of block 1", (1, 2), (0, _freeze_step(recipe, steps)))]
+    parts = [("", NEVER_FROZEN, (0, steps)), (" of block 1", (1, 2), (0, _freeze_step(recipe, steps)))]
     if BIAS in kinds:
         parts.append((" of the whitening", (0, 1), (0, whiten)))
     return tuple(Group(name + part, rule, base, points, kinds, blocks, active) for part, blocks, active in parts)
@@ -167,7 +201,7 @@ def _muon(recipe: Recipe, per_epoch: int, steps: int, batch: int) -> tuple[Group
     return (
         *_by_blocks("filters", muon, recipe.lr, points, (FILTERS,), recipe, per_epoch, steps),
         *_by_blocks("norms", bias, recipe.bias_lr, points, norms, recipe, per_epoch, steps),
-        Group("head", head, recipe.head_lr, points, (LINEAR,)),
+        Group("head", head, recipe.head_lr, points, (LINEAR,), NEVER_FROZEN),
         Group("whitening bias", bias, recipe.bias_lr, ((0, 1.0), (whiten, 0.0)), (BIAS,), (0, 1), (0, whiten)),
     )
 
@@ -184,5 +218,54 @@ def _nesterov(recipe: Recipe, per_epoch: int, steps: int, batch: int) -> tuple[G
     return (
         *_by_blocks("filters", others, rate, points, kinds, recipe, per_epoch, steps),
         *_by_blocks("norms", norms, norm_rate, points, (NORM_BIAS, NORM_SCALE), recipe, per_epoch, steps),
-        Group("head", others, rate, points, (LINEAR,)),
+        Group("head", others, rate, points, (LINEAR,), NEVER_FROZEN),
+    )
+
+
+# ---- what it costs ----
+
+
+def _conv(size: int, inputs: int, outputs: int, kernel: int, data: bool, filters: bool) -> tuple[float, float]:
+    """Operations of a convolution with size x size outputs: forward, and with the gradients that are needed."""
+    forward = 2.0 * kernel * kernel * inputs * outputs * size * size
+    return forward, forward * (1 + data + filters)
+
+
+def _resnet9_flops(side: int) -> tuple[float, float]:
+    half, quarter = side // 2, side // 4
+    layers = [_conv(side, 3, 64, 3, False, True), _conv(half, 64, 128, 5, True, True)]
+    layers += 2 * [_conv(half, 128, 128, 3, True, True)] + [_conv(half, 128, 256, 3, True, True)]
+    layers += 2 * [_conv(quarter, 256, 256, 3, True, True)] + [_conv(quarter - 2, 256, 128, 3, True, True)]
+    layers.append(_conv(1, 128, 10, 1, True, True))
+    return sum(f for f, _ in layers), sum(t for _, t in layers)
+
+
+def _airbench_flops(recipe: Recipe, side: int, first_block: int) -> tuple[float, float]:
+    layers = [_conv(side - 1, 3, 24, 2, False, False)]
+    inputs, size = 24, side - 1
+    for block, (width, depth) in enumerate(zip(recipe.widths, recipe.depths, strict=True), 1):
+        trained = block >= first_block
+        for index in range(depth):
+            data = trained and (index > 0 or block - 1 >= first_block)
+            layers.append(_conv(size, inputs, width, 3, data, trained))
+            if index == 0:
+                size //= 2
+            inputs = width
+    layers.append(_conv(1, inputs, 10, 1, True, True))
+    return sum(f for f, _ in layers), sum(t for _, t in layers)
+
+
+def image_flops(recipe: Recipe, side: int = 32, first_block: int = 0) -> tuple[float, float]:
+    """Operations (a multiplication and an addition are two) of one image in the convolutions and the linear layer:
+    forward, and forward and backward with the blocks below `first_block` frozen."""
+    return _resnet9_flops(side) if recipe.network == "resnet9" else _airbench_flops(recipe, side, first_block)
+
+
+def training_flops(recipe: Recipe, samples: int, ranks: int = 1) -> float:
+    """Operations of a whole training on all ranks, without its tests."""
+    plan = make_plan(recipe, samples, ranks)
+    ends = [*(phase.first_step for phase in plan.phases[1:]), plan.steps]
+    return plan.global_batch * sum(
+        image_flops(recipe, phase.side, phase.first_block)[1] * (end - phase.first_step)
+        for phase, end in zip(plan.phases, ends, strict=True)
     )

@@ -186,6 +186,7 @@ typedef struct StepOptions {
     /* Blocks below are frozen: forward only (with batch statistics), gradients not written. With the whitening in
      * block 0, 1 drops the data gradient of block 1's first convolution. */
     int first_block;
+    float *losses; /* NULL, or host memory for the smoothed cross entropy of each image, `count` of them */
     GradientHook hook; /* may be NULL */
     void *hook_context;
 } StepOptions;

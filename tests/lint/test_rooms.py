@@ -30,7 +30,7 @@ SEAMS = {
     "comm": {"comm.h"},
     "allreduce": {"allreduce.h", "quantize.h"},
     "nn": {"model.h", "ops.h", "optim.h", "whiten.h"},
-    "train": {"trainer.h"},
+    "train": {"trainer.h", "reducer.h"},
 }
 # header: the files that may include it ("*" is one path component)
 ONLY_IN = {

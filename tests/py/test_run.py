@@ -155,7 +155,7 @@ def test_resumed_when_all_is_done(tmp_path, capsys):
 
 def test_cost_of_the_recipes():
     # the multiplications and additions that docs give for the two networks, forward and backward
-    assert gigaflops(recipes.get("demo")) == pytest.approx(1.744)
+    assert gigaflops(recipes.get("demo")) == pytest.approx(1.744, rel=1e-3)
     assert gigaflops(recipes.get("airbench94")) == pytest.approx(0.70, abs=0.02)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cgxffcv import recipes
-from cgxffcv.train.plan import BIAS, FILTERS, LINEAR, NORM_BIAS, make_plan
+from cgxffcv.train.plan import BIAS, FILTERS, LINEAR, NORM_BIAS, image_flops, make_plan, training_flops
 
 
 def factor(group, t):
@@ -98,7 +98,41 @@ def test_savers():
 def test_partial_epochs():
     plan = make_plan(recipes.get("airbench94").replace(epochs=2.5, batch_size=1000), 10_000)
     assert (plan.steps, plan.epochs) == (25, 3)
-    assert [plan.last_step_of(e) for e in range(3)] == [10, 20, 25]
+    assert plan.epoch_starts == (0, 10, 20) and plan.fractions == (1, 1, 1)
+    assert [plan.epoch_end(e) for e in range(3)] == [10, 20, 25]
+    assert [plan.epoch_of(s) for s in (0, 9, 10, 24)] == [0, 0, 1, 2]
+
+
+def test_passes_over_the_hardest_images():
+    recipe = recipes.get("airbench90").replace(epochs=5.03)
+    plan = make_plan(recipe, 50_000)
+    assert plan.steps == 503
+    assert plan.epoch_starts == (0, 100, 170, 240, 280, 320, 360, 400, 440, 480)
+    assert plan.fractions == (1, 0.7, 0.7, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4)
+    assert plan.epoch_end(9) == 503 and plan.epoch_of(502) == 9
+    assert make_plan(recipe, 50_000, 2).epoch_starts == plan.epoch_starts
+    with pytest.raises(ValueError, match="0.7 of 600 images are fewer than one batch of 500"):
+        make_plan(recipe, 600)
+
+
+def test_operations():
+    """Against the tables of the recipes' sources, and the published totals."""
+    resnet = recipes.get("demo")
+    assert image_flops(resnet)[0] == pytest.approx(0.583e9, rel=1e-3)
+    assert image_flops(resnet)[1] == pytest.approx(1.744e9, rel=1e-3)
+    wide = recipes.get("airbench94")
+    forward, all_blocks = image_flops(wide)
+    macs = [0.277, 13.285, 8.294, 33.178, 28.901, 28.901, 5.308, 0.003]
+    assert forward == pytest.approx(2e6 * sum(macs), rel=1e-4)
+    assert all_blocks == pytest.approx(2e6 * (3 * sum(macs) - 2 * macs[0]), rel=1e-4)
+    assert image_flops(wide, 32, 1)[1] == pytest.approx(all_blocks - 2e6 * macs[1], rel=1e-4)
+    assert image_flops(wide, 32, 2)[1] == pytest.approx(
+        all_blocks - 2e6 * (2 * (macs[1] + macs[2]) + macs[3]), rel=1e-4
+    )
+    narrow = recipes.get("airbench90")
+    for side, megaflops in ((16, 24.2), (24, 64.2), (32, 123.7)):
+        assert image_flops(narrow, side, 1)[1] == pytest.approx(1e6 * megaflops, rel=5e-3)
+    assert training_flops(narrow.replace(epochs=5.03), 50_000) == pytest.approx(17.6e12, rel=5e-3)
 
 
 @pytest.mark.parametrize("name, ranks", [("demo", 4), ("airbench94", 1)])

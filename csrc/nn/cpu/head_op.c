@@ -55,9 +55,9 @@ Status pass_head_evaluate(const Group *group, int op) {
     return STATUS_OK;
 }
 
-/* Adds one image's loss and hit; gradient = factor * (softmax - target). */
-static void cross_entropy(const float *logits, int classes, int64_t label, double smoothing, double factor,
-                          float *gradient, StepTotals *totals) {
+/* Adds one image's loss, which is the result, and hit; gradient = factor * (softmax - target). */
+static double cross_entropy(const float *logits, int classes, int64_t label, double smoothing, double factor,
+                            float *gradient, StepTotals *totals) {
     int best = 0;
     double sum = 0, expected = 0, share = smoothing / classes;
     for (int k = 1; k < classes; k++) {
@@ -72,9 +72,11 @@ static void cross_entropy(const float *logits, int classes, int64_t label, doubl
         double target = share + (k == label ? 1 - smoothing : 0);
         gradient[k] = (float)(factor * (exp((double)logits[k] - most) / sum - target));
     }
-    totals->loss += log(sum) - expected;
+    double loss = log(sum) - expected;
+    totals->loss += loss;
     totals->correct += best == label;
     totals->images++;
+    return loss;
 }
 
 Status pass_head_train(const Group *group, int op) {
@@ -97,8 +99,9 @@ Status pass_head_train(const Group *group, int op) {
     char *to = o->input_gradient < 0 ? NULL : group_tensor(group, o->input_gradient);
     for (int i = 0; i < group->count; i++, image += input->image_bytes) {
         compute_logits(group, op, image, &row, row.logits);
-        cross_entropy(row.logits, classes, group->job->labels[group->first + i], options->label_smoothing, factor,
-                      row.gradient, totals);
+        double loss = cross_entropy(row.logits, classes, group->job->labels[group->first + i], options->label_smoothing,
+                                    factor, row.gradient, totals);
+        if (options->losses != NULL) options->losses[group->first + i] = (float)loss;
         context->kernels->linear_backward(row.pooled, input->channels, weights, classes, (float)o->node.scale,
                                           row.gradient, row.pooled_gradient, partial);
         if (to == NULL) continue;

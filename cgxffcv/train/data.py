@@ -1,0 +1,138 @@
+"""Loaders for training and testing, as a recipe wants them."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
+from cgxffcv.errors import DataError
+from cgxffcv.loader import Loader, OrderOption
+from cgxffcv.recipes import Recipe
+from cgxffcv.transforms import (
+    AlternatingFlip,
+    Cutout,
+    NormalizeImage,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomTranslate,
+    ToTorchImage,
+)
+
+__all__ = [
+    "SIDE",
+    "augmentation",
+    "order_of",
+    "permutation_of",
+    "samples_of",
+    "test_loader",
+    "training_loader",
+    "whitening_images",
+]
+
+SIDE = 32  # of the images that the networks take
+IMAGE, LABEL = "image", "label"
+
+
+def augmentation(recipe: Recipe) -> list[Any]:
+    """The recipe's operations on uint8 images, in their order; the network normalises by itself."""
+    steps: list[Any] = []
+    flips = {"random": [RandomHorizontalFlip()], "alternating": [AlternatingFlip()], "none": []}
+    if recipe.translate > 0:
+        if recipe.padding == "reflect":
+            steps.append(RandomCrop(SIDE, padding=recipe.translate, fill="reflect"))
+        else:
+            steps.append(RandomTranslate(recipe.translate, fill=recipe.translate_fill))
+    # Shift, then mirror, with a reflected border; mirror, then shift, with a filled one: each family's own order.
+    steps = steps + flips[recipe.flip] if recipe.padding == "reflect" else flips[recipe.flip] + steps
+    if recipe.cutout > 0:
+        steps.append(Cutout(recipe.cutout, fill=recipe.cutout_fill))
+    return steps
+
+
+def _checked(loader: Loader) -> Loader:
+    """Refuses images of a wrong size, by the first one."""
+    numbers = loader.next_traversal_order()[:1] if loader.indices is None else loader.indices[:1]
+    try:
+        for image in loader.get_batch(numbers, evaluate=True)[0]:
+            if image.shape != (SIDE, SIDE, 3):
+                raise DataError(
+                    f"{loader.fname}: images of {image.shape[0]} x {image.shape[1]} pixels; the networks of this "
+                    f"version take {SIDE} x {SIDE}"
+                )
+    except BaseException:
+        loader.close()
+        raise
+    return loader
+
+
+def _pipelines(steps: list[Any]) -> dict[str, Any]:
+    return {IMAGE: [SimpleRGBImageDecoder(), *steps], LABEL: [IntDecoder()]}
+
+
+def training_loader(
+    path: str | PathLike[str],
+    recipe: Recipe,
+    batch: int,
+    seed: int,
+    workers: int,
+    rank: int,
+    ranks: int,
+    indices: np.ndarray | None = None,
+    order: Any = None,
+) -> Loader:
+    """Shuffled, augmented batches of this rank: uint8 images (batch, 32, 32, 3), int64 labels (batch, 1) and sample
+    numbers (batch,)."""
+    return Loader(
+        path, batch, num_workers=workers, order=OrderOption.RANDOM if order is None else order, seed=seed,
+        drop_last=True, rank=rank, world_size=ranks, pipelines=_pipelines(augmentation(recipe)), resident=True,
+        indices=indices, ids=True,
+    )  # fmt: skip
+
+
+def test_loader(
+    path: str | PathLike[str], batch: int, workers: int, rank: int, ranks: int, indices: np.ndarray | None = None
+) -> Loader:
+    """This rank's share of the test images in the file's order, each once; batches end with the sample numbers."""
+    loader = Loader(
+        path, batch, num_workers=workers, drop_last=False, rank=rank, world_size=ranks, pipelines=_pipelines([]),
+        seed=0, evaluate=True, ids=True, indices=indices,
+    )  # fmt: skip
+    return _checked(loader)
+
+
+def permutation_of(path: str | PathLike[str], seed: int, indices: np.ndarray | None) -> Loader:
+    """A loader of one rank, for the random orders that `training_loader` has by itself."""
+    loader = Loader(
+        path, 1, num_workers=1, order=OrderOption.RANDOM, seed=seed, rank=0, world_size=1, indices=indices,
+        pipelines={**_pipelines([]), LABEL: None},
+    )  # fmt: skip
+    return _checked(loader)
+
+
+def samples_of(loader: Loader) -> int:
+    """Samples in use, over all ranks."""
+    return loader.state_dict()["num_samples"]
+
+
+def order_of(loader: Loader, epoch: int) -> np.ndarray:
+    """The sample numbers of an epoch, for all ranks."""
+    loader.next_epoch = epoch
+    return loader.next_traversal_order()
+
+
+test_loader.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of its name
+
+
+def whitening_images(path: str | PathLike[str], recipe: Recipe, count: int, workers: int) -> np.ndarray:
+    """The first `count` training images, normalised, not augmented: float32 (count, 3, 32, 32)."""
+    normalise = [NormalizeImage(recipe.mean, recipe.std, np.float32), ToTorchImage(channels_last=False)]
+    pipelines = {IMAGE: [SimpleRGBImageDecoder(), *normalise], LABEL: None}
+    with Loader(
+        path, count, num_workers=workers, indices=np.arange(count), seed=0, pipelines=pipelines, evaluate=True, rank=0,
+        world_size=1,
+    ) as loader:  # fmt: skip
+        (images,) = next(iter(loader))
+        return np.array(images)

@@ -1,0 +1,25 @@
+"""The network of a recipe."""
+
+from __future__ import annotations
+
+from cgxffcv import nn
+from cgxffcv.recipes import Recipe
+
+__all__ = ["describe"]
+
+
+def describe(recipe: Recipe) -> nn.Description:
+    """What `nn.Network` is made from."""
+    keep = 1.0 - recipe.norm_momentum
+    if recipe.network == "resnet9":
+        return nn.resnet9(keep=keep)
+    return nn.airbench(
+        recipe.widths,
+        activation=recipe.activation,
+        stem_activation=recipe.activation,
+        deep_blocks=[depth == 3 for depth in recipe.depths],
+        keep=keep,
+        head_scale=recipe.head_scale,
+        head_init="unit" if recipe.head_init == "unit" else "uniform",
+        bias_init="uniform" if recipe.whiten_bias_random else "zero",
+    )

@@ -1,0 +1,493 @@
+/* _cgxffcv.Trainer: the training step and the test on NumPy batches. See cgxffcv.train.Trainer for the public face. */
+#include <math.h>
+#include <string.h>
+
+#include "python/array.h"
+#include "python/comm.h"
+#include "python/train.h"
+#include "python/trainer.h"
+
+#define MAX_VIEWS 16
+#define MAX_SPECIAL 64
+
+static void trainer_free(TrainerObject *self) {
+    trainer_destroy(self->trainer);
+    reducer_destroy(self->reducer);
+    self->trainer = NULL;
+    self->reducer = NULL;
+    if (self->comm_object != NULL) comm_object_give(self->comm_object);
+    self->model = NULL;
+    Py_CLEAR(self->comm_object);
+    Py_CLEAR(self->model_object);
+}
+
+int trainer_ready(const TrainerObject *self) {
+    if (self->trainer == NULL) {
+        PyErr_SetString(PyExc_ValueError, "this trainer is closed");
+        return -1;
+    }
+    if (self->model_object->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "this trainer is in use by another thread");
+        return -1;
+    }
+    return 0;
+}
+
+PyObject *trainer_raise(TrainerObject *self, Status status) {
+    return errors_raise(module_state_of_type(Py_TYPE(self)), status);
+}
+
+/* --- construction ----------------------------------------------------------------------------------------------- */
+
+static int parse_points(PyObject *sequence, Schedule *schedule) {
+    PyObject *fast = PySequence_Fast(sequence, "points must be a sequence");
+    if (fast == NULL) return -1;
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(fast);
+    int result = 0;
+    if (count > SCHEDULE_MAX_POINTS) {
+        PyErr_Format(PyExc_ValueError, "a schedule has at most %d points, not %zd", SCHEDULE_MAX_POINTS, count);
+        result = -1;
+    }
+    for (Py_ssize_t i = 0; i < count && result == 0; i++) {
+        SchedulePoint *point = &schedule->points[i];
+        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(fast, i), "dd;a point is (step, factor)", &point->step,
+                              &point->factor)) {
+            result = -1;
+        }
+    }
+    schedule->count = (int)count;
+    Py_DECREF(fast);
+    return result;
+}
+
+/* Each group: (rule, base, points, first step, end step, mask of kinds, first block, end block). */
+static int parse_groups(PyObject *sequence, TrainerConfig *config) {
+    OptimGroup rules[TRAIN_MAX_GROUPS];
+    PyObject *rule_list = PyList_New(0), *fast = PySequence_Fast(sequence, "groups must be a sequence");
+    int result = rule_list == NULL || fast == NULL ? -1 : 0;
+    for (Py_ssize_t i = 0; result == 0 && i < PySequence_Fast_GET_SIZE(fast); i++) {
+        PyObject *rule, *points;
+        TrainerGroup spare, *group = i < TRAINER_MAX_GROUPS ? &config->groups[i] : &spare;
+        long long first, end;
+        result = PyArg_ParseTuple(PySequence_Fast_GET_ITEM(fast, i), "OdOLLIii;a group is a tuple of 8", &rule,
+                                  &group->schedule.base, &points, &first, &end, &group->kinds, &group->first_block,
+                                  &group->end_block)
+                     ? PyList_Append(rule_list, rule)
+                     : -1;
+        if (result == 0) result = parse_points(points, &group->schedule);
+        group->schedule.first_step = first;
+        group->schedule.end_step = end;
+    }
+    if (result == 0) {
+        config->group_count = train_parse_groups(rule_list, rules);
+        if (config->group_count < 0) result = -1;
+    }
+    for (int i = 0; result == 0 && i < config->group_count; i++) config->groups[i].rule = rules[i];
+    Py_XDECREF(rule_list);
+    Py_XDECREF(fast);
+    return result;
+}
+
+/* Each phase: (first step, side, first block). */
+static int parse_phases(PyObject *sequence, TrainerConfig *config) {
+    PyObject *fast = PySequence_Fast(sequence, "phases must be a sequence");
+    if (fast == NULL) return -1;
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(fast);
+    int result = 0;
+    if (count > TRAINER_MAX_PHASES) {
+        PyErr_Format(PyExc_ValueError, "a training has at most %d phases, not %zd", TRAINER_MAX_PHASES, count);
+        result = -1;
+    }
+    for (Py_ssize_t i = 0; i < count && result == 0; i++) {
+        TrainerPhase *phase = &config->phases[i];
+        long long first;
+        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(fast, i), "Lii;a phase is a tuple of 3", &first, &phase->side,
+                              &phase->first_block)) {
+            result = -1;
+        }
+        phase->first_step = first;
+    }
+    config->phase_count = (int)count;
+    Py_DECREF(fast);
+    return result;
+}
+
+/* What reduces the gradients: (bits, bucket size, layer min size, algorithm, codec, stochastic, error feedback, seed,
+ * threads, ((layer name, bits, bucket size), ...)). */
+static int parse_reduction(PyObject *tuple, AllreduceOptions *options, ReducerLayer *layers, int *layer_count) {
+    long long bucket, minimum;
+    int algorithm, codec, stochastic, feedback;
+    unsigned long long seed;
+    PyObject *special;
+    *options = allreduce_defaults();
+    if (!PyArg_ParseTuple(tuple, "iLLiippKiO!;reduction is a tuple of 10", &options->bits, &bucket, &minimum,
+                          &algorithm, &codec, &stochastic, &feedback, &seed, &options->threads, &PyTuple_Type,
+                          &special)) {
+        return -1;
+    }
+    options->bucket_size = bucket;
+    options->layer_min_size = minimum;
+    options->algorithm = (AllreduceAlgorithm)algorithm;
+    options->codec = (QuantCodec)codec;
+    options->rounding = stochastic ? QUANT_STOCHASTIC : QUANT_NEAREST;
+    options->error_feedback = feedback != 0;
+    options->seed = seed;
+    *layer_count = (int)PyTuple_GET_SIZE(special);
+    if (*layer_count > MAX_SPECIAL) {
+        PyErr_Format(PyExc_ValueError, "at most %d layers may have bits of their own", MAX_SPECIAL);
+        return -1;
+    }
+    for (int i = 0; i < *layer_count; i++) {
+        long long own_bucket;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(special, i), "siL;a layer is (name, bits, bucket size)", &layers[i].name,
+                              &layers[i].bits, &own_bucket)) {
+            return -1;
+        }
+        layers[i].bucket_size = own_bucket;
+    }
+    return 0;
+}
+
+static int make_reducer(TrainerObject *self, PyObject *reduction, TrainerConfig *config) {
+    AllreduceOptions options;
+    ReducerLayer layers[MAX_SPECIAL];
+    int layer_count, first_blocks[TRAINER_MAX_PHASES];
+    ModuleState *state = module_state_of_type(Py_TYPE(self));
+    if (parse_reduction(reduction, &options, layers, &layer_count) < 0) return -1;
+    options.op = config->reduction == LOSS_SUM ? ALLREDUCE_SUM : ALLREDUCE_AVERAGE;
+    for (int i = 0; i < config->phase_count; i++) first_blocks[i] = config->phases[i].first_block;
+    Comm *comm = comm_object_take(state, self->comm_object, "comm");
+    if (comm == NULL) {
+        Py_CLEAR(self->comm_object);
+        return -1;
+    }
+    Status status = reducer_create(comm, self->model, &options, layers, layer_count, first_blocks, config->phase_count,
+                                   &self->reducer);
+    if (status != STATUS_OK) {
+        errors_raise(state, status);
+        return -1;
+    }
+    config->reduce = reducer_run;
+    config->reduce_context = self->reducer;
+    return 0;
+}
+
+static int trainer_fill(TrainerObject *self, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"model",           "groups",         "phases", "steps",           "side",     "batch",
+                            "test_batch",      "mean",           "std",    "label_smoothing", "loss_sum", "project",
+                            "lookahead_every", "lookahead_base", "comm",   "reduction",       NULL};
+    PyObject *model, *groups, *phases, *comm, *reduction;
+    TrainerConfig config = {0};
+    long long steps;
+    int loss_sum, project;
+    float *m = self->mean, *s = self->std;
+    ModuleState *state = module_state_of_type(Py_TYPE(self));
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOLiii(fff)(fff)dpiidOO", names, &model, &groups, &phases,
+                                     &steps, &config.side, &config.batch, &config.test_batch, &m[0], &m[1], &m[2],
+                                     &s[0], &s[1], &s[2], &config.label_smoothing, &loss_sum, &project,
+                                     &config.lookahead_every, &config.lookahead_base, &comm, &reduction)) {
+        return -1;
+    }
+    if (parse_groups(groups, &config) < 0 || parse_phases(phases, &config) < 0) return -1;
+    config.steps = steps;
+    config.reduction = loss_sum ? LOSS_SUM : LOSS_MEAN;
+    config.project = (ScheduleProject)project;
+    self->side = config.side;
+    ModelObject *taken = nn_take_model(state, model);
+    if (taken == NULL) return -1;
+    self->model_object = (ModelObject *)Py_NewRef(model);
+    self->model = taken->model;
+    const ModelDesc *desc = model_desc(self->model);
+    self->classes = desc->nodes[desc->count - 1].out_channels;
+    if (comm != Py_None) {
+        self->comm_object = Py_NewRef(comm);
+        if (make_reducer(self, reduction, &config) < 0) return -1;
+    }
+    Status status = trainer_create(&config, self->model, &self->trainer);
+    if (status == STATUS_OK) return 0;
+    errors_raise(state, status);
+    return -1;
+}
+
+static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    TrainerObject *self = (TrainerObject *)type->tp_alloc(type, 0);
+    if (self == NULL) return NULL;
+    if (trainer_fill(self, args, keywords) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static void trainer_dealloc(TrainerObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    trainer_free(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* --- batches ---------------------------------------------------------------------------------------------------- */
+
+/* Images as an argument: uint8 or float32, (N, H, W, 3) or (N, 3, H, W). */
+static int take_images(const TrainerObject *self, PyObject *object, ArrayView *view, Images *images) {
+    const unsigned types = 1u << ARRAY_U8 | 1u << ARRAY_F32;
+    if (array_acquire(object, "images", types, 4, false, view) < 0) return -1;
+    const int64_t *shape = view->shape;
+    bool nhwc = shape[3] == 3 && shape[1] == self->side && shape[2] == self->side;
+    bool nchw = shape[1] == 3 && shape[2] == self->side && shape[3] == self->side;
+    if (!nhwc && !nchw) {
+        PyErr_Format(PyExc_ValueError,
+                     "images must have the shape (N, %d, %d, 3) or (N, 3, %d, %d), not (%lld, %lld, %lld, %lld)",
+                     self->side, self->side, self->side, self->side, (long long)shape[0], (long long)shape[1],
+                     (long long)shape[2], (long long)shape[3]);
+        array_release(view);
+        return -1;
+    }
+    if (shape[0] > INT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "too many images at once");
+        array_release(view);
+        return -1;
+    }
+    *images = (Images){.data = view->data,
+                       .type = view->type == ARRAY_U8 ? IMAGE_U8 : IMAGE_F32,
+                       .layout = nhwc ? IMAGE_NHWC : IMAGE_NCHW};
+    memcpy(images->mean, self->mean, sizeof self->mean);
+    memcpy(images->std, self->std, sizeof self->std);
+    return 0;
+}
+
+static int take_labels(const TrainerObject *self, PyObject *object, int64_t count, ArrayView *view) {
+    if (array_acquire(object, "labels", 1u << ARRAY_I64, -1, false, view) < 0) return -1;
+    const int64_t *labels = view->data;
+    if (view->elems != count) {
+        PyErr_Format(PyExc_ValueError, "there are %lld images, but %lld labels", (long long)count,
+                     (long long)view->elems);
+        array_release(view);
+        return -1;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        if (labels[i] >= 0 && labels[i] < self->classes) continue;
+        PyErr_Format(PyExc_ValueError, "label %lld (image %lld of the batch) is not one of the %d classes 0..%d",
+                     (long long)labels[i], (long long)i, self->classes, self->classes - 1);
+        array_release(view);
+        return -1;
+    }
+    return 0;
+}
+
+static int take_losses(PyObject *object, int64_t count, ArrayView *view) {
+    if (array_acquire(object, "losses", 1u << ARRAY_F32, 1, true, view) < 0) return -1;
+    if (view->elems == count) return 0;
+    PyErr_Format(PyExc_ValueError, "there are %lld images, but room for %lld losses", (long long)count,
+                 (long long)view->elems);
+    array_release(view);
+    return -1;
+}
+
+static PyObject *step_result(TrainerObject *self, const TrainerStep *done) {
+    uint64_t wire = 0;
+    if (self->reducer != NULL) {
+        const TrainerPhase *phase = trainer_phase(self->trainer, done->step);
+        wire = reducer_wire_bytes(self->reducer, model_gradient_elems(self->model, phase->first_block));
+    }
+    return Py_BuildValue("LdLLNidK", (long long)done->step, done->loss, (long long)done->correct,
+                         (long long)done->images, PyBool_FromLong(done->skipped), done->side, done->reduce_seconds,
+                         (unsigned long long)wire);
+}
+
+static PyObject *trainer_step_method(TrainerObject *self, PyObject *args) {
+    PyObject *images_in, *labels_in, *losses = Py_None;
+    ArrayView images_view, labels_view, losses_view;
+    Images images;
+    TrainerStep done;
+    Status status;
+    if (!PyArg_ParseTuple(args, "OO|O", &images_in, &labels_in, &losses) || trainer_ready(self) < 0) return NULL;
+    if (take_images(self, images_in, &images_view, &images) < 0) return NULL;
+    if (take_labels(self, labels_in, images_view.shape[0], &labels_view) < 0) {
+        array_release(&images_view);
+        return NULL;
+    }
+    if (losses != Py_None && take_losses(losses, images_view.shape[0], &losses_view) < 0) {
+        array_release(&labels_view);
+        array_release(&images_view);
+        return NULL;
+    }
+    self->model_object->busy = true;
+    Py_BEGIN_ALLOW_THREADS;
+    status = trainer_step(self->trainer, &images, labels_view.data, (int)images_view.shape[0],
+                          losses == Py_None ? NULL : losses_view.data, &done);
+    Py_END_ALLOW_THREADS;
+    self->model_object->busy = false;
+    if (losses != Py_None) array_release(&losses_view);
+    array_release(&labels_view);
+    array_release(&images_view);
+    return status == STATUS_OK ? step_result(self, &done) : trainer_raise(self, status);
+}
+
+static int parse_views(PyObject *sequence, TrainerView views[MAX_VIEWS]) {
+    PyObject *fast = PySequence_Fast(sequence, "views must be a sequence");
+    if (fast == NULL) return -1;
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(fast);
+    if (count < 1 || count > MAX_VIEWS) {
+        PyErr_Format(PyExc_ValueError, "there must be 1 to %d views, not %zd", MAX_VIEWS, count);
+        count = -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        int mirror;
+        TrainerView *view = &views[i];
+        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(fast, i), "iipf;a view is (dy, dx, mirror, weight)", &view->dy,
+                              &view->dx, &mirror, &view->weight)) {
+            count = -1;
+        } else {
+            view->mirror = mirror != 0;
+        }
+    }
+    Py_DECREF(fast);
+    return (int)count;
+}
+
+static PyObject *trainer_evaluate_method(TrainerObject *self, PyObject *args) {
+    PyObject *images_in, *views_in, *out;
+    ArrayView view;
+    Images images;
+    TrainerView views[MAX_VIEWS];
+    Status status;
+    if (!PyArg_ParseTuple(args, "OO", &images_in, &views_in) || trainer_ready(self) < 0) return NULL;
+    int view_count = parse_views(views_in, views);
+    if (view_count < 0 || take_images(self, images_in, &view, &images) < 0) return NULL;
+    const int64_t shape[2] = {view.shape[0], self->classes};
+    out = array_new(ARRAY_F32, 2, shape);
+    if (out != NULL) {
+        float *logits = array_data(out);
+        self->model_object->busy = true;
+        Py_BEGIN_ALLOW_THREADS;
+        status = trainer_evaluate(self->trainer, &images, (int)shape[0], views, view_count, logits);
+        Py_END_ALLOW_THREADS;
+        self->model_object->busy = false;
+        if (status != STATUS_OK) {
+            Py_CLEAR(out);
+            trainer_raise(self, status);
+        }
+    }
+    array_release(&view);
+    return out;
+}
+
+/* --- questions ---------------------------------------------------------------------------------------------------- */
+
+static PyObject *trainer_hash_method(TrainerObject *self, PyObject *unused) {
+    (void)unused;
+    uint64_t hash;
+    if (trainer_ready(self) < 0) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    hash = trainer_hash(self->trainer);
+    Py_END_ALLOW_THREADS;
+    return PyLong_FromUnsignedLongLong(hash);
+}
+
+static PyObject *trainer_rate_method(TrainerObject *self, PyObject *args) {
+    int group;
+    long long step;
+    if (!PyArg_ParseTuple(args, "iL", &group, &step) || trainer_ready(self) < 0) return NULL;
+    OptimRate rate = trainer_rate(self->trainer, group, step);
+    return Py_BuildValue("fNN", (double)rate.rate, PyBool_FromLong(rate.active), PyBool_FromLong(rate.project));
+}
+
+static PyObject *trainer_flops_method(TrainerObject *self, PyObject *args) {
+    int side, first_block;
+    if (!PyArg_ParseTuple(args, "ii", &side, &first_block) || trainer_ready(self) < 0) return NULL;
+    return Py_BuildValue("ddd", trainer_flops_forward(self->model, side),
+                         trainer_flops_step(self->model, side, first_block), trainer_flops_optimizer(self->trainer));
+}
+
+static PyObject *trainer_explain_method(TrainerObject *self, PyObject *unused) {
+    (void)unused;
+    char text[8192];
+    if (trainer_ready(self) < 0) return NULL;
+    if (self->reducer == NULL) return PyUnicode_FromString("one rank: gradients are not exchanged");
+    allreduce_explain(reducer_plan(self->reducer), text, sizeof text);
+    return PyUnicode_FromString(text);
+}
+
+static PyObject *trainer_wire_method(TrainerObject *self, PyObject *argument) {
+    long first_block = PyLong_AsLong(argument);
+    if ((first_block == -1 && PyErr_Occurred()) || trainer_ready(self) < 0) return NULL;
+    if (self->reducer == NULL) return Py_BuildValue("ii", 0, 0);
+    size_t elems = model_gradient_elems(self->model, (int)first_block);
+    return Py_BuildValue("KK", (unsigned long long)reducer_wire_bytes(self->reducer, elems),
+                         (unsigned long long)reducer_plain_bytes(self->reducer, elems));
+}
+
+static PyObject *trainer_close_method(TrainerObject *self, PyObject *unused) {
+    (void)unused;
+    if (self->trainer != NULL && trainer_ready(self) < 0) return NULL;
+    trainer_free(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *get_step(TrainerObject *self, void *unused) {
+    (void)unused;
+    return trainer_ready(self) < 0 ? NULL : PyLong_FromLongLong(trainer_steps_done(self->trainer));
+}
+
+static int set_step(TrainerObject *self, PyObject *value, void *unused) {
+    (void)unused;
+    long long step = value == NULL ? -1 : PyLong_AsLongLong(value);
+    if ((step == -1 && PyErr_Occurred()) || trainer_ready(self) < 0) return -1;
+    Status status = trainer_set_step(self->trainer, step);
+    if (status == STATUS_OK) return 0;
+    trainer_raise(self, status);
+    return -1;
+}
+
+static PyMethodDef trainer_methods[] = {
+    {"step", (PyCFunction)trainer_step_method, METH_VARARGS,
+     "step(images, labels, losses=None)\n--\n\nOne training step. Images uint8 or normalised float32, (N, H, W, 3) or "
+     "(N, 3, H, W); labels int64; losses float32 (N,) gets each image's smoothed cross entropy. Gives (step, loss sum, correct, images, skipped, side, reduce seconds, wire bytes)."},
+    {"evaluate", (PyCFunction)trainer_evaluate_method, METH_VARARGS,
+     "evaluate(images, views)\n--\n\nThe weighted sum of the logits of the views (dy, dx, mirror, weight): float32 "
+     "(N, classes)."},
+    {"read", (PyCFunction)trainer_read, METH_O,
+     "read(name)\n--\n\nA copy of a buffer, float32: parameters, statistics, momentum, slow_parameters, "
+     "slow_statistics, residual; None if this training has no such buffer."},
+    {"write", (PyCFunction)trainer_write, METH_VARARGS,
+     "write(name, array)\n--\n\nFills a buffer; the array has its size."},
+    {"layers", (PyCFunction)trainer_layers, METH_NOARGS,
+     "layers()\n--\n\nEach layer as (name, kind, block, trained, shape, offset in the parameters)."},
+    {"norms", (PyCFunction)trainer_norms, METH_NOARGS,
+     "norms()\n--\n\nEach norm as (name, channels, offset of the means, of the variances in the statistics)."},
+    {"hash", (PyCFunction)trainer_hash_method, METH_NOARGS, "hash()\n--\n\nXXH64 of parameters and momenta."},
+    {"rate", (PyCFunction)trainer_rate_method, METH_VARARGS,
+     "rate(group, step)\n--\n\n(rate, active, project) of a group in a step."},
+    {"flops", (PyCFunction)trainer_flops_method, METH_VARARGS,
+     "flops(side, first_block)\n--\n\nOperations of an image forward, of an image forward and backward, and of one "
+     "optimizer step's matrix products."},
+    {"wire", (PyCFunction)trainer_wire_method, METH_O,
+     "wire(first_block)\n--\n\nBytes that this rank sends in a step, and what they would be uncompressed."},
+    {"explain", (PyCFunction)trainer_explain_method, METH_NOARGS, "explain()\n--\n\nHow gradients are exchanged."},
+    {"close", (PyCFunction)trainer_close_method, METH_NOARGS, "close()\n--\n\nFrees everything."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef trainer_getset[] = {
+    {"steps_done", (getter)get_step, (setter)set_step, "Steps done; set by a resumed run.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot trainer_slots[] = {
+    {Py_tp_doc, "Trainer(model, groups, ...)\n--\n\nSee cgxffcv.train.Trainer."},
+    {Py_tp_new, trainer_new},
+    {Py_tp_dealloc, trainer_dealloc},
+    {Py_tp_methods, trainer_methods},
+    {Py_tp_getset, trainer_getset},
+    {0, NULL},
+};
+
+static PyType_Spec trainer_spec = {
+    .name = "_cgxffcv.Trainer",
+    .basicsize = sizeof(TrainerObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = trainer_slots,
+};
+
+int trainer_add(PyObject *module) { return module_add_type(module, &trainer_spec); }

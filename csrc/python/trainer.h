@@ -1,0 +1,32 @@
+/* What the files of the Trainer type share. */
+#ifndef CGXFFCV_PYTHON_TRAINER_H
+#define CGXFFCV_PYTHON_TRAINER_H
+
+#include "python/nn.h"
+#include "train/reducer.h"
+#include "train/trainer.h"
+
+typedef struct TrainerObject {
+    PyObject_HEAD
+    Trainer *trainer;          /* owned */
+    Reducer *reducer;          /* owned; NULL for one rank */
+    ModelObject *model_object; /* owned reference */
+    Model *model;              /* borrowed from model_object */
+    PyObject *comm_object;     /* owned reference, taken until close; NULL for one rank */
+    float mean[MODEL_MAX_IMAGE_CHANNELS], std[MODEL_MAX_IMAGE_CHANNELS];
+    int side, classes;
+} TrainerObject;
+
+/* 0 if the trainer can be used now; else -1 with an exception. */
+int trainer_ready(const TrainerObject *self);
+
+/* Raises the thread's error record; always NULL. */
+PyObject *trainer_raise(TrainerObject *self, Status status);
+
+/* trainer_state.c: the methods that read and write what a checkpoint keeps. */
+PyObject *trainer_read(TrainerObject *self, PyObject *name);
+PyObject *trainer_write(TrainerObject *self, PyObject *args);
+PyObject *trainer_layers(TrainerObject *self, PyObject *unused);
+PyObject *trainer_norms(TrainerObject *self, PyObject *unused);
+
+#endif

@@ -1,0 +1,154 @@
+/* Makes layer tables of the flat gradient buffer. The gaps between layers travel as layers of their own, unquantised,
+ * so that they stay zero. Owns its plans; the residual of error feedback moves along when another plan takes over. */
+#include "train/reducer.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+
+struct Reducer {
+    AllreducePlan *plans[REDUCER_MAX_PLANS]; /* owned */
+    int count, last;                         /* `last`: the plan that ran last */
+};
+
+static const ReducerLayer *find_layer(const ReducerLayer *layers, int count, const char *name) {
+    for (int i = 0; i < count; i++) {
+        if (strcmp(layers[i].name, name) == 0) return &layers[i];
+    }
+    return NULL;
+}
+
+static Status check_names(const Model *model, const ReducerLayer *special, int special_count) {
+    int count;
+    const Layer *layers = model_layers(model, &count);
+    for (int s = 0; s < special_count; s++) {
+        bool known = false;
+        for (int i = 0; i < count; i++)
+            known = known || (layers[i].trained && !strcmp(layers[i].name, special[s].name));
+        if (known) continue;
+        FAIL(STATUS_ARGUMENT,
+             "bits are given for layer \"%s\", which the network does not have; its first layer is "
+             "\"%s\"",
+             special[s].name, layers[0].name);
+    }
+    return STATUS_OK;
+}
+
+/* The layers that stand before `end`, and the gaps; the number of entries in `table`. */
+static int make_table(const Model *model, size_t end, const ReducerLayer *special, int special_count,
+                      AllreduceLayer *table) {
+    int count, entries = 0;
+    const Layer *layers = model_layers(model, &count);
+    size_t at = 0;
+    for (int i = 0; i < count && at < end; i++) {
+        const Layer *layer = &layers[i];
+        if (!layer->trained || layer->offset >= end) continue;
+        if (layer->offset > at) {
+            table[entries++] = (AllreduceLayer){
+                .name = "gap", .elems = (int64_t)(layer->offset - at), .dims = 1, .bits = ALLREDUCE_UNCOMPRESSED};
+        }
+        const ReducerLayer *own = find_layer(special, special_count, layer->name);
+        table[entries++] = (AllreduceLayer){.name = layer->name,
+                                            .elems = (int64_t)layer->elems,
+                                            .dims = layer->ndim,
+                                            .bits = own == NULL ? 0 : own->bits,
+                                            .bucket_size = own == NULL ? 0 : own->bucket_size};
+        at = layer->offset + layer->elems;
+    }
+    if (at < end) {
+        table[entries++] =
+            (AllreduceLayer){.name = "gap", .elems = (int64_t)(end - at), .dims = 1, .bits = ALLREDUCE_UNCOMPRESSED};
+    }
+    return entries;
+}
+
+static bool has_plan(const Reducer *reducer, size_t elems) {
+    for (int i = 0; i < reducer->count; i++) {
+        if ((size_t)allreduce_elems(reducer->plans[i]) == elems) return true;
+    }
+    return false;
+}
+
+Status reducer_create(Comm *comm, const Model *model, const AllreduceOptions *options, const ReducerLayer *layers,
+                      int layer_count, const int *first_blocks, int count, Reducer **out) {
+    Status status = STATUS_OK;
+    Reducer *reducer = NULL;
+    AllreduceLayer *table = NULL;
+    int model_layer_count;
+    (void)model_layers(model, &model_layer_count);
+    if (count < 1 || count > REDUCER_MAX_PLANS) {
+        FAIL(STATUS_ARGUMENT, "there must be 1 to %d sets of trained blocks, not %d", REDUCER_MAX_PLANS, count);
+    }
+    TRY(check_names(model, layers, layer_count));
+    TRY_GOTO(memory_calloc(1, sizeof *reducer, &reducer));
+    TRY_GOTO(memory_calloc(2 * (size_t)model_layer_count + 1, sizeof *table, &table));
+    for (int i = 0; i < count; i++) {
+        size_t elems = model_gradient_elems(model, first_blocks[i]);
+        if (has_plan(reducer, elems)) continue;
+        int entries = make_table(model, elems, layers, layer_count, table);
+        TRY_GOTO(allreduce_plan_create(comm, table, entries, options, &reducer->plans[reducer->count]));
+        reducer->count++;
+    }
+    *out = reducer;
+    reducer = NULL;
+done:
+    memory_free(table);
+    reducer_destroy(reducer);
+    return status;
+}
+
+void reducer_destroy(Reducer *reducer) {
+    if (reducer == NULL) return;
+    for (int i = 0; i < reducer->count; i++) allreduce_plan_destroy(reducer->plans[i]);
+    memory_free(reducer);
+}
+
+/* The index of the plan for so many elements, or -1. */
+static int plan_for(const Reducer *reducer, size_t elems) {
+    for (int i = 0; i < reducer->count; i++) {
+        if ((size_t)allreduce_elems(reducer->plans[i]) == elems) return i;
+    }
+    return -1;
+}
+
+static void move_residual(Reducer *reducer, int to) {
+    float *old = allreduce_residual(reducer->plans[reducer->last]), *new = allreduce_residual(reducer->plans[to]);
+    int64_t a = allreduce_elems(reducer->plans[reducer->last]), b = allreduce_elems(reducer->plans[to]);
+    if (old != NULL && new != NULL && to != reducer->last) memcpy(new, old, (size_t)(a < b ? a : b) * sizeof *new);
+}
+
+Status reducer_run(void *context, int64_t step, float *gradients, size_t elems) {
+    Reducer *reducer = context;
+    int plan = plan_for(reducer, elems);
+    if (plan < 0) FAIL(STATUS_ARGUMENT, "no plan was made for %zu gradient elements", elems);
+    move_residual(reducer, plan);
+    reducer->last = plan;
+    allreduce_set_call(reducer->plans[plan], (uint32_t)step);
+    return allreduce_run(reducer->plans[plan], gradients);
+}
+
+uint64_t reducer_wire_bytes(const Reducer *reducer, size_t elems) {
+    int plan = plan_for(reducer, elems);
+    return plan < 0 ? 0 : allreduce_wire_bytes(reducer->plans[plan]);
+}
+
+uint64_t reducer_plain_bytes(const Reducer *reducer, size_t elems) {
+    int plan = plan_for(reducer, elems);
+    return plan < 0 ? 0 : allreduce_plain_bytes(reducer->plans[plan]);
+}
+
+const AllreducePlan *reducer_plan(const Reducer *reducer) { return reducer->plans[0]; }
+
+float *reducer_residual(Reducer *reducer, size_t *elems) {
+    *elems = (size_t)allreduce_elems(reducer->plans[reducer->last]);
+    return allreduce_residual(reducer->plans[reducer->last]);
+}
+
+Status reducer_restore(Reducer *reducer, const float *residual, size_t elems) {
+    int plan = plan_for(reducer, elems);
+    float *to = plan < 0 ? NULL : allreduce_residual(reducer->plans[plan]);
+    if (to == NULL) FAIL(STATUS_ARGUMENT, "this training keeps no residual of %zu elements", elems);
+    memcpy(to, residual, elems * sizeof *to);
+    reducer->last = plan;
+    return STATUS_OK;
+}

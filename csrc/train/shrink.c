@@ -1,0 +1,135 @@
+/* Resampling with separable filters, image by image in parallel: rows are summed first, then columns. Owns its scratch
+ * memory during a call. */
+#include "train/shrink.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+#define CHANNELS 3
+
+/* Along one axis: output pixel o is the sum over its `taps` inputs from first[o] on. */
+typedef struct Filter {
+    int taps;
+    int *first;     /* owned */
+    float *weights; /* owned: `taps` for each output pixel */
+} Filter;
+
+typedef struct Shrink {
+    const Images *images; /* borrowed */
+    int64_t height, width, side;
+    float scale[CHANNELS], offset[CHANNELS]; /* output = mean * scale + offset */
+    float *lines;                            /* owned: one line of the input and one of sums for each thread */
+    Filter down, across;
+    float *to; /* borrowed */
+} Shrink;
+
+/* Line y of an image as floats, channels last. */
+static void read_line(const Shrink *s, int64_t image, int64_t y, float *line) {
+    int64_t width = s->width, plane = s->height * width;
+    bool nchw = s->images->layout == IMAGE_NCHW;
+    int64_t at = image * CHANNELS * plane + y * width * (nchw ? 1 : CHANNELS);
+    int64_t column = nchw ? 1 : CHANNELS, channel = nchw ? plane : 1;
+    for (int64_t x = 0; x < width; x++) {
+        for (int c = 0; c < CHANNELS; c++) {
+            int64_t place = at + x * column + c * channel;
+            line[x * CHANNELS + c] = s->images->type == IMAGE_U8 ? (float)((const uint8_t *)s->images->data)[place]
+                                                                 : ((const float *)s->images->data)[place];
+        }
+    }
+}
+
+static void shrink_line(const Shrink *s, const float *sums, float *to) {
+    const Filter *f = &s->across;
+    for (int64_t x = 0; x < s->side; x++, to += CHANNELS) {
+        float sum[CHANNELS] = {0};
+        const float *from = sums + f->first[x] * CHANNELS, *weights = f->weights + x * f->taps;
+        for (int i = 0; i < f->taps; i++) {
+            for (int c = 0; c < CHANNELS; c++) sum[c] += weights[i] * from[i * CHANNELS + c];
+        }
+        for (int c = 0; c < CHANNELS; c++) to[c] = sum[c] * s->scale[c] + s->offset[c];
+    }
+}
+
+static Status shrink_image(void *context, size_t item, int thread) {
+    const Shrink *s = context;
+    const Filter *f = &s->down;
+    int64_t elems = s->width * CHANNELS;
+    float *line = s->lines + 2 * thread * elems, *sums = line + elems;
+    for (int64_t y = 0; y < s->side; y++) {
+        memset(sums, 0, (size_t)elems * sizeof *sums);
+        for (int i = 0; i < f->taps; i++) {
+            float weight = f->weights[y * f->taps + i];
+            if (weight == 0) continue;
+            read_line(s, (int64_t)item, f->first[y] + i, line);
+            for (int64_t k = 0; k < elems; k++) sums[k] += weight * line[k];
+        }
+        shrink_line(s, sums, s->to + ((int64_t)item * s->side + y) * s->side * CHANNELS);
+    }
+    return STATUS_OK;
+}
+
+static double triangle(double distance, double ratio) {
+    double height = 1 - fabs(distance) / ratio;
+    return height > 0 ? height : 0;
+}
+
+/* The filter from `size` to `side` pixels: input i, centred at i + 1/2, has a weight in output o, centred at (o + 1/2)
+ * ratio, that falls linearly to 0 at the distance `ratio`. */
+static Status filter_create(int64_t size, int64_t side, Filter *f) {
+    double ratio = (double)size / (double)side;
+    int64_t taps = (int64_t)ceil(2 * ratio) + 1;
+    f->taps = (int)(taps < size ? taps : size);
+    TRY(memory_calloc((size_t)side, sizeof *f->first, &f->first));
+    TRY(memory_calloc((size_t)(side * f->taps), sizeof *f->weights, &f->weights));
+    for (int64_t o = 0; o < side; o++) {
+        double centre = ((double)o + 0.5) * ratio, total = 0;
+        int64_t first = (int64_t)floor(centre - ratio), last = size - f->taps;
+        first = first < 0 ? 0 : first > last ? last : first;
+        f->first[o] = (int)first;
+        for (int i = 0; i < f->taps; i++) total += triangle((double)(first + i) + 0.5 - centre, ratio);
+        for (int i = 0; i < f->taps; i++) {
+            f->weights[o * f->taps + i] = (float)(triangle((double)(first + i) + 0.5 - centre, ratio) / total);
+        }
+    }
+    return STATUS_OK;
+}
+
+static void filter_destroy(Filter *f) {
+    memory_free(f->first);
+    memory_free(f->weights);
+}
+
+static Status check(const Images *images, int64_t height, int64_t width, int64_t side) {
+    if (side < 1 || side > height || side > width) {
+        FAIL(STATUS_ARGUMENT, "cannot shrink images of %lld x %lld to %lld x %lld", (long long)height, (long long)width,
+             (long long)side, (long long)side);
+    }
+    if (images->type == IMAGE_BF16) FAIL(STATUS_ARGUMENT, "images to be shrunk must be uint8 or float32");
+    if (images->mirror || images->shift_y != 0 || images->shift_x != 0) {
+        FAIL(STATUS_ARGUMENT, "views of images cannot be shrunk");
+    }
+    return STATUS_OK;
+}
+
+Status shrink_images(const Images *images, int64_t count, int64_t height, int64_t width, int64_t side, Pool *pool,
+                     float *to) {
+    Status status = STATUS_OK;
+    Shrink s = {.images = images, .height = height, .width = width, .side = side, .to = to};
+    TRY(check(images, height, width, side));
+    for (int c = 0; c < CHANNELS; c++) {
+        bool bytes = images->type == IMAGE_U8;
+        s.scale[c] = bytes ? 1.0f / images->std[c] : 1.0f;
+        s.offset[c] = bytes ? -images->mean[c] / images->std[c] : 0.0f;
+    }
+    TRY_GOTO(filter_create(height, side, &s.down));
+    TRY_GOTO(filter_create(width, side, &s.across));
+    TRY_GOTO(memory_alloc((size_t)(2 * pool_threads(pool) * width * CHANNELS), sizeof(float), &s.lines));
+    TRY_GOTO(pool_run(pool, (size_t)count, shrink_image, &s));
+done:
+    memory_free(s.lines);
+    filter_destroy(&s.across);
+    filter_destroy(&s.down);
+    return status;
+}

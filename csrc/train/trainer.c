@@ -1,0 +1,346 @@
+/* The step and the test. Owns the plans (one for training at the current resolution, one for testing), the optimizer,
+ * the averages, and a copy of the running statistics from before the step, in case the step must be undone. */
+#include "train/trainer.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/memory.h"
+#include "train/shrink.h"
+
+struct Trainer {
+    TrainerConfig config;
+    Model *model; /* borrowed */
+    Optim *optim; /* owned */
+    Plan *plan;   /* owned: training at plan_side; made when a phase begins */
+    int plan_side;
+    Plan *test;         /* owned; made by the first trainer_evaluate */
+    float *shrunk;      /* owned: the batch at plan_side, if that is smaller than the images */
+    float *statistics;  /* owned: the running statistics before the step */
+    float *slow;        /* owned: averaged parameters, then statistics; NULL without averaging */
+    float *view_logits; /* owned: the logits of one view of test_batch images */
+    int64_t step;       /* steps done */
+};
+
+static Status check_phases(const TrainerConfig *config) {
+    if (config->phase_count < 1 || config->phase_count > TRAINER_MAX_PHASES || config->phases[0].first_step != 0) {
+        FAIL(STATUS_ARGUMENT, "a training has 1 to %d phases, the first from step 0 on", TRAINER_MAX_PHASES);
+    }
+    for (int i = 0; i < config->phase_count; i++) {
+        const TrainerPhase *p = &config->phases[i];
+        if (i > 0 && p->first_step < p[-1].first_step) {
+            FAIL(STATUS_ARGUMENT, "phase %d begins with step %lld, before phase %d", i, (long long)p->first_step,
+                 i - 1);
+        }
+        if (p->side < 1 || p->side > config->side) {
+            FAIL(STATUS_ARGUMENT, "phase %d: images of %d x %d pixels cannot be made from %d x %d", i, p->side, p->side,
+                 config->side, config->side);
+        }
+        for (int g = 0; g < config->group_count; g++) {
+            const TrainerGroup *group = &config->groups[g];
+            if (group->first_block < p->first_block && p->first_block < group->end_block) {
+                FAIL(STATUS_ARGUMENT, "group %d has blocks below and above block %d, where phase %d freezes", g,
+                     p->first_block, i);
+            }
+        }
+    }
+    return STATUS_OK;
+}
+
+static Status check(const TrainerConfig *config) {
+    if (config->group_count < 1 || config->group_count > TRAINER_MAX_GROUPS) {
+        FAIL(STATUS_ARGUMENT, "a trainer has 1 to %d groups, not %d", TRAINER_MAX_GROUPS, config->group_count);
+    }
+    if (config->steps < 1 || config->batch < 1 || config->test_batch < 1) {
+        FAIL(STATUS_ARGUMENT, "steps, batch and test batch must be at least 1, not %lld, %d and %d",
+             (long long)config->steps, config->batch, config->test_batch);
+    }
+    if (config->lookahead_every < 0 || !(config->lookahead_base >= 0 && config->lookahead_base <= 1)) {
+        FAIL(STATUS_ARGUMENT, "averaging every %d steps with base %g: expected 0 or more steps and a base in [0, 1]",
+             config->lookahead_every, config->lookahead_base);
+    }
+    for (int i = 0; i < config->group_count; i++) TRY(schedule_check(&config->groups[i].schedule));
+    return check_phases(config);
+}
+
+static Status find_group(const TrainerConfig *config, const Layer *layer, int *out) {
+    *out = -1;
+    for (int g = 0; g < config->group_count; g++) {
+        const TrainerGroup *group = &config->groups[g];
+        bool member = (group->kinds & (1u << layer->kind)) != 0 && layer->block >= group->first_block &&
+                      layer->block < group->end_block;
+        if (!member) continue;
+        if (*out >= 0) FAIL(STATUS_ARGUMENT, "layer %s belongs to the groups %d and %d", layer->name, *out, g);
+        *out = g;
+    }
+    if (*out < 0) FAIL(STATUS_ARGUMENT, "layer %s belongs to no group of the optimizer", layer->name);
+    return STATUS_OK;
+}
+
+/* The trained layers in the buffer's order, as the optimizer wants them. */
+static Status create_optimizer(Trainer *trainer) {
+    Status status = STATUS_OK;
+    OptimTensor *tensors = NULL;
+    OptimGroup groups[TRAINER_MAX_GROUPS];
+    int layer_count, count = 0;
+    const Layer *layers = model_layers(trainer->model, &layer_count);
+    TRY_GOTO(memory_calloc((size_t)layer_count + 1, sizeof *tensors, &tensors));
+    for (int i = 0; i < layer_count; i++) {
+        if (!layers[i].trained) continue;
+        OptimTensor *tensor = &tensors[count++];
+        TRY_GOTO(find_group(&trainer->config, &layers[i], &tensor->group));
+        tensor->value = model_parameter_data(trainer->model) + layers[i].offset;
+        tensor->gradient = model_gradient_data(trainer->model) + layers[i].offset;
+        tensor->rows = layers[i].shape[0];
+        tensor->columns = (int64_t)layers[i].elems / layers[i].shape[0];
+    }
+    for (int g = 0; g < trainer->config.group_count; g++) groups[g] = trainer->config.groups[g].rule;
+    TRY_GOTO(
+        optim_create(groups, trainer->config.group_count, tensors, count, model_pool(trainer->model), &trainer->optim));
+done:
+    memory_free(tensors);
+    return status;
+}
+
+static size_t slow_elems(const Trainer *trainer) {
+    return model_parameter_elems(trainer->model) + model_statistic_elems(trainer->model);
+}
+
+Status trainer_create(const TrainerConfig *config, Model *model, Trainer **out) {
+    Status status = STATUS_OK;
+    Trainer *trainer = NULL;
+    TRY(check(config));
+    TRY(memory_calloc(1, sizeof *trainer, &trainer));
+    trainer->config = *config;
+    trainer->model = model;
+    TRY_GOTO(create_optimizer(trainer));
+    TRY_GOTO(memory_calloc(model_statistic_elems(model) + 1, sizeof(float), &trainer->statistics));
+    if (config->lookahead_every > 0) TRY_GOTO(memory_calloc(slow_elems(trainer), sizeof(float), &trainer->slow));
+    *out = trainer;
+    trainer = NULL;
+done:
+    trainer_destroy(trainer);
+    return status;
+}
+
+void trainer_destroy(Trainer *trainer) {
+    if (trainer == NULL) return;
+    memory_free(trainer->view_logits);
+    memory_free(trainer->slow);
+    memory_free(trainer->statistics);
+    memory_free(trainer->shrunk);
+    plan_destroy(trainer->test);
+    plan_destroy(trainer->plan);
+    optim_destroy(trainer->optim);
+    memory_free(trainer);
+}
+
+const TrainerPhase *trainer_phase(const Trainer *trainer, int64_t step) {
+    int phase = 0;
+    while (phase + 1 < trainer->config.phase_count && trainer->config.phases[phase + 1].first_step <= step) phase++;
+    return &trainer->config.phases[phase];
+}
+
+OptimRate trainer_rate(const Trainer *trainer, int group, int64_t step) {
+    const TrainerGroup *g = &trainer->config.groups[group];
+    bool frozen = g->first_block < trainer_phase(trainer, step)->first_block;
+    return (OptimRate){
+        .rate = (float)schedule_rate(&g->schedule, step),
+        .active = !frozen && step >= g->schedule.first_step && step < g->schedule.end_step,
+        .project = schedule_projects(trainer->config.project, step, trainer->config.steps),
+    };
+}
+
+/* The plan of the phase, made anew when the resolution has changed. */
+static Status prepare_plan(Trainer *trainer, const TrainerPhase *phase) {
+    if (trainer->plan != NULL && trainer->plan_side == phase->side) return STATUS_OK;
+    plan_destroy(trainer->plan);
+    trainer->plan = NULL;
+    memory_free(trainer->shrunk);
+    trainer->shrunk = NULL;
+    if (phase->side < trainer->config.side) {
+        size_t pixels = (size_t)phase->side * (size_t)phase->side * 3;
+        TRY(memory_alloc((size_t)trainer->config.batch * pixels, sizeof(float), &trainer->shrunk));
+    }
+    PlanOptions options = {
+        .batch = trainer->config.batch, .height = phase->side, .width = phase->side, .training = true};
+    TRY(plan_create(trainer->model, &options, &trainer->plan));
+    trainer->plan_side = phase->side;
+    return STATUS_OK;
+}
+
+/* The first average is the state before the first step. */
+static void begin_averaging(Trainer *trainer) {
+    size_t parameters = model_parameter_elems(trainer->model), statistics = model_statistic_elems(trainer->model);
+    memcpy(trainer->slow, model_parameter_data(trainer->model), parameters * sizeof(float));
+    memcpy(trainer->slow + parameters, model_statistic_data(trainer->model), statistics * sizeof(float));
+}
+
+static void pull(float *restrict slow, float *restrict value, size_t elems, float keep) {
+    for (size_t i = 0; i < elems; i++) slow[i] = value[i] = keep * slow[i] + (1.0f - keep) * value[i];
+}
+
+/* After a step: trainer->step steps are done. */
+static void average(Trainer *trainer) {
+    const TrainerConfig *config = &trainer->config;
+    size_t parameters = model_parameter_elems(trainer->model), statistics = model_statistic_elems(trainer->model);
+    bool last = trainer->step == config->steps;
+    if (trainer->step % config->lookahead_every == 0) {
+        double share = (double)trainer->step / (double)config->steps;
+        float keep = (float)(config->lookahead_base * share * share * share);
+        pull(trainer->slow, model_parameter_data(trainer->model), parameters, keep);
+        pull(trainer->slow + parameters, model_statistic_data(trainer->model), statistics, keep);
+    } else if (last) {
+        pull(trainer->slow, model_parameter_data(trainer->model), parameters, 1.0f);
+        pull(trainer->slow + parameters, model_statistic_data(trainer->model), statistics, 1.0f);
+    }
+}
+
+/* Exchanges the gradients; a loss that is not finite here reaches all ranks as a gradient that is not. */
+static Status reduce(Trainer *trainer, const TrainerPhase *phase, TrainerStep *out) {
+    float *gradients = model_gradient_data(trainer->model);
+    if (!isfinite(out->loss)) gradients[0] = NAN;
+    if (trainer->config.reduce == NULL) return STATUS_OK;
+    double begin = clock_now_seconds();
+    TRY(trainer->config.reduce(trainer->config.reduce_context, trainer->step, gradients,
+                               model_gradient_elems(trainer->model, phase->first_block)));
+    out->reduce_seconds = clock_now_seconds() - begin;
+    return STATUS_OK;
+}
+
+static Status update(Trainer *trainer, TrainerStep *out) {
+    OptimRate rates[TRAINER_MAX_GROUPS];
+    bool finite;
+    for (int g = 0; g < trainer->config.group_count; g++) rates[g] = trainer_rate(trainer, g, trainer->step);
+    TRY(optim_gradients_finite(trainer->optim, rates, &finite));
+    out->skipped = !finite;
+    if (finite) TRY(optim_step(trainer->optim, rates));
+    return STATUS_OK;
+}
+
+static Status forward_backward(Trainer *trainer, const TrainerPhase *phase, const Images *images, const int64_t *labels,
+                               int count, float *losses, TrainerStep *out) {
+    Images seen = *images;
+    StepTotals totals;
+    StepOptions options = {.label_smoothing = trainer->config.label_smoothing,
+                           .reduction = trainer->config.reduction,
+                           .first_block = phase->first_block,
+                           .losses = losses};
+    if (trainer->shrunk != NULL) {
+        TRY(shrink_images(images, count, trainer->config.side, trainer->config.side, phase->side,
+                          model_pool(trainer->model), trainer->shrunk));
+        seen = (Images){.data = trainer->shrunk, .type = IMAGE_F32, .layout = IMAGE_NHWC};
+    }
+    TRY(plan_step(trainer->plan, &seen, labels, count, &options));
+    TRY(plan_take_totals(trainer->plan, &totals));
+    out->loss = totals.loss;
+    out->correct = totals.correct;
+    out->images = totals.images;
+    return STATUS_OK;
+}
+
+Status trainer_step(Trainer *trainer, const Images *images, const int64_t *labels, int count, float *losses,
+                    TrainerStep *out) {
+    const TrainerPhase *phase = trainer_phase(trainer, trainer->step);
+    size_t statistics = model_statistic_elems(trainer->model) * sizeof(float);
+    if (trainer->step >= trainer->config.steps) {
+        FAIL(STATUS_ARGUMENT, "the training is over: all %lld steps are done", (long long)trainer->config.steps);
+    }
+    if (count < 1 || count > trainer->config.batch) {
+        FAIL(STATUS_ARGUMENT, "a step takes 1 to %d images, not %d", trainer->config.batch, count);
+    }
+    TRY(prepare_plan(trainer, phase));
+    if (trainer->slow != NULL && trainer->step == 0) begin_averaging(trainer);
+    *out = (TrainerStep){.step = trainer->step, .side = phase->side};
+    memcpy(trainer->statistics, model_statistic_data(trainer->model), statistics);
+    TRY(forward_backward(trainer, phase, images, labels, count, losses, out));
+    TRY(reduce(trainer, phase, out));
+    TRY(update(trainer, out));
+    if (out->skipped) memcpy(model_statistic_data(trainer->model), trainer->statistics, statistics);
+    trainer->step++;
+    if (trainer->slow != NULL) average(trainer);
+    return STATUS_OK;
+}
+
+static Status prepare_test(Trainer *trainer, size_t classes) {
+    if (trainer->test != NULL) return STATUS_OK;
+    PlanOptions options = {
+        .batch = trainer->config.test_batch, .height = trainer->config.side, .width = trainer->config.side};
+    memory_free(trainer->view_logits);
+    trainer->view_logits = NULL;
+    TRY(memory_alloc((size_t)trainer->config.test_batch * classes, sizeof(float), &trainer->view_logits));
+    return plan_create(trainer->model, &options, &trainer->test);
+}
+
+static size_t image_bytes(const Trainer *trainer, ImageType type) {
+    size_t pixels = (size_t)trainer->config.side * (size_t)trainer->config.side * 3;
+    return pixels * (type == IMAGE_U8 ? 1 : type == IMAGE_BF16 ? 2 : 4);
+}
+
+/* At most test_batch images from `first` on. */
+static Status evaluate_part(Trainer *trainer, const Images *images, int first, int count, const TrainerView *view,
+                            size_t classes, float *logits) {
+    Images seen = *images;
+    seen.data = (const uint8_t *)images->data + (size_t)first * image_bytes(trainer, images->type);
+    seen.mirror = view->mirror;
+    seen.shift_y = view->dy;
+    seen.shift_x = view->dx;
+    TRY(plan_evaluate(trainer->test, &seen, count, trainer->view_logits));
+    float *to = logits + (size_t)first * classes;
+    for (size_t i = 0; i < (size_t)count * classes; i++) to[i] += view->weight * trainer->view_logits[i];
+    return STATUS_OK;
+}
+
+Status trainer_evaluate(Trainer *trainer, const Images *images, int count, const TrainerView *views, int view_count,
+                        float *logits) {
+    const ModelDesc *desc = model_desc(trainer->model);
+    size_t classes = (size_t)desc->nodes[desc->count - 1].out_channels;
+    if (count < 0 || view_count < 1) {
+        FAIL(STATUS_ARGUMENT, "a test takes 0 or more images and at least one view, not %d and %d", count, view_count);
+    }
+    TRY(prepare_test(trainer, classes));
+    memset(logits, 0, (size_t)count * classes * sizeof *logits);
+    for (int first = 0; first < count; first += trainer->config.test_batch) {
+        int here = count - first < trainer->config.test_batch ? count - first : trainer->config.test_batch;
+        for (int v = 0; v < view_count; v++) {
+            TRY(evaluate_part(trainer, images, first, here, &views[v], classes, logits));
+        }
+    }
+    return STATUS_OK;
+}
+
+int64_t trainer_steps_done(const Trainer *trainer) { return trainer->step; }
+
+Status trainer_set_step(Trainer *trainer, int64_t step) {
+    if (step < 0 || step > trainer->config.steps) {
+        FAIL(STATUS_ARGUMENT, "step must be 0 to %lld, not %lld", (long long)trainer->config.steps, (long long)step);
+    }
+    trainer->step = step;
+    return STATUS_OK;
+}
+
+float *trainer_buffer(Trainer *trainer, TrainerBuffer which, size_t *elems) {
+    size_t parameters = model_parameter_elems(trainer->model);
+    if (which == TRAINER_MOMENTUM) {
+        int64_t momenta;
+        float *data = optim_momentum(trainer->optim, &momenta);
+        *elems = (size_t)momenta;
+        return data;
+    }
+    *elems = 0;
+    if (trainer->slow == NULL) return NULL;
+    *elems = which == TRAINER_SLOW_PARAMETERS ? parameters : model_statistic_elems(trainer->model);
+    return which == TRAINER_SLOW_PARAMETERS ? trainer->slow : trainer->slow + parameters;
+}
+
+uint64_t trainer_hash(Trainer *trainer) {
+    size_t momenta;
+    const float *momentum = trainer_buffer(trainer, TRAINER_MOMENTUM, &momenta);
+    uint64_t hash =
+        hash_bytes(model_parameter_data(trainer->model), model_parameter_elems(trainer->model) * sizeof(float), 0);
+    return hash_bytes(momentum, momenta * sizeof(float), hash);
+}
+
+double trainer_flops_optimizer(const Trainer *trainer) { return optim_step_flops(trainer->optim); }

@@ -1,0 +1,121 @@
+/* The training step: batch -> forward, backward -> gradients over all ranks -> optimizer; and the test.
+ *
+ *   model_create, model_initialise -> trainer_create -> trainer_step ... -> trainer_evaluate
+ *
+ * A trainer owns plans and optimizer; the model is borrowed. Everything that a resumed run needs besides the model's
+ * parameters and statistics stands in the buffers of trainer_buffer and in the step number. */
+#ifndef CGXFFCV_TRAIN_TRAINER_H
+#define CGXFFCV_TRAIN_TRAINER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "nn/model.h"
+#include "nn/optim.h"
+#include "train/schedule.h"
+
+#define TRAINER_MAX_GROUPS 16
+#define TRAINER_MAX_PHASES 8
+
+/* The layers of some kinds in blocks [first_block, end_block), and how they are trained. */
+typedef struct TrainerGroup {
+    OptimGroup rule;
+    Schedule schedule;
+    unsigned kinds; /* bits 1 << LayerKind */
+    int first_block, end_block;
+} TrainerGroup;
+
+/* From a step on: images of side x side pixels, the blocks below first_block frozen. */
+typedef struct TrainerPhase {
+    int64_t first_step;
+    int side;
+    int first_block;
+} TrainerPhase;
+
+/* Makes the gradients of all ranks into their sum or mean, in place, the same bytes on every rank. */
+typedef Status (*TrainerReduce)(void *context, int64_t step, float *gradients, size_t elems);
+
+typedef struct TrainerConfig {
+    TrainerGroup groups[TRAINER_MAX_GROUPS];
+    int group_count;
+    TrainerPhase phases[TRAINER_MAX_PHASES]; /* the first begins with step 0; in order */
+    int phase_count;
+    int64_t steps;
+    int side;       /* of the images that come in; phases may shrink them */
+    int batch;      /* the largest of trainer_step */
+    int test_batch; /* the largest of trainer_evaluate */
+    double label_smoothing;
+    LossReduction reduction;
+    ScheduleProject project;
+    /* Averaging: after each `lookahead_every` steps slow = d slow + (1 - d) p, p = slow, over parameters and running
+     * statistics, d = lookahead_base (steps done / steps)^3; after the last step p = slow. 0: none. */
+    int lookahead_every;
+    double lookahead_base;
+    TrainerReduce reduce; /* NULL: one rank */
+    void *reduce_context; /* borrowed until trainer_destroy */
+} TrainerConfig;
+
+typedef struct Trainer Trainer;
+
+/* Every trained layer must belong to exactly one group. The model is borrowed until trainer_destroy. */
+Status trainer_create(const TrainerConfig *config, Model *model, Trainer **out);
+/* NULL is fine. */
+void trainer_destroy(Trainer *trainer);
+
+typedef struct TrainerStep {
+    int64_t step; /* the number of this step */
+    double loss;  /* sum over this rank's images */
+    int64_t correct, images;
+    bool skipped; /* a loss or a gradient was not finite on some rank: nothing was updated */
+    int side;
+    double reduce_seconds; /* in the exchange of gradients */
+} TrainerStep;
+
+/* One step on this rank's images. The step number rises also when the update is left out. `losses` (NULL: not wanted)
+ * gets the smoothed cross entropy of each image. */
+Status trainer_step(Trainer *trainer, const Images *images, const int64_t *labels, int count, float *losses,
+                    TrainerStep *out);
+
+/* One view of the test images: pixel (y, x) comes from (y + dy, x + dx), reflected at the edges; then mirrored. */
+typedef struct TrainerView {
+    int dy, dx;
+    bool mirror;
+    float weight; /* of its logits */
+} TrainerView;
+
+/* The weighted sum of the views' logits, (count, classes); any count. */
+Status trainer_evaluate(Trainer *trainer, const Images *images, int count, const TrainerView *views, int view_count,
+                        float *logits);
+
+int64_t trainer_steps_done(const Trainer *trainer);
+/* For a resumed run, before the next step. */
+Status trainer_set_step(Trainer *trainer, int64_t step);
+
+/* What a step does to a group (rates are rounded to float32 once). */
+OptimRate trainer_rate(const Trainer *trainer, int group, int64_t step);
+const TrainerPhase *trainer_phase(const Trainer *trainer, int64_t step);
+
+typedef enum TrainerBuffer {
+    TRAINER_MOMENTUM,
+    TRAINER_SLOW_PARAMETERS, /* of the averaging; empty without it */
+    TRAINER_SLOW_STATISTICS,
+    TRAINER_BUFFERS
+} TrainerBuffer;
+
+/* Borrowed until trainer_destroy; readable and writable between steps. */
+float *trainer_buffer(Trainer *trainer, TrainerBuffer which, size_t *elems);
+
+/* XXH64 of parameters and momenta: equal on all ranks. */
+uint64_t trainer_hash(Trainer *trainer);
+
+/* Floating-point operations (a multiplication and an addition are two) of an image of side x side pixels, in the
+ * convolutions and the linear layer: forward, and forward and backward with the blocks below first_block frozen. */
+double trainer_flops_forward(const Model *model, int side);
+double trainer_flops_step(const Model *model, int side, int first_block);
+
+/* The same of one optimizer step's matrix products. */
+double trainer_flops_optimizer(const Trainer *trainer);
+
+#endif

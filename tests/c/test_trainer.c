@@ -1,0 +1,478 @@
+// sources: train/[fst]*.c nn/optim.c nn/muon.c nn/optim_gemm.c nn/whiten.c base/*.c
+/* The trainer over a network made for the test: two layers, whose gradients are the mean pixel of the batch. So every
+ * update can be worked out by hand. */
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "check.h"
+#include "nn/optim_gemm.h"
+#include "nn/whiten.h"
+#include "train/shrink.h"
+#include "train/trainer.h"
+
+/* Kernels of odd shapes in place of the vectorised ones, which need compiler flags of their own. */
+static void run_odd(int64_t depth, const float *a, const float *b, float *acc) {
+    for (int i = 0; i < 3; i++) {
+        for (int j = 0; j < 5; j++) {
+            float sum = 0;
+            for (int64_t k = 0; k < depth; k++) sum += a[k * 3 + i] * b[k * 5 + j];
+            acc[i * 5 + j] = sum;
+        }
+    }
+}
+
+const GemmKernel gemm_kernel_avx2 = {3, 5, run_odd, "odd"}, gemm_kernel_avx512 = {3, 5, run_odd, "odd"};
+
+/* --- the network ------------------------------------------------------------------------------------------------ */
+
+#define ELEMS 32 /* head 16, filters 16 */
+
+struct Model {
+    float parameters[ELEMS], gradients[ELEMS], statistics[2];
+    Pool *pool;
+};
+
+struct Plan {
+    Model *model;
+    int side;
+    StepTotals totals;
+};
+
+static const Layer layers[2] = {
+    {.name = "head.weight",
+     .kind = LAYER_LINEAR,
+     .node = 1,
+     .block = 1,
+     .trained = true,
+     .ndim = 2,
+     .shape = {2, 8},
+     .offset = 0,
+     .elems = 16},
+    {.name = "conv.weight",
+     .kind = LAYER_FILTERS,
+     .node = 0,
+     .block = 0,
+     .trained = true,
+     .ndim = 4,
+     .shape = {4, 1, 1, 4},
+     .offset = 16,
+     .elems = 16},
+};
+static const ModelDesc desc = {
+    .image_channels = 3,
+    .count = 2,
+    .nodes = {{.kind = NODE_CONV, .kernel = 3, .stride = 1, .padding = 1, .out_channels = 8},
+              {.kind = NODE_HEAD, .out_channels = 2}},
+};
+static int plans_made, plans_alive;
+
+const ModelDesc *model_desc(const Model *model) {
+    (void)model;
+    return &desc;
+}
+Pool *model_pool(const Model *model) { return model->pool; }
+const Layer *model_layers(const Model *model, int *count) {
+    (void)model;
+    *count = 2;
+    return layers;
+}
+float *model_parameter_data(Model *model) { return model->parameters; }
+float *model_gradient_data(Model *model) { return model->gradients; }
+float *model_statistic_data(Model *model) { return model->statistics; }
+size_t model_parameter_elems(const Model *model) {
+    (void)model;
+    return ELEMS;
+}
+size_t model_statistic_elems(const Model *model) {
+    (void)model;
+    return 2;
+}
+size_t model_gradient_elems(const Model *model, int first_block) {
+    (void)model;
+    return first_block == 0 ? ELEMS : 16;
+}
+
+Status plan_create(Model *model, const PlanOptions *options, Plan **out) {
+    TRY(memory_calloc(1, sizeof **out, out));
+    (*out)->model = model;
+    (*out)->side = options->height;
+    plans_made++;
+    plans_alive++;
+    return STATUS_OK;
+}
+
+void plan_destroy(Plan *plan) {
+    plans_alive -= plan != NULL;
+    memory_free(plan);
+}
+
+static float mean_pixel(const Images *images, int side, int count) {
+    double sum = 0;
+    for (int i = 0; i < count * side * side * 3; i++) sum += (double)((const float *)images->data)[i];
+    return (float)(sum / (count * side * side * 3));
+}
+
+/* Gradients: the mean pixel, the second layer's only when its block is trained; statistics: + 1 and + the mean. */
+Status plan_step(Plan *plan, const Images *images, const int64_t *labels, int count, const StepOptions *options) {
+    float mean = mean_pixel(images, plan->side, count);
+    (void)labels;
+    for (int i = 0; i < (options->first_block == 0 ? ELEMS : 16); i++) plan->model->gradients[i] = mean;
+    plan->model->statistics[0] += 1;
+    plan->model->statistics[1] += mean;
+    plan->totals = (StepTotals){(double)mean * count, 1, count};
+    return STATUS_OK;
+}
+
+Status plan_take_totals(Plan *plan, StepTotals *out) {
+    *out = plan->totals;
+    return STATUS_OK;
+}
+
+/* Logits: the first pixel, and a number that names the view. */
+Status plan_evaluate(Plan *plan, const Images *images, int count, float *logits) {
+    for (int i = 0; i < count; i++) {
+        logits[2 * i] = ((const float *)images->data)[i * plan->side * plan->side * 3];
+        logits[2 * i + 1] = (float)(100 * images->mirror + 10 * images->shift_y + images->shift_x);
+    }
+    return STATUS_OK;
+}
+
+/* --- the tests -------------------------------------------------------------------------------------------------- */
+
+static TrainerConfig config_of(void) {
+    TrainerConfig config = {.group_count = 2,
+                            .phases = {{.first_step = 0, .side = 4, .first_block = 0}},
+                            .phase_count = 1,
+                            .steps = 10,
+                            .side = 4,
+                            .batch = 2,
+                            .test_batch = 2};
+    config.groups[0] = (TrainerGroup){.rule = {.rule = OPTIM_SGD},
+                                      .schedule = {.base = 0.5, .end_step = 10},
+                                      .kinds = 1u << LAYER_LINEAR,
+                                      .end_block = 9,
+                                      .first_block = 1};
+    config.groups[1] = config.groups[0];
+    config.groups[1].kinds = 1u << LAYER_FILTERS;
+    config.groups[1].first_block = 0;
+    config.groups[1].end_block = 1;
+    config.groups[1].schedule.base = 0.25;
+    return config;
+}
+
+static void begin(Model *model) {
+    *model = (Model){0};
+    CHECK_OK(pool_create(2, &model->pool));
+}
+
+static Status step_with(Trainer *trainer, float pixel, TrainerStep *out) {
+    float data[2 * 16 * 3];
+    const int64_t labels[2] = {0, 1};
+    for (int i = 0; i < 96; i++) data[i] = pixel;
+    Images images = {.data = data, .type = IMAGE_F32, .layout = IMAGE_NHWC};
+    return trainer_step(trainer, &images, labels, 2, NULL, out);
+}
+
+static void test_steps(void) {
+    Model model;
+    Trainer *trainer = NULL;
+    TrainerStep out;
+    TrainerConfig config = config_of();
+    begin(&model);
+    config.groups[1].schedule.end_step = 1;
+    CHECK_OK(trainer_create(&config, &model, &trainer));
+    CHECK_OK(step_with(trainer, 1.0f, &out));
+    CHECK(out.step == 0 && out.loss == 2.0 && out.images == 2 && out.correct == 1 && !out.skipped && out.side == 4);
+    CHECK(model.parameters[0] == -0.5f && model.parameters[16] == -0.25f);
+    CHECK_OK(step_with(trainer, 2.0f, &out));
+    CHECK(model.parameters[0] == -1.5f && model.parameters[16] == -0.25f);
+    CHECK(trainer_steps_done(trainer) == 2 && model.statistics[0] == 2);
+    for (int i = 2; i < 10; i++) CHECK_OK(step_with(trainer, 0.0f, &out));
+    CHECK(step_with(trainer, 0.0f, &out) == STATUS_ARGUMENT);
+    CHECK(strstr(error_record()->message, "training is over") != NULL);
+    trainer_destroy(trainer);
+    pool_destroy(model.pool);
+}
+
+static void test_skipping(void) {
+    Model model;
+    Trainer *trainer = NULL;
+    TrainerStep out;
+    TrainerConfig config = config_of();
+    begin(&model);
+    CHECK_OK(trainer_create(&config, &model, &trainer));
+    CHECK_OK(step_with(trainer, 1.0f, &out));
+    Model before = model;
+    const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; i < 3; i++) {
+        CHECK_OK(step_with(trainer, bad[i], &out));
+        CHECK(out.skipped && trainer_steps_done(trainer) == 2 + i);
+        CHECK(memcmp(before.parameters, model.parameters, sizeof model.parameters) == 0);
+        CHECK(memcmp(before.statistics, model.statistics, sizeof model.statistics) == 0);
+    }
+    CHECK_OK(step_with(trainer, 1.0f, &out));
+    CHECK(!out.skipped && model.parameters[0] == -1.0f);
+    trainer_destroy(trainer);
+    pool_destroy(model.pool);
+}
+
+/* Frozen blocks keep stale gradients: they must not count, even when they are not finite. */
+static void test_phases(void) {
+    Model model;
+    Trainer *trainer = NULL;
+    TrainerStep out;
+    TrainerConfig config = config_of();
+    begin(&model);
+    config.phase_count = 2;
+    config.phases[0] = (TrainerPhase){.first_step = 0, .side = 2, .first_block = 0};
+    config.phases[1] = (TrainerPhase){.first_step = 2, .side = 4, .first_block = 1};
+    plans_made = 0;
+    CHECK_OK(trainer_create(&config, &model, &trainer));
+    CHECK_OK(step_with(trainer, 1.0f, &out));
+    CHECK(out.side == 2);
+    CHECK_OK(step_with(trainer, NAN, &out));
+    CHECK(out.skipped && plans_made == 1);
+    CHECK_OK(step_with(trainer, 1.0f, &out));
+    CHECK(!out.skipped && out.side == 4 && plans_made == 2 && plans_alive == 1);
+    CHECK(model.parameters[0] == -1.0f && model.parameters[16] == -0.25f);
+    CHECK_OK(trainer_set_step(trainer, 1));
+    CHECK_OK(step_with(trainer, 1.0f, &out));
+    CHECK(out.side == 2 && model.parameters[16] == -0.5f);
+    trainer_destroy(trainer);
+    CHECK(plans_alive == 0);
+    pool_destroy(model.pool);
+}
+
+static Status reduce_twice(void *context, int64_t step, float *gradients, size_t elems) {
+    *(size_t *)context = elems;
+    CHECK(step == 0 || step == 1);
+    for (size_t i = 0; i < elems; i++) gradients[i] *= 2;
+    return STATUS_OK;
+}
+
+static Status reduce_fails(void *context, int64_t step, float *gradients, size_t elems) {
+    (void)context;
+    (void)step;
+    (void)gradients;
+    (void)elems;
+    FAIL(STATUS_PEER_LOST, "rank 1 died");
+}
+
+static void test_reduce(void) {
+    Model model;
+    Trainer *trainer = NULL;
+    TrainerStep out;
+    TrainerConfig config = config_of();
+    size_t elems = 0;
+    begin(&model);
+    config.reduce = reduce_twice;
+    config.reduce_context = &elems;
+    config.phase_count = 2;
+    config.phases[1] = (TrainerPhase){.first_step = 1, .side = 4, .first_block = 1};
+    CHECK_OK(trainer_create(&config, &model, &trainer));
+    CHECK_OK(step_with(trainer, 1.0f, &out));
+    CHECK(elems == ELEMS && model.parameters[0] == -1.0f && model.parameters[16] == -0.5f);
+    CHECK_OK(step_with(trainer, 1.0f, &out));
+    CHECK(elems == 16 && model.parameters[0] == -2.0f && model.parameters[16] == -0.5f);
+    trainer_destroy(trainer);
+    config.reduce = reduce_fails;
+    CHECK_OK(trainer_create(&config, &model, &trainer));
+    CHECK(step_with(trainer, 1.0f, &out) == STATUS_PEER_LOST);
+    CHECK(trainer_steps_done(trainer) == 0);
+    trainer_destroy(trainer);
+    pool_destroy(model.pool);
+}
+
+/* slow = d slow + (1 - d) p every 2 steps, d = 0.5 (k / 5)^3; after the last step p = slow. */
+static void test_averaging(void) {
+    Model model;
+    Trainer *trainer = NULL;
+    TrainerStep out;
+    TrainerConfig config = config_of();
+    begin(&model);
+    config.steps = 5;
+    config.lookahead_every = 2;
+    config.lookahead_base = 0.5;
+    CHECK_OK(trainer_create(&config, &model, &trainer));
+    double p = 0, slow = 0;
+    for (int k = 1; k <= 5; k++) {
+        CHECK_OK(step_with(trainer, 1.0f, &out));
+        p -= 0.5;
+        if (k % 2 == 0) {
+            double d = 0.5 * pow(k / 5.0, 3);
+            p = slow = d * slow + (1 - d) * p;
+        }
+        if (k == 5) p = slow;
+        CHECK(fabs((double)model.parameters[3] - p) < 1e-6);
+    }
+    CHECK(model.statistics[0] > 2 && model.statistics[0] < 4);
+    size_t elems;
+    CHECK(trainer_buffer(trainer, TRAINER_SLOW_PARAMETERS, &elems) != NULL && elems == ELEMS);
+    CHECK(trainer_buffer(trainer, TRAINER_SLOW_STATISTICS, &elems) != NULL && elems == 2);
+    trainer_destroy(trainer);
+    pool_destroy(model.pool);
+}
+
+static void test_views(void) {
+    Model model;
+    Trainer *trainer = NULL;
+    TrainerConfig config = config_of();
+    float data[5 * 48] = {0}, logits[10];
+    const TrainerView views[2] = {{1, 2, false, 0.5f}, {-1, 3, true, 0.25f}};
+    begin(&model);
+    for (int i = 0; i < 5; i++) data[i * 48] = (float)(i + 1);
+    Images images = {.data = data, .type = IMAGE_F32, .layout = IMAGE_NHWC};
+    CHECK_OK(trainer_create(&config, &model, &trainer));
+    CHECK_OK(trainer_evaluate(trainer, &images, 5, views, 2, logits));
+    for (int i = 0; i < 5; i++) {
+        CHECK(logits[2 * i] == 0.75f * (float)(i + 1));
+        CHECK(logits[2 * i + 1] == 0.5f * 12 + 0.25f * (100 - 10 + 3));
+    }
+    CHECK_OK(trainer_evaluate(trainer, &images, 0, views, 2, logits));
+    trainer_destroy(trainer);
+    pool_destroy(model.pool);
+}
+
+static void test_refusals(void) {
+    Model model;
+    Trainer *trainer = NULL;
+    TrainerStep out;
+    begin(&model);
+    TrainerConfig config = config_of();
+    config.group_count = 1;
+    CHECK(trainer_create(&config, &model, &trainer) == STATUS_ARGUMENT);
+    CHECK(strstr(error_record()->message, "conv.weight belongs to no group") != NULL);
+    config = config_of();
+    config.groups[1].kinds |= 1u << LAYER_LINEAR;
+    config.groups[1].end_block = 2;
+    CHECK(trainer_create(&config, &model, &trainer) == STATUS_ARGUMENT);
+    CHECK(strstr(error_record()->message, "belongs to the groups 0 and 1") != NULL);
+    config.phases[0].first_block = 1;
+    CHECK(trainer_create(&config, &model, &trainer) == STATUS_ARGUMENT);
+    CHECK(strstr(error_record()->message, "below and above block 1") != NULL);
+    config = config_of();
+    config.phases[0].side = 5;
+    CHECK(trainer_create(&config, &model, &trainer) == STATUS_ARGUMENT);
+    config = config_of();
+    config.groups[0].schedule = (Schedule){.base = 1, .points = {{5, 1}, {4, 1}}, .count = 2};
+    CHECK(trainer_create(&config, &model, &trainer) == STATUS_ARGUMENT);
+    config = config_of();
+    CHECK_OK(trainer_create(&config, &model, &trainer));
+    CHECK(trainer_set_step(trainer, 11) == STATUS_ARGUMENT);
+    Images images = {0};
+    CHECK(trainer_step(trainer, &images, NULL, 3, NULL, &out) == STATUS_ARGUMENT);
+    trainer_destroy(trainer);
+    pool_destroy(model.pool);
+}
+
+static void test_schedule(void) {
+    Schedule s = {.base = 2, .points = {{0, 0}, {4, 1}, {4, 0.5}, {8, 0.25}}, .count = 4};
+    CHECK_OK(schedule_check(&s));
+    const double expected[] = {0, 0.5, 1, 1.5, 1, 0.875, 0.75, 0.625, 0.5, 0.5};
+    for (int t = 0; t < 10; t++) CHECK(fabs(schedule_rate(&s, t) - expected[t]) < 1e-15);
+    /* k from 1, last from 0: project in step k iff k - last >= 2 + int(15 k / 243) */
+    int64_t last = 0;
+    for (int64_t k = 1; k <= 243; k++) {
+        int projects = k - last >= 2 + 15 * k / 243;
+        CHECK(schedule_projects(SCHEDULE_PROJECT_THINNING, k - 1, 243) == projects);
+        if (projects) last = k;
+    }
+    CHECK(schedule_projects(SCHEDULE_PROJECT_ALWAYS, 7, 9) && !schedule_projects(SCHEDULE_PROJECT_NEVER, 7, 9));
+}
+
+static void test_flops(void) {
+    Model model;
+    begin(&model);
+    double conv = 2.0 * 9 * 3 * 8 * 16, head = 2.0 * 8 * 2;
+    CHECK(trainer_flops_forward(&model, 4) == conv + head);
+    CHECK(trainer_flops_step(&model, 4, 0) == 2 * conv + 3 * head);
+    CHECK(trainer_flops_step(&model, 4, 1) == conv + 2 * head);
+    pool_destroy(model.pool);
+}
+
+static double triangle(int i, int o, double ratio) {
+    double height = 1 - fabs(i + 0.5 - (o + 0.5) * ratio) / ratio;
+    return height > 0 ? height : 0;
+}
+
+/* Against the definition, in double precision. */
+static void test_shrinking(void) {
+    uint8_t bytes[2 * 7 * 5 * 3];
+    float got[2 * 3 * 3 * 3];
+    Pool *pool = NULL;
+    CHECK_OK(pool_create(2, &pool));
+    for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)(i * 37 + i * i);
+    Images images = {.data = bytes, .mean = {10, 20, 30}, .std = {2, 3, 4}};
+    for (int layout = 0; layout < 2; layout++) {
+        images.layout = layout == 0 ? IMAGE_NHWC : IMAGE_NCHW;
+        CHECK_OK(shrink_images(&images, 2, 7, 5, 3, pool, got));
+        for (int o = 0; o < 2 * 27; o++) {
+            int n = o / 27, y = o / 9 % 3, x = o / 3 % 3, c = o % 3;
+            double sum = 0, total = 0;
+            for (int i = 0; i < 35; i++) {
+                double w = triangle(i / 5, y, 7 / 3.0) * triangle(i % 5, x, 5 / 3.0);
+                size_t at = layout == 0 ? (size_t)((n * 35 + i) * 3 + c) : (size_t)((n * 3 + c) * 35 + i);
+                sum += w * bytes[at];
+                total += w;
+            }
+            double want = (sum / total - (double)images.mean[c]) / (double)images.std[c];
+            CHECK(fabs((double)got[o] - want) < 2e-5 * 255);
+        }
+    }
+    CHECK_OK(shrink_images(&images, 2, 7, 5, 5, pool, (float[2 * 75]){0}));
+    CHECK(shrink_images(&images, 2, 7, 5, 6, pool, got) == STATUS_ARGUMENT);
+    images.mirror = true;
+    CHECK(shrink_images(&images, 2, 7, 5, 3, pool, got) == STATUS_ARGUMENT);
+    pool_destroy(pool);
+}
+
+static void test_eigen(void) {
+    double matrix[9] = {2, 1, 0, 1, 2, 0, 0, 0, 5}, values[3], vectors[9];
+    CHECK_OK(whiten_eigen(matrix, 3, values, vectors));
+    CHECK(fabs(values[0] - 5) < 1e-14 && fabs(values[1] - 3) < 1e-14 && fabs(values[2] - 1) < 1e-14);
+    CHECK(fabs(vectors[3] - sqrt(0.5)) < 1e-14 && fabs(vectors[4] - sqrt(0.5)) < 1e-14);
+    CHECK(whiten_eigen(matrix, 65, values, vectors) == STATUS_ARGUMENT);
+}
+
+static void test_muon(void) {
+    /* A matrix whose singular vectors are axes: Newton-Schulz acts on each singular value by itself. */
+    float w[12] = {0}, g[12] = {0};
+    Pool *pool = NULL;
+    Optim *optim = NULL;
+    OptimGroup group = {.rule = OPTIM_MUON, .iterations = 2, .a = 3.0f, .b = -3.2f, .c = 1.2f, .epsilon = 0};
+    for (int tall = 0; tall < 2; tall++) {
+        memset(w, 0, sizeof w);
+        memset(g, 0, sizeof g);
+        int rows = tall ? 4 : 3, columns = tall ? 3 : 4;
+        const double singular[3] = {2, 1, 0.5};
+        for (int i = 0; i < 3; i++) g[i * columns + i] = (float)singular[i];
+        OptimTensor tensor = {.value = w, .gradient = g, .rows = rows, .columns = columns};
+        CHECK_OK(pool_create(2, &pool));
+        CHECK_OK(optim_create(&group, 1, &tensor, 1, pool, &optim));
+        CHECK_OK(optim_step(optim, &(OptimRate){.rate = 1, .active = true}));
+        for (int i = 0; i < 12; i++) {
+            double x = i / columns == i % columns ? singular[i % columns] / sqrt(5.25) : 0;
+            for (int k = 0; k < 2; k++) x = 3 * x - 3.2 * x * x * x + 1.2 * pow(x, 5);
+            CHECK(fabs((double)w[i] + x) < 1e-6);
+        }
+        optim_destroy(optim);
+        pool_destroy(pool);
+    }
+}
+
+int main(void) {
+    test_schedule();
+    test_steps();
+    test_skipping();
+    test_phases();
+    test_reduce();
+    test_averaging();
+    test_views();
+    test_refusals();
+    test_flops();
+    test_shrinking();
+    test_eigen();
+    test_muon();
+    return check_result();
+}

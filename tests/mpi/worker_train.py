@@ -1,0 +1,122 @@
+"""The ranks of test_train.py: worker_train.py CASE OUT RECIPE.json TRAIN TEST COMPRESSION.json."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from cgxffcv import comm
+from cgxffcv.recipes import Recipe
+from cgxffcv.train import Trainer
+
+CASE, OUT = sys.argv[1], Path(sys.argv[2])
+RECIPE, TRAIN, TEST, COMPRESSION = sys.argv[3:]
+
+
+def join():
+    if "TEST_FD" in os.environ:
+        return comm.attach(*(int(os.environ[name]) for name in ("TEST_FD", "TEST_RANK", "TEST_SIZE")))
+    return comm.world()
+
+
+def put(name, value):
+    partial = OUT / f".{name}"
+    partial.write_text(json.dumps(value))
+    partial.rename(OUT / name)
+
+
+def make(world, **options):
+    options = {"threads": 1, "num_workers": 1, "precision": "float32", "test_batch": 20} | options
+    recipe = Recipe(**json.loads(RECIPE))
+    return Trainer(recipe, TRAIN, TEST, comm=world, compression=json.loads(COMPRESSION), **options)
+
+
+def finish(trainer, at=lambda report: None):
+    steps, epochs = [], []
+    while not trainer.finished:
+        for report in trainer.run_epoch():
+            steps.append(report)
+            at(report)
+        epochs.append(trainer.end_epoch())
+    return steps, epochs
+
+
+def train(world):
+    with make(world) as trainer:
+        steps, epochs = finish(trainer)
+        test = trainer.evaluate()
+        trainer.save(OUT / "final.safetensors")
+        return {
+            "hashes": [epoch.replica_hash for epoch in epochs], "images": [epoch.images for epoch in epochs],
+            "accuracy": test.accuracy, "tested": test.images, "correct": test.correct, "loss": test.loss,
+            "losses": [step.loss for step in steps], "wire": [step.wire_bytes for step in steps],
+            "skipped": [step.step for step in steps if step.skipped], "plain": trainer._core.wire(0)[1],
+            "explain": trainer.explain(),
+        }  # fmt: skip
+
+
+def resume(world):
+    """Stops in the middle of the second epoch, goes on with another trainer."""
+    with make(world) as trainer:
+        list(trainer.run_epoch())
+        trainer.end_epoch()
+        for report in trainer.run_epoch():
+            if report.step == trainer.steps_per_epoch:
+                break
+        trainer.save(OUT / "half.safetensors")
+    with make(world) as trainer:
+        trainer.resume(OUT / "half.safetensors")
+        finish(trainer)
+        test = trainer.evaluate()
+        trainer.save(OUT / "final.safetensors")
+        return {"accuracy": test.accuracy, "loss": test.loss}
+
+
+def poison(world):
+    """The last rank's images are not numbers in the third step."""
+    with make(world) as trainer:
+        core = trainer._core
+
+        class Poisoned:
+            def __getattr__(self, name):
+                return getattr(core, name)
+
+            def step(self, images, labels, losses):
+                if core.steps_done == 2 and world.rank == world.size - 1:
+                    images = np.full(images.shape, np.nan, np.float32)
+                return core.step(images, labels, losses)
+
+        trainer._core = Poisoned()
+        steps, epochs = finish(trainer)
+        return {
+            "skipped": [step.step for step in steps if step.skipped], "hashes": [e.replica_hash for e in epochs],
+            "reported": [epoch.skipped for epoch in epochs], "accuracy": trainer.evaluate().accuracy,
+        }  # fmt: skip
+
+
+def differ(world):
+    """One rank's parameters are changed behind the trainer's back."""
+    with make(world) as trainer:
+        list(trainer.run_epoch())
+        if world.rank == 1:
+            trainer.network.parameters[5] += 1e-3
+        try:
+            trainer.end_epoch()
+        except comm.CommError as error:
+            return {"error": str(error)}
+        return {"error": None}
+
+
+def unwritable(world):
+    with make(world) as trainer:
+        try:
+            trainer.save(OUT / "no" / "folder.safetensors")
+        except OSError as error:
+            return {"error": str(error)}
+        return {"error": None}
+
+
+with join() as world:
+    put(f"result.{world.rank}", globals()[CASE](world))

@@ -1,0 +1,292 @@
+"""Whole trainings on small data: learning, determinism, resuming, testing, refusals."""
+
+import _cgxffcv
+import numpy as np
+import pytest
+import small_data
+
+from cgxffcv import checkpoint, nn, recipes
+from cgxffcv.errors import DataError
+from cgxffcv.recipes import SIX, RecipeError
+from cgxffcv.train import Compression, Trainer, TrainingDiverged
+from cgxffcv.train.plan import training_flops
+from cgxffcv.train.test import least_confident
+
+pytestmark = pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN (see cgxffcv doctor)")
+
+MUON = recipes.get("airbench94").replace(
+    name="small", widths=(16, 16, 16), head_scale=1 / 16, batch_size=50, epochs=2, whiten_images=100, lr=0.1,
+    whiten_bias_epochs=1,
+)  # fmt: skip
+SMALL = {
+    "muon": MUON,
+    "savers": MUON.replace(
+        depths=(2, 3, 2), resolutions=((0, 16), (0.3, 24), (0.6, 32)), hardest=((0.4, 0.5),), epochs=3,
+        freeze_block1_share=0.2, activation="relu", whiten_bias_random=False, whiten_bias_epochs=0.5,
+    ),
+    "averaging": recipes.get("airbench93").replace(
+        name="small", widths=(16, 16, 16), batch_size=50, epochs=2.6, whiten_images=100, lr=250.0
+    ),
+    "sgd": recipes.get("ffcv").replace(name="small", batch_size=10, epochs=0.2, lr=0.05, lr_peak_epoch=0.1),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return small_data.make(tmp_path_factory.mktemp("data"))
+
+
+def trainer_of(files, name, **options):
+    return Trainer(SMALL[name], *files, **({"threads": 2, "precision": "float32", "num_workers": 2} | options))
+
+
+def finish(trainer):
+    """Trains to the end; the reports of all steps and epochs."""
+    steps, epochs = [], []
+    while not trainer.finished:
+        steps += list(trainer.run_epoch())
+        epochs.append(trainer.end_epoch())
+    return steps, epochs
+
+
+def same_state(a, b):
+    assert set(a) == set(b)
+    for name, value in a.items():
+        if isinstance(value, np.ndarray):
+            assert value.tobytes() == b[name].tobytes(), name
+        elif name != "sums":
+            assert value == b[name], name
+    for mine, theirs in zip(a["sums"], b["sums"], strict=True):
+        assert {k: v for k, v in mine.items() if k != "seconds"} == {k: v for k, v in theirs.items() if k != "seconds"}
+
+
+@pytest.mark.parametrize("name", ["muon", "savers", "averaging"])
+def test_it_learns_and_repeats_itself(files, name):
+    with trainer_of(files, name, seed=3) as trainer:
+        steps, epochs = finish(trainer)
+        test = trainer.evaluate()
+        state = trainer.state_dict()
+        assert trainer.best_accuracy == test.accuracy
+        assert (trainer.epoch, trainer.step) == (trainer.epochs, trainer.steps)
+    assert [s.step for s in steps] == list(range(len(steps)))
+    assert not any(s.skipped for s in steps)
+    assert np.mean([s.loss for s in steps[-3:]]) < 0.8 * np.mean([s.loss for s in steps[:2]])
+    assert test.images == 103 and test.correct == round(103 * test.accuracy) and test.accuracy > 0.5
+    assert epochs[-1].images == 50 * sum(s.epoch == steps[-1].epoch for s in steps)
+    with trainer_of(files, name, seed=3, threads=1, num_workers=1) as again:
+        assert finish(again)[1][-1].replica_hash == epochs[-1].replica_hash
+        assert again.evaluate()._replace(seconds=0) == test._replace(seconds=0)
+        same_state(state, again.state_dict())
+    with trainer_of(files, name, seed=4) as other:
+        assert finish(other)[1][-1].replica_hash != epochs[-1].replica_hash
+
+
+@pytest.mark.parametrize("name, stop", [("muon", 3), ("muon", 5), ("savers", 6), ("averaging", 7), ("sgd", 2)])
+def test_resuming_continues_bit_for_bit(files, tmp_path, name, stop):
+    path = tmp_path / "last.safetensors"
+    with trainer_of(files, name) as whole:
+        steps, _ = finish(whole)
+        whole_test = whole.evaluate()
+        expected = whole.state_dict()
+    with trainer_of(files, name) as first:
+        while first.step < stop:
+            for report in first.run_epoch():
+                if report.step == stop - 1:
+                    break
+        first.save(path)
+    with trainer_of(files, name) as second:
+        second.resume(path)
+        assert second.step == stop
+        rest, _ = finish(second)
+        assert [(s.step, s.loss, s.correct, s.resolution) for s in rest] == [
+            (s.step, s.loss, s.correct, s.resolution) for s in steps[stop:]
+        ]
+        assert second.evaluate()._replace(seconds=0) == whole_test._replace(seconds=0)
+        same_state(expected, second.state_dict())
+
+
+def test_a_checkpoint_holds_layers_by_name(files, tmp_path):
+    path = tmp_path / "a.safetensors"
+    with trainer_of(files, "muon") as trainer:
+        trainer.save(path, best=True)
+        state = checkpoint.load(path)
+        assert state["b1.conv1.weight"].shape == (16, 3, 3, 24)
+        np.testing.assert_array_equal(state["b1.conv1.weight"], trainer.network.parameter("b1.conv1.weight"))
+        assert (state["b2.norm1.running_variance"] == 1).all() and state["best"] is True
+        assert checkpoint.read_header(path)["recipe"]["widths"] == [16, 16, 16]
+
+
+def test_resuming_another_training_is_refused(files, tmp_path):
+    path = tmp_path / "a.safetensors"
+    with trainer_of(files, "muon", seed=1) as trainer:
+        trainer.save(path)
+        before = trainer.state_dict()
+        wrong = dict(before)
+        del wrong["b1.conv1.weight"]
+        with pytest.raises(checkpoint.CheckpointError, match="b1.conv1.weight is missing"):
+            trainer.load_state_dict(wrong)
+    with trainer_of(files, "muon", seed=2) as other:
+        with pytest.raises(checkpoint.CheckpointError, match="its seed is 1, this one's 2"):
+            other.resume(path)
+        with pytest.raises(FileNotFoundError):
+            other.resume(tmp_path / "none")
+    SMALL["changed"] = MUON.replace(lr=0.3)
+    match = "recipe field lr is 0.1, this one's 0.3"
+    with trainer_of(files, "changed", seed=1) as other, pytest.raises(checkpoint.CheckpointError, match=match):
+        other.resume(path)
+
+
+def test_divergence_is_reported_and_nothing_is_updated(files):
+    SMALL["wild"] = MUON.replace(bias_lr=1e38, head_lr=1e38, epochs=6)
+    with trainer_of(files, "wild") as trainer:
+        skipped = []
+        with pytest.raises(TrainingDiverged, match="not finite in 10 steps in a row"):
+            while not trainer.finished:
+                for report in trainer.run_epoch():
+                    skipped.append(report.skipped)
+        assert any(skipped)
+        state = trainer.state_dict()
+        assert all(np.isfinite(v).all() for n, v in state.items() if "running" in n)
+
+
+def whole_test(network, images, labels, recipe, share):
+    """The test by its definition, from the logits of single views (float64)."""
+    plan = network.plan(len(images), 32, training=False)
+    mean, std = np.array(recipe.mean), np.array(recipe.std)
+    single = []
+    for view in SIX:
+        padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        seen = padded[:, 1 + view.dy : 33 + view.dy, 1 + view.dx : 33 + view.dx]
+        seen = seen[:, :, ::-1] if view.mirror else seen
+        single.append(plan.evaluate(np.ascontiguousarray(((seen - mean) / std).astype(np.float32))).astype(np.float64))
+    plain = single[0]
+    mixed = sum(view.weight * logits for view, logits in zip(SIX, single, strict=True))
+    soft = np.exp(plain - plain.max(1, keepdims=True))
+    confidence = (soft / soft.sum(1, keepdims=True)).max(1)
+    chosen = np.argsort(confidence, kind="stable")[: round(share * len(images))]
+    logits = plain.copy()
+    logits[chosen] = mixed[chosen]
+    log_sum = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
+    return int((logits.argmax(1) == labels).sum()), float((log_sum - logits[np.arange(len(labels)), labels]).mean())
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25, 0.0])
+def test_the_test_is_what_its_definition_says(files, share):
+    SMALL["tested"] = MUON.replace(epochs=1, test_share=share)
+    images, labels = small_data.images_and_labels(103, 1)
+    with trainer_of(files, "tested", test_batch=40) as trainer:
+        finish(trainer)
+        report = trainer.evaluate()
+        correct, loss = whole_test(trainer.network, images, labels, SMALL["tested"], share)
+        assert (report.correct, report.images) == (correct, 103)
+        assert report.loss == pytest.approx(loss, rel=1e-4)
+        plain, _ = whole_test(trainer.network, images, labels, SMALL["tested"], 0.0)
+        assert trainer.evaluate(tta=False).correct == plain
+
+
+def test_least_confident():
+    ids, confidence = np.array([4, 9, 2, 7]), np.array([0.5, 0.2, 0.5, 0.9])
+    assert list(least_confident(confidence, ids, 3)) == [9, 2, 4]
+
+
+def test_whitening(files):
+    """The first layer's outputs on the whitening images have a second moment of about one."""
+    images, _ = small_data.images_and_labels(250)
+    with trainer_of(files, "muon") as trainer:
+        filters = trainer.network.parameter("whiten.weight").astype(np.float64)
+        assert filters.shape == (24, 2, 2, 3)
+        normal = ((images[:100] - np.array(MUON.mean)) / np.array(MUON.std)).astype(np.float32).astype(np.float64)
+        patches = np.lib.stride_tricks.sliding_window_view(normal, (2, 2), axis=(1, 2))  # n, y, x, c, ky, kx
+        patches = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 12)
+        out = patches @ filters.reshape(24, 12).T
+        moments = (out.T @ out / len(out))[:12, :12]
+        values = np.linalg.eigvalsh(patches.T @ patches / len(patches))[::-1]
+        np.testing.assert_allclose(moments, np.diag(values / (values + 5e-4)), atol=2e-5)
+        np.testing.assert_array_equal(filters[12:], -filters[:12])
+
+
+def test_operations_agree_with_the_plan(files):
+    for name in ("muon", "savers", "sgd"):
+        with trainer_of(files, name) as trainer:
+            assert trainer.total_flops()["train"] == pytest.approx(training_flops(SMALL[name], 250), rel=1e-12)
+            assert trainer.flops_per_image > 0
+
+
+def test_rates_reach_the_core(files):
+    with trainer_of(files, "muon") as trainer:
+        for g, group in enumerate(trainer.plan.groups):
+            steps, factors = zip(*group.points, strict=True)
+            for step in range(trainer.steps):
+                rate, active, project = trainer._core.rate(g, step)
+                assert rate == pytest.approx(group.base * np.interp(step, steps, factors), rel=1e-6, abs=1e-9)
+                assert active == (group.steps[0] <= step < group.steps[1]) and project
+
+
+def test_wrong_data(files, tmp_path):
+    images, labels = small_data.images_and_labels(60)
+    bad = labels.copy()
+    bad[17] = 10
+    path, match = (
+        small_data.write(tmp_path / "a.beton", images, bad),
+        r"label 10 \(image \d+ of the batch\) is not one of",
+    )
+    with Trainer(MUON.replace(batch_size=30), path, threads=1) as trainer, pytest.raises(ValueError, match=match):
+        finish(trainer)
+    small = small_data.write(tmp_path / "b.beton", np.ascontiguousarray(images[:, :28, :28]), labels)
+    with pytest.raises(DataError, match="images of 28 x 28"):
+        Trainer(MUON, small, threads=1)
+    with pytest.raises(RecipeError, match="the training set has only 60"):
+        Trainer(MUON.replace(batch_size=61), small_data.write(tmp_path / "c.beton", images, labels))
+    with pytest.raises(OSError, match=r"none\.beton"):
+        Trainer(MUON, tmp_path / "none.beton")
+
+
+def test_wrong_use(files):
+    with pytest.raises(ValueError, match="algorithm must be one of auto, oneshot"):
+        Compression(algorithm="best")
+    with Trainer(MUON.replace(epochs=0.2), files[0], threads=1) as trainer:
+        with pytest.raises(Exception, match="without a test file"):
+            trainer.evaluate()
+        finish(trainer)
+        with pytest.raises(Exception, match="training is over"):
+            next(trainer.run_epoch())
+    with pytest.raises(ValueError, match="closed"):
+        trainer.evaluate() if trainer._test else trainer._core.hash()
+
+
+def test_an_epoch_can_be_left_and_taken_up(files):
+    with trainer_of(files, "muon") as whole, trainer_of(files, "muon") as broken:
+        finish(whole)
+        for report in broken.run_epoch():
+            if report.step == 2:
+                break
+        assert broken.step == 3
+        finish(broken)
+        same_state(whole.state_dict(), broken.state_dict())
+
+
+def test_averaging_is_followed_step_by_step(files):
+    """slow = d slow + (1 - d) p after every fifth step, from a copy of the run without averaging between them."""
+    with trainer_of(files, "averaging") as trainer:
+        names = [layer.name for layer in trainer.network.layers if layer.trained]
+        assert trainer.plan.lookahead_every == 5
+        reports = trainer.run_epoch()
+        for _ in range(5):
+            next(reports)
+        after = trainer.state_dict()
+        for name in names:
+            np.testing.assert_array_equal(after[name], after[f"slow.{name}"])
+
+
+def test_bfloat16_learns_too(files):
+    with trainer_of(files, "muon", precision="bfloat16") as trainer:
+        assert trainer.precision == "bfloat16"
+        finish(trainer)
+        assert trainer.evaluate().accuracy > 0.5
+
+
+def test_networks_of_all_recipes_can_be_described():
+    from cgxffcv.train.network import describe
+
+    for recipe in recipes.RECIPES.values():
+        assert isinstance(describe(recipe), nn.Description)
