@@ -211,12 +211,12 @@ class AllreducePlan:
     comm: a `cgxffcv.comm.Comm`. layers: for each layer (name, shape), or a shape or a number of elements alone, in the
     order of the flat buffer. bits: 1..8, or 32 for none; bucket_size: elements that share a range; both also as a
     mapping from layer names or indices (and "default") to values. Layers of one dimension, and layers of fewer than
-    `layer_min_size` elements, are not quantised unless `bits` names them. dtype: any of DTYPES; what is neither float32,
-    float16 nor bfloat16 (taken as uint16), and every op but "sum" and "average", travels exactly. codec, rounding,
-    half_metadata, spikes: see QuantSpec. algorithm: one of ALGORITHMS; "auto" goes by costs that are measured once for
-    each communicator (collective). average: False gives the sum; `op` names any operation. error_feedback: what
-    quantisation lost is added at the next run. seed: of stochastic rounding, equal on all ranks. threads: that quantise.
-    timeout: seconds that a run may take; else the communicator's.
+    `layer_min_size` elements, are not quantised unless `bits` names them. dtype: any of DTYPES; what is neither
+    float32, float16 nor bfloat16 (taken as uint16), and every op but "sum" and "average", travels exactly. codec,
+    rounding, half_metadata, spikes: see QuantSpec. algorithm: one of ALGORITHMS; "auto" goes by costs that are measured
+    once for each communicator (collective). average: False gives the sum; `op` names any operation. error_feedback:
+    what quantisation lost is added at the next run. seed: of stochastic rounding, equal on all ranks. threads: that
+    quantise. timeout: seconds that a run may take; else the communicator's.
 
     After a run the buffers of all ranks are equal bit for bit. Raises ValueError naming the layer or the option.
     """

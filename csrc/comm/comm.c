@@ -211,6 +211,15 @@ bool comm_shares_memory(const Comm *comm, int rank) { return comm->shares[rank];
 
 size_t comm_slot_bytes(const Comm *comm) { return comm->segment.slot_bytes; }
 
+Status comm_mpi_allreduce(Comm *comm, float *data, int64_t elems) {
+    if (comm->world_net == NULL) FAIL(STATUS_NOT_BUILT, "MPI_Allreduce needs ranks that mpirun started");
+    if (comm->size != net_expected_size()) {
+        FAIL(STATUS_ARGUMENT, "MPI_Allreduce runs on all %d ranks of the job, not on %d", net_expected_size(),
+             comm->size);
+    }
+    return net_world_allreduce(comm->world_net, data, elems);
+}
+
 int comm_slots(const Comm *comm) { return comm->segment.slots; }
 
 void comm_segment(const Comm *comm, void **base, size_t *bytes) {

@@ -180,6 +180,10 @@ void comm_abort_all(const char *message);
 /* Whether it is broken; then *cause (borrowed until comm_destroy, NULL allowed) is the first cause. */
 bool comm_broken(Comm *comm, const ErrorRecord **cause);
 
+/* MPI_Allreduce itself, for comparison: the sum of float32 over all ranks, in place, on a communicator of all ranks of
+ * the job. Blocks without deadline or check. NOT_BUILT without MPI, ARGUMENT on another communicator. */
+Status comm_mpi_allreduce(Comm *comm, float *data, int64_t elems);
+
 /* Ends MPI if this library started it; at process exit, after the last comm_destroy. Does nothing after a failure,
  * when other ranks could not take part. */
 void comm_finalize(void);

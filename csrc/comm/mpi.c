@@ -562,6 +562,15 @@ done:
     return status;
 }
 
+Status net_world_allreduce(Net *world, float *data, int64_t elems) {
+    const int64_t most = INT64_C(1) << 30;
+    for (int64_t at = 0; at < elems; at += most) {
+        int count = (int)(elems - at < most ? elems - at : most);
+        TRY_MPI(MPI_Allreduce(MPI_IN_PLACE, data + at, count, MPI_FLOAT, MPI_SUM, world->mpi));
+    }
+    return STATUS_OK;
+}
+
 void net_finalize(bool after_failure) {
     if (initialised_here && !after_failure && !mpi_is_over()) MPI_Finalize();
 }

@@ -90,4 +90,9 @@ bool net_has_left(const Net *net, int rank) {
     return false;
 }
 
+Status net_world_allreduce(Net *world, float *data, int64_t elems) {
+    (void)world, (void)data, (void)elems;
+    return not_built();
+}
+
 void net_finalize(bool after_failure) { (void)after_failure; }

@@ -72,6 +72,9 @@ const AbortRecord *net_aborted(const Net *net);
 
 bool net_has_left(const Net *net, int rank);
 
+/* MPI_Allreduce itself: the sum of float32 over all ranks of the job, in place. Blocks without a deadline. */
+Status net_world_allreduce(Net *world, float *data, int64_t elems);
+
 /* Ends MPI if net_create_world began it and nothing failed; what is left of nets after that does nothing. */
 void net_finalize(bool after_failure);
 

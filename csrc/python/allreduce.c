@@ -338,11 +338,33 @@ static PyObject *check_replicas(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+static PyObject *mpi_allreduce(PyObject *module, PyObject *args) {
+    PyObject *comm_object, *array;
+    ArrayView view;
+    if (!PyArg_ParseTuple(args, "OO:mpi_allreduce", &comm_object, &array)) return NULL;
+    if (array_acquire(array, "array", 1u << ARRAY_F32, -1, true, &view) < 0) return NULL;
+    Comm *comm = take_comm(module, comm_object);
+    Status status = STATUS_OK;
+    if (comm != NULL) {
+        Py_BEGIN_ALLOW_THREADS;
+        status = comm_mpi_allreduce(comm, view.data, view.elems);
+        Py_END_ALLOW_THREADS;
+        comm_object_give(comm_object);
+    }
+    array_release(&view);
+    if (comm == NULL) return NULL;
+    if (status != STATUS_OK) return errors_raise(module_state(module), status);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
     {"allreduce_measure", measure, METH_O,
      "allreduce_measure(comm)\n--\n\n(the cost table as bytes, the same as a dict). Collective."},
     {"allreduce_check_replicas", check_replicas, METH_VARARGS,
      "allreduce_check_replicas(comm, array)\n--\n\nSee cgxffcv.allreduce.check_replicas."},
+    {"mpi_allreduce", mpi_allreduce, METH_VARARGS,
+     "mpi_allreduce(comm, array)\n--\n\nMPI_Allreduce itself, the rival in benchmarks: the sum of float32, in place, "
+     "over all\nranks of the job. Blocks without a deadline."},
     {NULL, NULL, 0, NULL},
 };
 
