@@ -137,7 +137,7 @@ def _receive(pipe: Connection, process: Any, begin: int, end: int) -> Any:
             process.join(STOP_SECONDS)
             code = process.exitcode
             how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-            raise RuntimeError(f"a worker process {how} while it made samples {begin} to {end - 1}"
+            raise RuntimeError(f"a worker process {how} before it had sent samples {begin} to {end - 1}"
                                " (out of memory? fewer workers, or worker_kind='thread', may help)")  # fmt: skip
 
 

@@ -112,7 +112,7 @@ static Status encode_fields(BetonEncoder *encoder, EncodeJob *job, size_t slot, 
 
 /* Whether the sample is to blame, rather than the machine or the build. */
 static bool is_bad_sample(Status status) {
-    return status == STATUS_ARGUMENT || status == STATUS_TYPE || status == STATUS_FORMAT || status == STATUS_IO;
+    return status == STATUS_ARGUMENT || status == STATUS_TYPE || status == STATUS_FORMAT;
 }
 
 /* Under the mutex. */
@@ -138,6 +138,7 @@ static Status note_failure(BetonEncoder *encoder, size_t slot) {
     if (index < encoder->first_failed) {
         encoder->first_failed = index;
         encoder->first_failure = *error_record();
+        encoder->first_failure.code = STATUS_FORMAT; /* whatever is wrong with a sample */
     }
     if (encoder->skip_bad) status = note_skip(encoder, index);
     pthread_mutex_unlock(&encoder->mutex);

@@ -1,0 +1,245 @@
+"""A writer that is killed, interrupted, or runs out of room: its file is absent or whole, and what was there stays."""
+
+import contextlib
+import errno
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cgxffcv import DatasetWriter, Reader, beton
+from cgxffcv.fields import BytesField, IntField
+
+ROOT = Path(__file__).resolve().parents[2]
+FIELDS = {"b": BytesField(), "n": IntField()}
+
+# Writes the file again and again, each time with another number in it.
+WRITER = """
+import sys
+import numpy as np
+from cgxffcv import DatasetWriter
+from cgxffcv.fields import BytesField, IntField
+
+class Samples:
+    def __init__(self, number):
+        self.number = number
+    def __len__(self):
+        return 400
+    def __getitem__(self, i):
+        return np.full(20000, (self.number + i) % 256, np.uint8), self.number
+
+path, kind, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
+print("ready", flush=True)
+number = 0
+while True:
+    number += 1
+    writer = DatasetWriter(path, {"b": BytesField(), "n": IntField()}, page_size=2 << 20, num_workers=workers,
+                           worker_kind=kind, checksums=True)
+    writer.from_indexed_dataset(Samples(number), chunksize=10)
+    print(number, flush=True)
+"""
+
+
+def start(*arguments):
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen([sys.executable, "-c", WRITER, *map(str, arguments)], stdout=subprocess.PIPE, text=True,
+                               stderr=subprocess.PIPE, env=environ, start_new_session=True)  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def check_whole(path, least):
+    """The file is absent (if none was finished), or whole and of one of the rounds."""
+    if not path.exists():
+        assert least == 0
+        return
+    report = beton.verify(path, num_workers=1)
+    assert report.ok and report.has_checksums and report.num_samples == 400, str(report)
+    with Reader(path) as reader:
+        numbers = set(reader.column("n").tolist())
+        assert len(numbers) == 1 and numbers.pop() >= least
+
+
+def finished(process):
+    return [int(line) for line in process.stdout.read().split()]
+
+
+def alive_in_session(session):
+    """Processes of the session that are not zombies."""
+    count = 0
+    for entry in Path("/proc").iterdir():
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split() if entry.name.isdigit() else None
+        except OSError:
+            continue
+        count += fields is not None and int(fields[3]) == session and fields[0] != "Z"
+    return count
+
+
+def wait_for_session(session, seconds=10):
+    deadline = time.monotonic() + seconds
+    while alive_in_session(session) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return alive_in_session(session)
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_killed_at_random_moments(tmp_path, kind):
+    rng = random.Random(1)
+    for _ in range(8):
+        path = tmp_path / "x.beton"
+        path.unlink(missing_ok=True)
+        process = start(path, kind, 2)
+        time.sleep(rng.uniform(0, 0.4))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        done = finished(process)
+        assert wait_for_session(process.pid) == 0, "workers outlive their parent"
+        check_whole(path, max(done, default=0))
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_interrupted_at_random_moments(tmp_path, kind):
+    rng = random.Random(2)
+    for _ in range(4):
+        path = tmp_path / "x.beton"
+        path.unlink(missing_ok=True)
+        process = start(path, kind, 2)
+        time.sleep(rng.uniform(0.05, 0.4))
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+        assert "KeyboardInterrupt" in errors and process.returncode != 0
+        assert wait_for_session(process.pid) == 0
+        check_whole(path, 0)
+        assert [p.name for p in tmp_path.iterdir() if p != path] == [], "a temporary file is left"
+
+
+def test_a_worker_killed_from_outside(tmp_path):
+    process = start(tmp_path / "x.beton", "process", 2)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        if children:
+            break
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(children[0]), signal.SIGKILL)
+    time.sleep(0.5)
+    if process.poll() is None:  # it had just ended its work: the next round is as good
+        os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode in (-signal.SIGTERM, 1)
+    if process.returncode == 1:
+        assert "was killed by signal 9" in errors
+    assert wait_for_session(process.pid) == 0
+
+
+def fill(path, megabytes, **options):
+    chunk = np.zeros(1 << 20, np.uint8)
+    DatasetWriter(path, FIELDS, page_size=2 << 20, **options).from_indexed_dataset(
+        [(chunk, i) for i in range(megabytes)]
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    if os.getuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)], capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    if done.returncode != 0:
+        pytest.skip(f"a small tmpfs cannot be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("thread", 1), ("process", 2)])
+def test_full_disk(small_disk, kind, workers):
+    path = small_disk / "x.beton"
+    fill(path, 3, num_workers=1)
+    before = path.read_bytes()
+    with pytest.raises(OSError) as caught:
+        fill(path, 30, num_workers=workers, worker_kind=kind)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(path)
+    assert path.read_bytes() == before and list(small_disk.iterdir()) == [path]
+    fill(path, 2, num_workers=1)
+    with Reader(path) as reader:
+        assert len(reader) == 2
+
+
+def test_disk_that_is_full_only_at_the_end(small_disk):
+    """All data fits, records and table do not."""
+    path = small_disk / "x.beton"
+    numbers = np.arange(3_000_000)
+    with pytest.raises(OSError) as caught:
+        DatasetWriter(path, {"n": IntField()}, num_workers=1).from_arrays(numbers)
+    assert caught.value.errno == errno.ENOSPC and list(small_disk.iterdir()) == []
+
+
+def test_file_size_limit(tmp_path):
+    """Works without root: the limit makes write() fail with EFBIG."""
+    script = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, resource.RLIM_INFINITY));" + (
+        "from tests.crash.test_crash_writer import fill, Path; fill(Path(sys.argv[1]), 20, num_workers=1)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "x.beton")], capture_output=True, text=True,
+                          cwd=ROOT, timeout=60, check=False)  # fmt: skip
+    assert done.returncode == 1 and f"[Errno {errno.EFBIG}]" in done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_of_file_descriptors(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    writer = DatasetWriter(tmp_path / "x.beton", FIELDS, num_workers=1)
+    held = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        while True:
+            try:
+                held.append(tempfile.TemporaryFile())  # noqa: SIM115
+            except OSError:
+                break
+        with pytest.raises(OSError) as caught:
+            writer.from_indexed_dataset([(b"x", 1)])
+        assert caught.value.errno == errno.EMFILE
+    finally:
+        for file in held:
+            file.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_stays_flat(tmp_path):
+    """Opening, reading, failing and closing many times leaves no descriptor, mapping or memory behind."""
+    fill(tmp_path / "x.beton", 3, num_workers=1)
+    bad = tmp_path / "bad.beton"
+    bad.write_bytes((tmp_path / "x.beton").read_bytes()[:-1])
+
+    def cycle(count):
+        for _ in range(count):
+            with Reader(tmp_path / "x.beton", view=True) as reader:
+                reader.value(1, "b")
+            with pytest.raises(ValueError):
+                Reader(bad)
+            with pytest.raises(ValueError):
+                DatasetWriter(tmp_path / "y.beton", FIELDS, num_workers=1).from_indexed_dataset([(5, 5)])
+
+    def state():
+        maps = Path("/proc/self/maps").read_text().count("\n")
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return len(os.listdir("/proc/self/fd")), maps, pages
+
+    cycle(50)
+    before = state()
+    cycle(300)
+    after = state()
+    assert after[0] == before[0] and after[1] <= before[1] + 5
+    assert (after[2] - before[2]) * os.sysconf("SC_PAGE_SIZE") < 4 << 20

@@ -1,0 +1,676 @@
+"""DatasetWriter's ways in, its policies and its refusals; custom fields; shards, folders, merging; Reader's manners."""
+
+import io
+import json
+import os
+import signal
+import tarfile
+import threading
+import time
+
+import _cgxffcv
+import beton_files as files
+import beton_model as model
+import numpy as np
+import pytest
+
+from cgxffcv import BetonError, DatasetWriter, Reader, beton
+from cgxffcv.fields import (
+    BytesField,
+    Field,
+    FloatField,
+    IntField,
+    JSONField,
+    NDArrayField,
+    RGBImageField,
+    TorchTensorField,
+)
+from cgxffcv.webshards import expand
+
+INT = {"n": IntField()}
+FIELDS = [("bytes", "b", None), ("int", "n", None), ("image", "img", None), ("json", "d", None)]
+
+
+class Samples:
+    """A data set of random samples that may misbehave at one index."""
+
+    def __init__(self, count, at=None, act=None):
+        self.samples = files.package_samples(FIELDS, files.random_samples(np.random.default_rng(0), FIELDS, count))
+        self.at, self.act = at, act
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        if index == self.at:
+            return self.act(self.samples[index])
+        return self.samples[index]
+
+
+def write(path, dataset, fields=None, **options):
+    chunksize = options.pop("chunksize", 7)
+    indices = options.pop("indices", None)
+    options.setdefault("page_size", 4096)
+    options.setdefault("allow_small_pages", True)
+    return DatasetWriter(path, fields or files.package_fields(FIELDS), **options).from_indexed_dataset(
+        dataset, indices=indices, chunksize=chunksize
+    )
+
+
+def clean(folder):
+    """Only the named files: no temporary ones."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+KINDS = [("thread", 1), ("thread", 2), ("process", 1), ("process", 2), ("process", 5)]
+
+
+@pytest.mark.parametrize(("kind", "workers"), KINDS)
+@pytest.mark.parametrize("chunksize", [1, 7, 1000])
+def test_workers_and_chunks_do_not_change_the_bytes(tmp_path, kind, workers, chunksize):
+    dataset = Samples(50)
+    wanted = model.write(FIELDS, files.random_samples(np.random.default_rng(0), FIELDS, 50), 4096)
+    report = write(tmp_path / "x.beton", dataset, num_workers=workers, worker_kind=kind, chunksize=chunksize)
+    assert (tmp_path / "x.beton").read_bytes() == wanted
+    assert report.num_samples == 50 and report.skipped == () and "50 samples" in str(report)
+    assert clean(tmp_path) == ["x.beton"]
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("thread", 1), ("process", 3)])
+def test_indices_choose_and_order(tmp_path, kind, workers):
+    samples = files.random_samples(np.random.default_rng(0), FIELDS, 50)
+    for indices in ([3, 1, 4, 1, 5], np.arange(49, -1, -1), np.array([], np.int64), [49] * 20):
+        write(tmp_path / "x.beton", Samples(50), num_workers=workers, worker_kind=kind, indices=indices, chunksize=2)
+        assert (tmp_path / "x.beton").read_bytes() == model.write(FIELDS, [samples[int(i)] for i in indices], 4096)
+
+
+def test_shuffling_is_a_permutation_drawn_from_the_seed(tmp_path):
+    def column(seed):
+        writer = DatasetWriter(tmp_path / "x.beton", INT, num_workers=1, seed=seed)
+        writer.from_indexed_dataset(range(500), shuffle_indices=True)
+        with Reader(tmp_path / "x.beton") as reader:
+            return reader.column("n").tolist()
+
+    first = column(1)
+    assert sorted(first) == list(range(500)) and first != list(range(500))
+    assert column(1) == first and column(2) != first
+
+
+def test_samples_may_be_dicts_or_bare_values(tmp_path):
+    fields = {"n": IntField(), "x": FloatField()}
+    DatasetWriter(tmp_path / "x.beton", fields, num_workers=1).from_indexed_dataset([{"x": 1.5, "n": 3}, [4, 2.5]])
+    with Reader(tmp_path / "x.beton") as reader:
+        assert list(reader) == [{"n": 3, "x": 1.5}, {"n": 4, "x": 2.5}]
+    DatasetWriter(tmp_path / "x.beton", {"d": JSONField()}, num_workers=1).from_indexed_dataset(
+        [[1, 2], {"d": 1}, (5,)]
+    )
+    with Reader(tmp_path / "x.beton") as reader:
+        assert [sample["d"] for sample in reader] == [[1, 2], {"d": 1}, 5]
+
+
+# ---- bad samples
+
+
+def explode(sample):
+    raise KeyError("gone")
+
+
+def too_short(sample):
+    return sample[:-1]
+
+
+def wrong_type(sample):
+    return (*sample[:1], "three", *sample[2:])
+
+
+BAD = [(explode, None, "KeyError: 'gone'", KeyError), (too_short, None, "3 values for 4 fields", ValueError),
+       (wrong_type, "n", "'three'", TypeError), (lambda s: 7, None, "tuple", TypeError),
+       (lambda s: (*s[:3], {1, 2}), "d", "not JSON serializable", TypeError)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("thread", 1), ("thread", 2), ("process", 2)])
+@pytest.mark.parametrize(("act", "field", "reason", "cause"), BAD)
+def test_a_bad_sample_stops_with_index_field_and_cause(tmp_path, kind, workers, act, field, reason, cause):
+    old = b"what was there before"
+    (tmp_path / "x.beton").write_bytes(old)
+    indices = [i for i in range(50) if i != 3] + [33]
+    with pytest.raises(BetonError) as caught:
+        write(tmp_path / "x.beton", Samples(50, 33, act), num_workers=workers, worker_kind=kind, indices=indices)
+    error = caught.value
+    assert (error.sample, error.field) == (33, field) and reason in error.reason, str(error)
+    assert isinstance(error.__cause__, cause)
+    assert (tmp_path / "x.beton").read_bytes() == old and clean(tmp_path) == ["x.beton"]
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("thread", 2), ("process", 2)])
+def test_bad_samples_can_be_left_out(tmp_path, kind, workers):
+    report = write(tmp_path / "x.beton", Samples(50, 33, wrong_type), num_workers=workers, worker_kind=kind,
+                   on_error="skip")  # fmt: skip
+    samples = files.random_samples(np.random.default_rng(0), FIELDS, 50)
+    assert (tmp_path / "x.beton").read_bytes() == model.write(FIELDS, samples[:33] + samples[34:], 4096)
+    assert [(skip.index, skip.field) for skip in report.skipped] == [(33, "n")] and "three" in report.skipped[0].reason
+    assert report.num_samples == 49 and "1 samples left out" in str(report)
+
+
+def test_the_first_of_several_bad_samples_is_told(tmp_path):
+    class Several(Samples):
+        def __getitem__(self, index):
+            return explode(None) if index in (10, 11, 40, 44) else super().__getitem__(index)
+
+    for kind, workers in KINDS:
+        with pytest.raises(BetonError) as caught:
+            write(tmp_path / "x.beton", Several(50), num_workers=workers, worker_kind=kind)
+        assert caught.value.sample == 10
+
+
+@pytest.mark.parametrize("error", [MemoryError, SystemExit, KeyboardInterrupt])
+def test_what_is_no_samples_fault_is_not_a_bad_sample(tmp_path, error):
+    def act(sample):
+        raise error("stop")
+
+    for kind, workers in (("thread", 1), ("process", 2)):
+        with pytest.raises(error):
+            write(tmp_path / "x.beton", Samples(50, 20, act), num_workers=workers, worker_kind=kind, on_error="skip")
+        assert clean(tmp_path) == []
+
+
+class Unpicklable(Exception):
+    def __init__(self, text, more):
+        super().__init__(text)
+
+
+def test_an_exception_that_cannot_travel_still_tells_its_story(tmp_path):
+    def act(sample):
+        raise Unpicklable("a strange thing", 1)
+
+    with pytest.raises(BetonError, match="a strange thing") as caught:
+        write(tmp_path / "x.beton", Samples(50, 20, act), num_workers=2, worker_kind="process")
+    assert "in act" in str(caught.value.__cause__)
+
+
+def test_a_worker_that_dies_is_told(tmp_path):
+    def act(sample):
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(10)
+
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match="killed by signal 9 before it had sent"):
+        write(tmp_path / "x.beton", Samples(50, 20, act), num_workers=2, worker_kind="process")
+    assert time.monotonic() - started < 8 and clean(tmp_path) == []
+
+
+def test_no_worker_is_left_behind(tmp_path):
+    import multiprocessing
+
+    write(tmp_path / "x.beton", Samples(50), num_workers=3, worker_kind="process")
+    with pytest.raises(BetonError):
+        write(tmp_path / "x.beton", Samples(50, 5, explode), num_workers=3, worker_kind="process")
+    assert multiprocessing.active_children() == []
+
+
+# ---- values
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "want"),
+    [
+        (IntField(), True, 1),
+        (IntField(), np.int8(-5), -5),
+        (IntField(), np.array([7]), 7),
+        (IntField(), np.array(7, np.uint16), 7),
+        (IntField(), -(1 << 63), -(1 << 63)),
+        (FloatField(), 3, 3.0),
+        (FloatField(), np.float32(0.5), 0.5),
+        (FloatField(), np.array([[2.5]]), 2.5),
+        (BytesField(), bytearray(b"ab"), b"ab"),
+        (BytesField(), np.array([1, 2], "<u2"), b"\1\0\2\0"),
+        (BytesField(), np.arange(6, dtype=np.uint8)[::2], b"\0\2\4"),
+        (BytesField(), memoryview(b"abcd")[::2], b"ac"),
+        (BytesField(), np.array([], np.uint8), b""),
+        (NDArrayField(">f4".replace(">", "<"), (2,)), np.array([1, 2], np.float32), np.array([1, 2], np.float32)),
+        (NDArrayField(bool, 2), np.array([True, False]), np.array([True, False])),
+        (NDArrayField("int16", (2, 2)), np.arange(8, dtype=np.int16).reshape(2, 4)[:, ::2],
+         np.array([[0, 2], [4, 6]], np.int16)),
+        (JSONField(), None, None),
+    ],
+)  # fmt: skip
+def test_values_that_are_taken(tmp_path, field, value, want):
+    DatasetWriter(tmp_path / "x.beton", {"f": field}, num_workers=1).from_indexed_dataset([(value,)])
+    with Reader(tmp_path / "x.beton") as reader:
+        assert files.same(reader[0]["f"], want)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        (IntField(), 1.0, "whole number"),
+        (IntField(), 1 << 63, "too large|too big|int"),
+        (IntField(), np.array([1, 2]), "shape"),
+        (IntField(), None, "NoneType"),
+        (FloatField(), "x", "could not convert"),
+        (FloatField(), None, "NoneType"),
+        (BytesField(), "text", "encode"),
+        (BytesField(), 5, "int"),
+        (NDArrayField("f4", (2,)), np.zeros(2), "float64"),
+        (NDArrayField("f4", (2,)), np.zeros((2, 1), np.float32), "shape"),
+        (NDArrayField("f4", (2,)), np.zeros(2, ">f4"), ">f4"),
+        (JSONField(), {1j}, "not JSON"),
+    ],
+)
+def test_values_that_are_refused(tmp_path, field, value, reason):
+    with pytest.raises(BetonError, match=reason) as caught:
+        DatasetWriter(tmp_path / "x.beton", {"f": field}, num_workers=1).from_indexed_dataset([(value,)])
+    assert (caught.value.sample, caught.value.field) == (0, "f")
+
+
+def test_torch_dtypes_by_name(tmp_path):
+    field = TorchTensorField("torch.float16", (2, 2))
+    value = np.arange(4, dtype=np.float16).reshape(2, 2)
+    DatasetWriter(tmp_path / "x.beton", {"t": field}, num_workers=1).from_indexed_dataset([(value,)])
+    with Reader(tmp_path / "x.beton") as reader:
+        assert reader.fields["t"].kind == "tensor" and np.array_equal(np.asarray(reader[0]["t"]), value)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "reason"),
+    [
+        (lambda: NDArrayField("O", (2,)), TypeError, "cannot be stored"),
+        (lambda: NDArrayField(">f4", (2,)), TypeError, "little-endian"),
+        (lambda: NDArrayField("U5", (2,)), TypeError, "cannot be stored"),
+        (lambda: NDArrayField("nonsense", (2,)), TypeError, "not known"),
+        (lambda: TorchTensorField("torch.bfloat16", (2,)), TypeError, "bfloat16"),
+        (lambda: NDArrayField("f4", ()), ValueError, "dimensions"),
+        (lambda: NDArrayField("f4", (2, 0)), ValueError, "at least 1"),
+        (lambda: NDArrayField("f4", (2, -1)), ValueError, "at least 1"),
+        (lambda: NDArrayField("f4", (2.5,)), TypeError, "integer"),
+        (lambda: NDArrayField("f4", (1,) * 33), ValueError, "33"),
+        (lambda: NDArrayField("f8", (1 << 20, 1 << 20)), ValueError, "1 GiB"),
+        (lambda: RGBImageField("png"), ValueError, "write_mode"),
+        (lambda: RGBImageField(max_resolution=0), ValueError, "max_resolution"),
+        (lambda: RGBImageField(jpeg_quality=101), ValueError, "jpeg_quality"),
+        (lambda: RGBImageField(jpeg_quality=90.5), TypeError, "jpeg_quality"),
+        (lambda: RGBImageField(compress_probability=1.5), ValueError, "compress_probability"),
+        (lambda: RGBImageField(compress_probability=float("nan")), ValueError, "compress_probability"),
+        (lambda: RGBImageField(smart_threshold=-1), ValueError, "smart_threshold"),
+        (lambda: DatasetWriter("x", {}), ValueError, "at least one"),
+        (lambda: DatasetWriter("x", {"": IntField()}), ValueError, "1 to 16 bytes"),
+        (lambda: DatasetWriter("x", {"seventeen letters": IntField()}), ValueError, "16 bytes"),
+        (lambda: DatasetWriter("x", {"é": IntField()}), ValueError, "ASCII"),
+        (lambda: DatasetWriter("x", {"a\n": IntField()}), ValueError, "0x0a"),
+        (lambda: DatasetWriter("x", {"n": int}), TypeError, "type"),
+        (lambda: DatasetWriter("x", INT, page_size=3 << 20), ValueError, "power of two"),
+        (lambda: DatasetWriter("x", INT, page_size=1 << 20), ValueError, "2 MiB"),
+        (lambda: DatasetWriter("x", INT, page_size=1 << 31), ValueError, "1 GiB"),
+        (lambda: DatasetWriter("x", INT, page_size=0), ValueError, "2 MiB"),
+        (lambda: DatasetWriter("x", INT, on_error="ignore"), ValueError, "on_error"),
+        (lambda: DatasetWriter("x", INT, worker_kind="fiber"), ValueError, "worker_kind"),
+        (lambda: DatasetWriter("x", INT, seed=-1), ValueError, "seed"),
+    ],
+)
+def test_wrong_arguments(make, error, reason):
+    with pytest.raises(error, match=reason):
+        make()
+
+
+def test_wrong_calls(tmp_path):
+    path = tmp_path / "x.beton"
+    for call, error in [
+        (lambda w: w.from_indexed_dataset([1], chunksize=0), ValueError),
+        (lambda w: w.from_indexed_dataset([1], indices=[0.5]), ValueError),
+        (lambda w: w.from_indexed_dataset([1], indices=[[0]]), ValueError),
+        (lambda w: w.from_indexed_dataset([1], indices=[3]), BetonError),
+        (lambda w: w.from_arrays(), ValueError),
+        (lambda w: w.from_arrays([1], [2]), ValueError),
+        (lambda w: w.from_arrays([1], n=[2]), TypeError),
+        (lambda w: w.from_arrays(m=[2]), ValueError),
+        (lambda w: w.from_arrays([1.5]), TypeError),
+        (lambda w: w.from_arrays([[1, 2]]), TypeError),
+        (lambda w: w.from_arrays(np.array([1 << 63], np.uint64)), ValueError),
+        (lambda w: w.from_image_folder(tmp_path), ValueError),
+    ]:
+        with pytest.raises(error):
+            call(DatasetWriter(path, INT, num_workers=1))
+    writer = DatasetWriter(path, INT, num_workers=1)
+    writer.from_arrays([1, 2])
+    with pytest.raises(ValueError, match="has written its file"):
+        writer.from_arrays([1, 2])
+    with pytest.raises(FileNotFoundError):
+        DatasetWriter(tmp_path / "no/such/folder/x.beton", INT, num_workers=1).from_arrays([1])
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        DatasetWriter(tmp_path / "folder", INT, num_workers=1).from_arrays([1])
+    assert clean(tmp_path) == ["folder", "x.beton"]
+
+
+def test_columns_of_unequal_length_and_wrong_types(tmp_path):
+    fields = {"img": RGBImageField(), "n": IntField(), "x": FloatField(), "a": NDArrayField("f4", (2,))}
+    img, n = np.zeros((3, 4, 5, 3), np.uint8), np.zeros(3, int)
+    x, a = np.zeros(3), np.zeros((3, 2), np.float32)
+    for columns, error in [
+        ((img, n[:2], x, a), ValueError),
+        ((img.astype(float), n, x, a), TypeError),
+        ((img[..., :2], n, x, a), TypeError),
+        ((img, n, x.astype(complex), a), TypeError),
+        ((img, n, x, a.astype(float)), TypeError),
+        ((img, n, x, a[:, :1]), TypeError),
+    ]:
+        with pytest.raises(error):
+            DatasetWriter(tmp_path / "x.beton", fields, num_workers=1).from_arrays(*columns)
+    DatasetWriter(tmp_path / "x.beton", fields, num_workers=1).from_arrays(img=img, a=a, x=x, n=n[:, None])
+    with Reader(tmp_path / "x.beton") as reader:
+        assert len(reader) == 3
+
+
+def test_a_sample_over_one_gibibyte(tmp_path):
+    """Twice the same half and a byte: nothing of that size is copied before it is refused."""
+    half = np.zeros(1 << 29, np.uint8)
+    fields = {"a": BytesField(), "b": BytesField(), "c": BytesField()}
+    with pytest.raises(BetonError, match="1 GiB") as caught:
+        DatasetWriter(tmp_path / "x.beton", fields, num_workers=1).from_indexed_dataset([(half, half, b"x")])
+    assert caught.value.sample == 0 and clean(tmp_path) == []
+
+
+# ---- custom fields
+
+
+class Box(Field):
+    """Two corners in the record, a label's text as data, a scale in the file's header."""
+
+    metadata_type = np.dtype([("x", "<u2"), ("y", "<u2"), ("ptr", "<u8"), ("size", "<u8")], align=True)
+
+    def __init__(self, scale=1):
+        self.scale = scale
+
+    def to_binary(self):
+        return np.array([self.scale], "<i4").view(np.uint8)
+
+    @classmethod
+    def from_binary(cls, arguments):
+        return cls(int(arguments[:4].view("<i4")[0]))
+
+    def encode(self, destination, value, malloc):
+        x, y, text = value
+        destination["x"], destination["y"] = x * self.scale, y * self.scale
+        destination["ptr"], data = malloc(len(text))
+        data[:] = np.frombuffer(text, np.uint8)
+
+    def decode(self, record, data):
+        return int(record["x"]) // self.scale, int(record["y"]) // self.scale, data
+
+
+class Flags(Field):
+    """No data, five bytes, no alignment."""
+
+    metadata_type = np.dtype([("a", "u1"), ("b", "<u4")])
+
+    def encode(self, destination, value, malloc):
+        destination["a"], destination["b"] = value
+
+
+class Fixed(Field):
+    """A pointer but no size: only the allocation table knows it."""
+
+    metadata_type = np.dtype([("kind", "u1"), ("ptr", "<u8")])
+
+    def encode(self, destination, value, malloc):
+        destination["kind"] = len(value) % 256
+        destination["ptr"], data = malloc(len(value))
+        data[:] = np.frombuffer(value, np.uint8)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_custom_fields(tmp_path, workers):
+    fields = {"flags": Flags(), "box": Box(3), "n": IntField(), "fixed": Fixed()}
+    samples = [((i, i * i), (i, 2 * i, b"text" * (i % 3)), i, bytes(1 + i)) for i in range(40)]
+    write(tmp_path / "x.beton", samples, fields, num_workers=workers, worker_kind="process", checksums=True)
+    classes = {"flags": Flags, "box": Box, "fixed": Fixed}
+    with Reader(tmp_path / "x.beton", custom_fields=classes) as reader:
+        assert [entry["record_offset"] for entry in reader._file.fields] == [0, 8, 32, 40]
+        for i, (flags, box, n, fixed) in enumerate(samples):
+            got = reader[i]
+            assert (tuple(got["flags"][0]), got["flags"][1]) == (flags, None)
+            assert got["box"] == box and got["n"] == n
+            assert got["fixed"][1] == fixed and got["fixed"][0]["kind"] == (1 + i) % 256
+    assert beton.verify(tmp_path / "x.beton", classes, num_workers=1).ok
+    beton.merge(tmp_path / "y.beton", [tmp_path / "x.beton"], custom_fields=classes, page_size=4096,
+                allow_small_pages=True, checksums=True)  # fmt: skip
+    assert (tmp_path / "y.beton").read_bytes() == (tmp_path / "x.beton").read_bytes()
+    with pytest.raises(BetonError, match="custom_fields"):
+        Reader(tmp_path / "x.beton")
+
+
+def test_custom_fields_that_do_not_keep_their_word(tmp_path):
+    class Twice(Fixed):
+        def encode(self, destination, value, malloc):
+            malloc(1), malloc(1)
+
+    class Never(Fixed):
+        def encode(self, destination, value, malloc):
+            pass
+
+    class Always(Flags):
+        def encode(self, destination, value, malloc):
+            malloc(1)
+
+    for field, reason in [(Twice(), "twice"), (Never(), "must call malloc"), (Always(), "must not call malloc"),
+                          (Fixed(), "empty value")]:  # fmt: skip
+        with pytest.raises(BetonError, match=reason):
+            DatasetWriter(tmp_path / "x.beton", {"f": field}, num_workers=1).from_indexed_dataset([(b"",)])
+    with pytest.raises(TypeError, match="metadata_type"):
+        DatasetWriter(tmp_path / "x.beton", {"f": Field()})
+
+    class Wide(Flags):
+        def to_binary(self):
+            return bytes(1025)
+
+    with pytest.raises(ValueError, match="1025"):
+        DatasetWriter(tmp_path / "x.beton", {"f": Wide()})
+
+
+# ---- shards, folders, whole files
+
+
+def test_tar_shards(tmp_path):
+    fields = {"blob": BytesField(), "label": IntField(), "meta": JSONField()}
+    for shard in range(3):
+        with tarfile.open(tmp_path / f"part-{shard:02d}.tar", "w") as tar:
+            for i in range(4):
+                key = f"dir/{shard}{i}"
+                for extension, data in (("bin", bytes([shard, i])), ("cls", b"%d" % i), ("json", b'{"s": %d}' % shard)):
+                    member = tarfile.TarInfo(f"{key}.{extension}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    DatasetWriter(tmp_path / "x.beton", fields, num_workers=1).from_webdataset(
+        str(tmp_path / "part-{00..02}.tar"), lambda shards: shards.decode().to_tuple("bin;dat", "cls", "json")
+    )
+    with Reader(tmp_path / "x.beton") as reader:
+        assert [tuple(sample.values()) for sample in reader] == [
+            (bytes([shard, i]), i, {"s": shard}) for shard in range(3) for i in range(4)
+        ]
+    with pytest.raises(ValueError, match="has no txt, only bin, cls, json"):
+        DatasetWriter(tmp_path / "y.beton", fields, num_workers=1).from_webdataset(
+            [tmp_path / "part-00.tar"], lambda shards: shards.to_tuple("bin", "cls", "txt")
+        )
+    assert not (tmp_path / "y.beton").exists()
+
+
+def test_shard_patterns():
+    assert expand("a-{8..10}.tar") == ["a-8.tar", "a-9.tar", "a-10.tar"]
+    assert expand("{00..01}/{1..2}") == ["00/1", "00/2", "01/1", "01/2"]
+    assert expand("plain.tar") == ["plain.tar"]
+
+
+def test_image_folders(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    root = tmp_path / "images"
+    want = []
+    for label, name in enumerate(["ant", "bee", "cat"]):
+        (root / name / "more").mkdir(parents=True)
+        for i in range(3):
+            pixels = np.full((4 + i, 5, 3), 40 * label + i, np.uint8)
+            image.fromarray(pixels).save(root / name / ("more" if i == 2 else "") / f"{i}.png")
+            want.append((label, pixels))
+        (root / name / "readme.txt").write_text("no image")
+    for fields in ({"label": IntField(), "image": RGBImageField()}, {"image": RGBImageField()}):
+        DatasetWriter(tmp_path / "x.beton", fields, num_workers=2).from_image_folder(root, chunksize=2)
+        with Reader(tmp_path / "x.beton") as reader:
+            got = list(reader)
+        assert all(np.array_equal(g["image"], w[1]) for g, w in zip(got, want, strict=True))
+        assert "label" not in fields or [g["label"] for g in got] == [w[0] for w in want]
+    for folder in (root / "ant" / "more", root / "ant"):
+        with pytest.raises(ValueError, match="no folders|no files"):
+            DatasetWriter(tmp_path / "x.beton", {"image": RGBImageField()}, num_workers=1).from_image_folder(
+                folder, suffixes=(".gif",)
+            )
+
+
+def test_merge_append_and_cut(tmp_path):
+    samples = files.random_samples(np.random.default_rng(0), FIELDS, 60)
+    package = files.package_samples(FIELDS, samples)
+    parts = [(0, 10), (10, 10), (10, 45), (45, 60)]
+    for i, (begin, end) in enumerate(parts):
+        write(tmp_path / f"{i}.beton", package[begin:end], num_workers=1, checksums=i == 2)
+    options = {"page_size": 4096, "allow_small_pages": True}
+    paths = [tmp_path / f"{i}.beton" for i in range(4)]
+    beton.merge(tmp_path / "all.beton", paths, **options)
+    assert (tmp_path / "all.beton").read_bytes() == model.write(FIELDS, samples, 4096)
+    beton.append(paths[0], paths[1:], **options)
+    assert paths[0].read_bytes() == model.write(FIELDS, samples, 4096)
+    beton.merge(tmp_path / "cut.beton", [paths[0]], indices=[5, 3, 59], **options)
+    assert (tmp_path / "cut.beton").read_bytes() == model.write(FIELDS, [samples[i] for i in (5, 3, 59)], 4096)
+    DatasetWriter(tmp_path / "other.beton", INT, num_workers=1).from_arrays([1])
+    with pytest.raises(BetonError, match="its fields"):
+        beton.merge(tmp_path / "x.beton", [paths[0], tmp_path / "other.beton"])
+    with pytest.raises(ValueError, match="at least one"):
+        beton.merge(tmp_path / "x.beton", [])
+
+
+# ---- reports
+
+
+def test_info_and_verify_reports(tmp_path):
+    write(tmp_path / "x.beton", Samples(50), num_workers=1, checksums=True)
+    info = beton.info(tmp_path / "x.beton")
+    assert json.loads(beton.to_json(info))["num_samples"] == 50 and "checksums: yes" in str(info)
+    assert info.num_bytes == (tmp_path / "x.beton").stat().st_size and info.page_size == 4096
+    report = beton.verify(tmp_path / "x.beton", num_workers=2)
+    assert report.ok and report.num_regions == 150 and report.has_checksums and "in order" in str(report)
+    assert json.loads(beton.to_json(report))["ok"] is True
+
+
+def test_verify_finds_every_changed_byte_of_values_when_there_are_checksums(tmp_path):
+    write(tmp_path / "x.beton", Samples(6), num_workers=1, checksums=True)
+    data = (tmp_path / "x.beton").read_bytes()
+    _, samples, _ = model.read(data)
+    begin = int.from_bytes(data[16:24], "little") // 4096 * 4096 - 4096
+    used = sum(len(model.region_of(kind, value)) or 1
+               for sample in samples for (kind, _, _), value in zip(FIELDS, sample, strict=True)
+               if kind not in model.DATALESS)  # fmt: skip
+    for at in range(begin, begin + used, 3):
+        broken = bytearray(data)
+        broken[at] ^= 0x10
+        (tmp_path / "x.beton").write_bytes(broken)
+        report = beton.verify(tmp_path / "x.beton", num_workers=1)
+        assert report.num_problems == 1 and "checksum" in str(report) or "reserved" in str(report), at
+
+
+def test_verify_keeps_a_bounded_number_of_problems(tmp_path):
+    documents = [({"a": i},) for i in range(300)]
+    write(tmp_path / "x.beton", documents, {"d": JSONField()}, num_workers=1)
+    data = (tmp_path / "x.beton").read_bytes()
+    table = int.from_bytes(data[16:24], "little")
+    (tmp_path / "x.beton").write_bytes(data[:table].replace(b"}\0", b"}}") + data[table:])
+    report = beton.verify(tmp_path / "x.beton", num_workers=2, max_problems=10)
+    assert report.num_problems == 300 and [p.sample for p in report.problems] == list(range(10))
+    assert "and 290 more" in str(report)
+
+
+def test_progress_is_shown_when_asked_for(tmp_path, capsys):
+    write(tmp_path / "x.beton", Samples(50), num_workers=1, progress=True)
+    assert "50 samples" in capsys.readouterr().err
+    write(tmp_path / "x.beton", Samples(50), num_workers=1)
+    assert capsys.readouterr().err == ""
+
+
+# ---- the reader's manners
+
+
+def test_reader_manners(tmp_path):
+    write(tmp_path / "x.beton", Samples(10), num_workers=1)
+    with Reader(tmp_path / "x.beton") as reader:
+        assert len(reader) == 10 and "10 samples" in repr(reader)
+        assert reader[-1]["n"] == reader[np.int64(9)]["n"] and [s["n"] for s in reader[2:8:3]] == [
+            reader[2]["n"], reader[5]["n"]]  # fmt: skip
+        for index in (10, -11):
+            with pytest.raises(IndexError, match="10"):
+                reader[index]
+        with pytest.raises(TypeError):
+            reader["n"]
+        with pytest.raises(KeyError, match="it has b, n, img, d"):
+            reader.value(0, "label")
+        with pytest.raises(TypeError, match="bytes"):
+            reader.column("b")
+        with pytest.raises(TypeError, match="int"):
+            reader.stored_image(0, "n")
+    assert reader.closed
+    reader.close()
+    with pytest.raises(ValueError, match="closed"):
+        reader[0]
+    with pytest.raises(ValueError, match="jpeg_mode"):
+        Reader(tmp_path / "x.beton", jpeg_mode="quick")
+
+
+def test_views_outlive_the_reader(tmp_path):
+    array = np.arange(1000, dtype=np.int32)
+    write(tmp_path / "x.beton", [(array,)], {"a": NDArrayField("int32", (1000,))}, num_workers=1)
+    with Reader(tmp_path / "x.beton", view=True) as reader:
+        view = reader[0]["a"]
+    with Reader(tmp_path / "x.beton") as reader:
+        copy = reader[0]["a"]
+    os.unlink(tmp_path / "x.beton")
+    assert np.array_equal(view, array) and not view.flags.writeable and not view.flags.owndata
+    assert np.array_equal(copy, array) and copy.flags.writeable and copy.flags.owndata
+
+
+def test_many_threads_read_at_once(tmp_path):
+    write(tmp_path / "x.beton", Samples(50), num_workers=1)
+    want = Samples(50).samples
+    wrong = []
+    with Reader(tmp_path / "x.beton") as reader:
+
+        def read(seed):
+            for i in np.random.default_rng(seed).integers(0, 50, 300).tolist():
+                if not all(files.same(a, b) for a, b in zip(reader[i].values(), want[i], strict=True)):
+                    wrong.append(i)
+
+        threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_a_writer_in_use_refuses_another_thread(tmp_path):
+    fields = [field.describe(name) for name, field in {"img": RGBImageField("jpg")}.items()]
+    if not _cgxffcv.build_info()["jpeg"]:
+        pytest.skip("this build has no libjpeg-turbo")
+    core = _cgxffcv.Writer(str(tmp_path / "x.beton"), fields, page_size=8 << 20, small_pages=False, checksums=False,
+                           durable=False, expected_samples=0, threads=1, seed=0, skip_bad=False)  # fmt: skip
+    rows = [(np.zeros((2000, 2000, 3), np.uint8),)] * 20
+    thread = threading.Thread(target=core.append, args=(0, rows))
+    thread.start()
+    refused = 0
+    while thread.is_alive():
+        try:
+            core.append(0, [])
+        except RuntimeError as error:
+            refused += 1
+            assert "another thread" in str(error)
+        time.sleep(0.001)
+    thread.join()
+    assert refused > 0
+    core.abort()
+    with pytest.raises(ValueError, match="finished or given up"):
+        core.append(0, [])
+    assert clean(tmp_path) == []
