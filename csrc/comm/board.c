@@ -3,9 +3,11 @@
 #include "comm/internal.h"
 
 #include <inttypes.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/hash.h"
 #include "base/memory.h"
 
@@ -17,12 +19,14 @@ typedef struct RemotePost {
 
 #define REMOTE_BYTES (SEGMENT_FRAME_BYTES + sizeof(RemotePost) + COMM_HEADER_BYTES)
 
+#define OVERTAKEN_NS 50000000LL
+
 typedef struct Round {
     Comm *comm;
     BoardKey key;
     size_t bytes;
     unsigned char *all; /* borrowed, or NULL */
-    int differs;        /* the first rank with another key, or -1 */
+    int differs;        /* the lowest rank with another key, or -1 */
     BoardKey other;
     int missing;
 } Round;
@@ -47,7 +51,7 @@ static void accept(Round *round, int rank, const BoardKey *key, const void *data
     round->missing--;
     if (memcmp(key, &round->key, sizeof *key) == 0) {
         if (round->all != NULL) memcpy(round->all + (size_t)rank * round->bytes, data, round->bytes);
-    } else if (round->differs < 0) {
+    } else if (round->differs < 0 || rank < round->differs) {
         round->differs = rank;
         round->other = *key;
     }
@@ -105,7 +109,8 @@ static Status look_remote(Round *round, int rank, bool *got) {
     }
     accept(round, rank, &remote.key, frame.frame + least);
     *got = true;
-    return net_release(comm->net, rank, NET_BOARD, frame.window);
+    net_release(comm->net, rank, NET_BOARD, frame.window);
+    return STATUS_OK;
 }
 
 /* Looks at the boards of those that are still missing. */
@@ -123,17 +128,28 @@ static Status look(Round *round, bool *seen) {
     return STATUS_OK;
 }
 
+/* A wait has failed. Whoever failed after its post left the post, though between hosts news of the failure may have
+ * overtaken it: a complete round is worth more than a failure that came after it. */
+static Status last_look(Round *round, bool *seen) {
+    ErrorRecord first = *error_record();
+    int64_t until = clock_now_ns() + (round->comm->net == NULL ? 0 : OVERTAKEN_NS);
+    Status status = STATUS_OK;
+    do {
+        if (round->comm->net != NULL) status = net_progress(round->comm->net);
+        if (status == STATUS_OK) status = look(round, seen);
+        if (status == STATUS_OK && round->missing == 0) return STATUS_OK;
+        sched_yield();
+    } while (status == STATUS_OK && !clock_expired(until));
+    return error_adopt(&first);
+}
+
 static Status collect(Round *round, bool *seen) {
     Comm *comm = round->comm;
     TRY(look(round, seen));
     while (round->missing > 0) {
         Status status = comm_wait(comm);
-        if (status != STATUS_OK) {
-            /* Whoever failed after its post left the post: a complete round is worth more than its failure. */
-            ErrorRecord first = *error_record();
-            if (look(round, seen) == STATUS_OK && round->missing == 0) return STATUS_OK;
-            return error_adopt(&first);
-        }
+        if (status == STATUS_INTERRUPTED) return status;
+        if (status != STATUS_OK) return last_look(round, seen);
         TRY(look(round, seen));
     }
     return STATUS_OK;

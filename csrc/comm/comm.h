@@ -146,7 +146,7 @@ Status comm_publish_to_others(Comm *comm, const CommSlot *slot, size_t bytes, ui
 Status comm_try_receive(Comm *comm, int from, int lane, CommSlice *slice, bool *got);
 Status comm_receive(Comm *comm, int from, int lane, CommSlice *slice);
 /* After the last read of slice->data; slices may be released in any order. */
-Status comm_release(Comm *comm, const CommSlice *slice);
+void comm_release(Comm *comm, const CommSlice *slice);
 
 /* Sleeps until something has changed since the last comm_wait (a slice came, a slot fell free, spurious): for use after
  * try calls that gave nothing. What those calls asked for is what the failure names. */
@@ -174,7 +174,7 @@ Status comm_agree(Comm *comm, const void *header, size_t bytes, CommDescribe des
  * "rank R aborted: message". */
 void comm_abort(Comm *comm, const char *message);
 
-/* comm_abort on every live communicator of this process; for exception hooks and signal-time cleanup. */
+/* comm_abort on every live communicator of this process, for exception hooks; gives MPI up to 0.1 s to pass it on. */
 void comm_abort_all(const char *message);
 
 /* Whether it is broken; then *cause (borrowed until comm_destroy, NULL allowed) is the first cause. */

@@ -267,7 +267,11 @@ static Status open_segment(Join *join, int seats) {
     snprintf(path, sizeof path, "/proc/%d/fd/%d", offer->pid, offer->fd);
     int fd;
     RETRY_EINTR(fd, open(path, O_RDWR | O_CLOEXEC));
-    if (fd < 0) FAIL_ERRNO("opening the shared segment of rank %d, %s", maker, path);
+    if (fd < 0) {
+        FAIL_ERRNO("rank %d cannot open the shared memory of rank %d, %s (CGXFFCV_COMM_NODES=%d goes through MPI "
+                   "instead)",
+                   join->rank, maker, path, join->size);
+    }
     Status status = segment_open(fd, seats, seat, offer->token, &comm->segment);
     close(fd);
     return status;

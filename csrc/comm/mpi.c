@@ -68,6 +68,7 @@ struct Net {
     _Atomic int *sending; /* owned, [size]: sends under way */
     _Atomic bool *left;   /* owned, [size] */
 
+    bool deaf;             /* a receive could not be posted */
     MPI_Request *requests; /* owned, with jobs: [capacity], [count] in use */
     Job *jobs;
     int *indices;
@@ -81,7 +82,7 @@ struct Net {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static bool initialised_here;
+static pid_t initialised_by; /* this process, or the one that forked it, or 0 */
 
 static Status check_mpi(int error, const char *what) {
     if (error == MPI_SUCCESS) return STATUS_OK;
@@ -219,6 +220,7 @@ static Status test_requests(Net *net) {
 Status net_progress(Net *net) {
     pthread_mutex_lock(&lock);
     Status status = test_requests(net);
+    if (status == STATUS_OK && net->deaf) status = error_fail(STATUS_TRANSPORT, "MPI took no further receive");
     pthread_mutex_unlock(&lock);
     return status;
 }
@@ -286,13 +288,12 @@ Status net_take(Net *net, int from, int channel, NetFrame *out) {
     return status;
 }
 
-Status net_release(Net *net, int from, int channel, int frame) {
+void net_release(Net *net, int from, int channel, int frame) {
     Window *window = *window_at(net, from, channel);
     pthread_mutex_lock(&lock);
     window->held--;
-    Status status = start_receive(net, from, channel, window, frame);
+    if (start_receive(net, from, channel, window, frame) != STATUS_OK) net->deaf = true;
     pthread_mutex_unlock(&lock);
-    return status;
 }
 
 int net_held(const Net *net, int from, int channel) {
@@ -403,7 +404,8 @@ static bool cancel_receives(Net *net) {
     return all;
 }
 
-static void flush(Net *net, double seconds) {
+void net_flush(Net *net, double seconds) {
+    if (mpi_is_over()) return;
     int64_t deadline_ns = clock_deadline_ns(seconds);
     while (sends_left(net) > 0 && !clock_expired(deadline_ns)) {
         if (net_progress(net) != STATUS_OK) break;
@@ -413,10 +415,10 @@ static void flush(Net *net, double seconds) {
 
 bool net_destroy(Net *net, const bool *skip) {
     if (mpi_is_over()) return false;
-    flush(net, atomic_load(&net->broken) || atomic_load(&net->aborted) ? FLUSH_BROKEN_S : FLUSH_S);
+    net_flush(net, atomic_load(&net->broken) || atomic_load(&net->aborted) ? FLUSH_BROKEN_S : FLUSH_S);
     ControlMessage leave = {.kind = CONTROL_LEAVE, .from = net->rank};
     tell_all(net, &leave, skip);
-    flush(net, FLUSH_BROKEN_S);
+    net_flush(net, FLUSH_BROKEN_S);
     pthread_mutex_lock(&lock);
     bool quiet = sends_left(net) == 0;
     quiet = cancel_receives(net) && quiet;
@@ -449,7 +451,7 @@ static Status initialise(void) {
         TRY_MPI(MPI_Query_thread(&provided));
     } else {
         TRY_MPI(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided));
-        initialised_here = true;
+        initialised_by = getpid();
         MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
         MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN);
     }
@@ -572,5 +574,5 @@ Status net_world_allreduce(Net *world, float *data, int64_t elems) {
 }
 
 void net_finalize(bool after_failure) {
-    if (initialised_here && !after_failure && !mpi_is_over()) MPI_Finalize();
+    if (initialised_by == getpid() && !after_failure && !mpi_is_over()) MPI_Finalize();
 }

@@ -59,7 +59,8 @@ uint32_t net_events(const Net *net);
 
 /* The next frame of (from, this rank, channel), if it is there; stays valid until net_release. */
 Status net_take(Net *net, int from, int channel, NetFrame *out);
-Status net_release(Net *net, int from, int channel, int window);
+/* A failure shows in the next net_progress. */
+void net_release(Net *net, int from, int channel, int window);
 /* Frames taken and not released. */
 int net_held(const Net *net, int from, int channel);
 /* Sends to that rank that are not complete. */
@@ -69,6 +70,9 @@ int net_sending_to(const Net *net, int to);
 void net_abort(Net *net, const AbortRecord *record, const bool *skip);
 /* What another rank has told; NULL while nothing. */
 const AbortRecord *net_aborted(const Net *net);
+
+/* Pushes out what is being sent, for at most so long. */
+void net_flush(Net *net, double seconds);
 
 bool net_has_left(const Net *net, int rank);
 

@@ -209,13 +209,15 @@ Status comm_receive(Comm *comm, int from, int lane, CommSlice *slice) {
     return stream_receive(comm, from, lane, slice);
 }
 
-Status comm_release(Comm *comm, const CommSlice *slice) {
+void comm_release(Comm *comm, const CommSlice *slice) {
     int seat = comm->places[slice->from].seat;
-    if (seat < 0) return net_release(comm->net, slice->from, slice->lane, (int)slice->token);
+    if (seat < 0) {
+        net_release(comm->net, slice->from, slice->lane, (int)slice->token);
+        return;
+    }
     Queue *queue = segment_queue(&comm->segment, seat, comm->segment.seat, slice->lane);
     uint32_t released = atomic_load_explicit(&queue->released, memory_order_relaxed);
     atomic_store_explicit(&queue->released, released + 1, memory_order_relaxed);
     SlotMark *mark = segment_mark(&comm->segment, seat, (int)slice->token);
     if (atomic_fetch_sub_explicit(&mark->readers, 1, memory_order_acq_rel) == 1) segment_ring(&comm->segment, seat);
-    return STATUS_OK;
 }

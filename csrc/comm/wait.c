@@ -11,6 +11,7 @@
 #include "base/clock.h"
 
 #define CHECK_EVERY_NS 100000000LL
+#define ABORT_FLUSH_S 0.1
 #define LEFT_GRACE_NS 200000000LL
 #define NET_YIELD_NS 1000000LL
 #define NET_SLEEP_NS 100000LL
@@ -55,10 +56,17 @@ void comm_abort(Comm *comm, const char *message) {
 
 static void abort_one(Comm *comm, void *message) { comm_abort(comm, message); }
 
+/* The process may end right after: MPI must have sent the message by then. */
+static void flush_one(Comm *comm, void *unused) {
+    (void)unused;
+    if (comm->net != NULL) net_flush(comm->net, ABORT_FLUSH_S);
+}
+
 void comm_abort_all(const char *message) {
     char text[SEGMENT_TEXT_BYTES];
     snprintf(text, sizeof text, "%s", message);
     watch_each(abort_one, text);
+    watch_each(flush_one, NULL);
 }
 
 bool comm_broken(Comm *comm, const ErrorRecord **cause) {

@@ -91,7 +91,7 @@ static Status consume(const Stress *s, int from, int lane, int *expect, int *tak
         !intact(&p, slice.data)) {
         FAIL(STATUS_FORMAT, "slice %d of rank %d on lane %d is not as it was sent", *expect, from, lane);
     }
-    TRY(comm_release(s->comm, &slice));
+    comm_release(s->comm, &slice);
     *expect = next_slice(s, from, lane, *expect);
     ++*taken;
     return STATUS_OK;
@@ -146,7 +146,7 @@ static Status ordered(Comm *comm, int steps) {
                 if (slice.tag != (uint64_t)step || data[0] != want || data[slice.bytes - 1] != want) {
                     FAIL(STATUS_FORMAT, "wrong slice");
                 }
-                TRY(comm_release(comm, &slice));
+                comm_release(comm, &slice);
                 moved = true;
             }
             if (++from == size) from = 0, step++;

@@ -92,7 +92,7 @@ class Job:
         return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(self.out.glob("log*")))
 
     def codes(self):
-        """Exit codes by rank; only of plain processes."""
+        """Exit codes by rank, or that of mpirun alone."""
         return [process.returncode for process in self.processes]
 
 

@@ -119,6 +119,17 @@ def test_exception_on_one_rank(launch, how, tmp_path):
         assert job.codes()[1] == {"with": 0, "hook": 1, "exit": 3, "with exit": 3, "clean": 0}[how]
 
 
+@needs_mpirun
+@pytest.mark.parametrize("where", ["waiting", "computing"])
+@pytest.mark.parametrize("launch", [Launch("mpi", 3), Launch("mpi", 4, 2)], ids=str)
+def test_exception_ends_the_whole_job(launch, where, tmp_path):
+    """As a user runs it: nobody catches anything; ranks far from any communication are ended by mpirun."""
+    job = start(launch, tmp_path, "crash", where, recover=False)
+    finish(job)
+    assert "ZeroDivisionError: one by nought" in job.text()
+    assert job.codes()[0] != 0
+
+
 @pytest.mark.parametrize("launch", PLACES)
 def test_ctrl_c(launch, tmp_path):
     job = start(launch, tmp_path, "interrupted")

@@ -244,6 +244,7 @@ def raised():
     if world.rank != 1:
         result(world.rank, **caught(world, world.barrier))
         leave(world.size, *[1] * (how != "with"))
+    time.sleep(0.3)  # the others have left the first barrier and wait in the second
     if how == "with":
         size = world.size
         try:
@@ -263,6 +264,16 @@ def raised():
         with world:
             sys.exit(0)
     raise AssertionError(how)
+
+
+def crash():
+    world = join(timeout=100)
+    world.barrier()
+    if world.rank == 1:
+        raise ZeroDivisionError("one by nought")
+    while ARGUMENTS[0] == "computing":
+        time.sleep(0.01)
+    world.barrier()
 
 
 def interrupted():
