@@ -208,7 +208,8 @@ class Loader:
         order_kwargs: window_pages of QUASI_RANDOM, or the arguments of a class given as `order`.
         rank, world_size: this process's part: the permutation of an epoch is one for all ranks, and global batch g, of
             batch_size * world_size samples, is cut into the ranks' batches. All ranks have equally many batches.
-        resident: decode all images once, and keep their pixels in memory.
+        resident: decode JPEG images once, and keep their pixels in memory (raw images are read from the file's
+            mapping in any case).
         ids: each batch ends with its sample numbers, int64, shape (batch,).
         evaluate: random operations are neutral: no flip, no shift, the central crop, no hole.
 
@@ -288,6 +289,11 @@ class Loader:
         if self._order_of is None:
             return self._core.batches(self._core.samples)
         return self._core.batches(len(self._order_of(self.next_epoch)))
+
+    @property
+    def num_samples(self) -> int:
+        """The samples in use, over all ranks."""
+        return self._core.samples
 
     def _finish(self, arrays: tuple, ids: np.ndarray) -> tuple:
         entries, column = [], 0

@@ -77,7 +77,8 @@ typedef struct LoaderConfig {
     /* The samples in use, in the order that LOADER_SEQUENTIAL gives; borrowed during loader_create. NULL: all. */
     const uint64_t *indices;
     size_t index_count;
-    /* Keeps the pixels of all image outputs in memory, decoded once (in loader_create, in parallel). */
+    /* Decodes the JPEG images once (in loader_create, in parallel) and keeps the pixels. Fields of raw images alone are
+     * read from the file's mapping in any case. */
     bool resident;
     bool read_ahead; /* asks the system to read each batch's pages before they are needed (data beyond memory) */
 } LoaderConfig;
@@ -164,8 +165,9 @@ typedef struct LoaderPosition {
 
 LoaderPosition loader_position(const Loader *loader);
 
-/* All pixels of an image output (uint8, [samples in the file][height][width][3]), if `resident`; else NULL. Rows of
- * samples that are not in use are zero. Borrowed until loader_destroy. */
+/* The pixels that `resident` keeps of an image output (uint8, [samples in the file][height][width][3]); NULL if it
+ * keeps none. Rows of samples that are not in use are zero. Borrowed until loader_destroy. (One array of the pixels of
+ * any file: loader_gather of all samples.) */
 const uint8_t *loader_resident(const Loader *loader, size_t output, uint32_t *height, uint32_t *width);
 
 typedef struct LoaderStats {

@@ -201,7 +201,7 @@ Status plan_make_resident(Plan *plan, const Order *order) {
     TRY(mark_in_use(plan, order));
     for (size_t i = 0; i < plan->count; i++) {
         PlanOutput *output = &plan->outputs[i];
-        if (output->decoder != LOADER_IMAGE || output->is_view) continue;
+        if (output->decoder != LOADER_IMAGE || output->is_view || output->about->num_jpeg == 0) continue;
         uint64_t bytes, pixels = (uint64_t)output->height * output->width * AUGMENT_CHANNELS;
         if (!checked_mul(beton_reader_num_samples(plan->reader), pixels, &bytes) || bytes > PTRDIFF_MAX) {
             FAIL(STATUS_MEMORY, "the images are too many to keep in memory");

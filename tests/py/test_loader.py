@@ -71,7 +71,7 @@ def pairs(loader):
 
 def test_sequential_and_indices(path):
     with Loader(path, 10, ids=True, drop_last=False) as loader:
-        assert flat(ids_of(loader)) == list(range(N)) and len(loader) == 11
+        assert flat(ids_of(loader)) == list(range(N)) and len(loader) == 11 and loader.num_samples == N
     with Loader(path, 10, ids=True) as loader:
         assert flat(ids_of(loader)) == list(range(100)) and len(loader) == 10
     chosen = [5, 3, 99, 7, 7]
@@ -547,8 +547,15 @@ def test_images_of_several_sizes(tmp_path):
         with pytest.raises(ValueError, match="sample 3"):
             loader.get_batch([0, 3])
         assert loader.get_batch([0, 5])[0].shape == (2, 4, 4, 3)
-    with Loader(path, 2, indices=[0, 1, 2, 4], resident=True) as loader, pytest.raises(IndexError, match="sample 5"):
-        loader.get_batch([5])
+
+
+def test_resident_pixels_are_of_the_samples_in_use(mixed):
+    path, _ = mixed
+    with Loader(path, 2, indices=[0, 1, 2, 4], resident=True) as loader:
+        assert loader.stats()["memory_bytes"] > 9 * 24 * 32 * 3
+        assert loader.get_batch([4, 0])[0].shape == (2, 24, 32, 3)
+        with pytest.raises(IndexError, match="sample 5"):
+            loader.get_batch([5])
 
 
 def test_a_bad_sample_comes_after_the_batches_before_it(tmp_path):
