@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from cgxffcv import __version__, app
 from cgxffcv.errors import UserError
 
-BENCHES = ("loader", "allreduce", "cifar")
+BENCHES = ("loader", "beton", "allreduce", "cifar")
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -9,22 +9,21 @@
 #define DIGIT_BITS 11
 #define DIGITS (1u << DIGIT_BITS)
 
+/* A non-empty entry. */
 typedef struct Item {
-    uint64_t pointer, index;
+    uint64_t pointer, size, sample, index;
 } Item;
 
 typedef struct Lookup {
     BetonReader *reader; /* borrowed */
-    Item *items;         /* owned: the non-empty entries by pointer */
-    Item *spare;         /* owned: for sorting, then the same by (sample, pointer) */
+    Item *items;         /* owned: by pointer */
+    Item *dealt;         /* owned: by sample and pointer */
     uint64_t num_items;
-    uint64_t *begin;        /* owned, num_samples + 1: the samples' ranges in `spare` */
-    unsigned char *matched; /* owned, num_entries */
+    uint64_t *begin;        /* owned, num_samples + 1: the samples' ranges in `dealt` */
+    unsigned char *matched; /* owned, as `dealt` */
 } Lookup;
 
-static BetonEntry entry_at(const Lookup *lookup, uint64_t index) {
-    return beton_entry_load(lookup->reader->map + lookup->reader->table, index);
-}
+#define NOT_FOUND UINT64_MAX
 
 static Status at_entry(const Lookup *lookup, Status status, uint64_t index) {
     return error_at_offset(status, (int64_t)(lookup->reader->table + index * BETON_ENTRY_BYTES));
@@ -36,58 +35,60 @@ static Status at_record(const Lookup *lookup, Status status, const BetonField *f
     return error_at_field(status, field->name);
 }
 
-static Status collect(Lookup *lookup, bool *sorted) {
-    uint64_t previous = 0;
+/* The bits of *varying are those in which pointers differ; *sorted is whether they rise. */
+static Status collect(Lookup *lookup, bool *sorted, uint64_t *varying) {
+    const BetonReader *reader = lookup->reader;
+    uint64_t previous = 0, count = 0;
     *sorted = true;
-    for (uint64_t i = 0; i < lookup->reader->num_entries; i++) {
-        BetonEntry entry = entry_at(lookup, i);
+    *varying = 0;
+    for (uint64_t i = 0; i < reader->num_entries; i++) {
+        BetonEntry entry = beton_entry_load(reader->map + reader->table, i);
         if (entry.size == 0) continue;
-        TRY(table_check_entry(lookup->reader, i, entry));
-        if (entry.sample >= lookup->reader->num_samples) {
+        TRY(table_check_entry(reader, i, entry));
+        if (entry.sample >= reader->num_samples) {
             return at_entry(lookup,
                             error_fail(STATUS_FORMAT, "the allocation table names sample %llu of a file of %llu",
-                                       LLU(entry.sample), LLU(lookup->reader->num_samples)),
+                                       LLU(entry.sample), LLU(reader->num_samples)),
                             i);
         }
         if (entry.pointer < previous) *sorted = false;
         previous = entry.pointer;
-        lookup->items[lookup->num_items++] = (Item){entry.pointer, i};
+        lookup->items[count++] = (Item){entry.pointer, entry.size, entry.sample, i};
+        *varying |= entry.pointer ^ lookup->items[0].pointer;
     }
+    lookup->num_items = count;
     return STATUS_OK;
 }
 
-/* One stable pass on the digit at `shift`; false when all items share it and nothing moved. */
-static bool radix_pass(const Item *from, Item *to, uint64_t count, int shift) {
-    uint64_t start[DIGITS] = {0};
+/* One stable pass on the digit at `shift`. */
+static void radix_pass(const Item *from, Item *to, uint64_t count, int shift) {
+    uint64_t start[DIGITS] = {0}, sum = 0;
     for (uint64_t i = 0; i < count; i++) start[(from[i].pointer >> shift) & (DIGITS - 1)]++;
-    if (start[(from[0].pointer >> shift) & (DIGITS - 1)] == count) return false;
-    uint64_t sum = 0;
     for (unsigned d = 0; d < DIGITS; d++) {
         uint64_t here = start[d];
         start[d] = sum;
         sum += here;
     }
     for (uint64_t i = 0; i < count; i++) to[start[(from[i].pointer >> shift) & (DIGITS - 1)]++] = from[i];
-    return true;
 }
 
-static void sort_by_pointer(Lookup *lookup) {
+static void sort_by_pointer(Lookup *lookup, uint64_t varying) {
     for (int shift = 0; shift < 64; shift += DIGIT_BITS) {
-        if (!radix_pass(lookup->items, lookup->spare, lookup->num_items, shift)) continue;
+        if (((varying >> shift) & (DIGITS - 1)) == 0) continue;
+        radix_pass(lookup->items, lookup->dealt, lookup->num_items, shift);
         Item *swap = lookup->items;
-        lookup->items = lookup->spare;
-        lookup->spare = swap;
+        lookup->items = lookup->dealt;
+        lookup->dealt = swap;
     }
 }
 
 static Status check_overlaps(const Lookup *lookup) {
     for (uint64_t i = 1; i < lookup->num_items; i++) {
-        BetonEntry left = entry_at(lookup, lookup->items[i - 1].index);
-        if (left.size <= lookup->items[i].pointer - left.pointer) continue;
+        const Item *left = &lookup->items[i - 1], *right = &lookup->items[i];
+        if (left->size <= right->pointer - left->pointer) continue;
         Status status = error_fail(STATUS_FORMAT, "the regions at %llu (%llu bytes, sample %llu) and at %llu overlap",
-                                   LLU(left.pointer), LLU(left.size), LLU(left.sample), LLU(lookup->items[i].pointer));
-        status = error_at_sample(status, (int64_t)entry_at(lookup, lookup->items[i].index).sample);
-        return at_entry(lookup, status, lookup->items[i].index);
+                                   LLU(left->pointer), LLU(left->size), LLU(left->sample), LLU(right->pointer));
+        return at_entry(lookup, error_at_sample(status, (int64_t)right->sample), right->index);
     }
     return STATUS_OK;
 }
@@ -95,55 +96,57 @@ static Status check_overlaps(const Lookup *lookup) {
 /* Counting sort by sample; within a sample the order by pointer stays. */
 static void deal_out(Lookup *lookup) {
     uint64_t *begin = lookup->begin, samples = lookup->reader->num_samples;
-    for (uint64_t i = 0; i < lookup->num_items; i++) begin[entry_at(lookup, lookup->items[i].index).sample + 1]++;
+    for (uint64_t i = 0; i < lookup->num_items; i++) begin[lookup->items[i].sample + 1]++;
     for (uint64_t s = 0; s < samples; s++) begin[s + 1] += begin[s];
     for (uint64_t i = 0; i < lookup->num_items; i++) {
-        lookup->spare[begin[entry_at(lookup, lookup->items[i].index).sample]++] = lookup->items[i];
+        lookup->dealt[begin[lookup->items[i].sample]++] = lookup->items[i];
     }
     memmove(begin + 1, begin, samples * sizeof *begin);
     begin[0] = 0;
 }
 
-/* The entry at `pointer` among items [low, high), or READER_NO_ENTRY. */
+/* The place of `pointer` among items [low, high), or NOT_FOUND. */
 static uint64_t find(const Item *items, uint64_t low, uint64_t high, uint64_t pointer) {
     while (low < high) {
         uint64_t middle = low + (high - low) / 2;
-        if (items[middle].pointer == pointer) return items[middle].index;
+        if (items[middle].pointer == pointer) return middle;
         if (items[middle].pointer < pointer)
             low = middle + 1;
         else
             high = middle;
     }
-    return READER_NO_ENTRY;
+    return NOT_FOUND;
 }
 
 static uint64_t find_of_sample(const Lookup *lookup, uint64_t sample, uint64_t pointer) {
-    return find(lookup->spare, lookup->begin[sample], lookup->begin[sample + 1], pointer);
+    return find(lookup->dealt, lookup->begin[sample], lookup->begin[sample + 1], pointer);
 }
 
 static Status refuse_pointer(const Lookup *lookup, uint64_t pointer) {
     uint64_t other = find(lookup->items, 0, lookup->num_items, pointer);
-    if (other == READER_NO_ENTRY) {
+    if (other == NOT_FOUND) {
         FAIL(STATUS_FORMAT, "the record points at %llu, which the allocation table does not know", LLU(pointer));
     }
     FAIL(STATUS_FORMAT, "the record points at %llu, which the allocation table gives to sample %llu", LLU(pointer),
-         LLU(entry_at(lookup, other).sample));
+         LLU(lookup->items[other].sample));
 }
 
+/* Finds the value's entry; its size. */
 static Status match_value(Lookup *lookup, const BetonField *field, uint64_t sample, const FieldLocation *location,
-                          uint64_t *entry_of) {
-    uint64_t index = find_of_sample(lookup, sample, location->pointer);
-    if (index == READER_NO_ENTRY) return refuse_pointer(lookup, location->pointer);
-    if (lookup->matched[index]) {
+                          uint64_t *entry_of, uint64_t *size) {
+    uint64_t place = find_of_sample(lookup, sample, location->pointer);
+    if (place == NOT_FOUND) return refuse_pointer(lookup, location->pointer);
+    const Item *item = &lookup->dealt[place];
+    if (lookup->matched[place]) {
         FAIL(STATUS_FORMAT, "two records point at the region at %llu", LLU(location->pointer));
     }
-    lookup->matched[index] = 1;
-    uint64_t size = entry_at(lookup, index).size;
-    if (location->size_known && size != location->size) {
+    lookup->matched[place] = 1;
+    if (location->size_known && item->size != location->size) {
         FAIL(STATUS_FORMAT, "the value has %llu bytes by its %s and %llu by the allocation table", LLU(location->size),
-             field->kind == BETON_ARRAY || field->kind == BETON_TENSOR ? "shape" : "record", LLU(size));
+             field->kind == BETON_ARRAY || field->kind == BETON_TENSOR ? "shape" : "record", LLU(item->size));
     }
-    *entry_of = index;
+    *entry_of = item->index;
+    *size = item->size;
     return STATUS_OK;
 }
 
@@ -158,9 +161,8 @@ static Status match_values(Lookup *lookup) {
             TRY(table_locate(reader, field, sample, &location));
             *entry_of = READER_NO_ENTRY;
             if (!location.size_known || location.size != 0) {
-                Status status = match_value(lookup, field, sample, &location, entry_of);
+                Status status = match_value(lookup, field, sample, &location, entry_of, &location.size);
                 if (status != STATUS_OK) return at_record(lookup, status, field, sample);
-                location.size = entry_at(lookup, *entry_of).size;
             }
             table_observe(reader, field, sample, location.size);
             entry_of++;
@@ -180,10 +182,10 @@ static Status match_reserved(Lookup *lookup) {
             FieldLocation location;
             TRY(table_locate(reader, field, sample, &location));
             if (!location.may_reserve || location.size != 0) continue;
-            uint64_t index = find_of_sample(lookup, sample, location.pointer);
-            if (index == READER_NO_ENTRY || entry_at(lookup, index).size != 1 || lookup->matched[index]) continue;
-            lookup->matched[index] = 1;
-            reader->entry_of[sample * reader->num_data_fields + field->data_index] = index;
+            uint64_t place = find_of_sample(lookup, sample, location.pointer);
+            if (place == NOT_FOUND || lookup->dealt[place].size != 1 || lookup->matched[place]) continue;
+            lookup->matched[place] = 1;
+            reader->entry_of[sample * reader->num_data_fields + field->data_index] = lookup->dealt[place].index;
         }
     }
     return STATUS_OK;
@@ -191,19 +193,18 @@ static Status match_reserved(Lookup *lookup) {
 
 static Status check_all_matched(const Lookup *lookup) {
     for (uint64_t i = 0; i < lookup->num_items; i++) {
-        uint64_t index = lookup->items[i].index;
-        if (lookup->matched[index]) continue;
-        BetonEntry entry = entry_at(lookup, index);
+        if (lookup->matched[i]) continue;
+        const Item *item = &lookup->dealt[i];
         Status status = error_fail(STATUS_FORMAT, "no record points at the region of %llu bytes at %llu",
-                                   LLU(entry.size), LLU(entry.pointer));
-        return at_entry(lookup, error_at_sample(status, (int64_t)entry.sample), index);
+                                   LLU(item->size), LLU(item->pointer));
+        return at_entry(lookup, error_at_sample(status, (int64_t)item->sample), item->index);
     }
     return STATUS_OK;
 }
 
 static void lookup_fini(Lookup *lookup) {
     memory_free(lookup->items);
-    memory_free(lookup->spare);
+    memory_free(lookup->dealt);
     memory_free(lookup->begin);
     memory_free(lookup->matched);
 }
@@ -211,16 +212,17 @@ static void lookup_fini(Lookup *lookup) {
 Status table_check_unsorted(BetonReader *reader) {
     Status status = STATUS_OK;
     bool sorted;
+    uint64_t varying;
     Lookup lookup = {.reader = reader};
     size_t entries = (size_t)reader->num_entries;
     if (entries == 0) return STATUS_OK;
     TRY_GOTO(memory_alloc(entries, sizeof *lookup.items, &lookup.items));
-    TRY_GOTO(memory_alloc(entries, sizeof *lookup.spare, &lookup.spare));
+    TRY_GOTO(memory_alloc(entries, sizeof *lookup.dealt, &lookup.dealt));
     TRY_GOTO(memory_calloc((size_t)reader->num_samples + 1, sizeof *lookup.begin, &lookup.begin));
     TRY_GOTO(memory_calloc(entries, 1, &lookup.matched));
     TRY_GOTO(memory_alloc(entries, sizeof *reader->entry_of, &reader->entry_of));
-    TRY_GOTO(collect(&lookup, &sorted));
-    if (!sorted && lookup.num_items > 1) sort_by_pointer(&lookup);
+    TRY_GOTO(collect(&lookup, &sorted, &varying));
+    if (!sorted) sort_by_pointer(&lookup, varying);
     TRY_GOTO(check_overlaps(&lookup));
     deal_out(&lookup);
     TRY_GOTO(match_values(&lookup));
