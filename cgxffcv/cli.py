@@ -10,11 +10,7 @@ from collections.abc import Sequence
 from cgxffcv import __version__, app
 from cgxffcv.errors import UserError
 
-<<<<<<< HEAD
-BENCHES = ("loader", "beton", "allreduce", "cifar")
-=======
-BENCHES = ("loader", "allreduce", "quantize", "cifar")
->>>>>>> 1d93275 (Allreduce against a NumPy simulation, byte for byte; bench allreduce and bench quantize)
+BENCHES = ("loader", "beton", "allreduce", "quantize", "cifar")
 
 
 def _info(options: argparse.Namespace) -> int:
