@@ -10,6 +10,7 @@ TIER ?= not long
 
 help:
 	@echo "make train        set up, then the main job: write .beton files, train on $(RANKS) ranks under mpirun"
+	@echo "                  (RANKS=N, TRAIN='--training.seed=1 ...')"
 	@echo "make test         set up, then the tests (make test-short: those of a few minutes)"
 	@echo "make build        set up only: system packages, .venv, the package in it"
 	@echo "make doctor       what this machine has and what is missing"
@@ -21,7 +22,7 @@ build:
 
 train: build
 	$(RUN) write_datasets.py --config-file default_config.yaml
-	$(RUN) -m cgxffcv launch -np $(RANKS) train_cifar_ffcv_cgx.py --config-file default_config.yaml $(TRAIN)
+	$(RUN) tools/train_here.py $(RANKS) $(TRAIN)
 
 test: build
 	@bash tools/setup.sh test

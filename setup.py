@@ -32,8 +32,17 @@ C_FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-fvisibility=hidden", "-fPIC",
            "-fno-trapping-math"]  # fmt: skip
 ISA_FLAGS = {
     "_avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],
-    "_avx512bf16": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mavx2", "-mfma", "-mf16c",
-                    "-mbmi2"],
+    "_avx512bf16": [
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512dq",
+        "-mavx512vl",
+        "-mavx512bf16",
+        "-mavx2",
+        "-mfma",
+        "-mf16c",
+        "-mbmi2",
+    ],
     "_avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c", "-mbmi2"],
 }
 

@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 from cgxffcv.errors import ConfigError, UserError
 
 Say = Callable[[str], None]
-LAST_WORD_SECONDS = 0.5  # what other ranks leave to rank 0 for a message that all of them would give
+# What other ranks leave to rank 0 for a message that all would give, and to the rank whose failure they heard of.
+SAME_WORD_SECONDS, HEARD_SECONDS = 1.0, 1.5
 
 
 class Terminated(KeyboardInterrupt):
@@ -125,11 +126,11 @@ def _verdict(prog: str, error: BaseException) -> tuple[int, float, str]:
         lines = error.problems if isinstance(error, ConfigError) else [str(error)]
         text = "".join(f"{prog if rank() == 0 else name}: error: {line}\n" for line in lines)
         if isinstance(error, ConfigError):
-            return 2, LAST_WORD_SECONDS if rank() else 0.0, f"{text}{prog}: see --help\n"
-        return 1, LAST_WORD_SECONDS if rank() else 0.0, text
+            return 2, SAME_WORD_SECONDS if rank() else 0.0, f"{text}{prog}: see --help\n"
+        return 1, SAME_WORD_SECONDS if rank() else 0.0, text
     if isinstance(error, _expected()):
         heard_of_it = not alone and type(error).__name__ == "CommError"
-        return 1, 2 * LAST_WORD_SECONDS if heard_of_it else 0.0, f"{name}: error: {_message(error)}\n"
+        return 1, HEARD_SECONDS if heard_of_it else 0.0, f"{name}: error: {_message(error)}\n"
     text = "".join(traceback.format_exception(error))
     return 70, 0.0, f"{text}{name}: this is a mistake in cgxffcv; please report it with the lines above\n"
 

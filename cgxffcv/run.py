@@ -41,14 +41,14 @@ def cheapest(images: int) -> Recipe:
 
 
 def forecast(recipe: Recipe, seconds: float, images: int) -> list[str]:
-    """What to say of a training that will take so many seconds on this machine's CPU."""
+    """What to say of a training on so many images that will take so many seconds on this machine's CPU."""
     lines = [f"This will take about {duration(seconds)} on this machine (from the first {TIMED_STEPS} steps)."]
     other = cheapest(images)
     if seconds >= LONG_SECONDS and other.name != recipe.name:
         share = total_teraflops(other, images) / total_teraflops(recipe, images)
         lines.append(
             f"Recipe {recipe.name} is made for GPUs. On a CPU --training.recipe={other.name} is faster: about "
-            f"{duration(seconds * share)} here, for a test accuracy of about {other.target:.0%}."
+            f"{duration(seconds * share)} here, for a test accuracy of about {other.target:.0%} on the full data set."
         )
     return lines
 
@@ -67,6 +67,7 @@ class Run:
         self.log = self._open(config) if self.shown else None
         self.progress = Progress("", trainer.steps, config.log.progress if self.shown else "off", config.log.interval)
         self.progress.begin_at(trainer.step)
+        self.test_every = config.training.test_every
         self.rate = 0.0
         self.sent = 0
         self.tested: EvaluationReport | None = None
@@ -151,48 +152,49 @@ class Run:
         self.event("step", step._asdict())
 
     def _forecast(self, step: StepReport) -> None:
+        """After the first few steps: how long all will take, at their rate of floating-point operations."""
         self._timed.append(step.seconds)
         if len(self._timed) != WARM_UP_STEPS + TIMED_STEPS:
             return
-        mean = sum(self._timed[WARM_UP_STEPS:]) / TIMED_STEPS
-        left = step.steps - step.step - 1
-        seconds = mean * left * (1 + self._test_share())
-        for line in forecast(self.trainer.recipe, seconds, self.trainer.steps_per_epoch * self.trainer.images_per_step):
+        t, steps = self.trainer, self._timed[WARM_UP_STEPS:]
+        of_a_step = t.images_per_step * t.flops_per_image
+        total = t.total_flops()
+        tests = max(self.epochs // self.test_every - 1, 0) * t.test_images * image_flops(t.recipe)[0] + total["test"]
+        left = max(total["train"] - of_a_step * (step.step + 1), 0) + tests
+        seconds = left * sum(steps) / (TIMED_STEPS * of_a_step)
+        for line in forecast(t.recipe, seconds, t.steps_per_epoch * t.images_per_step):
             self.note(line)
         self.event("forecast", {"seconds": seconds})
 
-    def _test_share(self) -> float:
-        """The time of the test after an epoch as a share of the epoch's: forward only, over all views."""
-        trained = self.trainer.steps_per_epoch * self.trainer.images_per_step
-        return self.trainer.test_images * len(self.trainer.recipe.views) / (3 * trained)
+    def test_is_due(self) -> bool:
+        """Whether the epoch that has just ended is one that is tested; the last one always is."""
+        return self.trainer.finished or self.trainer.epoch % self.test_every == 0
 
-    def _keep(self, test: EvaluationReport) -> None:
+    def _keep(self, test: EvaluationReport | None) -> None:
         """The checkpoints of an epoch: the last one, and the best one if it is that. Collective."""
         self.trainer.save(self.folder / LAST)
-        if test.accuracy > self._best:
+        if test is not None and test.accuracy > self._best:
             self._best = test.accuracy
             self.trainer.save(self.folder / BEST, best=True)
 
-    def epoch(self, epoch: EpochReport, test: EvaluationReport) -> None:
+    def epoch(self, epoch: EpochReport, test: EvaluationReport | None) -> None:
         """A line that stays, a record in run.jsonl and log.csv, the checkpoints. Collective."""
         self._keep(test)
         self.tested = test
         speed = epoch.images / max(epoch.seconds, 1e-9)
-        sent = f", {size(epoch.wire_bytes)} sent" if self.ranks > 1 else ""
-        self.note(
-            f"epoch {epoch.epoch + 1:>3}/{self.epochs}: loss {epoch.loss:.3f}, train {epoch.accuracy:6.2%}, "
-            f"test {test.accuracy:6.2%}, {speed:,.0f} img/s, {duration(epoch.seconds)} + {duration(test.seconds)}{sent}"
-        )
-        self.event(
-            "epoch",
-            {
-                "epoch": epoch.epoch + 1, "steps": self.trainer.step, "seconds": epoch.seconds,
-                "images_per_second": speed, "lr": self.rate, "train_loss": epoch.loss,
-                "train_accuracy": epoch.accuracy, "test_loss": test.loss, "test_accuracy": test.accuracy,
-                "test_seconds": test.seconds, "wire_bytes": epoch.wire_bytes, "skipped": epoch.skipped,
-                "replica_hash": epoch.replica_hash,
-            },
-        )  # fmt: skip
+        line = f"epoch {epoch.epoch + 1:>3}/{self.epochs}: loss {epoch.loss:.3f}, train {epoch.accuracy:6.2%}, "
+        line += f"test {test.accuracy:6.2%}, " if test else ""
+        line += f"{speed:,.0f} img/s, {duration(epoch.seconds)}"
+        line += f" + {duration(test.seconds)}" if test else ""
+        self.note(line + (f", {size(epoch.wire_bytes)} sent" if self.ranks > 1 else ""))
+        record = {
+            "epoch": epoch.epoch + 1, "steps": self.trainer.step, "seconds": epoch.seconds,
+            "images_per_second": speed, "lr": self.rate, "train_loss": epoch.loss, "train_accuracy": epoch.accuracy,
+            "wire_bytes": epoch.wire_bytes, "skipped": epoch.skipped, "replica_hash": epoch.replica_hash,
+        }  # fmt: skip
+        if test is not None:
+            record |= {"test_loss": test.loss, "test_accuracy": test.accuracy, "test_seconds": test.seconds}
+        self.event("epoch", record)
 
     def _finish(self) -> None:
         """The summary."""
@@ -201,10 +203,12 @@ class Run:
             self.note(f"nothing to do: all {self.epochs} epochs are done already")
             return
         best = max(self._best, self.tested.accuracy)
+        count = len(self.trainer.recipe.views)
+        views = f", mean of {count} views" if count > 1 else ""
+        hits = f"{self.tested.correct:,} of {self.tested.images:,} images{views}"
         self.note(
-            f"\ntest accuracy {self.tested.accuracy:.2%} ({self.tested.correct:,} of {self.tested.images:,} images), "
-            f"best {best:.2%}; {duration(seconds)} from start to end on {self.ranks} "
-            f"{'process' if self.ranks == 1 else 'processes'}"
+            f"\ntest accuracy {self.tested.accuracy:.2%} ({hits}), best {best:.2%}; {duration(seconds)} from start to "
+            f"end on {self.ranks} {'process' if self.ranks == 1 else 'processes'}"
         )
         if self.ranks > 1:
             self.note(f"each rank sent {size(self.sent)} for gradients")

@@ -36,6 +36,8 @@ def choose_recipe(config: Config, say: app.Say) -> Recipe:
     if config.said("training.lr_peak_epoch") and changed.schedule != "triangle":
         say(f"note: training.lr_peak_epoch is not used: the schedule of recipe {name} ({changed.schedule}) has no peak")
     values = {key: getattr(changed, field) for field, key in changes.items()}
+    if changed.schedule != "triangle":
+        del values["training.lr_peak_epoch"]
     config.fill(values, f"recipe {name}")
     return changed
 

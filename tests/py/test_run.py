@@ -10,6 +10,7 @@ from cgxffcv import config, recipes, session
 from cgxffcv.errors import ConfigError, UserError
 from cgxffcv.run import Run, cheapest, forecast, gigaflops
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
+from cgxffcv.train.plan import image_flops
 
 STEPS = 5
 
@@ -25,6 +26,12 @@ class PretendTrainer:
         self.steps, self.test_images = STEPS * self.epochs, 50
         self.epoch = self.step = 0
         self.best_accuracy, self.saved = 0.0, []
+
+    flops_per_image = 1e9 * gigaflops(recipes.get("demo"))
+
+    def total_flops(self):
+        test = self.test_images * image_flops(self.recipe)[0]
+        return {"train": self.steps * self.images_per_step * self.flops_per_image, "optimizer": 0.0, "test": test}
 
     @property
     def finished(self):
@@ -65,7 +72,8 @@ def go(trainer, folder, *argv, resumed=None, stop_at=None):
                 if step.step == stop_at:
                     raise KeyboardInterrupt
                 run.step(step)
-            run.epoch(trainer.end_epoch(), trainer.evaluate())
+            epoch = trainer.end_epoch()
+            run.epoch(epoch, trainer.evaluate() if run.test_is_due() else None)
 
 
 def events(folder):
@@ -89,6 +97,16 @@ def test_a_whole_run(tmp_path, capsys):
     assert [float(row["test_accuracy"]) for row in rows] == [0.3, 0.5, 0.4]
     again = config.load(["--config-file", str(tmp_path / "log/config.yaml")], environ={})
     assert again.training.recipe == "demo" and again.training.batch_size == 256
+
+
+def test_tests_may_be_rarer(tmp_path, capsys):
+    trainer = PretendTrainer()
+    go(trainer, tmp_path, "--training.test_every=2")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch   ")]
+    assert ["test" in line for line in lines] == [False, True, True]
+    assert [name for name, _, _ in trainer.saved].count("last.safetensors") == 3
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert [row["test_accuracy"] for row in rows] == ["", "0.5", "0.4"]
 
 
 def test_several_ranks_say_what_they_sent(tmp_path, capsys):
@@ -171,8 +189,8 @@ def test_forecast_comes_after_a_few_steps(tmp_path, capsys):
     go(PretendTrainer(seconds=500.0), tmp_path)
     lines = capsys.readouterr().err.splitlines()
     said = [i for i, line in enumerate(lines) if line.startswith("This will take about")]
-    # 11 steps of 500 s are left after 4, and tests of 50 plain images for 500 trained: a thirtieth
-    assert len(said) == 1 and "1 h 34 min" in lines[said[0]] and "--training.recipe=" in lines[said[0] + 1]
+    # 11 steps of 500 s are left after 4, and 3 tests of 50 images, a third of whose cost is an image's in training
+    assert len(said) == 1 and "1 h 35 min" in lines[said[0]] and "--training.recipe=" in lines[said[0] + 1]
 
 
 # --- from the configuration ----------------------------------------------------------------------------------------

@@ -1,0 +1,206 @@
+"""train_cifar_ffcv_cgx.py from end to end on a slice of the shipped sample: alone, on ranks, stopped and resumed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from _cgxffcv import build_info
+
+from cgxffcv import checkpoint, sample
+from cgxffcv.fields import IntField, RGBImageField
+from cgxffcv.writer import DatasetWriter
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 240
+TINY = [
+    "--training.recipe=airbench94", "--recipe.widths=16,16,16", "--batch-size", "200", "--epochs", "2",
+    "--recipe.whiten_images=500", "--val-batch-size", "100",
+]  # fmt: skip
+
+pytestmark = [
+    pytest.mark.skipif(not build_info()["onednn"], reason="this build has no oneDNN"),
+    pytest.mark.medium,
+]
+needs_mpi = pytest.mark.skipif(
+    shutil.which("mpirun") is None or not build_info()["mpi"], reason="mpirun or a build with MPI is not there"
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """800 training and 100 test images."""
+    folder = tmp_path_factory.mktemp("data")
+    images, labels = sample.load()
+    images = images.transpose(0, 2, 3, 1)
+    for name, part in (("cifar_train", slice(0, 800)), ("cifar_test", slice(5000, 5100))):
+        writer = DatasetWriter(folder / f"{name}.beton", {"image": RGBImageField(), "label": IntField()})
+        writer.from_arrays(image=images[part], label=labels[part].astype(int))
+    return folder
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+
+
+def words(data, log, *options, ranks=0):
+    script = [str(ROOT / "train_cifar_ffcv_cgx.py"), "--dataset-dir", str(data), "--log-dir", str(log), *options]
+    launch = ["-m", "cgxffcv", "launch", "-np", str(ranks)] if ranks else []
+    return [sys.executable, *launch, *script]
+
+
+def train(data, log, *options, ranks=0):
+    return subprocess.run(
+        words(data, log, *options, ranks=ranks), capture_output=True, text=True, timeout=LIMIT, env=environment(),
+        check=False,
+    )  # fmt: skip
+
+
+def events(log, name):
+    records = [json.loads(line) for line in (log / "run.jsonl").read_text().splitlines()]
+    return [record for record in records if record["event"] == name]
+
+
+def tensors(path):
+    state = checkpoint.load(path)
+    return {name: value.tobytes() for name, value in state.items() if hasattr(value, "tobytes")}
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory):
+    log = tmp_path_factory.mktemp("alone") / "log"
+    done = train(data, log, *TINY)
+    assert done.returncode == 0, done.stderr
+    return log, done
+
+
+def test_alone(alone):
+    log, done = alone
+    assert "training.lr" in done.stdout and "(recipe airbench94)" in done.stdout
+    assert "epoch   2/2" in done.stderr and "test accuracy" in done.stderr and "Traceback" not in done.stderr
+    names = {"run.jsonl", "log.csv", "config.yaml", "last.safetensors", "best.safetensors"}
+    assert {path.name for path in log.iterdir()} == names
+    losses = [record["loss"] for record in events(log, "step")]
+    assert len(losses) == 8 and losses[-1] < losses[0]
+    assert [record["images"] for record in events(log, "step")] == [200] * 8
+
+
+def test_the_same_again_gives_the_same_bytes(alone, data, tmp_path):
+    done = train(data, tmp_path, "--config-file", str(alone[0] / "config.yaml"))
+    assert done.returncode == 0, done.stderr
+    assert tensors(tmp_path / "last.safetensors") == tensors(alone[0] / "last.safetensors")
+
+
+@needs_mpi
+@pytest.mark.parametrize("ranks, backend, bits", [(2, "cgx", 4), (2, "nccl", 32), (3, "cgx", 8)])
+def test_ranks(data, tmp_path, ranks, backend, bits):
+    batch = str(240 if ranks == 3 else 200)
+    options = ["--dist-backend", backend, "--quantization-bits", str(bits), "--batch-size", batch]
+    done = train(data, tmp_path, *TINY, *options, ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    assert f"{ranks} processes, {batch} images a step" in done.stderr and "each rank sent" in done.stderr
+    assert all(record["wire_bytes"] > 0 and record["skipped"] == 0 for record in events(tmp_path, "epoch"))
+
+
+@needs_mpi
+def test_four_bits_send_an_eighth(data, tmp_path):
+    sent = {}
+    for bits, backend in ((4, "cgx"), (32, "nccl")):
+        log = tmp_path / str(bits)
+        # wide enough for the weights of convolutions to be nearly all there is
+        wide = ["--recipe.widths=32,64,64", "--epochs", "1"]
+        done = train(data, log, *TINY, *wide, "--quantization-bits", str(bits), "--dist-backend", backend, ranks=2)
+        assert done.returncode == 0, done.stderr
+        sent[bits] = events(log, "epoch")[0]["wire_bytes"]
+    assert 0.12 < sent[4] / sent[32] < 0.14
+
+
+def wait_for_epoch(process, log):
+    deadline = time.monotonic() + LIMIT
+    while not (log / "last.safetensors").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+
+
+LONGER = [*TINY, "--epochs", "6"]
+
+
+@needs_mpi
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_and_resumed_gives_the_same_bytes(data, tmp_path, number):
+    ranks, bits = 2, ["--dist-backend", "cgx", "--quantization-bits", "4"]
+    whole = train(data, tmp_path / "whole", *LONGER, *bits, ranks=ranks)
+    assert whole.returncode == 0, whole.stderr
+    log = tmp_path / "parts"
+    process = subprocess.Popen(
+        words(data, log, *LONGER, *bits, ranks=ranks), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment(),
+    )  # fmt: skip
+    wait_for_epoch(process, log)
+    process.send_signal(number)
+    process.communicate(timeout=LIMIT)
+    assert process.returncode != 0
+    before = checkpoint.load(log / "last.safetensors")
+    again = train(data, log, *LONGER, *bits, "--resume", ranks=ranks)
+    assert again.returncode == 0 and "going on from" in again.stderr, again.stderr
+    assert tensors(log / "last.safetensors") == tensors(tmp_path / "whole/last.safetensors")
+    assert len(events(log, "start")) == 2 and before
+
+
+def test_ctrl_c_alone_keeps_what_was_done(data, tmp_path):
+    whole, log = tmp_path / "whole", tmp_path / "parts"
+    assert train(data, whole, *LONGER).returncode == 0
+    process = subprocess.Popen(
+        words(data, log, *LONGER), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    wait_for_epoch(process, log)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130 and "--resume" in stderr and "Traceback" not in stderr, stderr
+    assert train(data, log, *LONGER, "--resume").returncode == 0
+    assert tensors(log / "last.safetensors") == tensors(whole / "last.safetensors")
+
+
+@pytest.mark.parametrize(
+    "options, code, message",
+    [
+        (["--epoch", "3"], 2, "unknown option --epoch; did you mean --epochs?"),
+        (["--training.recipe=airbench49"], 2, "did you mean airbench"),
+        (["--data.train_dataset=none.beton"], 1, "none.beton: no such file"),
+        (["--batch-size", "5000"], 1, "batch"),
+        (["--training.device=gpu"], 1, "this build has no CUDA"),
+        (["--resume", "nowhere.safetensors"], 1, "nowhere.safetensors is not there"),
+        (["--recipe.network=resnet9", "--recipe.optimizer=muon"], 2, "optimizer"),
+    ],
+)
+def test_mistakes_end_in_a_message(data, tmp_path, options, code, message):
+    done = train(data, tmp_path, *TINY, *options)
+    assert done.returncode == code and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_files_that_do_not_fit(data, tmp_path):
+    (tmp_path / "bad.beton").write_bytes((data / "cifar_train.beton").read_bytes()[:100_000])
+    done = train(data, tmp_path / "log", *TINY, f"--data.train_dataset={tmp_path}/bad.beton")
+    assert done.returncode == 1 and "bad.beton" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    (tmp_path / "bad.safetensors").write_bytes(b"x" * 100)
+    done = train(data, tmp_path / "log", *TINY, "--resume", str(tmp_path / "bad.safetensors"))
+    assert done.returncode == 1 and "bad.safetensors" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+@needs_mpi
+def test_mistakes_under_mpirun_are_told_by_rank_0_first(data, tmp_path):
+    done = train(data, tmp_path, "--epoch", "3", ranks=2)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("train_cifar_ffcv_cgx.py: error: unknown option --epoch"), done.stderr
+
+
+def test_the_demo_on_a_few_images(data, tmp_path):
+    done = train(data, tmp_path, "--epochs", "1", "--batch-size", "100", "--quantization-bits", "4")
+    assert done.returncode == 0, done.stderr
+    assert "training demo: 1 epochs, 8 steps" in done.stderr and "UNCOMPRESSED" in done.stdout
+    assert "This will take about" in done.stderr
