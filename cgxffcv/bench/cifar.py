@@ -37,7 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--train", default="data/cifar_train.beton", metavar="FILE")
     parser.add_argument("--test", default="data/cifar_test.beton", metavar="FILE")
     parser.add_argument("--holdout", type=int, default=0, metavar="N",
-                        help="for tuning: test on the last N training images, train on the others")  # fmt: skip
+                        help="for tuning: train without the training images N * seed to N * (seed + 1) - 1, and test "
+                        "on these")  # fmt: skip
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe"
     )
@@ -72,10 +73,23 @@ def seconds_since_start() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
-def single_run(options: argparse.Namespace) -> dict[str, Any]:
-    """One training in this process."""
+def hold_out(path: str, count: int, seed: int) -> dict[str, Any]:
+    """The samples to train and to test on: the seed-th fold of `count` images is held out, and round again."""
     import numpy as np
 
+    from cgxffcv.loader import Loader
+
+    with Loader(path, 1, rank=0, world_size=1, seed=0) as loader:
+        numbers = np.arange(loader.num_samples)
+    if not 0 < count < len(numbers):
+        raise UserError(f"--holdout {count}: expected 1 to {len(numbers) - 1} images")
+    first = seed % (len(numbers) // count) * count
+    held = (numbers >= first) & (numbers < first + count)
+    return {"train_indices": numbers[~held], "test_indices": numbers[held]}
+
+
+def single_run(options: argparse.Namespace) -> dict[str, Any]:
+    """One training in this process."""
     from cgxffcv import comm as communication
     from cgxffcv.train import Compression, Trainer
 
@@ -84,13 +98,7 @@ def single_run(options: argparse.Namespace) -> dict[str, Any]:
     world = communication.world() if app.ranks() > 1 else None
     chosen: dict[str, Any] = {}
     if options.holdout:
-        from cgxffcv.loader import Loader
-
-        with Loader(options.train, 1, rank=0, world_size=1, seed=0) as loader:
-            numbers = np.arange(loader.samples)
-        if not 0 < options.holdout < len(numbers):
-            raise UserError(f"--holdout {options.holdout}: expected 1 to {len(numbers) - 1} images")
-        chosen = {"train_indices": numbers[: -options.holdout], "test_indices": numbers[-options.holdout :]}
+        chosen = hold_out(options.train, options.holdout, options.single)
     trainer = Trainer(
         recipe, options.train, options.train if options.holdout else options.test, comm=world, seed=options.single,
         compression=Compression(bits=options.bits, bucket_size=options.bucket_size),

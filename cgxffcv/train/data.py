@@ -26,7 +26,6 @@ __all__ = [
     "augmentation",
     "order_of",
     "permutation_of",
-    "samples_of",
     "test_loader",
     "training_loader",
     "whitening_images",
@@ -110,11 +109,6 @@ def permutation_of(path: str | PathLike[str], seed: int, indices: np.ndarray | N
         pipelines={**_pipelines([]), LABEL: None},
     )  # fmt: skip
     return _checked(loader)
-
-
-def samples_of(loader: Loader) -> int:
-    """Samples in use, over all ranks."""
-    return loader.state_dict()["num_samples"]
 
 
 def order_of(loader: Loader, epoch: int) -> np.ndarray:

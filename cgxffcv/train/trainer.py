@@ -20,7 +20,6 @@ from cgxffcv.train.data import (
     SIDE,
     order_of,
     permutation_of,
-    samples_of,
     test_loader,
     training_loader,
     whitening_images,
@@ -148,7 +147,7 @@ class Trainer:
     def _open(self, train, test, train_indices, test_indices, workers, test_batch) -> None:
         recipe, rank, ranks = self.recipe, self.rank, self.ranks
         everything = self._keep(permutation_of(train, self.seed, train_indices))
-        self.samples = samples_of(everything)
+        self.samples = everything.num_samples
         self.plan = make_plan(recipe, self.samples, ranks)
         self._hardest = None
         if recipe.hardest:
@@ -257,7 +256,7 @@ class Trainer:
     @property
     def test_images(self) -> int:
         """Images of the test file (those in use); 0 without one."""
-        return 0 if self._test is None else samples_of(self._test)
+        return 0 if self._test is None else self._test.num_samples
 
     @property
     def flops_per_image(self) -> float:

@@ -189,6 +189,8 @@ typedef struct StepOptions {
     float *losses; /* NULL, or host memory for the smoothed cross entropy of each image, `count` of them */
     GradientHook hook; /* may be NULL */
     void *hook_context;
+    Status (*check)(void *context); /* called now and then during the step; a failure ends it. May be NULL */
+    void *check_context;
 } StepOptions;
 
 typedef struct StepTotals {

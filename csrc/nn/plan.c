@@ -104,6 +104,7 @@ static Status run_phases(Plan *plan, const Job *job, bool backward) {
     for (int i = 0; i < plan->training.phase_count; i++) {
         const Phase *phase = &plan->training.phases[i];
         if (phase->backward != backward) continue;
+        if (options->check != NULL) TRY(options->check(options->check_context));
         TRY(table->run(plan->train, job, phase));
         size_t complete = phase->gradient_end < wanted ? phase->gradient_end : wanted;
         if (options->hook == NULL || complete <= told) continue;

@@ -148,6 +148,14 @@ static int parse_reduction(PyObject *tuple, AllreduceOptions *options, ReducerLa
     return 0;
 }
 
+static Status check_signals(void *context) {
+    (void)context;
+    PyGILState_STATE gil = PyGILState_Ensure();
+    int failed = PyErr_CheckSignals();
+    PyGILState_Release(gil);
+    return failed < 0 ? error_fail(STATUS_INTERRUPTED, "interrupted by a signal") : STATUS_OK;
+}
+
 static int make_reducer(TrainerObject *self, PyObject *reduction, TrainerConfig *config) {
     AllreduceOptions options;
     ReducerLayer layers[MAX_SPECIAL];
@@ -192,6 +200,7 @@ static int trainer_fill(TrainerObject *self, PyObject *args, PyObject *keywords)
     config.steps = steps;
     config.reduction = loss_sum ? LOSS_SUM : LOSS_MEAN;
     config.project = (ScheduleProject)project;
+    config.check = check_signals;
     self->side = config.side;
     ModelObject *taken = nn_take_model(state, model);
     if (taken == NULL) return -1;
@@ -443,7 +452,8 @@ static int set_step(TrainerObject *self, PyObject *value, void *unused) {
 static PyMethodDef trainer_methods[] = {
     {"step", (PyCFunction)trainer_step_method, METH_VARARGS,
      "step(images, labels, losses=None)\n--\n\nOne training step. Images uint8 or normalised float32, (N, H, W, 3) or "
-     "(N, 3, H, W); labels int64; losses float32 (N,) gets each image's smoothed cross entropy. Gives (step, loss sum, correct, images, skipped, side, reduce seconds, wire bytes)."},
+     "(N, 3, H, W); labels int64; losses float32 (N,) gets each image's smoothed cross entropy. Gives (step, loss sum, "
+     "correct, images, skipped, side, reduce seconds, wire bytes)."},
     {"evaluate", (PyCFunction)trainer_evaluate_method, METH_VARARGS,
      "evaluate(images, views)\n--\n\nThe weighted sum of the logits of the views (dy, dx, mirror, weight): float32 "
      "(N, classes)."},

@@ -227,13 +227,20 @@ static Status forward_backward(Trainer *trainer, const TrainerPhase *phase, cons
     StepOptions options = {.label_smoothing = trainer->config.label_smoothing,
                            .reduction = trainer->config.reduction,
                            .first_block = phase->first_block,
-                           .losses = losses};
+                           .losses = losses,
+                           .check = trainer->config.check,
+                           .check_context = trainer->config.check_context};
     if (trainer->shrunk != NULL) {
         TRY(shrink_images(images, count, trainer->config.side, trainer->config.side, phase->side,
                           model_pool(trainer->model), trainer->shrunk));
         seen = (Images){.data = trainer->shrunk, .type = IMAGE_F32, .layout = IMAGE_NHWC};
     }
-    TRY(plan_step(trainer->plan, &seen, labels, count, &options));
+    Status status = plan_step(trainer->plan, &seen, labels, count, &options);
+    if (status != STATUS_OK) {
+        ErrorRecord cause = *error_record();
+        (void)plan_take_totals(trainer->plan, &totals); /* what the part that ran has added */
+        return error_adopt(&cause);
+    }
     TRY(plan_take_totals(trainer->plan, &totals));
     out->loss = totals.loss;
     out->correct = totals.correct;
@@ -255,10 +262,13 @@ Status trainer_step(Trainer *trainer, const Images *images, const int64_t *label
     if (trainer->slow != NULL && trainer->step == 0) begin_averaging(trainer);
     *out = (TrainerStep){.step = trainer->step, .side = phase->side};
     memcpy(trainer->statistics, model_statistic_data(trainer->model), statistics);
-    TRY(forward_backward(trainer, phase, images, labels, count, losses, out));
-    TRY(reduce(trainer, phase, out));
-    TRY(update(trainer, out));
-    if (out->skipped) memcpy(model_statistic_data(trainer->model), trainer->statistics, statistics);
+    Status status = forward_backward(trainer, phase, images, labels, count, losses, out);
+    if (status == STATUS_OK) status = reduce(trainer, phase, out);
+    if (status == STATUS_OK) status = update(trainer, out);
+    if (status != STATUS_OK || out->skipped) {
+        memcpy(model_statistic_data(trainer->model), trainer->statistics, statistics);
+    }
+    TRY(status);
     trainer->step++;
     if (trainer->slow != NULL) average(trainer);
     return STATUS_OK;

@@ -55,6 +55,10 @@ typedef struct TrainerConfig {
     double lookahead_base;
     TrainerReduce reduce; /* NULL: one rank */
     void *reduce_context; /* borrowed until trainer_destroy */
+    /* Called now and then during a step; a failure (an interruption, say) ends the step, which then has not happened:
+     * the trainer stands where it did. NULL: none. */
+    Status (*check)(void *context);
+    void *check_context;
 } TrainerConfig;
 
 typedef struct Trainer Trainer;
@@ -73,7 +77,8 @@ typedef struct TrainerStep {
     double reduce_seconds; /* in the exchange of gradients */
 } TrainerStep;
 
-/* One step on this rank's images. The step number rises also when the update is left out. `losses` (NULL: not wanted)
+/* One step on this rank's images. The step number rises also when the update is left out. A step that fails has changed
+ * nothing. `losses` (NULL: not wanted)
  * gets the smoothed cross entropy of each image. */
 Status trainer_step(Trainer *trainer, const Images *images, const int64_t *labels, int count, float *losses,
                     TrainerStep *out);

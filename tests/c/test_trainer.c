@@ -113,6 +113,14 @@ static float mean_pixel(const Images *images, int side, int count) {
     return (float)(sum / (count * side * side * 3));
 }
 
+static int checks_until_failure = -1;
+
+static Status check_fails(void *context) {
+    (void)context;
+    if (checks_until_failure < 0 || checks_until_failure-- > 0) return STATUS_OK;
+    FAIL(STATUS_INTERRUPTED, "interrupted");
+}
+
 /* Gradients: the mean pixel, the second layer's only when its block is trained; statistics: + 1 and + the mean. */
 Status plan_step(Plan *plan, const Images *images, const int64_t *labels, int count, const StepOptions *options) {
     float mean = mean_pixel(images, plan->side, count);
@@ -121,11 +129,12 @@ Status plan_step(Plan *plan, const Images *images, const int64_t *labels, int co
     plan->model->statistics[0] += 1;
     plan->model->statistics[1] += mean;
     plan->totals = (StepTotals){(double)mean * count, 1, count};
-    return STATUS_OK;
+    return options->check == NULL ? STATUS_OK : options->check(options->check_context);
 }
 
 Status plan_take_totals(Plan *plan, StepTotals *out) {
     *out = plan->totals;
+    plan->totals = (StepTotals){0};
     return STATUS_OK;
 }
 
@@ -280,6 +289,28 @@ static void test_reduce(void) {
     CHECK_OK(trainer_create(&config, &model, &trainer));
     CHECK(step_with(trainer, 1.0f, &out) == STATUS_PEER_LOST);
     CHECK(trainer_steps_done(trainer) == 0);
+    trainer_destroy(trainer);
+    pool_destroy(model.pool);
+}
+
+static void test_interruption(void) {
+    Model model;
+    Trainer *trainer = NULL;
+    TrainerStep out;
+    TrainerConfig config = config_of();
+    begin(&model);
+    config.check = check_fails;
+    CHECK_OK(trainer_create(&config, &model, &trainer));
+    CHECK_OK(step_with(trainer, 1.0f, &out));
+    Model before = model;
+    checks_until_failure = 0;
+    CHECK(step_with(trainer, 1.0f, &out) == STATUS_INTERRUPTED);
+    CHECK(strcmp(error_record()->message, "interrupted") == 0);
+    CHECK(trainer_steps_done(trainer) == 1);
+    CHECK(memcmp(before.parameters, model.parameters, sizeof model.parameters) == 0);
+    CHECK(memcmp(before.statistics, model.statistics, sizeof model.statistics) == 0);
+    CHECK_OK(step_with(trainer, 1.0f, &out));
+    CHECK(out.step == 1 && out.loss == 2.0 && out.images == 2 && model.parameters[0] == -1.0f);
     trainer_destroy(trainer);
     pool_destroy(model.pool);
 }
@@ -467,6 +498,7 @@ int main(void) {
     test_skipping();
     test_phases();
     test_reduce();
+    test_interruption();
     test_averaging();
     test_views();
     test_refusals();

@@ -1,5 +1,7 @@
 """Whole trainings on small data: learning, determinism, resuming, testing, refusals."""
 
+import signal
+
 import _cgxffcv
 import numpy as np
 import pytest
@@ -262,6 +264,36 @@ def test_an_epoch_can_be_left_and_taken_up(files):
                 break
         assert broken.step == 3
         finish(broken)
+        same_state(whole.state_dict(), broken.state_dict())
+
+
+def test_an_interrupted_step_has_not_happened(files):
+    """A signal in the middle of a step ends it; what is then trained is what would have been trained anyway."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(signum, frame):
+        raise Stop
+
+    with trainer_of(files, "sgd") as whole, trainer_of(files, "sgd") as broken:
+        finish(whole)
+        before = signal.signal(signal.SIGALRM, stop)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+            interruptions = 0
+            while not broken.finished:
+                try:
+                    for _ in broken.run_epoch():
+                        pass
+                except Stop:
+                    interruptions += 1
+                    if interruptions > 3:
+                        signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert interruptions > 0
         same_state(whole.state_dict(), broken.state_dict())
 
 
