@@ -10,21 +10,42 @@
 
 enum { DRAW_SAMPLES = 0, DRAW_PAGES = 1, DRAW_WINDOWS = 2 };
 
-/* Uniform in [0, n), bias below n / 2^64. Draw i takes half of a counter's four words. */
-static uint64_t draw_below(uint64_t seed, uint32_t epoch, uint64_t i, uint32_t draw, uint64_t n) {
-    Philox4 random = philox_at(seed, epoch, i / 2, PHILOX_ORDER, draw);
-    const uint32_t *word = random.word + 2 * (i % 2);
+/* One list of draws: draw i takes half of a counter's four words, so that two draws cost one counter. */
+typedef struct Draws {
+    uint64_t seed;
+    uint32_t epoch, index;
+    uint64_t counter; /* that `random` holds; UINT64_MAX: none */
+    Philox4 random;
+} Draws;
+
+/* Uniform in [0, n), bias below n / 2^64. */
+static uint64_t draw_below(Draws *draws, uint64_t i, uint64_t n) {
+    if (draws->counter != i / 2) {
+        draws->counter = i / 2;
+        draws->random = philox_at(draws->seed, draws->epoch, i / 2, PHILOX_ORDER, draws->index);
+    }
+    const uint32_t *word = draws->random.word + 2 * (i % 2);
     uint64_t wide = (uint64_t)word[1] << 32 | word[0];
     return (uint64_t)(((unsigned __int128)wide * n) >> 64);
 }
 
-/* Fisher and Yates, from the end of [first, last). */
-static void shuffle(uint64_t *items, uint64_t first, uint64_t last, uint64_t seed, uint32_t epoch, uint32_t draw) {
-    for (uint64_t i = last; i > first + 1; i--) {
-        uint64_t other = first + draw_below(seed, epoch, i - 1, draw, i - first);
-        uint64_t moved = items[i - 1];
-        items[i - 1] = items[other];
-        items[other] = moved;
+/* Fisher and Yates, from the end of [first, last). The places to swap with do not depend on what lies there: they are
+ * drawn in blocks and fetched ahead, which hides the memory's latency. */
+static void shuffle(uint64_t *items, uint64_t first, uint64_t last, uint64_t seed, uint32_t epoch, uint32_t index) {
+    enum { BLOCK = 128 };
+    Draws draws = {.seed = seed, .epoch = epoch, .index = index, .counter = UINT64_MAX};
+    uint64_t other[BLOCK];
+    while (last > first + 1) {
+        uint64_t count = last - first - 1 < BLOCK ? last - first - 1 : BLOCK;
+        for (uint64_t k = 0; k < count; k++) {
+            other[k] = first + draw_below(&draws, last - 1 - k, last - k - first);
+            __builtin_prefetch(&items[other[k]], 1);
+        }
+        for (uint64_t k = 0; k < count; k++, last--) {
+            uint64_t moved = items[last - 1];
+            items[last - 1] = items[other[k]];
+            items[other[k]] = moved;
+        }
     }
 }
 

@@ -92,9 +92,9 @@ def test_random_is_the_reference_permutation(path):
             assert loader.next_traversal_order().tolist() == expected
             assert flat(ids_of(loader)) == expected
             assert sorted(expected) == list(range(N))
-    with Loader(path, 10, order=RANDOM, seed=1, indices=range(50, 70)) as loader:
-        expected = reference.shuffled(range(50, 70), 1, 0)
-        assert loader.next_traversal_order().tolist() == expected
+    for indices in (range(50, 70), np.arange(1000) % N, np.arange(129) % N, [3], [3, 4]):
+        with Loader(path, 1, order=RANDOM, seed=1, indices=indices) as loader:
+            assert loader.next_traversal_order().tolist() == reference.shuffled(list(indices), 1, 0)
 
 
 def test_random_permutations_are_uniform(path):
