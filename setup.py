@@ -291,6 +291,8 @@ class BuildExt(build_ext):
         command = [*compiler, *flags, *map(str, objects), "-o", f"{output}.new", *libs, "-lm", "-ldl", "-lrt"]
         subprocess.run(command, check=True)
         os.replace(f"{output}.new", output)
+        if output.parent.resolve() != ROOT:  # the stub lies beside the module
+            shutil.copyfile(ROOT / "_cgxffcv.pyi", output.parent / "_cgxffcv.pyi")
 
 
 setup(ext_modules=[Extension("_cgxffcv", sources=[])], cmdclass={"build_ext": BuildExt})

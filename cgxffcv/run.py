@@ -186,7 +186,8 @@ class Run:
         line += f"test {test.accuracy:6.2%}, " if test else ""
         line += f"{speed:,.0f} img/s, {duration(epoch.seconds)}"
         line += f" + {duration(test.seconds)}" if test else ""
-        self.note(line + (f", {size(epoch.wire_bytes)} sent" if self.ranks > 1 else ""))
+        if test is not None or self.test_every == 1:  # the log has every epoch
+            self.note(line + (f", {size(epoch.wire_bytes)} sent" if self.ranks > 1 else ""))
         record = {
             "epoch": epoch.epoch + 1, "steps": self.trainer.step, "seconds": epoch.seconds,
             "images_per_second": speed, "lr": self.rate, "train_loss": epoch.loss, "train_accuracy": epoch.accuracy,

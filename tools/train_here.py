@@ -17,7 +17,7 @@ def main(ranks: str, options: list[str]) -> None:
     options = ["--config-file", "default_config.yaml", *options]
     images = beton.info(config.load(options).data.train_dataset).num_samples
     chosen = ["--training.recipe=airbench90", "--dist-backend", "cgx", "--quantization-bits", "4"]
-    chosen += ["--epochs", "40", "--training.test_every=20"] if images < SMALL else ["--training.test_every=3"]
+    chosen += ["--epochs", "20", "--training.test_every=10"] if images < SMALL else ["--training.test_every=3"]
     cores = len(os.sched_getaffinity(0))
     print(f"\n{images:,} training images, {ranks} ranks on {cores} cores: recipe airbench90, gradients in 4 bits.")
     print("(By itself train_cifar_ffcv_cgx.py trains as the demo does: ResNet-9, 20 epochs, for GPUs.)", flush=True)

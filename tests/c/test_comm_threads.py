@@ -21,7 +21,7 @@ def test_no_data_race(tmp_path, name):
     if "cannot find" in done.stderr and "tsan" in done.stderr:
         pytest.skip("gcc has no ThreadSanitizer here (libtsan)")
     assert done.returncode == 0, done.stderr
-#Old ThreadSanitizers cannot bear how much newer kernels randomise addresses.
+    # Old ThreadSanitizers cannot bear how much newer kernels randomise addresses.
     plain = ["setarch", "-R"] if shutil.which("setarch") else []
     done = subprocess.run([*plain, str(program)], capture_output=True, text=True, timeout=300, check=False)
     if "personality" in done.stderr or "unexpected memory mapping" in done.stderr:
