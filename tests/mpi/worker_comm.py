@@ -374,4 +374,7 @@ def late():
 
 
 assert _cgxffcv.Comm is comm.Comm
-globals()[CASE]()
+
+
+if __name__ == "__main__":
+    globals()[CASE]()
