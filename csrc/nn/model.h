@@ -215,6 +215,17 @@ Status plan_evaluate(Plan *plan, const Images *images, int count, float *logits)
 Status plan_forward(Plan *plan, const Images *images, int count);
 Status plan_backward(Plan *plan, const float *output_gradient, int count, int first_block);
 
+/* Where the time goes: processor time of each pass, summed over threads, between begin and end. */
+#define PLAN_MAX_PASSES (MODEL_MAX_NODES * 16)
+typedef struct PassTime {
+    const char *pass; /* static */
+    int node;
+    double seconds;
+} PassTime;
+Status plan_profile_begin(Plan *plan);
+/* Training passes, then those of evaluation; at most PLAN_MAX_PASSES entries. */
+Status plan_profile_end(Plan *plan, PassTime *times, int *count);
+
 typedef enum PlanTensor { TENSOR_OUTPUT, TENSOR_OUTPUT_GRADIENT } PlanTensor;
 
 /* Images of the last step or plan_forward. */

@@ -51,6 +51,9 @@ typedef enum PassKind {
     PASS_KINDS
 } PassKind;
 
+/* "conv forward" and the like. */
+const char *pass_name(PassKind kind);
+
 /* One operator, with what it reads and writes: indices of tensors (-1: none) and offsets in the flat buffers
  * (SIZE_MAX: none). */
 typedef struct Op {
@@ -124,6 +127,9 @@ typedef struct OpsTable {
     /* All passes of one phase but those of frozen blocks. */
     Status (*run)(Context *context, const Job *job, const Phase *phase);
     Status (*take_totals)(Context *context, StepTotals *out);
+
+    /* Starts to count the time of each pass (seconds NULL), or gives it (pass_count values) and stops. */
+    Status (*profile)(Context *context, double *seconds);
 
     /* Tests: the first `count` images of a held tensor to and from float32 host memory. */
     Status (*read)(Context *context, int tensor, int count, float *to);

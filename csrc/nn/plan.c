@@ -172,6 +172,27 @@ Status plan_backward(Plan *plan, const float *output_gradient, int count, int fi
     return run_phases(plan, &job, true);
 }
 
+Status plan_profile_begin(Plan *plan) {
+    if (plan->train != NULL) TRY(plan->model->table->profile(plan->train, NULL));
+    return plan->model->table->profile(plan->evaluate, NULL);
+}
+
+static Status read_profile(const Plan *plan, const Program *program, Context *context, PassTime *times, int *count) {
+    double seconds[PLAN_MAX_PASSES];
+    TRY(plan->model->table->profile(context, seconds));
+    for (int i = 0; i < program->pass_count && *count < PLAN_MAX_PASSES; i++) {
+        const Pass *pass = &program->passes[i];
+        times[(*count)++] = (PassTime){pass_name(pass->kind), pass->op, seconds[i]};
+    }
+    return STATUS_OK;
+}
+
+Status plan_profile_end(Plan *plan, PassTime *times, int *count) {
+    *count = 0;
+    if (plan->train != NULL) TRY(read_profile(plan, &plan->training, plan->train, times, count));
+    return read_profile(plan, &plan->evaluation, plan->evaluate, times, count);
+}
+
 static Status find_tensor(const Plan *plan, int node, PlanTensor tensor, int *out) {
     const Program *program = plan->train == NULL ? &plan->evaluation : &plan->training;
     if (node < -1 || node >= program->op_count) {

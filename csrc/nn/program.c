@@ -83,6 +83,28 @@ static const int pass_uses[PASS_KINDS] = {
     [PASS_HEAD_TRAIN] = USES_INPUT | USES_INPUT_GRADIENT,
 };
 
+const char *pass_name(PassKind kind) {
+    static const char *const names[PASS_KINDS] = {
+        [PASS_LOAD] = "load",
+        [PASS_CONV_FORWARD] = "conv forward",
+        [PASS_CONV_FILTER] = "conv filter gradient",
+        [PASS_CONV_DATA] = "conv data gradient",
+        [PASS_CONV_CLOSE] = "conv filter sums",
+        [PASS_NORM_STATISTICS] = "pool, statistics",
+        [PASS_NORM_CLOSE] = "statistics sums",
+        [PASS_NORM_APPLY] = "norm, activation",
+        [PASS_NORM_REDUCE] = "activation gradient, sums",
+        [PASS_NORM_BACKWARD_CLOSE] = "norm gradient sums",
+        [PASS_NORM_BACKWARD] = "norm gradient, unpool",
+        [PASS_NORM_RUNNING] = "running statistics",
+        [PASS_NORM_EVALUATE] = "pool, norm, activation",
+        [PASS_HEAD_EVALUATE] = "head",
+        [PASS_HEAD_TRAIN] = "head, loss",
+        [PASS_HEAD_CLOSE] = "head sums",
+    };
+    return names[kind];
+}
+
 static void add_ranged(Builder *b, PassKind kind, int op, int block) {
     const Op *o = &b->program->ops[op];
     const int tensors[] = {o->input,          o->output,        o->residual,

@@ -258,6 +258,34 @@ static PyObject *plan_shape_method(PlanObject *self, PyObject *node) {
     return Py_BuildValue("(LLL)", (long long)shape[0], (long long)shape[1], (long long)shape[2]);
 }
 
+static PyObject *plan_profile_begin_method(PlanObject *self, PyObject *unused) {
+    (void)unused;
+    if (nn_enter(self->model) < 0) return NULL;
+    Status status = plan_profile_begin(self->plan);
+    nn_leave(self->model);
+    return status == STATUS_OK ? Py_NewRef(Py_None) : fail(self, status);
+}
+
+static PyObject *plan_profile_end_method(PlanObject *self, PyObject *unused) {
+    static const size_t room = PLAN_MAX_PASSES;
+    int count = 0;
+    (void)unused;
+    if (nn_enter(self->model) < 0) return NULL;
+    PassTime *times = PyMem_Calloc(room, sizeof *times);
+    PyObject *list = times == NULL ? PyErr_NoMemory() : NULL;
+    Status status = times == NULL ? STATUS_OK : plan_profile_end(self->plan, times, &count);
+    nn_leave(self->model);
+    if (status != STATUS_OK) fail(self, status);
+    if (times != NULL && status == STATUS_OK) list = PyList_New(count);
+    for (int i = 0; list != NULL && i < count; i++) {
+        PyObject *item = Py_BuildValue("(sid)", times[i].pass, times[i].node, times[i].seconds);
+        if (item == NULL) Py_CLEAR(list);
+        if (item != NULL) PyList_SET_ITEM(list, i, item);
+    }
+    PyMem_Free(times);
+    return list;
+}
+
 static PyObject *get_bytes(PlanObject *self, void *closure) {
     (void)closure;
     return PyLong_FromSize_t(plan_arena_bytes(self->plan));
@@ -285,6 +313,10 @@ static PyMethodDef plan_methods[] = {
      "read(node, gradient=False)\n\nA copy of a node's output, or of its gradient: float32 (n, h, w, c); keep_all "
      "only."},
     {"shape", (PyCFunction)(void (*)(void))plan_shape_method, METH_O, "shape(node)\n\n(h, w, c) of a node's output."},
+    {"profile_begin", (PyCFunction)(void (*)(void))plan_profile_begin_method, METH_NOARGS,
+     "profile_begin()\n\nStarts to count the processor time of each pass."},
+    {"profile_end", (PyCFunction)(void (*)(void))plan_profile_end_method, METH_NOARGS,
+     "profile_end()\n\nList of (pass, node, seconds summed over threads), training passes first."},
     {NULL, NULL, 0, NULL},
 };
 

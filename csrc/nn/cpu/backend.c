@@ -1,5 +1,6 @@
 /* The CPU backend's table: walks through phases with the pool's threads. */
 #include <string.h>
+#include <time.h>
 
 #include "base/cpu.h"
 #include "base/memory.h"
@@ -89,6 +90,41 @@ static bool enabled(const Job *job, const Pass *pass) {
     return job->options == NULL || pass->block >= job->options->first_block;
 }
 
+/* Processor time of the calling thread. */
+static int64_t thread_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static Status run_ranged(const Group *group, const Pass *pass) {
+    Context *context = group->context;
+    if (context->pass_ns == NULL) return ranged_pass(pass)(group, pass->op);
+    int64_t *counter = context->pass_ns + group->thread * context->program->pass_count;
+    int64_t start = thread_ns();
+    Status status = ranged_pass(pass)(group, pass->op);
+    counter[pass - context->program->passes] += thread_ns() - start;
+    return status;
+}
+
+static Status profile(Context *context, double *seconds) {
+    int passes = context->program->pass_count;
+    if (seconds == NULL) {
+        memory_free(context->pass_ns);
+        context->pass_ns = NULL;
+        return memory_calloc((size_t)context->threads * (size_t)passes, sizeof *context->pass_ns, &context->pass_ns);
+    }
+    for (int i = 0; i < passes; i++) {
+        seconds[i] = 0;
+        for (int t = 0; t < context->threads && context->pass_ns != NULL; t++) {
+            seconds[i] += (double)context->pass_ns[t * passes + i] * 1e-9;
+        }
+    }
+    memory_free(context->pass_ns);
+    context->pass_ns = NULL;
+    return STATUS_OK;
+}
+
 /* One chunk through all ranged passes of the phase, group by group. */
 static Status walk_chunk(void *argument, size_t item, int thread) {
     const Walk *walk = argument;
@@ -103,7 +139,7 @@ static Status walk_chunk(void *argument, size_t item, int thread) {
         group.begins = i == 0;
         for (int j = 0; j < walk->phase->ranged_count; j++) {
             const Pass *pass = &walk->context->program->passes[walk->phase->ranged + j];
-            if (enabled(walk->job, pass)) TRY(ranged_pass(pass)(&group, pass->op));
+            if (enabled(walk->job, pass)) TRY(run_ranged(&group, pass));
         }
     }
     return STATUS_OK;
@@ -117,7 +153,9 @@ static Status run(Context *context, const Job *job, const Phase *phase) {
     if (any) TRY(pool_run(model_pool(context->model), (size_t)context_chunks(job->count), walk_chunk, &walk));
     for (int i = 0; i < phase->closing_count; i++) {
         const Pass *pass = &program->passes[phase->closing + i];
+        int64_t start = thread_ns();
         if (enabled(job, pass)) TRY(closing_pass(pass)(context, job, pass->op));
+        if (context->pass_ns != NULL) context->pass_ns[phase->closing + i] += thread_ns() - start;
     }
     return STATUS_OK;
 }
@@ -160,6 +198,7 @@ Status ops_cpu(const OpsTable **out) {
         .begin = begin,
         .run = run,
         .take_totals = take_totals,
+        .profile = profile,
         .read = read_tensor,
         .write = write_tensor,
     };

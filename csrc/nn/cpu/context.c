@@ -182,6 +182,7 @@ void context_destroy(Context *context) {
         memory_free(state->floats);
         memory_free(state->doubles);
     }
+    memory_free(context->pass_ns);
     memory_free(context->partial_totals);
     memory_free(context->shared_partials);
     memory_free(context->scratch);

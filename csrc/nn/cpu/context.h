@@ -48,6 +48,7 @@ struct Context {
     float *shared_partials;                                    /* owned; `chunks` of shared_elems */
     size_t shared_elems;
     StepTotals *partial_totals, totals; /* owned: by chunk; since take_totals */
+    int64_t *pass_ns;                   /* owned; while a profile runs: threads x passes */
     size_t bytes;                       /* allocated */
 };
 
