@@ -48,13 +48,22 @@ class Network:
     Raises ValueError for a description that cannot be built, NotBuiltError without oneDNN (when a plan is made).
     """
 
-    def __init__(self, description: Description, *, backend: str = "cpu", precision: str = "auto", threads: int = 0):
+    def __init__(
+        self,
+        description: Description,
+        *,
+        backend: str = "cpu",
+        precision: str = "auto",
+        convolution: str = "auto",
+        threads: int = 0,
+    ):
         self.description = description
         self.core = _cgxffcv.Model(
             description.tuples(),
             image_channels=description.image_channels,
             backend=backend,
             precision=precision,
+            convolution=convolution,
             threads=threads,
         )
         self.layers = [Layer(*item) for item in self.core.layers]

@@ -110,6 +110,10 @@ static Status check_options(const ModelOptions *options) {
     if (options->precision < PRECISION_AUTO || options->precision > PRECISION_BFLOAT16) {
         FAIL(STATUS_ARGUMENT, "precision %d is none of auto, float32, bfloat16", (int)options->precision);
     }
+    if (options->convolution < CONVOLUTION_AUTO || options->convolution > CONVOLUTION_WINOGRAD4) {
+        FAIL(STATUS_ARGUMENT, "convolution %d is none of auto, direct, winograd2, winograd4",
+             (int)options->convolution);
+    }
     return STATUS_OK;
 }
 
@@ -126,6 +130,7 @@ Status model_create(const ModelDesc *desc, const ModelOptions *options, Model **
     model->desc = *desc;
     model->table = table;
     model->precision = precision;
+    model->convolution = options->convolution;
     TRY_GOTO(lay_out(model));
     lay_out_statistics(model);
     TRY_GOTO(allocate(model));
@@ -148,6 +153,7 @@ void model_destroy(Model *model) {
 
 const ModelDesc *model_desc(const Model *model) { return &model->desc; }
 Precision model_precision(const Model *model) { return model->precision; }
+Convolution model_convolution(const Model *model) { return model->convolution; }
 const char *model_backend(const Model *model) { return model->table->name; }
 Pool *model_pool(const Model *model) { return model->pool; }
 DeviceStream *model_stream(const Model *model) { return model->stream; }

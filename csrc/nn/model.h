@@ -83,9 +83,19 @@ typedef enum BackendKind { BACKEND_CPU, BACKEND_CUDA } BackendKind;
  * what is faster here: bfloat16 where the processor has dot products for it, else float32. */
 typedef enum Precision { PRECISION_AUTO, PRECISION_FLOAT32, PRECISION_BFLOAT16 } Precision;
 
+/* How the CPU backend computes 3 x 3 convolutions in bfloat16: directly, or by minimal filtering in tiles of 2 x 2 or
+ * 4 x 4, which takes fewer multiplications and rounds more (see nn/cpu/winograd.h). AUTO is the fastest. */
+typedef enum Convolution {
+    CONVOLUTION_AUTO,
+    CONVOLUTION_DIRECT,
+    CONVOLUTION_WINOGRAD2,
+    CONVOLUTION_WINOGRAD4
+} Convolution;
+
 typedef struct ModelOptions {
     BackendKind backend;
     Precision precision;
+    Convolution convolution;
     int threads; /* of the CPU backend; 0: all that this process may use */
 } ModelOptions;
 
@@ -118,7 +128,8 @@ Status model_create(const ModelDesc *desc, const ModelOptions *options, Model **
 void model_destroy(Model *model);
 
 const ModelDesc *model_desc(const Model *model);
-Precision model_precision(const Model *model);  /* never AUTO */
+Precision model_precision(const Model *model); /* never AUTO */
+Convolution model_convolution(const Model *model);
 const char *model_backend(const Model *model);  /* "cpu" or "cuda" */
 Pool *model_pool(const Model *model);           /* borrowed until model_destroy; not from inside a step */
 DeviceStream *model_stream(const Model *model); /* what steps are put on; NULL on the CPU backend */

@@ -9,6 +9,7 @@
 struct Model {
     ModelDesc desc;
     Precision precision;
+    Convolution convolution;
     const OpsTable *table; /* static */
     Pool *pool;            /* owned */
     DeviceStream *stream;  /* owned; NULL on the CPU */

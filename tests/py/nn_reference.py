@@ -231,3 +231,57 @@ class Reference:
         outputs, kept = self.forward(images)
         loss, hits, dlogits = cross_entropy(outputs[-1], labels, smoothing, reduction)
         return loss, hits, self.backward(kept, dlogits)[0]
+
+
+def toom_cook(tile: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A^T, G, B^T of minimal filtering with 3 taps, by solving for the interpolation at the points."""
+    points = [0, 1, -1] if tile == 2 else [0, 0.75, -0.75, 1.5, -1.5]
+    size = tile + 2
+
+    def evaluate(count):
+        at = np.array([[float(p) ** k for k in range(count)] for p in points] + [[0.0] * count])
+        at[-1, -1] = 1
+        return at
+
+    a, g, b = evaluate(tile), evaluate(3), np.linalg.inv(evaluate(size)).T
+    # As the C core scales them: the last coefficient of each row of B^T is +-1, G has the divisors. Signs do not matter.
+    for i in range(size):
+        divisor = 1 / b[i, size - 1 if i == size - 1 else max(np.flatnonzero(b[i]))]
+        b[i] *= divisor
+        g[i] /= divisor
+    return a.T, g, b
+
+
+def winograd_tiles(x, tile, padding, rows, columns):
+    """(n, rows, columns, tile + 2, tile + 2, c): overlapping input tiles."""
+    n, h, w, c = x.shape
+    below, right = rows * tile + 2 - h - padding, columns * tile + 2 - w - padding
+    x = np.pad(x, ((0, 0), (padding, max(below, 0)), (padding, max(right, 0)), (0, 0)))
+    view = np.lib.stride_tricks.sliding_window_view(x, (tile + 2, tile + 2), (1, 2))
+    return np.moveaxis(view[:, : rows * tile : tile, : columns * tile : tile], 3, 5)
+
+
+def winograd_conv(x, w, tile, padding):
+    """A 3 x 3 convolution whose transformed inputs and filters are rounded to bfloat16; else exact."""
+    at, g, bt = toom_cook(tile)
+    height, width = x.shape[1] + 2 * padding - 2, x.shape[2] + 2 * padding - 2
+    rows, columns = -(-height // tile), -(-width // tile)
+    tiles = winograd_tiles(x, tile, padding, rows, columns)
+    values = bf16(np.einsum("ia,nrsabc,jb->nrsijc", bt, tiles, bt, optimize=True))
+    filters = bf16(np.einsum("ia,oabc,jb->oijc", g, w, g, optimize=True))
+    products = np.einsum("nrsijc,oijc->nrsijo", values, filters, optimize=True)
+    out = np.einsum("ai,nrsijo,bj->nrasbo", at, products, at, optimize=True)
+    return out.reshape(len(x), rows * tile, columns * tile, -1)[:, :height, :width]
+
+
+def winograd_filter_gradient(x, dy, tile, padding):
+    at, g, bt = toom_cook(tile)
+    n, height, width, c = dy.shape
+    rows, columns = -(-height // tile), -(-width // tile)
+    values = bf16(np.einsum("ia,nrsabc,jb->nrsijc", bt, winograd_tiles(x, tile, padding, rows, columns), bt,
+                            optimize=True))  # fmt: skip
+    padded = np.pad(dy, ((0, 0), (0, rows * tile - height), (0, columns * tile - width), (0, 0)))
+    padded = padded.reshape(n, rows, tile, columns, tile, c)
+    gradients = bf16(np.einsum("ai,nrasbo,bj->nrsijo", at, padded, at, optimize=True))
+    sums = np.einsum("nrsijo,nrsijc->oijc", gradients, values, optimize=True)
+    return np.einsum("ia,oijc,jb->oabc", g, sums, g, optimize=True)

@@ -16,6 +16,8 @@ from nn_reference import (
     norm_forward,
     patches,
     slope,
+    winograd_conv,
+    winograd_filter_gradient,
 )
 
 import cgxffcv
@@ -36,11 +38,13 @@ def close(name, actual, expected, scale, relative, rounding):
     assert worst <= 0, f"{name}: exceeds its bound by {worst}, largest error {np.max(np.abs(actual - expected))}"
 
 
-def run(nodes, size, batch, precision, seed=0, channels=3, threads=2):
+def run(nodes, size, batch, precision, seed=0, channels=3, threads=2, convolution="direct"):
     """Makes the network, runs it forward and backward on random data, gives everything that it did."""
     height, width = size
     rng = np.random.default_rng(seed)
-    network = Network(Description("test", tuple(nodes), channels), precision=precision, threads=threads)
+    network = Network(
+        Description("test", tuple(nodes), channels), precision=precision, threads=threads, convolution=convolution
+    )
     network.initialise(seed)
     for layer in network.layers:
         if layer.kind == "norm_scale":
@@ -153,6 +157,55 @@ def check_all(nodes, size, batch, precision, **options):
         else:
             check_norm(network, plan, node, index, nodes, before, precision)
     return network
+
+
+def tile_of(shape, convolution):
+    """The tile that the C core takes for a map of this size."""
+    multiplications = {tile: -(-shape[1] // tile) * -(-shape[2] // tile) * (tile + 2) ** 2 for tile in (2, 4)}
+    return 4 if convolution == "winograd4" and multiplications[4] < multiplications[2] else 2
+
+
+def near(name, actual, expected, rounding):
+    """Equal but for the stored result's rounding and for transformed values that float32 rounds the other way."""
+    error = np.sqrt(np.mean((actual - expected) ** 2) / np.mean(expected**2))
+    assert error < rounding, f"{name}: relative error {error}"
+    close(name, actual, expected, np.abs(expected).max(), 6e-3, 2**-8)
+
+
+@pytest.mark.parametrize("convolution", ["winograd2", "winograd4"])
+@pytest.mark.parametrize("batch", [1, 13])
+@pytest.mark.parametrize(
+    ("channels_in", "channels", "padding", "size"),
+    [
+        (24, 64, 1, (31, 31)),
+        (64, 128, 1, (15, 9)),
+        (128, 72, 1, (7, 7)),
+        (48, 64, 1, (3, 3)),
+        (16, 24, 0, (6, 5)),
+        (40, 8, 2, (9, 13)),
+        (8, 80, 1, (1, 1)),
+        (32, 48, 1, (10, 4)),
+    ],
+)
+def test_minimal_filtering(channels_in, channels, padding, size, batch, convolution):
+    """Against the same algorithm in float64, its transformed values rounded to bfloat16."""
+    if not cgxffcv.build_info()["cpu"]["avx512_bf16"]:
+        pytest.skip("this processor has no bfloat16 products of AVX-512")
+    nodes = [Conv("stem", channels_in, 1, 1, 0), Conv("conv", channels, 3, 1, padding)]
+    network, plan, _, _ = run(nodes, size, batch, "bfloat16", convolution=convolution)
+    x, dy = plan.read(0).astype(np.float64), plan.read(1, True).astype(np.float64)
+    w = network.parameter("conv.weight").astype(np.float64)
+    near("output", plan.read(1), winograd_conv(x, w, tile_of(dy.shape, convolution), padding), 3e-3)
+    turned = np.ascontiguousarray(w[:, ::-1, ::-1].transpose(3, 1, 2, 0))
+    expected = winograd_conv(dy, turned, tile_of(x.shape, convolution), 2 - padding)
+    near("input gradient", plan.read(0, True), expected, 3e-3)
+    expected = winograd_filter_gradient(x, dy, tile_of(dy.shape, convolution), padding)
+    near("filter gradient", network.gradient("conv.weight"), expected, 3e-4)
+    # and how far the algorithm is from the truth
+    truth, bound = conv(x, w, 1, padding), 6e-3 if convolution == "winograd2" else 2e-2
+    assert np.linalg.norm(plan.read(1) - truth) < bound * np.linalg.norm(truth)
+    truth = conv_filter_gradient(x, dy, 3, 1, padding)
+    assert np.linalg.norm(network.gradient("conv.weight") - truth) < bound * np.linalg.norm(truth)
 
 
 STEMS = {

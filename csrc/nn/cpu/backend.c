@@ -46,7 +46,7 @@ static Status choose_precision(Precision wish, Precision *out) {
         const CpuFeatures *cpu = cpu_features();
         wish = cpu->avx512_bf16 || cpu->amx_bf16 ? PRECISION_BFLOAT16 : PRECISION_FLOAT32;
     }
-    TRY(conv_supported(wish));
+    TRY(dnnl_supported(wish));
     *out = wish;
     return STATUS_OK;
 }
@@ -70,7 +70,8 @@ static Status pack_part(void *argument, size_t item, int thread) {
     if (op == 0) return data || part > 0 ? STATUS_OK : stem_op_pack(context, op);
     Conv *conv = data ? context->states[op].data : context->states[op].forward;
     if (conv == NULL) return STATUS_OK;
-    return conv_pack(conv, model_parameter_data(context->model) + o->weight, part, PACK_PARTS);
+    conv_pack(conv, model_parameter_data(context->model) + o->weight, part, PACK_PARTS);
+    return STATUS_OK;
 }
 
 static Status begin(Context *context, const Job *job) {
@@ -137,6 +138,7 @@ static Status walk_chunk(void *argument, size_t item, int thread) {
         group.first = begin_image + first;
         group.count = images * (i + 1) / groups - first;
         group.begins = i == 0;
+        group.ends = i == groups - 1;
         for (int j = 0; j < walk->phase->ranged_count; j++) {
             const Pass *pass = &walk->context->program->passes[walk->phase->ranged + j];
             if (enabled(walk->job, pass)) TRY(run_ranged(&group, pass));

@@ -63,7 +63,7 @@ static int phase_of(const Program *program, PassKind kind, int op) {
     return -1;
 }
 
-int context_group_sizes(const Context *context, PassKind kind, int op, int sizes[CONTEXT_MAX_GROUP_SIZES]) {
+int context_group_sizes(const Context *context, PassKind kind, int op, int sizes[CONV_MAX_SIZES]) {
     int phase = phase_of(context->program, kind, op), batch = context->program->batch, count = 0;
     if (phase < 0) return 0;
     int chunks = context_chunks(batch), smallest = batch / chunks, largest = (batch + chunks - 1) / chunks;

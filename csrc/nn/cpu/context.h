@@ -15,9 +15,9 @@ typedef struct Group {
     Context *context;
     const Job *job;
     int thread, chunk;
-    int first, count; /* images */
-    int room;         /* images that a scratch tensor of this phase has room for */
-    bool begins;      /* the first group of its chunk */
+    int first, count;  /* images */
+    int room;          /* images that a scratch tensor of this phase has room for */
+    bool begins, ends; /* the first, the last group of its chunk */
 } Group;
 
 typedef Status (*RangedPass)(const Group *group, int op);
@@ -71,8 +71,7 @@ void *group_row_scratch(const Group *group);
 
 /* The numbers of images in the groups of a full batch in the phase with this pass, descending; how many there are, 0 if
  * the program has no such pass. */
-#define CONTEXT_MAX_GROUP_SIZES 4
-int context_group_sizes(const Context *context, PassKind kind, int op, int sizes[CONTEXT_MAX_GROUP_SIZES]);
+int context_group_sizes(const Context *context, PassKind kind, int op, int sizes[CONV_MAX_SIZES]);
 
 /* Allocates zeroed memory that counts as the context's. */
 Status context_alloc(Context *context, size_t count, size_t size, void *out);

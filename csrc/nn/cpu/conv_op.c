@@ -19,12 +19,17 @@ static ConvShape shape_of(const Context *context, const Op *op) {
 }
 
 static Status create_direction(Context *context, int op, PassKind kind, ConvDirection direction, Conv **out) {
-    int sizes[CONTEXT_MAX_GROUP_SIZES], count = context_group_sizes(context, kind, op, sizes);
-    if (count == 0) return STATUS_OK;
-    ConvShape shape = shape_of(context, &context->program->ops[op]);
-    TRY(conv_create(&shape, direction, context->program->precision, sizes, count, context->threads, out));
-    size_t scratch = conv_scratch_bytes(*out);
+    ConvNeed need = {.shape = shape_of(context, &context->program->ops[op]),
+                     .direction = direction,
+                     .precision = context->program->precision,
+                     .method = model_convolution(context->model),
+                     .threads = context->threads};
+    need.size_count = context_group_sizes(context, kind, op, need.sizes);
+    if (need.size_count == 0) return STATUS_OK;
+    TRY(conv_create(&need, out));
+    size_t scratch = (*out)->scratch_bytes, sum = (*out)->sum_elems * sizeof(float);
     if (scratch > context->library_bytes) context->library_bytes = scratch;
+    if (sum > context->sum_bytes) context->sum_bytes = sum;
     return STATUS_OK;
 }
 
@@ -35,35 +40,43 @@ Status conv_op_create(Context *context, int op) {
     TRY_GOTO(create_direction(context, op, PASS_CONV_DATA, CONV_DATA, &state->data));
     TRY_GOTO(create_direction(context, op, PASS_CONV_FILTER, CONV_FILTER, &state->filter));
     if (state->filter != NULL) {
-        state->partial_elems = conv_partial_elems(state->filter);
+        state->partial_elems = state->filter->partial_elems;
         if (state->partial_elems > context->shared_elems) context->shared_elems = state->partial_elems;
-        size_t bytes = state->partial_elems * sizeof(float);
-        if (bytes > context->sum_bytes) context->sum_bytes = bytes;
     }
 done:
     return error_at_operation(status, context->program->ops[op].node.name);
 }
 
+static ConvCall call_of(const Group *group) {
+    return (ConvCall){.thread = group->thread,
+                      .images = group->count,
+                      .scratch = group_library_scratch(group),
+                      .sum = group_sum_scratch(group),
+                      .begins = group->begins,
+                      .ends = group->ends};
+}
+
 Status pass_conv_forward(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
-    return conv_run(group->context->states[op].forward, group->thread, group->count, group_tensor(group, o->input),
-                    group_tensor(group, o->output), group_library_scratch(group));
+    ConvCall call = call_of(group);
+    return conv_run(group->context->states[op].forward, &call, group_tensor(group, o->input),
+                    group_tensor(group, o->output));
 }
 
 Status pass_conv_data(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
-    return conv_run(group->context->states[op].data, group->thread, group->count,
-                    group_tensor(group, o->output_gradient), group_tensor(group, o->input_gradient),
-                    group_library_scratch(group));
+    ConvCall call = call_of(group);
+    return conv_run(group->context->states[op].data, &call, group_tensor(group, o->output_gradient),
+                    group_tensor(group, o->input_gradient));
 }
 
 Status pass_conv_filter(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     const OpState *state = &group->context->states[op];
+    ConvCall call = call_of(group);
     float *partial = group->context->shared_partials + (size_t)group->chunk * state->partial_elems;
-    return conv_run_filter(state->filter, group->thread, group->count, group_tensor(group, o->input),
-                           group_tensor(group, o->output_gradient), !group->begins, partial, group_sum_scratch(group),
-                           group_library_scratch(group));
+    return conv_run_filter(state->filter, &call, group_tensor(group, o->input), group_tensor(group, o->output_gradient),
+                           partial);
 }
 
 typedef struct Unpack {
@@ -76,8 +89,8 @@ typedef struct Unpack {
 static Status unpack_part(void *argument, size_t item, int thread) {
     const Unpack *unpack = argument;
     (void)thread;
-    conv_unpack(unpack->state->filter, unpack->context->shared_partials, unpack->chunks, unpack->state->partial_elems,
-                unpack->gradient, (int)item, UNPACK_PARTS);
+    conv_unpack(unpack->state->filter, unpack->context->shared_partials, unpack->chunks, unpack->gradient, (int)item,
+                UNPACK_PARTS);
     return STATUS_OK;
 }
 

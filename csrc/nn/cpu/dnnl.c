@@ -4,12 +4,11 @@
  * from (out, kernel, kernel, in), unpacking a gather from the blocked gradient. */
 #include <dlfcn.h>
 #include <oneapi/dnnl/dnnl.h>
+#include <pthread.h>
 
 #include "base/memory.h"
 #include "nn/cpu/conv.h"
-#include "nn/cpu/kernels.h"
 
-#define CONV_MAX_SIZES 8
 #define CONV_MAX_ARGS 4
 
 typedef struct ConvSize {
@@ -18,7 +17,8 @@ typedef struct ConvSize {
     dnnl_exec_arg_t *arguments; /* owned, CONV_MAX_ARGS for each thread; the memory objects are too */
 } ConvSize;
 
-struct Conv {
+typedef struct DnnlConv {
+    Conv base;
     ConvShape shape;
     ConvDirection direction;
     Precision precision;
@@ -32,10 +32,10 @@ struct Conv {
     size_t filter_elems, packed_elems; /* packed: with the padding of the blocked form */
     int32_t *map;                      /* owned: forward and data, packed -> flat; filter, flat -> packed */
     void *packed;                      /* owned; not of the filter gradient */
-    size_t scratch_bytes;
-};
+} DnnlConv;
 
 /* libgomp's switches; NULL where oneDNN was built over something else. */
+static pthread_once_t threads_once = PTHREAD_ONCE_INIT;
 static int (*threads_get)(void);
 static void (*threads_set)(int);
 
@@ -81,7 +81,7 @@ static Status fail_dnnl(dnnl_status_t code, const char *call) {
         }                                                                                                              \
     } while (0)
 
-Status conv_supported(Precision precision) {
+Status dnnl_supported(Precision precision) {
     dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
     bool narrow = (isa & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
     if (precision != PRECISION_BFLOAT16 || narrow) return STATUS_OK;
@@ -89,7 +89,7 @@ Status conv_supported(Precision precision) {
                           "float32");
 }
 
-static dnnl_data_type_t storage_type(const Conv *conv) {
+static dnnl_data_type_t storage_type(const DnnlConv *conv) {
     return conv->precision == PRECISION_BFLOAT16 ? dnnl_bf16 : dnnl_f32;
 }
 
@@ -104,7 +104,7 @@ static void descs_destroy(ConvDescs *descs) {
     if (descs->output != NULL) dnnl_memory_desc_destroy(descs->output);
 }
 
-static Status descs_create(const Conv *conv, int images, dnnl_data_type_t filter_type, ConvDescs *descs) {
+static Status descs_create(const DnnlConv *conv, int images, dnnl_data_type_t filter_type, ConvDescs *descs) {
     const ConvShape *s = &conv->shape;
     dnnl_dims_t input = {images, s->in_channels, s->in_height, s->in_width};
     dnnl_dims_t output = {images, s->out_channels, s->out_height, s->out_width};
@@ -120,7 +120,7 @@ static Status descs_create(const Conv *conv, int images, dnnl_data_type_t filter
     return STATUS_OK;
 }
 
-static Status describe_primitive(const Conv *conv, int images, dnnl_primitive_attr_t attributes,
+static Status describe_primitive(const DnnlConv *conv, int images, dnnl_primitive_attr_t attributes,
                                  dnnl_primitive_desc_t *out) {
     Status status = STATUS_OK;
     const ConvShape *s = &conv->shape;
@@ -166,7 +166,7 @@ static void direction_arguments(ConvDirection direction, int arguments[CONV_MAX_
     for (int i = 0; i < CONV_MAX_ARGS; i++) arguments[i] = all[direction][i];
 }
 
-static Status make_arguments(Conv *conv, ConvSize *size, const_dnnl_primitive_desc_t desc) {
+static Status make_arguments(DnnlConv *conv, ConvSize *size, const_dnnl_primitive_desc_t desc) {
     int names[CONV_MAX_ARGS];
     direction_arguments(conv->direction, names);
     TRY(memory_calloc((size_t)(conv->threads * CONV_MAX_ARGS), sizeof *size->arguments, &size->arguments));
@@ -179,7 +179,7 @@ static Status make_arguments(Conv *conv, ConvSize *size, const_dnnl_primitive_de
     return STATUS_OK;
 }
 
-static Status add_size(Conv *conv, int images) {
+static Status add_size(DnnlConv *conv, int images) {
     Status status = STATUS_OK;
     ConvSize *size = &conv->sizes[conv->size_count++];
     dnnl_primitive_attr_t attributes = NULL;
@@ -191,7 +191,7 @@ static Status add_size(Conv *conv, int images) {
     TRY_DNNL_GOTO(dnnl_primitive_create(&size->primitive, desc));
     TRY_GOTO(make_arguments(conv, size, desc));
     size_t scratch = dnnl_memory_desc_get_size(dnnl_primitive_desc_query_md(desc, dnnl_query_scratchpad_md, 0));
-    if (scratch > conv->scratch_bytes) conv->scratch_bytes = scratch;
+    if (scratch > conv->base.scratch_bytes) conv->base.scratch_bytes = scratch;
     if (conv->filters == NULL) {
         int name = conv->direction == CONV_FILTER ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS;
         TRY_DNNL_GOTO(
@@ -222,7 +222,7 @@ static size_t blocked_offset(const Blocking *blocking, const int64_t logical[4])
     return (size_t)offset;
 }
 
-static Status query_blocking(const Conv *conv, Blocking *out) {
+static Status query_blocking(const DnnlConv *conv, Blocking *out) {
     dnnl_format_kind_t kind;
     int32_t count;
     TRY_DNNL(dnnl_memory_desc_query(conv->filters, dnnl_query_format_kind, &kind));
@@ -235,7 +235,7 @@ static Status query_blocking(const Conv *conv, Blocking *out) {
     return STATUS_OK;
 }
 
-static Status make_map(Conv *conv) {
+static Status make_map(DnnlConv *conv) {
     const ConvShape *s = &conv->shape;
     bool filter = conv->direction == CONV_FILTER;
     size_t item = conv->precision == PRECISION_BFLOAT16 && !filter ? 2 : 4;
@@ -262,7 +262,7 @@ static Status make_map(Conv *conv) {
     return filter ? STATUS_OK : memory_calloc(conv->packed_elems, item, &conv->packed);
 }
 
-static Status make_streams(Conv *conv) {
+static Status make_streams(DnnlConv *conv) {
     TRY(memory_calloc((size_t)conv->threads, sizeof *conv->streams, &conv->streams));
     for (int i = 0; i < conv->threads; i++) {
         TRY_DNNL(dnnl_stream_create(&conv->streams[i], conv->engine, dnnl_stream_default_flags));
@@ -270,39 +270,19 @@ static Status make_streams(Conv *conv) {
     return STATUS_OK;
 }
 
-static Status conv_build(Conv *conv, const int *images, int count) {
+static Status conv_build(DnnlConv *conv, const ConvNeed *need) {
     TRY_DNNL(dnnl_engine_create(&conv->engine, dnnl_cpu, 0));
     TRY(make_streams(conv));
-    for (int i = 0; i < count && i < CONV_MAX_SIZES - 1; i++) {
-        if (images[i] > 1) TRY(add_size(conv, images[i]));
+    for (int i = 0; i < need->size_count && i < CONV_MAX_SIZES - 1; i++) {
+        if (need->sizes[i] > 1) TRY(add_size(conv, need->sizes[i]));
     }
     TRY(add_size(conv, 1));
-    return make_map(conv);
+    TRY(make_map(conv));
+    if (conv->direction == CONV_FILTER) conv->base.partial_elems = conv->base.sum_elems = conv->packed_elems;
+    return STATUS_OK;
 }
 
-Status conv_create(const ConvShape *shape, ConvDirection direction, Precision precision, const int *images, int count,
-                   int threads, Conv **out) {
-    Conv *conv = NULL;
-    TRY(conv_supported(precision));
-    TRY(memory_calloc(1, sizeof *conv, &conv));
-    if (threads_set == NULL) find_threads();
-    conv->shape = *shape;
-    conv->direction = direction;
-    conv->precision = precision;
-    conv->kernels = kernels_for(precision);
-    conv->threads = threads;
-    int before = single_begin();
-    Status status = conv_build(conv, images, count);
-    single_end(before);
-    if (status == STATUS_OK) {
-        *out = conv;
-        conv = NULL;
-    }
-    conv_destroy(conv);
-    return status;
-}
-
-static void destroy_size(const Conv *conv, ConvSize *size) {
+static void destroy_size(const DnnlConv *conv, ConvSize *size) {
     for (int i = 0; size->arguments != NULL && i < conv->threads * CONV_MAX_ARGS; i++) {
         if (size->arguments[i].memory != NULL) dnnl_memory_destroy(size->arguments[i].memory);
     }
@@ -310,8 +290,8 @@ static void destroy_size(const Conv *conv, ConvSize *size) {
     if (size->primitive != NULL) dnnl_primitive_destroy(size->primitive);
 }
 
-void conv_destroy(Conv *conv) {
-    if (conv == NULL) return;
+static void dnnl_conv_destroy(Conv *base) {
+    DnnlConv *conv = (DnnlConv *)base;
     for (int i = 0; i < conv->size_count; i++) destroy_size(conv, &conv->sizes[i]);
     for (int i = 0; conv->streams != NULL && i < conv->threads; i++) {
         if (conv->streams[i] != NULL) dnnl_stream_destroy(conv->streams[i]);
@@ -324,29 +304,22 @@ void conv_destroy(Conv *conv) {
     memory_free(conv);
 }
 
-size_t conv_scratch_bytes(const Conv *conv) { return conv->scratch_bytes; }
-
-static void slice(size_t elems, int part, int parts, size_t *begin, size_t *end) {
-    *begin = elems * (size_t)part / (size_t)parts;
-    *end = elems * (size_t)(part + 1) / (size_t)parts;
-}
-
-Status conv_pack(Conv *conv, const float *filters, int part, int parts) {
+static void dnnl_conv_pack(Conv *base, const float *filters, int part, int parts) {
+    DnnlConv *conv = (DnnlConv *)base;
     size_t begin, end, item = conv->precision == PRECISION_BFLOAT16 ? 2 : 4;
-    slice(conv->packed_elems, part, parts, &begin, &end);
+    conv_slice(conv->packed_elems, part, parts, &begin, &end);
     conv->kernels->gather(filters, conv->map + begin, end - begin, (char *)conv->packed + begin * item);
-    return STATUS_OK;
 }
 
 /* The largest primitive for at most `images`. */
-static const ConvSize *size_for(const Conv *conv, int images) {
+static const ConvSize *size_for(const DnnlConv *conv, int images) {
     for (int i = 0; i < conv->size_count; i++) {
         if (conv->sizes[i].images <= images) return &conv->sizes[i];
     }
     return &conv->sizes[conv->size_count - 1];
 }
 
-static Status execute(const Conv *conv, const ConvSize *size, int thread, void *const handles[CONV_MAX_ARGS]) {
+static Status execute(const DnnlConv *conv, const ConvSize *size, int thread, void *const handles[CONV_MAX_ARGS]) {
     dnnl_exec_arg_t *arguments = size->arguments + thread * CONV_MAX_ARGS;
     for (int i = 0; i < CONV_MAX_ARGS; i++) {
         TRY_DNNL(dnnl_memory_set_data_handle(arguments[i].memory, handles[i]));
@@ -357,19 +330,20 @@ static Status execute(const Conv *conv, const ConvSize *size, int thread, void *
     return code == dnnl_success ? STATUS_OK : fail_dnnl(code, "dnnl_primitive_execute");
 }
 
-static size_t image_bytes(const Conv *conv, bool output) {
+static size_t image_bytes(const DnnlConv *conv, bool output) {
     const ConvShape *s = &conv->shape;
     size_t item = conv->precision == PRECISION_BFLOAT16 ? 2 : 4;
     return output ? (size_t)(s->out_height * s->out_width) * (size_t)s->out_channels * item
                   : (size_t)(s->in_height * s->in_width) * (size_t)s->in_channels * item;
 }
 
-Status conv_run(Conv *conv, int thread, int images, const void *from, void *to, void *scratch) {
+static Status dnnl_conv_run(Conv *base, const ConvCall *call, const void *from, void *to) {
+    DnnlConv *conv = (DnnlConv *)base;
     bool forward = conv->direction == CONV_FORWARD;
     size_t from_bytes = image_bytes(conv, !forward), to_bytes = image_bytes(conv, forward);
-    while (images > 0) {
+    for (int images = call->images; images > 0;) {
         const ConvSize *size = size_for(conv, images);
-        TRY(execute(conv, size, thread, (void *[]){(void *)(uintptr_t)from, conv->packed, to, scratch}));
+        TRY(execute(conv, size, call->thread, (void *[]){(void *)(uintptr_t)from, conv->packed, to, call->scratch}));
         from = (const char *)from + (size_t)size->images * from_bytes;
         to = (char *)to + (size_t)size->images * to_bytes;
         images -= size->images;
@@ -377,18 +351,18 @@ Status conv_run(Conv *conv, int thread, int images, const void *from, void *to, 
     return STATUS_OK;
 }
 
-size_t conv_partial_elems(const Conv *conv) { return conv->packed_elems; }
-
-Status conv_run_filter(Conv *conv, int thread, int images, const void *input, const void *output_gradient, bool add,
-                       float *partial, float *sum, void *scratch) {
+/* The first primitive writes the partial sum, the others add to it. */
+static Status dnnl_conv_run_filter(Conv *base, const ConvCall *call, const void *input, const void *output_gradient,
+                                   float *partial) {
+    DnnlConv *conv = (DnnlConv *)base;
     size_t input_bytes = image_bytes(conv, false), gradient_bytes = image_bytes(conv, true);
-    while (images > 0) {
+    bool add = !call->begins;
+    for (int images = call->images; images > 0; add = true) {
         const ConvSize *size = size_for(conv, images);
-        float *to = add ? sum : partial;
-        TRY(execute(conv, size, thread,
-                    (void *[]){(void *)(uintptr_t)input, (void *)(uintptr_t)output_gradient, to, scratch}));
-        if (add) conv->kernels->add(sum, conv->packed_elems, partial);
-        add = true;
+        TRY(execute(conv, size, call->thread,
+                    (void *[]){(void *)(uintptr_t)input, (void *)(uintptr_t)output_gradient, add ? call->sum : partial,
+                               call->scratch}));
+        if (add) conv->kernels->add(call->sum, conv->packed_elems, partial);
         input = (const char *)input + (size_t)size->images * input_bytes;
         output_gradient = (const char *)output_gradient + (size_t)size->images * gradient_bytes;
         images -= size->images;
@@ -396,9 +370,38 @@ Status conv_run_filter(Conv *conv, int thread, int images, const void *input, co
     return STATUS_OK;
 }
 
-void conv_unpack(const Conv *conv, const float *partials, int count, size_t stride, float *gradient, int part,
-                 int parts) {
+static void dnnl_conv_unpack(const Conv *base, const float *partials, int count, float *gradient, int part, int parts) {
+    const DnnlConv *conv = (const DnnlConv *)base;
     size_t begin, end;
-    slice(conv->filter_elems, part, parts, &begin, &end);
-    conv->kernels->gather_sum(partials, (size_t)count, stride, conv->map + begin, end - begin, gradient + begin);
+    conv_slice(conv->filter_elems, part, parts, &begin, &end);
+    conv->kernels->gather_sum(partials, (size_t)count, base->partial_elems, conv->map + begin, end - begin,
+                              gradient + begin);
+}
+
+Status dnnl_conv_create(const ConvNeed *need, Conv **out) {
+    static const ConvTable table = {
+        .destroy = dnnl_conv_destroy,
+        .pack = dnnl_conv_pack,
+        .run = dnnl_conv_run,
+        .run_filter = dnnl_conv_run_filter,
+        .unpack = dnnl_conv_unpack,
+    };
+    DnnlConv *conv = NULL;
+    TRY(memory_calloc(1, sizeof *conv, &conv));
+    pthread_once(&threads_once, find_threads);
+    conv->base.table = &table;
+    conv->shape = need->shape;
+    conv->direction = need->direction;
+    conv->precision = need->precision;
+    conv->kernels = kernels_for(need->precision);
+    conv->threads = need->threads;
+    int before = single_begin();
+    Status status = conv_build(conv, need);
+    single_end(before);
+    if (status == STATUS_OK) {
+        *out = &conv->base;
+    } else {
+        dnnl_conv_destroy(&conv->base);
+    }
+    return status;
 }

@@ -80,6 +80,8 @@ typedef struct Kernels {
     void (*gather)(const float *from, const int32_t *map, size_t elems, void *to);
     /* to[i] = sum over k < count of from[k * stride + map[i]]. */
     void (*gather_sum)(const float *from, size_t count, size_t stride, const int32_t *map, size_t elems, float *to);
+    /* to[i] = sum over k < count of from[k * stride + i]. */
+    void (*sum)(const float *from, size_t count, size_t stride, size_t elems, float *to);
     /* to[i] += from[i] */
     void (*add)(const float *from, size_t elems, float *to);
 } Kernels;

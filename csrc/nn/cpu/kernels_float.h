@@ -38,6 +38,15 @@ static void gather_sum(const float *from, size_t count, size_t stride, const int
     }
 }
 
+static void sum_floats(const float *from, size_t count, size_t stride, size_t elems, float *to) {
+    for (size_t i = 0; i < elems; i += LANES) {
+        int lanes = elems - i < LANES ? (int)(elems - i) : LANES;
+        Vf sum = {0};
+        for (size_t k = 0; k < count; k++) sum += f32_load_some(from + k * stride + i, lanes);
+        f32_store_some(to + i, sum, lanes);
+    }
+}
+
 static void add_floats(const float *from, size_t elems, float *to) {
     for (size_t i = 0; i < elems; i += LANES) {
         int lanes = elems - i < LANES ? (int)(elems - i) : LANES;

@@ -38,7 +38,7 @@
         .stem_backward = stem_backward_##type, .global_pool = global_pool_##type, .add_maps = add_maps_##type,         \
         .global_unpool = global_unpool_##type, .linear = linear, .linear_backward = linear_backward,                   \
         .to_float = to_float_##type, .from_float = from_float_##type, .gather = gather_##type,                         \
-        .gather_sum = gather_sum, .add = add_floats                                                                    \
+        .gather_sum = gather_sum, .sum = sum_floats, .add = add_floats                                                 \
     }
 
 const Kernels *KERNELS_TABLE(Precision precision) {

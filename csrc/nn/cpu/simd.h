@@ -128,12 +128,21 @@ INLINE Vh bf16_narrow(Vf value) {
 
 INLINE Vf bf16_load_some(const uint16_t *from, int lanes) {
     Vh half = {0};
+#if defined(__AVX512F__)
+    if (lanes != LANES) return bf16_widen((Vh)_mm256_maskz_loadu_epi16((__mmask16)((1u << lanes) - 1), from));
+#endif
     memcpy(&half, from, (size_t)lanes * sizeof *from);
     return bf16_widen(half);
 }
 
 INLINE void bf16_store_some(uint16_t *to, Vf value, int lanes) {
     Vh half = bf16_narrow(value);
+#if defined(__AVX512F__)
+    if (lanes != LANES) {
+        _mm256_mask_storeu_epi16(to, (__mmask16)((1u << lanes) - 1), (__m256i)half);
+        return;
+    }
+#endif
     memcpy(to, &half, (size_t)lanes * sizeof *to);
 }
 
