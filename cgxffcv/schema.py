@@ -203,7 +203,7 @@ SCHEMA: dict[str, Param] = {
     "compression.bucket_size": integer(1024, "gradient values that share one scale", 1),
     "compression.layer_min_size": integer(1024, "layers with fewer values go uncompressed", 0),
     "compression.algorithm": choice(
-        "auto", "how the compressed sum is made", "auto", "sra", "oneshot", "ring", "two_level"
+        "auto", "how the compressed sum is made", "auto", "sra", "one_shot", "ring", "two_level"
     ),
     "compression.stochastic": boolean(False, "round at random (without bias) instead of to the nearest level"),
     "comm.backend": choice(

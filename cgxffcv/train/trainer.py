@@ -35,7 +35,7 @@ __all__ = ["Compression", "Trainer", "TrainingDiverged"]
 
 FORMAT = 1  # of the state
 PROJECT = {"never": 0, "always": 1, "thinning": 2}
-ALGORITHMS = {"auto": 0, "oneshot": 1, "sra": 2, "ring": 3, "two_level": 4}
+ALGORITHMS = {"auto": 0, "one_shot": 1, "sra": 2, "ring": 3, "two_level": 4}
 ROUNDINGS = {"nearest": 0, "stochastic": 1}
 CODECS = {"maxmin": 0, "sign": 1, "maxmin_spikes": 2}
 TEST_BATCH = 500
@@ -53,7 +53,7 @@ class Compression:
     bits: int = 32
     bucket_size: int = 1024
     layer_min_size: int = 1024
-    algorithm: str = "auto"  # oneshot, sra, ring, two_level
+    algorithm: str = "auto"  # one_shot, sra, ring, two_level
     codec: str = "maxmin"  # sign, maxmin_spikes
     rounding: str = "nearest"  # stochastic
     error_feedback: bool = False

@@ -1,0 +1,67 @@
+"""Every example runs, and says what it should."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from _cgxffcv import build_info
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ROOT = EXAMPLES.parent
+
+
+def run(*words, cwd):
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environ["MPLBACKEND"] = "agg"
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, timeout=240, cwd=cwd, env=environ, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_beton_dataset(tmp_path):
+    out = run(str(EXAMPLES / "beton_dataset.py"), str(tmp_path), cwd=tmp_path)
+    assert "sample 123: (32, 32, 3) 3" in out and "{'index': 123}" in out
+    assert out.count("the last: (100, 3, 32, 32) float32") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["discs.beton"]
+
+
+def test_compressed_allreduce(tmp_path):
+    if shutil.which("mpirun") is None or not build_info()["mpi"]:
+        pytest.skip("mpirun or a build with MPI is not there")
+    words = ["-m", "cgxffcv", "launch", "-np", "2", str(EXAMPLES / "compressed_allreduce.py")]
+    out = run(*words, cwd=tmp_path)
+    errors = {int(bits): float(e) for bits, e in re.findall(r"^ *(\d+) bits: .*error ([\d.]+)$", out, re.M)}
+    # of Gaussian data: sqrt(1.5) times 0.0074, 0.125, 0.63 where the sum is quantised again
+    assert errors[32] == 0 and 0 < errors[8] < 0.01 < errors[4] < 0.16 < errors[2] < 0.8
+    # error feedback makes the mean of many steps exact but for the last step's loss: a twentieth of 4 bits' error
+    assert float(re.search(r"feedback: relative error ([\d.]+)", out)[1]) < errors[4] / 10
+
+
+def cells(name):
+    notebook = json.loads((EXAMPLES / name).read_text())
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.mark.medium
+def test_the_notebook(tmp_path):
+    if not build_info()["onednn"]:
+        pytest.skip("this build has no oneDNN")
+    code = "\n".join(cells("cifar_training.ipynb"))
+    # the last value of the notebook: the resumed trainer gives the same accuracy; and it has learnt something
+    code += "\nassert same is True and losses[-1] < losses[0] and tests[-1][1] > 0.2\n"
+    script = tmp_path / "notebook.py"
+    script.write_text(code)
+    run(str(script), cwd=tmp_path)
+
+
+def test_all_examples_are_tested():
+    tested = Path(__file__).read_text()
+    for path in EXAMPLES.iterdir():
+        assert path.name in tested or path.name in ("README.md", "__pycache__"), path.name
