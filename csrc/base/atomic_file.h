@@ -1,5 +1,6 @@
 /* A file that appears whole or not at all: written under a temporary name beside its target, synced, then
- * renamed over it. A crash or a failure leaves the old file, or none, and no temporary file after abort. */
+ * renamed over it. A crash or a failure leaves the old file, or none, and no temporary file after abort;
+ * nor after a kill, where the file system has files without names (ext4, xfs, btrfs, tmpfs). */
 #ifndef CGXFFCV_BASE_ATOMIC_FILE_H
 #define CGXFFCV_BASE_ATOMIC_FILE_H
 

@@ -168,10 +168,19 @@ static PyObject *image_value(FileObject *self, size_t field, uint64_t sample, bo
     return errors_raise(state_of(self), error_at_path(status, beton_reader_path(self->reader)));
 }
 
+/* A copy of a region, which may have to come from the disk. */
+static PyObject *bytes_of(const BetonRegion *region) {
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)region->size);
+    if (bytes == NULL || region->size == 0) return bytes;
+    char *to = PyBytes_AS_STRING(bytes);
+    Py_BEGIN_ALLOW_THREADS;
+    memcpy(to, region->data, (size_t)region->size);
+    Py_END_ALLOW_THREADS;
+    return bytes;
+}
+
 static PyObject *region_value(FileObject *self, const BetonField *field, const BetonRegion *region, bool view) {
-    if (field->kind != BETON_ARRAY && field->kind != BETON_TENSOR) {
-        return PyBytes_FromStringAndSize((const char *)region->data, (Py_ssize_t)region->size);
-    }
+    if (field->kind != BETON_ARRAY && field->kind != BETON_TENSOR) return bytes_of(region);
     int64_t shape[BETON_MAX_DIMS];
     for (int i = 0; i < field->ndim; i++) shape[i] = (int64_t)field->shape[i];
     return array_of(self, (ArrayType)field->dtype, field->ndim, shape, region, view);
@@ -185,8 +194,7 @@ static PyObject *custom_value(FileObject *self, size_t index, uint64_t sample) {
     Status status = beton_reader_column(self->reader, index, &column);
     if (status == STATUS_OK && field->has_data) status = beton_reader_region(self->reader, index, sample, &region);
     if (status != STATUS_OK) return errors_raise(state_of(self), status);
-    PyObject *data = field->has_data ? PyBytes_FromStringAndSize((const char *)region.data, (Py_ssize_t)region.size)
-                                     : Py_NewRef(Py_None);
+    PyObject *data = field->has_data ? bytes_of(&region) : Py_NewRef(Py_None);
     return Py_BuildValue("(y#N)", (const char *)column.data + sample * column.stride, (Py_ssize_t)field->record_bytes,
                          data);
 }
@@ -248,8 +256,8 @@ static PyObject *stored_image(FileObject *self, PyObject *args) {
         return NULL;
     Status status = beton_reader_image(self->reader, (size_t)field, sample, &image);
     if (status != STATUS_OK) return errors_raise(state_of(self), status);
-    return Py_BuildValue("(sIIy#)", image.mode == BETON_IMAGE_RAW ? "raw" : "jpg", image.width, image.height,
-                         (const char *)image.region.data, (Py_ssize_t)image.region.size);
+    return Py_BuildValue("(sIIN)", image.mode == BETON_IMAGE_RAW ? "raw" : "jpg", image.width, image.height,
+                         bytes_of(&image.region));
 }
 
 static PyObject *column(FileObject *self, PyObject *args) {
