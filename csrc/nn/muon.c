@@ -8,36 +8,34 @@
 #include "nn/optim_gemm.h"
 #include "nn/optim_private.h"
 
-/* Tiles of the matrix product that one item computes. */
-#define TILES_PER_ITEM 4
-
 /* A matrix and its scratch: m x n is its size after the transposition of a tall one, so m <= n. */
 typedef struct Matrix {
     MuonMatrix given;
     int64_t m, n, elems;
     float *x;             /* m x n: u, then the iterate */
     float *square, *poly; /* m x m: A = X X', and b A + c A A */
-    float *rows_packed;   /* panels of mr rows of X, of A, of the polynomial in turn */
-    float *lines_packed;  /* panels of nr lines: of X's rows for X X', of A's for A A */
-    float *columns_packed;
-    double *sums; /* owned by Muon: for each chunk the sums of squares of u and of the weights */
-    float weight_scale, update_scale;
+    double *sums;         /* for each chunk the sums of squares of u and of the weights */
+    float weight_scale;
+    float update_scale; /* of u; folded into the first iteration */
+    int iteration;      /* the one under way */
     OptimRate rate;
 } Matrix;
 
 /* A stage runs items [0, count(matrix)) of every active matrix. */
 typedef struct Stage {
     int64_t (*count)(const Muon *muon, const Matrix *matrix);
-    void (*run)(const Muon *muon, Matrix *matrix, int64_t item);
+    void (*run)(const Muon *muon, Matrix *matrix, int64_t item, int thread);
 } Stage;
 
 struct Muon {
     Pool *pool; /* borrowed */
-    const GemmKernel *kernel;
+    const GemmKernels *kernels;
     Matrix *matrices; /* owned */
     int count;
-    float *scratch; /* owned */
-    double *sums;   /* owned */
+    float *scratch;        /* owned: the matrices' */
+    float *thread_scratch; /* owned: thread_elems for each thread */
+    size_t thread_elems;
+    double *sums; /* owned */
     const Stage *stage;
     int64_t *first_item; /* owned: where each matrix's items of the current stage start; count + 1 */
 };
@@ -54,22 +52,31 @@ static int64_t place(const Matrix *x, int64_t i) {
     return i % x->given.columns * x->n + i / x->given.columns;
 }
 
-static void momentum_chunk(const Muon *muon, Matrix *x, int64_t item) {
+/* Sums of squares in eight lanes, each in index order. */
+static void momentum_chunk(const Muon *muon, Matrix *x, int64_t item, int thread) {
     (void)muon;
+    (void)thread;
     int64_t begin = item * OPTIM_CHUNK, end = at_most(begin + OPTIM_CHUNK, x->elems);
     const float *g = x->given.gradient, *w = x->given.value;
-    float *v = x->given.momentum, mu = x->given.group.momentum;
+    float *v = x->given.momentum, mu = x->given.group.momentum, *to = x->x;
     bool plain = x->m == x->given.rows;
-    double update = 0, weight = 0;
-    for (int64_t i = begin; i < end; i++) {
-        v[i] = mu * v[i] + g[i];
-        float u = g[i] + mu * v[i];
-        x->x[plain ? i : place(x, i)] = u;
-        update += (double)u * (double)u;
-        weight += (double)w[i] * (double)w[i];
+    double update[8] = {0}, weight[8] = {0};
+    for (int64_t i = begin; i < end; i += 8) {
+        float u[8];
+        int64_t here = at_most(8, end - i);
+        for (int64_t lane = 0; lane < here; lane++) {
+            v[i + lane] = mu * v[i + lane] + g[i + lane];
+            u[lane] = g[i + lane] + mu * v[i + lane];
+            update[lane] += (double)u[lane] * (double)u[lane];
+            weight[lane] += (double)w[i + lane] * (double)w[i + lane];
+        }
+        for (int64_t lane = 0; lane < here; lane++) to[plain ? i + lane : place(x, i + lane)] = u[lane];
     }
-    x->sums[2 * item] = update;
-    x->sums[2 * item + 1] = weight;
+    x->sums[2 * item] = x->sums[2 * item + 1] = 0;
+    for (int lane = 0; lane < 8; lane++) {
+        x->sums[2 * item] += update[lane];
+        x->sums[2 * item + 1] += weight[lane];
+    }
 }
 
 static void find_scales(const Muon *muon, Matrix *x) {
@@ -83,122 +90,62 @@ static void find_scales(const Muon *muon, Matrix *x) {
     x->weight_scale = project ? (float)(sqrt((double)x->given.rows) / sqrt(weight)) : 1.0f;
 }
 
-static void scale_chunk(const Muon *muon, Matrix *x, int64_t item) {
+/* In the first iteration X is still u, without its scale: A = s^2 u u', and the next X = s (a u + (b A + c A A) u). */
+static GemmSquare square_job(const Matrix *x) {
+    float s = x->iteration == 0 ? x->update_scale : 1;
+    return (GemmSquare){.m = x->m, .depth = x->n, .x = x->x, .c = x->square, .alpha = s * s};
+}
+
+static GemmSquare poly_job(const Matrix *x) {
+    return (GemmSquare){.m = x->m,
+                        .depth = x->m,
+                        .x = x->square,
+                        .d = x->square,
+                        .c = x->poly,
+                        .alpha = x->given.group.c,
+                        .beta = x->given.group.b};
+}
+
+static GemmUpdate next_job(const Matrix *x) {
+    float s = x->iteration == 0 ? x->update_scale : 1;
+    return (GemmUpdate){.m = x->m, .n = x->n, .b = x->poly, .x = x->x, .alpha = s, .beta = s * x->given.group.a};
+}
+
+static int64_t square_count(const Muon *muon, const Matrix *x) {
+    GemmSquare job = square_job(x);
+    return gemm_square_items(muon->kernels, &job);
+}
+
+static void square(const Muon *muon, Matrix *x, int64_t item, int thread) {
+    (void)thread;
+    GemmSquare job = square_job(x);
+    gemm_square(muon->kernels, &job, item);
+}
+
+static int64_t poly_count(const Muon *muon, const Matrix *x) {
+    GemmSquare job = poly_job(x);
+    return gemm_square_items(muon->kernels, &job);
+}
+
+static void poly(const Muon *muon, Matrix *x, int64_t item, int thread) {
+    (void)thread;
+    GemmSquare job = poly_job(x);
+    gemm_square(muon->kernels, &job, item);
+}
+
+static int64_t next_count(const Muon *muon, const Matrix *x) {
+    GemmUpdate job = next_job(x);
+    return gemm_update_items(muon->kernels, &job);
+}
+
+static void next(const Muon *muon, Matrix *x, int64_t item, int thread) {
+    GemmUpdate job = next_job(x);
+    gemm_update(muon->kernels, &job, item, muon->thread_scratch + (size_t)thread * muon->thread_elems);
+}
+
+static void update_chunk(const Muon *muon, Matrix *x, int64_t item, int thread) {
     (void)muon;
-    int64_t begin = item * OPTIM_CHUNK, end = at_most(begin + OPTIM_CHUNK, x->elems);
-    for (int64_t i = begin; i < end; i++) x->x[i] *= x->update_scale;
-}
-
-static int64_t pack_x_count(const Muon *muon, const Matrix *x) {
-    return gemm_panels(x->m, muon->kernel->mr) + gemm_panels(x->m, muon->kernel->nr) +
-           gemm_panels(x->n, muon->kernel->nr);
-}
-
-/* X's rows as left operand and as right operand of X X', its columns as right operand of (b A + c A A) X. */
-static void pack_x(const Muon *muon, Matrix *x, int64_t item) {
-    int mr = muon->kernel->mr, nr = muon->kernel->nr;
-    int64_t left = gemm_panels(x->m, mr), right = gemm_panels(x->m, nr);
-    if (item < left) {
-        gemm_pack(x->x, x->n, 1, x->m, x->n, mr, item, x->rows_packed);
-    } else if (item < left + right) {
-        gemm_pack(x->x, x->n, 1, x->m, x->n, nr, item - left, x->lines_packed);
-    } else {
-        gemm_pack(x->x, 1, x->n, x->n, x->m, nr, item - left - right, x->columns_packed);
-    }
-}
-
-static GemmJob square_job(const Matrix *x) {
-    return (GemmJob){.m = x->m,
-                     .n = x->m,
-                     .depth = x->n,
-                     .a = x->rows_packed,
-                     .b = x->lines_packed,
-                     .c = x->square,
-                     .alpha = 1,
-                     .lower = true};
-}
-
-static GemmJob poly_job(const Matrix *x) {
-    return (GemmJob){.m = x->m,
-                     .n = x->m,
-                     .depth = x->m,
-                     .a = x->rows_packed,
-                     .b = x->lines_packed,
-                     .c = x->poly,
-                     .d = x->square,
-                     .alpha = x->given.group.c,
-                     .beta = x->given.group.b,
-                     .lower = true};
-}
-
-static GemmJob next_job(const Matrix *x) {
-    return (GemmJob){.m = x->m,
-                     .n = x->n,
-                     .depth = x->m,
-                     .a = x->rows_packed,
-                     .b = x->columns_packed,
-                     .c = x->x,
-                     .d = x->x,
-                     .alpha = 1,
-                     .beta = x->given.group.a};
-}
-
-static int64_t job_items(const Muon *muon, GemmJob job) {
-    return (gemm_tiles(muon->kernel, &job) + TILES_PER_ITEM - 1) / TILES_PER_ITEM;
-}
-
-static void job_run(const Muon *muon, GemmJob job, int64_t item) {
-    int64_t end = at_most((item + 1) * TILES_PER_ITEM, gemm_tiles(muon->kernel, &job));
-    for (int64_t tile = item * TILES_PER_ITEM; tile < end; tile++) gemm_tile(muon->kernel, &job, tile);
-}
-
-static int64_t square_count(const Muon *muon, const Matrix *x) { return job_items(muon, square_job(x)); }
-static void square(const Muon *muon, Matrix *x, int64_t item) { job_run(muon, square_job(x), item); }
-static int64_t poly_count(const Muon *muon, const Matrix *x) { return job_items(muon, poly_job(x)); }
-static void poly(const Muon *muon, Matrix *x, int64_t item) { job_run(muon, poly_job(x), item); }
-static int64_t next_count(const Muon *muon, const Matrix *x) { return job_items(muon, next_job(x)); }
-static void next(const Muon *muon, Matrix *x, int64_t item) { job_run(muon, next_job(x), item); }
-
-static int64_t row_count(const Muon *muon, const Matrix *x) {
-    (void)muon;
-    return x->m;
-}
-
-static void mirror_row(float *matrix, int64_t m, int64_t row) {
-    for (int64_t j = row + 1; j < m; j++) matrix[row * m + j] = matrix[j * m + row];
-}
-
-static void mirror_square(const Muon *muon, Matrix *x, int64_t row) {
-    (void)muon;
-    mirror_row(x->square, x->m, row);
-}
-
-static void mirror_poly(const Muon *muon, Matrix *x, int64_t row) {
-    (void)muon;
-    mirror_row(x->poly, x->m, row);
-}
-
-static int64_t pack_square_count(const Muon *muon, const Matrix *x) {
-    return gemm_panels(x->m, muon->kernel->mr) + gemm_panels(x->m, muon->kernel->nr);
-}
-
-static void pack_square(const Muon *muon, Matrix *x, int64_t item) {
-    int64_t left = gemm_panels(x->m, muon->kernel->mr);
-    if (item < left) {
-        gemm_pack(x->square, x->m, 1, x->m, x->m, muon->kernel->mr, item, x->rows_packed);
-    } else {
-        gemm_pack(x->square, 1, x->m, x->m, x->m, muon->kernel->nr, item - left, x->lines_packed);
-    }
-}
-
-static int64_t pack_poly_count(const Muon *muon, const Matrix *x) { return gemm_panels(x->m, muon->kernel->mr); }
-
-static void pack_poly(const Muon *muon, Matrix *x, int64_t item) {
-    gemm_pack(x->poly, x->m, 1, x->m, x->m, muon->kernel->mr, item, x->rows_packed);
-}
-
-static void update_chunk(const Muon *muon, Matrix *x, int64_t item) {
-    (void)muon;
+    (void)thread;
     int64_t begin = item * OPTIM_CHUNK, end = at_most(begin + OPTIM_CHUNK, x->elems);
     float *w = x->given.value, rate = x->rate.rate, keep = 1.0f - rate * x->given.group.decay;
     bool plain = x->m == x->given.rows;
@@ -207,19 +154,14 @@ static void update_chunk(const Muon *muon, Matrix *x, int64_t item) {
     }
 }
 
-static const Stage momentum_stage = {chunk_count, momentum_chunk}, scale_stage = {chunk_count, scale_chunk},
-                   update_stage = {chunk_count, update_chunk};
-static const Stage iteration_stages[] = {
-    {pack_x_count, pack_x}, {square_count, square},   {row_count, mirror_square},   {pack_square_count, pack_square},
-    {poly_count, poly},     {row_count, mirror_poly}, {pack_poly_count, pack_poly}, {next_count, next},
-};
+static const Stage momentum_stage = {chunk_count, momentum_chunk}, update_stage = {chunk_count, update_chunk};
+static const Stage iteration_stages[] = {{square_count, square}, {poly_count, poly}, {next_count, next}};
 
 static Status run_item(void *context, size_t item, int thread) {
-    (void)thread;
     const Muon *muon = context;
     int matrix = 0;
     while ((int64_t)item >= muon->first_item[matrix + 1]) matrix++;
-    muon->stage->run(muon, &muon->matrices[matrix], (int64_t)item - muon->first_item[matrix]);
+    muon->stage->run(muon, &muon->matrices[matrix], (int64_t)item - muon->first_item[matrix], thread);
     return STATUS_OK;
 }
 
@@ -227,7 +169,8 @@ static Status run_item(void *context, size_t item, int thread) {
 static Status run_stage(Muon *muon, const Stage *stage, int iteration) {
     muon->stage = stage;
     for (int i = 0; i < muon->count; i++) {
-        const Matrix *x = &muon->matrices[i];
+        Matrix *x = &muon->matrices[i];
+        x->iteration = iteration;
         bool takes_part = x->rate.active && iteration < x->given.group.iterations;
         muon->first_item[i + 1] = muon->first_item[i] + (takes_part ? stage->count(muon, x) : 0);
     }
@@ -245,7 +188,6 @@ Status muon_step(Muon *muon, const OptimRate *rates) {
     for (int i = 0; i < muon->count; i++) {
         if (rates[i].active) find_scales(muon, &muon->matrices[i]);
     }
-    TRY(run_stage(muon, &scale_stage, 0));
     for (int iteration = 0; iteration < iterations; iteration++) {
         for (size_t s = 0; s < sizeof iteration_stages / sizeof *iteration_stages; s++) {
             TRY(run_stage(muon, &iteration_stages[s], iteration));
@@ -254,16 +196,11 @@ Status muon_step(Muon *muon, const OptimRate *rates) {
     return run_stage(muon, &update_stage, 0);
 }
 
-/* Cuts one matrix's scratch memory; with `base` NULL only counts. The row panels hold X's rows or an m x m matrix's. */
-static size_t cut_scratch(const GemmKernel *kernel, Matrix *x, float *base) {
+/* Cuts one matrix's scratch memory; with `base` NULL only counts. */
+static size_t cut_scratch(Matrix *x, float *base) {
     size_t at = 0, m = (size_t)x->m, n = (size_t)x->n;
-    float **const parts[] = {&x->x, &x->square, &x->poly, &x->rows_packed, &x->lines_packed, &x->columns_packed};
-    const size_t sizes[] = {m * n,
-                            m * m,
-                            m * m,
-                            gemm_panel_elems(x->m, x->n, kernel->mr),
-                            gemm_panel_elems(x->m, x->n, kernel->nr),
-                            gemm_panel_elems(x->n, x->m, kernel->nr)};
+    float **const parts[] = {&x->x, &x->square, &x->poly};
+    const size_t sizes[] = {m * n, m * m, m * m};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         if (base != NULL) *parts[i] = base + at;
         at += (sizes[i] + 15) / 16 * 16;
@@ -274,16 +211,19 @@ static size_t cut_scratch(const GemmKernel *kernel, Matrix *x, float *base) {
 static Status allocate(Muon *muon) {
     size_t floats = 0, sums = 0;
     for (int i = 0; i < muon->count; i++) {
-        floats += cut_scratch(muon->kernel, &muon->matrices[i], NULL);
+        floats += cut_scratch(&muon->matrices[i], NULL);
         sums += 2 * (size_t)chunk_count(muon, &muon->matrices[i]);
+        size_t own = gemm_update_scratch(muon->matrices[i].m);
+        if (own > muon->thread_elems) muon->thread_elems = own;
     }
+    TRY(memory_calloc((size_t)pool_threads(muon->pool) * muon->thread_elems, sizeof(float), &muon->thread_scratch));
     TRY(memory_calloc(floats, sizeof(float), &muon->scratch));
     TRY(memory_calloc(sums, sizeof(double), &muon->sums));
     TRY(memory_calloc((size_t)muon->count + 1, sizeof *muon->first_item, &muon->first_item));
     floats = sums = 0;
     for (int i = 0; i < muon->count; i++) {
         muon->matrices[i].sums = muon->sums + sums;
-        floats += cut_scratch(muon->kernel, &muon->matrices[i], muon->scratch + floats);
+        floats += cut_scratch(&muon->matrices[i], muon->scratch + floats);
         sums += 2 * (size_t)chunk_count(muon, &muon->matrices[i]);
     }
     return STATUS_OK;
@@ -294,7 +234,7 @@ Status muon_create(const MuonMatrix *matrices, int count, Pool *pool, Muon **out
     Muon *muon = NULL;
     TRY(memory_calloc(1, sizeof *muon, &muon));
     muon->pool = pool;
-    muon->kernel = gemm_kernel();
+    muon->kernels = gemm_kernels();
     muon->count = count;
     TRY_GOTO(memory_calloc((size_t)count, sizeof *muon->matrices, &muon->matrices));
     for (int i = 0; i < count; i++) {
@@ -316,6 +256,7 @@ void muon_destroy(Muon *muon) {
     if (muon == NULL) return;
     memory_free(muon->first_item);
     memory_free(muon->sums);
+    memory_free(muon->thread_scratch);
     memory_free(muon->scratch);
     memory_free(muon->matrices);
     memory_free(muon);

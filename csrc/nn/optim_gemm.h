@@ -1,50 +1,54 @@
-/* A small blocked matrix product for the optimizers: operands packed into panels, tiles as items of a parallel
- * loop, so that the result does not depend on the number of threads. Private to this folder. */
+/* Matrix products for the optimizers: X X' without packing, and B X one column panel at a time. Each element is summed
+ * over the whole depth in one go and in a fixed order, so that results do not depend on the number of threads.
+ * Private to this folder. */
 #ifndef CGXFFCV_NN_OPTIM_GEMM_H
 #define CGXFFCV_NN_OPTIM_GEMM_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define GEMM_MAX_MR 16
-#define GEMM_MAX_NR 32
+#define GEMM_MAX_ROWS 12
+#define GEMM_MAX_COLUMNS 32
 
-/* acc[mr][nr] (row-major) = sum over k of a[k][i] * b[k][j]; panels as gemm_pack writes them. */
-typedef void (*GemmMicro)(int64_t depth, const float *a, const float *b, float *acc);
+/* Two kernels over tiles of fixed size; `out` is row-major, without gaps. */
+typedef struct GemmKernels {
+    /* out[i][j] = sum over k of a[i][k] b[j][k]; the rows of a tile are given one by one. */
+    int dot_rows, dot_columns;
+    void (*dot)(int64_t depth, const float *const *a, const float *const *b, float *out);
+    /* out[i][j] = sum over k of a[i][k] b[k][j]; b has outer_columns columns, without gaps. */
+    int outer_rows, outer_columns;
+    void (*outer)(int64_t depth, const float *const *a, const float *b, float *out);
+} GemmKernels;
 
-typedef struct GemmKernel {
-    int mr, nr;
-    GemmMicro run;
-    const char *name;
-} GemmKernel;
+extern const GemmKernels gemm_kernels_scalar, gemm_kernels_avx2, gemm_kernels_avx512;
 
-extern const GemmKernel gemm_kernel_scalar, gemm_kernel_avx2, gemm_kernel_avx512;
+/* The widest kernels that this processor runs. */
+const GemmKernels *gemm_kernels(void);
 
-/* The widest kernel that this processor runs. */
-const GemmKernel *gemm_kernel(void);
-
-/* The floats that `lines` lines of `depth` elements take as panels of `width` lines. */
-size_t gemm_panel_elems(int64_t lines, int64_t depth, int width);
-int64_t gemm_panels(int64_t lines, int width);
-
-/* Packs panel `panel`: element (line, k) stands at from[line * line_stride + k * depth_stride] and goes to
- * to[panel][k][line within the panel]; lines past the end are zero. */
-void gemm_pack(const float *from, int64_t line_stride, int64_t depth_stride, int64_t lines, int64_t depth, int width,
-               int64_t panel, float *to);
-
-/* C = alpha A B + beta D over packed operands; D has C's shape and row stride and may be C itself. */
-typedef struct GemmJob {
-    int64_t m, n, depth;
-    const float *a; /* borrowed: panels of mr rows of A */
-    const float *b; /* borrowed: panels of nr columns of B */
-    float *c;       /* borrowed: row-major, row stride n */
-    const float *d; /* borrowed; not read when beta is 0 */
+/* C = alpha X X' + beta D for X of m x depth, symmetric D (not read when beta is 0); all row-major without gaps. Item i
+ * of gemm_square_items computes one band of rows below the diagonal, and mirrors it. */
+typedef struct GemmSquare {
+    int64_t m, depth;
+    const float *x; /* borrowed */
+    const float *d; /* borrowed */
+    float *c;       /* borrowed; not x, not d */
     float alpha, beta;
-    bool lower; /* only tiles that touch the lower triangle (the diagonal included) need be computed */
-} GemmJob;
+} GemmSquare;
 
-int64_t gemm_tiles(const GemmKernel *kernel, const GemmJob *job);
-void gemm_tile(const GemmKernel *kernel, const GemmJob *job, int64_t tile);
+int64_t gemm_square_items(const GemmKernels *kernels, const GemmSquare *job);
+void gemm_square(const GemmKernels *kernels, const GemmSquare *job, int64_t item);
+
+/* X = alpha B X + beta X in place, for B of m x m and X of m x n; item j works on one panel of columns. */
+typedef struct GemmUpdate {
+    int64_t m, n;
+    const float *b; /* borrowed */
+    float *x;       /* borrowed */
+    float alpha, beta;
+} GemmUpdate;
+
+/* Floats of scratch memory that gemm_update needs in each thread. */
+size_t gemm_update_scratch(int64_t m);
+int64_t gemm_update_items(const GemmKernels *kernels, const GemmUpdate *job);
+void gemm_update(const GemmKernels *kernels, const GemmUpdate *job, int64_t item, float *scratch);
 
 #endif

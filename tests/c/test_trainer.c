@@ -12,17 +12,22 @@
 #include "train/trainer.h"
 
 /* Kernels of odd shapes in place of the vectorised ones, which need compiler flags of their own. */
-static void run_odd(int64_t depth, const float *a, const float *b, float *acc) {
-    for (int i = 0; i < 3; i++) {
-        for (int j = 0; j < 5; j++) {
-            float sum = 0;
-            for (int64_t k = 0; k < depth; k++) sum += a[k * 3 + i] * b[k * 5 + j];
-            acc[i * 5 + j] = sum;
-        }
+static void dot_odd(int64_t depth, const float *const *a, const float *const *b, float *out) {
+    for (int i = 0; i < 3 * 5; i++) {
+        out[i] = 0;
+        for (int64_t k = 0; k < depth; k++) out[i] += a[i / 5][k] * b[i % 5][k];
     }
 }
 
-const GemmKernel gemm_kernel_avx2 = {3, 5, run_odd, "odd"}, gemm_kernel_avx512 = {3, 5, run_odd, "odd"};
+static void outer_odd(int64_t depth, const float *const *a, const float *b, float *out) {
+    for (int i = 0; i < 2 * 7; i++) {
+        out[i] = 0;
+        for (int64_t k = 0; k < depth; k++) out[i] += a[i / 7][k] * b[k * 7 + i % 7];
+    }
+}
+
+const GemmKernels gemm_kernels_avx2 = {3, 5, dot_odd, 2, 7, outer_odd};
+const GemmKernels gemm_kernels_avx512 = {3, 5, dot_odd, 2, 7, outer_odd};
 
 /* --- the network ------------------------------------------------------------------------------------------------ */
 
