@@ -38,8 +38,8 @@ def test_compressed_allreduce(tmp_path):
     words = ["-m", "cgxffcv", "launch", "-np", "2", str(EXAMPLES / "compressed_allreduce.py")]
     out = run(*words, cwd=tmp_path)
     errors = {int(bits): float(e) for bits, e in re.findall(r"^ *(\d+) bits: .*error ([\d.]+)$", out, re.M)}
-    # of Gaussian data: sqrt(1.5) times 0.0074, 0.125, 0.63 where the sum is quantised again
-    assert errors[32] == 0 and 0 < errors[8] < 0.01 < errors[4] < 0.16 < errors[2] < 0.8
+    # Gaussian data: 0.0074, 0.125, 0.63, and about sqrt(1.5) times that where the sum is quantised again
+    assert errors[32] == 0 and 0 < errors[8] < 0.01 < errors[4] < 0.16 < errors[2] < 0.9
     # error feedback makes the mean of many steps exact but for the last step's loss: a twentieth of 4 bits' error
     assert float(re.search(r"feedback: relative error ([\d.]+)", out)[1]) < errors[4] / 10
 
