@@ -7,6 +7,7 @@
 #include "allreduce/convert.h"
 
 #define SMALLEST_NORMAL 0x1p-126f
+#define SPIKE_BLOCK 32
 #define MAGNITUDE_LIMIT 0x7E000000u /* 2^125: from here on a bucket's width may overflow */
 
 /* A uniform grid; a unit that is not finite means a bucket of NaN, 0 a constant one. */
@@ -76,11 +77,13 @@ static void encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInpu
 /* The elements of greatest magnitude, in index order; of equals the earlier. */
 typedef struct Spikes {
     int count;
-    uint32_t magnitude[QUANTIZE_MAX_SPIKES];
+    uint32_t magnitude[QUANTIZE_MAX_SPIKES]; /* descending */
     int64_t index[QUANTIZE_MAX_SPIKES];
 } Spikes;
 
-static void spikes_insert(Spikes *spikes, int limit, uint32_t magnitude, int64_t index) {
+/* Takes the element in if it is among the `limit` greatest so far. */
+static void spikes_offer(Spikes *spikes, int limit, uint32_t magnitude, int64_t index) {
+    if (spikes->count == limit && magnitude <= spikes->magnitude[limit - 1]) return;
     int at = spikes->count < limit ? spikes->count++ : limit - 1;
     for (; at > 0 && spikes->magnitude[at - 1] < magnitude; at--) {
         spikes->magnitude[at] = spikes->magnitude[at - 1];
@@ -90,14 +93,8 @@ static void spikes_insert(Spikes *spikes, int limit, uint32_t magnitude, int64_t
     spikes->index[at] = index;
 }
 
-static void spikes_find(QuantInput input, int limit, Spikes *spikes) {
-    spikes->count = 0;
-    for (int64_t i = 0; i < input.elems; i++) {
-        uint32_t magnitude = float_bits(element_load(input.x, input.type, i)) & 0x7FFFFFFFu;
-        if (spikes->count == limit && magnitude <= spikes->magnitude[limit - 1]) continue;
-        spikes_insert(spikes, limit, magnitude, i);
-    }
-    for (int i = 1; i < spikes->count; i++) { /* into index order */
+static void spikes_into_index_order(Spikes *spikes) {
+    for (int i = 1; i < spikes->count; i++) {
         int64_t index = spikes->index[i];
         int at = i;
         for (; at > 0 && spikes->index[at - 1] > index; at--) spikes->index[at] = spikes->index[at - 1];
@@ -108,6 +105,32 @@ static void spikes_find(QuantInput input, int limit, Spikes *spikes) {
 static QuantInput part(QuantInput input, int64_t first, int64_t end) {
     const uint8_t *x = input.x;
     return (QuantInput){x + first * (int64_t)quantize_item_bytes(input.type), input.type, end - first};
+}
+
+static int64_t block_end(QuantInput input, int64_t block) {
+    return input.elems - block < SPIKE_BLOCK ? input.elems : block + SPIKE_BLOCK;
+}
+
+/* The fast kernel gives each block's greatest magnitude. At least `limit` elements reach the limit-th greatest of
+ * those, so blocks below it hold no spike. */
+static void spikes_find(const QuantKernels *kernels, QuantInput input, int limit, Spikes *spikes) {
+    uint32_t greatest[QUANTIZE_MAX_SPIKE_BUCKET / SPIKE_BLOCK], least = 0;
+    spikes->count = 0;
+    for (int64_t block = 0; block < input.elems; block += SPIKE_BLOCK) {
+        uint32_t magnitude = kernels->range(part(input, block, block_end(input, block))).magnitude;
+        greatest[block / SPIKE_BLOCK] = magnitude;
+        spikes_offer(spikes, limit, magnitude, block);
+    }
+    if (spikes->count == limit) least = spikes->magnitude[limit - 1];
+    spikes->count = 0;
+    for (int64_t block = 0; block < input.elems; block += SPIKE_BLOCK) {
+        if (greatest[block / SPIKE_BLOCK] < least) continue;
+        for (int64_t i = block; i < block_end(input, block); i++) {
+            uint32_t magnitude = float_bits(element_load(input.x, input.type, i)) & 0x7FFFFFFFu;
+            if (magnitude >= least) spikes_offer(spikes, limit, magnitude, i);
+        }
+    }
+    spikes_into_index_order(spikes);
 }
 
 /* The range of what lies between the spikes, and zero where nothing does. */
@@ -138,7 +161,7 @@ static void code_clear(uint8_t *codes, int bits, int64_t index) {
 static Grid quantize_spikes(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input,
                             const QuantRandom *random, BucketWire wire) {
     Spikes spikes;
-    spikes_find(input, spec->spikes, &spikes);
+    spikes_find(kernels, input, spec->spikes, &spikes);
     Grid grid = grid_between_spikes(kernels, input, &spikes, spec->bits);
     encode(kernels, spec, input, random, grid, wire.codes);
     for (int i = 0; i < spikes.count; i++) {
