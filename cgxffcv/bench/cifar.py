@@ -152,15 +152,15 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 def summarise(runs: Sequence[dict[str, Any]], target: float, peak_gflops: float) -> dict[str, Any]:
     """Section "how a claim is made": mean, deviation, standard error, share at the target; seconds; rates."""
     accuracies = [run["accuracy"] for run in runs]
-    deviation = statistics.stdev(accuracies) if len(runs) > 1 else float("nan")
+    deviation = statistics.stdev(accuracies) if len(runs) > 1 else None
     operations = runs[0]["flops"]
     rates = [run["flops"]["train"] / run["seconds"]["steps"] / 1e9 for run in runs]
     return {
         "runs": len(runs),
         "accuracy": {
             "mean": statistics.fmean(accuracies), "deviation": deviation,
-            "standard_error": deviation / len(runs) ** 0.5, "min": min(accuracies), "max": max(accuracies),
-            "target": target,
+            "standard_error": None if deviation is None else deviation / len(runs) ** 0.5,
+            "min": min(accuracies), "max": max(accuracies), "target": target,
             "share_at_target": sum(a >= target for a in accuracies) / len(runs),
         },
         "seconds": {clock: _spread([run["seconds"][clock] for run in runs]) for clock in runs[0]["seconds"]},
@@ -171,8 +171,8 @@ def summarise(runs: Sequence[dict[str, Any]], target: float, peak_gflops: float)
     }  # fmt: skip
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f} %"
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{100 * value:.2f} %"
 
 
 def show(recipe: recipes.Recipe, summary: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:

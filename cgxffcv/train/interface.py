@@ -2,7 +2,7 @@
 
 The shortest use::
 
-    from cgxffcv import comm, recipes
+    from cgxffcv import recipes
     from cgxffcv.train import Trainer
 
     trainer = Trainer(recipes.get("airbench94"), "cifar_train.beton", "cifar_test.beton", seed=0)
@@ -72,8 +72,9 @@ class TrainerInterface(Protocol):
     step: int  # steps completed
     steps: int  # of the whole training
     steps_per_epoch: int
-    epochs: int  # of the whole training; the last may be shorter
+    epochs: int  # of the whole training: passes over the data, or over its hardest images; the last may be cut short
     images_per_step: int  # of all ranks
+    test_images: int
     flops_per_image: float  # forward and backward, in the current phase
     best_accuracy: float  # so far; 0.0 before the first evaluation
 
@@ -92,13 +93,14 @@ class TrainerInterface(Protocol):
         """Tests with rank 0's running statistics; without `tta` on the plain view only. Collective."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs: arrays and plain values."""
+        """Everything that a resumed run needs: arrays and plain values. Collective."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from there, bit for bit; ValueError if it is of another recipe, network or number of ranks."""
 
     def save(self, path: str | PathLike[str], *, best: bool = False) -> None:
-        """Writes a checkpoint (safetensors), whole or not at all. Every rank calls it, rank 0 writes."""
+        """Writes a checkpoint (safetensors), whole or not at all; `best` is noted in it. Every rank calls it, rank 0
+        writes."""
 
     def resume(self, path: str | PathLike[str]) -> None:
         """Loads a checkpoint that `save` wrote."""

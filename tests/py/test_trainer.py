@@ -244,7 +244,7 @@ def test_wrong_data(files, tmp_path):
 
 
 def test_wrong_use(files):
-    with pytest.raises(ValueError, match="algorithm must be one of auto, oneshot"):
+    with pytest.raises(ValueError, match="algorithm must be one of auto, one_shot"):
         Compression(algorithm="best")
     with Trainer(MUON.replace(epochs=0.2), files[0], threads=1) as trainer:
         with pytest.raises(Exception, match="without a test file"):
