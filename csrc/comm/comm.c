@@ -106,7 +106,6 @@ static Status create_from_mpi(const CommOptions *options, Comm **out) {
     }
     TRY_GOTO(join_gathered(&nursery, out));
 done:
-    net_world_release(net);
     if (status != STATUS_OK) anything_failed = true;
     return error_at_operation(status, "world");
 }
@@ -170,7 +169,6 @@ void comm_destroy(Comm *comm) {
     if (comm->segment.base != NULL && segment_aborted(&comm->segment) != NULL) anything_failed = true;
     if (mine && comm->net != NULL) quiet = net_destroy(comm->net, comm->shares);
     segment_close(&comm->segment, !quiet);
-    if (mine) net_world_release(comm->world_net);
     join_free(comm);
 }
 

@@ -184,8 +184,8 @@ bool comm_broken(Comm *comm, const ErrorRecord **cause);
  * the job. Blocks without deadline or check. NOT_BUILT without MPI, ARGUMENT on another communicator. */
 Status comm_mpi_allreduce(Comm *comm, float *data, int64_t elems);
 
-/* Ends MPI if this library started it; at process exit, after the last comm_destroy. Does nothing after a failure,
- * when other ranks could not take part. */
+/* Ends MPI if this library started it; at process exit, after the last comm_destroy. Waits for all ranks to come to
+ * their end; after a failure for half a second, then it leaves MPI as it is, and mpirun ends the job. */
 void comm_finalize(void);
 
 #endif

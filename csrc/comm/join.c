@@ -241,7 +241,6 @@ static Status fill_places(Join *join, int *seats) {
     join->comm->host = mine->host;
     join->comm->id = join->id;
     join->comm->world_net = join->nursery->world_net;
-    if (join->comm->world_net != NULL) net_world_retain(join->comm->world_net);
 done:
     memory_free(keys);
     return status;

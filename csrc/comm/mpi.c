@@ -23,6 +23,7 @@
 #define BOARD_FRAME_BYTES (SEGMENT_FRAME_BYTES + 128 + COMM_HEADER_BYTES)
 #define FLUSH_S 2.0
 #define FLUSH_BROKEN_S 0.2
+#define MEET_S 0.5
 
 _Static_assert(CONTROL < TAGS_PER_NET, "a tag for each channel");
 
@@ -57,9 +58,8 @@ typedef struct Job {
 
 struct Net {
     Net *world;   /* borrowed; itself for the net of the world */
-    MPI_Comm mpi; /* of the world's net: owned */
-    int references;
-    bool left_dirty; /* a child could not finish its transfers: the duplicate must stay */
+    MPI_Comm mpi; /* of the world's net */
+    Net *next;    /* of the world's net: the one before */
 
     int rank, size, tag_base;
     size_t slot_bytes;
@@ -82,6 +82,9 @@ struct Net {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+/* Duplicates are never given back to MPI, which would use their number again while a late message (of a rank that
+ * left) is still under way to the old one. */
+static Net *worlds;
 static pid_t initialised_by; /* this process, or the one that forked it, or 0 */
 
 static Status check_mpi(int error, const char *what) {
@@ -422,7 +425,6 @@ bool net_destroy(Net *net, const bool *skip) {
     pthread_mutex_lock(&lock);
     bool quiet = sends_left(net) == 0;
     quiet = cancel_receives(net) && quiet;
-    if (!quiet) net->world->left_dirty = true;
     pthread_mutex_unlock(&lock);
     /* What MPI may still touch is never freed: a broken job's last megabytes. */
     if (quiet) free_net(net);
@@ -501,7 +503,6 @@ Status net_create_world(int64_t deadline_ns, const CommHooks *hooks, Net **out, 
     TRY(initialise());
     TRY(memory_calloc(1, sizeof *net, &net));
     net->world = net;
-    net->references = 1;
     net->mpi = MPI_COMM_NULL;
     TRY_MPI_GOTO(MPI_Comm_rank(MPI_COMM_WORLD, &net->rank));
     TRY_MPI_GOTO(MPI_Comm_size(MPI_COMM_WORLD, &net->size));
@@ -519,25 +520,14 @@ Status net_create_world(int64_t deadline_ns, const CommHooks *hooks, Net **out, 
     *rank = net->rank;
     *size = net->size;
     *out = net;
+    pthread_mutex_lock(&lock);
+    net->next = worlds;
+    worlds = net;
+    pthread_mutex_unlock(&lock);
     net = NULL;
 done:
     memory_free(net);
     return status;
-}
-
-void net_world_retain(Net *world) {
-    pthread_mutex_lock(&lock);
-    world->references++;
-    pthread_mutex_unlock(&lock);
-}
-
-void net_world_release(Net *world) {
-    if (world == NULL) return;
-    pthread_mutex_lock(&lock);
-    bool last = --world->references == 0;
-    if (last && !world->left_dirty && !mpi_is_over()) MPI_Comm_free(&world->mpi);
-    pthread_mutex_unlock(&lock);
-    if (last) memory_free(world);
 }
 
 Status net_gather(Net *world, const void *mine, size_t bytes, void *all, int64_t deadline_ns, const CommHooks *hooks) {
@@ -556,7 +546,6 @@ Status net_gather(Net *world, const void *mine, size_t bytes, void *all, int64_t
     if (status == STATUS_OK) {
         memcpy(all, blocks, n * bytes);
     } else {
-        world->left_dirty = true;
         blocks = NULL; /* MPI still writes into them */
     }
 done:
@@ -573,6 +562,21 @@ Status net_world_allreduce(Net *world, float *data, int64_t elems) {
     return STATUS_OK;
 }
 
+/* Whether every rank has come to the end of its program; after a failure some may never. */
+static bool meet_at_end(bool after_failure) {
+    MPI_Request request;
+    int64_t deadline_ns = clock_deadline_ns(after_failure ? MEET_S : 1e9);
+    int finished = 0;
+    if (MPI_Ibarrier(MPI_COMM_WORLD, &request) != MPI_SUCCESS) return false;
+    while (!clock_expired(deadline_ns)) {
+        if (MPI_Test(&request, &finished, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
+        if (finished) return true;
+        usleep(500);
+    }
+    return false;
+}
+
 void net_finalize(bool after_failure) {
-    if (initialised_by == getpid() && !after_failure && !mpi_is_over()) MPI_Finalize();
+    if (initialised_by != getpid() || mpi_is_over()) return;
+    if (meet_at_end(after_failure)) MPI_Finalize();
 }

@@ -19,10 +19,6 @@ Status net_create_world(int64_t deadline_ns, const CommHooks *hooks, Net **out, 
     return not_built();
 }
 
-void net_world_retain(Net *world) { (void)world; }
-
-void net_world_release(Net *world) { (void)world; }
-
 Status net_gather(Net *world, const void *mine, size_t bytes, void *all, int64_t deadline_ns, const CommHooks *hooks) {
     (void)world, (void)mine, (void)bytes, (void)all, (void)deadline_ns, (void)hooks;
     return not_built();

@@ -28,12 +28,8 @@ typedef struct NetFrame {
 int net_expected_size(void);
 
 /* Starts MPI unless it runs already and duplicates its world: rank and size of the job. Polls `check` (may be NULL)
- * until `deadline_ns`. */
+ * until `deadline_ns`. The net stays until the process ends. */
 Status net_create_world(int64_t deadline_ns, const CommHooks *hooks, Net **out, int *rank, int *size);
-
-/* A world net is shared by the communicators that stand on it; the last release frees it. NULL is fine. */
-void net_world_retain(Net *world);
-void net_world_release(Net *world);
 
 /* Block r of `all` becomes rank r's `mine`, over all ranks of the job; only on the net of net_create_world. */
 Status net_gather(Net *world, const void *mine, size_t bytes, void *all, int64_t deadline_ns, const CommHooks *hooks);
@@ -79,7 +75,8 @@ bool net_has_left(const Net *net, int rank);
 /* MPI_Allreduce itself: the sum of float32 over all ranks of the job, in place. Blocks without a deadline. */
 Status net_world_allreduce(Net *world, float *data, int64_t elems);
 
-/* Ends MPI if net_create_world began it and nothing failed; what is left of nets after that does nothing. */
+/* Ends MPI, if net_create_world began it, together with all ranks; after a failure only if they come within half a
+ * second. What is left of nets after that does nothing. */
 void net_finalize(bool after_failure);
 
 #endif
