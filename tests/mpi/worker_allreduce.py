@@ -1,4 +1,4 @@
-"""The ranks of tests/mpi/test_allreduce.py: worker_allreduce.py CASE OUT [ARGUMENTS], as in worker_comm.py."""
+"""The ranks of tests/mpi/test_allreduce_ranks.py: worker_allreduce.py CASE OUT [ARGUMENTS], as in worker_comm.py."""
 
 import os
 import signal
