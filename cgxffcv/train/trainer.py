@@ -96,8 +96,8 @@ class Trainer:
             ranks, so that together they see what one rank would with the sum of their batches. Batch-norm statistics
             are each rank's own; the test uses rank 0's.
         compression: how gradients travel, a Compression or its fields as a dict; uncompressed by default.
-        threads: of the network and the optimizer; 0: all cores of this process. With the same number of threads and
-            the same seed every run gives the same bytes.
+        threads: of the network and the optimizer; 0: all cores of this process. The same seed gives the same bytes
+            for any number of threads.
         num_workers: loader threads; below 1: as many as `threads`.
         precision: "auto", "float32" or "bfloat16" (storage of activations; parameters are float32).
         seed: of initialisation, order and augmentation.
