@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from os import PathLike
 from typing import Any
 
 import numpy as np
+from _cgxffcv import BetonError
 
 from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
 from cgxffcv.errors import DataError
@@ -51,8 +53,24 @@ def augmentation(recipe: Recipe) -> list[Any]:
     return steps
 
 
+def _open(path: str | PathLike[str], batch: int, **options: Any) -> Loader:
+    """A loader; DataError if the file's fields are not those of labelled images."""
+    try:
+        return Loader(path, batch, **options)
+    except BetonError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{os.fspath(path)}: training needs a field {IMAGE!r} of colour images of one size and a field "
+            f"{LABEL!r} of whole numbers ({error})"
+        ) from error
+
+
 def _checked(loader: Loader) -> Loader:
-    """Refuses images of a wrong size, by the first one."""
+    """Refuses an empty file, and images of a wrong size, by the first one."""
+    if loader.num_samples == 0:
+        loader.close()
+        raise DataError(f"{loader.fname}: holds no samples")
     numbers = loader.next_traversal_order()[:1] if loader.indices is None else loader.indices[:1]
     try:
         for image in loader.get_batch(numbers, evaluate=True)[0]:
@@ -84,7 +102,7 @@ def training_loader(
 ) -> Loader:
     """Shuffled, augmented batches of this rank: uint8 images (batch, 32, 32, 3), int64 labels (batch, 1) and sample
     numbers (batch,)."""
-    return Loader(
+    return _open(
         path, batch, num_workers=workers, order=OrderOption.RANDOM if order is None else order, seed=seed,
         drop_last=True, rank=rank, world_size=ranks, pipelines=_pipelines(augmentation(recipe)), resident=True,
         indices=indices, ids=True,
@@ -95,7 +113,7 @@ def test_loader(
     path: str | PathLike[str], batch: int, workers: int, rank: int, ranks: int, indices: np.ndarray | None = None
 ) -> Loader:
     """This rank's share of the test images in the file's order, each once; batches end with the sample numbers."""
-    loader = Loader(
+    loader = _open(
         path, batch, num_workers=workers, drop_last=False, rank=rank, world_size=ranks, pipelines=_pipelines([]),
         seed=0, evaluate=True, ids=True, indices=indices,
     )  # fmt: skip
@@ -104,7 +122,7 @@ def test_loader(
 
 def permutation_of(path: str | PathLike[str], seed: int, indices: np.ndarray | None) -> Loader:
     """A loader of one rank, for the random orders that `training_loader` has by itself."""
-    loader = Loader(
+    loader = _open(
         path, 1, num_workers=1, order=OrderOption.RANDOM, seed=seed, rank=0, world_size=1, indices=indices,
         pipelines={**_pipelines([]), LABEL: None},
     )  # fmt: skip
@@ -120,12 +138,15 @@ def order_of(loader: Loader, epoch: int) -> np.ndarray:
 test_loader.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of its name
 
 
-def whitening_images(path: str | PathLike[str], recipe: Recipe, count: int, workers: int) -> np.ndarray:
-    """The first `count` training images, normalised, not augmented: float32 (count, 3, 32, 32)."""
+def whitening_images(
+    path: str | PathLike[str], recipe: Recipe, count: int, workers: int, indices: np.ndarray | None = None
+) -> np.ndarray:
+    """The first `count` training images in use, normalised, not augmented: float32 (count, 3, 32, 32)."""
+    numbers = np.arange(count) if indices is None else indices[:count]
     normalise = [NormalizeImage(recipe.mean, recipe.std, np.float32), ToTorchImage(channels_last=False)]
     pipelines = {IMAGE: [SimpleRGBImageDecoder(), *normalise], LABEL: None}
     with Loader(
-        path, count, num_workers=workers, indices=np.arange(count), seed=0, pipelines=pipelines, evaluate=True, rank=0,
+        path, count, num_workers=workers, indices=numbers, seed=0, pipelines=pipelines, evaluate=True, rank=0,
         world_size=1,
     ) as loader:  # fmt: skip
         (images,) = next(iter(loader))

@@ -139,7 +139,7 @@ class Trainer:
             workers = num_workers if num_workers > 0 else threads
             self._open(train, test, train_indices, test_indices, workers, test_batch or TEST_BATCH)
             self._build(compression, threads, precision, test_batch or TEST_BATCH)
-            self._initialise(train, workers)
+            self._initialise(train, workers, train_indices)
         except BaseException:
             self.close()
             raise
@@ -182,18 +182,18 @@ class Trainer:
         self._closers.append(resource)
         return resource
 
-    def _initialise(self, train: str | PathLike[str], workers: int) -> None:
+    def _initialise(self, train: str | PathLike[str], workers: int, indices: np.ndarray | None) -> None:
         """Random parameters and the whitening; rank 0's count."""
         self.network.initialise(self.seed)
         if self.recipe.network == "airbench":
             begin = time.perf_counter()
-            self._whiten(train, workers)
+            self._whiten(train, workers, indices)
             self.whitening_seconds = time.perf_counter() - begin
         self._broadcast("parameters")
 
-    def _whiten(self, train: str | PathLike[str], workers: int) -> None:
+    def _whiten(self, train: str | PathLike[str], workers: int, indices: np.ndarray | None) -> None:
         count = min(self.recipe.whiten_images, self.samples)
-        images = whitening_images(train, self.recipe, count, workers)
+        images = whitening_images(train, self.recipe, count, workers, indices)
         moments = patch_moments(images, threads=self.network.threads)
         filters = whitening_filters(moments, self.recipe.whiten_epsilon)
         parameters = self._core.read("parameters")

@@ -20,7 +20,7 @@ typedef struct Shrink {
     const Images *images; /* borrowed */
     int64_t height, width, side;
     float scale[CHANNELS], offset[CHANNELS]; /* output = mean * scale + offset */
-    float *lines;                            /* owned: one line of the input and one of sums for each thread */
+    float *lines;                            /* owned: for each thread a line of sums, and an image as floats */
     Filter down, across;
     float *to; /* borrowed */
 } Shrink;
@@ -56,13 +56,14 @@ static Status shrink_image(void *context, size_t item, int thread) {
     const Shrink *s = context;
     const Filter *f = &s->down;
     int64_t elems = s->width * CHANNELS;
-    float *line = s->lines + 2 * thread * elems, *sums = line + elems;
+    float *sums = s->lines + (s->height + 1) * thread * elems, *lines = sums + elems;
+    for (int64_t y = 0; y < s->height; y++) read_line(s, (int64_t)item, y, lines + y * elems);
     for (int64_t y = 0; y < s->side; y++) {
         memset(sums, 0, (size_t)elems * sizeof *sums);
         for (int i = 0; i < f->taps; i++) {
             float weight = f->weights[y * f->taps + i];
             if (weight == 0) continue;
-            read_line(s, (int64_t)item, f->first[y] + i, line);
+            const float *line = lines + (f->first[y] + i) * elems;
             for (int64_t k = 0; k < elems; k++) sums[k] += weight * line[k];
         }
         shrink_line(s, sums, s->to + ((int64_t)item * s->side + y) * s->side * CHANNELS);
@@ -125,7 +126,7 @@ Status shrink_images(const Images *images, int64_t count, int64_t height, int64_
     }
     TRY_GOTO(filter_create(height, side, &s.down));
     TRY_GOTO(filter_create(width, side, &s.across));
-    TRY_GOTO(memory_alloc((size_t)(2 * pool_threads(pool) * width * CHANNELS), sizeof(float), &s.lines));
+    TRY_GOTO(memory_alloc((size_t)((height + 1) * pool_threads(pool) * width * CHANNELS), sizeof(float), &s.lines));
     TRY_GOTO(pool_run(pool, (size_t)count, shrink_image, &s));
 done:
     memory_free(s.lines);

@@ -15,9 +15,11 @@ def images_and_labels(count, seed=0, noise=40.0):
     return np.clip(pixels, 0, 255).astype(np.uint8), labels.astype(np.int64)
 
 
-def write(path, images, labels):
+def write(path, images, labels, image="image"):
     """A .beton file with the fields that trainers expect."""
-    DatasetWriter(str(path), {"image": RGBImageField(), "label": IntField()}).from_arrays(image=images, label=labels)
+    DatasetWriter(str(path), {image: RGBImageField(), "label": IntField()}).from_arrays(
+        **{image: images, "label": labels}
+    )
     return str(path)
 
 
