@@ -15,6 +15,7 @@ named "bfloat16" (ml_dtypes).
 from __future__ import annotations
 
 import math
+import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -259,6 +260,9 @@ class AllreducePlan:
         )  # fmt: skip
         tuples = [_layer_tuple(*layer, b, s) for layer, b, s in zip(table, own_bits, own_bucket, strict=True)]
         self._plan = _cgxffcv.AllreducePlan(comm, tuples, options)
+        if algorithm == "ring" and quantises and comm.size > 4:
+            message = f"a ring of {comm.size} ranks quantises {comm.size} times on the way: sra does so twice"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
 
     def run(self, buffer: np.ndarray) -> np.ndarray:
         """Reduces `buffer` in place (C-contiguous, the plan's dtype and number of elements) and returns it. Collective:

@@ -8,7 +8,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 
-#define RAW_BUCKET 1024   /* elements; of layers that travel as they are */
+#define RAW_BUCKET 512    /* elements, of layers that travel as they are; in any type it fits the smallest slot */
 #define SLICE_ELEMS 65536 /* of one thread: a float32 sum of a slice stays in a core's cache */
 #define MAX_ELEMS (INT64_C(1) << 50)
 

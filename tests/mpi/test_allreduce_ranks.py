@@ -3,6 +3,7 @@
 import pytest
 from ranks import Launch, needs_mpirun, run, start
 
+pytestmark = pytest.mark.medium
 SCRIPT = "worker_allreduce.py"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import quant_model as model
 
 F = np.float32
-RAW_BUCKET = 1024
+RAW_BUCKET = 512
 KINDS = {"bfloat16": np.uint16}
 
 

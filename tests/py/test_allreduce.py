@@ -1,5 +1,7 @@
 """The allreduce over shared memory, ranks as threads, against the NumPy simulation byte for byte."""
 
+from contextlib import nullcontext
+
 import _cgxffcv
 import numpy as np
 import pytest
@@ -8,6 +10,9 @@ from allreduce_model import Case, simulate
 from thread_ranks import all_good, run_ranks
 
 from cgxffcv import allreduce as ar
+
+# Rings of more than four ranks are warned about; one test below looks at that.
+pytestmark = pytest.mark.filterwarnings("ignore:a ring of:RuntimeWarning")
 
 F = np.float32
 SHAPES = [(2, 1), (3, 1), (5, 1), (7, 1), (4, 2), (3, 3), (6, 2), (6, 3)]
@@ -376,6 +381,19 @@ def test_refusals(options, error, message):
             ar.AllreducePlan(world, given.pop("layers"), **given)
 
     all_good(run_ranks(1, work))
+
+
+def test_long_ring_is_warned_about():
+    def work(world, rank):
+        with pytest.warns(RuntimeWarning, match="a ring of 5 ranks quantises 5 times") if rank == 0 else nullcontext():
+            world.barrier()
+            return ar.AllreducePlan(world, [4096], algorithm="ring").explain() if rank == 0 else ""
+
+    assert "warning: a ring of 5 ranks" in all_good(run_ranks(5, work))[0]
+
+
+def test_smallest_slots_take_the_widest_type():
+    compare(3, 1, [(5000, 2, None, None)], "sra", slot_bytes=4096, dtype="float64")
 
 
 def test_refused_buffers_and_nodes():
