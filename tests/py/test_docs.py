@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cgxffcv import recipes
+from cgxffcv import cli, recipes
 from cgxffcv.schema import FLAGS, SCHEMA
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +54,12 @@ def test_flags_and_parameters_exist():
 def test_every_flat_flag_is_in_the_readme():
     missing = [flag.names[0] for flag in FLAGS if f"--{flag.names[0]}" not in README]
     assert missing == []
+
+
+def test_benchmarks_that_are_named_exist():
+    for page in PAGES:
+        for name in re.findall(r"cgxffcv bench (\w+)", page.read_text()):
+            assert name in cli.BENCHES, f"{page.name}: bench {name}"
 
 
 def test_recipes_that_are_named_exist():
