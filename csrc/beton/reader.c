@@ -48,8 +48,8 @@ Status beton_reader_open(const char *path, const BetonCustom *custom, size_t num
     TRY_GOTO(map_file(reader));
     TRY_GOTO(reader_validate_head(reader, custom, num_custom));
     read_ahead(reader);
-    TRY_GOTO(extension_open(reader));
     TRY_GOTO(reader_validate_table(reader));
+    TRY_GOTO(extension_open(reader));
     *out = reader;
     reader = NULL;
 done:
@@ -129,11 +129,24 @@ Status beton_reader_read(const BetonReader *reader, uint64_t offset, size_t size
     return STATUS_OK;
 }
 
+static Status stat_of(const BetonReader *reader, struct stat *info) {
+    if (fstat(reader->descriptor, info) == 0) return STATUS_OK;
+    return error_at_path(error_fail_errno(STATUS_IO, errno, "cannot ask for the file's size"), reader->path);
+}
+
+Status beton_reader_check_length(const BetonReader *reader) {
+    struct stat info;
+    TRY(stat_of(reader, &info));
+    if ((uint64_t)info.st_size >= reader->size) return STATUS_OK;
+    return error_at_path(error_fail(STATUS_FORMAT,
+                                    "the file has become shorter since it was opened: %llu bytes of %llu",
+                                    (unsigned long long)info.st_size, (unsigned long long)reader->size),
+                         reader->path);
+}
+
 Status beton_reader_check_unchanged(const BetonReader *reader) {
     struct stat info;
-    if (fstat(reader->descriptor, &info) != 0) {
-        return error_at_path(error_fail_errno(STATUS_IO, errno, "cannot ask for the file's size"), reader->path);
-    }
+    TRY(stat_of(reader, &info));
     bool same = (uint64_t)info.st_size == reader->size && info.st_mtim.tv_sec == reader->modified.tv_sec &&
                 info.st_mtim.tv_nsec == reader->modified.tv_nsec;
     if (same) return STATUS_OK;

@@ -158,6 +158,10 @@ void beton_reader_advise(const BetonReader *reader, BetonSpan span, BetonAdvice 
 /* Reads [offset, offset + size) with pread into `out`, for page-wise reading past the mapping. */
 Status beton_reader_read(const BetonReader *reader, uint64_t offset, size_t size, void *out);
 
+/* Whether the file still has all its bytes (STATUS_FORMAT): touching mapped bytes that somebody has cut off kills the
+ * process. One system call; it cannot exclude that the file is cut the moment after. */
+Status beton_reader_check_length(const BetonReader *reader);
+
 /* Whether the file on disk still has the length and the modification time it was opened with (STATUS_FORMAT). */
 Status beton_reader_check_unchanged(const BetonReader *reader);
 

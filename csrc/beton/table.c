@@ -104,6 +104,7 @@ static Status check_ordered(BetonReader *reader, bool *ordered) {
 
 Status reader_validate_table(BetonReader *reader) {
     bool ordered;
+    if (reader->num_data_fields == 0) return STATUS_OK;
     TRY(check_ordered(reader, &ordered));
     if (ordered) return STATUS_OK;
     forget_observations(reader);

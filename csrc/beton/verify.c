@@ -143,6 +143,7 @@ Status beton_reader_verify(const BetonReader *reader, uint64_t first, uint64_t l
         FAIL(STATUS_INDEX, "samples %llu to %llu of a file with %llu", (unsigned long long)first,
              (unsigned long long)last, (unsigned long long)reader->num_samples);
     }
+    TRY(beton_reader_check_length(reader));
     pthread_mutex_init(&loop.mutex, NULL);
     TRY_GOTO(pool_create(options->threads, &pool));
     TRY_GOTO(memory_calloc((size_t)options->threads, sizeof *loop.verifiers, &loop.verifiers));

@@ -1,7 +1,7 @@
-/* Box averages in integers: along an axis of `from` source and `to` output pixels, source pixel j covers
- * [j * to, (j + 1) * to) and output pixel x covers [x * from, (x + 1) * from), so that all overlaps are whole numbers
- * and an average is a sum of overlap * overlap * value over from.width * from.height. Rows are summed horizontally
- * once each, in 32 bits; the vertical sums stay below 2^41 and are exact in double. */
+/* Box averages in whole numbers: along an axis of `from` source and `to` output pixels, source pixel j covers
+ * [j * to, (j + 1) * to) and output pixel x covers [x * from, (x + 1) * from), so that all overlaps are integers and an
+ * average is a sum of overlap * overlap * value over from.width * from.height. The rows of a box are added first, in
+ * float: those sums stay below 2^24. Then its columns, in double: below 2^40. So every sum is exact. */
 #include "image/resize.h"
 
 #include <stdbool.h>
@@ -17,34 +17,35 @@ typedef struct Box {
 } Box;
 
 struct Resizer {
-    Box *columns;  /* owned, `capacity` */
-    uint32_t *row; /* owned, 3 * capacity: the horizontal sums of one source row */
-    double *sums;  /* owned, 3 * capacity */
-    size_t capacity;
+    Box *columns; /* owned, `out_width` of them fit */
+    float *rows;  /* owned, 3 * in_width: the rows of a box added up */
+    size_t in_width, out_width;
 };
 
 Status resizer_create(Resizer **out) { return memory_calloc(1, sizeof **out, out); }
 
-static void release(Resizer *resizer) {
-    memory_free(resizer->columns);
-    memory_free(resizer->row);
-    memory_free(resizer->sums);
-    *resizer = (Resizer){0};
-}
-
 void resizer_destroy(Resizer *resizer) {
     if (resizer == NULL) return;
-    release(resizer);
+    memory_free(resizer->columns);
+    memory_free(resizer->rows);
     memory_free(resizer);
 }
 
-static Status reserve(Resizer *resizer, size_t width) {
-    if (width <= resizer->capacity) return STATUS_OK;
-    release(resizer);
-    TRY(memory_alloc(width, sizeof *resizer->columns, &resizer->columns));
-    TRY(memory_alloc(width * CHANNELS, sizeof *resizer->row, &resizer->row));
-    TRY(memory_alloc(width * CHANNELS, sizeof *resizer->sums, &resizer->sums));
-    resizer->capacity = width;
+static Status reserve(Resizer *resizer, uint32_t in_width, uint32_t out_width) {
+    if (in_width > resizer->in_width) {
+        memory_free(resizer->rows);
+        resizer->rows = NULL;
+        resizer->in_width = 0;
+        TRY(memory_alloc((size_t)in_width * CHANNELS, sizeof *resizer->rows, &resizer->rows));
+        resizer->in_width = in_width;
+    }
+    if (out_width > resizer->out_width) {
+        memory_free(resizer->columns);
+        resizer->columns = NULL;
+        resizer->out_width = 0;
+        TRY(memory_alloc(out_width, sizeof *resizer->columns, &resizer->columns));
+        resizer->out_width = out_width;
+    }
     return STATUS_OK;
 }
 
@@ -55,47 +56,47 @@ static Box box_of(uint32_t x, uint32_t from, uint32_t to) {
     return (Box){first, last, (uint32_t)((uint64_t)(first + 1) * to - begin), (uint32_t)(end - (uint64_t)last * to)};
 }
 
-static void sum_row(const uint8_t *source, const Box *columns, ImageSize to, uint32_t *row) {
-    for (uint32_t x = 0; x < to.width; x++, row += CHANNELS) {
+static void add_row(float *restrict sums, const uint8_t *restrict row, size_t count, uint32_t weight) {
+    float factor = (float)weight;
+    for (size_t i = 0; i < count; i++) sums[i] += factor * (float)row[i];
+}
+
+static void set_row(float *restrict sums, const uint8_t *restrict row, size_t count, uint32_t weight) {
+    float factor = (float)weight;
+    for (size_t i = 0; i < count; i++) sums[i] = factor * (float)row[i];
+}
+
+/* Adds up the columns of each box and divides. The nudge is far above the error of the product and far below the
+ * distance of any value short of a half. */
+static void sum_columns(const float *rows, const Box *columns, uint32_t width, double inverse, uint8_t *out) {
+    const double half = 0.5 + 1e-11;
+    for (uint32_t x = 0; x < width; x++, out += CHANNELS) {
         const Box *box = &columns[x];
-        const uint8_t *at = source + (size_t)box->first * CHANNELS, *last = source + (size_t)box->last * CHANNELS;
-        uint32_t inner[CHANNELS] = {0};
-        for (const uint8_t *p = at + CHANNELS; p < last; p += CHANNELS) {
-            for (int c = 0; c < CHANNELS; c++) inner[c] += p[c];
+        const float *first = rows + (size_t)box->first * CHANNELS, *last = rows + (size_t)box->last * CHANNELS;
+        double inner[CHANNELS] = {0};
+        for (const float *p = first + CHANNELS; p < last; p += CHANNELS) {
+            for (int c = 0; c < CHANNELS; c++) inner[c] += (double)p[c];
         }
         for (int c = 0; c < CHANNELS; c++) {
-            row[c] = box->first_weight * at[c] + to.width * inner[c] + box->last_weight * last[c];
+            double sum = box->first_weight * (double)first[c] + width * inner[c] + box->last_weight * (double)last[c];
+            out[c] = (uint8_t)(int)(sum * inverse + half);
         }
     }
 }
 
-static void add_row(double *restrict sums, const uint32_t *restrict row, size_t count, uint32_t weight) {
-    double factor = weight;
-    for (size_t i = 0; i < count; i++) sums[i] += factor * (double)(int32_t)row[i];
-}
-
-/* The nudge is far above the error of the product and far below the distance of any value short of a half. */
-static void round_row(const double *sums, size_t count, double inverse, uint8_t *out) {
-    const double half = 0.5 + 1e-11;
-    for (size_t i = 0; i < count; i++) out[i] = (uint8_t)(int)(sums[i] * inverse + half);
-}
-
 static void resize(Resizer *resizer, const uint8_t *rgb, size_t stride, ImageSize from, uint8_t *out, size_t out_stride,
                    ImageSize to) {
-    size_t count = (size_t)to.width * CHANNELS;
+    size_t count = (size_t)from.width * CHANNELS;
     double inverse = 1.0 / ((double)from.width * from.height);
-    uint32_t summed = UINT32_MAX; /* the source row whose sums stand in resizer->row */
     for (uint32_t x = 0; x < to.width; x++) resizer->columns[x] = box_of(x, from.width, to.width);
     for (uint32_t y = 0; y < to.height; y++) {
         Box box = box_of(y, from.height, to.height);
-        memset(resizer->sums, 0, count * sizeof *resizer->sums);
-        for (uint32_t j = box.first; j <= box.last; j++) {
-            if (j != summed) sum_row(rgb + j * stride, resizer->columns, to, resizer->row);
-            summed = j;
-            uint32_t weight = j == box.first ? box.first_weight : j == box.last ? box.last_weight : to.height;
-            add_row(resizer->sums, resizer->row, count, weight);
+        set_row(resizer->rows, rgb + box.first * stride, count, box.first_weight);
+        for (uint32_t j = box.first + 1; j < box.last; j++) {
+            add_row(resizer->rows, rgb + j * stride, count, to.height);
         }
-        round_row(resizer->sums, count, inverse, out + y * out_stride);
+        if (box.last != box.first) add_row(resizer->rows, rgb + box.last * stride, count, box.last_weight);
+        sum_columns(resizer->rows, resizer->columns, to.width, inverse, out + y * out_stride);
     }
 }
 
@@ -115,7 +116,7 @@ Status resize_area(Resizer *resizer, const uint8_t *rgb, size_t stride, ImageSiz
         }
         return STATUS_OK;
     }
-    TRY(reserve(resizer, to.width));
+    TRY(reserve(resizer, from.width, to.width));
     resize(resizer, rgb, stride, from, out, out_stride, to);
     return STATUS_OK;
 }

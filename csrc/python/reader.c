@@ -223,7 +223,7 @@ static PyObject *value_of(FileObject *self, size_t index, uint64_t sample, bool 
     }
 }
 
-/* 0, or -1 with IndexError set. */
+/* 0, or -1 with an exception set. */
 static int check_place(FileObject *self, Py_ssize_t field, unsigned long long sample) {
     if (field < 0 || (size_t)field >= beton_reader_num_fields(self->reader)) {
         PyErr_Format(PyExc_IndexError, "field %zd of a file with %zu", field, beton_reader_num_fields(self->reader));
@@ -234,7 +234,9 @@ static int check_place(FileObject *self, Py_ssize_t field, unsigned long long sa
                      (unsigned long long)beton_reader_num_samples(self->reader));
         return -1;
     }
-    return 0;
+    Status status = beton_reader_check_length(self->reader);
+    if (status != STATUS_OK) errors_raise(state_of(self), status);
+    return status == STATUS_OK ? 0 : -1;
 }
 
 static PyObject *value(FileObject *self, PyObject *args, PyObject *kwargs) {
@@ -268,6 +270,7 @@ static PyObject *column(FileObject *self, PyObject *args) {
         return NULL;
     }
     uint64_t count = beton_reader_num_samples(self->reader);
+    if (count > 0 && check_place(self, field, 0) < 0) return NULL;
     BetonKind kind = beton_reader_field(self->reader, (size_t)field)->kind;
     int64_t shape[] = {(int64_t)count};
     PyObject *array = array_new(kind == BETON_FLOAT ? ARRAY_F64 : ARRAY_I64, 1, shape);
@@ -286,7 +289,7 @@ static PyObject *column(FileObject *self, PyObject *args) {
 static PyObject *sample_span(FileObject *self, PyObject *args) {
     unsigned long long sample;
     BetonSpan span;
-    if (!PyArg_ParseTuple(args, "K:sample_span", &sample)) return NULL;
+    if (!PyArg_ParseTuple(args, "K:sample_span", &sample) || check_place(self, 0, sample) < 0) return NULL;
     Status status = beton_reader_sample_span(self->reader, sample, &span);
     if (status != STATUS_OK) return errors_raise(state_of(self), status);
     return Py_BuildValue("(KK)", (unsigned long long)span.begin, (unsigned long long)span.end);

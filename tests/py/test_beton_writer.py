@@ -632,6 +632,25 @@ def test_views_outlive_the_reader(tmp_path):
     assert np.array_equal(copy, array) and copy.flags.writeable and copy.flags.owndata
 
 
+def test_a_file_that_is_cut_while_it_is_open(tmp_path):
+    path = tmp_path / "x.beton"
+    write(path, Samples(10), num_workers=1)
+    data = path.read_bytes()
+    with Reader(path) as reader:
+        assert reader[3]["n"] == Samples(10)[3][1]
+        os.truncate(path, 5000)
+        for call in (lambda: reader[3], lambda: reader.column("n"), lambda: reader.sample_span(3),
+                     lambda: reader.stored_image(3, "img"),
+                     lambda: reader._file.verify(0, 10, threads=1, decode_jpeg=True, max_problems=1)):  # fmt: skip
+            with pytest.raises(BetonError, match=f"5000 bytes of {len(data)}"):
+                call()
+        path.write_bytes(data)
+        assert reader[3]["n"] == Samples(10)[3][1]
+    with Reader(path) as reader:  # replaced, as our writer does: the open one is not concerned
+        write(path, Samples(5), num_workers=1)
+        assert len(reader) == 10 and reader[9]["n"] == Samples(10)[9][1]
+
+
 def test_many_threads_read_at_once(tmp_path):
     write(tmp_path / "x.beton", Samples(50), num_workers=1)
     want = Samples(50).samples
