@@ -197,7 +197,7 @@ typedef struct StepOptions {
     /* Blocks below are frozen: forward only (with batch statistics), gradients not written. With the whitening in
      * block 0, 1 drops the data gradient of block 1's first convolution. */
     int first_block;
-    float *losses; /* NULL, or host memory for the smoothed cross entropy of each image, `count` of them */
+    float *losses;     /* NULL, or host memory for the smoothed cross entropy of each image, `count` of them */
     GradientHook hook; /* may be NULL */
     void *hook_context;
     Status (*check)(void *context); /* called now and then during the step; a failure ends it. May be NULL */

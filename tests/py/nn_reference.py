@@ -244,7 +244,7 @@ def toom_cook(tile: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return at
 
     a, g, b = evaluate(tile), evaluate(3), np.linalg.inv(evaluate(size)).T
-    # As the C core scales them: the last coefficient of each row of B^T is +-1, G has the divisors. Signs do not matter.
+    # As the C core scales them: the last coefficient of each row of B^T is +-1, G has the divisors; signs are free.
     for i in range(size):
         divisor = 1 / b[i, size - 1 if i == size - 1 else max(np.flatnonzero(b[i]))]
         b[i] *= divisor
