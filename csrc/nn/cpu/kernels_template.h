@@ -1,7 +1,9 @@
 /* Included once by each kernels_<instruction set>.c, after it has defined KERNELS_TABLE: instantiates all kernels for
  * both storage types and defines the function that gives the tables. */
+#include <pthread.h>
+
+#include "nn/cpu/activations.h"
 #include "nn/cpu/kernels.h"
-#include "nn/cpu/simd.h"
 
 #define STORAGE float
 #define LOAD f32_load_some
@@ -42,6 +44,8 @@
     }
 
 const Kernels *KERNELS_TABLE(Precision precision) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     static const Kernels float32 = TABLE(f32), bfloat16 = TABLE(bf16);
+    pthread_once(&once, activations_init);
     return precision == PRECISION_BFLOAT16 ? &bfloat16 : &float32;
 }

@@ -2,14 +2,12 @@
  * block after block, so that what a block needs stays in the second-level cache. */
 #include "nn/cpu/winograd.h"
 
-#include <stdlib.h>
-
 #include "base/cpu.h"
 #include "base/memory.h"
 #include "nn/cpu/conv.h"
 
-#define BLOCK_BYTES (512 * 1024)
-#define FILTER_BLOCK_BYTES (1024 * 1024)
+#define BLOCK_BYTES (1024 * 1024)
+#define FILTER_BLOCK_BYTES (1536 * 1024)
 #define MOST_TILES 192
 #define PLANE_GAP 32 /* bytes between the planes: their distance must not be a multiple of 4096 */
 
@@ -69,14 +67,9 @@ static int block_of(size_t bytes, size_t tile_bytes, int step, int most) {
     return tiles < (size_t)step ? step : (int)tiles < enough ? (int)tiles : enough;
 }
 
-static size_t knob(const char *name, size_t value) {
-    const char *text = getenv(name);
-    return text == NULL ? value : (size_t)atol(text) * 1024;
-}
-
 static void plan_product(WinogradConv *conv, int images) {
     size_t matrices = (size_t)conv->matrices, depth = (size_t)conv->depth, columns = (size_t)conv->columns;
-    conv->block = block_of(knob("WB", BLOCK_BYTES), matrices * (depth * 2 + columns * 4), WINOGRAD_ROWS,
+    conv->block = block_of(BLOCK_BYTES, matrices * (depth * 2 + columns * 4), WINOGRAD_ROWS,
                            images * conv->from.rows * conv->from.columns);
     conv->value_plane = (size_t)conv->block * depth + PLANE_GAP;
     conv->product_plane = (size_t)conv->block * columns + PLANE_GAP / 2;
@@ -86,8 +79,8 @@ static void plan_product(WinogradConv *conv, int images) {
 
 static void plan_filter(WinogradConv *conv, int images) {
     size_t matrices = (size_t)conv->matrices, in = (size_t)conv->in, out = (size_t)conv->out;
-    conv->block = block_of(knob("WF", FILTER_BLOCK_BYTES), matrices * (in + out) * 2, 2,
-                           images * conv->from.rows * conv->from.columns);
+    conv->block =
+        block_of(FILTER_BLOCK_BYTES, matrices * (in + out) * 2, 2, images * conv->from.rows * conv->from.columns);
     conv->value_plane = (size_t)conv->block * in + PLANE_GAP;
     conv->product_plane = (size_t)conv->block * out + PLANE_GAP;
     conv->filter_plane = in * out;
