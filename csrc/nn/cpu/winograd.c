@@ -13,8 +13,7 @@
 
 typedef struct WinogradConv {
     Conv base;
-    const WinogradKernels *kernels; /* static */
-    const Kernels *floats;          /* static */
+    const Kernels *floats; /* static */
     ConvDirection direction;
     int tile, matrices;   /* m, (m + 2)^2 */
     int in, out;          /* channels as the filters have them */
@@ -27,9 +26,9 @@ typedef struct WinogradConv {
     uint16_t *filters;    /* owned; not of the filter gradient */
 } WinogradConv;
 
-const WinogradKernels *winograd_kernels(void) {
+static bool available(void) {
     const CpuFeatures *cpu = cpu_features();
-    return cpu->avx512 && cpu->avx512_bf16 ? winograd_kernels_avx512bf16() : NULL;
+    return cpu->avx512 && cpu->avx512_bf16;
 }
 
 static int tiles_along(int pixels, int tile) { return (pixels + tile - 1) / tile; }
@@ -43,7 +42,7 @@ static int multiplications(const ConvShape *shape, ConvDirection direction, int 
 int winograd_tile(const ConvNeed *need) {
     const ConvShape *s = &need->shape;
     if (need->method == CONVOLUTION_DIRECT || need->precision != PRECISION_BFLOAT16) return 0;
-    if (winograd_kernels() == NULL || s->kernel != 3 || s->stride != 1) return 0;
+    if (!available() || s->kernel != 3 || s->stride != 1) return 0;
     if (s->in_channels % 8 != 0 || s->out_channels % 8 != 0) return 0;
     if (s->in_channels > WINOGRAD_MOST_CHANNELS || s->out_channels > WINOGRAD_MOST_CHANNELS) return 0;
     if (need->method == CONVOLUTION_WINOGRAD2) return 2;
@@ -100,11 +99,11 @@ static void winograd_pack(Conv *base, const float *filters, int part, int parts)
     size_t begin, end;
     conv_slice((size_t)conv->out / 2, part, parts, &begin, &end);
     if (conv->direction == CONV_FORWARD) {
-        conv->kernels->filters(conv->tile, filters, conv->in, conv->out, 2 * (int)begin, 2 * (int)end, conv->filters,
-                               conv->filter_plane);
+        winograd_filters(conv->tile, filters, conv->in, conv->out, 2 * (int)begin, 2 * (int)end, conv->filters,
+                         conv->filter_plane);
     } else {
-        conv->kernels->turned_filters(conv->tile, filters, conv->in, conv->out, 2 * (int)begin, 2 * (int)end,
-                                      conv->filters, conv->filter_plane);
+        winograd_turned_filters(conv->tile, filters, conv->in, conv->out, 2 * (int)begin, 2 * (int)end, conv->filters,
+                                conv->filter_plane);
     }
 }
 
@@ -116,13 +115,13 @@ static Status winograd_run(Conv *base, const ConvCall *call, const void *from, v
     for (int first = 0; first < tiles; first += conv->block) {
         int count = tiles - first < conv->block ? tiles - first : conv->block;
         int rows = (count + WINOGRAD_ROWS - 1) / WINOGRAD_ROWS * WINOGRAD_ROWS;
-        conv->kernels->input(&conv->from, from, first, count, values, conv->value_plane);
+        winograd_input(&conv->from, from, first, count, values, conv->value_plane);
         for (int e = 0; e < conv->matrices; e++) {
-            conv->kernels->multiply(values + (size_t)e * conv->value_plane,
-                                    conv->filters + (size_t)e * conv->filter_plane, rows, conv->depth, conv->columns,
-                                    products + (size_t)e * conv->product_plane, conv->columns);
+            winograd_multiply(values + (size_t)e * conv->value_plane, conv->filters + (size_t)e * conv->filter_plane,
+                              rows, conv->depth, conv->columns, products + (size_t)e * conv->product_plane,
+                              conv->columns);
         }
-        conv->kernels->output(&conv->to, products, conv->product_plane, conv->columns, first, count, to);
+        winograd_output(&conv->to, products, conv->product_plane, conv->columns, first, count, to);
     }
     return STATUS_OK;
 }
@@ -134,16 +133,16 @@ static Status winograd_run_filter(Conv *base, const ConvCall *call, const void *
     int tiles = call->images * conv->from.rows * conv->from.columns;
     for (int first = 0; first < tiles; first += conv->block) {
         int count = tiles - first < conv->block ? tiles - first : conv->block;
-        conv->kernels->input_pairs(&conv->from, input, first, count, values, conv->value_plane);
-        conv->kernels->gradient_pairs(&conv->to, output_gradient, first, count, gradients, conv->product_plane);
+        winograd_input_pairs(&conv->from, input, first, count, values, conv->value_plane);
+        winograd_gradient_pairs(&conv->to, output_gradient, first, count, gradients, conv->product_plane);
         for (int e = 0; e < conv->matrices; e++) {
-            conv->kernels->accumulate(values + (size_t)e * conv->value_plane,
-                                      gradients + (size_t)e * conv->product_plane, (count + 1) / 2, conv->in, conv->out,
-                                      call->sum + (size_t)e * conv->filter_plane, call->begins && first == 0);
+            winograd_accumulate(values + (size_t)e * conv->value_plane, gradients + (size_t)e * conv->product_plane,
+                                (count + 1) / 2, conv->in, conv->out, call->sum + (size_t)e * conv->filter_plane,
+                                call->begins && first == 0);
         }
     }
     if (call->ends) {
-        conv->kernels->filter_gradient(conv->tile, call->sum, conv->filter_plane, conv->in, conv->out, partial);
+        winograd_filter_gradient(conv->tile, call->sum, conv->filter_plane, conv->in, conv->out, partial);
     }
     return STATUS_OK;
 }
@@ -167,7 +166,6 @@ Status winograd_conv_create(const ConvNeed *need, int tile, Conv **out) {
     WinogradConv *conv = NULL;
     TRY(memory_calloc(1, sizeof *conv, &conv));
     conv->base.table = &table;
-    conv->kernels = winograd_kernels();
     conv->floats = kernels_for(need->precision);
     conv->direction = need->direction;
     conv->tile = tile;
