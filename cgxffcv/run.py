@@ -97,6 +97,8 @@ class Run:
                 f"going on from {self.resumed}: {t.epoch} of {self.epochs} epochs, {t.step:,} of {t.steps:,} steps done"
             )
         self.note(f"training {t.recipe.name}: {self.epochs} epochs, {t.steps:,} steps, {what}")
+        if t.recipe.hardest:
+            self.note("(later epochs pass over the hardest images only, so there are more of them than of whole ones)")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:

@@ -47,7 +47,15 @@ def test_flags_and_parameters_exist():
             continue
         for option in re.findall(r"(?<![\w-])(--[a-z][\w.-]*)", page.read_text()):
             known = option in flat or option.removeprefix("--") in SCHEMA
-            other = option in ("--recipe", "--runs", "--bits", "--dtype", "--allow-run-as-root", "--bind-to")
+            other = option in (
+                "--recipe",
+                "--runs",
+                "--bits",
+                "--dtype",
+                "--allow-run-as-root",
+                "--bind-to",
+                "--oversubscribe",
+            )
             assert known or other, f"{page.name} names {option}"
 
 
