@@ -11,7 +11,8 @@ from _cgxffcv import BetonError
 
 from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
 from cgxffcv.errors import DataError
-from cgxffcv.loader import Loader, OrderOption
+from cgxffcv.loader import Loader, OrderOption, PipelineSpec
+from cgxffcv.reader import Reader
 from cgxffcv.recipes import Recipe
 from cgxffcv.transforms import (
     AlternatingFlip,
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 SIDE = 32  # of the images that the networks take
+CLASSES = 10
 IMAGE, LABEL = "image", "label"
 
 
@@ -53,10 +55,15 @@ def augmentation(recipe: Recipe) -> list[Any]:
     return steps
 
 
-def _open(path: str | PathLike[str], batch: int, **options: Any) -> Loader:
-    """A loader; DataError if the file's fields are not those of labelled images."""
+def _open(path: str | PathLike[str], batch: int, pipelines: dict[str, Any], **options: Any) -> Loader:
+    """A loader of `pipelines` only and in their order, whatever else is in the file; DataError if its fields are not
+    those of labelled images."""
+    with Reader(path) as file:
+        chosen: dict[str, Any] = dict.fromkeys(file.fields)  # outputs of other names come in the order given
+    for name, steps in pipelines.items():
+        chosen[f"training {name}"] = PipelineSpec(name, steps[0], steps[1:])
     try:
-        return Loader(path, batch, **options)
+        return Loader(path, batch, pipelines=chosen, **options)
     except BetonError:
         raise
     except (TypeError, ValueError) as error:
@@ -66,13 +73,28 @@ def _open(path: str | PathLike[str], batch: int, **options: Any) -> Loader:
         ) from error
 
 
+def _check_labels(loader: Loader) -> None:
+    with Reader(loader.fname) as file:
+        if LABEL not in file.fields or file.fields[LABEL].kind != "int":
+            raise DataError(f"{loader.fname}: training needs a field {LABEL!r} of whole numbers")
+        labels = file.column(LABEL)
+    numbers = np.arange(len(labels)) if loader.indices is None else loader.indices
+    wrong = numbers[(labels[numbers] < 0) | (labels[numbers] >= CLASSES)]
+    if len(wrong):
+        raise DataError(
+            f"{loader.fname}: sample {wrong[0]} has the label {labels[wrong[0]]}; expected 0 to {CLASSES - 1} "
+            f"({len(wrong):,} of {len(numbers):,} labels are not)"
+        )
+
+
 def _checked(loader: Loader) -> Loader:
-    """Refuses an empty file, and images of a wrong size, by the first one."""
+    """Refuses an empty file, labels that name no class, and images of a wrong size, by the first one."""
     if loader.num_samples == 0:
         loader.close()
         raise DataError(f"{loader.fname}: holds no samples")
     numbers = loader.next_traversal_order()[:1] if loader.indices is None else loader.indices[:1]
     try:
+        _check_labels(loader)
         for image in loader.get_batch(numbers, evaluate=True)[0]:
             if image.shape != (SIDE, SIDE, 3):
                 raise DataError(
@@ -124,7 +146,7 @@ def permutation_of(path: str | PathLike[str], seed: int, indices: np.ndarray | N
     """A loader of one rank, for the random orders that `training_loader` has by itself."""
     loader = _open(
         path, 1, num_workers=1, order=OrderOption.RANDOM, seed=seed, rank=0, world_size=1, indices=indices,
-        pipelines={**_pipelines([]), LABEL: None},
+        pipelines={IMAGE: [SimpleRGBImageDecoder()]},
     )  # fmt: skip
     return _checked(loader)
 
@@ -144,10 +166,9 @@ def whitening_images(
     """The first `count` training images in use, normalised, not augmented: float32 (count, 3, 32, 32)."""
     numbers = np.arange(count) if indices is None else indices[:count]
     normalise = [NormalizeImage(recipe.mean, recipe.std, np.float32), ToTorchImage(channels_last=False)]
-    pipelines = {IMAGE: [SimpleRGBImageDecoder(), *normalise], LABEL: None}
-    with Loader(
-        path, count, num_workers=workers, indices=numbers, seed=0, pipelines=pipelines, evaluate=True, rank=0,
-        world_size=1,
+    with _open(
+        path, count, {IMAGE: [SimpleRGBImageDecoder(), *normalise]}, num_workers=workers, indices=numbers, seed=0,
+        evaluate=True, rank=0, world_size=1,
     ) as loader:  # fmt: skip
         (images,) = next(iter(loader))
         return np.array(images)

@@ -467,8 +467,19 @@ class Trainer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from there, bit for bit. CheckpointError if the state is of another recipe, data set, seed,
-        precision or number of ranks; nothing is changed then."""
+        precision or number of ranks (nothing is changed then), or if something in it is missing or wrong."""
         self._compare(state)
+        try:
+            self._take(state)
+        except checkpoint.CheckpointError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise checkpoint.CheckpointError(
+                f"the checkpoint is damaged or not one of a trainer's: {reason}"
+            ) from error
+
+    def _take(self, state: Mapping[str, Any]) -> None:
         self._fill(state, ("parameters", "statistics"), "")
         self._core.write("momentum", state["momentum"])
         if self._core.read("slow_parameters") is not None:
@@ -479,8 +490,8 @@ class Trainer:
             self._hardest.load_state_dict({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
         if "residual" in state:
             self._core.write("residual", np.ascontiguousarray(state["residual"][self.rank]))
-        self.best_accuracy = state["best_accuracy"]
-        self._skipped_in_a_row = state["skipped_in_a_row"]
+        self.best_accuracy = float(state["best_accuracy"])
+        self._skipped_in_a_row = int(state["skipped_in_a_row"])
         self._sums = _EpochSums(**state["sums"][self.rank])
 
     def _compare(self, state: Mapping[str, Any]) -> None:

@@ -9,10 +9,12 @@ import small_data
 
 from cgxffcv import checkpoint, nn, recipes
 from cgxffcv.errors import DataError
+from cgxffcv.fields import BytesField, IntField, RGBImageField
 from cgxffcv.recipes import SIX, RecipeError
 from cgxffcv.train import Compression, Trainer, TrainingDiverged
 from cgxffcv.train.plan import training_flops
 from cgxffcv.train.test import least_confident
+from cgxffcv.writer import DatasetWriter
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN (see cgxffcv doctor)")
 
@@ -226,14 +228,14 @@ def test_rates_reach_the_core(files):
 
 def test_wrong_data(files, tmp_path):
     images, labels = small_data.images_and_labels(60)
-    bad = labels.copy()
-    bad[17] = 10
-    path, match = (
-        small_data.write(tmp_path / "a.beton", images, bad),
-        r"label 10 \(image \d+ of the batch\) is not one of",
-    )
-    with Trainer(MUON.replace(batch_size=30), path, threads=1) as trainer, pytest.raises(ValueError, match=match):
-        finish(trainer)
+    for label in (10, -1):
+        bad = labels.copy()
+        bad[17] = label
+        path = small_data.write(tmp_path / "a.beton", images, bad)
+        for train, test in ((path, None), (files[0], path)):
+            with pytest.raises(DataError, match=f"a.beton: sample 17 has the label {label}; expected 0 to 9"):
+                Trainer(MUON.replace(batch_size=30), train, test, threads=1)
+        Trainer(MUON.replace(batch_size=10), path, threads=1, train_indices=np.arange(17)).close()
     small = small_data.write(tmp_path / "b.beton", np.ascontiguousarray(images[:, :28, :28]), labels)
     with pytest.raises(DataError, match="images of 28 x 28"):
         Trainer(MUON, small, threads=1)
@@ -247,6 +249,42 @@ def test_wrong_data(files, tmp_path):
         Trainer(MUON.replace(batch_size=61), small_data.write(tmp_path / "c.beton", images, labels))
     with pytest.raises(OSError, match=r"none\.beton"):
         Trainer(MUON, tmp_path / "none.beton")
+
+
+def test_fields_in_another_order_and_beside_the_needed_ones(files, tmp_path):
+    recipe, (images, labels) = MUON.replace(epochs=1), small_data.images_and_labels(250)
+    path = tmp_path / "f.beton"
+    fields = {"label": IntField(), "other": RGBImageField(), "image": RGBImageField(), "note": BytesField()}
+    notes = [b"x" * (i % 3) for i in range(250)]
+    DatasetWriter(path, fields).from_iterable(zip(labels.tolist(), 255 - images, images, notes, strict=True))
+    ends = []
+    for file in (files[0], path):
+        with Trainer(recipe, file, file, threads=1, num_workers=1) as trainer:
+            ends.append((finish(trainer)[1][-1].replica_hash, trainer.evaluate().loss))
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"momentum": None}, "momentum"),
+        ({"momentum": np.zeros(5, np.float32)}, "momentum has"),
+        ({"step": 10**30}, "too big"),
+        ({"step": -1}, "step must be"),
+        ({"sums": []}, "index"),
+        ({"sums": [{"x": 1}]}, "'x'"),
+        ({"best_accuracy": "no"}, "convert"),
+        ({"b1.conv1.weight": "text"}, "shape"),
+    ],
+)
+def test_a_state_with_something_wrong_is_refused_as_such(files, change, match):
+    with trainer_of(files, "muon") as trainer:
+        with pytest.raises(checkpoint.CheckpointError, match=match):
+            trainer.load_state_dict(trainer.state_dict() | change)
+        state = trainer.state_dict()
+        del state["step"]
+        with pytest.raises(checkpoint.CheckpointError, match="no 'step'"):
+            trainer.load_state_dict(state)
 
 
 def test_wrong_use(files):
