@@ -8,11 +8,13 @@ The data comes from where data.source says: files below data.root, a download, o
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from cgxffcv import app, cifar, config
+from cgxffcv.errors import ConfigError
 from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.writer import DatasetWriter
 
@@ -27,6 +29,8 @@ def write(path: str, images: np.ndarray, labels: np.ndarray, workers: int) -> No
 def main() -> int:
     settings = config.load(prog="write_datasets.py", description=__doc__)
     d = settings.data
+    if os.path.realpath(d.train_dataset) == os.path.realpath(d.val_dataset):
+        raise ConfigError([f"data.train_dataset and data.val_dataset are one file: {d.train_dataset}; name two"])
     data = cifar.obtain(d.root, d.source, d.url, say=app.say, mode=settings.log.progress)
     write(d.train_dataset, data.train_images, data.train_labels, d.num_workers)
     write(d.val_dataset, data.test_images, data.test_labels, d.num_workers)

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -178,11 +179,24 @@ def diagnose(report: dict[str, Any]) -> tuple[list[str], str | None]:
     return missing, remedy(packages)
 
 
+def checkout() -> Path | None:
+    """The source tree: the working directory, where this package lies, or where it was installed from."""
+    try:
+        origin = json.loads(importlib.metadata.distribution("cgxffcv").read_text("direct_url.json") or "{}")
+        installed_from = [Path(urllib.parse.unquote(urllib.parse.urlsplit(origin["url"]).path))]
+    except (importlib.metadata.PackageNotFoundError, KeyError, TypeError, ValueError):
+        installed_from = []
+    for folder in (Path.cwd(), Path(__file__).resolve().parents[1], *installed_from):
+        if "cgxffcv" in read(str(folder / "Makefile")):
+            return folder
+    return None
+
+
 def remedy(packages: list[str]) -> str:
     """One line for a shell: packages if any are missing, then the build."""
-    checkout = Path.cwd() / "Makefile"
-    if "cgxffcv" in read(str(checkout)):
-        return "make build"  # installs the packages, too
+    folder = checkout()
+    if folder is not None:  # its make installs the packages, too; clean: also where nothing in the tree has changed
+        return f"make{'' if folder == Path.cwd() else f' -C {shlex.quote(str(folder))}'} clean build"
     sudo = "" if os.geteuid() == 0 else "sudo "
     install = f"{sudo}apt-get install -y {' '.join(dict.fromkeys(packages))} && " if packages else ""
     return f"{install}{shlex.quote(sys.executable)} -m pip install --force-reinstall --no-cache-dir cgxffcv"
@@ -226,9 +240,8 @@ def text(report: dict[str, Any]) -> str:
         lines += ["Missing:"] + [f"  {item}" for item in report["missing"]]
         lines += ["This mends it:", f"  {report['remedy']}"]
     else:
-        lines.append(
-            "Nothing is missing." if devices else "Nothing is missing (there is no GPU, so no CUDA is needed)."
-        )
+        without = "this version does not use the GPU yet" if devices else "there is no GPU, so no CUDA is needed"
+        lines.append("Nothing is missing." if info.get("cuda") else f"Nothing is missing ({without}).")
     return "\n".join(lines)
 
 

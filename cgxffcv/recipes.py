@@ -232,7 +232,12 @@ def _check(r: Recipe) -> None:
     need(0 < r.norm_momentum <= 1, "norm_momentum", "more than 0, at most 1")
     need(0 <= r.translate <= 16, "translate", "0 to 16")
     need(0 <= r.cutout <= 32, "cutout", "0 to 32")
-    need(all(s > 0 for s in r.std), "std", "positive numbers")
+    need(len(r.mean) == 3, "mean", "three numbers")
+    need(len(r.std) == 3 and all(s > 0 for s in r.std), "std", "three positive numbers")
+    for name in ("translate_fill", "cutout_fill"):
+        colour = getattr(r, name)
+        need(len(colour) == 3 and all(0 <= value <= 255 for value in colour), name, "three numbers from 0 to 255")
+    need(r.whiten_images >= 1, "whiten_images", "at least 1")
     need(0 <= r.test_share <= 1, "test_share", "0 to 1")
     need(0 <= r.freeze_block1_share < 1, "freeze_block1_share", "0 or more, below 1")
     need(len(r.muon_coefficients) == 3, "muon_coefficients", "three numbers")

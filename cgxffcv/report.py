@@ -126,6 +126,15 @@ class Progress:
         self.stream.flush()
 
 
+def plain(value: Any) -> Any:
+    """`value` with null for what JSON has no number for: NaN and the infinities."""
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class RunLog:
     """run.jsonl (one JSON object a line: what happened, when) and log.csv (one line an epoch) in a folder.
 
@@ -150,7 +159,7 @@ class RunLog:
     def event(self, name: str, values: Mapping[str, Any] | None = None) -> None:
         """Appends {"event": name, "time": Unix seconds, ...} to run.jsonl; an "epoch" goes to log.csv too."""
         record = {"event": name, "time": round(time.time(), 3), **(values or {})}
-        self._json.write(json.dumps(record, default=str) + "\n")
+        self._json.write(json.dumps(plain(record), default=str, allow_nan=False) + "\n")
         if name == "epoch":
             self._rows.writerow(record)
 

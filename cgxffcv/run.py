@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from pathlib import Path
@@ -73,7 +74,7 @@ class Run:
         self.tested: EvaluationReport | None = None
         self._best = trainer.best_accuracy if trainer.epoch > 0 else -1.0
         self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
-        self._epoch, self._loss, self._correct, self._images = -1, 0.0, 0, 0
+        self._epoch, self._loss, self._counted, self._correct, self._images = -1, 0.0, 0, 0, 0
         self._timed: list[float] = []
 
     def _open(self, config: Config) -> RunLog:
@@ -136,15 +137,18 @@ class Run:
     def step(self, step: StepReport) -> None:
         """Moves the bar; after the first few steps says how long all of it will take."""
         if step.epoch != self._epoch:
-            self._epoch, self._loss, self._correct, self._images = step.epoch, 0.0, 0, 0
-        self._loss += step.loss * step.images
+            self._epoch, self._loss, self._counted, self._correct, self._images = step.epoch, 0.0, 0, 0, 0
+        if not step.skipped:
+            self._loss += step.loss * step.images
+            self._counted += step.images
         self._correct += step.correct
         self._images += step.images
         self.rate, self.sent = step.rate, self.sent + step.wire_bytes
         self._recent.append(step.seconds)
         speed = self.trainer.images_per_step * len(self._recent) / max(sum(self._recent), 1e-9)
         self._forecast(step)
-        text = f"{speed:,.0f} img/s  loss {self._loss / self._images:.3f}  acc {self._correct / self._images:.1%}"
+        loss = self._loss / self._counted if self._counted else math.nan
+        text = f"{speed:,.0f} img/s  loss {loss:.3f}  acc {self._correct / self._images:.1%}"
         if self.ranks > 1:
             text += f"  sent {size(self.sent)}"
         self.progress.label = f"epoch {step.epoch + 1}/{self.epochs}"

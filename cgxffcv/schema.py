@@ -37,6 +37,7 @@ def _optional(read: Callable[[Any], Any], default: Any) -> Callable[[Any], Any]:
 
 
 LARGEST = 2**31 - 1
+MOST_THREADS = 1024
 
 
 def integer(default: int | None, help: str, minimum: int, maximum: int = LARGEST, also: tuple[int, ...] = ()) -> Param:
@@ -52,7 +53,7 @@ def integer(default: int | None, help: str, minimum: int, maximum: int = LARGEST
         if isinstance(value, bool) or not isinstance(value, int):
             raise WrongValue(kind)
         if not (minimum <= value <= maximum or value in also):
-            raise WrongValue(kind)
+            raise WrongValue(kind if value <= maximum else f"{kind}; the largest is {maximum}")
         return value
 
     return Param(_optional(read, default), kind, default, help)
@@ -171,7 +172,7 @@ SCHEMA: dict[str, Param] = {
     "data.train_dataset": text("data/cifar_train.beton", "the training set, a .beton file", "a file name"),
     "data.val_dataset": text("data/cifar_test.beton", "the test set, a .beton file", "a file name"),
     "data.gpu": integer(0, "index of the first GPU to use, where there are any", 0),
-    "data.num_workers": integer(-1, "threads that write the .beton files; -1: one a core", 1, also=(-1,)),
+    "data.num_workers": integer(-1, "threads that write the .beton files; -1: one a core", 1, MOST_THREADS, also=(-1,)),
     "data.source": choice(
         "auto",
         "local: CIFAR-10 below data.root; download: the official archive; sample: the 6,000 shipped images; "
@@ -186,7 +187,7 @@ SCHEMA: dict[str, Param] = {
     ),
     "training.recipe": text("demo", "the recipe: network, optimizer, schedule, augmentation", "the name of a recipe"),
     "training.batch_size": integer(None, "images a step, on each process", 1),
-    "training.val_batch_size": integer(500, "images at a time in the test", 1),
+    "training.val_batch_size": integer(500, "images at a time in the test", 1, 2**20),
     "training.epochs": number(None, "passes over the training set", 0, 1e6, above=True),
     "training.lr": number(None, "learning rate (the highest of the schedule)", 0),
     "training.momentum": number(None, "momentum of SGD", 0, 1, below=True),
@@ -194,7 +195,9 @@ SCHEMA: dict[str, Param] = {
     "training.weight_decay": number(None, "weight decay", 0),
     "training.label_smoothing": number(None, "label smoothing", 0, 1, below=True),
     "training.lr_tta": boolean(None, "test on the mean of each image and its mirror"),
-    "training.num_workers": integer(-1, "threads that load, on each process; -1: one a core", 1, also=(-1,)),
+    "training.num_workers": integer(
+        -1, "threads that load, on each process; -1: one a core", 1, MOST_THREADS, also=(-1,)
+    ),
     "training.seed": integer(0, "decides initialisation, order and augmentation", 0),
     "training.device": choice("auto", "where to train; auto: the GPU if there is one", "auto", "cpu", "gpu"),
     "training.test_every": integer(1, "epochs from one test to the next; the last epoch is always tested", 1),

@@ -9,7 +9,7 @@ from cgxffcv import app, recipes
 from cgxffcv.config import Config
 from cgxffcv.errors import ConfigError, UserError
 from cgxffcv.recipes import Recipe, RecipeError
-from cgxffcv.schema import OF_TRAINING, SCHEMA
+from cgxffcv.schema import MOST_THREADS, OF_TRAINING, SCHEMA
 
 
 def choose_recipe(config: Config, say: app.Say) -> Recipe:
@@ -101,7 +101,7 @@ def set_threads(say: app.Say) -> int:
 
 
 def loader_threads(config: Config, cores: int) -> int:
-    return config.training.num_workers if config.training.num_workers > 0 else cores
+    return config.training.num_workers if config.training.num_workers > 0 else min(cores, MOST_THREADS)
 
 
 def checkpoint_to_resume(config: Config) -> Path | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cgxffcv import checkpoint, nn, recipes
 from cgxffcv.errors import UserError
-from cgxffcv.recipes import Recipe
+from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.train.data import (
     SIDE,
     order_of,
@@ -138,7 +138,12 @@ class Trainer:
         try:
             workers = num_workers if num_workers > 0 else threads
             self._open(train, test, train_indices, test_indices, workers, test_batch or TEST_BATCH)
-            self._build(compression, threads, precision, test_batch or TEST_BATCH)
+            try:
+                self._build(compression, threads, precision, min(test_batch or TEST_BATCH, max(self.test_images, 1)))
+            except (TypeError, ValueError, OverflowError) as error:
+                if isinstance(error, UserError):
+                    raise
+                raise RecipeError(f"recipe {self.recipe.name} cannot be trained: {error}") from error
             self._initialise(train, workers, train_indices)
         except BaseException:
             self.close()
@@ -377,10 +382,11 @@ class Trainer:
             )
         total = {name: sum(other[name] for other in everyone) for name in mine if name != "hash"}
         trained = total["images"]
+        counted = trained - everyone[0]["skipped"] * self.plan.global_batch  # skipped steps have no loss
         return EpochReport(
             epoch=self.plan.epoch_of(self.step - 1),
             images=trained,
-            loss=total["loss"] / trained if trained else math.nan,
+            loss=total["loss"] / counted if counted else math.nan,
             correct=total["correct"],
             accuracy=total["correct"] / trained if trained else 0.0,
             seconds=max(other["seconds"] for other in everyone),

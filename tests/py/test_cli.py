@@ -220,11 +220,16 @@ def test_doctor_names_one_command(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
     info = {"onednn": True, "mpi": False, "jpeg": False, "cuda": False}
     report = made_up(core={"info": info}, found={"mpi": None, "jpeg": None}, mpi={"mpirun": None, "mpicc": None})
+    checkout = doctor.checkout
+    monkeypatch.setattr(doctor, "checkout", lambda: None)
     missing, remedy = doctor.diagnose(report)
     assert [line.split()[0] for line in missing] == ["mpi", "jpeg"] and "\n" not in remedy
     assert remedy.startswith("sudo apt-get install -y libopenmpi-dev openmpi-bin libturbojpeg0-dev && ")
     (tmp_path / "Makefile").write_text("# cgxffcv")
-    assert doctor.diagnose(report)[1] == "make build"
+    monkeypatch.setattr(doctor, "checkout", checkout)
+    assert doctor.diagnose(report)[1] == "make clean build"
+    monkeypatch.chdir("/")
+    assert doctor.diagnose(report)[1] == f"make -C {ROOT} clean build"
 
 
 def test_doctor_when_the_module_cannot_be_loaded(tmp_path):
@@ -232,7 +237,7 @@ def test_doctor_when_the_module_cannot_be_loaded(tmp_path):
     (tmp_path / "_cgxffcv.py").write_text("raise ImportError('libfoo.so.1: cannot open shared object file')")
     done = command("-m", "cgxffcv", "doctor", environ={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "NOT LOADED" in done.stdout and "libfoo.so.1" in done.stdout and "pip install" in done.stdout
+    assert "NOT LOADED" in done.stdout and "libfoo.so.1" in done.stdout and f"make -C {ROOT} clean build" in done.stdout
 
 
 def test_doctor_does_not_wait_for_a_tool_that_hangs(tmp_path, monkeypatch):

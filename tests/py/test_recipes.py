@@ -54,6 +54,10 @@ def test_a_recipe_survives_json():
         ({"resolutions": ((0.1, 32),)}, "the first with share 0"),
         ({"resolutions": ((0.0, 20),)}, "32 pixels at the end"),
         ({"resolutions": "low"}, "resolutions = 'low': expected"),
+        ({"mean": (1,)}, "mean = .*: expected three numbers"),
+        ({"std": (1, 2, 0)}, "std = .*: expected three positive numbers"),
+        ({"cutout_fill": (1, 2, 256)}, "cutout_fill = .*: expected three numbers from 0 to 255"),
+        ({"whiten_images": 0}, "whiten_images = 0: expected at least 1"),
         ({"optimizer": "muon"}, "optimizer = 'muon': expected sgd for this network"),
     ],
 )

@@ -143,6 +143,13 @@ def test_run_log(tmp_path):
     assert [(row["epoch"], row["test_accuracy"]) for row in rows] == [("1", "0.5"), ("2", "0.75")]
 
 
+def test_numbers_that_are_none_are_null(tmp_path):
+    with report.RunLog(tmp_path) as log:
+        log.event("epoch", {"test_loss": float("nan"), "more": {"a": [float("inf"), 1.5]}})
+    record = json.loads((tmp_path / "run.jsonl").read_text(), parse_constant=pytest.fail)
+    assert record["test_loss"] is None and record["more"] == {"a": [None, 1.5]}
+
+
 def test_a_new_run_sets_the_old_one_aside(tmp_path):
     assert report.set_aside(tmp_path) is None
     folders = []

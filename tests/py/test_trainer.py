@@ -153,6 +153,15 @@ def test_divergence_is_reported_and_nothing_is_updated(files):
         assert all(np.isfinite(v).all() for n, v in state.items() if "running" in n)
 
 
+def test_skipped_steps_have_no_part_in_the_mean_loss(files):
+    with Trainer(MUON.replace(bias_lr=1e38, head_lr=1e38, epochs=1), files[0], threads=1, num_workers=1) as trainer:
+        steps = list(trainer.run_epoch())
+        good = [s.loss for s in steps if not s.skipped]
+        epoch = trainer.end_epoch()
+    assert 0 < len(good) < len(steps) and epoch.skipped == len(steps) - len(good)
+    assert epoch.loss == pytest.approx(np.mean(good), rel=1e-12)
+
+
 def whole_test(network, images, labels, recipe, share):
     """The test by its definition, from the logits of single views (float64)."""
     plan = network.plan(len(images), 32, training=False)
@@ -247,6 +256,8 @@ def test_wrong_data(files, tmp_path):
             Trainer(MUON, train, test, threads=1)
     with pytest.raises(RecipeError, match="the training set has only 60"):
         Trainer(MUON.replace(batch_size=61), small_data.write(tmp_path / "c.beton", images, labels))
+    with pytest.raises(RecipeError, match="iterations must be 1 to 20, not 0"):
+        Trainer(MUON.replace(muon_iterations=0), files[0], threads=1)
     with pytest.raises(OSError, match=r"none\.beton"):
         Trainer(MUON, tmp_path / "none.beton")
 
