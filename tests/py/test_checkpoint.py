@@ -1,5 +1,6 @@
 """The checkpoint file: the safetensors format, atomic writing, damaged files."""
 
+import contextlib
 import json
 import os
 import struct
@@ -84,6 +85,22 @@ def test_every_truncation_is_refused(tmp_path):
         cut.write_bytes(data[:length])
         with pytest.raises(checkpoint.CheckpointError, match="cut.safetensors: not a usable checkpoint"):
             checkpoint.load(cut)
+
+
+def test_flipped_bits_of_the_header_are_a_state_or_refused(tmp_path):
+    path, bad = tmp_path / "a.safetensors", tmp_path / "bad.safetensors"
+    checkpoint.save(path, STATE)
+    data = bytearray(path.read_bytes())
+    loaded, end = 0, 8 + struct.unpack_from("<Q", data)[0]
+    for at in range(end):
+        for bit in range(8) if at < 40 else (at % 8,):
+            data[at] ^= 1 << bit
+            bad.write_bytes(data)
+            data[at] ^= 1 << bit
+            with contextlib.suppress(checkpoint.CheckpointError):
+                checkpoint.load(bad)
+                loaded += 1
+    assert 0 < loaded < end
 
 
 @pytest.mark.parametrize(

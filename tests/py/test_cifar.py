@@ -253,6 +253,23 @@ def test_damaged_archives(tmp_path, records):
         cifar.obtain(tmp_path, say=lambda text: None)
 
 
+def test_flipped_bits_of_an_archive_are_data_or_refused(tmp_path, records):
+    """In the gzip header and in the headers of the tar file inside."""
+    packed, path = binary_archive(records), tmp_path / cifar.BINARY.name
+    tar = gzip.decompress(packed)
+    member = tar.index(b"cifar-10-batches-bin/data_batch_1.bin")
+
+    def flipped(data, at):
+        return data[:at] + bytes([data[at] ^ (1 << at % 8)]) + data[at + 1 :]
+
+    damaged = [flipped(packed, at) for at in range(64)]
+    damaged += [gzip.compress(flipped(tar, member + at), 0) for at in [*range(0, 100, 3), *range(100, 265)]]
+    for data in damaged:
+        path.write_bytes(data)
+        with contextlib.suppress(cifar.DataError):
+            cifar.obtain(tmp_path, "local", say=lambda text: None)
+
+
 def test_an_archive_writes_nothing(tmp_path, records):
     files = {f"cifar-10-batches-bin/{name}.bin": batch.tobytes() for name, batch in records.items()}
     root = tmp_path / "in"

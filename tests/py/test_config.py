@@ -176,6 +176,22 @@ def test_unreadable_files(tmp_path):
     assert "no configuration file" in problems("--config-file", str(tmp_path / "big"))[0]
 
 
+def test_every_flipped_bit_and_cut_of_a_file_is_a_configuration_or_refused(file):
+    data = b"training: {lr: 1e-1, recipe: 'demo'}\nlog:\n  dir: x\n"
+    damaged = [data[:end] for end in range(len(data))]
+    damaged += [
+        data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :] for at in range(len(data)) for bit in range(8)
+    ]
+    path, refused = Path(file("")), 0
+    for text in damaged:
+        path.write_bytes(text)
+        try:
+            load("--config-file", str(path))
+        except config.ConfigError:
+            refused += 1
+    assert 50 < refused < len(damaged)
+
+
 def test_a_recipe_fills_only_what_nobody_said():
     c = load("--training.lr=0.5")
     c.fill({"training.lr": 0.1, "training.momentum": 0.9, "recipe.widths": (1, 2, 3)}, "recipe demo")
