@@ -11,8 +11,8 @@ hosts through MPI. Without mpirun it has one rank, so the same program runs alon
 
 Every wait has a deadline and lets Ctrl-C through. A rank that dies is reported as `PeerLost` within about a second, one
 that is stopped is warned about after five, and is a `CommTimeout` at the deadline; an exception on one rank reaches the
-others as a `CommError` with its message. After any of these the communicator is broken and says so; a new one can be
-made by those that are left.
+others as a `CommError` with its message. After any of these the communicator is broken and says so; if no rank has
+died, they can make a new one.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@
 
 /* Whether a communicator of this process broke: then the ranks may not be able to end MPI together. */
 static _Atomic bool anything_failed;
+_Atomic bool comm_aborted_here;
 
 /* ---- options ---- */
 
@@ -172,7 +173,9 @@ void comm_destroy(Comm *comm) {
     join_free(comm);
 }
 
-void comm_finalize(void) { net_finalize(anything_failed); }
+void comm_finalize(void) {
+    if (!comm_aborted_here) net_finalize(anything_failed);
+}
 
 /* ---- asked about ---- */
 

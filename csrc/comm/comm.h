@@ -174,7 +174,7 @@ Status comm_agree(Comm *comm, const void *header, size_t bytes, CommDescribe des
  * "rank R aborted: message". */
 void comm_abort(Comm *comm, const char *message);
 
-/* comm_abort on every live communicator of this process, for exception hooks; gives MPI up to 0.1 s to pass it on. */
+/* comm_abort on every live communicator of this process, for exception hooks; gives MPI up to 50 ms to pass it on. */
 void comm_abort_all(const char *message);
 
 /* Whether it is broken; then *cause (borrowed until comm_destroy, NULL allowed) is the first cause. */

@@ -58,6 +58,7 @@ struct Comm {
     int free_slots[SEGMENT_SLOTS_MAX], free_count;     /* a stack: the warmest on top */
     int flying_slots[SEGMENT_SLOTS_MAX], flying_count; /* in the order of publication */
 
+    _Atomic bool told; /* the ranks of other hosts, that it is broken */
     ErrorRecord cause; /* filled under cause_lock from the abort record */
     bool cause_known;
     pthread_mutex_t cause_lock;
@@ -89,6 +90,9 @@ Status wait_check(Comm *comm);
 static inline void wait_want(Comm *comm, int from, int channel) {
     comm->places[from].wanted |= (uint8_t)(1u << channel);
 }
+/* Whether this process has aborted a communicator: then it does not wait for others to end MPI with it. */
+extern _Atomic bool comm_aborted_here;
+
 /* Breaks the communicator on all its ranks, unless it is broken. */
 void wait_break(Comm *comm, const AbortRecord *record);
 

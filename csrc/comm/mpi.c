@@ -22,7 +22,8 @@
 #define MANY_RANKS 16
 #define BOARD_FRAME_BYTES (SEGMENT_FRAME_BYTES + 128 + COMM_HEADER_BYTES)
 #define FLUSH_S 2.0
-#define FLUSH_BROKEN_S 0.2
+#define FLUSH_LEAVE_S 0.2
+#define FLUSH_BROKEN_S 0.05
 #define MEET_S 0.5
 
 _Static_assert(CONTROL < TAGS_PER_NET, "a tag for each channel");
@@ -418,10 +419,14 @@ void net_flush(Net *net, double seconds) {
 
 bool net_destroy(Net *net, const bool *skip) {
     if (mpi_is_over()) return false;
-    net_flush(net, atomic_load(&net->broken) || atomic_load(&net->aborted) ? FLUSH_BROKEN_S : FLUSH_S);
-    ControlMessage leave = {.kind = CONTROL_LEAVE, .from = net->rank};
-    tell_all(net, &leave, skip);
-    net_flush(net, FLUSH_BROKEN_S);
+    if (atomic_load(&net->broken) || atomic_load(&net->aborted)) {
+        net_flush(net, FLUSH_BROKEN_S);
+    } else {
+        net_flush(net, FLUSH_S);
+        ControlMessage leave = {.kind = CONTROL_LEAVE, .from = net->rank};
+        tell_all(net, &leave, skip);
+        net_flush(net, FLUSH_LEAVE_S);
+    }
     pthread_mutex_lock(&lock);
     bool quiet = sends_left(net) == 0;
     quiet = cancel_receives(net) && quiet;

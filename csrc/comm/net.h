@@ -38,8 +38,8 @@ Status net_gather(Net *world, const void *mine, size_t bytes, void *all, int64_t
  * net that shares two of its ranks has it. Frames hold at most `slot_bytes` of data. */
 Status net_create(Net *world, uint32_t id, int rank, int size, const int *world_rank_of, size_t slot_bytes, Net **out);
 
-/* Waits briefly for transfers under way, then tells the ranks not in `skip` that this one has left. False if some
- * transfers are left: then their memory must stay where it is. */
+/* Waits briefly for transfers under way, then, if nothing failed, tells the ranks not in `skip` that this one has left.
+ * False if some transfers are left: then their memory must stay where it is. */
 bool net_destroy(Net *net, const bool *skip);
 
 /* Sends the frame in place; *readers goes down by one when it may change again. */

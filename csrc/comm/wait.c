@@ -11,15 +11,20 @@
 #include "base/clock.h"
 
 #define CHECK_EVERY_NS 100000000LL
-#define ABORT_FLUSH_S 0.1
+#define ABORT_FLUSH_S 0.05
 #define LEFT_GRACE_NS 200000000LL
 #define NET_YIELD_NS 1000000LL
 #define NET_SLEEP_NS 100000LL
 
 /* ---- broken communicators ---- */
 
+/* Every rank that fails tells the ranks of other hosts what it knows, once: the first to fail may end before MPI has
+ * passed its message on. */
 void wait_break(Comm *comm, const AbortRecord *record) {
-    if (segment_abort(&comm->segment, record) && comm->net != NULL) net_abort(comm->net, record, comm->shares);
+    segment_abort(&comm->segment, record);
+    if (comm->net == NULL || atomic_exchange(&comm->told, true)) return;
+    const AbortRecord *first = segment_aborted(&comm->segment);
+    net_abort(comm->net, first != NULL ? first : record, comm->shares);
 }
 
 /* The abort record, ours or one that came from another host (which the ranks here then see too). */
@@ -52,6 +57,7 @@ void comm_abort(Comm *comm, const char *message) {
     AbortRecord record = {.code = STATUS_TRANSPORT, .rank = comm->rank};
     snprintf(record.message, sizeof record.message, "rank %d aborted: %s", comm->rank, message);
     wait_break(comm, &record);
+    comm_aborted_here = true;
 }
 
 static void abort_one(Comm *comm, void *message) { comm_abort(comm, message); }

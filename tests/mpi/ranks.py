@@ -70,9 +70,17 @@ class Job:
                 process.wait(max(end - time.monotonic(), 0.01))
             except subprocess.TimeoutExpired:
                 late = True
+        alive = self.alive() if late else ""
         self.kill()
-        assert not late, f"{self.launch} ran past {limit} s\n{self.text()}"
+        assert not late, f"{self.launch} ran past {limit} s\n{self.text()}\n--- still there\n{alive}"
         return [self.result(rank) for rank in range(self.launch.size)]
+
+    def alive(self):
+        if shutil.which("ps") is None:
+            return "no ps here"
+        groups = ",".join(str(process.pid) for process in self.processes)
+        command = ["ps", "-o", "pid,stat,wchan:20,args", "-s", groups]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     def result(self, rank):
         path = self.out / f"result.{rank}"
