@@ -131,6 +131,10 @@ def _verdict(prog: str, error: BaseException) -> tuple[int, float, str]:
     if isinstance(error, _expected()):
         heard_of_it = not alone and type(error).__name__ == "CommError"
         return 1, HEARD_SECONDS if heard_of_it else 0.0, f"{name}: error: {_message(error)}\n"
+    if isinstance(error, ImportError) and error.name == "_cgxffcv":
+        remedy = "python -m cgxffcv doctor says what mends it (in a checkout: make build)"
+        text = f"{name}: error: the extension module cannot be loaded: {error}; {remedy}\n"
+        return 1, SAME_WORD_SECONDS if rank() else 0.0, text
     text = "".join(traceback.format_exception(error))
     return 70, 0.0, f"{text}{name}: this is a mistake in cgxffcv; please report it with the lines above\n"
 

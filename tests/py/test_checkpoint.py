@@ -149,7 +149,7 @@ def test_full_disk(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
     try:
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="a.safetensors"):
             checkpoint.save(path, {"x": np.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)

@@ -74,6 +74,13 @@ def test_endings(body, code, message):
     assert (done.returncode, done.stderr) == (code, message)
 
 
+def test_without_the_extension_module(tmp_path):
+    (tmp_path / "_cgxffcv.py").write_text("raise ImportError('libfoo.so.1: gone', name='_cgxffcv')")
+    done = command("-m", "cgxffcv", "info", "x", environ={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "\n" not in done.stderr[:-1]
+    assert done.stderr.startswith("cgxffcv: error: the extension module cannot be loaded: libfoo.so.1: gone; python -m")
+
+
 def test_a_mistake_of_ours_shows_where():
     done = ended("raise ZeroDivisionError('x')")
     assert done.returncode == 70 and "Traceback" in done.stderr and "please report it" in done.stderr
