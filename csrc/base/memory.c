@@ -3,15 +3,21 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+/* Large blocks lie in huge pages where the system grants them: streaming through them then misses no translations. */
+#define HUGE_PAGE ((size_t)2 * 1024 * 1024)
+#define HUGE_FROM (2 * HUGE_PAGE)
 
 Status memory_alloc(size_t count, size_t size, void *out) {
     size_t bytes, rounded;
-    if (__builtin_mul_overflow(count, size, &bytes) ||
-        __builtin_add_overflow(bytes, (size_t)MEMORY_ALIGNMENT, &rounded)) {
+    if (__builtin_mul_overflow(count, size, &bytes) || __builtin_add_overflow(bytes, HUGE_PAGE, &rounded)) {
         FAIL(STATUS_MEMORY, "cannot allocate %zu items of %zu bytes: the product overflows", count, size);
     }
-    rounded &= ~(size_t)(MEMORY_ALIGNMENT - 1);
-    void *pointer = aligned_alloc(MEMORY_ALIGNMENT, rounded);
+    size_t alignment = bytes >= HUGE_FROM ? HUGE_PAGE : MEMORY_ALIGNMENT;
+    rounded = (bytes + alignment) & ~(alignment - 1);
+    void *pointer = aligned_alloc(alignment, rounded);
+    if (alignment == HUGE_PAGE && pointer != NULL) madvise(pointer, rounded, MADV_HUGEPAGE);
     if (pointer == NULL) FAIL(STATUS_MEMORY, "cannot allocate %zu bytes", bytes);
     memcpy(out, &pointer, sizeof pointer);
     return STATUS_OK;

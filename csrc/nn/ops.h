@@ -96,6 +96,10 @@ typedef struct Program {
     size_t arena_bytes; /* of held tensors */
 } Program;
 
+/* The tensors that a pass reads or writes, each once; how many. */
+#define PASS_MAX_TENSORS 9
+int program_tensors_of(const Program *program, const Pass *pass, int tensors[PASS_MAX_TENSORS]);
+
 /* What a step or an evaluation works on; constant during it. */
 typedef struct Job {
     const Images *images;

@@ -105,15 +105,27 @@ const char *pass_name(PassKind kind) {
     return names[kind];
 }
 
-static void add_ranged(Builder *b, PassKind kind, int op, int block) {
-    const Op *o = &b->program->ops[op];
-    const int tensors[] = {o->input,          o->output,        o->residual,
-                           o->saved,          o->index,         o->output_gradient,
-                           o->input_gradient, o->skip_gradient, o->activation_gradient};
-    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
-        if ((pass_uses[kind] & (1 << i)) != 0) touch(b, tensors[i]);
+int program_tensors_of(const Program *program, const Pass *pass, int tensors[PASS_MAX_TENSORS]) {
+    const Op *o = &program->ops[pass->op];
+    const int all[PASS_MAX_TENSORS] = {o->input,          o->output,        o->residual,
+                                       o->saved,          o->index,         o->output_gradient,
+                                       o->input_gradient, o->skip_gradient, o->activation_gradient};
+    int count = 0;
+    for (int i = 0; i < PASS_MAX_TENSORS; i++) {
+        bool known = (pass_uses[pass->kind] & (1 << i)) == 0 || all[i] < 0;
+        for (int j = 0; j < count && !known; j++) known = tensors[j] == all[i];
+        if (!known) tensors[count++] = all[i];
     }
-    b->program->passes[b->program->pass_count++] = (Pass){kind, op, block};
+    return count;
+}
+
+static void add_ranged(Builder *b, PassKind kind, int op, int block) {
+    Pass *pass = &b->program->passes[b->program->pass_count];
+    int tensors[PASS_MAX_TENSORS];
+    *pass = (Pass){kind, op, block};
+    int count = program_tensors_of(b->program, pass, tensors);
+    for (int i = 0; i < count; i++) touch(b, tensors[i]);
+    b->program->pass_count++;
 }
 
 static void add_closing(Builder *b, PassKind kind, int op, int block) {

@@ -87,10 +87,6 @@ typedef struct Walk {
     int room;
 } Walk;
 
-static bool enabled(const Job *job, const Pass *pass) {
-    return job->options == NULL || pass->block >= job->options->first_block;
-}
-
 /* Processor time of the calling thread. */
 static int64_t thread_ns(void) {
     struct timespec now;
@@ -126,22 +122,40 @@ static Status profile(Context *context, double *seconds) {
     return STATUS_OK;
 }
 
+static const Pass *last_conv(const Walk *walk) {
+    const Pass *last = NULL;
+    for (int j = 0; j < walk->phase->ranged_count; j++) {
+        const Pass *pass = &walk->context->program->passes[walk->phase->ranged + j];
+        bool conv = pass->kind == PASS_CONV_FORWARD || pass->kind == PASS_CONV_DATA || pass->kind == PASS_CONV_FILTER;
+        if (conv && pass->op > 0 && context_enabled(walk->job, pass)) last = pass;
+    }
+    return last;
+}
+
 /* One chunk through all ranged passes of the phase, group by group. */
 static Status walk_chunk(void *argument, size_t item, int thread) {
     const Walk *walk = argument;
     int chunk = (int)item, begin_image = context_chunk_begin(walk->job->count, chunk);
     int images = context_chunk_begin(walk->job->count, chunk + 1) - begin_image;
     int groups = (images + walk->room - 1) / walk->room;
-    Group group = {.context = walk->context, .job = walk->job, .thread = thread, .chunk = chunk, .room = walk->room};
+    Group group = {.context = walk->context,
+                   .job = walk->job,
+                   .thread = thread,
+                   .chunk = chunk,
+                   .room = walk->room,
+                   .phase = walk->phase,
+                   .fetching = last_conv(walk)};
     for (int i = 0; i < groups; i++) {
         int first = images * i / groups;
         group.first = begin_image + first;
         group.count = images * (i + 1) / groups - first;
         group.begins = i == 0;
         group.ends = i == groups - 1;
+        group.next_first = group.first + group.count;
+        group.next_count = group.ends ? 0 : images * (i + 2) / groups - images * (i + 1) / groups;
         for (int j = 0; j < walk->phase->ranged_count; j++) {
             const Pass *pass = &walk->context->program->passes[walk->phase->ranged + j];
-            if (enabled(walk->job, pass)) TRY(run_ranged(&group, pass));
+            if (context_enabled(walk->job, pass)) TRY(run_ranged(&group, pass));
         }
     }
     return STATUS_OK;
@@ -151,12 +165,13 @@ static Status run(Context *context, const Job *job, const Phase *phase) {
     const Program *program = context->program;
     Walk walk = {context, job, phase, context->rooms[phase - program->phases]};
     bool any = false;
-    for (int i = 0; i < phase->ranged_count; i++) any = any || enabled(job, &program->passes[phase->ranged + i]);
+    for (int i = 0; i < phase->ranged_count; i++)
+        any = any || context_enabled(job, &program->passes[phase->ranged + i]);
     if (any) TRY(pool_run(model_pool(context->model), (size_t)context_chunks(job->count), walk_chunk, &walk));
     for (int i = 0; i < phase->closing_count; i++) {
         const Pass *pass = &program->passes[phase->closing + i];
         int64_t start = thread_ns();
-        if (enabled(job, pass)) TRY(closing_pass(pass)(context, job, pass->op));
+        if (context_enabled(job, pass)) TRY(closing_pass(pass)(context, job, pass->op));
         if (context->pass_ns != NULL) context->pass_ns[phase->closing + i] += thread_ns() - start;
     }
     return STATUS_OK;

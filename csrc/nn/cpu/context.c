@@ -6,7 +6,7 @@
 
 #define CHUNK_IMAGES 64
 #define CHUNKS_AT_LEAST 8
-#define GROUP_BYTES (768 * 1024) /* what a group may touch in a phase: most of a second-level cache */
+#define GROUP_BYTES (512 * 1024) /* what a group may touch in a phase */
 #define GROUP_MOST 32
 
 int context_chunks(int count) {
@@ -76,21 +76,40 @@ int context_group_sizes(const Context *context, PassKind kind, int op, int sizes
     return count;
 }
 
-/* Bytes of an image's tensors that a phase's passes name; an upper bound, since two may name the same. */
-static size_t phase_bytes(const Program *program, const Phase *phase) {
-    size_t bytes = 0;
-    for (int i = 0; i < program->tensor_count; i++) {
-        const Tensor *tensor = &program->tensors[i];
-        bool used = false;
-        for (int j = 0; j < phase->ranged_count && !used; j++) {
-            const Op *op = &program->ops[program->passes[phase->ranged + j].op];
-            const int all[] = {op->input,          op->output,        op->residual,
-                               op->saved,          op->index,         op->output_gradient,
-                               op->input_gradient, op->skip_gradient, op->activation_gradient};
-            for (size_t k = 0; k < sizeof all / sizeof *all; k++) used = used || all[k] == i;
-        }
-        if (used) bytes += tensor->image_bytes;
+/* Marks the tensors that a phase's ranged passes touch, leaving out passes that `job` (NULL: none) does not run. */
+static void mark_tensors(const Program *program, const Phase *phase, const Job *job, bool *used) {
+    for (int j = 0; j < phase->ranged_count; j++) {
+        const Pass *pass = &program->passes[phase->ranged + j];
+        if (job != NULL && !context_enabled(job, pass)) continue;
+        int tensors[PASS_MAX_TENSORS], count = program_tensors_of(program, pass, tensors);
+        for (int i = 0; i < count; i++) used[tensors[i]] = true;
     }
+}
+
+bool context_enabled(const Job *job, const Pass *pass) {
+    return job->options == NULL || pass->block >= job->options->first_block;
+}
+
+void context_ahead(const Group *group, ConvAhead *ahead) {
+    const Program *program = group->context->program;
+    bool used[CONTEXT_MAX_TENSORS] = {false};
+    ahead->count = 0;
+    if (group->next_count == 0) return;
+    mark_tensors(program, group->phase, group->job, used);
+    for (int i = 0; i < program->tensor_count && ahead->count < CONV_MAX_AHEAD; i++) {
+        const Tensor *t = &program->tensors[i];
+        if (!used[i] || !t->held) continue;
+        ahead->from[ahead->count] = group->context->arena + t->offset + (size_t)group->next_first * t->image_bytes;
+        ahead->bytes[ahead->count++] = (size_t)group->next_count * t->image_bytes;
+    }
+}
+
+/* Bytes of an image's tensors that a phase touches. */
+static size_t phase_bytes(const Program *program, const Phase *phase) {
+    bool used[CONTEXT_MAX_TENSORS] = {false};
+    size_t bytes = 0;
+    mark_tensors(program, phase, NULL, used);
+    for (int i = 0; i < program->tensor_count; i++) bytes += used[i] ? program->tensors[i].image_bytes : 0;
     return bytes;
 }
 

@@ -15,7 +15,10 @@ typedef struct Group {
     Context *context;
     const Job *job;
     int thread, chunk;
-    int first, count;  /* images */
+    int first, count;           /* images */
+    int next_first, next_count; /* images of the thread's next group, 0 if there is none */
+    const Pass *fetching;       /* the pass that is to fetch its tensors: the last convolution of the phase */
+    const Phase *phase;
     int room;          /* images that a scratch tensor of this phase has room for */
     bool begins, ends; /* the first, the last group of its chunk */
 } Group;
@@ -72,6 +75,14 @@ void *group_row_scratch(const Group *group);
 /* The numbers of images in the groups of a full batch in the phase with this pass, descending; how many there are, 0 if
  * the program has no such pass. */
 int context_group_sizes(const Context *context, PassKind kind, int op, int sizes[CONV_MAX_SIZES]);
+
+#define CONTEXT_MAX_TENSORS (8 * MODEL_MAX_NODES) /* program.c makes at most so many */
+
+/* Whether this step runs the pass: not those of frozen blocks. */
+bool context_enabled(const Job *job, const Pass *pass);
+
+/* The held tensors that the phase touches in the next group. */
+void context_ahead(const Group *group, ConvAhead *ahead);
 
 /* Allocates zeroed memory that counts as the context's. */
 Status context_alloc(Context *context, size_t count, size_t size, void *out);

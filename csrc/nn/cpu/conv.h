@@ -30,11 +30,20 @@ typedef struct ConvNeed {
     int threads; /* it may run in as many at once */
 } ConvNeed;
 
+/* Memory that the thread will touch soon: a convolution that has the time fetches it into the cache meanwhile. */
+#define CONV_MAX_AHEAD 8
+typedef struct ConvAhead {
+    const char *from[CONV_MAX_AHEAD]; /* borrowed during the call */
+    size_t bytes[CONV_MAX_AHEAD];
+    int count;
+} ConvAhead;
+
 /* The images of one call and the calling thread's memory. */
 typedef struct ConvCall {
     int thread, images;
-    void *scratch;     /* scratch_bytes, 64-byte aligned */
-    float *sum;        /* filter gradient: sum_elems, kept from the call that begins a sum to the one that ends it */
+    void *scratch; /* scratch_bytes, 64-byte aligned */
+    float *sum;    /* filter gradient: sum_elems, kept from the call that begins a sum to the one that ends it */
+    ConvAhead ahead;
     bool begins, ends; /* filter gradient: the first and the last call of one partial sum */
 } ConvCall;
 

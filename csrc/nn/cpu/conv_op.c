@@ -47,25 +47,27 @@ done:
     return error_at_operation(status, context->program->ops[op].node.name);
 }
 
-static ConvCall call_of(const Group *group) {
-    return (ConvCall){.thread = group->thread,
-                      .images = group->count,
-                      .scratch = group_library_scratch(group),
-                      .sum = group_sum_scratch(group),
-                      .begins = group->begins,
-                      .ends = group->ends};
+static ConvCall call_of(const Group *group, PassKind kind, int op) {
+    ConvCall call = {.thread = group->thread,
+                     .images = group->count,
+                     .scratch = group_library_scratch(group),
+                     .sum = group_sum_scratch(group),
+                     .begins = group->begins,
+                     .ends = group->ends};
+    if (group->fetching->kind == kind && group->fetching->op == op) context_ahead(group, &call.ahead);
+    return call;
 }
 
 Status pass_conv_forward(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
-    ConvCall call = call_of(group);
+    ConvCall call = call_of(group, PASS_CONV_FORWARD, op);
     return conv_run(group->context->states[op].forward, &call, group_tensor(group, o->input),
                     group_tensor(group, o->output));
 }
 
 Status pass_conv_data(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
-    ConvCall call = call_of(group);
+    ConvCall call = call_of(group, PASS_CONV_DATA, op);
     return conv_run(group->context->states[op].data, &call, group_tensor(group, o->output_gradient),
                     group_tensor(group, o->input_gradient));
 }
@@ -73,7 +75,7 @@ Status pass_conv_data(const Group *group, int op) {
 Status pass_conv_filter(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     const OpState *state = &group->context->states[op];
-    ConvCall call = call_of(group);
+    ConvCall call = call_of(group, PASS_CONV_FILTER, op);
     float *partial = group->context->shared_partials + (size_t)group->chunk * state->partial_elems;
     return conv_run_filter(state->filter, &call, group_tensor(group, o->input), group_tensor(group, o->output_gradient),
                            partial);

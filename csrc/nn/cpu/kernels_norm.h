@@ -49,6 +49,7 @@ INLINE void NAME(moments_block)(const STORAGE *input, size_t pixels, size_t chan
     size_t pixel = 0;
     for (; pixel + 2 <= pixels; pixel += 2) {
         for (size_t i = 0; i < 2; i++) {
+            FETCH(input + (pixel + i) * channels, 0);
             Vf x = LOAD(input + (pixel + i) * channels, lanes) - zero;
             sum[i] += x;
             square[i] = vf_fma(x, x, square[i]);
@@ -93,6 +94,8 @@ INLINE void NAME(normalise_block)(const STORAGE *input, size_t pixels, size_t ch
     Vf mean = f32_load_some(terms->mean + c, lanes), scale = f32_load_some(terms->scale + c, lanes);
     Vf shift = f32_load_some(terms->shift + c, lanes);
     for (size_t at = 0; at < pixels * channels; at += channels) {
+        FETCH(input + at, 0);
+        FETCH(output + at, 1);
         Vf z = vf_fma(LOAD(input + at, lanes) - mean, scale, shift);
         if (place == RESIDUAL_BEFORE_ACTIVATION) z += LOAD(residual + at, lanes);
         Vf y = activate(z, activation);
@@ -139,6 +142,9 @@ INLINE void NAME(reduce_block)(const NAME(ReduceArrays) * arrays, size_t first, 
     Vf shift = f32_load_some(terms->shift + c, lanes), sum = {0}, product = {0};
     size_t begin = first * channels + (size_t)c, end = begin + pixels * channels;
     for (size_t at = begin; at < end; at += channels) {
+        FETCH(arrays->input + at, 0);
+        FETCH(arrays->gradient + at, 0);
+        FETCH(arrays->dz + at, 1);
         Vf x = LOAD(arrays->input + at, lanes) - mean, dy = LOAD(arrays->gradient + at, lanes);
         if (arrays->skip != NULL) {
             dy += LOAD(arrays->skip + at, lanes);
@@ -186,6 +192,9 @@ INLINE void NAME(norm_backward_block)(const STORAGE *input, const STORAGE *dz, s
     Vf mean = f32_load_some(terms->mean + c, lanes), scale = f32_load_some(terms->scale + c, lanes);
     Vf tilt = f32_load_some(terms->tilt + c, lanes), base = f32_load_some(terms->base + c, lanes);
     for (size_t at = 0; at < pixels * channels; at += channels) {
+        FETCH(input + at, 0);
+        FETCH(dz + at, 0);
+        FETCH(output + at, 1);
         Vf x = LOAD(input + at, lanes) - mean;
         STORE(output + at, vf_fma(scale, LOAD(dz + at, lanes), vf_fma(tilt, x, base)), lanes);
     }

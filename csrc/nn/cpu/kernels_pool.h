@@ -5,6 +5,7 @@ INLINE void NAME(pool_row)(const STORAGE *rows, size_t input_row, int windows, i
                            STORAGE *output, uint8_t *index) {
     for (int w = 0; w < windows; w++) {
         const STORAGE *window = rows + (size_t)(w * pool) * (size_t)channels + c;
+        FETCH(output + (size_t)w * (size_t)channels, 1);
         Vf best = LOAD(window, lanes);
         Vi where = {0};
         for (int i = 1; i < pool * pool; i++) {
@@ -54,6 +55,7 @@ INLINE void NAME(unpool_row)(const STORAGE *gradient, const uint8_t *index, size
                              int channels, int pool, int c, int lanes, STORAGE *rows) {
     for (int w = 0; w < windows; w++) {
         size_t at = (size_t)w * (size_t)channels + (size_t)c;
+        FETCH(gradient + at, 0);
         Vf g = LOAD(gradient + at, lanes);
         STORAGE *window = rows + (size_t)(w * pool) * (size_t)channels + c;
         uint8_t bytes[LANES] = {0};

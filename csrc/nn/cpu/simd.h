@@ -19,6 +19,11 @@
 #define LANES 4
 #endif
 
+/* Fetches what lies FETCH_ELEMS activations further on: the neighbours of a channel are too far apart for the processor
+ * to see that it walks through memory in order. */
+#define FETCH_ELEMS 4096
+#define FETCH(pointer, write) __builtin_prefetch((const char *)((pointer) + FETCH_ELEMS), write, 3)
+
 typedef float Vf __attribute__((vector_size(LANES * 4)));
 typedef int32_t Vi __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Vu __attribute__((vector_size(LANES * 4)));

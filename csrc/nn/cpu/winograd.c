@@ -107,16 +107,45 @@ static void winograd_pack(Conv *base, const float *filters, int part, int parts)
     }
 }
 
+#define CACHE_LINE 64
+
+/* Walks through what is to be fetched, a share with each product. */
+typedef struct Fetch {
+    const ConvAhead *ahead;
+    int index;    /* of the current piece */
+    size_t done;  /* bytes of it */
+    size_t lines; /* with each product */
+} Fetch;
+
+static Fetch fetch_begin(const WinogradConv *conv, const ConvCall *call) {
+    int tiles = call->images * conv->from.rows * conv->from.columns;
+    size_t bytes = 0, products = (size_t)conv->matrices * (size_t)((tiles + conv->block - 1) / conv->block);
+    for (int i = 0; i < call->ahead.count; i++) bytes += call->ahead.bytes[i];
+    return (Fetch){.ahead = &call->ahead, .lines = (bytes / CACHE_LINE + products - 1) / products};
+}
+
+static void fetch_share(Fetch *fetch) {
+    for (size_t i = 0; i < fetch->lines && fetch->index < fetch->ahead->count; i++) {
+        __builtin_prefetch(fetch->ahead->from[fetch->index] + fetch->done, 0, 2);
+        fetch->done += CACHE_LINE;
+        if (fetch->done < fetch->ahead->bytes[fetch->index]) continue;
+        fetch->index++;
+        fetch->done = 0;
+    }
+}
+
 static Status winograd_run(Conv *base, const ConvCall *call, const void *from, void *to) {
     const WinogradConv *conv = (const WinogradConv *)base;
     uint16_t *values = call->scratch;
     float *products = (float *)(void *)(values + (size_t)conv->matrices * conv->value_plane);
     int tiles = call->images * conv->from.rows * conv->from.columns;
+    Fetch fetch = fetch_begin(conv, call);
     for (int first = 0; first < tiles; first += conv->block) {
         int count = tiles - first < conv->block ? tiles - first : conv->block;
         int rows = (count + WINOGRAD_ROWS - 1) / WINOGRAD_ROWS * WINOGRAD_ROWS;
         winograd_input(&conv->from, from, first, count, values, conv->value_plane);
         for (int e = 0; e < conv->matrices; e++) {
+            fetch_share(&fetch);
             winograd_multiply(values + (size_t)e * conv->value_plane, conv->filters + (size_t)e * conv->filter_plane,
                               rows, conv->depth, conv->columns, products + (size_t)e * conv->product_plane,
                               conv->columns);
@@ -131,11 +160,13 @@ static Status winograd_run_filter(Conv *base, const ConvCall *call, const void *
     const WinogradConv *conv = (const WinogradConv *)base;
     uint16_t *values = call->scratch, *gradients = values + (size_t)conv->matrices * conv->value_plane;
     int tiles = call->images * conv->from.rows * conv->from.columns;
+    Fetch fetch = fetch_begin(conv, call);
     for (int first = 0; first < tiles; first += conv->block) {
         int count = tiles - first < conv->block ? tiles - first : conv->block;
         winograd_input_pairs(&conv->from, input, first, count, values, conv->value_plane);
         winograd_gradient_pairs(&conv->to, output_gradient, first, count, gradients, conv->product_plane);
         for (int e = 0; e < conv->matrices; e++) {
+            fetch_share(&fetch);
             winograd_accumulate(values + (size_t)e * conv->value_plane, gradients + (size_t)e * conv->product_plane,
                                 (count + 1) / 2, conv->in, conv->out, call->sum + (size_t)e * conv->filter_plane,
                                 call->begins && first == 0);
