@@ -8,16 +8,21 @@ from __future__ import annotations
 import os
 import sys
 
-from cgxffcv import beton, config
+from cgxffcv import beton, config, recipes
 
 SMALL = 20_000  # training images; with fewer, more epochs
 
 
 def main(ranks: str, options: list[str]) -> None:
+    if not ranks.isdecimal() or int(ranks) < 1:
+        sys.exit(f"RANKS = {ranks!r}: expected a whole number from 1")
     options = ["--config-file", "default_config.yaml", *options]
     images = beton.info(config.load(options).data.train_dataset).num_samples
     chosen = ["--training.recipe=airbench90", "--dist-backend", "cgx", "--quantization-bits", "4"]
     chosen += ["--epochs", "20", "--training.test_every=10"] if images < SMALL else ["--training.test_every=3"]
+    batch = recipes.get("airbench90").batch_size  # of all ranks together
+    if batch % int(ranks):
+        chosen.append(f"--training.batch_size={max(batch - batch % int(ranks), int(ranks))}")
     cores = len(os.sched_getaffinity(0))
     print(f"\n{images:,} training images, {ranks} ranks on {cores} cores: recipe airbench90, gradients in 4 bits.")
     print("(By itself train_cifar_ffcv_cgx.py trains as the demo does: ResNet-9, 20 epochs, for GPUs.)", flush=True)

@@ -1,0 +1,43 @@
+"""What `make train` starts."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import small_data
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """Calls tools/train_here.py on a small data set; gives the command that it would become."""
+    spec = importlib.util.spec_from_file_location("train_here", ROOT / "tools/train_here.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    commands = []
+    monkeypatch.setattr(os, "execv", lambda program, words: commands.append((program, words)))
+    monkeypatch.chdir(ROOT)
+    train, _ = small_data.make(tmp_path)
+
+    def call(ranks, *options):
+        module.main(ranks, [f"--data.train_dataset={train}", *options])
+        return commands.pop()
+
+    return call
+
+
+def test_a_batch_that_all_ranks_can_share(started):
+    program, words = started("2", "--epochs", "3")
+    assert program == sys.executable and words[:6] == [sys.executable, "-m", "cgxffcv", "launch", "-np", "2"]
+    assert not [word for word in words if word.startswith("--training.batch_size")]
+    assert words.index("3") > words.index("20")  # what the user says comes later and counts
+    assert "--training.batch_size=498" in started("3")[1]
+
+
+@pytest.mark.parametrize("ranks", ["0", "two", "-1", ""])
+def test_wrong_numbers_of_ranks(started, ranks):
+    with pytest.raises(SystemExit, match="expected a whole number from 1"):
+        started(ranks)
