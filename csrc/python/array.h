@@ -25,7 +25,7 @@ typedef enum ArrayType {
     ARRAY_TYPES
 } ArrayType;
 
-#define ARRAY_MAX_DIMS 32
+#define ARRAY_MAX_DIMS 64 /* as NumPy: a batch has one more than a field */
 
 /* Bytes an element takes. */
 size_t array_item_bytes(ArrayType type);

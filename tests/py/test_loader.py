@@ -366,6 +366,15 @@ def test_default_decoders(mixed):
     assert got["photo"].shape == (9, 24, 32, 3) and got["photo"].dtype == np.uint8
 
 
+def test_arrays_of_as_many_dimensions_as_the_format_has(tmp_path):
+    values = list(np.arange(12, dtype=np.int16).reshape(4, *[1] * 31, 3))
+    name = tiny_beton.write(tmp_path / "deep.beton", {"x": ("array", values)})
+    with Loader(name, 2, num_workers=1) as loader:
+        batches = [batch[0] for batch in loader]
+    assert [batch.shape for batch in batches] == [(2, *[1] * 31, 3)] * 2
+    assert np.array_equal(np.concatenate(batches), values)
+
+
 def test_jpeg_pixels_are_libjpegs(mixed):
     """The accurate mode decodes as Pillow does (both are libjpeg-turbo with its defaults)."""
     from io import BytesIO
