@@ -157,7 +157,7 @@ def _verify_json(reader: Reader, first: int, last: int, report: VerifyReport) ->
                 continue  # the core has counted it
             try:
                 json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 report.num_problems += 1
                 report.problems.append(Problem(f"JSON that does not parse: {error}", sample, name))
 

@@ -135,7 +135,7 @@ class Reader(Sequence[dict[str, Any]]):
         if info.kind == "json":
             try:
                 return json.loads(value)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise beton_error(f"JSON that does not parse: {error}", self.path, info.name, sample) from None
         if info.kind == "tensor":
             return _tensor(value)

@@ -68,7 +68,7 @@ class ParseJSON:
     def parse(self, row, sample: int) -> Any:
         try:
             return json.loads(row.tobytes().rstrip(b"\0"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             failure = _cgxffcv.BetonError(
                 f"{self.path}: JSONDecoder: sample {sample}: field '{self.name}': text that does not parse: {error}"
             )

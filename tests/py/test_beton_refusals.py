@@ -6,7 +6,8 @@ import beton_model as model
 import numpy as np
 import pytest
 
-from cgxffcv import BetonError, Reader, beton
+from cgxffcv import BetonError, Loader, Reader, beton
+from cgxffcv.decoders import JSONDecoder
 
 PAGE = 4096
 FIELDS = [("image", "img", None), ("int", "n", None), ("bytes", "b", None), ("json", "doc", None),
@@ -340,6 +341,21 @@ def test_json_that_is_damaged(tmp_path, text, reason):
     pointer = get(data, record(1, 3))
     data[pointer : pointer + 9] = text
     read_error(tmp_path, data, 1, "doc", reason)
+
+
+def test_json_of_any_depth_is_refused_not_followed(tmp_path):
+    deep = b"[" * 200_000
+    (tmp_path / "deep.beton").write_bytes(model.write([("json", "doc", None)], [(b"1",), (deep,)], 1 << 20))
+    with Reader(tmp_path / "deep.beton") as reader:
+        assert reader.value(0, "doc") == 1
+        with pytest.raises(BetonError, match="parse") as caught:
+            reader.value(1, "doc")
+    assert (caught.value.sample, caught.value.field) == (1, "doc")
+    assert [problem.sample for problem in beton.verify(tmp_path / "deep.beton").problems] == [1]
+    loader = Loader(tmp_path / "deep.beton", 2, num_workers=1, pipelines={"doc": [JSONDecoder()]})
+    with loader, pytest.raises(BetonError, match="parse") as caught:
+        list(loader)
+    assert (caught.value.sample, caught.value.field) == (1, "doc")
 
 
 def jpeg_file(streams, sides=(24, 16)):
