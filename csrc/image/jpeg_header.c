@@ -2,6 +2,7 @@
 #include "image/jpeg.h"
 
 #define MARKER_SOI 0xD8
+#define MARKER_RST0 0xD0 /* to RST7: no segment follows */
 #define MARKER_EOI 0xD9
 #define MARKER_SOS 0xDA
 #define MARKER_SOF0 0xC0
@@ -49,7 +50,7 @@ Status jpeg_parse_header(const void *data, size_t size, JpegInfo *out) {
         while (at < size && bytes[at] == 0xFF) at++;
         if (at >= size) break;
         unsigned marker = bytes[at++];
-        if (marker == MARKER_SOS || marker == MARKER_EOI || marker < MARKER_SOF0) {
+        if ((marker >= MARKER_RST0 && marker <= MARKER_SOS) || marker < MARKER_SOF0) {
             FAIL(STATUS_FORMAT, "corrupt JPEG data: marker 0x%02X before the frame header", marker);
         }
         if (is_frame(marker)) return parse_frame(bytes + at, size - at, marker, out);

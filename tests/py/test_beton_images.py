@@ -163,6 +163,7 @@ def test_headers_that_are_none():
     assert _cgxffcv.jpeg_header(good[: frame + 10]) == (20, 20, 3, False)
     cases = [b"", b"\xff", b"\x89PNG....", good[:2], good[:4], good[: frame + 9], b"\xff\xd8\xff\xd9",
              good[:frame] + b"\0" + good[frame:], good[:2] + b"\xff\xe0\xff\xff" + good[4:200],
+             good[:2] + b"\xff\xd0\xff\xdb" + bytes(0xFFD9) + good[frame:],
              good[:frame] + b"\xff\xc3" + good[frame + 2 :], good[:2] + b"\xff\xe0\0\1" + good[2:]]  # fmt: skip
     for data in cases:
         with pytest.raises(BetonError):
