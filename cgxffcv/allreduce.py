@@ -15,6 +15,7 @@ named "bfloat16" (ml_dtypes).
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -138,7 +139,8 @@ def quantize(
     number = choose("the dtype of array", kind, QUANTIZED_DTYPES)
     if out is None:
         out = np.empty(spec.wire_bytes(plain.size), np.uint8)
-    _cgxffcv.quantize(plain, number, spec._numbers, (seed, call, rank, quad), threads, out)
+    random = (_count("seed", seed, 64), _count("call", call, 32), _count("rank", rank, 32), _count("quad", quad, 64))
+    _cgxffcv.quantize(plain, number, spec._numbers, random, threads, out)
     return out
 
 
@@ -170,25 +172,42 @@ def dequantize(
 LayerShape = int | Sequence[int]
 
 
+def _whole(argument: str, value: object) -> int:
+    """`value` as an int, never rounded."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{argument} must be a whole number, not {value!r}") from None
+
+
+def _count(argument: str, value: object, bits: int) -> int:
+    """A whole number that fits that many bits."""
+    number = _whole(argument, value)
+    if not 0 <= number < 1 << bits:
+        raise ValueError(f"{argument} must be in 0..2^{bits}-1, not {number}")
+    return number
+
+
 def _layer_tuple(name: str | None, shape: LayerShape, bits: int, bucket_size: int) -> tuple:
     """(name, elems, dims, bits, bucket_size), as the core takes a layer; a bare count has no known dimensions."""
-    if isinstance(shape, Sequence):
-        return name, math.prod(int(n) for n in shape), max(1, len(shape)), bits, bucket_size
-    return name, int(shape), 0, bits, bucket_size
+    what = f"the shape of layer {name!r}" if name is not None else "a layer's shape"
+    if isinstance(shape, Sequence) and not isinstance(shape, str):
+        return name, math.prod(_count(what, n, 63) for n in shape), max(1, len(shape)), bits, bucket_size
+    return name, _whole(what, shape), 0, bits, bucket_size
 
 
 def _per_layer(argument: str, value: int | Mapping, default: int, names: list[str | None]) -> tuple[int, list[int]]:
     """The plan's value and each layer's own (0: the plan's) from a number, or from a mapping of names or indices."""
     own = [0] * len(names)
     if not isinstance(value, Mapping):
-        return int(value), own
+        return _whole(argument, value), own
     for key, item in value.items():
         if key == "default":
-            default = int(item)
+            default = _whole(argument, item)
         elif isinstance(key, int) and -len(names) <= key < len(names):
-            own[key] = int(item)
+            own[key] = _whole(argument, item)
         elif isinstance(key, str) and key in names:
-            own[names.index(key)] = int(item)
+            own[names.index(key)] = _whole(argument, item)
         else:
             raise ValueError(f"{argument} names a layer {key!r} that the table of {len(names)} layers does not have")
     return default, own
@@ -249,6 +268,8 @@ class AllreducePlan:
         plan_bucket, own_bucket = _per_layer("bucket_size", bucket_size, 1024, names)
         self.dtype = dtype_name(dtype)
         self.op = op if op is not None else "average" if average else "sum"
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout must be a number of seconds above 0, or None, not {timeout!r}")
         number = choose("dtype", self.dtype, DTYPES)
         wish = choose("algorithm", algorithm, ALGORITHMS)
         quantises = number < len(QUANTIZED_DTYPES) and self.op in ("sum", "average") and bits != UNCOMPRESSED
@@ -256,7 +277,7 @@ class AllreducePlan:
         options = (
             number, choose("op", self.op, OPS), plan_bits, plan_bucket, layer_min_size,
             choose("codec", codec, CODECS), choose("rounding", rounding, ROUNDINGS), half_metadata, spikes or 0,
-            wish, error_feedback, seed, threads, 0.0 if timeout is None else timeout, costs,
+            wish, error_feedback, _count("seed", seed, 64), threads, 0.0 if timeout is None else timeout, costs,
         )  # fmt: skip
         tuples = [_layer_tuple(*layer, b, s) for layer, b, s in zip(table, own_bits, own_bucket, strict=True)]
         self._plan = _cgxffcv.AllreducePlan(comm, tuples, options)

@@ -347,6 +347,9 @@ def test_argument_errors():
         quantize(normal(200)[::2], spec)
     with pytest.raises(ValueError, match="rank must be below"):
         quantize(x, spec, rank=1 << 16)
+    for name, value in (("seed", -1), ("seed", 1 << 64), ("call", 1 << 32), ("rank", -1), ("quad", -1)):
+        with pytest.raises(ValueError, match=f"{name} must be in 0"):
+            quantize(x, spec, **{name: value})
     with pytest.raises(ValueError, match="threads"):
         quantize(x, spec, threads=0)
     with pytest.raises(ValueError, match="accumulate must have"):
