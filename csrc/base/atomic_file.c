@@ -89,8 +89,12 @@ static Status give_name(AtomicFile *file) {
 Status atomic_file_create(const char *path, AtomicFile **out) {
     Status status = STATUS_OK;
     AtomicFile *file = NULL;
+    struct stat there;
     size_t size = strlen(path) + 1;
     if (size == 1) FAIL(STATUS_ARGUMENT, "an empty file name");
+    if (stat(path, &there) == 0 && S_ISDIR(there.st_mode)) {
+        return error_at_path(error_fail_errno(STATUS_IO, EISDIR, "cannot replace a folder by a file"), path);
+    }
     TRY(memory_calloc(1, sizeof *file, &file));
     file->descriptor = -1;
     file->owner = getpid();

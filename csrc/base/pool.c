@@ -76,7 +76,11 @@ Status pool_create(int threads, Pool **out) {
     for (int i = 1; i < threads; i++) {
         Worker *worker = &pool->workers[i - 1];
         *worker = (Worker){pool, i};
-        TRY_PTHREAD_GOTO(pthread_create(&pool->handles[i - 1], NULL, work, worker));
+        int failed = pthread_create(&pool->handles[i - 1], NULL, work, worker);
+        if (failed != 0) {
+            status = error_fail_errno(STATUS_IO, failed, "cannot start thread %d of %d: ask for fewer", i + 1, threads);
+            goto done;
+        }
         pool->started++;
     }
     *out = pool;

@@ -337,8 +337,8 @@ def test_wrong_calls(tmp_path):
     with pytest.raises(FileNotFoundError):
         DatasetWriter(tmp_path / "no/such/folder/x.beton", INT, num_workers=1).from_arrays([1])
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match="folder"):
-        DatasetWriter(tmp_path / "folder", INT, num_workers=1).from_arrays([1])
+    with pytest.raises(IsADirectoryError, match="folder"):
+        DatasetWriter(tmp_path / "folder", INT, num_workers=1).from_iterable(map(pytest.fail, ["too late"]))
     assert clean(tmp_path) == ["folder", "x.beton"]
 
 
