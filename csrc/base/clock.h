@@ -16,12 +16,15 @@ static inline int64_t clock_now_ns(void) {
 
 static inline double clock_now_seconds(void) { return (double)clock_now_ns() * 1e-9; }
 
-/* `seconds` from now, never past the clock's range. */
-static inline int64_t clock_deadline_ns(double seconds) {
+/* Never past the clock's range. */
+static inline int64_t clock_duration_ns(double seconds) {
     const double longest = 1e9;
     double bounded = seconds < 0 ? 0 : seconds > longest ? longest : seconds;
-    return clock_now_ns() + (int64_t)(bounded * 1e9);
+    return (int64_t)(bounded * 1e9);
 }
+
+/* `seconds` from now. */
+static inline int64_t clock_deadline_ns(double seconds) { return clock_now_ns() + clock_duration_ns(seconds); }
 
 static inline bool clock_expired(int64_t deadline_ns) { return clock_now_ns() >= deadline_ns; }
 

@@ -42,6 +42,7 @@ struct Comm {
     /* The open operation. */
     _Atomic uintptr_t user; /* the thread inside begin/end, 0 for none */
     int depth;
+    bool in_hook; /* a hook runs: a signal handler, which must not begin another operation inside this one */
     char operation[STATUS_NAME_BYTES];
     double operation_timeout_s;
     int64_t deadline_ns;

@@ -82,7 +82,7 @@ static Status allocate(int rank, int size, const CommOptions *options, Comm **ou
     }
     comm->owner_pid = (int)getpid();
     comm->timeout_s = options->timeout_s > 0 ? options->timeout_s : COMM_DEFAULT_TIMEOUT_S;
-    comm->stall_ns = (int64_t)((options->stall_s > 0 ? options->stall_s : DEFAULT_STALL_S) * 1e9);
+    comm->stall_ns = clock_duration_ns(options->stall_s > 0 ? options->stall_s : DEFAULT_STALL_S);
     comm->hooks = options->hooks;
     *out = comm;
     comm = NULL;

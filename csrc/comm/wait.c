@@ -106,6 +106,13 @@ Status comm_begin(Comm *comm, const char *operation, double timeout_s) {
     }
     uintptr_t me = this_thread(), nobody = 0;
     if (atomic_load_explicit(&comm->user, memory_order_relaxed) == me) {
+        if (comm->in_hook) {
+            return error_at_operation(error_fail(STATUS_TRANSPORT,
+                                                 "a signal handler cannot use the communicator that is in '%s': set a "
+                                                 "flag there, and act after the call",
+                                                 comm->operation),
+                                      operation);
+        }
         comm->depth++;
         return STATUS_OK;
     }
@@ -224,7 +231,10 @@ static Status warn_stalled(Comm *comm, int rank) {
              "overloaded; waiting up to %g s in all",
              comm->operation, rank, (int)atomic_load(&segment_seat(&comm->segment, place->seat)->pid),
              (double)comm->stall_ns * 1e-9, comm->operation_timeout_s);
-    return comm->hooks.warn(comm->hooks.context, rank, text);
+    comm->in_hook = true;
+    Status status = comm->hooks.warn(comm->hooks.context, rank, text);
+    comm->in_hook = false;
+    return status;
 }
 
 static Status check_peers(Comm *comm) {
@@ -245,8 +255,12 @@ static Status check_peers(Comm *comm) {
     return STATUS_OK;
 }
 
-static Status check_hooks(const Comm *comm) {
-    return comm->hooks.check == NULL ? STATUS_OK : comm->hooks.check(comm->hooks.context);
+static Status check_hooks(Comm *comm) {
+    if (comm->hooks.check == NULL) return STATUS_OK;
+    comm->in_hook = true;
+    Status status = comm->hooks.check(comm->hooks.context);
+    comm->in_hook = false;
+    return status;
 }
 
 Status wait_check(Comm *comm) {

@@ -38,13 +38,13 @@ static Status warn(void *context, int rank, const char *message) {
 
 /* ---- arguments ---- */
 
-int comm_parse_timeout(PyObject *object, double *seconds) {
+int comm_parse_timeout(PyObject *object, const char *argument, double *seconds) {
     *seconds = 0;
     if (object == NULL || object == Py_None) return 0;
     double value = PyFloat_AsDouble(object);
     if (value == -1.0 && PyErr_Occurred()) return -1;
     if (!(value > 0)) {
-        PyErr_Format(PyExc_ValueError, "timeout=%R: a number of seconds above 0 is expected, or None", object);
+        PyErr_Format(PyExc_ValueError, "%s=%R: a number of seconds above 0 is expected, or None", argument, object);
         return -1;
     }
     *seconds = value;
@@ -67,7 +67,10 @@ static int parse_count(PyObject *object, const char *name, long least, long most
 static int parse_options(PyObject *timeout, PyObject *nodes, PyObject *slot_bytes, PyObject *stall, CommOptions *out) {
     long node_count, slot;
     *out = (CommOptions){.hooks = {.check = check_signals, .warn = warn}};
-    if (comm_parse_timeout(timeout, &out->timeout_s) < 0 || comm_parse_timeout(stall, &out->stall_s) < 0) return -1;
+    if (comm_parse_timeout(timeout, "timeout", &out->timeout_s) < 0 ||
+        comm_parse_timeout(stall, "stall", &out->stall_s) < 0) {
+        return -1;
+    }
     if (parse_count(nodes, "nodes", 1, 1 << 20, &node_count) < 0) return -1;
     if (parse_count(slot_bytes, "slot_bytes", 4096, 4 << 20, &slot) < 0) return -1;
     out->nodes = (int)node_count;
@@ -235,16 +238,25 @@ static bool is_failure(PyObject *type, PyObject *value) {
     return !fine;
 }
 
+static void abort_with(Comm *comm, const char *type_name, PyObject *value) {
+    PyObject *text = PyUnicode_FromFormat("%s: %S", type_name, value);
+    const char *message = text == NULL ? NULL : PyUnicode_AsUTF8(text);
+    comm_abort(comm, message == NULL ? type_name : message);
+    PyErr_Clear();
+    Py_XDECREF(text);
+}
+
 static PyObject *leave(PyObject *self, PyObject *args) {
     PyObject *type, *value, *traceback;
     if (!PyArg_ParseTuple(args, "OOO:__exit__", &type, &value, &traceback)) return NULL;
-    Comm *comm = ((CommObject *)self)->comm;
-    if (comm != NULL && is_failure(type, value)) {
-        PyObject *text = PyUnicode_FromFormat("%s: %S", ((PyTypeObject *)type)->tp_name, value);
-        const char *message = text == NULL ? NULL : PyUnicode_AsUTF8(text);
-        comm_abort(comm, message == NULL ? ((PyTypeObject *)type)->tp_name : message);
-        PyErr_Clear();
-        Py_XDECREF(text);
+    if (type != Py_None && !PyExceptionClass_Check(type)) {
+        PyErr_Format(PyExc_TypeError, "__exit__: an exception's type or None is expected, not %R", type);
+        return NULL;
+    }
+    if (((CommObject *)self)->comm != NULL) {
+        Comm *comm = take(self); /* what the value's own methods do cannot close it meanwhile */
+        if (is_failure(type, value)) abort_with(comm, ((PyTypeObject *)type)->tp_name, value);
+        comm_object_give(self);
     }
     if (((CommObject *)self)->in_use == 0) destroy((CommObject *)self);
     Py_RETURN_FALSE;
@@ -295,7 +307,7 @@ static PyObject *barrier(PyObject *self, PyObject *args, PyObject *kwargs) {
     PyObject *timeout = NULL;
     double seconds;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:barrier", names, &timeout)) return NULL;
-    if (comm_parse_timeout(timeout, &seconds) < 0) return NULL;
+    if (comm_parse_timeout(timeout, "timeout", &seconds) < 0) return NULL;
     Comm *comm = take(self);
     if (comm == NULL) return NULL;
     Status status;
@@ -357,7 +369,7 @@ static PyObject *broadcast(PyObject *self, PyObject *args, PyObject *kwargs) {
     int root = 0;
     double seconds;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|iO:broadcast", names, &data, &root, &timeout)) return NULL;
-    if (comm_parse_timeout(timeout, &seconds) < 0) return NULL;
+    if (comm_parse_timeout(timeout, "timeout", &seconds) < 0) return NULL;
     Comm *comm = take(self);
     if (comm == NULL) return NULL;
     PyObject *result = NULL;
@@ -412,7 +424,7 @@ static PyObject *allgather(PyObject *self, PyObject *args, PyObject *kwargs) {
     PyObject *timeout = NULL;
     double seconds;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*|O:allgather", names, &view, &timeout)) return NULL;
-    Comm *comm = comm_parse_timeout(timeout, &seconds) < 0 ? NULL : take(self);
+    Comm *comm = comm_parse_timeout(timeout, "timeout", &seconds) < 0 ? NULL : take(self);
     if (comm == NULL) {
         PyBuffer_Release(&view);
         return NULL;

@@ -12,6 +12,6 @@ void comm_object_give(PyObject *object);
 
 /* A timeout argument: None gives 0, the communicator's own; -1 with an exception set for anything but a number of
  * seconds above 0. */
-int comm_parse_timeout(PyObject *object, double *seconds);
+int comm_parse_timeout(PyObject *object, const char *argument, double *seconds);
 
 #endif

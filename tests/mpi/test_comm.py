@@ -1,6 +1,7 @@
 """Communicators of one to five ranks, in shared memory and over MPI between pretended nodes: what works."""
 
 import os
+import types
 
 import pytest
 from ranks import Launch, needs_mpirun, run
@@ -112,9 +113,13 @@ def test_arguments():
             world.allgather("text")
         with pytest.raises(ValueError, match="timeout=-1"):
             world.barrier(timeout=-1)
+        with pytest.raises(TypeError, match="__exit__"):
+            world.__exit__(5, types.SimpleNamespace(code=1), None)
         with pytest.raises(IndexError):
             world.node_of(1)
         assert world.node_of(0) == 0 and world.broken is None
+    with pytest.raises(ValueError, match="stall=nan"):
+        comm.world(stall=float("nan"))
     with pytest.raises(TypeError):
         comm.Comm()
 

@@ -168,6 +168,12 @@ def test_abort_from_a_thread(tmp_path):
     assert "from a thread" in second["text"]
 
 
+@pytest.mark.parametrize("launch", PLACES)
+def test_a_signal_handler_cannot_begin_a_call_inside_another(launch, tmp_path):
+    refused = run(launch, tmp_path, "in_a_handler")[0]["refused"]
+    assert len(refused) == 1 and "a signal handler cannot use the communicator that is in 'barrier'" in refused[0]
+
+
 def test_rank_that_never_comes(tmp_path):
     values = run(Launch("shm", 2), tmp_path, "late")[0]
     assert values["rank"] == 1 and "rank 1" in values["text"]

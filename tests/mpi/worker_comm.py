@@ -288,6 +288,27 @@ def interrupted():
     leave(world.size)
 
 
+def in_a_handler():
+    """A signal handler that uses the communicator which is waiting."""
+    world = join(timeout=100)
+    world.barrier()
+    if world.rank == 0:
+        refused = []
+
+        def handler(number, frame):
+            refused.append(caught(world, world.barrier)["text"])
+
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        world.barrier()
+        result(0, refused=refused)
+    else:
+        time.sleep(1)
+        world.barrier()
+        result(world.rank)
+    world.barrier()
+
+
 def used_after_close():
     world = join()
     rank, size = world.rank, world.size
