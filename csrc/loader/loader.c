@@ -258,6 +258,7 @@ Status loader_gather(Loader *loader, const uint64_t *ids, size_t count, uint32_t
     Status status = STATUS_OK;
     LoaderBatch *batch = NULL;
     TRY(check_ids(loader, ids, count, "ids"));
+    TRY(beton_reader_check_length(loader->reader));
     TRY(create_pool(loader));
     TRY(slots_take(loader->slots, count, &batch));
     batch->epoch = epoch;

@@ -71,7 +71,8 @@ static void open_batch(Ring *ring) {
     Flight *flight = flight_of(ring, ring->opened);
     OrderPart part = order_part(&ring->config.split, ring->pass.samples, ring->opened);
     *flight = (Flight){.chunks = (part.count + chunk - 1) / chunk};
-    if (slots_take(ring->config.slots, part.count, &flight->batch) != STATUS_OK) {
+    if (beton_reader_check_length(ring->config.plan->reader) != STATUS_OK ||
+        slots_take(ring->config.slots, part.count, &flight->batch) != STATUS_OK) {
         flight->chunks = 0;
         fail_flight(flight, 0);
     } else {

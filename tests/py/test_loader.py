@@ -589,6 +589,17 @@ def test_a_bad_sample_comes_after_the_batches_before_it(tmp_path):
         Loader(path, 4, resident=True)
 
 
+def test_a_file_that_is_cut_while_it_is_open(tmp_path):
+    name = tiny_beton.write(tmp_path / "x.beton", {"x": ("array", list(np.zeros((64, 4096), np.uint8)))}, 1 << 16)
+    with Loader(name, 4, num_workers=1) as loader:
+        assert len(list(loader)) == 16
+        os.truncate(name, 8192)
+        with pytest.raises(_cgxffcv.BetonError, match="has become shorter"):
+            list(loader)
+        with pytest.raises(_cgxffcv.BetonError, match="has become shorter"):
+            loader.get_batch([63])
+
+
 def test_the_first_bad_sample_of_a_batch_is_named(tmp_path):
     images = [tiny_beton.jpeg(image) for image in pixels(64)]
     for i in (9, 33, 50):
