@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import multiprocessing
 import os
 import pickle
@@ -115,6 +116,7 @@ def _work(
 ) -> None:  # fmt: skip
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers, by SIGTERM
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.freeze()  # the parent's garbage may hold threads or locks that this process does not have
     for other in others:
         other.close()
     sender = _Sender(pipe)

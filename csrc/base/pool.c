@@ -5,11 +5,13 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <unistd.h>
 
 #include "base/memory.h"
 
 struct Pool {
     int threads;
+    pid_t owner;            /* the process whose threads these are: a forked child inherits none of them */
     int started;            /* threads that pool_create has started */
     pthread_t *handles;     /* owned, threads - 1 */
     struct Worker *workers; /* owned, threads - 1 */
@@ -68,6 +70,7 @@ Status pool_create(int threads, Pool **out) {
     if (threads < 1) FAIL(STATUS_ARGUMENT, "a pool needs at least 1 thread, not %d", threads);
     TRY(memory_calloc(1, sizeof *pool, &pool));
     pool->threads = threads;
+    pool->owner = getpid();
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->finished, NULL);
@@ -91,7 +94,7 @@ done:
 }
 
 void pool_destroy(Pool *pool) {
-    if (pool == NULL) return;
+    if (pool == NULL || pool->owner != getpid()) return;
     pthread_mutex_lock(&pool->mutex);
     pool->stop = true;
     pthread_cond_broadcast(&pool->wake);
@@ -108,6 +111,10 @@ void pool_destroy(Pool *pool) {
 int pool_threads(const Pool *pool) { return pool->threads; }
 
 Status pool_run(Pool *pool, size_t items, PoolTask task, void *context) {
+    if (pool->owner != getpid()) {
+        for (size_t item = 0; item < items; item++) TRY(task(context, item, 0));
+        return STATUS_OK;
+    }
     pthread_mutex_lock(&pool->mutex);
     if (pool->running) {
         pthread_mutex_unlock(&pool->mutex);

@@ -1,4 +1,6 @@
-/* A pool of threads for parallel loops: the caller takes part, items are handed out dynamically. */
+/* A pool of threads for parallel loops: the caller takes part, items are handed out dynamically. In a forked child,
+ * which has none of the threads and can trust none of the locks, the caller does all items and pool_destroy leaves the
+ * pool as it is. */
 #ifndef CGXFFCV_BASE_POOL_H
 #define CGXFFCV_BASE_POOL_H
 
