@@ -80,7 +80,7 @@ def features():
             "cuda",
             "install the CUDA toolkit 13 and cuDNN 9 (apt install cuda-toolkit-13-0 libcudnn9-dev-cuda-13)",
             ["device/cuda.c", "nn/cuda/*.c", "**/*.cu"],
-            ["device/none.c", "nn/cuda_none.c"],
+            ["device/none.c", "nn/cuda_none.c", "image/gather_none.c"],
         ),
         "nccl": Feature("nccl", "apt install libnccl-dev", ["comm/nccl.c"], ["comm/nccl_none.c"]),
     }
@@ -154,7 +154,8 @@ def find_cuda(cuda):
     if nvcc is None:
         cuda.why = "no nvcc on PATH or in /usr/local/cuda"
         return
-    if not (CSRC / "device/cuda.c").exists():
+    wanted = ["device/cuda.c", "image/gather.cu", *(f"nn/cuda/{n}_op.c" for n in ("conv", "stem", "norm", "head"))]
+    if not all((CSRC / name).exists() for name in wanted):
         cuda.why = "this version has no CUDA sources yet"
         return
     home = Path(nvcc).resolve().parents[1]

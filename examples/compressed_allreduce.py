@@ -32,7 +32,8 @@ def main() -> None:
 
         report(f"{world.size} ranks, {elems:,} gradients in {len(LAYERS)} layers")
         for bits in (32, 8, 4, 2):
-            plan = AllreducePlan(world, LAYERS, bits=bits, bucket_size=1024)
+            # "auto" would measure both, and send small gradients uncompressed where that is faster
+            plan = AllreducePlan(world, LAYERS, bits=bits, bucket_size=1024, algorithm="sra")
             gradients = everyone[world.rank].copy()
             plan.run(gradients)  # in place; collective
             check_replicas(world, gradients)  # CommError if any rank had other bytes
@@ -42,7 +43,7 @@ def main() -> None:
                 f"({plan.wire_bytes / max(plan.plain_bytes, 1):5.1%} of uncompressed), relative error {error:.4f}"
             )
         # layers may have bits of their own, and what is lost can be added at the next step
-        plan = AllreducePlan(world, LAYERS, bits={"default": 4, "linear": 8}, error_feedback=True)
+        plan = AllreducePlan(world, LAYERS, bits={"default": 4, "linear": 8}, algorithm="sra", error_feedback=True)
         total = np.zeros(elems)
         for _ in range(20):
             total += plan.run(everyone[world.rank].copy())

@@ -1,5 +1,6 @@
-/* GPUs: memory, pinned host memory, streams, events. cuda.c implements this over the CUDA runtime; none.c is its twin
- * in a build without CUDA, where device_count gives 0 and everything else fails with STATUS_NOT_BUILT. */
+/* GPUs: memory, pinned host memory, streams, events, graphs. In a build with CUDA a DeviceStream is a cudaStream_t.
+ * cuda.c implements this over the CUDA runtime; none.c is its twin in a build without CUDA, where device_count gives 0
+ * and everything else fails with STATUS_NOT_BUILT. */
 #ifndef CGXFFCV_DEVICE_DEVICE_H
 #define CGXFFCV_DEVICE_DEVICE_H
 
@@ -10,6 +11,7 @@
 
 typedef struct DeviceStream DeviceStream;
 typedef struct DeviceEvent DeviceEvent;
+typedef struct DeviceGraph DeviceGraph; /* recorded work, ready to be launched */
 
 #define DEVICE_NAME_BYTES 256
 
@@ -43,7 +45,8 @@ void device_host_free(void *pointer);
 
 Status device_stream_create(DeviceStream **out);
 void device_stream_destroy(DeviceStream *stream);
-Status device_stream_synchronize(DeviceStream *stream);
+Status device_stream_synchronize(DeviceStream *stream); /* NULL: the default stream, which waits for no other */
+Status device_synchronize(void);                        /* all streams */
 
 /* Copies between any two of host and device; asynchronous where the host side is page-locked. */
 Status device_copy(void *to, const void *from, size_t bytes, DeviceStream *stream);
@@ -59,5 +62,13 @@ Status device_stream_wait(DeviceStream *stream, DeviceEvent *event);
 
 /* Milliseconds between two recorded, completed events. */
 Status device_event_elapsed(DeviceEvent *begin, DeviceEvent *end, float *out_ms);
+
+/* Records what this thread puts on the stream (and on streams that wait for its events) instead of running it. Between
+ * begin and end nothing may be allocated or waited for. After a failure in between, end gives a failure, too, and the
+ * stream is usable again. */
+Status device_capture_begin(DeviceStream *stream);
+Status device_capture_end(DeviceStream *stream, DeviceGraph **out);
+Status device_graph_launch(DeviceGraph *graph, DeviceStream *stream);
+void device_graph_destroy(DeviceGraph *graph);
 
 #endif

@@ -81,3 +81,22 @@ Status device_event_elapsed(DeviceEvent *begin, DeviceEvent *end, float *out_ms)
     (void)begin, (void)end, (void)out_ms;
     return absent();
 }
+
+Status device_capture_begin(DeviceStream *stream) {
+    (void)stream;
+    return absent();
+}
+
+Status device_capture_end(DeviceStream *stream, DeviceGraph **out) {
+    (void)stream, (void)out;
+    return absent();
+}
+
+Status device_graph_launch(DeviceGraph *graph, DeviceStream *stream) {
+    (void)graph, (void)stream;
+    return absent();
+}
+
+void device_graph_destroy(DeviceGraph *graph) { (void)graph; }
+
+Status device_synchronize(void) { return absent(); }

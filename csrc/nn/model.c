@@ -107,8 +107,8 @@ static Status check_options(const ModelOptions *options) {
     if (options->threads < 0 || options->threads > 1024) {
         FAIL(STATUS_ARGUMENT, "threads is %d, but must be within 0 (all) .. 1024", options->threads);
     }
-    if (options->precision < PRECISION_AUTO || options->precision > PRECISION_BFLOAT16) {
-        FAIL(STATUS_ARGUMENT, "precision %d is none of auto, float32, bfloat16", (int)options->precision);
+    if (options->precision < PRECISION_AUTO || options->precision > PRECISION_FLOAT16) {
+        FAIL(STATUS_ARGUMENT, "precision %d is none of auto, float32, bfloat16, float16", (int)options->precision);
     }
     if (options->convolution < CONVOLUTION_AUTO || options->convolution > CONVOLUTION_WINOGRAD4) {
         FAIL(STATUS_ARGUMENT, "convolution %d is none of auto, direct, winograd2, winograd4",
@@ -131,6 +131,8 @@ Status model_create(const ModelDesc *desc, const ModelOptions *options, Model **
     model->table = table;
     model->precision = precision;
     model->convolution = options->convolution;
+    model->deterministic = options->deterministic;
+    if (options->backend == BACKEND_CUDA) TRY_GOTO(device_stream_create(&model->stream));
     TRY_GOTO(lay_out(model));
     lay_out_statistics(model);
     TRY_GOTO(allocate(model));
@@ -148,6 +150,7 @@ void model_destroy(Model *model) {
     model->table->buffer_destroy(model->statistic_data);
     model->table->buffer_destroy(model->gradients);
     model->table->buffer_destroy(model->parameters);
+    device_stream_destroy(model->stream);
     memory_free(model);
 }
 
@@ -157,6 +160,7 @@ Convolution model_convolution(const Model *model) { return model->convolution; }
 const char *model_backend(const Model *model) { return model->table->name; }
 Pool *model_pool(const Model *model) { return model->pool; }
 DeviceStream *model_stream(const Model *model) { return model->stream; }
+bool model_deterministic(const Model *model) { return model->deterministic; }
 
 const Layer *model_layers(const Model *model, int *count) {
     *count = model->layer_count;

@@ -80,8 +80,9 @@ typedef struct ModelDesc {
 typedef enum BackendKind { BACKEND_CPU, BACKEND_CUDA } BackendKind;
 
 /* What activations are stored as and convolutions multiply; parameters, statistics and sums are float32. AUTO takes
- * what is faster here: bfloat16 where the processor has dot products for it, else float32. */
-typedef enum Precision { PRECISION_AUTO, PRECISION_FLOAT32, PRECISION_BFLOAT16 } Precision;
+ * what is faster here: on a CPU bfloat16 where it has dot products for it, else float32; on a GPU float16, which the
+ * CPU backend has not. */
+typedef enum Precision { PRECISION_AUTO, PRECISION_FLOAT32, PRECISION_BFLOAT16, PRECISION_FLOAT16 } Precision;
 
 /* How the CPU backend computes 3 x 3 convolutions in bfloat16: directly, or by minimal filtering in tiles of 2 x 2 or
  * 4 x 4, which takes fewer multiplications and rounds more (see nn/cpu/winograd.h). AUTO is the fastest. */
@@ -96,7 +97,8 @@ typedef struct ModelOptions {
     BackendKind backend;
     Precision precision;
     Convolution convolution;
-    int threads; /* of the CPU backend; 0: all that this process may use */
+    int threads;        /* of the CPU backend; 0: all that this process may use */
+    bool deterministic; /* CUDA: only algorithms that give the same bytes every time */
 } ModelOptions;
 
 typedef enum LayerKind { LAYER_FILTERS, LAYER_BIAS, LAYER_NORM_SCALE, LAYER_NORM_BIAS, LAYER_LINEAR } LayerKind;
@@ -133,6 +135,7 @@ Convolution model_convolution(const Model *model);
 const char *model_backend(const Model *model);  /* "cpu" or "cuda" */
 Pool *model_pool(const Model *model);           /* borrowed until model_destroy; not from inside a step */
 DeviceStream *model_stream(const Model *model); /* what steps are put on; NULL on the CPU backend */
+bool model_deterministic(const Model *model);
 const Layer *model_layers(const Model *model, int *count);
 const Statistic *model_statistics(const Model *model, int *count);
 
@@ -168,17 +171,19 @@ void plan_destroy(Plan *plan);
 /* What it allocated. */
 size_t plan_arena_bytes(const Plan *plan);
 
-typedef enum ImageType { IMAGE_U8, IMAGE_F32, IMAGE_BF16 } ImageType;
-typedef enum ImageLayout { IMAGE_NHWC, IMAGE_NCHW } ImageLayout;
+typedef enum PixelType { PIXELS_U8, PIXELS_F32, PIXELS_BF16 } PixelType;
+typedef enum PixelLayout { PIXELS_NHWC, PIXELS_NCHW } PixelLayout;
 
-/* A batch of dense images in host memory (CUDA: device memory), read during the call only. Floats are taken as they
- * are (normalised); bytes become (v - mean[c]) / std[c]. Without conversion cost differences worth a choice: take
- * whatever the loader has. */
+/* A batch of dense images. Floats are taken as they are (normalised); bytes become (v - mean[c]) / std[c]. Without
+ * conversion cost differences worth a choice: take whatever the loader has. */
 typedef struct Images {
-    const void *data; /* borrowed */
-    ImageType type;
-    ImageLayout layout;
-    float mean[MODEL_MAX_IMAGE_CHANNELS], std[MODEL_MAX_IMAGE_CHANNELS]; /* of IMAGE_U8, in units of 0..255 */
+    const void *data; /* borrowed during the call; on the device until the stream has done its work */
+    /* CUDA backend: `data`, and the labels, losses and logits of the call, are device memory. Otherwise all are host
+     * memory and copied. */
+    bool on_device;
+    PixelType type;
+    PixelLayout layout;
+    float mean[MODEL_MAX_IMAGE_CHANNELS], std[MODEL_MAX_IMAGE_CHANNELS]; /* of PIXELS_U8, in units of 0..255 */
     /* A view for test-time augmentation: moved by the shifts, at most 4 pixels, with reflected edges, then mirrored
      * left-right: pixel (y, x) shows (y + shift_y, x' + shift_x), where x' is x or, mirrored, width - 1 - x. */
     bool mirror;
@@ -197,7 +202,7 @@ typedef struct StepOptions {
     /* Blocks below are frozen: forward only (with batch statistics), gradients not written. With the whitening in
      * block 0, 1 drops the data gradient of block 1's first convolution. */
     int first_block;
-    float *losses;     /* NULL, or host memory for the smoothed cross entropy of each image, `count` of them */
+    float *losses;     /* NULL, or room for the smoothed cross entropy of each image, `count` of them */
     GradientHook hook; /* may be NULL */
     void *hook_context;
     Status (*check)(void *context); /* called now and then during the step; a failure ends it. May be NULL */
@@ -211,12 +216,17 @@ typedef struct StepTotals {
 } StepTotals;
 
 /* Forward with batch statistics (which update the running ones), loss, backward: overwrites the gradients. `labels`
- * has `count` entries below the head's classes; loss and hits are added to the plan's totals. With the same inputs
- * the same bytes come out, for any number of threads. On the CUDA backend it only puts work on model_stream. */
+ * has `count` entries below the head's classes (not checked in device memory); loss and hits are added to the plan's
+ * totals. With the same inputs the same bytes come out, for any number of threads. On the CUDA backend it only puts
+ * work on model_stream. */
 Status plan_step(Plan *plan, const Images *images, const int64_t *labels, int count, const StepOptions *options);
 
 /* The totals since the last call of this function (CUDA: waits for the stream), which begin anew. */
 Status plan_take_totals(Plan *plan, StepTotals *out);
+
+/* CUDA, for recorded steps: on the stream, adds the totals to to[*index] (device memory) and begins anew; where their
+ * loss is not finite the first gradient becomes NaN, so that the step is skipped, on all ranks. */
+Status plan_store_totals(Plan *plan, StepTotals *to, const int32_t *index);
 
 /* Logits (count, classes) by the running statistics. */
 Status plan_evaluate(Plan *plan, const Images *images, int count, float *logits);

@@ -131,6 +131,7 @@ typedef struct OpsTable {
     /* All passes of one phase but those of frozen blocks. */
     Status (*run)(Context *context, const Job *job, const Phase *phase);
     Status (*take_totals)(Context *context, StepTotals *out);
+    Status (*store_totals)(Context *context, StepTotals *to, const int32_t *index); /* NULL on the CPU */
 
     /* Starts to count the time of each pass (seconds NULL), or gives it (pass_count values) and stops. */
     Status (*profile)(Context *context, double *seconds);

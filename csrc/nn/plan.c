@@ -72,7 +72,7 @@ static Status check_images(const Plan *plan, const Images *images, int count) {
         FAIL(STATUS_ARGUMENT, "a shift of (%d, %d) pixels, but it must be within -4..4 and images at least 5 wide",
              images->shift_y, images->shift_x);
     }
-    for (int c = 0; images->type == IMAGE_U8 && c < plan->model->desc.image_channels; c++) {
+    for (int c = 0; images->type == PIXELS_U8 && c < plan->model->desc.image_channels; c++) {
         if (!(images->std[c] > 0)) {
             FAIL(STATUS_ARGUMENT, "std[%d] is %g, but must be positive", c, (double)images->std[c]);
         }
@@ -85,7 +85,7 @@ static Status check_step(const Plan *plan, const int64_t *labels, int count, con
     if (!(options->label_smoothing >= 0 && options->label_smoothing <= 1)) {
         FAIL(STATUS_ARGUMENT, "label_smoothing is %g, but must be within 0..1", options->label_smoothing);
     }
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; labels != NULL && i < count; i++) {
         if (labels[i] < 0 || labels[i] >= classes) {
             return error_at_sample(error_fail(STATUS_ARGUMENT,
                                               "label %lld of image %d of the batch is not within 0..%d",
@@ -118,7 +118,7 @@ Status plan_step(Plan *plan, const Images *images, const int64_t *labels, int co
     TRY(check_training(plan));
     TRY(check_head(plan));
     TRY(check_images(plan, images, count));
-    TRY(check_step(plan, labels, count, options));
+    TRY(check_step(plan, images->on_device ? NULL : labels, count, options));
     const Job job = {.images = images, .labels = labels, .count = count, .options = options};
     plan->count = count;
     TRY(plan->model->table->begin(plan->train, &job));
@@ -129,6 +129,12 @@ Status plan_step(Plan *plan, const Images *images, const int64_t *labels, int co
 Status plan_take_totals(Plan *plan, StepTotals *out) {
     TRY(check_training(plan));
     return plan->model->table->take_totals(plan->train, out);
+}
+
+Status plan_store_totals(Plan *plan, StepTotals *to, const int32_t *index) {
+    TRY(check_training(plan));
+    if (plan->model->table->store_totals == NULL) FAIL(STATUS_ARGUMENT, "totals are stored on a GPU only");
+    return plan->model->table->store_totals(plan->train, to, index);
 }
 
 Status plan_evaluate(Plan *plan, const Images *images, int count, float *logits) {

@@ -10,6 +10,7 @@ struct Model {
     ModelDesc desc;
     Precision precision;
     Convolution convolution;
+    bool deterministic;
     const OpsTable *table; /* static */
     Pool *pool;            /* owned */
     DeviceStream *stream;  /* owned; NULL on the CPU */

@@ -26,7 +26,7 @@ typedef struct Builder {
 
 static size_t element_bytes(const Builder *b, TensorType type) {
     if (type == TENSOR_BYTE) return 1;
-    return type == TENSOR_STORAGE && b->program->precision == PRECISION_BFLOAT16 ? 2 : 4;
+    return type == TENSOR_STORAGE && b->program->precision != PRECISION_FLOAT32 ? 2 : 4;
 }
 
 static int add_tensor(Builder *b, TensorType type, int height, int width, int channels, bool held) {

@@ -78,26 +78,29 @@ static int parse_name(const char *argument, const char *value, const char *const
 
 static const char *const backend_names[] = {"cpu", "cuda"};
 static const char *const convolution_names[] = {"auto", "direct", "winograd2", "winograd4"};
-static const char *const precision_names[] = {"auto", "float32", "bfloat16"};
+static const char *const precision_names[] = {"auto", "float32", "bfloat16", "float16"};
 
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"nodes", "image_channels", "backend", "precision", "convolution", "threads", NULL};
+    static char *names[] = {"nodes",       "image_channels", "backend",       "precision",
+                            "convolution", "threads",        "deterministic", NULL};
     static const int most = 64 * 1024;
     const char *backend = "cpu", *precision = "auto", *convolution = "auto";
     PyObject *nodes;
     ModelDesc desc = {.image_channels = 3};
     ModelOptions options = {0};
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|isssi", names, &nodes, &desc.image_channels, &backend,
-                                     &precision, &convolution, &options.threads)) {
+    int deterministic = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|isssip", names, &nodes, &desc.image_channels, &backend,
+                                     &precision, &convolution, &options.threads, &deterministic)) {
         return NULL;
     }
     int chosen_backend = parse_name("backend", backend, backend_names, 2);
-    int chosen_precision = chosen_backend < 0 ? -1 : parse_name("precision", precision, precision_names, 3);
+    int chosen_precision = chosen_backend < 0 ? -1 : parse_name("precision", precision, precision_names, 4);
     int method = chosen_precision < 0 ? -1 : parse_name("convolution", convolution, convolution_names, 4);
     if (method < 0 || parse_desc(nodes, &desc) < 0) return NULL;
     options.backend = (BackendKind)chosen_backend;
     options.precision = (Precision)chosen_precision;
     options.convolution = (Convolution)method;
+    options.deterministic = deterministic != 0;
     if (options.threads > most) options.threads = most;
     ModelObject *self = (ModelObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;

@@ -91,10 +91,10 @@ static int take_images(const PlanObject *self, PyObject *array, PyObject *mean, 
     int planar = check_image_shape(self, view);
     if (planar < 0) goto fail;
     images->data = view->data;
-    images->type = view->type == ARRAY_U8 ? IMAGE_U8 : view->type == ARRAY_F32 ? IMAGE_F32 : IMAGE_BF16;
-    images->layout = planar ? IMAGE_NCHW : IMAGE_NHWC;
+    images->type = view->type == ARRAY_U8 ? PIXELS_U8 : view->type == ARRAY_F32 ? PIXELS_F32 : PIXELS_BF16;
+    images->layout = planar ? PIXELS_NCHW : PIXELS_NHWC;
     for (int c = 0; c < MODEL_MAX_IMAGE_CHANNELS; c++) images->std[c] = 1.0f;
-    if (images->type != IMAGE_U8) return 0;
+    if (images->type != PIXELS_U8) return 0;
     if (mean == Py_None || std == Py_None) {
         PyErr_SetString(PyExc_ValueError, "images of uint8 need mean and std, in units of 0..255");
         goto fail;

@@ -258,8 +258,8 @@ static int take_images(const TrainerObject *self, PyObject *object, ArrayView *v
         return -1;
     }
     *images = (Images){.data = view->data,
-                       .type = view->type == ARRAY_U8 ? IMAGE_U8 : IMAGE_F32,
-                       .layout = nhwc ? IMAGE_NHWC : IMAGE_NCHW};
+                       .type = view->type == ARRAY_U8 ? PIXELS_U8 : PIXELS_F32,
+                       .layout = nhwc ? PIXELS_NHWC : PIXELS_NCHW};
     memcpy(images->mean, self->mean, sizeof self->mean);
     memcpy(images->std, self->std, sizeof self->std);
     return 0;

@@ -28,14 +28,14 @@ typedef struct Shrink {
 /* Line y of an image as floats, channels last. */
 static void read_line(const Shrink *s, int64_t image, int64_t y, float *line) {
     int64_t width = s->width, plane = s->height * width;
-    bool nchw = s->images->layout == IMAGE_NCHW;
+    bool nchw = s->images->layout == PIXELS_NCHW;
     int64_t at = image * CHANNELS * plane + y * width * (nchw ? 1 : CHANNELS);
     int64_t column = nchw ? 1 : CHANNELS, channel = nchw ? plane : 1;
     for (int64_t x = 0; x < width; x++) {
         for (int c = 0; c < CHANNELS; c++) {
             int64_t place = at + x * column + c * channel;
-            line[x * CHANNELS + c] = s->images->type == IMAGE_U8 ? (float)((const uint8_t *)s->images->data)[place]
-                                                                 : ((const float *)s->images->data)[place];
+            line[x * CHANNELS + c] = s->images->type == PIXELS_U8 ? (float)((const uint8_t *)s->images->data)[place]
+                                                                  : ((const float *)s->images->data)[place];
         }
     }
 }
@@ -107,7 +107,7 @@ static Status check(const Images *images, int64_t height, int64_t width, int64_t
         FAIL(STATUS_ARGUMENT, "cannot shrink images of %lld x %lld to %lld x %lld", (long long)height, (long long)width,
              (long long)side, (long long)side);
     }
-    if (images->type == IMAGE_BF16) FAIL(STATUS_ARGUMENT, "images to be shrunk must be uint8 or float32");
+    if (images->type == PIXELS_BF16) FAIL(STATUS_ARGUMENT, "images to be shrunk must be uint8 or float32");
     if (images->mirror || images->shift_y != 0 || images->shift_x != 0) {
         FAIL(STATUS_ARGUMENT, "views of images cannot be shrunk");
     }
@@ -120,7 +120,7 @@ Status shrink_images(const Images *images, int64_t count, int64_t height, int64_
     Shrink s = {.images = images, .height = height, .width = width, .side = side, .to = to};
     TRY(check(images, height, width, side));
     for (int c = 0; c < CHANNELS; c++) {
-        bool bytes = images->type == IMAGE_U8;
+        bool bytes = images->type == PIXELS_U8;
         s.scale[c] = bytes ? 1.0f / images->std[c] : 1.0f;
         s.offset[c] = bytes ? -images->mean[c] / images->std[c] : 0.0f;
     }

@@ -233,7 +233,7 @@ static Status forward_backward(Trainer *trainer, const TrainerPhase *phase, cons
     if (trainer->shrunk != NULL) {
         TRY(shrink_images(images, count, trainer->config.side, trainer->config.side, phase->side,
                           model_pool(trainer->model), trainer->shrunk));
-        seen = (Images){.data = trainer->shrunk, .type = IMAGE_F32, .layout = IMAGE_NHWC};
+        seen = (Images){.data = trainer->shrunk, .type = PIXELS_F32, .layout = PIXELS_NHWC};
     }
     Status status = plan_step(trainer->plan, &seen, labels, count, &options);
     if (status != STATUS_OK) {
@@ -284,9 +284,9 @@ static Status prepare_test(Trainer *trainer, size_t classes) {
     return plan_create(trainer->model, &options, &trainer->test);
 }
 
-static size_t image_bytes(const Trainer *trainer, ImageType type) {
+static size_t image_bytes(const Trainer *trainer, PixelType type) {
     size_t pixels = (size_t)trainer->config.side * (size_t)trainer->config.side * 3;
-    return pixels * (type == IMAGE_U8 ? 1 : type == IMAGE_BF16 ? 2 : 4);
+    return pixels * (type == PIXELS_U8 ? 1 : type == PIXELS_BF16 ? 2 : 4);
 }
 
 /* At most test_batch images from `first` on. */

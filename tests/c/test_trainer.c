@@ -184,7 +184,7 @@ static Status step_with(Trainer *trainer, float pixel, TrainerStep *out) {
     float data[2 * 16 * 3];
     const int64_t labels[2] = {0, 1};
     for (int i = 0; i < 96; i++) data[i] = pixel;
-    Images images = {.data = data, .type = IMAGE_F32, .layout = IMAGE_NHWC};
+    Images images = {.data = data, .type = PIXELS_F32, .layout = PIXELS_NHWC};
     return trainer_step(trainer, &images, labels, 2, NULL, out);
 }
 
@@ -358,7 +358,7 @@ static void test_views(void) {
     const TrainerView views[2] = {{1, 2, false, 0.5f}, {-1, 3, true, 0.25f}};
     begin(&model);
     for (int i = 0; i < 5; i++) data[i * 48] = (float)(i + 1);
-    Images images = {.data = data, .type = IMAGE_F32, .layout = IMAGE_NHWC};
+    Images images = {.data = data, .type = PIXELS_F32, .layout = PIXELS_NHWC};
     CHECK_OK(trainer_create(&config, &model, &trainer));
     CHECK_OK(trainer_evaluate(trainer, &images, 5, views, 2, logits));
     for (int i = 0; i < 5; i++) {
@@ -441,7 +441,7 @@ static void test_shrinking(void) {
     for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)(i * 37 + i * i);
     Images images = {.data = bytes, .mean = {10, 20, 30}, .std = {2, 3, 4}};
     for (int layout = 0; layout < 2; layout++) {
-        images.layout = layout == 0 ? IMAGE_NHWC : IMAGE_NCHW;
+        images.layout = layout == 0 ? PIXELS_NHWC : PIXELS_NCHW;
         CHECK_OK(shrink_images(&images, 2, 7, 5, 3, pool, got));
         for (int o = 0; o < 2 * 27; o++) {
             int n = o / 27, y = o / 9 % 3, x = o / 3 % 3, c = o % 3;

@@ -18,19 +18,19 @@ MAY_INCLUDE = {
     "allreduce": {"device", "comm"},
     "nn": {"device", "image"},
     "loader": {"beton", "image"},
-    "train": {"device", "loader", "allreduce", "nn"},
+    "train": {"device", "image", "loader", "allreduce", "nn"},
     "python": {"device", "beton", "image", "loader", "comm", "allreduce", "nn", "train"},
 }
 # What other folders may include of a folder; base, which everything may include, has no private headers.
 SEAMS = {
     "device": {"device.h"},
     "beton": {"reader.h", "writer.h"},
-    "image": {"jpeg.h", "resize.h", "augment.h", "crop.h"},
+    "image": {"jpeg.h", "resize.h", "augment.h", "crop.h", "gather.h"},
     "loader": {"loader.h"},
     "comm": {"comm.h"},
     "allreduce": {"allreduce.h", "quantize.h"},
     "nn": {"model.h", "ops.h", "optim.h", "whiten.h"},
-    "train": {"trainer.h", "reducer.h"},
+    "train": {"trainer.h", "reducer.h", "resident.h"},
 }
 # header: the files that may include it ("*" is one path component)
 ONLY_IN = {

@@ -46,6 +46,7 @@ static Status choose_precision(Precision wish, Precision *out) {
         const CpuFeatures *cpu = cpu_features();
         wish = cpu->avx512_bf16 || cpu->amx_bf16 ? PRECISION_BFLOAT16 : PRECISION_FLOAT32;
     }
+    if (wish == PRECISION_FLOAT16) FAIL(STATUS_ARGUMENT, "the CPU computes in float32 or bfloat16, not in float16");
     TRY(dnnl_supported(wish));
     *out = wish;
     return STATUS_OK;

@@ -69,9 +69,9 @@ static void load_row(const Source *source, size_t row_at, const int32_t *columns
     for (int x = 0; x < width; x++, to += source->channels) {
         size_t at = row_at + (size_t)columns[x] * source->column;
         for (int c = 0; c < source->channels; c++, at += source->channel) {
-            if (source->images->type == IMAGE_U8) {
+            if (source->images->type == PIXELS_U8) {
                 to[c] = ((float)((const uint8_t *)source->image)[at] - source->images->mean[c]) * source->factor[c];
-            } else if (source->images->type == IMAGE_F32) {
+            } else if (source->images->type == PIXELS_F32) {
                 to[c] = ((const float *)(const void *)source->image)[at];
             } else {
                 uint32_t bits = (uint32_t)((const uint16_t *)(const void *)source->image)[at] << 16;
@@ -100,8 +100,8 @@ Status pass_load(const Group *group, int op) {
     Maps maps = group_maps(group, o->input);
     int border = o->node.padding, height = maps.height - 2 * border, width = maps.width - 2 * border;
     size_t channels = (size_t)maps.channels, pixels = (size_t)(height * width);
-    static const size_t item_bytes[] = {[IMAGE_U8] = 1, [IMAGE_F32] = 4, [IMAGE_BF16] = 2};
-    bool planar = images->layout == IMAGE_NCHW;
+    static const size_t item_bytes[] = {[PIXELS_U8] = 1, [PIXELS_F32] = 4, [PIXELS_BF16] = 2};
+    bool planar = images->layout == PIXELS_NCHW;
     Source source = {.images = images, .channels = maps.channels, .channel = planar ? pixels : 1};
     source.column = planar ? 1 : channels;
     source.row = (size_t)width * source.column;

@@ -1,0 +1,91 @@
+/* The CUDA backend's memory for one program, shared by its passes. Every pass works on the whole batch at once and only
+ * puts work on the model's stream: nothing is allocated or waited for between begin and the end of a step, so that a
+ * step can be recorded as a graph. */
+#ifndef CGXFFCV_NN_CUDA_CONTEXT_H
+#define CGXFFCV_NN_CUDA_CONTEXT_H
+
+#include "nn/cuda/conv.h"
+#include "nn/ops.h"
+
+/* What an operator keeps in this backend; which members are set depends on its kind. Device memory of the context. */
+typedef struct OpState {
+    CudaConv *forward, *data, *filter; /* owned */
+    float *partials;                   /* partial sums of blocks, combined in a fixed order by the closing pass */
+    float *terms;                      /* norm: per-channel values that the passes share, see norm_op.c */
+} OpState;
+
+struct Context {
+    Model *model;           /* borrowed until context_destroy */
+    const Program *program; /* likewise */
+    DeviceStream *stream;   /* borrowed from the model */
+    CudaConvs *convs;       /* owned */
+    OpState *states;        /* owned, one for each operator */
+    char *arena, *scratch;  /* device: held tensors; the others, of the whole batch */
+    void *filters; /* device: the parameters in storage precision at the same offsets; float32: the parameters */
+    void *filter_gradients; /* device: gradients of filters in storage precision, likewise; float32: the gradients */
+    void *workspace;        /* device: of the convolutions */
+    StepTotals *totals;     /* device: since take_totals */
+    /* device: where a call's host memory is copied to and from */
+    void *host_images;
+    int64_t *host_labels;
+    float *host_losses, *host_logits;
+    /* What the passes of the current call use: device memory, the caller's or the above. */
+    const void *images;
+    const int64_t *labels;
+    float *losses, *logits; /* NULL if not wanted */
+    float gradient_factor;  /* what a gradient of the summed loss is multiplied by when it becomes a gradient */
+    void **blocks;          /* owned: device memory of context_alloc */
+    int block_count, block_room;
+    size_t bytes;         /* allocated */
+    DeviceEvent **marks;  /* owned; while a profile runs: before each pass and after the last of a run */
+    double *pass_seconds; /* owned, likewise */
+};
+
+typedef Status (*CudaPass)(Context *context, const Job *job, int op);
+
+Status cuda_context_create(Model *model, const Program *program, Context **out);
+void cuda_context_destroy(Context *context);
+
+/* Zeroed device memory that lives as long as the context. */
+Status cuda_context_alloc(Context *context, size_t bytes, void *out);
+
+/* The whole batch of a tensor, in device memory. */
+void *cuda_tensor(const Context *context, int tensor);
+static inline const Tensor *cuda_shape(const Context *context, int tensor) {
+    return &context->program->tensors[tensor];
+}
+
+/* conv_op.c, stem_op.c, norm_op.c, head_op.c: what an operator needs; its passes. */
+Status cuda_conv_op_create(Context *context, int op);
+void cuda_conv_op_destroy(OpState *state);
+Status cuda_stem_op_create(Context *context, int op);
+Status cuda_norm_op_create(Context *context, int op);
+Status cuda_head_op_create(Context *context, int op);
+
+Status cuda_pass_load(Context *context, const Job *job, int op);
+Status cuda_pass_stem_forward(Context *context, const Job *job, int op);
+Status cuda_pass_stem_backward(Context *context, const Job *job, int op); /* filter and bias gradients, finished */
+Status cuda_pass_conv_forward(Context *context, const Job *job, int op);
+Status cuda_pass_conv_filter(Context *context, const Job *job, int op);
+Status cuda_pass_conv_data(Context *context, const Job *job, int op);
+Status cuda_pass_norm_statistics(Context *context, const Job *job, int op);
+Status cuda_pass_norm_close(Context *context, const Job *job, int op);
+Status cuda_pass_norm_apply(Context *context, const Job *job, int op);
+Status cuda_pass_norm_reduce(Context *context, const Job *job, int op);
+Status cuda_pass_norm_backward_close(Context *context, const Job *job, int op);
+Status cuda_pass_norm_backward(Context *context, const Job *job, int op);
+Status cuda_pass_norm_running(Context *context, const Job *job, int op);
+Status cuda_pass_norm_evaluate(Context *context, const Job *job, int op);
+Status cuda_pass_head_evaluate(Context *context, const Job *job, int op);
+Status cuda_pass_head_train(Context *context, const Job *job, int op);
+Status cuda_pass_head_close(Context *context, const Job *job, int op);
+
+/* head.cu */
+Status cuda_store_totals(Context *context, StepTotals *to, const int32_t *index);
+
+/* convert.cu: float32 to storage, and back with a factor, in place or not; for plan_read, plan_write, filters. */
+Status cuda_from_float(const float *from, size_t elems, Precision precision, void *to, DeviceStream *stream);
+Status cuda_to_float(const void *from, size_t elems, Precision precision, float factor, float *to,
+                     DeviceStream *stream);
+
+#endif
