@@ -35,13 +35,13 @@ lint: build
 	@bash tools/setup.sh test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.[ch]' 'tests/*.[ch]')
+	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.[ch]' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.[ch]' 'tests/*.cu' 'tests/*.cc')
 
 format: build
 	@bash tools/setup.sh test
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
-	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.[ch]' 'tests/*.[ch]')
+	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.[ch]' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.[ch]' 'tests/*.cu' 'tests/*.cc')
 
 doctor: build
 	$(RUN) -m cgxffcv doctor

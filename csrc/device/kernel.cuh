@@ -1,0 +1,228 @@
+/* What all kernels share: launches that report failure, storage types, 16-byte accesses, sums in a fixed order.
+ *
+ * For .cu files only. A .cu file keeps its kernels to itself and exports extern "C" launchers that return Status. The
+ * emulator of the tests compiles the same files with a C++ compiler and puts its own start_kernel and DYNAMIC_SHARED
+ * in place of those here, so nothing else may start a kernel or ask for dynamic shared memory.
+ *
+ * The same input gives the same bytes in every run: no floating-point atomics anywhere. */
+#ifndef CGXFFCV_DEVICE_KERNEL_CUH
+#define CGXFFCV_DEVICE_KERNEL_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+extern "C" {
+#include "base/status.h"
+#include "device/device.h"
+}
+
+#define WARP 32
+#define WHOLE_WARP 0xffffffffu
+#define MAX_BLOCK 1024
+
+/* ---- launching ---------------------------------------------------------------------------------------------------*/
+
+/* Keeps a function parameter from taking part in template deduction: arguments convert to the kernel's types. */
+template <typename T> struct AsDeclared { typedef T type; };
+
+#ifndef CGXFFCV_EMULATED
+#define SHARED_WITHOUT_ASKING (48u << 10)
+
+template <typename... Parameters>
+static cudaError_t start_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                                cudaStream_t stream, typename AsDeclared<Parameters>::type... arguments) {
+    const void *function = reinterpret_cast<const void *>(kernel);
+    if (shared_bytes > SHARED_WITHOUT_ASKING) {
+        cudaError_t error =
+            cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+        if (error != cudaSuccess) return error;
+    }
+    void *pointers[] = {(void *)&arguments..., nullptr};
+    return cudaLaunchKernel(function, grid, block, pointers, shared_bytes, stream);
+}
+
+/* `name` becomes a pointer to this block's dynamic shared memory, aligned to 16 bytes. */
+#define DYNAMIC_SHARED(type, name)                                                                                     \
+    extern __shared__ uint4 dynamic_shared_memory[];                                                                   \
+    type *name = reinterpret_cast<type *>(dynamic_shared_memory)
+#endif
+
+static inline Status launch_failed(cudaError_t error, const char *kernel, dim3 grid, dim3 block, size_t shared_bytes) {
+    (void)cudaGetLastError();
+    return error_fail(STATUS_CUDA,
+                      "launching kernel %s (grid %u x %u x %u, block %u x %u x %u, %zu bytes shared): %s%s", kernel,
+                      grid.x, grid.y, grid.z, block.x, block.y, block.z, shared_bytes, cudaGetErrorString(error),
+                      error == cudaErrorNoKernelImageForDevice
+                          ? "; rebuild with CGXFFCV_CUDA_ARCH set to this GPU's compute capability"
+                          : "");
+}
+
+template <typename... Parameters>
+static Status launch_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                            cudaStream_t stream, typename AsDeclared<Parameters>::type... arguments) {
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0) return STATUS_OK;
+    cudaError_t error = start_kernel(kernel, grid, block, shared_bytes, stream, arguments...);
+    return error == cudaSuccess ? STATUS_OK : launch_failed(error, name, grid, block, shared_bytes);
+}
+
+/* Puts a kernel on a stream (DeviceStream * or cudaStream_t), also while it is captured; gives Status. Grid and block
+ * are numbers or dim3; an empty grid is fine and does nothing. A kernel name with a comma goes into parentheses:
+ * TRY(LAUNCH((scale<T, 4>), ceil_div(count, 256), 256, 0, stream, values, count)); */
+#define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                         \
+    launch_kernel(#kernel, kernel, grid, block, shared_bytes, (cudaStream_t)(stream), __VA_ARGS__)
+
+/* Runs the statements (which may TRY) with T as the storage type of `precision`, an enum Precision of nn/model.h:
+ * DISPATCH_STORAGE(precision, T, { TRY(LAUNCH(scale<T>, blocks, 256, 0, stream, (T *)values, count)); }) */
+#define DISPATCH_STORAGE(precision, T, ...)                                                                            \
+    do {                                                                                                               \
+        switch (precision) {                                                                                           \
+        case PRECISION_FLOAT32: {                                                                                      \
+            typedef float T;                                                                                           \
+            __VA_ARGS__                                                                                                \
+        } break;                                                                                                       \
+        case PRECISION_BFLOAT16: {                                                                                     \
+            typedef __nv_bfloat16 T;                                                                                   \
+            __VA_ARGS__                                                                                                \
+        } break;                                                                                                       \
+        case PRECISION_FLOAT16: {                                                                                      \
+            typedef __half T;                                                                                          \
+            __VA_ARGS__                                                                                                \
+        } break;                                                                                                       \
+        default:                                                                                                       \
+            return error_fail(STATUS_ARGUMENT, "%d is no precision of the CUDA backend", (int)(precision));            \
+        }                                                                                                              \
+    } while (0)
+
+/* ---- indices -----------------------------------------------------------------------------------------------------*/
+
+__host__ __device__ static __forceinline__ size_t ceil_div(size_t value, size_t divisor) {
+    return (value + divisor - 1) / divisor;
+}
+
+/* The thread's number in its block of any shape, and their count. */
+__device__ static __forceinline__ int thread_index(void) {
+    return (int)((threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x);
+}
+__device__ static __forceinline__ int thread_count(void) { return (int)(blockDim.x * blockDim.y * blockDim.z); }
+
+/* for over [0, count) with all threads of a one-dimensional grid, whatever its size. */
+#define GRID_LOOP(index, count)                                                                                        \
+    for (size_t index = (size_t)blockIdx.x * blockDim.x + threadIdx.x; index < (size_t)(count);                        \
+         index += (size_t)gridDim.x * blockDim.x)
+
+/* ---- storage types: float, __half, __nv_bfloat16 -----------------------------------------------------------------*/
+
+__device__ static __forceinline__ float to_float(float value) { return value; }
+__device__ static __forceinline__ float to_float(__half value) { return __half2float(value); }
+__device__ static __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+
+/* Rounds to nearest even; beyond the range: infinity. */
+template <typename T> __device__ __forceinline__ T from_float(float value);
+template <> __device__ __forceinline__ float from_float<float>(float value) { return value; }
+template <> __device__ __forceinline__ __half from_float<__half>(float value) { return __float2half_rn(value); }
+template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
+    return __float2bfloat16_rn(value);
+}
+
+/* 16 bytes: PACK elements of T (any type whose size divides 16), moved in one access. Addresses are multiples of 16. */
+template <typename T> struct alignas(16) Pack {
+    static constexpr int PACK = (int)(16 / sizeof(T));
+    T lanes[PACK];
+
+    __device__ __forceinline__ T &operator[](int lane) { return lanes[lane]; }
+    __device__ __forceinline__ const T &operator[](int lane) const { return lanes[lane]; }
+    __device__ __forceinline__ float get(int lane) const { return to_float(lanes[lane]); }
+    __device__ __forceinline__ void set(int lane, float value) { lanes[lane] = from_float<T>(value); }
+};
+
+template <typename T> __device__ __forceinline__ Pack<T> pack_of_bits(uint4 bits) {
+    Pack<T> pack;
+    memcpy(&pack, &bits, sizeof bits);
+    return pack;
+}
+
+template <typename T> __device__ __forceinline__ uint4 bits_of_pack(const Pack<T> &pack) {
+    uint4 bits;
+    memcpy(&bits, &pack, sizeof bits);
+    return bits;
+}
+
+template <typename T> __device__ __forceinline__ Pack<T> load_pack(const T *from) {
+    return pack_of_bits<T>(*reinterpret_cast<const uint4 *>(from));
+}
+
+/* Of memory that nobody writes while the kernel runs. */
+template <typename T> __device__ __forceinline__ Pack<T> load_pack_read_only(const T *from) {
+    return pack_of_bits<T>(__ldg(reinterpret_cast<const uint4 *>(from)));
+}
+
+/* Of memory that is not read again soon: leaves the cache to others. */
+template <typename T> __device__ __forceinline__ Pack<T> load_pack_streaming(const T *from) {
+    return pack_of_bits<T>(__ldcs(reinterpret_cast<const uint4 *>(from)));
+}
+
+template <typename T> __device__ __forceinline__ void store_pack(T *to, const Pack<T> &pack) {
+    *reinterpret_cast<uint4 *>(to) = bits_of_pack(pack);
+}
+
+template <typename T> __device__ __forceinline__ void store_pack_streaming(T *to, const Pack<T> &pack) {
+    __stcs(reinterpret_cast<uint4 *>(to), bits_of_pack(pack));
+}
+
+/* The same with PACK float32 values on the thread's side. */
+template <typename T> __device__ __forceinline__ void load_floats(const T *from, float (&to)[Pack<T>::PACK]) {
+    Pack<T> pack = load_pack(from);
+#pragma unroll
+    for (int lane = 0; lane < Pack<T>::PACK; lane++) to[lane] = pack.get(lane);
+}
+
+template <typename T> __device__ __forceinline__ void store_floats(T *to, const float (&from)[Pack<T>::PACK]) {
+    Pack<T> pack;
+#pragma unroll
+    for (int lane = 0; lane < Pack<T>::PACK; lane++) pack.set(lane, from[lane]);
+    store_pack(to, pack);
+}
+
+/* ---- reductions: all threads of the warp or block call them, all get the result; the order is fixed ---------------*/
+
+template <typename T> __device__ __forceinline__ T warp_sum(T value) {
+#pragma unroll
+    for (int distance = WARP / 2; distance > 0; distance /= 2) {
+        value += __shfl_xor_sync(WHOLE_WARP, value, distance);
+    }
+    return value;
+}
+
+/* The largest; what a NaN among them gives is open. */
+template <typename T> __device__ __forceinline__ T warp_max(T value) {
+#pragma unroll
+    for (int distance = WARP / 2; distance > 0; distance /= 2) {
+        T other = __shfl_xor_sync(WHOLE_WARP, value, distance);
+        value = other > value ? other : value;
+    }
+    return value;
+}
+
+/* Over a block of 32 to MAX_BLOCK threads, a multiple of 32; T is float, double or an integer. Holds barriers. */
+template <typename T> __device__ __forceinline__ T block_sum(T value) {
+    __shared__ T partial[MAX_BLOCK / WARP];
+    int thread = thread_index(), lane = thread % WARP;
+    value = warp_sum(value);
+    __syncthreads(); /* the readers of an earlier call are done */
+    if (lane == 0) partial[thread / WARP] = value;
+    __syncthreads();
+    return warp_sum(lane < thread_count() / WARP ? partial[lane] : T(0));
+}
+
+template <typename T> __device__ __forceinline__ T block_max(T value) {
+    __shared__ T partial[MAX_BLOCK / WARP];
+    int thread = thread_index(), lane = thread % WARP;
+    value = warp_max(value);
+    __syncthreads();
+    if (lane == 0) partial[thread / WARP] = value;
+    __syncthreads();
+    return warp_max(partial[lane < thread_count() / WARP ? lane : 0]);
+}
+
+#endif
