@@ -39,6 +39,8 @@ ONLY_IN = {
     "numpy/ndarraytypes.h": ["python/array.c"],
     "mpi.h": ["comm/mpi.c"],
     "cudnn.h": ["nn/cuda/cudnn.c"],
+    "cublasLt.h": ["nn/cuda/cublas.c"],
+    "cublas_v2.h": ["nn/cuda/cublas.c"],
     "oneapi/dnnl/dnnl.h": ["nn/cpu/dnnl.c"],
     "turbojpeg.h": ["image/jpeg.c"],
     "nccl.h": ["comm/nccl.c"],
