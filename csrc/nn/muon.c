@@ -261,13 +261,3 @@ void muon_destroy(Muon *muon) {
     memory_free(muon->matrices);
     memory_free(muon);
 }
-
-double muon_step_flops(const Muon *muon) {
-    double flops = 0;
-    for (int i = 0; i < muon->count; i++) {
-        const Matrix *x = &muon->matrices[i];
-        double m = (double)x->m, n = (double)x->n;
-        flops += x->given.group.iterations * (m * (m + 1) * n + m * m * (m + 1) + 2 * m * m * n);
-    }
-    return flops;
-}

@@ -1,5 +1,4 @@
-/* The optimizer: owns the momenta, applies SGD chunk by chunk over all tensors in one parallel loop, and leaves
- * the matrices of Muon groups to muon.c. */
+/* The optimizer: checks what it is given, keeps it, and hands the work to the implementation for its kind of memory. */
 #include "nn/optim.h"
 
 #include <math.h>
@@ -8,27 +7,10 @@
 #include "base/memory.h"
 #include "nn/optim_private.h"
 
-/* A run of elements of one tensor: an item of the element-wise loops. */
-typedef struct Chunk {
-    int tensor;
-    int64_t begin, end;
-} Chunk;
-
 struct Optim {
-    Pool *pool;           /* borrowed */
-    OptimGroup *groups;   /* owned */
-    OptimTensor *tensors; /* owned; the memory they name is borrowed */
-    int group_count, tensor_count;
-    float *momentum;   /* owned */
-    int64_t *offsets;  /* owned: where each tensor's momentum starts */
-    Chunk *chunks;     /* owned: all tensors */
-    bool *chunk_clean; /* owned: results of optim_gradients_finite */
-    size_t chunk_count;
-    Muon *muon;            /* owned; NULL without Muon groups */
-    int *muon_group;       /* owned: the group of each Muon matrix */
-    OptimRate *muon_rates; /* owned */
-    int muon_count;
-    const OptimRate *rates; /* borrowed during a call; NULL: all active */
+    OptimSpec spec;
+    const OptimTable *table;
+    OptimState *state; /* owned */
 };
 
 static Status check_group(const OptimGroup *group, int index) {
@@ -54,6 +36,9 @@ static Status check(const OptimGroup *groups, int group_count, const OptimTensor
         FAIL(STATUS_ARGUMENT, "an optimizer needs at least one group and one tensor, not %d and %d", group_count,
              tensor_count);
     }
+    if (group_count > OPTIM_MAX_GROUPS) {
+        FAIL(STATUS_ARGUMENT, "an optimizer has at most %d groups, not %d", OPTIM_MAX_GROUPS, group_count);
+    }
     for (int i = 0; i < group_count; i++) TRY(check_group(&groups[i], i));
     for (int i = 0; i < tensor_count; i++) {
         if (tensors[i].group < 0 || tensors[i].group >= group_count) {
@@ -68,78 +53,31 @@ static Status check(const OptimGroup *groups, int group_count, const OptimTensor
     return STATUS_OK;
 }
 
-static int64_t tensor_elems(const OptimTensor *tensor) { return tensor->rows * tensor->columns; }
-
-static size_t chunks_of(const OptimTensor *tensor) {
-    return (size_t)((tensor_elems(tensor) + OPTIM_CHUNK - 1) / OPTIM_CHUNK);
-}
-
-static void cut_chunks(Optim *optim) {
-    size_t next = 0;
-    for (int i = 0; i < optim->tensor_count; i++) {
-        int64_t elems = tensor_elems(&optim->tensors[i]);
-        for (int64_t begin = 0; begin < elems; begin += OPTIM_CHUNK) {
-            int64_t end = elems - begin < OPTIM_CHUNK ? elems : begin + OPTIM_CHUNK;
-            optim->chunks[next++] = (Chunk){i, begin, end};
-        }
-    }
-}
-
-static Status create_muon(Optim *optim) {
-    Status status = STATUS_OK;
-    MuonMatrix *matrices = NULL;
-    TRY_GOTO(memory_calloc((size_t)optim->tensor_count, sizeof *matrices, &matrices));
-    for (int i = 0; i < optim->tensor_count; i++) {
-        const OptimTensor *t = &optim->tensors[i];
-        if (optim->groups[t->group].rule != OPTIM_MUON) continue;
-        optim->muon_group[optim->muon_count] = t->group;
-        matrices[optim->muon_count++] = (MuonMatrix){
-            .value = t->value,
-            .gradient = t->gradient,
-            .momentum = optim->momentum + optim->offsets[i],
-            .rows = t->rows,
-            .columns = t->columns,
-            .group = optim->groups[t->group],
-        };
-    }
-    if (optim->muon_count > 0) {
-        TRY_GOTO(muon_create(matrices, optim->muon_count, optim->pool, &optim->muon));
-    }
-done:
-    memory_free(matrices);
-    return status;
-}
-
-static Status allocate(Optim *optim) {
-    size_t tensors = (size_t)optim->tensor_count, groups = (size_t)optim->group_count;
-    TRY(memory_calloc(groups, sizeof *optim->groups, &optim->groups));
-    TRY(memory_calloc(tensors, sizeof *optim->tensors, &optim->tensors));
-    TRY(memory_calloc(tensors + 1, sizeof *optim->offsets, &optim->offsets));
-    TRY(memory_calloc(tensors, sizeof *optim->muon_group, &optim->muon_group));
-    return memory_calloc(tensors, sizeof *optim->muon_rates, &optim->muon_rates);
+static Status copy_spec(OptimSpec *spec, const OptimGroup *groups, int group_count, const OptimTensor *tensors,
+                        int tensor_count) {
+    TRY(memory_calloc((size_t)group_count, sizeof *groups, &spec->groups));
+    TRY(memory_calloc((size_t)tensor_count, sizeof *tensors, &spec->tensors));
+    TRY(memory_calloc((size_t)tensor_count + 1, sizeof *spec->offsets, &spec->offsets));
+    spec->group_count = group_count;
+    spec->tensor_count = tensor_count;
+    memcpy(spec->groups, groups, (size_t)group_count * sizeof *groups);
+    memcpy(spec->tensors, tensors, (size_t)tensor_count * sizeof *tensors);
+    for (int i = 0; i < tensor_count; i++) spec->offsets[i + 1] = spec->offsets[i] + optim_tensor_elems(&tensors[i]);
+    return STATUS_OK;
 }
 
 Status optim_create(const OptimGroup *groups, int group_count, const OptimTensor *tensors, int tensor_count, Pool *pool,
-                    Optim **out) {
+                    DeviceStream *stream, Optim **out) {
     Status status = STATUS_OK;
     Optim *optim = NULL;
     TRY(check(groups, group_count, tensors, tensor_count));
     TRY(memory_calloc(1, sizeof *optim, &optim));
-    optim->pool = pool;
-    optim->group_count = group_count;
-    optim->tensor_count = tensor_count;
-    TRY_GOTO(allocate(optim));
-    memcpy(optim->groups, groups, (size_t)group_count * sizeof *groups);
-    memcpy(optim->tensors, tensors, (size_t)tensor_count * sizeof *tensors);
-    for (int i = 0; i < tensor_count; i++) {
-        optim->offsets[i + 1] = optim->offsets[i] + tensor_elems(&tensors[i]);
-        optim->chunk_count += chunks_of(&tensors[i]);
+    TRY_GOTO(copy_spec(&optim->spec, groups, group_count, tensors, tensor_count));
+    if (stream == NULL) {
+        TRY_GOTO(optim_host_create(&optim->spec, pool, &optim->table, &optim->state));
+    } else {
+        TRY_GOTO(cuda_optim_create(&optim->spec, stream, &optim->table, &optim->state));
     }
-    TRY_GOTO(memory_calloc((size_t)optim->offsets[tensor_count], sizeof(float), &optim->momentum));
-    TRY_GOTO(memory_calloc(optim->chunk_count, sizeof *optim->chunks, &optim->chunks));
-    TRY_GOTO(memory_calloc(optim->chunk_count, sizeof *optim->chunk_clean, &optim->chunk_clean));
-    cut_chunks(optim);
-    TRY_GOTO(create_muon(optim));
     *out = optim;
     optim = NULL;
 done:
@@ -149,94 +87,72 @@ done:
 
 void optim_destroy(Optim *optim) {
     if (optim == NULL) return;
-    muon_destroy(optim->muon);
-    memory_free(optim->muon_rates);
-    memory_free(optim->muon_group);
-    memory_free(optim->chunk_clean);
-    memory_free(optim->chunks);
-    memory_free(optim->offsets);
-    memory_free(optim->momentum);
-    memory_free(optim->tensors);
-    memory_free(optim->groups);
+    if (optim->state != NULL) optim->table->destroy(optim->state);
+    memory_free(optim->spec.offsets);
+    memory_free(optim->spec.tensors);
+    memory_free(optim->spec.groups);
     memory_free(optim);
 }
 
-static void sgd(float *restrict p, const float *restrict gradient, float *restrict v, int64_t elems, float momentum,
-                float decay, float rate) {
-    for (int64_t i = 0; i < elems; i++) {
-        float g = gradient[i] + decay * p[i];
-        v[i] = momentum * v[i] + g;
-        p[i] -= rate * v[i];
-    }
-}
-
-static void nesterov(float *restrict p, const float *restrict gradient, float *restrict v, int64_t elems,
-                     float momentum, float decay, float rate) {
-    for (int64_t i = 0; i < elems; i++) {
-        float g = gradient[i] + decay * p[i];
-        v[i] = momentum * v[i] + g;
-        p[i] -= rate * (g + momentum * v[i]);
-    }
-}
-
-static Status step_chunk(void *context, size_t item, int thread) {
-    (void)thread;
-    Optim *optim = context;
-    Chunk chunk = optim->chunks[item];
-    const OptimTensor *t = &optim->tensors[chunk.tensor];
-    const OptimGroup *group = &optim->groups[t->group];
-    OptimRate rate = optim->rates[t->group];
-    if (!rate.active || group->rule == OPTIM_MUON) return STATUS_OK;
-    float *v = optim->momentum + optim->offsets[chunk.tensor] + chunk.begin;
-    (group->rule == OPTIM_SGD ? sgd : nesterov)(t->value + chunk.begin, t->gradient + chunk.begin, v,
-                                                chunk.end - chunk.begin, group->momentum, group->decay, rate.rate);
-    return STATUS_OK;
-}
-
-Status optim_step(Optim *optim, const OptimRate *rates) {
-    for (int i = 0; i < optim->group_count; i++) {
+static Status check_rates(const Optim *optim, const OptimRate *rates) {
+    for (int i = 0; i < optim->spec.group_count; i++) {
         if (rates[i].active && !isfinite(rates[i].rate)) {
             FAIL(STATUS_ARGUMENT, "the rate of optimizer group %d must be finite, not %g", i, (double)rates[i].rate);
         }
     }
-    optim->rates = rates;
-    TRY(pool_run(optim->pool, optim->chunk_count, step_chunk, optim));
-    if (optim->muon == NULL) return STATUS_OK;
-    for (int i = 0; i < optim->muon_count; i++) optim->muon_rates[i] = rates[optim->muon_group[i]];
-    return muon_step(optim->muon, optim->muon_rates);
+    return STATUS_OK;
 }
 
-/* Infinities and NaNs are the floats whose bits, without the sign, reach those of infinity. */
-static Status check_chunk(void *context, size_t item, int thread) {
-    (void)thread;
-    Optim *optim = context;
-    Chunk chunk = optim->chunks[item];
-    optim->chunk_clean[item] = true;
-    if (optim->rates != NULL && !optim->rates[optim->tensors[chunk.tensor].group].active) return STATUS_OK;
-    const float *g = optim->tensors[chunk.tensor].gradient;
-    uint32_t worst = 0;
-    for (int64_t i = chunk.begin; i < chunk.end; i++) {
-        uint32_t bits;
-        memcpy(&bits, &g[i], sizeof bits);
-        bits &= 0x7FFFFFFFu;
-        worst = bits > worst ? bits : worst;
-    }
-    optim->chunk_clean[item] = worst < 0x7F800000u;
-    return STATUS_OK;
+Status optim_step(Optim *optim, const OptimRate *rates) {
+    TRY(check_rates(optim, rates));
+    return optim->table->step(optim->state, rates);
 }
 
 Status optim_gradients_finite(Optim *optim, const OptimRate *rates, bool *out) {
-    optim->rates = rates;
-    TRY(pool_run(optim->pool, optim->chunk_count, check_chunk, optim));
-    bool clean = true;
-    for (size_t i = 0; i < optim->chunk_count; i++) clean = clean && optim->chunk_clean[i];
-    *out = clean;
-    return STATUS_OK;
+    return optim->table->gradients_finite(optim->state, rates, out);
+}
+
+Status optim_pull(Optim *optim, float *slow, float *value, size_t elems, float keep) {
+    return elems == 0 ? STATUS_OK : optim->table->pull(optim->state, slow, value, elems, keep);
 }
 
 float *optim_momentum(Optim *optim, int64_t *elems) {
-    *elems = optim->offsets[optim->tensor_count];
-    return optim->momentum;
+    *elems = optim->spec.offsets[optim->spec.tensor_count];
+    return optim->table->momentum(optim->state);
 }
 
-double optim_step_flops(const Optim *optim) { return optim->muon == NULL ? 0.0 : muon_step_flops(optim->muon); }
+double optim_step_flops(const Optim *optim) {
+    double flops = 0;
+    for (int i = 0; i < optim->spec.tensor_count; i++) {
+        const OptimTensor *t = &optim->spec.tensors[i];
+        const OptimGroup *group = &optim->spec.groups[t->group];
+        if (group->rule != OPTIM_MUON) continue;
+        double m = (double)(t->rows < t->columns ? t->rows : t->columns), n = (double)optim_tensor_elems(t) / m;
+        flops += group->iterations * (m * (m + 1) * n + m * m * (m + 1) + 2 * m * m * n);
+    }
+    return flops;
+}
+
+static Status need_device(const Optim *optim) {
+    if (optim->table->step_scheduled != NULL) return STATUS_OK;
+    FAIL(STATUS_ARGUMENT, "scheduled steps are for optimizers on a GPU; in host memory use optim_step");
+}
+
+Status optim_load_rates(Optim *optim, const OptimRate *rates, int64_t steps) {
+    TRY(need_device(optim));
+    if (steps < 1 || steps > INT32_MAX) {
+        FAIL(STATUS_ARGUMENT, "a table of rates has 1 to %d steps, not %lld", INT32_MAX, (long long)steps);
+    }
+    for (int64_t i = 0; i < steps; i++) TRY(check_rates(optim, rates + i * optim->spec.group_count));
+    return optim->table->load_rates(optim->state, rates, steps);
+}
+
+Status optim_check_scheduled(Optim *optim, const int32_t *step, uint32_t *flag) {
+    TRY(need_device(optim));
+    return optim->table->check_scheduled(optim->state, step, flag);
+}
+
+Status optim_step_scheduled(Optim *optim, const int32_t *step, const uint32_t *flag, const bool *enabled) {
+    TRY(need_device(optim));
+    return optim->table->step_scheduled(optim->state, step, flag, enabled);
+}

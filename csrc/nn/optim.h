@@ -1,5 +1,6 @@
-/* Optimizers over a model's parameters: SGD in the two forms that the recipes use, and Muon. The rates come in
- * with every step; what an optimizer keeps between steps is its momentum buffers and nothing else. */
+/* Optimizers over a model's parameters, in host memory or on a GPU: SGD in the two forms that the recipes use, and
+ * Muon. The rates come in with every step, or all before the first one; what an optimizer keeps between steps is its
+ * momentum buffers and nothing else. */
 #ifndef CGXFFCV_NN_OPTIM_H
 #define CGXFFCV_NN_OPTIM_H
 
@@ -9,6 +10,9 @@
 
 #include "base/pool.h"
 #include "base/status.h"
+#include "device/device.h"
+
+#define OPTIM_MAX_GROUPS 64
 
 typedef enum OptimRule {
     /* g += decay p; v = momentum v + g; p -= rate v */
@@ -48,21 +52,41 @@ typedef struct OptimRate {
 
 typedef struct Optim Optim;
 
-/* `pool` runs the steps; borrowed until optim_destroy. The momenta start at 0. */
+/* With `stream` NULL the tensors are host memory and `pool` runs the steps. Otherwise they are memory of the stream's
+ * device, and so are the momenta; steps are put on the stream, where nothing is read before the work put there earlier
+ * is done; Muon's iterations multiply in bfloat16. Both are borrowed until optim_destroy. The momenta start at 0. */
 Status optim_create(const OptimGroup *groups, int group_count, const OptimTensor *tensors, int tensor_count, Pool *pool,
-                    Optim **out);
+                    DeviceStream *stream, Optim **out);
 void optim_destroy(Optim *optim);
 
 /* Applies one step to all tensors; `rates` has an entry for each group. The same for any number of threads. */
 Status optim_step(Optim *optim, const OptimRate *rates);
 
-/* Whether every gradient of the groups that are active in `rates` (NULL: of all) is finite. */
+/* Whether every gradient of the groups that are active in `rates` (NULL: of all) is finite. Waits for the stream. */
 Status optim_gradients_finite(Optim *optim, const OptimRate *rates, bool *out);
+
+/* slow = value = keep * slow + (1 - keep) * value over `elems` floats, in the optimizer's memory and on its stream. */
+Status optim_pull(Optim *optim, float *slow, float *value, size_t elems, float keep);
 
 /* The momentum buffers, one after another in the tensors' order: borrowed until optim_destroy. */
 float *optim_momentum(Optim *optim, int64_t *elems);
 
-/* Multiplications and additions of one step's matrix products, counted as two operations each pair. */
+/* Multiplications and additions of one step's matrix products, counted as two operations each pair; symmetric
+ * products by half. */
 double optim_step_flops(const Optim *optim);
+
+/* On a GPU only, for steps that are recorded once and replayed (device_capture_begin).
+ *
+ * The rates of all steps of a training, (steps, groups), in device memory from now on. Not while a recorded step, which
+ * knows the table that was there when it was recorded, may still be replayed. */
+Status optim_load_rates(Optim *optim, const OptimRate *rates, int64_t steps);
+
+/* *flag (device memory) becomes 1 if a gradient of a group that is active in row *step is not finite, else stays. */
+Status optim_check_scheduled(Optim *optim, const int32_t *step, uint32_t *flag);
+
+/* One step with the rates of row *step (device memory, read when the kernels run); nothing is touched where *flag is
+ * not 0, where the table has no such row, or in a group that is not active there. `enabled`: one for each group,
+ * whether it may be active in any of the steps that will be replayed; the others cost nothing and are not touched. */
+Status optim_step_scheduled(Optim *optim, const int32_t *step, const uint32_t *flag, const bool *enabled);
 
 #endif

@@ -1,4 +1,5 @@
-/* What optim.c and muon.c share. Private to this folder. */
+/* What the optimizer and its two implementations share: optim_host.c with muon.c, and nn/cuda. Private to this folder.
+ */
 #ifndef CGXFFCV_NN_OPTIM_PRIVATE_H
 #define CGXFFCV_NN_OPTIM_PRIVATE_H
 
@@ -7,7 +8,37 @@
 /* Elements that one item of an element-wise loop takes. */
 #define OPTIM_CHUNK 16384
 
-/* The matrices of all Muon groups, with their scratch memory. */
+/* What was given to optim_create, checked. */
+typedef struct OptimSpec {
+    OptimGroup *groups;   /* owned, like the other arrays */
+    OptimTensor *tensors; /* the memory they name is borrowed */
+    int64_t *offsets;     /* tensor_count + 1: where each tensor's momentum starts */
+    int group_count, tensor_count;
+} OptimSpec;
+
+/* What an implementation keeps; each defines its own. */
+typedef struct OptimState OptimState;
+
+/* The functions of nn/optim.h, after the checks that both implementations need. */
+typedef struct OptimTable {
+    void (*destroy)(OptimState *state);
+    float *(*momentum)(OptimState *state);
+    Status (*step)(OptimState *state, const OptimRate *rates);
+    Status (*gradients_finite)(OptimState *state, const OptimRate *rates, bool *out);
+    Status (*pull)(OptimState *state, float *slow, float *value, size_t elems, float keep);
+    /* NULL in host memory. */
+    Status (*load_rates)(OptimState *state, const OptimRate *rates, int64_t steps);
+    Status (*check_scheduled)(OptimState *state, const int32_t *step, uint32_t *flag);
+    Status (*step_scheduled)(OptimState *state, const int32_t *step, const uint32_t *flag, const bool *enabled);
+} OptimTable;
+
+/* `spec` is borrowed until destroy. */
+Status optim_host_create(const OptimSpec *spec, Pool *pool, const OptimTable **table, OptimState **out);
+Status cuda_optim_create(const OptimSpec *spec, DeviceStream *stream, const OptimTable **table, OptimState **out);
+
+static inline int64_t optim_tensor_elems(const OptimTensor *tensor) { return tensor->rows * tensor->columns; }
+
+/* The matrices of all Muon groups in host memory, with their scratch memory. */
 typedef struct Muon Muon;
 
 /* One matrix of a Muon group. */
@@ -24,7 +55,5 @@ void muon_destroy(Muon *muon);
 
 /* `rates` has an entry for each matrix. */
 Status muon_step(Muon *muon, const OptimRate *rates);
-
-double muon_step_flops(const Muon *muon);
 
 #endif

@@ -100,7 +100,7 @@ static int optimizer_fill(OptimizerObject *self, PyObject *type, PyObject *group
         if (take_tensor(self, PySequence_Fast_GET_ITEM(fast, i), &tensors[i]) < 0) goto done;
     }
     TRY_GOTO(pool_create(threads, &self->pool));
-    TRY_GOTO(optim_create(groups, self->group_count, tensors, (int)count, self->pool, &self->optim));
+    TRY_GOTO(optim_create(groups, self->group_count, tensors, (int)count, self->pool, NULL, &self->optim));
     result = 0;
 done:
     if (status != STATUS_OK) errors_raise(module_state_of_type((PyTypeObject *)type), status);

@@ -97,8 +97,8 @@ static Status create_optimizer(Trainer *trainer) {
         tensor->columns = (int64_t)layers[i].elems / layers[i].shape[0];
     }
     for (int g = 0; g < trainer->config.group_count; g++) groups[g] = trainer->config.groups[g].rule;
-    TRY_GOTO(
-        optim_create(groups, trainer->config.group_count, tensors, count, model_pool(trainer->model), &trainer->optim));
+    TRY_GOTO(optim_create(groups, trainer->config.group_count, tensors, count, model_pool(trainer->model),
+                          model_stream(trainer->model), &trainer->optim));
 done:
     memory_free(tensors);
     return status;

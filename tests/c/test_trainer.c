@@ -1,4 +1,4 @@
-// sources: train/[fst]*.c nn/optim.c nn/muon.c nn/optim_gemm.c nn/whiten.c base/*.c
+// sources: train/[fst]*.c nn/optim.c nn/optim_host.c nn/muon.c nn/optim_gemm.c nn/whiten.c nn/cuda_none.c base/*.c
 /* The trainer over a network made for the test: two layers, whose gradients are the mean pixel of the batch. So every
  * update can be worked out by hand. */
 #include <math.h>
@@ -77,6 +77,10 @@ const ModelDesc *model_desc(const Model *model) {
     return &desc;
 }
 Pool *model_pool(const Model *model) { return model->pool; }
+DeviceStream *model_stream(const Model *model) {
+    (void)model;
+    return NULL;
+}
 const Layer *model_layers(const Model *model, int *count) {
     (void)model;
     *count = 2;
@@ -485,7 +489,7 @@ static void test_muon(void) {
         for (int i = 0; i < 3; i++) g[i * columns + i] = (float)singular[i];
         OptimTensor tensor = {.value = w, .gradient = g, .rows = rows, .columns = columns};
         CHECK_OK(pool_create(2, &pool));
-        CHECK_OK(optim_create(&group, 1, &tensor, 1, pool, &optim));
+        CHECK_OK(optim_create(&group, 1, &tensor, 1, pool, NULL, &optim));
         CHECK_OK(optim_step(optim, &(OptimRate){.rate = 1, .active = true}));
         for (int i = 0; i < 12; i++) {
             double x = i / columns == i % columns ? singular[i % columns] / sqrt(5.25) : 0;
