@@ -212,7 +212,9 @@ class Model:
         image_channels: int = 3,
         backend: str = "cpu",
         precision: str = "auto",
+        convolution: str = "auto",
         threads: int = 0,
+        deterministic: bool = False,
     ) -> Model: ...
     @property
     def backend(self) -> str: ...

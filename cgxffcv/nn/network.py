@@ -39,13 +39,16 @@ class Statistic(NamedTuple):
 class Network:
     """Parameters, gradients and running statistics of a described network.
 
-    `parameters`, `gradients`, `running` are flat float32 views of the C core's memory: what is written there counts
-    from the next step on. Layers stand in the order in which the backward pass finishes them; layers that are not
-    trained stand behind and have no gradient.
+    `parameters`, `gradients`, `running` are flat float32 arrays: what is written there counts from the next call on.
+    On the CPU they are views of the C core's memory; on a GPU they are host memory: a call of a plan copies them to
+    the device where they were written to, and back when it is done. Layers stand in the order in
+    which the backward pass finishes them; layers that are not trained stand behind and have no gradient.
 
-    precision: "float32", "bfloat16" (activations and products; parameters, statistics and sums stay float32), or
-    "auto": bfloat16 where the processor multiplies it faster. threads: 0 takes every processor of this process.
-    Raises ValueError for a description that cannot be built, NotBuiltError without oneDNN (when a plan is made).
+    backend: "cpu", or "cuda" for the first GPU. precision: "float32", "bfloat16", "float16" (GPU only): activations and
+    products; parameters, statistics and sums stay float32. "auto" is bfloat16 where the processor multiplies it faster,
+    float16 on a GPU. threads: of the CPU; 0 takes every processor of this process. deterministic: on a GPU, only
+    algorithms that give the same bytes every time; the CPU always does. Raises ValueError for a description that cannot
+    be built, NotBuiltError without oneDNN (when a plan is made) or CUDA, CudaError without a usable GPU.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Network:
         precision: str = "auto",
         convolution: str = "auto",
         threads: int = 0,
+        deterministic: bool = False,
     ):
         self.description = description
         self.core = _cgxffcv.Model(
@@ -65,18 +69,21 @@ class Network:
             precision=precision,
             convolution=convolution,
             threads=threads,
+            deterministic=deterministic,
         )
         self.layers = [Layer(*item) for item in self.core.layers]
         self.statistics = [Statistic(*item) for item in self.core.statistics]
         self.parameters: np.ndarray = self.core.parameters
         self.gradients: np.ndarray = self.core.gradients
         self.running: np.ndarray = self.core.running
+        self.backend: str = self.core.backend
         self.precision: str = self.core.precision
         self.threads: int = self.core.threads
 
     def __repr__(self) -> str:
         count = sum(layer.elems for layer in self.layers)
-        return f"<Network {self.description.name}: {count:,} parameters, {self.precision}, {self.threads} threads>"
+        where = f"{self.threads} threads" if self.backend == "cpu" else self.backend
+        return f"<Network {self.description.name}: {count:,} parameters, {self.precision}, {where}>"
 
     def initialise(self, seed: int) -> None:
         """Initial values by the description, a pure function of seed and layer name; frozen filters stay."""

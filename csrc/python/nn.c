@@ -105,6 +105,7 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     ModelObject *self = (ModelObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
     Status status = model_create(&desc, &options, &self->model);
+    if (status == STATUS_OK) status = nn_mirrors_init(self);
     if (status == STATUS_OK) return (PyObject *)self;
     Py_DECREF(self);
     return errors_raise(module_state_of_type(type), status);
@@ -112,6 +113,7 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keyword
 
 static void model_dealloc(ModelObject *self) {
     PyTypeObject *type = Py_TYPE(self);
+    nn_mirrors_fini(self);
     model_destroy(self->model);
     type->tp_free(self);
     Py_DECREF(type);
@@ -123,7 +125,9 @@ static PyObject *model_initialise_method(ModelObject *self, PyObject *seed) {
     if (nn_enter(self) < 0) return NULL;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
-    status = model_initialise(self->model, value);
+    status = nn_upload(self);
+    if (status == STATUS_OK) status = model_initialise(self->model, value);
+    if (status == STATUS_OK) status = nn_download(self);
     Py_END_ALLOW_THREADS;
     nn_leave(self);
     if (status != STATUS_OK) return errors_raise(module_state_of_type(Py_TYPE(self)), status);
@@ -178,24 +182,24 @@ static PyObject *get_statistics(ModelObject *self, void *closure) {
     return list;
 }
 
-static PyObject *wrap_floats(ModelObject *self, float *data, size_t elems) {
-    int64_t shape = (int64_t)elems;
-    return array_wrap(ARRAY_F32, 1, &shape, NULL, data, (PyObject *)self, true);
+static PyObject *wrap_buffer(ModelObject *self, ModelBuffer buffer) {
+    int64_t shape = (int64_t)nn_buffer_elems(self, buffer);
+    return array_wrap(ARRAY_F32, 1, &shape, NULL, nn_buffer_data(self, buffer), (PyObject *)self, true);
 }
 
 static PyObject *get_parameters(ModelObject *self, void *closure) {
     (void)closure;
-    return wrap_floats(self, model_parameter_data(self->model), model_parameter_elems(self->model));
+    return wrap_buffer(self, MODEL_PARAMETERS);
 }
 
 static PyObject *get_gradients(ModelObject *self, void *closure) {
     (void)closure;
-    return wrap_floats(self, model_gradient_data(self->model), model_gradient_elems(self->model, 0));
+    return wrap_buffer(self, MODEL_GRADIENTS);
 }
 
 static PyObject *get_running(ModelObject *self, void *closure) {
     (void)closure;
-    return wrap_floats(self, model_statistic_data(self->model), model_statistic_elems(self->model));
+    return wrap_buffer(self, MODEL_RUNNING);
 }
 
 static PyObject *get_precision(ModelObject *self, void *closure) {
@@ -230,7 +234,7 @@ static PyGetSetDef model_getset[] = {
     {"parameters", (getter)get_parameters, NULL, "All parameters: float32, one dimension, a view.", NULL},
     {"gradients", (getter)get_gradients, NULL, "Gradients of the trained parameters: float32, a view.", NULL},
     {"running", (getter)get_running, NULL, "Running means and variances: float32, a view.", NULL},
-    {"precision", (getter)get_precision, NULL, "\"float32\" or \"bfloat16\".", NULL},
+    {"precision", (getter)get_precision, NULL, "\"float32\", \"bfloat16\" or \"float16\".", NULL},
     {"backend", (getter)get_backend, NULL, "\"cpu\" or \"cuda\".", NULL},
     {"threads", (getter)get_threads, NULL, "Threads that a step uses.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -241,7 +245,8 @@ static PyType_Slot model_slots[] = {
     {Py_tp_dealloc, model_dealloc},
     {Py_tp_methods, model_methods},
     {Py_tp_getset, model_getset},
-    {Py_tp_doc, "Model(nodes, image_channels=3, backend='cpu', precision='auto', convolution='auto', threads=0)\n\n"
+    {Py_tp_doc, "Model(nodes, image_channels=3, backend='cpu', precision='auto', convolution='auto', threads=0, "
+                "deterministic=False)\n\n"
                 "A network's parameters. cgxffcv.nn.Network is the public face."},
     {0, NULL},
 };

@@ -5,9 +5,19 @@
 #include "nn/model.h"
 #include "python/module.h"
 
+/* The flat buffers of a model. */
+typedef enum ModelBuffer { MODEL_PARAMETERS, MODEL_GRADIENTS, MODEL_RUNNING, MODEL_BUFFERS } ModelBuffer;
+
+/* Host memory of one buffer of a model on a GPU; no data on the CPU, where Python sees the buffer itself. */
+typedef struct Mirror {
+    float *data;        /* owned */
+    uint64_t exchanged; /* the hash of what both sides had after the last copy */
+} Mirror;
+
 typedef struct ModelObject {
     PyObject_HEAD Model *model; /* owned */
     bool busy;                  /* one of its plans runs without the GIL */
+    Mirror mirrors[MODEL_BUFFERS];
 } ModelObject;
 
 typedef struct PlanObject {
@@ -24,5 +34,16 @@ PlanObject *nn_take_plan(ModuleState *state, PyObject *object);
 /* Marks the model as running; -1 with RuntimeError set if it is already. Both under the GIL. */
 int nn_enter(ModelObject *model);
 void nn_leave(ModelObject *model);
+
+/* nn_mirror.c. What Python sees of a buffer: float32, borrowed, never moved. */
+float *nn_buffer_data(const ModelObject *model, ModelBuffer buffer);
+size_t nn_buffer_elems(const ModelObject *model, ModelBuffer buffer);
+Status nn_mirrors_init(ModelObject *model);
+void nn_mirrors_fini(ModelObject *model);
+
+/* Between enter and leave, without the GIL, around what runs the model: what Python wrote goes to the device; what the
+ * device has comes back. Nothing to do on the CPU. */
+Status nn_upload(ModelObject *model);
+Status nn_download(ModelObject *model);
 
 #endif

@@ -136,7 +136,10 @@ static PyObject *plan_step_method(PlanObject *self, PyObject *args, PyObject *ke
     } else if (nn_enter(self->model) == 0) {
         Status status;
         Py_BEGIN_ALLOW_THREADS;
-        status = plan_step(self->plan, &images, label_view.data, (int)image_view.shape[0], &options);
+        status = nn_upload(self->model);
+        if (status == STATUS_OK)
+            status = plan_step(self->plan, &images, label_view.data, (int)image_view.shape[0], &options);
+        if (status == STATUS_OK) status = nn_download(self->model);
         Py_END_ALLOW_THREADS;
         nn_leave(self->model);
         result = status == STATUS_OK ? Py_NewRef(Py_None) : fail(self, status);
@@ -177,7 +180,9 @@ static PyObject *plan_evaluate_method(PlanObject *self, PyObject *args, PyObject
         int count = view.shape[0] > INT32_MAX ? INT32_MAX : (int)view.shape[0];
         Status status;
         Py_BEGIN_ALLOW_THREADS;
-        status = plan_evaluate(self->plan, &images, count, to);
+        status = nn_upload(self->model);
+        if (status == STATUS_OK) status = plan_evaluate(self->plan, &images, count, to);
+        if (status == STATUS_OK) status = nn_download(self->model);
         Py_END_ALLOW_THREADS;
         if (status != STATUS_OK) {
             Py_CLEAR(logits);
@@ -200,7 +205,9 @@ static PyObject *plan_forward_method(PlanObject *self, PyObject *args, PyObject 
     Status status = nn_enter(self->model) < 0 ? STATUS_INTERRUPTED : STATUS_OK;
     if (status == STATUS_OK) {
         Py_BEGIN_ALLOW_THREADS;
-        status = plan_forward(self->plan, &images, (int)view.shape[0]);
+        status = nn_upload(self->model);
+        if (status == STATUS_OK) status = plan_forward(self->plan, &images, (int)view.shape[0]);
+        if (status == STATUS_OK) status = nn_download(self->model);
         Py_END_ALLOW_THREADS;
         nn_leave(self->model);
         if (status != STATUS_OK) fail(self, status);
@@ -225,7 +232,9 @@ static PyObject *plan_backward_method(PlanObject *self, PyObject *args, PyObject
                      (long long)shape[1], (long long)shape[2]);
     } else if (nn_enter(self->model) == 0) {
         Py_BEGIN_ALLOW_THREADS;
-        status = plan_backward(self->plan, view.data, (int)view.shape[0], first_block);
+        status = nn_upload(self->model);
+        if (status == STATUS_OK) status = plan_backward(self->plan, view.data, (int)view.shape[0], first_block);
+        if (status == STATUS_OK) status = nn_download(self->model);
         Py_END_ALLOW_THREADS;
         nn_leave(self->model);
         if (status != STATUS_OK) fail(self, status);
@@ -314,7 +323,7 @@ static PyMethodDef plan_methods[] = {
      "only."},
     {"shape", (PyCFunction)(void (*)(void))plan_shape_method, METH_O, "shape(node)\n\n(h, w, c) of a node's output."},
     {"profile_begin", (PyCFunction)(void (*)(void))plan_profile_begin_method, METH_NOARGS,
-     "profile_begin()\n\nStarts to count the processor time of each pass."},
+     "profile_begin()\n\nStarts to count the processor (or GPU) time of each pass."},
     {"profile_end", (PyCFunction)(void (*)(void))plan_profile_end_method, METH_NOARGS,
      "profile_end()\n\nList of (pass, node, seconds summed over threads), training passes first."},
     {NULL, NULL, 0, NULL},
