@@ -12,7 +12,7 @@
 typedef enum CudaGemmType { CUDA_GEMM_FLOAT32, CUDA_GEMM_BFLOAT16, CUDA_GEMM_FLOAT16 } CudaGemmType;
 
 /* `batch` times D = alpha op(A) op(B) + beta C, with op(A) of m x k, op(B) of k x n, C and D of m x n. All sizes, row
- * lengths and strides count elements; m, n, k and the row lengths are multiples of 8. */
+ * lengths and strides count elements; all but `batch` are multiples of 8. */
 typedef struct CudaGemmShape {
     int64_t m, n, k;
     int64_t row_a, row_b, row_d;          /* from one stored row to the next; C is stored like D */
@@ -30,8 +30,9 @@ Status cuda_gemm_create(DeviceStream *stream, CudaGemm **out);
 /* NULL is fine. */
 void cuda_gemm_destroy(CudaGemm *gemm);
 
-/* Puts the products on the stream. A and B may be the same memory, C may be D (not read where beta is 0), D overlaps
- * neither A nor B. The first call with a shape chooses the algorithm; later ones allocate nothing and may be captured.
+/* Puts the products on the stream. Addresses are multiples of 16. A and B may be the same memory, C may be D (not read
+ * where beta is 0), D overlaps neither A nor B. The first call with a shape chooses the algorithm; later ones allocate
+ * nothing and may be captured.
  */
 Status cuda_gemm_batched(CudaGemm *gemm, const CudaGemmShape *shape, float alpha, const void *a, const void *b,
                          float beta, const void *c, void *d);
