@@ -228,6 +228,8 @@ static Status forward_backward(Trainer *trainer, const TrainerPhase *phase, cons
                            .reduction = trainer->config.reduction,
                            .first_block = phase->first_block,
                            .losses = losses,
+                           .hook = trainer->config.reduce_hook,
+                           .hook_context = trainer->config.reduce_context,
                            .check = trainer->config.check,
                            .check_context = trainer->config.check_context};
     if (trainer->shrunk != NULL) {

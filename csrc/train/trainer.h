@@ -34,7 +34,8 @@ typedef struct TrainerPhase {
     int first_block;
 } TrainerPhase;
 
-/* Makes the gradients of all ranks into their sum or mean, in place, the same bytes on every rank. */
+/* Makes the gradients of all ranks into their sum or mean, in place, the same bytes on every rank. On the CUDA backend
+ * the gradients are device memory and the exchange is put on the model's stream, behind what is there. */
 typedef Status (*TrainerReduce)(void *context, int64_t step, float *gradients, size_t elems);
 
 typedef struct TrainerConfig {
@@ -55,6 +56,15 @@ typedef struct TrainerConfig {
     double lookahead_base;
     TrainerReduce reduce; /* NULL: one rank */
     void *reduce_context; /* borrowed until trainer_destroy */
+    /* CUDA backend, with reduce_context; NULL: not wanted. The hook of every plan_step that `reduce` follows: exchanges
+     * begin behind backward. The first gradients may change until `reduce` is called, so a loss that is not finite can
+     * be marked there. */
+    GradientHook reduce_hook;
+    /* In place of device_stream_synchronize wherever a stream holds exchanges: it ends when a rank is lost, too. */
+    Status (*reduce_wait)(void *context, DeviceStream *stream);
+    /* Whether hook and reduce may be recorded in a graph. Otherwise reduce waits for the stream and works in host
+     * memory. */
+    bool reduce_capturable;
     /* Called now and then during a step; a failure (an interruption, say) ends the step, which then has not happened:
      * the trainer stands where it did. NULL: none. */
     Status (*check)(void *context);
