@@ -9,25 +9,24 @@ Status gather_check(const AugmentOp *ops, int op_count, int height, int width) {
 }
 
 Status gather_batch(const GatherSet *set, const int32_t *order, const GatherClock *clock, int batch,
-                    const AugmentOp *ops, int op_count, uint64_t seed, uint8_t *to, int64_t *to_labels,
-                    DeviceStream *stream) {
-    (void)set, (void)order, (void)clock, (void)batch, (void)ops, (void)op_count, (void)seed, (void)to;
-    (void)to_labels, (void)stream;
+                    const AugmentOp *ops, int op_count, uint8_t *to, int64_t *to_labels, DeviceStream *stream) {
+    (void)set, (void)order, (void)clock, (void)batch, (void)ops, (void)op_count, (void)to, (void)to_labels;
+    (void)stream;
     return absent();
 }
 
-Status gather_plain(const GatherSet *set, const int32_t *ids, int count, uint8_t *to, DeviceStream *stream) {
-    (void)set, (void)ids, (void)count, (void)to, (void)stream;
-    return absent();
-}
-
-Status gather_advance(GatherClock *clock, int batch, DeviceStream *stream) {
-    (void)clock, (void)batch, (void)stream;
+Status gather_plain(const GatherSet *set, const int32_t *places, int count, uint8_t *to, DeviceStream *stream) {
+    (void)set, (void)places, (void)count, (void)to, (void)stream;
     return absent();
 }
 
 Status gather_shrink(const uint8_t *images, int count, int height, int width, int side, const float mean[3],
                      const float std[3], float *to, DeviceStream *stream) {
     (void)images, (void)count, (void)height, (void)width, (void)side, (void)mean, (void)std, (void)to, (void)stream;
+    return absent();
+}
+
+Status gather_moments(const GatherSet *set, int64_t count, uint64_t *to, DeviceStream *stream) {
+    (void)set, (void)count, (void)to, (void)stream;
     return absent();
 }

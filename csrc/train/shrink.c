@@ -2,10 +2,10 @@
  * memory during a call. */
 #include "train/shrink.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "image/triangle.h"
 
 #define CHANNELS 3
 
@@ -71,28 +71,12 @@ static Status shrink_image(void *context, size_t item, int thread) {
     return STATUS_OK;
 }
 
-static double triangle(double distance, double ratio) {
-    double height = 1 - fabs(distance) / ratio;
-    return height > 0 ? height : 0;
-}
-
-/* The filter from `size` to `side` pixels: input i, centred at i + 1/2, has a weight in output o, centred at (o + 1/2)
- * ratio, that falls linearly to 0 at the distance `ratio`. */
 static Status filter_create(int64_t size, int64_t side, Filter *f) {
-    double ratio = (double)size / (double)side;
-    int64_t taps = (int64_t)ceil(2 * ratio) + 1;
-    f->taps = (int)(taps < size ? taps : size);
+    f->taps = triangle_taps(size, side);
     TRY(memory_calloc((size_t)side, sizeof *f->first, &f->first));
     TRY(memory_calloc((size_t)(side * f->taps), sizeof *f->weights, &f->weights));
     for (int64_t o = 0; o < side; o++) {
-        double centre = ((double)o + 0.5) * ratio, total = 0;
-        int64_t first = (int64_t)floor(centre - ratio), last = size - f->taps;
-        first = first < 0 ? 0 : first > last ? last : first;
-        f->first[o] = (int)first;
-        for (int i = 0; i < f->taps; i++) total += triangle((double)(first + i) + 0.5 - centre, ratio);
-        for (int i = 0; i < f->taps; i++) {
-            f->weights[o * f->taps + i] = (float)(triangle((double)(first + i) + 0.5 - centre, ratio) / total);
-        }
+        f->first[o] = triangle_weights(size, side, o, f->taps, f->weights + o * f->taps);
     }
     return STATUS_OK;
 }

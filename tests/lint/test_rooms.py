@@ -25,7 +25,7 @@ MAY_INCLUDE = {
 SEAMS = {
     "device": {"device.h", "kernel.cuh"},
     "beton": {"reader.h", "writer.h"},
-    "image": {"jpeg.h", "resize.h", "augment.h", "crop.h", "gather.h"},
+    "image": {"jpeg.h", "resize.h", "augment.h", "crop.h", "gather.h", "triangle.h"},
     "loader": {"loader.h"},
     "comm": {"comm.h"},
     "allreduce": {"allreduce.h", "quantize.h"},

@@ -1,0 +1,318 @@
+/* Batches from a resident data set. A thread makes 16 neighbouring pixels of an image: it walks from each pixel's place
+ * in the result back through the operations to its place in the source, or to the colour that one of them filled it
+ * with. The draws are made once for each image and operation, by the functions that the CPU's augmentation uses. */
+#include "device/kernel.cuh"
+
+extern "C" {
+#include "image/gather.h"
+#include "image/triangle.h"
+}
+
+#define BLOCK 256
+#define BLOCK_IMAGES 4 /* at most */
+#define CHANNELS 3
+#define BYTES_16 16
+#define PATCH 12
+
+/* An operation as the kernel takes it. */
+struct Op {
+    AugmentKind kind;
+    uint32_t draw;
+    float probability;
+    int padding, height, width;
+    bool reflect;
+    uint32_t fill; /* three bytes */
+};
+
+struct Ops {
+    Op op[GATHER_MAX_OPS];
+    int count;
+};
+
+/* What an operation does to one image: a mirror (y != 0), an offset, or a hole's corner. */
+typedef CropOffset Drawn;
+
+static __device__ Drawn draw(const Op &op, CropKey key, int height, int width) {
+    Drawn out = {0, 0};
+    switch (op.kind) {
+    case AUGMENT_FLIP:
+        out.y = crop_flip(key, op.draw, op.probability);
+        break;
+    case AUGMENT_ALTERNATE:
+        out.y = crop_alternate(key, op.draw);
+        break;
+    case AUGMENT_TRANSLATE:
+        out = crop_translate(key, op.draw, op.padding);
+        break;
+    case AUGMENT_CROP:
+        out = crop_window(key, op.draw, height + 2 * op.padding, width + 2 * op.padding, height, width);
+        out.y -= op.padding;
+        out.x -= op.padding;
+        break;
+    case AUGMENT_CUTOUT:
+        out = crop_window(key, op.draw, height, width, op.height, op.width);
+        break;
+    }
+    return out;
+}
+
+/* The three bytes of pixel (y, x) of the result. */
+static __device__ __forceinline__ uint32_t look(const uint8_t *image, const Ops &ops, const Drawn *drawn, int height,
+                                                int width, int y, int x) {
+    for (int i = ops.count - 1; i >= 0; i--) {
+        const Op &op = ops.op[i];
+        Drawn by = drawn[i];
+        if (op.kind == AUGMENT_FLIP || op.kind == AUGMENT_ALTERNATE) {
+            x = by.y ? width - 1 - x : x;
+        } else if (op.kind == AUGMENT_CUTOUT) {
+            if (y >= by.y && y < by.y + op.height && x >= by.x && x < by.x + op.width) return op.fill;
+        } else {
+            y += by.y;
+            x += by.x;
+            if (op.reflect) {
+                y = crop_reflect(y, height);
+                x = crop_reflect(x, width);
+            } else if (y < 0 || y >= height || x < 0 || x >= width) {
+                return op.fill;
+            }
+        }
+    }
+    const uint8_t *from = image + (y * width + x) * CHANNELS;
+    return (uint32_t)__ldg(from) | (uint32_t)__ldg(from + 1) << 8 | (uint32_t)__ldg(from + 2) << 16;
+}
+
+/* PIXELS neighbouring pixels from `first` on. */
+template <int PIXELS>
+static __device__ void make_pixels(const uint8_t *image, const Ops &ops, const Drawn *drawn, int height, int width,
+                                   int first, uint8_t *to) {
+    uint32_t words[PIXELS * CHANNELS / 4 + 1] = {0};
+    int y = first / width, x = first - y * width;
+#pragma unroll
+    for (int i = 0; i < PIXELS; i++) {
+        uint32_t colour = look(image, ops, drawn, height, width, y, x);
+#pragma unroll
+        for (int c = 0; c < CHANNELS; c++) {
+            int byte = i * CHANNELS + c;
+            words[byte / 4] |= (colour >> (8 * c) & 255u) << (byte % 4 * 8);
+        }
+        if (++x == width) {
+            x = 0;
+            y++;
+        }
+    }
+    if constexpr (PIXELS == 1) {
+        for (int c = 0; c < CHANNELS; c++) to[c] = (uint8_t)(words[0] >> (8 * c));
+    } else {
+#pragma unroll
+        for (int i = 0; i < PIXELS * CHANNELS / BYTES_16; i++) {
+            uint4 four = make_uint4(words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
+            reinterpret_cast<uint4 *>(to)[i] = four;
+        }
+    }
+}
+
+/* The images of a block share its threads; each image's draws are made by as many threads as there are operations. */
+template <int PIXELS>
+static __global__ void gather_kernel(GatherSet set, const int32_t *order, const GatherClock *clock, int batch, Ops ops,
+                                     int block_images, uint8_t *to, int64_t *to_labels) {
+    __shared__ Drawn drawn[BLOCK_IMAGES * GATHER_MAX_OPS];
+    __shared__ int place[BLOCK_IMAGES];
+    const int pixels = set.height * set.width, units = pixels / PIXELS;
+    const int start = (int)blockIdx.x * block_images;
+    const int here = min(block_images, batch - start);
+    for (int i = (int)threadIdx.x; i < here; i += BLOCK) {
+        place[i] = order[clock->first + start + i];
+        to_labels[start + i] = set.labels[place[i]];
+    }
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < here * ops.count; i += BLOCK) {
+        int image = i / ops.count;
+        CropKey key = {clock->seed, (uint64_t)set.ids[place[image]], clock->epoch};
+        drawn[i] = draw(ops.op[i - image * ops.count], key, set.height, set.width);
+    }
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < here * units; i += BLOCK) {
+        int image = i / units, unit = i - image * units;
+        const uint8_t *from = set.images + (size_t)place[image] * (size_t)(pixels * CHANNELS);
+        uint8_t *out = to + ((size_t)(start + image) * (size_t)pixels + (size_t)unit * PIXELS) * CHANNELS;
+        make_pixels<PIXELS>(from, ops, drawn + image * ops.count, set.height, set.width, unit * PIXELS, out);
+    }
+}
+
+static Op make_op(const AugmentOp *op) {
+    Op out = {op->kind, op->draw, op->probability, op->padding, op->height, op->width, false, 0};
+    out.reflect = op->kind == AUGMENT_CROP && op->reflect;
+    for (int c = 0; c < CHANNELS; c++) out.fill |= (uint32_t)(uint8_t)op->fill[c] << (8 * c);
+    return out;
+}
+
+extern "C" Status gather_check(const AugmentOp *ops, int op_count, int height, int width) {
+    AugmentSpec spec = {};
+    Augment *augment = NULL;
+    if (op_count < 0 || op_count > GATHER_MAX_OPS) {
+        FAIL(STATUS_ARGUMENT, "at most %d image operations can be done on the GPU, not %d", GATHER_MAX_OPS, op_count);
+    }
+    spec.height = height;
+    spec.width = width;
+    spec.op_count = op_count;
+    for (int i = 0; i < op_count; i++) {
+        if (ops[i].kind == AUGMENT_CROP && (ops[i].height != height || ops[i].width != width)) {
+            FAIL(STATUS_ARGUMENT, "a crop on the GPU keeps the size %d x %d, it cannot give %d x %d", height, width,
+                 ops[i].height, ops[i].width);
+        }
+        if (ops[i].normalized) FAIL(STATUS_ARGUMENT, "on the GPU nothing can be filled after the normalisation");
+        spec.ops[i] = ops[i];
+    }
+    TRY(augment_create(&spec, &augment));
+    augment_destroy(augment);
+    return STATUS_OK;
+}
+
+extern "C" Status gather_batch(const GatherSet *set, const int32_t *order, const GatherClock *clock, int batch,
+                               const AugmentOp *ops, int op_count, uint8_t *to, int64_t *to_labels,
+                               DeviceStream *stream) {
+    Ops taken = {};
+    int pixels = set->height * set->width;
+    bool wide = pixels % BYTES_16 == 0;
+    int units = wide ? pixels / BYTES_16 : pixels;
+    int block_images = units * BLOCK_IMAGES <= BLOCK ? BLOCK_IMAGES : units < BLOCK ? BLOCK / units : 1;
+    taken.count = op_count;
+    for (int i = 0; i < op_count; i++) taken.op[i] = make_op(&ops[i]);
+    size_t blocks = ceil_div((size_t)batch, (size_t)block_images);
+    if (wide) {
+        return LAUNCH(gather_kernel<BYTES_16>, blocks, BLOCK, 0, stream, *set, order, clock, batch, taken, block_images,
+                      to, to_labels);
+    }
+    return LAUNCH(gather_kernel<1>, blocks, BLOCK, 0, stream, *set, order, clock, batch, taken, block_images, to,
+                  to_labels);
+}
+
+/* Copies image places[blockIdx.x] in units of T. */
+template <typename T>
+static __global__ void copy_image(const uint8_t *images, const int32_t *places, size_t image_bytes, uint8_t *to) {
+    const T *from = reinterpret_cast<const T *>(images + (size_t)places[blockIdx.x] * image_bytes);
+    T *out = reinterpret_cast<T *>(to + (size_t)blockIdx.x * image_bytes);
+    for (size_t i = threadIdx.x; i < image_bytes / sizeof(T); i += blockDim.x) out[i] = from[i];
+}
+
+extern "C" Status gather_plain(const GatherSet *set, const int32_t *places, int count, uint8_t *to,
+                               DeviceStream *stream) {
+    size_t bytes = (size_t)set->height * (size_t)set->width * CHANNELS;
+    if (bytes % BYTES_16 == 0) {
+        return LAUNCH(copy_image<uint4>, (unsigned)count, 192, 0, stream, set->images, places, bytes, to);
+    }
+    return LAUNCH(copy_image<uint8_t>, (unsigned)count, 192, 0, stream, set->images, places, bytes, to);
+}
+
+/* ---- shrinking ---------------------------------------------------------------------------------------------------*/
+
+#define MAX_WEIGHTS 768
+
+/* Along one axis, both being alike. */
+struct Filter {
+    int taps;
+    int16_t first[GATHER_MAX_SHRUNK];
+    float weights[MAX_WEIGHTS];
+};
+
+struct Affine {
+    float scale[CHANNELS], offset[CHANNELS];
+};
+
+/* One image a block: sums of lines into shared memory, (side, size, 3), then across. */
+static __global__ void shrink_kernel(const uint8_t *images, int size, int side, Filter filter, Affine affine,
+                                     float *to) {
+    DYNAMIC_SHARED(float, lines);
+    const int columns = size * CHANNELS, taps = filter.taps;
+    const uint8_t *image = images + (size_t)blockIdx.x * (size_t)(size * columns);
+    float *out = to + (size_t)blockIdx.x * (size_t)(side * side * CHANNELS);
+    for (int i = (int)threadIdx.x; i < side * columns; i += (int)blockDim.x) {
+        int y = i / columns, column = i - y * columns;
+        float sum = 0;
+        for (int k = 0; k < taps; k++) {
+            float pixel = (float)image[(filter.first[y] + k) * columns + column];
+            sum = __fadd_rn(sum, __fmul_rn(filter.weights[y * taps + k], pixel));
+        }
+        lines[i] = sum;
+    }
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < side * side * CHANNELS; i += (int)blockDim.x) {
+        int c = i % CHANNELS, x = i / CHANNELS % side, y = i / (CHANNELS * side);
+        float sum = 0;
+        for (int k = 0; k < taps; k++) {
+            float value = lines[y * columns + (filter.first[x] + k) * CHANNELS + c];
+            sum = __fadd_rn(sum, __fmul_rn(filter.weights[x * taps + k], value));
+        }
+        out[i] = __fadd_rn(__fmul_rn(sum, affine.scale[c]), affine.offset[c]);
+    }
+}
+
+extern "C" Status gather_shrink(const uint8_t *images, int count, int height, int width, int side, const float mean[3],
+                                const float std[3], float *to, DeviceStream *stream) {
+    Filter filter = {};
+    Affine affine;
+    if (height != width || side < 1 || side > height || side > GATHER_MAX_SHRUNK) {
+        FAIL(STATUS_ARGUMENT, "images of %d x %d cannot be shrunk to %d x %d on the GPU, only squares to at most %d",
+             height, width, side, side, GATHER_MAX_SHRUNK);
+    }
+    filter.taps = triangle_taps(height, side);
+    if (side * filter.taps > MAX_WEIGHTS) {
+        FAIL(STATUS_ARGUMENT, "shrinking %d pixels to %d needs %d weights, more than the %d that the GPU's filter has",
+             height, side, side * filter.taps, MAX_WEIGHTS);
+    }
+    for (int o = 0; o < side; o++) {
+        float *weights = filter.weights + o * filter.taps;
+        filter.first[o] = (int16_t)triangle_weights(height, side, o, filter.taps, weights);
+    }
+    for (int c = 0; c < CHANNELS; c++) {
+        affine.scale[c] = 1.0f / std[c];
+        affine.offset[c] = -mean[c] / std[c];
+    }
+    size_t bytes = (size_t)(side * width * CHANNELS) * sizeof(float);
+    return LAUNCH(shrink_kernel, (unsigned)count, BLOCK, bytes, stream, images, height, side, filter, affine, to);
+}
+
+/* ---- moments -----------------------------------------------------------------------------------------------------*/
+
+/* The bytes are whole numbers, so the sums are exact in any order. A thread's own fit 32 bits up to 66,051 patches. */
+#define MOST_PATCHES 65536
+
+static __global__ void moments_kernel(const uint8_t *images, int64_t count, int height, int width, uint64_t *to) {
+    uint32_t sums[GATHER_MOMENTS];
+#pragma unroll
+    for (int i = 0; i < GATHER_MOMENTS; i++) sums[i] = 0;
+    const size_t columns = (size_t)(width - 1), in_image = (size_t)(height - 1) * columns;
+    GRID_LOOP(patch, (size_t)count * in_image) {
+        size_t image = patch / in_image, y = (patch - image * in_image) / columns;
+        size_t x = patch - image * in_image - y * columns;
+        const uint8_t *corner = images + ((image * (size_t)height + y) * (size_t)width + x) * CHANNELS;
+        uint32_t values[PATCH];
+#pragma unroll
+        for (int e = 0; e < PATCH; e++) {
+            values[e] = corner[(size_t)(e / 2 % 2 * width + e % 2) * CHANNELS + (size_t)(e / 4)];
+        }
+        int at = 0;
+#pragma unroll
+        for (int i = 0; i < PATCH; i++) {
+#pragma unroll
+            for (int j = i; j < PATCH; j++) sums[at++] += values[i] * values[j];
+        }
+#pragma unroll
+        for (int e = 0; e < PATCH; e++) sums[at++] += values[e];
+    }
+#pragma unroll
+    for (int i = 0; i < GATHER_MOMENTS; i++) {
+        unsigned long long total = block_sum((unsigned long long)sums[i]);
+        if (threadIdx.x == 0) to[(size_t)blockIdx.x * GATHER_MOMENTS + i] = total;
+    }
+}
+
+extern "C" Status gather_moments(const GatherSet *set, int64_t count, uint64_t *to, DeviceStream *stream) {
+    int64_t patches = count * (set->height - 1) * (set->width - 1);
+    if (count < 1 || count > set->count || patches > (int64_t)MOST_PATCHES * GATHER_MOMENT_PARTS * BLOCK) {
+        FAIL(STATUS_ARGUMENT, "the moments of 1 to %lld images can be taken, not of %lld", (long long)set->count,
+             (long long)count);
+    }
+    return LAUNCH(moments_kernel, GATHER_MOMENT_PARTS, BLOCK, 0, stream, set->images, count, set->height, set->width,
+                  to);
+}
