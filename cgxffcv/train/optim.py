@@ -62,26 +62,48 @@ class Optimizer:
     """Applies Sgd and Muon groups to float32 NumPy arrays in place.
 
     ``tensors`` is a sequence of (value, gradient, group index): C-contiguous float32 arrays of equal size, which must
-    stay where they are. The result does not depend on ``threads``. Raises ValueError or TypeError for arrays and
-    settings that do not fit.
+    stay where they are. The result does not depend on ``threads``. With ``device="gpu"`` the first GPU computes: values
+    and gradients travel there with each call and the values back (a convenience for tests and trials; a training's
+    arrays stay on the GPU), and Muon's iterations multiply in bfloat16. Raises ValueError or TypeError for arrays and
+    settings that do not fit, NotBuiltError or CudaError without a GPU.
     """
 
     def __init__(
-        self, groups: Sequence[Sgd | Muon], tensors: Sequence[tuple[np.ndarray, np.ndarray, int]], threads: int = 1
+        self,
+        groups: Sequence[Sgd | Muon],
+        tensors: Sequence[tuple[np.ndarray, np.ndarray, int]],
+        threads: int = 1,
+        device: str = "cpu",
     ):
-        self._core = _cgxffcv.Optimizer([group.group() for group in groups], tensors, threads=threads)
+        self._core = _cgxffcv.Optimizer([group.group() for group in groups], tensors, threads=threads, device=device)
 
     def step(self, rates: Sequence[Rate]) -> None:
         """One step with a rate for each group; the gradients are read, not changed."""
         self._core.step(rates)
 
-    def gradients_finite(self) -> bool:
-        """Whether every element of every gradient is finite."""
-        return self._core.gradients_finite()
+    def gradients_finite(self, rates: Sequence[Rate] | None = None) -> bool:
+        """Whether every element of every gradient is finite; with ``rates`` of the groups that are active there."""
+        return self._core.gradients_finite(rates)
+
+    def load_rates(self, table: Sequence[Sequence[Rate]]) -> None:
+        """The rates of all steps, a sequence of what ``step`` takes, for ``step_scheduled``. GPU only."""
+        self._core.load_rates(table)
+
+    def step_scheduled(self, step: int, enabled: Sequence[bool] | None = None, skip: bool = False) -> bool:
+        """One step with row ``step`` of ``load_rates``, as a recorded CUDA graph: gradients checked, then the step.
+
+        Nothing is touched if ``skip``, or if a gradient of an active group is not finite; gives whether that was so.
+        ``enabled``: for each group whether the graph contains its work (None: all). GPU only.
+        """
+        return self._core.step_scheduled(step, enabled, skip)
+
+    def pull(self, slow: np.ndarray, value: np.ndarray, keep: float) -> None:
+        """``slow = value = keep * slow + (1 - keep) * value`` in place, on float32 arrays of equal size."""
+        self._core.pull(slow, value, keep)
 
     @property
     def momentum(self) -> np.ndarray:
-        """All momentum buffers, one after another in the tensors' order: a writable float32 view."""
+        """All momentum buffers, one after another in the tensors' order: a writable float32 view; on the GPU a copy."""
         return self._core.momentum
 
     @property

@@ -1,15 +1,18 @@
-/* _cgxffcv.Optimizer: SGD and Muon on NumPy arrays in place; and the whitening functions. */
+/* _cgxffcv.Optimizer: SGD and Muon on NumPy arrays in place, on the CPU or by way of the GPU; and the whitening
+ * functions. */
 #include <string.h>
 
 #include "base/memory.h"
 #include "nn/optim.h"
 #include "nn/whiten.h"
 #include "python/array.h"
+#include "python/optimizer_gpu.h"
 #include "python/train.h"
 
 typedef struct OptimizerObject {
     PyObject_HEAD Optim *optim; /* owned */
     Pool *pool;                 /* owned */
+    OptimizerGpu *gpu;          /* owned; NULL on the CPU */
     ArrayView *views;           /* owned: value and gradient of each tensor */
     int view_count, group_count;
     bool busy; /* a call is running without the GIL */
@@ -83,8 +86,14 @@ static int take_tensor(OptimizerObject *self, PyObject *item, OptimTensor *tenso
     return 0;
 }
 
-static int optimizer_fill(OptimizerObject *self, PyObject *type, PyObject *groups_in, PyObject *tensors_in,
-                          int threads) {
+static Status create_optim(OptimizerObject *self, const OptimGroup *groups, OptimTensor *tensors, int count, bool gpu) {
+    if (gpu) TRY(optimizer_gpu_create(tensors, count, &self->gpu));
+    return optim_create(groups, self->group_count, tensors, count, self->pool,
+                        gpu ? optimizer_gpu_stream(self->gpu) : NULL, &self->optim);
+}
+
+static int optimizer_fill(OptimizerObject *self, PyObject *type, PyObject *groups_in, PyObject *tensors_in, int threads,
+                          bool gpu) {
     OptimGroup groups[TRAIN_MAX_GROUPS];
     OptimTensor *tensors = NULL;
     int result = -1;
@@ -100,7 +109,7 @@ static int optimizer_fill(OptimizerObject *self, PyObject *type, PyObject *group
         if (take_tensor(self, PySequence_Fast_GET_ITEM(fast, i), &tensors[i]) < 0) goto done;
     }
     TRY_GOTO(pool_create(threads, &self->pool));
-    TRY_GOTO(optim_create(groups, self->group_count, tensors, (int)count, self->pool, NULL, &self->optim));
+    TRY_GOTO(create_optim(self, groups, tensors, (int)count, gpu));
     result = 0;
 done:
     if (status != STATUS_OK) errors_raise(module_state_of_type((PyTypeObject *)type), status);
@@ -110,13 +119,19 @@ done:
 }
 
 static PyObject *optimizer_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"groups", "tensors", "threads", NULL};
+    static char *names[] = {"groups", "tensors", "threads", "device", NULL};
     PyObject *groups, *tensors;
     int threads = 1;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|i", names, &groups, &tensors, &threads)) return NULL;
+    const char *device = "cpu";
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|is", names, &groups, &tensors, &threads, &device)) return NULL;
+    bool gpu = strcmp(device, "gpu") == 0;
+    if (!gpu && strcmp(device, "cpu") != 0) {
+        PyErr_Format(PyExc_ValueError, "device must be 'cpu' or 'gpu', not '%s'", device);
+        return NULL;
+    }
     OptimizerObject *self = (OptimizerObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
-    if (optimizer_fill(self, (PyObject *)type, groups, tensors, threads) < 0) {
+    if (optimizer_fill(self, (PyObject *)type, groups, tensors, threads, gpu) < 0) {
         Py_DECREF(self);
         return NULL;
     }
@@ -126,6 +141,7 @@ static PyObject *optimizer_new(PyTypeObject *type, PyObject *args, PyObject *key
 static void optimizer_dealloc(OptimizerObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     optim_destroy(self->optim);
+    optimizer_gpu_destroy(self->gpu);
     pool_destroy(self->pool);
     for (int i = 0; i < self->view_count; i++) array_release(&self->views[i]);
     memory_free(self->views);
@@ -133,45 +149,178 @@ static void optimizer_dealloc(OptimizerObject *self) {
     Py_DECREF(type);
 }
 
-static PyObject *optimizer_step(OptimizerObject *self, PyObject *rates_in) {
-    OptimRate rates[TRAIN_MAX_GROUPS];
-    Status status;
-    if (train_parse_rates(rates_in, self->group_count, rates) < 0) return NULL;
+/* One call at a time: -1 with RuntimeError set if another is running. */
+static int enter(OptimizerObject *self) {
     if (self->busy) {
         PyErr_SetString(PyExc_RuntimeError, "this optimizer is in use by another thread");
-        return NULL;
+        return -1;
     }
     self->busy = true;
-    Py_BEGIN_ALLOW_THREADS;
-    status = optim_step(self->optim, rates);
-    Py_END_ALLOW_THREADS;
+    return 0;
+}
+
+static PyObject *leave(OptimizerObject *self, Status status) {
     self->busy = false;
     if (status != STATUS_OK) return errors_raise(module_state_of_type(Py_TYPE(self)), status);
     Py_RETURN_NONE;
 }
 
-static PyObject *optimizer_finite(OptimizerObject *self, PyObject *unused) {
-    (void)unused;
+static Status run_step(OptimizerObject *self, const OptimRate *rates) {
+    if (self->gpu == NULL) return optim_step(self->optim, rates);
+    TRY(optimizer_gpu_enter(self->gpu));
+    TRY(optim_step(self->optim, rates));
+    return optimizer_gpu_leave(self->gpu);
+}
+
+static PyObject *optimizer_step(OptimizerObject *self, PyObject *rates_in) {
+    OptimRate rates[TRAIN_MAX_GROUPS];
+    Status status;
+    if (train_parse_rates(rates_in, self->group_count, rates) < 0 || enter(self) < 0) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    status = run_step(self, rates);
+    Py_END_ALLOW_THREADS;
+    return leave(self, status);
+}
+
+static Status run_finite(OptimizerObject *self, const OptimRate *rates, bool *out) {
+    if (self->gpu != NULL) TRY(optimizer_gpu_enter(self->gpu));
+    return optim_gradients_finite(self->optim, rates, out);
+}
+
+static PyObject *optimizer_finite(OptimizerObject *self, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"rates", NULL};
+    PyObject *rates_in = Py_None;
+    OptimRate rates[TRAIN_MAX_GROUPS];
     bool finite = false;
     Status status;
-    if (self->busy) {
-        PyErr_SetString(PyExc_RuntimeError, "this optimizer is in use by another thread");
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|O", names, &rates_in)) return NULL;
+    if (rates_in != Py_None && train_parse_rates(rates_in, self->group_count, rates) < 0) return NULL;
+    if (enter(self) < 0) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    status = run_finite(self, rates_in == Py_None ? NULL : rates, &finite);
+    Py_END_ALLOW_THREADS;
+    PyObject *none = leave(self, status);
+    if (none == NULL) return NULL;
+    Py_DECREF(none);
+    return PyBool_FromLong(finite);
+}
+
+static PyObject *optimizer_load_rates(OptimizerObject *self, PyObject *table) {
+    Status status = STATUS_OK;
+    OptimRate *rates = NULL;
+    PyObject *result = NULL, *fast = PySequence_Fast(table, "the table of rates must be a sequence");
+    if (fast == NULL) return NULL;
+    Py_ssize_t steps = PySequence_Fast_GET_SIZE(fast);
+    TRY_GOTO(memory_calloc((size_t)steps + 1, TRAIN_MAX_GROUPS * sizeof *rates, &rates));
+    for (Py_ssize_t i = 0; i < steps; i++) {
+        OptimRate *row = rates + i * self->group_count;
+        if (train_parse_rates(PySequence_Fast_GET_ITEM(fast, i), self->group_count, row) < 0) goto done;
+    }
+    if (enter(self) < 0) goto done;
+    Py_BEGIN_ALLOW_THREADS;
+    status = optim_load_rates(self->optim, rates, steps);
+    Py_END_ALLOW_THREADS;
+    if (self->gpu != NULL) optimizer_gpu_forget_graph(self->gpu);
+    result = leave(self, status);
+    status = STATUS_OK;
+done:
+    if (status != STATUS_OK) errors_raise(module_state_of_type(Py_TYPE(self)), status);
+    memory_free(rates);
+    Py_DECREF(fast);
+    return result;
+}
+
+static Status run_scheduled(OptimizerObject *self, int32_t step, const bool *enabled, uint32_t *flag) {
+    if (self->gpu == NULL) return optim_step_scheduled(self->optim, NULL, NULL, enabled); /* which refuses */
+    TRY(optimizer_gpu_enter(self->gpu));
+    TRY(optimizer_gpu_replay(self->gpu, self->optim, step, enabled, self->group_count, flag));
+    return optimizer_gpu_leave(self->gpu);
+}
+
+static int parse_enabled(OptimizerObject *self, PyObject *sequence, bool enabled[TRAIN_MAX_GROUPS]) {
+    for (int i = 0; i < self->group_count; i++) enabled[i] = true;
+    if (sequence == Py_None) return 0;
+    PyObject *fast = PySequence_Fast(sequence, "enabled must be a sequence");
+    if (fast == NULL) return -1;
+    int truth = 0;
+    if (PySequence_Fast_GET_SIZE(fast) != self->group_count) {
+        PyErr_Format(PyExc_ValueError, "enabled must have one entry for each of %d groups, not %zd", self->group_count,
+                     PySequence_Fast_GET_SIZE(fast));
+        truth = -1;
+    }
+    for (int i = 0; i < self->group_count && truth >= 0; i++) {
+        truth = PyObject_IsTrue(PySequence_Fast_GET_ITEM(fast, i));
+        enabled[i] = truth > 0;
+    }
+    Py_DECREF(fast);
+    return truth < 0 ? -1 : 0;
+}
+
+static PyObject *optimizer_step_scheduled(OptimizerObject *self, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"step", "enabled", "skip", NULL};
+    PyObject *enabled_in = Py_None;
+    bool enabled[TRAIN_MAX_GROUPS];
+    int step, skip = 0;
+    Status status;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "i|Op", names, &step, &enabled_in, &skip)) return NULL;
+    if (parse_enabled(self, enabled_in, enabled) < 0 || enter(self) < 0) return NULL;
+    uint32_t flag = skip != 0;
+    Py_BEGIN_ALLOW_THREADS;
+    status = run_scheduled(self, step, enabled, &flag);
+    Py_END_ALLOW_THREADS;
+    PyObject *none = leave(self, status);
+    if (none == NULL) return NULL;
+    Py_DECREF(none);
+    return PyBool_FromLong(flag != 0);
+}
+
+static PyObject *optimizer_pull(OptimizerObject *self, PyObject *args) {
+    PyObject *slow_in, *value_in, *result = NULL;
+    float keep;
+    ArrayView slow, value;
+    Status status;
+    if (!PyArg_ParseTuple(args, "OOf", &slow_in, &value_in, &keep)) return NULL;
+    if (array_acquire(slow_in, "slow", 1u << ARRAY_F32, -1, true, &slow) < 0) return NULL;
+    if (array_acquire(value_in, "value", 1u << ARRAY_F32, -1, true, &value) < 0) {
+        array_release(&slow);
         return NULL;
     }
-    self->busy = true;
-    Py_BEGIN_ALLOW_THREADS;
-    status = optim_gradients_finite(self->optim, NULL, &finite);
-    Py_END_ALLOW_THREADS;
-    self->busy = false;
-    if (status != STATUS_OK) return errors_raise(module_state_of_type(Py_TYPE(self)), status);
-    return PyBool_FromLong(finite);
+    if (slow.elems != value.elems) {
+        PyErr_Format(PyExc_ValueError, "slow has %lld elements, value %lld", (long long)slow.elems,
+                     (long long)value.elems);
+    } else if (enter(self) == 0) {
+        size_t elems = (size_t)slow.elems;
+        Py_BEGIN_ALLOW_THREADS;
+        status = self->gpu == NULL ? optim_pull(self->optim, slow.data, value.data, elems, keep)
+                                   : optimizer_gpu_pull(self->gpu, self->optim, slow.data, value.data, elems, keep);
+        Py_END_ALLOW_THREADS;
+        result = leave(self, status);
+    }
+    array_release(&value);
+    array_release(&slow);
+    return result;
 }
 
 static PyObject *optimizer_momentum(OptimizerObject *self, void *unused) {
     (void)unused;
     int64_t elems;
     float *data = optim_momentum(self->optim, &elems);
-    return array_wrap(ARRAY_F32, 1, &elems, NULL, data, (PyObject *)self, true);
+    if (self->gpu == NULL) return array_wrap(ARRAY_F32, 1, &elems, NULL, data, (PyObject *)self, true);
+    Status status;
+    PyObject *copy = array_new(ARRAY_F32, 1, &elems);
+    if (copy == NULL) return NULL;
+    float *to = array_data(copy);
+    if (enter(self) < 0) {
+        Py_DECREF(copy);
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    status = optimizer_gpu_read(self->gpu, data, (size_t)elems, to);
+    Py_END_ALLOW_THREADS;
+    PyObject *none = leave(self, status);
+    if (none == NULL) Py_CLEAR(copy);
+    Py_XDECREF(none);
+    return copy;
 }
 
 static PyObject *optimizer_flops(OptimizerObject *self, void *unused) {
@@ -182,19 +331,26 @@ static PyObject *optimizer_flops(OptimizerObject *self, void *unused) {
 static PyMethodDef optimizer_methods[] = {
     {"step", (PyCFunction)optimizer_step, METH_O,
      "step(rates)\n--\n\nApplies one step; rates is a sequence of (rate, active, project), one for each group."},
-    {"gradients_finite", (PyCFunction)optimizer_finite, METH_NOARGS,
-     "gradients_finite()\n--\n\nWhether every element of every gradient is finite."},
+    {"gradients_finite", (PyCFunction)(void (*)(void))optimizer_finite, METH_VARARGS | METH_KEYWORDS,
+     "gradients_finite(rates=None)\n--\n\nWhether every gradient element is finite; with rates of active groups."},
+    {"load_rates", (PyCFunction)optimizer_load_rates, METH_O,
+     "load_rates(table)\n--\n\nGPU: the rates of all steps, for step_scheduled."},
+    {"step_scheduled", (PyCFunction)(void (*)(void))optimizer_step_scheduled, METH_VARARGS | METH_KEYWORDS,
+     "step_scheduled(step, enabled=None, skip=False)\n--\n\nGPU: a recorded step; whether it was left out."},
+    {"pull", (PyCFunction)optimizer_pull, METH_VARARGS,
+     "pull(slow, value, keep, /)\n--\n\nslow = value = keep * slow + (1 - keep) * value, in place."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef optimizer_getset[] = {
-    {"momentum", (getter)optimizer_momentum, NULL, "All momentum buffers in the tensors' order: a float32 view.", NULL},
+    {"momentum", (getter)optimizer_momentum, NULL,
+     "All momentum buffers in the tensors' order, float32: a view, on the GPU a copy.", NULL},
     {"step_flops", (getter)optimizer_flops, NULL, "Floating-point operations of one step's matrix products.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyType_Slot optimizer_slots[] = {
-    {Py_tp_doc, "Optimizer(groups, tensors, threads=1)\n--\n\nSee cgxffcv.train.Optimizer."},
+    {Py_tp_doc, "Optimizer(groups, tensors, threads=1, device='cpu')\n--\n\nSee cgxffcv.train.Optimizer."},
     {Py_tp_new, optimizer_new},
     {Py_tp_dealloc, optimizer_dealloc},
     {Py_tp_methods, optimizer_methods},

@@ -6,38 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from optim_reference import close, reference_step
 
 from cgxffcv.train import Muon, Optimizer, Rate, Sgd, patch_moments, whitening_filters
 
 rng = np.random.default_rng
-
-
-def newton_schulz(u, coefficients, iterations, epsilon):
-    a, b, c = coefficients
-    x = u / (np.linalg.norm(u) + epsilon)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    for _ in range(iterations):
-        square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
-    return x.T if tall else x
-
-
-def reference_step(group, p, g, v, rate):
-    """One step in float64; gives the new parameter and momentum."""
-    if not rate.active:
-        return p, v
-    if isinstance(group, Sgd):
-        g = g + group.decay * p
-        v = group.momentum * v + g
-        return p - rate.rate * (g + group.momentum * v if group.nesterov else v), v
-    v = group.momentum * v + g
-    u = g + group.momentum * v
-    rows = p.shape[0]
-    if rate.project:
-        p = p * np.sqrt(rows) / np.linalg.norm(p)
-    ns = newton_schulz(u.reshape(rows, -1), group.coefficients, group.iterations, group.epsilon).reshape(p.shape)
-    return (p - rate.rate * ns) * (1 - rate.rate * group.decay), v
 
 
 SHAPES = [(64, 24, 3, 3), (33, 7, 3, 3), (256, 64, 3, 3), (40, 6), (1, 5), (7, 1), (128,)]
@@ -59,11 +32,6 @@ def run(groups, shapes, steps, threads, rates, seed=0):
             )
         optimizer.step(rates(t))
     return values, expected, optimizer.momentum.copy(), np.concatenate([m.ravel() for m in momenta])
-
-
-def close(actual, expected, relative):
-    scale = np.abs(expected).max() if expected.size else 1
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=relative * scale)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -147,6 +115,36 @@ def test_gradients_finite():
             g[...] = 1
             g.reshape(-1)[place] = bad
             assert not optimizer.gradients_finite()
+
+
+def test_gradients_finite_of_active_groups():
+    good, bad = np.ones(9, np.float32), np.full(9, np.inf, np.float32)
+    optimizer = Optimizer([Sgd(), Sgd()], [(good.copy(), good, 0), (good.copy(), bad, 1)])
+    assert optimizer.gradients_finite([Rate(0.1), Rate(0.1, False)])
+    assert not optimizer.gradients_finite([Rate(0.1, False), Rate(0.1)])
+
+
+def test_pull():
+    w = np.zeros(4, np.float32)
+    optimizer = Optimizer([Sgd()], [(w, w.copy(), 0)], threads=2)
+    slow, value = (rng(i).standard_normal((7, 5001)).astype(np.float32) for i in range(2))
+    want = 0.75 * slow.astype(np.float64) + 0.25 * value
+    optimizer.pull(slow, value, 0.75)
+    np.testing.assert_allclose(value, want, rtol=0, atol=1e-6)
+    assert slow.tobytes() == value.tobytes()
+    with pytest.raises(ValueError, match="slow has 35007 elements, value 4"):
+        optimizer.pull(value, w, 0.5)
+
+
+def test_the_gpu_only_parts_are_refused():
+    w = np.zeros(4, np.float32)
+    optimizer = Optimizer([Sgd()], [(w, w.copy(), 0)])
+    with pytest.raises(ValueError, match="optimizers on a GPU"):
+        optimizer.load_rates([[Rate(0.1)]])
+    with pytest.raises(ValueError, match="optimizers on a GPU"):
+        optimizer.step_scheduled(0)
+    with pytest.raises(ValueError, match="device must be 'cpu' or 'gpu', not 'tpu'"):
+        Optimizer([Sgd()], [(w, w.copy(), 0)], device="tpu")
 
 
 def test_step_flops_counts_the_products():
