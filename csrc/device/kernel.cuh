@@ -184,6 +184,25 @@ template <typename T> __device__ __forceinline__ void store_floats(T *to, const 
     store_pack(to, pack);
 }
 
+/* ---- functions of the special units, to about 2 ulp; tiny values count as zero
+ * ---------------------------------------*/
+
+#ifdef CGXFFCV_EMULATED
+__device__ static __forceinline__ float fast_exp2(float value) { return exp2f(value); }
+__device__ static __forceinline__ float fast_reciprocal(float value) { return 1.0f / value; }
+#else
+__device__ static __forceinline__ float fast_exp2(float value) {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+    return result;
+}
+__device__ static __forceinline__ float fast_reciprocal(float value) {
+    float result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+    return result;
+}
+#endif
+
 /* ---- reductions: all threads of the warp or block call them, all get the result; the order is fixed ---------------*/
 
 template <typename T> __device__ __forceinline__ T warp_sum(T value) {
