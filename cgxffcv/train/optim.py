@@ -64,7 +64,7 @@ class Optimizer:
     ``tensors`` is a sequence of (value, gradient, group index): C-contiguous float32 arrays of equal size, which must
     stay where they are. The result does not depend on ``threads``. With ``device="gpu"`` the first GPU computes: values
     and gradients travel there with each call and the values back (a convenience for tests and trials; a training's
-    arrays stay on the GPU), and Muon's iterations multiply in bfloat16. Raises ValueError or TypeError for arrays and
+    arrays stay on the GPU), and Muon's iterations multiply in float16. Raises ValueError or TypeError for arrays and
     settings that do not fit, NotBuiltError or CudaError without a GPU.
     """
 

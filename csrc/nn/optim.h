@@ -53,8 +53,8 @@ typedef struct OptimRate {
 typedef struct Optim Optim;
 
 /* With `stream` NULL the tensors are host memory and `pool` runs the steps. Otherwise they are memory of the stream's
- * device, and so are the momenta; steps are put on the stream, where nothing is read before the work put there earlier
- * is done; Muon's iterations multiply in bfloat16. Both are borrowed until optim_destroy. The momenta start at 0. */
+ * device, and so are the momenta; steps are put on the stream, behind the work that is there; Muon's iterations
+ * multiply in float16 and add in float32. Both are borrowed until optim_destroy. The momenta start at 0. */
 Status optim_create(const OptimGroup *groups, int group_count, const OptimTensor *tensors, int tensor_count, Pool *pool,
                     DeviceStream *stream, Optim **out);
 void optim_destroy(Optim *optim);

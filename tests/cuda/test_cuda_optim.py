@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "py"))
-from optim_reference import close, exactly, in_bfloat16, newton_schulz, reference_step
+from optim_reference import close, exactly, in_float16, newton_schulz, reference_step
 
 from cgxffcv.train import Muon, Optimizer, Rate, Sgd
 
@@ -66,7 +66,7 @@ def distance(actual, expected, scale):
 
 @pytest.mark.parametrize("project", [False, True])
 def test_muon(project):
-    """Each step from where the GPU stands: the momenta as float32 gives them, the update with bfloat16's error."""
+    """Each step from where the GPU stands: the momenta as float32 gives them, the update with float16's error."""
     groups = [Muon(), RECORD]
     optimizer, values, gradients, which = make(groups, SHAPES + LONG[2:])
     momenta = [np.zeros(v.shape) for v in values]
@@ -78,13 +78,13 @@ def test_muon(project):
         for i, g in enumerate(gradients):
             rate, g = rates[which[i]], g.astype(np.float64)
             exact, momentum = reference_step(groups[which[i]], before[i], g, momenta[i], rate)
-            modelled, _ = reference_step(groups[which[i]], before[i], g, momenta[i], rate, in_bfloat16)
+            modelled, _ = reference_step(groups[which[i]], before[i], g, momenta[i], rate, in_float16)
             momenta[i] = momentum
             if not rate.active:
                 np.testing.assert_array_equal(values[i], before[i])
                 continue
             update = rate.rate * np.sqrt(min(g.shape[0], g[0].size))
-            assert distance(values[i], exact, update) < 1e-2
+            assert distance(values[i], exact, update) < 6e-3
             assert distance(values[i], modelled, update) < 2e-3
     close(optimizer.momentum, np.concatenate([m.ravel() for m in momenta]), 1e-6)
 
@@ -115,7 +115,7 @@ def test_iterations(iterations):
     optimizer.step([Rate(1.0)])
     for value, g in zip(values, gradients, strict=True):
         u = g.astype(np.float64) * (1 + group.momentum)
-        for stored, limit in ((exactly, 2e-2), (in_bfloat16, 4e-3)):
+        for stored, limit in ((exactly, 6e-3), (in_float16, 3e-3)):
             want = -newton_schulz(u, group.coefficients, iterations, group.epsilon, stored)
             assert distance(value, want, np.linalg.norm(want)) < limit
 
@@ -264,4 +264,4 @@ def test_the_matrices_of_a_record_run():
     optimizer.step([Rate(0.24, True, True)])
     for value, old, g in zip(values, before, gradients, strict=True):
         want, _ = reference_step(Muon(), old, g.astype(np.float64), np.zeros(g.shape), Rate(0.24, True, True))
-        assert distance(value, want, 0.24 * np.sqrt(g.shape[0])) < 1e-2
+        assert distance(value, want, 0.24 * np.sqrt(g.shape[0])) < 2e-3

@@ -9,11 +9,9 @@ def exactly(x):
     return x
 
 
-def in_bfloat16(x):
-    """Rounded to float32, as sums are taken, and then to bfloat16; both to nearest even."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16
-    return rounded.astype(np.uint32).view(np.float32).astype(np.float64).reshape(np.shape(x))
+def in_float16(x):
+    """Rounded to float32, as sums are taken, and then to float16."""
+    return np.asarray(x, np.float32).astype(np.float16).astype(np.float64)
 
 
 def newton_schulz(u, coefficients, iterations, epsilon, stored=exactly):

@@ -6,11 +6,10 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "nn/cuda/gemm.h"
 #include "nn/cuda/optim.h"
 
 #define MAX_LANES 4
-#define STORAGE_BYTES 2 /* of the iterations' bfloat16 */
+#define STORAGE_BYTES 2 /* of CUDA_MUON_TYPE */
 #define BUFFER_ALIGNMENT 256
 
 /* The matrices of one group and size. The buffers hold all of them, one after another. */
@@ -64,8 +63,8 @@ static void shape_products(Batch *b) {
                                       .batch = b->count,
                                       .transpose_a = tall,
                                       .transpose_b = !tall,
-                                      .in = CUDA_GEMM_BFLOAT16,
-                                      .out = CUDA_GEMM_BFLOAT16};
+                                      .in = CUDA_MUON_TYPE,
+                                      .out = CUDA_MUON_TYPE};
     b->poly_shape = (CudaGemmShape){.m = small,
                                     .n = small,
                                     .k = small,
@@ -76,8 +75,8 @@ static void shape_products(Batch *b) {
                                     .stride_b = small * small,
                                     .stride_d = small * small,
                                     .batch = b->count,
-                                    .in = CUDA_GEMM_BFLOAT16,
-                                    .out = CUDA_GEMM_BFLOAT16};
+                                    .in = CUDA_MUON_TYPE,
+                                    .out = CUDA_MUON_TYPE};
     b->next_shape = (CudaGemmShape){.m = b->padded_rows,
                                     .n = b->padded_columns,
                                     .k = small,
@@ -88,8 +87,8 @@ static void shape_products(Batch *b) {
                                     .stride_b = tall ? small * small : elems,
                                     .stride_d = elems,
                                     .batch = b->count,
-                                    .in = CUDA_GEMM_BFLOAT16,
-                                    .out = CUDA_GEMM_BFLOAT16};
+                                    .in = CUDA_MUON_TYPE,
+                                    .out = CUDA_MUON_TYPE};
     double m = (double)small;
     b->work = b->group.iterations * b->count * (4 * m * (double)elems + 2 * m * m * m);
 }

@@ -115,7 +115,7 @@ static __global__ void __launch_bounds__(BLOCK)
     for (int at = packed + (int)threadIdx.x; at < chunk.elems; at += BLOCK) {
         clean = clean && finite_bits(chunk.gradient[at]);
     }
-    if (!clean) *flag = 1; /* whoever writes, writes the same */
+    if (!clean) atomicOr(flag, 1u);
 }
 
 extern "C" Status cuda_optim_launch_check(const CudaOptimChunk *chunks, int64_t chunk_count, CudaOptimSchedule schedule,
@@ -140,7 +140,7 @@ extern "C" Status cuda_optim_launch_pull(float *slow, float *value, size_t elems
 
 /* ---- Muon: into and out of the iterations ------------------------------------------------------------------------*/
 
-typedef __nv_bfloat16 Storage;
+typedef __half Storage; /* as CUDA_MUON_TYPE says */
 #define PACK (Pack<Storage>::PACK)
 
 /* The matrix's sum number `which`, the same for all threads; every block adds the same parts in the same order. */

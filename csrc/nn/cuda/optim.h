@@ -3,6 +3,7 @@
 #ifndef CGXFFCV_NN_CUDA_OPTIM_H
 #define CGXFFCV_NN_CUDA_OPTIM_H
 
+#include "nn/cuda/gemm.h"
 #include "nn/optim_private.h"
 
 /* Elements that one block works on. */
@@ -23,7 +24,7 @@ typedef struct CudaOptimChunk {
 } CudaOptimChunk;
 
 /* One matrix of a Muon group. X has the parameter's rows and columns, each padded with zeros to a multiple of
- * CUDA_MUON_PAD; its elements are bfloat16. */
+ * CUDA_MUON_PAD; its elements are of CUDA_MUON_TYPE. */
 typedef struct CudaMuonMatrix {
     float *value;
     const float *gradient;
@@ -40,6 +41,9 @@ typedef struct CudaMuonMatrix {
 } CudaMuonMatrix;
 
 #define CUDA_MUON_PAD 8
+/* X has norm 1 and no spectrum above about 1.2, so nothing overflows; of the 16-bit types float16 rounds least, and
+ * GPUs before bfloat16 have it, too. */
+#define CUDA_MUON_TYPE CUDA_GEMM_FLOAT16
 
 /* CUDA_OPTIM_CHUNK elements of X from `begin` on: the work of one block. */
 typedef struct CudaMuonTile {
