@@ -1,27 +1,39 @@
-"""`cgxffcv bench cifar`: trains a recipe several times, each in a process of its own, and says what came out.
+"""`cgxffcv bench cifar`: trains a recipe several times and says what came out.
 
-Run i has the seed i (from --first-seed on); no run is left out. Three clocks: *training* is the field's, over the
-whitening, all steps and the final test; *call* adds opening the files and making network and loaders; *process* runs
-from the start of the process to the final accuracy. The test set chooses nothing: it is read once, at the end.
+The seeds are 0, 1, ... (from --first-seed on); no run is left out. A trainer that can start afresh (on a GPU) trains
+one seed after the other in one process, others each in a process of its own. The clocks: *field* is the whitening, all
+steps and the final test; *call* adds opening the files and making network and loaders; *again* is what a further
+training takes in the same process; *cold* runs from the start of a process to its first accuracy. The test set chooses
+nothing: it is read once, at the end; hyper-parameters are chosen on held-out folds of the training set (--folds).
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cgxffcv import app, recipes
+from cgxffcv.bench import machine, peak, processes
 from cgxffcv.errors import UserError
 
 MARK = "cgxffcv-run "
+FOLD_IMAGES = 5000
+CLOCKS = {
+    "field": "whitening, steps and test",
+    "call": "and files, network, loaders",
+    "again": "a further training in the same process",
+    "cold": "from the start of the process",
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -29,23 +41,33 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", default="airbench94", help="name of a recipe (default airbench94)")
     parser.add_argument("--runs", type=int, default=3, help="trainings, with the seeds 0, 1, ... (default 3)")
     parser.add_argument("--target", type=float, help="accuracy to reach, 0..1 (default: the recipe's)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
     parser.add_argument("--threads", type=int, default=0, help="of the network; 0: all cores")
-    parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     parser.add_argument("--ranks", type=int, default=1, help="processes for each training, through mpirun")
     parser.add_argument("--bits", type=int, default=32, help="of a gradient value between ranks; 32: uncompressed")
     parser.add_argument("--bucket-size", type=int, default=1024, help="gradient values that share one scale")
     parser.add_argument("--train", default="data/cifar_train.beton", metavar="FILE")
     parser.add_argument("--test", default="data/cifar_test.beton", metavar="FILE")
+    parser.add_argument("--folds", type=int, default=0, metavar="K",
+                        help="for tuning: run i leaves the (i mod K)-th fold of the training images out and is tested "
+                        "on it")  # fmt: skip
     parser.add_argument("--holdout", type=int, default=0, metavar="N",
-                        help="for tuning: train without the training images N * seed to N * (seed + 1) - 1, and test "
-                        "on these")  # fmt: skip
+                        help=f"images of a fold ({FOLD_IMAGES} with --folds); without --folds as many folds as "
+                        "there are")  # fmt: skip
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe"
     )
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--json", metavar="FILE", help="write all figures there; - is the standard output")
-    parser.add_argument("--single", type=int, metavar="SEED", help=argparse.SUPPRESS)
+    parser.add_argument("--fresh", action="store_true", help="each run in a process of its own, on a GPU, too")
+    parser.add_argument("--json", metavar="FILE",
+                        help="all figures there, anew after each run; - is the standard output")  # fmt: skip
+    parser.add_argument("--seeds", type=_numbers, metavar="SEEDS", help=argparse.SUPPRESS)
     return parser
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
 
 
 def _value(text: str) -> Any:
@@ -73,88 +95,169 @@ def seconds_since_start() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
-def hold_out(path: str, count: int, seed: int) -> dict[str, Any]:
-    """The samples to train and to test on: the seed-th fold of `count` images is held out, and round again."""
+# ---- held-out folds ----
+
+
+def samples_of(path: str) -> int:
+    from cgxffcv.reader import Reader
+
+    with Reader(path) as file:
+        return file.num_samples
+
+
+def fold_images(options: argparse.Namespace) -> int:
+    """The images of a fold; 0 if none are held out."""
+    return options.holdout or (FOLD_IMAGES if options.folds else 0)
+
+
+def folds(options: argparse.Namespace) -> int:
+    """The number of folds that runs go through; UserError if the training set has not so many."""
+    images, samples = fold_images(options), samples_of(options.train)
+    if not 0 < images < samples:
+        raise UserError(f"--holdout {images}: expected 1 to {samples - 1} images")
+    there = samples // images
+    if not 0 <= options.folds <= there:
+        raise UserError(f"--folds {options.folds}: {samples} images have 1 to {there} folds of {images}")
+    return options.folds or there
+
+
+def hold_out(path: str, count: int, fold: int) -> dict[str, Any]:
+    """The samples to train and to test on: the fold-th `count` images are held out."""
     import numpy as np
 
-    from cgxffcv.loader import Loader
-
-    with Loader(path, 1, rank=0, world_size=1, seed=0) as loader:
-        numbers = np.arange(loader.num_samples)
-    if not 0 < count < len(numbers):
-        raise UserError(f"--holdout {count}: expected 1 to {len(numbers) - 1} images")
-    first = seed % (len(numbers) // count) * count
-    held = (numbers >= first) & (numbers < first + count)
+    numbers = np.arange(samples_of(path))
+    held = (numbers >= fold * count) & (numbers < (fold + 1) * count)
     return {"train_indices": numbers[~held], "test_indices": numbers[held]}
 
 
-def single_run(options: argparse.Namespace) -> dict[str, Any]:
-    """One training in this process."""
+# ---- trainings, in this process ----
+
+
+def open_trainer(options: argparse.Namespace, seed: int, fold: int | None) -> Any:
+    """A trainer for the first seed; all ranks' together under mpirun."""
     from cgxffcv import comm as communication
     from cgxffcv.train import Compression, Trainer
 
-    began = time.perf_counter()
-    recipe = choose_recipe(options)
-    world = communication.world() if app.ranks() > 1 else None
-    chosen: dict[str, Any] = {}
-    if options.holdout:
-        chosen = hold_out(options.train, options.holdout, options.single)
-    trainer = Trainer(
-        recipe, options.train, options.train if options.holdout else options.test, comm=world, seed=options.single,
+    chosen: dict[str, Any] = {} if fold is None else hold_out(options.train, fold_images(options), fold)
+    if "device" in inspect.signature(Trainer).parameters:
+        chosen["device"] = options.device
+    elif options.device == "gpu":
+        raise UserError("--device gpu: this version trains on the CPU only")
+    return Trainer(
+        choose_recipe(options), options.train, options.test if fold is None else options.train, seed=seed,
+        comm=communication.world() if app.ranks() > 1 else None,
         compression=Compression(bits=options.bits, bucket_size=options.bucket_size),
         threads=options.threads or app.cores_of_this_rank(), precision=options.precision, **chosen,
     )  # fmt: skip
-    with trainer:
-        start, wire, skipped, losses = time.perf_counter(), 0, 0, []
-        while not trainer.finished:
-            for _ in trainer.run_epoch():
-                pass
-            epoch = trainer.end_epoch()
-            wire += epoch.wire_bytes
-            skipped += epoch.skipped
-            losses.append(epoch.loss)
-        trained = time.perf_counter()
-        test = trainer.evaluate()
-        done = time.perf_counter()
-        flops = trainer.total_flops()
-        return {
-            "seed": options.single, "accuracy": test.accuracy, "test_loss": test.loss, "train_losses": losses,
-            "steps": trainer.steps, "skipped": skipped, "threads": trainer.threads, "precision": trainer.precision,
-            "seconds": {
-                "training": trainer.whitening_seconds + (done - start), "call": done - began,
-                "process": seconds_since_start(), "whitening": trainer.whitening_seconds, "steps": trained - start,
-                "test": done - trained, "waiting_for_data": trainer.load_seconds,
-            },
-            "images": trainer.steps * trainer.images_per_step, "flops": flops, "wire_bytes": wire,
-        }  # fmt: skip
 
 
-def start_run(options: argparse.Namespace, arguments: Sequence[str], seed: int) -> dict[str, Any]:
-    """One training in a process (or under mpirun) of its own; its figures."""
-    command = [sys.executable, "-m", "cgxffcv", "bench", "cifar", *arguments, "--single", str(seed)]
+def train(trainer: Any, began: float, first: bool) -> dict[str, Any]:
+    """One training from a fresh trainer on. `began`: perf_counter at the start of the call; `first` in this process."""
+    start, waited, wire, skipped, losses = time.perf_counter(), trainer.load_seconds, 0, 0, []
+    while not trainer.finished:
+        for _ in trainer.run_epoch():
+            pass
+        epoch = trainer.end_epoch()
+        wire += epoch.wire_bytes
+        skipped += epoch.skipped
+        losses.append(epoch.loss)
+    trained = time.perf_counter()
+    test = trainer.evaluate()
+    done = time.perf_counter()
+    cold = seconds_since_start()
+    device_clock = getattr(trainer, "field_seconds", None)  # of a GPU's own clock
+    field = trainer.whitening_seconds + (done - start) if device_clock is None else device_clock
+    device = getattr(trainer, "device", "cpu" if device_clock is None else "gpu")
+    return {
+        "accuracy": test.accuracy, "test_loss": test.loss, "train_losses": losses, "steps": trainer.steps,
+        "skipped": skipped, "device": device, "threads": trainer.threads,
+        "precision": trainer.precision, "field_clock": "host" if device_clock is None else "device",
+        "seconds": {
+            "field": field, "call": done - began if first else None, "again": None if first else done - began,
+            "cold": cold if first else None, "whitening": trainer.whitening_seconds, "steps": trained - start,
+            "test": done - trained, "waiting_for_data": trainer.load_seconds - waited,
+        },
+        "images": trainer.steps * trainer.images_per_step, "flops": trainer.total_flops(), "wire_bytes": wire,
+    }  # fmt: skip
+
+
+def train_here(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Trainings with the seeds that begin --seeds, as far as one trainer can take them: all seeds of the first one's
+    fold if it can start afresh, else the first seed alone."""
+    count = folds(options) if fold_images(options) else 0
+    fold = options.seeds[0] % count if count else None
+    began, first = time.perf_counter(), True
+    with open_trainer(options, options.seeds[0], fold) as trainer:
+        for seed in options.seeds:
+            if not first:
+                if options.fresh or not hasattr(trainer, "restart") or (count and seed % count != fold):
+                    return
+                began = time.perf_counter()
+                trainer.restart(seed)
+            yield {"seed": seed, "fold": fold, **train(trainer, began, first)}
+            first = False
+
+
+# ---- trainings, in processes ----
+
+
+def start_runs(
+    options: argparse.Namespace, arguments: Sequence[str], seeds: Sequence[int], keep: Callable[[dict[str, Any]], None]
+) -> int:
+    """Trainings in a process (or under mpirun) of their own, which begins with seeds[0] and takes as many further
+    seeds as it can; gives each one's figures to `keep` as they come. The number of trainings."""
+    words = ["-m", "cgxffcv", "bench", "cifar", *arguments, "--seeds", ",".join(map(str, seeds))]
+    command = processes.interpreter(*words)
     if options.ranks > 1:
         from cgxffcv import launch
 
         command = launch.command(options.ranks, command, app.cores_of_this_rank(), os.geteuid() == 0, os.environ)
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode != 0 or not lines:
-        raise UserError(f"the run with seed {seed} failed with exit code {done.returncode}; its message stands above")
-    return json.loads(lines[-1].removeprefix(MARK))
+    count = 0
+    with processes.Program(command, stdout=subprocess.PIPE, text=True) as program:
+        for line in program.process.stdout:
+            if line.startswith(MARK):
+                keep(json.loads(line.removeprefix(MARK)))
+                count += 1
+            else:
+                print(line, end="", file=sys.stderr, flush=True)
+        code = program.process.wait()
+    if code != 0 or count == 0:
+        failed = seeds[min(count, len(seeds) - 1)]
+        raise UserError(f"the run with seed {failed} failed with exit code {code}; its message stands above")
+    return count
+
+
+def in_order(options: argparse.Namespace) -> list[int]:
+    """All seeds: one fold's after the other's, so that a trainer can take all of a fold."""
+    seeds = range(options.first_seed, options.first_seed + options.runs)
+    if not fold_images(options):
+        return list(seeds)
+    count = folds(options)
+    return sorted(seeds, key=lambda seed: (seed % count, seed))
+
+
+# ---- figures ----
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
     return {
-        "mean": statistics.fmean(values), "median": statistics.median(values), "min": min(values), "max": max(values),
+        "runs": len(values), "mean": statistics.fmean(values), "median": statistics.median(values),
+        "min": min(values), "max": max(values),
+        "deviation": statistics.stdev(values) if len(values) > 1 else None,
     }  # fmt: skip
 
 
-def summarise(runs: Sequence[dict[str, Any]], target: float, peak_gflops: float) -> dict[str, Any]:
+def summarise(runs: Sequence[dict[str, Any]], target: float, peak_gflops: float | None) -> dict[str, Any]:
     """Section "how a claim is made": mean, deviation, standard error, share at the target; seconds; rates."""
     accuracies = [run["accuracy"] for run in runs]
     deviation = statistics.stdev(accuracies) if len(runs) > 1 else None
-    operations = runs[0]["flops"]
-    rates = [run["flops"]["train"] / run["seconds"]["steps"] / 1e9 for run in runs]
+    clocks: dict[str, list[float]] = {}
+    for run in runs:
+        for clock, seconds in run["seconds"].items():
+            if seconds is not None:
+                clocks.setdefault(clock, []).append(seconds)
+    rate = statistics.fmean(run["flops"]["train"] / run["seconds"]["steps"] for run in runs) / 1e9
+    whole = statistics.fmean(sum(run["flops"].values()) / run["seconds"]["field"] for run in runs) / 1e9
     return {
         "runs": len(runs),
         "accuracy": {
@@ -163,11 +266,12 @@ def summarise(runs: Sequence[dict[str, Any]], target: float, peak_gflops: float)
             "min": min(accuracies), "max": max(accuracies), "target": target,
             "share_at_target": sum(a >= target for a in accuracies) / len(runs),
         },
-        "seconds": {clock: _spread([run["seconds"][clock] for run in runs]) for clock in runs[0]["seconds"]},
+        "seconds": {clock: _spread(values) for clock, values in clocks.items()},
         "images_per_second": statistics.fmean(run["images"] / run["seconds"]["steps"] for run in runs),
-        "flops": operations, "flops_per_image": operations["train"] / runs[0]["images"],
-        "gflops": statistics.fmean(rates), "peak_gflops": peak_gflops,
-        "share_of_peak": statistics.fmean(rates) / peak_gflops,
+        "flops": runs[0]["flops"], "flops_per_image": runs[0]["flops"]["train"] / runs[0]["images"],
+        "gflops": rate, "field_gflops": whole, "peak_gflops": peak_gflops,
+        "share_of_peak": None if peak_gflops is None else rate / peak_gflops,
+        "field_share_of_peak": None if peak_gflops is None else whole / peak_gflops,
     }  # fmt: skip
 
 
@@ -175,72 +279,126 @@ def _percent(value: float | None) -> str:
     return "unknown" if value is None else f"{100 * value:.2f} %"
 
 
-def show(recipe: recipes.Recipe, summary: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:
+def _rates(summary: dict[str, Any], peak_name: str) -> list[str]:
+    operations, peak_gflops = summary["flops"], summary["peak_gflops"]
+    lines = [
+        f"operations  {summary['flops_per_image'] / 1e9:.4f} GFLOP an image, training {operations['train'] / 1e12:.2f} "
+        f"TFLOP, optimizer {operations['optimizer'] / 1e12:.3f}, test {operations['test'] / 1e12:.2f}",
+        f"rate        {summary['images_per_second']:,.0f} images/s in training, {summary['gflops']:,.0f} GFLOP/s; all "
+        f"operations within the field's clock: {summary['field_gflops']:,.0f}",
+    ]
+    if peak_gflops is None:
+        lines.append(f"peak        not measured: {peak_name}")
+    else:
+        lines.append(
+            f"peak        {peak_gflops:,.0f} GFLOP/s of {peak_name}: {100 * summary['share_of_peak']:.1f} % of it in "
+            f"training, {100 * summary['field_share_of_peak']:.1f} % within the field's clock"
+        )
+    return lines
+
+
+def show(recipe: recipes.Recipe, summary: dict[str, Any], runs: Sequence[dict[str, Any]], peak_name: str) -> str:
     """The summary for people."""
-    accuracy, operations = summary["accuracy"], summary["flops"]
+    accuracy, run = summary["accuracy"], runs[0]
+    tested = "" if run["fold"] is None else ", each tested on a held-out fold of the training images"
+    where = f"{run['threads']} threads" if run["device"] == "cpu" else str(run["device"])
     lines = [
         f"recipe {recipe.name}: {recipe.summary}",
-        f"{summary['runs']} runs, {runs[0]['steps']} steps each, {runs[0]['threads']} threads, {runs[0]['precision']}",
+        f"{summary['runs']} runs, {run['steps']} steps each, {where}, {run['precision']}{tested}",
         f"accuracy    mean {_percent(accuracy['mean'])}, standard deviation {_percent(accuracy['deviation'])}, "
         f"standard error {_percent(accuracy['standard_error'])}, {_percent(accuracy['min'])} to "
         f"{_percent(accuracy['max'])}",
         f"target      {_percent(accuracy['target'])}, reached by {100 * accuracy['share_at_target']:.0f} % of the runs",
     ]
-    names = {
-        "training": "whitening, steps and test",
-        "call": "and files, network, loaders",
-        "process": "from its start",
-    }
-    for clock, text in names.items():
-        s = summary["seconds"][clock]
-        lines.append(
-            f"{clock:<11} {s['mean']:.2f} s mean, {s['median']:.2f} median, {s['min']:.2f} to {s['max']:.2f}  ({text})"
-        )
-    parts = ", ".join(f"{part.replace('_', ' ')} {summary['seconds'][part]['mean']:.2f} s"
+    for clock, text in CLOCKS.items():
+        if clock in summary["seconds"]:
+            s = summary["seconds"][clock]
+            few = f"; {s['runs']} of the runs" if s["runs"] < summary["runs"] else ""
+            clock_of = ", the GPU's own clock" if clock == "field" and run["field_clock"] == "device" else ""
+            lines.append(
+                f"{clock:<11} {s['mean']:.3f} s mean, {s['median']:.3f} median, {s['min']:.3f} to {s['max']:.3f}  "
+                f"({text}{clock_of}{few})"
+            )
+    parts = ", ".join(f"{part.replace('_', ' ')} {summary['seconds'][part]['mean']:.3f} s"
                       for part in ("whitening", "steps", "test", "waiting_for_data"))  # fmt: skip
-    lines += [
-        f"parts       {parts}",
-        f"operations  {summary['flops_per_image'] / 1e9:.4f} GFLOP an image, training {operations['train'] / 1e12:.2f} "
-        f"TFLOP, optimizer {operations['optimizer'] / 1e12:.3f}, test {operations['test'] / 1e12:.2f}",
-        f"rate        {summary['images_per_second']:.0f} images/s in training, {summary['gflops']:.0f} GFLOP/s: "
-        f"{100 * summary['share_of_peak']:.1f} % of oneDNN's matrix product ({summary['peak_gflops']:.0f} GFLOP/s)",
-    ]
-    if runs[0]["wire_bytes"]:
-        lines.append(f"wire        {runs[0]['wire_bytes'] / 1e6:.1f} MB of gradients a run")
+    lines += [f"parts       {parts}", *_rates(summary, peak_name)]
+    if run["wire_bytes"]:
+        lines.append(f"wire        {run['wire_bytes'] / 1e6:.1f} MB of gradients a run")
     return "\n".join(lines)
+
+
+class Figures:
+    """The runs as they come; the file of --json is whole after each."""
+
+    def __init__(self, options: argparse.Namespace, arguments: Sequence[str], recipe: recipes.Recipe):
+        self.recipe, self.wanted = recipe, options.runs
+        self.path = options.json if options.json != "-" else None
+        self.out = sys.stderr if options.json == "-" else sys.stdout
+        self.target = recipe.target if options.target is None else options.target
+        self.runs: list[dict[str, Any]] = []
+        self.peak: float | None = None
+        self.peak_name = "the benchmark did not come to its end"
+        command = shlex.join(["python", "-m", "cgxffcv", "bench", "cifar", *arguments])
+        self.head = {"command": command, "arguments": list(arguments), "machine": machine.describe()}
+
+    def add(self, run: dict[str, Any]) -> None:
+        self.runs.append(run)
+        self.runs.sort(key=lambda run: run["seed"])
+        s = run["seconds"]
+        fold = "" if run["fold"] is None else f", fold {run['fold']}"
+        cold = "" if s["cold"] is None else f" ({s['cold']:.2f} s from the start of the process)"
+        print(f"seed {run['seed']}{fold}: {_percent(run['accuracy'])} in {s['field']:.3f} s{cold}", file=self.out,
+              flush=True)  # fmt: skip
+        self.write()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe.as_dict(), **self.head, "complete": len(self.runs) == self.wanted,
+            "peak": self.peak_name,
+            "summary": summarise(self.runs, self.target, self.peak) if self.runs else None, "runs": self.runs,
+        }  # fmt: skip
+
+    def write(self) -> None:
+        if self.path:
+            machine.write_json(self.path, self.as_dict())
+
+    def finish(self) -> None:
+        """Shows and keeps what there is, if there is anything."""
+        if self.runs:
+            summary = summarise(self.runs, self.target, self.peak)
+            print(show(self.recipe, summary, self.runs, self.peak_name), file=self.out, flush=True)
+        self.write()
+        if self.path is None and self.out is sys.stderr:
+            print(json.dumps(self.as_dict()), flush=True)
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.runs < 1:
+        raise UserError(f"--runs {options.runs}: expected at least 1")
+    for path in {options.train} if fold_images(options) else {options.train, options.test}:
+        if not Path(path).exists():
+            raise UserError(f"{path}: no such file; write_datasets.py makes it, or name others with --train and --test")
+    if options.json and options.json != "-" and not Path(options.json).parent.is_dir():
+        raise UserError(f"--json {options.json}: its folder is not there")
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the benchmark; gives the exit code."""
     options = _parser().parse_args(argv)
     recipe = choose_recipe(options)
-    if options.single is not None:
-        result = single_run(options)
-        if app.rank() == 0:
-            print(MARK + json.dumps(result), flush=True)
+    if options.seeds is not None:
+        for result in train_here(options):
+            if app.rank() == 0:
+                print(MARK + json.dumps(result), flush=True)
         return 0
-    if options.runs < 1:
-        raise UserError(f"--runs {options.runs}: expected at least 1")
-    for path in {options.train} if options.holdout else {options.train, options.test}:
-        if not Path(path).exists():
-            raise UserError(f"{path}: no such file; write_datasets.py makes it, or name others with --train and --test")
-    from cgxffcv.bench import peak
-
-    peak_gflops = peak.matrix_gflops()
-    target = recipe.target if options.target is None else options.target
-    out = sys.stderr if options.json == "-" else sys.stdout
-    runs = []
-    for seed in range(options.first_seed, options.first_seed + options.runs):
-        runs.append(start_run(options, argv, seed))
-        seconds = runs[-1]["seconds"]
-        print(f"seed {seed}: {_percent(runs[-1]['accuracy'])} in {seconds['training']:.2f} s "
-              f"({seconds['process']:.2f} s from the start of the process)", file=out, flush=True)  # fmt: skip
-    summary = summarise(runs, target, peak_gflops)
-    print(show(recipe, summary, runs), file=out, flush=True)
-    if options.json:
-        text = json.dumps({"recipe": recipe.as_dict(), "arguments": list(argv), "summary": summary, "runs": runs})
-        if options.json == "-":
-            print(text)
-        else:
-            Path(options.json).write_text(text + "\n")
+    _check(options)
+    figures = Figures(options, argv, recipe)
+    waiting = in_order(options)
+    try:
+        while waiting:
+            waiting = waiting[start_runs(options, argv, waiting, figures.add) :]
+        # After the runs, so that the first of them begins on a GPU and with libraries that nobody has touched.
+        figures.peak, figures.peak_name = peak.measure("cpu" if figures.runs[0]["device"] == "cpu" else "gpu")
+    finally:
+        figures.finish()
     return 0

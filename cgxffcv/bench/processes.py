@@ -1,0 +1,73 @@
+"""Programs that a benchmark starts: each has a session of its own, so that all that it starts can be ended with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+GRACE_SECONDS = 8.0  # for mpirun, to end its ranks by itself
+
+ROOT = Path(__file__).resolve().parents[2]  # where this package lies
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, in which programs also find this very package."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def members(session: int) -> list[int]:
+    """The processes of a session that are still running."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdecimal():
+            continue
+        try:
+            fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] not in "ZX":
+            found.append(int(name))
+    return found
+
+
+class Program:
+    """A running program; a context manager that ends it, with every process that it started, on the way out."""
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str] | None = None, **streams: Any):
+        self.began = time.time()
+        self.process = subprocess.Popen(
+            list(command), env=environment() if environ is None else dict(environ), start_new_session=True,
+            stdin=subprocess.DEVNULL, **streams,
+        )  # fmt: skip
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Asks the program to end, then makes it, and what is left of its session."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(GRACE_SECONDS)
+        for number in members(self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+def interpreter(*words: str) -> list[str]:
+    """The command for a module or script of Python."""
+    return [sys.executable, *words]
