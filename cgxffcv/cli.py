@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from cgxffcv import __version__, app
 from cgxffcv.errors import UserError
 
-BENCHES = ("loader", "beton", "allreduce", "quantize", "cifar")
+BENCHES = ("loader", "beton", "allreduce", "quantize", "cifar", "table")
 
 
 def _info(options: argparse.Namespace) -> int:

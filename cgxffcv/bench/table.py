@@ -1,0 +1,430 @@
+"""`cgxffcv bench table`: the demo's training with the usual PyTorch code, with ours, and with ours compressed.
+
+Each row is one training of the demo's recipe on the same images in fresh processes: under mpirun with several ranks,
+alone with one. All clocks start when its command is started and read what the run itself has noted (run.jsonl, or the
+baseline's lines of JSON); nothing is taken from progress text. A row that fails says why and stops no other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cgxffcv import app, cifar, doctor, launch, recipes
+from cgxffcv.bench import machine, processes
+from cgxffcv.config import ENV_PREFIX
+from cgxffcv.errors import UserError
+from cgxffcv.report import duration
+
+POLL_SECONDS = 0.1
+LOG_LINES = 12  # of a failed row
+COLUMNS = ("", "start-up", "an epoch", "to the end", "to {target}", "accuracy", "cost", "times as fast")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cgxffcv bench table", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--gpus", type=int, metavar="N",
+                        help="ranks, one on each GPU (default: all); on the CPU just ranks (default 1)")  # fmt: skip
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"), help="of all rows")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, help="on each rank (default: the demo's 256)")
+    parser.add_argument("--bits", type=int, default=4, help="of a gradient value in the compressed row (default 4)")
+    parser.add_argument("--target", type=float, default=0.9, help="accuracy whose time is given (default 0.9)")
+    parser.add_argument("--price-per-hour", type=float, metavar="P", help="of the machine with all GPUs used")
+    parser.add_argument("--data-root", default="data", metavar="DIR", help="folder with the official CIFAR-10 files")
+    parser.add_argument("--source", default="local", choices=("local", "download", "sample"), help="of the images")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="the first N training and test images only")
+    parser.add_argument("--workers", type=int, default=8, help="of a rank's DataLoader in the baseline (default 8)")
+    parser.add_argument("--rows", default=",".join(ROWS), help=f"which ones, of {','.join(ROWS)} (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--timeout", type=float, default=6 * 3600, metavar="SECONDS", help="of a row (default 6 h)")
+    parser.add_argument("--json", metavar="FILE", help="all figures there, anew after each row")
+    parser.add_argument("--chart", metavar="FILE.png", help="accuracy over time (needs matplotlib)")
+    parser.add_argument("--keep", metavar="DIR", help="leave data, logs and run folders there")
+    return parser
+
+
+ROWS = ("baseline", "plain", "compressed")
+
+
+@dataclass
+class Row:
+    """A row: what is run, and what came of it. Seconds count from the start of the command."""
+
+    key: str
+    title: str
+    command: list[str]
+    records: Path  # lines of JSON with "event" and "time"
+    log: Path
+    error: str | None = None
+    startup_seconds: float | None = None  # to the first step
+    seconds: float | None = None  # to the end of the last epoch and its test
+    target_seconds: float | None = None  # to the first test at or above the target; None if there was none
+    accuracy: float | None = None  # of the last test
+    cost: float | None = None
+    ratio: float | None = None  # of the baseline's seconds to these
+    points: list[dict[str, float]] = field(default_factory=list)  # epoch, seconds, accuracy
+
+    def as_dict(self) -> dict[str, Any]:
+        values = {name: value for name, value in vars(self).items() if name not in ("records", "log")}
+        return values | {"command": shlex.join(self.command)}
+
+    def take(self, event: dict[str, Any], began: float, target: float) -> None:
+        """What the run has noted."""
+        seconds = round(event["time"] - began, 3)
+        if event["event"] == "start":
+            self.startup_seconds = seconds
+        if event["event"] == "epoch" and event.get("test_accuracy") is not None:
+            accuracy = event["test_accuracy"]
+            self.points.append({"epoch": event["epoch"], "seconds": seconds, "accuracy": accuracy})
+            if self.target_seconds is None and accuracy >= target:
+                self.target_seconds = seconds
+
+    def finish(self, epochs: int, price: float | None) -> None:
+        if not self.points or self.points[-1]["epoch"] != epochs:
+            done = int(self.points[-1]["epoch"]) if self.points else 0
+            self.error = self.error or f"ended after {done} of {epochs} epochs"
+            return
+        self.seconds, self.accuracy = self.points[-1]["seconds"], self.points[-1]["accuracy"]
+        self.cost = None if price is None else price * self.seconds / 3600
+
+
+class Records:
+    """The whole lines of a file of JSON lines, as it grows."""
+
+    def __init__(self, path: Path):
+        self.path, self.read = path, 0
+
+    def new(self) -> list[dict[str, Any]]:
+        with contextlib.suppress(FileNotFoundError), open(self.path, "rb") as file:
+            file.seek(self.read)
+            data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            self.read += len(whole)
+            return [json.loads(line) for line in whole.splitlines()]
+        return []
+
+
+# ---- what is run ----
+
+
+@dataclass
+class Place:
+    """Where and on what the rows run."""
+
+    device: str  # cpu, gpu
+    ranks: int
+    checkout: Path
+    work: Path
+    train: Path
+    test: Path
+    images: int
+    note: str
+
+
+def _checkout() -> Path:
+    folder = doctor.checkout()
+    if folder is None or not (folder / "examples" / "vanilla_pytorch.py").exists():
+        raise UserError(
+            "bench table runs train_cifar_ffcv_cgx.py and examples/vanilla_pytorch.py, which are not installed with "
+            "the package: start it in a checkout"
+        )
+    return folder
+
+
+def choose_device(options: argparse.Namespace) -> tuple[str, int, str]:
+    """(device, ranks, a note)."""
+    info = doctor.core().get("info", {})
+    gpus = machine.usable_gpus()
+    device, note = options.device, ""
+    if device == "auto":
+        device = "gpu" if gpus > 0 and info.get("cuda") else "cpu"
+        if gpus > 0 and device == "cpu":
+            note = "this build has no CUDA, so all rows run on the CPU"
+    ranks = options.gpus or (max(gpus, 1) if device == "gpu" else 1)
+    if ranks < 1:
+        raise UserError(f"--gpus {options.gpus}: expected at least 1")
+    if device == "gpu" and gpus == 0:
+        raise UserError("--device gpu: there is no GPU here that may be used; see cgxffcv doctor")
+    if device == "gpu" and ranks > gpus:
+        note = f"{ranks} ranks share {gpus} GPU{'s' if gpus > 1 else ''}"
+    return device, ranks, note
+
+
+def write_data(options: argparse.Namespace, work: Path) -> tuple[Path, Path, int]:
+    """The .beton files of the same images that the baseline reads; (training file, test file, training images)."""
+    from cgxffcv.fields import IntField, RGBImageField
+    from cgxffcv.writer import DatasetWriter
+
+    data = cifar.obtain(options.data_root, options.source, say=lambda text: None)
+    some = slice(options.limit or None)
+    files = work / "train.beton", work / "test.beton"
+    sets = (data.train_images[some], data.train_labels[some]), (data.test_images[some], data.test_labels[some])
+    for path, (images, labels) in zip(files, sets, strict=True):
+        writer = DatasetWriter(str(path), {"image": RGBImageField(), "label": IntField()}, progress=False)
+        writer.from_arrays(image=images, label=labels)
+    return *files, len(sets[0][0])
+
+
+def _under_mpirun(place: Place, program: list[str]) -> list[str]:
+    if place.ranks == 1:
+        return program
+    cores = len(os.sched_getaffinity(0))
+    return launch.command(place.ranks, program, cores, os.geteuid() == 0, os.environ)
+
+
+def _baseline(options: argparse.Namespace, place: Place) -> list[str]:
+    device = "cuda" if place.device == "gpu" else "cpu"
+    words = [
+        str(place.checkout / "examples" / "vanilla_pytorch.py"), "--data-root", str(Path(options.data_root).resolve()),
+        "--source", options.source, "--epochs", str(options.epochs), "--workers", str(options.workers),
+        "--device", device, "--seed", str(options.seed), "--json", str(place.work / "baseline.jsonl"),
+    ]  # fmt: skip
+    if options.batch_size:
+        words += ["--batch-size", str(options.batch_size)]
+    if options.limit:
+        words += ["--limit", str(options.limit)]
+    return processes.interpreter(*words)
+
+
+def _ours(options: argparse.Namespace, place: Place, key: str) -> list[str]:
+    words = [
+        str(place.checkout / "train_cifar_ffcv_cgx.py"), "--training.recipe=demo",
+        f"--training.epochs={options.epochs}", f"--training.seed={options.seed}", f"--training.device={place.device}",
+        f"--data.train_dataset={place.train}", f"--data.val_dataset={place.test}", f"--log.dir={place.work / key}",
+        "--log.progress=off",
+    ]  # fmt: skip
+    if options.batch_size:
+        words.append(f"--training.batch_size={options.batch_size}")
+    if key == "compressed":
+        words += ["--dist-backend", "cgx", "--quantization-bits", str(options.bits)]
+    return processes.interpreter(*words)
+
+
+def make_rows(options: argparse.Namespace, place: Place) -> list[Row]:
+    wanted = [key.strip() for key in options.rows.split(",")]
+    unknown = [key for key in wanted if key not in ROWS]
+    if unknown:
+        raise UserError(f"--rows {unknown[0]}: expected some of {', '.join(ROWS)}")
+    titles = {"baseline": "usual PyTorch code", "plain": "cgxffcv", "compressed": f"cgxffcv, {options.bits} bits"}
+    rows = []
+    for key in ROWS:
+        if key in wanted:
+            program = _baseline(options, place) if key == "baseline" else _ours(options, place, key)
+            records = place.work / ("baseline.jsonl" if key == "baseline" else f"{key}/run.jsonl")
+            rows.append(Row(key, titles[key], _under_mpirun(place, program), records, place.work / f"{key}.log"))
+    return rows
+
+
+# ---- running ----
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def _last_words(path: Path) -> str:
+    lines = [line.rstrip() for line in path.read_text(errors="replace").splitlines() if line.strip("- \n")]
+    errors = [line for line in lines if "error" in line.lower() or "vanilla_pytorch.py:" in line]
+    return "\n".join((errors or lines)[-LOG_LINES:])
+
+
+def run(row: Row, options: argparse.Namespace) -> None:
+    """Runs a row to its end, its failure or its time limit; Ctrl-C ends its processes and goes on."""
+    print(f"+ {shlex.join(row.command)}", file=sys.stderr, flush=True)
+    environ = {name: value for name, value in processes.environment().items() if not name.startswith(ENV_PREFIX)}
+    environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    records = Records(row.records)
+    with open(row.log, "wb") as log, processes.Program(
+        row.command, environ, stdout=log, stderr=subprocess.STDOUT
+    ) as program:  # fmt: skip
+        ended = False
+        while not ended:
+            time.sleep(POLL_SECONDS)
+            ended = program.process.poll() is not None
+            for event in records.new():
+                row.take(event, program.began, options.target)
+                if event["event"] == "epoch" and row.points:
+                    point = row.points[-1]
+                    print(f"  {row.title}: epoch {point['epoch']}/{options.epochs}, {point['accuracy']:.2%} after "
+                          f"{duration(point['seconds'])}", file=sys.stderr, flush=True)  # fmt: skip
+            if not ended and time.time() - program.began > options.timeout:
+                row.error = f"did not end within {duration(options.timeout)} (--timeout)"
+                return
+        code = program.process.returncode
+    if code != 0:
+        row.error = _last_words(row.log) or f"exit code {code}"
+    else:
+        row.finish(options.epochs, options.price_per_hour)
+
+
+def compare(rows: Sequence[Row]) -> None:
+    """Each row's speed as a multiple of the baseline's."""
+    baseline = next((row.seconds for row in rows if row.key == "baseline"), None)
+    for row in rows:
+        row.ratio = baseline / row.seconds if baseline and row.seconds else None
+
+
+# ---- what is shown ----
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else duration(value)
+
+
+def text(rows: Sequence[Row], options: argparse.Namespace, place: Place, names: Sequence[str]) -> str:
+    """The table for people."""
+    where = f"{place.ranks} {'rank' if place.ranks == 1 else 'ranks'}"
+    on = names[0] if place.device == "gpu" and names else "CPU (--gpus counts ranks here)"
+    batch = options.batch_size or recipes.get("demo").batch_size
+    out = [
+        f"demo recipe, {options.epochs} epochs of {place.images:,} images, batch {batch} a rank, {where} on {on}",
+        *([f"note: {place.note}"] if place.note else []),
+        "Times count from the start of the command; an epoch has its test in it.",
+        "",
+    ]
+    lines = [[name.format(target=f"{options.target:.0%}") for name in COLUMNS]]
+    for row in rows:
+        each = None if row.seconds is None else (row.seconds - (row.startup_seconds or 0)) / options.epochs
+        lines.append([
+            row.title, _seconds(row.startup_seconds), _seconds(each), _seconds(row.seconds),
+            _seconds(row.target_seconds), "-" if row.accuracy is None else f"{row.accuracy:.2%}",
+            "-" if row.cost is None else f"{row.cost:.4f}", "-" if row.ratio is None else f"{row.ratio:.2f}",
+        ])  # fmt: skip
+    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+    for line in lines:
+        cells = [
+            line[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+        ]
+        out.append("  ".join(cells).rstrip())
+    for row in rows:
+        if row.error:
+            out += ["", f"{row.title}: " + row.error.replace("\n", "\n  ")]
+    if options.price_per_hour is not None:
+        out += ["", f"cost: of the time to the end at {options.price_per_hour:g} an hour"]
+    return "\n".join(out)
+
+
+def draw(path: str, rows: Sequence[Row], options: argparse.Namespace, place: Place) -> None:
+    """Accuracy over time as a picture."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")
+    colours = {"baseline": "#7f7f7f", "plain": "#1f77b4", "compressed": "#d95f02"}
+    marks = {"baseline": "s", "plain": "o", "compressed": "^"}
+    for row in rows:
+        if row.points:
+            seconds, accuracy = zip(*((p["seconds"], 100 * p["accuracy"]) for p in row.points), strict=True)
+            axes.plot(seconds, accuracy, color=colours[row.key], marker=marks[row.key], markersize=4, label=row.title)
+    axes.axhline(100 * options.target, color="black", linewidth=0.8, linestyle=":", label=f"{options.target:.0%}")
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds from the start of the command")
+    axes.set_ylabel("test accuracy in %")
+    unit = ("GPU" if place.ranks == 1 else "GPUs") if place.device == "gpu" else (
+        "CPU rank" if place.ranks == 1 else "CPU ranks")  # fmt: skip
+    axes.set_title(f"CIFAR-10, demo recipe, {options.epochs} epochs, {place.ranks} {unit}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+# ---- the command ----
+
+
+def _check(options: argparse.Namespace) -> None:
+    for name in ("epochs", "batch_size", "gpus", "timeout"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+    if options.price_per_hour is not None and options.price_per_hour < 0:
+        raise UserError(f"--price-per-hour {options.price_per_hour}: expected 0 or more")
+    if options.chart and importlib.util.find_spec("matplotlib") is None:
+        raise UserError("--chart needs matplotlib: pip install 'cgxffcv[plot]' (or matplotlib)")
+    for path in filter(None, (options.chart, options.json)):
+        if not Path(path).resolve().parent.is_dir():
+            raise UserError(f"{path}: its folder is not there")
+
+
+def prepare(options: argparse.Namespace, work: Path) -> Place:
+    device, ranks, note = choose_device(options)
+    if ranks > 1 and shutil.which(launch.MPIRUN) is None:
+        raise UserError("several ranks need mpirun: sudo apt-get install -y openmpi-bin libopenmpi-dev")
+    return Place(device, ranks, _checkout(), work, *write_data(options, work), note)
+
+
+def benchmark(options: argparse.Namespace, argv: Sequence[str], work: Path) -> int:
+    """All rows; the exit code: 0 if ours have both come to their end."""
+    place = prepare(options, work)
+    rows = make_rows(options, place)
+    on = machine.describe()
+    head = {"command": shlex.join(["python", "-m", "cgxffcv", "bench", "table", *argv]), "machine": on,
+            "options": vars(options), "device": place.device, "ranks": place.ranks, "images": place.images,
+            "note": place.note}  # fmt: skip
+    done: list[Row] = []
+
+    def keep() -> None:
+        if options.json:
+            machine.write_json(options.json, {**head, "rows": [row.as_dict() for row in done]})
+
+    try:
+        for row in rows:
+            done.append(row)
+            if row.key == "baseline" and importlib.util.find_spec("torch") is None:
+                row.error = "not run: PyTorch is not installed (pip install torch torchvision Pillow)"
+            else:
+                run_row(row, options)
+            compare(done)
+            keep()
+    finally:
+        keep()
+        print(text(done, options, place, on["gpus"]), flush=True)
+    if options.chart:
+        draw(options.chart, done, options, place)
+        print(f"\nchart: {options.chart}", flush=True)
+    return 1 if any(row.error for row in done if row.key != "baseline") else 0
+
+
+def run_row(row: Row, options: argparse.Namespace) -> None:
+    """Runs a row; whatever goes wrong becomes its error."""
+    try:
+        run(row, options)
+    except (OSError, ValueError) as error:
+        row.error = f"{type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        row.error = "was interrupted"
+        raise
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the benchmark; gives the exit code."""
+    options = _parser().parse_args(argv)
+    _check(options)
+    if app.ranks() > 1:
+        raise UserError("bench table starts mpirun by itself: run it without, and say --gpus N")
+    if options.keep:
+        work = Path(options.keep).resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        return benchmark(options, argv, work)
+    with tempfile.TemporaryDirectory(prefix="cgxffcv-table-") as folder:
+        return benchmark(options, argv, Path(folder))
