@@ -178,7 +178,7 @@ def find_nccl(nccl, cuda):
     elif not (CSRC / "comm/nccl.c").exists():
         nccl.why = "this version has no NCCL sources yet"
     else:
-        nccl.found, nccl.why, nccl.libs = True, "nccl.h", ["-lnccl"]
+        nccl.found, nccl.why = True, "nccl.h; the library is loaded when it is wanted"
 
 
 def configure():

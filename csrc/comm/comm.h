@@ -33,6 +33,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "device/device.h"
 
 #define COMM_LANES 3 /* independent streams for each ordered pair of ranks: 0, 1, 2 */
 #define COMM_DEFAULT_TIMEOUT_S 300.0
@@ -183,6 +184,42 @@ bool comm_broken(Comm *comm, const ErrorRecord **cause);
 /* MPI_Allreduce itself, for comparison: the sum of float32 over all ranks, in place, on a communicator of all ranks of
  * the job. Blocks without deadline or check. NOT_BUILT without MPI, ARGUMENT on another communicator. */
 Status comm_mpi_allreduce(Comm *comm, float *data, int64_t elems);
+
+/* Sums of device memory over the ranks, through NCCL. Each rank's calling thread has selected its GPU (device_select)
+ * before comm_device_create and calls everything else with the same one selected. */
+typedef struct CommDevice CommDevice;
+
+/* Connects the GPUs of all ranks. Collective. Where NCCL cannot be used *out is NULL on all ranks and `why` (at least
+ * COMM_WHY_BYTES) holds the reason, the same everywhere: not in this build, the library is not there, two ranks have
+ * one GPU (which NCCL refuses), CGXFFCV_COMM_NCCL=0. TRANSPORT if it should work and does not. `comm` is borrowed until
+ * comm_device_destroy. */
+#define COMM_WHY_BYTES 256
+Status comm_device_create(Comm *comm, CommDevice **out, char *why);
+
+/* Before comm_destroy, and after the graphs that hold its sums. Waits a moment for the others to come here, too. NULL
+ * is fine. */
+void comm_device_destroy(CommDevice *device);
+
+/* What carries it, for people: "NCCL 2.28.9". */
+const char *comm_device_name(const CommDevice *device);
+
+typedef struct CommPiece {
+    float *data; /* device memory */
+    int64_t elems;
+} CommPiece;
+
+/* Puts on the stream: each piece becomes its sum or mean over all ranks, in place, the same bytes everywhere. All ranks
+ * make the same calls in the same order. May be recorded in a graph. Does not wait for the sums. */
+Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, bool average,
+                             DeviceStream *stream);
+
+/* Waits until the stream has done everything that is on it; ends as every wait does (deadline, abort, a lost rank, the
+ * check hook), and when NCCL reports a failure. Then sums that hang are ended, too, and the communicator is broken. Not
+ * while the stream records. */
+Status comm_device_wait(CommDevice *device, DeviceStream *stream);
+
+/* The version of the NCCL library that is there (22809 is 2.28.9); 0 without one, or without NCCL in this build. */
+int comm_nccl_version(void);
 
 /* Ends MPI if this library started it; at process exit, after the last comm_destroy. Waits for all ranks to come to
  * their end; after a failure for half a second, then it leaves MPI as it is, and mpirun ends the job. */

@@ -169,14 +169,16 @@ static int make_reducer(TrainerObject *self, PyObject *reduction, TrainerConfig 
         Py_CLEAR(self->comm_object);
         return -1;
     }
-    Status status = reducer_create(comm, self->model, &options, layers, layer_count, first_blocks, config->phase_count,
-                                   &self->reducer);
+    Status status;
+    Py_BEGIN_ALLOW_THREADS; /* on GPUs it waits for the other ranks */
+    status = reducer_create(comm, self->model, &options, layers, layer_count, first_blocks, config->phase_count,
+                            &self->reducer);
+    Py_END_ALLOW_THREADS;
     if (status != STATUS_OK) {
         errors_raise(state, status);
         return -1;
     }
-    config->reduce = reducer_run;
-    config->reduce_context = self->reducer;
+    reducer_configure(self->reducer, config);
     return 0;
 }
 
@@ -414,7 +416,7 @@ static PyObject *trainer_explain_method(TrainerObject *self, PyObject *unused) {
     char text[8192];
     if (trainer_ready(self) < 0) return NULL;
     if (self->reducer == NULL) return PyUnicode_FromString("one rank: gradients are not exchanged");
-    allreduce_explain(reducer_plan(self->reducer), text, sizeof text);
+    reducer_explain(self->reducer, text, sizeof text);
     return PyUnicode_FromString(text);
 }
 

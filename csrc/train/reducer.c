@@ -2,13 +2,16 @@
  * so that they stay zero. Owns its plans; the residual of error feedback moves along when another plan takes over. */
 #include "train/reducer.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "train/device_sum.h"
 
 struct Reducer {
     AllreducePlan *plans[REDUCER_MAX_PLANS]; /* owned */
     int count, last;                         /* `last`: the plan that ran last */
+    DeviceSum *device;                       /* owned; NULL on the CPU backend */
 };
 
 static const ReducerLayer *find_layer(const ReducerLayer *layers, int count, const char *name) {
@@ -69,7 +72,23 @@ static bool has_plan(const Reducer *reducer, size_t elems) {
     return false;
 }
 
-Status reducer_create(Comm *comm, const Model *model, const AllreduceOptions *options, const ReducerLayer *layers,
+/* Whether nothing is quantised. */
+static bool is_exact(const AllreduceOptions *options, const ReducerLayer *layers, int layer_count) {
+    if (options->algorithm == ALLREDUCE_EXACT) return true;
+    bool exact = options->bits == ALLREDUCE_UNCOMPRESSED;
+    for (int i = 0; i < layer_count; i++) exact = exact && layers[i].bits == ALLREDUCE_UNCOMPRESSED;
+    return exact;
+}
+
+/* What gradients in device memory need besides the plans. */
+static Status create_device(Reducer *reducer, Comm *comm, Model *model, bool exact, bool average) {
+    size_t elems[REDUCER_MAX_PLANS];
+    if (strcmp(model_backend(model), "cuda") != 0) return STATUS_OK;
+    for (int i = 0; i < reducer->count; i++) elems[i] = (size_t)allreduce_elems(reducer->plans[i]);
+    return device_sum_create(comm, model, exact, average, elems, reducer->count, &reducer->device);
+}
+
+Status reducer_create(Comm *comm, Model *model, const AllreduceOptions *options, const ReducerLayer *layers,
                       int layer_count, const int *first_blocks, int count, Reducer **out) {
     Status status = STATUS_OK;
     Reducer *reducer = NULL;
@@ -89,6 +108,8 @@ Status reducer_create(Comm *comm, const Model *model, const AllreduceOptions *op
         TRY_GOTO(allreduce_plan_create(comm, table, entries, options, &reducer->plans[reducer->count]));
         reducer->count++;
     }
+    bool exact = is_exact(options, layers, layer_count);
+    TRY_GOTO(create_device(reducer, comm, model, exact, options->op == ALLREDUCE_AVERAGE));
     *out = reducer;
     reducer = NULL;
 done:
@@ -99,6 +120,7 @@ done:
 
 void reducer_destroy(Reducer *reducer) {
     if (reducer == NULL) return;
+    device_sum_destroy(reducer->device);
     for (int i = 0; i < reducer->count; i++) allreduce_plan_destroy(reducer->plans[i]);
     memory_free(reducer);
 }
@@ -121,10 +143,31 @@ Status reducer_run(void *context, int64_t step, float *gradients, size_t elems) 
     Reducer *reducer = context;
     int plan = plan_for(reducer, elems);
     if (plan < 0) FAIL(STATUS_ARGUMENT, "no plan was made for %zu gradient elements", elems);
+    if (reducer->device != NULL && device_sum_on_gpu(reducer->device)) return device_sum_run(reducer->device, elems);
     move_residual(reducer, plan);
     reducer->last = plan;
     allreduce_set_call(reducer->plans[plan], (uint32_t)step);
+    if (reducer->device != NULL) return device_sum_through_host(reducer->device, reducer->plans[plan], gradients);
     return allreduce_run(reducer->plans[plan], gradients);
+}
+
+static Status told(void *context, size_t begin, size_t end) {
+    const Reducer *reducer = context;
+    return device_sum_told(reducer->device, begin, end);
+}
+
+static Status wait(void *context, DeviceStream *stream) {
+    const Reducer *reducer = context;
+    return device_sum_wait(reducer->device, stream);
+}
+
+void reducer_configure(Reducer *reducer, TrainerConfig *config) {
+    config->reduce = reducer_run;
+    config->reduce_context = reducer;
+    if (reducer->device == NULL) return;
+    config->reduce_wait = wait;
+    config->reduce_capturable = device_sum_on_gpu(reducer->device);
+    if (config->reduce_capturable) config->reduce_hook = told;
 }
 
 uint64_t reducer_wire_bytes(const Reducer *reducer, size_t elems) {
@@ -137,7 +180,15 @@ uint64_t reducer_plain_bytes(const Reducer *reducer, size_t elems) {
     return plan < 0 ? 0 : allreduce_plain_bytes(reducer->plans[plan]);
 }
 
-const AllreducePlan *reducer_plan(const Reducer *reducer) { return reducer->plans[0]; }
+size_t reducer_explain(const Reducer *reducer, char *text, size_t bytes) {
+    size_t length = 0;
+    if (reducer->device != NULL) {
+        length = device_sum_explain(reducer->device, text, bytes);
+        if (device_sum_on_gpu(reducer->device)) return length;
+    }
+    size_t used = length < bytes ? length : bytes;
+    return length + allreduce_explain(reducer->plans[0], text + used, bytes - used);
+}
 
 float *reducer_residual(Reducer *reducer, size_t *elems) {
     *elems = (size_t)allreduce_elems(reducer->plans[reducer->last]);

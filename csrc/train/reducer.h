@@ -1,4 +1,8 @@
-/* The exchange of a model's gradients between ranks: one allreduce plan for each set of trained blocks. */
+/* The exchange of a model's gradients between ranks: one allreduce plan for each set of trained blocks.
+ *
+ * On the CUDA backend uncompressed gradients are summed on the GPUs by NCCL where it can be used: in pieces of a few
+ * megabytes, on a stream of their own, behind backward. Otherwise, and compressed ones always, they go through
+ * page-locked host memory and the plans there. */
 #ifndef CGXFFCV_TRAIN_REDUCER_H
 #define CGXFFCV_TRAIN_REDUCER_H
 
@@ -6,6 +10,7 @@
 
 #include "allreduce/allreduce.h"
 #include "nn/model.h"
+#include "train/trainer.h"
 
 #define REDUCER_MAX_PLANS 8
 
@@ -19,10 +24,14 @@ typedef struct ReducerLayer {
 } ReducerLayer;
 
 /* Plans for gradients of the blocks from each of `first_blocks` on. `comm` and `model` are borrowed until
- * reducer_destroy. A name in `layers` that no trained layer has is refused. */
-Status reducer_create(Comm *comm, const Model *model, const AllreduceOptions *options, const ReducerLayer *layers,
+ * reducer_destroy. A name in `layers` that no trained layer has is refused. On the CUDA backend collective, and it uses
+ * the gradient buffer. */
+Status reducer_create(Comm *comm, Model *model, const AllreduceOptions *options, const ReducerLayer *layers,
                       int layer_count, const int *first_blocks, int count, Reducer **out);
 void reducer_destroy(Reducer *reducer);
+
+/* Sets the members of the configuration that say how gradients are exchanged. */
+void reducer_configure(Reducer *reducer, TrainerConfig *config);
 
 /* A TrainerReduce. */
 Status reducer_run(void *reducer, int64_t step, float *gradients, size_t elems);
@@ -31,8 +40,8 @@ Status reducer_run(void *reducer, int64_t step, float *gradients, size_t elems);
 uint64_t reducer_wire_bytes(const Reducer *reducer, size_t elems);
 uint64_t reducer_plain_bytes(const Reducer *reducer, size_t elems);
 
-/* The plan for all blocks: for explanations. Borrowed until reducer_destroy. */
-const AllreducePlan *reducer_plan(const Reducer *reducer);
+/* How gradients travel, several lines; as allreduce_explain. */
+size_t reducer_explain(const Reducer *reducer, char *text, size_t bytes);
 
 /* What quantisation has lost so far and error feedback will add (this rank's own); NULL without error feedback. */
 float *reducer_residual(Reducer *reducer, size_t *elems);

@@ -1,4 +1,4 @@
-// sources: base/*.c comm/[!m]*.c comm/mpi_none.c
+// sources: base/*.c comm/[!mn]*.c comm/*_none.c
 /* The communicator with threads as ranks, over memory that they all share: runs under ASan, and under TSan. */
 #include <pthread.h>
 #include <stdatomic.h>

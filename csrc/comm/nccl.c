@@ -1,0 +1,308 @@
+/* Sums of device memory through NCCL, whose library is loaded when several ranks want it. Every call is non-blocking
+ * and polled, so that each wait has the communicator's deadline and hears of abort, lost ranks and signals. */
+#include "comm/internal.h"
+
+#include <dlfcn.h>
+#include <nccl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+
+#define SWITCH_VARIABLE "CGXFFCV_COMM_NCCL"
+#define LIBRARY_VARIABLE "CGXFFCV_NCCL_LIBRARY"
+#define OLDEST_VERSION 21400 /* the first whose calls need not block */
+#define YIELD_NS 1000000LL
+#define SLEEP_US 50
+#define ASYNC_EVERY_NS 1000000LL
+#define FINALIZE_S 5.0
+
+/* Its functions, found by name. */
+typedef struct Nccl {
+    void *library;
+    int version;
+    __typeof__(ncclGetVersion) *get_version;
+    __typeof__(ncclGetUniqueId) *get_unique_id;
+    __typeof__(ncclCommInitRankConfig) *comm_init;
+    __typeof__(ncclCommFinalize) *comm_finalize;
+    __typeof__(ncclCommDestroy) *comm_destroy;
+    __typeof__(ncclCommAbort) *comm_abort;
+    __typeof__(ncclCommGetAsyncError) *async_error;
+    __typeof__(ncclGetErrorString) *error_string;
+    __typeof__(ncclGetLastError) *last_error;
+    __typeof__(ncclAllReduce) *all_reduce;
+    __typeof__(ncclGroupStart) *group_start;
+    __typeof__(ncclGroupEnd) *group_end;
+} Nccl;
+
+struct CommDevice {
+    Comm *comm;      /* borrowed */
+    ncclComm_t nccl; /* owned; NULL once aborted */
+    char name[32];
+};
+
+/* What a rank tells the others before they decide. */
+typedef struct Offer {
+    int32_t version;       /* 0: it cannot */
+    unsigned char gpu[16]; /* unique */
+    char why[COMM_WHY_BYTES - 32];
+} Offer;
+
+static Nccl nccl;
+static char load_why[COMM_WHY_BYTES - 32];
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+/* ---- the library ---- */
+
+static bool find(const char *name, void *out) {
+    void *symbol = dlsym(nccl.library, name);
+    memcpy(out, &symbol, sizeof symbol);
+    if (symbol == NULL) snprintf(load_why, sizeof load_why, "the NCCL library has no %s", name);
+    return symbol != NULL;
+}
+
+static bool find_all(void) {
+    return find("ncclGetVersion", &nccl.get_version) && find("ncclGetUniqueId", &nccl.get_unique_id) &&
+           find("ncclCommInitRankConfig", &nccl.comm_init) && find("ncclCommFinalize", &nccl.comm_finalize) &&
+           find("ncclCommDestroy", &nccl.comm_destroy) && find("ncclCommAbort", &nccl.comm_abort) &&
+           find("ncclCommGetAsyncError", &nccl.async_error) && find("ncclGetErrorString", &nccl.error_string) &&
+           find("ncclGetLastError", &nccl.last_error) && find("ncclAllReduce", &nccl.all_reduce) &&
+           find("ncclGroupStart", &nccl.group_start) && find("ncclGroupEnd", &nccl.group_end);
+}
+
+static void load(void) {
+    const char *wish = getenv(LIBRARY_VARIABLE);
+    const char *name = wish != NULL && *wish != '\0' ? wish : "libnccl.so.2";
+    int version = 0;
+    nccl.library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (nccl.library == NULL) {
+        snprintf(load_why, sizeof load_why, "%s cannot be loaded (apt install libnccl2)", name);
+    } else if (find_all() && nccl.get_version(&version) != ncclSuccess) {
+        snprintf(load_why, sizeof load_why, "%s does not tell its version", name);
+    } else if (version > 0 && version < OLDEST_VERSION) {
+        snprintf(load_why, sizeof load_why, "NCCL is too old (%d); 2.14 or newer is needed", version);
+    } else {
+        nccl.version = version;
+    }
+}
+
+int comm_nccl_version(void) {
+    pthread_once(&once, load);
+    return nccl.version;
+}
+
+/* ---- failures ---- */
+
+static Status fail(ncclResult_t result, const char *what, ncclComm_t comm) {
+    const char *detail = nccl.last_error(comm);
+    FAIL(
+        STATUS_TRANSPORT,
+        "NCCL: %s: %s%s%s. NCCL_DEBUG=WARN in the environment tells more; CGXFFCV_COMM_NCCL=0 goes through host memory "
+        "instead",
+        what, nccl.error_string(result), detail == NULL || *detail == '\0' ? "" : ": ", detail == NULL ? "" : detail);
+}
+
+static void pause_poll(int64_t since_ns) {
+    if (clock_now_ns() - since_ns < YIELD_NS) {
+        sched_yield();
+    } else {
+        usleep(SLEEP_US);
+    }
+}
+
+/* Polls until what was begun has been done. */
+static Status settle(CommDevice *device, ncclResult_t result, const char *what) {
+    int64_t since_ns = clock_now_ns();
+    while (result == ncclInProgress) {
+        TRY(comm_progress(device->comm));
+        ncclResult_t asked = nccl.async_error(device->nccl, &result);
+        if (asked != ncclSuccess) return fail(asked, what, device->nccl);
+        if (result == ncclInProgress) pause_poll(since_ns);
+    }
+    return result == ncclSuccess ? STATUS_OK : fail(result, what, device->nccl);
+}
+
+/* Ends what hangs on the device; the error record stays as it is. */
+static Status give_up(CommDevice *device, Status status) {
+    ErrorRecord cause = *error_record();
+    if (device->nccl != NULL) (void)nccl.comm_abort(device->nccl);
+    device->nccl = NULL;
+    (void)cudaGetLastError();
+    return status == STATUS_OK ? status : error_adopt(&cause);
+}
+
+static Status check_alive(const CommDevice *device) {
+    if (device->nccl == NULL) FAIL(STATUS_TRANSPORT, "NCCL was ended by an earlier failure: make a new communicator");
+    return STATUS_OK;
+}
+
+/* ---- connecting ---- */
+
+static Offer make_offer(void) {
+    Offer offer = {0};
+    struct cudaDeviceProp properties;
+    int index;
+    const char *wish = getenv(SWITCH_VARIABLE);
+    if (wish != NULL && strcmp(wish, "0") == 0) {
+        snprintf(offer.why, sizeof offer.why, SWITCH_VARIABLE "=0");
+    } else if (comm_nccl_version() == 0) {
+        snprintf(offer.why, sizeof offer.why, "%s", load_why);
+    } else if (cudaGetDevice(&index) != cudaSuccess || cudaGetDeviceProperties(&properties, index) != cudaSuccess) {
+        snprintf(offer.why, sizeof offer.why, "no GPU is selected (%s)", cudaGetErrorString(cudaGetLastError()));
+    } else {
+        memcpy(offer.gpu, &properties.uuid, sizeof offer.gpu);
+        offer.version = nccl.version;
+    }
+    return offer;
+}
+
+/* The first reason against, or "". */
+static void judge(const Offer *offers, int size, char *why) {
+    why[0] = '\0';
+    for (int a = 0; a < size && why[0] == '\0'; a++) {
+        if (offers[a].version == 0) {
+            snprintf(why, COMM_WHY_BYTES, "rank %d: %s", a, offers[a].why);
+        } else if (offers[a].version != offers[0].version) {
+            snprintf(why, COMM_WHY_BYTES, "ranks 0 and %d have different versions of NCCL (%d and %d)", a,
+                     offers[0].version, offers[a].version);
+        }
+        for (int b = 0; b < a && why[0] == '\0'; b++) {
+            if (memcmp(offers[a].gpu, offers[b].gpu, sizeof offers[a].gpu) != 0) continue;
+            snprintf(why, COMM_WHY_BYTES, "ranks %d and %d share one GPU, which NCCL refuses", b, a);
+        }
+    }
+}
+
+/* Rank 0's, or its failure, on all ranks. */
+static Status share_id(Comm *comm, ncclUniqueId *id) {
+    struct {
+        ncclUniqueId id;
+        int32_t result;
+    } message = {0};
+    if (comm->rank == 0) message.result = (int32_t)nccl.get_unique_id(&message.id);
+    TRY(comm_broadcast(comm, 0, &message, sizeof message));
+    *id = message.id;
+    return message.result == ncclSuccess ? STATUS_OK : fail((ncclResult_t)message.result, "no identifier", NULL);
+}
+
+static Status connect(CommDevice *device) {
+    Comm *comm = device->comm;
+    ncclUniqueId id;
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    TRY(share_id(comm, &id));
+    Status status = settle(device, nccl.comm_init(&device->nccl, comm->size, id, comm->rank, &config), "connecting");
+    return status == STATUS_OK ? comm_barrier(comm) : give_up(device, status);
+}
+
+static Status create(Comm *comm, CommDevice **out, char *why) {
+    Status status = STATUS_OK;
+    CommDevice *device = NULL;
+    Offer mine = make_offer(), *offers = NULL;
+    *out = NULL;
+    TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *offers, &offers));
+    TRY_GOTO(comm_allgather(comm, &mine, sizeof mine, offers));
+    judge(offers, comm->size, why);
+    if (why[0] != '\0') goto done;
+    TRY_GOTO(memory_calloc(1, sizeof *device, &device));
+    device->comm = comm;
+    snprintf(device->name, sizeof device->name, "NCCL %d.%d.%d", nccl.version / 10000, nccl.version / 100 % 100,
+             nccl.version % 100);
+    TRY_GOTO(connect(device));
+    *out = device;
+    device = NULL;
+done:
+    memory_free(offers);
+    if (device != NULL) (void)give_up(device, STATUS_OK);
+    memory_free(device);
+    return status;
+}
+
+Status comm_device_create(Comm *comm, CommDevice **out, char *why) {
+    TRY(comm_begin(comm, "start of NCCL", 0));
+    return comm_end(comm, create(comm, out, why));
+}
+
+/* All ranks finish together; whoever is alone is not waited for long. */
+static bool finalize(CommDevice *device) {
+    int64_t deadline_ns = clock_deadline_ns(FINALIZE_S), since_ns = clock_now_ns();
+    ncclResult_t result = nccl.comm_finalize(device->nccl);
+    while (result == ncclInProgress && !clock_expired(deadline_ns)) {
+        if (nccl.async_error(device->nccl, &result) != ncclSuccess) return false;
+        if (comm_broken(device->comm, NULL)) return false;
+        if (result == ncclInProgress) pause_poll(since_ns);
+    }
+    return result == ncclSuccess;
+}
+
+void comm_device_destroy(CommDevice *device) {
+    if (device == NULL) return;
+    if (device->nccl != NULL && device->comm->owner_pid == (int)getpid()) {
+        bool quiet = !comm_broken(device->comm, NULL) && finalize(device);
+        (void)(quiet ? nccl.comm_destroy(device->nccl) : nccl.comm_abort(device->nccl));
+    }
+    memory_free(device);
+}
+
+const char *comm_device_name(const CommDevice *device) { return device->name; }
+
+/* ---- sums ---- */
+
+static ncclResult_t put(CommDevice *device, const CommPiece *pieces, int count, ncclRedOp_t op, cudaStream_t stream) {
+    ncclResult_t result = nccl.group_start();
+    for (int i = 0; i < count && (result == ncclSuccess || result == ncclInProgress); i++) {
+        if (pieces[i].elems == 0) continue;
+        result = nccl.all_reduce(pieces[i].data, pieces[i].data, (size_t)pieces[i].elems, ncclFloat32, op, device->nccl,
+                                 stream);
+    }
+    ncclResult_t ended = nccl.group_end();
+    return result == ncclSuccess || result == ncclInProgress ? ended : result;
+}
+
+static Status allreduce(CommDevice *device, const CommPiece *pieces, int count, bool average, DeviceStream *stream) {
+    TRY(check_alive(device));
+    ncclResult_t result = put(device, pieces, count, average ? ncclAvg : ncclSum, (cudaStream_t)stream);
+    Status status = settle(device, result, "a sum over all ranks");
+    return status == STATUS_OK ? status : give_up(device, status);
+}
+
+Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, bool average,
+                             DeviceStream *stream) {
+    TRY(comm_begin(device->comm, "sum on GPUs", 0));
+    return comm_end(device->comm, allreduce(device, pieces, count, average, stream));
+}
+
+static Status check_stream(cudaError_t error) {
+    if (error == cudaSuccess || error == cudaErrorNotReady) return STATUS_OK;
+    (void)cudaGetLastError();
+    FAIL(STATUS_CUDA, "the GPU failed: %s (%s)", cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+static Status wait_for(CommDevice *device, cudaStream_t stream) {
+    int64_t since_ns = clock_now_ns(), next_ns = since_ns;
+    for (;;) {
+        cudaError_t error = cudaStreamQuery(stream);
+        if (error == cudaSuccess) return STATUS_OK;
+        TRY(check_stream(error));
+        TRY(comm_progress(device->comm));
+        if (clock_now_ns() >= next_ns) {
+            ncclResult_t result = ncclSuccess;
+            TRY(check_alive(device));
+            ncclResult_t asked = nccl.async_error(device->nccl, &result);
+            if (asked != ncclSuccess) result = asked;
+            if (result != ncclSuccess && result != ncclInProgress) return fail(result, "a sum failed", device->nccl);
+            next_ns = clock_now_ns() + ASYNC_EVERY_NS;
+        }
+        pause_poll(since_ns);
+    }
+}
+
+Status comm_device_wait(CommDevice *device, DeviceStream *stream) {
+    TRY(comm_begin(device->comm, "sum on GPUs", 0));
+    Status status = wait_for(device, (cudaStream_t)stream);
+    return comm_end(device->comm, status == STATUS_OK ? status : give_up(device, status));
+}

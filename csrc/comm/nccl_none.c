@@ -1,0 +1,35 @@
+/* The twin of a build without NCCL: sums of device memory go through the host. */
+#include "comm/comm.h"
+
+#include <stdio.h>
+
+Status comm_device_create(Comm *comm, CommDevice **out, char *why) {
+    (void)comm;
+    snprintf(why, COMM_WHY_BYTES, "this build has no NCCL");
+    *out = NULL;
+    return STATUS_OK;
+}
+
+void comm_device_destroy(CommDevice *device) { (void)device; }
+
+const char *comm_device_name(const CommDevice *device) {
+    (void)device;
+    return "";
+}
+
+static Status absent(void) {
+    FAIL(STATUS_NOT_BUILT, "this build has no NCCL: apt install libnccl-dev, then build again with CGXFFCV_NCCL=1");
+}
+
+Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, bool average,
+                             DeviceStream *stream) {
+    (void)device, (void)pieces, (void)count, (void)average, (void)stream;
+    return absent();
+}
+
+Status comm_device_wait(CommDevice *device, DeviceStream *stream) {
+    (void)device, (void)stream;
+    return absent();
+}
+
+int comm_nccl_version(void) { return 0; }
