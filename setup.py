@@ -3,6 +3,7 @@
 Switches (environment): CGXFFCV_CUDA, CGXFFCV_MPI, CGXFFCV_NCCL, CGXFFCV_ONEDNN, CGXFFCV_JPEG = auto | 0 | 1;
 CGXFFCV_CUDA_ARCH (for example "90" or "75;80;90"), CGXFFCV_DEBUG=1, CGXFFCV_SANITIZE=address,undefined,
 CGXFFCV_WERROR=1. `auto` takes what is there and prints a table; `1` and missing stops with the package to install.
+For developers: CGXFFCV_CUDA=emulate compiles the kernels with g++ and runs them on the CPU (tests/cuda/emulator).
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
+EMULATOR = ROOT / "tests" / "cuda" / "emulator"
 
 WARNINGS = [
     "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wvla", "-Wstrict-prototypes", "-Wmissing-prototypes",
@@ -59,6 +61,7 @@ class Feature:
     why: str = ""
     cflags: list[str] = field(default_factory=list)
     libs: list[str] = field(default_factory=list)
+    emulated: bool = False
 
     @property
     def switch(self):
@@ -170,8 +173,22 @@ def find_cuda(cuda):
     cuda.libs += ["-lcudart", "-lcublasLt", "-lcudnn"]
 
 
+def find_emulator(cuda):
+    """CUDA's headers and g++ are enough; what calls cuDNN or cuBLASLt has stand-ins in the emulator."""
+    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    candidates = [os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/include", Path(nvcc).resolve().parents[1] / "include"]
+    include = header_dir("cuda_runtime.h", [*candidates, *system_dirs("include")])
+    if include is None or shutil.which("g++") is None:
+        cuda.why = "no cuda_runtime.h or no g++"
+        return
+    cuda.found, cuda.emulated, cuda.why = True, True, f"emulated on the CPU, with {include}"
+    cuda.cflags = [f"-isystem{include}"]
+
+
 def find_nccl(nccl, cuda):
-    if not cuda.found:
+    if cuda.emulated:
+        nccl.why = "not with an emulated GPU"
+    elif not cuda.found:
         nccl.why = "needs CUDA"
     elif header_dir("nccl.h", system_dirs("include") + [f[len("-isystem") :] for f in cuda.cflags]) is None:
         nccl.why = "no nccl.h"
@@ -188,14 +205,15 @@ def configure():
                "nccl": lambda part: find_nccl(part, parts["cuda"])}  # fmt: skip
     for name, part in parts.items():
         wish = os.environ.get(part.switch, "auto")
-        if wish not in ("auto", "0", "1"):
+        emulate = name == "cuda" and wish == "emulate"
+        if wish not in ("auto", "0", "1") and not emulate:
             sys.exit(f"{part.switch} must be auto, 0 or 1, not {wish!r}")
         if wish == "0":
             part.why = f"switched off by {part.switch}=0"
             continue
-        finders[name](part)
-        if wish == "1" and not part.found:
-            sys.exit(f"{part.switch}=1, but {part.why}. Remedy: {part.package}")
+        (find_emulator if emulate else finders[name])(part)
+        if wish in ("1", "emulate") and not part.found:
+            sys.exit(f"{part.switch}={wish}, but {part.why}. Remedy: {part.package}")
     for part in parts.values():
         print(f"cgxffcv: {part.name:<7} {'found' if part.found else 'not found':<10} {part.why}", flush=True)
     return parts
@@ -211,7 +229,22 @@ def choose_sources(parts):
         chosen -= glob_sources(part.sources) | glob_sources(part.without)
     for part in parts.values():
         chosen |= glob_sources(part.sources if part.found else part.without)
+    if parts["cuda"].emulated:
+        libraries = re.compile(r"#include <(cudnn|cublasLt)\.h>")
+        chosen = {source for source in chosen if not libraries.search(source.read_text())} | set(EMULATOR.glob("*.cc"))
     return sorted(chosen)
+
+
+def emulator_command(source, common):
+    """A .cu file with g++: threads as fibers, every access of a kernel reported to the emulator's checks."""
+    flags = ["-std=gnu++17", "-g1", "-fPIC", "-fvisibility=hidden", "-pthread", "-ffp-contract=off",
+             "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unknown-pragmas", f"-I{EMULATOR}"]  # fmt: skip
+    if os.environ.get("CGXFFCV_WERROR") == "1":
+        flags.append("-Werror")
+    if source.suffix == ".cc":
+        return ["g++", "-O2", *flags, *common]
+    return ["g++", "-O1", *flags, "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0",
+            "-DCGXFFCV_CUDA_ARCHITECTURES=\"emulated\"", *common, "-include", "emulator.h", "-x", "c++"]  # fmt: skip
 
 
 def compile_command(source, parts, include_dirs):
@@ -220,12 +253,15 @@ def compile_command(source, parts, include_dirs):
     common = [part.macro for part in parts.values()] + [f"-I{CSRC}", *(f"-I{d}" for d in include_dirs)]
     common += [flag for part in parts.values() if part.found for flag in part.cflags]
     optimise = ["-O1", "-g"] if debug else ["-O3", "-g1", "-DNDEBUG"]
+    if parts["cuda"].emulated and source.suffix in (".cu", ".cc"):
+        return emulator_command(source, common)
     if cuda:
         architectures = re.split(r"[;, ]+", os.environ.get("CGXFFCV_CUDA_ARCH", "75;80;86;90"))
         targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
         newest = max(architectures, key=lambda a: int(re.sub(r"\D", "", a)))
         targets.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
         host = "-fPIC,-fvisibility=hidden,-ffp-contract=off"
+        common.append(f'-DCGXFFCV_CUDA_ARCHITECTURES="{";".join(architectures)}"')
         warn = ["-Werror=all-warnings"] if os.environ.get("CGXFFCV_WERROR") == "1" else []
         return [parts["cuda"].why, "-std=c++17", "-O3", "-lineinfo", "--fmad=true", *targets, *warn,
                 f"-Xcompiler={host}", *(f for f in common if f != "-pthread")]  # fmt: skip
@@ -238,6 +274,10 @@ def compile_command(source, parts, include_dirs):
         if source.stem.endswith(suffix):
             flags += isa
     return [*shlex.split(os.environ.get("CC", "gcc")), *flags, *common]
+
+
+def object_name(source):
+    return source.relative_to(CSRC if CSRC in source.parents else ROOT).as_posix().replace("/", ".")
 
 
 def up_to_date(target, stamp, command):
@@ -260,11 +300,32 @@ class BuildExt(build_ext):
 
         includes = [sysconfig.get_path("include"), numpy.get_include()]
         cache = Path(self.build_temp).resolve()
-        objects = [cache / f"{source.relative_to(CSRC).as_posix().replace('/', '.')}.o" for source in sources]
+        objects = [cache / f"{object_name(source)}.o" for source in sources]
         cache.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             list(pool.map(lambda pair: self.compile_one(*pair, parts, includes), zip(sources, objects, strict=True)))
+        if parts["cuda"].emulated:
+            objects += self.missing_parts(objects, cache)
         self.link(extension, objects, parts)
+
+    def missing_parts(self, objects, cache):
+        """An emulated build may lack functions that its headers declare: they end the process when called."""
+        symbols = {"-u": set(), "--defined-only": set()}
+        for option, names in symbols.items():
+            listing = run("nm", option, "--format=posix", *map(str, objects)) or ""
+            names.update(line.split()[0] for line in listing.splitlines() if line and not line.endswith(":"))
+        declared = "".join(path.read_text() for path in CSRC.rglob("*.h"))
+        missing = sorted(name for name in symbols["-u"] - symbols["--defined-only"] if f"{name}(" in declared)
+        if not missing:
+            return []
+        print(f"cgxffcv: not in this build: {', '.join(missing)}", flush=True)
+        source = cache / "missing.c"
+        source.write_text(
+            "#include <stdio.h>\n#include <stdlib.h>\n"
+            + "".join(f'void {n}(void) {{ fputs("{n} is not in this build\\n", stderr); abort(); }}\n' for n in missing)
+        )
+        subprocess.run(["gcc", "-fPIC", "-c", str(source), "-o", str(cache / "missing.o")], check=True)
+        return [cache / "missing.o"]
 
     def compile_one(self, source, target, parts, includes):
         command = compile_command(source, parts, includes)

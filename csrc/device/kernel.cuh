@@ -30,7 +30,7 @@ template <typename T> struct AsDeclared { typedef T type; };
 #define SHARED_WITHOUT_ASKING (48u << 10)
 
 template <typename... Parameters>
-static cudaError_t start_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+static cudaError_t start_kernel(const char *, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                                 cudaStream_t stream, typename AsDeclared<Parameters>::type... arguments) {
     const void *function = reinterpret_cast<const void *>(kernel);
     if (shared_bytes > SHARED_WITHOUT_ASKING) {
@@ -62,7 +62,7 @@ template <typename... Parameters>
 static Status launch_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                             cudaStream_t stream, typename AsDeclared<Parameters>::type... arguments) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return STATUS_OK;
-    cudaError_t error = start_kernel(kernel, grid, block, shared_bytes, stream, arguments...);
+    cudaError_t error = start_kernel(name, kernel, grid, block, shared_bytes, stream, arguments...);
     return error == cudaSuccess ? STATUS_OK : launch_failed(error, name, grid, block, shared_bytes);
 }
 
