@@ -176,7 +176,10 @@ def find_cuda(cuda):
 def find_emulator(cuda):
     """CUDA's headers and g++ are enough; what calls cuDNN or cuBLASLt has stand-ins in the emulator."""
     nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
-    candidates = [os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/include", Path(nvcc).resolve().parents[1] / "include"]
+    candidates = [
+        os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/include",
+        Path(nvcc).resolve().parents[1] / "include",
+    ]
     include = header_dir("cuda_runtime.h", [*candidates, *system_dirs("include")])
     if include is None or shutil.which("g++") is None:
         cuda.why = "no cuda_runtime.h or no g++"
@@ -315,7 +318,8 @@ class BuildExt(build_ext):
             listing = run("nm", option, "--format=posix", *map(str, objects)) or ""
             names.update(line.split()[0] for line in listing.splitlines() if line and not line.endswith(":"))
         declared = "".join(path.read_text() for path in CSRC.rglob("*.h"))
-        missing = sorted(name for name in symbols["-u"] - symbols["--defined-only"] if f"{name}(" in declared)
+        declared = set(re.findall(r"^[A-Za-z_][\w *]*?(\w+)\(", declared, re.M))
+        missing = sorted((symbols["-u"] - symbols["--defined-only"]) & declared)
         if not missing:
             return []
         print(f"cgxffcv: not in this build: {', '.join(missing)}", flush=True)

@@ -1,6 +1,5 @@
 /* Runs a kernel: each thread of a block is a fiber with a small stack of its own. A fiber runs until it waits at a
  * barrier or for its warp; when nobody can go on, the threads have diverged, and that ends the kernel with a report. */
-#include "emulator.h"
 #include "machine.h"
 
 #include <stdarg.h>
@@ -102,7 +101,7 @@ static uint32_t warp_syncs[MAX_THREADS / EMULATED_WARP];
 static char *dynamic_shared; /* apart from all else */
 static size_t dynamic_bytes;
 static const char *kernel_name;
-static const std::function<void()> *kernel_body;
+static const EmulatedCall *kernel_call;
 static uint3 block_index;
 static dim3 block_size, grid_size;
 static bool failed;
@@ -240,7 +239,7 @@ uint32_t emulator_warp(const char *what, unsigned mask, const void *value, size_
 }
 
 static void fiber_main(void) {
-    (*kernel_body)();
+    kernel_call->run(kernel_call->arguments.get());
     current->state = ENDED;
     switch_to(&current->context, &scheduler);
     abort();
@@ -346,12 +345,14 @@ static void run_blocks(void) {
     }
 }
 
-cudaError_t machine_run(const char *name, const std::function<void()> &body, dim3 grid, dim3 block, size_t shared_bytes,
+cudaError_t machine_run(const char *name, const EmulatedCall &call, dim3 grid, dim3 block, size_t shared_bytes,
                         int device) {
     if (!make_memory()) return cudaErrorMemoryAllocation;
     static uint64_t launches;
     kernel_name = name;
-    kernel_body = &body;
+    kernel_call = &call;
+    running.arguments_begin = (uintptr_t)call.arguments.get();
+    running.arguments_end = running.arguments_begin + call.bytes;
     grid_size = grid;
     block_size = block;
     thread_total = (int)(block.x * block.y * block.z);

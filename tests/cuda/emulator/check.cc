@@ -244,6 +244,7 @@ static void check(const void *pointer, size_t bytes, Access access, bool aligned
     uintptr_t address = (uintptr_t)pointer;
     if (!running.active || !watching || level() == CHECK_NOTHING || bytes == 0) return;
     if (address >= running.stack_begin && address < running.stack_end) return;
+    if (address >= running.arguments_begin && address < running.arguments_end) return;
     Region *region = find(address);
     Checked at = {address, bytes, access, code, region};
     bool is_static = region == nullptr || region->kind == REGION_STATIC_SHARED;

@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include <functional>
 #include <type_traits>
 
 #undef __shared__
@@ -44,8 +43,9 @@ void *emulator_dynamic_shared(void);
 
 /* ---- launching ---------------------------------------------------------------------------------------------------*/
 
-cudaError_t emulator_launch(const char *name, std::function<void()> body, dim3 grid, dim3 block, size_t shared_bytes,
-                            cudaStream_t stream);
+/* `run` calls the kernel with its arguments, of which a copy is kept. */
+cudaError_t emulator_launch(const char *name, void (*run)(void *), const void *arguments, size_t bytes, dim3 grid,
+                            dim3 block, size_t shared_bytes, cudaStream_t stream);
 
 template <typename T> struct EmulatedArgument { typedef T type; };
 
@@ -53,8 +53,11 @@ template <typename... Parameters>
 static cudaError_t start_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                                 size_t shared_bytes, cudaStream_t stream,
                                 typename EmulatedArgument<Parameters>::type... arguments) {
-    auto body = [=]() __attribute__((no_sanitize("thread"))) { kernel(arguments...); };
-    return emulator_launch(name, body, grid, block, shared_bytes, stream);
+    auto body = [=]() { kernel(arguments...); };
+    typedef decltype(body) Body;
+    static_assert(std::is_trivially_copyable<Body>::value, "a kernel's arguments are plain data");
+    auto run = [](void *stored) { (*(Body *)stored)(); };
+    return emulator_launch(name, run, &body, sizeof body, grid, block, shared_bytes, stream);
 }
 
 /* ---- barriers, warps ---------------------------------------------------------------------------------------------*/

@@ -3,16 +3,25 @@
 #ifndef CGXFFCV_EMULATOR_MACHINE_H
 #define CGXFFCV_EMULATOR_MACHINE_H
 
-#include <cuda_runtime.h>
+#include "emulator.h"
 #include <stdint.h>
 
 #include <functional>
+#include <initializer_list>
+#include <memory>
 #include <string>
 
 enum Check { CHECK_NOTHING, CHECK_MEMORY, CHECK_RACES };
 
+/* A kernel with its arguments; the accesses to them are no accesses of the kernel. */
+struct EmulatedCall {
+    std::shared_ptr<void> arguments;
+    size_t bytes;
+    void (*run)(void *arguments);
+};
+
 /* Runs all blocks; cudaErrorLaunchFailure, with `machine_failure` set, if a check fails. */
-cudaError_t machine_run(const char *name, const std::function<void()> &body, dim3 grid, dim3 block, size_t shared_bytes,
+cudaError_t machine_run(const char *name, const EmulatedCall &call, dim3 grid, dim3 block, size_t shared_bytes,
                         int device);
 extern std::string machine_failure; /* what the last failed kernel did */
 
@@ -23,6 +32,7 @@ extern std::string machine_failure; /* what the last failed kernel did */
 struct Running {
     bool active;
     uintptr_t stack_begin, stack_end;
+    uintptr_t arguments_begin, arguments_end;
     int thread, warp; /* number in the block */
     uint32_t epoch;   /* grows with every barrier */
     uint32_t block_epoch, launch_epoch;

@@ -5,7 +5,6 @@
  * fault, as a GPU would give. It is filled with 0xFF; what lies between its end and the end of its page is compared
  * when it is freed. CGXFFCV_EMULATED_DEVICES (1), _MEMORY (bytes of one device) and _FAULT (no_driver, old_driver,
  * old_gpu, no_code) make other machines of this one. */
-#include "emulator.h"
 #include "machine.h"
 
 #include <stdlib.h>
@@ -182,12 +181,14 @@ static bool valid_shape(dim3 grid, dim3 block, size_t shared_bytes) {
            grid.y <= 65535 && grid.z >= 1 && grid.z <= 65535 && shared_bytes <= SHARED_OPT_IN;
 }
 
-cudaError_t emulator_launch(const char *name, std::function<void()> body, dim3 grid, dim3 block, size_t shared_bytes,
-                            cudaStream_t stream) {
+cudaError_t emulator_launch(const char *name, void (*run)(void *), const void *arguments, size_t bytes, dim3 grid,
+                            dim3 block, size_t shared_bytes, cudaStream_t stream) {
     Locked locked(lock);
     if (!valid_shape(grid, block, shared_bytes)) return give(cudaErrorInvalidConfiguration);
+    EmulatedCall call = {std::shared_ptr<void>(malloc(bytes), free), bytes, run};
+    memcpy(call.arguments.get(), arguments, bytes);
     int device = current_device;
-    return give(put(stream, [=]() { return machine_run(name, body, grid, block, shared_bytes, device); }));
+    return give(put(stream, [=]() { return machine_run(name, call, grid, block, shared_bytes, device); }));
 }
 
 cudaError_t machine_submit(const char *name, cudaStream_t stream, std::function<void()> work,
