@@ -388,11 +388,13 @@ static PyObject *trainer_evaluate_method(TrainerObject *self, PyObject *args) {
 
 static PyObject *trainer_hash_method(TrainerObject *self, PyObject *unused) {
     (void)unused;
-    uint64_t hash;
+    uint64_t hash = 0;
+    Status status;
     if (trainer_ready(self) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    hash = trainer_hash(self->trainer);
+    status = trainer_hash(self->trainer, &hash);
     Py_END_ALLOW_THREADS;
+    if (status != STATUS_OK) return trainer_raise(self, status);
     return PyLong_FromUnsignedLongLong(hash);
 }
 

@@ -7,7 +7,7 @@
 typedef struct Buffer {
     float *data; /* borrowed; NULL: there is none */
     size_t elems;
-    bool of_model; /* perhaps in device memory */
+    bool of_backend; /* perhaps in device memory */
 } Buffer;
 
 /* Finds a buffer; 0, or -1 with an exception for a name that no training has. */
@@ -29,6 +29,7 @@ static int find_buffer(TrainerObject *self, const char *name, Buffer *out) {
     for (int i = 0; i < TRAINER_BUFFERS; i++) {
         if (strcmp(name, own[i]) != 0) continue;
         out->data = trainer_buffer(self->trainer, (TrainerBuffer)i, &out->elems);
+        out->of_backend = true;
         return 0;
     }
     PyErr_Format(PyExc_KeyError, "a training has no buffer '%s'", name);
@@ -46,7 +47,7 @@ PyObject *trainer_read(TrainerObject *self, PyObject *name_in) {
     float *to = array_data(out);
     Status status = STATUS_OK;
     Py_BEGIN_ALLOW_THREADS;
-    if (buffer.of_model)
+    if (buffer.of_backend)
         status = model_read(self->model, buffer.data, 0, to, buffer.elems);
     else
         memcpy(to, buffer.data, buffer.elems * sizeof *to);
@@ -77,7 +78,7 @@ PyObject *trainer_write(TrainerObject *self, PyObject *args) {
     }
     Status status = STATUS_OK;
     Py_BEGIN_ALLOW_THREADS;
-    if (buffer.of_model)
+    if (buffer.of_backend)
         status = model_write(self->model, buffer.data, 0, view.data, buffer.elems);
     else
         memcpy(buffer.data, view.data, buffer.elems * sizeof(float));

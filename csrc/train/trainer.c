@@ -1,7 +1,5 @@
-/* The step and the test. Owns the plans (one for training at the current resolution, one for testing), the optimizer,
- * the averages, and a copy of the running statistics from before the step, in case the step must be undone. */
-#include "train/trainer.h"
-
+/* The step and the test on batches in host memory, for both backends. Owns the plans, the optimizer, the averages, and
+ * a copy of the running statistics from before the step, in case the step must be undone. */
 #include <math.h>
 #include <string.h>
 
@@ -9,20 +7,34 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "train/shrink.h"
+#include "train/trainer_private.h"
 
-struct Trainer {
-    TrainerConfig config;
-    Model *model; /* borrowed */
-    Optim *optim; /* owned */
-    Plan *plan;   /* owned: training at plan_side; made when a phase begins */
-    int plan_side;
-    Plan *test;         /* owned; made by the first trainer_evaluate */
-    float *shrunk;      /* owned: the batch at plan_side, if that is smaller than the images */
-    float *statistics;  /* owned: the running statistics before the step */
-    float *slow;        /* owned: averaged parameters, then statistics; NULL without averaging */
-    float *view_logits; /* owned: the logits of one view of test_batch images */
-    int64_t step;       /* steps done */
-};
+Status trainer_alloc(const Trainer *trainer, size_t elems, float **out) {
+    Status status = STATUS_OK;
+    float *memory = NULL;
+    if (trainer->stream == NULL) return memory_calloc(elems + 1, sizeof(float), out);
+    TRY(device_alloc((elems + 1) * sizeof(float), &memory));
+    TRY_GOTO(device_fill(memory, 0, (elems + 1) * sizeof(float), trainer->stream));
+    *out = memory;
+    memory = NULL;
+done:
+    device_free(memory);
+    return status;
+}
+
+void trainer_free(const Trainer *trainer, float *memory) {
+    if (trainer->stream == NULL) {
+        memory_free(memory);
+    } else {
+        device_free(memory);
+    }
+}
+
+Status trainer_copy(const Trainer *trainer, float *to, const float *from, size_t elems) {
+    if (trainer->stream != NULL) return device_copy(to, from, elems * sizeof *to, trainer->stream);
+    memcpy(to, from, elems * sizeof *to);
+    return STATUS_OK;
+}
 
 static Status check_phases(const TrainerConfig *config) {
     if (config->phase_count < 1 || config->phase_count > TRAINER_MAX_PHASES || config->phases[0].first_step != 0) {
@@ -115,9 +127,10 @@ Status trainer_create(const TrainerConfig *config, Model *model, Trainer **out) 
     TRY(memory_calloc(1, sizeof *trainer, &trainer));
     trainer->config = *config;
     trainer->model = model;
+    trainer->stream = model_stream(model);
     TRY_GOTO(create_optimizer(trainer));
-    TRY_GOTO(memory_calloc(model_statistic_elems(model) + 1, sizeof(float), &trainer->statistics));
-    if (config->lookahead_every > 0) TRY_GOTO(memory_calloc(slow_elems(trainer), sizeof(float), &trainer->slow));
+    TRY_GOTO(trainer_alloc(trainer, model_statistic_elems(model), &trainer->statistics));
+    if (config->lookahead_every > 0) TRY_GOTO(trainer_alloc(trainer, slow_elems(trainer), &trainer->slow));
     *out = trainer;
     trainer = NULL;
 done:
@@ -125,14 +138,20 @@ done:
     return status;
 }
 
+static void destroy_plans(Trainer *trainer) {
+    for (int i = 0; i < trainer->plan_count; i++) plan_destroy(trainer->plans[i].plan);
+    trainer->plan_count = 0;
+}
+
 void trainer_destroy(Trainer *trainer) {
     if (trainer == NULL) return;
+    if (trainer->stream != NULL) (void)device_stream_synchronize(trainer->stream);
     memory_free(trainer->view_logits);
-    memory_free(trainer->slow);
-    memory_free(trainer->statistics);
+    trainer_free(trainer, trainer->slow);
+    trainer_free(trainer, trainer->statistics);
     memory_free(trainer->shrunk);
-    plan_destroy(trainer->test);
-    plan_destroy(trainer->plan);
+    if (trainer->test_owned) plan_destroy(trainer->test);
+    destroy_plans(trainer);
     optim_destroy(trainer->optim);
     memory_free(trainer);
 }
@@ -153,59 +172,75 @@ OptimRate trainer_rate(const Trainer *trainer, int group, int64_t step) {
     };
 }
 
-/* The plan of the phase, made anew when the resolution has changed. */
-static Status prepare_plan(Trainer *trainer, const TrainerPhase *phase) {
-    if (trainer->plan != NULL && trainer->plan_side == phase->side) return STATUS_OK;
-    plan_destroy(trainer->plan);
-    trainer->plan = NULL;
+Status trainer_plan(Trainer *trainer, int side, Plan **out) {
+    for (int i = 0; i < trainer->plan_count; i++) {
+        if (trainer->plans[i].side != side) continue;
+        *out = trainer->plans[i].plan;
+        return STATUS_OK;
+    }
+    if (trainer->stream == NULL) destroy_plans(trainer);
+    SidePlan *next = &trainer->plans[trainer->plan_count];
+    PlanOptions options = {.batch = trainer->config.batch, .height = side, .width = side, .training = true};
+    TRY(plan_create(trainer->model, &options, &next->plan));
+    next->side = side;
+    trainer->plan_count++;
+    *out = next->plan;
+    return STATUS_OK;
+}
+
+static Status make_room(Trainer *trainer, int side) {
+    size_t elems = (size_t)trainer->config.batch * (size_t)side * (size_t)side * 3;
+    if (side == trainer->config.side || elems <= trainer->shrunk_room) return STATUS_OK;
     memory_free(trainer->shrunk);
     trainer->shrunk = NULL;
-    if (phase->side < trainer->config.side) {
-        size_t pixels = (size_t)phase->side * (size_t)phase->side * 3;
-        TRY(memory_alloc((size_t)trainer->config.batch * pixels, sizeof(float), &trainer->shrunk));
-    }
-    PlanOptions options = {
-        .batch = trainer->config.batch, .height = phase->side, .width = phase->side, .training = true};
-    TRY(plan_create(trainer->model, &options, &trainer->plan));
-    trainer->plan_side = phase->side;
+    trainer->shrunk_room = 0;
+    TRY(memory_alloc(elems, sizeof(float), &trainer->shrunk));
+    trainer->shrunk_room = elems;
     return STATUS_OK;
 }
 
 /* The first average is the state before the first step. */
-static void begin_averaging(Trainer *trainer) {
-    size_t parameters = model_parameter_elems(trainer->model), statistics = model_statistic_elems(trainer->model);
-    memcpy(trainer->slow, model_parameter_data(trainer->model), parameters * sizeof(float));
-    memcpy(trainer->slow + parameters, model_statistic_data(trainer->model), statistics * sizeof(float));
+Status trainer_begin_averaging(Trainer *trainer) {
+    Model *model = trainer->model;
+    size_t parameters = model_parameter_elems(model);
+    TRY(trainer_copy(trainer, trainer->slow, model_parameter_data(model), parameters));
+    return trainer_copy(trainer, trainer->slow + parameters, model_statistic_data(model), model_statistic_elems(model));
 }
 
-static void pull(float *restrict slow, float *restrict value, size_t elems, float keep) {
-    for (size_t i = 0; i < elems; i++) slow[i] = value[i] = keep * slow[i] + (1.0f - keep) * value[i];
+static Status pull(Trainer *trainer, float keep) {
+    Model *model = trainer->model;
+    size_t parameters = model_parameter_elems(model), statistics = model_statistic_elems(model);
+    TRY(optim_pull(trainer->optim, trainer->slow, model_parameter_data(model), parameters, keep));
+    return optim_pull(trainer->optim, trainer->slow + parameters, model_statistic_data(model), statistics, keep);
 }
 
-/* After a step: trainer->step steps are done. */
-static void average(Trainer *trainer) {
+Status trainer_average(Trainer *trainer, bool *changed) {
     const TrainerConfig *config = &trainer->config;
-    size_t parameters = model_parameter_elems(trainer->model), statistics = model_statistic_elems(trainer->model);
-    bool last = trainer->step == config->steps;
-    if (trainer->step % config->lookahead_every == 0) {
+    bool due = trainer->step % config->lookahead_every == 0, last = trainer->step == config->steps;
+    if (changed != NULL) *changed = due || last;
+    if (due) {
         double share = (double)trainer->step / (double)config->steps;
-        float keep = (float)(config->lookahead_base * share * share * share);
-        pull(trainer->slow, model_parameter_data(trainer->model), parameters, keep);
-        pull(trainer->slow + parameters, model_statistic_data(trainer->model), statistics, keep);
-    } else if (last) {
-        pull(trainer->slow, model_parameter_data(trainer->model), parameters, 1.0f);
-        pull(trainer->slow + parameters, model_statistic_data(trainer->model), statistics, 1.0f);
+        return pull(trainer, (float)(config->lookahead_base * share * share * share));
     }
+    return last ? pull(trainer, 1.0f) : STATUS_OK;
+}
+
+static Status trainer_wait(Trainer *trainer) {
+    const TrainerConfig *config = &trainer->config;
+    if (trainer->stream == NULL) return STATUS_OK;
+    if (config->reduce_wait != NULL) return config->reduce_wait(config->reduce_context, trainer->stream);
+    return device_stream_synchronize(trainer->stream);
 }
 
 /* Exchanges the gradients; a loss that is not finite here reaches all ranks as a gradient that is not. */
 static Status reduce(Trainer *trainer, const TrainerPhase *phase, TrainerStep *out) {
     float *gradients = model_gradient_data(trainer->model);
-    if (!isfinite(out->loss)) gradients[0] = NAN;
+    if (!isfinite(out->loss)) TRY(model_write(trainer->model, gradients, 0, &(float){NAN}, 1));
     if (trainer->config.reduce == NULL) return STATUS_OK;
     double begin = clock_now_seconds();
     TRY(trainer->config.reduce(trainer->config.reduce_context, trainer->step, gradients,
                                model_gradient_elems(trainer->model, phase->first_block)));
+    TRY(trainer_wait(trainer));
     out->reduce_seconds = clock_now_seconds() - begin;
     return STATUS_OK;
 }
@@ -223,6 +258,7 @@ static Status update(Trainer *trainer, TrainerStep *out) {
 static Status forward_backward(Trainer *trainer, const TrainerPhase *phase, const Images *images, const int64_t *labels,
                                int count, float *losses, TrainerStep *out) {
     Images seen = *images;
+    Plan *plan;
     StepTotals totals;
     StepOptions options = {.label_smoothing = trainer->config.label_smoothing,
                            .reduction = trainer->config.reduction,
@@ -232,18 +268,20 @@ static Status forward_backward(Trainer *trainer, const TrainerPhase *phase, cons
                            .hook_context = trainer->config.reduce_context,
                            .check = trainer->config.check,
                            .check_context = trainer->config.check_context};
-    if (trainer->shrunk != NULL) {
+    TRY(trainer_plan(trainer, phase->side, &plan));
+    if (phase->side < trainer->config.side) {
+        TRY(make_room(trainer, phase->side));
         TRY(shrink_images(images, count, trainer->config.side, trainer->config.side, phase->side,
                           model_pool(trainer->model), trainer->shrunk));
         seen = (Images){.data = trainer->shrunk, .type = PIXELS_F32, .layout = PIXELS_NHWC};
     }
-    Status status = plan_step(trainer->plan, &seen, labels, count, &options);
+    Status status = plan_step(plan, &seen, labels, count, &options);
     if (status != STATUS_OK) {
         ErrorRecord cause = *error_record();
-        (void)plan_take_totals(trainer->plan, &totals); /* what the part that ran has added */
+        (void)plan_take_totals(plan, &totals); /* what the part that ran has added */
         return error_adopt(&cause);
     }
-    TRY(plan_take_totals(trainer->plan, &totals));
+    TRY(plan_take_totals(plan, &totals));
     out->loss = totals.loss;
     out->correct = totals.correct;
     out->images = totals.images;
@@ -253,37 +291,51 @@ static Status forward_backward(Trainer *trainer, const TrainerPhase *phase, cons
 Status trainer_step(Trainer *trainer, const Images *images, const int64_t *labels, int count, float *losses,
                     TrainerStep *out) {
     const TrainerPhase *phase = trainer_phase(trainer, trainer->step);
-    size_t statistics = model_statistic_elems(trainer->model) * sizeof(float);
+    float *statistics = model_statistic_data(trainer->model);
+    size_t elems = model_statistic_elems(trainer->model);
     if (trainer->step >= trainer->config.steps) {
         FAIL(STATUS_ARGUMENT, "the training is over: all %lld steps are done", (long long)trainer->config.steps);
     }
     if (count < 1 || count > trainer->config.batch) {
         FAIL(STATUS_ARGUMENT, "a step takes 1 to %d images, not %d", trainer->config.batch, count);
     }
-    TRY(prepare_plan(trainer, phase));
-    if (trainer->slow != NULL && trainer->step == 0) begin_averaging(trainer);
+    if (trainer->slow != NULL && trainer->step == 0) TRY(trainer_begin_averaging(trainer));
     *out = (TrainerStep){.step = trainer->step, .side = phase->side};
-    memcpy(trainer->statistics, model_statistic_data(trainer->model), statistics);
+    TRY(trainer_copy(trainer, trainer->statistics, statistics, elems));
     Status status = forward_backward(trainer, phase, images, labels, count, losses, out);
     if (status == STATUS_OK) status = reduce(trainer, phase, out);
     if (status == STATUS_OK) status = update(trainer, out);
-    if (status != STATUS_OK || out->skipped) {
-        memcpy(model_statistic_data(trainer->model), trainer->statistics, statistics);
+    if (status != STATUS_OK) {
+        ErrorRecord cause = *error_record();
+        (void)trainer_copy(trainer, statistics, trainer->statistics, elems);
+        return error_adopt(&cause);
     }
-    TRY(status);
+    if (out->skipped) TRY(trainer_copy(trainer, statistics, trainer->statistics, elems));
     trainer->step++;
-    if (trainer->slow != NULL) average(trainer);
-    return STATUS_OK;
+    return trainer->slow == NULL ? STATUS_OK : trainer_average(trainer, NULL);
 }
 
-static Status prepare_test(Trainer *trainer, size_t classes) {
-    if (trainer->test != NULL) return STATUS_OK;
-    PlanOptions options = {
-        .batch = trainer->config.test_batch, .height = trainer->config.side, .width = trainer->config.side};
-    memory_free(trainer->view_logits);
-    trainer->view_logits = NULL;
-    TRY(memory_alloc((size_t)trainer->config.test_batch * classes, sizeof(float), &trainer->view_logits));
-    return plan_create(trainer->model, &options, &trainer->test);
+size_t trainer_classes(const Trainer *trainer) {
+    const ModelDesc *desc = model_desc(trainer->model);
+    return (size_t)desc->nodes[desc->count - 1].out_channels;
+}
+
+/* On a GPU, where the plans for training stay, one of them serves if it is large enough. */
+Status trainer_test_plan(Trainer *trainer, Plan **out) {
+    const TrainerConfig *config = &trainer->config;
+    bool shared = false;
+    for (int i = 0; i < config->phase_count && trainer->stream != NULL && config->test_batch <= config->batch; i++) {
+        shared = shared || config->phases[i].side == config->side;
+    }
+    if (trainer->test == NULL && shared) {
+        TRY(trainer_plan(trainer, config->side, &trainer->test));
+    } else if (trainer->test == NULL) {
+        PlanOptions options = {.batch = config->test_batch, .height = config->side, .width = config->side};
+        TRY(plan_create(trainer->model, &options, &trainer->test));
+        trainer->test_owned = true;
+    }
+    *out = trainer->test;
+    return STATUS_OK;
 }
 
 static size_t image_bytes(const Trainer *trainer, PixelType type) {
@@ -292,14 +344,14 @@ static size_t image_bytes(const Trainer *trainer, PixelType type) {
 }
 
 /* At most test_batch images from `first` on. */
-static Status evaluate_part(Trainer *trainer, const Images *images, int first, int count, const TrainerView *view,
-                            size_t classes, float *logits) {
+static Status evaluate_part(Trainer *trainer, Plan *plan, const Images *images, int first, int count,
+                            const TrainerView *view, size_t classes, float *logits) {
     Images seen = *images;
     seen.data = (const uint8_t *)images->data + (size_t)first * image_bytes(trainer, images->type);
     seen.mirror = view->mirror;
     seen.shift_y = view->dy;
     seen.shift_x = view->dx;
-    TRY(plan_evaluate(trainer->test, &seen, count, trainer->view_logits));
+    TRY(plan_evaluate(plan, &seen, count, trainer->view_logits));
     float *to = logits + (size_t)first * classes;
     for (size_t i = 0; i < (size_t)count * classes; i++) to[i] += view->weight * trainer->view_logits[i];
     return STATUS_OK;
@@ -307,17 +359,18 @@ static Status evaluate_part(Trainer *trainer, const Images *images, int first, i
 
 Status trainer_evaluate(Trainer *trainer, const Images *images, int count, const TrainerView *views, int view_count,
                         float *logits) {
-    const ModelDesc *desc = model_desc(trainer->model);
-    size_t classes = (size_t)desc->nodes[desc->count - 1].out_channels;
+    size_t classes = trainer_classes(trainer), room = (size_t)trainer->config.test_batch * classes;
+    Plan *plan;
     if (count < 0 || view_count < 1) {
         FAIL(STATUS_ARGUMENT, "a test takes 0 or more images and at least one view, not %d and %d", count, view_count);
     }
-    TRY(prepare_test(trainer, classes));
+    TRY(trainer_test_plan(trainer, &plan));
+    if (trainer->view_logits == NULL) TRY(memory_alloc(room, sizeof(float), &trainer->view_logits));
     memset(logits, 0, (size_t)count * classes * sizeof *logits);
     for (int first = 0; first < count; first += trainer->config.test_batch) {
         int here = count - first < trainer->config.test_batch ? count - first : trainer->config.test_batch;
         for (int v = 0; v < view_count; v++) {
-            TRY(evaluate_part(trainer, images, first, here, &views[v], classes, logits));
+            TRY(evaluate_part(trainer, plan, images, first, here, &views[v], classes, logits));
         }
     }
     return STATUS_OK;
@@ -347,12 +400,31 @@ float *trainer_buffer(Trainer *trainer, TrainerBuffer which, size_t *elems) {
     return which == TRAINER_SLOW_PARAMETERS ? trainer->slow : trainer->slow + parameters;
 }
 
-uint64_t trainer_hash(Trainer *trainer) {
-    size_t momenta;
+/* Continues a hash with a buffer, by way of host memory. */
+static Status hash_buffer(const Trainer *trainer, const float *data, size_t elems, float *host, uint64_t *hash) {
+    if (trainer->stream != NULL) {
+        TRY(model_read(trainer->model, data, 0, host, elems));
+        data = host;
+    }
+    *hash = hash_bytes(data, elems * sizeof *data, *hash);
+    return STATUS_OK;
+}
+
+Status trainer_hash(Trainer *trainer, uint64_t *out) {
+    Status status = STATUS_OK;
+    size_t momenta, parameters = model_parameter_elems(trainer->model);
     const float *momentum = trainer_buffer(trainer, TRAINER_MOMENTUM, &momenta);
-    uint64_t hash =
-        hash_bytes(model_parameter_data(trainer->model), model_parameter_elems(trainer->model) * sizeof(float), 0);
-    return hash_bytes(momentum, momenta * sizeof(float), hash);
+    float *host = NULL;
+    uint64_t hash = 0;
+    if (trainer->stream != NULL) {
+        TRY(device_host_alloc((momenta > parameters ? momenta : parameters) * sizeof *host, &host));
+    }
+    TRY_GOTO(hash_buffer(trainer, model_parameter_data(trainer->model), parameters, host, &hash));
+    TRY_GOTO(hash_buffer(trainer, momentum, momenta, host, &hash));
+    *out = hash;
+done:
+    device_host_free(host);
+    return status;
 }
 
 double trainer_flops_optimizer(const Trainer *trainer) { return optim_step_flops(trainer->optim); }

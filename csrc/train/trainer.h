@@ -119,11 +119,11 @@ typedef enum TrainerBuffer {
     TRAINER_BUFFERS
 } TrainerBuffer;
 
-/* Borrowed until trainer_destroy; readable and writable between steps. */
+/* Borrowed until trainer_destroy; memory of the model's backend, for model_read and model_write between steps. */
 float *trainer_buffer(Trainer *trainer, TrainerBuffer which, size_t *elems);
 
 /* XXH64 of parameters and momenta: equal on all ranks. */
-uint64_t trainer_hash(Trainer *trainer);
+Status trainer_hash(Trainer *trainer, uint64_t *out);
 
 /* Floating-point operations (a multiplication and an addition are two) of an image of side x side pixels, in the
  * convolutions and the linear layer: forward, and forward and backward with the blocks below first_block frozen. */

@@ -1,4 +1,4 @@
-// sources: train/[fst]*.c nn/optim.c nn/optim_host.c nn/muon.c nn/optim_gemm.c nn/whiten.c nn/cuda_none.c base/*.c
+// sources: train/[fs]*.c train/trainer.c nn/optim.c nn/optim_host.c nn/muon.c nn/optim_gemm.c nn/whiten.c nn/cuda_none.c device/none.c base/*.c
 /* The trainer over a network made for the test: two layers, whose gradients are the mean pixel of the batch. So every
  * update can be worked out by hand. */
 #include <math.h>
@@ -96,6 +96,16 @@ size_t model_parameter_elems(const Model *model) {
 size_t model_statistic_elems(const Model *model) {
     (void)model;
     return 2;
+}
+Status model_write(Model *model, float *buffer, size_t offset, const float *from, size_t elems) {
+    (void)model;
+    memcpy(buffer + offset, from, elems * sizeof *from);
+    return STATUS_OK;
+}
+Status model_read(Model *model, const float *buffer, size_t offset, float *to, size_t elems) {
+    (void)model;
+    memcpy(to, buffer + offset, elems * sizeof *to);
+    return STATUS_OK;
 }
 size_t model_gradient_elems(const Model *model, int first_block) {
     (void)model;
