@@ -89,7 +89,7 @@ static Status load_rates(OptimState *optim, const OptimRate *rates, int64_t step
 
 static Status need_rates(const OptimState *optim) {
     if (optim->rates != NULL) return STATUS_OK;
-    FAIL(STATUS_ARGUMENT, "a scheduled step needs the rates of all steps: call optim_load_rates first");
+    FAIL(STATUS_ARGUMENT, "a scheduled step needs the rates of all steps: load_rates comes first");
 }
 
 static Status check_scheduled(OptimState *optim, const int32_t *step_number, uint32_t *flag) {
