@@ -17,6 +17,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -60,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true", help="each run in a process of its own, on a GPU, too")
+    parser.add_argument("--empty-cache", action="store_true",
+                        help="start each process with an empty cache of plans: the coldest clock")  # fmt: skip
     parser.add_argument("--json", metavar="FILE",
                         help="all figures there, anew after each run; - is the standard output")  # fmt: skip
     parser.add_argument("--seeds", type=_numbers, metavar="SEEDS", help=argparse.SUPPRESS)
@@ -213,7 +216,12 @@ def start_runs(
 
         command = launch.command(options.ranks, command, app.cores_of_this_rank(), os.geteuid() == 0, os.environ)
     count = 0
-    with processes.Program(command, stdout=subprocess.PIPE, text=True) as program:
+    with (
+        tempfile.TemporaryDirectory(prefix="cgxffcv-cache-") as empty,
+        processes.Program(
+            command, processes.environment(empty if options.empty_cache else None), stdout=subprocess.PIPE, text=True
+        ) as program,
+    ):
         for line in program.process.stdout:
             if line.startswith(MARK):
                 keep(json.loads(line.removeprefix(MARK)))

@@ -14,13 +14,16 @@ from typing import Any
 
 GRACE_SECONDS = 8.0  # for mpirun, to end its ranks by itself
 
+CACHE = "CGXFFCV_CACHE"  # names the folder of what is remembered from run to run: plans of convolutions
+
 ROOT = Path(__file__).resolve().parents[2]  # where this package lies
 
 
-def environment() -> dict[str, str]:
-    """This process's environment, in which programs also find this very package."""
+def environment(cache: str | os.PathLike[str] | None = None) -> dict[str, str]:
+    """This process's environment, in which programs also find this very package; with another folder of plans."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    chosen = {} if cache is None else {CACHE: os.fspath(cache)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **chosen}
 
 
 def members(session: int) -> list[int]:

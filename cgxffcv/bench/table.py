@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="the first N training and test images only")
     parser.add_argument("--workers", type=int, default=8, help="of a rank's DataLoader in the baseline (default 8)")
     parser.add_argument("--rows", default=",".join(ROWS), help=f"which ones, of {','.join(ROWS)} (default: all)")
+    parser.add_argument("--empty-cache", action="store_true", help="start each row with an empty cache of plans")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timeout", type=float, default=6 * 3600, metavar="SECONDS", help="of a row (default 6 h)")
     parser.add_argument("--json", metavar="FILE", help="all figures there, anew after each row")
@@ -248,7 +249,12 @@ def _last_words(path: Path) -> str:
 def run(row: Row, options: argparse.Namespace) -> None:
     """Runs a row to its end, its failure or its time limit; Ctrl-C ends its processes and goes on."""
     print(f"+ {shlex.join(row.command)}", file=sys.stderr, flush=True)
-    environ = {name: value for name, value in processes.environment().items() if not name.startswith(ENV_PREFIX)}
+    cache = None
+    if options.empty_cache:
+        cache = row.log.with_suffix(".cache")
+        cache.mkdir(exist_ok=True)
+    environ = processes.environment(cache)
+    environ = {name: value for name, value in environ.items() if not name.startswith(ENV_PREFIX)}
     environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     records = Records(row.records)
     with open(row.log, "wb") as log, processes.Program(
@@ -425,6 +431,8 @@ def main(argv: Sequence[str]) -> int:
     if options.keep:
         work = Path(options.keep).resolve()
         work.mkdir(parents=True, exist_ok=True)
+        if any(work.iterdir()):
+            raise UserError(f"--keep {options.keep}: the folder is not empty; name another")
         return benchmark(options, argv, work)
     with tempfile.TemporaryDirectory(prefix="cgxffcv-table-") as folder:
         return benchmark(options, argv, Path(folder))

@@ -63,7 +63,8 @@ def test_figures_of_two_runs(files, tmp_path):
 
 @needs_onednn
 def test_held_out_images_are_tested_and_not_trained_on(files):
-    done = bench(files, *SMALL, "--runs", "1", "--first-seed", "2", "--holdout", "100", "--json", "-")
+    done = bench(files, *SMALL, "--runs", "1", "--first-seed", "2", "--holdout", "100", "--empty-cache", "--json",
+                 "-")  # fmt: skip
     assert done.returncode == 0, done.stderr
     run = json.loads(done.stdout)["runs"][0]
     assert run["images"] == 150 and 100 * run["accuracy"] == pytest.approx(round(100 * run["accuracy"]))

@@ -6,6 +6,7 @@ PyTorch is rarely there in a test; a stand-in (fake_torch) takes its place, in w
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,6 +189,29 @@ def test_a_row_that_fails_stops_no_other(tmp_path):
 
 
 @needs_onednn
+@needs_pillow
+def test_several_ranks(tmp_path):
+    if shutil.which("mpirun") is None or not _cgxffcv.build_info()["mpi"]:
+        pytest.skip("mpirun or a build with MPI is not there")
+    small = ("--limit", "64", "--batch-size", "16", "--epochs", "1", "--gpus", "2", "--device", "cpu")
+    wanted = ("--rows", "baseline,compressed", "--empty-cache", "--json", "figures.json", "--keep", "kept")
+    done = bench(*small, *wanted, cwd=tmp_path, paths=(FAKE,))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
+    for row, path in zip(rows, ("baseline.jsonl", "compressed/run.jsonl"), strict=True):
+        assert row["command"].startswith("mpirun -np 2 ") and row["seconds"] > row["startup_seconds"] > 0
+        assert json.loads((tmp_path / "kept" / path).read_text().splitlines()[0])["ranks"] == 2
+    assert "2 ranks on CPU" in done.stdout
+
+
+@needs_onednn
+def test_a_time_limit(tmp_path):
+    small = ("--limit", "64", "--batch-size", "16", "--epochs", "1000", "--gpus", "1", "--device", "cpu")
+    done = bench(*small, "--rows", "plain", "--timeout", "1", cwd=tmp_path)
+    assert done.returncode == 1 and "cgxffcv: did not end within 1.0 s (--timeout)" in done.stdout, done.stderr
+
+
+@needs_onednn
 def test_without_pytorch_the_first_row_says_so(tmp_path):
     if importlib.util.find_spec("torch") is not None:
         pytest.skip("PyTorch is installed")
@@ -224,11 +248,13 @@ def test_an_interrupted_table_leaves_no_process(tmp_path, number, code):
         (["--epochs", "0"], "--epochs 0: expected at least 1"),
         (["--rows", "plain,fancy"], "--rows fancy: expected some of baseline, plain, compressed"),
         (["--price-per-hour", "-1"], "--price-per-hour -1.0: expected 0 or more"),
+        (["--keep", "."], "--keep .: the folder is not empty"),
         (["--json", "nowhere/x.json"], "nowhere/x.json: its folder is not there"),
         (["--source", "local", "--data-root", "nowhere"], "no CIFAR-10 below nowhere"),
     ],
 )
 def test_mistakes(tmp_path, options, message):
+    (tmp_path / "something").touch()
     done = bench(*options, cwd=tmp_path)
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
 
@@ -264,6 +290,14 @@ def test_a_program_ends_with_all_that_it_started():
     while processes.members(session) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert processes.members(session) == []
+
+
+def test_programs_find_this_package_and_a_cache(tmp_path):
+    code = "import cgxffcv, os; print(cgxffcv.__file__, os.environ['CGXFFCV_CACHE'], end='')"
+    done = subprocess.run(processes.interpreter("-c", code), cwd=tmp_path, env=processes.environment(tmp_path / "c"),
+                          capture_output=True, text=True, timeout=60, check=True)  # fmt: skip
+    assert done.stdout == f"{ROOT / 'cgxffcv' / '__init__.py'} {tmp_path / 'c'}"
+    assert processes.environment().get(processes.CACHE) == os.environ.get(processes.CACHE)
 
 
 def test_a_peak_that_cannot_be_measured_says_why(monkeypatch):
