@@ -19,10 +19,10 @@ def main() -> int:
     settings = config.load(prog="train_cifar_ffcv_cgx.py", description=__doc__)
     recipe = session.choose_recipe(settings, app.say)
     compression = session.choose_compression(settings, app.say)
-    session.check_device(settings)
     session.check_files(settings)
     checkpoint = session.checkpoint_to_resume(settings)
     threads = session.set_threads(app.say)
+    gpu = session.choose_device(settings, app.say)
     app.say("\n".join(settings.lines()))
 
     from cgxffcv import comm  # after set_threads: loading the C core starts oneDNN's threads
@@ -38,6 +38,10 @@ def main() -> int:
             seed=settings.training.seed,
             comm=world,
             compression=compression,
+            device="cpu" if gpu is None else "gpu",
+            gpu=gpu,
+            precision=settings.training.precision,
+            deterministic=settings.training.deterministic,
             threads=threads,
             num_workers=session.loader_threads(settings, threads),
             test_batch=settings.training.val_batch_size,

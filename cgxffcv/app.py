@@ -45,6 +45,11 @@ def local_ranks() -> int:
     return max(_number("OMPI_COMM_WORLD_LOCAL_SIZE", 1), 1)
 
 
+def local_rank() -> int:
+    """This process's number among those on this machine."""
+    return _number("OMPI_COMM_WORLD_LOCAL_RANK", 0)
+
+
 def cores_of_this_rank() -> int:
     """Cores that this process may count as its own: those it is bound to, or its share of those of all ranks here."""
     usable = len(os.sched_getaffinity(0))

@@ -171,7 +171,7 @@ SECTIONS = {
 SCHEMA: dict[str, Param] = {
     "data.train_dataset": text("data/cifar_train.beton", "the training set, a .beton file", "a file name"),
     "data.val_dataset": text("data/cifar_test.beton", "the test set, a .beton file", "a file name"),
-    "data.gpu": integer(0, "index of the first GPU to use, where there are any", 0),
+    "data.gpu": integer(0, "index of the first GPU to use; the ranks of a machine take its GPUs in turn", 0),
     "data.num_workers": integer(-1, "threads that write the .beton files; -1: one a core", 1, MOST_THREADS, also=(-1,)),
     "data.source": choice(
         "auto",
@@ -200,6 +200,15 @@ SCHEMA: dict[str, Param] = {
     ),
     "training.seed": integer(0, "decides initialisation, order and augmentation", 0),
     "training.device": choice("auto", "where to train; auto: the GPU if there is one", "auto", "cpu", "gpu"),
+    "training.precision": choice(
+        "auto",
+        "how activations are stored and products taken (parameters and sums are float32); auto: float16 on a GPU, "
+        "bfloat16 on a CPU that multiplies it, else float32",
+        "auto", "float32", "bfloat16", "float16",
+    ),
+    "training.deterministic": boolean(
+        False, "on a GPU only algorithms that give the same bytes every time (a CPU always does)"
+    ),
     "training.test_every": integer(1, "epochs from one test to the next; the last epoch is always tested", 1),
     "training.resume": text(None, "checkpoint, or log folder, to go on from", "a file or folder name"),
     "compression.bits": integer(32, "bits a gradient value; 32: no compression", 1, 8, also=(32,)),
@@ -270,6 +279,7 @@ FLAGS = [
     Flag(("momentum",), "training", "training.momentum (demo: 0.9)", _same("training.momentum")),
     Flag(("wd",), "training", "training.weight_decay (demo: 1e-4)", _same("training.weight_decay")),
     Flag(("no-cuda",), "training", "training.device=cpu", _same("training.device"), const="cpu"),
+    Flag(("deterministic",), "training", "training.deterministic=true", _same("training.deterministic"), const="true"),
     Flag(("seed",), "training", "training.seed", _same("training.seed")),
     Flag(("resume",), "training", "go on from a checkpoint or log folder (default: the log folder)",
          _same("training.resume"), const="auto", optional=True),

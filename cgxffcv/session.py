@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cgxffcv import app, recipes
+from cgxffcv import app, device, recipes
 from cgxffcv.config import Config
 from cgxffcv.errors import ConfigError, UserError
 from cgxffcv.recipes import Recipe, RecipeError
@@ -63,12 +63,42 @@ def choose_compression(config: Config, say: app.Say) -> dict[str, object] | None
     }
 
 
-def check_device(config: Config) -> None:
-    """This version trains on the CPU."""
-    if config.training.device == "gpu":
+def choose_device(config: Config, say: app.Say) -> int | None:
+    """Selects this rank's GPU: its index, None for the CPU. Loads the extension module, so it comes after set_threads.
+
+    The ranks of a machine take its GPUs in turn, from data.gpu on.
+    """
+    wish, first = config.training.device, config.data.gpu
+    try:
+        count = device.check(wish)
+    except UserError as error:
+        origin = config.origin("training.device")
         raise UserError(
-            f"training.device = gpu ({config.origin('training.device')}): this build has no CUDA; "
-            "use --training.device=cpu, or see cgxffcv doctor"
+            f"training.device = gpu ({origin}): {error}; or use --training.device=cpu (cgxffcv doctor tells more)"
+        ) from None
+    if count == 0:
+        reason = device.unused()
+        if reason and wish == "auto":
+            say(f"note: training on the CPU, though there seems to be a GPU: {reason}")
+        _check_precision_of_cpu(config)
+        return None
+    try:
+        index = device.choose(wish, first, app.local_rank())
+    except UserError as error:
+        raise UserError(f"data.gpu = {first} ({config.origin('data.gpu')}): {error}") from None
+    if app.local_ranks() > count:
+        say(
+            f"note: {app.local_ranks()} ranks share {'one GPU' if count == 1 else f'{count} GPUs'}, and their "
+            "gradients go through host memory; one rank for each GPU is faster"
+        )
+    return index
+
+
+def _check_precision_of_cpu(config: Config) -> None:
+    if config.training.precision == "float16":
+        raise UserError(
+            f"training.precision = float16 ({config.origin('training.precision')}): only GPUs compute in it; here it "
+            "can be auto, float32 or bfloat16"
         )
 
 

@@ -14,6 +14,7 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv import checkpoint, nn, recipes
+from cgxffcv.device import choose as choose_gpu
 from cgxffcv.errors import UserError
 from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.train.data import (
@@ -99,13 +100,17 @@ class Trainer:
         threads: of the network and the optimizer; 0: all cores of this process. The same seed gives the same bytes
             for any number of threads.
         num_workers: loader threads; below 1: as many as `threads`.
-        precision: "auto", "float32" or "bfloat16" (storage of activations; parameters are float32).
+        device: "auto" (a GPU if there is one), "cpu" or "gpu".
+        gpu: index of the GPU; None: the ranks of a machine take its GPUs in turn.
+        precision: "auto", "float32", "bfloat16", or on a GPU "float16" (storage of activations; parameters are
+            float32).
+        deterministic: on a GPU only algorithms that give the same bytes every time; a CPU always does.
         seed: of initialisation, order and augmentation.
         test_batch: images at a time in the test; None: 500.
         train_indices, test_indices: the samples to use of each file; None: all.
 
     Raises RecipeError if the batch does not fit the data or the ranks, DataError or BetonError for files that do not
-    fit, NotBuiltError without oneDNN.
+    fit, NotBuiltError without oneDNN, UserError without the GPU that is wished for.
     """
 
     def __init__(
@@ -118,7 +123,10 @@ class Trainer:
         compression: Compression | Mapping[str, Any] | None = None,
         threads: int = 0,
         num_workers: int = 0,
+        device: str = "auto",
+        gpu: int | None = None,
         precision: str = "auto",
+        deterministic: bool = False,
         seed: int = 0,
         test_batch: int | None = None,
         train_indices: np.ndarray | None = None,
@@ -127,6 +135,9 @@ class Trainer:
         self.recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
         self.comm, self.seed = comm, seed
         self.rank, self.ranks = (0, 1) if comm is None else (comm.rank, comm.size)
+        in_turn = 0 if comm is None or gpu is not None else comm.local_rank
+        self.gpu = choose_gpu(device, gpu or 0, in_turn)  # None: on the CPU
+        self.deterministic = deterministic
         self.best_accuracy = 0.0
         self.whitening_seconds = 0.0  # including the reading of its images
         self.load_seconds = 0.0  # waiting for the training loader, in this process
@@ -170,7 +181,10 @@ class Trainer:
 
     def _build(self, compression, threads, precision, test_batch) -> None:
         recipe, plan, ranks = self.recipe, self.plan, self.ranks
-        network = self.network = nn.Network(describe(recipe), precision=precision, threads=threads)
+        network = self.network = nn.Network(
+            describe(recipe), backend="cpu" if self.gpu is None else "cuda", precision=precision, threads=threads,
+            deterministic=self.deterministic,
+        )  # fmt: skip
         self._core = self._keep(
             _cgxffcv.Trainer(
                 model=network.core, groups=[_core_group(group) for group in plan.groups],

@@ -33,12 +33,27 @@ static PyObject *why_no_device(PyObject *module, PyObject *unused) {
     return PyUnicode_FromString(device_why());
 }
 
+static PyObject *select_device(PyObject *module, PyObject *argument) {
+    long index = PyLong_AsLong(argument);
+    if (index == -1 && PyErr_Occurred()) return NULL;
+    Status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = device_select(index < 0 || index > INT32_MAX ? -1 : (int)index);
+    Py_END_ALLOW_THREADS;
+    if (status != STATUS_OK) return errors_raise(module_state(module), status);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
     {"devices", devices, METH_NOARGS,
      "devices()\n--\n\nThe usable GPUs, a list of dicts (name, compute_capability, multiprocessors, memory_bytes,\n"
      "free_bytes, driver_version, runtime_version); empty where there is none."},
     {"why_no_device", why_no_device, METH_NOARGS,
      "why_no_device()\n--\n\nWhy devices() is empty, with the remedy; '' if it is not."},
+    {"select_device", select_device, METH_O,
+     "select_device(index)\n--\n\nMakes it the calling thread's GPU. ValueError for an index that is none, CudaError "
+     "if "
+     "this build cannot use that GPU."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -55,7 +55,7 @@ def numpy_training(recipe, files, ranks):
     network's own operators, everything else in float64 NumPy."""
     plan = make_plan(recipe, 250, ranks)
     network = nn.Network(describe(recipe), precision="float32", threads=1)
-    with Trainer(recipe, files[0], threads=1, num_workers=1, precision="float32") as start_from:
+    with Trainer(recipe, files[0], threads=1, num_workers=1, precision="float32", device="cpu") as start_from:
         network.parameters[:] = start_from.network.parameters
     network.running[:] = 0
     for norm in network.statistics:

@@ -49,7 +49,8 @@ def environment():
 
 
 def words(data, log, *options, ranks=0):
-    script = [str(ROOT / "train_cifar_ffcv_cgx.py"), "--dataset-dir", str(data), "--log-dir", str(log), *options]
+    script = [str(ROOT / "train_cifar_ffcv_cgx.py"), "--dataset-dir", str(data), "--log-dir", str(log), "--no-cuda"]
+    script += options
     launch = ["-m", "cgxffcv", "launch", "-np", str(ranks)] if ranks else []
     return [sys.executable, *launch, *script]
 

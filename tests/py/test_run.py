@@ -4,9 +4,10 @@ import csv
 import json
 import time
 
+import _cgxffcv
 import pytest
 
-from cgxffcv import config, recipes, session
+from cgxffcv import config, device, recipes, session
 from cgxffcv.errors import ConfigError, UserError
 from cgxffcv.run import Run, cheapest, forecast, gigaflops
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
@@ -252,9 +253,83 @@ def test_missing_files_name_the_command(tmp_path):
         session.check_files(config.load(["--dataset-dir", str(tmp_path)], environ={}))
 
 
-def test_gpu_is_refused():
-    with pytest.raises(UserError, match="training.device = gpu .--training.device.: this build has no CUDA"):
-        session.check_device(config.load(["--training.device=gpu"], environ={}))
+class Machine:
+    """GPUs that are not there, as the C core would tell of them."""
+
+    def __init__(self, monkeypatch, count, why="", refused=()):
+        self.count, self.why, self.refused, self.selected = count, why, refused, []
+        for name in ("devices", "why_no_device", "select_device"):
+            monkeypatch.setattr(_cgxffcv, name, getattr(self, name))
+
+    def devices(self):
+        return [{"name": f"GPU {i}", "compute_capability": (9, 0)} for i in range(self.count)]
+
+    def why_no_device(self):
+        return self.why
+
+    def select_device(self, index):
+        if index in self.refused:
+            raise _cgxffcv.CudaError("no code for compute capability 5.2; rebuild with CGXFFCV_CUDA_ARCH=52")
+        self.selected.append(index)
+
+
+def device_of(*options, said=None):
+    return session.choose_device(config.load(list(options), environ={}), [].append if said is None else said.append)
+
+
+def test_ranks_take_the_gpus_in_turn(monkeypatch):
+    machine = Machine(monkeypatch, 3)
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "4")
+    said, found = [], []
+    for rank in range(4):
+        monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", str(rank))
+        found += [device_of(), device_of("--data.gpu=2", said=said)]
+    assert found == [0, 2, 1, 0, 2, 1, 0, 2] == machine.selected
+    assert "4 ranks share 3 GPUs" in said[0] and len(said) == 4  # which only rank 0 prints
+
+
+def test_the_cpu_is_taken_when_told_and_when_there_is_nothing_else(monkeypatch):
+    machine = Machine(monkeypatch, 2)
+    assert device_of("--no-cuda") is None and device_of("--training.device=cpu") is None and not machine.selected
+    Machine(monkeypatch, 0, "this build has no CUDA: rebuild")
+    said = []
+    monkeypatch.setattr(device, "DRIVER", "/nowhere")
+    assert device_of(said=said) is None and not said
+    monkeypatch.setattr(device, "DRIVER", "/")
+    assert device_of(said=said) is None and "seems to be a GPU: this build has no CUDA: rebuild" in said[0]
+    assert device_of("--no-cuda", said=said) is None and len(said) == 1
+
+
+@pytest.mark.parametrize(
+    "count, options, expected",
+    [
+        (
+            0,
+            ["--training.device=gpu"],
+            r"device = gpu \(--training.device\): too old: .*--training.device=cpu",
+        ),
+        (0, ["--training.precision=float16"], r"float16 \(--training.precision\): only GPUs .*float32 or bfloat16"),
+        (1, ["--data.gpu=1"], r"data.gpu = 1 \(--data.gpu\): there is no GPU 1 here: there is GPU 0 only"),
+        (4, ["--data.gpu=4"], r"there are GPUs 0 to 3 \(see CUDA_VISIBLE_DEVICES\)"),
+        (4, ["--data.gpu=3"], r"GPU 3: no code for compute capability 5.2; rebuild with CGXFFCV_CUDA_ARCH=52"),
+    ],
+)
+def test_gpus_that_cannot_be(monkeypatch, count, options, expected):
+    Machine(monkeypatch, count, "too old: update the driver", refused=[3])
+    monkeypatch.setattr(device, "DRIVER", "/nowhere")
+    with pytest.raises(UserError, match=expected):
+        device_of(*options)
+
+
+def test_a_build_without_cuda_says_so():
+    if _cgxffcv.devices():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(UserError, match="training.device = gpu .--training.device.: "):
+        device_of("--training.device=gpu")
+    if not _cgxffcv.build_info()["cuda"]:
+        assert "CGXFFCV_CUDA=1" in _cgxffcv.why_no_device()
+    with pytest.raises(ValueError, match="auto, cpu or gpu, not 'tpu'"):
+        device.check("tpu")
 
 
 @pytest.mark.parametrize("wish", ["--resume", "--resume={0}", "--resume={0}/x.safetensors"])

@@ -41,7 +41,8 @@ def files(tmp_path_factory):
 
 
 def trainer_of(files, name, **options):
-    return Trainer(SMALL[name], *files, **({"threads": 2, "precision": "float32", "num_workers": 2} | options))
+    usual = {"threads": 2, "precision": "float32", "num_workers": 2, "device": "cpu"}
+    return Trainer(SMALL[name], *files, **(usual | options))
 
 
 def finish(trainer):
