@@ -38,7 +38,7 @@ ONLY_IN = {
     "numpy/arrayobject.h": ["python/array.c"],
     "numpy/ndarraytypes.h": ["python/array.c"],
     "mpi.h": ["comm/mpi.c"],
-    "cudnn.h": ["nn/cuda/cudnn.c"],
+    "cudnn.h": ["nn/cuda/cudnn.c", "nn/cuda/cudnn_graph.c", "nn/cuda/cudnn_graph.h"],
     "cublasLt.h": ["nn/cuda/cublas.c"],
     "cublas_v2.h": ["nn/cuda/cublas.c"],
     "oneapi/dnnl/dnnl.h": ["nn/cpu/dnnl.c"],
