@@ -1,6 +1,9 @@
 /* Training and testing on data sets that lie in the memory of a GPU: whole steps are recorded once in each phase as a
- * graph, which reads its step number, its rates and its images' places from device memory; sums are read back once an
- * epoch. Needs a trainer whose model is on the CUDA backend. */
+ * graph, which reads its step number, its rates and its images' places from device memory; sums are read back once a
+ * run. Needs a trainer whose model is on the CUDA backend.
+ *
+ *   resident_create -> resident_begin_load, resident_put ... for each set -> resident_whiten
+ *   -> resident_run ... -> resident_evaluate; resident_restart begins the next training */
 #ifndef CGXFFCV_TRAIN_RESIDENT_H
 #define CGXFFCV_TRAIN_RESIDENT_H
 
@@ -23,26 +26,43 @@ typedef struct Resident Resident;
 Status resident_create(Trainer *trainer, const ResidentConfig *config, Resident **out);
 void resident_destroy(Resident *resident); /* NULL is fine */
 
-/* Copies a set to the device: images (count, side, side, 3), labels, sample numbers (NULL: 0, 1, ...). Refuses labels
- * outside the classes. STATUS_MEMORY if it does not fit. */
-Status resident_load(Resident *resident, ResidentSet which, const uint8_t *images, const int64_t *labels,
-                     const int64_t *ids, int64_t count);
+/* Makes room for a set of `count` images on the device, in place of what was there. STATUS_MEMORY if it does not fit.
+ */
+Status resident_begin_load(Resident *resident, ResidentSet which, int64_t count);
+
+/* The next `count` images (count, side, side, 3) of the set, their labels and sample numbers. Refuses labels outside
+ * the classes. */
+Status resident_put(Resident *resident, ResidentSet which, const uint8_t *images, const int64_t *labels,
+                    const int64_t *ids, int64_t count);
+
+/* The whitening filters (nn/whiten.h) of the first `count` training images, into the model's frozen layer. */
+Status resident_whiten(Resident *resident, int64_t count, double epsilon);
 
 /* `steps` steps on the images order[0], order[1], ... of the training set (places, not sample numbers; steps x batch of
- * them, this rank's). Waits for the last. `out` has an entry for each step, `losses` (NULL: not wanted) one for each
- * image. The trainer's check is called now and then; a failure leaves the trainer after a whole number of steps. */
+ * them, this rank's, at most as many as the set has). Waits for the last. `out` has an entry for each step, `losses`
+ * (NULL: not wanted) one for each image. The trainer's check is called now and then; a failure leaves the trainer after
+ * a whole number of steps, and *done of them in `out` and `losses`. */
 Status resident_run(Resident *resident, const int32_t *order, int steps, uint32_t epoch, TrainerStep *out,
-                    float *losses);
+                    float *losses, int *done);
 
-/* Begins anew with other parameters (which the caller has set): step 0, momenta and averages zero. Graphs, plans and
- * data stay. */
+/* Begins anew with other parameters (which the caller has set): step 0, momenta zero. Graphs, plans and data stay. */
 Status resident_restart(Resident *resident, uint64_t seed);
 
-/* The weighted sum of the views' logits of images places[i] of a set (NULL: all of it): (count, classes), host. */
-Status resident_evaluate(Resident *resident, ResidentSet which, const int32_t *places, int count,
+/* The weighted sum of the views' logits of images places[i] of a set (NULL: the first `count`): (count, classes), host.
+ */
+Status resident_evaluate(Resident *resident, ResidentSet which, const int32_t *places, int64_t count,
                          const TrainerView *views, int view_count, float *logits);
 
-/* Seconds that the stream was busy with steps and evaluations since this was last called, by events. */
+/* The batch that a step with this epoch would see (host memory): the images order[i], `count` at most the trainer's
+ * batch, augmented, at the training's side. For tests. */
+Status resident_look(Resident *resident, const int32_t *order, int count, uint32_t epoch, uint8_t *images,
+                     int64_t *labels);
+
+/* Seconds that the stream was busy with runs and evaluations (by events), and seconds of whitening, since this was last
+ * called. */
 Status resident_take_seconds(Resident *resident, double *out);
+
+/* Graphs recorded so far. */
+int resident_graphs(const Resident *resident);
 
 #endif

@@ -1,0 +1,39 @@
+/* What closes a recorded step, in one small launch, and the sum over a test's views. */
+#include "device/kernel.cuh"
+
+extern "C" {
+#include "train/resident_kernels.h"
+}
+
+#define CLOSING_BLOCK 1024
+#define VIEW_BLOCK 256
+
+/* One block: everyone reads flag and clock before one thread changes them. */
+static __global__ void close_step(ResidentClosing c) {
+    const uint32_t skip = *c.flag;
+    const int first = c.clock->first, done = c.clock->done, step = c.clock->step;
+    float *to = skip ? c.statistics : c.backup;
+    const float *from = skip ? c.backup : c.statistics;
+    for (size_t i = threadIdx.x; i < c.elems; i += CLOSING_BLOCK) to[i] = from[i];
+    for (int i = (int)threadIdx.x; i < c.batch; i += CLOSING_BLOCK) c.all_losses[first + i] = c.losses[i];
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    c.skipped[done] = skip;
+    *c.flag = 0;
+    c.clock->first = first + c.batch;
+    c.clock->done = done + 1;
+    c.clock->step = step + 1;
+}
+
+extern "C" Status resident_close_step(const ResidentClosing *closing, DeviceStream *stream) {
+    return LAUNCH(close_step, 1, CLOSING_BLOCK, 0, stream, *closing);
+}
+
+static __global__ void add_view(const float *logits, size_t elems, float weight, bool add, float *sums) {
+    GRID_LOOP(i, elems) { sums[i] = add ? sums[i] + weight * logits[i] : weight * logits[i]; }
+}
+
+extern "C" Status resident_add_view(const float *logits, size_t elems, float weight, bool add, float *sums,
+                                    DeviceStream *stream) {
+    return LAUNCH(add_view, ceil_div(elems, VIEW_BLOCK), VIEW_BLOCK, 0, stream, logits, elems, weight, add, sums);
+}

@@ -1,0 +1,66 @@
+/* What resident.c and resident_test.c share. Private to this folder. */
+#ifndef CGXFFCV_TRAIN_RESIDENT_PRIVATE_H
+#define CGXFFCV_TRAIN_RESIDENT_PRIVATE_H
+
+#include "train/resident.h"
+#include "train/resident_kernels.h"
+#include "train/trainer_private.h"
+
+/* A set in device memory, owned; complete when filled == count. */
+typedef struct SetMemory {
+    uint8_t *images;
+    int64_t *labels, *ids;
+    int64_t count, filled;
+} SetMemory;
+
+/* What a phase's steps need; kept when the phase is over. */
+typedef struct PhaseState {
+    Plan *plan;         /* borrowed from the trainer; NULL before the first step */
+    bool warm;          /* a step has run */
+    DeviceGraph *graph; /* owned; NULL until a step was recorded */
+    bool enabled[TRAINER_MAX_GROUPS];
+} PhaseState;
+
+/* Memory is device memory, or with a name in host_ page-locked; all owned. */
+struct Resident {
+    Trainer *trainer;     /* borrowed */
+    Model *model;         /* borrowed */
+    DeviceStream *stream; /* borrowed */
+    ResidentConfig config;
+    SetMemory sets[RESIDENT_SETS];
+    PhaseState phases[TRAINER_MAX_PHASES];
+    /* one batch */
+    uint8_t *batch_images;
+    float *shrunk; /* NULL if no phase shrinks */
+    int64_t *batch_labels;
+    float *batch_losses;
+    GatherClock *clock, *host_clock;
+    uint32_t *flag; /* the step is to be skipped */
+    float *backup;  /* the running statistics before the step */
+    /* a run: room for so many images, 0 before the first */
+    int64_t run_room;
+    int32_t *order, *host_order;
+    float *all_losses, *host_losses;
+    StepTotals *records, *host_records;
+    uint32_t *skipped, *host_skipped;
+    /* a test: room for so many images */
+    int64_t test_room;
+    int32_t *places;
+    uint8_t *test_images; /* a batch */
+    float *view_logits;   /* of a batch */
+    float *sums, *host_sums;
+    DeviceEvent *begin, *end, *marks[2];
+    double seconds;
+};
+
+/* The set, or a refusal if it is not complete. */
+Status resident_need(const Resident *resident, ResidentSet which, GatherSet *out);
+
+Status resident_check_places(const int32_t *places, int64_t count, int64_t limit);
+
+/* Waits for what was put on the stream since r->begin was recorded, and counts the time. */
+Status resident_wait(Resident *resident);
+
+void resident_free_test(Resident *resident);
+
+#endif

@@ -1,0 +1,157 @@
+/* Testing on a resident set, and the whitening from one. */
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "nn/whiten.h"
+#include "train/resident_private.h"
+
+#define PATCH WHITEN_PATCH
+
+/* ---- the test ---- */
+
+void resident_free_test(Resident *r) {
+    device_free(r->places);
+    device_free(r->test_images);
+    device_free(r->view_logits);
+    device_free(r->sums);
+    device_host_free(r->host_sums);
+    r->places = NULL;
+    r->test_images = NULL;
+    r->view_logits = r->sums = r->host_sums = NULL;
+    r->test_room = 0;
+}
+
+static Status prepare_test(Resident *r, int64_t count) {
+    const TrainerConfig *config = &r->trainer->config;
+    size_t n = (size_t)count, classes = trainer_classes(r->trainer), batch = (size_t)config->test_batch;
+    if (count <= r->test_room) return STATUS_OK;
+    TRY(device_stream_synchronize(r->stream));
+    resident_free_test(r);
+    TRY(device_alloc(n * sizeof *r->places, &r->places));
+    TRY(device_alloc(batch * (size_t)config->side * (size_t)config->side * 3, &r->test_images));
+    TRY(device_alloc(batch * classes * sizeof(float), &r->view_logits));
+    TRY(device_alloc(n * classes * sizeof(float), &r->sums));
+    TRY(device_host_alloc(n * classes * sizeof(float), &r->host_sums));
+    r->test_room = count;
+    return STATUS_OK;
+}
+
+/* The images of one batch of the test, from place `first` on. */
+static Status find_images(Resident *r, const GatherSet *set, bool chosen, int64_t first, int count, Images *out) {
+    size_t bytes = (size_t)set->height * (size_t)set->width * 3;
+    *out = (Images){
+        .data = set->images + (size_t)first * bytes, .on_device = true, .type = PIXELS_U8, .layout = PIXELS_NHWC};
+    memcpy(out->mean, r->config.mean, sizeof r->config.mean);
+    memcpy(out->std, r->config.std, sizeof r->config.std);
+    if (!chosen) return STATUS_OK;
+    out->data = r->test_images;
+    return gather_plain(set, r->places + first, count, r->test_images, r->stream);
+}
+
+static Status put_test(Resident *r, const GatherSet *set, bool chosen, int64_t count, const TrainerView *views,
+                       int view_count) {
+    Plan *plan;
+    size_t classes = trainer_classes(r->trainer);
+    int batch = r->trainer->config.test_batch;
+    TRY(trainer_test_plan(r->trainer, &plan));
+    for (int64_t first = 0; first < count; first += batch) {
+        int here = (int)(count - first < batch ? count - first : batch);
+        Images images;
+        TRY(find_images(r, set, chosen, first, here, &images));
+        for (int v = 0; v < view_count; v++) {
+            images.mirror = views[v].mirror;
+            images.shift_y = views[v].dy;
+            images.shift_x = views[v].dx;
+            TRY(plan_evaluate(plan, &images, here, r->view_logits));
+            TRY(resident_add_view(r->view_logits, (size_t)here * classes, views[v].weight, v > 0,
+                                  r->sums + (size_t)first * classes, r->stream));
+        }
+    }
+    return STATUS_OK;
+}
+
+Status resident_evaluate(Resident *r, ResidentSet which, const int32_t *places, int64_t count, const TrainerView *views,
+                         int view_count, float *logits) {
+    GatherSet set;
+    size_t elems = (size_t)count * trainer_classes(r->trainer);
+    TRY(resident_need(r, which, &set));
+    if (count < 0 || count > set.count || view_count < 1) {
+        FAIL(STATUS_ARGUMENT, "a test takes 0 to %lld images and at least one view, not %lld and %d",
+             (long long)set.count, (long long)count, view_count);
+    }
+    if (count == 0) return STATUS_OK;
+    if (places != NULL) TRY(resident_check_places(places, count, set.count));
+    TRY(prepare_test(r, count));
+    TRY(device_event_record(r->begin, r->stream));
+    if (places != NULL) TRY(device_copy(r->places, places, (size_t)count * sizeof *places, r->stream));
+    TRY(put_test(r, &set, places != NULL, count, views, view_count));
+    TRY(device_copy(r->host_sums, r->sums, elems * sizeof *logits, r->stream));
+    TRY(resident_wait(r));
+    memcpy(logits, r->host_sums, elems * sizeof *logits);
+    return STATUS_OK;
+}
+
+/* ---- whitening ---- */
+
+/* From sums of products and sums of bytes to the second moments of normalised pixels. */
+static void normalise_moments(const Resident *r, const double *sums, double patches, double *moments) {
+    const double *bytes = sums + PATCH * (PATCH + 1) / 2;
+    for (int i = 0, at = 0; i < PATCH; i++) {
+        for (int j = i; j < PATCH; j++, at++) {
+            double mi = (double)r->config.mean[i / 4], mj = (double)r->config.mean[j / 4];
+            double scale = (double)r->config.std[i / 4] * (double)r->config.std[j / 4];
+            double sum = sums[at] - mi * bytes[j] - mj * bytes[i] + patches * mi * mj;
+            moments[i * PATCH + j] = moments[j * PATCH + i] = sum / scale / patches;
+        }
+    }
+}
+
+static Status measure(Resident *r, const GatherSet *set, int64_t count, double *moments) {
+    Status status = STATUS_OK;
+    const size_t bytes = (size_t)GATHER_MOMENT_PARTS * GATHER_MOMENTS * sizeof(uint64_t);
+    uint64_t *parts = NULL, *host = NULL, total[GATHER_MOMENTS] = {0};
+    double sums[GATHER_MOMENTS];
+    TRY_GOTO(device_alloc(bytes, &parts));
+    TRY_GOTO(device_host_alloc(bytes, &host));
+    TRY_GOTO(gather_moments(set, count, parts, r->stream));
+    TRY_GOTO(device_copy(host, parts, bytes, r->stream));
+    TRY_GOTO(device_stream_synchronize(r->stream));
+    for (int i = 0; i < GATHER_MOMENT_PARTS * GATHER_MOMENTS; i++) total[i % GATHER_MOMENTS] += host[i];
+    for (int i = 0; i < GATHER_MOMENTS; i++) sums[i] = (double)total[i];
+    normalise_moments(r, sums, (double)(count * (set->height - 1) * (set->width - 1)), moments);
+done:
+    device_host_free(host);
+    device_free(parts);
+    return status;
+}
+
+/* The frozen layer; its filters are (row, column, channel), those of whiten.h (channel, row, column). */
+static Status find_frozen(const Resident *r, const Layer **out) {
+    int count;
+    const Layer *layers = model_layers(r->model, &count);
+    for (int i = 0; i < count; i++) {
+        if (layers[i].trained || layers[i].elems != (size_t)WHITEN_FILTERS * PATCH || layers[i].ndim != 4) continue;
+        *out = &layers[i];
+        return STATUS_OK;
+    }
+    FAIL(STATUS_ARGUMENT, "this network has no whitening layer");
+}
+
+Status resident_whiten(Resident *r, int64_t count, double epsilon) {
+    GatherSet set;
+    const Layer *layer = NULL;
+    double moments[PATCH * PATCH], begin = clock_now_seconds();
+    float filters[WHITEN_FILTERS * PATCH], turned[WHITEN_FILTERS * PATCH];
+    TRY(resident_need(r, RESIDENT_TRAIN, &set));
+    TRY(find_frozen(r, &layer));
+    TRY(measure(r, &set, count, moments));
+    TRY(whiten_filters(moments, epsilon, filters));
+    for (int i = 0; i < WHITEN_FILTERS * PATCH; i++) {
+        int filter = i / PATCH, channel = i / 4 % 3, place = i % 4;
+        turned[filter * PATCH + place * 3 + channel] = filters[i];
+    }
+    TRY(model_write(r->model, model_parameter_data(r->model), layer->offset, turned, WHITEN_FILTERS * PATCH));
+    r->seconds += clock_now_seconds() - begin;
+    return STATUS_OK;
+}
