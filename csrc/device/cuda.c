@@ -131,12 +131,18 @@ static Status check_code(int index) {
 }
 
 Status device_select(int index) {
+    static _Atomic uint64_t checked; /* a bit for each device */
     int before = 0;
     TRY(check_index(index));
     TRY_CUDA(cudaGetDevice(&before));
     TRY_CUDA(cudaSetDevice(index));
+    uint64_t bit = index < 64 ? (uint64_t)1 << index : 0;
+    if ((checked & bit) != 0) return STATUS_OK;
     Status status = check_code(index);
-    if (status != STATUS_OK && before != index) (void)cudaSetDevice(before);
+    if (status == STATUS_OK)
+        checked |= bit;
+    else if (before != index)
+        (void)cudaSetDevice(before);
     return status;
 }
 

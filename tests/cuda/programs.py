@@ -1,0 +1,76 @@
+"""Builds small CUDA programs for the tests: with g++ and the emulator, or with nvcc for a GPU."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CSRC = ROOT / "csrc"
+EMULATOR = ROOT / "tests" / "cuda" / "emulator"
+C_SOURCES = [CSRC / "base/status.c", CSRC / "device/cuda.c"]
+CUDA_SOURCES = [CSRC / "device/probe.cu"]
+MACHINE = [EMULATOR / f"{name}.cc" for name in ("block", "check", "runtime")]
+
+
+def cuda_include():
+    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    homes = [Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")), Path(nvcc).resolve().parents[1]]
+    found = [home / "include" for home in homes if (home / "include/cuda_runtime.h").is_file()]
+    return found[0] if found else None
+
+
+def why_not_emulated():
+    """The reason why programs cannot be built for the emulator; '' if they can."""
+    if shutil.which("g++") is None:
+        return "no g++"
+    return "" if cuda_include() else "no cuda_runtime.h of the CUDA toolkit"
+
+
+def find_nvcc():
+    return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+
+
+def compile_object(command, source, directory):
+    target = directory / f"{source.name}.o"
+    subprocess.run([*command, "-c", str(source), "-o", str(target)], check=True, timeout=300)
+    return str(target)
+
+
+def build_emulated(program, directory):
+    """As setup.py compiles for CGXFFCV_CUDA=emulate."""
+    include = ["-isystem", str(cuda_include()), f"-I{CSRC}", f"-I{EMULATOR}", f"-I{ROOT / 'tests/c'}"]
+    machine = ["g++", "-O2", "-g", "-std=gnu++17", "-Wall", "-Wextra", "-Werror", *include]
+    kernels = ["g++", "-O1", "-g", "-std=gnu++17", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", *include,
+               "-fno-strict-aliasing", "-ffp-contract=off", "-fsanitize=thread",
+               "--param=tsan-instrument-func-entry-exit=0", '-DCGXFFCV_CUDA_ARCHITECTURES="emulated"',
+               "-include", "emulator.h", "-x", "c++"]  # fmt: skip
+    c = ["gcc", "-O1", "-g", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", *include]
+    objects = [compile_object(kernels, source, directory) for source in [program, *CUDA_SOURCES]]
+    objects += [compile_object(machine, source, directory) for source in MACHINE]
+    objects += [compile_object(c, source, directory) for source in C_SOURCES]
+    target = directory / program.stem
+    subprocess.run(["g++", *objects, "-o", str(target), "-pthread"], check=True, timeout=300)
+    return target
+
+
+def build_for_gpu(program, directory):
+    include = [f"-I{CSRC}", f"-I{EMULATOR}", f"-I{ROOT / 'tests/c'}"]
+    target = directory / f"{program.stem}_gpu"
+    objects = [compile_object(["gcc", "-O1", "-g", "-std=gnu11", "-D_GNU_SOURCE", *include, "-isystem",
+                               str(cuda_include())], source, directory) for source in C_SOURCES]  # fmt: skip
+    command = [find_nvcc(), "-std=c++17", "-O2", "-arch=native", '-DCGXFFCV_CUDA_ARCHITECTURES="native"', *include]
+    subprocess.run([*command, str(program), *map(str, CUDA_SOURCES), *objects, "-o", str(target)],
+                   check=True, timeout=300)  # fmt: skip
+    return target
+
+
+def run(program, *arguments, **environment):
+    return subprocess.run(
+        [str(program), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **environment},
+    )

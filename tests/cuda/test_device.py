@@ -1,0 +1,48 @@
+"""The device room: a program of checks (device_room.cu), and what it says where there is no usable GPU."""
+
+from pathlib import Path
+
+import programs
+import pytest
+
+pytestmark = pytest.mark.medium
+
+PROGRAM = Path(__file__).resolve().parent / "device_room.cu"
+
+
+def test_room(built):
+    done = programs.run(built(PROGRAM))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "checks, 0 failures" in done.stdout
+
+
+FAULTS = [
+    ("no_driver", ["no NVIDIA driver is loaded", "CUDA 13.0"]),
+    ("old_driver", ["supports CUDA 11.4", "needs 13.0", "update the driver"]),
+    ("old_gpu", ["compute capability 6.1", "needs 7.5 or newer"]),
+    ("no_code", ["compute capability 9.0", "(for emulated)", "rebuild with CGXFFCV_CUDA_ARCH=90"]),
+]
+
+
+@pytest.mark.parametrize(("fault", "words"), FAULTS, ids=[fault for fault, _ in FAULTS])
+def test_unusable_gpu_is_explained(built, fault, words):
+    if not built.emulated:
+        pytest.skip("only the emulator can be another machine")
+    done = programs.run(built(PROGRAM), "select", CGXFFCV_EMULATED_FAULT=fault)
+    assert done.returncode == 1
+    assert [word for word in words if word not in done.stdout] == [], done.stdout
+
+
+def test_no_device_is_explained(built):
+    hidden = {"CGXFFCV_EMULATED_DEVICES": "0"} if built.emulated else {"CUDA_VISIBLE_DEVICES": ""}
+    done = programs.run(built(PROGRAM), "select", **hidden)
+    assert done.returncode == 1
+    assert "no CUDA device" in done.stdout
+    assert "CUDA_VISIBLE_DEVICES" in done.stdout
+
+
+def test_several_devices(built):
+    if not built.emulated:
+        pytest.skip("only the emulator has as many devices as one likes")
+    done = programs.run(built(PROGRAM), CGXFFCV_EMULATED_DEVICES="3")
+    assert done.returncode == 0, done.stdout + done.stderr
