@@ -113,15 +113,17 @@ __device__ static __forceinline__ int thread_count(void) { return (int)(blockDim
 
 /* ---- storage types: float, __half, __nv_bfloat16 -----------------------------------------------------------------*/
 
-__device__ static __forceinline__ float to_float(float value) { return value; }
-__device__ static __forceinline__ float to_float(__half value) { return __half2float(value); }
-__device__ static __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+__host__ __device__ static __forceinline__ float to_float(float value) { return value; }
+__host__ __device__ static __forceinline__ float to_float(__half value) { return __half2float(value); }
+__host__ __device__ static __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
 
 /* Rounds to nearest even; beyond the range: infinity. */
-template <typename T> __device__ __forceinline__ T from_float(float value);
-template <> __device__ __forceinline__ float from_float<float>(float value) { return value; }
-template <> __device__ __forceinline__ __half from_float<__half>(float value) { return __float2half_rn(value); }
-template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
+template <typename T> __host__ __device__ __forceinline__ T from_float(float value);
+template <> __host__ __device__ __forceinline__ float from_float<float>(float value) { return value; }
+template <> __host__ __device__ __forceinline__ __half from_float<__half>(float value) {
+    return __float2half_rn(value);
+}
+template <> __host__ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
     return __float2bfloat16_rn(value);
 }
 
