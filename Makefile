@@ -2,15 +2,15 @@
 
 VENV := .venv
 RUN := $(VENV)/bin/python
-RANKS ?= 2
+RANKS ?= auto
 TIER ?= not long
 
 .DEFAULT_GOAL := help
 .PHONY: help build train test test-short lint format doctor clean
 
 help:
-	@echo "make train        set up, then the main job: write .beton files, train on $(RANKS) ranks under mpirun"
-	@echo "                  (RANKS=N, TRAIN='--training.seed=1 ...')"
+	@echo "make train        set up, then the main job: write .beton files, train under mpirun"
+	@echo "                  (RANKS=N: else one a GPU, or two on a CPU; TRAIN='--training.seed=1 ...')"
 	@echo "make test         set up, then the tests (make test-short: those of a few minutes)"
 	@echo "make build        set up only: system packages, .venv, the package in it"
 	@echo "make doctor       what this machine has and what is missing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import ctypes.util
 import importlib.metadata
 import json
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ USE = {
     "cuda": "GPUs",
     "nccl": "uncompressed sums between GPUs through NCCL",
 }
+CUDA_PACKAGES = ["cuda-toolkit-13-0", "libcudnn9-dev-cuda-13", "libnccl-dev"]
 FRAMEWORKS = ("torch", "jax", "cupy", "Pillow", "matplotlib")
 
 
@@ -105,6 +108,54 @@ def gpus() -> dict[str, Any]:
     return {"driver": driver, "devices": [{"name": name} for name in names]}
 
 
+def _cudnn_version() -> str | None:
+    """Of the library that the extension module has loaded."""
+    try:
+        number = int(ctypes.CDLL("libcudnn.so.9").cudnnGetVersion())
+    except (OSError, AttributeError):
+        return None
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+
+
+def plan_cache() -> dict[str, Any]:
+    """Where the fastest convolutions are remembered (as csrc/nn/cuda/plans.h says), and whether that can be written."""
+    own, xdg = os.environ.get("CGXFFCV_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
+    usual = Path(xdg) if xdg.startswith("/") else Path.home() / ".cache"
+    folder = Path(own) if own else usual / "cgxffcv"
+    nearest = folder
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    return {"folder": str(folder), "writable": nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)}
+
+
+def cuda() -> dict[str, Any]:
+    """What a build with CUDA makes of this machine's GPUs; {} for one without."""
+    try:
+        import _cgxffcv
+    except ImportError:
+        return {}
+    info = _cgxffcv.build_info()
+    if not info["cuda"]:
+        return {}
+    devices = []
+    for index, device in enumerate(_cgxffcv.devices()):
+        problem = None
+        try:
+            _cgxffcv.select_device(index)
+        except (ValueError, _cgxffcv.CudaError) as error:
+            problem = str(error)
+        devices.append({**device, "problem": problem})
+    nccl = _cgxffcv.nccl_version()
+    return {
+        "architectures": info["cuda_architectures"],
+        "why_no_device": _cgxffcv.why_no_device(),
+        "devices": devices,
+        "cudnn": _cudnn_version(),
+        "nccl": f"{nccl // 10000}.{nccl // 100 % 100}.{nccl % 100}" if nccl else None,
+        "plan_cache": plan_cache(),
+    }
+
+
 def mpi() -> dict[str, Any]:
     version = first_match(r"\(Open MPI\)\s+(\S+)", output("mpirun", "--version"))
     details = output("ompi_info", "--parsable", "--all") if version else None
@@ -146,6 +197,7 @@ def gather() -> dict[str, Any]:
         "core": core(),
         "system": system(),
         "gpu": gpus(),
+        "cuda": cuda(),
         "mpi": mpi(),
         "found": found(),
         "gcc": first_match(r"(\d+\.\d+\.\d+)", output("gcc", "-dumpfullversion", "-dumpversion")),
@@ -157,7 +209,7 @@ def gather() -> dict[str, Any]:
 
 def diagnose(report: dict[str, Any]) -> tuple[list[str], str | None]:
     """What is missing, in words, and the one command that mends it; None if nothing is."""
-    missing, packages = [], []
+    missing, packages, toolkit = [], [], []
     info = report["core"].get("info", {})
     if not report["core"]["loaded"]:
         missing.append(f"the extension module _cgxffcv cannot be loaded: {report['core']['error']}")
@@ -174,9 +226,39 @@ def diagnose(report: dict[str, Any]) -> tuple[list[str], str | None]:
     if info.get("mpi") and report["mpi"]["mpirun"] is None:
         missing.append("mpirun, which starts several ranks: not installed")
         packages += ["openmpi-bin"]
-    if not missing:
-        return [], None
-    return missing, remedy(packages)
+    if info and not info.get("cuda") and report["gpu"]["devices"]:
+        here = report["found"]["cuda"]
+        reason = f"{here} is here, but this build was made without it" if here else "the CUDA toolkit is not installed"
+        missing.append(f"cuda ({USE['cuda']}): there is a GPU; {reason}")
+        toolkit = [] if here else CUDA_PACKAGES
+    of_gpus, variables = _diagnose_gpus(report) if info.get("cuda") else ([], "")
+    mend = remedy(packages, toolkit, variables) if missing or variables else None
+    return missing + of_gpus, mend
+
+
+def _diagnose_gpus(report: dict[str, Any]) -> tuple[list[str], str]:
+    """What is wrong with the GPUs of a build with CUDA, in words with the remedy; a variable for a build that mends it,
+    "" if none does."""
+    cuda = report["cuda"]
+    wrong, lacking = [], []
+    if not cuda["devices"] and report["gpu"]["driver"]:
+        wrong.append(f"GPUs cannot be used: {cuda['why_no_device']}")
+    for index, device in enumerate(cuda["devices"]):
+        if device["problem"]:
+            wrong.append(f"GPU {index} ({device['name']}) cannot be used: {device['problem']}")
+            lacking += ["".join(map(str, device["compute_capability"]))] if "rebuild" in device["problem"] else []
+    if cuda["devices"] and not cuda["plan_cache"]["writable"]:
+        wrong.append(
+            f"{cuda['plan_cache']['folder']} cannot be written: every process looks for the fastest convolutions anew; "
+            "set CGXFFCV_CACHE to a folder of yours"
+        )
+    if len(cuda["devices"]) > 1 and cuda["nccl"] is None:
+        wrong.append(
+            "NCCL is not here: gradients go between the GPUs through host memory; sudo apt-get install -y libnccl2 "
+            "libnccl-dev, then make clean build"
+        )
+    architectures = ";".join(dict.fromkeys([*cuda["architectures"].split(";"), *lacking]))
+    return wrong, f"CGXFFCV_CUDA_ARCH='{architectures}' " if lacking else ""
 
 
 def checkout() -> Path | None:
@@ -192,14 +274,17 @@ def checkout() -> Path | None:
     return None
 
 
-def remedy(packages: list[str]) -> str:
-    """One line for a shell: packages if any are missing, then the build."""
+def remedy(packages: list[str], toolkit: Sequence[str] = (), variables: str = "") -> str:
+    """One line for a shell: packages if any are missing, then the build, with `variables` before it."""
     folder = checkout()
-    if folder is not None:  # its make installs the packages, too; clean: also where nothing in the tree has changed
-        return f"make{'' if folder == Path.cwd() else f' -C {shlex.quote(str(folder))}'} clean build"
+    # a checkout's make installs the packages, too, but not NVIDIA's
+    wanted = dict.fromkeys([*packages, *toolkit] if folder is None else toolkit)
     sudo = "" if os.geteuid() == 0 else "sudo "
-    install = f"{sudo}apt-get install -y {' '.join(dict.fromkeys(packages))} && " if packages else ""
-    return f"{install}{shlex.quote(sys.executable)} -m pip install --force-reinstall --no-cache-dir cgxffcv"
+    install = f"{sudo}apt-get install -y {' '.join(wanted)} && " if wanted else ""
+    if folder is not None:  # clean: also where nothing in the tree has changed
+        where = "" if folder == Path.cwd() else f" -C {shlex.quote(str(folder))}"
+        return f"{install}{variables}make{where} clean build"
+    return f"{install}{variables}{shlex.quote(sys.executable)} -m pip install --force-reinstall --no-cache-dir cgxffcv"
 
 
 def yes(value: Any) -> str:
@@ -229,6 +314,7 @@ def text(report: dict[str, Any]) -> str:
     driver = report["gpu"]["driver"]
     lines.append(f"GPU        {f'driver {driver}' if driver else 'no NVIDIA driver'}" + ("" if devices else ", no GPU"))
     lines += [f"           {i}: {', '.join(device.values())}" for i, device in enumerate(devices)]
+    lines += _cuda_lines(report.get("cuda") or {})
     lines += ["", "part      built in  on this machine"]
     for part, use in USE.items():
         built = yes(info.get(part)) if loaded else "-"
@@ -238,11 +324,38 @@ def text(report: dict[str, Any]) -> str:
     lines.append("")
     if report["missing"]:
         lines += ["Missing:"] + [f"  {item}" for item in report["missing"]]
-        lines += ["This mends it:", f"  {report['remedy']}"]
+        lines += ["This mends it:", f"  {report['remedy']}"] if report["remedy"] else []
     else:
-        without = "this version does not use the GPU yet" if devices else "there is no GPU, so no CUDA is needed"
-        lines.append("Nothing is missing." if info.get("cuda") else f"Nothing is missing ({without}).")
+        without = "" if info.get("cuda") else " (there is no GPU, so no CUDA is needed)"
+        lines.append(f"Nothing is missing{without}.")
     return "\n".join(lines)
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _cuda_lines(cuda: dict[str, Any]) -> list[str]:
+    """What the build makes of the GPUs."""
+    if not cuda:
+        return []
+    cache = cuda["plan_cache"]
+    lines = [f"CUDA       code for compute capabilities {cuda['architectures'].replace(';', ', ')}"]
+    if cuda["devices"]:
+        d = cuda["devices"][0]
+        lines[0] += f"; runtime {_version(d['runtime_version'])}, the driver takes {_version(d['driver_version'])}"
+    lines[0] += f"; cuDNN {cuda['cudnn'] or 'not found'}, NCCL {cuda['nccl'] or 'not found'}"
+    for i, d in enumerate(cuda["devices"]):
+        capability = ".".join(map(str, d["compute_capability"]))
+        lines.append(
+            f"           {i}: {d['name']}, compute capability {capability}, {d['multiprocessors']} multiprocessors, "
+            f"{d['free_bytes'] / 1e9:.1f} of {d['memory_bytes'] / 1e9:.1f} GB free, "
+            f"{'CANNOT BE USED' if d['problem'] else 'usable'}"
+        )
+    if not cuda["devices"]:
+        lines.append(f"           no device: {cuda['why_no_device']}")
+    lines.append(f"           plans in {cache['folder']} ({'writable' if cache['writable'] else 'NOT writable'})")
+    return lines
 
 
 def main(json: bool = False) -> int:

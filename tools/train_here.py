@@ -1,6 +1,6 @@
-"""What `make train` trains: a recipe and a length that suit a CPU, on as many ranks as asked for.
+"""What `make train` trains: on GPUs airbench94, one rank each; else a recipe and a length that suit a CPU.
 
-usage: python tools/train_here.py RANKS [options of train_cifar_ffcv_cgx.py]
+usage: python tools/train_here.py RANKS [options of train_cifar_ffcv_cgx.py]     (RANKS: a number, or auto)
 """
 
 from __future__ import annotations
@@ -8,24 +8,46 @@ from __future__ import annotations
 import os
 import sys
 
-from cgxffcv import beton, config, recipes
+from cgxffcv import beton, config, device, recipes
+from cgxffcv.errors import UserError
 
 SMALL = 20_000  # training images; with fewer, more epochs
+WHOLE = 50_000
+CPU_RANKS = 2
+
+
+def on_cpu(images: int) -> tuple[str, list[str], str]:
+    chosen = ["--dist-backend", "cgx", "--quantization-bits", "4"]
+    chosen += ["--epochs", "20", "--training.test_every=10"] if images < SMALL else ["--training.test_every=3"]
+    return "airbench90", chosen, f"{len(os.sched_getaffinity(0))} cores: recipe airbench90, gradients in 4 bits"
+
+
+def on_gpus(images: int, count: int) -> tuple[str, list[str], str]:
+    """The whole recipe; as many steps of it where there are fewer images."""
+    epochs = max(round(recipes.get("airbench94").epochs * WHOLE / images), 1)
+    chosen = ["--epochs", str(epochs), f"--training.test_every={epochs}"] if images < SMALL else []
+    return "airbench94", chosen, f"{count} GPU{'s' * (count > 1)}: recipe airbench94"
 
 
 def main(ranks: str, options: list[str]) -> None:
-    if not ranks.isdecimal() or int(ranks) < 1:
-        sys.exit(f"RANKS = {ranks!r}: expected a whole number from 1")
+    if ranks != "auto" and (not ranks.isdecimal() or int(ranks) < 1):
+        sys.exit(f"RANKS = {ranks!r}: expected a whole number from 1, or auto")
     options = ["--config-file", "default_config.yaml", *options]
-    images = beton.info(config.load(options).data.train_dataset).num_samples
-    chosen = ["--training.recipe=airbench90", "--dist-backend", "cgx", "--quantization-bits", "4"]
-    chosen += ["--epochs", "20", "--training.test_every=10"] if images < SMALL else ["--training.test_every=3"]
-    batch = recipes.get("airbench90").batch_size  # of all ranks together
+    settings = config.load(options)
+    images = beton.info(settings.data.train_dataset).num_samples
+    try:
+        gpus = device.check(settings.training.device, settings.data.gpu)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    if ranks == "auto":
+        ranks = str(gpus or CPU_RANKS)
+    recipe, chosen, where = on_gpus(images, gpus) if gpus else on_cpu(images)
+    batch = recipes.get(recipe).batch_size  # of all ranks together
     if batch % int(ranks):
         chosen.append(f"--training.batch_size={max(batch - batch % int(ranks), int(ranks))}")
-    cores = len(os.sched_getaffinity(0))
-    print(f"\n{images:,} training images, {ranks} ranks on {cores} cores: recipe airbench90, gradients in 4 bits.")
+    print(f"\n{images:,} training images, {ranks} rank{'s' * (ranks != '1')} on {where}.")
     print("(By itself train_cifar_ffcv_cgx.py trains as the demo does: ResNet-9, 20 epochs, for GPUs.)", flush=True)
+    chosen.insert(0, f"--training.recipe={recipe}")
     script = ["train_cifar_ffcv_cgx.py", *chosen, *options]
     os.execv(sys.executable, [sys.executable, "-m", "cgxffcv", "launch", "-np", ranks, *script])
 

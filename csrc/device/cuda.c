@@ -78,6 +78,8 @@ const char *device_why(void) {
     return why;
 }
 
+const char *device_architectures(void) { return device_probe_architectures(); }
+
 static Status check_index(int index) {
     if (device_count() == 0) FAIL(STATUS_CUDA, "no GPU to use: %s", device_why());
     if (index < 0 || index >= count) {

@@ -30,6 +30,9 @@ int device_count(void);
 /* Why device_count is 0, with the remedy; "" if it is not. Valid for the life of the process. */
 const char *device_why(void);
 
+/* The compute capabilities that this build holds code for: "75;80;86;90"; "" without CUDA. */
+const char *device_architectures(void);
+
 Status device_describe(int index, DeviceInfo *out);
 
 /* Makes `index` the calling thread's device; refused unless this build holds code for its compute capability. */

@@ -9,6 +9,8 @@ static Status absent(void) { return error_fail(STATUS_NOT_BUILT, WHY ": " REMEDY
 int device_count(void) { return 0; }
 const char *device_why(void) { return WHY ": " REMEDY; }
 
+const char *device_architectures(void) { return ""; }
+
 Status device_describe(int index, DeviceInfo *out) {
     (void)index, (void)out;
     return absent();

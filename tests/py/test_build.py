@@ -15,7 +15,7 @@ def test_only_the_init_function_is_exported():
 
 def test_build_info_names_every_optional_part():
     info = _cgxffcv.build_info()
-    assert {"cuda", "mpi", "nccl", "onednn", "jpeg", "cpu", "compiler", "cpus"} == set(info)
+    assert {"cuda", "cuda_architectures", "mpi", "nccl", "onednn", "jpeg", "cpu", "compiler", "cpus"} == set(info)
     assert info["cpus"] >= 1
 
 

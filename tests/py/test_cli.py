@@ -209,6 +209,7 @@ def made_up(**changes):
         "core": {"loaded": True, "path": "x.so",
                  "info": {"onednn": True, "mpi": True, "jpeg": True, "cuda": False, "compiler": "1"}},
         "gpu": {"driver": None, "devices": []},
+        "cuda": {},
         "mpi": {"mpirun": "/usr/bin/mpirun", "mpicc": "/usr/bin/mpicc", "open_mpi": "4.1.4", "cuda_aware": False},
         "found": {"onednn": "3", "mpi": "Open MPI 4.1.4", "jpeg": "so", "cuda": None, "nccl": None},
         "gcc": "12.2.0",
@@ -237,6 +238,66 @@ def test_doctor_names_one_command(monkeypatch, tmp_path):
     assert doctor.diagnose(report)[1] == "make clean build"
     monkeypatch.chdir("/")
     assert doctor.diagnose(report)[1] == f"make -C {ROOT} clean build"
+
+
+H100 = {
+    "name": "NVIDIA H100", "compute_capability": (9, 0), "multiprocessors": 132, "memory_bytes": 80 * 10**9,
+    "free_bytes": 79 * 10**9, "driver_version": 13000, "runtime_version": 13000, "problem": None,
+}  # fmt: skip
+CUDA = {
+    "architectures": "75;80;86;90", "why_no_device": "", "devices": [H100], "cudnn": "9.13.0", "nccl": "2.28.9",
+    "plan_cache": {"folder": "/home/me/.cache/cgxffcv", "writable": True},
+}  # fmt: skip
+WITH_CUDA = {"info": {"onednn": True, "mpi": True, "jpeg": True, "cuda": True, "compiler": "1"}}
+DRIVER = {"driver": "580.1", "devices": [{"name": "NVIDIA H100"}]}
+
+
+def test_doctor_on_gpus(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "checkout", lambda: tmp_path)
+    monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
+    lost = {**H100, "name": "Tesla M40", "compute_capability": (5, 2), "problem": "rebuild with CGXFFCV_CUDA_ARCH=52"}
+    unwritable = {"folder": "/nowhere", "writable": False}
+    cases = [  # what is there, what doctor says of it (None: nothing), its remedy
+        ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": CUDA}, None, None),
+        ({"gpu": DRIVER}, "there is a GPU; the CUDA toolkit is not installed",
+         "sudo apt-get install -y cuda-toolkit-13-0 libcudnn9-dev-cuda-13 libnccl-dev && make clean build"),
+        ({"gpu": DRIVER, "found": {"cuda": "CUDA toolkit 13.0"}}, "CUDA toolkit 13.0 is here, but this build was made",
+         "make clean build"),
+        ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "devices": [], "why_no_device": "update the driver"}},
+         "GPUs cannot be used: update the driver", None),
+        ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "devices": [H100, lost]}},
+         "GPU 1 (Tesla M40) cannot be used", "CGXFFCV_CUDA_ARCH='75;80;86;90;52' make clean build"),
+        ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "plan_cache": unwritable}},
+         "/nowhere cannot be written: every process looks for the fastest convolutions anew; set CGXFFCV_CACHE", None),
+        ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "devices": [H100, H100], "nccl": None}},
+         "through host memory; sudo apt-get install -y libnccl2", None),
+        ({"core": WITH_CUDA, "cuda": {**CUDA, "devices": [], "why_no_device": "no driver"}}, None, None),
+    ]  # fmt: skip
+    for there, expected, command in cases:
+        missing, remedy = doctor.diagnose(made_up(**there))
+        assert len(missing) == (expected is not None) and remedy == command, (missing, remedy)
+        assert expected is None or expected in missing[0], missing
+    text = "\n".join(doctor._cuda_lines({**CUDA, "devices": [H100, lost]}))
+    for part in ("capabilities 75, 80, 86, 90; runtime 13.0, the driver takes 13.0; cuDNN 9.13.0, NCCL 2.28.9",
+                 "0: NVIDIA H100, compute capability 9.0, 132 multiprocessors, 79.0 of 80.0 GB free, usable",
+                 "1: Tesla M40, compute capability 5.2", "CANNOT BE USED", ".cache/cgxffcv (writable)"):  # fmt: skip
+        assert part in text
+    assert "no device: why" in "\n".join(doctor._cuda_lines({**CUDA, "devices": [], "why_no_device": "why"}))
+
+
+def test_where_plans_are_remembered(monkeypatch, tmp_path):
+    for name in ("CGXFFCV_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert doctor.plan_cache() == {"folder": f"{tmp_path}/.cache/cgxffcv", "writable": True}
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert doctor.plan_cache()["folder"] == f"{tmp_path}/.cache/cgxffcv"
+    monkeypatch.setenv("XDG_CACHE_HOME", f"{tmp_path}/x")
+    assert doctor.plan_cache()["folder"] == f"{tmp_path}/x/cgxffcv"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CGXFFCV_CACHE", f"{tmp_path}/file/below")
+    assert doctor.plan_cache() == {"folder": f"{tmp_path}/file/below", "writable": False}
 
 
 def test_doctor_when_the_module_cannot_be_loaded(tmp_path):

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import small_data
 
+from cgxffcv import device, recipes
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,6 +37,27 @@ def test_a_batch_that_all_ranks_can_share(started):
     assert not [word for word in words if word.startswith("--training.batch_size")]
     assert words.index("3") > words.index("20")  # what the user says comes later and counts
     assert "--training.batch_size=498" in started("3")[1]
+
+
+def test_without_a_number_it_takes_what_is_there(started, monkeypatch, capsys):
+    monkeypatch.setattr(device, "devices", list)
+    words = started("auto")[1]
+    assert words[5] == "2" and "--training.recipe=airbench90" in words and "on 2 GPUs" not in capsys.readouterr().out
+    monkeypatch.setattr(device, "devices", lambda: [{}] * 3)
+    words = started("auto")[1]
+    assert words[5] == "3" and "--training.recipe=airbench94" in words and "--training.batch_size=1998" in words
+    assert "--quantization-bits" not in words and "3 ranks on 3 GPUs" in capsys.readouterr().out
+    assert "--training.recipe=airbench90" in started("auto", "--no-cuda")[1]
+    with pytest.raises(SystemExit, match="there is no GPU 3 here"):
+        started("auto", "--data.gpu=3")
+
+
+def test_gpus_train_as_many_steps_of_fewer_images(started, monkeypatch):
+    monkeypatch.setattr(device, "devices", lambda: [{}])
+    words = started("auto")[1]
+    epochs = float(words[words.index("--epochs") + 1])
+    whole = recipes.get("airbench94").epochs * 50_000
+    assert epochs == pytest.approx(whole / 250, abs=0.5)
 
 
 @pytest.mark.parametrize("ranks", ["0", "two", "-1", ""])
