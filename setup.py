@@ -267,7 +267,7 @@ def compile_command(source, parts, include_dirs):
         common.append(f'-DCGXFFCV_CUDA_ARCHITECTURES="{";".join(architectures)}"')
         warn = ["-Werror=all-warnings"] if os.environ.get("CGXFFCV_WERROR") == "1" else []
         return [parts["cuda"].why, "-std=c++17", "-O3", "-lineinfo", "--fmad=true", *targets, *warn,
-                f"-Xcompiler={host}", *(f for f in common if f != "-pthread")]  # fmt: skip
+                f"-Xcompiler={host}", *(f for f in common if not f.startswith(("-pthread", "-isystem")))]  # fmt: skip
     flags = C_FLAGS + WARNINGS + optimise
     if os.environ.get("CGXFFCV_WERROR") == "1":
         flags.append("-Werror")

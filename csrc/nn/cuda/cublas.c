@@ -166,7 +166,7 @@ void cuda_gemm_destroy(CudaGemm *gemm) {
 
 Status cuda_gemm_batched(CudaGemm *gemm, const CudaGemmShape *shape, float alpha, const void *a, const void *b,
                          float beta, const void *c, void *d) {
-    const Plan *plan;
+    const Plan *plan = NULL;
     TRY(find_plan(gemm, shape, &plan));
     TRY_CUBLAS(cublasLtMatmul(gemm->library, plan->product, &alpha, b, plan->a, a, plan->b, &beta, beta == 0 ? d : c,
                               plan->d, d, plan->d, &plan->algorithm, gemm->workspace, WORKSPACE_BYTES,
