@@ -187,7 +187,7 @@ template <typename T> __device__ __forceinline__ void store_floats(T *to, const 
 }
 
 /* ---- functions of the special units, to about 2 ulp; tiny values count as zero
- * ---------------------------------------*/
+ * --------------------------------------*/
 
 #ifdef CGXFFCV_EMULATED
 __device__ static __forceinline__ float fast_exp2(float value) { return exp2f(value); }
