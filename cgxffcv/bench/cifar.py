@@ -10,7 +10,6 @@ nothing: it is read once, at the end; hyper-parameters are chosen on held-out fo
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import os
 import shlex
@@ -25,6 +24,7 @@ from typing import Any
 
 from cgxffcv import app, recipes
 from cgxffcv.bench import machine, peak, processes
+from cgxffcv.device import devices
 from cgxffcv.errors import UserError
 
 MARK = "cgxffcv-run "
@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
     parser.add_argument("--threads", type=int, default=0, help="of the network; 0: all cores")
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument("--deterministic", action="store_true", help="the same bytes every time, on a GPU, too")
     parser.add_argument("--ranks", type=int, default=1, help="processes for each training, through mpirun")
     parser.add_argument("--bits", type=int, default=32, help="of a gradient value between ranks; 32: uncompressed")
     parser.add_argument("--bucket-size", type=int, default=1024, help="gradient values that share one scale")
@@ -142,15 +143,12 @@ def open_trainer(options: argparse.Namespace, seed: int, fold: int | None) -> An
     from cgxffcv.train import Compression, Trainer
 
     chosen: dict[str, Any] = {} if fold is None else hold_out(options.train, fold_images(options), fold)
-    if "device" in inspect.signature(Trainer).parameters:
-        chosen["device"] = options.device
-    elif options.device == "gpu":
-        raise UserError("--device gpu: this version trains on the CPU only")
     return Trainer(
         choose_recipe(options), options.train, options.test if fold is None else options.train, seed=seed,
         comm=communication.world() if app.ranks() > 1 else None,
         compression=Compression(bits=options.bits, bucket_size=options.bucket_size),
-        threads=options.threads or app.cores_of_this_rank(), precision=options.precision, **chosen,
+        threads=options.threads or app.cores_of_this_rank(), precision=options.precision,
+        device=options.device, deterministic=options.deterministic, **chosen,
     )  # fmt: skip
 
 
@@ -170,7 +168,7 @@ def train(trainer: Any, began: float, first: bool) -> dict[str, Any]:
     cold = seconds_since_start()
     device_clock = getattr(trainer, "field_seconds", None)  # of a GPU's own clock
     field = trainer.whitening_seconds + (done - start) if device_clock is None else device_clock
-    device = getattr(trainer, "device", "cpu" if device_clock is None else "gpu")
+    device = "cpu" if trainer.gpu is None else devices()[trainer.gpu]["name"]
     return {
         "accuracy": test.accuracy, "test_loss": test.loss, "train_losses": losses, "steps": trainer.steps,
         "skipped": skipped, "device": device, "threads": trainer.threads,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from cgxffcv import __version__, doctor
+from cgxffcv.bench import processes
 from cgxffcv.report import plain
+
+LIMIT_SECONDS = 120.0
 
 
 def describe() -> dict[str, Any]:
@@ -27,11 +31,17 @@ def describe() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def usable_gpus() -> int:
-    """The GPUs that a process here may use: those that there are, or those that CUDA_VISIBLE_DEVICES leaves."""
-    count = len(doctor.gpus()["devices"])
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return count if visible is None else min(count, len([name for name in visible.split(",") if name.strip()]))
+def usable_gpus() -> tuple[list[str], str]:
+    """(the names of the GPUs that this build can use here, why there is none). Another process looks, so that this one
+    holds none of their memory."""
+    code = "import json; from cgxffcv import device as d; "
+    code += "print(json.dumps([[x['name'] for x in d.devices()], d.why_none()]))"
+    done = subprocess.run(processes.interpreter("-c", code), env=processes.environment(), capture_output=True,
+                          text=True, timeout=LIMIT_SECONDS, check=False)  # fmt: skip
+    if done.returncode != 0:
+        return [], (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]
+    names, reason = json.loads(done.stdout.splitlines()[-1])
+    return names, reason
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 from cgxffcv import app, cifar, doctor, launch, recipes
 from cgxffcv.bench import machine, processes
 from cgxffcv.config import ENV_PREFIX
+from cgxffcv.device import DRIVER
 from cgxffcv.errors import UserError
 from cgxffcv.report import duration
 
@@ -134,6 +135,7 @@ class Place:
     train: Path
     test: Path
     images: int
+    on: str
     note: str
 
 
@@ -147,23 +149,17 @@ def _checkout() -> Path:
     return folder
 
 
-def choose_device(options: argparse.Namespace) -> tuple[str, int, str]:
-    """(device, ranks, a note)."""
-    info = doctor.core().get("info", {})
-    gpus = machine.usable_gpus()
-    device, note = options.device, ""
-    if device == "auto":
-        device = "gpu" if gpus > 0 and info.get("cuda") else "cpu"
-        if gpus > 0 and device == "cpu":
-            note = "this build has no CUDA, so all rows run on the CPU"
-    ranks = options.gpus or (max(gpus, 1) if device == "gpu" else 1)
-    if ranks < 1:
-        raise UserError(f"--gpus {options.gpus}: expected at least 1")
-    if device == "gpu" and gpus == 0:
-        raise UserError("--device gpu: there is no GPU here that may be used; see cgxffcv doctor")
-    if device == "gpu" and ranks > gpus:
-        note = f"{ranks} ranks share {gpus} GPU{'s' if gpus > 1 else ''}"
-    return device, ranks, note
+def choose_device(options: argparse.Namespace) -> tuple[str, int, str, str]:
+    """(cpu or gpu, ranks, the device in words, a note)."""
+    names, reason = ([], "") if options.device == "cpu" else machine.usable_gpus()
+    if options.device == "gpu" and not names:
+        raise UserError(f"--device gpu: {reason}")
+    if not names:
+        seen = os.path.exists(DRIVER)
+        return "cpu", options.gpus or 1, "CPU (--gpus counts ranks here)", reason if seen else ""
+    ranks = options.gpus or len(names)
+    shared = f"{ranks} ranks share {len(names)} GPU{'s' if len(names) > 1 else ''}" if ranks > len(names) else ""
+    return "gpu", ranks, names[0], shared
 
 
 def write_data(options: argparse.Namespace, work: Path) -> tuple[Path, Path, int]:
@@ -294,13 +290,12 @@ def _seconds(value: float | None) -> str:
     return "-" if value is None else duration(value)
 
 
-def text(rows: Sequence[Row], options: argparse.Namespace, place: Place, names: Sequence[str]) -> str:
+def text(rows: Sequence[Row], options: argparse.Namespace, place: Place) -> str:
     """The table for people."""
     where = f"{place.ranks} {'rank' if place.ranks == 1 else 'ranks'}"
-    on = names[0] if place.device == "gpu" and names else "CPU (--gpus counts ranks here)"
     batch = options.batch_size or recipes.get("demo").batch_size
     out = [
-        f"demo recipe, {options.epochs} epochs of {place.images:,} images, batch {batch} a rank, {where} on {on}",
+        f"demo recipe, {options.epochs} epochs of {place.images:,} images, batch {batch} a rank, {where} on {place.on}",
         *([f"note: {place.note}"] if place.note else []),
         "Times count from the start of the command; an epoch has its test in it.",
         "",
@@ -373,10 +368,10 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def prepare(options: argparse.Namespace, work: Path) -> Place:
-    device, ranks, note = choose_device(options)
+    device, ranks, on, note = choose_device(options)
     if ranks > 1 and shutil.which(launch.MPIRUN) is None:
         raise UserError("several ranks need mpirun: sudo apt-get install -y openmpi-bin libopenmpi-dev")
-    return Place(device, ranks, _checkout(), work, *write_data(options, work), note)
+    return Place(device, ranks, _checkout(), work, *write_data(options, work), on, note)
 
 
 def benchmark(options: argparse.Namespace, argv: Sequence[str], work: Path) -> int:
@@ -404,7 +399,7 @@ def benchmark(options: argparse.Namespace, argv: Sequence[str], work: Path) -> i
             keep()
     finally:
         keep()
-        print(text(done, options, place, on["gpus"]), flush=True)
+        print(text(done, options, place), flush=True)
     if options.chart:
         draw(options.chart, done, options, place)
         print(f"\nchart: {options.chart}", flush=True)

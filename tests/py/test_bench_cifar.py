@@ -100,7 +100,7 @@ class FreshTrainer:
     def __init__(self, recipe, train, test, *, seed, device, train_indices=None, test_indices=None, **others):
         self.made.append(([seed], None if test_indices is None else int(test_indices[0]), device))
         self.seed, self.load_seconds, self.whitening_seconds, self.step, self.steps = seed, 0.0, 0.0, 0, 3
-        self.images_per_step, self.threads, self.precision, self.device = 10, 1, "float16", "gpu"
+        self.images_per_step, self.threads, self.precision, self.gpu = 10, 1, "float16", 0
         self.field_seconds = None
 
     def restart(self, seed):
@@ -136,6 +136,7 @@ def test_a_trainer_that_can_start_afresh(files, monkeypatch):
 
     monkeypatch.setattr(cgxffcv.train, "Trainer", FreshTrainer)
     monkeypatch.setattr(FreshTrainer, "made", [])
+    monkeypatch.setattr(cifar, "devices", lambda: [{"name": "A100"}])
     waiting, runs = cifar.in_order(options(files, "--runs", "5", "--holdout", "100")), []
     while waiting:
         words = ["--holdout", "100", "--device", "gpu", "--seeds", ",".join(map(str, waiting))]
@@ -151,7 +152,12 @@ def test_a_trainer_that_can_start_afresh(files, monkeypatch):
     assert summary["accuracy"]["share_at_target"] == 3 / 5 and summary["seconds"]["again"]["runs"] == 3
     assert summary["field_share_of_peak"] == pytest.approx(statistics.fmean(50 / (50 + s) for s in range(5)))
     text = cifar.show(cifar.choose_recipe(options(files)), summary, runs, "a product")
-    assert "the GPU's own clock" in text and "2 of the runs" in text and "a held-out fold" in text
+    assert (
+        "3 steps each, A100, float16" in text
+        and "the GPU's own clock" in text
+        and "2 of the runs" in text
+        and "a held-out fold" in text
+    )
     fresh = list(cifar.train_here(options(files, "--seeds", "7,8", "--fresh")))
     assert [run["seed"] for run in fresh] == [7]
 

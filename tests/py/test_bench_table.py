@@ -259,6 +259,20 @@ def test_mistakes(tmp_path, options, message):
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
 
 
+def test_the_device(monkeypatch):
+    def choose(*words):
+        return table.choose_device(table._parser().parse_args(words))
+
+    monkeypatch.setattr(table.machine, "usable_gpus", lambda: (["H100", "H100"], ""))
+    assert choose() == ("gpu", 2, "H100", "") and choose("--gpus", "1")[:2] == ("gpu", 1)
+    assert choose("--gpus", "4")[3] == "4 ranks share 2 GPUs"
+    assert choose("--device", "cpu")[:2] == ("cpu", 1)
+    monkeypatch.setattr(table.machine, "usable_gpus", lambda: ([], "no driver: install one"))
+    assert choose("--gpus", "3")[:3] == ("cpu", 3, "CPU (--gpus counts ranks here)")
+    with pytest.raises(table.UserError, match="--device gpu: no driver: install one"):
+        choose("--device", "gpu")
+
+
 def test_a_chart_needs_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setattr(table.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(table.UserError, match="--chart needs matplotlib"):
