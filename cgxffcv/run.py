@@ -8,7 +8,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from cgxffcv import __version__, app, recipes
+from cgxffcv import __version__, app, device, recipes
 from cgxffcv import config as configuration
 from cgxffcv.config import Config
 from cgxffcv.recipes import Recipe, RecipeError
@@ -41,11 +41,11 @@ def cheapest(images: int) -> Recipe:
     return min(recipes.RECIPES.values(), key=lambda recipe: total_teraflops(recipe, images))
 
 
-def forecast(recipe: Recipe, seconds: float, images: int) -> list[str]:
-    """What to say of a training on so many images that will take so many seconds on this machine's CPU."""
+def forecast(recipe: Recipe, seconds: float, images: int, on_gpu: bool = False) -> list[str]:
+    """What to say of a training on so many images that will take so many seconds on this machine."""
     lines = [f"This will take about {duration(seconds)} on this machine (from the first {TIMED_STEPS} steps)."]
     other = cheapest(images)
-    if seconds >= LONG_SECONDS and other.name != recipe.name:
+    if seconds >= LONG_SECONDS and other.name != recipe.name and not on_gpu:
         share = total_teraflops(other, images) / total_teraflops(recipe, images)
         lines.append(
             f"Recipe {recipe.name} is made for GPUs. On a CPU --training.recipe={other.name} is faster: about "
@@ -97,7 +97,11 @@ class Run:
             self.note(
                 f"going on from {self.resumed}: {t.epoch} of {self.epochs} epochs, {t.step:,} of {t.steps:,} steps done"
             )
+        if t.gpu is not None:
+            what += f"; on GPU {t.gpu} ({device.devices()[t.gpu]['name']}), {t.precision}"
         self.note(f"training {t.recipe.name}: {self.epochs} epochs, {t.steps:,} steps, {what}")
+        if t.gpu is not None and self.ranks > 1:
+            self.note(f"gradients travel {t.explain().splitlines()[0]}")
         if t.recipe.hardest:
             self.note("(later epochs pass over the hardest images only, so there are more of them than of whole ones)")
         return self
@@ -168,7 +172,7 @@ class Run:
         tests = max(self.epochs // self.test_every - 1, 0) * t.test_images * image_flops(t.recipe)[0] + total["test"]
         left = max(total["train"] - of_a_step * (step.step + 1), 0) + tests
         seconds = left * sum(steps) / (TIMED_STEPS * of_a_step)
-        for line in forecast(t.recipe, seconds, t.steps_per_epoch * t.images_per_step):
+        for line in forecast(t.recipe, seconds, t.steps_per_epoch * t.images_per_step, t.gpu is not None):
             self.note(line)
         self.event("forecast", {"seconds": seconds})
 

@@ -75,6 +75,8 @@ class TrainerInterface(Protocol):
     epochs: int  # of the whole training: passes over the data, or over its hardest images; the last may be cut short
     images_per_step: int  # of all ranks
     test_images: int
+    gpu: int | None  # index of this rank's GPU; None on the CPU
+    precision: str  # of activations: float32, bfloat16, float16
     flops_per_image: float  # forward and backward, in the current phase
     best_accuracy: float  # so far; 0.0 before the first evaluation
 
@@ -104,6 +106,9 @@ class TrainerInterface(Protocol):
 
     def resume(self, path: str | PathLike[str]) -> None:
         """Loads a checkpoint that `save` wrote."""
+
+    def explain(self) -> str:
+        """How gradients travel between the ranks, in words."""
 
     def close(self) -> None:
         """Ends threads and frees memory; also a context manager."""

@@ -27,6 +27,7 @@ class PretendTrainer:
         self.steps, self.test_images = STEPS * self.epochs, 50
         self.epoch = self.step = 0
         self.best_accuracy, self.saved = 0.0, []
+        self.gpu, self.precision = None, "float32"
 
     flops_per_image = 1e9 * gigaflops(recipes.get("demo"))
 
@@ -184,6 +185,17 @@ def test_forecast_recommends_a_faster_recipe_for_long_trainings():
     lines = forecast(demo, 5400.0, images)
     assert "1 h 30 min" in lines[0] and f"--training.recipe={cheapest(images).name}" in lines[1]
     assert len(forecast(cheapest(images), 5400.0, images)) == 1
+
+
+def test_a_gpu_is_named_and_no_cpu_recommended(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_cgxffcv, "devices", lambda: [{"name": "NVIDIA H100"}] * 2)
+    trainer = PretendTrainer(seconds=500.0, ranks=2)
+    trainer.gpu, trainer.precision = 1, "float16"
+    trainer.explain = lambda: "on the GPUs by NCCL 2.28.9\nin detail"
+    go(trainer, tmp_path)
+    text = capsys.readouterr().err
+    assert "on GPU 1 (NVIDIA H100), float16" in text and "gradients travel on the GPUs by NCCL 2.28.9\n" in text
+    assert "This will take about" in text and "made for GPUs" not in text and "in detail" not in text
 
 
 def test_forecast_comes_after_a_few_steps(tmp_path, capsys):
