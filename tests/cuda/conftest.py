@@ -3,15 +3,18 @@
 PYTHONPATH=build/emulated/lib:. python -m pytest tests/cuda
 """
 
+import os
 import sys
 from pathlib import Path
 
-import _cgxffcv
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "py")]
+# `python -m` puts the current folder, and a module built in place there, before PYTHONPATH.
+asked_for = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+sys.path[:0] = [*asked_for, str(HERE), str(HERE.parent / "py")]
 
+import _cgxffcv  # noqa: E402
 import programs  # noqa: E402
 
 
