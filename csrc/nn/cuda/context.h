@@ -80,7 +80,7 @@ Status cuda_pass_head_evaluate(Context *context, const Job *job, int op);
 Status cuda_pass_head_train(Context *context, const Job *job, int op);
 Status cuda_pass_head_close(Context *context, const Job *job, int op);
 
-/* head.cu */
+/* head_op.c: see plan_store_totals. */
 Status cuda_store_totals(Context *context, StepTotals *to, const int32_t *index);
 
 /* convert.cu: float32 to storage, and back with a factor, in place or not; for plan_read, plan_write, filters. */
