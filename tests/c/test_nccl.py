@@ -1,0 +1,35 @@
+"""Sums through NCCL without GPUs: comm/nccl.c over a library that pretends to be CUDA and NCCL, with threads as ranks,
+under ASan and UBSan."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_units import CSRC, FLAGS, HERE, SANITIZE
+
+PLACES = [os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/include", "/usr/local/include", "/usr/include"]
+
+
+def folder_of(header):
+    return next((place for place in PLACES if (Path(place) / header).is_file()), None)
+
+
+@pytest.mark.skipif(
+    folder_of("nccl.h") is None or folder_of("cuda_runtime.h") is None, reason="needs the headers of CUDA and NCCL"
+)
+def test_sums_through_nccl(tmp_path):
+    library, program = tmp_path / "libfake.so", tmp_path / "program"
+    include = [f"-isystem{folder_of(header)}" for header in ("nccl.h", "cuda_runtime.h")]
+    include += [f"-I{CSRC}", f"-I{HERE}", f"-I{HERE / 'nccl'}"]
+    gcc = ["gcc", *FLAGS, *SANITIZE, *include]
+    subprocess.run([*gcc, "-shared", "-fPIC", str(HERE / "nccl/fake.c"), "-o", str(library)], check=True)
+    comm = [path for path in (CSRC / "comm").glob("*.c") if path.name not in ("mpi.c", "nccl_none.c")]
+    sources = [HERE / "nccl/program.c", *comm, *(CSRC / "base").glob("*.c")]
+    link = [f"-L{tmp_path}", "-lfake", f"-Wl,-rpath,{tmp_path}", "-ldl", "-lm"]
+    subprocess.run([*gcc, *map(str, sources), "-o", str(program), *link], check=True)
+    environment = {**os.environ, "CGXFFCV_NCCL_LIBRARY": str(library)}
+    environment.pop("CGXFFCV_COMM_NCCL", None)
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=100, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "checks, 0 failures" in done.stdout
