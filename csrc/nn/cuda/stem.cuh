@@ -51,7 +51,9 @@ static inline void set_width(const StemShape *shape, int most, Tiling *t) {
 
 static inline Tiling tile(const StemShape *shape, size_t limit) {
     int window = shape->kernel * shape->kernel, groups = shape->out_channels / LANES;
-    Tiling t = {.taps = window * shape->channels, .images = shape->images};
+    Tiling t = {};
+    t.taps = window * shape->channels;
+    t.images = shape->images;
     int most = (int)(FILTER_BYTES / ((size_t)t.taps * LANES * sizeof(float)));
     if (most > 8) most = 8;
     t.chunks = ceil_divide(groups, most);
