@@ -48,7 +48,7 @@ static int parse_op(PyObject *item, AugmentOp *op) {
     return 0;
 }
 
-static int parse_ops(PyObject *ops, AugmentSpec *spec) {
+int loader_spec_parse_ops(PyObject *ops, AugmentSpec *spec) {
     Py_ssize_t count = PyTuple_GET_SIZE(ops);
     if (count > AUGMENT_MAX_OPS) {
         PyErr_Format(PyExc_ValueError, "at most %d image operations fit one pipeline, not %zd", AUGMENT_MAX_OPS, count);
@@ -83,7 +83,7 @@ static int parse_image(PyObject *image, AugmentSpec *spec) {
     if (!PyArg_ParseTuple(image, "O!Oss;an image output is a tuple of 4", &PyTuple_Type, &ops, &normalize, &type_name,
                           &layout_name) ||
         look_up(types, type_name, "image type", &type) < 0 || look_up(layouts, layout_name, "layout", &layout) < 0 ||
-        parse_ops(ops, spec) < 0 || parse_normalize(normalize, spec) < 0) {
+        loader_spec_parse_ops(ops, spec) < 0 || parse_normalize(normalize, spec) < 0) {
         return -1;
     }
     spec->type = (ImageType)type;

@@ -1,4 +1,4 @@
-/* Private to python/loader*.c: the Python form of outputs and image operations. */
+/* The Python form of outputs and image operations. */
 #ifndef CGXFFCV_PYTHON_LOADER_SPEC_H
 #define CGXFFCV_PYTHON_LOADER_SPEC_H
 
@@ -17,5 +17,8 @@ typedef struct LoaderSpec {
  * layout), an operation (kind, occurrence, list, probability, padding, height, width, reflect, normalized, (r, g, b))
  * and normalisation None or ((3 means), (3 stds), type). 0, or -1 with an exception set. */
 int loader_spec_parse(PyObject *sequence, LoaderSpec *out);
+
+/* A tuple of such operations, into spec->ops. */
+int loader_spec_parse_ops(PyObject *ops, AugmentSpec *spec);
 
 #endif

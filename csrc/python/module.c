@@ -5,8 +5,9 @@
 typedef int (*AddPart)(PyObject *module);
 
 static const AddPart parts[] = {
-    array_add,   errors_add, build_info_add, optimizer_add, trainer_add,  device_add, reader_add,  writer_add,
-    encoder_add, jpeg_add,   comm_add,       loader_add,    quantize_add, nn_add,     nn_plan_add, allreduce_add,
+    array_add,    errors_add, build_info_add, optimizer_add, trainer_add,  device_add,
+    reader_add,   writer_add, encoder_add,    jpeg_add,      comm_add,     loader_add,
+    quantize_add, nn_add,     nn_plan_add,    allreduce_add, resident_add,
 };
 
 static int module_exec(PyObject *module) {
@@ -20,7 +21,8 @@ static int module_exec(PyObject *module) {
     X(beton_error)                                                                                                     \
     X(cuda_error)                                                                                                      \
     X(comm_error)                                                                                                      \
-    X(comm_timeout) X(peer_lost) X(not_built_error) X(comm_type) X(loader_batch_type) X(model_type) X(plan_type)
+    X(comm_timeout)                                                                                                    \
+    X(peer_lost) X(not_built_error) X(comm_type) X(loader_batch_type) X(model_type) X(plan_type) X(trainer_type)
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     ModuleState *state = module_state(module);

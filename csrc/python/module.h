@@ -12,7 +12,7 @@ typedef struct ModuleState {
     PyObject *beton_error, *cuda_error, *comm_error, *comm_timeout, *peer_lost, *not_built_error;
     PyObject *comm_type;
     PyObject *loader_batch_type;
-    PyObject *model_type, *plan_type;
+    PyObject *model_type, *plan_type, *trainer_type;
 } ModuleState;
 
 ModuleState *module_state(PyObject *module);
@@ -39,6 +39,7 @@ int quantize_add(PyObject *module);
 int nn_add(PyObject *module);
 int nn_plan_add(PyObject *module);
 int allreduce_add(PyObject *module);
+int resident_add(PyObject *module);
 
 /* errors.c: raises the thread's error record as the Python exception of its code; always NULL. */
 PyObject *errors_raise(ModuleState *state, Status status);

@@ -7,7 +7,6 @@
 #include "python/train.h"
 #include "python/trainer.h"
 
-#define MAX_VIEWS 16
 #define MAX_SPECIAL 64
 
 static void trainer_free(TrainerObject *self) {
@@ -19,6 +18,12 @@ static void trainer_free(TrainerObject *self) {
     self->model = NULL;
     Py_CLEAR(self->comm_object);
     Py_CLEAR(self->model_object);
+}
+
+TrainerObject *trainer_take(ModuleState *state, PyObject *object) {
+    if (PyObject_TypeCheck(object, (PyTypeObject *)state->trainer_type)) return (TrainerObject *)object;
+    PyErr_Format(PyExc_TypeError, "expected a Trainer, not %.100s", Py_TYPE(object)->tp_name);
+    return NULL;
 }
 
 int trainer_ready(const TrainerObject *self) {
@@ -204,6 +209,7 @@ static int trainer_fill(TrainerObject *self, PyObject *args, PyObject *keywords)
     config.project = (ScheduleProject)project;
     config.check = check_signals;
     self->side = config.side;
+    self->batch = config.batch;
     ModelObject *taken = nn_take_model(state, model);
     if (taken == NULL) return -1;
     self->model_object = (ModelObject *)Py_NewRef(model);
@@ -335,12 +341,12 @@ static PyObject *trainer_step_method(TrainerObject *self, PyObject *args) {
     return status == STATUS_OK ? step_result(self, &done) : trainer_raise(self, status);
 }
 
-static int parse_views(PyObject *sequence, TrainerView views[MAX_VIEWS]) {
+int trainer_parse_views(PyObject *sequence, TrainerView views[TRAINER_MAX_VIEWS]) {
     PyObject *fast = PySequence_Fast(sequence, "views must be a sequence");
     if (fast == NULL) return -1;
     Py_ssize_t count = PySequence_Fast_GET_SIZE(fast);
-    if (count < 1 || count > MAX_VIEWS) {
-        PyErr_Format(PyExc_ValueError, "there must be 1 to %d views, not %zd", MAX_VIEWS, count);
+    if (count < 1 || count > TRAINER_MAX_VIEWS) {
+        PyErr_Format(PyExc_ValueError, "there must be 1 to %d views, not %zd", TRAINER_MAX_VIEWS, count);
         count = -1;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
@@ -361,10 +367,10 @@ static PyObject *trainer_evaluate_method(TrainerObject *self, PyObject *args) {
     PyObject *images_in, *views_in, *out;
     ArrayView view;
     Images images;
-    TrainerView views[MAX_VIEWS];
+    TrainerView views[TRAINER_MAX_VIEWS];
     Status status;
     if (!PyArg_ParseTuple(args, "OO", &images_in, &views_in) || trainer_ready(self) < 0) return NULL;
-    int view_count = parse_views(views_in, views);
+    int view_count = trainer_parse_views(views_in, views);
     if (view_count < 0 || take_images(self, images_in, &view, &images) < 0) return NULL;
     const int64_t shape[2] = {view.shape[0], self->classes};
     out = array_new(ARRAY_F32, 2, shape);
@@ -434,6 +440,10 @@ static PyObject *trainer_wire_method(TrainerObject *self, PyObject *argument) {
 static PyObject *trainer_close_method(TrainerObject *self, PyObject *unused) {
     (void)unused;
     if (self->trainer != NULL && trainer_ready(self) < 0) return NULL;
+    if (self->residents > 0) {
+        PyErr_SetString(PyExc_ValueError, "this trainer has data on a GPU: close its Resident first");
+        return NULL;
+    }
     trainer_free(self);
     Py_RETURN_NONE;
 }
@@ -504,4 +514,9 @@ static PyType_Spec trainer_spec = {
     .slots = trainer_slots,
 };
 
-int trainer_add(PyObject *module) { return module_add_type(module, &trainer_spec); }
+int trainer_add(PyObject *module) {
+    ModuleState *state = module_state(module);
+    state->trainer_type = PyType_FromModuleAndSpec(module, &trainer_spec, NULL);
+    if (state->trainer_type == NULL) return -1;
+    return PyModule_AddType(module, (PyTypeObject *)state->trainer_type);
+}

@@ -4,7 +4,10 @@
 
 #include "python/nn.h"
 #include "train/reducer.h"
+#include "train/resident.h"
 #include "train/trainer.h"
+
+#define TRAINER_MAX_VIEWS 16
 
 typedef struct TrainerObject {
     PyObject_HEAD Trainer *trainer; /* owned */
@@ -13,14 +16,21 @@ typedef struct TrainerObject {
     Model *model;                   /* borrowed from model_object */
     PyObject *comm_object;          /* owned reference, taken until close; NULL for one rank */
     float mean[MODEL_MAX_IMAGE_CHANNELS], std[MODEL_MAX_IMAGE_CHANNELS];
-    int side, classes;
+    int side, classes, batch;
+    int residents; /* Resident objects that use the trainer */
 } TrainerObject;
+
+/* The C object of an argument that must be a _cgxffcv.Trainer; NULL with TypeError set if it is not. Borrowed. */
+TrainerObject *trainer_take(ModuleState *state, PyObject *object);
 
 /* 0 if the trainer can be used now; else -1 with an exception. */
 int trainer_ready(const TrainerObject *self);
 
 /* Raises the thread's error record; always NULL. */
 PyObject *trainer_raise(TrainerObject *self, Status status);
+
+/* Reads a sequence of (dy, dx, mirror, weight); the count, or -1 with an exception. */
+int trainer_parse_views(PyObject *sequence, TrainerView views[TRAINER_MAX_VIEWS]);
 
 /* trainer_state.c: the methods that read and write what a checkpoint keeps. */
 PyObject *trainer_read(TrainerObject *self, PyObject *name);

@@ -1,0 +1,372 @@
+/* _cgxffcv.Resident: trains and tests a Trainer's model on data sets in the memory of a GPU. */
+#include <string.h>
+
+#include "python/array.h"
+#include "python/loader_spec.h"
+#include "python/trainer.h"
+
+#define RECORD_FIELDS 5 /* loss, correct, images, skipped, side */
+
+typedef struct ResidentObject {
+    PyObject_HEAD Resident *resident; /* owned; NULL when closed */
+    TrainerObject *trainer;           /* owned reference; its trainer stays open as long as `resident` */
+} ResidentObject;
+
+/* 0 if it can be used now; else -1 with an exception. */
+static int ready(const ResidentObject *self) {
+    if (self->resident != NULL) return trainer_ready(self->trainer);
+    PyErr_SetString(PyExc_ValueError, "these resident data are closed");
+    return -1;
+}
+
+static PyObject *finish(ResidentObject *self, Status status) {
+    return status == STATUS_OK ? Py_NewRef(Py_None) : trainer_raise(self->trainer, status);
+}
+
+/* Around what runs without the GIL. */
+static void enter(ResidentObject *self) { self->trainer->model_object->busy = true; }
+static void leave(ResidentObject *self) { self->trainer->model_object->busy = false; }
+
+/* ---- construction ---- */
+
+static int parse_config(ModuleState *state, PyObject *args, TrainerObject **trainer, ResidentConfig *config) {
+    PyObject *trainer_in, *ops;
+    unsigned long long seed;
+    int graphs;
+    AugmentSpec spec = {0};
+    if (!PyArg_ParseTuple(args, "OO!Kp", &trainer_in, &PyTuple_Type, &ops, &seed, &graphs)) return -1;
+    *trainer = trainer_take(state, trainer_in);
+    if (*trainer == NULL || trainer_ready(*trainer) < 0 || loader_spec_parse_ops(ops, &spec) < 0) return -1;
+    if (spec.op_count > GATHER_MAX_OPS) {
+        PyErr_Format(PyExc_ValueError, "at most %d image operations can be done on the GPU, not %d", GATHER_MAX_OPS,
+                     spec.op_count);
+        return -1;
+    }
+    config->op_count = spec.op_count;
+    memcpy(config->ops, spec.ops, (size_t)spec.op_count * sizeof *spec.ops);
+    memcpy(config->mean, (*trainer)->mean, sizeof config->mean);
+    memcpy(config->std, (*trainer)->std, sizeof config->std);
+    config->seed = seed;
+    config->graphs = graphs != 0;
+    return 0;
+}
+
+static PyObject *resident_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    TrainerObject *trainer;
+    ResidentConfig config = {0};
+    Status status;
+    if (keywords != NULL && PyDict_GET_SIZE(keywords) > 0) {
+        PyErr_SetString(PyExc_TypeError, "Resident takes no keyword arguments");
+        return NULL;
+    }
+    if (parse_config(module_state_of_type(type), args, &trainer, &config) < 0) return NULL;
+    ResidentObject *self = (ResidentObject *)type->tp_alloc(type, 0);
+    if (self == NULL) return NULL;
+    self->trainer = (TrainerObject *)Py_NewRef(trainer);
+    enter(self);
+    Py_BEGIN_ALLOW_THREADS;
+    status = resident_create(trainer->trainer, &config, &self->resident);
+    Py_END_ALLOW_THREADS;
+    leave(self);
+    if (status == STATUS_OK) {
+        trainer->residents++;
+        return (PyObject *)self;
+    }
+    errors_raise(module_state_of_type(type), status);
+    Py_DECREF(self);
+    return NULL;
+}
+
+static void resident_free(ResidentObject *self) {
+    if (self->resident != NULL) self->trainer->residents--;
+    resident_destroy(self->resident);
+    self->resident = NULL;
+}
+
+static void resident_dealloc(ResidentObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    resident_free(self);
+    Py_CLEAR(self->trainer);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *close_method(ResidentObject *self, PyObject *unused) {
+    (void)unused;
+    if (self->resident != NULL && ready(self) < 0) return NULL;
+    resident_free(self);
+    Py_RETURN_NONE;
+}
+
+/* ---- the sets ---- */
+
+static int parse_set(int which, ResidentSet *out) {
+    if (which == RESIDENT_TRAIN || which == RESIDENT_TEST) {
+        *out = (ResidentSet)which;
+        return 0;
+    }
+    PyErr_Format(PyExc_ValueError, "set %d is neither 0 (training) nor 1 (test)", which);
+    return -1;
+}
+
+static PyObject *begin_method(ResidentObject *self, PyObject *args) {
+    int which;
+    long long count;
+    ResidentSet set;
+    Status status;
+    if (!PyArg_ParseTuple(args, "iL", &which, &count) || ready(self) < 0 || parse_set(which, &set) < 0) return NULL;
+    enter(self);
+    Py_BEGIN_ALLOW_THREADS;
+    status = resident_begin_load(self->resident, set, count);
+    Py_END_ALLOW_THREADS;
+    leave(self);
+    return finish(self, status);
+}
+
+/* Images uint8 (N, side, side, 3), labels and numbers int64 (N,). */
+static int check_part(const TrainerObject *self, const ArrayView *images, const ArrayView *labels,
+                      const ArrayView *ids) {
+    const int64_t *shape = images->shape;
+    if (shape[1] != self->side || shape[2] != self->side || shape[3] != 3) {
+        PyErr_Format(PyExc_ValueError, "images must have the shape (N, %d, %d, 3), not (%lld, %lld, %lld, %lld)",
+                     self->side, self->side, (long long)shape[0], (long long)shape[1], (long long)shape[2],
+                     (long long)shape[3]);
+        return -1;
+    }
+    if (labels->elems == shape[0] && ids->elems == shape[0]) return 0;
+    PyErr_Format(PyExc_ValueError, "there are %lld images, but %lld labels and %lld numbers", (long long)shape[0],
+                 (long long)labels->elems, (long long)ids->elems);
+    return -1;
+}
+
+static PyObject *put_arrays(ResidentObject *self, ResidentSet set, const ArrayView *images, const ArrayView *labels,
+                            const ArrayView *ids) {
+    Status status;
+    if (check_part(self->trainer, images, labels, ids) < 0) return NULL;
+    enter(self);
+    Py_BEGIN_ALLOW_THREADS;
+    status = resident_put(self->resident, set, images->data, labels->data, ids->data, images->shape[0]);
+    Py_END_ALLOW_THREADS;
+    leave(self);
+    return finish(self, status);
+}
+
+static PyObject *put_method(ResidentObject *self, PyObject *args) {
+    int which;
+    PyObject *images_in, *labels_in, *ids_in, *result = NULL;
+    ArrayView images, labels, ids;
+    ResidentSet set;
+    if (!PyArg_ParseTuple(args, "iOOO", &which, &images_in, &labels_in, &ids_in)) return NULL;
+    if (ready(self) < 0 || parse_set(which, &set) < 0) return NULL;
+    if (array_acquire(images_in, "images", 1u << ARRAY_U8, 4, false, &images) < 0) return NULL;
+    if (array_acquire(labels_in, "labels", 1u << ARRAY_I64, -1, false, &labels) < 0) goto no_labels;
+    if (array_acquire(ids_in, "ids", 1u << ARRAY_I64, -1, false, &ids) < 0) goto no_ids;
+    result = put_arrays(self, set, &images, &labels, &ids);
+    array_release(&ids);
+no_ids:
+    array_release(&labels);
+no_labels:
+    array_release(&images);
+    return result;
+}
+
+static PyObject *whiten_method(ResidentObject *self, PyObject *args) {
+    long long count;
+    double epsilon;
+    Status status;
+    if (!PyArg_ParseTuple(args, "Ld", &count, &epsilon) || ready(self) < 0) return NULL;
+    enter(self);
+    Py_BEGIN_ALLOW_THREADS;
+    status = resident_whiten(self->resident, count, epsilon);
+    Py_END_ALLOW_THREADS;
+    leave(self);
+    return finish(self, status);
+}
+
+/* ---- runs ---- */
+
+static void write_records(const TrainerStep *steps, int count, double *to) {
+    for (int i = 0; i < count; i++, to += RECORD_FIELDS) {
+        to[0] = steps[i].loss;
+        to[1] = (double)steps[i].correct;
+        to[2] = (double)steps[i].images;
+        to[3] = steps[i].skipped;
+        to[4] = steps[i].side;
+    }
+}
+
+/* What a run reads and writes; `losses` has no buffer if it is not wanted. */
+typedef struct RunArrays {
+    ArrayView order, records, losses;
+    bool with_losses;
+} RunArrays;
+
+static void release_run(RunArrays *arrays) {
+    if (arrays->with_losses) array_release(&arrays->losses);
+    array_release(&arrays->records);
+    array_release(&arrays->order);
+}
+
+static int acquire_run(PyObject *order, PyObject *records, PyObject *losses, RunArrays *out) {
+    if (array_acquire(order, "order", 1u << ARRAY_I32, 1, false, &out->order) < 0) return -1;
+    if (array_acquire(records, "records", 1u << ARRAY_F64, 2, true, &out->records) < 0) goto no_records;
+    out->with_losses = losses != Py_None;
+    if (!out->with_losses) return 0;
+    if (array_acquire(losses, "losses", 1u << ARRAY_F32, 1, true, &out->losses) == 0) return 0;
+    array_release(&out->records);
+no_records:
+    array_release(&out->order);
+    return -1;
+}
+
+/* The steps that the arrays have room for, or -1 with an exception. */
+static int64_t count_steps(const TrainerObject *self, const RunArrays *arrays) {
+    int64_t steps = arrays->records.shape[0], batch = self->batch, images = steps * batch;
+    bool fits = arrays->records.shape[1] == RECORD_FIELDS && steps <= INT32_MAX && arrays->order.elems == images;
+    if (fits && (!arrays->with_losses || arrays->losses.elems == images)) return steps;
+    PyErr_Format(PyExc_ValueError,
+                 "records must have the shape (steps, %d), order and losses steps x %d entries, not (%lld, %lld), %lld",
+                 RECORD_FIELDS, self->batch, (long long)steps, (long long)arrays->records.shape[1],
+                 (long long)arrays->order.elems);
+    return -1;
+}
+
+static PyObject *run_method(ResidentObject *self, PyObject *args) {
+    PyObject *order, *records, *losses;
+    unsigned epoch;
+    int done = 0;
+    RunArrays arrays;
+    TrainerStep *steps = NULL;
+    Status status = STATUS_OK;
+    if (!PyArg_ParseTuple(args, "OIOO", &order, &epoch, &records, &losses) || ready(self) < 0) return NULL;
+    if (acquire_run(order, records, losses, &arrays) < 0) return NULL;
+    int64_t count = count_steps(self->trainer, &arrays);
+    if (count >= 0 && (steps = PyMem_Calloc((size_t)count + 1, sizeof *steps)) == NULL) PyErr_NoMemory();
+    if (steps != NULL) {
+        enter(self);
+        Py_BEGIN_ALLOW_THREADS;
+        status = resident_run(self->resident, arrays.order.data, (int)count, epoch, steps,
+                              arrays.with_losses ? arrays.losses.data : NULL, &done);
+        Py_END_ALLOW_THREADS;
+        leave(self);
+        write_records(steps, done, arrays.records.data);
+    }
+    release_run(&arrays);
+    PyMem_Free(steps);
+    return steps == NULL ? NULL : finish(self, status);
+}
+
+static PyObject *evaluate_method(ResidentObject *self, PyObject *args) {
+    int which;
+    PyObject *places_in, *views_in, *out;
+    long long count;
+    ArrayView places;
+    ResidentSet set;
+    TrainerView views[TRAINER_MAX_VIEWS];
+    Status status = STATUS_OK;
+    if (!PyArg_ParseTuple(args, "iOLO", &which, &places_in, &count, &views_in)) return NULL;
+    if (ready(self) < 0 || parse_set(which, &set) < 0) return NULL;
+    int view_count = trainer_parse_views(views_in, views);
+    if (view_count < 0) return NULL;
+    bool chosen = places_in != Py_None;
+    if (chosen && array_acquire(places_in, "places", 1u << ARRAY_I32, 1, false, &places) < 0) return NULL;
+    if (chosen) count = places.elems;
+    const int64_t shape[2] = {count < 0 ? 0 : count, self->trainer->classes};
+    out = array_new(ARRAY_F32, 2, shape);
+    if (out != NULL) {
+        float *logits = array_data(out);
+        enter(self);
+        Py_BEGIN_ALLOW_THREADS;
+        status = resident_evaluate(self->resident, set, chosen ? places.data : NULL, count, views, view_count, logits);
+        Py_END_ALLOW_THREADS;
+        leave(self);
+    }
+    if (chosen) array_release(&places);
+    if (status == STATUS_OK) return out;
+    Py_XDECREF(out);
+    return trainer_raise(self->trainer, status);
+}
+
+static PyObject *look_method(ResidentObject *self, PyObject *args) {
+    PyObject *order_in, *images = NULL, *labels = NULL;
+    unsigned epoch;
+    ArrayView order;
+    Status status = STATUS_OK;
+    if (!PyArg_ParseTuple(args, "OI", &order_in, &epoch) || ready(self) < 0) return NULL;
+    if (array_acquire(order_in, "order", 1u << ARRAY_I32, 1, false, &order) < 0) return NULL;
+    int64_t batch = self->trainer->batch, count = order.elems > batch ? batch + 1 : order.elems;
+    const int64_t shape[4] = {count, self->trainer->side, self->trainer->side, 3};
+    images = array_new(ARRAY_U8, 4, shape);
+    labels = array_new(ARRAY_I64, 1, shape);
+    if (images != NULL && labels != NULL) {
+        status = resident_look(self->resident, order.data, (int)count, epoch, array_data(images), array_data(labels));
+    }
+    array_release(&order);
+    if (images != NULL && labels != NULL && status == STATUS_OK) return Py_BuildValue("NN", images, labels);
+    Py_XDECREF(images);
+    Py_XDECREF(labels);
+    return status == STATUS_OK ? NULL : trainer_raise(self->trainer, status);
+}
+
+static PyObject *restart_method(ResidentObject *self, PyObject *seed_in) {
+    unsigned long long seed = PyLong_AsUnsignedLongLong(seed_in);
+    if ((seed == (unsigned long long)-1 && PyErr_Occurred()) || ready(self) < 0) return NULL;
+    return finish(self, resident_restart(self->resident, seed));
+}
+
+static PyObject *seconds_method(ResidentObject *self, PyObject *unused) {
+    (void)unused;
+    double seconds = 0;
+    if (ready(self) < 0) return NULL;
+    Status status = resident_take_seconds(self->resident, &seconds);
+    return status == STATUS_OK ? PyFloat_FromDouble(seconds) : trainer_raise(self->trainer, status);
+}
+
+static PyObject *graphs_method(ResidentObject *self, PyObject *unused) {
+    (void)unused;
+    return ready(self) < 0 ? NULL : PyLong_FromLong(resident_graphs(self->resident));
+}
+
+static PyMethodDef methods[] = {
+    {"begin", (PyCFunction)begin_method, METH_VARARGS,
+     "begin(which, count)\n--\n\nMakes room for set 0 (training) or 1 (test). MemoryError if it does not "
+     "fit."},
+    {"put", (PyCFunction)put_method, METH_VARARGS,
+     "put(which, images, labels, ids)\n--\n\nThe set's next images, uint8 (N, side, side, 3), their labels "
+     "and sample numbers, int64."},
+    {"whiten", (PyCFunction)whiten_method, METH_VARARGS,
+     "whiten(count, epsilon)\n--\n\nSets the frozen layer from the first training images."},
+    {"run", (PyCFunction)run_method, METH_VARARGS,
+     "run(order, epoch, records, losses)\n--\n\nlen(records) steps on the places `order`, int32. `records`, "
+     "float64 (steps, 5), gets loss sum, correct, images, skipped, side; `losses`, float32 or None, each image's."},
+    {"evaluate", (PyCFunction)evaluate_method, METH_VARARGS,
+     "evaluate(which, places, count, views)\n--\n\nLogits as evaluate() gives them, of `places` (int32) or, "
+     "if None, of the first `count` images."},
+    {"look", (PyCFunction)look_method, METH_VARARGS,
+     "look(order, epoch)\n--\n\n(images, labels) of a training batch as the network sees it."},
+    {"restart", (PyCFunction)restart_method, METH_O,
+     "restart(seed)\n--\n\nStep 0, momenta zero, another seed of the augmentation; graphs and data stay."},
+    {"seconds", (PyCFunction)seconds_method, METH_NOARGS,
+     "seconds()\n--\n\nSeconds on the GPU in runs and tests, and of whitening, since the last call."},
+    {"graphs", (PyCFunction)graphs_method, METH_NOARGS, "graphs()\n--\n\nHow many steps have been recorded."},
+    {"close", (PyCFunction)close_method, METH_NOARGS, "close()\n--\n\nFrees the sets and what a step needs."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, "Resident(trainer, operations, seed, graphs)\n--\n\nGets ready to train on data in the GPU's memory, "
+                "augmented by these operations (as a Loader's), with steps recorded as graphs or not."},
+    {Py_tp_new, resident_new},
+    {Py_tp_dealloc, resident_dealloc},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "_cgxffcv.Resident",
+    .basicsize = sizeof(ResidentObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = slots,
+};
+
+int resident_add(PyObject *module) { return module_add_type(module, &spec); }
