@@ -191,7 +191,7 @@ def train_here(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     with open_trainer(options, options.seeds[0], fold) as trainer:
         for seed in options.seeds:
             if not first:
-                if options.fresh or not hasattr(trainer, "restart") or (count and seed % count != fold):
+                if options.fresh or trainer.gpu is None or (count and seed % count != fold):
                     return
                 began = time.perf_counter()
                 trainer.restart(seed)

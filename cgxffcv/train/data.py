@@ -29,9 +29,11 @@ __all__ = [
     "augmentation",
     "order_of",
     "permutation_of",
+    "reseed",
     "test_loader",
     "training_loader",
     "whitening_images",
+    "whole_loader",
 ]
 
 SIDE = 32  # of the images that the networks take
@@ -155,6 +157,22 @@ def order_of(loader: Loader, epoch: int) -> np.ndarray:
     """The sample numbers of an epoch, for all ranks."""
     loader.next_epoch = epoch
     return loader.next_traversal_order()
+
+
+def whole_loader(
+    path: str | PathLike[str], recipe: Recipe, batch: int, workers: int, indices: np.ndarray | None = None
+) -> Loader:
+    """All samples in use, once, as `training_loader` would give them with its random operations neutral: for the memory
+    of a GPU, which then performs these operations itself."""
+    return _open(
+        path, batch, num_workers=workers, drop_last=False, rank=0, world_size=1, seed=0, evaluate=True, ids=True,
+        pipelines=_pipelines(augmentation(recipe)), indices=indices,
+    )  # fmt: skip
+
+
+def reseed(loader: Loader, seed: int) -> None:
+    """Orders and augmentations of another seed, from the first epoch on."""
+    loader.load_state_dict(loader.state_dict() | {"epoch": 0, "samples_done": 0, "seed": seed})
 
 
 test_loader.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of its name

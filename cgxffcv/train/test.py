@@ -9,7 +9,7 @@ import numpy as np
 
 from cgxffcv.recipes import Recipe, TestView
 
-__all__ = ["TestSums", "run_test"]
+__all__ = ["LoaderTest", "TestSums", "run_test"]
 
 
 class TestSums(NamedTuple):
@@ -43,24 +43,45 @@ def _choose(core_ids: np.ndarray, confidence: np.ndarray, share: float, comm: An
     return np.isin(core_ids, least_confident(everyone["confidence"], everyone["id"], count))
 
 
-def run_test(core: Any, loader: Any, recipe: Recipe, comm: Any, tta: bool = True) -> TestSums:
-    """Tests this rank's share; collective only where the least confident images are sought among all ranks."""
+class LoaderTest:
+    """This rank's share of the test set, batch by batch from a loader, for `run_test`."""
+
+    __test__ = False
+
+    def __init__(self, core: Any, loader: Any):
+        self._core, self._loader = core, loader
+        self._ids = np.zeros(0, np.int64)
+
+    def first(self, views: tuple[TestView, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels, sample numbers and logits (images, classes) of all images."""
+        labels, ids, logits = [], [], []
+        for images, label, number in self._loader:
+            if len(images) == 0:
+                continue
+            logits.append(self._core.evaluate(images, views))
+            labels.append(np.array(label).reshape(-1))
+            ids.append(np.array(number))
+        label, self._ids = (np.concatenate(x) if x else np.zeros(0, np.int64) for x in (labels, ids))
+        return label, self._ids, np.concatenate(logits) if logits else np.zeros((0, 1), np.float32)
+
+    def again(self, places: np.ndarray, views: tuple[TestView, ...]) -> np.ndarray:
+        """Logits of the images with these indices in `first`'s results."""
+        parts = [places[at : at + self._loader.batch_size] for at in range(0, len(places), self._loader.batch_size)]
+        return np.concatenate(
+            [self._core.evaluate(self._loader.get_batch(self._ids[part])[0], views) for part in parts]
+        )
+
+
+def run_test(test: Any, recipe: Recipe, comm: Any, tta: bool = True) -> TestSums:
+    """Tests this rank's share, a LoaderTest or ResidentTest; collective only where the least confident images are
+    sought among all ranks."""
     begin = time.perf_counter()
     views = recipe.views if tta else (TestView(),)
     few = len(views) > 1 and recipe.test_share < 1
-    first = (TestView(),) if few else views
-    labels, ids, logits = [], [], []
-    for images, label, number in loader:
-        if len(images) == 0:
-            continue
-        logits.append(core.evaluate(images, first))
-        labels.append(np.array(label).reshape(-1))
-        ids.append(np.array(number))
-    label, number = (np.concatenate(x) if x else np.zeros(0, np.int64) for x in (labels, ids))
-    scores = np.concatenate(logits) if logits else np.zeros((0, 1), np.float32)
+    label, number, scores = test.first((TestView(),) if few else views)
     if few:
         chosen = _choose(number, _softmax(scores).max(axis=1), recipe.test_share, comm)
-        scores = _more_views(core, loader, views, number, chosen, scores)
+        scores = _more_views(test, views, np.flatnonzero(chosen), scores)
     probability = _softmax(scores)[np.arange(len(label)), label]
     with np.errstate(divide="ignore"):
         loss = float(-np.log(probability).sum())
@@ -68,16 +89,12 @@ def run_test(core: Any, loader: Any, recipe: Recipe, comm: Any, tta: bool = True
     return TestSums(len(label), correct, loss, time.perf_counter() - begin)
 
 
-def _more_views(
-    core: Any, loader: Any, views: tuple[TestView, ...], ids: np.ndarray, chosen: np.ndarray, scores: np.ndarray
-) -> np.ndarray:
+def _more_views(test: Any, views: tuple[TestView, ...], places: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """The scores with those of the chosen images replaced by the weighted sum over all views."""
     plain = [view for view in views if view == TestView(weight=view.weight)]
-    others = [view for view in views if view not in plain]
+    others = tuple(view for view in views if view not in plain)
     total = scores.copy()
-    places = np.flatnonzero(chosen)
-    for start in range(0, len(places), loader.batch_size):
-        part = places[start : start + loader.batch_size]
-        images = loader.get_batch(ids[part])[0]
-        total[part] = np.float32(sum(view.weight for view in plain)) * scores[part] + core.evaluate(images, others)
+    if len(places) > 0 and others:
+        weight = np.float32(sum(view.weight for view in plain))
+        total[places] = weight * scores[places] + test.again(places, others)
     return total

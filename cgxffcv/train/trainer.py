@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -21,16 +23,19 @@ from cgxffcv.train.data import (
     SIDE,
     order_of,
     permutation_of,
+    reseed,
     test_loader,
     training_loader,
     whitening_images,
+    whole_loader,
 )
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
 from cgxffcv.train.network import describe
 from cgxffcv.train.optim import patch_moments, whitening_filters
 from cgxffcv.train.plan import make_plan
+from cgxffcv.train.resident import RECORD_FIELDS, ResidentTest, ResidentTraining
 from cgxffcv.train.selection import HardestImages
-from cgxffcv.train.test import run_test
+from cgxffcv.train.test import LoaderTest, run_test
 
 __all__ = ["Compression", "Trainer", "TrainingDiverged"]
 
@@ -39,7 +44,8 @@ PROJECT = {"never": 0, "always": 1, "thinning": 2}
 ALGORITHMS = {"auto": 0, "one_shot": 1, "sra": 2, "ring": 3, "two_level": 4}
 ROUNDINGS = {"nearest": 0, "stochastic": 1}
 CODECS = {"maxmin": 0, "sign": 1, "maxmin_spikes": 2}
-TEST_BATCH = 500
+TEST_BATCH, TEST_BATCH_GPU = 500, 2000
+READ_BATCH = 1000  # images at a time on their way to the GPU
 MAX_SKIPPED = 10  # steps in a row without an update
 
 
@@ -106,7 +112,9 @@ class Trainer:
             float32).
         deterministic: on a GPU only algorithms that give the same bytes every time; a CPU always does.
         seed: of initialisation, order and augmentation.
-        test_batch: images at a time in the test; None: 500.
+        test_batch: images at a time in the test; None: 500, on a GPU 2,000.
+        resident: on a GPU, keep the data sets in its memory if they fit; else batches come from loader threads.
+        graphs: on a GPU with resident data, record each phase's step once and replay it: the same bytes, faster.
         train_indices, test_indices: the samples to use of each file; None: all.
 
     Raises RecipeError if the batch does not fit the data or the ranks, DataError or BetonError for files that do not
@@ -131,6 +139,8 @@ class Trainer:
         test_batch: int | None = None,
         train_indices: np.ndarray | None = None,
         test_indices: np.ndarray | None = None,
+        resident: bool = True,
+        graphs: bool = True,
     ):
         self.recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
         self.comm, self.seed = comm, seed
@@ -138,46 +148,72 @@ class Trainer:
         in_turn = 0 if comm is None or gpu is not None else comm.local_rank
         self.gpu = choose_gpu(device, gpu or 0, in_turn)  # None: on the CPU
         self.deterministic = deterministic
-        self.best_accuracy = 0.0
+        self.steps_at_once: int | None = None  # with resident data, between two returns to the host; None: an epoch's
         self.whitening_seconds = 0.0  # including the reading of its images
         self.load_seconds = 0.0  # waiting for the training loader, in this process
-        self._sums = _EpochSums()
-        self._skipped_in_a_row = 0
+        self._begin()
         if not isinstance(compression, Compression):
             compression = Compression(**(compression or {}))
         self._closers: list[Any] = []
+        self._workers = num_workers if num_workers > 0 else threads
+        self._train, self._train_indices = train, train_indices
+        test_batch = test_batch or (TEST_BATCH if self.gpu is None else TEST_BATCH_GPU)
         try:
-            workers = num_workers if num_workers > 0 else threads
-            self._open(train, test, train_indices, test_indices, workers, test_batch or TEST_BATCH)
+            self._open(test, test_indices, test_batch)
             try:
-                self._build(compression, threads, precision, min(test_batch or TEST_BATCH, max(self.test_images, 1)))
+                self._build(compression, threads, precision, min(test_batch, max(self.test_images, 1)))
             except (TypeError, ValueError, OverflowError) as error:
                 if isinstance(error, UserError):
                     raise
                 raise RecipeError(f"recipe {self.recipe.name} cannot be trained: {error}") from error
-            self._initialise(train, workers, train_indices)
+            self._open_data(resident and self.gpu is not None, graphs)
+            self._initialise()
         except BaseException:
             self.close()
             raise
 
-    def _open(self, train, test, train_indices, test_indices, workers, test_batch) -> None:
-        recipe, rank, ranks = self.recipe, self.rank, self.ranks
-        everything = self._keep(permutation_of(train, self.seed, train_indices))
+    def _begin(self) -> None:
+        """What a training knows before its first step."""
+        self.best_accuracy = 0.0
+        self._sums = _EpochSums()
+        self._skipped_in_a_row = 0
+        self._device_seconds, self._device_test_seconds = 0.0, 0.0
+
+    def _open(self, test, test_indices, test_batch) -> None:
+        everything = self._everything = self._keep(permutation_of(self._train, self.seed, self._train_indices))
         self.samples = everything.num_samples
-        self.plan = make_plan(recipe, self.samples, ranks)
-        self._hardest = None
-        if recipe.hardest:
-            self._hardest = HardestImages(
-                self.plan.fractions, lambda epoch: order_of(everything, epoch), self._exchange
-            )
-        self._loader = self._keep(
-            training_loader(
-                train, recipe, self.plan.local_batch, self.seed, workers, rank, ranks, train_indices, self._hardest
-            )
-        )
+        self.plan = make_plan(self.recipe, self.samples, self.ranks)
+        self._hardest = self._make_hardest()
         self._test = None
         if test is not None:
-            self._test = self._keep(test_loader(test, test_batch, workers, rank, ranks, test_indices))
+            self._test = self._keep(test_loader(test, test_batch, self._workers, self.rank, self.ranks, test_indices))
+
+    def _make_hardest(self) -> HardestImages | None:
+        if not self.recipe.hardest:
+            return None
+        return HardestImages(self.plan.fractions, lambda epoch: order_of(self._everything, epoch), self._exchange)
+
+    def _open_data(self, resident: bool, graphs: bool) -> None:
+        """The data sets into the GPU's memory, as far as they are wanted there and fit; loaders for the rest."""
+        self._resident: ResidentTraining | None = None
+        self._loader = None
+        self._test_source: Any = None if self._test is None else LoaderTest(self._core, self._test)
+        if resident:
+            try:
+                with whole_loader(self._train, self.recipe, READ_BATCH, self._workers, self._train_indices) as loader:
+                    self._resident = self._keep(ResidentTraining(self._core, loader, self.seed, graphs))
+                if self._test is not None:
+                    self._test_source = ResidentTest(self._resident, self._test)
+            except MemoryError as error:
+                part = "training" if self._resident is None else "test"
+                warnings.warn(f"the {part} set stays in host memory: {error}", stacklevel=4)
+        if self._resident is None:
+            self._loader = self._keep(
+                training_loader(
+                    self._train, self.recipe, self.plan.local_batch, self.seed, self._workers, self.rank, self.ranks,
+                    self._train_indices, None if self._hardest is None else _Choice(self),
+                )
+            )  # fmt: skip
 
     def _build(self, compression, threads, precision, test_batch) -> None:
         recipe, plan, ranks = self.recipe, self.plan, self.ranks
@@ -201,18 +237,22 @@ class Trainer:
         self._closers.append(resource)
         return resource
 
-    def _initialise(self, train: str | PathLike[str], workers: int, indices: np.ndarray | None) -> None:
+    def _initialise(self) -> None:
         """Random parameters and the whitening; rank 0's count."""
         self.network.initialise(self.seed)
         if self.recipe.network == "airbench":
             begin = time.perf_counter()
-            self._whiten(train, workers, indices)
+            self._whiten()
             self.whitening_seconds = time.perf_counter() - begin
         self._broadcast("parameters")
 
-    def _whiten(self, train: str | PathLike[str], workers: int, indices: np.ndarray | None) -> None:
+    def _whiten(self) -> None:
         count = min(self.recipe.whiten_images, self.samples)
-        images = whitening_images(train, self.recipe, count, workers, indices)
+        if self._resident is not None:
+            self._resident.core.whiten(count, self.recipe.whiten_epsilon)
+            self._device_seconds += self._resident.core.seconds()
+            return
+        images = whitening_images(self._train, self.recipe, count, self._workers, self._train_indices)
         moments = patch_moments(images, threads=self.network.threads)
         filters = whitening_filters(moments, self.recipe.whiten_epsilon)
         parameters = self._core.read("parameters")
@@ -221,6 +261,29 @@ class Trainer:
                 assert shape == (24, 2, 2, 3), f"{name} is no whitening layer"
                 parameters[offset : offset + filters.size] = filters.transpose(0, 2, 3, 1).reshape(-1)
         self._core.write("parameters", parameters)
+
+    def restart(self, seed: int) -> None:
+        """Begins anew, as a Trainer of this seed would, bit for bit; files, plans and recorded steps stay. Collective.
+
+        Raises UserError where gradients are rounded stochastically, for those draws belong to the first seed.
+        """
+        if self.ranks > 1 and self.compression.bits != 32 and self.compression.rounding == "stochastic":
+            raise UserError("a training whose gradients are rounded stochastically cannot begin anew: make a Trainer")
+        self.seed = seed
+        reseed(self._everything, seed)
+        if self._loader is not None:
+            reseed(self._loader, seed)
+        if self._resident is not None:
+            self._resident.core.restart(seed)
+            self._resident.core.seconds()
+        self._core.steps_done = 0
+        for name in ("momentum", "residual"):
+            buffer = self._core.read(name)
+            if buffer is not None:
+                self._core.write(name, np.zeros_like(buffer))
+        self._hardest = self._make_hardest()
+        self._begin()
+        self._initialise()
 
     def _broadcast(self, name: str) -> None:
         if self.ranks > 1:
@@ -316,10 +379,22 @@ class Trainer:
         """How gradients are exchanged, for people."""
         return self._core.explain()
 
+    @property
+    def field_seconds(self) -> float | None:
+        """Time of the training on the GPU: whitening (by the host's clock), all steps, the last test; reading, upload
+        and library set-up are not in it. None where steps come from host memory."""
+        return None if self._resident is None else self._device_seconds + self._device_test_seconds
+
+    @property
+    def resident(self) -> bool:
+        """Whether the training set lies in the GPU's memory."""
+        return self._resident is not None
+
     # ---- training ----
 
     def run_epoch(self) -> Iterator[StepReport]:
-        """Trains the next epoch, or the rest of an interrupted one; one report after each step.
+        """Trains the next epoch, or the rest of an interrupted one; one report after each step. With resident data all
+        steps (or `steps_at_once`) are done before the first report, and take the same time each.
 
         Raises TrainingDiverged after ten steps in a row whose update had to be left out.
         """
@@ -331,6 +406,10 @@ class Trainer:
             self._sums = _EpochSums()
             if self._hardest is not None:
                 self._hardest.begin(epoch)
+        if self._resident is not None:
+            while self.step < end:
+                yield from self._run_resident(epoch, min(end - self.step, self.steps_at_once or end))
+            return
         self._seek(epoch, first)
         passing = iter(self._loader)
         last = time.perf_counter()
@@ -355,6 +434,55 @@ class Trainer:
                 yield report
         finally:
             passing.close()
+
+    def _run_resident(self, epoch: int, steps: int) -> Iterator[StepReport]:
+        """Steps on resident data; the trainer has counted all of them when the first report comes."""
+        begin = time.perf_counter()
+        before, batch = self.step, self.plan.local_batch
+        order = order_of(self._everything, epoch) if self._hardest is None else self._hardest.order
+        first = (before - self.plan.epoch_starts[epoch]) * self.plan.global_batch
+        shared = order[first : first + steps * self.plan.global_batch].reshape(steps, self.ranks, batch)
+        ids = shared[:, self.rank].reshape(-1)
+        records = np.zeros((steps, RECORD_FIELDS))
+        losses = None if self._hardest is None else np.empty(steps * batch, np.float32)
+        reports: list[StepReport] = []
+        diverged = None
+        try:
+            self._resident.run(ids, epoch, records, losses)
+        finally:
+            done = self.step - before
+            seconds = (time.perf_counter() - begin) / max(done, 1)
+            self._device_seconds += self._resident.core.seconds()
+            if losses is not None:
+                self._hardest.record(ids[: done * batch], losses[: done * batch])
+            for step, (loss, correct, images, skipped, side) in zip(
+                range(before, before + done), records.tolist(), strict=False
+            ):
+                wire = self._core.wire(self._phase(step).first_block)[0]
+                reports.append(
+                    StepReport(
+                        epoch,
+                        step,
+                        self.steps,
+                        int(images),
+                        loss / images,
+                        int(correct),
+                        self._core.rate(0, step)[0],
+                        seconds,
+                        0.0,
+                        wire,
+                        bool(skipped),
+                        int(side),
+                    )  # fmt: skip
+                )
+                try:
+                    self._count(int(images), int(correct), loss, seconds, wire, bool(skipped))
+                except TrainingDiverged as error:
+                    diverged = error
+                    break
+        yield from reports
+        if diverged is not None:
+            raise diverged
 
     def _seek(self, epoch: int, batch: int) -> None:
         self._loader.load_state_dict(
@@ -418,7 +546,9 @@ class Trainer:
             raise UserError("there is no test set: this trainer was made without a test file")
         begin = time.perf_counter()
         self._broadcast("statistics")
-        sums = run_test(self._core, self._test, self.recipe, self.comm if self.ranks > 1 else None, tta)
+        sums = run_test(self._test_source, self.recipe, self.comm if self.ranks > 1 else None, tta)
+        if self._resident is not None:
+            self._device_test_seconds = self._resident.core.seconds()
         everyone = self._gather([sums.images, sums.correct, sums.loss])
         images, correct = sum(x[0] for x in everyone), sum(x[1] for x in everyone)
         accuracy = correct / images if images else 0.0
@@ -562,6 +692,16 @@ class Trainer:
 
     def __exit__(self, *exception: Any) -> None:
         self.close()
+
+
+class _Choice:
+    """The order that a loader asks for, of the trainer's hardest images."""
+
+    def __init__(self, trainer: Trainer):
+        self._trainer = weakref.proxy(trainer)
+
+    def sample_order(self, epoch: int) -> np.ndarray:
+        return self._trainer._hardest.sample_order(epoch)
 
 
 def _core_group(group: Any) -> tuple:
