@@ -247,6 +247,15 @@ Status plan_profile_begin(Plan *plan);
 /* Training passes, then those of evaluation; at most PLAN_MAX_PASSES entries. */
 Status plan_profile_end(Plan *plan, PassTime *times, int *count);
 
+/* CUDA: the algorithm that was chosen for each pass that has a choice, in the order of plan_profile_end; at most
+ * PLAN_MAX_PASSES entries. Texts live as long as the plan. */
+typedef struct PassAlgorithm {
+    const char *pass; /* static */
+    int node;
+    const char *text;
+} PassAlgorithm;
+void plan_algorithms(const Plan *plan, PassAlgorithm *algorithms, int *count);
+
 typedef enum PlanTensor { TENSOR_OUTPUT, TENSOR_OUTPUT_GRADIENT } PlanTensor;
 
 /* Images of the last step or plan_forward. */

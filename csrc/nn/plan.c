@@ -199,6 +199,22 @@ Status plan_profile_end(Plan *plan, PassTime *times, int *count) {
     return read_profile(plan, &plan->evaluation, plan->evaluate, times, count);
 }
 
+static void read_algorithms(const Plan *plan, const Program *program, const Context *context, PassAlgorithm *to,
+                            int *count) {
+    for (int i = 0; i < program->pass_count && *count < PLAN_MAX_PASSES; i++) {
+        const Pass *pass = &program->passes[i];
+        const char *text = plan->model->table->algorithm(context, pass);
+        if (text != NULL) to[(*count)++] = (PassAlgorithm){pass_name(pass->kind), pass->op, text};
+    }
+}
+
+void plan_algorithms(const Plan *plan, PassAlgorithm *algorithms, int *count) {
+    *count = 0;
+    if (plan->model->table->algorithm == NULL) return;
+    if (plan->train != NULL) read_algorithms(plan, &plan->training, plan->train, algorithms, count);
+    read_algorithms(plan, &plan->evaluation, plan->evaluate, algorithms, count);
+}
+
 static Status find_tensor(const Plan *plan, int node, PlanTensor tensor, int *out) {
     const Program *program = plan->train == NULL ? &plan->evaluation : &plan->training;
     if (node < -1 || node >= program->op_count) {

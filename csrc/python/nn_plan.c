@@ -300,6 +300,22 @@ static PyObject *get_bytes(PlanObject *self, void *closure) {
     return PyLong_FromSize_t(plan_arena_bytes(self->plan));
 }
 
+static PyObject *get_algorithms(PlanObject *self, void *closure) {
+    int count = 0;
+    (void)closure;
+    PassAlgorithm *algorithms = PyMem_Calloc(PLAN_MAX_PASSES, sizeof *algorithms);
+    if (algorithms == NULL) return PyErr_NoMemory();
+    plan_algorithms(self->plan, algorithms, &count);
+    PyObject *list = PyList_New(count);
+    for (int i = 0; list != NULL && i < count; i++) {
+        PyObject *item = Py_BuildValue("(sis)", algorithms[i].pass, algorithms[i].node, algorithms[i].text);
+        if (item == NULL) Py_CLEAR(list);
+        if (item != NULL) PyList_SET_ITEM(list, i, item);
+    }
+    PyMem_Free(algorithms);
+    return list;
+}
+
 #define WITH_KEYWORDS(function) (PyCFunction)(void (*)(void))(function), METH_VARARGS | METH_KEYWORDS
 
 static PyMethodDef plan_methods[] = {
@@ -331,6 +347,9 @@ static PyMethodDef plan_methods[] = {
 
 static PyGetSetDef plan_getset[] = {
     {"bytes", (getter)get_bytes, NULL, "Memory that the plan has allocated.", NULL},
+    {"algorithms", (getter)get_algorithms, NULL,
+     "List of (pass, node, text): what was chosen for each pass that has a choice, and its time; empty on a CPU.",
+     NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

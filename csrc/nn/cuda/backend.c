@@ -199,6 +199,15 @@ done:
     return status;
 }
 
+static const char *algorithm(const Context *context, const Pass *pass) {
+    const OpState *state = &context->states[pass->op];
+    const CudaConv *conv = pass->kind == PASS_CONV_FORWARD  ? state->forward
+                           : pass->kind == PASS_CONV_DATA   ? state->data
+                           : pass->kind == PASS_CONV_FILTER ? state->filter
+                                                            : NULL;
+    return conv == NULL ? NULL : cuda_conv_describe(conv);
+}
+
 static size_t context_bytes(const Context *context) { return context->bytes; }
 
 static void context_destroy(Context *context) {
@@ -222,6 +231,7 @@ Status ops_cuda(const OpsTable **out) {
         .take_totals = take_totals,
         .store_totals = cuda_store_totals,
         .profile = profile,
+        .algorithm = algorithm,
         .read = read_tensor,
         .write = write_tensor,
     };
