@@ -1,0 +1,96 @@
+"""Whole networks on a GPU: the tests of the CPU backend, run again on this one, and what 16 bits cost."""
+
+import _cgxffcv
+import numpy as np
+import pytest
+import test_nn
+from nn_reference import Reference
+from test_nn import (  # noqa: F401
+    NETWORKS,
+    batch,
+    make,
+    relative,
+    test_evaluation_uses_the_running_statistics,
+    test_frozen_blocks,
+    test_gaps_between_layers_stay_zero,
+    test_initial_values,
+    test_loss_of_extreme_logits,
+    test_nothing_is_left_of_an_earlier_batch,
+    test_other_sizes_share_the_parameters,
+    test_refused_batches,
+    test_residual_of_another_shape_is_refused,
+    test_step_equals_the_reference,
+    test_types_and_layouts_of_images,
+    test_views,
+    test_views_outlive_the_network,
+)
+
+from cgxffcv import nn
+
+pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=f"no GPU: {_cgxffcv.why_no_device()}")
+
+
+@pytest.fixture(autouse=True)
+def on_a_gpu(monkeypatch):
+    monkeypatch.setattr(test_nn, "BACKEND", "cuda")
+
+
+def test_backend_and_precision():
+    network = nn.Network(nn.airbench((8, 16, 24)), backend="cuda")
+    assert (network.backend, network.precision) == ("cuda", "float16")
+    assert "float16, cuda" in repr(network)
+
+
+@pytest.mark.parametrize(("precision", "error"), [("bfloat16", 0.3), ("float16", 0.05)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_step_in_16_bits_stays_near_the_reference(name, precision, error):
+    network = make(NETWORKS[name](), precision)
+    images, labels = batch(40, 32)
+    plan = network.plan(40, 32)
+    plan.step(images, labels, label_smoothing=0.2)
+    loss, _, gradients = Reference(network).step(images.astype(np.float64), labels, 0.2, "mean")
+    assert plan.take_totals()[0] == pytest.approx(loss, rel=0.02 if precision == "bfloat16" else 0.002)
+    trained = [layer.name for layer in network.layers if layer.trained]
+    actual = np.concatenate([network.gradient(name).ravel() for name in trained])
+    expected = np.concatenate([gradients[name].ravel() for name in trained])
+    assert relative(actual, expected) < error
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_same_bytes_every_time(name, precision):
+    images, labels = batch(21, 32)
+    results = []
+    for _ in range(3):
+        network = make(NETWORKS[name](), precision)
+        plan = network.plan(24, 32)
+        for _ in range(2):
+            plan.step(images, labels, label_smoothing=0.1)
+        logits = plan.evaluate(images)
+        results.append((network.gradients.tobytes(), network.running.tobytes(), logits.tobytes(), plan.take_totals()))
+    assert all(result == results[0] for result in results)
+
+
+def test_what_python_writes_counts_from_the_next_call_on():
+    network = make(NETWORKS["airbench"]())
+    images, _ = batch(4, 32)
+    plan = network.plan(4, 32, training=False)
+    before = plan.evaluate(images)
+    network.parameter("head.weight")[:] *= 2
+    assert np.array_equal(plan.evaluate(images), 2 * before)
+    network.parameter("head.weight")[:] /= 2
+    network.running_variance("b1.norm1")[:] *= 1.5
+    assert not np.array_equal(plan.evaluate(images), before)
+    network.running_variance("b1.norm1")[:] /= 1.5
+    assert np.array_equal(plan.evaluate(images), before)
+
+
+def test_an_overflow_shows_in_the_loss():
+    network = make(NETWORKS["airbench"](), "float16")
+    images, labels = batch(5, 32)
+    plan = network.plan(5, 32)
+    plan.step(images * np.float32(1e6), labels)
+    assert not np.isfinite(plan.take_totals()[0])
+    network.initialise(0)
+    plan.step(images, labels)
+    assert np.isfinite(plan.take_totals()[0])
