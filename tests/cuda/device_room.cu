@@ -179,6 +179,23 @@ static void test_refusals(void) {
     device_free(memory);
 }
 
+/* Reads too early: what the host sees is open on a GPU. */
+static Status read_without_waiting(Fixture *f) {
+    TRY(set_up(f));
+    TRY(count_up(f));
+    TRY(LAUNCH(add, 1, THREADS, 0, f->stream, f->device, COUNT, 100));
+    TRY(device_event_record(f->end, f->stream));
+    TRY(device_copy(f->host, f->device, COUNT * sizeof(int), f->side)); /* does not wait for the event */
+    TRY(device_stream_synchronize(f->side));
+    printf("%d\n", f->host[0]);
+    TRY(device_stream_wait(f->side, f->end));
+    TRY(device_copy(f->host, f->device, COUNT * sizeof(int), f->side));
+    printf("%d\n", f->host[0]);
+    TRY(device_stream_synchronize(f->side));
+    printf("%d\n", f->host[0]);
+    return STATUS_OK;
+}
+
 int main(int count, char **arguments) {
     if (count > 1 && strcmp(arguments[1], "select") == 0) {
         Status status = device_select(0);
@@ -186,6 +203,7 @@ int main(int count, char **arguments) {
         return status != STATUS_OK;
     }
     Fixture fixture = {};
+    if (count > 1 && strcmp(arguments[1], "early") == 0) return read_without_waiting(&fixture);
     CHECK_OK(set_up(&fixture));
     if (check_failures != 0) return check_result();
     test_copies(&fixture);

@@ -10,7 +10,7 @@ CSRC = ROOT / "csrc"
 EMULATOR = ROOT / "tests" / "cuda" / "emulator"
 C_SOURCES = [CSRC / "base/status.c", CSRC / "device/cuda.c"]
 CUDA_SOURCES = [CSRC / "device/probe.cu"]
-MACHINE = [EMULATOR / f"{name}.cc" for name in ("block", "check", "runtime")]
+MACHINE = [EMULATOR / f"{name}.cc" for name in ("block", "check", "memory", "runtime", "streams")]
 
 
 def cuda_include():

@@ -10,8 +10,9 @@ pytestmark = pytest.mark.medium
 PROGRAM = Path(__file__).resolve().parent / "device_room.cu"
 
 
-def test_room(built):
-    done = programs.run(built(PROGRAM))
+@pytest.mark.parametrize("streams", ["at once", "late"])
+def test_room(built, streams):
+    done = programs.run(built(PROGRAM), CGXFFCV_EMULATED_STREAMS=streams)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "checks, 0 failures" in done.stdout
 
@@ -46,3 +47,13 @@ def test_several_devices(built):
         pytest.skip("only the emulator has as many devices as one likes")
     done = programs.run(built(PROGRAM), CGXFFCV_EMULATED_DEVICES="3")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("streams", "seen"), [("at once", [100, 100, 100]), ("late", [0, 0, 100])])
+def test_late_streams_show_missing_waits(built, streams, seen):
+    """Without a wait for the event, without a wait for the copy, with both."""
+    if not built.emulated:
+        pytest.skip("on a GPU the outcome is open")
+    done = programs.run(built(PROGRAM), "early", CGXFFCV_EMULATED_STREAMS=streams)
+    assert done.returncode == 0, done.stdout
+    assert [int(line) for line in done.stdout.split()] == seen

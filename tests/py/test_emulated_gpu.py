@@ -35,12 +35,14 @@ def run(*command, seconds, **environment):
     return done.stdout
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2000)
 def test_cuda_tests_with_the_emulator():
     pytest.importorskip("setuptools")
     targets = ["--build-temp", str(BUILD / "temp"), "--build-lib", str(BUILD / "lib")]
     run("setup.py", "build_ext", *targets, seconds=600, CGXFFCV_CUDA="emulate")
     path = os.pathsep.join([str(BUILD / "lib"), str(ROOT)])
     own = [f"--ignore=tests/cuda/test_{name}.py" for name in ("device", "emulator")]  # build what they need themselves
-    out = run("-m", "pytest", "-q", "-p", "no:cacheprovider", *own, "tests/cuda", seconds=840, PYTHONPATH=path)
-    assert " passed" in out
+    for environment in ({}, {"CGXFFCV_EMULATED_STREAMS": "late", "CGXFFCV_EMULATED_SEED": "2"}):
+        command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *own, "tests/cuda"]
+        out = run(*command, seconds=600, PYTHONPATH=path, **environment)
+        assert " passed" in out
