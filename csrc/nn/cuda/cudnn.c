@@ -14,7 +14,8 @@
 
 #define MAX_DEVICES 64
 #define MAX_CONFIGS 64          /* proposals that are looked at, of one heuristic */
-#define MAX_TIMED 12            /* candidates that are timed, for one convolution */
+#define MAX_TIMED 16            /* candidates that are timed, for one convolution */
+#define FIRST_TIMED 8           /* the most promising ones, before one of each other engine */
 #define DROP_ABOVE 2.0f         /* times the best: not worth more runs */
 #define COMPILED_MUST_GAIN 0.97 /* of the time of the best that need not be compiled in every process */
 #define MAX_COMPILED 2          /* candidates for one convolution that must be compiled before they run */
@@ -174,6 +175,8 @@ typedef struct Search {
     Bench bench; /* without memory: nothing is timed, the first candidate that can be built is taken */
     Candidate list[MAX_CONFIGS], ready, compiled; /* the fastest of those that need no compiling, and of the others */
     int count, tried, timed;
+    int64_t engines[2 * MAX_CONFIGS]; /* that were tried */
+    int engine_count;
 } Search;
 
 /* Makes the proposal a candidate unless it may not be used or is known; takes over `config`. */
@@ -263,18 +266,36 @@ static Status try_candidate(Search *search, Candidate *candidate) {
     return STATUS_OK;
 }
 
+static bool engine_was_tried(const Search *search, int64_t index) {
+    for (int i = 0; i < search->engine_count; i++) {
+        if (search->engines[i] == index) return true;
+    }
+    return false;
+}
+
 /* Compiling takes long: only a few candidates, unless there is no other. */
+static bool has_enough(const Search *search, bool compiled, int tried) {
+    if (search->ready.plan == NULL && search->compiled.plan == NULL) return false;
+    if (search->bench.memory == NULL || tried >= (compiled ? MAX_COMPILED : MAX_TIMED)) return true;
+    return compiled && search->convs->library->compile_seconds > COMPILE_SECONDS;
+}
+
+/* The heuristics tend to propose the same engine many times before another: first those on top and the best of each
+ * engine, then the others. */
 static Status try_all(Search *search, bool compiled) {
-    int most = compiled ? MAX_COMPILED : MAX_TIMED, tried = 0;
-    for (int i = search->tried; i < search->count && tried < most; i++) {
-        Candidate *candidate = &search->list[i];
-        if (candidate->compiled != compiled || candidate->config == NULL) continue;
-        bool found = least_time(search) > 0 || search->ready.plan != NULL || search->compiled.plan != NULL;
-        if (found && search->bench.memory == NULL) break;
-        if (found && compiled && search->convs->library->compile_seconds > COMPILE_SECONDS) break;
-        TRY(try_candidate(search, candidate));
-        if (least_time(search) > 0) tried++;
-        cuda_candidate_fini(candidate);
+    int tried = 0;
+    for (int round = 0; round < 2; round++) {
+        for (int i = search->tried; i < search->count && !has_enough(search, compiled, tried); i++) {
+            Candidate *candidate = &search->list[i];
+            if (candidate->compiled != compiled || candidate->config == NULL) continue;
+            bool known = engine_was_tried(search, candidate->index);
+            if (round == 0 && known && i - search->tried >= FIRST_TIMED) continue;
+            if (!known) search->engines[search->engine_count++] = candidate->index;
+            int before = search->timed;
+            TRY(try_candidate(search, candidate));
+            tried += search->timed - before;
+            cuda_candidate_fini(candidate);
+        }
     }
     return STATUS_OK;
 }

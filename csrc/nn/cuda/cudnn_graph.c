@@ -228,15 +228,16 @@ Status cuda_candidate_build(cudnnHandle_t handle, Candidate *candidate) {
 Status cuda_candidate_spell(Candidate *candidate) {
     Status status = STATUS_OK;
     Descriptor knobs[CUDNN_KNOB_TYPE_COUNTS] = {0};
-    int64_t index = 0, count = 0;
-    TRY(cuda_descriptor_get_one(candidate->engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, &index));
+    int64_t count = 0;
+    TRY(cuda_descriptor_get_one(candidate->engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64,
+                                &candidate->index));
     for (int i = 0; i < CUDNN_KNOB_TYPE_COUNTS; i++) {
         TRY_GOTO(cuda_descriptor_create(CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, &knobs[i]));
     }
     TRY_GOTO(cuda_descriptor_get(candidate->config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR,
                                  CUDNN_KNOB_TYPE_COUNTS, &count, knobs));
     size_t room = sizeof candidate->text;
-    size_t used = (size_t)snprintf(candidate->text, room, "engine %" PRId64 " knobs %" PRId64, index, count);
+    size_t used = (size_t)snprintf(candidate->text, room, "engine %" PRId64 " knobs %" PRId64, candidate->index, count);
     for (int64_t i = 0; i < count; i++) {
         cudnnBackendKnobType_t type = CUDNN_KNOB_TYPE_COUNTS;
         int64_t value = 0;

@@ -21,6 +21,7 @@ typedef struct Graph {
 
 typedef struct Candidate {
     Descriptor config, engine, plan;
+    int64_t index; /* of the engine */
     int64_t workspace_bytes;
     bool compiled; /* when its plan is made */
     float milliseconds;
@@ -57,7 +58,7 @@ void cuda_candidate_fini(Candidate *candidate);
 Status cuda_candidate_examine(const CudaConvShape *shape, Candidate *candidate, bool *usable);
 /* Makes the plan; compilation happens here. */
 Status cuda_candidate_build(cudnnHandle_t handle, Candidate *candidate);
-/* Sets the text: "engine E knobs N", then N times " type=value". */
+/* Sets index and text: "engine E knobs N", then N times " type=value". */
 Status cuda_candidate_spell(Candidate *candidate);
 /* Engine and configuration from such a text with " ns T" behind it, T being the time. It may come from a file with
  * anything in it. */
