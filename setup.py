@@ -1,11 +1,13 @@
 """Builds the one extension module, _cgxffcv: finds the optional libraries, compiles what changed, links.
 
 Switches (environment): CGXFFCV_CUDA, CGXFFCV_MPI, CGXFFCV_NCCL, CGXFFCV_ONEDNN, CGXFFCV_JPEG = auto | 0 | 1;
-CGXFFCV_CUDA_ARCH (for example "90" or "75;80;90"), CGXFFCV_DEBUG=1, CGXFFCV_SANITIZE=address,undefined,
-CGXFFCV_WERROR=1. `auto` takes what is there and prints a table; `1` and missing stops with the package to install.
+CGXFFCV_CUDA_ARCH (for example "90" or "75;80;90"; unset: what this machine's GPUs need, without one 75;80;86;90),
+CGXFFCV_DEBUG=1, CGXFFCV_SANITIZE=address,undefined, CGXFFCV_WERROR=1. `auto` takes what is there and prints a table;
+`1` and missing stops with the package to install.
 For developers: CGXFFCV_CUDA=emulate compiles the kernels with g++ and runs them on the CPU (tests/cuda/emulator).
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -251,6 +253,18 @@ def emulator_command(source, common):
             "-DCGXFFCV_CUDA_ARCHITECTURES=\"emulated\"", *common, "-include", "emulator.h", "-x", "c++"]  # fmt: skip
 
 
+@functools.cache
+def cuda_architectures():
+    """The wish, else what the GPUs of this machine need, else all that are common."""
+    wish = os.environ.get("CGXFFCV_CUDA_ARCH")
+    if wish:
+        return re.split(r"[;, ]+", wish)
+    present = run("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader") or ""
+    found = {major + minor for major, minor in re.findall(r"^(\d+)\.(\d)\s*$", present, re.M)}
+    usable = sorted((a for a in found if int(a) >= 75), key=int)
+    return usable or ["75", "80", "86", "90"]
+
+
 def compile_command(source, parts, include_dirs):
     cuda = source.suffix == ".cu"
     debug, sanitize = os.environ.get("CGXFFCV_DEBUG") == "1", os.environ.get("CGXFFCV_SANITIZE")
@@ -260,7 +274,7 @@ def compile_command(source, parts, include_dirs):
     if parts["cuda"].emulated and source.suffix in (".cu", ".cc"):
         return emulator_command(source, common)
     if cuda:
-        architectures = re.split(r"[;, ]+", os.environ.get("CGXFFCV_CUDA_ARCH", "75;80;86;90"))
+        architectures = cuda_architectures()
         targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
         newest = max(architectures, key=lambda a: int(re.sub(r"\D", "", a)))
         targets.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
