@@ -41,9 +41,10 @@ def test_backend_and_precision():
     assert "float16, cuda" in repr(network)
 
 
-@pytest.mark.parametrize(("precision", "error"), [("bfloat16", 0.3), ("float16", 0.05)])
+@pytest.mark.parametrize(("precision", "error"), [("bfloat16", 0.3), ("float16", 0.1)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_step_in_16_bits_stays_near_the_reference(name, precision, error):
+    """The error is that of few decisions: which element is a maximum, which side of zero an activation is on."""
     network = make(NETWORKS[name](), precision)
     images, labels = batch(40, 32)
     plan = network.plan(40, 32)
