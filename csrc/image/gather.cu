@@ -128,7 +128,9 @@ static __global__ void gather_kernel(GatherSet set, const int32_t *order, const 
     for (int i = (int)threadIdx.x; i < here * ops.count; i += BLOCK) {
         int image = i / ops.count;
         CropKey key = {clock->seed, (uint64_t)set.ids[place[image]], clock->epoch};
-        drawn[i] = draw(ops.op[i - image * ops.count], key, set.height, set.width);
+        Drawn by = draw(ops.op[i - image * ops.count], key, set.height, set.width);
+        drawn[i].y = by.y;
+        drawn[i].x = by.x;
     }
     __syncthreads();
     for (int i = (int)threadIdx.x; i < here * units; i += BLOCK) {
@@ -276,6 +278,7 @@ extern "C" Status gather_shrink(const uint8_t *images, int count, int height, in
 
 /* The bytes are whole numbers, so the sums are exact in any order. A thread's own fit 32 bits up to 66,051 patches. */
 #define MOST_PATCHES 65536
+#define FEW_PATCHES 16 /* of a thread, before another block is worth its closing sums */
 
 static __global__ void moments_kernel(const uint8_t *images, int64_t count, int height, int width, uint64_t *to) {
     uint32_t sums[GATHER_MOMENTS];
@@ -307,12 +310,13 @@ static __global__ void moments_kernel(const uint8_t *images, int64_t count, int 
     }
 }
 
-extern "C" Status gather_moments(const GatherSet *set, int64_t count, uint64_t *to, DeviceStream *stream) {
+extern "C" Status gather_moments(const GatherSet *set, int64_t count, uint64_t *to, int *parts, DeviceStream *stream) {
     int64_t patches = count * (set->height - 1) * (set->width - 1);
     if (count < 1 || count > set->count || patches > (int64_t)MOST_PATCHES * GATHER_MOMENT_PARTS * BLOCK) {
         FAIL(STATUS_ARGUMENT, "the moments of 1 to %lld images can be taken, not of %lld", (long long)set->count,
              (long long)count);
     }
-    return LAUNCH(moments_kernel, GATHER_MOMENT_PARTS, BLOCK, 0, stream, set->images, count, set->height, set->width,
-                  to);
+    size_t blocks = ceil_div((size_t)patches, BLOCK * FEW_PATCHES);
+    *parts = blocks < GATHER_MOMENT_PARTS ? (int)blocks : GATHER_MOMENT_PARTS;
+    return LAUNCH(moments_kernel, (unsigned)*parts, BLOCK, 0, stream, set->images, count, set->height, set->width, to);
 }

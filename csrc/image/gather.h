@@ -45,10 +45,10 @@ Status gather_shrink(const uint8_t *images, int count, int height, int width, in
                      const float std[3], float *to, DeviceStream *stream);
 
 /* Exact sums over all 2 x 2 patches of the first `count` images: of the products of a patch's bytes i <= j, in rows of
- * the upper triangle, then of the bytes. A patch's 12 bytes are ordered (channel, row, column). Adds to nothing: each
- * of the GATHER_MOMENT_PARTS rows of `to` (device) gets a part of the sums. */
+ * the upper triangle, then of the bytes. A patch's 12 bytes are ordered (channel, row, column). Each of the first
+ * *parts rows of `to` (device, GATHER_MOMENT_PARTS x GATHER_MOMENTS) gets a part of the sums. */
 #define GATHER_MOMENTS 90
 #define GATHER_MOMENT_PARTS 264
-Status gather_moments(const GatherSet *set, int64_t count, uint64_t *to, DeviceStream *stream);
+Status gather_moments(const GatherSet *set, int64_t count, uint64_t *to, int *parts, DeviceStream *stream);
 
 #endif

@@ -26,7 +26,7 @@ Status gather_shrink(const uint8_t *images, int count, int height, int width, in
     return absent();
 }
 
-Status gather_moments(const GatherSet *set, int64_t count, uint64_t *to, DeviceStream *stream) {
-    (void)set, (void)count, (void)to, (void)stream;
+Status gather_moments(const GatherSet *set, int64_t count, uint64_t *to, int *parts, DeviceStream *stream) {
+    (void)set, (void)count, (void)to, (void)parts, (void)stream;
     return absent();
 }

@@ -112,12 +112,13 @@ static Status measure(Resident *r, const GatherSet *set, int64_t count, double *
     const size_t bytes = (size_t)GATHER_MOMENT_PARTS * GATHER_MOMENTS * sizeof(uint64_t);
     uint64_t *parts = NULL, *host = NULL, total[GATHER_MOMENTS] = {0};
     double sums[GATHER_MOMENTS];
+    int used = 0;
     TRY_GOTO(device_alloc(bytes, &parts));
     TRY_GOTO(device_host_alloc(bytes, &host));
-    TRY_GOTO(gather_moments(set, count, parts, r->stream));
-    TRY_GOTO(device_copy(host, parts, bytes, r->stream));
+    TRY_GOTO(gather_moments(set, count, parts, &used, r->stream));
+    TRY_GOTO(device_copy(host, parts, (size_t)used * GATHER_MOMENTS * sizeof *host, r->stream));
     TRY_GOTO(device_stream_synchronize(r->stream));
-    for (int i = 0; i < GATHER_MOMENT_PARTS * GATHER_MOMENTS; i++) total[i % GATHER_MOMENTS] += host[i];
+    for (int i = 0; i < used * GATHER_MOMENTS; i++) total[i % GATHER_MOMENTS] += host[i];
     for (int i = 0; i < GATHER_MOMENTS; i++) sums[i] = (double)total[i];
     normalise_moments(r, sums, (double)(count * (set->height - 1) * (set->width - 1)), moments);
 done:

@@ -1,0 +1,158 @@
+"""Data sets in a GPU's memory: batches against the CPU's loader byte for byte, whitening."""
+
+import _cgxffcv
+import numpy as np
+import pytest
+import small_data
+
+from cgxffcv import nn, recipes
+from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
+from cgxffcv.loader import Loader, OrderOption
+from cgxffcv.train import patch_moments, whitening_filters
+from cgxffcv.train.resident import ResidentTraining
+from cgxffcv.transforms import AlternatingFlip, Cutout, RandomCrop, RandomHorizontalFlip, RandomTranslate
+
+pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
+
+RECIPE = recipes.get("airbench94")
+COUNT = 53
+FILL = (125, 122, 113)
+CHAINS = {
+    "nothing": [],
+    "airbench": [RandomCrop(32, padding=2, fill="reflect"), AlternatingFlip()],
+    "demo": [RandomHorizontalFlip(), RandomTranslate(2, fill=(0, 0, 0)), Cutout(8, fill=FILL)],
+    "far": [RandomTranslate(31, fill=FILL), RandomHorizontalFlip(0.3), RandomCrop(32, padding=31, fill="reflect")],
+    "holes": [Cutout(20, fill=FILL), RandomHorizontalFlip(), Cutout(5, fill=(1, 2, 3)), AlternatingFlip(),
+              RandomCrop(32, padding=5, fill=(9, 8, 7)), Cutout(32, fill=(4, 5, 6)), RandomTranslate(3), Cutout(1)],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    random = np.random.default_rng(3)
+    images = random.integers(0, 256, (COUNT, 32, 32, 3), dtype=np.uint8)
+    labels = random.integers(0, 10, COUNT)
+    return small_data.write(tmp_path_factory.mktemp("data") / "a.beton", images, labels), images, labels
+
+
+def core_trainer(batch=20, test_batch=20, description=None):
+    network = nn.Network(description or nn.airbench((8, 16, 24)), backend="cuda", precision="float32", threads=1)
+    core = _cgxffcv.Trainer(
+        model=network.core, groups=[((0, 0.9, 0.0, 0, 0.0, 0.0, 0.0, 0.0), 0.1, (), 0, 1 << 60, 31, 0, 1 << 20)],
+        phases=[(0, 32, 0)], steps=4, side=32, batch=batch, test_batch=test_batch, mean=RECIPE.mean, std=RECIPE.std,
+        label_smoothing=0.0, loss_sum=1, project=0, lookahead_every=0, lookahead_base=0.5, comm=None, reduction=None,
+    )  # fmt: skip
+    return network, core
+
+
+def loader_of(path, chain, batch, **options):
+    pipelines = {"image": [SimpleRGBImageDecoder(), *chain], "label": [IntDecoder()]}
+    return Loader(path, batch, pipelines=pipelines, num_workers=1, ids=True, rank=0, world_size=1, **options)
+
+
+def resident_of(path, chain, seed=7, indices=None, **options):
+    network, core = core_trainer(**options)
+    with loader_of(path, chain, 8, seed=0, evaluate=True, drop_last=False, indices=indices) as loader:
+        return network, core, ResidentTraining(core, loader, seed)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_batches_are_the_loaders(data, name):
+    path, _, _ = data
+    seed = 1 << 63 | 12345
+    _, core, resident = resident_of(path, CHAINS[name], seed)
+    with loader_of(path, CHAINS[name], 20, order=OrderOption.RANDOM, seed=seed, drop_last=False) as loader:
+        for epoch in (0, 1, 4):
+            loader.next_epoch = epoch
+            for images, labels, ids in loader:
+                got, got_labels = resident.core.look(resident.places(ids), epoch)
+                np.testing.assert_array_equal(got, images)
+                np.testing.assert_array_equal(got_labels, labels.reshape(-1))
+    resident.close()
+    core.close()
+
+
+def test_a_restart_changes_the_draws(data):
+    path, _, _ = data
+    chain = CHAINS["demo"]
+    _, _, resident = resident_of(path, chain, 1)
+    _, _, other = resident_of(path, chain, 2)
+    places = np.arange(20, dtype=np.int32)
+    before, expected = resident.core.look(places, 3)[0], other.core.look(places, 3)[0]
+    assert (before != expected).any()
+    resident.core.restart(2)
+    np.testing.assert_array_equal(resident.core.look(places, 3)[0], expected)
+
+
+def test_chosen_samples_keep_their_numbers(data):
+    path, images, labels = data
+    chosen = np.array([40, 3, 17, 52, 8])
+    _, _, resident = resident_of(path, [], indices=chosen)
+    got, got_labels = resident.core.look(resident.places(np.array([52, 3, 40])), 0)
+    np.testing.assert_array_equal(got, images[[52, 3, 40]])
+    np.testing.assert_array_equal(got_labels, labels[[52, 3, 40]])
+
+
+@pytest.mark.parametrize("count", [1, 37, COUNT])
+def test_whitening_is_the_cpus(data, count):
+    path, images, _ = data
+    network, core, resident = resident_of(path, [])
+    resident.core.whiten(count, 5e-4)
+    mean, std = np.array(RECIPE.mean), np.array(RECIPE.std)
+    normal = ((images[:count] - mean) / std).astype(np.float32).transpose(0, 3, 1, 2)
+    patches = np.lib.stride_tricks.sliding_window_view(normal.astype(np.float64), (2, 2), axis=(2, 3))
+    patches = patches.transpose(0, 2, 3, 1, 4, 5).reshape(-1, 12)
+    layer = next(item for item in core.layers() if not item[3])
+    filters = core.read("parameters")[layer[5] : layer[5] + 288].reshape(24, 2, 2, 3).transpose(0, 3, 1, 2)
+    expected = whitening_filters(patches.T @ patches / len(patches), 5e-4).reshape(24, 3, 2, 2)
+    np.testing.assert_allclose(filters, expected, rtol=1e-4, atol=1e-4)
+    on_cpu = whitening_filters(patch_moments(np.ascontiguousarray(normal), threads=1), 5e-4).reshape(24, 3, 2, 2)
+    np.testing.assert_allclose(filters, on_cpu, rtol=1e-2, atol=1e-2)
+    assert resident.core.seconds() > 0 and resident.core.seconds() == 0
+
+
+def test_refusals(data):
+    path, images, labels = data
+    _, core, resident = resident_of(path, [])
+    core2 = resident.core
+    ids = np.arange(COUNT)
+    with pytest.raises(ValueError, match="there is room for 0"):
+        core2.put(0, images[:1], labels[:1], ids[:1])
+    with pytest.raises(ValueError, match="the test set has 0 of its 0 images"):
+        core2.evaluate(1, None, 3, [(0, 0, False, 1.0)])
+    core2.begin(1, 3)
+    for wrong in (10, -1):
+        with pytest.raises(ValueError, match=f"sample 1 has the label {wrong}; expected 0 to 9"):
+            core2.put(1, images[:3], np.array([0, wrong, 2]), ids[:3])
+    with pytest.raises(ValueError, match="3 images, but 2 labels and 3 numbers"):
+        core2.put(1, images[:3], labels[:2], ids[:3])
+    with pytest.raises(ValueError, match=r"shape \(N, 32, 32, 3\)"):
+        core2.put(1, np.ascontiguousarray(images[:3, :28]), labels[:3], ids[:3])
+    core2.put(1, images[:2], labels[:2], ids[:2])
+    with pytest.raises(ValueError, match="the test set has 2 of its 3 images"):
+        core2.evaluate(1, None, 2, [(0, 0, False, 1.0)])
+    order, records = np.arange(20, dtype=np.int32), np.zeros((1, 5))
+    with pytest.raises(IndexError, match="place 53"):
+        core2.run(order + 34, 0, records, None)
+    with pytest.raises(ValueError, match="3 steps at once, but a pass over the set has 2"):
+        core2.run(np.zeros(60, np.int32), 0, np.zeros((3, 5)), None)
+    with pytest.raises(ValueError, match="records must have the shape"):
+        core2.run(order, 0, np.zeros((2, 5)), None)
+    core2.begin(0, 19)
+    core2.put(0, images[:19], labels[:19], ids[:19])
+    with pytest.raises(ValueError, match="a batch of 20 images, but the training set has only 19"):
+        core2.run(order, 0, records, None)
+    with pytest.raises(ValueError, match="close its Resident first"):
+        core.close()
+    resident.close()
+    with pytest.raises(ValueError, match="closed"):
+        core2.look(order, 0)
+    core.close()
+    wide = [RandomCrop(28, padding=0)]
+    with pytest.raises(ValueError, match="keeps the size 32 x 32"):
+        resident_of(path, wide)
+    many = [RandomHorizontalFlip()] * 9
+    with pytest.raises(ValueError, match="at most 8 image operations"):
+        resident_of(path, many)
+    with pytest.raises(TypeError, match="expected a Trainer"):
+        _cgxffcv.Resident(3, (), 0, True)
