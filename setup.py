@@ -191,16 +191,15 @@ def find_emulator(cuda):
 
 
 def find_nccl(nccl, cuda):
-    if cuda.emulated:
-        nccl.why = "not with an emulated GPU"
-    elif not cuda.found:
+    if not cuda.found:
         nccl.why = "needs CUDA"
     elif header_dir("nccl.h", system_dirs("include") + [f[len("-isystem") :] for f in cuda.cflags]) is None:
         nccl.why = "no nccl.h"
     elif not (CSRC / "comm/nccl.c").exists():
         nccl.why = "this version has no NCCL sources yet"
     else:
-        nccl.found, nccl.why = True, "nccl.h; the library is loaded when it is wanted"
+        nccl.found = True
+        nccl.why = "emulated" if cuda.emulated else "nccl.h; the library is loaded when it is wanted"
 
 
 def configure():

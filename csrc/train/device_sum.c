@@ -5,11 +5,13 @@
 #include "train/device_sum.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
 
-#define PIECE_ELEMS ((size_t)512 << 10) /* 2 MiB: long enough for the bandwidth, short enough to hide */
+#define PIECE_VARIABLE "CGXFFCV_COMM_PIECE_KIB"
+#define PIECE_KIB 2048 /* long enough for the bandwidth, short enough to hide */
 #define LATE_ELEMS ((size_t)64)
 
 struct DeviceSum {
@@ -19,12 +21,25 @@ struct DeviceSum {
     DeviceStream *stream;        /* owned; with nccl */
     DeviceEvent *ready, *summed; /* owned; with nccl */
     size_t *ends;                /* owned: where pieces may end */
+    size_t piece_elems;          /* the least of a piece */
     int end_count, next;         /* of `ends`: the first that has not been sent */
     size_t sent;                 /* [LATE_ELEMS, sent) is on its way */
     float *host;                 /* owned; without nccl */
     bool exact, average;
     char why[COMM_WHY_BYTES]; /* without nccl, and exact */
 };
+
+/* All ranks must cut alike. */
+static Status choose_piece(DeviceSum *sum) {
+    const char *text = getenv(PIECE_VARIABLE);
+    char *end = NULL;
+    long kib = text == NULL || *text == '\0' ? PIECE_KIB : strtol(text, &end, 10);
+    if ((end != NULL && *end != '\0') || kib < 1 || kib > 1 << 20) {
+        FAIL(STATUS_ARGUMENT, PIECE_VARIABLE "='%s': a whole number of KiB from 1 to %d is expected", text, 1 << 20);
+    }
+    sum->piece_elems = ((size_t)kib << 10) / sizeof(float);
+    return comm_agree(sum->comm, &sum->piece_elems, sizeof sum->piece_elems, NULL);
+}
 
 static Status cut(DeviceSum *sum) {
     int count;
@@ -34,7 +49,7 @@ static Status cut(DeviceSum *sum) {
     for (int i = 0; i < count; i++) {
         if (!layers[i].trained) continue;
         size_t end = layers[i].offset + layers[i].elems;
-        if (end - begin < PIECE_ELEMS) continue;
+        if (end - begin < sum->piece_elems) continue;
         sum->ends[sum->end_count++] = end;
         begin = end;
     }
@@ -73,6 +88,7 @@ Status device_sum_create(Comm *comm, Model *model, bool exact, bool average, con
     if (sum->nccl == NULL) {
         TRY_GOTO(device_host_alloc((elems[0] + 1) * sizeof *sum->host, &sum->host));
     } else {
+        TRY_GOTO(choose_piece(sum));
         TRY_GOTO(cut(sum));
         TRY_GOTO(device_stream_create(&sum->stream));
         TRY_GOTO(device_event_create(&sum->ready));
@@ -154,7 +170,7 @@ size_t device_sum_explain(const DeviceSum *sum, char *text, size_t bytes) {
     if (sum->nccl != NULL) {
         length =
             snprintf(text, bytes, "on the GPUs by %s, uncompressed, in pieces of at least %zu KiB behind backward\n",
-                     comm_device_name(sum->nccl), PIECE_ELEMS * sizeof(float) >> 10);
+                     comm_device_name(sum->nccl), sum->piece_elems * sizeof(float) >> 10);
     } else {
         length = snprintf(text, bytes, "from the GPU through host memory (%s)\n",
                           sum->exact ? sum->why : "compressed gradients are summed by the processor");

@@ -28,7 +28,13 @@ def put(name, value):
 
 
 def make(world, **options):
-    options = {"threads": 1, "num_workers": 1, "precision": "float32", "test_batch": 20, "device": "cpu"} | options
+    options = {
+        "threads": 1,
+        "num_workers": 1,
+        "precision": "float32",
+        "test_batch": 20,
+        "device": os.environ.get("TEST_DEVICE", "cpu"),
+    } | options
     recipe = Recipe(**json.loads(RECIPE))
     return Trainer(recipe, TRAIN, TEST, comm=world, compression=json.loads(COMPRESSION), **options)
 

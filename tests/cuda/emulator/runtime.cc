@@ -150,6 +150,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
     if (error != cudaSuccess) return error;
     cudaDeviceGetAttribute(&properties->minor, cudaDevAttrComputeCapabilityMinor, device);
     snprintf(properties->name, sizeof properties->name, "emulated device");
+    properties->uuid.bytes[0] = (char)(device + 1);
     properties->totalGlobalMem = memory_total();
     properties->multiProcessorCount = MULTIPROCESSORS;
     properties->warpSize = EMULATED_WARP;
