@@ -187,7 +187,7 @@ SCHEMA: dict[str, Param] = {
     ),
     "training.recipe": text("demo", "the recipe: network, optimizer, schedule, augmentation", "the name of a recipe"),
     "training.batch_size": integer(None, "images a step, on each process", 1),
-    "training.val_batch_size": integer(500, "images at a time in the test", 1, 2**20),
+    "training.val_batch_size": integer(None, "images at a time in the test (500; on a GPU 2,000)", 1, 2**20),
     "training.epochs": number(None, "passes over the training set", 0, 1e6, above=True),
     "training.lr": number(None, "learning rate (the highest of the schedule)", 0),
     "training.momentum": number(None, "momentum of SGD", 0, 1, below=True),
