@@ -179,10 +179,28 @@ template <typename T> __device__ __forceinline__ void load_floats(const T *from,
     for (int lane = 0; lane < Pack<T>::PACK; lane++) to[lane] = pack.get(lane);
 }
 
+/* Narrows two at a time, which is one instruction for the 16-bit types. */
+__device__ static __forceinline__ void narrow(const float (&from)[4], Pack<float> *to) { memcpy(to, from, sizeof *to); }
+
+__device__ static __forceinline__ void narrow(const float (&from)[8], Pack<__half> *to) {
+#pragma unroll
+    for (int lane = 0; lane < 8; lane += 2) {
+        __half2 pair = __floats2half2_rn(from[lane], from[lane + 1]);
+        to->lanes[lane] = pair.x, to->lanes[lane + 1] = pair.y;
+    }
+}
+
+__device__ static __forceinline__ void narrow(const float (&from)[8], Pack<__nv_bfloat16> *to) {
+#pragma unroll
+    for (int lane = 0; lane < 8; lane += 2) {
+        __nv_bfloat162 pair = __floats2bfloat162_rn(from[lane], from[lane + 1]);
+        to->lanes[lane] = pair.x, to->lanes[lane + 1] = pair.y;
+    }
+}
+
 template <typename T> __device__ __forceinline__ void store_floats(T *to, const float (&from)[Pack<T>::PACK]) {
     Pack<T> pack;
-#pragma unroll
-    for (int lane = 0; lane < Pack<T>::PACK; lane++) pack.set(lane, from[lane]);
+    narrow(from, &pack);
     store_pack(to, pack);
 }
 

@@ -259,10 +259,10 @@ template <typename T> struct Lanes {
 template <typename T> __device__ __forceinline__ void store_row(T *to, const float (&from)[LANES]) {
 #pragma unroll
     for (int i = 0; i < Lanes<T>::PIECES; i++) {
-        Pack<T> pack;
+        float piece[Pack<T>::PACK];
 #pragma unroll
-        for (int lane = 0; lane < Pack<T>::PACK; lane++) pack.set(lane, from[i * Pack<T>::PACK + lane]);
-        store_pack(to + i * Pack<T>::PACK, pack);
+        for (int lane = 0; lane < Pack<T>::PACK; lane++) piece[lane] = from[i * Pack<T>::PACK + lane];
+        store_floats(to + i * Pack<T>::PACK, piece);
     }
 }
 
