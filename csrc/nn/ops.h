@@ -64,7 +64,7 @@ typedef struct Op {
     int index;    /* norm with a pool: which element of the window was the first maximum */
     int output_gradient, input_gradient;
     int skip_gradient;       /* norm: second addend of its output gradient, by way of a residual */
-    int activation_gradient; /* norm: gradient of the activation's argument */
+    int activation_gradient; /* norm: gradient of the activation's argument; -1 where the backend recomputes it */
     bool add_skip_in_place;  /* norm: output_gradient must become the sum, since a residual hands it on */
     bool train_filters, train_bias;
     size_t weight, bias, scale; /* in the parameter and gradient buffers */
@@ -113,6 +113,9 @@ typedef struct Context Context; /* a backend's memory and library objects for on
 
 typedef struct OpsTable {
     const char *name;
+    /* Norms make the gradient before the activation twice, in both passes that need it, instead of keeping it: its
+     * tensor exists only where a residual hands it on. */
+    bool recomputes;
 
     /* The precision that AUTO means here, or a refusal of one that this machine cannot run. */
     Status (*precision)(Precision wish, Precision *out);

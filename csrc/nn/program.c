@@ -105,6 +105,12 @@ const char *pass_name(PassKind kind) {
     return names[kind];
 }
 
+/* Without a tensor for the gradient before the activation it is made anew from the output's gradient. */
+static int uses_of(const Op *op, PassKind kind) {
+    bool anew = kind == PASS_NORM_BACKWARD && op->activation_gradient < 0;
+    return pass_uses[kind] | (anew ? USES_OUTPUT_GRADIENT : 0);
+}
+
 int program_tensors_of(const Program *program, const Pass *pass, int tensors[PASS_MAX_TENSORS]) {
     const Op *o = &program->ops[pass->op];
     const int all[PASS_MAX_TENSORS] = {o->input,          o->output,        o->residual,
@@ -112,7 +118,7 @@ int program_tensors_of(const Program *program, const Pass *pass, int tensors[PAS
                                        o->input_gradient, o->skip_gradient, o->activation_gradient};
     int count = 0;
     for (int i = 0; i < PASS_MAX_TENSORS; i++) {
-        bool known = (pass_uses[pass->kind] & (1 << i)) == 0 || all[i] < 0;
+        bool known = (uses_of(o, pass->kind) & (1 << i)) == 0 || all[i] < 0;
         for (int j = 0; j < count && !known; j++) known = tensors[j] == all[i];
         if (!known) tensors[count++] = all[i];
     }
@@ -255,7 +261,9 @@ static void make_gradients(Builder *b, int index) {
     if (op->output >= 0 && wants_gradient(b, index)) {
         op->output_gradient = add_like(b, op->output, TENSOR_STORAGE, residual_after);
     }
-    if (op->node.kind == NODE_NORM && wants_gradient(b, index)) {
+    /* A residual before the activation hands this gradient on. */
+    bool kept = !b->model->table->recomputes || op->node.residual_place == RESIDUAL_BEFORE_ACTIVATION;
+    if (op->node.kind == NODE_NORM && wants_gradient(b, index) && kept) {
         op->activation_gradient = add_like(b, op->saved, TENSOR_STORAGE, true);
     }
     if (index > 0) op->input_gradient = b->program->ops[index - 1].output_gradient;

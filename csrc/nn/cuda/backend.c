@@ -219,6 +219,7 @@ static void context_destroy(Context *context) {
 Status ops_cuda(const OpsTable **out) {
     static const OpsTable table = {
         .name = "cuda",
+        .recomputes = true,
         .precision = choose_precision,
         .buffer_create = buffer_create,
         .buffer_destroy = buffer_destroy,

@@ -1,0 +1,135 @@
+/* Batch norm with its pool, activation and residual in the CUDA backend: which kernel runs over which tensors. */
+#include "nn/cuda/context.h"
+#include "nn/cuda/norm.h"
+
+/* The maps of `count` images before the pool. */
+static NormShape shape_of(const Context *context, int op, int count) {
+    const Op *o = &context->program->ops[op];
+    const Tensor *input = cuda_shape(context, o->input);
+    return (NormShape){.precision = context->program->precision,
+                       .activation = o->node.activation,
+                       .images = count,
+                       .height = input->height,
+                       .width = input->width,
+                       .channels = input->channels,
+                       .pool_place = o->node.pool_place,
+                       .pool = o->node.pool};
+}
+
+static void *tensor_or_null(const Context *context, int tensor) {
+    return tensor < 0 ? NULL : cuda_tensor(context, tensor);
+}
+
+Status cuda_norm_op_create(Context *context, int op) {
+    const Program *program = context->program;
+    const Tensor *input = cuda_shape(context, program->ops[op].input);
+    OpState *state = &context->states[op];
+    int64_t pixels = (int64_t)program->batch * input->height * input->width;
+    if (pixels > INT32_MAX / 2) {
+        FAIL(STATUS_ARGUMENT, "a batch of %d images has maps of %d x %d at node \"%s\", together more than %d pixels",
+             program->batch, input->height, input->width, program->ops[op].node.name, INT32_MAX / 2);
+    }
+    TRY(cuda_context_alloc(context, (size_t)NORM_TERMS * (size_t)input->channels * sizeof(float), &state->terms));
+    if (!program->training) return STATUS_OK;
+    return cuda_context_alloc(context, cuda_norm_partial_elems(input->channels) * sizeof(float), &state->partials);
+}
+
+Status cuda_pass_norm_statistics(Context *context, const Job *job, int op) {
+    const Op *o = &context->program->ops[op];
+    NormShape shape = shape_of(context, op, job->count);
+    bool pool = o->node.pool_place == POOL_BEFORE_NORM;
+    return cuda_norm_statistics(&shape, cuda_tensor(context, o->input), pool ? cuda_tensor(context, o->saved) : NULL,
+                                pool ? cuda_tensor(context, o->index) : NULL, context->states[op].partials,
+                                context->stream);
+}
+
+static NormClose close_of(const Context *context, int op) {
+    const Op *o = &context->program->ops[op];
+    const float *parameters = model_parameter_data(context->model);
+    float *statistics = model_statistic_data(context->model);
+    return (NormClose){.partials = context->states[op].partials,
+                       .scale = o->scale == SIZE_MAX ? NULL : parameters + o->scale,
+                       .shift = parameters + o->bias,
+                       .terms = context->states[op].terms,
+                       .running_mean = statistics + o->mean,
+                       .running_variance = statistics + o->variance,
+                       .eps = o->node.eps,
+                       .keep = o->node.keep};
+}
+
+Status cuda_pass_norm_close(Context *context, const Job *job, int op) {
+    NormShape shape = shape_of(context, op, job->count);
+    return cuda_norm_close(&shape, close_of(context, op), context->stream);
+}
+
+Status cuda_pass_norm_running(Context *context, const Job *job, int op) {
+    NormShape shape = shape_of(context, op, job->count);
+    return cuda_norm_running(&shape, close_of(context, op), context->stream);
+}
+
+static NormApply apply_of(const Context *context, int op, int input, int index) {
+    const Op *o = &context->program->ops[op];
+    return (NormApply){.input = cuda_tensor(context, input),
+                       .residual = tensor_or_null(context, o->residual),
+                       .terms = context->states[op].terms,
+                       .output = cuda_tensor(context, o->output),
+                       .index = tensor_or_null(context, index),
+                       .place = o->node.residual_place};
+}
+
+Status cuda_pass_norm_apply(Context *context, const Job *job, int op) {
+    const Op *o = &context->program->ops[op];
+    NormShape shape = shape_of(context, op, job->count);
+    NormApply apply = apply_of(context, op, o->saved, o->index);
+    if (o->node.pool_place == POOL_AFTER_ACTIVATION) return cuda_norm_apply_pooled(&shape, apply, context->stream);
+    return cuda_norm_apply(&shape, apply, context->stream);
+}
+
+Status cuda_pass_norm_evaluate(Context *context, const Job *job, int op) {
+    const Op *o = &context->program->ops[op];
+    NormShape shape = shape_of(context, op, job->count);
+    NormApply apply = apply_of(context, op, o->input, -1);
+    if (o->node.pool_place != POOL_NONE) return cuda_norm_apply_pooled(&shape, apply, context->stream);
+    return cuda_norm_apply(&shape, apply, context->stream);
+}
+
+Status cuda_pass_norm_reduce(Context *context, const Job *job, int op) {
+    const Op *o = &context->program->ops[op];
+    NormShape shape = shape_of(context, op, job->count);
+    bool before = o->node.residual_place == RESIDUAL_BEFORE_ACTIVATION;
+    NormReduce reduce = {.saved = cuda_tensor(context, o->saved),
+                         .gradient = cuda_tensor(context, o->output_gradient),
+                         .skip = tensor_or_null(context, o->skip_gradient),
+                         .residual = before ? cuda_tensor(context, o->residual) : NULL,
+                         .index = tensor_or_null(context, o->index),
+                         .activation_gradient = tensor_or_null(context, o->activation_gradient),
+                         .terms = context->states[op].terms,
+                         .partials = context->states[op].partials};
+    return cuda_norm_reduce(&shape, reduce, context->stream);
+}
+
+Status cuda_pass_norm_backward_close(Context *context, const Job *job, int op) {
+    const Op *o = &context->program->ops[op];
+    NormShape shape = shape_of(context, op, job->count);
+    float *gradients = model_gradient_data(context->model);
+    NormBackwardClose close = {.partials = context->states[op].partials,
+                               .terms = context->states[op].terms,
+                               .scale_gradient = o->scale == SIZE_MAX ? NULL : gradients + o->scale,
+                               .bias_gradient = gradients + o->bias,
+                               .factor = context->gradient_factor};
+    return cuda_norm_backward_close(&shape, close, context->stream);
+}
+
+/* From the gradient before the activation where a residual handed it on, else from the output's. */
+Status cuda_pass_norm_backward(Context *context, const Job *job, int op) {
+    const Op *o = &context->program->ops[op];
+    NormShape shape = shape_of(context, op, job->count);
+    bool made = o->activation_gradient >= 0;
+    if (made) shape.activation = ACTIVATION_NONE;
+    NormBackward backward = {.saved = cuda_tensor(context, o->saved),
+                             .gradient = cuda_tensor(context, made ? o->activation_gradient : o->output_gradient),
+                             .index = tensor_or_null(context, o->index),
+                             .terms = context->states[op].terms,
+                             .input_gradient = cuda_tensor(context, o->input_gradient)};
+    return cuda_norm_backward(&shape, backward, context->stream);
+}
