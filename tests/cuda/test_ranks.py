@@ -1,0 +1,108 @@
+"""Several ranks that train on GPUs: sums through NCCL (the emulator's own, where GPUs are emulated) and through host
+memory give the same bytes, pieces behind backward change nothing, replicas are equal."""
+
+import json
+import sys
+from pathlib import Path
+
+import _cgxffcv
+import numpy as np
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.append(str(HERE.parent / "mpi"))
+import small_data  # noqa: E402
+from ranks import Launch, needs_mpirun, start  # noqa: E402
+
+from cgxffcv import checkpoint, recipes  # noqa: E402
+
+DEVICES = _cgxffcv.devices()
+EMULATED = bool(DEVICES) and DEVICES[0]["name"] == "emulated device"
+NCCL = EMULATED or (_cgxffcv.build_info()["nccl"] and len(DEVICES) > 1)
+pytestmark = pytest.mark.skipif(not DEVICES, reason=f"no GPU: {_cgxffcv.why_no_device()}")
+needs_nccl = pytest.mark.skipif(not NCCL, reason="needs NCCL and two GPUs")
+
+SMALL = recipes.get("airbench94").replace(
+    name="small", widths=(8, 8, 8), head_scale=1 / 8, batch_size=16, epochs=2, whiten_images=50, lr=0.1,
+    whiten_bias_epochs=1,
+)  # fmt: skip
+PLAIN, NARROW = {"bits": 32}, {"bits": 4, "bucket_size": 64, "layer_min_size": 16}
+SHM2 = Launch("shm", 2)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return small_data.make(tmp_path_factory.mktemp("data"), train=50, test=21)
+
+
+def launch(out, case, files, compression=PLAIN, how=SHM2, recipe=SMALL, gpus=2, **variables):
+    variables = {"CGXFFCV_EMULATED_DEVICES": gpus, "TEST_DEVICE": "gpu", **variables}
+    variables["PYTHONPATH"] = f"{Path(_cgxffcv.__file__).parent}:{ROOT}"
+    if EMULATED:
+        variables["CGXFFCV_NCCL_LIBRARY"] = _cgxffcv.__file__
+    arguments = [json.dumps(recipe.as_dict()), *files, json.dumps(compression)]
+    return start(how, out, case, *arguments, script="worker_train.py", **variables)
+
+
+def train(out, files, *args, limit=120, **kwargs):
+    job = launch(out, "train", files, *args, **kwargs)
+    results = job.wait(limit)
+    assert all(result is not None for result in results), job.text()
+    return results, checkpoint.load(out / "final.safetensors")
+
+
+def same(a, b):
+    return all(np.array_equal(a[name], b[name]) for name in a if isinstance(a[name], np.ndarray))
+
+
+@pytest.fixture(scope="module")
+def through_host(tmp_path_factory, files):
+    return train(tmp_path_factory.mktemp("host") / "out", files, CGXFFCV_COMM_NCCL=0)
+
+
+def test_through_host_memory(through_host):
+    results, _ = through_host
+    assert results[0]["hashes"] == results[1]["hashes"] and results[0]["tested"] == 21
+    assert results[0]["explain"].startswith("from the GPU through host memory (rank 0: CGXFFCV_COMM_NCCL=0)\n")
+    assert not results[0]["skipped"] and results[0]["losses"] != results[1]["losses"]
+
+
+@needs_nccl
+@pytest.mark.parametrize("kib, streams", [(1, "late"), (1, ""), (2048, "late")])
+def test_nccl_gives_the_same_bytes_in_any_pieces(tmp_path, files, through_host, kib, streams):
+    """Emulated streams run at once, or as late as they can: then a missing wait between the two would show."""
+    more = {"CGXFFCV_COMM_PIECE_KIB": kib, "CGXFFCV_EMULATED_STREAMS": streams}
+    results, state = train(tmp_path / "out", files, **more)
+    assert f"of at least {kib} KiB behind backward" in results[0]["explain"]
+    if EMULATED:  # both add two numbers and halve; a GPU's NCCL rounds the half where it likes
+        assert same(state, through_host[1]) and results[0]["losses"] == through_host[0][0]["losses"]
+    assert results[0]["hashes"] == results[1]["hashes"]
+
+
+def test_ranks_that_share_a_gpu(tmp_path, files, through_host):
+    results, state = train(tmp_path / "out", files, gpus=1, CUDA_VISIBLE_DEVICES=0)
+    if _cgxffcv.build_info()["nccl"]:
+        assert "ranks 0 and 1 share one GPU, which NCCL refuses" in results[0]["explain"]
+    assert same(state, through_host[1])
+
+
+@needs_mpirun
+def test_under_mpirun(tmp_path, files, through_host):
+    _, state = train(tmp_path / "out", files, how=Launch("mpi", 2))
+    assert not EMULATED or same(state, through_host[1])
+
+
+def test_compressed_gradients_travel_through_host_memory(tmp_path, files):
+    results, _ = train(tmp_path / "out", files, NARROW)
+    first = results[0]
+    assert first["hashes"] == results[1]["hashes"]
+    assert max(first["wire"]) < first["plain"] / 3
+    assert "through host memory (compressed gradients are summed by the processor)" in first["explain"]
+
+
+@needs_nccl
+def test_pieces_that_ranks_cut_differently_are_refused(tmp_path, files):
+    job = launch(tmp_path / "out", "train", files, CGXFFCV_COMM_PIECE_KIB="many")
+    assert job.wait(60) == [None, None]
+    assert "a whole number of KiB" in job.text()
