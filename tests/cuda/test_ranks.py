@@ -80,6 +80,18 @@ def test_nccl_gives_the_same_bytes_in_any_pieces(tmp_path, files, through_host, 
     assert results[0]["hashes"] == results[1]["hashes"]
 
 
+@pytest.mark.parametrize("nccl", [0, pytest.param(1, marks=needs_nccl)])
+def test_batches_from_host_memory(tmp_path, files, through_host, nccl):
+    """Steps one by one, whose sums are waited for on the host."""
+    variables = {"TEST_LOADER": 1, "CGXFFCV_COMM_NCCL": nccl, "CGXFFCV_COMM_PIECE_KIB": 1}
+    results, state = train(tmp_path / "out", files, CGXFFCV_EMULATED_STREAMS="late", **variables)
+    assert results[0]["hashes"] == results[1]["hashes"] and results[0]["tested"] == 21
+    assert results[0]["explain"].startswith("on the GPUs by NCCL" if nccl else "from the GPU through host memory")
+    for name, value in state.items():  # the whitening is made on the host here, and rounds otherwise
+        if EMULATED and isinstance(value, np.ndarray):
+            np.testing.assert_allclose(value, through_host[1][name], atol=0.01, err_msg=name)
+
+
 def test_ranks_that_share_a_gpu(tmp_path, files, through_host):
     results, state = train(tmp_path / "out", files, gpus=1, CUDA_VISIBLE_DEVICES=0)
     if _cgxffcv.build_info()["nccl"]:

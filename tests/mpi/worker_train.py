@@ -35,6 +35,8 @@ def make(world, **options):
         "test_batch": 20,
         "device": os.environ.get("TEST_DEVICE", "cpu"),
     } | options
+    if os.environ.get("TEST_LOADER") == "1":
+        options["resident"] = False
     recipe = Recipe(**json.loads(RECIPE))
     return Trainer(recipe, TRAIN, TEST, comm=world, compression=json.loads(COMPRESSION), **options)
 
