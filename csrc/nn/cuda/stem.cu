@@ -53,7 +53,7 @@ extern "C" Status cuda_stem_load(const StemSource *source, int images, float *to
 
 extern "C" Status cuda_stem_forward(const StemShape *shape, const StemSource *source, StemFilters filters, void *output,
                                     DeviceStream *stream) {
-    Tiling t = tile(shape, PATCH_BYTES);
+    Tiling t = tile(shape, PATCH_BYTES, THREADS);
     dim3 grid((unsigned)tile_count(&t), (unsigned)t.chunks);
     size_t shared = patch_bytes(&t) + (size_t)filter_elems(t) * sizeof(float);
     DISPATCH_STORAGE(shape->precision, T, {

@@ -42,14 +42,15 @@ static inline void set_height(const StemShape *shape, int height, Tiling *t) {
     t->patch_width = (t->width - 1) * shape->stride + shape->kernel;
 }
 
-static inline void set_width(const StemShape *shape, int most, Tiling *t) {
+static inline void set_width(const StemShape *shape, int most, int threads, Tiling *t) {
     t->columns = ceil_divide(shape->out_width, most);
     t->width = ceil_divide(shape->out_width, t->columns);
-    int chains = THREADS / (t->groups * t->width), enough = ceil_divide(shape->out_height, ROWS);
+    int chains = threads / (t->groups * t->width), enough = ceil_divide(shape->out_height, ROWS);
     t->chains = chains < enough ? chains : enough;
 }
 
-static inline Tiling tile(const StemShape *shape, size_t limit) {
+/* Patches of at most `limit` bytes, blocks of at most `threads` threads. */
+static inline Tiling tile(const StemShape *shape, size_t limit, int threads) {
     int window = shape->kernel * shape->kernel, groups = shape->out_channels / LANES;
     Tiling t = {};
     t.taps = window * shape->channels;
@@ -58,8 +59,8 @@ static inline Tiling tile(const StemShape *shape, size_t limit) {
     if (most > 8) most = 8;
     t.chunks = ceil_divide(groups, most);
     t.groups = ceil_divide(groups, t.chunks);
-    for (int width = THREADS / t.groups;; width = (width + 1) / 2) {
-        set_width(shape, width, &t);
+    for (int width = threads / t.groups;; width = (width + 1) / 2) {
+        set_width(shape, width, threads, &t);
         set_height(shape, shape->out_height, &t);
         while (patch_bytes(&t) > limit && t.height > t.chains * ROWS) {
             set_height(shape, ceil_divide(shape->out_height, t.bands + 1), &t);

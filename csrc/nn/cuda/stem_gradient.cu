@@ -4,7 +4,9 @@
 
 #define FILTER_PATCH_BYTES (10u << 10) /* where gradients lie beside it */
 #define POSITIONS 3                    /* of the filter's window, whose gradients one thread sums */
-#define BIAS_BLOCKS 4                  /* for each multiprocessor */
+#define BIAS_THREADS 192               /* at most: blocks of six warps, three of which a multiprocessor runs at once */
+#define BIAS_ROWS 2                    /* at once: more would take registers that other threads can use */
+#define BIAS_BLOCKS 3                  /* for each multiprocessor */
 #define FILTER_BLOCKS 2
 #define SUM_LANES 32
 #define SUM_SLICES 32
@@ -33,6 +35,18 @@ __device__ __forceinline__ void through_activation(const Lanes<T> &given, const 
     for (int lane = 0; lane < LANES; lane++) to[lane] *= activation_slope<A>(before[lane]);
 }
 
+template <Activation A, typename T, int COUNT>
+__device__ __forceinline__ void add_rows(const Lanes<T> (&given)[COUNT], const float (&before)[COUNT][LANES],
+                                         float (&total)[LANES]) {
+#pragma unroll
+    for (int row = 0; row < COUNT; row++) {
+        float lanes[LANES];
+        through_activation<A>(given[row], before[row], lanes);
+#pragma unroll
+        for (int lane = 0; lane < LANES; lane++) total[lane] += lanes[lane];
+    }
+}
+
 __device__ static __forceinline__ void store_lanes(const float (&from)[LANES], int groups, float *packed) {
     *reinterpret_cast<float4 *>(packed) = make_float4(from[0], from[1], from[2], from[3]);
     *reinterpret_cast<float4 *>(packed + groups * 4) = make_float4(from[4], from[5], from[6], from[7]);
@@ -55,7 +69,7 @@ __device__ static __forceinline__ void close_bias(const Tiling &t, const Place &
 }
 
 template <typename T, int KERNEL, int STRIDE, int CHANNELS>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(BIAS_THREADS, 3)
     stem_bias_kernel(StemFilters filters, StemSource source, StemShape shape, Tiling t, int tiles, const T *gradient,
                      float *partials) {
     DYNAMIC_SHARED(float4, patch);
@@ -73,22 +87,18 @@ __global__ void __launch_bounds__(THREADS, 2)
         __syncthreads();
         int rows = min(t.height, shape.out_height - corner.y);
         for (int first = place.chain * ROWS; first < rows && place.active; first += t.chains * ROWS) {
-            Lanes<T> given[ROWS];
-            float before[ROWS][LANES];
-            load_rows(shape, corner, place, first, gradient, given);
-            if (recompute) {
-                convolve<KERNEL, STRIDE, CHANNELS>(shape, t, patch + first * stride * t.patch_width + place.x * stride,
-                                                   packed + place.group * 4, before);
-            }
-            DISPATCH_ACTIVATION(shape.activation, A, {
-#pragma unroll
-                for (int row = 0; row < ROWS; row++) {
-                    float lanes[LANES];
-                    through_activation<A>(given[row], before[row], lanes);
-#pragma unroll
-                    for (int lane = 0; lane < LANES; lane++) total[lane] += lanes[lane];
+#pragma unroll 1
+            for (int row = first; row < first + ROWS; row += BIAS_ROWS) {
+                Lanes<T> given[BIAS_ROWS];
+                float before[BIAS_ROWS][LANES];
+                load_rows(shape, corner, place, row, gradient, given);
+                if (recompute) {
+                    convolve<KERNEL, STRIDE, CHANNELS>(shape, t,
+                                                       patch + row * stride * t.patch_width + place.x * stride,
+                                                       packed + place.group * 4, before);
                 }
-            });
+                DISPATCH_ACTIVATION(shape.activation, A, { add_rows<A>(given, before, total); });
+            }
         }
     }
     close_bias(t, place, total, shared, partials + ((size_t)blockIdx.x * gridDim.y + blockIdx.y) * (size_t)width);
@@ -285,7 +295,7 @@ static size_t packed_bytes(const StemShape *shape, const Tiling *t) {
 }
 
 extern "C" Status cuda_stem_partial_elems(const StemShape *shape, size_t *out) {
-    Tiling bias = tile(shape, PATCH_BYTES), filter = tile(shape, FILTER_PATCH_BYTES);
+    Tiling bias = tile(shape, PATCH_BYTES, BIAS_THREADS), filter = tile(shape, FILTER_PATCH_BYTES, THREADS);
     unsigned bias_blocks = 0, filter_blocks = 0;
     TRY(walkers(&bias, BIAS_BLOCKS, &bias_blocks));
     TRY(walkers(&filter, FILTER_BLOCKS, &filter_blocks));
@@ -298,7 +308,7 @@ extern "C" Status cuda_stem_partial_elems(const StemShape *shape, size_t *out) {
 extern "C" Status cuda_stem_bias_gradient(const StemShape *shape, const StemSource *source, StemFilters filters,
                                           const void *output_gradient, float factor, float *partials, float *gradient,
                                           DeviceStream *stream) {
-    Tiling t = tile(shape, PATCH_BYTES);
+    Tiling t = tile(shape, PATCH_BYTES, BIAS_THREADS);
     unsigned blocks = 0;
     TRY(walkers(&t, BIAS_BLOCKS, &blocks));
     dim3 grid(blocks, (unsigned)t.chunks);
@@ -322,7 +332,7 @@ static int filter_threads(const StemShape *shape, const Tiling *t) {
 extern "C" Status cuda_stem_filter_gradient(const StemShape *shape, const StemSource *source, StemFilters filters,
                                             const void *output_gradient, float factor, float *partials, float *gradient,
                                             DeviceStream *stream) {
-    Tiling t = tile(shape, FILTER_PATCH_BYTES);
+    Tiling t = tile(shape, FILTER_PATCH_BYTES, THREADS);
     unsigned blocks = 0;
     TRY(walkers(&t, FILTER_BLOCKS, &blocks));
     dim3 grid(blocks, (unsigned)t.chunks);
