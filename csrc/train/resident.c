@@ -88,6 +88,7 @@ static void destroy_graphs(Resident *r) {
     for (int i = 0; i < TRAINER_MAX_PHASES; i++) {
         device_graph_destroy(r->phases[i].graph);
         r->phases[i].graph = NULL;
+        r->phases[i].warm = false;
     }
 }
 
@@ -121,6 +122,8 @@ void resident_destroy(Resident *r) {
     free_run(r);
     for (int i = 0; i < RESIDENT_SETS; i++) free_set(&r->sets[i]);
     resident_free_test(r);
+    device_free(r->moments);
+    device_host_free(r->host_moments);
     device_free(r->batch_images);
     device_free(r->batch_labels);
     device_free(r->batch_losses);
@@ -230,14 +233,14 @@ static Images batch_of(const Resident *r, const uint8_t *data) {
     return images;
 }
 
-static Status put_gradients(Resident *r, const GatherSet *set, const TrainerPhase *phase, Plan *plan) {
+static Status put_gradients(Resident *r, const GatherSet *set, const TrainerPhase *phase, Plan *plan, bool exchange) {
     const TrainerConfig *config = &r->trainer->config;
     Images images = batch_of(r, r->batch_images);
     StepOptions options = {.label_smoothing = config->label_smoothing,
                            .reduction = config->reduction,
                            .first_block = phase->first_block,
                            .losses = r->batch_losses,
-                           .hook = config->reduce_hook,
+                           .hook = exchange ? config->reduce_hook : NULL,
                            .hook_context = config->reduce_context};
     TRY(gather_batch(set, r->order, r->clock, config->batch, r->config.ops, r->config.op_count, r->batch_images,
                      r->batch_labels, r->stream));
@@ -249,12 +252,13 @@ static Status put_gradients(Resident *r, const GatherSet *set, const TrainerPhas
     }
     TRY(plan_step(plan, &images, r->batch_labels, config->batch, &options));
     TRY(plan_store_totals(plan, r->records, &r->clock->done));
-    if (config->reduce == NULL) return STATUS_OK;
+    if (config->reduce == NULL || !exchange) return STATUS_OK;
     return config->reduce(config->reduce_context, r->trainer->step, model_gradient_data(r->model),
                           model_gradient_elems(r->model, phase->first_block));
 }
 
-static Status put_step(Resident *r, const GatherSet *set, const PhaseState *state, const TrainerPhase *phase) {
+static Status put_step(Resident *r, const GatherSet *set, int phase, bool exchange) {
+    const PhaseState *state = &r->phases[phase];
     Trainer *trainer = r->trainer;
     const ResidentClosing closing = {.clock = r->clock,
                                      .flag = r->flag,
@@ -265,35 +269,26 @@ static Status put_step(Resident *r, const GatherSet *set, const PhaseState *stat
                                      .losses = r->batch_losses,
                                      .all_losses = r->all_losses,
                                      .batch = trainer->config.batch};
-    TRY(put_gradients(r, set, phase, state->plan));
+    TRY(put_gradients(r, set, &trainer->config.phases[phase], state->plan, exchange));
     TRY(optim_check_scheduled(trainer->optim, &r->clock->step, r->flag));
     TRY(optim_step_scheduled(trainer->optim, &r->clock->step, r->flag, state->enabled));
     return resident_close_step(&closing, r->stream);
 }
 
-static Status record_step(Resident *r, const GatherSet *set, PhaseState *state, const TrainerPhase *phase) {
+static Status record_step(Resident *r, const GatherSet *set, int phase) {
     TRY(device_capture_begin(r->stream));
-    Status status = put_step(r, set, state, phase);
-    if (status == STATUS_OK) return device_capture_end(r->stream, &state->graph);
+    Status status = put_step(r, set, phase, true);
+    if (status == STATUS_OK) return device_capture_end(r->stream, &r->phases[phase].graph);
     ErrorRecord cause = *error_record();
     DeviceGraph *part = NULL;
     if (device_capture_end(r->stream, &part) == STATUS_OK) device_graph_destroy(part);
     return error_adopt(&cause);
 }
 
-/* The first step of a phase runs as it is, which sets up what libraries set up late; the second is recorded. */
 static Status next_step(Resident *r, const GatherSet *set) {
-    Trainer *trainer = r->trainer;
-    const TrainerConfig *config = &trainer->config;
-    const TrainerPhase *phase = trainer_phase(trainer, trainer->step);
-    PhaseState *state = &r->phases[phase - config->phases];
-    bool graphs = r->config.graphs && (config->reduce == NULL || config->reduce_capturable);
-    if (state->plan == NULL) TRY(trainer_plan(trainer, phase->side, &state->plan));
-    if (state->warm && graphs && state->graph == NULL) TRY(record_step(r, set, state, phase));
-    if (state->graph != NULL) return device_graph_launch(state->graph, r->stream);
-    TRY(put_step(r, set, state, phase));
-    state->warm = true;
-    return STATUS_OK;
+    int phase = (int)(trainer_phase(r->trainer, r->trainer->step) - r->trainer->config.phases);
+    DeviceGraph *graph = r->phases[phase].graph;
+    return graph == NULL ? put_step(r, set, phase, true) : device_graph_launch(graph, r->stream);
 }
 
 /* ---- a run ---- */
@@ -302,14 +297,50 @@ static Status save_statistics(Resident *r) {
     return trainer_copy(r->trainer, r->backup, model_statistic_data(r->model), model_statistic_elems(r->model));
 }
 
-static Status begin_run(Resident *r, const int32_t *order, int steps, uint32_t epoch) {
-    Trainer *trainer = r->trainer;
-    size_t images = (size_t)steps * (size_t)trainer->config.batch, n = (size_t)steps;
+static Status upload_clock(Resident *r, uint32_t epoch) {
+    *r->host_clock = (GatherClock){.seed = r->config.seed, .epoch = epoch, .step = (int32_t)r->trainer->step};
+    return device_copy(r->clock, r->host_clock, sizeof *r->clock, r->stream);
+}
+
+static Status upload_order(Resident *r, const int32_t *order, size_t images) {
     memcpy(r->host_order, order, images * sizeof *order);
-    *r->host_clock = (GatherClock){.seed = r->config.seed, .epoch = epoch, .step = (int32_t)trainer->step};
+    return device_copy(r->order, r->host_order, images * sizeof *order, r->stream);
+}
+
+/* A step of a phase that counts as skipped from the start, without other ranks, changes nothing; but after it plans are
+ * there, libraries have set up what they set up late, and the real step can be recorded. */
+static Status warm_up(Resident *r, const GatherSet *set, int phase, uint32_t epoch) {
+    const TrainerConfig *config = &r->trainer->config;
+    PhaseState *state = &r->phases[phase];
+    TRY(trainer_plan(r->trainer, config->phases[phase].side, &state->plan));
+    TRY(upload_clock(r, epoch));
+    TRY(device_fill(r->records, 0, sizeof *r->records, r->stream));
+    TRY(device_fill(r->flag, 1, sizeof *r->flag, r->stream));
+    TRY(save_statistics(r));
+    TRY(put_step(r, set, phase, false));
+    TRY(device_stream_synchronize(r->stream));
+    if (r->config.graphs && (config->reduce == NULL || config->reduce_capturable)) TRY(record_step(r, set, phase));
+    state->warm = true;
+    return STATUS_OK;
+}
+
+/* For the phases from the next step on, as far as there are more steps in them. */
+static Status warm_up_all(Resident *r, const GatherSet *set, uint32_t epoch) {
+    const TrainerConfig *config = &r->trainer->config;
+    for (int i = 0; i < config->phase_count; i++) {
+        int64_t end = i + 1 < config->phase_count ? config->phases[i + 1].first_step : config->steps;
+        bool over = end <= r->trainer->step || end <= config->phases[i].first_step;
+        if (!over && !r->phases[i].warm) TRY(warm_up(r, set, i, epoch));
+    }
+    return STATUS_OK;
+}
+
+/* From here on the clock runs. */
+static Status begin_run(Resident *r, int steps, uint32_t epoch) {
+    Trainer *trainer = r->trainer;
+    size_t n = (size_t)steps;
     TRY(device_event_record(r->begin, r->stream));
-    TRY(device_copy(r->order, r->host_order, images * sizeof *order, r->stream));
-    TRY(device_copy(r->clock, r->host_clock, sizeof *r->clock, r->stream));
+    TRY(upload_clock(r, epoch));
     TRY(device_fill(r->records, 0, n * sizeof *r->records, r->stream));
     TRY(device_fill(r->skipped, 0, n * sizeof *r->skipped, r->stream));
     TRY(device_fill(r->flag, 0, sizeof *r->flag, r->stream));
@@ -398,7 +429,9 @@ Status resident_run(Resident *r, const int32_t *order, int steps, uint32_t epoch
     TRY(resident_need(r, RESIDENT_TRAIN, &set));
     TRY(check_run(r, &set, order, steps));
     TRY(prepare_run(r, set.count));
-    TRY(begin_run(r, order, steps, epoch));
+    TRY(upload_order(r, order, (size_t)steps * (size_t)r->trainer->config.batch));
+    TRY(warm_up_all(r, &set, epoch));
+    TRY(begin_run(r, steps, epoch));
     Status status = put_steps(r, &set, steps, done);
     if (status == STATUS_OK) return read_run(r, first, *done, out, losses);
     ErrorRecord cause = *error_record();
@@ -424,10 +457,8 @@ Status resident_look(Resident *r, const int32_t *order, int count, uint32_t epoc
     }
     TRY(resident_check_places(order, count, set.count));
     TRY(prepare_run(r, set.count));
-    memcpy(r->host_order, order, n * sizeof *order);
-    *r->host_clock = (GatherClock){.seed = r->config.seed, .epoch = epoch};
-    TRY(device_copy(r->order, r->host_order, n * sizeof *order, r->stream));
-    TRY(device_copy(r->clock, r->host_clock, sizeof *r->clock, r->stream));
+    TRY(upload_order(r, order, n));
+    TRY(upload_clock(r, epoch));
     TRY(gather_batch(&set, r->order, r->clock, count, r->config.ops, r->config.op_count, r->batch_images,
                      r->batch_labels, r->stream));
     TRY(device_copy(images, r->batch_images, n * image_bytes(r), r->stream));

