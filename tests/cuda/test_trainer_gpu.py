@@ -1,0 +1,229 @@
+"""Trainings on a GPU: as on the CPU, with and without recorded steps, resident or not, resumed, restarted."""
+
+import _cgxffcv
+import numpy as np
+import pytest
+import small_data
+
+from cgxffcv import checkpoint, recipes
+from cgxffcv.errors import DataError
+from cgxffcv.train import Trainer, TrainingDiverged
+
+pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
+
+MUON = recipes.get("airbench94").replace(
+    name="tiny", widths=(8, 16, 24), head_scale=1 / 24, batch_size=8, epochs=2, whiten_images=10, lr=0.1,
+    whiten_bias_epochs=1,
+)  # fmt: skip
+TINY = {
+    "muon": MUON,
+    "savers": MUON.replace(
+        depths=(2, 3, 2), resolutions=((0, 16), (0.3, 24), (0.6, 32)), hardest=((0.4, 0.5),), epochs=3,
+        freeze_block1_share=0.2, activation="relu", whiten_bias_random=False, whiten_bias_epochs=0.5, test_share=0.3,
+    ),
+    "averaging": recipes.get("airbench93").replace(
+        name="tiny", widths=(8, 16, 24), batch_size=8, epochs=2.3, whiten_images=10, lr=250.0
+    ),
+}  # fmt: skip
+NAMES = list(TINY)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return small_data.make(tmp_path_factory.mktemp("data"), train=27, test=7)
+
+
+def trainer_of(files, name, **options):
+    chosen = {"threads": 1, "num_workers": 1, "device": "gpu", "precision": "float32", "deterministic": True}
+    recipe = TINY[name] if isinstance(name, str) else name
+    return Trainer(recipe, *files, **(chosen | {"test_batch": 4} | options))
+
+
+def finish(trainer):
+    steps, epochs = [], []
+    while not trainer.finished:
+        steps += list(trainer.run_epoch())
+        epochs.append(trainer.end_epoch())
+    return steps, epochs
+
+
+def what(steps):
+    return [(s.epoch, s.step, s.images, s.loss, s.correct, s.rate, s.skipped, s.resolution) for s in steps]
+
+
+def same_state(a, b):
+    assert set(a) == set(b)
+    for name, value in a.items():
+        if isinstance(value, np.ndarray):
+            assert value.tobytes() == b[name].tobytes(), name
+        elif name != "sums":
+            assert value == b[name], name
+    for mine, theirs in zip(a["sums"], b["sums"], strict=True):
+        assert {k: v for k, v in mine.items() if k != "seconds"} == {k: v for k, v in theirs.items() if k != "seconds"}
+
+
+@pytest.fixture(scope="module")
+def whole(files):
+    """whole(name): steps, epochs, test and state of a training with seed 1, made once."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            with trainer_of(files, name, seed=1) as trainer:
+                assert trainer.resident and trainer.gpu == 0
+                steps, epochs = finish(trainer)
+                assert trainer.field_seconds > 0
+                test = trainer.evaluate()
+                made[name] = steps, epochs, test, trainer.state_dict()
+                assert trainer._resident.core.graphs() > 0
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_trains_as_the_cpu_does(files, whole, name):
+    steps, epochs, test, state = whole(name)
+    with trainer_of(files, name, seed=1, device="cpu") as trainer:
+        assert trainer.gpu is None and trainer.field_seconds is None
+        expected, expected_epochs = finish(trainer)
+        expected_test = trainer.evaluate()
+        plain = trainer.state_dict()
+    assert [(s.epoch, s.step, s.images, s.resolution, s.skipped) for s in steps] == [
+        (s.epoch, s.step, s.images, s.resolution, s.skipped) for s in expected
+    ]
+    assert [s.rate for s in steps] == [s.rate for s in expected]
+    np.testing.assert_allclose([s.loss for s in steps[:3]], [s.loss for s in expected[:3]], rtol=2e-4)
+    np.testing.assert_allclose([s.loss for s in steps], [s.loss for s in expected], rtol=5e-2)
+    assert set(state) == set(plain) and test.images == expected_test.images == 7
+    assert [e.images for e in epochs] == [e.images for e in expected_epochs]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_graphs_change_nothing(files, whole, name):
+    steps, epochs, test, state = whole(name)
+    with trainer_of(files, name, seed=1, graphs=False) as trainer:
+        got = finish(trainer)
+        assert trainer._resident.core.graphs() == 0
+        assert what(got[0]) == what(steps)
+        assert [e._replace(seconds=0) for e in got[1]] == [e._replace(seconds=0) for e in epochs]
+        assert trainer.evaluate()._replace(seconds=0) == test._replace(seconds=0)
+        same_state(state, trainer.state_dict())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batches_from_host_memory_give_the_same(files, whole, name):
+    steps, _, test, state = whole(name)
+    with trainer_of(files, name, seed=1, resident=False) as trainer:
+        assert not trainer.resident and trainer.field_seconds is None
+        got, _ = finish(trainer)
+        np.testing.assert_allclose([s.loss for s in got[:3]], [s.loss for s in steps[:3]], rtol=2e-4)
+        np.testing.assert_allclose([s.loss for s in got], [s.loss for s in steps], rtol=5e-2)
+        assert [s.step for s in got] == [s.step for s in steps]
+        assert trainer.evaluate().images == 7
+
+
+@pytest.mark.parametrize("name, stop", [("muon", 2), ("savers", 4), ("averaging", 5)])
+def test_resuming_continues_bit_for_bit(files, whole, tmp_path, name, stop):
+    steps, _, test, state = whole(name)
+    path = tmp_path / "last.safetensors"
+    with trainer_of(files, name, seed=1) as first:
+        first.steps_at_once = 1
+        while first.step < stop:
+            for report in first.run_epoch():
+                if report.step == stop - 1:
+                    break
+        assert first.step == stop
+        first.save(path)
+    with trainer_of(files, name, seed=1) as second:
+        second.resume(path)
+        rest, _ = finish(second)
+        assert what(rest) == what(steps[stop:])
+        assert second.evaluate()._replace(seconds=0) == test._replace(seconds=0)
+        same_state(state, second.state_dict())
+    assert checkpoint.read_header(path)["precision"] == "float32"
+
+
+@pytest.mark.parametrize("name, resident", [*((name, True) for name in NAMES), ("muon", False)])
+def test_a_restart_is_a_fresh_trainer(files, whole, name, resident):
+    steps, _, test, state = whole(name)
+    if not resident:
+        with trainer_of(files, name, seed=1, resident=False) as trainer:
+            steps, _ = finish(trainer)
+            test, state = trainer.evaluate(), trainer.state_dict()
+    with trainer_of(files, name, seed=5, resident=resident) as trainer:
+        first = finish(trainer)[0]
+        assert what(first) != what(steps)
+        graphs = trainer._resident.core.graphs() if resident else 0
+        trainer.restart(1)
+        assert trainer.step == 0 and trainer.best_accuracy == 0
+        assert what(finish(trainer)[0]) == what(steps)
+        assert trainer.evaluate()._replace(seconds=0) == test._replace(seconds=0)
+        same_state(state, trainer.state_dict())
+        assert not resident or trainer._resident.core.graphs() == graphs
+
+
+def test_an_epoch_left_early_is_whole(files, whole):
+    steps, epochs, _, _ = whole("muon")
+    with trainer_of(files, "muon", seed=1) as trainer:
+        for _ in trainer.run_epoch():
+            break
+        assert trainer.step == 3
+        assert trainer.end_epoch()._replace(seconds=0) == epochs[0]._replace(seconds=0)
+        assert what(trainer.run_epoch()) == what(steps[3:])
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_it_learns_in_half(tmp_path, precision):
+    files = small_data.make(tmp_path, train=40, test=7)
+    recipe = MUON.replace(batch_size=20, epochs=3, whiten_images=20)
+    with trainer_of(files, recipe, precision=precision) as trainer:
+        steps, _ = finish(trainer)
+        assert trainer.precision == precision and not any(s.skipped for s in steps)
+        assert np.mean([s.loss for s in steps[-2:]]) < 0.9 * np.mean([s.loss for s in steps[:2]])
+        assert np.isfinite(trainer.evaluate().loss)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_steps_that_are_not_finite_are_skipped(files, resident):
+    wild = MUON.replace(bias_lr=1e38, head_lr=1e38, epochs=6)
+    with trainer_of(files, wild, resident=resident) as trainer:
+        good, skipped = [], []
+        with pytest.raises(TrainingDiverged, match="not finite in 10 steps in a row"):
+            while not trainer.finished:
+                for report in trainer.run_epoch():
+                    (skipped if report.skipped else good).append(report)
+        assert len(skipped) >= 9 and good and all(np.isfinite(r.loss) for r in good)
+        state = trainer.state_dict()
+        assert all(np.isfinite(v).all() for n, v in state.items() if "running" in n)
+
+
+def test_skipped_steps_change_nothing(files):
+    """After the first bad step of `wild`, parameters and statistics stay as they were."""
+    wild = MUON.replace(bias_lr=1e38, head_lr=1e38, epochs=3)
+    with trainer_of(files, wild) as trainer:
+        trainer.steps_at_once = 1
+        before = None
+        for report in trainer.run_epoch():
+            after = [trainer._core.read(name) for name in ("parameters", "statistics", "momentum")]
+            if report.skipped:
+                for was, now in zip(before, after, strict=True):
+                    np.testing.assert_array_equal(was, now)
+            before = after
+        assert report.skipped
+
+
+def test_wrong_data(files, tmp_path):
+    images, labels = small_data.images_and_labels(20)
+    labels[17] = 10
+    path = small_data.write(tmp_path / "a.beton", images, labels)
+    with pytest.raises(DataError, match="sample 17 has the label 10"):
+        trainer_of((path, None), "muon")
+    few = small_data.write(tmp_path / "b.beton", *small_data.images_and_labels(5))
+    with pytest.raises(ValueError, match="the training set has only 5"):
+        trainer_of((few, None), "muon")
+    with (
+        trainer_of(files, MUON.replace(widths=(8, 12, 24))) as trainer,
+        pytest.raises(ValueError, match="multiple of 8"),
+    ):
+        next(trainer.run_epoch())
