@@ -256,4 +256,6 @@ static inline long long clock64(void) { return 0; }
 void emulator_trap(void);
 static inline void __trap(void) { emulator_trap(); }
 
+#include "matrix.h"
+
 #endif
