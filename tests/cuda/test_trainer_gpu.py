@@ -1,5 +1,10 @@
 """Trainings on a GPU: as on the CPU, with and without recorded steps, resident or not, resumed, restarted."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import _cgxffcv
 import numpy as np
 import pytest
@@ -227,3 +232,25 @@ def test_wrong_data(files, tmp_path):
         pytest.raises(ValueError, match="multiple of 8"),
     ):
         next(trainer.run_epoch())
+
+
+FALLBACK = """
+import sys, warnings
+sys.path[:0] = sys.argv[1:3]
+import test_trainer_gpu as t
+with warnings.catch_warnings(record=True) as notes, t.trainer_of((sys.argv[3], None), "muon") as trainer:
+    print(trainer.resident, [str(note.message) for note in notes], next(trainer.run_epoch()).step)
+"""
+
+
+@pytest.mark.skipif(_cgxffcv.devices()[:1] == [] or _cgxffcv.devices()[0]["name"] != "emulated device",
+                    reason="needs the emulator, whose memory can be made small")  # fmt: skip
+def test_a_set_that_does_not_fit_stays_in_host_memory(tmp_path):
+    path = small_data.write(tmp_path / "a.beton", *small_data.images_and_labels(4000))
+    here = Path(__file__).resolve().parent
+    done = subprocess.run(
+        [sys.executable, "-c", FALLBACK, str(here), str(here.parent / "py"), path], capture_output=True, text=True,
+        timeout=120, env=os.environ | {"CGXFFCV_EMULATED_MEMORY": str(12 << 20)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("False ['the training set stays in host memory: ") and done.stdout.endswith(" 0\n")
