@@ -1,7 +1,7 @@
 """Builds the one extension module, _cgxffcv: finds the optional libraries, compiles what changed, links.
 
 Switches (environment): CGXFFCV_CUDA, CGXFFCV_MPI, CGXFFCV_NCCL, CGXFFCV_ONEDNN, CGXFFCV_JPEG = auto | 0 | 1;
-CGXFFCV_CUDA_ARCH (for example "90" or "75;80;90"; unset: what this machine's GPUs need, without one 75;80;86;90),
+CGXFFCV_CUDA_ARCH (for example "90" or "75;80;90"; unset: what this machine's GPUs need, without one 75;80;90),
 CGXFFCV_DEBUG=1, CGXFFCV_SANITIZE=address,undefined, CGXFFCV_WERROR=1. `auto` takes what is there and prints a table;
 `1` and missing stops with the package to install.
 For developers: CGXFFCV_CUDA=emulate compiles the kernels with g++ and runs them on the CPU (tests/cuda/emulator).
@@ -261,7 +261,7 @@ def cuda_architectures():
     present = run("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader") or ""
     found = {major + minor for major, minor in re.findall(r"^(\d+)\.(\d)\s*$", present, re.M)}
     usable = sorted((a for a in found if int(a) >= 75), key=int)
-    return usable or ["75", "80", "86", "90"]
+    return usable or ["75", "80", "90"]
 
 
 def compile_command(source, parts, include_dirs):
