@@ -248,8 +248,10 @@ with warnings.catch_warnings(record=True) as notes, t.trainer_of((sys.argv[3], N
 def test_a_set_that_does_not_fit_stays_in_host_memory(tmp_path):
     path = small_data.write(tmp_path / "a.beton", *small_data.images_and_labels(4000))
     here = Path(__file__).resolve().parent
+    script = tmp_path / "fallback.py"
+    script.write_text(FALLBACK)
     done = subprocess.run(
-        [sys.executable, "-c", FALLBACK, str(here), str(here.parent / "py"), path], capture_output=True, text=True,
+        [sys.executable, str(script), str(here), str(here.parent / "py"), path], capture_output=True, text=True,
         timeout=120, env=os.environ | {"CGXFFCV_EMULATED_MEMORY": str(12 << 20)}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
