@@ -57,7 +57,7 @@ def choose(wish: str = "auto", first: int = 0, local_rank: int = 0) -> int | Non
     try:
         _cgxffcv.select_device(index)
     except (ValueError, _cgxffcv.CudaError, _cgxffcv.NotBuiltError) as error:
-        raise UserError(f"GPU {index}: {error}") from None
+        raise UserError(f"GPU {index} cannot be used: {str(error).removeprefix(f'GPU {index} ')}") from None
     return index
 
 

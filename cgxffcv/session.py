@@ -85,7 +85,8 @@ def choose_device(config: Config, say: app.Say) -> int | None:
     try:
         index = device.choose(wish, first, app.local_rank())
     except UserError as error:
-        raise UserError(f"data.gpu = {first} ({config.origin('data.gpu')}): {error}") from None
+        origin = config.origin("data.gpu")
+        raise UserError(f"data.gpu = {first} ({origin}): {error}; or use --training.device=cpu") from None
     if app.local_ranks() > count:
         say(
             f"note: {app.local_ranks()} ranks share {'one GPU' if count == 1 else f'{count} GPUs'}, and their "
