@@ -22,10 +22,10 @@ pytestmark = [
 ]
 
 
-def run(*command, seconds, **environment):
+def run(*command, seconds, folder=ROOT, **environment):
     done = subprocess.run(
         [sys.executable, *command],
-        cwd=ROOT,
+        cwd=folder,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -39,9 +39,11 @@ def run(*command, seconds, **environment):
 def cuda_tests(without, **environment):
     """Runs tests/cuda with the emulated build, but for the modules of these names."""
     path = os.pathsep.join([str(BUILD / "lib"), str(ROOT)])
-    ignored = [f"--ignore=tests/cuda/test_{name}.py" for name in without]
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *ignored, "tests/cuda"]
-    return run(*command, seconds=1200, PYTHONPATH=path, OPENBLAS_NUM_THREADS="1", **environment)
+    tests = ROOT / "tests" / "cuda"
+    ignored = [f"--ignore={tests / f'test_{name}.py'}" for name in without]
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *ignored, str(tests)]
+    # From the build's folder: Python looks into the current one first.
+    return run(*command, seconds=1200, folder=BUILD / "lib", PYTHONPATH=path, OPENBLAS_NUM_THREADS="1", **environment)
 
 
 @pytest.mark.timeout(2000)
