@@ -1,6 +1,7 @@
 /* The memory of a context: one arena for held tensors, one for the others, what the operators ask for. */
 #include "nn/cuda/context.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"
@@ -12,6 +13,11 @@ void *cuda_tensor(const Context *context, int tensor) {
     const Tensor *t = &context->program->tensors[tensor];
     if (t->held) return context->arena + t->offset;
     return context->scratch + t->offset * (size_t)context->program->batch;
+}
+
+bool cuda_fusion_wanted(void) {
+    const char *wish = getenv("CGXFFCV_FUSED");
+    return wish == NULL || strcmp(wish, "0") != 0;
 }
 
 Status cuda_context_alloc(Context *context, size_t bytes, void *out) {

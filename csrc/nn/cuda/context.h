@@ -49,6 +49,10 @@ void cuda_context_destroy(Context *context);
 /* Zeroed device memory that lives as long as the context. */
 Status cuda_context_alloc(Context *context, size_t bytes, void *out);
 
+/* Whether kernels may do the work of several passes; the environment's CGXFFCV_FUSED=0 says no when a context is made.
+ */
+bool cuda_fusion_wanted(void);
+
 /* The whole batch of a tensor, in device memory. */
 void *cuda_tensor(const Context *context, int tensor);
 static inline const Tensor *cuda_shape(const Context *context, int tensor) {
