@@ -118,6 +118,7 @@ Status cuda_context_create(Model *model, const Program *program, Context **out) 
     TRY_GOTO(memory_calloc((size_t)program->op_count, sizeof *context->states, &context->states));
     TRY_GOTO(cuda_convs_create(context->stream, &context->convs));
     TRY_GOTO(allocate(context));
+    cuda_conv_pool_choose(context);
     for (int i = 0; i < program->op_count; i++) TRY_GOTO(create_op(context, i));
     TRY_GOTO(allocate_workspace(context));
     TRY_GOTO(device_stream_synchronize(context->stream));

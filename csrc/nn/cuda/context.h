@@ -9,6 +9,7 @@
 
 /* What an operator keeps in this backend; which members are set depends on its kind. Device memory of the context. */
 typedef struct OpState {
+    bool pooled; /* a convolution that does nothing, since its norm's kernel computes it; and that norm */
     CudaConv *forward, *data, *filter; /* owned */
     float *partials;                   /* partial sums of blocks, combined in a fixed order by the closing pass */
     float *terms;                      /* norm: per-channel values that the passes share, see norm_op.c */
@@ -52,12 +53,20 @@ Status cuda_context_alloc(Context *context, size_t bytes, void *out);
 /* Whether kernels may do the work of several passes; the environment's CGXFFCV_FUSED=0 says no when a context is made.
  */
 bool cuda_fusion_wanted(void);
+/* An operator's filters in storage precision. */
+const void *cuda_filters(const Context *context, const Op *op);
 
 /* The whole batch of a tensor, in device memory. */
 void *cuda_tensor(const Context *context, int tensor);
 static inline const Tensor *cuda_shape(const Context *context, int tensor) {
     return &context->program->tensors[tensor];
 }
+
+/* conv_pool_op.c: a convolution and its norm's pool in one kernel. Finds those that there are; their two passes. */
+void cuda_conv_pool_choose(Context *context);
+int cuda_conv_pool_op_blocks(const Context *context, const Job *job, int norm);
+Status cuda_pass_conv_pool_statistics(Context *context, const Job *job, int norm);
+Status cuda_pass_conv_pool_evaluate(Context *context, const Job *job, int norm);
 
 /* conv_op.c, stem_op.c, norm_op.c, head_op.c: what an operator needs; its passes. */
 Status cuda_conv_op_create(Context *context, int op);

@@ -37,7 +37,7 @@ Status cuda_conv_op_create(Context *context, int op) {
     const Op *o = &context->program->ops[op];
     OpState *state = &context->states[op];
     Status status = STATUS_OK;
-    TRY_GOTO(create_pass(context, op, PASS_CONV_FORWARD, CUDA_CONV_FORWARD, &state->forward));
+    if (!state->pooled) TRY_GOTO(create_pass(context, op, PASS_CONV_FORWARD, CUDA_CONV_FORWARD, &state->forward));
     TRY_GOTO(create_pass(context, op, PASS_CONV_DATA, CUDA_CONV_DATA, &state->data));
     if (o->train_filters) {
         TRY_GOTO(create_pass(context, op, PASS_CONV_FILTER, CUDA_CONV_FILTER, &state->filter));
@@ -55,7 +55,7 @@ void cuda_conv_op_destroy(OpState *state) {
 
 static size_t element_bytes(const Context *context) { return context->program->precision == PRECISION_FLOAT32 ? 4 : 2; }
 
-static const void *filters_of(const Context *context, const Op *op) {
+const void *cuda_filters(const Context *context, const Op *op) {
     return (const char *)context->filters + op->weight * element_bytes(context);
 }
 
@@ -70,14 +70,15 @@ static Status clear_rest(Context *context, const Job *job, int tensor) {
 Status cuda_pass_conv_forward(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
     (void)job;
-    return cuda_conv_run(context->states[op].forward, cuda_tensor(context, o->input), filters_of(context, o),
+    if (context->states[op].pooled) return STATUS_OK;
+    return cuda_conv_run(context->states[op].forward, cuda_tensor(context, o->input), cuda_filters(context, o),
                          cuda_tensor(context, o->output), context->workspace);
 }
 
 Status cuda_pass_conv_data(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
     (void)job;
-    return cuda_conv_run(context->states[op].data, cuda_tensor(context, o->output_gradient), filters_of(context, o),
+    return cuda_conv_run(context->states[op].data, cuda_tensor(context, o->output_gradient), cuda_filters(context, o),
                          cuda_tensor(context, o->input_gradient), context->workspace);
 }
 

@@ -34,6 +34,7 @@ Status cuda_norm_statistics(const NormShape *shape, const void *input, void *poo
 /* Partial statistics to terms and running statistics; scale NULL: all 1. */
 typedef struct NormClose {
     float *partials;
+    int blocks; /* that left them; 0: those of cuda_norm_statistics */
     const float *scale, *shift;
     float *terms, *running_mean, *running_variance;
     double eps, keep;

@@ -89,9 +89,8 @@ static unsigned close_blocks(const NormShape *shape) {
 }
 
 extern "C" Status cuda_norm_close(const NormShape *shape, NormClose close, DeviceStream *stream) {
-    Grid grid = statistics_grid(shape);
-    return LAUNCH(close_statistics, close_blocks(shape), close_threads(), 0, stream, close, shape->channels,
-                  (int)grid.blocks.x);
+    int blocks = close.blocks > 0 ? close.blocks : (int)statistics_grid(shape).blocks.x;
+    return LAUNCH(close_statistics, close_blocks(shape), close_threads(), 0, stream, close, shape->channels, blocks);
 }
 
 extern "C" Status cuda_norm_running(const NormShape *shape, NormClose close, DeviceStream *stream) {

@@ -36,6 +36,7 @@ Status cuda_norm_op_create(Context *context, int op) {
 
 Status cuda_pass_norm_statistics(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
+    if (context->states[op].pooled) return cuda_pass_conv_pool_statistics(context, job, op);
     NormShape shape = shape_of(context, op, job->count);
     bool pool = o->node.pool_place == POOL_BEFORE_NORM;
     return cuda_norm_statistics(&shape, cuda_tensor(context, o->input), pool ? cuda_tensor(context, o->saved) : NULL,
@@ -59,7 +60,9 @@ static NormClose close_of(const Context *context, int op) {
 
 Status cuda_pass_norm_close(Context *context, const Job *job, int op) {
     NormShape shape = shape_of(context, op, job->count);
-    return cuda_norm_close(&shape, close_of(context, op), context->stream);
+    NormClose close = close_of(context, op);
+    if (context->states[op].pooled) close.blocks = cuda_conv_pool_op_blocks(context, job, op);
+    return cuda_norm_close(&shape, close, context->stream);
 }
 
 Status cuda_pass_norm_running(Context *context, const Job *job, int op) {
@@ -87,6 +90,7 @@ Status cuda_pass_norm_apply(Context *context, const Job *job, int op) {
 
 Status cuda_pass_norm_evaluate(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
+    if (context->states[op].pooled) return cuda_pass_conv_pool_evaluate(context, job, op);
     NormShape shape = shape_of(context, op, job->count);
     NormApply apply = apply_of(context, op, o->input, -1);
     if (o->node.pool_place != POOL_NONE) return cuda_norm_apply_pooled(&shape, apply, context->stream);

@@ -1,0 +1,427 @@
+/* Convolution and pool in one, on the tensor cores: the rows of a product are positions of the map, its columns output
+ * channels, and the terms of its sums taps and input channels.
+ *
+ * A block keeps the filters of its channels and takes image after image into shared memory, the next one while it works
+ * on this one. A warp takes windows of the pool 8 at a time as the rows of products, those of their left columns above
+ * those of the right ones, so that a thread ends with all four members of its windows in its own registers. The two
+ * rows and columns of windows share most of what they read: each register of the map serves up to six products.
+ *
+ * In shared memory the even and the odd columns of a map lie apart: the 8 windows of a load are neighbours there, at a
+ * distance of an odd number of 16 bytes, which fall into different banks. */
+#include "device/mma.cuh"
+#include "nn/cuda/norm_values.cuh"
+
+extern "C" {
+#include "nn/cuda/conv_pool.h"
+}
+
+#define WARPS 8
+#define THREADS (WARPS * WARP)
+#define BLOCK_CHANNELS 64 /* of the output */
+#define TILES (BLOCK_CHANNELS / 8)
+#define EIGHTS 2 /* times 8 windows for a warp at a time */
+#define UNIT (8 * EIGHTS)
+#define POOLED_STRIDE (2 * BLOCK_CHANNELS + 16) /* bytes of a window in a warp's exchange */
+#define INDEX_STRIDE (BLOCK_CHANNELS + 16)
+#define EXCHANGE_BYTES (UNIT * (POOLED_STRIDE + INDEX_STRIDE))
+#define MERGE_FLOATS 17 /* count, means, deviations of 8 channels */
+
+/* A position has `CHUNKS` times 8 input channels. */
+__host__ __device__ constexpr int odd(int number) { return number | 1; }
+__host__ __device__ constexpr int position_bytes(int chunks) { return odd(chunks) * 16; }
+__host__ __device__ constexpr int filter_bytes(int chunks) { return odd(9 * chunks) * 16; }
+
+typedef struct Maps {
+    int images, channels;              /* channels of the whole output */
+    Divisor row_chunks;                /* chunks of a row that are read */
+    uint32_t image_chunks, all_chunks; /* chunks of an image that are read, and of all of it */
+    uint32_t skipped;                  /* chunks at the end of a row that no window reads */
+    Divisor across;                    /* windows in a row */
+    uint32_t windows;                  /* in an image */
+    int plane_bytes, row_bytes, bytes; /* in shared memory: even or odd columns of a row; a row; an image */
+} Maps;
+
+/* ---- into shared memory ------------------------------------------------------------------------------------------*/
+
+/* Within its border of zeros, which stays. */
+template <typename T, int CHUNKS>
+__device__ __forceinline__ void copy_map(const T *input, const Maps &maps, int image, char *to) {
+    const T *from = input + (size_t)image * maps.all_chunks * 8;
+    for (uint32_t i = (uint32_t)thread_index(); i < maps.image_chunks; i += THREADS) {
+        uint32_t rest, row = divide(i, maps.row_chunks, &rest), column = rest / CHUNKS + 1, chunk = rest % CHUNKS;
+        char *place = to + (row + 1) * (uint32_t)maps.row_bytes + column % 2 * (uint32_t)maps.plane_bytes;
+        cp_async_16(place + column / 2 * position_bytes(CHUNKS) + chunk * 16,
+                    from + ((size_t)i + row * maps.skipped) * 8, false);
+    }
+}
+
+template <typename T, int CHUNKS> __device__ __forceinline__ void copy_filters(const T *filters, char *to) {
+    constexpr int ROW = 9 * CHUNKS;
+    const T *from = filters + (size_t)blockIdx.y * BLOCK_CHANNELS * ROW * 8;
+    for (int i = thread_index(); i < BLOCK_CHANNELS * ROW; i += THREADS) {
+        cp_async_16(to + i / ROW * filter_bytes(CHUNKS) + i % ROW * 16, from + i * 8, false);
+    }
+}
+
+/* ---- products ----------------------------------------------------------------------------------------------------*/
+
+/* Sums of 8 windows: of their upper and lower rows, for each 8 channels. */
+typedef float Sums[2][TILES][4];
+
+/* What 8 windows read of one row of the map: of their four columns each chunk. */
+template <int CHUNKS> struct MapRow {
+    uint32_t chunks[CHUNKS][4];
+
+    /* Each lane comes with the place of a window and, by its eight, of a column. */
+    __device__ __forceinline__ void load(const char *place) {
+#pragma unroll
+        for (int i = 0; i < CHUNKS; i++) ldmatrix_x4(chunks[i], place + i * 16);
+    }
+    /* The left windows' column `k / CHUNKS`, and the right ones' beside it. */
+    __device__ __forceinline__ uint32_t left(int k) const { return chunks[k % CHUNKS][k / CHUNKS]; }
+    __device__ __forceinline__ uint32_t right(int k) const { return chunks[k % CHUNKS][k / CHUNKS + 1]; }
+};
+
+/* Adds what a row of the filters makes of the map. `rows`: those of the upper and of the lower row of windows;
+ * `filters`: the row's place for each lane as the loads of two chunks for 16 channels want it; `last` of one for 32. */
+template <typename T, int CHUNKS>
+__device__ __forceinline__ void add_filter_row(Sums (&sums)[EIGHTS], const MapRow<CHUNKS> *const (&rows)[2],
+                                               const char *filters, const char *last) {
+    constexpr int ALL = 3 * CHUNKS, PITCH = filter_bytes(CHUNKS);
+#pragma unroll
+    for (int k = 0; k + 1 < ALL; k += 2) {
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile += 2) {
+            uint32_t b[4];
+            ldmatrix_x4(b, filters + tile * 8 * PITCH + k * 16);
+#pragma unroll
+            for (int i = 0; i < 2 * EIGHTS; i++) {
+                const MapRow<CHUNKS> &row = rows[i % 2][i / 2];
+                uint32_t a[4] = {row.left(k), row.right(k), row.left(k + 1), row.right(k + 1)};
+                mma_16816<T>(sums[i / 2][i % 2][tile], a, b[0], b[1]);
+                mma_16816<T>(sums[i / 2][i % 2][tile + 1], a, b[2], b[3]);
+            }
+        }
+    }
+    if (ALL % 2 == 0) return;
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile += 4) {
+        uint32_t b[4];
+        ldmatrix_x4(b, last + tile * 8 * PITCH + (ALL - 1) * 16);
+#pragma unroll
+        for (int i = 0; i < 2 * EIGHTS; i++) {
+            const MapRow<CHUNKS> &row = rows[i % 2][i / 2];
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                mma_1688<T>(sums[i / 2][i % 2][tile + n], row.left(ALL - 1), row.right(ALL - 1), b[n]);
+            }
+        }
+    }
+}
+
+/* The windows' sums. `places`: see MapRow. */
+template <typename T, int CHUNKS>
+__device__ __forceinline__ void convolve(Sums (&sums)[EIGHTS], const char *const (&places)[EIGHTS], int row_bytes,
+                                         const char *filters) {
+    constexpr int PITCH = filter_bytes(CHUNKS);
+    int lane = thread_index() % WARP;
+    const char *pairs = filters + (lane / 16 * 8 + lane % 8) * PITCH + lane / 8 % 2 * 16;
+    const char *last = filters + lane * PITCH;
+    MapRow<CHUNKS> rows[2][EIGHTS]; /* of even and of odd number */
+#pragma unroll
+    for (int i = 0; i < EIGHTS; i++) rows[0][i].load(places[i]);
+#pragma unroll
+    for (int y = 0; y < 3; y++) {
+#pragma unroll
+        for (int i = 0; i < EIGHTS; i++) rows[(y + 1) % 2][i].load(places[i] + (y + 1) * row_bytes);
+        const MapRow<CHUNKS> *const these[2] = {rows[y % 2], rows[(y + 1) % 2]};
+        add_filter_row<T, CHUNKS>(sums, these, pairs + y * 3 * CHUNKS * 16, last + y * 3 * CHUNKS * 16);
+    }
+}
+
+/* ---- the pool ----------------------------------------------------------------------------------------------------*/
+
+/* Two values, rounded; what is larger in which of the two. */
+__device__ static __forceinline__ __half2 round_pair(float x, float y, __half) { return __floats2half2_rn(x, y); }
+__device__ static __forceinline__ __nv_bfloat162 round_pair(float x, float y, __nv_bfloat16) {
+    return __floats2bfloat162_rn(x, y);
+}
+
+template <typename Pair> __device__ __forceinline__ uint32_t bits_of_pair(Pair pair) {
+    uint32_t bits;
+    memcpy(&bits, &pair, sizeof bits);
+    return bits;
+}
+template <typename Pair> __device__ __forceinline__ Pair pair_of_bits(uint32_t bits) {
+    Pair pair;
+    memcpy((void *)&pair, &bits, sizeof bits);
+    return pair;
+}
+
+/* The largest of the four, the first of equal ones, and in 16 bits for each which it is. */
+template <typename T>
+__device__ __forceinline__ uint32_t pool_pair(const float (&upper)[4], const float (&lower)[4], uint32_t *where) {
+    auto best = round_pair(upper[0], upper[1], T());
+    typedef decltype(best) Pair;
+    const Pair others[3] = {round_pair(upper[2], upper[3], T()), round_pair(lower[0], lower[1], T()),
+                            round_pair(lower[2], lower[3], T())};
+    uint32_t element = 0;
+#pragma unroll
+    for (uint32_t e = 1; e < 4; e++) {
+        uint32_t larger = __hgt2_mask(others[e - 1], best);
+        best = pair_of_bits<Pair>((bits_of_pair(others[e - 1]) & larger) | (bits_of_pair(best) & ~larger));
+        element = (e * 0x10001u & larger) | (element & ~larger);
+    }
+    *where = element;
+    return bits_of_pair(best);
+}
+
+/* From the threads' registers into the warp's exchange. Indices of 16 channels are interleaved: word t holds those of
+ * channels 2 t, 2 t + 1, 2 t + 8, 2 t + 9. */
+template <typename T> __device__ __forceinline__ void pool_sums(const Sums (&sums)[EIGHTS], char *exchange) {
+    int lane = thread_index() % WARP, g = lane / 4, t = lane % 4;
+    char *pooled = exchange + g * POOLED_STRIDE + t * 4;
+    char *index = exchange + UNIT * POOLED_STRIDE + g * INDEX_STRIDE + t * 4;
+#pragma unroll
+    for (int i = 0; i < EIGHTS; i++) {
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile += 2) {
+            uint32_t where[2];
+#pragma unroll
+            for (int n = 0; n < 2; n++) {
+                uint32_t best = pool_pair<T>(sums[i][0][tile + n], sums[i][1][tile + n], &where[n]);
+                *reinterpret_cast<uint32_t *>(pooled + i * 8 * POOLED_STRIDE + (tile + n) * 16) = best;
+            }
+            uint32_t word = __byte_perm(where[0], where[1], 0x6420);
+            *reinterpret_cast<uint32_t *>(index + i * 8 * INDEX_STRIDE + tile * 8) = word;
+        }
+    }
+}
+
+/* 16 indices for each thread of the warp at a time. */
+__device__ static __forceinline__ void store_index(const char *exchange, uint8_t *to, uint32_t first,
+                                                   const Maps &maps) {
+    constexpr int ACROSS = BLOCK_CHANNELS / 16, DOWN = WARP / ACROSS;
+    int lane = thread_index() % WARP;
+    uint32_t part = (uint32_t)lane % ACROSS;
+#pragma unroll
+    for (uint32_t row = (uint32_t)lane / ACROSS; row < UNIT; row += DOWN) {
+        uint4 w = *reinterpret_cast<const uint4 *>(exchange + UNIT * POOLED_STRIDE + row * INDEX_STRIDE + part * 16);
+        uint4 bytes = make_uint4(__byte_perm(w.x, w.y, 0x5410), __byte_perm(w.z, w.w, 0x5410),
+                                 __byte_perm(w.x, w.y, 0x7632), __byte_perm(w.z, w.w, 0x7632));
+        if (first + row >= maps.windows) continue;
+        uint8_t *place = to + (size_t)(first + row) * (size_t)maps.channels + part * 16;
+        __stcs(reinterpret_cast<uint4 *>(place), bytes);
+    }
+}
+
+/* ---- statistics --------------------------------------------------------------------------------------------------*/
+
+/* Count, means and squared deviations of two sets of values (Chan, Golub, LeVeque). */
+__device__ static __forceinline__ void merge(float (&to)[MERGE_FLOATS], const float (&other)[MERGE_FLOATS]) {
+    if (other[0] <= 0) return;
+    float total = to[0] + other[0], share = other[0] / total;
+#pragma unroll
+    for (int i = 1; i <= 8; i++) {
+        float apart = other[i] - to[i];
+        to[i + 8] += other[i + 8] + apart * apart * to[0] * share;
+        to[i] = fmaf(apart, share, to[i]);
+    }
+    to[0] = total;
+}
+
+/* The block's partial sums; all threads call it, and the maps in shared memory are done with. Means count from zero. */
+__device__ static __forceinline__ void store_partials(const Moments<8> &moments, float *shared, float *partials,
+                                                      int channels) {
+    int thread = thread_index(), lane = thread % WARP;
+    float own[MERGE_FLOATS], other[MERGE_FLOATS];
+    float share = moments.count > 0 ? 1.0f / (float)moments.count : 0.0f;
+    own[0] = (float)moments.count;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        own[i + 1] = fmaf(moments.sum[i], share, moments.origin[i]);
+        own[i + 9] = fmaxf(moments.square[i] - moments.sum[i] * moments.sum[i] * share, 0.0f);
+    }
+#pragma unroll
+    for (int distance = TILES; distance < WARP; distance *= 2) {
+#pragma unroll
+        for (int i = 0; i < MERGE_FLOATS; i++) other[i] = __shfl_xor_sync(WHOLE_WARP, own[i], distance);
+        merge(own, other);
+    }
+    __syncthreads();
+    if (lane < TILES) {
+        for (int i = 0; i < MERGE_FLOATS; i++) shared[(thread / WARP * MERGE_FLOATS + i) * TILES + lane] = own[i];
+    }
+    __syncthreads();
+    if (thread >= TILES) return;
+    for (int warp = 1; warp < WARPS; warp++) {
+        for (int i = 0; i < MERGE_FLOATS; i++) other[i] = shared[(warp * MERGE_FLOATS + i) * TILES + lane];
+        merge(own, other);
+    }
+    int channel = (int)blockIdx.y * BLOCK_CHANNELS + lane * 8;
+    float *zero = partial_zero(partials, channels, gridDim.x);
+    for (int i = 0; i < 8; i++) {
+        partial_row(partials, channels, blockIdx.x, 0)[channel + i] = own[i + 1];
+        partial_row(partials, channels, blockIdx.x, 1)[channel + i] = own[i + 9];
+        if (blockIdx.x == 0) zero[channel + i] = 0;
+    }
+    if (channel == 0) *partial_count(partials, channels, gridDim.x, blockIdx.x) = own[0];
+}
+
+/* ---- what becomes of the pooled values ---------------------------------------------------------------------------*/
+
+/* Keeps them, and sums for statistics. A thread sees the same 8 channels all its life. */
+template <typename T> struct KeepStatistics {
+    Moments<8> moments;
+
+    __device__ __forceinline__ KeepStatistics(const ConvPool &, const Maps &, int) {}
+    __device__ __forceinline__ void take(const Pack<T> &pack, const ConvPool &args, size_t to) {
+        float x[8];
+#pragma unroll
+        for (int i = 0; i < 8; i++) x[i] = pack.get(i);
+        store_pack(static_cast<T *>(args.pooled) + to, pack);
+        moments.begin(x);
+        moments.add(x);
+    }
+    __device__ __forceinline__ void take_index(const char *exchange, const ConvPool &args, int image, uint32_t first,
+                                               const Maps &maps) {
+        size_t place = (size_t)image * maps.windows * (size_t)maps.channels + blockIdx.y * BLOCK_CHANNELS;
+        store_index(exchange, args.index + place, first, maps);
+    }
+    __device__ __forceinline__ void end(const ConvPool &args, const Maps &maps, char *shared) {
+        store_partials(moments, reinterpret_cast<float *>(shared), args.partials, maps.channels);
+    }
+};
+
+/* Normalises and activates them. */
+template <typename T> struct MakeOutput {
+    Normalise<T> norm;
+
+    __device__ __forceinline__ MakeOutput(const ConvPool &args, const Maps &maps, int channel) {
+        norm.load(args.terms, maps.channels, channel);
+    }
+    __device__ __forceinline__ void take(const Pack<T> &pack, const ConvPool &args, size_t to) {
+        float y[8];
+#pragma unroll
+        for (int i = 0; i < 8; i++) y[i] = norm.z(pack.get(i), i);
+        activate_all(args.activation, y);
+        store_floats(static_cast<T *>(args.output) + to, y);
+    }
+    __device__ __forceinline__ void take_index(const char *, const ConvPool &, int, uint32_t, const Maps &) {}
+    __device__ __forceinline__ void end(const ConvPool &, const Maps &, char *) {}
+};
+
+/* One unit of the warp: windows `first` and on of an image whose map is in shared memory. */
+template <typename T, int CHUNKS, typename Taker>
+__device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, const Maps &maps, int image, uint32_t first,
+                                        const char *map, const char *filters, char *exchange) {
+    int lane = thread_index() % WARP, column = lane / 8;
+    const char *places[EIGHTS];
+#pragma unroll
+    for (int i = 0; i < EIGHTS; i++) {
+        uint32_t window = first + (uint32_t)(i * 8 + lane % 8), across;
+        uint32_t down = divide(window < maps.windows ? window : maps.windows - 1, maps.across, &across);
+        places[i] = map + 2 * (int)down * maps.row_bytes + column % 2 * maps.plane_bytes +
+                    ((int)across + column / 2) * position_bytes(CHUNKS);
+    }
+    Sums sums[EIGHTS] = {};
+    convolve<T, CHUNKS>(sums, places, maps.row_bytes, filters);
+    pool_sums<T>(sums, exchange);
+    __syncwarp();
+    uint32_t part = (uint32_t)lane % TILES;
+    size_t to = ((size_t)image * maps.windows + first) * (size_t)maps.channels + blockIdx.y * BLOCK_CHANNELS + part * 8;
+#pragma unroll
+    for (uint32_t row = (uint32_t)lane / TILES; row < UNIT; row += WARP / TILES) {
+        Pack<T> pack = load_pack(reinterpret_cast<const T *>(exchange + row * POOLED_STRIDE + part * 16));
+        if (first + row < maps.windows) taker.take(pack, args, to + (size_t)row * (size_t)maps.channels);
+    }
+    taker.take_index(exchange, args, image, first, maps);
+    __syncwarp();
+}
+
+/* Images from the last to the first: where the convolution before ended, the cache still holds them. */
+template <typename T, int CHUNKS, template <typename> class Taker>
+__global__ void __launch_bounds__(THREADS, 1) conv_pool(ConvPool args, Maps maps) {
+    DYNAMIC_SHARED(char, filters);
+    int warp = thread_index() / WARP, lane = thread_index() % WARP;
+    char *exchange = filters + BLOCK_CHANNELS * filter_bytes(CHUNKS) + warp * EXCHANGE_BYTES;
+    char *shared_maps = filters + BLOCK_CHANNELS * filter_bytes(CHUNKS) + WARPS * EXCHANGE_BYTES;
+    const T *input = static_cast<const T *>(args.input);
+    Taker<T> taker(args, maps, (int)blockIdx.y * BLOCK_CHANNELS + lane % TILES * 8);
+    for (int i = thread_index() * 16; i < 2 * maps.bytes; i += THREADS * 16) {
+        *reinterpret_cast<uint4 *>(shared_maps + i) = make_uint4(0, 0, 0, 0);
+    }
+    __syncthreads();
+    copy_filters<T, CHUNKS>(static_cast<const T *>(args.filters), filters);
+    int image = maps.images - 1 - (int)blockIdx.x, place = 0;
+    copy_map<T, CHUNKS>(input, maps, image, shared_maps);
+    cp_async_commit();
+    for (; image >= 0; image -= (int)gridDim.x, place ^= 1) {
+        cp_async_wait<0>();
+        __syncthreads(); /* this map is there, and all are done with the one before */
+        int next = image - (int)gridDim.x;
+        if (next >= 0) copy_map<T, CHUNKS>(input, maps, next, shared_maps + (place ^ 1) * maps.bytes);
+        cp_async_commit();
+        for (uint32_t first = (uint32_t)warp * UNIT; first < maps.windows; first += WARPS * UNIT) {
+            do_unit<T, CHUNKS>(taker, args, maps, image, first, shared_maps + place * maps.bytes, filters, exchange);
+        }
+    }
+    taker.end(args, maps, shared_maps);
+}
+
+/* ---- launchers ---------------------------------------------------------------------------------------------------*/
+
+#define CHUNKS_24 3 /* 24 input channels */
+
+static Maps maps_of(const ConvPoolShape *shape) {
+    int down = shape->height / 2, across = shape->width / 2, chunks = shape->in_channels / 8;
+    int rows = shape->height < 2 * down + 1 ? shape->height : 2 * down + 1;
+    int columns = shape->width < 2 * across + 1 ? shape->width : 2 * across + 1;
+    Maps maps;
+    maps.images = shape->images;
+    maps.channels = shape->out_channels;
+    maps.row_chunks = make_divisor(columns * chunks);
+    maps.image_chunks = (uint32_t)(rows * columns * chunks);
+    maps.all_chunks = (uint32_t)(shape->height * shape->width * chunks);
+    maps.skipped = (uint32_t)((shape->width - columns) * chunks);
+    maps.across = make_divisor(across);
+    maps.windows = (uint32_t)(down * across);
+    maps.plane_bytes = (across + 1) * position_bytes(chunks);
+    maps.row_bytes = 2 * maps.plane_bytes;
+    maps.bytes = (2 * down + 2) * maps.row_bytes;
+    return maps;
+}
+
+static size_t shared_bytes(const Maps &maps, int chunks) {
+    size_t filters = (size_t)BLOCK_CHANNELS * (size_t)filter_bytes(chunks);
+    return filters + (size_t)WARPS * EXCHANGE_BYTES + 2 * (size_t)maps.bytes;
+}
+
+extern "C" bool cuda_conv_pool_fits(const ConvPoolShape *shape, const DeviceInfo *device) {
+    if (shape->precision == PRECISION_FLOAT32 || 10 * device->major + device->minor < MMA_LEAST_CAPABILITY)
+        return false;
+    if (shape->in_channels != 8 * CHUNKS_24 || shape->out_channels % BLOCK_CHANNELS != 0) return false;
+    if (shape->height < 2 || shape->width < 2 || shape->height > 64 || shape->width > 64) return false;
+    return shared_bytes(maps_of(shape), CHUNKS_24) <= device->shared_bytes;
+}
+
+extern "C" int cuda_conv_pool_blocks(const ConvPoolShape *shape) {
+    return shape->images < GPU_MULTIPROCESSORS ? shape->images : GPU_MULTIPROCESSORS;
+}
+
+template <template <typename> class Taker>
+static Status launch(const ConvPoolShape *shape, const ConvPool &args, DeviceStream *stream) {
+    Maps maps = maps_of(shape);
+    dim3 grid((unsigned)cuda_conv_pool_blocks(shape), (unsigned)(shape->out_channels / BLOCK_CHANNELS));
+    auto kernel = shape->precision == PRECISION_FLOAT16 ? conv_pool<__half, CHUNKS_24, Taker>
+                                                        : conv_pool<__nv_bfloat16, CHUNKS_24, Taker>;
+    return LAUNCH(kernel, grid, THREADS, shared_bytes(maps, CHUNKS_24), stream, args, maps);
+}
+
+extern "C" Status cuda_conv_pool_statistics(const ConvPoolShape *shape, ConvPool args, DeviceStream *stream) {
+    return launch<KeepStatistics>(shape, args, stream);
+}
+
+extern "C" Status cuda_conv_pool_output(const ConvPoolShape *shape, ConvPool args, DeviceStream *stream) {
+    return launch<MakeOutput>(shape, args, stream);
+}
