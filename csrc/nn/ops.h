@@ -116,6 +116,8 @@ typedef struct OpsTable {
     /* Norms make the gradient before the activation twice, in both passes that need it, instead of keeping it: its
      * tensor exists only where a residual hands it on. */
     bool recomputes;
+    /* A convolution and its norm may run together when the norm's turn comes: what the one reads lives until then. */
+    bool fuses;
 
     /* The precision that AUTO means here, or a refusal of one that this machine cannot run. */
     Status (*precision)(Precision wish, Precision *out);

@@ -131,6 +131,8 @@ static void add_ranged(Builder *b, PassKind kind, int op, int block) {
     *pass = (Pass){kind, op, block};
     int count = program_tensors_of(b->program, pass, tensors);
     for (int i = 0; i < count; i++) touch(b, tensors[i]);
+    bool first_of_norm = kind == PASS_NORM_STATISTICS || kind == PASS_NORM_EVALUATE;
+    if (first_of_norm && b->model->table->fuses) touch(b, b->program->ops[op - 1].input);
     b->program->pass_count++;
 }
 

@@ -220,6 +220,7 @@ Status ops_cuda(const OpsTable **out) {
     static const OpsTable table = {
         .name = "cuda",
         .recomputes = true,
+        .fuses = true,
         .precision = choose_precision,
         .buffer_create = buffer_create,
         .buffer_destroy = buffer_destroy,

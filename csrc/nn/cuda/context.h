@@ -53,6 +53,7 @@ Status cuda_context_alloc(Context *context, size_t bytes, void *out);
 /* Whether kernels may do the work of several passes; the environment's CGXFFCV_FUSED=0 says no when a context is made.
  */
 bool cuda_fusion_wanted(void);
+
 /* An operator's filters in storage precision. */
 const void *cuda_filters(const Context *context, const Op *op);
 

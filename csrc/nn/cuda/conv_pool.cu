@@ -230,7 +230,7 @@ __device__ static __forceinline__ void merge(float (&to)[MERGE_FLOATS], const fl
     to[0] = total;
 }
 
-/* The block's partial sums; all threads call it, and the maps in shared memory are done with. Means count from zero. */
+/* The block's partial sums; all threads call it and are done with shared memory. Means count from zero. */
 __device__ static __forceinline__ void store_partials(const Moments<8> &moments, float *shared, float *partials,
                                                       int channels) {
     int thread = thread_index(), lane = thread % WARP;
@@ -274,7 +274,7 @@ __device__ static __forceinline__ void store_partials(const Moments<8> &moments,
 template <typename T> struct KeepStatistics {
     Moments<8> moments;
 
-    __device__ __forceinline__ KeepStatistics(const ConvPool &, const Maps &, int) {}
+    __device__ __forceinline__ void begin(const ConvPool &, const Maps &, int) {}
     __device__ __forceinline__ void take(const Pack<T> &pack, const ConvPool &args, size_t to) {
         float x[8];
 #pragma unroll
@@ -297,7 +297,8 @@ template <typename T> struct KeepStatistics {
 template <typename T> struct MakeOutput {
     Normalise<T> norm;
 
-    __device__ __forceinline__ MakeOutput(const ConvPool &args, const Maps &maps, int channel) {
+    /* Each time: while products are summed there is no register for these. */
+    __device__ __forceinline__ void begin(const ConvPool &args, const Maps &maps, int channel) {
         norm.load(args.terms, maps.channels, channel);
     }
     __device__ __forceinline__ void take(const Pack<T> &pack, const ConvPool &args, size_t to) {
@@ -329,6 +330,7 @@ __device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, cons
     pool_sums<T>(sums, exchange);
     __syncwarp();
     uint32_t part = (uint32_t)lane % TILES;
+    taker.begin(args, maps, (int)(blockIdx.y * BLOCK_CHANNELS + part * 8));
     size_t to = ((size_t)image * maps.windows + first) * (size_t)maps.channels + blockIdx.y * BLOCK_CHANNELS + part * 8;
 #pragma unroll
     for (uint32_t row = (uint32_t)lane / TILES; row < UNIT; row += WARP / TILES) {
@@ -343,11 +345,11 @@ __device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, cons
 template <typename T, int CHUNKS, template <typename> class Taker>
 __global__ void __launch_bounds__(THREADS, 1) conv_pool(ConvPool args, Maps maps) {
     DYNAMIC_SHARED(char, filters);
-    int warp = thread_index() / WARP, lane = thread_index() % WARP;
+    int warp = thread_index() / WARP;
     char *exchange = filters + BLOCK_CHANNELS * filter_bytes(CHUNKS) + warp * EXCHANGE_BYTES;
     char *shared_maps = filters + BLOCK_CHANNELS * filter_bytes(CHUNKS) + WARPS * EXCHANGE_BYTES;
     const T *input = static_cast<const T *>(args.input);
-    Taker<T> taker(args, maps, (int)blockIdx.y * BLOCK_CHANNELS + lane % TILES * 8);
+    Taker<T> taker;
     for (int i = thread_index() * 16; i < 2 * maps.bytes; i += THREADS * 16) {
         *reinterpret_cast<uint4 *>(shared_maps + i) = make_uint4(0, 0, 0, 0);
     }
@@ -366,7 +368,7 @@ __global__ void __launch_bounds__(THREADS, 1) conv_pool(ConvPool args, Maps maps
             do_unit<T, CHUNKS>(taker, args, maps, image, first, shared_maps + place * maps.bytes, filters, exchange);
         }
     }
-    taker.end(args, maps, shared_maps);
+    taker.end(args, maps, filters);
 }
 
 /* ---- launchers ---------------------------------------------------------------------------------------------------*/
@@ -397,12 +399,22 @@ static size_t shared_bytes(const Maps &maps, int chunks) {
     return filters + (size_t)WARPS * EXCHANGE_BYTES + 2 * (size_t)maps.bytes;
 }
 
-extern "C" bool cuda_conv_pool_fits(const ConvPoolShape *shape, const DeviceInfo *device) {
-    if (shape->precision == PRECISION_FLOAT32 || 10 * device->major + device->minor < MMA_LEAST_CAPABILITY)
-        return false;
+/* Also of the code that this build has for it. */
+static bool device_fits(size_t shared) {
+    struct cudaFuncAttributes code;
+    DeviceInfo info;
+    int device;
+    const void *kernel = reinterpret_cast<const void *>(conv_pool<__half, CHUNKS_24, KeepStatistics>);
+    if (cudaGetDevice(&device) != cudaSuccess || device_describe(device, &info) != STATUS_OK) return false;
+    if (10 * info.major + info.minor < MMA_LEAST_CAPABILITY || info.shared_bytes < shared) return false;
+    return cudaFuncGetAttributes(&code, kernel) == cudaSuccess && code.ptxVersion >= MMA_LEAST_CAPABILITY;
+}
+
+extern "C" bool cuda_conv_pool_fits(const ConvPoolShape *shape) {
+    if (shape->precision == PRECISION_FLOAT32) return false;
     if (shape->in_channels != 8 * CHUNKS_24 || shape->out_channels % BLOCK_CHANNELS != 0) return false;
     if (shape->height < 2 || shape->width < 2 || shape->height > 64 || shape->width > 64) return false;
-    return shared_bytes(maps_of(shape), CHUNKS_24) <= device->shared_bytes;
+    return device_fits(shared_bytes(maps_of(shape), CHUNKS_24));
 }
 
 extern "C" int cuda_conv_pool_blocks(const ConvPoolShape *shape) {
