@@ -223,6 +223,15 @@ __device__ static __forceinline__ float fast_reciprocal(float value) {
 }
 #endif
 
+/* Starts to bring the 128 bytes around an address of device memory nearer, for a read later on. */
+#ifdef CGXFFCV_EMULATED
+__device__ static __forceinline__ void prefetch(const void *) {}
+#else
+__device__ static __forceinline__ void prefetch(const void *address) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(address)));
+}
+#endif
+
 /* ---- reductions: all threads of the warp or block call them, all get the result; the order is fixed ---------------*/
 
 template <typename T> __device__ __forceinline__ T warp_sum(T value) {

@@ -13,6 +13,7 @@ typedef struct OpState {
     CudaConv *forward, *data, *filter; /* owned */
     float *partials;                   /* partial sums of blocks, combined in a fixed order by the closing pass */
     float *terms;                      /* norm: per-channel values that the passes share, see norm_op.c */
+    bool pooled_filter; /* convolution: its filter gradient can be made from the norm's, see pooled_filter_op.c */
 } OpState;
 
 struct Context {
@@ -75,6 +76,12 @@ void cuda_conv_op_destroy(OpState *state);
 Status cuda_stem_op_create(Context *context, int op);
 Status cuda_norm_op_create(Context *context, int op);
 Status cuda_head_op_create(Context *context, int op);
+
+/* pooled_filter_op.c: the filter gradient of a convolution together with the backward pass of the norm behind it, in
+ * steps that do not want the gradient between them for anything else. */
+Status cuda_pooled_filter_op_create(Context *context, int op);
+bool cuda_filter_is_pooled(const Context *context, const Job *job, int op);
+Status cuda_pass_pooled_filter(Context *context, const Job *job, int op);
 
 Status cuda_pass_load(Context *context, const Job *job, int op);
 Status cuda_pass_stem_forward(Context *context, const Job *job, int op);

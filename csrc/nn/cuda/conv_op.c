@@ -41,6 +41,7 @@ Status cuda_conv_op_create(Context *context, int op) {
     TRY_GOTO(create_pass(context, op, PASS_CONV_DATA, CUDA_CONV_DATA, &state->data));
     if (o->train_filters) {
         TRY_GOTO(create_pass(context, op, PASS_CONV_FILTER, CUDA_CONV_FILTER, &state->filter));
+        TRY_GOTO(cuda_pooled_filter_op_create(context, op));
     }
 done:
     return error_at_operation(status, o->node.name);
@@ -87,6 +88,7 @@ Status cuda_pass_conv_filter(Context *context, const Job *job, int op) {
     const NodeDesc *node = &o->node;
     CudaConv *conv = context->states[op].filter;
     if (conv == NULL) return STATUS_OK;
+    if (cuda_filter_is_pooled(context, job, op)) return cuda_pass_pooled_filter(context, job, op);
     void *gradient = (char *)context->filter_gradients + o->weight * element_bytes(context);
     size_t taps = (size_t)node->kernel * (size_t)node->kernel;
     size_t elems = (size_t)node->out_channels * taps * (size_t)cuda_shape(context, o->input)->channels;

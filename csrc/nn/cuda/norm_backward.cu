@@ -1,7 +1,7 @@
 /* Backward half of the norms: the sums of the gradient before the activation, then the gradient of the input. That
  * gradient is made in both passes from what was normalised and the gradient of the output: reading these twice costs
  * less than writing it and reading it back. */
-#include "nn/cuda/norm_grid.cuh"
+#include "nn/cuda/norm_slopes.cuh"
 
 #define NO_ELEMENT 255 /* the index of a window that was not pooled */
 
@@ -185,33 +185,6 @@ __global__ void __launch_bounds__(SUM_THREADS) reduce_pooled(NormReduce args, It
 
 /* ---- gradient of the input ---------------------------------------------------------------------------------------*/
 
-/* The gradient at x without that of the statistics is dz scale; with it: dz scale + lean x + level. In 16 bits the mean
- * goes into shift and level: what that rounds off is far below what the storage did. */
-template <typename T> struct Slopes {
-    static constexpr int PACK = Pack<T>::PACK;
-    float mean[PACK], scale[PACK], shift[PACK], tilt[PACK], base[PACK];
-
-    __device__ __forceinline__ void load(const float *terms, int channels, int channel) {
-        load_term(terms, NORM_MEAN, channels, channel, mean);
-        load_term(terms, NORM_SCALE, channels, channel, scale);
-        load_term(terms, NORM_SHIFT, channels, channel, shift);
-        load_term(terms, NORM_TILT, channels, channel, tilt);
-        load_term(terms, NORM_BASE, channels, channel, base);
-#pragma unroll
-        for (int i = 0; i < PACK; i++) {
-            shift[i] = is_narrow<T>() ? fmaf(-mean[i], scale[i], shift[i]) : shift[i];
-            base[i] = is_narrow<T>() ? fmaf(-mean[i], tilt[i], base[i]) : base[i];
-        }
-    }
-    __device__ __forceinline__ float z(float x, int i) const {
-        return fmaf(is_narrow<T>() ? x : x - mean[i], scale[i], shift[i]);
-    }
-    /* The part of the gradient that comes by way of the statistics. */
-    __device__ __forceinline__ float level(float x, int i) const {
-        return fmaf(tilt[i], is_narrow<T>() ? x : x - mean[i], base[i]);
-    }
-};
-
 /* dz of the values x. */
 template <typename T, Activation ACTIVATION>
 __device__ __forceinline__ void make_dz(const Slopes<T> &terms, const Pack<T> &x, const Pack<T> &gradient,
@@ -291,11 +264,9 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
             Pack<T> x = load_pack_streaming(static_cast<const T *>(args.saved) + at);
             Pack<T> dy = load_pack_streaming(static_cast<const T *>(args.gradient) + at);
             Bytes<PACK> where = load_bytes<PACK>(args.index + at);
-            float dz[PACK];
-            make_dz<T, ACTIVATION>(terms, x, dy, dz);
 #pragma unroll
             for (int i = 0; i < PACK; i++) {
-                float dx = fmaf(terms.scale[i], dz[i], terms.level(x.get(i), i));
+                float dx = terms.template gradient<ACTIVATION>(x.get(i), dy.get(i), i);
                 int element = byte_of(where, i);
 #pragma unroll
                 for (int e = 0; e < POOL * POOL; e++) elements[e].set(i, element == e ? dx : 0.0f);

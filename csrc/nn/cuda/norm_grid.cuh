@@ -172,6 +172,12 @@ template <int PACK> __device__ __forceinline__ void load_row(const float *row, i
     }
 }
 
+__device__ static __forceinline__ void load_row(const float *row, int channel, float (&to)[2]) {
+    float2 two = *reinterpret_cast<const float2 *>(row + channel);
+    to[0] = two.x;
+    to[1] = two.y;
+}
+
 template <int PACK> __device__ __forceinline__ void store_row(float *row, int channel, const float (&from)[PACK]) {
 #pragma unroll
     for (int i = 0; i < PACK; i += 4) {
