@@ -136,9 +136,10 @@ def test_small_gradients_round_as_float16_does():
     check(network, plan, nodes, "float16")
 
 
-def test_fixed_algorithms_give_the_same_bytes():
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_fixed_algorithms_give_the_same_bytes(precision):
     nodes = [Conv("stem", 24, 3, 1, 1), Conv("conv", 64)]
-    network = make(nodes, "float16", seed=1, deterministic=True)
+    network = make(nodes, precision, seed=1, deterministic=True)
     plan = network.plan(70, 12, keep_all=True)
     seen = set()
     for _ in range(3):
@@ -166,7 +167,7 @@ def test_frozen_blocks_keep_their_gradients():
 def test_gradient_of_the_mean_is_the_sums_divided(precision):
     """By a power of two, so to the last bit."""
     nodes = [Conv("stem", 8, 3, 1, 1), Norm("n0"), Conv("conv", 16), Norm("n1"), Head(classes=10)]
-    network = make(nodes, precision, seed=0)
+    network = make(nodes, precision, seed=0, deterministic=True)
     plan = network.plan(8, 8)
     rng = np.random.default_rng(1)
     images, labels = rng.normal(0, 1, (8, 8, 8, 3)).astype(np.float32), rng.integers(0, 10, 8)

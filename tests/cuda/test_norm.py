@@ -21,13 +21,18 @@ SMALLEST = 2.0**-24  # float16 has nothing between this and zero
 FUNCTION = 2e-6  # of an activation or its slope: absolute error of the kernels' approximations
 
 
+def network_of(nodes, precision):
+    """Deterministic: bytes are compared here."""
+    return Network(Description("test", tuple(nodes)), backend="cuda", precision=precision, deterministic=True)
+
+
 class Run:
     """A network after forward and backward on random data, poisoned before with NaN in every tensor."""
 
     def __init__(self, nodes, size, batch, precision, seed=0, shift=0.0):
         rng = np.random.default_rng(seed)
         self.nodes, self.precision, self.names = nodes, precision, [node.name for node in nodes]
-        self.network = network = Network(Description("test", tuple(nodes)), backend="cuda", precision=precision)
+        self.network = network = network_of(nodes, precision)
         network.initialise(seed)
         for layer in network.layers:
             if layer.kind == "norm_scale":
@@ -248,7 +253,7 @@ def test_shared_memory_gives_the_same_gradients(place, pool):
     ]
     rng = np.random.default_rng(3)
     images, labels = rng.normal(0, 1, (5, 11, 12, 3)).astype(np.float32), rng.integers(0, 10, 5)
-    network = Network(Description("test", tuple(nodes)), backend="cuda", precision="float16")
+    network = network_of(nodes, "float16")
     network.initialise(4)
     steps = []
     for keep_all in (True, False, False):

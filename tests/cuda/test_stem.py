@@ -124,7 +124,7 @@ def test_types_and_layouts_of_images():
     rng = np.random.default_rng(6)
     raw, labels = rng.integers(0, 256, (5, 9, 12, 3), dtype=np.uint8), np.arange(5)
     mean, std = (125.0, 123.0, 114.0), (51.5, 50.75, 51.25)
-    network = Network(Description("test", SMALL), backend="cuda", precision="float32")
+    network = Network(Description("test", SMALL), backend="cuda", precision="float32", deterministic=True)
     network.initialise(1)
     plans = [network.plan(6, (9, 12), keep_all=keep) for keep in (False, True)]
     for name, images, options, meaning in variants(raw, mean, std):
@@ -144,7 +144,7 @@ def test_types_and_layouts_of_images():
 @pytest.mark.parametrize(("mirror", "dy", "dx"), [(True, 0, 0), (False, -1, -1), (True, 1, 1), (False, 2, -4)])
 def test_views(mirror, dy, dx):
     rng = np.random.default_rng(7)
-    network = Network(Description("test", SMALL), backend="cuda", precision="float16")
+    network = Network(Description("test", SMALL), backend="cuda", precision="float16", deterministic=True)
     network.initialise(1)
     plan = network.plan(3, (9, 12), training=False)
     raw, mean, std = rng.integers(0, 256, (3, 9, 12, 3), dtype=np.uint8), (125.0, 123.0, 114.0), (51.5, 50.75, 51.25)

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import small_data
 
+import cgxffcv
 from cgxffcv import checkpoint, recipes
 from cgxffcv.errors import DataError
 from cgxffcv.train import Trainer, TrainingDiverged
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
 
+EMULATED = any(device["name"] == "emulated device" for device in _cgxffcv.devices())
 MUON = recipes.get("airbench94").replace(
     name="tiny", widths=(8, 16, 24), head_scale=1 / 24, batch_size=8, epochs=2, whiten_images=10, lr=0.1,
     whiten_bias_epochs=1,
@@ -86,6 +88,9 @@ def whole(files):
     return get
 
 
+@pytest.mark.skipif(
+    not cgxffcv.build_info()["onednn"], reason="this build has no oneDNN, so no convolutions on the CPU to compare with"
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_it_trains_as_the_cpu_does(files, whole, name):
     steps, epochs, test, state = whole(name)
@@ -114,6 +119,23 @@ def test_graphs_change_nothing(files, whole, name):
         assert [e._replace(seconds=0) for e in got[1]] == [e._replace(seconds=0) for e in epochs]
         assert trainer.evaluate()._replace(seconds=0) == test._replace(seconds=0)
         same_state(state, trainer.state_dict())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_deterministic_trainings_give_the_same_bytes(tmp_path, precision):
+    """Twice with recorded steps, once without; on a GPU with maps large enough for sums in parts."""
+    files = small_data.make(tmp_path, train=16 if EMULATED else 600, test=7)
+    wide = {"widths": (64, 128, 128), "head_scale": 1 / 128, "batch_size": 200, "whiten_images": 300}
+    recipe = MUON.replace(**({"epochs": 1} if EMULATED else wide))
+    results = []
+    for graphs in (True, True, False):
+        with trainer_of(files, recipe, seed=1, precision=precision, graphs=graphs) as trainer:
+            steps, _ = finish(trainer)
+            assert (trainer._resident.core.graphs() > 0) == graphs
+            results.append((what(steps), trainer.evaluate()._replace(seconds=0), trainer.state_dict()))
+    for steps, test, state in results[1:]:
+        assert (steps, test) == results[0][:2]
+        same_state(results[0][2], state)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -243,8 +265,7 @@ with warnings.catch_warnings(record=True) as notes, t.trainer_of((sys.argv[3], N
 """
 
 
-@pytest.mark.skipif(_cgxffcv.devices()[:1] == [] or _cgxffcv.devices()[0]["name"] != "emulated device",
-                    reason="needs the emulator, whose memory can be made small")  # fmt: skip
+@pytest.mark.skipif(not EMULATED, reason="needs the emulator, whose memory can be made small")
 def test_a_set_that_does_not_fit_stays_in_host_memory(tmp_path):
     path = small_data.write(tmp_path / "a.beton", *small_data.images_and_labels(4000))
     here = Path(__file__).resolve().parent

@@ -34,6 +34,7 @@ def make(world, **options):
         "precision": "float32",
         "test_batch": 20,
         "device": os.environ.get("TEST_DEVICE", "cpu"),
+        "deterministic": True,
     } | options
     if os.environ.get("TEST_LOADER") == "1":
         options["resident"] = False
