@@ -164,11 +164,11 @@ typedef struct PlanOptions {
     bool keep_all; /* tests: every intermediate tensor stays readable (plan_read), also of the images' gradient */
 } PlanOptions;
 
-/* Makes the plan: all memory it will ever use is allocated here. Plans of one model share its parameters and threads;
- * only one of them runs at a time. */
+/* Makes the plan, and allocates all memory it will ever use; in a plan for training, what evaluation needs is made by
+ * the first plan_evaluate. Plans of one model share its parameters and threads; only one of them runs at a time. */
 Status plan_create(Model *model, const PlanOptions *options, Plan **out);
 void plan_destroy(Plan *plan);
-/* What it allocated. */
+/* What it has allocated. */
 size_t plan_arena_bytes(const Plan *plan);
 
 typedef enum PixelType { PIXELS_U8, PIXELS_F32, PIXELS_BF16 } PixelType;

@@ -8,9 +8,18 @@ struct Plan {
     Model *model; /* borrowed until plan_destroy */
     PlanOptions options;
     Program training, evaluation; /* embedded; evaluation always, training if asked for */
-    Context *train, *evaluate;    /* owned; train may be NULL */
+    Context *train, *evaluate;    /* owned; train may be NULL, evaluate until it is wanted */
+    bool profiled;                /* between plan_profile_begin and plan_profile_end */
     int count;                    /* images of the last forward pass */
 };
+
+/* Where the plan is for training, too, only when the first evaluation comes: most plans never see one. */
+static Status need_evaluation(Plan *plan) {
+    const OpsTable *table = plan->model->table;
+    if (plan->evaluate != NULL) return STATUS_OK;
+    TRY(table->context_create(plan->model, &plan->evaluation, &plan->evaluate));
+    return plan->profiled ? table->profile(plan->evaluate, NULL) : STATUS_OK;
+}
 
 Status plan_create(Model *model, const PlanOptions *options, Plan **out) {
     Status status = STATUS_OK;
@@ -21,10 +30,11 @@ Status plan_create(Model *model, const PlanOptions *options, Plan **out) {
     PlanOptions evaluation = *options;
     evaluation.keep_all = false;
     TRY_GOTO(program_init(&plan->evaluation, model, &evaluation, false));
-    TRY_GOTO(model->table->context_create(model, &plan->evaluation, &plan->evaluate));
     if (options->training) {
         TRY_GOTO(program_init(&plan->training, model, options, true));
         TRY_GOTO(model->table->context_create(model, &plan->training, &plan->train));
+    } else {
+        TRY_GOTO(need_evaluation(plan));
     }
     *out = plan;
     plan = NULL;
@@ -43,7 +53,7 @@ void plan_destroy(Plan *plan) {
 }
 
 size_t plan_arena_bytes(const Plan *plan) {
-    size_t bytes = plan->model->table->context_bytes(plan->evaluate);
+    size_t bytes = plan->evaluate == NULL ? 0 : plan->model->table->context_bytes(plan->evaluate);
     return plan->train == NULL ? bytes : bytes + plan->model->table->context_bytes(plan->train);
 }
 
@@ -140,6 +150,7 @@ Status plan_store_totals(Plan *plan, StepTotals *to, const int32_t *index) {
 Status plan_evaluate(Plan *plan, const Images *images, int count, float *logits) {
     TRY(check_head(plan));
     TRY(check_images(plan, images, count));
+    TRY(need_evaluation(plan));
     const Job job = {.images = images, .count = count, .logits = logits};
     TRY(plan->model->table->begin(plan->evaluate, &job));
     for (int i = 0; i < plan->evaluation.phase_count; i++) {
@@ -180,7 +191,9 @@ Status plan_backward(Plan *plan, const float *output_gradient, int count, int fi
 
 Status plan_profile_begin(Plan *plan) {
     if (plan->train != NULL) TRY(plan->model->table->profile(plan->train, NULL));
-    return plan->model->table->profile(plan->evaluate, NULL);
+    if (plan->evaluate != NULL) TRY(plan->model->table->profile(plan->evaluate, NULL));
+    plan->profiled = true;
+    return STATUS_OK;
 }
 
 static Status read_profile(const Plan *plan, const Program *program, Context *context, PassTime *times, int *count) {
@@ -195,8 +208,9 @@ static Status read_profile(const Plan *plan, const Program *program, Context *co
 
 Status plan_profile_end(Plan *plan, PassTime *times, int *count) {
     *count = 0;
+    plan->profiled = false;
     if (plan->train != NULL) TRY(read_profile(plan, &plan->training, plan->train, times, count));
-    return read_profile(plan, &plan->evaluation, plan->evaluate, times, count);
+    return plan->evaluate == NULL ? STATUS_OK : read_profile(plan, &plan->evaluation, plan->evaluate, times, count);
 }
 
 static void read_algorithms(const Plan *plan, const Program *program, const Context *context, PassAlgorithm *to,
@@ -212,7 +226,7 @@ void plan_algorithms(const Plan *plan, PassAlgorithm *algorithms, int *count) {
     *count = 0;
     if (plan->model->table->algorithm == NULL) return;
     if (plan->train != NULL) read_algorithms(plan, &plan->training, plan->train, algorithms, count);
-    read_algorithms(plan, &plan->evaluation, plan->evaluate, algorithms, count);
+    if (plan->evaluate != NULL) read_algorithms(plan, &plan->evaluation, plan->evaluate, algorithms, count);
 }
 
 static Status find_tensor(const Plan *plan, int node, PlanTensor tensor, int *out) {
