@@ -6,8 +6,8 @@
  * those of the right ones, so that a thread ends with all four members of its windows in its own registers. The two
  * rows and columns of windows share most of what they read: each register of the map serves up to six products.
  *
- * In shared memory the even and the odd columns of a map lie apart: the 8 windows of a load are neighbours there, at a
- * distance of an odd number of 16 bytes, which fall into different banks. */
+ * In shared memory 16 bytes behind each second column of a map are free: the windows of a load lie at a distance of an
+ * odd number of 16 bytes, in different banks. */
 #include "device/mma.cuh"
 #include "nn/cuda/norm_values.cuh"
 
@@ -28,7 +28,7 @@ extern "C" {
 
 /* A position has `CHUNKS` times 8 input channels. */
 __host__ __device__ constexpr int odd(int number) { return number | 1; }
-__host__ __device__ constexpr int position_bytes(int chunks) { return odd(chunks) * 16; }
+__host__ __device__ constexpr int pair_bytes(int chunks) { return odd(2 * chunks) * 16; }
 __host__ __device__ constexpr int filter_bytes(int chunks) { return odd(9 * chunks) * 16; }
 
 typedef struct Maps {
@@ -38,7 +38,7 @@ typedef struct Maps {
     uint32_t skipped;                  /* chunks at the end of a row that no window reads */
     Divisor across;                    /* windows in a row */
     uint32_t windows;                  /* in an image */
-    int plane_bytes, row_bytes, bytes; /* in shared memory: even or odd columns of a row; a row; an image */
+    int row_bytes, bytes;              /* in shared memory: a row; an image */
 } Maps;
 
 /* ---- into shared memory ------------------------------------------------------------------------------------------*/
@@ -49,9 +49,8 @@ __device__ __forceinline__ void copy_map(const T *input, const Maps &maps, int i
     const T *from = input + (size_t)image * maps.all_chunks * 8;
     for (uint32_t i = (uint32_t)thread_index(); i < maps.image_chunks; i += THREADS) {
         uint32_t rest, row = divide(i, maps.row_chunks, &rest), column = rest / CHUNKS + 1, chunk = rest % CHUNKS;
-        char *place = to + (row + 1) * (uint32_t)maps.row_bytes + column % 2 * (uint32_t)maps.plane_bytes;
-        cp_async_16(place + column / 2 * position_bytes(CHUNKS) + chunk * 16,
-                    from + ((size_t)i + row * maps.skipped) * 8, false);
+        char *place = to + (row + 1) * (uint32_t)maps.row_bytes + column / 2 * (uint32_t)pair_bytes(CHUNKS);
+        cp_async_16(place + (column % 2 * CHUNKS + chunk) * 16, from + ((size_t)i + row * maps.skipped) * 8, false);
     }
 }
 
@@ -68,75 +67,97 @@ template <typename T, int CHUNKS> __device__ __forceinline__ void copy_filters(c
 /* Sums of 8 windows: of their upper and lower rows, for each 8 channels. */
 typedef float Sums[2][TILES][4];
 
-/* What 8 windows read of one row of the map: of their four columns each chunk. */
-template <int CHUNKS> struct MapRow {
-    uint32_t chunks[CHUNKS][4];
+/* Terms of a row of the filters, in chunks: two at a time, and one at the end if their number is odd. */
+__host__ __device__ constexpr int terms_of(int chunks) { return 3 * chunks; }
 
-    /* Each lane comes with the place of a window and, by its eight, of a column. */
-    __device__ __forceinline__ void load(const char *place) {
-#pragma unroll
-        for (int i = 0; i < CHUNKS; i++) ldmatrix_x4(chunks[i], place + i * 16);
-    }
-    /* The left windows' column `k / CHUNKS`, and the right ones' beside it. */
-    __device__ __forceinline__ uint32_t left(int k) const { return chunks[k % CHUNKS][k / CHUNKS]; }
-    __device__ __forceinline__ uint32_t right(int k) const { return chunks[k % CHUNKS][k / CHUNKS + 1]; }
+/* Where in a row of the map a lane reads from for its 8 windows: of term `k`, and the next one for the upper half of
+ * the warp, what the left and the right columns of windows multiply. */
+template <int CHUNKS> __device__ __forceinline__ int lane_offset(int k) {
+    int eight = thread_index() % WARP / 8, right = eight % 2, term = k + eight / 2;
+    return (term + right * CHUNKS + (term / CHUNKS + right) / 2) * 16;
+}
+
+/* What 8 windows read of one row of the map, as left factors. */
+template <int CHUNKS> struct MapRow {
+    static constexpr int STEPS = terms_of(CHUNKS) / 2;
+    uint32_t steps[STEPS][4], last[2];
 };
 
-/* Adds what a row of the filters makes of the map. `rows`: those of the upper and of the lower row of windows;
- * `filters`: the row's place for each lane as the loads of two chunks for 16 channels want it; `last` of one for 32. */
-template <typename T, int CHUNKS>
-__device__ __forceinline__ void add_filter_row(Sums (&sums)[EIGHTS], const MapRow<CHUNKS> *const (&rows)[2],
-                                               const char *filters, const char *last) {
-    constexpr int ALL = 3 * CHUNKS, PITCH = filter_bytes(CHUNKS);
+/* How the lanes of a warp walk: place of each one's window, its offsets there, its places in the filters. */
+template <int CHUNKS> struct Lanes {
+    static constexpr int STEPS = MapRow<CHUNKS>::STEPS;
+    const char *windows[EIGHTS];
+    int offsets[STEPS + 1];
+    const char *filters, *last_filters;
+
+    __device__ __forceinline__ Lanes(const char *filter_rows) {
+        int lane = thread_index() % WARP;
 #pragma unroll
-    for (int k = 0; k + 1 < ALL; k += 2) {
+        for (int i = 0; i < STEPS; i++) offsets[i] = lane_offset<CHUNKS>(2 * i);
+        /* of one term; the upper half of the warp is not asked */
+        offsets[STEPS] = lane_offset<CHUNKS>(2 * STEPS) - lane / 16 * 16;
+        filters = filter_rows + (lane / 16 * 8 + lane % 8) * filter_bytes(CHUNKS) + lane / 8 % 2 * 16;
+        last_filters = filter_rows + lane * filter_bytes(CHUNKS);
+    }
+};
+
+/* Adds what row Y of the filters makes of the map. The lower row of windows reads the map's row Y + 1, which is kept:
+ * with the next row of the filters it is the upper one's. */
+template <typename T, int CHUNKS, int Y>
+__device__ __forceinline__ void add_filter_row(Sums (&sums)[EIGHTS], MapRow<CHUNKS> (&upper)[EIGHTS],
+                                               MapRow<CHUNKS> (&lower)[EIGHTS], const Lanes<CHUNKS> &lanes,
+                                               int row_bytes) {
+    constexpr int ALL = terms_of(CHUNKS), STEPS = MapRow<CHUNKS>::STEPS, PITCH = filter_bytes(CHUNKS);
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) {
+#pragma unroll
+        for (int i = 0; i < EIGHTS; i++) {
+            const char *place = lanes.windows[i] + lanes.offsets[step];
+            if (Y == 0) ldmatrix_x4(upper[i].steps[step], place);
+            ldmatrix_x4(lower[i].steps[step], place + (Y + 1) * row_bytes);
+        }
 #pragma unroll
         for (int tile = 0; tile < TILES; tile += 2) {
             uint32_t b[4];
-            ldmatrix_x4(b, filters + tile * 8 * PITCH + k * 16);
+            ldmatrix_x4(b, lanes.filters + tile * 8 * PITCH + (Y * ALL + 2 * step) * 16);
 #pragma unroll
-            for (int i = 0; i < 2 * EIGHTS; i++) {
-                const MapRow<CHUNKS> &row = rows[i % 2][i / 2];
-                uint32_t a[4] = {row.left(k), row.right(k), row.left(k + 1), row.right(k + 1)};
-                mma_16816<T>(sums[i / 2][i % 2][tile], a, b[0], b[1]);
-                mma_16816<T>(sums[i / 2][i % 2][tile + 1], a, b[2], b[3]);
+            for (int i = 0; i < EIGHTS; i++) {
+                mma_16816<T>(sums[i][0][tile], upper[i].steps[step], b[0], b[1]);
+                mma_16816<T>(sums[i][1][tile], lower[i].steps[step], b[0], b[1]);
+                mma_16816<T>(sums[i][0][tile + 1], upper[i].steps[step], b[2], b[3]);
+                mma_16816<T>(sums[i][1][tile + 1], lower[i].steps[step], b[2], b[3]);
             }
         }
     }
     if (ALL % 2 == 0) return;
 #pragma unroll
+    for (int i = 0; i < EIGHTS; i++) {
+        const char *place = lanes.windows[i] + lanes.offsets[STEPS];
+        if (Y == 0) ldmatrix_x2(upper[i].last, place);
+        ldmatrix_x2(lower[i].last, place + (Y + 1) * row_bytes);
+    }
+#pragma unroll
     for (int tile = 0; tile < TILES; tile += 4) {
         uint32_t b[4];
-        ldmatrix_x4(b, last + tile * 8 * PITCH + (ALL - 1) * 16);
+        ldmatrix_x4(b, lanes.last_filters + tile * 8 * PITCH + (Y * ALL + ALL - 1) * 16);
 #pragma unroll
-        for (int i = 0; i < 2 * EIGHTS; i++) {
-            const MapRow<CHUNKS> &row = rows[i % 2][i / 2];
+        for (int i = 0; i < EIGHTS; i++) {
 #pragma unroll
             for (int n = 0; n < 4; n++) {
-                mma_1688<T>(sums[i / 2][i % 2][tile + n], row.left(ALL - 1), row.right(ALL - 1), b[n]);
+                mma_1688<T>(sums[i][0][tile + n], upper[i].last[0], upper[i].last[1], b[n]);
+                mma_1688<T>(sums[i][1][tile + n], lower[i].last[0], lower[i].last[1], b[n]);
             }
         }
     }
 }
 
-/* The windows' sums. `places`: see MapRow. */
+/* The windows' sums. */
 template <typename T, int CHUNKS>
-__device__ __forceinline__ void convolve(Sums (&sums)[EIGHTS], const char *const (&places)[EIGHTS], int row_bytes,
-                                         const char *filters) {
-    constexpr int PITCH = filter_bytes(CHUNKS);
-    int lane = thread_index() % WARP;
-    const char *pairs = filters + (lane / 16 * 8 + lane % 8) * PITCH + lane / 8 % 2 * 16;
-    const char *last = filters + lane * PITCH;
-    MapRow<CHUNKS> rows[2][EIGHTS]; /* of even and of odd number */
-#pragma unroll
-    for (int i = 0; i < EIGHTS; i++) rows[0][i].load(places[i]);
-#pragma unroll
-    for (int y = 0; y < 3; y++) {
-#pragma unroll
-        for (int i = 0; i < EIGHTS; i++) rows[(y + 1) % 2][i].load(places[i] + (y + 1) * row_bytes);
-        const MapRow<CHUNKS> *const these[2] = {rows[y % 2], rows[(y + 1) % 2]};
-        add_filter_row<T, CHUNKS>(sums, these, pairs + y * 3 * CHUNKS * 16, last + y * 3 * CHUNKS * 16);
-    }
+__device__ __forceinline__ void convolve(Sums (&sums)[EIGHTS], const Lanes<CHUNKS> &lanes, int row_bytes) {
+    MapRow<CHUNKS> even[EIGHTS], odd[EIGHTS];
+    add_filter_row<T, CHUNKS, 0>(sums, even, odd, lanes, row_bytes);
+    add_filter_row<T, CHUNKS, 1>(sums, odd, even, lanes, row_bytes);
+    add_filter_row<T, CHUNKS, 2>(sums, even, odd, lanes, row_bytes);
 }
 
 /* ---- the pool ----------------------------------------------------------------------------------------------------*/
@@ -315,18 +336,16 @@ template <typename T> struct MakeOutput {
 /* One unit of the warp: windows `first` and on of an image whose map is in shared memory. */
 template <typename T, int CHUNKS, typename Taker>
 __device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, const Maps &maps, int image, uint32_t first,
-                                        const char *map, const char *filters, char *exchange) {
-    int lane = thread_index() % WARP, column = lane / 8;
-    const char *places[EIGHTS];
+                                        const char *map, Lanes<CHUNKS> &lanes, char *exchange) {
+    int lane = thread_index() % WARP;
 #pragma unroll
     for (int i = 0; i < EIGHTS; i++) {
         uint32_t window = first + (uint32_t)(i * 8 + lane % 8), across;
         uint32_t down = divide(window < maps.windows ? window : maps.windows - 1, maps.across, &across);
-        places[i] = map + 2 * (int)down * maps.row_bytes + column % 2 * maps.plane_bytes +
-                    ((int)across + column / 2) * position_bytes(CHUNKS);
+        lanes.windows[i] = map + 2 * (int)down * maps.row_bytes + (int)across * pair_bytes(CHUNKS);
     }
     Sums sums[EIGHTS] = {};
-    convolve<T, CHUNKS>(sums, places, maps.row_bytes, filters);
+    convolve<T, CHUNKS>(sums, lanes, maps.row_bytes);
     pool_sums<T>(sums, exchange);
     __syncwarp();
     uint32_t part = (uint32_t)lane % TILES;
@@ -350,6 +369,7 @@ __global__ void __launch_bounds__(THREADS, 1) conv_pool(ConvPool args, Maps maps
     char *shared_maps = filters + BLOCK_CHANNELS * filter_bytes(CHUNKS) + WARPS * EXCHANGE_BYTES;
     const T *input = static_cast<const T *>(args.input);
     Taker<T> taker;
+    Lanes<CHUNKS> lanes(filters);
     for (int i = thread_index() * 16; i < 2 * maps.bytes; i += THREADS * 16) {
         *reinterpret_cast<uint4 *>(shared_maps + i) = make_uint4(0, 0, 0, 0);
     }
@@ -365,7 +385,7 @@ __global__ void __launch_bounds__(THREADS, 1) conv_pool(ConvPool args, Maps maps
         if (next >= 0) copy_map<T, CHUNKS>(input, maps, next, shared_maps + (place ^ 1) * maps.bytes);
         cp_async_commit();
         for (uint32_t first = (uint32_t)warp * UNIT; first < maps.windows; first += WARPS * UNIT) {
-            do_unit<T, CHUNKS>(taker, args, maps, image, first, shared_maps + place * maps.bytes, filters, exchange);
+            do_unit<T, CHUNKS>(taker, args, maps, image, first, shared_maps + place * maps.bytes, lanes, exchange);
         }
     }
     taker.end(args, maps, filters);
@@ -388,8 +408,7 @@ static Maps maps_of(const ConvPoolShape *shape) {
     maps.skipped = (uint32_t)((shape->width - columns) * chunks);
     maps.across = make_divisor(across);
     maps.windows = (uint32_t)(down * across);
-    maps.plane_bytes = (across + 1) * position_bytes(chunks);
-    maps.row_bytes = 2 * maps.plane_bytes;
+    maps.row_bytes = (across + 1) * pair_bytes(chunks);
     maps.bytes = (2 * down + 2) * maps.row_bytes;
     return maps;
 }
