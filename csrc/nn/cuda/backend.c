@@ -201,6 +201,7 @@ done:
 
 static const char *algorithm(const Context *context, const Pass *pass) {
     const OpState *state = &context->states[pass->op];
+    if (pass->kind == PASS_CONV_FORWARD && state->pooled) return "with its norm's pool in one kernel";
     const CudaConv *conv = pass->kind == PASS_CONV_FORWARD  ? state->forward
                            : pass->kind == PASS_CONV_DATA   ? state->data
                            : pass->kind == PASS_CONV_FILTER ? state->filter

@@ -41,13 +41,16 @@ typedef struct Maps {
     int row_bytes, bytes;              /* in shared memory: a row; an image */
 } Maps;
 
+/* From an unsigned number: fewer instructions. */
+__device__ static __forceinline__ int lane_of_thread(void) { return (int)(threadIdx.x % WARP); }
+
 /* ---- into shared memory ------------------------------------------------------------------------------------------*/
 
 /* Within its border of zeros, which stays. */
 template <typename T, int CHUNKS>
 __device__ __forceinline__ void copy_map(const T *input, const Maps &maps, int image, char *to) {
     const T *from = input + (size_t)image * maps.all_chunks * 8;
-    for (uint32_t i = (uint32_t)thread_index(); i < maps.image_chunks; i += THREADS) {
+    for (uint32_t i = threadIdx.x; i < maps.image_chunks; i += THREADS) {
         uint32_t rest, row = divide(i, maps.row_chunks, &rest), column = rest / CHUNKS + 1, chunk = rest % CHUNKS;
         char *place = to + (row + 1) * (uint32_t)maps.row_bytes + column / 2 * (uint32_t)pair_bytes(CHUNKS);
         cp_async_16(place + (column % 2 * CHUNKS + chunk) * 16, from + ((size_t)i + row * maps.skipped) * 8, false);
@@ -57,7 +60,7 @@ __device__ __forceinline__ void copy_map(const T *input, const Maps &maps, int i
 template <typename T, int CHUNKS> __device__ __forceinline__ void copy_filters(const T *filters, char *to) {
     constexpr int ROW = 9 * CHUNKS;
     const T *from = filters + (size_t)blockIdx.y * BLOCK_CHANNELS * ROW * 8;
-    for (int i = thread_index(); i < BLOCK_CHANNELS * ROW; i += THREADS) {
+    for (int i = (int)threadIdx.x; i < BLOCK_CHANNELS * ROW; i += THREADS) {
         cp_async_16(to + i / ROW * filter_bytes(CHUNKS) + i % ROW * 16, from + i * 8, false);
     }
 }
@@ -73,7 +76,7 @@ __host__ __device__ constexpr int terms_of(int chunks) { return 3 * chunks; }
 /* Where in a row of the map a lane reads from for its 8 windows: of term `k`, and the next one for the upper half of
  * the warp, what the left and the right columns of windows multiply. */
 template <int CHUNKS> __device__ __forceinline__ int lane_offset(int k) {
-    int eight = thread_index() % WARP / 8, right = eight % 2, term = k + eight / 2;
+    int eight = lane_of_thread() / 8, right = eight % 2, term = k + eight / 2;
     return (term + right * CHUNKS + (term / CHUNKS + right) / 2) * 16;
 }
 
@@ -91,7 +94,7 @@ template <int CHUNKS> struct Lanes {
     const char *filters, *last_filters;
 
     __device__ __forceinline__ Lanes(const char *filter_rows) {
-        int lane = thread_index() % WARP;
+        int lane = lane_of_thread();
 #pragma unroll
         for (int i = 0; i < STEPS; i++) offsets[i] = lane_offset<CHUNKS>(2 * i);
         /* of one term; the upper half of the warp is not asked */
@@ -200,7 +203,7 @@ __device__ __forceinline__ uint32_t pool_pair(const float (&upper)[4], const flo
 /* From the threads' registers into the warp's exchange. Indices of 16 channels are interleaved: word t holds those of
  * channels 2 t, 2 t + 1, 2 t + 8, 2 t + 9. */
 template <typename T> __device__ __forceinline__ void pool_sums(const Sums (&sums)[EIGHTS], char *exchange) {
-    int lane = thread_index() % WARP, g = lane / 4, t = lane % 4;
+    int lane = lane_of_thread(), g = lane / 4, t = lane % 4;
     char *pooled = exchange + g * POOLED_STRIDE + t * 4;
     char *index = exchange + UNIT * POOLED_STRIDE + g * INDEX_STRIDE + t * 4;
 #pragma unroll
@@ -223,7 +226,7 @@ template <typename T> __device__ __forceinline__ void pool_sums(const Sums (&sum
 __device__ static __forceinline__ void store_index(const char *exchange, uint8_t *to, uint32_t first,
                                                    const Maps &maps) {
     constexpr int ACROSS = BLOCK_CHANNELS / 16, DOWN = WARP / ACROSS;
-    int lane = thread_index() % WARP;
+    int lane = lane_of_thread();
     uint32_t part = (uint32_t)lane % ACROSS;
 #pragma unroll
     for (uint32_t row = (uint32_t)lane / ACROSS; row < UNIT; row += DOWN) {
@@ -254,7 +257,7 @@ __device__ static __forceinline__ void merge(float (&to)[MERGE_FLOATS], const fl
 /* The block's partial sums; all threads call it and are done with shared memory. Means count from zero. */
 __device__ static __forceinline__ void store_partials(const Moments<8> &moments, float *shared, float *partials,
                                                       int channels) {
-    int thread = thread_index(), lane = thread % WARP;
+    int thread = (int)threadIdx.x, lane = lane_of_thread();
     float own[MERGE_FLOATS], other[MERGE_FLOATS];
     float share = moments.count > 0 ? 1.0f / (float)moments.count : 0.0f;
     own[0] = (float)moments.count;
@@ -333,11 +336,32 @@ template <typename T> struct MakeOutput {
     __device__ __forceinline__ void end(const ConvPool &, const Maps &, char *) {}
 };
 
+/* Pooled values from the warp's exchange, 8 channels of a window for each thread at a time. */
+template <typename T, typename Taker>
+__device__ __forceinline__ void take_pooled(Taker &taker, const ConvPool &args, const Maps &maps, int image,
+                                            uint32_t first, const char *exchange) {
+    constexpr int DOWN = WARP / TILES, TURNS = UNIT / DOWN;
+    int lane = lane_of_thread(), part = lane % TILES, row = lane / TILES;
+    int channel = (int)blockIdx.y * BLOCK_CHANNELS + part * 8, left = (int)(maps.windows - first) - row;
+    size_t to = ((size_t)image * maps.windows + first + (uint32_t)row) * (size_t)maps.channels + (size_t)channel;
+    Pack<T> packs[TURNS];
+#pragma unroll
+    for (int i = 0; i < TURNS; i++) {
+        packs[i] = load_pack(reinterpret_cast<const T *>(exchange + (row + i * DOWN) * POOLED_STRIDE + part * 16));
+    }
+    taker.begin(args, maps, channel);
+#pragma unroll
+    for (int i = 0; i < TURNS; i++) {
+        if (i * DOWN < left) taker.take(packs[i], args, to);
+        to += (size_t)(DOWN * maps.channels);
+    }
+}
+
 /* One unit of the warp: windows `first` and on of an image whose map is in shared memory. */
 template <typename T, int CHUNKS, typename Taker>
 __device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, const Maps &maps, int image, uint32_t first,
                                         const char *map, Lanes<CHUNKS> &lanes, char *exchange) {
-    int lane = thread_index() % WARP;
+    int lane = lane_of_thread();
 #pragma unroll
     for (int i = 0; i < EIGHTS; i++) {
         uint32_t window = first + (uint32_t)(i * 8 + lane % 8), across;
@@ -348,14 +372,7 @@ __device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, cons
     convolve<T, CHUNKS>(sums, lanes, maps.row_bytes);
     pool_sums<T>(sums, exchange);
     __syncwarp();
-    uint32_t part = (uint32_t)lane % TILES;
-    taker.begin(args, maps, (int)(blockIdx.y * BLOCK_CHANNELS + part * 8));
-    size_t to = ((size_t)image * maps.windows + first) * (size_t)maps.channels + blockIdx.y * BLOCK_CHANNELS + part * 8;
-#pragma unroll
-    for (uint32_t row = (uint32_t)lane / TILES; row < UNIT; row += WARP / TILES) {
-        Pack<T> pack = load_pack(reinterpret_cast<const T *>(exchange + row * POOLED_STRIDE + part * 16));
-        if (first + row < maps.windows) taker.take(pack, args, to + (size_t)row * (size_t)maps.channels);
-    }
+    take_pooled<T>(taker, args, maps, image, first, exchange);
     taker.take_index(exchange, args, image, first, maps);
     __syncwarp();
 }
@@ -364,13 +381,13 @@ __device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, cons
 template <typename T, int CHUNKS, template <typename> class Taker>
 __global__ void __launch_bounds__(THREADS, 1) conv_pool(ConvPool args, Maps maps) {
     DYNAMIC_SHARED(char, filters);
-    int warp = thread_index() / WARP;
+    int warp = (int)(threadIdx.x / WARP);
     char *exchange = filters + BLOCK_CHANNELS * filter_bytes(CHUNKS) + warp * EXCHANGE_BYTES;
     char *shared_maps = filters + BLOCK_CHANNELS * filter_bytes(CHUNKS) + WARPS * EXCHANGE_BYTES;
     const T *input = static_cast<const T *>(args.input);
     Taker<T> taker;
     Lanes<CHUNKS> lanes(filters);
-    for (int i = thread_index() * 16; i < 2 * maps.bytes; i += THREADS * 16) {
+    for (int i = (int)threadIdx.x * 16; i < 2 * maps.bytes; i += THREADS * 16) {
         *reinterpret_cast<uint4 *>(shared_maps + i) = make_uint4(0, 0, 0, 0);
     }
     __syncthreads();
