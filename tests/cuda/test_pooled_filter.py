@@ -72,7 +72,10 @@ def check(network, size, batch, room=0, reduction="sum"):
         plan.step(1e30 * filler, labels, reduction="sum")  # NaN in all tensors
     first = gradients_of(network, plan, images, reduction=reduction)
     assert np.any(dy != 0) and np.all(np.isfinite(first["conv.weight"]))
-    worst = np.max(np.abs(first["conv.weight"] - expected) - 2**-18 * terms)
+    # Where the forward pass is one kernel, too, the statistics' last bits differ: they turn a few roundings of dy.
+    unit = UNIT[network.precision]
+    turned = (3 + 4e-7 / unit * np.count_nonzero(dy[..., 0])) * unit * np.abs(dy).max() * np.abs(x).max() * factor
+    worst = np.max(np.abs(first["conv.weight"] - expected) - 2**-18 * terms - turned)
     assert worst <= 0, f"exceeds its bound by {worst}, terms up to {terms.max()}"
     if reduction == "sum":
         assert not np.array_equal(first["conv.weight"], rounded(first["conv.weight"], network.precision))
