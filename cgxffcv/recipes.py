@@ -333,6 +333,28 @@ _OLDER = AIRBENCH94.replace(
     lookahead=True,
 )
 
+AIRBENCH94_FAST = AIRBENCH94.replace(
+    name="airbench94_fast",
+    summary="94 % in less time: smaller batches, low resolution first, then the hardest images",
+    norm_momentum=0.4434,
+    resolutions=((0.0, 24), (0.4, 32)),
+    hardest=((0.5, 0.5),),
+    batch_size=1536,
+    epochs=7.0,
+    label_smoothing=0.09,
+    lr=0.205,
+    momentum=0.655,
+    weight_decay=0.0016,
+    bias_lr=0.0573,
+    head_lr=0.5415,
+    sgd_momentum=0.825,
+    muon_decay=0.0016,
+    muon_coefficients=(3.4576, -4.7391, 2.0843),
+    muon_epsilon=1e-5,
+    project="thinning",
+    test_share=0.25,
+)
+
 AIRBENCH90 = AIRBENCH94.replace(
     name="airbench90",
     summary="90 % at the least cost, for CPUs: narrow and deep, low resolution first, then the hardest images",
@@ -359,6 +381,7 @@ RECIPES: dict[str, Recipe] = {
         DEMO,
         FFCV,
         AIRBENCH94,
+        AIRBENCH94_FAST,
         dataclasses.replace(
             _OLDER,
             name="airbench94_sgd",
