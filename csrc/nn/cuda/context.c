@@ -15,9 +15,9 @@ void *cuda_tensor(const Context *context, int tensor) {
     return context->scratch + t->offset * (size_t)context->program->batch;
 }
 
-bool cuda_fusion_wanted(void) {
+bool cuda_fusion_wanted(const char *what) {
     const char *wish = getenv("CGXFFCV_FUSED");
-    return wish == NULL || strcmp(wish, "0") != 0;
+    return wish == NULL || strcmp(wish, "1") == 0 || strstr(wish, what) != NULL;
 }
 
 Status cuda_context_alloc(Context *context, size_t bytes, void *out) {

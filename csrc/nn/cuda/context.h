@@ -51,9 +51,9 @@ void cuda_context_destroy(Context *context);
 /* Zeroed device memory that lives as long as the context. */
 Status cuda_context_alloc(Context *context, size_t bytes, void *out);
 
-/* Whether kernels may do the work of several passes; the environment's CGXFFCV_FUSED=0 says no when a context is made.
- */
-bool cuda_fusion_wanted(void);
+/* Whether a kernel may do the work of several passes: "forward", "filter". The environment's CGXFFCV_FUSED, when a
+ * context is made: 0 none, 1 or unset all, else those it names. */
+bool cuda_fusion_wanted(const char *what);
 
 /* An operator's filters in storage precision. */
 const void *cuda_filters(const Context *context, const Op *op);

@@ -34,7 +34,7 @@ static bool can_pool(const Context *context, int conv) {
 }
 
 void cuda_conv_pool_choose(Context *context) {
-    for (int i = 1; i < context->program->op_count && cuda_fusion_wanted(); i++) {
+    for (int i = 1; i < context->program->op_count && cuda_fusion_wanted("forward"); i++) {
         if (can_pool(context, i)) context->states[i].pooled = context->states[i + 1].pooled = true;
     }
 }
