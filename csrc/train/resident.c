@@ -433,10 +433,13 @@ Status resident_run(Resident *r, const int32_t *order, int steps, uint32_t epoch
     TRY(warm_up_all(r, &set, epoch));
     TRY(begin_run(r, steps, epoch));
     Status status = put_steps(r, &set, steps, done);
-    if (status == STATUS_OK) return read_run(r, first, *done, out, losses);
     ErrorRecord cause = *error_record();
-    if (read_run(r, first, *done, out, losses) != STATUS_OK) *done = 0;
-    return error_adopt(&cause);
+    Status reading = read_run(r, first, *done, out, losses);
+    if (reading != STATUS_OK) { /* the device or a rank is lost: nobody knows how far the steps came */
+        r->trainer->step = first;
+        *done = 0;
+    }
+    return status == STATUS_OK ? reading : error_adopt(&cause);
 }
 
 Status resident_restart(Resident *r, uint64_t seed) {

@@ -43,7 +43,8 @@ Status resident_whiten(Resident *resident, int64_t count, double epsilon);
  * `steps` steps on the images order[0], order[1], ... of the training set (places, not sample numbers; steps x batch of
  * them, this rank's, at most as many as the set has). Waits for the last. `out` has an entry for each step, `losses`
  * (NULL: not wanted) one for each image. The trainer's check is called now and then; a failure leaves the trainer after
- * a whole number of steps, and *done of them in `out` and `losses`. */
+ * a whole number of steps, and *done of them in `out` and `losses`: none, and the trainer's step as before, where the
+ * device or a rank was lost. */
 Status resident_run(Resident *resident, const int32_t *order, int steps, uint32_t epoch, TrainerStep *out,
                     float *losses, int *done);
 

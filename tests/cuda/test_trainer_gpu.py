@@ -256,6 +256,35 @@ def test_wrong_data(files, tmp_path):
         next(trainer.run_epoch())
 
 
+@pytest.mark.skipif(not EMULATED, reason="needs the emulator, whose GPU can be lost")
+@pytest.mark.parametrize("graphs", [True, False])
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_gpu_lost_in_mid_run_is_said(files, monkeypatch, resident, graphs):
+    with trainer_of(files, "muon", resident=resident, graphs=graphs) as trainer:
+        list(trainer.run_epoch())
+        monkeypatch.setenv("CGXFFCV_EMULATED_LOST", "250")  # works on streams, a bit more than a step's
+        with pytest.raises(cgxffcv.CudaError, match="unspecified launch failure"):
+            list(trainer.run_epoch())
+        assert trainer.step == 3 or not resident
+        with pytest.raises(cgxffcv.CudaError):
+            trainer.state_dict()
+        monkeypatch.delenv("CGXFFCV_EMULATED_LOST")
+
+
+@pytest.mark.skipif(not EMULATED, reason="needs the emulator, whose memory can be made small")
+@pytest.mark.parametrize("resident", [True, False])
+def test_too_little_memory_for_a_plan_is_said(files, whole, monkeypatch, resident):
+    """And a trainer whose plan did not fit goes on when there is room."""
+    with trainer_of(files, "muon", seed=1, resident=resident) as trainer:
+        monkeypatch.setenv("CGXFFCV_EMULATED_MEMORY", str(1 << 20))
+        with pytest.raises(MemoryError, match="of GPU memory are needed at once.*use a smaller batch"):
+            list(trainer.run_epoch())
+        assert trainer.step == 0
+        monkeypatch.delenv("CGXFFCV_EMULATED_MEMORY")
+        steps = list(trainer.run_epoch())
+        assert not resident or what(steps) == what(whole("muon")[0][:3])
+
+
 FALLBACK = """
 import sys, warnings
 sys.path[:0] = sys.argv[1:3]

@@ -26,7 +26,9 @@ struct CudaGemm {
 };
 
 static Status fail(cublasStatus_t error, const char *what) {
-    Status code = error == CUBLAS_STATUS_ALLOC_FAILED ? STATUS_MEMORY : STATUS_LIBRARY;
+    Status code = error == CUBLAS_STATUS_ALLOC_FAILED       ? STATUS_MEMORY
+                  : error == CUBLAS_STATUS_EXECUTION_FAILED ? STATUS_CUDA
+                                                            : STATUS_LIBRARY;
     return error_fail(code, "%s: %s", what, cublasLtGetStatusString(error));
 }
 

@@ -168,5 +168,5 @@ extern "C" Status cuda_conv_run(CudaConv *conv, const void *a, const void *b, vo
                                         {to, result * size, true},
                                         {workspace, WORKSPACE_BYTES, true}});
     if (error == cudaSuccess) return STATUS_OK;
-    return error_fail(STATUS_LIBRARY, "convolution: %s", cudaGetErrorString(error));
+    return error_fail(STATUS_CUDA, "convolution: %s", cudaGetErrorString(error));
 }

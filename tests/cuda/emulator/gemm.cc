@@ -123,5 +123,5 @@ extern "C" Status cuda_gemm_batched(CudaGemm *gemm, const CudaGemmShape *shape, 
     cudaError_t error = machine_submit("matrix product", gemm->stream, work,
                                        {{a, a_bytes, false}, {b, b_bytes, false}, addend, {d, d_bytes, true}});
     if (error == cudaSuccess) return STATUS_OK;
-    return error_fail(STATUS_LIBRARY, "matrix product: %s", cudaGetErrorString(error));
+    return error_fail(STATUS_CUDA, "matrix product: %s", cudaGetErrorString(error));
 }

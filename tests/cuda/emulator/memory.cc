@@ -77,7 +77,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes) {
     Locked locked(lock);
     if (forbidden()) return give(cudaErrorStreamCaptureUnsupported);
     size_t pages = bytes / PAGE + 1;
-    if (bytes > memory_total() - used[current_device] || !reserve_arena() ||
+    if (bytes + used[current_device] > memory_total() || !reserve_arena() ||
         pages > (ARENA_BYTES - arena_used) / PAGE - 1) {
         return give(cudaErrorMemoryAllocation);
     }

@@ -1,6 +1,6 @@
 /* The CUDA runtime's functions that the project calls, on the host: devices, launches, errors. CGXFFCV_EMULATED_DEVICES
- * (1), _MEMORY (bytes of one device) and _FAULT (no_driver, old_driver, old_gpu, no_code) make other machines of this
- * one. */
+ * (1), _MEMORY (bytes of one device), _FAULT (no_driver, old_driver, old_gpu, no_code) and _LOST (after so many more
+ * works on streams) make other machines of this one. */
 #include "runtime.h"
 
 #include <stdlib.h>
@@ -29,6 +29,16 @@ static size_t number(const char *variable, size_t otherwise) {
 
 static int device_total() { return (int)number("CGXFFCV_EMULATED_DEVICES", 1); }
 size_t memory_total() { return number("CGXFFCV_EMULATED_MEMORY", (size_t)4 << 30); }
+
+bool lost(int works) {
+    static size_t left;
+    static bool counting;
+    bool wanted = getenv("CGXFFCV_EMULATED_LOST") != nullptr;
+    if (wanted && !counting) left = number("CGXFFCV_EMULATED_LOST", 0);
+    counting = wanted;
+    if (wanted && left > 0) left -= (size_t)works;
+    return wanted && left == 0;
+}
 
 /* ---- kernels -----------------------------------------------------------------------------------------------------*/
 

@@ -53,6 +53,10 @@ cudaError_t give(cudaError_t error);
 /* Calls that a capturing thread may not make break its captures. */
 bool forbidden();
 
+/* CGXFFCV_EMULATED_LOST: whether the device is lost after so many more works (0 or 1); from then on it stays so, until
+ * the variable is gone. */
+bool lost(int works);
+
 size_t memory_total();
 size_t memory_used(int device);
 

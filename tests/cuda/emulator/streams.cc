@@ -22,8 +22,10 @@ bool late() {
     return text != nullptr && strcmp(text, "late") == 0;
 }
 
+static cudaError_t run(const Work &work) { return lost(1) ? cudaErrorLaunchFailure : work(); }
+
 cudaError_t finish(Stream *stream, uint64_t position) {
-    cudaError_t first = cudaSuccess;
+    cudaError_t first = lost(0) ? cudaErrorLaunchFailure : cudaSuccess;
     if (position > stream->queued) position = stream->queued;
     if (stream->done >= position) return first;
     Open open;
@@ -31,7 +33,7 @@ cudaError_t finish(Stream *stream, uint64_t position) {
         Work work = stream->queue.front();
         stream->queue.pop_front();
         stream->done++;
-        cudaError_t error = work();
+        cudaError_t error = run(work);
         if (first == cudaSuccess) first = error;
     }
     return first;
@@ -73,7 +75,7 @@ cudaError_t put(cudaStream_t handle, Work work) {
     }
     if (stream->capture == nullptr) {
         Open open;
-        return work();
+        return run(work);
     }
     stream->put++;
     stream->capture->work.push_back(work);
