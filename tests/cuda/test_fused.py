@@ -40,7 +40,9 @@ class Run:
         monkeypatch.setenv("CGXFFCV_FUSED", "1" if fused else "0")
         nodes = nodes or nodes_of(channels)
         rng = np.random.default_rng(seed)
-        self.network = network = Network(Description("test", tuple(nodes)), backend="cuda", precision=precision)
+        self.network = network = Network(
+            Description("test", tuple(nodes)), backend="cuda", precision=precision, deterministic=True
+        )
         network.initialise(seed)
         for layer in network.layers:
             if layer.kind in ("norm_scale", "norm_bias"):

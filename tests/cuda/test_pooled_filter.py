@@ -38,7 +38,7 @@ def nodes_of(channels, activation="gelu", residual=False, bias=False):
 
 
 def make(nodes, precision, seed=0):
-    network = Network(Description("test", tuple(nodes)), backend="cuda", precision=precision)
+    network = Network(Description("test", tuple(nodes)), backend="cuda", precision=precision, deterministic=True)
     network.initialise(seed)
     rng = np.random.default_rng(seed)
     whole = network.parameter("stem.weight")

@@ -1,6 +1,7 @@
 """Several ranks that train on GPUs: sums through NCCL (the emulator's own, where GPUs are emulated) and through host
 memory give the same bytes, pieces behind backward change nothing, replicas are equal."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ sys.path.append(str(HERE.parent / "mpi"))
 import small_data  # noqa: E402
 from ranks import Launch, needs_mpirun, start  # noqa: E402
 
-from cgxffcv import checkpoint, recipes  # noqa: E402
+from cgxffcv import checkpoint, comm, recipes  # noqa: E402
+from cgxffcv.train import Trainer  # noqa: E402
 
 DEVICES = _cgxffcv.devices()
 EMULATED = bool(DEVICES) and DEVICES[0]["name"] == "emulated device"
@@ -66,6 +68,37 @@ def test_through_host_memory(through_host):
     assert results[0]["hashes"] == results[1]["hashes"] and results[0]["tested"] == 21
     assert results[0]["explain"].startswith("from the GPU through host memory (rank 0: CGXFFCV_COMM_NCCL=0)\n")
     assert not results[0]["skipped"] and results[0]["losses"] != results[1]["losses"]
+
+
+class AloneOnNccl(Trainer):
+    """One rank whose sums go through NCCL all the same, as far as a single GPU can show it."""
+
+    def _build(self, *args):
+        self.ranks = 2
+        super()._build(*args)
+        self.ranks = 1
+
+
+@pytest.mark.skipif(not (EMULATED or _cgxffcv.nccl_version()), reason="no NCCL in this build or on this machine")
+@pytest.mark.parametrize("graphs", [True] if EMULATED else [True, False])
+def test_nccl_with_one_rank_changes_nothing(files, monkeypatch, graphs):
+    """Connecting, sums in pieces on a second stream, recorded and not, the end; a mean over one rank is the same."""
+    monkeypatch.setenv("CGXFFCV_COMM_PIECE_KIB", "1")
+    if EMULATED:
+        monkeypatch.setenv("CGXFFCV_NCCL_LIBRARY", _cgxffcv.__file__)
+    states, short = [], SMALL.replace(epochs=1)
+    for kind in (Trainer, AloneOnNccl):
+        with contextlib.ExitStack() as stack:
+            world = stack.enter_context(comm.world(timeout=60))
+            options = {"threads": 1, "num_workers": 1, "device": "gpu", "deterministic": True, "graphs": graphs}
+            trainer = stack.enter_context(kind(short, *files, comm=world, compression=PLAIN, **options))
+            assert (kind is Trainer) != ("on the GPUs by NCCL" in trainer.explain())
+            while not trainer.finished:
+                list(trainer.run_epoch())
+                trainer.end_epoch()
+            assert (trainer._resident.core.graphs() > 0) == graphs
+            states.append(trainer.state_dict())
+    assert same(*states)
 
 
 @needs_nccl
