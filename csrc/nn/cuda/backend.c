@@ -10,10 +10,8 @@ static const CudaPass passes[PASS_KINDS] = {
     [PASS_CONV_FILTER] = cuda_pass_conv_filter,
     [PASS_CONV_DATA] = cuda_pass_conv_data,
     [PASS_NORM_STATISTICS] = cuda_pass_norm_statistics,
-    [PASS_NORM_CLOSE] = cuda_pass_norm_close,
     [PASS_NORM_APPLY] = cuda_pass_norm_apply,
     [PASS_NORM_REDUCE] = cuda_pass_norm_reduce,
-    [PASS_NORM_BACKWARD_CLOSE] = cuda_pass_norm_backward_close,
     [PASS_NORM_BACKWARD] = cuda_pass_norm_backward,
     [PASS_NORM_RUNNING] = cuda_pass_norm_running,
     [PASS_NORM_EVALUATE] = cuda_pass_norm_evaluate,
@@ -22,8 +20,8 @@ static const CudaPass passes[PASS_KINDS] = {
     [PASS_HEAD_CLOSE] = cuda_pass_head_close,
 };
 
-/* The images are read by the one convolution that has kernels of its own; filter gradients are finished where they are
- * made, so there is nothing to close. */
+/* The images are read by the one convolution that has kernels of its own; sums and gradients
+ * of norms and filters are finished where they are made, so there is nothing to close. */
 static CudaPass pass_of(const Pass *pass) {
     if (pass->op == 0 && pass->kind == PASS_CONV_FORWARD) return cuda_pass_stem_forward;
     if (pass->op == 0 && pass->kind == PASS_CONV_FILTER) return cuda_pass_stem_backward;

@@ -5,6 +5,7 @@
 #define CGXFFCV_NN_CUDA_CONTEXT_H
 
 #include "nn/cuda/conv.h"
+#include "nn/cuda/norm.h"
 #include "nn/ops.h"
 
 /* What an operator keeps in this backend; which members are set depends on its kind. Device memory of the context. */
@@ -66,8 +67,7 @@ static inline const Tensor *cuda_shape(const Context *context, int tensor) {
 
 /* conv_pool_op.c: a convolution and its norm's pool in one kernel. Finds those that there are; their two passes. */
 void cuda_conv_pool_choose(Context *context);
-int cuda_conv_pool_op_blocks(const Context *context, const Job *job, int norm);
-Status cuda_pass_conv_pool_statistics(Context *context, const Job *job, int norm);
+Status cuda_pass_conv_pool_statistics(Context *context, const Job *job, int norm, NormClose close);
 Status cuda_pass_conv_pool_evaluate(Context *context, const Job *job, int norm);
 
 /* conv_op.c, stem_op.c, norm_op.c, head_op.c: what an operator needs; its passes. */
@@ -90,10 +90,8 @@ Status cuda_pass_conv_forward(Context *context, const Job *job, int op);
 Status cuda_pass_conv_filter(Context *context, const Job *job, int op);
 Status cuda_pass_conv_data(Context *context, const Job *job, int op);
 Status cuda_pass_norm_statistics(Context *context, const Job *job, int op);
-Status cuda_pass_norm_close(Context *context, const Job *job, int op);
 Status cuda_pass_norm_apply(Context *context, const Job *job, int op);
 Status cuda_pass_norm_reduce(Context *context, const Job *job, int op);
-Status cuda_pass_norm_backward_close(Context *context, const Job *job, int op);
 Status cuda_pass_norm_backward(Context *context, const Job *job, int op);
 Status cuda_pass_norm_running(Context *context, const Job *job, int op);
 Status cuda_pass_norm_evaluate(Context *context, const Job *job, int op);

@@ -9,6 +9,7 @@
  * In shared memory 16 bytes behind each second column of a map are free: the windows of a load lie at a distance of an
  * odd number of 16 bytes, in different banks. */
 #include "device/mma.cuh"
+#include "nn/cuda/norm_close.cuh"
 #include "nn/cuda/norm_values.cuh"
 
 extern "C" {
@@ -289,7 +290,7 @@ __device__ static __forceinline__ void store_partials(const Moments<8> &moments,
         partial_row(partials, channels, blockIdx.x, 1)[channel + i] = own[i + 9];
         if (blockIdx.x == 0) zero[channel + i] = 0;
     }
-    if (channel == 0) *partial_count(partials, channels, gridDim.x, blockIdx.x) = own[0];
+    if (lane == 0) *partial_count(partials, channels, gridDim.x, blockIdx.y * gridDim.x + blockIdx.x) = own[0];
 }
 
 /* ---- what becomes of the pooled values ---------------------------------------------------------------------------*/
@@ -313,7 +314,13 @@ template <typename T> struct KeepStatistics {
         store_index(exchange, args.index + place, first, maps);
     }
     __device__ __forceinline__ void end(const ConvPool &args, const Maps &maps, char *shared) {
-        store_partials(moments, reinterpret_cast<float *>(shared), args.partials, maps.channels);
+        const NormClose &close = args.close;
+        store_partials(moments, reinterpret_cast<float *>(shared), close.partials, maps.channels);
+        if (!last_to_arrive(partial_arrivals(close.partials, maps.channels) + blockIdx.y)) return;
+        const float *counts = partial_count(close.partials, maps.channels, gridDim.x, blockIdx.y * gridDim.x);
+        finish_statistics(close, maps.channels, (int)gridDim.x, counts,
+                          column_of((int)blockIdx.y * BLOCK_CHANNELS, BLOCK_CHANNELS),
+                          reinterpret_cast<double *>(shared));
     }
 };
 
@@ -453,14 +460,14 @@ extern "C" bool cuda_conv_pool_fits(const ConvPoolShape *shape) {
     return device_fits(shared_bytes(maps_of(shape), CHUNKS_24));
 }
 
-extern "C" int cuda_conv_pool_blocks(const ConvPoolShape *shape) {
+static int conv_pool_blocks(const ConvPoolShape *shape) {
     return shape->images < GPU_MULTIPROCESSORS ? shape->images : GPU_MULTIPROCESSORS;
 }
 
 template <template <typename> class Taker>
 static Status launch(const ConvPoolShape *shape, const ConvPool &args, DeviceStream *stream) {
     Maps maps = maps_of(shape);
-    dim3 grid((unsigned)cuda_conv_pool_blocks(shape), (unsigned)(shape->out_channels / BLOCK_CHANNELS));
+    dim3 grid((unsigned)conv_pool_blocks(shape), (unsigned)(shape->out_channels / BLOCK_CHANNELS));
     auto kernel = shape->precision == PRECISION_FLOAT16 ? conv_pool<__half, CHUNKS_24, Taker>
                                                         : conv_pool<__nv_bfloat16, CHUNKS_24, Taker>;
     return LAUNCH(kernel, grid, THREADS, shared_bytes(maps, CHUNKS_24), stream, args, maps);

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #include "device/device.h"
-#include "nn/model.h"
+#include "nn/cuda/norm.h"
 
 typedef struct ConvPoolShape {
     Precision precision;
@@ -17,15 +17,12 @@ typedef struct ConvPoolShape {
 /* Stride and padding are 1. Whether there is a kernel for this shape that runs on the current device. */
 bool cuda_conv_pool_fits(const ConvPoolShape *shape);
 
-/* How many blocks leave partial sums: for NormClose. */
-int cuda_conv_pool_blocks(const ConvPoolShape *shape);
-
 typedef struct ConvPool {
     const void *input, *filters;
-    /* Statistics: the largest of each window, which it was, and partial sums as those of cuda_norm_statistics. */
+    /* Statistics: the largest of each window, which it was, and what cuda_norm_statistics makes of them. */
     void *pooled;
     uint8_t *index;
-    float *partials;
+    NormClose close;
     /* Output: the largest of each window, normalised by the terms (see norm.h) and activated. */
     const float *terms;
     void *output;

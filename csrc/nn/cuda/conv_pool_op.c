@@ -39,22 +39,17 @@ void cuda_conv_pool_choose(Context *context) {
     }
 }
 
-int cuda_conv_pool_op_blocks(const Context *context, const Job *job, int norm) {
-    ConvPoolShape shape = shape_of(context, &context->program->ops[norm - 1], job->count);
-    return cuda_conv_pool_blocks(&shape);
-}
-
 static ConvPool args_of(const Context *context, const Op *conv) {
     return (ConvPool){.input = cuda_tensor(context, conv->input), .filters = cuda_filters(context, conv)};
 }
 
-Status cuda_pass_conv_pool_statistics(Context *context, const Job *job, int norm) {
+Status cuda_pass_conv_pool_statistics(Context *context, const Job *job, int norm, NormClose close) {
     const Op *o = &context->program->ops[norm], *conv = o - 1;
     ConvPoolShape shape = shape_of(context, conv, job->count);
     ConvPool args = args_of(context, conv);
     args.pooled = cuda_tensor(context, o->saved);
     args.index = cuda_tensor(context, o->index);
-    args.partials = context->states[norm].partials;
+    args.close = close;
     return cuda_conv_pool_statistics(&shape, args, context->stream);
 }
 

@@ -21,28 +21,33 @@ typedef struct NormShape {
     int pool; /* window, 2 or 3 */
 } NormShape;
 
-/* Partial sums that blocks leave for the closing kernels: room for them, in floats. */
+/* Partial sums that blocks leave for the last of them: room for them, in floats. Zero before
+ * the first use. */
 #define NORM_MOST_BLOCKS 264
 static inline size_t cuda_norm_partial_elems(int channels) {
-    return (size_t)NORM_MOST_BLOCKS * (2 * (size_t)channels + 1) + (size_t)channels;
+    return (size_t)NORM_MOST_BLOCKS * (2 * (size_t)channels + 1) + 3 * (size_t)channels;
 }
-
-/* Statistics of `input`, or of its pool, which goes with the elements' indices to `pooled` and `index`. */
-Status cuda_norm_statistics(const NormShape *shape, const void *input, void *pooled, uint8_t *index, float *partials,
-                            DeviceStream *stream);
 
 /* Partial statistics to terms and running statistics; scale NULL: all 1. */
 typedef struct NormClose {
     float *partials;
-    int blocks; /* that left them; 0: those of cuda_norm_statistics */
     const float *scale, *shift;
     float *terms, *running_mean, *running_variance;
     double eps, keep;
 } NormClose;
-Status cuda_norm_close(const NormShape *shape, NormClose close, DeviceStream *stream);
 
-/* Running statistics to terms; reads no partial sums. */
-Status cuda_norm_running(const NormShape *shape, NormClose close, DeviceStream *stream);
+/* Statistics of `input`, or of its pool, which goes with the elements' indices to `pooled` and `index`; closed. */
+Status cuda_norm_statistics(const NormShape *shape, const void *input, void *pooled, uint8_t *index, NormClose close,
+                            DeviceStream *stream);
+
+/* Running statistics of several norms to terms; reads no partial sums. */
+#define NORM_RUNNING_MOST 16
+typedef struct NormRunning {
+    int count;
+    int channels[NORM_RUNNING_MOST];
+    NormClose norms[NORM_RUNNING_MOST];
+} NormRunning;
+Status cuda_norm_running(const NormRunning *running, DeviceStream *stream);
 
 /* Activation of the normalised input, with a residual added before or after it. */
 typedef struct NormApply {
@@ -57,7 +62,8 @@ Status cuda_norm_apply(const NormShape *shape, NormApply apply, DeviceStream *st
 /* The same and the pool in one, wherever it is; a residual only if it is before the norm. */
 Status cuda_norm_apply_pooled(const NormShape *shape, NormApply apply, DeviceStream *stream);
 
-/* dz = gradient * activation'(z), and its sums. */
+/* dz = gradient * activation'(z), and its sums, which become the tilt and base terms and, times the factor, the
+ * parameters' gradients. */
 typedef struct NormReduce {
     const void *saved;         /* what was normalised */
     void *gradient;            /* of the output */
@@ -65,17 +71,12 @@ typedef struct NormReduce {
     const void *residual;      /* NULL, or what was added before the activation */
     const uint8_t *index;      /* of a pool after the activation */
     void *activation_gradient; /* NULL, or where dz goes; not with a pool after the activation */
-    const float *terms;
-    float *partials; /* sums of dz and of dz (x - mean) */
+    float *terms;
+    float *partials;                       /* sums of dz and of dz (x - mean) */
+    float *scale_gradient, *bias_gradient; /* scale_gradient NULL: not wanted */
+    float factor;
 } NormReduce;
 Status cuda_norm_reduce(const NormShape *shape, NormReduce reduce, DeviceStream *stream);
-
-/* Partial sums to the tilt and base terms and to the gradients, times the factor; scale_gradient NULL: not wanted. */
-typedef struct NormBackwardClose {
-    float *partials, *terms, *scale_gradient, *bias_gradient;
-    float factor;
-} NormBackwardClose;
-Status cuda_norm_backward_close(const NormShape *shape, NormBackwardClose close, DeviceStream *stream);
 
 typedef struct NormBackward {
     const void *saved, *gradient; /* gradient of the output; if the shape's activation is NONE: dz itself */

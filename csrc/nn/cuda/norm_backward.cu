@@ -1,6 +1,7 @@
 /* Backward half of the norms: the sums of the gradient before the activation, then the gradient of the input. That
  * gradient is made in both passes from what was normalised and the gradient of the output: reading these twice costs
  * less than writing it and reading it back. */
+#include "nn/cuda/norm_close.cuh"
 #include "nn/cuda/norm_slopes.cuh"
 
 #define NO_ELEMENT 255 /* the index of a window that was not pooled */
@@ -75,6 +76,16 @@ __device__ __forceinline__ void store_sums(Sums<PACK> &sums, float *partials, in
     store_row(partial_row(partials, channels, blockIdx.x, 1), channel, sums.product);
 }
 
+/* The block's part of the sums, and if it is the last one, theirs all. */
+template <typename T>
+__device__ __forceinline__ void close_sums(Sums<Pack<T>::PACK> &sums, const NormReduce &args, int channels, int channel,
+                                           double pixels) {
+    store_sums(sums, args.partials, channels, channel);
+    if (!last_to_arrive(partial_arrivals(args.partials, channels) + blockIdx.y)) return;
+    __shared__ double shared[GRADIENT_SUMS * SUM_THREADS];
+    finish_gradients(args, channels, (int)gridDim.x, pixels, !is_narrow<T>(), tile_column<T>(channels), shared);
+}
+
 /* The gradient as a later pass will read it: with the skip's, which is stored, rounded. */
 template <typename T> __device__ __forceinline__ void add_skip(const T *skip, T *gradient, size_t at, Pack<T> &pack) {
     Pack<T> other = load_pack(skip + at);
@@ -110,7 +121,7 @@ __device__ __forceinline__ void reduce_pack(const NormReduce &args, size_t at, c
 }
 
 template <typename T, Activation ACTIVATION, bool EXTRAS>
-__global__ void __launch_bounds__(SUM_THREADS, 2) reduce(NormReduce args, Items items) {
+__global__ void __launch_bounds__(SUM_THREADS, 2) reduce(NormReduce args, Items items, double pixels) {
     constexpr int PACK = Pack<T>::PACK, UNROLL = EXTRAS ? 1 : REDUCE_UNROLL;
     int channel = first_channel<T>(), channels = items.channels;
     const T *saved = static_cast<const T *>(args.saved), *gradient = static_cast<const T *>(args.gradient);
@@ -133,7 +144,7 @@ __global__ void __launch_bounds__(SUM_THREADS, 2) reduce(NormReduce args, Items 
             reduce_pack<T, ACTIVATION, EXTRAS>(args, at + (size_t)k * step, terms, x[k], dy[k], sums);
         }
     }
-    store_sums(sums, args.partials, channels, channel);
+    close_sums<T>(sums, args, channels, channel, pixels);
 }
 
 template <typename T, int POOL>
@@ -163,7 +174,8 @@ __device__ __forceinline__ Pack<T> pick(const Pack<T> (&packs)[ELEMENTS], const 
 
 /* With a pool after the activation only the elements that it chose have a gradient before the activation. */
 template <typename T, Activation ACTIVATION, int POOL>
-__global__ void __launch_bounds__(SUM_THREADS) reduce_pooled(NormReduce args, Items items, Windows windows) {
+__global__ void __launch_bounds__(SUM_THREADS)
+    reduce_pooled(NormReduce args, Items items, Windows windows, double pixels) {
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
     Sums<PACK> sums;
@@ -180,7 +192,7 @@ __global__ void __launch_bounds__(SUM_THREADS) reduce_pooled(NormReduce args, It
         Pack<T> x = pick(packs, load_bytes<PACK>(args.index + at));
         reduce_pack<T, ACTIVATION, true>(args, at, terms, x, dy, sums);
     }
-    store_sums(sums, args.partials, channels, channel);
+    close_sums<T>(sums, args, channels, channel, pixels);
 }
 
 /* ---- gradient of the input ---------------------------------------------------------------------------------------*/
@@ -325,16 +337,17 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 2 : 1)
 template <typename T, Activation ACTIVATION>
 static Status launch_reduce(const NormShape *shape, const NormReduce &args, DeviceStream *stream) {
     Grid grid = reduce_grid(shape);
+    double pixels = (double)saved_pixels_of(shape);
     if (shape->pool_place == POOL_AFTER_ACTIVATION) {
         Windows windows = make_windows(shape, false);
-        void (*kernel)(NormReduce, Items, Windows) =
+        void (*kernel)(NormReduce, Items, Windows, double) =
             shape->pool == 2 ? reduce_pooled<T, ACTIVATION, 2> : reduce_pooled<T, ACTIVATION, 3>;
-        return LAUNCH(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, windows);
+        return LAUNCH(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, windows, pixels);
     }
     bool extras = args.skip != nullptr || args.residual != nullptr || args.activation_gradient != nullptr;
     if (extras) grid.items.chunks *= REDUCE_UNROLL; /* of one item a row */
-    void (*kernel)(NormReduce, Items) = extras ? reduce<T, ACTIVATION, true> : reduce<T, ACTIVATION, false>;
-    return LAUNCH(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items);
+    void (*kernel)(NormReduce, Items, double) = extras ? reduce<T, ACTIVATION, true> : reduce<T, ACTIVATION, false>;
+    return LAUNCH(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, pixels);
 }
 
 template <typename T, Activation ACTIVATION>

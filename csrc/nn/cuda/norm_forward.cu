@@ -1,4 +1,5 @@
 /* Forward half of the norms: statistics with the pool before them, and the normalised, activated output. */
+#include "nn/cuda/norm_close.cuh"
 #include "nn/cuda/norm_values.cuh"
 
 /* ---- statistics --------------------------------------------------------------------------------------------------*/
@@ -53,11 +54,22 @@ __device__ __forceinline__ void store_moments(const Moments<Pack<T>::PACK> &mome
     store_row(partial_row(partials, channels, blockIdx.x, 0), channel, mean);
     store_row(partial_row(partials, channels, blockIdx.x, 1), channel, deviations);
     if (blockIdx.x == 0) store_row(partial_zero(partials, channels, gridDim.x), channel, from);
-    if (channel == 0) *partial_count(partials, channels, gridDim.x, blockIdx.x) = count;
+    if (threadIdx.x == 0) *partial_count(partials, channels, gridDim.x, blockIdx.y * gridDim.x + blockIdx.x) = count;
+}
+
+/* The block's part of the statistics, and if it is the last one, theirs all. */
+template <typename T>
+__device__ __forceinline__ void close_moments(const Moments<Pack<T>::PACK> &moments, const Pack<T> &zero,
+                                              const NormClose &close, int channels, int channel) {
+    store_moments<T>(moments, zero, close.partials, channels, channel);
+    if (!last_to_arrive(partial_arrivals(close.partials, channels) + blockIdx.y)) return;
+    __shared__ double shared[STATISTICS_SUMS * SUM_THREADS];
+    const float *counts = partial_count(close.partials, channels, gridDim.x, blockIdx.y * gridDim.x);
+    finish_statistics(close, channels, (int)gridDim.x, counts, tile_column<T>(channels), shared);
 }
 
 template <typename T>
-__global__ void __launch_bounds__(SUM_THREADS, 2) statistics(const T *input, Items items, float *partials) {
+__global__ void __launch_bounds__(SUM_THREADS, 2) statistics(const T *input, Items items, NormClose close) {
     constexpr int PACK = Pack<T>::PACK, UNROLL = STATISTICS_UNROLL;
     int channel = first_channel<T>(), channels = items.channels;
     Moments<PACK> moments;
@@ -81,7 +93,7 @@ __global__ void __launch_bounds__(SUM_THREADS, 2) statistics(const T *input, Ite
             moments.add(x);
         }
     }
-    store_moments<T>(moments, zero, partials, channels, channel);
+    close_moments<T>(moments, zero, close, channels, channel);
 }
 
 /* The largest of the window's elements, the first of equal ones, and which it is. */
@@ -118,7 +130,7 @@ __device__ __forceinline__ void load_window(const T *input, const Window &window
 
 template <typename T, int POOL>
 __global__ void __launch_bounds__(SUM_THREADS, POOL == 2 ? 2 : 1)
-    pool_statistics(const T *input, Items items, Windows windows, T *pooled, uint8_t *index, float *partials) {
+    pool_statistics(const T *input, Items items, Windows windows, T *pooled, uint8_t *index, NormClose close) {
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
     Moments<PACK> moments;
@@ -138,7 +150,7 @@ __global__ void __launch_bounds__(SUM_THREADS, POOL == 2 ? 2 : 1)
         moments.begin(best);
         moments.add(best);
     }
-    store_moments<T>(moments, zero, partials, channels, channel);
+    close_moments<T>(moments, zero, close, channels, channel);
 }
 
 /* ---- output ------------------------------------------------------------------------------------------------------*/
@@ -247,21 +259,21 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
 /* ---- launchers ---------------------------------------------------------------------------------------------------*/
 
 extern "C" Status cuda_norm_statistics(const NormShape *shape, const void *input, void *pooled, uint8_t *index,
-                                       float *partials, DeviceStream *stream) {
+                                       NormClose close, DeviceStream *stream) {
     Grid grid = statistics_grid(shape);
     DISPATCH_STORAGE(shape->precision, T, {
         const T *from = static_cast<const T *>(input);
         T *to = static_cast<T *>(pooled);
         if (shape->pool_place != POOL_BEFORE_NORM) {
-            return LAUNCH(statistics<T>, grid.blocks, grid.threads, 0, stream, from, grid.items, partials);
+            return LAUNCH(statistics<T>, grid.blocks, grid.threads, 0, stream, from, grid.items, close);
         }
         Windows windows = make_windows(shape, false);
         if (shape->pool == 2) {
             return LAUNCH((pool_statistics<T, 2>), grid.blocks, grid.threads, 0, stream, from, grid.items, windows, to,
-                          index, partials);
+                          index, close);
         }
         return LAUNCH((pool_statistics<T, 3>), grid.blocks, grid.threads, 0, stream, from, grid.items, windows, to,
-                      index, partials);
+                      index, close);
     });
     return STATUS_OK;
 }

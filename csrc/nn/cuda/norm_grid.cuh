@@ -15,7 +15,8 @@ extern "C" {
 
 #define GPU_MULTIPROCESSORS 132 /* an H100's; the sums' order must not depend on the GPU */
 #define MOST_PACKS_ACROSS 64
-#define SUM_THREADS 384 /* of kernels that sum over pixels: two such blocks on a multiprocessor */
+#define SUM_PACKS_ACROSS 4 /* of kernels that sum over pixels: so each tile's last block has few sums to add up */
+#define SUM_THREADS 384    /* of kernels that sum over pixels: two such blocks on a multiprocessor */
 #define SUM_BLOCKS (2 * GPU_MULTIPROCESSORS)
 #define MAP_THREADS 256 /* of kernels that do not */
 #define MAP_BLOCKS (8 * GPU_MULTIPROCESSORS)
@@ -57,9 +58,10 @@ typedef struct Grid {
 
 static inline int pack_of(const NormShape *shape) { return shape->precision == PRECISION_FLOAT32 ? 4 : 8; }
 
-static inline Grid make_grid(const NormShape *shape, size_t items, int unroll, int most_threads, int most_blocks) {
+static inline Grid make_tiled_grid(const NormShape *shape, size_t items, int unroll, int most_threads, int most_blocks,
+                                   unsigned most_across) {
     unsigned packs = (unsigned)(shape->channels / pack_of(shape));
-    unsigned tiles = (packs + MOST_PACKS_ACROSS - 1) / MOST_PACKS_ACROSS, across = (packs + tiles - 1) / tiles;
+    unsigned tiles = (packs + most_across - 1) / most_across, across = (packs + tiles - 1) / tiles;
     unsigned rows = (unsigned)most_threads / across, chunk = rows * (unsigned)unroll;
     unsigned chunks = (unsigned)((items + chunk - 1) / chunk), most = (unsigned)most_blocks / tiles;
     if (most < 1) most = 1;
@@ -70,6 +72,14 @@ static inline Grid make_grid(const NormShape *shape, size_t items, int unroll, i
     grid.items.chunks = chunks;
     grid.items.channels = shape->channels;
     return grid;
+}
+
+static inline Grid make_grid(const NormShape *shape, size_t items, int unroll, int most_threads, int most_blocks) {
+    return make_tiled_grid(shape, items, unroll, most_threads, most_blocks, MOST_PACKS_ACROSS);
+}
+
+static inline Grid make_sum_grid(const NormShape *shape, size_t items, int unroll) {
+    return make_tiled_grid(shape, items, unroll, SUM_THREADS, SUM_BLOCKS, SUM_PACKS_ACROSS);
 }
 
 static inline size_t pixels_of(const NormShape *shape) {
@@ -91,14 +101,14 @@ static inline size_t saved_pixels_of(const NormShape *shape) {
 
 static inline Grid statistics_grid(const NormShape *shape) {
     int unroll = shape->pool_place == POOL_BEFORE_NORM ? 1 : STATISTICS_UNROLL;
-    return make_grid(shape, saved_pixels_of(shape), unroll, SUM_THREADS, SUM_BLOCKS);
+    return make_sum_grid(shape, saved_pixels_of(shape), unroll);
 }
 
 static inline Grid reduce_grid(const NormShape *shape) {
     if (shape->pool_place == POOL_AFTER_ACTIVATION) {
-        return make_grid(shape, pooled_pixels_of(shape), 1, SUM_THREADS, SUM_BLOCKS);
+        return make_sum_grid(shape, pooled_pixels_of(shape), 1);
     }
-    return make_grid(shape, saved_pixels_of(shape), REDUCE_UNROLL, SUM_THREADS, SUM_BLOCKS);
+    return make_sum_grid(shape, saved_pixels_of(shape), REDUCE_UNROLL);
 }
 
 /* ---- windows of a pool -------------------------------------------------------------------------------------------*/
@@ -220,8 +230,8 @@ template <int PACK> __device__ __forceinline__ int byte_of(const Bytes<PACK> &by
 
 /* ---- partial sums ------------------------------------------------------------------------------------------------*/
 
-/* Where blocks put their two rows of partial sums; behind all, what means count from, and of how many values they are.
- */
+/* Where blocks put their two rows of partial sums; behind all, what means count from; then of how many values they are,
+ * for each tile of channels apart. */
 __device__ static __forceinline__ float *partial_row(float *partials, int channels, unsigned block, int row) {
     return partials + ((size_t)block * 2 + (size_t)row) * (size_t)channels;
 }
@@ -230,6 +240,11 @@ __device__ static __forceinline__ float *partial_zero(float *partials, int chann
 }
 __device__ static __forceinline__ float *partial_count(float *partials, int channels, unsigned blocks, unsigned block) {
     return partial_zero(partials, channels, blocks) + channels + block;
+}
+/* At the end of all that cuda_norm_partial_elems makes room for: how many blocks of each tile are done. */
+__device__ static __forceinline__ unsigned *partial_arrivals(float *partials, int channels) {
+    return reinterpret_cast<unsigned *>(partials + (size_t)NORM_MOST_BLOCKS * (2 * (size_t)channels + 1)) +
+           2 * channels;
 }
 
 #endif

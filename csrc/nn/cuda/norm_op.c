@@ -34,16 +34,6 @@ Status cuda_norm_op_create(Context *context, int op) {
     return cuda_context_alloc(context, cuda_norm_partial_elems(input->channels) * sizeof(float), &state->partials);
 }
 
-Status cuda_pass_norm_statistics(Context *context, const Job *job, int op) {
-    const Op *o = &context->program->ops[op];
-    if (context->states[op].pooled) return cuda_pass_conv_pool_statistics(context, job, op);
-    NormShape shape = shape_of(context, op, job->count);
-    bool pool = o->node.pool_place == POOL_BEFORE_NORM;
-    return cuda_norm_statistics(&shape, cuda_tensor(context, o->input), pool ? cuda_tensor(context, o->saved) : NULL,
-                                pool ? cuda_tensor(context, o->index) : NULL, context->states[op].partials,
-                                context->stream);
-}
-
 static NormClose close_of(const Context *context, int op) {
     const Op *o = &context->program->ops[op];
     const float *parameters = model_parameter_data(context->model);
@@ -58,16 +48,29 @@ static NormClose close_of(const Context *context, int op) {
                        .keep = o->node.keep};
 }
 
-Status cuda_pass_norm_close(Context *context, const Job *job, int op) {
+Status cuda_pass_norm_statistics(Context *context, const Job *job, int op) {
+    const Op *o = &context->program->ops[op];
+    if (context->states[op].pooled) return cuda_pass_conv_pool_statistics(context, job, op, close_of(context, op));
     NormShape shape = shape_of(context, op, job->count);
-    NormClose close = close_of(context, op);
-    if (context->states[op].pooled) close.blocks = cuda_conv_pool_op_blocks(context, job, op);
-    return cuda_norm_close(&shape, close, context->stream);
+    bool pool = o->node.pool_place == POOL_BEFORE_NORM;
+    return cuda_norm_statistics(&shape, cuda_tensor(context, o->input), pool ? cuda_tensor(context, o->saved) : NULL,
+                                pool ? cuda_tensor(context, o->index) : NULL, close_of(context, op), context->stream);
 }
 
+/* For all norms at the first of them. */
 Status cuda_pass_norm_running(Context *context, const Job *job, int op) {
-    NormShape shape = shape_of(context, op, job->count);
-    return cuda_norm_running(&shape, close_of(context, op), context->stream);
+    const Program *program = context->program;
+    NormRunning running = {.count = 0};
+    for (int i = 0; i < program->op_count; i++) {
+        if (program->ops[i].node.kind != NODE_NORM) continue;
+        if (i < op) return STATUS_OK;
+        running.channels[running.count] = shape_of(context, i, job->count).channels;
+        running.norms[running.count++] = close_of(context, i);
+        if (running.count < NORM_RUNNING_MOST) continue;
+        TRY(cuda_norm_running(&running, context->stream));
+        running.count = 0;
+    }
+    return running.count == 0 ? STATUS_OK : cuda_norm_running(&running, context->stream);
 }
 
 static NormApply apply_of(const Context *context, int op, int input, int index) {
@@ -101,6 +104,7 @@ Status cuda_pass_norm_reduce(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
     NormShape shape = shape_of(context, op, job->count);
     bool before = o->node.residual_place == RESIDUAL_BEFORE_ACTIVATION;
+    float *gradients = model_gradient_data(context->model);
     NormReduce reduce = {.saved = cuda_tensor(context, o->saved),
                          .gradient = cuda_tensor(context, o->output_gradient),
                          .skip = tensor_or_null(context, o->skip_gradient),
@@ -108,20 +112,11 @@ Status cuda_pass_norm_reduce(Context *context, const Job *job, int op) {
                          .index = tensor_or_null(context, o->index),
                          .activation_gradient = tensor_or_null(context, o->activation_gradient),
                          .terms = context->states[op].terms,
-                         .partials = context->states[op].partials};
+                         .partials = context->states[op].partials,
+                         .scale_gradient = o->scale == SIZE_MAX ? NULL : gradients + o->scale,
+                         .bias_gradient = gradients + o->bias,
+                         .factor = context->gradient_factor};
     return cuda_norm_reduce(&shape, reduce, context->stream);
-}
-
-Status cuda_pass_norm_backward_close(Context *context, const Job *job, int op) {
-    const Op *o = &context->program->ops[op];
-    NormShape shape = shape_of(context, op, job->count);
-    float *gradients = model_gradient_data(context->model);
-    NormBackwardClose close = {.partials = context->states[op].partials,
-                               .terms = context->states[op].terms,
-                               .scale_gradient = o->scale == SIZE_MAX ? NULL : gradients + o->scale,
-                               .bias_gradient = gradients + o->bias,
-                               .factor = context->gradient_factor};
-    return cuda_norm_backward_close(&shape, close, context->stream);
 }
 
 /* From the gradient before the activation where a residual handed it on, else from the output's. */
