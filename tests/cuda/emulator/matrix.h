@@ -46,19 +46,18 @@ template <typename T> UNCHECKED float emulator_element(uint32_t pair, int which)
 
 /* Registers of a lane: the four of A, the two of B. Sums run in double and are rounded once for 8 columns of A. */
 template <typename T> UNCHECKED void emulator_mma(float *c, const uint32_t *own, int columns) {
-    static uint32_t all[EMULATED_BLOCK][EMULATED_REGISTERS];
+    static float all[EMULATED_BLOCK][2 * EMULATED_REGISTERS];
     int thread = emulator_thread(), lane = emulator_lane(), g = lane / 4, t = lane % 4;
-    const uint32_t(*warp)[EMULATED_REGISTERS] = &all[thread - lane];
-    memcpy(all[thread], own, sizeof all[thread]);
+    const float(*warp)[2 * EMULATED_REGISTERS] = &all[thread - lane];
+    for (int i = 0; i < 2 * EMULATED_REGISTERS; i++) all[thread][i] = emulator_element<T>(own[i / 2], i % 2);
     __syncwarp();
     for (int eight = 0; eight < columns / 8; eight++) {
         for (int i = 0; i < 4; i++) {
-            int row_half = i / 2, column = 2 * t + i % 2;
+            int column = 2 * t + i % 2;
             double sum = (double)c[i];
             for (int k = 0; k < 8; k++) {
-                double a = (double)emulator_element<T>(warp[4 * g + k / 2][2 * eight + row_half], k % 2);
-                double b = (double)emulator_element<T>(warp[4 * column + k / 2][4 + eight], k % 2);
-                sum += a * b;
+                double a = (double)warp[4 * g + k / 2][2 * (2 * eight + i / 2) + k % 2];
+                sum += a * (double)warp[4 * column + k / 2][2 * (4 + eight) + k % 2];
             }
             c[i] = (float)sum;
         }
