@@ -15,6 +15,7 @@
 extern "C" {
 #include "base/status.h"
 #include "device/device.h"
+#include "device/probe.h"
 }
 
 #define WARP 32
@@ -29,9 +30,24 @@ template <typename T> struct AsDeclared { typedef T type; };
 #ifndef CGXFFCV_EMULATED
 #define SHARED_WITHOUT_ASKING (48u << 10)
 
+/* Whether what is recorded on the stream next depends on one kernel and nothing else. */
+static inline bool follows_kernel(cudaStream_t stream) {
+    enum cudaStreamCaptureStatus status;
+    enum cudaGraphNodeType type;
+    const cudaGraphNode_t *nodes;
+    size_t count = 0;
+    cudaError_t error = cudaStreamGetCaptureInfo(stream, &status, nullptr, nullptr, &nodes, nullptr, &count);
+    bool one = error == cudaSuccess && status == cudaStreamCaptureStatusActive && count == 1;
+    bool kernel = one && cudaGraphNodeGetType(nodes[0], &type) == cudaSuccess && type == cudaGraphNodeTypeKernel;
+    if (error != cudaSuccess) (void)cudaGetLastError();
+    return kernel;
+}
+
+/* `early`: in a graph it may start before the kernel before it ends. */
 template <typename... Parameters>
-static cudaError_t start_kernel(const char *, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-                                cudaStream_t stream, typename AsDeclared<Parameters>::type... arguments) {
+static cudaError_t start_kernel(const char *, void (*kernel)(Parameters...), bool early, dim3 grid, dim3 block,
+                                size_t shared_bytes, cudaStream_t stream,
+                                typename AsDeclared<Parameters>::type... arguments) {
     const void *function = reinterpret_cast<const void *>(kernel);
     if (shared_bytes > SHARED_WITHOUT_ASKING) {
         cudaError_t error =
@@ -39,7 +55,20 @@ static cudaError_t start_kernel(const char *, void (*kernel)(Parameters...), dim
         if (error != cudaSuccess) return error;
     }
     void *pointers[] = {(void *)&arguments..., nullptr};
-    return cudaLaunchKernel(function, grid, block, pointers, shared_bytes, stream);
+    if (!early || !device_probe_early() || !follows_kernel(stream)) {
+        return cudaLaunchKernel(function, grid, block, pointers, shared_bytes, stream);
+    }
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    return cudaLaunchKernelExC(&config, function, pointers);
 }
 
 /* `name` becomes a pointer to this block's dynamic shared memory, aligned to 16 bytes. */
@@ -59,10 +88,11 @@ static inline Status launch_failed(cudaError_t error, const char *kernel, dim3 g
 }
 
 template <typename... Parameters>
-static Status launch_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-                            cudaStream_t stream, typename AsDeclared<Parameters>::type... arguments) {
+static Status launch_kernel(const char *name, void (*kernel)(Parameters...), bool early, dim3 grid, dim3 block,
+                            size_t shared_bytes, cudaStream_t stream,
+                            typename AsDeclared<Parameters>::type... arguments) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return STATUS_OK;
-    cudaError_t error = start_kernel(name, kernel, grid, block, shared_bytes, stream, arguments...);
+    cudaError_t error = start_kernel(name, kernel, early, grid, block, shared_bytes, stream, arguments...);
     return error == cudaSuccess ? STATUS_OK : launch_failed(error, name, grid, block, shared_bytes);
 }
 
@@ -70,7 +100,26 @@ static Status launch_kernel(const char *name, void (*kernel)(Parameters...), dim
  * are numbers or dim3; an empty grid is fine and does nothing. A kernel name with a comma goes into parentheses:
  * TRY(LAUNCH((scale<T, 4>), ceil_div(count, 256), 256, 0, stream, values, count)); */
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                         \
-    launch_kernel(#kernel, kernel, grid, block, shared_bytes, (cudaStream_t)(stream), __VA_ARGS__)
+    launch_kernel(#kernel, kernel, false, grid, block, shared_bytes, (cudaStream_t)(stream), __VA_ARGS__)
+
+/* The same for kernels in which every thread calls grid_begin before it touches device memory, be it the constants of
+ * other kernels: in a recorded graph such a kernel is set up while the one before it still runs. The emulator reports
+ * what is touched too early. CGXFFCV_LAUNCH=plain in the environment makes this the same as LAUNCH. */
+#define LAUNCH_AFTER(kernel, grid, block, shared_bytes, stream, ...)                                                   \
+    launch_kernel(#kernel, kernel, true, grid, block, shared_bytes, (cudaStream_t)(stream), __VA_ARGS__)
+
+/* Waits until the kernels before this one are done and their writes visible; then lets the next one be set up, which
+ * so finds all but this kernel's own work finished, whatever it reads before it waits. */
+#ifdef CGXFFCV_EMULATED
+__device__ static __forceinline__ void grid_begin(void) { emulator_grid_begin(); }
+#else
+__device__ static __forceinline__ void grid_begin(void) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+    cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+#endif
 
 /* Runs the statements (which may TRY) with T as the storage type of `precision`, an enum Precision of nn/model.h:
  * DISPATCH_STORAGE(precision, T, { TRY(LAUNCH(scale<T>, blocks, 256, 0, stream, (T *)values, count)); }) */

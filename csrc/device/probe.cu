@@ -1,15 +1,38 @@
 /* An empty kernel: all kernels are compiled for the same architectures, so what holds for it holds for all. */
 #include "device/kernel.cuh"
 
+#include <stdlib.h>
+#include <string.h>
+
 extern "C" {
 #include "device/probe.h"
 }
+
+#define MOST_DEVICES 64
+#define EARLY_CAPABILITY 90
 
 static __global__ void empty_kernel(void) {}
 
 extern "C" int device_probe(void) {
     struct cudaFuncAttributes attributes;
     return (int)cudaFuncGetAttributes(&attributes, reinterpret_cast<const void *>(empty_kernel));
+}
+
+static bool waits_in_kernels(void) {
+    struct cudaFuncAttributes code;
+    const char *wish = getenv("CGXFFCV_LAUNCH");
+    if (wish != nullptr && strcmp(wish, "plain") == 0) return false;
+    if (cudaFuncGetAttributes(&code, reinterpret_cast<const void *>(empty_kernel)) != cudaSuccess) return false;
+    return code.ptxVersion >= EARLY_CAPABILITY;
+}
+
+/* Found once: 1 no, 2 yes. Threads that find it at the same time find the same. */
+extern "C" bool device_probe_early(void) {
+    static int known[MOST_DEVICES];
+    int device = 0;
+    if (cudaGetDevice(&device) != cudaSuccess || device >= MOST_DEVICES) return false;
+    if (known[device] == 0) known[device] = waits_in_kernels() ? 2 : 1;
+    return known[device] == 2;
 }
 
 extern "C" const char *device_probe_architectures(void) { return CGXFFCV_CUDA_ARCHITECTURES; }

@@ -115,6 +115,7 @@ static __device__ void make_pixels(const uint8_t *image, const Ops &ops, const D
 template <int PIXELS>
 static __global__ void gather_kernel(GatherSet set, const int32_t *order, const GatherClock *clock, int batch, Ops ops,
                                      int block_images, uint8_t *to, int64_t *to_labels) {
+    grid_begin();
     __shared__ Drawn drawn[BLOCK_IMAGES * GATHER_MAX_OPS];
     __shared__ int place[BLOCK_IMAGES];
     const int pixels = set.height * set.width, units = pixels / PIXELS;
@@ -182,16 +183,17 @@ extern "C" Status gather_batch(const GatherSet *set, const int32_t *order, const
     for (int i = 0; i < op_count; i++) taken.op[i] = make_op(&ops[i]);
     size_t blocks = ceil_div((size_t)batch, (size_t)block_images);
     if (wide) {
-        return LAUNCH(gather_kernel<BYTES_16>, blocks, BLOCK, 0, stream, *set, order, clock, batch, taken, block_images,
-                      to, to_labels);
+        return LAUNCH_AFTER(gather_kernel<BYTES_16>, blocks, BLOCK, 0, stream, *set, order, clock, batch, taken,
+                            block_images, to, to_labels);
     }
-    return LAUNCH(gather_kernel<1>, blocks, BLOCK, 0, stream, *set, order, clock, batch, taken, block_images, to,
-                  to_labels);
+    return LAUNCH_AFTER(gather_kernel<1>, blocks, BLOCK, 0, stream, *set, order, clock, batch, taken, block_images, to,
+                        to_labels);
 }
 
 /* Copies image places[blockIdx.x] in units of T. */
 template <typename T>
 static __global__ void copy_image(const uint8_t *images, const int32_t *places, size_t image_bytes, uint8_t *to) {
+    grid_begin();
     const T *from = reinterpret_cast<const T *>(images + (size_t)places[blockIdx.x] * image_bytes);
     T *out = reinterpret_cast<T *>(to + (size_t)blockIdx.x * image_bytes);
     for (size_t i = threadIdx.x; i < image_bytes / sizeof(T); i += blockDim.x) out[i] = from[i];
@@ -201,9 +203,9 @@ extern "C" Status gather_plain(const GatherSet *set, const int32_t *places, int 
                                DeviceStream *stream) {
     size_t bytes = (size_t)set->height * (size_t)set->width * CHANNELS;
     if (bytes % BYTES_16 == 0) {
-        return LAUNCH(copy_image<uint4>, (unsigned)count, 192, 0, stream, set->images, places, bytes, to);
+        return LAUNCH_AFTER(copy_image<uint4>, (unsigned)count, 192, 0, stream, set->images, places, bytes, to);
     }
-    return LAUNCH(copy_image<uint8_t>, (unsigned)count, 192, 0, stream, set->images, places, bytes, to);
+    return LAUNCH_AFTER(copy_image<uint8_t>, (unsigned)count, 192, 0, stream, set->images, places, bytes, to);
 }
 
 /* ---- shrinking ---------------------------------------------------------------------------------------------------*/
@@ -224,6 +226,7 @@ struct Affine {
 /* One image a block: sums of lines into shared memory, (side, size, 3), then across. */
 static __global__ void shrink_kernel(const uint8_t *images, int size, int side, Filter filter, Affine affine,
                                      float *to) {
+    grid_begin();
     DYNAMIC_SHARED(float, lines);
     const int columns = size * CHANNELS, taps = filter.taps;
     const uint8_t *image = images + (size_t)blockIdx.x * (size_t)(size * columns);
@@ -271,7 +274,7 @@ extern "C" Status gather_shrink(const uint8_t *images, int count, int height, in
         affine.offset[c] = -mean[c] / std[c];
     }
     size_t bytes = (size_t)(side * width * CHANNELS) * sizeof(float);
-    return LAUNCH(shrink_kernel, (unsigned)count, BLOCK, bytes, stream, images, height, side, filter, affine, to);
+    return LAUNCH_AFTER(shrink_kernel, (unsigned)count, BLOCK, bytes, stream, images, height, side, filter, affine, to);
 }
 
 /* ---- moments -----------------------------------------------------------------------------------------------------*/
@@ -281,6 +284,7 @@ extern "C" Status gather_shrink(const uint8_t *images, int count, int height, in
 #define FEW_PATCHES 16 /* of a thread, before another block is worth its closing sums */
 
 static __global__ void moments_kernel(const uint8_t *images, int64_t count, int height, int width, uint64_t *to) {
+    grid_begin();
     uint32_t sums[GATHER_MOMENTS];
 #pragma unroll
     for (int i = 0; i < GATHER_MOMENTS; i++) sums[i] = 0;
@@ -318,5 +322,6 @@ extern "C" Status gather_moments(const GatherSet *set, int64_t count, uint64_t *
     }
     size_t blocks = ceil_div((size_t)patches, BLOCK * FEW_PATCHES);
     *parts = blocks < GATHER_MOMENT_PARTS ? (int)blocks : GATHER_MOMENT_PARTS;
-    return LAUNCH(moments_kernel, (unsigned)*parts, BLOCK, 0, stream, set->images, count, set->height, set->width, to);
+    return LAUNCH_AFTER(moments_kernel, (unsigned)*parts, BLOCK, 0, stream, set->images, count, set->height, set->width,
+                        to);
 }

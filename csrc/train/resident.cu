@@ -10,6 +10,7 @@ extern "C" {
 
 /* One block: everyone reads flag and clock before one thread changes them. */
 static __global__ void close_step(ResidentClosing c) {
+    grid_begin();
     const uint32_t skip = *c.flag;
     const int first = c.clock->first, done = c.clock->done, step = c.clock->step;
     float *to = skip ? c.statistics : c.backup;
@@ -26,14 +27,15 @@ static __global__ void close_step(ResidentClosing c) {
 }
 
 extern "C" Status resident_close_step(const ResidentClosing *closing, DeviceStream *stream) {
-    return LAUNCH(close_step, 1, CLOSING_BLOCK, 0, stream, *closing);
+    return LAUNCH_AFTER(close_step, 1, CLOSING_BLOCK, 0, stream, *closing);
 }
 
 static __global__ void add_view(const float *logits, size_t elems, float weight, bool add, float *sums) {
+    grid_begin();
     GRID_LOOP(i, elems) { sums[i] = add ? sums[i] + weight * logits[i] : weight * logits[i]; }
 }
 
 extern "C" Status resident_add_view(const float *logits, size_t elems, float weight, bool add, float *sums,
                                     DeviceStream *stream) {
-    return LAUNCH(add_view, ceil_div(elems, VIEW_BLOCK), VIEW_BLOCK, 0, stream, logits, elems, weight, add, sums);
+    return LAUNCH_AFTER(add_view, ceil_div(elems, VIEW_BLOCK), VIEW_BLOCK, 0, stream, logits, elems, weight, add, sums);
 }

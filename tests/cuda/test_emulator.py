@@ -68,6 +68,7 @@ FAULTS = {
     "divergent_barrier": "of 256, 128 wait at __syncthreads, 0 for their warp, 128 have ended",
     "divergent_shuffle": "__shfl_xor_sync: lane 0 asks for the value of lane 16, which takes no part",
     "out_of_bounds": "writes 4 bytes of unknown memory",
+    "too_early": "the kernels before may still run: grid_begin comes first",
     "misaligned": "the address is not a multiple of the size",
     "unwritten_shared": "reads 4 bytes of dynamic shared memory (byte 0 of 1024): this block has not written them",
     "unwritten_device": "nothing has been written there",

@@ -398,6 +398,7 @@ __global__ void __launch_bounds__(THREADS, 1) conv_pool(ConvPool args, Maps maps
         *reinterpret_cast<uint4 *>(shared_maps + i) = make_uint4(0, 0, 0, 0);
     }
     __syncthreads();
+    grid_begin();
     copy_filters<T, CHUNKS>(static_cast<const T *>(args.filters), filters);
     int image = maps.images - 1 - (int)blockIdx.x, place = 0;
     copy_map<T, CHUNKS>(input, maps, image, shared_maps);
@@ -470,7 +471,7 @@ static Status launch(const ConvPoolShape *shape, const ConvPool &args, DeviceStr
     dim3 grid((unsigned)conv_pool_blocks(shape), (unsigned)(shape->out_channels / BLOCK_CHANNELS));
     auto kernel = shape->precision == PRECISION_FLOAT16 ? conv_pool<__half, CHUNKS_24, Taker>
                                                         : conv_pool<__nv_bfloat16, CHUNKS_24, Taker>;
-    return LAUNCH(kernel, grid, THREADS, shared_bytes(maps, CHUNKS_24), stream, args, maps);
+    return LAUNCH_AFTER(kernel, grid, THREADS, shared_bytes(maps, CHUNKS_24), stream, args, maps);
 }
 
 extern "C" Status cuda_conv_pool_statistics(const ConvPoolShape *shape, ConvPool args, DeviceStream *stream) {

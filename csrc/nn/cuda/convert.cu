@@ -11,6 +11,7 @@ extern "C" {
 
 /* Both round, or widen and scale, pack by pack; `from` may be `to`, for every element stays in its place. */
 template <typename T> __global__ void narrow_kernel(const float *from, size_t packs, size_t elems, T *to) {
+    grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     GRID_LOOP(index, packs) {
         Pack<T> pack;
@@ -26,6 +27,7 @@ template <typename T> __global__ void narrow_kernel(const float *from, size_t pa
 }
 
 template <typename T> __global__ void widen_kernel(const T *from, size_t packs, size_t elems, float factor, float *to) {
+    grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     GRID_LOOP(index, packs) {
         Pack<T> pack = load_pack(from + index * PACK);
@@ -56,7 +58,7 @@ extern "C" Status cuda_from_float(const float *from, size_t elems, Precision pre
     if (elems == 0 || (from == to && precision == PRECISION_FLOAT32)) return STATUS_OK;
     DISPATCH_STORAGE(precision, T, {
         size_t packs = packs_of(from, to, elems, Pack<T>::PACK);
-        TRY(LAUNCH(narrow_kernel<T>, blocks_for(packs, elems), THREADS, 0, stream, from, packs, elems, (T *)to));
+        TRY(LAUNCH_AFTER(narrow_kernel<T>, blocks_for(packs, elems), THREADS, 0, stream, from, packs, elems, (T *)to));
     });
     return STATUS_OK;
 }
@@ -66,8 +68,8 @@ extern "C" Status cuda_to_float(const void *from, size_t elems, Precision precis
     if (elems == 0 || (from == to && precision == PRECISION_FLOAT32 && factor == 1.0f)) return STATUS_OK;
     DISPATCH_STORAGE(precision, T, {
         size_t packs = packs_of(from, to, elems, Pack<T>::PACK);
-        TRY(LAUNCH(widen_kernel<T>, blocks_for(packs, elems), THREADS, 0, stream, (const T *)from, packs, elems, factor,
-                   to));
+        TRY(LAUNCH_AFTER(widen_kernel<T>, blocks_for(packs, elems), THREADS, 0, stream, (const T *)from, packs, elems,
+                         factor, to));
     });
     return STATUS_OK;
 }

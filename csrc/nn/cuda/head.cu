@@ -147,6 +147,7 @@ __device__ __forceinline__ void input_gradient(const HeadShape &shape, const flo
 template <typename T>
 __global__ void __launch_bounds__(WARPS *WARP)
     head_evaluate_kernel(HeadShape shape, const T *input, const float *weights, float *logits) {
+    grid_begin();
     DYNAMIC_SHARED(float, shared);
     int lane = thread_index() % WARP, image = (int)blockIdx.x * (thread_count() / WARP) + thread_index() / WARP;
     if (image >= shape.images) return;
@@ -161,6 +162,7 @@ __global__ void __launch_bounds__(WARPS *WARP)
 template <typename T>
 __global__ void __launch_bounds__(WARPS *WARP)
     head_train_kernel(HeadShape shape, HeadBuffers buffers, double smoothing) {
+    grid_begin();
     DYNAMIC_SHARED(float, shared);
     int lane = thread_index() % WARP, image = (int)blockIdx.x * (thread_count() / WARP) + thread_index() / WARP;
     if (image >= shape.images) return;
@@ -204,6 +206,7 @@ __device__ static void add_totals(int images, const HeadRecord *records, StepTot
  * adds the totals. */
 __global__ void head_close_kernel(HeadShape shape, HeadBuffers buffers, float factor, float *weight_gradient,
                                   StepTotals *totals) {
+    grid_begin();
     __shared__ float slices[SUM_SLICES][SUM_LANES];
     int lane = (int)threadIdx.x, slice = (int)threadIdx.y;
     int channel = (int)blockIdx.x * SUM_LANES + lane, k = (int)blockIdx.y;
@@ -227,6 +230,7 @@ __global__ void head_close_kernel(HeadShape shape, HeadBuffers buffers, float fa
 }
 
 __global__ void store_totals_kernel(StepTotals *totals, StepTotals *to, const int32_t *index, float *first_gradient) {
+    grid_begin();
     StepTotals *step = to + *index;
     if (!isfinite(totals->loss)) *first_gradient = NAN;
     step->loss += totals->loss;
@@ -242,8 +246,8 @@ extern "C" Status cuda_head_evaluate(const HeadShape *shape, const void *input, 
     int warps = warps_of(shape);
     unsigned blocks = (unsigned)ceil_div((size_t)shape->images, (size_t)warps);
     DISPATCH_STORAGE(shape->precision, T, {
-        TRY(LAUNCH(head_evaluate_kernel<T>, blocks, warps * WARP, row_bytes(shape) * (size_t)warps, stream, *shape,
-                   (const T *)input, weights, logits));
+        TRY(LAUNCH_AFTER(head_evaluate_kernel<T>, blocks, warps * WARP, row_bytes(shape) * (size_t)warps, stream,
+                         *shape, (const T *)input, weights, logits));
     });
     return STATUS_OK;
 }
@@ -253,8 +257,8 @@ extern "C" Status cuda_head_train(const HeadShape *shape, const HeadBuffers *buf
     int warps = warps_of(shape);
     unsigned blocks = (unsigned)ceil_div((size_t)shape->images, (size_t)warps);
     DISPATCH_STORAGE(shape->precision, T, {
-        TRY(LAUNCH(head_train_kernel<T>, blocks, warps * WARP, row_bytes(shape) * (size_t)warps, stream, *shape,
-                   *buffers, label_smoothing));
+        TRY(LAUNCH_AFTER(head_train_kernel<T>, blocks, warps * WARP, row_bytes(shape) * (size_t)warps, stream, *shape,
+                         *buffers, label_smoothing));
     });
     return STATUS_OK;
 }
@@ -262,11 +266,11 @@ extern "C" Status cuda_head_train(const HeadShape *shape, const HeadBuffers *buf
 extern "C" Status cuda_head_close(const HeadShape *shape, const HeadBuffers *buffers, float factor,
                                   float *weight_gradient, StepTotals *totals, DeviceStream *stream) {
     dim3 grid((unsigned)ceil_div((size_t)shape->channels, SUM_LANES) + 1, (unsigned)shape->classes);
-    return LAUNCH(head_close_kernel, grid, dim3(SUM_LANES, SUM_SLICES), 0, stream, *shape, *buffers, factor,
-                  weight_gradient, totals);
+    return LAUNCH_AFTER(head_close_kernel, grid, dim3(SUM_LANES, SUM_SLICES), 0, stream, *shape, *buffers, factor,
+                        weight_gradient, totals);
 }
 
 extern "C" Status cuda_head_store_totals(StepTotals *totals, StepTotals *to, const int32_t *index,
                                          float *first_gradient, DeviceStream *stream) {
-    return LAUNCH(store_totals_kernel, 1, 1, 0, stream, totals, to, index, first_gradient);
+    return LAUNCH_AFTER(store_totals_kernel, 1, 1, 0, stream, totals, to, index, first_gradient);
 }

@@ -122,6 +122,7 @@ __device__ __forceinline__ void reduce_pack(const NormReduce &args, size_t at, c
 
 template <typename T, Activation ACTIVATION, bool EXTRAS>
 __global__ void __launch_bounds__(SUM_THREADS, 2) reduce(NormReduce args, Items items, double pixels) {
+    grid_begin();
     constexpr int PACK = Pack<T>::PACK, UNROLL = EXTRAS ? 1 : REDUCE_UNROLL;
     int channel = first_channel<T>(), channels = items.channels;
     const T *saved = static_cast<const T *>(args.saved), *gradient = static_cast<const T *>(args.gradient);
@@ -176,6 +177,7 @@ __device__ __forceinline__ Pack<T> pick(const Pack<T> (&packs)[ELEMENTS], const 
 template <typename T, Activation ACTIVATION, int POOL>
 __global__ void __launch_bounds__(SUM_THREADS)
     reduce_pooled(NormReduce args, Items items, Windows windows, double pixels) {
+    grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
     Sums<PACK> sums;
@@ -213,6 +215,7 @@ __device__ __forceinline__ void make_dz(const Slopes<T> &terms, const Pack<T> &x
 /* Without a pool. */
 template <typename T, Activation ACTIVATION>
 __global__ void __launch_bounds__(MAP_THREADS, 3) backward(NormBackward args, Items items) {
+    grid_begin();
     constexpr int PACK = Pack<T>::PACK, UNROLL = REDUCE_UNROLL;
     int channel = first_channel<T>(), channels = items.channels;
     if (channel >= channels) return;
@@ -259,6 +262,7 @@ __device__ __forceinline__ void store_window(T *output, const Window &window, ui
 template <typename T, Activation ACTIVATION, int POOL>
 __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
     backward_unpool(NormBackward args, Items items, Windows windows) {
+    grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
     if (channel >= channels) return;
@@ -293,6 +297,7 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
 template <typename T, Activation ACTIVATION, int POOL>
 __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 2 : 1)
     unpool_backward(NormBackward args, Items items, Windows windows) {
+    grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
     if (channel >= channels) return;
@@ -342,19 +347,19 @@ static Status launch_reduce(const NormShape *shape, const NormReduce &args, Devi
         Windows windows = make_windows(shape, false);
         void (*kernel)(NormReduce, Items, Windows, double) =
             shape->pool == 2 ? reduce_pooled<T, ACTIVATION, 2> : reduce_pooled<T, ACTIVATION, 3>;
-        return LAUNCH(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, windows, pixels);
+        return LAUNCH_AFTER(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, windows, pixels);
     }
     bool extras = args.skip != nullptr || args.residual != nullptr || args.activation_gradient != nullptr;
     if (extras) grid.items.chunks *= REDUCE_UNROLL; /* of one item a row */
     void (*kernel)(NormReduce, Items, double) = extras ? reduce<T, ACTIVATION, true> : reduce<T, ACTIVATION, false>;
-    return LAUNCH(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, pixels);
+    return LAUNCH_AFTER(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, pixels);
 }
 
 template <typename T, Activation ACTIVATION>
 static Status launch_backward(const NormShape *shape, const NormBackward &args, DeviceStream *stream) {
     if (shape->pool_place == POOL_NONE) {
         Grid grid = make_grid(shape, pixels_of(shape), REDUCE_UNROLL, MAP_THREADS, MAP_BLOCKS);
-        return LAUNCH((backward<T, ACTIVATION>), grid.blocks, grid.threads, 0, stream, args, grid.items);
+        return LAUNCH_AFTER((backward<T, ACTIVATION>), grid.blocks, grid.threads, 0, stream, args, grid.items);
     }
     bool before = shape->pool_place == POOL_BEFORE_NORM, two = shape->pool == 2;
     Windows windows = make_windows(shape, true);
@@ -363,7 +368,7 @@ static Status launch_backward(const NormShape *shape, const NormBackward &args, 
         before ? two ? backward_unpool<T, ACTIVATION, 2> : backward_unpool<T, ACTIVATION, 3>
         : two ? unpool_backward<T, ACTIVATION, 2>
                : unpool_backward<T, ACTIVATION, 3>;
-    return LAUNCH(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, windows);
+    return LAUNCH_AFTER(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, windows);
 }
 
 extern "C" Status cuda_norm_reduce(const NormShape *shape, NormReduce args, DeviceStream *stream) {

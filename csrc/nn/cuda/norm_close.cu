@@ -4,6 +4,7 @@
 #define CLOSE_CHANNELS 32
 /* Block (x, norm). */
 __global__ void close_running(NormRunning running) {
+    grid_begin();
     const NormClose &close = running.norms[blockIdx.y];
     int channels = running.channels[blockIdx.y];
     GRID_LOOP(c, channels) {
@@ -15,5 +16,5 @@ extern "C" Status cuda_norm_running(const NormRunning *running, DeviceStream *st
     int most = 0;
     for (int i = 0; i < running->count; i++) most = running->channels[i] > most ? running->channels[i] : most;
     dim3 grid((unsigned)ceil_div((size_t)most, CLOSE_CHANNELS), (unsigned)running->count);
-    return LAUNCH(close_running, grid, CLOSE_CHANNELS, 0, stream, *running);
+    return LAUNCH_AFTER(close_running, grid, CLOSE_CHANNELS, 0, stream, *running);
 }

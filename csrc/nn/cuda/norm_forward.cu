@@ -70,6 +70,7 @@ __device__ __forceinline__ void close_moments(const Moments<Pack<T>::PACK> &mome
 
 template <typename T>
 __global__ void __launch_bounds__(SUM_THREADS, 2) statistics(const T *input, Items items, NormClose close) {
+    grid_begin();
     constexpr int PACK = Pack<T>::PACK, UNROLL = STATISTICS_UNROLL;
     int channel = first_channel<T>(), channels = items.channels;
     Moments<PACK> moments;
@@ -131,6 +132,7 @@ __device__ __forceinline__ void load_window(const T *input, const Window &window
 template <typename T, int POOL>
 __global__ void __launch_bounds__(SUM_THREADS, POOL == 2 ? 2 : 1)
     pool_statistics(const T *input, Items items, Windows windows, T *pooled, uint8_t *index, NormClose close) {
+    grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
     Moments<PACK> moments;
@@ -160,6 +162,7 @@ __global__ void __launch_bounds__(SUM_THREADS, POOL == 2 ? 2 : 1)
 template <typename T, bool RESIDUAL>
 __global__ void __launch_bounds__(MAP_THREADS, RESIDUAL ? 3 : 4)
     apply(NormApply args, Items items, Activation activation) {
+    grid_begin();
     constexpr int PACK = Pack<T>::PACK, UNROLL = APPLY_UNROLL;
     int channel = first_channel<T>(), channels = items.channels;
     if (channel >= channels) return;
@@ -197,6 +200,7 @@ __global__ void __launch_bounds__(MAP_THREADS, RESIDUAL ? 3 : 4)
 template <typename T, int POOL>
 __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
     pool_apply(NormApply args, Items items, Windows windows, Activation activation) {
+    grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
     if (channel >= channels) return;
@@ -227,6 +231,7 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
 template <typename T, int POOL>
 __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
     apply_pool(NormApply args, Items items, Windows windows, Activation activation) {
+    grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
     if (channel >= channels) return;
@@ -265,15 +270,15 @@ extern "C" Status cuda_norm_statistics(const NormShape *shape, const void *input
         const T *from = static_cast<const T *>(input);
         T *to = static_cast<T *>(pooled);
         if (shape->pool_place != POOL_BEFORE_NORM) {
-            return LAUNCH(statistics<T>, grid.blocks, grid.threads, 0, stream, from, grid.items, close);
+            return LAUNCH_AFTER(statistics<T>, grid.blocks, grid.threads, 0, stream, from, grid.items, close);
         }
         Windows windows = make_windows(shape, false);
         if (shape->pool == 2) {
-            return LAUNCH((pool_statistics<T, 2>), grid.blocks, grid.threads, 0, stream, from, grid.items, windows, to,
-                          index, close);
+            return LAUNCH_AFTER((pool_statistics<T, 2>), grid.blocks, grid.threads, 0, stream, from, grid.items,
+                                windows, to, index, close);
         }
-        return LAUNCH((pool_statistics<T, 3>), grid.blocks, grid.threads, 0, stream, from, grid.items, windows, to,
-                      index, close);
+        return LAUNCH_AFTER((pool_statistics<T, 3>), grid.blocks, grid.threads, 0, stream, from, grid.items, windows,
+                            to, index, close);
     });
     return STATUS_OK;
 }
@@ -283,9 +288,11 @@ extern "C" Status cuda_norm_apply(const NormShape *shape, NormApply args, Device
     Grid grid = make_grid(shape, saved_pixels_of(shape), APPLY_UNROLL, MAP_THREADS, MAP_BLOCKS);
     DISPATCH_STORAGE(shape->precision, T, {
         if (residual) {
-            return LAUNCH((apply<T, true>), grid.blocks, grid.threads, 0, stream, args, grid.items, shape->activation);
+            return LAUNCH_AFTER((apply<T, true>), grid.blocks, grid.threads, 0, stream, args, grid.items,
+                                shape->activation);
         }
-        return LAUNCH((apply<T, false>), grid.blocks, grid.threads, 0, stream, args, grid.items, shape->activation);
+        return LAUNCH_AFTER((apply<T, false>), grid.blocks, grid.threads, 0, stream, args, grid.items,
+                            shape->activation);
     });
     return STATUS_OK;
 }
@@ -299,7 +306,7 @@ extern "C" Status cuda_norm_apply_pooled(const NormShape *shape, NormApply args,
         void (*kernel)(NormApply, Items, Windows, Activation) = before ? two ? pool_apply<T, 2> : pool_apply<T, 3>
                                                                 : two ? apply_pool<T, 2>
                                                                        : apply_pool<T, 3>;
-        return LAUNCH(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, windows, shape->activation);
+        return LAUNCH_AFTER(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, windows, shape->activation);
     });
     return STATUS_OK;
 }

@@ -63,6 +63,7 @@ static __device__ __forceinline__ void step_one(const CudaOptimChunk &chunk, int
 
 static __global__ void __launch_bounds__(BLOCK)
     step_kernel(const CudaOptimChunk *chunks, const OptimGroup *groups, CudaOptimSchedule schedule) {
+    grid_begin();
     const CudaOptimChunk chunk = chunks[blockIdx.x];
     OptimRate rate;
     if (!find_rate(schedule, chunk.group, &rate)) return;
@@ -85,7 +86,7 @@ static __global__ void __launch_bounds__(BLOCK)
 
 extern "C" Status cuda_optim_launch_step(const CudaOptimChunk *chunks, int64_t chunk_count, const OptimGroup *groups,
                                          CudaOptimSchedule schedule, DeviceStream *stream) {
-    return LAUNCH(step_kernel, (unsigned)chunk_count, BLOCK, 0, stream, chunks, groups, schedule);
+    return LAUNCH_AFTER(step_kernel, (unsigned)chunk_count, BLOCK, 0, stream, chunks, groups, schedule);
 }
 
 /* ---- gradients that are not finite -------------------------------------------------------------------------------*/
@@ -97,6 +98,7 @@ static __device__ __forceinline__ bool finite_bits(float value) {
 
 static __global__ void __launch_bounds__(BLOCK)
     check_kernel(const CudaOptimChunk *chunks, CudaOptimSchedule schedule, uint32_t *flag) {
+    grid_begin();
     const CudaOptimChunk chunk = chunks[blockIdx.x];
     OptimRate rate;
     if (schedule.rates != nullptr && !find_rate(schedule, chunk.group, &rate)) return;
@@ -120,12 +122,13 @@ static __global__ void __launch_bounds__(BLOCK)
 
 extern "C" Status cuda_optim_launch_check(const CudaOptimChunk *chunks, int64_t chunk_count, CudaOptimSchedule schedule,
                                           uint32_t *flag, DeviceStream *stream) {
-    return LAUNCH(check_kernel, (unsigned)chunk_count, BLOCK, 0, stream, chunks, schedule, flag);
+    return LAUNCH_AFTER(check_kernel, (unsigned)chunk_count, BLOCK, 0, stream, chunks, schedule, flag);
 }
 
 /* ---- averaging ---------------------------------------------------------------------------------------------------*/
 
 static __global__ void __launch_bounds__(BLOCK) pull_kernel(float *slow, float *value, size_t elems, float keep) {
+    grid_begin();
     GRID_LOOP(i, elems) {
         float pulled = keep * slow[i] + (1.0f - keep) * value[i];
         slow[i] = pulled;
@@ -135,7 +138,8 @@ static __global__ void __launch_bounds__(BLOCK) pull_kernel(float *slow, float *
 
 extern "C" Status cuda_optim_launch_pull(float *slow, float *value, size_t elems, float keep, DeviceStream *stream) {
     size_t blocks = ceil_div(elems, BLOCK);
-    return LAUNCH(pull_kernel, (unsigned)(blocks < 65535 ? blocks : 65535), BLOCK, 0, stream, slow, value, elems, keep);
+    return LAUNCH_AFTER(pull_kernel, (unsigned)(blocks < 65535 ? blocks : 65535), BLOCK, 0, stream, slow, value, elems,
+                        keep);
 }
 
 /* ---- Muon: into and out of the iterations ------------------------------------------------------------------------*/

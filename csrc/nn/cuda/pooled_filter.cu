@@ -257,6 +257,7 @@ __device__ __forceinline__ void store_filter_sums(float (&sums)[TAPS][TILES][4],
 
 template <typename T, Activation ACTIVATION, int IN>
 __global__ void __launch_bounds__(FILTER_THREADS, 1) pooled_filter(PooledFilter args, FilterPlan plan) {
+    grid_begin();
     DYNAMIC_SHARED(T, maps);
     int thread = thread_index(), lane = thread % WARP, group = thread / GROUP_THREADS;
     int channel = (int)blockIdx.y * BLOCK_CHANNELS + thread % GROUP_THREADS / WARP * WARP_CHANNELS + lane / 4 * 2;
@@ -292,6 +293,7 @@ __global__ void __launch_bounds__(FILTER_THREADS, 1) pooled_filter(PooledFilter 
 /* The blocks' partial sums together: each thread adds every CLOSE_SLICES-th, then the slices. */
 __global__ void __launch_bounds__(CLOSE_ELEMENTS *CLOSE_SLICES)
     add_partials(const float *partials, int blocks, int elems, float factor, float *to) {
+    grid_begin();
     __shared__ float slices[CLOSE_SLICES][CLOSE_ELEMENTS];
     int element = (int)(blockIdx.x * CLOSE_ELEMENTS + threadIdx.x);
     float sum = 0;
@@ -362,7 +364,8 @@ static Status launch_filter(const NormShape *shape, const PooledFilter &args, De
     FilterPlan plan = make_plan(shape);
     dim3 grid((unsigned)blocks_of(plan.images), (unsigned)ceil_div((size_t)plan.channels, BLOCK_CHANNELS));
     DISPATCH_ACTIVATION(shape->activation, A, {
-        return LAUNCH((pooled_filter<T, A, IN>), grid, FILTER_THREADS, shared_bytes_of(&plan, IN), stream, args, plan);
+        return LAUNCH_AFTER((pooled_filter<T, A, IN>), grid, FILTER_THREADS, shared_bytes_of(&plan, IN), stream, args,
+                            plan);
     });
     return STATUS_OK;
 }
@@ -381,6 +384,6 @@ extern "C" Status cuda_pooled_filter(const NormShape *shape, int in_channels, Po
     } else {
         TRY(choose_filter<__nv_bfloat16>(shape, in_channels, args, stream));
     }
-    return LAUNCH(add_partials, ceil_div((size_t)elems, CLOSE_ELEMENTS), dim3(CLOSE_ELEMENTS, CLOSE_SLICES), 0, stream,
-                  args.partials, blocks_of(shape->images), elems, args.factor, args.filter_gradient);
+    return LAUNCH_AFTER(add_partials, ceil_div((size_t)elems, CLOSE_ELEMENTS), dim3(CLOSE_ELEMENTS, CLOSE_SLICES), 0,
+                        stream, args.partials, blocks_of(shape->images), elems, args.factor, args.filter_gradient);
 }

@@ -4,6 +4,7 @@
 template <typename T, int KERNEL, int STRIDE, int CHANNELS>
 __global__ void __launch_bounds__(THREADS, 2)
     stem_forward_kernel(StemFilters filters, StemSource source, StemShape shape, Tiling t, T *output) {
+    grid_begin();
     DYNAMIC_SHARED(float4, patch);
     float *packed = reinterpret_cast<float *>(patch + t.patch_height * t.patch_width);
     const int stride = STRIDE > 0 ? STRIDE : shape.stride;
@@ -33,6 +34,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 }
 
 __global__ void stem_load_kernel(StemSource source, size_t pixels, float *to) {
+    grid_begin();
     int height = source.height + 2 * source.border, width = source.width + 2 * source.border;
     GRID_LOOP(i, pixels) {
         size_t row = i / (size_t)width, image = row / (size_t)height;
@@ -48,7 +50,7 @@ extern "C" Status cuda_stem_load(const StemSource *source, int images, float *to
     int height = source->height + 2 * source->border, width = source->width + 2 * source->border;
     size_t pixels = (size_t)images * (size_t)height * (size_t)width, blocks = ceil_div(pixels, THREADS);
     if (blocks > 65536) blocks = 65536;
-    return LAUNCH(stem_load_kernel, (unsigned)blocks, THREADS, 0, stream, *source, pixels, to);
+    return LAUNCH_AFTER(stem_load_kernel, (unsigned)blocks, THREADS, 0, stream, *source, pixels, to);
 }
 
 extern "C" Status cuda_stem_forward(const StemShape *shape, const StemSource *source, StemFilters filters, void *output,
@@ -58,8 +60,8 @@ extern "C" Status cuda_stem_forward(const StemShape *shape, const StemSource *so
     size_t shared = patch_bytes(&t) + (size_t)filter_elems(t) * sizeof(float);
     DISPATCH_STORAGE(shape->precision, T, {
         DISPATCH_SHAPE(shape, {
-            TRY(LAUNCH((stem_forward_kernel<T, K, S, C>), grid, block_threads(&t), shared, stream, filters, *source,
-                       *shape, t, (T *)output));
+            TRY(LAUNCH_AFTER((stem_forward_kernel<T, K, S, C>), grid, block_threads(&t), shared, stream, filters,
+                             *source, *shape, t, (T *)output));
         });
     });
     return STATUS_OK;

@@ -72,6 +72,7 @@ template <typename T, int KERNEL, int STRIDE, int CHANNELS>
 __global__ void __launch_bounds__(BIAS_THREADS, 3)
     stem_bias_kernel(StemFilters filters, StemSource source, StemShape shape, Tiling t, int tiles, const T *gradient,
                      float *partials) {
+    grid_begin();
     DYNAMIC_SHARED(float4, patch);
     float *packed = reinterpret_cast<float *>(patch + t.patch_height * t.patch_width);
     const bool recompute = shape.activation != ACTIVATION_NONE;
@@ -224,6 +225,7 @@ template <typename T, int KERNEL, int STRIDE, int CHANNELS, bool RECOMPUTE>
 __global__ void __launch_bounds__(THREADS, CHANNELS > 0 && !RECOMPUTE ? 2 : 1)
     stem_filter_kernel(StemFilters filters, StemSource source, StemShape shape, Tiling t, int tiles, const T *gradient,
                        float *partials) {
+    grid_begin();
     DYNAMIC_SHARED(float4, patch);
     constexpr int MOST_CHANNELS = CHANNELS > 0 ? CHANNELS : MODEL_MAX_IMAGE_CHANNELS;
     const int kernel = KERNEL > 0 ? KERNEL : shape.kernel, stride = STRIDE > 0 ? STRIDE : shape.stride;
@@ -253,6 +255,7 @@ __global__ void __launch_bounds__(THREADS, CHANNELS > 0 && !RECOMPUTE ? 2 : 1)
 /* Sums over all blocks, in a fixed order: gradient[channel][tap] of `taps` rows of partial sums, times the factor. */
 __global__ void stem_close_kernel(const float *partials, int blocks, Tiling t, int taps, int out_channels, float factor,
                                   float *gradient) {
+    grid_begin();
     __shared__ float slices[SUM_SLICES][SUM_LANES];
     int lane = (int)threadIdx.x, slice = (int)threadIdx.y, width = t.groups * LANES;
     int elems = t.chunks * taps * width, i = (int)blockIdx.x * SUM_LANES + lane;
@@ -286,8 +289,8 @@ static Status walkers(const Tiling *t, int each, unsigned *out) {
 static Status close_sums(const float *partials, unsigned blocks, const Tiling *t, int taps, const StemShape *shape,
                          float factor, float *gradient, DeviceStream *stream) {
     unsigned grid = (unsigned)ceil_div((size_t)(t->chunks * taps * t->groups * LANES), SUM_LANES);
-    return LAUNCH(stem_close_kernel, grid, dim3(SUM_LANES, SUM_SLICES), 0, stream, partials, (int)blocks, *t, taps,
-                  shape->out_channels, factor, gradient);
+    return LAUNCH_AFTER(stem_close_kernel, grid, dim3(SUM_LANES, SUM_SLICES), 0, stream, partials, (int)blocks, *t,
+                        taps, shape->out_channels, factor, gradient);
 }
 
 static size_t packed_bytes(const StemShape *shape, const Tiling *t) {
@@ -316,8 +319,8 @@ extern "C" Status cuda_stem_bias_gradient(const StemShape *shape, const StemSour
     size_t shared = patch_bytes(&t) + packed_bytes(shape, &t) + sums;
     DISPATCH_STORAGE(shape->precision, T, {
         DISPATCH_SHAPE(shape, {
-            TRY(LAUNCH((stem_bias_kernel<T, K, S, C>), grid, block_threads(&t), shared, stream, filters, *source,
-                       *shape, t, (int)tile_count(&t), (const T *)output_gradient, partials));
+            TRY(LAUNCH_AFTER((stem_bias_kernel<T, K, S, C>), grid, block_threads(&t), shared, stream, filters, *source,
+                             *shape, t, (int)tile_count(&t), (const T *)output_gradient, partials));
         });
     });
     return close_sums(partials, blocks, &t, 1, shape, factor, gradient, stream);
@@ -343,11 +346,11 @@ extern "C" Status cuda_stem_filter_gradient(const StemShape *shape, const StemSo
     DISPATCH_STORAGE(shape->precision, T, {
         DISPATCH_SHAPE(shape, {
             if (shape->activation == ACTIVATION_NONE) {
-                TRY(LAUNCH((stem_filter_kernel<T, K, S, C, false>), grid, threads, shared, stream, filters, *source,
-                           *shape, t, (int)tile_count(&t), (const T *)output_gradient, partials));
+                TRY(LAUNCH_AFTER((stem_filter_kernel<T, K, S, C, false>), grid, threads, shared, stream, filters,
+                                 *source, *shape, t, (int)tile_count(&t), (const T *)output_gradient, partials));
             } else {
-                TRY(LAUNCH((stem_filter_kernel<T, K, S, C, true>), grid, threads, shared, stream, filters, *source,
-                           *shape, t, (int)tile_count(&t), (const T *)output_gradient, partials));
+                TRY(LAUNCH_AFTER((stem_filter_kernel<T, K, S, C, true>), grid, threads, shared, stream, filters,
+                                 *source, *shape, t, (int)tile_count(&t), (const T *)output_gradient, partials));
             }
         });
     });

@@ -88,6 +88,7 @@ struct Thread {
     int source, predicate;
     unsigned char value[EMULATED_VALUE_BYTES], result[EMULATED_VALUE_BYTES];
     unsigned ballot;
+    bool begun;
 };
 
 static Thread threads[MAX_THREADS];
@@ -115,6 +116,7 @@ uint3 emulator_block_index(void) { return block_index; }
 dim3 emulator_block_size(void) { return block_size; }
 dim3 emulator_grid_size(void) { return grid_size; }
 void *emulator_dynamic_shared(void) { return dynamic_shared; }
+void emulator_grid_begin(void) { running.begun = current->begun = true; }
 void emulator_fence(void) { running.fenced = true; }
 int emulator_lane(void) { return running.thread % EMULATED_WARP; }
 void emulator_trap(void) { machine_fail("trap"); }
@@ -270,6 +272,7 @@ static void start_block(void) {
     for (int i = 0; i < thread_total; i++) {
         unsigned n = (unsigned)i;
         threads[i].state = READY;
+        threads[i].begun = !kernel_call->early;
         threads[i].index =
             make_uint3(n % block_size.x, n / block_size.x % block_size.y, n / block_size.x / block_size.y);
         prepare(&threads[i].context, stacks + (size_t)i * STACK_BYTES, fiber_main);
@@ -283,6 +286,7 @@ static void resume(int index) {
     current = &threads[index];
     running.thread = index;
     running.warp = index / EMULATED_WARP;
+    running.begun = current->begun;
     running.stack_begin = (uintptr_t)(stacks + (size_t)index * STACK_BYTES);
     running.stack_end = running.stack_begin + STACK_BYTES;
     running.active = true;

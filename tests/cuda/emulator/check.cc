@@ -252,6 +252,8 @@ static void check(const void *pointer, size_t bytes, Access access, bool aligned
         if (access == READS) return;
         fail_at(at, "it is constant");
     }
+    bool device = region != nullptr && (region->kind == REGION_DEVICE || region->kind == REGION_PINNED);
+    if (device && !running.begun) fail_at(at, "the kernels before may still run: grid_begin comes first");
     if (region == nullptr) fail_at(at, "it is in no live allocation of the device (a host pointer?)");
     if (bytes > region->end - address) fail_at(at, "the access runs over the end");
     if (aligned && address % bytes != 0) fail_at(at, "the address is not a multiple of the size");

@@ -43,21 +43,23 @@ void *emulator_dynamic_shared(void);
 
 /* ---- launching ---------------------------------------------------------------------------------------------------*/
 
-/* `run` calls the kernel with its arguments, of which a copy is kept. */
-cudaError_t emulator_launch(const char *name, void (*run)(void *), const void *arguments, size_t bytes, dim3 grid,
-                            dim3 block, size_t shared_bytes, cudaStream_t stream);
+/* `run` calls the kernel with its arguments, of which a copy is kept. `early`: its threads may touch device memory only
+ * after grid_begin. */
+cudaError_t emulator_launch(const char *name, void (*run)(void *), bool early, const void *arguments, size_t bytes,
+                            dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream);
+void emulator_grid_begin(void);
 
 template <typename T> struct EmulatedArgument { typedef T type; };
 
 template <typename... Parameters>
-static cudaError_t start_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+static cudaError_t start_kernel(const char *name, void (*kernel)(Parameters...), bool early, dim3 grid, dim3 block,
                                 size_t shared_bytes, cudaStream_t stream,
                                 typename EmulatedArgument<Parameters>::type... arguments) {
     auto body = [=]() { kernel(arguments...); };
     typedef decltype(body) Body;
     static_assert(std::is_trivially_copyable<Body>::value, "a kernel's arguments are plain data");
     auto run = [](void *stored) { (*(Body *)stored)(); };
-    return emulator_launch(name, run, &body, sizeof body, grid, block, shared_bytes, stream);
+    return emulator_launch(name, run, early, &body, sizeof body, grid, block, shared_bytes, stream);
 }
 
 /* ---- barriers, warps ---------------------------------------------------------------------------------------------*/

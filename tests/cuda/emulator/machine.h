@@ -18,6 +18,7 @@ struct EmulatedCall {
     std::shared_ptr<void> arguments;
     size_t bytes;
     void (*run)(void *arguments);
+    bool early;
 };
 
 /* Runs all blocks; cudaErrorLaunchFailure, with `machine_failure` set, if a check fails. */
@@ -38,6 +39,7 @@ struct Running {
     uint32_t block_epoch, launch_epoch;
     uint32_t *warp_syncs; /* of each warp of the block */
     bool fenced;          /* the block has used __threadfence */
+    bool begun;           /* the thread may touch device memory */
     int device;
 };
 extern Running running;

@@ -48,11 +48,11 @@ static bool valid_shape(dim3 grid, dim3 block, size_t shared_bytes) {
            grid.y <= 65535 && grid.z >= 1 && grid.z <= 65535 && shared_bytes <= SHARED_OPT_IN;
 }
 
-cudaError_t emulator_launch(const char *name, void (*run)(void *), const void *arguments, size_t bytes, dim3 grid,
-                            dim3 block, size_t shared_bytes, cudaStream_t stream) {
+cudaError_t emulator_launch(const char *name, void (*run)(void *), bool early, const void *arguments, size_t bytes,
+                            dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream) {
     Locked locked(lock);
     if (!valid_shape(grid, block, shared_bytes)) return give(cudaErrorInvalidConfiguration);
-    EmulatedCall call = {std::shared_ptr<void>(malloc(bytes), free), bytes, run};
+    EmulatedCall call = {std::shared_ptr<void>(malloc(bytes), free), bytes, run, early};
     memcpy(call.arguments.get(), arguments, bytes);
     int device = current_device;
     return give(put(stream, [=]() { return machine_run(name, call, grid, block, shared_bytes, device); }));

@@ -82,6 +82,12 @@ __global__ void divergent_shuffle(float *values) {
 
 __global__ void out_of_bounds(float *values, int count) { values[count + (int)threadIdx.x] = 1.0f; }
 
+__global__ void too_early(const float *from, float *to) {
+    float value = from[threadIdx.x];
+    grid_begin();
+    to[threadIdx.x] = value;
+}
+
 __global__ void misaligned(float *values) { store_pack(values + 1, Pack<float>{}); }
 
 __global__ void unwritten_shared(float *values) {
@@ -198,6 +204,7 @@ static Status run(const char *name) {
         TRY(LAUNCH(warp_transpose, 1, THREADS, 0, NULL, values));
         return print_floats(values, THREADS);
     }
+    if (strcmp(name, "too_early") == 0) return LAUNCH_AFTER(too_early, 1, WARP, 0, NULL, values, values);
     if (strcmp(name, "host_pointer") == 0) return LAUNCH(unwritten_device, 1, WARP, 0, NULL, &host, values);
     if (strcmp(name, "too_many_threads") == 0) return LAUNCH(unwritten_device, 1, 1025, 0, NULL, values, values);
     if (strcmp(name, "host_access") == 0) {
