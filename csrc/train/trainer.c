@@ -150,6 +150,7 @@ void trainer_destroy(Trainer *trainer) {
     trainer_free(trainer, trainer->slow);
     trainer_free(trainer, trainer->statistics);
     memory_free(trainer->shrunk);
+    device_host_free(trainer->hashed);
     if (trainer->test_owned) plan_destroy(trainer->test);
     destroy_plans(trainer);
     optim_destroy(trainer->optim);
@@ -411,20 +412,16 @@ static Status hash_buffer(const Trainer *trainer, const float *data, size_t elem
 }
 
 Status trainer_hash(Trainer *trainer, uint64_t *out) {
-    Status status = STATUS_OK;
     size_t momenta, parameters = model_parameter_elems(trainer->model);
     const float *momentum = trainer_buffer(trainer, TRAINER_MOMENTUM, &momenta);
-    float *host = NULL;
     uint64_t hash = 0;
-    if (trainer->stream != NULL) {
-        TRY(device_host_alloc((momenta > parameters ? momenta : parameters) * sizeof *host, &host));
+    if (trainer->stream != NULL && trainer->hashed == NULL) {
+        TRY(device_host_alloc((momenta > parameters ? momenta : parameters) * sizeof(float), &trainer->hashed));
     }
-    TRY_GOTO(hash_buffer(trainer, model_parameter_data(trainer->model), parameters, host, &hash));
-    TRY_GOTO(hash_buffer(trainer, momentum, momenta, host, &hash));
+    TRY(hash_buffer(trainer, model_parameter_data(trainer->model), parameters, trainer->hashed, &hash));
+    TRY(hash_buffer(trainer, momentum, momenta, trainer->hashed, &hash));
     *out = hash;
-done:
-    device_host_free(host);
-    return status;
+    return STATUS_OK;
 }
 
 double trainer_flops_optimizer(const Trainer *trainer) { return optim_step_flops(trainer->optim); }

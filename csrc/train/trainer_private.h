@@ -27,6 +27,7 @@ struct Trainer {
     float *statistics;  /* owned: the running statistics before the step */
     float *slow;        /* owned: averaged parameters, then statistics; NULL without averaging */
     float *view_logits; /* owned, host: the logits of one view of test_batch images */
+    float *hashed;      /* owned, page-locked: a buffer on its way to its hash; NULL on the CPU and before the first */
     int64_t step;       /* steps done */
 };
 

@@ -125,6 +125,18 @@ def test_batches_from_host_memory(tmp_path, files, through_host, nccl):
             np.testing.assert_allclose(value, through_host[1][name], atol=0.01, err_msg=name)
 
 
+@pytest.mark.parametrize("nccl", [0, pytest.param(1, marks=needs_nccl)])
+def test_ranks_skip_the_same_steps(tmp_path, files, nccl):
+    """Gradients and sums of float16 networks that are not finite, at other places on each rank."""
+    wild = SMALL.replace(bias_lr=1e38, head_lr=1e38)
+    results, state = train(
+        tmp_path / "out", files, recipe=wild, CGXFFCV_COMM_NCCL=nccl, CGXFFCV_COMM_PIECE_KIB=1, TEST_PRECISION="float16"
+    )
+    assert results[0]["hashes"] == results[1]["hashes"]
+    assert results[0]["skipped"] and results[0]["skipped"] == results[1]["skipped"]
+    assert all(np.isfinite(value).all() for name, value in state.items() if "running" in name)
+
+
 def test_ranks_that_share_a_gpu(tmp_path, files, through_host):
     results, state = train(tmp_path / "out", files, gpus=1, CUDA_VISIBLE_DEVICES=0)
     if _cgxffcv.build_info()["nccl"]:

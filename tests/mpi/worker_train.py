@@ -31,7 +31,7 @@ def make(world, **options):
     options = {
         "threads": 1,
         "num_workers": 1,
-        "precision": "float32",
+        "precision": os.environ.get("TEST_PRECISION", "float32"),
         "test_batch": 20,
         "device": os.environ.get("TEST_DEVICE", "cpu"),
         "deterministic": True,
