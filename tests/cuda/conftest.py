@@ -1,8 +1,12 @@
 """The CUDA tests run on a GPU, or with the emulated build (CGXFFCV_CUDA=emulate, see tests/cuda/emulator):
 
 PYTHONPATH=build/emulated/lib:. python -m pytest tests/cuda
+
+The emulator is slow: there a test with three parameters or more runs with all pairs of their values, not with all
+combinations, unless CGXFFCV_EMULATED_ALL=1.
 """
 
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -20,6 +24,36 @@ import programs  # noqa: E402
 
 def has_gpu():
     return any(device["name"] != "emulated device" for device in _cgxffcv.devices())
+
+
+def pairs_of(item):
+    """The pairs of values that this item brings together."""
+    chosen = sorted((name, repr(value)) for name, value in item.callspec.params.items())
+    return set(itertools.combinations(chosen, 2))
+
+
+def enough_for_all_pairs(items):
+    """Of a test's items, some that have every pair that any of them has."""
+    kept, left = [], set().union(*map(pairs_of, items))
+    while left:
+        best = max(items, key=lambda item: len(pairs_of(item) & left))
+        kept.append(best)
+        left -= pairs_of(best)
+    return kept
+
+
+def pytest_collection_modifyitems(config, items):
+    if has_gpu() or os.environ.get("CGXFFCV_EMULATED_ALL") == "1":
+        return
+    tests = {}
+    for item in items:
+        given = getattr(getattr(item, "callspec", None), "params", ())
+        if len(given) >= 3 and "built" not in given and HERE in item.path.parents:
+            tests.setdefault((item.path, item.originalname), []).append(item)
+    spare = {item for same in tests.values() for item in set(same) - set(enough_for_all_pairs(same))}
+    if spare:
+        config.hook.pytest_deselected(items=list(spare))
+        items[:] = [item for item in items if item not in spare]
 
 
 @pytest.fixture(scope="session", params=["emulated", "gpu"])
