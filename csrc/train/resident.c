@@ -8,7 +8,10 @@
 #include "base/memory.h"
 
 #define CHECK_EVERY 8
+#define MANY 8   /* steps in one graph, which begin together with a check */
 #define CHUNK 32 /* steps between two looks at how far the device is; two chunks may be under way */
+
+_Static_assert(MANY % CHECK_EVERY == 0 && CHUNK % MANY == 0, "what comes between steps comes between graphs");
 
 static size_t image_bytes(const Resident *r) {
     return (size_t)r->trainer->config.side * (size_t)r->trainer->config.side * 3;
@@ -87,7 +90,8 @@ done:
 static void destroy_graphs(Resident *r) {
     for (int i = 0; i < TRAINER_MAX_PHASES; i++) {
         device_graph_destroy(r->phases[i].graph);
-        r->phases[i].graph = NULL;
+        device_graph_destroy(r->phases[i].many);
+        r->phases[i].graph = r->phases[i].many = NULL;
         r->phases[i].warm = false;
     }
 }
@@ -275,20 +279,34 @@ static Status put_step(Resident *r, const GatherSet *set, int phase, bool exchan
     return resident_close_step(&closing, r->stream);
 }
 
-static Status record_step(Resident *r, const GatherSet *set, int phase) {
+static Status record_steps(Resident *r, const GatherSet *set, int phase, int steps, DeviceGraph **out) {
+    Status status = STATUS_OK;
     TRY(device_capture_begin(r->stream));
-    Status status = put_step(r, set, phase, true);
-    if (status == STATUS_OK) return device_capture_end(r->stream, &r->phases[phase].graph);
+    for (int i = 0; i < steps && status == STATUS_OK; i++) status = put_step(r, set, phase, true);
+    if (status == STATUS_OK) return device_capture_end(r->stream, out);
     ErrorRecord cause = *error_record();
     DeviceGraph *part = NULL;
     if (device_capture_end(r->stream, &part) == STATUS_OK) device_graph_destroy(part);
     return error_adopt(&cause);
 }
 
-static Status next_step(Resident *r, const GatherSet *set) {
-    int phase = (int)(trainer_phase(r->trainer, r->trainer->step) - r->trainer->config.phases);
-    DeviceGraph *graph = r->phases[phase].graph;
-    return graph == NULL ? put_step(r, set, phase, true) : device_graph_launch(graph, r->stream);
+static int phase_at(const Resident *r, int64_t step) {
+    return (int)(trainer_phase(r->trainer, step) - r->trainer->config.phases);
+}
+
+/* Steps of the one graph that begins after `done` steps of a run. */
+static int steps_at_once(const Resident *r, int done, int steps) {
+    int64_t step = r->trainer->step;
+    int phase = phase_at(r, step);
+    bool many = r->phases[phase].many != NULL && done % MANY == 0 && steps - done >= MANY;
+    return many && phase_at(r, step + MANY - 1) == phase ? MANY : 1;
+}
+
+static Status next_steps(Resident *r, const GatherSet *set, int count) {
+    int phase = phase_at(r, r->trainer->step);
+    const PhaseState *state = &r->phases[phase];
+    if (count == MANY) return device_graph_launch(state->many, r->stream);
+    return state->graph == NULL ? put_step(r, set, phase, true) : device_graph_launch(state->graph, r->stream);
 }
 
 /* ---- a run ---- */
@@ -319,7 +337,11 @@ static Status warm_up(Resident *r, const GatherSet *set, int phase, uint32_t epo
     TRY(save_statistics(r));
     TRY(put_step(r, set, phase, false));
     TRY(device_stream_synchronize(r->stream));
-    if (r->config.graphs && (config->reduce == NULL || config->reduce_capturable)) TRY(record_step(r, set, phase));
+    if (r->config.graphs && (config->reduce == NULL || config->reduce_capturable)) {
+        TRY(record_steps(r, set, phase, 1, &state->graph));
+        bool alone = config->reduce == NULL && r->trainer->slow == NULL;
+        if (alone) TRY(record_steps(r, set, phase, MANY, &state->many));
+    }
     state->warm = true;
     return STATUS_OK;
 }
@@ -362,9 +384,10 @@ static Status put_steps(Resident *r, const GatherSet *set, int steps, int *done)
     for (*done = 0; *done < steps;) {
         bool changed = false;
         if (config->check != NULL && *done % CHECK_EVERY == 0) TRY(config->check(config->check_context));
-        TRY(next_step(r, set));
-        trainer->step++;
-        ++*done;
+        int count = steps_at_once(r, *done, steps);
+        TRY(next_steps(r, set, count));
+        trainer->step += count;
+        *done += count;
         if (trainer->slow != NULL) TRY(trainer_average(trainer, &changed));
         if (changed) TRY(save_statistics(r));
         TRY(throttle(r, *done));

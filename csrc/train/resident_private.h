@@ -18,6 +18,7 @@ typedef struct PhaseState {
     Plan *plan;         /* borrowed from the trainer; NULL before the first step */
     bool warm;          /* its steps can begin */
     DeviceGraph *graph; /* owned; NULL where steps are not recorded */
+    DeviceGraph *many;  /* owned; MANY steps one after the other; NULL where the host has work between steps */
     bool enabled[TRAINER_MAX_GROUPS];
 } PhaseState;
 

@@ -121,6 +121,19 @@ def test_graphs_change_nothing(files, whole, name):
         same_state(state, trainer.state_dict())
 
 
+@pytest.mark.parametrize("name", ["muon", "savers"])
+def test_graphs_of_several_steps_change_nothing(files, name):
+    """Nine steps an epoch: eight in one graph, or as many alone where a phase begins in between."""
+    recipe = TINY[name].replace(batch_size=3, epochs=1 if name == "muon" else 2)
+    results = []
+    for graphs in (True, False):
+        with trainer_of(files, recipe, seed=1, graphs=graphs) as trainer:
+            steps, _ = finish(trainer)
+            results.append((what(steps), trainer.state_dict()))
+    assert results[0][0] == results[1][0] and len(results[0][0]) >= 9
+    same_state(results[0][1], results[1][1])
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_deterministic_trainings_give_the_same_bytes(tmp_path, precision):
     """Twice with recorded steps, once without; on a GPU with maps large enough for sums in parts."""
