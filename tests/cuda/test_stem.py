@@ -85,23 +85,39 @@ def test_stem(stem, precision):
         check(network, plan, node, images, precision)
 
 
-def test_columns_in_several_tiles():
-    node = STEMS["resnet9"]
-    network = make(node, 3, "float32")
-    plan = network.plan(1, (3, 301), keep_all=True)
+@pytest.mark.parametrize(
+    ("stem", "precision", "size"),
+    [("resnet9", "float32", (3, 301)), ("resnet9", "float16", (3, 301)), ("resnet9", "float16", (21, 60)),
+     ("trained", "float16", (150, 66)), ("whitening", "float16", (3, 601))],
+)  # fmt: skip
+def test_several_tiles(stem, precision, size):
+    node = STEMS[stem]
+    network = make(node, 3, precision)
+    plan = network.plan(1, size, keep_all=True)
     rng = np.random.default_rng(0)
-    images = rng.normal(0, 1, (1, 3, 301, 3)).astype(np.float32)
+    images = rng.normal(0, 1, (1, *size, 3)).astype(np.float32)
     plan.forward(images)
     plan.backward(rng.normal(0, 1, (1, *plan.shape(0))).astype(np.float32))
-    check(network, plan, node, images, "float32")
+    check(network, plan, node, images, precision)
 
 
-SMALL = (
-    Conv("stem", 8, 3, 1, 1, bias=True, activation="gelu"),
-    Conv("conv", 8),
-    Norm("norm", "silu", pool=2, scale=False),
-    Head("head", 10),
-)
+def small(*stem, **options):
+    return (
+        Conv("stem", *stem, **options),
+        Conv("conv", 8),
+        Norm("norm", "silu", pool=2, scale=False),
+        Head("head", 10),
+    )
+
+
+SMALL = small(8, 3, 1, 1, bias=True, activation="gelu")
+# Both kinds of products, in float32 and by halves on the tensor cores: precision, network.
+BOTH = {
+    "float32": ("float32", SMALL),
+    "float16": ("float16", SMALL),
+    "whitening": ("float16", small(24, 2, 1, 0, bias=True, activation="gelu")),
+    "resnet9": ("float16", small(64, 3, 1, 1)),
+}
 
 
 def variants(raw, mean, std):
@@ -119,12 +135,14 @@ def variants(raw, mean, std):
         yield f"{name}, planar", np.ascontiguousarray(images.transpose(0, 3, 1, 2)), options, meaning
 
 
-def test_types_and_layouts_of_images():
+@pytest.mark.parametrize("kind", BOTH)
+def test_types_and_layouts_of_images(kind):
     """Every way to hand the same images over gives the same bytes; with and without a float32 copy of them."""
     rng = np.random.default_rng(6)
     raw, labels = rng.integers(0, 256, (5, 9, 12, 3), dtype=np.uint8), np.arange(5)
     mean, std = (125.0, 123.0, 114.0), (51.5, 50.75, 51.25)
-    network = Network(Description("test", SMALL), backend="cuda", precision="float32", deterministic=True)
+    precision, nodes = BOTH[kind]
+    network = Network(Description("test", nodes), backend="cuda", precision=precision, deterministic=True)
     network.initialise(1)
     plans = [network.plan(6, (9, 12), keep_all=keep) for keep in (False, True)]
     for name, images, options, meaning in variants(raw, mean, std):
@@ -137,14 +155,16 @@ def test_types_and_layouts_of_images():
                 assert np.isfinite(network.gradients).all()
         assert all(result == results[0] for result in results), name
         plans[1].step(images, labels, **options)
-        padded = np.pad(meaning, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        border = nodes[0].padding
+        padded = np.pad(meaning, ((0, 0), (border, border), (border, border), (0, 0)))
         assert np.array_equal(plans[1].read(-1), padded), name
 
 
 @pytest.mark.parametrize(("mirror", "dy", "dx"), [(True, 0, 0), (False, -1, -1), (True, 1, 1), (False, 2, -4)])
-def test_views(mirror, dy, dx):
+@pytest.mark.parametrize("kind", ["float16", "whitening", "resnet9"])
+def test_views(mirror, dy, dx, kind):
     rng = np.random.default_rng(7)
-    network = Network(Description("test", SMALL), backend="cuda", precision="float16", deterministic=True)
+    network = Network(Description("test", BOTH[kind][1]), backend="cuda", precision="float16", deterministic=True)
     network.initialise(1)
     plan = network.plan(3, (9, 12), training=False)
     raw, mean, std = rng.integers(0, 256, (3, 9, 12, 3), dtype=np.uint8), (125.0, 123.0, 114.0), (51.5, 50.75, 51.25)

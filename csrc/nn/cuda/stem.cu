@@ -1,6 +1,10 @@
 /* The convolution that reads the images, forward. */
 #include "nn/cuda/stem.cuh"
 
+extern "C" {
+#include "nn/cuda/stem_matrix.h"
+}
+
 template <typename T, int KERNEL, int STRIDE, int CHANNELS>
 __global__ void __launch_bounds__(THREADS, 2)
     stem_forward_kernel(StemFilters filters, StemSource source, StemShape shape, Tiling t, T *output) {
@@ -55,6 +59,7 @@ extern "C" Status cuda_stem_load(const StemSource *source, int images, float *to
 
 extern "C" Status cuda_stem_forward(const StemShape *shape, const StemSource *source, StemFilters filters, void *output,
                                     DeviceStream *stream) {
+    if (cuda_stem_matrix_fits(shape)) return cuda_stem_matrix_forward(shape, source, filters, output, stream);
     Tiling t = tile(shape, PATCH_BYTES, THREADS);
     dim3 grid((unsigned)tile_count(&t), (unsigned)t.chunks);
     size_t shared = patch_bytes(&t) + (size_t)filter_elems(t) * sizeof(float);

@@ -63,7 +63,8 @@ static inline Tiling tile(const StemShape *shape, size_t limit, int threads) {
         set_width(shape, width, threads, &t);
         set_height(shape, shape->out_height, &t);
         while (patch_bytes(&t) > limit && t.height > t.chains * ROWS) {
-            set_height(shape, ceil_divide(shape->out_height, t.bands + 1), &t);
+            int even = ceil_divide(shape->out_height, t.bands + 1), less = t.height - t.chains * ROWS;
+            set_height(shape, even < less ? even : less, &t); /* rounding up could leave the height as it is */
         }
         if (patch_bytes(&t) <= limit || width == 1) break;
     }

@@ -2,6 +2,10 @@
  * so they are never stored. Blocks walk over the tiles and add up in registers; a second kernel adds the blocks up. */
 #include "nn/cuda/stem.cuh"
 
+extern "C" {
+#include "nn/cuda/stem_matrix.h"
+}
+
 #define FILTER_PATCH_BYTES (10u << 10) /* where gradients lie beside it */
 #define POSITIONS 3                    /* of the filter's window, whose gradients one thread sums */
 #define BIAS_THREADS 192               /* at most: blocks of six warps, three of which a multiprocessor runs at once */
@@ -272,8 +276,7 @@ __global__ void stem_close_kernel(const float *partials, int blocks, Tiling t, i
     if (channel < out_channels) gradient[(size_t)channel * (size_t)taps + (size_t)tap] = factor * sum;
 }
 
-/* How many blocks walk over the tiles: enough to fill the device, few enough to add up. */
-static Status walkers(const Tiling *t, int each, unsigned *out) {
+static Status multiprocessor_count(unsigned *out) {
     int device = 0, multiprocessors = 0;
     cudaError_t error = cudaGetDevice(&device);
     if (error == cudaSuccess) {
@@ -281,7 +284,15 @@ static Status walkers(const Tiling *t, int each, unsigned *out) {
     }
     if (error != cudaSuccess)
         FAIL(STATUS_CUDA, "asking for the number of multiprocessors: %s", cudaGetErrorString(error));
-    size_t most = (size_t)each * (size_t)multiprocessors, tiles = tile_count(t);
+    *out = (unsigned)multiprocessors;
+    return STATUS_OK;
+}
+
+/* How many blocks walk over the tiles: enough to fill the device, few enough to add up. */
+static Status walkers(const Tiling *t, unsigned each, unsigned *out) {
+    unsigned multiprocessors = 0;
+    TRY(multiprocessor_count(&multiprocessors));
+    size_t most = (size_t)each * multiprocessors, tiles = tile_count(t);
     *out = (unsigned)(tiles < most ? tiles : most);
     return STATUS_OK;
 }
@@ -291,6 +302,14 @@ static Status close_sums(const float *partials, unsigned blocks, const Tiling *t
     unsigned grid = (unsigned)ceil_div((size_t)(t->chunks * taps * t->groups * LANES), SUM_LANES);
     return LAUNCH_AFTER(stem_close_kernel, grid, dim3(SUM_LANES, SUM_SLICES), 0, stream, partials, (int)blocks, *t,
                         taps, shape->out_channels, factor, gradient);
+}
+
+/* The same of sums by eight channels: partials[block][channel / 8][tap][channel % 8]. */
+static Status close_eights(const float *partials, unsigned blocks, int taps, const StemShape *shape, float factor,
+                           float *gradient, DeviceStream *stream) {
+    Tiling eights = {};
+    eights.groups = 1, eights.chunks = shape->out_channels / LANES;
+    return close_sums(partials, blocks, &eights, taps, shape, factor, gradient, stream);
 }
 
 static size_t packed_bytes(const StemShape *shape, const Tiling *t) {
@@ -305,14 +324,27 @@ extern "C" Status cuda_stem_partial_elems(const StemShape *shape, size_t *out) {
     size_t bias_elems = (size_t)bias_blocks * (size_t)(bias.chunks * bias.groups * LANES);
     size_t filter_elems = (size_t)filter_blocks * (size_t)(filter.chunks * filter.groups * LANES * filter.taps);
     *out = bias_elems > filter_elems ? bias_elems : filter_elems;
+    unsigned multiprocessors = 0;
+    TRY(multiprocessor_count(&multiprocessors));
+    size_t each = (size_t)shape->out_channels * (size_t)(shape->kernel * shape->kernel * shape->channels);
+    size_t matrix_bias = STEM_MATRIX_BIAS_BLOCKS * (size_t)multiprocessors * (size_t)shape->out_channels;
+    size_t matrix_filters = STEM_MATRIX_FILTER_BLOCKS * (size_t)multiprocessors * each;
+    if (cuda_stem_matrix_fits(shape) && *out < matrix_bias) *out = matrix_bias;
+    if (cuda_stem_matrix_fits_filters(shape) && *out < matrix_filters) *out = matrix_filters;
     return STATUS_OK;
 }
 
 extern "C" Status cuda_stem_bias_gradient(const StemShape *shape, const StemSource *source, StemFilters filters,
                                           const void *output_gradient, float factor, float *partials, float *gradient,
                                           DeviceStream *stream) {
+    unsigned blocks = 0, multiprocessors = 0;
+    if (cuda_stem_matrix_fits(shape) && shape->activation != ACTIVATION_NONE) {
+        TRY(multiprocessor_count(&multiprocessors));
+        TRY(cuda_stem_matrix_bias_gradient(shape, source, filters, output_gradient,
+                                           STEM_MATRIX_BIAS_BLOCKS * multiprocessors, partials, &blocks, stream));
+        return close_eights(partials, blocks, 1, shape, factor, gradient, stream);
+    }
     Tiling t = tile(shape, PATCH_BYTES, BIAS_THREADS);
-    unsigned blocks = 0;
     TRY(walkers(&t, BIAS_BLOCKS, &blocks));
     dim3 grid(blocks, (unsigned)t.chunks);
     size_t sums = (size_t)(t.chains * t.width * t.groups * LANES) * sizeof(float);
@@ -335,8 +367,15 @@ static int filter_threads(const StemShape *shape, const Tiling *t) {
 extern "C" Status cuda_stem_filter_gradient(const StemShape *shape, const StemSource *source, StemFilters filters,
                                             const void *output_gradient, float factor, float *partials, float *gradient,
                                             DeviceStream *stream) {
+    unsigned blocks = 0, multiprocessors = 0;
+    if (cuda_stem_matrix_fits_filters(shape)) {
+        TRY(multiprocessor_count(&multiprocessors));
+        TRY(cuda_stem_matrix_filter_gradient(shape, source, output_gradient,
+                                             STEM_MATRIX_FILTER_BLOCKS * multiprocessors, partials, &blocks, stream));
+        return close_eights(partials, blocks, shape->kernel * shape->kernel * shape->channels, shape, factor, gradient,
+                            stream);
+    }
     Tiling t = tile(shape, FILTER_PATCH_BYTES, THREADS);
-    unsigned blocks = 0;
     TRY(walkers(&t, FILTER_BLOCKS, &blocks));
     dim3 grid(blocks, (unsigned)t.chunks);
     int threads = filter_threads(shape, &t);
