@@ -8,7 +8,7 @@
 
 /* ---- sums --------------------------------------------------------------------------------------------------------*/
 
-/* What z and the sums need of a channel. In 16 bits the mean goes into the shift, and the closing kernel takes it off
+/* What z and the sums need of a channel. In 16 bits the mean goes into the shift, and the last block takes it off
  * the sum of products: what that rounds off is far below what the storage did. */
 template <typename T> struct Channels {
     static constexpr int PACK = Pack<T>::PACK;
