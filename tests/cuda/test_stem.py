@@ -9,6 +9,7 @@ from nn_reference import activate, bf16, conv, conv_filter_gradient, slope
 from cgxffcv.nn import Conv, Description, Head, Network, Norm
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=f"no GPU: {_cgxffcv.why_no_device()}")
+EMULATED = any(device["name"] == "emulated device" for device in _cgxffcv.devices())
 
 # Rounding to nearest in each storage type; float32: of the sum of products.
 UNITS = {"float32": 2e-6, "bfloat16": 2**-8, "float16": 2**-10}
@@ -70,7 +71,8 @@ def check(network, plan, node, images, precision):
 @pytest.mark.parametrize("stem", STEMS)
 def test_stem(stem, precision):
     node = STEMS[stem]
-    for channels, size, batch in [(3, (13, 9), 5), (1, (8, 17), 1), (4, (7, 7), 3), (3, (33, 32), 2)]:
+    cases = [(3, (13, 9), 5), (1, (8, 17), 1), (4, (7, 7), 3), (3, (33, 32), 2)]
+    for channels, size, batch in cases[:1] if EMULATED and precision == "bfloat16" else cases:
         rng = np.random.default_rng(batch)
         network = make(node, channels, precision)
         plan = network.plan(batch + 2, size, keep_all=True)

@@ -53,13 +53,15 @@ STREAMS = ["test_trainer_gpu.py", "test_ranks.py", "test_resident.py", "test_cud
 
 @pytest.mark.timeout(2000)
 def test_cuda_tests_with_the_emulator():
-    """All of them; at the same time those of streams, with late streams and another order of threads."""
+    """All of them, and those of streams once more, with late streams and another order of threads."""
     pytest.importorskip("setuptools")
     targets = ["--build-temp", str(BUILD / "temp"), "--build-lib", str(BUILD / "lib")]
     run("setup.py", "build_ext", *targets, seconds=600, CGXFFCV_CUDA="emulate")
-    every = [path.name for path in (ROOT / "tests" / "cuda").glob("test_*.py")]
-    tests = sorted(set(every) - {f"test_{name}.py" for name in ALONE})
-    with ThreadPoolExecutor() as pool:
+    every = {path.name for path in (ROOT / "tests" / "cuda").glob("test_*.py")}
+    trainings, networks = {"test_trainer_gpu.py", "test_ranks.py"}, {"test_networks.py"}
+    rest = every - trainings - networks - {f"test_{name}.py" for name in ALONE}
+    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 4)) as pool:
         late = {"CGXFFCV_EMULATED_STREAMS": "late", "CGXFFCV_EMULATED_SEED": "2"}
-        runs = [pool.submit(cuda_tests, *tests), pool.submit(cuda_tests, *STREAMS, **late)]
+        runs = [pool.submit(cuda_tests, *STREAMS, **late)]
+        runs += [pool.submit(cuda_tests, *sorted(tests)) for tests in (trainings, rest, networks)]
         assert all(" passed" in done.result() for done in runs)
