@@ -77,7 +77,8 @@ def check(network, size, batch, room=0, reduction="sum"):
         plan.step(1e30 * filler, labels, reduction="sum")  # NaN in all tensors
     first = gradients_of(network, plan, images, reduction=reduction)
     assert np.any(dy != 0) and np.all(np.isfinite(first["conv.weight"]))
-    worst = np.max(np.abs(first["conv.weight"] - expected) - 2**-18 * terms)
+    # A GPU's tensor cores cut sums where others round: the errors of a long sum all point towards zero.
+    worst = np.max(np.abs(first["conv.weight"] - expected) - 2**-17 * terms)
     assert worst <= 0, f"exceeds its bound by {worst}, terms up to {terms.max()}"
     if reduction == "sum":
         assert not np.array_equal(first["conv.weight"], rounded(first["conv.weight"], network.precision))

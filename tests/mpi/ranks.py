@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -105,7 +106,8 @@ class Job:
 
 
 def environment(**more):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "CGXFFCV_COMM"))}
+    job = re.compile("OMPI_(?!MCA_)|PMIX_|CGXFFCV_COMM")  # not how this machine's Open MPI is set up
+    environment = {k: v for k, v in os.environ.items() if not job.match(k)}
     environment.update(
         PYTHONPATH=str(ROOT), OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1"
     )

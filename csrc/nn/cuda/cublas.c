@@ -150,6 +150,7 @@ Status cuda_gemm_create(DeviceStream *stream, CudaGemm **out) {
     gemm->stream = stream;
     TRY_CUBLAS_GOTO(cublasLtCreate(&gemm->library));
     TRY_GOTO(device_alloc(WORKSPACE_BYTES, &gemm->workspace));
+    TRY_GOTO(device_fill(gemm->workspace, 0, WORKSPACE_BYTES, stream)); /* products may read what they ignore */
     *out = gemm;
     gemm = NULL;
 done:
