@@ -270,9 +270,15 @@ static Status allreduce(CommDevice *device, const CommPiece *pieces, int count, 
     return status == STATUS_OK ? status : give_up(device, status);
 }
 
+/* Where the communicator has failed meanwhile, what an earlier sum has put on a stream would hang there for ever. */
+static Status begin(CommDevice *device) {
+    Status status = comm_begin(device->comm, "sum on GPUs", 0);
+    return status != STATUS_OK && comm_broken(device->comm, NULL) ? give_up(device, status) : status;
+}
+
 Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, bool average,
                              DeviceStream *stream) {
-    TRY(comm_begin(device->comm, "sum on GPUs", 0));
+    TRY(begin(device));
     return comm_end(device->comm, allreduce(device, pieces, count, average, stream));
 }
 
@@ -302,7 +308,7 @@ static Status wait_for(CommDevice *device, cudaStream_t stream) {
 }
 
 Status comm_device_wait(CommDevice *device, DeviceStream *stream) {
-    TRY(comm_begin(device->comm, "sum on GPUs", 0));
+    TRY(begin(device));
     Status status = wait_for(device, (cudaStream_t)stream);
     return comm_end(device->comm, status == STATUS_OK ? status : give_up(device, status));
 }
