@@ -6,6 +6,7 @@ Python version's pickles are read without running them, archives are read in mem
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import io
@@ -231,14 +232,32 @@ def _fetch(url: str, part: io.BufferedRandom, archive: Archive, progress: Progre
             progress.update(have, f"{size(have)} of {size(archive.bytes)}")
 
 
+@contextlib.contextmanager
+def _told(root: Path, what: str) -> Iterator[None]:
+    """What the system refuses below `root`, as a DataError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{root} is not a folder" if root.exists() and not root.is_dir() else error.strerror
+        raise DataError(
+            f"data.root: cannot {what} {error.filename or root}: {reason}; name a folder where CIFAR-10 may be looked "
+            "for and kept (--data.root=DIR), or say --data.source=sample to do without it"
+        ) from error
+
+
+def _open_part(root: Path, archive: Archive) -> io.BufferedRandom:
+    with _told(root, "write to"):
+        root.mkdir(parents=True, exist_ok=True)
+        return open(root / f"{archive.name}.part", "a+b")
+
+
 def download(root: Path, url: str = OFFICIAL_URL, archive: Archive = BINARY, mode: str = "auto") -> Path:
     """Downloads the archive to `root`, going on where an earlier try ended; the checksum decides what is kept.
 
     Raises DataError if it cannot be had; what has come so far stays for the next try (as NAME.part).
     """
     target, partial = root / archive.name, root / f"{archive.name}.part"
-    root.mkdir(parents=True, exist_ok=True)
-    with open(partial, "a+b") as part:
+    with _open_part(root, archive) as part:
         try:
             fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -305,13 +324,16 @@ def obtain(root: str | Path, source: str = "auto", url: str = OFFICIAL_URL, say:
            mode: str = "auto", archive: Archive = BINARY) -> Cifar10:  # fmt: skip
     """CIFAR-10 by `source`: local (below `root`), download, sample, or auto: the first of these that can be had.
 
-    Local files that are there but damaged are an error also in auto: they are somebody's, and mean something.
+    Local files that are there but damaged are an error also in auto: they are somebody's, and mean something. So is a
+    folder `root` that cannot be read or written.
     """
     root = Path(root)
     if source == "sample":
         return from_sample()
     if source in ("auto", "local"):
-        for path, read in find(root):
+        with _told(root, "read"):
+            found = list(find(root))
+        for path, read in found[:1]:
             say(f"CIFAR-10: reading {path}")
             return read(path, say)
         if source == "local":
@@ -319,6 +341,7 @@ def obtain(root: str | Path, source: str = "auto", url: str = OFFICIAL_URL, say:
                 f"no CIFAR-10 below {root}: expected cifar-10-batches-bin/, cifar-10-batches-py/, {BINARY.name} or "
                 "cifar-10-python.tar.gz there. Put one there, or say --data.source=auto to download it"
             )
+    _open_part(root, archive).close()
     say(f"CIFAR-10: nothing below {root}; downloading {url} ({size(archive.bytes)})")
     try:
         return read_archive(download(root, url, archive, mode), say)

@@ -426,6 +426,26 @@ def test_a_full_disk_is_an_os_error(tmp_path, server, monkeypatch):
         get(server, tmp_path)
 
 
+@pytest.mark.parametrize("source", ["auto", "download"])
+@pytest.mark.parametrize("root, reason", [("file", "is not a folder"), ("/proc/cgxffcv/data", "No such file")])
+def test_a_root_that_cannot_be_written_is_a_message(tmp_path, source, root, reason):
+    (tmp_path / "file").write_text("in the way")
+    said = []
+    with pytest.raises(cifar.DataError, match=rf"data.root: cannot write to .*{reason}.*--data.root=DIR"):
+        cifar.obtain(tmp_path / root, source, "http://127.0.0.1:1/x", said.append, "off")
+    assert said == []
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everywhere")
+@pytest.mark.parametrize("mode, what", [(0o500, "write to"), (0o000, "read")])
+def test_a_root_without_permission_is_a_message(tmp_path, mode, what):
+    root = tmp_path / "closed"
+    root.mkdir(mode)
+    with pytest.raises(cifar.DataError, match=rf"data.root: cannot {what} .*closed.*Permission denied"):
+        cifar.obtain(root, "auto", "http://127.0.0.1:1/x", lambda text: None, "off")
+
+
 def test_sample_by_name():
     data = cifar.obtain("nowhere", "sample")
     assert not data.complete and np.bincount(data.test_labels).tolist() == [100] * 10
