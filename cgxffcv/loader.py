@@ -54,10 +54,15 @@ def find_ranks() -> tuple[int, int]:
     )
 
 
-def as_ids(values: Any, name: str) -> np.ndarray:
-    """Sample numbers as a contiguous int64 array; a boolean mask selects."""
+def as_ids(values: Any, name: str, in_file: int) -> np.ndarray:
+    """Sample numbers as a contiguous int64 array; a boolean mask of one entry for each sample of the file selects."""
     array = np.asarray(values)
     if array.dtype == bool and array.ndim == 1:
+        if len(array) != in_file:
+            raise IndexError(
+                f"{name} is a boolean mask of {len(array)} entries, but the file has {in_file} samples; give one entry "
+                "for each, or sample numbers"
+            )
         array = np.flatnonzero(array)
     if array.size == 0:
         array = array.astype(np.int64)
@@ -124,7 +129,7 @@ def choose_order(order: Any, kwargs: dict[str, Any], loader: Loader):
             f"order must be an OrderOption, an array of sample numbers, a sampler, or have sample_order(epoch), not "
             f"{order!r}"
         )
-    return OrderOption.SEQUENTIAL, lambda epoch: as_ids(source(epoch), "order"), 8
+    return OrderOption.SEQUENTIAL, lambda epoch: as_ids(source(epoch), "order", loader._core.in_file), 8
 
 
 class SamplerOrder:
@@ -199,7 +204,7 @@ class Loader:
             `sample_order(epoch)`, each giving the samples of an epoch for all ranks.
         distributed: take rank and world_size from torch.distributed or mpirun's environment.
         seed: of order and augmentations; None: drawn from numpy.random, or 0 on several ranks.
-        indices: the samples to use (numbers or a boolean mask); None: all.
+        indices: the samples to use (numbers, or a boolean mask of one entry for each of the file's); None: all.
         pipelines: for each field a list of a decoder and transforms, a PipelineSpec, or None to leave it out.
         custom_fields: decoders of user-defined fields: not supported yet.
         drop_last: leave out the last batch if it is incomplete; else the ranks share it evenly, to within one sample.
@@ -251,11 +256,11 @@ class Loader:
         self.next_epoch = 0
         self.rank, self.world_size = choose_ranks(distributed, rank, world_size)
         self.seed = choose_seed(seed, self.world_size, order)
-        self.indices = None if indices is None else as_ids(indices, "indices")
         self._order, self._order_of, window = choose_order(order, dict(order_kwargs or {}), self)
         self._pass = self._passes = 0  # the number of the pass under way (0: none), and of the last one
         self._resume: tuple[int, int] | None = None
         self._core = _cgxffcv.Loader(self.fname)
+        self.indices = None if indices is None else as_ids(indices, "indices", self._core.in_file)
         self.outputs: list[Output] = compile_outputs(self._core.fields(), dict(pipelines or {}), self.fname)
         self._core.prepare(
             outputs=tuple(column for output in self.outputs for column in output.columns), batch_size=batch_size,
@@ -316,7 +321,7 @@ class Loader:
         if epoch is None:
             epoch = max(self.next_epoch - 1, 0)
         neutral = self.evaluate if evaluate is None else bool(evaluate)
-        return self._finish(*self._core.gather(as_ids(ids, "ids"), check_epoch(epoch), neutral))
+        return self._finish(*self._core.gather(as_ids(ids, "ids", self._core.in_file), check_epoch(epoch), neutral))
 
     def filter(self, field_name: str, condition: Callable[[Any], bool]) -> Loader:
         """A Loader over the samples for whose value `condition` holds.

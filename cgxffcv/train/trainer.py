@@ -115,7 +115,7 @@ class Trainer:
         test_batch: images at a time in the test; None: 500, on a GPU 2,000.
         resident: on a GPU, keep the data sets in its memory if they fit; else batches come from loader threads.
         graphs: on a GPU with resident data, record each phase's step once and replay it: the same bytes, faster.
-        train_indices, test_indices: the samples to use of each file; None: all.
+        train_indices, test_indices: the samples to use of each file, numbers or a boolean mask; None: all.
 
     Raises RecipeError if the batch does not fit the data or the ranks, DataError or BetonError for files that do not
     fit, NotBuiltError without oneDNN, UserError without the GPU that is wished for.
@@ -181,6 +181,7 @@ class Trainer:
 
     def _open(self, test, test_indices, test_batch) -> None:
         everything = self._everything = self._keep(permutation_of(self._train, self.seed, self._train_indices))
+        self._train_indices = everything.indices  # numbers, where a mask was given
         self.samples = everything.num_samples
         self.plan = make_plan(self.recipe, self.samples, self.ranks)
         self._hardest = self._make_hardest()

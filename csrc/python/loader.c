@@ -446,8 +446,18 @@ static PyObject *get_samples(LoaderObject *self, void *unused) {
     return PyLong_FromUnsignedLongLong(loader_samples(loader));
 }
 
+static PyObject *get_in_file(LoaderObject *self, void *unused) {
+    (void)unused;
+    if (self->reader == NULL) {
+        PyErr_SetString(PyExc_ValueError, "this Loader has been closed");
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(beton_reader_num_samples(self->reader));
+}
+
 static PyGetSetDef loader_getset[] = {
     {"closed", (getter)get_closed, NULL, "Whether close() has been called.", NULL},
+    {"in_file", (getter)get_in_file, NULL, "The number of samples in the file.", NULL},
     {"samples", (getter)get_samples, NULL, "The number of samples in use.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

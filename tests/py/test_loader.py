@@ -83,6 +83,19 @@ def test_sequential_and_indices(path):
     mask = np.arange(N) % 10 == 3
     with Loader(path, 4, ids=True, indices=mask, drop_last=False) as loader:
         assert flat(ids_of(loader)) == np.flatnonzero(mask).tolist()
+        assert loader.get_batch(mask)[-1].tolist() == np.flatnonzero(mask).tolist()
+
+
+@pytest.mark.parametrize("length", [0, 1, N - 1, N + 1])
+def test_a_mask_of_another_length_is_refused(path, length):
+    mask = np.ones(length, bool)
+    message = rf"is a boolean mask of {length} entries, but the file has {N} samples"
+    with pytest.raises(IndexError, match=f"indices {message}"):
+        Loader(path, 1, indices=mask)
+    with Loader(path, 1, order=lambda epoch: mask) as loader, pytest.raises(IndexError, match=f"order {message}"):
+        iter(loader)
+    with Loader(path, 1, indices=[1, 2]) as loader, pytest.raises(IndexError, match=f"ids {message}"):
+        loader.get_batch(mask)
 
 
 def test_random_is_the_reference_permutation(path):

@@ -219,6 +219,19 @@ def test_whitening(files):
         np.testing.assert_array_equal(filters[12:], -filters[:12])
 
 
+def test_samples_chosen_by_a_mask(files):
+    mask = np.arange(250) % 5 != 1
+    states = []
+    for chosen in (mask, np.flatnonzero(mask)):
+        with trainer_of(files, "muon", train_indices=chosen, test_indices=np.arange(103) < 50) as trainer:
+            assert (trainer.samples, trainer.test_images) == (200, 50)
+            finish(trainer)
+            states.append(trainer.state_dict())
+    same_state(*states)
+    with pytest.raises(IndexError, match="indices is a boolean mask of 249 entries, but the file has 250 samples"):
+        trainer_of(files, "muon", train_indices=mask[1:])
+
+
 def test_operations_agree_with_the_plan(files):
     for name in ("muon", "savers", "sgd"):
         with trainer_of(files, name) as trainer:
