@@ -75,6 +75,15 @@ class TrainingPlan:
         """The steps done when a pass has ended."""
         return (*self.epoch_starts, self.steps)[epoch + 1]
 
+    def phase_at(self, step: int) -> Phase:
+        """The phase that a step belongs to."""
+        return [phase for phase in self.phases if phase.first_step <= step][-1]
+
+    def phase_lengths(self) -> list[tuple[Phase, int]]:
+        """Each phase and its steps."""
+        ends = [*(phase.first_step for phase in self.phases[1:]), self.steps]
+        return [(phase, end - phase.first_step) for phase, end in zip(self.phases, ends, strict=True)]
+
 
 def make_plan(recipe: Recipe, samples: int, ranks: int = 1) -> TrainingPlan:
     """RecipeError if the batch of all ranks is larger than the data set."""
@@ -264,8 +273,6 @@ def image_flops(recipe: Recipe, side: int = 32, first_block: int = 0) -> tuple[f
 def training_flops(recipe: Recipe, samples: int, ranks: int = 1) -> float:
     """Operations of a whole training on all ranks, without its tests."""
     plan = make_plan(recipe, samples, ranks)
-    ends = [*(phase.first_step for phase in plan.phases[1:]), plan.steps]
     return plan.global_batch * sum(
-        image_flops(recipe, phase.side, phase.first_block)[1] * (end - phase.first_step)
-        for phase, end in zip(plan.phases, ends, strict=True)
+        image_flops(recipe, phase.side, phase.first_block)[1] * steps for phase, steps in plan.phase_lengths()
     )

@@ -29,6 +29,10 @@ class HardestImages:
     ):
         self._fractions, self._permutation, self._exchange = fractions, permutation, exchange
         self._ids = np.sort(permutation(0))
+        self.restart()
+
+    def restart(self) -> None:
+        """No image has been seen."""
         self.losses = np.full(len(self._ids), np.inf, np.float32)  # of the samples in the order of their numbers
         self._changed = np.zeros(len(self._ids), bool)
         self.order = np.zeros(0, np.int64)  # of the pass under way

@@ -97,7 +97,7 @@ def poison(world):
                     images = np.full(images.shape, np.nan, np.float32)
                 return core.step(images, labels, losses)
 
-        trainer._core = Poisoned()
+        trainer._steps.core = Poisoned()
         steps, epochs = finish(trainer)
         return {
             "skipped": [step.step for step in steps if step.skipped], "hashes": [e.replica_hash for e in epochs],

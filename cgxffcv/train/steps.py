@@ -1,0 +1,234 @@
+"""Where the batches of an epoch come from: a loader's threads, or a data set in the memory of the GPU.
+
+`open_steps` chooses; whatever it gives runs the steps of an epoch and counts each as soon as it is done.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Protocol
+
+import numpy as np
+
+from cgxffcv.loader import Loader
+from cgxffcv.recipes import Recipe
+from cgxffcv.train.data import order_of, reseed, training_loader, whitening_images, whole_loader
+from cgxffcv.train.interface import StepReport
+from cgxffcv.train.optim import patch_moments, whitening_filters
+from cgxffcv.train.plan import TrainingPlan
+from cgxffcv.train.resident import RECORD_FIELDS, ResidentTest, ResidentTraining
+from cgxffcv.train.selection import HardestImages
+from cgxffcv.train.tally import Tally, TrainingDiverged
+from cgxffcv.train.team import Team
+from cgxffcv.train.test import LoaderTest
+
+__all__ = ["LoaderSteps", "Parts", "ResidentSteps", "Steps", "open_steps", "open_test"]
+
+READ_BATCH = 1000  # images at a time on their way to the GPU
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a training's steps are made of, wherever their batches come from."""
+
+    core: Any  # a _cgxffcv.Trainer
+    recipe: Recipe
+    plan: TrainingPlan
+    team: Team
+    tally: Tally
+    permutation: Loader  # of one rank: every epoch's random order of all samples in use
+    hardest: HardestImages | None  # None: all samples in every pass
+    path: str | PathLike[str]
+    workers: int  # loader threads
+    threads: int  # of the network
+
+    @property
+    def indices(self) -> np.ndarray | None:
+        """The numbers of the samples in use; None: all."""
+        return self.permutation.indices
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The sample numbers of a pass that has begun, for all ranks."""
+        return order_of(self.permutation, epoch) if self.hardest is None else self.hardest.sample_order(epoch)
+
+
+class Steps(Protocol):
+    """Steps on one source of batches."""
+
+    load_seconds: float  # waiting for batches, in this process
+    device_seconds: float | None  # of steps and whitening since the last restart, by the GPU's clock; None: unknown
+
+    def whiten(self, count: int, epsilon: float) -> None:
+        """Sets the frozen whitening layer from the first `count` training images."""
+
+    def run(self, epoch: int, end: int, at_once: int | None) -> Iterator[StepReport]:
+        """The steps of a pass from where the core stands to before step `end`. A step is counted in the tally before
+        its report comes. `at_once`: steps between two returns to the host, where the source may do several; None: all.
+        May be closed early: the core then stands between two steps."""
+
+    def restart(self, seed: int) -> None:
+        """Orders and augmentation of another seed, from the first epoch on."""
+
+    def close(self) -> None: ...
+
+
+class LoaderSteps:
+    """Each batch from a loader's threads."""
+
+    device_seconds = None
+
+    def __init__(self, parts: Parts, seed: int):
+        self.core, self._parts, self.load_seconds = parts.core, parts, 0.0
+        team = parts.team
+        self._loader = training_loader(
+            parts.path, parts.recipe, parts.plan.local_batch, seed, parts.workers, team.rank, team.ranks, parts.indices,
+            parts.hardest,
+        )  # fmt: skip
+
+    def whiten(self, count: int, epsilon: float) -> None:
+        parts = self._parts
+        images = whitening_images(parts.path, parts.recipe, count, parts.workers, parts.indices)
+        filters = whitening_filters(patch_moments(images, threads=parts.threads), epsilon)
+        parameters = self.core.read("parameters")
+        for name, _, _, trained, shape, offset in self.core.layers():
+            if not trained:
+                assert shape == (24, 2, 2, 3), f"{name} is no whitening layer"
+                parameters[offset : offset + filters.size] = filters.transpose(0, 2, 3, 1).reshape(-1)
+        self.core.write("parameters", parameters)
+
+    def run(self, epoch: int, end: int, at_once: int | None) -> Iterator[StepReport]:
+        self._seek(epoch, self.core.steps_done - self._parts.plan.epoch_starts[epoch])
+        passing = iter(self._loader)
+        last = time.perf_counter()
+        try:
+            while self.core.steps_done < end:
+                batch = next(passing)
+                loaded = time.perf_counter()
+                report, loss = self._step(epoch, *batch)
+                del batch
+                now = time.perf_counter()
+                report = report._replace(seconds=now - last, load_seconds=loaded - last)
+                last = now
+                self.load_seconds += report.load_seconds
+                self._parts.tally.count(report, loss)
+                yield report
+        finally:
+            passing.close()
+
+    def _step(self, epoch: int, images: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> tuple[StepReport, float]:
+        """Without its seconds; and the sum of the losses."""
+        hardest = self._parts.hardest
+        losses = None if hardest is None else np.empty(len(images), np.float32)
+        step, loss, correct, count, skipped, side, _, wire = self.core.step(images, labels, losses)
+        if hardest is not None:
+            hardest.record(ids, losses)
+        rate = self.core.rate(0, step)[0]
+        steps = self._parts.plan.steps
+        return StepReport(epoch, step, steps, count, loss / count, correct, rate, 0, 0, wire, skipped, side), loss
+
+    def _seek(self, epoch: int, batch: int) -> None:
+        place = {"epoch": epoch, "samples_done": batch * self._parts.plan.global_batch}
+        self._loader.load_state_dict(self._loader.state_dict() | place)
+
+    def restart(self, seed: int) -> None:
+        reseed(self._loader, seed)
+
+    def close(self) -> None:
+        self._loader.close()
+
+
+class ResidentSteps:
+    """Batches cut and augmented on the GPU from a data set that lies there. MemoryError if it does not fit."""
+
+    load_seconds = 0.0
+
+    def __init__(self, parts: Parts, seed: int, graphs: bool):
+        self.core, self._parts, self.device_seconds = parts.core, parts, 0.0
+        with whole_loader(parts.path, parts.recipe, READ_BATCH, parts.workers, parts.indices) as loader:
+            self.data = ResidentTraining(parts.core, loader, seed, graphs)
+
+    def whiten(self, count: int, epsilon: float) -> None:
+        self.data.core.whiten(count, epsilon)
+        self.device_seconds += self.data.core.seconds()
+
+    def run(self, epoch: int, end: int, at_once: int | None) -> Iterator[StepReport]:
+        while self.core.steps_done < end:
+            left = end - self.core.steps_done
+            yield from self._run(epoch, min(left, at_once or left))
+
+    def _run(self, epoch: int, steps: int) -> Iterator[StepReport]:
+        """All of these steps are done before the first report, and take the same time each. What a failure leaves
+        undone is not counted."""
+        hardest, batch = self._parts.hardest, self._parts.plan.local_batch
+        begin, before = time.perf_counter(), self.core.steps_done
+        ids = self._samples(epoch, before, steps)
+        records = np.zeros((steps, RECORD_FIELDS))
+        losses = None if hardest is None else np.empty(len(ids), np.float32)
+        try:
+            self.data.run(ids, epoch, records, losses)
+        finally:
+            done = self.core.steps_done - before
+            seconds = (time.perf_counter() - begin) / max(done, 1)
+            self.device_seconds += self.data.core.seconds()
+            if hardest is not None:
+                hardest.record(ids[: done * batch], losses[: done * batch])
+            reports, diverged = self._count(epoch, before, seconds, records[:done].tolist())
+        yield from reports
+        if diverged is not None:
+            raise diverged
+
+    def _count(
+        self, epoch: int, first: int, seconds: float, records: list[list[float]]
+    ) -> tuple[list[StepReport], TrainingDiverged | None]:
+        """Reports of these steps, up to the one after which to stop, if any."""
+        plan, reports = self._parts.plan, []
+        for step, (loss, correct, images, skipped, side) in enumerate(records, first):
+            report = StepReport(
+                epoch, step, plan.steps, int(images), loss / images, int(correct), self.core.rate(0, step)[0], seconds,
+                0.0, self.core.wire(plan.phase_at(step).first_block)[0], bool(skipped), int(side),
+            )  # fmt: skip
+            reports.append(report)
+            try:
+                self._parts.tally.count(report, loss)
+            except TrainingDiverged as error:
+                return reports, error
+        return reports, None
+
+    def _samples(self, epoch: int, step: int, steps: int) -> np.ndarray:
+        """The sample numbers of this rank, in the order of the steps."""
+        plan, team = self._parts.plan, self._parts.team
+        first = (step - plan.epoch_starts[epoch]) * plan.global_batch
+        shared = self._parts.order(epoch)[first : first + steps * plan.global_batch]
+        return shared.reshape(steps, team.ranks, plan.local_batch)[:, team.rank].reshape(-1)
+
+    def restart(self, seed: int) -> None:
+        self.data.core.restart(seed)
+        self.data.core.seconds()
+        self.device_seconds = 0.0
+
+    def close(self) -> None:
+        self.data.close()
+
+
+def open_steps(parts: Parts, seed: int, resident: bool, graphs: bool) -> Steps:
+    """The data set into the GPU's memory, if it is wanted there and fits; a loader else."""
+    if resident:
+        try:
+            return ResidentSteps(parts, seed, graphs)
+        except MemoryError as error:
+            warnings.warn(f"the training set stays in host memory: {error}", stacklevel=4)
+    return LoaderSteps(parts, seed)
+
+
+def open_test(steps: Steps, core: Any, loader: Loader) -> LoaderTest | ResidentTest:
+    """The test set beside the training set, if it fits there; from its loader else."""
+    if isinstance(steps, ResidentSteps):
+        try:
+            return ResidentTest(steps.data, loader)
+        except MemoryError as error:
+            warnings.warn(f"the test set stays in host memory: {error}", stacklevel=4)
+    return LoaderTest(core, loader)
