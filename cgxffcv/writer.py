@@ -74,6 +74,8 @@ class DatasetWriter:
     durable: sync the file to the disk before it appears.
     worker_kind: "process" (forked: the data set's Python code runs in parallel), "thread" (only the encoding does),
         "auto": processes if there are more than one worker and enough samples.
+    worker_timeout: seconds for which a worker process may be stopped (SIGSTOP) before that ends the writing with
+        RuntimeError. One that is only slow is waited for as long as it lives; a warning names it after a minute.
     progress: a progress line on stderr; by default only in a terminal.
     allow_small_pages: page sizes below 2 MiB, for tests.
 
@@ -92,6 +94,7 @@ class DatasetWriter:
         on_error: str = "raise",
         durable: bool = True,
         worker_kind: str = "auto",
+        worker_timeout: float = 300.0,
         progress: bool | None = None,
         allow_small_pages: bool = False,
     ):
@@ -104,6 +107,8 @@ class DatasetWriter:
             raise ValueError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
         if worker_kind not in ("auto", "process", "thread"):
             raise ValueError(f"worker_kind must be 'auto', 'process' or 'thread', not {worker_kind!r}")
+        if not worker_timeout > 0:
+            raise ValueError(f"worker_timeout must be a positive number of seconds, not {worker_timeout!r}")
         if not 0 <= seed < 1 << 64:
             raise ValueError(f"seed must be in 0..2^64-1, not {seed}")
         self.fname = os.fspath(fname)
@@ -111,6 +116,7 @@ class DatasetWriter:
         self.page_size = int(page_size)
         self.num_workers = num_workers if num_workers > 0 else _cgxffcv.build_info()["cpus"]
         self.checksums, self.seed, self.on_error, self.durable = bool(checksums), seed, on_error, bool(durable)
+        self.worker_timeout = float(worker_timeout)
         self.worker_kind, self.progress, self.allow_small_pages = worker_kind, progress, bool(allow_small_pages)
         self._specs = [field.describe(name) for name, field in self.fields.items()]
         self._used = False
@@ -283,6 +289,7 @@ class _Run:
             for count, packed, skips in run_workers(
                 dataset, self.order, owner.fields, owner._specs, chunksize=chunksize, processes=processes,
                 seed=owner.seed, skip=owner.on_error == "skip", batch_bytes=BATCH_BYTES,
+                timeout=owner.worker_timeout,
             ):  # fmt: skip
                 self.core.append_packed(packed)
                 self.note(count, skips)

@@ -1,6 +1,11 @@
 """Worker processes that make and encode samples. They are forked, so the data set needs no pickling; each takes every
 n-th chunk and sends it, encoded, through its own pipe; the parent takes the chunks in order. A worker that dies, an
-exception, Ctrl-C and the parent's own end all stop everything: nothing waits for ever."""
+exception, Ctrl-C and the parent's own end all stop everything.
+
+Nobody but the author of a data set knows how long a sample may take, so a worker that runs, sleeps or waits for a disk
+is waited for as long as it lives; a warning names it. One that somebody has stopped (SIGSTOP) cannot go on by itself:
+it is warned about, and after `worker_timeout` seconds it ends the writing. Only seconds in which this process ran and
+looked are counted, so that Ctrl-Z, which stops all, takes nothing from them."""
 
 from __future__ import annotations
 
@@ -12,8 +17,10 @@ import os
 import pickle
 import queue
 import signal
+import struct
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -26,11 +33,14 @@ from cgxffcv.rows import Rows
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 2.0
+SLOW_SECONDS = 60.0  # until a worker that sends nothing is named in a warning
+STOPPED_SECONDS = 5.0  # the same, for one that is stopped
 QUEUED = 2
+FRAME = struct.Struct("<QQ")  # bytes of a message's header and of the packed samples after it
 F_SETPIPE_SZ = 1031
 PIPE_BYTES = 1 << 20  # what Linux lets an ordinary user have
 
-Part = tuple[int, bytes, list[tuple[int, str, str]]]
+Part = tuple[int, bytearray, list[tuple[int, str, str]]]
 
 
 class SampleError(Exception):
@@ -57,6 +67,12 @@ def _portable(error: BaseException | None) -> BaseException | None:
     return _Remote("".join(traceback.format_exception(error)))
 
 
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 class _Sender:
     """Sends in a thread of its own, so that the next chunk is made meanwhile."""
 
@@ -70,10 +86,9 @@ class _Sender:
     def _run(self) -> None:
         try:
             while (item := self.items.get()) is not None:
-                header, packed = item
-                self.pipe.send(header)
-                if packed is not None:
-                    self.pipe.send_bytes(packed)
+                header, packed = pickle.dumps(item[0]), item[1] or b""
+                _write(self.pipe.fileno(), FRAME.pack(len(header), len(packed)) + header)
+                _write(self.pipe.fileno(), packed)
         except OSError:
             self.failed.set()  # the parent is gone
             while self.items.get() is not None:
@@ -131,39 +146,97 @@ def _work(
     sender.close()
 
 
-def _receive(pipe: Connection, process: Any, begin: int, end: int) -> Any:
-    """The worker's next message; RuntimeError if it died."""
-    while True:
-        ready = wait([pipe, process.sentinel], POLL_SECONDS)
-        if pipe in ready:
-            try:
-                return pipe.recv()
-            except (EOFError, OSError):
-                ready = [process.sentinel]
-        if process.sentinel in ready:
-            process.join(STOP_SECONDS)
-            code = process.exitcode
-            how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-            raise RuntimeError(f"a worker process {how} before it had sent samples {begin} to {end - 1}"
-                               " (out of memory? fewer workers, or worker_kind='thread', may help)")  # fmt: skip
+def _state(pid: int) -> str:
+    """The letter that Linux gives for what a process does (T: stopped by a signal), or "?"."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return chr(file.read().rpartition(b")")[2].split()[0][0])
+    except (OSError, IndexError):
+        return "?"
 
 
-def _parts(pipe: Connection, process: Any, begin: int, end: int) -> Iterator[Part]:
-    """The parts of one chunk."""
-    while True:
-        message = _receive(pipe, process, begin, end)
-        if message[0] == "end":
+class _Worker:
+    """A worker as the parent sees it. `samples`: the first and the last of the chunk that is waited for."""
+
+    def __init__(self, number: int, pipe: Connection, process: Any, timeout: float):
+        self.number, self.pipe, self.process, self.timeout = number, pipe, process, timeout
+        self.samples = (0, 0)
+        self.silent = self.stopped = 0.0  # seconds
+        self.warn_at = SLOW_SECONDS
+        os.set_blocking(pipe.fileno(), False)
+
+    def _name(self) -> str:
+        first, last = self.samples
+        return f"worker process {self.number} (pid {self.process.pid}), which makes samples {first} to {last},"
+
+    def _look(self) -> None:
+        """Half a second has passed without a byte."""
+        self.silent += POLL_SECONDS
+        if _state(self.process.pid) != "T":
+            self.stopped = 0.0
+            if self.silent >= self.warn_at:
+                self.warn_at *= 2
+                warnings.warn(f"{self._name()} has sent nothing for {self.silent:.0f} s; it lives and is waited for",
+                              RuntimeWarning, 2)  # fmt: skip
             return
-        if message[0] == "bad":
-            raise SampleError(*message[1:4]) from message[4]
-        if message[0] == "failed":
-            raise message[1] from _Remote(message[2])
-        try:
-            packed = pipe.recv_bytes()
-        except (EOFError, OSError):
-            _receive(pipe, process, begin, end)  # raises: the worker is dead
-            raise
-        yield message[1], packed, message[2]
+        before, self.stopped = self.stopped, self.stopped + POLL_SECONDS
+        remedy = f"kill -CONT {self.process.pid} lets it go on"
+        if self.stopped >= self.timeout:
+            raise RuntimeError(f"{self._name()} has been stopped (SIGSTOP) for {self.stopped:.0f} s; {remedy}, "
+                               "worker_timeout says how long to wait for that")  # fmt: skip
+        if before < STOPPED_SECONDS <= self.stopped:
+            warnings.warn(f"{self._name()} is stopped (SIGSTOP): {remedy}; in {self.timeout - self.stopped:.0f} s it "
+                          "ends the writing", RuntimeWarning, 2)  # fmt: skip
+
+    def _dead(self) -> RuntimeError:
+        self.process.join(STOP_SECONDS)
+        code, (first, last) = self.process.exitcode, self.samples
+        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+        return RuntimeError(f"a worker process {how} before it had sent samples {first} to {last}"
+                            " (out of memory? fewer workers, or worker_kind='thread', may help)")  # fmt: skip
+
+    def _fill(self, view: memoryview) -> None:
+        """Reads until `view` is full; RuntimeError if the worker died or stays stopped."""
+        ended = False  # what it sent before may have come since the pipe was empty
+        while view:
+            try:
+                got = os.readv(self.pipe.fileno(), [view])
+            except BlockingIOError:
+                if ended:
+                    raise self._dead() from None
+                ready = wait([self.pipe, self.process.sentinel], POLL_SECONDS)
+                ended = self.process.sentinel in ready
+                if not ready:
+                    self._look()
+                continue
+            if got == 0:
+                raise self._dead()
+            view = view[got:]
+            self.silent = self.stopped = 0.0
+
+    def _read(self, size: int) -> bytearray:
+        data = bytearray(size)
+        self._fill(memoryview(data))
+        return data
+
+    def receive(self) -> tuple[Any, bytearray]:
+        """The worker's next message: header, packed samples."""
+        self.silent, self.warn_at = 0.0, SLOW_SECONDS
+        header, packed = FRAME.unpack(self._read(FRAME.size))
+        return pickle.loads(self._read(header)), self._read(packed)
+
+    def parts(self, begin: int, end: int) -> Iterator[Part]:
+        """The parts of one chunk."""
+        self.samples = (begin, end - 1)
+        while True:
+            message, packed = self.receive()
+            if message[0] == "end":
+                return
+            if message[0] == "bad":
+                raise SampleError(*message[1:4]) from message[4]
+            if message[0] == "failed":
+                raise message[1] from _Remote(message[2])
+            yield message[1], packed, message[2]
 
 
 def _widen(pipe: Connection) -> None:
@@ -188,12 +261,15 @@ def _stop(processes: Sequence[Any], finished: bool) -> None:
 
 def run_workers(
     dataset: Any, order: np.ndarray, fields: Mapping[str, Field], specs: Sequence[Any], *, chunksize: int,
-    processes: int, seed: int, skip: bool, batch_bytes: int,
+    processes: int, seed: int, skip: bool, batch_bytes: int, timeout: float,
 ) -> Iterator[Part]:  # fmt: skip
-    """(samples, packed chunk, samples left out) of all samples in order; SampleError for the first bad one."""
+    """(samples, packed chunk, samples left out) of all samples in order; SampleError for the first bad one.
+
+    timeout: seconds for which a worker may be stopped (SIGSTOP).
+    """
     context = multiprocessing.get_context("fork")
     pipes = [context.Pipe(duplex=False) for _ in range(processes)]
-    workers: list[Any] = []
+    workers: list[_Worker] = []
     finished = False
     try:
         for worker, (_, mine) in enumerate(pipes):
@@ -206,14 +282,13 @@ def run_workers(
             )  # fmt: skip
             _widen(mine)
             process.start()
-            workers.append(process)
             mine.close()
+            workers.append(_Worker(worker, pipes[worker][0], process, timeout))
         for chunk, begin in enumerate(range(0, len(order), chunksize)):
-            worker = chunk % processes
-            yield from _parts(pipes[worker][0], workers[worker], begin, min(begin + chunksize, len(order)))
+            yield from workers[chunk % processes].parts(begin, min(begin + chunksize, len(order)))
         finished = True
     finally:
-        _stop(workers, finished)
+        _stop([worker.process for worker in workers], finished)
         for pair in pipes:
             for end in pair:
                 end.close()

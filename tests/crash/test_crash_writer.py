@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cgxffcv import DatasetWriter, Reader, beton
+from cgxffcv import DatasetWriter, Reader, beton, writer_workers
 from cgxffcv.fields import BytesField, IntField
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,6 +155,85 @@ def test_a_worker_killed_from_outside(tmp_path):
     if process.returncode == 1:
         assert "was killed by signal 9" in errors
     assert wait_for_session(process.pid) == 0
+
+
+class Freezing:
+    """Stops its worker, once, at sample `at`; after `asleep` seconds somebody lets it go on."""
+
+    def __init__(self, folder, at, asleep=None, length=40):
+        self.folder, self.at, self.asleep, self.length = folder, at, asleep, length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, i):
+        if i == self.at:
+            (self.folder / "pid").write_text(str(os.getpid()))
+            if self.asleep is not None:
+                subprocess.Popen(["/bin/sh", "-c", f"sleep {self.asleep}; kill -CONT {os.getpid()}"])
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return np.full(1000, i, np.uint8), i
+
+
+def freeze(tmp_path, monkeypatch, *arguments, timeout):
+    monkeypatch.setattr(writer_workers, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(writer_workers, "STOPPED_SECONDS", 0.2)
+    writer = DatasetWriter(tmp_path / "x.beton", FIELDS, page_size=2 << 20, num_workers=2, worker_timeout=timeout)
+    with pytest.warns(RuntimeWarning, match=r"worker process 1 \(pid \d+\), .* 10 to 19, is stopped .*kill -CONT \d+"):
+        return writer.from_indexed_dataset(Freezing(tmp_path, *arguments), chunksize=10)
+
+
+def test_a_worker_that_stays_stopped_ends_the_writing(tmp_path, monkeypatch):
+    with pytest.raises(RuntimeError, match=r"worker process 1 \(pid \d+\), .* stopped \(SIGSTOP\).*worker_timeout"):
+        freeze(tmp_path, monkeypatch, 12, timeout=1.0)
+    assert [p.name for p in tmp_path.iterdir()] == ["pid"], "no file, whole or temporary, is left"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_a_worker_that_is_let_go_on_loses_nothing(tmp_path, monkeypatch):
+    assert freeze(tmp_path, monkeypatch, 12, 1.0, timeout=60.0).num_samples == 40
+    with Reader(tmp_path / "x.beton") as file:
+        assert [int(file[i]["b"][0]) for i in range(40)] == list(range(40))
+
+
+def test_a_worker_stopped_in_the_middle_of_a_message(tmp_path, monkeypatch):
+    """Its pipe holds a part of what it sends: the parent must not wait for the rest without a look at the clock."""
+    monkeypatch.setattr(writer_workers, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(writer_workers, "STOPPED_SECONDS", 0.2)
+    write = writer_workers._write
+
+    def half(descriptor, data):
+        if len(data) < 5000:
+            return write(descriptor, data)
+        write(descriptor, data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return write(descriptor, data[len(data) // 2 :])
+
+    monkeypatch.setattr(writer_workers, "_write", half)
+    writer = DatasetWriter(tmp_path / "x.beton", FIELDS, num_workers=2, worker_timeout=1.0)
+    with pytest.warns(RuntimeWarning), pytest.raises(RuntimeError, match="worker process 0 .* has been stopped"):
+        writer.from_indexed_dataset(Freezing(tmp_path, -1), chunksize=10)
+
+
+def test_a_slow_worker_is_named_and_waited_for(tmp_path, monkeypatch):
+    class Slow(Freezing):
+        def __getitem__(self, i):
+            time.sleep(1.5 if i == 12 else 0)
+            return super().__getitem__(i)
+
+    monkeypatch.setattr(writer_workers, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(writer_workers, "SLOW_SECONDS", 0.2)
+    writer = DatasetWriter(tmp_path / "x.beton", FIELDS, num_workers=2, worker_timeout=0.1)
+    with pytest.warns(RuntimeWarning, match="worker process 1 .* 10 to 19, has sent nothing for") as caught:
+        assert writer.from_indexed_dataset(Slow(tmp_path, -1), chunksize=10).num_samples == 40
+    assert len([w for w in caught if "has sent nothing" in str(w.message)]) <= 3, "each warning waits twice as long"
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_worker_timeouts_are_positive(tmp_path, seconds):
+    with pytest.raises(ValueError, match="worker_timeout must be a positive number"):
+        DatasetWriter(tmp_path / "x.beton", FIELDS, worker_timeout=seconds)
 
 
 def fill(path, megabytes, **options):
