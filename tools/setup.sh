@@ -99,14 +99,15 @@ virtual_environment() {
 
 package() {
     local switches
+    local -a sources=(csrc cgxffcv setup.py pyproject.toml README.md)
     switches=$(
         env | grep -E '^(CGXFFCV_(CUDA|MPI|NCCL|ONEDNN|JPEG|CUDA_ARCH|DEBUG|SANITIZE|WERROR)|CC)=' | sort
         command -v mpicc
         has_jpeg && echo jpeg
+        find "${sources[@]}" -type f -not -name '*.pyc' | sort | cksum  # a file that was deleted or renamed
     ) || true
     if [ -e "$VENV/.installed" ] && [ "$(cat "$VENV/.installed")" = "$switches" ] &&
-        [ -z "$(find csrc cgxffcv setup.py pyproject.toml README.md -newer "$VENV/.installed" -not -name '*.pyc' \
-            -not -name __pycache__ -print -quit)" ]; then
+        [ -z "$(find "${sources[@]}" -type f -not -name '*.pyc' -newer "$VENV/.installed" -print -quit)" ]; then
         return 0
     fi
     say "building and installing cgxffcv"
