@@ -172,10 +172,14 @@ class Recipe:
         if self.batch_scope == "process":
             return self.batch_size
         if self.batch_size % ranks != 0:
+            fits = [n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0]
+            near = sorted(sorted(fits, key=lambda n: abs(n - ranks))[:8])
+            listed = ", ".join(map(str, near)) + (", ..." if len(fits) > len(near) else "")
             down = self.batch_size // ranks * ranks
+            others = f"{down} or {down + ranks}" if down else str(ranks)
             raise RecipeError(
-                f"recipe {self.name}: a global batch of {self.batch_size} cannot be shared evenly by {ranks} "
-                f"processes; set batch_size to {max(down, ranks)} or {down + ranks}"
+                f"recipe {self.name}: a step's batch of {self.batch_size} images cannot be shared evenly by {ranks} "
+                f"processes; start as many as divide it ({listed}), or say --training.batch_size={others}"
             )
         return self.batch_size // ranks
 

@@ -70,5 +70,16 @@ def test_local_batch():
     demo, a94 = recipes.get("demo"), recipes.get("airbench94")
     assert demo.local_batch(3) == 256
     assert a94.local_batch(4) == 500
-    with pytest.raises(ValueError, match="cannot be shared evenly by 3 processes; set batch_size to 1998 or 2001"):
-        a94.local_batch(3)
+    for ranks, remedy in [
+        (3, r"as many as divide it \(1, 2, 4, 5, 8, 10, 16, 20, \.\.\.\), or say --training\.batch_size=1998 or 2001$"),
+        (48, r"\(16, 20, 25, 40, 50, 80, 100, 125, \.\.\.\), or say --training\.batch_size=1968 or 2016$"),
+        (2001, r"\(200, 250, 400, 500, 1000, 2000.*--training\.batch_size=2001$"),
+    ]:
+        with pytest.raises(
+            recipes.RecipeError, match=f"2000 images cannot be shared evenly by {ranks} processes; .*{remedy}"
+        ):
+            a94.local_batch(ranks)
+        fits = [n for n in range(1, 2001) if 2000 % n == 0]
+        assert all(a94.local_batch(n) * n == 2000 for n in fits)
+    with pytest.raises(recipes.RecipeError, match=r"\(1, 7\), or say --training\.batch_size=6 or 9$"):
+        a94.replace(batch_size=7).local_batch(3)
