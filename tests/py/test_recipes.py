@@ -72,8 +72,8 @@ def test_local_batch():
     assert a94.local_batch(4) == 500
     for ranks, remedy in [
         (3, r"as many as divide it \(1, 2, 4, 5, 8, 10, 16, 20, \.\.\.\), or say --training\.batch_size=1998 or 2001$"),
-        (48, r"\(16, 20, 25, 40, 50, 80, 100, 125, \.\.\.\), or say --training\.batch_size=1968 or 2016$"),
-        (2001, r"\(200, 250, 400, 500, 1000, 2000.*--training\.batch_size=2001$"),
+        (48, r"\(8, 10, 16, 20, 25, 40, 50, 80, \.\.\.\), or say --training\.batch_size=1968 or 2016$"),
+        (2001, r"\(100, 125, 200, 250, 400, 500, 1000, 2000.*--training\.batch_size=2001$"),
     ]:
         with pytest.raises(
             recipes.RecipeError, match=f"2000 images cannot be shared evenly by {ranks} processes; .*{remedy}"
