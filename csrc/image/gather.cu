@@ -223,30 +223,36 @@ struct Affine {
     float scale[CHANNELS], offset[CHANNELS];
 };
 
-/* One image a block: sums of lines into shared memory, (side, size, 3), then across. */
+/* One image a block: sums of lines into shared memory, (side, size, 3), then across. The weights are read from there,
+ * too: threads of a warp that look at different ones would wait for each other at the kernel's arguments. */
 static __global__ void shrink_kernel(const uint8_t *images, int size, int side, Filter filter, Affine affine,
                                      float *to) {
     grid_begin();
     DYNAMIC_SHARED(float, lines);
-    const int columns = size * CHANNELS, taps = filter.taps;
+    __shared__ float weights[MAX_WEIGHTS];
+    __shared__ int first[GATHER_MAX_SHRUNK];
+    const int columns = size * CHANNELS, taps = filter.taps, thread = (int)threadIdx.x;
     const uint8_t *image = images + (size_t)blockIdx.x * (size_t)(size * columns);
     float *out = to + (size_t)blockIdx.x * (size_t)(side * side * CHANNELS);
-    for (int i = (int)threadIdx.x; i < side * columns; i += (int)blockDim.x) {
+    for (int i = thread; i < side * taps; i += BLOCK) weights[i] = filter.weights[i];
+    for (int i = thread; i < side; i += BLOCK) first[i] = filter.first[i];
+    __syncthreads();
+    for (int i = thread; i < side * columns; i += BLOCK) {
         int y = i / columns, column = i - y * columns;
         float sum = 0;
         for (int k = 0; k < taps; k++) {
-            float pixel = (float)image[(filter.first[y] + k) * columns + column];
-            sum = __fadd_rn(sum, __fmul_rn(filter.weights[y * taps + k], pixel));
+            float pixel = (float)image[(first[y] + k) * columns + column];
+            sum = __fadd_rn(sum, __fmul_rn(weights[y * taps + k], pixel));
         }
         lines[i] = sum;
     }
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < side * side * CHANNELS; i += (int)blockDim.x) {
+    for (int i = thread; i < side * side * CHANNELS; i += BLOCK) {
         int c = i % CHANNELS, x = i / CHANNELS % side, y = i / (CHANNELS * side);
         float sum = 0;
         for (int k = 0; k < taps; k++) {
-            float value = lines[y * columns + (filter.first[x] + k) * CHANNELS + c];
-            sum = __fadd_rn(sum, __fmul_rn(filter.weights[x * taps + k], value));
+            float value = lines[y * columns + (first[x] + k) * CHANNELS + c];
+            sum = __fadd_rn(sum, __fmul_rn(weights[x * taps + k], value));
         }
         out[i] = __fadd_rn(__fmul_rn(sum, affine.scale[c]), affine.offset[c]);
     }

@@ -77,10 +77,10 @@ Status cuda_stem_op_create(Context *context, int op);
 Status cuda_norm_op_create(Context *context, int op);
 Status cuda_head_op_create(Context *context, int op);
 
-/* pooled_filter_op.c: the filter gradient of a convolution together with the backward pass of the norm behind it, in
- * steps that do not want the gradient between them for anything else. */
+/* pooled_filter_op.c: the filter gradient of a convolution together with the backward pass of the norm behind it;
+ * whether nothing else wants the gradient between them in this step. */
 Status cuda_pooled_filter_op_create(Context *context, int op);
-bool cuda_filter_is_pooled(const Context *context, const Job *job, int op);
+bool cuda_backward_is_pooled(const Context *context, const Job *job, int op);
 Status cuda_pass_pooled_filter(Context *context, const Job *job, int op);
 
 Status cuda_pass_load(Context *context, const Job *job, int op);

@@ -88,7 +88,7 @@ Status cuda_pass_conv_filter(Context *context, const Job *job, int op) {
     const NodeDesc *node = &o->node;
     CudaConv *conv = context->states[op].filter;
     if (conv == NULL) return STATUS_OK;
-    if (cuda_filter_is_pooled(context, job, op)) return cuda_pass_pooled_filter(context, job, op);
+    if (context->states[op].pooled_filter) return cuda_pass_pooled_filter(context, job, op);
     void *gradient = (char *)context->filter_gradients + o->weight * element_bytes(context);
     size_t taps = (size_t)node->kernel * (size_t)node->kernel;
     size_t elems = (size_t)node->out_channels * taps * (size_t)cuda_shape(context, o->input)->channels;

@@ -15,7 +15,7 @@ extern "C" {
 
 #define GPU_MULTIPROCESSORS 132 /* an H100's; the sums' order must not depend on the GPU */
 #define MOST_PACKS_ACROSS 64
-#define SUM_PACKS_ACROSS 4 /* of kernels that sum over pixels: so each tile's last block has few sums to add up */
+#define SUM_PACKS_ACROSS 8 /* of kernels that sum over pixels: so each tile's last block has few sums to add up */
 #define SUM_THREADS 384    /* of kernels that sum over pixels: two such blocks on a multiprocessor */
 #define SUM_BLOCKS (2 * GPU_MULTIPROCESSORS)
 #define MAP_THREADS 256 /* of kernels that do not */

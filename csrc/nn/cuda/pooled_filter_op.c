@@ -1,6 +1,6 @@
 /* The filter gradient of a convolution and the backward pass of the norm behind it as one operator: the gradient
- * between them is not made. What the norm's pass reads is there in the convolution's, too: both are in the same phase,
- * and no tensor begins to live between them. */
+ * between them is made only where the convolution's data gradient wants it. What the norm's pass reads is there in the
+ * convolution's, too: both are in the same phase, and no tensor begins to live between them. */
 #include "nn/cuda/context.h"
 #include "nn/cuda/pooled_filter.h"
 
@@ -36,7 +36,7 @@ Status cuda_pooled_filter_op_create(Context *context, int op) {
     return STATUS_OK;
 }
 
-bool cuda_filter_is_pooled(const Context *context, const Job *job, int op) {
+bool cuda_backward_is_pooled(const Context *context, const Job *job, int op) {
     const Program *program = context->program;
     if (!context->states[op].pooled_filter) return false;
     for (int i = 0; i < program->pass_count; i++) {
