@@ -321,7 +321,7 @@ SAMPLE_NOTE = """\
 
 
 def obtain(root: str | Path, source: str = "auto", url: str = OFFICIAL_URL, say: Say = print,
-           mode: str = "auto", archive: Archive = BINARY) -> Cifar10:  # fmt: skip
+           mode: str = "auto", archive: Archive = BINARY, remedy: str = "--data.source=auto") -> Cifar10:  # fmt: skip
     """CIFAR-10 by `source`: local (below `root`), download, sample, or auto: the first of these that can be had.
 
     Local files that are there but damaged are an error also in auto: they are somebody's, and mean something. So is a
@@ -339,7 +339,7 @@ def obtain(root: str | Path, source: str = "auto", url: str = OFFICIAL_URL, say:
         if source == "local":
             raise DataError(
                 f"no CIFAR-10 below {root}: expected cifar-10-batches-bin/, cifar-10-batches-py/, {BINARY.name} or "
-                "cifar-10-python.tar.gz there. Put one there, or say --data.source=auto to download it"
+                f"cifar-10-python.tar.gz there. Put one there, or say {remedy} to download it"
             )
     _open_part(root, archive).close()
     say(f"CIFAR-10: nothing below {root}; downloading {url} ({size(archive.bytes)})")

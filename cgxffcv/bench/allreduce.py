@@ -58,7 +58,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument("--threads", type=int, default=1, help="that quantise, on each rank")
     p.add_argument("--nodes", type=int, help="pretend that the ranks lie on this many nodes")
     p.add_argument("--no-rival", action="store_true")
-    p.add_argument("--json", metavar="FILE", help="write the results there as well; '-' for the standard output alone")
+    p.add_argument("--json", metavar="FILE", nargs="?", const="-",
+                   help="the results, into FILE beside the table, or alone to standard output")  # fmt: skip
     options = p.parse_args(argv)
     if options.stepfactor <= 1 or options.minbytes < 4 or options.maxbytes < options.minbytes:
         p.error("-b must be at least 4, -e at least -b, -f above 1")

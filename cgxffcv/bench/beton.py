@@ -157,7 +157,8 @@ def show(report: dict[str, Any]) -> None:
 def main(arguments: Sequence[str]) -> int:
     """`python -m cgxffcv bench beton [--json FILE]`."""
     top = argparse.ArgumentParser(prog="cgxffcv bench beton", description=__doc__)
-    top.add_argument("--json", metavar="FILE", help="write everything measured; - writes it to standard output alone")
+    top.add_argument("--json", metavar="FILE", nargs="?", const="-",
+                     help="everything measured, into FILE beside the table, or alone to standard output")  # fmt: skip
     top.add_argument("--data-root", default="data", metavar="DIR", help="CIFAR-10, if it is there (default: data)")
     top.add_argument("--images", type=int, default=50_000, metavar="N")
     top.add_argument("--samples", type=int, default=OPENED_SAMPLES, metavar="N", help="of the file that is opened")

@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fresh", action="store_true", help="each run in a process of its own, on a GPU, too")
     parser.add_argument("--empty-cache", action="store_true",
                         help="start each process with an empty cache of plans: the coldest clock")  # fmt: skip
-    parser.add_argument("--json", metavar="FILE",
-                        help="all figures there, anew after each run; - is the standard output")  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", nargs="?", const="-",
+                        help="all figures, into FILE anew after each run, or to standard output")  # fmt: skip
     parser.add_argument("--seeds", type=_numbers, metavar="SEEDS", help=argparse.SUPPRESS)
     return parser
 

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import io
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import _cgxffcv
 import numpy as np
 
 from cgxffcv.allreduce import CODECS, QUANTIZED_DTYPES, ROUNDINGS, QuantSpec, dequantize, quantize
 from cgxffcv.bench.allreduce import parse_size, typed
+from cgxffcv.errors import UserError
 
 LIBC = ctypes.CDLL(None)
 LIBC.memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
@@ -36,7 +40,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--kernels", choices=("scalar", "avx2", "avx512"))
     p.add_argument("--rounds", type=int, default=7, help="of each, in turns; the best counts")
-    p.add_argument("--json", metavar="FILE")
+    p.add_argument("--json", metavar="FILE", nargs="?", const="-",
+                   help="everything measured, into FILE beside the table, or alone to standard output")  # fmt: skip
     return p.parse_args(argv)
 
 
@@ -90,18 +95,24 @@ def main(argv: list[str] | None = None) -> int:
     block = np.random.default_rng(0).standard_normal(1 << 20).astype(np.float32)
     x = np.resize(typed(block, options.dtype), options.size // (4 if options.dtype == "float32" else 2))
     kernels = _cgxffcv.quantize_kernels()
+    table = io.StringIO() if options.json == "-" else sys.stdout
     print(f"# cgxffcv bench quantize: {x.size} {options.dtype}, buckets of {options.bucket_size}, {options.codec}, "
-          f"{options.rounding}, kernels {kernels}, {options.threads} thread(s); GB/s and share of memcpy")  # fmt: skip
-    print(f"{'bits':>4} {'memcpy':>8} {'quantise':>16} {'dequantise':>16} {'add':>16}")
+          f"{options.rounding}, kernels {kernels}, {options.threads} thread(s); GB/s and share of memcpy",
+          file=table)  # fmt: skip
+    print(f"{'bits':>4} {'memcpy':>8} {'quantise':>16} {'dequantise':>16} {'add':>16}", file=table)
     results = []
     for bits in options.bits if options.codec != "sign" else [1]:
         results.append(measure(options, bits, x))
         r = results[-1]
         cells = [f"{r[f'{n}_gbps']:8.2f} {r[f'{n}_share']:6.0%} " if f"{n}_gbps" in r else " " * 16
                  for n in ("quantise", "dequantise", "add")]  # fmt: skip
-        print(f"{bits:4d} {r['memcpy_gbps']:8.2f} {' '.join(cells)}", flush=True)
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"kernels": kernels, "options": vars(options), "rows": results}, file)
-            file.write("\n")
+        print(f"{bits:4d} {r['memcpy_gbps']:8.2f} {' '.join(cells)}", file=table, flush=True)
+    text = json.dumps({"kernels": kernels, "options": vars(options), "rows": results})
+    if options.json == "-":
+        print(text)
+    elif options.json:
+        try:
+            Path(options.json).write_text(text + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {options.json}: {error.strerror}") from error
     return 0

@@ -167,7 +167,7 @@ def write_data(options: argparse.Namespace, work: Path) -> tuple[Path, Path, int
     from cgxffcv.fields import IntField, RGBImageField
     from cgxffcv.writer import DatasetWriter
 
-    data = cifar.obtain(options.data_root, options.source, say=lambda text: None)
+    data = cifar.obtain(options.data_root, options.source, say=lambda text: None, remedy="--source download")
     some = slice(options.limit or None)
     files = work / "train.beton", work / "test.beton"
     sets = (data.train_images[some], data.train_labels[some]), (data.test_images[some], data.test_labels[some])

@@ -318,3 +318,9 @@ def test_a_peak_that_cannot_be_measured_says_why(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     rate, reason = peak.measure("gpu")
     assert rate is None and "cannot be measured" in reason
+
+
+def test_no_data_names_the_option_that_table_has(tmp_path):
+    done = bench("--source", "local", "--data-root", "nowhere", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "no CIFAR-10 below nowhere" in done.stderr and "say --source download" in done.stderr

@@ -1,0 +1,40 @@
+"""--json of the small benchmarks: alone on standard output, or into a file beside the table."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {
+    "beton": ["--images", "200", "--samples", "1000", "--photographs", "2", "--runs", "1", "--data-root", "nowhere"],
+    "quantize": ["--size", "64K", "--bits", "4", "--rounds", "1"],
+    "allreduce": ["-b", "4K", "-e", "4K", "-n", "1", "-w", "0", "--rounds", "1"],
+}
+
+
+def bench(name, *options, cwd):
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run([sys.executable, "-m", "cgxffcv", "bench", name, *SMALL[name], *options], cwd=cwd, text=True,
+                          capture_output=True, timeout=120, check=False, env={**os.environ, **paths})  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_json_alone_or_in_a_file(tmp_path, name):
+    alone = bench(name, "--json", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    beside = bench(name, "--json", "figures.json", cwd=tmp_path)
+    assert beside.returncode == 0, beside.stderr
+    assert json.loads(alone.stdout).keys() == json.loads((tmp_path / "figures.json").read_text()).keys()
+    assert len(beside.stdout.splitlines()) > 2, "the table"
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_file_that_cannot_be_written_is_a_message(tmp_path, name):
+    done = bench(name, "--json", "nowhere/x.json", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "nowhere/x.json" in done.stderr and "Traceback" not in done.stderr
