@@ -76,6 +76,7 @@ class Run:
         self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self._epoch, self._loss, self._counted, self._correct, self._images = -1, 0.0, 0, 0, 0
         self._timed: list[float] = []
+        self._plans: list[dict[str, Any]] = []  # that run.jsonl has
 
     def _open(self, config: Config) -> RunLog:
         """The folder with a fresh log, or with the one that goes on; what an earlier run left is set aside."""
@@ -120,6 +121,7 @@ class Run:
         """Alone, keeps what has been done so far; among others, only the last epoch's checkpoint is there."""
         if self.ranks == 1:
             self.trainer.save(self.folder / LAST)
+        self._keep_plans()
         self.event("interrupted", {"step": self.trainer.step})
         if self.shown and (self.folder / LAST).exists():
             self.note(f"\n{self.folder / LAST} is there: the same command with --resume goes on from it")
@@ -187,6 +189,16 @@ class Run:
             self._best = test.accuracy
             self.trainer.save(self.folder / BEST, best=True)
 
+    def _keep_plans(self) -> None:
+        """A record of the plans of convolutions made since the last one, if there are any."""
+        if self.log is None:
+            return
+        algorithms = self.trainer.algorithms()
+        new = [plan for plan in algorithms["plans"] if plan not in self._plans]
+        if new:
+            self._plans += new
+            self.event("plans", algorithms | {"plans": new})
+
     def epoch(self, epoch: EpochReport, test: EvaluationReport | None) -> None:
         """A line that stays, a record in run.jsonl and log.csv, the checkpoints. Collective."""
         self._keep(test)
@@ -205,6 +217,7 @@ class Run:
         }  # fmt: skip
         if test is not None:
             record |= {"test_loss": test.loss, "test_accuracy": test.accuracy, "test_seconds": test.seconds}
+        self._keep_plans()
         self.event("epoch", record)
 
     def _finish(self) -> None:

@@ -178,6 +178,7 @@ def train(trainer: Any, began: float, first: bool) -> dict[str, Any]:
             "cold": cold if first else None, "whitening": trainer.whitening_seconds, "steps": trained - start,
             "test": done - trained, "waiting_for_data": trainer.load_seconds - waited,
         },
+        "plans": trainer.algorithms() if first else None,
         "images": trainer.steps * trainer.images_per_step, "flops": trainer.total_flops(), "wire_bytes": wire,
     }  # fmt: skip
 

@@ -80,6 +80,7 @@ class Row:
     cost: float | None = None
     ratio: float | None = None  # of the baseline's seconds to these
     points: list[dict[str, float]] = field(default_factory=list)  # epoch, seconds, accuracy
+    plans: list[dict[str, Any]] = field(default_factory=list)  # ours: the run's records of how convolutions computed
 
     def as_dict(self) -> dict[str, Any]:
         values = {name: value for name, value in vars(self).items() if name not in ("records", "log")}
@@ -90,6 +91,8 @@ class Row:
         seconds = round(event["time"] - began, 3)
         if event["event"] == "start":
             self.startup_seconds = seconds
+        if event["event"] == "plans":
+            self.plans.append({name: value for name, value in event.items() if name not in ("event", "time")})
         if event["event"] == "epoch" and event.get("test_accuracy") is not None:
             accuracy = event["test_accuracy"]
             self.points.append({"epoch": event["epoch"], "seconds": seconds, "accuracy": accuracy})

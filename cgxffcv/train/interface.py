@@ -110,5 +110,8 @@ class TrainerInterface(Protocol):
     def explain(self) -> str:
         """How gradients travel between the ranks, in words."""
 
+    def algorithms(self) -> dict[str, Any]:
+        """How the convolutions of the plans made so far are computed, as JSON takes it."""
+
     def close(self) -> None:
         """Ends threads and frees memory; also a context manager."""

@@ -13,9 +13,11 @@ import numpy as np
 
 from cgxffcv import checkpoint, nn, recipes
 from cgxffcv.device import choose as choose_gpu
+from cgxffcv.device import devices
 from cgxffcv.errors import UserError
 from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.train import state as states
+from cgxffcv.train.algorithms import describe_algorithms
 from cgxffcv.train.compression import Compression
 from cgxffcv.train.data import SIDE, order_of, permutation_of, reseed, test_loader
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
@@ -261,6 +263,16 @@ class Trainer:
     def explain(self) -> str:
         """How gradients are exchanged, for people."""
         return self._core.explain()
+
+    def algorithms(self) -> dict[str, Any]:
+        """How the convolutions of the plans made so far are computed, as JSON takes it: the device, the library with
+        its version, the file in which it remembers its plans and what is wrong with that ("": nothing), and `plans`.
+
+        Each plan has layer, pass, side and images (that it was made for), test (whether it is the test's), algorithm,
+        source ("timed" by this process, "cached" by an earlier one, "fixed": not chosen by time), milliseconds of a
+        run when it was chosen (None: not known), workspace_bytes. Those of a phase exist from its first step on; on
+        the CPU only the present phase's are there."""
+        return describe_algorithms(self._core, "cpu" if self.gpu is None else devices()[self.gpu]["name"])
 
     @property
     def field_seconds(self) -> float | None:

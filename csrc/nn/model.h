@@ -247,14 +247,40 @@ Status plan_profile_begin(Plan *plan);
 /* Training passes, then those of evaluation; at most PLAN_MAX_PASSES entries. */
 Status plan_profile_end(Plan *plan, PassTime *times, int *count);
 
-/* CUDA: the algorithm that was chosen for each pass that has a choice, in the order of plan_profile_end; at most
- * PLAN_MAX_PASSES entries. Texts live as long as the plan. */
+/* How a pass that has a choice is computed. Texts live as long as the plan. */
+typedef enum AlgorithmSource {
+    ALGORITHM_FIXED,  /* not chosen by time */
+    ALGORITHM_TIMED,  /* the fastest, by this process */
+    ALGORITHM_CACHED, /* the fastest, by an earlier one */
+} AlgorithmSource;
+
+typedef struct Algorithm {
+    const char *name; /* the library's for it with its settings, or ours */
+    const char *text; /* the same with all that is known of it */
+    AlgorithmSource source;
+    double milliseconds; /* of a run when it was chosen; 0: not known */
+    size_t workspace_bytes;
+} Algorithm;
+
 typedef struct PassAlgorithm {
     const char *pass; /* static */
     int node;
-    const char *text;
+    bool evaluation;
+    Algorithm algorithm;
 } PassAlgorithm;
+/* In the order of plan_profile_end; at most PLAN_MAX_PASSES entries. */
 void plan_algorithms(const Plan *plan, PassAlgorithm *algorithms, int *count);
+
+/* The library that the convolutions come from, and where their algorithms are remembered. */
+typedef struct PlanLibrary {
+    char name[64];    /* with its version */
+    char cache[1024]; /* the file; "": nothing is remembered */
+    char note[1920];  /* what is wrong with the file or its directory; "": nothing */
+} PlanLibrary;
+void plan_library(const Plan *plan, PlanLibrary *out);
+
+/* The images that it was made for. */
+int plan_batch(const Plan *plan);
 
 typedef enum PlanTensor { TENSOR_OUTPUT, TENSOR_OUTPUT_GRADIENT } PlanTensor;
 

@@ -141,8 +141,9 @@ typedef struct OpsTable {
     /* Starts to count the time of each pass (seconds NULL), or gives it (pass_count values) and stops. */
     Status (*profile)(Context *context, double *seconds);
 
-    /* How a pass computes, NULL where there is nothing to choose; lives as long as the context. NULL on the CPU. */
-    const char *(*algorithm)(const Context *context, const Pass *pass);
+    /* How a pass computes; false where there is nothing to choose. Texts live as long as the context. */
+    bool (*algorithm)(const Context *context, const Pass *pass, Algorithm *out);
+    void (*library)(const Context *context, PlanLibrary *out);
 
     /* Tests: the first `count` images of a held tensor to and from float32 host memory. */
     Status (*read)(Context *context, int tensor, int count, float *to);

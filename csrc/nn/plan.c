@@ -217,17 +217,24 @@ static void read_algorithms(const Plan *plan, const Program *program, const Cont
                             int *count) {
     for (int i = 0; i < program->pass_count && *count < PLAN_MAX_PASSES; i++) {
         const Pass *pass = &program->passes[i];
-        const char *text = plan->model->table->algorithm(context, pass);
-        if (text != NULL) to[(*count)++] = (PassAlgorithm){pass_name(pass->kind), pass->op, text};
+        Algorithm algorithm = {0};
+        if (!plan->model->table->algorithm(context, pass, &algorithm)) continue;
+        to[(*count)++] = (PassAlgorithm){pass_name(pass->kind), pass->op, context == plan->evaluate, algorithm};
     }
 }
 
 void plan_algorithms(const Plan *plan, PassAlgorithm *algorithms, int *count) {
     *count = 0;
-    if (plan->model->table->algorithm == NULL) return;
     if (plan->train != NULL) read_algorithms(plan, &plan->training, plan->train, algorithms, count);
     if (plan->evaluate != NULL) read_algorithms(plan, &plan->evaluation, plan->evaluate, algorithms, count);
 }
+
+void plan_library(const Plan *plan, PlanLibrary *out) {
+    *out = (PlanLibrary){0};
+    plan->model->table->library(plan->train == NULL ? plan->evaluate : plan->train, out);
+}
+
+int plan_batch(const Plan *plan) { return plan->options.batch; }
 
 static Status find_tensor(const Plan *plan, int node, PlanTensor tensor, int *out) {
     const Program *program = plan->train == NULL ? &plan->evaluation : &plan->training;

@@ -308,7 +308,7 @@ static PyObject *get_algorithms(PlanObject *self, void *closure) {
     plan_algorithms(self->plan, algorithms, &count);
     PyObject *list = PyList_New(count);
     for (int i = 0; list != NULL && i < count; i++) {
-        PyObject *item = Py_BuildValue("(sis)", algorithms[i].pass, algorithms[i].node, algorithms[i].text);
+        PyObject *item = Py_BuildValue("(sis)", algorithms[i].pass, algorithms[i].node, algorithms[i].algorithm.text);
         if (item == NULL) Py_CLEAR(list);
         if (item != NULL) PyList_SET_ITEM(list, i, item);
     }

@@ -480,6 +480,13 @@ static PyMethodDef trainer_methods[] = {
      "layers()\n--\n\nEach layer as (name, kind, block, trained, shape, offset in the parameters)."},
     {"norms", (PyCFunction)trainer_norms, METH_NOARGS,
      "norms()\n--\n\nEach norm as (name, channels, offset of the means, of the variances in the statistics)."},
+    {"algorithms", (PyCFunction)trainer_algorithms, METH_NOARGS,
+     "algorithms()\n--\n\nHow the convolutions of the plans made so far are computed, each as (layer, pass, side, "
+     "images, evaluation, name, source, milliseconds, workspace bytes); source is fixed, timed or cached; milliseconds "
+     "None if not known."},
+    {"library", (PyCFunction)trainer_library, METH_NOARGS,
+     "library()\n--\n\n(name and version, cache file, what is wrong with it) of the convolutions' library; None "
+     "before the first plan."},
     {"hash", (PyCFunction)trainer_hash_method, METH_NOARGS, "hash()\n--\n\nXXH64 of parameters and momenta."},
     {"rate", (PyCFunction)trainer_rate_method, METH_VARARGS,
      "rate(group, step)\n--\n\n(rate, active, project) of a group in a step."},

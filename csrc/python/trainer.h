@@ -38,4 +38,8 @@ PyObject *trainer_write(TrainerObject *self, PyObject *args);
 PyObject *trainer_layers(TrainerObject *self, PyObject *unused);
 PyObject *trainer_norms(TrainerObject *self, PyObject *unused);
 
+/* trainer_plans.c: how the passes of its plans compute. */
+PyObject *trainer_algorithms(TrainerObject *self, PyObject *unused);
+PyObject *trainer_library(TrainerObject *self, PyObject *unused);
+
 #endif

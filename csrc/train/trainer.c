@@ -189,6 +189,15 @@ Status trainer_plan(Trainer *trainer, int side, Plan **out) {
     return STATUS_OK;
 }
 
+const Plan *trainer_plan_at(const Trainer *trainer, int index, int *side) {
+    if (index < trainer->plan_count) {
+        *side = trainer->plans[index].side;
+        return trainer->plans[index].plan;
+    }
+    *side = trainer->config.side;
+    return index == trainer->plan_count && trainer->test_owned ? trainer->test : NULL;
+}
+
 static Status make_room(Trainer *trainer, int side) {
     size_t elems = (size_t)trainer->config.batch * (size_t)side * (size_t)side * 3;
     if (side == trainer->config.side || elems <= trainer->shrunk_room) return STATUS_OK;

@@ -125,6 +125,10 @@ float *trainer_buffer(Trainer *trainer, TrainerBuffer which, size_t *elems);
 /* XXH64 of parameters and momenta: equal on all ranks. */
 Status trainer_hash(Trainer *trainer, uint64_t *out);
 
+/* The plans made so far that are still there, the i-th and the side of its images; NULL behind the last. Borrowed until
+ * the next step or test. */
+const Plan *trainer_plan_at(const Trainer *trainer, int index, int *side);
+
 /* Floating-point operations (a multiplication and an addition are two) of an image of side x side pixels, in the
  * convolutions and the linear layer: forward, and forward and backward with the blocks below first_block frozen. */
 double trainer_flops_forward(const Model *model, int side);

@@ -2,9 +2,11 @@
 /* The cache of convolution plans on disk: what is stored is found by the next process, whatever lies in the file. */
 #include "nn/cuda/plans.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -31,7 +33,22 @@ static PlansReport report_of(Plans *plans) {
 
 static bool holds(Plans *plans, const char *key, const char *value) {
     char found[PLANS_VALUE_BYTES];
-    return cuda_plans_find(plans, key, found) && strcmp(found, value) == 0;
+    bool own;
+    return cuda_plans_find(plans, key, found, &own) && strcmp(found, value) == 0;
+}
+
+static bool lacks(Plans *plans, const char *key) {
+    char found[PLANS_VALUE_BYTES];
+    bool own;
+    return !cuda_plans_find(plans, key, found, &own);
+}
+
+/* Whether this process has stored it. */
+static bool is_own(Plans *plans, const char *key) {
+    char found[PLANS_VALUE_BYTES];
+    bool own = false;
+    CHECK(cuda_plans_find(plans, key, found, &own));
+    return own;
 }
 
 static void write_text(const char *path, const char *text, size_t size) {
@@ -57,8 +74,8 @@ static void write_signed(const char *path, const char *lines, size_t size) {
 
 static void test_round_trip(void) {
     Plans *plans = open_plans();
-    char path[PLANS_PATH_BYTES], value[PLANS_VALUE_BYTES];
-    CHECK(!cuda_plans_find(plans, "forward n8", value));
+    char path[PLANS_PATH_BYTES];
+    CHECK(lacks(plans, "forward n8"));
     CHECK_OK(cuda_plans_store(plans, "forward n8", "engine 3 knobs 0 ns 12"));
     CHECK_OK(cuda_plans_store(plans, "data n8", "engine 4 knobs 1 2=-5 ns 13"));
     CHECK(holds(plans, "forward n8", "engine 3 knobs 0 ns 12"));
@@ -71,9 +88,11 @@ static void test_round_trip(void) {
     plans = open_plans();
     CHECK(holds(plans, "forward n8", "engine 3 knobs 0 ns 12"));
     CHECK(holds(plans, "data n8", "engine 4 knobs 1 2=-5 ns 13"));
+    CHECK(!is_own(plans, "forward n8"));
     CHECK_OK(cuda_plans_store(plans, "forward n8", "engine 5 knobs 0 ns 9"));
+    CHECK(is_own(plans, "forward n8") && !is_own(plans, "data n8"));
     report = report_of(plans);
-    CHECK(report.hits == 2 && report.misses == 0 && report.entries == 2);
+    CHECK(report.hits == 5 && report.misses == 0 && report.entries == 2);
     cuda_plans_close(plans);
 
     plans = open_plans();
@@ -179,9 +198,8 @@ static void test_hostile(const char *path) {
     for (int i = 0; i < PLANS_MAX_ENTRIES + 10; i++) at += (size_t)sprintf(lines + at, "key %d\tvalue %d\n", i, i);
     write_signed(path, lines, at);
     Plans *plans = open_plans();
-    char value[PLANS_VALUE_BYTES];
     CHECK(report_of(plans).entries == PLANS_MAX_ENTRIES);
-    CHECK(!cuda_plans_find(plans, "key 9", value) && holds(plans, "key 10", "value 10"));
+    CHECK(lacks(plans, "key 9") && holds(plans, "key 10", "value 10"));
     CHECK_OK(cuda_plans_store(plans, "one more", "value"));
     CHECK(report_of(plans).entries == PLANS_MAX_ENTRIES && holds(plans, "one more", "value"));
     cuda_plans_close(plans);
@@ -192,9 +210,86 @@ static void test_hostile(const char *path) {
     cuda_plans_close(plans);
 }
 
+/* Whole files of another GPU, library or version of the format, and what is no file of ours at all: as if there were
+ * none, and the next store makes a good one. */
+static void test_foreign(const char *path) {
+    const struct {
+        const char *text;
+        bool sign;
+        const char *why;
+    } files[] = {
+        {"cgxffcv convolution plans 1\nfor NVIDIA A100 sm_80, " LIBRARY "\nkey\tvalue\n", true, "another GPU"},
+        {"cgxffcv convolution plans 1\nfor " DEVICE ", cuDNN 91800\nkey\tvalue\n", true, "another GPU or library"},
+        {"cgxffcv convolution plans 2\nfor " DEVICE ", " LIBRARY "\nkey\tvalue\n", true, "another version"},
+        {"cgxffcv convolution plans 1\nfor " DEVICE ", " LIBRARY "\nkey\tvalue\n", false, "damaged"},
+        {"", true, "another version"},
+        {"", false, "damaged"},
+        {"\x7f"
+         "ELF\x02\x01\x01, not text at all, and longer than the last line of a file",
+         false, "damaged"},
+    };
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        (files[i].sign ? write_signed : write_text)(path, files[i].text, strlen(files[i].text));
+        Plans *plans = open_plans();
+        PlansReport report = report_of(plans);
+        CHECK(report.entries == 0 && strstr(report.note, "ignored ") == report.note && lacks(plans, "key"));
+        CHECK(strstr(report.note, files[i].why) != NULL && strstr(report.note, path) != NULL);
+        CHECK_OK(cuda_plans_store(plans, "found anew", "value"));
+        cuda_plans_close(plans);
+        plans = open_plans();
+        CHECK(report_of(plans).entries == 1 && report_of(plans).note[0] == '\0' && holds(plans, "found anew", "value"));
+        cuda_plans_close(plans);
+    }
+}
+
+/* A disk that is full, a folder that is gone, a file where the folder should be: nothing is lost but the memory of
+ * later processes, and what lay there stays as it was. */
+static void test_unwritable(const char *path) {
+    static char before[1 << 12], after[1 << 12];
+    struct rlimit unlimited, none;
+    Plans *plans = open_plans();
+    CHECK_OK(cuda_plans_store(plans, "kept", "value"));
+    size_t size = read_text(path, before, sizeof before);
+    CHECK(getrlimit(RLIMIT_FSIZE, &unlimited) == 0);
+    none = (struct rlimit){.rlim_cur = 0, .rlim_max = unlimited.rlim_max};
+    signal(SIGXFSZ, SIG_IGN);
+    CHECK(setrlimit(RLIMIT_FSIZE, &none) == 0);
+    CHECK_OK(cuda_plans_store(plans, "no room", "1"));
+    CHECK_OK(cuda_plans_store(plans, "nor for this", "2"));
+    CHECK(setrlimit(RLIMIT_FSIZE, &unlimited) == 0);
+    CHECK(strncmp(report_of(plans).note, "cannot write ", 13) == 0);
+    CHECK(holds(plans, "no room", "1") && holds(plans, "nor for this", "2") && holds(plans, "kept", "value"));
+    CHECK(read_text(path, after, sizeof after) == size && memcmp(before, after, size) == 0);
+    cuda_plans_close(plans);
+
+    char gone[64], nested[128];
+    snprintf(gone, sizeof gone, "%s/gone", home);
+    snprintf(nested, sizeof nested, "%s/in", gone);
+    setenv("CGXFFCV_CACHE", nested, 1);
+    plans = open_plans();
+    CHECK_OK(cuda_plans_store(plans, "a", "1"));
+    CHECK(unlink(report_of(plans).path) == 0 && rmdir(nested) == 0 && rmdir(gone) == 0);
+    CHECK_OK(cuda_plans_store(plans, "b", "2")); /* the folder is made again */
+    CHECK(report_of(plans).note[0] == '\0');
+    cuda_plans_close(plans);
+    plans = open_plans();
+    CHECK(holds(plans, "a", "1") && holds(plans, "b", "2"));
+    CHECK(unlink(report_of(plans).path) == 0 && rmdir(nested) == 0 && rmdir(gone) == 0);
+    cuda_plans_close(plans);
+
+    write_text(gone, "no folder", 9);
+    plans = open_plans();
+    CHECK(report_of(plans).note[0] == '\0');
+    CHECK_OK(cuda_plans_store(plans, "a", "1"));
+    CHECK(holds(plans, "a", "1") && strncmp(report_of(plans).note, "cannot write ", 13) == 0);
+    CHECK(read_text(gone, after, sizeof after) == 9 && memcmp(after, "no folder", 9) == 0);
+    cuda_plans_close(plans);
+    snprintf(nested, sizeof nested, "%s/deep/er", home);
+    setenv("CGXFFCV_CACHE", nested, 1);
+}
+
 /* No file, because there is no place for one: the memory of the process does, and says so once. */
 static void test_no_place(const char *path) {
-    char value[PLANS_VALUE_BYTES];
     CHECK(unlink(path) == 0 && mkdir(path, 0700) == 0);
     Plans *plans = open_plans();
     CHECK(strstr(report_of(plans).note, "it is no file") != NULL);
@@ -223,7 +318,7 @@ static void test_no_place(const char *path) {
     plans = open_plans();
     CHECK(report_of(plans).path[0] == '\0' && strstr(report_of(plans).note, "CGXFFCV_CACHE") != NULL);
     CHECK_OK(cuda_plans_store(plans, "a", "1"));
-    CHECK(holds(plans, "a", "1") && !cuda_plans_find(plans, "b", value));
+    CHECK(holds(plans, "a", "1") && lacks(plans, "b"));
     cuda_plans_close(plans);
 }
 
@@ -296,6 +391,8 @@ int main(void) {
     cuda_plans_close(plans);
     test_damage(path);
     test_hostile(path);
+    test_foreign(path);
+    test_unwritable(path);
     test_at_once();
     test_no_place(path);
     test_directories();

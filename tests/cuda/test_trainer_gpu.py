@@ -1,5 +1,6 @@
 """Trainings on a GPU: as on the CPU, with and without recorded steps, resident or not, resumed, restarted."""
 
+import json
 import os
 import subprocess
 import sys
@@ -319,3 +320,45 @@ def test_a_set_that_does_not_fit_stays_in_host_memory(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("False ['the training set stays in host memory: ") and done.stdout.endswith(" 0\n")
+
+
+ALGORITHMS = """
+import json, sys
+sys.path[:0] = sys.argv[1:3]
+import test_trainer_gpu as t
+with t.trainer_of(sys.argv[3:5], "savers", resident=sys.argv[5] == "resident") as trainer:
+    assert trainer.algorithms()["plans"] == []
+    t.finish(trainer)
+    trainer.evaluate()
+    print(json.dumps(trainer.algorithms()))
+"""
+
+
+@pytest.mark.parametrize("source", ["resident", "host"])
+def test_the_plans_that_a_run_used_are_known(files, tmp_path, source):
+    """Sought and timed by the first process, found in the cache by the second, which says the same of them."""
+    here = Path(__file__).resolve().parent
+    (tmp_path / "script.py").write_text(ALGORITHMS)
+    command = [sys.executable, str(tmp_path / "script.py"), str(here), str(here.parent / "py"), *files, source]
+    env = os.environ | {"CGXFFCV_CACHE": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    records = []
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=env, check=False)
+        assert done.returncode == 0, done.stderr
+        records.append(json.loads(done.stdout.splitlines()[-1]))
+    first, second = records
+    assert first["device"] == _cgxffcv.devices()[0]["name"] and first["library"] and first["note"] == ""
+    assert Path(first["cache"]).parent == tmp_path / "cache" and Path(first["cache"]).exists()
+    plans = first["plans"]
+    assert {plan["side"] for plan in plans} == {16, 24, 32} and {plan["images"] for plan in plans} == {8}
+    trained = {(p["layer"], p["pass"]) for p in plans if p["side"] == 24 and not p["test"]}
+    layers = {f"b{block}.conv{i}" for block, depth in ((1, 2), (2, 3), (3, 2)) for i in range(1, depth + 1)}
+    assert trained == {
+        (layer, f"conv {which}") for layer in layers for which in ("forward", "data gradient", "filter gradient")
+    }
+    assert {p["layer"] for p in plans if p["test"]} == layers
+    assert all(p["source"] == "timed" and p["milliseconds"] > 0 and p["algorithm"] for p in plans)
+    for plan, again in zip(plans, second["plans"], strict=True):
+        assert again.pop("milliseconds") == pytest.approx(plan.pop("milliseconds"), abs=1e-6)  # kept as whole ns
+        assert again == plan | {"source": "cached"}
+    assert {k: v for k, v in second.items() if k != "plans"} == {k: v for k, v in first.items() if k != "plans"}

@@ -52,6 +52,11 @@ def test_figures_of_two_runs(files, tmp_path):
         assert 0 < seconds["steps"] < seconds["field"] <= seconds["call"] <= seconds["cold"]
         assert seconds["again"] is None and run["fold"] is None and run["device"] == "cpu"
         assert (run["steps"], run["images"], run["skipped"], run["wire_bytes"]) == (5, 250, 0, 0)
+    for run in runs:
+        plans = run["plans"]["plans"]
+        assert run["plans"]["device"] == "cpu" and run["plans"]["library"].startswith("oneDNN 3.")
+        assert {plan["pass"] for plan in plans} >= {"conv forward", "conv data gradient", "conv filter gradient"}
+        assert {plan["test"] for plan in plans} == {True, False} and all(plan["algorithm"] for plan in plans)
     assert figures["recipe"]["widths"] == [16, 16, 16] and figures["complete"] is True
     assert summary["seconds"]["field"]["mean"] == pytest.approx(statistics.fmean(r["seconds"]["field"] for r in runs))
     assert summary["share_of_peak"] == pytest.approx(summary["gflops"] / summary["peak_gflops"])
@@ -120,6 +125,9 @@ class FreshTrainer:
         assert self.finished
         self.field_seconds = 0.5 + self.seed / 100
         return SimpleNamespace(accuracy=0.9 + self.seed / 1000, loss=0.3)
+
+    def algorithms(self):
+        return {"device": "a GPU", "plans": [{"layer": "conv", "milliseconds": 0.5}]}
 
     def total_flops(self):
         return {"train": 3e12, "optimizer": 1e12, "test": 1e12}

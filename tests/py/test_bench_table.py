@@ -172,6 +172,8 @@ def test_three_rows(tmp_path):
         assert row["ratio"] == pytest.approx(rows["baseline"]["seconds"] / row["seconds"])
         first = next((p["seconds"] for p in row["points"] if p["accuracy"] >= 0.01), None)
         assert row["target_seconds"] == first
+        layers = {plan["layer"] for record in row["plans"] for plan in record["plans"]}
+        assert layers == set() if key == "baseline" else len(layers) == 7  # resnet9's but the first, which is the stem
     assert "1 rank on CPU" in done.stdout and "cost: of the time to the end at 36 an hour" in done.stdout
     assert not drawn or chart.read_bytes().startswith(b"\x89PNG")
 

@@ -55,6 +55,11 @@ class PretendTrainer:
         self.best_accuracy = max(self.best_accuracy, accuracy)
         return EvaluationReport(self.epoch, 50, int(50 * accuracy), accuracy, 1.2, 0.5)
 
+    def algorithms(self):
+        """A plan more with each of the first two epochs."""
+        plans = [{"layer": "conv", "side": side} for side in (24, 32)[: self.epoch]]
+        return {"device": "cpu", "library": "none 1", "cache": "", "note": "", "plans": plans}
+
     def save(self, path, *, best=False):
         self.saved.append((path.name, self.epoch, best))
         if self.rank == 0:
@@ -95,6 +100,9 @@ def test_a_whole_run(tmp_path, capsys):
     assert trainer.saved == [(last, 1, False), (best, 1, True), (last, 2, False), (best, 2, True), (last, 3, False)]
     names = [event["event"] for event in events(tmp_path / "log")]
     assert names[0] == "start" and names[-1] == "end" and names.count("step") == 15 and names.count("epoch") == 3
+    plans = [event for event in events(tmp_path / "log") if event["event"] == "plans"]
+    assert [[plan["side"] for plan in event["plans"]] for event in plans] == [[24], [32]]
+    assert all(event["library"] == "none 1" for event in plans) and names.index("plans") < names.index("epoch")
     rows = list(csv.DictReader((tmp_path / "log/log.csv").open()))
     assert [float(row["test_accuracy"]) for row in rows] == [0.3, 0.5, 0.4]
     again = config.load(["--config-file", str(tmp_path / "log/config.yaml")], environ={})
@@ -129,7 +137,7 @@ def test_a_new_run_keeps_the_old_one(tmp_path, capsys):
     go(PretendTrainer(), tmp_path)
     go(PretendTrainer(), tmp_path)
     old = [path for path in tmp_path.iterdir() if path.is_dir()]
-    assert len(old) == 1 and (old[0] / "last.safetensors").read_text() == "3" and len(events(old[0])) == 20 + 1
+    assert len(old) == 1 and (old[0] / "last.safetensors").read_text() == "3" and len(events(old[0])) == 20 + 3
     assert f"is now in {old[0]}" in capsys.readouterr().out
 
 

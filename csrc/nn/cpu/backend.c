@@ -1,4 +1,5 @@
 /* The CPU backend's table: walks through phases with the pool's threads. */
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -201,6 +202,22 @@ static Status write_tensor(Context *context, int tensor, int count, const float 
     return STATUS_OK;
 }
 
+static bool algorithm(const Context *context, const Pass *pass, Algorithm *out) {
+    const OpState *state = &context->states[pass->op];
+    const Conv *conv = pass->kind == PASS_CONV_FORWARD  ? state->forward
+                       : pass->kind == PASS_CONV_DATA   ? state->data
+                       : pass->kind == PASS_CONV_FILTER ? state->filter
+                                                        : NULL;
+    if (conv == NULL) return false;
+    *out = (Algorithm){.name = conv->name, .text = conv->name, .source = ALGORITHM_FIXED};
+    return true;
+}
+
+static void library(const Context *context, PlanLibrary *out) {
+    (void)context;
+    snprintf(out->name, sizeof out->name, "%s", dnnl_name());
+}
+
 static size_t context_bytes(const Context *context) { return context->bytes; }
 
 Status ops_cpu(const OpsTable **out) {
@@ -217,6 +234,8 @@ Status ops_cpu(const OpsTable **out) {
         .run = run,
         .take_totals = take_totals,
         .profile = profile,
+        .algorithm = algorithm,
+        .library = library,
         .read = read_tensor,
         .write = write_tensor,
     };

@@ -61,6 +61,7 @@ typedef struct ConvTable {
 /* One direction of one convolution; the head of what each way of computing keeps. */
 struct Conv {
     const ConvTable *table;
+    char name[48];                   /* how it computes */
     size_t scratch_bytes;            /* that a call needs */
     size_t partial_elems, sum_elems; /* filter gradient */
 };
@@ -101,6 +102,7 @@ static inline void conv_slice(size_t elems, int part, int parts, size_t *begin, 
 
 /* Whether oneDNN is there and multiplies in this precision; otherwise a failure that says what is missing. */
 Status dnnl_supported(Precision precision);
+const char *dnnl_name(void); /* and version; static */
 Status dnnl_conv_create(const ConvNeed *need, Conv **out);
 
 /* The tile of minimal filtering that suits the shape on this processor, 0 if none does. */

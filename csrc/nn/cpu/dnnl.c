@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <pthread.h>
+#include <stdio.h>
 
 #include "base/memory.h"
 #include "nn/cpu/conv.h"
@@ -81,12 +82,25 @@ static Status fail_dnnl(dnnl_status_t code, const char *call) {
         }                                                                                                              \
     } while (0)
 
+static char dnnl_name_text[48];
+
+static void spell_name(void) {
+    const dnnl_version_t *version = dnnl_version();
+    snprintf(dnnl_name_text, sizeof dnnl_name_text, "oneDNN %d.%d.%d", version->major, version->minor, version->patch);
+}
+
 Status dnnl_supported(Precision precision) {
     dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
     bool narrow = (isa & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
     if (precision != PRECISION_BFLOAT16 || narrow) return STATUS_OK;
     FAIL(STATUS_ARGUMENT, "oneDNN has no bfloat16 convolutions for this processor, which lacks AVX-512: use precision "
                           "float32");
+}
+
+const char *dnnl_name(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, spell_name);
+    return dnnl_name_text;
 }
 
 static dnnl_data_type_t storage_type(const DnnlConv *conv) {
@@ -192,7 +206,10 @@ static Status add_size(DnnlConv *conv, int images) {
     TRY_GOTO(make_arguments(conv, size, desc));
     size_t scratch = dnnl_memory_desc_get_size(dnnl_primitive_desc_query_md(desc, dnnl_query_scratchpad_md, 0));
     if (scratch > conv->base.scratch_bytes) conv->base.scratch_bytes = scratch;
-    if (conv->filters == NULL) {
+    if (conv->filters == NULL) { /* the first size: a whole group of images */
+        const char *implementation = "";
+        TRY_DNNL_GOTO(dnnl_primitive_desc_query(desc, dnnl_query_impl_info_str, 0, &implementation));
+        snprintf(conv->base.name, sizeof conv->base.name, "oneDNN %s", implementation);
         int name = conv->direction == CONV_FILTER ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS;
         TRY_DNNL_GOTO(
             dnnl_memory_desc_clone(&conv->filters, dnnl_primitive_desc_query_md(desc, dnnl_query_exec_arg_md, name)));

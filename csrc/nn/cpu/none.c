@@ -7,6 +7,8 @@ Status dnnl_supported(Precision precision) {
                            "onednn-devel-cpu-gomp onednn-cpu-gomp and build again (CGXFFCV_ONEDNN=1 insists on it)");
 }
 
+const char *dnnl_name(void) { return ""; }
+
 Status dnnl_conv_create(const ConvNeed *need, Conv **out) {
     (void)out;
     return dnnl_supported(need->precision);

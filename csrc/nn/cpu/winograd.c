@@ -1,5 +1,7 @@
 /* Convolutions by minimal filtering: blocks of tiles are transformed, multiplied matrix by matrix and transformed back,
  * block after block, so that what a block needs stays in the second-level cache. */
+#include <stdio.h>
+
 #include "nn/cpu/winograd.h"
 
 #include "base/cpu.h"
@@ -200,6 +202,7 @@ Status winograd_conv_create(const ConvNeed *need, int tile, Conv **out) {
     conv->floats = kernels_for(need->precision);
     conv->direction = need->direction;
     conv->tile = tile;
+    snprintf(conv->base.name, sizeof conv->base.name, "minimal filtering, %d x %d outputs at once", tile, tile);
     conv->matrices = (tile + 2) * (tile + 2);
     conv->in = s->in_channels;
     conv->out = s->out_channels;

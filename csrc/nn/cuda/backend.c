@@ -197,15 +197,22 @@ done:
     return status;
 }
 
-static const char *algorithm(const Context *context, const Pass *pass) {
+static bool algorithm(const Context *context, const Pass *pass, Algorithm *out) {
+    static const char fused[] = "with its norm's pool in one kernel";
     const OpState *state = &context->states[pass->op];
-    if (pass->kind == PASS_CONV_FORWARD && state->pooled) return "with its norm's pool in one kernel";
+    if (pass->kind == PASS_CONV_FORWARD && state->pooled) {
+        *out = (Algorithm){.name = fused, .text = fused, .source = ALGORITHM_FIXED};
+        return true;
+    }
     const CudaConv *conv = pass->kind == PASS_CONV_FORWARD  ? state->forward
                            : pass->kind == PASS_CONV_DATA   ? state->data
                            : pass->kind == PASS_CONV_FILTER ? state->filter
                                                             : NULL;
-    return conv == NULL ? NULL : cuda_conv_describe(conv);
+    if (conv != NULL) cuda_conv_describe(conv, out);
+    return conv != NULL;
 }
+
+static void library(const Context *context, PlanLibrary *out) { cuda_convs_describe(context->convs, out); }
 
 static size_t context_bytes(const Context *context) { return context->bytes; }
 
@@ -233,6 +240,7 @@ Status ops_cuda(const OpsTable **out) {
         .store_totals = cuda_store_totals,
         .profile = profile,
         .algorithm = algorithm,
+        .library = library,
         .read = read_tensor,
         .write = write_tensor,
     };

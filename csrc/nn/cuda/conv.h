@@ -25,6 +25,7 @@ typedef struct CudaConv CudaConv;   /* one plan, ready to run */
 
 Status cuda_convs_create(DeviceStream *stream, CudaConvs **out);
 void cuda_convs_destroy(CudaConvs *convs); /* after its convolutions; NULL is fine */
+void cuda_convs_describe(const CudaConvs *convs, PlanLibrary *out);
 
 /* Chooses the plan: from the cache, else by timing the candidates (which waits for the stream). */
 Status cuda_conv_create(CudaConvs *convs, const CudaConvShape *shape, CudaConv **out);
@@ -33,8 +34,8 @@ void cuda_conv_destroy(CudaConv *conv);
 /* The memory that a run needs besides its operands. */
 size_t cuda_conv_workspace_bytes(const CudaConv *conv);
 
-/* What was chosen and its time, for a run's record: "engine 38 knobs ..., 0.21 ms". Valid until cuda_conv_destroy. */
-const char *cuda_conv_describe(const CudaConv *conv);
+/* What was chosen, for a run's record: "engine 38 knobs ...", its time. Texts are valid until cuda_conv_destroy. */
+void cuda_conv_describe(const CudaConv *conv, Algorithm *out);
 
 /* Forward: a = input, b = filters, to = output. Data: a = output gradient, b = filters, to = input gradient. Filter:
  * a = input, b = output gradient, to = filter gradient. All of `to` is overwritten. Only puts work on the stream. */

@@ -42,6 +42,7 @@ struct CudaConv {
     CudaConvPass pass;
     Graph graph;
     Candidate chosen;
+    AlgorithmSource source;
     Descriptor pack; /* of these operands and workspace */
     void *operands[OPERANDS], *workspace;
     char text[PLANS_VALUE_BYTES + 96];
@@ -332,8 +333,9 @@ static Status find_fastest(Search *search, Candidate *out) {
     return STATUS_OK;
 }
 
-static void describe(CudaConv *conv, const char *how) {
+static void describe(CudaConv *conv, AlgorithmSource source, const char *how) {
     const Candidate *chosen = &conv->chosen;
+    conv->source = source;
     snprintf(conv->text, sizeof conv->text, "%s, %.4f ms, workspace %.1f MiB%s, %s", chosen->text,
              (double)chosen->milliseconds, (double)chosen->workspace_bytes / (1 << 20),
              chosen->compiled ? ", compiled" : "", how);
@@ -353,7 +355,7 @@ static Status search_plan(CudaConv *conv, const CudaConvShape *shape, const char
     TRY_GOTO(find_fastest(search, &conv->chosen));
     const Candidate *chosen = &conv->chosen;
     snprintf(how, sizeof how, "fastest of %d", search->timed);
-    describe(conv, how);
+    describe(conv, search->timed == 0 ? ALGORITHM_FIXED : ALGORITHM_TIMED, how);
     if (search->timed == 0) goto done;
     int length = snprintf(value, sizeof value, "%s ns %.0f", chosen->text, (double)chosen->milliseconds * 1e6);
     if (length < (int)sizeof value) status = cuda_plans_store(conv->convs->library->plans, key, value);
@@ -368,7 +370,7 @@ done:
 
 /* The plan that was found before; run once, to know that it works and to load its kernels now and not in the first
  * step, which may be a recorded one. */
-static Status reuse_plan(CudaConv *conv, const CudaConvShape *shape, const char *value) {
+static Status reuse_plan(CudaConv *conv, const CudaConvShape *shape, const char *value, bool own) {
     Status status = STATUS_OK;
     Descriptor pack = NULL;
     Candidate *chosen = &conv->chosen;
@@ -390,7 +392,7 @@ static Status reuse_plan(CudaConv *conv, const CudaConvShape *shape, const char 
     } else {
         goto done;
     }
-    describe(conv, "remembered");
+    describe(conv, own ? ALGORITHM_TIMED : ALGORITHM_CACHED, "remembered");
 done:
     cuda_descriptor_destroy(&pack);
     bench_fini(&bench);
@@ -456,6 +458,15 @@ void cuda_convs_destroy(CudaConvs *convs) {
     memory_free(convs);
 }
 
+void cuda_convs_describe(const CudaConvs *convs, PlanLibrary *out) {
+    size_t version = cudnnGetVersion();
+    PlansReport report;
+    cuda_plans_report(convs->library->plans, &report);
+    snprintf(out->name, sizeof out->name, "cuDNN %zu.%zu.%zu", version / 10000, version % 10000 / 100, version % 100);
+    snprintf(out->cache, sizeof out->cache, "%s", report.path);
+    snprintf(out->note, sizeof out->note, "%s", report.note);
+}
+
 static void make_key(const CudaConvShape *s, char key[PLANS_KEY_BYTES]) {
     static const char *const passes[] = {
         [CUDA_CONV_FORWARD] = "forward", [CUDA_CONV_DATA] = "data", [CUDA_CONV_FILTER] = "filter"};
@@ -499,7 +510,8 @@ Status cuda_conv_create(CudaConvs *convs, const CudaConvShape *shape, CudaConv *
     conv->convs = convs;
     conv->pass = shape->pass;
     TRY_GOTO(cuda_conv_graph_init(library->handle, shape, &conv->graph));
-    bool known = cuda_plans_find(library->plans, key, value) && reuse_plan(conv, shape, value) == STATUS_OK;
+    bool own = false, known = cuda_plans_find(library->plans, key, value, &own);
+    if (known) known = reuse_plan(conv, shape, value, own) == STATUS_OK;
     if (!known) TRY_GOTO(search_plan(conv, shape, key));
     *out = conv;
     conv = NULL;
@@ -519,7 +531,14 @@ void cuda_conv_destroy(CudaConv *conv) {
 
 size_t cuda_conv_workspace_bytes(const CudaConv *conv) { return (size_t)conv->chosen.workspace_bytes; }
 
-const char *cuda_conv_describe(const CudaConv *conv) { return conv->text; }
+void cuda_conv_describe(const CudaConv *conv, Algorithm *out) {
+    const Candidate *chosen = &conv->chosen;
+    *out = (Algorithm){.name = chosen->text,
+                       .text = conv->text,
+                       .source = conv->source,
+                       .milliseconds = (double)chosen->milliseconds,
+                       .workspace_bytes = (size_t)chosen->workspace_bytes};
+}
 
 /* The operands in the plan's terms; the pack is made anew only where they have moved. */
 static Status point_to(CudaConv *conv, void *const operands[OPERANDS], void *workspace) {

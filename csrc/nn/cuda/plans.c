@@ -303,7 +303,7 @@ void cuda_plans_close(Plans *plans) {
     memory_free(plans);
 }
 
-bool cuda_plans_find(Plans *plans, const char *key, char value[PLANS_VALUE_BYTES]) {
+bool cuda_plans_find(Plans *plans, const char *key, char value[PLANS_VALUE_BYTES], bool *own) {
     pthread_mutex_lock(&plans->lock);
     const Entry *entry = find(&plans->entries, key);
     if (entry == NULL) {
@@ -311,6 +311,7 @@ bool cuda_plans_find(Plans *plans, const char *key, char value[PLANS_VALUE_BYTES
     } else {
         plans->hits++;
         memcpy(value, entry->value, sizeof entry->value);
+        *own = entry->own;
     }
     pthread_mutex_unlock(&plans->lock);
     return entry != NULL;

@@ -31,8 +31,9 @@ Status cuda_plans_open(const char *device, const char *library, Plans **out);
 /* NULL is fine. */
 void cuda_plans_close(Plans *plans);
 
-/* Copies the value of the key and counts a hit; false counts a miss. Safe from several threads, as are all below. */
-bool cuda_plans_find(Plans *plans, const char *key, char value[PLANS_VALUE_BYTES]);
+/* Copies the value of the key and counts a hit; false counts a miss. `own`: it was stored by this process. Safe from
+ * several threads, as are all below. */
+bool cuda_plans_find(Plans *plans, const char *key, char value[PLANS_VALUE_BYTES], bool *own);
 
 /* Remembers, in place of an older value, and writes the file. Key and value are printable ASCII, not empty; an
  * unwritable file is no failure. */

@@ -1,10 +1,16 @@
-/* Stands in for nn/cuda/cudnn.c: convolutions as plain loops, operands in their storage type, sums in float32. */
+/* Stands in for nn/cuda/cudnn.c: convolutions as plain loops, operands in their storage type, sums in float32. Where
+ * CGXFFCV_CACHE names a folder it times its one way to compute and remembers that as cudnn.c does its plans. */
 #include "machine.h"
 
+#include <memory>
+#include <mutex>
+#include <string>
 #include <vector>
 
 extern "C" {
+#include "base/clock.h"
 #include "nn/cuda/conv.h"
+#include "nn/cuda/plans.h"
 }
 
 struct CudaConvs {
@@ -14,11 +20,15 @@ struct CudaConvs {
 struct CudaConv {
     cudaStream_t stream;
     CudaConvShape shape;
+    AlgorithmSource source;
+    double milliseconds;
+    std::string text;
 };
 
 namespace {
 
 const size_t ALIGNMENT = 16, WORKSPACE_BYTES = 4096;
+#define NAME "engine 0 of the emulator"
 
 size_t size_of(Precision precision) { return precision == PRECISION_FLOAT32 ? 4 : 2; }
 
@@ -122,6 +132,56 @@ void run_now(const CudaConvShape &s, const void *a, const void *b, void *to) {
 
 } // namespace
 
+/* The file of plans, opened with the first convolution; NULL: nothing is remembered. */
+static Plans *plans() {
+    static Plans *opened = NULL;
+    static std::once_flag once;
+    std::call_once(once, [] {
+        const char *folder = getenv("CGXFFCV_CACHE");
+        if (folder != NULL && cuda_plans_open("emulated device", "plain loops", &opened) != STATUS_OK) opened = NULL;
+    });
+    return opened;
+}
+
+static double time_once(const CudaConvShape &s) {
+    Sizes sizes = sizes_of(s);
+    size_t first = s.pass == CUDA_CONV_DATA ? sizes.output : sizes.input;
+    size_t second = s.pass == CUDA_CONV_FILTER ? sizes.output : sizes.filters;
+    size_t result = s.pass == CUDA_CONV_FORWARD ? sizes.output : s.pass == CUDA_CONV_DATA ? sizes.input : sizes.filters;
+    std::vector<char> a(first * 4), b(second * 4), to(result * 4);
+    double begin = clock_now_seconds();
+    run_now(s, a.data(), b.data(), to.data());
+    return clock_now_seconds() - begin;
+}
+
+/* From the file, or timed now. */
+static Status choose(CudaConv *conv) {
+    const CudaConvShape &s = conv->shape;
+    char key[PLANS_KEY_BYTES], value[PLANS_VALUE_BYTES];
+    int end = 0;
+    bool own = false;
+    double nanoseconds = 0;
+    conv->source = ALGORITHM_FIXED;
+    conv->text = NAME;
+    if (plans() == NULL) return STATUS_OK;
+    snprintf(key, sizeof key, "%d %d n%d in %dx%dx%d out %dx%dx%d kernel %d stride %d padding %d%s", s.pass,
+             s.precision, s.images, s.in_height, s.in_width, s.in_channels, s.out_height, s.out_width, s.out_channels,
+             s.kernel, s.stride, s.padding, s.deterministic ? " deterministic" : "");
+    if (cuda_plans_find(plans(), key, value, &own) && sscanf(value, NAME " ns %lf%n", &nanoseconds, &end) == 1 &&
+        value[end] == '\0') {
+        conv->source = own ? ALGORITHM_TIMED : ALGORITHM_CACHED;
+        conv->text = NAME ", remembered";
+    } else {
+        nanoseconds = time_once(s) * 1e9;
+        snprintf(value, sizeof value, NAME " ns %.0f", nanoseconds);
+        TRY(cuda_plans_store(plans(), key, value));
+        conv->source = ALGORITHM_TIMED;
+        conv->text = NAME ", fastest of 1";
+    }
+    conv->milliseconds = nanoseconds / 1e6;
+    return STATUS_OK;
+}
+
 extern "C" Status cuda_convs_create(DeviceStream *stream, CudaConvs **out) {
     *out = new CudaConvs{(cudaStream_t)stream};
     return STATUS_OK;
@@ -139,13 +199,28 @@ extern "C" Status cuda_conv_create(CudaConvs *convs, const CudaConvShape *shape,
              s.images, s.in_height, s.in_width, s.in_channels, s.out_height, s.out_width, s.out_channels,
              s.out_channels, s.kernel, s.kernel);
     }
-    *out = new CudaConv{convs->stream, s};
+    auto conv = std::make_unique<CudaConv>();
+    conv->stream = convs->stream;
+    conv->shape = s;
+    TRY(choose(conv.get()));
+    *out = conv.release();
     return STATUS_OK;
 }
 
 extern "C" void cuda_conv_destroy(CudaConv *conv) { delete conv; }
 extern "C" size_t cuda_conv_workspace_bytes(const CudaConv *) { return WORKSPACE_BYTES; }
-extern "C" const char *cuda_conv_describe(const CudaConv *) { return "plain loops of the emulator"; }
+
+extern "C" void cuda_conv_describe(const CudaConv *conv, Algorithm *out) {
+    *out = Algorithm{NAME, conv->text.c_str(), conv->source, conv->milliseconds, WORKSPACE_BYTES};
+}
+
+extern "C" void cuda_convs_describe(const CudaConvs *, PlanLibrary *out) {
+    PlansReport report = {};
+    if (plans() != NULL) cuda_plans_report(plans(), &report);
+    snprintf(out->name, sizeof out->name, "the emulator's plain loops");
+    snprintf(out->cache, sizeof out->cache, "%s", report.path);
+    snprintf(out->note, sizeof out->note, "%s", report.note);
+}
 
 extern "C" Status cuda_conv_run(CudaConv *conv, const void *a, const void *b, void *to, void *workspace) {
     CudaConvShape s = conv->shape;

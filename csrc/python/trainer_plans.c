@@ -1,0 +1,52 @@
+/* What a run records of its plans: how each convolution is computed, and by which library. */
+#include "python/trainer.h"
+
+static PyObject *spell(const TrainerObject *self, const Plan *plan, int side, const PassAlgorithm *pass) {
+    static const char *const sources[] = {
+        [ALGORITHM_FIXED] = "fixed", [ALGORITHM_TIMED] = "timed", [ALGORITHM_CACHED] = "cached"};
+    const Algorithm *a = &pass->algorithm;
+    PyObject *milliseconds = a->milliseconds > 0 ? PyFloat_FromDouble(a->milliseconds) : Py_NewRef(Py_None);
+    return Py_BuildValue("ssiiNssNn", model_desc(self->model)->nodes[pass->node].name, pass->pass, side,
+                         plan_batch(plan), PyBool_FromLong(pass->evaluation), a->name, sources[a->source], milliseconds,
+                         (Py_ssize_t)a->workspace_bytes);
+}
+
+/* Appends the plan's; 0, or -1 with an exception. */
+static int append_plan(const TrainerObject *self, const Plan *plan, int side, PassAlgorithm *room, PyObject *list) {
+    int count = 0, result = 0;
+    plan_algorithms(plan, room, &count);
+    for (int i = 0; i < count && result == 0; i++) {
+        PyObject *item = spell(self, plan, side, &room[i]);
+        result = item == NULL ? -1 : PyList_Append(list, item);
+        Py_XDECREF(item);
+    }
+    return result;
+}
+
+PyObject *trainer_algorithms(TrainerObject *self, PyObject *unused) {
+    const Plan *plan;
+    int side, result = 0;
+    (void)unused;
+    if (trainer_ready(self) < 0) return NULL;
+    PassAlgorithm *room = PyMem_Calloc(PLAN_MAX_PASSES, sizeof *room);
+    if (room == NULL) return PyErr_NoMemory();
+    PyObject *list = PyList_New(0);
+    if (list == NULL) result = -1;
+    for (int i = 0; result == 0 && (plan = trainer_plan_at(self->trainer, i, &side)) != NULL; i++) {
+        result = append_plan(self, plan, side, room, list);
+    }
+    PyMem_Free(room);
+    if (result < 0) Py_CLEAR(list);
+    return list;
+}
+
+PyObject *trainer_library(TrainerObject *self, PyObject *unused) {
+    PlanLibrary library;
+    int side;
+    (void)unused;
+    if (trainer_ready(self) < 0) return NULL;
+    const Plan *plan = trainer_plan_at(self->trainer, 0, &side);
+    if (plan == NULL) Py_RETURN_NONE;
+    plan_library(plan, &library);
+    return Py_BuildValue("sss", library.name, library.cache, library.note);
+}
