@@ -294,12 +294,11 @@ static int phase_at(const Resident *r, int64_t step) {
     return (int)(trainer_phase(r->trainer, step) - r->trainer->config.phases);
 }
 
-/* Steps of the one graph that begins after `done` steps of a run. At first the small ones, which are launched sooner:
- * while the device works on them, the large ones are on their way. */
+/* Steps of the one graph that begins after `done` steps of a run. */
 static int steps_at_once(const Resident *r, int done, int steps) {
     int64_t step = r->trainer->step;
     int phase = phase_at(r, step);
-    bool many = r->phases[phase].many != NULL && done > 0 && done % MANY == 0 && steps - done >= MANY;
+    bool many = r->phases[phase].many != NULL && done % MANY == 0 && steps - done >= MANY;
     return many && phase_at(r, step + MANY - 1) == phase ? MANY : 1;
 }
 
