@@ -217,6 +217,7 @@ class Loader:
             mapping in any case).
         ids: each batch ends with its sample numbers, int64, shape (batch,).
         evaluate: random operations are neutral: no flip, no shift, the central crop, no hole.
+        page_locked: the number of a GPU, which can then copy batches beside its work; None: ordinary memory.
 
     Raises:
         OSError, BetonError: the file cannot be opened, or is not as the format demands. ValueError, TypeError,
@@ -245,6 +246,7 @@ class Loader:
         resident: bool = False,
         ids: bool = False,
         evaluate: bool = False,
+        page_locked: int | None = None,
     ):
         self._args = {name: value for name, value in locals().items() if name != "self"}
         if custom_fields:
@@ -266,7 +268,7 @@ class Loader:
             outputs=tuple(column for output in self.outputs for column in output.columns), batch_size=batch_size,
             order=self._order.value, window_pages=window, seed=self.seed, workers=num_workers, ahead=batches_ahead,
             world_size=self.world_size, rank=self.rank, drop_last=self.drop_last, resident=bool(resident),
-            read_ahead=not os_cache, indices=self.indices,
+            read_ahead=not os_cache, page_locked=-1 if page_locked is None else page_locked, indices=self.indices,
         )  # fmt: skip
         if self._order_of is None and self._core.samples > 0 and len(self) == 0:
             warnings.warn(

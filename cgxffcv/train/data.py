@@ -27,9 +27,11 @@ from cgxffcv.transforms import (
 __all__ = [
     "SIDE",
     "augmentation",
+    "feeding_loader",
     "order_of",
     "permutation_of",
     "reseed",
+    "share_of",
     "test_loader",
     "training_loader",
     "whitening_images",
@@ -168,6 +170,26 @@ def whole_loader(
         path, batch, num_workers=workers, drop_last=False, rank=0, world_size=1, seed=0, evaluate=True, ids=True,
         pipelines=_pipelines(augmentation(recipe)), indices=indices,
     )  # fmt: skip
+
+
+def feeding_loader(
+    path: str | PathLike[str], steps: list[Any], batch: int, workers: int, gpu: int, indices: np.ndarray | None,
+    keep: bool = True,
+) -> Loader:  # fmt: skip
+    """Page-locked batches for a GPU: uint8 images (batch, 32, 32, 3), which the random operations `steps` have not
+    changed, and int64 labels (batch, 1). `keep`: JPEG images are decoded once and kept in host memory."""
+    return _open(
+        path, batch, num_workers=workers, drop_last=False, rank=0, world_size=1, seed=0, evaluate=True,
+        pipelines=_pipelines(steps), indices=indices, resident=keep, page_locked=gpu,
+    )  # fmt: skip
+
+
+def share_of(loader: Loader) -> np.ndarray:
+    """The sample numbers of this rank in the loader's next pass, in order, where no sample is left out."""
+    order, ranks = loader.next_traversal_order(), loader.world_size
+    whole = len(order) // (loader.batch_size * ranks) * (loader.batch_size * ranks)
+    shared = order[:whole].reshape(-1, ranks, loader.batch_size)[:, loader.rank].reshape(-1)
+    return np.concatenate([shared, np.array_split(order[whole:], ranks)[loader.rank]])
 
 
 def reseed(loader: Loader, seed: int) -> None:

@@ -9,26 +9,23 @@ import numpy as np
 
 from cgxffcv.loader import Loader
 from cgxffcv.recipes import TestView
+from cgxffcv.train.data import share_of
 
 __all__ = ["ResidentTest", "ResidentTraining"]
 
-TRAIN, TEST = 0, 1
+TRAIN, TEST, SAMPLE = 0, 1, 2
 RECORD_FIELDS = 5  # loss sum, correct, images, skipped, side
 
 
-def _load(core: Any, which: int, loader: Loader) -> tuple[np.ndarray, np.ndarray]:
+def load_set(core: Any, which: int, loader: Loader) -> tuple[np.ndarray, np.ndarray]:
     """Copies a loader's pass to the GPU; labels and sample numbers, int64. MemoryError if there is no room."""
-    count = loader.num_samples
-    batches: Any = loader
-    if loader.world_size > 1:  # how many of them are this rank's shows when they have come
-        batches = list(loader)
-        count = sum(len(batch[-1]) for batch in batches)
+    count = len(share_of(loader))
     labels, ids = np.empty(count, np.int64), np.empty(count, np.int64)
     if count == 0:
         return labels, ids
     core.begin(which, count)
     at = 0
-    for images, label, number in batches:
+    for images, label, number in loader:
         part = slice(at, at + len(images))
         labels[part], ids[part] = label.reshape(-1), number
         core.put(which, images, labels[part], ids[part])
@@ -44,11 +41,13 @@ class ResidentTraining:
     Raises MemoryError if the set does not fit.
     """
 
+    resident = True
+
     def __init__(self, trainer: Any, loader: Loader, seed: int, graphs: bool = True):
         operations = loader.outputs[0].columns[0][3][0]
         self.core = _cgxffcv.Resident(trainer, operations, seed, graphs)
         try:
-            _, ids = _load(self.core, TRAIN, loader)
+            _, ids = load_set(self.core, TRAIN, loader)
         except BaseException:
             self.core.close()
             raise
@@ -59,23 +58,35 @@ class ResidentTraining:
         """Where samples lie in the set, int32."""
         return self._place[ids]
 
+    def expect(self, ids: np.ndarray) -> None:
+        """The samples of the next runs; they are there already."""
+
     def run(self, ids: np.ndarray, epoch: int, records: np.ndarray, losses: np.ndarray | None) -> None:
         """len(records) steps on these samples of this rank. `records`: float64 (steps, 5), see RECORD_FIELDS; `losses`:
         float32 (samples,) or None. A failure (Ctrl-C) leaves what the steps done so far have written."""
         self.core.run(self.places(ids), epoch, records, losses)
+
+    def whiten(self, count: int, epsilon: float) -> None:
+        """Sets the frozen layer from the first `count` images."""
+        self.core.whiten(TRAIN, count, epsilon)
+
+    def wait_seconds(self) -> float:
+        """How long batches have been waited for: never."""
+        return 0.0
 
     def close(self) -> None:
         self.core.close()
 
 
 class ResidentTest:
-    """This rank's share of the test set on the GPU, for `run_test`. MemoryError if it does not fit."""
+    """This rank's share of the test set on the GPU, for `run_test`. core: a `_cgxffcv.Resident`. MemoryError if the set
+    does not fit."""
 
     __test__ = False
 
-    def __init__(self, training: ResidentTraining, loader: Loader):
-        self._core = training.core
-        self.labels, self.ids = _load(self._core, TEST, loader)
+    def __init__(self, core: Any, loader: Loader):
+        self._core = core
+        self.labels, self.ids = load_set(self._core, TEST, loader)
 
     def first(self, views: tuple[TestView, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels, sample numbers and logits (images, classes) of all images."""
@@ -86,3 +97,6 @@ class ResidentTest:
     def again(self, places: np.ndarray, views: tuple[TestView, ...]) -> np.ndarray:
         """Logits of the images with these indices in `first`'s results."""
         return self._core.evaluate(TEST, places.astype(np.int32), len(places), views)
+
+    def close(self) -> None:
+        """The set goes with the training's."""

@@ -1,4 +1,5 @@
-"""Where the batches of an epoch come from: a loader's threads, or a data set in the memory of the GPU.
+"""Where the batches of an epoch come from: a loader's threads, for a CPU or on their way to a GPU, or a data set in the
+memory of the GPU.
 
 `open_steps` chooses; whatever it gives runs the steps of an epoch and counts each as soon as it is done.
 """
@@ -16,7 +17,17 @@ import numpy as np
 
 from cgxffcv.loader import Loader
 from cgxffcv.recipes import Recipe
-from cgxffcv.train.data import order_of, reseed, training_loader, whitening_images, whole_loader
+from cgxffcv.train.data import (
+    augmentation,
+    feeding_loader,
+    order_of,
+    reseed,
+    share_of,
+    training_loader,
+    whitening_images,
+    whole_loader,
+)
+from cgxffcv.train.fed import FedTest, FedTraining
 from cgxffcv.train.interface import StepReport
 from cgxffcv.train.optim import patch_moments, whitening_filters
 from cgxffcv.train.plan import TrainingPlan
@@ -26,9 +37,10 @@ from cgxffcv.train.tally import Tally, TrainingDiverged
 from cgxffcv.train.team import Team
 from cgxffcv.train.test import LoaderTest
 
-__all__ = ["LoaderSteps", "Parts", "ResidentSteps", "Steps", "open_steps", "open_test"]
+__all__ = ["DeviceSteps", "LoaderSteps", "Parts", "Steps", "open_steps", "open_test"]
 
 READ_BATCH = 1000  # images at a time on their way to the GPU
+FED_STEPS = 64  # of batches on their way to a GPU, between two returns to the host
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class Parts:
 class Steps(Protocol):
     """Steps on one source of batches."""
 
+    at_once: int | None  # steps between two returns to the host, where nobody wishes otherwise; None: all of a pass
     load_seconds: float  # waiting for batches, in this process
     device_seconds: float | None  # of steps and whitening since the last restart, by the GPU's clock; None: unknown
 
@@ -77,9 +90,9 @@ class Steps(Protocol):
 
 
 class LoaderSteps:
-    """Each batch from a loader's threads."""
+    """Each batch from a loader's threads, for a CPU."""
 
-    device_seconds = None
+    at_once, device_seconds = 1, None
 
     def __init__(self, parts: Parts, seed: int):
         self.core, self._parts, self.load_seconds = parts.core, parts, 0.0
@@ -141,55 +154,75 @@ class LoaderSteps:
         self._loader.close()
 
 
-class ResidentSteps:
-    """Batches cut and augmented on the GPU from a data set that lies there. MemoryError if it does not fit."""
+class DeviceSteps:
+    """Batches augmented on the GPU, from a data set that lies there or that loader threads bring batch by batch."""
 
-    load_seconds = 0.0
-
-    def __init__(self, parts: Parts, seed: int, graphs: bool):
-        self.core, self._parts, self.device_seconds = parts.core, parts, 0.0
-        with whole_loader(parts.path, parts.recipe, READ_BATCH, parts.workers, parts.indices) as loader:
-            self.data = ResidentTraining(parts.core, loader, seed, graphs)
+    def __init__(self, parts: Parts, data: ResidentTraining | FedTraining):
+        self.core, self.data, self._parts, self.load_seconds = parts.core, data, parts, 0.0
+        self.device_seconds = 0.0 if data.resident else None
+        self.at_once = None if data.resident else FED_STEPS
 
     def whiten(self, count: int, epsilon: float) -> None:
-        self.data.core.whiten(count, epsilon)
-        self.device_seconds += self.data.core.seconds()
+        parts, data = self._parts, self.data
+        if isinstance(data, ResidentTraining):
+            data.whiten(count, epsilon)
+        else:
+            first = np.arange(count) if parts.indices is None else parts.indices[:count]
+            with whole_loader(parts.path, parts.recipe, READ_BATCH, parts.workers, first) as loader:
+                data.whiten(loader, epsilon)
+        self._take_seconds()
+
+    def _take_seconds(self) -> None:
+        seconds = self.data.core.seconds()
+        if self.device_seconds is not None:
+            self.device_seconds += seconds
 
     def run(self, epoch: int, end: int, at_once: int | None) -> Iterator[StepReport]:
+        plan, batch, at, ids = self._parts.plan, self._parts.plan.local_batch, -1, np.zeros(0, np.int64)
         while self.core.steps_done < end:
-            left = end - self.core.steps_done
-            yield from self._run(epoch, min(left, at_once or left))
+            if self.core.steps_done != at:
+                at = self.core.steps_done
+                ids = self._samples(epoch, at, end)
+                self.data.expect(ids)
+            steps = min(end - at, at_once or end)
+            mine, ids, at = ids[: steps * batch], ids[steps * batch :], at + steps
+            ahead = ids
+            if at == end < plan.steps and self._parts.hardest is None:
+                ahead = self._samples(epoch + 1, end, plan.epoch_end(epoch + 1))
+            yield from self._run(epoch, steps, mine, ahead)
 
-    def _run(self, epoch: int, steps: int) -> Iterator[StepReport]:
+    def _run(self, epoch: int, steps: int, ids: np.ndarray, ahead: np.ndarray) -> Iterator[StepReport]:
         """All of these steps are done before the first report, and take the same time each. What a failure leaves
-        undone is not counted."""
+        undone is not counted. `ahead`: the samples that will come next."""
         hardest, batch = self._parts.hardest, self._parts.plan.local_batch
-        begin, before = time.perf_counter(), self.core.steps_done
-        ids = self._samples(epoch, before, steps)
+        begin, waited, before = time.perf_counter(), self.data.wait_seconds(), self.core.steps_done
         records = np.zeros((steps, RECORD_FIELDS))
         losses = None if hardest is None else np.empty(len(ids), np.float32)
         try:
             self.data.run(ids, epoch, records, losses)
+            self.data.expect(ahead)
         finally:
             done = self.core.steps_done - before
             seconds = (time.perf_counter() - begin) / max(done, 1)
-            self.device_seconds += self.data.core.seconds()
+            waited = self.data.wait_seconds() - waited
+            self.load_seconds += waited
+            self._take_seconds()
             if hardest is not None:
                 hardest.record(ids[: done * batch], losses[: done * batch])
-            reports, diverged = self._count(epoch, before, seconds, records[:done].tolist())
+            reports, diverged = self._count(epoch, before, seconds, waited / max(done, 1), records[:done].tolist())
         yield from reports
         if diverged is not None:
             raise diverged
 
     def _count(
-        self, epoch: int, first: int, seconds: float, records: list[list[float]]
+        self, epoch: int, first: int, seconds: float, waited: float, records: list[list[float]]
     ) -> tuple[list[StepReport], TrainingDiverged | None]:
         """Reports of these steps, up to the one after which to stop, if any."""
         plan, reports = self._parts.plan, []
         for step, (loss, correct, images, skipped, side) in enumerate(records, first):
             report = StepReport(
                 epoch, step, plan.steps, int(images), loss / images, int(correct), self.core.rate(0, step)[0], seconds,
-                0.0, self.core.wire(plan.phase_at(step).first_block)[0], bool(skipped), int(side),
+                waited, self.core.wire(plan.phase_at(step).first_block)[0], bool(skipped), int(side),
             )  # fmt: skip
             reports.append(report)
             try:
@@ -198,37 +231,60 @@ class ResidentSteps:
                 return reports, error
         return reports, None
 
-    def _samples(self, epoch: int, step: int, steps: int) -> np.ndarray:
-        """The sample numbers of this rank, in the order of the steps."""
+    def _samples(self, epoch: int, step: int, end: int) -> np.ndarray:
+        """The sample numbers of this rank in the steps of a pass from `step` on, in their order."""
         plan, team = self._parts.plan, self._parts.team
         first = (step - plan.epoch_starts[epoch]) * plan.global_batch
-        shared = self._parts.order(epoch)[first : first + steps * plan.global_batch]
-        return shared.reshape(steps, team.ranks, plan.local_batch)[:, team.rank].reshape(-1)
+        shared = self._parts.order(epoch)[first : first + (end - step) * plan.global_batch]
+        return shared.reshape(end - step, team.ranks, plan.local_batch)[:, team.rank].reshape(-1)
 
     def restart(self, seed: int) -> None:
         self.data.core.restart(seed)
         self.data.core.seconds()
-        self.device_seconds = 0.0
+        self.device_seconds = None if self.device_seconds is None else 0.0
 
     def close(self) -> None:
         self.data.close()
 
 
-def open_steps(parts: Parts, seed: int, resident: bool, graphs: bool) -> Steps:
-    """The data set into the GPU's memory, if it is wanted there and fits; a loader else."""
+def _resident_data(parts: Parts, seed: int, graphs: bool) -> ResidentTraining:
+    """MemoryError if the set does not fit."""
+    with whole_loader(parts.path, parts.recipe, READ_BATCH, parts.workers, parts.indices) as loader:
+        return ResidentTraining(parts.core, loader, seed, graphs)
+
+
+def _fed_data(parts: Parts, seed: int, gpu: int, graphs: bool) -> FedTraining:
+    steps, batch = augmentation(parts.recipe), parts.plan.local_batch
+    loader = feeding_loader(parts.path, steps, batch, parts.workers, gpu, parts.indices)
+    try:
+        return FedTraining(parts.core, loader, seed, graphs)
+    except BaseException:
+        loader.close()
+        raise
+
+
+def open_steps(parts: Parts, seed: int, gpu: int | None, resident: bool, graphs: bool) -> Steps:
+    """On a GPU: the data set into its memory, if it is wanted there and fits, else batch by batch."""
+    if gpu is None:
+        return LoaderSteps(parts, seed)
     if resident:
         try:
-            return ResidentSteps(parts, seed, graphs)
+            return DeviceSteps(parts, _resident_data(parts, seed, graphs))
         except MemoryError as error:
             warnings.warn(f"the training set stays in host memory: {error}", stacklevel=4)
-    return LoaderSteps(parts, seed)
+    return DeviceSteps(parts, _fed_data(parts, seed, gpu, graphs))
 
 
-def open_test(steps: Steps, core: Any, loader: Loader) -> LoaderTest | ResidentTest:
-    """The test set beside the training set, if it fits there; from its loader else."""
-    if isinstance(steps, ResidentSteps):
+def open_test(steps: Steps, parts: Parts, gpu: int | None, loader: Loader) -> LoaderTest | ResidentTest | FedTest:
+    """The test set beside the training set, if that is on the GPU and there is room for both, else batch by batch."""
+    if not isinstance(steps, DeviceSteps) or gpu is None:
+        return LoaderTest(parts.core, loader)
+    if steps.data.resident:
         try:
-            return ResidentTest(steps.data, loader)
+            return ResidentTest(steps.data.core, loader)
         except MemoryError as error:
             warnings.warn(f"the test set stays in host memory: {error}", stacklevel=4)
-    return LoaderTest(core, loader)
+    ids = share_of(loader)
+    batch = min(loader.batch_size, max(loader.num_samples, 1))
+    feeding = feeding_loader(loader.fname, [], batch, parts.workers, gpu, ids, keep=False)
+    return FedTest(steps.data.core, feeding, ids)

@@ -44,7 +44,8 @@ def _choose(core_ids: np.ndarray, confidence: np.ndarray, share: float, comm: An
 
 
 class LoaderTest:
-    """This rank's share of the test set, batch by batch from a loader, for `run_test`."""
+    """This rank's share of the test set, batch by batch from a loader, for `run_test` on a CPU. The loader stays the
+    caller's."""
 
     __test__ = False
 
@@ -71,10 +72,13 @@ class LoaderTest:
             [self._core.evaluate(self._loader.get_batch(self._ids[part])[0], views) for part in parts]
         )
 
+    def close(self) -> None:
+        """Nothing of its own to close."""
+
 
 def run_test(test: Any, recipe: Recipe, comm: Any, tta: bool = True) -> TestSums:
-    """Tests this rank's share, a LoaderTest or ResidentTest; collective only where the least confident images are
-    sought among all ranks."""
+    """Tests this rank's share, a LoaderTest, ResidentTest or FedTest; collective only where the least confident images
+    are sought among all ranks."""
     begin = time.perf_counter()
     views = recipe.views if tta else (TestView(),)
     few = len(views) > 1 and recipe.test_share < 1

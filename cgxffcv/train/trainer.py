@@ -24,7 +24,7 @@ from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
 from cgxffcv.train.network import describe
 from cgxffcv.train.plan import make_plan
 from cgxffcv.train.selection import HardestImages
-from cgxffcv.train.steps import Parts, ResidentSteps, open_steps, open_test
+from cgxffcv.train.steps import DeviceSteps, Parts, open_steps, open_test
 from cgxffcv.train.tally import EpochSums, Tally, TrainingDiverged, compare_replicas, epoch_report
 from cgxffcv.train.team import Team
 from cgxffcv.train.test import run_test
@@ -55,8 +55,9 @@ class Trainer:
         deterministic: on a GPU only algorithms that give the same bytes every time; a CPU always does.
         seed: of initialisation, order and augmentation.
         test_batch: images at a time in the test; None: 500, on a GPU 2,000.
-        resident: on a GPU, keep the data sets in its memory if they fit; else batches come from loader threads.
-        graphs: on a GPU with resident data, record each phase's step once and replay it: the same bytes, faster.
+        resident: on a GPU, keep the data sets in its memory if they fit; else loader threads read batches, which are
+            uploaded beside the steps: the same bytes.
+        graphs: on a GPU, record each phase's step once and replay it: the same bytes, faster.
         train_indices, test_indices: the samples to use of each file, numbers or a boolean mask; None: all.
 
     Raises RecipeError if the batch does not fit the data or the ranks, DataError or BetonError for files that do not
@@ -91,7 +92,7 @@ class Trainer:
         in_turn = 0 if comm is None or gpu is not None else comm.local_rank
         self.gpu = choose_gpu(device, gpu or 0, in_turn)  # None: on the CPU
         self.deterministic = deterministic
-        self.steps_at_once: int | None = None  # with resident data, between two returns to the host; None: an epoch's
+        self.steps_at_once: int | None = None  # on a GPU, between two returns to the host; None: as is best
         self.whitening_seconds = 0.0  # including the reading of its images
         self._tally = Tally(self.recipe)
         self._begin()
@@ -108,7 +109,7 @@ class Trainer:
                 if isinstance(error, UserError):
                     raise
                 raise RecipeError(f"recipe {self.recipe.name} cannot be trained: {error}") from error
-            self._open_data(train, resident and self.gpu is not None, graphs)
+            self._open_data(train, resident, graphs)
             self._initialise()
         except BaseException:
             self.close()
@@ -139,8 +140,13 @@ class Trainer:
             self._core, self.recipe, self.plan, self._team, self._tally, self._everything, self._hardest, train,
             self._workers, self.threads,
         )  # fmt: skip
-        self._steps = self._keep(open_steps(parts, self.seed, resident, graphs))
-        self._test_source = None if self._test is None else open_test(self._steps, self._core, self._test)
+        self._steps = self._keep(open_steps(parts, self.seed, self.gpu, resident, graphs))
+        self._test_source = None
+        if self._test is not None:
+            self._test_source = self._keep(open_test(self._steps, parts, self.gpu, self._test))
+        # Ranks whose data lie elsewhere return to the host together: when a training diverges, all of them see it.
+        wishes = [wish for wish in self._team.gather(self._steps.at_once) if wish is not None]
+        self._at_once = min(wishes, default=None)
 
     def _build(self, compression, threads, precision, test_batch) -> None:
         recipe, plan, ranks = self.recipe, self.plan, self.ranks
@@ -287,20 +293,21 @@ class Trainer:
         return self._steps.load_seconds
 
     @property
-    def _resident(self) -> Any:
-        """The training set in the GPU's memory; None where it is not there."""
-        return self._steps.data if isinstance(self._steps, ResidentSteps) else None
+    def _device(self) -> Any:
+        """The training data of a GPU; None on a CPU."""
+        return self._steps.data if isinstance(self._steps, DeviceSteps) else None
 
     @property
     def resident(self) -> bool:
         """Whether the training set lies in the GPU's memory."""
-        return self._resident is not None
+        return self._device is not None and self._device.resident
 
     # ---- training ----
 
     def run_epoch(self) -> Iterator[StepReport]:
-        """Trains the next epoch, or the rest of an interrupted one; one report after each step. With resident data all
-        steps (or `steps_at_once`) are done before the first report, and take the same time each.
+        """Trains the next epoch, or the rest of an interrupted one; one report after each step. On a GPU all steps
+        (or `steps_at_once`; 64 where a rank's data do not lie on its GPU) are done before the first report, and take
+        the same time each.
 
         Raises TrainingDiverged after ten steps in a row whose update had to be left out.
         """
@@ -311,7 +318,7 @@ class Trainer:
             self._tally.begin_epoch()
             if self._hardest is not None:
                 self._hardest.begin(epoch)
-        yield from self._steps.run(epoch, self.plan.epoch_end(epoch), self.steps_at_once)
+        yield from self._steps.run(epoch, self.plan.epoch_end(epoch), self.steps_at_once or self._at_once)
 
     def end_epoch(self) -> EpochReport:
         """Sums over all ranks of the epoch that has just been run; compares the replicas. Collective.
@@ -333,8 +340,8 @@ class Trainer:
         begin = time.perf_counter()
         self._team.broadcast(self._core, "statistics")
         sums = run_test(self._test_source, self.recipe, self.comm if self.ranks > 1 else None, tta)
-        if self._resident is not None:
-            self._device_test_seconds = self._resident.core.seconds()
+        if self._device is not None:
+            self._device_test_seconds = self._device.core.seconds()
         everyone = self._team.gather([sums.images, sums.correct, sums.loss])
         images, correct = sum(x[0] for x in everyone), sum(x[1] for x in everyone)
         accuracy = correct / images if images else 0.0

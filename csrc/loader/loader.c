@@ -65,9 +65,14 @@ static Status create_slots(Loader *loader, const LoaderConfig *config) {
     size_t *bytes = NULL;
     TRY(memory_alloc(loader->plan.count, sizeof *bytes, &bytes));
     for (size_t i = 0; i < loader->plan.count; i++) bytes[i] = loader->plan.outputs[i].array.sample_bytes;
-    /* Spare buffers: as many as can be in flight, and the one that the caller looks at. */
-    Status status = slots_create(largest_batch(loader, config), loader->plan.count, bytes, config->batches_ahead + 1,
-                                 &loader->slots);
+    /* Spare buffers: as many as can be in flight, and the one that the caller looks at (or uploads). */
+    SlotsConfig slots = {.batch_size = largest_batch(loader, config),
+                         .arrays = loader->plan.count,
+                         .sample_bytes = bytes,
+                         .spare = config->batches_ahead + 1,
+                         .page_locked = config->page_locked,
+                         .device = config->device};
+    Status status = slots_create(&slots, &loader->slots);
     memory_free(bytes);
     return status;
 }
@@ -158,6 +163,8 @@ void loader_reseed(Loader *loader, uint64_t seed) {
 }
 
 /* ---- what it is ---- */
+
+size_t loader_outputs(const Loader *loader) { return loader->plan.count; }
 
 const LoaderArray *loader_array(const Loader *loader, size_t output) { return &loader->plan.outputs[output].array; }
 

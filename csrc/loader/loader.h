@@ -81,6 +81,9 @@ typedef struct LoaderConfig {
      * read from the file's mapping in any case. */
     bool resident;
     bool read_ahead; /* asks the system to read each batch's pages before they are needed (data beyond memory) */
+    /* Batches lie in page-locked memory, from which `device` can copy beside its work. */
+    bool page_locked;
+    int device;
 } LoaderConfig;
 
 /* Sequential, one rank, three batches ahead, drop_last, window of 8 pages; the rest zero. */
@@ -104,6 +107,7 @@ typedef struct LoaderArray {
     bool bfloat16;
 } LoaderArray;
 
+size_t loader_outputs(const Loader *loader);
 const LoaderArray *loader_array(const Loader *loader, size_t output);
 const BetonReader *loader_reader(const Loader *loader);
 

@@ -7,6 +7,7 @@
 
 #include "base/checked.h"
 #include "base/memory.h"
+#include "device/device.h"
 
 typedef struct Slot {
     LoaderBatch batch; /* first: a batch's pointer is its slot's */
@@ -25,6 +26,8 @@ struct Slots {
     size_t references; /* the owner and every live slot outside the free list */
     bool closed;
     size_t batch_size, arrays, spare, free_count;
+    bool page_locked;
+    int device;
     size_t *sample_bytes; /* owned, `arrays` */
     size_t batch_bytes;
     Slot *free; /* owned list */
@@ -47,18 +50,20 @@ static Status measure(const Slots *slots, size_t samples, size_t *offsets, size_
     return STATUS_OK;
 }
 
-Status slots_create(size_t batch_size, size_t arrays, const size_t *sample_bytes, size_t spare, Slots **out) {
+Status slots_create(const SlotsConfig *config, Slots **out) {
     Status status = STATUS_OK;
     Slots *slots = NULL;
     TRY(memory_calloc(1, sizeof *slots, &slots));
     pthread_mutex_init(&slots->mutex, NULL);
     slots->references = 1;
-    slots->batch_size = batch_size;
-    slots->arrays = arrays;
-    slots->spare = spare;
-    TRY_GOTO(memory_alloc(arrays, sizeof *slots->sample_bytes, &slots->sample_bytes));
-    for (size_t i = 0; i < arrays; i++) slots->sample_bytes[i] = sample_bytes[i];
-    TRY_GOTO(measure(slots, batch_size, NULL, &slots->batch_bytes));
+    slots->batch_size = config->batch_size;
+    slots->arrays = config->arrays;
+    slots->spare = config->spare;
+    slots->page_locked = config->page_locked;
+    slots->device = config->device;
+    TRY_GOTO(memory_alloc(config->arrays, sizeof *slots->sample_bytes, &slots->sample_bytes));
+    for (size_t i = 0; i < config->arrays; i++) slots->sample_bytes[i] = config->sample_bytes[i];
+    TRY_GOTO(measure(slots, config->batch_size, NULL, &slots->batch_bytes));
     *out = slots;
     slots = NULL;
 done:
@@ -66,9 +71,20 @@ done:
     return status;
 }
 
-static void destroy_slot(Slot *slot) {
+/* Any thread may come here, a worker that has not chosen a device among them. */
+static Status alloc_memory(const Slots *slots, size_t bytes, unsigned char **out) {
+    if (!slots->page_locked) return memory_alloc(bytes, 1, out);
+    TRY(device_select(slots->device));
+    return device_host_alloc(bytes, out);
+}
+
+static void destroy_slot(Slot *slot, bool page_locked) {
     if (slot == NULL) return;
-    memory_free(slot->memory);
+    if (page_locked) {
+        device_host_free(slot->memory);
+    } else {
+        memory_free(slot->memory);
+    }
     memory_free(slot);
 }
 
@@ -95,10 +111,11 @@ void slots_close(Slots *slots) {
     slots->free = NULL;
     slots->free_count = 0;
     for (Slot *slot = list; slot != NULL; slot = slot->next) forget(slots, slot);
+    bool page_locked = slots->page_locked;
     unlock_and_unref(slots);
     while (list != NULL) {
         Slot *next = list->next;
-        destroy_slot(list);
+        destroy_slot(list, page_locked);
         list = next;
     }
 }
@@ -110,7 +127,7 @@ static Status create_slot(Slots *slots, size_t samples, Slot **out) {
     TRY_GOTO(memory_alloc(slots->arrays + 1, sizeof *offsets, &offsets));
     TRY_GOTO(measure(slots, samples, offsets, &bytes));
     TRY_GOTO(memory_calloc(1, sizeof *slot + slots->arrays * sizeof slot->arrays[0], &slot));
-    TRY_GOTO(memory_alloc(bytes, 1, &slot->memory));
+    TRY_GOTO(alloc_memory(slots, bytes, &slot->memory));
     for (size_t i = 0; i < slots->arrays; i++) slot->arrays[i] = slot->memory + offsets[i];
     slot->ids = (uint64_t *)(void *)(slot->memory + offsets[slots->arrays]);
     slot->pool = slots;
@@ -120,7 +137,7 @@ static Status create_slot(Slots *slots, size_t samples, Slot **out) {
     slot = NULL;
 done:
     memory_free(offsets);
-    destroy_slot(slot);
+    destroy_slot(slot, slots->page_locked);
     return status;
 }
 
@@ -183,8 +200,9 @@ void loader_batch_release(LoaderBatch *batch) {
     } else {
         forget(slots, slot);
     }
+    bool page_locked = slots->page_locked;
     unlock_and_unref(slots);
-    if (!keep) destroy_slot(slot);
+    if (!keep) destroy_slot(slot, page_locked);
 }
 
 size_t slots_batch_bytes(const Slots *slots) { return slots->batch_bytes; }

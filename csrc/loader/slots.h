@@ -12,8 +12,16 @@ typedef struct SlotsStats {
     size_t bytes, peak_bytes;
 } SlotsStats;
 
-/* `sample_bytes` of each of the `arrays`; at most `spare` unused buffers of `batch_size` samples are kept. */
-Status slots_create(size_t batch_size, size_t arrays, const size_t *sample_bytes, size_t spare, Slots **out);
+typedef struct SlotsConfig {
+    size_t batch_size; /* samples that a buffer has room for; others are made for larger batches */
+    size_t arrays;
+    const size_t *sample_bytes; /* of each array; borrowed during slots_create */
+    size_t spare;               /* at most so many unused buffers are kept */
+    bool page_locked;           /* memory that `device` can copy from beside its work */
+    int device;
+} SlotsConfig;
+
+Status slots_create(const SlotsConfig *config, Slots **out);
 
 /* The owner lets go: unused buffers are freed, the others as their batches are released. NULL is fine. */
 void slots_close(Slots *slots);

@@ -1,6 +1,6 @@
 /* _cgxffcv.Loader, over which cgxffcv.Loader is written, and _cgxffcv.LoaderBatch, which keeps a batch's memory alive
  * while any array looks at it. */
-#include "python/loader_spec.h"
+#include "python/loader.h"
 
 #include <sys/types.h>
 #include <unistd.h>
@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "loader/loader.h"
 #include "python/array.h"
+#include "python/loader_spec.h"
 
 typedef struct LoaderObject {
     PyObject_HEAD BetonReader *reader; /* owned; NULL after close() */
@@ -56,6 +57,14 @@ static Loader *claim(LoaderObject *self) {
     self->busy = true;
     return self->loader;
 }
+
+Loader *loader_object_claim(ModuleState *state, PyObject *object) {
+    if (PyObject_TypeCheck(object, (PyTypeObject *)state->loader_type)) return claim((LoaderObject *)object);
+    PyErr_Format(PyExc_TypeError, "expected a Loader, not %.100s", Py_TYPE(object)->tp_name);
+    return NULL;
+}
+
+void loader_object_give(PyObject *object) { ((LoaderObject *)object)->busy = false; }
 
 /* Runs a statement without the GIL while the loader is claimed. */
 #define WITHOUT_GIL(self, statement)                                                                                   \
@@ -177,16 +186,17 @@ static PyObject *prepare(LoaderObject *self, const LoaderConfig *config) {
 
 /* The plain numbers of the configuration. */
 static int take_config(PyObject *kwargs, PyObject **outputs, PyObject **indices, LoaderConfig *config) {
-    static char *names[] = {"outputs",    "batch_size", "order",     "window_pages", "seed",       "workers", "ahead",
-                            "world_size", "rank",       "drop_last", "resident",     "read_ahead", "indices", NULL};
+    static char *names[] = {"outputs",  "batch_size", "order",       "window_pages", "seed",
+                            "workers",  "ahead",      "world_size",  "rank",         "drop_last",
+                            "resident", "read_ahead", "page_locked", "indices",      NULL};
     Py_ssize_t batch_size, window, ahead, world_size, rank;
     unsigned long long seed;
-    int order, workers, drop_last, resident, read_ahead;
+    int order, workers, drop_last, resident, read_ahead, page_locked;
     PyObject *none = PyTuple_New(0);
     if (none == NULL) return -1;
-    int parsed =
-        PyArg_ParseTupleAndKeywords(none, kwargs, "OninKinnnpppO", names, outputs, &batch_size, &order, &window, &seed,
-                                    &workers, &ahead, &world_size, &rank, &drop_last, &resident, &read_ahead, indices);
+    int parsed = PyArg_ParseTupleAndKeywords(none, kwargs, "OninKinnnpppiO", names, outputs, &batch_size, &order,
+                                             &window, &seed, &workers, &ahead, &world_size, &rank, &drop_last,
+                                             &resident, &read_ahead, &page_locked, indices);
     Py_DECREF(none);
     if (!parsed || take_count(batch_size, "batch_size", &config->batch_size) < 0 ||
         take_count(window, "window_pages", &config->window_pages) < 0 ||
@@ -200,6 +210,8 @@ static int take_config(PyObject *kwargs, PyObject **outputs, PyObject **indices,
     config->drop_last = drop_last != 0;
     config->resident = resident != 0;
     config->read_ahead = read_ahead != 0;
+    config->page_locked = page_locked >= 0;
+    config->device = page_locked;
     return 0;
 }
 
@@ -483,5 +495,6 @@ int loader_add(PyObject *module) {
     state->loader_batch_type = PyType_FromModuleAndSpec(module, &batch_spec, NULL);
     if (state->loader_batch_type == NULL) return -1;
     if (PyModule_AddObjectRef(module, "LoaderBatch", state->loader_batch_type) < 0) return -1;
-    return module_add_type(module, &loader_spec);
+    state->loader_type = PyType_FromModuleAndSpec(module, &loader_spec, NULL);
+    return state->loader_type == NULL ? -1 : PyModule_AddObjectRef(module, "Loader", state->loader_type);
 }

@@ -22,7 +22,8 @@ static int module_exec(PyObject *module) {
     X(cuda_error)                                                                                                      \
     X(comm_error)                                                                                                      \
     X(comm_timeout)                                                                                                    \
-    X(peer_lost) X(not_built_error) X(comm_type) X(loader_batch_type) X(model_type) X(plan_type) X(trainer_type)
+    X(peer_lost)                                                                                                       \
+    X(not_built_error) X(comm_type) X(loader_type) X(loader_batch_type) X(model_type) X(plan_type) X(trainer_type)
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     ModuleState *state = module_state(module);

@@ -11,7 +11,7 @@
 typedef struct ModuleState {
     PyObject *beton_error, *cuda_error, *comm_error, *comm_timeout, *peer_lost, *not_built_error;
     PyObject *comm_type;
-    PyObject *loader_batch_type;
+    PyObject *loader_type, *loader_batch_type;
     PyObject *model_type, *plan_type, *trainer_type;
 } ModuleState;
 

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "python/array.h"
+#include "python/loader.h"
 #include "python/loader_spec.h"
 #include "python/trainer.h"
 
@@ -101,11 +102,11 @@ static PyObject *close_method(ResidentObject *self, PyObject *unused) {
 /* ---- the sets ---- */
 
 static int parse_set(int which, ResidentSet *out) {
-    if (which == RESIDENT_TRAIN || which == RESIDENT_TEST) {
+    if (which >= 0 && which < RESIDENT_SETS) {
         *out = (ResidentSet)which;
         return 0;
     }
-    PyErr_Format(PyExc_ValueError, "set %d is neither 0 (training) nor 1 (test)", which);
+    PyErr_Format(PyExc_ValueError, "set %d is neither 0 (training), 1 (test) nor 2 (sample)", which);
     return -1;
 }
 
@@ -170,14 +171,30 @@ no_labels:
     return result;
 }
 
-static PyObject *whiten_method(ResidentObject *self, PyObject *args) {
-    long long count;
-    double epsilon;
+static PyObject *drop_method(ResidentObject *self, PyObject *args) {
+    int which;
+    ResidentSet set;
     Status status;
-    if (!PyArg_ParseTuple(args, "Ld", &count, &epsilon) || ready(self) < 0) return NULL;
+    if (!PyArg_ParseTuple(args, "i", &which) || ready(self) < 0 || parse_set(which, &set) < 0) return NULL;
     enter(self);
     Py_BEGIN_ALLOW_THREADS;
-    status = resident_whiten(self->resident, count, epsilon);
+    status = resident_drop(self->resident, set);
+    Py_END_ALLOW_THREADS;
+    leave(self);
+    return finish(self, status);
+}
+
+static PyObject *whiten_method(ResidentObject *self, PyObject *args) {
+    int which;
+    long long count;
+    double epsilon;
+    ResidentSet set;
+    Status status;
+    if (!PyArg_ParseTuple(args, "iLd", &which, &count, &epsilon) || ready(self) < 0) return NULL;
+    if (parse_set(which, &set) < 0) return NULL;
+    enter(self);
+    Py_BEGIN_ALLOW_THREADS;
+    status = resident_whiten(self->resident, set, count, epsilon);
     Py_END_ALLOW_THREADS;
     leave(self);
     return finish(self, status);
@@ -195,57 +212,85 @@ static void write_records(const TrainerStep *steps, int count, double *to) {
     }
 }
 
+/* Where images come from: an array of places, or a Loader. */
+typedef struct SourceArgument {
+    PyObject *loader; /* borrowed, claimed; NULL: `places` */
+    ArrayView places;
+    ResidentSource source;
+} SourceArgument;
+
+static void release_source(SourceArgument *source) {
+    if (source->loader != NULL) {
+        loader_object_give(source->loader);
+    } else {
+        array_release(&source->places);
+    }
+}
+
+static int acquire_source(ModuleState *state, PyObject *object, SourceArgument *out) {
+    *out = (SourceArgument){0};
+    if (PyObject_TypeCheck(object, (PyTypeObject *)state->loader_type)) {
+        out->source.loader = loader_object_claim(state, object);
+        out->loader = object;
+        return out->source.loader == NULL ? -1 : 0;
+    }
+    if (array_acquire(object, "order", 1u << ARRAY_I32, 1, false, &out->places) < 0) return -1;
+    out->source.places = out->places.data;
+    return 0;
+}
+
 /* What a run reads and writes; `losses` has no buffer if it is not wanted. */
 typedef struct RunArrays {
-    ArrayView order, records, losses;
+    SourceArgument from;
+    ArrayView records, losses;
     bool with_losses;
 } RunArrays;
 
 static void release_run(RunArrays *arrays) {
     if (arrays->with_losses) array_release(&arrays->losses);
     array_release(&arrays->records);
-    array_release(&arrays->order);
+    release_source(&arrays->from);
 }
 
-static int acquire_run(PyObject *order, PyObject *records, PyObject *losses, RunArrays *out) {
-    if (array_acquire(order, "order", 1u << ARRAY_I32, 1, false, &out->order) < 0) return -1;
+static int acquire_run(ModuleState *state, PyObject *source, PyObject *records, PyObject *losses, RunArrays *out) {
+    if (acquire_source(state, source, &out->from) < 0) return -1;
     if (array_acquire(records, "records", 1u << ARRAY_F64, 2, true, &out->records) < 0) goto no_records;
     out->with_losses = losses != Py_None;
     if (!out->with_losses) return 0;
     if (array_acquire(losses, "losses", 1u << ARRAY_F32, 1, true, &out->losses) == 0) return 0;
     array_release(&out->records);
 no_records:
-    array_release(&out->order);
+    release_source(&out->from);
     return -1;
 }
 
 /* The steps that the arrays have room for, or -1 with an exception. */
 static int64_t count_steps(const TrainerObject *self, const RunArrays *arrays) {
     int64_t steps = arrays->records.shape[0], batch = self->batch, images = steps * batch;
-    bool fits = arrays->records.shape[1] == RECORD_FIELDS && steps <= INT32_MAX && arrays->order.elems == images;
+    int64_t given = arrays->from.loader != NULL ? images : arrays->from.places.elems;
+    bool fits = arrays->records.shape[1] == RECORD_FIELDS && steps <= INT32_MAX && given == images;
     if (fits && (!arrays->with_losses || arrays->losses.elems == images)) return steps;
     PyErr_Format(PyExc_ValueError,
                  "records must have the shape (steps, %d), order and losses steps x %d entries, not (%lld, %lld), %lld",
-                 RECORD_FIELDS, self->batch, (long long)steps, (long long)arrays->records.shape[1],
-                 (long long)arrays->order.elems);
+                 RECORD_FIELDS, self->batch, (long long)steps, (long long)arrays->records.shape[1], (long long)given);
     return -1;
 }
 
 static PyObject *run_method(ResidentObject *self, PyObject *args) {
-    PyObject *order, *records, *losses;
+    PyObject *source, *records, *losses;
     unsigned epoch;
     int done = 0;
     RunArrays arrays;
     TrainerStep *steps = NULL;
     Status status = STATUS_OK;
-    if (!PyArg_ParseTuple(args, "OIOO", &order, &epoch, &records, &losses) || ready(self) < 0) return NULL;
-    if (acquire_run(order, records, losses, &arrays) < 0) return NULL;
+    if (!PyArg_ParseTuple(args, "OIOO", &source, &epoch, &records, &losses) || ready(self) < 0) return NULL;
+    if (acquire_run(module_state_of_type(Py_TYPE(self)), source, records, losses, &arrays) < 0) return NULL;
     int64_t count = count_steps(self->trainer, &arrays);
     if (count >= 0 && (steps = PyMem_Calloc((size_t)count + 1, sizeof *steps)) == NULL) PyErr_NoMemory();
     if (steps != NULL) {
         enter(self);
         Py_BEGIN_ALLOW_THREADS;
-        status = resident_run(self->resident, arrays.order.data, (int)count, epoch, steps,
+        status = resident_run(self->resident, &arrays.from.source, (int)count, epoch, steps,
                               arrays.with_losses ? arrays.losses.data : NULL, &done);
         Py_END_ALLOW_THREADS;
         leave(self);
@@ -287,25 +332,62 @@ static PyObject *evaluate_method(ResidentObject *self, PyObject *args) {
     return trainer_raise(self->trainer, status);
 }
 
-static PyObject *look_method(ResidentObject *self, PyObject *args) {
-    PyObject *order_in, *images = NULL, *labels = NULL;
-    unsigned epoch;
-    ArrayView order;
+static PyObject *evaluate_fed_method(ResidentObject *self, PyObject *args) {
+    PyObject *loader_in, *views_in, *logits, *labels;
+    long long count;
+    TrainerView views[TRAINER_MAX_VIEWS];
     Status status = STATUS_OK;
-    if (!PyArg_ParseTuple(args, "OI", &order_in, &epoch) || ready(self) < 0) return NULL;
-    if (array_acquire(order_in, "order", 1u << ARRAY_I32, 1, false, &order) < 0) return NULL;
-    int64_t batch = self->trainer->batch, count = order.elems > batch ? batch + 1 : order.elems;
-    const int64_t shape[4] = {count, self->trainer->side, self->trainer->side, 3};
+    if (!PyArg_ParseTuple(args, "OLO", &loader_in, &count, &views_in) || ready(self) < 0) return NULL;
+    int view_count = trainer_parse_views(views_in, views);
+    if (view_count < 0) return NULL;
+    Loader *loader = loader_object_claim(module_state_of_type(Py_TYPE(self)), loader_in);
+    if (loader == NULL) return NULL;
+    const int64_t shape[2] = {count < 0 ? 0 : count, self->trainer->classes};
+    logits = array_new(ARRAY_F32, 2, shape);
+    labels = array_new(ARRAY_I64, 1, shape);
+    bool made = logits != NULL && labels != NULL;
+    if (made) {
+        float *to = array_data(logits);
+        int64_t *to_labels = array_data(labels);
+        enter(self);
+        Py_BEGIN_ALLOW_THREADS;
+        status = resident_evaluate_fed(self->resident, loader, count, views, view_count, to, to_labels);
+        Py_END_ALLOW_THREADS;
+        leave(self);
+    }
+    loader_object_give(loader_in);
+    if (made && status == STATUS_OK) return Py_BuildValue("NN", logits, labels);
+    Py_XDECREF(logits);
+    Py_XDECREF(labels);
+    return made ? trainer_raise(self->trainer, status) : NULL;
+}
+
+static PyObject *look_method(ResidentObject *self, PyObject *args) {
+    PyObject *source, *images = NULL, *labels = NULL;
+    unsigned epoch;
+    SourceArgument from;
+    Status status = STATUS_OK;
+    if (!PyArg_ParseTuple(args, "OI", &source, &epoch) || ready(self) < 0) return NULL;
+    if (acquire_source(module_state_of_type(Py_TYPE(self)), source, &from) < 0) return NULL;
+    int64_t batch = self->trainer->batch, given = from.loader != NULL ? batch : from.places.elems;
+    const int64_t shape[4] = {given > batch ? batch + 1 : given, self->trainer->side, self->trainer->side, 3};
     images = array_new(ARRAY_U8, 4, shape);
     labels = array_new(ARRAY_I64, 1, shape);
-    if (images != NULL && labels != NULL) {
-        status = resident_look(self->resident, order.data, (int)count, epoch, array_data(images), array_data(labels));
+    bool made = images != NULL && labels != NULL;
+    if (made) {
+        uint8_t *to = array_data(images);
+        int64_t *to_labels = array_data(labels);
+        enter(self);
+        Py_BEGIN_ALLOW_THREADS;
+        status = resident_look(self->resident, &from.source, (int)shape[0], epoch, to, to_labels);
+        Py_END_ALLOW_THREADS;
+        leave(self);
     }
-    array_release(&order);
-    if (images != NULL && labels != NULL && status == STATUS_OK) return Py_BuildValue("NN", images, labels);
+    release_source(&from);
+    if (made && status == STATUS_OK) return Py_BuildValue("NN", images, labels);
     Py_XDECREF(images);
     Py_XDECREF(labels);
-    return status == STATUS_OK ? NULL : trainer_raise(self->trainer, status);
+    return made ? trainer_raise(self->trainer, status) : NULL;
 }
 
 static PyObject *restart_method(ResidentObject *self, PyObject *seed_in) {
@@ -329,21 +411,25 @@ static PyObject *graphs_method(ResidentObject *self, PyObject *unused) {
 
 static PyMethodDef methods[] = {
     {"begin", (PyCFunction)begin_method, METH_VARARGS,
-     "begin(which, count)\n--\n\nMakes room for set 0 (training) or 1 (test). MemoryError if it does not "
-     "fit."},
+     "begin(which, count)\n--\n\nMakes room for set 0 (training), 1 (test) or 2 (a sample of the first, to whiten "
+     "by). MemoryError if it does not fit."},
     {"put", (PyCFunction)put_method, METH_VARARGS,
      "put(which, images, labels, ids)\n--\n\nThe set's next images, uint8 (N, side, side, 3), their labels "
      "and sample numbers, int64."},
+    {"drop", (PyCFunction)drop_method, METH_VARARGS, "drop(which)\n--\n\nFrees the set's memory."},
     {"whiten", (PyCFunction)whiten_method, METH_VARARGS,
-     "whiten(count, epsilon)\n--\n\nSets the frozen layer from the first training images."},
+     "whiten(which, count, epsilon)\n--\n\nSets the frozen layer from the set's first images."},
     {"run", (PyCFunction)run_method, METH_VARARGS,
-     "run(order, epoch, records, losses)\n--\n\nlen(records) steps on the places `order`, int32. `records`, "
-     "float64 (steps, 5), gets loss sum, correct, images, skipped, side; `losses`, float32 or None, each image's."},
+     "run(order, epoch, records, losses)\n--\n\nlen(records) steps on the places `order`, int32, or on the next "
+     "batches of a Loader's pass: uint8 images, not augmented, and int64 labels, page-locked. `records`, float64 "
+     "(steps, 5), gets loss sum, correct, images, skipped, side; `losses`, float32 or None, each image's."},
     {"evaluate", (PyCFunction)evaluate_method, METH_VARARGS,
      "evaluate(which, places, count, views)\n--\n\nLogits as evaluate() gives them, of `places` (int32) or, "
      "if None, of the first `count` images."},
+    {"evaluate_fed", (PyCFunction)evaluate_fed_method, METH_VARARGS,
+     "evaluate_fed(loader, count, views)\n--\n\n(logits, labels) of the next `count` images of a Loader's pass."},
     {"look", (PyCFunction)look_method, METH_VARARGS,
-     "look(order, epoch)\n--\n\n(images, labels) of a training batch as the network sees it."},
+     "look(order, epoch)\n--\n\n(images, labels) of a training batch as the network sees it; `order` as in run."},
     {"restart", (PyCFunction)restart_method, METH_O,
      "restart(seed)\n--\n\nStep 0, momenta zero, another seed of the augmentation; graphs and data stay."},
     {"seconds", (PyCFunction)seconds_method, METH_NOARGS,
@@ -354,8 +440,9 @@ static PyMethodDef methods[] = {
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc, "Resident(trainer, operations, seed, graphs)\n--\n\nGets ready to train on data in the GPU's memory, "
-                "augmented by these operations (as a Loader's), with steps recorded as graphs or not."},
+    {Py_tp_doc,
+     "Resident(trainer, operations, seed, graphs)\n--\n\nGets ready to train on data in the GPU's memory or on "
+     "what a Loader gives, augmented by these operations (as a Loader's), with steps recorded as graphs or not."},
     {Py_tp_new, resident_new},
     {Py_tp_dealloc, resident_dealloc},
     {Py_tp_methods, methods},

@@ -1,16 +1,18 @@
-/* Training and testing on data sets that lie in the memory of a GPU: whole steps are recorded once in each phase as a
- * graph, which reads its step number, its rates and its images' places from device memory; sums are read back once a
- * run. Needs a trainer whose model is on the CUDA backend.
+/* Training and testing on a GPU, on data sets that lie in its memory, or on batches that a loader feeds it with: steps
+ * are recorded once in each phase as a graph, which reads its step number, its rates and its images' places from device
+ * memory; sums are read back once a run. Both give the same bytes. Needs a trainer whose model is on the CUDA backend.
  *
- *   resident_create -> resident_begin_load, resident_put ... for each set -> resident_whiten
+ *   resident_create -> resident_begin_load, resident_put ... for each set that fits -> resident_whiten
  *   -> resident_run ... -> resident_evaluate; resident_restart begins the next training */
 #ifndef CGXFFCV_TRAIN_RESIDENT_H
 #define CGXFFCV_TRAIN_RESIDENT_H
 
 #include "image/gather.h"
+#include "loader/loader.h"
 #include "train/trainer.h"
 
-typedef enum ResidentSet { RESIDENT_TRAIN, RESIDENT_TEST, RESIDENT_SETS } ResidentSet;
+/* RESIDENT_SAMPLE: some training images, for the whitening, where not all of them fit. */
+typedef enum ResidentSet { RESIDENT_TRAIN, RESIDENT_TEST, RESIDENT_SAMPLE, RESIDENT_SETS } ResidentSet;
 
 typedef struct ResidentConfig {
     AugmentOp ops[GATHER_MAX_OPS]; /* of training */
@@ -35,17 +37,28 @@ Status resident_begin_load(Resident *resident, ResidentSet which, int64_t count)
 Status resident_put(Resident *resident, ResidentSet which, const uint8_t *images, const int64_t *labels,
                     const int64_t *ids, int64_t count);
 
-/* The whitening filters (nn/whiten.h) of the first `count` training images, into the model's frozen layer. */
-Status resident_whiten(Resident *resident, int64_t count, double epsilon);
+/* Frees the set's memory. */
+Status resident_drop(Resident *resident, ResidentSet which);
+
+/* The whitening filters (nn/whiten.h) of the set's first `count` images, into the model's frozen layer. */
+Status resident_whiten(Resident *resident, ResidentSet which, int64_t count, double epsilon);
+
+/* Where images come from: from places of a set, or in batches from the pass of a loader that is under way, which must
+ * be one of the trainer's device (page_locked) and give uint8 images (side, side, 3), not augmented, and int64 labels.
+ * The loader is borrowed during the call, and only the batches that are needed are taken. */
+typedef struct ResidentSource {
+    const int32_t *places;
+    Loader *loader; /* NULL: the places */
+} ResidentSource;
 
 /* The first run also makes plans and records the steps of all phases to come, before its clock begins.
  *
- * `steps` steps on the images order[0], order[1], ... of the training set (places, not sample numbers; steps x batch of
- * them, this rank's, at most as many as the set has). Waits for the last. `out` has an entry for each step, `losses`
- * (NULL: not wanted) one for each image. The trainer's check is called now and then; a failure leaves the trainer after
- * a whole number of steps, and *done of them in `out` and `losses`: none, and the trainer's step as before, where the
- * device or a rank was lost. */
-Status resident_run(Resident *resident, const int32_t *order, int steps, uint32_t epoch, TrainerStep *out,
+ * `steps` steps on the images places[0], places[1], ... of the training set (places, not sample numbers; steps x batch
+ * of them, this rank's, at most as many as the set has), or on as many batches of a loader, each of the trainer's size.
+ * Waits for the last. `out` has an entry for each step, `losses` (NULL: not wanted) one for each image. The trainer's
+ * check is called now and then; a failure, also of the loader, leaves the trainer after a whole number of steps, and
+ * *done of them in `out` and `losses`: none, and the trainer's step as before, where the device or a rank was lost. */
+Status resident_run(Resident *resident, const ResidentSource *source, int steps, uint32_t epoch, TrainerStep *out,
                     float *losses, int *done);
 
 /* Begins anew with other parameters (which the caller has set): step 0, momenta zero. Graphs, plans and data stay. */
@@ -56,9 +69,14 @@ Status resident_restart(Resident *resident, uint64_t seed);
 Status resident_evaluate(Resident *resident, ResidentSet which, const int32_t *places, int64_t count,
                          const TrainerView *views, int view_count, float *logits);
 
-/* The batch that a step with this epoch would see (host memory): the images order[i], `count` at most the trainer's
- * batch, augmented, at the training's side. For tests. */
-Status resident_look(Resident *resident, const int32_t *order, int count, uint32_t epoch, uint8_t *images,
+/* The same of `count` images that come from a loader in batches of at most the trainer's test batch; `labels` gets
+ * theirs. */
+Status resident_evaluate_fed(Resident *resident, Loader *loader, int64_t count, const TrainerView *views,
+                             int view_count, float *logits, int64_t *labels);
+
+/* The batch that a step with this epoch would see (host memory): `count` images, at most the trainer's batch (of a
+ * loader exactly so many), augmented, at the training's side. For tests. */
+Status resident_look(Resident *resident, const ResidentSource *source, int count, uint32_t epoch, uint8_t *images,
                      int64_t *labels);
 
 /* Seconds that the stream was busy with runs and evaluations (by events), and seconds of whitening, since this was last

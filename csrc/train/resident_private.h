@@ -1,7 +1,8 @@
-/* What resident.c and resident_test.c share. Private to this folder. */
+/* What the files of resident.h share. Private to this folder. */
 #ifndef CGXFFCV_TRAIN_RESIDENT_PRIVATE_H
 #define CGXFFCV_TRAIN_RESIDENT_PRIVATE_H
 
+#include "train/feed.h"
 #include "train/resident.h"
 #include "train/resident_kernels.h"
 #include "train/trainer_private.h"
@@ -17,7 +18,7 @@ typedef struct SetMemory {
 typedef struct PhaseState {
     Plan *plan;         /* borrowed from the trainer; NULL before the first step */
     bool warm;          /* its steps can begin */
-    DeviceGraph *graph; /* owned; NULL where steps are not recorded */
+    DeviceGraph *graph; /* owned; NULL where steps are not recorded; of a fed run, from the augmented batch on */
     DeviceGraph *many;  /* owned; MANY steps one after the other; NULL where the host has work between steps */
     bool enabled[TRAINER_MAX_GROUPS];
 } PhaseState;
@@ -29,6 +30,7 @@ struct Resident {
     DeviceStream *stream; /* borrowed */
     ResidentConfig config;
     SetMemory sets[RESIDENT_SETS];
+    Feed *feed; /* owned; NULL before the first batch from a loader */
     PhaseState phases[TRAINER_MAX_PHASES];
     /* one batch */
     uint8_t *batch_images;
@@ -38,8 +40,9 @@ struct Resident {
     GatherClock *clock, *host_clock;
     uint32_t *flag; /* the step is to be skipped */
     float *backup;  /* the running statistics before the step */
-    /* a run: room for so many images, 0 before the first */
+    /* a run: room for so many images, 0 before the first; whether the phases are ready for a loader's batches */
     int64_t run_room;
+    bool fed;
     int32_t *order, *host_order;
     float *all_losses, *host_losses;
     StepTotals *records, *host_records;
@@ -61,9 +64,13 @@ Status resident_need(const Resident *resident, ResidentSet which, GatherSet *out
 
 Status resident_check_places(const int32_t *places, int64_t count, int64_t limit);
 
+/* Makes r->feed if there is none, and refuses a loader that does not suit it. */
+Status resident_need_feed(Resident *resident, const Loader *loader);
+
 /* Waits for what was put on the stream since r->begin was recorded, and counts the time. */
 Status resident_wait(Resident *resident);
 
+void resident_free_run(Resident *resident);
 void resident_free_test(Resident *resident);
 
 #endif

@@ -6,6 +6,7 @@
 #include "train/resident_private.h"
 
 #define PATCH WHITEN_PATCH
+#define FED_BATCHES 16 /* of a loader, between two looks at the results */
 
 /* ---- the test ---- */
 
@@ -48,24 +49,31 @@ static Status find_images(Resident *r, const GatherSet *set, bool chosen, int64_
     return gather_plain(set, r->places + first, count, r->test_images, r->stream);
 }
 
-static Status put_test(Resident *r, const GatherSet *set, bool chosen, int64_t count, const TrainerView *views,
-                       int view_count) {
+/* The views of a batch; their logits' sum goes to place `first` of the sums. */
+static Status put_views(Resident *r, Images images, int64_t first, int count, const TrainerView *views,
+                        int view_count) {
     Plan *plan;
     size_t classes = trainer_classes(r->trainer);
-    int batch = r->trainer->config.test_batch;
     TRY(trainer_test_plan(r->trainer, &plan));
+    for (int v = 0; v < view_count; v++) {
+        images.mirror = views[v].mirror;
+        images.shift_y = views[v].dy;
+        images.shift_x = views[v].dx;
+        TRY(plan_evaluate(plan, &images, count, r->view_logits));
+        TRY(resident_add_view(r->view_logits, (size_t)count * classes, views[v].weight, v > 0,
+                              r->sums + (size_t)first * classes, r->stream));
+    }
+    return STATUS_OK;
+}
+
+static Status put_test(Resident *r, const GatherSet *set, bool chosen, int64_t count, const TrainerView *views,
+                       int view_count) {
+    int batch = r->trainer->config.test_batch;
     for (int64_t first = 0; first < count; first += batch) {
         int here = (int)(count - first < batch ? count - first : batch);
         Images images;
         TRY(find_images(r, set, chosen, first, here, &images));
-        for (int v = 0; v < view_count; v++) {
-            images.mirror = views[v].mirror;
-            images.shift_y = views[v].dy;
-            images.shift_x = views[v].dx;
-            TRY(plan_evaluate(plan, &images, here, r->view_logits));
-            TRY(resident_add_view(r->view_logits, (size_t)here * classes, views[v].weight, v > 0,
-                                  r->sums + (size_t)first * classes, r->stream));
-        }
+        TRY(put_views(r, images, first, here, views, view_count));
     }
     return STATUS_OK;
 }
@@ -101,6 +109,78 @@ Status resident_evaluate(Resident *r, ResidentSet which, const int32_t *places, 
     TRY(device_copy(r->host_sums, r->sums, elems * sizeof *logits, r->stream));
     TRY(resident_wait(r));
     memcpy(logits, r->host_sums, elems * sizeof *logits);
+    return STATUS_OK;
+}
+
+/* ---- the test of what a loader gives ---- */
+
+/* The next batch, to place `at`; *here are its images. */
+static Status put_fed_batch(Resident *r, Loader *loader, int64_t at, int64_t left, const TrainerView *views,
+                            int view_count, int64_t *labels, int *here) {
+    const TrainerConfig *config = &r->trainer->config;
+    FeedBatch batch;
+    Images images;
+    TRY(feed_next(r->feed, loader, &batch));
+    if (batch.count < 1 || batch.count > left || batch.count > config->test_batch) {
+        FAIL(STATUS_ARGUMENT, "the loader gave %d images at once where a test takes %d and %lld are left", batch.count,
+             config->test_batch, (long long)left);
+    }
+    GatherSet set = {batch.images, batch.labels, batch.ids, batch.count, config->side, config->side};
+    TRY(find_images(r, &set, false, 0, batch.count, &images));
+    TRY(put_views(r, images, at, batch.count, views, view_count));
+    TRY(feed_free(r->feed));
+    memcpy(labels, batch.host_labels, (size_t)batch.count * sizeof *labels);
+    *here = batch.count;
+    return STATUS_OK;
+}
+
+/* Some batches, up to `room` images or the last. */
+static Status put_fed_part(Resident *r, Loader *loader, int64_t left, const TrainerView *views, int view_count,
+                           int64_t *labels, int64_t *done) {
+    const TrainerConfig *config = &r->trainer->config;
+    for (*done = 0; *done < left && *done + config->test_batch <= r->test_room;) {
+        int here = 0;
+        if (config->check != NULL) TRY(config->check(config->check_context));
+        TRY(put_fed_batch(r, loader, *done, left - *done, views, view_count, labels + *done, &here));
+        *done += here;
+    }
+    return STATUS_OK;
+}
+
+static Status evaluate_fed_part(Resident *r, Loader *loader, int64_t left, const TrainerView *views, int view_count,
+                                float *logits, int64_t *labels, int64_t *done) {
+    size_t classes = trainer_classes(r->trainer);
+    TRY(device_event_record(r->begin, r->stream));
+    Status status = put_fed_part(r, loader, left, views, view_count, labels, done);
+    ErrorRecord cause = *error_record();
+    size_t bytes = (size_t)*done * classes * sizeof *logits;
+    Status reading = device_copy(r->host_sums, r->sums, bytes, r->stream);
+    if (reading == STATUS_OK) reading = resident_wait(r);
+    Status settled = feed_settle(r->feed);
+    if (status != STATUS_OK) return error_adopt(&cause);
+    TRY(reading);
+    TRY(settled);
+    memcpy(logits, r->host_sums, bytes);
+    return STATUS_OK;
+}
+
+Status resident_evaluate_fed(Resident *r, Loader *loader, int64_t count, const TrainerView *views, int view_count,
+                             float *logits, int64_t *labels) {
+    const TrainerConfig *config = &r->trainer->config;
+    FeedBatch blank;
+    if (count < 0 || view_count < 1) {
+        FAIL(STATUS_ARGUMENT, "a test takes images and at least one view, not %lld and %d", (long long)count,
+             view_count);
+    }
+    TRY(resident_need_feed(r, loader));
+    TRY(prepare_test(r, (int64_t)config->test_batch * FED_BATCHES));
+    TRY(feed_blank(r->feed, &blank));
+    GatherSet set = {blank.images, blank.labels, blank.ids, blank.count, config->side, config->side};
+    TRY(warm_up(r, &set, views));
+    for (int64_t at = 0, done; at < count; at += done) {
+        TRY(evaluate_fed_part(r, loader, count - at, views, view_count,
+                              logits + (size_t)at * trainer_classes(r->trainer), labels + at, &done));
+    }
     return STATUS_OK;
 }
 
@@ -155,12 +235,12 @@ static Status find_frozen(const Resident *r, const Layer **out) {
     FAIL(STATUS_ARGUMENT, "this network has no whitening layer");
 }
 
-Status resident_whiten(Resident *r, int64_t count, double epsilon) {
+Status resident_whiten(Resident *r, ResidentSet which, int64_t count, double epsilon) {
     GatherSet set;
     const Layer *layer = NULL;
     double moments[PATCH * PATCH];
     float filters[WHITEN_FILTERS * PATCH], turned[WHITEN_FILTERS * PATCH];
-    TRY(resident_need(r, RESIDENT_TRAIN, &set));
+    TRY(resident_need(r, which, &set));
     TRY(find_frozen(r, &layer));
     TRY(prepare_moments(r, &set));
     double begin = clock_now_seconds();

@@ -1,4 +1,4 @@
-// sources: base/*.c beton/*.c image/[ar]*.c image/jpeg_*.c loader/*.c
+// sources: base/*.c beton/*.c image/[ar]*.c image/jpeg_*.c loader/*.c device/none.c
 /* The loader from C, as the trainer drives it: orders, batches, stopping, kept batches, failures. Runs under ASan, and
  * under TSan. */
 #include <pthread.h>

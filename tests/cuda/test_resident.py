@@ -97,7 +97,7 @@ def test_chosen_samples_keep_their_numbers(data):
 def test_whitening_is_the_cpus(data, count):
     path, images, _ = data
     network, core, resident = resident_of(path, [])
-    resident.core.whiten(count, 5e-4)
+    resident.core.whiten(0, count, 5e-4)
     mean, std = np.array(RECIPE.mean), np.array(RECIPE.std)
     normal = ((images[:count] - mean) / std).astype(np.float32).transpose(0, 3, 1, 2)
     patches = np.lib.stride_tricks.sliding_window_view(normal.astype(np.float64), (2, 2), axis=(2, 3))

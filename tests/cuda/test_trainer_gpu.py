@@ -83,7 +83,7 @@ def whole(files):
                 assert trainer.field_seconds > 0
                 test = trainer.evaluate()
                 made[name] = steps, epochs, test, trainer.state_dict()
-                assert trainer._resident.core.graphs() > 0
+                assert trainer._device.core.graphs() > 0
         return made[name]
 
     return get
@@ -115,7 +115,7 @@ def test_graphs_change_nothing(files, whole, name):
     steps, epochs, test, state = whole(name)
     with trainer_of(files, name, seed=1, graphs=False) as trainer:
         got = finish(trainer)
-        assert trainer._resident.core.graphs() == 0
+        assert trainer._device.core.graphs() == 0
         assert what(got[0]) == what(steps)
         assert [e._replace(seconds=0) for e in got[1]] == [e._replace(seconds=0) for e in epochs]
         assert trainer.evaluate()._replace(seconds=0) == test._replace(seconds=0)
@@ -145,23 +145,25 @@ def test_deterministic_trainings_give_the_same_bytes(tmp_path, precision):
     for graphs in (True, True, False):
         with trainer_of(files, recipe, seed=1, precision=precision, graphs=graphs) as trainer:
             steps, _ = finish(trainer)
-            assert (trainer._resident.core.graphs() > 0) == graphs
+            assert (trainer._device.core.graphs() > 0) == graphs
             results.append((what(steps), trainer.evaluate()._replace(seconds=0), trainer.state_dict()))
     for steps, test, state in results[1:]:
         assert (steps, test) == results[0][:2]
         same_state(results[0][2], state)
 
 
+@pytest.mark.parametrize("graphs", [True, False])
 @pytest.mark.parametrize("name", NAMES)
-def test_batches_from_host_memory_give_the_same(files, whole, name):
-    steps, _, test, state = whole(name)
-    with trainer_of(files, name, seed=1, resident=False) as trainer:
+def test_batches_from_host_memory_give_the_same_bytes(files, whole, name, graphs):
+    steps, epochs, test, state = whole(name)
+    with trainer_of(files, name, seed=1, resident=False, graphs=graphs) as trainer:
         assert not trainer.resident and trainer.field_seconds is None
-        got, _ = finish(trainer)
-        np.testing.assert_allclose([s.loss for s in got[:3]], [s.loss for s in steps[:3]], rtol=2e-4)
-        np.testing.assert_allclose([s.loss for s in got], [s.loss for s in steps], rtol=5e-2)
-        assert [s.step for s in got] == [s.step for s in steps]
-        assert trainer.evaluate().images == 7
+        got = finish(trainer)
+        assert (trainer._device.core.graphs() > 0) == graphs
+        assert what(got[0]) == what(steps)
+        assert [e._replace(seconds=0) for e in got[1]] == [e._replace(seconds=0) for e in epochs]
+        assert trainer.evaluate()._replace(seconds=0) == test._replace(seconds=0)
+        same_state(state, trainer.state_dict())
 
 
 @pytest.mark.parametrize("name, stop", [("muon", 2), ("savers", 4), ("averaging", 5)])
@@ -195,13 +197,13 @@ def test_a_restart_is_a_fresh_trainer(files, whole, name, resident):
     with trainer_of(files, name, seed=5, resident=resident) as trainer:
         first = finish(trainer)[0]
         assert what(first) != what(steps)
-        graphs = trainer._resident.core.graphs() if resident else 0
+        graphs = trainer._device.core.graphs() if resident else 0
         trainer.restart(1)
         assert trainer.step == 0 and trainer.best_accuracy == 0
         assert what(finish(trainer)[0]) == what(steps)
         assert trainer.evaluate()._replace(seconds=0) == test._replace(seconds=0)
         same_state(state, trainer.state_dict())
-        assert not resident or trainer._resident.core.graphs() == graphs
+        assert not resident or trainer._device.core.graphs() == graphs
 
 
 def test_an_epoch_left_early_is_whole(files, whole):
@@ -297,29 +299,6 @@ def test_too_little_memory_for_a_plan_is_said(files, whole, monkeypatch, residen
         monkeypatch.delenv("CGXFFCV_EMULATED_MEMORY")
         steps = list(trainer.run_epoch())
         assert not resident or what(steps) == what(whole("muon")[0][:3])
-
-
-FALLBACK = """
-import sys, warnings
-sys.path[:0] = sys.argv[1:3]
-import test_trainer_gpu as t
-with warnings.catch_warnings(record=True) as notes, t.trainer_of((sys.argv[3], None), "muon") as trainer:
-    print(trainer.resident, [str(note.message) for note in notes], next(trainer.run_epoch()).step)
-"""
-
-
-@pytest.mark.skipif(not EMULATED, reason="needs the emulator, whose memory can be made small")
-def test_a_set_that_does_not_fit_stays_in_host_memory(tmp_path):
-    path = small_data.write(tmp_path / "a.beton", *small_data.images_and_labels(4000))
-    here = Path(__file__).resolve().parent
-    script = tmp_path / "fallback.py"
-    script.write_text(FALLBACK)
-    done = subprocess.run(
-        [sys.executable, str(script), str(here), str(here.parent / "py"), path], capture_output=True, text=True,
-        timeout=120, env=os.environ | {"CGXFFCV_EMULATED_MEMORY": str(12 << 20)}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("False ['the training set stays in host memory: ") and done.stdout.endswith(" 0\n")
 
 
 ALGORITHMS = """

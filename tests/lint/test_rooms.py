@@ -17,7 +17,7 @@ MAY_INCLUDE = {
     "comm": {"device"},
     "allreduce": {"device", "comm"},
     "nn": {"device", "image"},
-    "loader": {"beton", "image"},
+    "loader": {"device", "beton", "image"},
     "train": {"device", "image", "loader", "allreduce", "nn"},
     "python": {"device", "beton", "image", "loader", "comm", "allreduce", "nn", "train"},
 }

@@ -36,7 +36,7 @@ def make(world, **options):
         "device": os.environ.get("TEST_DEVICE", "cpu"),
         "deterministic": True,
     } | options
-    if os.environ.get("TEST_LOADER") == "1":
+    if str(world.rank) in os.environ.get("TEST_FED_RANKS", ""):
         options["resident"] = False
     recipe = Recipe(**json.loads(RECIPE))
     return Trainer(recipe, TRAIN, TEST, comm=world, compression=json.loads(COMPRESSION), **options)
@@ -62,7 +62,7 @@ def train(world):
             "accuracy": test.accuracy, "tested": test.images, "correct": test.correct, "loss": test.loss,
             "losses": [step.loss for step in steps], "wire": [step.wire_bytes for step in steps],
             "skipped": [step.step for step in steps if step.skipped], "plain": trainer._core.wire(0)[1],
-            "explain": trainer.explain(),
+            "explain": trainer.explain(), "resident": trainer.resident,
         }  # fmt: skip
 
 

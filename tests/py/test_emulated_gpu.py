@@ -46,7 +46,7 @@ def cuda_tests(*tests, **environment):
 
 ALONE = ["device", "emulator"]  # they build what they need
 # Where something happens on two streams, or the host and a stream share memory.
-STREAMS = ["test_trainer_gpu.py", "test_ranks.py", "test_resident.py", "test_cuda_optim.py",
+STREAMS = ["test_trainer_gpu.py", "test_fed.py", "test_ranks.py", "test_resident.py", "test_cuda_optim.py",
            "test_networks.py::test_types_and_layouts_of_images", "test_networks.py::test_refused_batches",
            "test_networks.py::test_what_python_writes_counts_from_the_next_call_on"]  # fmt: skip
 
@@ -58,7 +58,7 @@ def test_cuda_tests_with_the_emulator():
     targets = ["--build-temp", str(BUILD / "temp"), "--build-lib", str(BUILD / "lib")]
     run("setup.py", "build_ext", *targets, seconds=600, CGXFFCV_CUDA="emulate")
     every = {path.name for path in (ROOT / "tests" / "cuda").glob("test_*.py")}
-    trainings, networks = {"test_trainer_gpu.py", "test_ranks.py"}, {"test_networks.py"}
+    trainings, networks = {"test_trainer_gpu.py", "test_fed.py", "test_ranks.py"}, {"test_networks.py"}
     rest = every - trainings - networks - {f"test_{name}.py" for name in ALONE}
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 4)) as pool:
         late = {"CGXFFCV_EMULATED_STREAMS": "late", "CGXFFCV_EMULATED_SEED": "2"}

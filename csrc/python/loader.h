@@ -1,0 +1,13 @@
+/* A _cgxffcv.Loader in the hands of another type. */
+#ifndef CGXFFCV_PYTHON_LOADER_H
+#define CGXFFCV_PYTHON_LOADER_H
+
+#include "loader/loader.h"
+#include "python/module.h"
+
+/* The C loader of an argument that must be a _cgxffcv.Loader, for one call that may give up the GIL, until
+ * loader_object_give; NULL with an exception set. Borrowed. */
+Loader *loader_object_claim(ModuleState *state, PyObject *object);
+void loader_object_give(PyObject *object);
+
+#endif

@@ -1,0 +1,155 @@
+/* Owns the slots on the device, the uploading stream, and a reference to the one batch whose upload may be under way.
+ * A slot is filled again only behind an event of the reading stream, and a batch goes back to its loader only when the
+ * uploading stream is empty. */
+#include "train/feed.h"
+
+#include "base/memory.h"
+
+#define SLOTS 2 /* one is read while the other is filled */
+#define CHANNELS 3
+
+typedef struct Slot {
+    uint8_t *images; /* owned, device */
+    int64_t *labels, *ids;
+    DeviceEvent *uploaded, *free; /* owned */
+    bool used;                    /* `free` has been recorded */
+} Slot;
+
+struct Feed {
+    FeedConfig config;
+    DeviceStream *stream; /* owned */
+    Slot slots[SLOTS];
+    int last;           /* the slot of the last batch */
+    LoaderBatch *batch; /* owned reference, or NULL */
+};
+
+static size_t image_bytes(const Feed *feed) { return (size_t)feed->config.side * (size_t)feed->config.side * CHANNELS; }
+
+static Status create_slot(const Feed *feed, Slot *slot) {
+    size_t batch = (size_t)feed->config.batch;
+    TRY(device_alloc(batch * image_bytes(feed), &slot->images));
+    TRY(device_alloc(batch * sizeof *slot->labels, &slot->labels));
+    TRY(device_alloc(batch * sizeof *slot->ids, &slot->ids));
+    TRY(device_event_create(&slot->uploaded));
+    return device_event_create(&slot->free);
+}
+
+Status feed_create(const FeedConfig *config, Feed **out) {
+    Status status = STATUS_OK;
+    Feed *feed = NULL;
+    TRY(memory_calloc(1, sizeof *feed, &feed));
+    feed->config = *config;
+    TRY_GOTO(device_stream_create(&feed->stream));
+    for (int i = 0; i < SLOTS; i++) TRY_GOTO(create_slot(feed, &feed->slots[i]));
+    *out = feed;
+    feed = NULL;
+done:
+    feed_destroy(feed);
+    return status;
+}
+
+void feed_destroy(Feed *feed) {
+    if (feed == NULL) return;
+    (void)feed_settle(feed);
+    for (int i = 0; i < SLOTS; i++) {
+        device_event_destroy(feed->slots[i].free);
+        device_event_destroy(feed->slots[i].uploaded);
+        device_free(feed->slots[i].ids);
+        device_free(feed->slots[i].labels);
+        device_free(feed->slots[i].images);
+    }
+    device_stream_destroy(feed->stream);
+    memory_free(feed);
+}
+
+Status feed_check(const Feed *feed, const Loader *loader) {
+    uint64_t side = (uint64_t)feed->config.side;
+    if (loader_outputs(loader) == 2) {
+        const LoaderArray *images = loader_array(loader, 0), *labels = loader_array(loader, 1);
+        bool fits = images->dtype == BETON_U8 && images->ndim == 3 && images->shape[0] == side &&
+                    images->shape[1] == side && images->shape[2] == CHANNELS;
+        if (fits && labels->dtype == BETON_I64 && labels->sample_bytes == sizeof(int64_t)) return STATUS_OK;
+    }
+    FAIL(STATUS_ARGUMENT, "a loader that feeds a GPU gives uint8 images of %d x %d x 3 and int64 labels, nothing else",
+         feed->config.side, feed->config.side);
+}
+
+Status feed_check_labels(const int64_t *labels, const int64_t *ids, int64_t count, int64_t classes) {
+    for (int64_t i = 0; i < count; i++) {
+        if (labels[i] >= 0 && labels[i] < classes) continue;
+        return error_at_sample(error_fail(STATUS_ARGUMENT, "sample %lld has the label %lld; expected 0 to %lld",
+                                          (long long)ids[i], (long long)labels[i], (long long)classes - 1),
+                               ids[i]);
+    }
+    return STATUS_OK;
+}
+
+/* After a failed wait nothing is left that the stream could wait for, so that the second one ends, too. */
+Status feed_settle(Feed *feed) {
+    const FeedConfig *config = &feed->config;
+    if (feed->batch == NULL) return STATUS_OK;
+    Status status = config->wait(config->wait_context, feed->stream);
+    if (status != STATUS_OK) {
+        ErrorRecord cause = *error_record();
+        (void)device_stream_synchronize(feed->stream);
+        (void)error_adopt(&cause);
+    }
+    loader_batch_release(feed->batch);
+    feed->batch = NULL;
+    return status;
+}
+
+static Status check_batch(const Feed *feed, const LoaderBatch *batch) {
+    if (batch->count > (size_t)feed->config.batch) {
+        FAIL(STATUS_ARGUMENT, "a batch of %zu images came, but there is room for %d", batch->count, feed->config.batch);
+    }
+    return feed_check_labels(batch->arrays[1], (const int64_t *)(const void *)batch->ids, (int64_t)batch->count,
+                             feed->config.classes);
+}
+
+static Status upload(Feed *feed, const LoaderBatch *batch, Slot *slot) {
+    size_t count = batch->count;
+    if (slot->used) TRY(device_stream_wait(feed->stream, slot->free));
+    TRY(device_copy(slot->images, batch->arrays[0], count * image_bytes(feed), feed->stream));
+    TRY(device_copy(slot->labels, batch->arrays[1], count * sizeof *slot->labels, feed->stream));
+    TRY(device_copy(slot->ids, batch->ids, count * sizeof *slot->ids, feed->stream));
+    TRY(device_event_record(slot->uploaded, feed->stream));
+    return device_stream_wait(feed->config.reader, slot->uploaded);
+}
+
+Status feed_next(Feed *feed, Loader *loader, FeedBatch *out) {
+    int next = (feed->last + 1) % SLOTS;
+    Slot *slot = &feed->slots[next];
+    *out = (FeedBatch){0};
+    TRY(feed_settle(feed));
+    TRY(loader_next(loader, feed->config.poll, feed->config.poll_context, &feed->batch));
+    if (feed->batch == NULL) return STATUS_OK;
+    TRY(check_batch(feed, feed->batch));
+    TRY(upload(feed, feed->batch, slot));
+    feed->last = next;
+    *out = (FeedBatch){.count = (int)feed->batch->count,
+                       .images = slot->images,
+                       .labels = slot->labels,
+                       .ids = slot->ids,
+                       .host_labels = feed->batch->arrays[1]};
+    return STATUS_OK;
+}
+
+Status feed_free(Feed *feed) {
+    Slot *slot = &feed->slots[feed->last];
+    TRY(device_event_record(slot->free, feed->config.reader));
+    slot->used = true;
+    return STATUS_OK;
+}
+
+Status feed_blank(Feed *feed, FeedBatch *out) {
+    size_t batch = (size_t)feed->config.batch;
+    DeviceStream *reader = feed->config.reader;
+    Slot *slot = &feed->slots[feed->last];
+    TRY(feed_settle(feed));
+    TRY(device_fill(slot->images, 0, batch * image_bytes(feed), reader));
+    TRY(device_fill(slot->labels, 0, batch * sizeof *slot->labels, reader));
+    TRY(device_fill(slot->ids, 0, batch * sizeof *slot->ids, reader));
+    *out = (FeedBatch){.count = feed->config.batch, .images = slot->images, .labels = slot->labels, .ids = slot->ids};
+    return feed_free(feed);
+}
