@@ -59,7 +59,7 @@ class EpochReport(NamedTuple):
     seconds: float  # the slowest rank's
     wire_bytes: int  # of all ranks
     skipped: int
-    replica_hash: str  # XXH64 of the parameters; the ranks have compared theirs
+    replica_hash: str  # of parameters and momenta (other on a GPU than on a CPU); the ranks have compared theirs
 
 
 class TrainerInterface(Protocol):

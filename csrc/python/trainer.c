@@ -487,7 +487,9 @@ static PyMethodDef trainer_methods[] = {
     {"library", (PyCFunction)trainer_library, METH_NOARGS,
      "library()\n--\n\n(name and version, cache file, what is wrong with it) of the convolutions' library; None "
      "before the first plan."},
-    {"hash", (PyCFunction)trainer_hash_method, METH_NOARGS, "hash()\n--\n\nXXH64 of parameters and momenta."},
+    {"hash", (PyCFunction)trainer_hash_method, METH_NOARGS,
+     "hash()\n--\n\nOf parameters and momenta: XXH64, or on a GPU the sum over their 32-bit words w_i of "
+     "SplitMix64's finaliser of i << 32 | w_i."},
     {"rate", (PyCFunction)trainer_rate_method, METH_VARARGS,
      "rate(group, step)\n--\n\n(rate, active, project) of a group in a step."},
     {"flops", (PyCFunction)trainer_flops_method, METH_VARARGS,

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/memory.h"
+#include "train/fingerprint.h"
 #include "train/shrink.h"
 #include "train/trainer_private.h"
 
@@ -150,7 +151,8 @@ void trainer_destroy(Trainer *trainer) {
     trainer_free(trainer, trainer->slow);
     trainer_free(trainer, trainer->statistics);
     memory_free(trainer->shrunk);
-    device_host_free(trainer->hashed);
+    device_host_free(trainer->host_hash);
+    device_free(trainer->hash);
     if (trainer->test_owned) plan_destroy(trainer->test);
     destroy_plans(trainer);
     optim_destroy(trainer->optim);
@@ -410,26 +412,26 @@ float *trainer_buffer(Trainer *trainer, TrainerBuffer which, size_t *elems) {
     return which == TRAINER_SLOW_PARAMETERS ? trainer->slow : trainer->slow + parameters;
 }
 
-/* Continues a hash with a buffer, by way of host memory. */
-static Status hash_buffer(const Trainer *trainer, const float *data, size_t elems, float *host, uint64_t *hash) {
-    if (trainer->stream != NULL) {
-        TRY(model_read(trainer->model, data, 0, host, elems));
-        data = host;
-    }
-    *hash = hash_bytes(data, elems * sizeof *data, *hash);
+/* Only the hash itself comes back from the GPU. */
+static Status hash_on_device(Trainer *trainer, const float *momentum, size_t momenta, uint64_t *out) {
+    size_t parameters = model_parameter_elems(trainer->model);
+    if (trainer->hash == NULL) TRY(device_alloc(sizeof *trainer->hash, &trainer->hash));
+    if (trainer->host_hash == NULL) TRY(device_host_alloc(sizeof *trainer->host_hash, &trainer->host_hash));
+    TRY(device_fill(trainer->hash, 0, sizeof *trainer->hash, trainer->stream));
+    TRY(fingerprint_add(model_parameter_data(trainer->model), parameters, 0, trainer->hash, trainer->stream));
+    TRY(fingerprint_add(momentum, momenta, parameters, trainer->hash, trainer->stream));
+    TRY(device_copy(trainer->host_hash, trainer->hash, sizeof *trainer->hash, trainer->stream));
+    TRY(trainer_wait(trainer));
+    *out = *trainer->host_hash;
     return STATUS_OK;
 }
 
 Status trainer_hash(Trainer *trainer, uint64_t *out) {
     size_t momenta, parameters = model_parameter_elems(trainer->model);
     const float *momentum = trainer_buffer(trainer, TRAINER_MOMENTUM, &momenta);
-    uint64_t hash = 0;
-    if (trainer->stream != NULL && trainer->hashed == NULL) {
-        TRY(device_host_alloc((momenta > parameters ? momenta : parameters) * sizeof(float), &trainer->hashed));
-    }
-    TRY(hash_buffer(trainer, model_parameter_data(trainer->model), parameters, trainer->hashed, &hash));
-    TRY(hash_buffer(trainer, momentum, momenta, trainer->hashed, &hash));
-    *out = hash;
+    if (trainer->stream != NULL) return hash_on_device(trainer, momentum, momenta, out);
+    uint64_t hash = hash_bytes(model_parameter_data(trainer->model), parameters * sizeof(float), 0);
+    *out = hash_bytes(momentum, momenta * sizeof(float), hash);
     return STATUS_OK;
 }
 

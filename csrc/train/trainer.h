@@ -122,7 +122,8 @@ typedef enum TrainerBuffer {
 /* Borrowed until trainer_destroy; memory of the model's backend, for model_read and model_write between steps. */
 float *trainer_buffer(Trainer *trainer, TrainerBuffer which, size_t *elems);
 
-/* XXH64 of parameters and momenta: equal on all ranks. */
+/* A hash of parameters and momenta, equal on ranks that are equal: XXH64 on the CPU, on a GPU the sum of
+ * train/fingerprint.h, made there. */
 Status trainer_hash(Trainer *trainer, uint64_t *out);
 
 /* The plans made so far that are still there, the i-th and the side of its images; NULL behind the last. Borrowed until

@@ -20,15 +20,16 @@ struct Trainer {
      * the current one. */
     SidePlan plans[TRAINER_MAX_PHASES];
     int plan_count;
-    Plan *test;         /* owned unless it is one of the above; made by the first test */
-    bool test_owned;    /* whether it is owned */
-    float *shrunk;      /* owned, host: the batch at a lower resolution */
-    size_t shrunk_room; /* elements */
-    float *statistics;  /* owned: the running statistics before the step */
-    float *slow;        /* owned: averaged parameters, then statistics; NULL without averaging */
-    float *view_logits; /* owned, host: the logits of one view of test_batch images */
-    float *hashed;      /* owned, page-locked: a buffer on its way to its hash; NULL on the CPU and before the first */
-    int64_t step;       /* steps done */
+    Plan *test;          /* owned unless it is one of the above; made by the first test */
+    bool test_owned;     /* whether it is owned */
+    float *shrunk;       /* owned, host: the batch at a lower resolution */
+    size_t shrunk_room;  /* elements */
+    float *statistics;   /* owned: the running statistics before the step */
+    float *slow;         /* owned: averaged parameters, then statistics; NULL without averaging */
+    float *view_logits;  /* owned, host: the logits of one view of test_batch images */
+    uint64_t *hash;      /* owned, device memory; NULL on the CPU and before the first hash */
+    uint64_t *host_hash; /* owned, page-locked; likewise */
+    int64_t step;        /* steps done */
 };
 
 /* Zeroed memory of the model's backend, and copies within it (on the model's stream). */

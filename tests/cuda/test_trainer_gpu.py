@@ -341,3 +341,39 @@ def test_the_plans_that_a_run_used_are_known(files, tmp_path, source):
         assert again.pop("milliseconds") == pytest.approx(plan.pop("milliseconds"), abs=1e-6)  # kept as whole ns
         assert again == plan | {"source": "cached"}
     assert {k: v for k, v in second.items() if k != "plans"} == {k: v for k, v in first.items() if k != "plans"}
+
+
+def hash_of(words):
+    """The definition: the sum of SplitMix64's finaliser over place and word."""
+    with np.errstate(over="ignore"):
+        x = np.arange(len(words), dtype=np.uint64) << np.uint64(32) | words
+        x += np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+        return int(np.sum(x ^ x >> np.uint64(31), dtype=np.uint64))
+
+
+def test_the_hash_of_a_replica(files):
+    """By its definition; any bit that flips, of any parameter or momentum, and two values that change places change
+    it."""
+    with trainer_of(files, "muon", seed=3) as trainer:
+        list(trainer.run_epoch())
+        core, rng = trainer._core, np.random.default_rng(5)
+        kept = {name: core.read(name).copy() for name in ("parameters", "momentum")}
+        words = np.concatenate([array.view(np.uint32) for array in kept.values()])
+        right = core.hash()
+        assert right == hash_of(words) == core.hash()
+        for name, array in kept.items():
+            places = [0, 1, 255, 256, len(array) - 1, *rng.integers(0, len(array), 12)]
+            for place, bit in zip(places, [31, 0, *rng.integers(0, 32, len(places) - 2)], strict=True):
+                other = array.copy()
+                other.view(np.uint32)[place] ^= np.uint32(1 << int(bit))
+                core.write(name, other)
+                assert core.hash() != right, (name, place, bit)
+            first, second = np.flatnonzero(array)[[0, -1]]
+            other = array.copy()
+            other[[first, second]] = array[[second, first]]
+            core.write(name, other)
+            assert core.hash() == right if array[first] == array[second] else core.hash() != right
+            core.write(name, array)
+        assert core.hash() == right

@@ -1,0 +1,35 @@
+/* The hash of a replica on the GPU: every word is mixed with its place, and the sum taken in whatever order. */
+#include "device/kernel.cuh"
+
+extern "C" {
+#include "train/fingerprint.h"
+}
+
+#define BLOCK 256
+#define MOST_BLOCKS 1024
+#define MOST_WORDS ((uint64_t)1 << 32)
+
+typedef unsigned long long Word; /* as atomicAdd takes it */
+
+__device__ static __forceinline__ Word mix(Word x) {
+    x += 0x9e3779b97f4a7c15ull;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+    return x ^ x >> 31;
+}
+
+static __global__ void add_words(const uint32_t *words, size_t count, Word first, Word *sum) {
+    grid_begin();
+    Word mine = 0;
+    GRID_LOOP(i, count) { mine += mix((first + i) << 32 | words[i]); }
+    mine = block_sum(mine);
+    if (threadIdx.x == 0) atomicAdd(sum, mine);
+}
+
+extern "C" Status fingerprint_add(const float *values, size_t count, uint64_t first, uint64_t *sum,
+                                  DeviceStream *stream) {
+    if (first > MOST_WORDS || count > MOST_WORDS - first) FAIL(STATUS_ARGUMENT, "more than 2^32 values in one hash");
+    size_t blocks = ceil_div(count, BLOCK);
+    return LAUNCH_AFTER(add_words, blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS, BLOCK, 0, stream,
+                        (const uint32_t *)values, count, (Word)first, (Word *)sum);
+}
