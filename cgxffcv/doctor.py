@@ -128,6 +128,16 @@ def plan_cache() -> dict[str, Any]:
     return {"folder": str(folder), "writable": nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)}
 
 
+def _no_code(architectures: str, capability: tuple[int, int]) -> str | None:
+    """What is wrong if a build for these architectures ("75;80;90") has no code for a GPU; None if it has."""
+    codes = sorted((int(a) // 10, int(a) % 10) for a in re.findall(r"\d+", architectures))
+    same = any(major == capability[0] and minor <= capability[1] for major, minor in codes)
+    if not codes or same or capability >= codes[-1]:  # the newest one's code is there for newer GPUs, too
+        return None
+    number = "".join(map(str, capability))
+    return f"this build's code (for {architectures}) does not run on it: rebuild with CGXFFCV_CUDA_ARCH={number}"
+
+
 def cuda() -> dict[str, Any]:
     """What a build with CUDA makes of this machine's GPUs; {} for one without."""
     try:
@@ -137,14 +147,16 @@ def cuda() -> dict[str, Any]:
     info = _cgxffcv.build_info()
     if not info["cuda"]:
         return {}
-    devices = []
-    for index, device in enumerate(_cgxffcv.devices()):
-        problem = None
+    devices = [
+        {**device, "free_bytes": None, "problem": _no_code(info["cuda_architectures"], device["compute_capability"])}
+        for device in _cgxffcv.devices()
+    ]
+    if devices:  # the first is tried; to set up the others would take time and memory on each
         try:
-            _cgxffcv.select_device(index)
+            _cgxffcv.select_device(0)
+            devices[0] |= {"free_bytes": _cgxffcv.device_free_memory(), "problem": None}
         except (ValueError, _cgxffcv.CudaError) as error:
-            problem = str(error)
-        devices.append({**device, "problem": problem})
+            devices[0]["problem"] = str(error)
     nccl = _cgxffcv.nccl_version()
     return {
         "architectures": info["cuda_architectures"],
@@ -335,6 +347,10 @@ def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
+def _memory(free: int | None, total: int) -> str:
+    return f"{total / 1e9:.1f} GB" if free is None else f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+
+
 def _cuda_lines(cuda: dict[str, Any]) -> list[str]:
     """What the build makes of the GPUs."""
     if not cuda:
@@ -349,7 +365,7 @@ def _cuda_lines(cuda: dict[str, Any]) -> list[str]:
         capability = ".".join(map(str, d["compute_capability"]))
         lines.append(
             f"           {i}: {d['name']}, compute capability {capability}, {d['multiprocessors']} multiprocessors, "
-            f"{d['free_bytes'] / 1e9:.1f} of {d['memory_bytes'] / 1e9:.1f} GB free, "
+            f"{_memory(d['free_bytes'], d['memory_bytes'])}, "
             f"{'CANNOT BE USED' if d['problem'] else 'usable'}"
         )
     if not cuda["devices"]:

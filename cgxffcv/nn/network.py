@@ -81,6 +81,8 @@ class Network:
         self.threads: int = self.core.threads
 
     def __repr__(self) -> str:
+        if not hasattr(self, "threads"):  # a debugger's or a traceback's look at one whose constructor failed
+            return f"<Network {getattr(self.description, 'name', '?')}: could not be made>"
         count = sum(layer.elems for layer in self.layers)
         where = f"{self.threads} threads" if self.backend == "cpu" else self.backend
         return f"<Network {self.description.name}: {count:,} parameters, {self.precision}, {where}>"

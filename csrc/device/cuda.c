@@ -91,10 +91,10 @@ static Status check_index(int index) {
 Status device_describe(int index, DeviceInfo *out) {
     struct cudaDeviceProp properties;
     DeviceInfo info = {0};
-    int before = 0;
     TRY(check_index(index));
     TRY_CUDA(cudaGetDeviceProperties(&properties, index));
     snprintf(info.name, sizeof info.name, "%s", properties.name);
+    info.memory_bytes = properties.totalGlobalMem;
     info.major = properties.major;
     info.minor = properties.minor;
     info.multiprocessors = properties.multiProcessorCount;
@@ -102,12 +102,14 @@ Status device_describe(int index, DeviceInfo *out) {
     info.shared_bytes = properties.sharedMemPerBlockOptin;
     TRY_CUDA(cudaDriverGetVersion(&info.driver_version));
     TRY_CUDA(cudaRuntimeGetVersion(&info.runtime_version));
-    TRY_CUDA(cudaGetDevice(&before));
-    TRY_CUDA(cudaSetDevice(index));
-    cudaError_t error = cudaMemGetInfo(&info.free_bytes, &info.memory_bytes);
-    TRY_CUDA(cudaSetDevice(before));
-    TRY_CUDA(error);
     *out = info;
+    return STATUS_OK;
+}
+
+Status device_free_memory(size_t *out) {
+    size_t free_bytes = 0, total = 0;
+    TRY_CUDA(cudaMemGetInfo(&free_bytes, &total));
+    *out = free_bytes;
     return STATUS_OK;
 }
 

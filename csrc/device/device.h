@@ -19,7 +19,7 @@ typedef struct DeviceInfo {
     char name[DEVICE_NAME_BYTES];
     int major, minor; /* compute capability */
     int multiprocessors;
-    size_t memory_bytes, free_bytes;
+    size_t memory_bytes;
     size_t l2_bytes, shared_bytes;       /* shared memory that one block may opt in to */
     int driver_version, runtime_version; /* 13000 is 13.0 */
 } DeviceInfo;
@@ -33,7 +33,11 @@ const char *device_why(void);
 /* The compute capabilities that this build holds code for: "75;80;86;90"; "" without CUDA. */
 const char *device_architectures(void);
 
+/* Touches nothing on the device: it takes no memory there and works on one that another process holds. */
 Status device_describe(int index, DeviceInfo *out);
+
+/* The memory of the calling thread's device that nobody holds; sets the device up for this process. */
+Status device_free_memory(size_t *out);
 
 /* Makes `index` the calling thread's device; refused unless this build holds code for its compute capability. */
 Status device_select(int index);

@@ -16,6 +16,11 @@ Status device_describe(int index, DeviceInfo *out) {
     return absent();
 }
 
+Status device_free_memory(size_t *out) {
+    (void)out;
+    return absent();
+}
+
 Status device_select(int index) {
     (void)index;
     return absent();

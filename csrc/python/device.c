@@ -14,10 +14,10 @@ static PyObject *devices(PyObject *module, PyObject *unused) {
             Py_DECREF(list);
             return errors_raise(module_state(module), status);
         }
-        PyObject *item = Py_BuildValue("{ss s(ii) si sn sn si si}", "name", info.name, "compute_capability", info.major,
-                                       info.minor, "multiprocessors", info.multiprocessors, "memory_bytes",
-                                       (Py_ssize_t)info.memory_bytes, "free_bytes", (Py_ssize_t)info.free_bytes,
-                                       "driver_version", info.driver_version, "runtime_version", info.runtime_version);
+        PyObject *item =
+            Py_BuildValue("{ss s(ii) si sn si si}", "name", info.name, "compute_capability", info.major, info.minor,
+                          "multiprocessors", info.multiprocessors, "memory_bytes", (Py_ssize_t)info.memory_bytes,
+                          "driver_version", info.driver_version, "runtime_version", info.runtime_version);
         int result = item == NULL ? -1 : PyList_Append(list, item);
         Py_XDECREF(item);
         if (result < 0) {
@@ -44,16 +44,28 @@ static PyObject *select_device(PyObject *module, PyObject *argument) {
     Py_RETURN_NONE;
 }
 
+static PyObject *free_memory(PyObject *module, PyObject *unused) {
+    size_t bytes = 0;
+    Status status;
+    (void)unused;
+    Py_BEGIN_ALLOW_THREADS;
+    status = device_free_memory(&bytes);
+    Py_END_ALLOW_THREADS;
+    return status == STATUS_OK ? PyLong_FromSize_t(bytes) : errors_raise(module_state(module), status);
+}
+
 static PyMethodDef functions[] = {
     {"devices", devices, METH_NOARGS,
-     "devices()\n--\n\nThe usable GPUs, a list of dicts (name, compute_capability, multiprocessors, memory_bytes,\n"
-     "free_bytes, driver_version, runtime_version); empty where there is none."},
+     "devices()\n--\n\nThe GPUs of this process, a list of dicts (name, compute_capability, multiprocessors,\n"
+     "memory_bytes, driver_version, runtime_version); empty where there is none. Sets none of them up."},
     {"why_no_device", why_no_device, METH_NOARGS,
      "why_no_device()\n--\n\nWhy devices() is empty, with the remedy; '' if it is not."},
     {"select_device", select_device, METH_O,
      "select_device(index)\n--\n\nMakes it the calling thread's GPU. ValueError for an index that is none, CudaError "
      "if "
      "this build cannot use that GPU."},
+    {"device_free_memory", free_memory, METH_NOARGS,
+     "device_free_memory()\n--\n\nBytes of the calling thread's GPU that nobody holds."},
     {NULL, NULL, 0, NULL},
 };
 

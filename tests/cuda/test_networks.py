@@ -1,5 +1,11 @@
 """Whole networks on a GPU: the tests of the CPU backend, run again on this one, and what 16 bits cost."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import _cgxffcv
 import numpy as np
 import pytest
@@ -97,3 +103,31 @@ def test_an_overflow_shows_in_the_loss():
     network.initialise(0)
     plan.step(images, labels)
     assert np.isfinite(plan.take_totals()[0])
+
+
+BUSY = """
+import json, cgxffcv.doctor as doctor, _cgxffcv
+found = doctor.cuda()["devices"]
+try:
+    _cgxffcv.select_device(1)
+    error = None
+except _cgxffcv.CudaError as e:
+    error = str(e)
+print(json.dumps([len(_cgxffcv.devices()), found, error]))
+"""
+
+
+@pytest.mark.skipif(not EMULATED, reason="only the emulator has a GPU that is in use")
+def test_to_look_at_a_gpu_is_not_to_use_it():
+    """The second one is another process's: it is listed, and only its selection fails."""
+    env = os.environ | {"CGXFFCV_EMULATED_DEVICES": "2", "CGXFFCV_EMULATED_FAULT": "busy",
+                        "PYTHONPATH": os.pathsep.join(sys.path)}  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=60, env=env, check=False,
+        cwd=Path(__file__).parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    count, (first, second), error = json.loads(done.stdout)
+    assert count == 2 and "another process holds the GPU" in error
+    assert first["problem"] is None and 0 < first["free_bytes"] <= first["memory_bytes"]
+    assert second["problem"] is None and second["free_bytes"] is None

@@ -256,7 +256,8 @@ def test_doctor_on_gpus(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(doctor, "checkout", lambda: tmp_path)
     monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
-    lost = {**H100, "name": "Tesla M40", "compute_capability": (5, 2), "problem": "rebuild with CGXFFCV_CUDA_ARCH=52"}
+    lost = {**H100, "name": "Tesla M40", "compute_capability": (5, 2), "problem": "rebuild with CGXFFCV_CUDA_ARCH=52",
+            "free_bytes": None}  # fmt: skip
     unwritable = {"folder": "/nowhere", "writable": False}
     cases = [  # what is there, what doctor says of it (None: nothing), its remedy
         ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": CUDA}, None, None),
@@ -281,9 +282,24 @@ def test_doctor_on_gpus(monkeypatch, tmp_path):
     text = "\n".join(doctor._cuda_lines({**CUDA, "devices": [H100, lost]}))
     for part in ("capabilities 75, 80, 86, 90; runtime 13.0, the driver takes 13.0; cuDNN 9.13.0, NCCL 2.28.9",
                  "0: NVIDIA H100, compute capability 9.0, 132 multiprocessors, 79.0 of 80.0 GB free, usable",
-                 "1: Tesla M40, compute capability 5.2", "CANNOT BE USED", ".cache/cgxffcv (writable)"):  # fmt: skip
+                 "1: Tesla M40, compute capability 5.2, 132 multiprocessors, 80.0 GB, CANNOT BE USED",
+                 ".cache/cgxffcv (writable)"):  # fmt: skip
         assert part in text
     assert "no device: why" in "\n".join(doctor._cuda_lines({**CUDA, "devices": [], "why_no_device": "why"}))
+
+
+@pytest.mark.parametrize(
+    "architectures, capability, runs",
+    [
+        ("75;80;90", (8, 0), True), ("75;80;90", (8, 9), True), ("75;80;90", (10, 0), True), ("90", (12, 1), True),
+        ("80;90", (7, 5), False), ("89;90", (8, 6), False), ("100;120", (11, 0), False), ("90a", (9, 0), True),
+        ("emulated", (9, 0), True),
+    ],
+)  # fmt: skip
+def test_which_gpus_a_build_has_code_for(architectures, capability, runs):
+    problem = doctor._no_code(architectures, capability)
+    assert (problem is None) == runs
+    assert runs or problem.endswith(f"CGXFFCV_CUDA_ARCH={capability[0]}{capability[1]}")
 
 
 def test_where_plans_are_remembered(monkeypatch, tmp_path):

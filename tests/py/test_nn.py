@@ -412,3 +412,11 @@ def test_cuda_is_named_when_missing():
         pytest.skip("this build has CUDA")
     with pytest.raises(cgxffcv.NotBuiltError, match="CUDA"):
         nn.Network(nn.airbench(), backend="cuda")
+
+
+def test_one_that_could_not_be_made_can_still_be_shown():
+    """As a debugger or a traceback with values does."""
+    with pytest.raises(ValueError) as caught:
+        nn.Network(nn.Description("half", ()), threads=1)
+    frame = next(t.locals["self"] for t in caught.traceback if isinstance(t.locals.get("self"), nn.Network))
+    assert repr(frame) == "<Network half: could not be made>"

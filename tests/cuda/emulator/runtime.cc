@@ -1,6 +1,6 @@
 /* The CUDA runtime's functions that the project calls, on the host: devices, launches, errors. CGXFFCV_EMULATED_DEVICES
- * (1), _MEMORY (bytes of one device), _FAULT (no_driver, old_driver, old_gpu, no_code) and _LOST (after so many more
- * works on streams) make other machines of this one. */
+ * (1), _MEMORY (bytes of one device), _FAULT (no_driver, old_driver, old_gpu, no_code, and busy: all devices but the
+ * first) and _LOST (after so many more works on streams) make other machines of this one. */
 #include "runtime.h"
 
 #include <stdlib.h>
@@ -115,6 +115,7 @@ cudaError_t cudaGetDevice(int *device) {
 
 cudaError_t cudaSetDevice(int device) {
     if (device < 0 || device >= device_total()) return give(cudaErrorInvalidDevice);
+    if (device > 0 && fault("busy")) return give(cudaErrorDevicesUnavailable);
     current_device = device;
     return cudaSuccess;
 }
