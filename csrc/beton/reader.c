@@ -36,6 +36,20 @@ static void read_ahead(const BetonReader *reader) {
     beton_reader_advise(reader, (BetonSpan){reader->table, reader->size}, BETON_ADVICE_WILL_NEED);
 }
 
+static Status validate_guarded(BetonReader *reader, const BetonCustom *custom, size_t num_custom) {
+    TRY(reader_validate_head(reader, custom, num_custom));
+    read_ahead(reader);
+    TRY(reader_validate_table(reader));
+    return extension_open(reader);
+}
+
+static Status validate(BetonReader *reader, const BetonCustom *custom, size_t num_custom) {
+    Guard guard;
+    beton_reader_enter(reader, &guard);
+    TRY(beton_reader_leave(reader, &guard, validate_guarded(reader, custom, num_custom)));
+    return beton_reader_check_length(reader);
+}
+
 Status beton_reader_open(const char *path, const BetonCustom *custom, size_t num_custom, BetonReader **out) {
     Status status = STATUS_OK;
     BetonReader *reader = NULL;
@@ -46,10 +60,8 @@ Status beton_reader_open(const char *path, const BetonCustom *custom, size_t num
     memcpy(reader->path, path, length);
     TRY_GOTO(open_file(reader));
     TRY_GOTO(map_file(reader));
-    TRY_GOTO(reader_validate_head(reader, custom, num_custom));
-    read_ahead(reader);
-    TRY_GOTO(reader_validate_table(reader));
-    TRY_GOTO(extension_open(reader));
+    guard_install();
+    TRY_GOTO(validate(reader, custom, num_custom));
     *out = reader;
     reader = NULL;
 done:
@@ -134,14 +146,29 @@ static Status stat_of(const BetonReader *reader, struct stat *info) {
     return error_at_path(error_fail_errno(STATUS_IO, errno, "cannot ask for the file's size"), reader->path);
 }
 
+static bool lost(const BetonReader *reader) { return atomic_load_explicit(&reader->lost, memory_order_relaxed); }
+
 Status beton_reader_check_length(const BetonReader *reader) {
     struct stat info;
     TRY(stat_of(reader, &info));
-    if ((uint64_t)info.st_size >= reader->size) return STATUS_OK;
-    return error_at_path(error_fail(STATUS_FORMAT,
-                                    "the file has become shorter since it was opened: %llu bytes of %llu",
-                                    (unsigned long long)info.st_size, (unsigned long long)reader->size),
-                         reader->path);
+    if ((uint64_t)info.st_size < reader->size) {
+        Status status = error_fail(STATUS_FORMAT, "the file has become shorter since it was opened: %llu bytes of %llu",
+                                   (unsigned long long)info.st_size, (unsigned long long)reader->size);
+        return error_at_path(status, reader->path);
+    }
+    if (!lost(reader)) return STATUS_OK;
+    Status status =
+        error_fail(STATUS_FORMAT, "the file was shorter for a while, or its disk has failed; open it again");
+    return error_at_path(status, reader->path);
+}
+
+void beton_reader_enter(const BetonReader *reader, Guard *guard) {
+    guard_enter(guard, reader->map, (size_t)reader->size, (atomic_bool *)(uintptr_t)&reader->lost);
+}
+
+Status beton_reader_leave(const BetonReader *reader, const Guard *guard, Status status) {
+    guard_leave(guard);
+    return lost(reader) ? beton_reader_check_length(reader) : status;
 }
 
 Status beton_reader_check_unchanged(const BetonReader *reader) {

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/guard.h"
 #include "base/status.h"
 
 #define BETON_NAME_BYTES 17 /* 16 and a terminator */
@@ -158,9 +159,15 @@ void beton_reader_advise(const BetonReader *reader, BetonSpan span, BetonAdvice 
 /* Reads [offset, offset + size) with pread into `out`, for page-wise reading past the mapping. */
 Status beton_reader_read(const BetonReader *reader, uint64_t offset, size_t size, void *out);
 
-/* Whether the file still has all its bytes (STATUS_FORMAT): touching mapped bytes that somebody has cut off kills the
- * process. One system call; it cannot exclude that the file is cut the moment after. */
+/* Whether the file still has all its bytes (STATUS_FORMAT). One system call. Asked after bytes were read, it says
+ * whether they were the file's: what is missing of the last memory page of a file reads as zeros. */
 Status beton_reader_check_length(const BetonReader *reader);
+
+/* Around everything that touches mapped bytes, in the same thread: pages that somebody cuts off meanwhile read as
+ * zeros, where they would kill the process, and leaving then gives STATUS_FORMAT, whatever `status` is; else `status`.
+ */
+void beton_reader_enter(const BetonReader *reader, Guard *guard);
+Status beton_reader_leave(const BetonReader *reader, const Guard *guard, Status status);
 
 /* Whether the file on disk still has the length and the modification time it was opened with (STATUS_FORMAT). */
 Status beton_reader_check_unchanged(const BetonReader *reader);

@@ -2,6 +2,7 @@
 #ifndef CGXFFCV_BETON_READER_PRIVATE_H
 #define CGXFFCV_BETON_READER_PRIVATE_H
 
+#include <stdatomic.h>
 #include <sys/stat.h>
 
 #include "beton/field.h"
@@ -12,6 +13,7 @@ struct BetonReader {
     const unsigned char *map; /* owned mapping of `size` bytes */
     uint64_t size;
     struct timespec modified;
+    atomic_bool lost; /* bytes of the mapping were missing when they were read; now they are zeros */
     uint32_t page_size;
     uint64_t num_samples;
     size_t num_fields, num_data_fields;

@@ -98,9 +98,7 @@ static Status note(VerifyLoop *loop, const BetonField *field, uint64_t sample, u
     return STATUS_OK;
 }
 
-static Status verify_sample(void *context, size_t item, int thread) {
-    VerifyLoop *loop = context;
-    uint64_t sample = loop->first + item;
+static Status verify_fields(VerifyLoop *loop, uint64_t sample, int thread) {
     for (size_t i = 0; i < loop->reader->num_fields; i++) {
         const BetonField *field = &loop->reader->fields[i];
         uint64_t offset = 0;
@@ -114,6 +112,13 @@ static Status verify_sample(void *context, size_t item, int thread) {
         TRY(status);
     }
     return STATUS_OK;
+}
+
+static Status verify_sample(void *context, size_t item, int thread) {
+    VerifyLoop *loop = context;
+    Guard guard;
+    beton_reader_enter(loop->reader, &guard);
+    return beton_reader_leave(loop->reader, &guard, verify_fields(loop, loop->first + item, thread));
 }
 
 static int compare_problems(const void *a, const void *b) {
@@ -148,6 +153,7 @@ Status beton_reader_verify(const BetonReader *reader, uint64_t first, uint64_t l
     TRY_GOTO(pool_create(options->threads, &pool));
     TRY_GOTO(memory_calloc((size_t)options->threads, sizeof *loop.verifiers, &loop.verifiers));
     TRY_GOTO(pool_run(pool, (size_t)(last - first), verify_sample, &loop));
+    TRY_GOTO(beton_reader_check_length(reader));
 done:
     pool_destroy(pool);
     loop_fini(&loop, options->threads);

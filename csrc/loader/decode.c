@@ -130,7 +130,7 @@ static Status run_images(const Chunk *chunk, size_t index, void *const *arrays) 
     return STATUS_OK;
 }
 
-Status plan_fill_resident(const Plan *plan, PlanScratch *scratch, uint64_t sample) {
+static Status fill_resident(const Plan *plan, PlanScratch *scratch, uint64_t sample) {
     Chunk chunk = {.plan = plan, .scratch = scratch, .ids = &sample, .count = 1};
     for (size_t k = 0; k < plan->count; k++) {
         const PlanOutput *output = &plan->outputs[k];
@@ -149,6 +149,12 @@ Status plan_fill_resident(const Plan *plan, PlanScratch *scratch, uint64_t sampl
         }
     }
     return STATUS_OK;
+}
+
+Status plan_fill_resident(const Plan *plan, PlanScratch *scratch, uint64_t sample) {
+    Guard guard;
+    beton_reader_enter(plan->reader, &guard);
+    return beton_reader_leave(plan->reader, &guard, fill_resident(plan, scratch, sample));
 }
 
 /* ---- everything else ---- */
@@ -185,8 +191,8 @@ static Status run_regions(const Chunk *chunk, const PlanOutput *output, unsigned
     return STATUS_OK;
 }
 
-Status plan_run(const Plan *plan, PlanScratch *scratch, PlanDraws draws, LoaderBatch *batch, size_t first,
-                size_t count) {
+static Status run_outputs(const Plan *plan, PlanScratch *scratch, PlanDraws draws, LoaderBatch *batch, size_t first,
+                          size_t count) {
     Chunk chunk = {plan, scratch, draws, batch->ids + first, first, count};
     for (size_t k = 0; k < plan->count; k++) {
         const PlanOutput *output = &plan->outputs[k];
@@ -204,4 +210,11 @@ Status plan_run(const Plan *plan, PlanScratch *scratch, PlanDraws draws, LoaderB
         }
     }
     return STATUS_OK;
+}
+
+Status plan_run(const Plan *plan, PlanScratch *scratch, PlanDraws draws, LoaderBatch *batch, size_t first,
+                size_t count) {
+    Guard guard;
+    beton_reader_enter(plan->reader, &guard);
+    return beton_reader_leave(plan->reader, &guard, run_outputs(plan, scratch, draws, batch, first, count));
 }

@@ -118,7 +118,20 @@ static Status fill_one(void *context, size_t item, int thread) {
 static Status make_resident(Loader *loader) {
     TRY(plan_make_resident(&loader->plan, &loader->order));
     TRY(create_pool(loader));
-    return pool_run(loader->pool, (size_t)loader->order.count, fill_one, loader);
+    TRY(pool_run(loader->pool, (size_t)loader->order.count, fill_one, loader));
+    return beton_reader_check_length(loader->reader);
+}
+
+static Status make_order_and_plan(Loader *loader, const LoaderConfig *config) {
+    TRY(order_init(&loader->order, loader->reader, config));
+    return plan_init(&loader->plan, loader->reader, config, &loader->order);
+}
+
+static Status look_into_file(Loader *loader, const LoaderConfig *config) {
+    Guard guard;
+    beton_reader_enter(loader->reader, &guard);
+    TRY(beton_reader_leave(loader->reader, &guard, make_order_and_plan(loader, config)));
+    return beton_reader_check_length(loader->reader);
 }
 
 Status loader_create(const LoaderConfig *config, Loader **out) {
@@ -133,8 +146,7 @@ Status loader_create(const LoaderConfig *config, Loader **out) {
         TRY_GOTO(beton_reader_open(config->path, NULL, 0, &loader->own_reader));
         loader->reader = loader->own_reader;
     }
-    TRY_GOTO(order_init(&loader->order, loader->reader, config));
-    TRY_GOTO(plan_init(&loader->plan, loader->reader, config, &loader->order));
+    TRY_GOTO(look_into_file(loader, config));
     TRY_GOTO(create_slots(loader, config));
     TRY_GOTO(create_ring(loader, config));
     if (config->resident) TRY_GOTO(make_resident(loader));
@@ -265,7 +277,6 @@ Status loader_gather(Loader *loader, const uint64_t *ids, size_t count, uint32_t
     Status status = STATUS_OK;
     LoaderBatch *batch = NULL;
     TRY(check_ids(loader, ids, count, "ids"));
-    TRY(beton_reader_check_length(loader->reader));
     TRY(create_pool(loader));
     TRY(slots_take(loader->slots, count, &batch));
     batch->epoch = epoch;
@@ -274,6 +285,7 @@ Status loader_gather(Loader *loader, const uint64_t *ids, size_t count, uint32_t
     size_t chunk = plan_chunk(&loader->plan, count, loader->threads);
     Gather gather = {loader, batch, {epoch, evaluate}, chunk};
     TRY_GOTO(pool_run(loader->pool, (count + chunk - 1) / chunk, gather_chunk, &gather));
+    TRY_GOTO(beton_reader_check_length(loader->reader));
     slots_hand_over(batch);
     *out = batch;
     batch = NULL;

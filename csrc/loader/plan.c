@@ -228,6 +228,8 @@ size_t plan_chunk(const Plan *plan, size_t batch_size, int workers) {
 
 void plan_read_ahead(const Plan *plan, const uint64_t *ids, size_t count) {
     BetonSpan run = {0, 0};
+    Guard guard;
+    beton_reader_enter(plan->reader, &guard);
     for (size_t i = 0; i < count; i++) {
         BetonSpan span;
         if (beton_reader_sample_span(plan->reader, ids[i], &span) != STATUS_OK || span.begin == span.end) continue;
@@ -239,4 +241,5 @@ void plan_read_ahead(const Plan *plan, const uint64_t *ids, size_t count) {
         run = span;
     }
     if (run.end > run.begin) beton_reader_advise(plan->reader, run, BETON_ADVICE_WILL_NEED);
+    (void)beton_reader_leave(plan->reader, &guard, STATUS_OK); /* only hints; the batch itself will fail */
 }

@@ -71,8 +71,7 @@ static void open_batch(Ring *ring) {
     Flight *flight = flight_of(ring, ring->opened);
     OrderPart part = order_part(&ring->config.split, ring->pass.samples, ring->opened);
     *flight = (Flight){.chunks = (part.count + chunk - 1) / chunk};
-    if (beton_reader_check_length(ring->config.plan->reader) != STATUS_OK ||
-        slots_take(ring->config.slots, part.count, &flight->batch) != STATUS_OK) {
+    if (slots_take(ring->config.slots, part.count, &flight->batch) != STATUS_OK) {
         flight->chunks = 0;
         fail_flight(flight, 0);
     } else {
@@ -130,6 +129,8 @@ static void run_job(Worker *worker, const Job *job) {
     ring->totals.decode_ns += worker->scratch.decode_ns;
     if (status != STATUS_OK) fail_flight(job->flight, worker->scratch.failed_at);
     job->flight->done++;
+    bool cut = finished(job->flight) && beton_reader_check_length(ring->config.plan->reader) != STATUS_OK;
+    if (cut) fail_flight(job->flight, -1); /* whatever else its samples say */
     if (finished(job->flight) || !ring->active) pthread_cond_broadcast(&ring->ready);
 }
 

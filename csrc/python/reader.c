@@ -234,9 +234,20 @@ static int check_place(FileObject *self, Py_ssize_t field, unsigned long long sa
                      (unsigned long long)beton_reader_num_samples(self->reader));
         return -1;
     }
+    /* before any byte is touched: a file that is whole again later can then be read on */
     Status status = beton_reader_check_length(self->reader);
     if (status != STATUS_OK) errors_raise(state_of(self), status);
     return status == STATUS_OK ? 0 : -1;
+}
+
+/* `result`, unless the file lost bytes since beton_reader_enter. */
+static PyObject *leave(FileObject *self, const Guard *guard, PyObject *result) {
+    Status status = beton_reader_leave(self->reader, guard, STATUS_OK);
+    if (status == STATUS_OK) status = beton_reader_check_length(self->reader);
+    if (status == STATUS_OK) return result;
+    Py_XDECREF(result);
+    PyErr_Clear();
+    return errors_raise(state_of(self), status);
 }
 
 static PyObject *value(FileObject *self, PyObject *args, PyObject *kwargs) {
@@ -246,20 +257,28 @@ static PyObject *value(FileObject *self, PyObject *args, PyObject *kwargs) {
     int view = 0, fast = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nK|pp:value", names, &field, &sample, &view, &fast)) return NULL;
     if (check_place(self, field, sample) < 0) return NULL;
-    return value_of(self, (size_t)field, sample, view, fast);
+    Guard guard;
+    beton_reader_enter(self->reader, &guard);
+    return leave(self, &guard, value_of(self, (size_t)field, sample, view, fast));
 }
 
 /* mode, width, height, bytes as they are stored */
-static PyObject *stored_image(FileObject *self, PyObject *args) {
-    Py_ssize_t field;
-    unsigned long long sample;
+static PyObject *stored_of(FileObject *self, size_t field, uint64_t sample) {
     BetonImage image;
-    if (!PyArg_ParseTuple(args, "nK:stored_image", &field, &sample) || check_place(self, field, sample) < 0)
-        return NULL;
-    Status status = beton_reader_image(self->reader, (size_t)field, sample, &image);
+    Status status = beton_reader_image(self->reader, field, sample, &image);
     if (status != STATUS_OK) return errors_raise(state_of(self), status);
     return Py_BuildValue("(sIIN)", image.mode == BETON_IMAGE_RAW ? "raw" : "jpg", image.width, image.height,
                          bytes_of(&image.region));
+}
+
+static PyObject *stored_image(FileObject *self, PyObject *args) {
+    Py_ssize_t field;
+    unsigned long long sample;
+    Guard guard;
+    if (!PyArg_ParseTuple(args, "nK:stored_image", &field, &sample) || check_place(self, field, sample) < 0)
+        return NULL;
+    beton_reader_enter(self->reader, &guard);
+    return leave(self, &guard, stored_of(self, (size_t)field, sample));
 }
 
 static PyObject *column(FileObject *self, PyObject *args) {
@@ -277,9 +296,13 @@ static PyObject *column(FileObject *self, PyObject *args) {
     if (array == NULL) return NULL;
     void *out = array_data(array);
     Status status;
+    Guard guard;
     Py_BEGIN_ALLOW_THREADS;
+    beton_reader_enter(self->reader, &guard);
     status = kind == BETON_FLOAT ? beton_reader_floats(self->reader, (size_t)field, 0, count, out)
                                  : beton_reader_ints(self->reader, (size_t)field, 0, count, out);
+    status = beton_reader_leave(self->reader, &guard, status);
+    if (status == STATUS_OK) status = beton_reader_check_length(self->reader);
     Py_END_ALLOW_THREADS;
     if (status == STATUS_OK) return array;
     Py_DECREF(array);
@@ -289,8 +312,10 @@ static PyObject *column(FileObject *self, PyObject *args) {
 static PyObject *sample_span(FileObject *self, PyObject *args) {
     unsigned long long sample;
     BetonSpan span;
+    Guard guard;
     if (!PyArg_ParseTuple(args, "K:sample_span", &sample) || check_place(self, 0, sample) < 0) return NULL;
-    Status status = beton_reader_sample_span(self->reader, sample, &span);
+    beton_reader_enter(self->reader, &guard);
+    Status status = beton_reader_leave(self->reader, &guard, beton_reader_sample_span(self->reader, sample, &span));
     if (status != STATUS_OK) return errors_raise(state_of(self), status);
     return Py_BuildValue("(KK)", (unsigned long long)span.begin, (unsigned long long)span.end);
 }

@@ -212,7 +212,7 @@ def test_a_worker_stopped_in_the_middle_of_a_message(tmp_path, monkeypatch):
 
     monkeypatch.setattr(writer_workers, "_write", half)
     writer = DatasetWriter(tmp_path / "x.beton", FIELDS, num_workers=2, worker_timeout=1.0)
-    with pytest.warns(RuntimeWarning), pytest.raises(RuntimeError, match="worker process 0 .* has been stopped"):
+    with pytest.warns(RuntimeWarning), pytest.raises(RuntimeError, match="worker process [01] .* has been stopped"):
         writer.from_indexed_dataset(Freezing(tmp_path, -1), chunksize=10)
 
 
