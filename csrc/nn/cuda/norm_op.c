@@ -121,7 +121,8 @@ Status cuda_pass_norm_reduce(Context *context, const Job *job, int op) {
 
 /* From the gradient before the activation where a residual handed it on, else from the output's. */
 Status cuda_pass_norm_backward(Context *context, const Job *job, int op) {
-    if (cuda_backward_is_pooled(context, job, op - 1)) return STATUS_OK; /* the convolution's pass does this one's work */
+    if (cuda_backward_is_pooled(context, job, op - 1))
+        return STATUS_OK; /* the convolution's pass does this one's work */
     const Op *o = &context->program->ops[op];
     NormShape shape = shape_of(context, op, job->count);
     bool made = o->activation_gradient >= 0;

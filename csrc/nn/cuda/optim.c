@@ -24,10 +24,12 @@ static uint64_t bit(int group) { return (uint64_t)1 << group; }
 
 static size_t row_bytes(const OptimState *optim) { return (size_t)optim->spec->group_count * sizeof(OptimRate); }
 
-static Status put_step(OptimState *optim, CudaOptimSchedule schedule) {
+static Status begin_step(OptimState *optim, CudaOptimSchedule schedule) {
     TRY(cuda_optim_launch_step(optim->chunks, optim->chunk_count, optim->groups, schedule, optim->stream));
-    return optim->muon == NULL ? STATUS_OK : cuda_muon_step(optim->muon, schedule);
+    return optim->muon == NULL ? STATUS_OK : cuda_muon_begin_step(optim->muon, schedule);
 }
+
+static Status end_step(OptimState *optim) { return optim->muon == NULL ? STATUS_OK : cuda_muon_end_step(optim->muon); }
 
 static CudaOptimSchedule scheduled(const OptimState *optim, const int32_t *step, const uint32_t *flag,
                                    uint64_t enabled) {
@@ -48,7 +50,8 @@ static Status step(OptimState *optim, const OptimRate *rates) {
     uint64_t enabled = 0;
     for (int i = 0; i < optim->spec->group_count; i++) enabled |= rates[i].active ? bit(i) : 0;
     TRY(device_copy(optim->row, rates, row_bytes(optim), optim->stream));
-    return put_step(optim, unscheduled(optim, enabled));
+    TRY(begin_step(optim, unscheduled(optim, enabled)));
+    return end_step(optim);
 }
 
 static Status gradients_finite(OptimState *optim, const OptimRate *rates, bool *out) {
@@ -98,11 +101,12 @@ static Status check_scheduled(OptimState *optim, const int32_t *step_number, uin
                                    flag, optim->stream);
 }
 
-static Status step_scheduled(OptimState *optim, const int32_t *step_number, const uint32_t *flag, const bool *enabled) {
+static Status begin_scheduled(OptimState *optim, const int32_t *step_number, const uint32_t *flag,
+                              const bool *enabled) {
     uint64_t groups = 0;
     for (int i = 0; i < optim->spec->group_count; i++) groups |= enabled[i] ? bit(i) : 0;
     TRY(need_rates(optim));
-    return put_step(optim, scheduled(optim, step_number, flag, groups));
+    return begin_step(optim, scheduled(optim, step_number, flag, groups));
 }
 
 static void destroy(OptimState *optim) {
@@ -180,7 +184,8 @@ static const OptimTable cuda_table = {.destroy = destroy,
                                       .pull = pull,
                                       .load_rates = load_rates,
                                       .check_scheduled = check_scheduled,
-                                      .step_scheduled = step_scheduled};
+                                      .begin_scheduled = begin_scheduled,
+                                      .end_scheduled = end_step};
 
 Status cuda_optim_create(const OptimSpec *spec, DeviceStream *stream, const OptimTable **table, OptimState **out) {
     Status status = STATUS_OK;
