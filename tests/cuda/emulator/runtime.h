@@ -16,8 +16,16 @@ typedef std::lock_guard<std::recursive_mutex> Locked;
 
 struct Stream;
 
+/* Of a capture: a work, or a wait for another stream's first `until` steps. */
+struct Step {
+    Stream *stream;
+    Work work;
+    Stream *other; /* NULL: a work */
+    uint64_t until;
+};
+
 struct Graph {
-    std::vector<Work> work;
+    std::vector<Step> steps;
     uint64_t number; /* of the capture */
     Stream *origin;
     std::set<Stream *> joined;
@@ -28,7 +36,7 @@ struct Graph {
 struct Stream {
     int device;
     Graph *capture;
-    uint64_t put;    /* works of this capture */
+    uint64_t put;    /* steps of this capture */
     uint64_t waited; /* of them, the origin waits for these */
     std::deque<Work> queue;
     uint64_t queued, done; /* works ever put on the queue, and run */

@@ -1,6 +1,6 @@
 /* Streams, events, recorded graphs. A stream runs what is put on it at once; with CGXFFCV_EMULATED_STREAMS=late it runs
  * nothing before somebody waits for it, which shows where a wait is missing. A capture keeps the work for the graph's
- * launches. */
+ * launches, in which the streams that joined it are late in the same way. */
 #include "runtime.h"
 
 #include <stdlib.h>
@@ -78,7 +78,7 @@ cudaError_t put(cudaStream_t handle, Work work) {
         return run(work);
     }
     stream->put++;
-    stream->capture->work.push_back(work);
+    stream->capture->steps.push_back({stream, work, nullptr, 0});
     return cudaSuccess;
 }
 
@@ -216,6 +216,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event_handle, u
     if (stream->capture != capture) return give(cudaErrorStreamCaptureMerge);
     if (event->stream != stream && event->put > event->stream->waited) event->stream->waited = event->put;
     stream->put++;
+    capture->steps.push_back({stream, Work(), event->stream, event->put});
     return cudaSuccess;
 }
 
@@ -278,16 +279,47 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsign
 }
 
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *, size_t *count) {
-    *count = ((Graph *)graph)->work.size();
+    *count = 0;
+    for (const Step &step : ((Graph *)graph)->steps) *count += step.other == nullptr;
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
 
+/* The steps of each stream, and how many of them are in the order already. */
+struct Sequence {
+    std::vector<const Step *> steps;
+    size_t taken;
+};
+
+static void take(std::map<Stream *, Sequence> *sequences, Stream *stream, uint64_t until, std::vector<Work> *order) {
+    Sequence &sequence = (*sequences)[stream];
+    while (sequence.taken < until && sequence.taken < sequence.steps.size()) {
+        const Step &step = *sequence.steps[sequence.taken++];
+        if (step.other == nullptr) {
+            order->push_back(step.work);
+        } else {
+            take(sequences, step.other, step.until, order);
+        }
+    }
+}
+
+/* As they were put; with late streams, those of the streams that joined only when they are waited for. */
+static std::vector<Work> order_of(const Graph *graph) {
+    std::map<Stream *, Sequence> sequences;
+    std::vector<Work> order;
+    for (const Step &step : graph->steps) {
+        sequences[step.stream].steps.push_back(&step);
+        if (step.other == nullptr && !late()) order.push_back(step.work);
+    }
+    if (late()) take(&sequences, graph->origin, graph->steps.size(), &order);
+    return order;
+}
+
 cudaError_t cudaGraphLaunch(cudaGraphExec_t handle, cudaStream_t stream) {
     Locked locked(lock);
     Open open;
-    for (const Work &work : ((Graph *)handle)->work) {
+    for (const Work &work : order_of((Graph *)handle)) {
         cudaError_t error = put(stream, work);
         if (error != cudaSuccess) return give(error);
     }
