@@ -194,6 +194,15 @@ Status device_stream_create(DeviceStream **out) {
     return STATUS_OK;
 }
 
+Status device_stream_create_urgent(DeviceStream **out) {
+    cudaStream_t stream;
+    int least, greatest;
+    TRY_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    TRY_CUDA(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest));
+    *out = (DeviceStream *)stream;
+    return STATUS_OK;
+}
+
 void device_stream_destroy(DeviceStream *stream) {
     if (stream != NULL) (void)cudaStreamDestroy((cudaStream_t)stream);
 }

@@ -201,7 +201,7 @@ static Status make_lanes(CudaMuon *muon) {
     TRY(device_event_create(&muon->begun));
     for (int i = 0; i < muon->lane_count; i++) {
         Lane *lane = &muon->lanes[i];
-        TRY(device_stream_create(&lane->stream));
+        TRY(device_stream_create_urgent(&lane->stream)); /* few blocks, which others' many would keep waiting */
         TRY(device_event_create(&lane->done));
         TRY(cuda_gemm_create(lane->stream, &lane->gemm));
     }
