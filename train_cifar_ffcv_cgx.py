@@ -42,6 +42,7 @@ def main() -> int:
             gpu=gpu,
             precision=settings.training.precision,
             deterministic=settings.training.deterministic,
+            resident=settings.training.resident,
             threads=threads,
             num_workers=session.loader_threads(settings, threads),
             test_batch=settings.training.val_batch_size,

@@ -209,6 +209,9 @@ SCHEMA: dict[str, Param] = {
     "training.deterministic": boolean(
         False, "on a GPU only algorithms that give the same bytes every time (a CPU always does)"
     ),
+    "training.resident": boolean(
+        True, "on a GPU keep the data sets in its memory, as far as they fit; false: feed it batch by batch"
+    ),
     "training.test_every": integer(1, "epochs from one test to the next; the last epoch is always tested", 1),
     "training.resume": text(None, "checkpoint, or log folder, to go on from", "a file or folder name"),
     "compression.bits": integer(32, "bits a gradient value; 32: no compression", 1, 8, also=(32,)),

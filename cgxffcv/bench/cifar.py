@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=0, help="of the network; 0: all cores")
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     parser.add_argument("--deterministic", action="store_true", help="the same bytes every time, on a GPU, too")
+    parser.add_argument("--no-resident", action="store_true",
+                        help="feed a GPU batch by batch, as if the data sets did not fit its memory")  # fmt: skip
     parser.add_argument("--ranks", type=int, default=1, help="processes for each training, through mpirun")
     parser.add_argument("--bits", type=int, default=32, help="of a gradient value between ranks; 32: uncompressed")
     parser.add_argument("--bucket-size", type=int, default=1024, help="gradient values that share one scale")
@@ -148,7 +150,7 @@ def open_trainer(options: argparse.Namespace, seed: int, fold: int | None) -> An
         comm=communication.world() if app.ranks() > 1 else None,
         compression=Compression(bits=options.bits, bucket_size=options.bucket_size),
         threads=options.threads or app.cores_of_this_rank(), precision=options.precision,
-        device=options.device, deterministic=options.deterministic, **chosen,
+        device=options.device, deterministic=options.deterministic, resident=not options.no_resident, **chosen,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from _cgxffcv import BetonError
 from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
 from cgxffcv.errors import DataError
 from cgxffcv.loader import Loader, OrderOption, PipelineSpec
+from cgxffcv.pipeline.compile import compile_outputs
 from cgxffcv.reader import Reader
 from cgxffcv.recipes import Recipe
 from cgxffcv.transforms import (
@@ -27,6 +28,7 @@ from cgxffcv.transforms import (
 __all__ = [
     "SIDE",
     "augmentation",
+    "core_operations",
     "feeding_loader",
     "order_of",
     "permutation_of",
@@ -172,15 +174,20 @@ def whole_loader(
     )  # fmt: skip
 
 
+def core_operations(steps: list[Any]) -> tuple:
+    """Operations of `augmentation` as the C core takes them."""
+    (output,) = compile_outputs({IMAGE: "image"}, {IMAGE: [SimpleRGBImageDecoder(), *steps]}, "")
+    return output.columns[0][3][0]
+
+
 def feeding_loader(
-    path: str | PathLike[str], steps: list[Any], batch: int, workers: int, gpu: int, indices: np.ndarray | None,
-    keep: bool = True,
-) -> Loader:  # fmt: skip
-    """Page-locked batches for a GPU: uint8 images (batch, 32, 32, 3), which the random operations `steps` have not
-    changed, and int64 labels (batch, 1). `keep`: JPEG images are decoded once and kept in host memory."""
+    path: str | PathLike[str], batch: int, workers: int, gpu: int, indices: np.ndarray | None, keep: bool = True
+) -> Loader:
+    """Page-locked batches for a GPU: uint8 images (batch, 32, 32, 3), not augmented, and int64 labels (batch, 1).
+    `keep`: JPEG images are decoded once and kept in host memory."""
     return _open(
         path, batch, num_workers=workers, drop_last=False, rank=0, world_size=1, seed=0, evaluate=True,
-        pipelines=_pipelines(steps), indices=indices, resident=keep, page_locked=gpu,
+        pipelines=_pipelines([]), indices=indices, resident=keep, page_locked=gpu,
     )  # fmt: skip
 
 

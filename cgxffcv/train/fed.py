@@ -54,14 +54,14 @@ class _Passes:
 class FedTraining:
     """Steps on batches that come from a loader while earlier ones are worked on.
 
-    trainer: a `_cgxffcv.Trainer` of a model on a GPU. loader: see `data.feeding_loader`; its image pipeline says how
-    training augments. graphs: record each phase's step once and replay it. MemoryError if there is no room for a batch.
+    trainer: a `_cgxffcv.Trainer` of a model on a GPU. loader: see `data.feeding_loader`. operations: how training
+    augments, see `data.core_operations`. graphs: record each phase's step once and replay it. MemoryError if there is
+    no room for a batch.
     """
 
     resident = False
 
-    def __init__(self, trainer: Any, loader: Loader, seed: int, graphs: bool = True):
-        operations = loader.outputs[0].columns[0][3][0]
+    def __init__(self, trainer: Any, loader: Loader, operations: tuple, seed: int, graphs: bool = True):
         self.passes = _Passes(loader)
         self.core = _cgxffcv.Resident(trainer, operations, seed, graphs)
 

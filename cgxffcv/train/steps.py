@@ -19,6 +19,7 @@ from cgxffcv.loader import Loader
 from cgxffcv.recipes import Recipe
 from cgxffcv.train.data import (
     augmentation,
+    core_operations,
     feeding_loader,
     order_of,
     reseed,
@@ -201,6 +202,10 @@ class DeviceSteps:
         try:
             self.data.run(ids, epoch, records, losses)
             self.data.expect(ahead)
+        except MemoryError as error:
+            if not self.data.resident:
+                raise
+            raise MemoryError(f"{error}; or keep the data sets out of it (resident=False)") from error
         finally:
             done = self.core.steps_done - before
             seconds = (time.perf_counter() - begin) / max(done, 1)
@@ -254,10 +259,9 @@ def _resident_data(parts: Parts, seed: int, graphs: bool) -> ResidentTraining:
 
 
 def _fed_data(parts: Parts, seed: int, gpu: int, graphs: bool) -> FedTraining:
-    steps, batch = augmentation(parts.recipe), parts.plan.local_batch
-    loader = feeding_loader(parts.path, steps, batch, parts.workers, gpu, parts.indices)
+    loader = feeding_loader(parts.path, parts.plan.local_batch, parts.workers, gpu, parts.indices)
     try:
-        return FedTraining(parts.core, loader, seed, graphs)
+        return FedTraining(parts.core, loader, core_operations(augmentation(parts.recipe)), seed, graphs)
     except BaseException:
         loader.close()
         raise
@@ -286,5 +290,5 @@ def open_test(steps: Steps, parts: Parts, gpu: int | None, loader: Loader) -> Lo
             warnings.warn(f"the test set stays in host memory: {error}", stacklevel=4)
     ids = share_of(loader)
     batch = min(loader.batch_size, max(loader.num_samples, 1))
-    feeding = feeding_loader(loader.fname, [], batch, parts.workers, gpu, ids, keep=False)
+    feeding = feeding_loader(loader.fname, batch, parts.workers, gpu, ids, keep=False)
     return FedTest(steps.data.core, feeding, ids)

@@ -18,7 +18,7 @@ from test_trainer_gpu import MUON, finish, same_state, trainer_of, what
 import cgxffcv
 from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
 from cgxffcv.loader import Loader, OrderOption
-from cgxffcv.train.data import feeding_loader, share_of
+from cgxffcv.train.data import core_operations, feeding_loader, share_of
 from cgxffcv.train.fed import FedTest, FedTraining
 from cgxffcv.train.resident import ResidentTest, ResidentTraining
 
@@ -35,7 +35,7 @@ def files(tmp_path_factory):
 
 def fed_of(path, chain, seed=7, batch=BATCH, **options):
     network, core = core_trainer(batch=batch, **options)
-    return network, core, FedTraining(core, feeding_loader(path, chain, batch, 2, 0, None), seed)
+    return network, core, FedTraining(core, feeding_loader(path, batch, 2, 0, None), core_operations(chain), seed)
 
 
 @pytest.mark.parametrize("name", CHAINS)
@@ -94,7 +94,7 @@ def test_tests_give_the_same_logits(data, ranks):  # noqa: F811
             ids = share_of(loader)
             assert ids.tolist() == np.concatenate([batch[-1] for batch in loader]).tolist()
             on_gpu = ResidentTest(resident, loader)
-        fed = FedTest(resident, feeding_loader(path, [], 3, 1, 0, ids, keep=False), ids)
+        fed = FedTest(resident, feeding_loader(path, 3, 1, 0, ids, keep=False), ids)
         mine = fed.first(VIEWS)
         np.testing.assert_array_equal(mine[0], labels[ids])
         for part, theirs in zip(mine, on_gpu.first(VIEWS), strict=True):
@@ -104,7 +104,7 @@ def test_tests_give_the_same_logits(data, ranks):  # noqa: F811
         seen += ids.tolist()
         fed.close()
     assert sorted(seen) == list(range(COUNT))
-    nothing = FedTest(resident, feeding_loader(path, [], 3, 1, 0, None, keep=False), ids[:0])
+    nothing = FedTest(resident, feeding_loader(path, 3, 1, 0, None, keep=False), ids[:0])
     assert [len(part) for part in nothing.first(VIEWS)] == [0, 0, 0]
 
 

@@ -126,6 +126,19 @@ def test_ranks_whose_sets_do_not_fit_are_fed(tmp_path, files, through_host, nccl
         assert same(state, through_host[1]) and results[0]["loss"] == through_host[0][0]["loss"]
 
 
+on_gpus = pytest.mark.skipif(EMULATED or not NCCL, reason="needs two GPUs: an emulated NCCL waits for the dead")
+
+
+@pytest.mark.parametrize("nccl", [0, pytest.param(1, marks=on_gpus)])
+@pytest.mark.parametrize("fed", ["", "0"])
+def test_a_rank_that_dies_ends_the_others(tmp_path, files, nccl, fed):
+    """Also one whose next upload waits for a step that waits for the dead."""
+    job = launch(tmp_path / "out", "leave", files, TEST_FED_RANKS=fed, CGXFFCV_COMM_NCCL=nccl)
+    first, second = job.wait(60)
+    assert second is None and first["error"] is not None, job.text()
+    assert "PeerLost" in first["error"] and first["step"] <= 2
+
+
 @pytest.mark.parametrize("nccl", [0, pytest.param(1, marks=needs_nccl)])
 def test_ranks_skip_the_same_steps(tmp_path, files, nccl):
     """Gradients and sums of float16 networks that are not finite, at other places on each rank."""

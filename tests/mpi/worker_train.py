@@ -105,6 +105,20 @@ def poison(world):
         }  # fmt: skip
 
 
+def leave(world):
+    """The last rank dies in mid-epoch."""
+    with make(world) as trainer:
+        if world.rank == world.size - 1:
+            trainer.steps_at_once = 1
+        try:
+            for report in trainer.run_epoch():
+                if world.rank == world.size - 1 and report.step == 1:
+                    os._exit(3)
+        except comm.CommError as error:
+            return {"error": f"{type(error).__name__}: {error}", "step": trainer.step}
+        return {"error": None}
+
+
 def differ(world):
     """One rank's parameters are changed behind the trainer's back."""
     with make(world) as trainer:
