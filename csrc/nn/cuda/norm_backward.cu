@@ -3,29 +3,16 @@
  * less than writing it and reading it back. */
 #include "nn/cuda/norm_close.cuh"
 #include "nn/cuda/norm_slopes.cuh"
+#include "nn/cuda/norm_values.cuh"
 
 #define NO_ELEMENT 255 /* the index of a window that was not pooled */
 
 /* ---- sums --------------------------------------------------------------------------------------------------------*/
 
-/* What z and the sums need of a channel. In 16 bits the mean goes into the shift, and the last block takes it off
- * the sum of products: what that rounds off is far below what the storage did. */
-template <typename T> struct Channels {
-    static constexpr int PACK = Pack<T>::PACK;
-    float mean[PACK], scale[PACK], shift[PACK];
-
-    __device__ __forceinline__ void load(const float *terms, int channels, int channel) {
-        load_term(terms, NORM_MEAN, channels, channel, mean);
-        load_term(terms, NORM_SCALE, channels, channel, scale);
-        load_term(terms, NORM_SHIFT, channels, channel, shift);
-#pragma unroll
-        for (int i = 0; i < PACK; i++) shift[i] = is_narrow<T>() ? fmaf(-mean[i], scale[i], shift[i]) : shift[i];
-    }
-    __device__ __forceinline__ float apart(float x, int i) const { return is_narrow<T>() ? x : x - mean[i]; }
-};
-
 template <int PACK> struct Sums {
-    float gradient[PACK], product[PACK]; /* of dz, of dz times x or its distance from the mean */
+    /* Of dz, and of dz times x's distance from the mean. In 16 bits that is x itself, and the last block takes the mean
+     * off the sum: what that rounds off is far below what the storage did. */
+    float gradient[PACK], product[PACK];
 
     __device__ __forceinline__ Sums() {
 #pragma unroll
@@ -96,7 +83,7 @@ template <typename T> __device__ __forceinline__ void add_skip(const T *skip, T 
 
 /* EXTRAS: there is a skip, a residual before the activation, or dz is wanted. */
 template <typename T, Activation ACTIVATION, bool EXTRAS>
-__device__ __forceinline__ void reduce_pack(const NormReduce &args, size_t at, const Channels<T> &terms,
+__device__ __forceinline__ void reduce_pack(const NormReduce &args, size_t at, const Normalise<T> &terms,
                                             const Pack<T> &x, Pack<T> &gradient, Sums<Pack<T>::PACK> &sums) {
     constexpr int PACK = Pack<T>::PACK;
     float z[PACK], dz[PACK], apart[PACK];
@@ -127,7 +114,7 @@ __global__ void __launch_bounds__(SUM_THREADS, 2) reduce(NormReduce args, Items 
     int channel = first_channel<T>(), channels = items.channels;
     const T *saved = static_cast<const T *>(args.saved), *gradient = static_cast<const T *>(args.gradient);
     Sums<PACK> sums;
-    Channels<T> terms;
+    Normalise<T> terms;
     if (channel < channels) terms.load(args.terms, channels, channel);
     for (uint32_t turn = blockIdx.x; turn < items.chunks && channel < channels; turn += gridDim.x) {
         uint32_t item = first_item<UNROLL>(items, turn, true);
@@ -181,7 +168,7 @@ __global__ void __launch_bounds__(SUM_THREADS)
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
     Sums<PACK> sums;
-    Channels<T> terms;
+    Normalise<T> terms;
     if (channel < channels) terms.load(args.terms, channels, channel);
     for (uint32_t turn = blockIdx.x; turn < items.chunks && channel < channels; turn += gridDim.x) {
         uint32_t item = first_item<1>(items, turn, true);

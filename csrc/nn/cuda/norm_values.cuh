@@ -1,4 +1,4 @@
-/* What a thread of the norms' forward kernels does with a pack of channels: sums for statistics, normalised values. */
+/* What a thread of the norms' kernels does with a pack of channels: sums for statistics, normalised values. */
 #ifndef CGXFFCV_NN_CUDA_NORM_VALUES_CUH
 #define CGXFFCV_NN_CUDA_NORM_VALUES_CUH
 
@@ -41,9 +41,9 @@ template <typename T> struct Normalise {
 #pragma unroll
         for (int i = 0; i < PACK; i++) shift[i] = is_narrow<T>() ? fmaf(-mean[i], scale[i], shift[i]) : shift[i];
     }
-    __device__ __forceinline__ float z(float x, int i) const {
-        return fmaf(is_narrow<T>() ? x : x - mean[i], scale[i], shift[i]);
-    }
+    /* From the mean, where that is not in the shift. */
+    __device__ __forceinline__ float apart(float x, int i) const { return is_narrow<T>() ? x : x - mean[i]; }
+    __device__ __forceinline__ float z(float x, int i) const { return fmaf(apart(x, i), scale[i], shift[i]); }
 };
 
 template <typename T> __device__ __forceinline__ void add_pack(const Pack<T> &pack, float (&to)[Pack<T>::PACK]) {
