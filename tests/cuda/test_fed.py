@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import small_data
 from test_resident import CHAINS, COUNT, core_trainer, data, loader_of  # noqa: F401
-from test_trainer_gpu import MUON, finish, same_state, trainer_of, what
+from test_trainer_gpu import MUON, trainer_of, what
+from trainings import finish, same_state
 
 import cgxffcv
 from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder

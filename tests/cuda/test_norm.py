@@ -8,6 +8,7 @@ import _cgxffcv
 import numpy as np
 import pytest
 from nn_reference import Reference, bf16, conv_data_gradient, norm_backward, norm_forward
+from test_nn_operators import residual_nodes
 
 from cgxffcv.nn import Conv, Description, Head, Network, Norm
 
@@ -204,17 +205,7 @@ def test_largest_of_equal_ones_is_the_first(precision, special):
 @pytest.mark.parametrize("place", ["before", "after"])
 @pytest.mark.parametrize("pool", [0, 2])
 def test_residual(place, pool, precision):
-    nodes = [
-        Conv("stem", 16, 3, 1, 1),
-        Norm("a", "relu", pool=pool, pool_place="after" if place == "after" else "before"),
-        Conv("conv1", 32),
-        Norm("b", "relu"),
-        Conv("conv2", 16),
-        Norm("c", "silu", residual="a", residual_place=place),
-        Conv("conv3", 16),
-        Norm("d", "gelu", residual="c", residual_place=place),
-        Conv("conv4", 8),
-    ]
+    nodes = residual_nodes(place, pool, "gelu")
     run = check_all(nodes, (9, 10), 21, precision)
     for name, adder in [("a", "c"), ("c", "d")]:
         check_sum(run, name, nodes[run.names.index(adder)])

@@ -10,6 +10,7 @@ import _cgxffcv
 import numpy as np
 import pytest
 import small_data
+from trainings import finish, same_state
 
 import cgxffcv
 from cgxffcv import checkpoint, recipes
@@ -47,27 +48,8 @@ def trainer_of(files, name, **options):
     return Trainer(recipe, *files, **(chosen | {"test_batch": 4} | options))
 
 
-def finish(trainer):
-    steps, epochs = [], []
-    while not trainer.finished:
-        steps += list(trainer.run_epoch())
-        epochs.append(trainer.end_epoch())
-    return steps, epochs
-
-
 def what(steps):
     return [(s.epoch, s.step, s.images, s.loss, s.correct, s.rate, s.skipped, s.resolution) for s in steps]
-
-
-def same_state(a, b):
-    assert set(a) == set(b)
-    for name, value in a.items():
-        if isinstance(value, np.ndarray):
-            assert value.tobytes() == b[name].tobytes(), name
-        elif name != "sums":
-            assert value == b[name], name
-    for mine, theirs in zip(a["sums"], b["sums"], strict=True):
-        assert {k: v for k, v in mine.items() if k != "seconds"} == {k: v for k, v in theirs.items() if k != "seconds"}
 
 
 @pytest.fixture(scope="module")

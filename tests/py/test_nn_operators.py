@@ -286,11 +286,9 @@ def test_norm_far_from_zero_keeps_its_digits():
     assert np.allclose(network.running_variance("norm"), 0.9 + 0.1 * variance, rtol=1e-5)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("place", ["before", "after"])
-@pytest.mark.parametrize("pool", [0, 2])
-def test_residual(place, pool, precision):
-    nodes = [
+def residual_nodes(place, pool, activation):
+    """A residual behind a pool, and one behind a residual; the last norm's activation is given."""
+    return [
         Conv("stem", 16, 3, 1, 1),
         Norm("a", "relu", pool=pool, pool_place="after" if place == "after" else "before"),
         Conv("conv1", 32),
@@ -298,7 +296,14 @@ def test_residual(place, pool, precision):
         Conv("conv2", 16),
         Norm("c", "silu", residual="a", residual_place=place),
         Conv("conv3", 16),
-        Norm("d", "relu", residual="c", residual_place=place),
+        Norm("d", activation, residual="c", residual_place=place),
         Conv("conv4", 8),
     ]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("pool", [0, 2])
+def test_residual(place, pool, precision):
+    nodes = residual_nodes(place, pool, "relu")
     check_all(nodes, (9, 10), 21, precision)

@@ -6,6 +6,7 @@ import _cgxffcv
 import numpy as np
 import pytest
 import small_data
+from trainings import finish, same_state
 
 from cgxffcv import checkpoint, nn, recipes
 from cgxffcv.errors import DataError
@@ -43,26 +44,6 @@ def files(tmp_path_factory):
 def trainer_of(files, name, **options):
     usual = {"threads": 2, "precision": "float32", "num_workers": 2, "device": "cpu"}
     return Trainer(SMALL[name], *files, **(usual | options))
-
-
-def finish(trainer):
-    """Trains to the end; the reports of all steps and epochs."""
-    steps, epochs = [], []
-    while not trainer.finished:
-        steps += list(trainer.run_epoch())
-        epochs.append(trainer.end_epoch())
-    return steps, epochs
-
-
-def same_state(a, b):
-    assert set(a) == set(b)
-    for name, value in a.items():
-        if isinstance(value, np.ndarray):
-            assert value.tobytes() == b[name].tobytes(), name
-        elif name != "sums":
-            assert value == b[name], name
-    for mine, theirs in zip(a["sums"], b["sums"], strict=True):
-        assert {k: v for k, v in mine.items() if k != "seconds"} == {k: v for k, v in theirs.items() if k != "seconds"}
 
 
 @pytest.mark.parametrize("name", ["muon", "savers", "averaging"])
