@@ -100,7 +100,8 @@ class Run:
             )
         if t.gpu is not None:
             what += f"; on GPU {t.gpu} ({device.devices()[t.gpu]['name']}), {t.precision}"
-        self.note(f"training {t.recipe.name}: {self.epochs} epochs, {t.steps:,} steps, {what}")
+        epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)}"
+        self.note(f"training {t.recipe.name}: {epochs}, {t.steps:,} steps, {what}")
         if t.gpu is not None and self.ranks > 1:
             self.note(f"gradients travel {t.explain().splitlines()[0]}")
         if t.recipe.hardest:

@@ -30,6 +30,8 @@ def main() -> None:
             if world.rank == 0:
                 print(text, flush=True)
 
+        if world.size == 1:
+            report("one rank has nobody to send to: start this with mpirun -np 2")
         report(f"{world.size} ranks, {elems:,} gradients in {len(LAYERS)} layers")
         for bits in (32, 8, 4, 2):
             # "auto" would measure both, and send small gradients uncompressed where that is faster

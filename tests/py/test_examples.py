@@ -32,11 +32,18 @@ def test_beton_dataset(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["discs.beton"]
 
 
+def test_compressed_allreduce_alone_says_what_is_missing(tmp_path):
+    assert "one rank has nobody to send to: start this with mpirun -np 2" in run(
+        str(EXAMPLES / "compressed_allreduce.py"), cwd=tmp_path
+    )
+
+
 def test_compressed_allreduce(tmp_path):
     if shutil.which("mpirun") is None or not build_info()["mpi"]:
         pytest.skip("mpirun or a build with MPI is not there")
     words = ["-m", "cgxffcv", "launch", "-np", "2", str(EXAMPLES / "compressed_allreduce.py")]
     out = run(*words, cwd=tmp_path)
+    assert "2 ranks" in out and "nobody to send to" not in out
     errors = {int(bits): float(e) for bits, e in re.findall(r"^ *(\d+) bits: .*error ([\d.]+)$", out, re.M)}
     # Gaussian data: 0.0074, 0.125, 0.63, and about sqrt(1.5) times that where the sum is quantised again
     assert errors[32] == 0 and 0 < errors[8] < 0.01 < errors[4] < 0.16 < errors[2] < 0.9
