@@ -78,8 +78,8 @@ class Reader(Sequence[dict[str, Any]]):
     custom_fields: for fields of a user's own type, {name: class or instance} of cgxffcv.fields.Field.
     jpeg_mode: "accurate" or "fast" (libjpeg-turbo's fast IDCT, which FFCV uses).
     view: give raw images and arrays as read-only views of the file rather than copies. A view stays valid after
-    close(); the file stays mapped until the last view is gone. Where somebody shortens the file meanwhile, touching a view
-    of what is gone ends the process (SIGBUS); everything else gives BetonError.
+    close(); the file stays mapped until the last view is gone. Where somebody shortens the file meanwhile, touching a
+    view of what is gone ends the process (SIGBUS); everything else gives BetonError.
 
     Values: int -> int, float -> float, image -> uint8 (height, width, 3), bytes -> bytes, array -> its dtype and shape,
     json -> what json.loads gives, tensor -> a torch tensor (an array if torch is not installed), custom -> what the
