@@ -7,7 +7,6 @@ write() takes, what reading the opened bytes once takes, what libjpeg-turbo alon
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import struct
@@ -23,7 +22,7 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv import DatasetWriter, Reader, __version__, beton
-from cgxffcv.bench.loader import machine, obtain
+from cgxffcv.bench.loader import give, machine, obtain
 from cgxffcv.errors import UserError
 from cgxffcv.fields import IntField, RGBImageField
 
@@ -175,16 +174,7 @@ def main(arguments: Sequence[str]) -> int:
                   "writing": bench_writing(folder, options.data_root, options.images, options.runs),
                   "opening": bench_opening(folder, options.samples, options.runs),
                   "jpeg": bench_jpeg(folder, options.photographs, options.runs)}  # fmt: skip
-    text = json.dumps(report, indent=2)
-    if options.json == "-":
-        print(text)
-        return 0
-    show(report)
-    if options.json:
-        try:
-            Path(options.json).write_text(text + "\n")
-        except OSError as error:
-            raise UserError(f"bench beton: {error}") from error
+    give(report, show, options.json)
     return 0
 
 

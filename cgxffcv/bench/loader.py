@@ -12,9 +12,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import _cgxffcv
 import numpy as np
@@ -184,6 +185,20 @@ def thread_counts(text: str | None) -> list[int]:
     return counts
 
 
+def give(report: dict[str, Any], show: Callable[[dict[str, Any]], None], path: str | None) -> None:
+    """The report as JSON ("-"), or for people and, with a path, as JSON there; UserError if that cannot be written."""
+    text = json.dumps(report, indent=2)
+    if path == "-":
+        print(text)
+        return
+    show(report)
+    if path:
+        try:
+            Path(path).write_text(text + "\n")
+        except OSError as error:
+            raise UserError(f"bench {report['benchmark']}: {error}") from error
+
+
 def main(arguments: Sequence[str]) -> int:
     """`python -m cgxffcv bench loader [--json FILE]`."""
     top = argparse.ArgumentParser(prog="cgxffcv bench loader", description=__doc__)
@@ -213,16 +228,7 @@ def main(arguments: Sequence[str]) -> int:
         "writing": {"seconds": [round(s, 4) for s in seconds], "seconds_median": round(statistics.median(seconds), 4)},
         "results": results,
     }  # fmt: skip
-    text = json.dumps(report, indent=2)
-    if options.json == "-":
-        print(text)
-        return 0
-    show(report)
-    if options.json:
-        try:
-            Path(options.json).write_text(text + "\n")
-        except OSError as error:
-            raise UserError(f"bench loader: {error}") from error
+    give(report, show, options.json)
     return 0
 
 
