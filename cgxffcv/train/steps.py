@@ -18,6 +18,7 @@ import numpy as np
 from cgxffcv.loader import Loader
 from cgxffcv.recipes import Recipe
 from cgxffcv.train.data import (
+    SIDE,
     augmentation,
     core_operations,
     feeding_loader,
@@ -160,7 +161,7 @@ class DeviceSteps:
 
     def __init__(self, parts: Parts, data: ResidentTraining | FedTraining):
         self.core, self.data, self._parts, self.load_seconds = parts.core, data, parts, 0.0
-        self.device_seconds = 0.0 if data.resident else None
+        self.device_seconds = 0.0
         self.at_once = None if data.resident else FED_STEPS
 
     def whiten(self, count: int, epsilon: float) -> None:
@@ -174,9 +175,7 @@ class DeviceSteps:
         self._take_seconds()
 
     def _take_seconds(self) -> None:
-        seconds = self.data.core.seconds()
-        if self.device_seconds is not None:
-            self.device_seconds += seconds
+        self.device_seconds += self.data.core.seconds()
 
     def run(self, epoch: int, end: int, at_once: int | None) -> Iterator[StepReport]:
         plan, batch, at, ids = self._parts.plan, self._parts.plan.local_batch, -1, np.zeros(0, np.int64)
@@ -246,7 +245,7 @@ class DeviceSteps:
     def restart(self, seed: int) -> None:
         self.data.core.restart(seed)
         self.data.core.seconds()
-        self.device_seconds = None if self.device_seconds is None else 0.0
+        self.device_seconds = 0.0
 
     def close(self) -> None:
         self.data.close()
@@ -258,8 +257,16 @@ def _resident_data(parts: Parts, seed: int, graphs: bool) -> ResidentTraining:
         return ResidentTraining(parts.core, loader, seed, graphs)
 
 
+def host_room(team: Team) -> int:
+    """Bytes of the host's memory that this rank may keep images in: half of its share of what is available."""
+    with open("/proc/meminfo") as file:
+        kibibytes = next((int(line.split()[1]) for line in file if line.startswith("MemAvailable:")), 0)
+    return kibibytes * 1024 // 2 // (1 if team.comm is None else team.comm.local_size)
+
+
 def _fed_data(parts: Parts, seed: int, gpu: int, graphs: bool) -> FedTraining:
-    loader = feeding_loader(parts.path, parts.plan.local_batch, parts.workers, gpu, parts.indices)
+    keep = parts.permutation.num_samples * SIDE * SIDE * 3 <= host_room(parts.team)
+    loader = feeding_loader(parts.path, parts.plan.local_batch, parts.workers, gpu, parts.indices, keep)
     try:
         return FedTraining(parts.core, loader, core_operations(augmentation(parts.recipe)), seed, graphs)
     except BaseException:

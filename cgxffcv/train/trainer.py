@@ -283,7 +283,8 @@ class Trainer:
     @property
     def field_seconds(self) -> float | None:
         """Time of the training on the GPU: whitening (by the host's clock), all steps, the last test; reading, upload
-        and library set-up are not in it. None where steps come from host memory."""
+        and library set-up are not in it, but where the GPU is fed batch by batch, what its steps and the test have
+        waited for reading and upload is. None on a CPU."""
         trained = self._steps.device_seconds
         return None if trained is None else trained + self._device_test_seconds
 

@@ -18,10 +18,13 @@ from trainings import finish, same_state
 
 import cgxffcv
 from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
+from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.loader import Loader, OrderOption
+from cgxffcv.train import steps as steps_module
 from cgxffcv.train.data import core_operations, feeding_loader, share_of
 from cgxffcv.train.fed import FedTest, FedTraining
 from cgxffcv.train.resident import ResidentTest, ResidentTraining
+from cgxffcv.writer import DatasetWriter
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
 
@@ -237,6 +240,23 @@ def test_a_gpu_lost_in_mid_copy_is_said(files, monkeypatch, lost):
         with pytest.raises(cgxffcv.CudaError):
             trainer.evaluate()
         monkeypatch.delenv("CGXFFCV_EMULATED_LOST")
+
+
+def test_jpeg_images_are_decoded_again_where_they_are_too_many(tmp_path, monkeypatch):
+    images, labels = small_data.images_and_labels(27)
+    fields = {"image": RGBImageField(write_mode="jpg", jpeg_quality=90), "label": IntField()}
+    DatasetWriter(str(tmp_path / "a.beton"), fields).from_arrays(image=images, label=labels)
+    states, memory = [], []
+    for resident, room in ((True, 0), (False, 1 << 40), (False, 1)):
+        monkeypatch.setattr(steps_module, "host_room", lambda team, room=room: room)
+        with trainer_of((tmp_path / "a.beton", None), "muon", seed=1, resident=resident) as trainer:
+            finish(trainer)
+            states.append(trainer.state_dict())
+            if not resident:
+                memory.append(trainer._device.passes.loader.stats()["memory_bytes"])
+    for state in states[1:]:
+        same_state(states[0], state)
+    assert memory[0] - memory[1] >= images.nbytes
 
 
 def test_page_locked_batches_are_batches(data):  # noqa: F811
