@@ -208,7 +208,7 @@ def test_a_signal_ends_the_run_after_a_whole_step(files):
         state = trainer.state_dict()
     interrupted = []
     with trainer_of(files, recipe, seed=1, resident=False) as trainer:
-        for delay in (0.02, 0.2):
+        for delay in (0.002, 0.05, 0.2):
             if trainer.finished:
                 break
             timer = threading.Timer(delay, signal.raise_signal, [signal.SIGINT])
