@@ -158,6 +158,17 @@ def test_as_the_passes_apart(precision, monkeypatch):
     assert not np.array_equal(results["0", 1]["conv.weight"], filters[1])
 
 
+def test_no_plan_is_sought_for_what_is_not_run(monkeypatch):
+    """The record of plans names the kernel; cuDNN's is there where the gradient goes through it."""
+    texts = []
+    for fused in ("filter", "0"):
+        monkeypatch.setenv("CGXFFCV_FUSED", fused)
+        plan = make(nodes_of((8, 16)), "float16").plan(2, (4, 4))
+        texts.append([text for name, node, text in plan.algorithms if (name, node) == ("conv filter gradient", 1)])
+    assert texts[0] == ["with its norm's gradient in one kernel"]
+    assert len(texts[1]) == 1 and texts[1] != texts[0]
+
+
 @pytest.mark.parametrize("kind", ["kernel", "padding", "stride", "pool", "place", "float32", "channels"])
 def test_what_has_no_such_kernel(kind):
     """Other shapes go the usual way: their gradients have gone through the storage type."""

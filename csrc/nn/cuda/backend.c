@@ -209,9 +209,12 @@ done:
 }
 
 static bool algorithm(const Context *context, const Pass *pass, Algorithm *out) {
-    static const char fused[] = "with its norm's pool in one kernel";
     const OpState *state = &context->states[pass->op];
-    if (pass->kind == PASS_CONV_FORWARD && state->pooled) {
+    const char *fused = pass->kind == PASS_CONV_FORWARD && state->pooled ? "with its norm's pool in one kernel"
+                        : pass->kind == PASS_CONV_FILTER && state->pooled_filter
+                            ? "with its norm's gradient in one kernel"
+                            : NULL;
+    if (fused != NULL) {
         *out = (Algorithm){.name = fused, .text = fused, .source = ALGORITHM_FIXED};
         return true;
     }

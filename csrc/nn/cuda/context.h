@@ -14,7 +14,7 @@ typedef struct OpState {
     CudaConv *forward, *data, *filter; /* owned */
     float *partials;                   /* partial sums of blocks, combined in a fixed order by the closing pass */
     float *terms;                      /* norm: per-channel values that the passes share, see norm_op.c */
-    bool pooled_filter; /* convolution: its filter gradient can be made from the norm's, see pooled_filter_op.c */
+    bool pooled_filter; /* convolution: its filter gradient is made from the norm's, see pooled_filter_op.c */
 } OpState;
 
 struct Context {

@@ -39,9 +39,10 @@ Status cuda_conv_op_create(Context *context, int op) {
     Status status = STATUS_OK;
     if (!state->pooled) TRY_GOTO(create_pass(context, op, PASS_CONV_FORWARD, CUDA_CONV_FORWARD, &state->forward));
     TRY_GOTO(create_pass(context, op, PASS_CONV_DATA, CUDA_CONV_DATA, &state->data));
-    if (o->train_filters) {
-        TRY_GOTO(create_pass(context, op, PASS_CONV_FILTER, CUDA_CONV_FILTER, &state->filter));
+    if (o->train_filters && has_pass(context->program, PASS_CONV_FILTER, op)) {
         TRY_GOTO(cuda_pooled_filter_op_create(context, op));
+        if (!state->pooled_filter)
+            TRY_GOTO(create_pass(context, op, PASS_CONV_FILTER, CUDA_CONV_FILTER, &state->filter));
     }
 done:
     return error_at_operation(status, o->node.name);
@@ -87,8 +88,8 @@ Status cuda_pass_conv_filter(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
     const NodeDesc *node = &o->node;
     CudaConv *conv = context->states[op].filter;
-    if (conv == NULL) return STATUS_OK;
     if (context->states[op].pooled_filter) return cuda_pass_pooled_filter(context, job, op);
+    if (conv == NULL) return STATUS_OK;
     void *gradient = (char *)context->filter_gradients + o->weight * element_bytes(context);
     size_t taps = (size_t)node->kernel * (size_t)node->kernel;
     size_t elems = (size_t)node->out_channels * taps * (size_t)cuda_shape(context, o->input)->channels;

@@ -24,7 +24,7 @@ Status cuda_pooled_filter_op_create(Context *context, int op) {
     const Op *o = &program->ops[op];
     const NodeDesc *node = &o->node;
     OpState *state = &context->states[op];
-    if (!cuda_fusion_wanted("filter") || state->filter == NULL || op + 1 == program->op_count) return STATUS_OK;
+    if (!cuda_fusion_wanted("filter") || op + 1 == program->op_count) return STATUS_OK;
     if (program->ops[op + 1].node.kind != NODE_NORM || cuda_shape(context, o->output_gradient)->held) return STATUS_OK;
     if (node->kernel != 3 || node->stride != 1 || node->padding != 1) return STATUS_OK;
     NormShape shape = shape_of(context, op, program->batch);
