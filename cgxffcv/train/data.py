@@ -96,8 +96,10 @@ def _check_labels(loader: Loader) -> None:
 def _checked(loader: Loader) -> Loader:
     """Refuses an empty file, labels that name no class, and images of a wrong size, by the first one."""
     if loader.num_samples == 0:
+        in_file = loader._core.in_file
         loader.close()
-        raise DataError(f"{loader.fname}: holds no samples")
+        chosen = f"none of its {in_file:,} samples is chosen (by indices)" if in_file else "holds no samples"
+        raise DataError(f"{loader.fname}: {chosen}")
     numbers = loader.next_traversal_order()[:1] if loader.indices is None else loader.indices[:1]
     try:
         _check_labels(loader)

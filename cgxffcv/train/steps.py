@@ -6,11 +6,13 @@ memory of the GPU.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +45,8 @@ __all__ = ["DeviceSteps", "LoaderSteps", "Parts", "Steps", "open_steps", "open_t
 
 READ_BATCH = 1000  # images at a time on their way to the GPU
 FED_STEPS = 64  # of batches on their way to a GPU, between two returns to the host
+# Of the container or its control group, versions 2 and 1; "max" or a number.
+MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -257,11 +261,15 @@ def _resident_data(parts: Parts, seed: int, graphs: bool) -> ResidentTraining:
         return ResidentTraining(parts.core, loader, seed, graphs)
 
 
-def host_room(team: Team) -> int:
-    """Bytes of the host's memory that this rank may keep images in: half of its share of what is available."""
-    with open("/proc/meminfo") as file:
-        kibibytes = next((int(line.split()[1]) for line in file if line.startswith("MemAvailable:")), 0)
-    return kibibytes * 1024 // 2 // (1 if team.comm is None else team.comm.local_size)
+def host_room(team: Team, meminfo: str = "/proc/meminfo", limits: tuple[str, ...] = MEMORY_LIMITS) -> int:
+    """Bytes of the host's memory that this rank may keep images in: half of its share of what is available, also by
+    the limit of its container."""
+    with open(meminfo) as file:
+        room = next((int(line.split()[1]) for line in file if line.startswith("MemAvailable:")), 0) * 1024
+    for limit in limits:
+        with contextlib.suppress(OSError, ValueError):  # there is none
+            room = min(room, int(Path(limit).read_text()))
+    return room // 2 // (1 if team.comm is None else team.comm.local_size)
 
 
 def _fed_data(parts: Parts, seed: int, gpu: int, graphs: bool) -> FedTraining:

@@ -303,6 +303,19 @@ def test_refusals(data, tmp_path):  # noqa: F811
     assert core.steps_done == 0
 
 
+def test_a_failed_run_takes_its_batches_again(data, tmp_path):  # noqa: F811
+    """The first batch had been taken when it was refused."""
+    _, images, labels = data
+    path = small_data.write(tmp_path / "bad.beton", images, labels + 10)
+    _, core, fed = fed_of(path, [])
+    for _ in range(2):
+        with pytest.raises(ValueError, match="sample 0 has the label 10; expected 0 to 9"):
+            fed.run(np.arange(BATCH), 0, np.zeros((1, 5)), None)
+    assert core.steps_done == 0
+    fed.close()
+    core.close()
+
+
 FALLBACK = """
 import os, sys, warnings
 sys.path[:0] = sys.argv[1:3]

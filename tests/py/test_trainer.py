@@ -14,6 +14,8 @@ from cgxffcv.fields import BytesField, IntField, RGBImageField
 from cgxffcv.recipes import SIX, RecipeError
 from cgxffcv.train import Compression, Trainer, TrainingDiverged
 from cgxffcv.train.plan import training_flops
+from cgxffcv.train.steps import host_room
+from cgxffcv.train.team import Team
 from cgxffcv.train.test import least_confident
 from cgxffcv.writer import DatasetWriter
 
@@ -249,6 +251,8 @@ def test_wrong_data(files, tmp_path):
     for train, test in ((empty, None), (files[0], empty)):
         with pytest.raises(DataError, match="e.beton: holds no samples"):
             Trainer(MUON, train, test, threads=1)
+    with pytest.raises(DataError, match="none of its 60 samples is chosen"):
+        Trainer(MUON, small_data.write(tmp_path / "f.beton", images, labels), train_indices=[])
     with pytest.raises(RecipeError, match="the training set has only 60"):
         Trainer(MUON.replace(batch_size=61), small_data.write(tmp_path / "c.beton", images, labels))
     with pytest.raises(RecipeError, match="iterations must be 1 to 20, not 0"):
@@ -372,3 +376,13 @@ def test_networks_of_all_recipes_can_be_described():
 
     for recipe in recipes.RECIPES.values():
         assert isinstance(describe(recipe), nn.Description)
+
+
+def test_a_container_limits_what_the_host_has_room_for(tmp_path):
+    """Half of what is available, at most half of the limit; a file that is not there, or says "max", sets none."""
+    meminfo, limit, none = tmp_path / "meminfo", tmp_path / "limit", tmp_path / "none"
+    meminfo.write_text("MemTotal: 900 kB\nMemAvailable:      640 kB\nBuffers: 1 kB\n")
+    for text, room in (("max\n", 320 * 1024), ("1000\n", 500), (f"{1 << 62}\n", 320 * 1024), ("", 320 * 1024)):
+        limit.write_text(text)
+        assert host_room(Team(), str(meminfo), (str(none), str(limit))) == room
+    assert host_room(Team()) > 0
