@@ -242,6 +242,7 @@ def test_a_gpu_lost_in_mid_copy_is_said(files, monkeypatch, lost):
         monkeypatch.delenv("CGXFFCV_EMULATED_LOST")
 
 
+@pytest.mark.skipif(not _cgxffcv.build_info()["jpeg"], reason="this build has no libjpeg-turbo")
 def test_jpeg_images_are_decoded_again_where_they_are_too_many(tmp_path, monkeypatch):
     images, labels = small_data.images_and_labels(27)
     fields = {"image": RGBImageField(write_mode="jpg", jpeg_quality=90), "label": IntField()}

@@ -37,7 +37,7 @@ class Run:
 
     def __init__(self, monkeypatch, fused, case, precision, nodes=None, seed=0, **options):
         batch, size, channels = case
-        monkeypatch.setenv("CGXFFCV_FUSED", "1" if fused else "0")
+        monkeypatch.setenv("CGXFFCV_FUSED", "forward" if fused else "0")
         nodes = nodes or nodes_of(channels)
         rng = np.random.default_rng(seed)
         self.network = network = Network(
