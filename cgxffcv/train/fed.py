@@ -15,6 +15,11 @@ from cgxffcv.train.resident import SAMPLE, load_set
 __all__ = ["FedTest", "FedTraining"]
 
 
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two contiguous int64 arrays are equal; what is the same memory is not read, for a pass may be long."""
+    return len(a) == len(b) and (a.ctypes.data == b.ctypes.data or np.array_equal(a, b))
+
+
 class _Passes:
     """Batches of any samples, in any order; the loader reads ahead in the order that it was last told."""
 
@@ -24,17 +29,18 @@ class _Passes:
 
     def expect(self, ids: np.ndarray) -> None:
         """These samples come next; reading begins."""
-        if len(ids) == 0 or np.array_equal(self._coming, ids):
+        ids = np.ascontiguousarray(ids, np.int64)
+        if len(ids) == 0 or _same(self._coming, ids):
             return
         self._coming = np.zeros(0, np.int64)
-        ids = np.ascontiguousarray(ids, np.int64)
         self.core.begin(0, 0, True, False, ids)
         self._coming = ids
 
     def take(self, ids: np.ndarray) -> Any:
         """What gives the batches of these samples next, and must be asked for all of them. A failure meanwhile is no
         obstacle to what is expected after it."""
-        if not np.array_equal(self._coming[: len(ids)], ids):
+        ids = np.ascontiguousarray(ids, np.int64)
+        if not _same(self._coming[: len(ids)], ids):
             self.expect(ids)
         self._left, self._coming = self._coming[len(ids) :], np.zeros(0, np.int64)
         return self.core
