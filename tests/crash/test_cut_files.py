@@ -5,7 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import _cgxffcv
+import numpy as np
 import pytest
+
+from cgxffcv import DatasetWriter, Loader
+from cgxffcv.fields import IntField
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 15
@@ -63,3 +68,15 @@ def test_a_file_cut_while_it_is_read(tmp_path, how):
     done = subprocess.run([sys.executable, "-c", READER, str(tmp_path), how, str(ROUNDS)], capture_output=True,
                           text=True, timeout=120, check=False, env=environ)  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "done\n"), (done.returncode, done.stderr[-2000:])
+
+
+def test_a_batch_of_a_file_that_lost_its_last_byte_is_refused(tmp_path):
+    """No memory page is missing, so no signal comes: the length alone tells."""
+    path = str(tmp_path / "x.beton")
+    writer = DatasetWriter(path, {"value": IntField()}, num_workers=1)
+    writer.from_arrays(np.arange(64))
+    with Loader(path, 16, num_workers=1) as loader:
+        assert [batch[0].reshape(-1).tolist() for batch in loader][0] == list(range(16))
+        os.truncate(path, os.path.getsize(path) - 1)
+        with pytest.raises(_cgxffcv.BetonError, match="x.beton.*shorter since it was opened"):
+            list(loader)

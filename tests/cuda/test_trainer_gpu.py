@@ -291,7 +291,11 @@ with t.trainer_of(sys.argv[3:5], "savers", resident=sys.argv[5] == "resident") a
     assert trainer.algorithms()["plans"] == []
     t.finish(trainer)
     trainer.evaluate()
-    print(json.dumps(trainer.algorithms()))
+    plans = trainer.algorithms()["plans"]
+with t.trainer_of(sys.argv[3:5], "savers") as trainer:  # finds them where the first has put them
+    t.finish(trainer)
+    assert {plan["source"] for plan in trainer.algorithms()["plans"]} == {plan["source"] for plan in plans}
+    print(json.dumps(trainer.algorithms() | {"plans": plans}))
 """
 
 
