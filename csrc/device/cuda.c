@@ -269,7 +269,7 @@ Status device_capture_end(DeviceStream *stream, DeviceGraph **out) {
     cudaGraph_t graph = NULL;
     cudaGraphExec_t ready = NULL;
     TRY_CUDA(cudaStreamEndCapture((cudaStream_t)stream, &graph));
-    cudaError_t error = cudaGraphInstantiate(&ready, graph, 0);
+    cudaError_t error = cudaGraphInstantiate(&ready, graph, cudaGraphInstantiateFlagUseNodePriority);
     (void)cudaGraphDestroy(graph);
     TRY_CUDA(error);
     error = cudaGraphUpload(ready, (cudaStream_t)stream);

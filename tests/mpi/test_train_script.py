@@ -203,5 +203,5 @@ def test_mistakes_under_mpirun_are_told_by_rank_0_first(data, tmp_path):
 def test_the_demo_on_a_few_images(data, tmp_path):
     done = train(data, tmp_path, "--epochs", "1", "--batch-size", "100", "--quantization-bits", "4")
     assert done.returncode == 0, done.stderr
-    assert "training demo: 1 epochs, 8 steps" in done.stderr and "UNCOMPRESSED" in done.stdout
+    assert "training demo: 1 epoch, 8 steps" in done.stderr and "UNCOMPRESSED" in done.stdout
     assert "This will take about" in done.stderr

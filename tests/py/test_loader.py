@@ -1,6 +1,5 @@
-"""The loader's orders, ranks, states, errors and lifetimes. Pixels are tested in test_augment.py."""
+"""The loader's orders, ranks, states, errors, lifetimes. Fields: test_loader_fields.py; pixels: test_augment.py."""
 
-import lzma
 import os
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import tiny_beton
 
 from cgxffcv import decoders as dec
 from cgxffcv import transforms as tf
-from cgxffcv.loader import Loader, OrderOption, PipelineSpec
+from cgxffcv.loader import Loader, OrderOption
 
 N = 103
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -30,10 +29,14 @@ def pixels(count=N, size=(16, 16), seed=5):
     return np.random.default_rng(seed).integers(0, 256, (count, *size, 3), dtype=np.uint8)
 
 
+def write_plain(folder):
+    fields = {"image": ("image", list(pixels())), "label": ("int", list(range(N)))}
+    return tiny_beton.write(folder / "plain.beton", fields)
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    name = tmp_path_factory.mktemp("loader") / "plain.beton"
-    return tiny_beton.write(name, {"image": ("image", list(pixels())), "label": ("int", list(range(N)))})
+    return write_plain(tmp_path_factory.mktemp("loader"))
 
 
 @pytest.fixture(scope="module")
@@ -337,181 +340,6 @@ def test_a_state_that_does_not_fit_is_refused(path, change, text):
         assert flat(ids_of(loader)) == reference.shuffled(range(N), 1, 0)[:96]
 
 
-# ---- decoders and steps ----
-
-
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory):
-    rng = np.random.default_rng(1)
-    photos = [np.kron(rng.integers(0, 256, (3, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(9)]
-    fields = {
-        "photo": ("image", [tiny_beton.jpeg(photo) for photo in photos]),
-        "mask": ("image", [rng.integers(0, 2, (24, 32, 3), dtype=np.uint8) for _ in range(9)]),
-        "number": ("int", [-(2**63), 2**63 - 1, *range(7)]),
-        "weight": ("float", [np.nan, np.inf, -0.0, *np.linspace(0, 1, 6).tolist()]),
-        "vector": ("array", list(rng.normal(size=(9, 2, 3)).astype(np.float16))),
-        "complex": ("tensor", list((rng.normal(size=(9, 4)) + 1j).astype(np.complex128))),
-        "text": ("bytes", [b"", b"a", b"bb\0b", *[b"x" * i for i in range(6)]]),
-        "info": ("json", [None, 1, "ü", {"a": [1, 2]}, [], {}, "", 1.5, True]),
-    }
-    name = tmp_path_factory.mktemp("mixed") / "mixed.beton"
-    return tiny_beton.write(name, fields, sides=(24, 32)), fields
-
-
-def test_default_decoders(mixed):
-    path, fields = mixed
-    with Loader(path, 9, num_workers=2) as loader:
-        (batch,) = list(loader)
-        names = [output.name for output in loader.outputs]
-    got = dict(zip(names, batch, strict=True))
-    assert names == list(fields)
-    assert got["number"].dtype == np.int64 and got["number"].shape == (9, 1)
-    assert got["number"][:, 0].tolist() == fields["number"][1]
-    assert got["weight"].tobytes() == np.array(fields["weight"][1]).reshape(9, 1).tobytes()
-    for name in ("vector", "complex"):
-        assert got[name].tobytes() == np.stack(fields[name][1]).tobytes()
-        assert got[name].dtype == fields[name][1][0].dtype and got[name].shape == np.stack(fields[name][1]).shape
-    texts = np.zeros((9, 5), np.uint8)
-    for row, text in zip(texts, fields["text"][1], strict=True):
-        row[: len(text)] = np.frombuffer(text, np.uint8)
-    np.testing.assert_array_equal(got["text"], texts)
-    np.testing.assert_array_equal(got["mask"], np.stack(fields["mask"][1]))
-    assert got["photo"].shape == (9, 24, 32, 3) and got["photo"].dtype == np.uint8
-
-
-def test_arrays_of_as_many_dimensions_as_the_format_has(tmp_path):
-    values = list(np.arange(12, dtype=np.int16).reshape(4, *[1] * 31, 3))
-    name = tiny_beton.write(tmp_path / "deep.beton", {"x": ("array", values)})
-    with Loader(name, 2, num_workers=1) as loader:
-        batches = [batch[0] for batch in loader]
-    assert [batch.shape for batch in batches] == [(2, *[1] * 31, 3)] * 2
-    assert np.array_equal(np.concatenate(batches), values)
-
-
-def test_jpeg_pixels_are_libjpegs(mixed):
-    """The accurate mode decodes as Pillow does (both are libjpeg-turbo with its defaults)."""
-    from io import BytesIO
-
-    from PIL import Image
-
-    path, fields = mixed
-    want = np.stack([np.asarray(Image.open(BytesIO(data))) for data in fields["photo"][1]])
-    for options in ({}, {"resident": True}):
-        with Loader(path, 9, pipelines={"photo": [dec.SimpleRGBImageDecoder()]}, **options) as loader:
-            (batch,) = list(loader)
-            np.testing.assert_array_equal(batch[0], want)
-            assert (loader.stats()["jpeg_seconds"] > 0) == (not options)
-    with Loader(path, 9, pipelines={"photo": [dec.SimpleRGBImageDecoder("fast")]}) as loader:
-        (batch,) = list(loader)
-        assert np.abs(batch[0].astype(int) - want).max() <= 9
-
-
-@pytest.mark.parametrize("name", ["rgb_jpg_q90", "rgb_jpg_q50", "rgb_proportion", "rgb_max_resolution"])
-def test_ffcvs_files_give_ffcvs_pixels(tmp_path, name):
-    """Files that FFCV 1.0.2 wrote, and what it decodes from them, with the fast inverse DCT."""
-    path = tmp_path / f"{name}.beton"
-    path.write_bytes(lzma.decompress((GOLDEN / f"{name}.beton.xz").read_bytes()))
-    expected = np.load(GOLDEN / f"{name}.expected.npz")
-    pipelines = {"image": [dec.SimpleRGBImageDecoder("fast")]}
-    single = "image" in expected  # images of one size stand in one array, others each in their own
-    images = expected["image"] if single else [expected[f"image_{i}"] for i in range(len(expected.files))]
-    for i, image in enumerate(images):
-        with Loader(path, 1, indices=[i], pipelines=pipelines) as loader:
-            np.testing.assert_array_equal(next(iter(loader))[0][0], image)
-
-
-def test_bytes_with_lengths_and_json(mixed):
-    path, fields = mixed
-    pipelines = {"text": [dec.BytesDecoder(lengths=True)], "info": [dec.JSONDecoder()]}
-    only = {name: pipelines.get(name) for name in fields}
-    with Loader(path, 9, pipelines=only) as loader:
-        ((text, info),) = list(loader)
-    values, lengths = text
-    assert lengths.dtype == np.int64 and lengths.tolist() == [len(value) for value in fields["text"][1]]
-    assert [row[:size].tobytes() for row, size in zip(values, lengths, strict=True)] == fields["text"][1]
-    assert info == fields["info"][1]
-
-
-def test_json_that_does_not_parse_names_the_sample(tmp_path):
-    good = tiny_beton.write(tmp_path / "good.beton", {"info": ("json", [{"a": 1}, {"a": 2}])})
-    data = good.read_bytes().replace(b'{"a": 2}', b'{"a": 2]')
-    bad = tmp_path / "bad.beton"
-    bad.write_bytes(data)
-    pipelines = {"info": [dec.JSONDecoder()]}
-    with Loader(bad, 2, pipelines=pipelines) as loader, pytest.raises(_cgxffcv.BetonError, match="sample 1") as caught:
-        list(loader)
-    assert caught.value.sample == 1 and caught.value.field == "info" and caught.value.path == str(bad)
-
-
-def test_several_views_and_shared_draws(mixed):
-    path, fields = mixed
-    steps = [tf.RandomCrop((16, 16)), tf.RandomHorizontalFlip()]
-    pipelines = {
-        "photo": PipelineSpec(transforms=steps, draws=7),
-        "mask": PipelineSpec(transforms=steps, draws=7),
-        "other": PipelineSpec("photo", dec.SimpleRGBImageDecoder(), steps),
-        "plain": PipelineSpec("photo"),
-        **dict.fromkeys(("number", "weight", "vector", "complex", "text", "info")),
-    }
-    with Loader(path, 9, seed=3, pipelines=pipelines) as loader:
-        assert [output.name for output in loader.outputs] == ["photo", "mask", "other", "plain"]
-        ((photo, mask, other, plain),) = list(loader)
-    for i in range(9):
-        image = plain[i]
-        np.testing.assert_array_equal(photo[i], reference.pipeline(steps, image, (3, 0, i), number=7))
-        np.testing.assert_array_equal(mask[i], reference.pipeline(steps, fields["mask"][1][i], (3, 0, i), number=7))
-        np.testing.assert_array_equal(other[i], reference.pipeline(steps, image, (3, 0, i), number=2))
-
-
-def test_steps_on_batches(path):
-    seen = []
-
-    def double(batch):
-        seen.append(batch.shape)
-        return batch * 2
-
-    tensor = [tf.ToTensor(), tf.ToDevice("cpu")]
-    pipelines = {
-        "image": [*tensor, tf.ToTorchImage(), tf.Convert(np.float32), double, tf.Convert("float64")],
-        "label": [dec.IntDecoder(), *tensor, tf.Squeeze(), tf.Convert(np.int32), tf.ModuleWrapper(double)],
-    }
-    with Loader(path, 5, pipelines=pipelines, indices=range(10)) as loader:
-        batches = [tuple(np.asarray(part) for part in batch) for batch in loader]
-    assert seen == [(5, 3, 16, 16), (5,)] * 2
-    assert batches[0][0].dtype == np.float64 and batches[0][1].dtype == np.int32
-    np.testing.assert_array_equal(batches[1][0], 2.0 * pixels()[5:10].transpose(0, 3, 1, 2))
-    np.testing.assert_array_equal(batches[1][1], 2 * np.arange(5, 10))
-
-
-def test_squeeze_and_view():
-    batch = np.zeros((1, 1, 5, 1), np.int64)
-    assert tf.Squeeze()(batch).shape == (1, 5)
-    assert tf.Squeeze(1)(batch).shape == (1, 5, 1)
-    assert tf.Squeeze(-1, 2)(batch).shape == (1, 1, 5)
-    assert tf.View("float64")(batch).dtype == np.float64
-
-
-def test_channels_last_is_a_view(path):
-    with Loader(path, 5, pipelines={"image": [tf.ToTorchImage()]}) as loader:
-        image, _ = next(iter(loader))
-    assert image.shape == (5, 3, 16, 16) and image.transpose(0, 2, 3, 1).flags.c_contiguous
-
-
-def test_filter(path):
-    with Loader(path, 8, indices=range(20, 60), seed=4, ids=True) as loader:
-        even = loader.filter("label", lambda label: label[0] % 2 == 0)
-        few = even.filter("image", lambda image: image[0, 0, 0] < 128)
-        assert even.indices.tolist() == list(range(20, 60, 2))
-        assert few.indices.tolist() == [i for i in range(20, 60, 2) if pixels()[i, 0, 0, 0] < 128]
-        assert flat(ids_of(even)) == list(range(20, 52, 2)) and even.seed == 4
-        none = even.filter("label", lambda label: False)
-        assert len(none) == 0 and list(none) == []
-        with pytest.raises(ValueError, match="image, label"):
-            loader.filter("labels", bool)
-        for made in (even, few, none):
-            made.close()
-
-
 # ---- errors ----
 
 
@@ -569,15 +397,6 @@ def test_images_of_several_sizes(tmp_path):
         with pytest.raises(ValueError, match="sample 3"):
             loader.get_batch([0, 3])
         assert loader.get_batch([0, 5])[0].shape == (2, 4, 4, 3)
-
-
-def test_resident_pixels_are_of_the_samples_in_use(mixed):
-    path, _ = mixed
-    with Loader(path, 2, indices=[0, 1, 2, 4], resident=True) as loader:
-        assert loader.stats()["memory_bytes"] > 9 * 24 * 32 * 3
-        assert loader.get_batch([4, 0])[0].shape == (2, 24, 32, 3)
-        with pytest.raises(IndexError, match="sample 5"):
-            loader.get_batch([5])
 
 
 def test_a_bad_sample_comes_after_the_batches_before_it(tmp_path):
