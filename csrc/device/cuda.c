@@ -194,15 +194,6 @@ Status device_stream_create(DeviceStream **out) {
     return STATUS_OK;
 }
 
-Status device_stream_create_urgent(DeviceStream **out) {
-    cudaStream_t stream;
-    int least, greatest;
-    TRY_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest));
-    TRY_CUDA(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest));
-    *out = (DeviceStream *)stream;
-    return STATUS_OK;
-}
-
 void device_stream_destroy(DeviceStream *stream) {
     if (stream != NULL) (void)cudaStreamDestroy((cudaStream_t)stream);
 }
@@ -269,7 +260,7 @@ Status device_capture_end(DeviceStream *stream, DeviceGraph **out) {
     cudaGraph_t graph = NULL;
     cudaGraphExec_t ready = NULL;
     TRY_CUDA(cudaStreamEndCapture((cudaStream_t)stream, &graph));
-    cudaError_t error = cudaGraphInstantiate(&ready, graph, cudaGraphInstantiateFlagUseNodePriority);
+    cudaError_t error = cudaGraphInstantiate(&ready, graph, 0);
     (void)cudaGraphDestroy(graph);
     TRY_CUDA(error);
     error = cudaGraphUpload(ready, (cudaStream_t)stream);

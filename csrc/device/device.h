@@ -51,7 +51,6 @@ Status device_host_alloc(size_t bytes, void *out);
 void device_host_free(void *pointer);
 
 Status device_stream_create(DeviceStream **out);
-Status device_stream_create_urgent(DeviceStream **out); /* its kernels go first where several wait for room */
 void device_stream_destroy(DeviceStream *stream);
 Status device_stream_synchronize(DeviceStream *stream); /* NULL: the default stream, which waits for no other */
 Status device_synchronize(void);                        /* all streams */

@@ -45,11 +45,6 @@ Status device_stream_create(DeviceStream **out) {
     return absent();
 }
 
-Status device_stream_create_urgent(DeviceStream **out) {
-    (void)out;
-    return absent();
-}
-
 void device_stream_destroy(DeviceStream *stream) { (void)stream; }
 
 Status device_stream_synchronize(DeviceStream *stream) {

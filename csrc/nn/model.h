@@ -207,10 +207,6 @@ typedef struct StepOptions {
     void *hook_context;
     Status (*check)(void *context); /* called now and then during the step; a failure ends it. May be NULL */
     void *check_context;
-    /* CUDA: called once, before the parameters of nodes behind the first are read, or of all where the first one's
-     * filters are trained; so that it can make the stream wait for them. May be NULL. */
-    Status (*await_parameters)(void *context);
-    void *await_context;
 } StepOptions;
 
 typedef struct StepTotals {

@@ -134,7 +134,7 @@ double optim_step_flops(const Optim *optim) {
 }
 
 static Status need_device(const Optim *optim) {
-    if (optim->table->begin_scheduled != NULL) return STATUS_OK;
+    if (optim->table->step_scheduled != NULL) return STATUS_OK;
     FAIL(STATUS_ARGUMENT, "scheduled steps are for optimizers on a GPU; in host memory use optim_step");
 }
 
@@ -152,17 +152,7 @@ Status optim_check_scheduled(Optim *optim, const int32_t *step, uint32_t *flag) 
     return optim->table->check_scheduled(optim->state, step, flag);
 }
 
-Status optim_begin_scheduled(Optim *optim, const int32_t *step, const uint32_t *flag, const bool *enabled) {
-    TRY(need_device(optim));
-    return optim->table->begin_scheduled(optim->state, step, flag, enabled);
-}
-
-Status optim_end_scheduled(Optim *optim) {
-    TRY(need_device(optim));
-    return optim->table->end_scheduled(optim->state);
-}
-
 Status optim_step_scheduled(Optim *optim, const int32_t *step, const uint32_t *flag, const bool *enabled) {
-    TRY(optim_begin_scheduled(optim, step, flag, enabled));
-    return optim_end_scheduled(optim);
+    TRY(need_device(optim));
+    return optim->table->step_scheduled(optim->state, step, flag, enabled);
 }

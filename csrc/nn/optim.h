@@ -89,10 +89,4 @@ Status optim_check_scheduled(Optim *optim, const int32_t *step, uint32_t *flag);
  * whether it may be active in any of the steps that will be replayed; the others cost nothing and are not touched. */
 Status optim_step_scheduled(Optim *optim, const int32_t *step, const uint32_t *flag, const bool *enabled);
 
-/* The same in two halves. After the first *step and *flag may change, gradients and momenta are free, and the tensors
- * of SGD groups are done; those of Muon groups may be under way on streams of the optimizer's own, until the second
- * makes its stream wait for them. Without a first half the second does nothing. */
-Status optim_begin_scheduled(Optim *optim, const int32_t *step, const uint32_t *flag, const bool *enabled);
-Status optim_end_scheduled(Optim *optim);
-
 #endif

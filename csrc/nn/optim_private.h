@@ -29,8 +29,7 @@ typedef struct OptimTable {
     /* NULL in host memory. */
     Status (*load_rates)(OptimState *state, const OptimRate *rates, int64_t steps);
     Status (*check_scheduled)(OptimState *state, const int32_t *step, uint32_t *flag);
-    Status (*begin_scheduled)(OptimState *state, const int32_t *step, const uint32_t *flag, const bool *enabled);
-    Status (*end_scheduled)(OptimState *state);
+    Status (*step_scheduled)(OptimState *state, const int32_t *step, const uint32_t *flag, const bool *enabled);
 } OptimTable;
 
 /* `spec` is borrowed until destroy. */

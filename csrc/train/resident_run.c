@@ -92,11 +92,6 @@ static Status feed_batch(Resident *r, Loader *loader) {
     return feed_free(r->feed);
 }
 
-/* Also where none has begun. */
-static Status end_step(Resident *r) { return optim_end_scheduled(r->trainer->optim); }
-
-static Status await_parameters(void *context) { return end_step(context); }
-
 static Status put_gradients(Resident *r, const TrainerPhase *phase, Plan *plan, bool exchange) {
     const TrainerConfig *config = &r->trainer->config;
     Images images = batch_of(r, r->batch_images);
@@ -105,9 +100,7 @@ static Status put_gradients(Resident *r, const TrainerPhase *phase, Plan *plan, 
                            .first_block = phase->first_block,
                            .losses = r->batch_losses,
                            .hook = exchange ? config->reduce_hook : NULL,
-                           .hook_context = config->reduce_context,
-                           .await_parameters = await_parameters,
-                           .await_context = r};
+                           .hook_context = config->reduce_context};
     if (phase->side < config->side) {
         TRY(gather_shrink(r->batch_images, config->batch, config->side, config->side, phase->side, r->config.mean,
                           r->config.std, r->shrunk, r->stream));
@@ -121,9 +114,8 @@ static Status put_gradients(Resident *r, const TrainerPhase *phase, Plan *plan, 
                           model_gradient_elems(r->model, phase->first_block));
 }
 
-/* A step on the batch that has been put; the optimizer's last part runs on beside the beginning of the next one, unless
- * it is ended before. */
-static Status begin_step(Resident *r, int phase, bool exchange) {
+/* A step on the batch that has been put. */
+static Status put_step(Resident *r, int phase, bool exchange) {
     const PhaseState *state = &r->phases[phase];
     Trainer *trainer = r->trainer;
     const ResidentClosing closing = {.clock = r->clock,
@@ -137,13 +129,8 @@ static Status begin_step(Resident *r, int phase, bool exchange) {
                                      .batch = trainer->config.batch};
     TRY(put_gradients(r, &trainer->config.phases[phase], state->plan, exchange));
     TRY(optim_check_scheduled(trainer->optim, &r->clock->step, r->flag));
-    TRY(optim_begin_scheduled(trainer->optim, &r->clock->step, r->flag, state->enabled));
+    TRY(optim_step_scheduled(trainer->optim, &r->clock->step, r->flag, state->enabled));
     return resident_close_step(&closing, r->stream);
-}
-
-static Status put_step(Resident *r, int phase, bool exchange) {
-    TRY(begin_step(r, phase, exchange));
-    return end_step(r);
 }
 
 /* With their batches, if those come from a set. */
@@ -152,13 +139,11 @@ static Status record_steps(Resident *r, const GatherSet *set, int phase, int ste
     TRY(device_capture_begin(r->stream));
     for (int i = 0; i < steps && status == STATUS_OK; i++) {
         if (set != NULL) status = put_batch(r, set);
-        if (status == STATUS_OK) status = begin_step(r, phase, true);
+        if (status == STATUS_OK) status = put_step(r, phase, true);
     }
-    if (status == STATUS_OK) status = end_step(r);
     if (status == STATUS_OK) return device_capture_end(r->stream, out);
     ErrorRecord cause = *error_record();
     DeviceGraph *part = NULL;
-    (void)end_step(r);
     if (device_capture_end(r->stream, &part) == STATUS_OK) device_graph_destroy(part);
     return error_adopt(&cause);
 }

@@ -88,22 +88,12 @@ static Status begin_images(Context *context, const Job *job) {
 }
 
 static Status begin(Context *context, const Job *job) {
+    size_t elems = model_parameter_elems(context->model);
     context->gradient_factor = 1;
-    context->parameters_ready = false;
-    return begin_images(context, job);
-}
-
-/* The first operator reads its parameters itself; only its filters may be under way when a step begins. */
-static Status need_parameters(Context *context, const Job *job, int op) {
-    const Program *program = context->program;
-    if (context->parameters_ready || (op == 0 && !program->ops[0].train_filters)) return STATUS_OK;
-    context->parameters_ready = true;
-    if (job->options != NULL && job->options->await_parameters != NULL) {
-        TRY(job->options->await_parameters(job->options->await_context));
-    }
-    if (program->precision == PRECISION_FLOAT32) return STATUS_OK;
-    return cuda_from_float(model_parameter_data(context->model), model_parameter_elems(context->model),
-                           program->precision, context->filters, context->stream);
+    TRY(begin_images(context, job));
+    if (context->program->precision == PRECISION_FLOAT32) return STATUS_OK;
+    return cuda_from_float(model_parameter_data(context->model), elems, context->program->precision, context->filters,
+                           context->stream);
 }
 
 /* Not those of frozen blocks. */
@@ -115,7 +105,6 @@ static Status run_pass(Context *context, const Job *job, int index) {
     const Pass *pass = &context->program->passes[index];
     CudaPass function = pass_of(pass);
     if (function == NULL || !enabled(job, pass)) return STATUS_OK;
-    TRY(need_parameters(context, job, pass->op));
     if (context->marks != NULL) TRY(device_event_record(context->marks[0], context->stream));
     TRY(function(context, job, pass->op));
     if (context->marks == NULL) return STATUS_OK;

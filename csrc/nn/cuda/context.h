@@ -36,7 +36,6 @@ struct Context {
     const void *images;
     const int64_t *labels;
     float *losses, *logits; /* NULL if not wanted */
-    bool parameters_ready;  /* in this call */
     float gradient_factor;  /* what a gradient of the summed loss is multiplied by when it becomes a gradient */
     void **blocks;          /* owned: device memory of context_alloc */
     int block_count, block_room;

@@ -2,8 +2,7 @@
  * products each: A = X X', P = c A A + b A, next X = P X + a X, with the sums in the products' C operand, so that
  * nothing but products runs between the kernels that make the first X and take the last. A tall matrix is not
  * transposed in memory: A = X' X, next X = X P + a X. Each batch runs in one of a few lanes, each a stream with a
- * library handle of its own, beside what the optimizer's stream does until it is made to wait. Owns all scratch
- * memory. */
+ * library handle of its own. Owns all scratch memory. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -26,23 +25,21 @@ typedef struct Batch {
 } Batch;
 
 typedef struct Lane {
-    DeviceStream *stream; /* owned, like the others */
-    DeviceEvent *done;
-    CudaGemm *gemm;
+    DeviceStream *stream; /* owned; lane 0: the optimizer's, borrowed */
+    DeviceEvent *done;    /* owned; lane 0: none */
+    CudaGemm *gemm;       /* owned */
 } Lane;
 
 struct CudaMuon {
     const OptimGroup *groups; /* borrowed, on the device */
-    DeviceStream *stream;     /* borrowed: the optimizer's */
     Batch *batches;           /* owned; the most work first */
     int batch_count, matrix_count, lane_count;
     Lane lanes[MAX_LANES];
     DeviceEvent *begun;       /* owned */
-    bool under_way;           /* a step that the optimizer's stream has not waited for */
     void *arena;              /* owned, on the device: the batches' buffers and these tables */
     CudaMuonMatrix *matrices; /* batch by batch */
     CudaMuonTile *tiles;
-    CudaMuonUpdate *updates;
+    float *scales; /* of the matrices' weights */
     int64_t tile_count;
 };
 
@@ -117,36 +114,27 @@ static bool lane_in_use(const CudaMuon *muon, int lane, uint64_t enabled) {
     return false;
 }
 
-/* Lane 0 waits for the others and closes the step. */
-Status cuda_muon_begin_step(CudaMuon *muon, CudaOptimSchedule schedule) {
-    const Lane *closing = &muon->lanes[0];
+Status cuda_muon_step(CudaMuon *muon, CudaOptimSchedule schedule) {
+    DeviceStream *stream = muon->lanes[0].stream;
     bool any = false;
     for (int i = 0; i < muon->batch_count; i++) any = any || is_enabled(&muon->batches[i], schedule.enabled);
     if (!any) return STATUS_OK;
-    TRY(cuda_muon_launch_begin(muon->matrices, muon->tiles, muon->tile_count, muon->groups, schedule, muon->stream));
-    TRY(device_event_record(muon->begun, muon->stream));
-    TRY(device_stream_wait(closing->stream, muon->begun));
+    TRY(cuda_muon_launch_begin(muon->matrices, muon->tiles, muon->tile_count, muon->groups, schedule, stream));
+    TRY(device_event_record(muon->begun, stream));
     for (int lane = 0; lane < muon->lane_count; lane++) {
         const Lane *l = &muon->lanes[lane];
         if (!lane_in_use(muon, lane, schedule.enabled)) continue;
-        if (l != closing) TRY(device_stream_wait(l->stream, muon->begun));
+        if (lane > 0) TRY(device_stream_wait(l->stream, muon->begun));
         for (int i = 0; i < muon->batch_count; i++) {
             const Batch *b = &muon->batches[i];
             if (b->lane == lane && is_enabled(b, schedule.enabled)) TRY(iterate(b, l->gemm));
         }
-        if (l == closing) continue;
-        TRY(device_event_record(l->done, l->stream));
-        TRY(device_stream_wait(closing->stream, l->done));
+        if (lane > 0) {
+            TRY(device_event_record(l->done, l->stream));
+            TRY(device_stream_wait(stream, l->done));
+        }
     }
-    TRY(cuda_muon_launch_end(muon->matrices, muon->tiles, muon->tile_count, closing->stream));
-    muon->under_way = true;
-    return device_event_record(closing->done, closing->stream);
-}
-
-Status cuda_muon_end_step(CudaMuon *muon) {
-    if (!muon->under_way) return STATUS_OK;
-    muon->under_way = false;
-    return device_stream_wait(muon->stream, muon->lanes[0].done);
+    return cuda_muon_launch_end(muon->matrices, muon->tiles, muon->tile_count, muon->groups, schedule, stream);
 }
 
 /* ---- making it ---- */
@@ -197,12 +185,16 @@ static Status make_batches(CudaMuon *muon, const OptimSpec *spec) {
     return STATUS_OK;
 }
 
-static Status make_lanes(CudaMuon *muon) {
+static Status make_lanes(CudaMuon *muon, DeviceStream *stream) {
     TRY(device_event_create(&muon->begun));
     for (int i = 0; i < muon->lane_count; i++) {
         Lane *lane = &muon->lanes[i];
-        TRY(device_stream_create_urgent(&lane->stream)); /* few blocks, which others' many would keep waiting */
-        TRY(device_event_create(&lane->done));
+        if (i == 0) {
+            lane->stream = stream;
+        } else {
+            TRY(device_stream_create(&lane->stream));
+            TRY(device_event_create(&lane->done));
+        }
         TRY(cuda_gemm_create(lane->stream, &lane->gemm));
     }
     return STATUS_OK;
@@ -226,7 +218,7 @@ static size_t cut_arena(CudaMuon *muon, uint8_t *base) {
         b->square = cut(base, &at, square_bytes);
         b->poly = cut(base, &at, square_bytes);
     }
-    muon->updates = cut(base, &at, matrices * sizeof *muon->updates);
+    muon->scales = cut(base, &at, matrices * sizeof *muon->scales);
     muon->matrices = cut(base, &at, matrices * sizeof *muon->matrices);
     muon->tiles = cut(base, &at, (size_t)muon->tile_count * sizeof *muon->tiles);
     return at;
@@ -259,7 +251,7 @@ static void fill_tables(const CudaMuon *muon, const OptimSpec *spec, const float
             matrices[matrix] = describe_matrix(b, in_batch++, &spec->tensors[t]);
             matrices[matrix].momentum = momentum + spec->offsets[t];
             matrices[matrix].sums = sums + 2 * first_chunk[t];
-            matrices[matrix].update = muon->updates + matrix;
+            matrices[matrix].scale = muon->scales + matrix;
             for (int64_t begin = 0; begin < matrix_elems(b); begin += CUDA_OPTIM_CHUNK) {
                 tiles[tile++] = (CudaMuonTile){.begin = begin, .matrix = matrix};
             }
@@ -271,6 +263,7 @@ static void fill_tables(const CudaMuon *muon, const OptimSpec *spec, const float
 static Status upload_tables(CudaMuon *muon, const OptimSpec *spec, const float *momentum, const float *sums,
                             const int64_t *first_chunk) {
     Status status = STATUS_OK;
+    DeviceStream *stream = muon->lanes[0].stream;
     CudaMuonMatrix *matrices = NULL;
     CudaMuonTile *tiles = NULL;
     size_t matrix_bytes = (size_t)muon->matrix_count * sizeof *matrices;
@@ -278,9 +271,9 @@ static Status upload_tables(CudaMuon *muon, const OptimSpec *spec, const float *
     TRY_GOTO(memory_calloc(1, matrix_bytes, &matrices));
     TRY_GOTO(memory_calloc(1, tile_bytes, &tiles));
     fill_tables(muon, spec, momentum, sums, first_chunk, matrices, tiles);
-    TRY_GOTO(device_copy(muon->matrices, matrices, matrix_bytes, muon->stream));
-    TRY_GOTO(device_copy(muon->tiles, tiles, tile_bytes, muon->stream));
-    TRY_GOTO(device_stream_synchronize(muon->stream));
+    TRY_GOTO(device_copy(muon->matrices, matrices, matrix_bytes, stream));
+    TRY_GOTO(device_copy(muon->tiles, tiles, tile_bytes, stream));
+    TRY_GOTO(device_stream_synchronize(stream));
 done:
     memory_free(tiles);
     memory_free(matrices);
@@ -304,10 +297,9 @@ Status cuda_muon_create(const OptimSpec *spec, const OptimGroup *groups, float *
     CudaMuon *muon = NULL;
     TRY(memory_calloc(1, sizeof *muon, &muon));
     muon->groups = groups;
-    muon->stream = stream;
     TRY_GOTO(make_batches(muon, spec));
     if (muon->matrix_count == 0) goto done;
-    TRY_GOTO(make_lanes(muon));
+    TRY_GOTO(make_lanes(muon, stream));
     size_t bytes = cut_arena(muon, NULL);
     TRY_GOTO(device_alloc(bytes, &muon->arena));
     cut_arena(muon, muon->arena);
@@ -323,12 +315,11 @@ done:
 
 void cuda_muon_destroy(CudaMuon *muon) {
     if (muon == NULL) return;
-    for (int i = 0; i < muon->lane_count; i++) (void)device_stream_synchronize(muon->lanes[i].stream);
     device_free(muon->arena);
     for (int i = muon->lane_count - 1; i >= 0; i--) {
         cuda_gemm_destroy(muon->lanes[i].gemm);
         device_event_destroy(muon->lanes[i].done);
-        device_stream_destroy(muon->lanes[i].stream);
+        if (i > 0) device_stream_destroy(muon->lanes[i].stream);
     }
     device_event_destroy(muon->begun);
     memory_free(muon->batches);

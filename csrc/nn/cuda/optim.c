@@ -24,12 +24,10 @@ static uint64_t bit(int group) { return (uint64_t)1 << group; }
 
 static size_t row_bytes(const OptimState *optim) { return (size_t)optim->spec->group_count * sizeof(OptimRate); }
 
-static Status begin_step(OptimState *optim, CudaOptimSchedule schedule) {
+static Status put_step(OptimState *optim, CudaOptimSchedule schedule) {
     TRY(cuda_optim_launch_step(optim->chunks, optim->chunk_count, optim->groups, schedule, optim->stream));
-    return optim->muon == NULL ? STATUS_OK : cuda_muon_begin_step(optim->muon, schedule);
+    return optim->muon == NULL ? STATUS_OK : cuda_muon_step(optim->muon, schedule);
 }
-
-static Status end_step(OptimState *optim) { return optim->muon == NULL ? STATUS_OK : cuda_muon_end_step(optim->muon); }
 
 static CudaOptimSchedule scheduled(const OptimState *optim, const int32_t *step, const uint32_t *flag,
                                    uint64_t enabled) {
@@ -50,8 +48,7 @@ static Status step(OptimState *optim, const OptimRate *rates) {
     uint64_t enabled = 0;
     for (int i = 0; i < optim->spec->group_count; i++) enabled |= rates[i].active ? bit(i) : 0;
     TRY(device_copy(optim->row, rates, row_bytes(optim), optim->stream));
-    TRY(begin_step(optim, unscheduled(optim, enabled)));
-    return end_step(optim);
+    return put_step(optim, unscheduled(optim, enabled));
 }
 
 static Status gradients_finite(OptimState *optim, const OptimRate *rates, bool *out) {
@@ -101,12 +98,11 @@ static Status check_scheduled(OptimState *optim, const int32_t *step_number, uin
                                    flag, optim->stream);
 }
 
-static Status begin_scheduled(OptimState *optim, const int32_t *step_number, const uint32_t *flag,
-                              const bool *enabled) {
+static Status step_scheduled(OptimState *optim, const int32_t *step_number, const uint32_t *flag, const bool *enabled) {
     uint64_t groups = 0;
     for (int i = 0; i < optim->spec->group_count; i++) groups |= enabled[i] ? bit(i) : 0;
     TRY(need_rates(optim));
-    return begin_step(optim, scheduled(optim, step_number, flag, groups));
+    return put_step(optim, scheduled(optim, step_number, flag, groups));
 }
 
 static void destroy(OptimState *optim) {
@@ -184,8 +180,7 @@ static const OptimTable cuda_table = {.destroy = destroy,
                                       .pull = pull,
                                       .load_rates = load_rates,
                                       .check_scheduled = check_scheduled,
-                                      .begin_scheduled = begin_scheduled,
-                                      .end_scheduled = end_step};
+                                      .step_scheduled = step_scheduled};
 
 Status cuda_optim_create(const OptimSpec *spec, DeviceStream *stream, const OptimTable **table, OptimState **out) {
     Status status = STATUS_OK;

@@ -172,18 +172,12 @@ static __global__ void __launch_bounds__(BLOCK)
                       CudaOptimSchedule schedule) {
     const CudaMuonTile tile = tiles[blockIdx.x];
     const CudaMuonMatrix matrix = matrices[tile.matrix];
-    const bool writer = tile.begin == 0 && threadIdx.x == 0;
     OptimRate rate;
-    if (!find_rate(schedule, matrix.group, &rate)) {
-        if (writer) matrix.update->active = 0;
-        return;
-    }
+    if (!find_rate(schedule, matrix.group, &rate)) return;
     double update = matrix_sum(matrix, 0), weight = matrix_sum(matrix, 1);
-    if (writer) {
+    if (tile.begin == 0 && threadIdx.x == 0) {
         bool project = rate.project && weight > 0;
-        float keep = 1.0f - rate.rate * groups[matrix.group].decay;
-        float norm = project ? (float)(sqrt((double)matrix.rows) / sqrt(weight)) : 1.0f;
-        *matrix.update = {keep * norm, keep * rate.rate, 1};
+        *matrix.scale = project ? (float)(sqrt((double)matrix.rows) / sqrt(weight)) : 1.0f;
     }
     float scale = (float)(1.0 / (sqrt(update) + (double)groups[matrix.group].epsilon));
     float momentum = groups[matrix.group].momentum;
@@ -217,12 +211,14 @@ extern "C" Status cuda_muon_launch_begin(const CudaMuonMatrix *matrices, const C
 }
 
 static __global__ void __launch_bounds__(BLOCK)
-    muon_end_kernel(const CudaMuonMatrix *matrices, const CudaMuonTile *tiles) {
+    muon_end_kernel(const CudaMuonMatrix *matrices, const CudaMuonTile *tiles, const OptimGroup *groups,
+                    CudaOptimSchedule schedule) {
     const CudaMuonTile tile = tiles[blockIdx.x];
     const CudaMuonMatrix matrix = matrices[tile.matrix];
-    const CudaMuonUpdate update = *matrix.update;
-    if (!update.active) return;
-    const float scale = update.scale, pull = update.pull;
+    OptimRate rate;
+    if (!find_rate(schedule, matrix.group, &rate)) return;
+    float keep = 1.0f - rate.rate * groups[matrix.group].decay;
+    float scale = keep * *matrix.scale, pull = keep * rate.rate;
     const Storage *x = (const Storage *)matrix.last;
     int64_t end = tile.begin + CUDA_OPTIM_CHUNK < matrix.elems ? tile.begin + CUDA_OPTIM_CHUNK : matrix.elems;
     for (int64_t at = tile.begin + (int64_t)threadIdx.x * PACK; at < end; at += BLOCK * PACK) {
@@ -248,6 +244,6 @@ static __global__ void __launch_bounds__(BLOCK)
 }
 
 extern "C" Status cuda_muon_launch_end(const CudaMuonMatrix *matrices, const CudaMuonTile *tiles, int64_t tile_count,
-                                       DeviceStream *stream) {
-    return LAUNCH(muon_end_kernel, (unsigned)tile_count, BLOCK, 0, stream, matrices, tiles);
+                                       const OptimGroup *groups, CudaOptimSchedule schedule, DeviceStream *stream) {
+    return LAUNCH(muon_end_kernel, (unsigned)tile_count, BLOCK, 0, stream, matrices, tiles, groups, schedule);
 }

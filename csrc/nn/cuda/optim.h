@@ -23,12 +23,6 @@ typedef struct CudaOptimChunk {
     int32_t group;
 } CudaOptimChunk;
 
-/* What a step does to a matrix: value = scale * value - pull * X, or nothing. */
-typedef struct CudaMuonUpdate {
-    float scale, pull;
-    uint32_t active;
-} CudaMuonUpdate;
-
 /* One matrix of a Muon group. X has the parameter's rows and columns, each padded with zeros to a multiple of
  * CUDA_MUON_PAD; its elements are of CUDA_MUON_TYPE. */
 typedef struct CudaMuonMatrix {
@@ -36,9 +30,9 @@ typedef struct CudaMuonMatrix {
     const float *gradient;
     const float *momentum;
     const float *sums; /* of the chunks, two each */
-    CudaMuonUpdate *update;
-    void *x;          /* where the iterations begin */
-    const void *last; /* where they end */
+    float *scale;      /* one float: of the weights, before the update */
+    void *x;           /* where the iterations begin */
+    const void *last;  /* where they end */
     int64_t rows, columns;
     int64_t row_elems; /* of X: the padded columns */
     int64_t elems;     /* of X */
@@ -77,13 +71,13 @@ Status cuda_optim_launch_check(const CudaOptimChunk *chunks, int64_t chunk_count
 
 Status cuda_optim_launch_pull(float *slow, float *value, size_t elems, float keep, DeviceStream *stream);
 
-/* X = u / (||u|| + epsilon), with its padding; and the updates. */
+/* X = u / (||u|| + epsilon), with its padding; and the scale of the weights. */
 Status cuda_muon_launch_begin(const CudaMuonMatrix *matrices, const CudaMuonTile *tiles, int64_t tile_count,
                               const OptimGroup *groups, CudaOptimSchedule schedule, DeviceStream *stream);
 
-/* The weights by their updates and the last X. */
+/* The weights from their scale and the last X. */
 Status cuda_muon_launch_end(const CudaMuonMatrix *matrices, const CudaMuonTile *tiles, int64_t tile_count,
-                            DeviceStream *stream);
+                            const OptimGroup *groups, CudaOptimSchedule schedule, DeviceStream *stream);
 
 /* The matrices of all Muon groups on the GPU, with their scratch memory and side streams. */
 typedef struct CudaMuon CudaMuon;
@@ -92,11 +86,10 @@ typedef struct CudaMuon CudaMuon;
  * `groups` is the device's copy of spec->groups. All borrowed until destroy. *out stays NULL without Muon groups. */
 Status cuda_muon_create(const OptimSpec *spec, const OptimGroup *groups, float *momentum, float *sums,
                         const int64_t *first_chunk, DeviceStream *stream, CudaMuon **out);
-/* After the optimizer's stream has done its work. NULL is fine. */
+/* After the streams have done their work. NULL is fine. */
 void cuda_muon_destroy(CudaMuon *muon);
 
-/* The rest of a step, after cuda_optim_launch_step: puts it on the side streams; makes the optimizer's wait for it. */
-Status cuda_muon_begin_step(CudaMuon *muon, CudaOptimSchedule schedule);
-Status cuda_muon_end_step(CudaMuon *muon);
+/* The rest of a step, after cuda_optim_launch_step. */
+Status cuda_muon_step(CudaMuon *muon, CudaOptimSchedule schedule);
 
 #endif

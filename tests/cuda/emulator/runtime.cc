@@ -186,11 +186,6 @@ cudaError_t cudaDeviceSynchronize(void) {
     return give(forbidden() ? cudaErrorStreamCaptureUnsupported : finish_all(current_device));
 }
 
-cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
-    *least = *greatest = 0;
-    return cudaSuccess;
-}
-
 /* ---- errors ------------------------------------------------------------------------------------------------------*/
 
 cudaError_t cudaGetLastError(void) {

@@ -100,9 +100,6 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned) {
 }
 
 cudaError_t cudaStreamCreate(cudaStream_t *out) { return cudaStreamCreateWithFlags(out, 0); }
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t *out, unsigned flags, int) {
-    return cudaStreamCreateWithFlags(out, flags);
-}
 
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
     Locked locked(lock);
