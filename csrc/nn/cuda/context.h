@@ -77,6 +77,10 @@ Status cuda_stem_op_create(Context *context, int op);
 Status cuda_norm_op_create(Context *context, int op);
 Status cuda_head_op_create(Context *context, int op);
 
+/* norm_op.c: what the backward pass of a norm runs over, and the tensor that it begins from: the gradient before the
+ * activation where a residual handed that on, else the output's. */
+NormShape cuda_norm_backward_shape(const Context *context, int op, int count, int *gradient);
+
 /* pooled_filter_op.c: the filter gradient of a convolution together with the backward pass of the norm behind it;
  * whether nothing else wants the gradient between them in this step. */
 Status cuda_pooled_filter_op_create(Context *context, int op);

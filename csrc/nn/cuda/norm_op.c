@@ -119,16 +119,23 @@ Status cuda_pass_norm_reduce(Context *context, const Job *job, int op) {
     return cuda_norm_reduce(&shape, reduce, context->stream);
 }
 
-/* From the gradient before the activation where a residual handed it on, else from the output's. */
-Status cuda_pass_norm_backward(Context *context, const Job *job, int op) {
-    if (cuda_backward_is_pooled(context, job, op - 1))
-        return STATUS_OK; /* the convolution's pass does this one's work */
+NormShape cuda_norm_backward_shape(const Context *context, int op, int count, int *gradient) {
     const Op *o = &context->program->ops[op];
-    NormShape shape = shape_of(context, op, job->count);
-    bool made = o->activation_gradient >= 0;
+    NormShape shape = shape_of(context, op, count);
+    bool made = o->activation_gradient >= 0; /* a residual hands it on */
     if (made) shape.activation = ACTIVATION_NONE;
+    *gradient = made ? o->activation_gradient : o->output_gradient;
+    return shape;
+}
+
+Status cuda_pass_norm_backward(Context *context, const Job *job, int op) {
+    /* The convolution's pass does this one's work, too. */
+    if (cuda_backward_is_pooled(context, job, op - 1)) return STATUS_OK;
+    const Op *o = &context->program->ops[op];
+    int gradient;
+    NormShape shape = cuda_norm_backward_shape(context, op, job->count, &gradient);
     NormBackward backward = {.saved = cuda_tensor(context, o->saved),
-                             .gradient = cuda_tensor(context, made ? o->activation_gradient : o->output_gradient),
+                             .gradient = cuda_tensor(context, gradient),
                              .index = tensor_or_null(context, o->index),
                              .terms = context->states[op].terms,
                              .input_gradient = cuda_tensor(context, o->input_gradient)};

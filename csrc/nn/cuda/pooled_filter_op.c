@@ -4,20 +4,6 @@
 #include "nn/cuda/context.h"
 #include "nn/cuda/pooled_filter.h"
 
-static NormShape shape_of(const Context *context, int op, int images) {
-    const Op *norm = &context->program->ops[op + 1];
-    const Tensor *maps = cuda_shape(context, norm->input);
-    bool made = norm->activation_gradient >= 0; /* the gradient before the activation: a residual hands it on */
-    return (NormShape){.precision = context->program->precision,
-                       .activation = made ? ACTIVATION_NONE : norm->node.activation,
-                       .images = images,
-                       .height = maps->height,
-                       .width = maps->width,
-                       .channels = maps->channels,
-                       .pool_place = norm->node.pool_place,
-                       .pool = norm->node.pool};
-}
-
 /* A gradient that is held has other readers: a test. */
 Status cuda_pooled_filter_op_create(Context *context, int op) {
     const Program *program = context->program;
@@ -27,7 +13,8 @@ Status cuda_pooled_filter_op_create(Context *context, int op) {
     if (!cuda_fusion_wanted("filter") || op + 1 == program->op_count) return STATUS_OK;
     if (program->ops[op + 1].node.kind != NODE_NORM || cuda_shape(context, o->output_gradient)->held) return STATUS_OK;
     if (node->kernel != 3 || node->stride != 1 || node->padding != 1) return STATUS_OK;
-    NormShape shape = shape_of(context, op, program->batch);
+    int gradient;
+    NormShape shape = cuda_norm_backward_shape(context, op + 1, program->batch, &gradient);
     int in_channels = cuda_shape(context, o->input)->channels;
     if (!cuda_pooled_filter_fits(&shape, in_channels)) return STATUS_OK;
     TRY(cuda_context_alloc(context, cuda_pooled_filter_partial_elems(&shape, in_channels) * sizeof(float),
@@ -49,8 +36,8 @@ bool cuda_backward_is_pooled(const Context *context, const Job *job, int op) {
 
 Status cuda_pass_pooled_filter(Context *context, const Job *job, int op) {
     const Op *conv = &context->program->ops[op], *norm = &context->program->ops[op + 1];
-    NormShape shape = shape_of(context, op, job->count);
-    int gradient = norm->activation_gradient >= 0 ? norm->activation_gradient : norm->output_gradient;
+    int gradient;
+    NormShape shape = cuda_norm_backward_shape(context, op + 1, job->count, &gradient);
     PooledFilter args = {.input = cuda_tensor(context, conv->input),
                          .saved = cuda_tensor(context, norm->saved),
                          .gradient = cuda_tensor(context, gradient),
