@@ -71,11 +71,38 @@ done:
     return status;
 }
 
-/* Any thread may come here, a worker that has not chosen a device among them. */
+typedef struct Pages {
+    int device;
+    size_t bytes;
+    unsigned char *memory;
+    Status status;
+    ErrorRecord error;
+} Pages;
+
+static Status lock_pages(Pages *pages) {
+    TRY(device_select(pages->device));
+    return device_host_alloc(pages->bytes, &pages->memory);
+}
+
+static void *lock_pages_apart(void *argument) {
+    Pages *pages = argument;
+    pages->status = lock_pages(pages);
+    if (pages->status != STATUS_OK) pages->error = *error_record();
+    return NULL;
+}
+
+/* Page-locked memory comes from a thread of its own: the caller's device stays the one it has chosen. To select that
+ * one again afterwards would set up GPU 0 for a caller that has chosen none. */
 static Status alloc_memory(const Slots *slots, size_t bytes, unsigned char **out) {
     if (!slots->page_locked) return memory_alloc(bytes, 1, out);
-    TRY(device_select(slots->device));
-    return device_host_alloc(bytes, out);
+    Pages pages = {.device = slots->device, .bytes = bytes};
+    pthread_t thread;
+    int failed = pthread_create(&thread, NULL, lock_pages_apart, &pages);
+    if (failed != 0) return error_fail_errno(STATUS_IO, failed, "cannot start a thread that locks a batch's pages");
+    pthread_join(thread, NULL);
+    if (pages.status != STATUS_OK) return error_adopt(&pages.error);
+    *out = pages.memory;
+    return STATUS_OK;
 }
 
 static void destroy_slot(Slot *slot, bool page_locked) {

@@ -270,6 +270,37 @@ def test_page_locked_batches_are_batches(data):  # noqa: F811
     del kept
 
 
+DEVICES = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+import _cgxffcv, test_resident as t
+free = []
+for index in (0, 1):
+    _cgxffcv.select_device(index)
+    if index == 0:
+        held = t.core_trainer()
+    free.append(_cgxffcv.device_free_memory())
+assert free[0] < free[1]
+for index in (0, 1):
+    _cgxffcv.select_device(index)
+    with t.loader_of(sys.argv[3], [], 8, page_locked=1 - index) as loader:
+        kept = [loader.get_batch(range(count)) for count in (8, 20)]
+    assert _cgxffcv.device_free_memory() == free[index], index
+"""
+
+
+@pytest.mark.skipif(not EMULATED, reason="needs two GPUs")
+def test_page_locked_batches_leave_the_threads_gpu(data, tmp_path):  # noqa: F811
+    path, _, _ = data
+    here = Path(__file__).resolve().parent
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES, str(here), str(here.parent / "py"), path], capture_output=True, text=True,
+        timeout=60, env=os.environ | {"CGXFFCV_EMULATED_DEVICES": "2", "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_refusals(data, tmp_path):  # noqa: F811
     path, images, labels = data
     _, core, fed = fed_of(path, [])
