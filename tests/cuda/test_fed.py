@@ -112,29 +112,6 @@ def test_tests_give_the_same_logits(data, ranks):  # noqa: F811
     assert [len(part) for part in nothing.first(VIEWS)] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("name, stop", [("muon", 2), ("savers", 4), ("averaging", 5)])
-@pytest.mark.parametrize("first, second", [(False, False), (True, False), (False, True)])
-def test_resuming_continues_bit_for_bit(files, tmp_path, name, stop, first, second):
-    """Also where the data lie elsewhere afterwards."""
-    with trainer_of(files, name, seed=1) as trainer:
-        steps, _ = finish(trainer)
-        test, state = trainer.evaluate()._replace(seconds=0), trainer.state_dict()
-    with trainer_of(files, name, seed=1, resident=first) as trainer:
-        trainer.steps_at_once = 1
-        while trainer.step < stop:
-            for report in trainer.run_epoch():
-                if report.step == stop - 1:
-                    break
-        assert trainer.step == stop
-        trainer.save(tmp_path / "half.safetensors")
-    with trainer_of(files, name, seed=1, resident=second) as trainer:
-        trainer.resume(tmp_path / "half.safetensors")
-        rest, _ = finish(trainer)
-        assert what(rest) == what(steps[stop:])
-        assert trainer.evaluate()._replace(seconds=0) == test
-        same_state(state, trainer.state_dict())
-
-
 @pytest.mark.parametrize("at_once", [1, 2, None])
 def test_an_epoch_left_early_goes_on(files, at_once):
     """The loader is then ahead of the training, or has been used for a test."""

@@ -149,10 +149,12 @@ def test_batches_from_host_memory_give_the_same_bytes(files, whole, name, graphs
 
 
 @pytest.mark.parametrize("name, stop", [("muon", 2), ("savers", 4), ("averaging", 5)])
-def test_resuming_continues_bit_for_bit(files, whole, tmp_path, name, stop):
+@pytest.mark.parametrize("before, after", [(True, True), (False, False), (True, False), (False, True)])
+def test_resuming_continues_bit_for_bit(files, whole, tmp_path, name, stop, before, after):
+    """Also where the data lie elsewhere afterwards: resident or not."""
     steps, _, test, state = whole(name)
     path = tmp_path / "last.safetensors"
-    with trainer_of(files, name, seed=1) as first:
+    with trainer_of(files, name, seed=1, resident=before) as first:
         first.steps_at_once = 1
         while first.step < stop:
             for report in first.run_epoch():
@@ -160,8 +162,9 @@ def test_resuming_continues_bit_for_bit(files, whole, tmp_path, name, stop):
                     break
         assert first.step == stop
         first.save(path)
-    with trainer_of(files, name, seed=1) as second:
+    with trainer_of(files, name, seed=1, resident=after) as second:
         second.resume(path)
+        assert second.resident == after
         rest, _ = finish(second)
         assert what(rest) == what(steps[stop:])
         assert second.evaluate()._replace(seconds=0) == test._replace(seconds=0)
