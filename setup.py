@@ -274,7 +274,9 @@ def compile_command(source, parts, include_dirs):
         return emulator_command(source, common)
     if cuda:
         architectures = cuda_architectures()
-        targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+        # 9.0's own instructions (wgmma) are in code for it alone
+        own = [f"{a}a" if a == "90" else a for a in architectures]
+        targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in own]
         newest = max(architectures, key=lambda a: int(re.sub(r"\D", "", a)))
         targets.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
         host = "-fPIC,-fvisibility=hidden,-ffp-contract=off"

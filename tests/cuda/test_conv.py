@@ -21,6 +21,10 @@ from cgxffcv.nn import Conv, Description, Head, Network, Norm
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
 
+DEVICE = next(iter(_cgxffcv.devices()), {"name": "", "compute_capability": (0, 0)})
+EMULATED = DEVICE["name"] == "emulated device"
+HOPPER = tuple(DEVICE["compute_capability"]) == (9, 0)
+
 PRECISIONS = ["float32", "bfloat16", "float16"]
 ROUNDING = {"float32": 2e-6, "bfloat16": 2**-8, "float16": 2**-11}
 
@@ -111,6 +115,43 @@ def test_conv(case, deterministic, precision):
         network.gradients[:] = np.nan
         run(plan, nodes, batch, size, seed=batch)
         check(network, plan, nodes, precision)
+
+
+# channels in and out, map: forward, data gradient or both are convolutions to 64 channels
+NARROW_CASES = [(64, 64, (9, 15)), (128, 64, (15, 15)), (64, 128, (15, 15)), (64, 192, (12, 11)), (64, 64, (1, 11))]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("case", NARROW_CASES, ids=str)
+def test_channels_as_rows(case, precision, monkeypatch):
+    """More images than the blocks take at once, an odd number; the same bytes again; one behind a batch of NaN."""
+    channels_in, channels, size = case
+    nodes = [Conv("stem", channels_in, 1, 1, 0), Conv("conv", channels)]
+    batch = 3 if EMULATED else 267
+    monkeypatch.setenv("CGXFFCV_FUSED", "1")
+    network = make(nodes, precision, seed=channels)
+    plan = network.plan(batch, size, keep_all=True)
+    found = {name for name, node, text in plan.algorithms if node == 1 and "wgmma" in text}
+    wanted = {"conv forward"} if channels == 64 else set()
+    wanted |= {"conv data gradient"} if channels_in == 64 else set()
+    assert found == (wanted if HOPPER else set())
+    seen = set()
+    for _ in range(2):
+        run(plan, nodes, batch, size, seed=1)
+        seen.add((plan.read(1).tobytes(), plan.read(0, True).tobytes()))
+    assert len(seen) == 1
+    check(network, plan, nodes, precision)
+    plan.forward(np.full((batch, *size, 3), np.nan, np.float32))
+    plan.backward(np.full((batch, *plan.shape(1)), np.nan, np.float32))
+    run(plan, nodes, 1, size, seed=2)
+    check(network, plan, nodes, precision)
+
+
+def test_channels_as_rows_can_be_turned_off(monkeypatch):
+    for wish, found in (("narrow", HOPPER), ("forward", False), ("0", False)):
+        monkeypatch.setenv("CGXFFCV_FUSED", wish)
+        network = make([Conv("stem", 64, 1, 1, 0), Conv("conv", 64)], "float16", seed=0)
+        assert any("wgmma" in text for _, _, text in network.plan(2, 15).algorithms) == found
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

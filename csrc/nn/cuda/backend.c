@@ -197,14 +197,20 @@ done:
     return status;
 }
 
+/* Of a pass that is no plan of cuDNN's; NULL: it is one. */
+static const char *own_kernel(const OpState *state, PassKind pass) {
+    const char *narrow = "channels as rows, wgmma";
+    if (pass == PASS_CONV_FORWARD && state->pooled) return "with its norm's pool in one kernel";
+    if (pass == PASS_CONV_FILTER && state->pooled_filter) return "with its norm's gradient in one kernel";
+    if (pass == PASS_CONV_FORWARD && state->narrow_forward) return narrow;
+    return pass == PASS_CONV_DATA && state->narrow_data ? narrow : NULL;
+}
+
 static bool algorithm(const Context *context, const Pass *pass, Algorithm *out) {
     const OpState *state = &context->states[pass->op];
-    const char *fused = pass->kind == PASS_CONV_FORWARD && state->pooled ? "with its norm's pool in one kernel"
-                        : pass->kind == PASS_CONV_FILTER && state->pooled_filter
-                            ? "with its norm's gradient in one kernel"
-                            : NULL;
-    if (fused != NULL) {
-        *out = (Algorithm){.name = fused, .text = fused, .source = ALGORITHM_FIXED};
+    const char *own = own_kernel(state, pass->kind);
+    if (own != NULL) {
+        *out = (Algorithm){.name = own, .text = own, .source = ALGORITHM_FIXED};
         return true;
     }
     const CudaConv *conv = pass->kind == PASS_CONV_FORWARD  ? state->forward

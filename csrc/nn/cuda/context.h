@@ -14,6 +14,7 @@ typedef struct OpState {
     CudaConv *forward, *data, *filter; /* owned */
     float *partials;                   /* partial sums of blocks, combined in a fixed order by the closing pass */
     float *terms;                      /* norm: per-channel values that the passes share, see norm_op.c */
+    bool narrow_forward, narrow_data;  /* convolution: this pass is conv_narrow.cu's */
     bool pooled_filter; /* convolution: its filter gradient is made from the norm's, see pooled_filter_op.c */
 } OpState;
 
@@ -52,8 +53,8 @@ void cuda_context_destroy(Context *context);
 /* Zeroed device memory that lives as long as the context. */
 Status cuda_context_alloc(Context *context, size_t bytes, void *out);
 
-/* Whether a kernel may do the work of several passes: "forward", "filter". The environment's CGXFFCV_FUSED, when a
- * context is made: 0 none, 1 or unset all, else those it names. */
+/* Whether a kernel may do the work of several passes: "forward", "filter", or of cuDNN's: "narrow". The environment's
+ * CGXFFCV_FUSED, when a context is made: 0 none, 1 or unset all, else those it names. */
 bool cuda_fusion_wanted(const char *what);
 
 /* An operator's filters in storage precision. */

@@ -2,6 +2,7 @@
  * plans, so that it costs no search and can be recorded: the images behind it are of no interest, and for the sum over
  * the images that a filter gradient is they are made zero. */
 #include "nn/cuda/context.h"
+#include "nn/cuda/conv_narrow.h"
 
 static CudaConvShape shape_of(const Context *context, const Op *op, CudaConvPass pass) {
     const Tensor *input = cuda_shape(context, op->input), *output = cuda_shape(context, op->output);
@@ -27,9 +28,12 @@ static bool has_pass(const Program *program, PassKind kind, int op) {
     return false;
 }
 
-static Status create_pass(Context *context, int op, PassKind kind, CudaConvPass pass, CudaConv **out) {
+/* `narrow`: whether it may be conv_narrow.cu's, and then whether it is; NULL: it may not. */
+static Status create_pass(Context *context, int op, PassKind kind, CudaConvPass pass, bool *narrow, CudaConv **out) {
     if (!has_pass(context->program, kind, op)) return STATUS_OK;
     CudaConvShape shape = shape_of(context, &context->program->ops[op], pass);
+    if (narrow != NULL) *narrow = cuda_fusion_wanted("narrow") && cuda_conv_narrow_fits(&shape);
+    if (narrow != NULL && *narrow) return STATUS_OK;
     return cuda_conv_create(context->convs, &shape, out);
 }
 
@@ -37,12 +41,15 @@ Status cuda_conv_op_create(Context *context, int op) {
     const Op *o = &context->program->ops[op];
     OpState *state = &context->states[op];
     Status status = STATUS_OK;
-    if (!state->pooled) TRY_GOTO(create_pass(context, op, PASS_CONV_FORWARD, CUDA_CONV_FORWARD, &state->forward));
-    TRY_GOTO(create_pass(context, op, PASS_CONV_DATA, CUDA_CONV_DATA, &state->data));
+    if (!state->pooled) {
+        TRY_GOTO(
+            create_pass(context, op, PASS_CONV_FORWARD, CUDA_CONV_FORWARD, &state->narrow_forward, &state->forward));
+    }
+    TRY_GOTO(create_pass(context, op, PASS_CONV_DATA, CUDA_CONV_DATA, &state->narrow_data, &state->data));
     if (o->train_filters && has_pass(context->program, PASS_CONV_FILTER, op)) {
         TRY_GOTO(cuda_pooled_filter_op_create(context, op));
         if (!state->pooled_filter)
-            TRY_GOTO(create_pass(context, op, PASS_CONV_FILTER, CUDA_CONV_FILTER, &state->filter));
+            TRY_GOTO(create_pass(context, op, PASS_CONV_FILTER, CUDA_CONV_FILTER, NULL, &state->filter));
     }
 done:
     return error_at_operation(status, o->node.name);
@@ -69,18 +76,26 @@ static Status clear_rest(Context *context, const Job *job, int tensor) {
     return device_fill((char *)cuda_tensor(context, tensor) + used, 0, all - used, context->stream);
 }
 
+static Status run_narrow(Context *context, const Job *job, const Op *op, CudaConvPass pass, int from, int to) {
+    CudaConvShape shape = shape_of(context, op, pass);
+    return cuda_conv_narrow(&shape, job->count, cuda_tensor(context, from), cuda_filters(context, op),
+                            cuda_tensor(context, to), context->stream);
+}
+
 Status cuda_pass_conv_forward(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
-    (void)job;
-    if (context->states[op].pooled) return STATUS_OK;
-    return cuda_conv_run(context->states[op].forward, cuda_tensor(context, o->input), cuda_filters(context, o),
+    const OpState *state = &context->states[op];
+    if (state->pooled) return STATUS_OK;
+    if (state->narrow_forward) return run_narrow(context, job, o, CUDA_CONV_FORWARD, o->input, o->output);
+    return cuda_conv_run(state->forward, cuda_tensor(context, o->input), cuda_filters(context, o),
                          cuda_tensor(context, o->output), context->workspace);
 }
 
 Status cuda_pass_conv_data(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
-    (void)job;
-    return cuda_conv_run(context->states[op].data, cuda_tensor(context, o->output_gradient), cuda_filters(context, o),
+    const OpState *state = &context->states[op];
+    if (state->narrow_data) return run_narrow(context, job, o, CUDA_CONV_DATA, o->output_gradient, o->input_gradient);
+    return cuda_conv_run(state->data, cuda_tensor(context, o->output_gradient), cuda_filters(context, o),
                          cuda_tensor(context, o->input_gradient), context->workspace);
 }
 

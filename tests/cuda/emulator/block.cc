@@ -17,7 +17,7 @@
 #undef blockDim
 #undef gridDim
 
-enum { MAX_THREADS = 1024, STACK_BYTES = 128 << 10, SHARED_BYTES = 227 << 10 };
+enum { MAX_THREADS = 1024, STACK_BYTES = 128 << 10, SHARED_BYTES = 227 << 10, MAX_YIELDS = 10000000 };
 
 /* ---- fibers ------------------------------------------------------------------------------------------------------*/
 
@@ -95,7 +95,7 @@ static Thread threads[MAX_THREADS];
 static char *stacks;
 static Context scheduler;
 static Thread *current;
-static int thread_total, at_barrier, barrier_predicates, barrier_result;
+static int thread_total, at_barrier, barrier_predicates, barrier_result, yields; /* of the block */
 static std::vector<int> ready;
 static size_t next_ready;
 static uint32_t warp_syncs[MAX_THREADS / EMULATED_WARP];
@@ -171,6 +171,12 @@ int emulator_barrier_count(int predicate) {
 }
 
 void emulator_barrier(void) { emulator_barrier_count(0); }
+
+void emulator_yield(void) {
+    if (++yields > MAX_YIELDS) machine_fail("waits in vain for a barrier in shared memory");
+    ready.push_back(running.thread);
+    wait_as(READY);
+}
 
 static Thread *lane_of(int warp, int lane) {
     int index = warp * EMULATED_WARP + lane;
@@ -265,7 +271,7 @@ static bool make_memory(void) {
 static void start_block(void) {
     running.block_epoch = ++running.epoch;
     running.fenced = false;
-    at_barrier = barrier_predicates = 0;
+    at_barrier = barrier_predicates = yields = 0;
     memset(dynamic_shared, 0xff, dynamic_bytes);
     memset(warp_syncs, 0, sizeof warp_syncs);
     ready.resize((size_t)thread_total);

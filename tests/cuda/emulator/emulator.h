@@ -65,6 +65,7 @@ static cudaError_t start_kernel(const char *name, void (*kernel)(Parameters...),
 /* ---- barriers, warps ---------------------------------------------------------------------------------------------*/
 
 void emulator_barrier(void);
+void emulator_yield(void);                 /* the other threads first; not for ever */
 int emulator_barrier_count(int predicate); /* how many threads of the block had a true one */
 void emulator_fence(void);
 
@@ -259,5 +260,6 @@ void emulator_trap(void);
 static inline void __trap(void) { emulator_trap(); }
 
 #include "matrix.h"
+#include "wgmma.h"
 
 #endif

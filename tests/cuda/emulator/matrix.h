@@ -35,6 +35,15 @@ static inline void ldmatrix_x2(uint32_t (&r)[2], const void *row) { emulator_ldm
 static inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row) { emulator_ldmatrix_trans<4>(r, row); }
 static inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void *row) { emulator_ldmatrix_trans<2>(r, row); }
 
+static inline uint32_t turn_matrix(uint32_t pair) {
+    int g = emulator_lane() / 4, t = emulator_lane() % 4;
+    uint32_t first = __shfl_sync(0xffffffffu, pair, 8 * t + g / 2);
+    uint32_t second = __shfl_sync(0xffffffffu, pair, 8 * t + 4 + g / 2);
+    return (first >> 16 * (g % 2) & 0xffffu) | (second >> 16 * (g % 2)) << 16;
+}
+
+static inline uint32_t shared_address(const void *shared) { return (uint32_t)(uintptr_t)shared; }
+
 /* ---- products ----------------------------------------------------------------------------------------------------*/
 
 template <typename T> UNCHECKED float emulator_element(uint32_t pair, int which) {
