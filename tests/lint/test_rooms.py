@@ -23,7 +23,7 @@ MAY_INCLUDE = {
 }
 # What other folders may include of a folder; base, which everything may include, has no private headers.
 SEAMS = {
-    "device": {"device.h", "kernel.cuh", "mma.cuh"},
+    "device": {"device.h", "kernel.cuh", "mma.cuh", "wgmma.cuh"},
     "beton": {"reader.h", "writer.h"},
     "image": {"jpeg.h", "resize.h", "augment.h", "crop.h", "gather.h", "triangle.h"},
     "loader": {"loader.h"},
