@@ -126,7 +126,9 @@ class Recipe:
     lookahead: bool = False
     # what is trained for how long
     whiten_bias_epochs: float = 3.0  # airbench: the whitening bias moves in these epochs only
-    freeze_block1_share: float = 0.0  # the first block stays as it is for that last share of the training
+    # airbench: the first block stays as it is for that last share of the training; its schedule, of the same shape as
+    # the others', ends where that begins
+    freeze_block1_share: float = 0.0
 
     # the test
     test_views: str = "plain"

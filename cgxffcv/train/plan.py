@@ -150,6 +150,12 @@ def _freeze_step(recipe: Recipe, steps: int) -> int:
     return round((1 - recipe.freeze_block1_share) * steps)
 
 
+def _frozen_points(recipe: Recipe, points: Points, steps: int) -> Points:
+    """Block 1's schedule: it ends when the block is frozen, as FreezeOut's with unscaled rates (arXiv 1706.04983)."""
+    end = _freeze_step(recipe, steps)
+    return tuple((step * end / steps, factor) for step, factor in points) if end < steps else points
+
+
 def _phases(recipe: Recipe, per_epoch: int, steps: int) -> tuple[Phase, ...]:
     """A new phase wherever the resolution or the first trained block changes."""
     sides = [(round(share * steps), side) for share, side in recipe.resolutions]
@@ -192,10 +198,11 @@ def _by_blocks(
 ) -> tuple[Group, ...]:
     """One group for each part of an airbench network that may be frozen by itself."""
     whiten = _whiten_steps(recipe, per_epoch, steps)
-    parts = [("", NEVER_FROZEN, (0, steps)), (" of block 1", (1, 2), (0, _freeze_step(recipe, steps)))]
+    shorter = _frozen_points(recipe, points, steps)
+    parts = [("", points, NEVER_FROZEN, (0, steps)), (" of block 1", shorter, (1, 2), (0, _freeze_step(recipe, steps)))]
     if BIAS in kinds:
-        parts.append((" of the whitening", (0, 1), (0, whiten)))
-    return tuple(Group(name + part, rule, base, points, kinds, blocks, active) for part, blocks, active in parts)
+        parts.append((" of the whitening", points, (0, 1), (0, whiten)))
+    return tuple(Group(name + part, rule, base, curve, kinds, blocks, active) for part, curve, blocks, active in parts)
 
 
 def _muon(recipe: Recipe, per_epoch: int, steps: int, batch: int) -> tuple[Group, ...]:

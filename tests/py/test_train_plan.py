@@ -95,6 +95,52 @@ def test_savers():
     assert never.phases[0].first_block == 1
 
 
+def relative(group, t):
+    return factor(group, t) / group.base
+
+
+def filters_of_blocks_1_and_3(name, share):
+    plan = make_plan(recipes.get(name).replace(freeze_block1_share=share), 50_000)
+    first, last = group_of(plan, FILTERS, 1), group_of(plan, FILTERS, 3)
+    assert group_of(plan, NORM_BIAS, 1).points == first.points and group_of(plan, NORM_BIAS, 3).points == last.points
+    assert group_of(plan, LINEAR, 3).points == last.points
+    assert (first.base, last.steps) == (last.base, (0, plan.steps))
+    return first, last
+
+
+def test_the_schedule_of_a_block_ends_when_it_is_frozen():
+    first, last = filters_of_blocks_1_and_3("airbench94", 0.25)  # of 200 steps
+    assert first.steps == (0, 150)
+    assert [relative(first, t) for t in (0, 75, 150)] == [1, 0.5, 0]
+    assert relative(first, 149) == pytest.approx(1 / 150, rel=1e-12)
+    assert [relative(last, t) for t in (0, 75, 150, 200)] == [1, 0.625, 0.25, 0]
+
+
+def test_the_schedule_of_a_frozen_block_warms_up_sooner():
+    first, last = filters_of_blocks_1_and_3("airbench93", 0.5)  # of 528 steps, 121 to warm up
+    assert first.steps == (0, 264)
+    assert last.points == ((0, 0.2), (121, 1.0), (528, 0.07))
+    assert [relative(first, t) for t in (0, 60.5, 264)] == [0.2, 1, pytest.approx(0.07)]
+    assert relative(first, 132) == pytest.approx(1 - 0.93 * (132 - 60.5) / (264 - 60.5), rel=1e-12)
+    assert relative(last, 132) == pytest.approx(1 - 0.93 * (132 - 121) / (528 - 121), rel=1e-12)
+
+
+def test_frozen_blocks_and_the_other_schedules():
+    first, last = filters_of_blocks_1_and_3("airbench94", 0)
+    assert first.points is last.points and first.points == ((0, 1.0), (200, 0.0)) and first.steps == (0, 200)
+    first, last = filters_of_blocks_1_and_3("airbench94", 0.002)  # less than half a step
+    assert first.points is last.points and first.steps == (0, 200)
+    first, _ = filters_of_blocks_1_and_3("airbench94", 0.999)  # all steps
+    assert first.points == ((0, 1.0), (0, 0.0)) and first.steps == (0, 0)
+    base = recipes.get("airbench94").replace(freeze_block1_share=0.25)
+    triangle = base.replace(schedule="triangle", lr_peak_epoch=2)
+    assert group_of(make_plan(triangle, 50_000), FILTERS, 1).points == ((0, 0), (37.5, 1), (150, 0))
+    drops = base.replace(schedule="steps", lr_drop_epochs=(4,))
+    assert group_of(make_plan(drops, 50_000), FILTERS, 1).points == ((0, 1), (75, 1), (75, 0.2))
+    constant = base.replace(schedule="constant")
+    assert group_of(make_plan(constant, 50_000), FILTERS, 1).points == ((0, 1.0),)
+
+
 def test_partial_epochs():
     plan = make_plan(recipes.get("airbench94").replace(epochs=2.5, batch_size=1000), 10_000)
     assert (plan.steps, plan.epochs) == (25, 3)

@@ -222,8 +222,9 @@ def test_operations_agree_with_the_plan(files):
             assert trainer.flops_per_image > 0
 
 
-def test_rates_reach_the_core(files):
-    with trainer_of(files, "muon") as trainer:
+@pytest.mark.parametrize("name", ["muon", "savers"])
+def test_rates_reach_the_core(files, name):
+    with trainer_of(files, name) as trainer:
         for g, group in enumerate(trainer.plan.groups):
             steps, factors = zip(*group.points, strict=True)
             for step in range(trainer.steps):
