@@ -341,14 +341,13 @@ _OLDER = AIRBENCH94.replace(
 
 AIRBENCH94_FAST = AIRBENCH94.replace(
     name="airbench94_fast",
-    summary="94 % in less time: smaller batches, low resolution first, later the hardest images and block 1 frozen",
+    summary="94 % in less time: smaller batches, low resolution first, then the hardest images",
     norm_momentum=0.4434,
     resolutions=((0.0, 24), (0.4, 32)),
     hardest=((0.5, 0.5),),
     batch_size=1536,
     epochs=8,
     whiten_bias_epochs=1.0,
-    freeze_block1_share=0.3,
     label_smoothing=0.09,
     lr=0.205,
     momentum=0.655,
