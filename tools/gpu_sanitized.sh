@@ -38,6 +38,11 @@ WITH_NEWER_LIBRARIES=(
     "test_cuda_optim.py::test_muon"
     "test_cuda_optim.py::test_gradients_finite"
     "test_trainer_gpu.py::test_graphs_change_nothing[savers]"
+    "test_trainer_gpu.py::test_the_hash_of_a_replica"
+    "test_conv.py::test_channels_as_rows"
+    "test_fed.py::test_two_passes_at_a_time"
+    "test_fed.py::test_tests_give_the_same_logits"
+    "test_fed.py::test_whitening_is_that_of_resident_data"
 )
 
 # Only kernels of csrc/ are watched, by the part of their mangled name that nobody else has: "10close_step".
