@@ -55,11 +55,10 @@ __device__ static __forceinline__ void copy_barrier_wait(CopyBarrier *barrier, i
 
 /* ---- products ----------------------------------------------------------------------------------------------------*/
 
-/* By whoever has written factors, before the barrier that the products wait at. */
-__device__ static __forceinline__ void wgmma_publish(void) { WGMMA_ASM("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-/* Before the products of a group, and behind them. */
-__device__ static __forceinline__ void wgmma_begin(void) { WGMMA_ASM("wgmma.fence.sync.aligned;" ::: "memory"); }
+/* Before the products of a group, behind the barrier that told of their factors; behind them. */
+__device__ static __forceinline__ void wgmma_begin(void) {
+    WGMMA_ASM("fence.proxy.async.shared::cta; wgmma.fence.sync.aligned;" ::: "memory");
+}
 __device__ static __forceinline__ void wgmma_commit(void) {
     WGMMA_ASM("wgmma.commit_group.sync.aligned;" ::: "memory");
 }

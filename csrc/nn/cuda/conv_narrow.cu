@@ -159,7 +159,6 @@ template <typename T, int PITCH, int COLUMNS, bool DATA>
 __device__ __forceinline__ void add_tap(float (&sums)[COLUMNS / 2], const char *map, const char *filters, int tap,
                                         bool add) {
     const char *moved = map + (tap / 3 * PITCH + tap % 3) * FACTOR_ROW;
-    wgmma_publish();
     wgmma_begin();
 #pragma unroll
     for (int k = 0; k < CHANNELS; k += 16) {

@@ -23,7 +23,6 @@ UNCHECKED inline void copy_barrier_wait(CopyBarrier *barrier, int parity) {
 
 /* ---- products ----------------------------------------------------------------------------------------------------*/
 
-static inline void wgmma_publish(void) {}
 static inline void wgmma_begin(void) {}
 static inline void wgmma_commit(void) {}
 template <int PENDING> static inline void wgmma_wait(void) {}
