@@ -4,7 +4,7 @@
     python train_cifar_ffcv_cgx.py                                        one process
     mpirun -np 4 python train_cifar_ffcv_cgx.py --dist-backend cgx --quantization-bits 4
 
-Without --training.recipe it trains as the demo does (ResNet-9, 20 epochs). See --help for everything else.
+Without --training.recipe it trains resnet9: ResNet-9 in 20 epochs, 93.6 % on CIFAR-10. See --help for everything else.
 """
 
 from __future__ import annotations

@@ -85,10 +85,6 @@ class Config:
             if self[key] is None:
                 self._values[key] = Value(value, origin)
 
-    def override(self, key: str, value: Any, origin: str) -> None:
-        """Puts a value in whatever was there."""
-        self._values[key] = Value(value, origin)
-
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Section to name to value."""
         out: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}

@@ -1,9 +1,9 @@
 """Training recipes as data: network, augmentation, optimizer, schedule and test of one way to train on CIFAR-10.
 
 Every hyper-parameter is a field that can be overridden: ``recipes.get("airbench94").replace(epochs=4, lr=0.2)``.
-Sources: ``demo`` and ``ffcv`` follow FFCV's CIFAR example; the ``airbench`` family is K. Jordan, "94% on CIFAR-10 in
-3.29 seconds on a single GPU" (arXiv 2404.00498), with Muon as its optimizer or, where named so, the older Nesterov SGD
-with averaging.
+Sources: ``ffcv`` and ``demo`` follow FFCV's CIFAR example, and ``resnet9`` is ``ffcv`` for any number of processes; the
+``airbench`` family is K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (arXiv 2404.00498), with Muon as its
+optimizer or, where named so, the older Nesterov SGD with averaging.
 """
 
 from __future__ import annotations
@@ -143,7 +143,10 @@ class Recipe:
         _check(self)
 
     def replace(self, **changes: Any) -> Recipe:
-        """A copy with some fields changed; RecipeError names an unknown field and the nearest known, or a bad value."""
+        """A copy with some fields changed; RecipeError names an unknown field and the nearest known, or a bad value.
+
+        With fewer epochs the peak of a triangular schedule comes as much earlier, unless `lr_peak_epoch` is given.
+        """
         known = [field.name for field in dataclasses.fields(self)]
         for name in changes:
             if name == "lr_tta":
@@ -157,6 +160,10 @@ class Recipe:
                 changes.setdefault("test_views", "mirror")
             elif not mirrored:
                 changes.setdefault("test_views", "plain")
+        triangle = changes.get("schedule", self.schedule) == "triangle"
+        if triangle and "epochs" in changes and "lr_peak_epoch" not in changes:
+            epochs = _converted("epochs", "float", changes["epochs"])
+            changes["lr_peak_epoch"] = self.lr_peak_epoch * min(epochs / self.epochs, 1.0)
         return dataclasses.replace(self, **changes)
 
     @property
@@ -271,7 +278,7 @@ AIRBENCH_STD = (62.985, 62.0925, 66.708)
 
 DEMO = Recipe(
     name="demo",
-    summary="the demo's: ResNet-9, batch 256 a process, constant rate 0.1, 20 epochs",
+    summary="the demo's: ResNet-9, batch 256 a process, constant rate 0.1, 20 epochs: 88.5 %",
     translate=2,
     translate_fill=(0, 0, 0),
     cutout=8,
@@ -281,11 +288,13 @@ DEMO = Recipe(
     weight_decay=1e-4,
     schedule="steps",
     lr_drop_epochs=(60, 120, 160),
+    target=0.88,
 )
 
 FFCV = Recipe(
     name="ffcv",
-    summary="FFCV's example: ResNet-9, batch 512, triangular rate up to 0.5, 24 epochs",
+    summary="FFCV's example: ResNet-9, batch 512 a process, triangular rate up to 0.5, 24 epochs: 93.9 % on one "
+    "process, 93.2 % on two",
     translate=2,
     translate_fill=(125, 122, 113),
     cutout=4,
@@ -297,6 +306,14 @@ FFCV = Recipe(
     label_smoothing=0.1,
     test_views="mirror",
     target=0.93,
+)
+
+RESNET9 = FFCV.replace(
+    name="resnet9",
+    summary="the default: ffcv in 20 epochs, its batch of 512 shared by all processes: 93.6 % on any number of them",
+    batch_scope="global",
+    epochs=20,
+    lr_peak_epoch=5,
 )
 
 AIRBENCH94 = Recipe(
@@ -385,8 +402,9 @@ AIRBENCH90 = AIRBENCH94.replace(
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        DEMO,
+        RESNET9,
         FFCV,
+        DEMO,
         AIRBENCH94,
         AIRBENCH94_FAST,
         dataclasses.replace(

@@ -13,14 +13,8 @@ from cgxffcv.schema import MOST_THREADS, OF_TRAINING, SCHEMA
 
 
 def choose_recipe(config: Config, say: app.Say) -> Recipe:
-    """The recipe with everything that the configuration says otherwise; fills the configuration with the rest.
-
-    A configuration of FFCV's, which has a peak epoch and knows no recipes, means FFCV's own.
-    """
+    """The recipe with everything that the configuration says otherwise; fills the configuration with the rest."""
     name = config.training.recipe
-    if config.said("training.lr_peak_epoch") and not config.given("training.recipe"):
-        name = "ffcv"
-        config.override("training.recipe", name, "because training.lr_peak_epoch is given")
     try:
         recipe = recipes.get(name)
     except ValueError as error:
@@ -35,11 +29,26 @@ def choose_recipe(config: Config, say: app.Say) -> Recipe:
         raise ConfigError([f"{error}{f'; from {origins}' if origins else ''}"]) from None
     if config.said("training.lr_peak_epoch") and changed.schedule != "triangle":
         say(f"note: training.lr_peak_epoch is not used: the schedule of recipe {name} ({changed.schedule}) has no peak")
+    changed = _share_batch(config, changed, say)
     values = {key: getattr(changed, field) for field, key in changes.items()}
     if changed.schedule != "triangle":
         del values["training.lr_peak_epoch"]
     config.fill(values, f"recipe {name}")
     return changed
+
+
+def _share_batch(config: Config, recipe: Recipe, say: app.Say) -> Recipe:
+    """The recipe with a step's batch that all processes can share evenly, unless somebody has said how large it is."""
+    batch, ranks = recipe.batch_size, app.ranks()
+    if recipe.batch_scope == "process" or batch % ranks == 0 or config.said("training.batch_size"):
+        return recipe
+    fits = max(batch // ranks, 1) * ranks
+    say(
+        f"note: a step takes {fits:,} images, not the {batch:,} of recipe {recipe.name}, so that {ranks} processes "
+        "share them evenly"
+    )
+    config.fill({"training.batch_size": fits}, f"recipe {recipe.name}, for {ranks} processes")
+    return recipe.replace(batch_size=fits)
 
 
 def choose_compression(config: Config, say: app.Say) -> dict[str, object] | None:

@@ -42,11 +42,8 @@ def main(ranks: str, options: list[str]) -> None:
     if ranks == "auto":
         ranks = str(gpus or CPU_RANKS)
     recipe, chosen, where = on_gpus(images, gpus) if gpus else on_cpu(images)
-    batch = recipes.get(recipe).batch_size  # of all ranks together
-    if batch % int(ranks):
-        chosen.append(f"--training.batch_size={max(batch - batch % int(ranks), int(ranks))}")
     print(f"\n{images:,} training images, {ranks} rank{'s' * (ranks != '1')} on {where}.")
-    print("(By itself train_cifar_ffcv_cgx.py trains as the demo does: ResNet-9, 20 epochs, for GPUs.)", flush=True)
+    print("(By itself train_cifar_ffcv_cgx.py trains recipe resnet9: 20 epochs, 93.6 %, for GPUs.)", flush=True)
     chosen.insert(0, f"--training.recipe={recipe}")
     script = ["train_cifar_ffcv_cgx.py", *chosen, *options]
     os.execv(sys.executable, [sys.executable, "-m", "cgxffcv", "launch", "-np", ranks, *script])

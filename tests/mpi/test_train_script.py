@@ -200,8 +200,17 @@ def test_mistakes_under_mpirun_are_told_by_rank_0_first(data, tmp_path):
     assert done.stderr.startswith("train_cifar_ffcv_cgx.py: error: unknown option --epoch"), done.stderr
 
 
-def test_the_demo_on_a_few_images(data, tmp_path):
-    done = train(data, tmp_path, "--epochs", "1", "--batch-size", "100", "--quantization-bits", "4")
+@pytest.mark.parametrize("recipe", [None, "demo"])
+def test_the_default_and_the_demo_on_a_few_images(data, tmp_path, recipe):
+    chosen = [f"--training.recipe={recipe}"] if recipe else []
+    done = train(data, tmp_path, *chosen, "--epochs", "1", "--batch-size", "100", "--quantization-bits", "4")
     assert done.returncode == 0, done.stderr
-    assert "training demo: 1 epoch, 8 steps" in done.stderr and "UNCOMPRESSED" in done.stdout
+    assert f"training {recipe or 'resnet9'}: 1 epoch, 8 steps" in done.stderr and "UNCOMPRESSED" in done.stdout
     assert "This will take about" in done.stderr
+
+
+@needs_mpi
+def test_any_number_of_ranks_shares_a_batch(data, tmp_path):
+    done = train(data, tmp_path, "--training.recipe=airbench90", "--epochs", "1", "--recipe.hardest=0:1", ranks=3)
+    assert done.returncode == 0, done.stderr
+    assert "a step takes 498 images" in done.stdout and "3 processes, 498 images a step" in done.stderr

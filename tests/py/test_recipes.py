@@ -7,6 +7,22 @@ import pytest
 from cgxffcv import recipes
 
 
+def test_the_default_is_ffcv_with_a_shared_batch_and_fewer_epochs():
+    ffcv, default = (recipes.get(name).as_dict() for name in ("ffcv", "resnet9"))
+    assert {name: value for name, value in default.items() if value != ffcv[name]} == {
+        "name": "resnet9", "summary": default["summary"], "batch_scope": "global", "epochs": 20,
+    }  # fmt: skip
+    assert "93.2 % on two" in ffcv["summary"]
+
+
+def test_a_shorter_triangle_has_its_peak_earlier():
+    resnet9 = recipes.get("resnet9")
+    assert [resnet9.replace(epochs=n).lr_peak_epoch for n in (2, 16, "20", 40)] == [0.5, 4, 5, 5]
+    assert resnet9.replace(epochs=2, lr_peak_epoch=5).lr_peak_epoch == 5
+    assert recipes.get("demo").replace(epochs=2).lr_peak_epoch == 5
+    assert recipes.get("demo").replace(schedule="triangle", epochs=2).lr_peak_epoch == 0.5
+
+
 def test_names_and_lookup():
     assert {"demo", "ffcv", "airbench93", "airbench94", "airbench95", "airbench96"} <= set(recipes.names())
     assert all(recipes.get(name).name == name for name in recipes.names())

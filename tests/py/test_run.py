@@ -106,7 +106,7 @@ def test_a_whole_run(tmp_path, capsys):
     rows = list(csv.DictReader((tmp_path / "log/log.csv").open()))
     assert [float(row["test_accuracy"]) for row in rows] == [0.3, 0.5, 0.4]
     again = config.load(["--config-file", str(tmp_path / "log/config.yaml")], environ={})
-    assert again.training.recipe == "demo" and again.training.batch_size == 256
+    assert again.training.recipe == "resnet9" and again.training.batch_size == 512
 
 
 def test_tests_may_be_rarer(tmp_path, capsys):
@@ -188,11 +188,12 @@ def test_cost_of_the_recipes():
 
 
 def test_forecast_recommends_a_faster_recipe_for_long_trainings():
-    demo, images = recipes.get("demo"), 50_000
-    assert len(forecast(demo, 60.0, images)) == 1
-    lines = forecast(demo, 5400.0, images)
+    resnet9, images = recipes.get("resnet9"), 50_000
+    assert len(forecast(resnet9, 59.9, images)) == 1 and len(forecast(resnet9, 60.0, images)) == 2
+    lines = forecast(resnet9, 5400.0, images)
     assert "1 h 30 min" in lines[0] and f"--training.recipe={cheapest(images).name}" in lines[1]
     assert len(forecast(cheapest(images), 5400.0, images)) == 1
+    assert len(forecast(resnet9.replace(epochs=0.1), 5400.0, images)) == 1  # of which the other takes more
 
 
 def test_a_gpu_is_named_and_no_cpu_recommended(tmp_path, capsys, monkeypatch):
@@ -222,11 +223,34 @@ def chosen(*argv):
     return session.choose_recipe(c, said.append), c, said
 
 
-def test_the_demo_is_the_default():
+def test_resnet9_is_the_default():
     recipe, c, said = chosen()
     t = c.training
+    assert (recipe.name, t.batch_size, t.epochs, t.lr, t.momentum) == ("resnet9", 512, 20, 0.5, 0.9)
+    assert (t.weight_decay, t.lr_peak_epoch, t.label_smoothing, t.lr_tta) == (5e-4, 5, 0.1, True)
+    assert c.origin("training.lr") == "recipe resnet9" and said == []
+
+
+def test_the_demo_stays_the_demo():
+    recipe, c, said = chosen("--training.recipe=demo")
+    t = c.training
     assert (recipe.name, t.batch_size, t.epochs, t.lr, t.momentum, t.weight_decay) == ("demo", 256, 20, 0.1, 0.9, 1e-4)
-    assert c.origin("training.lr") == "recipe demo" and said == []
+    assert recipe.batch_scope == "process" and c.origin("training.lr") == "recipe demo" and said == []
+
+
+@pytest.mark.parametrize("recipe, ranks, batch", [("resnet9", 3, 510), ("airbench94", 3, 1998), ("resnet9", 600, 600)])
+def test_a_batch_that_the_ranks_can_share(monkeypatch, recipe, ranks, batch):
+    monkeypatch.setattr(session.app, "ranks", lambda: ranks)
+    found, c, said = chosen(f"--training.recipe={recipe}")
+    assert found.batch_size == c.training.batch_size == batch and found.local_batch(ranks) * ranks == batch
+    assert f"{batch:,} images" in said[0] and f"{ranks} processes" in said[0]
+    assert c.origin("training.batch_size") == f"recipe {recipe}, for {ranks} processes"
+
+
+def test_a_batch_that_somebody_wants_stays(monkeypatch):
+    monkeypatch.setattr(session.app, "ranks", lambda: 3)
+    for options in (["--batch-size", "512"], ["--training.recipe=demo"]):
+        assert chosen(*options)[0].batch_size in (256, 512) and chosen(*options)[2] == []
 
 
 def test_a_recipe_with_changes():
@@ -235,10 +259,12 @@ def test_a_recipe_with_changes():
     assert c.origin("training.epochs") == "--epochs" and c.origin("recipe.optimizer") == "recipe airbench94"
 
 
-def test_a_configuration_of_ffcvs_means_ffcvs_recipe():
-    recipe, c, _ = chosen("--training.lr_peak_epoch=4", "--training.epochs=16", "--training.lr_tta=true")
-    assert (recipe.name, recipe.schedule, recipe.lr_peak_epoch, recipe.test_views) == ("ffcv", "triangle", 4, "mirror")
-    assert "because" in c.origin("training.recipe")
+def test_a_configuration_of_ffcvs_trains_what_ffcv_does():
+    theirs = {"batch_size": 512, "epochs": 16, "lr": 0.5, "momentum": 0.9, "lr_peak_epoch": 4, "weight_decay": 5e-4,
+              "label_smoothing": 0.1, "lr_tta": True}  # fmt: skip
+    recipe = chosen(*(f"--training.{name}={value}" for name, value in theirs.items()))[0]
+    ffcv = recipes.get("ffcv").replace(**theirs)
+    assert recipe.replace(name="", summary="", batch_scope="process") == ffcv.replace(name="", summary="")
     recipe, _, said = chosen("--training.lr_peak_epoch=4", "--training.recipe=demo")
     assert recipe.name == "demo" and "lr_peak_epoch is not used" in said[0]
 

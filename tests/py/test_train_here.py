@@ -31,12 +31,11 @@ def started(monkeypatch, tmp_path):
     return call
 
 
-def test_a_batch_that_all_ranks_can_share(started):
+def test_what_the_user_says_counts(started):
     program, words = started("2", "--epochs", "3")
     assert program == sys.executable and words[:6] == [sys.executable, "-m", "cgxffcv", "launch", "-np", "2"]
     assert not [word for word in words if word.startswith("--training.batch_size")]
     assert words.index("3") > words.index("20")  # what the user says comes later and counts
-    assert "--training.batch_size=498" in started("3")[1]
 
 
 def test_without_a_number_it_takes_what_is_there(started, monkeypatch, capsys):
@@ -45,7 +44,7 @@ def test_without_a_number_it_takes_what_is_there(started, monkeypatch, capsys):
     assert words[5] == "2" and "--training.recipe=airbench90" in words and "on 2 GPUs" not in capsys.readouterr().out
     monkeypatch.setattr(device, "devices", lambda: [{}] * 3)
     words = started("auto")[1]
-    assert words[5] == "3" and "--training.recipe=airbench94" in words and "--training.batch_size=1998" in words
+    assert words[5] == "3" and "--training.recipe=airbench94" in words
     assert "--quantization-bits" not in words and "3 ranks on 3 GPUs" in capsys.readouterr().out
     assert "--training.recipe=airbench90" in started("auto", "--no-cuda")[1]
     with pytest.raises(SystemExit, match="there is no GPU 3 here"):

@@ -30,6 +30,15 @@ def test_ffcv_triangle():
     assert (group.rule.momentum, group.rule.decay, group.rule.nesterov) == (0.9, 5e-4, False)
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 8])
+def test_resnet9_is_ffcv_in_20_epochs_with_one_batch_for_all(ranks):
+    plan = make_plan(recipes.get("resnet9"), 50_000, ranks)
+    assert (plan.steps, plan.global_batch, plan.local_batch) == (20 * 97, 512, 512 // ranks)
+    (group,) = plan.groups
+    for t in (0, 1, 485, 486, 1000, 1939):
+        assert factor(group, t) == pytest.approx(0.5 * min(t / 485, (1940 - t) / 1455), rel=1e-12, abs=1e-15)
+
+
 def test_demo_is_constant_in_its_20_epochs():
     plan = make_plan(recipes.get("demo"), 50_000, 4)
     assert (plan.local_batch, plan.global_batch, plan.steps_per_epoch, plan.steps) == (256, 1024, 48, 960)
