@@ -70,7 +70,8 @@ typedef struct BetonField {
     uint64_t num_jpeg, num_raw;
     /* custom fields: where the record keeps pointer and size; -1 where it does not */
     int64_t pointer_offset, size_offset;
-    const unsigned char *arguments; /* BETON_ARGUMENT_BYTES, borrowed from the reader */
+    /* BETON_ARGUMENT_BYTES, borrowed from the reader's mapping: to be read between beton_reader_enter and _leave */
+    const unsigned char *arguments;
 } BetonField;
 
 /* What the file itself does not say of a field of kind BETON_CUSTOM. */

@@ -68,13 +68,13 @@ static PyObject *shape_of(const BetonField *field) {
     return shape;
 }
 
+/* Of what was read when the file was opened; the field's arguments, which lie in the mapping, are left out. */
 static PyObject *describe_field(const BetonField *field) {
     bool array = field->kind == BETON_ARRAY || field->kind == BETON_TENSOR, image = field->kind == BETON_IMAGE;
     PyObject *result = Py_BuildValue(
-        "{ss ss sI sI sN sK sK sy#}", "name", field->name, "kind", beton_kind_name(field->kind), "record_offset",
+        "{ss ss sI sI sN sK sK}", "name", field->name, "kind", beton_kind_name(field->kind), "record_offset",
         field->record_offset, "record_bytes", field->record_bytes, "has_data", PyBool_FromLong(field->has_data),
-        "min_bytes", (unsigned long long)field->min_bytes, "max_bytes", (unsigned long long)field->max_bytes,
-        "arguments", (const char *)field->arguments, (Py_ssize_t)BETON_ARGUMENT_BYTES);
+        "min_bytes", (unsigned long long)field->min_bytes, "max_bytes", (unsigned long long)field->max_bytes);
     PyObject *more = NULL;
     if (array) more = Py_BuildValue("{ss sN}", "dtype", beton_dtype_name(field->dtype), "shape", shape_of(field));
     if (image) {

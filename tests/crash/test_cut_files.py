@@ -80,3 +80,84 @@ def test_a_batch_of_a_file_that_lost_its_last_byte_is_refused(tmp_path):
         os.truncate(path, os.path.getsize(path) - 1)
         with pytest.raises(_cgxffcv.BetonError, match="x.beton.*shorter since it was opened"):
             list(loader)
+
+
+# A file of all kinds of field is opened and then cut; each way to ask it is tried in a process of its own, so that a
+# signal is seen. What is said of the whole file may still be told; no byte of its data may.
+ACCESSORS = """
+import os, sys
+import numpy as np, _cgxffcv
+from cgxffcv import DatasetWriter
+from cgxffcv.fields import (BytesField, Field, FloatField, IntField, JSONField, NDArrayField, RGBImageField,
+                            TorchTensorField)
+from cgxffcv.reader import Reader
+
+class Half(Field):
+    metadata_type = np.dtype([("ptr", "<u8"), ("size", "<u8")])
+    def encode(self, destination, value, malloc):
+        destination["ptr"], data = malloc(len(value))
+        destination["size"], data[:] = len(value), value
+
+folder, cut = sys.argv[1], int(sys.argv[2])
+path = folder + "/x.beton"
+fields = {"n": IntField(), "x": FloatField(), "raw": RGBImageField(), "jpg": RGBImageField("jpg"), "b": BytesField(),
+          "j": JSONField(), "a": NDArrayField("int32", (300,)), "t": TorchTensorField("float32", (9,)), "own": Half()}
+image = np.full((40, 30, 3), 7, np.uint8)
+jpeg = bool(_cgxffcv.build_info()["jpeg"])
+sample = (1, 2.0, image, image, b"abc" * 900, {"k": [1, 2]}, np.ones(300, np.int32), np.ones(9, np.float32),
+          np.ones(50, np.uint8))
+if not jpeg:
+    fields.pop("jpg")
+    sample = sample[:3] + sample[4:]
+names = list(fields)
+
+TOLD = {"num_samples", "page_size", "data_span", "has_checksums", "fields"}
+calls = {f"file.{name}": lambda reader, name=name: getattr(reader._file, name) for name in sorted(TOLD)}
+told = set(calls)
+for i, name in enumerate(names):
+    for view in (False, True):
+        calls[f"file.value {name} {view}"] = lambda reader, i=i, view=view: reader._file.value(i, 2, view=view)
+    calls[f"value {name}"] = lambda reader, name=name: reader.value(2, name)
+for name in ("raw", "jpg")[: 1 + jpeg]:
+    calls[f"stored {name}"] = lambda reader, name=name: reader.stored_image(2, name)
+calls["column n"] = lambda reader: reader.column("n")
+calls["column x"] = lambda reader: reader.column("x")
+calls["sample_span"] = lambda reader: reader.sample_span(2)
+calls["[]"] = lambda reader: reader[2]
+calls["iter"] = lambda reader: list(reader)
+calls["verify"] = lambda reader: reader._file.verify(0, 3, threads=2, decode_jpeg=True, max_problems=9)
+public = {name for name in dir(_cgxffcv.BetonFile) if not name.startswith("_")}
+assert public == TOLD | {"value", "stored_image", "column", "sample_span", "verify"}, public
+
+def child(name):
+    reader = Reader(path, {"own": Half})
+    os.truncate(path, cut)
+    try:
+        calls[name](reader)
+    except _cgxffcv.BetonError as error:
+        assert "shorter" in str(error) and path in str(error), error
+    else:
+        assert name in told, "bytes of a file that has lost them"
+
+for name in calls:
+    DatasetWriter(path, fields, num_workers=1, durable=False, progress=False).from_iterable([sample] * 3)
+    process = os.fork()
+    if process == 0:
+        try:
+            child(name)
+        except BaseException as error:
+            print(repr(error), flush=True)
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    assert code == 0, (name, code)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("cut", [0, 100, 4096, 3 * 4096 + 1])
+def test_a_file_cut_between_opening_and_asking(tmp_path, cut):
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", ACCESSORS, str(tmp_path), str(cut)], capture_output=True, text=True,
+                          timeout=120, check=False, env=environ)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "done\n"), (done.returncode, done.stdout, done.stderr[-2000:])
