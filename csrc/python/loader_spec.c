@@ -1,4 +1,4 @@
-/* Outputs and image operations from plain Python tuples, which cgxffcv/loader.py makes. */
+/* Outputs and image operations from plain Python tuples, which cgxffcv/pipeline/compile.py makes. */
 #include "python/loader_spec.h"
 
 #include <string.h>

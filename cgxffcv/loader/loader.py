@@ -1,92 +1,28 @@
-"""The loader: batches of a .beton file. Names and arguments as in FFCV 1.0.2, and more."""
+"""The class Loader, and one pass of it."""
 
 from __future__ import annotations
 
 import contextlib
 import operator
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from enum import Enum
 from typing import Any
 
 import _cgxffcv
 import numpy as np
 
-from cgxffcv.pipeline.compile import Output, PipelineSpec, compile_outputs
-
-__all__ = ["EpochIterator", "Loader", "OrderOption", "PipelineSpec"]
+from cgxffcv.loader.orders import OrderOption, as_ids, choose_order
+from cgxffcv.loader.ranks import choose_ranks
+from cgxffcv.pipeline.compile import Output, compile_outputs
 
 MAX_EPOCH = 2**32 - 1
-
-
-class OrderOption(Enum):
-    """The order in which an epoch visits the samples.
-
-    SEQUENTIAL: as in the file, or in `indices`. RANDOM: a permutation drawn from (seed, epoch). QUASI_RANDOM: the
-    file's pages in random order, samples shuffled within windows of `window_pages` pages (order_kwargs, default 8),
-    for data larger than memory.
-    """
-
-    SEQUENTIAL = 0
-    RANDOM = 1
-    QUASI_RANDOM = 2
-
-
-def find_ranks() -> tuple[int, int]:
-    """(rank, world size) of this process: from torch.distributed if it has been initialised, else from the
-    environment that mpirun, srun or torchrun sets. Raises RuntimeError if nothing says."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    for rank, size in (
-        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-        ("PMI_RANK", "PMI_SIZE"),
-        ("RANK", "WORLD_SIZE"),
-        ("SLURM_PROCID", "SLURM_NTASKS"),
-    ):
-        if rank in os.environ and size in os.environ:
-            return int(os.environ[rank]), int(os.environ[size])
-    raise RuntimeError(
-        "distributed=True, but neither torch.distributed nor mpirun's environment says which rank this is: pass rank= "
-        "and world_size="
-    )
-
-
-def as_ids(values: Any, name: str, in_file: int) -> np.ndarray:
-    """Sample numbers as a contiguous int64 array; a boolean mask of one entry for each sample of the file selects."""
-    array = np.asarray(values)
-    if array.dtype == bool and array.ndim == 1:
-        if len(array) != in_file:
-            raise IndexError(
-                f"{name} is a boolean mask of {len(array)} entries, but the file has {in_file} samples; give one entry "
-                "for each, or sample numbers"
-            )
-        array = np.flatnonzero(array)
-    if array.size == 0:
-        array = array.astype(np.int64)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise TypeError(
-            f"{name} must be a list of whole numbers, not an array of {array.dtype} with shape {array.shape}"
-        )
-    if array.size and int(array.min()) < 0:
-        raise IndexError(f"{name} holds {int(array.min())}: sample numbers start at 0")
-    return np.ascontiguousarray(array, dtype=np.int64)
 
 
 def check_epoch(epoch: int) -> int:
     if not 0 <= epoch <= MAX_EPOCH:
         raise ValueError(f"epoch must be in 0..{MAX_EPOCH}, not {epoch!r}")
     return epoch
-
-
-def choose_ranks(distributed: bool, rank: int | None, world_size: int | None) -> tuple[int, int]:
-    if (rank is None) != (world_size is None):
-        raise ValueError(f"rank ({rank}) and world_size ({world_size}) must be given together")
-    if rank is not None:
-        return rank, world_size
-    return find_ranks() if distributed else (0, 1)
 
 
 def choose_seed(seed: int | None, world_size: int, order: Any) -> int:
@@ -100,48 +36,6 @@ def choose_seed(seed: int | None, world_size: int, order: Any) -> int:
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be in 0..2**64-1, not {seed}")
     return seed
-
-
-def choose_order(order: Any, kwargs: dict[str, Any], loader: Loader):
-    """(the core's order, the function from epoch to sample numbers or None, window of pages)."""
-    if isinstance(order, OrderOption):
-        window = kwargs.pop("window_pages", 8) if order is OrderOption.QUASI_RANDOM else 8
-        if kwargs:
-            raise TypeError(f"order_kwargs: {order} does not take {', '.join(kwargs)}")
-        return order, None, window
-    if getattr(order, "num_replicas", 1) > 1 and loader.world_size > 1:
-        raise ValueError(
-            "order: this sampler splits the samples over ranks itself; pass one that gives all samples, or leave rank "
-            "and world_size out"
-        )
-    if isinstance(order, type):
-        order = order(loader, **kwargs)
-    elif kwargs:
-        raise TypeError(f"order_kwargs ({', '.join(kwargs)}) are for QUASI_RANDOM or a class")
-    if hasattr(order, "sample_order"):
-        source = order.sample_order
-    elif callable(order):
-        source = order
-    elif hasattr(order, "__iter__") and not isinstance(order, (str, bytes)):
-        source = SamplerOrder(order)
-    else:
-        raise TypeError(
-            f"order must be an OrderOption, an array of sample numbers, a sampler, or have sample_order(epoch), not "
-            f"{order!r}"
-        )
-    return OrderOption.SEQUENTIAL, lambda epoch: as_ids(source(epoch), "order", loader._core.in_file), 8
-
-
-class SamplerOrder:
-    """An array, or a sampler in torch's manner: iterable, perhaps with set_epoch."""
-
-    def __init__(self, sampler):
-        self.sampler = sampler
-
-    def __call__(self, epoch: int):
-        if hasattr(self.sampler, "set_epoch"):
-            self.sampler.set_epoch(epoch)
-        return self.sampler if isinstance(self.sampler, np.ndarray) else list(self.sampler)
 
 
 class EpochIterator(Iterator):

@@ -1,0 +1,7 @@
+"""The loader: batches of a .beton file. Names and arguments as in FFCV 1.0.2, and more."""
+
+from cgxffcv.loader.loader import EpochIterator, Loader
+from cgxffcv.loader.orders import OrderOption
+from cgxffcv.pipeline.compile import PipelineSpec
+
+__all__ = ["EpochIterator", "Loader", "OrderOption", "PipelineSpec"]
