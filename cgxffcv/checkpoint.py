@@ -7,16 +7,15 @@ whole or not at all, and equal states give equal bytes. Format: https://github.c
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import struct
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cgxffcv import files
 from cgxffcv.errors import UserError
 
 __all__ = ["CheckpointError", "load", "read_header", "save"]
@@ -58,29 +57,7 @@ def save(path: str | PathLike[str], state: dict[str, Any]) -> None:
     text += b" " * (-len(text) % _ALIGNMENT)
     pieces = [struct.pack("<Q", len(text)), text]
     pieces += [memoryview(tensor.reshape(-1)).cast("B") for tensor in tensors.values() if tensor.nbytes]
-    _write_atomically(Path(path), pieces)
-
-
-def _write_atomically(path: Path, pieces: list[bytes | memoryview]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            raise OSError(error.errno, error.strerror, os.fspath(path)) from error  # writing names no file by itself
-        raise
-    with contextlib.suppress(OSError):  # not every file system lets a folder be synced
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    files.write(path, pieces)
 
 
 def _fail(path: str | PathLike[str], reason: str) -> CheckpointError:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from cgxffcv import files
 from cgxffcv.errors import ConfigError
 from cgxffcv.schema import FLAGS, SCHEMA, SECTIONS, Param, WrongValue
 
@@ -373,9 +374,4 @@ def load(
 
 def save(config: Config, path: Path) -> None:
     """Writes the effective configuration, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(config.to_yaml(), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write(path, config.to_yaml())

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from cgxffcv import files
+
 BAR_INTERVAL = 0.1
 FALLBACK_COLUMNS = 80
 
@@ -150,8 +152,8 @@ class RunLog:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         mode = "a" if resume else "w"
-        self._json = open(folder / "run.jsonl", mode, encoding="utf-8", buffering=1)  # noqa: SIM115
-        self._csv = open(folder / "log.csv", mode, encoding="utf-8", newline="", buffering=1)  # noqa: SIM115
+        self._json = files.open_plain(folder / "run.jsonl", mode, encoding="utf-8", buffering=1)
+        self._csv = files.open_plain(folder / "log.csv", mode, encoding="utf-8", newline="", buffering=1)
         self._rows = csv.DictWriter(self._csv, self.COLUMNS, extrasaction="ignore", restval="")
         if self._csv.tell() == 0:
             self._rows.writeheader()

@@ -18,6 +18,7 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
+from cgxffcv import files
 from cgxffcv.fields import Field, FloatField, IntField, NDArrayField, RGBImageField
 from cgxffcv.reader import beton_error
 from cgxffcv.report import Progress, size
@@ -297,7 +298,8 @@ class _Run:
             self.raise_sample(error, error.__cause__)
 
     def finish(self) -> WriteReport:
-        num_samples, num_bytes, page_size = self.core.commit()
+        num_samples, num_bytes, page_size, unsynced = self.core.commit()
+        files.warn_unsynced(self.owner.fname, unsynced)
         seconds = time.perf_counter() - self.started
         report = WriteReport(self.owner.fname, num_samples, num_bytes, page_size, seconds, tuple(self.skipped))
         self.progress.finish(f"{num_samples:,} samples, {size(num_bytes)}")

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import _cgxffcv
 import numpy as np
 
-from cgxffcv import comm
+from cgxffcv import comm, files
 from cgxffcv.allreduce import ALGORITHMS, CODECS, ROUNDINGS, AllreducePlan, check_replicas
 from cgxffcv.errors import UserError
 
@@ -218,8 +218,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(text)
             else:
                 try:
-                    with open(options.json, "w") as file:
-                        file.write(text + "\n")
+                    files.write(options.json, text + "\n")
                 except OSError as error:
                     raise UserError(f"cannot write {options.json}: {error.strerror}") from error
     return int(any(r["wrong"] != 0 for r in results))

@@ -20,7 +20,7 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
-from cgxffcv import DatasetWriter, Loader, OrderOption, __version__, cifar
+from cgxffcv import DatasetWriter, Loader, OrderOption, __version__, cifar, files
 from cgxffcv import transforms as tf
 from cgxffcv.errors import DataError, UserError
 from cgxffcv.fields import IntField, RGBImageField
@@ -194,7 +194,7 @@ def give(report: dict[str, Any], show: Callable[[dict[str, Any]], None], path: s
     show(report)
     if path:
         try:
-            Path(path).write_text(text + "\n")
+            files.write(path, text + "\n")
         except OSError as error:
             raise UserError(f"bench {report['benchmark']}: {error}") from error
 

@@ -6,12 +6,10 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-from cgxffcv import __version__, doctor
+from cgxffcv import __version__, doctor, files
 from cgxffcv.bench import processes
 from cgxffcv.report import plain
 
@@ -46,13 +44,4 @@ def usable_gpus() -> tuple[list[str], str]:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes a file of JSON, whole or not at all."""
-    target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(plain(value), allow_nan=False) + "\n")
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    files.write(path, json.dumps(plain(value), allow_nan=False) + "\n")

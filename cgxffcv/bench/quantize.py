@@ -15,11 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import _cgxffcv
 import numpy as np
 
+from cgxffcv import files
 from cgxffcv.allreduce import CODECS, QUANTIZED_DTYPES, ROUNDINGS, QuantSpec, dequantize, quantize
 from cgxffcv.bench.allreduce import parse_size, typed
 from cgxffcv.errors import UserError
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         print(text)
     elif options.json:
         try:
-            Path(options.json).write_text(text + "\n")
+            files.write(options.json, text + "\n")
         except OSError as error:
             raise UserError(f"cannot write {options.json}: {error.strerror}") from error
     return 0

@@ -1,8 +1,10 @@
-/* Temporary file, sync, rename. Owns the descriptor and the two names. Where the file system can, the file has no name
- * until it is complete, so that nothing remains of it when the process is killed. */
+/* Temporary file, sync, rename. Owns the descriptors of file and folder and the names. Where the file system can, the
+ * file has no name until it is complete, so that nothing remains of it when the process is killed. All names are looked
+ * up in the folder that was opened first, wherever the process or somebody else goes meanwhile. */
 #include "base/atomic_file.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,32 +16,24 @@
 #include "base/memory.h"
 
 #define NAME_ATTEMPTS 100
-#define SUFFIX_BYTES 32
-#define DIRECTORY_BYTES 4096
+#define LINK_LIMIT 40 /* the kernel's */
+#define TEMPORARY_BYTES 40
 
 struct AtomicFile {
     int descriptor;
-    pid_t owner;     /* a forked child that inherits the handle must not delete the file */
-    bool named;      /* whether the temporary file has its name */
-    char *path;      /* owned */
-    char *temporary; /* owned */
+    int folder;   /* the target's */
+    pid_t owner;  /* a forked child that inherits the handle must not delete the file */
+    bool named;   /* whether the temporary file has its name */
+    char *path;   /* owned; as it was given, for messages */
+    char *target; /* owned; the target's name in the folder */
+    char temporary[TEMPORARY_BYTES];
 };
 
+/* Nobody can guess it, and it is short enough beside a target with the longest of names. */
 static Status draw_name(AtomicFile *file) {
     uint64_t noise = 0;
     if (getrandom(&noise, sizeof noise, 0) != (ssize_t)sizeof noise) FAIL_ERRNO("getrandom");
-    snprintf(file->temporary, strlen(file->path) + SUFFIX_BYTES, "%s.%016llx.tmp", file->path,
-             (unsigned long long)noise);
-    return STATUS_OK;
-}
-
-/* The directory of the path: "." and "/" where the path names none. */
-static Status directory_of(const char *path, char *out, size_t size) {
-    const char *slash = strrchr(path, '/');
-    size_t length = slash == NULL ? 0 : (size_t)(slash - path);
-    if (length + 2 > size) FAIL(STATUS_ARGUMENT, "the directory's name is too long");
-    memcpy(out, path, length);
-    snprintf(out + length, 2, "%s", slash == NULL ? "." : length == 0 ? "/" : "");
+    snprintf(file->temporary, sizeof file->temporary, ".cgxffcv-%016llx.tmp", (unsigned long long)noise);
     return STATUS_OK;
 }
 
@@ -50,9 +44,8 @@ static void descriptor_name(const AtomicFile *file, char *out, size_t size) {
 
 /* A file without a name; false where the system cannot make one or could not name it later. */
 static bool open_nameless(AtomicFile *file) {
-    char directory[DIRECTORY_BYTES], own[32];
-    if (directory_of(file->path, directory, sizeof directory) != STATUS_OK) return false;
-    file->descriptor = open(directory, O_RDWR | O_TMPFILE | O_CLOEXEC, 0666);
+    char own[32];
+    file->descriptor = openat(file->folder, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0666);
     if (file->descriptor < 0) return false;
     descriptor_name(file, own, sizeof own);
     if (access(own, F_OK) == 0) return true;
@@ -65,12 +58,13 @@ static Status open_temporary(AtomicFile *file) {
     if (open_nameless(file)) return STATUS_OK;
     for (int attempt = 0; attempt < NAME_ATTEMPTS; attempt++) {
         TRY(draw_name(file));
-        file->descriptor = open(file->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+        file->descriptor = openat(file->folder, file->temporary, flags, 0666);
         file->named = file->descriptor >= 0;
         if (file->named) return STATUS_OK;
-        if (errno != EEXIST) FAIL_ERRNO("cannot create %s", file->temporary);
+        if (errno != EEXIST) FAIL_ERRNO("cannot create a file in the folder");
     }
-    FAIL(STATUS_IO, "no free temporary name beside %s", file->path);
+    FAIL(STATUS_IO, "no free temporary name in the folder");
 }
 
 /* rename() needs a name, and link() cannot replace a file: so first a name beside the target. */
@@ -79,34 +73,116 @@ static Status give_name(AtomicFile *file) {
     descriptor_name(file, own, sizeof own);
     for (int attempt = 0; attempt < NAME_ATTEMPTS && !file->named; attempt++) {
         TRY(draw_name(file));
-        file->named = linkat(AT_FDCWD, own, AT_FDCWD, file->temporary, AT_SYMLINK_FOLLOW) == 0;
+        file->named = linkat(AT_FDCWD, own, file->folder, file->temporary, AT_SYMLINK_FOLLOW) == 0;
         if (!file->named && errno != EEXIST) FAIL_ERRNO("cannot name the finished file %s", file->temporary);
     }
-    if (!file->named) FAIL(STATUS_IO, "no free temporary name beside %s", file->path);
+    if (!file->named) FAIL(STATUS_IO, "no free temporary name in the folder");
     return STATUS_OK;
 }
 
-Status atomic_file_create(const char *path, AtomicFile **out) {
+/* Refuses to put a file where something else than a file is. */
+static Status check_replaceable(mode_t mode) {
+    const char *what = S_ISDIR(mode)    ? "a folder"
+                       : S_ISFIFO(mode) ? "a FIFO"
+                       : S_ISSOCK(mode) ? "a socket"
+                       : S_ISCHR(mode)  ? "a character device"
+                       : S_ISBLK(mode)  ? "a block device"
+                                        : "a symbolic link that was made meanwhile";
+    if (S_ISREG(mode)) return STATUS_OK;
+    return error_fail_errno(STATUS_IO, S_ISDIR(mode) ? EISDIR : EINVAL,
+                            "there is %s, which a file must not replace; give the name of a file", what);
+}
+
+/* `target` becomes what the link of that name says, seen from the link's folder. */
+static Status follow_link(char target[PATH_MAX]) {
+    char text[PATH_MAX];
+    ssize_t length = readlink(target, text, sizeof text - 1);
+    if (length < 0) FAIL_ERRNO("cannot read the symbolic link %s", target);
+    text[length] = '\0';
+    char *slash = strrchr(target, '/');
+    size_t keep = text[0] == '/' || slash == NULL ? 0 : (size_t)(slash + 1 - target);
+    if (keep + (size_t)length >= PATH_MAX) {
+        return error_fail_errno(STATUS_IO, ENAMETOOLONG, "cannot follow the symbolic link %s", target);
+    }
+    memcpy(target + keep, text, (size_t)length + 1);
+    return STATUS_OK;
+}
+
+/* Where writing to `path` goes: links are followed, also to a file that does not exist yet. stat() comes first because
+ * the kernel refuses links that others planted in a folder like /tmp. */
+static Status find_target(const char *path, char target[PATH_MAX]) {
+    struct stat end, here;
+    bool exists = stat(path, &end) == 0;
+    if (!exists && errno != ENOENT) FAIL_ERRNO("cannot look at what is there");
+    if (exists) TRY(check_replaceable(end.st_mode));
+    if (strlen(path) >= PATH_MAX) return error_fail_errno(STATUS_IO, ENAMETOOLONG, "cannot use this name");
+    memcpy(target, path, strlen(path) + 1);
+    for (int links = 0; links <= LINK_LIMIT; links++) {
+        bool found = lstat(target, &here) == 0;
+        if (!found && errno == ENOENT && (!exists || links == 0)) return STATUS_OK;
+        if (!found) FAIL_ERRNO("cannot follow its symbolic links to %s", target);
+        if (!S_ISLNK(here.st_mode)) return check_replaceable(here.st_mode);
+        TRY(follow_link(target));
+    }
+    return error_fail_errno(STATUS_IO, ELOOP, "cannot follow its symbolic links");
+}
+
+/* Opens the folder of `target` and leaves the name in it; a folder that cannot be read can still take a file. */
+static Status open_folder(char *target, int *folder, const char **name) {
+    char *slash = strrchr(target, '/');
+    const char *path = slash == NULL ? "." : slash == target ? "/" : target;
+    *name = slash == NULL ? target : slash + 1;
+    if (**name == '\0') return error_fail_errno(STATUS_IO, EISDIR, "the name of a file must not end in /");
+    if (slash != NULL) *slash = '\0';
+    *folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (*folder < 0 && errno == EACCES) *folder = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (*folder < 0) FAIL_ERRNO("cannot open the folder %s", path);
+    return STATUS_OK;
+}
+
+static Status copy_text(const char *text, char **out) {
+    size_t size = strlen(text) + 1;
+    TRY(memory_alloc(size, 1, out));
+    memcpy(*out, text, size);
+    return STATUS_OK;
+}
+
+/* Takes the descriptor of the folder over, also on failure. */
+static Status create_in(int folder, const char *path, const char *target, AtomicFile **out) {
     Status status = STATUS_OK;
     AtomicFile *file = NULL;
-    struct stat there;
-    size_t size = strlen(path) + 1;
-    if (size == 1) FAIL(STATUS_ARGUMENT, "an empty file name");
-    if (stat(path, &there) == 0 && S_ISDIR(there.st_mode)) {
-        return error_at_path(error_fail_errno(STATUS_IO, EISDIR, "cannot replace a folder by a file"), path);
-    }
-    TRY(memory_calloc(1, sizeof *file, &file));
+    TRY_GOTO(memory_calloc(1, sizeof *file, &file));
     file->descriptor = -1;
+    file->folder = folder;
     file->owner = getpid();
-    TRY_GOTO(memory_alloc(size, 1, &file->path));
-    memcpy(file->path, path, size);
-    TRY_GOTO(memory_calloc(size + SUFFIX_BYTES, 1, &file->temporary));
+    folder = -1;
+    TRY_GOTO(copy_text(path, &file->path));
+    TRY_GOTO(copy_text(target, &file->target));
     TRY_GOTO(open_temporary(file));
     *out = file;
     file = NULL;
 done:
+    if (folder >= 0) close(folder);
     atomic_file_abort(file);
-    return error_at_path(status, path);
+    return status;
+}
+
+static Status create(const char *path, AtomicFile **out) {
+    char target[PATH_MAX];
+    const char *name;
+    int folder = -1;
+    if (path[0] == '\0') FAIL(STATUS_ARGUMENT, "an empty file name");
+    TRY(find_target(path, target));
+    TRY(open_folder(target, &folder, &name));
+    return create_in(folder, path, name, out);
+}
+
+Status atomic_file_create(const char *path, AtomicFile **out) { return error_at_path(create(path, out), path); }
+
+Status atomic_file_create_again(const AtomicFile *other, AtomicFile **out) {
+    int folder = fcntl(other->folder, F_DUPFD_CLOEXEC, 0);
+    if (folder < 0) return error_at_path(error_fail_errno(STATUS_IO, errno, "cannot copy a descriptor"), other->path);
+    return error_at_path(create_in(folder, other->path, other->target, out), other->path);
 }
 
 Status atomic_file_write_at(AtomicFile *file, const void *data, size_t size, uint64_t offset) {
@@ -154,52 +230,56 @@ Status atomic_file_truncate(AtomicFile *file, uint64_t size) {
 }
 
 static void release(AtomicFile *file) {
+    if (file->named && file->owner == getpid()) unlinkat(file->folder, file->temporary, 0);
     if (file->descriptor >= 0) close(file->descriptor);
-    memory_free(file->temporary);
+    if (file->folder >= 0) close(file->folder);
+    memory_free(file->target);
     memory_free(file->path);
     memory_free(file);
 }
 
-/* The rename itself is durable only once the directory is synced. */
-static Status sync_directory(const char *path) {
-    char name[DIRECTORY_BYTES];
-    TRY(directory_of(path, name, sizeof name));
-    int descriptor = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (descriptor < 0) FAIL_ERRNO("cannot open directory %s", name);
-    int result = fsync(descriptor), error = errno;
-    close(descriptor);
-    /* Some file systems cannot sync a directory; the file itself is safe there. */
-    if (result != 0 && error != EINVAL && error != ENOTSUP) {
-        return error_fail_errno(STATUS_IO, error, "cannot sync directory %s", name);
+/* The rename itself is durable only once the folder is synced; errno's value if that fails. Some file systems cannot
+ * sync a folder, nor can one be synced that may not be read; the file itself is safe there. */
+static int sync_folder(const AtomicFile *file) {
+    int result;
+    RETRY_EINTR(result, fsync(file->folder));
+    return result == 0 || errno == EINVAL || errno == ENOTSUP || errno == EBADF ? 0 : errno;
+}
+
+/* Puts the file in its place. It must not fail once the rename has been done: the old file is gone then. */
+static Status put_in_place(AtomicFile *file) {
+    struct stat there;
+    TRY(give_name(file));
+    int result = close(file->descriptor);
+    file->descriptor = -1;
+    if (result != 0) FAIL_ERRNO("cannot close the file");
+    if (fstatat(file->folder, file->target, &there, AT_SYMLINK_NOFOLLOW) == 0) TRY(check_replaceable(there.st_mode));
+    if (renameat(file->folder, file->temporary, file->folder, file->target) != 0) {
+        FAIL_ERRNO("cannot rename %s", file->temporary);
     }
+    file->named = false;
     return STATUS_OK;
 }
 
-static Status commit(AtomicFile *file, bool sync) {
+Status atomic_file_commit(AtomicFile *file, int *unsynced) {
     Status status = STATUS_OK;
-    int result = 0;
-    if (sync) RETRY_EINTR(result, fsync(file->descriptor));
+    int result;
+    RETRY_EINTR(result, fsync(file->descriptor));
     if (result != 0) FAIL_ERRNO_GOTO("cannot sync the file");
-    TRY_GOTO(give_name(file));
-    result = close(file->descriptor);
-    file->descriptor = -1;
-    if (result != 0) FAIL_ERRNO_GOTO("cannot close the file");
-    if (rename(file->temporary, file->path) != 0) FAIL_ERRNO_GOTO("cannot rename %s", file->temporary);
-    file->named = false;
-    if (sync) TRY_GOTO(sync_directory(file->path));
+    TRY_GOTO(put_in_place(file));
+    *unsynced = sync_folder(file);
 done:
     status = error_at_path(status, file->path);
-    if (file->named) unlink(file->temporary);
     release(file);
     return status;
 }
 
-Status atomic_file_commit(AtomicFile *file) { return commit(file, true); }
-
-Status atomic_file_commit_unsynced(AtomicFile *file) { return commit(file, false); }
+Status atomic_file_commit_unsynced(AtomicFile *file) {
+    Status status = error_at_path(put_in_place(file), file->path);
+    release(file);
+    return status;
+}
 
 void atomic_file_abort(AtomicFile *file) {
-    if (file == NULL) return;
-    if (file->named && file->owner == getpid()) unlink(file->temporary);
-    release(file);
+    if (file != NULL) release(file);
 }

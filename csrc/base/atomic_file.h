@@ -1,6 +1,7 @@
-/* A file that appears whole or not at all: written under a temporary name beside its target, synced, then
+/* A file that appears whole or not at all: written beside its target under a temporary name, or none, synced, then
  * renamed over it. A crash or a failure leaves the old file, or none, and no temporary file after abort;
- * nor after a kill, where the file system has files without names (ext4, xfs, btrfs, tmpfs). */
+ * nor after a kill, where the file system has files without names (ext4, xfs, btrfs, tmpfs).
+ * The one place that writes files which must not be seen half written. */
 #ifndef CGXFFCV_BASE_ATOMIC_FILE_H
 #define CGXFFCV_BASE_ATOMIC_FILE_H
 
@@ -11,8 +12,12 @@
 
 typedef struct AtomicFile AtomicFile;
 
-/* Creates the temporary file in the target's directory (mode 0666 less the umask). */
+/* Creates the temporary file (mode 0666 less the umask) in the target's folder. Symbolic links are followed, also to a
+ * file that does not exist yet; a target that is a folder, FIFO, socket or device is refused, now and at the commit. */
 Status atomic_file_create(const char *path, AtomicFile **out);
+
+/* A second temporary file for the target of `other`, wherever the process, or the links, have gone meanwhile. */
+Status atomic_file_create_again(const AtomicFile *other, AtomicFile **out);
 
 /* Writes all `size` bytes at `offset`; safe from several threads on disjoint ranges. */
 Status atomic_file_write_at(AtomicFile *file, const void *data, size_t size, uint64_t offset);
@@ -26,9 +31,10 @@ void atomic_file_start_sync(const AtomicFile *file, uint64_t offset, uint64_t si
 /* Sets the file's length; the new bytes read as zero. */
 Status atomic_file_truncate(AtomicFile *file, uint64_t size);
 
-/* fsync, rename, fsync of the directory; the handle is gone afterwards, also on failure (then the temporary
- * file is too). */
-Status atomic_file_commit(AtomicFile *file);
+/* fsync, rename, fsync of the folder; the handle is gone afterwards, also on failure (then the temporary file is gone
+ * and the old file in its place). Once renamed, the new file stands: a folder that cannot be synced is no failure, but
+ * *unsynced is its errno's value then, else 0: after a power failure the old file may be back. */
+Status atomic_file_commit(AtomicFile *file, int *unsynced);
 
 /* As atomic_file_commit without the syncs: whole or absent after a crash of the process, but not of the machine. */
 Status atomic_file_commit_unsynced(AtomicFile *file);

@@ -19,7 +19,6 @@
 struct BetonWriter {
     const BetonSchema *schema; /* borrowed until commit or abort */
     BetonWriterOptions options;
-    char *path;       /* owned */
     AtomicFile *file; /* owned */
     Sink sink;
     Pool *pool;         /* owned; for checksums */
@@ -89,7 +88,6 @@ static void release(BetonWriter *writer) {
     memory_free(writer->records);
     memory_free(writer->entries);
     memory_free(writer->checksums);
-    memory_free(writer->path);
     memory_free(writer);
 }
 
@@ -102,14 +100,11 @@ Status beton_writer_create(const char *path, const BetonSchema *schema, const Be
     Status status = STATUS_OK;
     BetonWriter *writer = NULL;
     Layout layout;
-    size_t length = strlen(path) + 1;
     TRY(check_options(options));
     TRY(memory_calloc(1, sizeof *writer, &writer));
     writer->schema = schema;
     writer->options = *options;
     writer->page_size = options->page_size;
-    TRY_GOTO(memory_alloc(length, 1, &writer->path));
-    memcpy(writer->path, path, length);
     TRY_GOTO(lay_out(writer, options->expected_samples, 0, &layout));
     writer->base = layout.data;
     if (options->checksums) TRY_GOTO(pool_create(options->threads, &writer->pool));
@@ -256,7 +251,7 @@ static Status relocate(BetonWriter *writer, Layout *layout) {
     size_t count = (size_t)writer->num_samples * writer->schema->num_data_fields;
     TRY_GOTO(memory_alloc(count + 1, sizeof *placed, &placed));
     TRY_GOTO(memory_alloc((size_t)COPY_BYTES, 1, &buffer));
-    TRY_GOTO(atomic_file_create(writer->path, &file));
+    TRY_GOTO(atomic_file_create_again(writer->file, &file));
     place_again(writer, placed);
     TRY_GOTO(lay_out(writer, writer->num_samples, writer->cursor, layout));
     TRY_GOTO(copy_regions(writer, placed, file, layout->data, buffer));
@@ -330,6 +325,7 @@ done:
 Status beton_writer_commit(BetonWriter *writer, BetonWriterResult *out) {
     Status status = STATUS_OK;
     Layout layout;
+    int unsynced = 0;
     TRY_GOTO(sink_flush(&writer->sink));
     TRY_GOTO(lay_out(writer, writer->num_samples, writer->cursor, &layout));
     if (writer->cursor != 0 && (layout.data != writer->base || writer->page_grew)) {
@@ -339,8 +335,8 @@ Status beton_writer_commit(BetonWriter *writer, BetonWriterResult *out) {
     TRY_GOTO(write_metadata(writer, &layout));
     AtomicFile *file = writer->file;
     writer->file = NULL;
-    TRY_GOTO(writer->options.durable ? atomic_file_commit(file) : atomic_file_commit_unsynced(file));
-    *out = (BetonWriterResult){writer->num_samples, layout.size, writer->page_size};
+    TRY_GOTO(writer->options.durable ? atomic_file_commit(file, &unsynced) : atomic_file_commit_unsynced(file));
+    *out = (BetonWriterResult){writer->num_samples, layout.size, writer->page_size, unsynced};
 done:
     release(writer);
     return status;

@@ -101,6 +101,7 @@ typedef struct BetonWriterOptions {
 
 typedef struct BetonWriterResult {
     uint64_t num_samples, num_bytes, page_size;
+    int unsynced; /* as of atomic_file_commit */
 } BetonWriterResult;
 
 typedef struct BetonWriter BetonWriter;

@@ -33,6 +33,7 @@ int device_add(PyObject *module);
 int reader_add(PyObject *module);
 int writer_add(PyObject *module);
 int encoder_add(PyObject *module);
+int files_add(PyObject *module);
 int jpeg_add(PyObject *module);
 int loader_add(PyObject *module);
 int quantize_add(PyObject *module);

@@ -148,8 +148,8 @@ static PyObject *commit(WriterObject *self, PyObject *unused) {
     Py_END_ALLOW_THREADS;
     self->busy = false;
     if (status != STATUS_OK) return errors_raise(state_of(self), status);
-    return Py_BuildValue("(KKK)", (unsigned long long)result.num_samples, (unsigned long long)result.num_bytes,
-                         (unsigned long long)result.page_size);
+    return Py_BuildValue("(KKKi)", (unsigned long long)result.num_samples, (unsigned long long)result.num_bytes,
+                         (unsigned long long)result.page_size, result.unsynced);
 }
 
 static PyObject *abort_file(WriterObject *self, PyObject *unused) {
@@ -173,7 +173,9 @@ static PyMethodDef methods[] = {
     {"append_packed", (PyCFunction)append_packed, METH_O,
      "append_packed(data)\n--\n\nAppend what Encoder.encode made with the same fields."},
     {"commit", (PyCFunction)commit, METH_NOARGS,
-     "commit()\n--\n\nComplete the file and put it in its place. Returns (num_samples, num_bytes, page_size)."},
+     "commit()\n--\n\nComplete the file and put it in its place. Returns (num_samples, num_bytes, page_size, "
+     "unsynced), the last as "
+     "write_file."},
     {"abort", (PyCFunction)abort_file, METH_NOARGS, "abort()\n--\n\nGive the file up; nothing of it remains."},
     {NULL, NULL, 0, NULL},
 };

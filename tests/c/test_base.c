@@ -91,19 +91,22 @@ static void test_atomic_file(void) {
     char path[64];
     snprintf(path, sizeof path, "%s/file", name);
     AtomicFile *file = NULL;
+    int unsynced = -1;
     CHECK_OK(atomic_file_create(path, &file));
     CHECK_OK(atomic_file_write_at(file, "abc", 3, 2));
     CHECK(access(path, F_OK) != 0);
-    CHECK_OK(atomic_file_commit(file));
+    CHECK_OK(atomic_file_commit(file, &unsynced));
+    CHECK(unsynced == 0);
     struct stat about;
     CHECK(stat(path, &about) == 0 && about.st_size == 5);
     CHECK_OK(atomic_file_create(path, &file));
     atomic_file_abort(file);
     CHECK(stat(path, &about) == 0 && about.st_size == 5);
     unlink(path);
-    CHECK(rmdir(name) == 0); /* so no temporary file is left */
-    CHECK(atomic_file_create("/nonexistent/file", &file) == STATUS_IO);
+    snprintf(path, sizeof path, "%s/missing/file", name);
+    CHECK(atomic_file_create(path, &file) == STATUS_IO);
     CHECK(error_record()->errno_value == ENOENT);
+    CHECK(rmdir(name) == 0); /* so no temporary file is left */
 }
 
 int main(void) {

@@ -1,0 +1,55 @@
+"""Files that are written whole or not at all, and files that must be plain ones."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import warnings
+from collections.abc import Sequence
+from os import PathLike
+from typing import IO, Any
+
+__all__ = ["open_plain", "warn_unsynced", "write"]
+
+
+def warn_unsynced(path: str | PathLike[str], error: int) -> None:
+    """Says that a file stands, but perhaps not after a power failure. error: what the core gave; 0 says nothing."""
+    if error:
+        warnings.warn(
+            f"{os.fspath(path)}: the new file is complete and in its place, but its folder could not be synced to the "
+            f"disk ({os.strerror(error)}): after a power failure the old file, or none, may be there again",
+            RuntimeWarning,
+            3,
+        )
+
+
+def write(path: str | PathLike[str], pieces: str | Sequence[Any], durable: bool = True) -> None:
+    """Writes a text, or buffers one after the other, as the file `path`: whole or not at all.
+
+    A symbolic link is followed. durable: synced to the disk before it appears. OSError with the path where that fails,
+    or where something else than a file is (a folder, FIFO, socket, device); what was there before stays.
+    """
+    import _cgxffcv  # here, so that what only opens files works without the core
+
+    data = [pieces.encode()] if isinstance(pieces, str) else pieces
+    warn_unsynced(path, _cgxffcv.write_file(path, data, durable))
+
+
+def open_plain(path: str | PathLike[str], mode: str, **options: Any) -> IO[Any]:
+    """open(), but for plain files only: OSError for a FIFO, which would wait for ever, a socket or a device."""
+    return open(path, mode, opener=_open_plain, **options)
+
+
+def _open_plain(path: str, flags: int) -> int:
+    refusal = OSError(errno.EINVAL, "is no plain file; give the name of one", path)
+    try:
+        descriptor = os.open(path, flags & ~os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+    except OSError as error:
+        raise refusal if error.errno == errno.ENXIO else error from None  # a socket, or a FIFO that nobody reads
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise refusal
+    if flags & os.O_TRUNC:
+        os.ftruncate(descriptor, 0)
+    return descriptor
