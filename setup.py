@@ -84,8 +84,8 @@ def features():
         "cuda": Feature(
             "cuda",
             "install the CUDA toolkit 13 and cuDNN 9 (apt install cuda-toolkit-13-0 libcudnn9-dev-cuda-13)",
-            ["device/cuda.c", "nn/cuda/*.c", "**/*.cu"],
-            ["device/none.c", "nn/cuda_none.c", "image/gather_none.c", "train/*_none.c"],
+            ["device/cuda.c", "nn/cuda/**/*.c", "optim/cuda/*.c", "**/*.cu"],
+            ["device/none.c", "nn/cuda_none.c", "optim/cuda_none.c", "image/gather_none.c", "train/*_none.c"],
         ),
         "nccl": Feature("nccl", "apt install libnccl-dev", ["comm/nccl.c"], ["comm/nccl_none.c"]),
     }
@@ -159,7 +159,7 @@ def find_cuda(cuda):
     if nvcc is None:
         cuda.why = "no nvcc on PATH or in /usr/local/cuda"
         return
-    wanted = ["device/cuda.c", "image/gather.cu", *(f"nn/cuda/{n}_op.c" for n in ("conv", "stem", "norm", "head"))]
+    wanted = ["device/cuda.c", "image/gather.cu", *(f"nn/cuda/{n}/op.c" for n in ("conv", "stem", "norm", "head"))]
     if not all((CSRC / name).exists() for name in wanted):
         cuda.why = "this version has no CUDA sources yet"
         return

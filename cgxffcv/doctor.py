@@ -118,7 +118,7 @@ def _cudnn_version() -> str | None:
 
 
 def plan_cache() -> dict[str, Any]:
-    """Where the fastest convolutions are remembered (as csrc/nn/cuda/plans.h says), and whether that can be written."""
+    """Where the fastest convolutions are remembered (csrc/nn/cuda/conv/plans.h), and whether that can be written."""
     own, xdg = os.environ.get("CGXFFCV_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
     usual = Path(xdg) if xdg.startswith("/") else Path.home() / ".cache"
     folder = Path(own) if own else usual / "cgxffcv"

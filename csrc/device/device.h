@@ -15,6 +15,11 @@ typedef struct DeviceGraph DeviceGraph; /* recorded work, ready to be launched *
 
 #define DEVICE_NAME_BYTES 256
 
+/* What a build without CUDA says to do. */
+#define DEVICE_CUDA_REMEDY                                                                                             \
+    "Install the CUDA toolkit 13 and cuDNN 9 (apt install cuda-toolkit-13-0 libcudnn9-dev-cuda-13), then build again " \
+    "with CGXFFCV_CUDA=1"
+
 typedef struct DeviceInfo {
     char name[DEVICE_NAME_BYTES];
     int major, minor; /* compute capability */

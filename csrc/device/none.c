@@ -2,12 +2,11 @@
 #include "device/device.h"
 
 #define WHY "this build has no CUDA"
-#define REMEDY "install the CUDA toolkit 13 and cuDNN 9, then rebuild with CGXFFCV_CUDA=1"
 
-static Status absent(void) { return error_fail(STATUS_NOT_BUILT, WHY ": " REMEDY); }
+static Status absent(void) { return error_fail(STATUS_NOT_BUILT, WHY ". " DEVICE_CUDA_REMEDY); }
 
 int device_count(void) { return 0; }
-const char *device_why(void) { return WHY ": " REMEDY; }
+const char *device_why(void) { return WHY ". " DEVICE_CUDA_REMEDY; }
 
 const char *device_architectures(void) { return ""; }
 

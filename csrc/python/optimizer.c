@@ -3,8 +3,8 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "nn/optim.h"
 #include "nn/whiten.h"
+#include "optim/optim.h"
 #include "python/array.h"
 #include "python/optimizer_gpu.h"
 #include "python/train.h"

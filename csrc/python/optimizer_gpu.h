@@ -2,7 +2,7 @@
 #ifndef CGXFFCV_PYTHON_OPTIMIZER_GPU_H
 #define CGXFFCV_PYTHON_OPTIMIZER_GPU_H
 
-#include "nn/optim.h"
+#include "optim/optim.h"
 #include "python/array.h"
 
 typedef struct OptimizerGpu OptimizerGpu;

@@ -2,7 +2,7 @@
 #ifndef CGXFFCV_PYTHON_TRAIN_H
 #define CGXFFCV_PYTHON_TRAIN_H
 
-#include "nn/optim.h"
+#include "optim/optim.h"
 #include "python/module.h"
 
 #define TRAIN_MAX_GROUPS 16

@@ -13,7 +13,7 @@
 
 #include "base/status.h"
 #include "nn/model.h"
-#include "nn/optim.h"
+#include "optim/optim.h"
 #include "train/schedule.h"
 
 #define TRAINER_MAX_GROUPS 16

@@ -1,6 +1,6 @@
-// sources: nn/cuda/plans.c base/*.c
+// sources: nn/cuda/conv/plans.c base/*.c
 /* The cache of convolution plans on disk: what is stored is found by the next process, whatever lies in the file. */
-#include "nn/cuda/plans.h"
+#include "nn/cuda/conv/plans.h"
 
 #include <signal.h>
 #include <stdio.h>

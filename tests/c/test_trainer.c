@@ -1,4 +1,4 @@
-// sources: train/f[il]*.c train/s*.c train/trainer.c nn/opti*[mt].c nn/mu*.c nn/wh*.c nn/cuda_n*.c device/n*.c base/*.c
+// sources: train/f[il]*.c train/s*.c train/trainer.c optim/*[!2].c nn/whiten.c nn/cuda_none.c device/n*.c base/*.c
 /* The trainer over a network made for the test: two layers, whose gradients are the mean pixel of the batch. So every
  * update can be worked out by hand. */
 #include <math.h>
@@ -6,8 +6,8 @@
 
 #include "base/memory.h"
 #include "check.h"
-#include "nn/optim_gemm.h"
 #include "nn/whiten.h"
+#include "optim/gemm.h"
 #include "train/shrink.h"
 #include "train/trainer.h"
 

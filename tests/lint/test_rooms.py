@@ -16,10 +16,11 @@ MAY_INCLUDE = {
     "image": {"device"},
     "comm": {"device"},
     "allreduce": {"device", "comm"},
+    "optim": {"device"},
     "nn": {"device", "image"},
     "loader": {"device", "beton", "image"},
-    "train": {"device", "image", "loader", "allreduce", "nn"},
-    "python": {"device", "beton", "image", "loader", "comm", "allreduce", "nn", "train"},
+    "train": {"device", "image", "loader", "allreduce", "optim", "nn"},
+    "python": {"device", "beton", "image", "loader", "comm", "allreduce", "optim", "nn", "train"},
 }
 # What other folders may include of a folder; base, which everything may include, has no private headers.
 SEAMS = {
@@ -29,7 +30,8 @@ SEAMS = {
     "loader": {"loader.h"},
     "comm": {"comm.h"},
     "allreduce": {"allreduce.h", "quantize.h"},
-    "nn": {"model.h", "ops.h", "optim.h", "whiten.h"},
+    "optim": {"optim.h"},
+    "nn": {"model.h", "ops.h", "whiten.h"},
     "train": {"trainer.h", "reducer.h", "resident.h"},
 }
 # header: the files that may include it ("*" is one path component)
@@ -38,9 +40,9 @@ ONLY_IN = {
     "numpy/arrayobject.h": ["python/array.c"],
     "numpy/ndarraytypes.h": ["python/array.c"],
     "mpi.h": ["comm/mpi.c"],
-    "cudnn.h": ["nn/cuda/cudnn.c", "nn/cuda/cudnn_graph.c", "nn/cuda/cudnn_graph.h"],
-    "cublasLt.h": ["nn/cuda/cublas.c"],
-    "cublas_v2.h": ["nn/cuda/cublas.c"],
+    "cudnn.h": ["nn/cuda/conv/cudnn.c", "nn/cuda/conv/cudnn_graph.c", "nn/cuda/conv/cudnn_graph.h"],
+    "cublasLt.h": ["optim/cuda/cublas.c"],
+    "cublas_v2.h": ["optim/cuda/cublas.c"],
     "oneapi/dnnl/dnnl.h": ["nn/cpu/dnnl.c"],
     "turbojpeg.h": ["image/jpeg.c"],
     "nccl.h": ["comm/nccl.c"],

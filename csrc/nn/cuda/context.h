@@ -4,8 +4,8 @@
 #ifndef CGXFFCV_NN_CUDA_CONTEXT_H
 #define CGXFFCV_NN_CUDA_CONTEXT_H
 
-#include "nn/cuda/conv.h"
-#include "nn/cuda/norm.h"
+#include "nn/cuda/conv/conv.h"
+#include "nn/cuda/norm/norm.h"
 #include "nn/ops.h"
 
 /* What an operator keeps in this backend; which members are set depends on its kind. Device memory of the context. */

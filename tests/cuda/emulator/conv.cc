@@ -1,5 +1,5 @@
-/* Stands in for nn/cuda/cudnn.c: convolutions as plain loops, operands in their storage type, sums in float32. Where
- * CGXFFCV_CACHE names a folder it times its one way to compute and remembers that as cudnn.c does its plans. */
+/* Stands in for nn/cuda/conv/cudnn.c: convolutions as plain loops, operands in their storage type, sums in float32.
+ * Where CGXFFCV_CACHE names a folder it times its one way to compute and remembers that as cudnn.c does its plans. */
 #include "machine.h"
 
 #include <memory>
@@ -9,8 +9,8 @@
 
 extern "C" {
 #include "base/clock.h"
-#include "nn/cuda/conv.h"
-#include "nn/cuda/plans.h"
+#include "nn/cuda/conv/conv.h"
+#include "nn/cuda/conv/plans.h"
 }
 
 struct CudaConvs {

@@ -1,4 +1,4 @@
-/* Stands in for nn/cuda/cublas.c: the same products as plain sums in float32, taken in the order of k. */
+/* Stands in for optim/cuda/cublas.c: the same products as plain sums in float32, taken in the order of k. */
 #include "machine.h"
 
 #include <stdlib.h>
@@ -6,7 +6,7 @@
 #include <vector>
 
 extern "C" {
-#include "nn/cuda/gemm.h"
+#include "optim/cuda/gemm.h"
 }
 
 struct CudaGemm {

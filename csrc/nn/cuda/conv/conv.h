@@ -1,0 +1,44 @@
+/* Convolutions between activations on the GPU, through cuDNN's graph API (cudnn.c), channels-last: the fastest of its
+ * plans for each shape and pass, found by timing once and remembered on disk (plans.c). */
+#ifndef CGXFFCV_NN_CUDA_CONV_CONV_H
+#define CGXFFCV_NN_CUDA_CONV_CONV_H
+
+#include "device/device.h"
+#include "nn/model.h"
+
+typedef enum CudaConvPass { CUDA_CONV_FORWARD, CUDA_CONV_DATA, CUDA_CONV_FILTER } CudaConvPass;
+
+/* Input (images, in_height, in_width, in_channels), filters (out_channels, kernel, kernel, in_channels), output
+ * (images, out_height, out_width, out_channels), all in `precision`; sums in float32. */
+typedef struct CudaConvShape {
+    int images;
+    int in_height, in_width, in_channels;
+    int out_height, out_width, out_channels;
+    int kernel, stride, padding;
+    CudaConvPass pass;
+    Precision precision; /* float32: no TensorFloat-32 */
+    bool deterministic;
+} CudaConvShape;
+
+typedef struct CudaConvs CudaConvs; /* the library's handle and the remembered plans; one for each context */
+typedef struct CudaConv CudaConv;   /* one plan, ready to run */
+
+Status cuda_convs_create(DeviceStream *stream, CudaConvs **out);
+void cuda_convs_destroy(CudaConvs *convs); /* after its convolutions; NULL is fine */
+void cuda_convs_describe(const CudaConvs *convs, PlanLibrary *out);
+
+/* Chooses the plan: from the cache, else by timing the candidates (which waits for the stream). */
+Status cuda_conv_create(CudaConvs *convs, const CudaConvShape *shape, CudaConv **out);
+void cuda_conv_destroy(CudaConv *conv);
+
+/* The memory that a run needs besides its operands. */
+size_t cuda_conv_workspace_bytes(const CudaConv *conv);
+
+/* What was chosen, for a run's record: "engine 38 knobs ...", its time. Texts are valid until cuda_conv_destroy. */
+void cuda_conv_describe(const CudaConv *conv, Algorithm *out);
+
+/* Forward: a = input, b = filters, to = output. Data: a = output gradient, b = filters, to = input gradient. Filter:
+ * a = input, b = output gradient, to = filter gradient. All of `to` is overwritten. Only puts work on the stream. */
+Status cuda_conv_run(CudaConv *conv, const void *a, const void *b, void *to, void *workspace);
+
+#endif

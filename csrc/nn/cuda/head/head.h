@@ -1,0 +1,44 @@
+/* Kernels of the head (head.cu): global max pool, linear layer, softmax cross entropy. */
+#ifndef CGXFFCV_NN_CUDA_HEAD_HEAD_H
+#define CGXFFCV_NN_CUDA_HEAD_HEAD_H
+
+#include "nn/model.h"
+
+typedef struct HeadShape {
+    int images, pixels, channels, classes; /* channels: a multiple of 8 */
+    float scale;
+    Precision precision; /* of the input and its gradient */
+} HeadShape;
+
+/* What is kept of each image until the closing pass. */
+typedef struct HeadRecord {
+    double loss;
+    int64_t correct;
+} HeadRecord;
+
+/* Everything in device memory, borrowed. */
+typedef struct HeadBuffers {
+    const void *input;
+    const float *weights; /* (classes, channels) */
+    const int64_t *labels;
+    void *input_gradient; /* of the summed loss; overwritten; NULL: not wanted */
+    float *losses;        /* of the images; NULL: not wanted */
+    float *pooled;        /* (images, channels), for the closing pass like the next two */
+    float *gradients;     /* of the summed loss by the logits: (images, classes) */
+    HeadRecord *records;
+} HeadBuffers;
+
+Status cuda_head_evaluate(const HeadShape *shape, const void *input, const float *weights, float *logits,
+                          DeviceStream *stream);
+Status cuda_head_train(const HeadShape *shape, const HeadBuffers *buffers, double label_smoothing,
+                       DeviceStream *stream);
+
+/* Overwrites the weights' gradient with `factor` times that of the summed loss; adds to the totals. */
+Status cuda_head_close(const HeadShape *shape, const HeadBuffers *buffers, float factor, float *weight_gradient,
+                       StepTotals *totals, DeviceStream *stream);
+
+/* See plan_store_totals. */
+Status cuda_head_store_totals(StepTotals *totals, StepTotals *to, const int32_t *index, float *first_gradient,
+                              DeviceStream *stream);
+
+#endif

@@ -1,0 +1,20 @@
+/* Running statistics to what evaluation needs, for all norms at once. */
+#include "nn/cuda/norm/close.cuh"
+
+#define CLOSE_CHANNELS 32
+/* Block (x, norm). */
+__global__ void close_running(NormRunning running) {
+    grid_begin();
+    const NormClose &close = running.norms[blockIdx.y];
+    int channels = running.channels[blockIdx.y];
+    GRID_LOOP(c, channels) {
+        store_terms(close, channels, (int)c, (double)close.running_mean[c], (double)close.running_variance[c]);
+    }
+}
+
+extern "C" Status cuda_norm_running(const NormRunning *running, DeviceStream *stream) {
+    int most = 0;
+    for (int i = 0; i < running->count; i++) most = running->channels[i] > most ? running->channels[i] : most;
+    dim3 grid((unsigned)ceil_div((size_t)most, CLOSE_CHANNELS), (unsigned)running->count);
+    return LAUNCH_AFTER(close_running, grid, CLOSE_CHANNELS, 0, stream, *running);
+}

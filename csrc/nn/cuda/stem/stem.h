@@ -1,0 +1,50 @@
+/* Kernels of the convolution that reads the images (stem.cu): float32 arithmetic, with bias and activation. */
+#ifndef CGXFFCV_NN_CUDA_STEM_STEM_H
+#define CGXFFCV_NN_CUDA_STEM_STEM_H
+
+#include "nn/model.h"
+
+/* Where element (image, y, x, c) of the images lies, and how it becomes a float; a frame of zeros around them. */
+typedef struct StemSource {
+    const void *data; /* device, borrowed */
+    PixelType type;
+    int height, width, channels;
+    int border;
+    int row, column, channel; /* distances in elements; dense images */
+    bool mirror;
+    int shift_y, shift_x;                                                   /* see Images */
+    float mean[MODEL_MAX_IMAGE_CHANNELS], factor[MODEL_MAX_IMAGE_CHANNELS]; /* of PIXELS_U8 */
+} StemSource;
+
+typedef struct StemShape {
+    int images;
+    int out_height, out_width, out_channels; /* the latter a multiple of 8 */
+    int channels, kernel, stride;
+    Activation activation;
+    Precision precision; /* of the output and its gradient */
+} StemShape;
+
+/* Filters as in the parameters: (out, kernel, kernel, channels); a bias may be NULL. */
+typedef struct StemFilters {
+    const float *weights, *bias;
+} StemFilters;
+
+/* Images with their frame, float32: (images, height + 2 border, width + 2 border, channels). */
+Status cuda_stem_load(const StemSource *source, int images, float *to, DeviceStream *stream);
+
+Status cuda_stem_forward(const StemShape *shape, const StemSource *source, StemFilters filters, void *output,
+                         DeviceStream *stream);
+
+/* Floats of partial sums that the gradients need for up to this many images. */
+Status cuda_stem_partial_elems(const StemShape *shape, size_t *out);
+
+/* `gradient`, overwritten, becomes `factor` times the gradient of the filters, of the bias. Sums are taken in an order
+ * that depends on the shape and the device alone. */
+Status cuda_stem_filter_gradient(const StemShape *shape, const StemSource *source, StemFilters filters,
+                                 const void *output_gradient, float factor, float *partials, float *gradient,
+                                 DeviceStream *stream);
+Status cuda_stem_bias_gradient(const StemShape *shape, const StemSource *source, StemFilters filters,
+                               const void *output_gradient, float factor, float *partials, float *gradient,
+                               DeviceStream *stream);
+
+#endif

@@ -1,0 +1,178 @@
+/* Matrix products by cublasLt. A handle owns its workspace, and a plan (descriptors and the algorithm that the library
+ * thinks best) for each shape it has seen. Algorithms are taken by the library's rules, never by timing, and without
+ * reductions in the output's type, so that a shape's sums are always taken in the same order. */
+#include "optim/cuda/gemm.h"
+
+#include <cublasLt.h>
+
+#include "base/memory.h"
+
+#define WORKSPACE_BYTES ((size_t)32 << 20)
+#define ALIGNMENT_BYTES 16u
+
+typedef struct Plan {
+    CudaGemmShape shape;
+    cublasLtMatmulDesc_t product;   /* owned, like all descriptors */
+    cublasLtMatrixLayout_t a, b, d; /* of the library's operands: it thinks in columns, so its A is our B */
+    cublasLtMatmulAlgo_t algorithm;
+} Plan;
+
+struct CudaGemm {
+    cublasLtHandle_t library; /* owned */
+    DeviceStream *stream;     /* borrowed */
+    void *workspace;          /* owned, on the device */
+    Plan *plans;              /* owned */
+    size_t count;
+};
+
+static Status fail(cublasStatus_t error, const char *what) {
+    Status code = error == CUBLAS_STATUS_ALLOC_FAILED       ? STATUS_MEMORY
+                  : error == CUBLAS_STATUS_EXECUTION_FAILED ? STATUS_CUDA
+                                                            : STATUS_LIBRARY;
+    return error_fail(code, "%s: %s", what, cublasLtGetStatusString(error));
+}
+
+#define TRY_CUBLAS(call)                                                                                               \
+    do {                                                                                                               \
+        cublasStatus_t try_cublas_ = (call);                                                                           \
+        if (try_cublas_ != CUBLAS_STATUS_SUCCESS) return fail(try_cublas_, #call);                                     \
+    } while (0)
+
+#define TRY_CUBLAS_GOTO(call)                                                                                          \
+    do {                                                                                                               \
+        cublasStatus_t try_cublas_ = (call);                                                                           \
+        if (try_cublas_ != CUBLAS_STATUS_SUCCESS) {                                                                    \
+            status = fail(try_cublas_, #call);                                                                         \
+            goto done;                                                                                                 \
+        }                                                                                                              \
+    } while (0)
+
+static bool same_shape(const CudaGemmShape *x, const CudaGemmShape *y) {
+    return x->m == y->m && x->n == y->n && x->k == y->k && x->row_a == y->row_a && x->row_b == y->row_b &&
+           x->row_d == y->row_d && x->stride_a == y->stride_a && x->stride_b == y->stride_b &&
+           x->stride_d == y->stride_d && x->batch == y->batch && x->transpose_a == y->transpose_a &&
+           x->transpose_b == y->transpose_b && x->in == y->in && x->out == y->out;
+}
+
+static cudaDataType_t data_type(CudaGemmType type) {
+    return type == CUDA_GEMM_BFLOAT16 ? CUDA_R_16BF : type == CUDA_GEMM_FLOAT16 ? CUDA_R_16F : CUDA_R_32F;
+}
+
+/* Rows of `row` stored elements, `rows` of them: to the library as many columns. */
+static Status make_layout(CudaGemmType type, int64_t rows, int64_t columns, int64_t row, int batch, int64_t stride,
+                          cublasLtMatrixLayout_t *out) {
+    TRY_CUBLAS(cublasLtMatrixLayoutCreate(out, data_type(type), (uint64_t)columns, (uint64_t)rows, row));
+    int32_t count = batch;
+    TRY_CUBLAS(cublasLtMatrixLayoutSetAttribute(*out, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count));
+    TRY_CUBLAS(
+        cublasLtMatrixLayoutSetAttribute(*out, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof stride));
+    return STATUS_OK;
+}
+
+/* D' = B' A': the operands change places, and each keeps its own transposition. */
+static Status describe(Plan *plan) {
+    const CudaGemmShape *s = &plan->shape;
+    int32_t transpose_a = s->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
+    int32_t transpose_b = s->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
+    TRY_CUBLAS(cublasLtMatmulDescCreate(&plan->product, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    TRY_CUBLAS(
+        cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_TRANSA, &transpose_a, sizeof transpose_a));
+    TRY_CUBLAS(
+        cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_TRANSB, &transpose_b, sizeof transpose_b));
+    TRY(make_layout(s->in, s->transpose_b ? s->n : s->k, s->transpose_b ? s->k : s->n, s->row_b, s->batch, s->stride_b,
+                    &plan->a));
+    TRY(make_layout(s->in, s->transpose_a ? s->k : s->m, s->transpose_a ? s->m : s->k, s->row_a, s->batch, s->stride_a,
+                    &plan->b));
+    return make_layout(s->out, s->m, s->n, s->row_d, s->batch, s->stride_d, &plan->d);
+}
+
+static Status choose(const CudaGemm *gemm, Plan *plan) {
+    Status status = STATUS_OK;
+    cublasLtMatmulPreference_t wishes = NULL;
+    cublasLtMatmulHeuristicResult_t found;
+    int count = 0;
+    const size_t workspace = WORKSPACE_BYTES;
+    const uint32_t alignment = ALIGNMENT_BYTES;
+    const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    static const cublasLtMatmulPreferenceAttributes_t aligned[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    TRY_CUBLAS_GOTO(cublasLtMatmulPreferenceCreate(&wishes));
+    TRY_CUBLAS_GOTO(cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+                                                         sizeof workspace));
+    TRY_CUBLAS_GOTO(cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                                         &reductions, sizeof reductions));
+    for (size_t i = 0; i < sizeof aligned / sizeof *aligned; i++) {
+        TRY_CUBLAS_GOTO(cublasLtMatmulPreferenceSetAttribute(wishes, aligned[i], &alignment, sizeof alignment));
+    }
+    TRY_CUBLAS_GOTO(cublasLtMatmulAlgoGetHeuristic(gemm->library, plan->product, plan->a, plan->b, plan->d, plan->d,
+                                                   wishes, 1, &found, &count));
+    if (count < 1) {
+        FAIL_GOTO(STATUS_LIBRARY, "cublasLt has no algorithm for %d products of %lld x %lld by %lld x %lld",
+                  plan->shape.batch, (long long)plan->shape.m, (long long)plan->shape.k, (long long)plan->shape.k,
+                  (long long)plan->shape.n);
+    }
+    plan->algorithm = found.algo;
+done:
+    if (wishes != NULL) (void)cublasLtMatmulPreferenceDestroy(wishes);
+    return status;
+}
+
+static void destroy_plan(Plan *plan) {
+    if (plan->d != NULL) (void)cublasLtMatrixLayoutDestroy(plan->d);
+    if (plan->b != NULL) (void)cublasLtMatrixLayoutDestroy(plan->b);
+    if (plan->a != NULL) (void)cublasLtMatrixLayoutDestroy(plan->a);
+    if (plan->product != NULL) (void)cublasLtMatmulDescDestroy(plan->product);
+}
+
+static Status find_plan(CudaGemm *gemm, const CudaGemmShape *shape, const Plan **out) {
+    Status status = STATUS_OK;
+    for (size_t i = 0; i < gemm->count; i++) {
+        *out = &gemm->plans[i];
+        if (same_shape(&gemm->plans[i].shape, shape)) return STATUS_OK;
+    }
+    Plan plan = {.shape = *shape};
+    TRY_GOTO(describe(&plan));
+    TRY_GOTO(choose(gemm, &plan));
+    TRY_GOTO(memory_resize(&gemm->plans, gemm->count * sizeof *gemm->plans, (gemm->count + 1) * sizeof *gemm->plans));
+    gemm->plans[gemm->count] = plan;
+    *out = &gemm->plans[gemm->count++];
+    plan = (Plan){0};
+done:
+    destroy_plan(&plan);
+    return status;
+}
+
+Status cuda_gemm_create(DeviceStream *stream, CudaGemm **out) {
+    Status status = STATUS_OK;
+    CudaGemm *gemm = NULL;
+    TRY(memory_calloc(1, sizeof *gemm, &gemm));
+    gemm->stream = stream;
+    TRY_CUBLAS_GOTO(cublasLtCreate(&gemm->library));
+    TRY_GOTO(device_alloc(WORKSPACE_BYTES, &gemm->workspace));
+    TRY_GOTO(device_fill(gemm->workspace, 0, WORKSPACE_BYTES, stream)); /* products may read what they ignore */
+    *out = gemm;
+    gemm = NULL;
+done:
+    cuda_gemm_destroy(gemm);
+    return status;
+}
+
+void cuda_gemm_destroy(CudaGemm *gemm) {
+    if (gemm == NULL) return;
+    for (size_t i = gemm->count; i > 0; i--) destroy_plan(&gemm->plans[i - 1]);
+    memory_free(gemm->plans);
+    device_free(gemm->workspace);
+    if (gemm->library != NULL) (void)cublasLtDestroy(gemm->library);
+    memory_free(gemm);
+}
+
+Status cuda_gemm_batched(CudaGemm *gemm, const CudaGemmShape *shape, float alpha, const void *a, const void *b,
+                         float beta, const void *c, void *d) {
+    const Plan *plan = NULL;
+    TRY(find_plan(gemm, shape, &plan));
+    TRY_CUBLAS(cublasLtMatmul(gemm->library, plan->product, &alpha, b, plan->a, a, plan->b, &beta, beta == 0 ? d : c,
+                              plan->d, d, plan->d, &plan->algorithm, gemm->workspace, WORKSPACE_BYTES,
+                              (cudaStream_t)gemm->stream));
+    return STATUS_OK;
+}
