@@ -16,7 +16,8 @@ static uint64_t lane(uint64_t accumulator, uint64_t word) { return rotate(accumu
 static uint64_t merge(uint64_t accumulator, uint64_t word) { return (accumulator ^ lane(0, word)) * P1 + P4; }
 
 uint64_t hash_bytes(const void *data, size_t size, uint64_t seed) {
-    const unsigned char *at = data, *end = at + size;
+    static const unsigned char nothing[1]; /* no arithmetic on a NULL that comes with size 0 */
+    const unsigned char *at = size == 0 ? nothing : data, *end = at + size;
     uint64_t h = seed + P5;
     if (size >= 32) {
         uint64_t a = seed + P1 + P2, b = seed + P2, c = seed, d = seed - P1;

@@ -22,7 +22,7 @@ void beton_chunk_pack(const BetonChunk *chunk, unsigned char *out) {
     size_t parts = chunk->count * chunk->schema->num_data_fields;
     size_t records = chunk->count * (size_t)chunk->schema->record_bytes;
     store_u64(out, chunk->count);
-    memcpy(out + 8, chunk->records, records);
+    if (records != 0) memcpy(out + 8, chunk->records, records);
     out += 8 + records;
     for (size_t i = 0; i < parts; i++) store_u64(out + 8 * i, chunk->parts[i].size);
     out += 8 * parts;

@@ -226,6 +226,9 @@ static void test_refusals(void) {
     specs[4].custom.pointer_offset = 13;
     CHECK(beton_schema_create(specs, FIELDS, &schema) == STATUS_ARGUMENT);
     make_specs(specs);
+    specs[4].custom.size_offset = 11; /* over the pointer's last byte */
+    CHECK(beton_schema_create(specs, FIELDS, &schema) == STATUS_ARGUMENT);
+    make_specs(specs);
     specs[4].custom.record_alignment = 3;
     CHECK(beton_schema_create(specs, FIELDS, &schema) == STATUS_ARGUMENT);
     make_specs(specs);

@@ -1,8 +1,8 @@
-"""Damaged files and JPEG streams under AddressSanitizer and UBSan: the programs here are compiled and run on small
-files that cover every kind of field."""
+"""Damaged files and JPEG streams under AddressSanitizer and UBSan: beton.c and jpeg.c try all damage of small files that
+cover every kind of field; the fuzz targets (fuzz_*.c, fuzz_python.py) replay their corpora and seeded mutations of them.
+tools/fuzz.sh lets libFuzzer and Atheris look for more."""
 
 import lzma
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,13 +25,33 @@ FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread", "-Wall", "-Wext
          "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]  # fmt: skip
 
 
-def build(name, folder, *libraries):
-    source = HERE / f"{name}.c"
-    patterns = source.read_text().splitlines()[0].removeprefix("// sources: ").split()
-    sources = [str(path) for pattern in patterns for path in sorted(CSRC.glob(pattern))]
-    subprocess.run(["gcc", *FLAGS, f"-I{CSRC}", str(source), *sources, "-o", str(folder / name), "-lm", *libraries],
-                   check=True)  # fmt: skip
-    return folder / name
+LIBRARIES = ["-lm", "-lturbojpeg"]
+# More than the mutations of a day's run: each target's own count, for a few seconds of a core.
+TARGETS = {"reader": 500, "jpeg": 3000, "writer": 400}
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory):
+    """Compiles a program of this folder with the sources that its first line names; each source once a session."""
+    folder, objects = tmp_path_factory.mktemp("fuzz"), {}
+
+    def object_of(source):
+        if source not in objects:
+            objects[source] = str(folder / f"{len(objects)}.o")
+            subprocess.run(["gcc", *FLAGS, f"-I{CSRC}", "-c", str(source), "-o", objects[source]], check=True)
+        return objects[source]
+
+    def build(name, *others):
+        source = HERE / f"{name}.c"
+        patterns = source.read_text().splitlines()[0].removeprefix("// sources: ").split()
+        sources = [path for pattern in patterns for path in sorted(CSRC.glob(pattern))]
+        linked = [object_of(path) for path in [source, *(HERE / other for other in others), *sources]]
+        wraps = [f"-Wl,--wrap={call}" for call in ("mmap", "munmap")] if "map.c" in others else []
+        libraries = LIBRARIES if CSRC / "image/jpeg.c" in sources else ["-lm"]
+        subprocess.run(["gcc", *FLAGS, *wraps, *linked, "-o", str(folder / name), *libraries], check=True)
+        return folder / name
+
+    return build
 
 
 def run(program, *arguments):
@@ -42,9 +62,9 @@ def run(program, *arguments):
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def beton(tmp_path_factory):
-    return build("beton", tmp_path_factory.mktemp("fuzz"))
+@pytest.fixture(scope="session")
+def beton(build):
+    return build("beton")
 
 
 ALL_KINDS = [("image", "raw", None), ("int", "n", None), ("json", "doc", None), ("float", "x", None),
@@ -99,11 +119,13 @@ def test_damaged_file_of_ffcv_with_entries_of_size_zero(beton, tmp_path):
     run(beton, tmp_path / "x.beton", "lax")
 
 
-def test_damaged_jpeg_streams(tmp_path):
+@pytest.fixture
+def libjpeg():
     if not _cgxffcv.build_info()["jpeg"]:
         pytest.skip("this build has no libjpeg-turbo")
-    if shutil.which("gcc") is None:
-        pytest.skip("no gcc")
+
+
+def test_damaged_jpeg_streams(tmp_path, libjpeg, build):
     image = pytest.importorskip("PIL.Image")
     rng = np.random.default_rng(4)
     pixels = np.repeat(np.repeat(rng.integers(0, 256, (3, 4, 3), np.uint8), 8, 0), 8, 1)
@@ -112,5 +134,13 @@ def test_damaged_jpeg_streams(tmp_path):
     picture.save(tmp_path / "progressive.jpg", quality=60, progressive=True)
     picture.convert("L").save(tmp_path / "grey.jpg", quality=60)
     picture.save(tmp_path / "full.jpg", quality=60, subsampling=0)
-    out = run(build("jpeg", tmp_path, "-lturbojpeg"), *sorted(tmp_path.glob("*.jpg")))
+    out = run(build("jpeg"), *sorted(tmp_path.glob("*.jpg")))
     assert "decoded" in out
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_corpus_and_mutations(target, libjpeg, build):
+    """Ends by itself: a sanitizer's finding, or a target that does not believe what it sees, ends the program."""
+    corpus = HERE / "corpus" / target
+    out = run(build(f"fuzz_{target}", "replay.c", "map.c"), corpus, TARGETS[target])
+    assert out == f"{len(list(corpus.iterdir())) * (1 + TARGETS[target])} executions\n"
