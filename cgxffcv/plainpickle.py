@@ -8,6 +8,7 @@ the batches of CIFAR-10, or the same re-saved by NumPy 1 or 2, have no need of i
 from __future__ import annotations
 
 import pickletools
+import reprlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,5 +176,6 @@ def uint8_array(value: Any, columns: int) -> np.ndarray:
         raise PickleError("the pixels are not bytes")
     pixels = np.frombuffer(data, np.uint8)
     if not isinstance(shape, tuple) or shape != (pixels.size // columns, columns) or pixels.size % columns:
-        raise PickleError(f"the pixels have shape {shape!r}, {pixels.size} bytes; expected (n, {columns})")
+        shown = reprlib.repr(shape)  # tuples that hold one another many times over have an endless text
+        raise PickleError(f"the pixels have shape {shown}, {pixels.size} bytes; expected (n, {columns})")
     return pixels.reshape(-1, columns)

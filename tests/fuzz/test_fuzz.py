@@ -3,6 +3,7 @@ cover every kind of field; the fuzz targets (fuzz_*.c, fuzz_python.py) replay th
 tools/fuzz.sh lets libFuzzer and Atheris look for more."""
 
 import lzma
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread", "-Wall", "-Wext
 
 LIBRARIES = ["-lm", "-lturbojpeg"]
 # More than the mutations of a day's run: each target's own count, for a few seconds of a core.
+PYTHON_TARGETS = {"yaml": 5, "safetensors": 60, "pickle": 40}
 TARGETS = {"reader": 500, "jpeg": 3000, "writer": 400}
 
 
@@ -144,3 +146,13 @@ def test_corpus_and_mutations(target, libjpeg, build):
     corpus = HERE / "corpus" / target
     out = run(build(f"fuzz_{target}", "replay.c", "map.c"), corpus, TARGETS[target])
     assert out == f"{len(list(corpus.iterdir())) * (1 + TARGETS[target])} executions\n"
+
+
+@pytest.mark.parametrize("target", PYTHON_TARGETS)
+def test_corpus_and_mutations_in_python(target):
+    corpus, mutations = HERE / "corpus" / target, PYTHON_TARGETS[target]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(HERE / "fuzz_python.py"), "--replay", target, str(corpus), str(mutations)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environ)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{len(list(corpus.iterdir())) * (1 + mutations)} executions\n"

@@ -73,6 +73,15 @@ def test_the_python2_pickle_here_is_what_pickle_reads(records):
     assert np.array_equal(read[b"data"], batch[:, 1:]) and read[b"labels"] == batch[:, 0].tolist()
 
 
+def test_a_shape_of_tuples_within_tuples_has_a_short_message():
+    """Twenty tuples, each of the one before twice: a text of megabytes, and one of forty would never end."""
+    nested = b")q\x00" + b"".join(b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(20))
+    array = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01" + nested + b"cnumpy\ndtype\nU\x02u1\x85R\x89U\x00tb"
+    with pytest.raises(plainpickle.PickleError, match="the pixels have shape") as caught:
+        plainpickle.uint8_array(plainpickle.parse(b"\x80\x02" + array + b"."), 3)
+    assert len(str(caught.value)) < 10_000
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_pickles_of_every_protocol(records, protocol):
     batch = records["data_batch_1"]
