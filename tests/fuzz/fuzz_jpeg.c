@@ -1,4 +1,4 @@
-// sources: base/*.c image/jpeg.c image/jpeg_header.c
+// sources: base/[!c]*.c image/jpeg.c image/jpeg_header.c
 /* A JPEG stream of any bytes: its header read, and what the header says of moderate size decoded both ways, into
  * exactly the memory that it takes. */
 #include "fuzz.h"

@@ -100,7 +100,8 @@ def yaml(folder):
     texts = [
         "training:\n  lr: 0.1\n  epochs: 3\n", "training.lr: 1e-3\n", '{"training": {"lr": 0.5}}',
         "comm: {compression: none}\n", "training: &a {lr: 1}\nlog: *a\n", "training:\n  seed: 0x10\n", "- 1\n- 2\n",
-        "training:\n  seed: !!python/object:os.system x\n", "? [a]\n: b\n", "a: !!timestamp 2001-01-01\n", "%YAML 1.1\n---\n",
+        "training:\n  seed: !!python/object:os.system x\n", "? [a]\n: b\n", "a: !!timestamp 2001-01-01\n",
+        "%YAML 1.1\n---\n",
     ]  # fmt: skip
     for i, text in enumerate(texts):
         (folder / f"text{i}").write_text(text)

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Coverage-guided fuzzing, for as long as you like: libFuzzer on tests/fuzz/fuzz_*.c, Atheris on fuzz_python.py.
+# usage: tools/fuzz.sh RUNS [TARGET...]      RUNS executions of each of reader jpeg writer yaml safetensors pickle
+#        tools/fuzz.sh corpus TARGET...      (reader jpeg writer) a small corpus of equal coverage, in tests/fuzz/corpus
+# What a target grows lies in build/fuzz/TARGET, an input that fails in build/fuzz/TARGET-crash-*, the log beside it.
+# Needs clang with its runtime libraries (Debian: clang libclang-rt-14-dev) for the first three; pip installs Atheris.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=$PWD/.venv/bin/python OUT=$PWD/build/fuzz CC=${FUZZ_CC:-clang}
+FLAGS=(-std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -fsanitize=address,undefined,fuzzer -fno-sanitize-recover=all
+       -Icsrc -Itests/fuzz -Wl,--wrap=mmap -Wl,--wrap=munmap)
+declare -A MOST=([reader]=12288 [jpeg]=4096 [writer]=1024 [yaml]=2048 [safetensors]=4096 [pickle]=1024) # bytes
+export ASAN_OPTIONS=allocator_may_return_null=1:quarantine_size_mb=16 PYTHONPATH=$PWD
+
+[ $# -gt 0 ] || { sed -n '2,6s/^# //p' "$0" >&2; exit 2; }
+runs=$1 && shift
+[ $# -gt 0 ] || set -- reader jpeg writer yaml safetensors pickle
+
+build() { # TARGET: the program's command is in `command`
+    local source=tests/fuzz/fuzz_$1.c
+    if [ ! -e "$source" ]; then
+        "$PYTHON" -c 'import atheris' 2>/dev/null || "$PYTHON" -m pip install -q --disable-pip-version-check atheris
+        command=("$PYTHON" tests/fuzz/fuzz_python.py "$1")
+        return
+    fi
+    command -v "$CC" >/dev/null || { echo "fuzz: no $CC: apt-get install clang libclang-rt-14-dev" >&2; exit 1; }
+    local -a patterns sources
+    read -r -a patterns < <(sed -n '1s,^// sources: ,,p' "$source")
+    mapfile -t sources < <(cd csrc && for pattern in "${patterns[@]}"; do compgen -G "$pattern"; done)
+    "$CC" "${FLAGS[@]}" "$source" tests/fuzz/map.c "${sources[@]/#/csrc/}" -lturbojpeg -lm -o "$OUT/fuzz_$1"
+    command=("$OUT/fuzz_$1")
+}
+
+mkdir -p "$OUT"
+for target in "$@"; do
+    build "$target"
+    mkdir -p "$OUT/$target"
+    if [ "$runs" = corpus ]; then
+        rm -rf "$OUT/small" && mkdir "$OUT/small"
+        "${command[@]}" -merge=1 -use_counters=0 "$OUT/small" "tests/fuzz/corpus/$target" "$OUT/$target" \
+            >"$OUT/$target.log" 2>&1
+        rm -f "tests/fuzz/corpus/$target"/* && cp "$OUT/small"/* "tests/fuzz/corpus/$target"
+    else
+        "${command[@]}" "-runs=$runs" "-max_len=${MOST[$target]}" -timeout=30 -rss_limit_mb=1500 -print_final_stats=1 \
+            "-artifact_prefix=$OUT/$target-" "$OUT/$target" "tests/fuzz/corpus/$target" >"$OUT/$target.log" 2>&1 ||
+            { tail -n 40 "$OUT/$target.log"; echo "fuzz: $target failed; its input is $OUT/$target-*" >&2; exit 1; }
+    fi
+    echo "$target: $(grep -E 'number_of_executed_units|MERGE-OUTER.*new files' "$OUT/$target.log" | tail -n 1), $(
+        find "tests/fuzz/corpus/$target" "$OUT/$target" -type f | wc -l) files in its corpora"
+done
