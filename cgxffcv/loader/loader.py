@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import operator
+import difflib
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import _cgxffcv
 import numpy as np
 
-from cgxffcv.loader.orders import OrderOption, as_ids, choose_order
-from cgxffcv.loader.ranks import choose_ranks
-from cgxffcv.pipeline.compile import Output, compile_outputs
+from cgxffcv.loader.orders import OrderOption, as_ids
+from cgxffcv.loader.settings import Plan, Setting
+from cgxffcv.pipeline.compile import Output
+from cgxffcv.reader import Reader
 
 MAX_EPOCH = 2**32 - 1
 
@@ -25,25 +25,12 @@ def check_epoch(epoch: int) -> int:
     return epoch
 
 
-def choose_seed(seed: int | None, world_size: int, order: Any) -> int:
-    if seed is None and world_size > 1:
-        if order is not OrderOption.SEQUENTIAL:
-            warnings.warn("no seed was given on several ranks, which must agree on one: it is 0", stacklevel=3)
-        return 0
-    if seed is None:
-        return int(np.random.randint(0, np.iinfo(np.int32).max))  # so that numpy.random.seed decides, as with FFCV
-    seed = operator.index(seed)
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be in 0..2**64-1, not {seed}")
-    return seed
-
-
 class EpochIterator(Iterator):
     """One pass over the data; len() is what is left of it. A newer pass of the same Loader ends it."""
 
-    def __init__(self, loader: Loader, number: int, left: int):
+    def __init__(self, loader: Loader, plan: Plan, number: int, left: int):
         self._loader: Loader | None = loader
-        self._number, self._left = number, left
+        self._plan, self._number, self._left = plan, number, left
 
     def __len__(self) -> int:
         return self._left
@@ -56,7 +43,7 @@ class EpochIterator(Iterator):
             self._loader = None
             raise RuntimeError("this pass has ended: its Loader was closed or began another pass")
         try:
-            batch = loader._core.next()
+            batch = self._plan.core.next()
         except KeyboardInterrupt:
             raise
         except BaseException:
@@ -66,14 +53,13 @@ class EpochIterator(Iterator):
             self.close()
             raise StopIteration
         self._left -= 1
-        return loader._finish(*batch)
+        return self._plan.finish(*batch)
 
     def close(self) -> None:
         """Ends the pass; its workers stop."""
         loader, self._loader = self._loader, None
         if loader is not None and loader._pass == self._number:
-            loader._pass = 0
-            loader._core.stop()
+            loader._end_pass()
 
     def __del__(self):
         # RuntimeError: another thread is inside this Loader, and its pass goes on; AttributeError: never made whole.
@@ -89,16 +75,21 @@ class Loader:
     batch that is kept stays valid; its memory returns to the loader when its last array dies. Order and augmentations
     are pure functions of (seed, epoch, sample, operation): any number of workers, ranks or a resumed run give the same.
 
+    All arguments but fname, custom_fields and recompile are attributes, too. A value that is assigned to one is checked
+    like an argument, and counts from the next epoch on. `next_epoch` is the number of the epoch that comes next.
+
     Args:
-        fname: path of the file.
+        fname: path of the file; the attribute is the absolute one.
         batch_size: samples a batch, on each rank.
         num_workers: threads; below 1: as many as processors.
         os_cache: False asks the system to read each batch's pages ahead: for data larger than memory.
         order: an OrderOption; or an array of sample numbers, a sampler, a callable or an object or class with
-            `sample_order(epoch)`, each giving the samples of an epoch for all ranks.
+            `sample_order(epoch)`, each giving the samples of an epoch for all ranks; those that are not among `indices`
+            are left out. A class is called with the Loader, whose attributes (indices, seed, reader...) it may read.
         distributed: take rank and world_size from torch.distributed or mpirun's environment.
         seed: of order and augmentations; None: drawn from numpy.random, or 0 on several ranks.
-        indices: the samples to use (numbers, or a boolean mask of one entry for each of the file's); None: all.
+        indices: the samples to use (numbers, or a boolean mask of one entry for each of the file's); None: all. The
+            attribute is an array of numbers in any case.
         pipelines: for each field a list of a decoder and transforms, a PipelineSpec, or None to leave it out.
         custom_fields: decoders of user-defined fields: not supported yet.
         drop_last: leave out the last batch if it is incomplete; else the ranks share it evenly, to within one sample.
@@ -142,82 +133,183 @@ class Loader:
         evaluate: bool = False,
         page_locked: int | None = None,
     ):
-        self._args = {name: value for name, value in locals().items() if name != "self"}
+        arguments = {name: value for name, value in locals().items() if name != "self"}
         if custom_fields:
             raise NotImplementedError(
                 f"custom_fields ({', '.join(custom_fields)}): user-defined fields are not supported by the loader yet"
             )
-        self.fname, self.batch_size, self.drop_last = os.fspath(fname), batch_size, bool(drop_last)
-        self.batches_ahead, self.evaluate, self.ids = batches_ahead, bool(evaluate), bool(ids)
-        self.next_epoch = 0
-        self.rank, self.world_size = choose_ranks(distributed, rank, world_size)
-        self.seed = choose_seed(seed, self.world_size, order)
-        self._order, self._order_of, window = choose_order(order, dict(order_kwargs or {}), self)
+        # absolute, so that filter() and `reader` find the file from another folder, too
+        self._fname = os.path.abspath(os.fspath(fname))
+        self._next_epoch = 0
         self._pass = self._passes = 0  # the number of the pass under way (0: none), and of the last one
-        self._resume: tuple[int, int] | None = None
-        self._core = _cgxffcv.Loader(self.fname)
-        self.indices = None if indices is None else as_ids(indices, "indices", self._core.in_file)
-        self.outputs: list[Output] = compile_outputs(self._core.fields(), dict(pipelines or {}), self.fname)
-        self._core.prepare(
-            outputs=tuple(column for output in self.outputs for column in output.columns), batch_size=batch_size,
-            order=self._order.value, window_pages=window, seed=self.seed, workers=num_workers, ahead=batches_ahead,
-            world_size=self.world_size, rank=self.rank, drop_last=self.drop_last, resident=bool(resident),
-            read_ahead=not os_cache, page_locked=-1 if page_locked is None else page_locked, indices=self.indices,
-        )  # fmt: skip
-        if self._order_of is None and self._core.samples > 0 and len(self) == 0:
-            warnings.warn(
-                f"{self._core.samples} samples do not fill one batch of {batch_size} on {self.world_size} rank(s): "
-                "with drop_last=True this Loader gives none",
-                stacklevel=2,
+        self._last: Plan | None = None  # of the pass under way, or of the last one
+        self._left_ids: np.ndarray | None = None  # the samples of that pass, if the user's own order gave them
+        self._total = 0  # its batches
+        self._drawn: tuple[int, np.ndarray] | None = None  # an epoch, and what an own order has already given for it
+        self._resume: tuple[int, int, np.ndarray | None] | None = None  # epoch, samples done, samples of an own order
+        self._reader: Reader | None = None
+        self._plan: Plan
+        self._adopt(Plan({**arguments, "fname": self._fname}, _cgxffcv.Loader(self._fname), None), None)
+
+    # ---- settings ----
+
+    batch_size, num_workers, batches_ahead = Setting(), Setting(), Setting()
+    os_cache, resident, page_locked = Setting(), Setting(), Setting()
+    order, order_kwargs, seed, indices, drop_last = Setting(), Setting(), Setting(), Setting(), Setting()
+    distributed, rank, world_size = Setting(), Setting(), Setting()
+    pipelines, ids, evaluate = Setting(), Setting(), Setting()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_") or hasattr(type(self), name) or type(self) is not Loader:
+            super().__setattr__(name, value)
+            return
+        known = [key for key, item in vars(Loader).items() if isinstance(item, Setting)]
+        close = difflib.get_close_matches(name, [*known, "next_epoch"], 1)
+        hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))} and next_epoch"
+        raise AttributeError(f"a Loader has no setting {name!r}: to assign it would change nothing{hint}")
+
+    def _adopt(self, plan: Plan, before: Plan | None) -> None:
+        """Makes the plan the Loader's, or leaves all as it was. A class given as the order sees it from here on."""
+        self._plan = plan
+        try:
+            plan.prepare(self)
+        except BaseException:
+            plan.core.close()
+            if before is not None:
+                self._plan = before
+            raise
+        self._drawn = None
+        if self._pass == 0:
+            self._last = None
+        if before is not None and before is not self._last:
+            before.core.close()
+
+    def _change(self, name: str, value: Any) -> None:
+        if self._resume is not None and name in ("indices", "order", "order_kwargs", "seed"):
+            raise ValueError(
+                f"{name}: load_state_dict has said where the next epoch goes on, which {name} would change; assign it "
+                "before load_state_dict, or after that epoch has begun"
             )
+        before = self._plan
+        arguments = {**before.arguments, name: value}
+        if name in ("rank", "world_size"):
+            arguments = {**arguments, "rank": before.rank, "world_size": before.world_size, name: value}
+        self._adopt(Plan(arguments, before.core.again(), before), before)
 
-    # ---- passes ----
+    @property
+    def fname(self) -> str | bytes:
+        return self._fname
 
-    def __iter__(self) -> EpochIterator:
-        epoch, first = self._resume or (self.next_epoch, 0)
-        order = self._order_of(epoch) if self._order_of else None
-        total = self._core.batches(self._core.samples if order is None else len(order))
-        self._pass = 0
-        self._core.begin(check_epoch(epoch), first, self.evaluate, False, order)
+    @property
+    def outputs(self) -> list[Output]:
+        return self._plan.outputs
+
+    @property
+    def reader(self) -> Reader:
+        """The file sample by sample; opened when it is first asked for, closed with the Loader."""
+        if self._reader is None:
+            if self._core.closed:
+                raise ValueError("this Loader has been closed")
+            self._reader = Reader(self._fname)
+        return self._reader
+
+    @property
+    def next_epoch(self) -> int:
+        return self._next_epoch
+
+    @next_epoch.setter
+    def next_epoch(self, epoch: int) -> None:
+        self._next_epoch = check_epoch(epoch)
         self._resume = None
-        self.next_epoch = epoch + 1
-        self._passes += 1
-        self._pass = self._passes
-        return EpochIterator(self, self._pass, total - first)
-
-    def __len__(self) -> int:
-        """The batches of a whole epoch on this rank."""
-        if self._order_of is None:
-            return self._core.batches(self._core.samples)
-        return self._core.batches(len(self._order_of(self.next_epoch)))
+        if self._pass == 0:
+            self._last = None
 
     @property
     def num_samples(self) -> int:
         """The samples in use, over all ranks."""
-        return self._core.samples
+        return self._plan.num_samples
 
-    def _finish(self, arrays: tuple, ids: np.ndarray) -> tuple:
-        entries, column = [], 0
-        for output in self.outputs:
-            width = len(output.columns)
-            entries.append(output.finish(arrays[column : column + width], ids))
-            column += width
-        if self.ids:
-            entries.append(ids)
-        return tuple(entries)
+    @property
+    def _core(self) -> _cgxffcv.Loader:
+        return self._plan.core
+
+    # ---- passes ----
+
+    def __iter__(self) -> EpochIterator:
+        plan, (epoch, first, order) = self._plan, self._next_pass()
+        total = plan.core.batches(plan.num_samples if order is None else len(order))
+        self._end_pass()
+        plan.core.begin(check_epoch(epoch), first, plan.evaluate, False, order)
+        self._resume = self._drawn = None
+        self._last, self._left_ids, self._total = plan, order, total
+        self._next_epoch = epoch + 1
+        self._passes += 1
+        self._pass = self._passes
+        return EpochIterator(self, plan, self._pass, total - first)
+
+    def _next_pass(self) -> tuple[int, int, np.ndarray | None]:
+        """Epoch, first batch and, of an own order, the samples of the pass that comes next."""
+        if self._resume is None:
+            return self._next_epoch, 0, self._draw()
+        epoch, done, order = self._resume
+        return epoch, self._batches_in(done), self._draw() if order is None else order
+
+    def _batches_in(self, done: int) -> int:
+        step = self._plan.batch_size * self._plan.world_size
+        if done < 0 or done % step:
+            raise ValueError(
+                f"load_state_dict: {done} samples are done, which is no multiple of batch_size * world_size = {step}"
+            )
+        return done // step
+
+    def _draw(self) -> np.ndarray | None:
+        """What an own order gives for the next epoch. It is asked once: what it draws stays until the epoch begins."""
+        own, epoch = self._plan.own_order, self._next_epoch
+        if own is None:
+            return None
+        if own.lasting:
+            return own.draw(epoch)
+        if self._drawn is None or self._drawn[0] != epoch:
+            self._drawn = epoch, own.draw(epoch)
+        return self._drawn[1]
+
+    def _end_pass(self) -> None:
+        """Stops the pass under way, if any. One whose settings have been changed meanwhile is gone altogether."""
+        if self._pass == 0 or self._last is None:
+            return
+        self._pass = 0
+        if self._last is self._plan:
+            self._last.core.stop()
+        else:
+            self._last.core.close()
+            self._last = None
+
+    def __len__(self) -> int:
+        """The batches of a whole epoch on this rank. Of an own order whose length is known only when it is drawn, it
+        is the epoch under way, or the next one."""
+        own = self._plan.own_order
+        if own is None:
+            return self._core.batches(self._plan.num_samples)
+        if self._pass != 0 and self._last is self._plan:
+            return self._total
+        known = own.known_length()
+        if known is None:
+            drawn = self._draw()
+            known = 0 if drawn is None else len(drawn)
+        return self._core.batches(known)
 
     def next_traversal_order(self) -> np.ndarray:
         """The sample numbers of the next epoch in order, for all ranks, int64."""
-        if self._order_of is None:
-            return self._core.order(check_epoch(self.next_epoch))
-        return self._order_of(self.next_epoch)
+        drawn = self._draw()
+        return self._core.order(check_epoch(self._next_epoch)) if drawn is None else drawn.copy()
 
     def get_batch(self, ids: Any, epoch: int | None = None, evaluate: bool | None = None) -> tuple:
         """One batch of these samples, as the epoch (default: the current one) would make them, apart from any pass."""
         if epoch is None:
-            epoch = max(self.next_epoch - 1, 0)
-        neutral = self.evaluate if evaluate is None else bool(evaluate)
-        return self._finish(*self._core.gather(as_ids(ids, "ids", self._core.in_file), check_epoch(epoch), neutral))
+            epoch = max(self._next_epoch - 1, 0)
+        plan = self._plan
+        neutral = plan.evaluate if evaluate is None else bool(evaluate)
+        return plan.finish(*plan.core.gather(as_ids(ids, "ids", plan.core.in_file), check_epoch(epoch), neutral))
 
     def filter(self, field_name: str, condition: Callable[[Any], bool]) -> Loader:
         """A Loader over the samples for whose value `condition` holds.
@@ -228,58 +320,84 @@ class Loader:
         names = [output.name for output in self.outputs]
         if field_name not in names:
             raise ValueError(f"filter: no output is named {field_name!r}; there are {', '.join(names)}")
-        pipelines = dict(self._args["pipelines"] or {})
+        pipelines = dict(self.pipelines)
         only = {name: pipelines.get(name, ()) if name == field_name else None for name in [*names, *pipelines]}
         changes = {
             "pipelines": only, "order": OrderOption.SEQUENTIAL, "order_kwargs": None, "drop_last": False, "ids": True,
             "distributed": False, "rank": 0, "world_size": 1, "seed": self.seed, "evaluate": True,
         }  # fmt: skip
         chosen: list[int] = []
-        with Loader(**{**self._args, **changes}) as scan:
+        with Loader(**{**self._plan.arguments, **changes}) as scan:
             for values, ids in scan:
                 chosen += [number for value, number in zip(values, ids.tolist(), strict=True) if condition(value)]
-        return Loader(**{**self._args, "seed": self.seed, "indices": np.array(chosen, dtype=np.int64)})
+        return Loader(**{**self._plan.arguments, "seed": self.seed, "indices": np.array(chosen, dtype=np.int64)})
 
     # ---- state ----
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands, as plain numbers and texts: after load_state_dict, iterating goes on with the batch
-        that comes next, bit for bit. Within a loop, that is the one after the batch in hand."""
-        epoch, batch = self._resume or self._core.position() or (self.next_epoch, 0)
-        if batch == 0:
-            epoch = self.next_epoch if self._resume is None and self._pass == 0 else epoch
-        return {
-            "version": 1,
-            "epoch": epoch,
-            "samples_done": batch * self.batch_size * self.world_size,
-            "seed": self.seed,
-            "order": self._order.name if self._order_of is None else "CUSTOM",
-            "num_samples": self._core.samples,
-        }
+        """Where the loader stands, as plain numbers, texts and lists: after load_state_dict, iterating goes on with the
+        batch that comes next, bit for bit. Within a loop, that is the one after the batch in hand. Of an own order the
+        state holds the samples of the epoch that has been begun; what it draws later is its own affair."""
+        plan, epoch, done, ids = self._position()
+        state = {"version": 1, "epoch": epoch, "samples_done": done, "seed": plan.seed, **plan.identity()}
+        if ids is not None:
+            state["samples"] = ids.tolist()
+        return state
+
+    def _position(self) -> tuple[Plan, int, int, np.ndarray | None]:
+        """The plan, epoch, samples done and, of an own order, all samples of the epoch that goes on or comes."""
+        if self._resume is not None:
+            return self._plan, *self._resume
+        last = self._last
+        epoch, batch = (None if last is None else last.core.position()) or (self._next_epoch, 0)
+        if last is None or (batch == 0 and (self._pass == 0 or epoch == self._next_epoch)):
+            drawn = self._drawn if self._drawn is not None and self._drawn[0] == self._next_epoch else None
+            self._core.position()  # says so where the Loader has been closed
+            return self._plan, self._next_epoch, 0, None if drawn is None else drawn[1]
+        return last, epoch, batch * last.batch_size * last.world_size, self._left_ids
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up where state_dict was called, also with another number of workers or ranks, or another batch size
         if that many samples are whole batches. Raises ValueError where the state does not fit."""
-        expected = {**self.state_dict(), "seed": state.get("seed")}
-        for name in ("version", "order", "num_samples"):
-            if state.get(name) != expected[name]:
-                raise ValueError(
-                    f"load_state_dict: {name} is {state.get(name)!r} in the state, but {expected[name]!r} here"
-                )
-        step, done = self.batch_size * self.world_size, int(state["samples_done"])
-        if done < 0 or done % step:
+        plan = self._plan
+        missing = [name for name in ("epoch", "samples_done", "seed") if name not in state]
+        if missing:
+            raise ValueError(f"load_state_dict: the state has no {', '.join(missing)}")
+        for name, expected in {"version": 1, **plan.identity()}.items():
+            if name in ("indices", "window_pages") and name not in state:
+                continue  # of an earlier version
+            if state.get(name) != expected:
+                raise ValueError(f"load_state_dict: {name} is {state.get(name)!r} in the state, but {expected!r} here")
+        epoch, done = int(state["epoch"]), int(state["samples_done"])
+        self._batches_in(done)
+        resume = check_epoch(epoch), done, self._samples_of(state, done)
+        self._end_pass()
+        plan.reseed(state["seed"], self)
+        self._last = self._drawn = None
+        self._resume, self._next_epoch = resume, epoch
+
+    def _samples_of(self, state: Mapping[str, Any], done: int) -> np.ndarray | None:
+        """The samples of the state's epoch, if an own order gave them."""
+        own = self._plan.own_order
+        if own is None:
+            return None
+        if state.get("samples") is None:
+            if done == 0:
+                return None
             raise ValueError(
-                f"load_state_dict: {done} samples are done, which is no multiple of batch_size * world_size = {step}"
+                "load_state_dict: the state does not hold the samples of its epoch, which an order of your own gave: "
+                "begin that epoch again"
             )
-        self._pass = 0
-        self._core.reseed(choose_seed(state["seed"], self.world_size, self._order))
-        self.seed = state["seed"]
-        self._resume = (check_epoch(int(state["epoch"])), done // step)
-        self.next_epoch = self._resume[0]
+        ids = as_ids(state["samples"], "load_state_dict: samples", self._core.in_file)
+        if done > len(ids):
+            raise ValueError(f"load_state_dict: {done} samples are done of an epoch of {len(ids)}")
+        if len(own.restrict(ids)) != len(ids):
+            raise ValueError("load_state_dict: the state has samples that are not among this loader's indices")
+        return ids
 
     def stats(self) -> dict[str, Any]:
         """Counts, seconds (waited by the consumer; worked, of it in the JPEG decoder, and idle by all workers), batch
-        buffers (slots) and bytes of memory."""
+        buffers (slots) and bytes of memory; since a setting was last changed."""
         return self._core.stats()
 
     # ---- the end ----
@@ -287,7 +405,10 @@ class Loader:
     def close(self) -> None:
         """Stops the threads and closes the file; batches in hand stay valid. May be called twice."""
         self._pass = 0
-        self._core.close()
+        for plan in {id(plan): plan for plan in (self._plan, self._last) if plan is not None}.values():
+            plan.core.close()
+        if self._reader is not None:
+            self._reader.close()
 
     def __enter__(self) -> Loader:
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,10 @@ class OrderOption(Enum):
 
 def as_ids(values: Any, name: str, in_file: int) -> np.ndarray:
     """Sample numbers as a contiguous int64 array; a boolean mask of one entry for each sample of the file selects."""
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise TypeError(f"{name} must be a list of whole numbers ({error})") from None
     if array.dtype == bool and array.ndim == 1:
         if len(array) != in_file:
             raise IndexError(
@@ -34,7 +39,7 @@ def as_ids(values: Any, name: str, in_file: int) -> np.ndarray:
                 "for each, or sample numbers"
             )
         array = np.flatnonzero(array)
-    if array.size == 0:
+    if array.size == 0 and array.ndim == 1:
         array = array.astype(np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise TypeError(
@@ -42,11 +47,81 @@ def as_ids(values: Any, name: str, in_file: int) -> np.ndarray:
         )
     if array.size and int(array.min()) < 0:
         raise IndexError(f"{name} holds {int(array.min())}: sample numbers start at 0")
+    if array.size and int(array.max()) >= in_file:
+        at = int(array.argmax())
+        raise IndexError(f"{name}[{at}] is {int(array[at])}, but the file has {in_file} samples")
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
-def choose_order(order: Any, kwargs: dict[str, Any], loader: Loader):
-    """(the core's order, the function from epoch to sample numbers or None, window of pages)."""
+def is_array_like(values: Any) -> bool:
+    return hasattr(values, "__array__") or isinstance(values, Sequence)
+
+
+class OwnOrder:
+    """An order that a user gives: a function from epoch to sample numbers, or a sampler in torch's manner (iterable,
+    perhaps with set_epoch). What it gives is restricted to the samples in use.
+
+    `lasting` says that asking it draws nothing: it is a plain sequence.
+    """
+
+    def __init__(self, source: Any, indices: np.ndarray | None, in_file: int):
+        self.source, self.in_file = source, in_file
+        self.lasting = is_array_like(source) and not hasattr(source, "set_epoch")
+        self._in_use: np.ndarray | None = None
+        if indices is not None:
+            self._in_use = np.zeros(in_file, bool)
+            self._in_use[indices] = True
+
+    def known_length(self) -> int | None:
+        """The samples of an epoch, if the order tells without being asked for them."""
+        if self._in_use is not None or self.lasting or callable(self.source):
+            return None
+        try:
+            return len(self.source)
+        except (TypeError, NotImplementedError):
+            return None
+
+    def draw(self, epoch: int) -> np.ndarray:
+        """The samples of an epoch, for all ranks. May draw from the user's random numbers."""
+        ids = self.restrict(as_ids(self._finite(self._values(epoch)), "order", self.in_file))
+        if len(ids) == 0 and self.in_file > 0:
+            raise ValueError(
+                f"order gives no samples in epoch {epoch} (an iterator that can be read only once?): give a list, a "
+                "sampler, or a function of the epoch"
+            )
+        return ids
+
+    def restrict(self, ids: np.ndarray) -> np.ndarray:
+        if self._in_use is None or len(ids) == 0:
+            return ids
+        kept = ids[self._in_use[ids]]
+        if len(kept) == 0:
+            raise ValueError(f"order: none of its {len(ids)} sample numbers is among the loader's indices")
+        return kept
+
+    def _values(self, epoch: int) -> Any:
+        if callable(self.source):
+            return self.source(epoch)
+        if hasattr(self.source, "set_epoch"):
+            self.source.set_epoch(epoch)
+        return self.source
+
+    def _finite(self, values: Any) -> Any:
+        """Arrays and sequences as they are; of what can only be iterated a list, which must come to an end."""
+        if is_array_like(values) or not hasattr(values, "__iter__"):
+            return values
+        most = 100 * self.in_file + (1 << 20)
+        found = list(itertools.islice(values, most + 1))
+        if len(found) > most:
+            raise ValueError(
+                f"order gives more than {most:,} sample numbers for one epoch of a file with {self.in_file:,}: "
+                "does its iteration ever end?"
+            )
+        return found
+
+
+def choose_order(order: Any, kwargs: dict[str, Any], loader: Loader) -> tuple[OrderOption, Any, int]:
+    """(the core's order, what OwnOrder takes or None, window of pages)."""
     if isinstance(order, OrderOption):
         window = kwargs.pop("window_pages", 8) if order is OrderOption.QUASI_RANDOM else 8
         if kwargs:
@@ -61,27 +136,16 @@ def choose_order(order: Any, kwargs: dict[str, Any], loader: Loader):
         order = order(loader, **kwargs)
     elif kwargs:
         raise TypeError(f"order_kwargs ({', '.join(kwargs)}) are for QUASI_RANDOM or a class")
-    if hasattr(order, "sample_order"):
-        source = order.sample_order
-    elif callable(order):
-        source = order
-    elif hasattr(order, "__iter__") and not isinstance(order, (str, bytes)):
-        source = SamplerOrder(order)
-    else:
+    if isinstance(order, Iterator):
         raise TypeError(
-            f"order must be an OrderOption, an array of sample numbers, a sampler, or have sample_order(epoch), not "
-            f"{order!r}"
+            f"order: {order!r} can be read only once, so that a second epoch would be empty; give a list, a sampler, "
+            "or a function of the epoch"
         )
-    return OrderOption.SEQUENTIAL, lambda epoch: as_ids(source(epoch), "order", loader._core.in_file), 8
-
-
-class SamplerOrder:
-    """An array, or a sampler in torch's manner: iterable, perhaps with set_epoch."""
-
-    def __init__(self, sampler):
-        self.sampler = sampler
-
-    def __call__(self, epoch: int):
-        if hasattr(self.sampler, "set_epoch"):
-            self.sampler.set_epoch(epoch)
-        return self.sampler if isinstance(self.sampler, np.ndarray) else list(self.sampler)
+    if hasattr(order, "sample_order"):
+        return OrderOption.SEQUENTIAL, order.sample_order, 8
+    if callable(order) or (hasattr(order, "__iter__") and not isinstance(order, (str, bytes))):
+        return OrderOption.SEQUENTIAL, order, 8
+    raise TypeError(
+        f"order must be an OrderOption, an array of sample numbers, a sampler, or have sample_order(epoch), not "
+        f"{order!r}"
+    )

@@ -84,7 +84,7 @@ def _check_labels(loader: Loader) -> None:
         if LABEL not in file.fields or file.fields[LABEL].kind != "int":
             raise DataError(f"{loader.fname}: training needs a field {LABEL!r} of whole numbers")
         labels = file.column(LABEL)
-    numbers = np.arange(len(labels)) if loader.indices is None else loader.indices
+    numbers = loader.indices
     wrong = numbers[(labels[numbers] < 0) | (labels[numbers] >= CLASSES)]
     if len(wrong):
         raise DataError(
@@ -100,7 +100,7 @@ def _checked(loader: Loader) -> Loader:
         loader.close()
         chosen = f"none of its {in_file:,} samples is chosen (by indices)" if in_file else "holds no samples"
         raise DataError(f"{loader.fname}: {chosen}")
-    numbers = loader.next_traversal_order()[:1] if loader.indices is None else loader.indices[:1]
+    numbers = loader.indices[:1]
     try:
         _check_labels(loader)
         for image in loader.get_batch(numbers, evaluate=True)[0]:

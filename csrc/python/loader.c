@@ -11,10 +11,11 @@
 #include "python/loader_spec.h"
 
 typedef struct LoaderObject {
-    PyObject_HEAD BetonReader *reader; /* owned; NULL after close() */
-    Loader *loader;                    /* owned; NULL before prepare() and after close() */
-    bool busy;                         /* a call is running without the GIL */
-    pid_t process;                     /* that made it: its threads do not live on in a forked child */
+    PyObject_HEAD PyObject *file; /* owned: the capsule of `reader`, which several loaders share; NULL after close() */
+    BetonReader *reader;          /* borrowed from `file`; NULL after close() */
+    Loader *loader;               /* owned; NULL before prepare() and after close() */
+    bool busy;                    /* a call is running without the GIL */
+    pid_t process;                /* that made it: its threads do not live on in a forked child */
 } LoaderObject;
 
 typedef struct BatchObject {
@@ -141,6 +142,25 @@ static PyObject *wrap_batch(LoaderObject *self, LoaderBatch *batch) {
 
 /* ---- construction ---- */
 
+static void close_file(PyObject *file) {
+    BetonReader *reader = PyCapsule_GetPointer(file, NULL);
+    Py_BEGIN_ALLOW_THREADS beton_reader_close(reader);
+    Py_END_ALLOW_THREADS
+}
+
+/* A loader of an open file that is still to be prepared; takes over the caller's reference, also on failure. */
+static PyObject *new_of_file(PyTypeObject *type, PyObject *file) {
+    LoaderObject *self = (LoaderObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        Py_DECREF(file);
+        return NULL;
+    }
+    self->file = file;
+    self->reader = PyCapsule_GetPointer(file, NULL);
+    self->process = getpid();
+    return (PyObject *)self;
+}
+
 static PyObject *loader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"path", NULL};
     PyObject *path = NULL;
@@ -154,14 +174,18 @@ static PyObject *loader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         ModuleState *state = module_state_of_type(type);
         return state == NULL ? NULL : errors_raise(state, status);
     }
-    LoaderObject *self = (LoaderObject *)type->tp_alloc(type, 0);
-    if (self == NULL) {
+    PyObject *file = PyCapsule_New(reader, NULL, close_file);
+    if (file == NULL) {
         beton_reader_close(reader);
         return NULL;
     }
-    self->reader = reader;
-    self->process = getpid();
-    return (PyObject *)self;
+    return new_of_file(type, file);
+}
+
+static PyObject *loader_again(LoaderObject *self, PyObject *unused) {
+    (void)unused;
+    if (opened(self) == NULL) return NULL;
+    return new_of_file(Py_TYPE(self), Py_NewRef(self->file));
 }
 
 /* A count that must not be negative. */
@@ -247,13 +271,13 @@ done:
 /* In a forked child there are no threads to join and no locks to trust: what it inherited stays as it is. */
 static void destroy(LoaderObject *self) {
     Loader *loader = self->loader;
-    BetonReader *reader = self->reader;
+    PyObject *file = self->file;
     self->loader = NULL;
     self->reader = NULL;
-    if (reader == NULL || self->process != getpid()) return;
+    self->file = NULL;
+    if (file == NULL || self->process != getpid()) return;
     Py_BEGIN_ALLOW_THREADS loader_destroy(loader);
-    beton_reader_close(reader);
-    Py_END_ALLOW_THREADS
+    Py_END_ALLOW_THREADS Py_DECREF(file);
 }
 
 static void loader_dealloc(PyObject *object) {
@@ -429,6 +453,8 @@ static PyObject *loader_stats_(LoaderObject *self, PyObject *unused) {
 static PyMethodDef loader_methods[] = {
     {"prepare", CALL(loader_prepare), METH_VARARGS | METH_KEYWORDS,
      "prepare(*, outputs, batch_size, ...)\n--\n\nSays what to load; once, before everything else."},
+    {"again", CALL(loader_again), METH_NOARGS,
+     "again()\n--\n\nAnother loader of the same open file, which is still to be prepared."},
     {"begin", CALL(loader_begin_), METH_VARARGS,
      "begin(epoch, first_batch, evaluate, sequential, order)\n--\n\nStarts a pass, stopping the one under way."},
     {"next", CALL(loader_next_), METH_NOARGS,

@@ -1,0 +1,166 @@
+"""A Loader's settings: checked together, and made into a core that carries them out."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import _cgxffcv
+import numpy as np
+
+from cgxffcv.loader.orders import OrderOption, OwnOrder, as_ids, choose_order
+from cgxffcv.loader.ranks import choose_ranks
+from cgxffcv.pipeline.compile import Output, compile_outputs
+
+if TYPE_CHECKING:
+    from cgxffcv.loader.loader import Loader
+
+LARGEST_SEED = 2**64 - 1
+
+
+def warn(text: str) -> None:
+    """A warning at the place outside this package that led here."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("cgxffcv."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
+
+
+def choose_seed(seed: int | None, world_size: int, order: Any) -> int:
+    if seed is None and world_size > 1:
+        if order is not OrderOption.SEQUENTIAL:
+            warn("no seed was given on several ranks, which must agree on one: it is 0")
+        return 0
+    if seed is None:
+        return int(np.random.randint(0, np.iinfo(np.int32).max))  # so that numpy.random.seed decides, as with FFCV
+    seed = operator.index(seed)
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"seed must be in 0..2**64-1, not {seed}")
+    return seed
+
+
+def copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user may go on changing is copied, and what is given back cannot be changed."""
+    pipelines = arguments["pipelines"] or {}
+    fixed = {name: tuple(steps) if isinstance(steps, list) else steps for name, steps in pipelines.items()}
+    kwargs = MappingProxyType(dict(arguments["order_kwargs"] or {}))
+    return {**arguments, "pipelines": MappingProxyType(fixed), "order_kwargs": kwargs}
+
+
+class Plan:
+    """All settings of a Loader at one time. `arguments` are what the user gave; the other attributes are what they
+    come to. A pass keeps its plan when the Loader gets another one."""
+
+    def __init__(self, arguments: Mapping[str, Any], core: _cgxffcv.Loader, before: Plan | None):
+        self.core, self.arguments = core, copied(arguments)
+        given = self.arguments
+        self.rank, self.world_size = choose_ranks(given["distributed"], given["rank"], given["world_size"])
+        keep = given["seed"] is None and before is not None and before.arguments["seed"] is None
+        if keep and before is not None and before.world_size == self.world_size:
+            self.seed = before.seed
+        else:
+            self.seed = choose_seed(given["seed"], self.world_size, given["order"])
+        self.batch_size, self.batches_ahead = given["batch_size"], given["batches_ahead"]
+        for name in ("distributed", "drop_last", "ids", "evaluate", "os_cache", "resident"):
+            setattr(self, name, bool(given[name]))
+        self.chosen = None if given["indices"] is None else as_ids(given["indices"], "indices", core.in_file).copy()
+        self._indices: np.ndarray | None = None
+        self.num_samples = core.in_file if self.chosen is None else len(self.chosen)
+        self.outputs: list[Output] = []
+        self.order_option, self.own_order, self.window = OrderOption.SEQUENTIAL, None, 8
+
+    def __getattr__(self, name: str) -> Any:
+        """A setting that means no more than was given."""
+        try:
+            return self.__dict__["arguments"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    @property
+    def num_workers(self) -> int:
+        given = self.arguments["num_workers"]
+        return given if given > 0 else len(os.sched_getaffinity(0))
+
+    @property
+    def indices(self) -> np.ndarray:
+        """The samples in use; not to be written to."""
+        if self._indices is None:
+            self._indices = np.arange(self.num_samples) if self.chosen is None else self.chosen
+            self._indices.flags.writeable = False
+        return self._indices
+
+    def choose_order(self, loader: Loader) -> None:
+        """A class given as the order is called here, and may look at the loader."""
+        order, kwargs = self.arguments["order"], dict(self.arguments["order_kwargs"])
+        self.order_option, source, self.window = choose_order(order, kwargs, loader)
+        self.own_order = None if source is None else OwnOrder(source, self.chosen, self.core.in_file)
+
+    def prepare(self, loader: Loader) -> None:
+        """Everything that is left to check, and the core made ready."""
+        self.choose_order(loader)
+        self.outputs = compile_outputs(self.core.fields(), self.arguments["pipelines"], loader.fname)
+        page_locked = self.arguments["page_locked"]
+        self.core.prepare(
+            outputs=tuple(column for output in self.outputs for column in output.columns), batch_size=self.batch_size,
+            order=self.order_option.value, window_pages=self.window, seed=self.seed,
+            workers=self.arguments["num_workers"], ahead=self.batches_ahead, world_size=self.world_size,
+            rank=self.rank, drop_last=self.drop_last, resident=self.resident, read_ahead=not self.os_cache,
+            page_locked=-1 if page_locked is None else page_locked, indices=self.chosen,
+        )  # fmt: skip
+        if self.own_order is None and self.num_samples > 0 and self.core.batches(self.num_samples) == 0:
+            warn(
+                f"{self.num_samples} samples do not fill one batch of {self.batch_size} on {self.world_size} rank(s): "
+                "with drop_last=True this Loader gives none"
+            )
+
+    def reseed(self, seed: int | None, loader: Loader) -> None:
+        self.seed = choose_seed(seed, self.world_size, self.arguments["order"])
+        self.core.reseed(self.seed)
+        self.arguments["seed"] = self.seed
+        if isinstance(self.arguments["order"], type):
+            self.choose_order(loader)
+
+    def finish(self, arrays: tuple, ids: np.ndarray) -> tuple:
+        """A batch of the core through the steps that are left for Python."""
+        entries, column = [], 0
+        for output in self.outputs:
+            width = len(output.columns)
+            entries.append(output.finish(arrays[column : column + width], ids))
+            column += width
+        if self.ids:
+            entries.append(ids)
+        return tuple(entries)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides which samples an epoch has, and in which order: a state fits only where it is the same."""
+        known = "all" if self.chosen is None else hashlib.sha256(self.chosen.tobytes()).hexdigest()[:32]
+        identity = {
+            "order": self.order_option.name if self.own_order is None else "CUSTOM",
+            "num_samples": self.num_samples,
+            "indices": known,
+        }
+        if self.order_option is OrderOption.QUASI_RANDOM:
+            identity["window_pages"] = self.window
+        return identity
+
+
+class Setting:
+    """An attribute of Loader that may be assigned: checked at once, and in force from the next epoch on."""
+
+    def __init__(self, doc: str = ""):
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, loader: Loader | None, owner: type) -> Any:
+        return self if loader is None else getattr(loader._plan, self.name)
+
+    def __set__(self, loader: Loader, value: Any) -> None:
+        loader._change(self.name, value)
