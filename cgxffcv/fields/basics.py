@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+from cgxffcv.decoders import FloatDecoder, IntDecoder  # noqa: F401 (where FFCV has them)
 from cgxffcv.fields.base import Field, Spec, spec
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cgxffcv.decoders import BytesDecoder  # noqa: F401 (where FFCV has them)
 from cgxffcv.fields.base import Field, Spec, spec
 
 

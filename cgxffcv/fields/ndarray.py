@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cgxffcv.decoders import NDArrayDecoder  # noqa: F401 (where FFCV has them)
 from cgxffcv.fields.base import Field, Spec, _check_int, spec
 
 MAX_DIMS = 32

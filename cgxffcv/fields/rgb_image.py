@@ -9,6 +9,11 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
+from cgxffcv.decoders import (  # noqa: F401 (where FFCV has them)
+    CenterCropRGBImageDecoder,
+    RandomResizedCropRGBImageDecoder,
+    SimpleRGBImageDecoder,
+)
 from cgxffcv.fields.base import Field, Spec, _check_int, spec
 
 WRITE_MODES = ("raw", "jpg", "proportion", "smart", "given")

@@ -1,16 +1,16 @@
-"""The class Loader, and one pass of it."""
+"""The class Loader."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import _cgxffcv
 import numpy as np
 
+from cgxffcv.loader.epoch_iterator import EpochIterator
 from cgxffcv.loader.orders import OrderOption, as_ids
 from cgxffcv.loader.settings import Plan, Setting
 from cgxffcv.pipeline.compile import Output
@@ -23,48 +23,6 @@ def check_epoch(epoch: int) -> int:
     if not 0 <= epoch <= MAX_EPOCH:
         raise ValueError(f"epoch must be in 0..{MAX_EPOCH}, not {epoch!r}")
     return epoch
-
-
-class EpochIterator(Iterator):
-    """One pass over the data; len() is what is left of it. A newer pass of the same Loader ends it."""
-
-    def __init__(self, loader: Loader, plan: Plan, number: int, left: int):
-        self._loader: Loader | None = loader
-        self._plan, self._number, self._left = plan, number, left
-
-    def __len__(self) -> int:
-        return self._left
-
-    def __next__(self) -> tuple:
-        loader = self._loader
-        if loader is None:
-            raise StopIteration
-        if loader._pass != self._number:
-            self._loader = None
-            raise RuntimeError("this pass has ended: its Loader was closed or began another pass")
-        try:
-            batch = self._plan.core.next()
-        except KeyboardInterrupt:
-            raise
-        except BaseException:
-            self.close()
-            raise
-        if batch is None:
-            self.close()
-            raise StopIteration
-        self._left -= 1
-        return self._plan.finish(*batch)
-
-    def close(self) -> None:
-        """Ends the pass; its workers stop."""
-        loader, self._loader = self._loader, None
-        if loader is not None and loader._pass == self._number:
-            loader._end_pass()
-
-    def __del__(self):
-        # RuntimeError: another thread is inside this Loader, and its pass goes on; AttributeError: never made whole.
-        with contextlib.suppress(AttributeError, RuntimeError, ValueError):
-            self.close()
 
 
 class Loader:

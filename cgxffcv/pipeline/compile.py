@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from cgxffcv import decoders as dec
 from cgxffcv import transforms as tf
+from cgxffcv.fields.json import parse_row
 
 DEFAULT_DECODERS = {
     "int": dec.IntDecoder,
@@ -51,9 +53,16 @@ class Output:
 
     def finish(self, arrays: Sequence, ids) -> Any:
         value = arrays[0] if len(arrays) == 1 else tuple(arrays)
-        for step in self.steps:
-            value = step(value, ids) if isinstance(step, ParseJSON) else step(value)
+        with without_gradients() if self.steps else contextlib.nullcontext():
+            for step in self.steps:
+                value = step(value, ids) if isinstance(step, ParseJSON) else step(value)
         return value
+
+
+def without_gradients() -> contextlib.AbstractContextManager:
+    """Modules of torch, and whatever calls them, would else tie each batch to a graph of all that made it."""
+    torch = sys.modules.get("torch")
+    return contextlib.nullcontext() if torch is None else torch.no_grad()
 
 
 class ParseJSON:
@@ -67,7 +76,7 @@ class ParseJSON:
 
     def parse(self, row, sample: int) -> Any:
         try:
-            return json.loads(row.tobytes().rstrip(b"\0"))
+            return parse_row(row)
         except (ValueError, RecursionError) as error:
             failure = _cgxffcv.BetonError(
                 f"{self.path}: JSONDecoder: sample {sample}: field '{self.name}': text that does not parse: {error}"

@@ -65,8 +65,8 @@ class Parts:
     threads: int  # of the network
 
     @property
-    def indices(self) -> np.ndarray | None:
-        """The numbers of the samples in use; None: all."""
+    def indices(self) -> np.ndarray:
+        """The numbers of the samples in use."""
         return self.permutation.indices
 
     def order(self, epoch: int) -> np.ndarray:
@@ -150,7 +150,12 @@ class LoaderSteps:
         return StepReport(epoch, step, steps, count, loss / count, correct, rate, 0, 0, wire, skipped, side), loss
 
     def _seek(self, epoch: int, batch: int) -> None:
-        place = {"epoch": epoch, "samples_done": batch * self._parts.plan.global_batch}
+        within = batch > 0 and self._parts.hardest is not None
+        place = {
+            "epoch": epoch,
+            "samples_done": batch * self._parts.plan.global_batch,
+            "samples": self._parts.order(epoch) if within else None,
+        }
         self._loader.load_state_dict(self._loader.state_dict() | place)
 
     def restart(self, seed: int) -> None:
@@ -173,8 +178,7 @@ class DeviceSteps:
         if isinstance(data, ResidentTraining):
             data.whiten(count, epsilon)
         else:
-            first = np.arange(count) if parts.indices is None else parts.indices[:count]
-            with whole_loader(parts.path, parts.recipe, READ_BATCH, parts.workers, first) as loader:
+            with whole_loader(parts.path, parts.recipe, READ_BATCH, parts.workers, parts.indices[:count]) as loader:
                 data.whiten(loader, epsilon)
         self._take_seconds()
 

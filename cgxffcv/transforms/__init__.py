@@ -196,11 +196,32 @@ class ToTensor(Transform):
         return batch if torch is None or is_tensor(batch) else torch.from_numpy(batch)
 
 
+def device_name(device: Any) -> str:
+    """ "cpu", "cuda:1"... from a name, a torch.device, or the number of a GPU; ValueError where torch knows no such."""
+    if isinstance(device, bool) or not (
+        isinstance(device, str) or hasattr(device, "__index__") or hasattr(device, "type")
+    ):
+        raise TypeError(f"a device is 'cpu', 'cuda:0', a torch.device or the number of a GPU, not {device!r}")
+    if hasattr(device, "__index__"):
+        number = operator.index(device)
+        if number < 0:
+            raise ValueError(f"GPUs are numbered from 0, not {number}")
+        return f"cuda:{number}"
+    torch = find_torch()
+    if torch is None or not isinstance(device, str):
+        return str(device)
+    try:
+        return str(torch.device(device))
+    except RuntimeError as error:
+        raise ValueError(f"torch knows no device {device!r}: {str(error).splitlines()[0]}") from None
+
+
 class ToDevice(Transform):
-    """Moves the batch to a device. NumPy arrays live on the CPU; torch tensors go wherever torch can."""
+    """Moves the batch to a device: a name, a torch.device, or the number of a GPU. NumPy arrays live on the CPU; torch
+    tensors go wherever torch can."""
 
     def __init__(self, device, non_blocking: bool = True):
-        self.device = str(device)
+        self.device = device_name(device)
         self.non_blocking = bool(non_blocking)
         if self.device != "cpu" and find_torch() is None:
             raise NotImplementedError(
@@ -274,17 +295,13 @@ class Squeeze(Transform):
 
 
 class ModuleWrapper(Transform):
-    """Runs a torch module, or any callable, on the whole batch."""
+    """Runs a torch module, or any callable, on the whole batch (without gradients, as all steps of a pipeline)."""
 
     def __init__(self, module):
         self.module = module
 
     def __call__(self, batch):
-        torch = find_torch()
-        if torch is None:
-            return self.module(batch)
-        with torch.no_grad():
-            return self.module(batch)
+        return self.module(batch)
 
 
 def _later(name: str) -> type:

@@ -1,6 +1,9 @@
 """What the loader's decoders and the steps behind them give, field by field."""
 
+import importlib
 import lzma
+import sys
+import types
 from pathlib import Path
 
 import _cgxffcv
@@ -12,7 +15,9 @@ from test_loader import flat, ids_of, pixels, write_plain
 
 from cgxffcv import decoders as dec
 from cgxffcv import transforms as tf
+from cgxffcv.fields import JSONField
 from cgxffcv.loader import Loader, PipelineSpec
+from cgxffcv.traversal_order import TraversalOrder
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
@@ -201,3 +206,99 @@ def test_resident_pixels_are_of_the_samples_in_use(mixed):
         assert loader.get_batch([4, 0])[0].shape == (2, 24, 32, 3)
         with pytest.raises(IndexError, match="sample 5"):
             loader.get_batch([5])
+
+
+# ---- FFCV's ways ----
+
+
+def test_ffcvs_import_paths():
+    names = {
+        "fields.basics": "IntDecoder FloatDecoder IntField FloatField", "fields.bytes": "BytesDecoder BytesField",
+        "fields.ndarray": "NDArrayDecoder NDArrayField TorchTensorField", "fields.json": "JSONField",
+        "fields.rgb_image": "SimpleRGBImageDecoder CenterCropRGBImageDecoder RandomResizedCropRGBImageDecoder",
+        "loader.loader": "Loader OrderOption", "loader.epoch_iterator": "EpochIterator",
+        "pipeline.operation": "Operation", "pipeline.pipeline_spec": "PipelineSpec",
+        "traversal_order.base": "TraversalOrder", "traversal_order": "TraversalOrder",
+        "transforms.cutout": "Cutout", "transforms.flip": "RandomHorizontalFlip",
+        "transforms.translate": "RandomTranslate", "transforms.normalize": "NormalizeImage",
+        "transforms.module": "ModuleWrapper", "transforms.common": "Squeeze",
+        "transforms.ops": "Convert ToDevice ToTensor ToTorchImage View",
+    }  # fmt: skip
+    for module, wanted in names.items():
+        found = importlib.import_module(f"cgxffcv.{module}")
+        assert [name for name in wanted.split() if not hasattr(found, name)] == [], module
+
+
+def test_an_order_over_traversal_order(path):
+    class Backwards(TraversalOrder):
+        def sample_order(self, epoch):
+            return self.indices[::-1]
+
+    with Loader(path, 2, order=Backwards, indices=[4, 9, 2, 7], ids=True, seed=8) as loader:
+        assert flat(ids_of(loader)) == [7, 2, 9, 4]
+    with Loader(path, 2) as loader, pytest.raises(TypeError, match="abstract"):
+        loader.order = TraversalOrder
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+def test_json_is_unpacked(mixed, lengths):
+    path, fields = mixed
+    with Loader(path, 4, drop_last=False, pipelines={"info": [dec.BytesDecoder(lengths)], **{
+        name: None for name in fields if name != "info"}}) as loader:  # fmt: skip
+        assert [value for (rows,) in loader for value in JSONField.unpack(rows)] == fields["info"][1]
+    row = np.frombuffer(b'{"a": [1]}', np.uint8)
+    assert JSONField.unpack(row) == {"a": [1]} and JSONField.unpack(row[None]) == [{"a": [1]}]
+    assert JSONField.unpack(np.zeros((0, 5), np.uint8)) == []
+    for text in (b"nonsense", b"1\0x", b"\0\0", b"[" * 100_000):
+        with pytest.raises(ValueError, match="row 0 is no JSON"):
+            JSONField.unpack(np.frombuffer(text, np.uint8))
+    for wrong in ([{"a": 1}], "text", np.zeros(3), np.zeros((1, 1, 1), np.uint8), None):
+        with pytest.raises(TypeError, match="rows of uint8"):
+            JSONField.unpack(wrong)
+
+
+@pytest.mark.parametrize("device, name", [
+    ("cpu", "cpu"), (0, "cuda:0"), (np.int64(3), "cuda:3"), ("cuda:1", "cuda:1"), ("cuda", "cuda")
+])  # fmt: skip
+def test_devices_by_name_and_number(monkeypatch, device, name):
+    monkeypatch.setattr(tf, "find_torch", lambda: types.SimpleNamespace(device=str))
+    assert tf.ToDevice(device).device == name
+
+
+def test_devices_that_there_are_not(monkeypatch):
+    def refuse(name):
+        raise RuntimeError(f"Invalid device string: {name!r}\nmore")
+
+    for device, error in ((-1, ValueError), (True, TypeError), (None, TypeError), (1.5, TypeError)):
+        with pytest.raises(error, match="GPU"):
+            tf.ToDevice(device)
+    monkeypatch.setattr(tf, "find_torch", lambda: types.SimpleNamespace(device=refuse))
+    with pytest.raises(ValueError, match="torch knows no device '0'"):
+        tf.ToDevice("0")
+    monkeypatch.setattr(tf, "find_torch", lambda: None)
+    with pytest.raises(NotImplementedError, match="not installed"):
+        tf.ToDevice(0)
+
+
+def test_steps_run_without_gradients(path, monkeypatch):
+    """Modules, and functions that call them."""
+    inside = []
+
+    class NoGrad:
+        def __enter__(self):
+            inside.append(True)
+
+        def __exit__(self, *error):
+            inside.pop()
+
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(no_grad=NoGrad))
+    monkeypatch.setattr(tf, "find_torch", lambda: None)
+    seen = []
+
+    def step(batch):
+        seen.append(len(inside))
+        return batch
+
+    with Loader(path, 50, pipelines={"image": [step, tf.ModuleWrapper(step)], "label": [step]}) as loader:
+        list(loader)
+    assert seen == [1] * 6 and inside == []

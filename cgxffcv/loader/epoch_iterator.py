@@ -1,0 +1,54 @@
+"""One pass of a Loader."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from cgxffcv.loader.settings import Plan
+
+if TYPE_CHECKING:
+    from cgxffcv.loader.loader import Loader
+
+
+class EpochIterator(Iterator):
+    """One pass over the data; len() is what is left of it. A newer pass of the same Loader ends it."""
+
+    def __init__(self, loader: Loader, plan: Plan, number: int, left: int):
+        self._loader: Loader | None = loader
+        self._plan, self._number, self._left = plan, number, left
+
+    def __len__(self) -> int:
+        return self._left
+
+    def __next__(self) -> tuple:
+        loader = self._loader
+        if loader is None:
+            raise StopIteration
+        if loader._pass != self._number:
+            self._loader = None
+            raise RuntimeError("this pass has ended: its Loader was closed or began another pass")
+        try:
+            batch = self._plan.core.next()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            self.close()
+            raise
+        if batch is None:
+            self.close()
+            raise StopIteration
+        self._left -= 1
+        return self._plan.finish(*batch)
+
+    def close(self) -> None:
+        """Ends the pass; its workers stop."""
+        loader, self._loader = self._loader, None
+        if loader is not None and loader._pass == self._number:
+            loader._end_pass()
+
+    def __del__(self):
+        # RuntimeError: another thread is inside this Loader, and its pass goes on; AttributeError: never made whole.
+        with contextlib.suppress(AttributeError, RuntimeError, ValueError):
+            self.close()
