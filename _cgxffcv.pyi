@@ -167,6 +167,7 @@ def comm_world(
     *,
     slot_bytes: int | None = None,
     stall: float | None = None,
+    ranks: int = 0,
 ) -> Comm: ...
 def comm_segment(size: int, slot_bytes: int | None = None) -> int: ...
 def comm_attach(

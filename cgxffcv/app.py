@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from cgxffcv import place
 from cgxffcv.errors import ConfigError, UserError
 
 Say = Callable[[str], None]
@@ -25,29 +26,24 @@ class Terminated(KeyboardInterrupt):
     """mpirun, or somebody else, asked this process to end (SIGTERM)."""
 
 
-def _number(name: str, default: int) -> int:
-    text = os.environ.get(name, "")
-    return int(text) if text.isdecimal() else default
-
-
 def rank() -> int:
     """This process's number as the launcher tells it; 0 without a launcher. Does not start MPI."""
-    return _number("OMPI_COMM_WORLD_RANK", 0)
+    return place.or_alone().rank
 
 
 def ranks() -> int:
     """The number of processes as the launcher tells it; 1 without a launcher."""
-    return max(_number("OMPI_COMM_WORLD_SIZE", 1), 1)
+    return max(place.or_alone().size, 1)
 
 
 def local_ranks() -> int:
     """The number of processes on this machine."""
-    return max(_number("OMPI_COMM_WORLD_LOCAL_SIZE", 1), 1)
+    return max(place.or_alone().local_size, 1)
 
 
 def local_rank() -> int:
     """This process's number among those on this machine."""
-    return _number("OMPI_COMM_WORLD_LOCAL_RANK", 0)
+    return place.or_alone().local_rank
 
 
 def cores_of_this_rank() -> int:

@@ -24,6 +24,8 @@ from types import TracebackType
 import _cgxffcv
 from _cgxffcv import Comm, CommError, CommTimeout, PeerLost
 
+from cgxffcv import claim, place
+
 __all__ = ["Comm", "CommError", "CommTimeout", "PeerLost", "abort_all", "attach", "segment", "world"]
 
 _prepared = False
@@ -36,7 +38,9 @@ def world(
     slot_bytes: int | None = None,
     stall: float | None = None,
 ) -> Comm:
-    """Makes the communicator of all ranks that mpirun started; of one rank without mpirun. Collective.
+    """Makes the communicator of all ranks that mpirun (or srun with PMIx) started; of one rank without a launcher.
+    Collective. A job of several processes that MPI cannot join (torchrun, srun without PMIx, another MPI's mpirun) is
+    refused: alone, each would train by itself.
 
     MPI is initialised unless it is already (by mpi4py, say), and ended at exit by whoever began it. From the first
     call on, an exception that ends this process, Ctrl-C included, aborts its communicators, so that the other ranks
@@ -51,8 +55,23 @@ def world(
     Raises NotBuiltError if mpirun started several ranks and this build has no MPI; CommError, CommTimeout if the ranks
     do not come together; ValueError for arguments out of range.
     """
+    here = place.or_alone()
+    if here.size > 1 and not here.joins:
+        raise CommError(
+            f"world: {here.launcher} says ({here.variables}) that this is process {here.rank} of {here.size}, and its "
+            f"jobs cannot be joined: start this one with `cgxffcv launch -np {here.size} SCRIPT`, or with Open MPI's "
+            f"mpirun; what is meant to run alone is started without {here.variables}"
+        )
+    if here.size != 1:
+        claim.take(here)
     _prepare()
-    return _cgxffcv.comm_world(timeout, nodes, slot_bytes=slot_bytes, stall=stall)
+    try:
+        return _cgxffcv.comm_world(timeout, nodes, slot_bytes=slot_bytes, stall=stall, ranks=here.size)
+    except CommTimeout as error:
+        rank, why = claim.absent(here)
+        told = CommTimeout(f"{error}: {why}")
+        told.rank, told.operation = rank, error.operation
+        raise told from None
 
 
 def segment(size: int, slot_bytes: int | None = None) -> int:

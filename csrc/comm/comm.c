@@ -88,6 +88,12 @@ static Status create_from_mpi(const CommOptions *options, Comm **out) {
     double timeout_s = options->timeout_s > 0 ? options->timeout_s : COMM_DEFAULT_TIMEOUT_S;
     int64_t deadline_ns = clock_deadline_ns(timeout_s);
     TRY_GOTO(net_create_world(deadline_ns, &options->hooks, &net, &rank, &size));
+    if (options->ranks > 0 && options->ranks != size) {
+        FAIL_GOTO(STATUS_TRANSPORT,
+                  "the launcher started %d ranks, but MPI knows %d (this is rank %d): the launcher and the MPI library "
+                  "that this build uses are not of one installation",
+                  options->ranks, size, rank);
+    }
     if (options->nodes > size) {
         FAIL_GOTO(STATUS_ARGUMENT, "nodes=%d, but there are only %d ranks", options->nodes, size);
     }
@@ -114,8 +120,8 @@ done:
 Status comm_create_world(const CommOptions *given, Comm **out) {
     CommOptions options;
     TRY(resolve(given, &options));
-    int expected = net_expected_size();
-    return expected == 1 ? create_alone(&options, out) : create_from_mpi(&options, out);
+    bool alone = options.ranks == 1 && net_running_size() <= 1;
+    return alone ? create_alone(&options, out) : create_from_mpi(&options, out);
 }
 
 Status comm_segment_create(int size, size_t slot_bytes, int *fd) {
@@ -214,8 +220,8 @@ size_t comm_slot_bytes(const Comm *comm) { return comm->segment.slot_bytes; }
 
 Status comm_mpi_allreduce(Comm *comm, float *data, int64_t elems) {
     if (comm->world_net == NULL) FAIL(STATUS_NOT_BUILT, "MPI_Allreduce needs ranks that mpirun started");
-    if (comm->size != net_expected_size()) {
-        FAIL(STATUS_ARGUMENT, "MPI_Allreduce runs on all %d ranks of the job, not on %d", net_expected_size(),
+    if (comm->size != net_running_size()) {
+        FAIL(STATUS_ARGUMENT, "MPI_Allreduce runs on all %d ranks of the job, not on %d", net_running_size(),
              comm->size);
     }
     return net_world_allreduce(comm->world_net, data, elems);

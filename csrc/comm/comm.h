@@ -57,11 +57,13 @@ typedef struct CommOptions {
     int nodes;         /* pretend that the ranks lie on this many nodes; else CGXFFCV_COMM_NODES, else the truth */
     size_t slot_bytes; /* a multiple of 64 in 4 KiB .. 4 MiB; else 256 KiB */
     double stall_s;    /* a rank without a heartbeat for so long is warned about; else 5 */
+    int ranks;         /* of comm_create_world: how many the launcher started; 0: MPI says */
     CommHooks hooks;
 } CommOptions;
 
-/* Makes the communicator of all ranks: under mpirun with MPI (initialised here if nobody has), else of one rank.
- * Collective. NOT_BUILT if mpirun started several ranks and this build has no MPI. Destroy with comm_destroy. */
+/* Makes the communicator of all ranks of the job: with MPI (initialised here if nobody has), or of one rank where
+ * options->ranks is 1 and MPI does not run. Collective. NOT_BUILT if that needs MPI and this build has none; TIMEOUT
+ * if not all ranks come. Destroy with comm_destroy. */
 Status comm_create_world(const CommOptions *options, Comm **out);
 
 /* Without MPI: makes the segment of `size` ranks on this host, whose descriptor the caller hands to them and closes

@@ -4,11 +4,11 @@
  * a window for each (sender, channel) that was ever asked for, so that large frames travel while the reader works.
  * One lock serialises our calls of MPI; none of them blocks, so nobody waits for it long. */
 #include "comm/net.h"
+#include "comm/start.h"
 
 #include <mpi.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -438,30 +438,28 @@ bool net_destroy(Net *net, const bool *skip) {
 
 /* ---- the world ---- */
 
-int net_expected_size(void) {
-    int initialised = 0, finalized = 0, size = 1;
+int net_running_size(void) {
+    int initialised = 0, finalized = 0, size = 0;
     MPI_Initialized(&initialised);
     MPI_Finalized(&finalized);
-    if (initialised && !finalized && MPI_Comm_size(MPI_COMM_WORLD, &size) == MPI_SUCCESS) return size;
-    const char *text = getenv("OMPI_COMM_WORLD_SIZE");
-    if (text != NULL && atoi(text) > 0) return atoi(text);
-    /* Started by another launcher that speaks PMIx: only MPI knows. */
-    return getenv("PMIX_RANK") != NULL ? 0 : 1;
+    return initialised && !finalized && MPI_Comm_size(MPI_COMM_WORLD, &size) == MPI_SUCCESS ? size : 0;
 }
 
-static Status initialise(void) {
+static void start_mpi(void) {
+    int provided;
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS) return;
+    initialised_by = getpid();
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN);
+}
+
+static Status initialise(int64_t deadline_ns, const CommHooks *hooks) {
     int initialised = 0, finalized = 0, provided = MPI_THREAD_SINGLE;
     TRY_MPI(MPI_Initialized(&initialised));
     TRY_MPI(MPI_Finalized(&finalized));
     if (finalized) FAIL(STATUS_TRANSPORT, "MPI has been finalised: no communicator can be made any more");
-    if (initialised) {
-        TRY_MPI(MPI_Query_thread(&provided));
-    } else {
-        TRY_MPI(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided));
-        initialised_by = getpid();
-        MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-        MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN);
-    }
+    if (!initialised) TRY(start_once(start_mpi, "MPI_Init", deadline_ns, hooks));
+    TRY_MPI(MPI_Query_thread(&provided));
     if (provided < MPI_THREAD_SERIALIZED) {
         FAIL(STATUS_TRANSPORT,
              "MPI was initialised without thread support (level %d): ask for MPI_THREAD_MULTIPLE, or "
@@ -492,26 +490,16 @@ static Status complete(MPI_Request *request, int64_t deadline_ns, const CommHook
     }
 }
 
-static Status check_world(int rank, int size) {
-    const char *text = getenv("OMPI_COMM_WORLD_SIZE");
-    if (text == NULL || atoi(text) == size) return STATUS_OK;
-    FAIL(STATUS_TRANSPORT,
-         "mpirun started %s ranks, but MPI knows %d (this is rank %d): mpirun and the MPI library that "
-         "this build uses are not of one installation",
-         text, size, rank);
-}
-
 Status net_create_world(int64_t deadline_ns, const CommHooks *hooks, Net **out, int *rank, int *size) {
     Status status = STATUS_OK;
     Net *net = NULL;
     MPI_Request request;
-    TRY(initialise());
+    TRY(initialise(deadline_ns, hooks));
     TRY(memory_calloc(1, sizeof *net, &net));
     net->world = net;
     net->mpi = MPI_COMM_NULL;
     TRY_MPI_GOTO(MPI_Comm_rank(MPI_COMM_WORLD, &net->rank));
     TRY_MPI_GOTO(MPI_Comm_size(MPI_COMM_WORLD, &net->size));
-    TRY_GOTO(check_world(net->rank, net->size));
     pthread_mutex_lock(&lock);
     int error = MPI_Comm_idup(MPI_COMM_WORLD, &net->mpi, &request);
     pthread_mutex_unlock(&lock);

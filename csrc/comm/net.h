@@ -24,11 +24,12 @@ typedef struct NetFrame {
     int window;           /* private */
 } NetFrame;
 
-/* How many ranks mpirun started, as the environment says; 1 without mpirun. */
-int net_expected_size(void);
+/* How many ranks MPI knows; 0 where it does not run in this process. */
+int net_running_size(void);
 
-/* Starts MPI unless it runs already and duplicates its world: rank and size of the job. Polls `check` (may be NULL)
- * until `deadline_ns`. The net stays until the process ends. */
+/* Starts MPI unless it runs already and duplicates its world: rank and size of the job. Polls the check hook until
+ * `deadline_ns`; after that MPI may go on starting, and a later call waits for that. The net stays until the process
+ * ends. */
 Status net_create_world(int64_t deadline_ns, const CommHooks *hooks, Net **out, int *rank, int *size);
 
 /* Block r of `all` becomes rank r's `mine`, over all ranks of the job; only on the net of net_create_world. */

@@ -129,13 +129,16 @@ static PyObject *wrap(ModuleState *state, Comm *comm) {
 }
 
 static PyObject *comm_world(PyObject *module, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"timeout", "nodes", "slot_bytes", "stall", NULL};
+    static char *names[] = {"timeout", "nodes", "slot_bytes", "stall", "ranks", NULL};
     PyObject *timeout = NULL, *nodes = NULL, *slot_bytes = NULL, *stall = NULL;
+    int ranks = 0;
     CommOptions options;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO$OO:comm_world", names, &timeout, &nodes, &slot_bytes, &stall) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO$OOi:comm_world", names, &timeout, &nodes, &slot_bytes, &stall,
+                                     &ranks) ||
         parse_options(timeout, nodes, slot_bytes, stall, &options) < 0) {
         return NULL;
     }
+    options.ranks = ranks;
     Comm *comm = NULL;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
@@ -570,8 +573,8 @@ static PyType_Spec type_spec = {
 
 static PyMethodDef functions[] = {
     {"comm_world", METHOD(comm_world), KEYWORDS,
-     "comm_world(timeout=None, nodes=None, *, slot_bytes=None, stall=None)"
-     "\n--\n\nSee cgxffcv.comm.world."},
+     "comm_world(timeout=None, nodes=None, *, slot_bytes=None, stall=None, ranks=0)"
+     "\n--\n\nSee cgxffcv.comm.world. ranks: how many the launcher started; 0: MPI says."},
     {"comm_segment", METHOD(comm_segment_fd), KEYWORDS,
      "comm_segment(size, slot_bytes=None)\n--\n\nSee cgxffcv.comm.segment."},
     {"comm_attach", METHOD(comm_attach_fd), KEYWORDS,

@@ -1,0 +1,83 @@
+"""One process for each rank: the first that joins the job as a rank claims it, under a name that vanishes with it.
+
+A rank's child inherits its launcher's variables and looks like the rank itself; MPI would wait for ever if it joined a
+second time. The name is a socket in Linux's abstract namespace: no file is left, whatever ends the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import struct
+from pathlib import Path
+
+from _cgxffcv import CommError
+
+from cgxffcv.place import Place
+
+MOST_RANKS_ASKED = 1024
+
+_held: tuple[int, socket.socket] | None = None  # the process that claimed, and its claim
+
+
+def _address(here: Place, rank: int) -> str:
+    job = hashlib.sha256(f"{os.getuid()} {here.job}".encode()).hexdigest()[:32]
+    return f"\0cgxffcv-{job}-{rank}"
+
+
+def take(here: Place) -> None:
+    """Claims this process's rank; CommError where another process has done so."""
+    global _held
+    if not here.job or (_held is not None and _held[0] == os.getpid()):
+        return
+    owner = _held[0] if _held is not None else 0
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        claim.bind(_address(here, here.rank))
+        claim.listen(128)
+    except OSError as error:
+        claim.close()
+        owner = owner or _owner(here, here.rank)
+        if not owner:
+            return  # no such sockets here: MPI's own deadline is left
+        raise CommError(
+            f"world: process {owner} has joined the job as rank {here.rank} already, and this one (process "
+            f"{os.getpid()}), which inherited that rank's environment, cannot be the same rank: a program that a rank "
+            "starts is no rank itself. To run it alone start it without the variables OMPI_* and PMIX_*"
+        ) from error
+    _held = os.getpid(), claim
+
+
+def _owner(here: Place, rank: int) -> int:
+    """The process that has claimed a rank on this machine; 0 if there is none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(_address(here, rank))
+        except OSError:
+            return 0
+        pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return pid
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return False
+
+
+def absent(here: Place) -> tuple[int | None, str]:
+    """Whom the ranks wait for, as far as this machine can tell: a rank, and a sentence."""
+    if not here.job or here.size > MOST_RANKS_ASKED or here.local_size != here.size:
+        return None, "a rank of this job has not called comm.world(), or is stopped"
+    owners = {rank: _owner(here, rank) for rank in range(here.size)}
+    missing = [rank for rank, pid in owners.items() if not pid]
+    if missing:
+        names = ", ".join(map(str, missing[:8])) + ", ..." * (len(missing) > 8)
+        return missing[0], f"rank{'s' * (len(missing) > 1)} {names} of {here.size} did not call comm.world()"
+    for rank, pid in owners.items():
+        if _is_stopped(pid):
+            return rank, f"rank {rank} (process {pid}) is stopped"
+    return None, f"all {here.size} ranks have called comm.world(), but MPI did not bring them together"

@@ -1,0 +1,103 @@
+"""Which process of a job this is, as its launcher tells it: the one place that reads launchers' variables.
+
+`comm.world()`, the loader's shares of the samples and the messages all go by it, so that they cannot disagree. Nothing
+is started here: MPI is not asked.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NamedTuple
+
+
+class Place(NamedTuple):
+    """Process `rank` of `size` (0 where only MPI knows it), and where it is on its machine (0 of 1 where untold)."""
+
+    launcher: str
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    joins: bool  # whether MPI_Init finds the other processes
+    variables: str  # what says so
+    job: str = ""  # a name that no other job of this machine has, where one is known
+
+
+class _Launcher(NamedTuple):
+    name: str
+    rank: str
+    size: str
+    local_rank: str = ""
+    local_size: str = ""
+    joins: bool = False
+
+
+_USUAL = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
+# The first that is there counts: whoever was started last stands before those that may have started it.
+_LAUNCHERS = (
+    _Launcher("mpirun", *(f"OMPI_COMM_WORLD_{name}" for name in _USUAL), True),
+    _Launcher("MVAPICH's launcher", *(f"MV2_COMM_WORLD_{name}" for name in _USUAL)),
+    _Launcher("MVAPICH's launcher", *(f"MVP_COMM_WORLD_{name}" for name in _USUAL)),
+    _Launcher("the launcher of MPICH or Intel MPI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    _Launcher("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_LOCAL_RANK",
+              "JSM_NAMESPACE_LOCAL_SIZE"),
+    _Launcher("PALS", "PALS_RANKID", "PALS_SIZE", "PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE"),
+    _Launcher("flux", "FLUX_TASK_RANK", "FLUX_JOB_SIZE", "FLUX_TASK_LOCAL_ID"),
+    _Launcher("horovodrun", "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
+    _Launcher("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    _Launcher("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+)  # fmt: skip
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else None
+
+
+def _said_by(launcher: _Launcher) -> Place | None:
+    rank, size = _number(launcher.rank), _number(launcher.size)
+    if launcher.name == "srun" and size is None and rank:
+        # Only the tasks of a step have a number above 0; salloc's shell and sbatch's script, which see the job's
+        # SLURM_NTASKS too, are one process.
+        launcher = launcher._replace(size="SLURM_NTASKS")
+        size = _number(launcher.size)
+    if rank is None or not size:
+        return None
+    local = _number(launcher.local_rank) or 0, _number(launcher.local_size) or 1
+    return Place(launcher.name, rank, size, *local, launcher.joins, f"{launcher.rank} and {launcher.size}")
+
+
+def _of_environment() -> Place | None:
+    found = next((place for place in map(_said_by, _LAUNCHERS) if place is not None), None)
+    pmix = _number("PMIX_RANK")
+    if pmix is None:
+        return found
+    if found is None:
+        found = Place("a launcher with PMIx", pmix, 0, 0, 1, True, "PMIX_RANK")
+    if found.launcher == "srun" and found.rank == pmix:
+        found = found._replace(joins=True)
+    return found._replace(job=os.environ.get("PMIX_NAMESPACE", "")) if found.joins else found
+
+
+def _of_torch() -> Place | None:
+    torch = sys.modules.get("torch")
+    distributed = getattr(torch, "distributed", None)
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    rank, size = distributed.get_rank(), distributed.get_world_size()
+    return Place("torch.distributed", rank, size, 0, 1, False, "its process group")
+
+
+def find() -> Place | None:
+    """This process's place, from torch.distributed where it is initialised, else from the environment; None where
+    nobody says. A process group of one process says nothing of the job around it."""
+    told, group = _of_environment(), _of_torch()
+    if group is None or (told is not None and (group.size == 1 or (group.rank, group.size) == (told.rank, told.size))):
+        return told
+    return group
+
+
+def or_alone() -> Place:
+    """The same, and process 0 of 1 where nobody says."""
+    return find() or Place("", 0, 1, 0, 1, False, "")

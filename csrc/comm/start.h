@@ -1,0 +1,12 @@
+/* The start of a library that may wait for other processes for ever: on a thread of its own, so that whoever waits for
+ * it has a deadline and lets signals through. */
+#ifndef CGXFFCV_COMM_START_H
+#define CGXFFCV_COMM_START_H
+
+#include "comm/comm.h"
+
+/* Runs `work` on a thread, once in this process, and waits until it has returned, the deadline has passed (TIMEOUT,
+ * naming `what`) or the check hook fails. Then it goes on by itself, and a later call waits for it again. */
+Status start_once(void (*work)(void), const char *what, int64_t deadline_ns, const CommHooks *hooks);
+
+#endif

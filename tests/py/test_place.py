@@ -1,0 +1,133 @@
+"""Which process of a job this is: launchers' environments, and that the communicator and the loader agree on them."""
+
+import os
+import types
+
+import pytest
+
+from cgxffcv import app, comm, place
+from cgxffcv.loader import find_ranks
+
+PREFIXES = ("OMPI_", "PMIX_", "PMI_", "MPI_", "MV2_", "MVP_", "JSM_", "PALS_", "FLUX_", "HOROVOD_", "SLURM_", "RANK",
+            "WORLD_SIZE", "LOCAL_")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def nobody_launched_this(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(PREFIXES):
+            monkeypatch.delenv(name)
+
+
+def put(monkeypatch, **variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+FOREIGN = {
+    "torchrun": {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "2",
+        "TORCHELASTIC_RUN_ID": "none",
+    },
+    "srun": {
+        "SLURM_PROCID": "1",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_ID": "0",
+        "SLURM_LOCALID": "1",
+    },
+    "srun's first": {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"},
+    "srun of another age": {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
+    "srun with PMI-2": {"PMI_RANK": "1", "PMI_SIZE": "2", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"},
+    "Hydra": {"PMI_RANK": "1", "PMI_SIZE": "2", "PMI_FD": "7", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"},
+    "MVAPICH": {"MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2"},
+    "MVAPICH 3": {"MVP_COMM_WORLD_RANK": "1", "MVP_COMM_WORLD_SIZE": "2"},
+    "jsrun": {"JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_SIZE": "2"},
+    "flux": {"FLUX_TASK_RANK": "1", "FLUX_JOB_SIZE": "2"},
+    "horovodrun": {"HOROVOD_RANK": "1", "HOROVOD_SIZE": "2"},
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_job_that_cannot_be_joined_is_refused(name, monkeypatch):
+    put(monkeypatch, **FOREIGN[name])
+    rank = 0 if "first" in name else 1
+    with pytest.raises(comm.CommError, match=rf"process {rank} of 2.*cgxffcv launch -np 2"):
+        comm.world()
+    assert find_ranks() == (rank, 2) == (app.rank(), app.ranks())
+
+
+ALONE = {
+    "nobody": {},
+    "torchrun of one": {"RANK": "0", "WORLD_SIZE": "1"},
+    "a shell of salloc": {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_NPROCS": "4"},
+    "a script of sbatch": {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "7"},
+    "srun --pty": {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "1"},
+    "mpirun of one": {
+        "OMPI_COMM_WORLD_RANK": "0",
+        "OMPI_COMM_WORLD_SIZE": "1",
+        "PMIX_RANK": "0",
+        "PMIX_NAMESPACE": "x",
+    },
+    "half a launcher": {"RANK": "1", "OMPI_COMM_WORLD_RANK": "1", "PMI_SIZE": "3"},
+    "no numbers": {"RANK": "first", "WORLD_SIZE": "many"},
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_alone(name, monkeypatch):
+    put(monkeypatch, **ALONE[name])
+    with comm.world() as world:
+        assert (world.rank, world.size) == (0, 1) == (app.rank(), app.ranks())
+    if place.find() is None:
+        with pytest.raises(RuntimeError, match="world_size"):
+            find_ranks()
+    else:
+        assert find_ranks() == (0, 1)
+
+
+def test_who_is_nearest_counts(monkeypatch):
+    put(monkeypatch, **FOREIGN["srun"], OMPI_COMM_WORLD_RANK="2", OMPI_COMM_WORLD_SIZE="3", PMIX_RANK="2",
+        PMIX_NAMESPACE="job", OMPI_COMM_WORLD_LOCAL_RANK="1", OMPI_COMM_WORLD_LOCAL_SIZE="2")  # fmt: skip
+    here = place.find()
+    assert here.joins and here.job == "job"
+    assert (here.rank, here.size, here.local_rank, here.local_size) == (2, 3, 1, 2) == (*find_ranks(), 1, 2)
+    assert (app.local_rank(), app.local_ranks()) == (1, 2)
+
+
+def test_srun_with_pmix_is_joined(monkeypatch):
+    put(monkeypatch, **FOREIGN["srun"], PMIX_RANK="1", PMIX_NAMESPACE="slurm.pmix.7.0")
+    here = place.find()
+    assert here.joins and (here.rank, here.size, here.local_rank) == (1, 2, 1)
+
+
+def test_only_pmix(monkeypatch):
+    put(monkeypatch, PMIX_RANK="1", PMIX_NAMESPACE="job")
+    assert place.find().joins and place.find().size == 0
+    with pytest.raises(RuntimeError, match="world_size"):
+        find_ranks()  # MPI alone knows how many there are
+
+
+def torch_of(rank, size):
+    group = types.SimpleNamespace(
+        is_available=lambda: True, is_initialized=lambda: size > 0, get_rank=lambda: rank, get_world_size=lambda: size
+    )
+    return types.SimpleNamespace(distributed=group)
+
+
+def test_torch_distributed(monkeypatch):
+    monkeypatch.setitem(place.sys.modules, "torch", torch_of(0, 0))
+    assert place.find() is None
+    monkeypatch.setitem(place.sys.modules, "torch", torch_of(1, 2))
+    assert find_ranks() == (1, 2)
+    with pytest.raises(comm.CommError, match="torch.distributed says"):
+        comm.world()
+    put(monkeypatch, OMPI_COMM_WORLD_RANK="1", OMPI_COMM_WORLD_SIZE="2")
+    assert place.find().joins  # mpirun and torch.distributed say the same
+    put(monkeypatch, OMPI_COMM_WORLD_RANK="0")
+    assert find_ranks() == (1, 2) and not place.find().joins
+    monkeypatch.setitem(place.sys.modules, "torch", torch_of(0, 1))
+    assert find_ranks() == (0, 2) and place.find().joins  # a group of one is not the job
