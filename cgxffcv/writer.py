@@ -1,12 +1,13 @@
 """Writing .beton files from data sets, iterables, arrays, tar shards and folders of images.
 
 The bytes of a file depend on the samples, their order and the fields only: never on the number of workers or on chunk
-sizes. The file appears under its name when it is complete; until then, and after any failure, what was there before
-stays.
+sizes (but for what a data set draws at random, see from_indexed_dataset). The file appears under its name when it is
+complete; until then, and after any failure, what was there before stays.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv import files
+from cgxffcv.draws import Draws
 from cgxffcv.fields import Field, FloatField, IntField, NDArrayField, RGBImageField
 from cgxffcv.reader import beton_error
 from cgxffcv.report import Progress, size
@@ -69,14 +71,17 @@ class DatasetWriter:
     checksums: add XXH64 checksums of all data, in room that FFCV ignores (docs/FORMAT.md); `Reader` then refuses a file
         whose metadata is damaged, and `cgxffcv verify` finds any changed byte of its values. Off by default, so that
         the bytes are those that FFCV would write.
-    seed: of the draws of write_mode="proportion" and of shuffle_indices.
+    seed: of the draws of write_mode="proportion", of shuffle_indices, and of the data set (from_indexed_dataset).
     on_error: "raise" stops at the first bad sample with BetonError (its index, field and reason as attributes, the
         cause attached) and leaves no file; "skip" leaves bad samples out and lists them in the report.
     durable: sync the file to the disk before it appears.
     worker_kind: "process" (forked: the data set's Python code runs in parallel), "thread" (only the encoding does),
-        "auto": processes if there are more than one worker and enough samples.
-    worker_timeout: seconds for which a worker process may be stopped (SIGSTOP) before that ends the writing with
-        RuntimeError. One that is only slow is waited for as long as it lives; a warning names it after a minute.
+        "auto": processes if there are more than one worker and enough samples. In a daemonic process (a worker of
+        multiprocessing.Pool, of a torch DataLoader), which may not have children, threads. In a worker process torch
+        and OpenMP use one thread.
+    worker_timeout: seconds for which a worker process may hang (finish no sample and use less than a hundredth of a
+        processor) or be stopped (SIGSTOP) before that ends the writing with RuntimeError. One that is only slow is
+        waited for as long as it lives; a warning names it after a minute.
     progress: a progress line on stderr; by default only in a terminal.
     allow_small_pages: page sizes below 2 MiB, for tests.
 
@@ -139,6 +144,11 @@ class DatasetWriter:
             with one field only, anything but a tuple is the value itself.
         indices: which samples, in which order; default all. chunksize: samples a worker makes at a time.
         shuffle_indices: write them in an order drawn from `seed`.
+
+        What the data set draws is drawn anew for each chunk from (`seed`, where the chunk begins), in whatever process:
+        from `random`, `numpy.random`, torch, and from generators in its attributes and in its module. So the file is
+        the same with any number of workers (not with another chunksize), and the caller's generators are afterwards
+        as they were.
         """
         order = np.arange(len(dataset)) if indices is None else np.asarray(indices)
         if order.ndim != 1 or (order.size and not np.issubdtype(order.dtype, np.integer)):
@@ -148,11 +158,18 @@ class DatasetWriter:
         if shuffle_indices:
             order = order[np.random.Generator(np.random.Philox(key=self.seed)).permutation(len(order))]
         processes = min(self.num_workers, -(-len(order) // chunksize))
-        if self.worker_kind == "thread" or (self.worker_kind == "auto" and processes < 2):
-            samples = (_fetch(dataset, index) for index in order.tolist())
-            return self._write(len(order), lambda run: run.from_samples(samples, chunksize), order)
-        return self._write(len(order), lambda run: run.from_processes(dataset, chunksize, max(processes, 1)), order,
+        draws = Draws(dataset, self.seed)
+        if self._in_this_process(processes):
+            with draws:
+                samples = draws.samples(order, chunksize)
+                return self._write(len(order), lambda run: run.from_samples(samples, chunksize), order)
+        return self._write(len(order), lambda run: run.from_processes(draws, chunksize, max(processes, 1)), order,
                            threads=1)  # fmt: skip
+
+    def _in_this_process(self, processes: int) -> bool:
+        """Whether no worker processes are wanted, or may be: a worker of multiprocessing.Pool has no children."""
+        few = self.worker_kind == "auto" and processes < 2
+        return few or self.worker_kind == "thread" or multiprocessing.current_process().daemon
 
     def from_iterable(self, samples: Iterable[Any], length: int | None = None) -> WriteReport:
         """Writes what an iterable gives. length: how many samples that will be, if known."""
@@ -284,13 +301,12 @@ class _Run:
             end = min(begin + step, count)
             self.note(end - begin, self.core.append_arrays(begin, columns, begin, end))
 
-    def from_processes(self, dataset: Any, chunksize: int, processes: int) -> None:
+    def from_processes(self, draws: Draws, chunksize: int, processes: int) -> None:
         owner = self.owner
         try:
             for count, packed, skips in run_workers(
-                dataset, self.order, owner.fields, owner._specs, chunksize=chunksize, processes=processes,
-                seed=owner.seed, skip=owner.on_error == "skip", batch_bytes=BATCH_BYTES,
-                timeout=owner.worker_timeout,
+                draws, self.order, owner.fields, owner._specs, chunksize=chunksize, processes=processes,
+                skip=owner.on_error == "skip", batch_bytes=BATCH_BYTES, timeout=owner.worker_timeout,
             ):  # fmt: skip
                 self.core.append_packed(packed)
                 self.note(count, skips)
@@ -307,10 +323,6 @@ class _Run:
 
     def abort(self) -> None:
         self.core.abort()
-
-
-def _fetch(dataset: Any, index: int) -> Callable[[], Any]:
-    return lambda: dataset[index]
 
 
 def _as_column(name: str, field: Field, column: Any) -> np.ndarray | None:

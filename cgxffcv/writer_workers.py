@@ -2,16 +2,17 @@
 n-th chunk and sends it, encoded, through its own pipe; the parent takes the chunks in order. A worker that dies, an
 exception, Ctrl-C and the parent's own end all stop everything.
 
-Nobody but the author of a data set knows how long a sample may take, so a worker that runs, sleeps or waits for a disk
-is waited for as long as it lives; a warning names it. One that somebody has stopped (SIGSTOP) cannot go on by itself:
-it is warned about, and after `worker_timeout` seconds it ends the writing. Only seconds in which this process ran and
-looked are counted, so that Ctrl-Z, which stops all, takes nothing from them."""
+Nobody but the author of a data set knows how long a sample may take, so a worker that calculates is waited for as long
+as it lives; a warning names it. One that hangs (it neither finishes a sample nor uses a processor), or that somebody
+has stopped (SIGSTOP), cannot go on by itself: after `worker_timeout` seconds it ends the writing. Only seconds in which
+this process ran and looked are counted, so that Ctrl-Z, which stops all, takes nothing from them."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import gc
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -21,20 +22,24 @@ import struct
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import _cgxffcv
 import numpy as np
 
+from cgxffcv.draws import Draws
 from cgxffcv.fields import Field
 from cgxffcv.rows import Rows
+from cgxffcv.worker_threads import use_one_thread
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 2.0
 SLOW_SECONDS = 60.0  # until a worker that sends nothing is named in a warning
 STOPPED_SECONDS = 5.0  # the same, for one that is stopped
+IDLE_SHARE = 0.01  # of a processor's time: a worker that uses less hangs
+TICKS = os.sysconf("SC_CLK_TCK")
 QUEUED = 2
 FRAME = struct.Struct("<QQ")  # bytes of a message's header and of the packed samples after it
 F_SETPIPE_SZ = 1031
@@ -104,13 +109,19 @@ class _Sender:
         self.thread.join()
 
 
+def _counted(samples: Iterator[Any], done: memoryview) -> Iterator[Any]:
+    """The same; `done` counts those before."""
+    for sample in samples:
+        yield sample
+        done[0] += 1
+
+
 def _make_chunk(
-    rows: Rows, encoder: _cgxffcv.Encoder, dataset: Any, order: np.ndarray, begin: int, end: int, batch_bytes: int,
+    rows: Rows, encoder: _cgxffcv.Encoder, samples: Iterator[Any], begin: int, size: int, batch_bytes: int,
     sender: _Sender,
 ) -> None:  # fmt: skip
     """Sends the parts of one chunk, then its end."""
-    samples = (_fetch(dataset, index) for index in order[begin:end].tolist())
-    for chunk in rows.chunks(samples, end - begin, batch_bytes, first=begin):
+    for chunk in rows.chunks(samples, size, batch_bytes, first=begin):
         try:
             packed, skips = encoder.encode(chunk.first, chunk.rows)
         except _cgxffcv.BetonError as error:
@@ -121,13 +132,9 @@ def _make_chunk(
     sender.send(("end",))
 
 
-def _fetch(dataset: Any, index: int) -> Callable[[], Any]:
-    return lambda: dataset[index]
-
-
 def _work(
-    worker: int, processes: int, pipe: Connection, others: Sequence[Connection], dataset: Any, order: np.ndarray,
-    fields: Mapping[str, Field], specs: Sequence[Any], chunksize: int, seed: int, skip: bool, batch_bytes: int,
+    worker: int, processes: int, pipe: Connection, others: Sequence[Connection], done: memoryview, draws: Draws,
+    order: np.ndarray, fields: Mapping[str, Field], specs: Sequence[Any], chunksize: int, skip: bool, batch_bytes: int,
 ) -> None:  # fmt: skip
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers, by SIGTERM
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -136,11 +143,12 @@ def _work(
         other.close()
     sender = _Sender(pipe)
     try:
+        use_one_thread()
         rows = Rows(fields, skip)
-        encoder = _cgxffcv.Encoder(specs, seed=seed, threads=1, skip_bad=skip)
+        encoder = _cgxffcv.Encoder(specs, seed=draws.seed, threads=1, skip_bad=skip)
         for begin in range(worker * chunksize, len(order), processes * chunksize):
-            end = min(begin + chunksize, len(order))
-            _make_chunk(rows, encoder, dataset, order, begin, end, batch_bytes, sender)
+            samples = _counted(draws.samples(order[begin : begin + chunksize], chunksize, begin), done)
+            _make_chunk(rows, encoder, samples, begin, chunksize, batch_bytes, sender)
     except BaseException as error:
         sender.send(("failed", _portable(error), "".join(traceback.format_exception(error))))
     sender.close()
@@ -155,13 +163,28 @@ def _state(pid: int) -> str:
         return "?"
 
 
-class _Worker:
-    """A worker as the parent sees it. `samples`: the first and the last of the chunk that is waited for."""
+def _processor_seconds(pid: int) -> float:
+    """What a process and its children have used."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            ticks = sum(map(int, file.read().rpartition(b")")[2].split()[11:15]))
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            children = list(map(int, file.read().split()))
+    except (OSError, ValueError):
+        return 0.0
+    return ticks / TICKS + sum(map(_processor_seconds, children))
 
-    def __init__(self, number: int, pipe: Connection, process: Any, timeout: float):
+
+class _Worker:
+    """A worker as the parent sees it. `done`: its count of samples; `samples`: the first and the last of the chunk that
+    is waited for."""
+
+    def __init__(self, number: int, pipe: Connection, process: Any, done: memoryview, timeout: float):
         self.number, self.pipe, self.process, self.timeout = number, pipe, process, timeout
+        self.done = done
         self.samples = (0, 0)
-        self.silent = self.stopped = 0.0  # seconds
+        self.silent = self.stopped = self.idle = 0.0  # seconds
+        self.idle_since = (-1, 0.0)  # samples done, seconds of a processor used, when `idle` began
         self.warn_at = SLOW_SECONDS
         os.set_blocking(pipe.fileno(), False)
 
@@ -174,6 +197,7 @@ class _Worker:
         self.silent += POLL_SECONDS
         if _state(self.process.pid) != "T":
             self.stopped = 0.0
+            self._look_for_progress()
             if self.silent >= self.warn_at:
                 self.warn_at *= 2
                 warnings.warn(f"{self._name()} has sent nothing for {self.silent:.0f} s; it lives and is waited for",
@@ -187,6 +211,18 @@ class _Worker:
         if before < STOPPED_SECONDS <= self.stopped:
             warnings.warn(f"{self._name()} is stopped (SIGSTOP): {remedy}; in {self.timeout - self.stopped:.0f} s it "
                           "ends the writing", RuntimeWarning, 2)  # fmt: skip
+
+    def _look_for_progress(self) -> None:
+        done, used = self.done[0], _processor_seconds(self.process.pid)
+        before, self.idle = self.idle, self.idle + POLL_SECONDS
+        if before == 0.0 or done != self.idle_since[0] or used - self.idle_since[1] > IDLE_SHARE * self.timeout:
+            self.idle, self.idle_since = POLL_SECONDS, (done, used)
+        elif self.idle >= self.timeout:
+            raise RuntimeError(
+                f"{self._name()} has finished no sample for {self.idle:.0f} s and used no processor: it hangs. Does "
+                "the data set wait for a thread or a lock of the parent process, which a fork does not copy? "
+                "worker_kind='thread' makes samples without a fork; a larger worker_timeout waits longer"
+            )
 
     def _dead(self) -> RuntimeError:
         self.process.join(STOP_SECONDS)
@@ -212,7 +248,7 @@ class _Worker:
             if got == 0:
                 raise self._dead()
             view = view[got:]
-            self.silent = self.stopped = 0.0
+            self.silent = self.stopped = self.idle = 0.0
 
     def _read(self, size: int) -> bytearray:
         data = bytearray(size)
@@ -260,14 +296,15 @@ def _stop(processes: Sequence[Any], finished: bool) -> None:
 
 
 def run_workers(
-    dataset: Any, order: np.ndarray, fields: Mapping[str, Field], specs: Sequence[Any], *, chunksize: int,
-    processes: int, seed: int, skip: bool, batch_bytes: int, timeout: float,
+    draws: Draws, order: np.ndarray, fields: Mapping[str, Field], specs: Sequence[Any], *, chunksize: int,
+    processes: int, skip: bool, batch_bytes: int, timeout: float,
 ) -> Iterator[Part]:  # fmt: skip
     """(samples, packed chunk, samples left out) of all samples in order; SampleError for the first bad one.
 
-    timeout: seconds for which a worker may be stopped (SIGSTOP).
+    timeout: seconds for which a worker may be stopped (SIGSTOP), or hang.
     """
     context = multiprocessing.get_context("fork")
+    counts = memoryview(mmap.mmap(-1, 8 * processes)).cast("Q")  # shared with the workers
     pipes = [context.Pipe(duplex=False) for _ in range(processes)]
     workers: list[_Worker] = []
     finished = False
@@ -277,13 +314,13 @@ def run_workers(
             others = [end for end in others if not end.closed]
             process = context.Process(
                 target=_work, daemon=True,
-                args=(worker, processes, mine, others, dataset, order, fields, specs, chunksize, seed, skip,
-                      batch_bytes),
+                args=(worker, processes, mine, others, counts[worker : worker + 1], draws, order, fields, specs,
+                      chunksize, skip, batch_bytes),
             )  # fmt: skip
             _widen(mine)
             process.start()
             mine.close()
-            workers.append(_Worker(worker, pipes[worker][0], process, timeout))
+            workers.append(_Worker(worker, pipes[worker][0], process, counts[worker : worker + 1], timeout))
         for chunk, begin in enumerate(range(0, len(order), chunksize)):
             yield from workers[chunk % processes].parts(begin, min(begin + chunksize, len(order)))
         finished = True

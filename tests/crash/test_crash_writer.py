@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import multiprocessing
 import os
 import random
 import resource
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -224,10 +226,55 @@ def test_a_slow_worker_is_named_and_waited_for(tmp_path, monkeypatch):
 
     monkeypatch.setattr(writer_workers, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(writer_workers, "SLOW_SECONDS", 0.2)
-    writer = DatasetWriter(tmp_path / "x.beton", FIELDS, num_workers=2, worker_timeout=0.1)
+    writer = DatasetWriter(tmp_path / "x.beton", FIELDS, num_workers=2, worker_timeout=60.0)
     with pytest.warns(RuntimeWarning, match="worker process 1 .* 10 to 19, has sent nothing for") as caught:
         assert writer.from_indexed_dataset(Slow(tmp_path, -1), chunksize=10).num_samples == 40
     assert len([w for w in caught if "has sent nothing" in str(w.message)]) <= 3, "each warning waits twice as long"
+
+
+class Hanging(Freezing):
+    """Sample 12 waits, in one of these ways, for what does not come."""
+
+    def __init__(self, folder, how):
+        super().__init__(folder, -1)
+        self.how = how
+
+    def __getitem__(self, i):
+        if i == 12 and self.how == "lock":
+            lock = threading.Lock()
+            lock.acquire()
+            lock.acquire()
+        while i == 12 and self.how == "naps":
+            time.sleep(0.2)
+        ends = time.monotonic() + 2.0
+        while i == 12 and self.how == "works" and time.monotonic() < ends:
+            pass
+        if i == 12 and self.how == "child works":
+            subprocess.run(["/bin/sh", "-c", "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done"], check=True)
+        if self.how == "many naps":
+            time.sleep(0.1)
+        return super().__getitem__(i)
+
+
+def hang(tmp_path, monkeypatch, how):
+    monkeypatch.setattr(writer_workers, "POLL_SECONDS", 0.05)
+    writer = DatasetWriter(tmp_path / "x.beton", FIELDS, num_workers=2, worker_timeout=0.5)
+    return writer.from_indexed_dataset(Hanging(tmp_path, how), chunksize=10)
+
+
+@pytest.mark.parametrize("how", ["lock", "naps"])
+def test_a_worker_that_hangs_ends_the_writing(tmp_path, monkeypatch, how):
+    with pytest.raises(
+        RuntimeError, match=r"worker process 1 \(pid \d+\), .* 10 to 19, has finished no sample.* hangs"
+    ):
+        hang(tmp_path, monkeypatch, how)
+    assert list(tmp_path.iterdir()) == [] and not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("how", ["works", "child works", "many naps"])
+def test_a_worker_that_makes_progress_is_waited_for(tmp_path, monkeypatch, how):
+    """It uses a processor, or one of its children does, or it finishes samples."""
+    assert hang(tmp_path, monkeypatch, how).num_samples == 40
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])

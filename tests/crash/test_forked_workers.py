@@ -1,0 +1,109 @@
+"""Forked workers beside libraries with threads of their own, and writers in processes that may not fork."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cgxffcv import DatasetWriter, Reader
+from cgxffcv.fields import FloatField, IntField
+
+ROOT = Path(__file__).resolve().parents[2]
+
+OPENMP = """
+int team(void) {
+    int count = 0;
+    #pragma omp parallel reduction(+ : count)
+    count++;
+    return count;
+}
+"""
+
+WITH_OPENMP = """
+import ctypes, sys
+import numpy as np
+from cgxffcv import DatasetWriter
+from cgxffcv.fields import IntField
+team = ctypes.CDLL(sys.argv[2]).team
+assert team() > 1
+class Teams:
+    def __len__(self):
+        return 20
+    def __getitem__(self, i):
+        return (team(),)
+DatasetWriter(sys.argv[1], {"n": IntField()}, num_workers=2).from_indexed_dataset(Teams(), chunksize=5)
+assert team() > 1
+"""
+
+WITH_TORCH = """
+import sys
+import torch
+from cgxffcv import DatasetWriter
+from cgxffcv.fields import FloatField, IntField
+torch.set_num_threads(2)
+torch.ones(600, 600) @ torch.ones(600, 600)
+class Products:
+    def __len__(self):
+        return 20
+    def __getitem__(self, i):
+        product = torch.ones(600, 600) @ torch.ones(600, 600)
+        return torch.get_num_threads(), (product.sum() / 600 ** 3).item()
+fields = {"n": IntField(), "x": FloatField()}
+DatasetWriter(sys.argv[1], fields, num_workers=2).from_indexed_dataset(Products(), chunksize=5)
+assert torch.get_num_threads() == 2
+"""
+
+
+def run(code, *arguments):
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+               "OMP_NUM_THREADS": "2"}  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environ, capture_output=True,
+                          text=True, timeout=120, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with Reader(arguments[0]) as reader:
+        return reader.column("n").tolist()
+
+
+def test_a_data_set_that_uses_openmp_after_its_parent_did(tmp_path):
+    """A fork copies the team of threads that GNU's OpenMP keeps, but not the threads: who waits for them never ends."""
+    source, library = tmp_path / "team.c", tmp_path / "libteam.so"
+    source.write_text(OPENMP)
+    subprocess.run(["gcc", "-fopenmp", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    assert run(WITH_OPENMP, tmp_path / "x.beton", library) == [1] * 20
+
+
+def test_a_data_set_that_uses_torch_after_its_parent_did(tmp_path):
+    pytest.importorskip("torch", reason="torch is not installed")
+    assert run(WITH_TORCH, tmp_path / "x.beton") == [1] * 20
+
+
+class Numbers:
+    def __init__(self, count=500):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        return i, np.random.random()
+
+
+def convert(path, kind):
+    writer = DatasetWriter(path, {"n": IntField(), "x": FloatField()}, num_workers=2, worker_kind=kind)
+    return writer.from_indexed_dataset(Numbers()).num_samples
+
+
+@pytest.mark.parametrize("kind", ["auto", "process", "thread"])
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_writer_in_a_worker_of_a_pool(tmp_path, start, kind):
+    """Such a process may not have children: the samples are made in it, and the file is the same."""
+    paths = [tmp_path / f"{i}.beton" for i in range(3)]
+    with multiprocessing.get_context(start).Pool(2) as pool:
+        jobs = [pool.apply_async(convert, (path, kind)) for path in paths]
+        assert [job.get(timeout=60) for job in jobs] == [500] * 3
+    convert(tmp_path / "here.beton", "process")
+    assert {path.read_bytes() for path in paths} == {(tmp_path / "here.beton").read_bytes()}
