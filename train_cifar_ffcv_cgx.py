@@ -30,6 +30,7 @@ def main() -> int:
     from cgxffcv.train import Trainer
 
     with (
+        session.lock_folder(settings, app.say),
         comm.world(timeout=settings.comm.timeout) as world,
         Trainer(
             recipe,
@@ -48,9 +49,8 @@ def main() -> int:
             test_batch=settings.training.val_batch_size,
         ) as trainer,
     ):
-        if checkpoint is not None:
-            trainer.resume(checkpoint)
-        with Run(settings, trainer, began, resumed=checkpoint) as run:
+        changes = [] if checkpoint is None else trainer.resume(checkpoint)
+        with Run(settings, trainer, began, checkpoint, changes, session.trained_on(settings)) as run:
             while not trainer.finished:
                 for step in trainer.run_epoch():
                     run.step(step)

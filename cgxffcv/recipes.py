@@ -236,7 +236,7 @@ def _check(r: Recipe) -> None:
             raise _refuse(name, getattr(r, name), wanted)
 
     need(r.batch_size >= 1, "batch_size", "at least 1")
-    need(r.epochs > 0, "epochs", "more than 0")
+    need(0 < r.epochs <= 1e6, "epochs", "more than 0, at most a million")
     need(r.lr >= 0, "lr", "0 or more")
     need(0 <= r.momentum < 1, "momentum", "0 or more, below 1")
     need(0 <= r.sgd_momentum < 1, "sgd_momentum", "0 or more, below 1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.report import Progress, RunLog, duration, set_aside, size
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport, TrainerInterface
 from cgxffcv.train.plan import image_flops, training_flops
+from cgxffcv.train.tally import TrainingDiverged
 
 WARM_UP_STEPS = 1  # the first step makes its plans
 TIMED_STEPS = 3
@@ -57,11 +59,21 @@ def forecast(recipe: Recipe, seconds: float, images: int, on_gpu: bool = False) 
 class Run:
     """What the training loop tells about itself; a context manager. Other ranks than 0 show and keep nothing.
 
-    `began`: time.monotonic() at the start of the process. `resumed`: the checkpoint that the trainer goes on from.
+    `began`: time.monotonic() at the start of the process. `resumed`: the checkpoint that the trainer goes on from;
+    `changes`: what is not as it was there. `warning`: what to say at the start and beside the test's accuracy.
     """
 
-    def __init__(self, config: Config, trainer: TrainerInterface, began: float, resumed: Path | None = None):
+    def __init__(
+        self,
+        config: Config,
+        trainer: TrainerInterface,
+        began: float,
+        resumed: Path | None = None,
+        changes: Sequence[str] = (),
+        warning: str | None = None,
+    ):
         self.trainer, self.began, self.resumed = trainer, began, resumed
+        self.changes, self.warning = changes, warning
         self.folder = Path(config.log.dir)
         self.ranks, self.epochs = trainer.ranks, trainer.epochs
         self.shown = trainer.rank == 0
@@ -88,7 +100,8 @@ class Run:
         log = RunLog(self.folder, resume=going_on)
         configuration.save(config, self.folder / "config.yaml")
         start = {"version": __version__, "ranks": self.ranks, "steps": self.trainer.steps, "step": self.trainer.step}
-        log.event("start", {**start, "resumed": self.resumed, "config": config.as_dict()})
+        start |= {"resumed": self.resumed, "changes": self.changes, "warning": self.warning}
+        log.event("start", start | {"config": config.as_dict()})
         return log
 
     def __enter__(self) -> Run:
@@ -98,6 +111,8 @@ class Run:
             self.note(
                 f"going on from {self.resumed}: {t.epoch} of {self.epochs} epochs, {t.step:,} of {t.steps:,} steps done"
             )
+            for change in self.changes:
+                self.note(f"note: {change}")
         if t.gpu is not None:
             what += f"; on GPU {t.gpu} ({device.devices()[t.gpu]['name']}), {t.precision}"
         epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)}"
@@ -106,17 +121,24 @@ class Run:
             self.note(f"gradients travel {t.explain().splitlines()[0]}")
         if t.recipe.hardest:
             self.note("(later epochs pass over the hardest images only, so there are more of them than of whole ones)")
+        if self.warning is not None:
+            self.note(self.warning)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        failure = None
         if error is None:
-            self._finish()
+            failure = self._finish()
         elif isinstance(error, KeyboardInterrupt):
             self._interrupted()
         else:
-            self.event("failed", {"error": f"{type(error).__name__}: {error}"})
+            failure = error
+        if failure is not None:
+            self.event("failed", {"error": f"{type(failure).__name__}: {failure}"})
         if self.log is not None:
             self.log.close()
+        if failure is not None and failure is not error:
+            raise failure
 
     def _interrupted(self) -> None:
         """Alone, keeps what has been done so far; among others, only the last epoch's checkpoint is there."""
@@ -204,7 +226,7 @@ class Run:
         """A line that stays, a record in run.jsonl and log.csv, the checkpoints. Collective."""
         self._keep(test)
         self.tested = test
-        speed = epoch.images / max(epoch.seconds, 1e-9)
+        speed = self._images * self.ranks / max(epoch.seconds, 1e-9)  # of the part that was trained in this process
         line = f"epoch {epoch.epoch + 1:>3}/{self.epochs}: loss {epoch.loss:.3f}, train {epoch.accuracy:6.2%}, "
         line += f"test {test.accuracy:6.2%}, " if test else ""
         line += f"{speed:,.0f} img/s, {duration(epoch.seconds)}"
@@ -221,12 +243,15 @@ class Run:
         self._keep_plans()
         self.event("epoch", record)
 
-    def _finish(self) -> None:
-        """The summary."""
+    def _finish(self) -> TrainingDiverged | None:
+        """The summary; the error in which a training ends that has learned nothing."""
         seconds = time.monotonic() - self.began
         if self.tested is None:
-            self.note(f"nothing to do: all {self.epochs} epochs are done already")
-            return
+            self.note(
+                f"nothing to do: all {self.epochs} epochs are done already; with more than "
+                f"{self.trainer.recipe.epochs:g} epochs (--epochs) the training goes on"
+            )
+            return None
         best = max(self._best, self.tested.accuracy)
         count = len(self.trainer.recipe.views)
         views = f", mean of {count} views" if count > 1 else ""
@@ -235,9 +260,29 @@ class Run:
             f"\ntest accuracy {self.tested.accuracy:.2%} ({hits}), best {best:.2%}; {duration(seconds)} from start to "
             f"end on {self.ranks} {'process' if self.ranks == 1 else 'processes'}"
         )
+        if self.warning is not None:
+            self.note(self.warning)
+        if self.trainer.skipped:
+            self.note(f"{self.trainer.skipped:,} of {self.trainer.step:,} steps were left out (see above)")
         if self.ranks > 1:
             self.note(f"each rank sent {size(self.sent)} for gradients")
         self.note(f"kept in {self.folder}/: {LAST}, {BEST}, run.jsonl, log.csv, config.yaml")
         self.event(
             "end", {"test_accuracy": self.tested.accuracy, "best_accuracy": best, "seconds": seconds, "sent": self.sent}
+        )
+        return self._diverged()
+
+    def _diverged(self) -> TrainingDiverged | None:
+        t = self.trainer
+        if t.skipped * 2 >= t.step:
+            found = (
+                f"{t.skipped:,} of {t.step:,} steps were left out, because a loss or a gradient was not finite in them"
+            )
+        elif self.tested is not None and math.isnan(self.tested.loss):
+            found = "the network gives no numbers for the test images"
+        else:
+            return None
+        return TrainingDiverged(
+            f"this training has come to nothing: {found}; lower the learning rate (recipe {t.recipe.name}: lr = "
+            f"{t.recipe.lr:g}), or check the data"
         )

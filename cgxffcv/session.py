@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 from cgxffcv import app, device, recipes
 from cgxffcv.config import Config
 from cgxffcv.errors import ConfigError, UserError
+from cgxffcv.folder_lock import FolderLock
 from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.schema import MOST_THREADS, OF_TRAINING, SCHEMA
 
@@ -113,7 +115,7 @@ def _check_precision_of_cpu(config: Config) -> None:
 
 
 def check_files(config: Config) -> None:
-    """The two .beton files are there; otherwise says which command writes them."""
+    """The two .beton files are there, otherwise says which command writes them; and they are two."""
     for key in ("data.train_dataset", "data.val_dataset"):
         path = config[key]
         if not os.path.exists(path):
@@ -121,6 +123,33 @@ def check_files(config: Config) -> None:
                 f"{path}: no such file ({key}, {config.origin(key)}). Write the .beton files first: "
                 "python write_datasets.py --config-file default_config.yaml"
             )
+    train, test = (config[key] for key in ("data.train_dataset", "data.val_dataset"))
+    if os.path.samefile(train, test):
+        raise UserError(
+            f"{test} is the training set, too (data.val_dataset, {config.origin('data.val_dataset')}; "
+            f"data.train_dataset, {config.origin('data.train_dataset')}): an accuracy on images that were trained on "
+            "says nothing of others; name the test set's file"
+        )
+
+
+def trained_on(config: Config) -> str | None:
+    """What to say on rank 0 if the test set holds images of the training set; None if it seems not to."""
+    if app.rank() != 0:
+        return None
+    from cgxffcv.overlap import shared_images
+
+    found, tested = shared_images(config.data.train_dataset, config.data.val_dataset)
+    if found * 10 <= tested:  # a few twins are in many data sets
+        return None
+    return (
+        f"WARNING: {found} of {tested} images of the test set that were looked up are in the training set, too: the "
+        "accuracy of the test says little about other images"
+    )
+
+
+def lock_folder(config: Config, say: app.Say) -> contextlib.AbstractContextManager[object]:
+    """Keeps other runs out of the log folder until this one ends; the ranks of a job share it, so rank 0 does it."""
+    return contextlib.nullcontext() if app.rank() != 0 else FolderLock(Path(config.log.dir), say)
 
 
 def set_threads(say: app.Say) -> int:

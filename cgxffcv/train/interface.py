@@ -56,7 +56,7 @@ class EpochReport(NamedTuple):
     loss: float
     correct: int
     accuracy: float
-    seconds: float  # the slowest rank's
+    seconds: float  # the slowest rank's, since the start of the epoch, or since this process went on with it
     wire_bytes: int  # of all ranks
     skipped: int
     replica_hash: str  # of parameters and momenta (other on a GPU than on a CPU); the ranks have compared theirs
@@ -79,6 +79,7 @@ class TrainerInterface(Protocol):
     precision: str  # of activations: float32, bfloat16, float16
     flops_per_image: float  # forward and backward, in the current phase
     best_accuracy: float  # so far; 0.0 before the first evaluation
+    skipped: int  # steps so far whose update was left out
 
     @property
     def finished(self) -> bool: ...
@@ -98,14 +99,14 @@ class TrainerInterface(Protocol):
         """Everything that a resumed run needs: arrays and plain values. Collective."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from there, bit for bit; ValueError if it is of another recipe, network or number of ranks."""
+        """Continues from there, bit for bit; ValueError if it is of another training."""
 
     def save(self, path: str | PathLike[str], *, best: bool = False) -> None:
         """Writes a checkpoint (safetensors), whole or not at all; `best` is noted in it. Every rank calls it, rank 0
         writes."""
 
-    def resume(self, path: str | PathLike[str]) -> None:
-        """Loads a checkpoint that `save` wrote."""
+    def resume(self, path: str | PathLike[str]) -> list[str]:
+        """Loads a checkpoint that `save` wrote; gives what is not as before, in sentences."""
 
     def explain(self) -> str:
         """How gradients travel between the ranks, in words."""

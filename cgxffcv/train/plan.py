@@ -71,6 +71,11 @@ class TrainingPlan:
         """The pass that a step belongs to."""
         return bisect.bisect_right(self.epoch_starts, step) - 1
 
+    def pass_at(self, step: int) -> tuple[int, int, float]:
+        """The pass that a step belongs to: its number, its first step, the fraction of the images that it takes."""
+        epoch = self.epoch_of(step)
+        return epoch, self.epoch_starts[epoch], self.fractions[epoch]
+
     def epoch_end(self, epoch: int) -> int:
         """The steps done when a pass has ended."""
         return (*self.epoch_starts, self.steps)[epoch + 1]

@@ -1,4 +1,7 @@
-"""A trainer core's buffers as named tensors and back: what a checkpoint holds of the network and its optimizer."""
+"""What a checkpoint holds of a training, and which other trainings may take it.
+
+A trainer core's buffers are named tensors there; what each rank kept for itself is one entry a rank.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from cgxffcv.checkpoint import CheckpointError
+from cgxffcv.train.tally import EpochSums
 
-__all__ = ["FORMAT", "compare", "core_state", "fill_core"]
+__all__ = ["FORMAT", "compare", "core_state", "fill_core", "my_residual", "my_sums"]
 
-FORMAT = 1  # of the state
+FORMAT = 2  # of the state
+NO_PART = ("summary", "target")  # fields of a recipe that change nothing in a training
+LENGTH = ("epochs", "lr_peak_epoch")  # that may be others in a training that goes on
 NOW, SLOW = ("parameters", "statistics"), ("slow_parameters", "slow_statistics")
 
 
@@ -56,18 +62,60 @@ def _fill(core: Any, state: Mapping[str, Any], names: tuple[str, str], prefix: s
 
 
 def compare(identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """CheckpointError if the state is of another training than that of this identity."""
+    """CheckpointError if the state is of another training than that of this identity. Another number of epochs is none,
+    nor is another number of ranks where all share one batch."""
     for name, mine in identity.items():
         theirs = state.get(name)
+        if name == "recipe" and isinstance(theirs, dict):
+            name, theirs, mine = _other_field(theirs, mine)
         if theirs == mine:
             continue
-        if name == "recipe" and isinstance(theirs, dict):
-            name, theirs, mine = next(
-                (f"recipe field {key}", theirs.get(key), value)
-                for key, value in mine.items()
-                if theirs.get(key) != value
-            )
+        if name == "ranks":
+            _check_ranks(theirs, mine, identity["recipe"])
+            continue
         raise CheckpointError(
             f"the checkpoint is of another training: its {name} is {theirs!r}, this one's {mine!r}; resume with "
             "the same settings, or start anew"
         )
+
+
+def _other_field(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    """The first field that makes it another training, if there is one: what it is called, and both values."""
+    free = NO_PART if theirs.get("epochs") == mine["epochs"] else NO_PART + LENGTH
+    for key, value in mine.items():
+        if theirs.get(key) != value and key not in free:
+            return f"recipe field {key}", theirs.get(key), value
+    return "recipe", mine, mine
+
+
+def _check_ranks(theirs: Any, mine: int, recipe: Mapping[str, Any]) -> None:
+    if type(theirs) is not int or theirs < 1:
+        raise CheckpointError(f"the checkpoint is damaged: its ranks are {theirs!r}")
+    if recipe["batch_scope"] == "process":
+        batch = recipe["batch_size"]
+        raise CheckpointError(
+            f"the checkpoint is of a training on {theirs} {'process' if theirs == 1 else 'processes'}, not on {mine}: "
+            f"recipe {recipe['name']} takes {batch} images a step on each, so this would be another training, with "
+            f"{mine * batch} images a step instead of {theirs * batch}; start {theirs}, or start anew (recipes whose "
+            "batch_scope is global go on with any number)"
+        )
+
+
+def my_sums(everyone: list[Mapping[str, Any]], rank: int, ranks: int) -> EpochSums:
+    """What this rank goes on from: what it had, or, among other ranks, rank 0 with what all had together."""
+    sums = [EpochSums(**theirs) for theirs in everyone]
+    if len(sums) == ranks:
+        return sums[rank]
+    together = EpochSums(skipped=sums[0].skipped)  # all ranks leave out the same steps
+    if rank == 0:
+        for name in ("images", "correct", "loss", "wire_bytes"):
+            setattr(together, name, sum(getattr(theirs, name) for theirs in sums))
+    return together
+
+
+def my_residual(everyone: np.ndarray, rank: int, ranks: int, loss_sum: bool) -> np.ndarray:
+    """What error feedback owes on this rank: what it owed, or, among another number of ranks, as much on each as leaves
+    the sum of gradients (or their mean) owed the same."""
+    if len(everyone) == ranks:
+        return np.ascontiguousarray(everyone[rank])
+    return everyone.sum(axis=0, dtype=np.float32) / np.float32(ranks if loss_sum else len(everyone))

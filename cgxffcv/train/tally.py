@@ -23,7 +23,8 @@ class TrainingDiverged(UserError, ArithmeticError):
 
 @dataclass
 class EpochSums:
-    """Of this rank, over the steps of the epoch that is under way."""
+    """Of this rank, over the steps of the epoch that is under way; `seconds`: in this process, so a checkpoint has them
+    not."""
 
     images: int = 0
     correct: int = 0
@@ -31,6 +32,10 @@ class EpochSums:
     seconds: float = 0.0
     wire_bytes: int = 0
     skipped: int = 0
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint keeps: two runs that do the same have the same."""
+        return {name: value for name, value in vars(self).items() if name != "seconds"}
 
 
 class Tally:
@@ -42,7 +47,7 @@ class Tally:
 
     def begin(self) -> None:
         """A training, before its first step."""
-        self.skipped_in_a_row = 0
+        self.skipped_in_a_row = self.skipped = 0
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
@@ -61,6 +66,7 @@ class Tally:
             self.skipped_in_a_row = 0
             return
         sums.skipped += 1
+        self.skipped += 1
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row >= MAX_SKIPPED:
             raise TrainingDiverged(

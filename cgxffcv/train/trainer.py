@@ -22,10 +22,10 @@ from cgxffcv.train.compression import Compression
 from cgxffcv.train.data import SIDE, order_of, permutation_of, reseed, test_loader
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
 from cgxffcv.train.network import describe
-from cgxffcv.train.plan import make_plan
+from cgxffcv.train.plan import TrainingPlan, make_plan
 from cgxffcv.train.selection import HardestImages
 from cgxffcv.train.steps import DeviceSteps, Parts, open_steps, open_test
-from cgxffcv.train.tally import EpochSums, Tally, TrainingDiverged, compare_replicas, epoch_report
+from cgxffcv.train.tally import Tally, TrainingDiverged, compare_replicas, epoch_report
 from cgxffcv.train.team import Team
 from cgxffcv.train.test import run_test
 
@@ -230,6 +230,11 @@ class Trainer:
         return self.step >= self.steps
 
     @property
+    def skipped(self) -> int:
+        """Steps whose update was left out, of the whole training so far."""
+        return self._tally.skipped
+
+    @property
     def images_per_step(self) -> int:
         """Of all ranks."""
         return self.plan.global_batch
@@ -372,8 +377,9 @@ class Trainer:
             "step": self.step,
             "epoch": self.epoch,
             "best_accuracy": self.best_accuracy,
+            "skipped": self._tally.skipped,
             "skipped_in_a_row": self._tally.skipped_in_a_row,
-            "sums": self._team.gather(vars(self._tally.sums)),
+            "sums": self._team.gather(self._tally.sums.saved()),
         }
         state |= states.core_state(self._core)
         if self._hardest is not None:
@@ -385,8 +391,12 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from there, bit for bit. CheckpointError if the state is of another recipe, data set, seed,
-        precision or number of ranks (nothing is changed then), or if something in it is missing or wrong."""
+        """Continues from there, bit for bit. CheckpointError if the state is of another recipe, data set, seed or
+        precision (nothing is changed then), or if something in it is missing or wrong.
+
+        A recipe with another number of epochs goes on with the schedule that it has from this step on. Another number
+        of ranks may go on where all of them share one batch (`batch_scope` is global). Collective.
+        """
         states.compare(self._identity(), state)
         try:
             self._take(state)
@@ -399,16 +409,33 @@ class Trainer:
             ) from error
 
     def _take(self, state: Mapping[str, Any]) -> None:
+        before = make_plan(self.recipe.replace(epochs=state["recipe"]["epochs"]), self.samples, self.ranks)
+        if before.steps >= state["step"] > self.steps:
+            raise checkpoint.CheckpointError(
+                f"the checkpoint has done {state['step']:,} steps, and {self.recipe.epochs:g} epochs are only "
+                f"{self.steps:,}; with more epochs it would go on"
+            )
         states.fill_core(self._core, state)
         self._core.steps_done = state["step"]
         if self._hardest is not None:
             prefix = "hardest."
             self._hardest.load_state_dict({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
         if "residual" in state:
-            self._core.write("residual", np.ascontiguousarray(state["residual"][self.rank]))
+            residual = states.my_residual(state["residual"], self.rank, self.ranks, self.recipe.loss_sum)
+            self._core.write("residual", residual)
         self.best_accuracy = float(state["best_accuracy"])
-        self._tally.skipped_in_a_row = int(state["skipped_in_a_row"])
-        self._tally.sums = EpochSums(**state["sums"][self.rank])
+        self._tally.skipped, self._tally.skipped_in_a_row = int(state["skipped"]), int(state["skipped_in_a_row"])
+        self._tally.sums = states.my_sums(state["sums"], self.rank, self.ranks)
+        self._enter_pass(before)
+
+    def _enter_pass(self, before: TrainingPlan) -> None:
+        """Where the plan before had other passes over the hardest images, the present one begins under way."""
+        now = epoch, start, _ = self.plan.pass_at(self.step)
+        if self.finished or self.step == start or now == before.pass_at(self.step):
+            return
+        self._tally.begin_epoch()
+        if self._hardest is not None:
+            self._hardest.begin(epoch)
 
     def save(self, path: str | PathLike[str], *, best: bool = False) -> None:
         """Writes a checkpoint, whole or not at all; it says whether it is the best so far. Every rank calls it, rank 0
@@ -426,9 +453,31 @@ class Trainer:
         if problem is not None:
             raise OSError(f"rank 0 could not write the checkpoint: {problem}")
 
-    def resume(self, path: str | PathLike[str]) -> None:
-        """Loads a checkpoint that `save` wrote; every rank reads the file. CheckpointError if it does not fit."""
-        self.load_state_dict(checkpoint.load(path))
+    def resume(self, path: str | PathLike[str]) -> list[str]:
+        """Loads a checkpoint that `save` wrote; every rank reads the file. Gives what is not as before, in sentences:
+        the number of epochs, of ranks. CheckpointError if it does not fit."""
+        state = checkpoint.load(path)
+        self.load_state_dict(state)
+        return self._changes(state["recipe"]["epochs"], state["ranks"])
+
+    def _changes(self, epochs: float, ranks: int) -> list[str]:
+        found = []
+        if epochs != self.recipe.epochs:
+            schedule = "learning rate, resolution and choice of images are those"
+            if not self.recipe.hardest and len(self.recipe.resolutions) == 1:
+                schedule = "the learning rate is that"
+            rate = "" if self.finished else f"; the next step's rate is {self._core.rate(0, self.step)[0]:.4g}"
+            found.append(
+                f"the run had {epochs:g} epochs, and now {self.recipe.epochs:g}: from here on {schedule} of a training "
+                f"of {self.recipe.epochs:g}{rate}"
+            )
+        if ranks != self.ranks:
+            found.append(
+                f"the run had {ranks} {'process' if ranks == 1 else 'processes'}, and now {self.ranks}: they share the "
+                "same batches, but each one's batch norm sees another part of them, so the rest is not bit for bit "
+                "what it would have been"
+            )
+        return found
 
     # ---- the end ----
 

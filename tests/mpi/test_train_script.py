@@ -14,6 +14,7 @@ from _cgxffcv import build_info
 
 from cgxffcv import checkpoint, sample
 from cgxffcv.fields import IntField, RGBImageField
+from cgxffcv.folder_lock import FolderLock
 from cgxffcv.writer import DatasetWriter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,11 +68,6 @@ def events(log, name):
     return [record for record in records if record["event"] == name]
 
 
-def tensors(path):
-    state = checkpoint.load(path)
-    return {name: value.tobytes() for name, value in state.items() if hasattr(value, "tobytes")}
-
-
 @pytest.fixture(scope="module")
 def alone(data, tmp_path_factory):
     log = tmp_path_factory.mktemp("alone") / "log"
@@ -94,7 +90,7 @@ def test_alone(alone):
 def test_the_same_again_gives_the_same_bytes(alone, data, tmp_path):
     done = train(data, tmp_path, "--config-file", str(alone[0] / "config.yaml"))
     assert done.returncode == 0, done.stderr
-    assert tensors(tmp_path / "last.safetensors") == tensors(alone[0] / "last.safetensors")
+    assert (tmp_path / "last.safetensors").read_bytes() == (alone[0] / "last.safetensors").read_bytes()
 
 
 @needs_mpi
@@ -149,7 +145,7 @@ def test_stopped_and_resumed_gives_the_same_bytes(data, tmp_path, number):
     before = checkpoint.load(log / "last.safetensors")
     again = train(data, log, *LONGER, *bits, "--resume", ranks=ranks)
     assert again.returncode == 0 and "going on from" in again.stderr, again.stderr
-    assert tensors(log / "last.safetensors") == tensors(tmp_path / "whole/last.safetensors")
+    assert (log / "last.safetensors").read_bytes() == (tmp_path / "whole/last.safetensors").read_bytes()
     assert len(events(log, "start")) == 2 and before
 
 
@@ -164,7 +160,7 @@ def test_ctrl_c_alone_keeps_what_was_done(data, tmp_path):
     _, stderr = process.communicate(timeout=LIMIT)
     assert process.returncode == 130 and "--resume" in stderr and "Traceback" not in stderr, stderr
     assert train(data, log, *LONGER, "--resume").returncode == 0
-    assert tensors(log / "last.safetensors") == tensors(whole / "last.safetensors")
+    assert (log / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -191,6 +187,67 @@ def test_files_that_do_not_fit(data, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"x" * 100)
     done = train(data, tmp_path / "log", *TINY, "--resume", str(tmp_path / "bad.safetensors"))
     assert done.returncode == 1 and "bad.safetensors" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_the_second_run_in_a_folder_is_refused(data, tmp_path):
+    first = subprocess.Popen(
+        words(data, tmp_path, *LONGER, "--epochs", "500"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment(),
+    )  # fmt: skip
+    try:
+        wait_for_epoch(first, tmp_path)
+        for again in ([], ["--resume"]):
+            done = train(data, tmp_path, *TINY, *again)
+            assert done.returncode == 1 and f"another run writes into it: process {first.pid} on" in done.stderr
+            assert len(events(tmp_path, "start")) == 1
+    finally:
+        first.kill()
+        first.communicate()
+    assert train(data, tmp_path, *TINY, "--epochs", "1").returncode == 0
+
+
+@needs_mpi
+def test_the_ranks_of_a_job_share_the_folder_and_refuse_together(data, tmp_path):
+    with FolderLock(tmp_path, print):
+        done = train(data, tmp_path, *TINY, ranks=2)
+        assert done.returncode != 0 and f"another run writes into it: process {os.getpid()}" in done.stderr
+    done = train(data, tmp_path, *TINY, "--epochs", "1", ranks=2)
+    assert done.returncode == 0 and not (tmp_path / ".lock").exists(), done.stderr
+
+
+@pytest.mark.parametrize("ranks", [0, pytest.param(2, marks=needs_mpi)])
+def test_a_training_that_came_to_nothing_ends_with_an_error(data, tmp_path, ranks):
+    done = train(data, tmp_path, *TINY, "--base-lr", "1e30", ranks=ranks)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    told = [
+        line for line in done.stderr.splitlines() if line.startswith("train_cifar_ffcv_cgx.py: error: this training")
+    ]
+    assert len(told) == 1 and "steps were left out, because a loss or a gradient was not finite" in told[0], done.stderr
+    assert events(tmp_path, "failed")[0]["error"].startswith("TrainingDiverged")
+
+
+def test_training_images_in_the_test_set(data, tmp_path):
+    train_set = data / "cifar_train.beton"
+    done = train(data, tmp_path, *TINY, f"--data.val_dataset={train_set}")
+    assert done.returncode == 1 and "is the training set, too" in done.stderr, done.stderr
+    shutil.copy(train_set, tmp_path / "copy.beton")
+    done = train(data, tmp_path / "log", *TINY, "--epochs", "1", f"--data.val_dataset={tmp_path}/copy.beton")
+    assert done.returncode == 0 and done.stderr.count("WARNING: 64 of 64 images of the test set") == 2, done.stderr
+
+
+@needs_mpi
+def test_a_finished_run_is_prolonged_by_another_number_of_ranks(alone, data, tmp_path):
+    shutil.copytree(alone[0], tmp_path / "log")
+    done = train(data, tmp_path / "log", *TINY, "--resume")
+    assert done.returncode == 0 and "nothing to do: all 2 epochs are done already; with more" in done.stderr, (
+        done.stderr
+    )
+    done = train(data, tmp_path / "log", *TINY, "--resume", "--epochs", "3", ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert "the run had 2 epochs, and now 3" in done.stderr and "had 1 process, and now 2" in done.stderr
+    assert [record["epoch"] for record in events(tmp_path / "log", "epoch")] == [1, 2, 3]
+    done = train(data, tmp_path / "log", *TINY, "--resume", "--recipe.batch_scope=process")
+    assert done.returncode == 1 and "batch_scope is 'global'" in done.stderr and "Traceback" not in done.stderr
 
 
 @needs_mpi

@@ -2,16 +2,21 @@
 
 import csv
 import json
+import math
 import time
 
 import _cgxffcv
+import numpy as np
 import pytest
+import small_data
 
 from cgxffcv import config, device, recipes, session
 from cgxffcv.errors import ConfigError, UserError
+from cgxffcv.overlap import shared_images
 from cgxffcv.run import Run, cheapest, forecast, gigaflops
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
 from cgxffcv.train.plan import image_flops
+from cgxffcv.train.tally import TrainingDiverged
 
 STEPS = 5
 
@@ -26,7 +31,7 @@ class PretendTrainer:
         self.epochs, self.steps_per_epoch, self.images_per_step = len(self.ACCURACY), STEPS, 100 * ranks
         self.steps, self.test_images = STEPS * self.epochs, 50
         self.epoch = self.step = 0
-        self.best_accuracy, self.saved = 0.0, []
+        self.best_accuracy, self.skipped, self.saved = 0.0, 0, []
         self.gpu, self.precision = None, "float32"
 
     flops_per_image = 1e9 * gigaflops(recipes.get("demo"))
@@ -133,6 +138,41 @@ def test_other_ranks_are_silent_and_keep_nothing(tmp_path, capsys):
     assert not (tmp_path / "log").exists() and len(trainer.saved) == 5
 
 
+@pytest.mark.parametrize(
+    "skipped, loss, expected", [(8, 1.2, "8 of 15 steps were left out, because"), (0, math.nan, "no numbers")]
+)
+def test_a_training_that_came_to_nothing_ends_with_an_error(tmp_path, capsys, skipped, loss, expected):
+    trainer = PretendTrainer()
+    trainer.skipped, test = skipped, trainer.evaluate
+    trainer.evaluate = lambda: test()._replace(loss=loss)
+    with pytest.raises(TrainingDiverged, match=f"come to nothing: .*{expected}.*; lower the learning rate"):
+        go(trainer, tmp_path)
+    assert [event["event"] for event in events(tmp_path)][-2:] == ["end", "failed"]
+    assert ("8 of 15 steps were left out (see above)" in capsys.readouterr().err) == (skipped > 0)
+
+
+def test_a_few_steps_left_out_are_told(tmp_path, capsys):
+    trainer = PretendTrainer()
+    trainer.skipped = 7
+    go(trainer, tmp_path)
+    assert "7 of 15 steps were left out" in capsys.readouterr().err
+
+
+def test_a_warning_stands_at_both_ends_and_changes_after_the_start(tmp_path, capsys):
+    c = settings(tmp_path)
+    trainer = PretendTrainer()
+    with Run(c, trainer, time.monotonic(), None, [], "BEWARE") as run:
+        while not trainer.finished:
+            list(map(run.step, trainer.run_epoch()))
+            run.epoch(trainer.end_epoch(), trainer.evaluate())
+    lines = capsys.readouterr().err.splitlines()
+    assert lines.count("BEWARE") == 2 and lines.index("BEWARE") < 3
+    assert events(tmp_path)[0]["warning"] == "BEWARE"
+    with Run(c, trainer, time.monotonic(), tmp_path / "last.safetensors", ["another length"]):
+        pass
+    assert "note: another length" in capsys.readouterr().err
+
+
 def test_a_new_run_keeps_the_old_one(tmp_path, capsys):
     go(PretendTrainer(), tmp_path)
     go(PretendTrainer(), tmp_path)
@@ -175,7 +215,7 @@ def test_resumed_when_all_is_done(tmp_path, capsys):
     trainer = PretendTrainer()
     trainer.epoch = trainer.epochs
     go(trainer, tmp_path)
-    assert "nothing to do: all 3 epochs are done already" in capsys.readouterr().err
+    assert "all 3 epochs are done already; with more than 20 epochs (--epochs) the training" in capsys.readouterr().err
 
 
 # --- the forecast --------------------------------------------------------------------------------------------------
@@ -292,6 +332,45 @@ def test_compression_needs_its_backend():
     found = session.choose_compression(on, said.append)
     assert (found["bits"], found["bucket_size"], found["rounding"], len(said)) == (4, 1024, "stochastic", 1)
     assert session.choose_compression(config.load(["--dist-backend=cgx"], environ={}), said.append) is None
+
+
+def test_one_file_for_both_sets_is_refused(tmp_path):
+    train, _ = small_data.make(tmp_path)
+    (tmp_path / "link.beton").symlink_to(train)
+    (tmp_path / "hard.beton").hardlink_to(train)
+    for name in ("train.beton", "./train.beton", "link.beton", "hard.beton"):
+        options = [f"--data.train_dataset={train}", f"--data.val_dataset={tmp_path}/{name}"]
+        with pytest.raises(UserError, match=r"is the training set, too \(data.val_dataset, --data.val_dataset"):
+            session.check_files(config.load(options, environ={}))
+
+
+def test_images_of_the_training_set_in_the_test_set_are_told(tmp_path, monkeypatch):
+    images, labels = small_data.images_and_labels(300)
+    train = small_data.write(tmp_path / "train.beton", images[:200], labels[:200])
+
+    def said(numbers):
+        test = small_data.write(tmp_path / "test.beton", images[numbers], labels[numbers])
+        return session.trained_on(
+            config.load([f"--data.train_dataset={train}", f"--data.val_dataset={test}"], environ={})
+        )
+
+    assert said(np.arange(200, 300)) is None
+    assert "WARNING: 10 of 10 images" in said(np.arange(100))
+    assert "WARNING: 10 of 10 images" in said(np.arange(100)[::-1])
+    assert "WARNING: 5 of 10 images" in said(np.arange(150, 250))
+    assert said(np.r_[100:110, 200:290]) is None  # one in ten may be a twin
+    monkeypatch.setattr(session.app, "rank", lambda: 1)
+    assert said(np.arange(100)) is None
+
+
+def test_files_without_labelled_images_are_left_to_the_trainer(tmp_path):
+    images, labels = small_data.images_and_labels(20)
+    good = small_data.write(tmp_path / "a.beton", images, labels)
+    other = small_data.write(tmp_path / "b.beton", images, labels, image="picture")
+    none = small_data.write(tmp_path / "c.beton", images[:0], labels[:0])
+    unlike = small_data.write(tmp_path / "d.beton", images, labels + 100)
+    assert [shared_images(*pair) for pair in ((good, other), (other, good), (good, none), (none, good))] == [(0, 0)] * 4
+    assert shared_images(unlike, good) == (0, 2)
 
 
 def test_missing_files_name_the_command(tmp_path):

@@ -6,6 +6,7 @@ import _cgxffcv
 import numpy as np
 import pytest
 import small_data
+from thread_ranks import all_good, run_ranks
 from trainings import finish, same_state
 
 from cgxffcv import checkpoint, nn, recipes
@@ -14,6 +15,7 @@ from cgxffcv.fields import BytesField, IntField, RGBImageField
 from cgxffcv.recipes import SIX, RecipeError
 from cgxffcv.train import Compression, Trainer, TrainingDiverged
 from cgxffcv.train.plan import training_flops
+from cgxffcv.train.state import my_residual
 from cgxffcv.train.steps import host_room
 from cgxffcv.train.team import Team
 from cgxffcv.train.test import least_confident
@@ -91,6 +93,153 @@ def test_resuming_continues_bit_for_bit(files, tmp_path, name, stop):
         ]
         assert second.evaluate()._replace(seconds=0) == whole_test._replace(seconds=0)
         same_state(expected, second.state_dict())
+
+
+def test_two_resumed_trainings_have_equal_checkpoints(files, tmp_path):
+    """To the byte, and that of a training that was never interrupted is the same."""
+    with trainer_of(files, "savers") as trainer:
+        for report in trainer.run_epoch():
+            if report.step == 2:
+                break
+        trainer.save(tmp_path / "half")
+        finish(trainer)
+        trainer.save(tmp_path / "whole")
+    for name in ("first", "second"):
+        with trainer_of(files, "savers", threads=1) as trainer:
+            trainer.resume(tmp_path / "half")
+            finish(trainer)
+            trainer.save(tmp_path / name)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["muon", "sgd"])
+def test_a_finished_training_is_prolonged(files, tmp_path, name):
+    """At a constant rate, to the same bytes as if it had been that long from the start."""
+    constant = SMALL[name].replace(schedule="constant", whiten_bias_epochs=0.6)
+    per_epoch = 5 if name == "muon" else 25
+    short = SMALL["short"] = constant.replace(epochs=4 / per_epoch)
+    longer = SMALL["longer"] = constant.replace(epochs=13 / per_epoch)
+    with trainer_of(files, "short") as trainer:
+        finish(trainer)
+        trainer.save(tmp_path / "short")
+    with trainer_of(files, "longer") as whole, trainer_of(files, "longer") as prolonged:
+        _, epochs = finish(whole)
+        (told,) = prolonged.resume(tmp_path / "short")
+        assert f"had {short.epochs:g} epochs, and now {longer.epochs:g}: from here on the learning rate" in told
+        assert told.endswith(f"the next step's rate is {longer.lr:g}") and prolonged.step == 4
+        rest, epochs_then = finish(prolonged)
+        assert [step.step for step in rest] == list(range(4, 13))
+        assert [e._replace(seconds=0) for e in epochs] == [e._replace(seconds=0) for e in epochs_then]
+        same_state(whole.state_dict(), prolonged.state_dict())
+
+
+@pytest.mark.parametrize(
+    "name, epochs, longer, same_pass",
+    [
+        ("muon", 2, 4, True),
+        ("triangle", 2, 3, True),
+        ("averaging", 2.6, 4.6, True),  # in the middle of a pass
+        ("savers", 3, 5, True),
+        ("savers", 2.8, 6, False),  # in a pass over the hardest, which the longer one takes over all images
+    ],
+)
+def test_a_prolonged_training_has_the_schedule_of_the_longer_one(files, tmp_path, name, epochs, longer, same_pass):
+    SMALL["triangle"] = SMALL["muon"].replace(schedule="triangle", lr_peak_epoch=0.5)
+    SMALL["short"], SMALL["longer"] = (SMALL[name].replace(epochs=length) for length in (epochs, longer))
+    with trainer_of(files, "short") as trainer:
+        finish(trainer)
+        done = trainer.steps
+        trainer.save(tmp_path / "short")
+    with trainer_of(files, "longer") as trainer:
+        assert len(trainer.resume(tmp_path / "short")) == 1
+        steps, epochs = finish(trainer)
+        plan, group = trainer.plan, trainer.plan.groups[0]
+        assert [s.step for s in steps] == list(range(done, plan.steps)) and not any(s.skipped for s in steps)
+        for s in steps:
+            assert s.rate == pytest.approx(group.base * np.interp(s.step, *zip(*group.points, strict=True)), rel=1e-6)
+            assert (s.epoch, s.resolution) == (plan.epoch_of(s.step), plan.phase_at(s.step).side)
+        ends = [plan.epoch_end(epoch.epoch) for epoch in epochs]
+        starts = [plan.epoch_starts[epoch.epoch] for epoch in epochs[1:]]
+        first = plan.epoch_starts[epochs[0].epoch] if same_pass else done
+        assert same_pass or plan.epoch_starts[epochs[0].epoch] < done
+        assert [e.images for e in epochs] == [50 * (b - a) for a, b in zip([first, *starts], ends, strict=True)]
+        assert trainer.evaluate().accuracy > 0.5
+
+
+def test_a_training_that_is_longer_already_is_not_shortened(files, tmp_path):
+    SMALL["one"] = SMALL["muon"].replace(epochs=1)
+    with trainer_of(files, "muon") as trainer:
+        list(trainer.run_epoch())
+        trainer.save(tmp_path / "one")
+        finish(trainer)
+        trainer.save(tmp_path / "two")
+    with trainer_of(files, "one") as trainer:
+        with pytest.raises(checkpoint.CheckpointError, match="has done 10 steps, and 1 epochs are only 5; with more"):
+            trainer.resume(tmp_path / "two")
+        assert "and now 1" in trainer.resume(tmp_path / "one")[0] and trainer.finished
+
+
+def on_ranks(ranks, name, files, work):
+    """work(trainer) on so many ranks; the results."""
+    return all_good(run_ranks(ranks, lambda world, rank: _with(trainer_of(files, name, threads=1, comm=world), work)))
+
+
+def _with(trainer, work):
+    with trainer:
+        return work(trainer)
+
+
+@pytest.mark.parametrize("before, after", [(2, 1), (1, 2), (3, 2)])
+@pytest.mark.parametrize("name", ["muon", "savers"])
+def test_another_number_of_ranks_goes_on(files, tmp_path, name, before, after):
+    SMALL["shared"], path = SMALL[name].replace(batch_size=48), tmp_path / "half"
+
+    def first(trainer):
+        for report in trainer.run_epoch():
+            if report.step == 2:
+                break
+        trainer.save(path)
+        return trainer._tally.sums.saved()
+
+    def then(trainer):
+        told = trainer.resume(path)
+        state = trainer.state_dict()
+        _, epochs = finish(trainer)
+        return told, state, epochs, trainer.evaluate().accuracy
+
+    sums = on_ranks(before, "shared", files, first)
+    results = on_ranks(after, "shared", files, then)
+    told, state, epochs, accuracy = results[0]
+    kept = checkpoint.load(path)
+    assert f"had {before} process" in told[0] and f"and now {after}: they share the same batches" in told[0]
+    for name, value in kept.items():
+        if isinstance(value, np.ndarray):
+            assert value.tobytes() == state[name].tobytes(), name
+    for name in ("images", "correct", "wire_bytes"):
+        assert sum(s[name] for s in sums) == sum(s[name] for s in state["sums"]), name
+    assert epochs[0].images == 48 * 5 and epochs[0].skipped == 0 and accuracy > 0.5
+    assert all(r[2][-1].replica_hash == epochs[-1].replica_hash for r in results)
+
+
+def test_a_batch_of_each_rank_makes_another_training_of_it(files, tmp_path):
+    def save(trainer):
+        trainer.save(tmp_path / "a")
+
+    on_ranks(2, "sgd", files, save)
+    match = r"on 2 processes, not on 1: recipe small takes 10 images .* with 10 images a step instead of 20; start 2"
+    with trainer_of(files, "sgd") as trainer, pytest.raises(checkpoint.CheckpointError, match=match):
+        trainer.resume(tmp_path / "a")
+
+
+def test_what_error_feedback_owes_is_shared_anew():
+    """The sum over ranks stays where gradients are summed, the mean where they are averaged."""
+    owed = np.random.default_rng(0).normal(size=(3, 50)).astype(np.float32)
+    for ranks in (1, 2, 4):
+        summed = [my_residual(owed, rank, ranks, loss_sum=True) for rank in range(ranks)]
+        np.testing.assert_allclose(np.sum(summed, 0), owed.sum(0), rtol=1e-5, atol=1e-6)
+        averaged = [my_residual(owed, rank, ranks, loss_sum=False) for rank in range(ranks)]
+        np.testing.assert_allclose(np.mean(averaged, 0), owed.mean(0), rtol=1e-5, atol=1e-6)
+    assert (my_residual(owed, 2, 3, loss_sum=True) == owed[2]).all()
 
 
 def test_a_checkpoint_holds_layers_by_name(files, tmp_path):
@@ -284,6 +433,10 @@ def test_fields_in_another_order_and_beside_the_needed_ones(files, tmp_path):
         ({"step": -1}, "step must be"),
         ({"sums": []}, "index"),
         ({"sums": [{"x": 1}]}, "'x'"),
+        ({"ranks": 0}, "its ranks are 0"),
+        ({"recipe": MUON.as_dict() | {"epochs": 1e300}}, "epochs"),
+        ({"recipe": MUON.as_dict() | {"epochs": "many"}}, "epochs"),
+        ({"skipped": None}, "int"),
         ({"best_accuracy": "no"}, "convert"),
         ({"b1.conv1.weight": "text"}, "shape"),
     ],
