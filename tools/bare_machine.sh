@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# The README's two commands on a bare machine: a fresh Debian or Ubuntu with nothing but git and make, a clean clone of
+# HEAD, and no help from this machine but its way to apt and PyPI. Ends with a table, and with 1 if a command failed.
+# usage: tools/bare_machine.sh DIST [COMMAND...]    (DIST: trixie, noble, ...; commands: "make train" "make test")
+# Needs root and debootstrap. MIRROR=URL: the archive; PACKAGES=a,b: more to start with; PYTHON=python3.x: passed on;
+# BARE_DIR=DIR: where the machine is made (/var/tmp; about 4 GB) and, with KEEP=1, left. Logs are in build/bare/DIST.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+[ $# -gt 0 ] || { sed -n '2,6s/^# //p' "$0" >&2; exit 2; }
+DIST=$1
+shift
+[ $# -gt 0 ] || set -- "make train" "make test"
+LOGS=$PWD/build/bare/$DIST
+PASSED_ON='^(PYTHON|CC|RANKS|TIER|https?_proxy|no_proxy|HTTPS?_PROXY|NO_PROXY|PIP_[A-Z_]+|SSL_CERT_FILE|CGXFFCV_[A-Z]+)='
+
+say() { printf 'bare: %s\n' "$*"; }
+fail() { printf 'bare: error: %s\n' "$*" >&2; exit 1; }
+
+[ "$(id -u)" = 0 ] || fail "debootstrap and chroot need root: run this with sudo"
+command -v debootstrap >/dev/null || fail "debootstrap is missing. Remedy: apt-get install debootstrap ubuntu-keyring"
+[ -e "/usr/share/debootstrap/scripts/$DIST" ] || fail "debootstrap knows no $DIST (ls /usr/share/debootstrap/scripts)"
+
+# The mirror that this machine's apt uses, where DIST is of the same family; else the one that debootstrap knows.
+mirror() {
+    local family=Debian
+    grep -q ubuntu "/usr/share/debootstrap/scripts/$DIST" && family=Ubuntu
+    apt-get indextargets --format '$(ORIGIN) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+        awk -v family="$family" '$1 == family && $2 == "main" { print $3; exit }'
+}
+
+# How this machine reaches apt and PyPI: resolver, certificates, apt's proxies, pip's configuration.
+take_over_network() {
+    local file
+    for file in /etc/resolv.conf /etc/ssl/certs/ca-certificates.crt /etc/pip.conf "${PIP_CERT:-}" "${SSL_CERT_FILE:-}"; do
+        [ -f "$file" ] || continue
+        mkdir -p "$ROOT$(dirname "$file")"
+        cp -L "$file" "$ROOT$file"
+    done
+    [ ! -f "$HOME/.config/pip/pip.conf" ] || cp "$HOME/.config/pip/pip.conf" "$ROOT/etc/pip.conf"
+    apt-config dump | grep -E '^(Acquire::(http|https|Retries|Check-|ForceIPv))' >"$ROOT/etc/apt/apt.conf.d/90host" || true
+}
+
+# Runs "$2" in the checkout inside, in namespaces of its own: what it mounts and starts is gone when it ends.
+inside() {
+    local -a kept
+    mapfile -t kept < <(env | grep -E "$PASSED_ON")
+    unshare --mount --pid --fork --kill-child bash -c '
+        set -e
+        mount -t proc proc "$1/proc"
+        mount -t sysfs -o ro sysfs "$1/sys"
+        mount -t tmpfs -o mode=755 tmpfs "$1/dev"
+        for node in null zero full random urandom tty; do
+            touch "$1/dev/$node"
+            mount --bind "/dev/$node" "$1/dev/$node"
+        done
+        mkdir "$1/dev/shm" "$1/dev/pts"
+        mount -t tmpfs -o mode=1777 tmpfs "$1/dev/shm"
+        mount -t devpts -o newinstance,ptmxmode=666,mode=620 devpts "$1/dev/pts"
+        ln -s pts/ptmx "$1/dev/ptmx"
+        ln -s /proc/self/fd "$1/dev/fd"
+        for n in 0 1 2; do ln -s "/proc/self/fd/$n" "$1/dev/$(echo stdin stdout stderr | cut -d" " -f$((n + 1)))"; done
+        root=$1 command=$2
+        shift 2
+        exec chroot "$root" env -i "$@" HOME=/root TERM=dumb PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+            bash -c "cd /root/checkout && $command"
+    ' bare "$ROOT" "$1" "${kept[@]}" </dev/null
+}
+
+make_machine() {
+    local url=${MIRROR:-$(mirror)}
+    say "making a bare $DIST in $ROOT"
+    debootstrap --variant=minbase --include="git,make${PACKAGES:+,$PACKAGES}" "$DIST" "$ROOT" ${url:+"$url"} >"$LOGS/debootstrap.log" 2>&1 ||
+        { tail -n 5 "$LOGS/debootstrap.log" >&2; fail "debootstrap failed (log: $LOGS/debootstrap.log)"; }
+    take_over_network
+    git clone -q --no-local --depth 1 "file://$PWD" "$ROOT/root/checkout"
+}
+
+rm -rf "$LOGS"
+mkdir -p "$LOGS"
+BASE=$(mktemp -d "${BARE_DIR:-/var/tmp}/bare-$DIST.XXXXXX")
+ROOT=$BASE/root
+if [ "${KEEP:-0}" = 1 ]; then say "keeping $ROOT"; else trap 'rm -rf --one-file-system "$BASE"' EXIT; fi
+make_machine
+
+failed=0 table=()
+for command in "$@"; do
+    log=$LOGS/$(tr -cs 'a-zA-Z0-9=\n' - <<<"$command").log start=$SECONDS result=passed
+    say "$command (log: $log)"
+    inside "$command" >"$log" 2>&1 || { result="FAILED ($?)"; failed=1; tail -n 60 "$log"; }
+    table+=("$(printf '%-14s %-12s %5d s  %s' "$command" "$result" $((SECONDS - start)) "$(tail -n 1 "$log" | cut -c 1-90)")")
+done
+printf '\n%s at %s: %s\n' "$DIST" "$(git rev-parse --short HEAD)" \
+    "$(inside '. /etc/os-release; echo "$PRETTY_NAME, $(.venv/bin/python --version), $(mpirun --version | head -n 1), $(gcc -dumpfullversion | sed "s/^/gcc /")"' 2>/dev/null)"
+printf '%s\n' "${table[@]}"
+exit "$failed"
