@@ -281,6 +281,13 @@ def _widen(pipe: Connection) -> None:
         fcntl.fcntl(pipe.fileno(), F_SETPIPE_SZ, PIPE_BYTES)
 
 
+def _start(process: Any) -> None:
+    """Without Python's warning that a fork leaves threads behind: what the workers run here waits for none of them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"This process \(pid=\d+\) is multi-threaded", DeprecationWarning)
+        process.start()
+
+
 def _stop(processes: Sequence[Any], finished: bool) -> None:
     """Workers that have sent everything end by themselves."""
     for process in processes if finished else ():
@@ -318,7 +325,7 @@ def run_workers(
                       chunksize, skip, batch_bytes),
             )  # fmt: skip
             _widen(mine)
-            process.start()
+            _start(process)
             mine.close()
             workers.append(_Worker(worker, pipes[worker][0], process, counts[worker : worker + 1], timeout))
         for chunk, begin in enumerate(range(0, len(order), chunksize)):

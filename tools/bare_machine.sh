@@ -19,25 +19,30 @@ fail() { printf 'bare: error: %s\n' "$*" >&2; exit 1; }
 
 [ "$(id -u)" = 0 ] || fail "debootstrap and chroot need root: run this with sudo"
 command -v debootstrap >/dev/null || fail "debootstrap is missing. Remedy: apt-get install debootstrap ubuntu-keyring"
-[ -e "/usr/share/debootstrap/scripts/$DIST" ] || fail "debootstrap knows no $DIST (ls /usr/share/debootstrap/scripts)"
+# How debootstrap makes it, whether or not this version has heard of DIST.
+case $DIST in
+    sid | testing | stable | bookworm | trixie | forky | duke) family=Debian like=sid components=main ;;
+    *) family=Ubuntu like=gutsy components=main,universe ;;
+esac
 
-# The mirror that this machine's apt uses, where DIST is of the same family; else the one that debootstrap knows.
+# The mirror that this machine's apt uses, where it is of the same family; else the one that debootstrap knows.
 mirror() {
-    local family=Debian
-    grep -q ubuntu "/usr/share/debootstrap/scripts/$DIST" && family=Ubuntu
-    apt-get indextargets --format '$(ORIGIN) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-        awk -v family="$family" '$1 == family && $2 == "main" { print $3; exit }'
+    apt-get indextargets --format '$(ORIGIN) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
+        awk -v family="$family" '$1 == family && $2 == "main" && !seen++ { print $3 }'
 }
 
 # How this machine reaches apt and PyPI: resolver, certificates, apt's proxies, pip's configuration.
 take_over_network() {
-    local file
-    for file in /etc/resolv.conf /etc/ssl/certs/ca-certificates.crt /etc/pip.conf "${PIP_CERT:-}" "${SSL_CERT_FILE:-}"; do
-        [ -f "$file" ] || continue
-        mkdir -p "$ROOT$(dirname "$file")"
-        cp -L "$file" "$ROOT$file"
+    local file certificates=${PIP_CERT:-${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}}
+    for file in /etc/pip.conf "$HOME/.pip/pip.conf" "$HOME/.config/pip/pip.conf"; do
+        [ ! -f "$file" ] || cat "$file" >>"$ROOT/etc/pip.conf"
     done
-    [ ! -f "$HOME/.config/pip/pip.conf" ] || cp "$HOME/.config/pip/pip.conf" "$ROOT/etc/pip.conf"
+    cp -L /etc/resolv.conf "$ROOT/etc/resolv.conf"
+    if [ -f "$certificates" ]; then  # those that the machine itself comes with are written later, at another place
+        mkdir -p "$ROOT/etc/ssl"
+        cp -L "$certificates" "$ROOT/etc/ssl/taken-over.crt"
+        export PIP_CERT=/etc/ssl/taken-over.crt
+    fi
     apt-config dump | grep -E '^(Acquire::(http|https|Retries|Check-|ForceIPv))' >"$ROOT/etc/apt/apt.conf.d/90host" || true
 }
 
@@ -59,7 +64,9 @@ inside() {
         mount -t devpts -o newinstance,ptmxmode=666,mode=620 devpts "$1/dev/pts"
         ln -s pts/ptmx "$1/dev/ptmx"
         ln -s /proc/self/fd "$1/dev/fd"
-        for n in 0 1 2; do ln -s "/proc/self/fd/$n" "$1/dev/$(echo stdin stdout stderr | cut -d" " -f$((n + 1)))"; done
+        ln -s /proc/self/fd/0 "$1/dev/stdin"
+        ln -s /proc/self/fd/1 "$1/dev/stdout"
+        ln -s /proc/self/fd/2 "$1/dev/stderr"
         root=$1 command=$2
         shift 2
         exec chroot "$root" env -i "$@" HOME=/root TERM=dumb PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
@@ -70,7 +77,8 @@ inside() {
 make_machine() {
     local url=${MIRROR:-$(mirror)}
     say "making a bare $DIST in $ROOT"
-    debootstrap --variant=minbase --include="git,make${PACKAGES:+,$PACKAGES}" "$DIST" "$ROOT" ${url:+"$url"} >"$LOGS/debootstrap.log" 2>&1 ||
+    debootstrap --variant=minbase --include="git,make${PACKAGES:+,$PACKAGES}" --components="$components" \
+        "$DIST" "$ROOT" "$url" "$like" >"$LOGS/debootstrap.log" 2>&1 ||
         { tail -n 5 "$LOGS/debootstrap.log" >&2; fail "debootstrap failed (log: $LOGS/debootstrap.log)"; }
     take_over_network
     git clone -q --no-local --depth 1 "file://$PWD" "$ROOT/root/checkout"

@@ -452,7 +452,7 @@ static PyObject *loader_stats_(LoaderObject *self, PyObject *unused) {
 
 static PyMethodDef loader_methods[] = {
     {"prepare", CALL(loader_prepare), METH_VARARGS | METH_KEYWORDS,
-     "prepare(*, outputs, batch_size, ...)\n--\n\nSays what to load; once, before everything else."},
+     "prepare(**options)\n--\n\nSays what to load; once, before everything else."},
     {"again", CALL(loader_again), METH_NOARGS,
      "again()\n--\n\nAnother loader of the same open file, which is still to be prepared."},
     {"begin", CALL(loader_begin_), METH_VARARGS,

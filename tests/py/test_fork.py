@@ -79,13 +79,44 @@ use(kept)
 """
 
 
+# Python's own warning, from 3.12 on, to a program that forks while threads run: of nothing else may these say a word.
+THE_PROGRAM_FORKS = ["-W", "ignore:This process (pid=:DeprecationWarning:__main__"]
+
+OWN_FORKS = """
+import sys, threading
+from cgxffcv.fields import IntField
+from cgxffcv.writer import DatasetWriter
+waiting = threading.Event()
+threading.Thread(target=waiting.wait).start()
+class Numbers:
+    def __len__(self):
+        return 100
+    def __getitem__(self, index):
+        return (index,)
+writer = DatasetWriter(sys.argv[1], {"n": IntField()}, num_workers=2, worker_kind="process")
+writer.from_indexed_dataset(Numbers(), chunksize=10)
+waiting.set()
+"""
+
+
+@pytest.mark.parametrize("warnings", ["always", "error"])
+def test_the_packages_own_forks_warn_of_nothing(tmp_path, warnings):
+    """Whatever a user's warning filters are: test runners show all warnings, some end at one."""
+    done = subprocess.run(
+        [sys.executable, "-W", warnings, "-c", OWN_FORKS, str(tmp_path / "x.beton")],
+        timeout=60, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+
+
 @pytest.mark.parametrize("threads", [2, 5])
 @pytest.mark.parametrize("what", MAKERS)
 def test_threads_of_the_parent(tmp_path, what, threads):
     if what == "network" and not cgxffcv.build_info()["onednn"]:
         pytest.skip("this build has no oneDNN, so no networks on the CPU")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(maker=MAKERS[what]), str(threads), str(tmp_path / "x.beton")],
+        [sys.executable, *THE_PROGRAM_FORKS, "-c", SCRIPT.format(maker=MAKERS[what]), str(threads),
+         str(tmp_path / "x.beton")],
         timeout=60, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0 and done.stderr == "", done.stderr
