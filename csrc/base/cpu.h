@@ -5,7 +5,7 @@
 #include <stdbool.h>
 
 typedef struct CpuFeatures {
-    bool avx2;        /* with FMA, F16C */
+    bool avx2;        /* with FMA, F16C, BMI2 */
     bool avx512;      /* F, BW, DQ, VL */
     bool avx512_bf16; /* the dot product of bfloat16 pairs */
     bool amx_bf16;
