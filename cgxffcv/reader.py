@@ -109,6 +109,10 @@ class Reader(Sequence[dict[str, Any]]):
         self.fields = {f["name"]: FieldInfo(**{k: v for k, v in f.items() if k in known}) for f in raw}
         self._infos = list(self.fields.values())
         self._index = {name: i for i, name in enumerate(self.fields)}
+        for name in custom_fields or {}:
+            if self._infos[self._field(name)].kind != "custom":
+                kind = self.fields[name].kind
+                raise ValueError(f"{self.path}: custom_fields names {name!r}, whose kind {kind} the core reads itself")
         self.num_samples: int = self._file.num_samples
         self.page_size: int = self._file.page_size
         self.has_checksums: bool = self._file.has_checksums

@@ -39,7 +39,7 @@ class Rows:
 
     def __init__(self, fields: Mapping[str, Field], skip: bool):
         self.names = list(fields)
-        self.converters = [field.convert for field in fields.values()]
+        self.converters = [field.converter() for field in fields.values()]
         self.skip = skip
 
     def _values(self, sample: Any) -> tuple[Any, ...] | list[Any]:

@@ -22,6 +22,7 @@ import numpy as np
 from cgxffcv import files
 from cgxffcv.draws import Draws
 from cgxffcv.fields import Field, FloatField, IntField, NDArrayField, RGBImageField
+from cgxffcv.fields.base import CoreField
 from cgxffcv.reader import beton_error
 from cgxffcv.report import Progress, size
 from cgxffcv.rows import Rows
@@ -109,6 +110,7 @@ class DatasetWriter:
         for name, field in fields.items():
             if not isinstance(name, str) or not isinstance(field, Field):
                 raise TypeError(f"fields must map names to fields, not {name!r} to {type(field).__name__}")
+            field.check()
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
         if worker_kind not in ("auto", "process", "thread"):
@@ -327,7 +329,9 @@ class _Run:
 
 def _as_column(name: str, field: Field, column: Any) -> np.ndarray | None:
     """The column as the core takes it whole, or None where values must be taken one by one."""
-    if type(field) is IntField:
+    if not isinstance(field, CoreField) or field.converts_itself():
+        return None
+    if isinstance(field, IntField):
         array = np.asarray(column)
         if array.ndim == 2 and array.shape[1] == 1:
             array = array[:, 0]
@@ -336,7 +340,7 @@ def _as_column(name: str, field: Field, column: Any) -> np.ndarray | None:
         if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
             raise ValueError(f"field '{name}': {array.max()} does not fit int64")
         return np.ascontiguousarray(array, np.int64)
-    if type(field) is FloatField:
+    if isinstance(field, FloatField):
         array = np.asarray(column)
         if array.ndim != 1 or array.dtype.kind not in "iubf":
             raise TypeError(f"field '{name}': a column of numbers was expected, not {array.dtype} {array.shape}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -58,6 +59,13 @@ class Field:
         """What the file's header keeps of this field: at most 1,024 bytes."""
         return b""
 
+    def check(self) -> None:
+        """TypeError if something of this field would be ignored."""
+
+    def converter(self) -> Callable[[Any], Any]:
+        """What turns values into what the core takes; what an own `convert` of a core field gives is checked."""
+        return self.convert
+
     @classmethod
     def from_binary(cls, arguments: np.ndarray) -> Field:
         """The field whose `to_binary` gave these 1,024 bytes (uint8, zero-padded)."""
@@ -112,6 +120,40 @@ class Field:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+# What FFCV, or this package for a field of type 255, calls to write and read a value.
+HOOKS = ("metadata_type", "encode", "decode", "to_binary", "from_binary", "get_decoder_class", "pointer_field",
+         "size_field", "layout")  # fmt: skip
+
+
+class CoreField(Field):
+    """A kind of field that the C core encodes and decodes itself. A subclass may override `convert`, which gives the
+    value to store; the hooks of a field of type 255 are never called, so one that overrides them is refused."""
+
+    def _kind(self) -> type[CoreField]:
+        """The class of this package that the field is one of."""
+        return next(base for base in type(self).__mro__ if base.__module__.startswith("cgxffcv."))
+
+    def check(self) -> None:
+        for hook in HOOKS:
+            own = inspect.getattr_static(type(self), hook, None)
+            if hook in vars(self) or own is not inspect.getattr_static(CoreField, hook, None):
+                raise TypeError(
+                    f"{type(self).__name__} overrides {hook}, which is never called for a {self._kind().__name__}: the "
+                    "core stores and reads it. Override convert(value), which gives the value to store, or make a "
+                    "field of your own: a subclass of Field with metadata_type and encode"
+                )
+
+    def converts_itself(self) -> bool:
+        """Whether `convert` is not this package's, so that each value must go through it."""
+        return "convert" in vars(self) or type(self).convert is not self._kind().convert
+
+    def converter(self) -> Callable[[Any], Any]:
+        if not self.converts_itself():
+            return self.convert
+        check = self._kind().convert.__get__(self)
+        return lambda value: check(self.convert(value))
 
 
 def _check_int(name: str, value: Any, least: int, most: int | None = None) -> int:

@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 from cgxffcv.decoders import FloatDecoder, IntDecoder  # noqa: F401 (where FFCV has them)
-from cgxffcv.fields.base import Field, Spec, spec
+from cgxffcv.fields.base import CoreField, Spec, spec
 
 
 def _scalar(value: Any) -> Any:
@@ -20,7 +20,7 @@ def _scalar(value: Any) -> Any:
         raise ValueError(f"one number was expected, not an array of shape {tuple(value.shape)}") from None
 
 
-class IntField(Field):
+class IntField(CoreField):
     """A whole number, stored as int64 in the record. Takes int, bool, NumPy integers, arrays of one integer."""
 
     def describe(self, name: str) -> Spec:
@@ -35,7 +35,7 @@ class IntField(Field):
             raise TypeError(f"a whole number was expected, not {type(value).__name__} {value!r:.60}") from None
 
 
-class FloatField(Field):
+class FloatField(CoreField):
     """A real number, stored as float64 in the record."""
 
     def describe(self, name: str) -> Spec:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from cgxffcv.decoders import BytesDecoder  # noqa: F401 (where FFCV has them)
-from cgxffcv.fields.base import Field, Spec, spec
+from cgxffcv.fields.base import CoreField, Spec, spec
 
 
-class BytesField(Field):
+class BytesField(CoreField):
     """Any number of bytes. Takes bytes, bytearray, memoryview, and arrays (their elements' bytes)."""
 
     def describe(self, name: str) -> Spec:

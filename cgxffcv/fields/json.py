@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from cgxffcv.fields.base import Field, Spec, spec
+from cgxffcv.fields.base import CoreField, Spec, spec
 
 
 def parse_row(row: np.ndarray) -> Any:
@@ -15,11 +16,14 @@ def parse_row(row: np.ndarray) -> Any:
     return json.loads(row.tobytes().rstrip(b"\0"))
 
 
-class JSONField(Field):
+class JSONField(CoreField):
     """A value that json.dumps takes, stored as its text and one NUL."""
 
     def describe(self, name: str) -> Spec:
         return spec("json", name)
+
+    def converter(self) -> Callable[[Any], Any]:
+        return self.convert  # gives text, which is no value to be converted again
 
     def convert(self, value: Any) -> bytes:
         return json.dumps(value).encode("ascii") + b"\0"

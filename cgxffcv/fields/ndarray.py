@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cgxffcv.decoders import NDArrayDecoder  # noqa: F401 (where FFCV has them)
-from cgxffcv.fields.base import Field, Spec, _check_int, spec
+from cgxffcv.fields.base import CoreField, Spec, _check_int, spec
 
 MAX_DIMS = 32
 DTYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32",
@@ -29,7 +29,7 @@ def _dtype(dtype: Any) -> np.dtype:
     return known
 
 
-class NDArrayField(Field):
+class NDArrayField(CoreField):
     """Arrays of one dtype and one shape (1 to 32 dimensions, none of them 0); the file keeps no length for each.
 
     dtype: anything np.dtype takes: bool, integers, floats, complex. shape: a tuple of integers.

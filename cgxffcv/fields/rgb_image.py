@@ -14,11 +14,12 @@ from cgxffcv.decoders import (  # noqa: F401 (where FFCV has them)
     RandomResizedCropRGBImageDecoder,
     SimpleRGBImageDecoder,
 )
-from cgxffcv.fields.base import Field, Spec, _check_int, spec
+from cgxffcv.fields.base import CoreField, Spec, _check_int, spec
 
 WRITE_MODES = ("raw", "jpg", "proportion", "smart", "given")
 # Pillow's modes that turn into RGB without losing anything but a palette or an ink model.
-PLAIN_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "HSV", "LAB")
+PLAIN_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "HSV")
+ALPHA_MODES = ("RGBA", "LA", "PA")
 
 
 def _pixels(value: Any) -> np.ndarray:
@@ -35,8 +36,19 @@ def _pixels(value: Any) -> np.ndarray:
 
 
 def _from_pillow(image: Any) -> np.ndarray:
-    if image.mode not in PLAIN_MODES:
-        raise ValueError(f"an image of Pillow's mode {image.mode}; image.convert('RGB') makes it storable")
+    """The pixels of an opened image, if RGB can hold them: what is transparent, or deeper than 8 bits, is refused."""
+    if image.mode in ALPHA_MODES or (image.mode in PLAIN_MODES and "transparency" in image.info):
+        mode, image = image.mode, image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] < 255:
+            raise ValueError(
+                f"an image with transparency (Pillow's mode {mode}), which RGB cannot hold; put it on a background, or "
+                "drop the transparency with image.convert('RGBA').convert('RGB')"
+            )
+    elif image.mode not in PLAIN_MODES:
+        raise ValueError(
+            f"an image of Pillow's mode {image.mode}, which has no 8-bit red, green and blue; scale or convert it: a "
+            "uint8 array of shape (height, width, 3), or an image of mode RGB or L, can be stored"
+        )
     return _pixels(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -48,19 +60,24 @@ def _from_file(data: bytes, what: str) -> Any:
     except _cgxffcv.BetonError as error:
         reason = str(error)
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError:
         raise ValueError(
             f"{what}: {reason}; with Pillow installed (pip install Pillow) other images work too"
         ) from None
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return _pixels(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:  # also UnidentifiedImageError
         raise ValueError(f"{what}: no readable image ({reason}; Pillow: {error})") from None
+    with image:
+        try:
+            return _from_pillow(image)
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from None
 
 
-class RGBImageField(Field):
+class RGBImageField(CoreField):
     """Images of any size up to 65,535 x 65,535 (JPEG: 65,500).
 
     write_mode: "raw" (pixels), "jpg", "proportion" (each image JPEG with `compress_probability`, a pure function of the
@@ -69,7 +86,9 @@ class RGBImageField(Field):
     max_resolution: images whose longer side exceeds it are reduced to it by area resampling.
     jpeg_quality: 1..100, for what is encoded here (baseline 4:2:0).
 
-    Takes uint8 arrays and tensors (height, width, 3), Pillow images, JPEG streams as bytes, and paths of image files.
+    Takes uint8 arrays and tensors (height, width, 3), Pillow images, and image files as bytes or by their path (all but
+    JPEG through Pillow). Whichever way it comes, an image with transparent pixels, or with more than 8 bits a channel
+    where Pillow keeps them (modes I;16, I, F), is refused rather than changed.
     JPEG data that is stored as JPEG at its own size goes into the file unchanged.
     """
 

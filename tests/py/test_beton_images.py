@@ -300,6 +300,78 @@ def test_other_images_come_through_pillow(tmp_path):
             assert np.array_equal(reader[i]["image"], wanted), i
 
 
+def image_file(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def image_kinds():
+    """name: (an image file, whether RGB can hold it)."""
+    rng = np.random.default_rng(12)
+    rgb = Image.fromarray(picture(rng, 12, 9))
+    opaque, part, palette, grey = rgb.copy(), rgb.copy(), rgb.quantize(15), rgb.convert("L")
+    opaque.putalpha(255)
+    part.putalpha(Image.fromarray(rng.integers(0, 256, (12, 9), dtype=np.uint8)))
+    deep = Image.fromarray(rng.integers(0, 1 << 16, (12, 9)).astype(np.uint16))
+    wide = Image.fromarray(rng.integers(0, 1 << 16, (12, 9)).astype(np.int32))
+    real = Image.fromarray(rng.random((12, 9), np.float32))
+    return {
+        "RGB": (image_file(rgb, "PNG"), True),
+        "1": (image_file(rgb.convert("1"), "PNG"), True),
+        "L": (image_file(grey, "PNG"), True),
+        "palette": (image_file(palette, "PNG"), True),
+        "CMYK": (image_file(rgb.convert("CMYK"), "TIFF"), True),
+        "YCbCr": (image_file(rgb.convert("YCbCr"), "TIFF"), True),
+        "GIF": (image_file(palette, "GIF"), True),
+        "RGBA, opaque": (image_file(opaque, "PNG"), True),
+        "LA, opaque": (image_file(opaque.convert("LA"), "PNG"), True),
+        "palette, a colour that no pixel has is transparent": (image_file(palette, "PNG", transparency=15), True),
+        "RGBA": (image_file(part, "PNG"), False),
+        "RGBA TIFF": (image_file(part, "TIFF"), False),
+        "RGBA ICO": (image_file(part, "ICO", sizes=[(9, 12)]), False),
+        "LA": (image_file(part.convert("LA"), "PNG"), False),
+        "palette with a transparent colour": (image_file(palette, "PNG", transparency=palette.getpixel((0, 0))), False),
+        "palette with half transparent colours": (image_file(palette, "PNG", transparency=bytes([128] * 16)), False),
+        "GIF with a transparent colour": (image_file(palette, "GIF", transparency=palette.getpixel((0, 0))), False),
+        "RGB with a transparent colour": (image_file(rgb, "PNG", transparency=rgb.getpixel((0, 0))), False),
+        "grey with a transparent level": (image_file(grey, "PNG", transparency=grey.getpixel((0, 0))), False),
+        "16 bits": (image_file(deep, "PNG"), False),
+        "16 bits TIFF": (image_file(deep, "TIFF"), False),
+        "16 bits PGM": (image_file(wide, "PPM"), False),
+        "32 bits TIFF": (image_file(wide, "TIFF"), False),
+        "float TIFF": (image_file(real, "TIFF"), False),
+        "LAB TIFF": (image_file(Image.new("LAB", (4, 4)), "TIFF"), False),
+    }
+
+
+@pytest.mark.parametrize("mode", ["raw", "jpg"])
+@pytest.mark.parametrize("name", image_kinds())
+def test_one_answer_for_files_bytes_and_opened_images(tmp_path, name, mode):
+    """Refused with a remedy, or kept right: whichever way the image comes."""
+    data, storable = image_kinds()[name]
+    path = tmp_path / "image"
+    path.write_bytes(data)
+    with Image.open(path) as opened:
+        opened.load()
+    want = np.asarray(opened.convert("RGBA").convert("RGB") if opened.mode == "P" else opened.convert("RGB"))
+    field, answers = RGBImageField(mode, jpeg_quality=100), []
+    for value in (opened, data, bytearray(data), path, str(path)):
+        writer = DatasetWriter(tmp_path / "x.beton", {"image": field}, num_workers=1)
+        try:
+            writer.from_indexed_dataset([(value,)])
+        except BetonError as error:
+            answers.append("refused")
+            assert "Pillow's mode" in error.reason and ("uint8 array" in error.reason or "background" in error.reason)
+            assert not isinstance(value, str) or str(path) in error.reason
+            continue
+        with Reader(tmp_path / "x.beton") as reader:
+            stored = reader[0]["image"]
+        assert np.array_equal(stored, want) if mode == "raw" else np.abs(stored.astype(int) - want).mean() < 8
+        answers.append("kept")
+    assert answers == ["kept" if storable else "refused"] * 5
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
