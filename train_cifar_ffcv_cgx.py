@@ -1,65 +1,14 @@
 #!/usr/bin/env python3
-"""Trains on the .beton files that write_datasets.py made, with gradients averaged over all ranks.
+"""Trains on the .beton files that write_datasets.py made; the same as `cgxffcv train`.
 
     python train_cifar_ffcv_cgx.py                                        one process
     mpirun -np 4 python train_cifar_ffcv_cgx.py --dist-backend cgx --quantization-bits 4
 
 Without --training.recipe it trains resnet9: ResNet-9 in 20 epochs, 93.6 % on CIFAR-10. See --help for everything else.
+The code is in cgxffcv/commands/train.py.
 """
 
-from __future__ import annotations
-
-import time
-
-from cgxffcv import app, config, session
-
-
-def main() -> int:
-    began = time.monotonic()
-    settings = config.load(prog="train_cifar_ffcv_cgx.py", description=__doc__)
-    recipe = session.choose_recipe(settings, app.say)
-    compression = session.choose_compression(settings, app.say)
-    session.check_files(settings)
-    checkpoint = session.checkpoint_to_resume(settings)
-    threads = session.set_threads(app.say)
-    gpu = session.choose_device(settings, app.say)
-    app.say("\n".join(settings.lines()))
-
-    from cgxffcv import comm  # after set_threads: loading the C core starts oneDNN's threads
-    from cgxffcv.run import Run
-    from cgxffcv.train import Trainer
-
-    with (
-        session.lock_folder(settings, app.say),
-        comm.world(timeout=settings.comm.timeout) as world,
-        Trainer(
-            recipe,
-            settings.data.train_dataset,
-            settings.data.val_dataset,
-            seed=settings.training.seed,
-            comm=world,
-            compression=compression,
-            device="cpu" if gpu is None else "gpu",
-            gpu=gpu,
-            precision=settings.training.precision,
-            deterministic=settings.training.deterministic,
-            resident=settings.training.resident,
-            threads=threads,
-            num_workers=session.loader_threads(settings, threads),
-            test_batch=settings.training.val_batch_size,
-        ) as trainer,
-    ):
-        changes = [] if checkpoint is None else trainer.resume(checkpoint)
-        with Run(settings, trainer, began, checkpoint, changes, session.trained_on(settings)) as run:
-            while not trainer.finished:
-                for step in trainer.run_epoch():
-                    run.step(step)
-                epoch = trainer.end_epoch()
-                # the mean over a recipe's test views costs several tests: only the last one takes it
-                test = trainer.evaluate(tta=trainer.finished) if run.test_is_due() else None
-                run.epoch(epoch, test)
-    return 0
-
+from cgxffcv.start import script
 
 if __name__ == "__main__":
-    app.run("train_cifar_ffcv_cgx.py", main)
+    script("train_cifar_ffcv_cgx.py", "train")

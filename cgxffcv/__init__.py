@@ -6,8 +6,7 @@ say what is wrong where the extension module itself cannot be loaded.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # type checkers take it for typing's, whose import takes time
 
 __version__ = "0.1.0"
 
@@ -25,6 +24,8 @@ _EXPORTS = {
 __all__ = [*_EXPORTS, "__version__"]
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from _cgxffcv import BetonError as BetonError
     from _cgxffcv import CommError as CommError
     from _cgxffcv import CommTimeout as CommTimeout
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'cgxffcv' has no attribute {name!r}")
+    import importlib
+
     value = getattr(importlib.import_module(_EXPORTS[name]), name)
     globals()[name] = value
     return value

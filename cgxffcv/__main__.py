@@ -1,6 +1,6 @@
 """python -m cgxffcv: the same as the command cgxffcv."""
 
-from cgxffcv.cli import main
+from cgxffcv.start import main
 
 if __name__ == "__main__":
     main()

@@ -6,24 +6,22 @@ code 1; only a mistake of ours shows a traceback. Under mpirun the first rank th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn, TextIO
 
-from cgxffcv import place
-from cgxffcv.errors import ConfigError, UserError
+from cgxffcv import interrupts, place
+from cgxffcv.errors import ConfigError, UsageError, UserError
+from cgxffcv.interrupts import Terminated
 
 Say = Callable[[str], None]
 # What other ranks leave to rank 0 for a message that all would give, and to the rank whose failure they heard of.
 SAME_WORD_SECONDS, HEARD_SECONDS = 1.0, 1.5
-
-
-class Terminated(KeyboardInterrupt):
-    """mpirun, or somebody else, asked this process to end (SIGTERM)."""
 
 
 def rank() -> int:
@@ -55,9 +53,16 @@ def cores_of_this_rank() -> int:
     return max(usable // local_ranks(), 1)
 
 
+def printable(stream: TextIO | None) -> None:
+    """Lets a stream show what its encoding lacks (an umlaut in ASCII, a byte of a file's name) as an escape."""
+    if getattr(stream, "errors", "") in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+
+
 def say(text: str = "") -> None:
     """Prints on rank 0."""
     if rank() == 0:
+        printable(sys.stdout)
         print(text, flush=True)
 
 
@@ -78,36 +83,42 @@ def _expected() -> tuple[type[BaseException], ...]:
     return tuple(kinds)
 
 
+def _flush() -> None:
+    """Writes out what was printed; a stream may be closed, full, or gone."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+
+
 def end(code: int) -> NoReturn:
     """Ends this process now: no exit handler of a library may wait for ranks that are gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     os._exit(code)
-
-
-def _on_sigterm(signum: int, frame: Any) -> None:
-    raise Terminated
 
 
 def run(prog: str, main: Callable[[], int | None]) -> NoReturn:
     """Runs `main` and ends the process with its result, or with a message and a code for what went wrong."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    interrupts.begin(prog)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    printable(sys.stdout)
     try:
         code = main() or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1 if error.code else 0
     except BaseException as error:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # mpirun may now end this process without more words
+        interrupts.quiet()  # mpirun may now end this process without more words
         code, delay, text = _verdict(prog, error)
         _tell_other_ranks(error)
         time.sleep(delay)
-        if text:
-            sys.stderr.write(text)
+        if text and sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write(text)
         end(code)
     if code != 0:
         end(code)
-    sys.stdout.flush()
+    interrupts.at_once()
     sys.exit(0)
 
 
@@ -119,19 +130,20 @@ def _verdict(prog: str, error: BaseException) -> tuple[int, float, str]:
     """
     alone = ranks() == 1
     name = prog if alone else f"{prog}: rank {rank()}"
-    if isinstance(error, Terminated):
-        return 143, 0.0, f"{prog}: ended from outside\n" if alone else ""
     if isinstance(error, KeyboardInterrupt):
-        return 130, 0.0, f"{prog}: interrupted\n" if alone else ""
+        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+        return 128 + number, 0.0, interrupts.words(prog, number)
     if isinstance(error, UserError):
         lines = error.problems if isinstance(error, ConfigError) else [str(error)]
         text = "".join(f"{prog if rank() == 0 else name}: error: {line}\n" for line in lines)
         if isinstance(error, ConfigError):
             return 2, SAME_WORD_SECONDS if rank() else 0.0, f"{text}{prog}: see --help\n"
-        return 1, SAME_WORD_SECONDS if rank() else 0.0, text
+        return 2 if isinstance(error, UsageError) else 1, SAME_WORD_SECONDS if rank() else 0.0, text
     if isinstance(error, _expected()):
         heard_of_it = not alone and type(error).__name__ == "CommError"
         return 1, HEARD_SECONDS if heard_of_it else 0.0, f"{name}: error: {_message(error)}\n"
+    if interrupts.received():  # whoever caught the interrupt's exception raised another one instead
+        return 128 + interrupts.received(), 0.0, interrupts.words(prog, interrupts.received())
     if isinstance(error, ImportError) and error.name == "_cgxffcv":
         remedy = "python -m cgxffcv doctor says what mends it (in a checkout: make build)"
         text = f"{name}: error: the extension module cannot be loaded: {error}; {remedy}\n"

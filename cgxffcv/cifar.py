@@ -43,6 +43,7 @@ BATCH_MD5 = {
 MAX_MEMBER_BYTES = 64 << 20
 NET_TIMEOUT = 20.0
 TRIES = 3
+DOWNLOAD = "--data.source=auto to download it"  # what to say instead
 
 Say = Callable[[str], None]
 
@@ -321,7 +322,7 @@ SAMPLE_NOTE = """\
 
 
 def obtain(root: str | Path, source: str = "auto", url: str = OFFICIAL_URL, say: Say = print,
-           mode: str = "auto", archive: Archive = BINARY, remedy: str = "--data.source=auto") -> Cifar10:  # fmt: skip
+           mode: str = "auto", archive: Archive = BINARY, remedy: str = DOWNLOAD) -> Cifar10:  # fmt: skip
     """CIFAR-10 by `source`: local (below `root`), download, sample, or auto: the first of these that can be had.
 
     Local files that are there but damaged are an error also in auto: they are somebody's, and mean something. So is a
@@ -339,7 +340,7 @@ def obtain(root: str | Path, source: str = "auto", url: str = OFFICIAL_URL, say:
         if source == "local":
             raise DataError(
                 f"no CIFAR-10 below {root}: expected cifar-10-batches-bin/, cifar-10-batches-py/, {BINARY.name} or "
-                f"cifar-10-python.tar.gz there. Put one there, or say {remedy} to download it"
+                f"cifar-10-python.tar.gz there. Put one there, or say {remedy}"
             )
     _open_part(root, archive).close()
     say(f"CIFAR-10: nothing below {root}; downloading {url} ({size(archive.bytes)})")

@@ -1,4 +1,4 @@
-"""The command line: cgxffcv info | verify | doctor | bench | launch."""
+"""The command line: cgxffcv write | train | launch | info | verify | doctor | bench."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from cgxffcv import __version__, app
+from cgxffcv import __version__, interrupts
 from cgxffcv.errors import UserError
+from cgxffcv.usage import Parser, whole
 
-BENCHES = ("loader", "beton", "allreduce", "quantize", "cifar", "table")
+BENCHES = {
+    "loader": "the CIFAR pipeline's images a second, beside copying the same bytes",
+    "beton": "writing, opening and verifying .beton files, and JPEG, beside their limits",
+    "quantize": "the quantiser's GB/s, beside memcpy",
+    "allreduce": "the compressed allreduce over sizes, beside MPI_Allreduce (under mpirun)",
+    "cifar": "trainings of a recipe with several seeds: accuracy, seconds, share of the machine's peak",
+    "table": "the demo's training: usual PyTorch code, ours, ours compressed",
+}
+COMMANDS = ("write", "train")  # those with a module of their own in cgxffcv/commands
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -47,19 +56,27 @@ def _bench(options: argparse.Namespace) -> int:
         module = importlib.import_module(f"cgxffcv.bench.{options.name}")
     except ModuleNotFoundError as error:
         raise UserError(f"bench {options.name}: {error}") from error
+    interrupts.careful()
     return module.main(options.arguments) or 0
 
 
 def _launch(options: argparse.Namespace) -> int:
     from cgxffcv import launch
 
-    return launch.main(options.np, options.command, dry=options.print)
+    words = options.command if options.module is None else ["-m", *options.module]
+    return launch.main(options.np, words, dry=options.print)
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="cgxffcv", description="Data sets, diagnosis and benchmarks of cgxffcv.")
+    top = Parser(prog="cgxffcv", description="Data sets, training, diagnosis and benchmarks of cgxffcv.")
     top.add_argument("--version", action="version", version=f"cgxffcv {__version__}")
-    commands = top.add_subparsers(dest="command_name", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(dest="command_name", required=True, metavar="COMMAND", parser_class=Parser)
+    for name, text in (
+        ("write", "write CIFAR-10 as .beton files"),
+        ("train", "train on them: alone, or on several ranks through cgxffcv launch"),
+    ):
+        commands.add_parser(name, help=text)  # for the list alone: `run` hands its options to the command
+    _add_launch(commands)
     for name, function, text in (
         ("info", _info, "what is in a .beton file"),
         ("verify", _verify, "read all of a .beton file and check it"),
@@ -71,30 +88,39 @@ def parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what this machine has, what is missing, and how to mend it")
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(function=_doctor)
-    bench = commands.add_parser("bench", help="benchmarks; each has its own --help", add_help=False)
-    bench.add_argument("name", choices=BENCHES, metavar="|".join(BENCHES))
-    bench.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
+    bench = commands.add_parser(
+        "bench", help="benchmarks: " + ", ".join(BENCHES), usage="%(prog)s [-h] NAME ...",
+        description="Benchmarks; each has its own options: cgxffcv bench NAME --help.",
+        epilog="\n".join(["NAME is one of", *(f"  {name:<10} {text}" for name, text in BENCHES.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    bench.add_argument("name", choices=BENCHES, metavar="NAME", help="the benchmark")
+    bench.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its options")
     bench.set_defaults(function=_bench)
+    return top
+
+
+def _add_launch(commands: argparse._SubParsersAction[Parser]) -> None:
     launch = commands.add_parser(
         "launch", help="mpirun with the right options for one machine",
         description="Runs COMMAND as NP ranks on this machine with Open MPI: each rank gets its share of the cores; "
         "works as root, in containers and with more ranks than cores.",
     )  # fmt: skip
-    launch.add_argument("-np", type=int, required=True, metavar="NP", help="number of ranks")
+    launch.add_argument("-np", "-n", type=whole(1), required=True, metavar="NP", help="number of ranks")
     launch.add_argument("--print", action="store_true", help="show the mpirun command, do not run it")
-    launch.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="a script.py or a program")
+    launch.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE ...", help="a module of Python")
+    launch.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="COMMAND ...",
+        help="train or bench (of cgxffcv) with its options, a script.py, or a program",
+    )  # fmt: skip
     launch.set_defaults(function=_launch)
-    return top
 
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Runs one command; gives its exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    if arguments[:1] == ["bench"] and arguments[1:2] in (["-h"], ["--help"]):
-        arguments = ["--help"]
+    if arguments and arguments[0] in COMMANDS:
+        module = importlib.import_module(f"cgxffcv.commands.{arguments[0]}")
+        return module.main(f"cgxffcv {arguments[0]}", arguments[1:])
     options = parser().parse_args(arguments)
     return options.function(options)
-
-
-def main() -> None:
-    app.run("cgxffcv", run)

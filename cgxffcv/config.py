@@ -8,7 +8,6 @@ environment (``CGXFFCV__SECTION__NAME=value``; ``section.name=value`` works too 
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ import yaml
 
 from cgxffcv import files
 from cgxffcv.errors import ConfigError
+from cgxffcv.nearest import suggest
 from cgxffcv.schema import FLAGS, SCHEMA, SECTIONS, Param, WrongValue
 
 ENV_PREFIX = "CGXFFCV__"
@@ -132,22 +132,6 @@ def show(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean ...?" or nothing. A name from another section is near if its last part is."""
-    known = list(known)
-    section, _, last = name.rpartition(".")
-    same = [key for key in known if section and key.rpartition(".")[2] == last]
-    family = [key for key in known if section and key.rpartition(".")[0] == section]
-    near = same or _closest(last, {key.rpartition(".")[2]: key for key in family})
-    near = near or _closest(name, {key: key for key in known})
-    near = near or _closest(last, {key.rpartition(".")[2]: key for key in known})
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _closest(word: str, of: Mapping[str, str]) -> list[str]:
-    return [of[match] for match in difflib.get_close_matches(word, of, n=1, cutoff=0.6)]
 
 
 def convert(param: Param, key: str, value: Any, where: str) -> Any:

@@ -9,6 +9,10 @@ class UserError(Exception):
     """Something that the user can mend; the message says how."""
 
 
+class UsageError(UserError):
+    """A command was called wrongly; the message is one line."""
+
+
 class ConfigError(UserError, ValueError):
     """One or more mistakes in the configuration; the message has one line for each."""
 

@@ -2,6 +2,8 @@
 
 As root (containers) Open MPI wants to be allowed; with fewer slots than ranks it wants to be told; and by default it
 binds each of two ranks to one core, however many there are. Here ranks are not bound and share the cores evenly.
+
+The command is a program, a script.py, -m MODULE, or one of this package's own commands that run on several ranks.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
-from cgxffcv.errors import UserError
+from cgxffcv.errors import UsageError, UserError
 
 MPIRUN = "mpirun"
+OWN = ("train", "bench")
 
 
 def command(np: int, program: Sequence[str], cores: int, root: bool, environ: Mapping[str, str]) -> list[str]:
@@ -24,25 +27,42 @@ def command(np: int, program: Sequence[str], cores: int, root: bool, environ: Ma
         words.append("--allow-run-as-root")
     if "OMP_NUM_THREADS" not in environ:
         words += ["-x", f"OMP_NUM_THREADS={max(cores // np, 1)}"]
-    script = list(program)
-    if script[0].endswith(".py"):
-        script.insert(0, sys.executable)
-    return words + script
+    return words + _resolved(program)
 
 
-def main(np: int, program: Sequence[str], dry: bool = False) -> int:
-    """Replaces this process by mpirun; UserError if that cannot be."""
-    if np < 1:
-        raise UserError(f"-np {np}: expected at least 1 rank")
-    words = [word for word in program if word != "--"] if program[:1] == ["--"] else list(program)
-    if not words:
-        raise UserError("launch: no command given; for example: cgxffcv launch -np 2 train_cifar_ffcv_cgx.py")
-    line = command(np, words, len(os.sched_getaffinity(0)), os.geteuid() == 0, os.environ)
-    print("+ " + shlex.join(line), flush=True)
-    if dry:
-        return 0
+def _resolved(program: Sequence[str]) -> list[str]:
+    """`program` with the interpreter before what Python runs."""
+    words = list(program)
+    if words[0] in OWN:
+        return [sys.executable, "-m", "cgxffcv", *words]
+    if words[0] == "-m" or words[0].endswith(".py"):
+        return [sys.executable, *words]
+    return words
+
+
+def _check(np: int, program: Sequence[str]) -> None:
+    """What would otherwise be said once by each rank, in mpirun's words."""
     if shutil.which(MPIRUN) is None:
         raise UserError(
             "mpirun is not installed. On Debian or Ubuntu: sudo apt-get install -y openmpi-bin libopenmpi-dev"
         )
-    return os.execvp(MPIRUN, line)  # does not return
+    first = program[0]
+    if first.endswith(".py"):
+        if not os.path.isfile(first):
+            raise UserError(
+                f"launch: {first}: no such script here (cgxffcv's own training is: cgxffcv launch -np {np} train ...)"
+            )
+    elif first not in OWN and first != "-m" and shutil.which(first) is None:
+        raise UserError(f"launch: {first}: no such program; a script's name ends in .py, a module comes after -m")
+
+
+def main(np: int, program: Sequence[str], dry: bool = False) -> int:
+    """Replaces this process by mpirun; UserError if that cannot be."""
+    words = list(program[1:] if program[:1] == ["--"] else program)
+    if not words or words == ["-m"]:
+        raise UsageError("launch: no command given; for example: cgxffcv launch -np 2 train --dist-backend cgx")
+    if not dry:
+        _check(np, words)
+    line = command(np, words, len(os.sched_getaffinity(0)), os.geteuid() == 0, os.environ)
+    print("+ " + shlex.join(line), flush=True)
+    return 0 if dry else os.execvp(MPIRUN, line)  # which does not return

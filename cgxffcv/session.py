@@ -120,8 +120,8 @@ def check_files(config: Config) -> None:
         path = config[key]
         if not os.path.exists(path):
             raise UserError(
-                f"{path}: no such file ({key}, {config.origin(key)}). Write the .beton files first: "
-                "python write_datasets.py --config-file default_config.yaml"
+                f"{path}: no such file ({key}, {config.origin(key)}). Write the .beton files first, with the same "
+                "--config-file and data options: cgxffcv write (in a checkout: python write_datasets.py)"
             )
     train, test = (config[key] for key in ("data.train_dataset", "data.val_dataset"))
     if os.path.samefile(train, test):

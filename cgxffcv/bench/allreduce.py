@@ -21,6 +21,7 @@ import numpy as np
 from cgxffcv import comm, files
 from cgxffcv.allreduce import ALGORITHMS, CODECS, ROUNDINGS, AllreducePlan, check_replicas
 from cgxffcv.errors import UserError
+from cgxffcv.usage import Parser
 
 BLOCK = 1 << 18  # elements of random data, repeated: a multiple of all usual buckets
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -40,7 +41,7 @@ def parse_size(text: str) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(prog="cgxffcv bench allreduce", description=__doc__.split("\n\n")[0])
+    p = Parser(prog="cgxffcv bench allreduce", description=__doc__.split("\n\n")[0])
     p.add_argument("-b", "--minbytes", type=parse_size, default="256K")
     p.add_argument("-e", "--maxbytes", type=parse_size, default="64M")
     p.add_argument("-f", "--stepfactor", type=float, default=4)

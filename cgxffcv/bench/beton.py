@@ -6,11 +6,9 @@ write() takes, what reading the opened bytes once takes, what libjpeg-turbo alon
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import struct
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +23,7 @@ from cgxffcv import DatasetWriter, Reader, __version__, beton
 from cgxffcv.bench.loader import give, machine, obtain
 from cgxffcv.errors import UserError
 from cgxffcv.fields import IntField, RGBImageField
+from cgxffcv.usage import Parser, whole
 
 SEED = 1
 PHOTO = (375, 500)  # the usual size of an ImageNet picture
@@ -155,18 +154,16 @@ def show(report: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """`python -m cgxffcv bench beton [--json FILE]`."""
-    top = argparse.ArgumentParser(prog="cgxffcv bench beton", description=__doc__)
+    top = Parser(prog="cgxffcv bench beton", description=__doc__)
     top.add_argument("--json", metavar="FILE", nargs="?", const="-",
                      help="everything measured, into FILE beside the table, or alone to standard output")  # fmt: skip
     top.add_argument("--data-root", default="data", metavar="DIR", help="CIFAR-10, if it is there (default: data)")
-    top.add_argument("--images", type=int, default=50_000, metavar="N")
-    top.add_argument("--samples", type=int, default=OPENED_SAMPLES, metavar="N", help="of the file that is opened")
-    top.add_argument("--photographs", type=int, default=400, metavar="N")
-    top.add_argument("--runs", type=int, default=5, metavar="N")
+    top.add_argument("--images", type=whole(1), default=50_000, metavar="N")
+    top.add_argument("--samples", type=whole(1), default=OPENED_SAMPLES, metavar="N", help="of the file that is opened")
+    top.add_argument("--photographs", type=whole(1), default=400, metavar="N")
+    top.add_argument("--runs", type=whole(1), default=5, metavar="N")
     top.add_argument("--dir", metavar="DIR", help="where the files are written (default: a temporary directory)")
     options = top.parse_args(list(arguments))
-    if min(options.images, options.samples, options.photographs, options.runs) < 1:
-        raise UserError("bench beton: all numbers must be at least 1")
     about = machine()
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="cgxffcv-bench-") as name:
         folder = Path(name)
@@ -176,7 +173,3 @@ def main(arguments: Sequence[str]) -> int:
                   "jpeg": bench_jpeg(folder, options.photographs, options.runs)}  # fmt: skip
     give(report, show, options.json)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -25,7 +25,8 @@ from typing import Any
 from cgxffcv import app, recipes
 from cgxffcv.bench import machine, peak, processes
 from cgxffcv.device import devices
-from cgxffcv.errors import UserError
+from cgxffcv.errors import UsageError, UserError
+from cgxffcv.usage import Parser, number, whole
 
 MARK = "cgxffcv-run "
 FOLD_IMAGES = 5000
@@ -37,32 +38,32 @@ CLOCKS = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cgxffcv bench cifar", description=__doc__.split("\n\n")[0])
+def _parser() -> Parser:
+    parser = Parser(prog="cgxffcv bench cifar", description=__doc__.split("\n\n")[0])
     parser.add_argument("--recipe", default="airbench94", help="name of a recipe (default airbench94)")
-    parser.add_argument("--runs", type=int, default=3, help="trainings, with the seeds 0, 1, ... (default 3)")
-    parser.add_argument("--target", type=float, help="accuracy to reach, 0..1 (default: the recipe's)")
+    parser.add_argument("--runs", type=whole(1), default=3, help="trainings, with the seeds 0, 1, ... (default 3)")
+    parser.add_argument("--target", type=number(0, 1), help="accuracy to reach, 0..1 (default: the recipe's)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
-    parser.add_argument("--threads", type=int, default=0, help="of the network; 0: all cores")
+    parser.add_argument("--threads", type=whole(0), default=0, help="of the network; 0: all cores")
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     parser.add_argument("--deterministic", action="store_true", help="the same bytes every time, on a GPU, too")
     parser.add_argument("--no-resident", action="store_true",
                         help="feed a GPU batch by batch, as if the data sets did not fit its memory")  # fmt: skip
-    parser.add_argument("--ranks", type=int, default=1, help="processes for each training, through mpirun")
-    parser.add_argument("--bits", type=int, default=32, help="of a gradient value between ranks; 32: uncompressed")
-    parser.add_argument("--bucket-size", type=int, default=1024, help="gradient values that share one scale")
+    parser.add_argument("--ranks", type=whole(1), default=1, help="processes for each training, through mpirun")
+    parser.add_argument("--bits", type=bits, default=32, help="of a gradient value between ranks; 32: uncompressed")
+    parser.add_argument("--bucket-size", type=whole(1), default=1024, help="gradient values that share one scale")
     parser.add_argument("--train", default="data/cifar_train.beton", metavar="FILE")
     parser.add_argument("--test", default="data/cifar_test.beton", metavar="FILE")
-    parser.add_argument("--folds", type=int, default=0, metavar="K",
+    parser.add_argument("--folds", type=whole(0), default=0, metavar="K",
                         help="for tuning: run i leaves the (i mod K)-th fold of the training images out and is tested "
                         "on it")  # fmt: skip
-    parser.add_argument("--holdout", type=int, default=0, metavar="N",
+    parser.add_argument("--holdout", type=whole(0), default=0, metavar="N",
                         help=f"images of a fold ({FOLD_IMAGES} with --folds); without --folds as many folds as "
                         "there are")  # fmt: skip
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe"
     )
-    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--first-seed", type=whole(0), default=0)
     parser.add_argument("--fresh", action="store_true", help="each run in a process of its own, on a GPU, too")
     parser.add_argument("--empty-cache", action="store_true",
                         help="start each process with an empty cache of plans: the coldest clock")  # fmt: skip
@@ -70,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
                         help="all figures, into FILE anew after each run, or to standard output")  # fmt: skip
     parser.add_argument("--seeds", type=_numbers, metavar="SEEDS", help=argparse.SUPPRESS)
     return parser
+
+
+def bits(text: str) -> int:
+    """Of a gradient value."""
+    if text not in (*map(str, range(1, 9)), "32"):
+        raise argparse.ArgumentTypeError(f"expected 1 to 8, or 32 (no compression), not {text!r}")
+    return int(text)
 
 
 def _numbers(text: str) -> list[int]:
@@ -89,7 +97,7 @@ def choose_recipe(options: argparse.Namespace) -> recipes.Recipe:
     for text in options.set:
         name, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"--set {text}: expected FIELD=VALUE, for example --set epochs=4")
+            raise UsageError(f"bench cifar: --set {text}: expected FIELD=VALUE, for example --set epochs=4")
         changes[name.strip()] = _value(value.strip())
     return recipes.get(options.recipe).replace(**changes)
 
@@ -120,10 +128,10 @@ def folds(options: argparse.Namespace) -> int:
     """The number of folds that runs go through; UserError if the training set has not so many."""
     images, samples = fold_images(options), samples_of(options.train)
     if not 0 < images < samples:
-        raise UserError(f"--holdout {images}: expected 1 to {samples - 1} images")
+        raise UsageError(f"bench cifar: --holdout {images}: expected 1 to {samples - 1} images")
     there = samples // images
     if not 0 <= options.folds <= there:
-        raise UserError(f"--folds {options.folds}: {samples} images have 1 to {there} folds of {images}")
+        raise UsageError(f"bench cifar: --folds {options.folds}: {samples} images have 1 to {there} folds of {images}")
     return options.folds or there
 
 
@@ -382,13 +390,11 @@ class Figures:
 
 
 def _check(options: argparse.Namespace) -> None:
-    if options.runs < 1:
-        raise UserError(f"--runs {options.runs}: expected at least 1")
     for path in {options.train} if fold_images(options) else {options.train, options.test}:
         if not Path(path).exists():
-            raise UserError(f"{path}: no such file; write_datasets.py makes it, or name others with --train and --test")
+            raise UserError(f"{path}: no such file; cgxffcv write makes it, or name others with --train and --test")
     if options.json and options.json != "-" and not Path(options.json).parent.is_dir():
-        raise UserError(f"--json {options.json}: its folder is not there")
+        raise UsageError(f"bench cifar: --json {options.json}: its folder is not there")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from cgxffcv import DatasetWriter, Loader, OrderOption, __version__, cifar, file
 from cgxffcv import transforms as tf
 from cgxffcv.errors import DataError, UserError
 from cgxffcv.fields import IntField, RGBImageField
+from cgxffcv.usage import Parser, whole
 
 MEAN, STD, FILL = (125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255), (125, 122, 113)
 SIDE = 32
@@ -172,8 +172,8 @@ def show(report: dict) -> None:
               f"{row['seconds_to_first_batch'] * 1e3:>8.1f} ms")  # fmt: skip
 
 
-def thread_counts(text: str | None) -> list[int]:
-    if text is None:
+def thread_counts(text: str = "") -> list[int]:
+    if not text:
         cpus = _cgxffcv.build_info()["cpus"]
         return sorted({1, 2, *(2**i for i in range(2, cpus.bit_length())), cpus} & set(range(1, cpus + 1)))
     try:
@@ -181,7 +181,7 @@ def thread_counts(text: str | None) -> list[int]:
     except ValueError:
         counts = [0]
     if min(counts) < 1:
-        raise UserError(f"bench loader: --threads must be numbers above 0 such as 1,2,4, not {text!r}")
+        raise argparse.ArgumentTypeError(f"expected numbers above 0 such as 1,2,4, not {text!r}")
     return counts
 
 
@@ -201,27 +201,34 @@ def give(report: dict[str, Any], show: Callable[[dict[str, Any]], None], path: s
 
 def main(arguments: Sequence[str]) -> int:
     """`python -m cgxffcv bench loader [--json FILE]`."""
-    top = argparse.ArgumentParser(prog="cgxffcv bench loader", description=__doc__)
+    top = Parser(prog="cgxffcv bench loader", description=__doc__)
     top.add_argument("--json", metavar="FILE", nargs="?", const="-",
                      help="everything measured, into FILE beside the table, or alone to standard output")  # fmt: skip
     top.add_argument("--data-root", default="data", metavar="DIR", help="CIFAR-10, if it is there (default: data)")
-    top.add_argument("--images", type=int, default=50_000, metavar="N")
-    top.add_argument("--batch-size", type=int, default=512, metavar="N")
-    top.add_argument("--epochs", type=int, default=20, metavar="N", help="measured after a first one (default: 20)")
-    top.add_argument("--threads", metavar="N,N...", help="default: 1, 2, 4... up to the processors of this process")
-    top.add_argument("--writes", type=int, default=5, metavar="N", help="times to write the file (default: 5)")
+    top.add_argument("--images", type=whole(1), default=50_000, metavar="N")
+    top.add_argument("--batch-size", type=whole(1), default=512, metavar="N")
+    top.add_argument(
+        "--epochs", type=whole(1), default=20, metavar="N", help="measured after a first one (default: 20)"
+    )
+    top.add_argument(
+        "--threads",
+        type=thread_counts,
+        default=thread_counts(),
+        metavar="N,N...",
+        help="default: 1, 2, 4... up to the processors of this process",
+    )
+    top.add_argument("--writes", type=whole(1), default=5, metavar="N", help="times to write the file (default: 5)")
     top.add_argument("--dir", metavar="DIR", help="where the file is written (default: a temporary directory)")
     options = top.parse_args(list(arguments))
-    if not 1 <= options.batch_size <= options.images or min(options.epochs, options.writes) < 1:
-        raise UserError("bench loader: --images must be at least --batch-size, and all numbers at least 1")
-    counts = thread_counts(options.threads)
+    if options.batch_size > options.images:
+        top.error(f"--batch-size {options.batch_size}: expected at most --images, which is {options.images}")
     about = machine()
     images, labels, what = obtain(options.data_root, options.images)
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="cgxffcv-bench-") as folder:
         path = Path(folder) / "cifar.beton"
         seconds = write(path, images, labels, options.writes)
         check(path, images, labels)
-        results = [measure(path, images, threads, options) for threads in counts]
+        results = [measure(path, images, threads, options) for threads in options.threads]
     report = {
         "benchmark": "loader", "version": __version__, "machine": about, "data": what, "images": options.images,
         "batch_size": options.batch_size, "epochs": options.epochs,
@@ -230,7 +237,3 @@ def main(arguments: Sequence[str]) -> int:
     }  # fmt: skip
     give(report, show, options.json)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -23,6 +23,7 @@ from cgxffcv import files
 from cgxffcv.allreduce import CODECS, QUANTIZED_DTYPES, ROUNDINGS, QuantSpec, dequantize, quantize
 from cgxffcv.bench.allreduce import parse_size, typed
 from cgxffcv.errors import UserError
+from cgxffcv.usage import Parser, whole
 
 LIBC = ctypes.CDLL(None)
 LIBC.memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
@@ -30,16 +31,16 @@ LIBC.memcpy.restype = ctypes.c_void_p
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(prog="cgxffcv bench quantize", description=__doc__.split("\n\n")[0])
+    p = Parser(prog="cgxffcv bench quantize", description=__doc__.split("\n\n")[0])
     p.add_argument("--size", type=parse_size, default="256M", help="bytes of the tensor")
-    p.add_argument("--bits", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6, 7, 8])
-    p.add_argument("--bucket-size", type=int, default=1024)
+    p.add_argument("--bits", type=whole(1, 8), nargs="+", default=[1, 2, 3, 4, 5, 6, 7, 8])
+    p.add_argument("--bucket-size", type=whole(1), default=1024)
     p.add_argument("--dtype", choices=QUANTIZED_DTYPES, default="float32")
     p.add_argument("--codec", choices=CODECS, default="maxmin")
     p.add_argument("--rounding", choices=ROUNDINGS, default="nearest")
-    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--threads", type=whole(1), default=1)
     p.add_argument("--kernels", choices=("scalar", "avx2", "avx512"))
-    p.add_argument("--rounds", type=int, default=7, help="of each, in turns; the best counts")
+    p.add_argument("--rounds", type=whole(1), default=7, help="of each, in turns; the best counts")
     p.add_argument("--json", metavar="FILE", nargs="?", const="-",
                    help="everything measured, into FILE beside the table, or alone to standard output")  # fmt: skip
     return p.parse_args(argv)

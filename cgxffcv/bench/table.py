@@ -28,32 +28,34 @@ from cgxffcv import app, cifar, doctor, launch, recipes
 from cgxffcv.bench import machine, processes
 from cgxffcv.config import ENV_PREFIX
 from cgxffcv.device import DRIVER
-from cgxffcv.errors import UserError
+from cgxffcv.errors import UsageError, UserError
 from cgxffcv.report import duration
+from cgxffcv.usage import Parser, number, whole
 
 POLL_SECONDS = 0.1
+INSTEAD = "--source download to download it, or --source sample to do without it"
 LOG_LINES = 12  # of a failed row
 COLUMNS = ("", "start-up", "an epoch", "to the end", "to {target}", "accuracy", "cost", "times as fast")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cgxffcv bench table", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--gpus", type=int, metavar="N",
+def _parser() -> Parser:
+    parser = Parser(prog="cgxffcv bench table", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--gpus", type=whole(1), metavar="N",
                         help="ranks, one on each GPU (default: all); on the CPU just ranks (default 1)")  # fmt: skip
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"), help="of all rows")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, help="on each rank (default: the demo's 256)")
-    parser.add_argument("--bits", type=int, default=4, help="of a gradient value in the compressed row (default 4)")
-    parser.add_argument("--target", type=float, default=0.9, help="accuracy whose time is given (default 0.9)")
-    parser.add_argument("--price-per-hour", type=float, metavar="P", help="of the machine with all GPUs used")
+    parser.add_argument("--epochs", type=whole(1), default=20)
+    parser.add_argument("--batch-size", type=whole(1), help="on each rank (default: the demo's 256)")
+    parser.add_argument("--bits", type=whole(1, 8), default=4, help="of a gradient value in the compressed row (4)")
+    parser.add_argument("--target", type=number(0, 1), default=0.9, help="accuracy whose time is given (default 0.9)")
+    parser.add_argument("--price-per-hour", type=number(0), metavar="P", help="of the machine with all GPUs used")
     parser.add_argument("--data-root", default="data", metavar="DIR", help="folder with the official CIFAR-10 files")
     parser.add_argument("--source", default="local", choices=("local", "download", "sample"), help="of the images")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="the first N training and test images only")
-    parser.add_argument("--workers", type=int, default=8, help="of a rank's DataLoader in the baseline (default 8)")
+    parser.add_argument("--limit", type=whole(0), default=0, metavar="N", help="the first N images of each set only")
+    parser.add_argument("--workers", type=whole(0), default=8, help="of a rank's DataLoader in the baseline (8)")
     parser.add_argument("--rows", default=",".join(ROWS), help=f"which ones, of {','.join(ROWS)} (default: all)")
     parser.add_argument("--empty-cache", action="store_true", help="start each row with an empty cache of plans")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--timeout", type=float, default=6 * 3600, metavar="SECONDS", help="of a row (default 6 h)")
+    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--timeout", type=number(1), default=6 * 3600, metavar="SECONDS", help="of a row (default 6 h)")
     parser.add_argument("--json", metavar="FILE", help="all figures there, anew after each row")
     parser.add_argument("--chart", metavar="FILE.png", help="accuracy over time (needs matplotlib)")
     parser.add_argument("--keep", metavar="DIR", help="leave data, logs and run folders there")
@@ -170,7 +172,7 @@ def write_data(options: argparse.Namespace, work: Path) -> tuple[Path, Path, int
     from cgxffcv.fields import IntField, RGBImageField
     from cgxffcv.writer import DatasetWriter
 
-    data = cifar.obtain(options.data_root, options.source, say=lambda text: None, remedy="--source download")
+    data = cifar.obtain(options.data_root, options.source, say=lambda text: None, remedy=INSTEAD)
     some = slice(options.limit or None)
     files = work / "train.beton", work / "test.beton"
     sets = (data.train_images[some], data.train_labels[some]), (data.test_images[some], data.test_labels[some])
@@ -219,7 +221,7 @@ def make_rows(options: argparse.Namespace, place: Place) -> list[Row]:
     wanted = [key.strip() for key in options.rows.split(",")]
     unknown = [key for key in wanted if key not in ROWS]
     if unknown:
-        raise UserError(f"--rows {unknown[0]}: expected some of {', '.join(ROWS)}")
+        raise UsageError(f"bench table: --rows {unknown[0]}: expected some of {', '.join(ROWS)}")
     titles = {"baseline": "usual PyTorch code", "plain": "cgxffcv", "compressed": f"cgxffcv, {options.bits} bits"}
     rows = []
     for key in ROWS:
@@ -357,17 +359,11 @@ def draw(path: str, rows: Sequence[Row], options: argparse.Namespace, place: Pla
 
 
 def _check(options: argparse.Namespace) -> None:
-    for name in ("epochs", "batch_size", "gpus", "timeout"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least 1")
-    if options.price_per_hour is not None and options.price_per_hour < 0:
-        raise UserError(f"--price-per-hour {options.price_per_hour}: expected 0 or more")
     if options.chart and importlib.util.find_spec("matplotlib") is None:
-        raise UserError("--chart needs matplotlib: pip install 'cgxffcv[plot]' (or matplotlib)")
+        raise UserError("--chart needs matplotlib: pip install matplotlib")
     for path in filter(None, (options.chart, options.json)):
         if not Path(path).resolve().parent.is_dir():
-            raise UserError(f"{path}: its folder is not there")
+            raise UsageError(f"bench table: {path}: its folder is not there")
 
 
 def prepare(options: argparse.Namespace, work: Path) -> Place:
@@ -425,12 +421,12 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     _check(options)
     if app.ranks() > 1:
-        raise UserError("bench table starts mpirun by itself: run it without, and say --gpus N")
+        raise UsageError("bench table starts mpirun by itself: run it without, and say --gpus N")
     if options.keep:
         work = Path(options.keep).resolve()
         work.mkdir(parents=True, exist_ok=True)
         if any(work.iterdir()):
-            raise UserError(f"--keep {options.keep}: the folder is not empty; name another")
+            raise UsageError(f"bench table: --keep {options.keep}: the folder is not empty; name another")
         return benchmark(options, argv, work)
     with tempfile.TemporaryDirectory(prefix="cgxffcv-table-") as folder:
         return benchmark(options, argv, Path(folder))

@@ -193,7 +193,7 @@ def test_an_interrupted_benchmark_leaves_its_runs(files, tmp_path):
         (["--set", "epoch=3"], "no field 'epoch'; did you mean epochs"),
         (["--folds", "2"], "--holdout 5000: expected 1 to 249"),
         (["--json", "nowhere/x.json"], "nowhere/x.json: its folder is not there"),
-        (["--runs", "0"], "--runs 0: expected at least 1"),
+        (["--runs", "0"], "--runs: expected a whole number from 1, not '0'"),
         (["--test", "nowhere.beton"], "nowhere.beton: no such file"),
     ],
 )

@@ -42,9 +42,42 @@ def test_wrong_usage(arguments, expected):
     assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["info", "a", "b"], "unexpected argument 'b'; see cgxffcv info --help"),
+        (["verify", "--jsn", "x"], "unknown option --jsn; did you mean --json?; see cgxffcv verify --help"),
+        (["launch", "-np", "many", "train"], "expected a whole number from 1, not 'many'"),
+        (["launch", "-np", "0", "train"], "expected a whole number from 1, not '0'"),
+        (["launch", "-np", "2", "-m"], "launch: no command given"),
+        *[(["bench", name, "--nonsense"], f"; see cgxffcv bench {name} --help")
+          for name in cli.BENCHES],
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_one_line(arguments, expected):
+    done = command("-m", "cgxffcv", *arguments)
+    assert done.returncode == 2 and done.stdout == "" and expected in done.stderr, done.stderr
+    assert done.stderr.startswith("cgxffcv: error: ") and done.stderr.count("\n") == 1
+
+
 def test_help_names_every_command():
     text = command("-m", "cgxffcv", "--help").stdout
-    assert all(name in text for name in ("info", "verify", "doctor", "bench", "launch"))
+    assert all(name in text for name in ("write", "train", "info", "verify", "doctor", "bench", "launch"))
+    text = command("-m", "cgxffcv", "bench", "--help").stdout
+    assert all(f"\n  {name}" in text for name in cli.BENCHES)
+
+
+def test_each_command_of_the_package_is_its_script(tmp_path):
+    said = {}
+    for words in (["-m", "cgxffcv", "write"], [str(ROOT / "write_datasets.py")]):
+        done = command(*words, "--data.source=sample", cwd=tmp_path)
+        assert done.returncode == 0 and "data/cifar_test.beton: 1,000 samples" in done.stdout, done.stderr
+    for name, words in (("cgxffcv train", ["-m", "cgxffcv", "train"]),
+                        ("train_cifar_ffcv_cgx.py", [str(ROOT / "train_cifar_ffcv_cgx.py")])):  # fmt: skip
+        done = command(*words, "--epoch=1", cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith(f"{name}: error: unknown option --epoch"), done.stderr
+        said[name] = done.stderr.replace(name, "")
+    assert len(set(said.values())) == 1
 
 
 # --- how a command ends --------------------------------------------------------------------------------------------
@@ -166,11 +199,33 @@ def test_launch_prints(capsys):
     assert capsys.readouterr().out.startswith("+ mpirun -np 2 ")
 
 
-def test_launch_mistakes(monkeypatch):
-    with pytest.raises(UserError, match="at least 1 rank"):
+def test_launch_starts_modules_and_our_own_commands():
+    def program(*words):
+        return launch.command(2, words, cores=2, root=False, environ={"OMP_NUM_THREADS": "1"})[6:]
+
+    assert program("train", "--epochs", "1") == [sys.executable, "-m", "cgxffcv", "train", "--epochs", "1"]
+    assert program("bench", "allreduce") == [sys.executable, "-m", "cgxffcv", "bench", "allreduce"]
+    assert program("-m", "json.tool", "x") == [sys.executable, "-m", "json.tool", "x"]
+    assert program("./train", "x") == ["./train", "x"]
+
+
+def test_launch_takes_options_for_the_program(capsys):
+    for words in (["-m", "a.b", "--x", "-np"], ["--", "a.py", "--print"], ["train", "--help"]):
+        assert cli.run(["launch", "-np", "2", "--print", *words]) == 0
+        assert capsys.readouterr().out.rstrip().endswith(" ".join(word for word in words if word != "--"))
+
+
+def test_launch_mistakes(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="-np/-n: expected a whole number from 1, not '0'"):
         cli.run(["launch", "-np", "0", "a.py"])
     with pytest.raises(UserError, match="no command given"):
         cli.run(["launch", "-np", "2"])
+    monkeypatch.setattr(launch.shutil, "which", lambda name: "/usr/bin/mpirun" if name == "mpirun" else None)
+    with pytest.raises(UserError, match="a.py: no such script here .*cgxffcv launch -np 2 train"):
+        cli.run(["launch", "-np", "2", "a.py"])
+    with pytest.raises(UserError, match="frobnicate: no such program"):
+        cli.run(["launch", "-np", "2", "frobnicate"])
     monkeypatch.setattr(launch.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="apt-get install -y openmpi-bin"):
         cli.run(["launch", "-np", "2", "a.py"])

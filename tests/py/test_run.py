@@ -374,7 +374,7 @@ def test_files_without_labelled_images_are_left_to_the_trainer(tmp_path):
 
 
 def test_missing_files_name_the_command(tmp_path):
-    with pytest.raises(UserError, match=r"cifar_train.beton: no such file .*python write_datasets.py --config-file"):
+    with pytest.raises(UserError, match=r"cifar_train.beton: no such file .*cgxffcv write .*python write_datasets.py"):
         session.check_files(config.load(["--dataset-dir", str(tmp_path)], environ={}))
 
 

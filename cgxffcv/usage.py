@@ -1,0 +1,59 @@
+"""argparse as this package uses it: whatever is wrong with a command's words is one line, and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from cgxffcv.errors import UsageError
+from cgxffcv.nearest import suggest
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose refusals are UsageErrors that name its --help, and the nearest option for one that it lacks."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{' '.join(message.split())}; see {self.prog} --help")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # a sub-parser's, too
+        options, extra = super().parse_known_args(args, namespace)
+        if extra:
+            word = extra[0].partition("=")[0]
+            if not word.startswith("-"):
+                self.error(f"unexpected argument {extra[0]!r}")
+            self.error(f"unknown option {word}{suggest(word, self._option_string_actions)}")
+        return options, extra
+
+
+def whole(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """The type of an option that is a whole number in a range."""
+
+    def read(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            value = int(text)
+            if minimum <= value <= (value if maximum is None else maximum):
+                return value
+        limit = "" if maximum is None else f" to {maximum}"
+        raise argparse.ArgumentTypeError(f"expected a whole number from {minimum}{limit}, not {text!r}")
+
+    return read
+
+
+def number(minimum: float, maximum: float = math.inf) -> Callable[[str], float]:
+    """The type of an option that is a finite number in a range."""
+
+    def read(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            value = float(text)
+            if math.isfinite(value) and minimum <= value <= maximum:
+                return value
+        limit = "" if maximum == math.inf else f" to {maximum:g}"
+        raise argparse.ArgumentTypeError(f"expected a number from {minimum:g}{limit}, not {text!r}")
+
+    return read
