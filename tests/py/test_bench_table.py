@@ -95,6 +95,7 @@ def test_the_baseline_with_pytorch():
     [
         (["--limit", "50"], "50 images are fewer than one batch of 256"),
         (["--device", "cuda"], "PyTorch sees no GPU here"),
+        (["--source", "local", "--data-root", "nowhere"], "no CIFAR-10 below nowhere"),
     ],
 )
 def test_mistakes_of_the_baseline(options, message):
