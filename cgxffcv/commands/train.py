@@ -29,6 +29,7 @@ def main(prog: str, arguments: Sequence[str]) -> int:
     from cgxffcv.run import Run
     from cgxffcv.train import Trainer
 
+    interrupts.careful()
     with (
         session.lock_folder(settings, app.say),
         comm.world(timeout=settings.comm.timeout) as world,
@@ -50,7 +51,6 @@ def main(prog: str, arguments: Sequence[str]) -> int:
         ) as trainer,
     ):
         changes = [] if checkpoint is None else trainer.resume(checkpoint)
-        interrupts.careful()
         with Run(settings, trainer, began, checkpoint, changes, session.trained_on(settings)) as run:
             while not trainer.finished:
                 for step in trainer.run_epoch():
