@@ -10,9 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "allreduce/quantize.h"
 #include "base/status.h"
 #include "comm/comm.h"
+#include "quant/quantize.h"
 
 typedef enum AllreduceType {
     ALLREDUCE_F32 = 0, /* the first three are QuantType's */

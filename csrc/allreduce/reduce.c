@@ -2,9 +2,9 @@
  * canonical one, so that the replicas do not depend on the processor. */
 #include <string.h>
 
-#include "allreduce/float_mode.h"
 #include "allreduce/internal.h"
 #include "base/bytes.h"
+#include "base/float_mode.h"
 
 /* One loop over elements of any alignment; `expression` makes r from a and b. */
 #define LOOP(type, expression)                                                                                         \

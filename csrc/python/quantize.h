@@ -2,8 +2,8 @@
 #ifndef CGXFFCV_PYTHON_QUANTIZE_H
 #define CGXFFCV_PYTHON_QUANTIZE_H
 
-#include "allreduce/quantize.h"
 #include "python/array.h"
+#include "quant/quantize.h"
 
 /* A tuple (bits, bucket_size, type, codec, rounding, half_metadata, spikes) of numbers, checked; 0 or -1. */
 int quant_spec_parse(PyObject *module, PyObject *tuple, QuantSpec *spec);

@@ -1,10 +1,10 @@
-// sources: base/*.c allreduce/quantize.c allreduce/bucket.c allreduce/kernels_*.c
+// sources: base/*.c quant/*.c
 #include <string.h>
 
-#include "allreduce/quantize.h"
 #include "base/memory.h"
 #include "base/philox.h"
 #include "check.h"
+#include "quant/quantize.h"
 
 static const char *const names[] = {"scalar", "avx2", "avx512"};
 

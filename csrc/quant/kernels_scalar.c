@@ -1,8 +1,8 @@
 /* The reference kernels: one element at a time, in the words of docs/WIRE.md. Every other form must give the same
  * bytes. */
-#include "allreduce/convert.h"
-#include "allreduce/kernels.h"
 #include "base/philox.h"
+#include "quant/convert.h"
+#include "quant/kernels.h"
 
 static QuantRange range(QuantInput input) {
     float first = element_load(input.x, input.type, 0);

@@ -3,8 +3,8 @@
  * Every form of it (scalar, AVX2, AVX-512, later CUDA) gives the same bytes for the same input, special values
  * included; docs/WIRE.md states each operation. All functions run with subnormals on and rounding to nearest,
  * whatever the caller's floating-point mode, and leave that mode as it was. Pointers need no alignment. */
-#ifndef CGXFFCV_ALLREDUCE_QUANTIZE_H
-#define CGXFFCV_ALLREDUCE_QUANTIZE_H
+#ifndef CGXFFCV_QUANT_QUANTIZE_H
+#define CGXFFCV_QUANT_QUANTIZE_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* The floating-point mode in which the quantiser's bytes are defined: rounding to nearest even, subnormals neither
  * flushed nor read as zero, no traps. */
-#ifndef CGXFFCV_ALLREDUCE_FLOAT_MODE_H
-#define CGXFFCV_ALLREDUCE_FLOAT_MODE_H
+#ifndef CGXFFCV_BASE_FLOAT_MODE_H
+#define CGXFFCV_BASE_FLOAT_MODE_H
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>

@@ -1,9 +1,9 @@
 /* The inner loops of the quantiser, one table for each instruction set. A kernel works on one bucket; what differs
  * between codecs, and all arithmetic on a bucket's metadata, stands once in quantize.c. */
-#ifndef CGXFFCV_ALLREDUCE_KERNELS_H
-#define CGXFFCV_ALLREDUCE_KERNELS_H
+#ifndef CGXFFCV_QUANT_KERNELS_H
+#define CGXFFCV_QUANT_KERNELS_H
 
-#include "allreduce/quantize.h"
+#include "quant/quantize.h"
 
 #define QUANT_NAN_F32 0x7FC00000u
 #define QUANT_NAN_F16 0x7E00u

@@ -1,5 +1,5 @@
 /* The quantiser's kernels for AVX2 (with F16C). */
-#include "allreduce/kernels.h"
+#include "quant/kernels.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -212,5 +212,5 @@ INLINE VF unpack_values(const Unpack *unpack, int bits, __m128i window) {
     return v_add(unpack->min, p);
 }
 
-#include "allreduce/kernels_vector.h"
+#include "quant/kernels_vector.h"
 #endif

@@ -1,10 +1,10 @@
 /* The codecs on one bucket: its range to metadata (every operation rounded by itself, in the order that
  * docs/WIRE.md states), and what happens to buckets that have no usable range. */
-#include "allreduce/bucket.h"
+#include "quant/bucket.h"
 
 #include <string.h>
 
-#include "allreduce/convert.h"
+#include "quant/convert.h"
 
 #define SMALLEST_NORMAL 0x1p-126f
 #define SPIKE_BLOCK 32

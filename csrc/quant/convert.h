@@ -1,10 +1,10 @@
 /* Conversions between float32 and the 16-bit types, one element at a time: exact upwards, to nearest even
  * downwards, every NaN the canonical one of its type. Integer arithmetic only. */
-#ifndef CGXFFCV_ALLREDUCE_CONVERT_H
-#define CGXFFCV_ALLREDUCE_CONVERT_H
+#ifndef CGXFFCV_QUANT_CONVERT_H
+#define CGXFFCV_QUANT_CONVERT_H
 
-#include "allreduce/kernels.h"
 #include "base/bytes.h"
+#include "quant/kernels.h"
 
 static inline uint32_t float_bits(float value) {
     uint32_t bits;

@@ -1,8 +1,8 @@
 /* One bucket's way to the wire and back: the codecs. Private to the quantiser. */
-#ifndef CGXFFCV_ALLREDUCE_BUCKET_H
-#define CGXFFCV_ALLREDUCE_BUCKET_H
+#ifndef CGXFFCV_QUANT_BUCKET_H
+#define CGXFFCV_QUANT_BUCKET_H
 
-#include "allreduce/kernels.h"
+#include "quant/kernels.h"
 
 #define QUANT_SPIKE_BYTES 4
 

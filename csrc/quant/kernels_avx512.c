@@ -1,5 +1,5 @@
 /* The quantiser's kernels for AVX-512 (F, BW, DQ, VL). */
-#include "allreduce/kernels.h"
+#include "quant/kernels.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -183,5 +183,5 @@ INLINE VF unpack_values(const Unpack *unpack, int bits, __m128i window) {
     return v_add(unpack->min, p);
 }
 
-#include "allreduce/kernels_vector.h"
+#include "quant/kernels_vector.h"
 #endif

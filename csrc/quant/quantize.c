@@ -1,12 +1,12 @@
 /* Runs of buckets: the layout of a piece on the wire, the choice of kernels, the spreading over threads. Owns
  * nothing; knows nothing of ranks. */
-#include "allreduce/quantize.h"
+#include "quant/quantize.h"
 
 #include <string.h>
 
-#include "allreduce/bucket.h"
-#include "allreduce/float_mode.h"
 #include "base/cpu.h"
+#include "base/float_mode.h"
+#include "quant/bucket.h"
 
 #define TASK_ELEMS 65536 /* what one thread takes at a time: 256 KiB of float32 */
 
