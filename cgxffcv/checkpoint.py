@@ -99,7 +99,7 @@ def _tensor(path: str | PathLike[str], name: str, entry: Any, body: memoryview) 
 
 def load(path: str | PathLike[str]) -> dict[str, Any]:
     """The state that `save` wrote. OSError if it cannot be read, CheckpointError if it is not a checkpoint."""
-    with open(path, "rb") as file:
+    with files.naming(path), open(path, "rb") as file:
         data = memoryview(file.read())
     header = _parse_header(path, data, len(data))
     (length,) = struct.unpack("<Q", data[:8])
@@ -121,7 +121,7 @@ def load(path: str | PathLike[str]) -> dict[str, Any]:
 
 def read_header(path: str | PathLike[str]) -> dict[str, Any]:
     """Only the JSON values of a checkpoint (recipe, step, accuracy), without its tensors."""
-    with open(path, "rb") as file:
+    with files.naming(path), open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0

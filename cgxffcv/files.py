@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from typing import IO, Any
 
-__all__ = ["open_plain", "warn_unsynced", "write"]
+__all__ = ["naming", "open_plain", "warn_unsynced", "write"]
 
 
 def warn_unsynced(path: str | PathLike[str], error: int) -> None:
@@ -34,6 +35,17 @@ def write(path: str | PathLike[str], pieces: str | Sequence[Any], durable: bool 
 
     data = [pieces.encode()] if isinstance(pieces, str) else pieces
     warn_unsynced(path, _cgxffcv.write_file(path, data, durable))
+
+
+@contextlib.contextmanager
+def naming(path: str | PathLike[str]) -> Iterator[None]:
+    """Around reads: an OSError that names no file, as a failed read's, gets this name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 def open_plain(path: str | PathLike[str], mode: str, **options: Any) -> IO[Any]:
