@@ -189,11 +189,13 @@ def _count(argument: str, value: object, bits: int) -> int:
 
 
 def _layer_tuple(name: str | None, shape: LayerShape, bits: int, bucket_size: int) -> tuple:
-    """(name, elems, dims, bits, bucket_size), as the core takes a layer; a bare count has no known dimensions."""
+    """(name, shape, elems, dims, bits, bucket_size), as the core takes a layer; a count has no known dimensions."""
     what = f"the shape of layer {name!r}" if name is not None else "a layer's shape"
     if isinstance(shape, Sequence) and not isinstance(shape, str):
-        return name, math.prod(_count(what, n, 63) for n in shape), max(1, len(shape)), bits, bucket_size
-    return name, _whole(what, shape), 0, bits, bucket_size
+        sizes = tuple(_count(what, n, 63) for n in shape)
+        return name, str(sizes), math.prod(sizes), max(1, len(sizes)), bits, bucket_size
+    elems = _whole(what, shape)
+    return name, str(elems), elems, 0, bits, bucket_size
 
 
 def _per_layer(argument: str, value: int | Mapping, default: int, names: list[str | None]) -> tuple[int, list[int]]:
@@ -238,7 +240,8 @@ class AllreducePlan:
     what quantisation lost is added at the next run. seed: of stochastic rounding, equal on all ranks. threads: that
     quantise. timeout: seconds that a run may take; else the communicator's.
 
-    After a run the buffers of all ranks are equal bit for bit. Raises ValueError naming the layer or the option.
+    After a run the buffers of all ranks are equal bit for bit. All ranks make and run their plans in the same order.
+    Raises ValueError naming the layer or the option.
     """
 
     def __init__(

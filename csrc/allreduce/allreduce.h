@@ -53,7 +53,8 @@ typedef enum AllreduceAlgorithm {
 
 /* One layer of the flat buffer; layers follow each other without gaps. */
 typedef struct AllreduceLayer {
-    const char *name;    /* for explanations and messages; borrowed for the call that takes it; may be NULL */
+    const char *name;    /* equal on all ranks; borrowed for the call that takes it; may be NULL */
+    const char *shape;   /* the same, as text */
     int64_t elems;       /* >= 0 */
     int dims;            /* 1 or less: not quantised unless `bits` says so; 0 where unknown counts as 2 */
     int bits;            /* 0: the plan's; 1..8 or 32, which win over the rules on small layers */
@@ -91,7 +92,8 @@ typedef struct AllreducePlan AllreducePlan;
 /* float32, AVERAGE, 4 bits, buckets of 1024, layer_min_size 1024, maxmin to nearest, AUTO, one thread. */
 AllreduceOptions allreduce_defaults(void);
 
-/* Not collective. `comm` is borrowed until allreduce_plan_destroy. STATUS_ARGUMENT names the layer or option. */
+/* Not collective, but all ranks make plans of the same table and options in the same order. `comm` is borrowed until
+ * allreduce_plan_destroy. STATUS_ARGUMENT names the layer or option. */
 Status allreduce_plan_create(Comm *comm, const AllreduceLayer *layers, int count, const AllreduceOptions *options,
                              AllreducePlan **out);
 void allreduce_plan_destroy(AllreducePlan *plan);

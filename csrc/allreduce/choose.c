@@ -8,12 +8,15 @@
 
 #define SMALL_BYTES 32768 /* of all a rank sends: below it latency decides */
 
-bool nodes_are_equal(const Comm *comm) {
-    for (int node = 0; node < comm_nodes(comm); node++) {
-        if (comm_local_size_of(comm, node) != comm_local_size(comm)) return false;
+/* The first node with another number of ranks than node 0; 0 if there is none. */
+static int odd_node(const Comm *comm) {
+    for (int node = 1; node < comm_nodes(comm); node++) {
+        if (comm_local_size_of(comm, node) != comm_local_size_of(comm, 0)) return node;
     }
-    return true;
+    return 0;
 }
+
+bool nodes_are_equal(const Comm *comm) { return odd_node(comm) == 0; }
 
 static Status choose(AllreducePlan *plan, AllreduceAlgorithm algorithm, const char *reason) {
     plan->algorithm = algorithm;
@@ -69,8 +72,8 @@ Status choose_algorithm(AllreducePlan *plan) {
     const Comm *comm = plan->comm;
     if (plan->options.algorithm == ALLREDUCE_TWO_LEVEL && !nodes_are_equal(comm)) {
         FAIL(STATUS_ARGUMENT,
-             "two_level needs the same number of ranks on every node, and node %d has %d, node 0 has %d: use sra",
-             comm_node(comm), comm_local_size(comm), comm_local_size_of(comm, 0));
+             "two_level needs the same number of ranks on every node, and node 0 has %d, node %d has %d: use sra",
+             comm_local_size_of(comm, 0), odd_node(comm), comm_local_size_of(comm, odd_node(comm)));
     }
     if (comm_size(comm) == 1) return choose(plan, ALLREDUCE_SRA, "one rank: nothing is sent");
     if (plan->options.algorithm != ALLREDUCE_AUTO) return choose(plan, plan->options.algorithm, "as asked for");

@@ -6,8 +6,11 @@
 
 /* A layer of the table, with everything decided. */
 typedef struct Layer {
-    char *name; /* owned; NULL for none */
+    char *name, *shape; /* owned; NULL for none */
+    uint64_t hash;      /* of this and all layers before it, docs/WIRE.md */
     int64_t first, elems;
+    int own_bits; /* what the table says for it alone; 0 for nothing */
+    int64_t own_bucket;
     bool raw;             /* travels as it is */
     QuantSpec spec;       /* for raw layers only bucket_size counts */
     int64_t first_bucket; /* of the call */
@@ -49,6 +52,19 @@ typedef struct Partition {
     uint32_t max_slice_bytes;
 } Partition;
 
+/* Sent before every run; docs/WIRE.md. No padding: it is compared byte by byte. */
+typedef struct Agreement {
+    uint32_t magic, version;
+    uint32_t call, op, type, algorithm;
+    int64_t elems;
+    uint32_t bits, layers;
+    int64_t bucket_size;
+    uint64_t layers_hash, seed;
+    uint32_t codec, rounding, half_metadata, feedback;
+    uint32_t slot_bytes, threads;
+    uint32_t number, zero;
+} Agreement;
+
 struct AllreducePlan {
     Comm *comm; /* borrowed until allreduce_plan_destroy */
     AllreduceOptions options;
@@ -63,7 +79,7 @@ struct AllreducePlan {
     AllreduceType wide_type; /* of sums: float32 for the three types that can be quantised, else the type itself */
     AllreduceType raw_type;  /* of unquantised elements on the wire */
     Partition partition;
-    uint64_t layers_hash;
+    uint32_t number; /* among the plans of this communicator that are like it */
     uint32_t call;
     uint64_t wire_bytes, plain_bytes;
     Pool *pool;      /* owned; NULL for one thread */
@@ -79,17 +95,18 @@ struct AllreducePlan {
     /* Partial sums in float32 where the buffer cannot hold them (16-bit types): the shard of two-level, two chunks in
      * turn for the ring. Owned; NULL where not needed. */
     float *partial[2];
-    uint8_t *kept[2]; /* owned: slices to pass on as they came, for two-level and ring */
-    uint8_t *stash;   /* owned: one early slice of each rank, where slots are scarcer than ranks */
-    bool *stashed;    /* owned, [ranks] */
-    int *ranks;       /* owned, [ranks]: scratch, receivers of a slice */
-    int *members[2];  /* owned, [ranks]: all ranks, or this node's; this local rank's on all nodes */
-    Chunk *shards;    /* owned, [ranks]: scratch of two-level */
+    uint8_t *kept[2];      /* owned: slices to pass on as they came, for two-level and ring */
+    uint8_t *stash;        /* owned: one early slice of each rank, where slots are scarcer than ranks */
+    bool *stashed;         /* owned, [ranks] */
+    int *ranks;            /* owned, [ranks]: scratch, receivers of a slice */
+    int *members[2];       /* owned, [ranks]: all ranks, or this node's; this local rank's on all nodes */
+    Chunk *shards;         /* owned, [ranks]: scratch of two-level */
+    Agreement *agreements; /* owned, [ranks]: scratch, what each is about to do */
 };
 
 /* ---- layout.c ---- */
 
-/* Decides each layer and fills plan->layers, elems, buckets, any_quantised, layers_hash. */
+/* Decides each layer and fills plan->layers, elems, buckets, any_quantised. */
 Status layout_layers(AllreducePlan *plan, const AllreduceLayer *layers, int count);
 void layout_layers_destroy(AllreducePlan *plan);
 
@@ -167,6 +184,9 @@ Status transfer_check(const AllreducePlan *plan, const CommSlice *got, const Sli
 
 Status transfer_publish_to_group(AllreducePlan *plan, const Group *group, const CommSlot *slot, uint32_t bytes,
                                  uint64_t tag, int lane);
+
+/* Numbers the plan among those that are like it. */
+Status transfer_number(AllreducePlan *plan);
 
 /* The ranks compare what they are about to do. */
 Status transfer_agree(const AllreducePlan *plan);

@@ -23,11 +23,11 @@ static const char *label(const AllreduceLayer *layer, int index, char text[64]) 
     return text;
 }
 
-static Status copy_name(const char *name, char **out) {
-    if (name == NULL) return STATUS_OK;
-    size_t bytes = strlen(name) + 1;
+static Status copy_text(const char *text, char **out) {
+    if (text == NULL) return STATUS_OK;
+    size_t bytes = strlen(text) + 1;
     TRY(memory_alloc(bytes, 1, out));
-    memcpy(*out, name, bytes);
+    memcpy(*out, text, bytes);
     return STATUS_OK;
 }
 
@@ -50,6 +50,8 @@ static Status decide_layer(const AllreducePlan *plan, const AllreduceLayer *from
     int bits = layer_bits(plan, from);
     int64_t bucket = from->bucket_size == 0 ? options->bucket_size : from->bucket_size;
     layer->elems = from->elems;
+    layer->own_bits = from->bits;
+    layer->own_bucket = from->bucket_size;
     layer->raw = bits == ALLREDUCE_UNCOMPRESSED;
     if (layer->raw) {
         layer->spec.bucket_size = RAW_BUCKET;
@@ -70,10 +72,15 @@ static Status decide_layer(const AllreducePlan *plan, const AllreduceLayer *from
 }
 
 /* What both ends must agree on, field by field. */
+static uint64_t hash_text(const char *text, uint64_t seed) {
+    return text == NULL ? hash_bytes("", 0, seed) : hash_bytes(text, strlen(text) + 1, seed);
+}
+
 static uint64_t hash_layer(const Layer *layer, uint64_t seed) {
     int64_t fields[] = {layer->elems,      layer->raw,           layer->spec.bits,          layer->spec.bucket_size,
-                        layer->spec.codec, layer->spec.rounding, layer->spec.half_metadata, layer->spec.spikes};
-    return hash_bytes(fields, sizeof fields, seed);
+                        layer->spec.codec, layer->spec.rounding, layer->spec.half_metadata, layer->spec.spikes,
+                        layer->own_bits,   layer->own_bucket};
+    return hash_text(layer->shape, hash_text(layer->name, hash_bytes(fields, sizeof fields, seed)));
 }
 
 Status layout_layers(AllreducePlan *plan, const AllreduceLayer *layers, int count) {
@@ -82,15 +89,15 @@ Status layout_layers(AllreducePlan *plan, const AllreduceLayer *layers, int coun
     plan->count = count;
     plan->elems = plan->buckets = 0;
     plan->any_quantised = false;
-    plan->layers_hash = 0;
-    uint64_t quad = 0;
+    uint64_t quad = 0, hash = 0;
     for (int i = 0; i < count; i++) {
         Layer *layer = &plan->layers[i];
         if (layers[i].elems < 0 || layers[i].elems > MAX_ELEMS - plan->elems) {
             FAIL(STATUS_ARGUMENT, "%s has %lld elements: at least 0, and at most 2^50 in all",
                  label(&layers[i], i, text), (long long)layers[i].elems);
         }
-        TRY(copy_name(layers[i].name, &layer->name));
+        TRY(copy_text(layers[i].name, &layer->name));
+        TRY(copy_text(layers[i].shape, &layer->shape));
         if (decide_layer(plan, &layers[i], layer) != STATUS_OK) {
             ErrorRecord why = *error_record();
             FAIL(why.code, "%s: %s", label(&layers[i], i, text), why.message);
@@ -103,13 +110,16 @@ Status layout_layers(AllreducePlan *plan, const AllreduceLayer *layers, int coun
         plan->elems += layer->elems;
         plan->buckets += layer->buckets;
         plan->any_quantised |= !layer->raw && layer->elems > 0;
-        plan->layers_hash = hash_layer(layer, plan->layers_hash);
+        layer->hash = hash = hash_layer(layer, hash);
     }
     return STATUS_OK;
 }
 
 void layout_layers_destroy(AllreducePlan *plan) {
-    for (int i = 0; plan->layers != NULL && i < plan->count; i++) memory_free(plan->layers[i].name);
+    for (int i = 0; plan->layers != NULL && i < plan->count; i++) {
+        memory_free(plan->layers[i].name);
+        memory_free(plan->layers[i].shape);
+    }
     memory_free(plan->layers);
     plan->layers = NULL;
 }

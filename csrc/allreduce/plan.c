@@ -62,6 +62,7 @@ static Status make_scratch(AllreducePlan *plan) {
     TRY(memory_calloc(ranks, sizeof *plan->members[0], &plan->members[0]));
     TRY(memory_calloc(ranks, sizeof *plan->members[1], &plan->members[1]));
     TRY(memory_calloc(ranks, sizeof *plan->shards, &plan->shards));
+    TRY(memory_calloc(ranks, sizeof *plan->agreements, &plan->agreements));
     for (int r = 0; r < (int)ranks; r++) plan->members[0][r] = r;
     if (comm_slots(plan->comm) >= (int)ranks) return STATUS_OK;
     TRY(memory_calloc(ranks, sizeof *plan->stashed, &plan->stashed));
@@ -131,6 +132,7 @@ Status allreduce_plan_create(Comm *comm, const AllreduceLayer *layers, int count
     TRY_GOTO(make_holdings(plan));
     if (options->threads > 1) TRY_GOTO(pool_create(options->threads, &plan->pool));
     count_bytes(plan);
+    TRY_GOTO(transfer_number(plan));
     *out = plan;
     plan = NULL;
 done:
@@ -149,6 +151,7 @@ void allreduce_plan_destroy(AllreducePlan *plan) {
     memory_free(plan->stash);
     memory_free(plan->stashed);
     memory_free(plan->shards);
+    memory_free(plan->agreements);
     memory_free(plan->ranks);
     memory_free(plan->other);
     memory_free(plan->half);
@@ -199,7 +202,7 @@ Status allreduce_check_replicas(Comm *comm, const void *data, size_t bytes) {
         uint64_t bytes, hash;
     } mine = {bytes, hash_bytes(data, bytes, 0)};
     TRY(comm_begin(comm, "check of replicas", 0));
-    return comm_end(comm, comm_agree(comm, &mine, sizeof mine, NULL));
+    return comm_end(comm, comm_agree(comm, &mine, sizeof mine));
 }
 
 int64_t allreduce_elems(const AllreducePlan *plan) { return plan->elems; }

@@ -188,32 +188,27 @@ Status comm_barrier(Comm *comm) {
     return comm_end(comm, board_round(comm, BOARD_BARRIER, -1, 0, NULL, 0, NULL));
 }
 
-static void describe_by_hash(const void *header, size_t bytes, char *text, size_t text_bytes) {
-    snprintf(text, text_bytes, "a header of %zu bytes with hash %016" PRIx64, bytes, hash_bytes(header, bytes, 0));
-}
-
-static Status compare(const Comm *comm, const void *header, size_t bytes, const unsigned char *all,
-                      CommDescribe describe) {
+static Status compare(const Comm *comm, const void *header, size_t bytes, const unsigned char *all) {
     for (int rank = 0; rank < comm->size; rank++) {
         const void *other = all + (size_t)rank * bytes;
         if (memcmp(header, other, bytes) == 0) continue;
-        char expected[320], got[320];
-        describe(header, bytes, expected, sizeof expected);
-        describe(other, bytes, got, sizeof got);
-        return error_at_rank(error_fail(STATUS_TRANSPORT, "the ranks disagree: rank %d expected %s, rank %d has %s",
-                                        comm->rank, expected, rank, got),
+        return error_at_rank(error_fail(STATUS_TRANSPORT,
+                                        "the ranks disagree on %zu bytes: rank %d has some with hash %016" PRIx64
+                                        ", rank %d with hash %016" PRIx64,
+                                        bytes, comm->rank, hash_bytes(header, bytes, 0), rank,
+                                        hash_bytes(other, bytes, 0)),
                              rank);
     }
     return STATUS_OK;
 }
 
-static Status agree(Comm *comm, const void *header, size_t bytes, CommDescribe describe) {
+static Status agree(Comm *comm, const void *header, size_t bytes) {
     TRY(board_round(comm, BOARD_AGREE, -1, bytes, header, bytes, comm->blocks));
-    return compare(comm, header, bytes, comm->blocks, describe == NULL ? describe_by_hash : describe);
+    return compare(comm, header, bytes, comm->blocks);
 }
 
-Status comm_agree(Comm *comm, const void *header, size_t bytes, CommDescribe describe) {
+Status comm_agree(Comm *comm, const void *header, size_t bytes) {
     if (bytes > COMM_HEADER_BYTES) FAIL(STATUS_ARGUMENT, "a header of %zu bytes: at most %d", bytes, COMM_HEADER_BYTES);
     TRY(comm_begin(comm, "agree", 0));
-    return comm_end(comm, agree(comm, header, bytes, describe));
+    return comm_end(comm, agree(comm, header, bytes));
 }

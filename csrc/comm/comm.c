@@ -105,6 +105,7 @@ static Status create_from_mpi(const CommOptions *options, Comm **out) {
                        .world_rank = rank,
                        .topology = -1,
                        .host = host_identity(),
+                       .machine = host_identity(),
                        .world_net = net,
                        .options = *options};
     if (options->nodes > 0) {
@@ -153,6 +154,7 @@ static Status split(Comm *comm, int color, int key, Comm **out) {
                        .world_rank = comm->places[comm->rank].world_rank,
                        .topology = comm->node,
                        .host = comm->host,
+                       .machine = comm->host,
                        .world_net = comm->world_net};
     nursery.options = (CommOptions){.timeout_s = comm->timeout_s,
                                     .slot_bytes = comm->segment.slot_bytes,
@@ -184,6 +186,28 @@ void comm_finalize(void) {
 }
 
 /* ---- asked about ---- */
+
+static Status count_up(Comm *comm, uint64_t key, uint32_t *number) {
+    Tally *tally = NULL;
+    for (size_t i = 0; i < comm->tallies_count && tally == NULL; i++) {
+        if (comm->tallies[i].key == key) tally = &comm->tallies[i];
+    }
+    if (tally == NULL) {
+        size_t bytes = comm->tallies_count * sizeof *tally;
+        TRY(memory_resize(&comm->tallies, bytes, bytes + sizeof *tally));
+        tally = &comm->tallies[comm->tallies_count++];
+        *tally = (Tally){.key = key};
+    }
+    *number = tally->count++;
+    return STATUS_OK;
+}
+
+Status comm_number(Comm *comm, uint64_t key, uint32_t *number) {
+    pthread_mutex_lock(&comm->lock);
+    Status status = count_up(comm, key, number);
+    pthread_mutex_unlock(&comm->lock);
+    return status;
+}
 
 int comm_rank(const Comm *comm) { return comm->rank; }
 

@@ -166,12 +166,13 @@ Status comm_broadcast(Comm *comm, int root, void *data, size_t bytes);
 /* Block r of `all` (comm_size * bytes) becomes rank r's `mine`; `bytes` is the same everywhere, any size. */
 Status comm_allgather(Comm *comm, const void *mine, size_t bytes, void *all);
 
-/* Writes a header as text, for the message about a mismatch. */
-typedef void (*CommDescribe)(const void *header, size_t bytes, char *text, size_t text_bytes);
-
 /* Compares `bytes` (<= COMM_HEADER_BYTES) between all ranks; on a difference every rank fails with TRANSPORT, the
- * message naming a rank that differs, what this rank expected and what it got. `describe` may be NULL (hash). */
-Status comm_agree(Comm *comm, const void *header, size_t bytes, CommDescribe describe);
+ * message naming a rank that differs, the hash of what this rank expected and of what it got. */
+Status comm_agree(Comm *comm, const void *header, size_t bytes);
+
+/* How often this was called with that key before, on this communicator: ranks that make the same things in the same
+ * order give them the same numbers. From any thread. */
+Status comm_number(Comm *comm, uint64_t key, uint32_t *number);
 
 /* Breaks the communicator for all its ranks at once, without waiting for anything; from any thread. The others see
  * "rank R aborted: message". */

@@ -22,6 +22,12 @@ typedef struct Place {
     bool warned;
 } Place;
 
+/* How many things with a key there were. */
+typedef struct Tally {
+    uint64_t key;
+    uint32_t count;
+} Tally;
+
 struct Comm {
     int rank, size, node, nodes;
     Place *places;     /* owned, [size] */
@@ -60,9 +66,11 @@ struct Comm {
     int flying_slots[SEGMENT_SLOTS_MAX], flying_count; /* in the order of publication */
 
     _Atomic bool told; /* the ranks of other hosts, that it is broken */
-    ErrorRecord cause; /* filled under cause_lock from the abort record */
+    pthread_mutex_t lock;
+    ErrorRecord cause; /* filled under `lock` from the abort record */
     bool cause_known;
-    pthread_mutex_t cause_lock;
+    Tally *tallies; /* owned, [tallies_count]: of comm_number, under `lock` */
+    size_t tallies_count;
     Comm *next; /* in the register of live communicators */
 };
 
@@ -73,8 +81,8 @@ typedef struct Nursery {
     int rank, size; /* of those who gather */
     int color, key;
     int world_rank, topology;
-    uint64_t host;
-    Net *world_net; /* NULL without MPI */
+    uint64_t host, machine; /* where ranks may share a segment; where they count as one node (without a topology) */
+    Net *world_net;         /* NULL without MPI */
     CommOptions options;
 } Nursery;
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/memory.h"
 
 #define JOIN_VERSION 0x31306e696f6a6763ULL
@@ -18,7 +19,7 @@
 
 /* The three blocks that are gathered, in turn. */
 typedef struct JoinInfo {
-    uint64_t version, host, slot_bytes;
+    uint64_t version, host, machine, slot_bytes;
     int32_t topology, color, key, world_rank, nodes;
     uint32_t next_id;
 } JoinInfo;
@@ -30,6 +31,7 @@ typedef struct JoinOffer {
 
 typedef struct JoinOutcome {
     int32_t code;
+    int32_t cut_off; /* the memory of a rank of this host cannot be opened */
     char message[200];
 } JoinOutcome;
 
@@ -44,6 +46,7 @@ typedef struct Join {
     int fd; /* owned, where this rank made the segment */
     uint64_t token;
     Comm *comm; /* owned until handed out */
+    bool cut_off;
 } Join;
 
 static _Atomic uint32_t next_id = 1;
@@ -58,7 +61,8 @@ void join_free(Comm *comm) {
     memory_free(comm->others);
     memory_free(comm->seen_ranks);
     memory_free(comm->blocks);
-    pthread_mutex_destroy(&comm->cause_lock);
+    memory_free(comm->tallies);
+    pthread_mutex_destroy(&comm->lock);
     memory_free(comm);
 }
 
@@ -66,7 +70,7 @@ static Status allocate(int rank, int size, const CommOptions *options, Comm **ou
     Status status = STATUS_OK;
     Comm *comm = NULL;
     TRY(memory_calloc(1, sizeof *comm, &comm));
-    pthread_mutex_init(&comm->cause_lock, NULL);
+    pthread_mutex_init(&comm->lock, NULL);
     size_t n = (size_t)size;
     TRY_GOTO(memory_calloc(n, sizeof *comm->places, &comm->places));
     TRY_GOTO(memory_calloc(n, sizeof *comm->rank_of_seat, &comm->rank_of_seat));
@@ -193,6 +197,7 @@ static Status gather_infos(Join *join) {
     const Nursery *n = join->nursery;
     JoinInfo mine = {.version = JOIN_VERSION,
                      .host = n->host,
+                     .machine = n->machine,
                      .slot_bytes = n->options.slot_bytes > 0 ? n->options.slot_bytes : COMM_DEFAULT_SLOT_BYTES,
                      .topology = n->topology,
                      .color = n->color,
@@ -233,7 +238,7 @@ static Status fill_places(Join *join, int *seats) {
     *seats = 0;
     for (int rank = 0; rank < join->size; rank++) {
         const JoinInfo *info = info_of(join, rank);
-        keys[rank] = info->topology >= 0 ? (uint64_t)info->topology : info->host;
+        keys[rank] = info->topology >= 0 ? (uint64_t)info->topology : info->machine;
         join->comm->places[rank].seat = info->host == mine->host ? (*seats)++ : -1;
         join->comm->places[rank].world_rank = info->world_rank;
     }
@@ -267,6 +272,7 @@ static Status open_segment(Join *join, int seats) {
     int fd;
     RETRY_EINTR(fd, open(path, O_RDWR | O_CLOEXEC));
     if (fd < 0) {
+        join->cut_off = true;
         FAIL_ERRNO("rank %d cannot open the shared memory of rank %d, %s (CGXFFCV_COMM_NODES=%d goes through MPI "
                    "instead)",
                    join->rank, maker, path, join->size);
@@ -328,15 +334,17 @@ static Status join_all(Join *join) {
     TRY(gather(join, &offer, sizeof offer, join->offers));
     if (status != STATUS_OK) error_adopt(&first);
     if (joins) status = join_up(join, status, seats);
-    JoinOutcome outcome = {.code = (int32_t)status};
+    JoinOutcome outcome = {.code = (int32_t)status, .cut_off = join->cut_off};
     if (status != STATUS_OK) snprintf(outcome.message, sizeof outcome.message, "%.190s", error_record()->message);
     first = *error_record();
     TRY(gather(join, &outcome, sizeof outcome, join->outcomes));
+    for (int rank = 0; rank < join->nursery->size; rank++) join->cut_off |= join->outcomes[rank].cut_off != 0;
     if (status != STATUS_OK) return error_adopt(&first);
     return joins ? check_outcomes(join) : STATUS_OK;
 }
 
-Status join_gathered(const Nursery *nursery, Comm **out) {
+/* *cut_off, which all ranks learn, says that some do not share memory although they share a host. */
+static Status join_once(const Nursery *nursery, Comm **out, bool *cut_off) {
     Status status = STATUS_OK;
     Join join = {.nursery = nursery, .fd = -1};
     size_t n = (size_t)nursery->size;
@@ -348,6 +356,7 @@ Status join_gathered(const Nursery *nursery, Comm **out) {
     *out = join.comm;
     join.comm = NULL;
 done:
+    *cut_off = join.cut_off;
     if (join.fd >= 0) close(join.fd);
     comm_destroy(join.comm);
     memory_free(join.infos);
@@ -355,4 +364,17 @@ done:
     memory_free(join.outcomes);
     memory_free(join.members);
     return status;
+}
+
+/* Ranks of one host in containers or user namespaces of their own cannot open each other's memory: then everyone goes
+ * through MPI. */
+Status join_gathered(const Nursery *nursery, Comm **out) {
+    bool cut_off = false;
+    Status status = join_once(nursery, out, &cut_off);
+    if (!cut_off || nursery->world_net == NULL) return status;
+    comm_destroy(*out);
+    *out = NULL;
+    Nursery apart = *nursery;
+    apart.host = hash_bytes(&nursery->world_rank, sizeof nursery->world_rank, nursery->host);
+    return join_once(&apart, out, &cut_off);
 }

@@ -80,14 +80,14 @@ bool comm_broken(Comm *comm, const ErrorRecord **cause) {
     if (comm->net != NULL && comm->owner_pid == (int)getpid()) (void)net_progress(comm->net);
     const AbortRecord *record = abort_record(comm);
     if (record == NULL) return false;
-    pthread_mutex_lock(&comm->cause_lock);
+    pthread_mutex_lock(&comm->lock);
     if (!comm->cause_known) {
         comm->cause = (ErrorRecord){.code = (Status)record->code, .rank = record->rank, .offset = -1, .sample = -1};
         snprintf(comm->cause.message, sizeof comm->cause.message, "%s", record->message);
         memcpy(comm->cause.operation, record->operation, sizeof comm->cause.operation);
         comm->cause_known = true;
     }
-    pthread_mutex_unlock(&comm->cause_lock);
+    pthread_mutex_unlock(&comm->lock);
     if (cause != NULL) *cause = &comm->cause;
     return true;
 }

@@ -21,10 +21,12 @@ static Comm *take_comm(PyObject *module_or_type, PyObject *object) {
 
 /* ---- making ---- */
 
-/* (name or None, elems, dims, bits, bucket_size); the name is borrowed from the tuple. */
+/* (name or None, shape as text, elems, dims, bits, bucket_size); the texts are borrowed from the tuple. */
 static int parse_layer(PyObject *tuple, AllreduceLayer *layer) {
     long long elems, bucket;
-    if (!PyArg_ParseTuple(tuple, "zLiiL:layer", &layer->name, &elems, &layer->dims, &layer->bits, &bucket)) return -1;
+    if (!PyArg_ParseTuple(tuple, "zzLiiL:layer", &layer->name, &layer->shape, &elems, &layer->dims, &layer->bits,
+                          &bucket))
+        return -1;
     layer->elems = elems;
     layer->bucket_size = bucket;
     return 0;

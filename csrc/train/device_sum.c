@@ -38,7 +38,7 @@ static Status choose_piece(DeviceSum *sum) {
         FAIL(STATUS_ARGUMENT, PIECE_VARIABLE "='%s': a whole number of KiB from 1 to %d is expected", text, 1 << 20);
     }
     sum->piece_elems = ((size_t)kib << 10) / sizeof(float);
-    return comm_agree(sum->comm, &sum->piece_elems, sizeof sum->piece_elems, NULL);
+    return comm_agree(sum->comm, &sum->piece_elems, sizeof sum->piece_elems);
 }
 
 static Status cut(DeviceSum *sum) {

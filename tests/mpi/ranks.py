@@ -19,6 +19,7 @@ from cgxffcv import comm
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
+OWN_USERS = ("unshare", "--user", "--map-root-user")  # a user namespace for each rank, as containers make them
 needs_mpirun = pytest.mark.skipif(
     shutil.which("mpirun") is None or not _cgxffcv.build_info()["mpi"], reason="needs mpirun and a build with MPI"
 )
@@ -121,11 +122,12 @@ def mpirun(size, recover):
     return words + ["--enable-recovery"] * recover
 
 
-def start(launch, out, case, *arguments, script="worker_comm.py", recover=True, **variables):
-    """Starts worker `case`; `variables` go into the environment of all ranks."""
+def start(launch, out, case, *arguments, script="worker_comm.py", recover=True, within=(), **variables):
+    """Starts worker `case`, each rank as the last words of the command `within`; `variables` go into the environment of
+    all ranks."""
     out.mkdir(parents=True, exist_ok=True)
     job = Job(launch, out)
-    command = [sys.executable, "-u", str(HERE / script), case, str(out), *map(str, arguments)]
+    command = [*within, sys.executable, "-u", str(HERE / script), case, str(out), *map(str, arguments)]
     if launch.nodes:
         variables["CGXFFCV_COMM_NODES"] = launch.nodes
     if launch.how == "mpi":

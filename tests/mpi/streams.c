@@ -15,7 +15,7 @@ static Status agree_on_contents(Comm *comm, size_t bytes) {
     uint64_t hash = hash_bytes(all, bytes * (size_t)comm_size(comm), 0);
     memory_free(mine);
     memory_free(all);
-    return comm_agree(comm, &hash, sizeof hash, NULL);
+    return comm_agree(comm, &hash, sizeof hash);
 }
 
 static Status job(Comm *comm, int slices, int rounds) {

@@ -1,10 +1,12 @@
 """Communicators of one to five ranks, in shared memory and over MPI between pretended nodes: what works."""
 
 import os
+import shutil
+import subprocess
 import types
 
 import pytest
-from ranks import Launch, needs_mpirun, run
+from ranks import OWN_USERS, Launch, needs_mpirun, run
 
 from cgxffcv import comm
 
@@ -43,6 +45,25 @@ def test_nothing_is_left_open(launch, tmp_path):
         assert maps == 1 and fds == values["inherited"]
         assert values["after"] == values["before"]
         assert values["closed"] == [0, values["inherited"]]
+
+
+def can_unshare():
+    return (
+        shutil.which("unshare") is not None and not subprocess.run([*OWN_USERS, "true"], capture_output=True).returncode
+    )
+
+
+@needs_mpirun
+@pytest.mark.parametrize("case", ["collectives", "splits"])
+def test_ranks_in_user_namespaces_of_their_own(case, tmp_path):
+    """They cannot open each other's memory: MPI carries everything, and they are still on one node."""
+    if not can_unshare():
+        pytest.skip("user namespaces cannot be made here")
+    size = 3
+    results = run(Launch("mpi", size), tmp_path, case, within=OWN_USERS)
+    for values in results:
+        if case == "collectives":
+            assert values == {"size": size, "nodes": 1, "everyone": [f"{rank} 0 {rank} {size}" for rank in range(size)]}
 
 
 @needs_mpirun

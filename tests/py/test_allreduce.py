@@ -320,7 +320,10 @@ def test_explain_and_automatic_choice():
 @pytest.mark.parametrize(
     "other",
     [{"bits": 3}, {"bucket_size": 512}, {"algorithm": "one_shot"}, {"op": "sum"}, {"seed": 1},
-     {"codec": "maxmin_spikes"}, {"rounding": "stochastic"}, {"layers": [(64, 65)]}, {"dtype": "float16"}, {"call": 1}],
+     {"codec": "maxmin_spikes"}, {"rounding": "stochastic"}, {"layers": [(64, 65)]}, {"dtype": "float16"}, {"call": 1},
+     {"error_feedback": True}, {"threads": 2}, {"dtype": "float16", "half_metadata": True}, {"layers": [(32, 128)]},
+     {"layers": [(64, 32), (64, 32)]}, {"layers": [("w", (64, 64))]}, {"layers": [4096]}, {"layers": []},
+     {"algorithm": "exact", "bits": {0: 4}}],
     ids=str,
 )  # fmt: skip
 def test_mismatched_calls_fail_on_all_ranks(other):
@@ -341,6 +344,82 @@ def test_mismatched_calls_fail_on_all_ranks(other):
 
     for text in all_good(run_ranks(3, work)):
         assert text.startswith("allreduce:") and "run " in text
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "number", "words"),
+    [
+        ([("encoder", (40, 50)), ("head", (40, 50))], [("head", (40, 50)), ("encoder", (40, 50))], 0,
+         ("encoder (40, 50)", "head (40, 50)")),
+        ([("a", (40, 50)), ("b", (40, 50))], [("a", (40, 50)), ("b", (50, 40))], 1, ("b (40, 50)", "b (50, 40)")),
+        ([("a", (64, 32)), ("b", (64, 64))], [("a", (64, 64)), ("b", (64, 32))], 0, ("a (64, 32)", "a (64, 64)")),
+        ([("a", 2000), (None, 2000)], [("a", 2000), ("b", 2000)], 1, ("a layer without a name 2000", "b 2000")),
+        ([("a", 2000), ("b", 2000)], [("a", 2000), ("b", (2000,))], 1, ("b 2000", "b (2000,)")),
+        ([("a", 4000)], [("a", 2000), ("b", 2000)], 0, ("a 4000", "a 2000")),
+        ([("a", 4000)], [("a", 4000), ("b", 0)], 1, ("no such layer", "b 0")),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("algorithm", ("one_shot", "exact"))
+def test_other_layers_are_named_on_both_sides(algorithm, first, second, number, words):
+    """Layers of equal sizes with other names, shapes or order are not averaged with each other."""
+    nodes = 3 if algorithm == "exact" else 1
+
+    def work(world, rank):
+        plan = ar.AllreducePlan(world, second if rank == 1 else first, algorithm=algorithm)
+        x = np.full(plan.elems, rank, F)
+        with pytest.raises(_cgxffcv.CommError) as caught:
+            plan.run(x)
+        assert (x == rank).all()
+        return str(caught.value), caught.value.rank
+
+    for rank, (text, other) in enumerate(all_good(run_ranks(3, work, nodes=nodes))):
+        mine, theirs = words if rank != 1 else words[::-1]
+        assert f"number {number} is the first: on rank {rank} it is {mine} of " in text or "no such layer" in text
+        assert all(word in text for word in (mine, theirs)), text
+        assert other == (0 if rank == 1 else 1) and f"on rank {other} it is" in text
+
+
+def test_bits_that_nobody_uses_are_compared_too():
+    """Whether a small call is quantised at all may depend on measured times; whether it is refused does not."""
+
+    def work(world, rank):
+        plan = ar.AllreducePlan(world, [100], bits={0: 4 + rank}, algorithm="exact")
+        with pytest.raises(_cgxffcv.CommError, match=r"with 4 bits in the table.*|with 5 bits in the table.*"):
+            plan.run(np.ones(100, F))
+
+    all_good(run_ranks(2, work))
+
+
+def test_plans_that_run_in_another_order_are_told_apart():
+    """Also where their tables are the same: each plan has a number among those like it."""
+
+    def work(world, rank):
+        ar.AllreducePlan(world, [(8, 9)], algorithm="sra")  # of another kind: it does not count
+        if rank == 0:
+            ar.AllreducePlan(world, [(9, 8)], algorithm="sra")  # nor does it where only one rank makes it
+        plans = [ar.AllreducePlan(world, [(64, 64)], algorithm="sra") for _ in range(3)]
+        for plan in plans:
+            assert (plan.run(np.ones(4096, F)) == 1).all()
+        with pytest.raises(_cgxffcv.CommError) as caught:
+            plans[2 if rank == 1 else 1].run(np.ones(4096, F))
+        return str(caught.value)
+
+    for text in all_good(run_ranks(2, work)):
+        assert "run 1 of plan 1 of its kind" in text and "run 1 of plan 2 of its kind" in text
+        assert text.endswith("all ranks must make and run their plans in the same order")
+
+
+def test_two_level_names_two_nodes():
+    def work(world, rank):
+        with pytest.raises(ValueError, match="two_level") as caught:
+            ar.AllreducePlan(world, [("w", (64, 64))], algorithm="two_level")
+        return str(caught.value)
+
+    assert len(texts := set(all_good(run_ranks(3, work, nodes=2)))) == 1
+    assert "node 0 has 2, node 1 has 1" in texts.pop()
+    for text in all_good(run_ranks(5, work, nodes=3)):
+        assert "node 0 has 2, node 2 has 1" in text
 
 
 def test_replicas_that_differ_are_seen():
