@@ -1,4 +1,4 @@
-"""The command line: cgxffcv write | train | launch | info | verify | doctor | bench."""
+"""The command line: cgxffcv write | train | predict | launch | info | verify | doctor | bench."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BENCHES = {
     "cifar": "trainings of a recipe with several seeds: accuracy, seconds, share of the machine's peak",
     "table": "the demo's training: usual PyTorch code, ours, ours compressed",
 }
-COMMANDS = ("write", "train")  # those with a module of their own in cgxffcv/commands
+COMMANDS = ("write", "train", "predict")  # those with a module of their own in cgxffcv/commands
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -74,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (
         ("write", "write CIFAR-10 as .beton files"),
         ("train", "train on them: alone, or on several ranks through cgxffcv launch"),
+        ("predict", "what a trained network says of images"),
     ):
         commands.add_parser(name, help=text)  # for the list alone: `run` hands its options to the command
     _add_launch(commands)

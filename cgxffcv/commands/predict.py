@@ -1,0 +1,159 @@
+"""`cgxffcv predict`: what a trained network says of images in files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from cgxffcv.errors import UserError
+from cgxffcv.usage import Parser, whole
+
+SIDE = 32
+BATCH = 500
+DESCRIPTION = """\
+Prints the class of each image, as a network that cgxffcv has trained sees it. CHECKPOINT is a run's last.safetensors or
+best.safetensors, or its log folder (the best). IMAGES are pictures (JPEG; with Pillow also PNG and others), .npy files
+(uint8, height x width x 3, one image or several) and .beton files, of whose labels it says how many were found."""
+
+Part = tuple[list[str], np.ndarray, np.ndarray | None]  # names, uint8 (n, 32, 32, 3), labels (n,) if there are any
+
+
+def _refuse(path: str, reason: object) -> UserError:
+    return UserError(f"{path}: {reason}")
+
+
+def _one_or_more(array: np.ndarray, path: str) -> np.ndarray:
+    batch, one = array[None] if array.ndim == 3 else array, (SIDE, SIDE, 3)
+    if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != one or len(batch) == 0:
+        expected = f"uint8 and {one}, or {('n', *one)} for several images".replace("'", "")
+        raise _refuse(path, f"{array.dtype} of the shape {array.shape}; expected {expected}")
+    return batch
+
+
+def _from_npy(path: str) -> Iterator[Part]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise _refuse(path, f"not a readable .npy file: {error}") from error
+    images = _one_or_more(array, path)
+    for at in range(0, len(images), BATCH):
+        part = images[at : at + BATCH]
+        yield [path if array.ndim == 3 else f"{path}[{at + i}]" for i in range(len(part))], part, None
+
+
+def _from_beton(path: str) -> Iterator[Part]:
+    from cgxffcv.reader import Reader
+
+    with Reader(path) as file:
+        if "image" not in file.fields or file.fields["image"].kind != "image":
+            raise _refuse(path, f'expected a field "image" of images; it has {", ".join(file.fields) or "no fields"}')
+        if len(file) == 0:
+            raise _refuse(path, "holds no images")
+        labelled = "label" in file.fields and file.fields["label"].kind == "int"
+        labels = file.column("label") if labelled else None
+        for at in range(0, len(file), BATCH):
+            numbers = range(at, min(at + BATCH, len(file)))
+            images = [_one_or_more(file.value(i, "image"), f"{path}[{i}]") for i in numbers]
+            yield (
+                [f"{path}[{i}]" for i in numbers],
+                np.concatenate(images),
+                None if labels is None else labels[at : at + BATCH],
+            )
+
+
+def _scaled(pixels: np.ndarray, path: str) -> np.ndarray:
+    """The square in the middle, at the size that networks take."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise UserError("--resize needs Pillow: pip install Pillow") from None
+    height, width = pixels.shape[:2]
+    half = min(height, width) / 2
+    box = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
+    return np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.LANCZOS, box))
+
+
+def _from_picture(path: str, resize: bool) -> Iterator[Part]:
+    import _cgxffcv
+
+    from cgxffcv.fields import RGBImageField
+
+    try:
+        found = RGBImageField().convert(path)
+        pixels = _cgxffcv.jpeg_decode(found) if isinstance(found, bytes) else found
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error) if path in str(error) else f"{path}: {error}") from error
+    if pixels.shape != (SIDE, SIDE, 3):
+        height, width = pixels.shape[:2]
+        if not resize:
+            size = f"{width} x {height} pixels, but the networks take {SIDE} x {SIDE}"
+            raise _refuse(path, f"{size}; --resize takes the square in the middle and scales it")
+        pixels = _scaled(pixels, path)
+    yield [path], pixels[None], None
+
+
+def _parts(path: str, resize: bool) -> Iterator[Part]:
+    if path.lower().endswith(".npy"):
+        return _from_npy(path)
+    return _from_beton(path) if path.lower().endswith(".beton") else _from_picture(path, resize)
+
+
+def _line(name: str, probability: np.ndarray, classes: Sequence[str], options: argparse.Namespace) -> str:
+    order = np.argsort(-probability, kind="stable")
+    if options.json:
+        best = int(order[0])
+        record: dict[str, Any] = {"image": name, "class": classes[best], "number": best}
+        record["probabilities"] = dict(zip(classes, (round(float(p), 6) for p in probability), strict=True))
+        return json.dumps(record)
+    return f"{name}: " + ", ".join(f"{classes[i]} {probability[i]:.1%}" for i in order[: options.top])
+
+
+def _predict_file(classifier: Any, path: str, options: argparse.Namespace) -> None:
+    images = correct = 0
+    labelled = False
+    for names, pixels, labels in _parts(path, options.resize):
+        probabilities = classifier.probabilities(pixels, tta=not options.plain)
+        for name, probability in zip(names, probabilities, strict=True):
+            print(_line(name, probability, classifier.classes, options))
+        if labels is not None:
+            labelled = True
+            images += len(labels)
+            correct += int((probabilities.argmax(axis=1) == labels).sum())
+    if labelled and options.json:
+        print(json.dumps({"file": path, "images": images, "correct": correct, "accuracy": correct / images}))
+    elif labelled:
+        print(f"{path}: {correct:,} of {images:,} labels found ({correct / images:.2%})")
+
+
+def make_parser(prog: str) -> Parser:
+    parser = Parser(prog=prog, description=DESCRIPTION)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT")
+    parser.add_argument("images", metavar="IMAGES", nargs="+")
+    parser.add_argument("--top", type=whole(1, 10), default=1, metavar="K", help="the K most probable classes")
+    parser.add_argument(
+        "--plain", action="store_true", help="the images as they are, without the other views of the recipe"
+    )
+    parser.add_argument("--resize", action="store_true", help="pictures of any size: the square in the middle, scaled")
+    parser.add_argument(
+        "--device", default="cpu", choices=("auto", "cpu", "gpu"), help="where to compute (default cpu)"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs: a JSON object a line")
+    return parser
+
+
+def main(prog: str, arguments: Sequence[str]) -> int:
+    options = make_parser(prog).parse_args(list(arguments))
+    from cgxffcv import nn
+
+    checkpoint = options.checkpoint
+    if os.path.isdir(checkpoint):
+        checkpoint = os.path.join(checkpoint, "best.safetensors")
+    classifier = nn.load(checkpoint, device=options.device)
+    for path in options.images:
+        _predict_file(classifier, path, options)
+    return 0
