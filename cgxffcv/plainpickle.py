@@ -123,6 +123,8 @@ class _Machine:
             stack.append(Name(argument.replace(" ", ".")))
         elif op == "STACK_GLOBAL":
             name, module = stack.pop(), stack.pop()
+            if not isinstance(name, str) or not isinstance(module, str):  # the text of anything else may grow for ever
+                raise PickleError("it names what has no name")
             stack.append(Name(f"{module}.{name}"))
         elif op == "REDUCE":
             stack.append(self.call())

@@ -82,6 +82,12 @@ def test_a_shape_of_tuples_within_tuples_has_a_short_message():
     assert len(str(caught.value)) < 10_000
 
 
+def test_names_of_names_are_refused():
+    """Each would quote the one before, whose backslashes double."""
+    with pytest.raises(plainpickle.PickleError, match="names what has no name"):
+        plainpickle.parse(b"\x80\x04" + b"}" * 60 + b"\x93" * 59 + b".")
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_pickles_of_every_protocol(records, protocol):
     batch = records["data_batch_1"]
