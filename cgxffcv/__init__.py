@@ -13,7 +13,17 @@ __version__ = "0.1.0"
 # name: the module that has it
 _EXPORTS = {
     **dict.fromkeys(
-        ["BetonError", "CommError", "CommTimeout", "CudaError", "NotBuiltError", "PeerLost", "build_info"], "_cgxffcv"
+        [
+            "BetonError",
+            "CommError",
+            "CommTimeout",
+            "CudaError",
+            "NotBuiltError",
+            "PeerLost",
+            "build_info",
+            "set_max_image_pixels",
+        ],
+        "_cgxffcv",
     ),
     "DatasetWriter": "cgxffcv.writer",
     "Loader": "cgxffcv.loader",
@@ -33,6 +43,7 @@ if TYPE_CHECKING:
     from _cgxffcv import NotBuiltError as NotBuiltError
     from _cgxffcv import PeerLost as PeerLost
     from _cgxffcv import build_info as build_info
+    from _cgxffcv import set_max_image_pixels as set_max_image_pixels
 
     from cgxffcv.loader import Loader as Loader
     from cgxffcv.loader import OrderOption as OrderOption

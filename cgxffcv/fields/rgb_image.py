@@ -52,6 +52,16 @@ def _from_pillow(image: Any) -> np.ndarray:
     return _pixels(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def _check_pixels(width: int, height: int) -> None:
+    """Before anything is decoded: what the core asks of JPEG streams by itself."""
+    limit = _cgxffcv.max_image_pixels()
+    if limit and width * height > limit:
+        raise ValueError(
+            f"{width} x {height} pixels are over the limit of {limit:,} (CGXFFCV_MAX_IMAGE_PIXELS, "
+            "cgxffcv.set_max_image_pixels)"
+        )
+
+
 def _from_file(data: bytes, what: str) -> Any:
     """JPEG as it is if the format can hold it, anything else through Pillow."""
     try:
@@ -67,8 +77,10 @@ def _from_file(data: bytes, what: str) -> Any:
         ) from None
     try:
         image = Image.open(io.BytesIO(data))
+        _check_pixels(*image.size)
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:  # also UnidentifiedImageError
+    # also UnidentifiedImageError
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{what}: no readable image ({reason}; Pillow: {error})") from None
     with image:
         try:

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 /* Large blocks lie in huge pages where the system grants them: streaming through them then misses no translations. */
 #define HUGE_PAGE ((size_t)2 * 1024 * 1024)
@@ -39,6 +40,11 @@ Status memory_resize(void *pointer_to_pointer, size_t old_bytes, size_t new_byte
     memory_free(old);
     memcpy(pointer_to_pointer, &fresh, sizeof fresh);
     return STATUS_OK;
+}
+
+uint64_t memory_of_machine(void) {
+    long pages = sysconf(_SC_PHYS_PAGES), bytes = sysconf(_SC_PAGESIZE);
+    return pages < 1 || bytes < 1 ? PTRDIFF_MAX : (uint64_t)pages * (uint64_t)bytes;
 }
 
 void memory_free(void *pointer) { free(pointer); }

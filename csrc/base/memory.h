@@ -3,6 +3,7 @@
 #define CGXFFCV_BASE_MEMORY_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/status.h"
 
@@ -16,6 +17,10 @@ Status memory_alloc(size_t count, size_t size, void *out);
 
 /* Grows or shrinks; the old contents stay up to the smaller size (`old_bytes` of them are copied). */
 Status memory_resize(void *pointer_to_pointer, size_t old_bytes, size_t new_bytes);
+
+/* The bytes of the machine's memory: a wish for more is a mistake, or somebody's trick, and is refused before the
+ * system ends the process for it. */
+uint64_t memory_of_machine(void);
 
 /* NULL is fine. */
 void memory_free(void *pointer);

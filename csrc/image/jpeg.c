@@ -6,7 +6,7 @@
 
 #include "base/memory.h"
 
-#define MAX_SCANS_FLAGS TJFLAG_LIMITSCANS /* a progressive stream of thousands of scans would take minutes */
+#define MAX_SCANS_FLAGS TJFLAG_LIMITSCANS /* a small image of thousands of scans would take minutes */
 
 struct JpegDecoder {
     tjhandle handle; /* owned */
@@ -44,6 +44,7 @@ Status jpeg_decode(JpegDecoder *decoder, const void *data, size_t size, JpegIdct
         FAIL(STATUS_FORMAT, "JPEG of %u x %u pixels where %u x %u were expected", info.width, info.height, width,
              height);
     }
+    TRY(jpeg_check_scans(data, size, info));
     if (stride < (size_t)width * 3 || stride > INT_MAX) {
         FAIL(STATUS_ARGUMENT, "rows of %u pixels do not fit a stride of %zu bytes", width, stride);
     }
@@ -89,6 +90,7 @@ Status jpeg_encode(JpegEncoder *encoder, const uint8_t *rgb, size_t stride, uint
         FAIL(STATUS_ARGUMENT, "an image of %u x %u pixels cannot be a JPEG; sides are 1 to %d", width, height,
              JPEG_MAX_SIDE);
     }
+    TRY(jpeg_check_pixels(width, height)); /* what is written here is to be read here, too */
     if (quality < 1 || quality > 100) FAIL(STATUS_ARGUMENT, "JPEG quality %d is not in 1..100", quality);
     if (stride < (size_t)width * 3 || stride > INT_MAX) {
         FAIL(STATUS_ARGUMENT, "rows of %u pixels do not fit a stride of %zu bytes", width, stride);

@@ -11,7 +11,10 @@
 
 #include "base/status.h"
 
-#define JPEG_MAX_SIDE 65500 /* libjpeg's limit */
+#define JPEG_MAX_SIDE 65500                     /* libjpeg's limit */
+#define JPEG_DEFAULT_PIXELS UINT64_C(178956970) /* Pillow's limit: half a GiB of pixels of 3 bytes */
+#define JPEG_LIMIT_VARIABLE "CGXFFCV_MAX_IMAGE_PIXELS"
+#define JPEG_SCANS 16 /* an image of the largest size may have so many scans, a smaller one more; 10 are usual */
 
 typedef struct JpegInfo {
     uint32_t width, height;
@@ -27,8 +30,21 @@ typedef enum JpegIdct {
 typedef struct JpegDecoder JpegDecoder;
 typedef struct JpegEncoder JpegEncoder;
 
-/* Reads the markers up to the frame header; refuses what jpeg_decode would refuse of it. */
+/* Reads the markers up to the frame header; refuses what jpeg_decode would refuse of it, also more pixels than the
+ * limit: a stream of 100 bytes can ask for gigabytes. */
 Status jpeg_parse_header(const void *data, size_t size, JpegInfo *out);
+
+/* The most pixels of an image, for the whole process: at first what JPEG_LIMIT_VARIABLE says, by default
+ * JPEG_DEFAULT_PIXELS; 0 is no limit. jpeg_limit_get fails if the variable says no number. */
+Status jpeg_limit_get(uint64_t *pixels);
+void jpeg_limit_set(uint64_t pixels);
+
+/* To be asked before memory is taken for an image whose size somebody else has said; STATUS_FORMAT above the limit. */
+Status jpeg_check_pixels(uint64_t width, uint64_t height);
+
+/* Each scan of a stream passes over all of its pixels: STATUS_FORMAT if they come to more than JPEG_SCANS times the
+ * limit, which only streams reach that were made for it. */
+Status jpeg_check_scans(const void *data, size_t size, JpegInfo info);
 
 /* Whether the stream has its end marker, anywhere: the cheap test of a truncated file. */
 bool jpeg_has_end(const void *data, size_t size);

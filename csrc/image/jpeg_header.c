@@ -1,4 +1,11 @@
-/* The markers of a JPEG stream up to its frame header, from ITU-T T.81 annex B; no library needed. */
+/* The markers of a JPEG stream up to its frame header, from ITU-T T.81 annex B, and the limit of pixels; no library
+ * needed. */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
 #include "image/jpeg.h"
 
 #define MARKER_SOI 0xD8
@@ -13,7 +20,66 @@
 #define MARKER_SOF10 0xCA
 #define MARKER_DAC 0xCC
 #define MARKER_SOF15 0xCF
-#define FRAME_BYTES 8 /* length, precision, height, width, components */
+#define DECODERS_SCANS 500 /* libjpeg-turbo itself refuses more */
+#define FRAME_BYTES 8      /* length, precision, height, width, components */
+
+static _Atomic uint64_t max_pixels = JPEG_DEFAULT_PIXELS;
+static char not_a_number[64]; /* what the variable says in place of one */
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void read_variable(void) {
+    const char *text = getenv(JPEG_LIMIT_VARIABLE);
+    char *end = NULL;
+    if (text == NULL || text[0] == '\0') return;
+    errno = 0;
+    unsigned long long pixels = strtoull(text, &end, 10);
+    bool number = text[0] >= '0' && text[0] <= '9' && *end == '\0' && errno == 0;
+    if (number)
+        atomic_store(&max_pixels, pixels);
+    else
+        snprintf(not_a_number, sizeof not_a_number, "%s", text);
+}
+
+Status jpeg_limit_get(uint64_t *pixels) {
+    pthread_once(&once, read_variable);
+    if (not_a_number[0] != '\0') {
+        FAIL(STATUS_ARGUMENT, "%s is '%s'; a whole number of pixels was expected (0: no limit)", JPEG_LIMIT_VARIABLE,
+             not_a_number);
+    }
+    *pixels = atomic_load(&max_pixels);
+    return STATUS_OK;
+}
+
+void jpeg_limit_set(uint64_t pixels) {
+    pthread_once(&once, read_variable);
+    not_a_number[0] = '\0';
+    atomic_store(&max_pixels, pixels);
+}
+
+Status jpeg_check_pixels(uint64_t width, uint64_t height) {
+    uint64_t limit = 0;
+    TRY(jpeg_limit_get(&limit));
+    if (limit == 0 || width == 0 || height <= limit / width) return STATUS_OK;
+    FAIL(STATUS_FORMAT,
+         "an image of %llu x %llu pixels, over the limit of %llu in all; if it is to be trusted, set %s or call "
+         "cgxffcv.set_max_image_pixels",
+         (unsigned long long)width, (unsigned long long)height, (unsigned long long)limit, JPEG_LIMIT_VARIABLE);
+}
+
+Status jpeg_check_scans(const void *data, size_t size, JpegInfo info) {
+    const unsigned char *bytes = data, *end = bytes + size, *at = bytes;
+    uint64_t limit = 0, pixels = (uint64_t)info.width * info.height, scans = 0;
+    TRY(jpeg_limit_get(&limit));
+    uint64_t most = limit == 0 || limit > UINT64_MAX / JPEG_SCANS ? UINT64_MAX : limit * JPEG_SCANS;
+    if (pixels <= most / DECODERS_SCANS) return STATUS_OK;
+    while (at < end && (at = memchr(at, 0xFF, (size_t)(end - at))) != NULL) {
+        at++;
+        scans += at < end && *at == MARKER_SOS;
+    }
+    if (scans <= most / pixels) return STATUS_OK;
+    FAIL(STATUS_FORMAT, "JPEG of %u x %u pixels in %llu scans, which would take minutes to decode", info.width,
+         info.height, (unsigned long long)scans);
+}
 
 static unsigned be16(const unsigned char *at) { return (unsigned)at[0] << 8 | at[1]; }
 
@@ -32,6 +98,7 @@ static Status parse_frame(const unsigned char *segment, size_t left, unsigned ma
     if (width == 0 || height == 0 || width > JPEG_MAX_SIDE || height > JPEG_MAX_SIDE) {
         FAIL(STATUS_FORMAT, "JPEG of %u x %u pixels; sides are 1 to %d", width, height, JPEG_MAX_SIDE);
     }
+    TRY(jpeg_check_pixels(width, height));
     if (components != 1 && components != 3) {
         FAIL(STATUS_FORMAT, "JPEG of %u components (CMYK or YCCK?); only 1 and 3 are supported: convert it to RGB",
              components);

@@ -59,7 +59,7 @@ static void set_array(LoaderArray *array, BetonDtype dtype, int ndim, const uint
 /* ---- images ---- */
 
 /* The one size of the images in use. */
-static Status image_size(const BetonReader *reader, PlanOutput *output, const Order *order) {
+static Status find_image_size(const BetonReader *reader, PlanOutput *output, const Order *order) {
     const BetonField *about = output->about;
     output->height = about->max_height;
     output->width = about->max_width;
@@ -83,6 +83,13 @@ static Status image_size(const BetonReader *reader, PlanOutput *output, const Or
         return error_at_path(error_at_field(status, about->name), beton_reader_path(reader));
     }
     return STATUS_OK;
+}
+
+/* What is decoded comes into memory of the size that the records say, which nothing else in the file bounds. */
+static Status image_size(const BetonReader *reader, PlanOutput *output, const Order *order) {
+    TRY(find_image_size(reader, output, order));
+    if (output->about->num_jpeg == 0 || order->count == 0) return STATUS_OK;
+    return error_at_path(jpeg_check_pixels(output->width, output->height), beton_reader_path(reader));
 }
 
 static BetonDtype image_dtype(ImageType type) {
@@ -203,8 +210,9 @@ Status plan_make_resident(Plan *plan, const Order *order) {
         PlanOutput *output = &plan->outputs[i];
         if (output->decoder != LOADER_IMAGE || output->is_view || output->about->num_jpeg == 0) continue;
         uint64_t bytes, pixels = (uint64_t)output->height * output->width * AUGMENT_CHANNELS;
-        if (!checked_mul(beton_reader_num_samples(plan->reader), pixels, &bytes) || bytes > PTRDIFF_MAX) {
-            FAIL(STATUS_MEMORY, "the images are too many to keep in memory");
+        if (!checked_mul(beton_reader_num_samples(plan->reader), pixels, &bytes) || bytes > memory_of_machine()) {
+            FAIL(STATUS_MEMORY, "the images are too many to keep in this machine's memory of %llu bytes (resident)",
+                 (unsigned long long)memory_of_machine());
         }
         TRY(memory_calloc((size_t)bytes, 1, &output->resident));
         plan->resident_bytes += (size_t)bytes;

@@ -41,9 +41,11 @@ static Status measure(const Slots *slots, size_t samples, size_t *offsets, size_
         uint64_t size, sample = i < slots->arrays ? slots->sample_bytes[i] : sizeof(uint64_t);
         if (offsets != NULL) offsets[i] = (size_t)total;
         if (!checked_mul(sample, samples, &size) || !checked_add(total, size, &size) ||
-            !checked_round_up(size, MEMORY_ALIGNMENT, &total) || total > PTRDIFF_MAX) {
-            FAIL(STATUS_MEMORY, "a batch of %zu samples of %llu bytes is too large", samples,
-                 (unsigned long long)sample);
+            !checked_round_up(size, MEMORY_ALIGNMENT, &total) || total > memory_of_machine()) {
+            FAIL(STATUS_MEMORY,
+                 "a batch of %zu samples, one output of which takes %llu bytes a sample, does not fit this machine's "
+                 "memory of %llu bytes: make batch_size smaller",
+                 samples, (unsigned long long)sample, (unsigned long long)memory_of_machine());
         }
     }
     *bytes = (size_t)total;

@@ -117,6 +117,8 @@ static PyObject *resize(PyObject *module, PyObject *args, PyObject *kwargs) {
         return PyErr_Format(PyExc_ValueError, "height and width must be in 1..%d, not %u and %u", RESIZE_MAX_SIDE,
                             to.height, to.width);
     }
+    status = jpeg_check_pixels(to.width, to.height);
+    if (status != STATUS_OK) return errors_raise(module_state(module), status);
     if (acquire_image(object, &view, &size) < 0) return NULL;
     array = array_new(ARRAY_U8, 3, (const int64_t[]){to.height, to.width, 3});
     if (array != NULL) {
@@ -133,6 +135,28 @@ static PyObject *resize(PyObject *module, PyObject *args, PyObject *kwargs) {
     return array;
 }
 
+static PyObject *max_pixels(PyObject *module, PyObject *unused) {
+    uint64_t limit = 0;
+    (void)unused;
+    Status status = jpeg_limit_get(&limit);
+    if (status != STATUS_OK) return errors_raise(module_state(module), status);
+    return PyLong_FromUnsignedLongLong(limit);
+}
+
+static PyObject *set_max_pixels(PyObject *module, PyObject *object) {
+    (void)module;
+    PyObject *number = PyNumber_Index(object);
+    if (number == NULL) return NULL;
+    unsigned long long limit = PyLong_AsUnsignedLongLong(number);
+    Py_DECREF(number);
+    if (PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) return NULL;
+        return PyErr_Format(PyExc_ValueError, "a limit of pixels must be in 0..2**64-1 (0: none), not %R", object);
+    }
+    jpeg_limit_set(limit);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
     {"jpeg_header", header, METH_O,
      "jpeg_header(data)\n--\n\n(width, height, components, progressive) of a JPEG stream, which is not decoded."},
@@ -143,6 +167,12 @@ static PyMethodDef functions[] = {
      "jpeg_encode(image, quality=90)\n--\n\nEncode uint8 (height, width, 3) RGB as baseline 4:2:0 JPEG; bytes."},
     {"resize_area", (PyCFunction)(void (*)(void))resize, METH_VARARGS | METH_KEYWORDS,
      "resize_area(image, height, width)\n--\n\nResize uint8 (H, W, 3) by exact box averages, rounded to nearest."},
+    {"max_image_pixels", max_pixels, METH_NOARGS,
+     "max_image_pixels()\n--\n\nThe most pixels that an image may have that is decoded here; 0: no limit."},
+    {"set_max_image_pixels", set_max_pixels, METH_O,
+     "set_max_image_pixels(pixels)\n--\n\nSets the limit of pixels of the images that are decoded, for this process; "
+     "0: "
+     "none. At first it is what the environment's CGXFFCV_MAX_IMAGE_PIXELS says, by default 178,956,970."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -154,14 +154,18 @@ static PyObject *image_value(FileObject *self, size_t field, uint64_t sample, bo
     if (status != STATUS_OK) return errors_raise(state_of(self), status);
     const int64_t shape[] = {image.height, image.width, 3};
     if (image.mode == BETON_IMAGE_RAW) return array_of(self, ARRAY_U8, 3, shape, &image.region, view);
-    PyObject *array = array_new(ARRAY_U8, 3, shape);
-    if (array == NULL) return NULL;
-    uint8_t *pixels = array_data(array);
-    Py_BEGIN_ALLOW_THREADS;
-    status = decode_image(&image, fast, pixels);
-    Py_END_ALLOW_THREADS;
+    PyObject *array = NULL;
+    status = jpeg_check_pixels(image.width, image.height);
+    if (status == STATUS_OK) {
+        array = array_new(ARRAY_U8, 3, shape);
+        if (array == NULL) return NULL;
+        uint8_t *pixels = array_data(array);
+        Py_BEGIN_ALLOW_THREADS;
+        status = decode_image(&image, fast, pixels);
+        Py_END_ALLOW_THREADS;
+    }
     if (status == STATUS_OK) return array;
-    Py_DECREF(array);
+    Py_XDECREF(array);
     error_at_offset(status, (int64_t)image.region.offset);
     error_at_sample(status, (int64_t)sample);
     error_at_field(status, beton_reader_field(self->reader, field)->name);

@@ -140,7 +140,7 @@ def test_names_without_effect_are_refused(path):
 def test_a_class_of_the_users_own_may_have_attributes(path):
     class Mine(Loader):
         def __init__(self, name):
-            super().__init__(name, 8)
+            super().__init__(name, 2)
             self.label = "mine"
 
     with Mine(path) as loader:
