@@ -7,11 +7,14 @@ whole or not at all, and equal states give equal bytes. Format: https://github.c
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import struct
+from collections.abc import Iterator
 from os import PathLike
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +28,10 @@ _TYPES = {
     "U64": "<u8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
 }  # fmt: skip
 _NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
+_METADATA = "__metadata__"
 _ALIGNMENT = 8
 _MAX_HEADER_BYTES = 100_000_000
+_MAX_DEPTH = 100  # of a JSON value
 
 
 class CheckpointError(UserError, ValueError):
@@ -36,8 +41,10 @@ class CheckpointError(UserError, ValueError):
 def save(path: str | PathLike[str], state: dict[str, Any]) -> None:
     """Writes `state` to `path`, whole or not at all. OSError if that fails (disk full, no permission)."""
     tensors = {name: np.ascontiguousarray(value) for name, value in state.items() if isinstance(value, np.ndarray)}
+    if not all(isinstance(name, str) for name in state) or _METADATA in state:
+        raise TypeError(f"the names of a checkpoint's entries must be texts other than {_METADATA!r}")
     header: dict[str, Any] = {
-        "__metadata__": {
+        _METADATA: {
             name: json.dumps(value, sort_keys=True, allow_nan=True)
             for name, value in state.items()
             if name not in tensors
@@ -60,76 +67,134 @@ def save(path: str | PathLike[str], state: dict[str, Any]) -> None:
     files.write(path, pieces)
 
 
-def _fail(path: str | PathLike[str], reason: str) -> CheckpointError:
-    return CheckpointError(f"{os.fspath(path)}: not a usable checkpoint: {reason}")
+class _Tensor(NamedTuple):
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    begin: int
+    end: int
 
 
-def _parse_header(path: str | PathLike[str], data: bytes | memoryview, size: int) -> dict[str, Any]:
-    if size < 8:
-        raise _fail(path, f"{size} bytes are too few")
-    (length,) = struct.unpack("<Q", data[:8])
+class _Wrong(Exception):
+    """Why a file is no checkpoint."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Wrong("a name stands twice in its header")
+    return found
+
+
+def _tensor(name: str, entry: Any) -> _Tensor:
+    """What the header says of a tensor, as far as it can be checked by itself."""
+
+    def counts(value: Any) -> bool:
+        return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str) or entry["dtype"] not in _TYPES:
+        raise _Wrong(f"tensor {name!r} has none of the types {', '.join(_TYPES)}")
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    if not counts(shape) or not counts(offsets) or len(offsets) != 2:
+        raise _Wrong(f"tensor {name!r} has no shape or no place")
+    dtype, (begin, end) = np.dtype(_TYPES[entry["dtype"]]), offsets
+    try:
+        np.empty(0, dtype).reshape([*shape, 0])  # NumPy's limits of sides, of their number and of their product
+    except (ValueError, OverflowError):
+        raise _Wrong(f"tensor {name!r} has too many or too long sides") from None
+    if end - begin != math.prod(shape) * dtype.itemsize:
+        raise _Wrong(f"tensor {name!r} does not take the {end - begin} bytes of its place")
+    return _Tensor(name, dtype, tuple(shape), begin, end)
+
+
+def _check_places(tensors: list[_Tensor], size: int) -> None:
+    """They lie side by side and fill the file."""
+    at = 0
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.begin, tensor.end)):
+        if tensor.begin != at:
+            raise _Wrong(f"tensor {tensor.name!r} does not begin at byte {at} of the data, where it should")
+        at = tensor.end
+    if at != size:
+        raise _Wrong(f"its tensors take {at} bytes, but {size} are there")
+
+
+def _depth_exceeds(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        inner = [item for item in level if isinstance(item, dict | list)]
+        level = [x for item in inner for x in (item.values() if isinstance(item, dict) else item)]
+    return bool(level)
+
+
+def _value(name: str, text: Any) -> Any:
+    """A JSON value of ours, or the plain text of somebody else's metadata."""
+    if not isinstance(text, str):
+        raise _Wrong(f"metadata {name!r} is no text")
+    try:
+        value = json.loads(text, object_pairs_hook=_unique)
+    except ValueError:
+        return text
+    if _depth_exceeds(value, _MAX_DEPTH):
+        raise RecursionError
+    return value
+
+
+def _read_start(file: IO[bytes]) -> tuple[dict[str, Any], list[_Tensor], int]:
+    """The JSON values, the tensors, the bytes of data; the file stands where the data begins."""
+    size, start = os.fstat(file.fileno()).st_size, file.read(8)
+    if len(start) < 8:
+        raise _Wrong(f"{size} bytes are too few")
+    (length,) = struct.unpack("<Q", start)
     if length > min(size - 8, _MAX_HEADER_BYTES):
-        raise _fail(path, f"its header says {length} bytes, but the file has {size}")
+        raise _Wrong(f"its header says {length} bytes, but the file has {size}")
+    text = file.read(length)
     try:
-        header = json.loads(bytes(data[8 : 8 + length]).decode())
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise _fail(path, f"its header is not JSON ({error})") from None
-    if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
-        raise _fail(path, "its header is not a JSON object")
-    return header
+        header = json.loads(text.decode(), object_pairs_hook=_unique)
+    except ValueError as error:  # also UnicodeDecodeError
+        raise _Wrong(f"its header is not JSON ({error})") from None
+    if not isinstance(header, dict) or not isinstance(header.get(_METADATA, {}), dict):
+        raise _Wrong("its header is not a JSON object")
+    values = {name: _value(name, text) for name, text in header.pop(_METADATA, {}).items()}
+    tensors = [_tensor(name, entry) for name, entry in header.items()]
+    if not values.keys().isdisjoint(header):
+        raise _Wrong("a name stands for a value and a tensor")
+    _check_places(tensors, size - 8 - length)
+    return values, tensors, size - 8 - length
 
 
-def _tensor(path: str | PathLike[str], name: str, entry: Any, body: memoryview) -> np.ndarray:
-    try:
-        dtype, shape = np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"])
-        begin, end = entry["data_offsets"]
-        elems = 1
-        for n in shape:
-            if type(n) is not int or n < 0:
-                raise ValueError
-            elems *= n
-        if type(begin) is not int or type(end) is not int or not 0 <= begin <= end <= len(body):
-            raise ValueError
-        if end - begin != elems * dtype.itemsize:
-            raise ValueError
-    except (KeyError, TypeError, ValueError):
-        raise _fail(path, f"tensor {name!r} does not fit into the file ({json.dumps(entry)[:120]})") from None
-    return np.frombuffer(body[begin:end], dtype).reshape(shape).copy()
+@contextlib.contextmanager
+def _opened(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
+    """The file; what is wrong with it becomes CheckpointError."""
+    with files.naming(path), files.open_plain(path, "rb") as file:
+        try:
+            yield file
+        except _Wrong as error:
+            reason = str(error)
+        except RecursionError:
+            reason = "its header is nested too deeply"
+        except MemoryError:
+            reason = "it says that it holds more than fits the memory"
+        else:
+            return
+    raise CheckpointError(f"{os.fspath(path)}: not a usable checkpoint: {reason}") from None
 
 
 def load(path: str | PathLike[str]) -> dict[str, Any]:
     """The state that `save` wrote. OSError if it cannot be read, CheckpointError if it is not a checkpoint."""
-    with files.naming(path), open(path, "rb") as file:
-        data = memoryview(file.read())
-    header = _parse_header(path, data, len(data))
-    (length,) = struct.unpack("<Q", data[:8])
-    body = data[8 + length :]
-    state: dict[str, Any] = {}
-    for name, text in header.pop("__metadata__", {}).items():
-        try:
-            state[name] = json.loads(text)
-        except (TypeError, ValueError):
-            state[name] = text
-    covered = 0
-    for name, entry in header.items():
-        state[name] = _tensor(path, name, entry, body)
-        covered += state[name].nbytes
-    if covered != len(body):
-        raise _fail(path, f"its tensors take {covered} bytes, but {len(body)} are there")
+    with _opened(path) as file:
+        state, tensors, size = _read_start(file)
+        if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+            raise MemoryError  # said here, as a system that lends more than it has would say it too late
+        data = np.empty(size, np.uint8)
+        if file.readinto(memoryview(data)) != size:
+            raise _Wrong("it was cut while it was read")
+        for tensor in tensors:
+            part = data[tensor.begin : tensor.end]
+            state[tensor.name] = np.frombuffer(part, tensor.dtype).reshape(tensor.shape).copy()
     return state
 
 
 def read_header(path: str | PathLike[str]) -> dict[str, Any]:
-    """Only the JSON values of a checkpoint (recipe, step, accuracy), without its tensors."""
-    with files.naming(path), open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        data = start + file.read(min(length, _MAX_HEADER_BYTES))
-    values = {}
-    for name, text in _parse_header(path, data, size).get("__metadata__", {}).items():
-        try:
-            values[name] = json.loads(text)
-        except (TypeError, ValueError):
-            values[name] = text
-    return values
+    """Only the JSON values of a checkpoint (recipe, step, accuracy), without its tensors; fails as `load`."""
+    with _opened(path) as file:
+        return _read_start(file)[0]

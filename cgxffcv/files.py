@@ -59,9 +59,10 @@ def _open_plain(path: str, flags: int) -> int:
         descriptor = os.open(path, flags & ~os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
     except OSError as error:
         raise refusal if error.errno == errno.ENXIO else error from None  # a socket, or a FIFO that nobody reads
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise refusal
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path) if stat.S_ISDIR(mode) else refusal
     if flags & os.O_TRUNC:
         os.ftruncate(descriptor, 0)
     return descriptor
