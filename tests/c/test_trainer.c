@@ -133,6 +133,7 @@ static float mean_pixel(const Images *images, int side, int count) {
 }
 
 static int checks_until_failure = -1;
+static double loss_instead; /* 0: the sum of the pixels' means */
 
 static Status check_fails(void *context) {
     (void)context;
@@ -147,7 +148,7 @@ Status plan_step(Plan *plan, const Images *images, const int64_t *labels, int co
     for (int i = 0; i < (options->first_block == 0 ? ELEMS : 16); i++) plan->model->gradients[i] = mean;
     plan->model->statistics[0] += 1;
     plan->model->statistics[1] += mean;
-    plan->totals = (StepTotals){(double)mean * count, 1, count};
+    plan->totals = (StepTotals){loss_instead != 0 ? loss_instead : (double)mean * count, 1, count};
     return options->check == NULL ? STATUS_OK : options->check(options->check_context);
 }
 
@@ -243,6 +244,38 @@ static void test_skipping(void) {
     CHECK(!out.skipped && model.parameters[0] == -1.0f);
     trainer_destroy(trainer);
     pool_destroy(model.pool);
+}
+
+static Status keep_first(void *context, int64_t step, float *gradients, size_t elems) {
+    (void)step;
+    (void)elems;
+    *(float *)context = gradients[0];
+    return STATUS_OK;
+}
+
+/* Its gradients are finite, so the other ranks would not know: they hear of it through a gradient. */
+static void test_a_bad_loss_with_good_gradients(void) {
+    const double bad[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; i < 6; i++) {
+        Model model;
+        Trainer *trainer = NULL;
+        TrainerStep out;
+        TrainerConfig config = config_of();
+        float sent = 0;
+        begin(&model);
+        if (i >= 3) config.reduce = keep_first;
+        config.reduce_context = &sent;
+        CHECK_OK(trainer_create(&config, &model, &trainer));
+        loss_instead = bad[i % 3];
+        CHECK_OK(step_with(trainer, 1.0f, &out));
+        loss_instead = 0;
+        CHECK(out.skipped && model.parameters[0] == 0 && model.statistics[0] == 0);
+        CHECK(i < 3 || isnan(sent));
+        CHECK_OK(step_with(trainer, 1.0f, &out));
+        CHECK(!out.skipped && model.parameters[0] == -0.5f && (i < 3 || sent == 1.0f));
+        trainer_destroy(trainer);
+        pool_destroy(model.pool);
+    }
 }
 
 /* Frozen blocks keep stale gradients: they must not count, even when they are not finite. */
@@ -515,6 +548,7 @@ int main(void) {
     test_schedule();
     test_steps();
     test_skipping();
+    test_a_bad_loss_with_good_gradients();
     test_phases();
     test_reduce();
     test_interruption();

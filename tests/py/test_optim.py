@@ -58,6 +58,14 @@ def test_muon(threads, project):
     close(momentum, momenta, 1e-6)
 
 
+@pytest.mark.parametrize("iterations", [(1, 4), (3, 2)])
+def test_each_muon_group_has_its_own_number_of_iterations(iterations):
+    groups = [Muon(iterations=n) for n in iterations]
+    values, expected, _, _ = run(groups, SHAPES, 2, 2, lambda t: [Rate(0.2), Rate(0.1)])
+    for value, want in zip(values, expected, strict=True):
+        close(value, want, 2e-5)
+
+
 def test_muon_makes_the_update_nearly_orthogonal():
     w = np.zeros((32, 300), np.float32)
     g = rng(3).standard_normal(w.shape).astype(np.float32)

@@ -79,6 +79,37 @@ def test_ranks_choose_alike():
         np.testing.assert_array_equal(hardest.losses, one.losses)
 
 
+def merged(ranks):
+    """Merges all ranks' losses, as their exchange would: each sees the bytes of all, in rank order."""
+    sent = []
+    for hardest in ranks:
+        hardest._exchange = lambda data: sent.append(data) or []
+        before = hardest.losses.copy(), hardest._changed.copy()
+        hardest.merge()
+        hardest.losses[:], hardest._changed[:] = before
+    for hardest in ranks:
+        hardest._exchange = lambda data: sent
+        hardest.merge()
+
+
+def test_a_loss_is_told_once():
+    """A sample that another rank trains on later keeps that rank's loss, on all."""
+    ranks = [HardestImages((0.5,), permutation, alone) for _ in range(2)]
+    ranks[1].record(IDS[:3], np.full(3, 5, np.float32))
+    merged(ranks)
+    ranks[0].record(IDS[1:4], np.full(3, 1, np.float32))
+    merged(ranks)
+    for hardest in ranks:
+        np.testing.assert_array_equal(hardest.losses[:4], [5, 1, 1, 1])
+
+
+def test_a_fraction_may_leave_out_a_single_image():
+    hardest = HardestImages((1.0, 0.9), permutation, alone)
+    hardest.record(IDS, np.arange(10, dtype=np.float32))
+    hardest.begin(1)
+    np.testing.assert_array_equal(hardest.sample_order(1), [i for i in permutation(1) if i != IDS[0]])
+
+
 def test_state_goes_on():
     first, second = (HardestImages((1.0, 0.5), permutation, alone) for _ in range(2))
     first.record(IDS, np.arange(10, dtype=np.float32))

@@ -231,6 +231,32 @@ def test_a_batch_of_each_rank_makes_another_training_of_it(files, tmp_path):
         trainer.resume(tmp_path / "a")
 
 
+def test_what_error_feedback_owes_is_kept_when_blocks_freeze(files):
+    """The first step with a frozen block still pays what the layers that go on owe from the steps before."""
+    SMALL["freezing"] = MUON.replace(whiten_bias_epochs=0.4, epochs=1, batch_size=48)  # 2 steps with, 3 without it
+    compression = {"bits": 2, "bucket_size": 64, "layer_min_size": 0, "error_feedback": True}
+
+    def parameters(forgets):
+        def work(trainer):
+            assert [phase.first_step for phase in trainer.plan.phases] == [0, 2]
+            steps = trainer.run_epoch()
+            next(steps), next(steps)
+            owed = trainer._core.read("residual")
+            assert np.abs(owed).max() > 0
+            if forgets:
+                trainer._core.write("residual", np.zeros_like(owed))
+            next(steps)
+            steps.close()
+            return trainer._core.read("parameters")
+
+        options = {"threads": 1, "compression": compression}
+        ranks = run_ranks(2, lambda world, rank: _with(trainer_of(files, "freezing", comm=world, **options), work))
+        return all_good(ranks)[0]
+
+    assert parameters(forgets=False).tobytes() == parameters(forgets=False).tobytes()
+    assert parameters(forgets=False).tobytes() != parameters(forgets=True).tobytes()
+
+
 def test_what_error_feedback_owes_is_shared_anew():
     """The sum over ranks stays where gradients are summed, the mean where they are averaged."""
     owed = np.random.default_rng(0).normal(size=(3, 50)).astype(np.float32)
