@@ -47,9 +47,9 @@ static int64_t slice_index(const Walk *walk, int member, int64_t step) {
 
 static int rank_of(const Walk *walk, int member) { return walk->exchange->group.rank[member]; }
 
-static const void *summand(const Walk *walk, const Slice *slice) {
+static Summands summands(const Walk *walk, const Slice *slice) {
     const Exchange *e = walk->exchange;
-    return e->x + (slice->first - e->x_first) * (int64_t)allreduce_type_bytes(e->type);
+    return (Summands){e->x + (slice->first - e->x_first) * (int64_t)allreduce_type_bytes(e->type), e->type, e->fresh};
 }
 
 static void *destination(const Walk *walk, const Slice *slice, AllreduceType type) {
@@ -84,8 +84,7 @@ static Status send_some(Walk *walk, bool *moved) {
         TRY(comm_try_acquire(plan->comm, &slot, &got));
         if (!got) return STATUS_OK;
         const Slice *slice = slice_at(walk, owner, walk->send_step);
-        TRY(slice_encode_term(plan, slice, summand(walk, slice), walk->exchange->type, walk->exchange->feedback,
-                              slot.data));
+        TRY(slice_encode_term(plan, slice, summands(walk, slice), walk->exchange->feedback, slot.data));
         uint64_t tag = transfer_tag(plan, slice_index(walk, owner, walk->send_step));
         TRY(comm_publish_to(plan->comm, &slot, slice->bytes, tag, LANE_TERMS, rank_of(walk, owner)));
         next_receiver(walk);
@@ -105,13 +104,13 @@ static int member_of_term(const Walk *walk, int term) {
 
 static Status add_own(Walk *walk, const Slice *slice) {
     const Exchange *e = walk->exchange;
-    const void *x = summand(walk, slice);
+    Summands own = summands(walk, slice);
     bool feedback = e->feedback && e->gather; /* a sum that is not quantised here gets its residual where it is */
-    if (walk->sum == NULL && !feedback && e->type == walk->plan->wide_type) {
-        walk->sum = x; /* read where it lies by the next addition */
+    if (walk->sum == NULL && !feedback && slice_is_sum(walk->plan, e->type, e->fresh)) {
+        walk->sum = own.x; /* read where it lies by the next addition */
         return STATUS_OK;
     }
-    TRY(slice_add_own(walk->plan, slice, x, e->type, feedback, walk->sum, walk->plan->sum));
+    TRY(slice_add_own(walk->plan, slice, own, feedback, walk->sum, walk->plan->sum));
     walk->sum = walk->plan->sum;
     return STATUS_OK;
 }

@@ -78,6 +78,7 @@ struct AllreducePlan {
     bool any_quantised;
     AllreduceType wide_type; /* of sums: float32 for the three types that can be quantised, else the type itself */
     AllreduceType raw_type;  /* of unquantised elements on the wire */
+    double scale;            /* by which elements are multiplied before they are added; a power of two */
     Partition partition;
     uint32_t number; /* among the plans of this communicator that are like it */
     uint32_t call;
@@ -85,10 +86,9 @@ struct AllreducePlan {
     Pool *pool;      /* owned; NULL for one thread */
     float *residual; /* owned, [elems]; NULL without error feedback */
 
-    /* Scratch of one slice each, owned: a sum, an input with its residual, one in the tensor's 16-bit type, one more
-     * sum for operations other than addition. */
-    void *sum;
-    float *corrected;
+    /* Scratch of one slice each, owned: a sum, scaled elements (with their residual), one in the tensor's 16-bit type,
+     * one more sum for operations other than addition. */
+    void *sum, *scaled;
     uint16_t *half;
     float *other;
 
@@ -118,10 +118,19 @@ void layout_partition_destroy(Partition *partition);
 
 size_t plan_item_bytes(const AllreducePlan *plan);
 
-/* Writes a slice of summands `x` (the slice's first element, of `type`: the plan's or its wide one). With `feedback`
- * quantised elements get their residual added before, and what is lost becomes the new residual. */
-Status slice_encode_term(AllreducePlan *plan, const Slice *slice, const void *x, AllreduceType type, bool feedback,
-                         void *wire);
+/* Elements on their way into a sum: `fresh` from the caller's buffer, which are scaled first, or sums so far. */
+typedef struct Summands {
+    const void *x; /* borrowed: the slice's first element */
+    AllreduceType type;
+    bool fresh;
+} Summands;
+
+/* Whether they can be read as a sum where they lie. */
+bool slice_is_sum(const AllreducePlan *plan, AllreduceType type, bool fresh);
+
+/* Writes a slice of summands (of the plan's type or its wide one). With `feedback` quantised elements get their
+ * residual added before, and what is lost becomes the new residual. */
+Status slice_encode_term(AllreducePlan *plan, const Slice *slice, Summands from, bool feedback, void *wire);
 
 /* Writes a slice of sums (of the wide type), which is what all ranks decode in the end. */
 Status slice_encode_result(AllreducePlan *plan, const Slice *slice, const void *sum, bool feedback, void *wire);
@@ -132,9 +141,9 @@ Status slice_add_term(AllreducePlan *plan, const Slice *slice, const void *wire,
 /* The same for the last term, with the result rounded and divided into `to` of the plan's type. */
 Status slice_add_last(AllreducePlan *plan, const Slice *slice, const void *wire, const void *accumulate, void *to);
 
-/* sum = accumulate (op) x for elements of `type` at hand; with `feedback` and the residual of quantised elements. */
-Status slice_add_own(AllreducePlan *plan, const Slice *slice, const void *x, AllreduceType type, bool feedback,
-                     const void *accumulate, void *sum);
+/* sum = accumulate (op) elements at hand; with `feedback` and the residual of quantised elements. */
+Status slice_add_own(AllreducePlan *plan, const Slice *slice, Summands own, bool feedback, const void *accumulate,
+                     void *sum);
 
 /* Decodes results into `to` of the plan's type. */
 Status slice_decode_result(AllreducePlan *plan, const Slice *slice, const void *wire, void *to);
@@ -162,6 +171,7 @@ typedef struct Exchange {
     const uint8_t *x;   /* borrowed: summands from element `x_first` of the flat buffer on, of `type` */
     int64_t x_first;
     AllreduceType type;
+    bool fresh; /* as in Summands */
     bool feedback;
     bool gather;
     uint8_t *to; /* borrowed, from element `to_first` on: results with gather, else sums of the wide type */

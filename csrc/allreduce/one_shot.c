@@ -30,8 +30,8 @@ static Status publish_some(Walk *walk, bool *moved) {
     TRY(comm_try_acquire(plan->comm, &slot, &got));
     if (!got) return STATUS_OK;
     const Slice *slice = slice_at(walk, walk->published);
-    TRY(slice_encode_term(plan, slice, elements(walk, slice), plan->options.type, plan->options.error_feedback,
-                          slot.data));
+    TRY(slice_encode_term(plan, slice, (Summands){elements(walk, slice), plan->options.type, true},
+                          plan->options.error_feedback, slot.data));
     TRY(comm_publish(plan->comm, &slot, slice->bytes, transfer_tag(plan, walk->published), LANE, plan->members[0],
                      comm_size(plan->comm)));
     walk->published++;

@@ -40,6 +40,17 @@ static Status check_options(const AllreduceOptions *o) {
     return STATUS_OK;
 }
 
+/* The average of numbers is one where their sum is none: elements are scaled before they are added, by a power of two,
+ * so that no rounding differs, and by so much that no sum nor its quantiser leaves the range of float32. float16 has
+ * room enough in float32, and would lose its small numbers. */
+static double choose_scale(const AllreducePlan *plan) {
+    const int room = 4;
+    int size = comm_size(plan->comm), exponent = 0;
+    if (plan->options.op != ALLREDUCE_AVERAGE || plan->options.type == ALLREDUCE_F16 || size == 1) return 1.0;
+    while (1 << exponent < size) exponent++;
+    return 1.0 / (double)(1 << (exponent + room));
+}
+
 /* Chunks as the algorithm owns them. */
 static Status make_partition(AllreducePlan *plan) {
     int size = comm_size(plan->comm);
@@ -55,7 +66,8 @@ static Status make_partition(AllreducePlan *plan) {
 static Status make_scratch(AllreducePlan *plan) {
     size_t elems = (size_t)plan->partition.max_slice_elems, ranks = (size_t)comm_size(plan->comm);
     TRY(memory_alloc(elems, allreduce_type_bytes(plan->wide_type), &plan->sum));
-    TRY(memory_alloc(plan->residual == NULL ? 0 : elems, sizeof(float), &plan->corrected));
+    bool scales = plan->residual != NULL || plan->scale != 1.0;
+    TRY(memory_alloc(scales ? elems : 0, allreduce_type_bytes(plan->wide_type), &plan->scaled));
     TRY(memory_alloc(plan->options.half_metadata ? elems : 0, sizeof(uint16_t), &plan->half));
     TRY(memory_alloc(plan->options.type == plan->wide_type ? 0 : elems, sizeof(float), &plan->other));
     TRY(memory_calloc(ranks, sizeof *plan->ranks, &plan->ranks));
@@ -122,6 +134,7 @@ Status allreduce_plan_create(Comm *comm, const AllreduceLayer *layers, int count
     if (plan->has_costs) plan->costs = *options->costs;
     plan->algorithm = options->algorithm;
     plan->wide_type = options->type <= ALLREDUCE_BF16 ? ALLREDUCE_F32 : options->type;
+    plan->scale = choose_scale(plan);
     TRY_GOTO(decide(plan, layers, count));
     TRY_GOTO(make_partition(plan));
     plan->options.error_feedback = options->error_feedback && plan->any_quantised;
@@ -155,7 +168,7 @@ void allreduce_plan_destroy(AllreducePlan *plan) {
     memory_free(plan->ranks);
     memory_free(plan->other);
     memory_free(plan->half);
-    memory_free(plan->corrected);
+    memory_free(plan->scaled);
     memory_free(plan->sum);
     memory_free(plan->residual);
     layout_partition_destroy(&plan->partition);
@@ -168,6 +181,7 @@ static Status scatter_gather(AllreducePlan *plan, void *buffer) {
                          .chunk = plan->partition.chunk,
                          .x = buffer,
                          .type = plan->options.type,
+                         .fresh = true,
                          .feedback = plan->options.error_feedback,
                          .gather = true,
                          .to = buffer};

@@ -39,9 +39,9 @@ static Status send_partial(const Ring *ring, int hop, int64_t step) {
     const Slice *slice = &plan->partition.slice[chunk->slice + step];
     CommSlot slot;
     TRY(comm_acquire(plan->comm, &slot));
-    const void *x = hop == 0 ? elements(ring, slice) : partial(ring, chunk, slice, hop - 1);
-    AllreduceType type = hop == 0 ? plan->options.type : plan->wide_type;
-    TRY(slice_encode_term(plan, slice, x, type, plan->options.error_feedback, slot.data));
+    Summands from = {elements(ring, slice), plan->options.type, true};
+    if (hop > 0) from = (Summands){partial(ring, chunk, slice, hop - 1), plan->wide_type, false};
+    TRY(slice_encode_term(plan, slice, from, plan->options.error_feedback, slot.data));
     return publish(ring, &slot, slice, chunk->slice + step, LANE_TERMS);
 }
 
@@ -60,7 +60,7 @@ static Status take_partial(const Ring *ring, int hop, int64_t step) {
     TRY(receive(ring, LANE_TERMS, slice, chunk->slice + step, &got));
     TRY(slice_add_term(plan, slice, got.data, NULL, plan->sum));
     comm_release(plan->comm, &got);
-    return slice_add_own(plan, slice, elements(ring, slice), plan->options.type, false, plan->sum,
+    return slice_add_own(plan, slice, (Summands){elements(ring, slice), plan->options.type, true}, false, plan->sum,
                          partial(ring, chunk, slice, hop));
 }
 
@@ -82,7 +82,7 @@ static Status send_result(const Ring *ring, int hop, int64_t step) {
     }
     void *sum = partial(ring, chunk, slice, ring->size - 2);
     if (plan->options.error_feedback) {
-        TRY(slice_add_own(plan, slice, sum, plan->wide_type, true, NULL, plan->sum));
+        TRY(slice_add_own(plan, slice, (Summands){sum, plan->wide_type, false}, true, NULL, plan->sum));
         sum = plan->sum;
     }
     TRY(slice_encode_result(plan, slice, sum, plan->options.error_feedback, slot.data));

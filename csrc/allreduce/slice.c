@@ -11,9 +11,17 @@ static bool is_float32_family(const AllreducePlan *plan) { return plan->wide_typ
 
 static bool is_sum(const AllreducePlan *plan) { return plan->options.op <= ALLREDUCE_AVERAGE; }
 
+/* What a sum of scaled elements is divided by in the end. */
 static double divisor_of(const AllreducePlan *plan) {
-    return plan->options.op == ALLREDUCE_AVERAGE ? (double)comm_size(plan->comm) : 1.0;
+    return plan->options.op == ALLREDUCE_AVERAGE ? (double)comm_size(plan->comm) * plan->scale : 1.0;
 }
+
+bool slice_is_sum(const AllreducePlan *plan, AllreduceType type, bool fresh) {
+    return type == plan->wide_type && (!fresh || plan->scale == 1.0);
+}
+
+/* By which fresh elements are divided, others not. */
+static double fresh_divisor(const AllreducePlan *plan, bool fresh) { return fresh ? 1.0 / plan->scale : 1.0; }
 
 /* A segment of a slice with what belongs to it at hand. */
 typedef struct Part {
@@ -62,11 +70,12 @@ static Status encode_raw(const AllreducePlan *plan, Part part, const void *x, Al
 
 /* ---- error feedback ---- */
 
-/* residual = value - decoded, which `residual` holds; zero where that is no number, so that one bad step does not stay.
- */
-static void keep_lost(float *residual, const float *value, int64_t elems) {
+/* residual = (value - decoded) / scale, `residual` holding the decoded; zero where that is no number, so that one bad
+ * step does not stay. */
+static void keep_lost(const AllreducePlan *plan, float *residual, const float *value, int64_t elems) {
+    float unscaled = (float)(1.0 / plan->scale);
     for (int64_t i = 0; i < elems; i++) {
-        float lost = value[i] - residual[i];
+        float lost = (value[i] - residual[i]) * unscaled;
         residual[i] = __builtin_isfinite(lost) ? lost : 0.0f;
     }
 }
@@ -89,31 +98,50 @@ static Status quantise_keeping(AllreducePlan *plan, Part part, const float *valu
     TRY(quantise(plan, part, value, ALLREDUCE_F32, to));
     QuantTarget target = {NULL, 1.0f, QUANT_F32, residual};
     TRY(dequantize(&part.layer->spec, to, part.segment->elems, &target, plan->pool));
-    keep_lost(residual, value, part.segment->elems);
+    keep_lost(plan, residual, value, part.segment->elems);
     return STATUS_OK;
 }
 
-/* x + residual in plan->corrected. */
-static Status correct(AllreducePlan *plan, Part part, const void *x, AllreduceType type) {
-    QuantTarget target = {plan->residual + part.segment->first, 1.0f, QUANT_F32, plan->corrected};
-    return quantize_pass((QuantType)type, x, part.segment->elems, &target, plan->pool);
+/* (x + residual) * scale in plan->scaled, of elements; x + residual * scale of sums. */
+static Status correct(AllreducePlan *plan, Part part, Summands from) {
+    const float *residual = plan->residual + part.segment->first;
+    QuantTarget target = {residual, (float)(1.0 / plan->scale), QUANT_F32, plan->scaled};
+    if (from.fresh) return quantize_pass((QuantType)from.type, from.x, part.segment->elems, &target, plan->pool);
+    target.accumulate = NULL;
+    TRY(quantize_pass(QUANT_F32, residual, part.segment->elems, &target, plan->pool));
+    target.accumulate = plan->scaled;
+    target.divisor = 1.0f;
+    return quantize_pass((QuantType)from.type, from.x, part.segment->elems, &target, plan->pool);
+}
+
+/* Turns fresh elements into scaled ones of the wide type, in plan->scaled. */
+static Status scale(AllreducePlan *plan, Summands *from, int64_t elems) {
+    if (!from->fresh || plan->scale == 1.0) return STATUS_OK;
+    TRY(convert(plan, from->type, from->x, plan->wide_type, plan->scaled, elems, 1.0 / plan->scale));
+    *from = (Summands){plan->scaled, plan->wide_type, false};
+    return STATUS_OK;
 }
 
 /* ---- encoding ---- */
 
-Status slice_encode_term(AllreducePlan *plan, const Slice *slice, const void *x, AllreduceType type, bool feedback,
-                         void *wire) {
+static Summands summands_of(Summands all, Part part) {
+    all.x = offset_const(all.x, part.at, all.type);
+    return all;
+}
+
+Status slice_encode_term(AllreducePlan *plan, const Slice *slice, Summands from, bool feedback, void *wire) {
     for (int i = 0; i < slice->segments; i++) {
         Part part = part_of(plan, slice, i);
         uint8_t *to = (uint8_t *)wire + part.segment->offset;
-        const void *from = offset_const(x, part.at, type);
+        Summands own = summands_of(from, part);
         if (part.layer->raw) {
-            TRY(encode_raw(plan, part, x, type, 1.0, wire));
+            TRY(encode_raw(plan, part, from.x, from.type, fresh_divisor(plan, from.fresh), wire));
         } else if (feedback) {
-            TRY(correct(plan, part, from, type));
-            TRY(quantise_keeping(plan, part, plan->corrected, to));
+            TRY(correct(plan, part, own));
+            TRY(quantise_keeping(plan, part, plan->scaled, to));
         } else {
-            TRY(quantise(plan, part, from, type, to));
+            TRY(scale(plan, &own, part.segment->elems));
+            TRY(quantise(plan, part, own.x, own.type, to));
         }
     }
     return STATUS_OK;
@@ -137,19 +165,21 @@ Status slice_encode_result(AllreducePlan *plan, const Slice *slice, const void *
 
 /* ---- summation ---- */
 
-/* to = accumulate (op) x for elements as they are, x of `type`, the result of the wide type. */
-static Status combine(AllreducePlan *plan, AllreduceType type, const void *x, int64_t elems, const void *accumulate,
-                      void *to) {
-    if (accumulate == NULL) return convert(plan, type, x, plan->wide_type, to, elems, 1.0);
+/* to = accumulate (op) elements as they are, the result of the wide type. */
+static Status combine(AllreducePlan *plan, Summands from, int64_t elems, const void *accumulate, void *to) {
+    if (accumulate == NULL) {
+        return convert(plan, from.type, from.x, plan->wide_type, to, elems, fresh_divisor(plan, from.fresh));
+    }
+    TRY(scale(plan, &from, elems));
     if (is_float32_family(plan) && is_sum(plan)) {
         QuantTarget target = {accumulate, 1.0f, QUANT_F32, to};
-        return quantize_pass((QuantType)type, x, elems, &target, plan->pool);
+        return quantize_pass((QuantType)from.type, from.x, elems, &target, plan->pool);
     }
-    if (type != plan->wide_type) {
-        TRY(convert(plan, type, x, plan->wide_type, plan->other, elems, 1.0));
-        x = plan->other;
+    if (from.type != plan->wide_type) {
+        TRY(convert(plan, from.type, from.x, plan->wide_type, plan->other, elems, 1.0));
+        from.x = plan->other;
     }
-    reduce_combine(plan->wide_type, plan->options.op, accumulate, x, to, elems);
+    reduce_combine(plan->wide_type, plan->options.op, accumulate, from.x, to, elems);
     return STATUS_OK;
 }
 
@@ -161,7 +191,9 @@ static Status add_part(AllreducePlan *plan, Part part, const void *wire, const v
     const uint8_t *from = (const uint8_t *)wire + part.segment->offset;
     const void *before = accumulated(plan, accumulate, part.at);
     void *to = offset(sum, part.at, plan->wide_type);
-    if (part.layer->raw) return combine(plan, plan->raw_type, from, part.segment->elems, before, to);
+    if (part.layer->raw) {
+        return combine(plan, (Summands){from, plan->raw_type, false}, part.segment->elems, before, to);
+    }
     QuantTarget target = {before, 1.0f, QUANT_F32, to};
     return dequantize(&part.layer->spec, from, part.segment->elems, &target, plan->pool);
 }
@@ -189,19 +221,17 @@ Status slice_add_last(AllreducePlan *plan, const Slice *slice, const void *wire,
     return STATUS_OK;
 }
 
-Status slice_add_own(AllreducePlan *plan, const Slice *slice, const void *x, AllreduceType type, bool feedback,
-                     const void *accumulate, void *sum) {
-    if (!feedback) return combine(plan, type, x, slice->elems, accumulate, sum);
+Status slice_add_own(AllreducePlan *plan, const Slice *slice, Summands own, bool feedback, const void *accumulate,
+                     void *sum) {
+    if (!feedback) return combine(plan, own, slice->elems, accumulate, sum);
     for (int i = 0; i < slice->segments; i++) {
         Part part = part_of(plan, slice, i);
-        const void *from = offset_const(x, part.at, type);
-        AllreduceType from_type = type;
+        Summands from = summands_of(own, part);
         if (!part.layer->raw) {
-            TRY(correct(plan, part, from, type));
-            from = plan->corrected;
-            from_type = ALLREDUCE_F32;
+            TRY(correct(plan, part, from));
+            from = (Summands){plan->scaled, ALLREDUCE_F32, false};
         }
-        TRY(combine(plan, from_type, from, part.segment->elems, accumulated(plan, accumulate, part.at),
+        TRY(combine(plan, from, part.segment->elems, accumulated(plan, accumulate, part.at),
                     offset(sum, part.at, plan->wide_type)));
     }
     return STATUS_OK;

@@ -112,6 +112,7 @@ Status two_level_run(AllreducePlan *plan, void *buffer) {
                        .chunk = shard,
                        .x = buffer,
                        .type = plan->options.type,
+                       .fresh = true,
                        .feedback = feedback,
                        .to = sums,
                        .to_first = sums_first};

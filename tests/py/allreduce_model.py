@@ -2,6 +2,7 @@
 
 `simulate` takes all ranks' buffers and gives the one result; slices, slots and transports do not exist here."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,9 +87,13 @@ def narrow(x, dtype):
 class Simulation:
     def __init__(self, case, buffers):
         self.case, self.size = case, len(buffers)
+        scales = case.op == "average" and case.dtype != "float16"
+        self.scale = 0.5 ** (math.ceil(math.log2(self.size)) + 4) if scales else 1.0
         self.x = [wide(b, case.dtype) for b in buffers]
+        if scales:
+            self.x = [x * x.dtype.type(self.scale) for x in self.x]
         self.result = np.empty_like(buffers[0])
-        self.divisor = self.size if case.op == "average" else 1
+        self.divisor = self.size * self.scale if case.op == "average" else 1
         self.table = case.table()
         self.buckets = sum(layer.buckets for layer in self.table)
 
@@ -104,7 +109,7 @@ class Simulation:
         if layer.spec is None:
             return values
         if self.case.feedback and first_sent:
-            values = self.case.residual[rank][first:end] + values
+            values = self.case.residual[rank][first:end] * F(self.scale) + values
         typed, kind = values, "float32"
         if layer.spec["half_metadata"]:
             typed, kind = model.from_float32(values, self.case.dtype), self.case.dtype
@@ -112,7 +117,7 @@ class Simulation:
         decoded = model.dequantize32(wire, layer.spec, end - first)
         if self.case.feedback:
             with np.errstate(invalid="ignore"):
-                lost = values - decoded
+                lost = (values - decoded) * F(1 / self.scale)
             self.case.residual[rank][first:end] = np.where(np.isfinite(lost), lost, F(0))
         return decoded
 
@@ -127,7 +132,9 @@ class Simulation:
     def own(self, rank, values, piece):
         """A rank's exact part of what it owns."""
         layer, first, end, _ = piece
-        return self.case.residual[rank][first:end] + values if self.case.feedback and layer.spec is not None else values
+        if not self.case.feedback or layer.spec is None:
+            return values
+        return self.case.residual[rank][first:end] * F(self.scale) + values
 
     def sum_of(self, terms):
         total = terms[0]

@@ -210,6 +210,53 @@ def test_fewer_elements_than_ranks(algorithm, elems):
     compare(3, 1, [], algorithm)
 
 
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16", "float64"))
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(("size", "nodes"), [(2, 1), (3, 1), (4, 2), (5, 5)])
+def test_the_average_of_large_numbers_is_one(size, nodes, algorithm, dtype):
+    """Also where their sum is not: in every way to travel, quantised (where quantisation exists) or not."""
+    high = 1.6e308 if dtype == "float64" else 3e38
+    values = np.array([high, -high, high / 3, -high / 7, 0.0] * 300)
+    for bits, feedback in ((32, False), (8, False), (8, True)):
+
+        def work(world, rank, bits=bits, feedback=feedback):
+            plan = ar.AllreducePlan(
+                world, [("w", (50, 30)), ("bias", (1500,))], bits=bits, dtype=dtype, algorithm=algorithm,
+                error_feedback=feedback,
+            )  # fmt: skip
+            for _ in range(2):
+                x = np.tile(values * (1 - rank / 16), 2)
+                x = plan.run(model.from_float32(x.astype(F), dtype) if dtype != "float64" else x)
+            return x if dtype == "float64" else model.to_float32(x, dtype).astype(np.float64)
+
+        expected = np.tile(values * np.mean([1 - rank / 16 for rank in range(size)]), 2)
+        lost = high * (2 / 255 * size if bits == 8 and dtype != "float64" else 0) + np.abs(expected) / 128
+        for out in all_good(run_ranks(size, work, nodes=nodes)):
+            assert np.isfinite(out).all() and (np.abs(out - expected) <= lost).all(), (bits, feedback)
+
+
+def test_the_average_of_equal_extremes():
+    """The greatest float32 of all, and the smallest normal one times 2^10: to within the roundings of sums, exactly for
+    two to four ranks, and never infinite."""
+    for size in range(2, 10):
+        x = np.array([np.finfo(F).max, np.finfo(F).tiny * 1024, -np.finfo(F).max], F)
+
+        def work(world, rank, x=x):
+            return ar.allreduce(x.copy(), world)
+
+        for out in all_good(run_ranks(size, work)):
+            assert out.tobytes() == x.tobytes() or size > 4
+            np.testing.assert_allclose(out.astype(np.float64), x.astype(np.float64), rtol=size * 2.0**-24)
+
+
+def test_sums_keep_subnormals_and_overflow():
+    def work(world, rank):
+        return ar.allreduce(np.array([3e38, 1e-45, 2e-45], F), world, op="sum")
+
+    for out in all_good(run_ranks(2, work)):
+        assert out.tolist() == [np.inf, *(np.array([1e-45, 2e-45], F) * 2).tolist()]
+
+
 def test_one_rank_changes_nothing():
     for op in ("sum", "average"):
         x = buffers_of(1, 5000)[0]

@@ -152,9 +152,10 @@ EXPORT ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *result)
 
 static void sum(World *world, int index) {
     for (size_t i = 0; i < world->post[index][0].elems; i++) {
-        float total = 0;
-        for (int rank = 0; rank < world->size; rank++) total += world->post[index][rank].data[i];
-        if (world->post[index][0].op == ncclAvg) total /= (float)world->size;
+        bool average = world->post[index][0].op == ncclAvg; /* scales before it adds, as NCCL does */
+        float total = 0, scale = average ? 0x1p-10f : 1.0f;
+        for (int rank = 0; rank < world->size; rank++) total += world->post[index][rank].data[i] * scale;
+        if (average) total /= (float)world->size * scale;
         for (int rank = 0; rank < world->size; rank++) world->post[index][rank].data[i] = total;
     }
     world->done[index] = true;

@@ -63,9 +63,9 @@ static void reduce(ncclComm *comm, float *data, size_t elems, bool average) {
         memcpy(comm->shared->data[comm->rank], data + at, count * sizeof *data);
         barrier(comm);
         for (size_t i = 0; i < count; i++) {
-            float sum = 0;
-            for (int rank = 0; rank < comm->size; rank++) sum += comm->shared->data[rank][i];
-            data[at + i] = average ? sum / (float)comm->size : sum;
+            float sum = 0, scale = average ? 0x1p-10f : 1.0f; /* scales before it adds, as NCCL does */
+            for (int rank = 0; rank < comm->size; rank++) sum += comm->shared->data[rank][i] * scale;
+            data[at + i] = average ? sum / ((float)comm->size * scale) : sum;
         }
         barrier(comm);
     }
