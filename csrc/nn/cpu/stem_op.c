@@ -65,7 +65,8 @@ typedef struct Source {
     int channels;
 } Source;
 
-static void load_row(const Source *source, size_t row_at, const int32_t *columns, int width, float *to) {
+static void load_row(const Source *restrict source, size_t row_at, const int32_t *columns, int width,
+                     float *restrict to) {
     for (int x = 0; x < width; x++, to += source->channels) {
         size_t at = row_at + (size_t)columns[x] * source->column;
         for (int c = 0; c < source->channels; c++, at += source->channel) {
