@@ -1,7 +1,8 @@
 """mpirun for one machine: the options that a newcomer would have to find out one after another.
 
 As root (containers) Open MPI wants to be allowed; with fewer slots than ranks it wants to be told; and by default it
-binds each of two ranks to one core, however many there are. Here ranks are not bound and share the cores evenly.
+binds each of two ranks to one core, however many there are. Here ranks are not bound and share the cores evenly. They
+talk through shared memory; Open MPI 5 complains of TCP, which nobody needs, on a machine without a network.
 
 The command is a program, a script.py, -m MODULE, or one of this package's own commands that run on several ranks.
 """
@@ -14,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
+from cgxffcv import supervise
 from cgxffcv.errors import UsageError, UserError
 
 MPIRUN = "mpirun"
@@ -23,6 +25,8 @@ OWN = ("train", "bench")
 def command(np: int, program: Sequence[str], cores: int, root: bool, environ: Mapping[str, str]) -> list[str]:
     """The mpirun command for `np` ranks of `program` on `cores` cores."""
     words = [MPIRUN, "-np", str(np), "--oversubscribe", "--bind-to", "none"]
+    if "OMPI_MCA_btl" not in environ:
+        words += ["--mca", "btl", "^tcp"]
     if root:
         words.append("--allow-run-as-root")
     if "OMP_NUM_THREADS" not in environ:
@@ -57,7 +61,7 @@ def _check(np: int, program: Sequence[str]) -> None:
 
 
 def main(np: int, program: Sequence[str], dry: bool = False) -> int:
-    """Replaces this process by mpirun; UserError if that cannot be."""
+    """Runs mpirun and returns its exit code; UserError if that cannot be."""
     words = list(program[1:] if program[:1] == ["--"] else program)
     if not words or words == ["-m"]:
         raise UsageError("launch: no command given; for example: cgxffcv launch -np 2 train --dist-backend cgx")
@@ -65,4 +69,4 @@ def main(np: int, program: Sequence[str], dry: bool = False) -> int:
         _check(np, words)
     line = command(np, words, len(os.sched_getaffinity(0)), os.geteuid() == 0, os.environ)
     print("+ " + shlex.join(line), flush=True)
-    return 0 if dry else os.execvp(MPIRUN, line)  # which does not return
+    return 0 if dry else supervise.run(line)

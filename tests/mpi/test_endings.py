@@ -17,9 +17,10 @@ pytestmark = pytest.mark.skipif(shutil.which("mpirun") is None, reason="mpirun i
 
 PROGRAM = """
 import os, sys, time
-from cgxffcv import app, comm, errors
+from cgxffcv import app, comm, errors, interrupts
 
 def main():
+    interrupts.careful()
     with comm.world() as world:
         world.barrier()
         open(os.path.join(sys.argv[1], f"{world.rank}"), "w").write(str(os.getpid()))
@@ -31,9 +32,14 @@ def main():
                 raise ZeroDivisionError("oops")
             if what == "kill":
                 os.kill(os.getpid(), 9)
-        while what != "fine":
-            world.barrier()
-            time.sleep(0.01)
+        try:
+            while what != "fine":
+                world.barrier()
+                time.sleep(0.01)
+        except KeyboardInterrupt:
+            time.sleep(0.5)
+            print(f"rank {world.rank} goes last", flush=True)
+            raise
         world.barrier()
 
 app.run("prog", main)
@@ -73,7 +79,7 @@ def assert_nobody_is_left(tmp_path, ranks=2):
 def test_all_is_well(tmp_path):
     process = start(tmp_path, "fine")
     _, stderr = finish(process)
-    assert process.returncode == 0, stderr
+    assert process.returncode == 0 and stderr == "", stderr
 
 
 @pytest.mark.parametrize(
@@ -84,6 +90,7 @@ def test_an_exception_on_one_rank_ends_all(tmp_path, what, message, traceback):
     process = start(tmp_path, what, ranks=3)
     _, stderr = finish(process)
     assert process.returncode != 0 and message in stderr and stderr.count("Traceback") == traceback, stderr
+    assert "exited with non-zero" not in stderr
     assert_nobody_is_left(tmp_path, 3)
 
 
@@ -94,14 +101,18 @@ def test_a_killed_rank_ends_all(tmp_path):
     assert_nobody_is_left(tmp_path, 3)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_all(tmp_path, number):
+@pytest.mark.parametrize(
+    "number, code, message",
+    [(signal.SIGINT, 130, "cgxffcv: interrupted\n"), (signal.SIGTERM, 143, "cgxffcv: ended from outside\n")],
+)
+def test_ctrl_c_ends_all(tmp_path, number, code, message):
     process = start(tmp_path, "wait")
     deadline = time.monotonic() + LIMIT
     while not all((tmp_path / str(rank)).exists() and (tmp_path / str(rank)).read_text() for rank in range(2)):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
-    _, stderr = finish(process)
-    assert process.returncode != 0 and "Traceback" not in stderr, stderr
+    stdout, stderr = finish(process)
+    assert process.returncode == code and stderr == message, stderr
+    assert "rank 0 goes last\n" in stdout  # whatever Open MPI does with the words of ranks that it ends
     assert_nobody_is_left(tmp_path)

@@ -190,7 +190,10 @@ def test_launch_command():
     assert words[:3] == ["mpirun", "-np", "2"] and "--allow-run-as-root" in words
     assert words[words.index("-x") + 1] == "OMP_NUM_THREADS=4"
     assert words[-4:] == [sys.executable, "train.py", "--epochs", "1"]
-    words = launch.command(3, ["prog"], cores=2, root=False, environ={"OMP_NUM_THREADS": "1"})
+    assert words[words.index("--mca") :][:3] == ["--mca", "btl", "^tcp"]
+    mine = {"OMP_NUM_THREADS": "1", "OMPI_MCA_btl": "tcp,self"}
+    words = launch.command(3, ["prog"], cores=2, root=False, environ=mine)
+    assert "--mca" not in words
     assert "--allow-run-as-root" not in words and "-x" not in words and words[-1] == "prog"
 
 
@@ -201,7 +204,7 @@ def test_launch_prints(capsys):
 
 def test_launch_starts_modules_and_our_own_commands():
     def program(*words):
-        return launch.command(2, words, cores=2, root=False, environ={"OMP_NUM_THREADS": "1"})[6:]
+        return launch.command(2, words, cores=2, root=False, environ={"OMP_NUM_THREADS": "1"})[9:]
 
     assert program("train", "--epochs", "1") == [sys.executable, "-m", "cgxffcv", "train", "--epochs", "1"]
     assert program("bench", "allreduce") == [sys.executable, "-m", "cgxffcv", "bench", "allreduce"]
