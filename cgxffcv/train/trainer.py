@@ -374,6 +374,7 @@ class Trainer:
         Collective.
         """
         state = self._identity() | {
+            "compression": vars(self.compression),
             "step": self.step,
             "epoch": self.epoch,
             "best_accuracy": self.best_accuracy,
@@ -409,6 +410,8 @@ class Trainer:
             ) from error
 
     def _take(self, state: Mapping[str, Any]) -> None:
+        if not isinstance(state["compression"], dict):
+            raise TypeError(f"its compression is {state['compression']!r}")
         before = make_plan(self.recipe.replace(epochs=state["recipe"]["epochs"]), self.samples, self.ranks)
         if before.steps >= state["step"] > self.steps:
             raise checkpoint.CheckpointError(
@@ -420,7 +423,7 @@ class Trainer:
         if self._hardest is not None:
             prefix = "hardest."
             self._hardest.load_state_dict({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
-        if "residual" in state:
+        if "residual" in state and self._core.read("residual") is not None:
             residual = states.my_residual(state["residual"], self.rank, self.ranks, self.recipe.loss_sum)
             self._core.write("residual", residual)
         self.best_accuracy = float(state["best_accuracy"])
@@ -455,12 +458,12 @@ class Trainer:
 
     def resume(self, path: str | PathLike[str]) -> list[str]:
         """Loads a checkpoint that `save` wrote; every rank reads the file. Gives what is not as before, in sentences:
-        the number of epochs, of ranks. CheckpointError if it does not fit."""
+        the number of epochs, of ranks, the compression. CheckpointError if it does not fit."""
         state = checkpoint.load(path)
         self.load_state_dict(state)
-        return self._changes(state["recipe"]["epochs"], state["ranks"])
+        return self._changes(state["recipe"]["epochs"], state["ranks"], state["compression"])
 
-    def _changes(self, epochs: float, ranks: int) -> list[str]:
+    def _changes(self, epochs: float, ranks: int, compression: Mapping[str, Any]) -> list[str]:
         found = []
         if epochs != self.recipe.epochs:
             schedule = "learning rate, resolution and choice of images are those"
@@ -477,6 +480,11 @@ class Trainer:
                 "same batches, but each one's batch norm sees another part of them, so the rest is not bit for bit "
                 "what it would have been"
             )
+        other = [name for name, value in vars(self.compression).items() if compression.get(name) != value]
+        if other and max(ranks, self.ranks) > 1:
+            before = ", ".join(f"{name} {compression.get(name)}" for name in other)
+            now = ", ".join(f"{name} {getattr(self.compression, name)}" for name in other)
+            found.append(f"gradients travelled compressed with {before}, and now with {now}")
         return found
 
     # ---- the end ----

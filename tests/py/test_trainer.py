@@ -231,6 +231,31 @@ def test_a_batch_of_each_rank_makes_another_training_of_it(files, tmp_path):
         trainer.resume(tmp_path / "a")
 
 
+def test_another_compression_goes_on_and_is_told(files, tmp_path):
+    SMALL["shared"], four = MUON.replace(epochs=1), {"bits": 4, "bucket_size": 64, "error_feedback": True}
+
+    def save(trainer):
+        next(trainer.run_epoch())
+        trainer.save(tmp_path / "a")
+
+    def go_on(trainer):
+        told = trainer.resume(tmp_path / "a")
+        finish(trainer)
+        return told
+
+    def ranks(size, work, compression):
+        options = {"threads": 1, "compression": compression}
+        return all_good(run_ranks(size, lambda c, r: _with(trainer_of(files, "shared", comm=c, **options), work)))
+
+    ranks(2, save, four)
+    assert ranks(2, go_on, four) == [[], []]
+    (told,) = ranks(2, go_on, {"bucket_size": 64})[0]
+    assert told == (
+        "gradients travelled compressed with bits 4, error_feedback True, and now with bits 32, error_feedback False"
+    )
+    assert "and now 1" in ranks(1, go_on, four)[0][0] and len(ranks(1, go_on, four)[0]) == 1
+
+
 def test_what_error_feedback_owes_is_kept_when_blocks_freeze(files):
     """The first step with a frozen block still pays what the layers that go on owe from the steps before."""
     SMALL["freezing"] = MUON.replace(whiten_bias_epochs=0.4, epochs=1, batch_size=48)  # 2 steps with, 3 without it
@@ -460,6 +485,7 @@ def test_fields_in_another_order_and_beside_the_needed_ones(files, tmp_path):
         ({"sums": []}, "index"),
         ({"sums": [{"x": 1}]}, "'x'"),
         ({"ranks": 0}, "its ranks are 0"),
+        ({"compression": None}, "its compression is None"),
         ({"recipe": MUON.as_dict() | {"epochs": 1e300}}, "epochs"),
         ({"recipe": MUON.as_dict() | {"epochs": "many"}}, "epochs"),
         ({"skipped": None}, "int"),
