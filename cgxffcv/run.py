@@ -77,6 +77,7 @@ class Run:
         self.folder = Path(config.log.dir)
         self.ranks, self.epochs = trainer.ranks, trainer.epochs
         self.shown = trainer.rank == 0
+        self._goes_on = resumed is not None and resumed.parent.resolve() == self.folder.resolve()
         self.log = self._open(config) if self.shown else None
         self.progress = Progress("", trainer.steps, config.log.progress if self.shown else "off", config.log.interval)
         self.progress.begin_at(trainer.step)
@@ -84,7 +85,8 @@ class Run:
         self.rate = 0.0
         self.sent = 0
         self.tested: EvaluationReport | None = None
-        self._best = trainer.best_accuracy if trainer.epoch > 0 else -1.0
+        # in a folder of its own a run that goes on keeps its own best network, though the one before had a better one
+        self._best = trainer.best_accuracy if self._goes_on and trainer.epoch > 0 else -1.0
         self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self._epoch, self._loss, self._counted, self._correct, self._images = -1, 0.0, 0, 0, 0
         self._timed: list[float] = []
@@ -92,12 +94,11 @@ class Run:
 
     def _open(self, config: Config) -> RunLog:
         """The folder with a fresh log, or with the one that goes on; what an earlier run left is set aside."""
-        going_on = self.resumed is not None and self.resumed.parent.resolve() == self.folder.resolve()
-        if not going_on and self.folder.is_dir():
+        if not self._goes_on and self.folder.is_dir():
             aside = set_aside(self.folder)
             if aside is not None:
                 app.say(f"the earlier run in {self.folder} is now in {aside}")
-        log = RunLog(self.folder, resume=going_on)
+        log = RunLog(self.folder, resume=self._goes_on)
         configuration.save(config, self.folder / "config.yaml")
         start = {"version": __version__, "ranks": self.ranks, "steps": self.trainer.steps, "step": self.trainer.step}
         start |= {"resumed": self.resumed, "changes": self.changes, "warning": self.warning}
@@ -252,7 +253,7 @@ class Run:
                 f"{self.trainer.recipe.epochs:g} epochs (--epochs) the training goes on"
             )
             return None
-        best = max(self._best, self.tested.accuracy)
+        best = max(self.trainer.best_accuracy, self.tested.accuracy)
         count = len(self.trainer.recipe.views)
         views = f", mean of {count} views" if count > 1 else ""
         hits = f"{self.tested.correct:,} of {self.tested.images:,} images{views}"

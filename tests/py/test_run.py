@@ -196,6 +196,15 @@ def test_interrupted_and_resumed(tmp_path, capsys):
     assert ("best.safetensors", 2, True) in again.saved and ("best.safetensors", 3, True) not in again.saved
 
 
+def test_resumed_into_another_folder_it_keeps_a_best_network_there(tmp_path, capsys):
+    go(PretendTrainer(), tmp_path / "old", stop_at=None)
+    again = PretendTrainer()
+    again.epoch, again.step, again.best_accuracy = 2, 2 * STEPS, 0.5
+    go(again, tmp_path / "new", resumed=tmp_path / "old/last.safetensors")
+    assert again.saved == [("last.safetensors", 3, False), ("best.safetensors", 3, True)]
+    assert "test accuracy 40.00% (20 of 50 images), best 50.00%" in capsys.readouterr().err
+
+
 def test_an_interrupted_rank_among_others_does_not_save(tmp_path, capsys):
     trainer = PretendTrainer(ranks=2)
     with pytest.raises(KeyboardInterrupt):
@@ -404,10 +413,12 @@ def device_of(*options, said=None):
 
 def test_ranks_take_the_gpus_in_turn(monkeypatch):
     machine = Machine(monkeypatch, 3)
-    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "4")
+    for name in ("SIZE", "LOCAL_SIZE"):
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", "4")
     said, found = [], []
     for rank in range(4):
-        monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", str(rank))
+        for name in ("RANK", "LOCAL_RANK"):
+            monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", str(rank))
         found += [device_of(), device_of("--data.gpu=2", said=said)]
     assert found == [0, 2, 1, 0, 2, 1, 0, 2] == machine.selected
     assert "4 ranks share 3 GPUs" in said[0] and len(said) == 4  # which only rank 0 prints
