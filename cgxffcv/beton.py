@@ -138,6 +138,8 @@ class VerifyReport:
             f"  read {self.num_samples:,} samples, {self.num_regions:,} regions, {size(self.num_bytes)} in "
             f"{duration(self.seconds)}; {self.num_jpeg:,} JPEG images decoded"
         )
+        if any(problem.sample is not None for problem in self.problems):
+            lines.append("  the file is damaged: write it again")
         if not self.has_checksums:
             lines.append(
                 "  the file has no checksums: changed pixels, numbers and array contents cannot be noticed "

@@ -141,7 +141,9 @@ class Reader(Sequence[dict[str, Any]]):
             try:
                 return json.loads(value)
             except (ValueError, RecursionError) as error:
-                raise beton_error(f"JSON that does not parse: {error}", self.path, info.name, sample) from None
+                raise beton_error(
+                    f"JSON that does not parse: {error}; write it again", self.path, info.name, sample
+                ) from None
         if info.kind == "tensor":
             return _tensor(value)
         if info.kind == "custom":

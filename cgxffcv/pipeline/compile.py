@@ -79,7 +79,8 @@ class ParseJSON:
             return parse_row(row)
         except (ValueError, RecursionError) as error:
             failure = _cgxffcv.BetonError(
-                f"{self.path}: JSONDecoder: sample {sample}: field '{self.name}': text that does not parse: {error}"
+                f"{self.path}: JSONDecoder: sample {sample}: field '{self.name}': text that does not parse: {error}; "
+                "write it again"
             )
             failure.path, failure.field, failure.sample, failure.reason = self.path, self.name, sample, str(error)
             failure.offset = None

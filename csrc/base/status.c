@@ -67,6 +67,12 @@ Status error_at_rank(Status code, int rank) {
     return code;
 }
 
+Status error_advise(Status code, const char *remedy) {
+    size_t used = strlen(record.message);
+    if (code != STATUS_OK) snprintf(record.message + used, sizeof record.message - used, "%s", remedy);
+    return code;
+}
+
 Status error_adopt(const ErrorRecord *other) {
     record = *other;
     return record.code;

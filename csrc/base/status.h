@@ -62,6 +62,9 @@ Status error_at_field(Status code, const char *field);
 Status error_at_rank(Status code, int rank);
 Status error_at_operation(Status code, const char *operation);
 
+/* Appends to the message what to do; returns `code`. */
+Status error_advise(Status code, const char *remedy);
+
 /* Puts a record that another thread made in this thread's place (worker to consumer). */
 Status error_adopt(const ErrorRecord *record);
 

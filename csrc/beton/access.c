@@ -67,17 +67,19 @@ static Status check_reserved(const BetonReader *reader, const BetonField *field,
 
 static Status fetch(const BetonReader *reader, const BetonField *field, uint64_t sample, BetonRegion *out) {
     FieldLocation location;
-    Status status = field_kind_of(field->kind)->locate(field, reader_record(reader, field, sample), &location);
+    Status status =
+        beton_damaged(field_kind_of(field->kind)->locate(field, reader_record(reader, field, sample), &location));
     if (status != STATUS_OK) return at_value(reader, status, field, sample);
     uint64_t size = location.size_known ? location.size : entry_of(reader, field, sample).size;
     if (size == 0) {
-        if (location.may_reserve) status = check_reserved(reader, field, sample);
+        if (location.may_reserve) status = beton_damaged(check_reserved(reader, field, sample));
         if (status != STATUS_OK) return at_value(reader, status, field, sample);
         *out = (BetonRegion){0};
         return STATUS_OK;
     }
     if (location.pointer < reader->data || !checked_within(location.pointer, size, reader->table)) {
-        status = error_fail(STATUS_FORMAT, "the file has been changed since it was opened: %llu bytes at %llu",
+        status = error_fail(STATUS_FORMAT,
+                            "the file has been changed since it was opened: %llu bytes at %llu; open it again",
                             LLU(size), LLU(location.pointer));
         return at_value(reader, status, field, sample);
     }
@@ -109,7 +111,7 @@ Status beton_reader_region(const BetonReader *reader, size_t field, uint64_t sam
     TRY(fetch(reader, own, sample, &region));
     if (own->kind == BETON_JSON) {
         if (region.size == 0 || region.data[region.size - 1] != 0) {
-            Status status = error_fail(STATUS_FORMAT, "JSON text that does not end in NUL");
+            Status status = beton_damaged(error_fail(STATUS_FORMAT, "JSON text that does not end in NUL"));
             return at_value(reader, error_at_offset(status, (int64_t)region.offset), own, sample);
         }
         region.size--;

@@ -23,7 +23,7 @@ static Status open_file(BetonReader *reader) {
 }
 
 static Status map_file(BetonReader *reader) {
-    if (reader->size == 0) FAIL(STATUS_FORMAT, "the file is empty");
+    if (reader->size == 0) return beton_damaged(error_fail(STATUS_FORMAT, "the file is empty"));
     void *map = mmap(NULL, (size_t)reader->size, PROT_READ, MAP_SHARED, reader->descriptor, 0);
     if (map == MAP_FAILED) FAIL_ERRNO("cannot map the file's %llu bytes", (unsigned long long)reader->size);
     reader->map = map;
@@ -39,8 +39,8 @@ static void read_ahead(const BetonReader *reader) {
 static Status validate_guarded(BetonReader *reader, const BetonCustom *custom, size_t num_custom) {
     TRY(reader_validate_head(reader, custom, num_custom));
     read_ahead(reader);
-    TRY(reader_validate_table(reader));
-    return extension_open(reader);
+    TRY(beton_damaged(reader_validate_table(reader)));
+    return beton_damaged(extension_open(reader));
 }
 
 static Status validate(BetonReader *reader, const BetonCustom *custom, size_t num_custom) {
@@ -131,7 +131,8 @@ Status beton_reader_read(const BetonReader *reader, uint64_t offset, size_t size
                 reader->path);
         }
         if (got == 0) {
-            Status status = error_fail(STATUS_FORMAT, "the file has become shorter since it was opened");
+            Status status =
+                error_fail(STATUS_FORMAT, "the file has become shorter since it was opened; write it again");
             return error_at_path(error_at_offset(status, (int64_t)offset), reader->path);
         }
         to += got;
@@ -139,6 +140,16 @@ Status beton_reader_read(const BetonReader *reader, uint64_t offset, size_t size
         offset += (uint64_t)got;
     }
     return STATUS_OK;
+}
+
+Status beton_damaged(Status status) {
+    if (status != STATUS_FORMAT) return status;
+    return error_advise(status, "; the file is damaged or incomplete: write it again");
+}
+
+Status beton_damaged_image(Status status) {
+    if (status != STATUS_FORMAT) return status;
+    return error_advise(status, "; the stored image is damaged: write it again from a sound one");
 }
 
 static Status stat_of(const BetonReader *reader, struct stat *info) {
@@ -152,8 +163,9 @@ Status beton_reader_check_length(const BetonReader *reader) {
     struct stat info;
     TRY(stat_of(reader, &info));
     if ((uint64_t)info.st_size < reader->size) {
-        Status status = error_fail(STATUS_FORMAT, "the file has become shorter since it was opened: %llu bytes of %llu",
-                                   (unsigned long long)info.st_size, (unsigned long long)reader->size);
+        Status status = error_fail(
+            STATUS_FORMAT, "the file has become shorter since it was opened: %llu bytes of %llu; write it again",
+            (unsigned long long)info.st_size, (unsigned long long)reader->size);
         return error_at_path(status, reader->path);
     }
     if (!lost(reader)) return STATUS_OK;

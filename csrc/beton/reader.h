@@ -164,6 +164,12 @@ Status beton_reader_read(const BetonReader *reader, uint64_t offset, size_t size
  * whether they were the file's: what is missing of the last memory page of a file reads as zeros. */
 Status beton_reader_check_length(const BetonReader *reader);
 
+/* A STATUS_FORMAT of a file that was whole once: says that writing it again mends it. Other statuses pass through. */
+Status beton_damaged(Status status);
+
+/* The same of a stored JPEG stream: the file may hold exactly what was given. */
+Status beton_damaged_image(Status status);
+
 /* Around everything that touches mapped bytes, in the same thread: pages that somebody cuts off meanwhile read as
  * zeros, where they would kill the process, and leaving then gives STATUS_FORMAT, whatever `status` is; else `status`.
  */

@@ -12,13 +12,16 @@
 static Status check_header(BetonReader *reader) {
     const unsigned char *header = reader->map;
     if (reader->size < BETON_HEADER_BYTES) {
-        FAIL(STATUS_FORMAT, "the file has %llu bytes; a header alone takes %d", LLU(reader->size), BETON_HEADER_BYTES);
+        return beton_damaged(error_fail(STATUS_FORMAT, "the file has %llu bytes; a header alone takes %d",
+                                        LLU(reader->size), BETON_HEADER_BYTES));
     }
     unsigned version = load_u16(header + BETON_HEADER_VERSION);
     if (version != BETON_VERSION) {
-        return error_at_offset(error_fail(STATUS_FORMAT, "version %u; only version %d is known (is it a .beton file?)",
-                                          version, BETON_VERSION),
-                               BETON_HEADER_VERSION);
+        return error_at_offset(
+            error_fail(STATUS_FORMAT,
+                       "version %u; only version %d is known (is it a .beton file? If it was, write it again)", version,
+                       BETON_VERSION),
+            BETON_HEADER_VERSION);
     }
     reader->num_fields = load_u16(header + BETON_HEADER_NUM_FIELDS);
     reader->page_size = load_u32(header + BETON_HEADER_PAGE_SIZE);
@@ -30,11 +33,12 @@ static Status check_header(BetonReader *reader) {
             BETON_HEADER_TABLE);
     }
     if (!is_power_of_two(reader->page_size)) {
-        return error_at_offset(error_fail(STATUS_FORMAT, "page size %u is not a power of two", reader->page_size),
-                               BETON_HEADER_PAGE_SIZE);
+        Status status = error_fail(STATUS_FORMAT, "page size %u is not a power of two", reader->page_size);
+        return error_at_offset(beton_damaged(status), BETON_HEADER_PAGE_SIZE);
     }
     if (reader->num_fields == 0) {
-        return error_at_offset(error_fail(STATUS_FORMAT, "the file has no fields"), BETON_HEADER_NUM_FIELDS);
+        Status status = error_fail(STATUS_FORMAT, "the file has no fields");
+        return error_at_offset(beton_damaged(status), BETON_HEADER_NUM_FIELDS);
     }
     return STATUS_OK;
 }
@@ -63,10 +67,11 @@ static Status parse_custom(BetonField *field, const BetonCustom *custom, size_t 
 
 static Status parse_descriptor(const unsigned char *bytes, BetonField *field, const BetonCustom *custom,
                                size_t num_custom) {
-    TRY(check_name(bytes + BETON_DESCRIPTOR_NAME, field->name));
+    TRY(beton_damaged(check_name(bytes + BETON_DESCRIPTOR_NAME, field->name)));
     const FieldKind *kind = field_kind_of(bytes[0]);
     if (kind == NULL) {
-        return error_at_field(error_fail(STATUS_FORMAT, "unknown field type %u", bytes[0]), field->name);
+        Status status = error_fail(STATUS_FORMAT, "unknown field type %u", bytes[0]);
+        return error_at_field(beton_damaged(status), field->name);
     }
     field->kind = (BetonKind)bytes[0];
     field->record_bytes = kind->record_bytes;
@@ -76,7 +81,7 @@ static Status parse_descriptor(const unsigned char *bytes, BetonField *field, co
     field->arguments = bytes + BETON_DESCRIPTOR_ARGUMENTS;
     if (field->kind == BETON_CUSTOM) return error_at_field(parse_custom(field, custom, num_custom), field->name);
     if (kind->parse == NULL) return STATUS_OK;
-    return error_at_field(kind->parse(field->arguments, field), field->name);
+    return error_at_field(beton_damaged(kind->parse(field->arguments, field)), field->name);
 }
 
 static int compare_names(const void *a, const void *b) {
@@ -101,8 +106,10 @@ static Status check_unique_names(const BetonReader *reader) {
 static Status parse_descriptors(BetonReader *reader, const BetonCustom *custom, size_t num_custom) {
     reader->metadata = BETON_HEADER_BYTES + (uint64_t)reader->num_fields * BETON_DESCRIPTOR_BYTES;
     if (reader->metadata > reader->size) {
-        FAIL(STATUS_FORMAT, "the file has %llu bytes, fewer than the %llu that its %zu field descriptors take",
-             LLU(reader->size), LLU(reader->metadata), reader->num_fields);
+        return beton_damaged(error_fail(STATUS_FORMAT,
+                                        "the file has %llu bytes, fewer than the %llu that its %zu field descriptors "
+                                        "take",
+                                        LLU(reader->size), LLU(reader->metadata), reader->num_fields));
     }
     TRY(memory_calloc(reader->num_fields, sizeof *reader->fields, &reader->fields));
     for (size_t i = 0; i < reader->num_fields; i++) {
@@ -115,7 +122,7 @@ static Status parse_descriptors(BetonReader *reader, const BetonCustom *custom, 
     if (!field_layout(reader->fields, reader->num_fields, &reader->record_bytes)) {
         FAIL(STATUS_ARGUMENT, "the records of the custom fields are too large");
     }
-    return check_unique_names(reader);
+    return beton_damaged(check_unique_names(reader));
 }
 
 /* E, D and the table's place; the number of its entries. */
@@ -147,8 +154,7 @@ static Status check_extents(BetonReader *reader) {
     if (reader->num_entries != wanted) {
         return error_at_offset(
             error_fail(STATUS_FORMAT,
-                       "the allocation table has %llu entries; %llu samples with %zu fields of data need %llu (is the "
-                       "end of the file missing?)",
+                       "the allocation table has %llu entries; %llu samples with %zu fields of data need %llu",
                        LLU(reader->num_entries), LLU(reader->num_samples), reader->num_data_fields, LLU(wanted)),
             (int64_t)reader->table);
     }
@@ -158,5 +164,5 @@ static Status check_extents(BetonReader *reader) {
 Status reader_validate_head(BetonReader *reader, const BetonCustom *custom, size_t num_custom) {
     TRY(check_header(reader));
     TRY(parse_descriptors(reader, custom, num_custom));
-    return check_extents(reader);
+    return beton_damaged(check_extents(reader));
 }

@@ -35,8 +35,8 @@ static Status check_checksum(const BetonReader *reader, const BetonField *field,
     uint64_t wanted = load_u64(reader->checksums + 8 * index);
     uint64_t found = hash_bytes(region->data, (size_t)region->size, 0);
     if (found == wanted) return STATUS_OK;
-    FAIL(STATUS_FORMAT, "the data is damaged: its checksum is %016llx, not %016llx", (unsigned long long)found,
-         (unsigned long long)wanted);
+    FAIL(STATUS_FORMAT, "the data is damaged: its checksum is %016llx, not %016llx; write it again",
+         (unsigned long long)found, (unsigned long long)wanted);
 }
 
 static Status check_jpeg(Verifier *verifier, const BetonImage *image, bool decode) {

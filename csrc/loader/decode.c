@@ -55,7 +55,7 @@ static Status decode_jpeg(const Plan *plan, const PlanOutput *output, PlanScratc
                                 output->fast_jpeg ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, output->width, output->height,
                                 pixels, (size_t)output->width * AUGMENT_CHANNELS);
     scratch->decode_ns += clock_now_ns() - start;
-    return status;
+    return beton_damaged_image(status);
 }
 
 static Status check_image(const PlanOutput *output, const BetonImage *image) {
@@ -73,7 +73,8 @@ static Status pixels_of(const Plan *plan, const PlanOutput *output, PlanScratch 
                         const uint8_t **pixels) {
     size_t bytes = (size_t)output->height * output->width * AUGMENT_CHANNELS;
     if (image->mode == BETON_IMAGE_RAW) {
-        if (image->region.size < bytes) FAIL(STATUS_FORMAT, "the file has been changed since it was opened");
+        if (image->region.size < bytes)
+            FAIL(STATUS_FORMAT, "the file has been changed since it was opened; open it again");
         *pixels = image->region.data;
         return STATUS_OK;
     }
@@ -178,7 +179,7 @@ static Status run_regions(const Chunk *chunk, const PlanOutput *output, unsigned
         Status status = beton_reader_region(chunk->plan->reader, output->field, chunk->ids[i], &region);
         bool short_array = output->decoder == LOADER_ARRAY && region.size != width;
         if (status == STATUS_OK && output->decoder != LOADER_BYTE_SIZE && (region.size > width || short_array)) {
-            status = error_fail(STATUS_FORMAT, "the file has been changed since it was opened");
+            status = error_fail(STATUS_FORMAT, "the file has been changed since it was opened; open it again");
         }
         TRY(at_sample(chunk, output, status, i, "read"));
         if (output->decoder == LOADER_BYTE_SIZE) {

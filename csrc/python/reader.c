@@ -161,7 +161,7 @@ static PyObject *image_value(FileObject *self, size_t field, uint64_t sample, bo
         if (array == NULL) return NULL;
         uint8_t *pixels = array_data(array);
         Py_BEGIN_ALLOW_THREADS;
-        status = decode_image(&image, fast, pixels);
+        status = beton_damaged_image(decode_image(&image, fast, pixels));
         Py_END_ALLOW_THREADS;
     }
     if (status == STATUS_OK) return array;

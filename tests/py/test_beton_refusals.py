@@ -2,12 +2,14 @@
 
 import struct
 
+import _cgxffcv
 import beton_model as model
 import numpy as np
 import pytest
 
-from cgxffcv import BetonError, Loader, Reader, beton
+from cgxffcv import BetonError, DatasetWriter, Loader, Reader, beton
 from cgxffcv.decoders import JSONDecoder
+from cgxffcv.fields import BytesField
 
 PAGE = 4096
 FIELDS = [("image", "img", None), ("int", "n", None), ("bytes", "b", None), ("json", "doc", None),
@@ -59,6 +61,7 @@ def refused(tmp_path, data, reason, **attributes):
     error = caught.value
     assert reason in error.reason and reason in str(error) and str(path) in str(error), str(error)
     assert error.path == str(path)
+    assert ("write it again" in error.reason) != ("custom_fields" in error.reason), error.reason
     for name, value in attributes.items():
         assert getattr(error, name) == value, (name, getattr(error, name), str(error))
     report = beton.verify(path)
@@ -512,3 +515,44 @@ def test_missing_files_folders_and_pipes(tmp_path):
         (tmp_path / "closed.beton").chmod(0)
         with pytest.raises(PermissionError):
             Reader(tmp_path / "closed.beton")
+
+
+def remedy_of(ask):
+    with pytest.raises(BetonError) as caught:
+        ask()
+    return str(caught.value)
+
+
+def test_damaged_values_name_the_remedy(tmp_path):
+    text = bytearray(good())
+    at = text.index(b'{"s": 1}')
+    path = tmp_path / "x.beton"
+    path.write_bytes(text[:at] + b"?" + text[at + 1 :])
+    only = {"doc": [JSONDecoder()], **dict.fromkeys(["img", "n", "b", "arr"])}
+    with Reader(path) as reader, Loader(path, 3, pipelines=only) as loader:
+        assert "write it again" in remedy_of(lambda: reader[1]) and "write it again" in remedy_of(lambda: list(loader))
+    assert "write it again" in str(beton.verify(path))
+    path.write_bytes(text[: at + 8] + b"!" + text[at + 9 :])  # the NUL at the text's end
+    with Reader(path) as reader, Loader(path, 3, pipelines=only) as loader:
+        assert "write it again" in remedy_of(lambda: reader[1]) and "write it again" in remedy_of(lambda: list(loader))
+
+
+def test_a_damaged_image_names_the_remedy(tmp_path):
+    if not _cgxffcv.build_info()["jpeg"]:
+        pytest.skip("this build has no libjpeg-turbo")
+    stream = _cgxffcv.jpeg_encode(np.zeros((16, 16, 3), np.uint8))
+    path = tmp_path / "x.beton"
+    path.write_bytes(model.write([("image", "img", None)], [(("jpg", 16, 16, stream[:-20]),)], PAGE))
+    with Reader(path) as reader, Loader(path, 1) as loader:
+        for ask in (lambda: reader[0], lambda: list(loader), lambda: loader.get_batch([0])):
+            assert "write it again from a sound one" in remedy_of(ask)
+    assert "write it again" in str(beton.verify(path))
+
+
+def test_a_wrong_checksum_names_the_remedy(tmp_path):
+    path = tmp_path / "x.beton"
+    DatasetWriter(path, {"b": BytesField()}, num_workers=1, checksums=True).from_iterable([(b"some bytes",)])
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"some bytes", b"same bytes"))
+    report = beton.verify(path)
+    assert "write it again" in report.problems[0].reason and report.num_problems == 1
