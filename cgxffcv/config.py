@@ -17,14 +17,22 @@ from typing import Any, NoReturn
 
 import yaml
 
-from cgxffcv import files
+from cgxffcv import config_file, files
 from cgxffcv.errors import ConfigError
 from cgxffcv.nearest import suggest
+from cgxffcv.recipes import RECIPES
 from cgxffcv.schema import FLAGS, SCHEMA, SECTIONS, Param, WrongValue
+from cgxffcv.wording import brief
 
 ENV_PREFIX = "CGXFFCV__"
-MAX_FILE_BYTES = 1 << 20
-MAX_ITEMS = 16  # of a list
+
+
+BASIC = ("training.recipe", "training.device", "log.config")  # in --help, beside the flat flags
+REST = f"""\
+recipes: {", ".join(RECIPES)}
+
+Every name of a configuration file is an option, too: --training.lr=0.2; --help-all shows all of them.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ class Config:
 
     def __init__(self, values: dict[str, Value]):
         self._values = values
+        self._usual = {key: param.default for key, param in SCHEMA.items()}
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._values:
@@ -80,11 +89,14 @@ class Config:
         """Whether there is a value that the user gave; null is none."""
         return self.given(key) and self[key] is not None and not self.origin(key).startswith("recipe ")
 
-    def fill(self, values: Mapping[str, Any], origin: str) -> None:
-        """Puts `values` ("section.name" to value) in where nobody has said anything; KeyError for unknown names."""
+    def fill(self, values: Mapping[str, Any], origin: str, usual: Mapping[str, Any] | None = None) -> None:
+        """Puts `values` ("section.name" to value) in where nobody has said anything; KeyError for unknown names.
+
+        usual: what these values are if nobody says anything, where that is not the built-in default."""
         for key, value in values.items():
             if self[key] is None:
                 self._values[key] = Value(value, origin)
+        self._usual |= usual or {}
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Section to name to value."""
@@ -94,15 +106,25 @@ class Config:
             out[section][name] = item.value
         return out
 
-    def lines(self, sections: Iterable[str] = SECTIONS) -> list[str]:
-        """A table for people: name, value, origin."""
-        items = [(key, item) for key, item in self._values.items() if key.split(".")[0] in set(sections)]
-        # what a recipe decides beyond the usual is shown only where somebody said something else
-        items = [(key, item) for key, item in items if not key.startswith("recipe.") or self.said(key)]
-        names = max(len(key) for key, _ in items)
-        shown = {key: show(item.value) for key, item in items}
-        width = min(max(len(text) for text in shown.values()), 40)
-        return [f"{key:<{names}} = {shown[key]:<{width}}  ({item.origin})" for key, item in items]
+    def differs(self, key: str) -> bool:
+        """Whether a value is another one than if nobody had said anything."""
+        return self[key] is not None and self[key] != self._usual[key]
+
+    def lines(self, everything: bool = False) -> list[str]:
+        """A table for people: name, value, origin, of what differs from the usual or of everything."""
+        items = {key: item for key, item in self._values.items() if everything or self.differs(key)}
+        names = max(map(len, items), default=0)
+        shown = {key: show(item.value) for key, item in items.items()}
+        width = min(max(map(len, shown.values()), default=0), 40)
+        return [f"{key:<{names}} = {shown[key]:<{width}}  ({item.origin})" for key, item in items.items()]
+
+    def told(self) -> str:
+        """What is printed before a run: as much as log.config says, and how to see the rest."""
+        if self.log.config == "all":
+            return "\n".join(["configuration:", *self.lines(everything=True)])
+        usual, lines = f"the defaults and recipe {self.training.recipe}", self.lines()
+        head = f"configuration: what differs from {usual}" if lines else f"configuration: {usual}"
+        return "\n".join([f"{head} (--log.config=all shows every value)", *(f"  {line}" for line in lines)])
 
     def to_yaml(self) -> str:
         """The values as a --config-file that gives the same run again; the origins as comments."""
@@ -114,8 +136,13 @@ class Config:
                     continue
                 value = _listed(value)
                 text = yaml.safe_dump(value, default_flow_style=True, width=10**9).removesuffix("\n...\n").strip()
-                out.append(f"  {name}: {text}  # {' '.join(self.origin(f'{section}.{name}').split())}")
+                out.append(f"  {name}: {text}  # {_comment(self.origin(f'{section}.{name}'))}")
         return "\n".join(out) + "\n"
+
+
+def _comment(text: str) -> str:
+    """On one line, and without what YAML or UTF-8 does not take: a file's name may hold any byte."""
+    return "".join(char if char.isprintable() else " " for char in text.encode("utf-8", "backslashreplace").decode())
 
 
 def _listed(value: Any) -> Any:
@@ -139,113 +166,24 @@ def convert(param: Param, key: str, value: Any, where: str) -> Any:
     try:
         return param.convert(value)
     except WrongValue as error:
-        raise WrongValue(f"{where}: {key} = {value!r}: expected {error}") from None
+        raise WrongValue(f"{where}: {key} = {brief(value)}: expected {error}") from None
 
 
-# --- files ---------------------------------------------------------------------------------------------------------
+# --- sources ---
 
 
-def _entries(node: yaml.MappingNode, path: str, problems: list[str]) -> list[tuple[str, yaml.Node, int]]:
-    """(key, value node, line) of a mapping; a key that stands twice is a problem."""
-    seen: dict[str, int] = {}
-    out = []
-    for key_node, value_node in node.value:
-        line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
-            problems.append(f"{path}:{line}: a key must be a plain name")
-            continue
-        key = key_node.value
-        if key in seen:
-            problems.append(f"{path}:{line}: duplicate key {key!r} (also in line {seen[key]}); keep one of them")
-            continue
-        seen[key] = line
-        out.append((key, value_node, line))
-    return out
-
-
-def _plain(node: yaml.Node, depth: int = 0) -> Any:
-    """The Python value of a scalar, or of a short list of them; WrongValue for anything else."""
-    if isinstance(node, yaml.SequenceNode) and depth < 2 and len(node.value) <= MAX_ITEMS:
-        return [_plain(item, depth + 1) for item in node.value]
-    if not isinstance(node, yaml.ScalarNode):
-        raise WrongValue("a single value, not a section or a long list")
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_object(node)
-    except (ValueError, yaml.YAMLError):
-        return node.value
-    finally:
-        loader.dispose()
-
-
-def read_file(path: str | os.PathLike[str], problems: list[str]) -> dict[str, Value]:
-    """The values of one YAML (or JSON) file: sections of values, or "section.name" keys."""
-    name = os.fspath(path)
-    try:
-        with open(name, "rb") as file:
-            text = file.read(MAX_FILE_BYTES + 1)
-        if len(text) > MAX_FILE_BYTES:
-            raise ConfigError([f"{name}: larger than {MAX_FILE_BYTES} bytes; this is no configuration file"])
-        root = yaml.compose(text.decode("utf-8"), Loader=yaml.SafeLoader)
-    except OSError as error:
-        problems.append(f"--config-file {name}: {error.strerror or error}")
-        return {}
-    except ConfigError as error:
-        problems.extend(error.problems)
-        return {}
-    except UnicodeDecodeError as error:
-        problems.append(f"{name}: not UTF-8 text (byte {error.start})")
-        return {}
-    except (yaml.YAMLError, RecursionError) as error:
-        problems.append(f"{name}: not valid YAML: {' '.join(str(error).split())}")
-        return {}
-    if root is None:
-        return {}
-    if not isinstance(root, yaml.MappingNode):
-        problems.append(f"{name}: expected sections ({', '.join(SECTIONS)}), each with its values")
-        return {}
-    return _file_values(root, name, problems)
-
-
-def _file_values(root: yaml.MappingNode, name: str, problems: list[str]) -> dict[str, Value]:
-    found: dict[str, Value] = {}
-    for section, node, line in _entries(root, name, problems):
-        if "." in section:
-            items = [(section, node, line)]
-        elif section not in SECTIONS:
-            near = suggest(section, SECTIONS) or f"; the sections are {', '.join(SECTIONS)}"
-            problems.append(f"{name}:{line}: unknown section {section!r}{near}")
-            continue
-        elif isinstance(node, yaml.MappingNode):
-            items = [(f"{section}.{key}", value, at) for key, value, at in _entries(node, name, problems)]
-        elif isinstance(node, yaml.ScalarNode) and node.value in ("", "null", "~"):
-            continue
-        else:
-            problems.append(f"{name}:{line}: section {section!r} must hold values (name: value), one a line")
-            continue
-        for key, value, at in items:
-            if key in found:
-                problems.append(f"{name}:{at}: duplicate key {key!r}; keep one of them")
-            elif key not in SCHEMA:
-                problems.append(f"{name}:{at}: unknown parameter {key}{suggest(key, SCHEMA)}")
-            else:
-                _add(found, key, lambda value=value: _plain(value), f"{name}:{at}", problems)
-    return found
-
-
-def _add(found: dict[str, Value], key: str, read: Any, where: str, problems: list[str]) -> None:
-    try:
-        raw = read()
-    except WrongValue as error:
-        problems.append(f"{where}: {key}: expected {error}")
-        return
+def _add(found: dict[str, Value], key: str, raw: Any, where: str, problems: list[str]) -> None:
     try:
         found[key] = Value(convert(SCHEMA[key], key, raw, where), where)
     except WrongValue as error:
         problems.append(str(error))
 
 
-# --- command line and environment ----------------------------------------------------------------------------------
+def _from_file(path: str, problems: list[str]) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for key, (raw, where) in config_file.read(path, problems).items():
+        _add(found, key, raw, where, problems)
+    return found
 
 
 class Parser(argparse.ArgumentParser):
@@ -264,29 +202,43 @@ class _Collect(argparse.Action):
         namespace.collected = [*collected, (option_string, self.dest, text)]
 
 
-def make_parser(prog: str, description: str, sections: Iterable[str] = SECTIONS) -> Parser:
-    """A parser with --config-file, the demo's flat flags and every --section.name, grouped by section for --help."""
+class _HelpAll(argparse.Action):
+    """Shows what --help leaves out, too."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        make_parser(parser.prog, parser.description).print_help()
+        parser.exit()
+
+
+def make_parser(prog: str, description: str, shown: Iterable[str] = SCHEMA, rest: bool = False) -> Parser:
+    """A parser with --config-file, the demo's flat flags and every --section.name; its --help has those of `shown`.
+
+    rest: whether there is a --help-all with all that --help leaves out.
+    """
     parser = Parser(prog=prog, usage="%(prog)s [--config-file FILE]... [--FLAG VALUE | --section.name=VALUE]...",
-                    description=description, allow_abbrev=False, epilog=__doc__.split("\n\n", 1)[1],
+                    description=description, allow_abbrev=False, epilog=REST if rest else __doc__.split("\n\n", 1)[1],
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    if rest:
+        parser.add_argument("--help-all", action=_HelpAll, nargs=0, help="every parameter, and how sources are ranked")
     parser.add_argument("--config-file", action="append", default=[], metavar="FILE",
                         help="YAML file of sections and values; may be repeated, later files win")  # fmt: skip
-    wanted = set(sections)
     flat = parser.add_argument_group("flat flags")
+    shown = set(shown)
     for flag in FLAGS:
-        if flag.section in wanted:
-            names = ["--" + name for name in flag.names]
-            options: dict[str, Any] = {"action": _Collect, "dest": flag.names[0], "help": flag.help, "metavar": "VALUE"}
-            if flag.const is not None:
-                options |= {"nargs": "?" if flag.optional else 0, "const": flag.const}
-            flat.add_argument(*names, **options)
-    for section in sections:
-        group = parser.add_argument_group(section, SECTIONS[section])
+        options: dict[str, Any] = {"action": _Collect, "dest": flag.names[0], "metavar": "VALUE"}
+        options["help"] = flag.help if rest or shown.intersection(flag.keys) else argparse.SUPPRESS
+        if flag.const is not None:
+            options |= {"nargs": "?" if flag.optional else 0, "const": flag.const}
+        flat.add_argument(*("--" + name for name in flag.names), **options)
+    for section, about in SECTIONS.items():
+        used = any(key.startswith(f"{section}.") for key in shown)
+        group = parser.add_argument_group(section, about if used else None)
         for key, param in SCHEMA.items():
             if key.startswith(section + "."):
                 default = "" if param.default is None else f" (default {show(param.default)})"
                 text = f"{param.help}; {param.kind}{default}".replace("%", "%%")
-                group.add_argument(f"--{key}", action=_Collect, dest=key, metavar="VALUE", help=text)
+                group.add_argument(f"--{key}", action=_Collect, dest=key, metavar="VALUE",
+                                   help=text if key in shown else argparse.SUPPRESS)  # fmt: skip
     return parser
 
 
@@ -298,10 +250,7 @@ def _from_command_line(collected: list[tuple[str, str, Any]], problems: list[str
         target = dotted if dest in SCHEMA else flat
         pairs = {dest: text} if dest in SCHEMA else expand[dest](text)
         for key, value in pairs.items():
-            try:
-                target[key] = Value(convert(SCHEMA[key], key, value, written), written)
-            except WrongValue as error:
-                problems.append(str(error))
+            _add(target, key, value, written, problems)
     return flat | dotted  # a full name says more than a flat flag
 
 
@@ -311,9 +260,11 @@ def _unknown(words: list[str]) -> list[str]:
     for word in words:
         name = word.split("=", 1)[0]
         if name.startswith("-"):
-            out.append(f"unknown option {name}{suggest(name, known)}")
+            out.append(f"unknown option {brief(name)[1:-1]}{suggest(name, known)}")
         elif not out:
-            out.append(f"unexpected argument {word!r}: every value belongs to an option, as in --training.epochs=3")
+            out.append(
+                f"unexpected argument {brief(word)}: every value belongs to an option, as in --training.epochs=3"
+            )
     return out
 
 
@@ -327,9 +278,11 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[s
         else:
             continue
         if key not in SCHEMA:
-            problems.append(f"environment variable {name}: unknown parameter {key}{suggest(key, SCHEMA)}")
+            problems.append(
+                f"environment variable {brief(name)[1:-1]}: unknown parameter {brief(key)[1:-1]}{suggest(key, SCHEMA)}"
+            )
             continue
-        _add(found, key, lambda text=text: text, f"environment {name}", problems)
+        _add(found, key, text, f"environment {name}", problems)
     return found
 
 
@@ -338,17 +291,21 @@ def load(
     *,
     prog: str = "cgxffcv",
     description: str = "",
-    sections: Iterable[str] = SECTIONS,
+    used: Iterable[str] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Config:
-    """The configuration from `argv` (default: the process's) and `environ`. ConfigError lists every mistake at once."""
+    """The configuration from `argv` (default: the process's) and `environ`. ConfigError lists every mistake at once.
+
+    used: the parameters that the program uses, if it is not all of them: its --help shows no others. It takes them all,
+    so that one configuration serves several programs.
+    """
     problems: list[str] = []
-    parser = make_parser(prog, description, tuple(sections))
+    parser = make_parser(prog, description, BASIC, rest=True) if used is None else make_parser(prog, description, used)
     options, extra = parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
     problems += _unknown(extra)
     values = {key: Value(param.default, "default") for key, param in SCHEMA.items()}
     for path in options.config_file:
-        values |= read_file(path, problems)
+        values |= _from_file(path, problems)
     values |= _from_command_line(getattr(options, "collected", None) or [], problems)
     values |= _from_environment(os.environ if environ is None else environ, problems)
     if problems:

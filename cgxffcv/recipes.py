@@ -9,12 +9,13 @@ optimizer or, where named so, the older Nesterov SGD with averaging.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cgxffcv.errors import UserError
+from cgxffcv.nearest import suggest
+from cgxffcv.wording import brief
 
 __all__ = ["RECIPES", "Recipe", "RecipeError", "TestView", "get", "names"]
 
@@ -152,8 +153,7 @@ class Recipe:
             if name == "lr_tta":
                 continue
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                raise RecipeError(f"a recipe has no field {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+                raise RecipeError(f"a recipe has no field {brief(name)}{suggest(name, known)}")
         if "lr_tta" in changes:
             mirrored = changes.pop("lr_tta")
             if mirrored and self.test_views == "plain":
@@ -202,7 +202,14 @@ def _plain(value: Any) -> Any:
 
 
 def _refuse(name: str, value: Any, wanted: str) -> RecipeError:
-    return RecipeError(f"recipe field {name} = {value!r}: expected {wanted}")
+    return RecipeError(f"recipe field {name} = {brief(value)}: expected {wanted}")
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
 
 
 def _converted(name: str, kind: str, value: Any) -> Any:
@@ -216,13 +223,13 @@ def _converted(name: str, kind: str, value: Any) -> Any:
             return bool(value)
         if kind == "int" and not isinstance(value, bool) and int(value) == float(value):
             return int(value)
-        if kind == "float" and not isinstance(value, bool) and math.isfinite(float(value)):
-            return float(value)
+        if kind == "float" and not isinstance(value, bool):
+            return _finite(value)
         if kind.startswith("tuple"):
+            number = int if "int" in kind else _finite
             if kind.startswith("tuple[tuple"):
-                second = int if "int" in kind else float
-                return tuple((float(share), second(item)) for share, item in value)
-            return tuple(int(item) if "int" in kind else float(item) for item in value)
+                return tuple((_finite(share), number(item)) for share, item in value)
+            return tuple(number(item) for item in value)
     except RecipeError:
         raise
     except (TypeError, ValueError, OverflowError):
@@ -462,6 +469,5 @@ def get(name: str) -> Recipe:
     try:
         return RECIPES[name]
     except KeyError:
-        near = difflib.get_close_matches(name, RECIPES, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise RecipeError(f"no recipe {name!r}{hint} There are: {', '.join(RECIPES)}") from None
+        hint = suggest(name, RECIPES) or "."
+        raise RecipeError(f"no recipe {brief(name)}{hint} There are: {', '.join(RECIPES)}") from None

@@ -17,12 +17,16 @@ class WrongValue(ValueError):
 
 @dataclass(frozen=True)
 class Param:
-    """One parameter. `kind` is the expectation in words; `convert` gives the value in its type or raises WrongValue."""
+    """One parameter. `kind` is the expectation in words; `convert` gives the value in its type or raises WrongValue.
+
+    `as_written`: a file's word counts as it stands there, whatever YAML would make of it (012, no, 2026-11-29).
+    """
 
     convert: Callable[[Any], Any]
     kind: str
     default: Any
     help: str
+    as_written: bool = False
 
 
 def _optional(read: Callable[[Any], Any], default: Any) -> Callable[[Any], Any]:
@@ -102,13 +106,11 @@ def boolean(default: bool | None, help: str) -> Param:
 
 def text(default: str | None, help: str, kind: str = "text") -> Param:
     def read(value: Any) -> str:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            value = str(value)
         if not isinstance(value, str) or not value or "\0" in value:
             raise WrongValue(kind)
         return value
 
-    return Param(_optional(read, default), kind, default, help)
+    return Param(_optional(read, default), kind, default, help, as_written=True)
 
 
 def choice(default: str | None, help: str, *words: str) -> Param:
@@ -116,17 +118,15 @@ def choice(default: str | None, help: str, *words: str) -> Param:
 
     def read(value: Any) -> str:
         word = str(value).strip().lower()
-        if isinstance(value, bool):  # YAML 1.1 reads a bare off as false
-            word = "on" if value else "off"
         if word not in words:
             raise WrongValue(kind)
         return word
 
-    return Param(_optional(read, default), kind, default, help)
+    return Param(_optional(read, default), kind, default, help, as_written=True)
 
 
 def several(help: str, inner: Callable[[str], Any]) -> Param:
-    """A list, in YAML's form or as text with commas; items may be pairs (first:second)."""
+    """A list, in YAML's form or as text with commas; items may be pairs (first:second). inner: of one number."""
     kind = "numbers with commas between them"
 
     def item(value: Any) -> Any:
@@ -146,10 +146,17 @@ def several(help: str, inner: Callable[[str], Any]) -> Param:
     return Param(_optional(read, None), kind, None, help)
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
 def _of_recipe(field: dataclasses.Field[Any]) -> Param:
     help = f"the recipe's {field.name}"
     if str(field.type).startswith("tuple"):
-        return several(help, int if field.type == "tuple[int, ...]" else float)
+        return several(help, int if field.type == "tuple[int, ...]" else _finite)
     if field.type == "bool":
         return boolean(None, help)
     if field.type == "int":
@@ -233,6 +240,8 @@ SCHEMA: dict[str, Param] = {
     "log.dir": text("runs/cifar", "folder for run.jsonl, log.csv, config.yaml and the checkpoints", "a folder name"),
     "log.progress": choice("auto", "a progress bar, plain lines, or nothing; auto: a bar in a terminal",
                            "auto", "bar", "lines", "off"),
+    "log.config": choice("changed", "what is printed of the configuration before a run: what differs from the defaults "
+                         "and the recipe, or all; config.yaml has all of it", "changed", "all"),
     "log.interval": number(10.0, "seconds between plain progress lines", 0),
 }  # fmt: skip
 
@@ -254,11 +263,15 @@ class Flag:
     """A flat flag of the demo: what it says in terms of SCHEMA. `const`: its value when it is given without one."""
 
     names: tuple[str, ...]
-    section: str
     help: str
     expand: Callable[[Any], dict[str, Any]]
     const: str | None = None
     optional: bool = False  # a value may follow
+
+    @property
+    def keys(self) -> set[str]:
+        """The parameters that it sets."""
+        return set(self.expand("x"))
 
 
 def _same(key: str) -> Callable[[Any], dict[str, Any]]:
@@ -275,22 +288,24 @@ def _dataset_dir(folder: str) -> dict[str, Any]:
 
 
 FLAGS = [
-    Flag(("dataset-dir",), "data", "folder with cifar_train.beton, cifar_test.beton (default data)", _dataset_dir),
-    Flag(("log-dir",), "log", "log.dir", _same("log.dir")),
-    Flag(("batch-size",), "training", "training.batch_size (resnet9: 512 of all)", _same("training.batch_size")),
-    Flag(("val-batch-size",), "training", "training.val_batch_size", _same("training.val_batch_size")),
-    Flag(("epochs",), "training", "training.epochs (resnet9: 20)", _same("training.epochs")),
-    Flag(("base-lr",), "training", "training.lr (resnet9: 0.5)", _same("training.lr")),
-    Flag(("momentum",), "training", "training.momentum (resnet9: 0.9)", _same("training.momentum")),
-    Flag(("wd",), "training", "training.weight_decay (resnet9: 5e-4)", _same("training.weight_decay")),
-    Flag(("no-cuda",), "training", "training.device=cpu", _same("training.device"), const="cpu"),
-    Flag(("deterministic",), "training", "training.deterministic=true", _same("training.deterministic"), const="true"),
-    Flag(("seed",), "training", "training.seed", _same("training.seed")),
-    Flag(("resume",), "training", "go on from a checkpoint or log folder (default: the log folder)",
+    Flag(("dataset-dir",), "folder of cifar_train.beton and cifar_test.beton (default data)", _dataset_dir),
+    Flag(("log-dir",), "folder for logs and checkpoints (default runs/cifar)", _same("log.dir")),
+    Flag(("batch-size",), "images a step, of all processes (resnet9: 512)", _same("training.batch_size")),
+    Flag(("val-batch-size",), "images at a time in the test", _same("training.val_batch_size")),
+    Flag(("epochs",), "passes over the training set (resnet9: 20)", _same("training.epochs")),
+    Flag(("base-lr",), "learning rate (resnet9: 0.5)", _same("training.lr")),
+    Flag(("momentum",), "momentum of SGD (resnet9: 0.9)", _same("training.momentum")),
+    Flag(("wd",), "weight decay (resnet9: 5e-4)", _same("training.weight_decay")),
+    Flag(("no-cuda",), "train on the CPU, also where there is a GPU", _same("training.device"), const="cpu"),
+    Flag(("deterministic",), "on a GPU only algorithms that give the same bytes every time",
+         _same("training.deterministic"), const="true"),
+    Flag(("seed",), "decides initialisation, order and augmentation (default 0)", _same("training.seed")),
+    Flag(("resume",), "go on from a checkpoint or log folder (default: the log folder)",
          _same("training.resume"), const="auto", optional=True),
-    Flag(("dist-backend",), "comm", "comm.backend: cgx, nccl, gloo or mpi (default nccl)", _same("comm.backend")),
-    Flag(("quantization-bits",), "compression", "compression.bits (default 32: none)", _same("compression.bits")),
-    Flag(("quantization-bucket-size",), "compression", "compression.bucket_size (default 1024)",
+    Flag(("dist-backend",), "cgx (compresses gradients), nccl, gloo or mpi (default nccl)", _same("comm.backend")),
+    Flag(("quantization-bits",), "bits of a gradient value, with cgx (default 32: uncompressed)",
+         _same("compression.bits")),
+    Flag(("quantization-bucket-size",), "gradient values that share one scale (default 1024)",
          _same("compression.bucket_size")),
-    Flag(("local_rank", "local-rank"), "comm", "taken for compatibility; ranks come from mpirun", lambda value: {}),
+    Flag(("local_rank", "local-rank"), "taken for compatibility; ranks come from mpirun", lambda value: {}),
 ]  # fmt: skip

@@ -35,7 +35,7 @@ def choose_recipe(config: Config, say: app.Say) -> Recipe:
     values = {key: getattr(changed, field) for field, key in changes.items()}
     if changed.schedule != "triangle":
         del values["training.lr_peak_epoch"]
-    config.fill(values, f"recipe {name}")
+    config.fill(values, f"recipe {name}", {key: getattr(recipe, field) for field, key in changes.items()})
     return changed
 
 

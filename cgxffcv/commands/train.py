@@ -1,7 +1,7 @@
 """Trains on the .beton files that were written before, with gradients averaged over all ranks.
 
-    cgxffcv train                                                               one process
-    cgxffcv launch -np 4 train --dist-backend cgx --quantization-bits 4         four
+    cgxffcv train                                                           one process
+    cgxffcv launch -np 4 train --dist-backend cgx --quantization-bits 4     four, compressed gradients
 
 Without --training.recipe it trains resnet9: ResNet-9 in 20 epochs, 93.6 % on CIFAR-10.
 """
@@ -23,7 +23,7 @@ def main(prog: str, arguments: Sequence[str]) -> int:
     checkpoint = session.checkpoint_to_resume(settings)
     threads = session.set_threads(app.say)
     gpu = session.choose_device(settings, app.say)
-    app.say("\n".join(settings.lines()))
+    app.say(settings.told())
 
     from cgxffcv import comm  # after set_threads: loading the C core starts oneDNN's threads
     from cgxffcv.run import Run

@@ -16,6 +16,11 @@ from cgxffcv.errors import ConfigError
 from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.writer import DatasetWriter
 
+USED = (
+    "data.train_dataset", "data.val_dataset", "data.source", "data.root", "data.url", "data.num_workers",
+    "log.progress",
+)  # fmt: skip
+
 
 def write(path: str, images: np.ndarray, labels: np.ndarray, workers: int) -> None:
     """images: (n, 32, 32, 3) uint8; labels: (n,) whole numbers."""
@@ -25,7 +30,7 @@ def write(path: str, images: np.ndarray, labels: np.ndarray, workers: int) -> No
 
 
 def main(prog: str, arguments: Sequence[str]) -> int:
-    settings = config.load(arguments, prog=prog, description=__doc__)
+    settings = config.load(arguments, prog=prog, description=__doc__, used=USED)
     d = settings.data
     if os.path.realpath(d.train_dataset) == os.path.realpath(d.val_dataset):
         raise ConfigError([f"data.train_dataset and data.val_dataset are one file: {d.train_dataset}; name two"])

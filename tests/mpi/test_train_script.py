@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -78,7 +79,8 @@ def alone(data, tmp_path_factory):
 
 def test_alone(alone):
     log, done = alone
-    assert "training.lr" in done.stdout and "(recipe airbench94)" in done.stdout
+    assert "configuration: what differs from the defaults and recipe airbench94" in done.stdout
+    assert re.search(r"training.batch_size += 200 +\(--batch-size\)", done.stdout) and "training.lr " not in done.stdout
     assert "epoch   2/2" in done.stderr and "test accuracy" in done.stderr and "Traceback" not in done.stderr
     names = {"run.jsonl", "log.csv", "config.yaml", "last.safetensors", "best.safetensors"}
     assert {path.name for path in log.iterdir()} == names

@@ -1,11 +1,14 @@
 """Where a configuration's values come from, which source wins, and what is said about every kind of mistake."""
 
+import os
+import re
+import socket
 from pathlib import Path
 
 import pytest
 
-from cgxffcv import config
-from cgxffcv.schema import SCHEMA
+from cgxffcv import config, config_file, recipes, session
+from cgxffcv.schema import SCHEMA, WrongValue
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,7 +128,10 @@ def test_dotted_keys_in_a_file(file):
         ("training: 3\n", "c.yaml:1: section 'training' must hold values"),
         ("- a\n", "expected sections (data, training"),
         ("training: {lr: 1\n", "not valid YAML"),
-        ("training:\n  seed: !!python/object/apply:os.getpid []\n", "training.seed = []: expected a whole number"),
+        (
+            "training:\n  seed: !!python/object/apply:os.getpid []\n",
+            "c.yaml:2: training.seed: expected a plain value, not",
+        ),
         ("? [a]\n: 1\n", "c.yaml:1: a key must be a plain name"),
     ],
 )
@@ -171,8 +177,8 @@ def test_all_mistakes_are_told_at_once(file):
 def test_unreadable_files(tmp_path):
     (tmp_path / "latin").write_bytes(b"training: {recipe: \xe9}")
     assert "not UTF-8" in problems("--config-file", str(tmp_path / "latin"))[0]
-    assert "Is a directory" in problems("--config-file", str(tmp_path))[0]
-    (tmp_path / "big").write_bytes(b"#" * (config.MAX_FILE_BYTES + 1))
+    assert "is no plain file" in problems("--config-file", str(tmp_path))[0]
+    (tmp_path / "big").write_bytes(b"#" * (config_file.MAX_BYTES + 1))
     assert "no configuration file" in problems("--config-file", str(tmp_path / "big"))[0]
 
 
@@ -190,6 +196,106 @@ def test_every_flipped_bit_and_cut_of_a_file_is_a_configuration_or_refused(file)
         except config.ConfigError:
             refused += 1
     assert 50 < refused < len(damaged)
+
+
+HOSTILE = {
+    "a bomb of aliases": ("training:\n  lr: &a [1, 1]\nrecipe:\n  widths: [*a, *a, *a]\n", "training.lr = [1, 1]"),
+    "an alias of its own list": ("recipe: {widths: &a [1, *a]}", "recipe.widths: expected a single value"),
+    "an alias of its own section": ("&a\ntraining: *a\n", "unknown parameter training.training"),
+    "an unknown alias": ("training: *b", "not valid YAML"),
+    "deep nesting": ("[" * 20_000, "nested too deeply"),
+    "deep sections": ("{a: " * 10_000, "nested too deeply"),
+    "a deep value": ("training: {lr: " + "[" * 5_000 + "]" * 5_000 + "}", "nested too deeply"),
+    "a number as a section": ("1: {lr: 1}", "unknown section '1'"),
+    "null as a section": ("null: {lr: 1}", "unknown section 'null'"),
+    "a number as a name": ("training: {1: 1}", "unknown parameter training.1"),
+    "true as a name": ("training: {true: 1}", "unknown parameter training.true"),
+    "a mapping as a name": ("training: {{lr: 1}: 1}", "a key must be a plain name"),
+    "a list for a section": ("training: [lr, 1]", "section 'training' must hold values"),
+    "a list of sections": ("- training: {lr: 1}", "expected sections"),
+    "one word": ("training", "expected sections"),
+    "a number without end": ("training: {seed: " + "9" * 50_000 + "}", "training.seed = '99999"),
+    "a hexadecimal number without end": ("training: {seed: 0x" + "f" * 50_000 + "}", "training.seed = '0xfff"),
+    "a rate without end": ("training: {lr: " + "9" * 50_000 + "}", "training.lr = '99999"),
+    "a large exponent": ("training: {lr: 1.0e+999}", "training.lr = inf"),
+    "a date": ("training: {seed: 2026-11-29}", "training.seed = '2026-11-29'"),
+    "no date": ("training: {seed: !!timestamp soon}", "training.seed = 'soon'"),
+    "no boolean": ("training: {lr_tta: !!bool perhaps}", "training.lr_tta = 'perhaps'"),
+    "no number": ("training: {seed: !!int many}", "training.seed = 'many'"),
+    "an empty number": ("log: {interval: !!float ''}", "log.interval = ''"),
+    "a number of nothing": ("training: {seed: !!int '-'}", "training.seed = '-'"),
+    "a base": ("training: {seed: !!int '0b'}", "training.seed = '0b'"),
+    "bytes": ("training: {recipe: !!binary aGk=}", "not one with the tag 'tag:yaml.org,2002:binary'"),
+    "a tag of Python's": ("training: {recipe: !!python/name:os.system }", "a plain value, not one with the tag"),
+    "an object": ("training: !!python/object:os.x {lr: 1}", "expected plain values, not ones with the tag"),
+    "an object at the top": ("!!python/object/apply:os.abort {training: {lr: 1}}", "expected plain values, not ones"),
+    "a tag of nobody's": ("training: {lr: !mine 1}", "not one with the tag '!mine'"),
+    "a set": ("training: !!set {lr}", "expected plain values, not ones with the tag"),
+    "a tagged name": ("training: {!!python/name:os.system lr: 1}", "a key must be a plain name"),
+    "a merge key": ("a: &a {lr: 1}\ntraining: {<<: *a}", "merge keys"),
+    "several documents": ("training: {lr: 1}\n---\ntraining: {lr: 2}\n", "expected a single document"),
+    "a NUL byte": ("training: {recipe: a\0b}", "not valid YAML"),
+    "an escaped NUL byte": ('log: {dir: "a\\0b"}', "log.dir = 'a\\x00b': expected a folder name"),
+    "a control character": ('training: {"\\e[31m": 1}', "unknown parameter training.\\x1b[31m"),
+    "an endless name": ("training: {" + "x" * 1000 + ": 1}", "unknown parameter training.xxx"),
+    "a tab": ("training:\n\tlr: 1", "not valid YAML"),
+    "nothing": ("", "the file is empty"),
+    "blanks": (" \n\n", "the file is empty"),
+    "a directive": ("%YAML 9.1\n---\ntraining: {lr: 1}", "not valid YAML"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_end_in_short_messages(file, name):
+    text, expected = HOSTILE[name]
+    found = problems("--config-file", file(text))
+    assert any(expected in line for line in found), found
+    assert all(len(line) < 900 and line.isprintable() for line in found)
+
+
+def test_of_very_many_mistakes_the_first_are_told(file):
+    found = problems("--config-file", file("training:\n" + "".join(f"  learning_rate{i}: 1\n" for i in range(2000))))
+    assert len(found) == config_file.MOST_PROBLEMS + 1 and found[-1].endswith("mend these first")
+
+
+def test_what_is_no_plain_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(str(tmp_path / "socket"))
+        for path in (tmp_path / "fifo", tmp_path / "socket", "/dev/zero", "/dev/null"):
+            assert "is no plain file" in problems("--config-file", str(path))[0]
+    assert "File name too long" in problems("--config-file", "x" * 5000)[0]
+    assert "null byte" in problems("--config-file", "a\0b")[0]
+
+
+def test_text_is_taken_as_it_is_written(file):
+    for word in ("012", "1e3", "no", "2026-11-29", "0x10", "1:30", "~x", "007.50"):
+        assert load("--config-file", file(f"log: {{dir: {word}}}")).log.dir == word
+    assert load("--config-file", file('{"log": {"dir": "a\\u00e9"}}')).log.dir == "a\u00e9"
+    assert load("--config-file", file("\ufefflog: {dir: x, progress: off}")).log.progress == "off"
+
+
+@pytest.mark.parametrize("key", SCHEMA)
+def test_every_parameter_takes_or_refuses_every_kind_of_value(file, key):
+    section, name = key.split(".")
+    words = ["", "null", "true", "-1", "0", "1", "1e400", "-.inf", ".nan", "9" * 39, "9" * 5000, "0x" + "f" * 30, "[]",
+             "[1]", "[a]", "[[1, 2], [3, 4]]", "[null]", "[true]", "[.inf]", "[1e400]", "[2026-11-29]", "2026-11-29",
+             "'\u00e9'", '"\\ud800"', "a,b", "1:2", "1:2,3:x", "1,,2", ":", ","]  # fmt: skip
+    for word in words:
+        raws, found = [word], []
+        raws += [raw for raw, _ in config_file.read(file(f"{section}:\n  {name}: {word}\n"), found).values()]
+        assert len(found) + len(raws) == 2
+        for raw in raws:
+            try:
+                value = config.convert(SCHEMA[key], key, raw, "here")
+                if section == "recipe" and value is not None:
+                    recipes.get("demo").replace(**{name: value})
+            except (WrongValue, recipes.RecipeError) as error:
+                assert len(str(error)) < 300 and str(error).isprintable()
+                continue
+            text = config.Config({key: config.Value(value, "here")}).to_yaml()
+            again = config_file.read(file(text), found)
+            assert key == "training.resume" or config.convert(SCHEMA[key], key, again[key][0], "there") == value
 
 
 def test_a_recipe_fills_only_what_nobody_said():
@@ -233,15 +339,81 @@ def test_values_of_a_recipe(file):
         assert again.as_dict()["recipe"] == c.as_dict()["recipe"]
 
 
-def test_table_names_value_and_origin():
-    lines = load("--training.lr=0.25").lines(["training"])
-    assert any(line.split() == ["training.lr", "=", "0.25", "(--training.lr)"] for line in lines)
+def told(*argv):
+    c = load(*argv)
+    session.choose_recipe(c, lambda text: None)
+    return c.told().splitlines()
 
 
-def test_help_lists_every_flag(capsys):
+def test_before_a_run_it_tells_what_differs(file):
+    default = str(ROOT / "default_config.yaml")
+    for argv in (
+        [],
+        ["--config-file", default],
+        ["--base-lr=0.5", "--seed=0"],
+    ):  # the recipe's own rate, the usual seed
+        assert told(*argv) == ["configuration: the defaults and recipe resnet9 (--log.config=all shows every value)"]
+    lines = told("--config-file", default, "--training.recipe=demo", "--training.lr=0.25", "--recipe.cutout=3")
+    assert lines[0].startswith("configuration: what differs from the defaults and recipe demo (--log.config=all")
+    assert [line.split() for line in lines[1:]] == [
+        ["training.recipe", "=", "demo", "(--training.recipe)"],
+        ["training.lr", "=", "0.25", "(--training.lr)"],
+        ["recipe.cutout", "=", "3", "(--recipe.cutout)"],
+    ]
+    lines = told("--log.config=all", "--training.lr=0.25")
+    assert len(lines) == len(SCHEMA) + 1
+    for line in (
+        "training.lr = 0.25 (--training.lr)",
+        "training.momentum = 0.9 (recipe resnet9)",
+        "data.gpu = 0 (default)",
+    ):
+        assert line in [" ".join(words.split()) for words in lines]
+
+
+def test_the_saved_configuration_takes_any_name_of_a_file(tmp_path):
+    path = tmp_path / "l\u00e4ufe\udce4 \x85#.yaml"
+    path.write_text("log: {dir: x}")
+    c = load("--config-file", str(path), f"--data.root={path.parent}/\udce4")
+    config.save(c, tmp_path / "saved.yaml")
+    again = load("--config-file", str(tmp_path / "saved.yaml"))
+    assert (again.log.dir, again.data.root) == ("x", f"{path.parent}/\udce4")
+
+
+def shown_help(capsys, *argv, **options):
     with pytest.raises(SystemExit) as end:
-        load("--help")
-    out = capsys.readouterr().out
+        config.load(list(argv), environ={}, **options)
     assert end.value.code == 0
-    for word in ("--dataset-dir", "--quantization-bucket-size", "--training.lr_peak_epoch", "--config-file"):
-        assert word in out
+    return capsys.readouterr().out
+
+
+def test_help_is_short_and_help_all_is_not(capsys):
+    short, long = shown_help(capsys, "--help"), shown_help(capsys, "--help-all")
+    for word in ("--dataset-dir", "--quantization-bucket-size", "--config-file", "--help-all", *recipes.RECIPES):
+        assert word in short
+    assert "--training.lr_peak_epoch" not in short and "--recipe." not in short and short.count("\n") < 70
+    assert all(f"--{key} " in long for key in SCHEMA) and "CGXFFCV__SECTION__NAME" in long
+
+
+def test_a_programs_help_shows_what_it_uses(capsys):
+    out = shown_help(capsys, "--help", used=["data.train_dataset", "log.progress"])
+    assert set(re.findall(r"--[a-z][\w.-]+", out)) - {"--section.name"} == {
+        "--help", "--config-file", "--dataset-dir", "--data.train_dataset", "--log.progress",
+    }  # fmt: skip
+    assert "training:" not in out
+    assert config.load(["--epochs=3"], environ={}, used=["log.progress"]).training.epochs == 3
+
+
+@pytest.mark.parametrize(
+    "word, meant",
+    [
+        ("--lerning_rate", "--training.lr"), ("--learning-rate", "--training.lr"), ("--lr", "--training.lr"),
+        ("--training.learning_rate", "--training.lr"), ("--Epochs", "--epochs"), ("--num-epochs", "--epochs"),
+        ("--batchsize", "--batch-size"), ("--training.wd", "--wd"), ("--log_dir", "--log-dir"),
+        ("--training.workers", "--training.num_workers"), ("--data.workers", "--data.num_workers"),
+        ("--output", "--log.dir"), ("--test-data", "--data.val_dataset"), ("--tta", "--training.lr_tta"),
+        ("--checkpoint", "--training.resume"), ("--xyzzy", None), ("--" + "epochs" * 5000, None),
+    ],
+)  # fmt: skip
+def test_the_name_that_was_meant(word, meant):
+    (line,) = problems(f"{word}=1")
+    assert line.endswith(f"; did you mean {meant}?") if meant else "mean" not in line

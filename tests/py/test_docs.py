@@ -41,7 +41,7 @@ def test_commands_exist(page):
 
 
 def test_flags_and_parameters_exist():
-    flat = {f"--{name}" for flag in FLAGS for name in flag.names} | {"--config-file", "--help", "--json"}
+    flat = {f"--{name}" for flag in FLAGS for name in flag.names} | {"--config-file", "--help", "--help-all", "--json"}
     for page in (ROOT / "README.md", ROOT / "docs/coming-from-ffcv.md", ROOT / "docs/coming-from-torch_cgx.md"):
         if not page.exists():
             continue
