@@ -15,7 +15,6 @@ static const struct {
 };
 static const char *const ops[ALLREDUCE_OPS] = {"sum", "average", "min", "max", "prod"};
 static const char *const algorithms[ALLREDUCE_ALGORITHMS] = {"auto", "one_shot", "sra", "ring", "two_level", "exact"};
-static const char *const codecs[] = {"maxmin", "sign", "maxmin_spikes"};
 
 const char *allreduce_type_name(AllreduceType type) {
     return (unsigned)type < ALLREDUCE_TYPES ? types[type].name : "?";
@@ -55,7 +54,8 @@ static void add_layers(Text *text, const AllreducePlan *plan) {
         (long long)plan->elems, types[plan->options.type].name, (long long)quantised_layers, (long long)quantised);
     if (quantised > 0) {
         add(text, " (%d bits, buckets of %lld, %s, %s%s)", plan->options.bits, (long long)plan->options.bucket_size,
-            codecs[plan->options.codec], plan->options.rounding == QUANT_NEAREST ? "nearest" : "stochastic",
+            quantize_codec_name(plan->options.codec),
+            plan->options.rounding == QUANT_NEAREST ? "nearest" : "stochastic",
             plan->options.error_feedback ? ", error feedback" : "");
     }
     add(text, "\n");

@@ -5,17 +5,19 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "base/host_device.h"
+
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "cgxffcv is written for little-endian machines"
 #endif
 
 #define BYTES_DEFINE_(name, type)                                                                                      \
-    static inline type load_##name(const void *from) {                                                                 \
+    HOST_DEVICE type load_##name(const void *from) {                                                                   \
         type value;                                                                                                    \
         memcpy(&value, from, sizeof value);                                                                            \
         return value;                                                                                                  \
     }                                                                                                                  \
-    static inline void store_##name(void *to, type value) { memcpy(to, &value, sizeof value); }
+    HOST_DEVICE void store_##name(void *to, type value) { memcpy(to, &value, sizeof value); }
 
 BYTES_DEFINE_(u16, uint16_t)
 BYTES_DEFINE_(u32, uint32_t)

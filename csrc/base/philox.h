@@ -6,11 +6,7 @@
 
 #include <stdint.h>
 
-#ifdef __CUDACC__
-#define PHILOX_INLINE static __host__ __device__ __forceinline__
-#else
-#define PHILOX_INLINE static inline
-#endif
+#include "base/host_device.h"
 
 #define PHILOX_M0 0xD2511F53u
 #define PHILOX_M1 0xCD9E8D57u
@@ -32,7 +28,7 @@ typedef enum PhiloxStream {
     PHILOX_WRITE = 6     /* choices made while a file is written */
 } PhiloxStream;
 
-PHILOX_INLINE Philox4 philox(uint32_t k0, uint32_t k1, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
+HOST_DEVICE Philox4 philox(uint32_t k0, uint32_t k1, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
     for (int round = 0; round < PHILOX_ROUNDS; round++) {
         uint64_t p0 = (uint64_t)PHILOX_M0 * c0, p1 = (uint64_t)PHILOX_M1 * c2;
         uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
@@ -48,15 +44,15 @@ PHILOX_INLINE Philox4 philox(uint32_t k0, uint32_t k1, uint32_t c0, uint32_t c1,
 }
 
 /* Four words for (seed, epoch, item, stream, index within the stream: at most 65,535). */
-PHILOX_INLINE Philox4 philox_at(uint64_t seed, uint32_t epoch, uint64_t item, PhiloxStream stream, uint32_t index) {
+HOST_DEVICE Philox4 philox_at(uint64_t seed, uint32_t epoch, uint64_t item, PhiloxStream stream, uint32_t index) {
     return philox((uint32_t)seed, (uint32_t)(seed >> 32), (uint32_t)item, (uint32_t)(item >> 32), epoch,
                   ((uint32_t)stream << 16) | (index & 0xFFFFu));
 }
 
 /* Uniform in [0, 1) with 24 bits. */
-PHILOX_INLINE float philox_uniform(uint32_t word) { return (float)(word >> 8) * 0x1p-24f; }
+HOST_DEVICE float philox_uniform(uint32_t word) { return (float)(word >> 8) * 0x1p-24f; }
 
 /* Uniform integer in [0, n) by multiplication (bias below n / 2^32). */
-PHILOX_INLINE uint32_t philox_below(uint32_t word, uint32_t n) { return (uint32_t)(((uint64_t)word * n) >> 32); }
+HOST_DEVICE uint32_t philox_below(uint32_t word, uint32_t n) { return (uint32_t)(((uint64_t)word * n) >> 32); }
 
 #endif

@@ -1,14 +1,9 @@
 /* The inner loops of the quantiser, one table for each instruction set. A kernel works on one bucket; what differs
- * between codecs, and all arithmetic on a bucket's metadata, stands once in quantize.c. */
+ * between codecs stands in their own files. */
 #ifndef CGXFFCV_QUANT_KERNELS_H
 #define CGXFFCV_QUANT_KERNELS_H
 
-#include "quant/quantize.h"
-
-#define QUANT_NAN_F32 0x7FC00000u
-#define QUANT_NAN_F16 0x7E00u
-#define QUANT_NAN_BF16 0x7FC0u
-#define QUANT_SIGN_PARTIALS 32
+#include "quant/formula.h"
 
 /* A run of elements of one bucket. */
 typedef struct QuantInput {

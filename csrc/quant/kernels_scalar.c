@@ -1,7 +1,5 @@
 /* The reference kernels: one element at a time, in the words of docs/WIRE.md. Every other form must give the same
  * bytes. */
-#include "base/philox.h"
-#include "quant/convert.h"
 #include "quant/kernels.h"
 
 static QuantRange range(QuantInput input) {
@@ -48,35 +46,21 @@ static void bits_flush(BitWriter *writer) {
     if (writer->count > 0) *writer->at = (uint8_t)writer->held;
 }
 
-/* Truncation held within [0, levels]; the bounds matter only for elements that travel as spikes. */
-static uint32_t truncate(float value, uint32_t levels) {
-    if (!(value >= 1.0f)) return 0;
-    return value < (float)levels ? (uint32_t)value : levels;
-}
-
-static uint32_t code_stochastic(float t, float random, uint32_t levels) {
-    uint32_t code = truncate(t, levels);
-    float rest = t - (float)code;
-    code += random < rest;
-    return code < levels ? code : levels;
-}
-
 static void encode(QuantInput input, const QuantEncode *e, uint8_t *codes) {
     BitWriter writer = {codes, 0, 0};
     uint32_t levels = (1u << e->bits) - 1u;
     Philox4 random = {{0}};
     for (int64_t i = 0; i < input.elems; i++) {
-        float w = element_load(input.x, input.type, i) - e->min;
-        float t = w * e->inverse;
+        float place = quant_place(element_load(input.x, input.type, i), e->min, e->inverse);
         uint32_t code;
         if (e->random == NULL) {
-            code = truncate(t + 0.5f, levels);
+            code = quant_code_nearest(place, levels);
         } else {
             const QuantRandom *r = e->random;
             if (i % 4 == 0) {
                 random = philox_at(r->seed, r->call, r->quad + (uint64_t)(i / 4), PHILOX_QUANTIZE, r->rank);
             }
-            code = code_stochastic(t, philox_uniform(random.word[i % 4]), levels);
+            code = quant_code_stochastic(place, philox_uniform(random.word[i % 4]), levels);
         }
         bits_put(&writer, code, e->bits);
     }
@@ -89,11 +73,6 @@ static void encode_sign(QuantInput input, uint8_t *codes) {
     bits_flush(&writer);
 }
 
-static void deliver(const QuantTarget *target, int64_t i, float value) {
-    if (target->accumulate != NULL) value = element_load(target->accumulate, QUANT_F32, i) + value;
-    element_store(target->to, target->type, i, value / target->divisor);
-}
-
 static void decode(const uint8_t *codes, int bits, float unit, float min, int64_t elems, const QuantTarget *target) {
     uint32_t held = 0, mask = (1u << bits) - 1u;
     int count = 0;
@@ -102,15 +81,14 @@ static void decode(const uint8_t *codes, int bits, float unit, float min, int64_
             held |= (uint32_t)*codes++ << count;
             count += 8;
         }
-        float p = unit * (float)(int32_t)(held & mask);
-        deliver(target, i, min + p);
+        quant_deliver(target, i, quant_decode(held & mask, unit, min));
         held >>= bits;
         count -= bits;
     }
 }
 
 static void pass(QuantInput input, const QuantTarget *target) {
-    for (int64_t i = 0; i < input.elems; i++) deliver(target, i, element_load(input.x, input.type, i));
+    for (int64_t i = 0; i < input.elems; i++) quant_deliver(target, i, element_load(input.x, input.type, i));
 }
 
 const QuantKernels quant_kernels_scalar = {"scalar", range, magnitude_sum, encode, encode_sign, decode, pass};

@@ -2,8 +2,6 @@
  * of LANES float32 and int32), the primitives on them (v_*), pack_block, and KERNELS (the table to define) with
  * KERNELS_NAME. A block is 4 vectors: the elements that one round of Philox serves and one packing step takes. */
 #include "base/checked.h"
-#include "base/philox.h"
-#include "quant/convert.h"
 
 #define BLOCK (4 * LANES)
 

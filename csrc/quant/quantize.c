@@ -6,7 +6,7 @@
 
 #include "base/cpu.h"
 #include "base/float_mode.h"
-#include "quant/bucket.h"
+#include "quant/codec.h"
 
 #define TASK_ELEMS 65536 /* what one thread takes at a time: 256 KiB of float32 */
 
@@ -43,22 +43,6 @@ int quantize_default_spikes(int64_t bucket_size) {
     return spikes > QUANTIZE_MAX_SPIKES ? QUANTIZE_MAX_SPIKES : (int)spikes;
 }
 
-static Status check_spikes(const QuantSpec *spec) {
-    if (spec->codec != QUANT_SPIKES) {
-        if (spec->spikes != 0) FAIL(STATUS_ARGUMENT, "spikes must be 0 without the codec maxmin_spikes");
-        return STATUS_OK;
-    }
-    if (spec->bucket_size > QUANTIZE_MAX_SPIKE_BUCKET) {
-        FAIL(STATUS_ARGUMENT, "bucket_size must be at most %d with the codec maxmin_spikes, not %lld",
-             QUANTIZE_MAX_SPIKE_BUCKET, (long long)spec->bucket_size);
-    }
-    if (spec->spikes < 1 || spec->spikes > QUANTIZE_MAX_SPIKES || spec->spikes > spec->bucket_size) {
-        FAIL(STATUS_ARGUMENT, "spikes must be between 1 and %d and at most bucket_size (%lld), not %d",
-             QUANTIZE_MAX_SPIKES, (long long)spec->bucket_size, spec->spikes);
-    }
-    return STATUS_OK;
-}
-
 Status quantize_check(const QuantSpec *spec) {
     if (spec->bits < 1 || spec->bits > QUANTIZE_MAX_BITS) {
         FAIL(STATUS_ARGUMENT, "bits must be between 1 and %d, not %d", QUANTIZE_MAX_BITS, spec->bits);
@@ -67,17 +51,15 @@ Status quantize_check(const QuantSpec *spec) {
         FAIL(STATUS_ARGUMENT, "bucket_size must be between 1 and 2^48, not %lld", (long long)spec->bucket_size);
     }
     if ((unsigned)spec->type > QUANT_BF16) FAIL(STATUS_ARGUMENT, "no element type has the number %d", (int)spec->type);
-    if ((unsigned)spec->codec > QUANT_SPIKES) FAIL(STATUS_ARGUMENT, "no codec has the number %d", (int)spec->codec);
+    const QuantCodecEntry *codec = quant_codec(spec->codec);
+    if (codec == NULL) FAIL(STATUS_ARGUMENT, "no codec has the number %d", (int)spec->codec);
     if ((unsigned)spec->rounding > QUANT_STOCHASTIC) {
         FAIL(STATUS_ARGUMENT, "no rounding has the number %d", (int)spec->rounding);
-    }
-    if (spec->codec == QUANT_SIGN && spec->bits != 1) {
-        FAIL(STATUS_ARGUMENT, "bits must be 1 with the codec sign, not %d", spec->bits);
     }
     if (spec->half_metadata && spec->type == QUANT_F32) {
         FAIL(STATUS_ARGUMENT, "16-bit metadata needs a float16 or bfloat16 tensor");
     }
-    return check_spikes(spec);
+    return codec->check(spec);
 }
 
 int64_t quantize_buckets(const QuantSpec *spec, int64_t elems) {
@@ -98,10 +80,10 @@ static Layout layout_of(const QuantSpec *spec, int64_t elems) {
     int64_t buckets = quantize_buckets(spec, elems), full = elems / spec->bucket_size;
     return (Layout){
         .buckets = buckets,
-        .metadata = (uint64_t)buckets * bucket_metadata_bytes(spec),
+        .metadata = (uint64_t)buckets * quant_metadata_bytes(spec),
         .spikes = (uint64_t)buckets * (uint64_t)spec->spikes * QUANT_SPIKE_BYTES,
-        .codes = (uint64_t)full * bucket_codes_bytes(spec, spec->bucket_size) +
-                 bucket_codes_bytes(spec, elems % spec->bucket_size),
+        .codes = (uint64_t)full * quant_codes_bytes(spec, spec->bucket_size) +
+                 quant_codes_bytes(spec, elems % spec->bucket_size),
     };
 }
 
@@ -117,6 +99,7 @@ uint64_t quantize_wire_bytes(const QuantSpec *spec, int64_t elems) {
 /* A call cut into items of `stride` buckets, for the threads. */
 typedef struct Run {
     const QuantKernels *kernels;
+    const QuantCodecEntry *codec;
     const QuantSpec *spec;
     int64_t elems, buckets, stride;
     uint8_t *wire; /* borrowed; a reader does not write through it */
@@ -128,7 +111,7 @@ typedef struct Run {
 
 static Run run_of(const QuantSpec *spec, int64_t elems, const void *wire) {
     Layout layout = layout_of(spec, elems);
-    Run run = {.kernels = kernels_current(), .spec = spec, .elems = elems, .buckets = layout.buckets};
+    Run run = {kernels_current(), quant_codec(spec->codec), spec, elems, layout.buckets, .stride = 1};
     memcpy(&run.wire, &wire, sizeof wire);
     run.spikes_offset = layout.metadata;
     run.codes_offset = round_up(layout.metadata + layout.spikes);
@@ -137,12 +120,12 @@ static Run run_of(const QuantSpec *spec, int64_t elems, const void *wire) {
     return run;
 }
 
-static BucketWire bucket_wire(const Run *run, int64_t bucket) {
+static QuantWire bucket_wire(const Run *run, int64_t bucket) {
     uint64_t k = (uint64_t)bucket;
-    return (BucketWire){
-        run->wire + k * bucket_metadata_bytes(run->spec),
+    return (QuantWire){
+        run->wire + k * quant_metadata_bytes(run->spec),
         run->wire + run->spikes_offset + k * (uint64_t)run->spec->spikes * QUANT_SPIKE_BYTES,
-        run->wire + run->codes_offset + k * bucket_codes_bytes(run->spec, run->spec->bucket_size),
+        run->wire + run->codes_offset + k * quant_codes_bytes(run->spec, run->spec->bucket_size),
     };
 }
 
@@ -167,7 +150,7 @@ static Status quantize_item(void *context, size_t item, int thread) {
     for (int64_t b = (int64_t)item * run->stride; b < item_end(run, item); b++) {
         QuantInput input = {x + b * size * item_bytes, run->input.type, bucket_elems(run, b)};
         random.quad = run->random == NULL ? 0 : run->random->quad + (uint64_t)b * quads;
-        bucket_quantize(run->kernels, run->spec, input, run->random == NULL ? NULL : &random, bucket_wire(run, b));
+        run->codec->encode(run->kernels, run->spec, input, run->random == NULL ? NULL : &random, bucket_wire(run, b));
     }
     float_mode_end(mode);
     return STATUS_OK;
@@ -188,7 +171,7 @@ static Status dequantize_item(void *context, size_t item, int thread) {
     FloatMode mode = float_mode_begin();
     for (int64_t b = (int64_t)item * run->stride; b < item_end(run, item) && status == STATUS_OK; b++) {
         QuantTarget target = target_from(&run->target, b * run->spec->bucket_size);
-        status = bucket_dequantize(run->kernels, run->spec, bucket_wire(run, b), bucket_elems(run, b), &target);
+        status = run->codec->decode(run->kernels, run->spec, bucket_wire(run, b), bucket_elems(run, b), &target);
     }
     float_mode_end(mode);
     return status;

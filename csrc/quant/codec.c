@@ -1,0 +1,42 @@
+/* The codecs by their number, and what they share. */
+#include "quant/codec.h"
+
+static const QuantCodecEntry *const codecs[] = {
+    [QUANT_MAXMIN] = &quant_codec_maxmin,
+    [QUANT_SIGN] = &quant_codec_sign,
+    [QUANT_SPIKES] = &quant_codec_spikes,
+};
+
+const QuantCodecEntry *quant_codec(QuantCodec codec) {
+    return (size_t)codec < sizeof codecs / sizeof codecs[0] ? codecs[codec] : NULL;
+}
+
+const char *quantize_codec_name(QuantCodec codec) { return quant_codec(codec)->name; }
+
+uint64_t quant_metadata_bytes(const QuantSpec *spec) {
+    return (uint64_t)quant_codec(spec->codec)->metadata_values * (spec->half_metadata ? 2 : 4);
+}
+
+uint64_t quant_codes_bytes(const QuantSpec *spec, int64_t elems) {
+    return ((uint64_t)elems * (uint64_t)spec->bits + 7) / 8;
+}
+
+Status quant_check_no_spikes(const QuantSpec *spec) {
+    if (spec->spikes != 0) FAIL(STATUS_ARGUMENT, "spikes must be 0 without the codec maxmin_spikes");
+    return STATUS_OK;
+}
+
+void quant_codes_encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input, const QuantRandom *random,
+                        QuantGrid grid, uint8_t *codes) {
+    if (quant_grid_is_usable(grid)) {
+        QuantEncode how = {spec->bits, grid.min, 1.0f / grid.unit, random};
+        kernels->encode(input, &how, codes);
+    } else {
+        memset(codes, 0, quant_codes_bytes(spec, input.elems));
+    }
+}
+
+void quant_fill_nan(const QuantTarget *target, int64_t elems) {
+    float nan = float_of_bits(QUANT_NAN_F32);
+    for (int64_t i = 0; i < elems; i++) element_store(target->to, target->type, i, nan);
+}

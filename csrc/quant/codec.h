@@ -1,0 +1,49 @@
+/* The table of codecs: one bucket's way to the wire and back. An entry is a file of its own (maxmin.c, sign.c,
+ * spikes.c), which writes and reads all of a bucket by itself. Private to quant/. */
+#ifndef CGXFFCV_QUANT_CODEC_H
+#define CGXFFCV_QUANT_CODEC_H
+
+#include "quant/kernels.h"
+
+#define QUANT_SPIKE_BYTES 4
+
+/* Where a bucket stands on the wire; all borrowed. */
+typedef struct QuantWire {
+    uint8_t *metadata; /* quant_metadata_bytes of it */
+    uint8_t *spikes;   /* spec->spikes entries of QUANT_SPIKE_BYTES */
+    uint8_t *codes;    /* quant_codes_bytes of it */
+} QuantWire;
+
+typedef struct QuantCodecEntry {
+    const char *name;
+    int metadata_values; /* a bucket's: float32, or the tensor's own type with half_metadata */
+    /* What this codec asks of a spec beyond quantize_check. */
+    Status (*check)(const QuantSpec *spec);
+    /* `random` holds the quad of this bucket; NULL for nearest rounding. */
+    void (*encode)(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input, const QuantRandom *random,
+                   QuantWire wire);
+    /* STATUS_TRANSPORT if the bucket cannot be what a peer wrote; then `target` is partly written. */
+    Status (*decode)(const QuantKernels *kernels, const QuantSpec *spec, QuantWire wire, int64_t elems,
+                     const QuantTarget *target);
+} QuantCodecEntry;
+
+extern const QuantCodecEntry quant_codec_maxmin, quant_codec_sign, quant_codec_spikes;
+
+/* NULL if no codec has the number. */
+const QuantCodecEntry *quant_codec(QuantCodec codec);
+
+/* The bytes of a bucket's values, without its spikes, and of its codes. */
+uint64_t quant_metadata_bytes(const QuantSpec *spec);
+uint64_t quant_codes_bytes(const QuantSpec *spec, int64_t elems);
+
+/* ---- what entries share ---- */
+
+Status quant_check_no_spikes(const QuantSpec *spec);
+
+/* The codes of a bucket on its grid: all 0 where the grid has none. */
+void quant_codes_encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input, const QuantRandom *random,
+                        QuantGrid grid, uint8_t *codes);
+
+void quant_fill_nan(const QuantTarget *target, int64_t elems);
+
+#endif
