@@ -13,7 +13,7 @@ import small_data
 from trainings import finish, same_state
 
 import cgxffcv
-from cgxffcv import checkpoint, recipes
+from cgxffcv import checkpoint, nn, recipes
 from cgxffcv.errors import DataError
 from cgxffcv.train import Trainer, TrainingDiverged
 
@@ -90,6 +90,21 @@ def test_it_trains_as_the_cpu_does(files, whole, name):
     np.testing.assert_allclose([s.loss for s in steps], [s.loss for s in expected], rtol=5e-2)
     assert set(state) == set(plain) and test.images == expected_test.images == 7
     assert [e.images for e in epochs] == [e.images for e in expected_epochs]
+
+
+@pytest.mark.parametrize("device", ["gpu", "auto", "cpu"])
+def test_a_checkpoint_from_a_gpu_answers_anywhere(whole, tmp_path, device):
+    if device == "cpu" and not cgxffcv.build_info()["onednn"]:
+        pytest.skip("this build has no oneDNN, so no convolutions on the CPU")
+    _, _, test, state = whole("muon")
+    checkpoint.save(tmp_path / "a.safetensors", state)
+    network = nn.load(tmp_path / "a.safetensors", device=device, precision="float32")
+    assert (network.network.backend == "cpu") == (device == "cpu")
+    images, labels = small_data.images_and_labels(7, 1)
+    probabilities = network.probabilities(images)
+    loss = -np.log(probabilities[np.arange(7), labels].astype(np.float64)).mean()
+    assert loss == pytest.approx(test.loss, rel=1e-4)
+    np.testing.assert_allclose(network.probabilities(images[:2]), probabilities[:2], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
