@@ -1,5 +1,6 @@
 """From a configuration to a run that reports, with a trainer that only pretends to train."""
 
+import contextlib
 import csv
 import json
 import math
@@ -149,6 +150,14 @@ def test_a_training_that_came_to_nothing_ends_with_an_error(tmp_path, capsys, sk
         go(trainer, tmp_path)
     assert [event["event"] for event in events(tmp_path)][-2:] == ["end", "failed"]
     assert ("8 of 15 steps were left out (see above)" in capsys.readouterr().err) == (skipped > 0)
+
+
+def test_half_of_the_steps_are_too_many_to_leave_out(tmp_path):
+    for skipped, enough in ((4, True), (5, False)):
+        trainer = PretendTrainer()
+        trainer.epochs, trainer.steps, trainer.skipped = 2, 2 * STEPS, skipped
+        with contextlib.nullcontext() if enough else pytest.raises(TrainingDiverged, match="5 of 10 steps"):
+            go(trainer, tmp_path)
 
 
 def test_a_few_steps_left_out_are_told(tmp_path, capsys):

@@ -15,7 +15,7 @@ from cgxffcv.fields import BytesField, IntField, RGBImageField
 from cgxffcv.recipes import SIX, RecipeError
 from cgxffcv.train import Compression, Trainer, TrainingDiverged
 from cgxffcv.train.plan import training_flops
-from cgxffcv.train.state import my_residual
+from cgxffcv.train.state import compare, my_residual
 from cgxffcv.train.steps import host_room
 from cgxffcv.train.team import Team
 from cgxffcv.train.test import least_confident
@@ -164,6 +164,23 @@ def test_a_prolonged_training_has_the_schedule_of_the_longer_one(files, tmp_path
         assert same_pass or plan.epoch_starts[epochs[0].epoch] < done
         assert [e.images for e in epochs] == [50 * (b - a) for a, b in zip([first, *starts], ends, strict=True)]
         assert trainer.evaluate().accuracy > 0.5
+
+
+def test_which_fields_of_a_recipe_may_be_others():
+    mine = {"recipe": recipes.get("resnet9").as_dict()}
+
+    def refused(**changes):
+        try:
+            compare(mine, {"recipe": mine["recipe"] | changes})
+        except checkpoint.CheckpointError as error:
+            return str(error)
+        return None
+
+    assert refused(epochs=30) is refused(epochs=4, lr_peak_epoch=1) is refused(summary="so", target=0.5) is None
+    assert "recipe field lr_peak_epoch is 4, this one's 5.0" in refused(lr_peak_epoch=4)
+    for name in mine["recipe"]:
+        if name not in ("epochs", "summary", "target"):
+            assert f"its recipe field {name} is 'other'" in refused(**{name: "other"}), name
 
 
 def test_a_training_that_is_longer_already_is_not_shortened(files, tmp_path):
