@@ -24,6 +24,7 @@ from cgxffcv.fields import (
 )
 from cgxffcv.reader import FieldInfo, Reader, beton_error
 from cgxffcv.report import duration, size
+from cgxffcv.wording import counted
 from cgxffcv.writer import DatasetWriter, WriteReport
 
 VERIFY_BYTES = 256 << 20
@@ -67,10 +68,10 @@ class FileInfo:
         width = max(len(entry.name) for entry in self.fields)
         lines = [
             f"{self.path}",
-            f"  {self.num_samples:,} samples in {self.num_bytes:,} bytes ({size(self.num_bytes)}): "
-            f"{self.num_pages:,} pages of {self.page_size:,} bytes",
+            f"  {counted(self.num_samples, 'sample')} in {self.num_bytes:,} bytes ({size(self.num_bytes)}): "
+            f"{counted(self.num_pages, 'page')} of {self.page_size:,} bytes",
             f"  checksums: {'yes' if self.has_checksums else 'no'}",
-            f"  {len(self.fields)} fields:",
+            f"  {counted(len(self.fields), 'field')}:",
         ]
         return "\n".join(lines + [f"    {entry.name:<{width}}  {_describe(entry)}" for entry in self.fields])
 
@@ -130,13 +131,13 @@ class VerifyReport:
         return {**asdict(self), "ok": self.ok}
 
     def __str__(self) -> str:
-        lines = [f"{self.path}: {'in order' if self.ok else f'{self.num_problems} problems'}"]
+        lines = [f"{self.path}: {'in order' if self.ok else counted(self.num_problems, 'problem')}"]
         lines += [f"  {problem}" for problem in self.problems]
         if self.num_problems > len(self.problems):
             lines.append(f"  ... and {self.num_problems - len(self.problems)} more")
         lines.append(
-            f"  read {self.num_samples:,} samples, {self.num_regions:,} regions, {size(self.num_bytes)} in "
-            f"{duration(self.seconds)}; {self.num_jpeg:,} JPEG images decoded"
+            f"  read {counted(self.num_samples, 'sample')}, {counted(self.num_regions, 'region')}, "
+            f"{size(self.num_bytes)} in {duration(self.seconds)}; {counted(self.num_jpeg, 'JPEG image')} decoded"
         )
         if any(problem.sample is not None for problem in self.problems):
             lines.append("  the file is damaged: write it again")

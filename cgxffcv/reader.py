@@ -14,6 +14,7 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv.fields.base import ARGUMENT_BYTES, Field
+from cgxffcv.wording import counted
 
 DESCRIPTOR_BYTES = 17 + ARGUMENT_BYTES
 CUSTOM_TYPE = 255
@@ -201,7 +202,7 @@ class Reader(Sequence[dict[str, Any]]):
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}: {info.kind}" for name, info in self.fields.items())
-        return f"<Reader {self.path}: {self.num_samples} samples; {fields}>"
+        return f"<Reader {self.path}: {counted(self.num_samples, 'sample')}; {fields}>"
 
 
 def _tensor(array: np.ndarray) -> Any:

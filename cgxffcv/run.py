@@ -17,6 +17,7 @@ from cgxffcv.report import Progress, RunLog, duration, set_aside, size
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport, TrainerInterface
 from cgxffcv.train.plan import image_flops, training_flops
 from cgxffcv.train.tally import TrainingDiverged
+from cgxffcv.wording import counted
 
 WARM_UP_STEPS = 1  # the first step makes its plans
 TIMED_STEPS = 3
@@ -107,17 +108,17 @@ class Run:
 
     def __enter__(self) -> Run:
         t = self.trainer
-        what = f"{self.ranks} {'process' if self.ranks == 1 else 'processes'}, {t.images_per_step:,} images a step"
+        what = f"{counted(self.ranks, 'process')}, {counted(t.images_per_step, 'image')} a step"
         if self.resumed is not None:
             self.note(
-                f"going on from {self.resumed}: {t.epoch} of {self.epochs} epochs, {t.step:,} of {t.steps:,} steps done"
+                f"going on from {self.resumed}: {t.epoch} of {counted(self.epochs, 'epoch')}, {t.step:,} of "
+                f"{counted(t.steps, 'step')} done"
             )
             for change in self.changes:
                 self.note(f"note: {change}")
         if t.gpu is not None:
             what += f"; on GPU {t.gpu} ({device.devices()[t.gpu]['name']}), {t.precision}"
-        epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)}"
-        self.note(f"training {t.recipe.name}: {epochs}, {t.steps:,} steps, {what}")
+        self.note(f"training {t.recipe.name}: {counted(self.epochs, 'epoch')}, {counted(t.steps, 'step')}, {what}")
         if t.gpu is not None and self.ranks > 1:
             self.note(f"gradients travel {t.explain().splitlines()[0]}")
         if t.recipe.hardest:
@@ -254,12 +255,12 @@ class Run:
             )
             return None
         best = max(self.trainer.best_accuracy, self.tested.accuracy)
-        count = len(self.trainer.recipe.views)
-        views = f", mean of {count} views" if count > 1 else ""
-        hits = f"{self.tested.correct:,} of {self.tested.images:,} images{views}"
+        many = len(self.trainer.recipe.views)
+        views = f", mean of {many} views" if many > 1 else ""
+        hits = f"{self.tested.correct:,} of {counted(self.tested.images, 'image')}{views}"
         self.note(
             f"\ntest accuracy {self.tested.accuracy:.2%} ({hits}), best {best:.2%}; {duration(seconds)} from start to "
-            f"end on {self.ranks} {'process' if self.ranks == 1 else 'processes'}"
+            f"end on {counted(self.ranks, 'process')}"
         )
         if self.warning is not None:
             self.note(self.warning)

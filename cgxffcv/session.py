@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from cgxffcv import app, device, recipes
+from cgxffcv import app, device, recipes, wording
 from cgxffcv.config import Config
 from cgxffcv.errors import ConfigError, UserError
 from cgxffcv.folder_lock import FolderLock
@@ -100,7 +100,7 @@ def choose_device(config: Config, say: app.Say) -> int | None:
         raise UserError(f"data.gpu = {first} ({origin}): {error}; or use --training.device=cpu") from None
     if app.local_ranks() > count:
         say(
-            f"note: {app.local_ranks()} ranks share {'one GPU' if count == 1 else f'{count} GPUs'}, and their "
+            f"note: {app.local_ranks()} ranks share {wording.counted(count, 'GPU')}, and their "
             "gradients go through host memory; one rank for each GPU is faster"
         )
     return index

@@ -17,6 +17,6 @@ def brief(value: Any) -> str:
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 20]}...{shown[-10:]}"
 
 
-def count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     """1 process, 2 processes, 1,000 images."""
     return f"{number:,} {noun if number == 1 else IRREGULAR.get(noun, f'{noun}s')}"

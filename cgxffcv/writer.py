@@ -26,6 +26,7 @@ from cgxffcv.fields.base import CoreField
 from cgxffcv.reader import beton_error
 from cgxffcv.report import Progress, size
 from cgxffcv.rows import Rows
+from cgxffcv.wording import counted
 from cgxffcv.writer_workers import SampleError, run_workers
 
 MIN_PAGE_SIZE = 2 << 20
@@ -56,8 +57,9 @@ class WriteReport:
 
     def __str__(self) -> str:
         rate = size(self.num_bytes / self.seconds) if self.seconds > 0 else "?"
-        text = f"{self.path}: {self.num_samples:,} samples, {size(self.num_bytes)} in {self.seconds:.2f} s ({rate}/s)"
-        return text + (f"; {len(self.skipped):,} samples left out" if self.skipped else "")
+        text = f"{self.path}: {counted(self.num_samples, 'sample')}, {size(self.num_bytes)}"
+        text += f" in {self.seconds:.2f} s ({rate}/s)"
+        return text + (f"; {counted(len(self.skipped), 'sample')} left out" if self.skipped else "")
 
 
 class DatasetWriter:
@@ -276,7 +278,7 @@ class _Run:
     def note(self, count: int, skips: Iterable[tuple[int, str, str]]) -> None:
         self.skipped += [Skipped(self.index(position), field, reason) for position, field, reason in skips]
         self.done += count
-        self.progress.update(self.done, f"{self.done:,} samples")
+        self.progress.update(self.done, counted(self.done, "sample"))
 
     def raise_sample(self, error: BaseException, cause: BaseException | None) -> None:
         """Raises `error`, a bad sample's, with the sample's index in the data set, from its cause."""
@@ -320,7 +322,7 @@ class _Run:
         files.warn_unsynced(self.owner.fname, unsynced)
         seconds = time.perf_counter() - self.started
         report = WriteReport(self.owner.fname, num_samples, num_bytes, page_size, seconds, tuple(self.skipped))
-        self.progress.finish(f"{num_samples:,} samples, {size(num_bytes)}")
+        self.progress.finish(f"{counted(num_samples, 'sample')}, {size(num_bytes)}")
         return report
 
     def abort(self) -> None:

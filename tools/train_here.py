@@ -10,6 +10,7 @@ import sys
 
 from cgxffcv import beton, config, device, recipes
 from cgxffcv.errors import UserError
+from cgxffcv.wording import counted
 
 SMALL = 20_000  # training images; with fewer, more epochs
 WHOLE = 50_000
@@ -19,14 +20,18 @@ CPU_RANKS = 2
 def on_cpu(images: int) -> tuple[str, list[str], str]:
     chosen = ["--dist-backend", "cgx", "--quantization-bits", "4"]
     chosen += ["--epochs", "20", "--training.test_every=10"] if images < SMALL else ["--training.test_every=3"]
-    return "airbench90", chosen, f"{len(os.sched_getaffinity(0))} cores: recipe airbench90, gradients in 4 bits"
+    return (
+        "airbench90",
+        chosen,
+        f"{counted(len(os.sched_getaffinity(0)), 'core')}: recipe airbench90, gradients in 4 bits",
+    )
 
 
-def on_gpus(images: int, count: int) -> tuple[str, list[str], str]:
+def on_gpus(images: int, gpus: int) -> tuple[str, list[str], str]:
     """The whole recipe; as many steps of it where there are fewer images."""
     epochs = max(round(recipes.get("airbench94").epochs * WHOLE / images), 1)
     chosen = ["--epochs", str(epochs), f"--training.test_every={epochs}"] if images < SMALL else []
-    return "airbench94", chosen, f"{count} GPU{'s' * (count > 1)}: recipe airbench94"
+    return "airbench94", chosen, f"{counted(gpus, 'GPU')}: recipe airbench94"
 
 
 def main(ranks: str, options: list[str]) -> None:
@@ -42,7 +47,7 @@ def main(ranks: str, options: list[str]) -> None:
     if ranks == "auto":
         ranks = str(gpus or CPU_RANKS)
     recipe, chosen, where = on_gpus(images, gpus) if gpus else on_cpu(images)
-    print(f"\n{images:,} training images, {ranks} rank{'s' * (ranks != '1')} on {where}.")
+    print(f"\n{images:,} training images, {counted(int(ranks), 'rank')} on {where}.")
     print("(By itself train_cifar_ffcv_cgx.py trains recipe resnet9: 20 epochs, 93.6 %, for GPUs.)", flush=True)
     chosen.insert(0, f"--training.recipe={recipe}")
     script = ["train_cifar_ffcv_cgx.py", *chosen, *options]

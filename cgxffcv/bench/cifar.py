@@ -27,6 +27,7 @@ from cgxffcv.bench import machine, peak, processes
 from cgxffcv.device import devices
 from cgxffcv.errors import UsageError, UserError
 from cgxffcv.usage import Parser, number, whole
+from cgxffcv.wording import counted
 
 MARK = "cgxffcv-run "
 FOLD_IMAGES = 5000
@@ -318,10 +319,10 @@ def show(recipe: recipes.Recipe, summary: dict[str, Any], runs: Sequence[dict[st
     """The summary for people."""
     accuracy, run = summary["accuracy"], runs[0]
     tested = "" if run["fold"] is None else ", each tested on a held-out fold of the training images"
-    where = f"{run['threads']} threads" if run["device"] == "cpu" else str(run["device"])
+    where = counted(run["threads"], "thread") if run["device"] == "cpu" else str(run["device"])
     lines = [
         f"recipe {recipe.name}: {recipe.summary}",
-        f"{summary['runs']} runs, {run['steps']} steps each, {where}, {run['precision']}{tested}",
+        f"{counted(summary['runs'], 'run')}, {counted(run['steps'], 'step')} each, {where}, {run['precision']}{tested}",
         f"accuracy    mean {_percent(accuracy['mean'])}, standard deviation {_percent(accuracy['deviation'])}, "
         f"standard error {_percent(accuracy['standard_error'])}, {_percent(accuracy['min'])} to "
         f"{_percent(accuracy['max'])}",

@@ -24,6 +24,7 @@ from cgxffcv.allreduce import CODECS, QUANTIZED_DTYPES, ROUNDINGS, QuantSpec, de
 from cgxffcv.bench.allreduce import parse_size, typed
 from cgxffcv.errors import UserError
 from cgxffcv.usage import Parser, whole
+from cgxffcv.wording import counted
 
 LIBC = ctypes.CDLL(None)
 LIBC.memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
@@ -98,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     kernels = _cgxffcv.quantize_kernels()
     table = io.StringIO() if options.json == "-" else sys.stdout
     print(f"# cgxffcv bench quantize: {x.size} {options.dtype}, buckets of {options.bucket_size}, {options.codec}, "
-          f"{options.rounding}, kernels {kernels}, {options.threads} thread(s); GB/s and share of memcpy",
+          f"{options.rounding}, kernels {kernels}, {counted(options.threads, 'thread')}; GB/s and share of memcpy",
           file=table)  # fmt: skip
     print(f"{'bits':>4} {'memcpy':>8} {'quantise':>16} {'dequantise':>16} {'add':>16}", file=table)
     results = []

@@ -31,6 +31,7 @@ from cgxffcv.device import DRIVER
 from cgxffcv.errors import UsageError, UserError
 from cgxffcv.report import duration
 from cgxffcv.usage import Parser, number, whole
+from cgxffcv.wording import counted
 
 POLL_SECONDS = 0.1
 INSTEAD = "--source download to download it, or --source sample to do without it"
@@ -104,7 +105,7 @@ class Row:
     def finish(self, epochs: int, price: float | None) -> None:
         if not self.points or self.points[-1]["epoch"] != epochs:
             done = int(self.points[-1]["epoch"]) if self.points else 0
-            self.error = self.error or f"ended after {done} of {epochs} epochs"
+            self.error = self.error or f"ended after {done} of {counted(epochs, 'epoch')}"
             return
         self.seconds, self.accuracy = self.points[-1]["seconds"], self.points[-1]["accuracy"]
         self.cost = None if price is None else price * self.seconds / 3600
@@ -163,7 +164,7 @@ def choose_device(options: argparse.Namespace) -> tuple[str, int, str, str]:
         seen = os.path.exists(DRIVER)
         return "cpu", options.gpus or 1, "CPU (--gpus counts ranks here)", reason if seen else ""
     ranks = options.gpus or len(names)
-    shared = f"{ranks} ranks share {len(names)} GPU{'s' if len(names) > 1 else ''}" if ranks > len(names) else ""
+    shared = f"{ranks} ranks share {counted(len(names), 'GPU')}" if ranks > len(names) else ""
     return "gpu", ranks, names[0], shared
 
 
@@ -297,10 +298,11 @@ def _seconds(value: float | None) -> str:
 
 def text(rows: Sequence[Row], options: argparse.Namespace, place: Place) -> str:
     """The table for people."""
-    where = f"{place.ranks} {'rank' if place.ranks == 1 else 'ranks'}"
+    where = counted(place.ranks, "rank")
     batch = options.batch_size or recipes.get("demo").batch_size
     out = [
-        f"demo recipe, {options.epochs} epochs of {place.images:,} images, batch {batch} a rank, {where} on {place.on}",
+        f"demo recipe, {counted(options.epochs, 'epoch')} of {place.images:,} images, batch {batch} a rank, {where} on "
+        f"{place.on}",
         *([f"note: {place.note}"] if place.note else []),
         "Times count from the start of the command; an epoch has its test in it.",
         "",
@@ -346,9 +348,8 @@ def draw(path: str, rows: Sequence[Row], options: argparse.Namespace, place: Pla
     axes.set_xlim(left=0)
     axes.set_xlabel("seconds from the start of the command")
     axes.set_ylabel("test accuracy in %")
-    unit = ("GPU" if place.ranks == 1 else "GPUs") if place.device == "gpu" else (
-        "CPU rank" if place.ranks == 1 else "CPU ranks")  # fmt: skip
-    axes.set_title(f"CIFAR-10, demo recipe, {options.epochs} epochs, {place.ranks} {unit}")
+    unit = "GPU" if place.device == "gpu" else "CPU rank"
+    axes.set_title(f"CIFAR-10, demo recipe, {counted(options.epochs, 'epoch')}, {counted(place.ranks, unit)}")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)

@@ -17,6 +17,7 @@ import numpy as np
 from cgxffcv.loader.orders import OrderOption, OwnOrder, as_ids, choose_order
 from cgxffcv.loader.ranks import choose_ranks
 from cgxffcv.pipeline.compile import Output, compile_outputs
+from cgxffcv.wording import counted
 
 if TYPE_CHECKING:
     from cgxffcv.loader.loader import Loader
@@ -115,7 +116,8 @@ class Plan:
         )  # fmt: skip
         if self.own_order is None and self.num_samples > 0 and self.core.batches(self.num_samples) == 0:
             warn(
-                f"{self.num_samples} samples do not fill one batch of {self.batch_size} on {self.world_size} rank(s): "
+                f"one batch of {self.batch_size} on {counted(self.world_size, 'rank')} is not filled by "
+                f"{counted(self.num_samples, 'sample')}: "
                 "with drop_last=True this Loader gives none"
             )
 

@@ -8,6 +8,7 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv.nn.describe import Description
+from cgxffcv.wording import counted
 
 __all__ = ["Layer", "Network", "Statistic"]
 
@@ -83,9 +84,9 @@ class Network:
     def __repr__(self) -> str:
         if not hasattr(self, "threads"):  # a debugger's or a traceback's look at one whose constructor failed
             return f"<Network {getattr(self.description, 'name', '?')}: could not be made>"
-        count = sum(layer.elems for layer in self.layers)
-        where = f"{self.threads} threads" if self.backend == "cpu" else self.backend
-        return f"<Network {self.description.name}: {count:,} parameters, {self.precision}, {where}>"
+        parameters = sum(layer.elems for layer in self.layers)
+        where = counted(self.threads, "thread") if self.backend == "cpu" else self.backend
+        return f"<Network {self.description.name}: {parameters:,} parameters, {self.precision}, {where}>"
 
     def initialise(self, seed: int) -> None:
         """Initial values by the description, a pure function of seed and layer name; frozen filters stay."""

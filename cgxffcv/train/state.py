@@ -13,6 +13,7 @@ import numpy as np
 
 from cgxffcv.checkpoint import CheckpointError
 from cgxffcv.train.tally import EpochSums
+from cgxffcv.wording import counted
 
 __all__ = ["FORMAT", "compare", "core_state", "fill_core", "my_residual", "my_sums"]
 
@@ -94,7 +95,7 @@ def _check_ranks(theirs: Any, mine: int, recipe: Mapping[str, Any]) -> None:
     if recipe["batch_scope"] == "process":
         batch = recipe["batch_size"]
         raise CheckpointError(
-            f"the checkpoint is of a training on {theirs} {'process' if theirs == 1 else 'processes'}, not on {mine}: "
+            f"the checkpoint is of a training on {counted(theirs, 'process')}, not on {mine}: "
             f"recipe {recipe['name']} takes {batch} images a step on each, so this would be another training, with "
             f"{mine * batch} images a step instead of {theirs * batch}; start {theirs}, or start anew (recipes whose "
             "batch_scope is global go on with any number)"

@@ -28,6 +28,7 @@ from cgxffcv.train.steps import DeviceSteps, Parts, open_steps, open_test
 from cgxffcv.train.tally import Tally, TrainingDiverged, compare_replicas, epoch_report
 from cgxffcv.train.team import Team
 from cgxffcv.train.test import run_test
+from cgxffcv.wording import counted
 
 __all__ = ["Compression", "Trainer", "TrainingDiverged"]
 
@@ -476,7 +477,7 @@ class Trainer:
             )
         if ranks != self.ranks:
             found.append(
-                f"the run had {ranks} {'process' if ranks == 1 else 'processes'}, and now {self.ranks}: they share the "
+                f"the run had {counted(ranks, 'process')}, and now {self.ranks}: they share the "
                 "same batches, but each one's batch norm sees another part of them, so the rest is not bit for bit "
                 "what it would have been"
             )

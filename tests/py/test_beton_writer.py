@@ -148,7 +148,7 @@ def test_bad_samples_can_be_left_out(tmp_path, kind, workers):
     samples = files.random_samples(np.random.default_rng(0), FIELDS, 50)
     assert (tmp_path / "x.beton").read_bytes() == model.write(FIELDS, samples[:33] + samples[34:], 4096)
     assert [(skip.index, skip.field) for skip in report.skipped] == [(33, "n")] and "three" in report.skipped[0].reason
-    assert report.num_samples == 49 and "1 samples left out" in str(report)
+    assert report.num_samples == 49 and "1 sample left out" in str(report)
 
 
 def test_the_first_of_several_bad_samples_is_told(tmp_path):

@@ -88,7 +88,7 @@ def test_verify(folder, tmp_path):
     cut = tmp_path / "cut.beton"
     cut.write_bytes((folder / "cifar_test.beton").read_bytes()[:-24])
     done = run("-m", "cgxffcv", "verify", str(cut))
-    assert done.returncode == 1 and "1 problems" in done.stdout and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "1 problem\n" in done.stdout and "Traceback" not in done.stderr
     assert json.loads(run("-m", "cgxffcv", "verify", "--json", str(cut)).stdout)["ok"] is False
 
 
