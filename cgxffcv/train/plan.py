@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.train.optim import Muon, Sgd
+from cgxffcv.wording import counted
 
 __all__ = ["Group", "Phase", "TrainingPlan", "image_flops", "make_plan", "training_flops"]
 
@@ -96,11 +97,7 @@ def make_plan(recipe: Recipe, samples: int, ranks: int = 1) -> TrainingPlan:
     whole = local * ranks
     per_epoch = samples // whole
     if per_epoch == 0:
-        remedy = f"--training.batch_size={max(samples // ranks if recipe.batch_scope == 'process' else samples, 1)}"
-        raise RecipeError(
-            f"a batch of {local} images on each of {ranks} processes is {whole} images a step, but the training set "
-            f"has only {samples}; make the batch smaller (at most {remedy}) or the data set larger"
-        )
+        raise RecipeError(_too_large(recipe, local, samples, ranks))
     steps = math.ceil(recipe.epochs * per_epoch - 1e-9)
     starts, fractions = _passes(recipe, samples, whole, steps)
     make_groups = {"sgd": _sgd, "muon": _muon, "nesterov": _nesterov}[recipe.optimizer]
@@ -114,6 +111,15 @@ def make_plan(recipe: Recipe, samples: int, ranks: int = 1) -> TrainingPlan:
         phases=_phases(recipe, per_epoch, steps),
         lookahead_every=LOOKAHEAD_EVERY if recipe.lookahead else 0,
     )
+
+
+def _too_large(recipe: Recipe, local: int, samples: int, ranks: int) -> str:
+    each = f"{counted(ranks, 'process')} with {counted(local, 'image')} each" if ranks > 1 else counted(local, "image")
+    fits = samples // ranks * (1 if recipe.batch_scope == "process" else ranks)
+    remedy = "start fewer processes or make the data set larger"
+    if fits:
+        remedy = f"make the batch smaller (at most --training.batch_size={fits}) or the data set larger"
+    return f"a step takes {each}, but the training set has only {samples:,}; {remedy}"
 
 
 def _passes(recipe: Recipe, samples: int, batch: int, steps: int) -> tuple[tuple[int, ...], tuple[float, ...]]:

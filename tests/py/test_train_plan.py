@@ -39,6 +39,20 @@ def test_resnet9_is_ffcv_in_20_epochs_with_one_batch_for_all(ranks):
         assert factor(group, t) == pytest.approx(0.5 * min(t / 485, (1940 - t) / 1455), rel=1e-12, abs=1e-15)
 
 
+@pytest.mark.parametrize(
+    "name, samples, ranks, message",
+    [
+        ("resnet9", 250, 1, r"a step takes 512 images, .* only 250; make .* \(at most --training.batch_size=250\) or"),
+        ("resnet9", 250, 4, r"4 processes with 128 images each, .* only 250; .*batch_size=248\)"),
+        ("demo", 300, 2, r"2 processes with 256 images each, .* only 300; .*batch_size=150\)"),
+        ("demo", 3, 4, "only 3; start fewer processes or make the data set larger"),
+    ],
+)
+def test_a_data_set_that_is_smaller_than_a_batch(name, samples, ranks, message):
+    with pytest.raises(ValueError, match=message):
+        make_plan(recipes.get(name), samples, ranks)
+
+
 def test_demo_is_constant_in_its_20_epochs():
     plan = make_plan(recipes.get("demo"), 50_000, 4)
     assert (plan.local_batch, plan.global_batch, plan.steps_per_epoch, plan.steps) == (256, 1024, 48, 960)
