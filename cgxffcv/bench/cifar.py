@@ -31,6 +31,7 @@ from cgxffcv.wording import counted
 
 MARK = "cgxffcv-run "
 FOLD_IMAGES = 5000
+ON_GPU, ON_CPU = "airbench94", "airbench90"
 CLOCKS = {
     "field": "whitening, steps and test",
     "call": "and files, network, loaders",
@@ -41,7 +42,7 @@ CLOCKS = {
 
 def _parser() -> Parser:
     parser = Parser(prog="cgxffcv bench cifar", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--recipe", default="airbench94", help="name of a recipe (default airbench94)")
+    parser.add_argument("--recipe", help=f"name of a recipe (default: {ON_GPU} on a GPU, {ON_CPU} on a CPU)")
     parser.add_argument("--runs", type=whole(1), default=3, help="trainings, with the seeds 0, 1, ... (default 3)")
     parser.add_argument("--target", type=number(0, 1), help="accuracy to reach, 0..1 (default: the recipe's)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
@@ -90,6 +91,11 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def usual_recipe(device: str) -> str:
+    """The recipe for what there is here. This process leaves the GPUs alone, so that the first run finds them so."""
+    return ON_GPU if device != "cpu" and machine.usable_gpus()[0] else ON_CPU
 
 
 def choose_recipe(options: argparse.Namespace) -> recipes.Recipe:
@@ -401,6 +407,9 @@ def _check(options: argparse.Namespace) -> None:
 def main(argv: Sequence[str]) -> int:
     """Runs the benchmark; gives the exit code."""
     options = _parser().parse_args(argv)
+    if options.recipe is None:
+        options.recipe = usual_recipe(options.device)
+        argv = [*argv, "--recipe", options.recipe]
     recipe = choose_recipe(options)
     if options.seeds is not None:
         for result in train_here(options):
@@ -414,7 +423,9 @@ def main(argv: Sequence[str]) -> int:
         while waiting:
             waiting = waiting[start_runs(options, argv, waiting, figures.add) :]
         # After the runs, so that the first of them begins on a GPU and with libraries that nobody has touched.
-        figures.peak, figures.peak_name = peak.measure("cpu" if figures.runs[0]["device"] == "cpu" else "gpu")
+        figures.peak, figures.peak_name = peak.measure(
+            "cpu" if figures.runs[0]["device"] == "cpu" else "gpu", figures.runs[0]["precision"]
+        )
     finally:
         figures.finish()
     return 0

@@ -1,6 +1,6 @@
 """The rate of the vendor's matrix product on this machine: what training speed is measured against.
 
-On the CPU oneDNN's, in float32; on a GPU cuBLAS's, of float16 matrices with float32 sums.
+On the CPU oneDNN's, on a GPU cuBLAS's, of matrices of the type that the training has; sums are float32.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,40 +21,86 @@ from cgxffcv.errors import UserError
 SIZE = 2048
 GPU_SIZE = 8192
 LIMIT_SECONDS = 120.0
-NAMES = {"cpu": "oneDNN's matrix product in float32", "gpu": "cuBLAS's matrix product in float16"}
+CPU_TYPES = {"float32": 3, "bfloat16": 2}  # of oneDNN's dnnl_common_types.h
+# of dnnl_types.h
+CPU_ENGINE, IN_ORDER, ANY_LAYOUT, QUERY_WEIGHTS, SOURCE, WEIGHTS, DESTINATION = 1, 1, 1, 131, 1, 33, 17
 # of library_types.h and cublas_api.h
-REAL_16F, COMPUTE_32F, NOT_TRANSPOSED, TRANSPOSED, DEFAULT_ALGORITHM = 2, 68, 0, 1, -1
+GPU_TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}
+COMPUTE_32F, NOT_TRANSPOSED, TRANSPOSED, DEFAULT_ALGORITHM = 68, 0, 1, -1
 TO_DEVICE = 1
 
 
-def _library() -> ctypes.CDLL:
-    """oneDNN as it is loaded into this process with our extension module."""
-    import _cgxffcv  # noqa: F401
-
-    with open("/proc/self/maps") as maps:
-        paths = sorted({line.split()[-1] for line in maps if "libdnnl" in line})
-    if not paths:
-        raise UserError("this build has no oneDNN; see cgxffcv doctor")
-    return ctypes.CDLL(paths[0])
+def _typed(values: np.ndarray, precision: str) -> np.ndarray:
+    """float32 values in another type; bfloat16 as its bits."""
+    if precision == "bfloat16":
+        return (values.view(np.uint32) >> 16).astype(np.uint16)
+    return values.astype(precision)
 
 
-def matrix_gflops(seconds: float = 2.0) -> float:
-    """The best rate of 2048 x 2048 x 2048 single precision products within `seconds`, in GFLOP/s, on all threads that
-    OpenMP takes (OMP_NUM_THREADS, or the cores of this process)."""
-    gemm = _library().dnnl_sgemm
-    pointer, size = ctypes.c_void_p, ctypes.c_int64
-    gemm.argtypes = [ctypes.c_char, ctypes.c_char, size, size, size, ctypes.c_float, pointer, size, pointer, size,
-                     ctypes.c_float, pointer, size]  # fmt: skip
-    a, b, c = (np.full((SIZE, SIZE), 1e-3, np.float32) for _ in range(3))
+class _Argument(ctypes.Structure):
+    """dnnl_exec_arg_t."""
+
+    _fields_ = [("number", ctypes.c_int), ("memory", ctypes.c_void_p)]
+
+
+class _OneDnn:
+    """oneDNN through its C API, as it is loaded into this process with our extension module; every call is checked."""
+
+    def __init__(self) -> None:
+        import _cgxffcv  # noqa: F401
+
+        with open("/proc/self/maps") as maps:
+            paths = sorted({line.split()[-1] for line in maps if "libdnnl" in line})
+        if not paths:
+            raise UserError("this build has no oneDNN; see cgxffcv doctor")
+        self.library = ctypes.CDLL(paths[0])
+        self.engine = self.make("engine_create", ctypes.c_int(CPU_ENGINE), ctypes.c_size_t(0))
+        self.stream = self.make("stream_create", self.engine, ctypes.c_uint(IN_ORDER))
+
+    def __call__(self, function: str, *arguments: Any) -> None:
+        status = getattr(self.library, f"dnnl_{function}")(*arguments)
+        if status != 0:
+            raise UserError(f"oneDNN's matrix product cannot be measured: {function} failed with status {status}")
+
+    def make(self, function: str, *arguments: Any) -> ctypes.c_void_p:
+        made = ctypes.c_void_p()
+        self(function, ctypes.byref(made), *arguments)
+        return made
+
+    def product(self, precision: str) -> tuple[Callable[[], None], list[np.ndarray]]:
+        """(one product of squares of 2^-10, operands and result, to be kept). The layout is the library's choice, as
+        for a network's weights; all elements are one number, so that none needs to be rearranged."""
+        dims = (ctypes.c_int64 * 2)(SIZE, SIZE)
+        any_layout = self.make("memory_desc_create_with_tag", 2, dims, CPU_TYPES[precision], ANY_LAYOUT)
+        plan = self.make("matmul_primitive_desc_create", self.engine, any_layout, any_layout, None, any_layout, None)
+        product = self.make("primitive_create", plan)
+        arrays = [_typed(np.full((SIZE, SIZE), 2.0**-10, np.float32), precision) for _ in range(3)]
+        self.library.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
+        arguments = (_Argument * 3)()
+        for i, (number, array) in enumerate(zip((SOURCE, WEIGHTS, DESTINATION), arrays, strict=True)):
+            query = QUERY_WEIGHTS + {SOURCE: -2, WEIGHTS: 0, DESTINATION: 2}[number]
+            layout = ctypes.c_void_p(self.library.dnnl_primitive_desc_query_md(plan, query, 0))
+            memory = self.make("memory_create", layout, self.engine, ctypes.c_void_p(array.ctypes.data))
+            arguments[i] = _Argument(number, memory)
+
+        def run() -> None:
+            self("primitive_execute", product, self.stream, 3, arguments)
+            self("stream_wait", self.stream)
+
+        return run, arrays
+
+
+def matrix_gflops(precision: str = "float32", seconds: float = 2.0) -> float:
+    """The best rate of 2048 x 2048 x 2048 products of float32 or bfloat16 matrices within `seconds`, in GFLOP/s, on all
+    threads that OpenMP takes (OMP_NUM_THREADS, or the cores of this process)."""
+    run, (*_operands, result) = _OneDnn().product(precision)
     best, deadline = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < deadline:
         begin = time.perf_counter()
-        status = gemm(b"N", b"N", SIZE, SIZE, SIZE, 1.0, a.ctypes.data, SIZE, b.ctypes.data, SIZE, 0.0, c.ctypes.data,
-                      SIZE)  # fmt: skip
+        run()
         best = min(best, time.perf_counter() - begin)
-        if status != 0:
-            raise UserError(f"oneDNN's matrix product failed with status {status}")
-    if not np.isclose(c[0, 0], SIZE * 1e-6, rtol=1e-4):
+    sums = result if precision == "float32" else (result.astype(np.uint32) << 16).view(np.float32)
+    if not (sums == SIZE * 2.0**-20).all():
         raise UserError("oneDNN's matrix product gave a wrong result")
     return 2.0 * SIZE**3 / best / 1e9
 
@@ -89,39 +136,40 @@ class _Cuda:
         self("cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(count))
         return pointer
 
-    def matrix(self, seed: int) -> ctypes.c_void_p:
-        """A square of float16 in device memory, normally distributed: the power that numbers take sets the clock."""
-        values = np.random.default_rng(seed).standard_normal(GPU_SIZE * GPU_SIZE // 64).astype(np.float16)
-        pointer = self.buffer(GPU_SIZE * GPU_SIZE * 2)
+    def matrix(self, seed: int, precision: str) -> ctypes.c_void_p:
+        """A square in device memory, normally distributed: the power that numbers take sets the clock."""
+        normal = np.random.default_rng(seed).standard_normal(GPU_SIZE * GPU_SIZE // 64).astype(np.float32)
+        values = _typed(normal, precision)
+        pointer = self.buffer(64 * values.nbytes)
         for part in range(64):
             at = ctypes.c_void_p(pointer.value + part * values.nbytes)
             rolled = np.roll(values, part)
             self("cudaMemcpy", at, ctypes.c_void_p(rolled.ctypes.data), ctypes.c_size_t(rolled.nbytes), TO_DEVICE)
         return pointer
 
-    def product(self, handle: ctypes.c_void_p, a: Any, b: Any, c: Any) -> None:
+    def product(self, handle: ctypes.c_void_p, a: Any, b: Any, c: Any, precision: str) -> None:
         one, zero = ctypes.c_float(1 / GPU_SIZE), ctypes.c_float(0)
-        n, half = GPU_SIZE, REAL_16F
-        self("cublasGemmEx", handle, TRANSPOSED, NOT_TRANSPOSED, n, n, n, ctypes.byref(one), a, half, n, b, half, n,
-             ctypes.byref(zero), c, half, n, COMPUTE_32F, DEFAULT_ALGORITHM)  # fmt: skip
+        n, kind = GPU_SIZE, GPU_TYPES[precision]
+        self("cublasGemmEx", handle, TRANSPOSED, NOT_TRANSPOSED, n, n, n, ctypes.byref(one), a, kind, n, b, kind, n,
+             ctypes.byref(zero), c, kind, n, COMPUTE_32F, DEFAULT_ALGORITHM)  # fmt: skip
 
 
-def gpu_matrix_gflops(seconds: float = 1.0) -> float:
-    """The best rate of 8192 x 8192 x 8192 half precision products within `seconds`, in GFLOP/s, on the first GPU that
-    CUDA_VISIBLE_DEVICES leaves; UserError without one or without cuBLAS."""
+def gpu_matrix_gflops(precision: str = "float16", seconds: float = 1.0) -> float:
+    """The best rate of 8192 x 8192 x 8192 products of matrices of that type within `seconds`, in GFLOP/s, on the first
+    GPU that CUDA_VISIBLE_DEVICES leaves; UserError without one or without cuBLAS."""
     cuda = _Cuda()
     handle, events = ctypes.c_void_p(), (ctypes.c_void_p(), ctypes.c_void_p())
     for event in events:
         cuda("cudaEventCreate", ctypes.byref(event))
     cuda("cublasCreate_v2", ctypes.byref(handle))
-    a, b, c = cuda.matrix(1), cuda.matrix(2), cuda.buffer(GPU_SIZE * GPU_SIZE * 2)
+    a, b, c = (cuda.matrix(seed, precision) for seed in (1, 2, 3))
     for _ in range(3):
-        cuda.product(handle, a, b, c)
+        cuda.product(handle, a, b, c, precision)
     best, deadline, elapsed = float("inf"), time.perf_counter() + seconds, ctypes.c_float()
     while time.perf_counter() < deadline:
         cuda("cudaEventRecord", events[0], None)
         for _ in range(5):
-            cuda.product(handle, a, b, c)
+            cuda.product(handle, a, b, c, precision)
         cuda("cudaEventRecord", events[1], None)
         cuda("cudaEventSynchronize", events[1])
         cuda("cudaEventElapsedTime", ctypes.byref(elapsed), *events)
@@ -129,9 +177,10 @@ def gpu_matrix_gflops(seconds: float = 1.0) -> float:
     return 2.0 * GPU_SIZE**3 / best / 1e9
 
 
-def measure(device: str) -> tuple[float | None, str]:
-    """(GFLOP/s, what it is the rate of) in a process of its own; (None, why not) where it cannot be measured."""
-    command = processes.interpreter("-m", "cgxffcv.bench.peak", device)
+def measure(device: str, precision: str) -> tuple[float | None, str]:
+    """(GFLOP/s, what it is the rate of) of a training on "cpu" or "gpu" in that precision, in a process of its own;
+    (None, why not) where it cannot be measured."""
+    command = processes.interpreter("-m", "cgxffcv.bench.peak", device, precision)
     with processes.Program(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as program:
         try:
             text, _ = program.process.communicate(timeout=LIMIT_SECONDS)
@@ -139,13 +188,15 @@ def measure(device: str) -> tuple[float | None, str]:
             return None, f"no result within {LIMIT_SECONDS:.0f} s"
     last = (text.splitlines() or [f"exit code {program.process.returncode}"])[-1]
     try:
-        return float(json.loads(last)["gflops"]), NAMES[device]
+        gflops = float(json.loads(last)["gflops"])
     except (KeyError, TypeError, ValueError):
         return None, last
+    return gflops, f"{'cuBLAS' if device == 'gpu' else 'oneDNN'}'s matrix product in {precision}"
 
 
 if __name__ == "__main__":
+    device, precision = sys.argv[1:]
     try:
-        print(json.dumps({"gflops": gpu_matrix_gflops() if sys.argv[1:] == ["gpu"] else matrix_gflops()}))
+        print(json.dumps({"gflops": (gpu_matrix_gflops if device == "gpu" else matrix_gflops)(precision)}))
     except UserError as error:
         sys.exit(str(error))

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import small_data
 
-from cgxffcv.bench import cifar
+from cgxffcv import recipes
+from cgxffcv.bench import cifar, peak
 from cgxffcv.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +61,7 @@ def test_figures_of_two_runs(files, tmp_path):
     assert figures["recipe"]["widths"] == [16, 16, 16] and figures["complete"] is True
     assert summary["seconds"]["field"]["mean"] == pytest.approx(statistics.fmean(r["seconds"]["field"] for r in runs))
     assert summary["share_of_peak"] == pytest.approx(summary["gflops"] / summary["peak_gflops"])
+    assert figures["peak"] == f"oneDNN's matrix product in {runs[0]['precision']}"
     assert "cold" in done.stdout and "again" not in done.stdout
     assert f"target      50.00 %, reached by {50 * sum(a >= 0.5 for a in accuracies)} % of the runs" in done.stdout
     again = bench(files, *SMALL, "--runs", "1", "--first-seed", "1", "--json", "-")
@@ -200,6 +202,25 @@ def test_an_interrupted_benchmark_leaves_its_runs(files, tmp_path):
 def test_mistakes(files, options, message):
     done = bench(files, *options)
     assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "device, gpus, expected",
+    [("cpu", ["H100"], "airbench90"), ("auto", [], "airbench90"), ("auto", ["H100"], "airbench94"),
+     ("gpu", ["H100"], "airbench94")],
+)  # fmt: skip
+def test_the_usual_recipe_fits_the_device(monkeypatch, device, gpus, expected):
+    monkeypatch.setattr(cifar.machine, "usable_gpus", lambda: (gpus, ""))
+    assert cifar.usual_recipe(device) == expected and expected in recipes.RECIPES
+
+
+@needs_onednn
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_training_is_measured_against_products_of_its_own_type(precision):
+    if precision == "bfloat16" and not _cgxffcv.build_info()["cpu"]["avx512_bf16"]:
+        pytest.skip("this processor has no products of bfloat16")
+    rate, name = peak.measure("cpu", precision)
+    assert rate > 0 and name == f"oneDNN's matrix product in {precision}"
 
 
 @needs_onednn

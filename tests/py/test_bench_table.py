@@ -323,7 +323,7 @@ def test_programs_find_this_package_and_a_cache(tmp_path):
 
 def test_a_peak_that_cannot_be_measured_says_why(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    rate, reason = peak.measure("gpu")
+    rate, reason = peak.measure("gpu", "float16")
     assert rate is None and "cannot be measured" in reason
 
 
