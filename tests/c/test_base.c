@@ -2,10 +2,12 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/atomic_file.h"
 #include "base/checked.h"
+#include "base/cpu.h"
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/philox.h"
@@ -32,6 +34,9 @@ static void test_hash(void) {
     CHECK(hash_bytes("abc", 3, 0) == 0x44BC2CF5AD770999ULL);
     const char *text = "Nobody inspects the spammish repetition";
     CHECK(hash_bytes(text, 39, 0) == 0xFBCEA83C8A378BF1ULL);
+    CHECK(hash_bytes(text, 4, 0) == 0x265FAA35D7AFEC64ULL && hash_bytes(text, 8, 0) == 0x93FC083B5A3F012CULL);
+    CHECK(hash_bytes(text, 16, 0) == 0xC9AF09F9668B54FAULL && hash_bytes(text, 32, 0) == 0x96F5BFCBFE7F0D1AULL);
+    CHECK(hash_bytes(text, 36, 0) == 0xFDE2562A393270B7ULL);
 }
 
 static void test_checked(void) {
@@ -67,6 +72,7 @@ static void test_pool(void) {
         Sum failing = {.fail_at = 37};
         CHECK(pool_run(pool, 100, add, &failing) == STATUS_FORMAT);
         CHECK(error_record()->sample == 37);
+        CHECK(threads > 1 || failing.total == 666); /* 0 to 36: no item is handed out after the failure */
         Sum none = {.fail_at = SIZE_MAX};
         CHECK_OK(pool_run(pool, 0, add, &none));
         CHECK(none.total == 0);
@@ -74,6 +80,24 @@ static void test_pool(void) {
     }
     Pool *pool = NULL;
     CHECK(pool_create(0, &pool) == STATUS_ARGUMENT && pool == NULL);
+}
+
+static int features_under(const char *limit) {
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        setenv("CGXFFCV_CPU", limit, 1);
+        const CpuFeatures *found = cpu_features();
+        _exit(found->avx2 | found->avx512 << 1 | (found->avx512_bf16 || found->amx_bf16) << 2);
+    }
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void test_cpu_limits(void) {
+    int all = features_under("");
+    CHECK(features_under("scalar") == 0 && features_under("avx2") == (all & 1) &&
+          features_under("avx512") == (all & 3));
 }
 
 static void test_memory(void) {
@@ -114,6 +138,7 @@ int main(void) {
     test_hash();
     test_checked();
     test_pool();
+    test_cpu_limits();
     test_memory();
     test_atomic_file();
     return check_result();

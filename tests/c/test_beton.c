@@ -231,6 +231,12 @@ static void test_refusals(void) {
     make_specs(specs);
     specs[4].custom.record_alignment = 3;
     CHECK(beton_schema_create(specs, FIELDS, &schema) == STATUS_ARGUMENT);
+    for (int i = 0; i < FIELDS; i++) { /* records that end beyond 4 GiB */
+        specs[i].kind = BETON_CUSTOM;
+        specs[i].custom = (BetonCustom){.record_bytes = UINT32_MAX, .record_alignment = 1, .pointer_offset = -1};
+        specs[i].custom.size_offset = -1;
+    }
+    CHECK(beton_schema_create(specs, FIELDS, &schema) == STATUS_ARGUMENT);
     make_specs(specs);
     BetonWriter *writer = NULL;
     CHECK_OK(beton_schema_create(specs, FIELDS, &schema));

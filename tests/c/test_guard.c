@@ -58,7 +58,7 @@ static void fall(bool fault) {
     guard_enter(&guard, map, page, &lost);
     if (!fault) kill(getpid(), SIGBUS);
     CHECK(ftruncate(descriptor, (off_t)page) == 0);
-    (void)byte_at(map, 2 * page); /* beyond the guard */
+    (void)byte_at(map, page); /* the first byte beyond the guard */
     _exit(0);
 }
 

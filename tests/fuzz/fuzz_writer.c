@@ -37,7 +37,7 @@ static void take_spec(Input *input, size_t index, BetonFieldSpec *spec) {
     if (take(input, 1) == 0xFF) spec->name[take(input, 1) % BETON_NAME_BYTES] = (char)take(input, 1);
     spec->write_mode = (BetonWriteMode)(take(input, 1) % 6);
     spec->max_resolution = (uint32_t)take_size(input, 40);
-    spec->smart_threshold = (int64_t)take_size(input, 200) - 1;
+    spec->smart_threshold = (int64_t)(take_size(input, 200) - 1);
     spec->jpeg_quality = (int)take(input, 1) % 103;
     spec->compress_probability = (double)take(input, 1) / 200;
     spec->dtype = (BetonDtype)(take(input, 1) % (BETON_DTYPES + 1));
@@ -45,8 +45,8 @@ static void take_spec(Input *input, size_t index, BetonFieldSpec *spec) {
     for (int i = 0; i < BETON_MAX_DIMS; i++) spec->shape[i] = i < spec->ndim ? take_size(input, 4) : 0;
     spec->custom.record_bytes = (uint32_t)(take_size(input, 40) & 0xFFFFF);
     spec->custom.record_alignment = (uint32_t)1 << (take(input, 1) % 5);
-    spec->custom.pointer_offset = (int64_t)take_size(input, 33) - 1;
-    spec->custom.size_offset = (int64_t)take_size(input, 33) - 1;
+    spec->custom.pointer_offset = (int64_t)(take_size(input, 33) - 1);
+    spec->custom.size_offset = (int64_t)(take_size(input, 33) - 1);
 }
 
 /* Memory of exactly the size, so that the sanitizer sees a read beyond it; kept until free_values. */
