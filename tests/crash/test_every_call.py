@@ -8,7 +8,7 @@ COMMON = """
 import ctypes, errno, itertools, os, sys, warnings
 from pathlib import Path
 import numpy as np
-from cgxffcv import DatasetWriter, Loader, Reader, beton, checkpoint, config, files
+from cgxffcv import DatasetWriter, Loader, Reader, beton, checkpoint, config, config_file, files
 from cgxffcv.errors import ConfigError
 from cgxffcv.fields import BytesField, IntField, RGBImageField
 
@@ -100,8 +100,8 @@ def values():
 
 def one_config():
     problems = []
-    values = config.read_file(path, problems)
-    return problems or {key: item.value for key, item in values.items()}
+    values = config_file.read(path, problems)
+    return problems or values
 
 def make_beton():
     fields = {"image": RGBImageField(), "label": IntField()}
