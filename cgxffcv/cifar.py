@@ -7,6 +7,7 @@ Python version's pickles are read without running them, archives are read in mem
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cgxffcv import plainpickle, sample
+from cgxffcv import files, plainpickle, sample
 from cgxffcv.errors import DataError
 from cgxffcv.report import Progress, size
 
@@ -247,9 +248,18 @@ def _told(root: Path, what: str) -> Iterator[None]:
 
 
 def _open_part(root: Path, archive: Archive) -> io.BufferedRandom:
+    target, partial = _places(root, archive)
     with _told(root, "write to"):
         root.mkdir(parents=True, exist_ok=True)
-        return open(root / f"{archive.name}.part", "a+b")
+        if target.exists() and not target.is_file():
+            raise OSError(errno.EINVAL, "is no plain file", os.fspath(target))
+        return files.open_plain(partial, "a+b")
+
+
+def _places(root: Path, archive: Archive) -> tuple[Path, Path]:
+    """Where an archive goes, links followed, and where it is until it is whole."""
+    target = Path(os.path.realpath(root / archive.name))
+    return target, target.with_name(f"{target.name}.part")
 
 
 def download(root: Path, url: str = OFFICIAL_URL, archive: Archive = BINARY, mode: str = "auto") -> Path:
@@ -257,7 +267,7 @@ def download(root: Path, url: str = OFFICIAL_URL, archive: Archive = BINARY, mod
 
     Raises DataError if it cannot be had; what has come so far stays for the next try (as NAME.part).
     """
-    target, partial = root / archive.name, root / f"{archive.name}.part"
+    target, partial = _places(root, archive)
     with _open_part(root, archive) as part:
         try:
             fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -276,7 +286,7 @@ def download(root: Path, url: str = OFFICIAL_URL, archive: Archive = BINARY, mod
                 f"{url}: the SHA-256 of what came ({have:,} bytes) is not the official archive's; discarded"
             )
         os.replace(partial, target)
-    return target
+    return root / archive.name
 
 
 def _download_into(part: io.BufferedRandom, url: str, archive: Archive, mode: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
+from cgxffcv import files
 from cgxffcv.fields.base import ARGUMENT_BYTES, Field
 from cgxffcv.wording import counted
 
@@ -57,7 +58,7 @@ def beton_error(
 def _custom_fields(path: str, classes: Mapping[str, Any]) -> dict[str, Field]:
     """The user's own fields of the file, made from the arguments in its header. Lenient: the core checks the file."""
     found: dict[str, Field] = {}
-    with open(path, "rb") as file:
+    with files.open_plain(path, "rb") as file:
         head = file.read(24)
         count = struct.unpack_from("<H", head, 2)[0] if len(head) == 24 else 0
         for _ in range(count):

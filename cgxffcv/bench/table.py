@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cgxffcv import app, cifar, doctor, launch, recipes
+from cgxffcv import app, cifar, doctor, files, launch, recipes
 from cgxffcv.bench import machine, processes
 from cgxffcv.config import ENV_PREFIX
 from cgxffcv.device import DRIVER
@@ -259,7 +259,7 @@ def run(row: Row, options: argparse.Namespace) -> None:
     environ = {name: value for name, value in environ.items() if not name.startswith(ENV_PREFIX)}
     environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     records = Records(row.records)
-    with open(row.log, "wb") as log, processes.Program(
+    with files.open_plain(row.log, "wb") as log, processes.Program(
         row.command, environ, stdout=log, stderr=subprocess.STDOUT
     ) as program:  # fmt: skip
         ended = False

@@ -9,6 +9,7 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
+from cgxffcv import files
 from cgxffcv.decoders import (  # noqa: F401 (where FFCV has them)
     CenterCropRGBImageDecoder,
     RandomResizedCropRGBImageDecoder,
@@ -133,7 +134,7 @@ class RGBImageField(CoreField):
         if isinstance(value, bytes | bytearray | memoryview):
             return _from_file(bytes(value), "the image's bytes")
         if isinstance(value, str | os.PathLike):
-            with open(value, "rb") as file:
+            with files.open_plain(value, "rb") as file:
                 return _from_file(file.read(), os.fspath(value))
         if hasattr(value, "mode") and hasattr(value, "convert"):
             return _from_pillow(value)

@@ -9,6 +9,7 @@ import io
 import os
 import pickle
 import re
+import stat
 import struct
 import tarfile
 import threading
@@ -360,6 +361,24 @@ def test_download_and_keep(tmp_path, server, records):
     assert names(tmp_path / "new/folder") == [cifar.BINARY.name]
     assert_is(get(server, tmp_path / "new/folder"), records)
     assert server.ranges == [None]
+
+
+def test_a_download_through_a_link(tmp_path, server, records):
+    """The archive is kept on the disk that the link names."""
+    root, disk = tmp_path / "data", tmp_path / "disk"
+    root.mkdir()
+    disk.mkdir()
+    (root / cifar.BINARY.name).symlink_to(disk / "archive")
+    assert_is(get(server, root, "download"), records)
+    assert (root / cifar.BINARY.name).is_symlink() and names(disk) == ["archive"] and names(root) == [cifar.BINARY.name]
+
+
+@pytest.mark.parametrize("name", [cifar.BINARY.name, f"{cifar.BINARY.name}.part"])
+def test_a_download_does_not_replace_what_is_no_plain_file(tmp_path, server, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(cifar.DataError, match="no plain file"):
+        cifar.download(tmp_path, server.url, server.archive, "off")
+    assert names(tmp_path) == [name] and stat.S_ISFIFO((tmp_path / name).stat().st_mode)
 
 
 def test_download_goes_on_after_a_broken_connection(tmp_path, server, records):

@@ -1,5 +1,7 @@
 """Subclasses of the package's fields: what they override is honoured, or refused; nothing is ignored."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -129,3 +131,11 @@ def test_custom_fields_that_would_be_ignored_are_refused(tmp_path):
         Reader(tmp_path / "x", custom_fields={"n": Own, "f": Own})
     with pytest.raises(KeyError, match="no field 'm'; it has n, f"):
         beton.info(tmp_path / "x", custom_fields={"m": Own, "f": Own})
+
+
+def test_readers_do_not_wait_for_a_fifo(tmp_path):
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(OSError, match="no plain file"):
+        Reader(tmp_path / "x", custom_fields={"f": Own})
+    with pytest.raises(BetonError, match="no plain file"):
+        DatasetWriter(tmp_path / "y", {"f": RGBImageField()}, num_workers=1).from_iterable([tmp_path / "x"])
