@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from cgxffcv import files
 
@@ -161,16 +161,24 @@ class RunLog:
     def event(self, name: str, values: Mapping[str, Any] | None = None) -> None:
         """Appends {"event": name, "time": Unix seconds, ...} to run.jsonl; an "epoch" goes to log.csv too."""
         record = {"event": name, "time": round(time.time(), 3), **(values or {})}
-        self._json.write(json.dumps(plain(record), default=str, allow_nan=False) + "\n")
+        with files.naming(self._json.name):
+            self._json.write(json.dumps(plain(record), default=str, allow_nan=False) + "\n")
         if name == "epoch":
-            self._rows.writerow(record)
+            with files.naming(self._csv.name):
+                self._rows.writerow(record)
 
     def close(self) -> None:
-        for file in (self._json, self._csv):
-            if not file.closed:
+        try:
+            self._finish(self._json)
+        finally:
+            self._finish(self._csv)
+
+    @staticmethod
+    def _finish(file: IO[str]) -> None:
+        if not file.closed:
+            with files.naming(file.name), file:
                 file.flush()
                 os.fsync(file.fileno())
-                file.close()
 
     def __enter__(self) -> RunLog:
         return self

@@ -1,15 +1,19 @@
 """Where output goes: through symbolic links, never over what is no plain file; synced before it is seen, and in which
 order; what fails leaves the old file, and nothing beside it."""
 
+import contextlib
 import errno
+import multiprocessing
 import os
+import resource
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import threading
+import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -208,24 +212,56 @@ def test_logs_are_plain_files(tmp_path, name, resume):
     assert text.startswith("x") == resume and len(text) > 5
 
 
-def test_two_threads_write_one_path(tmp_path):
+@pytest.mark.parametrize("room", [0, 200, 1000])
+def test_a_log_without_room_names_its_file(tmp_path, room):
+    """A limit on files stands for the full disk."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = RunLog(tmp_path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, old[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            for i in range(100):
+                log.event("epoch" if room == 1000 else "other", {"epoch": i})
+        with contextlib.suppress(OSError):
+            log.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert caught.value.errno == errno.EFBIG and caught.value.filename in map(str, tmp_path.iterdir())
+    log.close()
+
+
+def _save_checkpoint(path, number, turn):
+    checkpoint.save(path, {"x": np.full(10_000, number, np.float32), "turn": turn})
+
+
+def _save_beton(path, number, turn):
+    DatasetWriter(path, {"n": IntField(), "turn": IntField()}, num_workers=1, durable=False).from_arrays(
+        np.full(10_000, number), np.full(10_000, turn)
+    )
+
+
+def _load_beton(path):
+    with Reader(path) as reader:
+        return {"x": reader.column("n"), "turn": int(reader.column("turn")[0])}
+
+
+def _save_often(save, path, number):
+    for turn in range(20):
+        save(path, number, turn)
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+@pytest.mark.parametrize(("save", "load"), [(_save_checkpoint, checkpoint.load), (_save_beton, _load_beton)])
+def test_several_write_one_path(tmp_path, save, load, kind):
     """Each writes a file of its own; the last to end stays, whole."""
-    path, failures = tmp_path / "x", []
-
-    def work(number):
-        for i in range(20):
-            try:
-                checkpoint.save(path, {"x": np.full(10_000, number, np.float32), "turn": i})
-            except Exception as error:
-                failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    state = checkpoint.load(path)
-    assert not failures and state["turn"] == 19 and len(np.unique(state["x"])) == 1
+    path = tmp_path / "x"
+    pools = {"thread": ThreadPoolExecutor(4),
+             "process": ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("forkserver"))}  # fmt: skip
+    with pools[kind] as pool:
+        for done in [pool.submit(_save_often, save, path, number) for number in range(4)]:
+            done.result(timeout=100)
+    state = load(path)
+    assert state["turn"] == 19 and len(np.unique(state["x"])) == 1
     assert listing(tmp_path) == ["x"]
 
 
@@ -332,13 +368,27 @@ def test_planted_names_are_not_followed(tmp_path):
     assert victim.read_text() == "victim" and not path.is_symlink()
 
 
-def test_a_folder_that_cannot_be_read(tmp_path):
-    folder = tmp_path / "write_only"
-    folder.mkdir()
-    folder.chmod(0o300)
-    try:
-        write_beton(folder / "x")
-    finally:
+def _write_as_nobody(path):
+    if os.getuid() == 0:  # whom no mode of a folder stops
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+    with pytest.raises(PermissionError):
+        os.listdir(path.parent)
+    write_beton(path)
+
+
+def test_a_folder_that_cannot_be_read():
+    """It can take a file all the same; it cannot be synced."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        folder = Path(name) / "write_only"
+        folder.mkdir(0o300)
+        os.chown(folder, 65534 if os.getuid() == 0 else -1, -1)
+        child = multiprocessing.get_context("fork").Process(target=_write_as_nobody, args=(folder / "x",))
+        child.start()
+        child.join()
         folder.chmod(0o700)
-    with Reader(folder / "x") as reader:
-        assert len(reader) == 4
+        assert child.exitcode == 0
+        with Reader(folder / "x") as reader:
+            assert len(reader) == 4
