@@ -18,7 +18,6 @@ static Status open_file(BetonReader *reader) {
     if (S_ISDIR(info.st_mode)) return error_fail_errno(STATUS_IO, EISDIR, "cannot open the file");
     if (!S_ISREG(info.st_mode)) FAIL(STATUS_FORMAT, "not a regular file");
     reader->size = (uint64_t)info.st_size;
-    reader->modified = info.st_mtim;
     return STATUS_OK;
 }
 
@@ -114,34 +113,6 @@ void beton_reader_advise(const BetonReader *reader, BetonSpan span, BetonAdvice 
     }
 }
 
-Status beton_reader_read(const BetonReader *reader, uint64_t offset, size_t size, void *out) {
-    unsigned char *to = out;
-    if (offset > reader->size || size > reader->size - offset) {
-        return error_at_path(error_fail(STATUS_INDEX, "bytes %llu to %llu of a file of %llu",
-                                        (unsigned long long)offset, (unsigned long long)(offset + size),
-                                        (unsigned long long)reader->size),
-                             reader->path);
-    }
-    while (size > 0) {
-        ssize_t got;
-        RETRY_EINTR(got, pread(reader->descriptor, to, size, (off_t)offset));
-        if (got < 0) {
-            return error_at_path(
-                error_fail_errno(STATUS_IO, errno, "cannot read %zu bytes at %llu", size, (unsigned long long)offset),
-                reader->path);
-        }
-        if (got == 0) {
-            Status status =
-                error_fail(STATUS_FORMAT, "the file has become shorter since it was opened; write it again");
-            return error_at_path(error_at_offset(status, (int64_t)offset), reader->path);
-        }
-        to += got;
-        size -= (size_t)got;
-        offset += (uint64_t)got;
-    }
-    return STATUS_OK;
-}
-
 Status beton_damaged(Status status) {
     if (status != STATUS_FORMAT) return status;
     return error_advise(status, "; the file is damaged or incomplete: write it again");
@@ -152,16 +123,13 @@ Status beton_damaged_image(Status status) {
     return error_advise(status, "; the stored image is damaged: write it again from a sound one");
 }
 
-static Status stat_of(const BetonReader *reader, struct stat *info) {
-    if (fstat(reader->descriptor, info) == 0) return STATUS_OK;
-    return error_at_path(error_fail_errno(STATUS_IO, errno, "cannot ask for the file's size"), reader->path);
-}
-
 static bool lost(const BetonReader *reader) { return atomic_load_explicit(&reader->lost, memory_order_relaxed); }
 
 Status beton_reader_check_length(const BetonReader *reader) {
     struct stat info;
-    TRY(stat_of(reader, &info));
+    if (fstat(reader->descriptor, &info) != 0) {
+        return error_at_path(error_fail_errno(STATUS_IO, errno, "cannot ask for the file's size"), reader->path);
+    }
     if ((uint64_t)info.st_size < reader->size) {
         Status status = error_fail(
             STATUS_FORMAT, "the file has become shorter since it was opened: %llu bytes of %llu; write it again",
@@ -181,14 +149,4 @@ void beton_reader_enter(const BetonReader *reader, Guard *guard) {
 Status beton_reader_leave(const BetonReader *reader, const Guard *guard, Status status) {
     guard_leave(guard);
     return lost(reader) ? beton_reader_check_length(reader) : status;
-}
-
-Status beton_reader_check_unchanged(const BetonReader *reader) {
-    struct stat info;
-    TRY(stat_of(reader, &info));
-    bool same = (uint64_t)info.st_size == reader->size && info.st_mtim.tv_sec == reader->modified.tv_sec &&
-                info.st_mtim.tv_nsec == reader->modified.tv_nsec;
-    if (same) return STATUS_OK;
-    return error_at_path(error_fail(STATUS_FORMAT, "the file has been changed since it was opened; open it again"),
-                         reader->path);
 }

@@ -86,7 +86,7 @@ typedef struct BetonCustom {
 typedef struct BetonRegion {
     const unsigned char *data; /* borrowed from the reader's mapping until beton_reader_close; NULL if size is 0 */
     uint64_t size;
-    uint64_t offset; /* of the data in the file (for reading whole pages with pread); 0 if size is 0 */
+    uint64_t offset; /* of the data in the file; 0 if size is 0 */
 } BetonRegion;
 
 typedef struct BetonImage {
@@ -157,9 +157,6 @@ typedef enum BetonAdvice {
 /* Only hints: what the system refuses is ignored. The span is widened to whole memory pages. */
 void beton_reader_advise(const BetonReader *reader, BetonSpan span, BetonAdvice advice);
 
-/* Reads [offset, offset + size) with pread into `out`, for page-wise reading past the mapping. */
-Status beton_reader_read(const BetonReader *reader, uint64_t offset, size_t size, void *out);
-
 /* Whether the file still has all its bytes (STATUS_FORMAT). One system call. Asked after bytes were read, it says
  * whether they were the file's: what is missing of the last memory page of a file reads as zeros. */
 Status beton_reader_check_length(const BetonReader *reader);
@@ -175,9 +172,6 @@ Status beton_damaged_image(Status status);
  */
 void beton_reader_enter(const BetonReader *reader, Guard *guard);
 Status beton_reader_leave(const BetonReader *reader, const Guard *guard, Status status);
-
-/* Whether the file on disk still has the length and the modification time it was opened with (STATUS_FORMAT). */
-Status beton_reader_check_unchanged(const BetonReader *reader);
 
 /* Whether the file carries checksums of its data (those of its metadata are checked when it is opened). */
 bool beton_reader_has_checksums(const BetonReader *reader);

@@ -12,7 +12,6 @@ struct BetonReader {
     int descriptor;
     const unsigned char *map; /* owned mapping of `size` bytes */
     uint64_t size;
-    struct timespec modified;
     atomic_bool lost; /* bytes of the mapping were missing when they were read; now they are zeros */
     uint32_t page_size;
     uint64_t num_samples;

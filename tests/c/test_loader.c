@@ -187,6 +187,30 @@ static void test_gather_and_resident(void) {
     loader_batch_release(second);
 }
 
+/* Chains that go through scratch images, the largest of which is in the middle. */
+static void test_crops_larger_than_the_image(void) {
+    static const AugmentSpec chain = {
+        .op_count = 3,
+        .ops = {{.kind = AUGMENT_CUTOUT, .draw = 4, .height = 1, .width = 1},
+                {.kind = AUGMENT_CROP, .draw = 5, .padding = 9, .height = 26, .width = 26},
+                {.kind = AUGMENT_CROP, .draw = 6, .height = 4, .width = 4}},
+        .type = IMAGE_U8};
+    static const LoaderOutput output = {.field = "image", .decoder = LOADER_IMAGE, .image = &chain};
+    Loader *loader = NULL;
+    LoaderConfig config = config_of(2);
+    LoaderBatch *batch = NULL;
+    config.outputs = &output;
+    config.output_count = 1;
+    CHECK_OK(loader_create(&config, &loader));
+    CHECK_OK(loader_gather(loader, (uint64_t[]){9, 250}, 2, 0, true, &batch));
+    const uint8_t *pixels = batch->arrays[0];
+    for (int i = 0; i < 4 * 4 * 3; i++) CHECK(pixels[i] == 9 && pixels[4 * 4 * 3 + i] == 250);
+    loader_batch_release(batch);
+    CHECK_OK(loader_gather(loader, (uint64_t[]){9, 250}, 2, 0, false, &batch)); /* with the hole, by AddressSanitizer */
+    loader_batch_release(batch);
+    loader_destroy(loader);
+}
+
 /* A batch much larger than the data takes no more memory than the data. */
 static void test_large_batch(void) {
     Loader *loader = NULL;
@@ -249,6 +273,7 @@ int main(void) {
     test_early_ends();
     test_kept_batches();
     test_gather_and_resident();
+    test_crops_larger_than_the_image();
     test_large_batch();
     test_refusals();
     unlink(path);

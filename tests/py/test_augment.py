@@ -144,6 +144,28 @@ def test_every_level_is_rounded_once_from_float64(tmp_path, dtype, mean, std):
     np.testing.assert_array_equal(bits(load(path, steps, 0)), bits(want))
 
 
+def test_every_level_on_every_instruction_set(tmp_path):
+    if os.environ.get("CGXFFCV_CPU"):
+        pytest.skip("this is one of the processes that the test starts")
+    for level in ("scalar", "avx2", "avx512"):
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-k", "every_level_is_rounded or ties", __file__],
+            env={**os.environ, "CGXFFCV_CPU": level}, capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, (level, done.stdout)
+
+
+def test_ties_of_bfloat16_go_to_even(tmp_path):
+    """(v + 256) / 1 has nine bits: every odd level lies half-way between two numbers of bfloat16's eight."""
+    levels = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    path = tiny_beton.write(tmp_path / "levels.beton", {"image": ("image", [levels])})
+    got = load(path, [tf.NormalizeImage((-256,) * 3, (1,) * 3, "bfloat16")], 0)
+    exact = (levels.astype(np.float32) + 256).view(np.uint32)
+    down, rest = exact >> 16, exact & 0xFFFF
+    assert np.count_nonzero(rest == 0x8000) == 128 * 3
+    np.testing.assert_array_equal(got[0], down + ((rest == 0x8000) & (down & 1 == 1)))
+
+
 def test_instruction_sets_agree_to_the_bit(files):
     """The scalar reference, AVX2 and AVX-512 each in a process of its own."""
     found = {}
@@ -228,6 +250,8 @@ def test_bad_arguments(make, error, text):
 @pytest.mark.parametrize("steps, error, text", [
     ([tf.RandomCrop(50)], ValueError, "50x50"),
     ([tf.RandomCrop(32, 32, "reflect")], ValueError, "padding must be in 0..31"),
+    ([tf.RandomCrop((32, 9)), tf.RandomCrop(9, 9, "reflect")], ValueError, "in 0..8 for images of 32x9, not 9"),
+    ([tf.RandomCrop((9, 32)), tf.RandomCrop(9, 9, "reflect")], ValueError, "in 0..8 for images of 9x32, not 9"),
     ([tf.Cutout(33)], ValueError, "33x33"),
     ([tf.RandomTranslate(2, (0, 0.5, 0))], ValueError, "0..255"),
     ([tf.Cutout(2, 256)], ValueError, "0..255"),

@@ -42,6 +42,18 @@ def test_batches_that_are_kept_stay_valid(path):
         image[:] = 0  # a batch in hand belongs to its holder
 
 
+def test_buffers_of_released_batches_are_given_back(path):
+    """All but as many as can be in flight, and one."""
+    with Loader(path, 8, num_workers=2, batches_ahead=3) as loader:
+        kept = list(loader)
+        assert loader.stats()["slots"] >= 12
+        held = loader.stats()["memory_bytes"]
+        kept.clear()
+        gc.collect()
+        stats = loader.stats()
+        assert stats["slots"] == 4 and held - stats["memory_bytes"] >= 8 * stats["slot_bytes"]
+
+
 def test_memory_is_bounded_and_reported(path):
     with Loader(path, 8, num_workers=2, batches_ahead=4) as loader:
         for _ in range(20):
