@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from os import PathLike
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = [
     "augmentation",
     "core_operations",
     "feeding_loader",
+    "labels_checksum",
     "order_of",
     "permutation_of",
     "reseed",
@@ -79,11 +81,21 @@ def _open(path: str | PathLike[str], batch: int, pipelines: dict[str, Any], **op
         ) from error
 
 
-def _check_labels(loader: Loader) -> None:
+def _labels(loader: Loader) -> np.ndarray:
+    """Of all samples of the file."""
     with Reader(loader.fname) as file:
         if LABEL not in file.fields or file.fields[LABEL].kind != "int":
             raise DataError(f"{loader.fname}: training needs a field {LABEL!r} of whole numbers")
-        labels = file.column(LABEL)
+        return file.column(LABEL)
+
+
+def labels_checksum(loader: Loader) -> int:
+    """Of the samples in use, in the file's order: other data have another one."""
+    return zlib.crc32(_labels(loader)[loader.indices].tobytes())
+
+
+def _check_labels(loader: Loader) -> None:
+    labels = _labels(loader)
     numbers = loader.indices
     wrong = numbers[(labels[numbers] < 0) | (labels[numbers] >= CLASSES)]
     if len(wrong):

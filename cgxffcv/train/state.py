@@ -74,8 +74,9 @@ def compare(identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         if name == "ranks":
             _check_ranks(theirs, mine, identity["recipe"])
             continue
+        what = "checksum of all labels" if name == "labels" else name
         raise CheckpointError(
-            f"the checkpoint is of another training: its {name} is {theirs!r}, this one's {mine!r}; resume with "
+            f"the checkpoint is of another training: its {what} is {theirs!r}, this one's {mine!r}; resume with "
             "the same settings, or start anew"
         )
 

@@ -19,7 +19,7 @@ from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.train import state as states
 from cgxffcv.train.algorithms import describe_algorithms
 from cgxffcv.train.compression import Compression
-from cgxffcv.train.data import SIDE, order_of, permutation_of, reseed, test_loader
+from cgxffcv.train.data import SIDE, labels_checksum, order_of, permutation_of, reseed, test_loader
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
 from cgxffcv.train.network import describe
 from cgxffcv.train.plan import TrainingPlan, make_plan
@@ -124,7 +124,7 @@ class Trainer:
 
     def _open(self, train, train_indices, test, test_indices, test_batch) -> None:
         everything = self._everything = self._keep(permutation_of(train, self.seed, train_indices))
-        self.samples = everything.num_samples
+        self.samples, self._labels = everything.num_samples, labels_checksum(everything)
         self.plan = make_plan(self.recipe, self.samples, self.ranks)
         self._hardest: HardestImages | None = None
         if self.recipe.hardest:
@@ -364,6 +364,7 @@ class Trainer:
             "format": states.FORMAT,
             "recipe": self.recipe.as_dict(),
             "samples": self.samples,
+            "labels": self._labels,
             "ranks": self.ranks,
             "seed": self.seed,
             "precision": self.precision,
@@ -473,7 +474,7 @@ class Trainer:
             rate = "" if self.finished else f"; the next step's rate is {self._core.rate(0, self.step)[0]:.4g}"
             found.append(
                 f"the run had {epochs:g} epochs, and now {self.recipe.epochs:g}: from here on {schedule} of a training "
-                f"of {self.recipe.epochs:g}{rate}"
+                f"that long{rate}"
             )
         if ranks != self.ranks:
             found.append(

@@ -341,6 +341,22 @@ def test_resuming_another_training_is_refused(files, tmp_path):
         other.resume(path)
 
 
+def test_resuming_with_other_data_is_refused(files, tmp_path):
+    images, labels = small_data.images_and_labels(250)
+    other = small_data.write(tmp_path / "other.beton", images, np.roll(labels, 1))
+    same = small_data.write(tmp_path / "same.beton", images, labels)
+    with trainer_of(files, "muon") as trainer:
+        trainer.save(tmp_path / "a")
+    match = "its checksum of all labels is .*, this one's"
+    with (
+        Trainer(MUON, other, threads=1, precision="float32", device="cpu") as trainer,
+        pytest.raises(checkpoint.CheckpointError, match=match),
+    ):
+        trainer.resume(tmp_path / "a")
+    with Trainer(MUON, same, threads=1, precision="float32", device="cpu") as trainer:
+        assert trainer.resume(tmp_path / "a") == []
+
+
 def test_divergence_is_reported_and_nothing_is_updated(files):
     SMALL["wild"] = MUON.replace(bias_lr=1e38, head_lr=1e38, epochs=6)
     with trainer_of(files, "wild") as trainer:
