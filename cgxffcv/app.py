@@ -83,6 +83,15 @@ def _expected() -> tuple[type[BaseException], ...]:
     return tuple(kinds)
 
 
+_how_to_go_on = ""
+
+
+def go_on_with(text: str) -> None:
+    """What to say behind the message of a failure between ranks; "" for nothing."""
+    global _how_to_go_on
+    _how_to_go_on = text
+
+
 def _flush() -> None:
     """Writes out what was printed; a stream may be closed, full, or gone."""
     for stream in (sys.stdout, sys.stderr):
@@ -141,7 +150,8 @@ def _verdict(prog: str, error: BaseException) -> tuple[int, float, str]:
         return 2 if isinstance(error, UsageError) else 1, SAME_WORD_SECONDS if rank() else 0.0, text
     if isinstance(error, _expected()):
         heard_of_it = not alone and type(error).__name__ == "CommError"
-        return 1, HEARD_SECONDS if heard_of_it else 0.0, f"{name}: error: {_message(error)}\n"
+        more = f"{prog}: {_how_to_go_on}\n" if _how_to_go_on else ""
+        return 1, HEARD_SECONDS if heard_of_it else 0.0, f"{name}: error: {_message(error)}\n{more}"
     if interrupts.received():  # whoever caught the interrupt's exception raised another one instead
         return 128 + interrupts.received(), 0.0, interrupts.words(prog, interrupts.received())
     if isinstance(error, ImportError) and error.name == "_cgxffcv":

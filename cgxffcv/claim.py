@@ -14,6 +14,7 @@ from pathlib import Path
 
 from _cgxffcv import CommError
 
+from cgxffcv import place
 from cgxffcv.place import Place
 
 MOST_RANKS_ASKED = 1024
@@ -59,6 +60,12 @@ def _owner(here: Place, rank: int) -> int:
             return 0
         pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         return pid
+
+
+def is_first_left() -> bool:
+    """Whether this process has the lowest rank of those on this machine that are still there."""
+    here = place.or_alone()
+    return bool(here.job) and not any(_owner(here, rank) for rank in range(min(here.rank, MOST_RANKS_ASKED)))
 
 
 def _is_stopped(pid: int) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cgxffcv import __version__, app, device, recipes
+from _cgxffcv import CommError
+
+from cgxffcv import __version__, app, claim, device, recipes
 from cgxffcv import config as configuration
 from cgxffcv.config import Config
 from cgxffcv.recipes import Recipe, RecipeError
@@ -135,6 +138,8 @@ class Run:
             self._interrupted()
         else:
             failure = error
+        if isinstance(failure, CommError):
+            app.go_on_with(self._how_to_go_on())
         if failure is not None:
             self.event("failed", {"error": f"{type(failure).__name__}: {failure}"})
         if self.log is not None:
@@ -148,8 +153,18 @@ class Run:
             self.trainer.save(self.folder / LAST)
         self._keep_plans()
         self.event("interrupted", {"step": self.trainer.step})
-        if self.shown and (self.folder / LAST).exists():
-            self.note(f"\n{self.folder / LAST} is there: the same command with --resume goes on from it")
+        hint = self._how_to_go_on()
+        if not hint:
+            return
+        if self.shown:
+            self.note("\n" + hint)
+        elif claim.is_first_left():  # mpirun ends this process because rank 0 was killed, who cannot speak
+            print(hint, file=sys.stderr, flush=True)
+
+    def _how_to_go_on(self) -> str:
+        """Empty as long as there is no checkpoint."""
+        path = self.folder / LAST
+        return f"{path} is there: the same command with --resume goes on from it" if path.exists() else ""
 
     def note(self, text: str) -> None:
         """A line that stays, on rank 0."""

@@ -151,6 +151,41 @@ def test_stopped_and_resumed_gives_the_same_bytes(data, tmp_path, number):
     assert len(events(log, "start")) == 2 and before
 
 
+def pids_of_ranks(process, ranks):
+    """The ranks under a process of launch or mpirun, by their own environment."""
+    found, left = {}, [process.pid]
+    while left:
+        pid = left.pop()
+        left += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        found |= {int(v.partition(b"=")[2]): pid for v in variables if v.startswith(b"OMPI_COMM_WORLD_RANK=")}
+    assert sorted(found) == list(range(ranks)), found
+    return found
+
+
+@needs_mpi
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_ends_with_the_way_to_go_on(data, tmp_path, victim):
+    command = words(data, tmp_path, *LONGER, "--epochs", "500", ranks=2)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    wait_for_epoch(process, tmp_path)
+    os.kill(pids_of_ranks(process, 2)[victim], signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=LIMIT)
+    hint = f"{tmp_path}/last.safetensors is there: the same command with --resume goes on from it"
+    assert process.returncode != 0 and (stdout + stderr).count(hint) == 1 and "Traceback" not in stderr, stderr
+
+
+@needs_mpi
+def test_a_frozen_rank_ends_with_the_way_to_go_on(data, tmp_path):
+    command = words(data, tmp_path, *LONGER, "--epochs", "500", "--comm.timeout=4", ranks=2)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    wait_for_epoch(process, tmp_path)
+    os.kill(pids_of_ranks(process, 2)[1], signal.SIGSTOP)
+    _, stderr = process.communicate(timeout=LIMIT)
+    assert process.returncode != 0 and "Traceback" not in stderr, stderr
+    assert "rank 0 waited 4 s for rank 1" in stderr and "goes on from it" in stderr
+
+
 def test_ctrl_c_alone_keeps_what_was_done(data, tmp_path):
     whole, log = tmp_path / "whole", tmp_path / "parts"
     assert train(data, whole, *LONGER).returncode == 0
