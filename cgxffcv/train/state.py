@@ -67,6 +67,8 @@ def compare(identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     nor is another number of ranks where all share one batch."""
     for name, mine in identity.items():
         theirs = state.get(name)
+        if isinstance(theirs, np.ndarray):
+            raise CheckpointError(f"the checkpoint is damaged: its {name} is a tensor")
         if name == "recipe" and isinstance(theirs, dict):
             name, theirs, mine = _other_field(theirs, mine)
         if theirs == mine:

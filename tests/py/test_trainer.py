@@ -310,6 +310,14 @@ def test_what_error_feedback_owes_is_shared_anew():
     assert (my_residual(owed, 2, 3, loss_sum=True) == owed[2]).all()
 
 
+@pytest.mark.parametrize("name", ["format", "recipe", "samples", "ranks", "seed", "precision"])
+@pytest.mark.parametrize("value", [np.zeros(0), np.zeros(1), np.zeros(3)])
+def test_a_tensor_where_a_value_was_expected(name, value):
+    identity = {"format": 2, "recipe": MUON.as_dict(), "samples": 5, "ranks": 1, "seed": 0, "precision": "float32"}
+    with pytest.raises(checkpoint.CheckpointError, match=f"its {name} is a tensor"):
+        compare(identity, identity | {name: value})
+
+
 def test_a_checkpoint_holds_layers_by_name(files, tmp_path):
     path = tmp_path / "a.safetensors"
     with trainer_of(files, "muon") as trainer:
