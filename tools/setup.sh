@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 
 VENV=.venv
 PYTHON=${PYTHON:-python3}
+read -r -a COMPILER <<<"${CC:-gcc}"  # "ccache gcc", "gcc -m64"
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
@@ -16,7 +17,7 @@ has_python_h() {
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2>/dev/null
 }
 has_venv() { "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; }
-has_compiler() { command -v "${CC:-gcc}" >/dev/null && [ -e /usr/include/stdio.h ]; }
+has_compiler() { "${COMPILER[@]}" -E -x c - <<<'#include <stdio.h>' >/dev/null 2>&1; }
 has_mpi() { command -v mpicc >/dev/null && command -v mpirun >/dev/null; }
 has_jpeg() {
     [ -e /usr/include/turbojpeg.h ] || [ -e /usr/local/include/turbojpeg.h ] ||
@@ -27,10 +28,14 @@ has_jpeg() {
 need=() like=()
 find_missing() {
     need=() like=()
-    has_python || need+=(python3)
-    has_python_h || need+=(python3-dev)
-    has_venv || need+=(python3-venv)
-    has_compiler || need+=(gcc libc6-dev)
+    local python=python3 compiler=${COMPILER[0]##*/}
+    case ${PYTHON##*/} in python3.*) python=${PYTHON##*/} ;; esac
+    [ "$compiler" != ccache ] || compiler="ccache ${COMPILER[1]:-gcc}"
+    has_python || need+=("$python")
+    has_python_h || need+=("$python-dev")
+    has_venv || need+=("$python-venv")
+    # shellcheck disable=SC2206
+    has_compiler || need+=($compiler libc6-dev)
     [ "${CGXFFCV_MPI:-auto}" = 0 ] || has_mpi || like+=(libopenmpi-dev openmpi-bin)
     [ "${CGXFFCV_JPEG:-auto}" = 0 ] || has_jpeg || like+=(libturbojpeg0-dev)
 }
@@ -48,6 +53,9 @@ apt_install() {
 }
 
 system_packages() {
+    if "$PYTHON" --version >/dev/null 2>&1 && ! has_python; then
+        fail "$("$PYTHON" --version) is too old: 3.10 or later is needed. Remedy: PYTHON=python3.12 make build"
+    fi
     find_missing
     local -a all=("${need[@]}" "${like[@]}")
     [ ${#all[@]} -gt 0 ] || return 0
@@ -104,6 +112,7 @@ package() {
         env | grep -E '^(CGXFFCV_(CUDA|MPI|NCCL|ONEDNN|JPEG|CUDA_ARCH|DEBUG|SANITIZE|WERROR)|CC)=' | sort
         command -v mpicc
         has_jpeg && echo jpeg
+        [ -e /proc/driver/nvidia/version ] && echo gpu
         find "${sources[@]}" -type f -not -name '*.pyc' | sort | cksum  # a file that was deleted or renamed
     ) || true
     if [ -e "$VENV/.installed" ] && [ "$(cat "$VENV/.installed")" = "$switches" ] &&
@@ -112,9 +121,9 @@ package() {
     fi
     say "building and installing cgxffcv"
     rm -rf build/lib* build/bdist*  # what was deleted from the tree must not be installed from there
-    "$VENV/bin/python" -m pip install -v --disable-pip-version-check --no-build-isolation --no-deps . >"$LOG.build" 2>&1 ||
+    PYTHONUNBUFFERED=1 "$VENV/bin/python" -m pip install -v --disable-pip-version-check --no-build-isolation --no-deps . 2>&1 |
+        tee "$LOG.build" | { grep --line-buffered -oE 'cgxffcv: (mpi|onednn|jpeg|cuda|nccl) .*' || true; } ||
         { grep -E 'error|Error|Remedy' "$LOG.build" | head -n 20 >&2; fail "the build failed (log: $LOG.build)"; }
-    grep -oE 'cgxffcv: (mpi|onednn|jpeg|cuda|nccl) .*' "$LOG.build" || true
     printf '%s\n' "$switches" >"$VENV/.installed"
 }
 

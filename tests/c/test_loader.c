@@ -243,7 +243,7 @@ static void test_refusals(void) {
     config.rank = 1;
     CHECK(loader_create(&config, &loader) == STATUS_ARGUMENT);
     config = config_of(1);
-    config.path = "/nonexistent";
+    config.path = "/proc/nonexistent";
     CHECK(loader_create(&config, &loader) == STATUS_IO);
     config = config_of(1);
     LoaderOutput wrong = {.field = "label", .decoder = LOADER_IMAGE};

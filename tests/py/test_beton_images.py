@@ -383,7 +383,7 @@ def test_one_answer_for_files_bytes_and_opened_images(tmp_path, name, mode):
         (np.zeros((1, 65536, 3), np.uint8), "sides"),
         (b"no image at all", "no readable image"),
         (b"", "no readable image"),
-        ("/nonexistent/image.jpg", "No such file"),
+        ("/proc/nonexistent/image.jpg", "No such file"),
         (5, "int"),
         (None, "NoneType"),
         (Image.new("RGBA", (4, 4)), "RGBA"),

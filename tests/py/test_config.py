@@ -155,7 +155,7 @@ def test_python_tags_are_never_run(file):
         (["--batch-size", "0"], "--batch-size: training.batch_size = '0': expected a whole number from 1"),
         (["--batch-size"], "expected one argument"),
         (["--training.lr=fast"], "--training.lr: training.lr = 'fast': expected a number from 0"),
-        (["--config-file", "/nowhere/x.yaml"], "--config-file /nowhere/x.yaml: No such file or directory"),
+        (["--config-file", "/proc/nowhere/x.yaml"], "--config-file /proc/nowhere/x.yaml: No such file or directory"),
     ],
 )
 def test_mistakes_on_the_command_line(argv, expected):

@@ -438,7 +438,7 @@ def test_the_cpu_is_taken_when_told_and_when_there_is_nothing_else(monkeypatch):
     assert device_of("--no-cuda") is None and device_of("--training.device=cpu") is None and not machine.selected
     Machine(monkeypatch, 0, "this build has no CUDA: rebuild")
     said = []
-    monkeypatch.setattr(device, "DRIVER", "/nowhere")
+    monkeypatch.setattr(device, "DRIVER", "/proc/nowhere")
     assert device_of(said=said) is None and not said
     monkeypatch.setattr(device, "DRIVER", "/")
     assert device_of(said=said) is None and "seems to be a GPU: this build has no CUDA: rebuild" in said[0]
@@ -465,7 +465,7 @@ def test_the_cpu_is_taken_when_told_and_when_there_is_nothing_else(monkeypatch):
 )
 def test_gpus_that_cannot_be(monkeypatch, count, options, expected):
     Machine(monkeypatch, count, "too old: update the driver", refused=[3])
-    monkeypatch.setattr(device, "DRIVER", "/nowhere")
+    monkeypatch.setattr(device, "DRIVER", "/proc/nowhere")
     with pytest.raises(UserError, match=expected):
         device_of(*options)
 
