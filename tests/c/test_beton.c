@@ -6,7 +6,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "base/memory.h"
+#include "beton/extension.h"
 #include "beton/reader.h"
 #include "beton/writer.h"
 #include "check.h"
@@ -304,6 +306,47 @@ static void test_damaged_chunks(void) {
     beton_schema_destroy(schema);
 }
 
+/* The file's extension block with another number at `at`, and the checksum that then goes with it. */
+static void patch_block(const char *path, size_t at, uint64_t add) {
+    FILE *file = fopen(path, "r+b");
+    CHECK(file != NULL && fseek(file, 0, SEEK_END) == 0);
+    size_t size = (size_t)ftell(file);
+    unsigned char *bytes = NULL, *block;
+    CHECK_OK(memory_alloc(size, 1, &bytes));
+    rewind(file);
+    CHECK(fread(bytes, 1, size, file) == size);
+    block = memmem(bytes, size, EXTENSION_MAGIC, EXTENSION_MAGIC_BYTES);
+    CHECK(block != NULL);
+    store_u64(block + at, load_u64(block + at) + add);
+    store_u64(block + EXTENSION_AT_SELF, hash_bytes(block, EXTENSION_AT_SELF, 0));
+    rewind(file);
+    CHECK(fwrite(bytes, 1, size, file) == size && fclose(file) == 0);
+    memory_free(bytes);
+}
+
+static void test_extension_blocks(void) {
+    char path[64];
+    BetonReader *reader = NULL;
+    const BetonCustom custom = {
+        .name = "custom", .record_bytes = 20, .record_alignment = 4, .pointer_offset = 4, .size_offset = 12};
+    snprintf(path, sizeof path, "%s/x.beton", folder);
+    CHECK_OK(write_file(path, (Recipe){SAMPLES, 64, 2, false, true, 1024}));
+    patch_block(path, EXTENSION_AT_VERSION, 1); /* of a later writer: not used */
+    CHECK_OK(beton_reader_open(path, &custom, 1, &reader));
+    CHECK(!beton_reader_has_checksums(reader));
+    beton_reader_close(reader);
+    patch_block(path, EXTENSION_AT_VERSION, UINT64_MAX);
+    CHECK_OK(beton_reader_open(path, &custom, 1, &reader));
+    CHECK(beton_reader_has_checksums(reader));
+    beton_reader_close(reader);
+    patch_block(path, EXTENSION_AT_NUM_REGIONS, 1);
+    CHECK(beton_reader_open(path, &custom, 1, &reader) == STATUS_FORMAT);
+    CHECK(strstr(error_record()->message, "regions") != NULL);
+    patch_block(path, EXTENSION_AT_NUM_REGIONS, UINT64_MAX - 1);
+    CHECK(beton_reader_open(path, &custom, 1, &reader) == STATUS_FORMAT);
+    CHECK(strstr(error_record()->message, "regions") != NULL);
+}
+
 static void test_bad_samples(void) {
     BetonSchema *schema = NULL;
     BetonEncoder *encoder = NULL;
@@ -318,6 +361,7 @@ static void test_bad_samples(void) {
     for (uint64_t i = 10; i < 60; i += 10) values[i * FIELDS + 3].size = 13;
     values[33 * FIELDS] = (BetonValue){.source = BETON_SOURCE_BAD, .data = "no such thing", .integer = -1};
     values[34 * FIELDS] = (BetonValue){.source = BETON_SOURCE_BAD, .data = "nor this", .integer = 2};
+    values[35 * FIELDS + 1].source = BETON_SOURCE_BYTES; /* of another type */
     CHECK_OK(beton_encoder_create(schema, 0, 3, false, &encoder));
     CHECK(beton_encoder_run(encoder, 1000, values, 60, &chunk) == STATUS_FORMAT);
     CHECK(error_record()->sample == 1010 && strcmp(error_record()->field, "array") == 0);
@@ -325,9 +369,9 @@ static void test_bad_samples(void) {
     CHECK_OK(beton_encoder_create(schema, 0, 3, true, &encoder));
     CHECK_OK(beton_encoder_run(encoder, 1000, values, 60, &chunk));
     skips = beton_chunk_skips(chunk, &count);
-    const uint64_t wanted[] = {1010, 1020, 1030, 1033, 1034, 1040, 1050};
-    CHECK(count == 7);
-    for (size_t i = 0; i < count && i < 7; i++) CHECK(skips[i].index == wanted[i]);
+    const uint64_t wanted[] = {1010, 1020, 1030, 1033, 1034, 1035, 1040, 1050};
+    CHECK(count == 8);
+    for (size_t i = 0; i < count && i < 8; i++) CHECK(skips[i].index == wanted[i]);
     CHECK(strcmp(skips[3].field, "") == 0 && strcmp(skips[3].reason, "no such thing") == 0);
     CHECK(strcmp(skips[4].field, "bytes") == 0 && strcmp(skips[4].reason, "nor this") == 0);
     CHECK_OK(beton_encoder_run(encoder, 0, values, 0, &chunk));
@@ -371,6 +415,7 @@ int main(void) {
     test_round_trips();
     test_refusals();
     test_damaged_chunks();
+    test_extension_blocks();
     test_bad_samples();
     test_without_libjpeg();
     test_resize_within_larger_images();

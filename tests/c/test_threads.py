@@ -12,12 +12,12 @@ SANITIZE = ["-fsanitize=thread"]
 
 
 @pytest.mark.parametrize("name", ["test_base", "test_beton", "test_comm", "test_loader"])
-def test_no_data_race(tmp_path, name):
+def test_no_data_race(tmp_path, objects, name):
     program = tmp_path / name
     patterns = (HERE / f"{name}.c").read_text().splitlines()[0].removeprefix("// sources: ").split()
     sources = [path for pattern in patterns for path in sorted(CSRC.glob(pattern))]
-    objects = compile_objects(sources, tmp_path, SANITIZE)
-    command = ["gcc", *FLAGS, *SANITIZE, f"-I{CSRC}", f"-I{HERE}", str(HERE / f"{name}.c"), *objects]
+    linked = compile_objects([HERE / f"{name}.c", *sources], objects, SANITIZE)
+    command = ["gcc", *FLAGS, *SANITIZE, *linked]
     done = subprocess.run([*command, "-o", str(program), "-lm"], capture_output=True, text=True, check=False)
     if "cannot find" in done.stderr and "tsan" in done.stderr:
         pytest.skip("gcc has no ThreadSanitizer here (libtsan)")

@@ -16,31 +16,34 @@ ISA_FLAGS = {
 }
 
 
+_objects = {}  # (source, flags) to its object: many units share their sources
+
+
 def compile_objects(sources, directory, sanitize=SANITIZE):
-    """Sources of special instruction sets, as objects; the others as they are."""
+    """The sources as objects; each is compiled once a session."""
     result = []
     for source in sources:
-        isa = next((flags for suffix, flags in ISA_FLAGS.items() if source.stem.endswith(suffix)), None)
-        if isa is None:
-            result.append(str(source))
-            continue
-        result.append(str(directory / f"{source.stem}.o"))
-        command = ["gcc", *FLAGS, *sanitize, *isa, f"-I{CSRC}", "-c", str(source), "-o", result[-1]]
-        subprocess.run(command, check=True)
+        isa = next((flags for suffix, flags in ISA_FLAGS.items() if source.stem.endswith(suffix)), [])
+        key = (source, *sanitize)
+        if key not in _objects:
+            target = directory / f"{len(_objects)}-{source.stem}.o"
+            command = ["gcc", *FLAGS, *sanitize, *isa, f"-I{CSRC}", f"-I{HERE}", "-c", str(source), "-o", str(target)]
+            subprocess.run(command, check=True)
+            _objects[key] = str(target)
+        result.append(_objects[key])
     return result
 
 
 @pytest.mark.parametrize("test", sorted(HERE.glob("test_*.c")), ids=lambda p: p.stem)
-def test_unit(test, tmp_path):
+def test_unit(test, tmp_path, objects):
     first = test.read_text().splitlines()[0]
     assert first.startswith("// sources: "), first
     patterns = first.removeprefix("// sources: ").split()
-    sources = compile_objects([path for pattern in patterns for path in sorted(CSRC.glob(pattern))], tmp_path)
+    sources = [path for pattern in patterns for path in sorted(CSRC.glob(pattern))]
     assert sources, first
+    linked = compile_objects([test, *sources], objects)
     program = tmp_path / test.stem
-    subprocess.run(
-        ["gcc", *FLAGS, *SANITIZE, f"-I{CSRC}", f"-I{HERE}", str(test), *sources, "-o", str(program), "-lm"], check=True
-    )
+    subprocess.run(["gcc", *FLAGS, *SANITIZE, *linked, "-o", str(program), "-lm"], check=True)
     done = subprocess.run([str(program)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "checks, 0 failures" in done.stdout

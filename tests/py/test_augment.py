@@ -57,6 +57,13 @@ FINISHES = {
     "narrowed": [tf.NormalizeImage(MEAN, STD, np.float32), tf.Convert("float16"), tf.ToTorchImage(False)],
     "widened": [tf.NormalizeImage(MEAN, STD, np.float16), tf.Convert("float32")],
     "hole after": [tf.NormalizeImage(MEAN, STD, np.float16), tf.Cutout(5, (0, 0.25, -1)), tf.ToTorchImage(False)],
+    "holes before and after": [
+        tf.Cutout(2, FILL),
+        tf.RandomHorizontalFlip(),
+        tf.NormalizeImage(MEAN, STD, np.float16),
+        tf.Cutout(5, (0, 0.25, -1)),
+        tf.ToTorchImage(False),
+    ],
     "bfloat16 hole": [tf.NormalizeImage(MEAN, STD, "bfloat16"), tf.Cutout(5, (0, 0.3, -1)), tf.ToTorchImage(False)],
 }
 SIZES = {"32x32": (32, 32), "13x24": (13, 24), "40x33": (40, 33), "9x7": (9, 7), "35x64": (35, 64), "1x1": (1, 1)}

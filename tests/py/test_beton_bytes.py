@@ -127,6 +127,17 @@ def test_a_sample_that_needs_a_larger_page_gets_one(tmp_path):
         assert report.page_size == struct.unpack_from("<I", wanted, 4)[0] > 1024
 
 
+def test_a_page_that_grows_moves_the_data_although_it_begins_in_the_same_place(tmp_path):
+    fields = [("bytes", "b", None), ("int", "n", None)]
+    rng = np.random.default_rng(4)
+    samples = [(rng.bytes(2000 if i == 59 else 600), i) for i in range(60)]
+    wanted = model.write(fields, samples, 1024)
+    begin = 24 + 2 * 1041 + 60 * 24
+    assert struct.unpack_from("<I", wanted, 4)[0] == 2048 and -(-begin // 1024) * 1024 == -(-begin // 2048) * 2048
+    write(tmp_path / "x.beton", fields, samples, 1024)
+    assert (tmp_path / "x.beton").read_bytes() == wanted
+
+
 @pytest.mark.parametrize("claimed", [0, 1, 40, 100_000])
 @pytest.mark.parametrize("checksums", [False, True])
 def test_a_wrong_guess_of_the_number_of_samples_changes_nothing(tmp_path, claimed, checksums):

@@ -175,6 +175,15 @@ def test_headers_that_are_none():
             _cgxffcv.jpeg_header(bytes(bad))
 
 
+def test_fill_bytes_before_a_marker():
+    """Any marker may have some (ITU-T T.81, B.1.1.2)."""
+    good = jpeg_bytes(Image.fromarray(picture(np.random.default_rng(3), 20, 20)))
+    frame = good.index(b"\xff\xc0")
+    filled = good[:frame] + b"\xff\xff\xff" + good[frame:]
+    assert _cgxffcv.jpeg_header(filled) == (20, 20, 3, False)
+    assert np.array_equal(_cgxffcv.jpeg_decode(filled), _cgxffcv.jpeg_decode(good))
+
+
 def test_encoder_refuses_quality_out_of_range():
     for quality in (0, 101, -5):
         with pytest.raises((ValueError, _cgxffcv.NotBuiltError)):

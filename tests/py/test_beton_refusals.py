@@ -186,6 +186,18 @@ def test_overlap(tmp_path):
     refused(tmp_path, data, "overlap", offset=entry(data, 1), sample=1)
 
 
+def test_overlap_in_an_unsorted_table(tmp_path):
+    """Pointers that differ in their lowest bit alone are put in order, too."""
+    data = bytearray(model.write([("bytes", "b", None)], [(b"xx",), (b"y",)], PAGE))
+    pointer = get(data, 24 + 1041) + 1
+    assert pointer % 2 == 1
+    put(data, 24 + 1041 + 16, "<Q", pointer)
+    put(data, entry(data, 1) + 8, "<Q", pointer)
+    first, second = bytes(data[entry(data, 0) :][:24]), bytes(data[entry(data, 1) :][:24])
+    data[entry(data, 0) : entry(data, 0) + 48] = second + first
+    refused(tmp_path, data, "overlap")
+
+
 def test_equal_pointers(tmp_path):
     data = bytearray(model.write([("bytes", "b", None)], [(b"x" * 30,), (b"y" * 30,)], PAGE))
     first = get(data, 24 + 1041)
