@@ -33,7 +33,8 @@ def _source(value: Any) -> _Source | None:
     if value is random or (isinstance(value, random.Random) and not isinstance(value, random.SystemRandom)):
         return _Source(value.getstate, value.setstate, value.seed)
     if value is np.random or isinstance(value, np.random.RandomState):
-        return _Source(value.get_state, value.set_state, lambda n: value.seed([n & 0xFFFFFFFF, n >> 32]))
+        kind = getattr(np.random, value.get_state(legacy=False)["bit_generator"])
+        return _Source(lambda: value.get_state(legacy=False), value.set_state, lambda n: value.set_state(kind(n).state))
     if isinstance(value, np.random.Generator):
         bits: Any = value.bit_generator
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cgxffcv import DatasetWriter, Reader
-from cgxffcv.fields import IntField
+from cgxffcv.fields import FloatField, IntField
 
 MODULE_GENERATOR = np.random.default_rng(5)
 
@@ -109,6 +109,30 @@ def test_what_objects_do_when_they_are_looked_at_does_not_matter(tmp_path):
     dataset = Strange()
     dataset.loop, dataset.modules, dataset.system = [dataset], sys.modules, random.SystemRandom()
     assert len(np.unique(columns(tmp_path / "a", dataset, 2)["own"])) == 60
+
+
+@pytest.mark.parametrize("kind", ["PCG64", "Philox", "SFC64", "MT19937"])
+@pytest.mark.parametrize("form", [np.random.RandomState, np.random.Generator])
+def test_every_kind_of_numpys_generators(tmp_path, form, kind):
+    class Normals:
+        def __init__(self):
+            self.generator = form(getattr(np.random, kind)(1))
+
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, i):
+            return (self.generator.standard_normal(),)
+
+    found = []
+    for workers in (1, 2, 4):
+        dataset, writer = Normals(), DatasetWriter(tmp_path / "a", {"x": FloatField()}, num_workers=workers)
+        writer.from_indexed_dataset(dataset, chunksize=7)
+        with Reader(tmp_path / "a") as reader:
+            found.append(reader.column("x"))
+        assert dataset.generator.standard_normal() == Normals().generator.standard_normal()
+    assert len(np.unique(found[0])) == 40
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
 
 
 def test_torch(tmp_path):
