@@ -249,7 +249,7 @@ def _check(r: Recipe) -> None:
     need(0 <= r.sgd_momentum < 1, "sgd_momentum", "0 or more, below 1")
     need(r.weight_decay >= 0, "weight_decay", "0 or more")
     need(0 <= r.label_smoothing < 1, "label_smoothing", "0 or more, below 1")
-    need(0 < r.norm_momentum <= 1, "norm_momentum", "more than 0, at most 1")
+    need(1e-6 <= r.norm_momentum <= 1, "norm_momentum", "at least a millionth, at most 1")
     need(0 <= r.translate <= 16, "translate", "0 to 16")
     need(0 <= r.cutout <= 32, "cutout", "0 to 32")
     need(len(r.mean) == 3, "mean", "three numbers")

@@ -65,6 +65,7 @@ def test_a_recipe_survives_json():
         ({"epochs": 0}, "epochs = 0.0: expected more than 0"),
         ({"lr": float("nan")}, "lr = nan: expected a number"),
         ({"momentum": 1}, "momentum = 1.0: expected 0 or more, below 1"),
+        ({"norm_momentum": 1e-9}, "norm_momentum = 1e-09: expected at least a millionth, at most 1"),
         ({"flip": "sometimes"}, "flip = 'sometimes': expected one of none, random, alternating"),
         ({"loss_sum": "perhaps"}, "loss_sum = 'perhaps': expected true or false"),
         ({"resolutions": ((0.1, 32),)}, "the first with share 0"),
