@@ -139,8 +139,6 @@ class VerifyReport:
             f"  read {counted(self.num_samples, 'sample')}, {counted(self.num_regions, 'region')}, "
             f"{size(self.num_bytes)} in {duration(self.seconds)}; {counted(self.num_jpeg, 'JPEG image')} decoded"
         )
-        if any(problem.sample is not None for problem in self.problems):
-            lines.append("  the file is damaged: write it again")
         if not self.has_checksums:
             lines.append(
                 "  the file has no checksums: changed pixels, numbers and array contents cannot be noticed "
@@ -162,7 +160,7 @@ def _verify_json(reader: Reader, first: int, last: int, report: VerifyReport) ->
                 json.loads(text)
             except (ValueError, RecursionError) as error:
                 report.num_problems += 1
-                report.problems.append(Problem(f"JSON that does not parse: {error}", sample, name))
+                report.problems.append(Problem(f"JSON that does not parse: {error}; write it again", sample, name))
 
 
 def verify(

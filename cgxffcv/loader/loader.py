@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,6 +21,7 @@ MAX_EPOCH = 2**32 - 1
 
 
 def check_epoch(epoch: int) -> int:
+    epoch = operator.index(epoch)
     if not 0 <= epoch <= MAX_EPOCH:
         raise ValueError(f"epoch must be in 0..{MAX_EPOCH}, not {epoch!r}")
     return epoch

@@ -62,8 +62,8 @@ class Plan:
         self.core, self.arguments = core, copied(arguments)
         given = self.arguments
         self.rank, self.world_size = choose_ranks(given["distributed"], given["rank"], given["world_size"])
-        keep = given["seed"] is None and before is not None and before.arguments["seed"] is None
-        if keep and before is not None and before.world_size == self.world_size:
+        drawn = before is not None and before.arguments["seed"] is None and before.world_size == 1
+        if drawn and given["seed"] is None and self.world_size == 1:
             self.seed = before.seed
         else:
             self.seed = choose_seed(given["seed"], self.world_size, given["order"])

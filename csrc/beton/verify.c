@@ -42,10 +42,11 @@ static Status check_checksum(const BetonReader *reader, const BetonField *field,
 static Status check_jpeg(Verifier *verifier, const BetonImage *image, bool decode) {
     JpegInfo info;
     size_t stride = (size_t)image->width * 3, size = stride * image->height;
-    TRY(jpeg_parse_header(image->region.data, (size_t)image->region.size, &info));
+    TRY(jpeg_check_pixels(image->width, image->height));
+    TRY(beton_damaged_image(jpeg_parse_header(image->region.data, (size_t)image->region.size, &info)));
     if (info.width != image->width || info.height != image->height) {
-        FAIL(STATUS_FORMAT, "JPEG of %u x %u pixels where the record has %u x %u", info.width, info.height,
-             image->width, image->height);
+        return beton_damaged_image(error_fail(STATUS_FORMAT, "JPEG of %u x %u pixels where the record has %u x %u",
+                                              info.width, info.height, image->width, image->height));
     }
     if (!decode) return STATUS_OK;
     if (size > verifier->capacity) {
@@ -57,8 +58,8 @@ static Status check_jpeg(Verifier *verifier, const BetonImage *image, bool decod
     }
     if (verifier->decoder == NULL) TRY(jpeg_decoder_create(&verifier->decoder));
     verifier->num_jpeg++;
-    return jpeg_decode(verifier->decoder, image->region.data, (size_t)image->region.size, JPEG_IDCT_ACCURATE,
-                       image->width, image->height, verifier->pixels, stride);
+    return beton_damaged_image(jpeg_decode(verifier->decoder, image->region.data, (size_t)image->region.size,
+                                           JPEG_IDCT_ACCURATE, image->width, image->height, verifier->pixels, stride));
 }
 
 static Status check_value(const VerifyLoop *loop, Verifier *verifier, size_t index, uint64_t sample, uint64_t *offset) {

@@ -221,6 +221,9 @@ def test_ffcvs_import_paths():
         "traversal_order.base": "TraversalOrder", "traversal_order": "TraversalOrder",
         "transforms.cutout": "Cutout", "transforms.flip": "RandomHorizontalFlip",
         "transforms.translate": "RandomTranslate", "transforms.normalize": "NormalizeImage",
+        "transforms.mixup": "ImageMixup LabelMixup MixupToOneHot", "transforms.poisoning": "Poison",
+        "transforms.replace_label": "ReplaceLabel", "transforms.random_resized_crop": "RandomResizedCrop",
+        "transforms.color_jitter": "RandomBrightness RandomContrast RandomSaturation",
         "transforms.module": "ModuleWrapper", "transforms.common": "Squeeze",
         "transforms.ops": "Convert ToDevice ToTensor ToTorchImage View",
     }  # fmt: skip

@@ -102,6 +102,13 @@ def test_distributed_is_read_from_the_environment_again(path, monkeypatch):
         assert (loader.rank, loader.world_size, loader.seed, len(loader)) == (1, 2, 0, 2)
 
 
+def test_ranks_without_a_seed_are_warned_when_it_begins_to_matter(path):
+    with Loader(path, 8, rank=0, world_size=2) as loader:
+        with pytest.warns(UserWarning, match="seed"):
+            loader.order = RANDOM
+        assert loader.seed == 0
+
+
 def test_a_drawn_seed_stays(path):
     with Loader(path, 8, order=RANDOM) as loader:
         seed = loader.seed
@@ -115,7 +122,7 @@ def test_a_drawn_seed_stays(path):
     ("indices", [[1], [2, 3]], TypeError, "indices"), ("order", "random", TypeError, "OrderOption"),
     ("order_kwargs", {"x": 1}, TypeError, "x"), ("rank", 1, ValueError, "rank must be in 0..0"),
     ("pipelines", {"nobody": []}, ValueError, "nobody"), ("batches_ahead", 0, ValueError, "batches_ahead"),
-    ("next_epoch", -1, ValueError, "epoch"),
+    ("next_epoch", -1, ValueError, "epoch"), ("next_epoch", 2.5, TypeError, "float"),
 ])  # fmt: skip
 def test_a_bad_value_is_refused_and_changes_nothing(path, name, value, error, text):
     with Loader(path, 8, seed=1, order=RANDOM) as loader:
