@@ -103,10 +103,12 @@ Status pass_load(const Group *group, int op) {
     size_t channels = (size_t)maps.channels, pixels = (size_t)(height * width);
     static const size_t item_bytes[] = {[PIXELS_U8] = 1, [PIXELS_F32] = 4, [PIXELS_BF16] = 2};
     bool planar = images->layout == PIXELS_NCHW;
-    Source source = {.images = images, .channels = maps.channels, .channel = planar ? pixels : 1};
+    /* Never more, as the model was made; gcc 13 and 14 want to see it. */
+    int count = maps.channels < MODEL_MAX_IMAGE_CHANNELS ? maps.channels : MODEL_MAX_IMAGE_CHANNELS;
+    Source source = {.images = images, .channels = count, .channel = planar ? pixels : 1};
     source.column = planar ? 1 : channels;
     source.row = (size_t)width * source.column;
-    for (int c = 0; c < maps.channels; c++) source.factor[c] = 1.0f / images->std[c];
+    for (int c = 0; c < count; c++) source.factor[c] = 1.0f / images->std[c];
     int32_t *columns = group_row_scratch(group);
     for (int x = 0; x < width; x++) {
         columns[x] = reflect((images->mirror ? width - 1 - x : x) + images->shift_x, width);
