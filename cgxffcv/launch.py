@@ -67,6 +67,11 @@ def main(np: int, program: Sequence[str], dry: bool = False) -> int:
         raise UsageError("launch: no command given; for example: cgxffcv launch -np 2 train --dist-backend cgx")
     if not dry:
         _check(np, words)
-    line = command(np, words, len(os.sched_getaffinity(0)), os.geteuid() == 0, os.environ)
+    cores = len(os.sched_getaffinity(0))
+    line = command(np, words, cores, os.geteuid() == 0, os.environ)
     print("+ " + shlex.join(line), flush=True)
+    if np > cores:
+        print(
+            f"({np} ranks on {cores} core{'s' * (cores > 1)}: they take turns, so more ranks are no faster)", flush=True
+        )
     return 0 if dry else supervise.run(line)

@@ -3,7 +3,7 @@
 Ctrl-C at a terminal reaches a whole group of processes, mpirun among them, and Open MPI 5 then ends the ranks without
 letting them say anything. So mpirun gets a session of its own; Ctrl-C (or SIGTERM) goes to rank 0 first, which says how
 to go on, and whose end ends the job. Of what mpirun itself prints, that a rank has ended with an error is left out: the
-rank has said why.
+rank has said why. What all ranks would say is said once.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ LOOK_SECONDS = 0.02
 PR_SET_PDEATHSIG = 1
 RULE = re.compile(rb"-{60,}\s*\n")
 KNOWN = re.compile(rb"Primary job +terminated normally|\w+ detected that one or more processes exited with non-zero")
+ERROR = re.compile(rb"(.*?: )(?:rank \d+: )?(error: .*)\n")
 ASKED_FOR = re.compile(rb"\w+ noticed that process rank")
 
 
 class Banners:
-    """Passes on what mpirun writes to stderr, without its boxes (between two rules) that say what is known."""
+    """Passes on what mpirun writes to stderr, without its boxes (between two rules) that say what is known, and without
+    an error that another rank has told already."""
 
     def __init__(self, out: int) -> None:
         self.out = out
         self.asked = False  # whether the ranks' end was asked for
         self.pending = b""  # of a line that may open a box, or within one that is left out
         self.within, self.dropping, self.at_start = False, False, True
+        self.errors: set[tuple[bytes, ...]] = set()
 
     def _line(self, line: bytes) -> bytes:
         """What remains of a whole line; a rule is held back until the line after it tells what box this is."""
@@ -51,7 +54,12 @@ class Banners:
             self.dropping = bool(KNOWN.match(line) or (self.asked and ASKED_FOR.match(line)))
             return b"" if self.dropping else b"-" * 74 + b"\n" + line
         self.within = RULE.fullmatch(line) is not None
-        return b"" if self.within else line
+        error = ERROR.fullmatch(line)
+        if self.within or (error and error.groups() in self.errors):
+            return b""
+        if error:
+            self.errors.add(error.groups())
+        return line
 
     def feed(self, data: bytes) -> None:
         *lines, rest = (self.pending + data).split(b"\n")

@@ -55,6 +55,14 @@ def test_all_else_is_passed_on(piece, text):
     assert passed_on(text, piece) == text
 
 
+def test_what_all_ranks_say_is_said_once():
+    said = "".join(f"prog: rank {rank}: error: batch 512 cannot be shared\n" for rank in range(1, 40))
+    first = "prog: error: batch 512 cannot be shared\n"
+    other = "prog: rank 3: error: of its own\nprog: note\nprog: note\n"
+    assert passed_on(first + said + other, 10_000) == first + other
+    assert passed_on(said, 10_000) == said.splitlines(keepends=True)[0]
+
+
 def test_what_may_not_be_a_box_is_passed_on_at_once():
     read, write = os.pipe()
     banners = supervise.Banners(write)
@@ -67,10 +75,10 @@ def test_what_may_not_be_a_box_is_passed_on_at_once():
 
 # A job that takes no notice of a polite word.
 DEAF = """
-import signal, sys, time
+import os, signal, sys, time
 for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda number, frame: print(f"got {number}", flush=True))
-print("up", flush=True)
+    signal.signal(number, lambda number, frame: os.write(1, b"got %d\\n" % number))
+os.write(1, b"up\\n")
 while True:
     time.sleep(0.01)
 """
