@@ -34,7 +34,14 @@ def _source(value: Any) -> _Source | None:
         return _Source(value.getstate, value.setstate, value.seed)
     if value is np.random or isinstance(value, np.random.RandomState):
         kind = getattr(np.random, value.get_state(legacy=False)["bit_generator"])
-        return _Source(lambda: value.get_state(legacy=False), value.set_state, lambda n: value.set_state(kind(n).state))
+
+        def seed(number: int) -> None:
+            if kind is np.random.MT19937:
+                value.seed([number & 0xFFFFFFFF, number >> 32])
+            else:  # which seed() refuses
+                value.set_state(kind(number).state)
+
+        return _Source(lambda: value.get_state(legacy=False), value.set_state, seed)
     if isinstance(value, np.random.Generator):
         bits: Any = value.bit_generator
 
@@ -94,12 +101,15 @@ class Draws:
 
     def samples(self, order: np.ndarray, chunksize: int, first: int = 0) -> Iterator[Callable[[], Any]]:
         """dataset[i] for each i of `order`, which begins at `first`, as functions that must be called in turn."""
+        dataset = self.dataset
         for position, index in enumerate(order.tolist(), first):
-            yield lambda position=position, index=index: self._make(position, index, chunksize)
+            if position % chunksize == 0:
+                yield lambda position=position, index=index: self._first(position, index)
+            else:
+                yield lambda index=index: dataset[index]
 
-    def _make(self, position: int, index: int, chunksize: int) -> Any:
-        if position % chunksize == 0:
-            self.begin(position)
+    def _first(self, position: int, index: int) -> Any:
+        self.begin(position)
         return self.dataset[index]
 
     def __enter__(self) -> Draws:
