@@ -4,7 +4,8 @@ import pytest
 
 from cgxffcv import recipes
 from cgxffcv.train.interface import StepReport
-from cgxffcv.train.tally import MAX_SKIPPED, Tally, TrainingDiverged
+from cgxffcv.train.state import my_sums
+from cgxffcv.train.tally import MAX_SKIPPED, EpochSums, Tally, TrainingDiverged
 
 
 def step(number, skipped):
@@ -28,3 +29,15 @@ def test_steps_in_between_are_forgiven():
     assert (tally.sums.images, tally.sums.skipped, tally.skipped) == (0, 0, 37)
     tally.begin()
     assert (tally.skipped, tally.skipped_in_a_row) == (0, 0)
+
+
+def test_sums_of_an_epoch_go_to_another_number_of_ranks():
+    """What belongs to all goes to rank 0; a step that was left out was so on every rank."""
+    before = [EpochSums(images=30, correct=7, loss=1.5, seconds=9, wire_bytes=100, skipped=2)]
+    before.append(EpochSums(images=30, correct=8, loss=2.0, seconds=9, wire_bytes=50, skipped=2))
+    kept = [sums.saved() for sums in before]
+    assert [my_sums(kept, rank, 2) for rank in (0, 1)] == [EpochSums(**sums) for sums in kept]
+    for ranks in (1, 3):
+        after = [my_sums(kept, rank, ranks) for rank in range(ranks)]
+        assert after[0] == EpochSums(images=60, correct=15, loss=3.5, wire_bytes=150, skipped=2)
+        assert after[1:] == [EpochSums(skipped=2)] * (ranks - 1)
