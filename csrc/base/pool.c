@@ -67,7 +67,9 @@ static void *work(void *argument) {
 Status pool_create(int threads, Pool **out) {
     Status status = STATUS_OK;
     Pool *pool = NULL;
-    if (threads < 1) FAIL(STATUS_ARGUMENT, "a pool needs at least 1 thread, not %d", threads);
+    if (threads < 1 || threads > POOL_MAX_THREADS) {
+        FAIL(STATUS_ARGUMENT, "a pool has at least 1 thread and at most %d, not %d", POOL_MAX_THREADS, threads);
+    }
     TRY(memory_calloc(1, sizeof *pool, &pool));
     pool->threads = threads;
     pool->owner = getpid();

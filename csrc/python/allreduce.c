@@ -2,8 +2,11 @@
 #include "allreduce/allreduce.h"
 
 #include "base/memory.h"
+#include "python/arguments.h"
 #include "python/array.h"
 #include "python/comm.h"
+
+#define MAX_LAYERS (1 << 24)
 
 /* Its communicator is the object's: each use takes it, and fails if it was closed. */
 typedef struct PlanObject {
@@ -24,9 +27,10 @@ static Comm *take_comm(PyObject *module_or_type, PyObject *object) {
 /* (name or None, shape as text, elems, dims, bits, bucket_size); the texts are borrowed from the tuple. */
 static int parse_layer(PyObject *tuple, AllreduceLayer *layer) {
     long long elems, bucket;
-    if (!PyArg_ParseTuple(tuple, "zzLiiL:layer", &layer->name, &layer->shape, &elems, &layer->dims, &layer->bits,
-                          &bucket))
+    if (arguments_unpack(tuple, "zzLiiL;a layer is a tuple of 6", &layer->name, &layer->shape, &elems, &layer->dims,
+                         &layer->bits, &bucket) < 0) {
         return -1;
+    }
     layer->elems = elems;
     layer->bucket_size = bucket;
     return 0;
@@ -51,8 +55,9 @@ static int parse_options(PyObject *tuple, AllreduceOptions *o, AllreduceCosts *c
     unsigned long long seed;
     PyObject *costs_object;
     *o = allreduce_defaults();
-    if (!PyArg_ParseTuple(tuple, "iiiLLiipiipKidO:options", &type, &op, &o->bits, &bucket, &minimum, &codec, &rounding,
-                          &half, &o->spikes, &algorithm, &feedback, &seed, &o->threads, &o->timeout_s, &costs_object)) {
+    if (arguments_unpack(tuple, "iiiLLiipiipKidO;options are a tuple of 15", &type, &op, &o->bits, &bucket, &minimum,
+                         &codec, &rounding, &half, &o->spikes, &algorithm, &feedback, &seed, &o->threads, &o->timeout_s,
+                         &costs_object) < 0) {
         return -1;
     }
     o->type = (AllreduceType)type;
@@ -79,20 +84,19 @@ static Status create(Comm *comm, const AllreduceLayer *layers, int count, const 
     return status;
 }
 
-/* The plan of a list of layer tuples; NULL with an exception set. */
-static AllreducePlan *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject *list,
+/* The plan of a tuple of layer tuples; NULL with an exception set. */
+static AllreducePlan *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject *tuple,
                                 const AllreduceOptions *options) {
     AllreducePlan *plan = NULL;
     AllreduceLayer *layers = NULL;
-    Py_ssize_t count = PyList_GET_SIZE(list);
-    if (count > 1 << 24) return (void *)PyErr_Format(PyExc_ValueError, "%zd layers are too many", count);
+    Py_ssize_t count = PyTuple_GET_SIZE(tuple);
     ModuleState *state = module_state_of_type(type);
     Comm *comm = take_comm((PyObject *)type, comm_object);
     if (comm == NULL) return NULL;
     Status status = memory_calloc((size_t)count, sizeof *layers, &layers);
     if (status != STATUS_OK) errors_raise(state, status);
     for (Py_ssize_t i = 0; status == STATUS_OK && i < count; i++) {
-        if (parse_layer(PyList_GET_ITEM(list, i), &layers[i]) < 0) status = STATUS_ARGUMENT;
+        if (parse_layer(PyTuple_GET_ITEM(tuple, i), &layers[i]) < 0) status = STATUS_ARGUMENT;
     }
     if (status == STATUS_OK) {
         status = create(comm, layers, (int)count, options, &plan);
@@ -114,7 +118,10 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     if (!PyArg_ParseTuple(args, "OO!O!:AllreducePlan", &comm, &PyList_Type, &layers, &PyTuple_Type, &tuple))
         return NULL;
     if (parse_options(tuple, &options, &costs) < 0) return NULL;
-    AllreducePlan *plan = make_plan(type, comm, layers, &options);
+    PyObject *copy = arguments_tuple(layers, "layers", 0, MAX_LAYERS);
+    if (copy == NULL) return NULL;
+    AllreducePlan *plan = make_plan(type, comm, copy, &options);
+    Py_DECREF(copy);
     if (plan == NULL) return NULL;
     PlanObject *self = (PlanObject *)type->tp_alloc(type, 0);
     if (self == NULL) {
@@ -157,7 +164,7 @@ static unsigned type_mask(AllreduceType type) {
         [ALLREDUCE_I16] = ARRAY_I16, [ALLREDUCE_U16] = ARRAY_U16, [ALLREDUCE_I32] = ARRAY_I32,
         [ALLREDUCE_U32] = ARRAY_U32, [ALLREDUCE_I64] = ARRAY_I64, [ALLREDUCE_U64] = ARRAY_U64,
     };
-    return 1u << of[type];
+    return 1u << of[type] | ARRAY_UNALIGNED;
 }
 
 static Status run_plan(AllreducePlan *plan, void *data) {
@@ -325,7 +332,7 @@ static PyObject *check_replicas(PyObject *module, PyObject *args) {
     PyObject *comm_object, *array;
     ArrayView view;
     if (!PyArg_ParseTuple(args, "OO:allreduce_check_replicas", &comm_object, &array)) return NULL;
-    if (array_acquire(array, "array", 0, -1, false, &view) < 0) return NULL;
+    if (array_acquire(array, "array", ARRAY_UNALIGNED, -1, false, &view) < 0) return NULL;
     Comm *comm = take_comm(module, comm_object);
     Status status = STATUS_OK;
     if (comm != NULL) {

@@ -86,9 +86,18 @@ static int refuse_type(const char *argument, const Py_buffer *buffer, unsigned m
 
 static int check_view(const char *argument, unsigned mask, int ndim, ArrayView *view) {
     int type = type_of_buffer(&view->buffer);
-    if (type < 0 || (mask != 0 && (mask & (1u << type)) == 0)) return refuse_type(argument, &view->buffer, mask);
+    unsigned wanted = mask & ~ARRAY_UNALIGNED;
+    if (type < 0 || (wanted != 0 && (wanted & (1u << type)) == 0)) return refuse_type(argument, &view->buffer, wanted);
     if (view->buffer.ndim > ARRAY_MAX_DIMS || (ndim >= 0 && view->buffer.ndim != ndim)) {
         PyErr_Format(PyExc_ValueError, "%s must have %d dimensions, not %d", argument, ndim, view->buffer.ndim);
+        return -1;
+    }
+    size_t alignment = types[type].item_bytes > sizeof(double) ? sizeof(double) : types[type].item_bytes;
+    if ((mask & ARRAY_UNALIGNED) == 0 && (uintptr_t)view->buffer.buf % alignment != 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s is not aligned in memory: its address must be a multiple of %zu (copy() makes "
+                     "an array that is)",
+                     argument, alignment);
         return -1;
     }
     view->data = view->buffer.buf;
@@ -106,6 +115,10 @@ static int check_view(const char *argument, unsigned mask, int ndim, ArrayView *
 int array_acquire(PyObject *object, const char *argument, unsigned mask, int ndim, bool writable, ArrayView *out) {
     int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
     if (PyObject_GetBuffer(object, &out->buffer, flags) < 0) {
+        if (!PyErr_ExceptionMatches(PyExc_TypeError) && !PyErr_ExceptionMatches(PyExc_ValueError) &&
+            !PyErr_ExceptionMatches(PyExc_BufferError)) {
+            return -1;
+        }
         PyErr_Format(PyExc_TypeError,
                      "%s must be a C-contiguous%s array (numpy.ascontiguousarray makes one), not %.100s", argument,
                      writable ? ", writable" : "", Py_TYPE(object)->tp_name);

@@ -25,7 +25,8 @@ typedef enum ArrayType {
     ARRAY_TYPES
 } ArrayType;
 
-#define ARRAY_MAX_DIMS 64 /* as NumPy: a batch has one more than a field */
+#define ARRAY_UNALIGNED (1u << 31) /* with a mask of types: addresses that the type does not allow are fine, too */
+#define ARRAY_MAX_DIMS 64          /* as NumPy: a batch has one more than a field */
 
 /* Bytes an element takes. */
 size_t array_item_bytes(ArrayType type);
@@ -53,7 +54,8 @@ typedef struct ArrayView {
 } ArrayView;
 
 /* Takes a C-contiguous array of one of the types in the mask (bits 1 << ArrayType; 0 takes any) and of `ndim`
- * dimensions (-1 takes any). On failure returns -1 with an exception that names `argument`; nothing to release. */
+ * dimensions (-1 takes any), aligned unless the mask says ARRAY_UNALIGNED. On failure returns -1 with an exception that
+ * names `argument`; nothing to release. */
 int array_acquire(PyObject *object, const char *argument, unsigned types, int ndim, bool writable, ArrayView *out);
 void array_release(ArrayView *view);
 

@@ -5,7 +5,11 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/checked.h"
 #include "base/memory.h"
+#include "python/arguments.h"
+
+#define MAX_FIELDS UINT16_MAX /* more than any file has */
 
 static int no_memory(void) {
     PyErr_NoMemory();
@@ -71,14 +75,10 @@ static int spec_of(PyObject *item, BetonFieldSpec *spec) {
     Py_buffer arguments;
     PyObject *shape;
     long long threshold, pointer_offset, size_offset;
-    if (!PyTuple_Check(item)) {
-        PyErr_SetString(PyExc_TypeError, "a field's description must be a tuple");
-        return -1;
-    }
-    if (!PyArg_ParseTuple(item, "sssILidsO!IILLy*", &kind, &name, &write_mode, &spec->max_resolution, &threshold,
-                          &spec->jpeg_quality, &spec->compress_probability, &dtype, &PyTuple_Type, &shape,
-                          &spec->custom.record_bytes, &spec->custom.record_alignment, &pointer_offset, &size_offset,
-                          &arguments)) {
+    if (arguments_unpack(item, "sssILidsO!IILLy*;a field's description must be a tuple of 14", &kind, &name,
+                         &write_mode, &spec->max_resolution, &threshold, &spec->jpeg_quality,
+                         &spec->compress_probability, &dtype, &PyTuple_Type, &shape, &spec->custom.record_bytes,
+                         &spec->custom.record_alignment, &pointer_offset, &size_offset, &arguments) < 0) {
         return -1;
     }
     spec->smart_threshold = threshold;
@@ -99,17 +99,17 @@ static int spec_of(PyObject *item, BetonFieldSpec *spec) {
 }
 
 int beton_schema_of(ModuleState *state, PyObject *specs, BetonSchema **out, BetonFieldSpec **fields, size_t *count) {
-    PyObject *items = PySequence_Fast(specs, "the fields must be a sequence");
+    PyObject *items = arguments_tuple(specs, "fields", 0, MAX_FIELDS);
     BetonFieldSpec *own = NULL;
     int result = -1;
     if (items == NULL) return -1;
-    size_t size = (size_t)PySequence_Fast_GET_SIZE(items);
+    size_t size = (size_t)PyTuple_GET_SIZE(items);
     if (memory_calloc(size + 1, sizeof *own, &own) != STATUS_OK) {
         no_memory();
         goto done;
     }
     for (size_t i = 0; i < size; i++) {
-        if (spec_of(PySequence_Fast_GET_ITEM(items, (Py_ssize_t)i), &own[i]) < 0) goto done;
+        if (spec_of(PyTuple_GET_ITEM(items, (Py_ssize_t)i), &own[i]) < 0) goto done;
     }
     Status status = beton_schema_create(own, size, out);
     if (status != STATUS_OK) {
@@ -127,11 +127,11 @@ done:
 }
 
 int beton_customs_of(PyObject *specs, BetonCustom **out, size_t *count) {
-    PyObject *items = PySequence_Fast(specs, "custom fields must be a sequence");
+    PyObject *items = arguments_tuple(specs, "custom fields", 0, MAX_FIELDS);
     BetonCustom *own = NULL;
     int result = -1;
     if (items == NULL) return -1;
-    size_t size = (size_t)PySequence_Fast_GET_SIZE(items);
+    size_t size = (size_t)PyTuple_GET_SIZE(items);
     if (memory_calloc(size + 1, sizeof *own, &own) != STATUS_OK) {
         no_memory();
         goto done;
@@ -139,9 +139,8 @@ int beton_customs_of(PyObject *specs, BetonCustom **out, size_t *count) {
     for (size_t i = 0; i < size; i++) {
         const char *name;
         long long pointer_offset, size_offset;
-        PyObject *item = PySequence_Fast_GET_ITEM(items, (Py_ssize_t)i);
-        if (!PyArg_ParseTuple(item, "sIILL", &name, &own[i].record_bytes, &own[i].record_alignment, &pointer_offset,
-                              &size_offset) ||
+        if (arguments_unpack(PyTuple_GET_ITEM(items, (Py_ssize_t)i), "sIILL;a custom field must be a tuple of 5", &name,
+                             &own[i].record_bytes, &own[i].record_alignment, &pointer_offset, &size_offset) < 0 ||
             copy_name(name, own[i].name) < 0) {
             goto done;
         }
@@ -162,10 +161,12 @@ done:
 static int start(ValueBatch *batch, size_t count) {
     if (batch->objects == NULL && (batch->objects = PyList_New(0)) == NULL) return -1;
     if (count > batch->capacity) {
+        uint64_t values;
         memory_free(batch->values);
         batch->values = NULL;
         batch->capacity = 0;
-        if (memory_alloc(count * batch->num_fields, sizeof *batch->values, &batch->values) != STATUS_OK) {
+        if (!checked_mul(count, batch->num_fields, &values) ||
+            memory_alloc((size_t)values, sizeof *batch->values, &batch->values) != STATUS_OK) {
             return no_memory();
         }
         batch->capacity = count;
@@ -242,10 +243,7 @@ static int bytes_of(ValueBatch *batch, PyObject *object, BetonValue *value) {
 /* (record, data) */
 static int custom_of(ValueBatch *batch, const BetonFieldSpec *spec, PyObject *object, BetonValue *value) {
     PyObject *record, *data;
-    if (!PyTuple_Check(object) || !PyArg_ParseTuple(object, "OO", &record, &data)) {
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "a custom field's value is (record, data)");
-        return -1;
-    }
+    if (arguments_unpack(object, "OO;a custom field's value is a tuple (record, data)", &record, &data) < 0) return -1;
     if (data != Py_None && bytes_of(batch, data, value) < 0) return -1;
     const Py_buffer *buffer = hold_buffer(batch, record, PyBUF_SIMPLE);
     if (buffer == NULL) return -1;
@@ -302,14 +300,15 @@ static int refuse_exception(ValueBatch *batch, BetonValue *value, size_t field) 
     return result;
 }
 
+/* A list [field index or -1, reason]. */
 static int refused_row(ValueBatch *batch, PyObject *row, BetonValue *values) {
-    if (PyList_GET_SIZE(row) != 2) {
-        PyErr_SetString(PyExc_ValueError, "a refused sample is [field index or -1, reason]");
-        return -1;
-    }
-    Py_ssize_t field = PyLong_AsSsize_t(PyList_GET_ITEM(row, 0));
-    if (PyErr_Occurred()) return -1;
-    return refuse(batch, values, PyList_GET_ITEM(row, 1), (size_t)field < batch->num_fields ? field : -1);
+    Py_ssize_t field;
+    PyObject *reason, *tuple = arguments_tuple(row, "entries of a refused sample", 2, 2);
+    if (tuple == NULL) return -1;
+    int result = arguments_unpack(tuple, "nU;a refused sample is [field index or -1, reason]", &field, &reason);
+    if (result == 0) result = refuse(batch, values, reason, (size_t)field < batch->num_fields ? field : -1);
+    Py_DECREF(tuple);
+    return result;
 }
 
 static int take_row(ValueBatch *batch, PyObject *row, BetonValue *values) {
@@ -330,13 +329,15 @@ int value_batch_from_rows(ValueBatch *batch, PyObject *rows) {
         PyErr_SetString(PyExc_TypeError, "rows must be a list");
         return -1;
     }
-    size_t count = (size_t)PyList_GET_SIZE(rows);
-    if (start(batch, count) < 0) return -1;
-    for (size_t i = 0; i < count; i++) {
-        PyObject *row = PyList_GET_ITEM(rows, (Py_ssize_t)i);
-        if (take_row(batch, row, batch->values + i * batch->num_fields) < 0) return -1;
+    PyObject *tuple = arguments_tuple(rows, "rows", 0, PY_SSIZE_T_MAX);
+    if (tuple == NULL) return -1;
+    size_t count = (size_t)PyTuple_GET_SIZE(tuple);
+    int result = start(batch, count);
+    for (size_t i = 0; i < count && result == 0; i++) {
+        result = take_row(batch, PyTuple_GET_ITEM(tuple, (Py_ssize_t)i), batch->values + i * batch->num_fields);
     }
-    return 0;
+    Py_DECREF(tuple);
+    return result;
 }
 
 static int check_column(const BetonFieldSpec *spec, const Py_buffer *buffer, Py_ssize_t end) {
@@ -360,15 +361,21 @@ static int check_column(const BetonFieldSpec *spec, const Py_buffer *buffer, Py_
     return 0;
 }
 
-/* One column's values for all rows of the batch. */
-static int take_column(ValueBatch *batch, size_t field, PyObject *object, Py_ssize_t begin, Py_ssize_t end) {
+/* The buffer of a column that has rows up to `end`. */
+static int hold_column(ValueBatch *batch, size_t field, PyObject *object, Py_ssize_t end) {
     const BetonFieldSpec *spec = &batch->fields[field];
     if (spec->kind == BETON_BYTES || spec->kind == BETON_JSON || spec->kind == BETON_CUSTOM) {
         PyErr_Format(PyExc_TypeError, "field '%s' cannot be given as one array", spec->name);
         return -1;
     }
     const Py_buffer *buffer = hold_buffer(batch, object, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT);
-    if (buffer == NULL || check_column(spec, buffer, end) < 0) return -1;
+    return buffer == NULL ? -1 : check_column(spec, buffer, end);
+}
+
+/* One column's values for all rows of the batch. */
+static int take_column(ValueBatch *batch, size_t field, Py_ssize_t begin, Py_ssize_t end) {
+    const BetonFieldSpec *spec = &batch->fields[field];
+    const Py_buffer *buffer = &batch->buffers[field];
     BetonValue first = {.source = spec->kind == BETON_IMAGE ? BETON_SOURCE_PIXELS : BETON_SOURCE_BYTES};
     if (spec->kind == BETON_IMAGE) {
         Py_buffer one = *buffer;
@@ -395,9 +402,12 @@ int value_batch_from_arrays(ValueBatch *batch, PyObject *columns, Py_ssize_t beg
         PyErr_Format(PyExc_ValueError, "a tuple of %zu arrays and a range of rows were expected", batch->num_fields);
         return -1;
     }
-    if (start(batch, (size_t)(end - begin)) < 0) return -1;
     for (size_t i = 0; i < batch->num_fields; i++) {
-        if (take_column(batch, i, PyTuple_GET_ITEM(columns, (Py_ssize_t)i), begin, end) < 0) return -1;
+        if (hold_column(batch, i, PyTuple_GET_ITEM(columns, (Py_ssize_t)i), end) < 0) return -1;
+    }
+    if (start(batch, (size_t)(end - begin)) < 0) return -1; /* there are so many rows */
+    for (size_t i = 0; i < batch->num_fields; i++) {
+        if (take_column(batch, i, begin, end) < 0) return -1;
     }
     return 0;
 }

@@ -484,10 +484,10 @@ static PyObject *get_broken(PyObject *self, void *unused) {
 }
 
 static PyObject *node_of(PyObject *self, PyObject *argument) {
-    Comm *comm = open_comm(self);
-    if (comm == NULL) return NULL;
     long rank = PyLong_AsLong(argument);
     if (rank == -1 && PyErr_Occurred()) return NULL;
+    Comm *comm = open_comm(self);
+    if (comm == NULL) return NULL;
     if (rank < 0 || rank >= comm_size(comm)) {
         PyErr_Format(PyExc_IndexError, "no rank %ld among %d", rank, comm_size(comm));
         return NULL;

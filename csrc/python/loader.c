@@ -67,6 +67,20 @@ Loader *loader_object_claim(ModuleState *state, PyObject *object) {
 
 void loader_object_give(PyObject *object) { ((LoaderObject *)object)->busy = false; }
 
+/* For what may run Python code, which must not close the file meanwhile. */
+static int hold_reader(LoaderObject *self) {
+    if (self->reader == NULL) {
+        PyErr_SetString(PyExc_ValueError, "this Loader has been closed");
+        return -1;
+    }
+    if (self->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "this Loader is in use by another thread");
+        return -1;
+    }
+    self->busy = true;
+    return 0;
+}
+
 /* Runs a statement without the GIL while the loader is claimed. */
 #define WITHOUT_GIL(self, statement)                                                                                   \
     do {                                                                                                               \
@@ -245,10 +259,7 @@ static PyObject *loader_prepare(LoaderObject *self, PyObject *args, PyObject *kw
     ArrayView view = {0};
     bool viewed = false;
     LoaderConfig config = loader_config_default();
-    if (PyTuple_GET_SIZE(args) != 0 || self->loader != NULL || self->reader == NULL || self->busy) {
-        PyErr_SetString(PyExc_TypeError, "prepare() is called once, with keywords");
-        return NULL;
-    }
+    if (PyTuple_GET_SIZE(args) != 0) return PyErr_Format(PyExc_TypeError, "prepare() takes keywords only");
     if (take_config(kwargs, &outputs, &indices, &config) < 0) return NULL;
     if (memory_alloc(1, sizeof *spec, &spec) != STATUS_OK) return PyErr_NoMemory();
     if (loader_spec_parse(outputs, spec) < 0) goto done;
@@ -257,6 +268,10 @@ static PyObject *loader_prepare(LoaderObject *self, PyObject *args, PyObject *kw
         viewed = true;
         config.indices = view.data;
         config.index_count = (size_t)view.elems;
+    }
+    if (self->loader != NULL || self->reader == NULL || self->busy) {
+        PyErr_SetString(PyExc_TypeError, "prepare() is called once, on a Loader that is open");
+        goto done;
     }
     config.reader = self->reader;
     config.outputs = spec->outputs;
@@ -337,10 +352,11 @@ static PyObject *loader_next_(LoaderObject *self, PyObject *unused) {
     PyThreadState *state = PyEval_SaveThread();
     Status status = loader_next(loader, check_signals, &state, &batch);
     PyEval_RestoreThread(state);
+    PyObject *result = status != STATUS_OK ? raise_status((PyObject *)self, status)
+                       : batch == NULL     ? Py_NewRef(Py_None)
+                                           : wrap_batch(self, batch);
     self->busy = false;
-    if (status != STATUS_OK) return raise_status((PyObject *)self, status);
-    if (batch == NULL) Py_RETURN_NONE;
-    return wrap_batch(self, batch);
+    return result;
 }
 
 static PyObject *loader_stop_(LoaderObject *self, PyObject *unused) {
@@ -369,14 +385,17 @@ static PyObject *loader_gather_(LoaderObject *self, PyObject *args) {
     LoaderBatch *batch = NULL;
     if (!PyArg_ParseTuple(args, "OIp:gather", &ids, &epoch, &evaluate)) return NULL;
     if (array_acquire(ids, "ids", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0) return NULL;
+    PyObject *result = NULL;
     Loader *loader = claim(self);
     if (loader != NULL) {
-        WITHOUT_GIL(self, status = loader_gather(loader, view.data, (size_t)view.elems, epoch, evaluate != 0, &batch));
+        Py_BEGIN_ALLOW_THREADS;
+        status = loader_gather(loader, view.data, (size_t)view.elems, epoch, evaluate != 0, &batch);
+        Py_END_ALLOW_THREADS;
+        result = status == STATUS_OK ? wrap_batch(self, batch) : raise_status((PyObject *)self, status);
+        self->busy = false;
     }
     array_release(&view);
-    if (loader == NULL) return NULL;
-    if (status != STATUS_OK) return raise_status((PyObject *)self, status);
-    return wrap_batch(self, batch);
+    return result;
 }
 
 /* ---- what it is ---- */
@@ -419,11 +438,8 @@ static PyObject *loader_batches_(LoaderObject *self, PyObject *args) {
 
 static PyObject *loader_fields(LoaderObject *self, PyObject *unused) {
     (void)unused;
+    if (hold_reader(self) < 0) return NULL;
     const BetonReader *reader = self->reader;
-    if (reader == NULL) {
-        PyErr_SetString(PyExc_ValueError, "this Loader has been closed");
-        return NULL;
-    }
     PyObject *fields = PyDict_New();
     for (size_t i = 0; fields != NULL && i < beton_reader_num_fields(reader); i++) {
         const BetonField *field = beton_reader_field(reader, i);
@@ -431,6 +447,7 @@ static PyObject *loader_fields(LoaderObject *self, PyObject *unused) {
         if (kind == NULL || PyDict_SetItemString(fields, field->name, kind) < 0) Py_CLEAR(fields);
         Py_XDECREF(kind);
     }
+    self->busy = false;
     return fields;
 }
 

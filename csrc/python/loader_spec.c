@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "python/arguments.h"
+
 typedef struct Name {
     const char *name;
     int value;
@@ -35,9 +37,9 @@ static int parse_op(PyObject *item, AugmentOp *op) {
     const char *name;
     int kind, reflect, normalized;
     unsigned occurrence, list;
-    if (!PyArg_ParseTuple(item, "sIIfiiipp(ddd);an image operation is a tuple of 10", &name, &occurrence, &list,
-                          &op->probability, &op->padding, &op->height, &op->width, &reflect, &normalized, &op->fill[0],
-                          &op->fill[1], &op->fill[2]) ||
+    if (arguments_unpack(item, "sIIfiiipp(ddd);an image operation is a tuple of 10", &name, &occurrence, &list,
+                         &op->probability, &op->padding, &op->height, &op->width, &reflect, &normalized, &op->fill[0],
+                         &op->fill[1], &op->fill[2]) < 0 ||
         look_up(kinds, name, "image operation", &kind) < 0) {
         return -1;
     }
@@ -65,8 +67,8 @@ static int parse_normalize(PyObject *normalize, AugmentSpec *spec) {
     const char *type_name;
     int type;
     if (normalize == Py_None) return 0;
-    if (!PyArg_ParseTuple(normalize, "(ddd)(ddd)s;normalisation is a tuple of 3", &spec->mean[0], &spec->mean[1],
-                          &spec->mean[2], &spec->std[0], &spec->std[1], &spec->std[2], &type_name) ||
+    if (arguments_unpack(normalize, "(ddd)(ddd)s;normalisation is a tuple of 3", &spec->mean[0], &spec->mean[1],
+                         &spec->mean[2], &spec->std[0], &spec->std[1], &spec->std[2], &type_name) < 0 ||
         look_up(types, type_name, "image type", &type) < 0) {
         return -1;
     }
@@ -80,8 +82,8 @@ static int parse_image(PyObject *image, AugmentSpec *spec) {
     const char *type_name, *layout_name;
     int type, layout;
     *spec = (AugmentSpec){0};
-    if (!PyArg_ParseTuple(image, "O!Oss;an image output is a tuple of 4", &PyTuple_Type, &ops, &normalize, &type_name,
-                          &layout_name) ||
+    if (arguments_unpack(image, "O!Oss;an image output is a tuple of 4", &PyTuple_Type, &ops, &normalize, &type_name,
+                         &layout_name) < 0 ||
         look_up(types, type_name, "image type", &type) < 0 || look_up(layouts, layout_name, "layout", &layout) < 0 ||
         loader_spec_parse_ops(ops, spec) < 0 || parse_normalize(normalize, spec) < 0) {
         return -1;
@@ -108,8 +110,8 @@ int loader_spec_parse(PyObject *sequence, LoaderSpec *out) {
         const char *decoder_name;
         int decoder, fast;
         *output = (LoaderOutput){0};
-        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(sequence, i), "sspO;an output is a tuple of 4", &output->field,
-                              &decoder_name, &fast, &image) ||
+        if (arguments_unpack(PyTuple_GET_ITEM(sequence, i), "sspO;an output is a tuple of 4", &output->field,
+                             &decoder_name, &fast, &image) < 0 ||
             look_up(decoders, decoder_name, "decoder", &decoder) < 0) {
             return -1;
         }

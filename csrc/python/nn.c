@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "python/arguments.h"
 #include "python/array.h"
 
 ModelObject *nn_take_model(ModuleState *state, PyObject *object) {
@@ -25,10 +26,10 @@ void nn_leave(ModelObject *model) { model->busy = false; }
 static int parse_node(PyObject *item, NodeDesc *node) {
     const char *name;
     int kind, activation, init, frozen, bias, bias_init, pool_place, residual_place, scale;
-    if (!PyArg_ParseTuple(item, "isiiiiiiippiiiiipddd;a node is a tuple of 20", &kind, &name, &node->block, &activation,
-                          &node->out_channels, &init, &node->kernel, &node->stride, &node->padding, &frozen, &bias,
-                          &bias_init, &pool_place, &node->pool, &residual_place, &node->residual, &scale, &node->eps,
-                          &node->keep, &node->scale)) {
+    if (arguments_unpack(item, "isiiiiiiippiiiiipddd;a node is a tuple of 20", &kind, &name, &node->block, &activation,
+                         &node->out_channels, &init, &node->kernel, &node->stride, &node->padding, &frozen, &bias,
+                         &bias_init, &pool_place, &node->pool, &residual_place, &node->residual, &scale, &node->eps,
+                         &node->keep, &node->scale) < 0) {
         return -1;
     }
     if (strlen(name) >= sizeof node->name) {
@@ -49,19 +50,14 @@ static int parse_node(PyObject *item, NodeDesc *node) {
 }
 
 static int parse_desc(PyObject *nodes, ModelDesc *desc) {
-    PyObject *fast = PySequence_Fast(nodes, "nodes must be a sequence");
-    if (fast == NULL) return -1;
-    Py_ssize_t count = PySequence_Fast_GET_SIZE(fast);
+    PyObject *tuple = arguments_tuple(nodes, "nodes", 1, MODEL_MAX_NODES);
+    if (tuple == NULL) return -1;
     int result = 0;
-    if (count < 1 || count > MODEL_MAX_NODES) {
-        PyErr_Format(PyExc_ValueError, "a model has 1..%d nodes, not %zd", MODEL_MAX_NODES, count);
-        result = -1;
+    desc->count = (int)PyTuple_GET_SIZE(tuple);
+    for (int i = 0; i < desc->count && result == 0; i++) {
+        result = parse_node(PyTuple_GET_ITEM(tuple, i), &desc->nodes[i]);
     }
-    for (Py_ssize_t i = 0; i < count && result == 0; i++) {
-        result = parse_node(PySequence_Fast_GET_ITEM(fast, i), &desc->nodes[i]);
-    }
-    desc->count = (int)count;
-    Py_DECREF(fast);
+    Py_DECREF(tuple);
     return result;
 }
 
@@ -83,7 +79,6 @@ static const char *const precision_names[] = {"auto", "float32", "bfloat16", "fl
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     static char *names[] = {"nodes",       "image_channels", "backend",       "precision",
                             "convolution", "threads",        "deterministic", NULL};
-    static const int most = 64 * 1024;
     const char *backend = "cpu", *precision = "auto", *convolution = "auto";
     PyObject *nodes;
     ModelDesc desc = {.image_channels = 3};
@@ -101,7 +96,6 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     options.precision = (Precision)chosen_precision;
     options.convolution = (Convolution)method;
     options.deterministic = deterministic != 0;
-    if (options.threads > most) options.threads = most;
     ModelObject *self = (ModelObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
     Status status = model_create(&desc, &options, &self->model);
@@ -134,21 +128,33 @@ static PyObject *model_initialise_method(ModelObject *self, PyObject *seed) {
     Py_RETURN_NONE;
 }
 
-static PyObject *model_gradient_elems_method(ModelObject *self, PyObject *first_block) {
-    long block = PyLong_AsLong(first_block);
-    if (block == -1 && PyErr_Occurred()) return NULL;
-    int bounded = block < 0 ? 0 : block > 1 << 20 ? 1 << 20 : (int)block;
-    return PyLong_FromSize_t(model_gradient_elems(self->model, bounded));
+int nn_parse_block(PyObject *object, int *out) {
+    static const long most = 1 << 20;
+    long block = PyLong_AsLong(object);
+    if (block == -1 && PyErr_Occurred()) return -1;
+    *out = block < 0 ? 0 : block > most ? (int)most : (int)block;
+    return 0;
 }
 
-static PyObject *describe_layer(const Layer *layer) {
-    static const char *const kinds[] = {"filters", "bias", "norm_scale", "norm_bias", "linear"};
+static PyObject *model_gradient_elems_method(ModelObject *self, PyObject *first_block) {
+    int block;
+    if (nn_parse_block(first_block, &block) < 0) return NULL;
+    return PyLong_FromSize_t(model_gradient_elems(self->model, block));
+}
+
+PyObject *nn_layer_shape(const Layer *layer) {
     PyObject *shape = PyTuple_New(layer->ndim);
     for (int i = 0; shape != NULL && i < layer->ndim; i++) {
         PyObject *size = PyLong_FromLongLong(layer->shape[i]);
         if (size == NULL) Py_CLEAR(shape);
         if (size != NULL) PyTuple_SET_ITEM(shape, i, size);
     }
+    return shape;
+}
+
+static PyObject *describe_layer(const Layer *layer) {
+    static const char *const kinds[] = {"filters", "bias", "norm_scale", "norm_bias", "linear"};
+    PyObject *shape = nn_layer_shape(layer);
     if (shape == NULL) return NULL;
     return Py_BuildValue("(ssiiNNnn)", layer->name, kinds[layer->kind], layer->node, layer->block,
                          PyBool_FromLong(layer->trained), shape, (Py_ssize_t)layer->offset, (Py_ssize_t)layer->elems);

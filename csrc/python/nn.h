@@ -31,6 +31,12 @@ typedef struct PlanObject {
 ModelObject *nn_take_model(ModuleState *state, PyObject *object);
 PlanObject *nn_take_plan(ModuleState *state, PyObject *object);
 
+/* The sizes of a layer as a tuple; NULL with an exception. */
+PyObject *nn_layer_shape(const Layer *layer);
+
+/* A block's number, cut to the numbers that a model can have; 0, or -1 with an exception. */
+int nn_parse_block(PyObject *object, int *out);
+
 /* Marks the model as running; -1 with RuntimeError set if it is already. Both under the GIL. */
 int nn_enter(ModelObject *model);
 void nn_leave(ModelObject *model);

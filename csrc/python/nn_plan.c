@@ -1,6 +1,7 @@
 /* _cgxffcv.Plan: steps and evaluations of a model for one image size. */
 #include <string.h>
 
+#include "python/arguments.h"
 #include "python/array.h"
 #include "python/nn.h"
 
@@ -66,20 +67,15 @@ static int check_image_shape(const PlanObject *self, const ArrayView *view) {
 }
 
 static int parse_floats(PyObject *sequence, const char *argument, int count, float *to) {
-    PyObject *fast = PySequence_Fast(sequence, "mean and std must be sequences");
-    if (fast == NULL) return -1;
+    PyObject *tuple = arguments_tuple(sequence, argument, count, count);
+    if (tuple == NULL) return -1;
     int result = 0;
-    if (PySequence_Fast_GET_SIZE(fast) != count) {
-        PyErr_Format(PyExc_ValueError, "%s must have %d values, not %zd", argument, count,
-                     PySequence_Fast_GET_SIZE(fast));
-        result = -1;
-    }
     for (int i = 0; i < count && result == 0; i++) {
-        double value = PyFloat_AsDouble(PySequence_Fast_GET_ITEM(fast, i));
+        double value = PyFloat_AsDouble(PyTuple_GET_ITEM(tuple, i));
         if (value == -1.0 && PyErr_Occurred()) result = -1;
         to[i] = (float)value;
     }
-    Py_DECREF(fast);
+    Py_DECREF(tuple);
     return result;
 }
 
@@ -99,8 +95,8 @@ static int take_images(const PlanObject *self, PyObject *array, PyObject *mean, 
         PyErr_SetString(PyExc_ValueError, "images of uint8 need mean and std, in units of 0..255");
         goto fail;
     }
-    if (parse_floats(mean, "mean", self->channels, images->mean) < 0 ||
-        parse_floats(std, "std", self->channels, images->std) < 0) {
+    if (parse_floats(mean, "values of mean", self->channels, images->mean) < 0 ||
+        parse_floats(std, "values of std", self->channels, images->std) < 0) {
         goto fail;
     }
     return 0;
@@ -249,10 +245,13 @@ static PyObject *plan_read_method(PlanObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "i|p", &node, &gradient)) return NULL;
     Status status = plan_shape(self->plan, node, shape + 1);
     if (status != STATUS_OK) return fail(self, status);
+    if (nn_enter(self->model) < 0) return NULL;
     shape[0] = plan_count(self->plan);
     PyObject *array = array_new(ARRAY_F32, 4, shape);
-    if (array == NULL) return NULL;
-    status = plan_read(self->plan, node, gradient ? TENSOR_OUTPUT_GRADIENT : TENSOR_OUTPUT, array_data(array));
+    if (array != NULL) {
+        status = plan_read(self->plan, node, gradient ? TENSOR_OUTPUT_GRADIENT : TENSOR_OUTPUT, array_data(array));
+    }
+    nn_leave(self->model);
     if (status == STATUS_OK) return array;
     Py_DECREF(array);
     return fail(self, status);
@@ -262,7 +261,8 @@ static PyObject *plan_shape_method(PlanObject *self, PyObject *node) {
     int64_t shape[3];
     long index = PyLong_AsLong(node);
     if (index == -1 && PyErr_Occurred()) return NULL;
-    Status status = plan_shape(self->plan, index > MODEL_MAX_NODES ? MODEL_MAX_NODES : (int)index, shape);
+    bool some = index >= 0 && index < MODEL_MAX_NODES;
+    Status status = plan_shape(self->plan, some ? (int)index : MODEL_MAX_NODES, shape);
     if (status != STATUS_OK) return fail(self, status);
     return Py_BuildValue("(LLL)", (long long)shape[0], (long long)shape[1], (long long)shape[2]);
 }

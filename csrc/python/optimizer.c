@@ -5,9 +5,13 @@
 #include "base/memory.h"
 #include "nn/whiten.h"
 #include "optim/optim.h"
+#include "python/arguments.h"
 #include "python/array.h"
 #include "python/optimizer_gpu.h"
 #include "python/train.h"
+
+#define MAX_TENSORS (1 << 20)
+#define MAX_RATES (1 << 24) /* steps whose rates are loaded at once */
 
 typedef struct OptimizerObject {
     PyObject_HEAD Optim *optim; /* owned */
@@ -18,55 +22,46 @@ typedef struct OptimizerObject {
     bool busy; /* a call is running without the GIL */
 } OptimizerObject;
 
-int train_parse_groups(PyObject *sequence, OptimGroup groups[TRAIN_MAX_GROUPS]) {
-    PyObject *fast = PySequence_Fast(sequence, "groups must be a sequence");
-    if (fast == NULL) return -1;
-    Py_ssize_t count = PySequence_Fast_GET_SIZE(fast);
-    if (count < 1 || count > TRAIN_MAX_GROUPS) {
-        PyErr_Format(PyExc_ValueError, "there must be 1 to %d optimizer groups, not %zd", TRAIN_MAX_GROUPS, count);
-        count = -1;
+int train_parse_group(PyObject *item, OptimGroup *g) {
+    int rule;
+    if (arguments_unpack(item, "iffiffff;an optimizer group is a tuple of 8", &rule, &g->momentum, &g->decay,
+                         &g->iterations, &g->a, &g->b, &g->c, &g->epsilon) < 0) {
+        return -1;
     }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        OptimGroup *g = &groups[i];
-        int rule;
-        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(fast, i), "iffiffff;an optimizer group is a tuple of 8", &rule,
-                              &g->momentum, &g->decay, &g->iterations, &g->a, &g->b, &g->c, &g->epsilon)) {
-            count = -1;
-            break;
-        }
-        g->rule = (OptimRule)rule;
-    }
-    Py_DECREF(fast);
-    return (int)count;
+    g->rule = (OptimRule)rule;
+    return 0;
 }
 
-int train_parse_rates(PyObject *sequence, int count, OptimRate rates[TRAIN_MAX_GROUPS]) {
-    PyObject *fast = PySequence_Fast(sequence, "rates must be a sequence");
-    if (fast == NULL) return -1;
+static int parse_groups(PyObject *sequence, OptimGroup groups[TRAIN_MAX_GROUPS]) {
+    PyObject *tuple = arguments_tuple(sequence, "optimizer groups", 1, TRAIN_MAX_GROUPS);
+    if (tuple == NULL) return -1;
+    int count = (int)PyTuple_GET_SIZE(tuple);
+    for (int i = 0; i < count; i++) {
+        if (train_parse_group(PyTuple_GET_ITEM(tuple, i), &groups[i]) < 0) count = -1;
+    }
+    Py_DECREF(tuple);
+    return count;
+}
+
+static int parse_rates(PyObject *sequence, int count, OptimRate rates[TRAIN_MAX_GROUPS]) {
+    PyObject *tuple = arguments_tuple(sequence, "rates, one for each group", count, count);
+    if (tuple == NULL) return -1;
     int result = 0;
-    if (PySequence_Fast_GET_SIZE(fast) != count) {
-        PyErr_Format(PyExc_ValueError, "rates must have one entry for each of %d groups, not %zd", count,
-                     PySequence_Fast_GET_SIZE(fast));
-        result = -1;
-    }
     for (int i = 0; i < count && result == 0; i++) {
-        int active, project;
-        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(fast, i), "fpp;a rate is a tuple (rate, active, project)",
-                              &rates[i].rate, &active, &project)) {
-            result = -1;
-        } else {
-            rates[i].active = active != 0;
-            rates[i].project = project != 0;
-        }
+        int active = 0, project = 0;
+        result = arguments_unpack(PyTuple_GET_ITEM(tuple, i), "fpp;a rate is a tuple (rate, active, project)",
+                                  &rates[i].rate, &active, &project);
+        rates[i].active = active != 0;
+        rates[i].project = project != 0;
     }
-    Py_DECREF(fast);
+    Py_DECREF(tuple);
     return result;
 }
 
 static int take_tensor(OptimizerObject *self, PyObject *item, OptimTensor *tensor) {
     PyObject *value, *gradient;
-    if (!PyArg_ParseTuple(item, "OOi;a tensor is a tuple (value, gradient, group)", &value, &gradient,
-                          &tensor->group)) {
+    if (arguments_unpack(item, "OOi;a tensor is a tuple (value, gradient, group)", &value, &gradient, &tensor->group) <
+        0) {
         return -1;
     }
     ArrayView *v = &self->views[self->view_count];
@@ -98,15 +93,15 @@ static int optimizer_fill(OptimizerObject *self, PyObject *type, PyObject *group
     OptimTensor *tensors = NULL;
     int result = -1;
     Status status = STATUS_OK;
-    self->group_count = train_parse_groups(groups_in, groups);
+    self->group_count = parse_groups(groups_in, groups);
     if (self->group_count < 0) return -1;
-    PyObject *fast = PySequence_Fast(tensors_in, "tensors must be a sequence");
-    if (fast == NULL) return -1;
-    Py_ssize_t count = PySequence_Fast_GET_SIZE(fast);
+    PyObject *tuple = arguments_tuple(tensors_in, "tensors", 0, MAX_TENSORS);
+    if (tuple == NULL) return -1;
+    Py_ssize_t count = PyTuple_GET_SIZE(tuple);
     TRY_GOTO(memory_calloc((size_t)count + 1, sizeof *tensors, &tensors));
     TRY_GOTO(memory_calloc(2 * (size_t)count + 1, sizeof *self->views, &self->views));
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (take_tensor(self, PySequence_Fast_GET_ITEM(fast, i), &tensors[i]) < 0) goto done;
+        if (take_tensor(self, PyTuple_GET_ITEM(tuple, i), &tensors[i]) < 0) goto done;
     }
     TRY_GOTO(pool_create(threads, &self->pool));
     TRY_GOTO(create_optim(self, groups, tensors, (int)count, gpu));
@@ -114,7 +109,7 @@ static int optimizer_fill(OptimizerObject *self, PyObject *type, PyObject *group
 done:
     if (status != STATUS_OK) errors_raise(module_state_of_type((PyTypeObject *)type), status);
     memory_free(tensors);
-    Py_DECREF(fast);
+    Py_DECREF(tuple);
     return result;
 }
 
@@ -175,7 +170,7 @@ static Status run_step(OptimizerObject *self, const OptimRate *rates) {
 static PyObject *optimizer_step(OptimizerObject *self, PyObject *rates_in) {
     OptimRate rates[TRAIN_MAX_GROUPS];
     Status status;
-    if (train_parse_rates(rates_in, self->group_count, rates) < 0 || enter(self) < 0) return NULL;
+    if (parse_rates(rates_in, self->group_count, rates) < 0 || enter(self) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = run_step(self, rates);
     Py_END_ALLOW_THREADS;
@@ -194,7 +189,7 @@ static PyObject *optimizer_finite(OptimizerObject *self, PyObject *args, PyObjec
     bool finite = false;
     Status status;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "|O", names, &rates_in)) return NULL;
-    if (rates_in != Py_None && train_parse_rates(rates_in, self->group_count, rates) < 0) return NULL;
+    if (rates_in != Py_None && parse_rates(rates_in, self->group_count, rates) < 0) return NULL;
     if (enter(self) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = run_finite(self, rates_in == Py_None ? NULL : rates, &finite);
@@ -208,13 +203,13 @@ static PyObject *optimizer_finite(OptimizerObject *self, PyObject *args, PyObjec
 static PyObject *optimizer_load_rates(OptimizerObject *self, PyObject *table) {
     Status status = STATUS_OK;
     OptimRate *rates = NULL;
-    PyObject *result = NULL, *fast = PySequence_Fast(table, "the table of rates must be a sequence");
-    if (fast == NULL) return NULL;
-    Py_ssize_t steps = PySequence_Fast_GET_SIZE(fast);
+    PyObject *result = NULL, *tuple = arguments_tuple(table, "steps in the table of rates", 0, MAX_RATES);
+    if (tuple == NULL) return NULL;
+    Py_ssize_t steps = PyTuple_GET_SIZE(tuple);
     TRY_GOTO(memory_calloc((size_t)steps + 1, TRAIN_MAX_GROUPS * sizeof *rates, &rates));
     for (Py_ssize_t i = 0; i < steps; i++) {
         OptimRate *row = rates + i * self->group_count;
-        if (train_parse_rates(PySequence_Fast_GET_ITEM(fast, i), self->group_count, row) < 0) goto done;
+        if (parse_rates(PyTuple_GET_ITEM(tuple, i), self->group_count, row) < 0) goto done;
     }
     if (enter(self) < 0) goto done;
     Py_BEGIN_ALLOW_THREADS;
@@ -226,7 +221,7 @@ static PyObject *optimizer_load_rates(OptimizerObject *self, PyObject *table) {
 done:
     if (status != STATUS_OK) errors_raise(module_state_of_type(Py_TYPE(self)), status);
     memory_free(rates);
-    Py_DECREF(fast);
+    Py_DECREF(tuple);
     return result;
 }
 
@@ -240,19 +235,15 @@ static Status run_scheduled(OptimizerObject *self, int32_t step, const bool *ena
 static int parse_enabled(OptimizerObject *self, PyObject *sequence, bool enabled[TRAIN_MAX_GROUPS]) {
     for (int i = 0; i < self->group_count; i++) enabled[i] = true;
     if (sequence == Py_None) return 0;
-    PyObject *fast = PySequence_Fast(sequence, "enabled must be a sequence");
-    if (fast == NULL) return -1;
+    PyObject *tuple =
+        arguments_tuple(sequence, "entries of enabled, one for each group", self->group_count, self->group_count);
+    if (tuple == NULL) return -1;
     int truth = 0;
-    if (PySequence_Fast_GET_SIZE(fast) != self->group_count) {
-        PyErr_Format(PyExc_ValueError, "enabled must have one entry for each of %d groups, not %zd", self->group_count,
-                     PySequence_Fast_GET_SIZE(fast));
-        truth = -1;
-    }
     for (int i = 0; i < self->group_count && truth >= 0; i++) {
-        truth = PyObject_IsTrue(PySequence_Fast_GET_ITEM(fast, i));
+        truth = PyObject_IsTrue(PyTuple_GET_ITEM(tuple, i));
         enabled[i] = truth > 0;
     }
-    Py_DECREF(fast);
+    Py_DECREF(tuple);
     return truth < 0 ? -1 : 0;
 }
 

@@ -1,18 +1,20 @@
 /* The quantiser on arrays. cgxffcv/allreduce.py is its typed surface; numbers come in checked by name there. */
 #include "python/quantize.h"
 
+#include "python/arguments.h"
+
 #define BIG_ELEMS 16384 /* from here on the interpreter lock is released */
 
 unsigned quant_type_mask(QuantType type) {
     static const unsigned masks[] = {1u << ARRAY_F32, 1u << ARRAY_F16, 1u << ARRAY_U16};
-    return masks[type];
+    return masks[type] | ARRAY_UNALIGNED;
 }
 
 int quant_spec_parse(PyObject *module, PyObject *tuple, QuantSpec *spec) {
     int type, codec, rounding, half;
     long long bucket_size;
-    if (!PyArg_ParseTuple(tuple, "iLiiipi:spec", &spec->bits, &bucket_size, &type, &codec, &rounding, &half,
-                          &spec->spikes)) {
+    if (arguments_unpack(tuple, "iLiiipi;a spec is a tuple of 7", &spec->bits, &bucket_size, &type, &codec, &rounding,
+                         &half, &spec->spikes) < 0) {
         return -1;
     }
     spec->bucket_size = bucket_size;
@@ -73,8 +75,7 @@ static Status run_job(const Job *job, int threads) {
 
 static PyObject *finish_job(PyObject *module, const Job *job, int threads) {
     Status status;
-    if (threads < 1 || threads > 1024)
-        return PyErr_Format(PyExc_ValueError, "threads must be 1..1024, not %d", threads);
+    if (threads < 1) return PyErr_Format(PyExc_ValueError, "threads must be at least 1, not %d", threads);
     if (job->elems >= BIG_ELEMS) {
         Py_BEGIN_ALLOW_THREADS;
         status = run_job(job, threads);
@@ -151,7 +152,7 @@ static PyObject *dequantize_array(PyObject *module, PyObject *args) {
     if (array_acquire(wire_array, "wire", 1u << ARRAY_U8, 1, false, &wire) < 0) return NULL;
     if (array_acquire(out_array, "out", quant_type_mask(target.type), -1, true, &out) < 0) goto release_wire;
     bool add = accumulate_array != Py_None;
-    if (add && array_acquire(accumulate_array, "accumulate", 1u << ARRAY_F32, -1, false, &accumulate) < 0) {
+    if (add && array_acquire(accumulate_array, "accumulate", quant_type_mask(QUANT_F32), -1, false, &accumulate) < 0) {
         goto release_out;
     }
     target.to = out.data;

@@ -24,9 +24,9 @@ static PyObject *finish(ResidentObject *self, Status status) {
     return status == STATUS_OK ? Py_NewRef(Py_None) : trainer_raise(self->trainer, status);
 }
 
-/* Around what runs without the GIL. */
-static void enter(ResidentObject *self) { self->trainer->model_object->busy = true; }
-static void leave(ResidentObject *self) { self->trainer->model_object->busy = false; }
+/* Around what runs without the GIL, after the arguments have been taken; 0, or -1 with an exception. */
+static int enter(ResidentObject *self) { return ready(self) < 0 ? -1 : trainer_enter(self->trainer); }
+static void leave(ResidentObject *self) { trainer_leave(self->trainer); }
 
 /* ---- construction ---- */
 
@@ -37,7 +37,7 @@ static int parse_config(ModuleState *state, PyObject *args, TrainerObject **trai
     AugmentSpec spec = {0};
     if (!PyArg_ParseTuple(args, "OO!Kp", &trainer_in, &PyTuple_Type, &ops, &seed, &graphs)) return -1;
     *trainer = trainer_take(state, trainer_in);
-    if (*trainer == NULL || trainer_ready(*trainer) < 0 || loader_spec_parse_ops(ops, &spec) < 0) return -1;
+    if (*trainer == NULL || loader_spec_parse_ops(ops, &spec) < 0) return -1;
     if (spec.op_count > GATHER_MAX_OPS) {
         PyErr_Format(PyExc_ValueError, "at most %d image operations can be done on the GPU, not %d", GATHER_MAX_OPS,
                      spec.op_count);
@@ -64,7 +64,10 @@ static PyObject *resident_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     ResidentObject *self = (ResidentObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
     self->trainer = (TrainerObject *)Py_NewRef(trainer);
-    enter(self);
+    if (trainer_enter(trainer) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
     Py_BEGIN_ALLOW_THREADS;
     status = resident_create(trainer->trainer, &config, &self->resident);
     Py_END_ALLOW_THREADS;
@@ -79,9 +82,10 @@ static PyObject *resident_new(PyTypeObject *type, PyObject *args, PyObject *keyw
 }
 
 static void resident_free(ResidentObject *self) {
-    if (self->resident != NULL) self->trainer->residents--;
-    resident_destroy(self->resident);
+    Resident *resident = self->resident;
     self->resident = NULL;
+    resident_destroy(resident);
+    if (resident != NULL) self->trainer->residents--;
 }
 
 static void resident_dealloc(ResidentObject *self) {
@@ -115,8 +119,7 @@ static PyObject *begin_method(ResidentObject *self, PyObject *args) {
     long long count;
     ResidentSet set;
     Status status;
-    if (!PyArg_ParseTuple(args, "iL", &which, &count) || ready(self) < 0 || parse_set(which, &set) < 0) return NULL;
-    enter(self);
+    if (!PyArg_ParseTuple(args, "iL", &which, &count) || parse_set(which, &set) < 0 || enter(self) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = resident_begin_load(self->resident, set, count);
     Py_END_ALLOW_THREADS;
@@ -143,8 +146,7 @@ static int check_part(const TrainerObject *self, const ArrayView *images, const 
 static PyObject *put_arrays(ResidentObject *self, ResidentSet set, const ArrayView *images, const ArrayView *labels,
                             const ArrayView *ids) {
     Status status;
-    if (check_part(self->trainer, images, labels, ids) < 0) return NULL;
-    enter(self);
+    if (check_part(self->trainer, images, labels, ids) < 0 || enter(self) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = resident_put(self->resident, set, images->data, labels->data, ids->data, images->shape[0]);
     Py_END_ALLOW_THREADS;
@@ -158,7 +160,7 @@ static PyObject *put_method(ResidentObject *self, PyObject *args) {
     ArrayView images, labels, ids;
     ResidentSet set;
     if (!PyArg_ParseTuple(args, "iOOO", &which, &images_in, &labels_in, &ids_in)) return NULL;
-    if (ready(self) < 0 || parse_set(which, &set) < 0) return NULL;
+    if (parse_set(which, &set) < 0) return NULL;
     if (array_acquire(images_in, "images", 1u << ARRAY_U8, 4, false, &images) < 0) return NULL;
     if (array_acquire(labels_in, "labels", 1u << ARRAY_I64, -1, false, &labels) < 0) goto no_labels;
     if (array_acquire(ids_in, "ids", 1u << ARRAY_I64, -1, false, &ids) < 0) goto no_ids;
@@ -175,8 +177,7 @@ static PyObject *drop_method(ResidentObject *self, PyObject *args) {
     int which;
     ResidentSet set;
     Status status;
-    if (!PyArg_ParseTuple(args, "i", &which) || ready(self) < 0 || parse_set(which, &set) < 0) return NULL;
-    enter(self);
+    if (!PyArg_ParseTuple(args, "i", &which) || parse_set(which, &set) < 0 || enter(self) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = resident_drop(self->resident, set);
     Py_END_ALLOW_THREADS;
@@ -190,9 +191,8 @@ static PyObject *whiten_method(ResidentObject *self, PyObject *args) {
     double epsilon;
     ResidentSet set;
     Status status;
-    if (!PyArg_ParseTuple(args, "iLd", &which, &count, &epsilon) || ready(self) < 0) return NULL;
-    if (parse_set(which, &set) < 0) return NULL;
-    enter(self);
+    if (!PyArg_ParseTuple(args, "iLd", &which, &count, &epsilon) || parse_set(which, &set) < 0) return NULL;
+    if (enter(self) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = resident_whiten(self->resident, set, count, epsilon);
     Py_END_ALLOW_THREADS;
@@ -266,9 +266,9 @@ no_records:
 
 /* The steps that the arrays have room for, or -1 with an exception. */
 static int64_t count_steps(const TrainerObject *self, const RunArrays *arrays) {
-    int64_t steps = arrays->records.shape[0], batch = self->batch, images = steps * batch;
+    int64_t steps = arrays->records.shape[0], images = steps <= INT32_MAX ? steps * self->batch : -1;
     int64_t given = arrays->from.loader != NULL ? images : arrays->from.places.elems;
-    bool fits = arrays->records.shape[1] == RECORD_FIELDS && steps <= INT32_MAX && given == images;
+    bool fits = arrays->records.shape[1] == RECORD_FIELDS && steps <= INT32_MAX && given == images && images >= 0;
     if (fits && (!arrays->with_losses || arrays->losses.elems == images)) return steps;
     PyErr_Format(PyExc_ValueError,
                  "records must have the shape (steps, %d), order and losses steps x %d entries, not (%lld, %lld), %lld",
@@ -277,28 +277,28 @@ static int64_t count_steps(const TrainerObject *self, const RunArrays *arrays) {
 }
 
 static PyObject *run_method(ResidentObject *self, PyObject *args) {
-    PyObject *source, *records, *losses;
+    PyObject *source, *records, *losses, *result = NULL;
     unsigned epoch;
     int done = 0;
     RunArrays arrays;
     TrainerStep *steps = NULL;
     Status status = STATUS_OK;
-    if (!PyArg_ParseTuple(args, "OIOO", &source, &epoch, &records, &losses) || ready(self) < 0) return NULL;
+    if (!PyArg_ParseTuple(args, "OIOO", &source, &epoch, &records, &losses)) return NULL;
     if (acquire_run(module_state_of_type(Py_TYPE(self)), source, records, losses, &arrays) < 0) return NULL;
     int64_t count = count_steps(self->trainer, &arrays);
     if (count >= 0 && (steps = PyMem_Calloc((size_t)count + 1, sizeof *steps)) == NULL) PyErr_NoMemory();
-    if (steps != NULL) {
-        enter(self);
+    if (steps != NULL && enter(self) == 0) {
         Py_BEGIN_ALLOW_THREADS;
         status = resident_run(self->resident, &arrays.from.source, (int)count, epoch, steps,
                               arrays.with_losses ? arrays.losses.data : NULL, &done);
         Py_END_ALLOW_THREADS;
         leave(self);
         write_records(steps, done, arrays.records.data);
+        result = finish(self, status);
     }
     release_run(&arrays);
     PyMem_Free(steps);
-    return steps == NULL ? NULL : finish(self, status);
+    return result;
 }
 
 static PyObject *evaluate_method(ResidentObject *self, PyObject *args) {
@@ -310,7 +310,7 @@ static PyObject *evaluate_method(ResidentObject *self, PyObject *args) {
     TrainerView views[TRAINER_MAX_VIEWS];
     Status status = STATUS_OK;
     if (!PyArg_ParseTuple(args, "iOLO", &which, &places_in, &count, &views_in)) return NULL;
-    if (ready(self) < 0 || parse_set(which, &set) < 0) return NULL;
+    if (parse_set(which, &set) < 0) return NULL;
     int view_count = trainer_parse_views(views_in, views);
     if (view_count < 0) return NULL;
     bool chosen = places_in != Py_None;
@@ -318,9 +318,9 @@ static PyObject *evaluate_method(ResidentObject *self, PyObject *args) {
     if (chosen) count = places.elems;
     const int64_t shape[2] = {count < 0 ? 0 : count, self->trainer->classes};
     out = array_new(ARRAY_F32, 2, shape);
+    if (out != NULL && enter(self) < 0) Py_CLEAR(out);
     if (out != NULL) {
         float *logits = array_data(out);
-        enter(self);
         Py_BEGIN_ALLOW_THREADS;
         status = resident_evaluate(self->resident, set, chosen ? places.data : NULL, count, views, view_count, logits);
         Py_END_ALLOW_THREADS;
@@ -337,7 +337,7 @@ static PyObject *evaluate_fed_method(ResidentObject *self, PyObject *args) {
     long long count;
     TrainerView views[TRAINER_MAX_VIEWS];
     Status status = STATUS_OK;
-    if (!PyArg_ParseTuple(args, "OLO", &loader_in, &count, &views_in) || ready(self) < 0) return NULL;
+    if (!PyArg_ParseTuple(args, "OLO", &loader_in, &count, &views_in)) return NULL;
     int view_count = trainer_parse_views(views_in, views);
     if (view_count < 0) return NULL;
     Loader *loader = loader_object_claim(module_state_of_type(Py_TYPE(self)), loader_in);
@@ -345,11 +345,10 @@ static PyObject *evaluate_fed_method(ResidentObject *self, PyObject *args) {
     const int64_t shape[2] = {count < 0 ? 0 : count, self->trainer->classes};
     logits = array_new(ARRAY_F32, 2, shape);
     labels = array_new(ARRAY_I64, 1, shape);
-    bool made = logits != NULL && labels != NULL;
+    bool made = logits != NULL && labels != NULL && enter(self) == 0;
     if (made) {
         float *to = array_data(logits);
         int64_t *to_labels = array_data(labels);
-        enter(self);
         Py_BEGIN_ALLOW_THREADS;
         status = resident_evaluate_fed(self->resident, loader, count, views, view_count, to, to_labels);
         Py_END_ALLOW_THREADS;
@@ -367,17 +366,16 @@ static PyObject *look_method(ResidentObject *self, PyObject *args) {
     unsigned epoch;
     SourceArgument from;
     Status status = STATUS_OK;
-    if (!PyArg_ParseTuple(args, "OI", &source, &epoch) || ready(self) < 0) return NULL;
+    if (!PyArg_ParseTuple(args, "OI", &source, &epoch)) return NULL;
     if (acquire_source(module_state_of_type(Py_TYPE(self)), source, &from) < 0) return NULL;
     int64_t batch = self->trainer->batch, given = from.loader != NULL ? batch : from.places.elems;
     const int64_t shape[4] = {given > batch ? batch + 1 : given, self->trainer->side, self->trainer->side, 3};
     images = array_new(ARRAY_U8, 4, shape);
     labels = array_new(ARRAY_I64, 1, shape);
-    bool made = images != NULL && labels != NULL;
+    bool made = images != NULL && labels != NULL && enter(self) == 0;
     if (made) {
         uint8_t *to = array_data(images);
         int64_t *to_labels = array_data(labels);
-        enter(self);
         Py_BEGIN_ALLOW_THREADS;
         status = resident_look(self->resident, &from.source, (int)shape[0], epoch, to, to_labels);
         Py_END_ALLOW_THREADS;

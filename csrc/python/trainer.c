@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "python/arguments.h"
 #include "python/array.h"
 #include "python/comm.h"
 #include "python/train.h"
@@ -10,10 +11,12 @@
 #define MAX_SPECIAL 64
 
 static void trainer_free(TrainerObject *self) {
-    trainer_destroy(self->trainer);
-    reducer_destroy(self->reducer);
+    Trainer *trainer = self->trainer;
+    Reducer *reducer = self->reducer;
     self->trainer = NULL;
     self->reducer = NULL;
+    trainer_destroy(trainer);
+    reducer_destroy(reducer);
     if (self->comm_object != NULL) comm_object_give(self->comm_object);
     self->model = NULL;
     Py_CLEAR(self->comm_object);
@@ -38,6 +41,14 @@ int trainer_ready(const TrainerObject *self) {
     return 0;
 }
 
+int trainer_enter(TrainerObject *self) {
+    if (trainer_ready(self) < 0) return -1;
+    self->model_object->busy = true;
+    return 0;
+}
+
+void trainer_leave(TrainerObject *self) { self->model_object->busy = false; }
+
 PyObject *trainer_raise(TrainerObject *self, Status status) {
     return errors_raise(module_state_of_type(Py_TYPE(self)), status);
 }
@@ -45,75 +56,58 @@ PyObject *trainer_raise(TrainerObject *self, Status status) {
 /* --- construction ----------------------------------------------------------------------------------------------- */
 
 static int parse_points(PyObject *sequence, Schedule *schedule) {
-    PyObject *fast = PySequence_Fast(sequence, "points must be a sequence");
-    if (fast == NULL) return -1;
-    Py_ssize_t count = PySequence_Fast_GET_SIZE(fast);
+    PyObject *tuple = arguments_tuple(sequence, "points of a schedule", 0, SCHEDULE_MAX_POINTS);
+    if (tuple == NULL) return -1;
     int result = 0;
-    if (count > SCHEDULE_MAX_POINTS) {
-        PyErr_Format(PyExc_ValueError, "a schedule has at most %d points, not %zd", SCHEDULE_MAX_POINTS, count);
-        result = -1;
-    }
-    for (Py_ssize_t i = 0; i < count && result == 0; i++) {
+    schedule->count = (int)PyTuple_GET_SIZE(tuple);
+    for (int i = 0; i < schedule->count && result == 0; i++) {
         SchedulePoint *point = &schedule->points[i];
-        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(fast, i), "dd;a point is (step, factor)", &point->step,
-                              &point->factor)) {
-            result = -1;
-        }
+        result = arguments_unpack(PyTuple_GET_ITEM(tuple, i), "dd;a point is a tuple (step, factor)", &point->step,
+                                  &point->factor);
     }
-    schedule->count = (int)count;
-    Py_DECREF(fast);
+    Py_DECREF(tuple);
     return result;
 }
 
 /* Each group: (rule, base, points, first step, end step, mask of kinds, first block, end block). */
+static int parse_group(PyObject *item, TrainerGroup *group) {
+    PyObject *rule, *points;
+    long long first, end;
+    if (arguments_unpack(item, "OdOLLIii;a group is a tuple of 8", &rule, &group->schedule.base, &points, &first, &end,
+                         &group->kinds, &group->first_block, &group->end_block) < 0) {
+        return -1;
+    }
+    group->schedule.first_step = first;
+    group->schedule.end_step = end;
+    return train_parse_group(rule, &group->rule) < 0 ? -1 : parse_points(points, &group->schedule);
+}
+
 static int parse_groups(PyObject *sequence, TrainerConfig *config) {
-    OptimGroup rules[TRAIN_MAX_GROUPS];
-    PyObject *rule_list = PyList_New(0), *fast = PySequence_Fast(sequence, "groups must be a sequence");
-    int result = rule_list == NULL || fast == NULL ? -1 : 0;
-    for (Py_ssize_t i = 0; result == 0 && i < PySequence_Fast_GET_SIZE(fast); i++) {
-        PyObject *rule, *points;
-        TrainerGroup spare, *group = i < TRAINER_MAX_GROUPS ? &config->groups[i] : &spare;
-        long long first, end;
-        result = PyArg_ParseTuple(PySequence_Fast_GET_ITEM(fast, i), "OdOLLIii;a group is a tuple of 8", &rule,
-                                  &group->schedule.base, &points, &first, &end, &group->kinds, &group->first_block,
-                                  &group->end_block)
-                     ? PyList_Append(rule_list, rule)
-                     : -1;
-        if (result == 0) result = parse_points(points, &group->schedule);
-        group->schedule.first_step = first;
-        group->schedule.end_step = end;
+    PyObject *tuple = arguments_tuple(sequence, "groups", 1, TRAINER_MAX_GROUPS);
+    if (tuple == NULL) return -1;
+    int result = 0;
+    config->group_count = (int)PyTuple_GET_SIZE(tuple);
+    for (int i = 0; i < config->group_count && result == 0; i++) {
+        result = parse_group(PyTuple_GET_ITEM(tuple, i), &config->groups[i]);
     }
-    if (result == 0) {
-        config->group_count = train_parse_groups(rule_list, rules);
-        if (config->group_count < 0) result = -1;
-    }
-    for (int i = 0; result == 0 && i < config->group_count; i++) config->groups[i].rule = rules[i];
-    Py_XDECREF(rule_list);
-    Py_XDECREF(fast);
+    Py_DECREF(tuple);
     return result;
 }
 
 /* Each phase: (first step, side, first block). */
 static int parse_phases(PyObject *sequence, TrainerConfig *config) {
-    PyObject *fast = PySequence_Fast(sequence, "phases must be a sequence");
-    if (fast == NULL) return -1;
-    Py_ssize_t count = PySequence_Fast_GET_SIZE(fast);
+    PyObject *tuple = arguments_tuple(sequence, "phases", 0, TRAINER_MAX_PHASES);
+    if (tuple == NULL) return -1;
     int result = 0;
-    if (count > TRAINER_MAX_PHASES) {
-        PyErr_Format(PyExc_ValueError, "a training has at most %d phases, not %zd", TRAINER_MAX_PHASES, count);
-        result = -1;
-    }
-    for (Py_ssize_t i = 0; i < count && result == 0; i++) {
+    config->phase_count = (int)PyTuple_GET_SIZE(tuple);
+    for (int i = 0; i < config->phase_count && result == 0; i++) {
         TrainerPhase *phase = &config->phases[i];
-        long long first;
-        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(fast, i), "Lii;a phase is a tuple of 3", &first, &phase->side,
-                              &phase->first_block)) {
-            result = -1;
-        }
+        long long first = 0;
+        result = arguments_unpack(PyTuple_GET_ITEM(tuple, i), "Lii;a phase is a tuple of 3", &first, &phase->side,
+                                  &phase->first_block);
         phase->first_step = first;
     }
-    config->phase_count = (int)count;
-    Py_DECREF(fast);
+    Py_DECREF(tuple);
     return result;
 }
 
@@ -125,9 +119,8 @@ static int parse_reduction(PyObject *tuple, AllreduceOptions *options, ReducerLa
     unsigned long long seed;
     PyObject *special;
     *options = allreduce_defaults();
-    if (!PyArg_ParseTuple(tuple, "iLLiippKiO!;reduction is a tuple of 10", &options->bits, &bucket, &minimum,
-                          &algorithm, &codec, &stochastic, &feedback, &seed, &options->threads, &PyTuple_Type,
-                          &special)) {
+    if (arguments_unpack(tuple, "iLLiippKiO!;reduction is a tuple of 10", &options->bits, &bucket, &minimum, &algorithm,
+                         &codec, &stochastic, &feedback, &seed, &options->threads, &PyTuple_Type, &special) < 0) {
         return -1;
     }
     options->bucket_size = bucket;
@@ -137,15 +130,15 @@ static int parse_reduction(PyObject *tuple, AllreduceOptions *options, ReducerLa
     options->rounding = stochastic ? QUANT_STOCHASTIC : QUANT_NEAREST;
     options->error_feedback = feedback != 0;
     options->seed = seed;
-    *layer_count = (int)PyTuple_GET_SIZE(special);
-    if (*layer_count > MAX_SPECIAL) {
+    if (PyTuple_GET_SIZE(special) > MAX_SPECIAL) {
         PyErr_Format(PyExc_ValueError, "at most %d layers may have bits of their own", MAX_SPECIAL);
         return -1;
     }
+    *layer_count = (int)PyTuple_GET_SIZE(special);
     for (int i = 0; i < *layer_count; i++) {
         long long own_bucket;
-        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(special, i), "siL;a layer is (name, bits, bucket size)", &layers[i].name,
-                              &layers[i].bits, &own_bucket)) {
+        if (arguments_unpack(PyTuple_GET_ITEM(special, i), "siL;a layer is a tuple (name, bits, bucket size)",
+                             &layers[i].name, &layers[i].bits, &own_bucket) < 0) {
             return -1;
         }
         layers[i].bucket_size = own_bucket;
@@ -161,7 +154,7 @@ static Status check_signals(void *context) {
     return failed < 0 ? error_fail(STATUS_INTERRUPTED, "interrupted by a signal") : STATUS_OK;
 }
 
-static int make_reducer(TrainerObject *self, PyObject *reduction, TrainerConfig *config) {
+static int make_reducer(TrainerObject *self, PyObject *comm_object, PyObject *reduction, TrainerConfig *config) {
     AllreduceOptions options;
     ReducerLayer layers[MAX_SPECIAL];
     int layer_count, first_blocks[TRAINER_MAX_PHASES];
@@ -169,11 +162,9 @@ static int make_reducer(TrainerObject *self, PyObject *reduction, TrainerConfig 
     if (parse_reduction(reduction, &options, layers, &layer_count) < 0) return -1;
     options.op = config->reduction == LOSS_SUM ? ALLREDUCE_SUM : ALLREDUCE_AVERAGE;
     for (int i = 0; i < config->phase_count; i++) first_blocks[i] = config->phases[i].first_block;
-    Comm *comm = comm_object_take(state, self->comm_object, "comm");
-    if (comm == NULL) {
-        Py_CLEAR(self->comm_object);
-        return -1;
-    }
+    Comm *comm = comm_object_take(state, comm_object, "comm");
+    if (comm == NULL) return -1;
+    self->comm_object = Py_NewRef(comm_object);
     Status status;
     Py_BEGIN_ALLOW_THREADS; /* on GPUs it waits for the other ranks */
     status = reducer_create(comm, self->model, &options, layers, layer_count, first_blocks, config->phase_count,
@@ -210,16 +201,15 @@ static int trainer_fill(TrainerObject *self, PyObject *args, PyObject *keywords)
     config.check = check_signals;
     self->side = config.side;
     self->batch = config.batch;
+    self->groups = config.group_count;
+    self->steps = steps;
     ModelObject *taken = nn_take_model(state, model);
     if (taken == NULL) return -1;
     self->model_object = (ModelObject *)Py_NewRef(model);
     self->model = taken->model;
     const ModelDesc *desc = model_desc(self->model);
     self->classes = desc->nodes[desc->count - 1].out_channels;
-    if (comm != Py_None) {
-        self->comm_object = Py_NewRef(comm);
-        if (make_reducer(self, reduction, &config) < 0) return -1;
-    }
+    if (comm != Py_None && make_reducer(self, comm, reduction, &config) < 0) return -1;
     Status status = trainer_create(&config, self->model, &self->trainer);
     if (status == STATUS_OK) return 0;
     errors_raise(state, status);
@@ -313,54 +303,44 @@ static PyObject *step_result(TrainerObject *self, const TrainerStep *done) {
 }
 
 static PyObject *trainer_step_method(TrainerObject *self, PyObject *args) {
-    PyObject *images_in, *labels_in, *losses = Py_None;
+    PyObject *images_in, *labels_in, *losses = Py_None, *result = NULL;
     ArrayView images_view, labels_view, losses_view;
     Images images;
     TrainerStep done;
     Status status;
-    if (!PyArg_ParseTuple(args, "OO|O", &images_in, &labels_in, &losses) || trainer_ready(self) < 0) return NULL;
+    if (!PyArg_ParseTuple(args, "OO|O", &images_in, &labels_in, &losses)) return NULL;
     if (take_images(self, images_in, &images_view, &images) < 0) return NULL;
-    if (take_labels(self, labels_in, images_view.shape[0], &labels_view) < 0) {
-        array_release(&images_view);
-        return NULL;
+    if (take_labels(self, labels_in, images_view.shape[0], &labels_view) < 0) goto no_labels;
+    if (losses != Py_None && take_losses(losses, images_view.shape[0], &losses_view) < 0) goto no_losses;
+    if (trainer_enter(self) == 0) {
+        Py_BEGIN_ALLOW_THREADS;
+        status = trainer_step(self->trainer, &images, labels_view.data, (int)images_view.shape[0],
+                              losses == Py_None ? NULL : losses_view.data, &done);
+        Py_END_ALLOW_THREADS;
+        result = status == STATUS_OK ? step_result(self, &done) : trainer_raise(self, status);
+        trainer_leave(self);
     }
-    if (losses != Py_None && take_losses(losses, images_view.shape[0], &losses_view) < 0) {
-        array_release(&labels_view);
-        array_release(&images_view);
-        return NULL;
-    }
-    self->model_object->busy = true;
-    Py_BEGIN_ALLOW_THREADS;
-    status = trainer_step(self->trainer, &images, labels_view.data, (int)images_view.shape[0],
-                          losses == Py_None ? NULL : losses_view.data, &done);
-    Py_END_ALLOW_THREADS;
-    self->model_object->busy = false;
     if (losses != Py_None) array_release(&losses_view);
+no_losses:
     array_release(&labels_view);
+no_labels:
     array_release(&images_view);
-    return status == STATUS_OK ? step_result(self, &done) : trainer_raise(self, status);
+    return result;
 }
 
 int trainer_parse_views(PyObject *sequence, TrainerView views[TRAINER_MAX_VIEWS]) {
-    PyObject *fast = PySequence_Fast(sequence, "views must be a sequence");
-    if (fast == NULL) return -1;
-    Py_ssize_t count = PySequence_Fast_GET_SIZE(fast);
-    if (count < 1 || count > TRAINER_MAX_VIEWS) {
-        PyErr_Format(PyExc_ValueError, "there must be 1 to %d views, not %zd", TRAINER_MAX_VIEWS, count);
-        count = -1;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        int mirror;
+    PyObject *tuple = arguments_tuple(sequence, "views", 1, TRAINER_MAX_VIEWS);
+    if (tuple == NULL) return -1;
+    int result = 0, count = (int)PyTuple_GET_SIZE(tuple);
+    for (int i = 0; i < count && result == 0; i++) {
+        int mirror = 0;
         TrainerView *view = &views[i];
-        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(fast, i), "iipf;a view is (dy, dx, mirror, weight)", &view->dy,
-                              &view->dx, &mirror, &view->weight)) {
-            count = -1;
-        } else {
-            view->mirror = mirror != 0;
-        }
+        result = arguments_unpack(PyTuple_GET_ITEM(tuple, i), "iipf;a view is a tuple (dy, dx, mirror, weight)",
+                                  &view->dy, &view->dx, &mirror, &view->weight);
+        view->mirror = mirror != 0;
     }
-    Py_DECREF(fast);
-    return (int)count;
+    Py_DECREF(tuple);
+    return result < 0 ? -1 : count;
 }
 
 static PyObject *trainer_evaluate_method(TrainerObject *self, PyObject *args) {
@@ -369,18 +349,18 @@ static PyObject *trainer_evaluate_method(TrainerObject *self, PyObject *args) {
     Images images;
     TrainerView views[TRAINER_MAX_VIEWS];
     Status status;
-    if (!PyArg_ParseTuple(args, "OO", &images_in, &views_in) || trainer_ready(self) < 0) return NULL;
+    if (!PyArg_ParseTuple(args, "OO", &images_in, &views_in)) return NULL;
     int view_count = trainer_parse_views(views_in, views);
     if (view_count < 0 || take_images(self, images_in, &view, &images) < 0) return NULL;
     const int64_t shape[2] = {view.shape[0], self->classes};
     out = array_new(ARRAY_F32, 2, shape);
+    if (out != NULL && trainer_enter(self) < 0) Py_CLEAR(out);
     if (out != NULL) {
         float *logits = array_data(out);
-        self->model_object->busy = true;
         Py_BEGIN_ALLOW_THREADS;
         status = trainer_evaluate(self->trainer, &images, (int)shape[0], views, view_count, logits);
         Py_END_ALLOW_THREADS;
-        self->model_object->busy = false;
+        trainer_leave(self);
         if (status != STATUS_OK) {
             Py_CLEAR(out);
             trainer_raise(self, status);
@@ -396,10 +376,11 @@ static PyObject *trainer_hash_method(TrainerObject *self, PyObject *unused) {
     (void)unused;
     uint64_t hash = 0;
     Status status;
-    if (trainer_ready(self) < 0) return NULL;
+    if (trainer_enter(self) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = trainer_hash(self->trainer, &hash);
     Py_END_ALLOW_THREADS;
+    trainer_leave(self);
     if (status != STATUS_OK) return trainer_raise(self, status);
     return PyLong_FromUnsignedLongLong(hash);
 }
@@ -408,6 +389,10 @@ static PyObject *trainer_rate_method(TrainerObject *self, PyObject *args) {
     int group;
     long long step;
     if (!PyArg_ParseTuple(args, "iL", &group, &step) || trainer_ready(self) < 0) return NULL;
+    if (group < 0 || group >= self->groups || step < 0 || step >= self->steps) {
+        return PyErr_Format(PyExc_IndexError, "group %d, step %lld of a training with %d groups and %lld steps", group,
+                            step, self->groups, self->steps);
+    }
     OptimRate rate = trainer_rate(self->trainer, group, step);
     return Py_BuildValue("fNN", (double)rate.rate, PyBool_FromLong(rate.active), PyBool_FromLong(rate.project));
 }
@@ -415,6 +400,9 @@ static PyObject *trainer_rate_method(TrainerObject *self, PyObject *args) {
 static PyObject *trainer_flops_method(TrainerObject *self, PyObject *args) {
     int side, first_block;
     if (!PyArg_ParseTuple(args, "ii", &side, &first_block) || trainer_ready(self) < 0) return NULL;
+    if (side < 1 || side > UINT16_MAX) {
+        return PyErr_Format(PyExc_ValueError, "side must be 1 to %d pixels, not %d", UINT16_MAX, side);
+    }
     return Py_BuildValue("ddd", trainer_flops_forward(self->model, side),
                          trainer_flops_step(self->model, side, first_block), trainer_flops_optimizer(self->trainer));
 }
@@ -429,10 +417,10 @@ static PyObject *trainer_explain_method(TrainerObject *self, PyObject *unused) {
 }
 
 static PyObject *trainer_wire_method(TrainerObject *self, PyObject *argument) {
-    long first_block = PyLong_AsLong(argument);
-    if ((first_block == -1 && PyErr_Occurred()) || trainer_ready(self) < 0) return NULL;
+    int first_block;
+    if (nn_parse_block(argument, &first_block) < 0 || trainer_ready(self) < 0) return NULL;
     if (self->reducer == NULL) return Py_BuildValue("ii", 0, 0);
-    size_t elems = model_gradient_elems(self->model, (int)first_block);
+    size_t elems = model_gradient_elems(self->model, first_block);
     return Py_BuildValue("KK", (unsigned long long)reducer_wire_bytes(self->reducer, elems),
                          (unsigned long long)reducer_plain_bytes(self->reducer, elems));
 }

@@ -16,15 +16,20 @@ typedef struct TrainerObject {
     Model *model;                   /* borrowed from model_object */
     PyObject *comm_object;          /* owned reference, taken until close; NULL for one rank */
     float mean[MODEL_MAX_IMAGE_CHANNELS], std[MODEL_MAX_IMAGE_CHANNELS];
-    int side, classes, batch;
+    int side, classes, batch, groups;
+    long long steps;
     int residents; /* Resident objects that use the trainer */
 } TrainerObject;
 
 /* The C object of an argument that must be a _cgxffcv.Trainer; NULL with TypeError set if it is not. Borrowed. */
 TrainerObject *trainer_take(ModuleState *state, PyObject *object);
 
-/* 0 if the trainer can be used now; else -1 with an exception. */
+/* 0 if the trainer can be used now; else -1 with an exception. What comes after it may run no Python code and keeps the
+ * GIL; anything else stands between enter and leave, with its arguments taken before: meanwhile nobody can use or close
+ * the trainer. */
 int trainer_ready(const TrainerObject *self);
+int trainer_enter(TrainerObject *self);
+void trainer_leave(TrainerObject *self);
 
 /* Raises the thread's error record; always NULL. */
 PyObject *trainer_raise(TrainerObject *self, Status status);

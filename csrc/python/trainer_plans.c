@@ -27,14 +27,18 @@ PyObject *trainer_algorithms(TrainerObject *self, PyObject *unused) {
     const Plan *plan;
     int side, result = 0;
     (void)unused;
-    if (trainer_ready(self) < 0) return NULL;
     PassAlgorithm *room = PyMem_Calloc(PLAN_MAX_PASSES, sizeof *room);
     if (room == NULL) return PyErr_NoMemory();
+    if (trainer_enter(self) < 0) {
+        PyMem_Free(room);
+        return NULL;
+    }
     PyObject *list = PyList_New(0);
     if (list == NULL) result = -1;
     for (int i = 0; result == 0 && (plan = trainer_plan_at(self->trainer, i, &side)) != NULL; i++) {
         result = append_plan(self, plan, side, room, list);
     }
+    trainer_leave(self);
     PyMem_Free(room);
     if (result < 0) Py_CLEAR(list);
     return list;

@@ -36,56 +36,67 @@ static int find_buffer(TrainerObject *self, const char *name, Buffer *out) {
     return -1;
 }
 
-PyObject *trainer_read(TrainerObject *self, PyObject *name_in) {
-    Buffer buffer;
-    const char *name = PyUnicode_AsUTF8(name_in);
-    if (name == NULL || trainer_ready(self) < 0 || find_buffer(self, name, &buffer) < 0) return NULL;
-    if (buffer.data == NULL) Py_RETURN_NONE;
-    const int64_t shape = (int64_t)buffer.elems;
+/* A new array; NULL with an exception. */
+static PyObject *copy_of(TrainerObject *self, const Buffer *buffer) {
+    const int64_t shape = (int64_t)buffer->elems;
     PyObject *out = array_new(ARRAY_F32, 1, &shape);
     if (out == NULL) return NULL;
     float *to = array_data(out);
     Status status = STATUS_OK;
     Py_BEGIN_ALLOW_THREADS;
-    if (buffer.of_backend)
-        status = model_read(self->model, buffer.data, 0, to, buffer.elems);
+    if (buffer->of_backend)
+        status = model_read(self->model, buffer->data, 0, to, buffer->elems);
     else
-        memcpy(to, buffer.data, buffer.elems * sizeof *to);
+        memcpy(to, buffer->data, buffer->elems * sizeof *to);
     Py_END_ALLOW_THREADS;
     if (status == STATUS_OK) return out;
     Py_DECREF(out);
     return trainer_raise(self, status);
 }
 
-PyObject *trainer_write(TrainerObject *self, PyObject *args) {
-    const char *name;
-    PyObject *array;
+PyObject *trainer_read(TrainerObject *self, PyObject *name_in) {
     Buffer buffer;
-    ArrayView view;
-    if (!PyArg_ParseTuple(args, "sO", &name, &array) || trainer_ready(self) < 0) return NULL;
-    if (find_buffer(self, name, &buffer) < 0) return NULL;
-    if (array_acquire(array, name, 1u << ARRAY_F32, -1, false, &view) < 0) return NULL;
-    if (self->reducer != NULL && strcmp(name, "residual") == 0) {
-        Status restored = reducer_restore(self->reducer, view.data, (size_t)view.elems);
-        array_release(&view);
-        return restored == STATUS_OK ? Py_NewRef(Py_None) : trainer_raise(self, restored);
-    }
-    if (buffer.data == NULL || (size_t)view.elems != buffer.elems) {
-        PyErr_Format(PyExc_ValueError, "%s has %zu elements in this training, not %lld", name, buffer.elems,
-                     (long long)view.elems);
-        array_release(&view);
-        return NULL;
-    }
+    const char *name = PyUnicode_AsUTF8(name_in);
+    if (name == NULL || trainer_enter(self) < 0) return NULL;
+    PyObject *out = NULL;
+    if (find_buffer(self, name, &buffer) == 0) out = buffer.data == NULL ? Py_NewRef(Py_None) : copy_of(self, &buffer);
+    trainer_leave(self);
+    return out;
+}
+
+static PyObject *fill(TrainerObject *self, const char *name, const ArrayView *view) {
+    Buffer buffer;
     Status status = STATUS_OK;
+    if (find_buffer(self, name, &buffer) < 0) return NULL;
+    if (self->reducer != NULL && strcmp(name, "residual") == 0) {
+        status = reducer_restore(self->reducer, view->data, (size_t)view->elems);
+        return status == STATUS_OK ? Py_NewRef(Py_None) : trainer_raise(self, status);
+    }
+    if (buffer.data == NULL || (size_t)view->elems != buffer.elems) {
+        return PyErr_Format(PyExc_ValueError, "%s has %zu elements in this training, not %lld", name, buffer.elems,
+                            (long long)view->elems);
+    }
     Py_BEGIN_ALLOW_THREADS;
     if (buffer.of_backend)
-        status = model_write(self->model, buffer.data, 0, view.data, buffer.elems);
+        status = model_write(self->model, buffer.data, 0, view->data, buffer.elems);
     else
-        memcpy(buffer.data, view.data, buffer.elems * sizeof(float));
+        memcpy(buffer.data, view->data, buffer.elems * sizeof(float));
     Py_END_ALLOW_THREADS;
+    return status == STATUS_OK ? Py_NewRef(Py_None) : trainer_raise(self, status);
+}
+
+PyObject *trainer_write(TrainerObject *self, PyObject *args) {
+    const char *name;
+    PyObject *array, *result = NULL;
+    ArrayView view;
+    if (!PyArg_ParseTuple(args, "sO", &name, &array)) return NULL;
+    if (array_acquire(array, name, 1u << ARRAY_F32, -1, false, &view) < 0) return NULL;
+    if (trainer_enter(self) == 0) {
+        result = fill(self, name, &view);
+        trainer_leave(self);
+    }
     array_release(&view);
-    if (status != STATUS_OK) return trainer_raise(self, status);
-    Py_RETURN_NONE;
+    return result;
 }
 
 /* Appends a new reference to the list, which goes away on failure. */
@@ -95,37 +106,34 @@ static PyObject *append(PyObject *list, PyObject *item) {
     return list;
 }
 
+static PyObject *describe_layer(const Layer *layer) {
+    PyObject *shape = nn_layer_shape(layer);
+    if (shape == NULL) return NULL;
+    return Py_BuildValue("siiNNn", layer->name, (int)layer->kind, layer->block, PyBool_FromLong(layer->trained), shape,
+                         (Py_ssize_t)layer->offset);
+}
+
 PyObject *trainer_layers(TrainerObject *self, PyObject *unused) {
     (void)unused;
     int count;
-    if (trainer_ready(self) < 0) return NULL;
+    if (trainer_enter(self) < 0) return NULL;
     const Layer *layers = model_layers(self->model, &count);
     PyObject *out = PyList_New(0);
-    for (int i = 0; out != NULL && i < count; i++) {
-        const Layer *layer = &layers[i];
-        PyObject *shape = PyTuple_New(layer->ndim);
-        for (int d = 0; shape != NULL && d < layer->ndim; d++) {
-            PyTuple_SET_ITEM(shape, d, PyLong_FromLongLong(layer->shape[d]));
-        }
-        if (shape == NULL) {
-            Py_CLEAR(out);
-            break;
-        }
-        out = append(out, Py_BuildValue("siiNNn", layer->name, (int)layer->kind, layer->block,
-                                        PyBool_FromLong(layer->trained), shape, (Py_ssize_t)layer->offset));
-    }
+    for (int i = 0; out != NULL && i < count; i++) out = append(out, describe_layer(&layers[i]));
+    trainer_leave(self);
     return out;
 }
 
 PyObject *trainer_norms(TrainerObject *self, PyObject *unused) {
     (void)unused;
     int count;
-    if (trainer_ready(self) < 0) return NULL;
+    if (trainer_enter(self) < 0) return NULL;
     const Statistic *norms = model_statistics(self->model, &count);
     PyObject *out = PyList_New(0);
     for (int i = 0; out != NULL && i < count; i++) {
         out = append(out, Py_BuildValue("snnn", norms[i].name, (Py_ssize_t)norms[i].channels,
                                         (Py_ssize_t)norms[i].mean_offset, (Py_ssize_t)norms[i].variance_offset));
     }
+    trainer_leave(self);
     return out;
 }

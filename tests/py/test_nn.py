@@ -321,7 +321,7 @@ def test_loss_of_extreme_logits():
 
 
 REFUSED = [
-    (lambda: nn.Network(nn.Description("x", ())), "1..64 nodes"),
+    (lambda: nn.Network(nn.Description("x", ())), "1 to 64 nodes, not 0"),
     (lambda: nn.Network(nn.Description("x", (nn.Norm("n"),))), "first node must be a convolution"),
     (lambda: nn.Network(nn.Description("x", (nn.Conv("a", 8), nn.Conv("b", 8), nn.Conv("c", 8)))), "put a norm"),
     (lambda: nn.Network(nn.Description("x", (nn.Conv("a", 8), nn.Head()))), "must read a norm"),

@@ -191,7 +191,7 @@ def test_bad_arrays_and_rates():
     with pytest.raises(ValueError, match="at least one group and one tensor"):
         Optimizer([Sgd()], [])
     optimizer = Optimizer([Sgd()], [(w, w.copy(), 0)])
-    with pytest.raises(ValueError, match="one entry for each of 1 groups"):
+    with pytest.raises(ValueError, match="rates, one for each group: 1 expected, not 0"):
         optimizer.step([])
     with pytest.raises(ValueError, match="must be finite, not nan"):
         optimizer.step([Rate(float("nan"))])

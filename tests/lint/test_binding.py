@@ -1,0 +1,28 @@
+"""What a sequence holds may change while its items are converted, since that may run Python code; and an item may be no
+tuple. csrc/python/arguments.c knows; the other files of the binding go through it."""
+
+import re
+from pathlib import Path
+
+import pytest
+from test_rooms import CSRC, code
+
+FILES = sorted((CSRC / "python").glob("*.c"))
+# A function, and its arguments up to the first comma or bracket.
+FORBIDDEN = re.compile(r"\b(PySequence_Fast\w*|PySequence_ITEM|PyList_GET_\w+|PyList_GetItem|PyList_Size)\b")
+UNPACKED = re.compile(r"\bPyArg_(?:ParseTuple|ParseTupleAndKeywords|VaParse\w*|UnpackTuple)\(\s*(\w+)")
+
+
+def test_the_pattern_is_found():
+    assert FORBIDDEN.search("x = PySequence_Fast_GET_ITEM(fast, i);")
+    assert UNPACKED.findall('PyArg_ParseTuple(item, "i")') == ["item"]
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name != "arguments.c"], ids=lambda path: path.name)
+def test_items_come_through_arguments(path: Path):
+    text = code(path)
+    found = FORBIDDEN.search(text)
+    assert found is None, f"{path.name} calls {found[1]}: use arguments_tuple"
+    # `args` is the tuple that the interpreter made for this call, `none` an empty one.
+    unpacked = set(UNPACKED.findall(text)) - {"args", "none"}
+    assert not unpacked, f"{path.name} unpacks {sorted(unpacked)}: use arguments_unpack"

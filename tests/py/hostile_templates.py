@@ -1,0 +1,364 @@
+"""A good call of every callable of _cgxffcv, for test_hostile_calls.py to spoil."""
+
+import gc
+import itertools
+import os
+
+import _cgxffcv
+import numpy as np
+from hostile_values import Refusal
+
+
+def refuse():
+    raise Refusal("by itself")
+
+
+NODES = [
+    (0, "conv", 1, 0, 8, 0, 3, 1, 1, False, False, 0, 0, 0, 0, 0, False, 0.0, 0.0, 0.0),
+    (1, "norm", 1, 1, 0, 0, 0, 0, 0, False, False, 0, 1, 2, 0, 0, True, 1e-5, 0.9, 0.0),
+    (2, "head", 2, 0, 4, 0, 0, 0, 0, False, False, 0, 0, 0, 0, 0, False, 0.0, 0.0, 0.5),
+]
+RULE = (0, 0.9, 1e-4, 0, 0.0, 0.0, 0.0, 0.0)
+MUON = (1, 0.9, 0.0, 3, 3.4445, -4.775, 2.0315, 1e-7)
+MEAN, STD = (120.0, 121.0, 122.0), (50.0, 51.0, 52.0)
+BATCH, SIDE, CLASSES = 4, 8, 4
+SPEC = (4, 64, 0, 0, 0, False, 0)
+OPTIONS = (0, 1, 4, 64, 16, 0, 0, False, 0, 1, True, 1, 1, 5.0, None)
+FIELDS = [
+    ("image", "image", "raw", 0, -1, 90, 0.5, "uint8", (), 0, 1, -1, -1, b""),
+    ("int", "label", "raw", 0, -1, 90, 0.5, "uint8", (), 0, 1, -1, -1, b""),
+    ("array", "array", "raw", 0, -1, 90, 0.5, "float32", (2,), 0, 1, -1, -1, b""),
+    ("bytes", "bytes", "raw", 0, -1, 90, 0.5, "uint8", (), 0, 1, -1, -1, b""),
+    ("float", "float", "raw", 0, -1, 90, 0.5, "uint8", (), 0, 1, -1, -1, b""),
+]
+WRITER = {
+    "page_size": 1 << 16, "small_pages": True, "checksums": True, "durable": False, "expected_samples": 4, "threads": 1,
+    "seed": 0, "skip_bad": True,
+}  # fmt: skip
+PREPARE = {
+    "outputs": (("image", "image", False, ((("flip", 0, 0, 0.5, 0, 0, 0, False, False, (0.0, 0.0, 0.0)),),
+                 (MEAN, STD, "float32"), "float32", "chw")), ("label", "int", False, None)),
+    "batch_size": 2, "order": 1, "window_pages": 2, "seed": 3, "workers": 1, "ahead": 2, "world_size": 1, "rank": 0,
+    "drop_last": False, "resident": False, "read_ahead": False, "page_locked": -1, "indices": np.arange(4),
+}  # fmt: skip
+
+
+def row(i):
+    return (np.full((SIDE, SIDE, 3), i, np.uint8), i % CLASSES, np.zeros(2, np.float32).tobytes(), b"bytes", 0.5)
+
+
+def the_file():
+    if not os.path.exists("good.beton"):
+        writer = _cgxffcv.Writer("good.beton", FIELDS, **WRITER)
+        writer.append(0, [row(i) for i in range(6)])
+        writer.commit()
+    return "good.beton"
+
+
+def a_loader(**changes):
+    loader = _cgxffcv.Loader(the_file())
+    loader.prepare(**(PREPARE | changes))
+    return loader
+
+
+def a_comm():
+    fd = _cgxffcv.comm_segment(1)
+    try:
+        return _cgxffcv.comm_attach(fd, 0, 1, 5.0)
+    finally:
+        os.close(fd)
+
+
+def a_model():
+    return _cgxffcv.Model(NODES, 3, "cpu", "float32", "auto", 1, False)
+
+
+def trainer_arguments(comm=None):
+    point = ((0, 1.0), (5.0, 0.5))
+    return {
+        "model": a_model(), "groups": [(RULE, 0.1, point, 0, 1 << 60, 31, 0, 1 << 20)], "phases": [(0, SIDE, 0)],
+        "steps": 1000, "side": SIDE, "batch": BATCH, "test_batch": 8, "mean": MEAN, "std": STD, "label_smoothing": 0.1,
+        "loss_sum": False, "project": 1, "lookahead_every": 2, "lookahead_base": 0.5, "comm": comm,
+        "reduction": (4, 64, 16, 0, 0, 0, bool(comm), 1, 1, (("head.weight", 8, 64),)),
+    }  # fmt: skip
+
+
+def a_trainer(comm=None):
+    return _cgxffcv.Trainer(**trainer_arguments(comm))
+
+
+def images(dtype=np.uint8):
+    return np.zeros((BATCH, SIDE, SIDE, 3), dtype)
+
+
+def labels():
+    return np.arange(BATCH) % CLASSES
+
+
+def tensors():
+    return [
+        (np.ones((8, 6), np.float32), np.ones((8, 6), np.float32), 0),
+        (np.ones(5, np.float32), np.ones(5, np.float32), 1),
+    ]
+
+
+def an_optimizer():
+    return _cgxffcv.Optimizer([MUON, RULE], tensors(), 1, "cpu")
+
+
+RATES = [(0.1, True, False), (0.1, True, True)]
+COUNTER = itertools.count()
+
+
+def plain(function, *args, **keywords):
+    return lambda: (function, args, keywords, {"collect": gc.collect, "refuse": refuse})
+
+
+def method(make, name, *args, close="close", **keywords):
+    """A method of a new object; while its arguments are converted the object is closed, or called again."""
+
+    def build():
+        thing = make()
+        call = getattr(thing, name)
+        acts = {"again": lambda: call(*args, **keywords), "refuse": refuse, "collect": gc.collect}
+        if hasattr(thing, close):
+            acts["close"] = getattr(thing, close)
+        return call, args, keywords, acts
+
+    return build
+
+
+def new_writer():
+    return _cgxffcv.Writer(f"new{next(COUNTER) % 8}.beton", FIELDS, **WRITER)
+
+
+def one_comm(function, *args):
+    comm = a_comm()
+    return function, (comm, *args), {}, {"close": comm.close}
+
+
+def plan_of_comm():
+    comm = a_comm()
+    layers = [("a", "100", 100, 1, 4, 64), (None, None, 7, 2, 32, 64)]
+    return _cgxffcv.AllreducePlan, (comm, layers, OPTIONS), {}, {"close": comm.close, "collect": gc.collect}
+
+
+def trainer_of_comm():
+    arguments = trainer_arguments(a_comm())
+    return _cgxffcv.Trainer, (), arguments, {"close": arguments["comm"].close, "refuse": refuse}
+
+
+def a_plan_of_comm():
+    function, args, _, _ = plan_of_comm()
+    return function(*args)
+
+
+def net_plan(**options):
+    return _cgxffcv.Plan(a_model(), BATCH, SIDE, SIDE, **options)
+
+
+def headless_plan():
+    """One that has run forward."""
+    model = _cgxffcv.Model(NODES[:2], 3, "cpu", "float32", "auto", 1, False)
+    plan = _cgxffcv.Plan(model, BATCH, SIDE, SIDE, keep_all=True)
+    plan.forward(images(), MEAN, STD)
+    return plan
+
+
+def stepped_plan():
+    plan = net_plan(keep_all=True)
+    plan.step(images(), labels(), mean=MEAN, std=STD)
+    return plan
+
+
+def begun_loader():
+    loader = a_loader()
+    loader.begin(0, 0, False, False, None)
+    return loader
+
+
+def new_encoder():
+    return _cgxffcv.Encoder(FIELDS, seed=0, threads=1, skip_bad=True)
+
+
+def open_loader():
+    return _cgxffcv.Loader(the_file())
+
+
+def open_file():
+    return _cgxffcv.BetonFile(the_file())
+
+
+def packed():
+    return _cgxffcv.Encoder(FIELDS, seed=0, threads=1, skip_bad=True).encode(0, [row(0)])[0]
+
+
+def wire():
+    return np.zeros(_cgxffcv.quantize_wire_bytes(SPEC, 100), np.uint8)
+
+
+def image():
+    return np.arange(20 * 16 * 3, dtype=np.uint8).reshape(20, 16, 3)
+
+
+def columns():
+    return (np.zeros((4, SIDE, SIDE, 3), np.uint8), np.arange(4), np.zeros((4, 2), np.float32), np.zeros(4))
+
+
+def column_writer():
+    return _cgxffcv.Writer("columns.beton", [field for field in FIELDS if field[0] != "bytes"], **WRITER)
+
+
+# None: what needs no template, or has none without a device, a second rank, or a state of the object: `blunt` calls it.
+FUNCTIONS = {
+    "build_info": plain(_cgxffcv.build_info),
+    "nccl_version": plain(_cgxffcv.nccl_version),
+    "devices": plain(_cgxffcv.devices),
+    "why_no_device": plain(_cgxffcv.why_no_device),
+    "device_free_memory": None,
+    "select_device": None,
+    "jpeg_header": plain(_cgxffcv.jpeg_header, _cgxffcv.jpeg_encode(image())),
+    "jpeg_decode": plain(_cgxffcv.jpeg_decode, _cgxffcv.jpeg_encode(image()), fast=True),
+    "jpeg_encode": plain(_cgxffcv.jpeg_encode, image(), quality=90),
+    "resize_area": plain(_cgxffcv.resize_area, image(), 7, 9),
+    "quantize": plain(_cgxffcv.quantize, np.ones(100, np.float32), 0, SPEC, (1, 2, 3, 4), 2, wire()),
+    "dequantize": plain(
+        _cgxffcv.dequantize, wire(), SPEC, np.ones(100, np.float32), 0, np.ones(100, np.float32), 2.0, 2
+    ),
+    "quantize_wire_bytes": plain(_cgxffcv.quantize_wire_bytes, SPEC, 100),
+    "quantize_kernels": plain(_cgxffcv.quantize_kernels, "scalar"),
+    "patch_moments": plain(_cgxffcv.patch_moments, np.ones((2, 3, 8, 8), np.float32), threads=2),
+    "whitening_filters": plain(_cgxffcv.whitening_filters, np.eye(12), epsilon=0.1),
+    "allreduce_measure": None,
+    "allreduce_check_replicas": lambda: one_comm(_cgxffcv.allreduce_check_replicas, np.ones(8, np.float32)),
+    "mpi_allreduce": None,
+    "comm_world": plain(_cgxffcv.comm_world, 5.0, 1, slot_bytes=65536, stall=2.0),
+    "comm_segment": None,
+    "comm_attach": None,
+    "comm_abort_all": plain(_cgxffcv.comm_abort_all, "for fun"),
+    "comm_finalize": None,
+}
+TYPES = {
+    "BetonFile": {
+        "": lambda: (_cgxffcv.BetonFile, (the_file(), [("image", 16, 8, 0, 8)]), {}, {"refuse": refuse}),
+        "value": method(open_file, "value", 0, 1, view=True, fast=True),
+        "column": method(open_file, "column", 1),
+        "sample_span": method(open_file, "sample_span", 2),
+        "stored_image": method(open_file, "stored_image", 0, 3),
+        "verify": method(open_file, "verify", 0, 4, threads=1, decode_jpeg=True, max_problems=10),
+    },
+    "Writer": {
+        "": lambda: (_cgxffcv.Writer, ("new.beton", FIELDS), WRITER, {"refuse": refuse, "collect": gc.collect}),
+        "append": method(new_writer, "append", 0, [row(0), row(1), [1, "a reason"]], close="abort"),
+        "append_arrays": method(column_writer, "append_arrays", 0, columns(), 1, 3, close="abort"),
+        "append_packed": method(new_writer, "append_packed", packed(), close="abort"),
+        "commit": method(new_writer, "commit", close="abort"),
+        "abort": method(new_writer, "abort"),
+    },
+    "Encoder": {
+        "": plain(_cgxffcv.Encoder, FIELDS, seed=0, threads=1, skip_bad=True),
+        "encode": method(new_encoder, "encode", 0, [row(0), [1, "no"], row(1)]),
+    },
+    "Loader": {
+        "": lambda: (_cgxffcv.Loader, (the_file(),), {}, {"refuse": refuse}),
+        "prepare": method(open_loader, "prepare", **PREPARE),
+        "begin": method(a_loader, "begin", 0, 0, False, False, np.arange(4)),
+        "next": method(begun_loader, "next"),
+        "stop": method(begun_loader, "stop"),
+        "gather": method(a_loader, "gather", np.arange(3), 0, False),
+        "order": method(a_loader, "order", 0),
+        "position": method(a_loader, "position"),
+        "batches": method(a_loader, "batches", 5),
+        "reseed": method(a_loader, "reseed", 5),
+        "fields": method(open_loader, "fields"),
+        "stats": method(a_loader, "stats"),
+        "close": method(a_loader, "close"),
+    },
+    "LoaderBatch": {},
+    "Comm": {
+        "barrier": method(a_comm, "barrier", 5.0),
+        "broadcast": method(a_comm, "broadcast", np.zeros(8), 0, 5.0),
+        "allgather": method(a_comm, "allgather", b"abc", 5.0),
+        "split": method(a_comm, "split", 0, 0),
+        "abort": method(a_comm, "abort", "why"),
+        "close": method(a_comm, "close"),
+        "node_of": method(a_comm, "node_of", 0),
+        "__enter__": method(a_comm, "__enter__"),
+        "__exit__": method(a_comm, "__exit__", ValueError, ValueError("x"), None),
+    },
+    "AllreducePlan": {
+        "": plan_of_comm,
+        "run": method(a_plan_of_comm, "run", np.ones(107, np.float32)),
+        "explain": method(a_plan_of_comm, "explain"),
+    },
+    "Model": {
+        "": plain(_cgxffcv.Model, NODES, 3, "cpu", "float32", "auto", 1, False),
+        "initialise": method(a_model, "initialise", 1),
+        "gradient_elems": method(a_model, "gradient_elems", 1),
+    },
+    "Plan": {
+        "": lambda: (
+            _cgxffcv.Plan,
+            (a_model(), BATCH, SIDE, SIDE),
+            {"training": True, "keep_all": True},
+            {"refuse": refuse},
+        ),
+        "step": method(net_plan, "step", images(), labels(), 0.1, "mean", 0, MEAN, STD),
+        "take_totals": method(stepped_plan, "take_totals"),
+        "evaluate": method(net_plan, "evaluate", images(), True, 1, -1, MEAN, STD),
+        "forward": method(headless_plan, "forward", images(), MEAN, STD),
+        "backward": method(
+            headless_plan, "backward", np.zeros((BATCH, SIDE // 2, SIDE // 2, 8), np.float32), first_block=0
+        ),
+        "read": method(stepped_plan, "read", 1, True),
+        "shape": method(net_plan, "shape", 1),
+        "profile_begin": method(net_plan, "profile_begin"),
+        "profile_end": None,
+    },
+    "Optimizer": {
+        "": lambda: (_cgxffcv.Optimizer, ([MUON, RULE], tensors(), 1, "cpu"), {}, {"refuse": refuse}),
+        "step": method(an_optimizer, "step", RATES),
+        "gradients_finite": method(an_optimizer, "gradients_finite", RATES),
+        "load_rates": None,
+        "step_scheduled": None,
+        "pull": method(an_optimizer, "pull", np.ones(6, np.float32), np.ones(6, np.float32), 0.5),
+    },
+    "Trainer": {
+        "": lambda: (_cgxffcv.Trainer, (), trainer_arguments(), {"refuse": refuse, "collect": gc.collect}),
+        "with a communicator": trainer_of_comm,
+        "step": method(a_trainer, "step", images(), labels(), np.zeros(BATCH, np.float32)),
+        "evaluate": method(a_trainer, "evaluate", images(), [(0, 0, False, 1.0), (1, -1, True, 0.5)]),
+        "rate": method(a_trainer, "rate", 0, 5),
+        "flops": method(a_trainer, "flops", SIDE, 0),
+        "wire": method(lambda: a_trainer(a_comm()), "wire", 0),
+        "layers": method(a_trainer, "layers"),
+        "norms": method(a_trainer, "norms"),
+        "algorithms": method(a_trainer, "algorithms"),
+        "library": method(a_trainer, "library"),
+        "read": method(a_trainer, "read", "parameters"),
+        "write": None,
+        "hash": method(a_trainer, "hash"),
+        "explain": method(lambda: a_trainer(a_comm()), "explain"),
+        "close": method(a_trainer, "close"),
+    },
+    "Resident": {},
+}
+
+
+def a_batch():
+    return begun_loader().next()[1].base
+
+
+MAKERS = {
+    "BetonFile": open_file,
+    "Writer": new_writer,
+    "Encoder": new_encoder,
+    "Loader": begun_loader,
+    "LoaderBatch": a_batch,
+    "Comm": a_comm,
+    "AllreducePlan": a_plan_of_comm,
+    "Model": a_model,
+    "Plan": stepped_plan,
+    "Optimizer": an_optimizer,
+    "Trainer": a_trainer,
+}
