@@ -19,8 +19,8 @@ import _cgxffcv
 from hostile_templates import FUNCTIONS, MAKERS, TYPES, refuse
 from hostile_values import Evil, fresh, hostile_values, lists_in, places, put, taken
 
-LIMIT = int(os.environ.get("HOSTILE_CALLS", "500"))  # calls of each template, chosen by chance where there are more
-SECONDS = 60  # for one call, with which nothing here comes near
+LIMIT = int(os.environ.get("HOSTILE_CALLS", "150"))  # calls of each template, chosen by chance where there are more
+SECONDS = 120  # for one call, with which nothing here comes near
 # What a call may end with. SystemError and AssertionError are not among it.
 FINE = (TypeError, ValueError, OverflowError, LookupError, BufferError, MemoryError, OSError, RuntimeError, ImportError,
         AttributeError)  # fmt: skip

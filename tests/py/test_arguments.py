@@ -1,0 +1,98 @@
+"""What calls of the C core say of arguments that hold others: sequences that change while they are read, items that are
+no tuples, numbers outside; see test_hostile_calls.py for all of them."""
+
+import _cgxffcv
+import hostile_templates as good
+import numpy as np
+import pytest
+from hostile_values import Evil, unaligned
+
+WRONG_ITEMS = {
+    "rates": lambda: good.an_optimizer().step(["x", "y"]),
+    "finite": lambda: good.an_optimizer().gradients_finite("xy"),
+    "enabled": lambda: good.an_optimizer().step_scheduled(0, 5),
+    "groups": lambda: _cgxffcv.Optimizer(["x"], good.tensors(), 1, "cpu"),
+    "tensors": lambda: _cgxffcv.Optimizer([good.RULE], ["x"], 1, "cpu"),
+    "nodes": lambda: _cgxffcv.Model(["x"]),
+    "custom fields": lambda: _cgxffcv.BetonFile(__file__, ["x"]),
+    "fields": lambda: _cgxffcv.Encoder(["x"], seed=0, threads=1, skip_bad=False),
+    "spec": lambda: _cgxffcv.quantize_wire_bytes("x", 5),
+    "layers": lambda: _cgxffcv.AllreducePlan(good.a_comm(), ["x"], good.OPTIONS),
+    "trainer's groups": lambda: _cgxffcv.Trainer(**(good.trainer_arguments() | {"groups": ["x"]})),
+    "rules": lambda: _cgxffcv.Trainer(**(good.trainer_arguments() | {"groups": [("x", 0.1, (), 0, 9, 31, 0, 9)]})),
+    "phases": lambda: _cgxffcv.Trainer(**(good.trainer_arguments() | {"phases": ["x"]})),
+    "views": lambda: good.a_trainer().evaluate(good.images(), ["x"]),
+}
+
+
+@pytest.mark.parametrize("call", WRONG_ITEMS.values(), ids=WRONG_ITEMS)
+def test_items_of_a_wrong_type(call):
+    with pytest.raises(TypeError, match=r"tuple|sequence"):
+        call()
+
+
+def emptied(items, place):
+    """A list that empties itself when item `place` of its first tuple is converted."""
+    owner = list(items)
+    first = list(owner[0])
+    first[place] = Evil(first[place], owner.clear)
+    owner[0] = tuple(first)
+    return owner
+
+
+def test_a_list_that_is_emptied_counts_as_it_was():
+    good.an_optimizer().step(emptied(good.RATES, 0))
+    _cgxffcv.Optimizer(emptied([good.MUON, good.RULE], 1), good.tensors(), 1, "cpu")
+    assert len(_cgxffcv.Model(emptied(good.NODES, 3), 3, "cpu").layers) == len(
+        _cgxffcv.Model(good.NODES, 3, "cpu").layers
+    )
+    plan = _cgxffcv.AllreducePlan(good.a_comm(), emptied([("a", 500, 1, 4, 64), ("b", 100, 1, 0, 0)], 1), good.OPTIONS)
+    assert plan.elems == 600
+
+
+def test_how_many_there_must_be():
+    with pytest.raises(ValueError, match="there must be 1 to 16 views, not 17"):
+        good.a_trainer().evaluate(good.images(), [(0, 0, False, 1.0)] * 17)
+    with pytest.raises(ValueError, match="values of mean: 3 expected, not 2"):
+        good.net_plan().evaluate(good.images(), mean=(1, 2), std=good.STD)
+
+
+@pytest.mark.parametrize("group, step", [(-1, 0), (1, 0), (10**6, 0), (-(2**31), 0), (0, -1), (0, 1000), (0, 2**62)])
+def test_rates_of_groups_and_steps_that_are_none(group, step):
+    with pytest.raises(IndexError, match="of a training with 1 groups and 1000 steps"):
+        good.a_trainer().rate(group, step)
+
+
+def test_a_communicator_that_is_none():
+    for comm, reduction in ((5, ("x",)), (5, good.trainer_arguments()["reduction"]), (object(), ("x",))):
+        with pytest.raises(TypeError):
+            _cgxffcv.Trainer(**(good.trainer_arguments() | {"comm": comm, "reduction": reduction}))
+    world = good.a_comm()
+    with pytest.raises(TypeError):
+        _cgxffcv.Trainer(**(good.trainer_arguments() | {"comm": world, "reduction": ("x",)}))
+    world.close()  # nobody uses it
+
+
+def test_arrays_that_are_not_aligned():
+    trainer, images = good.a_trainer(), np.zeros(good.images().size * 4 + 1, np.uint8)[1:].view(np.float32)
+    with pytest.raises(ValueError, match="images is not aligned in memory"):
+        trainer.step(images.reshape(good.images().shape), good.labels())
+    with pytest.raises(ValueError, match="labels is not aligned in memory"):
+        trainer.step(good.images(), unaligned(good.BATCH).view(np.int64))
+
+
+def test_a_range_of_rows_that_no_array_has(tmp_path, monkeypatch):
+    """What was refused leaves the writer as it was."""
+    monkeypatch.chdir(tmp_path)
+    writer = good.column_writer()
+    for end in (5, 2**40, 2**61, 2**62 + 3):
+        with pytest.raises(ValueError, match="at least"):
+            writer.append_arrays(0, good.columns(), 0, end)
+    writer.append_arrays(0, good.columns(), 0, 4)
+    assert writer.commit()[0] == 4
+
+
+def test_an_object_that_is_closed_while_its_arguments_are_read():
+    trainer = good.a_trainer()
+    with pytest.raises(ValueError, match="this trainer is closed"):
+        trainer.evaluate(good.images(), [(Evil(0, trainer.close), 0, False, 1.0)])
