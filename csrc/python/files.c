@@ -3,7 +3,9 @@
 
 #include <stdbool.h>
 
-#include "python/module.h"
+#include "python/arguments.h"
+
+#define MAX_PIECES (1 << 24)
 
 /* The pieces' buffers; all are held until fini. */
 typedef struct Pieces {
@@ -18,7 +20,7 @@ static void pieces_fini(Pieces *pieces) {
 
 static int pieces_init(Pieces *pieces, PyObject *sequence) {
     *pieces = (Pieces){NULL, 0};
-    PyObject *items = PySequence_Tuple(sequence);
+    PyObject *items = arguments_tuple(sequence, "pieces", 0, MAX_PIECES);
     if (items == NULL) return -1;
     Py_ssize_t count = PyTuple_GET_SIZE(items);
     pieces->buffers = PyMem_Calloc((size_t)count + 1, sizeof *pieces->buffers);

@@ -235,7 +235,7 @@ def walk_type(walk, name):
     kind = getattr(_cgxffcv, name)
     methods, names = members(kind)
     missing = set(methods) - set(TYPES[name]) if name != "Resident" else set()
-    assert not missing, f"no template for {sorted(missing)} of {name}"
+    assert not missing, f"hostile_templates.py has no good call of {sorted(missing)} of {name}"
     births(walk, name, kind)
     strangers(walk, name, kind, methods)
     for template_name, make in TYPES[name].items():

@@ -220,6 +220,9 @@ FUNCTIONS = {
     "jpeg_header": plain(_cgxffcv.jpeg_header, _cgxffcv.jpeg_encode(image())),
     "jpeg_decode": plain(_cgxffcv.jpeg_decode, _cgxffcv.jpeg_encode(image()), fast=True),
     "jpeg_encode": plain(_cgxffcv.jpeg_encode, image(), quality=90),
+    "max_image_pixels": plain(_cgxffcv.max_image_pixels),
+    "set_max_image_pixels": plain(_cgxffcv.set_max_image_pixels, 1 << 20),
+    "write_file": plain(_cgxffcv.write_file, "pieces", [b"abc", bytearray(b"de"), np.zeros(3)], durable=False),
     "resize_area": plain(_cgxffcv.resize_area, image(), 7, 9),
     "quantize": plain(_cgxffcv.quantize, np.ones(100, np.float32), 0, SPEC, (1, 2, 3, 4), 2, wire()),
     "dequantize": plain(
@@ -262,6 +265,7 @@ TYPES = {
     "Loader": {
         "": lambda: (_cgxffcv.Loader, (the_file(),), {}, {"refuse": refuse}),
         "prepare": method(open_loader, "prepare", **PREPARE),
+        "again": method(a_loader, "again"),
         "begin": method(a_loader, "begin", 0, 0, False, False, np.arange(4)),
         "next": method(begun_loader, "next"),
         "stop": method(begun_loader, "stop"),

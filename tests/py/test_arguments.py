@@ -46,7 +46,8 @@ def test_a_list_that_is_emptied_counts_as_it_was():
     assert len(_cgxffcv.Model(emptied(good.NODES, 3), 3, "cpu").layers) == len(
         _cgxffcv.Model(good.NODES, 3, "cpu").layers
     )
-    plan = _cgxffcv.AllreducePlan(good.a_comm(), emptied([("a", 500, 1, 4, 64), ("b", 100, 1, 0, 0)], 1), good.OPTIONS)
+    layers = emptied([("a", None, 500, 1, 4, 64), ("b", None, 100, 1, 0, 0)], 2)
+    plan = _cgxffcv.AllreducePlan(good.a_comm(), layers, good.OPTIONS)
     assert plan.elems == 600
 
 
