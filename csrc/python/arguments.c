@@ -29,6 +29,26 @@ PyObject *arguments_tuple(PyObject *sequence, const char *argument, Py_ssize_t l
     return PyTuple_CheckExact(sequence) ? Py_NewRef(sequence) : copy(sequence, count);
 }
 
+/* Appends what comes; 0 or -1. */
+static int take_all(PyObject *iterator, PyObject *list, const char *argument, Py_ssize_t most) {
+    PyObject *item;
+    int result = 0;
+    for (Py_ssize_t count = 0; result == 0 && (item = PyIter_Next(iterator)) != NULL; count++) {
+        result = count < most ? PyList_Append(list, item) : -1;
+        Py_DECREF(item);
+        if (count == most) PyErr_Format(PyExc_ValueError, "there must be at most %zd %s", most, argument);
+    }
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+PyObject *arguments_collect(PyObject *iterable, const char *argument, Py_ssize_t most) {
+    PyObject *iterator = PyObject_GetIter(iterable), *list = PyList_New(0), *tuple = NULL;
+    if (iterator != NULL && list != NULL && take_all(iterator, list, argument, most) == 0) tuple = PyList_AsTuple(list);
+    Py_XDECREF(iterator);
+    Py_XDECREF(list);
+    return tuple;
+}
+
 int arguments_unpack(PyObject *item, const char *format, ...) {
     if (!PyTuple_Check(item)) {
         const char *what = strchr(format, ';');

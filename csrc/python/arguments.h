@@ -9,6 +9,9 @@
  * exception that names `argument`, a plural. */
 PyObject *arguments_tuple(PyObject *sequence, const char *argument, Py_ssize_t least, Py_ssize_t most);
 
+/* The same of anything that can be gone through, which may have no end. */
+PyObject *arguments_collect(PyObject *iterable, const char *argument, Py_ssize_t most);
+
 /* PyArg_ParseTuple for an item of such a tuple, which may be anything; the format ends with ";what it must be". What
  * comes out is borrowed from the item. 0, or -1 with an exception. */
 int arguments_unpack(PyObject *item, const char *format, ...);

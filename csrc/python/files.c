@@ -5,7 +5,7 @@
 
 #include "python/arguments.h"
 
-#define MAX_PIECES (1 << 24)
+#define MAX_PIECES (1 << 20)
 
 /* The pieces' buffers; all are held until fini. */
 typedef struct Pieces {
@@ -20,7 +20,7 @@ static void pieces_fini(Pieces *pieces) {
 
 static int pieces_init(Pieces *pieces, PyObject *sequence) {
     *pieces = (Pieces){NULL, 0};
-    PyObject *items = arguments_tuple(sequence, "pieces", 0, MAX_PIECES);
+    PyObject *items = arguments_collect(sequence, "pieces", MAX_PIECES);
     if (items == NULL) return -1;
     Py_ssize_t count = PyTuple_GET_SIZE(items);
     pieces->buffers = PyMem_Calloc((size_t)count + 1, sizeof *pieces->buffers);

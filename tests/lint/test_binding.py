@@ -9,7 +9,9 @@ from test_rooms import CSRC, code
 
 FILES = sorted((CSRC / "python").glob("*.c"))
 # A function, and its arguments up to the first comma or bracket.
-FORBIDDEN = re.compile(r"\b(PySequence_Fast\w*|PySequence_Tuple|PySequence_List|PySequence_ITEM|PyList_GET_\w+|PyList_GetItem|PyList_Size)\b")
+FORBIDDEN = re.compile(
+    r"\b(PySequence_(?:Fast\w*|Tuple|List|ITEM)|PyList_(?:GET_\w+|GetItem|Size|AsTuple)|PyObject_GetIter)\b"
+)
 UNPACKED = re.compile(r"\bPyArg_(?:ParseTuple|ParseTupleAndKeywords|VaParse\w*|UnpackTuple)\(\s*(\w+)")
 
 
