@@ -115,6 +115,63 @@ static void run(int size, int nodes, AllreduceAlgorithm algorithm, AllreduceType
     close(fd);
 }
 
+static const float odd[3] = {1.5f, -2.25f, 3.125f};
+
+/* Runs a raw layer of 12 bytes, which take 16 on the wire, in slots that were full of other bytes; how often it lies
+ * there with something else than zeros behind it, or not at all. */
+static Status send_odd(Comm *comm, int *wrong) {
+    AllreducePlan *plan = NULL;
+    AllreduceOptions options = allreduce_defaults();
+    AllreduceLayer layer = {.name = "odd", .elems = 3, .dims = 1};
+    float buffer[3];
+    void *slots;
+    size_t bytes;
+    int found = 0;
+    options.op = ALLREDUCE_SUM;
+    options.algorithm = ALLREDUCE_ONE_SHOT;
+    memcpy(buffer, odd, sizeof odd);
+    comm_segment(comm, &slots, &bytes);
+    if (comm_rank(comm) == 0) memset(slots, 0xAB, bytes);
+    TRY(comm_barrier(comm));
+    TRY(allreduce_plan_create(comm, &layer, 1, &options, &plan));
+    Status status = allreduce_run(plan, buffer);
+    allreduce_plan_destroy(plan);
+    TRY(status);
+    TRY(comm_barrier(comm));
+    static const unsigned char zeros[4];
+    for (size_t at = 0; at + 16 <= bytes; at += 64) {
+        const unsigned char *wire = (const unsigned char *)slots + at;
+        if (memcmp(wire, odd, sizeof odd) != 0) continue;
+        found++;
+        *wrong += memcmp(wire + sizeof odd, zeros, sizeof zeros) != 0;
+    }
+    *wrong += found != 2;
+    return STATUS_OK;
+}
+
+static void *run_odd(void *argument) {
+    Rank *self = argument;
+    Comm *comm = NULL;
+    self->status = comm_attach(self->fd, self->rank, self->size, NULL, &comm);
+    if (self->status == STATUS_OK) self->status = send_odd(comm, &self->wrong);
+    comm_destroy(comm);
+    return NULL;
+}
+
+static void test_padding(void) {
+    pthread_t threads[2];
+    Rank ranks[2];
+    int fd = -1;
+    CHECK_OK(comm_segment_create(2, 4096, &fd));
+    for (int r = 0; r < 2; r++) {
+        ranks[r] = (Rank){.fd = fd, .rank = r, .size = 2};
+        CHECK(pthread_create(&threads[r], NULL, run_odd, &ranks[r]) == 0);
+    }
+    for (int r = 0; r < 2; r++) pthread_join(threads[r], NULL);
+    for (int r = 0; r < 2; r++) CHECK(ranks[r].status == STATUS_OK && ranks[r].wrong == 0);
+    close(fd);
+}
+
 static void test_refusals(void) {
     Comm *comm = NULL;
     AllreducePlan *plan = NULL;
@@ -145,6 +202,7 @@ int main(void) {
         run(4, 2, (AllreduceAlgorithm)a, ALLREDUCE_BF16, false);
         run(3, 3, (AllreduceAlgorithm)a, ALLREDUCE_I32, false);
     }
+    test_padding();
     test_refusals();
     return check_result();
 }

@@ -1,9 +1,11 @@
 // sources: base/*.c comm/[!mn]*.c comm/*_none.c
 /* The communicator with threads as ranks, over memory that they all share: runs under ASan, and under TSan. */
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -334,7 +336,132 @@ static void abort_all_body(Comm *comm) {
     RANK_CHECK(comm_barrier(comm) == STATUS_TRANSPORT);
 }
 
+/* Whoever waited for a slot, got it, and now waits for a slice, names the rank that owes the slice. */
+static void slot_then_slice_body(Comm *comm) {
+    CommSlice slice;
+    CommSlot slot;
+    RANK_CHECK_OK(comm_begin(comm, "job", 1));
+    Status status = STATUS_OK;
+    if (comm_rank(comm) == 0) {
+        for (int i = 0; i < comm_slots(comm) && status == STATUS_OK; i++) {
+            status = comm_acquire(comm, &slot);
+            if (status == STATUS_OK) status = comm_publish_to(comm, &slot, 1, 0, 0, 1);
+        }
+        if (status == STATUS_OK) status = comm_acquire(comm, &slot);
+        if (status == STATUS_OK) status = comm_receive(comm, 2, 0, &slice);
+        status = comm_end(comm, status);
+        RANK_CHECK(status == STATUS_TIMEOUT && error_record()->rank == 2);
+        RANK_CHECK(strstr(error_record()->message, "for rank 2 to answer") != NULL);
+        return;
+    }
+    if (comm_rank(comm) == 1) {
+        status = comm_receive(comm, 0, 0, &slice);
+        usleep(200000); /* rank 0 waits by now */
+        if (status == STATUS_OK) comm_release(comm, &slice);
+    }
+    RANK_CHECK_OK(comm_end(comm, status));
+    while (!comm_broken(comm, NULL)) usleep(1000);
+}
+
+static _Atomic int asked_for, given;
+
+static Status fail_once_all_have_posted(void *context) {
+    (void)context;
+    atomic_store(&asked_for, 1);
+    while (atomic_load(&given) == 0) usleep(1000);
+    return error_fail(STATUS_TRANSPORT, "too late to matter");
+}
+
+/* A round that is complete counts, whatever fails after it. */
+static void failure_after_the_round_body(Comm *comm) {
+    if (comm_rank(comm) == 0) {
+        comm->hooks.check = fail_once_all_have_posted;
+        RANK_CHECK_OK(comm_barrier(comm));
+        comm->hooks.check = NULL;
+    } else {
+        while (atomic_load(&asked_for) == 0) usleep(1000);
+        RANK_CHECK_OK(comm_barrier(comm));
+        atomic_store(&given, 1);
+    }
+    RANK_CHECK_OK(comm_barrier(comm));
+}
+
+static void forge(Comm *comm, QueueEntry entry) {
+    Queue *queue = segment_queue(&comm->segment, comm->segment.seat, comm->places[0].seat, 0);
+    uint32_t at = atomic_load(&queue->published);
+    queue->entry[at % SEGMENT_SLOTS_MAX] = entry;
+    atomic_store(&queue->published, at + 1);
+    segment_ring(&comm->segment, comm->places[0].seat);
+}
+
+/* What a peer's damaged memory says is not followed out of the slots. */
+static void forged_body(Comm *comm) {
+    QueueEntry entry = {.slot = (uint32_t)comm_slots(comm), .bytes = 8};
+    if (comm_size(comm) == 3) entry = (QueueEntry){.slot = 0, .bytes = (uint32_t)comm_slot_bytes(comm) + 1};
+    CommSlice slice;
+    if (comm_rank(comm) == 1) forge(comm, entry);
+    if (comm_rank(comm) == 0) {
+        RANK_CHECK_OK(comm_begin(comm, "job", 0));
+        RANK_CHECK(comm_end(comm, comm_receive(comm, 1, 0, &slice)) == STATUS_TRANSPORT);
+        RANK_CHECK(error_record()->rank == 1 && strstr(error_record()->message, "corrupt") != NULL);
+    }
+    while (!comm_broken(comm, NULL)) usleep(1000);
+}
+
+static _Atomic int warnings;
+
+static Status count_warning(void *context, int rank, const char *message) {
+    (void)context, (void)message;
+    atomic_fetch_add(&warnings, rank == 1 ? 1 : 1000);
+    return STATUS_OK;
+}
+
+/* A rank that goes on showing no sign of life is warned about once. */
+static void stalled_body(Comm *comm) {
+    if (comm_rank(comm) == 0) {
+        comm->hooks.warn = count_warning;
+        comm->stall_ns = 6 * CLOCK_NS_PER_SECOND / 10;
+        RANK_CHECK_OK(comm_begin(comm, "job", 2));
+        RANK_CHECK(comm_end(comm, comm_barrier(comm)) == STATUS_TIMEOUT);
+        RANK_CHECK(atomic_load(&warnings) == 1 && error_record()->rank == 1);
+    } else {
+        watch_remove(comm);
+        while (!comm_broken(comm, NULL)) usleep(1000);
+    }
+}
+
+/* A forked child's own communicator has a heart of its own, although the parent's thread is not there. */
+static void test_forked_heart(void) {
+    Comm *parents = NULL, *comm = NULL;
+    int fd = -1;
+    CHECK_OK(comm_create_world(&(CommOptions){.ranks = 1}, &parents));
+    CHECK_OK(comm_segment_create(2, 4096, &fd));
+    pid_t child = fork();
+    if (child == 0) {
+        Comm *own = NULL;
+        if (comm_attach(fd, 1, 2, NULL, &own) != STATUS_OK) _exit(1);
+        for (;;) pause();
+    }
+    CHECK_OK(comm_attach(fd, 0, 2, NULL, &comm));
+    const Seat *seat = segment_seat(&comm->segment, 1);
+    for (int beats = 0; beats < 2; beats++) {
+        int64_t before = atomic_load(&seat->heartbeat_ns), until = clock_deadline_ns(20);
+        while (atomic_load(&seat->heartbeat_ns) == before && !clock_expired(until)) usleep(10000);
+        CHECK(atomic_load(&seat->heartbeat_ns) != before);
+    }
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    comm_destroy(comm);
+    comm_destroy(parents);
+    close(fd);
+}
+
 static void test_failures(void) {
+    run(3, &(CommOptions){.slot_bytes = 4096}, slot_then_slice_body);
+    run(2, &(CommOptions){0}, failure_after_the_round_body);
+    run(2, &(CommOptions){0}, forged_body);
+    run(3, &(CommOptions){0}, forged_body);
+    run(2, &(CommOptions){0}, stalled_body);
     run(3, &(CommOptions){0}, mismatch_body);
     run(3, &(CommOptions){0}, different_calls_body);
     run(4, &(CommOptions){0}, abort_body);
@@ -366,6 +493,18 @@ static void test_health(void) {
     CHECK(segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_WELL);
     atomic_fetch_add(&seat->start_time, 1); /* the pid was reused */
     CHECK(segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_DEAD);
+    pid_t child = fork();
+    if (child == 0) {
+        for (;;) pause();
+    }
+    atomic_store(&seat->pid, child);
+    atomic_store(&seat->start_time, segment_process_start(child));
+    CHECK(segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_WELL);
+    kill(child, SIGKILL);
+    siginfo_t ended;
+    CHECK(waitid(P_PID, (id_t)child, &ended, WEXITED | WNOWAIT) == 0); /* a zombie, for nobody has waited for it */
+    CHECK(segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_DEAD);
+    waitpid(child, NULL, 0);
     atomic_store(&seat->pid, getpid());
     segment_close(&segments[1], false);
     CHECK(segment_health(&segments[0], 1, 1) == SEAT_WELL);
@@ -395,6 +534,7 @@ static void test_world(void) {
 
 int main(void) {
     test_health();
+    test_forked_heart();
     test_world();
     test_streams();
     test_collectives();

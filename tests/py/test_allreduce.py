@@ -1,5 +1,7 @@
 """The allreduce over shared memory, ranks as threads, against the NumPy simulation byte for byte."""
 
+import re
+import struct
 from contextlib import nullcontext
 
 import _cgxffcv
@@ -345,6 +347,50 @@ def test_wire_bytes_are_counted():
         assert counts["ring"] == (5 * piece * 2, n * 4 * 5 // 3)
         assert counts["two_level"] == ((4 + 1 + 1 + 4) * piece, (4 + 1 + 1 + 4) * n // 6 * 4)
         assert counts["exact"] == (n * 4 * 5 // 3, n * 4 * 5 // 3)
+
+
+def test_wire_bytes_of_a_ring_with_unequal_chunks():
+    """Chunks of 1, 2 and 2 buckets, the last one short."""
+    chunks = [ar.QuantSpec(bits=4).wire_bytes(elems) for elems in (1024, 2048, 1500)]
+
+    def work(world, rank):
+        return ar.AllreducePlan(world, [(1024 + 2048 + 1500, 1)], algorithm="ring").wire_bytes
+
+    for rank, counted in enumerate(all_good(run_ranks(3, work))):
+        terms = [rank, rank - 1]  # the chunk that goes out at each hop
+        results = [rank + 1, rank]
+        assert counted == sum(chunks[chunk % 3] for chunk in terms + results)
+
+
+def test_costs_that_fall_with_size_predict_no_less_than_nothing():
+    sizes, falling = (1024, 32768, 262144, 2097152), (4e-3, 1e-3, 2e-3, 1e-3)
+    seconds = [*(0.0,) * 8, *falling, *(0.0,) * 12]  # of sra
+    costs = struct.pack("4q24d", *sizes, *seconds)
+
+    def work(world, rank):
+        ar._measured[world] = (costs, {})
+        assert len(_cgxffcv.allreduce_measure(world)[0]) == len(costs)
+        predicted = []
+        for elems in (500, 16896, 100_000, 4_000_000):
+            plan = ar.AllreducePlan(world, [(elems, 1)], layer_min_size=1)
+            assert plan.algorithm == "sra" and "by measured costs" in plan.explain()
+            predicted.append(float(re.search(r"predicted: sra +([-.0-9]+) us", plan.explain())[1]))
+        return predicted
+
+    for predicted in all_good(run_ranks(2, work)):
+        first, second, third, fourth = predicted
+        assert (first, fourth) == (4000, 2000)  # below the first size, and beyond the last, where costs fell
+        assert second == 4000 and 1000 < third < 2000
+
+
+def test_costs_of_another_length_are_refused():
+    def work(world, rank):
+        for costs in (b"", b"short", bytes(10_000)):
+            ar._measured[world] = (costs, {})
+            with pytest.raises(ValueError, match="costs must come from"):
+                ar.AllreducePlan(world, [(4096, 1)])
+
+    all_good(run_ranks(2, work))
 
 
 def test_explain_and_automatic_choice():
