@@ -70,7 +70,9 @@ def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name)
         return f"{names}: {error.strerror}" if names else error.strerror
-    return str(error) or type(error).__name__
+    text = str(error) or type(error).__name__
+    # what to install stands there; how this very installation is built again, doctor finds out
+    return f"{text} (cgxffcv doctor gives the command)" if type(error).__name__ == "NotBuiltError" else text
 
 
 def _expected() -> tuple[type[BaseException], ...]:

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import urllib.parse
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,15 @@ USE = {
     "jpeg": "JPEG images in .beton files",
     "cuda": "GPUs",
     "nccl": "uncompressed sums between GPUs through NCCL",
+}
+# what brings a library back that the extension module is linked with
+LIBRARIES = {
+    "mpi": ["openmpi-bin"],
+    "turbojpeg": ["libturbojpeg0-dev"],
+    "gomp": ["libgomp1"],
+    "stdc++": ["libstdc++6"],
+    **dict.fromkeys(["cudart", "cublas", "cublasLt"], ["cuda-toolkit-13-0"]),
+    "cudnn": ["libcudnn9-cuda-13"],
 }
 CUDA_PACKAGES = ["cuda-toolkit-13-0", "libcudnn9-dev-cuda-13", "libnccl-dev"]
 FRAMEWORKS = ("torch", "jax", "cupy", "Pillow", "matplotlib")
@@ -219,38 +228,66 @@ def gather() -> dict[str, Any]:
     return report
 
 
+@dataclass
+class Mending:
+    """What the one command has to do."""
+
+    packages: list[str] = field(default_factory=list)  # of Debian and Ubuntu
+    toolkit: list[str] = field(default_factory=list)  # of NVIDIA's repository
+    python: list[str] = field(default_factory=list)  # for pip
+    build: bool = False  # cgxffcv itself again
+    variables: str = ""  # before the build
+
+
 def diagnose(report: dict[str, Any]) -> tuple[list[str], str | None]:
     """What is missing, in words, and the one command that mends it; None if nothing is."""
-    missing, packages, toolkit = [], [], []
+    missing: list[str] = []
+    mend = Mending()
     info = report["core"].get("info", {})
     if not report["core"]["loaded"]:
         missing.append(f"the extension module _cgxffcv cannot be loaded: {report['core']['error']}")
-        if report["gcc"] is None:
-            packages += APT["compiler"]
+        _mend_loading(report["core"]["error"], mend)
     for part in ("onednn", "mpi", "jpeg"):
         if not info or info.get(part):
             continue
         here = report["found"][part]
         reason = f"{here} is here, but this build was made without it" if here else "not installed"
         missing.append(f"{part} ({USE[part]}): {reason}")
+        mend.build = True
         if here is None or (part == "mpi" and report["mpi"]["mpicc"] is None):
-            packages += APT.get(part, [])
+            mend.packages += APT.get(part, [])
     if info.get("mpi") and report["mpi"]["mpirun"] is None:
         missing.append("mpirun, which starts several ranks: not installed")
-        packages += ["openmpi-bin"]
+        mend.packages.append("openmpi-bin")
     if info and not info.get("cuda") and report["gpu"]["devices"]:
         here = report["found"]["cuda"]
-        reason = f"{here} is here, but this build was made without it" if here else "the CUDA toolkit is not installed"
+        reason = f"{here} is here, but this build was made without it" if here else (
+            "the CUDA toolkit is not installed (its packages come from NVIDIA's repository, "
+            "developer.nvidia.com/cuda-downloads)")  # fmt: skip
         missing.append(f"cuda ({USE['cuda']}): there is a GPU; {reason}")
-        toolkit = [] if here else CUDA_PACKAGES
-    of_gpus, variables = _diagnose_gpus(report) if info.get("cuda") else ([], "")
-    mend = remedy(packages, toolkit, variables) if missing or variables else None
-    return missing + of_gpus, mend
+        mend.build, mend.toolkit = True, [] if here else CUDA_PACKAGES
+    if info.get("cuda"):
+        missing += _diagnose_gpus(report, mend)
+    if mend.build and report["gcc"] is None:
+        mend.packages += APT["compiler"]
+    return missing, remedy(mend)
 
 
-def _diagnose_gpus(report: dict[str, Any]) -> tuple[list[str], str]:
-    """What is wrong with the GPUs of a build with CUDA, in words with the remedy; a variable for a build that mends it,
-    "" if none does."""
+def _mend_loading(error: str, mend: Mending) -> None:
+    """A library that is gone comes back; whatever else keeps the module from loading is mended by a build."""
+    library = first_match(r"\blib([\w+-]+)\.so", error)
+    if library in LIBRARIES:
+        mend.packages += LIBRARIES[library]
+    elif library == "dnnl":
+        mend.python.append("onednn-cpu-gomp")
+    elif "No module named 'numpy'" in error:
+        mend.python.append("numpy")
+    else:
+        mend.build = True
+
+
+def _diagnose_gpus(report: dict[str, Any], mend: Mending) -> list[str]:
+    """What is wrong with the GPUs of a build with CUDA, in words."""
     cuda = report["cuda"]
     wrong, lacking = [], []
     if not cuda["devices"] and report["gpu"]["driver"]:
@@ -265,38 +302,76 @@ def _diagnose_gpus(report: dict[str, Any]) -> tuple[list[str], str]:
             "set CGXFFCV_CACHE to a folder of yours"
         )
     if len(cuda["devices"]) > 1 and cuda["nccl"] is None:
-        wrong.append(
-            "NCCL is not here: gradients go between the GPUs through host memory; sudo apt-get install -y libnccl2 "
-            "libnccl-dev, then make clean build"
-        )
-    architectures = ";".join(dict.fromkeys([*cuda["architectures"].split(";"), *lacking]))
-    return wrong, f"CGXFFCV_CUDA_ARCH='{architectures}' " if lacking else ""
+        built = report["core"]["info"].get("nccl")
+        wrong.append("NCCL is not here: gradients go between the GPUs through host memory")
+        mend.toolkit += ["libnccl2"] if built else ["libnccl2", "libnccl-dev"]
+        mend.build |= not built
+    if lacking:
+        architectures = ";".join(dict.fromkeys([*cuda["architectures"].split(";"), *lacking]))
+        mend.build, mend.variables = True, f"CGXFFCV_CUDA_ARCH='{architectures}' "
+    return wrong
+
+
+def _is_source(folder: Path) -> bool:
+    return "cgxffcv" in read(str(folder / "Makefile"))
+
+
+def _origin() -> dict[str, Any]:
+    """What pip has noted about where this package came from (PEP 610); {} if that was an index, or nowhere."""
+    try:
+        return json.loads(importlib.metadata.distribution("cgxffcv").read_text("direct_url.json") or "{}")
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return {}
+
+
+def _installed_from() -> Path | None:
+    """The folder or file that pip installed from, if it is still there."""
+    address = urllib.parse.urlsplit(str(_origin().get("url", "")))
+    path = Path(urllib.parse.unquote(address.path))
+    return path if address.scheme == "file" and path.exists() else None
 
 
 def checkout() -> Path | None:
     """The source tree: the working directory, where this package lies, or where it was installed from."""
-    try:
-        origin = json.loads(importlib.metadata.distribution("cgxffcv").read_text("direct_url.json") or "{}")
-        installed_from = [Path(urllib.parse.unquote(urllib.parse.urlsplit(origin["url"]).path))]
-    except (importlib.metadata.PackageNotFoundError, KeyError, TypeError, ValueError):
-        installed_from = []
-    for folder in (Path.cwd(), Path(__file__).resolve().parents[1], *installed_from):
-        if "cgxffcv" in read(str(folder / "Makefile")):
-            return folder
-    return None
+    folders = (Path.cwd(), Path(__file__).resolve().parents[1], _installed_from())
+    return next((folder for folder in folders if folder and _is_source(folder)), None)
 
 
-def remedy(packages: list[str], toolkit: Sequence[str] = (), variables: str = "") -> str:
-    """One line for a shell: packages if any are missing, then the build, with `variables` before it."""
+def _made_here(folder: Path) -> bool:
+    """Whether `make` in a source tree builds what this very Python runs."""
+    return folder / ".venv" == Path(sys.prefix) or folder == Path(__file__).resolve().parents[1]
+
+
+def _source() -> str:
+    """What pip builds from, for a shell. A wheel is none: what it was built without, it lacks everywhere."""
+    folder, installed, origin = checkout(), _installed_from(), _origin()
+    if folder is not None:
+        return shlex.quote(str(folder))
+    if installed is not None and installed.suffix != ".whl":
+        return shlex.quote(str(installed))
+    if origin.get("vcs_info", {}).get("vcs") == "git":
+        return shlex.quote(f"git+{origin['url']}")
+    return "SOURCE"
+
+
+def remedy(mend: Mending) -> str | None:
+    """One line for a shell; None if there is nothing to do."""
     folder = checkout()
-    # a checkout's make installs the packages, too, but not NVIDIA's
-    wanted = dict.fromkeys([*packages, *toolkit] if folder is None else toolkit)
-    sudo = "" if os.geteuid() == 0 else "sudo "
-    install = f"{sudo}apt-get install -y {' '.join(wanted)} && " if wanted else ""
-    if folder is not None:  # clean: also where nothing in the tree has changed
+    make = mend.build and folder is not None and _made_here(folder)
+    # make installs the packages, too, but not NVIDIA's
+    wanted = list(dict.fromkeys(([] if make else mend.packages) + mend.toolkit))
+    steps = []
+    if wanted:
+        steps.append(f"{'' if os.geteuid() == 0 else 'sudo '}apt-get install -y {' '.join(wanted)}")
+    pip = f"{shlex.quote(sys.executable)} -m pip install"
+    if mend.python:
+        steps.append(f"{pip} --force-reinstall {' '.join(mend.python)}")
+    if make:  # clean: also where nothing in the tree has changed
         where = "" if folder == Path.cwd() else f" -C {shlex.quote(str(folder))}"
-        return f"{install}{variables}make{where} clean build"
-    return f"{install}{variables}{shlex.quote(sys.executable)} -m pip install --force-reinstall --no-cache-dir cgxffcv"
+        steps.append(f"{mend.variables}make{where} clean build")
+    elif mend.build:
+        steps.append(f"{mend.variables}{pip} --force-reinstall --no-deps --no-cache-dir {_source()}")
+    return " && ".join(steps) or None
 
 
 def yes(value: Any) -> str:
@@ -337,6 +412,12 @@ def text(report: dict[str, Any]) -> str:
     if report["missing"]:
         lines += ["Missing:"] + [f"  {item}" for item in report["missing"]]
         lines += ["This mends it:", f"  {report['remedy']}"] if report["remedy"] else []
+        if (report["remedy"] or "").endswith(" SOURCE"):
+            lines.append(
+                "  (SOURCE: a folder with cgxffcv's source, or its .tar.gz; a wheel has only what it was built with)"
+            )
+        if "apt-get" in (report["remedy"] or "") and shutil.which("apt-get") is None:
+            lines.append("  (the packages are named as on Debian and Ubuntu; this system has others)")
     else:
         without = "" if info.get("cuda") else " (there is no GPU, so no CUDA is needed)"
         lines.append(f"Nothing is missing{without}.")

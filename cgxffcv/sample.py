@@ -115,7 +115,7 @@ def load(path: Path = PATH) -> tuple[np.ndarray, np.ndarray]:
         with ThreadPoolExecutor(BLOCKS) as pool:
             images = np.concatenate(list(pool.map(lambda block: _read_block(share, block, weights, bounds), blocks)))
     except (KeyError, IndexError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not the shipped CIFAR-10 sample ({error}); reinstall cgxffcv") from error
+        raise ValueError(f"{path}: not the shipped CIFAR-10 sample ({error}); install cgxffcv again") from error
     if digest(images, labels) != SHA256:
-        raise ValueError(f"{path}: the shipped CIFAR-10 sample is damaged (its SHA-256 differs); reinstall cgxffcv")
+        raise ValueError(f"{path}: the shipped CIFAR-10 sample is damaged (its SHA-256 differs); install cgxffcv again")
     return images, labels

@@ -21,6 +21,11 @@ SUBNORMAL = {"float32": 2.0**-126, "float16": 2.0**-24, "bfloat16": 2.0**-126, "
 QUANTISED_AGAIN = {"one_shot": 0, "sra": 1, "two_level": 2}  # a ring: at each further hop, and at its end
 
 
+def typed(x: np.ndarray, dtype: str) -> np.ndarray:
+    """float32 values in another type (bfloat16 as uint16, by truncation: any value of the type will do)."""
+    return (x.view(np.uint32) >> 16).astype(np.uint16) if dtype == "bfloat16" else x.astype(dtype)
+
+
 @cache
 def block_of(rank: int, dtype: str) -> np.ndarray:
     """This rank's random elements in the type (bfloat16 as uint16): Gaussian, or whole numbers of two digits."""
@@ -28,7 +33,7 @@ def block_of(rank: int, dtype: str) -> np.ndarray:
     if dtype not in FLOATS:
         return rng.integers(0 if dtype.startswith("u") else -99, 100, BLOCK).astype(dtype)
     x = rng.standard_normal(BLOCK).astype(np.float32)
-    return (x.view(np.uint32) >> 16).astype(np.uint16) if dtype == "bfloat16" else x.astype(dtype)
+    return typed(x, dtype)
 
 
 def widened(x: np.ndarray, dtype: str) -> np.ndarray:

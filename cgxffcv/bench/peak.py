@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cgxffcv.bench import processes
+from cgxffcv.bench.allreduce_bounds import typed
 from cgxffcv.errors import UserError
 
 SIZE = 2048
@@ -28,13 +29,6 @@ CPU_ENGINE, IN_ORDER, ANY_LAYOUT, QUERY_WEIGHTS, SOURCE, WEIGHTS, DESTINATION = 
 GPU_TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}
 COMPUTE_32F, NOT_TRANSPOSED, TRANSPOSED, DEFAULT_ALGORITHM = 68, 0, 1, -1
 TO_DEVICE = 1
-
-
-def _typed(values: np.ndarray, precision: str) -> np.ndarray:
-    """float32 values in another type; bfloat16 as its bits."""
-    if precision == "bfloat16":
-        return (values.view(np.uint32) >> 16).astype(np.uint16)
-    return values.astype(precision)
 
 
 class _Argument(ctypes.Structure):
@@ -74,7 +68,7 @@ class _OneDnn:
         any_layout = self.make("memory_desc_create_with_tag", 2, dims, CPU_TYPES[precision], ANY_LAYOUT)
         plan = self.make("matmul_primitive_desc_create", self.engine, any_layout, any_layout, None, any_layout, None)
         product = self.make("primitive_create", plan)
-        arrays = [_typed(np.full((SIZE, SIZE), 2.0**-10, np.float32), precision) for _ in range(3)]
+        arrays = [typed(np.full((SIZE, SIZE), 2.0**-10, np.float32), precision) for _ in range(3)]
         self.library.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
         arguments = (_Argument * 3)()
         for i, (number, array) in enumerate(zip((SOURCE, WEIGHTS, DESTINATION), arrays, strict=True)):
@@ -139,7 +133,7 @@ class _Cuda:
     def matrix(self, seed: int, precision: str) -> ctypes.c_void_p:
         """A square in device memory, normally distributed: the power that numbers take sets the clock."""
         normal = np.random.default_rng(seed).standard_normal(GPU_SIZE * GPU_SIZE // 64).astype(np.float32)
-        values = _typed(normal, precision)
+        values = typed(normal, precision)
         pointer = self.buffer(64 * values.nbytes)
         for part in range(64):
             at = ctypes.c_void_p(pointer.value + part * values.nbytes)

@@ -291,11 +291,67 @@ def test_doctor_names_one_command(monkeypatch, tmp_path):
     missing, remedy = doctor.diagnose(report)
     assert [line.split()[0] for line in missing] == ["mpi", "jpeg"] and "\n" not in remedy
     assert remedy.startswith("sudo apt-get install -y libopenmpi-dev openmpi-bin libturbojpeg0-dev && ")
+    pip = f"{sys.executable} -m pip install --force-reinstall --no-deps --no-cache-dir"
+    monkeypatch.setattr(doctor, "_origin", dict)
+    assert doctor.diagnose(report)[1].endswith(f" && {pip} SOURCE")
     (tmp_path / "Makefile").write_text("# cgxffcv")
     monkeypatch.setattr(doctor, "checkout", checkout)
+    assert doctor.diagnose(report)[1].endswith(f" && {pip} {tmp_path}")  # another Python than make would build for
+    monkeypatch.setattr(doctor.sys, "prefix", str(tmp_path / ".venv"))
     assert doctor.diagnose(report)[1] == "make clean build"
     monkeypatch.chdir("/")
     assert doctor.diagnose(report)[1] == f"make -C {ROOT} clean build"
+
+
+@pytest.mark.parametrize(
+    "origin, source",
+    [
+        ({}, "SOURCE"),
+        ({"url": "file://{here}/cgxffcv-0.1.0-cp311.whl", "archive_info": {}}, "SOURCE"),
+        ({"url": "file://{here}/cgxffcv-0.1.0.tar.gz", "archive_info": {}}, "{here}/cgxffcv-0.1.0.tar.gz"),
+        ({"url": "file://{here}/gone.tar.gz", "archive_info": {}}, "SOURCE"),
+        ({"url": "file://{here}/a%20tree", "dir_info": {}}, "'{here}/a tree'"),
+        ({"url": "https://example.org/c.git", "vcs_info": {"vcs": "git"}}, "git+https://example.org/c.git"),
+    ],
+)
+def test_doctor_builds_again_from_where_it_came(monkeypatch, tmp_path, origin, source):
+    for name in ("cgxffcv-0.1.0-cp311.whl", "cgxffcv-0.1.0.tar.gz"):
+        (tmp_path / name).touch()
+    (tmp_path / "a tree").mkdir()
+    (tmp_path / "a tree" / "Makefile").write_text("# cgxffcv")
+    monkeypatch.chdir("/")
+    monkeypatch.setattr(doctor, "__file__", "/usr/lib/python3/site-packages/cgxffcv/doctor.py")
+    origin = json.loads(json.dumps(origin).replace("{here}", str(tmp_path)))
+    monkeypatch.setattr(doctor, "_origin", lambda: origin)
+    remedy = doctor.remedy(doctor.Mending(build=True))
+    assert remedy.endswith(f"pip install --force-reinstall --no-deps --no-cache-dir {source.format(here=tmp_path)}")
+    assert doctor.remedy(doctor.Mending()) is None
+
+
+@pytest.mark.parametrize(
+    "error, remedy",
+    [
+        ("libmpi.so.40: cannot open shared object file: No such file or directory", "apt-get install -y openmpi-bin"),
+        ("libturbojpeg.so.0: cannot open shared object file", "apt-get install -y libturbojpeg0-dev"),
+        ("libstdc++.so.6: version `GLIBCXX_3.4.32' not found", "apt-get install -y libstdc++6"),
+        ("libdnnl.so.3: cannot open shared object file", "-m pip install --force-reinstall onednn-cpu-gomp"),
+        ("No module named '_cgxffcv'", "make clean build"),
+        ("undefined symbol: PyFoo", "make clean build"),
+    ],
+)
+def test_a_library_that_is_gone_comes_back_without_a_build(monkeypatch, tmp_path, error, remedy):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "checkout", lambda: tmp_path)
+    monkeypatch.setattr(doctor.sys, "prefix", str(tmp_path / ".venv"))
+    report = made_up(core={"loaded": False, "error": error, "info": {}})
+    found = doctor.diagnose(report)[1]
+    assert found.endswith(remedy) and ("build" in found) == ("build" in remedy)
+
+
+def test_what_is_only_not_installed_needs_no_build():
+    missing, remedy = doctor.diagnose(made_up(mpi={"mpirun": None}))
+    assert missing == ["mpirun, which starts several ranks: not installed"]
+    assert remedy.endswith("apt-get install -y openmpi-bin")
 
 
 H100 = {
@@ -314,6 +370,7 @@ def test_doctor_on_gpus(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(doctor, "checkout", lambda: tmp_path)
     monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(doctor.sys, "prefix", str(tmp_path / ".venv"))
     lost = {**H100, "name": "Tesla M40", "compute_capability": (5, 2), "problem": "rebuild with CGXFFCV_CUDA_ARCH=52",
             "free_bytes": None}  # fmt: skip
     unwritable = {"folder": "/nowhere", "writable": False}
@@ -330,7 +387,8 @@ def test_doctor_on_gpus(monkeypatch, tmp_path):
         ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "plan_cache": unwritable}},
          "/nowhere cannot be written: every process looks for the fastest convolutions anew; set CGXFFCV_CACHE", None),
         ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "devices": [H100, H100], "nccl": None}},
-         "through host memory; sudo apt-get install -y libnccl2", None),
+         "NCCL is not here: gradients go between the GPUs through host memory",
+         "sudo apt-get install -y libnccl2 libnccl-dev && make clean build"),
         ({"core": WITH_CUDA, "cuda": {**CUDA, "devices": [], "why_no_device": "no driver"}}, None, None),
     ]  # fmt: skip
     for there, expected, command in cases:
