@@ -56,13 +56,11 @@ def open_plain(path: str | PathLike[str], mode: str, **options: Any) -> IO[Any]:
 def _open_plain(path: str, flags: int) -> int:
     refusal = OSError(errno.EINVAL, "is no plain file; give the name of one", path)
     try:
-        descriptor = os.open(path, flags & ~os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
     except OSError as error:
         raise refusal if error.errno == errno.ENXIO else error from None  # a socket, or a FIFO that nobody reads
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path) if stat.S_ISDIR(mode) else refusal
-    if flags & os.O_TRUNC:
-        os.ftruncate(descriptor, 0)
     return descriptor

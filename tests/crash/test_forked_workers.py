@@ -81,6 +81,25 @@ def test_a_data_set_that_uses_torch_after_its_parent_did(tmp_path):
     assert run(WITH_TORCH, tmp_path / "x.beton") == [1] * 20
 
 
+class Variables:
+    """What a library that a worker loads later will read."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        return int(os.environ.get("OMP_NUM_THREADS", 0)), int(os.environ.get("OPENBLAS_NUM_THREADS", 0))
+
+
+def test_libraries_that_a_worker_loads_itself_use_one_thread_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    fields = {"omp": IntField(), "blas": IntField()}
+    DatasetWriter(tmp_path / "x", fields, num_workers=2).from_indexed_dataset(Variables(), chunksize=5)
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+    with Reader(tmp_path / "x") as reader:
+        assert reader.column("omp").tolist() == reader.column("blas").tolist() == [1] * 20
+
+
 class Numbers:
     def __init__(self, count=500):
         self.count = count

@@ -204,6 +204,16 @@ def test_more_than_fits_the_memory(tmp_path):
         checkpoint.load(path)
 
 
+def test_more_than_the_memory_there_is(tmp_path, monkeypatch):
+    """Said before it is asked for: a system may lend more than it has."""
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, {"x": np.zeros(100_000)})
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 10, "SC_PAGE_SIZE": 4096}.get)
+    with pytest.raises(checkpoint.CheckpointError, match="more than fits the memory"):
+        checkpoint.load(path)
+    assert checkpoint.read_header(path) == {}
+
+
 WRONG_VALUES = [None, True, -1, 0, 1, 2**31, 2**63, 2**64, 1.5, 1e999, "", "F32", "x" * 1000, [], [1], {}, {"a": 1}]
 
 
