@@ -253,7 +253,7 @@ def _open_part(root: Path, archive: Archive) -> io.BufferedRandom:
         root.mkdir(parents=True, exist_ok=True)
         if target.exists() and not target.is_file():
             raise OSError(errno.EINVAL, "is no plain file", os.fspath(target))
-        return files.open_plain(partial, "a+b")
+        return files.open_plain(partial, "a+b", follow=False)
 
 
 def _places(root: Path, archive: Archive) -> tuple[Path, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 import warnings
@@ -48,15 +49,19 @@ def naming(path: str | PathLike[str]) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
-def open_plain(path: str | PathLike[str], mode: str, **options: Any) -> IO[Any]:
-    """open(), but for plain files only: OSError for a FIFO, which would wait for ever, a socket or a device."""
-    return open(path, mode, opener=_open_plain, **options)
+def open_plain(path: str | PathLike[str], mode: str, follow: bool = True, **options: Any) -> IO[Any]:
+    """open(), but for plain files only: OSError for a FIFO, which would wait for ever, a socket or a device.
+
+    follow: whether the name may be that of a symbolic link; not where others could have planted one.
+    """
+    return open(path, mode, opener=functools.partial(_open_plain, follow=follow), **options)
 
 
-def _open_plain(path: str, flags: int) -> int:
+def _open_plain(path: str, flags: int, follow: bool = True) -> int:
     refusal = OSError(errno.EINVAL, "is no plain file; give the name of one", path)
     try:
-        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+        also = os.O_NONBLOCK | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
+        descriptor = os.open(path, flags | also, 0o666)
     except OSError as error:
         raise refusal if error.errno == errno.ENXIO else error from None  # a socket, or a FIFO that nobody reads
     mode = os.fstat(descriptor).st_mode

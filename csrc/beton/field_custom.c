@@ -10,9 +10,9 @@ Status field_set_custom(BetonField *field, const BetonCustom *custom) {
     bool fits = size >= 1 && is_power_of_two(custom->record_alignment);
     if (has_data) fits = fits && checked_within((uint64_t)custom->pointer_offset, 8, size);
     if (custom->size_offset >= 0) {
-        int64_t apart = custom->size_offset - custom->pointer_offset; /* neither may overwrite the other */
-        fits =
-            fits && has_data && checked_within((uint64_t)custom->size_offset, 8, size) && (apart >= 8 || apart <= -8);
+        fits = fits && has_data && checked_within((uint64_t)custom->size_offset, 8, size);
+        int64_t apart = fits ? custom->size_offset - custom->pointer_offset : 0;
+        fits = apart >= 8 || apart <= -8; /* neither may overwrite the other */
     }
     if (!fits) {
         FAIL(STATUS_ARGUMENT, "a record of %u bytes with alignment %u, pointer at %lld and size at %lld is impossible",

@@ -9,6 +9,7 @@
 #include "base/bytes.h"
 #include "base/memory.h"
 #include "check.h"
+#include "image/augment.h"
 #include "loader/loader.h"
 
 enum { SAMPLES = 300, SIDE = 8, PIXELS = SIDE * SIDE * 3, RECORD = 24, PAGE = 1 << 16 };
@@ -211,6 +212,26 @@ static void test_crops_larger_than_the_image(void) {
     loader_destroy(loader);
 }
 
+/* After normalisation there are holes only, and nothing that is not normalised. */
+static void test_chains_that_are_refused(void) {
+    Augment *augment = NULL;
+    AugmentSpec chain = {.height = 8,
+                         .width = 8,
+                         .op_count = 2,
+                         .ops = {{.kind = AUGMENT_CUTOUT, .draw = 4, .height = 1, .width = 1, .normalized = true},
+                                 {.kind = AUGMENT_CUTOUT, .draw = 5, .height = 1, .width = 1}},
+                         .normalize = true,
+                         .std = {1, 1, 1},
+                         .normalized_type = IMAGE_F32,
+                         .type = IMAGE_F32};
+    CHECK(augment_create(&chain, &augment) == STATUS_ARGUMENT && augment == NULL);
+    chain.ops[1].normalized = true;
+    CHECK_OK(augment_create(&chain, &augment));
+    augment_destroy(augment);
+    chain.ops[1] = (AugmentOp){.kind = AUGMENT_FLIP, .normalized = true};
+    CHECK(augment_create(&chain, &augment) == STATUS_ARGUMENT);
+}
+
 /* A batch much larger than the data takes no more memory than the data. */
 static void test_large_batch(void) {
     Loader *loader = NULL;
@@ -274,6 +295,7 @@ int main(void) {
     test_kept_batches();
     test_gather_and_resident();
     test_crops_larger_than_the_image();
+    test_chains_that_are_refused();
     test_large_batch();
     test_refusals();
     unlink(path);

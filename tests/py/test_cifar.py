@@ -381,6 +381,16 @@ def test_a_download_does_not_replace_what_is_no_plain_file(tmp_path, server, nam
     assert names(tmp_path) == [name] and stat.S_ISFIFO((tmp_path / name).stat().st_mode)
 
 
+def test_a_download_does_not_follow_a_planted_link(tmp_path, server):
+    """Anybody can guess the name of a part."""
+    victim, part = tmp_path / "victim", tmp_path / f"{cifar.BINARY.name}.part"
+    victim.write_text("victim")
+    part.symlink_to(victim)
+    with pytest.raises(cifar.DataError, match="cannot write to .*part"):
+        cifar.download(tmp_path, server.url, server.archive, "off")
+    assert victim.read_text() == "victim" and part.is_symlink()
+
+
 def test_download_goes_on_after_a_broken_connection(tmp_path, server, records):
     server.faults = [50_000]
     assert_is(get(server, tmp_path), records)

@@ -399,6 +399,20 @@ def test_images_of_several_sizes(tmp_path):
         assert loader.get_batch([0, 5])[0].shape == (2, 4, 4, 3)
 
 
+@pytest.mark.skipif(not _cgxffcv.build_info()["jpeg"], reason="this build has no libjpeg-turbo")
+def test_of_several_bad_samples_the_first_is_named(tmp_path):
+    """Although another worker comes upon the second long before."""
+    image = np.random.default_rng(1).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
+    stream = _cgxffcv.jpeg_encode(image, 95)
+    scan = stream.index(b"\xff\xda") + 14
+    streams = [stream[:-2000] + b"\xff\xd9", stream[:scan] + b"\xff\xd9"]
+    path = tiny_beton.write(tmp_path / "x.beton", {"image": ("image", streams)}, sides=(1000, 1000))
+    with Loader(path, 2, num_workers=2) as loader, pytest.raises(_cgxffcv.BetonError) as caught:
+        list(loader)
+    assert caught.value.sample == 0
+
+
+
 def test_a_bad_sample_comes_after_the_batches_before_it(tmp_path):
     images = [tiny_beton.jpeg(image) for image in pixels(40)]
     images[23] = images[23][: len(images[23]) // 2]
