@@ -412,7 +412,6 @@ def test_of_several_bad_samples_the_first_is_named(tmp_path):
     assert caught.value.sample == 0
 
 
-
 def test_a_bad_sample_comes_after_the_batches_before_it(tmp_path):
     images = [tiny_beton.jpeg(image) for image in pixels(40)]
     images[23] = images[23][: len(images[23]) // 2]
