@@ -58,8 +58,8 @@ def _owner(here: Place, rank: int) -> int:
             probe.connect(_address(here, rank))
         except OSError:
             return 0
-        pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return pid
+        pid, user, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return pid if user == os.getuid() else 0  # what other users put there says nothing
 
 
 def is_first_left() -> bool:

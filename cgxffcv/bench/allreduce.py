@@ -68,7 +68,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument("--bits", type=whole(1, 32), help="1 to 8, or 32 for none; default 4, and 1 with the codec sign")
     p.add_argument("--bucket-size", type=whole(1), default=1024)
     p.add_argument("-d", "--dtype", choices=DTYPES, default="float32")
-    p.add_argument("-o", "--op", choices=OPS, help="default average, of whole numbers sum")
+    p.add_argument("-o", "--op", choices=(*OPS, "avg"), help="default average, of whole numbers sum")
     p.add_argument("--algorithm", choices=ALGORITHMS, default="auto")
     p.add_argument("--codec", choices=CODECS, default="maxmin")
     p.add_argument("--rounding", choices=ROUNDINGS, default="nearest")
@@ -85,6 +85,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         p.error(f"-e ({options.maxbytes} bytes) must be at least -b ({options.minbytes})")
     if options.bits is None:
         options.bits = 1 if options.codec == "sign" else 4
+    if options.op == "avg":  # nccl-tests' word
+        options.op = "average"
     if options.op is None:
         options.op = "average" if options.dtype in FLOATS else "sum"
     return options
