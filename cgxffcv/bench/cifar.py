@@ -397,7 +397,7 @@ class Figures:
 
 
 def _check(options: argparse.Namespace) -> None:
-    for path in {options.train} if fold_images(options) else {options.train, options.test}:
+    for path in (options.train,) if fold_images(options) else (options.train, options.test):
         if not Path(path).exists():
             raise UserError(f"{path}: no such file; cgxffcv write makes it, or name others with --train and --test")
     if options.json and options.json != "-" and not Path(options.json).parent.is_dir():
