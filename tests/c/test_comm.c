@@ -439,6 +439,7 @@ static void test_forked_heart(void) {
     pid_t child = fork();
     if (child == 0) {
         Comm *own = NULL;
+        if (comm_begin(parents, "barrier", 0) != STATUS_TRANSPORT) _exit(2); /* it is the parent's */
         if (comm_attach(fd, 1, 2, NULL, &own) != STATUS_OK) _exit(1);
         for (;;) pause();
     }
@@ -480,6 +481,7 @@ static void test_health(void) {
     Segment segments[2];
     void *memory = NULL;
     size_t bytes = segment_bytes(2, 4096);
+    CHECK(segment_bytes(2, 4096 + 32) == 0 && segment_bytes(2, 4096 + 64) != 0 && segment_bytes(2, 4032) == 0);
     CHECK_OK(memory_calloc(1, bytes, &memory));
     segment_format(memory, 2, 4096, 1);
     CHECK_OK(segment_open_memory(memory, bytes, 2, 0, &segments[0]));

@@ -375,6 +375,8 @@ def test_costs_that_fall_with_size_predict_no_less_than_nothing():
             plan = ar.AllreducePlan(world, [(elems, 1)], layer_min_size=1)
             assert plan.algorithm == "sra" and "by measured costs" in plan.explain()
             predicted.append(float(re.search(r"predicted: sra +([-.0-9]+) us", plan.explain())[1]))
+            exact = ar.AllreducePlan(world, [(elems, 1)], layer_min_size=elems + 1)
+            assert "by measured costs" not in exact.explain(), "they were measured with quantised layers"
         return predicted
 
     for predicted in all_good(run_ranks(2, work)):

@@ -499,3 +499,7 @@ def test_threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert session.set_threads(said.append) == 3
     monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(session.app, "ranks", lambda: 1)
+    before = list(said)
+    assert session.set_threads(said.append) == 1 and said == before, "without mpirun there is nothing to say of it"
+    monkeypatch.delenv("OMP_NUM_THREADS")
