@@ -98,7 +98,7 @@ for command in "$@"; do
     inside "$command" >"$log" 2>&1 || { result="FAILED ($?)"; failed=1; tail -n 60 "$log"; }
     table+=("$(printf '%-14s %-12s %5d s  %s' "$command" "$result" $((SECONDS - start)) "$(tail -n 1 "$log" | cut -c 1-90)")")
 done
-printf '\n%s at %s: %s\n' "$DIST" "$(git rev-parse --short HEAD)" \
+printf '\n%s at %s: %s\n' "$DIST" "$(git -C "$ROOT/root/checkout" rev-parse --short HEAD)" \
     "$(inside '. /etc/os-release; echo "$PRETTY_NAME, $(.venv/bin/python --version), $(mpirun --version | head -n 1), $(gcc -dumpfullversion | sed "s/^/gcc /")"' 2>/dev/null)"
 printf '%s\n' "${table[@]}"
 exit "$failed"
