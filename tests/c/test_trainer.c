@@ -301,6 +301,11 @@ static void test_phases(void) {
     CHECK_OK(step_with(trainer, 1.0f, &out));
     CHECK(out.side == 2 && model.parameters[16] == -0.5f);
     trainer_destroy(trainer);
+    config.phases[1].first_step = 0; /* a phase may have no steps */
+    CHECK_OK(trainer_create(&config, &model, &trainer));
+    CHECK_OK(step_with(trainer, 1.0f, &out));
+    CHECK(out.side == 4);
+    trainer_destroy(trainer);
     CHECK(plans_alive == 0);
     pool_destroy(model.pool);
 }
