@@ -3,7 +3,7 @@
 # usage: tools/fuzz.sh RUNS [TARGET...]      RUNS executions of each of reader jpeg writer yaml safetensors pickle
 #        tools/fuzz.sh corpus TARGET...      (reader jpeg writer) a small corpus of equal coverage, in tests/fuzz/corpus
 # What a target grows lies in build/fuzz/TARGET, an input that fails in build/fuzz/TARGET-crash-*, the log beside it.
-# Needs clang with its runtime libraries (Debian: clang libclang-rt-14-dev) for the first three; pip installs Atheris.
+# The first three need clang with its fuzzer's library, which root gets from apt here; Atheris comes from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,6 +17,21 @@ export ASAN_OPTIONS=allocator_may_return_null=1:quarantine_size_mb=16 PYTHONPATH
 runs=$1 && shift
 [ $# -gt 0 ] || set -- reader jpeg writer yaml safetensors pickle
 
+has_fuzzer() {
+    echo 'int LLVMFuzzerTestOneInput(const char *data, unsigned long size) { return data == 0 && size; }' |
+        "$CC" -x c -fsanitize=fuzzer,address - -o "$OUT/probe" 2>/dev/null
+}
+need_fuzzer() {
+    local -a as_root=()
+    has_fuzzer && return
+    [ "$(id -u)" = 0 ] || as_root=(sudo)
+    if command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || command -v sudo >/dev/null; }; then
+        "${as_root[@]}" apt-get install -y -q clang >"$OUT/apt.log" 2>&1 || true
+        "${as_root[@]}" apt-get install -y -q "libclang-rt-$("$CC" -dumpversion | cut -d. -f1)-dev" >>"$OUT/apt.log" 2>&1 || true
+    fi
+    has_fuzzer || { echo "fuzz: $CC cannot link -fsanitize=fuzzer: install clang and its libclang-rt-N-dev" >&2; exit 1; }
+}
+
 build() { # TARGET: the program's command is in `command`
     local source=tests/fuzz/fuzz_$1.c
     if [ ! -e "$source" ]; then
@@ -24,7 +39,7 @@ build() { # TARGET: the program's command is in `command`
         command=("$PYTHON" tests/fuzz/fuzz_python.py "$1")
         return
     fi
-    command -v "$CC" >/dev/null || { echo "fuzz: no $CC: apt-get install clang libclang-rt-14-dev" >&2; exit 1; }
+    need_fuzzer
     local -a patterns sources
     read -r -a patterns < <(sed -n '1s,^// sources: ,,p' "$source")
     mapfile -t sources < <(cd csrc && for pattern in "${patterns[@]}"; do compgen -G "$pattern"; done)
