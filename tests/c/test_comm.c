@@ -430,6 +430,18 @@ static void stalled_body(Comm *comm) {
     }
 }
 
+/* A forked child may not use its parent's communicator. */
+static void test_parents_communicator(void) {
+    Comm *comm = NULL;
+    int status = 0;
+    CHECK_OK(comm_create_world(&(CommOptions){.ranks = 1}, &comm));
+    pid_t child = fork();
+    if (child == 0) _exit(comm_begin(comm, "barrier", 0) == STATUS_TRANSPORT ? 0 : 1);
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+    CHECK_OK(comm_end(comm, comm_begin(comm, "barrier", 0)));
+    comm_destroy(comm);
+}
+
 /* A forked child's own communicator has a heart of its own, although the parent's thread is not there. */
 static void test_forked_heart(void) {
     Comm *parents = NULL, *comm = NULL;
@@ -439,7 +451,6 @@ static void test_forked_heart(void) {
     pid_t child = fork();
     if (child == 0) {
         Comm *own = NULL;
-        if (comm_begin(parents, "barrier", 0) != STATUS_TRANSPORT) _exit(2); /* it is the parent's */
         if (comm_attach(fd, 1, 2, NULL, &own) != STATUS_OK) _exit(1);
         for (;;) pause();
     }
@@ -536,6 +547,7 @@ static void test_world(void) {
 
 int main(void) {
     test_health();
+    test_parents_communicator();
     test_forked_heart();
     test_world();
     test_streams();

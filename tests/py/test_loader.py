@@ -273,6 +273,10 @@ def test_get_batch_gives_the_epochs_pixels(path):
             image, label, ids = loader.get_batch([3, 99, 3, 0], epoch=epoch)
             assert ids.tolist() == [3, 99, 3, 0] and label[:, 0].tolist() == [3, 99, 3, 0]
             np.testing.assert_array_equal(image, np.stack([want[i] for i in ids.tolist()]))
+        for next_epoch, epoch in ((0, 0), (1, 0), (4, 3)):  # without a word, the epoch that is under way, or was last
+            loader.next_epoch = next_epoch
+            assert np.array_equal(loader.get_batch(range(N))[0], loader.get_batch(range(N), epoch=epoch)[0])
+        assert not np.array_equal(loader.get_batch(range(N), epoch=0)[0], loader.get_batch(range(N), epoch=1)[0])
         plain, _, _ = loader.get_batch(range(N), evaluate=True)
         np.testing.assert_array_equal(plain[50], reference.pipeline(STEPS, pixels()[50], (11, 0, 50), evaluate=True))
         assert loader.get_batch([])[0].shape == (0, 3, 16, 16)

@@ -168,6 +168,8 @@ def test_step_flops_counts_the_products():
         ([Sgd(momentum=1.0)], "momentum must be in"),
         ([Sgd(momentum=float("nan"))], "momentum must be in"),
         ([Sgd(decay=-1)], "weight decay must be"),
+        ([Sgd(decay=np.inf)], "weight decay must be"),
+        ([Sgd(decay=np.nan)], "weight decay must be"),
         ([Muon(iterations=0)], "iterations must be 1 to 20"),
         ([], "1 to 16 optimizer groups"),
     ],
