@@ -216,10 +216,13 @@ typedef struct CommPiece {
 Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, bool average,
                              DeviceStream *stream);
 
-/* Waits until the stream has done everything that is on it; ends as every wait does (deadline, abort, a lost rank, the
- * check hook), and when NCCL reports a failure. Then sums that hang are ended, too, and the communicator is broken. Not
- * while the stream records. */
-Status comm_device_wait(CommDevice *device, DeviceStream *stream);
+/* Waits until the stream has done everything that is on it, or what was on it when the event (NULL: none) was recorded;
+ * ends as every wait does (deadline, abort, a lost rank, the check hook), and when NCCL reports a failure. Then sums
+ * that hang are ended, too, and the communicator is broken. Not while the stream records.
+ *
+ * A stream that waits for a lost rank takes only so many launches; then the driver lets the next one wait, without a
+ * deadline. Whoever puts sums on a stream waits before there are many. */
+Status comm_device_wait(CommDevice *device, DeviceStream *stream, DeviceEvent *event);
 
 /* The version of the NCCL library that is there (22809 is 2.28.9); 0 without one, or without NCCL in this build. */
 int comm_nccl_version(void);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -20,6 +21,8 @@
 #define SLEEP_US 50
 #define ASYNC_EVERY_NS 1000000LL
 #define FINALIZE_S 5.0
+#define ABORT_S 0.5 /* how long a failure waits for its own cleaning up */
+#define LOSS_S 2.0  /* within which a lost rank is noticed */
 
 /* Its functions, found by name. */
 typedef struct Nccl {
@@ -40,8 +43,10 @@ typedef struct Nccl {
 } Nccl;
 
 struct CommDevice {
-    Comm *comm;      /* borrowed */
-    ncclComm_t nccl; /* owned; NULL once aborted */
+    Comm *comm;       /* borrowed */
+    ncclComm_t nccl;  /* owned; NULL once aborted */
+    pthread_t ending; /* the thread that ends it, if `ends` */
+    bool ends;
     char name[32];
 };
 
@@ -114,25 +119,64 @@ static void pause_poll(int64_t since_ns) {
     }
 }
 
+/* NCCL or the GPU has failed: perhaps because of a rank that is lost, which is then soon noticed, and named. */
+static Status blame(CommDevice *device, Status status) {
+    ErrorRecord cause = *error_record();
+    int64_t deadline_ns = clock_deadline_ns(LOSS_S), since_ns = clock_now_ns();
+    while (status != STATUS_OK && !clock_expired(deadline_ns)) {
+        TRY(comm_progress(device->comm));
+        pause_poll(since_ns);
+    }
+    return status == STATUS_OK ? status : error_adopt(&cause);
+}
+
 /* Polls until what was begun has been done. */
 static Status settle(CommDevice *device, ncclResult_t result, const char *what) {
     int64_t since_ns = clock_now_ns();
     while (result == ncclInProgress) {
         TRY(comm_progress(device->comm));
         ncclResult_t asked = nccl.async_error(device->nccl, &result);
-        if (asked != ncclSuccess) return fail(asked, what, device->nccl);
+        if (asked != ncclSuccess) result = asked;
         if (result == ncclInProgress) pause_poll(since_ns);
     }
-    return result == ncclSuccess ? STATUS_OK : fail(result, what, device->nccl);
+    return result == ncclSuccess ? STATUS_OK : blame(device, fail(result, what, device->nccl));
 }
 
-/* Ends what hangs on the device; the error record stays as it is. */
+static void *abort_nccl(void *comm) {
+    (void)nccl.comm_abort(comm);
+    return NULL;
+}
+
+/* Whether the thread that ends NCCL has done so within the time. */
+static bool await_ending(CommDevice *device, double seconds) {
+    struct timespec deadline;
+    clock_gettime(CLOCK_REALTIME, &deadline);
+    int64_t ns = deadline.tv_nsec + (int64_t)(seconds * 1e9);
+    deadline.tv_sec += (time_t)(ns / 1000000000);
+    deadline.tv_nsec = (long)(ns % 1000000000);
+    if (device->ends && pthread_timedjoin_np(device->ending, NULL, &deadline) == 0) device->ends = false;
+    return !device->ends;
+}
+
+/* Ends what hangs on the device; the error record stays as it is. NCCL does that at once, but comes back from it only
+ * when no recorded graph holds a sum any more, which the caller destroys after it has heard of the failure: a thread
+ * waits for that. */
 static Status give_up(CommDevice *device, Status status) {
     ErrorRecord cause = *error_record();
-    if (device->nccl != NULL) (void)nccl.comm_abort(device->nccl);
+    if (device->nccl != NULL) {
+        device->ends = pthread_create(&device->ending, NULL, abort_nccl, device->nccl) == 0;
+        if (!device->ends) (void)nccl.comm_abort(device->nccl);
+        (void)await_ending(device, ABORT_S);
+    }
     device->nccl = NULL;
     (void)cudaGetLastError();
     return status == STATUS_OK ? status : error_adopt(&cause);
+}
+
+static void release(CommDevice *device) {
+    bool mine = device->comm->owner_pid == (int)getpid(); /* a forked child has none of the threads */
+    if (mine && !await_ending(device, FINALIZE_S)) (void)pthread_detach(device->ending);
+    memory_free(device);
 }
 
 static Status check_alive(const CommDevice *device) {
@@ -217,8 +261,10 @@ static Status create(Comm *comm, CommDevice **out, char *why) {
     device = NULL;
 done:
     memory_free(offers);
-    if (device != NULL) (void)give_up(device, STATUS_OK);
-    memory_free(device);
+    if (device != NULL) {
+        (void)give_up(device, STATUS_OK);
+        release(device);
+    }
     return status;
 }
 
@@ -243,9 +289,13 @@ void comm_device_destroy(CommDevice *device) {
     if (device == NULL) return;
     if (device->nccl != NULL && device->comm->owner_pid == (int)getpid()) {
         bool quiet = !comm_broken(device->comm, NULL) && finalize(device);
-        (void)(quiet ? nccl.comm_destroy(device->nccl) : nccl.comm_abort(device->nccl));
+        if (quiet) {
+            (void)nccl.comm_destroy(device->nccl);
+        } else {
+            (void)give_up(device, STATUS_OK);
+        }
     }
-    memory_free(device);
+    release(device);
 }
 
 const char *comm_device_name(const CommDevice *device) { return device->name; }
@@ -266,7 +316,12 @@ static ncclResult_t put(CommDevice *device, const CommPiece *pieces, int count, 
 static Status allreduce(CommDevice *device, const CommPiece *pieces, int count, bool average, DeviceStream *stream) {
     TRY(check_alive(device));
     ncclResult_t result = put(device, pieces, count, average ? ncclAvg : ncclSum, (cudaStream_t)stream);
-    Status status = settle(device, result, "a sum over all ranks");
+    return settle(device, result, "a sum over all ranks");
+}
+
+/* The other ranks hear of a failure first. */
+static Status end(CommDevice *device, Status status) {
+    status = comm_end(device->comm, status);
     return status == STATUS_OK ? status : give_up(device, status);
 }
 
@@ -279,36 +334,41 @@ static Status begin(CommDevice *device) {
 Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, bool average,
                              DeviceStream *stream) {
     TRY(begin(device));
-    return comm_end(device->comm, allreduce(device, pieces, count, average, stream));
+    return end(device, allreduce(device, pieces, count, average, stream));
 }
 
-static Status check_stream(cudaError_t error) {
-    if (error == cudaSuccess || error == cudaErrorNotReady) return STATUS_OK;
+/* Also forgets that something was not ready: nobody shall find that as an error of theirs. */
+static Status check_gpu(cudaError_t error) {
+    if (error == cudaSuccess) return STATUS_OK;
     (void)cudaGetLastError();
+    if (error == cudaErrorNotReady) return STATUS_OK;
     FAIL(STATUS_CUDA, "the GPU failed: %s (%s)", cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
-static Status wait_for(CommDevice *device, cudaStream_t stream) {
+static Status check_sums(CommDevice *device) {
+    ncclResult_t result = ncclSuccess;
+    TRY(check_alive(device));
+    ncclResult_t asked = nccl.async_error(device->nccl, &result);
+    if (asked != ncclSuccess) result = asked;
+    return result == ncclSuccess || result == ncclInProgress ? STATUS_OK : fail(result, "a sum failed", device->nccl);
+}
+
+static Status wait_for(CommDevice *device, cudaStream_t stream, cudaEvent_t event) {
     int64_t since_ns = clock_now_ns(), next_ns = since_ns;
     for (;;) {
-        cudaError_t error = cudaStreamQuery(stream);
+        cudaError_t error = event == NULL ? cudaStreamQuery(stream) : cudaEventQuery(event);
         if (error == cudaSuccess) return STATUS_OK;
-        TRY(check_stream(error));
+        TRY(blame(device, check_gpu(error)));
         TRY(comm_progress(device->comm));
         if (clock_now_ns() >= next_ns) {
-            ncclResult_t result = ncclSuccess;
-            TRY(check_alive(device));
-            ncclResult_t asked = nccl.async_error(device->nccl, &result);
-            if (asked != ncclSuccess) result = asked;
-            if (result != ncclSuccess && result != ncclInProgress) return fail(result, "a sum failed", device->nccl);
+            TRY(blame(device, check_sums(device)));
             next_ns = clock_now_ns() + ASYNC_EVERY_NS;
         }
         pause_poll(since_ns);
     }
 }
 
-Status comm_device_wait(CommDevice *device, DeviceStream *stream) {
+Status comm_device_wait(CommDevice *device, DeviceStream *stream, DeviceEvent *event) {
     TRY(begin(device));
-    Status status = wait_for(device, (cudaStream_t)stream);
-    return comm_end(device->comm, status == STATUS_OK ? status : give_up(device, status));
+    return end(device, wait_for(device, (cudaStream_t)stream, (cudaEvent_t)event));
 }

@@ -27,8 +27,8 @@ Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int co
     return absent();
 }
 
-Status comm_device_wait(CommDevice *device, DeviceStream *stream) {
-    (void)device, (void)stream;
+Status comm_device_wait(CommDevice *device, DeviceStream *stream, DeviceEvent *event) {
+    (void)device, (void)stream, (void)event;
     return absent();
 }
 

@@ -71,7 +71,7 @@ static Status rehearse(DeviceSum *sum, const size_t *elems, int count) {
         }
         TRY(device_sum_run(sum, elems[i]));
     }
-    return device_sum_wait(sum, model_stream(sum->model));
+    return device_sum_wait(sum, model_stream(sum->model), NULL);
 }
 
 Status device_sum_create(Comm *comm, Model *model, bool exact, bool average, const size_t *elems, int count,
@@ -161,8 +161,9 @@ Status device_sum_through_host(DeviceSum *sum, AllreducePlan *plan, float *gradi
     return device_copy(gradients, sum->host, bytes, stream);
 }
 
-Status device_sum_wait(DeviceSum *sum, DeviceStream *stream) {
-    return sum->nccl == NULL ? device_stream_synchronize(stream) : comm_device_wait(sum->nccl, stream);
+Status device_sum_wait(DeviceSum *sum, DeviceStream *stream, DeviceEvent *event) {
+    if (sum->nccl != NULL) return comm_device_wait(sum->nccl, stream, event);
+    return event == NULL ? device_stream_synchronize(stream) : device_event_synchronize(event);
 }
 
 size_t device_sum_explain(const DeviceSum *sum, char *text, size_t bytes) {

@@ -25,7 +25,7 @@ Status device_sum_run(DeviceSum *sum, size_t elems);
 
 Status device_sum_through_host(DeviceSum *sum, AllreducePlan *plan, float *gradients);
 
-Status device_sum_wait(DeviceSum *sum, DeviceStream *stream);
+Status device_sum_wait(DeviceSum *sum, DeviceStream *stream, DeviceEvent *event);
 
 /* As allreduce_explain. */
 size_t device_sum_explain(const DeviceSum *sum, char *text, size_t bytes);

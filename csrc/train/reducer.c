@@ -156,9 +156,9 @@ static Status told(void *context, size_t begin, size_t end) {
     return device_sum_told(reducer->device, begin, end);
 }
 
-static Status wait(void *context, DeviceStream *stream) {
+static Status wait(void *context, DeviceStream *stream, DeviceEvent *event) {
     const Reducer *reducer = context;
-    return device_sum_wait(reducer->device, stream);
+    return device_sum_wait(reducer->device, stream, event);
 }
 
 void reducer_configure(Reducer *reducer, TrainerConfig *config) {

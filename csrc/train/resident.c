@@ -177,7 +177,7 @@ Status resident_check_places(const int32_t *places, int64_t count, int64_t limit
 
 static Status wait_for_uploads(void *context, DeviceStream *stream) {
     const TrainerConfig *config = &((const Resident *)context)->trainer->config;
-    if (config->reduce_wait != NULL) return config->reduce_wait(config->reduce_context, stream);
+    if (config->reduce_wait != NULL) return config->reduce_wait(config->reduce_context, stream, NULL);
     return device_stream_synchronize(stream);
 }
 

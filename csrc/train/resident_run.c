@@ -5,8 +5,10 @@
 #include "train/resident_private.h"
 
 #define CHECK_EVERY 8
-#define MANY 8   /* steps in one graph, which begin together with a check */
-#define CHUNK 32 /* steps between two looks at how far the device is; two chunks may be under way */
+#define MANY 8 /* steps in one graph, which begin together with a check */
+/* Steps between two looks at how far the device is; two chunks may be under way. */
+#define CHUNK 32
+#define CHUNK_OF_RANKS 2 /* of recorded steps with exchanges; of others 1 */
 
 _Static_assert(MANY % CHECK_EVERY == 0 && CHUNK % MANY == 0, "what comes between steps comes between graphs");
 
@@ -237,12 +239,18 @@ static Status begin_run(Resident *r, int steps, uint32_t epoch) {
     return save_statistics(r);
 }
 
-/* After step number `done` of a run: keeps the device at most two chunks behind, so that an interruption is noticed. */
-static Status throttle(Resident *r, int done) {
-    if (done % CHUNK != 0) return STATUS_OK;
-    DeviceEvent *mine = r->marks[done / CHUNK % 2], *before = r->marks[(done / CHUNK + 1) % 2];
+/* After step number `done` of a run, recorded or not: keeps the device at most two chunks behind, so that an
+ * interruption is noticed. Ranks keep it closer: where the device waits for a lost rank, its queue must never be so
+ * full that a launch waits, too, since that wait would have no deadline. */
+static Status throttle(Resident *r, int done, bool recorded) {
+    const TrainerConfig *config = &r->trainer->config;
+    int chunk = config->reduce_wait == NULL ? CHUNK : recorded ? CHUNK_OF_RANKS : 1;
+    if (done % chunk != 0) return STATUS_OK;
+    DeviceEvent *mine = r->marks[done / chunk % 2], *before = r->marks[(done / chunk + 1) % 2];
     TRY(device_event_record(mine, r->stream));
-    return done == CHUNK || r->trainer->config.reduce_wait != NULL ? STATUS_OK : device_event_synchronize(before);
+    if (done == chunk) return STATUS_OK;
+    if (config->reduce_wait == NULL) return device_event_synchronize(before);
+    return config->reduce_wait(config->reduce_context, r->stream, before);
 }
 
 static Status put_steps(Resident *r, const Source *source, int steps, int *done) {
@@ -253,12 +261,13 @@ static Status put_steps(Resident *r, const Source *source, int steps, int *done)
         bool look = source->loader != NULL || *done % CHECK_EVERY == 0;
         if (config->check != NULL && look) TRY(config->check(config->check_context));
         int count = steps_at_once(r, *done, steps);
+        bool recorded = r->phases[phase_at(r, trainer->step)].graph != NULL;
         TRY(next_steps(r, source, count));
         trainer->step += count;
         *done += count;
         if (trainer->slow != NULL) TRY(trainer_average(trainer, &changed));
         if (changed) TRY(save_statistics(r));
-        TRY(throttle(r, *done));
+        TRY(throttle(r, *done, recorded));
     }
     return STATUS_OK;
 }
@@ -268,7 +277,7 @@ Status resident_wait(Resident *r) {
     float milliseconds = 0;
     TRY(device_event_record(r->end, r->stream));
     if (config->reduce_wait != NULL) {
-        TRY(config->reduce_wait(config->reduce_context, r->stream));
+        TRY(config->reduce_wait(config->reduce_context, r->stream, NULL));
     } else {
         TRY(device_stream_synchronize(r->stream));
     }

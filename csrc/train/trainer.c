@@ -240,7 +240,7 @@ Status trainer_average(Trainer *trainer, bool *changed) {
 static Status trainer_wait(Trainer *trainer) {
     const TrainerConfig *config = &trainer->config;
     if (trainer->stream == NULL) return STATUS_OK;
-    if (config->reduce_wait != NULL) return config->reduce_wait(config->reduce_context, trainer->stream);
+    if (config->reduce_wait != NULL) return config->reduce_wait(config->reduce_context, trainer->stream, NULL);
     return device_stream_synchronize(trainer->stream);
 }
 

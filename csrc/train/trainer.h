@@ -60,8 +60,9 @@ typedef struct TrainerConfig {
      * begin behind backward. The first gradients may change until `reduce` is called, so a loss that is not finite can
      * be marked there. */
     GradientHook reduce_hook;
-    /* In place of device_stream_synchronize wherever a stream holds exchanges: it ends when a rank is lost, too. */
-    Status (*reduce_wait)(void *context, DeviceStream *stream);
+    /* In place of device_stream_synchronize, or with an event of device_event_synchronize, wherever a stream holds
+     * exchanges: it ends when a rank is lost, too. */
+    Status (*reduce_wait)(void *context, DeviceStream *stream, DeviceEvent *event);
     /* Whether hook and reduce may be recorded in a graph. Otherwise reduce waits for the stream and works in host
      * memory. */
     bool reduce_capturable;

@@ -1,6 +1,7 @@
 // sources: base/*.c
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -58,6 +59,22 @@ static Status add(void *context, size_t item, int thread) {
     if (item == sum->fail_at) return error_at_sample(error_fail(STATUS_FORMAT, "item %zu", item), (int64_t)item);
     atomic_fetch_add(&sum->total, item);
     return STATUS_OK;
+}
+
+/* Whoever passes a failure on adds what it knows; where it happened was said by whoever saw it first. */
+static void test_error_record(void) {
+    Status status = error_fail(STATUS_FORMAT, "cause %d", 7);
+    CHECK(error_record()->sample == -1 && error_record()->offset == -1 && error_record()->rank == -1);
+    CHECK(error_at_sample(status, 3) == STATUS_FORMAT && error_at_sample(status, 4) == STATUS_FORMAT);
+    CHECK(error_at_offset(status, 30) == STATUS_FORMAT && error_at_offset(status, 40) == STATUS_FORMAT);
+    CHECK(error_at_rank(status, 1) == STATUS_FORMAT && error_at_rank(status, 2) == STATUS_FORMAT);
+    CHECK(error_at_sample(STATUS_OK, 5) == STATUS_OK);
+    const ErrorRecord *record = error_record();
+    CHECK(record->sample == 3 && record->offset == 30 && record->rank == 1);
+    CHECK(record->code == STATUS_FORMAT && strcmp(record->message, "cause 7") == 0);
+    (void)error_fail(STATUS_ARGUMENT, "another");
+    CHECK(error_record()->sample == -1 && error_record()->offset == -1 && error_record()->rank == -1);
+    CHECK(error_at_sample(STATUS_OK, 5) == STATUS_OK && error_record()->sample == -1);
 }
 
 static void test_pool(void) {
@@ -137,6 +154,7 @@ int main(void) {
     test_philox();
     test_hash();
     test_checked();
+    test_error_record();
     test_pool();
     test_cpu_limits();
     test_memory();

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -41,6 +42,7 @@ struct CUstream_st {
 };
 
 EXPORT FakeFault fake_fault;
+EXPORT atomic_bool fake_graphs;
 EXPORT int fake_fault_rank, fake_version = 22809, fake_open, fake_destroyed, fake_aborted;
 static _Thread_local int thread_rank, thread_gpu;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -51,6 +53,7 @@ static bool faulty(FakeFault fault) { return fake_fault == fault && thread_rank 
 
 EXPORT void fake_reset(void) {
     fake_fault = FAKE_WELL;
+    fake_graphs = false;
     fake_version = 22809;
     fake_open = fake_destroyed = fake_aborted = 0;
     while (worlds != NULL) {
@@ -93,6 +96,9 @@ EXPORT cudaError_t cudaStreamQuery(cudaStream_t stream) {
     pthread_mutex_unlock(&lock);
     return busy ? cudaErrorNotReady : cudaSuccess;
 }
+
+/* Events are streams: whatever was put there. */
+EXPORT cudaError_t cudaEventQuery(cudaEvent_t event) { return cudaStreamQuery((cudaStream_t)(void *)event); }
 
 /* ---- NCCL ---- */
 
@@ -190,6 +196,9 @@ EXPORT ncclResult_t ncclCommFinalize(ncclComm_t comm) {
 static ncclResult_t release(ncclComm_t comm, int *count) {
     pthread_mutex_lock(&lock);
     comm->world->gone[comm->rank] = true;
+    pthread_mutex_unlock(&lock);
+    while (fake_graphs) usleep(1000);
+    pthread_mutex_lock(&lock);
     (*count)++;
     fake_open--;
     pthread_mutex_unlock(&lock);

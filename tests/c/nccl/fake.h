@@ -3,6 +3,7 @@
 #define CGXFFCV_TESTS_NCCL_FAKE_H
 
 #include <cuda_runtime.h>
+#include <stdatomic.h>
 
 enum { FAKE_RANKS = 4 };
 
@@ -19,6 +20,8 @@ typedef enum FakeFault {
 extern FakeFault fake_fault;
 extern int fake_fault_rank;
 extern int fake_version;
+/* Graphs hold sums: no communicator is let go. */
+extern atomic_bool fake_graphs;
 /* NCCL communicators that were neither destroyed nor aborted; calls of each since the last fake_reset. */
 extern int fake_open, fake_destroyed, fake_aborted;
 

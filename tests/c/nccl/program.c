@@ -88,7 +88,8 @@ static void sums_body(Comm *comm) {
         for (int i = 0; i < 7; i++) b[i] = 1;
         const CommPiece pieces[3] = {{a, ELEMS}, {NULL, 0}, {b, 7}};
         RANK_CHECK(comm_device_allreduce(device, pieces, 3, average, (DeviceStream *)stream) == STATUS_OK);
-        RANK_CHECK(comm_device_wait(device, (DeviceStream *)stream) == STATUS_OK);
+        DeviceEvent *event = round == 2 ? (DeviceEvent *)stream : NULL;
+        RANK_CHECK(comm_device_wait(device, (DeviceStream *)stream, event) == STATUS_OK);
         for (int i = 0; i < ELEMS; i++) {
             float sum = (float)total * (float)(i % 97 - 48);
             right = right && a[i] == (average ? sum / (float)size : sum);
@@ -194,11 +195,13 @@ static void sum_body_of(Comm *comm, Status (*differently)(CommDevice *device, cu
         status = differently(device, stream);
     } else {
         status = comm_device_allreduce(device, &piece, 1, false, (DeviceStream *)stream);
-        if (status == STATUS_OK) status = comm_device_wait(device, (DeviceStream *)stream);
+        DeviceEvent *event = fake_fault_rank == 1 ? (DeviceEvent *)stream : NULL;
+        if (status == STATUS_OK) status = comm_device_wait(device, (DeviceStream *)stream, event);
     }
     check_failure(comm, status);
     RANK_CHECK(comm_device_allreduce(device, &piece, 1, false, (DeviceStream *)stream) == STATUS_TRANSPORT);
     RANK_CHECK(cudaStreamQuery(stream) != cudaErrorNotReady); /* what hung has been ended */
+    fake_graphs = false;
     comm_device_destroy(device);
     fake_stream_destroy(stream);
 }
@@ -228,6 +231,9 @@ static void aborting_body(Comm *comm) {
 static void test_sums_fail(void) {
     fault(FAKE_WELL, 1, STATUS_TIMEOUT, STATUS_TIMEOUT, "within 0.3 s");
     run_in_time(3, 0.3, missing_body);
+    fault(FAKE_WELL, 1, STATUS_TIMEOUT, STATUS_TIMEOUT, "within 0.3 s");
+    fake_graphs = true;
+    run_in_time(2, 0.3, missing_body);
     fault(FAKE_WELL, 1, STATUS_TRANSPORT, STATUS_TRANSPORT, "out of coffee");
     run_in_time(3, 30, aborting_body);
     fault(FAKE_SUM_FAILS, 0, STATUS_TRANSPORT, STATUS_TRANSPORT, "a sum failed: remote: the cable is out");
