@@ -177,7 +177,7 @@ def test_all_mistakes_are_told_at_once(file):
 def test_unreadable_files(tmp_path):
     (tmp_path / "latin").write_bytes(b"training: {recipe: \xe9}")
     assert "not UTF-8" in problems("--config-file", str(tmp_path / "latin"))[0]
-    assert "is no plain file" in problems("--config-file", str(tmp_path))[0]
+    assert "Is a directory" in problems("--config-file", str(tmp_path))[0]
     (tmp_path / "big").write_bytes(b"#" * (config_file.MAX_BYTES + 1))
     assert "no configuration file" in problems("--config-file", str(tmp_path / "big"))[0]
 
