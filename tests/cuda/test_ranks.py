@@ -126,17 +126,37 @@ def test_ranks_whose_sets_do_not_fit_are_fed(tmp_path, files, through_host, nccl
         assert same(state, through_host[1]) and results[0]["loss"] == through_host[0][0]["loss"]
 
 
-on_gpus = pytest.mark.skipif(EMULATED or not NCCL, reason="needs two GPUs: an emulated NCCL waits for the dead")
-
-
-@pytest.mark.parametrize("nccl", [0, pytest.param(1, marks=on_gpus)])
+@pytest.mark.parametrize("nccl", [0, pytest.param(1, marks=needs_nccl)])
 @pytest.mark.parametrize("fed", ["", "0"])
 def test_a_rank_that_dies_ends_the_others(tmp_path, files, nccl, fed):
-    """Also one whose next upload waits for a step that waits for the dead."""
-    job = launch(tmp_path / "out", "leave", files, TEST_FED_RANKS=fed, CGXFFCV_COMM_NCCL=nccl)
-    first, second = job.wait(60)
+    """Also one whose next upload waits for a step that waits for the dead; and NCCL, which finds an error first and
+    lets nothing go while recorded steps hold sums, hides neither who it was nor the end."""
+    variables = {"TEST_FED_RANKS": fed, "CGXFFCV_COMM_NCCL": nccl, "CGXFFCV_EMULATED_STREAMS": "late"}
+    job = launch(tmp_path / "out", "leave", files, **variables)
+    first, second = job.wait(120)
     assert second is None and first["error"] is not None, job.text()
     assert "PeerLost" in first["error"] and first["step"] <= 2
+
+
+@pytest.fixture(scope="module")
+def many_steps(tmp_path_factory):
+    """More than a driver's queue of launches takes."""
+    return small_data.make(tmp_path_factory.mktemp("many"), train=48 if EMULATED else 8000, test=21)
+
+
+@pytest.mark.parametrize("nccl", [0, pytest.param(1, marks=needs_nccl)])
+@pytest.mark.parametrize("fed", ["", "0"])
+def test_a_rank_that_is_stopped_ends_the_others_in_time(tmp_path, many_steps, nccl, fed):
+    """Far more steps are left than the device's queue takes: the host keeps within it, where its waits end."""
+    variables = {"TEST_FED_RANKS": fed, "CGXFFCV_COMM_NCCL": nccl, "CGXFFCV_COMM_TIMEOUT": 5}
+    emulated = {"CGXFFCV_EMULATED_STREAMS": "late", "CGXFFCV_EMULATED_QUEUE": 5}
+    job = launch(tmp_path / "out", "stop", many_steps, recipe=SMALL.replace(batch_size=4), **variables, **emulated)
+    try:
+        job.reached(0, "result", 50)
+    finally:
+        job.kill()
+    result = job.result(0)
+    assert result["error"].startswith("CommTimeout") and result["step"] <= 2, job.text()
 
 
 @pytest.mark.parametrize("nccl", [0, pytest.param(1, marks=needs_nccl)])

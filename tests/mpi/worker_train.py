@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def poison(world):
         }  # fmt: skip
 
 
-def leave(world):
+def leave(world, end=lambda: os._exit(3)):
     """The last rank dies in mid-epoch."""
     with make(world) as trainer:
         if world.rank == world.size - 1:
@@ -113,10 +114,15 @@ def leave(world):
         try:
             for report in trainer.run_epoch():
                 if world.rank == world.size - 1 and report.step == 1:
-                    os._exit(3)
+                    end()
         except comm.CommError as error:
             return {"error": f"{type(error).__name__}: {error}", "step": trainer.step}
         return {"error": None}
+
+
+def stop(world):
+    """The last rank is stopped in mid-epoch."""
+    return leave(world, lambda: os.kill(os.getpid(), signal.SIGSTOP))
 
 
 def differ(world):

@@ -236,6 +236,7 @@ extern "C" Status cuda_conv_run(CudaConv *conv, const void *a, const void *b, vo
     auto work = [=]() {
         memset(workspace, 0xff, WORKSPACE_BYTES);
         run_now(s, a, b, to);
+        return cudaSuccess;
     };
     cudaError_t error = machine_submit("convolution", conv->stream, work,
                                        {{a, first * size, false},

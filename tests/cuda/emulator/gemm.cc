@@ -113,6 +113,7 @@ extern "C" Status cuda_gemm_batched(CudaGemm *gemm, const CudaGemmShape *shape, 
     Product product = {s, alpha, beta, a, b, c, d};
     auto work = [product]() {
         for (int64_t i = 0; i < product.shape.batch; i++) multiply_one(product, i);
+        return cudaSuccess;
     };
     size_t a_bytes = s.transpose_a ? extent(s.in, s.k, s.m, s.row_a, s.stride_a, s.batch)
                                    : extent(s.in, s.m, s.k, s.row_a, s.stride_a, s.batch);

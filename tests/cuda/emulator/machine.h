@@ -54,13 +54,14 @@ void check_written(const void *begin, size_t bytes); /* from now on they may be 
 /* Whether all of them have been written. */
 bool check_initialised(const void *begin, size_t bytes);
 
-/* For stand-ins of libraries (conv.cc, gemm.cc): queues the work, checks operands when it runs. */
+/* For stand-ins of libraries (conv.cc, gemm.cc, nccl.cc): queues the work, checks operands when it runs. A work that
+ * gives cudaErrorNotReady runs again later. */
 struct Operand {
     const void *begin;
     size_t bytes;
     bool output;
 };
-cudaError_t machine_submit(const char *name, cudaStream_t stream, std::function<void()> work,
+cudaError_t machine_submit(const char *name, cudaStream_t stream, std::function<cudaError_t()> work,
                            std::initializer_list<Operand> operands);
 
 #endif

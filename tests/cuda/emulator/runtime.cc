@@ -58,7 +58,7 @@ cudaError_t emulator_launch(const char *name, void (*run)(void *), bool early, c
     return give(put(stream, [=]() { return machine_run(name, call, grid, block, shared_bytes, device); }));
 }
 
-cudaError_t machine_submit(const char *name, cudaStream_t stream, std::function<void()> work,
+cudaError_t machine_submit(const char *name, cudaStream_t stream, std::function<cudaError_t()> work,
                            std::initializer_list<Operand> operands) {
     Locked locked(lock);
     std::vector<Operand> all(operands);
@@ -73,11 +73,11 @@ cudaError_t machine_submit(const char *name, cudaStream_t stream, std::function<
             fprintf(stderr, "emulator: %s\n", machine_failure.c_str());
             return cudaErrorLaunchFailure;
         }
-        work();
+        cudaError_t error = work();
         for (const Operand &operand : all) {
-            if (operand.output) check_written(operand.begin, operand.bytes);
+            if (operand.output && error == cudaSuccess) check_written(operand.begin, operand.bytes);
         }
-        return cudaSuccess;
+        return error;
     }));
 }
 

@@ -11,7 +11,7 @@
 #include <set>
 #include <vector>
 
-typedef std::function<cudaError_t()> Work;
+typedef std::function<cudaError_t()> Work; /* cudaErrorNotReady: it cannot go on yet, and is to be called again */
 typedef std::lock_guard<std::recursive_mutex> Locked;
 
 struct Stream;
@@ -39,7 +39,8 @@ struct Stream {
     uint64_t put;    /* steps of this capture */
     uint64_t waited; /* of them, the origin waits for these */
     std::deque<Work> queue;
-    uint64_t queued, done; /* works ever put on the queue, and run */
+    uint64_t queued, done;         /* works ever put on the queue, and run */
+    std::deque<uint64_t> launches; /* of graphs: `queued` behind each that may not be done */
 };
 
 struct Event {
@@ -78,6 +79,8 @@ struct Open {
 bool late();
 Stream *stream_of(cudaStream_t handle); /* NULL if there is none such */
 cudaError_t put(cudaStream_t handle, Work work);
+
+const int PATIENCE_S = 60; /* with other ranks */
 
 /* Runs what waits in a queue, up to the given position; the first failure. */
 cudaError_t finish(Stream *stream, uint64_t position);

@@ -1,6 +1,7 @@
 /* Streams, events, recorded graphs. A stream runs what is put on it at once; with CGXFFCV_EMULATED_STREAMS=late it runs
- * nothing before somebody waits for it, which shows where a wait is missing. A capture keeps the work for the graph's
- * launches, in which the streams that joined it are late in the same way. */
+ * nothing before somebody waits for it, or asks how far it is, which shows where a wait is missing. A capture keeps the
+ * work for the graph's launches, in which the streams that joined it are late in the same way. A late stream takes
+ * CGXFFCV_EMULATED_QUEUE launches of graphs (no limit): the next one waits, as long as it takes, as a driver's does. */
 #include "runtime.h"
 
 #include <stdlib.h>
@@ -24,26 +25,46 @@ bool late() {
 
 static cudaError_t run(const Work &work) { return lost(1) ? cudaErrorLaunchFailure : work(); }
 
-cudaError_t finish(Stream *stream, uint64_t position) {
+/* Runs what waits in a queue, up to the given position or to a work that is not ready; the first failure. */
+static cudaError_t advance(Stream *stream, uint64_t position) {
     cudaError_t first = lost(0) ? cudaErrorLaunchFailure : cudaSuccess;
     if (position > stream->queued) position = stream->queued;
     if (stream->done >= position) return first;
     Open open;
     while (stream->done < position) {
-        Work work = stream->queue.front();
+        cudaError_t error = run(stream->queue.front());
+        if (error == cudaErrorNotReady) return error;
         stream->queue.pop_front();
         stream->done++;
-        cudaError_t error = run(work);
         if (first == cudaSuccess) first = error;
     }
     return first;
 }
 
+/* Until it is ready; a process that waits too long ends. */
+template <typename Try> static cudaError_t insist(Try attempt) {
+    const struct timespec pause = {0, 20000};
+    const time_t begin = time(nullptr);
+    for (;;) {
+        cudaError_t error = attempt();
+        if (error != cudaErrorNotReady) return error;
+        if (time(nullptr) - begin > PATIENCE_S) {
+            fprintf(stderr, "emulator: a stream waits in vain for other ranks\n");
+            abort();
+        }
+        nanosleep(&pause, nullptr);
+    }
+}
+
+cudaError_t finish(Stream *stream, uint64_t position) {
+    return insist([=]() { return advance(stream, position); });
+}
+
 /* What the event stands for, unless its stream is gone (and so done). */
-static cudaError_t finish_event(Stream *stream, uint64_t position) {
+static cudaError_t advance_event(Stream *stream, uint64_t position) {
     bool alive = streams.count(stream) > 0;
     for (auto &other : default_streams) alive = alive || &other.second == stream;
-    return alive ? finish(stream, position) : cudaSuccess;
+    return alive ? advance(stream, position) : cudaSuccess;
 }
 
 cudaError_t finish_all(int device) {
@@ -75,7 +96,7 @@ cudaError_t put(cudaStream_t handle, Work work) {
     }
     if (stream->capture == nullptr) {
         Open open;
-        return run(work);
+        return insist([&]() { return run(work); });
     }
     stream->put++;
     stream->capture->steps.push_back({stream, work, nullptr, 0});
@@ -111,16 +132,21 @@ cudaError_t cudaStreamDestroy(cudaStream_t handle) {
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
+static cudaError_t query(cudaStream_t handle) {
     Locked locked(lock);
     Stream *stream = stream_of(handle);
-    if (stream == nullptr) return give(cudaErrorInvalidResourceHandle);
-    if (stream->capture == nullptr) return give(finish(stream, stream->queued));
+    if (stream == nullptr) return cudaErrorInvalidResourceHandle;
+    if (stream->capture == nullptr) return advance(stream, stream->queued);
     stream->capture->broken = true;
-    return give(cudaErrorStreamCaptureUnsupported);
+    return cudaErrorStreamCaptureUnsupported;
 }
 
-cudaError_t cudaStreamQuery(cudaStream_t handle) { return cudaStreamSynchronize(handle); }
+cudaError_t cudaStreamQuery(cudaStream_t handle) { return give(query(handle)); }
+
+/* Lets go of the lock between two attempts. */
+cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
+    return give(insist([=]() { return query(handle); }));
+}
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned) {
     Event *event = new Event{};
@@ -134,7 +160,7 @@ cudaError_t cudaEventCreate(cudaEvent_t *out) { return cudaEventCreateWithFlags(
 cudaError_t cudaEventDestroy(cudaEvent_t handle) {
     Locked locked(lock);
     Event *event = (Event *)handle;
-    finish_event(event->stream, event->position);
+    insist([=]() { return advance_event(event->stream, event->position); });
     delete event;
     return cudaSuccess;
 }
@@ -167,18 +193,18 @@ static Graph *capture_of(const Event *event) {
     return nullptr;
 }
 
-static cudaError_t wait_for(Event *event) {
-    if (event->capture == 0) return finish_event(event->stream, event->position);
+static cudaError_t query(Event *event) {
+    Locked locked(lock);
+    if (event->capture == 0) return advance_event(event->stream, event->position);
     if (Graph *graph = capture_of(event)) graph->broken = true;
     return cudaErrorCapturedEvent;
 }
 
-cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
-    Locked locked(lock);
-    return give(wait_for((Event *)handle));
-}
+cudaError_t cudaEventQuery(cudaEvent_t handle) { return give(query((Event *)handle)); }
 
-cudaError_t cudaEventQuery(cudaEvent_t handle) { return cudaEventSynchronize(handle); }
+cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
+    return give(insist([=]() { return query((Event *)handle); }));
+}
 
 cudaError_t cudaEventElapsedTime(float *out, cudaEvent_t begin, cudaEvent_t end) {
     Event *first = (Event *)begin, *last = (Event *)end;
@@ -198,7 +224,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event_handle, u
     if (event->capture == 0 && stream->capture == nullptr) {
         Stream *other = event->stream;
         uint64_t position = event->position;
-        return give(put(handle, [=]() { return finish_event(other, position); }));
+        return give(put(handle, [=]() { return advance_event(other, position); }));
     }
     if (capture == nullptr) {
         if (event->stream == nullptr) return cudaSuccess; /* never recorded */
@@ -313,14 +339,36 @@ static std::vector<Work> order_of(const Graph *graph) {
     return order;
 }
 
-cudaError_t cudaGraphLaunch(cudaGraphExec_t handle, cudaStream_t stream) {
-    Locked locked(lock);
-    Open open;
+/* Waits until there is room for another launch. */
+static cudaError_t make_room(Stream *stream) {
+    const char *text = getenv("CGXFFCV_EMULATED_QUEUE");
+    cudaError_t error = cudaSuccess;
+    if (text == nullptr || !late()) return error;
+    while (stream->launches.size() >= strtoull(text, nullptr, 0) && error == cudaSuccess) {
+        error = finish(stream, stream->launches.front());
+        stream->launches.pop_front();
+    }
+    while (!stream->launches.empty() && stream->launches.front() <= stream->done) stream->launches.pop_front();
+    return error;
+}
+
+static cudaError_t launch(cudaGraphExec_t handle, cudaStream_t stream) {
     for (const Work &work : order_of((Graph *)handle)) {
         cudaError_t error = put(stream, work);
-        if (error != cudaSuccess) return give(error);
+        if (error != cudaSuccess) return error;
     }
     return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t handle, cudaStream_t stream_handle) {
+    Locked locked(lock);
+    Open open;
+    Stream *stream = stream_of(stream_handle);
+    if (stream == nullptr) return give(cudaErrorInvalidResourceHandle);
+    cudaError_t error = make_room(stream);
+    if (error == cudaSuccess) error = launch(handle, stream_handle);
+    if (late()) stream->launches.push_back(stream->queued);
+    return give(error);
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
