@@ -24,7 +24,8 @@ def test_no_data_race(tmp_path, objects, name):
     assert done.returncode == 0, done.stderr
     # Old ThreadSanitizers cannot bear how much newer kernels randomise addresses.
     plain = ["setarch", "-R"] if shutil.which("setarch") else []
-    environ = {**os.environ, "TSAN_OPTIONS": "allocator_may_return_null=1"}  # test_beton asks for too much on purpose
+    # test_beton asks for too much memory on purpose, and children of test_comm start threads
+    environ = {**os.environ, "TSAN_OPTIONS": "allocator_may_return_null=1:die_after_fork=0"}
     done = subprocess.run([*plain, str(program)], capture_output=True, text=True, timeout=300, check=False, env=environ)
     if "personality" in done.stderr or "unexpected memory mapping" in done.stderr:
         pytest.skip("ThreadSanitizer does not run on this kernel")
