@@ -240,7 +240,7 @@ def test_rates_must_be_finite():
         optimizer.load_rates([])
     with pytest.raises(ValueError, match="must be finite, not nan"):
         optimizer.step([Rate(float("nan"))])
-    with pytest.raises(ValueError, match="one entry for each of 1 groups"):
+    with pytest.raises(ValueError, match="one for each group: 1 expected, not 2"):
         optimizer.step_scheduled(0, [True, False])
 
 
