@@ -106,6 +106,11 @@ static void test_passes(int workers) {
         CHECK(index == 9);
         CHECK(loader_position(loader).epoch == epoch + 1 && loader_position(loader).batch == 0);
     }
+    LoaderBatch *first;
+    CHECK_OK(loader_begin(loader, &(LoaderPass){.epoch = 1, .sequential = true}));
+    CHECK_OK(loader_next(loader, NULL, NULL, &first));
+    for (uint64_t i = 0; i < 32; i++) CHECK(first->ids[i] == i);
+    loader_batch_release(first);
     CHECK(loader_begin(loader, &(LoaderPass){.first_batch = 10}) == STATUS_ARGUMENT);
     loader_destroy(loader);
 }

@@ -385,6 +385,15 @@ def test_costs_that_fall_with_size_predict_no_less_than_nothing():
         assert second == 4000 and 1000 < third < 2000
 
 
+def test_where_latency_decides():
+    """Up to 32 KiB that a rank sends: twice 4096 float32 with three ranks."""
+
+    def work(world, rank):
+        return [ar.AllreducePlan(world, [(elems, 1)], layer_min_size=5000).algorithm for elems in (4096, 4097)]
+
+    assert all_good(run_ranks(3, work)) == [["one_shot", "exact"]] * 3
+
+
 def test_costs_of_another_length_are_refused():
     def work(world, rank):
         for costs in (b"", b"short", bytes(10_000)):

@@ -83,6 +83,13 @@ def test_a_shape_of_tuples_within_tuples_has_a_short_message():
     assert len(str(caught.value)) < 10_000
 
 
+def test_pickles_without_end(monkeypatch):
+    monkeypatch.setattr(plainpickle, "MAX_OPCODES", 100)
+    assert plainpickle.parse(b"\x80\x04" + b"N" * 98 + b".") is None
+    with pytest.raises(plainpickle.PickleError, match="more than 100 opcodes"):
+        plainpickle.parse(b"\x80\x04" + b"N" * 101 + b".")
+
+
 def test_names_of_names_are_refused():
     """Each would quote the one before, whose backslashes double."""
     with pytest.raises(plainpickle.PickleError, match="names what has no name"):
