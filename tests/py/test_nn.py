@@ -383,7 +383,7 @@ def test_refused_batches():
         (lambda: plan.step(images, labels, reduction="max"), "reduction must be"),
         (lambda: plan.step(images.astype(np.uint8), labels), "need mean and std"),
         (lambda: plan.step(images.astype(np.uint8), labels, mean=(1, 2, 3), std=(1, 0, 1)), "must be positive"),
-        (lambda: plan.step(images.astype(np.uint8), labels, mean=(1, 2), std=(1, 1, 1)), "3 values"),
+        (lambda: plan.step(images.astype(np.uint8), labels, mean=(1, 2), std=(1, 1, 1)), "3 expected"),
         (lambda: plan.evaluate(images, shift_x=5), "within -4..4"),
         (lambda: plan.forward(images), "keep_all"),
         (lambda: plan.read(0), "keep_all"),
