@@ -156,6 +156,8 @@ def _read_start(file: IO[bytes]) -> tuple[dict[str, Any], list[_Tensor], int]:
         raise _Wrong("its header is not a JSON object")
     values = {name: _value(name, text) for name, text in header.pop(_METADATA, {}).items()}
     tensors = [_tensor(name, entry) for name, entry in header.items()]
+    if _METADATA in values:
+        raise _Wrong(f"a value has the name {_METADATA!r}")
     if not values.keys().isdisjoint(header):
         raise _Wrong("a name stands for a value and a tensor")
     _check_places(tensors, size - 8 - length)
