@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cgxffcv import config, config_file, recipes, session
+from cgxffcv.nearest import suggest
 from cgxffcv.schema import SCHEMA, WrongValue
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -417,3 +418,9 @@ def test_a_programs_help_shows_what_it_uses(capsys):
 def test_the_name_that_was_meant(word, meant):
     (line,) = problems(f"{word}=1")
     assert line.endswith(f"; did you mean {meant}?") if meant else "mean" not in line
+
+
+def test_very_long_names_are_compared_with_nothing():
+    """That would take quadratic time, for what nobody can have meant."""
+    known = ["x" * 64 + ".lr"]
+    assert suggest(known[0], known) == "" and "did you mean" in suggest("y" + "x" * 40, ["x" * 40])

@@ -180,6 +180,11 @@ def test_bad_groups(groups, message):
         Optimizer(groups, [(w, w.copy(), 0)])
 
 
+def test_momentum_may_be_none():
+    w = np.zeros((4, 4), np.float32)
+    Optimizer([Sgd(momentum=0.0), Muon(momentum=0.0)], [(w, w.copy(), 0), (w.copy(), w.copy(), 1)])
+
+
 def test_bad_arrays_and_rates():
     w = np.zeros((4, 4), np.float32)
     with pytest.raises(TypeError, match="value must be an array of float32"):

@@ -498,6 +498,8 @@ def test_threads(monkeypatch):
     assert session.os.environ["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert session.set_threads(said.append) == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "0")
+    assert session.set_threads(said.append) == 1
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(session.app, "ranks", lambda: 1)
     before = list(said)
