@@ -3,21 +3,22 @@ of where a chunk of samples begins, whichever process makes the chunk. Forked wo
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import hashlib
-import inspect
 import random
 import struct
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 MAX_OBJECTS = 10_000  # of a data set, that are looked at
 MAX_ITEMS = 100  # of a list, tuple or dict, likewise
+LIBRARIES = {*sys.stdlib_module_names, "numpy", "torch"}
 
 
 class _Source(NamedTuple):
@@ -42,8 +43,8 @@ def _source(value: Any) -> _Source | None:
                 value.set_state(kind(number).state)
 
         return _Source(lambda: value.get_state(legacy=False), value.set_state, seed)
-    if isinstance(value, np.random.Generator):
-        bits: Any = value.bit_generator
+    if isinstance(value, np.random.Generator | np.random.BitGenerator):
+        bits: Any = getattr(value, "bit_generator", value)
 
         def put(state: Any) -> None:
             bits.state = state
@@ -54,30 +55,89 @@ def _source(value: Any) -> _Source | None:
     return None
 
 
-def _parts(value: Any) -> list[Any]:
-    """What an object is made of, as far as a generator may be in it; of a module's values only those themselves."""
-    if isinstance(value, list | tuple | dict):
-        return list(value.values() if isinstance(value, dict) else value)[:MAX_ITEMS]
-    if isinstance(value, type | types.ModuleType):
+def _is_generator(value: Any) -> bool:
+    torchs = getattr(sys.modules.get("torch"), "Generator", random.Random)
+    numpys = np.random.Generator, np.random.RandomState, np.random.BitGenerator
+    return isinstance(value, (random.Random, *numpys, torchs))
+
+
+def _is_librarys(value: Any) -> bool:
+    """Whether a class or function belongs to Python, NumPy or torch, whose own generators are known."""
+    return str(value.__module__).partition(".")[0] in LIBRARIES
+
+
+def _items(values: Collection[Any]) -> list[Any]:
+    """Of a collection: the first ones, and of the others the generators."""
+    return [value for place, value in enumerate(values) if place < MAX_ITEMS or _is_generator(value)]
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """What a function's code, and that of the functions inside it, names of its module and of objects."""
+    inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in _names(part)]
+    return [*code.co_names, *inner]
+
+
+def _used_by(function: types.FunctionType) -> list[Any]:
+    """What a function holds, and what it names of its module and of the modules that this one has imported."""
+    if _is_librarys(function):
         return []
-    parts: list[Any] = []
-    if isinstance(value, types.MethodType):
-        parts += [value.__self__, value.__func__]
+    names = _names(function.__code__)
+    found = [function.__globals__[name] for name in names if name in function.__globals__]
+    modules = [value for value in found if isinstance(value, types.ModuleType)]
+    for module in modules:
+        inner = [vars(module)[name] for name in names if name in vars(module)]
+        modules += [value for value in inner if isinstance(value, types.ModuleType) and value not in modules]
+        found += inner
+    found += [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
+    return [*found, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+
+
+def _class_parts(kind: type) -> list[Any]:
+    """Its attributes and functions, and the generators of its module."""
+    if _is_librarys(kind):
+        return []
+    module = sys.modules.get(kind.__module__)
+    return [*kind.__bases__, *vars(kind).values(), *filter(_is_generator, vars(module).values() if module else ())]
+
+
+def _slots(value: Any) -> list[Any]:
+    found = []
+    for base in type(value).__mro__:
+        for slot in vars(base).values() if "__slots__" in vars(base) else ():
+            if isinstance(slot, types.MemberDescriptorType):
+                with contextlib.suppress(AttributeError):  # has no value yet
+                    found.append(slot.__get__(value))
+    return found
+
+
+def _parts(value: Any) -> list[Any]:
+    """What an object is made of, and what its functions use, as far as a generator may be in it."""
+    if isinstance(value, dict):
+        return _items(value.values())
+    if isinstance(value, list | tuple | set | frozenset | collections.deque):
+        return _items(value)
+    if isinstance(value, types.ModuleType):
+        return []
+    if isinstance(value, type):
+        return _class_parts(value)
+    parts: list[Any] = [type(value), *_items(getattr(value, "__dict__", {}).values()), *_slots(value)]
+    if isinstance(value, types.MethodType | staticmethod | classmethod):
+        parts += [getattr(value, "__self__", None), value.__func__]
+    elif isinstance(value, property):
+        parts += [value.fget]
     elif isinstance(value, functools.partial):
         parts += [value.func, value.args, value.keywords]
     elif isinstance(value, types.FunctionType):
-        parts += inspect.getclosurevars(value).nonlocals.values()
-    parts += getattr(value, "__dict__", {}).values()
-    module = sys.modules.get((value if isinstance(value, types.FunctionType) else type(value)).__module__)
-    return parts + [other for other in list(vars(module).values() if module else ()) if _source(other) is not None]
+        parts += _used_by(value)
+    return parts
 
 
 def generators(dataset: Any) -> list[Any]:
     """Python's, NumPy's and torch's own generators, and those in the data set: in its attributes, in theirs, in what
-    its functions hold, and in the modules of all these."""
-    waiting, seen = [dataset], {}
+    the functions of all these hold and name, and in their modules; the nearest first."""
+    waiting, seen = collections.deque([dataset]), {}
     while waiting and len(seen) < MAX_OBJECTS:
-        value = waiting.pop()
+        value = waiting.popleft()
         if id(value) not in seen:
             seen[id(value)] = value
             with contextlib.suppress(Exception):  # objects may do anything when they are looked at

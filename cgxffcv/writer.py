@@ -150,7 +150,8 @@ class DatasetWriter:
         shuffle_indices: write them in an order drawn from `seed`.
 
         What the data set draws is drawn anew for each chunk from (`seed`, where the chunk begins), in whatever process:
-        from `random`, `numpy.random`, torch, and from generators in its attributes and in its module. So the file is
+        from `random`, `numpy.random`, torch, and from generators in its attributes and its class, in its module, and in
+        what its functions name (not from those that it first makes while a sample is made). So the file is
         the same with any number of workers (not with another chunksize), and the caller's generators are afterwards
         as they were.
         """

@@ -4,6 +4,7 @@ number of workers; and the caller's generators are left alone."""
 import functools
 import random
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -51,13 +52,53 @@ class Wrapped:
 FIELDS = {name: IntField() for name in ("random", "numpy", "own", "legacy", "python", "partial", "module", "closure")}
 
 
+OTHER_MODULE = """
+import random
+import numpy as np
+GENERATOR, PYTHONS = np.random.default_rng(8), random.Random(9)
+def noise():
+    return GENERATOR.integers(0, 1 << 60), PYTHONS.getrandbits(60)
+"""
+
+
+class Hidden:
+    """Generators where they are harder to find."""
+
+    __slots__ = ("bits", "many", "own", "unset")
+    of_class = np.random.RandomState(1)
+
+    def __init__(self):
+        self.own, self.bits = np.random.default_rng(2), np.random.PCG64(3)
+        self.many = [[None]] * 200 + [np.random.default_rng(4)]
+
+    def __len__(self):
+        return 60
+
+    @property
+    def shared(self):
+        return self.of_class.randint(0, 1 << 60)
+
+    @staticmethod
+    def default(generator=np.random.default_rng(5), *, other=np.random.default_rng(6)):  # noqa: B008
+        return generator.integers(0, 1 << 60), other.integers(0, 1 << 60)
+
+    def __getitem__(self, i):
+        return (self.own.integers(0, 1 << 60), self.shared, np.random.Generator(self.bits).integers(0, 1 << 60),
+                self.many[-1].integers(0, 1 << 60), *self.default(), *noises.inner.noise())  # fmt: skip
+
+
+noises = types.ModuleType("noises")
+noises.inner = types.ModuleType("noises.inner")
+exec(OTHER_MODULE, vars(noises.inner))
+
+
 def columns(path, dataset, workers, seed=0, **options):
     DatasetWriter(path, FIELDS, num_workers=workers, seed=seed).from_indexed_dataset(dataset, chunksize=7, **options)
     with Reader(path) as reader:
         return {name: reader.column(name) for name in FIELDS}
 
 
-@pytest.mark.parametrize("kind", [Noise, Wrapped])
+@pytest.mark.parametrize("kind", [Noise, Wrapped, Hidden])
 def test_every_sample_has_its_own_and_every_number_of_workers_the_same(tmp_path, kind):
     first = columns(tmp_path / "a", kind(), 4)
     for name, values in first.items():
