@@ -66,12 +66,21 @@ def world(
         claim.take(here)
     _prepare()
     try:
-        return _cgxffcv.comm_world(timeout, nodes, slot_bytes=slot_bytes, stall=stall, ranks=here.size)
+        joined = _cgxffcv.comm_world(timeout, nodes, slot_bytes=slot_bytes, stall=stall, ranks=here.size)
     except CommTimeout as error:
         rank, why = claim.absent(here)
         told = CommTimeout(f"{error}: {why}")
         told.rank, told.operation = rank, error.operation
         raise told from None
+    rank, size = joined.rank, joined.size
+    if here.size == 0 and rank != here.rank:
+        joined.close()
+        raise CommError(
+            f"world: {here.launcher} says ({here.variables}) that this is rank {here.rank}, but MPI says rank {rank} of "
+            f"{size}: the launcher and the MPI library that this build uses are not of one installation; what is meant "
+            f"to run alone is started without {here.variables}"
+        )
+    return joined
 
 
 def segment(size: int, slot_bytes: int | None = None) -> int:

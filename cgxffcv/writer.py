@@ -349,7 +349,7 @@ def _as_column(name: str, field: Field, column: Any) -> np.ndarray | None:
             raise TypeError(f"field '{name}': a column of numbers was expected, not {array.dtype} {array.shape}")
         return np.ascontiguousarray(array, np.float64)
     if isinstance(field, NDArrayField):
-        array = np.asarray(column.detach().cpu().numpy() if hasattr(column, "detach") else column)
+        array = np.asarray(column.detach().cpu().numpy() if hasattr(column, "cpu") else column)
         if array.dtype != field.dtype or array.shape[1:] != field.shape:
             raise TypeError(f"field '{name}': a column of {field.dtype} (N, {str(field.shape)[1:]} was expected, not "
                             f"{array.dtype} {array.shape}")  # fmt: skip

@@ -25,7 +25,7 @@ class BytesField(CoreField):
             if value.dtype.hasobject:
                 raise TypeError("bytes were expected, not an array of objects")
             return np.ascontiguousarray(value).reshape(-1).view(np.uint8) if value.size else b""
-        if hasattr(value, "numpy") and hasattr(value, "detach"):
+        if hasattr(value, "numpy") and hasattr(value, "cpu"):
             return self.convert(value.detach().cpu().numpy())
         try:
             view = memoryview(value)

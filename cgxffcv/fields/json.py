@@ -36,7 +36,7 @@ class JSONField(CoreField):
         values themselves.)
         """
         rows = batch[0] if isinstance(batch, tuple) and len(batch) == 2 else batch
-        rows = rows.detach().cpu().numpy() if hasattr(rows, "detach") else rows
+        rows = rows.detach().cpu().numpy() if hasattr(rows, "cpu") else rows
         if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.ndim not in (1, 2):
             what = f"{rows.dtype} of shape {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
             raise TypeError(f"JSONField.unpack takes rows of uint8 as BytesDecoder gives them, not {what}")

@@ -51,7 +51,7 @@ class NDArrayField(CoreField):
         return spec(self.kind, name, dtype=self.dtype.name, shape=self.shape)
 
     def convert(self, value: Any) -> np.ndarray:
-        if hasattr(value, "detach"):
+        if hasattr(value, "cpu"):
             value = value.detach().cpu().numpy()
         array = np.asarray(value)
         if array.dtype != self.dtype:

@@ -82,7 +82,9 @@ def _from_file(data: bytes, what: str) -> Any:
         image.load()
     # also UnidentifiedImageError
     except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{what}: no readable image ({reason}; Pillow: {error})") from None
+        own = isinstance(error, Image.DecompressionBombError)  # it is half of what the error names
+        remedy = f" PIL.Image.MAX_IMAGE_PIXELS, now {Image.MAX_IMAGE_PIXELS}, sets it" if own else ""
+        raise ValueError(f"{what}: no readable image ({reason}; Pillow: {error}{remedy})") from None
     with image:
         try:
             return _from_pillow(image)
@@ -138,7 +140,7 @@ class RGBImageField(CoreField):
                 return _from_file(file.read(), os.fspath(value))
         if hasattr(value, "mode") and hasattr(value, "convert"):
             return _from_pillow(value)
-        if hasattr(value, "detach"):
+        if hasattr(value, "cpu"):
             value = value.detach().cpu().numpy()
         if not hasattr(value, "__array__") and not hasattr(value, "__array_interface__"):
             raise TypeError("an image must be a uint8 array, a Pillow image, JPEG bytes or a path, not "

@@ -395,6 +395,7 @@ def test_one_answer_for_files_bytes_and_opened_images(tmp_path, name, mode):
         ("/proc/nonexistent/image.jpg", "No such file"),
         (5, "int"),
         (None, "NoneType"),
+        (io.BytesIO(b"a file"), "BytesIO"),
         (Image.new("RGBA", (4, 4)), "RGBA"),
         (Image.new("I;16", (4, 4)), "I;16"),
     ],

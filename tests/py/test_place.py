@@ -109,6 +109,11 @@ def test_only_pmix(monkeypatch):
     assert place.find().joins and place.find().size == 0
     with pytest.raises(RuntimeError, match="world_size"):
         find_ranks()  # MPI alone knows how many there are
+    with pytest.raises(comm.CommError, match="PMIX_RANK.* rank 1, but MPI says rank 0 of 1"):
+        comm.world()
+    monkeypatch.setenv("PMIX_RANK", "0")
+    with comm.world() as world:
+        assert (world.rank, world.size) == (0, 1)
 
 
 def torch_of(rank, size):
