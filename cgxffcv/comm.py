@@ -76,9 +76,9 @@ def world(
     if here.size == 0 and rank != here.rank:
         joined.close()
         raise CommError(
-            f"world: {here.launcher} says ({here.variables}) that this is rank {here.rank}, but MPI says rank {rank} of "
-            f"{size}: the launcher and the MPI library that this build uses are not of one installation; what is meant "
-            f"to run alone is started without {here.variables}"
+            f"world: {here.launcher} says ({here.variables}) that this is rank {here.rank}, but MPI says rank {rank} "
+            f"of {size}: the launcher and the MPI library that this build uses are not of one installation; what is "
+            f"meant to run alone is started without {here.variables}"
         )
     return joined
 
