@@ -145,11 +145,12 @@ def _verdict(prog: str, error: BaseException) -> tuple[int, float, str]:
         number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
         return 128 + number, 0.0, interrupts.words(prog, number)
     if isinstance(error, UserError):
-        lines = error.problems if isinstance(error, ConfigError) else [str(error)]
-        text = "".join(f"{prog if rank() == 0 else name}: error: {line}\n" for line in lines)
+        lines = [str(error)]
         if isinstance(error, ConfigError):
-            return 2, SAME_WORD_SECONDS if rank() else 0.0, f"{text}{prog}: see --help\n"
-        return 2 if isinstance(error, UsageError) else 1, SAME_WORD_SECONDS if rank() else 0.0, text
+            lines = [*error.problems[:-1], f"{error.problems[-1]}; see {prog} --help"]
+        text = "".join(f"{prog if rank() == 0 else name}: error: {line}\n" for line in lines)
+        code = 2 if isinstance(error, ConfigError | UsageError) else 1
+        return code, SAME_WORD_SECONDS if rank() else 0.0, text
     if isinstance(error, _expected()):
         heard_of_it = not alone and type(error).__name__ == "CommError"
         more = f"{prog}: {_how_to_go_on}\n" if _how_to_go_on else ""

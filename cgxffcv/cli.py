@@ -96,7 +96,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     bench.add_argument("name", choices=BENCHES, metavar="NAME", help="the benchmark")
-    bench.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its options")
+    rest = bench.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its options")
+    rest.required = False  # so that "NAME" alone is asked for
     bench.set_defaults(function=_bench)
     return top
 

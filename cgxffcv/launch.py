@@ -17,9 +17,11 @@ from collections.abc import Mapping, Sequence
 
 from cgxffcv import supervise
 from cgxffcv.errors import UsageError, UserError
+from cgxffcv.wording import counted
 
 MPIRUN = "mpirun"
 OWN = ("train", "bench")
+ALONE = ("write", "predict", "launch", "info", "verify", "doctor")
 
 
 def command(np: int, program: Sequence[str], cores: int, root: bool, environ: Mapping[str, str]) -> list[str]:
@@ -56,6 +58,8 @@ def _check(np: int, program: Sequence[str]) -> None:
             raise UserError(
                 f"launch: {first}: no such script here (cgxffcv's own training is: cgxffcv launch -np {np} train ...)"
             )
+    elif first in ALONE:
+        raise UsageError(f"launch: {first} runs in one process, not on several ranks: cgxffcv {first} ...")
     elif first not in OWN and first != "-m" and shutil.which(first) is None:
         raise UserError(f"launch: {first}: no such program; a script's name ends in .py, a module comes after -m")
 
@@ -71,7 +75,5 @@ def main(np: int, program: Sequence[str], dry: bool = False) -> int:
     line = command(np, words, cores, os.geteuid() == 0, os.environ)
     print("+ " + shlex.join(line), flush=True)
     if np > cores:
-        print(
-            f"({np} ranks on {cores} core{'s' * (cores > 1)}: they take turns, so more ranks are no faster)", flush=True
-        )
+        print(f"({np} ranks on {counted(cores, 'core')}: they take turns, so more ranks are no faster)", flush=True)
     return 0 if dry else supervise.run(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -135,6 +136,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def was_interrupted(folder: Path) -> bool:
+    """Whether the last record of run.jsonl there is that the run was interrupted: its rank 0 has told so."""
+    with contextlib.suppress(OSError), open(folder / "run.jsonl", "rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - 4096, 0))
+        return file.read().rstrip().rpartition(b"\n")[2].startswith(b'{"event": "interrupted"')
+    return False
 
 
 class RunLog:

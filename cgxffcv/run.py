@@ -16,7 +16,7 @@ from cgxffcv import __version__, app, claim, device, recipes
 from cgxffcv import config as configuration
 from cgxffcv.config import Config
 from cgxffcv.recipes import Recipe, RecipeError
-from cgxffcv.report import Progress, RunLog, duration, set_aside, size
+from cgxffcv.report import Progress, RunLog, duration, set_aside, size, was_interrupted
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport, TrainerInterface
 from cgxffcv.train.plan import image_flops, training_flops
 from cgxffcv.train.tally import TrainingDiverged
@@ -158,8 +158,10 @@ class Run:
             return
         if self.shown:
             self.note("\n" + hint)
-        elif claim.is_first_left():  # mpirun ends this process because rank 0 was killed, who cannot speak
-            print(hint, file=sys.stderr, flush=True)
+        elif claim.is_first_left() and not was_interrupted(self.folder):
+            print(
+                hint, file=sys.stderr, flush=True
+            )  # mpirun ends this process because rank 0 was killed without a word
 
     def _how_to_go_on(self) -> str:
         """Empty as long as there is no checkpoint."""

@@ -57,7 +57,7 @@ def integer(default: int | None, help: str, minimum: int, maximum: int = LARGEST
         if isinstance(value, bool) or not isinstance(value, int):
             raise WrongValue(kind)
         if not (minimum <= value <= maximum or value in also):
-            raise WrongValue(kind if value <= maximum else f"{kind}; the largest is {maximum}")
+            raise WrongValue(f"{kind}; the largest is {maximum}" if value > maximum == LARGEST else kind)
         return value
 
     return Param(_optional(read, default), kind, default, help)
@@ -71,7 +71,9 @@ def number(
     below: bool = False,
     above: bool = False,
 ) -> Param:
-    kind = f"a number {'above' if above else 'from'} {minimum:g}"
+    kind = "a number"
+    if minimum > -math.inf:
+        kind += f" {'above' if above else 'from'} {minimum:g}"
     if maximum < math.inf:
         kind += f" to {'below ' if below else ''}{maximum:g}"
 

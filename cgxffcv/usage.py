@@ -21,6 +21,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{' '.join(message.split())}; see {self.prog} --help")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """A word that is none of those asked for; every Python says it in the same words, with the nearest."""
+        if action.choices is not None and value not in action.choices:
+            known = ", ".join(action.choices)
+            wrong = f"invalid choice: {value!r}; expected one of {known}{suggest(value, action.choices)}"
+            raise argparse.ArgumentError(action, wrong)
+
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # a sub-parser's, too
         options, extra = super().parse_known_args(args, namespace)
         if extra:

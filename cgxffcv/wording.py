@@ -17,6 +17,7 @@ def brief(value: Any) -> str:
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 20]}...{shown[-10:]}"
 
 
-def counted(number: int, noun: str) -> str:
-    """1 process, 2 processes, 1,000 images."""
-    return f"{number:,} {noun if number == 1 else IRREGULAR.get(noun, f'{noun}s')}"
+def counted(number: float, noun: str) -> str:
+    """1 process, 2 processes, 1,000 images, 2.5 epochs."""
+    shown = int(number) if number == int(number) else number
+    return f"{shown:,} {noun if number == 1 else IRREGULAR.get(noun, f'{noun}s')}"

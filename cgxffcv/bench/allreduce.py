@@ -33,6 +33,7 @@ from cgxffcv.allreduce import (
 from cgxffcv.bench.allreduce_bounds import BLOCK, FLOATS, Way, block_of, count_wrong
 from cgxffcv.errors import UsageError, UserError
 from cgxffcv.usage import Parser, number, whole
+from cgxffcv.wording import counted
 
 LARGEST = 1 << 36  # bytes
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -61,7 +62,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "-e", "--maxbytes", type=parse_size, default=None, help="the largest; default 64M, or -b if that is more"
     )
     p.add_argument("-i", "--stepbytes", type=parse_size, help="each size is so much larger than the one before")
-    p.add_argument("-f", "--stepfactor", type=number(1.001, 1e6), default=4, help="so many times as large; default 4")
+    p.add_argument("-f", "--stepfactor", type=number(1.001, 1e6), help="so many times as large; default 4")
     p.add_argument("-n", "--iters", type=whole(0), default=0, help="runs in a round; 0: as many as take about 0.2 s")
     p.add_argument("-w", "--warmup_iters", type=whole(0), default=2)
     p.add_argument("--rounds", type=whole(1), default=5, help="rounds of each side, in turns; the best counts")
@@ -83,6 +84,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         options.maxbytes = max(parse_size("64M"), options.minbytes)
     if options.maxbytes < options.minbytes:
         p.error(f"-e ({options.maxbytes} bytes) must be at least -b ({options.minbytes})")
+    if options.stepbytes and options.stepfactor:
+        p.error("-i and -f: give one of them")
+    options.stepfactor = options.stepfactor or 4
     if options.bits is None:
         options.bits = 1 if options.codec == "sign" else 4
     if options.op == "avg":  # nccl-tests' word
@@ -120,12 +124,23 @@ def plan_of(world: comm.Comm, options: argparse.Namespace, count: int) -> Allred
         raise UsageError(f"bench allreduce: {str(error).removeprefix('layer 0 (all): ')}") from error
 
 
+def compresses(options: argparse.Namespace) -> bool:
+    return (
+        options.dtype in QUANTIZED_DTYPES and options.op in ("sum", "average") and options.bits <= 8
+        and options.algorithm != "exact"
+    )  # fmt: skip
+
+
+def how(options: argparse.Namespace) -> str:
+    """What is done to the elements, in words."""
+    if not compresses(options):
+        return "uncompressed"
+    return f"{counted(options.bits, 'bit')}, buckets of {options.bucket_size}, {options.codec}, {options.rounding}"
+
+
 def way_of(world: comm.Comm, options: argparse.Namespace, plan: AllreducePlan) -> Way:
     """What the plan does, for the bound of its error."""
-    quantised = (
-        options.dtype in QUANTIZED_DTYPES and options.op in ("sum", "average") and options.bits <= 8
-        and plan.algorithm != "exact" and world.size > 1
-    )  # fmt: skip
+    quantised = compresses(options) and plan.algorithm != "exact" and world.size > 1
     return Way(options.dtype, options.op, world.size, plan.algorithm, quantised, options.bits, options.bucket_size,
                options.codec, options.rounding == "stochastic", options.half_metadata)  # fmt: skip
 
@@ -218,9 +233,9 @@ def main(argv: list[str] | None = None) -> int:
         plan_of(world, options, counts[-1])  # refused before anything is printed
         loud = world.rank == 0 and options.json != "-"
         if loud:
-            print(f"# cgxffcv bench allreduce: {world.size} ranks on {world.nodes} node(s), {options.bits} bits, "
-                  f"buckets of {options.bucket_size}, {options.codec}, {options.rounding}, "
-                  f"kernels {_cgxffcv.quantize_kernels()}, {options.threads} thread(s) a rank")  # fmt: skip
+            print(f"# cgxffcv bench allreduce: {counted(world.size, 'rank')} on {counted(world.nodes, 'node')}, "
+                  f"{how(options)}, kernels {_cgxffcv.quantize_kernels()}, "
+                  f"{counted(options.threads, 'thread')} a rank")  # fmt: skip
             print(f"# rival: MPI_Allreduce of as many float32\n{HEADER}\n{SUBTITLE}", flush=True)
         for count in counts:
             results.append(measure_size(world, options, count))

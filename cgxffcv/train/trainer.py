@@ -417,8 +417,8 @@ class Trainer:
         before = make_plan(self.recipe.replace(epochs=state["recipe"]["epochs"]), self.samples, self.ranks)
         if before.steps >= state["step"] > self.steps:
             raise checkpoint.CheckpointError(
-                f"the checkpoint has done {state['step']:,} steps, and {self.recipe.epochs:g} epochs are only "
-                f"{self.steps:,}; with more epochs it would go on"
+                f"the checkpoint has done {state['step']:,} steps, and {counted(self.recipe.epochs, 'epoch')} would "
+                f"be only {self.steps:,}; with more epochs it would go on"
             )
         states.fill_core(self._core, state)
         self._core.steps_done = state["step"]
@@ -473,8 +473,8 @@ class Trainer:
                 schedule = "the learning rate is that"
             rate = "" if self.finished else f"; the next step's rate is {self._core.rate(0, self.step)[0]:.4g}"
             found.append(
-                f"the run had {epochs:g} epochs, and now {self.recipe.epochs:g}: from here on {schedule} of a training "
-                f"that long{rate}"
+                f"the run had {counted(epochs, 'epoch')}, and now {self.recipe.epochs:g}: from here on {schedule} "
+                f"of a training that long{rate}"
             )
         if ranks != self.ranks:
             found.append(

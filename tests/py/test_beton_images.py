@@ -390,7 +390,7 @@ def test_one_answer_for_files_bytes_and_opened_images(tmp_path, name, mode):
         (np.zeros((4, 4, 3), np.float32), "uint8"),
         (np.zeros((0, 4, 3), np.uint8), "sides"),
         (np.zeros((1, 65536, 3), np.uint8), "sides"),
-        (b"no image at all", "no readable image"),
+        (b"no image at all", "Pillow: cannot identify image file)"),
         (b"", "no readable image"),
         ("/proc/nonexistent/image.jpg", "No such file"),
         (5, "int"),

@@ -34,8 +34,12 @@ def test_version_is_one():
 
 @pytest.mark.parametrize(
     "arguments, expected",
-    [([], "required"), (["frobnicate"], "invalid choice"), (["bench", "nothing"], "invalid choice"),
-     (["info"], "required: FILE.beton"), (["launch"], "required: -np")],
+    [
+        ([], "required"), (["trian"], "invalid choice: 'trian'; expected one of write, train, predict, launch, info, "),
+        (["trian"], "bench; did you mean train?; see cgxffcv --help"), (["bench"], "required: NAME; see"),
+        (["bench", "cifra"], "cifar, table; did you mean cifar?; see cgxffcv bench --help"),
+        (["info"], "required: FILE.beton"), (["launch"], "required: -np"),
+    ],
 )  # fmt: skip
 def test_wrong_usage(arguments, expected):
     done = command("-m", "cgxffcv", *arguments)
@@ -50,6 +54,11 @@ def test_wrong_usage(arguments, expected):
         (["launch", "-np", "many", "train"], "expected a whole number from 1, not 'many'"),
         (["launch", "-np", "0", "train"], "expected a whole number from 1, not '0'"),
         (["launch", "-np", "2", "-m"], "launch: no command given"),
+        (["launch", "-np", "2", "write"], "write runs in one process, not on several ranks: cgxffcv write ..."),
+        (["train", "--lerning_rate=1"], "did you mean --training.lr?; see cgxffcv train --help"),
+        (["train", "--quantization-bits", "9"], "expected a whole number from 1 to 8, or 32; see cgxffcv train --help"),
+        (["train", "--recipe.bias_scale=x"], "recipe.bias_scale = 'x': expected a number; see cgxffcv train --help"),
+        (["bench", "allreduce", "-i", "1K", "-f", "2"], "-i and -f: give one of them"),
         *[(["bench", name, "--nonsense"], f"; see cgxffcv bench {name} --help")
           for name in cli.BENCHES],
     ],
@@ -57,7 +66,8 @@ def test_wrong_usage(arguments, expected):
 def test_wrong_usage_is_one_line(arguments, expected):
     done = command("-m", "cgxffcv", *arguments)
     assert done.returncode == 2 and done.stdout == "" and expected in done.stderr, done.stderr
-    assert done.stderr.startswith("cgxffcv: error: ") and done.stderr.count("\n") == 1
+    prog = "cgxffcv train" if arguments[0] == "train" else "cgxffcv"
+    assert done.stderr.startswith(f"{prog}: error: ") and done.stderr.count("\n") == 1
 
 
 def test_help_names_every_command():
@@ -95,7 +105,7 @@ def ended(body, **options):
         ("return 0", 0, ""),
         ("return 3", 3, ""),
         ("raise errors.UserError('mend this')", 1, "prog: error: mend this\n"),
-        ("raise errors.ConfigError(['one', 'two'])", 2, "prog: error: one\nprog: error: two\nprog: see --help\n"),
+        ("raise errors.ConfigError(['one', 'two'])", 2, "prog: error: one\nprog: error: two; see prog --help\n"),
         ("open('/no/such/file')", 1, "prog: error: /no/such/file: No such file or directory\n"),
         ("import _cgxffcv; raise _cgxffcv.BetonError('cut off')", 1, "prog: error: cut off\n"),
         ("raise KeyboardInterrupt", 130, "prog: interrupted\n"),
@@ -137,9 +147,9 @@ def test_ranks_say_who_they_are():
     world = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
     other, first = {**world, "OMPI_COMM_WORLD_RANK": "1"}, {**world, "OMPI_COMM_WORLD_RANK": "0"}
     done = ended("raise errors.ConfigError(['one'])", environ=other)
-    assert (done.returncode, done.stderr) == (2, "prog: rank 1: error: one\nprog: see --help\n")
+    assert (done.returncode, done.stderr) == (2, "prog: rank 1: error: one; see prog --help\n")
     done = ended("raise errors.ConfigError(['one'])", environ=first)
-    assert (done.returncode, done.stderr) == (2, "prog: error: one\nprog: see --help\n")
+    assert (done.returncode, done.stderr) == (2, "prog: error: one; see prog --help\n")
     done = ended("raise OSError('disk')", environ=other)
     assert (done.returncode, done.stderr) == (1, "prog: rank 1: error: disk\n")
     assert ended("raise KeyboardInterrupt", environ=other).stderr == ""

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import small_data
 
-from cgxffcv import config, device, recipes, session
+from cgxffcv import claim, config, device, recipes, session
 from cgxffcv.errors import ConfigError, UserError
 from cgxffcv.overlap import shared_images
+from cgxffcv.report import RunLog
 from cgxffcv.run import Run, cheapest, forecast, gigaflops
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
 from cgxffcv.train.plan import image_flops
@@ -203,6 +204,24 @@ def test_interrupted_and_resumed(tmp_path, capsys):
     assert "going on from" in capsys.readouterr().err
     assert [e["event"] for e in events(tmp_path)].count("start") == 2  # the log goes on
     assert ("best.safetensors", 2, True) in again.saved and ("best.safetensors", 3, True) not in again.saved
+
+
+def test_another_rank_tells_how_to_go_on_only_where_rank_0_could_not(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(claim, "is_first_left", lambda: True)
+
+    def end_of_rank_1():
+        trainer = PretendTrainer()
+        trainer.rank, trainer.ranks = 1, 2
+        with pytest.raises(KeyboardInterrupt):
+            go(trainer, tmp_path, stop_at=7)
+        return capsys.readouterr().err.count("the same command with --resume goes on from it")
+
+    go(PretendTrainer(), tmp_path)  # rank 0, of whom there is no word about an interruption
+    capsys.readouterr()
+    assert end_of_rank_1() == 1
+    with RunLog(tmp_path, resume=True) as log:
+        log.event("interrupted", {"step": 7})
+    assert end_of_rank_1() == 0
 
 
 def test_resumed_into_another_folder_it_keeps_a_best_network_there(tmp_path, capsys):

@@ -191,7 +191,7 @@ def test_a_training_that_is_longer_already_is_not_shortened(files, tmp_path):
         finish(trainer)
         trainer.save(tmp_path / "two")
     with trainer_of(files, "one") as trainer:
-        with pytest.raises(checkpoint.CheckpointError, match="has done 10 steps, and 1 epochs are only 5; with more"):
+        with pytest.raises(checkpoint.CheckpointError, match="10 steps, and 1 epoch would be only 5; with more"):
             trainer.resume(tmp_path / "two")
         assert "and now 1" in trainer.resume(tmp_path / "one")[0] and trainer.finished
 
