@@ -36,7 +36,7 @@ def read(path: str | os.PathLike[str], problems: list[str]) -> dict[str, tuple[A
         problems.append(f"{name}: {error}")
     except RecursionError:
         problems.append(f"{name}: not a configuration: it is nested too deeply")
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         problems.append(f"{name}: not valid YAML: {' '.join(str(error).split())[:500]}")
     else:
         return _Reader(name, problems).values(root)

@@ -239,6 +239,7 @@ HOSTILE = {
     "an escaped NUL byte": ('log: {dir: "a\\0b"}', "log.dir = 'a\\x00b': expected a folder name"),
     "a control character": ('training: {"\\e[31m": 1}', "unknown parameter training.\\x1b[31m"),
     "an endless name": ("training: {" + "x" * 1000 + ": 1}", "unknown parameter training.xxx"),
+    "an escape of no character": ('training: {recipe: "\\UFFFFFFFF"}', "not valid YAML"),
     "a tab": ("training:\n\tlr: 1", "not valid YAML"),
     "nothing": ("", "the file is empty"),
     "blanks": (" \n\n", "the file is empty"),
