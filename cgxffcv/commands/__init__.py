@@ -1,1 +1,1 @@
-"""What `cgxffcv write` and `cgxffcv train` do, and with them the two scripts: main(prog, arguments) of each module."""
+"""What `cgxffcv write`, `train` and `predict` do, and with the first two the scripts: main(prog, arguments) of each."""

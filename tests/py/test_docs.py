@@ -54,6 +54,7 @@ def test_flags_and_parameters_exist():
                 "--dtype",
                 "--allow-run-as-root",
                 "--bind-to",
+                "--mca",
                 "--oversubscribe",
             )
             assert known or other, f"{page.name} names {option}"
