@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import NoReturn, TextIO
 
@@ -111,6 +112,8 @@ def run(prog: str, main: Callable[[], int | None]) -> NoReturn:
     """Runs `main` and ends the process with its result, or with a message and a code for what went wrong."""
     interrupts.begin(prog)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # what is warned about, not in which line of ours
+    warnings.formatwarning = lambda message, *where: f"{prog}: warning: {message}\n"
     printable(sys.stdout)
     try:
         code = main() or 0

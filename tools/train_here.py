@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
-from cgxffcv import beton, config, device, recipes
-from cgxffcv.errors import UserError
+from cgxffcv import app, beton, config, device, recipes
+from cgxffcv.errors import UsageError
 from cgxffcv.wording import counted
 
 SMALL = 20_000  # training images; with fewer, more epochs
@@ -36,14 +36,11 @@ def on_gpus(images: int, gpus: int) -> tuple[str, list[str], str]:
 
 def main(ranks: str, options: list[str]) -> None:
     if ranks != "auto" and (not ranks.isdecimal() or int(ranks) < 1):
-        sys.exit(f"RANKS = {ranks!r}: expected a whole number from 1, or auto")
+        raise UsageError(f"RANKS = {ranks!r}: expected a whole number from 1, or auto")
     options = ["--config-file", "default_config.yaml", *options]
-    settings = config.load(options)
+    settings = config.load(options, prog="train_cifar_ffcv_cgx.py")
     images = beton.info(settings.data.train_dataset).num_samples
-    try:
-        gpus = device.check(settings.training.device, settings.data.gpu)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    gpus = device.check(settings.training.device, settings.data.gpu)
     if ranks == "auto":
         ranks = str(gpus or CPU_RANKS)
     recipe, chosen, where = on_gpus(images, gpus) if gpus else on_cpu(images)
@@ -57,4 +54,4 @@ def main(ranks: str, options: list[str]) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    main(sys.argv[1], sys.argv[2:])
+    app.run("train_cifar_ffcv_cgx.py", lambda: main(sys.argv[1], sys.argv[2:]))

@@ -108,6 +108,7 @@ def ended(body, **options):
         ("raise errors.ConfigError(['one', 'two'])", 2, "prog: error: one\nprog: error: two; see prog --help\n"),
         ("open('/no/such/file')", 1, "prog: error: /no/such/file: No such file or directory\n"),
         ("import _cgxffcv; raise _cgxffcv.BetonError('cut off')", 1, "prog: error: cut off\n"),
+        ("import warnings; warnings.warn('rank 1 is silent')", 0, "prog: warning: rank 1 is silent\n"),
         ("raise KeyboardInterrupt", 130, "prog: interrupted\n"),
         ("raise SystemExit(4)", 4, ""),
     ],

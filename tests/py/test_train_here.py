@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import small_data
 
 from cgxffcv import device, recipes
+from cgxffcv.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,7 +49,7 @@ def test_without_a_number_it_takes_what_is_there(started, monkeypatch, capsys):
     assert words[5] == "3" and "--training.recipe=airbench94" in words
     assert "--quantization-bits" not in words and "3 ranks on 3 GPUs" in capsys.readouterr().out
     assert "--training.recipe=airbench90" in started("auto", "--no-cuda")[1]
-    with pytest.raises(SystemExit, match="there is no GPU 3 here"):
+    with pytest.raises(UserError, match="there is no GPU 3 here"):
         started("auto", "--data.gpu=3")
 
 
@@ -61,5 +63,17 @@ def test_gpus_train_as_many_steps_of_fewer_images(started, monkeypatch):
 
 @pytest.mark.parametrize("ranks", ["0", "two", "-1", ""])
 def test_wrong_numbers_of_ranks(started, ranks):
-    with pytest.raises(SystemExit, match="expected a whole number from 1"):
+    with pytest.raises(UserError, match="expected a whole number from 1"):
         started(ranks)
+
+
+def test_mistakes_are_told_without_a_traceback(tmp_path):
+    for words, told in (
+        (["auto", "--lerning_rate=1"], "unknown option --lerning_rate; did you mean --training.lr?"),
+        (["none"], "RANKS = 'none': expected a whole number"),
+        (["auto", f"--dataset-dir={tmp_path}"], "cifar_train.beton: cannot open the file"),
+    ):
+        done = subprocess.run(
+            [sys.executable, ROOT / "tools/train_here.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        assert told in done.stderr and done.stderr.count("\n") == 1 and done.returncode in (1, 2), done.stderr
