@@ -82,7 +82,8 @@ def _used_by(function: types.FunctionType) -> list[Any]:
     if _is_librarys(function):
         return []
     names = _names(function.__code__)
-    found = [function.__globals__[name] for name in names if name in function.__globals__]
+    known = sys.modules | function.__globals__  # a function may import by itself
+    found = [known[name] for name in names if name in known]
     modules = [value for value in found if isinstance(value, types.ModuleType)]
     for module in modules:
         inner = [vars(module)[name] for name in names if name in vars(module)]
