@@ -82,7 +82,7 @@ def _used_by(function: types.FunctionType) -> list[Any]:
     if _is_librarys(function):
         return []
     names = _names(function.__code__)
-    known = sys.modules | function.__globals__  # a function may import by itself
+    known = collections.ChainMap(function.__globals__, sys.modules)  # a function may import by itself
     found = [known[name] for name in names if name in known]
     modules = [value for value in found if isinstance(value, types.ModuleType)]
     for module in modules:
