@@ -83,7 +83,8 @@ def absent(here: Place) -> tuple[int | None, str]:
     missing = [rank for rank, pid in owners.items() if not pid]
     if missing:
         names = ", ".join(map(str, missing[:8])) + ", ..." * (len(missing) > 8)
-        return missing[0], f"rank{'s' * (len(missing) > 1)} {names} of {here.size} did not call comm.world()"
+        also = ", or have given up already" if len(missing) > 1 else ""  # at the same deadline as this one
+        return missing[0], f"rank{'s' * (len(missing) > 1)} {names} of {here.size} did not call comm.world(){also}"
     for rank, pid in owners.items():
         if _is_stopped(pid):
             return rank, f"rank {rank} (process {pid}) is stopped"

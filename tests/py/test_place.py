@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from cgxffcv import app, comm, place
+from cgxffcv import app, claim, comm, place
 from cgxffcv.loader import find_ranks
 
 PREFIXES = ("OMPI_", "PMIX_", "PMI_", "MPI_", "MV2_", "MVP_", "JSM_", "PALS_", "FLUX_", "HOROVOD_", "SLURM_", "RANK",
@@ -114,6 +114,13 @@ def test_only_pmix(monkeypatch):
     monkeypatch.setenv("PMIX_RANK", "0")
     with comm.world() as world:
         assert (world.rank, world.size) == (0, 1)
+
+
+def test_who_is_absent():
+    """Several may be gone because they gave up at the same deadline."""
+    one, three = (place.Place("mpirun", 0, size, 0, size, True, "", "a job of nobody") for size in (1, 3))
+    assert claim.absent(one) == (0, "rank 0 of 1 did not call comm.world()")
+    assert claim.absent(three) == (0, "ranks 0, 1, 2 of 3 did not call comm.world(), or have given up already")
 
 
 def torch_of(rank, size):
