@@ -133,9 +133,10 @@ def _parts(value: Any) -> list[Any]:
     return parts
 
 
-def generators(dataset: Any) -> list[Any]:
-    """Python's, NumPy's and torch's own generators, and those in the data set: in its attributes, in theirs, in what
-    the functions of all these hold and name, and in their modules; the nearest first."""
+def generators(dataset: Any) -> dict[int, Any]:
+    """Python's, NumPy's and torch's own generators as numbers 0 to 2 (torch's if the program has imported it), and from
+    3 on those in the data set: in its attributes, in theirs, in what the functions of all these hold and name, and in
+    their modules; the nearest first."""
     waiting, seen = collections.deque([dataset]), {}
     while waiting and len(seen) < MAX_OBJECTS:
         value = waiting.popleft()
@@ -143,8 +144,9 @@ def generators(dataset: Any) -> list[Any]:
             seen[id(value)] = value
             with contextlib.suppress(Exception):  # objects may do anything when they are looked at
                 waiting += _parts(value) if _source(value) is None else []
-    found = [random, np.random, getattr(sys.modules.get("torch"), "default_generator", None), *seen.values()]
-    return list({id(value): value for value in found if _source(value) is not None}.values())
+    known = [random, np.random, getattr(sys.modules.get("torch"), "default_generator", None)]
+    own = [value for value in seen.values() if _source(value) is not None and not any(value is k for k in known)]
+    return {number: value for number, value in enumerate([*known, *own]) if value is not None}
 
 
 class Draws:
@@ -152,11 +154,11 @@ class Draws:
 
     def __init__(self, dataset: Any, seed: int):
         self.dataset, self.seed = dataset, seed
-        self.sources = [_source(value) for value in generators(dataset)]
+        self.sources = {number: _source(value) for number, value in generators(dataset).items()}
 
     def begin(self, position: int) -> None:
         """Seeds all for the chunk of samples that begins at `position` of the file."""
-        for number, source in enumerate(self.sources):
+        for number, source in self.sources.items():
             text = struct.pack("<QQQ", self.seed, position, number)
             source.seed(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little"))
 
@@ -174,9 +176,9 @@ class Draws:
         return self.dataset[index]
 
     def __enter__(self) -> Draws:
-        self._states = [source.get() for source in self.sources]
+        self._states = {number: source.get() for number, source in self.sources.items()}
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for source, state in zip(self.sources, self._states, strict=True):
-            source.set(state)
+        for number, state in self._states.items():
+            self.sources[number].set(state)

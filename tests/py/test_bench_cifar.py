@@ -141,15 +141,18 @@ class FreshTrainer:
         pass
 
 
+RECIPE = ("--recipe", "airbench94")
+
+
 def test_a_trainer_that_can_start_afresh(files, monkeypatch):
     import cgxffcv.train
 
     monkeypatch.setattr(cgxffcv.train, "Trainer", FreshTrainer)
     monkeypatch.setattr(FreshTrainer, "made", [])
     monkeypatch.setattr(cifar, "devices", lambda: [{"name": "A100"}])
-    waiting, runs = cifar.in_order(options(files, "--runs", "5", "--holdout", "100")), []
+    waiting, runs = cifar.in_order(options(files, *RECIPE, "--runs", "5", "--holdout", "100")), []
     while waiting:
-        words = ["--holdout", "100", "--device", "gpu", "--seeds", ",".join(map(str, waiting))]
+        words = [*RECIPE, "--holdout", "100", "--device", "gpu", "--seeds", ",".join(map(str, waiting))]
         taken = list(cifar.train_here(options(files, *words)))
         runs, waiting = runs + taken, waiting[len(taken) :]
     assert FreshTrainer.made == [([0, 2, 4], 0, "gpu"), ([1, 3], 100, "gpu")]
@@ -161,14 +164,14 @@ def test_a_trainer_that_can_start_afresh(files, monkeypatch):
     summary = cifar.summarise(runs, 0.902, 1e4)
     assert summary["accuracy"]["share_at_target"] == 3 / 5 and summary["seconds"]["again"]["runs"] == 3
     assert summary["field_share_of_peak"] == pytest.approx(statistics.fmean(50 / (50 + s) for s in range(5)))
-    text = cifar.show(cifar.choose_recipe(options(files)), summary, runs, "a product")
+    text = cifar.show(cifar.choose_recipe(options(files, *RECIPE)), summary, runs, "a product")
     assert (
         "3 steps each, A100, float16" in text
         and "the GPU's own clock" in text
         and "2 of the runs" in text
         and "a held-out fold" in text
     )
-    fresh = list(cifar.train_here(options(files, "--seeds", "7,8", "--fresh")))
+    fresh = list(cifar.train_here(options(files, *RECIPE, "--seeds", "7,8", "--fresh")))
     assert [run["seed"] for run in fresh] == [7]
 
 

@@ -204,3 +204,29 @@ def test_torch(tmp_path):
             found.append(np.concatenate([reader.column("default"), reader.column("own")]))
         assert len(np.unique(found[-1])) == 120
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
+def test_who_imports_torch_changes_nothing(tmp_path, monkeypatch):
+    """A spawned worker has not imported what its parent has: generators of the data set keep their numbers."""
+    fields = {"value": FloatField()}
+
+    class Own:
+        def __init__(self):
+            self.rng = np.random.default_rng(3)
+
+        def __len__(self):
+            return 50
+
+        def __getitem__(self, i):
+            return (self.rng.random(),)
+
+    torch = types.SimpleNamespace(Generator=type("Generator", (), {}), default_generator=random.Random(1))
+    files = []
+    for loaded in (False, True):
+        if loaded:
+            monkeypatch.setitem(sys.modules, "torch", torch)
+        else:
+            monkeypatch.delitem(sys.modules, "torch", raising=False)
+        files.append(tmp_path / f"{loaded}.beton")
+        DatasetWriter(files[-1], fields, num_workers=1).from_indexed_dataset(Own(), chunksize=10)
+    assert files[0].read_bytes() == files[1].read_bytes()
