@@ -72,7 +72,7 @@ check() {
 [ $# -gt 0 ] || { mapfile -t found < <(others); set -- "${found[@]}" clang; }
 for python in "$@"; do
     if [ "$python" = clang ]; then
-        if command -v clang >/dev/null; then CC=clang check clang .venv/bin/python; else table+=("clang        skipped: it is not installed"); fi
+        if command -v clang >/dev/null; then CC=clang check clang "$PWD/.venv/bin/python"; else table+=("clang        skipped: it is not installed"); fi
     elif ! usable "$python"; then
         table+=("$python skipped: too old, or without ssl, venv or ctypes")
     elif name=python$(version_of "$python") && ! environment "$python" "$OUT/$name/venv" >"$OUT/$name.log" 2>&1; then
