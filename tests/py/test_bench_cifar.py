@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "--recipe", "airbench94", "--set", "widths=[16,16,16]", "--set", "head_scale=0.0625", "--set", "batch_size=50",
     "--set", "epochs=1", "--set", "lr=0.1", "--set", "whiten_images=100", "--threads", "1", "--target", "0.5",
+    "--device", "cpu",
 ]  # fmt: skip
 needs_onednn = pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN")
 

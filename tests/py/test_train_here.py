@@ -33,7 +33,8 @@ def started(monkeypatch, tmp_path):
     return call
 
 
-def test_what_the_user_says_counts(started):
+def test_what_the_user_says_counts(started, monkeypatch):
+    monkeypatch.setattr(device, "devices", list)
     program, words = started("2", "--epochs", "3")
     assert program == sys.executable and words[:6] == [sys.executable, "-m", "cgxffcv", "launch", "-np", "2"]
     assert not [word for word in words if word.startswith("--training.batch_size")]
