@@ -79,11 +79,25 @@ static Status check_value(const VerifyLoop *loop, Verifier *verifier, size_t ind
     return check_jpeg(verifier, &image, loop->options->decode_jpeg);
 }
 
-/* Under the mutex. */
+static int compare_problems(const void *a, const void *b) {
+    const BetonProblem *left = a, *right = b;
+    if (left->sample != right->sample) return left->sample < right->sample ? -1 : 1;
+    return strcmp(left->field, right->field);
+}
+
+/* Keeps the first problems of the file, in whatever order the threads find them. */
+static void keep_first(BetonVerifyReport *report, size_t max_problems) {
+    if (report->kept > 1) qsort(report->problems, report->kept, sizeof *report->problems, compare_problems);
+    if (report->kept > max_problems) report->kept = max_problems;
+}
+
+/* Under the mutex. Up to twice as many as wanted are kept meanwhile, so that one is seldom sorted. */
 static Status note(VerifyLoop *loop, const BetonField *field, uint64_t sample, uint64_t offset) {
     BetonVerifyReport *report = &loop->report;
+    size_t wanted = loop->options->max_problems;
     report->num_problems++;
-    if (report->kept == loop->options->max_problems) return STATUS_OK;
+    if (wanted == 0) return STATUS_OK;
+    if (report->kept >= wanted && report->kept - wanted == wanted) keep_first(report, wanted);
     if (report->kept == loop->capacity) {
         size_t grown = loop->capacity * 2 + 16;
         TRY(memory_resize(&report->problems, report->kept * sizeof *report->problems,
@@ -122,12 +136,6 @@ static Status verify_sample(void *context, size_t item, int thread) {
     return beton_reader_leave(loop->reader, &guard, verify_fields(loop, loop->first + item, thread));
 }
 
-static int compare_problems(const void *a, const void *b) {
-    const BetonProblem *left = a, *right = b;
-    if (left->sample != right->sample) return left->sample < right->sample ? -1 : 1;
-    return strcmp(left->field, right->field);
-}
-
 static void loop_fini(VerifyLoop *loop, int threads) {
     for (int i = 0; loop->verifiers != NULL && i < threads; i++) {
         jpeg_decoder_destroy(loop->verifiers[i].decoder);
@@ -162,9 +170,7 @@ done:
         beton_verify_report_fini(&loop.report);
         return error_at_path(status, reader->path);
     }
-    if (loop.report.kept > 1) {
-        qsort(loop.report.problems, loop.report.kept, sizeof *loop.report.problems, compare_problems);
-    }
+    keep_first(&loop.report, options->max_problems);
     *out = loop.report;
     return STATUS_OK;
 }
