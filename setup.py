@@ -86,7 +86,7 @@ def features():
             "cuda",
             "install the CUDA toolkit 13 and cuDNN 9 (apt install cuda-toolkit-13-0 libcudnn9-dev-cuda-13)",
             ["device/cuda.c", "nn/cuda/**/*.c", "optim/cuda/*.c", "**/*.cu"],
-            ["device/none.c", "nn/cuda_none.c", "optim/cuda_none.c", "image/gather_none.c", "train/*_none.c"],
+            ["device/none.c", "nn/cuda_none.c", "optim/cuda_none.c", "augment/gather_none.c", "train/*_none.c"],
         ),
         "nccl": Feature("nccl", "apt install libnccl-dev", ["comm/nccl.c"], ["comm/nccl_none.c"]),
     }
@@ -159,10 +159,6 @@ def find_cuda(cuda):
     nvcc = os.environ.get("NVCC") or shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
     if nvcc is None:
         cuda.why = "no nvcc on PATH or in /usr/local/cuda"
-        return
-    wanted = ["device/cuda.c", "image/gather.cu", *(f"nn/cuda/{n}/op.c" for n in ("conv", "stem", "norm", "head"))]
-    if not all((CSRC / name).exists() for name in wanted):
-        cuda.why = "this version has no CUDA sources yet"
         return
     if os.environ.get(cuda.switch, "auto") == "auto" and not os.environ.get("CGXFFCV_CUDA_ARCH") and not gpu_here():
         cuda.why = "no GPU here; CGXFFCV_CUDA=1 builds it all the same (some 9 minutes on 2 cores)"

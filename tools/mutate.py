@@ -38,7 +38,8 @@ UNITS = "tests/c/test_units.py"
 TESTS = {
     "base": [f"{UNITS} -k 'base or guard or atomic'", "tests/crash tests/py/test_fork.py"],
     "beton": [f"{UNITS} -k beton", "tests/fuzz tests/py -k beton", "tests/crash/test_cut_files.py"],
-    "image": [f"{UNITS} -k loader", "tests/py/test_augment.py tests/py/test_beton_images.py", "tests/fuzz -k jpeg"],
+    "image": [f"{UNITS} -k loader", "tests/py/test_beton_images.py", "tests/fuzz -k jpeg"],
+    "augment": [f"{UNITS} -k loader", "tests/py/test_augment.py"],
     "loader": [f"{UNITS} -k loader", "tests/py -k 'loader or selection'"],
     "comm": [f"{UNITS} -k comm", "tests/mpi/test_comm.py"],
     "quant": [f"{UNITS} -k quantize", "tests/py/test_quantize.py"],

@@ -24,7 +24,7 @@ DEFAULT_DECODERS = {
     "array": dec.NDArrayDecoder,
     "tensor": dec.NDArrayDecoder,
 }
-MAX_SHARED = 64  # numbers of lists of draws: the format of a draw's index (csrc/image/crop.h)
+MAX_SHARED = 64  # numbers of lists of draws: the format of a draw's index (csrc/augment/draw.h)
 
 
 class PipelineSpec:

@@ -24,9 +24,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "augment/augment.h"
 #include "base/status.h"
 #include "beton/reader.h"
-#include "image/augment.h"
 
 typedef struct Loader Loader;
 

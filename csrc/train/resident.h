@@ -7,7 +7,7 @@
 #ifndef CGXFFCV_TRAIN_RESIDENT_H
 #define CGXFFCV_TRAIN_RESIDENT_H
 
-#include "image/gather.h"
+#include "augment/gather.h"
 #include "loader/loader.h"
 #include "train/trainer.h"
 

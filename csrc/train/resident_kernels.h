@@ -3,7 +3,7 @@
 #ifndef CGXFFCV_TRAIN_RESIDENT_KERNELS_H
 #define CGXFFCV_TRAIN_RESIDENT_KERNELS_H
 
-#include "image/gather.h"
+#include "augment/gather.h"
 
 /* Device memory throughout. */
 typedef struct ResidentClosing {

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "image/triangle.h"
+#include "augment/triangle.h"
 
 #define CHANNELS 3
 

@@ -1,4 +1,4 @@
-// sources: base/*.c beton/*.c image/[ar]*.c image/jpeg_*.c loader/*.c device/none.c
+// sources: base/*.c beton/*.c augment/*.c augment/cpu/*.c image/resize.c image/jpeg_*.c loader/*.c device/none.c
 /* The loader from C, as the trainer drives it: orders, batches, stopping, kept batches, failures. Runs under ASan, and
  * under TSan. */
 #include <pthread.h>
@@ -6,10 +6,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "augment/augment.h"
 #include "base/bytes.h"
 #include "base/memory.h"
 #include "check.h"
-#include "image/augment.h"
 #include "loader/loader.h"
 
 enum { SAMPLES = 300, SIDE = 8, PIXELS = SIDE * SIDE * 3, RECORD = 24, PAGE = 1 << 16 };

@@ -1,5 +1,5 @@
 /* The reference kernels: one table look-up a value. */
-#include "image/augment_kernel.h"
+#include "augment/cpu/rows.h"
 
 #define DEFINE(name, item_bytes, layout)                                                                               \
     static void name(const Augment *a, const AugmentStrip *s) {                                                        \

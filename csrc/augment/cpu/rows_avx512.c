@@ -1,7 +1,7 @@
 /* Kernels for AVX-512: 16 values convert in one vector of float32, or two of float64 for exact float32 results. */
 #if defined(__x86_64__)
 
-#include "image/augment_vector.h"
+#include "augment/cpu/rows_vector.h"
 
 typedef struct Constants {
     __m512 shift[3], factor[3];

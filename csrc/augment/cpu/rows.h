@@ -1,11 +1,11 @@
-/* Private to augment*.c: the prepared form of a spec, and the kernels' contract. A kernel turns strips of pixel
+/* Private to augment/: the prepared form of a spec, and the kernels' contract. A kernel turns strips of pixel
  * rows (uint8, interleaved) into rows of the output: mirrored or not, converted, in either layout. Its results are
  * those of the table, in every instruction set. */
-#ifndef CGXFFCV_IMAGE_AUGMENT_KERNEL_H
-#define CGXFFCV_IMAGE_AUGMENT_KERNEL_H
+#ifndef CGXFFCV_AUGMENT_CPU_ROWS_H
+#define CGXFFCV_AUGMENT_CPU_ROWS_H
 
+#include "augment/augment.h"
 #include "base/bytes.h"
-#include "image/augment.h"
 
 #define AUGMENT_LEVELS 256
 #define AUGMENT_BLOCK 16 /* pixels that a vector kernel takes at once */

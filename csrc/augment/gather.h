@@ -1,11 +1,11 @@
 /* Batches from a data set of uint8 images that lies in device memory: gathered by an order, augmented by the draws of
- * crop.h, so that the pixels are those of the CPU's augmentation. gather.cu; gather_none.c is its twin in a build
+ * draw.h, so that the pixels are those of the CPU's augmentation. cuda/gather.cu; gather_none.c is its twin in a build
  * without CUDA. All of them only put work on the stream, and may be recorded. */
-#ifndef CGXFFCV_IMAGE_GATHER_H
-#define CGXFFCV_IMAGE_GATHER_H
+#ifndef CGXFFCV_AUGMENT_GATHER_H
+#define CGXFFCV_AUGMENT_GATHER_H
 
+#include "augment/augment.h"
 #include "device/device.h"
-#include "image/augment.h"
 
 #define GATHER_MAX_OPS 8
 #define GATHER_MAX_SHRUNK 128 /* side of shrunk images */

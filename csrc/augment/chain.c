@@ -1,15 +1,15 @@
 /* Prepares a spec, and augments one image at a time: draws become one frame (where each output pixel comes from)
  * and a few holes, a kernel converts the rows (from a padded copy where padding can show), holes are painted over.
- * Chains that one frame cannot express go through augment_stages.c first. Owns tables, keeps nothing between images. */
-#include "image/augment.h"
+ * Chains that one frame cannot express go through cpu/stages.c first. Owns tables, keeps nothing between images. */
+#include "augment/augment.h"
 
 #include <math.h>
 #include <string.h>
 
+#include "augment/cpu/levels.h"
+#include "augment/cpu/stages.h"
 #include "base/cpu.h"
 #include "base/memory.h"
-#include "image/augment_stages.h"
-#include "image/augment_table.h"
 
 /* out(y, x) = in(y + y0, x0 + x), or in(y + y0, x0 - x) if mirrored. */
 typedef struct Frame {

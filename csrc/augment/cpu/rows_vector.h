@@ -1,15 +1,15 @@
-/* Private to augment_avx2.c and augment_avx512.c, which define before they include it:
+/* Private to rows_avx2.c and rows_avx512.c, which define before they include it:
  *   Constants                          what a strip keeps in registers
  *   constants_TYPE(augment, layout)    prepares them
  *   put_TYPE(out, values, k, which)  16 uint8 values converted by constant set `which` and stored
  * A block is 16 pixels. HWC: three vectors in the order of the output, whose values cycle through the channels.
  * CHW: one vector a channel. The last block of a row overlaps its neighbour instead of running past the end. */
-#ifndef CGXFFCV_IMAGE_AUGMENT_VECTOR_H
-#define CGXFFCV_IMAGE_AUGMENT_VECTOR_H
+#ifndef CGXFFCV_AUGMENT_CPU_ROWS_VECTOR_H
+#define CGXFFCV_AUGMENT_CPU_ROWS_VECTOR_H
 
 #include <immintrin.h>
 
-#include "image/augment_kernel.h"
+#include "augment/cpu/rows.h"
 
 #define INLINE static inline __attribute__((always_inline))
 

@@ -1,8 +1,8 @@
-/* Private to augment*.c: values of the output's type. */
-#ifndef CGXFFCV_IMAGE_AUGMENT_TABLE_H
-#define CGXFFCV_IMAGE_AUGMENT_TABLE_H
+/* Private to augment/: values of the output's type. */
+#ifndef CGXFFCV_AUGMENT_CPU_LEVELS_H
+#define CGXFFCV_AUGMENT_CPU_LEVELS_H
 
-#include "image/augment_kernel.h"
+#include "augment/cpu/rows.h"
 
 /* The bits of `value` in `type`, rounded once (uint8 truncates). */
 uint32_t augment_bits(double value, ImageType type);

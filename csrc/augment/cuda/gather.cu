@@ -4,8 +4,8 @@
 #include "device/kernel.cuh"
 
 extern "C" {
-#include "image/gather.h"
-#include "image/triangle.h"
+#include "augment/gather.h"
+#include "augment/triangle.h"
 }
 
 #define BLOCK 256

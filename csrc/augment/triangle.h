@@ -1,7 +1,7 @@
 /* The linear (triangle) filter that shrinks one axis of an image, widened by the ratio of the sizes so that every input
- * pixel counts: one definition for train/shrink.c and gather.cu. */
-#ifndef CGXFFCV_IMAGE_TRIANGLE_H
-#define CGXFFCV_IMAGE_TRIANGLE_H
+ * pixel counts: one definition for train/shrink.c and cuda/gather.cu. */
+#ifndef CGXFFCV_AUGMENT_TRIANGLE_H
+#define CGXFFCV_AUGMENT_TRIANGLE_H
 
 #include <math.h>
 #include <stdint.h>

@@ -1,7 +1,7 @@
 /* The value of each level of each channel in the output's type, rounded as the spec says, and the affine map that
  * reproduces it: vector kernels compute (v - shift) * factor, which is as exact as the table because all 256
  * levels are tried here. */
-#include "image/augment_table.h"
+#include "augment/cpu/levels.h"
 
 #include <math.h>
 

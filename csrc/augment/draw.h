@@ -1,7 +1,7 @@
 /* The draws of augmentation: pure functions of (seed, epoch, sample, operation), the same for the CPU and for a
  * GPU kernel, so that both give the same pixels. An image operation reads out(y, x) from in(y + dy, x + dx). */
-#ifndef CGXFFCV_IMAGE_CROP_H
-#define CGXFFCV_IMAGE_CROP_H
+#ifndef CGXFFCV_AUGMENT_DRAW_H
+#define CGXFFCV_AUGMENT_DRAW_H
 
 #include <stdint.h>
 

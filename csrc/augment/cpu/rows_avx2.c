@@ -1,7 +1,7 @@
 /* Kernels for AVX2 and F16C: 16 values convert in two vectors of float32, or four of float64 for exact float32. */
 #if defined(__x86_64__)
 
-#include "image/augment_vector.h"
+#include "augment/cpu/rows_vector.h"
 
 typedef struct Constants {
     __m256 shift[3][2], factor[3][2];

@@ -1,5 +1,5 @@
 /* One operation after the other on uint8 pixels, in two scratch images: for chains that one pass cannot express. */
-#include "image/augment_stages.h"
+#include "augment/cpu/stages.h"
 
 #include <string.h>
 

@@ -1,14 +1,14 @@
 /* Augmentation of one uint8 image on the CPU in one pass: flips, translation, crop, cutout, normalisation,
  * conversion and layout, from the source pixels straight to their place in a batch. */
-#ifndef CGXFFCV_IMAGE_AUGMENT_H
-#define CGXFFCV_IMAGE_AUGMENT_H
+#ifndef CGXFFCV_AUGMENT_AUGMENT_H
+#define CGXFFCV_AUGMENT_AUGMENT_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "augment/draw.h"
 #include "base/status.h"
-#include "image/crop.h"
 
 #define AUGMENT_MAX_OPS 16
 #define AUGMENT_CHANNELS 3

@@ -1,8 +1,8 @@
-/* Private to augment*.c: the draw of one operation, and the plain path that performs the operations one by one. */
-#ifndef CGXFFCV_IMAGE_AUGMENT_STAGES_H
-#define CGXFFCV_IMAGE_AUGMENT_STAGES_H
+/* Private to augment/: the draw of one operation, and the plain path that performs the operations one by one. */
+#ifndef CGXFFCV_AUGMENT_CPU_STAGES_H
+#define CGXFFCV_AUGMENT_CPU_STAGES_H
 
-#include "image/augment.h"
+#include "augment/augment.h"
 
 /* What an operation does to one image. */
 typedef struct AugmentDraw {

@@ -1,5 +1,5 @@
-/* The twin of gather.cu in a build without CUDA. */
-#include "image/gather.h"
+/* The twin of cuda/gather.cu in a build without CUDA. */
+#include "augment/gather.h"
 
 static Status absent(void) { FAIL(STATUS_NOT_BUILT, "this build has no CUDA: no batches from device memory"); }
 
