@@ -2,7 +2,7 @@
 #ifndef CGXFFCV_TRAIN_RESIDENT_PRIVATE_H
 #define CGXFFCV_TRAIN_RESIDENT_PRIVATE_H
 
-#include "train/feed.h"
+#include "loader/feed.h"
 #include "train/resident.h"
 #include "train/resident_kernels.h"
 #include "train/trainer_private.h"

@@ -1,4 +1,4 @@
-// sources: train/feed.c base/*.c
+// sources: loader/feed.c base/*.c
 /* The feed over a device and a loader made for the test. Streams run as late as anyone lets them, at once, or some of
  * their work at every call; a buffer that goes back to the loader is scribbled on at once. So a slot that is filled
  * while it is read, or a buffer that is given back while it is copied, shows in what the reader has seen. */
@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "check.h"
-#include "train/feed.h"
+#include "loader/feed.h"
 
 #define SIDE 2
 #define BYTES (SIDE * SIDE * 3)

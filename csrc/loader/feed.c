@@ -1,7 +1,7 @@
 /* Owns the slots on the device, the uploading stream, and a reference to the one batch whose upload may be under way.
  * A slot is filled again only behind an event of the reading stream, and a batch goes back to its loader only when the
  * uploading stream is empty. */
-#include "train/feed.h"
+#include "loader/feed.h"
 
 #include "base/memory.h"
 

@@ -1,7 +1,7 @@
 /* Batches on their way from a loader to a GPU: the loader fills page-locked buffers, a stream of its own uploads them
- * into slots on the device while earlier batches are worked on. Private to this folder. */
-#ifndef CGXFFCV_TRAIN_FEED_H
-#define CGXFFCV_TRAIN_FEED_H
+ * into slots on the device while earlier batches are worked on. */
+#ifndef CGXFFCV_LOADER_FEED_H
+#define CGXFFCV_LOADER_FEED_H
 
 #include "device/device.h"
 #include "loader/loader.h"
