@@ -15,17 +15,19 @@ typedef struct Slot {
     bool used;                    /* `free` has been recorded */
 } Slot;
 
-struct Feed {
-    FeedConfig config;
+struct LoaderFeed {
+    LoaderFeedConfig config;
     DeviceStream *stream; /* owned */
     Slot slots[SLOTS];
     int last;           /* the slot of the last batch */
     LoaderBatch *batch; /* owned reference, or NULL */
 };
 
-static size_t image_bytes(const Feed *feed) { return (size_t)feed->config.side * (size_t)feed->config.side * CHANNELS; }
+static size_t image_bytes(const LoaderFeed *feed) {
+    return (size_t)feed->config.side * (size_t)feed->config.side * CHANNELS;
+}
 
-static Status create_slot(const Feed *feed, Slot *slot) {
+static Status create_slot(const LoaderFeed *feed, Slot *slot) {
     size_t batch = (size_t)feed->config.batch;
     TRY(device_alloc(batch * image_bytes(feed), &slot->images));
     TRY(device_alloc(batch * sizeof *slot->labels, &slot->labels));
@@ -34,9 +36,9 @@ static Status create_slot(const Feed *feed, Slot *slot) {
     return device_event_create(&slot->free);
 }
 
-Status feed_create(const FeedConfig *config, Feed **out) {
+Status loader_feed_create(const LoaderFeedConfig *config, LoaderFeed **out) {
     Status status = STATUS_OK;
-    Feed *feed = NULL;
+    LoaderFeed *feed = NULL;
     TRY(memory_calloc(1, sizeof *feed, &feed));
     feed->config = *config;
     TRY_GOTO(device_stream_create(&feed->stream));
@@ -44,13 +46,13 @@ Status feed_create(const FeedConfig *config, Feed **out) {
     *out = feed;
     feed = NULL;
 done:
-    feed_destroy(feed);
+    loader_feed_destroy(feed);
     return status;
 }
 
-void feed_destroy(Feed *feed) {
+void loader_feed_destroy(LoaderFeed *feed) {
     if (feed == NULL) return;
-    (void)feed_settle(feed);
+    (void)loader_feed_settle(feed);
     for (int i = 0; i < SLOTS; i++) {
         device_event_destroy(feed->slots[i].free);
         device_event_destroy(feed->slots[i].uploaded);
@@ -62,7 +64,7 @@ void feed_destroy(Feed *feed) {
     memory_free(feed);
 }
 
-Status feed_check(const Feed *feed, const Loader *loader) {
+Status loader_feed_check(const LoaderFeed *feed, const Loader *loader) {
     uint64_t side = (uint64_t)feed->config.side;
     if (loader_outputs(loader) == 2) {
         const LoaderArray *images = loader_array(loader, 0), *labels = loader_array(loader, 1);
@@ -74,7 +76,7 @@ Status feed_check(const Feed *feed, const Loader *loader) {
          feed->config.side, feed->config.side);
 }
 
-Status feed_check_labels(const int64_t *labels, const int64_t *ids, int64_t count, int64_t classes) {
+Status loader_feed_check_labels(const int64_t *labels, const int64_t *ids, int64_t count, int64_t classes) {
     for (int64_t i = 0; i < count; i++) {
         if (labels[i] >= 0 && labels[i] < classes) continue;
         return error_at_sample(error_fail(STATUS_ARGUMENT, "sample %lld has the label %lld; expected 0 to %lld",
@@ -85,8 +87,8 @@ Status feed_check_labels(const int64_t *labels, const int64_t *ids, int64_t coun
 }
 
 /* After a failed wait nothing is left that the stream could wait for, so that the second one ends, too. */
-Status feed_settle(Feed *feed) {
-    const FeedConfig *config = &feed->config;
+Status loader_feed_settle(LoaderFeed *feed) {
+    const LoaderFeedConfig *config = &feed->config;
     if (feed->batch == NULL) return STATUS_OK;
     Status status = config->wait(config->wait_context, feed->stream);
     if (status != STATUS_OK) {
@@ -99,15 +101,15 @@ Status feed_settle(Feed *feed) {
     return status;
 }
 
-static Status check_batch(const Feed *feed, const LoaderBatch *batch) {
+static Status check_batch(const LoaderFeed *feed, const LoaderBatch *batch) {
     if (batch->count > (size_t)feed->config.batch) {
         FAIL(STATUS_ARGUMENT, "a batch of %zu images came, but there is room for %d", batch->count, feed->config.batch);
     }
-    return feed_check_labels(batch->arrays[1], (const int64_t *)(const void *)batch->ids, (int64_t)batch->count,
-                             feed->config.classes);
+    return loader_feed_check_labels(batch->arrays[1], (const int64_t *)(const void *)batch->ids, (int64_t)batch->count,
+                                    feed->config.classes);
 }
 
-static Status upload(Feed *feed, const LoaderBatch *batch, Slot *slot) {
+static Status upload(LoaderFeed *feed, const LoaderBatch *batch, Slot *slot) {
     size_t count = batch->count;
     if (slot->used) TRY(device_stream_wait(feed->stream, slot->free));
     TRY(device_copy(slot->images, batch->arrays[0], count * image_bytes(feed), feed->stream));
@@ -117,39 +119,40 @@ static Status upload(Feed *feed, const LoaderBatch *batch, Slot *slot) {
     return device_stream_wait(feed->config.reader, slot->uploaded);
 }
 
-Status feed_next(Feed *feed, Loader *loader, FeedBatch *out) {
+Status loader_feed_next(LoaderFeed *feed, Loader *loader, LoaderFeedBatch *out) {
     int next = (feed->last + 1) % SLOTS;
     Slot *slot = &feed->slots[next];
-    *out = (FeedBatch){0};
-    TRY(feed_settle(feed));
+    *out = (LoaderFeedBatch){0};
+    TRY(loader_feed_settle(feed));
     TRY(loader_next(loader, feed->config.poll, feed->config.poll_context, &feed->batch));
     if (feed->batch == NULL) return STATUS_OK;
     TRY(check_batch(feed, feed->batch));
     TRY(upload(feed, feed->batch, slot));
     feed->last = next;
-    *out = (FeedBatch){.count = (int)feed->batch->count,
-                       .images = slot->images,
-                       .labels = slot->labels,
-                       .ids = slot->ids,
-                       .host_labels = feed->batch->arrays[1]};
+    *out = (LoaderFeedBatch){.count = (int)feed->batch->count,
+                             .images = slot->images,
+                             .labels = slot->labels,
+                             .ids = slot->ids,
+                             .host_labels = feed->batch->arrays[1]};
     return STATUS_OK;
 }
 
-Status feed_free(Feed *feed) {
+Status loader_feed_free(LoaderFeed *feed) {
     Slot *slot = &feed->slots[feed->last];
     TRY(device_event_record(slot->free, feed->config.reader));
     slot->used = true;
     return STATUS_OK;
 }
 
-Status feed_blank(Feed *feed, FeedBatch *out) {
+Status loader_feed_blank(LoaderFeed *feed, LoaderFeedBatch *out) {
     size_t batch = (size_t)feed->config.batch;
     DeviceStream *reader = feed->config.reader;
     Slot *slot = &feed->slots[feed->last];
-    TRY(feed_settle(feed));
+    TRY(loader_feed_settle(feed));
     TRY(device_fill(slot->images, 0, batch * image_bytes(feed), reader));
     TRY(device_fill(slot->labels, 0, batch * sizeof *slot->labels, reader));
     TRY(device_fill(slot->ids, 0, batch * sizeof *slot->ids, reader));
-    *out = (FeedBatch){.count = feed->config.batch, .images = slot->images, .labels = slot->labels, .ids = slot->ids};
-    return feed_free(feed);
+    *out = (LoaderFeedBatch){
+        .count = feed->config.batch, .images = slot->images, .labels = slot->labels, .ids = slot->ids};
+    return loader_feed_free(feed);
 }

@@ -6,46 +6,46 @@
 #include "device/device.h"
 #include "loader/loader.h"
 
-typedef struct Feed Feed;
+typedef struct LoaderFeed LoaderFeed;
 
-typedef struct FeedConfig {
+typedef struct LoaderFeedConfig {
     int batch; /* samples that a slot has room for */
     int side, classes;
-    DeviceStream *reader; /* borrowed until feed_destroy: what reads the slots */
+    DeviceStream *reader; /* borrowed until loader_feed_destroy: what reads the slots */
     /* Waits for a stream that may wait for `reader`; a failure has ended what it waits for. */
     Status (*wait)(void *context, DeviceStream *stream);
     LoaderPoll poll; /* while a batch is waited for; may be NULL */
     void *wait_context, *poll_context;
-} FeedConfig;
+} LoaderFeedConfig;
 
-Status feed_create(const FeedConfig *config, Feed **out);
-void feed_destroy(Feed *feed); /* NULL is fine */
+Status loader_feed_create(const LoaderFeedConfig *config, LoaderFeed **out);
+void loader_feed_destroy(LoaderFeed *feed); /* NULL is fine */
 
-typedef struct FeedBatch {
+typedef struct LoaderFeedBatch {
     int count; /* 0: the pass is over */
-    /* Device: until feed_free, for what is put on `reader`. */
+    /* Device: until loader_feed_free, for what is put on `reader`. */
     const uint8_t *images;
     const int64_t *labels, *ids;
     const int64_t *host_labels; /* until the next call */
-} FeedBatch;
+} LoaderFeedBatch;
 
 /* A loader that gives other batches than uint8 images (side, side, 3) and int64 labels is refused. */
-Status feed_check(const Feed *feed, const Loader *loader);
+Status loader_feed_check(const LoaderFeed *feed, const Loader *loader);
 
 /* The next batch of the loader's pass: waits for it, begins its upload, makes `reader` wait for that. Labels outside
  * the classes are refused. */
-Status feed_next(Feed *feed, Loader *loader, FeedBatch *out);
+Status loader_feed_next(LoaderFeed *feed, Loader *loader, LoaderFeedBatch *out);
 
 /* All that reads the last batch is on `reader`: behind it, the slot may be filled again. */
-Status feed_free(Feed *feed);
+Status loader_feed_free(LoaderFeed *feed);
 
 /* Waits for the uploads under way; no memory of the loader's is in use afterwards, also if this fails. */
-Status feed_settle(Feed *feed);
+Status loader_feed_settle(LoaderFeed *feed);
 
 /* A slot, filled with zeros by `reader`, for a rehearsal that is waited for before the first batch. */
-Status feed_blank(Feed *feed, FeedBatch *out);
+Status loader_feed_blank(LoaderFeed *feed, LoaderFeedBatch *out);
 
 /* Refuses labels outside 0 .. classes - 1, by sample number. */
-Status feed_check_labels(const int64_t *labels, const int64_t *ids, int64_t count, int64_t classes);
+Status loader_feed_check_labels(const int64_t *labels, const int64_t *ids, int64_t count, int64_t classes);
 
 #endif

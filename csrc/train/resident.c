@@ -91,7 +91,7 @@ void resident_destroy(Resident *r) {
     if (r == NULL) return;
     (void)device_stream_synchronize(r->stream);
     resident_free_run(r);
-    feed_destroy(r->feed);
+    loader_feed_destroy(r->feed);
     for (int i = 0; i < RESIDENT_SETS; i++) free_set(&r->sets[i]);
     resident_free_test(r);
     device_free(r->moments);
@@ -144,7 +144,7 @@ Status resident_put(Resident *r, ResidentSet which, const uint8_t *images, const
         FAIL(STATUS_ARGUMENT, "%lld more images, but there is room for %lld", (long long)count,
              (long long)(set->count - set->filled));
     }
-    TRY(feed_check_labels(labels, ids, count, (int64_t)trainer_classes(r->trainer)));
+    TRY(loader_feed_check_labels(labels, ids, count, (int64_t)trainer_classes(r->trainer)));
     TRY(device_copy(set->images + at * bytes, images, n * bytes, r->stream));
     TRY(device_copy(set->labels + at, labels, n * sizeof *labels, r->stream));
     TRY(device_copy(set->ids + at, ids, n * sizeof *ids, r->stream));
@@ -183,14 +183,14 @@ static Status wait_for_uploads(void *context, DeviceStream *stream) {
 
 Status resident_need_feed(Resident *r, const Loader *loader) {
     const TrainerConfig *config = &r->trainer->config;
-    FeedConfig feed = {.batch = config->batch > config->test_batch ? config->batch : config->test_batch,
-                       .side = config->side,
-                       .classes = (int)trainer_classes(r->trainer),
-                       .reader = r->stream,
-                       .wait = wait_for_uploads,
-                       .wait_context = r,
-                       .poll = config->check,
-                       .poll_context = config->check_context};
-    if (r->feed == NULL) TRY(feed_create(&feed, &r->feed));
-    return feed_check(r->feed, loader);
+    LoaderFeedConfig feed = {.batch = config->batch > config->test_batch ? config->batch : config->test_batch,
+                             .side = config->side,
+                             .classes = (int)trainer_classes(r->trainer),
+                             .reader = r->stream,
+                             .wait = wait_for_uploads,
+                             .wait_context = r,
+                             .poll = config->check,
+                             .poll_context = config->check_context};
+    if (r->feed == NULL) TRY(loader_feed_create(&feed, &r->feed));
+    return loader_feed_check(r->feed, loader);
 }

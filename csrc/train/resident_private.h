@@ -30,7 +30,7 @@ struct Resident {
     DeviceStream *stream; /* borrowed */
     ResidentConfig config;
     SetMemory sets[RESIDENT_SETS];
-    Feed *feed; /* owned; NULL before the first batch from a loader */
+    LoaderFeed *feed; /* owned; NULL before the first batch from a loader */
     PhaseState phases[TRAINER_MAX_PHASES];
     /* one batch */
     uint8_t *batch_images;

@@ -84,14 +84,14 @@ static Status put_batch(Resident *r, const GatherSet *set) {
 /* The same of the loader's next batch, which is uploaded while earlier steps go on. */
 static Status feed_batch(Resident *r, Loader *loader) {
     const TrainerConfig *config = &r->trainer->config;
-    FeedBatch batch;
-    TRY(feed_next(r->feed, loader, &batch));
+    LoaderFeedBatch batch;
+    TRY(loader_feed_next(r->feed, loader, &batch));
     if (batch.count != config->batch) {
         FAIL(STATUS_ARGUMENT, "the loader gave %d images where a step takes %d", batch.count, config->batch);
     }
     GatherSet set = {batch.images, batch.labels, batch.ids, batch.count, config->side, config->side};
     TRY(put_batch(r, &set));
-    return feed_free(r->feed);
+    return loader_feed_free(r->feed);
 }
 
 static Status put_gradients(Resident *r, const TrainerPhase *phase, Plan *plan, bool exchange) {
@@ -324,10 +324,10 @@ static Status open_set(Resident *r, const int32_t *places, int64_t images, Sourc
 /* Rehearsals take a slot without pictures. */
 static Status open_feed(Resident *r, Loader *loader, int64_t images, Source *out) {
     int side = r->trainer->config.side;
-    FeedBatch blank;
+    LoaderFeedBatch blank;
     TRY(resident_need_feed(r, loader));
     TRY(prepare_run(r, images, true));
-    TRY(feed_blank(r->feed, &blank));
+    TRY(loader_feed_blank(r->feed, &blank));
     out->set = (GatherSet){blank.images, blank.labels, blank.ids, blank.count, side, side};
     out->loader = loader;
     return upload_order(r, NULL, (size_t)images);
@@ -353,7 +353,7 @@ static Status open_source(Resident *r, const ResidentSource *from, int steps, So
 static Status close_run(Resident *r, const Source *source, int64_t first, int done, TrainerStep *out, float *losses) {
     Status status = read_run(r, first, done, out, losses);
     ErrorRecord cause = *error_record();
-    Status settled = source->loader == NULL ? STATUS_OK : feed_settle(r->feed);
+    Status settled = source->loader == NULL ? STATUS_OK : loader_feed_settle(r->feed);
     return status == STATUS_OK ? settled : error_adopt(&cause);
 }
 
@@ -403,7 +403,7 @@ Status resident_look(Resident *r, const ResidentSource *from, int count, uint32_
     TRY(device_copy(images, r->batch_images, n * bytes, r->stream));
     TRY(device_copy(labels, r->batch_labels, n * sizeof *labels, r->stream));
     TRY(device_stream_synchronize(r->stream));
-    return from->loader == NULL ? STATUS_OK : feed_settle(r->feed);
+    return from->loader == NULL ? STATUS_OK : loader_feed_settle(r->feed);
 }
 
 Status resident_take_seconds(Resident *r, double *out) {

@@ -118,9 +118,9 @@ Status resident_evaluate(Resident *r, ResidentSet which, const int32_t *places, 
 static Status put_fed_batch(Resident *r, Loader *loader, int64_t at, int64_t left, const TrainerView *views,
                             int view_count, int64_t *labels, int *here) {
     const TrainerConfig *config = &r->trainer->config;
-    FeedBatch batch;
+    LoaderFeedBatch batch;
     Images images;
-    TRY(feed_next(r->feed, loader, &batch));
+    TRY(loader_feed_next(r->feed, loader, &batch));
     if (batch.count < 1 || batch.count > left || batch.count > config->test_batch) {
         FAIL(STATUS_ARGUMENT, "the loader gave %d images at once where a test takes %d and %lld are left", batch.count,
              config->test_batch, (long long)left);
@@ -128,7 +128,7 @@ static Status put_fed_batch(Resident *r, Loader *loader, int64_t at, int64_t lef
     GatherSet set = {batch.images, batch.labels, batch.ids, batch.count, config->side, config->side};
     TRY(find_images(r, &set, false, 0, batch.count, &images));
     TRY(put_views(r, images, at, batch.count, views, view_count));
-    TRY(feed_free(r->feed));
+    TRY(loader_feed_free(r->feed));
     memcpy(labels, batch.host_labels, (size_t)batch.count * sizeof *labels);
     *here = batch.count;
     return STATUS_OK;
@@ -156,7 +156,7 @@ static Status evaluate_fed_part(Resident *r, Loader *loader, int64_t left, const
     size_t bytes = (size_t)*done * classes * sizeof *logits;
     Status reading = device_copy(r->host_sums, r->sums, bytes, r->stream);
     if (reading == STATUS_OK) reading = resident_wait(r);
-    Status settled = feed_settle(r->feed);
+    Status settled = loader_feed_settle(r->feed);
     if (status != STATUS_OK) return error_adopt(&cause);
     TRY(reading);
     TRY(settled);
@@ -167,14 +167,14 @@ static Status evaluate_fed_part(Resident *r, Loader *loader, int64_t left, const
 Status resident_evaluate_fed(Resident *r, Loader *loader, int64_t count, const TrainerView *views, int view_count,
                              float *logits, int64_t *labels) {
     const TrainerConfig *config = &r->trainer->config;
-    FeedBatch blank;
+    LoaderFeedBatch blank;
     if (count < 0 || view_count < 1) {
         FAIL(STATUS_ARGUMENT, "a test takes images and at least one view, not %lld and %d", (long long)count,
              view_count);
     }
     TRY(resident_need_feed(r, loader));
     TRY(prepare_test(r, (int64_t)config->test_batch * FED_BATCHES));
-    TRY(feed_blank(r->feed, &blank));
+    TRY(loader_feed_blank(r->feed, &blank));
     GatherSet set = {blank.images, blank.labels, blank.ids, blank.count, config->side, config->side};
     TRY(warm_up(r, &set, views));
     for (int64_t at = 0, done; at < count; at += done) {

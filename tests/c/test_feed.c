@@ -247,18 +247,18 @@ static Status count_poll(void *context) {
     return STATUS_OK;
 }
 
-static Feed *start(DeviceStream *reader) {
-    FeedConfig config = {.batch = ROOM,
-                         .side = SIDE,
-                         .classes = CLASSES,
-                         .reader = reader,
-                         .wait = wait_for,
-                         .poll = count_poll,
-                         .wait_context = &polls,
-                         .poll_context = &polls};
-    Feed *feed = NULL;
+static LoaderFeed *start(DeviceStream *reader) {
+    LoaderFeedConfig config = {.batch = ROOM,
+                               .side = SIDE,
+                               .classes = CLASSES,
+                               .reader = reader,
+                               .wait = wait_for,
+                               .poll = count_poll,
+                               .wait_context = &polls,
+                               .poll_context = &polls};
+    LoaderFeed *feed = NULL;
     copies_until_failure = waits_until_failure = -1;
-    CHECK_OK(feed_create(&config, &feed));
+    CHECK_OK(loader_feed_create(&config, &feed));
     return feed;
 }
 
@@ -268,7 +268,7 @@ typedef struct Seen {
     int64_t labels[ROOM], ids[ROOM];
 } Seen;
 
-static Status look(const FeedBatch *batch, DeviceStream *reader, Seen *seen) {
+static Status look(const LoaderFeedBatch *batch, DeviceStream *reader, Seen *seen) {
     size_t count = (size_t)batch->count;
     TRY(put(reader, (Work){.kind = COPY, .to = seen->images, .from = batch->images, .bytes = count * BYTES}));
     TRY(put(reader, (Work){.kind = COPY, .to = seen->labels, .from = batch->labels, .bytes = count * 8}));
@@ -288,33 +288,33 @@ static void test_all_batches(Pace chosen, uint32_t seed, int count) {
     static Seen seen[BATCHES];
     static uint8_t busy[64];
     DeviceStream *reader = NULL;
-    FeedBatch batch;
+    LoaderFeedBatch batch;
     pace = chosen;
     random_state = seed;
     CHECK_OK(device_stream_create(&reader));
-    Feed *feed = start(reader);
+    LoaderFeed *feed = start(reader);
     Loader loader = new_loader();
     loader.count = count;
     memset(seen, 0, sizeof seen);
-    CHECK_OK(feed_check(feed, &loader));
-    CHECK_OK(feed_blank(feed, &batch)); /* nobody waits for it here */
+    CHECK_OK(loader_feed_check(feed, &loader));
+    CHECK_OK(loader_feed_blank(feed, &batch)); /* nobody waits for it here */
     for (int i = 0; i < BATCHES; i++) {
-        CHECK_OK(feed_next(feed, &loader, &batch));
+        CHECK_OK(loader_feed_next(feed, &loader, &batch));
         CHECK(batch.count == count && batch.host_labels[0] == i % CLASSES);
         CHECK_OK(look(&batch, reader, &seen[i]));
-        CHECK_OK(feed_free(feed));
+        CHECK_OK(loader_feed_free(feed));
         for (int k = 0; k < (int)draw(4); k++) {
             CHECK_OK(put(reader, (Work){.kind = FILL, .to = busy, .bytes = sizeof busy}));
         }
         CHECK(held <= 1);
     }
-    CHECK_OK(feed_next(feed, &loader, &batch));
+    CHECK_OK(loader_feed_next(feed, &loader, &batch));
     CHECK(batch.count == 0);
-    CHECK_OK(feed_settle(feed));
+    CHECK_OK(loader_feed_settle(feed));
     CHECK(held == 0);
     finish(reader);
     for (int i = 0; i < BATCHES; i++) CHECK(as_given(&seen[i], i, count));
-    feed_destroy(feed);
+    loader_feed_destroy(feed);
     device_stream_destroy(reader);
     CHECK(live == 0);
 }
@@ -322,17 +322,17 @@ static void test_all_batches(Pace chosen, uint32_t seed, int count) {
 static void test_blank(void) {
     Seen seen;
     DeviceStream *reader = NULL;
-    FeedBatch batch;
+    LoaderFeedBatch batch;
     pace = LATE;
     CHECK_OK(device_stream_create(&reader));
-    Feed *feed = start(reader);
-    CHECK_OK(feed_blank(feed, &batch));
+    LoaderFeed *feed = start(reader);
+    CHECK_OK(loader_feed_blank(feed, &batch));
     CHECK(batch.count == ROOM);
     CHECK_OK(look(&batch, reader, &seen));
     finish(reader);
     for (int i = 0; i < ROOM * BYTES; i++) CHECK(seen.images[i] == 0);
     for (int i = 0; i < ROOM; i++) CHECK(seen.labels[i] == 0 && seen.ids[i] == 0);
-    feed_destroy(feed);
+    loader_feed_destroy(feed);
     device_stream_destroy(reader);
 }
 
@@ -340,26 +340,26 @@ static void test_blank(void) {
 static void test_failure(Pace chosen, Loader loader, int copies, int waits, Status expected, int at) {
     static Seen seen[BATCHES];
     DeviceStream *reader = NULL;
-    FeedBatch batch;
+    LoaderFeedBatch batch;
     Status status = STATUS_OK;
     int taken = 0;
     pace = chosen;
     CHECK_OK(device_stream_create(&reader));
-    Feed *feed = start(reader);
+    LoaderFeed *feed = start(reader);
     copies_until_failure = copies;
     waits_until_failure = waits;
     for (; taken < BATCHES; taken++) {
-        status = feed_next(feed, &loader, &batch);
+        status = loader_feed_next(feed, &loader, &batch);
         if (status != STATUS_OK) break;
         CHECK_OK(look(&batch, reader, &seen[taken]));
-        CHECK_OK(feed_free(feed));
+        CHECK_OK(loader_feed_free(feed));
     }
     CHECK(status == expected && taken == at);
-    (void)feed_settle(feed);
+    (void)loader_feed_settle(feed);
     CHECK(held == 0);
     finish(reader);
     for (int i = 0; i < taken; i++) CHECK(as_given(&seen[i], i, ROOM));
-    feed_destroy(feed);
+    loader_feed_destroy(feed);
     device_stream_destroy(reader);
     CHECK(live == 0);
 }
@@ -381,23 +381,23 @@ static void test_failures(void) {
 
 static void test_refusals(void) {
     DeviceStream *reader = NULL;
-    FeedBatch batch;
+    LoaderFeedBatch batch;
     pace = EAGER;
     CHECK_OK(device_stream_create(&reader));
-    Feed *feed = start(reader);
+    LoaderFeed *feed = start(reader);
     Loader loader = new_loader();
     loader.outputs = 1;
-    CHECK(feed_check(feed, &loader) == STATUS_ARGUMENT);
+    CHECK(loader_feed_check(feed, &loader) == STATUS_ARGUMENT);
     loader = new_loader();
     loader.images.shape[1] = SIDE + 1;
-    CHECK(feed_check(feed, &loader) == STATUS_ARGUMENT);
+    CHECK(loader_feed_check(feed, &loader) == STATUS_ARGUMENT);
     loader = new_loader();
     loader.labels.dtype = BETON_F64;
-    CHECK(feed_check(feed, &loader) == STATUS_ARGUMENT);
+    CHECK(loader_feed_check(feed, &loader) == STATUS_ARGUMENT);
     loader = new_loader();
-    CHECK_OK(feed_next(feed, &loader, &batch));
+    CHECK_OK(loader_feed_next(feed, &loader, &batch));
     CHECK(polls > 0);
-    feed_destroy(feed); /* with a batch in hand */
+    loader_feed_destroy(feed); /* with a batch in hand */
     CHECK(held == 0);
     device_stream_destroy(reader);
 }
