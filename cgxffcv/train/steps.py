@@ -31,6 +31,7 @@ from cgxffcv.train.data import (
     whitening_images,
     whole_loader,
 )
+from cgxffcv.train.evaluate import LoaderTest
 from cgxffcv.train.fed import FedTest, FedTraining
 from cgxffcv.train.interface import StepReport
 from cgxffcv.train.optim import patch_moments, whitening_filters
@@ -39,7 +40,6 @@ from cgxffcv.train.resident import RECORD_FIELDS, ResidentTest, ResidentTraining
 from cgxffcv.train.selection import HardestImages
 from cgxffcv.train.tally import Tally, TrainingDiverged
 from cgxffcv.train.team import Team
-from cgxffcv.train.test import LoaderTest
 
 __all__ = ["DeviceSteps", "LoaderSteps", "Parts", "Steps", "open_steps", "open_test"]
 

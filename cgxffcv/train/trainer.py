@@ -20,6 +20,7 @@ from cgxffcv.train import state as states
 from cgxffcv.train.algorithms import describe_algorithms
 from cgxffcv.train.compression import Compression
 from cgxffcv.train.data import SIDE, labels_checksum, order_of, permutation_of, reseed, test_loader
+from cgxffcv.train.evaluate import run_test
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
 from cgxffcv.train.network import describe
 from cgxffcv.train.plan import TrainingPlan, make_plan
@@ -27,7 +28,6 @@ from cgxffcv.train.selection import HardestImages
 from cgxffcv.train.steps import DeviceSteps, Parts, open_steps, open_test
 from cgxffcv.train.tally import Tally, TrainingDiverged, compare_replicas, epoch_report
 from cgxffcv.train.team import Team
-from cgxffcv.train.test import run_test
 from cgxffcv.wording import counted
 
 __all__ = ["Compression", "Trainer", "TrainingDiverged"]

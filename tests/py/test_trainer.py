@@ -14,11 +14,11 @@ from cgxffcv.errors import DataError
 from cgxffcv.fields import BytesField, IntField, RGBImageField
 from cgxffcv.recipes import SIX, RecipeError
 from cgxffcv.train import Compression, Trainer, TrainingDiverged
+from cgxffcv.train.evaluate import least_confident
 from cgxffcv.train.plan import training_flops
 from cgxffcv.train.state import compare, my_residual
 from cgxffcv.train.steps import host_room
 from cgxffcv.train.team import Team
-from cgxffcv.train.test import least_confident
 from cgxffcv.writer import DatasetWriter
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN (see cgxffcv doctor)")
