@@ -30,13 +30,13 @@ __all__ = [
     "SIDE",
     "augmentation",
     "core_operations",
+    "evaluation_loader",
     "feeding_loader",
     "labels_checksum",
     "order_of",
     "permutation_of",
     "reseed",
     "share_of",
-    "test_loader",
     "training_loader",
     "whitening_images",
     "whole_loader",
@@ -151,7 +151,7 @@ def training_loader(
     )  # fmt: skip
 
 
-def test_loader(
+def evaluation_loader(
     path: str | PathLike[str], batch: int, workers: int, rank: int, ranks: int, indices: np.ndarray | None = None
 ) -> Loader:
     """This rank's share of the test images in the file's order, each once; batches end with the sample numbers."""
@@ -216,9 +216,6 @@ def share_of(loader: Loader) -> np.ndarray:
 def reseed(loader: Loader, seed: int) -> None:
     """Orders and augmentations of another seed, from the first epoch on."""
     loader.load_state_dict(loader.state_dict() | {"epoch": 0, "samples_done": 0, "seed": seed})
-
-
-test_loader.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of its name
 
 
 def whitening_images(

@@ -9,13 +9,12 @@ import numpy as np
 
 from cgxffcv.recipes import Recipe, TestView
 
-__all__ = ["LoaderTest", "TestSums", "run_test"]
+__all__ = ["EvaluationSums", "LoaderEvaluation", "run_evaluation"]
 
 
-class TestSums(NamedTuple):
+class EvaluationSums(NamedTuple):
     """What one rank found."""
 
-    __test__ = False
     images: int
     correct: int
     loss: float  # sum of the cross entropy
@@ -43,11 +42,9 @@ def _choose(core_ids: np.ndarray, confidence: np.ndarray, share: float, comm: An
     return np.isin(core_ids, least_confident(everyone["confidence"], everyone["id"], count))
 
 
-class LoaderTest:
-    """This rank's share of the test set, batch by batch from a loader, for `run_test` on a CPU. The loader stays the
-    caller's."""
-
-    __test__ = False
+class LoaderEvaluation:
+    """This rank's share of the test set, batch by batch from a loader, for `run_evaluation` on a CPU. The loader stays
+    the caller's."""
 
     def __init__(self, core: Any, loader: Any):
         self._core, self._loader = core, loader
@@ -65,9 +62,10 @@ class LoaderTest:
         label, self._ids = (np.concatenate(x) if x else np.zeros(0, np.int64) for x in (labels, ids))
         return label, self._ids, np.concatenate(logits) if logits else np.zeros((0, 1), np.float32)
 
-    def again(self, places: np.ndarray, views: tuple[TestView, ...]) -> np.ndarray:
+    def again(self, positions: np.ndarray, views: tuple[TestView, ...]) -> np.ndarray:
         """Logits of the images with these indices in `first`'s results."""
-        parts = [places[at : at + self._loader.batch_size] for at in range(0, len(places), self._loader.batch_size)]
+        size = self._loader.batch_size
+        parts = [positions[at : at + size] for at in range(0, len(positions), size)]
         return np.concatenate(
             [self._core.evaluate(self._loader.get_batch(self._ids[part])[0], views) for part in parts]
         )
@@ -76,29 +74,29 @@ class LoaderTest:
         """Nothing of its own to close."""
 
 
-def run_test(test: Any, recipe: Recipe, comm: Any, tta: bool = True) -> TestSums:
-    """Tests this rank's share, a LoaderTest, ResidentTest or FedTest; collective only where the least confident images
-    are sought among all ranks."""
+def run_evaluation(source: Any, recipe: Recipe, comm: Any, tta: bool = True) -> EvaluationSums:
+    """Tests this rank's share, which a LoaderEvaluation, ResidentEvaluation or FedEvaluation gives; collective only
+    where the least confident images are sought among all ranks."""
     begin = time.perf_counter()
     views = recipe.views if tta else (TestView(),)
     few = len(views) > 1 and recipe.test_share < 1
-    label, number, scores = test.first((TestView(),) if few else views)
+    label, number, scores = source.first((TestView(),) if few else views)
     if few:
         chosen = _choose(number, _softmax(scores).max(axis=1), recipe.test_share, comm)
-        scores = _more_views(test, views, np.flatnonzero(chosen), scores)
+        scores = _more_views(source, views, np.flatnonzero(chosen), scores)
     probability = _softmax(scores)[np.arange(len(label)), label]
     with np.errstate(divide="ignore"):
         loss = float(-np.log(probability).sum())
     correct = int((scores.argmax(axis=1) == label).sum())
-    return TestSums(len(label), correct, loss, time.perf_counter() - begin)
+    return EvaluationSums(len(label), correct, loss, time.perf_counter() - begin)
 
 
-def _more_views(test: Any, views: tuple[TestView, ...], places: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def _more_views(source: Any, views: tuple[TestView, ...], positions: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """The scores with those of the chosen images replaced by the weighted sum over all views."""
     plain = [view for view in views if view == TestView(weight=view.weight)]
     others = tuple(view for view in views if view not in plain)
     total = scores.copy()
-    if len(places) > 0 and others:
+    if len(positions) > 0 and others:
         weight = np.float32(sum(view.weight for view in plain))
-        total[places] = weight * scores[places] + test.again(places, others)
+        total[positions] = weight * scores[positions] + source.again(positions, others)
     return total

@@ -12,7 +12,7 @@ from cgxffcv.loader import Loader
 from cgxffcv.recipes import TestView
 from cgxffcv.train.resident import SAMPLE, load_set
 
-__all__ = ["FedTest", "FedTraining"]
+__all__ = ["FedEvaluation", "FedTraining"]
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
@@ -97,10 +97,9 @@ class FedTraining:
         self.passes.close()
 
 
-class FedTest:
-    """The test images `ids` from a loader (see `data.feeding_loader`), for `run_test`. core: a `_cgxffcv.Resident`."""
-
-    __test__ = False
+class FedEvaluation:
+    """The test images `ids` from a loader (see `data.feeding_loader`), for `run_evaluation`. core: a
+    `_cgxffcv.Resident`."""
 
     def __init__(self, core: Any, loader: Loader, ids: np.ndarray):
         self._core, self._passes, self._ids = core, _Passes(loader), ids
@@ -112,9 +111,9 @@ class FedTest:
         logits, labels = self._evaluate(self._ids, views)
         return labels, self._ids, logits
 
-    def again(self, places: np.ndarray, views: tuple[TestView, ...]) -> np.ndarray:
+    def again(self, positions: np.ndarray, views: tuple[TestView, ...]) -> np.ndarray:
         """Logits of the images with these indices in `first`'s results."""
-        return self._evaluate(self._ids[places], views)[0]
+        return self._evaluate(self._ids[positions], views)[0]
 
     def _evaluate(self, ids: np.ndarray, views: tuple[TestView, ...]) -> tuple[np.ndarray, np.ndarray]:
         result = self._core.evaluate_fed(self._passes.take(ids), len(ids), views)

@@ -11,7 +11,7 @@ from cgxffcv.loader import Loader
 from cgxffcv.recipes import TestView
 from cgxffcv.train.data import share_of
 
-__all__ = ["ResidentTest", "ResidentTraining"]
+__all__ = ["ResidentEvaluation", "ResidentTraining"]
 
 TRAIN, TEST, SAMPLE = 0, 1, 2
 RECORD_FIELDS = 5  # loss sum, correct, images, skipped, side
@@ -51,12 +51,12 @@ class ResidentTraining:
         except BaseException:
             self.core.close()
             raise
-        self._place = np.full(int(ids.max()) + 1, -1, np.int32)
-        self._place[ids] = np.arange(len(ids), dtype=np.int32)
+        self._position = np.full(int(ids.max()) + 1, -1, np.int32)
+        self._position[ids] = np.arange(len(ids), dtype=np.int32)
 
-    def places(self, ids: np.ndarray) -> np.ndarray:
+    def positions(self, ids: np.ndarray) -> np.ndarray:
         """Where samples lie in the set, int32."""
-        return self._place[ids]
+        return self._position[ids]
 
     def expect(self, ids: np.ndarray) -> None:
         """The samples of the next runs; they are there already."""
@@ -64,7 +64,7 @@ class ResidentTraining:
     def run(self, ids: np.ndarray, epoch: int, records: np.ndarray, losses: np.ndarray | None) -> None:
         """len(records) steps on these samples of this rank. `records`: float64 (steps, 5), see RECORD_FIELDS; `losses`:
         float32 (samples,) or None. A failure (Ctrl-C) leaves what the steps done so far have written."""
-        self.core.run(self.places(ids), epoch, records, losses)
+        self.core.run(self.positions(ids), epoch, records, losses)
 
     def whiten(self, count: int, epsilon: float) -> None:
         """Sets the frozen layer from the first `count` images."""
@@ -78,11 +78,9 @@ class ResidentTraining:
         self.core.close()
 
 
-class ResidentTest:
-    """This rank's share of the test set on the GPU, for `run_test`. core: a `_cgxffcv.Resident`. MemoryError if the set
-    does not fit."""
-
-    __test__ = False
+class ResidentEvaluation:
+    """This rank's share of the test set on the GPU, for `run_evaluation`. core: a `_cgxffcv.Resident`. MemoryError if
+    the set does not fit."""
 
     def __init__(self, core: Any, loader: Loader):
         self._core = core
@@ -94,9 +92,9 @@ class ResidentTest:
             return self.labels, self.ids, np.zeros((0, 1), np.float32)
         return self.labels, self.ids, self._core.evaluate(TEST, None, len(self.ids), views)
 
-    def again(self, places: np.ndarray, views: tuple[TestView, ...]) -> np.ndarray:
+    def again(self, positions: np.ndarray, views: tuple[TestView, ...]) -> np.ndarray:
         """Logits of the images with these indices in `first`'s results."""
-        return self._core.evaluate(TEST, places.astype(np.int32), len(places), views)
+        return self._core.evaluate(TEST, positions.astype(np.int32), len(positions), views)
 
     def close(self) -> None:
         """The set goes with the training's."""

@@ -41,17 +41,17 @@ class HardestImages:
     def record(self, ids: np.ndarray, losses: np.ndarray) -> None:
         """Remembers the losses of samples just trained on; those that are not finite are left out."""
         finite = np.isfinite(losses)
-        places = np.searchsorted(self._ids, ids[finite])
-        self.losses[places] = losses[finite]
-        self._changed[places] = True
+        positions = np.searchsorted(self._ids, ids[finite])
+        self.losses[positions] = losses[finite]
+        self._changed[positions] = True
 
     def merge(self) -> None:
         """Makes what all ranks have recorded known to each. Collective."""
         changed = np.flatnonzero(self._changed)
-        mine = np.rec.fromarrays([changed, self.losses[changed]], names="place,loss")
+        mine = np.rec.fromarrays([changed, self.losses[changed]], names="position,loss")
         for piece in self._exchange(mine.tobytes()):
             theirs = np.frombuffer(piece, mine.dtype)
-            self.losses[theirs["place"]] = theirs["loss"]
+            self.losses[theirs["position"]] = theirs["loss"]
         self._changed[:] = False
 
     def begin(self, epoch: int) -> None:

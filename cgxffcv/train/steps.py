@@ -31,17 +31,17 @@ from cgxffcv.train.data import (
     whitening_images,
     whole_loader,
 )
-from cgxffcv.train.evaluate import LoaderTest
-from cgxffcv.train.fed import FedTest, FedTraining
+from cgxffcv.train.evaluate import LoaderEvaluation
+from cgxffcv.train.fed import FedEvaluation, FedTraining
 from cgxffcv.train.interface import StepReport
 from cgxffcv.train.optim import patch_moments, whitening_filters
 from cgxffcv.train.plan import TrainingPlan
-from cgxffcv.train.resident import RECORD_FIELDS, ResidentTest, ResidentTraining
+from cgxffcv.train.resident import RECORD_FIELDS, ResidentEvaluation, ResidentTraining
 from cgxffcv.train.selection import HardestImages
 from cgxffcv.train.tally import Tally, TrainingDiverged
 from cgxffcv.train.team import Team
 
-__all__ = ["DeviceSteps", "LoaderSteps", "Parts", "Steps", "open_steps", "open_test"]
+__all__ = ["DeviceSteps", "LoaderSteps", "Parts", "Steps", "open_evaluation", "open_steps"]
 
 READ_BATCH = 1000  # images at a time on their way to the GPU
 FED_STEPS = 64  # of batches on their way to a GPU, between two returns to the host
@@ -151,12 +151,12 @@ class LoaderSteps:
 
     def _seek(self, epoch: int, batch: int) -> None:
         within = batch > 0 and self._parts.hardest is not None
-        place = {
+        position = {
             "epoch": epoch,
             "samples_done": batch * self._parts.plan.global_batch,
             "samples": self._parts.order(epoch) if within else None,
         }
-        self._loader.load_state_dict(self._loader.state_dict() | place)
+        self._loader.load_state_dict(self._loader.state_dict() | position)
 
     def restart(self, seed: int) -> None:
         reseed(self._loader, seed)
@@ -298,16 +298,18 @@ def open_steps(parts: Parts, seed: int, gpu: int | None, resident: bool, graphs:
     return DeviceSteps(parts, _fed_data(parts, seed, gpu, graphs))
 
 
-def open_test(steps: Steps, parts: Parts, gpu: int | None, loader: Loader) -> LoaderTest | ResidentTest | FedTest:
+def open_evaluation(
+    steps: Steps, parts: Parts, gpu: int | None, loader: Loader
+) -> LoaderEvaluation | ResidentEvaluation | FedEvaluation:
     """The test set beside the training set, if that is on the GPU and there is room for both, else batch by batch."""
     if not isinstance(steps, DeviceSteps) or gpu is None:
-        return LoaderTest(parts.core, loader)
+        return LoaderEvaluation(parts.core, loader)
     if steps.data.resident:
         try:
-            return ResidentTest(steps.data.core, loader)
+            return ResidentEvaluation(steps.data.core, loader)
         except MemoryError as error:
             warnings.warn(f"the test set stays in host memory: {error}", stacklevel=4)
     ids = share_of(loader)
     batch = min(loader.batch_size, max(loader.num_samples, 1))
     feeding = feeding_loader(loader.fname, batch, parts.workers, gpu, ids, keep=False)
-    return FedTest(steps.data.core, feeding, ids)
+    return FedEvaluation(steps.data.core, feeding, ids)

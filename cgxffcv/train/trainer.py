@@ -19,13 +19,13 @@ from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.train import state as states
 from cgxffcv.train.algorithms import describe_algorithms
 from cgxffcv.train.compression import Compression
-from cgxffcv.train.data import SIDE, labels_checksum, order_of, permutation_of, reseed, test_loader
-from cgxffcv.train.evaluate import run_test
+from cgxffcv.train.data import SIDE, evaluation_loader, labels_checksum, order_of, permutation_of, reseed
+from cgxffcv.train.evaluate import run_evaluation
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
 from cgxffcv.train.network import describe
 from cgxffcv.train.plan import TrainingPlan, make_plan
 from cgxffcv.train.selection import HardestImages
-from cgxffcv.train.steps import DeviceSteps, Parts, open_steps, open_test
+from cgxffcv.train.steps import DeviceSteps, Parts, open_evaluation, open_steps
 from cgxffcv.train.tally import Tally, TrainingDiverged, compare_replicas, epoch_report
 from cgxffcv.train.team import Team
 from cgxffcv.wording import counted
@@ -133,7 +133,9 @@ class Trainer:
             )
         self._test = None
         if test is not None:
-            self._test = self._keep(test_loader(test, test_batch, self._workers, self.rank, self.ranks, test_indices))
+            self._test = self._keep(
+                evaluation_loader(test, test_batch, self._workers, self.rank, self.ranks, test_indices)
+            )
 
     def _open_data(self, train, resident: bool, graphs: bool) -> None:
         """Where the batches of the epochs and of the test come from."""
@@ -142,9 +144,9 @@ class Trainer:
             self._workers, self.threads,
         )  # fmt: skip
         self._steps = self._keep(open_steps(parts, self.seed, self.gpu, resident, graphs))
-        self._test_source = None
+        self._evaluation = None
         if self._test is not None:
-            self._test_source = self._keep(open_test(self._steps, parts, self.gpu, self._test))
+            self._evaluation = self._keep(open_evaluation(self._steps, parts, self.gpu, self._test))
         # Ranks whose data lie elsewhere return to the host together: when a training diverges, all of them see it.
         wishes = [wish for wish in self._team.gather(self._steps.at_once) if wish is not None]
         self._at_once = min(wishes, default=None)
@@ -346,7 +348,7 @@ class Trainer:
             raise UserError("there is no test set: this trainer was made without a test file")
         begin = time.perf_counter()
         self._team.broadcast(self._core, "statistics")
-        sums = run_test(self._test_source, self.recipe, self.comm if self.ranks > 1 else None, tta)
+        sums = run_evaluation(self._evaluation, self.recipe, self.comm if self.ranks > 1 else None, tta)
         if self._device is not None:
             self._device_test_seconds = self._device.core.seconds()
         everyone = self._team.gather([sums.images, sums.correct, sums.loss])

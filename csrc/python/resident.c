@@ -212,10 +212,10 @@ static void write_records(const TrainerStep *steps, int count, double *to) {
     }
 }
 
-/* Where images come from: an array of places, or a Loader. */
+/* Where images come from: an array of positions, or a Loader. */
 typedef struct SourceArgument {
-    PyObject *loader; /* borrowed, claimed; NULL: `places` */
-    ArrayView places;
+    PyObject *loader; /* borrowed, claimed; NULL: `positions` */
+    ArrayView positions;
     ResidentSource source;
 } SourceArgument;
 
@@ -223,7 +223,7 @@ static void release_source(SourceArgument *source) {
     if (source->loader != NULL) {
         loader_object_give(source->loader);
     } else {
-        array_release(&source->places);
+        array_release(&source->positions);
     }
 }
 
@@ -234,8 +234,8 @@ static int acquire_source(ModuleState *state, PyObject *object, SourceArgument *
         out->loader = object;
         return out->source.loader == NULL ? -1 : 0;
     }
-    if (array_acquire(object, "order", 1u << ARRAY_I32, 1, false, &out->places) < 0) return -1;
-    out->source.places = out->places.data;
+    if (array_acquire(object, "order", 1u << ARRAY_I32, 1, false, &out->positions) < 0) return -1;
+    out->source.positions = out->positions.data;
     return 0;
 }
 
@@ -267,7 +267,7 @@ no_records:
 /* The steps that the arrays have room for, or -1 with an exception. */
 static int64_t count_steps(const TrainerObject *self, const RunArrays *arrays) {
     int64_t steps = arrays->records.shape[0], images = steps <= INT32_MAX ? steps * self->batch : -1;
-    int64_t given = arrays->from.loader != NULL ? images : arrays->from.places.elems;
+    int64_t given = arrays->from.loader != NULL ? images : arrays->from.positions.elems;
     bool fits = arrays->records.shape[1] == RECORD_FIELDS && steps <= INT32_MAX && given == images && images >= 0;
     if (fits && (!arrays->with_losses || arrays->losses.elems == images)) return steps;
     PyErr_Format(PyExc_ValueError,
@@ -303,30 +303,31 @@ static PyObject *run_method(ResidentObject *self, PyObject *args) {
 
 static PyObject *evaluate_method(ResidentObject *self, PyObject *args) {
     int which;
-    PyObject *places_in, *views_in, *out;
+    PyObject *positions_in, *views_in, *out;
     long long count;
-    ArrayView places;
+    ArrayView positions;
     ResidentSet set;
     TrainerView views[TRAINER_MAX_VIEWS];
     Status status = STATUS_OK;
-    if (!PyArg_ParseTuple(args, "iOLO", &which, &places_in, &count, &views_in)) return NULL;
+    if (!PyArg_ParseTuple(args, "iOLO", &which, &positions_in, &count, &views_in)) return NULL;
     if (parse_set(which, &set) < 0) return NULL;
     int view_count = trainer_parse_views(views_in, views);
     if (view_count < 0) return NULL;
-    bool chosen = places_in != Py_None;
-    if (chosen && array_acquire(places_in, "places", 1u << ARRAY_I32, 1, false, &places) < 0) return NULL;
-    if (chosen) count = places.elems;
+    bool chosen = positions_in != Py_None;
+    if (chosen && array_acquire(positions_in, "positions", 1u << ARRAY_I32, 1, false, &positions) < 0) return NULL;
+    if (chosen) count = positions.elems;
     const int64_t shape[2] = {count < 0 ? 0 : count, self->trainer->classes};
     out = array_new(ARRAY_F32, 2, shape);
     if (out != NULL && enter(self) < 0) Py_CLEAR(out);
     if (out != NULL) {
         float *logits = array_data(out);
         Py_BEGIN_ALLOW_THREADS;
-        status = resident_evaluate(self->resident, set, chosen ? places.data : NULL, count, views, view_count, logits);
+        status =
+            resident_evaluate(self->resident, set, chosen ? positions.data : NULL, count, views, view_count, logits);
         Py_END_ALLOW_THREADS;
         leave(self);
     }
-    if (chosen) array_release(&places);
+    if (chosen) array_release(&positions);
     if (status == STATUS_OK) return out;
     Py_XDECREF(out);
     return trainer_raise(self->trainer, status);
@@ -368,7 +369,7 @@ static PyObject *look_method(ResidentObject *self, PyObject *args) {
     Status status = STATUS_OK;
     if (!PyArg_ParseTuple(args, "OI", &source, &epoch)) return NULL;
     if (acquire_source(module_state_of_type(Py_TYPE(self)), source, &from) < 0) return NULL;
-    int64_t batch = self->trainer->batch, given = from.loader != NULL ? batch : from.places.elems;
+    int64_t batch = self->trainer->batch, given = from.loader != NULL ? batch : from.positions.elems;
     const int64_t shape[4] = {given > batch ? batch + 1 : given, self->trainer->side, self->trainer->side, 3};
     images = array_new(ARRAY_U8, 4, shape);
     labels = array_new(ARRAY_I64, 1, shape);
@@ -418,11 +419,11 @@ static PyMethodDef methods[] = {
     {"whiten", (PyCFunction)whiten_method, METH_VARARGS,
      "whiten(which, count, epsilon)\n--\n\nSets the frozen layer from the set's first images."},
     {"run", (PyCFunction)run_method, METH_VARARGS,
-     "run(order, epoch, records, losses)\n--\n\nlen(records) steps on the places `order`, int32, or on the next "
+     "run(order, epoch, records, losses)\n--\n\nlen(records) steps on the positions `order`, int32, or on the next "
      "batches of a Loader's pass: uint8 images, not augmented, and int64 labels, page-locked. `records`, float64 "
      "(steps, 5), gets loss sum, correct, images, skipped, side; `losses`, float32 or None, each image's."},
     {"evaluate", (PyCFunction)evaluate_method, METH_VARARGS,
-     "evaluate(which, places, count, views)\n--\n\nLogits as evaluate() gives them, of `places` (int32) or, "
+     "evaluate(which, positions, count, views)\n--\n\nLogits as evaluate() gives them, of `positions` (int32) or, "
      "if None, of the first `count` images."},
     {"evaluate_fed", (PyCFunction)evaluate_fed_method, METH_VARARGS,
      "evaluate_fed(loader, count, views)\n--\n\n(logits, labels) of the next `count` images of a Loader's pass."},

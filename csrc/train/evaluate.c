@@ -11,12 +11,12 @@
 /* ---- the test ---- */
 
 void resident_free_test(Resident *r) {
-    device_free(r->places);
+    device_free(r->positions);
     device_free(r->test_images);
     device_free(r->view_logits);
     device_free(r->sums);
     device_host_free(r->host_sums);
-    r->places = NULL;
+    r->positions = NULL;
     r->test_images = NULL;
     r->view_logits = r->sums = r->host_sums = NULL;
     r->test_room = 0;
@@ -28,7 +28,7 @@ static Status prepare_test(Resident *r, int64_t count) {
     if (count <= r->test_room) return STATUS_OK;
     TRY(device_stream_synchronize(r->stream));
     resident_free_test(r);
-    TRY(device_alloc(n * sizeof *r->places, &r->places));
+    TRY(device_alloc(n * sizeof *r->positions, &r->positions));
     TRY(device_alloc(batch * (size_t)config->side * (size_t)config->side * 3, &r->test_images));
     TRY(device_alloc(batch * classes * sizeof(float), &r->view_logits));
     TRY(device_alloc(n * classes * sizeof(float), &r->sums));
@@ -37,7 +37,7 @@ static Status prepare_test(Resident *r, int64_t count) {
     return STATUS_OK;
 }
 
-/* The images of one batch of the test, from place `first` on. */
+/* The images of one batch of the test, from position `first` on. */
 static Status find_images(Resident *r, const GatherSet *set, bool chosen, int64_t first, int count, Images *out) {
     size_t bytes = (size_t)set->height * (size_t)set->width * 3;
     *out = (Images){
@@ -46,10 +46,10 @@ static Status find_images(Resident *r, const GatherSet *set, bool chosen, int64_
     memcpy(out->std, r->config.std, sizeof r->config.std);
     if (!chosen) return STATUS_OK;
     out->data = r->test_images;
-    return gather_plain(set, r->places + first, count, r->test_images, r->stream);
+    return gather_plain(set, r->positions + first, count, r->test_images, r->stream);
 }
 
-/* The views of a batch; their logits' sum goes to place `first` of the sums. */
+/* The views of a batch; their logits' sum goes to position `first` of the sums. */
 static Status put_views(Resident *r, Images images, int64_t first, int count, const TrainerView *views,
                         int view_count) {
     Plan *plan;
@@ -90,8 +90,8 @@ static Status warm_up(Resident *r, const GatherSet *set, const TrainerView *view
     return STATUS_OK;
 }
 
-Status resident_evaluate(Resident *r, ResidentSet which, const int32_t *places, int64_t count, const TrainerView *views,
-                         int view_count, float *logits) {
+Status resident_evaluate(Resident *r, ResidentSet which, const int32_t *positions, int64_t count,
+                         const TrainerView *views, int view_count, float *logits) {
     GatherSet set;
     size_t elems = (size_t)count * trainer_classes(r->trainer);
     TRY(resident_need(r, which, &set));
@@ -100,12 +100,12 @@ Status resident_evaluate(Resident *r, ResidentSet which, const int32_t *places, 
              (long long)set.count, (long long)count, view_count);
     }
     if (count == 0) return STATUS_OK;
-    if (places != NULL) TRY(resident_check_places(places, count, set.count));
+    if (positions != NULL) TRY(resident_check_positions(positions, count, set.count));
     TRY(prepare_test(r, count));
     TRY(warm_up(r, &set, views));
     TRY(device_event_record(r->begin, r->stream));
-    if (places != NULL) TRY(device_copy(r->places, places, (size_t)count * sizeof *places, r->stream));
-    TRY(put_test(r, &set, places != NULL, count, views, view_count));
+    if (positions != NULL) TRY(device_copy(r->positions, positions, (size_t)count * sizeof *positions, r->stream));
+    TRY(put_test(r, &set, positions != NULL, count, views, view_count));
     TRY(device_copy(r->host_sums, r->sums, elems * sizeof *logits, r->stream));
     TRY(resident_wait(r));
     memcpy(logits, r->host_sums, elems * sizeof *logits);
@@ -114,7 +114,7 @@ Status resident_evaluate(Resident *r, ResidentSet which, const int32_t *places, 
 
 /* ---- the test of what a loader gives ---- */
 
-/* The next batch, to place `at`; *here are its images. */
+/* The next batch, to position `at`; *here are its images. */
 static Status put_fed_batch(Resident *r, Loader *loader, int64_t at, int64_t left, const TrainerView *views,
                             int view_count, int64_t *labels, int *here) {
     const TrainerConfig *config = &r->trainer->config;
@@ -247,8 +247,8 @@ Status resident_whiten(Resident *r, ResidentSet which, int64_t count, double eps
     TRY(measure(r, &set, count, moments));
     TRY(whiten_filters(moments, epsilon, filters));
     for (int i = 0; i < WHITEN_FILTERS * PATCH; i++) {
-        int filter = i / PATCH, channel = i / 4 % 3, place = i % 4;
-        turned[filter * PATCH + place * 3 + channel] = filters[i];
+        int filter = i / PATCH, channel = i / 4 % 3, corner = i % 4;
+        turned[filter * PATCH + corner * 3 + channel] = filters[i];
     }
     TRY(model_write(r->model, model_parameter_data(r->model), layer->offset, turned, WHITEN_FILTERS * PATCH));
     r->seconds += clock_now_seconds() - begin;

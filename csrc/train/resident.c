@@ -164,10 +164,10 @@ Status resident_need(const Resident *r, ResidentSet which, GatherSet *out) {
     return STATUS_OK;
 }
 
-Status resident_check_places(const int32_t *places, int64_t count, int64_t limit) {
+Status resident_check_positions(const int32_t *positions, int64_t count, int64_t limit) {
     for (int64_t i = 0; i < count; i++) {
-        if (places[i] >= 0 && places[i] < limit) continue;
-        FAIL(STATUS_INDEX, "place %d (number %lld) is not in a set of %lld images", places[i], (long long)i,
+        if (positions[i] >= 0 && positions[i] < limit) continue;
+        FAIL(STATUS_INDEX, "position %d (number %lld) is not in a set of %lld images", positions[i], (long long)i,
              (long long)limit);
     }
     return STATUS_OK;

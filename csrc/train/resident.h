@@ -1,6 +1,7 @@
 /* Training and testing on a GPU, on data sets that lie in its memory, or on batches that a loader feeds it with: steps
- * are recorded once in each phase as a graph, which reads its step number, its rates and its images' places from device
- * memory; sums are read back once a run. Both give the same bytes. Needs a trainer whose model is on the CUDA backend.
+ * are recorded once in each phase as a graph, which reads its step number, its rates and its images' positions from
+ * device memory; sums are read back once a run. Both give the same bytes. Needs a trainer whose model is on the CUDA
+ * backend.
  *
  *   resident_create -> resident_begin_load, resident_put ... for each set that fits -> resident_whiten
  *   -> resident_run ... -> resident_evaluate; resident_restart begins the next training */
@@ -43,30 +44,32 @@ Status resident_drop(Resident *resident, ResidentSet which);
 /* The whitening filters (nn/whiten.h) of the set's first `count` images, into the model's frozen layer. */
 Status resident_whiten(Resident *resident, ResidentSet which, int64_t count, double epsilon);
 
-/* Where images come from: from places of a set, or in batches from the pass of a loader that is under way, which must
- * be one of the trainer's device (page_locked) and give uint8 images (side, side, 3), not augmented, and int64 labels.
- * The loader is borrowed during the call, and only the batches that are needed are taken. */
+/* Where images come from: from positions of a set, or in batches from the pass of a loader that is under way, which
+ * must be one of the trainer's device (page_locked) and give uint8 images (side, side, 3), not augmented, and int64
+ * labels. The loader is borrowed during the call, and only the batches that are needed are taken. */
 typedef struct ResidentSource {
-    const int32_t *places;
-    Loader *loader; /* NULL: the places */
+    const int32_t *positions;
+    Loader *loader; /* NULL: the positions */
 } ResidentSource;
 
 /* The first run also makes plans and records the steps of all phases to come, before its clock begins.
  *
- * `steps` steps on the images places[0], places[1], ... of the training set (places, not sample numbers; steps x batch
- * of them, this rank's, at most as many as the set has), or on as many batches of a loader, each of the trainer's size.
- * Waits for the last. `out` has an entry for each step, `losses` (NULL: not wanted) one for each image. The trainer's
- * check is called now and then; a failure, also of the loader, leaves the trainer after a whole number of steps, and
- * *done of them in `out` and `losses`: none, and the trainer's step as before, where the device or a rank was lost. */
+ * `steps` steps on the images positions[0], positions[1], ... of the training set (positions, not sample numbers; steps
+ * x batch of them, this rank's, at most as many as the set has), or on as many batches of a loader, each of the
+ * trainer's size. Waits for the last. `out` has an entry for each step, `losses` (NULL: not wanted) one for each image.
+ * The trainer's check is called now and then; a failure, also of the loader, leaves the trainer after a whole number of
+ * steps, and *done of them in `out` and `losses`: none, and the trainer's step as before, where the device or a rank
+ * was lost. */
 Status resident_run(Resident *resident, const ResidentSource *source, int steps, uint32_t epoch, TrainerStep *out,
                     float *losses, int *done);
 
 /* Begins anew with other parameters (which the caller has set): step 0, momenta zero. Graphs, plans and data stay. */
 Status resident_restart(Resident *resident, uint64_t seed);
 
-/* The weighted sum of the views' logits of images places[i] of a set (NULL: the first `count`): (count, classes), host.
+/* The weighted sum of the views' logits of images positions[i] of a set (NULL: the first `count`): (count, classes),
+ * host.
  */
-Status resident_evaluate(Resident *resident, ResidentSet which, const int32_t *places, int64_t count,
+Status resident_evaluate(Resident *resident, ResidentSet which, const int32_t *positions, int64_t count,
                          const TrainerView *views, int view_count, float *logits);
 
 /* The same of `count` images that come from a loader in batches of at most the trainer's test batch; `labels` gets

@@ -49,7 +49,7 @@ struct Resident {
     uint32_t *skipped, *host_skipped;
     /* a test: room for so many images */
     int64_t test_room;
-    int32_t *places;
+    int32_t *positions;
     uint8_t *test_images; /* a batch */
     float *view_logits;   /* of a batch */
     float *sums, *host_sums;
@@ -62,7 +62,7 @@ struct Resident {
 /* The set, or a refusal if it is not complete. */
 Status resident_need(const Resident *resident, ResidentSet which, GatherSet *out);
 
-Status resident_check_places(const int32_t *places, int64_t count, int64_t limit);
+Status resident_check_positions(const int32_t *positions, int64_t count, int64_t limit);
 
 /* Makes r->feed if there is none, and refuses a loader that does not suit it. */
 Status resident_need_feed(Resident *resident, const Loader *loader);

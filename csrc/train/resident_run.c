@@ -186,10 +186,10 @@ static Status upload_clock(Resident *r, uint32_t epoch) {
 }
 
 /* A loader's batches are used in their own order. */
-static Status upload_order(Resident *r, const int32_t *places, size_t images) {
+static Status upload_order(Resident *r, const int32_t *positions, size_t images) {
     size_t batch = (size_t)r->trainer->config.batch;
-    for (size_t i = 0; i < images; i++) r->host_order[i] = places == NULL ? (int32_t)(i % batch) : places[i];
-    return device_copy(r->order, r->host_order, images * sizeof *places, r->stream);
+    for (size_t i = 0; i < images; i++) r->host_order[i] = positions == NULL ? (int32_t)(i % batch) : positions[i];
+    return device_copy(r->order, r->host_order, images * sizeof *positions, r->stream);
 }
 
 /* A step of a phase that counts as skipped from the start, without other ranks, changes nothing; but after it plans are
@@ -314,11 +314,11 @@ static Status check_steps(const Resident *r, int steps, int64_t most) {
          steps, (long long)most, (long long)left);
 }
 
-static Status open_set(Resident *r, const int32_t *places, int64_t images, Source *out) {
+static Status open_set(Resident *r, const int32_t *positions, int64_t images, Source *out) {
     TRY(resident_need(r, RESIDENT_TRAIN, &out->set));
-    TRY(resident_check_places(places, images, out->set.count));
+    TRY(resident_check_positions(positions, images, out->set.count));
     TRY(prepare_run(r, out->set.count, false));
-    return upload_order(r, places, (size_t)images);
+    return upload_order(r, positions, (size_t)images);
 }
 
 /* Rehearsals take a slot without pictures. */
@@ -346,7 +346,7 @@ static Status open_source(Resident *r, const ResidentSource *from, int steps, So
              (long long)count);
     }
     if (count > 0) TRY(check_steps(r, steps, count / config->batch));
-    return open_set(r, from->places, images, out);
+    return open_set(r, from->positions, images, out);
 }
 
 /* What the run has left; nothing of the loader's is in use afterwards. */
@@ -392,7 +392,8 @@ Status resident_look(Resident *r, const ResidentSource *from, int count, uint32_
     if (count < 1 || count > config->batch || (from->loader != NULL && count != config->batch)) {
         FAIL(STATUS_ARGUMENT, "a look at %d images, but a batch has %d", count, config->batch);
     }
-    TRY(from->loader != NULL ? open_feed(r, from->loader, count, &source) : open_set(r, from->places, count, &source));
+    TRY(from->loader != NULL ? open_feed(r, from->loader, count, &source)
+                             : open_set(r, from->positions, count, &source));
     TRY(upload_clock(r, epoch));
     if (from->loader != NULL) {
         TRY(feed_batch(r, from->loader));

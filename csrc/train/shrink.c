@@ -33,9 +33,9 @@ static void read_line(const Shrink *s, int64_t image, int64_t y, float *line) {
     int64_t column = nchw ? 1 : CHANNELS, channel = nchw ? plane : 1;
     for (int64_t x = 0; x < width; x++) {
         for (int c = 0; c < CHANNELS; c++) {
-            int64_t place = at + x * column + c * channel;
-            line[x * CHANNELS + c] = s->images->type == PIXELS_U8 ? (float)((const uint8_t *)s->images->data)[place]
-                                                                  : ((const float *)s->images->data)[place];
+            int64_t index = at + x * column + c * channel;
+            line[x * CHANNELS + c] = s->images->type == PIXELS_U8 ? (float)((const uint8_t *)s->images->data)[index]
+                                                                  : ((const float *)s->images->data)[index];
         }
     }
 }

@@ -22,8 +22,8 @@ from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.loader import Loader, OrderOption
 from cgxffcv.train import steps as steps_module
 from cgxffcv.train.data import core_operations, feeding_loader, share_of
-from cgxffcv.train.fed import FedTest, FedTraining
-from cgxffcv.train.resident import ResidentTest, ResidentTraining
+from cgxffcv.train.fed import FedEvaluation, FedTraining
+from cgxffcv.train.resident import ResidentEvaluation, ResidentTraining
 from cgxffcv.writer import DatasetWriter
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
@@ -97,8 +97,8 @@ def test_tests_give_the_same_logits(data, ranks):  # noqa: F811
                     ids=True) as loader:  # fmt: skip
             ids = share_of(loader)
             assert ids.tolist() == np.concatenate([batch[-1] for batch in loader]).tolist()
-            on_gpu = ResidentTest(resident, loader)
-        fed = FedTest(resident, feeding_loader(path, 3, 1, 0, ids, keep=False), ids)
+            on_gpu = ResidentEvaluation(resident, loader)
+        fed = FedEvaluation(resident, feeding_loader(path, 3, 1, 0, ids, keep=False), ids)
         mine = fed.first(VIEWS)
         np.testing.assert_array_equal(mine[0], labels[ids])
         for part, theirs in zip(mine, on_gpu.first(VIEWS), strict=True):
@@ -108,7 +108,7 @@ def test_tests_give_the_same_logits(data, ranks):  # noqa: F811
         seen += ids.tolist()
         fed.close()
     assert sorted(seen) == list(range(COUNT))
-    nothing = FedTest(resident, feeding_loader(path, 3, 1, 0, None, keep=False), ids[:0])
+    nothing = FedEvaluation(resident, feeding_loader(path, 3, 1, 0, None, keep=False), ids[:0])
     assert [len(part) for part in nothing.first(VIEWS)] == [0, 0, 0]
 
 

@@ -65,7 +65,7 @@ def test_batches_are_the_loaders(data, name):
         for epoch in (0, 1, 4):
             loader.next_epoch = epoch
             for images, labels, ids in loader:
-                got, got_labels = resident.core.look(resident.places(ids), epoch)
+                got, got_labels = resident.core.look(resident.positions(ids), epoch)
                 np.testing.assert_array_equal(got, images)
                 np.testing.assert_array_equal(got_labels, labels.reshape(-1))
     resident.close()
@@ -77,18 +77,18 @@ def test_a_restart_changes_the_draws(data):
     chain = CHAINS["demo"]
     _, _, resident = resident_of(path, chain, 1)
     _, _, other = resident_of(path, chain, 2)
-    places = np.arange(20, dtype=np.int32)
-    before, expected = resident.core.look(places, 3)[0], other.core.look(places, 3)[0]
+    positions = np.arange(20, dtype=np.int32)
+    before, expected = resident.core.look(positions, 3)[0], other.core.look(positions, 3)[0]
     assert (before != expected).any()
     resident.core.restart(2)
-    np.testing.assert_array_equal(resident.core.look(places, 3)[0], expected)
+    np.testing.assert_array_equal(resident.core.look(positions, 3)[0], expected)
 
 
 def test_chosen_samples_keep_their_numbers(data):
     path, images, labels = data
     chosen = np.array([40, 3, 17, 52, 8])
     _, _, resident = resident_of(path, [], indices=chosen)
-    got, got_labels = resident.core.look(resident.places(np.array([52, 3, 40])), 0)
+    got, got_labels = resident.core.look(resident.positions(np.array([52, 3, 40])), 0)
     np.testing.assert_array_equal(got, images[[52, 3, 40]])
     np.testing.assert_array_equal(got_labels, labels[[52, 3, 40]])
 
