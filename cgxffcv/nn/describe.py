@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 __all__ = ["Conv", "Description", "Head", "Node", "Norm", "airbench", "resnet9"]
@@ -94,19 +94,36 @@ class Description:
         names = [node.name for node in self.nodes]
         return [_tuple_of(node, names[:i]) for i, node in enumerate(self.nodes)]
 
-    def macs(self, size: int) -> int:
-        """Multiply-adds of the forward pass of one image of size x size pixels."""
-        total, channels, pixels = 0, self.image_channels, size
+    def _products(self, size: int) -> Iterator[tuple[Node, int]]:
+        """The nodes, each with its multiply-adds for one image of size x size pixels."""
+        channels, pixels = self.image_channels, size
         for node in self.nodes:
             if isinstance(node, Conv):
                 pixels = (pixels + 2 * node.padding - node.kernel) // node.stride + 1
-                total += pixels**2 * node.channels * channels * node.kernel**2
+                yield node, pixels**2 * node.channels * channels * node.kernel**2
                 channels = node.channels
-            elif isinstance(node, Norm) and node.pool:
-                pixels //= node.pool
-            elif isinstance(node, Head):
-                total += node.classes * channels
-        return total
+            elif isinstance(node, Norm):
+                pixels //= node.pool or 1
+                yield node, 0
+            else:
+                yield node, node.classes * channels
+
+    def macs(self, size: int) -> int:
+        """Multiply-adds of the forward pass of one image of size x size pixels."""
+        return sum(products for _, products in self._products(size))
+
+    def flops(self, size: int, first_block: int = 0) -> tuple[float, float]:
+        """Operations (a multiplication and an addition are two) of one image in the convolutions and the linear layer:
+        forward, and forward and backward with the blocks below `first_block` frozen."""
+        forward = step = 0.0
+        below = False  # something below is trained, so that the gradient must pass
+        for node, products in self._products(size):
+            trained = node.block >= first_block
+            weights = trained and not (isinstance(node, Conv) and node.frozen)
+            forward += 2.0 * products
+            step += 2.0 * products * (1 + below + weights)
+            below = below or weights or (trained and isinstance(node, Conv) and node.bias)
+        return forward, step
 
 
 def _tuple_of(node: Node, earlier: list[str]) -> tuple:

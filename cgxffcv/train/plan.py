@@ -7,10 +7,11 @@ import math
 from dataclasses import dataclass
 
 from cgxffcv.recipes import Recipe, RecipeError
+from cgxffcv.train.network import describe
 from cgxffcv.train.optim import Muon, Sgd
 from cgxffcv.wording import counted
 
-__all__ = ["Group", "Phase", "TrainingPlan", "image_flops", "make_plan", "training_flops"]
+__all__ = ["LOOKAHEAD_BASE", "Group", "Phase", "TrainingPlan", "image_flops", "make_plan", "training_flops"]
 
 # Kinds of layers, as the C core numbers them.
 FILTERS, BIAS, NORM_SCALE, NORM_BIAS, LINEAR = range(5)
@@ -252,40 +253,9 @@ def _nesterov(recipe: Recipe, per_epoch: int, steps: int, batch: int) -> tuple[G
 # ---- what it costs ----
 
 
-def _conv(size: int, inputs: int, outputs: int, kernel: int, data: bool, filters: bool) -> tuple[float, float]:
-    """Operations of a convolution with size x size outputs: forward, and with the gradients that are needed."""
-    forward = 2.0 * kernel * kernel * inputs * outputs * size * size
-    return forward, forward * (1 + data + filters)
-
-
-def _resnet9_flops(side: int) -> tuple[float, float]:
-    half, quarter = side // 2, side // 4
-    layers = [_conv(side, 3, 64, 3, False, True), _conv(half, 64, 128, 5, True, True)]
-    layers += 2 * [_conv(half, 128, 128, 3, True, True)] + [_conv(half, 128, 256, 3, True, True)]
-    layers += 2 * [_conv(quarter, 256, 256, 3, True, True)] + [_conv(quarter - 2, 256, 128, 3, True, True)]
-    layers.append(_conv(1, 128, 10, 1, True, True))
-    return sum(f for f, _ in layers), sum(t for _, t in layers)
-
-
-def _airbench_flops(recipe: Recipe, side: int, first_block: int) -> tuple[float, float]:
-    layers = [_conv(side - 1, 3, 24, 2, False, False)]
-    inputs, size = 24, side - 1
-    for block, (width, depth) in enumerate(zip(recipe.widths, recipe.depths, strict=True), 1):
-        trained = block >= first_block
-        for index in range(depth):
-            data = trained and (index > 0 or block - 1 >= first_block)
-            layers.append(_conv(size, inputs, width, 3, data, trained))
-            if index == 0:
-                size //= 2
-            inputs = width
-    layers.append(_conv(1, inputs, 10, 1, True, True))
-    return sum(f for f, _ in layers), sum(t for _, t in layers)
-
-
 def image_flops(recipe: Recipe, side: int = 32, first_block: int = 0) -> tuple[float, float]:
-    """Operations (a multiplication and an addition are two) of one image in the convolutions and the linear layer:
-    forward, and forward and backward with the blocks below `first_block` frozen."""
-    return _resnet9_flops(side) if recipe.network == "resnet9" else _airbench_flops(recipe, side, first_block)
+    """Operations of one image, see `nn.Description.flops`: forward, and forward and backward."""
+    return describe(recipe).flops(side, first_block)
 
 
 def training_flops(recipe: Recipe, samples: int, ranks: int = 1) -> float:

@@ -23,7 +23,7 @@ from cgxffcv.train.data import SIDE, evaluation_loader, labels_checksum, order_o
 from cgxffcv.train.evaluate import run_evaluation
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
 from cgxffcv.train.network import describe
-from cgxffcv.train.plan import TrainingPlan, make_plan
+from cgxffcv.train.plan import LOOKAHEAD_BASE, TrainingPlan, image_flops, make_plan, training_flops
 from cgxffcv.train.selection import HardestImages
 from cgxffcv.train.steps import DeviceSteps, Parts, open_evaluation, open_steps
 from cgxffcv.train.tally import Tally, TrainingDiverged, compare_replicas, epoch_report
@@ -163,8 +163,8 @@ class Trainer:
                 phases=[(p.first_step, p.side, p.first_block) for p in plan.phases], steps=plan.steps, side=SIDE,
                 batch=plan.local_batch, test_batch=test_batch, mean=recipe.mean, std=recipe.std,
                 label_smoothing=recipe.label_smoothing, loss_sum=recipe.loss_sum, project=PROJECT[recipe.project],
-                lookahead_every=plan.lookahead_every, lookahead_base=0.95**5, comm=self.comm if ranks > 1 else None,
-                reduction=compression.core(self.seed, network.threads),
+                lookahead_every=plan.lookahead_every, lookahead_base=LOOKAHEAD_BASE,
+                comm=self.comm if ranks > 1 else None, reduction=compression.core(self.seed, network.threads),
             )
         )  # fmt: skip
         self.compression = compression
@@ -251,18 +251,16 @@ class Trainer:
     def flops_per_image(self) -> float:
         """Forward and backward in the phase that comes next, in the convolutions and the linear layer."""
         phase = self.plan.phase_at(min(self.step, self.steps - 1))
-        return self._core.flops(phase.side, phase.first_block)[1]
+        return image_flops(self.recipe, phase.side, phase.first_block)[1]
 
     def total_flops(self) -> dict[str, float]:
         """Operations of the whole training and of one test, all ranks: train, optimizer (each rank's own), test."""
-        train = sum(self._core.flops(p.side, p.first_block)[1] * steps for p, steps in self.plan.phase_lengths())
-        forward, _, optimizer = self._core.flops(SIDE, 0)
         views = len(self.recipe.views)
         per_image = 1 + self.recipe.test_share * (views - 1) if self.recipe.test_share < 1 else views
         return {
-            "train": train * self.plan.global_batch,
-            "optimizer": optimizer * self.steps,
-            "test": forward * per_image * self.test_images,
+            "train": training_flops(self.recipe, self.samples, self.ranks),
+            "optimizer": self._core.optimizer_flops * self.steps,
+            "test": image_flops(self.recipe)[0] * per_image * self.test_images,
         }
 
     @property

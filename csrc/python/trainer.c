@@ -397,16 +397,6 @@ static PyObject *trainer_rate_method(TrainerObject *self, PyObject *args) {
     return Py_BuildValue("fNN", (double)rate.rate, PyBool_FromLong(rate.active), PyBool_FromLong(rate.project));
 }
 
-static PyObject *trainer_flops_method(TrainerObject *self, PyObject *args) {
-    int side, first_block;
-    if (!PyArg_ParseTuple(args, "ii", &side, &first_block) || trainer_ready(self) < 0) return NULL;
-    if (side < 1 || side > UINT16_MAX) {
-        return PyErr_Format(PyExc_ValueError, "side must be 1 to %d pixels, not %d", UINT16_MAX, side);
-    }
-    return Py_BuildValue("ddd", trainer_flops_forward(self->model, side),
-                         trainer_flops_step(self->model, side, first_block), trainer_flops_optimizer(self->trainer));
-}
-
 static PyObject *trainer_explain_method(TrainerObject *self, PyObject *unused) {
     (void)unused;
     char text[8192];
@@ -451,6 +441,11 @@ static int set_step(TrainerObject *self, PyObject *value, void *unused) {
     return -1;
 }
 
+static PyObject *get_optimizer_flops(TrainerObject *self, void *unused) {
+    (void)unused;
+    return trainer_ready(self) < 0 ? NULL : PyFloat_FromDouble(trainer_optimizer_flops(self->trainer));
+}
+
 static PyMethodDef trainer_methods[] = {
     {"step", (PyCFunction)trainer_step_method, METH_VARARGS,
      "step(images, labels, losses=None)\n--\n\nOne training step. Images uint8 or normalised float32, (N, H, W, 3) or "
@@ -480,9 +475,6 @@ static PyMethodDef trainer_methods[] = {
      "SplitMix64's finaliser of i << 32 | w_i."},
     {"rate", (PyCFunction)trainer_rate_method, METH_VARARGS,
      "rate(group, step)\n--\n\n(rate, active, project) of a group in a step."},
-    {"flops", (PyCFunction)trainer_flops_method, METH_VARARGS,
-     "flops(side, first_block)\n--\n\nOperations of an image forward, of an image forward and backward, and of one "
-     "optimizer step's matrix products."},
     {"wire", (PyCFunction)trainer_wire_method, METH_O,
      "wire(first_block)\n--\n\nBytes that this rank sends in a step, and what they would be uncompressed."},
     {"explain", (PyCFunction)trainer_explain_method, METH_NOARGS, "explain()\n--\n\nHow gradients are exchanged."},
@@ -492,6 +484,7 @@ static PyMethodDef trainer_methods[] = {
 
 static PyGetSetDef trainer_getset[] = {
     {"steps_done", (getter)get_step, (setter)set_step, "Steps done; set by a resumed run.", NULL},
+    {"optimizer_flops", (getter)get_optimizer_flops, NULL, "Operations of an optimizer step's matrix products.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -43,7 +43,6 @@ static Status load_rates(Resident *r) {
     const TrainerConfig *config = &r->trainer->config;
     size_t groups = (size_t)config->group_count;
     OptimRate *rates = NULL;
-    if (config->steps > INT32_MAX) FAIL(STATUS_ARGUMENT, "%lld steps are too many", (long long)config->steps);
     TRY(memory_calloc((size_t)config->steps * groups, sizeof *rates, &rates));
     for (int64_t step = 0; step < config->steps; step++) {
         ptrdiff_t phase = trainer_phase(r->trainer, step) - config->phases;

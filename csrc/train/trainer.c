@@ -70,6 +70,7 @@ static Status check(const TrainerConfig *config) {
         FAIL(STATUS_ARGUMENT, "steps, batch and test batch must be at least 1, not %lld, %d and %d",
              (long long)config->steps, config->batch, config->test_batch);
     }
+    if (config->steps > INT32_MAX) FAIL(STATUS_ARGUMENT, "%lld steps are too many", (long long)config->steps);
     if (config->lookahead_every < 0 || !(config->lookahead_base >= 0 && config->lookahead_base <= 1)) {
         FAIL(STATUS_ARGUMENT, "averaging every %d steps with base %g: expected 0 or more steps and a base in [0, 1]",
              config->lookahead_every, config->lookahead_base);
@@ -435,4 +436,4 @@ Status trainer_hash(Trainer *trainer, uint64_t *out) {
     return STATUS_OK;
 }
 
-double trainer_flops_optimizer(const Trainer *trainer) { return optim_step_flops(trainer->optim); }
+double trainer_optimizer_flops(const Trainer *trainer) { return optim_step_flops(trainer->optim); }

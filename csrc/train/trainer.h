@@ -131,12 +131,7 @@ Status trainer_hash(Trainer *trainer, uint64_t *out);
  * the next step or test. */
 const Plan *trainer_plan_at(const Trainer *trainer, int index, int *side);
 
-/* Floating-point operations (a multiplication and an addition are two) of an image of side x side pixels, in the
- * convolutions and the linear layer: forward, and forward and backward with the blocks below first_block frozen. */
-double trainer_flops_forward(const Model *model, int side);
-double trainer_flops_step(const Model *model, int side, int first_block);
-
-/* The same of one optimizer step's matrix products. */
-double trainer_flops_optimizer(const Trainer *trainer);
+/* Floating-point operations of one optimizer step's matrix products. */
+double trainer_optimizer_flops(const Trainer *trainer);
 
 #endif

@@ -333,7 +333,6 @@ TYPES = {
         "step": method(a_trainer, "step", images(), labels(), np.zeros(BATCH, np.float32)),
         "evaluate": method(a_trainer, "evaluate", images(), [(0, 0, False, 1.0), (1, -1, True, 0.5)]),
         "rate": method(a_trainer, "rate", 0, 5),
-        "flops": method(a_trainer, "flops", SIDE, 0),
         "wire": method(lambda: a_trainer(a_comm()), "wire", 0),
         "layers": method(a_trainer, "layers"),
         "norms": method(a_trainer, "norms"),
