@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-#include "base/memory.h"
 #include "augment/triangle.h"
+#include "base/memory.h"
 
 #define CHANNELS 3
 
