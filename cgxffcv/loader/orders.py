@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import _cgxffcv
 import numpy as np
 
 if TYPE_CHECKING:
@@ -55,6 +56,18 @@ def as_ids(values: Any, name: str, in_file: int) -> np.ndarray:
 
 def is_array_like(values: Any) -> bool:
     return hasattr(values, "__array__") or isinstance(values, Sequence)
+
+
+def random_order(samples: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """These samples as a Loader with OrderOption.RANDOM visits them in an epoch, for all ranks."""
+    return _cgxffcv.loader_shuffled(samples, seed, epoch)
+
+
+def share_of_order(
+    order: np.ndarray, batch_size: int, rank: int, world_size: int, drop_last: bool = False
+) -> np.ndarray:
+    """What a rank's batches take of an epoch's order, one batch after the other."""
+    return _cgxffcv.loader_share(order, batch_size, world_size, rank, drop_last)
 
 
 class OwnOrder:

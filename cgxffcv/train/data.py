@@ -13,6 +13,7 @@ from _cgxffcv import BetonError
 from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
 from cgxffcv.errors import DataError
 from cgxffcv.loader import Loader, OrderOption, PipelineSpec
+from cgxffcv.loader.orders import share_of_order
 from cgxffcv.pipeline.compile import compile_outputs
 from cgxffcv.reader import Reader
 from cgxffcv.recipes import Recipe
@@ -108,7 +109,7 @@ def _check_labels(loader: Loader) -> None:
 def _checked(loader: Loader) -> Loader:
     """Refuses an empty file, labels that name no class, and images of a wrong size, by the first one."""
     if loader.num_samples == 0:
-        in_file = loader._core.in_file
+        in_file = loader.reader.num_samples
         loader.close()
         chosen = f"none of its {in_file:,} samples is chosen (by indices)" if in_file else "holds no samples"
         raise DataError(f"{loader.fname}: {chosen}")
@@ -207,10 +208,7 @@ def feeding_loader(
 
 def share_of(loader: Loader) -> np.ndarray:
     """The sample numbers of this rank in the loader's next pass, in order, where no sample is left out."""
-    order, ranks = loader.next_traversal_order(), loader.world_size
-    whole = len(order) // (loader.batch_size * ranks) * (loader.batch_size * ranks)
-    shared = order[:whole].reshape(-1, ranks, loader.batch_size)[:, loader.rank].reshape(-1)
-    return np.concatenate([shared, np.array_split(order[whole:], ranks)[loader.rank]])
+    return share_of_order(loader.next_traversal_order(), loader.batch_size, loader.rank, loader.world_size)
 
 
 def reseed(loader: Loader, seed: int) -> None:

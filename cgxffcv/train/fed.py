@@ -9,52 +9,11 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv.loader import Loader
+from cgxffcv.loader.feeding import Feeding
 from cgxffcv.recipes import TestView
 from cgxffcv.train.resident import SAMPLE, load_set
 
 __all__ = ["FedEvaluation", "FedTraining"]
-
-
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two contiguous int64 arrays are equal; what is the same memory is not read, for a pass may be long."""
-    return len(a) == len(b) and (a.ctypes.data == b.ctypes.data or np.array_equal(a, b))
-
-
-class _Passes:
-    """Batches of any samples, in any order; the loader reads ahead in the order that it was last told."""
-
-    def __init__(self, loader: Loader):
-        self.loader, self.core = loader, loader._core
-        self._coming = np.zeros(0, np.int64)
-
-    def expect(self, ids: np.ndarray) -> None:
-        """These samples come next; reading begins."""
-        ids = np.ascontiguousarray(ids, np.int64)
-        if len(ids) == 0 or _same(self._coming, ids):
-            return
-        self._coming = np.zeros(0, np.int64)
-        self.core.begin(0, 0, True, False, ids)
-        self._coming = ids
-
-    def take(self, ids: np.ndarray) -> Any:
-        """What gives the batches of these samples next, and must be asked for all of them. A failure meanwhile is no
-        obstacle to what is expected after it."""
-        ids = np.ascontiguousarray(ids, np.int64)
-        if not _same(self._coming[: len(ids)], ids):
-            self.expect(ids)
-        self._left, self._coming = self._coming[len(ids) :], np.zeros(0, np.int64)
-        return self.core
-
-    def taken(self) -> None:
-        """All that was asked for has come."""
-        self._coming = self._left
-
-    def seconds(self) -> float:
-        """How long batches have been waited for."""
-        return self.core.stats()["wait_seconds"]
-
-    def close(self) -> None:
-        self.loader.close()
 
 
 class FedTraining:
@@ -68,7 +27,7 @@ class FedTraining:
     resident = False
 
     def __init__(self, trainer: Any, loader: Loader, operations: tuple, seed: int, graphs: bool = True):
-        self.passes = _Passes(loader)
+        self.passes = Feeding(loader)
         self.core = _cgxffcv.Resident(trainer, operations, seed, graphs)
 
     def expect(self, ids: np.ndarray) -> None:
@@ -102,7 +61,7 @@ class FedEvaluation:
     `_cgxffcv.Resident`."""
 
     def __init__(self, core: Any, loader: Loader, ids: np.ndarray):
-        self._core, self._passes, self._ids = core, _Passes(loader), ids
+        self._core, self._passes, self._ids = core, Feeding(loader), ids
 
     def first(self, views: tuple[TestView, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels, sample numbers and logits (images, classes) of all images."""

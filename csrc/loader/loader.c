@@ -7,10 +7,10 @@
 #include "base/cpu.h"
 #include "base/memory.h"
 #include "base/pool.h"
-#include "loader/order.h"
 #include "loader/plan.h"
 #include "loader/ring.h"
 #include "loader/slots.h"
+#include "loader/traversal.h"
 
 #define MAX_WORKERS 1024
 #define MAX_AHEAD 4096
@@ -18,9 +18,9 @@
 struct Loader {
     const BetonReader *reader;
     BetonReader *own_reader; /* owned, or NULL */
-    Order order;
+    Traversal order;
     Plan plan;
-    OrderSplit split;
+    LoaderSplit split;
     Slots *slots; /* owned; batches in callers' hands keep its memory */
     Ring *ring;   /* owned */
     int threads;
@@ -123,7 +123,7 @@ static Status make_resident(Loader *loader) {
 }
 
 static Status make_order_and_plan(Loader *loader, const LoaderConfig *config) {
-    TRY(order_init(&loader->order, loader->reader, config));
+    TRY(traversal_init(&loader->order, loader->reader, config));
     return plan_init(&loader->plan, loader->reader, config, &loader->order);
 }
 
@@ -141,7 +141,7 @@ Status loader_create(const LoaderConfig *config, Loader **out) {
     TRY(memory_calloc(1, sizeof *loader, &loader));
     loader->reader = config->reader;
     loader->threads = config->workers < 1 ? cpu_count() : config->workers;
-    loader->split = (OrderSplit){config->batch_size, config->world_size, config->rank, config->drop_last};
+    loader->split = (LoaderSplit){config->batch_size, config->world_size, config->rank, config->drop_last};
     if (config->reader == NULL) {
         TRY_GOTO(beton_reader_open(config->path, NULL, 0, &loader->own_reader));
         loader->reader = loader->own_reader;
@@ -163,7 +163,7 @@ void loader_destroy(Loader *loader) {
     destroy_pool(loader);
     slots_close(loader->slots);
     plan_fini(&loader->plan);
-    order_fini(&loader->order);
+    traversal_fini(&loader->order);
     beton_reader_close(loader->own_reader);
     memory_free(loader);
 }
@@ -184,12 +184,14 @@ const BetonReader *loader_reader(const Loader *loader) { return loader->reader; 
 
 uint64_t loader_samples(const Loader *loader) { return loader->order.count; }
 
-uint64_t loader_batches_of(const Loader *loader, uint64_t samples) { return order_batches(&loader->split, samples); }
+uint64_t loader_batches_of(const Loader *loader, uint64_t samples) {
+    return loader_split_batches(&loader->split, samples);
+}
 
 uint64_t loader_batches(const Loader *loader) { return loader_batches_of(loader, loader->order.count); }
 
 Status loader_order(const Loader *loader, uint32_t epoch, uint64_t *out) {
-    return order_make(&loader->order, epoch, false, out);
+    return traversal_make(&loader->order, epoch, false, out);
 }
 
 const uint8_t *loader_resident(const Loader *loader, size_t output, uint32_t *height, uint32_t *width) {
@@ -205,7 +207,7 @@ void loader_stats(const Loader *loader, LoaderStats *out) {
     stats.slots = slots.live;
     stats.slots_held = slots.held;
     stats.slot_bytes = slots_batch_bytes(loader->slots);
-    size_t rest = stats.memory_bytes + order_bytes(&loader->order) + loader->plan.resident_bytes;
+    size_t rest = stats.memory_bytes + traversal_bytes(&loader->order) + loader->plan.resident_bytes;
     if (loader->scratch != NULL) rest += (size_t)loader->threads * plan_scratch_bytes(&loader->plan);
     stats.memory_bytes = rest + slots.bytes;
     stats.memory_peak_bytes = rest + slots.peak_bytes;
@@ -235,7 +237,7 @@ Status loader_begin(Loader *loader, const LoaderPass *pass) {
     }
     TRY_GOTO(memory_alloc((size_t)begun.samples, sizeof *begun.ids, &begun.ids));
     if (pass->order == NULL) {
-        TRY_GOTO(order_make(&loader->order, pass->epoch, pass->sequential, begun.ids));
+        TRY_GOTO(traversal_make(&loader->order, pass->epoch, pass->sequential, begun.ids));
     } else {
         TRY_GOTO(check_ids(loader, pass->order, pass->order_count, "order"));
         memcpy(begun.ids, pass->order, (size_t)pass->order_count * sizeof *begun.ids);

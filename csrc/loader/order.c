@@ -1,14 +1,7 @@
-/* Traversal orders as pure functions of (seed, epoch). Owns the list of samples; knows nothing of batches beyond
- * where they begin. */
+/* Shuffles, and where the batches of an order begin: nothing here knows a file. */
 #include "loader/order.h"
 
-#include <stdlib.h>
-#include <string.h>
-
-#include "base/memory.h"
 #include "base/philox.h"
-
-enum { DRAW_SAMPLES = 0, DRAW_PAGES = 1, DRAW_WINDOWS = 2 };
 
 /* One list of draws: draw i takes half of a counter's four words, so that two draws cost one counter. */
 typedef struct Draws {
@@ -29,11 +22,11 @@ static uint64_t draw_below(Draws *draws, uint64_t i, uint64_t n) {
     return (uint64_t)(((unsigned __int128)wide * n) >> 64);
 }
 
-/* Fisher and Yates, from the end of [first, last). The places to swap with do not depend on what lies there: they are
+/* Fisher and Yates, from the end. The places to swap with do not depend on what lies there: they are
  * drawn in blocks and fetched ahead, which hides the memory's latency. */
-static void shuffle(uint64_t *items, uint64_t first, uint64_t last, uint64_t seed, uint32_t epoch, uint32_t index) {
+void loader_shuffle(uint64_t *items, uint64_t first, uint64_t last, uint64_t seed, uint32_t epoch, LoaderShuffle what) {
     enum { BLOCK = 128 };
-    Draws draws = {.seed = seed, .epoch = epoch, .index = index, .counter = UINT64_MAX};
+    Draws draws = {.seed = seed, .epoch = epoch, .index = (uint32_t)what, .counter = UINT64_MAX};
     uint64_t other[BLOCK];
     while (last > first + 1) {
         uint64_t count = last - first - 1 < BLOCK ? last - first - 1 : BLOCK;
@@ -49,122 +42,19 @@ static void shuffle(uint64_t *items, uint64_t first, uint64_t last, uint64_t see
     }
 }
 
-/* ---- pages ---- */
-
-typedef struct Placed {
-    uint64_t page, position, sample;
-} Placed;
-
-static int compare_placed(const void *left, const void *right) {
-    const Placed *a = left, *b = right;
-    if (a->page != b->page) return a->page < b->page ? -1 : 1;
-    return a->position < b->position ? -1 : a->position > b->position;
-}
-
-/* The page that a sample's data begin in; samples without data count as one page. */
-static Status page_of(const BetonReader *reader, uint64_t sample, uint64_t *page) {
-    BetonSpan span;
-    TRY(beton_reader_sample_span(reader, sample, &span));
-    *page = span.begin == span.end ? 0 : span.begin / beton_reader_page_size(reader);
-    return STATUS_OK;
-}
-
-static Status sort_by_page(Order *order, const BetonReader *reader) {
-    Status status = STATUS_OK;
-    Placed *placed = NULL;
-    bool sorted = true;
-    TRY_GOTO(memory_alloc(order->count, sizeof *placed, &placed));
-    for (uint64_t i = 0; i < order->count; i++) {
-        placed[i] = (Placed){.position = i, .sample = order->samples == NULL ? i : order->samples[i]};
-        TRY_GOTO(page_of(reader, placed[i].sample, &placed[i].page));
-        sorted = sorted && (i == 0 || placed[i - 1].page <= placed[i].page);
-    }
-    if (!sorted) qsort(placed, order->count, sizeof *placed, compare_placed);
-    TRY_GOTO(memory_alloc(order->count, sizeof *order->by_page, &order->by_page));
-    TRY_GOTO(memory_alloc(order->count, sizeof *order->page_ends, &order->page_ends));
-    for (uint64_t i = 0; i < order->count; i++) {
-        order->by_page[i] = placed[i].sample;
-        if (i == 0 || placed[i].page != placed[i - 1].page) order->page_count++;
-        order->page_ends[order->page_count - 1] = i + 1;
-    }
-done:
-    memory_free(placed);
-    return status;
-}
-
-/* Writes the pages' samples in a drawn order of pages, then shuffles within windows. */
-static Status make_quasi_random(const Order *order, uint32_t epoch, uint64_t *out) {
-    uint64_t *pages = NULL;
-    TRY(memory_alloc(order->page_count, sizeof *pages, &pages));
-    for (uint64_t i = 0; i < order->page_count; i++) pages[i] = i;
-    shuffle(pages, 0, order->page_count, order->seed, epoch, DRAW_PAGES);
-    uint64_t written = 0, window = 0;
-    for (uint64_t i = 0; i < order->page_count; i++) {
-        uint64_t first = pages[i] == 0 ? 0 : order->page_ends[pages[i] - 1];
-        uint64_t size = order->page_ends[pages[i]] - first;
-        memcpy(out + written, order->by_page + first, size * sizeof *out);
-        written += size;
-        if ((i + 1) % order->window_pages != 0 && i + 1 != order->page_count) continue;
-        shuffle(out, window, written, order->seed, epoch, DRAW_WINDOWS);
-        window = written;
-    }
-    memory_free(pages);
-    return STATUS_OK;
-}
-
-/* ---- the order ---- */
-
-static Status copy_indices(Order *order, const LoaderConfig *config, uint64_t in_file) {
-    for (uint64_t i = 0; i < config->index_count; i++) {
-        if (config->indices[i] < in_file) continue;
-        FAIL(STATUS_INDEX, "indices[%llu] is %llu, but the file has %llu samples", (unsigned long long)i,
-             (unsigned long long)config->indices[i], (unsigned long long)in_file);
-    }
-    TRY(memory_alloc(config->index_count, sizeof *order->samples, &order->samples));
-    memcpy(order->samples, config->indices, config->index_count * sizeof *order->samples);
-    return STATUS_OK;
-}
-
-Status order_init(Order *order, const BetonReader *reader, const LoaderConfig *config) {
-    uint64_t in_file = beton_reader_num_samples(reader);
-    *order = (Order){.kind = config->order, .seed = config->seed, .window_pages = config->window_pages};
-    order->count = config->indices == NULL ? in_file : config->index_count;
-    if (config->indices != NULL) TRY(copy_indices(order, config, in_file));
-    return order->kind == LOADER_QUASI_RANDOM ? sort_by_page(order, reader) : STATUS_OK;
-}
-
-void order_fini(Order *order) {
-    memory_free(order->page_ends);
-    memory_free(order->by_page);
-    memory_free(order->samples);
-    *order = (Order){0};
-}
-
-size_t order_bytes(const Order *order) {
-    int lists = (order->samples != NULL) + (order->by_page != NULL) + (order->page_ends != NULL);
-    return (size_t)order->count * sizeof(uint64_t) * (size_t)lists;
-}
-
-Status order_make(const Order *order, uint32_t epoch, bool sequential, uint64_t *out) {
-    if (order->kind == LOADER_QUASI_RANDOM && !sequential) return make_quasi_random(order, epoch, out);
-    for (uint64_t i = 0; i < order->count; i++) out[i] = order->samples == NULL ? i : order->samples[i];
-    if (order->kind == LOADER_RANDOM && !sequential) shuffle(out, 0, order->count, order->seed, epoch, DRAW_SAMPLES);
-    return STATUS_OK;
-}
-
 /* ---- slices ---- */
 
-uint64_t order_batches(const OrderSplit *split, uint64_t samples) {
+uint64_t loader_split_batches(const LoaderSplit *split, uint64_t samples) {
     uint64_t global = split->batch_size * split->world_size;
     return samples / global + (!split->drop_last && samples % global != 0);
 }
 
-OrderPart order_part(const OrderSplit *split, uint64_t samples, uint64_t index) {
+LoaderPart loader_split_part(const LoaderSplit *split, uint64_t samples, uint64_t index) {
     uint64_t global = split->batch_size * split->world_size, first = index * global;
     if (samples - first >= global) {
-        return (OrderPart){first + split->rank * split->batch_size, (size_t)split->batch_size};
+        return (LoaderPart){first + split->rank * split->batch_size, (size_t)split->batch_size};
     }
     uint64_t rest = samples - first, share = rest / split->world_size, larger = rest % split->world_size;
     uint64_t before = split->rank * share + (split->rank < larger ? split->rank : larger);
-    return (OrderPart){first + before, (size_t)(share + (split->rank < larger))};
+    return (LoaderPart){first + before, (size_t)(share + (split->rank < larger))};
 }

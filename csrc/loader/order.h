@@ -1,42 +1,39 @@
-/* Private to loader/: traversal orders, and which part of an order a rank's batch is. */
+/* The order of an epoch, and which part of it a rank's batch is: pure functions, for which no file need be open. */
 #ifndef CGXFFCV_LOADER_ORDER_H
 #define CGXFFCV_LOADER_ORDER_H
 
-#include "loader/loader.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
-typedef struct Order {
-    LoaderOrder kind;
-    uint64_t seed;
-    uint64_t window_pages;
-    uint64_t count;      /* samples in use */
-    uint64_t *samples;   /* owned; as given; NULL: 0..count-1 */
-    uint64_t *by_page;   /* owned: the samples sorted by page (QUASI_RANDOM) */
-    uint64_t *page_ends; /* owned, page_count: where each page's samples end in `by_page` */
-    uint64_t page_count;
-} Order;
+/* What is shuffled: each has draws of its own. */
+typedef enum LoaderShuffle {
+    LOADER_SHUFFLE_SAMPLES, /* the samples in use: LOADER_RANDOM's order of an epoch */
+    LOADER_SHUFFLE_PAGES,
+    LOADER_SHUFFLE_WINDOWS
+} LoaderShuffle;
 
-/* `indices` (borrowed during the call) may be NULL: all samples. They are checked against the reader. */
-Status order_init(Order *order, const BetonReader *reader, const LoaderConfig *config);
-void order_fini(Order *order);
+/* Puts items [first, last) into a random order, drawn from all the rest of the arguments. */
+void loader_shuffle(uint64_t *items, uint64_t first, uint64_t last, uint64_t seed, uint32_t epoch, LoaderShuffle what);
 
-/* Bytes that an order holds. */
-size_t order_bytes(const Order *order);
-
-/* Writes `count` sample numbers. Needs no lock: an Order never changes. */
-Status order_make(const Order *order, uint32_t epoch, bool sequential, uint64_t *out);
-
-/* The batches of a pass over `samples` samples, and the part of batch `index` that this rank gets. */
-typedef struct OrderSplit {
+/* How an order is cut into batches: global batch g is its slice [g * batch_size * world_size, (g + 1) * batch_size *
+ * world_size), of which rank r takes the r-th part. What is left at the end is dropped, or shared evenly, to within one
+ * sample. */
+typedef struct LoaderSplit {
     uint64_t batch_size, world_size, rank;
     bool drop_last;
-} OrderSplit;
+} LoaderSplit;
 
-typedef struct OrderPart {
+/* Places [first, first + count) of the order. */
+typedef struct LoaderPart {
     uint64_t first;
     size_t count;
-} OrderPart;
+} LoaderPart;
 
-uint64_t order_batches(const OrderSplit *split, uint64_t samples);
-OrderPart order_part(const OrderSplit *split, uint64_t samples, uint64_t index);
+/* The batches of a pass over `samples` samples: the same on every rank. */
+uint64_t loader_split_batches(const LoaderSplit *split, uint64_t samples);
+
+/* This rank's part of batch `index`. */
+LoaderPart loader_split_part(const LoaderSplit *split, uint64_t samples, uint64_t index);
 
 #endif

@@ -59,7 +59,7 @@ static void set_array(LoaderArray *array, BetonDtype dtype, int ndim, const uint
 /* ---- images ---- */
 
 /* The one size of the images in use. */
-static Status find_image_size(const BetonReader *reader, PlanOutput *output, const Order *order) {
+static Status find_image_size(const BetonReader *reader, PlanOutput *output, const Traversal *order) {
     const BetonField *about = output->about;
     output->height = about->max_height;
     output->width = about->max_width;
@@ -86,7 +86,7 @@ static Status find_image_size(const BetonReader *reader, PlanOutput *output, con
 }
 
 /* What is decoded comes into memory of the size that the records say, which nothing else in the file bounds. */
-static Status image_size(const BetonReader *reader, PlanOutput *output, const Order *order) {
+static Status image_size(const BetonReader *reader, PlanOutput *output, const Traversal *order) {
     TRY(find_image_size(reader, output, order));
     if (output->about->num_jpeg == 0 || order->count == 0) return STATUS_OK;
     return error_at_path(jpeg_check_pixels(output->width, output->height), beton_reader_path(reader));
@@ -105,7 +105,7 @@ static BetonDtype image_dtype(ImageType type) {
     }
 }
 
-static Status prepare_image(Plan *plan, PlanOutput *output, const LoaderOutput *wish, const Order *order) {
+static Status prepare_image(Plan *plan, PlanOutput *output, const LoaderOutput *wish, const Traversal *order) {
     static const AugmentSpec unchanged = {.type = IMAGE_U8, .layout = IMAGE_HWC};
     AugmentSpec spec = wish->image == NULL ? unchanged : *wish->image;
     int32_t height = 0, width = 0;
@@ -144,7 +144,7 @@ static void link_view(Plan *plan, size_t index) {
 
 /* ---- the plan ---- */
 
-static Status prepare_output(Plan *plan, size_t index, const LoaderOutput *wish, const Order *order) {
+static Status prepare_output(Plan *plan, size_t index, const LoaderOutput *wish, const Traversal *order) {
     static const uint64_t one[] = {1};
     PlanOutput *output = &plan->outputs[index];
     TRY(find_field(plan->reader, wish->field, &output->field));
@@ -177,7 +177,7 @@ static Status prepare_output(Plan *plan, size_t index, const LoaderOutput *wish,
     return STATUS_OK;
 }
 
-Status plan_init(Plan *plan, const BetonReader *reader, const LoaderConfig *config, const Order *order) {
+Status plan_init(Plan *plan, const BetonReader *reader, const LoaderConfig *config, const Traversal *order) {
     *plan = (Plan){.reader = reader, .seed = config->seed};
     TRY(memory_calloc(config->output_count, sizeof *plan->outputs, &plan->outputs));
     for (size_t i = 0; i < config->output_count; i++) {
@@ -197,14 +197,14 @@ void plan_fini(Plan *plan) {
     *plan = (Plan){0};
 }
 
-static Status mark_in_use(Plan *plan, const Order *order) {
+static Status mark_in_use(Plan *plan, const Traversal *order) {
     if (order->samples == NULL) return STATUS_OK;
     TRY(memory_calloc((size_t)beton_reader_num_samples(plan->reader), 1, &plan->in_use));
     for (uint64_t i = 0; i < order->count; i++) plan->in_use[order->samples[i]] = 1;
     return STATUS_OK;
 }
 
-Status plan_make_resident(Plan *plan, const Order *order) {
+Status plan_make_resident(Plan *plan, const Traversal *order) {
     TRY(mark_in_use(plan, order));
     for (size_t i = 0; i < plan->count; i++) {
         PlanOutput *output = &plan->outputs[i];

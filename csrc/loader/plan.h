@@ -5,7 +5,7 @@
 
 #include "image/jpeg.h"
 #include "loader/loader.h"
-#include "loader/order.h"
+#include "loader/traversal.h"
 
 #define PLAN_MAX_CHUNK 64 /* samples that one call may take */
 
@@ -46,7 +46,7 @@ typedef struct PlanScratch {
 } PlanScratch;
 
 /* `order` says which samples are in use. */
-Status plan_init(Plan *plan, const BetonReader *reader, const LoaderConfig *config, const Order *order);
+Status plan_init(Plan *plan, const BetonReader *reader, const LoaderConfig *config, const Traversal *order);
 void plan_fini(Plan *plan);
 
 Status plan_scratch_init(const Plan *plan, PlanScratch *scratch);
@@ -67,7 +67,7 @@ Status plan_run(const Plan *plan, PlanScratch *scratch, PlanDraws draws, LoaderB
                 size_t count);
 
 /* Makes room for all pixels; then decodes the image of one sample, for all outputs. */
-Status plan_make_resident(Plan *plan, const Order *order);
+Status plan_make_resident(Plan *plan, const Traversal *order);
 Status plan_fill_resident(const Plan *plan, PlanScratch *scratch, uint64_t sample);
 
 /* Samples that make a chunk of work of some tens of microseconds. */

@@ -69,7 +69,7 @@ static void fail_flight(Flight *flight, int64_t at) {
 static void open_batch(Ring *ring) {
     const size_t chunk = ring->config.chunk;
     Flight *flight = flight_of(ring, ring->opened);
-    OrderPart part = order_part(&ring->config.split, ring->pass.samples, ring->opened);
+    LoaderPart part = loader_split_part(&ring->config.split, ring->pass.samples, ring->opened);
     *flight = (Flight){.chunks = (part.count + chunk - 1) / chunk};
     if (slots_take(ring->config.slots, part.count, &flight->batch) != STATUS_OK) {
         flight->chunks = 0;
@@ -92,7 +92,7 @@ static void take_chunk(Ring *ring, Flight *flight, Job *job) {
     ring->busy++;
     uint64_t next = flight->batch->index + 1;
     if (first == 0 && ring->config.read_ahead && next < ring->batches) {
-        OrderPart part = order_part(&ring->config.split, ring->pass.samples, next);
+        LoaderPart part = loader_split_part(&ring->config.split, ring->pass.samples, next);
         job->ahead_ids = ring->pass.ids + part.first;
         job->ahead_count = part.count;
     }
@@ -246,7 +246,7 @@ Status ring_begin(Ring *ring, RingPass pass) {
     }
     pthread_mutex_lock(&ring->mutex);
     ring->pass = pass;
-    ring->batches = order_batches(&ring->config.split, pass.samples);
+    ring->batches = loader_split_batches(&ring->config.split, pass.samples);
     ring->opened = ring->delivered = pass.first_batch < ring->batches ? pass.first_batch : ring->batches;
     ring->active = ring->any_pass = true;
     pthread_cond_broadcast(&ring->work);

@@ -10,7 +10,7 @@ typedef struct Ring Ring;
 typedef struct RingConfig {
     const Plan *plan; /* borrowed until ring_destroy */
     Slots *slots;     /* borrowed until ring_destroy */
-    OrderSplit split;
+    LoaderSplit split;
     int workers;
     size_t ahead; /* batches in flight, at least 1 */
     size_t chunk; /* samples a worker takes at once */

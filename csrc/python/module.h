@@ -36,6 +36,7 @@ int encoder_add(PyObject *module);
 int files_add(PyObject *module);
 int jpeg_add(PyObject *module);
 int loader_add(PyObject *module);
+int loader_order_add(PyObject *module);
 int quantize_add(PyObject *module);
 int nn_add(PyObject *module);
 int nn_plan_add(PyObject *module);

@@ -30,7 +30,7 @@ SEAMS = {
     "beton": {"reader.h", "writer.h"},
     "image": {"jpeg.h", "resize.h"},
     "augment": {"augment.h", "gather.h", "triangle.h"},
-    "loader": {"loader.h", "feed.h"},
+    "loader": {"loader.h", "order.h", "feed.h"},
     "comm": {"comm.h"},
     "quant": {"quantize.h"},
     "allreduce": {"allreduce.h"},

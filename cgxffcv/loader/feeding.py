@@ -1,0 +1,52 @@
+"""A Loader that feeds a GPU: the trainer's core takes its batches, and Python only says which samples come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cgxffcv.loader.loader import Loader
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two contiguous int64 arrays are equal; what is the same memory is not read, for a pass may be long."""
+    return len(a) == len(b) and (a.ctypes.data == b.ctypes.data or np.array_equal(a, b))
+
+
+class Feeding:
+    """Batches of any samples, in any order, for what takes them from the C core; the loader reads ahead in the order
+    that it was last told. The loader is used for nothing else, and is closed with it."""
+
+    def __init__(self, loader: Loader):
+        self.loader, self._core = loader, loader._core
+        self._coming = np.zeros(0, np.int64)
+
+    def expect(self, ids: np.ndarray) -> None:
+        """These samples come next; reading begins."""
+        ids = np.ascontiguousarray(ids, np.int64)
+        if len(ids) == 0 or _same(self._coming, ids):
+            return
+        self._coming = np.zeros(0, np.int64)
+        self._core.begin(0, 0, True, False, ids)
+        self._coming = ids
+
+    def take(self, ids: np.ndarray) -> Any:
+        """What gives the batches of these samples next, and must be asked for all of them. A failure meanwhile is no
+        obstacle to what is expected after it."""
+        ids = np.ascontiguousarray(ids, np.int64)
+        if not _same(self._coming[: len(ids)], ids):
+            self.expect(ids)
+        self._left, self._coming = self._coming[len(ids) :], np.zeros(0, np.int64)
+        return self._core
+
+    def taken(self) -> None:
+        """All that was asked for has come."""
+        self._coming = self._left
+
+    def seconds(self) -> float:
+        """How long batches have been waited for."""
+        return self._core.stats()["wait_seconds"]
+
+    def close(self) -> None:
+        self.loader.close()
