@@ -3,7 +3,7 @@
 
     python write_datasets.py --config-file default_config.yaml
 
-See --help. The code is in cgxffcv/commands/write.py.
+See --help. The code is in cgxffcv/app/commands/write.py.
 """
 
 from cgxffcv.start import script

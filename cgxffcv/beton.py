@@ -12,6 +12,7 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
+from cgxffcv.app.report import duration, size
 from cgxffcv.fields import (
     BytesField,
     Field,
@@ -23,7 +24,6 @@ from cgxffcv.fields import (
     TorchTensorField,
 )
 from cgxffcv.reader import FieldInfo, Reader, beton_error
-from cgxffcv.report import duration, size
 from cgxffcv.wording import counted
 from cgxffcv.writer import DatasetWriter, WriteReport
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import sys
 
-import cgxffcv.interrupts as interrupts
+import cgxffcv.app.interrupts as interrupts
 
 
 def script(prog: str, command: str) -> None:
-    """Runs main(prog, arguments) of the module cgxffcv.commands.`command`, and ends the process."""
+    """Runs main(prog, arguments) of the module cgxffcv.app.commands.`command`, and ends the process."""
     interrupts.begin(prog)
     import importlib
 
-    from cgxffcv import app
+    from cgxffcv.app import process
 
-    app.run(prog, lambda: importlib.import_module(f"cgxffcv.commands.{command}").main(prog, sys.argv[1:]))
+    process.run(prog, lambda: importlib.import_module(f"cgxffcv.app.commands.{command}").main(prog, sys.argv[1:]))
 
 
 def main() -> None:
     """The command `cgxffcv`."""
     interrupts.begin("cgxffcv")
-    from cgxffcv import app, cli
+    from cgxffcv.app import cli, process
 
     own = [word for word in sys.argv[1:2] if word in cli.COMMANDS]
-    app.run(" ".join(["cgxffcv", *own]), cli.run)
+    process.run(" ".join(["cgxffcv", *own]), cli.run)

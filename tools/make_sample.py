@@ -1,9 +1,9 @@
-"""Makes cgxffcv/sample.npz from the official binary version of CIFAR-10.
+"""Makes cgxffcv/cifar/sample.npz from the official binary version of CIFAR-10.
 
 usage: python tools/make_sample.py CIFAR-10-BATCHES-BIN [OUT.npz]
 
 Takes the first 500 training and the first 100 test images of each class, in file order. The same input gives the
-same bytes with the same zlib. Prints the SHA-256 that cgxffcv/sample.py checks.
+same bytes with the same zlib. Prints the SHA-256 that cgxffcv/cifar/sample.py checks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from cgxffcv import sample  # noqa: E402
+from cgxffcv.cifar import sample  # noqa: E402
 
 FIT_SHARE = 7  # every 7th image takes part in the fit of the filters
 FIT_ROUNDS = 12

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
-from cgxffcv import app, beton, config, device, recipes
+from cgxffcv import beton, device, recipes
+from cgxffcv.app import config, process
 from cgxffcv.errors import UsageError
 from cgxffcv.wording import counted
 
@@ -54,4 +55,4 @@ def main(ranks: str, options: list[str]) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    app.run("train_cifar_ffcv_cgx.py", lambda: main(sys.argv[1], sys.argv[2:]))
+    process.run("train_cifar_ffcv_cgx.py", lambda: main(sys.argv[1], sys.argv[2:]))

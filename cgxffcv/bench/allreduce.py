@@ -30,9 +30,9 @@ from cgxffcv.allreduce import (
     AllreducePlan,
     check_replicas,
 )
+from cgxffcv.app.usage import Parser, number, whole
 from cgxffcv.bench.allreduce_bounds import BLOCK, FLOATS, Way, block_of, count_wrong
 from cgxffcv.errors import UsageError, UserError
-from cgxffcv.usage import Parser, number, whole
 from cgxffcv.wording import counted
 
 LARGEST = 1 << 36  # bytes

@@ -20,10 +20,10 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv import DatasetWriter, Reader, __version__, beton
+from cgxffcv.app.usage import Parser, whole
 from cgxffcv.bench.loader import give, machine, obtain
 from cgxffcv.errors import UserError
 from cgxffcv.fields import IntField, RGBImageField
-from cgxffcv.usage import Parser, whole
 
 SEED = 1
 PHOTO = (375, 500)  # the usual size of an ImageNet picture

@@ -22,11 +22,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cgxffcv import app, recipes
+from cgxffcv import recipes
+from cgxffcv.app import process
+from cgxffcv.app.usage import Parser, number, whole
 from cgxffcv.bench import machine, peak, processes
 from cgxffcv.device import devices
 from cgxffcv.errors import UsageError, UserError
-from cgxffcv.usage import Parser, number, whole
 from cgxffcv.wording import counted
 
 MARK = "cgxffcv-run "
@@ -162,9 +163,9 @@ def open_trainer(options: argparse.Namespace, seed: int, fold: int | None) -> An
     chosen: dict[str, Any] = {} if fold is None else hold_out(options.train, fold_images(options), fold)
     return Trainer(
         choose_recipe(options), options.train, options.test if fold is None else options.train, seed=seed,
-        comm=communication.world() if app.ranks() > 1 else None,
+        comm=communication.world() if process.ranks() > 1 else None,
         compression=Compression(bits=options.bits, bucket_size=options.bucket_size),
-        threads=options.threads or app.cores_of_this_rank(), precision=options.precision,
+        threads=options.threads or process.cores_of_this_rank(), precision=options.precision,
         device=options.device, deterministic=options.deterministic, resident=not options.no_resident, **chosen,
     )  # fmt: skip
 
@@ -228,9 +229,9 @@ def start_runs(
     words = ["-m", "cgxffcv", "bench", "cifar", *arguments, "--seeds", ",".join(map(str, seeds))]
     command = processes.interpreter(*words)
     if options.ranks > 1:
-        from cgxffcv import launch
+        from cgxffcv.app import launch
 
-        command = launch.command(options.ranks, command, app.cores_of_this_rank(), os.geteuid() == 0, os.environ)
+        command = launch.command(options.ranks, command, process.cores_of_this_rank(), os.geteuid() == 0, os.environ)
     count = 0
     with (
         tempfile.TemporaryDirectory(prefix="cgxffcv-cache-") as empty,
@@ -413,7 +414,7 @@ def main(argv: Sequence[str]) -> int:
     recipe = choose_recipe(options)
     if options.seeds is not None:
         for result in train_here(options):
-            if app.rank() == 0:
+            if process.rank() == 0:
                 print(MARK + json.dumps(result), flush=True)
         return 0
     _check(options)

@@ -21,9 +21,9 @@ import numpy as np
 
 from cgxffcv import DatasetWriter, Loader, OrderOption, __version__, cifar, files
 from cgxffcv import transforms as tf
+from cgxffcv.app.usage import Parser, whole
 from cgxffcv.errors import DataError, UserError
 from cgxffcv.fields import IntField, RGBImageField
-from cgxffcv.usage import Parser, whole
 
 MEAN, STD, FILL = (125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255), (125, 122, 113)
 SIDE = 32

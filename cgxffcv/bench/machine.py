@@ -9,9 +9,10 @@ import subprocess
 import time
 from typing import Any
 
-from cgxffcv import __version__, doctor, files
+from cgxffcv import __version__, files
+from cgxffcv.app import doctor
+from cgxffcv.app.report import plain
 from cgxffcv.bench import processes
-from cgxffcv.report import plain
 
 LIMIT_SECONDS = 120.0
 

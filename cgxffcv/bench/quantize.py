@@ -21,10 +21,10 @@ import numpy as np
 
 from cgxffcv import files
 from cgxffcv.allreduce import CODECS, QUANTIZED_DTYPES, ROUNDINGS, QuantSpec, dequantize, quantize
+from cgxffcv.app.usage import Parser, whole
 from cgxffcv.bench.allreduce import parse_size
 from cgxffcv.bench.allreduce_bounds import typed
 from cgxffcv.errors import UserError
-from cgxffcv.usage import Parser, whole
 from cgxffcv.wording import counted
 
 LIBC = ctypes.CDLL(None)

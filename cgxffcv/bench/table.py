@@ -24,13 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cgxffcv import app, cifar, doctor, files, launch, recipes
+from cgxffcv import cifar, files, recipes
+from cgxffcv.app import doctor, launch, process
+from cgxffcv.app.config import ENV_PREFIX
+from cgxffcv.app.report import duration
+from cgxffcv.app.usage import Parser, number, whole
 from cgxffcv.bench import machine, processes
-from cgxffcv.config import ENV_PREFIX
 from cgxffcv.device import DRIVER
 from cgxffcv.errors import UsageError, UserError
-from cgxffcv.report import duration
-from cgxffcv.usage import Parser, number, whole
 from cgxffcv.wording import counted
 
 POLL_SECONDS = 0.1
@@ -421,7 +422,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the benchmark; gives the exit code."""
     options = _parser().parse_args(argv)
     _check(options)
-    if app.ranks() > 1:
+    if process.ranks() > 1:
         raise UsageError("bench table starts mpirun by itself: run it without, and say --gpus N")
     if options.keep:
         work = Path(options.keep).resolve()

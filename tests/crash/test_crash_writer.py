@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cgxffcv import DatasetWriter, Reader, beton, writer_workers
+from cgxffcv import DatasetWriter, Reader, beton
 from cgxffcv.fields import BytesField, IntField
+from cgxffcv.writer import workers
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = {"b": BytesField(), "n": IntField()}
@@ -178,8 +179,8 @@ class Freezing:
 
 
 def freeze(tmp_path, monkeypatch, *arguments, timeout):
-    monkeypatch.setattr(writer_workers, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(writer_workers, "STOPPED_SECONDS", 0.2)
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(workers, "STOPPED_SECONDS", 0.2)
     writer = DatasetWriter(tmp_path / "x.beton", FIELDS, page_size=2 << 20, num_workers=2, worker_timeout=timeout)
     with pytest.warns(RuntimeWarning, match=r"worker process 1 \(pid \d+\), .* 10 to 19, is stopped .*kill -CONT \d+"):
         return writer.from_indexed_dataset(Freezing(tmp_path, *arguments), chunksize=10)
@@ -201,9 +202,9 @@ def test_a_worker_that_is_let_go_on_loses_nothing(tmp_path, monkeypatch):
 
 def test_a_worker_stopped_in_the_middle_of_a_message(tmp_path, monkeypatch):
     """Its pipe holds a part of what it sends: the parent must not wait for the rest without a look at the clock."""
-    monkeypatch.setattr(writer_workers, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(writer_workers, "STOPPED_SECONDS", 0.2)
-    write = writer_workers._write
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(workers, "STOPPED_SECONDS", 0.2)
+    write = workers._write
 
     def half(descriptor, data):
         if len(data) < 5000:
@@ -212,7 +213,7 @@ def test_a_worker_stopped_in_the_middle_of_a_message(tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGSTOP)
         return write(descriptor, data[len(data) // 2 :])
 
-    monkeypatch.setattr(writer_workers, "_write", half)
+    monkeypatch.setattr(workers, "_write", half)
     writer = DatasetWriter(tmp_path / "x.beton", FIELDS, num_workers=2, worker_timeout=1.0)
     with pytest.warns(RuntimeWarning), pytest.raises(RuntimeError, match="worker process [01] .* has been stopped"):
         writer.from_indexed_dataset(Freezing(tmp_path, -1), chunksize=10)
@@ -224,8 +225,8 @@ def test_a_slow_worker_is_named_and_waited_for(tmp_path, monkeypatch):
             time.sleep(1.5 if i == 12 else 0)
             return super().__getitem__(i)
 
-    monkeypatch.setattr(writer_workers, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(writer_workers, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(workers, "SLOW_SECONDS", 0.2)
     writer = DatasetWriter(tmp_path / "x.beton", FIELDS, num_workers=2, worker_timeout=60.0)
     with pytest.warns(RuntimeWarning, match="worker process 1 .* 10 to 19, has sent nothing for") as caught:
         assert writer.from_indexed_dataset(Slow(tmp_path, -1), chunksize=10).num_samples == 40
@@ -257,7 +258,7 @@ class Hanging(Freezing):
 
 
 def hang(tmp_path, monkeypatch, how):
-    monkeypatch.setattr(writer_workers, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.05)
     writer = DatasetWriter(tmp_path / "x.beton", FIELDS, num_workers=2, worker_timeout=0.5)
     return writer.from_indexed_dataset(Hanging(tmp_path, how), chunksize=10)
 

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import contextlib, io, os, sys
 import numpy as np, _cgxffcv
-from cgxffcv import DatasetWriter, Loader, OrderOption, Reader, beton, cli
+from cgxffcv import DatasetWriter, Loader, OrderOption, Reader, beton
+from cgxffcv.app import cli
 from cgxffcv.fields import BytesField, IntField, JSONField, NDArrayField, RGBImageField
 
 path, cut, how = sys.argv[1] + "/x.beton", int(sys.argv[2]), sys.argv[3]

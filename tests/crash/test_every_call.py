@@ -8,7 +8,8 @@ COMMON = """
 import ctypes, errno, itertools, os, sys, warnings
 from pathlib import Path
 import numpy as np
-from cgxffcv import DatasetWriter, Loader, Reader, beton, checkpoint, config, config_file, files
+from cgxffcv import DatasetWriter, Loader, Reader, beton, checkpoint, files
+from cgxffcv.app import config, config_file
 from cgxffcv.errors import ConfigError
 from cgxffcv.fields import BytesField, IntField, RGBImageField
 

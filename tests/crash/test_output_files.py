@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 from shim import ROOT, Shim
 
-from cgxffcv import DatasetWriter, Reader, beton, checkpoint, config, files
+from cgxffcv import DatasetWriter, Reader, beton, checkpoint, files
+from cgxffcv.app import config
+from cgxffcv.app.report import RunLog
 from cgxffcv.bench import machine
 from cgxffcv.fields import BytesField, IntField
-from cgxffcv.report import RunLog
 
 
 def write_beton(path, durable=True):

@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np, _cgxffcv
 sys.path.insert(0, "tests/py")
 import tiny_beton
-from cgxffcv import DatasetWriter, Loader, Reader, beton, checkpoint, cifar, config, errors
+from cgxffcv import DatasetWriter, Loader, Reader, beton, checkpoint, cifar, errors
+from cgxffcv.app import config
 from cgxffcv.fields import RGBImageField
 
 path, given, how, side = sys.argv[1] + "/x", Path(sys.argv[1] + "/stream"), sys.argv[2], int(sys.argv[3])

@@ -106,7 +106,7 @@ def test_an_overflow_shows_in_the_loss():
 
 
 BUSY = """
-import json, cgxffcv.doctor as doctor, _cgxffcv
+import json, cgxffcv.app.doctor as doctor, _cgxffcv
 found = doctor.cuda()["devices"]
 try:
     _cgxffcv.select_device(1)

@@ -24,9 +24,13 @@ if "atheris" in sys.modules and "--replay" not in sys.argv:
     with atheris.instrument_imports(include=["cgxffcv", "yaml", "json"], enable_loader_override=False):
         import yaml  # noqa: F401
 
-        from cgxffcv import checkpoint, cifar, config, plainpickle
+        from cgxffcv import checkpoint, cifar
+        from cgxffcv.app import config
+        from cgxffcv.cifar import plainpickle
 else:
-    from cgxffcv import checkpoint, cifar, config, plainpickle
+    from cgxffcv import checkpoint, cifar
+    from cgxffcv.app import config
+    from cgxffcv.cifar import plainpickle
 
 import numpy as np
 

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(shutil.which("mpirun") is None, reason="mpirun i
 
 PROGRAM = """
 import os, sys, time
-from cgxffcv import app, comm, errors, interrupts
+from cgxffcv import comm, errors
+from cgxffcv.app import interrupts, process
 
 def main():
     interrupts.careful()
@@ -42,7 +43,7 @@ def main():
             raise
         world.barrier()
 
-app.run("prog", main)
+process.run("prog", main)
 """
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from _cgxffcv import build_info
 
-from cgxffcv import checkpoint, sample
+from cgxffcv import checkpoint
+from cgxffcv.app.folder_lock import FolderLock
+from cgxffcv.cifar import sample
 from cgxffcv.fields import IntField, RGBImageField
-from cgxffcv.folder_lock import FolderLock
 from cgxffcv.writer import DatasetWriter
 
 ROOT = Path(__file__).resolve().parents[2]

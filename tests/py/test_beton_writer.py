@@ -24,7 +24,7 @@ from cgxffcv.fields import (
     RGBImageField,
     TorchTensorField,
 )
-from cgxffcv.webshards import expand
+from cgxffcv.writer.webshards import expand
 
 INT = {"n": IntField()}
 FIELDS = [("bytes", "b", None), ("int", "n", None), ("image", "img", None), ("json", "d", None)]

@@ -17,7 +17,8 @@ import threading
 import numpy as np
 import pytest
 
-from cgxffcv import cifar, plainpickle
+from cgxffcv.cifar import data as cifar
+from cgxffcv.cifar import plainpickle
 
 IMAGES = 20  # a file, here
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from _cgxffcv import CommError, PeerLost
 
-from cgxffcv import __version__, app, cli, doctor, launch
+from cgxffcv import __version__
+from cgxffcv.app import cli, doctor, launch, process
 from cgxffcv.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,8 +95,9 @@ def test_each_command_of_the_package_is_its_script(tmp_path):
 
 
 def ended(body, **options):
-    """A process that runs `body` under app.run."""
-    text = f"from cgxffcv import app, errors\ndef main():\n    {body}\napp.run('prog', main)"
+    """A process that runs `body` under process.run."""
+    imports = "from cgxffcv import errors\nfrom cgxffcv.app import process\n"
+    text = f"{imports}def main():\n    {body}\nprocess.run('prog', main)"
     return command("-c", text, **options)
 
 
@@ -132,10 +134,10 @@ def test_a_mistake_of_ours_shows_where():
 
 def test_sigterm_ends_with_a_message():
     # Short sleeps: a signal that comes just before a system call does not end that call.
-    text = "import time\nfrom cgxffcv import app\ndef main():\n    print('up', flush=True)\n"
+    text = "import time\nfrom cgxffcv.app import process\ndef main():\n    print('up', flush=True)\n"
     text += "    while True:\n        time.sleep(0.02)\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", text + "app.run('prog', main)"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-c", text + "process.run('prog', main)"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, cwd=ROOT,
     )  # fmt: skip
     assert process.stdout.readline() == "up\n"
@@ -157,13 +159,13 @@ def test_ranks_say_who_they_are():
 
 
 def test_the_rank_that_knows_best_speaks_first(monkeypatch):
-    monkeypatch.setattr(app, "ranks", lambda: 4)
+    monkeypatch.setattr(process, "ranks", lambda: 4)
     delays = {}
     for number in (0, 1):
-        monkeypatch.setattr(app, "rank", lambda number=number: number)
+        monkeypatch.setattr(process, "rank", lambda number=number: number)
         errors = {"own": UserError("x"), "system": OSError("x"), "heard": CommError("rank 3 aborted"),
                   "lost": PeerLost("rank 3 died"), "bug": ZeroDivisionError()}  # fmt: skip
-        delays[number] = {kind: app._verdict("prog", error)[1] for kind, error in errors.items()}
+        delays[number] = {kind: process._verdict("prog", error)[1] for kind, error in errors.items()}
     assert delays[0]["own"] == 0 < delays[1]["own"] < delays[0]["heard"] == delays[1]["heard"]
     assert {delays[n][kind] for n in (0, 1) for kind in ("system", "lost", "bug")} == {0}
 
@@ -174,11 +176,11 @@ def test_the_rank_that_knows_best_speaks_first(monkeypatch):
 def test_ranks_come_from_the_launcher(monkeypatch):
     for name in ("RANK", "SIZE", "LOCAL_SIZE"):
         monkeypatch.delenv(f"OMPI_COMM_WORLD_{name}", raising=False)
-    assert (app.rank(), app.ranks(), app.local_ranks()) == (0, 1, 1)
+    assert (process.rank(), process.ranks(), process.local_ranks()) == (0, 1, 1)
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")
-    assert (app.rank(), app.ranks(), app.local_ranks()) == (3, 4, 2)
+    assert (process.rank(), process.ranks(), process.local_ranks()) == (3, 4, 2)
 
 
 @pytest.mark.parametrize(
@@ -186,11 +188,11 @@ def test_ranks_come_from_the_launcher(monkeypatch):
     [(8, 8, 1, 8), (8, 8, 2, 4), (8, 8, 3, 2), (2, 2, 4, 1), (1, 8, 2, 1), (4, 8, 2, 4), (4, 8, 1, 4)],
 )
 def test_cores_of_a_rank(monkeypatch, usable, cores, ranks, expected):
-    monkeypatch.setattr(app.os, "sched_getaffinity", lambda pid: set(range(usable)))
-    monkeypatch.setattr(app.os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(app, "ranks", lambda: ranks)
-    monkeypatch.setattr(app, "local_ranks", lambda: ranks)
-    assert app.cores_of_this_rank() == expected
+    monkeypatch.setattr(process.os, "sched_getaffinity", lambda pid: set(range(usable)))
+    monkeypatch.setattr(process.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(process, "ranks", lambda: ranks)
+    monkeypatch.setattr(process, "local_ranks", lambda: ranks)
+    assert process.cores_of_this_rank() == expected
 
 
 # --- launch --------------------------------------------------------------------------------------------------------
@@ -331,7 +333,7 @@ def test_doctor_builds_again_from_where_it_came(monkeypatch, tmp_path, origin, s
     (tmp_path / "a tree").mkdir()
     (tmp_path / "a tree" / "Makefile").write_text("# cgxffcv")
     monkeypatch.chdir("/")
-    monkeypatch.setattr(doctor, "__file__", "/usr/lib/python3/site-packages/cgxffcv/doctor.py")
+    monkeypatch.setattr(doctor, "__file__", "/usr/lib/python3/site-packages/cgxffcv/app/doctor.py")
     origin = json.loads(json.dumps(origin).replace("{here}", str(tmp_path)))
     monkeypatch.setattr(doctor, "_origin", lambda: origin)
     remedy = doctor.remedy(doctor.Mending(build=True))

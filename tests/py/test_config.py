@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cgxffcv import config, config_file, recipes, session
+from cgxffcv import recipes
+from cgxffcv.app import config, config_file, session
+from cgxffcv.app.schema import SCHEMA, WrongValue
 from cgxffcv.nearest import suggest
-from cgxffcv.schema import SCHEMA, WrongValue
 
 ROOT = Path(__file__).resolve().parents[2]
 

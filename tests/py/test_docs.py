@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cgxffcv import cli, recipes
-from cgxffcv.schema import FLAGS, SCHEMA
+from cgxffcv import recipes
+from cgxffcv.app import cli
+from cgxffcv.app.schema import FLAGS, SCHEMA
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -5,7 +5,7 @@ import importlib
 import numpy as np
 import pytest
 
-from cgxffcv import sample
+from cgxffcv.cifar import sample
 
 # What scripts written for FFCV 1.0.2 import, by module.
 PATHS = {

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from cgxffcv.app.folder_lock import FolderLock
 from cgxffcv.errors import UserError
-from cgxffcv.folder_lock import FolderLock
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
-from cgxffcv.folder_lock import FolderLock
+from cgxffcv.app.folder_lock import FolderLock
 lock = FolderLock(Path(sys.argv[1]), print)
 print("held", flush=True)
 time.sleep(600)

@@ -34,13 +34,14 @@ def command(*words, cwd, **environ):
     "name, words, modules",
     [
         ("write_datasets.py", [str(ROOT / "write_datasets.py"), "--data.source=sample"],
-         ["cgxffcv.app", "argparse", "numpy", "yaml", "cgxffcv.recipes", "_cgxffcv"]),
-        ("train_cifar_ffcv_cgx.py", [str(ROOT / "train_cifar_ffcv_cgx.py")], ["cgxffcv.commands", "cgxffcv.config"]),
-        ("cgxffcv", ["-m", "cgxffcv", "doctor"], ["cgxffcv.cli", "importlib.metadata", "_cgxffcv"]),
+         ["cgxffcv.app.process", "argparse", "numpy", "yaml", "cgxffcv.recipes", "_cgxffcv"]),
+        ("train_cifar_ffcv_cgx.py", [str(ROOT / "train_cifar_ffcv_cgx.py")],
+         ["cgxffcv.app.commands", "cgxffcv.app.config"]),
+        ("cgxffcv", ["-m", "cgxffcv", "doctor"], ["cgxffcv.app.cli", "importlib.metadata", "_cgxffcv"]),
         ("cgxffcv", ["-m", "cgxffcv", "info", "x"], ["cgxffcv.beton", "numpy"]),
         ("cgxffcv", ["-m", "cgxffcv", "bench", "loader"], ["cgxffcv.bench", "concurrent.futures", "_cgxffcv"]),
-        ("cgxffcv", ["-m", "cgxffcv", "launch", "-np", "2", "train"], ["cgxffcv.launch"]),
-        ("cgxffcv train", ["-m", "cgxffcv", "train"], ["cgxffcv.session"]),
+        ("cgxffcv", ["-m", "cgxffcv", "launch", "-np", "2", "train"], ["cgxffcv.app.launch"]),
+        ("cgxffcv train", ["-m", "cgxffcv", "train"], ["cgxffcv.app.session"]),
     ],
 )  # fmt: skip
 def test_at_the_start(tmp_path, number, name, words, modules):
@@ -55,46 +56,47 @@ def test_at_the_start(tmp_path, number, name, words, modules):
 
 @pytest.mark.parametrize("careful", [False, True])
 def test_whoever_catches_it_cannot_make_something_else_of_it(tmp_path, careful):
-    body = "import os, signal\nfrom cgxffcv import app, interrupts\ndef main():\n"
+    body = "import os, signal\nfrom cgxffcv.app import interrupts, process\ndef main():\n"
     body += "    interrupts.careful()\n" * careful
     body += "    try:\n        os.kill(os.getpid(), signal.SIGINT)\n"
     body += "    except BaseException:\n        raise ImportError('numpy.core.multiarray failed to import')\n"
-    done = command("-c", body + "app.run('prog', main)", cwd=tmp_path)
+    done = command("-c", body + "process.run('prog', main)", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (130, "prog: interrupted\n")
 
 
 def test_with_something_to_put_away_it_is_put_away(tmp_path):
-    body = "import os, pathlib, signal\nfrom cgxffcv import app, interrupts\ndef main():\n    interrupts.careful()\n"
+    body = "import os, pathlib, signal\nfrom cgxffcv.app import interrupts, process\n"
+    body += "def main():\n    interrupts.careful()\n"
     body += "    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
     body += "    finally:\n        pathlib.Path('away').touch()\n"
-    done = command("-c", body + "app.run('prog', main)", cwd=tmp_path)
+    done = command("-c", body + "process.run('prog', main)", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (143, "prog: ended from outside\n") and (tmp_path / "away").exists()
 
 
 def test_a_second_one_while_it_ends_changes_nothing(tmp_path):
-    body = "import os, signal\nfrom cgxffcv import app, interrupts\n"
-    body += "app._tell_other_ranks = lambda error: os.kill(os.getpid(), signal.SIGINT)\n"
+    body = "import os, signal\nfrom cgxffcv.app import interrupts, process\n"
+    body += "process._tell_other_ranks = lambda error: os.kill(os.getpid(), signal.SIGINT)\n"
     body += "def main():\n    interrupts.careful()\n    os.kill(os.getpid(), signal.SIGINT)\n"
-    done = command("-c", body + "app.run('prog', main)", cwd=tmp_path)
+    done = command("-c", body + "process.run('prog', main)", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (130, "prog: interrupted\n")
 
 
 def test_what_was_printed_before_is_seen(tmp_path):
-    body = "import os, signal\nfrom cgxffcv import app\n"
+    body = "import os, signal\nfrom cgxffcv.app import process\n"
     body += "def main():\n    print('so far', end='')\n    os.kill(os.getpid(), signal.SIGINT)\n"
-    done = command("-c", body + "app.run('prog', main)", cwd=tmp_path)
+    done = command("-c", body + "process.run('prog', main)", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "so far", "prog: interrupted\n")
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path):
-    body = "import os, signal\nfrom cgxffcv import app\n"
+    body = "import os, signal\nfrom cgxffcv.app import process\n"
     body += "def main():\n    os.kill(os.getpid(), signal.SIGINT)\n    print('went on')\n"
-    text = f"import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{body}app.run('prog', main)"
+    text = f"import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{body}process.run('prog', main)"
     done = command("-c", text, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")
 
 
 def test_ranks_leave_the_word_to_mpirun(tmp_path):
-    body = "import os, signal\nfrom cgxffcv import app\ndef main():\n    os.kill(os.getpid(), signal.SIGTERM)\n"
-    done = command("-c", body + "app.run('prog', main)", cwd=tmp_path, OMPI_COMM_WORLD_SIZE="2")
+    body = "import os, signal\nfrom cgxffcv.app import process\ndef main():\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+    done = command("-c", body + "process.run('prog', main)", cwd=tmp_path, OMPI_COMM_WORLD_SIZE="2")
     assert (done.returncode, done.stderr) == (143, "")

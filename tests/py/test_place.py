@@ -10,7 +10,8 @@ from pathlib import Path
 import _cgxffcv
 import pytest
 
-from cgxffcv import app, claim, comm, place
+from cgxffcv import claim, comm, place
+from cgxffcv.app import process
 from cgxffcv.loader import find_ranks
 
 PREFIXES = ("OMPI_", "PMIX_", "PMI_", "MPI_", "MV2_", "MVP_", "JSM_", "PALS_", "FLUX_", "HOROVOD_", "SLURM_", "RANK",
@@ -62,7 +63,7 @@ def test_a_job_that_cannot_be_joined_is_refused(name, monkeypatch):
     rank = 0 if "first" in name else 1
     with pytest.raises(comm.CommError, match=rf"process {rank} of 2.*cgxffcv launch -np 2"):
         comm.world()
-    assert find_ranks() == (rank, 2) == (app.rank(), app.ranks())
+    assert find_ranks() == (rank, 2) == (process.rank(), process.ranks())
 
 
 ALONE = {
@@ -86,7 +87,7 @@ ALONE = {
 def test_alone(name, monkeypatch):
     put(monkeypatch, **ALONE[name])
     with comm.world() as world:
-        assert (world.rank, world.size) == (0, 1) == (app.rank(), app.ranks())
+        assert (world.rank, world.size) == (0, 1) == (process.rank(), process.ranks())
     if place.find() is None:
         with pytest.raises(RuntimeError, match="world_size"):
             find_ranks()
@@ -100,7 +101,7 @@ def test_who_is_nearest_counts(monkeypatch):
     here = place.find()
     assert here.joins and here.job == "job"
     assert (here.rank, here.size, here.local_rank, here.local_size) == (2, 3, 1, 2) == (*find_ranks(), 1, 2)
-    assert (app.local_rank(), app.local_ranks()) == (1, 2)
+    assert (process.local_rank(), process.local_ranks()) == (1, 2)
 
 
 def test_srun_with_pmix_is_joined(monkeypatch):

@@ -9,7 +9,8 @@ import pytest
 import small_data
 from trainings import finish
 
-from cgxffcv import checkpoint, cifar, cli, nn, recipes
+from cgxffcv import checkpoint, cifar, nn, recipes
+from cgxffcv.app import cli
 from cgxffcv.checkpoint import CheckpointError
 from cgxffcv.errors import UserError
 from cgxffcv.fields import IntField, RGBImageField

@@ -10,7 +10,7 @@ import termios
 
 import pytest
 
-from cgxffcv import report
+from cgxffcv.app import report
 
 
 class Clock:

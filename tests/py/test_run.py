@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import small_data
 
-from cgxffcv import claim, config, device, recipes, session
+from cgxffcv import claim, device, recipes
+from cgxffcv.app import config, session
+from cgxffcv.app.overlap import shared_images
+from cgxffcv.app.report import RunLog
+from cgxffcv.app.run import Run, cheapest, forecast, gigaflops
 from cgxffcv.errors import ConfigError, UserError
-from cgxffcv.overlap import shared_images
-from cgxffcv.report import RunLog
-from cgxffcv.run import Run, cheapest, forecast, gigaflops
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
 from cgxffcv.train.plan import image_flops
 from cgxffcv.train.tally import TrainingDiverged
@@ -317,7 +318,7 @@ def test_the_demo_stays_the_demo():
 
 @pytest.mark.parametrize("recipe, ranks, batch", [("resnet9", 3, 510), ("airbench94", 3, 1998), ("resnet9", 600, 600)])
 def test_a_batch_that_the_ranks_can_share(monkeypatch, recipe, ranks, batch):
-    monkeypatch.setattr(session.app, "ranks", lambda: ranks)
+    monkeypatch.setattr(session.process, "ranks", lambda: ranks)
     found, c, said = chosen(f"--training.recipe={recipe}")
     assert found.batch_size == c.training.batch_size == batch and found.local_batch(ranks) * ranks == batch
     assert f"{batch:,} images" in said[0] and f"{ranks} processes" in said[0]
@@ -325,7 +326,7 @@ def test_a_batch_that_the_ranks_can_share(monkeypatch, recipe, ranks, batch):
 
 
 def test_a_batch_that_somebody_wants_stays(monkeypatch):
-    monkeypatch.setattr(session.app, "ranks", lambda: 3)
+    monkeypatch.setattr(session.process, "ranks", lambda: 3)
     for options in (["--batch-size", "512"], ["--training.recipe=demo"]):
         assert chosen(*options)[0].batch_size in (256, 512) and chosen(*options)[2] == []
 
@@ -396,7 +397,7 @@ def test_images_of_the_training_set_in_the_test_set_are_told(tmp_path, monkeypat
     assert "WARNING: 10 of 10 images" in said(np.arange(100)[::-1])
     assert "WARNING: 5 of 10 images" in said(np.arange(150, 250))
     assert said(np.r_[100:110, 200:290]) is None  # one in ten may be a twin
-    monkeypatch.setattr(session.app, "rank", lambda: 1)
+    monkeypatch.setattr(session.process, "rank", lambda: 1)
     assert said(np.arange(100)) is None
 
 
@@ -509,9 +510,9 @@ def test_resume_names_what_is_missing(tmp_path, wish):
 def test_threads(monkeypatch):
     said = []
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(session.app, "cores_of_this_rank", lambda: 1)
-    monkeypatch.setattr(session.app, "ranks", lambda: 2)
-    monkeypatch.setattr(session.app, "local_ranks", lambda: 2)
+    monkeypatch.setattr(session.process, "cores_of_this_rank", lambda: 1)
+    monkeypatch.setattr(session.process, "ranks", lambda: 2)
+    monkeypatch.setattr(session.process, "local_ranks", lambda: 2)
     monkeypatch.setattr(session.os, "cpu_count", lambda: 8)
     assert session.set_threads(said.append) == 1 and "--bind-to none" in said[0]
     assert session.os.environ["OMP_NUM_THREADS"] == "1"
@@ -520,7 +521,7 @@ def test_threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "0")
     assert session.set_threads(said.append) == 1
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(session.app, "ranks", lambda: 1)
+    monkeypatch.setattr(session.process, "ranks", lambda: 1)
     before = list(said)
     assert session.set_threads(said.append) == 1 and said == before, "without mpirun there is nothing to say of it"
     monkeypatch.delenv("OMP_NUM_THREADS")

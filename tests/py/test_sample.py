@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cgxffcv import sample
+from cgxffcv.cifar import sample
 
 UNPACK = Path(__file__).resolve().parents[3] / "shared/data/cifar10/unpack.py"
 # SHA-256 of the chosen records (label byte, 3,072 pixel bytes) cut from the official binary files:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cgxffcv import supervise
+from cgxffcv.app import supervise
 
 ROOT = Path(__file__).resolve().parents[2]
 RULE = "-" * 74 + "\n"
@@ -84,9 +84,9 @@ while True:
 """
 SUPERVISOR = """
 import sys
-from cgxffcv import app, supervise
+from cgxffcv.app import process, supervise
 supervise.GRACE_SECONDS = float(sys.argv[1])
-app.run("prog", lambda: supervise.run([sys.executable, "-c", sys.argv[2]]))
+process.run("prog", lambda: supervise.run([sys.executable, "-c", sys.argv[2]]))
 """
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cgxffcv import sample
+from cgxffcv.cifar import sample
 from cgxffcv.reader import Reader
 
 ROOT = Path(__file__).resolve().parents[2]

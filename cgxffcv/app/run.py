@@ -12,11 +12,12 @@ from typing import Any
 
 from _cgxffcv import CommError
 
-from cgxffcv import __version__, app, claim, device, recipes
-from cgxffcv import config as configuration
-from cgxffcv.config import Config
+from cgxffcv import __version__, claim, device, recipes
+from cgxffcv.app import config as configuration
+from cgxffcv.app import process
+from cgxffcv.app.config import Config
+from cgxffcv.app.report import Progress, RunLog, duration, set_aside, size, was_interrupted
 from cgxffcv.recipes import Recipe, RecipeError
-from cgxffcv.report import Progress, RunLog, duration, set_aside, size, was_interrupted
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport, TrainerInterface
 from cgxffcv.train.plan import image_flops, training_flops
 from cgxffcv.train.tally import TrainingDiverged
@@ -101,7 +102,7 @@ class Run:
         if not self._goes_on and self.folder.is_dir():
             aside = set_aside(self.folder)
             if aside is not None:
-                app.say(f"the earlier run in {self.folder} is now in {aside}")
+                process.say(f"the earlier run in {self.folder} is now in {aside}")
         log = RunLog(self.folder, resume=self._goes_on)
         configuration.save(config, self.folder / "config.yaml")
         start = {"version": __version__, "ranks": self.ranks, "steps": self.trainer.steps, "step": self.trainer.step}
@@ -139,7 +140,7 @@ class Run:
         else:
             failure = error
         if isinstance(failure, CommError):
-            app.go_on_with(self._how_to_go_on())
+            process.go_on_with(self._how_to_go_on())
         if failure is not None:
             self.event("failed", {"error": f"{type(failure).__name__}: {failure}"})
         if self.log is not None:

@@ -15,7 +15,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
-from cgxffcv import supervise
+from cgxffcv.app import supervise
 from cgxffcv.errors import UsageError, UserError
 from cgxffcv.wording import counted
 

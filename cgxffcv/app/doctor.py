@@ -333,13 +333,13 @@ def _installed_from() -> Path | None:
 
 def checkout() -> Path | None:
     """The source tree: the working directory, where this package lies, or where it was installed from."""
-    folders = (Path.cwd(), Path(__file__).resolve().parents[1], _installed_from())
+    folders = (Path.cwd(), Path(__file__).resolve().parents[2], _installed_from())
     return next((folder for folder in folders if folder and _is_source(folder)), None)
 
 
 def _made_here(folder: Path) -> bool:
     """Whether `make` in a source tree builds what this very Python runs."""
-    return folder / ".venv" == Path(sys.prefix) or folder == Path(__file__).resolve().parents[1]
+    return folder / ".venv" == Path(sys.prefix) or folder == Path(__file__).resolve().parents[2]
 
 
 def _source() -> str:

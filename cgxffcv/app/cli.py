@@ -7,9 +7,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from cgxffcv import __version__, interrupts
+from cgxffcv import __version__
+from cgxffcv.app import interrupts
+from cgxffcv.app.usage import Parser, whole
 from cgxffcv.errors import UserError
-from cgxffcv.usage import Parser, whole
 
 BENCHES = {
     "loader": "the CIFAR pipeline's images a second, beside copying the same bytes",
@@ -19,7 +20,7 @@ BENCHES = {
     "cifar": "trainings of a recipe with several seeds: accuracy, seconds, share of the machine's peak",
     "table": "the demo's training: usual PyTorch code, ours, ours compressed",
 }
-COMMANDS = ("write", "train", "predict")  # those with a module of their own in cgxffcv/commands
+COMMANDS = ("write", "train", "predict")  # those with a module of their own in cgxffcv/app/commands
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -32,7 +33,7 @@ def _info(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     from cgxffcv import beton
-    from cgxffcv.report import Progress
+    from cgxffcv.app.report import Progress
 
     progress = Progress("verifying", 1, "off" if options.json else "auto")
 
@@ -46,7 +47,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from cgxffcv import doctor
+    from cgxffcv.app import doctor
 
     return doctor.main(json=options.json)
 
@@ -61,7 +62,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _launch(options: argparse.Namespace) -> int:
-    from cgxffcv import launch
+    from cgxffcv.app import launch
 
     words = options.command if options.module is None else ["-m", *options.module]
     return launch.main(options.np, words, dry=options.print)
@@ -122,7 +123,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Runs one command; gives its exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments and arguments[0] in COMMANDS:
-        module = importlib.import_module(f"cgxffcv.commands.{arguments[0]}")
+        module = importlib.import_module(f"cgxffcv.app.commands.{arguments[0]}")
         return module.main(f"cgxffcv {arguments[0]}", arguments[1:])
     options = parser().parse_args(arguments)
     return options.function(options)

@@ -17,11 +17,12 @@ from typing import Any, NoReturn
 
 import yaml
 
-from cgxffcv import config_file, files
+from cgxffcv import files
+from cgxffcv.app import config_file
+from cgxffcv.app.schema import FLAGS, SCHEMA, SECTIONS, Param, WrongValue
 from cgxffcv.errors import ConfigError
 from cgxffcv.nearest import suggest
 from cgxffcv.recipes import RECIPES
-from cgxffcv.schema import FLAGS, SCHEMA, SECTIONS, Param, WrongValue
 from cgxffcv.wording import brief
 
 ENV_PREFIX = "CGXFFCV__"

@@ -29,10 +29,10 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
-from cgxffcv.draws import Draws
 from cgxffcv.fields import Field
-from cgxffcv.rows import Rows
-from cgxffcv.worker_threads import use_one_thread
+from cgxffcv.writer.draws import Draws
+from cgxffcv.writer.rows import Rows
+from cgxffcv.writer.worker_threads import use_one_thread
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 2.0

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from cgxffcv.app.usage import Parser, whole
 from cgxffcv.errors import UserError
-from cgxffcv.usage import Parser, whole
 
 SIDE = 32
 BATCH = 500

@@ -6,15 +6,16 @@ import contextlib
 import os
 from pathlib import Path
 
-from cgxffcv import app, device, recipes, wording
-from cgxffcv.config import Config
+from cgxffcv import device, recipes, wording
+from cgxffcv.app import process
+from cgxffcv.app.config import Config
+from cgxffcv.app.folder_lock import FolderLock
+from cgxffcv.app.schema import MOST_THREADS, OF_TRAINING, SCHEMA
 from cgxffcv.errors import ConfigError, UserError
-from cgxffcv.folder_lock import FolderLock
 from cgxffcv.recipes import Recipe, RecipeError
-from cgxffcv.schema import MOST_THREADS, OF_TRAINING, SCHEMA
 
 
-def choose_recipe(config: Config, say: app.Say) -> Recipe:
+def choose_recipe(config: Config, say: process.Say) -> Recipe:
     """The recipe with everything that the configuration says otherwise; fills the configuration with the rest."""
     name = config.training.recipe
     try:
@@ -39,9 +40,9 @@ def choose_recipe(config: Config, say: app.Say) -> Recipe:
     return changed
 
 
-def _share_batch(config: Config, recipe: Recipe, say: app.Say) -> Recipe:
+def _share_batch(config: Config, recipe: Recipe, say: process.Say) -> Recipe:
     """The recipe with a step's batch that all processes can share evenly, unless somebody has said how large it is."""
-    batch, ranks = recipe.batch_size, app.ranks()
+    batch, ranks = recipe.batch_size, process.ranks()
     if recipe.batch_scope == "process" or batch % ranks == 0 or config.said("training.batch_size"):
         return recipe
     fits = max(batch // ranks, 1) * ranks
@@ -53,7 +54,7 @@ def _share_batch(config: Config, recipe: Recipe, say: app.Say) -> Recipe:
     return recipe.replace(batch_size=fits)
 
 
-def choose_compression(config: Config, say: app.Say) -> dict[str, object] | None:
+def choose_compression(config: Config, say: process.Say) -> dict[str, object] | None:
     """How gradients are compressed, None if they are not; as in the demo, compression needs the cgx backend."""
     c = config.compression
     if config.comm.backend != "cgx":
@@ -74,7 +75,7 @@ def choose_compression(config: Config, say: app.Say) -> dict[str, object] | None
     }
 
 
-def choose_device(config: Config, say: app.Say) -> int | None:
+def choose_device(config: Config, say: process.Say) -> int | None:
     """Selects this rank's GPU: its index, None for the CPU. Loads the extension module, so it comes after set_threads.
 
     The ranks of a machine take its GPUs in turn, from data.gpu on.
@@ -94,13 +95,13 @@ def choose_device(config: Config, say: app.Say) -> int | None:
         _check_precision_of_cpu(config)
         return None
     try:
-        index = device.choose(wish, first, app.local_rank())
+        index = device.choose(wish, first, process.local_rank())
     except UserError as error:
         origin = config.origin("data.gpu")
         raise UserError(f"data.gpu = {first} ({origin}): {error}; or use --training.device=cpu") from None
-    if app.local_ranks() > count:
+    if process.local_ranks() > count:
         say(
-            f"note: {app.local_ranks()} ranks share {wording.counted(count, 'GPU')}, and their "
+            f"note: {process.local_ranks()} ranks share {wording.counted(count, 'GPU')}, and their "
             "gradients go through host memory; one rank for each GPU is faster"
         )
     return index
@@ -134,9 +135,9 @@ def check_files(config: Config) -> None:
 
 def trained_on(config: Config) -> str | None:
     """What to say on rank 0 if the test set holds images of the training set; None if it seems not to."""
-    if app.rank() != 0:
+    if process.rank() != 0:
         return None
-    from cgxffcv.overlap import shared_images
+    from cgxffcv.app.overlap import shared_images
 
     found, tested = shared_images(config.data.train_dataset, config.data.val_dataset)
     if found * 10 <= tested:  # a few twins are in many data sets
@@ -147,19 +148,19 @@ def trained_on(config: Config) -> str | None:
     )
 
 
-def lock_folder(config: Config, say: app.Say) -> contextlib.AbstractContextManager[object]:
+def lock_folder(config: Config, say: process.Say) -> contextlib.AbstractContextManager[object]:
     """Keeps other runs out of the log folder until this one ends; the ranks of a job share it, so rank 0 does it."""
-    return contextlib.nullcontext() if app.rank() != 0 else FolderLock(Path(config.log.dir), say)
+    return contextlib.nullcontext() if process.rank() != 0 else FolderLock(Path(config.log.dir), say)
 
 
-def set_threads(say: app.Say) -> int:
+def set_threads(say: process.Say) -> int:
     """Gives oneDNN's threads this rank's share of the cores, unless OMP_NUM_THREADS says otherwise; the number.
 
     Must come before the extension module is loaded. Says so if mpirun left this rank fewer cores than its share.
     """
-    cores = app.cores_of_this_rank()
-    fair = max((os.cpu_count() or 1) // app.local_ranks(), 1)
-    if cores < fair and app.ranks() > 1:
+    cores = process.cores_of_this_rank()
+    fair = max((os.cpu_count() or 1) // process.local_ranks(), 1)
+    if cores < fair and process.ranks() > 1:
         say(
             f"note: mpirun bound each rank to {cores} of this machine's {os.cpu_count()} cores, but each could have "
             f"{fair}: add --bind-to none to mpirun, or use cgxffcv launch"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cgxffcv import app, cifar, config, interrupts
+from cgxffcv import cifar
+from cgxffcv.app import config, interrupts, process
 from cgxffcv.errors import ConfigError
 from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.writer import DatasetWriter
@@ -26,7 +27,7 @@ def write(path: str, images: np.ndarray, labels: np.ndarray, workers: int) -> No
     """images: (n, 32, 32, 3) uint8; labels: (n,) whole numbers."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     writer = DatasetWriter(path, {"image": RGBImageField(), "label": IntField()}, num_workers=workers)
-    app.say(str(writer.from_arrays(image=images, label=labels)))
+    process.say(str(writer.from_arrays(image=images, label=labels)))
 
 
 def main(prog: str, arguments: Sequence[str]) -> int:
@@ -35,7 +36,7 @@ def main(prog: str, arguments: Sequence[str]) -> int:
     if os.path.realpath(d.train_dataset) == os.path.realpath(d.val_dataset):
         raise ConfigError([f"data.train_dataset and data.val_dataset are one file: {d.train_dataset}; name two"])
     interrupts.careful()
-    data = cifar.obtain(d.root, d.source, d.url, say=app.say, mode=settings.log.progress)
+    data = cifar.obtain(d.root, d.source, d.url, say=process.say, mode=settings.log.progress)
     write(d.train_dataset, data.train_images, data.train_labels, d.num_workers)
     write(d.val_dataset, data.test_images, data.test_labels, d.num_workers)
     return 0

@@ -11,27 +11,27 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from cgxffcv import app, config, interrupts, session
+from cgxffcv.app import config, interrupts, process, session
 
 
 def main(prog: str, arguments: Sequence[str]) -> int:
     began = time.monotonic()
     settings = config.load(arguments, prog=prog, description=__doc__)
-    recipe = session.choose_recipe(settings, app.say)
-    compression = session.choose_compression(settings, app.say)
+    recipe = session.choose_recipe(settings, process.say)
+    compression = session.choose_compression(settings, process.say)
     session.check_files(settings)
     checkpoint = session.checkpoint_to_resume(settings)
-    threads = session.set_threads(app.say)
-    gpu = session.choose_device(settings, app.say)
-    app.say(settings.told())
+    threads = session.set_threads(process.say)
+    gpu = session.choose_device(settings, process.say)
+    process.say(settings.told())
 
     from cgxffcv import comm  # after set_threads: loading the C core starts oneDNN's threads
-    from cgxffcv.run import Run
+    from cgxffcv.app.run import Run
     from cgxffcv.train import Trainer
 
     interrupts.careful()
     with (
-        session.lock_folder(settings, app.say),
+        session.lock_folder(settings, process.say),
         comm.world(timeout=settings.comm.timeout) as world,
         Trainer(
             recipe,

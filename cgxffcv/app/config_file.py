@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from cgxffcv import files
+from cgxffcv.app.schema import SCHEMA, SECTIONS, WrongValue
 from cgxffcv.nearest import suggest
-from cgxffcv.schema import SCHEMA, SECTIONS, WrongValue
 from cgxffcv.wording import brief
 
 MAX_BYTES = 1 << 16  # PyYAML reads 30 kB a second at worst

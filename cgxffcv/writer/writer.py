@@ -20,14 +20,14 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv import files
-from cgxffcv.draws import Draws
+from cgxffcv.app.report import Progress, size
 from cgxffcv.fields import Field, FloatField, IntField, NDArrayField, RGBImageField
 from cgxffcv.fields.base import CoreField
 from cgxffcv.reader import beton_error
-from cgxffcv.report import Progress, size
-from cgxffcv.rows import Rows
 from cgxffcv.wording import counted
-from cgxffcv.writer_workers import SampleError, run_workers
+from cgxffcv.writer.draws import Draws
+from cgxffcv.writer.rows import Rows
+from cgxffcv.writer.workers import SampleError, run_workers
 
 MIN_PAGE_SIZE = 2 << 20
 DEFAULT_PAGE_SIZE = 8 << 20
@@ -216,10 +216,10 @@ class DatasetWriter:
         """Writes the samples of tar files whose members are named KEY.EXTENSION, files with one KEY being one sample.
 
         shards: a file, a pattern with {000..012}, or a list of these. pipeline: makes an iterable of samples from a
-        `cgxffcv.webshards.Shards`, for example lambda shards: shards.decode().to_tuple("jpg;jpeg;png", "cls").
+        `cgxffcv.writer.webshards.Shards`, for example lambda shards: shards.decode().to_tuple("jpg;jpeg;png", "cls").
         The `webdataset` package is not needed.
         """
-        from cgxffcv.webshards import Shards
+        from cgxffcv.writer.webshards import Shards
 
         source = Shards(shards)
         return self._write(source.count(), lambda run: run.from_samples(
