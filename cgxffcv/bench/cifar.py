@@ -401,6 +401,8 @@ def _check(options: argparse.Namespace) -> None:
     for path in (options.train,) if fold_images(options) else (options.train, options.test):
         if not Path(path).exists():
             raise UserError(f"{path}: no such file; cgxffcv write makes it, or name others with --train and --test")
+    if not fold_images(options) and os.path.samefile(options.train, options.test):
+        raise UsageError(f"bench cifar: --test {options.test} is the training set, too; name another, or use --folds")
     if options.json and options.json != "-" and not Path(options.json).parent.is_dir():
         raise UsageError(f"bench cifar: --json {options.json}: its folder is not there")
 

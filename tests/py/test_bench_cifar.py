@@ -208,6 +208,13 @@ def test_mistakes(files, options, message):
     assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_test_on_the_training_set_is_refused(files, tmp_path):
+    link = tmp_path / "other.beton"
+    link.symlink_to(files[0])
+    done = bench(files, "--test", str(link))
+    assert done.returncode != 0 and f"--test {link} is the training set, too" in done.stderr
+
+
 @pytest.mark.parametrize(
     "device, gpus, expected",
     [("cpu", ["H100"], "airbench90"), ("auto", [], "airbench90"), ("auto", ["H100"], "airbench94"),
