@@ -2,7 +2,7 @@
 #include "device/device.h"
 #include "nn/ops.h"
 
-Status ops_cuda(const OpsTable **out) {
+Status nn_ops_cuda(const OpsTable **out) {
     (void)out;
     FAIL(STATUS_NOT_BUILT, "this build has no CUDA backend. " DEVICE_CUDA_REMEDY);
 }

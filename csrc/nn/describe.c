@@ -3,23 +3,23 @@
 
 #include "nn/private.h"
 
-int desc_channels(const ModelDesc *desc, int index) {
+int nn_desc_channels(const NnModelDesc *desc, int index) {
     if (index < 0) return desc->image_channels;
-    const NodeDesc *node = &desc->nodes[index];
-    return node->kind == NODE_NORM ? desc_channels(desc, index - 1) : node->out_channels;
+    const NnNodeDesc *node = &desc->nodes[index];
+    return node->kind == NODE_NORM ? nn_desc_channels(desc, index - 1) : node->out_channels;
 }
 
-static const char *kind_name(NodeKind kind) {
+static const char *kind_name(NnNodeKind kind) {
     return kind == NODE_CONV ? "a convolution" : kind == NODE_NORM ? "a norm" : "a head";
 }
 
-static Status check_range(const NodeDesc *node, const char *what, int value, int low, int high) {
+static Status check_range(const NnNodeDesc *node, const char *what, int value, int low, int high) {
     if (value >= low && value <= high) return STATUS_OK;
     FAIL(STATUS_ARGUMENT, "node \"%s\": %s is %d, but must be within %d..%d", node->name, what, value, low, high);
 }
 
-static Status check_conv(const ModelDesc *desc, int index) {
-    const NodeDesc *node = &desc->nodes[index];
+static Status check_conv(const NnModelDesc *desc, int index) {
+    const NnNodeDesc *node = &desc->nodes[index];
     TRY(check_range(node, "the number of output channels", node->out_channels, 1, 65536));
     TRY(check_range(node, "the kernel size", node->kernel, 1, 15));
     TRY(check_range(node, "the stride", node->stride, 1, 8));
@@ -39,18 +39,18 @@ static Status check_conv(const ModelDesc *desc, int index) {
     return STATUS_OK;
 }
 
-static Status check_residual(const ModelDesc *desc, int index) {
-    const NodeDesc *node = &desc->nodes[index];
+static Status check_residual(const NnModelDesc *desc, int index) {
+    const NnNodeDesc *node = &desc->nodes[index];
     if (node->residual_place == RESIDUAL_NONE) return STATUS_OK;
     TRY(check_range(node, "the node whose output is added", node->residual, 0, index - 1));
-    const NodeDesc *other = &desc->nodes[node->residual];
+    const NnNodeDesc *other = &desc->nodes[node->residual];
     if (other->kind != NODE_NORM) {
         FAIL(STATUS_ARGUMENT, "node \"%s\" adds the output of \"%s\", which is %s; only a norm's can be added",
              node->name, other->name, kind_name(other->kind));
     }
-    if (desc_channels(desc, index) != desc_channels(desc, node->residual)) {
+    if (nn_desc_channels(desc, index) != nn_desc_channels(desc, node->residual)) {
         FAIL(STATUS_ARGUMENT, "node \"%s\" has %d channels, but adds the output of \"%s\" with %d", node->name,
-             desc_channels(desc, index), other->name, desc_channels(desc, node->residual));
+             nn_desc_channels(desc, index), other->name, nn_desc_channels(desc, node->residual));
     }
     if (node->pool_place == POOL_AFTER_ACTIVATION) {
         FAIL(STATUS_ARGUMENT, "node \"%s\": a residual and a pool after the activation do not go together", node->name);
@@ -58,9 +58,9 @@ static Status check_residual(const ModelDesc *desc, int index) {
     return STATUS_OK;
 }
 
-static Status check_norm(const ModelDesc *desc, int index) {
-    const NodeDesc *node = &desc->nodes[index];
-    const NodeDesc *read = &desc->nodes[index - 1];
+static Status check_norm(const NnModelDesc *desc, int index) {
+    const NnNodeDesc *node = &desc->nodes[index];
+    const NnNodeDesc *read = &desc->nodes[index - 1];
     if (read->kind != NODE_CONV) {
         FAIL(STATUS_ARGUMENT, "node \"%s\": a norm must read a convolution", node->name);
     }
@@ -78,9 +78,9 @@ static Status check_norm(const ModelDesc *desc, int index) {
     return check_residual(desc, index);
 }
 
-static Status check_head(const ModelDesc *desc, int index) {
-    const NodeDesc *node = &desc->nodes[index];
-    TRY(check_range(node, "the number of classes", node->out_channels, 1, MODEL_MAX_CLASSES));
+static Status check_head(const NnModelDesc *desc, int index) {
+    const NnNodeDesc *node = &desc->nodes[index];
+    TRY(check_range(node, "the number of classes", node->out_channels, 1, NN_MAX_CLASSES));
     if (index != desc->count - 1) FAIL(STATUS_ARGUMENT, "node \"%s\": the head must be the last node", node->name);
     if (desc->nodes[index - 1].kind != NODE_NORM) {
         FAIL(STATUS_ARGUMENT, "node \"%s\": the head must read a norm", node->name);
@@ -88,10 +88,10 @@ static Status check_head(const ModelDesc *desc, int index) {
     return STATUS_OK;
 }
 
-static Status check_adders(const ModelDesc *desc) {
-    bool added[MODEL_MAX_NODES] = {false};
+static Status check_adders(const NnModelDesc *desc) {
+    bool added[NN_MAX_NODES] = {false};
     for (int i = 0; i < desc->count; i++) {
-        const NodeDesc *node = &desc->nodes[i];
+        const NnNodeDesc *node = &desc->nodes[i];
         if (node->kind != NODE_NORM || node->residual_place == RESIDUAL_NONE) continue;
         if (added[node->residual]) {
             FAIL(STATUS_ARGUMENT, "the output of node \"%s\" is added by two nodes; one at most",
@@ -102,10 +102,10 @@ static Status check_adders(const ModelDesc *desc) {
     return STATUS_OK;
 }
 
-static Status check_node(const ModelDesc *desc, int index) {
-    const NodeDesc *node = &desc->nodes[index];
+static Status check_node(const NnModelDesc *desc, int index) {
+    const NnNodeDesc *node = &desc->nodes[index];
     if (memchr(node->name, '\0', sizeof node->name) == NULL || node->name[0] == '\0') {
-        FAIL(STATUS_ARGUMENT, "node %d needs a name of 1..%d bytes", index, MODEL_NAME_BYTES - 1);
+        FAIL(STATUS_ARGUMENT, "node %d needs a name of 1..%d bytes", index, NN_NAME_BYTES - 1);
     }
     for (int i = 0; i < index; i++) {
         if (strcmp(desc->nodes[i].name, node->name) == 0) {
@@ -129,12 +129,12 @@ static Status check_node(const ModelDesc *desc, int index) {
     FAIL(STATUS_ARGUMENT, "node \"%s\" is of no known kind (%d)", node->name, (int)node->kind);
 }
 
-Status desc_check(const ModelDesc *desc) {
-    if (desc->count < 1 || desc->count > MODEL_MAX_NODES) {
-        FAIL(STATUS_ARGUMENT, "a model has 1..%d nodes, not %d", MODEL_MAX_NODES, desc->count);
+Status nn_desc_check(const NnModelDesc *desc) {
+    if (desc->count < 1 || desc->count > NN_MAX_NODES) {
+        FAIL(STATUS_ARGUMENT, "a model has 1..%d nodes, not %d", NN_MAX_NODES, desc->count);
     }
-    if (desc->image_channels < 1 || desc->image_channels > MODEL_MAX_IMAGE_CHANNELS) {
-        FAIL(STATUS_ARGUMENT, "images have 1..%d channels, not %d", MODEL_MAX_IMAGE_CHANNELS, desc->image_channels);
+    if (desc->image_channels < 1 || desc->image_channels > NN_MAX_IMAGE_CHANNELS) {
+        FAIL(STATUS_ARGUMENT, "images have 1..%d channels, not %d", NN_MAX_IMAGE_CHANNELS, desc->image_channels);
     }
     if (desc->nodes[0].kind != NODE_CONV) {
         FAIL(STATUS_ARGUMENT, "the first node must be a convolution that reads the images");

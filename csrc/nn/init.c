@@ -8,7 +8,7 @@
 #include "base/philox.h"
 #include "nn/private.h"
 
-static void fill_uniform(const Layer *layer, uint64_t seed, double bound, float *to) {
+static void fill_uniform(const NnLayer *layer, uint64_t seed, double bound, float *to) {
     uint32_t stream = (uint32_t)hash_bytes(layer->name, strlen(layer->name), 0);
     for (size_t i = 0; i < layer->elems; i += 4) {
         Philox4 words = philox_at(seed, stream, i / 4, PHILOX_INIT, 0);
@@ -19,7 +19,7 @@ static void fill_uniform(const Layer *layer, uint64_t seed, double bound, float 
 }
 
 /* Filters 0 .. min(out, in) - 1 copy the channel of their number. */
-static void set_identity(const Layer *layer, float *to) {
+static void set_identity(const NnLayer *layer, float *to) {
     int64_t out = layer->shape[0], kernel = layer->shape[1], in = layer->shape[3];
     int64_t filter = kernel * kernel * in, centre = (kernel / 2 * kernel + kernel / 2) * in;
     for (int64_t o = 0; o < out && o < in; o++) {
@@ -37,8 +37,8 @@ static void set_unit_deviation(size_t elems, float *to) {
     for (size_t i = 0; i < elems && deviation > 0; i++) to[i] = (float)((double)to[i] / deviation);
 }
 
-static void fill_layer(const ModelDesc *desc, const Layer *layer, uint64_t seed, float *to) {
-    const NodeDesc *node = &desc->nodes[layer->node];
+static void fill_layer(const NnModelDesc *desc, const NnLayer *layer, uint64_t seed, float *to) {
+    const NnNodeDesc *node = &desc->nodes[layer->node];
     Initialisation init = layer->kind == LAYER_BIAS ? node->bias_init : node->init;
     if (layer->kind == LAYER_NORM_SCALE) {
         for (size_t i = 0; i < layer->elems; i++) to[i] = 1.0f;
@@ -48,22 +48,22 @@ static void fill_layer(const ModelDesc *desc, const Layer *layer, uint64_t seed,
         memset(to, 0, layer->elems * sizeof *to);
         return;
     }
-    double fan_in = desc_channels(desc, layer->node - 1);
+    double fan_in = nn_desc_channels(desc, layer->node - 1);
     if (node->kind == NODE_CONV) fan_in *= (double)node->kernel * node->kernel;
     fill_uniform(layer, seed, 1.0 / sqrt(fan_in), to);
     if (layer->kind == LAYER_FILTERS && init == INIT_IDENTITY) set_identity(layer, to);
     if (init == INIT_UNIT_STD) set_unit_deviation(layer->elems, to);
 }
 
-static Status reset_statistics(Model *model, float *values) {
+static Status reset_statistics(NnModel *model, float *values) {
     for (int i = 0; i < model->statistic_count; i++) {
-        const Statistic *statistic = &model->statistics[i];
+        const NnStatistic *statistic = &model->statistics[i];
         for (size_t c = 0; c < statistic->channels; c++) values[statistic->variance_offset + c] = 1.0f;
     }
-    return model_write(model, model->statistic_data, 0, values, model->statistic_elems);
+    return nn_model_write(model, model->statistic_data, 0, values, model->statistic_elems);
 }
 
-Status model_initialise(Model *model, uint64_t seed) {
+Status nn_model_initialise(NnModel *model, uint64_t seed) {
     Status status = STATUS_OK;
     float *values = NULL;
     size_t most = model->statistic_elems + 1;
@@ -73,10 +73,10 @@ Status model_initialise(Model *model, uint64_t seed) {
     TRY(memory_calloc(most, sizeof *values, &values));
     TRY_GOTO(reset_statistics(model, values));
     for (int i = 0; i < model->layer_count; i++) {
-        const Layer *layer = &model->layers[i];
+        const NnLayer *layer = &model->layers[i];
         if (!layer->trained) continue;
         fill_layer(&model->desc, layer, seed, values);
-        TRY_GOTO(model_write(model, model->parameters, layer->offset, values, layer->elems));
+        TRY_GOTO(nn_model_write(model, model->parameters, layer->offset, values, layer->elems));
     }
 done:
     memory_free(values);

@@ -9,20 +9,20 @@
 #include "base/memory.h"
 #include "nn/private.h"
 
-const Layer *model_find_layer(const Model *model, int node, LayerKind kind) {
+const NnLayer *nn_model_find_layer(const NnModel *model, int node, NnLayerKind kind) {
     for (int i = 0; i < model->layer_count; i++) {
         if (model->layers[i].node == node && model->layers[i].kind == kind) return &model->layers[i];
     }
     return NULL;
 }
 
-static Status add_layer(Model *model, int index, LayerKind kind, const char *suffix, bool trained, int ndim,
+static Status add_layer(NnModel *model, int index, NnLayerKind kind, const char *suffix, bool trained, int ndim,
                         const int64_t *shape) {
-    Layer *layer = &model->layers[model->layer_count++];
-    const NodeDesc *node = &model->desc.nodes[index];
-    *layer = (Layer){.kind = kind, .node = index, .block = node->block, .trained = trained, .ndim = ndim};
+    NnLayer *layer = &model->layers[model->layer_count++];
+    const NnNodeDesc *node = &model->desc.nodes[index];
+    *layer = (NnLayer){.kind = kind, .node = index, .block = node->block, .trained = trained, .ndim = ndim};
     char name[sizeof layer->name];
-    snprintf(name, sizeof name, "%.*s.%s", MODEL_NAME_BYTES - 1, node->name, suffix);
+    snprintf(name, sizeof name, "%.*s.%s", NN_NAME_BYTES - 1, node->name, suffix);
     memcpy(layer->name, name, sizeof name);
     uint64_t elems = 1, end;
     for (int i = 0; i < ndim; i++) {
@@ -31,7 +31,7 @@ static Status add_layer(Model *model, int index, LayerKind kind, const char *suf
     }
     layer->offset = model->parameter_elems;
     layer->elems = elems;
-    if (!checked_add(layer->offset, elems, &end) || !checked_round_up(end, MODEL_LAYER_ALIGNMENT, &end) ||
+    if (!checked_add(layer->offset, elems, &end) || !checked_round_up(end, NN_LAYER_ALIGNMENT, &end) ||
         end > SIZE_MAX / 64) {
         FAIL(STATUS_ARGUMENT, "layer \"%s\" is too large", layer->name);
     }
@@ -40,9 +40,9 @@ static Status add_layer(Model *model, int index, LayerKind kind, const char *suf
     return STATUS_OK;
 }
 
-static Status add_conv_layers(Model *model, int index, bool trained) {
-    const NodeDesc *node = &model->desc.nodes[index];
-    int64_t in = desc_channels(&model->desc, index - 1);
+static Status add_conv_layers(NnModel *model, int index, bool trained) {
+    const NnNodeDesc *node = &model->desc.nodes[index];
+    int64_t in = nn_desc_channels(&model->desc, index - 1);
     if (node->frozen_filters != trained) {
         TRY(add_layer(model, index, LAYER_FILTERS, "weight", trained, 4,
                       (int64_t[]){node->out_channels, node->kernel, node->kernel, in}));
@@ -53,8 +53,8 @@ static Status add_conv_layers(Model *model, int index, bool trained) {
     return STATUS_OK;
 }
 
-static Status add_norm_layers(Model *model, int index) {
-    int64_t channels = desc_channels(&model->desc, index);
+static Status add_norm_layers(NnModel *model, int index) {
+    int64_t channels = nn_desc_channels(&model->desc, index);
     if (model->desc.nodes[index].scale_trained) {
         TRY(add_layer(model, index, LAYER_NORM_SCALE, "scale", true, 1, &channels));
     }
@@ -62,16 +62,16 @@ static Status add_norm_layers(Model *model, int index) {
 }
 
 /* In the order in which backward finishes them; then the frozen ones. */
-static Status lay_out(Model *model) {
+static Status lay_out(NnModel *model) {
     for (int i = model->desc.count - 1; i >= 0; i--) {
-        const NodeDesc *node = &model->desc.nodes[i];
+        const NnNodeDesc *node = &model->desc.nodes[i];
         if (node->kind == NODE_CONV) {
             TRY(add_conv_layers(model, i, true));
         } else if (node->kind == NODE_NORM) {
             TRY(add_norm_layers(model, i));
         } else {
             TRY(add_layer(model, i, LAYER_LINEAR, "weight", true, 2,
-                          (int64_t[]){node->out_channels, desc_channels(&model->desc, i - 1)}));
+                          (int64_t[]){node->out_channels, nn_desc_channels(&model->desc, i - 1)}));
         }
     }
     for (int i = 0; i < model->desc.count; i++) {
@@ -80,30 +80,30 @@ static Status lay_out(Model *model) {
     return STATUS_OK;
 }
 
-static void lay_out_statistics(Model *model) {
+static void lay_out_statistics(NnModel *model) {
     for (int i = 0; i < model->desc.count; i++) {
-        const NodeDesc *node = &model->desc.nodes[i];
+        const NnNodeDesc *node = &model->desc.nodes[i];
         if (node->kind != NODE_NORM) continue;
-        size_t channels = (size_t)desc_channels(&model->desc, i);
-        size_t room = (channels + MODEL_LAYER_ALIGNMENT - 1) / MODEL_LAYER_ALIGNMENT * MODEL_LAYER_ALIGNMENT;
-        Statistic *statistic = &model->statistics[model->statistic_count++];
-        *statistic = (Statistic){.node = i,
-                                 .block = node->block,
-                                 .mean_offset = model->statistic_elems,
-                                 .variance_offset = model->statistic_elems + room,
-                                 .channels = channels};
+        size_t channels = (size_t)nn_desc_channels(&model->desc, i);
+        size_t room = (channels + NN_LAYER_ALIGNMENT - 1) / NN_LAYER_ALIGNMENT * NN_LAYER_ALIGNMENT;
+        NnStatistic *statistic = &model->statistics[model->statistic_count++];
+        *statistic = (NnStatistic){.node = i,
+                                   .block = node->block,
+                                   .mean_offset = model->statistic_elems,
+                                   .variance_offset = model->statistic_elems + room,
+                                   .channels = channels};
         memcpy(statistic->name, node->name, sizeof statistic->name);
         model->statistic_elems += 2 * room;
     }
 }
 
-static Status allocate(Model *model) {
+static Status allocate(NnModel *model) {
     TRY(model->table->buffer_create(model->parameter_elems, &model->parameters));
     TRY(model->table->buffer_create(model->gradient_elems, &model->gradients));
     return model->table->buffer_create(model->statistic_elems, &model->statistic_data);
 }
 
-static Status check_options(const ModelOptions *options) {
+static Status check_options(const NnModelOptions *options) {
     if (options->threads < 0 || options->threads > 1024) {
         FAIL(STATUS_ARGUMENT, "threads is %d, but must be within 0 (all) .. 1024", options->threads);
     }
@@ -117,14 +117,14 @@ static Status check_options(const ModelOptions *options) {
     return STATUS_OK;
 }
 
-Status model_create(const ModelDesc *desc, const ModelOptions *options, Model **out) {
+Status nn_model_create(const NnModelDesc *desc, const NnModelOptions *options, NnModel **out) {
     Status status = STATUS_OK;
-    Model *model = NULL;
+    NnModel *model = NULL;
     const OpsTable *table = NULL;
     Precision precision;
     TRY(check_options(options));
-    TRY(desc_check(desc));
-    TRY(options->backend == BACKEND_CUDA ? ops_cuda(&table) : ops_cpu(&table));
+    TRY(nn_desc_check(desc));
+    TRY(options->backend == BACKEND_CUDA ? nn_ops_cuda(&table) : nn_ops_cpu(&table));
     TRY(table->precision(options->precision, &precision));
     TRY(memory_calloc(1, sizeof *model, &model));
     model->desc = *desc;
@@ -140,11 +140,11 @@ Status model_create(const ModelDesc *desc, const ModelOptions *options, Model **
     *out = model;
     model = NULL;
 done:
-    model_destroy(model);
+    nn_model_destroy(model);
     return status;
 }
 
-void model_destroy(Model *model) {
+void nn_model_destroy(NnModel *model) {
     if (model == NULL) return;
     pool_destroy(model->pool);
     model->table->buffer_destroy(model->statistic_data);
@@ -154,44 +154,44 @@ void model_destroy(Model *model) {
     memory_free(model);
 }
 
-const ModelDesc *model_desc(const Model *model) { return &model->desc; }
-Precision model_precision(const Model *model) { return model->precision; }
-Convolution model_convolution(const Model *model) { return model->convolution; }
-const char *model_backend(const Model *model) { return model->table->name; }
-Pool *model_pool(const Model *model) { return model->pool; }
-DeviceStream *model_stream(const Model *model) { return model->stream; }
-bool model_deterministic(const Model *model) { return model->deterministic; }
+const NnModelDesc *nn_model_desc(const NnModel *model) { return &model->desc; }
+Precision nn_model_precision(const NnModel *model) { return model->precision; }
+Convolution nn_model_convolution(const NnModel *model) { return model->convolution; }
+const char *nn_model_backend(const NnModel *model) { return model->table->name; }
+Pool *nn_model_pool(const NnModel *model) { return model->pool; }
+DeviceStream *nn_model_stream(const NnModel *model) { return model->stream; }
+bool nn_model_deterministic(const NnModel *model) { return model->deterministic; }
 
-const Layer *model_layers(const Model *model, int *count) {
+const NnLayer *nn_model_layers(const NnModel *model, int *count) {
     *count = model->layer_count;
     return model->layers;
 }
 
-const Statistic *model_statistics(const Model *model, int *count) {
+const NnStatistic *nn_model_statistics(const NnModel *model, int *count) {
     *count = model->statistic_count;
     return model->statistics;
 }
 
-float *model_parameter_data(Model *model) { return model->parameters; }
-float *model_gradient_data(Model *model) { return model->gradients; }
-float *model_statistic_data(Model *model) { return model->statistic_data; }
-size_t model_parameter_elems(const Model *model) { return model->parameter_elems; }
-size_t model_statistic_elems(const Model *model) { return model->statistic_elems; }
+float *nn_model_parameter_data(NnModel *model) { return model->parameters; }
+float *nn_model_gradient_data(NnModel *model) { return model->gradients; }
+float *nn_model_statistic_data(NnModel *model) { return model->statistic_data; }
+size_t nn_model_parameter_elems(const NnModel *model) { return model->parameter_elems; }
+size_t nn_model_statistic_elems(const NnModel *model) { return model->statistic_elems; }
 
-size_t model_gradient_elems(const Model *model, int first_block) {
+size_t nn_model_gradient_elems(const NnModel *model, int first_block) {
     size_t end = 0;
     for (int i = 0; i < model->layer_count; i++) {
-        const Layer *layer = &model->layers[i];
+        const NnLayer *layer = &model->layers[i];
         if (!layer->trained || layer->block < first_block) continue;
         end = layer->offset + layer->elems;
     }
-    return (end + MODEL_LAYER_ALIGNMENT - 1) / MODEL_LAYER_ALIGNMENT * MODEL_LAYER_ALIGNMENT;
+    return (end + NN_LAYER_ALIGNMENT - 1) / NN_LAYER_ALIGNMENT * NN_LAYER_ALIGNMENT;
 }
 
-Status model_write(Model *model, float *buffer, size_t offset, const float *from, size_t elems) {
+Status nn_model_write(NnModel *model, float *buffer, size_t offset, const float *from, size_t elems) {
     return model->table->copy(buffer + offset, from, elems * sizeof *from);
 }
 
-Status model_read(Model *model, const float *buffer, size_t offset, float *to, size_t elems) {
+Status nn_model_read(NnModel *model, const float *buffer, size_t offset, float *to, size_t elems) {
     return model->table->copy(to, buffer + offset, elems * sizeof *to);
 }

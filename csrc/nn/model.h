@@ -1,6 +1,7 @@
 /* Networks: a model owns the parameters, gradients and running statistics; a plan runs it for one image size.
  *
- *   description -> model_create -> model_initialise -> plan_create (one for each image size) -> plan_step ...
+ *   description -> nn_model_create -> nn_model_initialise -> nn_plan_create (one for each image size) -> nn_plan_step
+ * ...
  *
  * Parameters and gradients are flat float32 buffers with the same offsets, laid out by layer in the order in which
  * the backward pass finishes them (last layer first); frozen layers stand behind the trained ones and have no
@@ -20,19 +21,19 @@
 #include "base/status.h"
 #include "device/device.h"
 
-#define MODEL_NAME_BYTES 32
-#define MODEL_MAX_NODES 64
-#define MODEL_MAX_CLASSES 1024
-#define MODEL_MAX_IMAGE_CHANNELS 4
-#define MODEL_LAYER_ALIGNMENT 16 /* elements */
+#define NN_NAME_BYTES 32
+#define NN_MAX_NODES 64
+#define NN_MAX_CLASSES 1024
+#define NN_MAX_IMAGE_CHANNELS 4
+#define NN_LAYER_ALIGNMENT 16 /* elements */
 
 typedef enum Activation { ACTIVATION_NONE, ACTIVATION_RELU, ACTIVATION_GELU, ACTIVATION_SILU } Activation;
 
-typedef enum NodeKind {
+typedef enum NnNodeKind {
     NODE_CONV, /* convolution; with bias and activation only when it reads the images */
     NODE_NORM, /* [max pool,] batch norm, activation [, max pool or residual] in one; reads a convolution */
     NODE_HEAD  /* global max pool, linear without bias, times `scale`, softmax cross entropy; reads a norm */
-} NodeKind;
+} NnNodeKind;
 
 typedef enum PoolPlace { POOL_NONE, POOL_BEFORE_NORM, POOL_AFTER_ACTIVATION } PoolPlace;
 typedef enum ResidualPlace { RESIDUAL_NONE, RESIDUAL_BEFORE_ACTIVATION, RESIDUAL_AFTER_ACTIVATION } ResidualPlace;
@@ -45,9 +46,9 @@ typedef enum Initialisation {
 } Initialisation;
 
 /* One node. Unused fields are zero. The first node reads the images, every other one the node before it. */
-typedef struct NodeDesc {
-    NodeKind kind;
-    char name[MODEL_NAME_BYTES];
+typedef struct NnNodeDesc {
+    NnNodeKind kind;
+    char name[NN_NAME_BYTES];
     int block; /* for freezing: not decreasing from node to node */
     Activation activation;
     /* NODE_CONV, NODE_HEAD */
@@ -68,14 +69,14 @@ typedef struct NodeDesc {
     double keep; /* running = keep * running + (1 - keep) * batch (unbiased variance) */
     /* NODE_HEAD */
     double scale;
-} NodeDesc;
+} NnNodeDesc;
 
-typedef struct ModelDesc {
+typedef struct NnModelDesc {
     int image_channels;
     int count;
-    NodeDesc nodes[MODEL_MAX_NODES]; /* exactly one head, the last node; without one the model only runs as a test
-                                      * of operators (plan_forward, plan_backward) */
-} ModelDesc;
+    NnNodeDesc nodes[NN_MAX_NODES]; /* exactly one head, the last node; without one the model only runs as a test
+                                     * of operators (nn_plan_forward, nn_plan_backward) */
+} NnModelDesc;
 
 typedef enum BackendKind { BACKEND_CPU, BACKEND_CUDA } BackendKind;
 
@@ -93,102 +94,102 @@ typedef enum Convolution {
     CONVOLUTION_WINOGRAD4
 } Convolution;
 
-typedef struct ModelOptions {
+typedef struct NnModelOptions {
     BackendKind backend;
     Precision precision;
     Convolution convolution;
     int threads;        /* of the CPU backend; 0: all that this process may use */
     bool deterministic; /* CUDA: only algorithms that give the same bytes every time */
-} ModelOptions;
+} NnModelOptions;
 
-typedef enum LayerKind { LAYER_FILTERS, LAYER_BIAS, LAYER_NORM_SCALE, LAYER_NORM_BIAS, LAYER_LINEAR } LayerKind;
+typedef enum NnLayerKind { LAYER_FILTERS, LAYER_BIAS, LAYER_NORM_SCALE, LAYER_NORM_BIAS, LAYER_LINEAR } NnLayerKind;
 
 /* One parameter tensor. */
-typedef struct Layer {
-    char name[MODEL_NAME_BYTES + 16]; /* "<node>.weight", "<node>.bias", "<node>.scale" */
-    LayerKind kind;
+typedef struct NnLayer {
+    char name[NN_NAME_BYTES + 16]; /* "<node>.weight", "<node>.bias", "<node>.scale" */
+    NnLayerKind kind;
     int node, block;
     bool trained;
     int ndim; /* 4: (out, kernel, kernel, in); 2: (classes, in); 1: (channels) */
     int64_t shape[4];
     size_t offset, elems; /* in float32 elements of the parameter (and, when trained, gradient) buffer */
-} Layer;
+} NnLayer;
 
 /* The running statistics of one norm: `channels` means, then as many variances. */
-typedef struct Statistic {
-    char name[MODEL_NAME_BYTES];
+typedef struct NnStatistic {
+    char name[NN_NAME_BYTES];
     int node, block;
     size_t mean_offset, variance_offset, channels;
-} Statistic;
+} NnStatistic;
 
-typedef struct Model Model;
-typedef struct Plan Plan;
+typedef struct NnModel NnModel;
+typedef struct NnPlan NnPlan;
 
 /* Checks the description, lays the layers out, allocates. Parameters are zero until initialised. */
-Status model_create(const ModelDesc *desc, const ModelOptions *options, Model **out);
+Status nn_model_create(const NnModelDesc *desc, const NnModelOptions *options, NnModel **out);
 /* After the last of its plans. NULL is fine. */
-void model_destroy(Model *model);
+void nn_model_destroy(NnModel *model);
 
-const ModelDesc *model_desc(const Model *model);
-Precision model_precision(const Model *model); /* never AUTO */
-Convolution model_convolution(const Model *model);
-const char *model_backend(const Model *model);  /* "cpu" or "cuda" */
-Pool *model_pool(const Model *model);           /* borrowed until model_destroy; not from inside a step */
-DeviceStream *model_stream(const Model *model); /* what steps are put on; NULL on the CPU backend */
-bool model_deterministic(const Model *model);
-const Layer *model_layers(const Model *model, int *count);
-const Statistic *model_statistics(const Model *model, int *count);
+const NnModelDesc *nn_model_desc(const NnModel *model);
+Precision nn_model_precision(const NnModel *model); /* never AUTO */
+Convolution nn_model_convolution(const NnModel *model);
+const char *nn_model_backend(const NnModel *model);  /* "cpu" or "cuda" */
+Pool *nn_model_pool(const NnModel *model);           /* borrowed until nn_model_destroy; not from inside a step */
+DeviceStream *nn_model_stream(const NnModel *model); /* what steps are put on; NULL on the CPU backend */
+bool nn_model_deterministic(const NnModel *model);
+const NnLayer *nn_model_layers(const NnModel *model, int *count);
+const NnStatistic *nn_model_statistics(const NnModel *model, int *count);
 
-/* The flat buffers: borrowed until model_destroy, never moved. Whoever writes parameters or statistics between two
+/* The flat buffers: borrowed until nn_model_destroy, never moved. Whoever writes parameters or statistics between two
  * steps need not tell the model: every step and every evaluation reads them afresh. */
-float *model_parameter_data(Model *model);
-float *model_gradient_data(Model *model);
-float *model_statistic_data(Model *model);
-size_t model_parameter_elems(const Model *model);
-size_t model_statistic_elems(const Model *model);
+float *nn_model_parameter_data(NnModel *model);
+float *nn_model_gradient_data(NnModel *model);
+float *nn_model_statistic_data(NnModel *model);
+size_t nn_model_parameter_elems(const NnModel *model);
+size_t nn_model_statistic_elems(const NnModel *model);
 /* Length of the prefix that holds the gradients of all trained layers of blocks >= first_block (0: all). */
-size_t model_gradient_elems(const Model *model, int first_block);
+size_t nn_model_gradient_elems(const NnModel *model, int first_block);
 
 /* Host copies in and out of any of these buffers (a memcpy on the CPU backend). */
-Status model_write(Model *model, float *buffer, size_t offset, const float *from, size_t elems);
-Status model_read(Model *model, const float *buffer, size_t offset, float *to, size_t elems);
+Status nn_model_write(NnModel *model, float *buffer, size_t offset, const float *from, size_t elems);
+Status nn_model_read(NnModel *model, const float *buffer, size_t offset, float *to, size_t elems);
 
 /* Every layer from its description, a pure function of the seed and the layer's name; running mean 0, variance 1.
  * Frozen filters keep what they hold. */
-Status model_initialise(Model *model, uint64_t seed);
+Status nn_model_initialise(NnModel *model, uint64_t seed);
 
-typedef struct PlanOptions {
+typedef struct NnPlanOptions {
     int batch; /* the largest; every smaller one runs too */
     int height, width;
     bool training; /* false: evaluation only, takes little memory */
-    bool keep_all; /* tests: every intermediate tensor stays readable (plan_read), also of the images' gradient */
-} PlanOptions;
+    bool keep_all; /* tests: every intermediate tensor stays readable (nn_plan_read), also of the images' gradient */
+} NnPlanOptions;
 
 /* Makes the plan, and allocates all memory it will ever use; in a plan for training, what evaluation needs is made by
- * the first plan_evaluate. Plans of one model share its parameters and threads; only one of them runs at a time. */
-Status plan_create(Model *model, const PlanOptions *options, Plan **out);
-void plan_destroy(Plan *plan);
+ * the first nn_plan_evaluate. Plans of one model share its parameters and threads; only one of them runs at a time. */
+Status nn_plan_create(NnModel *model, const NnPlanOptions *options, NnPlan **out);
+void nn_plan_destroy(NnPlan *plan);
 /* What it has allocated. */
-size_t plan_arena_bytes(const Plan *plan);
+size_t nn_plan_arena_bytes(const NnPlan *plan);
 
 typedef enum PixelType { PIXELS_U8, PIXELS_F32, PIXELS_BF16 } PixelType;
 typedef enum PixelLayout { PIXELS_NHWC, PIXELS_NCHW } PixelLayout;
 
 /* A batch of dense images. Floats are taken as they are (normalised); bytes become (v - mean[c]) / std[c]. Without
  * conversion cost differences worth a choice: take whatever the loader has. */
-typedef struct Images {
+typedef struct NnImages {
     const void *data; /* borrowed during the call; on the device until the stream has done its work */
     /* CUDA backend: `data`, and the labels, losses and logits of the call, are device memory. Otherwise all are host
      * memory and copied. */
     bool on_device;
     PixelType type;
     PixelLayout layout;
-    float mean[MODEL_MAX_IMAGE_CHANNELS], std[MODEL_MAX_IMAGE_CHANNELS]; /* of PIXELS_U8, in units of 0..255 */
+    float mean[NN_MAX_IMAGE_CHANNELS], std[NN_MAX_IMAGE_CHANNELS]; /* of PIXELS_U8, in units of 0..255 */
     /* A view for test-time augmentation: moved by the shifts, at most 4 pixels, with reflected edges, then mirrored
      * left-right: pixel (y, x) shows (y + shift_y, x' + shift_x), where x' is x or, mirrored, width - 1 - x. */
     bool mirror;
     int shift_y, shift_x;
-} Images;
+} NnImages;
 
 typedef enum LossReduction { LOSS_MEAN, LOSS_SUM } LossReduction;
 
@@ -196,7 +197,7 @@ typedef enum LossReduction { LOSS_MEAN, LOSS_SUM } LossReduction;
  * backend when their kernels have been put on the stream. Runs on the calling thread and should be short. */
 typedef Status (*GradientHook)(void *context, size_t begin, size_t end);
 
-typedef struct StepOptions {
+typedef struct NnStepOptions {
     double label_smoothing;
     LossReduction reduction;
     /* Blocks below are frozen: forward only (with batch statistics), gradients not written. With the whitening in
@@ -207,88 +208,89 @@ typedef struct StepOptions {
     void *hook_context;
     Status (*check)(void *context); /* called now and then during the step; a failure ends it. May be NULL */
     void *check_context;
-} StepOptions;
+} NnStepOptions;
 
-typedef struct StepTotals {
+typedef struct NnStepTotals {
     double loss;     /* the sum over the images of the smoothed cross entropy, whatever the reduction */
     int64_t correct; /* images whose largest logit is their label's (the first of equal ones) */
     int64_t images;
-} StepTotals;
+} NnStepTotals;
 
 /* Forward with batch statistics (which update the running ones), loss, backward: overwrites the gradients. `labels`
  * has `count` entries below the head's classes (not checked in device memory); loss and hits are added to the plan's
  * totals. With the same inputs the same bytes come out, for any number of threads. On the CUDA backend it only puts
- * work on model_stream. */
-Status plan_step(Plan *plan, const Images *images, const int64_t *labels, int count, const StepOptions *options);
+ * work on nn_model_stream. */
+Status nn_plan_step(NnPlan *plan, const NnImages *images, const int64_t *labels, int count,
+                    const NnStepOptions *options);
 
 /* The totals since the last call of this function (CUDA: waits for the stream), which begin anew. */
-Status plan_take_totals(Plan *plan, StepTotals *out);
+Status nn_plan_take_totals(NnPlan *plan, NnStepTotals *out);
 
 /* CUDA, for recorded steps: on the stream, adds the totals to to[*index] (device memory) and begins anew; where their
  * loss is not finite the first gradient becomes NaN, so that the step is skipped, on all ranks. */
-Status plan_store_totals(Plan *plan, StepTotals *to, const int32_t *index);
+Status nn_plan_store_totals(NnPlan *plan, NnStepTotals *to, const int32_t *index);
 
 /* Logits (count, classes) by the running statistics. */
-Status plan_evaluate(Plan *plan, const Images *images, int count, float *logits);
+Status nn_plan_evaluate(NnPlan *plan, const NnImages *images, int count, float *logits);
 
 /* For tests of operators, on plans with keep_all: forward with batch statistics; then backward from the gradient of
  * the last node's output (count, h, w, channels). */
-Status plan_forward(Plan *plan, const Images *images, int count);
-Status plan_backward(Plan *plan, const float *output_gradient, int count, int first_block);
+Status nn_plan_forward(NnPlan *plan, const NnImages *images, int count);
+Status nn_plan_backward(NnPlan *plan, const float *output_gradient, int count, int first_block);
 
 /* Where the time goes: processor time of each pass, summed over threads, between begin and end. */
-#define PLAN_MAX_PASSES (MODEL_MAX_NODES * 16)
-typedef struct PassTime {
+#define NN_MAX_PASSES (NN_MAX_NODES * 16)
+typedef struct NnPassTime {
     const char *pass; /* static */
     int node;
     double seconds;
-} PassTime;
-Status plan_profile_begin(Plan *plan);
-/* Training passes, then those of evaluation; at most PLAN_MAX_PASSES entries. */
-Status plan_profile_end(Plan *plan, PassTime *times, int *count);
+} NnPassTime;
+Status nn_plan_profile_begin(NnPlan *plan);
+/* Training passes, then those of evaluation; at most NN_MAX_PASSES entries. */
+Status nn_plan_profile_end(NnPlan *plan, NnPassTime *times, int *count);
 
 /* How a pass that has a choice is computed. Texts live as long as the plan. */
-typedef enum AlgorithmSource {
+typedef enum NnAlgorithmSource {
     ALGORITHM_FIXED,  /* not chosen by time */
     ALGORITHM_TIMED,  /* the fastest, by this process */
     ALGORITHM_CACHED, /* the fastest, by an earlier one */
-} AlgorithmSource;
+} NnAlgorithmSource;
 
-typedef struct Algorithm {
+typedef struct NnAlgorithm {
     const char *name; /* the library's for it with its settings, or ours */
     const char *text; /* the same with all that is known of it */
-    AlgorithmSource source;
+    NnAlgorithmSource source;
     double milliseconds; /* of a run when it was chosen; 0: not known */
     size_t workspace_bytes;
-} Algorithm;
+} NnAlgorithm;
 
-typedef struct PassAlgorithm {
+typedef struct NnPassAlgorithm {
     const char *pass; /* static */
     int node;
     bool evaluation;
-    Algorithm algorithm;
-} PassAlgorithm;
-/* In the order of plan_profile_end; at most PLAN_MAX_PASSES entries. */
-void plan_algorithms(const Plan *plan, PassAlgorithm *algorithms, int *count);
+    NnAlgorithm algorithm;
+} NnPassAlgorithm;
+/* In the order of nn_plan_profile_end; at most NN_MAX_PASSES entries. */
+void nn_plan_algorithms(const NnPlan *plan, NnPassAlgorithm *algorithms, int *count);
 
 /* The library that the convolutions come from, and where their algorithms are remembered. */
-typedef struct PlanLibrary {
+typedef struct NnPlanLibrary {
     char name[64];    /* with its version */
     char cache[1024]; /* the file; "": nothing is remembered */
     char note[1920];  /* what is wrong with the file or its directory; "": nothing */
-} PlanLibrary;
-void plan_library(const Plan *plan, PlanLibrary *out);
+} NnPlanLibrary;
+void nn_plan_library(const NnPlan *plan, NnPlanLibrary *out);
 
 /* The images that it was made for. */
-int plan_batch(const Plan *plan);
+int nn_plan_batch(const NnPlan *plan);
 
-typedef enum PlanTensor { TENSOR_OUTPUT, TENSOR_OUTPUT_GRADIENT } PlanTensor;
+typedef enum NnPlanTensor { TENSOR_OUTPUT, TENSOR_OUTPUT_GRADIENT } NnPlanTensor;
 
-/* Images of the last step or plan_forward. */
-int plan_count(const Plan *plan);
+/* Images of the last step or nn_plan_forward. */
+int nn_plan_count(const NnPlan *plan);
 /* Shape (h, w, channels) of a node's output; node -1 is the images with the first convolution's zero border. */
-Status plan_shape(const Plan *plan, int node, int64_t shape[3]);
+Status nn_plan_shape(const NnPlan *plan, int node, int64_t shape[3]);
 /* Copies the tensor of the last call as float32 (count, h, w, channels); a plan with keep_all. */
-Status plan_read(Plan *plan, int node, PlanTensor tensor, float *to);
+Status nn_plan_read(NnPlan *plan, int node, NnPlanTensor tensor, float *to);
 
 #endif

@@ -5,7 +5,7 @@
  * *closing* pass runs once, when all images have gone through the phase. How a phase is walked through is the
  * backend's choice: the CPU sends each thread with small groups of images through all ranged passes of a phase, so
  * that what one pass hands to the next stays in cache; CUDA runs each pass once over the whole batch. Nothing is
- * allocated after context_create.
+ * allocated after nn_cpu_context_create.
  *
  * Tensors are channels-last: (image, row, column, channel). */
 #ifndef CGXFFCV_NN_OPS_H
@@ -52,12 +52,12 @@ typedef enum PassKind {
 } PassKind;
 
 /* "conv forward" and the like. */
-const char *pass_name(PassKind kind);
+const char *nn_pass_name(PassKind kind);
 
 /* One operator, with what it reads and writes: indices of tensors (-1: none) and offsets in the flat buffers
  * (SIZE_MAX: none). */
 typedef struct Op {
-    NodeDesc node;
+    NnNodeDesc node;
     int input, output;
     int residual; /* norm: the tensor that is added */
     int saved;    /* norm: what is normalised; the convolution's output, pooled if POOL_BEFORE_NORM */
@@ -98,15 +98,15 @@ typedef struct Program {
 
 /* The tensors that a pass reads or writes, each once; how many. */
 #define PASS_MAX_TENSORS 9
-int program_tensors_of(const Program *program, const Pass *pass, int tensors[PASS_MAX_TENSORS]);
+int nn_program_tensors_of(const Program *program, const Pass *pass, int tensors[PASS_MAX_TENSORS]);
 
 /* What a step or an evaluation works on; constant during it. */
 typedef struct Job {
-    const Images *images;
+    const NnImages *images;
     const int64_t *labels;
     int count;
-    const StepOptions *options; /* NULL in evaluation */
-    float *logits;              /* evaluation */
+    const NnStepOptions *options; /* NULL in evaluation */
+    float *logits;                /* evaluation */
 } Job;
 
 typedef struct Context Context; /* a backend's memory and library objects for one program */
@@ -127,7 +127,7 @@ typedef struct OpsTable {
     void (*buffer_destroy)(float *buffer);
     Status (*copy)(void *to, const void *from, size_t bytes);
 
-    Status (*context_create)(Model *model, const Program *program, Context **out);
+    Status (*context_create)(NnModel *model, const Program *program, Context **out);
     void (*context_destroy)(Context *context);
     size_t (*context_bytes)(const Context *context);
 
@@ -135,15 +135,15 @@ typedef struct OpsTable {
     Status (*begin)(Context *context, const Job *job);
     /* All passes of one phase but those of frozen blocks. */
     Status (*run)(Context *context, const Job *job, const Phase *phase);
-    Status (*take_totals)(Context *context, StepTotals *out);
-    Status (*store_totals)(Context *context, StepTotals *to, const int32_t *index); /* NULL on the CPU */
+    Status (*take_totals)(Context *context, NnStepTotals *out);
+    Status (*store_totals)(Context *context, NnStepTotals *to, const int32_t *index); /* NULL on the CPU */
 
     /* Starts to count the time of each pass (seconds NULL), or gives it (pass_count values) and stops. */
     Status (*profile)(Context *context, double *seconds);
 
     /* How a pass computes; false where there is nothing to choose. Texts live as long as the context. */
-    bool (*algorithm)(const Context *context, const Pass *pass, Algorithm *out);
-    void (*library)(const Context *context, PlanLibrary *out);
+    bool (*algorithm)(const Context *context, const Pass *pass, NnAlgorithm *out);
+    void (*library)(const Context *context, NnPlanLibrary *out);
 
     /* Tests: the first `count` images of a held tensor to and from float32 host memory. */
     Status (*read)(Context *context, int tensor, int count, float *to);
@@ -151,7 +151,7 @@ typedef struct OpsTable {
 } OpsTable;
 
 /* The tables; a backend that is not in this build gives STATUS_NOT_BUILT with the remedy. */
-Status ops_cpu(const OpsTable **out);
-Status ops_cuda(const OpsTable **out);
+Status nn_ops_cpu(const OpsTable **out);
+Status nn_ops_cuda(const OpsTable **out);
 
 #endif

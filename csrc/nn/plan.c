@@ -4,34 +4,34 @@
 #include "base/memory.h"
 #include "nn/private.h"
 
-struct Plan {
-    Model *model; /* borrowed until plan_destroy */
-    PlanOptions options;
+struct NnPlan {
+    NnModel *model; /* borrowed until nn_plan_destroy */
+    NnPlanOptions options;
     Program training, evaluation; /* embedded; evaluation always, training if asked for */
     Context *train, *evaluate;    /* owned; train may be NULL, evaluate until it is wanted */
-    bool profiled;                /* between plan_profile_begin and plan_profile_end */
+    bool profiled;                /* between nn_plan_profile_begin and nn_plan_profile_end */
     int count;                    /* images of the last forward pass */
 };
 
 /* Where the plan is for training, too, only when the first evaluation comes: most plans never see one. */
-static Status need_evaluation(Plan *plan) {
+static Status need_evaluation(NnPlan *plan) {
     const OpsTable *table = plan->model->table;
     if (plan->evaluate != NULL) return STATUS_OK;
     TRY(table->context_create(plan->model, &plan->evaluation, &plan->evaluate));
     return plan->profiled ? table->profile(plan->evaluate, NULL) : STATUS_OK;
 }
 
-Status plan_create(Model *model, const PlanOptions *options, Plan **out) {
+Status nn_plan_create(NnModel *model, const NnPlanOptions *options, NnPlan **out) {
     Status status = STATUS_OK;
-    Plan *plan = NULL;
+    NnPlan *plan = NULL;
     TRY(memory_calloc(1, sizeof *plan, &plan));
     plan->model = model;
     plan->options = *options;
-    PlanOptions evaluation = *options;
+    NnPlanOptions evaluation = *options;
     evaluation.keep_all = false;
-    TRY_GOTO(program_init(&plan->evaluation, model, &evaluation, false));
+    TRY_GOTO(nn_program_init(&plan->evaluation, model, &evaluation, false));
     if (options->training) {
-        TRY_GOTO(program_init(&plan->training, model, options, true));
+        TRY_GOTO(nn_program_init(&plan->training, model, options, true));
         TRY_GOTO(model->table->context_create(model, &plan->training, &plan->train));
     } else {
         TRY_GOTO(need_evaluation(plan));
@@ -39,41 +39,41 @@ Status plan_create(Model *model, const PlanOptions *options, Plan **out) {
     *out = plan;
     plan = NULL;
 done:
-    plan_destroy(plan);
+    nn_plan_destroy(plan);
     return status;
 }
 
-void plan_destroy(Plan *plan) {
+void nn_plan_destroy(NnPlan *plan) {
     if (plan == NULL) return;
     plan->model->table->context_destroy(plan->train);
     plan->model->table->context_destroy(plan->evaluate);
-    program_fini(&plan->training);
-    program_fini(&plan->evaluation);
+    nn_program_fini(&plan->training);
+    nn_program_fini(&plan->evaluation);
     memory_free(plan);
 }
 
-size_t plan_arena_bytes(const Plan *plan) {
+size_t nn_plan_arena_bytes(const NnPlan *plan) {
     size_t bytes = plan->evaluate == NULL ? 0 : plan->model->table->context_bytes(plan->evaluate);
     return plan->train == NULL ? bytes : bytes + plan->model->table->context_bytes(plan->train);
 }
 
-static Status check_training(const Plan *plan) {
+static Status check_training(const NnPlan *plan) {
     if (plan->train != NULL) return STATUS_OK;
     FAIL(STATUS_ARGUMENT, "this plan was made for evaluation only: make it with training = true");
 }
 
-static const NodeDesc *head_of(const Plan *plan) {
-    const NodeDesc *last = &plan->model->desc.nodes[plan->model->desc.count - 1];
+static const NnNodeDesc *head_of(const NnPlan *plan) {
+    const NnNodeDesc *last = &plan->model->desc.nodes[plan->model->desc.count - 1];
     return last->kind == NODE_HEAD ? last : NULL;
 }
 
-static Status check_head(const Plan *plan) {
+static Status check_head(const NnPlan *plan) {
     if (head_of(plan) != NULL) return STATUS_OK;
     FAIL(STATUS_ARGUMENT, "this network ends in node \"%s\", not in a head: it has no loss and no logits",
          plan->model->desc.nodes[plan->model->desc.count - 1].name);
 }
 
-static Status check_images(const Plan *plan, const Images *images, int count) {
+static Status check_images(const NnPlan *plan, const NnImages *images, int count) {
     if (count < 1 || count > plan->options.batch) {
         FAIL(STATUS_ARGUMENT, "a batch of %d images, but this plan takes 1..%d", count, plan->options.batch);
     }
@@ -90,7 +90,7 @@ static Status check_images(const Plan *plan, const Images *images, int count) {
     return STATUS_OK;
 }
 
-static Status check_step(const Plan *plan, const int64_t *labels, int count, const StepOptions *options) {
+static Status check_step(const NnPlan *plan, const int64_t *labels, int count, const NnStepOptions *options) {
     int classes = head_of(plan)->out_channels;
     if (!(options->label_smoothing >= 0 && options->label_smoothing <= 1)) {
         FAIL(STATUS_ARGUMENT, "label_smoothing is %g, but must be within 0..1", options->label_smoothing);
@@ -107,10 +107,10 @@ static Status check_step(const Plan *plan, const int64_t *labels, int count, con
 }
 
 /* Runs the phases of one half, telling the hook about each gradient prefix. */
-static Status run_phases(Plan *plan, const Job *job, bool backward) {
+static Status run_phases(NnPlan *plan, const Job *job, bool backward) {
     const OpsTable *table = plan->model->table;
-    const StepOptions *options = job->options;
-    size_t told = 0, wanted = model_gradient_elems(plan->model, options->first_block);
+    const NnStepOptions *options = job->options;
+    size_t told = 0, wanted = nn_model_gradient_elems(plan->model, options->first_block);
     for (int i = 0; i < plan->training.phase_count; i++) {
         const Phase *phase = &plan->training.phases[i];
         if (phase->backward != backward) continue;
@@ -124,7 +124,8 @@ static Status run_phases(Plan *plan, const Job *job, bool backward) {
     return STATUS_OK;
 }
 
-Status plan_step(Plan *plan, const Images *images, const int64_t *labels, int count, const StepOptions *options) {
+Status nn_plan_step(NnPlan *plan, const NnImages *images, const int64_t *labels, int count,
+                    const NnStepOptions *options) {
     TRY(check_training(plan));
     TRY(check_head(plan));
     TRY(check_images(plan, images, count));
@@ -136,18 +137,18 @@ Status plan_step(Plan *plan, const Images *images, const int64_t *labels, int co
     return run_phases(plan, &job, true);
 }
 
-Status plan_take_totals(Plan *plan, StepTotals *out) {
+Status nn_plan_take_totals(NnPlan *plan, NnStepTotals *out) {
     TRY(check_training(plan));
     return plan->model->table->take_totals(plan->train, out);
 }
 
-Status plan_store_totals(Plan *plan, StepTotals *to, const int32_t *index) {
+Status nn_plan_store_totals(NnPlan *plan, NnStepTotals *to, const int32_t *index) {
     TRY(check_training(plan));
     if (plan->model->table->store_totals == NULL) FAIL(STATUS_ARGUMENT, "totals are stored on a GPU only");
     return plan->model->table->store_totals(plan->train, to, index);
 }
 
-Status plan_evaluate(Plan *plan, const Images *images, int count, float *logits) {
+Status nn_plan_evaluate(NnPlan *plan, const NnImages *images, int count, float *logits) {
     TRY(check_head(plan));
     TRY(check_images(plan, images, count));
     TRY(need_evaluation(plan));
@@ -159,14 +160,14 @@ Status plan_evaluate(Plan *plan, const Images *images, int count, float *logits)
     return STATUS_OK;
 }
 
-static Status check_kept(const Plan *plan) {
+static Status check_kept(const NnPlan *plan) {
     TRY(check_training(plan));
     if (plan->options.keep_all) return STATUS_OK;
     FAIL(STATUS_ARGUMENT, "this plan does not keep its intermediate tensors: make it with keep_all = true");
 }
 
-Status plan_forward(Plan *plan, const Images *images, int count) {
-    static const StepOptions options = {0};
+Status nn_plan_forward(NnPlan *plan, const NnImages *images, int count) {
+    static const NnStepOptions options = {0};
     TRY(check_kept(plan));
     TRY(check_images(plan, images, count));
     if (head_of(plan) != NULL) FAIL(STATUS_ARGUMENT, "this network has a head: use plan_step");
@@ -176,8 +177,8 @@ Status plan_forward(Plan *plan, const Images *images, int count) {
     return run_phases(plan, &job, false);
 }
 
-Status plan_backward(Plan *plan, const float *output_gradient, int count, int first_block) {
-    const StepOptions options = {.first_block = first_block};
+Status nn_plan_backward(NnPlan *plan, const float *output_gradient, int count, int first_block) {
+    const NnStepOptions options = {.first_block = first_block};
     TRY(check_kept(plan));
     if (head_of(plan) != NULL) FAIL(STATUS_ARGUMENT, "this network has a head: use plan_step");
     if (plan->count == 0 || plan->count != count) {
@@ -189,54 +190,55 @@ Status plan_backward(Plan *plan, const float *output_gradient, int count, int fi
     return run_phases(plan, &job, true);
 }
 
-Status plan_profile_begin(Plan *plan) {
+Status nn_plan_profile_begin(NnPlan *plan) {
     if (plan->train != NULL) TRY(plan->model->table->profile(plan->train, NULL));
     if (plan->evaluate != NULL) TRY(plan->model->table->profile(plan->evaluate, NULL));
     plan->profiled = true;
     return STATUS_OK;
 }
 
-static Status read_profile(const Plan *plan, const Program *program, Context *context, PassTime *times, int *count) {
-    double seconds[PLAN_MAX_PASSES];
+static Status read_profile(const NnPlan *plan, const Program *program, Context *context, NnPassTime *times,
+                           int *count) {
+    double seconds[NN_MAX_PASSES];
     TRY(plan->model->table->profile(context, seconds));
-    for (int i = 0; i < program->pass_count && *count < PLAN_MAX_PASSES; i++) {
+    for (int i = 0; i < program->pass_count && *count < NN_MAX_PASSES; i++) {
         const Pass *pass = &program->passes[i];
-        times[(*count)++] = (PassTime){pass_name(pass->kind), pass->op, seconds[i]};
+        times[(*count)++] = (NnPassTime){nn_pass_name(pass->kind), pass->op, seconds[i]};
     }
     return STATUS_OK;
 }
 
-Status plan_profile_end(Plan *plan, PassTime *times, int *count) {
+Status nn_plan_profile_end(NnPlan *plan, NnPassTime *times, int *count) {
     *count = 0;
     plan->profiled = false;
     if (plan->train != NULL) TRY(read_profile(plan, &plan->training, plan->train, times, count));
     return plan->evaluate == NULL ? STATUS_OK : read_profile(plan, &plan->evaluation, plan->evaluate, times, count);
 }
 
-static void read_algorithms(const Plan *plan, const Program *program, const Context *context, PassAlgorithm *to,
+static void read_algorithms(const NnPlan *plan, const Program *program, const Context *context, NnPassAlgorithm *to,
                             int *count) {
-    for (int i = 0; i < program->pass_count && *count < PLAN_MAX_PASSES; i++) {
+    for (int i = 0; i < program->pass_count && *count < NN_MAX_PASSES; i++) {
         const Pass *pass = &program->passes[i];
-        Algorithm algorithm = {0};
+        NnAlgorithm algorithm = {0};
         if (!plan->model->table->algorithm(context, pass, &algorithm)) continue;
-        to[(*count)++] = (PassAlgorithm){pass_name(pass->kind), pass->op, context == plan->evaluate, algorithm};
+        to[(*count)++] = (NnPassAlgorithm){nn_pass_name(pass->kind), pass->op, context == plan->evaluate, algorithm};
     }
 }
 
-void plan_algorithms(const Plan *plan, PassAlgorithm *algorithms, int *count) {
+void nn_plan_algorithms(const NnPlan *plan, NnPassAlgorithm *algorithms, int *count) {
     *count = 0;
     if (plan->train != NULL) read_algorithms(plan, &plan->training, plan->train, algorithms, count);
     if (plan->evaluate != NULL) read_algorithms(plan, &plan->evaluation, plan->evaluate, algorithms, count);
 }
 
-void plan_library(const Plan *plan, PlanLibrary *out) {
-    *out = (PlanLibrary){0};
+void nn_plan_library(const NnPlan *plan, NnPlanLibrary *out) {
+    *out = (NnPlanLibrary){0};
     plan->model->table->library(plan->train == NULL ? plan->evaluate : plan->train, out);
 }
 
-int plan_batch(const Plan *plan) { return plan->options.batch; }
+int nn_plan_batch(const NnPlan *plan) { return plan->options.batch; }
 
-static Status find_tensor(const Plan *plan, int node, PlanTensor tensor, int *out) {
+static Status find_tensor(const NnPlan *plan, int node, NnPlanTensor tensor, int *out) {
     const Program *program = plan->train == NULL ? &plan->evaluation : &plan->training;
     if (node < -1 || node >= program->op_count) {
         FAIL(STATUS_INDEX, "node %d, but there are nodes -1 (the images) .. %d", node, program->op_count - 1);
@@ -251,9 +253,9 @@ static Status find_tensor(const Plan *plan, int node, PlanTensor tensor, int *ou
     return STATUS_OK;
 }
 
-int plan_count(const Plan *plan) { return plan->count; }
+int nn_plan_count(const NnPlan *plan) { return plan->count; }
 
-Status plan_shape(const Plan *plan, int node, int64_t shape[3]) {
+Status nn_plan_shape(const NnPlan *plan, int node, int64_t shape[3]) {
     const Program *program = plan->train == NULL ? &plan->evaluation : &plan->training;
     int found = -1;
     TRY(find_tensor(plan, node, TENSOR_OUTPUT, &found));
@@ -263,7 +265,7 @@ Status plan_shape(const Plan *plan, int node, int64_t shape[3]) {
     return STATUS_OK;
 }
 
-Status plan_read(Plan *plan, int node, PlanTensor tensor, float *to) {
+Status nn_plan_read(NnPlan *plan, int node, NnPlanTensor tensor, float *to) {
     int found = -1;
     TRY(check_kept(plan));
     if (plan->count == 0) FAIL(STATUS_ARGUMENT, "nothing to read yet: plan_forward or plan_step comes first");

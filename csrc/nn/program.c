@@ -13,12 +13,12 @@
 
 typedef struct Builder {
     Program *program; /* borrowed */
-    const Model *model;
-    const PlanOptions *options;
-    const ModelDesc *desc;
-    int trainable_block[MODEL_MAX_NODES + 1]; /* of node i at i + 1: the highest block <= i that trains, or -1 */
-    int adder[MODEL_MAX_NODES];               /* the norm that adds this node's output, or -1 */
-    Pass closing[2 * MODEL_MAX_NODES];        /* of the phase under construction */
+    const NnModel *model;
+    const NnPlanOptions *options;
+    const NnModelDesc *desc;
+    int trainable_block[NN_MAX_NODES + 1]; /* of node i at i + 1: the highest block <= i that trains, or -1 */
+    int adder[NN_MAX_NODES];               /* the norm that adds this node's output, or -1 */
+    Pass closing[2 * NN_MAX_NODES];        /* of the phase under construction */
     int closing_count;
     bool backward;
     size_t gradient_end;
@@ -83,7 +83,7 @@ static const int pass_uses[PASS_KINDS] = {
     [PASS_HEAD_TRAIN] = USES_INPUT | USES_INPUT_GRADIENT,
 };
 
-const char *pass_name(PassKind kind) {
+const char *nn_pass_name(PassKind kind) {
     static const char *const names[PASS_KINDS] = {
         [PASS_LOAD] = "load",
         [PASS_CONV_FORWARD] = "conv forward",
@@ -111,7 +111,7 @@ static int uses_of(const Op *op, PassKind kind) {
     return pass_uses[kind] | (anew ? USES_OUTPUT_GRADIENT : 0);
 }
 
-int program_tensors_of(const Program *program, const Pass *pass, int tensors[PASS_MAX_TENSORS]) {
+int nn_program_tensors_of(const Program *program, const Pass *pass, int tensors[PASS_MAX_TENSORS]) {
     const Op *o = &program->ops[pass->op];
     const int all[PASS_MAX_TENSORS] = {o->input,          o->output,        o->residual,
                                        o->saved,          o->index,         o->output_gradient,
@@ -129,7 +129,7 @@ static void add_ranged(Builder *b, PassKind kind, int op, int block) {
     Pass *pass = &b->program->passes[b->program->pass_count];
     int tensors[PASS_MAX_TENSORS];
     *pass = (Pass){kind, op, block};
-    int count = program_tensors_of(b->program, pass, tensors);
+    int count = nn_program_tensors_of(b->program, pass, tensors);
     for (int i = 0; i < count; i++) touch(b, tensors[i]);
     bool first_of_norm = kind == PASS_NORM_STATISTICS || kind == PASS_NORM_EVALUATE;
     if (first_of_norm && b->model->table->fuses) touch(b, b->program->ops[op - 1].input);
@@ -157,16 +157,16 @@ static int end_phase(Builder *b, int first) {
     return program->pass_count;
 }
 
-static size_t layer_offset(const Builder *b, int node, LayerKind kind) {
-    const Layer *layer = model_find_layer(b->model, node, kind);
+static size_t layer_offset(const Builder *b, int node, NnLayerKind kind) {
+    const NnLayer *layer = nn_model_find_layer(b->model, node, kind);
     return layer == NULL ? SIZE_MAX : layer->offset;
 }
 
 static void finish_layers(Builder *b, int node) {
     for (int i = 0; i < b->model->layer_count; i++) {
-        const Layer *layer = &b->model->layers[i];
+        const NnLayer *layer = &b->model->layers[i];
         size_t end = layer->offset + layer->elems;
-        end = (end + MODEL_LAYER_ALIGNMENT - 1) / MODEL_LAYER_ALIGNMENT * MODEL_LAYER_ALIGNMENT;
+        end = (end + NN_LAYER_ALIGNMENT - 1) / NN_LAYER_ALIGNMENT * NN_LAYER_ALIGNMENT;
         if (layer->trained && layer->node == node && end > b->gradient_end) b->gradient_end = end;
     }
 }
@@ -179,7 +179,7 @@ static Status refuse_size(const Builder *b, int index) {
 /* The convolution's output is held when it is what its norm normalises, in training. */
 static Status make_conv(Builder *b, int index) {
     Op *op = &b->program->ops[index];
-    const NodeDesc *node = &op->node;
+    const NnNodeDesc *node = &op->node;
     bool training = b->program->training, first = index == 0;
     int border = first ? 2 * node->padding : 0;
     if (first) {
@@ -192,7 +192,7 @@ static Status make_conv(Builder *b, int index) {
     const Tensor *input = &b->program->tensors[op->input];
     int rows = input->height + 2 * node->padding - border, columns = input->width + 2 * node->padding - border;
     if (rows < node->kernel || columns < node->kernel) return refuse_size(b, index);
-    const NodeDesc *reader = index + 1 < b->desc->count ? &b->desc->nodes[index + 1] : NULL;
+    const NnNodeDesc *reader = index + 1 < b->desc->count ? &b->desc->nodes[index + 1] : NULL;
     bool normalised = reader != NULL && reader->kind == NODE_NORM && reader->pool_place != POOL_BEFORE_NORM;
     bool read_by_conv = reader != NULL && reader->kind == NODE_CONV;
     op->output = add_tensor(b, TENSOR_STORAGE, (rows - node->kernel) / node->stride + 1,
@@ -207,7 +207,7 @@ static Status make_conv(Builder *b, int index) {
 
 static Status make_norm(Builder *b, int index) {
     Op *op = &b->program->ops[index];
-    const NodeDesc *node = &op->node;
+    const NnNodeDesc *node = &op->node;
     bool training = b->program->training;
     op->input = op->saved = b->program->ops[index - 1].output;
     Tensor pooled = b->program->tensors[op->input];
@@ -284,7 +284,7 @@ static void link_skips(Builder *b) {
 static int forward_phases(Builder *b) {
     int first = 0;
     for (int i = 0; i < b->desc->count; i++) {
-        const NodeDesc *node = &b->desc->nodes[i];
+        const NnNodeDesc *node = &b->desc->nodes[i];
         if (node->kind == NODE_CONV) {
             if (i == 0) add_ranged(b, PASS_LOAD, i, INT_MAX);
             add_ranged(b, PASS_CONV_FORWARD, i, INT_MAX);
@@ -336,7 +336,7 @@ static void evaluation_phases(Builder *b) {
     }
     int first = end_phase(b, 0);
     for (int i = 0; i < b->desc->count; i++) {
-        const NodeDesc *node = &b->desc->nodes[i];
+        const NnNodeDesc *node = &b->desc->nodes[i];
         if (i == 0) add_ranged(b, PASS_LOAD, i, INT_MAX);
         PassKind kind = node->kind == NODE_CONV   ? PASS_CONV_FORWARD
                         : node->kind == NODE_NORM ? PASS_NORM_EVALUATE
@@ -409,7 +409,7 @@ static void describe_training(Builder *b) {
     int block = -1;
     b->trainable_block[0] = -1;
     for (int i = 0; i < b->desc->count; i++) {
-        const NodeDesc *node = &b->desc->nodes[i];
+        const NnNodeDesc *node = &b->desc->nodes[i];
         bool trains = node->kind != NODE_CONV || !node->frozen_filters || node->bias;
         if (trains) block = node->block;
         b->trainable_block[i + 1] = block;
@@ -418,7 +418,7 @@ static void describe_training(Builder *b) {
     }
 }
 
-static Status check_sizes(const PlanOptions *options) {
+static Status check_sizes(const NnPlanOptions *options) {
     if (options->batch < 1 || options->batch > 1 << 20) {
         FAIL(STATUS_ARGUMENT, "the batch is %d, but must be within 1..%d", options->batch, 1 << 20);
     }
@@ -429,7 +429,7 @@ static Status check_sizes(const PlanOptions *options) {
     return STATUS_OK;
 }
 
-Status program_init(Program *program, const Model *model, const PlanOptions *options, bool training) {
+Status nn_program_init(Program *program, const NnModel *model, const NnPlanOptions *options, bool training) {
     Status status = STATUS_OK;
     size_t nodes = (size_t)model->desc.count;
     Builder builder = {.program = program, .model = model, .options = options, .desc = &model->desc};
@@ -453,11 +453,11 @@ Status program_init(Program *program, const Model *model, const PlanOptions *opt
         if (!program->tensors[i].held) place_scratch(program, i);
     }
 done:
-    if (status != STATUS_OK) program_fini(program);
+    if (status != STATUS_OK) nn_program_fini(program);
     return status;
 }
 
-void program_fini(Program *program) {
+void nn_program_fini(Program *program) {
     memory_free(program->phases);
     memory_free(program->passes);
     memory_free(program->tensors);

@@ -23,7 +23,7 @@ int nn_enter(ModelObject *model) {
 
 void nn_leave(ModelObject *model) { model->busy = false; }
 
-static int parse_node(PyObject *item, NodeDesc *node) {
+static int parse_node(PyObject *item, NnNodeDesc *node) {
     const char *name;
     int kind, activation, init, frozen, bias, bias_init, pool_place, residual_place, scale;
     if (arguments_unpack(item, "isiiiiiiippiiiiipddd;a node is a tuple of 20", &kind, &name, &node->block, &activation,
@@ -33,11 +33,11 @@ static int parse_node(PyObject *item, NodeDesc *node) {
         return -1;
     }
     if (strlen(name) >= sizeof node->name) {
-        PyErr_Format(PyExc_ValueError, "the name \"%s\" is longer than %d bytes", name, MODEL_NAME_BYTES - 1);
+        PyErr_Format(PyExc_ValueError, "the name \"%s\" is longer than %d bytes", name, NN_NAME_BYTES - 1);
         return -1;
     }
     strcpy(node->name, name);
-    node->kind = (NodeKind)kind;
+    node->kind = (NnNodeKind)kind;
     node->activation = (Activation)activation;
     node->init = (Initialisation)init;
     node->frozen_filters = frozen != 0;
@@ -49,8 +49,8 @@ static int parse_node(PyObject *item, NodeDesc *node) {
     return 0;
 }
 
-static int parse_desc(PyObject *nodes, ModelDesc *desc) {
-    PyObject *tuple = arguments_tuple(nodes, "nodes", 1, MODEL_MAX_NODES);
+static int parse_desc(PyObject *nodes, NnModelDesc *desc) {
+    PyObject *tuple = arguments_tuple(nodes, "nodes", 1, NN_MAX_NODES);
     if (tuple == NULL) return -1;
     int result = 0;
     desc->count = (int)PyTuple_GET_SIZE(tuple);
@@ -81,8 +81,8 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keyword
                             "convolution", "threads",        "deterministic", NULL};
     const char *backend = "cpu", *precision = "auto", *convolution = "auto";
     PyObject *nodes;
-    ModelDesc desc = {.image_channels = 3};
-    ModelOptions options = {0};
+    NnModelDesc desc = {.image_channels = 3};
+    NnModelOptions options = {0};
     int deterministic = 0;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|isssip", names, &nodes, &desc.image_channels, &backend,
                                      &precision, &convolution, &options.threads, &deterministic)) {
@@ -98,7 +98,7 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     options.deterministic = deterministic != 0;
     ModelObject *self = (ModelObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
-    Status status = model_create(&desc, &options, &self->model);
+    Status status = nn_model_create(&desc, &options, &self->model);
     if (status == STATUS_OK) status = nn_mirrors_init(self);
     if (status == STATUS_OK) return (PyObject *)self;
     Py_DECREF(self);
@@ -108,7 +108,7 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keyword
 static void model_dealloc(ModelObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     nn_mirrors_fini(self);
-    model_destroy(self->model);
+    nn_model_destroy(self->model);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -120,7 +120,7 @@ static PyObject *model_initialise_method(ModelObject *self, PyObject *seed) {
     Status status;
     Py_BEGIN_ALLOW_THREADS;
     status = nn_upload(self);
-    if (status == STATUS_OK) status = model_initialise(self->model, value);
+    if (status == STATUS_OK) status = nn_model_initialise(self->model, value);
     if (status == STATUS_OK) status = nn_download(self);
     Py_END_ALLOW_THREADS;
     nn_leave(self);
@@ -139,10 +139,10 @@ int nn_parse_block(PyObject *object, int *out) {
 static PyObject *model_gradient_elems_method(ModelObject *self, PyObject *first_block) {
     int block;
     if (nn_parse_block(first_block, &block) < 0) return NULL;
-    return PyLong_FromSize_t(model_gradient_elems(self->model, block));
+    return PyLong_FromSize_t(nn_model_gradient_elems(self->model, block));
 }
 
-PyObject *nn_layer_shape(const Layer *layer) {
+PyObject *nn_layer_shape(const NnLayer *layer) {
     PyObject *shape = PyTuple_New(layer->ndim);
     for (int i = 0; shape != NULL && i < layer->ndim; i++) {
         PyObject *size = PyLong_FromLongLong(layer->shape[i]);
@@ -152,7 +152,7 @@ PyObject *nn_layer_shape(const Layer *layer) {
     return shape;
 }
 
-static PyObject *describe_layer(const Layer *layer) {
+static PyObject *describe_layer(const NnLayer *layer) {
     static const char *const kinds[] = {"filters", "bias", "norm_scale", "norm_bias", "linear"};
     PyObject *shape = nn_layer_shape(layer);
     if (shape == NULL) return NULL;
@@ -162,7 +162,7 @@ static PyObject *describe_layer(const Layer *layer) {
 
 static PyObject *get_layers(ModelObject *self, void *closure) {
     int count;
-    const Layer *layers = model_layers(self->model, &count);
+    const NnLayer *layers = nn_model_layers(self->model, &count);
     PyObject *list = PyList_New(count);
     (void)closure;
     for (int i = 0; list != NULL && i < count; i++) {
@@ -175,11 +175,11 @@ static PyObject *get_layers(ModelObject *self, void *closure) {
 
 static PyObject *get_statistics(ModelObject *self, void *closure) {
     int count;
-    const Statistic *statistics = model_statistics(self->model, &count);
+    const NnStatistic *statistics = nn_model_statistics(self->model, &count);
     PyObject *list = PyList_New(count);
     (void)closure;
     for (int i = 0; list != NULL && i < count; i++) {
-        const Statistic *s = &statistics[i];
+        const NnStatistic *s = &statistics[i];
         PyObject *item = Py_BuildValue("(siinnn)", s->name, s->node, s->block, (Py_ssize_t)s->mean_offset,
                                        (Py_ssize_t)s->variance_offset, (Py_ssize_t)s->channels);
         if (item == NULL) Py_CLEAR(list);
@@ -210,17 +210,17 @@ static PyObject *get_running(ModelObject *self, void *closure) {
 
 static PyObject *get_precision(ModelObject *self, void *closure) {
     (void)closure;
-    return PyUnicode_FromString(precision_names[model_precision(self->model)]);
+    return PyUnicode_FromString(precision_names[nn_model_precision(self->model)]);
 }
 
 static PyObject *get_backend(ModelObject *self, void *closure) {
     (void)closure;
-    return PyUnicode_FromString(model_backend(self->model));
+    return PyUnicode_FromString(nn_model_backend(self->model));
 }
 
 static PyObject *get_threads(ModelObject *self, void *closure) {
     (void)closure;
-    return PyLong_FromLong(pool_threads(model_pool(self->model)));
+    return PyLong_FromLong(pool_threads(nn_model_pool(self->model)));
 }
 
 static PyMethodDef model_methods[] = {

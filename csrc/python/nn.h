@@ -15,15 +15,15 @@ typedef struct Mirror {
 } Mirror;
 
 typedef struct ModelObject {
-    PyObject_HEAD Model *model; /* owned */
-    bool busy;                  /* one of its plans runs without the GIL */
+    PyObject_HEAD NnModel *model; /* owned */
+    bool busy;                    /* one of its plans runs without the GIL */
     Mirror mirrors[MODEL_BUFFERS];
 } ModelObject;
 
 typedef struct PlanObject {
-    PyObject_HEAD Plan *plan; /* owned */
-    ModelObject *model;       /* owned reference */
-    PlanOptions options;
+    PyObject_HEAD NnPlan *plan; /* owned */
+    ModelObject *model;         /* owned reference */
+    NnPlanOptions options;
     int channels, classes; /* of the images; of the head, or 0 */
 } PlanObject;
 
@@ -32,7 +32,7 @@ ModelObject *nn_take_model(ModuleState *state, PyObject *object);
 PlanObject *nn_take_plan(ModuleState *state, PyObject *object);
 
 /* The sizes of a layer as a tuple; NULL with an exception. */
-PyObject *nn_layer_shape(const Layer *layer);
+PyObject *nn_layer_shape(const NnLayer *layer);
 
 /* A block's number, cut to the numbers that a model can have; 0, or -1 with an exception. */
 int nn_parse_block(PyObject *object, int *out);

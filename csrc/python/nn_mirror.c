@@ -6,15 +6,15 @@
 #include "python/nn.h"
 
 static float *device_data(const ModelObject *self, ModelBuffer buffer) {
-    return buffer == MODEL_PARAMETERS  ? model_parameter_data(self->model)
-           : buffer == MODEL_GRADIENTS ? model_gradient_data(self->model)
-                                       : model_statistic_data(self->model);
+    return buffer == MODEL_PARAMETERS  ? nn_model_parameter_data(self->model)
+           : buffer == MODEL_GRADIENTS ? nn_model_gradient_data(self->model)
+                                       : nn_model_statistic_data(self->model);
 }
 
 size_t nn_buffer_elems(const ModelObject *self, ModelBuffer buffer) {
-    return buffer == MODEL_PARAMETERS  ? model_parameter_elems(self->model)
-           : buffer == MODEL_GRADIENTS ? model_gradient_elems(self->model, 0)
-                                       : model_statistic_elems(self->model);
+    return buffer == MODEL_PARAMETERS  ? nn_model_parameter_elems(self->model)
+           : buffer == MODEL_GRADIENTS ? nn_model_gradient_elems(self->model, 0)
+                                       : nn_model_statistic_elems(self->model);
 }
 
 float *nn_buffer_data(const ModelObject *self, ModelBuffer buffer) {
@@ -26,7 +26,7 @@ static uint64_t hash_of(const ModelObject *self, ModelBuffer buffer) {
 }
 
 Status nn_mirrors_init(ModelObject *self) {
-    if (model_stream(self->model) == NULL) return STATUS_OK;
+    if (nn_model_stream(self->model) == NULL) return STATUS_OK;
     for (int i = 0; i < MODEL_BUFFERS; i++) {
         Mirror *mirror = &self->mirrors[i];
         TRY(memory_calloc(nn_buffer_elems(self, (ModelBuffer)i) + 1, sizeof *mirror->data, &mirror->data));
@@ -46,7 +46,7 @@ Status nn_upload(ModelObject *self) {
         if (mirror->data == NULL) continue;
         uint64_t hash = hash_of(self, buffer);
         if (hash == mirror->exchanged) continue;
-        TRY(model_write(self->model, device_data(self, buffer), 0, mirror->data, nn_buffer_elems(self, buffer)));
+        TRY(nn_model_write(self->model, device_data(self, buffer), 0, mirror->data, nn_buffer_elems(self, buffer)));
         mirror->exchanged = hash;
     }
     return STATUS_OK;
@@ -57,7 +57,7 @@ Status nn_download(ModelObject *self) {
         ModelBuffer buffer = (ModelBuffer)i;
         Mirror *mirror = &self->mirrors[i];
         if (mirror->data == NULL) continue;
-        TRY(model_read(self->model, device_data(self, buffer), 0, mirror->data, nn_buffer_elems(self, buffer)));
+        TRY(nn_model_read(self->model, device_data(self, buffer), 0, mirror->data, nn_buffer_elems(self, buffer)));
         mirror->exchanged = hash_of(self, buffer);
     }
     return STATUS_OK;

@@ -18,7 +18,7 @@ static PyObject *fail(PlanObject *self, Status status) {
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     static char *names[] = {"model", "batch", "height", "width", "training", "keep_all", NULL};
     PyObject *model_in;
-    PlanOptions options = {0};
+    NnPlanOptions options = {0};
     int training = 1, keep_all = 0;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "Oiii|pp", names, &model_in, &options.batch, &options.height,
                                      &options.width, &training, &keep_all)) {
@@ -32,13 +32,13 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     if (self == NULL) return NULL;
     self->model = (ModelObject *)Py_NewRef(model);
     self->options = options;
-    const ModelDesc *desc = model_desc(model->model);
-    const NodeDesc *last = &desc->nodes[desc->count - 1];
+    const NnModelDesc *desc = nn_model_desc(model->model);
+    const NnNodeDesc *last = &desc->nodes[desc->count - 1];
     self->channels = desc->image_channels;
     self->classes = last->kind == NODE_HEAD ? last->out_channels : 0;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
-    status = plan_create(model->model, &options, &self->plan);
+    status = nn_plan_create(model->model, &options, &self->plan);
     Py_END_ALLOW_THREADS;
     if (status == STATUS_OK) return (PyObject *)self;
     Py_DECREF(self);
@@ -47,7 +47,7 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords
 
 static void plan_dealloc(PlanObject *self) {
     PyTypeObject *type = Py_TYPE(self);
-    plan_destroy(self->plan);
+    nn_plan_destroy(self->plan);
     Py_XDECREF(self->model);
     type->tp_free(self);
     Py_DECREF(type);
@@ -81,7 +81,7 @@ static int parse_floats(PyObject *sequence, const char *argument, int count, flo
 
 /* Fills `images` from the arguments; `view` is to be released after use. */
 static int take_images(const PlanObject *self, PyObject *array, PyObject *mean, PyObject *std, ArrayView *view,
-                       Images *images) {
+                       NnImages *images) {
     const unsigned types = 1u << ARRAY_U8 | 1u << ARRAY_F32 | 1u << ARRAY_U16;
     if (array_acquire(array, "images", types, 4, false, view) < 0) return -1;
     int planar = check_image_shape(self, view);
@@ -89,7 +89,7 @@ static int take_images(const PlanObject *self, PyObject *array, PyObject *mean, 
     images->data = view->data;
     images->type = view->type == ARRAY_U8 ? PIXELS_U8 : view->type == ARRAY_F32 ? PIXELS_F32 : PIXELS_BF16;
     images->layout = planar ? PIXELS_NCHW : PIXELS_NHWC;
-    for (int c = 0; c < MODEL_MAX_IMAGE_CHANNELS; c++) images->std[c] = 1.0f;
+    for (int c = 0; c < NN_MAX_IMAGE_CHANNELS; c++) images->std[c] = 1.0f;
     if (images->type != PIXELS_U8) return 0;
     if (mean == Py_None || std == Py_None) {
         PyErr_SetString(PyExc_ValueError, "images of uint8 need mean and std, in units of 0..255");
@@ -116,8 +116,8 @@ static PyObject *plan_step_method(PlanObject *self, PyObject *args, PyObject *ke
     static char *names[] = {"images", "labels", "label_smoothing", "reduction", "first_block", "mean", "std", NULL};
     PyObject *images_in, *labels_in, *mean = Py_None, *std = Py_None, *result = NULL;
     const char *reduction = "mean";
-    StepOptions options = {0};
-    Images images = {0};
+    NnStepOptions options = {0};
+    NnImages images = {0};
     ArrayView image_view, label_view;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|dsiOO", names, &images_in, &labels_in,
                                      &options.label_smoothing, &reduction, &options.first_block, &mean, &std)) {
@@ -134,7 +134,7 @@ static PyObject *plan_step_method(PlanObject *self, PyObject *args, PyObject *ke
         Py_BEGIN_ALLOW_THREADS;
         status = nn_upload(self->model);
         if (status == STATUS_OK)
-            status = plan_step(self->plan, &images, label_view.data, (int)image_view.shape[0], &options);
+            status = nn_plan_step(self->plan, &images, label_view.data, (int)image_view.shape[0], &options);
         if (status == STATUS_OK) status = nn_download(self->model);
         Py_END_ALLOW_THREADS;
         nn_leave(self->model);
@@ -147,10 +147,10 @@ done:
 }
 
 static PyObject *plan_take_totals_method(PlanObject *self, PyObject *unused) {
-    StepTotals totals;
+    NnStepTotals totals;
     (void)unused;
     if (nn_enter(self->model) < 0) return NULL;
-    Status status = plan_take_totals(self->plan, &totals);
+    Status status = nn_plan_take_totals(self->plan, &totals);
     nn_leave(self->model);
     if (status != STATUS_OK) return fail(self, status);
     return Py_BuildValue("(dLL)", totals.loss, (long long)totals.correct, (long long)totals.images);
@@ -159,7 +159,7 @@ static PyObject *plan_take_totals_method(PlanObject *self, PyObject *unused) {
 static PyObject *plan_evaluate_method(PlanObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"images", "mirror", "shift_y", "shift_x", "mean", "std", NULL};
     PyObject *images_in, *mean = Py_None, *std = Py_None, *logits = NULL;
-    Images images = {0};
+    NnImages images = {0};
     ArrayView view;
     int mirror = 0;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|piiOO", names, &images_in, &mirror, &images.shift_y,
@@ -177,7 +177,7 @@ static PyObject *plan_evaluate_method(PlanObject *self, PyObject *args, PyObject
         Status status;
         Py_BEGIN_ALLOW_THREADS;
         status = nn_upload(self->model);
-        if (status == STATUS_OK) status = plan_evaluate(self->plan, &images, count, to);
+        if (status == STATUS_OK) status = nn_plan_evaluate(self->plan, &images, count, to);
         if (status == STATUS_OK) status = nn_download(self->model);
         Py_END_ALLOW_THREADS;
         if (status != STATUS_OK) {
@@ -194,7 +194,7 @@ done:
 static PyObject *plan_forward_method(PlanObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"images", "mean", "std", NULL};
     PyObject *images_in, *mean = Py_None, *std = Py_None;
-    Images images = {0};
+    NnImages images = {0};
     ArrayView view;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|OO", names, &images_in, &mean, &std)) return NULL;
     if (take_images(self, images_in, mean, std, &view, &images) < 0) return NULL;
@@ -202,7 +202,7 @@ static PyObject *plan_forward_method(PlanObject *self, PyObject *args, PyObject 
     if (status == STATUS_OK) {
         Py_BEGIN_ALLOW_THREADS;
         status = nn_upload(self->model);
-        if (status == STATUS_OK) status = plan_forward(self->plan, &images, (int)view.shape[0]);
+        if (status == STATUS_OK) status = nn_plan_forward(self->plan, &images, (int)view.shape[0]);
         if (status == STATUS_OK) status = nn_download(self->model);
         Py_END_ALLOW_THREADS;
         nn_leave(self->model);
@@ -219,7 +219,7 @@ static PyObject *plan_backward_method(PlanObject *self, PyObject *args, PyObject
     int first_block = 0;
     int64_t shape[3];
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|i", names, &gradient, &first_block)) return NULL;
-    Status status = plan_shape(self->plan, model_desc(self->model->model)->count - 1, shape);
+    Status status = nn_plan_shape(self->plan, nn_model_desc(self->model->model)->count - 1, shape);
     if (status != STATUS_OK) return fail(self, status);
     if (array_acquire(gradient, "output_gradient", 1u << ARRAY_F32, 4, false, &view) < 0) return NULL;
     status = STATUS_INTERRUPTED;
@@ -229,7 +229,7 @@ static PyObject *plan_backward_method(PlanObject *self, PyObject *args, PyObject
     } else if (nn_enter(self->model) == 0) {
         Py_BEGIN_ALLOW_THREADS;
         status = nn_upload(self->model);
-        if (status == STATUS_OK) status = plan_backward(self->plan, view.data, (int)view.shape[0], first_block);
+        if (status == STATUS_OK) status = nn_plan_backward(self->plan, view.data, (int)view.shape[0], first_block);
         if (status == STATUS_OK) status = nn_download(self->model);
         Py_END_ALLOW_THREADS;
         nn_leave(self->model);
@@ -243,13 +243,13 @@ static PyObject *plan_read_method(PlanObject *self, PyObject *args) {
     int node, gradient = 0;
     int64_t shape[4];
     if (!PyArg_ParseTuple(args, "i|p", &node, &gradient)) return NULL;
-    Status status = plan_shape(self->plan, node, shape + 1);
+    Status status = nn_plan_shape(self->plan, node, shape + 1);
     if (status != STATUS_OK) return fail(self, status);
     if (nn_enter(self->model) < 0) return NULL;
-    shape[0] = plan_count(self->plan);
+    shape[0] = nn_plan_count(self->plan);
     PyObject *array = array_new(ARRAY_F32, 4, shape);
     if (array != NULL) {
-        status = plan_read(self->plan, node, gradient ? TENSOR_OUTPUT_GRADIENT : TENSOR_OUTPUT, array_data(array));
+        status = nn_plan_read(self->plan, node, gradient ? TENSOR_OUTPUT_GRADIENT : TENSOR_OUTPUT, array_data(array));
     }
     nn_leave(self->model);
     if (status == STATUS_OK) return array;
@@ -261,8 +261,8 @@ static PyObject *plan_shape_method(PlanObject *self, PyObject *node) {
     int64_t shape[3];
     long index = PyLong_AsLong(node);
     if (index == -1 && PyErr_Occurred()) return NULL;
-    bool some = index >= 0 && index < MODEL_MAX_NODES;
-    Status status = plan_shape(self->plan, some ? (int)index : MODEL_MAX_NODES, shape);
+    bool some = index >= 0 && index < NN_MAX_NODES;
+    Status status = nn_plan_shape(self->plan, some ? (int)index : NN_MAX_NODES, shape);
     if (status != STATUS_OK) return fail(self, status);
     return Py_BuildValue("(LLL)", (long long)shape[0], (long long)shape[1], (long long)shape[2]);
 }
@@ -270,19 +270,19 @@ static PyObject *plan_shape_method(PlanObject *self, PyObject *node) {
 static PyObject *plan_profile_begin_method(PlanObject *self, PyObject *unused) {
     (void)unused;
     if (nn_enter(self->model) < 0) return NULL;
-    Status status = plan_profile_begin(self->plan);
+    Status status = nn_plan_profile_begin(self->plan);
     nn_leave(self->model);
     return status == STATUS_OK ? Py_NewRef(Py_None) : fail(self, status);
 }
 
 static PyObject *plan_profile_end_method(PlanObject *self, PyObject *unused) {
-    static const size_t room = PLAN_MAX_PASSES;
+    static const size_t room = NN_MAX_PASSES;
     int count = 0;
     (void)unused;
     if (nn_enter(self->model) < 0) return NULL;
-    PassTime *times = PyMem_Calloc(room, sizeof *times);
+    NnPassTime *times = PyMem_Calloc(room, sizeof *times);
     PyObject *list = times == NULL ? PyErr_NoMemory() : NULL;
-    Status status = times == NULL ? STATUS_OK : plan_profile_end(self->plan, times, &count);
+    Status status = times == NULL ? STATUS_OK : nn_plan_profile_end(self->plan, times, &count);
     nn_leave(self->model);
     if (status != STATUS_OK) fail(self, status);
     if (times != NULL && status == STATUS_OK) list = PyList_New(count);
@@ -297,15 +297,15 @@ static PyObject *plan_profile_end_method(PlanObject *self, PyObject *unused) {
 
 static PyObject *get_bytes(PlanObject *self, void *closure) {
     (void)closure;
-    return PyLong_FromSize_t(plan_arena_bytes(self->plan));
+    return PyLong_FromSize_t(nn_plan_arena_bytes(self->plan));
 }
 
 static PyObject *get_algorithms(PlanObject *self, void *closure) {
     int count = 0;
     (void)closure;
-    PassAlgorithm *algorithms = PyMem_Calloc(PLAN_MAX_PASSES, sizeof *algorithms);
+    NnPassAlgorithm *algorithms = PyMem_Calloc(NN_MAX_PASSES, sizeof *algorithms);
     if (algorithms == NULL) return PyErr_NoMemory();
-    plan_algorithms(self->plan, algorithms, &count);
+    nn_plan_algorithms(self->plan, algorithms, &count);
     PyObject *list = PyList_New(count);
     for (int i = 0; list != NULL && i < count; i++) {
         PyObject *item = Py_BuildValue("(sis)", algorithms[i].pass, algorithms[i].node, algorithms[i].algorithm.text);

@@ -207,7 +207,7 @@ static int trainer_fill(TrainerObject *self, PyObject *args, PyObject *keywords)
     if (taken == NULL) return -1;
     self->model_object = (ModelObject *)Py_NewRef(model);
     self->model = taken->model;
-    const ModelDesc *desc = model_desc(self->model);
+    const NnModelDesc *desc = nn_model_desc(self->model);
     self->classes = desc->nodes[desc->count - 1].out_channels;
     if (comm != Py_None && make_reducer(self, comm, reduction, &config) < 0) return -1;
     Status status = trainer_create(&config, self->model, &self->trainer);
@@ -236,7 +236,7 @@ static void trainer_dealloc(TrainerObject *self) {
 /* --- batches ---------------------------------------------------------------------------------------------------- */
 
 /* Images as an argument: uint8 or float32, (N, H, W, 3) or (N, 3, H, W). */
-static int take_images(const TrainerObject *self, PyObject *object, ArrayView *view, Images *images) {
+static int take_images(const TrainerObject *self, PyObject *object, ArrayView *view, NnImages *images) {
     const unsigned types = 1u << ARRAY_U8 | 1u << ARRAY_F32;
     if (array_acquire(object, "images", types, 4, false, view) < 0) return -1;
     const int64_t *shape = view->shape;
@@ -255,9 +255,9 @@ static int take_images(const TrainerObject *self, PyObject *object, ArrayView *v
         array_release(view);
         return -1;
     }
-    *images = (Images){.data = view->data,
-                       .type = view->type == ARRAY_U8 ? PIXELS_U8 : PIXELS_F32,
-                       .layout = nhwc ? PIXELS_NHWC : PIXELS_NCHW};
+    *images = (NnImages){.data = view->data,
+                         .type = view->type == ARRAY_U8 ? PIXELS_U8 : PIXELS_F32,
+                         .layout = nhwc ? PIXELS_NHWC : PIXELS_NCHW};
     memcpy(images->mean, self->mean, sizeof self->mean);
     memcpy(images->std, self->std, sizeof self->std);
     return 0;
@@ -295,7 +295,7 @@ static PyObject *step_result(TrainerObject *self, const TrainerStep *done) {
     uint64_t wire = 0;
     if (self->reducer != NULL) {
         const TrainerPhase *phase = trainer_phase(self->trainer, done->step);
-        wire = reducer_wire_bytes(self->reducer, model_gradient_elems(self->model, phase->first_block));
+        wire = reducer_wire_bytes(self->reducer, nn_model_gradient_elems(self->model, phase->first_block));
     }
     return Py_BuildValue("LdLLNidK", (long long)done->step, done->loss, (long long)done->correct,
                          (long long)done->images, PyBool_FromLong(done->skipped), done->side, done->reduce_seconds,
@@ -305,7 +305,7 @@ static PyObject *step_result(TrainerObject *self, const TrainerStep *done) {
 static PyObject *trainer_step_method(TrainerObject *self, PyObject *args) {
     PyObject *images_in, *labels_in, *losses = Py_None, *result = NULL;
     ArrayView images_view, labels_view, losses_view;
-    Images images;
+    NnImages images;
     TrainerStep done;
     Status status;
     if (!PyArg_ParseTuple(args, "OO|O", &images_in, &labels_in, &losses)) return NULL;
@@ -346,7 +346,7 @@ int trainer_parse_views(PyObject *sequence, TrainerView views[TRAINER_MAX_VIEWS]
 static PyObject *trainer_evaluate_method(TrainerObject *self, PyObject *args) {
     PyObject *images_in, *views_in, *out;
     ArrayView view;
-    Images images;
+    NnImages images;
     TrainerView views[TRAINER_MAX_VIEWS];
     Status status;
     if (!PyArg_ParseTuple(args, "OO", &images_in, &views_in)) return NULL;
@@ -410,7 +410,7 @@ static PyObject *trainer_wire_method(TrainerObject *self, PyObject *argument) {
     int first_block;
     if (nn_parse_block(argument, &first_block) < 0 || trainer_ready(self) < 0) return NULL;
     if (self->reducer == NULL) return Py_BuildValue("ii", 0, 0);
-    size_t elems = model_gradient_elems(self->model, first_block);
+    size_t elems = nn_model_gradient_elems(self->model, first_block);
     return Py_BuildValue("KK", (unsigned long long)reducer_wire_bytes(self->reducer, elems),
                          (unsigned long long)reducer_plain_bytes(self->reducer, elems));
 }

@@ -13,9 +13,9 @@ typedef struct TrainerObject {
     PyObject_HEAD Trainer *trainer; /* owned */
     Reducer *reducer;               /* owned; NULL for one rank */
     ModelObject *model_object;      /* owned reference */
-    Model *model;                   /* borrowed from model_object */
+    NnModel *model;                 /* borrowed from model_object */
     PyObject *comm_object;          /* owned reference, taken until close; NULL for one rank */
-    float mean[MODEL_MAX_IMAGE_CHANNELS], std[MODEL_MAX_IMAGE_CHANNELS];
+    float mean[NN_MAX_IMAGE_CHANNELS], std[NN_MAX_IMAGE_CHANNELS];
     int side, classes, batch, groups;
     long long steps;
     int residents; /* Resident objects that use the trainer */

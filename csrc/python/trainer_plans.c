@@ -1,20 +1,20 @@
 /* What a run records of its plans: how each convolution is computed, and by which library. */
 #include "python/trainer.h"
 
-static PyObject *spell(const TrainerObject *self, const Plan *plan, int side, const PassAlgorithm *pass) {
+static PyObject *spell(const TrainerObject *self, const NnPlan *plan, int side, const NnPassAlgorithm *pass) {
     static const char *const sources[] = {
         [ALGORITHM_FIXED] = "fixed", [ALGORITHM_TIMED] = "timed", [ALGORITHM_CACHED] = "cached"};
-    const Algorithm *a = &pass->algorithm;
+    const NnAlgorithm *a = &pass->algorithm;
     PyObject *milliseconds = a->milliseconds > 0 ? PyFloat_FromDouble(a->milliseconds) : Py_NewRef(Py_None);
-    return Py_BuildValue("ssiiNssNn", model_desc(self->model)->nodes[pass->node].name, pass->pass, side,
-                         plan_batch(plan), PyBool_FromLong(pass->evaluation), a->name, sources[a->source], milliseconds,
-                         (Py_ssize_t)a->workspace_bytes);
+    return Py_BuildValue("ssiiNssNn", nn_model_desc(self->model)->nodes[pass->node].name, pass->pass, side,
+                         nn_plan_batch(plan), PyBool_FromLong(pass->evaluation), a->name, sources[a->source],
+                         milliseconds, (Py_ssize_t)a->workspace_bytes);
 }
 
 /* Appends the plan's; 0, or -1 with an exception. */
-static int append_plan(const TrainerObject *self, const Plan *plan, int side, PassAlgorithm *room, PyObject *list) {
+static int append_plan(const TrainerObject *self, const NnPlan *plan, int side, NnPassAlgorithm *room, PyObject *list) {
     int count = 0, result = 0;
-    plan_algorithms(plan, room, &count);
+    nn_plan_algorithms(plan, room, &count);
     for (int i = 0; i < count && result == 0; i++) {
         PyObject *item = spell(self, plan, side, &room[i]);
         result = item == NULL ? -1 : PyList_Append(list, item);
@@ -24,10 +24,10 @@ static int append_plan(const TrainerObject *self, const Plan *plan, int side, Pa
 }
 
 PyObject *trainer_algorithms(TrainerObject *self, PyObject *unused) {
-    const Plan *plan;
+    const NnPlan *plan;
     int side, result = 0;
     (void)unused;
-    PassAlgorithm *room = PyMem_Calloc(PLAN_MAX_PASSES, sizeof *room);
+    NnPassAlgorithm *room = PyMem_Calloc(NN_MAX_PASSES, sizeof *room);
     if (room == NULL) return PyErr_NoMemory();
     if (trainer_enter(self) < 0) {
         PyMem_Free(room);
@@ -45,12 +45,12 @@ PyObject *trainer_algorithms(TrainerObject *self, PyObject *unused) {
 }
 
 PyObject *trainer_library(TrainerObject *self, PyObject *unused) {
-    PlanLibrary library;
+    NnPlanLibrary library;
     int side;
     (void)unused;
     if (trainer_ready(self) < 0) return NULL;
-    const Plan *plan = trainer_plan_at(self->trainer, 0, &side);
+    const NnPlan *plan = trainer_plan_at(self->trainer, 0, &side);
     if (plan == NULL) Py_RETURN_NONE;
-    plan_library(plan, &library);
+    nn_plan_library(plan, &library);
     return Py_BuildValue("sss", library.name, library.cache, library.note);
 }

@@ -15,11 +15,11 @@ static int find_buffer(TrainerObject *self, const char *name, Buffer *out) {
     static const char *const own[TRAINER_BUFFERS] = {"momentum", "slow_parameters", "slow_statistics"};
     *out = (Buffer){0};
     if (strcmp(name, "parameters") == 0) {
-        *out = (Buffer){model_parameter_data(self->model), model_parameter_elems(self->model), true};
+        *out = (Buffer){nn_model_parameter_data(self->model), nn_model_parameter_elems(self->model), true};
         return 0;
     }
     if (strcmp(name, "statistics") == 0) {
-        *out = (Buffer){model_statistic_data(self->model), model_statistic_elems(self->model), true};
+        *out = (Buffer){nn_model_statistic_data(self->model), nn_model_statistic_elems(self->model), true};
         return 0;
     }
     if (strcmp(name, "residual") == 0) {
@@ -45,7 +45,7 @@ static PyObject *copy_of(TrainerObject *self, const Buffer *buffer) {
     Status status = STATUS_OK;
     Py_BEGIN_ALLOW_THREADS;
     if (buffer->of_backend)
-        status = model_read(self->model, buffer->data, 0, to, buffer->elems);
+        status = nn_model_read(self->model, buffer->data, 0, to, buffer->elems);
     else
         memcpy(to, buffer->data, buffer->elems * sizeof *to);
     Py_END_ALLOW_THREADS;
@@ -78,7 +78,7 @@ static PyObject *fill(TrainerObject *self, const char *name, const ArrayView *vi
     }
     Py_BEGIN_ALLOW_THREADS;
     if (buffer.of_backend)
-        status = model_write(self->model, buffer.data, 0, view->data, buffer.elems);
+        status = nn_model_write(self->model, buffer.data, 0, view->data, buffer.elems);
     else
         memcpy(buffer.data, view->data, buffer.elems * sizeof(float));
     Py_END_ALLOW_THREADS;
@@ -106,7 +106,7 @@ static PyObject *append(PyObject *list, PyObject *item) {
     return list;
 }
 
-static PyObject *describe_layer(const Layer *layer) {
+static PyObject *describe_layer(const NnLayer *layer) {
     PyObject *shape = nn_layer_shape(layer);
     if (shape == NULL) return NULL;
     return Py_BuildValue("siiNNn", layer->name, (int)layer->kind, layer->block, PyBool_FromLong(layer->trained), shape,
@@ -117,7 +117,7 @@ PyObject *trainer_layers(TrainerObject *self, PyObject *unused) {
     (void)unused;
     int count;
     if (trainer_enter(self) < 0) return NULL;
-    const Layer *layers = model_layers(self->model, &count);
+    const NnLayer *layers = nn_model_layers(self->model, &count);
     PyObject *out = PyList_New(0);
     for (int i = 0; out != NULL && i < count; i++) out = append(out, describe_layer(&layers[i]));
     trainer_leave(self);
@@ -128,7 +128,7 @@ PyObject *trainer_norms(TrainerObject *self, PyObject *unused) {
     (void)unused;
     int count;
     if (trainer_enter(self) < 0) return NULL;
-    const Statistic *norms = model_statistics(self->model, &count);
+    const NnStatistic *norms = nn_model_statistics(self->model, &count);
     PyObject *out = PyList_New(0);
     for (int i = 0; out != NULL && i < count; i++) {
         out = append(out, Py_BuildValue("snnn", norms[i].name, (Py_ssize_t)norms[i].channels,

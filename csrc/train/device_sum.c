@@ -16,7 +16,7 @@
 
 struct DeviceSum {
     Comm *comm;                  /* borrowed */
-    Model *model;                /* borrowed */
+    NnModel *model;              /* borrowed */
     CommDevice *nccl;            /* owned; NULL: through host memory */
     DeviceStream *stream;        /* owned; with nccl */
     DeviceEvent *ready, *summed; /* owned; with nccl */
@@ -44,7 +44,7 @@ static Status choose_piece(DeviceSum *sum) {
 static Status cut(DeviceSum *sum) {
     int count;
     size_t begin = 0;
-    const Layer *layers = model_layers(sum->model, &count);
+    const NnLayer *layers = nn_model_layers(sum->model, &count);
     TRY(memory_calloc((size_t)count + 1, sizeof *sum->ends, &sum->ends));
     for (int i = 0; i < count; i++) {
         if (!layers[i].trained) continue;
@@ -71,10 +71,10 @@ static Status rehearse(DeviceSum *sum, const size_t *elems, int count) {
         }
         TRY(device_sum_run(sum, elems[i]));
     }
-    return device_sum_wait(sum, model_stream(sum->model), NULL);
+    return device_sum_wait(sum, nn_model_stream(sum->model), NULL);
 }
 
-Status device_sum_create(Comm *comm, Model *model, bool exact, bool average, const size_t *elems, int count,
+Status device_sum_create(Comm *comm, NnModel *model, bool exact, bool average, const size_t *elems, int count,
                          DeviceSum **out) {
     Status status = STATUS_OK;
     DeviceSum *sum = NULL;
@@ -117,13 +117,13 @@ bool device_sum_on_gpu(const DeviceSum *sum) { return sum->nccl != NULL; }
 
 /* On the second stream, behind what the model's stream holds now. */
 static Status send(DeviceSum *sum, const CommPiece *pieces, int count) {
-    TRY(device_event_record(sum->ready, model_stream(sum->model)));
+    TRY(device_event_record(sum->ready, nn_model_stream(sum->model)));
     TRY(device_stream_wait(sum->stream, sum->ready));
     return comm_device_allreduce(sum->nccl, pieces, count, sum->average, sum->stream);
 }
 
 static CommPiece piece(const DeviceSum *sum, size_t begin, size_t end) {
-    return (CommPiece){.data = model_gradient_data(sum->model) + begin, .elems = (int64_t)(end - begin)};
+    return (CommPiece){.data = nn_model_gradient_data(sum->model) + begin, .elems = (int64_t)(end - begin)};
 }
 
 Status device_sum_told(DeviceSum *sum, size_t begin, size_t end) {
@@ -149,11 +149,11 @@ Status device_sum_run(DeviceSum *sum, size_t elems) {
     begin_anew(sum);
     TRY(send(sum, pieces, rest ? 2 : 1));
     TRY(device_event_record(sum->summed, sum->stream));
-    return device_stream_wait(model_stream(sum->model), sum->summed);
+    return device_stream_wait(nn_model_stream(sum->model), sum->summed);
 }
 
 Status device_sum_through_host(DeviceSum *sum, AllreducePlan *plan, float *gradients) {
-    DeviceStream *stream = model_stream(sum->model);
+    DeviceStream *stream = nn_model_stream(sum->model);
     size_t bytes = (size_t)allreduce_elems(plan) * sizeof *sum->host;
     TRY(device_copy(sum->host, gradients, bytes, stream));
     TRY(device_stream_synchronize(stream));

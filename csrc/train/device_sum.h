@@ -11,7 +11,7 @@ typedef struct DeviceSum DeviceSum;
 /* `exact`: nothing is quantised, so NCCL may do it. `elems`: the lengths that will be summed; the first is the longest.
  * Collective; makes every sum once, on whatever the gradient buffer holds, so that a step finds all connections made.
  */
-Status device_sum_create(Comm *comm, Model *model, bool exact, bool average, const size_t *elems, int count,
+Status device_sum_create(Comm *comm, NnModel *model, bool exact, bool average, const size_t *elems, int count,
                          DeviceSum **out);
 void device_sum_destroy(DeviceSum *sum); /* NULL is fine */
 

@@ -38,9 +38,9 @@ static Status prepare_test(Resident *r, int64_t count) {
 }
 
 /* The images of one batch of the test, from position `first` on. */
-static Status find_images(Resident *r, const GatherSet *set, bool chosen, int64_t first, int count, Images *out) {
+static Status find_images(Resident *r, const GatherSet *set, bool chosen, int64_t first, int count, NnImages *out) {
     size_t bytes = (size_t)set->height * (size_t)set->width * 3;
-    *out = (Images){
+    *out = (NnImages){
         .data = set->images + (size_t)first * bytes, .on_device = true, .type = PIXELS_U8, .layout = PIXELS_NHWC};
     memcpy(out->mean, r->config.mean, sizeof r->config.mean);
     memcpy(out->std, r->config.std, sizeof r->config.std);
@@ -50,16 +50,16 @@ static Status find_images(Resident *r, const GatherSet *set, bool chosen, int64_
 }
 
 /* The views of a batch; their logits' sum goes to position `first` of the sums. */
-static Status put_views(Resident *r, Images images, int64_t first, int count, const TrainerView *views,
+static Status put_views(Resident *r, NnImages images, int64_t first, int count, const TrainerView *views,
                         int view_count) {
-    Plan *plan;
+    NnPlan *plan;
     size_t classes = trainer_classes(r->trainer);
     TRY(trainer_test_plan(r->trainer, &plan));
     for (int v = 0; v < view_count; v++) {
         images.mirror = views[v].mirror;
         images.shift_y = views[v].dy;
         images.shift_x = views[v].dx;
-        TRY(plan_evaluate(plan, &images, count, r->view_logits));
+        TRY(nn_plan_evaluate(plan, &images, count, r->view_logits));
         TRY(resident_add_view(r->view_logits, (size_t)count * classes, views[v].weight, v > 0,
                               r->sums + (size_t)first * classes, r->stream));
     }
@@ -71,7 +71,7 @@ static Status put_test(Resident *r, const GatherSet *set, bool chosen, int64_t c
     int batch = r->trainer->config.test_batch;
     for (int64_t first = 0; first < count; first += batch) {
         int here = (int)(count - first < batch ? count - first : batch);
-        Images images;
+        NnImages images;
         TRY(find_images(r, set, chosen, first, here, &images));
         TRY(put_views(r, images, first, here, views, view_count));
     }
@@ -119,7 +119,7 @@ static Status put_fed_batch(Resident *r, Loader *loader, int64_t at, int64_t lef
                             int view_count, int64_t *labels, int *here) {
     const TrainerConfig *config = &r->trainer->config;
     LoaderFeedBatch batch;
-    Images images;
+    NnImages images;
     TRY(loader_feed_next(r->feed, loader, &batch));
     if (batch.count < 1 || batch.count > left || batch.count > config->test_batch) {
         FAIL(STATUS_ARGUMENT, "the loader gave %d images at once where a test takes %d and %lld are left", batch.count,
@@ -224,9 +224,9 @@ static Status measure(Resident *r, const GatherSet *set, int64_t count, double *
 }
 
 /* The frozen layer; its filters are (row, column, channel), those of whiten.h (channel, row, column). */
-static Status find_frozen(const Resident *r, const Layer **out) {
+static Status find_frozen(const Resident *r, const NnLayer **out) {
     int count;
-    const Layer *layers = model_layers(r->model, &count);
+    const NnLayer *layers = nn_model_layers(r->model, &count);
     for (int i = 0; i < count; i++) {
         if (layers[i].trained || layers[i].elems != (size_t)WHITEN_FILTERS * PATCH || layers[i].ndim != 4) continue;
         *out = &layers[i];
@@ -237,7 +237,7 @@ static Status find_frozen(const Resident *r, const Layer **out) {
 
 Status resident_whiten(Resident *r, ResidentSet which, int64_t count, double epsilon) {
     GatherSet set;
-    const Layer *layer = NULL;
+    const NnLayer *layer = NULL;
     double moments[PATCH * PATCH];
     float filters[WHITEN_FILTERS * PATCH], turned[WHITEN_FILTERS * PATCH];
     TRY(resident_need(r, which, &set));
@@ -250,7 +250,7 @@ Status resident_whiten(Resident *r, ResidentSet which, int64_t count, double eps
         int filter = i / PATCH, channel = i / 4 % 3, corner = i % 4;
         turned[filter * PATCH + corner * 3 + channel] = filters[i];
     }
-    TRY(model_write(r->model, model_parameter_data(r->model), layer->offset, turned, WHITEN_FILTERS * PATCH));
+    TRY(nn_model_write(r->model, nn_model_parameter_data(r->model), layer->offset, turned, WHITEN_FILTERS * PATCH));
     r->seconds += clock_now_seconds() - begin;
     return STATUS_OK;
 }

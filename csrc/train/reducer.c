@@ -21,9 +21,9 @@ static const ReducerLayer *find_layer(const ReducerLayer *layers, int count, con
     return NULL;
 }
 
-static Status check_names(const Model *model, const ReducerLayer *special, int special_count) {
+static Status check_names(const NnModel *model, const ReducerLayer *special, int special_count) {
     int count;
-    const Layer *layers = model_layers(model, &count);
+    const NnLayer *layers = nn_model_layers(model, &count);
     for (int s = 0; s < special_count; s++) {
         bool known = false;
         for (int i = 0; i < count; i++)
@@ -38,13 +38,13 @@ static Status check_names(const Model *model, const ReducerLayer *special, int s
 }
 
 /* The layers that stand before `end`, and the gaps; the number of entries in `table`. */
-static int make_table(const Model *model, size_t end, const ReducerLayer *special, int special_count,
+static int make_table(const NnModel *model, size_t end, const ReducerLayer *special, int special_count,
                       AllreduceLayer *table) {
     int count, entries = 0;
-    const Layer *layers = model_layers(model, &count);
+    const NnLayer *layers = nn_model_layers(model, &count);
     size_t at = 0;
     for (int i = 0; i < count && at < end; i++) {
-        const Layer *layer = &layers[i];
+        const NnLayer *layer = &layers[i];
         if (!layer->trained || layer->offset >= end) continue;
         if (layer->offset > at) {
             table[entries++] = (AllreduceLayer){
@@ -81,20 +81,20 @@ static bool is_exact(const AllreduceOptions *options, const ReducerLayer *layers
 }
 
 /* What gradients in device memory need besides the plans. */
-static Status create_device(Reducer *reducer, Comm *comm, Model *model, bool exact, bool average) {
+static Status create_device(Reducer *reducer, Comm *comm, NnModel *model, bool exact, bool average) {
     size_t elems[REDUCER_MAX_PLANS];
-    if (strcmp(model_backend(model), "cuda") != 0) return STATUS_OK;
+    if (strcmp(nn_model_backend(model), "cuda") != 0) return STATUS_OK;
     for (int i = 0; i < reducer->count; i++) elems[i] = (size_t)allreduce_elems(reducer->plans[i]);
     return device_sum_create(comm, model, exact, average, elems, reducer->count, &reducer->device);
 }
 
-Status reducer_create(Comm *comm, Model *model, const AllreduceOptions *options, const ReducerLayer *layers,
+Status reducer_create(Comm *comm, NnModel *model, const AllreduceOptions *options, const ReducerLayer *layers,
                       int layer_count, const int *first_blocks, int count, Reducer **out) {
     Status status = STATUS_OK;
     Reducer *reducer = NULL;
     AllreduceLayer *table = NULL;
     int model_layer_count;
-    (void)model_layers(model, &model_layer_count);
+    (void)nn_model_layers(model, &model_layer_count);
     if (count < 1 || count > REDUCER_MAX_PLANS) {
         FAIL(STATUS_ARGUMENT, "there must be 1 to %d sets of trained blocks, not %d", REDUCER_MAX_PLANS, count);
     }
@@ -102,7 +102,7 @@ Status reducer_create(Comm *comm, Model *model, const AllreduceOptions *options,
     TRY_GOTO(memory_calloc(1, sizeof *reducer, &reducer));
     TRY_GOTO(memory_calloc(2 * (size_t)model_layer_count + 1, sizeof *table, &table));
     for (int i = 0; i < count; i++) {
-        size_t elems = model_gradient_elems(model, first_blocks[i]);
+        size_t elems = nn_model_gradient_elems(model, first_blocks[i]);
         if (has_plan(reducer, elems)) continue;
         int entries = make_table(model, elems, layers, layer_count, table);
         TRY_GOTO(allreduce_plan_create(comm, table, entries, options, &reducer->plans[reducer->count]));

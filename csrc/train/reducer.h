@@ -26,7 +26,7 @@ typedef struct ReducerLayer {
 /* Plans for gradients of the blocks from each of `first_blocks` on. `comm` and `model` are borrowed until
  * reducer_destroy. A name in `layers` that no trained layer has is refused. On the CUDA backend collective, and it uses
  * the gradient buffer. */
-Status reducer_create(Comm *comm, Model *model, const AllreduceOptions *options, const ReducerLayer *layers,
+Status reducer_create(Comm *comm, NnModel *model, const AllreduceOptions *options, const ReducerLayer *layers,
                       int layer_count, const int *first_blocks, int count, Reducer **out);
 void reducer_destroy(Reducer *reducer);
 

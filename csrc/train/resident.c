@@ -34,7 +34,7 @@ static Status create_step_memory(Resident *r) {
     TRY(device_host_alloc(sizeof *r->host_clock, &r->host_clock));
     TRY(device_alloc(sizeof *r->flag, &r->flag));
     TRY(device_fill(r->flag, 0, sizeof *r->flag, r->stream));
-    return trainer_alloc(r->trainer, model_statistic_elems(r->model), &r->backup);
+    return trainer_alloc(r->trainer, nn_model_statistic_elems(r->model), &r->backup);
 }
 
 /* The rates of all steps, and in which phases each group may be active. */

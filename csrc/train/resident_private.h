@@ -16,7 +16,7 @@ typedef struct SetMemory {
 
 /* What a phase's steps need; kept when the phase is over. */
 typedef struct PhaseState {
-    Plan *plan;         /* borrowed from the trainer; NULL before the first step */
+    NnPlan *plan;       /* borrowed from the trainer; NULL before the first step */
     bool warm;          /* its steps can begin */
     DeviceGraph *graph; /* owned; NULL where steps are not recorded; of a fed run, from the augmented batch on */
     DeviceGraph *many;  /* owned; MANY steps one after the other; NULL where the host has work between steps */
@@ -26,7 +26,7 @@ typedef struct PhaseState {
 /* Memory is device memory, or with a name in host_ page-locked; all owned. */
 struct Resident {
     Trainer *trainer;     /* borrowed */
-    Model *model;         /* borrowed */
+    NnModel *model;       /* borrowed */
     DeviceStream *stream; /* borrowed */
     ResidentConfig config;
     SetMemory sets[RESIDENT_SETS];
@@ -45,7 +45,7 @@ struct Resident {
     bool fed;
     int32_t *order, *host_order;
     float *all_losses, *host_losses;
-    StepTotals *records, *host_records;
+    NnStepTotals *records, *host_records;
     uint32_t *skipped, *host_skipped;
     /* a test: room for so many images */
     int64_t test_room;

@@ -67,11 +67,11 @@ typedef struct Source {
     Loader *loader; /* NULL: the set */
 } Source;
 
-static Images batch_of(const Resident *r, const uint8_t *data) {
-    Images images = {.data = data, .on_device = true, .type = PIXELS_U8, .layout = PIXELS_NHWC};
+static NnImages batch_of(const Resident *r, const uint8_t *data) {
+    NnImages images = {.data = data, .on_device = true, .type = PIXELS_U8, .layout = PIXELS_NHWC};
     memcpy(images.mean, r->config.mean, sizeof r->config.mean);
     memcpy(images.std, r->config.std, sizeof r->config.std);
-    for (int c = 3; c < MODEL_MAX_IMAGE_CHANNELS; c++) images.std[c] = 1;
+    for (int c = 3; c < NN_MAX_IMAGE_CHANNELS; c++) images.std[c] = 1;
     return images;
 }
 
@@ -94,26 +94,26 @@ static Status feed_batch(Resident *r, Loader *loader) {
     return loader_feed_free(r->feed);
 }
 
-static Status put_gradients(Resident *r, const TrainerPhase *phase, Plan *plan, bool exchange) {
+static Status put_gradients(Resident *r, const TrainerPhase *phase, NnPlan *plan, bool exchange) {
     const TrainerConfig *config = &r->trainer->config;
-    Images images = batch_of(r, r->batch_images);
-    StepOptions options = {.label_smoothing = config->label_smoothing,
-                           .reduction = config->reduction,
-                           .first_block = phase->first_block,
-                           .losses = r->batch_losses,
-                           .hook = exchange ? config->reduce_hook : NULL,
-                           .hook_context = config->reduce_context};
+    NnImages images = batch_of(r, r->batch_images);
+    NnStepOptions options = {.label_smoothing = config->label_smoothing,
+                             .reduction = config->reduction,
+                             .first_block = phase->first_block,
+                             .losses = r->batch_losses,
+                             .hook = exchange ? config->reduce_hook : NULL,
+                             .hook_context = config->reduce_context};
     if (phase->side < config->side) {
         TRY(gather_shrink(r->batch_images, config->batch, config->side, config->side, phase->side, r->config.mean,
                           r->config.std, r->shrunk, r->stream));
         images.data = r->shrunk;
         images.type = PIXELS_F32;
     }
-    TRY(plan_step(plan, &images, r->batch_labels, config->batch, &options));
-    TRY(plan_store_totals(plan, r->records, &r->clock->done));
+    TRY(nn_plan_step(plan, &images, r->batch_labels, config->batch, &options));
+    TRY(nn_plan_store_totals(plan, r->records, &r->clock->done));
     if (config->reduce == NULL || !exchange) return STATUS_OK;
-    return config->reduce(config->reduce_context, r->trainer->step, model_gradient_data(r->model),
-                          model_gradient_elems(r->model, phase->first_block));
+    return config->reduce(config->reduce_context, r->trainer->step, nn_model_gradient_data(r->model),
+                          nn_model_gradient_elems(r->model, phase->first_block));
 }
 
 /* A step on the batch that has been put. */
@@ -123,9 +123,9 @@ static Status put_step(Resident *r, int phase, bool exchange) {
     const ResidentClosing closing = {.clock = r->clock,
                                      .flag = r->flag,
                                      .skipped = r->skipped,
-                                     .statistics = model_statistic_data(r->model),
+                                     .statistics = nn_model_statistic_data(r->model),
                                      .backup = r->backup,
-                                     .elems = model_statistic_elems(r->model),
+                                     .elems = nn_model_statistic_elems(r->model),
                                      .losses = r->batch_losses,
                                      .all_losses = r->all_losses,
                                      .batch = trainer->config.batch};
@@ -177,7 +177,7 @@ static Status next_steps(Resident *r, const Source *source, int count) {
 /* ---- a run ---- */
 
 static Status save_statistics(Resident *r) {
-    return trainer_copy(r->trainer, r->backup, model_statistic_data(r->model), model_statistic_elems(r->model));
+    return trainer_copy(r->trainer, r->backup, nn_model_statistic_data(r->model), nn_model_statistic_elems(r->model));
 }
 
 static Status upload_clock(Resident *r, uint32_t epoch) {
@@ -295,7 +295,7 @@ static Status read_run(Resident *r, int64_t first, int done, TrainerStep *out, f
     if (losses != NULL) TRY(device_copy(r->host_losses, r->all_losses, images * sizeof *losses, r->stream));
     TRY(resident_wait(r));
     for (int i = 0; i < done; i++) {
-        const StepTotals *record = &r->host_records[i];
+        const NnStepTotals *record = &r->host_records[i];
         out[i] = (TrainerStep){.step = first + i,
                                .loss = record->loss,
                                .correct = record->correct,

@@ -17,7 +17,7 @@ typedef struct Filter {
 } Filter;
 
 typedef struct Shrink {
-    const Images *images; /* borrowed */
+    const NnImages *images; /* borrowed */
     int64_t height, width, side;
     float scale[CHANNELS], offset[CHANNELS]; /* output = mean * scale + offset */
     float *lines;                            /* owned: for each thread a line of sums, and an image as floats */
@@ -86,7 +86,7 @@ static void filter_destroy(Filter *f) {
     memory_free(f->weights);
 }
 
-static Status check(const Images *images, int64_t height, int64_t width, int64_t side) {
+static Status check(const NnImages *images, int64_t height, int64_t width, int64_t side) {
     if (side < 1 || side > height || side > width) {
         FAIL(STATUS_ARGUMENT, "cannot shrink images of %lld x %lld to %lld x %lld", (long long)height, (long long)width,
              (long long)side, (long long)side);
@@ -98,7 +98,7 @@ static Status check(const Images *images, int64_t height, int64_t width, int64_t
     return STATUS_OK;
 }
 
-Status shrink_images(const Images *images, int64_t count, int64_t height, int64_t width, int64_t side, Pool *pool,
+Status shrink_images(const NnImages *images, int64_t count, int64_t height, int64_t width, int64_t side, Pool *pool,
                      float *to) {
     Status status = STATUS_OK;
     Shrink s = {.images = images, .height = height, .width = width, .side = side, .to = to};

@@ -12,7 +12,7 @@
  * the ratio of the sizes, so that every input pixel counts; at the borders the weights are normalised. `to` gets
  * float32, channels last; bytes are normalised on the way, by images->mean and images->std. Views (mirror, shifts)
  * and enlarging are refused. */
-Status shrink_images(const Images *images, int64_t count, int64_t height, int64_t width, int64_t side, Pool *pool,
+Status shrink_images(const NnImages *images, int64_t count, int64_t height, int64_t width, int64_t side, Pool *pool,
                      float *to);
 
 #endif

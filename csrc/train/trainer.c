@@ -79,7 +79,7 @@ static Status check(const TrainerConfig *config) {
     return check_phases(config);
 }
 
-static Status find_group(const TrainerConfig *config, const Layer *layer, int *out) {
+static Status find_group(const TrainerConfig *config, const NnLayer *layer, int *out) {
     *out = -1;
     for (int g = 0; g < config->group_count; g++) {
         const TrainerGroup *group = &config->groups[g];
@@ -99,39 +99,39 @@ static Status create_optimizer(Trainer *trainer) {
     OptimTensor *tensors = NULL;
     OptimGroup groups[TRAINER_MAX_GROUPS];
     int layer_count, count = 0;
-    const Layer *layers = model_layers(trainer->model, &layer_count);
+    const NnLayer *layers = nn_model_layers(trainer->model, &layer_count);
     TRY_GOTO(memory_calloc((size_t)layer_count + 1, sizeof *tensors, &tensors));
     for (int i = 0; i < layer_count; i++) {
         if (!layers[i].trained) continue;
         OptimTensor *tensor = &tensors[count++];
         TRY_GOTO(find_group(&trainer->config, &layers[i], &tensor->group));
-        tensor->value = model_parameter_data(trainer->model) + layers[i].offset;
-        tensor->gradient = model_gradient_data(trainer->model) + layers[i].offset;
+        tensor->value = nn_model_parameter_data(trainer->model) + layers[i].offset;
+        tensor->gradient = nn_model_gradient_data(trainer->model) + layers[i].offset;
         tensor->rows = layers[i].shape[0];
         tensor->columns = (int64_t)layers[i].elems / layers[i].shape[0];
     }
     for (int g = 0; g < trainer->config.group_count; g++) groups[g] = trainer->config.groups[g].rule;
-    TRY_GOTO(optim_create(groups, trainer->config.group_count, tensors, count, model_pool(trainer->model),
-                          model_stream(trainer->model), &trainer->optim));
+    TRY_GOTO(optim_create(groups, trainer->config.group_count, tensors, count, nn_model_pool(trainer->model),
+                          nn_model_stream(trainer->model), &trainer->optim));
 done:
     memory_free(tensors);
     return status;
 }
 
 static size_t slow_elems(const Trainer *trainer) {
-    return model_parameter_elems(trainer->model) + model_statistic_elems(trainer->model);
+    return nn_model_parameter_elems(trainer->model) + nn_model_statistic_elems(trainer->model);
 }
 
-Status trainer_create(const TrainerConfig *config, Model *model, Trainer **out) {
+Status trainer_create(const TrainerConfig *config, NnModel *model, Trainer **out) {
     Status status = STATUS_OK;
     Trainer *trainer = NULL;
     TRY(check(config));
     TRY(memory_calloc(1, sizeof *trainer, &trainer));
     trainer->config = *config;
     trainer->model = model;
-    trainer->stream = model_stream(model);
+    trainer->stream = nn_model_stream(model);
     TRY_GOTO(create_optimizer(trainer));
-    TRY_GOTO(trainer_alloc(trainer, model_statistic_elems(model), &trainer->statistics));
+    TRY_GOTO(trainer_alloc(trainer, nn_model_statistic_elems(model), &trainer->statistics));
     if (config->lookahead_every > 0) TRY_GOTO(trainer_alloc(trainer, slow_elems(trainer), &trainer->slow));
     *out = trainer;
     trainer = NULL;
@@ -141,7 +141,7 @@ done:
 }
 
 static void destroy_plans(Trainer *trainer) {
-    for (int i = 0; i < trainer->plan_count; i++) plan_destroy(trainer->plans[i].plan);
+    for (int i = 0; i < trainer->plan_count; i++) nn_plan_destroy(trainer->plans[i].plan);
     trainer->plan_count = 0;
 }
 
@@ -154,7 +154,7 @@ void trainer_destroy(Trainer *trainer) {
     memory_free(trainer->shrunk);
     device_host_free(trainer->host_hash);
     device_free(trainer->hash);
-    if (trainer->test_owned) plan_destroy(trainer->test);
+    if (trainer->test_owned) nn_plan_destroy(trainer->test);
     destroy_plans(trainer);
     optim_destroy(trainer->optim);
     memory_free(trainer);
@@ -176,7 +176,7 @@ OptimRate trainer_rate(const Trainer *trainer, int group, int64_t step) {
     };
 }
 
-Status trainer_plan(Trainer *trainer, int side, Plan **out) {
+Status trainer_plan(Trainer *trainer, int side, NnPlan **out) {
     for (int i = 0; i < trainer->plan_count; i++) {
         if (trainer->plans[i].side != side) continue;
         *out = trainer->plans[i].plan;
@@ -184,15 +184,15 @@ Status trainer_plan(Trainer *trainer, int side, Plan **out) {
     }
     if (trainer->stream == NULL) destroy_plans(trainer);
     SidePlan *next = &trainer->plans[trainer->plan_count];
-    PlanOptions options = {.batch = trainer->config.batch, .height = side, .width = side, .training = true};
-    TRY(plan_create(trainer->model, &options, &next->plan));
+    NnPlanOptions options = {.batch = trainer->config.batch, .height = side, .width = side, .training = true};
+    TRY(nn_plan_create(trainer->model, &options, &next->plan));
     next->side = side;
     trainer->plan_count++;
     *out = next->plan;
     return STATUS_OK;
 }
 
-const Plan *trainer_plan_at(const Trainer *trainer, int index, int *side) {
+const NnPlan *trainer_plan_at(const Trainer *trainer, int index, int *side) {
     if (index < trainer->plan_count) {
         *side = trainer->plans[index].side;
         return trainer->plans[index].plan;
@@ -214,17 +214,18 @@ static Status make_room(Trainer *trainer, int side) {
 
 /* The first average is the state before the first step. */
 Status trainer_begin_averaging(Trainer *trainer) {
-    Model *model = trainer->model;
-    size_t parameters = model_parameter_elems(model);
-    TRY(trainer_copy(trainer, trainer->slow, model_parameter_data(model), parameters));
-    return trainer_copy(trainer, trainer->slow + parameters, model_statistic_data(model), model_statistic_elems(model));
+    NnModel *model = trainer->model;
+    size_t parameters = nn_model_parameter_elems(model);
+    TRY(trainer_copy(trainer, trainer->slow, nn_model_parameter_data(model), parameters));
+    return trainer_copy(trainer, trainer->slow + parameters, nn_model_statistic_data(model),
+                        nn_model_statistic_elems(model));
 }
 
 static Status pull(Trainer *trainer, float keep) {
-    Model *model = trainer->model;
-    size_t parameters = model_parameter_elems(model), statistics = model_statistic_elems(model);
-    TRY(optim_pull(trainer->optim, trainer->slow, model_parameter_data(model), parameters, keep));
-    return optim_pull(trainer->optim, trainer->slow + parameters, model_statistic_data(model), statistics, keep);
+    NnModel *model = trainer->model;
+    size_t parameters = nn_model_parameter_elems(model), statistics = nn_model_statistic_elems(model);
+    TRY(optim_pull(trainer->optim, trainer->slow, nn_model_parameter_data(model), parameters, keep));
+    return optim_pull(trainer->optim, trainer->slow + parameters, nn_model_statistic_data(model), statistics, keep);
 }
 
 Status trainer_average(Trainer *trainer, bool *changed) {
@@ -247,12 +248,12 @@ static Status trainer_wait(Trainer *trainer) {
 
 /* Exchanges the gradients; a loss that is not finite here reaches all ranks as a gradient that is not. */
 static Status reduce(Trainer *trainer, const TrainerPhase *phase, TrainerStep *out) {
-    float *gradients = model_gradient_data(trainer->model);
-    if (!isfinite(out->loss)) TRY(model_write(trainer->model, gradients, 0, &(float){NAN}, 1));
+    float *gradients = nn_model_gradient_data(trainer->model);
+    if (!isfinite(out->loss)) TRY(nn_model_write(trainer->model, gradients, 0, &(float){NAN}, 1));
     if (trainer->config.reduce == NULL) return STATUS_OK;
     double begin = clock_now_seconds();
     TRY(trainer->config.reduce(trainer->config.reduce_context, trainer->step, gradients,
-                               model_gradient_elems(trainer->model, phase->first_block)));
+                               nn_model_gradient_elems(trainer->model, phase->first_block)));
     TRY(trainer_wait(trainer));
     out->reduce_seconds = clock_now_seconds() - begin;
     return STATUS_OK;
@@ -268,44 +269,44 @@ static Status update(Trainer *trainer, TrainerStep *out) {
     return STATUS_OK;
 }
 
-static Status forward_backward(Trainer *trainer, const TrainerPhase *phase, const Images *images, const int64_t *labels,
-                               int count, float *losses, TrainerStep *out) {
-    Images seen = *images;
-    Plan *plan;
-    StepTotals totals;
-    StepOptions options = {.label_smoothing = trainer->config.label_smoothing,
-                           .reduction = trainer->config.reduction,
-                           .first_block = phase->first_block,
-                           .losses = losses,
-                           .hook = trainer->config.reduce_hook,
-                           .hook_context = trainer->config.reduce_context,
-                           .check = trainer->config.check,
-                           .check_context = trainer->config.check_context};
+static Status forward_backward(Trainer *trainer, const TrainerPhase *phase, const NnImages *images,
+                               const int64_t *labels, int count, float *losses, TrainerStep *out) {
+    NnImages seen = *images;
+    NnPlan *plan;
+    NnStepTotals totals;
+    NnStepOptions options = {.label_smoothing = trainer->config.label_smoothing,
+                             .reduction = trainer->config.reduction,
+                             .first_block = phase->first_block,
+                             .losses = losses,
+                             .hook = trainer->config.reduce_hook,
+                             .hook_context = trainer->config.reduce_context,
+                             .check = trainer->config.check,
+                             .check_context = trainer->config.check_context};
     TRY(trainer_plan(trainer, phase->side, &plan));
     if (phase->side < trainer->config.side) {
         TRY(make_room(trainer, phase->side));
         TRY(shrink_images(images, count, trainer->config.side, trainer->config.side, phase->side,
-                          model_pool(trainer->model), trainer->shrunk));
-        seen = (Images){.data = trainer->shrunk, .type = PIXELS_F32, .layout = PIXELS_NHWC};
+                          nn_model_pool(trainer->model), trainer->shrunk));
+        seen = (NnImages){.data = trainer->shrunk, .type = PIXELS_F32, .layout = PIXELS_NHWC};
     }
-    Status status = plan_step(plan, &seen, labels, count, &options);
+    Status status = nn_plan_step(plan, &seen, labels, count, &options);
     if (status != STATUS_OK) {
         ErrorRecord cause = *error_record();
-        (void)plan_take_totals(plan, &totals); /* what the part that ran has added */
+        (void)nn_plan_take_totals(plan, &totals); /* what the part that ran has added */
         return error_adopt(&cause);
     }
-    TRY(plan_take_totals(plan, &totals));
+    TRY(nn_plan_take_totals(plan, &totals));
     out->loss = totals.loss;
     out->correct = totals.correct;
     out->images = totals.images;
     return STATUS_OK;
 }
 
-Status trainer_step(Trainer *trainer, const Images *images, const int64_t *labels, int count, float *losses,
+Status trainer_step(Trainer *trainer, const NnImages *images, const int64_t *labels, int count, float *losses,
                     TrainerStep *out) {
     const TrainerPhase *phase = trainer_phase(trainer, trainer->step);
-    float *statistics = model_statistic_data(trainer->model);
-    size_t elems = model_statistic_elems(trainer->model);
+    float *statistics = nn_model_statistic_data(trainer->model);
+    size_t elems = nn_model_statistic_elems(trainer->model);
     if (trainer->step >= trainer->config.steps) {
         FAIL(STATUS_ARGUMENT, "the training is over: all %lld steps are done", (long long)trainer->config.steps);
     }
@@ -329,12 +330,12 @@ Status trainer_step(Trainer *trainer, const Images *images, const int64_t *label
 }
 
 size_t trainer_classes(const Trainer *trainer) {
-    const ModelDesc *desc = model_desc(trainer->model);
+    const NnModelDesc *desc = nn_model_desc(trainer->model);
     return (size_t)desc->nodes[desc->count - 1].out_channels;
 }
 
 /* On a GPU, where the plans for training stay, one of them serves if it is large enough. */
-Status trainer_test_plan(Trainer *trainer, Plan **out) {
+Status trainer_test_plan(Trainer *trainer, NnPlan **out) {
     const TrainerConfig *config = &trainer->config;
     bool shared = false;
     for (int i = 0; i < config->phase_count && trainer->stream != NULL && config->test_batch <= config->batch; i++) {
@@ -343,8 +344,8 @@ Status trainer_test_plan(Trainer *trainer, Plan **out) {
     if (trainer->test == NULL && shared) {
         TRY(trainer_plan(trainer, config->side, &trainer->test));
     } else if (trainer->test == NULL) {
-        PlanOptions options = {.batch = config->test_batch, .height = config->side, .width = config->side};
-        TRY(plan_create(trainer->model, &options, &trainer->test));
+        NnPlanOptions options = {.batch = config->test_batch, .height = config->side, .width = config->side};
+        TRY(nn_plan_create(trainer->model, &options, &trainer->test));
         trainer->test_owned = true;
     }
     *out = trainer->test;
@@ -357,23 +358,23 @@ static size_t image_bytes(const Trainer *trainer, PixelType type) {
 }
 
 /* At most test_batch images from `first` on. */
-static Status evaluate_part(Trainer *trainer, Plan *plan, const Images *images, int first, int count,
+static Status evaluate_part(Trainer *trainer, NnPlan *plan, const NnImages *images, int first, int count,
                             const TrainerView *view, size_t classes, float *logits) {
-    Images seen = *images;
+    NnImages seen = *images;
     seen.data = (const uint8_t *)images->data + (size_t)first * image_bytes(trainer, images->type);
     seen.mirror = view->mirror;
     seen.shift_y = view->dy;
     seen.shift_x = view->dx;
-    TRY(plan_evaluate(plan, &seen, count, trainer->view_logits));
+    TRY(nn_plan_evaluate(plan, &seen, count, trainer->view_logits));
     float *to = logits + (size_t)first * classes;
     for (size_t i = 0; i < (size_t)count * classes; i++) to[i] += view->weight * trainer->view_logits[i];
     return STATUS_OK;
 }
 
-Status trainer_evaluate(Trainer *trainer, const Images *images, int count, const TrainerView *views, int view_count,
+Status trainer_evaluate(Trainer *trainer, const NnImages *images, int count, const TrainerView *views, int view_count,
                         float *logits) {
     size_t classes = trainer_classes(trainer), room = (size_t)trainer->config.test_batch * classes;
-    Plan *plan;
+    NnPlan *plan;
     if (count < 0 || view_count < 1) {
         FAIL(STATUS_ARGUMENT, "a test takes 0 or more images and at least one view, not %d and %d", count, view_count);
     }
@@ -400,7 +401,7 @@ Status trainer_set_step(Trainer *trainer, int64_t step) {
 }
 
 float *trainer_buffer(Trainer *trainer, TrainerBuffer which, size_t *elems) {
-    size_t parameters = model_parameter_elems(trainer->model);
+    size_t parameters = nn_model_parameter_elems(trainer->model);
     if (which == TRAINER_MOMENTUM) {
         int64_t momenta;
         float *data = optim_momentum(trainer->optim, &momenta);
@@ -409,17 +410,17 @@ float *trainer_buffer(Trainer *trainer, TrainerBuffer which, size_t *elems) {
     }
     *elems = 0;
     if (trainer->slow == NULL) return NULL;
-    *elems = which == TRAINER_SLOW_PARAMETERS ? parameters : model_statistic_elems(trainer->model);
+    *elems = which == TRAINER_SLOW_PARAMETERS ? parameters : nn_model_statistic_elems(trainer->model);
     return which == TRAINER_SLOW_PARAMETERS ? trainer->slow : trainer->slow + parameters;
 }
 
 /* Only the hash itself comes back from the GPU. */
 static Status hash_on_device(Trainer *trainer, const float *momentum, size_t momenta, uint64_t *out) {
-    size_t parameters = model_parameter_elems(trainer->model);
+    size_t parameters = nn_model_parameter_elems(trainer->model);
     if (trainer->hash == NULL) TRY(device_alloc(sizeof *trainer->hash, &trainer->hash));
     if (trainer->host_hash == NULL) TRY(device_host_alloc(sizeof *trainer->host_hash, &trainer->host_hash));
     TRY(device_fill(trainer->hash, 0, sizeof *trainer->hash, trainer->stream));
-    TRY(fingerprint_add(model_parameter_data(trainer->model), parameters, 0, trainer->hash, trainer->stream));
+    TRY(fingerprint_add(nn_model_parameter_data(trainer->model), parameters, 0, trainer->hash, trainer->stream));
     TRY(fingerprint_add(momentum, momenta, parameters, trainer->hash, trainer->stream));
     TRY(device_copy(trainer->host_hash, trainer->hash, sizeof *trainer->hash, trainer->stream));
     TRY(trainer_wait(trainer));
@@ -428,10 +429,10 @@ static Status hash_on_device(Trainer *trainer, const float *momentum, size_t mom
 }
 
 Status trainer_hash(Trainer *trainer, uint64_t *out) {
-    size_t momenta, parameters = model_parameter_elems(trainer->model);
+    size_t momenta, parameters = nn_model_parameter_elems(trainer->model);
     const float *momentum = trainer_buffer(trainer, TRAINER_MOMENTUM, &momenta);
     if (trainer->stream != NULL) return hash_on_device(trainer, momentum, momenta, out);
-    uint64_t hash = hash_bytes(model_parameter_data(trainer->model), parameters * sizeof(float), 0);
+    uint64_t hash = hash_bytes(nn_model_parameter_data(trainer->model), parameters * sizeof(float), 0);
     *out = hash_bytes(momentum, momenta * sizeof(float), hash);
     return STATUS_OK;
 }

@@ -1,6 +1,6 @@
 /* The training step: batch -> forward, backward -> gradients over all ranks -> optimizer; and the test.
  *
- *   model_create, model_initialise -> trainer_create -> trainer_step ... -> trainer_evaluate
+ *   nn_model_create, nn_model_initialise -> trainer_create -> trainer_step ... -> trainer_evaluate
  *
  * A trainer owns plans and optimizer; the model is borrowed. Everything that a resumed run needs besides the model's
  * parameters and statistics stands in the buffers of trainer_buffer and in the step number. */
@@ -23,7 +23,7 @@
 typedef struct TrainerGroup {
     OptimGroup rule;
     Schedule schedule;
-    unsigned kinds; /* bits 1 << LayerKind */
+    unsigned kinds; /* bits 1 << NnLayerKind */
     int first_block, end_block;
 } TrainerGroup;
 
@@ -56,9 +56,9 @@ typedef struct TrainerConfig {
     double lookahead_base;
     TrainerReduce reduce; /* NULL: one rank */
     void *reduce_context; /* borrowed until trainer_destroy */
-    /* CUDA backend, with reduce_context; NULL: not wanted. The hook of every plan_step that `reduce` follows: exchanges
-     * begin behind backward. The first gradients may change until `reduce` is called, so a loss that is not finite can
-     * be marked there. */
+    /* CUDA backend, with reduce_context; NULL: not wanted. The hook of every nn_plan_step that `reduce` follows:
+     * exchanges begin behind backward. The first gradients may change until `reduce` is called, so a loss that is not
+     * finite can be marked there. */
     GradientHook reduce_hook;
     /* In place of device_stream_synchronize, or with an event of device_event_synchronize, wherever a stream holds
      * exchanges: it ends when a rank is lost, too. */
@@ -75,7 +75,7 @@ typedef struct TrainerConfig {
 typedef struct Trainer Trainer;
 
 /* Every trained layer must belong to exactly one group. The model is borrowed until trainer_destroy. */
-Status trainer_create(const TrainerConfig *config, Model *model, Trainer **out);
+Status trainer_create(const TrainerConfig *config, NnModel *model, Trainer **out);
 /* NULL is fine. */
 void trainer_destroy(Trainer *trainer);
 
@@ -91,7 +91,7 @@ typedef struct TrainerStep {
 /* One step on this rank's images. The step number rises also when the update is left out. A step that fails has changed
  * nothing. `losses` (NULL: not wanted)
  * gets the smoothed cross entropy of each image. */
-Status trainer_step(Trainer *trainer, const Images *images, const int64_t *labels, int count, float *losses,
+Status trainer_step(Trainer *trainer, const NnImages *images, const int64_t *labels, int count, float *losses,
                     TrainerStep *out);
 
 /* One view of the test images: pixel (y, x) comes from (y + dy, x + dx), reflected at the edges; then mirrored. */
@@ -102,7 +102,7 @@ typedef struct TrainerView {
 } TrainerView;
 
 /* The weighted sum of the views' logits, (count, classes); any count. */
-Status trainer_evaluate(Trainer *trainer, const Images *images, int count, const TrainerView *views, int view_count,
+Status trainer_evaluate(Trainer *trainer, const NnImages *images, int count, const TrainerView *views, int view_count,
                         float *logits);
 
 int64_t trainer_steps_done(const Trainer *trainer);
@@ -120,7 +120,7 @@ typedef enum TrainerBuffer {
     TRAINER_BUFFERS
 } TrainerBuffer;
 
-/* Borrowed until trainer_destroy; memory of the model's backend, for model_read and model_write between steps. */
+/* Borrowed until trainer_destroy; memory of the model's backend, for nn_model_read and nn_model_write between steps. */
 float *trainer_buffer(Trainer *trainer, TrainerBuffer which, size_t *elems);
 
 /* A hash of parameters and momenta, equal on ranks that are equal: XXH64 on the CPU, on a GPU the sum of
@@ -129,7 +129,7 @@ Status trainer_hash(Trainer *trainer, uint64_t *out);
 
 /* The plans made so far that are still there, the i-th and the side of its images; NULL behind the last. Borrowed until
  * the next step or test. */
-const Plan *trainer_plan_at(const Trainer *trainer, int index, int *side);
+const NnPlan *trainer_plan_at(const Trainer *trainer, int index, int *side);
 
 /* Floating-point operations of one optimizer step's matrix products. */
 double trainer_optimizer_flops(const Trainer *trainer);

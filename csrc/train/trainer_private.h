@@ -7,20 +7,20 @@
 
 typedef struct SidePlan {
     int side;
-    Plan *plan; /* owned */
+    NnPlan *plan; /* owned */
 } SidePlan;
 
 /* `statistics` and `slow` are memory of the model's backend. */
 struct Trainer {
     TrainerConfig config;
-    Model *model;         /* borrowed */
+    NnModel *model;       /* borrowed */
     DeviceStream *stream; /* borrowed from the model; NULL on the CPU */
     Optim *optim;         /* owned */
     /* For training at each resolution: on a GPU all that were needed so far, for graphs hold their memory; on the CPU
      * the current one. */
     SidePlan plans[TRAINER_MAX_PHASES];
     int plan_count;
-    Plan *test;          /* owned unless it is one of the above; made by the first test */
+    NnPlan *test;        /* owned unless it is one of the above; made by the first test */
     bool test_owned;     /* whether it is owned */
     float *shrunk;       /* owned, host: the batch at a lower resolution */
     size_t shrunk_room;  /* elements */
@@ -38,8 +38,8 @@ void trainer_free(const Trainer *trainer, float *memory);
 Status trainer_copy(const Trainer *trainer, float *to, const float *from, size_t elems);
 
 /* The plan for training at a resolution, and the one for tests; borrowed, on a GPU until trainer_destroy. */
-Status trainer_plan(Trainer *trainer, int side, Plan **out);
-Status trainer_test_plan(Trainer *trainer, Plan **out);
+Status trainer_plan(Trainer *trainer, int side, NnPlan **out);
+Status trainer_test_plan(Trainer *trainer, NnPlan **out);
 
 size_t trainer_classes(const Trainer *trainer);
 

@@ -21,33 +21,33 @@ static char home[] = "/tmp/test_plans_XXXXXX";
 
 static Plans *open_plans(void) {
     Plans *plans = NULL;
-    CHECK_OK(cuda_plans_open(DEVICE, LIBRARY, &plans));
+    CHECK_OK(nn_cuda_plans_open(DEVICE, LIBRARY, &plans));
     return plans;
 }
 
 static PlansReport report_of(Plans *plans) {
     PlansReport report;
-    cuda_plans_report(plans, &report);
+    nn_cuda_plans_report(plans, &report);
     return report;
 }
 
 static bool holds(Plans *plans, const char *key, const char *value) {
     char found[PLANS_VALUE_BYTES];
     bool own;
-    return cuda_plans_find(plans, key, found, &own) && strcmp(found, value) == 0;
+    return nn_cuda_plans_find(plans, key, found, &own) && strcmp(found, value) == 0;
 }
 
 static bool lacks(Plans *plans, const char *key) {
     char found[PLANS_VALUE_BYTES];
     bool own;
-    return !cuda_plans_find(plans, key, found, &own);
+    return !nn_cuda_plans_find(plans, key, found, &own);
 }
 
 /* Whether this process has stored it. */
 static bool is_own(Plans *plans, const char *key) {
     char found[PLANS_VALUE_BYTES];
     bool own = false;
-    CHECK(cuda_plans_find(plans, key, found, &own));
+    CHECK(nn_cuda_plans_find(plans, key, found, &own));
     return own;
 }
 
@@ -76,46 +76,46 @@ static void test_round_trip(void) {
     Plans *plans = open_plans();
     char path[PLANS_PATH_BYTES];
     CHECK(lacks(plans, "forward n8"));
-    CHECK_OK(cuda_plans_store(plans, "forward n8", "engine 3 knobs 0 ns 12"));
-    CHECK_OK(cuda_plans_store(plans, "data n8", "engine 4 knobs 1 2=-5 ns 13"));
+    CHECK_OK(nn_cuda_plans_store(plans, "forward n8", "engine 3 knobs 0 ns 12"));
+    CHECK_OK(nn_cuda_plans_store(plans, "data n8", "engine 4 knobs 1 2=-5 ns 13"));
     CHECK(holds(plans, "forward n8", "engine 3 knobs 0 ns 12"));
     PlansReport report = report_of(plans);
     CHECK(report.hits == 1 && report.misses == 1 && report.entries == 2 && report.note[0] == '\0');
     snprintf(path, sizeof path, "%s/deep/er/NVIDIA_H100_80GB_HBM3_sm_90__cuDNN_91900.plans", home);
     CHECK(strcmp(report.path, path) == 0);
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
 
     plans = open_plans();
     CHECK(holds(plans, "forward n8", "engine 3 knobs 0 ns 12"));
     CHECK(holds(plans, "data n8", "engine 4 knobs 1 2=-5 ns 13"));
     CHECK(!is_own(plans, "forward n8"));
-    CHECK_OK(cuda_plans_store(plans, "forward n8", "engine 5 knobs 0 ns 9"));
+    CHECK_OK(nn_cuda_plans_store(plans, "forward n8", "engine 5 knobs 0 ns 9"));
     CHECK(is_own(plans, "forward n8") && !is_own(plans, "data n8"));
     report = report_of(plans);
     CHECK(report.hits == 5 && report.misses == 0 && report.entries == 2);
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
 
     plans = open_plans();
     CHECK(holds(plans, "forward n8", "engine 5 knobs 0 ns 9"));
-    cuda_plans_close(plans);
-    CHECK_OK(cuda_plans_open(DEVICE, "cuDNN 91901", &plans));
+    nn_cuda_plans_close(plans);
+    CHECK_OK(nn_cuda_plans_open(DEVICE, "cuDNN 91901", &plans));
     CHECK(report_of(plans).entries == 0);
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
 }
 
 /* What another process has written since is kept; where both have written a key, the later one wins. */
 static void test_two_writers(void) {
     Plans *first = open_plans(), *second = open_plans();
-    CHECK_OK(cuda_plans_store(first, "a", "first"));
-    CHECK_OK(cuda_plans_store(second, "b", "second"));
-    CHECK_OK(cuda_plans_store(second, "a", "second"));
-    CHECK_OK(cuda_plans_store(first, "c", "first"));
+    CHECK_OK(nn_cuda_plans_store(first, "a", "first"));
+    CHECK_OK(nn_cuda_plans_store(second, "b", "second"));
+    CHECK_OK(nn_cuda_plans_store(second, "a", "second"));
+    CHECK_OK(nn_cuda_plans_store(first, "c", "first"));
     CHECK(holds(first, "b", "second"));
     Plans *third = open_plans();
     CHECK(holds(third, "a", "first") && holds(third, "b", "second") && holds(third, "c", "first"));
-    cuda_plans_close(first);
-    cuda_plans_close(second);
-    cuda_plans_close(third);
+    nn_cuda_plans_close(first);
+    nn_cuda_plans_close(second);
+    nn_cuda_plans_close(third);
 }
 
 static void test_refusals(void) {
@@ -124,20 +124,20 @@ static void test_refusals(void) {
     int before = report_of(plans).entries;
     memset(longest, 'x', sizeof longest);
     longest[PLANS_VALUE_BYTES] = '\0';
-    CHECK(cuda_plans_store(plans, "k", "") == STATUS_ARGUMENT);
-    CHECK(cuda_plans_store(plans, "", "v") == STATUS_ARGUMENT);
-    CHECK(cuda_plans_store(plans, "k\t", "v") == STATUS_ARGUMENT);
-    CHECK(cuda_plans_store(plans, "k", "v\nw") == STATUS_ARGUMENT);
-    CHECK(cuda_plans_store(plans, "k", "\xc3\xa4") == STATUS_ARGUMENT);
-    CHECK(cuda_plans_store(plans, "k", longest) == STATUS_ARGUMENT);
-    CHECK(cuda_plans_store(plans, longest, "v") == STATUS_ARGUMENT);
+    CHECK(nn_cuda_plans_store(plans, "k", "") == STATUS_ARGUMENT);
+    CHECK(nn_cuda_plans_store(plans, "", "v") == STATUS_ARGUMENT);
+    CHECK(nn_cuda_plans_store(plans, "k\t", "v") == STATUS_ARGUMENT);
+    CHECK(nn_cuda_plans_store(plans, "k", "v\nw") == STATUS_ARGUMENT);
+    CHECK(nn_cuda_plans_store(plans, "k", "\xc3\xa4") == STATUS_ARGUMENT);
+    CHECK(nn_cuda_plans_store(plans, "k", longest) == STATUS_ARGUMENT);
+    CHECK(nn_cuda_plans_store(plans, longest, "v") == STATUS_ARGUMENT);
     CHECK(report_of(plans).entries == before);
     longest[PLANS_VALUE_BYTES - 1] = '\0';
-    CHECK_OK(cuda_plans_store(plans, "k", longest));
-    cuda_plans_close(plans);
+    CHECK_OK(nn_cuda_plans_store(plans, "k", longest));
+    nn_cuda_plans_close(plans);
     plans = open_plans();
     CHECK(holds(plans, "k", longest));
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
 }
 
 /* Every shorter file, and every file with a changed byte, counts as empty. */
@@ -151,18 +151,18 @@ static void test_damage(const char *path) {
         memcpy(bad, good, size);
         bad[i] = (char)(bad[i] ^ (1 << (i % 8)));
         write_text(path, bad, i % 2 == 0 ? size : i);
-        CHECK_OK(cuda_plans_open(DEVICE, LIBRARY, &plans));
+        CHECK_OK(nn_cuda_plans_open(DEVICE, LIBRARY, &plans));
         PlansReport report = report_of(plans);
         wrong += report.entries != 0 || strstr(report.note, "ignored ") != report.note;
-        cuda_plans_close(plans);
+        nn_cuda_plans_close(plans);
     }
     CHECK(wrong == 0);
     Plans *plans = open_plans(); /* of the last damage */
-    CHECK_OK(cuda_plans_store(plans, "again", "value"));
-    cuda_plans_close(plans);
+    CHECK_OK(nn_cuda_plans_store(plans, "again", "value"));
+    nn_cuda_plans_close(plans);
     plans = open_plans();
     CHECK(holds(plans, "again", "value") && report_of(plans).entries == 1 && report_of(plans).note[0] == '\0');
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
     write_text(path, good, size);
 }
 
@@ -180,7 +180,7 @@ static void test_hostile(const char *path) {
         write_signed(path, lines, head + sizes[i]);
         Plans *plans = open_plans();
         CHECK(report_of(plans).entries == 0 && report_of(plans).note[0] != '\0');
-        cuda_plans_close(plans);
+        nn_cuda_plans_close(plans);
     }
     for (int which = 0; which < 2; which++) { /* a key or a value that is too long by one */
         size_t length = which == 0 ? PLANS_KEY_BYTES : PLANS_VALUE_BYTES;
@@ -192,7 +192,7 @@ static void test_hostile(const char *path) {
         write_signed(path, lines, at);
         Plans *plans = open_plans();
         CHECK(report_of(plans).entries == 0 && report_of(plans).note[0] != '\0');
-        cuda_plans_close(plans);
+        nn_cuda_plans_close(plans);
     }
     size_t at = head; /* more entries than are kept: the last ones remain */
     for (int i = 0; i < PLANS_MAX_ENTRIES + 10; i++) at += (size_t)sprintf(lines + at, "key %d\tvalue %d\n", i, i);
@@ -200,14 +200,14 @@ static void test_hostile(const char *path) {
     Plans *plans = open_plans();
     CHECK(report_of(plans).entries == PLANS_MAX_ENTRIES);
     CHECK(lacks(plans, "key 9") && holds(plans, "key 10", "value 10"));
-    CHECK_OK(cuda_plans_store(plans, "one more", "value"));
+    CHECK_OK(nn_cuda_plans_store(plans, "one more", "value"));
     CHECK(report_of(plans).entries == PLANS_MAX_ENTRIES && holds(plans, "one more", "value"));
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
     memset(lines, 'z', sizeof lines); /* longer than any file of ours */
     write_text(path, lines, sizeof lines);
     plans = open_plans();
     CHECK(report_of(plans).entries == 0 && strstr(report_of(plans).note, "too long") != NULL);
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
 }
 
 /* Whole files of another GPU, library or version of the format, and what is no file of ours at all: as if there were
@@ -234,11 +234,11 @@ static void test_foreign(const char *path) {
         PlansReport report = report_of(plans);
         CHECK(report.entries == 0 && strstr(report.note, "ignored ") == report.note && lacks(plans, "key"));
         CHECK(strstr(report.note, files[i].why) != NULL && strstr(report.note, path) != NULL);
-        CHECK_OK(cuda_plans_store(plans, "found anew", "value"));
-        cuda_plans_close(plans);
+        CHECK_OK(nn_cuda_plans_store(plans, "found anew", "value"));
+        nn_cuda_plans_close(plans);
         plans = open_plans();
         CHECK(report_of(plans).entries == 1 && report_of(plans).note[0] == '\0' && holds(plans, "found anew", "value"));
-        cuda_plans_close(plans);
+        nn_cuda_plans_close(plans);
     }
 }
 
@@ -248,42 +248,42 @@ static void test_unwritable(const char *path) {
     static char before[1 << 12], after[1 << 12];
     struct rlimit unlimited, none;
     Plans *plans = open_plans();
-    CHECK_OK(cuda_plans_store(plans, "kept", "value"));
+    CHECK_OK(nn_cuda_plans_store(plans, "kept", "value"));
     size_t size = read_text(path, before, sizeof before);
     CHECK(getrlimit(RLIMIT_FSIZE, &unlimited) == 0);
     none = (struct rlimit){.rlim_cur = 0, .rlim_max = unlimited.rlim_max};
     signal(SIGXFSZ, SIG_IGN);
     CHECK(setrlimit(RLIMIT_FSIZE, &none) == 0);
-    CHECK_OK(cuda_plans_store(plans, "no room", "1"));
-    CHECK_OK(cuda_plans_store(plans, "nor for this", "2"));
+    CHECK_OK(nn_cuda_plans_store(plans, "no room", "1"));
+    CHECK_OK(nn_cuda_plans_store(plans, "nor for this", "2"));
     CHECK(setrlimit(RLIMIT_FSIZE, &unlimited) == 0);
     CHECK(strncmp(report_of(plans).note, "cannot write ", 13) == 0);
     CHECK(holds(plans, "no room", "1") && holds(plans, "nor for this", "2") && holds(plans, "kept", "value"));
     CHECK(read_text(path, after, sizeof after) == size && memcmp(before, after, size) == 0);
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
 
     char gone[64], nested[128];
     snprintf(gone, sizeof gone, "%s/gone", home);
     snprintf(nested, sizeof nested, "%s/in", gone);
     setenv("CGXFFCV_CACHE", nested, 1);
     plans = open_plans();
-    CHECK_OK(cuda_plans_store(plans, "a", "1"));
+    CHECK_OK(nn_cuda_plans_store(plans, "a", "1"));
     CHECK(unlink(report_of(plans).path) == 0 && rmdir(nested) == 0 && rmdir(gone) == 0);
-    CHECK_OK(cuda_plans_store(plans, "b", "2")); /* the folder is made again */
+    CHECK_OK(nn_cuda_plans_store(plans, "b", "2")); /* the folder is made again */
     CHECK(report_of(plans).note[0] == '\0');
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
     plans = open_plans();
     CHECK(holds(plans, "a", "1") && holds(plans, "b", "2"));
     CHECK(unlink(report_of(plans).path) == 0 && rmdir(nested) == 0 && rmdir(gone) == 0);
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
 
     write_text(gone, "no folder", 9);
     plans = open_plans();
     CHECK(report_of(plans).note[0] == '\0');
-    CHECK_OK(cuda_plans_store(plans, "a", "1"));
+    CHECK_OK(nn_cuda_plans_store(plans, "a", "1"));
     CHECK(holds(plans, "a", "1") && strncmp(report_of(plans).note, "cannot write ", 13) == 0);
     CHECK(read_text(gone, after, sizeof after) == 9 && memcmp(after, "no folder", 9) == 0);
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
     snprintf(nested, sizeof nested, "%s/deep/er", home);
     setenv("CGXFFCV_CACHE", nested, 1);
 }
@@ -293,22 +293,22 @@ static void test_no_place(const char *path) {
     CHECK(unlink(path) == 0 && mkdir(path, 0700) == 0);
     Plans *plans = open_plans();
     CHECK(strstr(report_of(plans).note, "it is no file") != NULL);
-    CHECK_OK(cuda_plans_store(plans, "a", "1"));
-    CHECK_OK(cuda_plans_store(plans, "b", "2"));
+    CHECK_OK(nn_cuda_plans_store(plans, "a", "1"));
+    CHECK_OK(nn_cuda_plans_store(plans, "b", "2"));
     CHECK(holds(plans, "a", "1") && holds(plans, "b", "2"));
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
     CHECK(rmdir(path) == 0 && mkfifo(path, 0600) == 0);
     plans = open_plans();
     CHECK(strstr(report_of(plans).note, "it is no file") != NULL);
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
     CHECK(unlink(path) == 0);
 
     setenv("CGXFFCV_CACHE", "/proc/nowhere/at/all", 1);
     plans = open_plans();
     CHECK(report_of(plans).note[0] == '\0');
-    CHECK_OK(cuda_plans_store(plans, "a", "1"));
+    CHECK_OK(nn_cuda_plans_store(plans, "a", "1"));
     CHECK(holds(plans, "a", "1") && strstr(report_of(plans).note, "cannot write /proc/nowhere/at/all/") != NULL);
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
 
     char longest[5000];
     memset(longest, 'd', sizeof longest);
@@ -317,9 +317,9 @@ static void test_no_place(const char *path) {
     setenv("CGXFFCV_CACHE", longest, 1);
     plans = open_plans();
     CHECK(report_of(plans).path[0] == '\0' && strstr(report_of(plans).note, "CGXFFCV_CACHE") != NULL);
-    CHECK_OK(cuda_plans_store(plans, "a", "1"));
+    CHECK_OK(nn_cuda_plans_store(plans, "a", "1"));
     CHECK(holds(plans, "a", "1") && lacks(plans, "b"));
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
 }
 
 static void test_directories(void) {
@@ -330,24 +330,24 @@ static void test_directories(void) {
     Plans *plans = open_plans();
     snprintf(cache, sizeof cache, "%s/cgxffcv/NVIDIA", home);
     CHECK(strncmp(report_of(plans).path, cache, strlen(cache)) == 0);
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
     setenv("XDG_CACHE_HOME", "relative", 1);
     plans = open_plans();
     CHECK(strncmp(report_of(plans).path, "/somewhere/.cache/cgxffcv/NVIDIA", 32) == 0);
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
     unsetenv("XDG_CACHE_HOME");
     unsetenv("HOME");
     plans = open_plans();
     CHECK(report_of(plans).path[0] == '\0' && report_of(plans).note[0] != '\0');
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
     Plans *odd = NULL;
     setenv("CGXFFCV_CACHE", home, 1);
-    CHECK_OK(cuda_plans_open("../../GPU\nof\tno/name", "x", &odd));
+    CHECK_OK(nn_cuda_plans_open("../../GPU\nof\tno/name", "x", &odd));
     snprintf(cache, sizeof cache, "%s/.._.._GPU_of_no_name__x.plans", home);
     CHECK(strcmp(report_of(odd).path, cache) == 0);
-    CHECK_OK(cuda_plans_store(odd, "a", "1"));
+    CHECK_OK(nn_cuda_plans_store(odd, "a", "1"));
     CHECK(report_of(odd).note[0] == '\0');
-    cuda_plans_close(odd);
+    nn_cuda_plans_close(odd);
 }
 
 /* Several processes that write at once leave a whole file. */
@@ -357,13 +357,13 @@ static void test_at_once(void) {
         children[child] = fork();
         if (children[child] == 0) {
             Plans *plans = NULL;
-            bool good = cuda_plans_open(DEVICE, "at once", &plans) == STATUS_OK;
+            bool good = nn_cuda_plans_open(DEVICE, "at once", &plans) == STATUS_OK;
             for (int i = 0; good && i < 25; i++) {
                 char key[32];
                 snprintf(key, sizeof key, "%d %d", child, i);
-                good = cuda_plans_store(plans, key, "value") == STATUS_OK && report_of(plans).note[0] == '\0';
+                good = nn_cuda_plans_store(plans, key, "value") == STATUS_OK && report_of(plans).note[0] == '\0';
             }
-            cuda_plans_close(plans);
+            nn_cuda_plans_close(plans);
             _exit(good ? 0 : 1);
         }
     }
@@ -372,10 +372,10 @@ static void test_at_once(void) {
         CHECK(waitpid(children[child], &result, 0) == children[child] && result == 0);
     }
     Plans *plans = NULL;
-    CHECK_OK(cuda_plans_open(DEVICE, "at once", &plans));
+    CHECK_OK(nn_cuda_plans_open(DEVICE, "at once", &plans));
     PlansReport report = report_of(plans);
     CHECK(report.note[0] == '\0' && report.entries >= 25 && report.entries <= 100);
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
 }
 
 int main(void) {
@@ -388,7 +388,7 @@ int main(void) {
     test_refusals();
     Plans *plans = open_plans();
     memcpy(path, report_of(plans).path, sizeof path);
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
     test_damage(path);
     test_hostile(path);
     test_foreign(path);

@@ -33,18 +33,18 @@ const GemmKernels gemm_kernels_avx512 = {3, 5, dot_odd, 2, 7, outer_odd};
 
 #define ELEMS 32 /* head 16, filters 16 */
 
-struct Model {
+struct NnModel {
     float parameters[ELEMS], gradients[ELEMS], statistics[2];
     Pool *pool;
 };
 
-struct Plan {
-    Model *model;
+struct NnPlan {
+    NnModel *model;
     int side;
-    StepTotals totals;
+    NnStepTotals totals;
 };
 
-static const Layer layers[2] = {
+static const NnLayer layers[2] = {
     {.name = "head.weight",
      .kind = LAYER_LINEAR,
      .node = 1,
@@ -64,7 +64,7 @@ static const Layer layers[2] = {
      .offset = 16,
      .elems = 16},
 };
-static const ModelDesc desc = {
+static const NnModelDesc desc = {
     .image_channels = 3,
     .count = 2,
     .nodes = {{.kind = NODE_CONV, .kernel = 3, .stride = 1, .padding = 1, .out_channels = 8},
@@ -72,47 +72,47 @@ static const ModelDesc desc = {
 };
 static int plans_made, plans_alive;
 
-const ModelDesc *model_desc(const Model *model) {
+const NnModelDesc *nn_model_desc(const NnModel *model) {
     (void)model;
     return &desc;
 }
-Pool *model_pool(const Model *model) { return model->pool; }
-DeviceStream *model_stream(const Model *model) {
+Pool *nn_model_pool(const NnModel *model) { return model->pool; }
+DeviceStream *nn_model_stream(const NnModel *model) {
     (void)model;
     return NULL;
 }
-const Layer *model_layers(const Model *model, int *count) {
+const NnLayer *nn_model_layers(const NnModel *model, int *count) {
     (void)model;
     *count = 2;
     return layers;
 }
-float *model_parameter_data(Model *model) { return model->parameters; }
-float *model_gradient_data(Model *model) { return model->gradients; }
-float *model_statistic_data(Model *model) { return model->statistics; }
-size_t model_parameter_elems(const Model *model) {
+float *nn_model_parameter_data(NnModel *model) { return model->parameters; }
+float *nn_model_gradient_data(NnModel *model) { return model->gradients; }
+float *nn_model_statistic_data(NnModel *model) { return model->statistics; }
+size_t nn_model_parameter_elems(const NnModel *model) {
     (void)model;
     return ELEMS;
 }
-size_t model_statistic_elems(const Model *model) {
+size_t nn_model_statistic_elems(const NnModel *model) {
     (void)model;
     return 2;
 }
-Status model_write(Model *model, float *buffer, size_t offset, const float *from, size_t elems) {
+Status nn_model_write(NnModel *model, float *buffer, size_t offset, const float *from, size_t elems) {
     (void)model;
     memcpy(buffer + offset, from, elems * sizeof *from);
     return STATUS_OK;
 }
-Status model_read(Model *model, const float *buffer, size_t offset, float *to, size_t elems) {
+Status nn_model_read(NnModel *model, const float *buffer, size_t offset, float *to, size_t elems) {
     (void)model;
     memcpy(to, buffer + offset, elems * sizeof *to);
     return STATUS_OK;
 }
-size_t model_gradient_elems(const Model *model, int first_block) {
+size_t nn_model_gradient_elems(const NnModel *model, int first_block) {
     (void)model;
     return first_block == 0 ? ELEMS : 16;
 }
 
-Status plan_create(Model *model, const PlanOptions *options, Plan **out) {
+Status nn_plan_create(NnModel *model, const NnPlanOptions *options, NnPlan **out) {
     TRY(memory_calloc(1, sizeof **out, out));
     (*out)->model = model;
     (*out)->side = options->height;
@@ -121,12 +121,12 @@ Status plan_create(Model *model, const PlanOptions *options, Plan **out) {
     return STATUS_OK;
 }
 
-void plan_destroy(Plan *plan) {
+void nn_plan_destroy(NnPlan *plan) {
     plans_alive -= plan != NULL;
     memory_free(plan);
 }
 
-static float mean_pixel(const Images *images, int side, int count) {
+static float mean_pixel(const NnImages *images, int side, int count) {
     double sum = 0;
     for (int i = 0; i < count * side * side * 3; i++) sum += (double)((const float *)images->data)[i];
     return (float)(sum / (count * side * side * 3));
@@ -142,24 +142,25 @@ static Status check_fails(void *context) {
 }
 
 /* Gradients: the mean pixel, the second layer's only when its block is trained; statistics: + 1 and + the mean. */
-Status plan_step(Plan *plan, const Images *images, const int64_t *labels, int count, const StepOptions *options) {
+Status nn_plan_step(NnPlan *plan, const NnImages *images, const int64_t *labels, int count,
+                    const NnStepOptions *options) {
     float mean = mean_pixel(images, plan->side, count);
     (void)labels;
     for (int i = 0; i < (options->first_block == 0 ? ELEMS : 16); i++) plan->model->gradients[i] = mean;
     plan->model->statistics[0] += 1;
     plan->model->statistics[1] += mean;
-    plan->totals = (StepTotals){loss_instead != 0 ? loss_instead : (double)mean * count, 1, count};
+    plan->totals = (NnStepTotals){loss_instead != 0 ? loss_instead : (double)mean * count, 1, count};
     return options->check == NULL ? STATUS_OK : options->check(options->check_context);
 }
 
-Status plan_take_totals(Plan *plan, StepTotals *out) {
+Status nn_plan_take_totals(NnPlan *plan, NnStepTotals *out) {
     *out = plan->totals;
-    plan->totals = (StepTotals){0};
+    plan->totals = (NnStepTotals){0};
     return STATUS_OK;
 }
 
 /* Logits: the first pixel, and a number that names the view. */
-Status plan_evaluate(Plan *plan, const Images *images, int count, float *logits) {
+Status nn_plan_evaluate(NnPlan *plan, const NnImages *images, int count, float *logits) {
     for (int i = 0; i < count; i++) {
         logits[2 * i] = ((const float *)images->data)[i * plan->side * plan->side * 3];
         logits[2 * i + 1] = (float)(100 * images->mirror + 10 * images->shift_y + images->shift_x);
@@ -190,8 +191,8 @@ static TrainerConfig config_of(void) {
     return config;
 }
 
-static void begin(Model *model) {
-    *model = (Model){0};
+static void begin(NnModel *model) {
+    *model = (NnModel){0};
     CHECK_OK(pool_create(2, &model->pool));
 }
 
@@ -199,12 +200,12 @@ static Status step_with(Trainer *trainer, float pixel, TrainerStep *out) {
     float data[2 * 16 * 3];
     const int64_t labels[2] = {0, 1};
     for (int i = 0; i < 96; i++) data[i] = pixel;
-    Images images = {.data = data, .type = PIXELS_F32, .layout = PIXELS_NHWC};
+    NnImages images = {.data = data, .type = PIXELS_F32, .layout = PIXELS_NHWC};
     return trainer_step(trainer, &images, labels, 2, NULL, out);
 }
 
 static void test_steps(void) {
-    Model model;
+    NnModel model;
     Trainer *trainer = NULL;
     TrainerStep out;
     TrainerConfig config = config_of();
@@ -225,14 +226,14 @@ static void test_steps(void) {
 }
 
 static void test_skipping(void) {
-    Model model;
+    NnModel model;
     Trainer *trainer = NULL;
     TrainerStep out;
     TrainerConfig config = config_of();
     begin(&model);
     CHECK_OK(trainer_create(&config, &model, &trainer));
     CHECK_OK(step_with(trainer, 1.0f, &out));
-    Model before = model;
+    NnModel before = model;
     const float bad[] = {NAN, INFINITY, -INFINITY};
     for (int i = 0; i < 3; i++) {
         CHECK_OK(step_with(trainer, bad[i], &out));
@@ -257,7 +258,7 @@ static Status keep_first(void *context, int64_t step, float *gradients, size_t e
 static void test_a_bad_loss_with_good_gradients(void) {
     const double bad[] = {NAN, INFINITY, -INFINITY};
     for (int i = 0; i < 6; i++) {
-        Model model;
+        NnModel model;
         Trainer *trainer = NULL;
         TrainerStep out;
         TrainerConfig config = config_of();
@@ -280,7 +281,7 @@ static void test_a_bad_loss_with_good_gradients(void) {
 
 /* Frozen blocks keep stale gradients: they must not count, even when they are not finite. */
 static void test_phases(void) {
-    Model model;
+    NnModel model;
     Trainer *trainer = NULL;
     TrainerStep out;
     TrainerConfig config = config_of();
@@ -326,7 +327,7 @@ static Status reduce_fails(void *context, int64_t step, float *gradients, size_t
 }
 
 static void test_reduce(void) {
-    Model model;
+    NnModel model;
     Trainer *trainer = NULL;
     TrainerStep out;
     TrainerConfig config = config_of();
@@ -351,7 +352,7 @@ static void test_reduce(void) {
 }
 
 static void test_interruption(void) {
-    Model model;
+    NnModel model;
     Trainer *trainer = NULL;
     TrainerStep out;
     TrainerConfig config = config_of();
@@ -359,7 +360,7 @@ static void test_interruption(void) {
     config.check = check_fails;
     CHECK_OK(trainer_create(&config, &model, &trainer));
     CHECK_OK(step_with(trainer, 1.0f, &out));
-    Model before = model;
+    NnModel before = model;
     checks_until_failure = 0;
     CHECK(step_with(trainer, 1.0f, &out) == STATUS_INTERRUPTED);
     CHECK(strcmp(error_record()->message, "interrupted") == 0);
@@ -374,7 +375,7 @@ static void test_interruption(void) {
 
 /* slow = d slow + (1 - d) p every 2 steps, d = 0.5 (k / 5)^3; after the last step p = slow. */
 static void test_averaging(void) {
-    Model model;
+    NnModel model;
     Trainer *trainer = NULL;
     TrainerStep out;
     TrainerConfig config = config_of();
@@ -403,14 +404,14 @@ static void test_averaging(void) {
 }
 
 static void test_views(void) {
-    Model model;
+    NnModel model;
     Trainer *trainer = NULL;
     TrainerConfig config = config_of();
     float data[5 * 48] = {0}, logits[10];
     const TrainerView views[2] = {{1, 2, false, 0.5f}, {-1, 3, true, 0.25f}};
     begin(&model);
     for (int i = 0; i < 5; i++) data[i * 48] = (float)(i + 1);
-    Images images = {.data = data, .type = PIXELS_F32, .layout = PIXELS_NHWC};
+    NnImages images = {.data = data, .type = PIXELS_F32, .layout = PIXELS_NHWC};
     CHECK_OK(trainer_create(&config, &model, &trainer));
     CHECK_OK(trainer_evaluate(trainer, &images, 5, views, 2, logits));
     for (int i = 0; i < 5; i++) {
@@ -423,7 +424,7 @@ static void test_views(void) {
 }
 
 static void test_refusals(void) {
-    Model model;
+    NnModel model;
     Trainer *trainer = NULL;
     TrainerStep out;
     begin(&model);
@@ -452,7 +453,7 @@ static void test_refusals(void) {
     config = config_of();
     CHECK_OK(trainer_create(&config, &model, &trainer));
     CHECK(trainer_set_step(trainer, 11) == STATUS_ARGUMENT);
-    Images images = {0};
+    NnImages images = {0};
     CHECK(trainer_step(trainer, &images, NULL, 3, NULL, &out) == STATUS_ARGUMENT);
     trainer_destroy(trainer);
     pool_destroy(model.pool);
@@ -485,7 +486,7 @@ static void test_shrinking(void) {
     Pool *pool = NULL;
     CHECK_OK(pool_create(2, &pool));
     for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)(i * 37 + i * i);
-    Images images = {.data = bytes, .mean = {10, 20, 30}, .std = {2, 3, 4}};
+    NnImages images = {.data = bytes, .mean = {10, 20, 30}, .std = {2, 3, 4}};
     for (int layout = 0; layout < 2; layout++) {
         images.layout = layout == 0 ? PIXELS_NHWC : PIXELS_NCHW;
         CHECK_OK(shrink_images(&images, 2, 7, 5, 3, pool, got));

@@ -10,36 +10,36 @@
 #define PACK_PARTS 4
 
 static const RangedPass ranged_passes[PASS_KINDS] = {
-    [PASS_LOAD] = pass_load,
-    [PASS_CONV_FORWARD] = pass_conv_forward,
-    [PASS_CONV_FILTER] = pass_conv_filter,
-    [PASS_CONV_DATA] = pass_conv_data,
-    [PASS_NORM_STATISTICS] = pass_norm_statistics,
-    [PASS_NORM_APPLY] = pass_norm_apply,
-    [PASS_NORM_REDUCE] = pass_norm_reduce,
-    [PASS_NORM_BACKWARD] = pass_norm_backward,
-    [PASS_NORM_EVALUATE] = pass_norm_evaluate,
-    [PASS_HEAD_EVALUATE] = pass_head_evaluate,
-    [PASS_HEAD_TRAIN] = pass_head_train,
+    [PASS_LOAD] = nn_cpu_pass_load,
+    [PASS_CONV_FORWARD] = nn_cpu_pass_conv_forward,
+    [PASS_CONV_FILTER] = nn_cpu_pass_conv_filter,
+    [PASS_CONV_DATA] = nn_cpu_pass_conv_data,
+    [PASS_NORM_STATISTICS] = nn_cpu_pass_norm_statistics,
+    [PASS_NORM_APPLY] = nn_cpu_pass_norm_apply,
+    [PASS_NORM_REDUCE] = nn_cpu_pass_norm_reduce,
+    [PASS_NORM_BACKWARD] = nn_cpu_pass_norm_backward,
+    [PASS_NORM_EVALUATE] = nn_cpu_pass_norm_evaluate,
+    [PASS_HEAD_EVALUATE] = nn_cpu_pass_head_evaluate,
+    [PASS_HEAD_TRAIN] = nn_cpu_pass_head_train,
 };
 
 static const ClosingPass closing_passes[PASS_KINDS] = {
-    [PASS_CONV_CLOSE] = close_conv,
-    [PASS_NORM_CLOSE] = close_norm,
-    [PASS_NORM_BACKWARD_CLOSE] = close_norm_backward,
-    [PASS_NORM_RUNNING] = close_norm_running,
-    [PASS_HEAD_CLOSE] = close_head,
+    [PASS_CONV_CLOSE] = nn_cpu_close_conv,
+    [PASS_NORM_CLOSE] = nn_cpu_close_norm,
+    [PASS_NORM_BACKWARD_CLOSE] = nn_cpu_close_norm_backward,
+    [PASS_NORM_RUNNING] = nn_cpu_close_norm_running,
+    [PASS_HEAD_CLOSE] = nn_cpu_close_head,
 };
 
 /* The images are read by the one convolution that has loops of its own. */
 static RangedPass ranged_pass(const Pass *pass) {
-    if (pass->op == 0 && pass->kind == PASS_CONV_FORWARD) return pass_stem_forward;
-    if (pass->op == 0 && pass->kind == PASS_CONV_FILTER) return pass_stem_backward;
+    if (pass->op == 0 && pass->kind == PASS_CONV_FORWARD) return nn_cpu_pass_stem_forward;
+    if (pass->op == 0 && pass->kind == PASS_CONV_FILTER) return nn_cpu_pass_stem_backward;
     return ranged_passes[pass->kind];
 }
 
 static ClosingPass closing_pass(const Pass *pass) {
-    return pass->op == 0 && pass->kind == PASS_CONV_CLOSE ? close_stem : closing_passes[pass->kind];
+    return pass->op == 0 && pass->kind == PASS_CONV_CLOSE ? nn_cpu_close_stem : closing_passes[pass->kind];
 }
 
 static Status choose_precision(Precision wish, Precision *out) {
@@ -48,7 +48,7 @@ static Status choose_precision(Precision wish, Precision *out) {
         wish = cpu->avx512_bf16 || cpu->amx_bf16 ? PRECISION_BFLOAT16 : PRECISION_FLOAT32;
     }
     if (wish == PRECISION_FLOAT16) FAIL(STATUS_ARGUMENT, "the CPU computes in float32 or bfloat16, not in float16");
-    TRY(dnnl_supported(wish));
+    TRY(nn_cpu_dnnl_supported(wish));
     *out = wish;
     return STATUS_OK;
 }
@@ -69,16 +69,16 @@ static Status pack_part(void *argument, size_t item, int thread) {
     const Op *o = &context->program->ops[op];
     (void)thread;
     if (o->node.kind != NODE_CONV) return STATUS_OK;
-    if (op == 0) return data || part > 0 ? STATUS_OK : stem_op_pack(context, op);
+    if (op == 0) return data || part > 0 ? STATUS_OK : nn_cpu_stem_op_pack(context, op);
     Conv *conv = data ? context->states[op].data : context->states[op].forward;
     if (conv == NULL) return STATUS_OK;
-    conv_pack(conv, model_parameter_data(context->model) + o->weight, part, PACK_PARTS);
+    conv_pack(conv, nn_model_parameter_data(context->model) + o->weight, part, PACK_PARTS);
     return STATUS_OK;
 }
 
 static Status begin(Context *context, const Job *job) {
     (void)job;
-    return pool_run(model_pool(context->model), (size_t)context->program->op_count * 2 * PACK_PARTS, pack_part,
+    return pool_run(nn_model_pool(context->model), (size_t)context->program->op_count * 2 * PACK_PARTS, pack_part,
                     context);
 }
 
@@ -129,7 +129,7 @@ static const Pass *last_conv(const Walk *walk) {
     for (int j = 0; j < walk->phase->ranged_count; j++) {
         const Pass *pass = &walk->context->program->passes[walk->phase->ranged + j];
         bool conv = pass->kind == PASS_CONV_FORWARD || pass->kind == PASS_CONV_DATA || pass->kind == PASS_CONV_FILTER;
-        if (conv && pass->op > 0 && context_enabled(walk->job, pass)) last = pass;
+        if (conv && pass->op > 0 && nn_cpu_context_enabled(walk->job, pass)) last = pass;
     }
     return last;
 }
@@ -137,8 +137,8 @@ static const Pass *last_conv(const Walk *walk) {
 /* One chunk through all ranged passes of the phase, group by group. */
 static Status walk_chunk(void *argument, size_t item, int thread) {
     const Walk *walk = argument;
-    int chunk = (int)item, begin_image = context_chunk_begin(walk->job->count, chunk);
-    int images = context_chunk_begin(walk->job->count, chunk + 1) - begin_image;
+    int chunk = (int)item, begin_image = nn_cpu_context_chunk_begin(walk->job->count, chunk);
+    int images = nn_cpu_context_chunk_begin(walk->job->count, chunk + 1) - begin_image;
     int groups = (images + walk->room - 1) / walk->room;
     Group group = {.context = walk->context,
                    .job = walk->job,
@@ -157,7 +157,7 @@ static Status walk_chunk(void *argument, size_t item, int thread) {
         group.next_count = group.ends ? 0 : images * (i + 2) / groups - images * (i + 1) / groups;
         for (int j = 0; j < walk->phase->ranged_count; j++) {
             const Pass *pass = &walk->context->program->passes[walk->phase->ranged + j];
-            if (context_enabled(walk->job, pass)) TRY(run_ranged(&group, pass));
+            if (nn_cpu_context_enabled(walk->job, pass)) TRY(run_ranged(&group, pass));
         }
     }
     return STATUS_OK;
@@ -168,20 +168,20 @@ static Status run(Context *context, const Job *job, const Phase *phase) {
     Walk walk = {context, job, phase, context->rooms[phase - program->phases]};
     bool any = false;
     for (int i = 0; i < phase->ranged_count; i++)
-        any = any || context_enabled(job, &program->passes[phase->ranged + i]);
-    if (any) TRY(pool_run(model_pool(context->model), (size_t)context_chunks(job->count), walk_chunk, &walk));
+        any = any || nn_cpu_context_enabled(job, &program->passes[phase->ranged + i]);
+    if (any) TRY(pool_run(nn_model_pool(context->model), (size_t)nn_cpu_context_chunks(job->count), walk_chunk, &walk));
     for (int i = 0; i < phase->closing_count; i++) {
         const Pass *pass = &program->passes[phase->closing + i];
         int64_t start = thread_ns();
-        if (context_enabled(job, pass)) TRY(closing_pass(pass)(context, job, pass->op));
+        if (nn_cpu_context_enabled(job, pass)) TRY(closing_pass(pass)(context, job, pass->op));
         if (context->pass_ns != NULL) context->pass_ns[phase->closing + i] += thread_ns() - start;
     }
     return STATUS_OK;
 }
 
-static Status take_totals(Context *context, StepTotals *out) {
+static Status take_totals(Context *context, NnStepTotals *out) {
     *out = context->totals;
-    context->totals = (StepTotals){0};
+    context->totals = (NnStepTotals){0};
     return STATUS_OK;
 }
 
@@ -191,7 +191,7 @@ static size_t elems_of(const Tensor *tensor, int count) {
 
 static Status read_tensor(Context *context, int tensor, int count, float *to) {
     const Tensor *t = &context->program->tensors[tensor];
-    const Kernels *kernels = t->type == TENSOR_STORAGE ? context->kernels : kernels_for(PRECISION_FLOAT32);
+    const Kernels *kernels = t->type == TENSOR_STORAGE ? context->kernels : nn_cpu_kernels_for(PRECISION_FLOAT32);
     kernels->to_float(context->arena + t->offset, elems_of(t, count), to);
     return STATUS_OK;
 }
@@ -202,33 +202,33 @@ static Status write_tensor(Context *context, int tensor, int count, const float 
     return STATUS_OK;
 }
 
-static bool algorithm(const Context *context, const Pass *pass, Algorithm *out) {
+static bool algorithm(const Context *context, const Pass *pass, NnAlgorithm *out) {
     const OpState *state = &context->states[pass->op];
     const Conv *conv = pass->kind == PASS_CONV_FORWARD  ? state->forward
                        : pass->kind == PASS_CONV_DATA   ? state->data
                        : pass->kind == PASS_CONV_FILTER ? state->filter
                                                         : NULL;
     if (conv == NULL) return false;
-    *out = (Algorithm){.name = conv->name, .text = conv->name, .source = ALGORITHM_FIXED};
+    *out = (NnAlgorithm){.name = conv->name, .text = conv->name, .source = ALGORITHM_FIXED};
     return true;
 }
 
-static void library(const Context *context, PlanLibrary *out) {
+static void library(const Context *context, NnPlanLibrary *out) {
     (void)context;
-    snprintf(out->name, sizeof out->name, "%s", dnnl_name());
+    snprintf(out->name, sizeof out->name, "%s", nn_cpu_dnnl_name());
 }
 
 static size_t context_bytes(const Context *context) { return context->bytes; }
 
-Status ops_cpu(const OpsTable **out) {
+Status nn_ops_cpu(const OpsTable **out) {
     static const OpsTable table = {
         .name = "cpu",
         .precision = choose_precision,
         .buffer_create = buffer_create,
         .buffer_destroy = buffer_destroy,
         .copy = copy,
-        .context_create = context_create,
-        .context_destroy = context_destroy,
+        .context_create = nn_cpu_context_create,
+        .context_destroy = nn_cpu_context_destroy,
         .context_bytes = context_bytes,
         .begin = begin,
         .run = run,

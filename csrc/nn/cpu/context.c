@@ -9,23 +9,25 @@
 #define GROUP_BYTES (512 * 1024) /* what a group may touch in a phase */
 #define GROUP_MOST 32
 
-int context_chunks(int count) {
+int nn_cpu_context_chunks(int count) {
     int chunks = (count + CHUNK_IMAGES - 1) / CHUNK_IMAGES;
     if (chunks < CHUNKS_AT_LEAST) chunks = CHUNKS_AT_LEAST;
     chunks = (chunks + 3) / 4 * 4;
     return chunks < count ? chunks : count;
 }
 
-int context_chunk_begin(int count, int chunk) { return (int)((int64_t)count * chunk / context_chunks(count)); }
+int nn_cpu_context_chunk_begin(int count, int chunk) {
+    return (int)((int64_t)count * chunk / nn_cpu_context_chunks(count));
+}
 
-void *group_tensor(const Group *group, int tensor) {
+void *nn_cpu_group_tensor(const Group *group, int tensor) {
     const Context *context = group->context;
     const Tensor *t = &context->program->tensors[tensor];
     if (t->held) return context->arena + t->offset + (size_t)group->first * t->image_bytes;
     return context->scratch + (size_t)group->thread * context->scratch_bytes + t->offset * (size_t)group->room;
 }
 
-Maps group_maps(const Group *group, int tensor) {
+Maps nn_cpu_group_maps(const Group *group, int tensor) {
     const Tensor *t = &group->context->program->tensors[tensor];
     return (Maps){group->count, t->height, t->width, t->channels};
 }
@@ -35,17 +37,17 @@ static char *own_scratch(const Group *group) {
     return context->scratch + (size_t)group->thread * context->scratch_bytes + context->tensors_bytes;
 }
 
-void *group_library_scratch(const Group *group) { return own_scratch(group); }
+void *nn_cpu_group_library_scratch(const Group *group) { return own_scratch(group); }
 
-float *group_sum_scratch(const Group *group) {
+float *nn_cpu_group_sum_scratch(const Group *group) {
     return (float *)(void *)(own_scratch(group) + group->context->library_bytes);
 }
 
-void *group_row_scratch(const Group *group) {
+void *nn_cpu_group_row_scratch(const Group *group) {
     return own_scratch(group) + group->context->library_bytes + group->context->sum_bytes;
 }
 
-Status context_alloc(Context *context, size_t count, size_t size, void *out) {
+Status nn_cpu_context_alloc(Context *context, size_t count, size_t size, void *out) {
     TRY(memory_calloc(count, size, out));
     context->bytes += count * size;
     return STATUS_OK;
@@ -63,10 +65,10 @@ static int phase_of(const Program *program, PassKind kind, int op) {
     return -1;
 }
 
-int context_group_sizes(const Context *context, PassKind kind, int op, int sizes[CONV_MAX_SIZES]) {
+int nn_cpu_context_group_sizes(const Context *context, PassKind kind, int op, int sizes[CONV_MAX_SIZES]) {
     int phase = phase_of(context->program, kind, op), batch = context->program->batch, count = 0;
     if (phase < 0) return 0;
-    int chunks = context_chunks(batch), smallest = batch / chunks, largest = (batch + chunks - 1) / chunks;
+    int chunks = nn_cpu_context_chunks(batch), smallest = batch / chunks, largest = (batch + chunks - 1) / chunks;
     for (int chunk = largest; chunk >= smallest; chunk--) {
         int groups = (chunk + context->rooms[phase] - 1) / context->rooms[phase];
         for (int size = (chunk + groups - 1) / groups; size >= chunk / groups; size--) {
@@ -80,17 +82,17 @@ int context_group_sizes(const Context *context, PassKind kind, int op, int sizes
 static void mark_tensors(const Program *program, const Phase *phase, const Job *job, bool *used) {
     for (int j = 0; j < phase->ranged_count; j++) {
         const Pass *pass = &program->passes[phase->ranged + j];
-        if (job != NULL && !context_enabled(job, pass)) continue;
-        int tensors[PASS_MAX_TENSORS], count = program_tensors_of(program, pass, tensors);
+        if (job != NULL && !nn_cpu_context_enabled(job, pass)) continue;
+        int tensors[PASS_MAX_TENSORS], count = nn_program_tensors_of(program, pass, tensors);
         for (int i = 0; i < count; i++) used[tensors[i]] = true;
     }
 }
 
-bool context_enabled(const Job *job, const Pass *pass) {
+bool nn_cpu_context_enabled(const Job *job, const Pass *pass) {
     return job->options == NULL || pass->block >= job->options->first_block;
 }
 
-void context_ahead(const Group *group, ConvAhead *ahead) {
+void nn_cpu_context_ahead(const Group *group, ConvAhead *ahead) {
     const Program *program = group->context->program;
     bool used[CONTEXT_MAX_TENSORS] = {false};
     ahead->count = 0;
@@ -146,19 +148,19 @@ static size_t round_up(size_t bytes) { return (bytes + MEMORY_ALIGNMENT - 1) / M
 static Status create_state(Context *context, int op) {
     switch (context->program->ops[op].node.kind) {
     case NODE_CONV:
-        return op == 0 ? stem_op_create(context, op) : conv_op_create(context, op);
+        return op == 0 ? nn_cpu_stem_op_create(context, op) : nn_cpu_conv_op_create(context, op);
     case NODE_NORM:
-        return norm_op_create(context, op);
+        return nn_cpu_norm_op_create(context, op);
     case NODE_HEAD:
-        return head_op_create(context, op);
+        return nn_cpu_head_op_create(context, op);
     }
     return STATUS_OK;
 }
 
 static Status build(Context *context) {
     const Program *program = context->program;
-    TRY(context_alloc(context, (size_t)program->phase_count, sizeof *context->rooms, &context->rooms));
-    TRY(context_alloc(context, (size_t)program->op_count, sizeof *context->states, &context->states));
+    TRY(nn_cpu_context_alloc(context, (size_t)program->phase_count, sizeof *context->rooms, &context->rooms));
+    TRY(nn_cpu_context_alloc(context, (size_t)program->op_count, sizeof *context->states, &context->states));
     choose_rooms(context);
     TRY(measure_tensors(context));
     for (int i = 0; i < program->op_count; i++) TRY(create_state(context, i));
@@ -166,36 +168,36 @@ static Status build(Context *context) {
     context->sum_bytes = round_up(context->sum_bytes);
     context->row_bytes = round_up(context->row_bytes);
     context->scratch_bytes = context->tensors_bytes + context->library_bytes + context->sum_bytes + context->row_bytes;
-    TRY(context_alloc(context, context->scratch_bytes, (size_t)context->threads, &context->scratch));
-    TRY(context_alloc(context, context->shared_elems * (size_t)context->chunks + 1, sizeof(float),
-                      &context->shared_partials));
-    return context_alloc(context, program->arena_bytes + 1, 1, &context->arena);
+    TRY(nn_cpu_context_alloc(context, context->scratch_bytes, (size_t)context->threads, &context->scratch));
+    TRY(nn_cpu_context_alloc(context, context->shared_elems * (size_t)context->chunks + 1, sizeof(float),
+                             &context->shared_partials));
+    return nn_cpu_context_alloc(context, program->arena_bytes + 1, 1, &context->arena);
 }
 
-Status context_create(Model *model, const Program *program, Context **out) {
+Status nn_cpu_context_create(NnModel *model, const Program *program, Context **out) {
     Context *context = NULL;
     TRY(memory_calloc(1, sizeof *context, &context));
     context->model = model;
     context->program = program;
-    context->kernels = kernels_for(program->precision);
-    context->threads = pool_threads(model_pool(model));
-    context->chunks = context_chunks(program->batch);
+    context->kernels = nn_cpu_kernels_for(program->precision);
+    context->threads = pool_threads(nn_model_pool(model));
+    context->chunks = nn_cpu_context_chunks(program->batch);
     Status status = build(context);
     if (status == STATUS_OK) {
         *out = context;
         context = NULL;
     }
-    context_destroy(context);
+    nn_cpu_context_destroy(context);
     return status;
 }
 
-void context_destroy(Context *context) {
+void nn_cpu_context_destroy(Context *context) {
     if (context == NULL) return;
     for (int i = 0; context->states != NULL && i < context->program->op_count; i++) {
         OpState *state = &context->states[i];
-        conv_destroy(state->forward);
-        conv_destroy(state->data);
-        conv_destroy(state->filter);
+        nn_cpu_conv_destroy(state->forward);
+        nn_cpu_conv_destroy(state->data);
+        nn_cpu_conv_destroy(state->filter);
         memory_free(state->partials);
         memory_free(state->packed);
         memory_free(state->floats);

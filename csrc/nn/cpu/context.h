@@ -39,7 +39,7 @@ typedef struct OpState {
 } OpState;
 
 struct Context {
-    Model *model;           /* borrowed until context_destroy */
+    NnModel *model;         /* borrowed until nn_cpu_context_destroy */
     const Program *program; /* likewise */
     const Kernels *kernels; /* static */
     int threads, chunks;    /* chunks: of a full batch, the most there are */
@@ -50,70 +50,70 @@ struct Context {
     size_t tensors_bytes, library_bytes, sum_bytes, row_bytes; /* parts of the scratch memory of a thread */
     float *shared_partials;                                    /* owned; `chunks` of shared_elems */
     size_t shared_elems;
-    StepTotals *partial_totals, totals; /* owned: by chunk; since take_totals */
-    int64_t *pass_ns;                   /* owned; while a profile runs: threads x passes */
-    size_t bytes;                       /* allocated */
+    NnStepTotals *partial_totals, totals; /* owned: by chunk; since take_totals */
+    int64_t *pass_ns;                     /* owned; while a profile runs: threads x passes */
+    size_t bytes;                         /* allocated */
 };
 
-Status context_create(Model *model, const Program *program, Context **out);
-void context_destroy(Context *context);
+Status nn_cpu_context_create(NnModel *model, const Program *program, Context **out);
+void nn_cpu_context_destroy(Context *context);
 
 /* The number of chunks of `count` images, and the first image of a chunk. */
-int context_chunks(int count);
-int context_chunk_begin(int count, int chunk);
+int nn_cpu_context_chunks(int count);
+int nn_cpu_context_chunk_begin(int count, int chunk);
 
 /* The first image of the group in this tensor. */
-void *group_tensor(const Group *group, int tensor);
-Maps group_maps(const Group *group, int tensor);
+void *nn_cpu_group_tensor(const Group *group, int tensor);
+Maps nn_cpu_group_maps(const Group *group, int tensor);
 
 /* Parts of the calling thread's scratch memory: for the library, for one partial filter gradient, and for rows and
  * single images of the pass's own. */
-void *group_library_scratch(const Group *group);
-float *group_sum_scratch(const Group *group);
-void *group_row_scratch(const Group *group);
+void *nn_cpu_group_library_scratch(const Group *group);
+float *nn_cpu_group_sum_scratch(const Group *group);
+void *nn_cpu_group_row_scratch(const Group *group);
 
 /* The numbers of images in the groups of a full batch in the phase with this pass, descending; how many there are, 0 if
  * the program has no such pass. */
-int context_group_sizes(const Context *context, PassKind kind, int op, int sizes[CONV_MAX_SIZES]);
+int nn_cpu_context_group_sizes(const Context *context, PassKind kind, int op, int sizes[CONV_MAX_SIZES]);
 
-#define CONTEXT_MAX_TENSORS (8 * MODEL_MAX_NODES) /* program.c makes at most so many */
+#define CONTEXT_MAX_TENSORS (8 * NN_MAX_NODES) /* program.c makes at most so many */
 
 /* Whether this step runs the pass: not those of frozen blocks. */
-bool context_enabled(const Job *job, const Pass *pass);
+bool nn_cpu_context_enabled(const Job *job, const Pass *pass);
 
 /* The held tensors that the phase touches in the next group. */
-void context_ahead(const Group *group, ConvAhead *ahead);
+void nn_cpu_context_ahead(const Group *group, ConvAhead *ahead);
 
 /* Allocates zeroed memory that counts as the context's. */
-Status context_alloc(Context *context, size_t count, size_t size, void *out);
+Status nn_cpu_context_alloc(Context *context, size_t count, size_t size, void *out);
 
 /* conv.c, stem.c, norm.c, head.c: what an operator needs; passes. */
-Status conv_op_create(Context *context, int op);
-void conv_op_destroy(OpState *state);
-Status norm_op_create(Context *context, int op);
-Status stem_op_create(Context *context, int op);
-Status head_op_create(Context *context, int op);
-Status stem_op_pack(Context *context, int op);
+Status nn_cpu_conv_op_create(Context *context, int op);
+void nn_cpu_conv_op_destroy(OpState *state);
+Status nn_cpu_norm_op_create(Context *context, int op);
+Status nn_cpu_stem_op_create(Context *context, int op);
+Status nn_cpu_head_op_create(Context *context, int op);
+Status nn_cpu_stem_op_pack(Context *context, int op);
 
-Status pass_load(const Group *group, int op);
-Status pass_conv_forward(const Group *group, int op);
-Status pass_conv_filter(const Group *group, int op);
-Status pass_conv_data(const Group *group, int op);
-Status pass_stem_forward(const Group *group, int op);
-Status pass_stem_backward(const Group *group, int op);
-Status pass_norm_statistics(const Group *group, int op);
-Status pass_norm_apply(const Group *group, int op);
-Status pass_norm_reduce(const Group *group, int op);
-Status pass_norm_backward(const Group *group, int op);
-Status pass_norm_evaluate(const Group *group, int op);
-Status pass_head_train(const Group *group, int op);
-Status pass_head_evaluate(const Group *group, int op);
+Status nn_cpu_pass_load(const Group *group, int op);
+Status nn_cpu_pass_conv_forward(const Group *group, int op);
+Status nn_cpu_pass_conv_filter(const Group *group, int op);
+Status nn_cpu_pass_conv_data(const Group *group, int op);
+Status nn_cpu_pass_stem_forward(const Group *group, int op);
+Status nn_cpu_pass_stem_backward(const Group *group, int op);
+Status nn_cpu_pass_norm_statistics(const Group *group, int op);
+Status nn_cpu_pass_norm_apply(const Group *group, int op);
+Status nn_cpu_pass_norm_reduce(const Group *group, int op);
+Status nn_cpu_pass_norm_backward(const Group *group, int op);
+Status nn_cpu_pass_norm_evaluate(const Group *group, int op);
+Status nn_cpu_pass_head_train(const Group *group, int op);
+Status nn_cpu_pass_head_evaluate(const Group *group, int op);
 
-Status close_conv(Context *context, const Job *job, int op);
-Status close_stem(Context *context, const Job *job, int op);
-Status close_norm(Context *context, const Job *job, int op);
-Status close_norm_backward(Context *context, const Job *job, int op);
-Status close_norm_running(Context *context, const Job *job, int op);
-Status close_head(Context *context, const Job *job, int op);
+Status nn_cpu_close_conv(Context *context, const Job *job, int op);
+Status nn_cpu_close_stem(Context *context, const Job *job, int op);
+Status nn_cpu_close_norm(Context *context, const Job *job, int op);
+Status nn_cpu_close_norm_backward(Context *context, const Job *job, int op);
+Status nn_cpu_close_norm_running(Context *context, const Job *job, int op);
+Status nn_cpu_close_head(Context *context, const Job *job, int op);
 
 #endif

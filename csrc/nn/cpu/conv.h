@@ -67,8 +67,8 @@ struct Conv {
 };
 
 /* Takes the method that is asked for, or the faster one. A failure says what is missing. */
-Status conv_create(const ConvNeed *need, Conv **out);
-void conv_destroy(Conv *conv);
+Status nn_cpu_conv_create(const ConvNeed *need, Conv **out);
+void nn_cpu_conv_destroy(Conv *conv);
 
 /* Forward and data: brings filters (out, kernel, kernel, in) into the form that conv_run reads; slice `part` of
  * `parts`, all of them before the next conv_run. */
@@ -101,12 +101,12 @@ static inline void conv_slice(size_t elems, int part, int parts, size_t *begin, 
 }
 
 /* Whether oneDNN is there and multiplies in this precision; otherwise a failure that says what is missing. */
-Status dnnl_supported(Precision precision);
-const char *dnnl_name(void); /* and version; static */
-Status dnnl_conv_create(const ConvNeed *need, Conv **out);
+Status nn_cpu_dnnl_supported(Precision precision);
+const char *nn_cpu_dnnl_name(void); /* and version; static */
+Status nn_cpu_dnnl_conv_create(const ConvNeed *need, Conv **out);
 
 /* The tile of minimal filtering that suits the shape on this processor, 0 if none does. */
-int winograd_tile(const ConvNeed *need);
-Status winograd_conv_create(const ConvNeed *need, int tile, Conv **out);
+int nn_cpu_winograd_tile(const ConvNeed *need);
+Status nn_cpu_winograd_conv_create(const ConvNeed *need, int tile, Conv **out);
 
 #endif

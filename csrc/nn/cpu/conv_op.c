@@ -22,18 +22,18 @@ static Status create_direction(Context *context, int op, PassKind kind, ConvDire
     ConvNeed need = {.shape = shape_of(context, &context->program->ops[op]),
                      .direction = direction,
                      .precision = context->program->precision,
-                     .method = model_convolution(context->model),
+                     .method = nn_model_convolution(context->model),
                      .threads = context->threads};
-    need.size_count = context_group_sizes(context, kind, op, need.sizes);
+    need.size_count = nn_cpu_context_group_sizes(context, kind, op, need.sizes);
     if (need.size_count == 0) return STATUS_OK;
-    TRY(conv_create(&need, out));
+    TRY(nn_cpu_conv_create(&need, out));
     size_t scratch = (*out)->scratch_bytes, sum = (*out)->sum_elems * sizeof(float);
     if (scratch > context->library_bytes) context->library_bytes = scratch;
     if (sum > context->sum_bytes) context->sum_bytes = sum;
     return STATUS_OK;
 }
 
-Status conv_op_create(Context *context, int op) {
+Status nn_cpu_conv_op_create(Context *context, int op) {
     OpState *state = &context->states[op];
     Status status = STATUS_OK;
     TRY_GOTO(create_direction(context, op, PASS_CONV_FORWARD, CONV_FORWARD, &state->forward));
@@ -50,35 +50,35 @@ done:
 static ConvCall call_of(const Group *group, PassKind kind, int op) {
     ConvCall call = {.thread = group->thread,
                      .images = group->count,
-                     .scratch = group_library_scratch(group),
-                     .sum = group_sum_scratch(group),
+                     .scratch = nn_cpu_group_library_scratch(group),
+                     .sum = nn_cpu_group_sum_scratch(group),
                      .begins = group->begins,
                      .ends = group->ends};
-    if (group->fetching->kind == kind && group->fetching->op == op) context_ahead(group, &call.ahead);
+    if (group->fetching->kind == kind && group->fetching->op == op) nn_cpu_context_ahead(group, &call.ahead);
     return call;
 }
 
-Status pass_conv_forward(const Group *group, int op) {
+Status nn_cpu_pass_conv_forward(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     ConvCall call = call_of(group, PASS_CONV_FORWARD, op);
-    return conv_run(group->context->states[op].forward, &call, group_tensor(group, o->input),
-                    group_tensor(group, o->output));
+    return conv_run(group->context->states[op].forward, &call, nn_cpu_group_tensor(group, o->input),
+                    nn_cpu_group_tensor(group, o->output));
 }
 
-Status pass_conv_data(const Group *group, int op) {
+Status nn_cpu_pass_conv_data(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     ConvCall call = call_of(group, PASS_CONV_DATA, op);
-    return conv_run(group->context->states[op].data, &call, group_tensor(group, o->output_gradient),
-                    group_tensor(group, o->input_gradient));
+    return conv_run(group->context->states[op].data, &call, nn_cpu_group_tensor(group, o->output_gradient),
+                    nn_cpu_group_tensor(group, o->input_gradient));
 }
 
-Status pass_conv_filter(const Group *group, int op) {
+Status nn_cpu_pass_conv_filter(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     const OpState *state = &group->context->states[op];
     ConvCall call = call_of(group, PASS_CONV_FILTER, op);
     float *partial = group->context->shared_partials + (size_t)group->chunk * state->partial_elems;
-    return conv_run_filter(state->filter, &call, group_tensor(group, o->input), group_tensor(group, o->output_gradient),
-                           partial);
+    return conv_run_filter(state->filter, &call, nn_cpu_group_tensor(group, o->input),
+                           nn_cpu_group_tensor(group, o->output_gradient), partial);
 }
 
 typedef struct Unpack {
@@ -96,9 +96,9 @@ static Status unpack_part(void *argument, size_t item, int thread) {
     return STATUS_OK;
 }
 
-Status close_conv(Context *context, const Job *job, int op) {
-    float *gradients = model_gradient_data(context->model);
-    Unpack unpack = {context, &context->states[op], context_chunks(job->count),
+Status nn_cpu_close_conv(Context *context, const Job *job, int op) {
+    float *gradients = nn_model_gradient_data(context->model);
+    Unpack unpack = {context, &context->states[op], nn_cpu_context_chunks(job->count),
                      gradients + context->program->ops[op].weight};
-    return pool_run(model_pool(context->model), UNPACK_PARTS, unpack_part, &unpack);
+    return pool_run(nn_model_pool(context->model), UNPACK_PARTS, unpack_part, &unpack);
 }

@@ -89,7 +89,7 @@ static void spell_name(void) {
     snprintf(dnnl_name_text, sizeof dnnl_name_text, "oneDNN %d.%d.%d", version->major, version->minor, version->patch);
 }
 
-Status dnnl_supported(Precision precision) {
+Status nn_cpu_dnnl_supported(Precision precision) {
     dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
     bool narrow = (isa & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
     if (precision != PRECISION_BFLOAT16 || narrow) return STATUS_OK;
@@ -97,7 +97,7 @@ Status dnnl_supported(Precision precision) {
                           "float32");
 }
 
-const char *dnnl_name(void) {
+const char *nn_cpu_dnnl_name(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, spell_name);
     return dnnl_name_text;
@@ -395,7 +395,7 @@ static void dnnl_conv_unpack(const Conv *base, const float *partials, int count,
                               gradient + begin);
 }
 
-Status dnnl_conv_create(const ConvNeed *need, Conv **out) {
+Status nn_cpu_dnnl_conv_create(const ConvNeed *need, Conv **out) {
     static const ConvTable table = {
         .destroy = dnnl_conv_destroy,
         .pack = dnnl_conv_pack,
@@ -410,7 +410,7 @@ Status dnnl_conv_create(const ConvNeed *need, Conv **out) {
     conv->shape = need->shape;
     conv->direction = need->direction;
     conv->precision = need->precision;
-    conv->kernels = kernels_for(need->precision);
+    conv->kernels = nn_cpu_kernels_for(need->precision);
     conv->threads = need->threads;
     int before = single_begin();
     Status status = conv_build(conv, need);

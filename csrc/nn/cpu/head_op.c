@@ -13,7 +13,7 @@ typedef struct HeadRow {
 static size_t rounded(int count) { return ((size_t)count + KERNELS_ROUND - 1) / KERNELS_ROUND * KERNELS_ROUND; }
 
 static HeadRow head_row(const Group *group, int channels, int classes) {
-    float *row = group_row_scratch(group);
+    float *row = nn_cpu_group_row_scratch(group);
     size_t width = rounded(channels), classes_room = rounded(classes);
     return (HeadRow){.pooled = row,
                      .pooled_gradient = row + width,
@@ -22,7 +22,7 @@ static HeadRow head_row(const Group *group, int channels, int classes) {
                      .index = (int32_t *)(void *)(row + 2 * width + 2 * classes_room)};
 }
 
-Status head_op_create(Context *context, int op) {
+Status nn_cpu_head_op_create(Context *context, int op) {
     const Op *o = &context->program->ops[op];
     OpState *state = &context->states[op];
     int channels = context->program->tensors[o->input].channels, classes = o->node.out_channels;
@@ -30,8 +30,10 @@ Status head_op_create(Context *context, int op) {
     if (row > context->row_bytes) context->row_bytes = row;
     state->partial_elems = (size_t)channels * (size_t)classes;
     if (!context->program->training) return STATUS_OK;
-    TRY(context_alloc(context, (size_t)context->chunks, sizeof *context->partial_totals, &context->partial_totals));
-    return context_alloc(context, state->partial_elems * (size_t)context->chunks, sizeof(float), &state->partials);
+    TRY(nn_cpu_context_alloc(context, (size_t)context->chunks, sizeof *context->partial_totals,
+                             &context->partial_totals));
+    return nn_cpu_context_alloc(context, state->partial_elems * (size_t)context->chunks, sizeof(float),
+                                &state->partials);
 }
 
 static void compute_logits(const Group *group, int op, const void *image, const HeadRow *row, float *logits) {
@@ -39,15 +41,15 @@ static void compute_logits(const Group *group, int op, const void *image, const 
     const Tensor *input = &group->context->program->tensors[o->input];
     const Kernels *kernels = group->context->kernels;
     kernels->global_pool(image, input->height * input->width, input->channels, row->pooled, row->index);
-    kernels->linear(row->pooled, input->channels, model_parameter_data(group->context->model) + o->weight,
+    kernels->linear(row->pooled, input->channels, nn_model_parameter_data(group->context->model) + o->weight,
                     o->node.out_channels, (float)o->node.scale, logits);
 }
 
-Status pass_head_evaluate(const Group *group, int op) {
+Status nn_cpu_pass_head_evaluate(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     const Tensor *input = &group->context->program->tensors[o->input];
     HeadRow row = head_row(group, input->channels, o->node.out_channels);
-    const char *image = group_tensor(group, o->input);
+    const char *image = nn_cpu_group_tensor(group, o->input);
     for (int i = 0; i < group->count; i++, image += input->image_bytes) {
         float *to = group->job->logits + (size_t)(group->first + i) * (size_t)o->node.out_channels;
         compute_logits(group, op, image, &row, to);
@@ -57,7 +59,7 @@ Status pass_head_evaluate(const Group *group, int op) {
 
 /* Adds one image's loss, which is the result, and hit; gradient = factor * (softmax - target). */
 static double cross_entropy(const float *logits, int classes, int64_t label, double smoothing, double factor,
-                            float *gradient, StepTotals *totals) {
+                            float *gradient, NnStepTotals *totals) {
     int best = 0;
     double sum = 0, expected = 0, share = smoothing / classes;
     for (int k = 1; k < classes; k++) {
@@ -79,24 +81,24 @@ static double cross_entropy(const float *logits, int classes, int64_t label, dou
     return loss;
 }
 
-Status pass_head_train(const Group *group, int op) {
+Status nn_cpu_pass_head_train(const Group *group, int op) {
     Context *context = group->context;
     const Op *o = &context->program->ops[op];
     const OpState *state = &context->states[op];
     const Tensor *input = &context->program->tensors[o->input];
-    const StepOptions *options = group->job->options;
-    const float *weights = model_parameter_data(context->model) + o->weight;
+    const NnStepOptions *options = group->job->options;
+    const float *weights = nn_model_parameter_data(context->model) + o->weight;
     int classes = o->node.out_channels;
     double factor = options->reduction == LOSS_MEAN ? 1.0 / group->job->count : 1.0;
     HeadRow row = head_row(group, input->channels, classes);
     float *partial = state->partials + (size_t)group->chunk * state->partial_elems;
-    StepTotals *totals = &context->partial_totals[group->chunk];
+    NnStepTotals *totals = &context->partial_totals[group->chunk];
     if (group->begins) {
         memset(partial, 0, state->partial_elems * sizeof *partial);
-        *totals = (StepTotals){0};
+        *totals = (NnStepTotals){0};
     }
-    const char *image = group_tensor(group, o->input);
-    char *to = o->input_gradient < 0 ? NULL : group_tensor(group, o->input_gradient);
+    const char *image = nn_cpu_group_tensor(group, o->input);
+    char *to = o->input_gradient < 0 ? NULL : nn_cpu_group_tensor(group, o->input_gradient);
     for (int i = 0; i < group->count; i++, image += input->image_bytes) {
         compute_logits(group, op, image, &row, row.logits);
         double loss = cross_entropy(row.logits, classes, group->job->labels[group->first + i], options->label_smoothing,
@@ -112,11 +114,11 @@ Status pass_head_train(const Group *group, int op) {
     return STATUS_OK;
 }
 
-Status close_head(Context *context, const Job *job, int op) {
+Status nn_cpu_close_head(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
     const OpState *state = &context->states[op];
-    float *gradient = model_gradient_data(context->model) + o->weight;
-    int chunks = context_chunks(job->count);
+    float *gradient = nn_model_gradient_data(context->model) + o->weight;
+    int chunks = nn_cpu_context_chunks(job->count);
     for (size_t i = 0; i < state->partial_elems; i++) {
         float sum = 0;
         for (int k = 0; k < chunks; k++) sum += state->partials[(size_t)k * state->partial_elems + i];

@@ -87,11 +87,11 @@ typedef struct Kernels {
 } Kernels;
 
 /* The table for this processor; `precision` is not AUTO. */
-const Kernels *kernels_for(Precision precision);
+const Kernels *nn_cpu_kernels_for(Precision precision);
 
-const Kernels *kernels_scalar(Precision precision);
-const Kernels *kernels_avx2(Precision precision);
-const Kernels *kernels_avx512(Precision precision);
-const Kernels *kernels_avx512bf16(Precision precision);
+const Kernels *nn_cpu_kernels_scalar(Precision precision);
+const Kernels *nn_cpu_kernels_avx2(Precision precision);
+const Kernels *nn_cpu_kernels_avx512(Precision precision);
+const Kernels *nn_cpu_kernels_avx512bf16(Precision precision);
 
 #endif

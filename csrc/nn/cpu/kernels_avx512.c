@@ -1,3 +1,3 @@
 /* The kernels for AVX-512. */
-#define KERNELS_TABLE kernels_avx512
+#define KERNELS_TABLE nn_cpu_kernels_avx512
 #include "nn/cpu/kernels_template.h"

@@ -1,15 +1,15 @@
 /* The twin of dnnl.c in a build without oneDNN. */
 #include "nn/cpu/conv.h"
 
-Status dnnl_supported(Precision precision) {
+Status nn_cpu_dnnl_supported(Precision precision) {
     (void)precision;
     FAIL(STATUS_NOT_BUILT, "this build has no convolutions for the processor, which need oneDNN 3. Run pip install "
                            "onednn-devel-cpu-gomp onednn-cpu-gomp and build again (CGXFFCV_ONEDNN=1 insists on it)");
 }
 
-const char *dnnl_name(void) { return ""; }
+const char *nn_cpu_dnnl_name(void) { return ""; }
 
-Status dnnl_conv_create(const ConvNeed *need, Conv **out) {
+Status nn_cpu_dnnl_conv_create(const ConvNeed *need, Conv **out) {
     (void)out;
-    return dnnl_supported(need->precision);
+    return nn_cpu_dnnl_supported(need->precision);
 }

@@ -14,12 +14,12 @@ static int channels_of(const Context *context, int op) {
     return context->program->tensors[context->program->ops[op].saved].channels;
 }
 
-Status norm_op_create(Context *context, int op) {
+Status nn_cpu_norm_op_create(Context *context, int op) {
     const Op *o = &context->program->ops[op];
     OpState *state = &context->states[op];
     size_t channels = (size_t)channels_of(context, op);
     size_t room = (channels + KERNELS_ROUND - 1) / KERNELS_ROUND * KERNELS_ROUND;
-    TRY(context_alloc(context, 6 * room, sizeof(float), &state->floats));
+    TRY(nn_cpu_context_alloc(context, 6 * room, sizeof(float), &state->floats));
     state->terms = (NormTerms){.mean = state->floats,
                                .scale = state->floats + room,
                                .shift = state->floats + 2 * room,
@@ -29,7 +29,7 @@ Status norm_op_create(Context *context, int op) {
     size_t sums = 2 * room * sizeof(float), image = context->program->tensors[o->input].image_bytes;
     size_t row = sums + (o->node.pool_place == POOL_NONE ? 0 : image);
     if (row > context->row_bytes) context->row_bytes = row;
-    return context_alloc(context, (size_t)context->chunks * (1 + 2 * channels), sizeof(double), &state->doubles);
+    return nn_cpu_context_alloc(context, (size_t)context->chunks * (1 + 2 * channels), sizeof(double), &state->doubles);
 }
 
 /* Adds the group's statistics to its chunk's. */
@@ -45,18 +45,18 @@ static void merge(double *to, bool begins, double count, size_t channels, const 
     to[0] = total;
 }
 
-Status pass_norm_statistics(const Group *group, int op) {
+Status nn_cpu_pass_norm_statistics(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     const OpState *state = &group->context->states[op];
     const Kernels *kernels = group->context->kernels;
-    Maps input = group_maps(group, o->input), saved = group_maps(group, o->saved);
+    Maps input = nn_cpu_group_maps(group, o->input), saved = nn_cpu_group_maps(group, o->saved);
     size_t pixels = maps_pixels(&saved), channels = (size_t)saved.channels;
-    float *mean = group_row_scratch(group), *deviations = mean + channels;
+    float *mean = nn_cpu_group_row_scratch(group), *deviations = mean + channels;
     if (o->node.pool_place == POOL_BEFORE_NORM) {
-        kernels->pool(group_tensor(group, o->input), &input, o->node.pool, group_tensor(group, o->saved),
-                      group_tensor(group, o->index));
+        kernels->pool(nn_cpu_group_tensor(group, o->input), &input, o->node.pool, nn_cpu_group_tensor(group, o->saved),
+                      nn_cpu_group_tensor(group, o->index));
     }
-    kernels->moments(group_tensor(group, o->saved), pixels, saved.channels, mean, deviations);
+    kernels->moments(nn_cpu_group_tensor(group, o->saved), pixels, saved.channels, mean, deviations);
     merge(chunk_sums(state, group->chunk, saved.channels), group->begins, (double)pixels, channels, mean, deviations);
     return STATUS_OK;
 }
@@ -65,7 +65,7 @@ Status pass_norm_statistics(const Group *group, int op) {
 static void set_terms(const Context *context, int op, size_t c, double mean, double variance) {
     const Op *o = &context->program->ops[op];
     const OpState *state = &context->states[op];
-    const float *parameters = model_parameter_data(context->model);
+    const float *parameters = nn_model_parameter_data(context->model);
     double deviation = 1.0 / sqrt(variance + o->node.eps);
     double gamma = o->scale == SIZE_MAX ? 1.0 : (double)parameters[o->scale + c];
     state->deviation[c] = (float)deviation;
@@ -74,11 +74,11 @@ static void set_terms(const Context *context, int op, size_t c, double mean, dou
     state->terms.shift[c] = parameters[o->bias + c];
 }
 
-Status close_norm(Context *context, const Job *job, int op) {
+Status nn_cpu_close_norm(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
     const OpState *state = &context->states[op];
-    int chunks = context_chunks(job->count), channels = channels_of(context, op);
-    float *statistics = model_statistic_data(context->model);
+    int chunks = nn_cpu_context_chunks(job->count), channels = channels_of(context, op);
+    float *statistics = nn_model_statistic_data(context->model);
     for (int c = 0; c < channels; c++) {
         double count = 0, mean = 0, squares = 0;
         for (int k = 0; k < chunks; k++) {
@@ -97,9 +97,9 @@ Status close_norm(Context *context, const Job *job, int op) {
     return STATUS_OK;
 }
 
-Status close_norm_running(Context *context, const Job *job, int op) {
+Status nn_cpu_close_norm_running(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
-    const float *statistics = model_statistic_data(context->model);
+    const float *statistics = nn_model_statistic_data(context->model);
     (void)job;
     for (int c = 0; c < channels_of(context, op); c++) {
         set_terms(context, op, (size_t)c, (double)statistics[o->mean + (size_t)c],
@@ -114,9 +114,9 @@ static size_t bytes_of(const Group *group, int tensor) { return group->context->
 static void apply_then_pool(const Group *group, int op, uint8_t *index) {
     const Op *o = &group->context->program->ops[op];
     const Kernels *kernels = group->context->kernels;
-    Maps maps = group_maps(group, o->input);
-    const char *from = group_tensor(group, o->input);
-    char *to = group_tensor(group, o->output), *full = group_row_scratch(group);
+    Maps maps = nn_cpu_group_maps(group, o->input);
+    const char *from = nn_cpu_group_tensor(group, o->input);
+    char *to = nn_cpu_group_tensor(group, o->output), *full = nn_cpu_group_row_scratch(group);
     size_t pooled = (size_t)((maps.height / o->node.pool) * (maps.width / o->node.pool)) * (size_t)maps.channels;
     maps.images = 1;
     for (int i = 0; i < group->count; i++) {
@@ -130,33 +130,34 @@ static void apply_then_pool(const Group *group, int op, uint8_t *index) {
 
 static void apply(const Group *group, int op, const void *from) {
     const Op *o = &group->context->program->ops[op];
-    Maps maps = group_maps(group, o->output);
+    Maps maps = nn_cpu_group_maps(group, o->output);
     group->context->kernels->normalise(from, maps_pixels(&maps), maps.channels, &group->context->states[op].terms,
-                                       o->node.activation, o->residual < 0 ? NULL : group_tensor(group, o->residual),
-                                       o->node.residual_place, group_tensor(group, o->output));
+                                       o->node.activation,
+                                       o->residual < 0 ? NULL : nn_cpu_group_tensor(group, o->residual),
+                                       o->node.residual_place, nn_cpu_group_tensor(group, o->output));
 }
 
-Status pass_norm_apply(const Group *group, int op) {
+Status nn_cpu_pass_norm_apply(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     if (o->node.pool_place == POOL_AFTER_ACTIVATION) {
-        apply_then_pool(group, op, group_tensor(group, o->index));
+        apply_then_pool(group, op, nn_cpu_group_tensor(group, o->index));
     } else {
-        apply(group, op, group_tensor(group, o->saved));
+        apply(group, op, nn_cpu_group_tensor(group, o->saved));
     }
     return STATUS_OK;
 }
 
-Status pass_norm_evaluate(const Group *group, int op) {
+Status nn_cpu_pass_norm_evaluate(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
-    const void *from = group_tensor(group, o->input);
+    const void *from = nn_cpu_group_tensor(group, o->input);
     if (o->node.pool_place == POOL_AFTER_ACTIVATION) {
         apply_then_pool(group, op, NULL);
         return STATUS_OK;
     }
     if (o->node.pool_place == POOL_BEFORE_NORM) {
-        Maps maps = group_maps(group, o->input);
-        group->context->kernels->pool(from, &maps, o->node.pool, group_tensor(group, o->output), NULL);
-        from = group_tensor(group, o->output);
+        Maps maps = nn_cpu_group_maps(group, o->input);
+        group->context->kernels->pool(from, &maps, o->node.pool, nn_cpu_group_tensor(group, o->output), NULL);
+        from = nn_cpu_group_tensor(group, o->output);
     }
     apply(group, op, from);
     return STATUS_OK;
@@ -170,13 +171,14 @@ static void add_sums(double *to, bool begins, size_t channels, const float *sums
 static void reduce_pooled(const Group *group, int op, float *sums, char *full) {
     const Op *o = &group->context->program->ops[op];
     const Kernels *kernels = group->context->kernels;
-    Maps maps = group_maps(group, o->saved), pooled = group_maps(group, o->output);
-    char *gradient = group_tensor(group, o->output_gradient), *dz = group_tensor(group, o->activation_gradient);
-    const char *saved = group_tensor(group, o->saved);
-    const uint8_t *index = group_tensor(group, o->index);
+    Maps maps = nn_cpu_group_maps(group, o->saved), pooled = nn_cpu_group_maps(group, o->output);
+    char *gradient = nn_cpu_group_tensor(group, o->output_gradient),
+         *dz = nn_cpu_group_tensor(group, o->activation_gradient);
+    const char *saved = nn_cpu_group_tensor(group, o->saved);
+    const uint8_t *index = nn_cpu_group_tensor(group, o->index);
     size_t channels = (size_t)maps.channels;
     if (o->skip_gradient >= 0) {
-        kernels->add_maps(group_tensor(group, o->skip_gradient), maps_pixels(&pooled) * channels, gradient);
+        kernels->add_maps(nn_cpu_group_tensor(group, o->skip_gradient), maps_pixels(&pooled) * channels, gradient);
     }
     maps.images = 1;
     for (int i = 0; i < group->count; i++) {
@@ -190,34 +192,35 @@ static void reduce_pooled(const Group *group, int op, float *sums, char *full) {
     }
 }
 
-Status pass_norm_reduce(const Group *group, int op) {
+Status nn_cpu_pass_norm_reduce(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     const OpState *state = &group->context->states[op];
-    Maps maps = group_maps(group, o->saved);
+    Maps maps = nn_cpu_group_maps(group, o->saved);
     size_t channels = (size_t)maps.channels;
-    float *sums = group_row_scratch(group);
+    float *sums = nn_cpu_group_row_scratch(group);
     for (size_t c = 0; c < 2 * channels; c++) sums[c] = 0;
     if (o->node.pool_place == POOL_AFTER_ACTIVATION) {
         reduce_pooled(group, op, sums, (char *)(sums + 2 * channels));
     } else {
         bool before = o->node.residual_place == RESIDUAL_BEFORE_ACTIVATION;
-        group->context->kernels->reduce(group_tensor(group, o->saved), maps_pixels(&maps), maps.channels, &state->terms,
-                                        o->node.activation, group_tensor(group, o->output_gradient),
-                                        o->skip_gradient < 0 ? NULL : group_tensor(group, o->skip_gradient),
-                                        o->add_skip_in_place, before ? group_tensor(group, o->residual) : NULL,
-                                        group_tensor(group, o->activation_gradient), sums, sums + channels);
+        group->context->kernels->reduce(nn_cpu_group_tensor(group, o->saved), maps_pixels(&maps), maps.channels,
+                                        &state->terms, o->node.activation,
+                                        nn_cpu_group_tensor(group, o->output_gradient),
+                                        o->skip_gradient < 0 ? NULL : nn_cpu_group_tensor(group, o->skip_gradient),
+                                        o->add_skip_in_place, before ? nn_cpu_group_tensor(group, o->residual) : NULL,
+                                        nn_cpu_group_tensor(group, o->activation_gradient), sums, sums + channels);
     }
     add_sums(chunk_sums(state, group->chunk, maps.channels), group->begins, channels, sums);
     return STATUS_OK;
 }
 
-Status close_norm_backward(Context *context, const Job *job, int op) {
+Status nn_cpu_close_norm_backward(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
     const OpState *state = &context->states[op];
     const Tensor *saved = &context->program->tensors[o->saved];
-    int chunks = context_chunks(job->count), channels = saved->channels;
+    int chunks = nn_cpu_context_chunks(job->count), channels = saved->channels;
     double pixels = (double)job->count * saved->height * saved->width;
-    float *gradients = model_gradient_data(context->model);
+    float *gradients = nn_model_gradient_data(context->model);
     for (int c = 0; c < channels; c++) {
         double sum = 0, product = 0, scale = (double)state->terms.scale[c], deviation = (double)state->deviation[c];
         for (int k = 0; k < chunks; k++) {
@@ -232,18 +235,18 @@ Status close_norm_backward(Context *context, const Job *job, int op) {
     return STATUS_OK;
 }
 
-Status pass_norm_backward(const Group *group, int op) {
+Status nn_cpu_pass_norm_backward(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     const Kernels *kernels = group->context->kernels;
     const NormTerms *terms = &group->context->states[op].terms;
-    Maps saved = group_maps(group, o->saved), input = group_maps(group, o->input);
-    const char *x = group_tensor(group, o->saved), *dz = group_tensor(group, o->activation_gradient);
-    char *to = group_tensor(group, o->input_gradient), *pooled = group_row_scratch(group);
+    Maps saved = nn_cpu_group_maps(group, o->saved), input = nn_cpu_group_maps(group, o->input);
+    const char *x = nn_cpu_group_tensor(group, o->saved), *dz = nn_cpu_group_tensor(group, o->activation_gradient);
+    char *to = nn_cpu_group_tensor(group, o->input_gradient), *pooled = nn_cpu_group_row_scratch(group);
     if (o->node.pool_place != POOL_BEFORE_NORM) {
         kernels->norm_backward(x, dz, maps_pixels(&saved), saved.channels, terms, to);
         return STATUS_OK;
     }
-    const uint8_t *index = group_tensor(group, o->index);
+    const uint8_t *index = nn_cpu_group_tensor(group, o->index);
     saved.images = input.images = 1;
     for (int i = 0; i < group->count; i++) {
         kernels->norm_backward(x, dz, maps_pixels(&saved), saved.channels, terms, pooled);

@@ -7,7 +7,7 @@
 static StemShape shape_of(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     const Tensor *output = &group->context->program->tensors[o->output];
-    return (StemShape){.input = group_maps(group, o->input),
+    return (StemShape){.input = nn_cpu_group_maps(group, o->input),
                        .out_height = output->height,
                        .out_width = output->width,
                        .out_channels = output->channels,
@@ -23,7 +23,7 @@ static size_t taps_of(const Context *context, int op) {
     return (size_t)(o->node.kernel * o->node.kernel * context->program->tensors[o->input].channels);
 }
 
-Status stem_op_create(Context *context, int op) {
+Status nn_cpu_stem_op_create(Context *context, int op) {
     const Op *o = &context->program->ops[op];
     OpState *state = &context->states[op];
     const Tensor *output = &context->program->tensors[o->output];
@@ -32,14 +32,15 @@ Status stem_op_create(Context *context, int op) {
     size_t columns = (size_t)context->program->tensors[o->input].width * sizeof(int32_t);
     if (columns > context->row_bytes) context->row_bytes = columns;
     state->partial_elems = (taps_of(context, op) + 1) * rounded(output->channels);
-    TRY(context_alloc(context, state->partial_elems, sizeof(float), &state->packed));
+    TRY(nn_cpu_context_alloc(context, state->partial_elems, sizeof(float), &state->packed));
     if (!context->program->training) return STATUS_OK;
-    return context_alloc(context, state->partial_elems * (size_t)context->chunks, sizeof(float), &state->partials);
+    return nn_cpu_context_alloc(context, state->partial_elems * (size_t)context->chunks, sizeof(float),
+                                &state->partials);
 }
 
-Status stem_op_pack(Context *context, int op) {
+Status nn_cpu_stem_op_pack(Context *context, int op) {
     const Op *o = &context->program->ops[op];
-    const float *parameters = model_parameter_data(context->model);
+    const float *parameters = nn_model_parameter_data(context->model);
     float *packed = context->states[op].packed;
     size_t taps = taps_of(context, op), channels = (size_t)o->node.out_channels, row = rounded(o->node.out_channels);
     for (size_t c = 0; c < channels; c++) {
@@ -60,8 +61,8 @@ static int reflect(int at, int size) {
 typedef struct Source {
     const char *image;
     size_t row, column, channel; /* distances in elements */
-    const Images *images;
-    float factor[MODEL_MAX_IMAGE_CHANNELS];
+    const NnImages *images;
+    float factor[NN_MAX_IMAGE_CHANNELS];
     int channels;
 } Source;
 
@@ -95,25 +96,25 @@ static void load_image(const Source *source, const int32_t *columns, int height,
     memset(to, 0, (size_t)border * row * sizeof *to);
 }
 
-Status pass_load(const Group *group, int op) {
+Status nn_cpu_pass_load(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
-    const Images *images = group->job->images;
-    Maps maps = group_maps(group, o->input);
+    const NnImages *images = group->job->images;
+    Maps maps = nn_cpu_group_maps(group, o->input);
     int border = o->node.padding, height = maps.height - 2 * border, width = maps.width - 2 * border;
     size_t channels = (size_t)maps.channels, pixels = (size_t)(height * width);
     static const size_t item_bytes[] = {[PIXELS_U8] = 1, [PIXELS_F32] = 4, [PIXELS_BF16] = 2};
     bool planar = images->layout == PIXELS_NCHW;
     /* Never more, as the model was made; gcc 13 and 14 want to see it. */
-    int count = maps.channels < MODEL_MAX_IMAGE_CHANNELS ? maps.channels : MODEL_MAX_IMAGE_CHANNELS;
+    int count = maps.channels < NN_MAX_IMAGE_CHANNELS ? maps.channels : NN_MAX_IMAGE_CHANNELS;
     Source source = {.images = images, .channels = count, .channel = planar ? pixels : 1};
     source.column = planar ? 1 : channels;
     source.row = (size_t)width * source.column;
     for (int c = 0; c < count; c++) source.factor[c] = 1.0f / images->std[c];
-    int32_t *columns = group_row_scratch(group);
+    int32_t *columns = nn_cpu_group_row_scratch(group);
     for (int x = 0; x < width; x++) {
         columns[x] = reflect((images->mirror ? width - 1 - x : x) + images->shift_x, width);
     }
-    float *to = group_tensor(group, o->input);
+    float *to = nn_cpu_group_tensor(group, o->input);
     size_t padded = (size_t)(maps.height * maps.width) * channels;
     for (int i = 0; i < group->count; i++, to += padded) {
         source.image =
@@ -123,36 +124,36 @@ Status pass_load(const Group *group, int op) {
     return STATUS_OK;
 }
 
-Status pass_stem_forward(const Group *group, int op) {
+Status nn_cpu_pass_stem_forward(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     const float *packed = group->context->states[op].packed;
     StemShape shape = shape_of(group, op);
     const float *bias = packed + taps_of(group->context, op) * rounded(shape.out_channels);
-    group->context->kernels->stem_forward(&shape, group_tensor(group, o->input), packed, bias, group_row_scratch(group),
-                                          group_tensor(group, o->output));
+    group->context->kernels->stem_forward(&shape, nn_cpu_group_tensor(group, o->input), packed, bias,
+                                          nn_cpu_group_row_scratch(group), nn_cpu_group_tensor(group, o->output));
     return STATUS_OK;
 }
 
-Status pass_stem_backward(const Group *group, int op) {
+Status nn_cpu_pass_stem_backward(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     const OpState *state = &group->context->states[op];
     StemShape shape = shape_of(group, op);
     size_t weights = taps_of(group->context, op) * rounded(shape.out_channels);
     float *partial = state->partials + (size_t)group->chunk * state->partial_elems;
     if (group->begins) memset(partial, 0, state->partial_elems * sizeof *partial);
-    group->context->kernels->stem_backward(&shape, group_tensor(group, o->input), state->packed,
-                                           state->packed + weights, group_tensor(group, o->output_gradient),
-                                           group_row_scratch(group), o->train_filters ? partial : NULL,
+    group->context->kernels->stem_backward(&shape, nn_cpu_group_tensor(group, o->input), state->packed,
+                                           state->packed + weights, nn_cpu_group_tensor(group, o->output_gradient),
+                                           nn_cpu_group_row_scratch(group), o->train_filters ? partial : NULL,
                                            o->train_bias ? partial + weights : NULL);
     return STATUS_OK;
 }
 
-Status close_stem(Context *context, const Job *job, int op) {
+Status nn_cpu_close_stem(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
     const OpState *state = &context->states[op];
-    float *gradients = model_gradient_data(context->model);
+    float *gradients = nn_model_gradient_data(context->model);
     size_t taps = taps_of(context, op), channels = (size_t)o->node.out_channels, row = rounded(o->node.out_channels);
-    int chunks = context_chunks(job->count);
+    int chunks = nn_cpu_context_chunks(job->count);
     for (size_t c = 0; c < channels; c++) {
         for (size_t tap = 0; tap <= taps; tap++) {
             bool bias = tap == taps;

@@ -41,7 +41,7 @@ static int multiplications(const ConvShape *shape, ConvDirection direction, int 
     return tiles_along(height, tile) * tiles_along(width, tile) * (tile + 2) * (tile + 2);
 }
 
-int winograd_tile(const ConvNeed *need) {
+int nn_cpu_winograd_tile(const ConvNeed *need) {
     const ConvShape *s = &need->shape;
     if (need->method == CONVOLUTION_DIRECT || need->precision != PRECISION_BFLOAT16) return 0;
     if (!available() || s->kernel != 3 || s->stride != 1) return 0;
@@ -101,11 +101,11 @@ static void winograd_pack(Conv *base, const float *filters, int part, int parts)
     size_t begin, end;
     conv_slice((size_t)conv->out / 2, part, parts, &begin, &end);
     if (conv->direction == CONV_FORWARD) {
-        winograd_filters(conv->tile, filters, conv->in, conv->out, 2 * (int)begin, 2 * (int)end, conv->filters,
-                         conv->filter_plane);
-    } else {
-        winograd_turned_filters(conv->tile, filters, conv->in, conv->out, 2 * (int)begin, 2 * (int)end, conv->filters,
+        nn_cpu_winograd_filters(conv->tile, filters, conv->in, conv->out, 2 * (int)begin, 2 * (int)end, conv->filters,
                                 conv->filter_plane);
+    } else {
+        nn_cpu_winograd_turned_filters(conv->tile, filters, conv->in, conv->out, 2 * (int)begin, 2 * (int)end,
+                                       conv->filters, conv->filter_plane);
     }
 }
 
@@ -145,14 +145,14 @@ static Status winograd_run(Conv *base, const ConvCall *call, const void *from, v
     for (int first = 0; first < tiles; first += conv->block) {
         int count = tiles - first < conv->block ? tiles - first : conv->block;
         int rows = (count + WINOGRAD_ROWS - 1) / WINOGRAD_ROWS * WINOGRAD_ROWS;
-        winograd_input(&conv->from, from, first, count, values, conv->value_plane);
+        nn_cpu_winograd_input(&conv->from, from, first, count, values, conv->value_plane);
         for (int e = 0; e < conv->matrices; e++) {
             fetch_share(&fetch);
-            winograd_multiply(values + (size_t)e * conv->value_plane, conv->filters + (size_t)e * conv->filter_plane,
-                              rows, conv->depth, conv->columns, products + (size_t)e * conv->product_plane,
-                              conv->columns);
+            nn_cpu_winograd_multiply(values + (size_t)e * conv->value_plane,
+                                     conv->filters + (size_t)e * conv->filter_plane, rows, conv->depth, conv->columns,
+                                     products + (size_t)e * conv->product_plane, conv->columns);
         }
-        winograd_output(&conv->to, products, conv->product_plane, conv->columns, first, count, to);
+        nn_cpu_winograd_output(&conv->to, products, conv->product_plane, conv->columns, first, count, to);
     }
     return STATUS_OK;
 }
@@ -165,17 +165,17 @@ static Status winograd_run_filter(Conv *base, const ConvCall *call, const void *
     Fetch fetch = fetch_begin(conv, call);
     for (int first = 0; first < tiles; first += conv->block) {
         int count = tiles - first < conv->block ? tiles - first : conv->block;
-        winograd_input_pairs(&conv->from, input, first, count, values, conv->value_plane);
-        winograd_gradient_pairs(&conv->to, output_gradient, first, count, gradients, conv->product_plane);
+        nn_cpu_winograd_input_pairs(&conv->from, input, first, count, values, conv->value_plane);
+        nn_cpu_winograd_gradient_pairs(&conv->to, output_gradient, first, count, gradients, conv->product_plane);
         for (int e = 0; e < conv->matrices; e++) {
             fetch_share(&fetch);
-            winograd_accumulate(values + (size_t)e * conv->value_plane, gradients + (size_t)e * conv->product_plane,
-                                (count + 1) / 2, conv->in, conv->out, call->sum + (size_t)e * conv->filter_plane,
-                                call->begins && first == 0);
+            nn_cpu_winograd_accumulate(
+                values + (size_t)e * conv->value_plane, gradients + (size_t)e * conv->product_plane, (count + 1) / 2,
+                conv->in, conv->out, call->sum + (size_t)e * conv->filter_plane, call->begins && first == 0);
         }
     }
     if (call->ends) {
-        winograd_filter_gradient(conv->tile, call->sum, conv->filter_plane, conv->in, conv->out, partial);
+        nn_cpu_winograd_filter_gradient(conv->tile, call->sum, conv->filter_plane, conv->in, conv->out, partial);
     }
     return STATUS_OK;
 }
@@ -187,7 +187,7 @@ static void winograd_unpack(const Conv *base, const float *partials, int count, 
     conv->floats->sum(partials + begin, (size_t)count, base->partial_elems, end - begin, gradient + begin);
 }
 
-Status winograd_conv_create(const ConvNeed *need, int tile, Conv **out) {
+Status nn_cpu_winograd_conv_create(const ConvNeed *need, int tile, Conv **out) {
     static const ConvTable table = {
         .destroy = winograd_destroy,
         .pack = winograd_pack,
@@ -199,7 +199,7 @@ Status winograd_conv_create(const ConvNeed *need, int tile, Conv **out) {
     WinogradConv *conv = NULL;
     TRY(memory_calloc(1, sizeof *conv, &conv));
     conv->base.table = &table;
-    conv->floats = kernels_for(need->precision);
+    conv->floats = nn_cpu_kernels_for(need->precision);
     conv->direction = need->direction;
     conv->tile = tile;
     snprintf(conv->base.name, sizeof conv->base.name, "minimal filtering, %d x %d outputs at once", tile, tile);

@@ -28,33 +28,35 @@ typedef struct WinogradMap {
 } WinogradMap;
 
 /* to[e * plane + t * channels + c] = element e of the transformed input tile first + t. */
-void winograd_input(const WinogradMap *map, const uint16_t *images, int first, int tiles, uint16_t *to, size_t plane);
+void nn_cpu_winograd_input(const WinogradMap *map, const uint16_t *images, int first, int tiles, uint16_t *to,
+                           size_t plane);
 /* The same with pairs of tiles side by side: to[e * plane + (t / 2 * channels + c) * 2 + t % 2]; an odd last tile
  * is paired with zeros. */
-void winograd_input_pairs(const WinogradMap *map, const uint16_t *images, int first, int tiles, uint16_t *to,
-                          size_t plane);
+void nn_cpu_winograd_input_pairs(const WinogradMap *map, const uint16_t *images, int first, int tiles, uint16_t *to,
+                                 size_t plane);
 /* Output gradients A dy A^T, in pairs. */
-void winograd_gradient_pairs(const WinogradMap *map, const uint16_t *images, int first, int tiles, uint16_t *to,
-                             size_t plane);
+void nn_cpu_winograd_gradient_pairs(const WinogradMap *map, const uint16_t *images, int first, int tiles, uint16_t *to,
+                                    size_t plane);
 /* Tiles first .. of the output from from[e * plane + t * stride + c]. */
-void winograd_output(const WinogradMap *map, const float *from, size_t plane, int stride, int first, int tiles,
-                     uint16_t *images);
+void nn_cpu_winograd_output(const WinogradMap *map, const float *from, size_t plane, int stride, int first, int tiles,
+                            uint16_t *images);
 
 /* products (rows x columns, distance `stride`) = values (rows x depth) times filters: panels of WINOGRAD_PANEL
  * columns, each (depth / 2, columns, 2); rows a multiple of WINOGRAD_ROWS, columns of 16, depth of 2. */
-void winograd_multiply(const uint16_t *values, const uint16_t *filters, int rows, int depth, int columns,
-                       float *products, int stride);
+void nn_cpu_winograd_multiply(const uint16_t *values, const uint16_t *filters, int rows, int depth, int columns,
+                              float *products, int stride);
 /* sums (rows x columns) += left^T right over `pairs` pairs: left (pairs, rows, 2), right (pairs, columns, 2); rows
  * a multiple of WINOGRAD_FILTER_ROWS, columns of 8. `fresh`: = instead of +=. */
-void winograd_accumulate(const uint16_t *left, const uint16_t *right, int pairs, int rows, int columns, float *sums,
-                         int fresh);
+void nn_cpu_winograd_accumulate(const uint16_t *left, const uint16_t *right, int pairs, int rows, int columns,
+                                float *sums, int fresh);
 
 /* Filters (out, 3, 3, in) transformed, in the form that multiply takes, e-th matrix at e * plane: depth in, columns
  * out; or, turned by 180 degrees for the data gradient, depth out, columns in. Filters begin .. end - 1 (out). */
-void winograd_filters(int tile, const float *filters, int in, int out, int begin, int end, uint16_t *to, size_t plane);
-void winograd_turned_filters(int tile, const float *filters, int in, int out, int begin, int end, uint16_t *to,
+void nn_cpu_winograd_filters(int tile, const float *filters, int in, int out, int begin, int end, uint16_t *to,
                              size_t plane);
+void nn_cpu_winograd_turned_filters(int tile, const float *filters, int in, int out, int begin, int end, uint16_t *to,
+                                    size_t plane);
 /* gradient (out, 3, 3, in) = G^T sums G, sums[e * plane + i * out + o]. */
-void winograd_filter_gradient(int tile, const float *sums, size_t plane, int in, int out, float *gradient);
+void nn_cpu_winograd_filter_gradient(int tile, const float *sums, size_t plane, int in, int out, float *gradient);
 
 #endif

@@ -44,7 +44,8 @@ INLINE void pack_filters(int m, const float *filters, int in, int out, int begin
     }
 }
 
-void winograd_filters(int tile, const float *filters, int in, int out, int begin, int end, uint16_t *to, size_t plane) {
+void nn_cpu_winograd_filters(int tile, const float *filters, int in, int out, int begin, int end, uint16_t *to,
+                             size_t plane) {
     if (tile == 2) {
         pack_filters(2, filters, in, out, begin, end, to, plane);
     } else {
@@ -66,8 +67,8 @@ INLINE void pack_turned(int m, const float *filters, int in, int out, int begin,
     }
 }
 
-void winograd_turned_filters(int tile, const float *filters, int in, int out, int begin, int end, uint16_t *to,
-                             size_t plane) {
+void nn_cpu_winograd_turned_filters(int tile, const float *filters, int in, int out, int begin, int end, uint16_t *to,
+                                    size_t plane) {
     if (tile == 2) {
         pack_turned(2, filters, in, out, begin, end, to, plane);
     } else {
@@ -126,7 +127,7 @@ INLINE void finish_gradient(int m, const float *sums, size_t plane, int in, int 
     }
 }
 
-void winograd_filter_gradient(int tile, const float *sums, size_t plane, int in, int out, float *gradient) {
+void nn_cpu_winograd_filter_gradient(int tile, const float *sums, size_t plane, int in, int out, float *gradient) {
     if (tile == 2) {
         finish_gradient(2, sums, plane, in, out, gradient);
     } else {

@@ -38,8 +38,8 @@ INLINE void multiply_panel(int vectors, const uint16_t *values, const uint16_t *
     }
 }
 
-void winograd_multiply(const uint16_t *values, const uint16_t *filters, int rows, int depth, int columns,
-                       float *products, int stride) {
+void nn_cpu_winograd_multiply(const uint16_t *values, const uint16_t *filters, int rows, int depth, int columns,
+                              float *products, int stride) {
     for (int c = 0; c < columns; c += WINOGRAD_PANEL) {
         const uint16_t *panel = filters + (size_t)c * (size_t)depth;
         switch ((columns - c) / LANES) {
@@ -95,8 +95,8 @@ INLINE void accumulate_panel(int vectors, const uint16_t *left, const uint16_t *
     }
 }
 
-void winograd_accumulate(const uint16_t *left, const uint16_t *right, int pairs, int rows, int columns, float *sums,
-                         int fresh) {
+void nn_cpu_winograd_accumulate(const uint16_t *left, const uint16_t *right, int pairs, int rows, int columns,
+                                float *sums, int fresh) {
     for (int c = 0; c < columns; c += WINOGRAD_PANEL) {
         int wide = columns - c < WINOGRAD_PANEL ? columns - c : WINOGRAD_PANEL, vectors = (wide + LANES - 1) / LANES;
         __mmask16 mask = lane_mask(wide - (vectors - 1) * LANES);

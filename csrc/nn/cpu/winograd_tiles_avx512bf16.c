@@ -148,7 +148,8 @@ INLINE void input_tiles(int m, const WinogradMap *map, const uint16_t *images, i
     }
 }
 
-void winograd_input(const WinogradMap *map, const uint16_t *images, int first, int tiles, uint16_t *to, size_t plane) {
+void nn_cpu_winograd_input(const WinogradMap *map, const uint16_t *images, int first, int tiles, uint16_t *to,
+                           size_t plane) {
     if (map->tile == 2) {
         input_tiles(2, map, images, first, tiles, to, plane);
     } else {
@@ -205,8 +206,8 @@ INLINE void pairs_of_tiles(int kind, int m, const WinogradMap *map, const uint16
     }
 }
 
-void winograd_input_pairs(const WinogradMap *map, const uint16_t *images, int first, int tiles, uint16_t *to,
-                          size_t plane) {
+void nn_cpu_winograd_input_pairs(const WinogradMap *map, const uint16_t *images, int first, int tiles, uint16_t *to,
+                                 size_t plane) {
     if (map->tile == 2) {
         pairs_of_tiles(OF_INPUT, 2, map, images, first, tiles, to, plane);
     } else {
@@ -214,8 +215,8 @@ void winograd_input_pairs(const WinogradMap *map, const uint16_t *images, int fi
     }
 }
 
-void winograd_gradient_pairs(const WinogradMap *map, const uint16_t *images, int first, int tiles, uint16_t *to,
-                             size_t plane) {
+void nn_cpu_winograd_gradient_pairs(const WinogradMap *map, const uint16_t *images, int first, int tiles, uint16_t *to,
+                                    size_t plane) {
     if (map->tile == 2) {
         pairs_of_tiles(OF_GRADIENT, 2, map, images, first, tiles, to, plane);
     } else {
@@ -279,8 +280,8 @@ INLINE void output_tiles(int m, const WinogradMap *map, const float *from, size_
     }
 }
 
-void winograd_output(const WinogradMap *map, const float *from, size_t plane, int stride, int first, int tiles,
-                     uint16_t *images) {
+void nn_cpu_winograd_output(const WinogradMap *map, const float *from, size_t plane, int stride, int first, int tiles,
+                            uint16_t *images) {
     if (map->tile == 2) {
         output_tiles(2, map, from, plane, stride, first, tiles, images);
     } else {

@@ -5,26 +5,26 @@
 #include "nn/cuda/context.h"
 
 static const CudaPass passes[PASS_KINDS] = {
-    [PASS_LOAD] = cuda_pass_load,
-    [PASS_CONV_FORWARD] = cuda_pass_conv_forward,
-    [PASS_CONV_FILTER] = cuda_pass_conv_filter,
-    [PASS_CONV_DATA] = cuda_pass_conv_data,
-    [PASS_NORM_STATISTICS] = cuda_pass_norm_statistics,
-    [PASS_NORM_APPLY] = cuda_pass_norm_apply,
-    [PASS_NORM_REDUCE] = cuda_pass_norm_reduce,
-    [PASS_NORM_BACKWARD] = cuda_pass_norm_backward,
-    [PASS_NORM_RUNNING] = cuda_pass_norm_running,
-    [PASS_NORM_EVALUATE] = cuda_pass_norm_evaluate,
-    [PASS_HEAD_EVALUATE] = cuda_pass_head_evaluate,
-    [PASS_HEAD_TRAIN] = cuda_pass_head_train,
-    [PASS_HEAD_CLOSE] = cuda_pass_head_close,
+    [PASS_LOAD] = nn_cuda_pass_load,
+    [PASS_CONV_FORWARD] = nn_cuda_pass_conv_forward,
+    [PASS_CONV_FILTER] = nn_cuda_pass_conv_filter,
+    [PASS_CONV_DATA] = nn_cuda_pass_conv_data,
+    [PASS_NORM_STATISTICS] = nn_cuda_pass_norm_statistics,
+    [PASS_NORM_APPLY] = nn_cuda_pass_norm_apply,
+    [PASS_NORM_REDUCE] = nn_cuda_pass_norm_reduce,
+    [PASS_NORM_BACKWARD] = nn_cuda_pass_norm_backward,
+    [PASS_NORM_RUNNING] = nn_cuda_pass_norm_running,
+    [PASS_NORM_EVALUATE] = nn_cuda_pass_norm_evaluate,
+    [PASS_HEAD_EVALUATE] = nn_cuda_pass_head_evaluate,
+    [PASS_HEAD_TRAIN] = nn_cuda_pass_head_train,
+    [PASS_HEAD_CLOSE] = nn_cuda_pass_head_close,
 };
 
 /* The images are read by the one convolution that has kernels of its own; sums and gradients
  * of norms and filters are finished where they are made, so there is nothing to close. */
 static CudaPass pass_of(const Pass *pass) {
-    if (pass->op == 0 && pass->kind == PASS_CONV_FORWARD) return cuda_pass_stem_forward;
-    if (pass->op == 0 && pass->kind == PASS_CONV_FILTER) return cuda_pass_stem_backward;
+    if (pass->op == 0 && pass->kind == PASS_CONV_FORWARD) return nn_cuda_pass_stem_forward;
+    if (pass->op == 0 && pass->kind == PASS_CONV_FILTER) return nn_cuda_pass_stem_backward;
     return passes[pass->kind];
 }
 
@@ -88,12 +88,12 @@ static Status begin_images(Context *context, const Job *job) {
 }
 
 static Status begin(Context *context, const Job *job) {
-    size_t elems = model_parameter_elems(context->model);
+    size_t elems = nn_model_parameter_elems(context->model);
     context->gradient_factor = 1;
     TRY(begin_images(context, job));
     if (context->program->precision == PRECISION_FLOAT32) return STATUS_OK;
-    return cuda_from_float(model_parameter_data(context->model), elems, context->program->precision, context->filters,
-                           context->stream);
+    return nn_cuda_from_float(nn_model_parameter_data(context->model), elems, context->program->precision,
+                              context->filters, context->stream);
 }
 
 /* Not those of frozen blocks. */
@@ -138,7 +138,7 @@ static Status run(Context *context, const Job *job, const Phase *phase) {
     return phase == &program->phases[program->phase_count - 1] ? finish(context, job) : STATUS_OK;
 }
 
-static Status take_totals(Context *context, StepTotals *out) {
+static Status take_totals(Context *context, NnStepTotals *out) {
     TRY(device_copy(out, context->totals, sizeof *out, context->stream));
     TRY(device_fill(context->totals, 0, sizeof *out, context->stream));
     return device_stream_synchronize(context->stream);
@@ -175,7 +175,7 @@ static Status read_tensor(Context *context, int tensor, int count, float *to) {
     float *wide = NULL;
     Precision precision = t->type == TENSOR_STORAGE ? context->program->precision : PRECISION_FLOAT32;
     TRY(device_alloc(elems * sizeof *wide, &wide));
-    TRY_GOTO(cuda_to_float(cuda_tensor(context, tensor), elems, precision, 1.0f, wide, context->stream));
+    TRY_GOTO(nn_cuda_to_float(nn_cuda_tensor(context, tensor), elems, precision, 1.0f, wide, context->stream));
     TRY_GOTO(device_copy(to, wide, elems * sizeof *wide, context->stream));
     TRY_GOTO(device_stream_synchronize(context->stream));
 done:
@@ -190,7 +190,8 @@ static Status write_tensor(Context *context, int tensor, int count, const float 
     float *wide = NULL;
     TRY(device_alloc(elems * sizeof *wide, &wide));
     TRY_GOTO(device_copy(wide, from, elems * sizeof *wide, context->stream));
-    TRY_GOTO(cuda_from_float(wide, elems, context->program->precision, cuda_tensor(context, tensor), context->stream));
+    TRY_GOTO(
+        nn_cuda_from_float(wide, elems, context->program->precision, nn_cuda_tensor(context, tensor), context->stream));
     TRY_GOTO(device_stream_synchronize(context->stream));
 done:
     device_free(wide);
@@ -206,32 +207,32 @@ static const char *own_kernel(const OpState *state, PassKind pass) {
     return pass == PASS_CONV_DATA && state->narrow_data ? narrow : NULL;
 }
 
-static bool algorithm(const Context *context, const Pass *pass, Algorithm *out) {
+static bool algorithm(const Context *context, const Pass *pass, NnAlgorithm *out) {
     const OpState *state = &context->states[pass->op];
     const char *own = own_kernel(state, pass->kind);
     if (own != NULL) {
-        *out = (Algorithm){.name = own, .text = own, .source = ALGORITHM_FIXED};
+        *out = (NnAlgorithm){.name = own, .text = own, .source = ALGORITHM_FIXED};
         return true;
     }
     const CudaConv *conv = pass->kind == PASS_CONV_FORWARD  ? state->forward
                            : pass->kind == PASS_CONV_DATA   ? state->data
                            : pass->kind == PASS_CONV_FILTER ? state->filter
                                                             : NULL;
-    if (conv != NULL) cuda_conv_describe(conv, out);
+    if (conv != NULL) nn_cuda_conv_describe(conv, out);
     return conv != NULL;
 }
 
-static void library(const Context *context, PlanLibrary *out) { cuda_convs_describe(context->convs, out); }
+static void library(const Context *context, NnPlanLibrary *out) { nn_cuda_convs_describe(context->convs, out); }
 
 static size_t context_bytes(const Context *context) { return context->bytes; }
 
-static void context_destroy(Context *context) {
+static void nn_cpu_context_destroy(Context *context) {
     if (context == NULL) return;
     end_profile(context);
-    cuda_context_destroy(context);
+    nn_cuda_context_destroy(context);
 }
 
-Status ops_cuda(const OpsTable **out) {
+Status nn_ops_cuda(const OpsTable **out) {
     static const OpsTable table = {
         .name = "cuda",
         .recomputes = true,
@@ -240,13 +241,13 @@ Status ops_cuda(const OpsTable **out) {
         .buffer_create = buffer_create,
         .buffer_destroy = buffer_destroy,
         .copy = copy,
-        .context_create = cuda_context_create,
-        .context_destroy = context_destroy,
+        .context_create = nn_cuda_context_create,
+        .context_destroy = nn_cpu_context_destroy,
         .context_bytes = context_bytes,
         .begin = begin,
         .run = run,
         .take_totals = take_totals,
-        .store_totals = cuda_store_totals,
+        .store_totals = nn_cuda_store_totals,
         .profile = profile,
         .algorithm = algorithm,
         .library = library,

@@ -9,18 +9,18 @@
 
 #define CHANNEL_MULTIPLE 8 /* of activations: the kernels read 16 bytes at a time */
 
-void *cuda_tensor(const Context *context, int tensor) {
+void *nn_cuda_tensor(const Context *context, int tensor) {
     const Tensor *t = &context->program->tensors[tensor];
     if (t->held) return context->arena + t->offset;
     return context->scratch + t->offset * (size_t)context->program->batch;
 }
 
-bool cuda_fusion_wanted(const char *what) {
+bool nn_cuda_fusion_wanted(const char *what) {
     const char *wish = getenv("CGXFFCV_FUSED");
     return wish == NULL || strcmp(wish, "1") == 0 || strstr(wish, what) != NULL;
 }
 
-Status cuda_context_alloc(Context *context, size_t bytes, void *out) {
+Status nn_cuda_context_alloc(Context *context, size_t bytes, void *out) {
     void *block = NULL;
     if (context->block_count == context->block_room) {
         FAIL(STATUS_LIBRARY, "a context with more than %d pieces of memory", context->block_room);
@@ -56,9 +56,9 @@ static size_t scratch_bytes(const Program *program) {
 
 static Status create_op(Context *context, int op) {
     const Op *o = &context->program->ops[op];
-    if (o->node.kind == NODE_NORM) return cuda_norm_op_create(context, op);
-    if (o->node.kind == NODE_HEAD) return cuda_head_op_create(context, op);
-    return op == 0 ? cuda_stem_op_create(context, op) : cuda_conv_op_create(context, op);
+    if (o->node.kind == NODE_NORM) return nn_cuda_norm_op_create(context, op);
+    if (o->node.kind == NODE_HEAD) return nn_cuda_head_op_create(context, op);
+    return op == 0 ? nn_cuda_stem_op_create(context, op) : nn_cuda_conv_op_create(context, op);
 }
 
 static Status allocate_workspace(Context *context) {
@@ -67,11 +67,11 @@ static Status allocate_workspace(Context *context) {
         const OpState *state = &context->states[i];
         CudaConv *const convs[] = {state->forward, state->data, state->filter};
         for (int k = 0; k < 3; k++) {
-            size_t bytes = convs[k] == NULL ? 0 : cuda_conv_workspace_bytes(convs[k]);
+            size_t bytes = convs[k] == NULL ? 0 : nn_cuda_conv_workspace_bytes(convs[k]);
             if (bytes > most) most = bytes;
         }
     }
-    return cuda_context_alloc(context, most, &context->workspace);
+    return nn_cuda_context_alloc(context, most, &context->workspace);
 }
 
 /* Room for what callers have in host memory. */
@@ -80,62 +80,62 @@ static Status allocate_host_copies(Context *context) {
     const Tensor *input = &program->tensors[program->ops[0].input];
     size_t batch = (size_t)program->batch, classes = (size_t)program->ops[program->op_count - 1].node.out_channels;
     size_t pixels = (size_t)(input->height * input->width * input->channels);
-    TRY(cuda_context_alloc(context, batch * pixels * sizeof(float), &context->host_images));
-    TRY(cuda_context_alloc(context, batch * sizeof(int64_t), &context->host_labels));
-    TRY(cuda_context_alloc(context, batch * sizeof(float), &context->host_losses));
-    return cuda_context_alloc(context, batch * (classes + 1) * sizeof(float), &context->host_logits);
+    TRY(nn_cuda_context_alloc(context, batch * pixels * sizeof(float), &context->host_images));
+    TRY(nn_cuda_context_alloc(context, batch * sizeof(int64_t), &context->host_labels));
+    TRY(nn_cuda_context_alloc(context, batch * sizeof(float), &context->host_losses));
+    return nn_cuda_context_alloc(context, batch * (classes + 1) * sizeof(float), &context->host_logits);
 }
 
 static Status allocate(Context *context) {
     const Program *program = context->program;
-    Model *model = context->model;
-    TRY(cuda_context_alloc(context, program->arena_bytes, &context->arena));
-    TRY(cuda_context_alloc(context, scratch_bytes(program) * (size_t)program->batch, &context->scratch));
-    TRY(cuda_context_alloc(context, sizeof *context->totals, &context->totals));
+    NnModel *model = context->model;
+    TRY(nn_cuda_context_alloc(context, program->arena_bytes, &context->arena));
+    TRY(nn_cuda_context_alloc(context, scratch_bytes(program) * (size_t)program->batch, &context->scratch));
+    TRY(nn_cuda_context_alloc(context, sizeof *context->totals, &context->totals));
     if (program->precision == PRECISION_FLOAT32) {
-        context->filters = model_parameter_data(model);
-        context->filter_gradients = model_gradient_data(model);
+        context->filters = nn_model_parameter_data(model);
+        context->filter_gradients = nn_model_gradient_data(model);
     } else {
-        TRY(cuda_context_alloc(context, model_parameter_elems(model) * 2, &context->filters));
+        TRY(nn_cuda_context_alloc(context, nn_model_parameter_elems(model) * 2, &context->filters));
         if (program->training) {
-            TRY(cuda_context_alloc(context, model_gradient_elems(model, 0) * 2, &context->filter_gradients));
+            TRY(nn_cuda_context_alloc(context, nn_model_gradient_elems(model, 0) * 2, &context->filter_gradients));
         }
     }
     return allocate_host_copies(context);
 }
 
-Status cuda_context_create(Model *model, const Program *program, Context **out) {
+Status nn_cuda_context_create(NnModel *model, const Program *program, Context **out) {
     Status status = STATUS_OK;
     Context *context = NULL;
     TRY(memory_calloc(1, sizeof *context, &context));
     context->model = model;
     context->program = program;
-    context->stream = model_stream(model);
+    context->stream = nn_model_stream(model);
     context->gradient_factor = 1;
     context->block_room = 16 + 4 * program->op_count;
     TRY_GOTO(check_channels(context));
     TRY_GOTO(memory_calloc((size_t)context->block_room, sizeof *context->blocks, &context->blocks));
     TRY_GOTO(memory_calloc((size_t)program->op_count, sizeof *context->states, &context->states));
-    TRY_GOTO(cuda_convs_create(context->stream, &context->convs));
+    TRY_GOTO(nn_cuda_convs_create(context->stream, &context->convs));
     TRY_GOTO(allocate(context));
-    cuda_conv_pool_choose(context);
+    nn_cuda_conv_pool_choose(context);
     for (int i = 0; i < program->op_count; i++) TRY_GOTO(create_op(context, i));
     TRY_GOTO(allocate_workspace(context));
     TRY_GOTO(device_stream_synchronize(context->stream));
     *out = context;
     context = NULL;
 done:
-    cuda_context_destroy(context);
+    nn_cuda_context_destroy(context);
     return status;
 }
 
-void cuda_context_destroy(Context *context) {
+void nn_cuda_context_destroy(Context *context) {
     if (context == NULL) return;
     (void)device_stream_synchronize(context->stream);
     for (int i = 0; context->states != NULL && i < context->program->op_count; i++) {
-        cuda_conv_op_destroy(&context->states[i]);
+        nn_cuda_conv_op_destroy(&context->states[i]);
     }
-    cuda_convs_destroy(context->convs);
+    nn_cuda_convs_destroy(context->convs);
     for (int i = 0; i < context->block_count; i++) device_free(context->blocks[i]);
     memory_free(context->blocks);
     memory_free(context->states);

@@ -19,7 +19,7 @@ typedef struct OpState {
 } OpState;
 
 struct Context {
-    Model *model;           /* borrowed until context_destroy */
+    NnModel *model;         /* borrowed until nn_cpu_context_destroy */
     const Program *program; /* likewise */
     DeviceStream *stream;   /* borrowed from the model */
     CudaConvs *convs;       /* owned */
@@ -28,7 +28,7 @@ struct Context {
     void *filters; /* device: the parameters in storage precision at the same offsets; float32: the parameters */
     void *filter_gradients; /* device: gradients of filters in storage precision, likewise; float32: the gradients */
     void *workspace;        /* device: of the convolutions */
-    StepTotals *totals;     /* device: since take_totals */
+    NnStepTotals *totals;   /* device: since take_totals */
     /* device: where a call's host memory is copied to and from */
     void *host_images;
     int64_t *host_labels;
@@ -38,7 +38,7 @@ struct Context {
     const int64_t *labels;
     float *losses, *logits; /* NULL if not wanted */
     float gradient_factor;  /* what a gradient of the summed loss is multiplied by when it becomes a gradient */
-    void **blocks;          /* owned: device memory of context_alloc */
+    void **blocks;          /* owned: device memory of nn_cpu_context_alloc */
     int block_count, block_room;
     size_t bytes;         /* allocated */
     DeviceEvent **marks;  /* owned; while a profile runs: before each pass and after the last of a run */
@@ -47,69 +47,69 @@ struct Context {
 
 typedef Status (*CudaPass)(Context *context, const Job *job, int op);
 
-Status cuda_context_create(Model *model, const Program *program, Context **out);
-void cuda_context_destroy(Context *context);
+Status nn_cuda_context_create(NnModel *model, const Program *program, Context **out);
+void nn_cuda_context_destroy(Context *context);
 
 /* Zeroed device memory that lives as long as the context. */
-Status cuda_context_alloc(Context *context, size_t bytes, void *out);
+Status nn_cuda_context_alloc(Context *context, size_t bytes, void *out);
 
 /* Whether a kernel may do the work of several passes: "forward", "filter", or of cuDNN's: "narrow". The environment's
  * CGXFFCV_FUSED, when a context is made: 0 none, 1 or unset all, else those it names. */
-bool cuda_fusion_wanted(const char *what);
+bool nn_cuda_fusion_wanted(const char *what);
 
 /* An operator's filters in storage precision. */
-const void *cuda_filters(const Context *context, const Op *op);
+const void *nn_cuda_filters(const Context *context, const Op *op);
 
 /* The whole batch of a tensor, in device memory. */
-void *cuda_tensor(const Context *context, int tensor);
-static inline const Tensor *cuda_shape(const Context *context, int tensor) {
+void *nn_cuda_tensor(const Context *context, int tensor);
+static inline const Tensor *nn_cuda_shape(const Context *context, int tensor) {
     return &context->program->tensors[tensor];
 }
 
 /* conv_pool_op.c: a convolution and its norm's pool in one kernel. Finds those that there are; their two passes. */
-void cuda_conv_pool_choose(Context *context);
-Status cuda_pass_conv_pool_statistics(Context *context, const Job *job, int norm, NormClose close);
-Status cuda_pass_conv_pool_evaluate(Context *context, const Job *job, int norm);
+void nn_cuda_conv_pool_choose(Context *context);
+Status nn_cuda_pass_conv_pool_statistics(Context *context, const Job *job, int norm, NormClose close);
+Status nn_cuda_pass_conv_pool_evaluate(Context *context, const Job *job, int norm);
 
 /* conv_op.c, stem_op.c, norm_op.c, head_op.c: what an operator needs; its passes. */
-Status cuda_conv_op_create(Context *context, int op);
-void cuda_conv_op_destroy(OpState *state);
-Status cuda_stem_op_create(Context *context, int op);
-Status cuda_norm_op_create(Context *context, int op);
-Status cuda_head_op_create(Context *context, int op);
+Status nn_cuda_conv_op_create(Context *context, int op);
+void nn_cuda_conv_op_destroy(OpState *state);
+Status nn_cuda_stem_op_create(Context *context, int op);
+Status nn_cuda_norm_op_create(Context *context, int op);
+Status nn_cuda_head_op_create(Context *context, int op);
 
 /* norm_op.c: what the backward pass of a norm runs over, and the tensor that it begins from: the gradient before the
  * activation where a residual handed that on, else the output's. */
-NormShape cuda_norm_backward_shape(const Context *context, int op, int count, int *gradient);
+NormShape nn_cuda_norm_backward_shape(const Context *context, int op, int count, int *gradient);
 
 /* pooled_filter_op.c: the filter gradient of a convolution together with the backward pass of the norm behind it;
  * whether nothing else wants the gradient between them in this step. */
-Status cuda_pooled_filter_op_create(Context *context, int op);
-bool cuda_backward_is_pooled(const Context *context, const Job *job, int op);
-Status cuda_pass_pooled_filter(Context *context, const Job *job, int op);
+Status nn_cuda_pooled_filter_op_create(Context *context, int op);
+bool nn_cuda_backward_is_pooled(const Context *context, const Job *job, int op);
+Status nn_cuda_pass_pooled_filter(Context *context, const Job *job, int op);
 
-Status cuda_pass_load(Context *context, const Job *job, int op);
-Status cuda_pass_stem_forward(Context *context, const Job *job, int op);
-Status cuda_pass_stem_backward(Context *context, const Job *job, int op); /* filter and bias gradients, finished */
-Status cuda_pass_conv_forward(Context *context, const Job *job, int op);
-Status cuda_pass_conv_filter(Context *context, const Job *job, int op);
-Status cuda_pass_conv_data(Context *context, const Job *job, int op);
-Status cuda_pass_norm_statistics(Context *context, const Job *job, int op);
-Status cuda_pass_norm_apply(Context *context, const Job *job, int op);
-Status cuda_pass_norm_reduce(Context *context, const Job *job, int op);
-Status cuda_pass_norm_backward(Context *context, const Job *job, int op);
-Status cuda_pass_norm_running(Context *context, const Job *job, int op);
-Status cuda_pass_norm_evaluate(Context *context, const Job *job, int op);
-Status cuda_pass_head_evaluate(Context *context, const Job *job, int op);
-Status cuda_pass_head_train(Context *context, const Job *job, int op);
-Status cuda_pass_head_close(Context *context, const Job *job, int op);
+Status nn_cuda_pass_load(Context *context, const Job *job, int op);
+Status nn_cuda_pass_stem_forward(Context *context, const Job *job, int op);
+Status nn_cuda_pass_stem_backward(Context *context, const Job *job, int op); /* filter and bias gradients, finished */
+Status nn_cuda_pass_conv_forward(Context *context, const Job *job, int op);
+Status nn_cuda_pass_conv_filter(Context *context, const Job *job, int op);
+Status nn_cuda_pass_conv_data(Context *context, const Job *job, int op);
+Status nn_cuda_pass_norm_statistics(Context *context, const Job *job, int op);
+Status nn_cuda_pass_norm_apply(Context *context, const Job *job, int op);
+Status nn_cuda_pass_norm_reduce(Context *context, const Job *job, int op);
+Status nn_cuda_pass_norm_backward(Context *context, const Job *job, int op);
+Status nn_cuda_pass_norm_running(Context *context, const Job *job, int op);
+Status nn_cuda_pass_norm_evaluate(Context *context, const Job *job, int op);
+Status nn_cuda_pass_head_evaluate(Context *context, const Job *job, int op);
+Status nn_cuda_pass_head_train(Context *context, const Job *job, int op);
+Status nn_cuda_pass_head_close(Context *context, const Job *job, int op);
 
-/* head_op.c: see plan_store_totals. */
-Status cuda_store_totals(Context *context, StepTotals *to, const int32_t *index);
+/* head_op.c: see nn_plan_store_totals. */
+Status nn_cuda_store_totals(Context *context, NnStepTotals *to, const int32_t *index);
 
-/* convert.cu: float32 to storage, and back with a factor, in place or not; for plan_read, plan_write, filters. */
-Status cuda_from_float(const float *from, size_t elems, Precision precision, void *to, DeviceStream *stream);
-Status cuda_to_float(const void *from, size_t elems, Precision precision, float factor, float *to,
-                     DeviceStream *stream);
+/* convert.cu: float32 to storage, and back with a factor, in place or not; for nn_plan_read, plan_write, filters. */
+Status nn_cuda_from_float(const float *from, size_t elems, Precision precision, void *to, DeviceStream *stream);
+Status nn_cuda_to_float(const void *from, size_t elems, Precision precision, float factor, float *to,
+                        DeviceStream *stream);
 
 #endif

@@ -53,8 +53,8 @@ static unsigned blocks_for(size_t packs, size_t elems) {
     return (unsigned)(blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS);
 }
 
-extern "C" Status cuda_from_float(const float *from, size_t elems, Precision precision, void *to,
-                                  DeviceStream *stream) {
+extern "C" Status nn_cuda_from_float(const float *from, size_t elems, Precision precision, void *to,
+                                     DeviceStream *stream) {
     if (elems == 0 || (from == to && precision == PRECISION_FLOAT32)) return STATUS_OK;
     DISPATCH_STORAGE(precision, T, {
         size_t packs = packs_of(from, to, elems, Pack<T>::PACK);
@@ -63,8 +63,8 @@ extern "C" Status cuda_from_float(const float *from, size_t elems, Precision pre
     return STATUS_OK;
 }
 
-extern "C" Status cuda_to_float(const void *from, size_t elems, Precision precision, float factor, float *to,
-                                DeviceStream *stream) {
+extern "C" Status nn_cuda_to_float(const void *from, size_t elems, Precision precision, float factor, float *to,
+                                   DeviceStream *stream) {
     if (elems == 0 || (from == to && precision == PRECISION_FLOAT32 && factor == 1.0f)) return STATUS_OK;
     DISPATCH_STORAGE(precision, T, {
         size_t packs = packs_of(from, to, elems, Pack<T>::PACK);

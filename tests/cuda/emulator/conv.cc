@@ -20,7 +20,7 @@ struct CudaConvs {
 struct CudaConv {
     cudaStream_t stream;
     CudaConvShape shape;
-    AlgorithmSource source;
+    NnAlgorithmSource source;
     double milliseconds;
     std::string text;
 };
@@ -138,7 +138,7 @@ static Plans *plans() {
     static std::once_flag once;
     std::call_once(once, [] {
         const char *folder = getenv("CGXFFCV_CACHE");
-        if (folder != NULL && cuda_plans_open("emulated device", "plain loops", &opened) != STATUS_OK) opened = NULL;
+        if (folder != NULL && nn_cuda_plans_open("emulated device", "plain loops", &opened) != STATUS_OK) opened = NULL;
     });
     return opened;
 }
@@ -167,14 +167,14 @@ static Status choose(CudaConv *conv) {
     snprintf(key, sizeof key, "%d %d n%d in %dx%dx%d out %dx%dx%d kernel %d stride %d padding %d%s", s.pass,
              s.precision, s.images, s.in_height, s.in_width, s.in_channels, s.out_height, s.out_width, s.out_channels,
              s.kernel, s.stride, s.padding, s.deterministic ? " deterministic" : "");
-    if (cuda_plans_find(plans(), key, value, &own) && sscanf(value, NAME " ns %lf%n", &nanoseconds, &end) == 1 &&
+    if (nn_cuda_plans_find(plans(), key, value, &own) && sscanf(value, NAME " ns %lf%n", &nanoseconds, &end) == 1 &&
         value[end] == '\0') {
         conv->source = own ? ALGORITHM_TIMED : ALGORITHM_CACHED;
         conv->text = NAME ", remembered";
     } else {
         nanoseconds = time_once(s) * 1e9;
         snprintf(value, sizeof value, NAME " ns %.0f", nanoseconds);
-        TRY(cuda_plans_store(plans(), key, value));
+        TRY(nn_cuda_plans_store(plans(), key, value));
         conv->source = ALGORITHM_TIMED;
         conv->text = NAME ", fastest of 1";
     }
@@ -182,14 +182,14 @@ static Status choose(CudaConv *conv) {
     return STATUS_OK;
 }
 
-extern "C" Status cuda_convs_create(DeviceStream *stream, CudaConvs **out) {
+extern "C" Status nn_cuda_convs_create(DeviceStream *stream, CudaConvs **out) {
     *out = new CudaConvs{(cudaStream_t)stream};
     return STATUS_OK;
 }
 
-extern "C" void cuda_convs_destroy(CudaConvs *convs) { delete convs; }
+extern "C" void nn_cuda_convs_destroy(CudaConvs *convs) { delete convs; }
 
-extern "C" Status cuda_conv_create(CudaConvs *convs, const CudaConvShape *shape, CudaConv **out) {
+extern "C" Status nn_cuda_conv_create(CudaConvs *convs, const CudaConvShape *shape, CudaConv **out) {
     const CudaConvShape &s = *shape;
     int height = (s.in_height + 2 * s.padding - s.kernel) / s.stride + 1;
     int width = (s.in_width + 2 * s.padding - s.kernel) / s.stride + 1;
@@ -207,22 +207,22 @@ extern "C" Status cuda_conv_create(CudaConvs *convs, const CudaConvShape *shape,
     return STATUS_OK;
 }
 
-extern "C" void cuda_conv_destroy(CudaConv *conv) { delete conv; }
-extern "C" size_t cuda_conv_workspace_bytes(const CudaConv *) { return WORKSPACE_BYTES; }
+extern "C" void nn_cuda_conv_destroy(CudaConv *conv) { delete conv; }
+extern "C" size_t nn_cuda_conv_workspace_bytes(const CudaConv *) { return WORKSPACE_BYTES; }
 
-extern "C" void cuda_conv_describe(const CudaConv *conv, Algorithm *out) {
-    *out = Algorithm{NAME, conv->text.c_str(), conv->source, conv->milliseconds, WORKSPACE_BYTES};
+extern "C" void nn_cuda_conv_describe(const CudaConv *conv, NnAlgorithm *out) {
+    *out = NnAlgorithm{NAME, conv->text.c_str(), conv->source, conv->milliseconds, WORKSPACE_BYTES};
 }
 
-extern "C" void cuda_convs_describe(const CudaConvs *, PlanLibrary *out) {
+extern "C" void nn_cuda_convs_describe(const CudaConvs *, NnPlanLibrary *out) {
     PlansReport report = {};
-    if (plans() != NULL) cuda_plans_report(plans(), &report);
+    if (plans() != NULL) nn_cuda_plans_report(plans(), &report);
     snprintf(out->name, sizeof out->name, "the emulator's plain loops");
     snprintf(out->cache, sizeof out->cache, "%s", report.path);
     snprintf(out->note, sizeof out->note, "%s", report.note);
 }
 
-extern "C" Status cuda_conv_run(CudaConv *conv, const void *a, const void *b, void *to, void *workspace) {
+extern "C" Status nn_cuda_conv_run(CudaConv *conv, const void *a, const void *b, void *to, void *workspace) {
     CudaConvShape s = conv->shape;
     Sizes sizes = sizes_of(s);
     size_t size = size_of(s.precision);

@@ -23,22 +23,22 @@ typedef struct CudaConvShape {
 typedef struct CudaConvs CudaConvs; /* the library's handle and the remembered plans; one for each context */
 typedef struct CudaConv CudaConv;   /* one plan, ready to run */
 
-Status cuda_convs_create(DeviceStream *stream, CudaConvs **out);
-void cuda_convs_destroy(CudaConvs *convs); /* after its convolutions; NULL is fine */
-void cuda_convs_describe(const CudaConvs *convs, PlanLibrary *out);
+Status nn_cuda_convs_create(DeviceStream *stream, CudaConvs **out);
+void nn_cuda_convs_destroy(CudaConvs *convs); /* after its convolutions; NULL is fine */
+void nn_cuda_convs_describe(const CudaConvs *convs, NnPlanLibrary *out);
 
 /* Chooses the plan: from the cache, else by timing the candidates (which waits for the stream). */
-Status cuda_conv_create(CudaConvs *convs, const CudaConvShape *shape, CudaConv **out);
-void cuda_conv_destroy(CudaConv *conv);
+Status nn_cuda_conv_create(CudaConvs *convs, const CudaConvShape *shape, CudaConv **out);
+void nn_cuda_conv_destroy(CudaConv *conv);
 
 /* The memory that a run needs besides its operands. */
-size_t cuda_conv_workspace_bytes(const CudaConv *conv);
+size_t nn_cuda_conv_workspace_bytes(const CudaConv *conv);
 
-/* What was chosen, for a run's record: "engine 38 knobs ...", its time. Texts are valid until cuda_conv_destroy. */
-void cuda_conv_describe(const CudaConv *conv, Algorithm *out);
+/* What was chosen, for a run's record: "engine 38 knobs ...", its time. Texts are valid until nn_cuda_conv_destroy. */
+void nn_cuda_conv_describe(const CudaConv *conv, NnAlgorithm *out);
 
 /* Forward: a = input, b = filters, to = output. Data: a = output gradient, b = filters, to = input gradient. Filter:
  * a = input, b = output gradient, to = filter gradient. All of `to` is overwritten. Only puts work on the stream. */
-Status cuda_conv_run(CudaConv *conv, const void *a, const void *b, void *to, void *workspace);
+Status nn_cuda_conv_run(CudaConv *conv, const void *a, const void *b, void *to, void *workspace);
 
 #endif

@@ -42,7 +42,7 @@ struct CudaConv {
     CudaConvPass pass;
     Graph graph;
     Candidate chosen;
-    AlgorithmSource source;
+    NnAlgorithmSource source;
     Descriptor pack; /* of these operands and workspace */
     void *operands[OPERANDS], *workspace;
     char text[PLANS_VALUE_BYTES + 96];
@@ -102,11 +102,11 @@ static Status bench_workspace(Bench *bench, int64_t bytes) {
 
 static Status make_pack(void *const operands[OPERANDS], void *workspace, Descriptor *out) {
     const int64_t ids[OPERANDS] = {OPERAND_ID(X), OPERAND_ID(W), OPERAND_ID(Y)};
-    TRY(cuda_descriptor_create(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, out));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, OPERANDS, ids));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, OPERANDS, operands));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace));
-    return cuda_descriptor_finalize(*out, "naming the operands");
+    TRY(nn_cuda_descriptor_create(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, out));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, OPERANDS, ids));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, OPERANDS, operands));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace));
+    return nn_cuda_descriptor_finalize(*out, "naming the operands");
 }
 
 static Status execute(Library *library, DeviceStream *stream, Descriptor plan, Descriptor pack) {
@@ -162,7 +162,7 @@ static Status time_candidate(CudaConvs *convs, Bench *bench, Candidate *candidat
     for (int i = 0; i < 3; i++) TRY_GOTO(time_runs(convs, bench, candidate, pack, runs, &times[i]));
     candidate->milliseconds = median_of_three(times);
 done:
-    cuda_descriptor_destroy(&pack);
+    nn_cuda_descriptor_destroy(&pack);
     return status;
 }
 
@@ -185,20 +185,20 @@ static void add_proposal(Search *search, Descriptor config) {
     Candidate *candidate = &search->list[search->count];
     bool usable = false;
     *candidate = (Candidate){.config = config};
-    Status status = cuda_descriptor_create(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &candidate->engine);
+    Status status = nn_cuda_descriptor_create(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &candidate->engine);
     if (status == STATUS_OK) {
-        status = cuda_descriptor_get_one(config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR,
-                                         &candidate->engine);
+        status = nn_cuda_descriptor_get_one(config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                            &candidate->engine);
     }
-    if (status == STATUS_OK) status = cuda_candidate_examine(search->shape, candidate, &usable);
-    if (status == STATUS_OK && usable) status = cuda_candidate_spell(candidate);
+    if (status == STATUS_OK) status = nn_cuda_candidate_examine(search->shape, candidate, &usable);
+    if (status == STATUS_OK && usable) status = nn_cuda_candidate_spell(candidate);
     for (int i = 0; i < search->count; i++) {
         if (strcmp(search->list[i].text, candidate->text) == 0) usable = false;
     }
     if (status == STATUS_OK && usable) {
         search->count++;
     } else {
-        cuda_candidate_fini(candidate);
+        nn_cuda_candidate_fini(candidate);
     }
 }
 
@@ -207,32 +207,32 @@ static Status propose(Search *search, cudnnBackendHeurMode_t mode) {
     Status status = STATUS_OK;
     Descriptor heuristic = NULL, configs[MAX_CONFIGS] = {0};
     int64_t there = 0, count = 0;
-    TRY_GOTO(cuda_descriptor_create(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR, &heuristic));
-    TRY_GOTO(cuda_descriptor_set(heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
-                                 &search->graph->graph));
-    TRY_GOTO(cuda_descriptor_set(heuristic, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode));
-    TRY_GOTO(cuda_descriptor_finalize(heuristic, "asking for engines"));
+    TRY_GOTO(nn_cuda_descriptor_create(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR, &heuristic));
+    TRY_GOTO(nn_cuda_descriptor_set(heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                                    &search->graph->graph));
+    TRY_GOTO(nn_cuda_descriptor_set(heuristic, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode));
+    TRY_GOTO(nn_cuda_descriptor_finalize(heuristic, "asking for engines"));
     cudnnStatus_t error = cudnnBackendGetAttribute(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS,
                                                    CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, &there, NULL);
     if (error != CUDNN_STATUS_SUCCESS) {
-        status = cuda_conv_failed(error, "counting engines");
+        status = nn_cuda_conv_failed(error, "counting engines");
         goto done;
     }
     int64_t room = there < MAX_CONFIGS ? there : MAX_CONFIGS;
     for (int64_t i = 0; i < room; i++) {
-        TRY_GOTO(cuda_descriptor_create(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &configs[i]));
+        TRY_GOTO(nn_cuda_descriptor_create(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &configs[i]));
     }
     if (room > 0) {
-        TRY_GOTO(cuda_descriptor_get(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, room,
-                                     &count, configs));
+        TRY_GOTO(nn_cuda_descriptor_get(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, room,
+                                        &count, configs));
     }
     for (int64_t i = 0; i < count && search->count < MAX_CONFIGS; i++) {
         add_proposal(search, configs[i]);
         configs[i] = NULL;
     }
 done:
-    for (int i = 0; i < MAX_CONFIGS; i++) cuda_descriptor_destroy(&configs[i]);
-    cuda_descriptor_destroy(&heuristic);
+    for (int i = 0; i < MAX_CONFIGS; i++) nn_cuda_descriptor_destroy(&configs[i]);
+    nn_cuda_descriptor_destroy(&heuristic);
     return status;
 }
 
@@ -250,7 +250,7 @@ static Status try_candidate(Search *search, Candidate *candidate) {
     CudaConvs *convs = search->convs;
     Candidate *best = candidate->compiled ? &search->compiled : &search->ready;
     double begin = clock_now_seconds();
-    Status built = cuda_candidate_build(convs->library->handle, candidate);
+    Status built = nn_cuda_candidate_build(convs->library->handle, candidate);
     if (candidate->compiled) convs->library->compile_seconds += clock_now_seconds() - begin;
     if (built != STATUS_OK) return STATUS_OK;
     if (search->bench.memory != NULL) {
@@ -260,7 +260,7 @@ static Status try_candidate(Search *search, Candidate *candidate) {
         search->timed++;
     }
     if (best->plan == NULL || candidate->milliseconds < best->milliseconds) {
-        cuda_candidate_fini(best);
+        nn_cuda_candidate_fini(best);
         *best = *candidate;
         *candidate = (Candidate){0};
     }
@@ -295,7 +295,7 @@ static Status try_all(Search *search, bool compiled) {
             int before = search->timed;
             TRY(try_candidate(search, candidate));
             tried += search->timed - before;
-            cuda_candidate_fini(candidate);
+            nn_cuda_candidate_fini(candidate);
         }
     }
     return STATUS_OK;
@@ -333,7 +333,7 @@ static Status find_fastest(Search *search, Candidate *out) {
     return STATUS_OK;
 }
 
-static void describe(CudaConv *conv, AlgorithmSource source, const char *how) {
+static void describe(CudaConv *conv, NnAlgorithmSource source, const char *how) {
     const Candidate *chosen = &conv->chosen;
     conv->source = source;
     snprintf(conv->text, sizeof conv->text, "%s, %.4f ms, workspace %.1f MiB%s, %s", chosen->text,
@@ -358,11 +358,11 @@ static Status search_plan(CudaConv *conv, const CudaConvShape *shape, const char
     describe(conv, search->timed == 0 ? ALGORITHM_FIXED : ALGORITHM_TIMED, how);
     if (search->timed == 0) goto done;
     int length = snprintf(value, sizeof value, "%s ns %.0f", chosen->text, (double)chosen->milliseconds * 1e6);
-    if (length < (int)sizeof value) status = cuda_plans_store(conv->convs->library->plans, key, value);
+    if (length < (int)sizeof value) status = nn_cuda_plans_store(conv->convs->library->plans, key, value);
 done:
-    for (int i = 0; i < search->count; i++) cuda_candidate_fini(&search->list[i]);
-    cuda_candidate_fini(&search->ready);
-    cuda_candidate_fini(&search->compiled);
+    for (int i = 0; i < search->count; i++) nn_cuda_candidate_fini(&search->list[i]);
+    nn_cuda_candidate_fini(&search->ready);
+    nn_cuda_candidate_fini(&search->compiled);
     bench_fini(&search->bench);
     memory_free(search);
     return status;
@@ -377,11 +377,11 @@ static Status reuse_plan(CudaConv *conv, const CudaConvShape *shape, const char 
     Bench bench = {0};
     bool usable = false;
     float milliseconds = 0;
-    TRY_GOTO(cuda_candidate_restore(&conv->graph, value, chosen));
-    TRY_GOTO(cuda_candidate_examine(shape, chosen, &usable));
+    TRY_GOTO(nn_cuda_candidate_restore(&conv->graph, value, chosen));
+    TRY_GOTO(nn_cuda_candidate_examine(shape, chosen, &usable));
     if (!usable) FAIL_GOTO(STATUS_FORMAT, "\"%s\" is no plan that may be used for this convolution", value);
-    TRY_GOTO(cuda_candidate_spell(chosen));
-    TRY_GOTO(cuda_candidate_build(conv->convs->library->handle, chosen));
+    TRY_GOTO(nn_cuda_candidate_spell(chosen));
+    TRY_GOTO(nn_cuda_candidate_build(conv->convs->library->handle, chosen));
     status = bench_init(conv->convs, shape, &bench);
     if (status == STATUS_OK) status = bench_workspace(&bench, chosen->workspace_bytes);
     if (status == STATUS_OK) {
@@ -394,9 +394,9 @@ static Status reuse_plan(CudaConv *conv, const CudaConvShape *shape, const char 
     }
     describe(conv, own ? ALGORITHM_TIMED : ALGORITHM_CACHED, "remembered");
 done:
-    cuda_descriptor_destroy(&pack);
+    nn_cuda_descriptor_destroy(&pack);
     bench_fini(&bench);
-    if (status != STATUS_OK) cuda_candidate_fini(chosen);
+    if (status != STATUS_OK) nn_cuda_candidate_fini(chosen);
     return status;
 }
 
@@ -410,15 +410,15 @@ static Status library_init(int device, Library *library) {
     snprintf(name, sizeof name, "%s sm_%d%d", info.name, info.major, info.minor);
     snprintf(version, sizeof version, "cuDNN %zu", cudnnGetVersion());
     TRY_PTHREAD(pthread_mutex_init(&library->lock, NULL));
-    TRY_GOTO(cuda_plans_open(name, version, &library->plans));
+    TRY_GOTO(nn_cuda_plans_open(name, version, &library->plans));
     cudnnStatus_t error = cudnnCreate(&library->handle);
     if (error != CUDNN_STATUS_SUCCESS) {
         library->handle = NULL;
-        status = cuda_conv_failed(error, "starting the library");
+        status = nn_cuda_conv_failed(error, "starting the library");
     }
 done:
     if (status == STATUS_OK) return STATUS_OK;
-    cuda_plans_close(library->plans);
+    nn_cuda_plans_close(library->plans);
     pthread_mutex_destroy(&library->lock);
     *library = (Library){0};
     return status;
@@ -439,7 +439,7 @@ static Status library_of_device(Library **out) {
     return status;
 }
 
-Status cuda_convs_create(DeviceStream *stream, CudaConvs **out) {
+Status nn_cuda_convs_create(DeviceStream *stream, CudaConvs **out) {
     Library *library = NULL;
     CudaConvs *convs = NULL;
     TRY(library_of_device(&library));
@@ -449,7 +449,7 @@ Status cuda_convs_create(DeviceStream *stream, CudaConvs **out) {
     return STATUS_OK;
 }
 
-void cuda_convs_destroy(CudaConvs *convs) {
+void nn_cuda_convs_destroy(CudaConvs *convs) {
     if (convs == NULL) return;
     /* A later stream may have the same address: the handle must be told of it anew. */
     pthread_mutex_lock(&convs->library->lock);
@@ -458,10 +458,10 @@ void cuda_convs_destroy(CudaConvs *convs) {
     memory_free(convs);
 }
 
-void cuda_convs_describe(const CudaConvs *convs, PlanLibrary *out) {
+void nn_cuda_convs_describe(const CudaConvs *convs, NnPlanLibrary *out) {
     size_t version = cudnnGetVersion();
     PlansReport report;
-    cuda_plans_report(convs->library->plans, &report);
+    nn_cuda_plans_report(convs->library->plans, &report);
     snprintf(out->name, sizeof out->name, "cuDNN %zu.%zu.%zu", version / 10000, version % 10000 / 100, version % 100);
     snprintf(out->cache, sizeof out->cache, "%s", report.path);
     snprintf(out->note, sizeof out->note, "%s", report.note);
@@ -498,7 +498,7 @@ static Status check_shape(const CudaConvs *convs, const CudaConvShape *s) {
     return STATUS_OK;
 }
 
-Status cuda_conv_create(CudaConvs *convs, const CudaConvShape *shape, CudaConv **out) {
+Status nn_cuda_conv_create(CudaConvs *convs, const CudaConvShape *shape, CudaConv **out) {
     Status status = STATUS_OK;
     CudaConv *conv = NULL;
     Library *library = convs->library;
@@ -509,35 +509,35 @@ Status cuda_conv_create(CudaConvs *convs, const CudaConvShape *shape, CudaConv *
     TRY_GOTO(memory_calloc(1, sizeof *conv, &conv));
     conv->convs = convs;
     conv->pass = shape->pass;
-    TRY_GOTO(cuda_conv_graph_init(library->handle, shape, &conv->graph));
-    bool own = false, known = cuda_plans_find(library->plans, key, value, &own);
+    TRY_GOTO(nn_cuda_conv_graph_init(library->handle, shape, &conv->graph));
+    bool own = false, known = nn_cuda_plans_find(library->plans, key, value, &own);
     if (known) known = reuse_plan(conv, shape, value, own) == STATUS_OK;
     if (!known) TRY_GOTO(search_plan(conv, shape, key));
     *out = conv;
     conv = NULL;
 done:
     pthread_mutex_unlock(&library->lock);
-    cuda_conv_destroy(conv);
+    nn_cuda_conv_destroy(conv);
     return status;
 }
 
-void cuda_conv_destroy(CudaConv *conv) {
+void nn_cuda_conv_destroy(CudaConv *conv) {
     if (conv == NULL) return;
-    cuda_descriptor_destroy(&conv->pack);
-    cuda_candidate_fini(&conv->chosen);
-    cuda_conv_graph_fini(&conv->graph);
+    nn_cuda_descriptor_destroy(&conv->pack);
+    nn_cuda_candidate_fini(&conv->chosen);
+    nn_cuda_conv_graph_fini(&conv->graph);
     memory_free(conv);
 }
 
-size_t cuda_conv_workspace_bytes(const CudaConv *conv) { return (size_t)conv->chosen.workspace_bytes; }
+size_t nn_cuda_conv_workspace_bytes(const CudaConv *conv) { return (size_t)conv->chosen.workspace_bytes; }
 
-void cuda_conv_describe(const CudaConv *conv, Algorithm *out) {
+void nn_cuda_conv_describe(const CudaConv *conv, NnAlgorithm *out) {
     const Candidate *chosen = &conv->chosen;
-    *out = (Algorithm){.name = chosen->text,
-                       .text = conv->text,
-                       .source = conv->source,
-                       .milliseconds = (double)chosen->milliseconds,
-                       .workspace_bytes = (size_t)chosen->workspace_bytes};
+    *out = (NnAlgorithm){.name = chosen->text,
+                         .text = conv->text,
+                         .source = conv->source,
+                         .milliseconds = (double)chosen->milliseconds,
+                         .workspace_bytes = (size_t)chosen->workspace_bytes};
 }
 
 /* The operands in the plan's terms; the pack is made anew only where they have moved. */
@@ -550,16 +550,16 @@ static Status point_to(CudaConv *conv, void *const operands[OPERANDS], void *wor
         if ((uintptr_t)operands[i] % CONV_POINTER_ALIGNMENT == 0) continue;
         FAIL(STATUS_ARGUMENT, "operand %d of a convolution is not aligned to %d bytes", i, CONV_POINTER_ALIGNMENT);
     }
-    cuda_descriptor_destroy(&conv->pack);
+    nn_cuda_descriptor_destroy(&conv->pack);
     Status status = make_pack(operands, workspace, &conv->pack);
-    if (status != STATUS_OK) cuda_descriptor_destroy(&conv->pack);
+    if (status != STATUS_OK) nn_cuda_descriptor_destroy(&conv->pack);
     TRY(status);
     memcpy(conv->operands, operands, sizeof conv->operands);
     conv->workspace = workspace;
     return STATUS_OK;
 }
 
-Status cuda_conv_run(CudaConv *conv, const void *a, const void *b, void *to, void *workspace) {
+Status nn_cuda_conv_run(CudaConv *conv, const void *a, const void *b, void *to, void *workspace) {
     static const int places[][OPERANDS] = {
         [CUDA_CONV_FORWARD] = {X, W, Y}, [CUDA_CONV_DATA] = {Y, W, X}, [CUDA_CONV_FILTER] = {X, Y, W}};
     Library *library = conv->convs->library;

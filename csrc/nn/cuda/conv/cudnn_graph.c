@@ -13,7 +13,7 @@
 
 /* ---- calls -------------------------------------------------------------------------------------------------------*/
 
-Status cuda_conv_failed(cudnnStatus_t error, const char *what) {
+Status nn_cuda_conv_failed(cudnnStatus_t error, const char *what) {
     char detail[384] = "";
     cudnnGetLastErrorString(detail, sizeof detail);
     detail[sizeof detail - 1] = '\0';
@@ -29,49 +29,49 @@ Status cuda_conv_failed(cudnnStatus_t error, const char *what) {
                       detail[0] == '\0' ? "" : ": ", detail, remedy);
 }
 
-Status cuda_descriptor_create(cudnnBackendDescriptorType_t type, Descriptor *out) {
+Status nn_cuda_descriptor_create(cudnnBackendDescriptorType_t type, Descriptor *out) {
     Descriptor descriptor = NULL;
     TRY_CUDNN(cudnnBackendCreateDescriptor(type, &descriptor), "creating a descriptor");
     *out = descriptor;
     return STATUS_OK;
 }
 
-void cuda_descriptor_destroy(Descriptor *descriptor) {
+void nn_cuda_descriptor_destroy(Descriptor *descriptor) {
     if (*descriptor != NULL) (void)cudnnBackendDestroyDescriptor(*descriptor);
     *descriptor = NULL;
 }
 
-Status cuda_descriptor_finalize(Descriptor descriptor, const char *what) {
+Status nn_cuda_descriptor_finalize(Descriptor descriptor, const char *what) {
     TRY_CUDNN(cudnnBackendFinalize(descriptor), what);
     return STATUS_OK;
 }
 
-Status cuda_descriptor_set(Descriptor descriptor, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
-                           int64_t count, const void *values) {
+Status nn_cuda_descriptor_set(Descriptor descriptor, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
+                              int64_t count, const void *values) {
     cudnnStatus_t error = cudnnBackendSetAttribute(descriptor, name, type, count, values);
     if (error == CUDNN_STATUS_SUCCESS) return STATUS_OK;
     char what[48];
     snprintf(what, sizeof what, "setting attribute %d", (int)name);
-    return cuda_conv_failed(error, what);
+    return nn_cuda_conv_failed(error, what);
 }
 
-Status cuda_descriptor_get(Descriptor descriptor, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
-                           int64_t room, int64_t *count, void *values) {
+Status nn_cuda_descriptor_get(Descriptor descriptor, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
+                              int64_t room, int64_t *count, void *values) {
     int64_t there = -1;
     cudnnStatus_t error = cudnnBackendGetAttribute(descriptor, name, type, room, &there, values);
     if (error != CUDNN_STATUS_SUCCESS) {
         char what[48];
         snprintf(what, sizeof what, "getting attribute %d", (int)name);
-        return cuda_conv_failed(error, what);
+        return nn_cuda_conv_failed(error, what);
     }
     *count = there > room ? room : there;
     return STATUS_OK;
 }
 
-Status cuda_descriptor_get_one(Descriptor descriptor, cudnnBackendAttributeName_t name,
-                               cudnnBackendAttributeType_t type, void *value) {
+Status nn_cuda_descriptor_get_one(Descriptor descriptor, cudnnBackendAttributeName_t name,
+                                  cudnnBackendAttributeType_t type, void *value) {
     int64_t count = 0;
-    TRY(cuda_descriptor_get(descriptor, name, type, 1, &count, value));
+    TRY(nn_cuda_descriptor_get(descriptor, name, type, 1, &count, value));
     if (count == 0) FAIL(STATUS_LIBRARY, "cuDNN %zu: attribute %d has no value", cudnnGetVersion(), (int)name);
     return STATUS_OK;
 }
@@ -89,13 +89,13 @@ static Status make_tensor(const CudaConvShape *s, int which, Descriptor *out) {
     cudnnDataType_t type = s->precision == PRECISION_FLOAT32    ? CUDNN_DATA_FLOAT
                            : s->precision == PRECISION_BFLOAT16 ? CUDNN_DATA_BFLOAT16
                                                                 : CUDNN_DATA_HALF;
-    TRY(cuda_descriptor_create(CUDNN_BACKEND_TENSOR_DESCRIPTOR, out));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, 1, &id));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, 1, &alignment));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 4, d));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, 4, strides));
-    return cuda_descriptor_finalize(*out, "describing a tensor");
+    TRY(nn_cuda_descriptor_create(CUDNN_BACKEND_TENSOR_DESCRIPTOR, out));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, 1, &id));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, 1, &alignment));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 4, d));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, 4, strides));
+    return nn_cuda_descriptor_finalize(*out, "describing a tensor");
 }
 
 static Status make_convolution(const CudaConvShape *s, Descriptor *out) {
@@ -103,15 +103,15 @@ static Status make_convolution(const CudaConvShape *s, Descriptor *out) {
     const cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
     const int64_t dimensions = 2, ones[2] = {1, 1}, strides[2] = {s->stride, s->stride};
     const int64_t paddings[2] = {s->padding, s->padding};
-    TRY(cuda_descriptor_create(CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR, out));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, 1, &dimensions));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &compute));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, 1, &mode));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, CUDNN_TYPE_INT64, 2, paddings));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, CUDNN_TYPE_INT64, 2, paddings));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_CONVOLUTION_DILATIONS, CUDNN_TYPE_INT64, 2, ones));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, CUDNN_TYPE_INT64, 2, strides));
-    return cuda_descriptor_finalize(*out, "describing a convolution");
+    TRY(nn_cuda_descriptor_create(CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR, out));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, 1, &dimensions));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &compute));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, 1, &mode));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, CUDNN_TYPE_INT64, 2, paddings));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, CUDNN_TYPE_INT64, 2, paddings));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_CONVOLUTION_DILATIONS, CUDNN_TYPE_INT64, 2, ones));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, CUDNN_TYPE_INT64, 2, strides));
+    return nn_cuda_descriptor_finalize(*out, "describing a convolution");
 }
 
 static Status make_operation(CudaConvPass pass, Graph *graph) {
@@ -140,42 +140,43 @@ static Status make_operation(CudaConvPass pass, Graph *graph) {
                                CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY}},
     };
     const float one = 1, zero = 0;
-    TRY(cuda_descriptor_create(all[pass].type, &graph->operation));
+    TRY(nn_cuda_descriptor_create(all[pass].type, &graph->operation));
     Descriptor operation = graph->operation;
     for (int i = 0; i < OPERANDS; i++) {
-        TRY(cuda_descriptor_set(operation, all[pass].operands[i], CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
-                                &graph->tensors[i]));
+        TRY(nn_cuda_descriptor_set(operation, all[pass].operands[i], CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                                   &graph->tensors[i]));
     }
-    TRY(cuda_descriptor_set(operation, all[pass].convolution, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &graph->convolution));
-    TRY(cuda_descriptor_set(operation, all[pass].alpha, CUDNN_TYPE_FLOAT, 1, &one));
-    TRY(cuda_descriptor_set(operation, all[pass].beta, CUDNN_TYPE_FLOAT, 1, &zero));
-    return cuda_descriptor_finalize(operation, "describing the operation");
+    TRY(nn_cuda_descriptor_set(operation, all[pass].convolution, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                               &graph->convolution));
+    TRY(nn_cuda_descriptor_set(operation, all[pass].alpha, CUDNN_TYPE_FLOAT, 1, &one));
+    TRY(nn_cuda_descriptor_set(operation, all[pass].beta, CUDNN_TYPE_FLOAT, 1, &zero));
+    return nn_cuda_descriptor_finalize(operation, "describing the operation");
 }
 
-Status cuda_conv_graph_init(cudnnHandle_t handle, const CudaConvShape *shape, Graph *graph) {
+Status nn_cuda_conv_graph_init(cudnnHandle_t handle, const CudaConvShape *shape, Graph *graph) {
     for (int i = 0; i < OPERANDS; i++) TRY(make_tensor(shape, i, &graph->tensors[i]));
     TRY(make_convolution(shape, &graph->convolution));
     TRY(make_operation(shape->pass, graph));
-    TRY(cuda_descriptor_create(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR, &graph->graph));
-    TRY(cuda_descriptor_set(graph->graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
-                            &graph->operation));
-    TRY(cuda_descriptor_set(graph->graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle));
-    return cuda_descriptor_finalize(graph->graph, "making the graph of one convolution");
+    TRY(nn_cuda_descriptor_create(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR, &graph->graph));
+    TRY(nn_cuda_descriptor_set(graph->graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                               &graph->operation));
+    TRY(nn_cuda_descriptor_set(graph->graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle));
+    return nn_cuda_descriptor_finalize(graph->graph, "making the graph of one convolution");
 }
 
-void cuda_conv_graph_fini(Graph *graph) {
-    cuda_descriptor_destroy(&graph->graph);
-    cuda_descriptor_destroy(&graph->operation);
-    cuda_descriptor_destroy(&graph->convolution);
-    for (int i = 0; i < OPERANDS; i++) cuda_descriptor_destroy(&graph->tensors[i]);
+void nn_cuda_conv_graph_fini(Graph *graph) {
+    nn_cuda_descriptor_destroy(&graph->graph);
+    nn_cuda_descriptor_destroy(&graph->operation);
+    nn_cuda_descriptor_destroy(&graph->convolution);
+    for (int i = 0; i < OPERANDS; i++) nn_cuda_descriptor_destroy(&graph->tensors[i]);
 }
 
 /* ---- candidates --------------------------------------------------------------------------------------------------*/
 
-void cuda_candidate_fini(Candidate *candidate) {
-    cuda_descriptor_destroy(&candidate->plan);
-    cuda_descriptor_destroy(&candidate->config);
-    cuda_descriptor_destroy(&candidate->engine);
+void nn_cuda_candidate_fini(Candidate *candidate) {
+    nn_cuda_descriptor_destroy(&candidate->plan);
+    nn_cuda_descriptor_destroy(&candidate->config);
+    nn_cuda_descriptor_destroy(&candidate->engine);
     *candidate = (Candidate){0};
 }
 
@@ -193,14 +194,14 @@ static bool refused(const CudaConvShape *shape, cudnnBackendNumericalNote_t note
     }
 }
 
-Status cuda_candidate_examine(const CudaConvShape *shape, Candidate *candidate, bool *usable) {
+Status nn_cuda_candidate_examine(const CudaConvShape *shape, Candidate *candidate, bool *usable) {
     cudnnBackendNumericalNote_t numerical[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
     cudnnBackendBehaviorNote_t behaviour[CUDNN_BEHAVIOR_NOTE_TYPE_COUNT];
     int64_t numerical_count = 0, behaviour_count = 0;
-    TRY(cuda_descriptor_get(candidate->engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
-                            CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &numerical_count, numerical));
-    TRY(cuda_descriptor_get(candidate->engine, CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE, CUDNN_TYPE_BEHAVIOR_NOTE,
-                            CUDNN_BEHAVIOR_NOTE_TYPE_COUNT, &behaviour_count, behaviour));
+    TRY(nn_cuda_descriptor_get(candidate->engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
+                               CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &numerical_count, numerical));
+    TRY(nn_cuda_descriptor_get(candidate->engine, CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE, CUDNN_TYPE_BEHAVIOR_NOTE,
+                               CUDNN_BEHAVIOR_NOTE_TYPE_COUNT, &behaviour_count, behaviour));
     *usable = true;
     for (int64_t i = 0; i < numerical_count; i++) *usable = *usable && !refused(shape, numerical[i]);
     for (int64_t i = 0; i < behaviour_count; i++) {
@@ -211,43 +212,43 @@ Status cuda_candidate_examine(const CudaConvShape *shape, Candidate *candidate, 
     return STATUS_OK;
 }
 
-Status cuda_candidate_build(cudnnHandle_t handle, Candidate *candidate) {
-    TRY(cuda_descriptor_create(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &candidate->plan));
-    TRY(cuda_descriptor_set(candidate->plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle));
-    TRY(cuda_descriptor_set(candidate->plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
-                            &candidate->config));
-    TRY(cuda_descriptor_finalize(candidate->plan, "making the plan of a convolution"));
-    TRY(cuda_descriptor_get_one(candidate->plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64,
-                                &candidate->workspace_bytes));
+Status nn_cuda_candidate_build(cudnnHandle_t handle, Candidate *candidate) {
+    TRY(nn_cuda_descriptor_create(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &candidate->plan));
+    TRY(nn_cuda_descriptor_set(candidate->plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle));
+    TRY(nn_cuda_descriptor_set(candidate->plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                               1, &candidate->config));
+    TRY(nn_cuda_descriptor_finalize(candidate->plan, "making the plan of a convolution"));
+    TRY(nn_cuda_descriptor_get_one(candidate->plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64,
+                                   &candidate->workspace_bytes));
     if (candidate->workspace_bytes < 0 || candidate->workspace_bytes > MAX_WORKSPACE_BYTES) {
         FAIL(STATUS_LIBRARY, "a plan wants a workspace of %" PRId64 " bytes", candidate->workspace_bytes);
     }
     return STATUS_OK;
 }
 
-Status cuda_candidate_spell(Candidate *candidate) {
+Status nn_cuda_candidate_spell(Candidate *candidate) {
     Status status = STATUS_OK;
     Descriptor knobs[CUDNN_KNOB_TYPE_COUNTS] = {0};
     int64_t count = 0;
-    TRY(cuda_descriptor_get_one(candidate->engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64,
-                                &candidate->index));
+    TRY(nn_cuda_descriptor_get_one(candidate->engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64,
+                                   &candidate->index));
     for (int i = 0; i < CUDNN_KNOB_TYPE_COUNTS; i++) {
-        TRY_GOTO(cuda_descriptor_create(CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, &knobs[i]));
+        TRY_GOTO(nn_cuda_descriptor_create(CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, &knobs[i]));
     }
-    TRY_GOTO(cuda_descriptor_get(candidate->config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR,
-                                 CUDNN_KNOB_TYPE_COUNTS, &count, knobs));
+    TRY_GOTO(nn_cuda_descriptor_get(candidate->config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                    CUDNN_KNOB_TYPE_COUNTS, &count, knobs));
     size_t room = sizeof candidate->text;
     size_t used = (size_t)snprintf(candidate->text, room, "engine %" PRId64 " knobs %" PRId64, candidate->index, count);
     for (int64_t i = 0; i < count; i++) {
         cudnnBackendKnobType_t type = CUDNN_KNOB_TYPE_COUNTS;
         int64_t value = 0;
-        TRY_GOTO(cuda_descriptor_get_one(knobs[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, &type));
-        TRY_GOTO(cuda_descriptor_get_one(knobs[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, &value));
+        TRY_GOTO(nn_cuda_descriptor_get_one(knobs[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, &type));
+        TRY_GOTO(nn_cuda_descriptor_get_one(knobs[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, &value));
         used += (size_t)snprintf(candidate->text + used, room - used, " %d=%" PRId64, (int)type, value);
         if (used + 32 > room) FAIL_GOTO(STATUS_LIBRARY, "a plan with too many knobs: %" PRId64, count);
     }
 done:
-    for (int i = 0; i < CUDNN_KNOB_TYPE_COUNTS; i++) cuda_descriptor_destroy(&knobs[i]);
+    for (int i = 0; i < CUDNN_KNOB_TYPE_COUNTS; i++) nn_cuda_descriptor_destroy(&knobs[i]);
     return status;
 }
 
@@ -268,19 +269,19 @@ static bool take(const char **at, const char *word, int64_t least, int64_t most,
 
 static Status make_knob(int64_t type, int64_t value, Descriptor *out) {
     cudnnBackendKnobType_t knob = (cudnnBackendKnobType_t)type;
-    TRY(cuda_descriptor_create(CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, out));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1, &knob));
-    TRY(cuda_descriptor_set(*out, CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, 1, &value));
-    return cuda_descriptor_finalize(*out, "choosing a knob");
+    TRY(nn_cuda_descriptor_create(CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, out));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1, &knob));
+    TRY(nn_cuda_descriptor_set(*out, CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, 1, &value));
+    return nn_cuda_descriptor_finalize(*out, "choosing a knob");
 }
 
-Status cuda_candidate_restore(const Graph *graph, const char *text, Candidate *candidate) {
+Status nn_cuda_candidate_restore(const Graph *graph, const char *text, Candidate *candidate) {
     Status status = STATUS_OK;
     Descriptor knobs[CUDNN_KNOB_TYPE_COUNTS] = {0};
     int64_t index = 0, engines = 0, count = 0, nanoseconds = 0;
     const char *at = text;
-    TRY(cuda_descriptor_get_one(graph->graph, CUDNN_ATTR_OPERATIONGRAPH_ENGINE_GLOBAL_COUNT, CUDNN_TYPE_INT64,
-                                &engines));
+    TRY(nn_cuda_descriptor_get_one(graph->graph, CUDNN_ATTR_OPERATIONGRAPH_ENGINE_GLOBAL_COUNT, CUDNN_TYPE_INT64,
+                                   &engines));
     if (!take(&at, "engine ", 0, engines - 1, &index) || !take(&at, " knobs ", 0, CUDNN_KNOB_TYPE_COUNTS, &count)) {
         FAIL(STATUS_FORMAT, "\"%s\" is no plan of this library", text);
     }
@@ -295,20 +296,20 @@ Status cuda_candidate_restore(const Graph *graph, const char *text, Candidate *c
         FAIL_GOTO(STATUS_FORMAT, "\"%s\" is no plan of this library", text);
     }
     candidate->milliseconds = (float)((double)nanoseconds * 1e-6);
-    TRY_GOTO(cuda_descriptor_create(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &candidate->engine));
-    TRY_GOTO(cuda_descriptor_set(candidate->engine, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
-                                 &graph->graph));
-    TRY_GOTO(cuda_descriptor_set(candidate->engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &index));
-    TRY_GOTO(cuda_descriptor_finalize(candidate->engine, "making an engine"));
-    TRY_GOTO(cuda_descriptor_create(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &candidate->config));
-    TRY_GOTO(cuda_descriptor_set(candidate->config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
-                                 &candidate->engine));
+    TRY_GOTO(nn_cuda_descriptor_create(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &candidate->engine));
+    TRY_GOTO(nn_cuda_descriptor_set(candidate->engine, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                    1, &graph->graph));
+    TRY_GOTO(nn_cuda_descriptor_set(candidate->engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &index));
+    TRY_GOTO(nn_cuda_descriptor_finalize(candidate->engine, "making an engine"));
+    TRY_GOTO(nn_cuda_descriptor_create(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &candidate->config));
+    TRY_GOTO(nn_cuda_descriptor_set(candidate->config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                                    &candidate->engine));
     if (count > 0) {
-        TRY_GOTO(cuda_descriptor_set(candidate->config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES,
-                                     CUDNN_TYPE_BACKEND_DESCRIPTOR, count, knobs));
+        TRY_GOTO(nn_cuda_descriptor_set(candidate->config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES,
+                                        CUDNN_TYPE_BACKEND_DESCRIPTOR, count, knobs));
     }
-    TRY_GOTO(cuda_descriptor_finalize(candidate->config, "configuring an engine"));
+    TRY_GOTO(nn_cuda_descriptor_finalize(candidate->config, "configuring an engine"));
 done:
-    for (int i = 0; i < CUDNN_KNOB_TYPE_COUNTS; i++) cuda_descriptor_destroy(&knobs[i]);
+    for (int i = 0; i < CUDNN_KNOB_TYPE_COUNTS; i++) nn_cuda_descriptor_destroy(&knobs[i]);
     return status;
 }

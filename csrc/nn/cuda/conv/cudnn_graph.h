@@ -28,40 +28,40 @@ typedef struct Candidate {
     char text[PLANS_VALUE_BYTES]; /* engine and knobs */
 } Candidate;
 
-Status cuda_conv_failed(cudnnStatus_t error, const char *what);
+Status nn_cuda_conv_failed(cudnnStatus_t error, const char *what);
 
 #define TRY_CUDNN(call, what)                                                                                          \
     do {                                                                                                               \
         cudnnStatus_t try_cudnn_ = (call);                                                                             \
-        if (try_cudnn_ != CUDNN_STATUS_SUCCESS) return cuda_conv_failed(try_cudnn_, what);                             \
+        if (try_cudnn_ != CUDNN_STATUS_SUCCESS) return nn_cuda_conv_failed(try_cudnn_, what);                          \
     } while (0)
 
-Status cuda_descriptor_create(cudnnBackendDescriptorType_t type, Descriptor *out);
-void cuda_descriptor_destroy(Descriptor *descriptor); /* leaves NULL */
-Status cuda_descriptor_finalize(Descriptor descriptor, const char *what);
-Status cuda_descriptor_set(Descriptor descriptor, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
-                           int64_t count, const void *values);
+Status nn_cuda_descriptor_create(cudnnBackendDescriptorType_t type, Descriptor *out);
+void nn_cuda_descriptor_destroy(Descriptor *descriptor); /* leaves NULL */
+Status nn_cuda_descriptor_finalize(Descriptor descriptor, const char *what);
+Status nn_cuda_descriptor_set(Descriptor descriptor, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
+                              int64_t count, const void *values);
 
 /* Up to `room` values; how many were written goes to *count, negative if the library does not say. For descriptors the
  * places hold created ones. */
-Status cuda_descriptor_get(Descriptor descriptor, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
-                           int64_t room, int64_t *count, void *values);
-Status cuda_descriptor_get_one(Descriptor descriptor, cudnnBackendAttributeName_t name,
-                               cudnnBackendAttributeType_t type, void *value);
+Status nn_cuda_descriptor_get(Descriptor descriptor, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
+                              int64_t room, int64_t *count, void *values);
+Status nn_cuda_descriptor_get_one(Descriptor descriptor, cudnnBackendAttributeName_t name,
+                                  cudnnBackendAttributeType_t type, void *value);
 
 /* What was made before a failure stays in the graph, for fini. */
-Status cuda_conv_graph_init(cudnnHandle_t handle, const CudaConvShape *shape, Graph *graph);
-void cuda_conv_graph_fini(Graph *graph);
+Status nn_cuda_conv_graph_init(cudnnHandle_t handle, const CudaConvShape *shape, Graph *graph);
+void nn_cuda_conv_graph_fini(Graph *graph);
 
-void cuda_candidate_fini(Candidate *candidate);
+void nn_cuda_candidate_fini(Candidate *candidate);
 /* By the notes of the candidate's engine: whether it may be used, and whether it must be compiled. */
-Status cuda_candidate_examine(const CudaConvShape *shape, Candidate *candidate, bool *usable);
+Status nn_cuda_candidate_examine(const CudaConvShape *shape, Candidate *candidate, bool *usable);
 /* Makes the plan; compilation happens here. */
-Status cuda_candidate_build(cudnnHandle_t handle, Candidate *candidate);
+Status nn_cuda_candidate_build(cudnnHandle_t handle, Candidate *candidate);
 /* Sets index and text: "engine E knobs N", then N times " type=value". */
-Status cuda_candidate_spell(Candidate *candidate);
+Status nn_cuda_candidate_spell(Candidate *candidate);
 /* Engine and configuration from such a text with " ns T" behind it, T being the time. It may come from a file with
  * anything in it. */
-Status cuda_candidate_restore(const Graph *graph, const char *text, Candidate *candidate);
+Status nn_cuda_candidate_restore(const Graph *graph, const char *text, Candidate *candidate);
 
 #endif

@@ -220,7 +220,7 @@ __device__ __forceinline__ void multiply_all(const Narrow &args, const char *map
     }
 }
 
-/* Code without these products has no barriers: that is how cuda_conv_narrow_fits knows it. */
+/* Code without these products has no barriers: that is how nn_cuda_conv_narrow_fits knows it. */
 template <typename T, int PITCH, int COLUMNS, bool DATA>
 __global__ void __launch_bounds__(THREADS, 1) conv_narrow(Narrow args) {
 #if HAS_WGMMA
@@ -264,7 +264,7 @@ static bool device_fits(void) {
     return cudaFuncGetAttributes(&code, kernel) == cudaSuccess && code.sharedSizeBytes >= sizeof(Barriers);
 }
 
-extern "C" bool cuda_conv_narrow_fits(const CudaConvShape *shape) {
+extern "C" bool nn_cuda_conv_narrow_fits(const CudaConvShape *shape) {
     bool data = shape->pass == CUDA_CONV_DATA;
     int from = data ? shape->out_channels : shape->in_channels, to = data ? shape->in_channels : shape->out_channels;
     if (shape->precision == PRECISION_FLOAT32 || (!data && shape->pass != CUDA_CONV_FORWARD)) return false;
@@ -285,8 +285,8 @@ template <typename T> static Status choose(const CudaConvShape *shape, const Nar
     return shape->in_width == 15 ? launch<T, WIDE>(shape, args, stream) : launch<T, SMALL>(shape, args, stream);
 }
 
-extern "C" Status cuda_conv_narrow(const CudaConvShape *shape, int images, const void *from, const void *filters,
-                                   void *to, DeviceStream *stream) {
+extern "C" Status nn_cuda_conv_narrow(const CudaConvShape *shape, int images, const void *from, const void *filters,
+                                      void *to, DeviceStream *stream) {
     int channels = shape->pass == CUDA_CONV_DATA ? shape->out_channels : shape->in_channels;
     Narrow args = {from, filters, to, images, shape->in_height, channels / CHANNELS};
     return shape->precision == PRECISION_FLOAT16 ? choose<__half>(shape, args, stream)

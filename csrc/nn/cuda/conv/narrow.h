@@ -6,10 +6,10 @@
 #include "nn/cuda/conv/conv.h"
 
 /* Whether there is a kernel for this shape and pass that runs on the current device. */
-bool cuda_conv_narrow_fits(const CudaConvShape *shape);
+bool nn_cuda_conv_narrow_fits(const CudaConvShape *shape);
 
 /* The first `images` of the shape's: forward from the input, for data gradients from the output's gradient. */
-Status cuda_conv_narrow(const CudaConvShape *shape, int images, const void *from, const void *filters, void *to,
-                        DeviceStream *stream);
+Status nn_cuda_conv_narrow(const CudaConvShape *shape, int images, const void *from, const void *filters, void *to,
+                           DeviceStream *stream);
 
 #endif

@@ -278,7 +278,7 @@ done:
 
 /* ------------------------------------------------------------------------------------------------------------------*/
 
-Status cuda_plans_open(const char *device, const char *library, Plans **out) {
+Status nn_cuda_plans_open(const char *device, const char *library, Plans **out) {
     Status status = STATUS_OK;
     Plans *plans = NULL;
     TRY(memory_calloc(1, sizeof *plans, &plans));
@@ -292,18 +292,18 @@ Status cuda_plans_open(const char *device, const char *library, Plans **out) {
     *out = plans;
     plans = NULL;
 done:
-    cuda_plans_close(plans);
+    nn_cuda_plans_close(plans);
     return status;
 }
 
-void cuda_plans_close(Plans *plans) {
+void nn_cuda_plans_close(Plans *plans) {
     if (plans == NULL) return;
     pthread_mutex_destroy(&plans->lock);
     memory_free(plans->entries.list);
     memory_free(plans);
 }
 
-bool cuda_plans_find(Plans *plans, const char *key, char value[PLANS_VALUE_BYTES], bool *own) {
+bool nn_cuda_plans_find(Plans *plans, const char *key, char value[PLANS_VALUE_BYTES], bool *own) {
     pthread_mutex_lock(&plans->lock);
     const Entry *entry = find(&plans->entries, key);
     if (entry == NULL) {
@@ -317,7 +317,7 @@ bool cuda_plans_find(Plans *plans, const char *key, char value[PLANS_VALUE_BYTES
     return entry != NULL;
 }
 
-Status cuda_plans_store(Plans *plans, const char *key, const char *value) {
+Status nn_cuda_plans_store(Plans *plans, const char *key, const char *value) {
     if (!printable(key, strlen(key), PLANS_KEY_BYTES) || !printable(value, strlen(value), PLANS_VALUE_BYTES)) {
         FAIL(STATUS_ARGUMENT, "a plan's key and value must be one line of text of less than %d and %d bytes",
              PLANS_KEY_BYTES, PLANS_VALUE_BYTES);
@@ -335,7 +335,7 @@ Status cuda_plans_store(Plans *plans, const char *key, const char *value) {
     return status;
 }
 
-void cuda_plans_report(Plans *plans, PlansReport *out) {
+void nn_cuda_plans_report(Plans *plans, PlansReport *out) {
     pthread_mutex_lock(&plans->lock);
     *out = (PlansReport){.hits = plans->hits, .misses = plans->misses, .entries = plans->entries.count};
     memcpy(out->path, plans->path, sizeof out->path);

@@ -20,25 +20,25 @@
 typedef struct Plans Plans;
 
 typedef struct PlansReport {
-    int hits, misses; /* of cuda_plans_find */
+    int hits, misses; /* of nn_cuda_plans_find */
     int entries;
     char path[PLANS_PATH_BYTES]; /* "": no directory is known */
     char note[PLANS_NOTE_BYTES]; /* the first thing that was wrong with the file or its directory; "" if nothing was */
 } PlansReport;
 
 /* Reads the file of this device and version of the library (names of any text). Fails only for lack of memory. */
-Status cuda_plans_open(const char *device, const char *library, Plans **out);
+Status nn_cuda_plans_open(const char *device, const char *library, Plans **out);
 /* NULL is fine. */
-void cuda_plans_close(Plans *plans);
+void nn_cuda_plans_close(Plans *plans);
 
 /* Copies the value of the key and counts a hit; false counts a miss. `own`: it was stored by this process. Safe from
  * several threads, as are all below. */
-bool cuda_plans_find(Plans *plans, const char *key, char value[PLANS_VALUE_BYTES], bool *own);
+bool nn_cuda_plans_find(Plans *plans, const char *key, char value[PLANS_VALUE_BYTES], bool *own);
 
 /* Remembers, in place of an older value, and writes the file. Key and value are printable ASCII, not empty; an
  * unwritable file is no failure. */
-Status cuda_plans_store(Plans *plans, const char *key, const char *value);
+Status nn_cuda_plans_store(Plans *plans, const char *key, const char *value);
 
-void cuda_plans_report(Plans *plans, PlansReport *out);
+void nn_cuda_plans_report(Plans *plans, PlansReport *out);
 
 #endif

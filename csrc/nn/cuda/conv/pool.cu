@@ -454,7 +454,7 @@ static bool device_fits(size_t shared) {
     return cudaFuncGetAttributes(&code, kernel) == cudaSuccess && code.ptxVersion >= MMA_LEAST_CAPABILITY;
 }
 
-extern "C" bool cuda_conv_pool_fits(const ConvPoolShape *shape) {
+extern "C" bool nn_cuda_conv_pool_fits(const ConvPoolShape *shape) {
     if (shape->precision == PRECISION_FLOAT32) return false;
     if (shape->in_channels != 8 * CHUNKS_24 || shape->out_channels % BLOCK_CHANNELS != 0) return false;
     if (shape->height < 2 || shape->width < 2 || shape->height > 64 || shape->width > 64) return false;
@@ -474,10 +474,10 @@ static Status launch(const ConvPoolShape *shape, const ConvPool &args, DeviceStr
     return LAUNCH_AFTER(kernel, grid, THREADS, shared_bytes(maps, CHUNKS_24), stream, args, maps);
 }
 
-extern "C" Status cuda_conv_pool_statistics(const ConvPoolShape *shape, ConvPool args, DeviceStream *stream) {
+extern "C" Status nn_cuda_conv_pool_statistics(const ConvPoolShape *shape, ConvPool args, DeviceStream *stream) {
     return launch<KeepStatistics>(shape, args, stream);
 }
 
-extern "C" Status cuda_conv_pool_output(const ConvPoolShape *shape, ConvPool args, DeviceStream *stream) {
+extern "C" Status nn_cuda_conv_pool_output(const ConvPoolShape *shape, ConvPool args, DeviceStream *stream) {
     return launch<MakeOutput>(shape, args, stream);
 }

@@ -15,11 +15,11 @@ typedef struct ConvPoolShape {
 } ConvPoolShape;
 
 /* Stride and padding are 1. Whether there is a kernel for this shape that runs on the current device. */
-bool cuda_conv_pool_fits(const ConvPoolShape *shape);
+bool nn_cuda_conv_pool_fits(const ConvPoolShape *shape);
 
 typedef struct ConvPool {
     const void *input, *filters;
-    /* Statistics: the largest of each window, which it was, and what cuda_norm_statistics makes of them. */
+    /* Statistics: the largest of each window, which it was, and what nn_cuda_norm_statistics makes of them. */
     void *pooled;
     uint8_t *index;
     NormClose close;
@@ -28,7 +28,7 @@ typedef struct ConvPool {
     void *output;
     Activation activation;
 } ConvPool;
-Status cuda_conv_pool_statistics(const ConvPoolShape *shape, ConvPool args, DeviceStream *stream);
-Status cuda_conv_pool_output(const ConvPoolShape *shape, ConvPool args, DeviceStream *stream);
+Status nn_cuda_conv_pool_statistics(const ConvPoolShape *shape, ConvPool args, DeviceStream *stream);
+Status nn_cuda_conv_pool_output(const ConvPoolShape *shape, ConvPool args, DeviceStream *stream);
 
 #endif

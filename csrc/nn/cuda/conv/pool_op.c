@@ -4,7 +4,7 @@
 #include "nn/cuda/conv/pool.h"
 
 static ConvPoolShape shape_of(const Context *context, const Op *conv, int images) {
-    const Tensor *input = cuda_shape(context, conv->input);
+    const Tensor *input = nn_cuda_shape(context, conv->input);
     return (ConvPoolShape){.precision = context->program->precision,
                            .images = images,
                            .height = input->height,
@@ -30,35 +30,35 @@ static bool can_pool(const Context *context, int conv) {
     if (norm->node.pool_place != POOL_BEFORE_NORM || norm->node.pool != 2) return false;
     if (!program->training && norm->residual >= 0) return false;
     ConvPoolShape shape = shape_of(context, o, program->batch);
-    return !read_by_others(program, o->output, conv + 1) && cuda_conv_pool_fits(&shape);
+    return !read_by_others(program, o->output, conv + 1) && nn_cuda_conv_pool_fits(&shape);
 }
 
-void cuda_conv_pool_choose(Context *context) {
-    for (int i = 1; i < context->program->op_count && cuda_fusion_wanted("forward"); i++) {
+void nn_cuda_conv_pool_choose(Context *context) {
+    for (int i = 1; i < context->program->op_count && nn_cuda_fusion_wanted("forward"); i++) {
         if (can_pool(context, i)) context->states[i].pooled = context->states[i + 1].pooled = true;
     }
 }
 
 static ConvPool args_of(const Context *context, const Op *conv) {
-    return (ConvPool){.input = cuda_tensor(context, conv->input), .filters = cuda_filters(context, conv)};
+    return (ConvPool){.input = nn_cuda_tensor(context, conv->input), .filters = nn_cuda_filters(context, conv)};
 }
 
-Status cuda_pass_conv_pool_statistics(Context *context, const Job *job, int norm, NormClose close) {
+Status nn_cuda_pass_conv_pool_statistics(Context *context, const Job *job, int norm, NormClose close) {
     const Op *o = &context->program->ops[norm], *conv = o - 1;
     ConvPoolShape shape = shape_of(context, conv, job->count);
     ConvPool args = args_of(context, conv);
-    args.pooled = cuda_tensor(context, o->saved);
-    args.index = cuda_tensor(context, o->index);
+    args.pooled = nn_cuda_tensor(context, o->saved);
+    args.index = nn_cuda_tensor(context, o->index);
     args.close = close;
-    return cuda_conv_pool_statistics(&shape, args, context->stream);
+    return nn_cuda_conv_pool_statistics(&shape, args, context->stream);
 }
 
-Status cuda_pass_conv_pool_evaluate(Context *context, const Job *job, int norm) {
+Status nn_cuda_pass_conv_pool_evaluate(Context *context, const Job *job, int norm) {
     const Op *o = &context->program->ops[norm], *conv = o - 1;
     ConvPoolShape shape = shape_of(context, conv, job->count);
     ConvPool args = args_of(context, conv);
     args.terms = context->states[norm].terms;
-    args.output = cuda_tensor(context, o->output);
+    args.output = nn_cuda_tensor(context, o->output);
     args.activation = o->node.activation;
-    return cuda_conv_pool_output(&shape, args, context->stream);
+    return nn_cuda_conv_pool_output(&shape, args, context->stream);
 }

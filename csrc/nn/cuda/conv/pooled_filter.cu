@@ -338,7 +338,7 @@ static size_t shared_bytes_of(const FilterPlan *plan, int in_channels) {
 
 static int blocks_of(int images) { return images < GPU_MULTIPROCESSORS ? images : GPU_MULTIPROCESSORS; }
 
-extern "C" bool cuda_pooled_filter_fits(const NormShape *shape, int in_channels) {
+extern "C" bool nn_cuda_pooled_filter_fits(const NormShape *shape, int in_channels) {
     int device = 0, major = 0, shared = 0;
     FilterPlan plan = make_plan(shape);
     if (shape->precision == PRECISION_FLOAT32 || shape->pool_place != POOL_BEFORE_NORM || shape->pool != POOL_SIDE ||
@@ -355,7 +355,7 @@ extern "C" bool cuda_pooled_filter_fits(const NormShape *shape, int in_channels)
     return 10 * major >= MMA_LEAST_CAPABILITY && shared_bytes_of(&plan, in_channels) <= (size_t)shared;
 }
 
-extern "C" size_t cuda_pooled_filter_partial_elems(const NormShape *shape, int in_channels) {
+extern "C" size_t nn_cuda_pooled_filter_partial_elems(const NormShape *shape, int in_channels) {
     return (size_t)blocks_of(shape->images) * (size_t)shape->channels * (size_t)(TAPS * TAPS * in_channels);
 }
 
@@ -377,7 +377,8 @@ static Status choose_filter(const NormShape *shape, int in_channels, const Poole
     return launch_filter<T, MOST_IN>(shape, args, stream);
 }
 
-extern "C" Status cuda_pooled_filter(const NormShape *shape, int in_channels, PooledFilter args, DeviceStream *stream) {
+extern "C" Status nn_cuda_pooled_filter(const NormShape *shape, int in_channels, PooledFilter args,
+                                        DeviceStream *stream) {
     int elems = shape->channels * TAPS * TAPS * in_channels;
     if (shape->precision == PRECISION_FLOAT16) {
         TRY(choose_filter<__half>(shape, in_channels, args, stream));

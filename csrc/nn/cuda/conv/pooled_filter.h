@@ -17,10 +17,10 @@ typedef struct PooledFilter {
 } PooledFilter;
 
 /* Whether there is a kernel for this on the current GPU; how many floats it wants for partial sums. */
-bool cuda_pooled_filter_fits(const NormShape *shape, int in_channels);
-size_t cuda_pooled_filter_partial_elems(const NormShape *shape, int in_channels);
+bool nn_cuda_pooled_filter_fits(const NormShape *shape, int in_channels);
+size_t nn_cuda_pooled_filter_partial_elems(const NormShape *shape, int in_channels);
 
 /* Sums in float32, in an order that depends on the shapes alone; finished. Only puts work on the stream. */
-Status cuda_pooled_filter(const NormShape *shape, int in_channels, PooledFilter args, DeviceStream *stream);
+Status nn_cuda_pooled_filter(const NormShape *shape, int in_channels, PooledFilter args, DeviceStream *stream);
 
 #endif

@@ -5,25 +5,26 @@
 #include "nn/cuda/conv/pooled_filter.h"
 
 /* A gradient that is held has other readers: a test. */
-Status cuda_pooled_filter_op_create(Context *context, int op) {
+Status nn_cuda_pooled_filter_op_create(Context *context, int op) {
     const Program *program = context->program;
     const Op *o = &program->ops[op];
-    const NodeDesc *node = &o->node;
+    const NnNodeDesc *node = &o->node;
     OpState *state = &context->states[op];
-    if (!cuda_fusion_wanted("filter") || op + 1 == program->op_count) return STATUS_OK;
-    if (program->ops[op + 1].node.kind != NODE_NORM || cuda_shape(context, o->output_gradient)->held) return STATUS_OK;
+    if (!nn_cuda_fusion_wanted("filter") || op + 1 == program->op_count) return STATUS_OK;
+    if (program->ops[op + 1].node.kind != NODE_NORM || nn_cuda_shape(context, o->output_gradient)->held)
+        return STATUS_OK;
     if (node->kernel != 3 || node->stride != 1 || node->padding != 1) return STATUS_OK;
     int gradient;
-    NormShape shape = cuda_norm_backward_shape(context, op + 1, program->batch, &gradient);
-    int in_channels = cuda_shape(context, o->input)->channels;
-    if (!cuda_pooled_filter_fits(&shape, in_channels)) return STATUS_OK;
-    TRY(cuda_context_alloc(context, cuda_pooled_filter_partial_elems(&shape, in_channels) * sizeof(float),
-                           &state->partials));
+    NormShape shape = nn_cuda_norm_backward_shape(context, op + 1, program->batch, &gradient);
+    int in_channels = nn_cuda_shape(context, o->input)->channels;
+    if (!nn_cuda_pooled_filter_fits(&shape, in_channels)) return STATUS_OK;
+    TRY(nn_cuda_context_alloc(context, nn_cuda_pooled_filter_partial_elems(&shape, in_channels) * sizeof(float),
+                              &state->partials));
     state->pooled_filter = true;
     return STATUS_OK;
 }
 
-bool cuda_backward_is_pooled(const Context *context, const Job *job, int op) {
+bool nn_cuda_backward_is_pooled(const Context *context, const Job *job, int op) {
     const Program *program = context->program;
     if (!context->states[op].pooled_filter) return false;
     for (int i = 0; i < program->pass_count; i++) {
@@ -34,17 +35,17 @@ bool cuda_backward_is_pooled(const Context *context, const Job *job, int op) {
     return true;
 }
 
-Status cuda_pass_pooled_filter(Context *context, const Job *job, int op) {
+Status nn_cuda_pass_pooled_filter(Context *context, const Job *job, int op) {
     const Op *conv = &context->program->ops[op], *norm = &context->program->ops[op + 1];
     int gradient;
-    NormShape shape = cuda_norm_backward_shape(context, op + 1, job->count, &gradient);
-    PooledFilter args = {.input = cuda_tensor(context, conv->input),
-                         .saved = cuda_tensor(context, norm->saved),
-                         .gradient = cuda_tensor(context, gradient),
-                         .index = cuda_tensor(context, norm->index),
+    NormShape shape = nn_cuda_norm_backward_shape(context, op + 1, job->count, &gradient);
+    PooledFilter args = {.input = nn_cuda_tensor(context, conv->input),
+                         .saved = nn_cuda_tensor(context, norm->saved),
+                         .gradient = nn_cuda_tensor(context, gradient),
+                         .index = nn_cuda_tensor(context, norm->index),
                          .terms = context->states[op + 1].terms,
                          .partials = context->states[op].partials,
                          .factor = context->gradient_factor,
-                         .filter_gradient = model_gradient_data(context->model) + conv->weight};
-    return cuda_pooled_filter(&shape, cuda_shape(context, conv->input)->channels, args, context->stream);
+                         .filter_gradient = nn_model_gradient_data(context->model) + conv->weight};
+    return nn_cuda_pooled_filter(&shape, nn_cuda_shape(context, conv->input)->channels, args, context->stream);
 }

@@ -187,7 +187,7 @@ __global__ void __launch_bounds__(WARPS *WARP)
 }
 
 /* The totals of all images in a fixed order; one block. */
-__device__ static void add_totals(int images, const HeadRecord *records, StepTotals *totals) {
+__device__ static void add_totals(int images, const HeadRecord *records, NnStepTotals *totals) {
     double loss = 0;
     int64_t correct = 0;
     for (int i = thread_index(); i < images; i += thread_count()) {
@@ -205,7 +205,7 @@ __device__ static void add_totals(int images, const HeadRecord *records, StepTot
 /* Block (x, class): SUM_LANES channels of one class, SUM_SLICES images at a time. The first block beyond the channels
  * adds the totals. */
 __global__ void head_close_kernel(HeadShape shape, HeadBuffers buffers, float factor, float *weight_gradient,
-                                  StepTotals *totals) {
+                                  NnStepTotals *totals) {
     grid_begin();
     __shared__ float slices[SUM_SLICES][SUM_LANES];
     int lane = (int)threadIdx.x, slice = (int)threadIdx.y;
@@ -229,9 +229,10 @@ __global__ void head_close_kernel(HeadShape shape, HeadBuffers buffers, float fa
     weight_gradient[(size_t)k * (size_t)shape.channels + (size_t)channel] = factor * shape.scale * sum;
 }
 
-__global__ void store_totals_kernel(StepTotals *totals, StepTotals *to, const int32_t *index, float *first_gradient) {
+__global__ void store_totals_kernel(NnStepTotals *totals, NnStepTotals *to, const int32_t *index,
+                                    float *first_gradient) {
     grid_begin();
-    StepTotals *step = to + *index;
+    NnStepTotals *step = to + *index;
     if (!isfinite(totals->loss)) *first_gradient = NAN;
     step->loss += totals->loss;
     step->correct += totals->correct;
@@ -241,8 +242,8 @@ __global__ void store_totals_kernel(StepTotals *totals, StepTotals *to, const in
     totals->images = 0;
 }
 
-extern "C" Status cuda_head_evaluate(const HeadShape *shape, const void *input, const float *weights, float *logits,
-                                     DeviceStream *stream) {
+extern "C" Status nn_cuda_head_evaluate(const HeadShape *shape, const void *input, const float *weights, float *logits,
+                                        DeviceStream *stream) {
     int warps = warps_of(shape);
     unsigned blocks = (unsigned)ceil_div((size_t)shape->images, (size_t)warps);
     DISPATCH_STORAGE(shape->precision, T, {
@@ -252,8 +253,8 @@ extern "C" Status cuda_head_evaluate(const HeadShape *shape, const void *input, 
     return STATUS_OK;
 }
 
-extern "C" Status cuda_head_train(const HeadShape *shape, const HeadBuffers *buffers, double label_smoothing,
-                                  DeviceStream *stream) {
+extern "C" Status nn_cuda_head_train(const HeadShape *shape, const HeadBuffers *buffers, double label_smoothing,
+                                     DeviceStream *stream) {
     int warps = warps_of(shape);
     unsigned blocks = (unsigned)ceil_div((size_t)shape->images, (size_t)warps);
     DISPATCH_STORAGE(shape->precision, T, {
@@ -263,14 +264,14 @@ extern "C" Status cuda_head_train(const HeadShape *shape, const HeadBuffers *buf
     return STATUS_OK;
 }
 
-extern "C" Status cuda_head_close(const HeadShape *shape, const HeadBuffers *buffers, float factor,
-                                  float *weight_gradient, StepTotals *totals, DeviceStream *stream) {
+extern "C" Status nn_cuda_head_close(const HeadShape *shape, const HeadBuffers *buffers, float factor,
+                                     float *weight_gradient, NnStepTotals *totals, DeviceStream *stream) {
     dim3 grid((unsigned)ceil_div((size_t)shape->channels, SUM_LANES) + 1, (unsigned)shape->classes);
     return LAUNCH_AFTER(head_close_kernel, grid, dim3(SUM_LANES, SUM_SLICES), 0, stream, *shape, *buffers, factor,
                         weight_gradient, totals);
 }
 
-extern "C" Status cuda_head_store_totals(StepTotals *totals, StepTotals *to, const int32_t *index,
-                                         float *first_gradient, DeviceStream *stream) {
+extern "C" Status nn_cuda_head_store_totals(NnStepTotals *totals, NnStepTotals *to, const int32_t *index,
+                                            float *first_gradient, DeviceStream *stream) {
     return LAUNCH_AFTER(store_totals_kernel, 1, 1, 0, stream, totals, to, index, first_gradient);
 }

@@ -28,17 +28,17 @@ typedef struct HeadBuffers {
     HeadRecord *records;
 } HeadBuffers;
 
-Status cuda_head_evaluate(const HeadShape *shape, const void *input, const float *weights, float *logits,
+Status nn_cuda_head_evaluate(const HeadShape *shape, const void *input, const float *weights, float *logits,
+                             DeviceStream *stream);
+Status nn_cuda_head_train(const HeadShape *shape, const HeadBuffers *buffers, double label_smoothing,
                           DeviceStream *stream);
-Status cuda_head_train(const HeadShape *shape, const HeadBuffers *buffers, double label_smoothing,
-                       DeviceStream *stream);
 
 /* Overwrites the weights' gradient with `factor` times that of the summed loss; adds to the totals. */
-Status cuda_head_close(const HeadShape *shape, const HeadBuffers *buffers, float factor, float *weight_gradient,
-                       StepTotals *totals, DeviceStream *stream);
+Status nn_cuda_head_close(const HeadShape *shape, const HeadBuffers *buffers, float factor, float *weight_gradient,
+                          NnStepTotals *totals, DeviceStream *stream);
 
-/* See plan_store_totals. */
-Status cuda_head_store_totals(StepTotals *totals, StepTotals *to, const int32_t *index, float *first_gradient,
-                              DeviceStream *stream);
+/* See nn_plan_store_totals. */
+Status nn_cuda_head_store_totals(NnStepTotals *totals, NnStepTotals *to, const int32_t *index, float *first_gradient,
+                                 DeviceStream *stream);
 
 #endif

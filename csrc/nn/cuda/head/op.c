@@ -4,7 +4,7 @@
 
 static HeadShape shape_of(const Context *context, int op, int images) {
     const Op *o = &context->program->ops[op];
-    const Tensor *input = cuda_shape(context, o->input);
+    const Tensor *input = nn_cuda_shape(context, o->input);
     return (HeadShape){.images = images,
                        .pixels = input->height * input->width,
                        .channels = input->channels,
@@ -16,48 +16,49 @@ static HeadShape shape_of(const Context *context, int op, int images) {
 static HeadBuffers buffers_of(const Context *context, int op) {
     const Op *o = &context->program->ops[op];
     const OpState *state = &context->states[op];
-    size_t pooled = (size_t)context->program->batch * (size_t)cuda_shape(context, o->input)->channels;
-    return (HeadBuffers){.input = cuda_tensor(context, o->input),
-                         .weights = model_parameter_data(context->model) + o->weight,
+    size_t pooled = (size_t)context->program->batch * (size_t)nn_cuda_shape(context, o->input)->channels;
+    return (HeadBuffers){.input = nn_cuda_tensor(context, o->input),
+                         .weights = nn_model_parameter_data(context->model) + o->weight,
                          .labels = context->labels,
-                         .input_gradient = o->input_gradient < 0 ? NULL : cuda_tensor(context, o->input_gradient),
+                         .input_gradient = o->input_gradient < 0 ? NULL : nn_cuda_tensor(context, o->input_gradient),
                          .losses = context->losses,
                          .pooled = state->partials,
                          .gradients = state->partials + pooled,
                          .records = (HeadRecord *)(void *)state->terms};
 }
 
-Status cuda_head_op_create(Context *context, int op) {
+Status nn_cuda_head_op_create(Context *context, int op) {
     OpState *state = &context->states[op];
     size_t batch = (size_t)context->program->batch;
     if (!context->program->training) return STATUS_OK;
     HeadShape shape = shape_of(context, op, 0);
     size_t floats = batch * (size_t)(shape.channels + shape.classes);
-    TRY(cuda_context_alloc(context, floats * sizeof(float), &state->partials));
-    return cuda_context_alloc(context, batch * sizeof(HeadRecord), &state->terms);
+    TRY(nn_cuda_context_alloc(context, floats * sizeof(float), &state->partials));
+    return nn_cuda_context_alloc(context, batch * sizeof(HeadRecord), &state->terms);
 }
 
-Status cuda_pass_head_evaluate(Context *context, const Job *job, int op) {
+Status nn_cuda_pass_head_evaluate(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
     HeadShape shape = shape_of(context, op, job->count);
-    const float *weights = model_parameter_data(context->model) + o->weight;
-    return cuda_head_evaluate(&shape, cuda_tensor(context, o->input), weights, context->logits, context->stream);
+    const float *weights = nn_model_parameter_data(context->model) + o->weight;
+    return nn_cuda_head_evaluate(&shape, nn_cuda_tensor(context, o->input), weights, context->logits, context->stream);
 }
 
-Status cuda_pass_head_train(Context *context, const Job *job, int op) {
+Status nn_cuda_pass_head_train(Context *context, const Job *job, int op) {
     HeadShape shape = shape_of(context, op, job->count);
     HeadBuffers buffers = buffers_of(context, op);
     context->gradient_factor = job->options->reduction == LOSS_MEAN ? 1.0f / (float)job->count : 1.0f;
-    return cuda_head_train(&shape, &buffers, job->options->label_smoothing, context->stream);
+    return nn_cuda_head_train(&shape, &buffers, job->options->label_smoothing, context->stream);
 }
 
-Status cuda_pass_head_close(Context *context, const Job *job, int op) {
+Status nn_cuda_pass_head_close(Context *context, const Job *job, int op) {
     HeadShape shape = shape_of(context, op, job->count);
     HeadBuffers buffers = buffers_of(context, op);
-    float *gradient = model_gradient_data(context->model) + context->program->ops[op].weight;
-    return cuda_head_close(&shape, &buffers, context->gradient_factor, gradient, context->totals, context->stream);
+    float *gradient = nn_model_gradient_data(context->model) + context->program->ops[op].weight;
+    return nn_cuda_head_close(&shape, &buffers, context->gradient_factor, gradient, context->totals, context->stream);
 }
 
-Status cuda_store_totals(Context *context, StepTotals *to, const int32_t *index) {
-    return cuda_head_store_totals(context->totals, to, index, model_gradient_data(context->model), context->stream);
+Status nn_cuda_store_totals(Context *context, NnStepTotals *to, const int32_t *index) {
+    return nn_cuda_head_store_totals(context->totals, to, index, nn_model_gradient_data(context->model),
+                                     context->stream);
 }

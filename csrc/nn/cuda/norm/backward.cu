@@ -358,14 +358,14 @@ static Status launch_backward(const NormShape *shape, const NormBackward &args, 
     return LAUNCH_AFTER(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, windows);
 }
 
-extern "C" Status cuda_norm_reduce(const NormShape *shape, NormReduce args, DeviceStream *stream) {
+extern "C" Status nn_cuda_norm_reduce(const NormShape *shape, NormReduce args, DeviceStream *stream) {
     DISPATCH_STORAGE(shape->precision, T, {
         DISPATCH_ACTIVATION(shape->activation, A, { return launch_reduce<T, A>(shape, args, stream); });
     });
     return STATUS_OK;
 }
 
-extern "C" Status cuda_norm_backward(const NormShape *shape, NormBackward args, DeviceStream *stream) {
+extern "C" Status nn_cuda_norm_backward(const NormShape *shape, NormBackward args, DeviceStream *stream) {
     DISPATCH_STORAGE(shape->precision, T, {
         DISPATCH_ACTIVATION(shape->activation, A, { return launch_backward<T, A>(shape, args, stream); });
     });

@@ -12,7 +12,7 @@ __global__ void close_running(NormRunning running) {
     }
 }
 
-extern "C" Status cuda_norm_running(const NormRunning *running, DeviceStream *stream) {
+extern "C" Status nn_cuda_norm_running(const NormRunning *running, DeviceStream *stream) {
     int most = 0;
     for (int i = 0; i < running->count; i++) most = running->channels[i] > most ? running->channels[i] : most;
     dim3 grid((unsigned)ceil_div((size_t)most, CLOSE_CHANNELS), (unsigned)running->count);

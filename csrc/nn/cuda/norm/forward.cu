@@ -263,8 +263,8 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
 
 /* ---- launchers ---------------------------------------------------------------------------------------------------*/
 
-extern "C" Status cuda_norm_statistics(const NormShape *shape, const void *input, void *pooled, uint8_t *index,
-                                       NormClose close, DeviceStream *stream) {
+extern "C" Status nn_cuda_norm_statistics(const NormShape *shape, const void *input, void *pooled, uint8_t *index,
+                                          NormClose close, DeviceStream *stream) {
     Grid grid = statistics_grid(shape);
     DISPATCH_STORAGE(shape->precision, T, {
         const T *from = static_cast<const T *>(input);
@@ -283,7 +283,7 @@ extern "C" Status cuda_norm_statistics(const NormShape *shape, const void *input
     return STATUS_OK;
 }
 
-extern "C" Status cuda_norm_apply(const NormShape *shape, NormApply args, DeviceStream *stream) {
+extern "C" Status nn_cuda_norm_apply(const NormShape *shape, NormApply args, DeviceStream *stream) {
     bool residual = args.residual != nullptr;
     Grid grid = make_grid(shape, saved_pixels_of(shape), APPLY_UNROLL, MAP_THREADS, MAP_BLOCKS);
     DISPATCH_STORAGE(shape->precision, T, {
@@ -297,7 +297,7 @@ extern "C" Status cuda_norm_apply(const NormShape *shape, NormApply args, Device
     return STATUS_OK;
 }
 
-extern "C" Status cuda_norm_apply_pooled(const NormShape *shape, NormApply args, DeviceStream *stream) {
+extern "C" Status nn_cuda_norm_apply_pooled(const NormShape *shape, NormApply args, DeviceStream *stream) {
     Grid grid = make_grid(shape, pooled_pixels_of(shape), 1, MAP_THREADS, MAP_BLOCKS);
     Windows windows = make_windows(shape, false);
     bool before = shape->pool_place == POOL_BEFORE_NORM, two = shape->pool == 2;

@@ -241,7 +241,7 @@ __device__ static __forceinline__ float *partial_zero(float *partials, int chann
 __device__ static __forceinline__ float *partial_count(float *partials, int channels, unsigned blocks, unsigned block) {
     return partial_zero(partials, channels, blocks) + channels + block;
 }
-/* At the end of all that cuda_norm_partial_elems makes room for: how many blocks of each tile are done. */
+/* At the end of all that nn_cuda_norm_partial_elems makes room for: how many blocks of each tile are done. */
 __device__ static __forceinline__ unsigned *partial_arrivals(float *partials, int channels) {
     return reinterpret_cast<unsigned *>(partials + (size_t)NORM_MOST_BLOCKS * (2 * (size_t)channels + 1)) +
            2 * channels;

@@ -24,7 +24,7 @@ typedef struct NormShape {
 /* Partial sums that blocks leave for the last of them: room for them, in floats. Zero before
  * the first use. */
 #define NORM_MOST_BLOCKS 264
-static inline size_t cuda_norm_partial_elems(int channels) {
+static inline size_t nn_cuda_norm_partial_elems(int channels) {
     return (size_t)NORM_MOST_BLOCKS * (2 * (size_t)channels + 1) + 3 * (size_t)channels;
 }
 
@@ -37,8 +37,8 @@ typedef struct NormClose {
 } NormClose;
 
 /* Statistics of `input`, or of its pool, which goes with the elements' indices to `pooled` and `index`; closed. */
-Status cuda_norm_statistics(const NormShape *shape, const void *input, void *pooled, uint8_t *index, NormClose close,
-                            DeviceStream *stream);
+Status nn_cuda_norm_statistics(const NormShape *shape, const void *input, void *pooled, uint8_t *index, NormClose close,
+                               DeviceStream *stream);
 
 /* Running statistics of several norms to terms; reads no partial sums. */
 #define NORM_RUNNING_MOST 16
@@ -47,7 +47,7 @@ typedef struct NormRunning {
     int channels[NORM_RUNNING_MOST];
     NormClose norms[NORM_RUNNING_MOST];
 } NormRunning;
-Status cuda_norm_running(const NormRunning *running, DeviceStream *stream);
+Status nn_cuda_norm_running(const NormRunning *running, DeviceStream *stream);
 
 /* Activation of the normalised input, with a residual added before or after it. */
 typedef struct NormApply {
@@ -58,9 +58,9 @@ typedef struct NormApply {
     ResidualPlace place;
 } NormApply;
 /* The input is what was normalised: a pool before the norm has been done. */
-Status cuda_norm_apply(const NormShape *shape, NormApply apply, DeviceStream *stream);
+Status nn_cuda_norm_apply(const NormShape *shape, NormApply apply, DeviceStream *stream);
 /* The same and the pool in one, wherever it is; a residual only if it is before the norm. */
-Status cuda_norm_apply_pooled(const NormShape *shape, NormApply apply, DeviceStream *stream);
+Status nn_cuda_norm_apply_pooled(const NormShape *shape, NormApply apply, DeviceStream *stream);
 
 /* dz = gradient * activation'(z), and its sums, which become the tilt and base terms and, times the factor, the
  * parameters' gradients. */
@@ -76,7 +76,7 @@ typedef struct NormReduce {
     float *scale_gradient, *bias_gradient; /* scale_gradient NULL: not wanted */
     float factor;
 } NormReduce;
-Status cuda_norm_reduce(const NormShape *shape, NormReduce reduce, DeviceStream *stream);
+Status nn_cuda_norm_reduce(const NormShape *shape, NormReduce reduce, DeviceStream *stream);
 
 typedef struct NormBackward {
     const void *saved, *gradient; /* gradient of the output; if the shape's activation is NONE: dz itself */
@@ -84,6 +84,6 @@ typedef struct NormBackward {
     const float *terms;
     void *input_gradient; /* every element is written, also those that no window covers */
 } NormBackward;
-Status cuda_norm_backward(const NormShape *shape, NormBackward backward, DeviceStream *stream);
+Status nn_cuda_norm_backward(const NormShape *shape, NormBackward backward, DeviceStream *stream);
 
 #endif

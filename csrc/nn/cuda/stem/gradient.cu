@@ -231,7 +231,7 @@ __global__ void __launch_bounds__(THREADS, CHANNELS > 0 && !RECOMPUTE ? 2 : 1)
                        float *partials) {
     grid_begin();
     DYNAMIC_SHARED(float4, patch);
-    constexpr int MOST_CHANNELS = CHANNELS > 0 ? CHANNELS : MODEL_MAX_IMAGE_CHANNELS;
+    constexpr int MOST_CHANNELS = CHANNELS > 0 ? CHANNELS : NN_MAX_IMAGE_CHANNELS;
     const int kernel = KERNEL > 0 ? KERNEL : shape.kernel, stride = STRIDE > 0 ? STRIDE : shape.stride;
     const int elems = t.taps * t.groups * LANES;
     float *packed = reinterpret_cast<float *>(patch + t.patch_height * t.patch_width);
@@ -316,7 +316,7 @@ static size_t packed_bytes(const StemShape *shape, const Tiling *t) {
     return shape->activation == ACTIVATION_NONE ? 0 : (size_t)filter_elems(*t) * sizeof(float);
 }
 
-extern "C" Status cuda_stem_partial_elems(const StemShape *shape, size_t *out) {
+extern "C" Status nn_cuda_stem_partial_elems(const StemShape *shape, size_t *out) {
     Tiling bias = tile(shape, PATCH_BYTES, BIAS_THREADS), filter = tile(shape, FILTER_PATCH_BYTES, THREADS);
     unsigned bias_blocks = 0, filter_blocks = 0;
     TRY(walkers(&bias, BIAS_BLOCKS, &bias_blocks));
@@ -329,19 +329,19 @@ extern "C" Status cuda_stem_partial_elems(const StemShape *shape, size_t *out) {
     size_t each = (size_t)shape->out_channels * (size_t)(shape->kernel * shape->kernel * shape->channels);
     size_t matrix_bias = STEM_MATRIX_BIAS_BLOCKS * (size_t)multiprocessors * (size_t)shape->out_channels;
     size_t matrix_filters = STEM_MATRIX_FILTER_BLOCKS * (size_t)multiprocessors * each;
-    if (cuda_stem_matrix_fits(shape) && *out < matrix_bias) *out = matrix_bias;
-    if (cuda_stem_matrix_fits_filters(shape) && *out < matrix_filters) *out = matrix_filters;
+    if (nn_cuda_stem_matrix_fits(shape) && *out < matrix_bias) *out = matrix_bias;
+    if (nn_cuda_stem_matrix_fits_filters(shape) && *out < matrix_filters) *out = matrix_filters;
     return STATUS_OK;
 }
 
-extern "C" Status cuda_stem_bias_gradient(const StemShape *shape, const StemSource *source, StemFilters filters,
-                                          const void *output_gradient, float factor, float *partials, float *gradient,
-                                          DeviceStream *stream) {
+extern "C" Status nn_cuda_stem_bias_gradient(const StemShape *shape, const StemSource *source, StemFilters filters,
+                                             const void *output_gradient, float factor, float *partials,
+                                             float *gradient, DeviceStream *stream) {
     unsigned blocks = 0, multiprocessors = 0;
-    if (cuda_stem_matrix_fits(shape) && shape->activation != ACTIVATION_NONE) {
+    if (nn_cuda_stem_matrix_fits(shape) && shape->activation != ACTIVATION_NONE) {
         TRY(multiprocessor_count(&multiprocessors));
-        TRY(cuda_stem_matrix_bias_gradient(shape, source, filters, output_gradient,
-                                           STEM_MATRIX_BIAS_BLOCKS * multiprocessors, partials, &blocks, stream));
+        TRY(nn_cuda_stem_matrix_bias_gradient(shape, source, filters, output_gradient,
+                                              STEM_MATRIX_BIAS_BLOCKS * multiprocessors, partials, &blocks, stream));
         return close_eights(partials, blocks, 1, shape, factor, gradient, stream);
     }
     Tiling t = tile(shape, PATCH_BYTES, BIAS_THREADS);
@@ -364,14 +364,14 @@ static int filter_threads(const StemShape *shape, const Tiling *t) {
     return units > threads ? ceil_divide(units, WARP) * WARP : threads;
 }
 
-extern "C" Status cuda_stem_filter_gradient(const StemShape *shape, const StemSource *source, StemFilters filters,
-                                            const void *output_gradient, float factor, float *partials, float *gradient,
-                                            DeviceStream *stream) {
+extern "C" Status nn_cuda_stem_filter_gradient(const StemShape *shape, const StemSource *source, StemFilters filters,
+                                               const void *output_gradient, float factor, float *partials,
+                                               float *gradient, DeviceStream *stream) {
     unsigned blocks = 0, multiprocessors = 0;
-    if (cuda_stem_matrix_fits_filters(shape)) {
+    if (nn_cuda_stem_matrix_fits_filters(shape)) {
         TRY(multiprocessor_count(&multiprocessors));
-        TRY(cuda_stem_matrix_filter_gradient(shape, source, output_gradient,
-                                             STEM_MATRIX_FILTER_BLOCKS * multiprocessors, partials, &blocks, stream));
+        TRY(nn_cuda_stem_matrix_filter_gradient(
+            shape, source, output_gradient, STEM_MATRIX_FILTER_BLOCKS * multiprocessors, partials, &blocks, stream));
         return close_eights(partials, blocks, shape->kernel * shape->kernel * shape->channels, shape, factor, gradient,
                             stream);
     }

@@ -457,9 +457,9 @@ static bool fits(const StemShape *shape) {
            device_has_matrices();
 }
 
-extern "C" bool cuda_stem_matrix_fits(const StemShape *shape) { return tiles_of(shape) > 0 && fits(shape); }
+extern "C" bool nn_cuda_stem_matrix_fits(const StemShape *shape) { return tiles_of(shape) > 0 && fits(shape); }
 
-extern "C" bool cuda_stem_matrix_fits_filters(const StemShape *shape) {
+extern "C" bool nn_cuda_stem_matrix_fits_filters(const StemShape *shape) {
     return shape->activation == ACTIVATION_NONE && shape->out_channels % FILTER_CHANNELS == 0 &&
            shape->out_width <= FILTER_OUTPUTS && fits(shape);
 }
@@ -495,8 +495,8 @@ static Bands bands_for(const StemShape *shape) {
         }                                                                                                              \
     } while (0)
 
-extern "C" Status cuda_stem_matrix_forward(const StemShape *shape, const StemSource *source, StemFilters filters,
-                                           void *output, DeviceStream *stream) {
+extern "C" Status nn_cuda_stem_matrix_forward(const StemShape *shape, const StemSource *source, StemFilters filters,
+                                              void *output, DeviceStream *stream) {
     Bands b = bands_for(shape);
     int tiles = tiles_of(shape);
     dim3 grid((unsigned)(b.images * b.count), (unsigned)(shape->out_channels / (8 * tiles)));
@@ -513,9 +513,9 @@ static unsigned blocks_of(const Bands *b, unsigned most) {
     return (unsigned)(tiles < most ? tiles : most);
 }
 
-extern "C" Status cuda_stem_matrix_bias_gradient(const StemShape *shape, const StemSource *source, StemFilters filters,
-                                                 const void *output_gradient, unsigned most, float *partials,
-                                                 unsigned *blocks, DeviceStream *stream) {
+extern "C" Status nn_cuda_stem_matrix_bias_gradient(const StemShape *shape, const StemSource *source,
+                                                    StemFilters filters, const void *output_gradient, unsigned most,
+                                                    float *partials, unsigned *blocks, DeviceStream *stream) {
     Bands b = bands_for(shape);
     int tiles = tiles_of(shape);
     *blocks = blocks_of(&b, most);
@@ -528,9 +528,9 @@ extern "C" Status cuda_stem_matrix_bias_gradient(const StemShape *shape, const S
     return STATUS_OK;
 }
 
-extern "C" Status cuda_stem_matrix_filter_gradient(const StemShape *shape, const StemSource *source,
-                                                   const void *output_gradient, unsigned most, float *partials,
-                                                   unsigned *blocks, DeviceStream *stream) {
+extern "C" Status nn_cuda_stem_matrix_filter_gradient(const StemShape *shape, const StemSource *source,
+                                                      const void *output_gradient, unsigned most, float *partials,
+                                                      unsigned *blocks, DeviceStream *stream) {
     Bands b = bands_of(shape, FILTER_OUTPUTS / shape->out_width);
     int room = ceil_divide(b.rows * shape->out_width, FILTER_STEP) * FILTER_STEP * DY_PIECES;
     size_t shared = pixel_bytes(&b) + (size_t)(2 * room) * sizeof(uint4);

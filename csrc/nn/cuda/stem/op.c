@@ -12,12 +12,12 @@ static bool keeps_images(const Context *context) {
 
 static StemShape shape_of(const Context *context, int op, int images) {
     const Op *o = &context->program->ops[op];
-    const Tensor *output = cuda_shape(context, o->output);
+    const Tensor *output = nn_cuda_shape(context, o->output);
     return (StemShape){.images = images,
                        .out_height = output->height,
                        .out_width = output->width,
                        .out_channels = output->channels,
-                       .channels = cuda_shape(context, o->input)->channels,
+                       .channels = nn_cuda_shape(context, o->input)->channels,
                        .kernel = o->node.kernel,
                        .stride = o->node.stride,
                        .activation = o->node.activation,
@@ -26,14 +26,14 @@ static StemShape shape_of(const Context *context, int op, int images) {
 
 static StemFilters filters_of(const Context *context, int op) {
     const Op *o = &context->program->ops[op];
-    const float *parameters = model_parameter_data(context->model);
+    const float *parameters = nn_model_parameter_data(context->model);
     return (StemFilters){.weights = parameters + o->weight, .bias = o->bias == SIZE_MAX ? NULL : parameters + o->bias};
 }
 
 /* The images of the call, in the caller's type and layout. */
-static StemSource source_of_batch(const Context *context, const Images *images, int op) {
+static StemSource source_of_batch(const Context *context, const NnImages *images, int op) {
     const Op *o = &context->program->ops[op];
-    const Tensor *input = cuda_shape(context, o->input);
+    const Tensor *input = nn_cuda_shape(context, o->input);
     int border = o->node.padding, height = input->height - 2 * border, width = input->width - 2 * border;
     bool planar = images->layout == PIXELS_NCHW;
     StemSource source = {.data = context->images,
@@ -58,8 +58,8 @@ static StemSource source_of_batch(const Context *context, const Images *images, 
 /* Their float32 copy, whose frame of zeros is part of it. */
 static StemSource source_of_copy(const Context *context, int op) {
     const Op *o = &context->program->ops[op];
-    const Tensor *input = cuda_shape(context, o->input);
-    return (StemSource){.data = cuda_tensor(context, o->input),
+    const Tensor *input = nn_cuda_shape(context, o->input);
+    return (StemSource){.data = nn_cuda_tensor(context, o->input),
                         .type = PIXELS_F32,
                         .height = input->height,
                         .width = input->width,
@@ -73,40 +73,40 @@ static StemSource source_of(const Context *context, const Job *job, int op) {
     return keeps_images(context) ? source_of_copy(context, op) : source_of_batch(context, job->images, op);
 }
 
-Status cuda_stem_op_create(Context *context, int op) {
+Status nn_cuda_stem_op_create(Context *context, int op) {
     size_t elems = 0;
     if (!context->program->training) return STATUS_OK;
     StemShape shape = shape_of(context, op, context->program->batch);
-    TRY(cuda_stem_partial_elems(&shape, &elems));
-    return cuda_context_alloc(context, elems * sizeof(float), &context->states[op].partials);
+    TRY(nn_cuda_stem_partial_elems(&shape, &elems));
+    return nn_cuda_context_alloc(context, elems * sizeof(float), &context->states[op].partials);
 }
 
-Status cuda_pass_load(Context *context, const Job *job, int op) {
+Status nn_cuda_pass_load(Context *context, const Job *job, int op) {
     if (!keeps_images(context)) return STATUS_OK;
     StemSource source = source_of_batch(context, job->images, op);
-    float *to = cuda_tensor(context, context->program->ops[op].input);
-    return cuda_stem_load(&source, job->count, to, context->stream);
+    float *to = nn_cuda_tensor(context, context->program->ops[op].input);
+    return nn_cuda_stem_load(&source, job->count, to, context->stream);
 }
 
-Status cuda_pass_stem_forward(Context *context, const Job *job, int op) {
+Status nn_cuda_pass_stem_forward(Context *context, const Job *job, int op) {
     StemShape shape = shape_of(context, op, job->count);
     StemSource source = source_of(context, job, op);
-    void *output = cuda_tensor(context, context->program->ops[op].output);
-    return cuda_stem_forward(&shape, &source, filters_of(context, op), output, context->stream);
+    void *output = nn_cuda_tensor(context, context->program->ops[op].output);
+    return nn_cuda_stem_forward(&shape, &source, filters_of(context, op), output, context->stream);
 }
 
-Status cuda_pass_stem_backward(Context *context, const Job *job, int op) {
+Status nn_cuda_pass_stem_backward(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
     StemShape shape = shape_of(context, op, job->count);
     StemSource source = source_of(context, job, op);
     StemFilters filters = filters_of(context, op);
-    const void *gradient = cuda_tensor(context, o->output_gradient);
-    float *partials = context->states[op].partials, *to = model_gradient_data(context->model);
+    const void *gradient = nn_cuda_tensor(context, o->output_gradient);
+    float *partials = context->states[op].partials, *to = nn_model_gradient_data(context->model);
     if (o->train_filters) {
-        TRY(cuda_stem_filter_gradient(&shape, &source, filters, gradient, context->gradient_factor, partials,
-                                      to + o->weight, context->stream));
+        TRY(nn_cuda_stem_filter_gradient(&shape, &source, filters, gradient, context->gradient_factor, partials,
+                                         to + o->weight, context->stream));
     }
     if (!o->train_bias) return STATUS_OK;
-    return cuda_stem_bias_gradient(&shape, &source, filters, gradient, context->gradient_factor, partials, to + o->bias,
-                                   context->stream);
+    return nn_cuda_stem_bias_gradient(&shape, &source, filters, gradient, context->gradient_factor, partials,
+                                      to + o->bias, context->stream);
 }

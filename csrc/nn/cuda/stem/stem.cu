@@ -50,16 +50,16 @@ __global__ void stem_load_kernel(StemSource source, size_t pixels, float *to) {
     }
 }
 
-extern "C" Status cuda_stem_load(const StemSource *source, int images, float *to, DeviceStream *stream) {
+extern "C" Status nn_cuda_stem_load(const StemSource *source, int images, float *to, DeviceStream *stream) {
     int height = source->height + 2 * source->border, width = source->width + 2 * source->border;
     size_t pixels = (size_t)images * (size_t)height * (size_t)width, blocks = ceil_div(pixels, THREADS);
     if (blocks > 65536) blocks = 65536;
     return LAUNCH_AFTER(stem_load_kernel, (unsigned)blocks, THREADS, 0, stream, *source, pixels, to);
 }
 
-extern "C" Status cuda_stem_forward(const StemShape *shape, const StemSource *source, StemFilters filters, void *output,
-                                    DeviceStream *stream) {
-    if (cuda_stem_matrix_fits(shape)) return cuda_stem_matrix_forward(shape, source, filters, output, stream);
+extern "C" Status nn_cuda_stem_forward(const StemShape *shape, const StemSource *source, StemFilters filters,
+                                       void *output, DeviceStream *stream) {
+    if (nn_cuda_stem_matrix_fits(shape)) return nn_cuda_stem_matrix_forward(shape, source, filters, output, stream);
     Tiling t = tile(shape, PATCH_BYTES, THREADS);
     dim3 grid((unsigned)tile_count(&t), (unsigned)t.chunks);
     size_t shared = patch_bytes(&t) + (size_t)filter_elems(t) * sizeof(float);

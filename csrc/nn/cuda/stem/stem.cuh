@@ -220,7 +220,7 @@ __device__ __forceinline__ void convolve(const StemShape &shape, const Tiling &t
             for (int row = 0; row < COUNT; row++) pixels[row] = from[(row * stride + ky) * t.patch_width + kx];
             const float *tap = packed + (ky * kernel + kx) * channels * t.groups * LANES;
 #pragma unroll
-            for (int channel = 0; channel < MODEL_MAX_IMAGE_CHANNELS; channel++) {
+            for (int channel = 0; channel < NN_MAX_IMAGE_CHANNELS; channel++) {
                 if (channel >= channels) break;
                 float weights[LANES];
                 load_lanes(tap + channel * t.groups * LANES, t.groups, weights);

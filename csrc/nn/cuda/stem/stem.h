@@ -12,8 +12,8 @@ typedef struct StemSource {
     int border;
     int row, column, channel; /* distances in elements; dense images */
     bool mirror;
-    int shift_y, shift_x;                                                   /* see Images */
-    float mean[MODEL_MAX_IMAGE_CHANNELS], factor[MODEL_MAX_IMAGE_CHANNELS]; /* of PIXELS_U8 */
+    int shift_y, shift_x;                                             /* see Images */
+    float mean[NN_MAX_IMAGE_CHANNELS], factor[NN_MAX_IMAGE_CHANNELS]; /* of PIXELS_U8 */
 } StemSource;
 
 typedef struct StemShape {
@@ -30,21 +30,21 @@ typedef struct StemFilters {
 } StemFilters;
 
 /* Images with their frame, float32: (images, height + 2 border, width + 2 border, channels). */
-Status cuda_stem_load(const StemSource *source, int images, float *to, DeviceStream *stream);
+Status nn_cuda_stem_load(const StemSource *source, int images, float *to, DeviceStream *stream);
 
-Status cuda_stem_forward(const StemShape *shape, const StemSource *source, StemFilters filters, void *output,
-                         DeviceStream *stream);
+Status nn_cuda_stem_forward(const StemShape *shape, const StemSource *source, StemFilters filters, void *output,
+                            DeviceStream *stream);
 
 /* Floats of partial sums that the gradients need for up to this many images. */
-Status cuda_stem_partial_elems(const StemShape *shape, size_t *out);
+Status nn_cuda_stem_partial_elems(const StemShape *shape, size_t *out);
 
 /* `gradient`, overwritten, becomes `factor` times the gradient of the filters, of the bias. Sums are taken in an order
  * that depends on the shape and the device alone. */
-Status cuda_stem_filter_gradient(const StemShape *shape, const StemSource *source, StemFilters filters,
-                                 const void *output_gradient, float factor, float *partials, float *gradient,
-                                 DeviceStream *stream);
-Status cuda_stem_bias_gradient(const StemShape *shape, const StemSource *source, StemFilters filters,
-                               const void *output_gradient, float factor, float *partials, float *gradient,
-                               DeviceStream *stream);
+Status nn_cuda_stem_filter_gradient(const StemShape *shape, const StemSource *source, StemFilters filters,
+                                    const void *output_gradient, float factor, float *partials, float *gradient,
+                                    DeviceStream *stream);
+Status nn_cuda_stem_bias_gradient(const StemShape *shape, const StemSource *source, StemFilters filters,
+                                  const void *output_gradient, float factor, float *partials, float *gradient,
+                                  DeviceStream *stream);
 
 #endif
