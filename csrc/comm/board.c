@@ -67,26 +67,26 @@ static Status post_remote(const Round *round, const void *mine) {
     if (round->bytes > 0) memcpy(frame + SEGMENT_FRAME_BYTES + sizeof post, mine, round->bytes);
     size_t size = SEGMENT_FRAME_BYTES + sizeof post + round->bytes;
     for (int rank = 0; rank < comm->size; rank++) {
-        if (comm->places[rank].seat < 0) TRY(net_post(comm->net, rank, NET_BOARD, frame, size));
+        if (comm->places[rank].seat < 0) TRY(comm_net_post(comm->net, rank, NET_BOARD, frame, size));
     }
     return STATUS_OK;
 }
 
 static Status post(const Round *round, const void *mine) {
     Comm *comm = round->comm;
-    BoardPost *board = &segment_seat(&comm->segment, comm->segment.seat)->board[comm->round & 1];
+    BoardPost *board = &comm_segment_seat(&comm->segment, comm->segment.seat)->board[comm->round & 1];
     board->key = round->key;
     if (round->bytes > 0) memcpy(board->data, mine, round->bytes);
     atomic_store_explicit(&board->round, comm->round, memory_order_release);
     for (int seat = 0; seat < comm->segment.seats; seat++) {
-        if (seat != comm->segment.seat) segment_ring(&comm->segment, seat);
+        if (seat != comm->segment.seat) comm_segment_ring(&comm->segment, seat);
     }
     return comm->net == NULL ? STATUS_OK : post_remote(round, mine);
 }
 
 static bool look_local(Round *round, int rank) {
     Comm *comm = round->comm;
-    const BoardPost *board = &segment_seat(&comm->segment, comm->places[rank].seat)->board[comm->round & 1];
+    const BoardPost *board = &comm_segment_seat(&comm->segment, comm->places[rank].seat)->board[comm->round & 1];
     if (atomic_load_explicit(&board->round, memory_order_acquire) != comm->round) return false;
     accept(round, rank, &board->key, board->data);
     return true;
@@ -94,9 +94,9 @@ static bool look_local(Round *round, int rank) {
 
 static Status look_remote(Round *round, int rank, bool *got) {
     Comm *comm = round->comm;
-    NetFrame frame;
+    CommNetFrame frame;
     *got = false;
-    TRY(net_take(comm->net, rank, NET_BOARD, &frame));
+    TRY(comm_net_take(comm->net, rank, NET_BOARD, &frame));
     if (frame.frame == NULL) return STATUS_OK;
     RemotePost remote;
     size_t least = SEGMENT_FRAME_BYTES + sizeof remote;
@@ -109,7 +109,7 @@ static Status look_remote(Round *round, int rank, bool *got) {
     }
     accept(round, rank, &remote.key, frame.frame + least);
     *got = true;
-    net_release(comm->net, rank, NET_BOARD, frame.window);
+    comm_net_release(comm->net, rank, NET_BOARD, frame.window);
     return STATUS_OK;
 }
 
@@ -123,7 +123,7 @@ static Status look(Round *round, bool *seen) {
         } else {
             TRY(look_remote(round, rank, &seen[rank]));
         }
-        if (!seen[rank]) wait_want(comm, rank, NET_BOARD);
+        if (!seen[rank]) comm_wait_want(comm, rank, NET_BOARD);
     }
     return STATUS_OK;
 }
@@ -135,7 +135,7 @@ static Status last_look(Round *round, bool *seen) {
     int64_t until = clock_now_ns() + (round->comm->net == NULL ? 0 : OVERTAKEN_NS);
     Status status = STATUS_OK;
     do {
-        if (round->comm->net != NULL) status = net_progress(round->comm->net);
+        if (round->comm->net != NULL) status = comm_net_progress(round->comm->net);
         if (status == STATUS_OK) status = look(round, seen);
         if (status == STATUS_OK && round->missing == 0) return STATUS_OK;
         sched_yield();
@@ -165,8 +165,8 @@ static Status fail_differs(const Round *round) {
                          round->differs);
 }
 
-Status board_round(Comm *comm, BoardKind kind, int root, uint64_t total_bytes, const void *mine, size_t bytes,
-                   void *all) {
+Status comm_board_round(Comm *comm, BoardKind kind, int root, uint64_t total_bytes, const void *mine, size_t bytes,
+                        void *all) {
     if (all != NULL && bytes > 0) memcpy((unsigned char *)all + (size_t)comm->rank * bytes, mine, bytes);
     comm->round++;
     if (comm->size == 1) return STATUS_OK;
@@ -185,7 +185,7 @@ Status board_round(Comm *comm, BoardKind kind, int root, uint64_t total_bytes, c
 
 Status comm_barrier(Comm *comm) {
     TRY(comm_begin(comm, "barrier", 0));
-    return comm_end(comm, board_round(comm, BOARD_BARRIER, -1, 0, NULL, 0, NULL));
+    return comm_end(comm, comm_board_round(comm, BOARD_BARRIER, -1, 0, NULL, 0, NULL));
 }
 
 static Status compare(const Comm *comm, const void *header, size_t bytes, const unsigned char *all) {
@@ -203,7 +203,7 @@ static Status compare(const Comm *comm, const void *header, size_t bytes, const 
 }
 
 static Status agree(Comm *comm, const void *header, size_t bytes) {
-    TRY(board_round(comm, BOARD_AGREE, -1, bytes, header, bytes, comm->blocks));
+    TRY(comm_board_round(comm, BOARD_AGREE, -1, bytes, header, bytes, comm->blocks));
     return compare(comm, header, bytes, comm->blocks);
 }
 

@@ -25,7 +25,7 @@ static Status send_all(Comm *comm, const unsigned char *data, size_t bytes) {
         CommSlot slot;
         TRY(comm_acquire(comm, &slot));
         memcpy(slot.data, data + done, part);
-        TRY(stream_publish(comm, &slot, part, step, COMM_INTERNAL_LANE, comm->others, comm->size - 1));
+        TRY(comm_stream_publish(comm, &slot, part, step, COMM_INTERNAL_LANE, comm->others, comm->size - 1));
         done += part;
         TRY(comm_progress(comm));
     }
@@ -36,7 +36,7 @@ static Status receive_all(Comm *comm, int root, unsigned char *data, size_t byte
     for (size_t done = 0, step = 0; done < bytes; step++) {
         size_t part = slice_bytes(comm, done, bytes);
         CommSlice slice;
-        TRY(stream_receive(comm, root, COMM_INTERNAL_LANE, &slice));
+        TRY(comm_stream_receive(comm, root, COMM_INTERNAL_LANE, &slice));
         TRY(check_slice(&slice, step, part));
         memcpy(data + done, slice.data, part);
         comm_release(comm, &slice);
@@ -47,11 +47,11 @@ static Status receive_all(Comm *comm, int root, unsigned char *data, size_t byte
 
 static Status broadcast(Comm *comm, int root, void *data, size_t bytes) {
     if (bytes <= COMM_HEADER_BYTES) {
-        TRY(board_round(comm, BOARD_BROADCAST, root, bytes, data, bytes, comm->blocks));
+        TRY(comm_board_round(comm, BOARD_BROADCAST, root, bytes, data, bytes, comm->blocks));
         if (bytes > 0) memcpy(data, comm->blocks + (size_t)root * bytes, bytes);
         return STATUS_OK;
     }
-    TRY(board_round(comm, BOARD_BROADCAST, root, bytes, NULL, 0, NULL));
+    TRY(comm_board_round(comm, BOARD_BROADCAST, root, bytes, NULL, 0, NULL));
     return comm->rank == root ? send_all(comm, data, bytes) : receive_all(comm, root, data, bytes);
 }
 
@@ -80,7 +80,8 @@ static Status gather_send(Gather *g, bool *moved) {
     if (!got) return STATUS_OK;
     size_t part = slice_bytes(g->comm, g->sent, g->bytes);
     memcpy(slot.data, g->mine + g->sent, part);
-    TRY(stream_publish(g->comm, &slot, part, g->sent_steps, COMM_INTERNAL_LANE, g->comm->others, g->comm->size - 1));
+    TRY(comm_stream_publish(g->comm, &slot, part, g->sent_steps, COMM_INTERNAL_LANE, g->comm->others,
+                            g->comm->size - 1));
     g->sent += part;
     g->sent_steps++;
     *moved = true;
@@ -94,7 +95,7 @@ static Status gather_take(Gather *g, size_t steps, bool *moved) {
         if (g->next != g->comm->rank) {
             CommSlice slice;
             bool got = false;
-            TRY(stream_try_receive(g->comm, g->next, COMM_INTERNAL_LANE, &slice, &got));
+            TRY(comm_stream_try_receive(g->comm, g->next, COMM_INTERNAL_LANE, &slice, &got));
             if (!got) return STATUS_OK;
             size_t at = g->taken_steps * slot_bytes;
             TRY(check_slice(&slice, g->taken_steps, slice_bytes(g->comm, at, g->bytes)));
@@ -111,7 +112,7 @@ static Status gather_take(Gather *g, size_t steps, bool *moved) {
 }
 
 static Status allgather_large(Comm *comm, const void *mine, size_t bytes, void *all) {
-    TRY(board_round(comm, BOARD_ALLGATHER, -1, bytes, NULL, 0, NULL));
+    TRY(comm_board_round(comm, BOARD_ALLGATHER, -1, bytes, NULL, 0, NULL));
     if (comm->size == 1) return STATUS_OK;
     Gather g = {.comm = comm, .mine = mine, .all = all, .bytes = bytes};
     size_t steps = (bytes + comm_slot_bytes(comm) - 1) / comm_slot_bytes(comm);
@@ -127,7 +128,7 @@ static Status allgather_large(Comm *comm, const void *mine, size_t bytes, void *
 Status comm_allgather(Comm *comm, const void *mine, size_t bytes, void *all) {
     TRY(comm_begin(comm, "allgather", 0));
     if (bytes <= COMM_HEADER_BYTES) {
-        return comm_end(comm, board_round(comm, BOARD_ALLGATHER, -1, bytes, mine, bytes, all));
+        return comm_end(comm, comm_board_round(comm, BOARD_ALLGATHER, -1, bytes, mine, bytes, all));
     }
     memcpy((unsigned char *)all + (size_t)comm->rank * bytes, mine, bytes);
     return comm_end(comm, allgather_large(comm, mine, bytes, all));

@@ -71,23 +71,23 @@ static Status create_alone(const CommOptions *options, Comm **out) {
 }
 
 typedef struct WorldGather {
-    Net *net;
+    CommNet *net;
     int64_t deadline_ns;
     const CommHooks *hooks;
 } WorldGather;
 
 static Status gather_world(void *context, const void *mine, size_t bytes, void *all) {
     WorldGather *world = context;
-    return net_gather(world->net, mine, bytes, all, world->deadline_ns, world->hooks);
+    return comm_net_gather(world->net, mine, bytes, all, world->deadline_ns, world->hooks);
 }
 
 static Status create_from_mpi(const CommOptions *options, Comm **out) {
     Status status = STATUS_OK;
-    Net *net = NULL;
+    CommNet *net = NULL;
     int rank, size;
     double timeout_s = options->timeout_s > 0 ? options->timeout_s : COMM_DEFAULT_TIMEOUT_S;
     int64_t deadline_ns = clock_deadline_ns(timeout_s);
-    TRY_GOTO(net_create_world(deadline_ns, &options->hooks, &net, &rank, &size));
+    TRY_GOTO(comm_net_create_world(deadline_ns, &options->hooks, &net, &rank, &size));
     if (options->ranks > 0 && options->ranks != size) {
         FAIL_GOTO(STATUS_TRANSPORT,
                   "the launcher started %d ranks, but MPI knows %d (this is rank %d): the launcher and the MPI library "
@@ -112,7 +112,7 @@ static Status create_from_mpi(const CommOptions *options, Comm **out) {
         nursery.topology = (int)((int64_t)rank * options->nodes / size);
         nursery.host = hash_bytes(&nursery.topology, sizeof nursery.topology, nursery.host);
     }
-    TRY_GOTO(join_gathered(&nursery, out));
+    TRY_GOTO(comm_join_gathered(&nursery, out));
 done:
     if (status != STATUS_OK) anything_failed = true;
     return error_at_operation(status, "world");
@@ -121,22 +121,22 @@ done:
 Status comm_create_world(const CommOptions *given, Comm **out) {
     CommOptions options;
     TRY(resolve(given, &options));
-    bool alone = options.ranks == 1 && net_running_size() <= 1;
+    bool alone = options.ranks == 1 && comm_net_running_size() <= 1;
     return alone ? create_alone(&options, out) : create_from_mpi(&options, out);
 }
 
 Status comm_segment_create(int size, size_t slot_bytes, int *fd) {
-    return segment_create(size, slot_bytes > 0 ? slot_bytes : COMM_DEFAULT_SLOT_BYTES, 1, fd);
+    return comm_segment_new(size, slot_bytes > 0 ? slot_bytes : COMM_DEFAULT_SLOT_BYTES, 1, fd);
 }
 
 Status comm_attach(int fd, int rank, int size, const CommOptions *given, Comm **out) {
     CommOptions options;
-    Segment segment = {0};
+    CommSegment segment = {0};
     TRY(resolve(given, &options));
     if (options.nodes > size) FAIL(STATUS_ARGUMENT, "nodes=%d, but there are only %d ranks", options.nodes, size);
-    TRY(segment_open(fd, size, rank, 0, &segment));
-    Status status = join_segment(&segment, rank, size, &options, out);
-    if (status != STATUS_OK) segment_close(&segment, false);
+    TRY(comm_segment_open(fd, size, rank, 0, &segment));
+    Status status = comm_join_segment(&segment, rank, size, &options, out);
+    if (status != STATUS_OK) comm_segment_close(&segment, false);
     return status;
 }
 
@@ -160,7 +160,7 @@ static Status split(Comm *comm, int color, int key, Comm **out) {
                                     .slot_bytes = comm->segment.slot_bytes,
                                     .stall_s = (double)comm->stall_ns * 1e-9,
                                     .hooks = comm->hooks};
-    return join_gathered(&nursery, out);
+    return comm_join_gathered(&nursery, out);
 }
 
 Status comm_split(Comm *comm, int color, int key, Comm **out) {
@@ -174,15 +174,15 @@ void comm_destroy(Comm *comm) {
     if (comm == NULL) return;
     bool mine = comm->owner_pid == (int)getpid();
     bool quiet = true;
-    watch_remove(comm);
-    if (comm->segment.base != NULL && segment_aborted(&comm->segment) != NULL) anything_failed = true;
-    if (mine && comm->net != NULL) quiet = net_destroy(comm->net, comm->shares);
-    segment_close(&comm->segment, !quiet);
-    join_free(comm);
+    comm_watch_remove(comm);
+    if (comm->segment.base != NULL && comm_segment_aborted(&comm->segment) != NULL) anything_failed = true;
+    if (mine && comm->net != NULL) quiet = comm_net_destroy(comm->net, comm->shares);
+    comm_segment_close(&comm->segment, !quiet);
+    comm_join_free(comm);
 }
 
 void comm_finalize(void) {
-    if (!comm_aborted_here) net_finalize(anything_failed);
+    if (!comm_aborted_here) comm_net_finalize(anything_failed);
 }
 
 /* ---- asked about ---- */
@@ -244,11 +244,11 @@ size_t comm_slot_bytes(const Comm *comm) { return comm->segment.slot_bytes; }
 
 Status comm_mpi_allreduce(Comm *comm, float *data, int64_t elems) {
     if (comm->world_net == NULL) FAIL(STATUS_NOT_BUILT, "MPI_Allreduce needs ranks that mpirun started");
-    if (comm->size != net_running_size()) {
-        FAIL(STATUS_ARGUMENT, "MPI_Allreduce runs on all %d ranks of the job, not on %d", net_running_size(),
+    if (comm->size != comm_net_running_size()) {
+        FAIL(STATUS_ARGUMENT, "MPI_Allreduce runs on all %d ranks of the job, not on %d", comm_net_running_size(),
              comm->size);
     }
-    return net_world_allreduce(comm->world_net, data, elems);
+    return comm_net_world_allreduce(comm->world_net, data, elems);
 }
 
 int comm_slots(const Comm *comm) { return comm->segment.slots; }

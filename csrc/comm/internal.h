@@ -14,13 +14,13 @@
 typedef enum SlotState { SLOT_FREE, SLOT_ACQUIRED, SLOT_FLYING } SlotState;
 
 /* Where a rank sits. */
-typedef struct Place {
+typedef struct CommPlace {
     int node, local_rank;
     int seat;       /* in this rank's segment, or -1 */
     int world_rank; /* in the MPI job, or the rank itself without MPI */
     uint8_t wanted; /* a bit per lane, and NET_BOARD: asked for in vain since the last wait */
     bool warned;
-} Place;
+} CommPlace;
 
 /* How many things with a key there were. */
 typedef struct Tally {
@@ -30,14 +30,14 @@ typedef struct Tally {
 
 struct Comm {
     int rank, size, node, nodes;
-    Place *places;     /* owned, [size] */
-    int *rank_of_seat; /* owned, [segment.seats] */
-    int *others;       /* owned, [size - 1]: all ranks but this one */
-    bool *shares;      /* owned, [size]: reached through the segment */
-    Segment segment;   /* its mapping is owned */
-    Net *net;          /* owned; NULL where the segment reaches everyone */
-    Net *world_net;    /* borrowed from the process */
-    uint64_t host;     /* equal on ranks that may share a segment */
+    CommPlace *places;   /* owned, [size] */
+    int *rank_of_seat;   /* owned, [segment.seats] */
+    int *others;         /* owned, [size - 1]: all ranks but this one */
+    bool *shares;        /* owned, [size]: reached through the segment */
+    CommSegment segment; /* its mapping is owned */
+    CommNet *net;        /* owned; NULL where the segment reaches everyone */
+    CommNet *world_net;  /* borrowed from the process */
+    uint64_t host;       /* equal on ranks that may share a segment */
     uint32_t id;
     int owner_pid;
     double timeout_s;
@@ -82,44 +82,44 @@ typedef struct Nursery {
     int color, key;
     int world_rank, topology;
     uint64_t host, machine; /* where ranks may share a segment; where they count as one node (without a topology) */
-    Net *world_net;         /* NULL without MPI */
+    CommNet *world_net;     /* NULL without MPI */
     CommOptions options;
 } Nursery;
 
 /* join.c: all who gather call it; *out is NULL for a negative color. */
-Status join_gathered(const Nursery *nursery, Comm **out);
+Status comm_join_gathered(const Nursery *nursery, Comm **out);
 /* A communicator whose segment reaches everyone; takes the segment over on success. */
-Status join_segment(Segment *segment, int rank, int size, const CommOptions *options, Comm **out);
-void join_free(Comm *comm);
+Status comm_join_segment(CommSegment *segment, int rank, int size, const CommOptions *options, Comm **out);
+void comm_join_free(Comm *comm);
 
 /* wait.c */
 /* Looks for abort, the deadline and, each 100 ms, dead and stopped ranks and signals. */
-Status wait_check(Comm *comm);
+Status comm_wait_check(Comm *comm);
 /* Marks what a failing try asked for. */
-static inline void wait_want(Comm *comm, int from, int channel) {
+static inline void comm_wait_want(Comm *comm, int from, int channel) {
     comm->places[from].wanted |= (uint8_t)(1u << channel);
 }
 /* Whether this process has aborted a communicator: then it does not wait for others to end MPI with it. */
 extern _Atomic bool comm_aborted_here;
 
 /* Breaks the communicator on all its ranks, unless it is broken. */
-void wait_break(Comm *comm, const AbortRecord *record);
+void comm_wait_break(Comm *comm, const AbortRecord *record);
 
 /* watch.c: the register of live communicators and the thread that beats their hearts. */
-Status watch_add(Comm *comm);
-void watch_remove(Comm *comm);
-void watch_each(void (*visit)(Comm *comm, void *context), void *context);
+Status comm_watch_add(Comm *comm);
+void comm_watch_remove(Comm *comm);
+void comm_watch_each(void (*visit)(Comm *comm, void *context), void *context);
 
 /* stream.c, with the private lane allowed */
-Status stream_publish(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, const int *ranks,
-                      int count);
-Status stream_try_receive(Comm *comm, int from, int lane, CommSlice *slice, bool *got);
-Status stream_receive(Comm *comm, int from, int lane, CommSlice *slice);
+Status comm_stream_publish(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, const int *ranks,
+                           int count);
+Status comm_stream_try_receive(Comm *comm, int from, int lane, CommSlice *slice, bool *got);
+Status comm_stream_receive(Comm *comm, int from, int lane, CommSlice *slice);
 
 /* board.c: one round of small blocks (<= COMM_HEADER_BYTES) among all ranks, between begin and end. Fails on every
  * rank if the keys differ. */
 typedef enum BoardKind { BOARD_BARRIER = 1, BOARD_BROADCAST, BOARD_ALLGATHER, BOARD_AGREE } BoardKind;
-Status board_round(Comm *comm, BoardKind kind, int root, uint64_t total_bytes, const void *mine, size_t bytes,
-                   void *all);
+Status comm_board_round(Comm *comm, BoardKind kind, int root, uint64_t total_bytes, const void *mine, size_t bytes,
+                        void *all);
 
 #endif

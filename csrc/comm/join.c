@@ -53,7 +53,7 @@ static _Atomic uint32_t next_id = 1;
 
 /* ---- the communicator's own tables ---- */
 
-void join_free(Comm *comm) {
+void comm_join_free(Comm *comm) {
     if (comm == NULL) return;
     memory_free(comm->places);
     memory_free(comm->rank_of_seat);
@@ -91,7 +91,7 @@ static Status allocate(int rank, int size, const CommOptions *options, Comm **ou
     *out = comm;
     comm = NULL;
 done:
-    join_free(comm);
+    comm_join_free(comm);
     return status;
 }
 
@@ -99,7 +99,7 @@ done:
 static void number_nodes(Comm *comm, const uint64_t *keys) {
     comm->nodes = 0;
     for (int rank = 0; rank < comm->size; rank++) {
-        Place *place = &comm->places[rank];
+        CommPlace *place = &comm->places[rank];
         place->node = -1;
         for (int before = 0; before < rank; before++) {
             if (keys[before] != keys[rank]) continue;
@@ -120,7 +120,7 @@ static Status bring_to_life(Comm *comm, int ranks_here) {
     }
     for (int slot = comm->segment.slots - 1; slot >= 0; slot--) comm->free_slots[comm->free_count++] = slot;
     comm->spins = ranks_here <= sysconf(_SC_NPROCESSORS_ONLN) ? SPINS : SPINS_CROWDED;
-    return watch_add(comm);
+    return comm_watch_add(comm);
 }
 
 /* ---- over a segment that is there already ---- */
@@ -129,17 +129,17 @@ static Status wait_for_seats(Comm *comm) {
     TRY(comm_begin(comm, "attach", 0));
     Status status = STATUS_OK;
     for (int seat = 0; seat < comm->size && status == STATUS_OK;) {
-        if (atomic_load(&segment_seat(&comm->segment, seat)->state) != SEAT_EMPTY) {
+        if (atomic_load(&comm_segment_seat(&comm->segment, seat)->state) != SEAT_EMPTY) {
             seat++;
             continue;
         }
-        wait_want(comm, seat, NET_BOARD);
+        comm_wait_want(comm, seat, NET_BOARD);
         status = comm_wait(comm);
     }
     return comm_end(comm, status);
 }
 
-Status join_segment(Segment *segment, int rank, int size, const CommOptions *options, Comm **out) {
+Status comm_join_segment(CommSegment *segment, int rank, int size, const CommOptions *options, Comm **out) {
     Status status = STATUS_OK;
     Comm *comm = NULL;
     uint64_t *keys = NULL;
@@ -160,9 +160,9 @@ Status join_segment(Segment *segment, int rank, int size, const CommOptions *opt
     *out = comm;
     comm = NULL;
 done:
-    if (registered && comm != NULL) watch_remove(comm);
+    if (registered && comm != NULL) comm_watch_remove(comm);
     memory_free(keys);
-    join_free(comm);
+    comm_join_free(comm);
     return status;
 }
 
@@ -256,13 +256,13 @@ static Status make_segment(Join *join, int seats) {
     if (join->comm->places[join->rank].seat != 0) return STATUS_OK;
     join->token = (uint64_t)clock_now_ns() * 0x9E3779B97F4A7C15ULL ^ ((uint64_t)getpid() << 32) ^ join->id;
     if (join->token == 0) join->token = 1;
-    return segment_create(seats, (size_t)my_info(join)->slot_bytes, join->token, &join->fd);
+    return comm_segment_new(seats, (size_t)my_info(join)->slot_bytes, join->token, &join->fd);
 }
 
 static Status open_segment(Join *join, int seats) {
     Comm *comm = join->comm;
     int seat = comm->places[join->rank].seat;
-    if (seat == 0) return segment_open(join->fd, seats, 0, join->token, &comm->segment);
+    if (seat == 0) return comm_segment_open(join->fd, seats, 0, join->token, &comm->segment);
     int maker = 0;
     while (comm->places[maker].seat != 0) maker++;
     const JoinOffer *offer = &join->offers[join->members[maker]];
@@ -277,7 +277,7 @@ static Status open_segment(Join *join, int seats) {
                    "instead)",
                    join->rank, maker, path, join->size);
     }
-    Status status = segment_open(fd, seats, seat, offer->token, &comm->segment);
+    Status status = comm_segment_open(fd, seats, seat, offer->token, &comm->segment);
     close(fd);
     return status;
 }
@@ -292,8 +292,8 @@ static Status make_net(const Join *join) {
         remote = remote || join->comm->places[rank].seat < 0;
     }
     if (remote) {
-        TRY_GOTO(net_create(join->nursery->world_net, join->id, join->rank, join->size, world_ranks,
-                            join->comm->segment.slot_bytes, &join->comm->net));
+        TRY_GOTO(comm_net_create(join->nursery->world_net, join->id, join->rank, join->size, world_ranks,
+                                 join->comm->segment.slot_bytes, &join->comm->net));
     }
 done:
     memory_free(world_ranks);
@@ -368,7 +368,7 @@ done:
 
 /* Ranks of one host in containers or user namespaces of their own cannot open each other's memory: then everyone goes
  * through MPI. */
-Status join_gathered(const Nursery *nursery, Comm **out) {
+Status comm_join_gathered(const Nursery *nursery, Comm **out) {
     bool cut_off = false;
     Status status = join_once(nursery, out, &cut_off);
     if (!cut_off || nursery->world_net == NULL) return status;

@@ -57,10 +57,10 @@ typedef struct Job {
     int frame;
 } Job;
 
-struct Net {
-    Net *world;   /* borrowed; itself for the net of the world */
-    MPI_Comm mpi; /* of the world's net */
-    Net *next;    /* of the world's net: the one before */
+struct CommNet {
+    CommNet *world; /* borrowed; itself for the net of the world */
+    MPI_Comm mpi;   /* of the world's net */
+    CommNet *next;  /* of the world's net: the one before */
 
     int rank, size, tag_base;
     size_t slot_bytes;
@@ -85,7 +85,7 @@ struct Net {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* Duplicates are never given back to MPI, which would use their number again while a late message (of a rank that
  * left) is still under way to the old one. */
-static Net *worlds;
+static CommNet *worlds;
 static pid_t initialised_by; /* this process, or the one that forked it, or 0 */
 
 static Status check_mpi(int error, const char *what) {
@@ -101,7 +101,7 @@ static Status check_mpi(int error, const char *what) {
 
 /* ---- requests ---- */
 
-static Status reserve(Net *net) {
+static Status reserve(CommNet *net) {
     if (net->count < net->capacity) return STATUS_OK;
     size_t old = (size_t)net->capacity, new = old == 0 ? 32 : 2 * old;
     TRY(memory_resize(&net->requests, old * sizeof *net->requests, new * sizeof *net->requests));
@@ -112,12 +112,12 @@ static Status reserve(Net *net) {
     return STATUS_OK;
 }
 
-static void add(Net *net, MPI_Request request, const Job *job) {
+static void add(CommNet *net, MPI_Request request, const Job *job) {
     net->requests[net->count] = request;
     net->jobs[net->count++] = *job;
 }
 
-static Status start_send(Net *net, int to, int channel, const void *frame, size_t bytes, const Job *job) {
+static Status start_send(CommNet *net, int to, int channel, const void *frame, size_t bytes, const Job *job) {
     TRY(reserve(net));
     MPI_Request request;
     TRY_MPI(MPI_Isend(frame, (int)bytes, MPI_BYTE, net->world_rank_of[to], net->tag_base + channel, net->world->mpi,
@@ -127,7 +127,7 @@ static Status start_send(Net *net, int to, int channel, const void *frame, size_
     return STATUS_OK;
 }
 
-static Status start_receive(Net *net, int from, int channel, Window *window, int frame) {
+static Status start_receive(CommNet *net, int from, int channel, Window *window, int frame) {
     TRY(reserve(net));
     MPI_Request request;
     window->done[frame] = false;
@@ -138,7 +138,7 @@ static Status start_receive(Net *net, int from, int channel, Window *window, int
     return STATUS_OK;
 }
 
-static Status start_control(Net *net) {
+static Status start_control(CommNet *net) {
     TRY(reserve(net));
     MPI_Request request;
     TRY_MPI(MPI_Irecv(&net->control, (int)sizeof net->control, MPI_BYTE, MPI_ANY_SOURCE, net->tag_base + CONTROL,
@@ -147,7 +147,7 @@ static Status start_control(Net *net) {
     return STATUS_OK;
 }
 
-static Status post_copy(Net *net, int to, int channel, const void *data, size_t bytes) {
+static Status post_copy(CommNet *net, int to, int channel, const void *data, size_t bytes) {
     Status status = STATUS_OK;
     void *copy = NULL;
     TRY(memory_alloc(bytes, 1, &copy));
@@ -161,7 +161,7 @@ done:
 
 /* ---- completion ---- */
 
-static void heed_control(Net *net) {
+static void heed_control(CommNet *net) {
     const ControlMessage *message = &net->control;
     if (message->from < 0 || message->from >= net->size) return;
     if (message->kind == CONTROL_LEAVE) atomic_store(&net->left[message->from], true);
@@ -172,7 +172,7 @@ static void heed_control(Net *net) {
 }
 
 /* A finished request's consequences; *again says that the control receive must be posted anew. */
-static Status finish(Net *net, const Job *job, const MPI_Status *result, bool *again) {
+static Status finish(CommNet *net, const Job *job, const MPI_Status *result, bool *again) {
     if (job->kind == JOB_SEND) {
         net->sending[job->rank]--;
         memory_free(job->copy);
@@ -190,7 +190,7 @@ static Status finish(Net *net, const Job *job, const MPI_Status *result, bool *a
 }
 
 /* Drops the finished requests, which MPI has set to null. */
-static void compact(Net *net) {
+static void compact(CommNet *net) {
     int kept = 0;
     for (int i = 0; i < net->count; i++) {
         if (net->requests[i] == MPI_REQUEST_NULL) continue;
@@ -200,7 +200,7 @@ static void compact(Net *net) {
     net->count = kept;
 }
 
-static Status test_requests(Net *net) {
+static Status test_requests(CommNet *net) {
     int finished = 0;
     int error = MPI_Testsome(net->count, net->requests, &finished, net->indices, net->statuses);
     if (error != MPI_SUCCESS && error != MPI_ERR_IN_STATUS) return check_mpi(error, "MPI_Testsome");
@@ -221,7 +221,7 @@ static Status test_requests(Net *net) {
     return again ? start_control(net) : STATUS_OK;
 }
 
-Status net_progress(Net *net) {
+Status comm_net_progress(CommNet *net) {
     pthread_mutex_lock(&lock);
     Status status = test_requests(net);
     if (status == STATUS_OK && net->deaf) status = error_fail(STATUS_TRANSPORT, "MPI took no further receive");
@@ -229,11 +229,11 @@ Status net_progress(Net *net) {
     return status;
 }
 
-uint32_t net_events(const Net *net) { return atomic_load_explicit(&net->events, memory_order_relaxed); }
+uint32_t comm_net_events(const CommNet *net) { return atomic_load_explicit(&net->events, memory_order_relaxed); }
 
 /* ---- frames ---- */
 
-Status net_send(Net *net, int to, int channel, const void *frame, size_t bytes, _Atomic uint32_t *readers) {
+Status comm_net_send(CommNet *net, int to, int channel, const void *frame, size_t bytes, _Atomic uint32_t *readers) {
     pthread_mutex_lock(&lock);
     Status status =
         start_send(net, to, channel, frame, bytes, &(Job){.kind = JOB_SEND, .rank = to, .readers = readers});
@@ -241,18 +241,18 @@ Status net_send(Net *net, int to, int channel, const void *frame, size_t bytes, 
     return status;
 }
 
-Status net_post(Net *net, int to, int channel, const void *frame, size_t bytes) {
+Status comm_net_post(CommNet *net, int to, int channel, const void *frame, size_t bytes) {
     pthread_mutex_lock(&lock);
     Status status = post_copy(net, to, channel, frame, bytes);
     pthread_mutex_unlock(&lock);
     return status;
 }
 
-static Window **window_at(const Net *net, int from, int channel) {
+static Window **window_at(const CommNet *net, int from, int channel) {
     return &net->windows[(size_t)from * NET_CHANNELS + (size_t)channel];
 }
 
-static Status open_window(Net *net, int from, int channel) {
+static Status open_window(CommNet *net, int from, int channel) {
     Window *window = NULL;
     TRY(memory_calloc(1, sizeof *window, &window));
     *window_at(net, from, channel) = window;
@@ -263,8 +263,8 @@ static Status open_window(Net *net, int from, int channel) {
     return STATUS_OK;
 }
 
-static Status take(Net *net, int from, int channel, NetFrame *out) {
-    *out = (NetFrame){0};
+static Status take(CommNet *net, int from, int channel, CommNetFrame *out) {
+    *out = (CommNetFrame){0};
     Window *window = *window_at(net, from, channel);
     if (window == NULL) {
         TRY(open_window(net, from, channel));
@@ -279,20 +279,20 @@ static Status take(Net *net, int from, int channel, NetFrame *out) {
     window->first = (window->first + 1) % window->count;
     window->posted_count--;
     window->held++;
-    *out = (NetFrame){.frame = window->memory + (size_t)frame * (size_t)window->frame_bytes,
-                      .bytes = window->got[frame],
-                      .window = frame};
+    *out = (CommNetFrame){.frame = window->memory + (size_t)frame * (size_t)window->frame_bytes,
+                          .bytes = window->got[frame],
+                          .window = frame};
     return STATUS_OK;
 }
 
-Status net_take(Net *net, int from, int channel, NetFrame *out) {
+Status comm_net_take(CommNet *net, int from, int channel, CommNetFrame *out) {
     pthread_mutex_lock(&lock);
     Status status = take(net, from, channel, out);
     pthread_mutex_unlock(&lock);
     return status;
 }
 
-void net_release(Net *net, int from, int channel, int frame) {
+void comm_net_release(CommNet *net, int from, int channel, int frame) {
     Window *window = *window_at(net, from, channel);
     pthread_mutex_lock(&lock);
     window->held--;
@@ -300,12 +300,12 @@ void net_release(Net *net, int from, int channel, int frame) {
     pthread_mutex_unlock(&lock);
 }
 
-int net_held(const Net *net, int from, int channel) {
+int comm_net_held(const CommNet *net, int from, int channel) {
     const Window *window = *window_at(net, from, channel);
     return window == NULL ? 0 : window->held;
 }
 
-int net_sending_to(const Net *net, int to) { return net->sending[to]; }
+int comm_net_sending_to(const CommNet *net, int to) { return net->sending[to]; }
 
 /* ---- abort and departure ---- */
 
@@ -314,7 +314,7 @@ static bool mpi_is_over(void) {
     return MPI_Finalized(&finalized) != MPI_SUCCESS || finalized;
 }
 
-static void tell_all(Net *net, const ControlMessage *message, const bool *skip) {
+static void tell_all(CommNet *net, const ControlMessage *message, const bool *skip) {
     if (mpi_is_over()) return;
     pthread_mutex_lock(&lock);
     for (int rank = 0; rank < net->size; rank++) {
@@ -325,19 +325,19 @@ static void tell_all(Net *net, const ControlMessage *message, const bool *skip) 
     pthread_mutex_unlock(&lock);
 }
 
-void net_abort(Net *net, const AbortRecord *record, const bool *skip) {
+void comm_net_abort(CommNet *net, const AbortRecord *record, const bool *skip) {
     ControlMessage message = {.kind = CONTROL_ABORT, .from = net->rank, .record = *record};
     atomic_store(&net->broken, true);
     tell_all(net, &message, skip);
 }
 
-const AbortRecord *net_aborted(const Net *net) { return atomic_load(&net->aborted) ? &net->abort : NULL; }
+const AbortRecord *comm_net_aborted(const CommNet *net) { return atomic_load(&net->aborted) ? &net->abort : NULL; }
 
-bool net_has_left(const Net *net, int rank) { return atomic_load(&net->left[rank]); }
+bool comm_net_has_left(const CommNet *net, int rank) { return atomic_load(&net->left[rank]); }
 
 /* ---- made and destroyed ---- */
 
-static void free_net(Net *net) {
+static void free_net(CommNet *net) {
     for (int i = 0; net->windows != NULL && i < net->size * NET_CHANNELS; i++) {
         if (net->windows[i] != NULL) memory_free(net->windows[i]->memory);
         memory_free(net->windows[i]);
@@ -353,7 +353,7 @@ static void free_net(Net *net) {
     memory_free(net);
 }
 
-static Status check_tags(const Net *world, uint32_t id) {
+static Status check_tags(const CommNet *world, uint32_t id) {
     int *largest = NULL, found = 0;
     TRY_MPI(MPI_Comm_get_attr(world->mpi, MPI_TAG_UB, &largest, &found));
     int limit = found ? *largest : 32767;
@@ -363,9 +363,10 @@ static Status check_tags(const Net *world, uint32_t id) {
     return STATUS_OK;
 }
 
-Status net_create(Net *world, uint32_t id, int rank, int size, const int *world_rank_of, size_t slot_bytes, Net **out) {
+Status comm_net_create(CommNet *world, uint32_t id, int rank, int size, const int *world_rank_of, size_t slot_bytes,
+                       CommNet **out) {
     Status status = STATUS_OK;
-    Net *net = NULL;
+    CommNet *net = NULL;
     size_t n = (size_t)size;
     TRY(check_tags(world, id));
     TRY(memory_calloc(1, sizeof *net, &net));
@@ -390,14 +391,14 @@ done:
     return status;
 }
 
-static int sends_left(const Net *net) {
+static int sends_left(const CommNet *net) {
     int count = 0;
     for (int rank = 0; rank < net->size; rank++) count += net->sending[rank];
     return count;
 }
 
 /* Takes back the receives that are still posted; false if MPI keeps one. */
-static bool cancel_receives(Net *net) {
+static bool cancel_receives(CommNet *net) {
     bool all = true;
     for (int i = 0; i < net->count; i++) {
         if (net->jobs[i].kind == JOB_SEND || net->requests[i] == MPI_REQUEST_NULL) continue;
@@ -408,24 +409,24 @@ static bool cancel_receives(Net *net) {
     return all;
 }
 
-void net_flush(Net *net, double seconds) {
+void comm_net_flush(CommNet *net, double seconds) {
     if (mpi_is_over()) return;
     int64_t deadline_ns = clock_deadline_ns(seconds);
     while (sends_left(net) > 0 && !clock_expired(deadline_ns)) {
-        if (net_progress(net) != STATUS_OK) break;
+        if (comm_net_progress(net) != STATUS_OK) break;
         sched_yield();
     }
 }
 
-bool net_destroy(Net *net, const bool *skip) {
+bool comm_net_destroy(CommNet *net, const bool *skip) {
     if (mpi_is_over()) return false;
     if (atomic_load(&net->broken) || atomic_load(&net->aborted)) {
-        net_flush(net, FLUSH_BROKEN_S);
+        comm_net_flush(net, FLUSH_BROKEN_S);
     } else {
-        net_flush(net, FLUSH_S);
+        comm_net_flush(net, FLUSH_S);
         ControlMessage leave = {.kind = CONTROL_LEAVE, .from = net->rank};
         tell_all(net, &leave, skip);
-        net_flush(net, FLUSH_LEAVE_S);
+        comm_net_flush(net, FLUSH_LEAVE_S);
     }
     pthread_mutex_lock(&lock);
     bool quiet = sends_left(net) == 0;
@@ -438,7 +439,7 @@ bool net_destroy(Net *net, const bool *skip) {
 
 /* ---- the world ---- */
 
-int net_running_size(void) {
+int comm_net_running_size(void) {
     int initialised = 0, finalized = 0, size = 0;
     MPI_Initialized(&initialised);
     MPI_Finalized(&finalized);
@@ -458,7 +459,7 @@ static Status initialise(int64_t deadline_ns, const CommHooks *hooks) {
     TRY_MPI(MPI_Initialized(&initialised));
     TRY_MPI(MPI_Finalized(&finalized));
     if (finalized) FAIL(STATUS_TRANSPORT, "MPI has been finalised: no communicator can be made any more");
-    if (!initialised) TRY(start_once(start_mpi, "MPI_Init", deadline_ns, hooks));
+    if (!initialised) TRY(comm_start_once(start_mpi, "MPI_Init", deadline_ns, hooks));
     TRY_MPI(MPI_Query_thread(&provided));
     if (provided < MPI_THREAD_SERIALIZED) {
         FAIL(STATUS_TRANSPORT,
@@ -490,9 +491,9 @@ static Status complete(MPI_Request *request, int64_t deadline_ns, const CommHook
     }
 }
 
-Status net_create_world(int64_t deadline_ns, const CommHooks *hooks, Net **out, int *rank, int *size) {
+Status comm_net_create_world(int64_t deadline_ns, const CommHooks *hooks, CommNet **out, int *rank, int *size) {
     Status status = STATUS_OK;
-    Net *net = NULL;
+    CommNet *net = NULL;
     MPI_Request request;
     TRY(initialise(deadline_ns, hooks));
     TRY(memory_calloc(1, sizeof *net, &net));
@@ -523,7 +524,8 @@ done:
     return status;
 }
 
-Status net_gather(Net *world, const void *mine, size_t bytes, void *all, int64_t deadline_ns, const CommHooks *hooks) {
+Status comm_net_gather(CommNet *world, const void *mine, size_t bytes, void *all, int64_t deadline_ns,
+                       const CommHooks *hooks) {
     Status status = STATUS_OK;
     MPI_Request request;
     unsigned char *blocks = NULL; /* owned: rank r's block at r, mine once more at the end */
@@ -546,7 +548,7 @@ done:
     return status;
 }
 
-Status net_world_allreduce(Net *world, float *data, int64_t elems) {
+Status comm_net_world_allreduce(CommNet *world, float *data, int64_t elems) {
     const int64_t most = INT64_C(1) << 30;
     for (int64_t at = 0; at < elems; at += most) {
         int count = (int)(elems - at < most ? elems - at : most);
@@ -569,7 +571,7 @@ static bool meet_at_end(bool after_failure) {
     return false;
 }
 
-void net_finalize(bool after_failure) {
+void comm_net_finalize(bool after_failure) {
     if (initialised_by != getpid() || mpi_is_over()) return;
     if (meet_at_end(after_failure)) MPI_Finalize();
 }

@@ -1,87 +1,91 @@
 /* The twin of a build without MPI: one rank, or ranks of one host that the caller started itself. */
 #include "comm/net.h"
 
-int net_running_size(void) { return 0; }
+int comm_net_running_size(void) { return 0; }
 
 static Status not_built(void) {
     FAIL(STATUS_NOT_BUILT, "mpirun started several ranks, but this build of cgxffcv has no MPI: apt install "
                            "libopenmpi-dev openmpi-bin, then build again with CGXFFCV_MPI=1");
 }
 
-Status net_create_world(int64_t deadline_ns, const CommHooks *hooks, Net **out, int *rank, int *size) {
+Status comm_net_create_world(int64_t deadline_ns, const CommHooks *hooks, CommNet **out, int *rank, int *size) {
     (void)deadline_ns, (void)hooks, (void)out, (void)rank, (void)size;
     return not_built();
 }
 
-Status net_gather(Net *world, const void *mine, size_t bytes, void *all, int64_t deadline_ns, const CommHooks *hooks) {
+Status comm_net_gather(CommNet *world, const void *mine, size_t bytes, void *all, int64_t deadline_ns,
+                       const CommHooks *hooks) {
     (void)world, (void)mine, (void)bytes, (void)all, (void)deadline_ns, (void)hooks;
     return not_built();
 }
 
-Status net_create(Net *world, uint32_t id, int rank, int size, const int *world_rank_of, size_t slot_bytes, Net **out) {
+Status comm_net_create(CommNet *world, uint32_t id, int rank, int size, const int *world_rank_of, size_t slot_bytes,
+                       CommNet **out) {
     (void)world, (void)id, (void)rank, (void)size, (void)world_rank_of, (void)slot_bytes, (void)out;
     return not_built();
 }
 
-bool net_destroy(Net *net, const bool *skip) {
+bool comm_net_destroy(CommNet *net, const bool *skip) {
     (void)net, (void)skip;
     return true;
 }
 
-Status net_send(Net *net, int to, int channel, const void *frame, size_t bytes, _Atomic uint32_t *readers) {
+Status comm_net_send(CommNet *net, int to, int channel, const void *frame, size_t bytes, _Atomic uint32_t *readers) {
     (void)net, (void)to, (void)channel, (void)frame, (void)bytes, (void)readers;
     return not_built();
 }
 
-Status net_post(Net *net, int to, int channel, const void *frame, size_t bytes) {
+Status comm_net_post(CommNet *net, int to, int channel, const void *frame, size_t bytes) {
     (void)net, (void)to, (void)channel, (void)frame, (void)bytes;
     return not_built();
 }
 
-Status net_progress(Net *net) {
+Status comm_net_progress(CommNet *net) {
     (void)net;
     return not_built();
 }
 
-uint32_t net_events(const Net *net) {
+uint32_t comm_net_events(const CommNet *net) {
     (void)net;
     return 0;
 }
 
-Status net_take(Net *net, int from, int channel, NetFrame *out) {
+Status comm_net_take(CommNet *net, int from, int channel, CommNetFrame *out) {
     (void)net, (void)from, (void)channel, (void)out;
     return not_built();
 }
 
-void net_release(Net *net, int from, int channel, int window) { (void)net, (void)from, (void)channel, (void)window; }
+void comm_net_release(CommNet *net, int from, int channel, int window) {
+    (void)net, (void)from, (void)channel, (void)window;
+}
 
-void net_flush(Net *net, double seconds) { (void)net, (void)seconds; }
+void comm_net_flush(CommNet *net, double seconds) { (void)net, (void)seconds; }
 
-int net_held(const Net *net, int from, int channel) {
+int comm_net_held(const CommNet *net, int from, int channel) {
     (void)net, (void)from, (void)channel;
     return 0;
 }
 
-int net_sending_to(const Net *net, int to) {
+int comm_net_sending_to(const CommNet *net, int to) {
     (void)net, (void)to;
     return 0;
 }
 
-void net_abort(Net *net, const AbortRecord *record, const bool *skip) { (void)net, (void)record, (void)skip; }
+void comm_net_abort(CommNet *net, const AbortRecord *record, const bool *skip) { (void)net, (void)record, (void)skip; }
 
-const AbortRecord *net_aborted(const Net *net) {
+const AbortRecord *comm_net_aborted(const CommNet *net) {
     (void)net;
     return NULL;
 }
 
-bool net_has_left(const Net *net, int rank) {
+bool comm_net_has_left(const CommNet *net, int rank) {
     (void)net, (void)rank;
     return false;
 }
 
-Status net_world_allreduce(Net *world, float *data, int64_t elems) {
+Status comm_net_world_allreduce(CommNet *world, float *data, int64_t elems) {
     (void)world, (void)data, (void)elems;
     return not_built();
 }
 
-void net_finalize(bool after_failure) { (void)after_failure; }
+void comm_net_finalize(bool after_failure) { (void)after_failure; }

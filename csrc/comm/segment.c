@@ -58,24 +58,24 @@ static bool shape_allowed(int seats, size_t slot_bytes) {
            slot_bytes % 64 == 0;
 }
 
-size_t segment_bytes(int seats, size_t slot_bytes) {
+size_t comm_segment_bytes(int seats, size_t slot_bytes) {
     if (!shape_allowed(seats, slot_bytes)) return 0;
     return layout_of(seats, slot_bytes).end;
 }
 
-void segment_format(void *memory, int seats, size_t slot_bytes, uint64_t token) {
+void comm_segment_format(void *memory, int seats, size_t slot_bytes, uint64_t token) {
     SegmentHeader *header = memory;
     header->token = token;
     header->slot_bytes = slot_bytes;
     header->seats = seats;
-    header->bytes = segment_bytes(seats, slot_bytes);
+    header->bytes = comm_segment_bytes(seats, slot_bytes);
     header->magic = MAGIC;
 }
 
-Status segment_create(int seats, size_t slot_bytes, uint64_t token, int *fd) {
+Status comm_segment_new(int seats, size_t slot_bytes, uint64_t token, int *fd) {
     Status status = STATUS_OK;
     int made = -1;
-    size_t bytes = segment_bytes(seats, slot_bytes);
+    size_t bytes = comm_segment_bytes(seats, slot_bytes);
     if (bytes == 0) {
         FAIL(STATUS_ARGUMENT,
              "a segment of %d ranks with slots of %zu bytes: at most %d ranks, slots a multiple of 64 "
@@ -87,7 +87,7 @@ Status segment_create(int seats, size_t slot_bytes, uint64_t token, int *fd) {
     if (ftruncate(made, (off_t)bytes) != 0) FAIL_ERRNO_GOTO("shared memory of %zu bytes", bytes);
     void *header = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, made, 0);
     if (header == MAP_FAILED) FAIL_ERRNO_GOTO("mapping shared memory");
-    segment_format(header, seats, slot_bytes, token);
+    comm_segment_format(header, seats, slot_bytes, token);
     munmap(header, PAGE_BYTES);
     *fd = made;
     made = -1;
@@ -96,26 +96,26 @@ done:
     return status;
 }
 
-static Status take_seat(Segment *s, int seat) {
-    Seat *mine = segment_seat(s, seat);
+static Status take_seat(CommSegment *s, int seat) {
+    Seat *mine = comm_segment_seat(s, seat);
     s->seat = seat;
     uint32_t empty = SEAT_EMPTY;
     int pid = (int)getpid();
     if (atomic_load(&mine->pid) != 0) FAIL(STATUS_ARGUMENT, "rank %d of this shared segment is taken already", seat);
-    atomic_store(&mine->start_time, segment_process_start(pid));
+    atomic_store(&mine->start_time, comm_segment_process_start(pid));
     atomic_store(&mine->heartbeat_ns, clock_now_ns());
     atomic_store(&mine->pid, pid);
     if (!atomic_compare_exchange_strong(&mine->state, &empty, SEAT_TAKEN)) {
         FAIL(STATUS_ARGUMENT, "rank %d of this shared segment is taken already", seat);
     }
-    segment_ring_all(s);
+    comm_segment_ring_all(s);
     return STATUS_OK;
 }
 
-Status segment_open_memory(void *memory, size_t bytes, int seats, int seat, Segment *out) {
+Status comm_segment_open_memory(void *memory, size_t bytes, int seats, int seat, CommSegment *out) {
     const SegmentHeader *header = memory;
     if (bytes < sizeof *header || header->magic != MAGIC || header->bytes > bytes ||
-        segment_bytes(header->seats, header->slot_bytes) != header->bytes) {
+        comm_segment_bytes(header->seats, header->slot_bytes) != header->bytes) {
         FAIL(STATUS_TRANSPORT,
              "the memory handed over is no segment of this version of cgxffcv: all ranks must run the "
              "same build");
@@ -124,22 +124,22 @@ Status segment_open_memory(void *memory, size_t bytes, int seats, int seat, Segm
     if (seat < 0 || seat >= seats) FAIL(STATUS_ARGUMENT, "rank %d is not in [0, %d)", seat, seats);
     Layout at = layout_of(seats, header->slot_bytes);
     unsigned char *base = memory;
-    Segment s = {.base = base,
-                 .bytes = at.end,
-                 .seats = seats,
-                 .slots = slots_of(header->slot_bytes),
-                 .slot_bytes = header->slot_bytes,
-                 .slot_stride = stride_of(header->slot_bytes),
-                 .slots_offset = at.slots,
-                 .seat_array = (Seat *)(base + at.seats),
-                 .marks = (SlotMark *)(base + at.marks),
-                 .queues = (Queue *)(base + at.queues)};
+    CommSegment s = {.base = base,
+                     .bytes = at.end,
+                     .seats = seats,
+                     .slots = slots_of(header->slot_bytes),
+                     .slot_bytes = header->slot_bytes,
+                     .slot_stride = stride_of(header->slot_bytes),
+                     .slots_offset = at.slots,
+                     .seat_array = (Seat *)(base + at.seats),
+                     .marks = (SlotMark *)(base + at.marks),
+                     .queues = (Queue *)(base + at.queues)};
     TRY(take_seat(&s, seat));
     *out = s;
     return STATUS_OK;
 }
 
-Status segment_open(int fd, int seats, int seat, uint64_t token, Segment *out) {
+Status comm_segment_open(int fd, int seats, int seat, uint64_t token, CommSegment *out) {
     Status status = STATUS_OK;
     struct stat about;
     void *memory = MAP_FAILED;
@@ -151,7 +151,7 @@ Status segment_open(int fd, int seats, int seat, uint64_t token, Segment *out) {
     if (token != 0 && ((SegmentHeader *)memory)->token != token) {
         FAIL_GOTO(STATUS_TRANSPORT, "descriptor %d is not the segment that this communicator made", fd);
     }
-    TRY_GOTO(segment_open_memory(memory, bytes, seats, seat, out));
+    TRY_GOTO(comm_segment_open_memory(memory, bytes, seats, seat, out));
     out->mapped = true;
     out->bytes = bytes;
     memory = MAP_FAILED;
@@ -160,11 +160,11 @@ done:
     return status;
 }
 
-void segment_close(Segment *s, bool keep_mapping) {
+void comm_segment_close(CommSegment *s, bool keep_mapping) {
     if (s->base == NULL) return;
-    if (atomic_load(&segment_seat(s, s->seat)->pid) == (int)getpid()) {
-        atomic_store(&segment_seat(s, s->seat)->state, SEAT_LEFT);
-        segment_ring_all(s);
+    if (atomic_load(&comm_segment_seat(s, s->seat)->pid) == (int)getpid()) {
+        atomic_store(&comm_segment_seat(s, s->seat)->state, SEAT_LEFT);
+        comm_segment_ring_all(s);
     }
     if (s->mapped && !keep_mapping) munmap(s->base, s->bytes);
     s->base = NULL;
@@ -174,18 +174,18 @@ static long futex(_Atomic uint32_t *word, int operation, uint32_t value, const s
     return syscall(SYS_futex, (void *)word, operation, value, timeout, NULL, 0);
 }
 
-void segment_ring(const Segment *s, int seat) {
-    Seat *to = segment_seat(s, seat);
+void comm_segment_ring(const CommSegment *s, int seat) {
+    Seat *to = comm_segment_seat(s, seat);
     atomic_fetch_add(&to->doorbell, 1);
     if (atomic_load(&to->sleeping) != 0) futex(&to->doorbell, FUTEX_WAKE, 1, NULL);
 }
 
-void segment_ring_all(const Segment *s) {
-    for (int seat = 0; seat < s->seats; seat++) segment_ring(s, seat);
+void comm_segment_ring_all(const CommSegment *s) {
+    for (int seat = 0; seat < s->seats; seat++) comm_segment_ring(s, seat);
 }
 
-bool segment_sleep(const Segment *s, uint32_t seen, int64_t ns) {
-    Seat *mine = segment_seat(s, s->seat);
+bool comm_segment_sleep(const CommSegment *s, uint32_t seen, int64_t ns) {
+    Seat *mine = comm_segment_seat(s, s->seat);
     struct timespec limit = {.tv_sec = ns / CLOCK_NS_PER_SECOND, .tv_nsec = ns % CLOCK_NS_PER_SECOND};
     /* Sequentially consistent, as the ring is: either the ringer sees the flag or this sees the new number. */
     atomic_store(&mine->sleeping, 1);
@@ -196,11 +196,11 @@ bool segment_sleep(const Segment *s, uint32_t seen, int64_t ns) {
     return !interrupted;
 }
 
-void segment_heartbeat(const Segment *s) {
-    atomic_store_explicit(&segment_seat(s, s->seat)->heartbeat_ns, clock_now_ns(), memory_order_relaxed);
+void comm_segment_heartbeat(const CommSegment *s) {
+    atomic_store_explicit(&comm_segment_seat(s, s->seat)->heartbeat_ns, clock_now_ns(), memory_order_relaxed);
 }
 
-bool segment_abort(const Segment *s, const AbortRecord *record) {
+bool comm_segment_abort(const CommSegment *s, const AbortRecord *record) {
     SegmentHeader *header = (SegmentHeader *)s->base;
     uint32_t none = ABORT_NONE;
     if (!atomic_compare_exchange_strong(&header->abort_state, &none, ABORT_BEING_WRITTEN)) return false;
@@ -208,17 +208,17 @@ bool segment_abort(const Segment *s, const AbortRecord *record) {
     header->abort.operation[sizeof record->operation - 1] = '\0';
     header->abort.message[sizeof record->message - 1] = '\0';
     atomic_store(&header->abort_state, ABORT_SET);
-    segment_ring_all(s);
+    comm_segment_ring_all(s);
     return true;
 }
 
-const AbortRecord *segment_aborted(const Segment *s) {
+const AbortRecord *comm_segment_aborted(const CommSegment *s) {
     SegmentHeader *header = (SegmentHeader *)s->base;
     uint32_t state = atomic_load_explicit(&header->abort_state, memory_order_acquire);
     return state == ABORT_SET ? &header->abort : NULL;
 }
 
-uint64_t segment_process_start(int pid) {
+uint64_t comm_segment_process_start(int pid) {
     char name[64], text[1024];
     snprintf(name, sizeof name, "/proc/%d/stat", pid);
     FILE *file = fopen(name, "re");
@@ -233,11 +233,11 @@ uint64_t segment_process_start(int pid) {
     return at == NULL ? 0 : strtoull(at + 1, NULL, 10);
 }
 
-SeatHealth segment_health(const Segment *s, int seat, int64_t stall_ns) {
-    Seat *other = segment_seat(s, seat);
+SeatHealth comm_segment_health(const CommSegment *s, int seat, int64_t stall_ns) {
+    Seat *other = comm_segment_seat(s, seat);
     if (atomic_load(&other->state) != SEAT_TAKEN) return SEAT_WELL;
     if (clock_now_ns() - atomic_load(&other->heartbeat_ns) < CLOCK_NS_PER_SECOND / 2) return SEAT_WELL;
-    if (segment_process_start(atomic_load(&other->pid)) != atomic_load(&other->start_time)) {
+    if (comm_segment_process_start(atomic_load(&other->pid)) != atomic_load(&other->start_time)) {
         /* It may have left between the two looks. */
         return atomic_load(&other->state) == SEAT_TAKEN ? SEAT_DEAD : SEAT_WELL;
     }

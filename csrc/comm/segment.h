@@ -70,7 +70,7 @@ typedef struct SlotMark {
     _Alignas(64) _Atomic uint32_t readers; /* who have not released it yet */
 } SlotMark;
 
-typedef struct Segment {
+typedef struct CommSegment {
     unsigned char *base; /* owned if `mapped`, else borrowed */
     size_t bytes;
     bool mapped;
@@ -79,69 +79,69 @@ typedef struct Segment {
     Seat *seat_array;
     SlotMark *marks;
     Queue *queues;
-} Segment;
+} CommSegment;
 
 /* Bytes that a segment of that shape takes; 0 if the shape is not allowed. */
-size_t segment_bytes(int seats, size_t slot_bytes);
+size_t comm_segment_bytes(int seats, size_t slot_bytes);
 
 /* Writes the empty segment into zeroed memory. */
-void segment_format(void *memory, int seats, size_t slot_bytes, uint64_t token);
+void comm_segment_format(void *memory, int seats, size_t slot_bytes, uint64_t token);
 
 /* A formatted segment in a new memfd, close-on-exec. */
-Status segment_create(int seats, size_t slot_bytes, uint64_t token, int *fd);
+Status comm_segment_new(int seats, size_t slot_bytes, uint64_t token, int *fd);
 
 /* Maps the segment behind the descriptor (which stays the caller's) and takes the seat; `token` 0 takes any. */
-Status segment_open(int fd, int seats, int seat, uint64_t token, Segment *out);
+Status comm_segment_open(int fd, int seats, int seat, uint64_t token, CommSegment *out);
 
 /* The same over memory that several threads of one process share. */
-Status segment_open_memory(void *memory, size_t bytes, int seats, int seat, Segment *out);
+Status comm_segment_open_memory(void *memory, size_t bytes, int seats, int seat, CommSegment *out);
 
 /* Leaves the seat, wakes everyone. The memory stays mapped with `keep_mapping`, for transfers that still use it. */
-void segment_close(Segment *segment, bool keep_mapping);
+void comm_segment_close(CommSegment *segment, bool keep_mapping);
 
-static inline Seat *segment_seat(const Segment *s, int seat) { return &s->seat_array[seat]; }
+static inline Seat *comm_segment_seat(const CommSegment *s, int seat) { return &s->seat_array[seat]; }
 
-static inline SlotMark *segment_mark(const Segment *s, int seat, int slot) {
+static inline SlotMark *comm_segment_mark(const CommSegment *s, int seat, int slot) {
     return &s->marks[(size_t)seat * (size_t)s->slots + (size_t)slot];
 }
 
-static inline Queue *segment_queue(const Segment *s, int from, int to, int lane) {
+static inline Queue *comm_segment_queue(const CommSegment *s, int from, int to, int lane) {
     return &s->queues[((size_t)from * (size_t)s->seats + (size_t)to) * SEGMENT_LANES + (size_t)lane];
 }
 
 /* The frame of a slot; its data begins SEGMENT_FRAME_BYTES later. */
-static inline unsigned char *segment_frame(const Segment *s, int seat, int slot) {
+static inline unsigned char *comm_segment_frame(const CommSegment *s, int seat, int slot) {
     return s->base + s->slots_offset + ((size_t)seat * (size_t)s->slots + (size_t)slot) * s->slot_stride;
 }
 
-static inline unsigned char *segment_data(const Segment *s, int seat, int slot) {
-    return segment_frame(s, seat, slot) + SEGMENT_FRAME_BYTES;
+static inline unsigned char *comm_segment_data(const CommSegment *s, int seat, int slot) {
+    return comm_segment_frame(s, seat, slot) + SEGMENT_FRAME_BYTES;
 }
 
-static inline uint32_t segment_doorbell(const Segment *s) {
+static inline uint32_t comm_segment_doorbell(const CommSegment *s) {
     return atomic_load_explicit(&s->seat_array[s->seat].doorbell, memory_order_acquire);
 }
 
 /* Tells that seat that something has changed for it. */
-void segment_ring(const Segment *segment, int seat);
-void segment_ring_all(const Segment *segment);
+void comm_segment_ring(const CommSegment *segment, int seat);
+void comm_segment_ring_all(const CommSegment *segment);
 
 /* Sleeps until this seat's doorbell differs from `seen`, at most `ns`; false if a signal cut it short. */
-bool segment_sleep(const Segment *segment, uint32_t seen, int64_t ns);
+bool comm_segment_sleep(const CommSegment *segment, uint32_t seen, int64_t ns);
 
-void segment_heartbeat(const Segment *segment);
+void comm_segment_heartbeat(const CommSegment *segment);
 
 /* Breaks the communicator on this host; false if it was broken already. */
-bool segment_abort(const Segment *segment, const AbortRecord *record);
+bool comm_segment_abort(const CommSegment *segment, const AbortRecord *record);
 /* The record, or NULL while there is none. */
-const AbortRecord *segment_aborted(const Segment *segment);
+const AbortRecord *comm_segment_aborted(const CommSegment *segment);
 
 typedef enum SeatHealth { SEAT_WELL, SEAT_STALLED, SEAT_DEAD } SeatHealth;
 
 /* Looks the process of a seat up (a few microseconds); SEAT_STALLED after `stall_ns` without a heartbeat. */
-SeatHealth segment_health(const Segment *segment, int seat, int64_t stall_ns);
+SeatHealth comm_segment_health(const CommSegment *segment, int seat, int64_t stall_ns);
 
 /* When a process started, in the kernel's ticks; 0 if there is none (a zombie counts as none). */
-uint64_t segment_process_start(int pid);
+uint64_t comm_segment_process_start(int pid);
 
 #endif

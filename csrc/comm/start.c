@@ -64,7 +64,7 @@ static bool wait_a_moment(void) {
     return ended;
 }
 
-Status start_once(void (*work)(void), const char *what, int64_t deadline_ns, const CommHooks *hooks) {
+Status comm_start_once(void (*work)(void), const char *what, int64_t deadline_ns, const CommHooks *hooks) {
     pthread_mutex_lock(&start.lock);
     Status status = begin_once(work);
     pthread_mutex_unlock(&start.lock);

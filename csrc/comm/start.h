@@ -7,6 +7,6 @@
 
 /* Runs `work` on a thread, once in this process, and waits until it has returned, the deadline has passed (TIMEOUT,
  * naming `what`) or the check hook fails. Then it goes on by itself, and a later call waits for it again. */
-Status start_once(void (*work)(void), const char *what, int64_t deadline_ns, const CommHooks *hooks);
+Status comm_start_once(void (*work)(void), const char *what, int64_t deadline_ns, const CommHooks *hooks);
 
 #endif

@@ -14,7 +14,7 @@ static void reclaim(Comm *comm) {
     int kept = 0;
     for (int i = 0; i < comm->flying_count; i++) {
         int slot = comm->flying_slots[i];
-        const SlotMark *mark = segment_mark(&comm->segment, comm->segment.seat, slot);
+        const SlotMark *mark = comm_segment_mark(&comm->segment, comm->segment.seat, slot);
         if (atomic_load_explicit(&mark->readers, memory_order_acquire) == 0) {
             comm->slot_state[slot] = SLOT_FREE;
             comm->free_slots[comm->free_count++] = slot;
@@ -29,7 +29,7 @@ Status comm_try_acquire(Comm *comm, CommSlot *slot, bool *got) {
     assert(comm->depth > 0);
     reclaim(comm);
     if (comm->free_count == 0 && comm->net != NULL) {
-        TRY(net_progress(comm->net));
+        TRY(comm_net_progress(comm->net));
         reclaim(comm);
     }
     *got = comm->free_count > 0;
@@ -39,7 +39,7 @@ Status comm_try_acquire(Comm *comm, CommSlot *slot, bool *got) {
     }
     int index = comm->free_slots[--comm->free_count];
     comm->slot_state[index] = SLOT_ACQUIRED;
-    *slot = (CommSlot){.data = segment_data(&comm->segment, comm->segment.seat, index),
+    *slot = (CommSlot){.data = comm_segment_data(&comm->segment, comm->segment.seat, index),
                        .capacity = comm->segment.slot_bytes,
                        .index = index};
     return STATUS_OK;
@@ -68,12 +68,12 @@ void comm_slot_return(Comm *comm, CommSlot *slot) {
 /* ---- producer ---- */
 
 static void enqueue(Comm *comm, int to, int index, size_t bytes, uint64_t tag, int lane) {
-    Place *place = &comm->places[to];
-    Queue *queue = segment_queue(&comm->segment, comm->segment.seat, place->seat, lane);
+    CommPlace *place = &comm->places[to];
+    Queue *queue = comm_segment_queue(&comm->segment, comm->segment.seat, place->seat, lane);
     uint32_t at = atomic_load_explicit(&queue->published, memory_order_relaxed);
     queue->entry[at % SEGMENT_SLOTS_MAX] = (QueueEntry){.slot = (uint32_t)index, .bytes = (uint32_t)bytes, .tag = tag};
     atomic_store_explicit(&queue->published, at + 1, memory_order_release);
-    segment_ring(&comm->segment, place->seat);
+    comm_segment_ring(&comm->segment, place->seat);
 }
 
 static Status check_publish(const Comm *comm, const CommSlot *slot, size_t bytes, const int *ranks, int count) {
@@ -89,16 +89,16 @@ static Status check_publish(const Comm *comm, const CommSlot *slot, size_t bytes
     return STATUS_OK;
 }
 
-Status stream_publish(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, const int *ranks,
-                      int count) {
+Status comm_stream_publish(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, const int *ranks,
+                           int count) {
     assert(comm->depth > 0 && lane >= 0 && lane < SEGMENT_LANES && count >= 0);
     TRY(check_publish(comm, slot, bytes, ranks, count));
     int seat = comm->segment.seat;
-    SlotMark *mark = segment_mark(&comm->segment, seat, slot->index);
+    SlotMark *mark = comm_segment_mark(&comm->segment, seat, slot->index);
     atomic_store_explicit(&mark->readers, (uint32_t)count, memory_order_relaxed);
     comm->slot_state[slot->index] = SLOT_FLYING;
     comm->flying_slots[comm->flying_count++] = slot->index;
-    unsigned char *frame = segment_frame(&comm->segment, seat, slot->index);
+    unsigned char *frame = comm_segment_frame(&comm->segment, seat, slot->index);
     if (comm->net != NULL) {
         FrameHeader header = {.tag = tag, .bytes = (uint32_t)bytes};
         memcpy(frame, &header, sizeof header);
@@ -107,7 +107,7 @@ Status stream_publish(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t t
         if (comm->places[ranks[i]].seat >= 0) {
             enqueue(comm, ranks[i], slot->index, bytes, tag, lane);
         } else {
-            TRY(net_send(comm->net, ranks[i], lane, frame, SEGMENT_FRAME_BYTES + bytes, &mark->readers));
+            TRY(comm_net_send(comm->net, ranks[i], lane, frame, SEGMENT_FRAME_BYTES + bytes, &mark->readers));
         }
     }
     return STATUS_OK;
@@ -116,24 +116,24 @@ Status stream_publish(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t t
 Status comm_publish(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, const int *ranks,
                     int count) {
     assert(lane < COMM_LANES);
-    return stream_publish(comm, slot, bytes, tag, lane, ranks, count);
+    return comm_stream_publish(comm, slot, bytes, tag, lane, ranks, count);
 }
 
 Status comm_publish_to(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, int rank) {
     assert(lane < COMM_LANES);
-    return stream_publish(comm, slot, bytes, tag, lane, &rank, 1);
+    return comm_stream_publish(comm, slot, bytes, tag, lane, &rank, 1);
 }
 
 Status comm_publish_to_others(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane) {
     assert(lane < COMM_LANES);
-    return stream_publish(comm, slot, bytes, tag, lane, comm->others, comm->size - 1);
+    return comm_stream_publish(comm, slot, bytes, tag, lane, comm->others, comm->size - 1);
 }
 
 /* ---- reader ---- */
 
 static Status take_shared(Comm *comm, int from, int lane, CommSlice *slice, bool *got) {
     int seat = comm->places[from].seat;
-    Queue *queue = segment_queue(&comm->segment, seat, comm->segment.seat, lane);
+    Queue *queue = comm_segment_queue(&comm->segment, seat, comm->segment.seat, lane);
     uint32_t taken = atomic_load_explicit(&queue->taken, memory_order_relaxed);
     *got = atomic_load_explicit(&queue->published, memory_order_acquire) != taken;
     if (!*got) return STATUS_OK;
@@ -149,7 +149,7 @@ static Status take_shared(Comm *comm, int from, int lane, CommSlice *slice, bool
                              from);
     }
     atomic_store_explicit(&queue->taken, taken + 1, memory_order_relaxed);
-    *slice = (CommSlice){.data = segment_data(&comm->segment, seat, (int)entry.slot),
+    *slice = (CommSlice){.data = comm_segment_data(&comm->segment, seat, (int)entry.slot),
                          .bytes = entry.bytes,
                          .tag = entry.tag,
                          .from = from,
@@ -159,11 +159,11 @@ static Status take_shared(Comm *comm, int from, int lane, CommSlice *slice, bool
 }
 
 static Status take_remote(Comm *comm, int from, int lane, CommSlice *slice, bool *got) {
-    if (net_held(comm->net, from, lane) >= COMM_HELD_MAX) {
+    if (comm_net_held(comm->net, from, lane) >= COMM_HELD_MAX) {
         FAIL(STATUS_ARGUMENT, "%d slices of rank %d are held already: release one first", COMM_HELD_MAX, from);
     }
-    NetFrame frame;
-    TRY(net_take(comm->net, from, lane, &frame));
+    CommNetFrame frame;
+    TRY(comm_net_take(comm->net, from, lane, &frame));
     *got = frame.frame != NULL;
     if (!*got) return STATUS_OK;
     FrameHeader header;
@@ -182,18 +182,18 @@ static Status take_remote(Comm *comm, int from, int lane, CommSlice *slice, bool
     return STATUS_OK;
 }
 
-Status stream_try_receive(Comm *comm, int from, int lane, CommSlice *slice, bool *got) {
+Status comm_stream_try_receive(Comm *comm, int from, int lane, CommSlice *slice, bool *got) {
     assert(comm->depth > 0 && lane >= 0 && lane < SEGMENT_LANES);
     if (from < 0 || from >= comm->size) FAIL(STATUS_ARGUMENT, "no rank %d among %d", from, comm->size);
     TRY((comm->places[from].seat >= 0 ? take_shared : take_remote)(comm, from, lane, slice, got));
-    if (!*got) wait_want(comm, from, lane);
+    if (!*got) comm_wait_want(comm, from, lane);
     return STATUS_OK;
 }
 
-Status stream_receive(Comm *comm, int from, int lane, CommSlice *slice) {
+Status comm_stream_receive(Comm *comm, int from, int lane, CommSlice *slice) {
     bool got = false;
     while (true) {
-        TRY(stream_try_receive(comm, from, lane, slice, &got));
+        TRY(comm_stream_try_receive(comm, from, lane, slice, &got));
         if (got) return STATUS_OK;
         TRY(comm_wait(comm));
     }
@@ -201,23 +201,24 @@ Status stream_receive(Comm *comm, int from, int lane, CommSlice *slice) {
 
 Status comm_try_receive(Comm *comm, int from, int lane, CommSlice *slice, bool *got) {
     assert(lane < COMM_LANES);
-    return stream_try_receive(comm, from, lane, slice, got);
+    return comm_stream_try_receive(comm, from, lane, slice, got);
 }
 
 Status comm_receive(Comm *comm, int from, int lane, CommSlice *slice) {
     assert(lane < COMM_LANES);
-    return stream_receive(comm, from, lane, slice);
+    return comm_stream_receive(comm, from, lane, slice);
 }
 
 void comm_release(Comm *comm, const CommSlice *slice) {
     int seat = comm->places[slice->from].seat;
     if (seat < 0) {
-        net_release(comm->net, slice->from, slice->lane, (int)slice->token);
+        comm_net_release(comm->net, slice->from, slice->lane, (int)slice->token);
         return;
     }
-    Queue *queue = segment_queue(&comm->segment, seat, comm->segment.seat, slice->lane);
+    Queue *queue = comm_segment_queue(&comm->segment, seat, comm->segment.seat, slice->lane);
     uint32_t released = atomic_load_explicit(&queue->released, memory_order_relaxed);
     atomic_store_explicit(&queue->released, released + 1, memory_order_relaxed);
-    SlotMark *mark = segment_mark(&comm->segment, seat, (int)slice->token);
-    if (atomic_fetch_sub_explicit(&mark->readers, 1, memory_order_acq_rel) == 1) segment_ring(&comm->segment, seat);
+    SlotMark *mark = comm_segment_mark(&comm->segment, seat, (int)slice->token);
+    if (atomic_fetch_sub_explicit(&mark->readers, 1, memory_order_acq_rel) == 1)
+        comm_segment_ring(&comm->segment, seat);
 }

@@ -20,20 +20,20 @@
 
 /* Every rank that fails tells the ranks of other hosts what it knows, once: the first to fail may end before MPI has
  * passed its message on. */
-void wait_break(Comm *comm, const AbortRecord *record) {
-    segment_abort(&comm->segment, record);
+void comm_wait_break(Comm *comm, const AbortRecord *record) {
+    comm_segment_abort(&comm->segment, record);
     if (comm->net == NULL || atomic_exchange(&comm->told, true)) return;
-    const AbortRecord *first = segment_aborted(&comm->segment);
-    net_abort(comm->net, first != NULL ? first : record, comm->shares);
+    const AbortRecord *first = comm_segment_aborted(&comm->segment);
+    comm_net_abort(comm->net, first != NULL ? first : record, comm->shares);
 }
 
 /* The abort record, ours or one that came from another host (which the ranks here then see too). */
 static const AbortRecord *abort_record(Comm *comm) {
-    const AbortRecord *record = segment_aborted(&comm->segment);
+    const AbortRecord *record = comm_segment_aborted(&comm->segment);
     if (record != NULL || comm->net == NULL) return record;
-    const AbortRecord *remote = net_aborted(comm->net);
-    if (remote != NULL) segment_abort(&comm->segment, remote);
-    return segment_aborted(&comm->segment);
+    const AbortRecord *remote = comm_net_aborted(comm->net);
+    if (remote != NULL) comm_segment_abort(&comm->segment, remote);
+    return comm_segment_aborted(&comm->segment);
 }
 
 static Status fail_aborted(const Comm *comm, const AbortRecord *record) {
@@ -56,7 +56,7 @@ static Status fail_broken(const AbortRecord *record, const char *operation) {
 void comm_abort(Comm *comm, const char *message) {
     AbortRecord record = {.code = STATUS_TRANSPORT, .rank = comm->rank};
     snprintf(record.message, sizeof record.message, "rank %d aborted: %s", comm->rank, message);
-    wait_break(comm, &record);
+    comm_wait_break(comm, &record);
     comm_aborted_here = true;
 }
 
@@ -65,19 +65,19 @@ static void abort_one(Comm *comm, void *message) { comm_abort(comm, message); }
 /* The process may end right after: MPI must have sent the message by then. */
 static void flush_one(Comm *comm, void *unused) {
     (void)unused;
-    if (comm->net != NULL) net_flush(comm->net, ABORT_FLUSH_S);
+    if (comm->net != NULL) comm_net_flush(comm->net, ABORT_FLUSH_S);
 }
 
 void comm_abort_all(const char *message) {
     char text[SEGMENT_TEXT_BYTES];
     snprintf(text, sizeof text, "%s", message);
-    watch_each(abort_one, text);
-    watch_each(flush_one, NULL);
+    comm_watch_each(abort_one, text);
+    comm_watch_each(flush_one, NULL);
 }
 
 bool comm_broken(Comm *comm, const ErrorRecord **cause) {
     /* A rank that only asks, and never waits, must hear of it too; a failure of MPI shows in its next operation. */
-    if (comm->net != NULL && comm->owner_pid == (int)getpid()) (void)net_progress(comm->net);
+    if (comm->net != NULL && comm->owner_pid == (int)getpid()) (void)comm_net_progress(comm->net);
     const AbortRecord *record = abort_record(comm);
     if (record == NULL) return false;
     pthread_mutex_lock(&comm->lock);
@@ -120,7 +120,7 @@ Status comm_begin(Comm *comm, const char *operation, double timeout_s) {
         return error_at_operation(error_fail(STATUS_TRANSPORT, "another thread is using this communicator"), operation);
     }
     Status status = STATUS_OK;
-    if (comm->net != NULL) status = net_progress(comm->net);
+    if (comm->net != NULL) status = comm_net_progress(comm->net);
     const AbortRecord *record = abort_record(comm);
     if (status == STATUS_OK && record != NULL) status = fail_broken(record, operation);
     if (status != STATUS_OK) {
@@ -160,7 +160,7 @@ Status comm_end(Comm *comm, Status status) {
     if (status != STATUS_OK) {
         AbortRecord record;
         describe_failure(comm, status, &record);
-        wait_break(comm, &record);
+        comm_wait_break(comm, &record);
         error_at_operation(status, comm->operation);
     }
     comm->operation[0] = '\0';
@@ -175,9 +175,9 @@ const char *comm_operation(const Comm *comm) { return comm->operation; }
 /* Slices in shared memory that this rank handed to that one and did not get back. */
 static bool keeps_slots(const Comm *comm, int rank) {
     int seat = comm->places[rank].seat;
-    if (seat < 0) return net_sending_to(comm->net, rank) > 0;
+    if (seat < 0) return comm_net_sending_to(comm->net, rank) > 0;
     for (int lane = 0; lane < SEGMENT_LANES; lane++) {
-        const Queue *queue = segment_queue(&comm->segment, comm->segment.seat, seat, lane);
+        const Queue *queue = comm_segment_queue(&comm->segment, comm->segment.seat, seat, lane);
         uint32_t published = atomic_load_explicit(&queue->published, memory_order_relaxed);
         if (published != atomic_load_explicit(&queue->released, memory_order_relaxed)) return true;
     }
@@ -191,7 +191,7 @@ static bool waits_for(const Comm *comm, int rank) {
 /* The rank to name when nothing happens: one that is stopped, else the first that is waited for; -1 for none. */
 static int suspect(const Comm *comm) {
     for (int seat = 0; seat < comm->segment.seats; seat++) {
-        if (seat != comm->segment.seat && segment_health(&comm->segment, seat, comm->stall_ns) == SEAT_STALLED) {
+        if (seat != comm->segment.seat && comm_segment_health(&comm->segment, seat, comm->stall_ns) == SEAT_STALLED) {
             return comm->rank_of_seat[seat];
         }
     }
@@ -216,20 +216,20 @@ static Status timed_out(const Comm *comm) {
 }
 
 static Status peer_lost(const Comm *comm, int rank) {
-    const Seat *seat = segment_seat(&comm->segment, comm->places[rank].seat);
+    const Seat *seat = comm_segment_seat(&comm->segment, comm->places[rank].seat);
     Status status = error_fail(STATUS_PEER_LOST, "rank %d (process %d) died", rank, (int)atomic_load(&seat->pid));
     return error_at_operation(error_at_rank(status, rank), comm->operation);
 }
 
 static Status warn_stalled(Comm *comm, int rank) {
-    Place *place = &comm->places[rank];
+    CommPlace *place = &comm->places[rank];
     if (place->warned || comm->hooks.warn == NULL) return STATUS_OK;
     place->warned = true;
     char text[256];
     snprintf(text, sizeof text,
              "%s: rank %d (process %d) has shown no sign of life for %g s: it is stopped or its machine is "
              "overloaded; waiting up to %g s in all",
-             comm->operation, rank, (int)atomic_load(&segment_seat(&comm->segment, place->seat)->pid),
+             comm->operation, rank, (int)atomic_load(&comm_segment_seat(&comm->segment, place->seat)->pid),
              (double)comm->stall_ns * 1e-9, comm->operation_timeout_s);
     comm->in_hook = true;
     Status status = comm->hooks.warn(comm->hooks.context, rank, text);
@@ -241,7 +241,7 @@ static Status check_peers(Comm *comm) {
     for (int seat = 0; seat < comm->segment.seats; seat++) {
         if (seat == comm->segment.seat) continue;
         int rank = comm->rank_of_seat[seat];
-        switch (segment_health(&comm->segment, seat, comm->stall_ns)) {
+        switch (comm_segment_health(&comm->segment, seat, comm->stall_ns)) {
         case SEAT_DEAD:
             return peer_lost(comm, rank);
         case SEAT_STALLED:
@@ -263,7 +263,7 @@ static Status check_hooks(Comm *comm) {
     return status;
 }
 
-Status wait_check(Comm *comm) {
+Status comm_wait_check(Comm *comm) {
     TRY(check_abort(comm));
     int64_t now = clock_now_ns();
     if (now >= comm->deadline_ns) return timed_out(comm);
@@ -283,15 +283,15 @@ static Status fail_left(const Comm *comm, int rank) {
 static Status check_left(Comm *comm) {
     bool remote_left = false;
     for (int rank = 0; rank < comm->size; rank++) {
-        const Place *place = &comm->places[rank];
+        const CommPlace *place = &comm->places[rank];
         if (rank == comm->rank || !waits_for(comm, rank)) continue;
         if (place->seat >= 0) {
-            bool left = atomic_load(&segment_seat(&comm->segment, place->seat)->state) == SEAT_LEFT;
-            if (left && segment_doorbell(&comm->segment) == comm->seen) {
+            bool left = atomic_load(&comm_segment_seat(&comm->segment, place->seat)->state) == SEAT_LEFT;
+            if (left && comm_segment_doorbell(&comm->segment) == comm->seen) {
                 TRY(check_abort(comm));
                 return fail_left(comm, rank);
             }
-        } else if (net_has_left(comm->net, rank)) {
+        } else if (comm_net_has_left(comm->net, rank)) {
             remote_left = true;
             int64_t now = clock_now_ns();
             if (comm->left_since_ns == 0) comm->left_since_ns = now;
@@ -313,8 +313,8 @@ static inline void pause_cpu(void) {
 }
 
 static bool rung(const Comm *comm) {
-    return segment_doorbell(&comm->segment) != comm->seen ||
-           (comm->net != NULL && net_events(comm->net) != comm->seen_events);
+    return comm_segment_doorbell(&comm->segment) != comm->seen ||
+           (comm->net != NULL && comm_net_events(comm->net) != comm->seen_events);
 }
 
 static bool spin(const Comm *comm) {
@@ -335,19 +335,19 @@ static Status rest(Comm *comm, int64_t since_ns) {
     int64_t until = comm->next_check_ns < comm->deadline_ns ? comm->next_check_ns : comm->deadline_ns;
     int64_t ns = until - now;
     if (comm->net != NULL && ns > NET_SLEEP_NS) ns = NET_SLEEP_NS;
-    if (ns > 0 && !segment_sleep(&comm->segment, comm->seen, ns)) return check_hooks(comm);
+    if (ns > 0 && !comm_segment_sleep(&comm->segment, comm->seen, ns)) return check_hooks(comm);
     return STATUS_OK;
 }
 
 static Status wait_for_change(Comm *comm) {
-    TRY(wait_check(comm));
+    TRY(comm_wait_check(comm));
     if (comm->net == NULL && spin(comm)) return STATUS_OK;
     int64_t since_ns = clock_now_ns();
     while (!rung(comm)) {
-        if (comm->net != NULL) TRY(net_progress(comm->net));
+        if (comm->net != NULL) TRY(comm_net_progress(comm->net));
         if (rung(comm)) break;
         TRY(check_left(comm));
-        TRY(wait_check(comm));
+        TRY(comm_wait_check(comm));
         TRY(rest(comm, since_ns));
     }
     return STATUS_OK;
@@ -356,9 +356,9 @@ static Status wait_for_change(Comm *comm) {
 Status comm_wait(Comm *comm) {
     assert(comm->depth > 0);
     Status status = wait_for_change(comm);
-    comm->seen = segment_doorbell(&comm->segment);
-    if (comm->net != NULL && net_events(comm->net) != comm->seen_events) {
-        comm->seen_events = net_events(comm->net);
+    comm->seen = comm_segment_doorbell(&comm->segment);
+    if (comm->net != NULL && comm_net_events(comm->net) != comm->seen_events) {
+        comm->seen_events = comm_net_events(comm->net);
         comm->left_since_ns = 0;
     }
     for (int rank = 0; rank < comm->size; rank++) comm->places[rank].wanted = 0;
@@ -367,6 +367,6 @@ Status comm_wait(Comm *comm) {
 }
 
 Status comm_progress(Comm *comm) {
-    if (comm->net != NULL) TRY(net_progress(comm->net));
-    return wait_check(comm);
+    if (comm->net != NULL) TRY(comm_net_progress(comm->net));
+    return comm_wait_check(comm);
 }

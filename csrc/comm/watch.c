@@ -46,7 +46,7 @@ static void *beat(void *unused) {
     (void)unused;
     pthread_mutex_lock(&watch.lock);
     while (watch.first != NULL) {
-        for (Comm *comm = watch.first; comm != NULL; comm = comm->next) segment_heartbeat(&comm->segment);
+        for (Comm *comm = watch.first; comm != NULL; comm = comm->next) comm_segment_heartbeat(&comm->segment);
         struct timespec until = clock_timespec(clock_now_ns() + BEAT_EVERY_NS);
         pthread_cond_timedwait(&watch.changed, &watch.lock, &until);
     }
@@ -68,7 +68,7 @@ static Status start_thread(void) {
     return STATUS_OK;
 }
 
-Status watch_add(Comm *comm) {
+Status comm_watch_add(Comm *comm) {
     Status status = STATUS_OK;
     pthread_once(&once, set_up);
     pthread_mutex_lock(&watch.lock);
@@ -83,7 +83,7 @@ done:
     return status;
 }
 
-void watch_remove(Comm *comm) {
+void comm_watch_remove(Comm *comm) {
     pthread_mutex_lock(&watch.lock);
     Comm **link = &watch.first;
     while (*link != NULL && *link != comm) link = &(*link)->next;
@@ -92,7 +92,7 @@ void watch_remove(Comm *comm) {
     pthread_mutex_unlock(&watch.lock);
 }
 
-void watch_each(void (*visit)(Comm *comm, void *context), void *context) {
+void comm_watch_each(void (*visit)(Comm *comm, void *context), void *context) {
     pthread_mutex_lock(&watch.lock);
     for (Comm *comm = watch.first; comm != NULL; comm = comm->next) visit(comm, context);
     pthread_mutex_unlock(&watch.lock);

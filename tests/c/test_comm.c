@@ -47,10 +47,10 @@ static pthread_mutex_t check_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void *run_rank(void *argument) {
     World *world = argument;
-    Segment segment;
+    CommSegment segment;
     Comm *comm = NULL;
-    RANK_CHECK_OK(segment_open_memory(world->memory, world->bytes, world->size, world->rank, &segment));
-    RANK_CHECK_OK(join_segment(&segment, world->rank, world->size, &world->options, &comm));
+    RANK_CHECK_OK(comm_segment_open_memory(world->memory, world->bytes, world->size, world->rank, &segment));
+    RANK_CHECK_OK(comm_join_segment(&segment, world->rank, world->size, &world->options, &comm));
     if (comm != NULL) RANK_CHECK_OK(comm_barrier(comm)); /* a late rank would join what an early one has broken */
     if (comm != NULL) world->body(comm);
     comm_destroy(comm);
@@ -60,9 +60,9 @@ static void *run_rank(void *argument) {
 static void run(int size, const CommOptions *options, Body body) {
     size_t slot_bytes = options->slot_bytes > 0 ? options->slot_bytes : COMM_DEFAULT_SLOT_BYTES;
     void *memory = NULL;
-    size_t bytes = segment_bytes(size, slot_bytes);
+    size_t bytes = comm_segment_bytes(size, slot_bytes);
     CHECK_OK(memory_calloc(1, bytes, &memory));
-    segment_format(memory, size, slot_bytes, 1);
+    comm_segment_format(memory, size, slot_bytes, 1);
     pthread_t threads[MAX_RANKS];
     World worlds[MAX_RANKS];
     for (int rank = 0; rank < size; rank++) {
@@ -387,11 +387,11 @@ static void failure_after_the_round_body(Comm *comm) {
 }
 
 static void forge(Comm *comm, QueueEntry entry) {
-    Queue *queue = segment_queue(&comm->segment, comm->segment.seat, comm->places[0].seat, 0);
+    Queue *queue = comm_segment_queue(&comm->segment, comm->segment.seat, comm->places[0].seat, 0);
     uint32_t at = atomic_load(&queue->published);
     queue->entry[at % SEGMENT_SLOTS_MAX] = entry;
     atomic_store(&queue->published, at + 1);
-    segment_ring(&comm->segment, comm->places[0].seat);
+    comm_segment_ring(&comm->segment, comm->places[0].seat);
 }
 
 /* What a peer's damaged memory says is not followed out of the slots. */
@@ -425,7 +425,7 @@ static void stalled_body(Comm *comm) {
         RANK_CHECK(comm_end(comm, comm_barrier(comm)) == STATUS_TIMEOUT);
         RANK_CHECK(atomic_load(&warnings) == 1 && error_record()->rank == 1);
     } else {
-        watch_remove(comm);
+        comm_watch_remove(comm);
         while (!comm_broken(comm, NULL)) usleep(1000);
     }
 }
@@ -455,7 +455,7 @@ static void test_forked_heart(void) {
         for (;;) pause();
     }
     CHECK_OK(comm_attach(fd, 0, 2, NULL, &comm));
-    const Seat *seat = segment_seat(&comm->segment, 1);
+    const Seat *seat = comm_segment_seat(&comm->segment, 1);
     for (int beats = 0; beats < 2; beats++) {
         int64_t before = atomic_load(&seat->heartbeat_ns), until = clock_deadline_ns(20);
         while (atomic_load(&seat->heartbeat_ns) == before && !clock_expired(until)) usleep(10000);
@@ -489,42 +489,44 @@ static void test_failures(void) {
 
 /* A zombie is a dead process; a live one that stops beating is stalled. */
 static void test_health(void) {
-    Segment segments[2];
+    CommSegment segments[2];
     void *memory = NULL;
-    size_t bytes = segment_bytes(2, 4096);
-    CHECK(segment_bytes(2, 4096 + 32) == 0 && segment_bytes(2, 4096 + 64) != 0 && segment_bytes(2, 4032) == 0);
+    size_t bytes = comm_segment_bytes(2, 4096);
+    CHECK(comm_segment_bytes(2, 4096 + 32) == 0 && comm_segment_bytes(2, 4096 + 64) != 0 &&
+          comm_segment_bytes(2, 4032) == 0);
     CHECK_OK(memory_calloc(1, bytes, &memory));
-    segment_format(memory, 2, 4096, 1);
-    CHECK_OK(segment_open_memory(memory, bytes, 2, 0, &segments[0]));
-    CHECK_OK(segment_open_memory(memory, bytes, 2, 1, &segments[1]));
-    CHECK(segment_open_memory(memory, bytes, 2, 1, &segments[1]) == STATUS_ARGUMENT);
-    CHECK(segment_open_memory(memory, bytes, 3, 1, &segments[1]) == STATUS_ARGUMENT);
-    CHECK(segment_health(&segments[0], 1, CLOCK_NS_PER_SECOND) == SEAT_WELL);
-    Seat *seat = segment_seat(&segments[0], 1);
+    comm_segment_format(memory, 2, 4096, 1);
+    CHECK_OK(comm_segment_open_memory(memory, bytes, 2, 0, &segments[0]));
+    CHECK_OK(comm_segment_open_memory(memory, bytes, 2, 1, &segments[1]));
+    CHECK(comm_segment_open_memory(memory, bytes, 2, 1, &segments[1]) == STATUS_ARGUMENT);
+    CHECK(comm_segment_open_memory(memory, bytes, 3, 1, &segments[1]) == STATUS_ARGUMENT);
+    CHECK(comm_segment_health(&segments[0], 1, CLOCK_NS_PER_SECOND) == SEAT_WELL);
+    Seat *seat = comm_segment_seat(&segments[0], 1);
     atomic_fetch_sub(&seat->heartbeat_ns, 2 * CLOCK_NS_PER_SECOND);
-    CHECK(segment_health(&segments[0], 1, CLOCK_NS_PER_SECOND) == SEAT_STALLED);
-    CHECK(segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_WELL);
+    CHECK(comm_segment_health(&segments[0], 1, CLOCK_NS_PER_SECOND) == SEAT_STALLED);
+    CHECK(comm_segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_WELL);
     atomic_fetch_add(&seat->start_time, 1); /* the pid was reused */
-    CHECK(segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_DEAD);
+    CHECK(comm_segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_DEAD);
     pid_t child = fork();
     if (child == 0) {
         for (;;) pause();
     }
     atomic_store(&seat->pid, child);
-    atomic_store(&seat->start_time, segment_process_start(child));
-    CHECK(segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_WELL);
+    atomic_store(&seat->start_time, comm_segment_process_start(child));
+    CHECK(comm_segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_WELL);
     kill(child, SIGKILL);
     siginfo_t ended;
     CHECK(waitid(P_PID, (id_t)child, &ended, WEXITED | WNOWAIT) == 0); /* a zombie, for nobody has waited for it */
-    CHECK(segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_DEAD);
+    CHECK(comm_segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_DEAD);
     waitpid(child, NULL, 0);
     atomic_store(&seat->pid, getpid());
-    segment_close(&segments[1], false);
-    CHECK(segment_health(&segments[0], 1, 1) == SEAT_WELL);
-    segment_close(&segments[0], false);
+    comm_segment_close(&segments[1], false);
+    CHECK(comm_segment_health(&segments[0], 1, 1) == SEAT_WELL);
+    comm_segment_close(&segments[0], false);
     memory_free(memory);
-    CHECK(segment_bytes(8, COMM_DEFAULT_SLOT_BYTES) < (size_t)64 << 20);
-    CHECK(segment_bytes(0, 4096) == 0 && segment_bytes(1, 4095) == 0 && segment_bytes(1, (size_t)8 << 20) == 0);
+    CHECK(comm_segment_bytes(8, COMM_DEFAULT_SLOT_BYTES) < (size_t)64 << 20);
+    CHECK(comm_segment_bytes(0, 4096) == 0 && comm_segment_bytes(1, 4095) == 0 &&
+          comm_segment_bytes(1, (size_t)8 << 20) == 0);
 }
 
 /* A world of one rank; a build without MPI must not pretend to be alone among several. */

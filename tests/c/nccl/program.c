@@ -37,11 +37,11 @@ static int gpus[FAKE_RANKS]; /* of each rank */
 
 static void *run_rank(void *argument) {
     Rank *rank = argument;
-    Segment segment;
+    CommSegment segment;
     Comm *comm = NULL;
     fake_thread(rank->rank, gpus[rank->rank]);
-    RANK_CHECK(segment_open_memory(rank->memory, rank->bytes, rank->size, rank->rank, &segment) == STATUS_OK);
-    RANK_CHECK(join_segment(&segment, rank->rank, rank->size, &rank->options, &comm) == STATUS_OK);
+    RANK_CHECK(comm_segment_open_memory(rank->memory, rank->bytes, rank->size, rank->rank, &segment) == STATUS_OK);
+    RANK_CHECK(comm_join_segment(&segment, rank->rank, rank->size, &rank->options, &comm) == STATUS_OK);
     RANK_CHECK(comm_barrier(comm) == STATUS_OK);
     rank->body(comm);
     comm_destroy(comm);
@@ -51,11 +51,11 @@ static void *run_rank(void *argument) {
 static void run(int size, double timeout_s, Body body) {
     Rank ranks[FAKE_RANKS];
     pthread_t threads[FAKE_RANKS];
-    size_t bytes = segment_bytes(size, COMM_DEFAULT_SLOT_BYTES);
+    size_t bytes = comm_segment_bytes(size, COMM_DEFAULT_SLOT_BYTES);
     void *memory = NULL;
     CHECK_OK(memory_alloc(bytes, 1, &memory));
     memset(memory, 0, bytes);
-    segment_format(memory, size, COMM_DEFAULT_SLOT_BYTES, 1);
+    comm_segment_format(memory, size, COMM_DEFAULT_SLOT_BYTES, 1);
     for (int i = 0; i < size; i++) {
         ranks[i] = (Rank){memory, bytes, size, i, {.timeout_s = timeout_s}, body};
         pthread_create(&threads[i], NULL, run_rank, &ranks[i]);
