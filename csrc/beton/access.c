@@ -37,14 +37,14 @@ static Status check_kind(const BetonReader *reader, size_t field, BetonKind kind
 Status beton_reader_int(const BetonReader *reader, size_t field, uint64_t sample, int64_t *out) {
     TRY(check_place(reader, field, sample));
     TRY(check_kind(reader, field, BETON_INT));
-    *out = load_i64(reader_record(reader, &reader->fields[field], sample));
+    *out = load_i64(beton_reader_record(reader, &reader->fields[field], sample));
     return STATUS_OK;
 }
 
 Status beton_reader_float(const BetonReader *reader, size_t field, uint64_t sample, double *out) {
     TRY(check_place(reader, field, sample));
     TRY(check_kind(reader, field, BETON_FLOAT));
-    *out = load_f64(reader_record(reader, &reader->fields[field], sample));
+    *out = load_f64(beton_reader_record(reader, &reader->fields[field], sample));
     return STATUS_OK;
 }
 
@@ -67,8 +67,8 @@ static Status check_reserved(const BetonReader *reader, const BetonField *field,
 
 static Status fetch(const BetonReader *reader, const BetonField *field, uint64_t sample, BetonRegion *out) {
     FieldLocation location;
-    Status status =
-        beton_damaged(field_kind_of(field->kind)->locate(field, reader_record(reader, field, sample), &location));
+    Status status = beton_damaged(
+        beton_field_kind_of(field->kind)->locate(field, beton_reader_record(reader, field, sample), &location));
     if (status != STATUS_OK) return at_value(reader, status, field, sample);
     uint64_t size = location.size_known ? location.size : entry_of(reader, field, sample).size;
     if (size == 0) {
@@ -92,7 +92,7 @@ Status beton_reader_image(const BetonReader *reader, size_t field, uint64_t samp
     TRY(check_place(reader, field, sample));
     TRY(check_kind(reader, field, BETON_IMAGE));
     TRY(fetch(reader, &reader->fields[field], sample, &image.region));
-    const unsigned char *record = reader_record(reader, &reader->fields[field], sample);
+    const unsigned char *record = beton_reader_record(reader, &reader->fields[field], sample);
     image.mode = record[0] == BETON_IMAGE_RAW ? BETON_IMAGE_RAW : BETON_IMAGE_JPEG;
     image.width = load_u16(record + BETON_IMAGE_WIDTH);
     image.height = load_u16(record + BETON_IMAGE_HEIGHT);
@@ -137,7 +137,7 @@ static Status copy_words(const BetonReader *reader, size_t field, BetonKind kind
                              reader->path);
     }
     unsigned char *to = out;
-    const unsigned char *from = reader_record(reader, &reader->fields[field], samples.begin);
+    const unsigned char *from = beton_reader_record(reader, &reader->fields[field], samples.begin);
     for (uint64_t i = samples.begin; i < samples.end; i++, to += 8, from += reader->record_bytes) memcpy(to, from, 8);
     return STATUS_OK;
 }

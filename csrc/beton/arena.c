@@ -26,7 +26,7 @@ static Status add_block(Arena *arena, size_t capacity) {
     return STATUS_OK;
 }
 
-Status arena_alloc(Arena *arena, size_t size, unsigned char **out) {
+Status beton_arena_alloc(Arena *arena, size_t size, unsigned char **out) {
     size_t rounded = (size + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
     if (rounded < size) FAIL(STATUS_MEMORY, "cannot allocate %zu bytes", size);
     ArenaBlock *block = arena->blocks;
@@ -44,7 +44,7 @@ static void free_block(ArenaBlock *block) {
     memory_free(block);
 }
 
-void arena_reset(Arena *arena) {
+void beton_arena_reset(Arena *arena) {
     ArenaBlock *kept = NULL;
     for (ArenaBlock *block = arena->blocks, *next; block != NULL; block = next) {
         next = block->next;
@@ -60,7 +60,7 @@ void arena_reset(Arena *arena) {
     arena->blocks = kept;
 }
 
-void arena_fini(Arena *arena) {
+void beton_arena_fini(Arena *arena) {
     for (ArenaBlock *block = arena->blocks, *next; block != NULL; block = next) {
         next = block->next;
         free_block(block);

@@ -14,10 +14,10 @@ typedef struct Arena {
 } Arena;
 
 /* `size` bytes, valid until the next reset. */
-Status arena_alloc(Arena *arena, size_t size, unsigned char **out);
+Status beton_arena_alloc(Arena *arena, size_t size, unsigned char **out);
 
 /* Takes everything back; keeps one block of moderate size. */
-void arena_reset(Arena *arena);
-void arena_fini(Arena *arena);
+void beton_arena_reset(Arena *arena);
+void beton_arena_fini(Arena *arena);
 
 #endif

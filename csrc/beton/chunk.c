@@ -32,7 +32,7 @@ void beton_chunk_pack(const BetonChunk *chunk, unsigned char *out) {
     }
 }
 
-Status chunk_unpack(const BetonSchema *schema, const unsigned char *bytes, uint64_t size, BetonChunk *chunk) {
+Status beton_chunk_unpack(const BetonSchema *schema, const unsigned char *bytes, uint64_t size, BetonChunk *chunk) {
     uint64_t count = size >= 8 ? load_u64(bytes) : 0, records = 0, parts = 0, sizes = 0, at = 8;
     bool fits = size >= 8 && checked_mul(count, schema->record_bytes, &records) &&
                 checked_mul(count, schema->num_data_fields, &parts) && checked_mul(parts, 8, &sizes) &&

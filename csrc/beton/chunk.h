@@ -6,6 +6,6 @@
 
 /* Reads what beton_chunk_pack made with the same schema: `chunk` then borrows from `bytes`, but for `parts`, which the
  * caller gives back with memory_free. */
-Status chunk_unpack(const BetonSchema *schema, const unsigned char *bytes, uint64_t size, BetonChunk *chunk);
+Status beton_chunk_unpack(const BetonSchema *schema, const unsigned char *bytes, uint64_t size, BetonChunk *chunk);
 
 #endif

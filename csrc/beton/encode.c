@@ -47,8 +47,8 @@ done:
 }
 
 static void job_fini(EncodeJob *job) {
-    arena_fini(&job->arena);
-    arena_fini(&job->scratch);
+    beton_arena_fini(&job->arena);
+    beton_arena_fini(&job->scratch);
     jpeg_decoder_destroy(job->decoder);
     jpeg_encoder_destroy(job->encoder);
     resizer_destroy(job->resizer);
@@ -102,7 +102,7 @@ static Status encode_fields(BetonEncoder *encoder, EncodeJob *job, size_t slot, 
             *field_name = row[i].integer < 0 ? "" : schema->fields[row[i].integer].name;
             FAIL(STATUS_FORMAT, "%s", (const char *)row[i].data);
         }
-        TRY(field_kind_of((unsigned)field->kind)
+        TRY(beton_field_kind_of((unsigned)field->kind)
                 ->encode(job, &schema->specs[i], &row[i], record + field->record_offset, part));
         if (field->has_data) total += part->size;
         if (total > BETON_MAX_PAGE_BYTES) FAIL(STATUS_FORMAT, "the sample's data is over the limit of 1 GiB");
@@ -152,7 +152,7 @@ static Status encode_sample(void *context, size_t slot, int thread) {
     encoder->bad[slot] = 0;
     job->sample = encoder->first_index + slot;
     Status status = encode_fields(encoder, job, slot, &field);
-    arena_reset(&job->scratch);
+    beton_arena_reset(&job->scratch);
     if (status == STATUS_OK) return STATUS_OK;
     error_at_field(status, field);
     error_at_sample(status, (int64_t)job->sample);
@@ -181,7 +181,7 @@ static int compare_skips(const void *a, const void *b) {
 Status beton_encoder_run(BetonEncoder *encoder, uint64_t first_index, const BetonValue *values, size_t count,
                          const BetonChunk **out) {
     TRY(reserve(encoder, count));
-    for (int i = 0; i < encoder->threads; i++) arena_reset(&encoder->jobs[i].arena);
+    for (int i = 0; i < encoder->threads; i++) beton_arena_reset(&encoder->jobs[i].arena);
     encoder->chunk.num_skips = 0;
     encoder->first_failed = UINT64_MAX;
     encoder->first_index = first_index;

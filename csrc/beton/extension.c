@@ -16,8 +16,8 @@ static uint64_t content_checksum(const ExtensionContent *content) {
     return hash_bytes(content->table, (size_t)content->table_bytes, h);
 }
 
-void extension_build(const ExtensionContent *content, const uint64_t *regions, uint64_t num_regions,
-                     unsigned char *header) {
+void beton_extension_build(const ExtensionContent *content, const uint64_t *regions, uint64_t num_regions,
+                           unsigned char *header) {
     memset(header, 0, EXTENSION_HEADER_BYTES);
     memcpy(header, EXTENSION_MAGIC, EXTENSION_MAGIC_BYTES);
     store_u32(header + EXTENSION_AT_VERSION, EXTENSION_VERSION);
@@ -72,7 +72,7 @@ static Status check_block(BetonReader *reader, const unsigned char *block, uint6
 
 static bool has_magic(const unsigned char *at) { return memcmp(at, EXTENSION_MAGIC, EXTENSION_MAGIC_BYTES) == 0; }
 
-Status extension_open(BetonReader *reader) {
+Status beton_extension_open(BetonReader *reader) {
     uint64_t begin;
     const unsigned char *arguments = reader->fields[0].arguments + EXTENSION_IN_ARGUMENTS;
     bool in_gap = checked_round_up(reader->metadata_end, EXTENSION_ALIGNMENT, &begin) &&
@@ -83,7 +83,7 @@ Status extension_open(BetonReader *reader) {
         status = check_block(reader, block, reader->table - begin, reader->num_entries);
         return error_at_offset(status, (int64_t)begin);
     }
-    if (extension_fits_arguments(reader->fields[0].kind) && has_magic(arguments)) {
+    if (beton_extension_fits_arguments(reader->fields[0].kind) && has_magic(arguments)) {
         status = check_block(reader, arguments, EXTENSION_HEADER_BYTES, 0);
         return error_at_offset(status, arguments - reader->map);
     }

@@ -21,10 +21,10 @@
 #define EXTENSION_IN_ARGUMENTS (BETON_ARGUMENT_BYTES - EXTENSION_HEADER_BYTES)
 
 /* Bytes of a block for so many regions. */
-static inline uint64_t extension_bytes(uint64_t num_regions) { return EXTENSION_HEADER_BYTES + 8 * num_regions; }
+static inline uint64_t beton_extension_bytes(uint64_t num_regions) { return EXTENSION_HEADER_BYTES + 8 * num_regions; }
 
 /* Whether a kind's last argument bytes have no use. */
-static inline bool extension_fits_arguments(BetonKind kind) {
+static inline bool beton_extension_fits_arguments(BetonKind kind) {
     return kind != BETON_ARRAY && kind != BETON_TENSOR && kind != BETON_CUSTOM;
 }
 
@@ -39,11 +39,11 @@ typedef struct ExtensionContent {
 } ExtensionContent;
 
 /* Fills EXTENSION_HEADER_BYTES. `regions` may be NULL when there are none. */
-void extension_build(const ExtensionContent *content, const uint64_t *regions, uint64_t num_regions,
-                     unsigned char *header);
+void beton_extension_build(const ExtensionContent *content, const uint64_t *regions, uint64_t num_regions,
+                           unsigned char *header);
 
 /* Looks for a block in a file whose head has been validated; checks the block itself and the metadata's checksum, sets
  * reader->extension and reader->checksums. A file without a block is in order. */
-Status extension_open(BetonReader *reader);
+Status beton_extension_open(BetonReader *reader);
 
 #endif

@@ -3,35 +3,35 @@
 
 #include "base/checked.h"
 
-const FieldKind *field_kind_of(unsigned type_id) {
+const FieldKind *beton_field_kind_of(unsigned type_id) {
     switch (type_id) {
     case BETON_FLOAT:
-        return &field_kind_float;
+        return &beton_field_kind_float;
     case BETON_INT:
-        return &field_kind_int;
+        return &beton_field_kind_int;
     case BETON_IMAGE:
-        return &field_kind_image;
+        return &beton_field_kind_image;
     case BETON_BYTES:
-        return &field_kind_bytes;
+        return &beton_field_kind_bytes;
     case BETON_ARRAY:
-        return &field_kind_array;
+        return &beton_field_kind_array;
     case BETON_JSON:
-        return &field_kind_json;
+        return &beton_field_kind_json;
     case BETON_TENSOR:
-        return &field_kind_tensor;
+        return &beton_field_kind_tensor;
     case BETON_CUSTOM:
-        return &field_kind_custom;
+        return &beton_field_kind_custom;
     default:
         return NULL;
     }
 }
 
 const char *beton_kind_name(BetonKind kind) {
-    const FieldKind *found = field_kind_of((unsigned)kind);
+    const FieldKind *found = beton_field_kind_of((unsigned)kind);
     return found == NULL ? "unknown" : found->name;
 }
 
-bool field_layout(BetonField *fields, size_t num_fields, uint64_t *record_bytes) {
+bool beton_field_layout(BetonField *fields, size_t num_fields, uint64_t *record_bytes) {
     uint64_t offset = 0, largest = 1;
     for (size_t i = 0; i < num_fields; i++) {
         BetonField *field = &fields[i];

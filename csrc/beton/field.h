@@ -32,17 +32,17 @@ typedef struct FieldKind {
                      ChunkPart *part);
 } FieldKind;
 
-extern const FieldKind field_kind_float, field_kind_int, field_kind_image, field_kind_bytes, field_kind_array,
-    field_kind_json, field_kind_tensor, field_kind_custom;
+extern const FieldKind beton_field_kind_float, beton_field_kind_int, beton_field_kind_image, beton_field_kind_bytes,
+    beton_field_kind_array, beton_field_kind_json, beton_field_kind_tensor, beton_field_kind_custom;
 
 /* NULL when the format knows no such type. */
-const FieldKind *field_kind_of(unsigned type_id);
+const FieldKind *beton_field_kind_of(unsigned type_id);
 
 /* field_custom.c: takes over what the caller says of a custom field; STATUS_ARGUMENT if it is impossible. */
-Status field_set_custom(BetonField *field, const BetonCustom *custom);
+Status beton_field_set_custom(BetonField *field, const BetonCustom *custom);
 
 /* Section "record" of the format: places the fields in order, gives the record's size. Needs record_bytes and
  * record_alignment of each; false on overflow. */
-bool field_layout(BetonField *fields, size_t num_fields, uint64_t *record_bytes);
+bool beton_field_layout(BetonField *fields, size_t num_fields, uint64_t *record_bytes);
 
 #endif

@@ -115,19 +115,19 @@ static Status encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValu
     return STATUS_OK;
 }
 
-const FieldKind field_kind_array = {.name = "array",
-                                    .record_bytes = 8,
-                                    .record_alignment = 8,
-                                    .has_data = true,
-                                    .parse = parse,
-                                    .locate = locate,
-                                    .describe = describe,
-                                    .encode = encode};
-const FieldKind field_kind_tensor = {.name = "tensor",
-                                     .record_bytes = 8,
-                                     .record_alignment = 8,
-                                     .has_data = true,
-                                     .parse = parse,
-                                     .locate = locate,
-                                     .describe = describe,
-                                     .encode = encode};
+const FieldKind beton_field_kind_array = {.name = "array",
+                                          .record_bytes = 8,
+                                          .record_alignment = 8,
+                                          .has_data = true,
+                                          .parse = parse,
+                                          .locate = locate,
+                                          .describe = describe,
+                                          .encode = encode};
+const FieldKind beton_field_kind_tensor = {.name = "tensor",
+                                           .record_bytes = 8,
+                                           .record_alignment = 8,
+                                           .has_data = true,
+                                           .parse = parse,
+                                           .locate = locate,
+                                           .describe = describe,
+                                           .encode = encode};

@@ -26,15 +26,15 @@ static Status encode_json(EncodeJob *job, const BetonFieldSpec *spec, const Beto
     return encode_bytes(job, spec, value, record, part);
 }
 
-const FieldKind field_kind_bytes = {.name = "bytes",
-                                    .record_bytes = 16,
-                                    .record_alignment = 1,
-                                    .has_data = true,
-                                    .locate = locate,
-                                    .encode = encode_bytes};
-const FieldKind field_kind_json = {.name = "json",
-                                   .record_bytes = 16,
-                                   .record_alignment = 1,
-                                   .has_data = true,
-                                   .locate = locate,
-                                   .encode = encode_json};
+const FieldKind beton_field_kind_bytes = {.name = "bytes",
+                                          .record_bytes = 16,
+                                          .record_alignment = 1,
+                                          .has_data = true,
+                                          .locate = locate,
+                                          .encode = encode_bytes};
+const FieldKind beton_field_kind_json = {.name = "json",
+                                         .record_bytes = 16,
+                                         .record_alignment = 1,
+                                         .has_data = true,
+                                         .locate = locate,
+                                         .encode = encode_json};

@@ -4,7 +4,7 @@
 #include "base/checked.h"
 #include "beton/encode.h"
 
-Status field_set_custom(BetonField *field, const BetonCustom *custom) {
+Status beton_field_set_custom(BetonField *field, const BetonCustom *custom) {
     uint64_t size = custom->record_bytes;
     bool has_data = custom->pointer_offset >= 0;
     bool fits = size >= 1 && is_power_of_two(custom->record_alignment);
@@ -38,7 +38,7 @@ static Status locate(const BetonField *field, const unsigned char *record, Field
 
 static Status describe(const BetonFieldSpec *spec, BetonField *field, unsigned char *arguments) {
     memcpy(arguments, spec->arguments, BETON_ARGUMENT_BYTES);
-    return field_set_custom(field, &spec->custom);
+    return beton_field_set_custom(field, &spec->custom);
 }
 
 static Status encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
@@ -57,4 +57,4 @@ static Status encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValu
 }
 
 /* record sizes and has_data come from BetonCustom */
-const FieldKind field_kind_custom = {.name = "custom", .locate = locate, .describe = describe, .encode = encode};
+const FieldKind beton_field_kind_custom = {.name = "custom", .locate = locate, .describe = describe, .encode = encode};

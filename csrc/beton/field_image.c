@@ -99,7 +99,7 @@ static bool wants_jpeg(const EncodeJob *job, const BetonFieldSpec *spec, const P
 static Status decode(EncodeJob *job, Arena *arena, Picture *picture) {
     unsigned char *pixels;
     size_t stride = (size_t)picture->size.width * 3;
-    TRY(arena_alloc(arena, stride * picture->size.height, &pixels));
+    TRY(beton_arena_alloc(arena, stride * picture->size.height, &pixels));
     if (job->decoder == NULL) TRY(jpeg_decoder_create(&job->decoder));
     TRY(jpeg_decode(job->decoder, picture->jpeg, (size_t)picture->jpeg_bytes, JPEG_IDCT_ACCURATE, picture->size.width,
                     picture->size.height, pixels, stride));
@@ -111,7 +111,7 @@ static Status decode(EncodeJob *job, Arena *arena, Picture *picture) {
 static Status reduce(EncodeJob *job, Arena *arena, ImageSize to, Picture *picture) {
     unsigned char *pixels;
     size_t stride = (size_t)to.width * 3;
-    TRY(arena_alloc(arena, stride * to.height, &pixels));
+    TRY(beton_arena_alloc(arena, stride * to.height, &pixels));
     if (job->resizer == NULL) TRY(resizer_create(&job->resizer));
     TRY(resize_area(job->resizer, picture->pixels, picture->stride, picture->size, pixels, stride, to));
     *picture = (Picture){.size = to, .pixels = pixels, .stride = stride};
@@ -125,7 +125,7 @@ static Status compress(EncodeJob *job, int quality, Picture *picture) {
     if (job->encoder == NULL) TRY(jpeg_encoder_create(&job->encoder));
     TRY(jpeg_encode(job->encoder, picture->pixels, picture->stride, picture->size.width, picture->size.height, quality,
                     &data, &size));
-    TRY(arena_alloc(&job->arena, size, &copy));
+    TRY(beton_arena_alloc(&job->arena, size, &copy));
     memcpy(copy, data, size);
     picture->jpeg = copy;
     picture->jpeg_bytes = size;
@@ -136,7 +136,7 @@ static Status make_contiguous(EncodeJob *job, Picture *picture) {
     unsigned char *copy;
     size_t row = (size_t)picture->size.width * 3;
     if (picture->stride == row) return STATUS_OK;
-    TRY(arena_alloc(&job->arena, row * picture->size.height, &copy));
+    TRY(beton_arena_alloc(&job->arena, row * picture->size.height, &copy));
     for (uint32_t y = 0; y < picture->size.height; y++) {
         memcpy(copy + y * row, picture->pixels + y * picture->stride, row);
     }
@@ -176,10 +176,10 @@ static Status encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValu
     return STATUS_OK;
 }
 
-const FieldKind field_kind_image = {.name = "image",
-                                    .record_bytes = 13,
-                                    .record_alignment = 1,
-                                    .has_data = true,
-                                    .locate = locate,
-                                    .describe = describe,
-                                    .encode = encode};
+const FieldKind beton_field_kind_image = {.name = "image",
+                                          .record_bytes = 13,
+                                          .record_alignment = 1,
+                                          .has_data = true,
+                                          .locate = locate,
+                                          .describe = describe,
+                                          .encode = encode};

@@ -22,5 +22,6 @@ static Status encode_int(EncodeJob *job, const BetonFieldSpec *spec, const Beton
     return STATUS_OK;
 }
 
-const FieldKind field_kind_float = {.name = "float", .record_bytes = 8, .record_alignment = 8, .encode = encode_float};
-const FieldKind field_kind_int = {.name = "int", .record_bytes = 8, .record_alignment = 8, .encode = encode_int};
+const FieldKind beton_field_kind_float = {
+    .name = "float", .record_bytes = 8, .record_alignment = 8, .encode = encode_float};
+const FieldKind beton_field_kind_int = {.name = "int", .record_bytes = 8, .record_alignment = 8, .encode = encode_int};

@@ -36,10 +36,10 @@ static void read_ahead(const BetonReader *reader) {
 }
 
 static Status validate_guarded(BetonReader *reader, const BetonCustom *custom, size_t num_custom) {
-    TRY(reader_validate_head(reader, custom, num_custom));
+    TRY(beton_reader_validate_head(reader, custom, num_custom));
     read_ahead(reader);
-    TRY(beton_damaged(reader_validate_table(reader)));
-    return beton_damaged(extension_open(reader));
+    TRY(beton_damaged(beton_reader_validate_table(reader)));
+    return beton_damaged(beton_extension_open(reader));
 }
 
 static Status validate(BetonReader *reader, const BetonCustom *custom, size_t num_custom) {

@@ -29,14 +29,15 @@ struct BetonReader {
 
 #define READER_NO_ENTRY UINT64_MAX
 
-static inline const unsigned char *reader_record(const BetonReader *reader, const BetonField *field, uint64_t sample) {
+static inline const unsigned char *beton_reader_record(const BetonReader *reader, const BetonField *field,
+                                                       uint64_t sample) {
     return reader->map + reader->metadata + sample * reader->record_bytes + field->record_offset;
 }
 
 /* validate.c: header and descriptors; fills everything but entry_of and the fields' extremes. */
-Status reader_validate_head(BetonReader *reader, const BetonCustom *custom, size_t num_custom);
+Status beton_reader_validate_head(BetonReader *reader, const BetonCustom *custom, size_t num_custom);
 
 /* table.c: records against the allocation table; fills entry_of and the fields' extremes. */
-Status reader_validate_table(BetonReader *reader);
+Status beton_reader_validate_table(BetonReader *reader);
 
 #endif

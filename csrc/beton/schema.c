@@ -33,7 +33,7 @@ static Status check_unique(const BetonFieldSpec *specs, size_t count) {
 
 static Status describe(const BetonFieldSpec *spec, BetonField *field, unsigned char *descriptor) {
     TRY(check_name(spec));
-    const FieldKind *kind = field_kind_of((unsigned)spec->kind);
+    const FieldKind *kind = beton_field_kind_of((unsigned)spec->kind);
     if (kind == NULL) FAIL(STATUS_ARGUMENT, "unknown field type %d", (int)spec->kind);
     *field = (BetonField){.kind = spec->kind,
                           .record_bytes = kind->record_bytes,
@@ -70,7 +70,7 @@ Status beton_schema_create(const BetonFieldSpec *fields, size_t num_fields, Beto
         if (schema->fields[i].has_data) schema->fields[i].data_index = schema->num_data_fields++;
     }
     TRY_GOTO(check_unique(schema->specs, num_fields));
-    if (!field_layout(schema->fields, num_fields, &schema->record_bytes)) {
+    if (!beton_field_layout(schema->fields, num_fields, &schema->record_bytes)) {
         FAIL_GOTO(STATUS_ARGUMENT, "the records of the custom fields are too large");
     }
     *out = schema;

@@ -15,7 +15,7 @@ struct BetonSchema {
 };
 
 /* Where a field's record keeps its pointer. */
-static inline uint32_t schema_pointer_at(const BetonField *field) {
+static inline uint32_t beton_schema_pointer_at(const BetonField *field) {
     if (field->kind == BETON_CUSTOM) return (uint32_t)field->pointer_offset;
     return field->kind == BETON_IMAGE ? BETON_IMAGE_POINTER : 0;
 }

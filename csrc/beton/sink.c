@@ -9,12 +9,12 @@
 #define DIRECT_BYTES ((uint64_t)256 << 10)
 #define SYNC_BYTES ((uint64_t)8 << 20)
 
-Status sink_init(Sink *sink, AtomicFile *file, bool start_sync) {
+Status beton_sink_init(Sink *sink, AtomicFile *file, bool start_sync) {
     *sink = (Sink){.file = file, .start_sync = start_sync};
     return memory_alloc(STAGE_BYTES, 1, &sink->stage);
 }
 
-void sink_fini(Sink *sink) {
+void beton_sink_fini(Sink *sink) {
     memory_free(sink->stage);
     sink->stage = NULL;
 }
@@ -41,7 +41,7 @@ static Status flush_stage(Sink *sink) {
     return STATUS_OK;
 }
 
-Status sink_settle(Sink *sink) {
+Status beton_sink_settle(Sink *sink) {
     const unsigned char *data = sink->run;
     uint64_t size = sink->run_bytes, offset = sink->run_offset;
     if (size == 0) return STATUS_OK;
@@ -55,21 +55,21 @@ Status sink_settle(Sink *sink) {
     return STATUS_OK;
 }
 
-Status sink_put(Sink *sink, const void *data, uint64_t size, uint64_t offset) {
+Status beton_sink_put(Sink *sink, const void *data, uint64_t size, uint64_t offset) {
     const unsigned char *bytes = data;
     if (size == 0) return STATUS_OK;
     if (sink->run_bytes != 0 && sink->run + sink->run_bytes == bytes && sink->run_offset + sink->run_bytes == offset) {
         sink->run_bytes += size;
         return STATUS_OK;
     }
-    TRY(sink_settle(sink));
+    TRY(beton_sink_settle(sink));
     sink->run = bytes;
     sink->run_bytes = size;
     sink->run_offset = offset;
     return STATUS_OK;
 }
 
-Status sink_flush(Sink *sink) {
-    TRY(sink_settle(sink));
+Status beton_sink_flush(Sink *sink) {
+    TRY(beton_sink_settle(sink));
     return flush_stage(sink);
 }

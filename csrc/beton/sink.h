@@ -13,21 +13,21 @@ typedef struct Sink {
     unsigned char *stage; /* owned */
     size_t staged;
     uint64_t stage_offset;
-    const unsigned char *run; /* borrowed until sink_settle */
+    const unsigned char *run; /* borrowed until beton_sink_settle */
     uint64_t run_bytes, run_offset;
     uint64_t written_begin, written_end; /* of the file, not yet started to sync */
 } Sink;
 
-Status sink_init(Sink *sink, AtomicFile *file, bool start_sync);
-void sink_fini(Sink *sink);
+Status beton_sink_init(Sink *sink, AtomicFile *file, bool start_sync);
+void beton_sink_fini(Sink *sink);
 
-/* Takes `size` bytes for `offset` of the file; offsets rise. The data is borrowed until sink_settle. */
-Status sink_put(Sink *sink, const void *data, uint64_t size, uint64_t offset);
+/* Takes `size` bytes for `offset` of the file; offsets rise. The data is borrowed until beton_sink_settle. */
+Status beton_sink_put(Sink *sink, const void *data, uint64_t size, uint64_t offset);
 
 /* After it, nothing of the caller's is borrowed any more. */
-Status sink_settle(Sink *sink);
+Status beton_sink_settle(Sink *sink);
 
 /* Writes what is left. */
-Status sink_flush(Sink *sink);
+Status beton_sink_flush(Sink *sink);
 
 #endif

@@ -11,7 +11,7 @@
 
 #define LLU(x) ((unsigned long long)(x))
 
-Status table_check_entry(const BetonReader *reader, uint64_t index, BetonEntry entry) {
+Status beton_table_check_entry(const BetonReader *reader, uint64_t index, BetonEntry entry) {
     const char *problem = NULL;
     uint64_t mask = reader->page_size - 1;
     if (entry.pointer < reader->data)
@@ -27,9 +27,9 @@ Status table_check_entry(const BetonReader *reader, uint64_t index, BetonEntry e
     return entry.sample < reader->num_samples ? error_at_sample(status, (int64_t)entry.sample) : status;
 }
 
-Status table_locate(const BetonReader *reader, const BetonField *field, uint64_t sample, FieldLocation *out) {
-    const unsigned char *record = reader_record(reader, field, sample);
-    Status status = field_kind_of(field->kind)->locate(field, record, out);
+Status beton_table_locate(const BetonReader *reader, const BetonField *field, uint64_t sample, FieldLocation *out) {
+    const unsigned char *record = beton_reader_record(reader, field, sample);
+    Status status = beton_field_kind_of(field->kind)->locate(field, record, out);
     if (status == STATUS_OK) return STATUS_OK;
     error_at_offset(status, record - reader->map);
     error_at_sample(status, (int64_t)sample);
@@ -46,10 +46,10 @@ static void widen_side(uint32_t value, bool first, uint32_t *low, uint32_t *high
     if (value > *high) *high = value;
 }
 
-void table_observe(const BetonReader *reader, BetonField *field, uint64_t sample, uint64_t size) {
+void beton_table_observe(const BetonReader *reader, BetonField *field, uint64_t sample, uint64_t size) {
     widen(size, sample == 0, &field->min_bytes, &field->max_bytes);
     if (field->kind != BETON_IMAGE) return;
-    const unsigned char *record = reader_record(reader, field, sample);
+    const unsigned char *record = beton_reader_record(reader, field, sample);
     widen_side(load_u16(record + BETON_IMAGE_WIDTH), sample == 0, &field->min_width, &field->max_width);
     widen_side(load_u16(record + BETON_IMAGE_HEIGHT), sample == 0, &field->min_height, &field->max_height);
     if (record[0] == BETON_IMAGE_JPEG)
@@ -85,7 +85,7 @@ static Status check_ordered(BetonReader *reader, bool *ordered) {
             BetonField *field = &reader->fields[i];
             if (!field->has_data) continue;
             FieldLocation location;
-            TRY(table_locate(reader, field, sample, &location));
+            TRY(beton_table_locate(reader, field, sample, &location));
             BetonEntry entry = beton_entry_load(table, index++);
             if (!is_own_entry(&location, sample, entry)) return STATUS_OK;
             if (entry.size != 0) {
@@ -95,18 +95,18 @@ static Status check_ordered(BetonReader *reader, bool *ordered) {
                 if (!inside || entry.pointer < end) return STATUS_OK;
                 end = entry.pointer + entry.size;
             }
-            table_observe(reader, field, sample, location.size_known ? location.size : entry.size);
+            beton_table_observe(reader, field, sample, location.size_known ? location.size : entry.size);
         }
     }
     *ordered = true;
     return STATUS_OK;
 }
 
-Status reader_validate_table(BetonReader *reader) {
+Status beton_reader_validate_table(BetonReader *reader) {
     bool ordered;
     if (reader->num_data_fields == 0) return STATUS_OK;
     TRY(check_ordered(reader, &ordered));
     if (ordered) return STATUS_OK;
     forget_observations(reader);
-    return table_check_unsorted(reader);
+    return beton_table_check_unsorted(reader);
 }

@@ -30,7 +30,7 @@ static Status at_entry(const Lookup *lookup, Status status, uint64_t index) {
 }
 
 static Status at_record(const Lookup *lookup, Status status, const BetonField *field, uint64_t sample) {
-    error_at_offset(status, reader_record(lookup->reader, field, sample) - lookup->reader->map);
+    error_at_offset(status, beton_reader_record(lookup->reader, field, sample) - lookup->reader->map);
     error_at_sample(status, (int64_t)sample);
     return error_at_field(status, field->name);
 }
@@ -44,7 +44,7 @@ static Status collect(Lookup *lookup, bool *sorted, uint64_t *varying) {
     for (uint64_t i = 0; i < reader->num_entries; i++) {
         BetonEntry entry = beton_entry_load(reader->map + reader->table, i);
         if (entry.size == 0) continue;
-        TRY(table_check_entry(reader, i, entry));
+        TRY(beton_table_check_entry(reader, i, entry));
         if (entry.sample >= reader->num_samples) {
             return at_entry(lookup,
                             error_fail(STATUS_FORMAT, "the allocation table names sample %llu of a file of %llu",
@@ -158,13 +158,13 @@ static Status match_values(Lookup *lookup) {
             BetonField *field = &reader->fields[i];
             if (!field->has_data) continue;
             FieldLocation location;
-            TRY(table_locate(reader, field, sample, &location));
+            TRY(beton_table_locate(reader, field, sample, &location));
             *entry_of = READER_NO_ENTRY;
             if (!location.size_known || location.size != 0) {
                 Status status = match_value(lookup, field, sample, &location, entry_of, &location.size);
                 if (status != STATUS_OK) return at_record(lookup, status, field, sample);
             }
-            table_observe(reader, field, sample, location.size);
+            beton_table_observe(reader, field, sample, location.size);
             entry_of++;
         }
     }
@@ -180,7 +180,7 @@ static Status match_reserved(Lookup *lookup) {
             const BetonField *field = &reader->fields[i];
             if (!field->has_data) continue;
             FieldLocation location;
-            TRY(table_locate(reader, field, sample, &location));
+            TRY(beton_table_locate(reader, field, sample, &location));
             if (!location.may_reserve || location.size != 0) continue;
             uint64_t place = find_of_sample(lookup, sample, location.pointer);
             if (place == NOT_FOUND || lookup->dealt[place].size != 1 || lookup->matched[place]) continue;
@@ -209,7 +209,7 @@ static void lookup_fini(Lookup *lookup) {
     memory_free(lookup->matched);
 }
 
-Status table_check_unsorted(BetonReader *reader) {
+Status beton_table_check_unsorted(BetonReader *reader) {
     Status status = STATUS_OK;
     bool sorted;
     uint64_t varying;

@@ -59,7 +59,7 @@ static Status check_name(const unsigned char *bytes, char *out) {
 
 static Status parse_custom(BetonField *field, const BetonCustom *custom, size_t num_custom) {
     for (size_t i = 0; i < num_custom; i++) {
-        if (strcmp(custom[i].name, field->name) == 0) return field_set_custom(field, &custom[i]);
+        if (strcmp(custom[i].name, field->name) == 0) return beton_field_set_custom(field, &custom[i]);
     }
     FAIL(STATUS_FORMAT,
          "the field is of a user's own type (255), which the file does not describe: give its class (custom_fields)");
@@ -68,7 +68,7 @@ static Status parse_custom(BetonField *field, const BetonCustom *custom, size_t 
 static Status parse_descriptor(const unsigned char *bytes, BetonField *field, const BetonCustom *custom,
                                size_t num_custom) {
     TRY(beton_damaged(check_name(bytes + BETON_DESCRIPTOR_NAME, field->name)));
-    const FieldKind *kind = field_kind_of(bytes[0]);
+    const FieldKind *kind = beton_field_kind_of(bytes[0]);
     if (kind == NULL) {
         Status status = error_fail(STATUS_FORMAT, "unknown field type %u", bytes[0]);
         return error_at_field(beton_damaged(status), field->name);
@@ -119,7 +119,7 @@ static Status parse_descriptors(BetonReader *reader, const BetonCustom *custom, 
         if (status != STATUS_OK) return error_at_offset(status, (int64_t)offset);
         if (field->has_data) field->data_index = reader->num_data_fields++;
     }
-    if (!field_layout(reader->fields, reader->num_fields, &reader->record_bytes)) {
+    if (!beton_field_layout(reader->fields, reader->num_fields, &reader->record_bytes)) {
         FAIL(STATUS_ARGUMENT, "the records of the custom fields are too large");
     }
     return beton_damaged(check_unique_names(reader));
@@ -161,7 +161,7 @@ static Status check_extents(BetonReader *reader) {
     return STATUS_OK;
 }
 
-Status reader_validate_head(BetonReader *reader, const BetonCustom *custom, size_t num_custom) {
+Status beton_reader_validate_head(BetonReader *reader, const BetonCustom *custom, size_t num_custom) {
     TRY(check_header(reader));
     TRY(parse_descriptors(reader, custom, num_custom));
     return beton_damaged(check_extents(reader));

@@ -46,7 +46,7 @@ static Status lay_out(const BetonWriter *writer, uint64_t num_samples, uint64_t 
                 checked_add(writer->schema->head_bytes, records, &layout.metadata_end) &&
                 checked_round_up(layout.metadata_end, EXTENSION_ALIGNMENT, &layout.block);
     end = layout.metadata_end;
-    if (fits && writer->options.checksums) fits = checked_add(layout.block, extension_bytes(regions), &end);
+    if (fits && writer->options.checksums) fits = checked_add(layout.block, beton_extension_bytes(regions), &end);
     fits = fits && checked_round_up(end, writer->page_size, &layout.data) &&
            checked_round_up(data_bytes, writer->page_size, &data_end) && checked_add(layout.data, data_end, &data_end);
     layout.table = data_bytes == 0 ? layout.metadata_end : data_end;
@@ -82,7 +82,7 @@ static Status reserve(BetonWriter *writer, uint64_t samples) {
 }
 
 static void release(BetonWriter *writer) {
-    sink_fini(&writer->sink);
+    beton_sink_fini(&writer->sink);
     atomic_file_abort(writer->file);
     pool_destroy(writer->pool);
     memory_free(writer->records);
@@ -110,7 +110,7 @@ Status beton_writer_create(const char *path, const BetonSchema *schema, const Be
     if (options->checksums) TRY_GOTO(pool_create(options->threads, &writer->pool));
     TRY_GOTO(reserve(writer, options->expected_samples));
     TRY_GOTO(atomic_file_create(path, &writer->file));
-    TRY_GOTO(sink_init(&writer->sink, writer->file, options->durable));
+    TRY_GOTO(beton_sink_init(&writer->sink, writer->file, options->durable));
     *out = writer;
     writer = NULL;
 done:
@@ -162,7 +162,7 @@ static Status place_sample(BetonWriter *writer, const ChunkPart *parts, BetonEnt
     for (size_t i = 0; i < count; i++) {
         uint64_t size = stored_bytes(&parts[i]);
         const unsigned char *data = parts[i].size == 0 ? &reserved : parts[i].data;
-        TRY(sink_put(&writer->sink, data, size, writer->base + writer->cursor));
+        TRY(beton_sink_put(&writer->sink, data, size, writer->base + writer->cursor));
         entries[i] = (BetonEntry){writer->num_samples, writer->cursor, size};
         writer->cursor += size;
     }
@@ -184,12 +184,12 @@ Status beton_writer_append(BetonWriter *writer, const BetonChunk *chunk) {
         TRY(place_sample(writer, chunk->parts + i * parts, writer->entries + writer->num_samples * parts));
         writer->num_samples++;
     }
-    return sink_settle(&writer->sink);
+    return beton_sink_settle(&writer->sink);
 }
 
 Status beton_writer_append_packed(BetonWriter *writer, const unsigned char *bytes, uint64_t size) {
     BetonChunk chunk;
-    TRY(chunk_unpack(writer->schema, bytes, size, &chunk));
+    TRY(beton_chunk_unpack(writer->schema, bytes, size, &chunk));
     Status status = beton_writer_append(writer, &chunk);
     memory_free(chunk.parts);
     return status;
@@ -276,7 +276,7 @@ static void set_pointers(BetonWriter *writer, uint64_t data) {
             const BetonField *field = &schema->fields[i];
             if (!field->has_data) continue;
             entry->pointer += data;
-            store_u64(record + field->record_offset + schema_pointer_at(field), entry->pointer);
+            store_u64(record + field->record_offset + beton_schema_pointer_at(field), entry->pointer);
             entry++;
         }
     }
@@ -286,7 +286,7 @@ static Status write_block(BetonWriter *writer, const Layout *layout, const Exten
                           unsigned char *head) {
     unsigned char header[EXTENSION_HEADER_BYTES];
     uint64_t regions = writer->num_samples * writer->schema->num_data_fields;
-    extension_build(content, writer->checksums, regions, header);
+    beton_extension_build(content, writer->checksums, regions, header);
     if (layout->table != layout->metadata_end) {
         TRY(atomic_file_write_at(writer->file, header, sizeof header, layout->block));
         return atomic_file_write_at(writer->file, writer->checksums, (size_t)regions * 8,
@@ -311,7 +311,7 @@ static Status write_metadata(BetonWriter *writer, const Layout *layout) {
     store_u64(head + BETON_HEADER_NUM_SAMPLES, writer->num_samples);
     store_u64(head + BETON_HEADER_TABLE, layout->table);
     content.head = head;
-    bool has_room = layout->table != layout->metadata_end || extension_fits_arguments(schema->fields[0].kind);
+    bool has_room = layout->table != layout->metadata_end || beton_extension_fits_arguments(schema->fields[0].kind);
     if (writer->options.checksums && has_room) TRY_GOTO(write_block(writer, layout, &content, head));
     TRY_GOTO(atomic_file_truncate(writer->file, layout->size));
     TRY_GOTO(atomic_file_write_at(writer->file, content.records, (size_t)content.record_bytes, content.head_bytes));
@@ -326,7 +326,7 @@ Status beton_writer_commit(BetonWriter *writer, BetonWriterResult *out) {
     Status status = STATUS_OK;
     Layout layout;
     int unsynced = 0;
-    TRY_GOTO(sink_flush(&writer->sink));
+    TRY_GOTO(beton_sink_flush(&writer->sink));
     TRY_GOTO(lay_out(writer, writer->num_samples, writer->cursor, &layout));
     if (writer->cursor != 0 && (layout.data != writer->base || writer->page_grew)) {
         TRY_GOTO(relocate(writer, &layout));

@@ -102,7 +102,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     return 0;
 }
 
-/* Where a block's header stands, or NULL. As extension_open, which would refuse it. */
+/* Where a block's header stands, or NULL. As beton_extension_open, which would refuse it. */
 static unsigned char *find_block(const BetonReader *reader) {
     uint64_t begin = (reader->metadata_end + EXTENSION_ALIGNMENT - 1) / EXTENSION_ALIGNMENT * EXTENSION_ALIGNMENT;
     unsigned char *base = (unsigned char *)(uintptr_t)reader->map;
@@ -116,7 +116,7 @@ static unsigned char *find_block(const BetonReader *reader) {
 /* `head` has room for the file's head. */
 static void repair_block(const BetonReader *reader, unsigned char *block, unsigned char *head) {
     uint64_t at = (uint64_t)(block - reader->map), count = at < reader->metadata ? 0 : reader->num_entries;
-    if (at + extension_bytes(count) > reader->size) return;
+    if (at + beton_extension_bytes(count) > reader->size) return;
     memcpy(head, reader->map, reader->metadata);
     if (at < reader->metadata) memset(head + at, 0, EXTENSION_HEADER_BYTES);
     ExtensionContent content = {head,
@@ -127,7 +127,7 @@ static void repair_block(const BetonReader *reader, unsigned char *block, unsign
                                 reader->num_entries * BETON_ENTRY_BYTES};
     uint64_t *regions = malloc(count * 8 + 1);
     memcpy(regions, block + EXTENSION_HEADER_BYTES, count * 8);
-    extension_build(&content, regions, count, block);
+    beton_extension_build(&content, regions, count, block);
     free(regions);
 }
 
@@ -138,7 +138,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
     if (seed % 8 == 0) return size; /* a wrong checksum, too, must be seen to */
     Victim victim = file_of(data, size);
     BetonReader reader = {.path = victim.path, .map = data, .size = size};
-    if (reader_validate_head(&reader, customs, NUM_CUSTOMS) == STATUS_OK) {
+    if (beton_reader_validate_head(&reader, customs, NUM_CUSTOMS) == STATUS_OK) {
         unsigned char *block = find_block(&reader), *head = malloc(reader.metadata);
         if (block != NULL) repair_block(&reader, block, head);
         free(head);
