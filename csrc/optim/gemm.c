@@ -39,12 +39,12 @@ static void outer_scalar(int64_t depth, const float *const *a, const float *b, f
     memcpy(out, sum, sizeof sum);
 }
 
-const GemmKernels gemm_kernels_scalar = {SCALAR_ROWS, SCALAR_COLUMNS, dot_scalar,
-                                         SCALAR_ROWS, SCALAR_COLUMNS, outer_scalar};
+const GemmKernels optim_gemm_kernels_scalar = {SCALAR_ROWS, SCALAR_COLUMNS, dot_scalar,
+                                               SCALAR_ROWS, SCALAR_COLUMNS, outer_scalar};
 
-const GemmKernels *gemm_kernels(void) {
+const GemmKernels *optim_gemm_kernels(void) {
     const CpuFeatures *cpu = cpu_features();
-    return cpu->avx512 ? &gemm_kernels_avx512 : cpu->avx2 ? &gemm_kernels_avx2 : &gemm_kernels_scalar;
+    return cpu->avx512 ? &optim_gemm_kernels_avx512 : cpu->avx2 ? &optim_gemm_kernels_avx2 : &optim_gemm_kernels_scalar;
 }
 
 static int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -55,11 +55,11 @@ static void take_rows(const float *matrix, int64_t rows, int64_t stride, int64_t
     for (int i = 0; i < count; i++) to[i] = matrix + at_most(first + i, rows - 1) * stride;
 }
 
-int64_t gemm_square_items(const GemmKernels *kernels, const GemmSquare *job) {
+int64_t optim_gemm_square_items(const GemmKernels *kernels, const GemmSquare *job) {
     return panels(job->m, kernels->dot_rows);
 }
 
-void gemm_square(const GemmKernels *kernels, const GemmSquare *job, int64_t item) {
+void optim_gemm_square(const GemmKernels *kernels, const GemmSquare *job, int64_t item) {
     const float *a[GEMM_MAX_ROWS], *b[GEMM_MAX_COLUMNS];
     float tile[GEMM_MAX_ROWS * GEMM_MAX_COLUMNS];
     int64_t first = item * kernels->dot_rows, end = at_most(first + kernels->dot_rows, job->m);
@@ -78,13 +78,13 @@ void gemm_square(const GemmKernels *kernels, const GemmSquare *job, int64_t item
     }
 }
 
-size_t gemm_update_scratch(int64_t m) { return (size_t)m * GEMM_MAX_COLUMNS; }
+size_t optim_gemm_update_scratch(int64_t m) { return (size_t)m * GEMM_MAX_COLUMNS; }
 
-int64_t gemm_update_items(const GemmKernels *kernels, const GemmUpdate *job) {
+int64_t optim_gemm_update_items(const GemmKernels *kernels, const GemmUpdate *job) {
     return panels(job->n, kernels->outer_columns);
 }
 
-void gemm_update(const GemmKernels *kernels, const GemmUpdate *job, int64_t item, float *scratch) {
+void optim_gemm_update(const GemmKernels *kernels, const GemmUpdate *job, int64_t item, float *scratch) {
     const float *a[GEMM_MAX_ROWS];
     float tile[GEMM_MAX_ROWS * GEMM_MAX_COLUMNS];
     int wide = kernels->outer_columns;

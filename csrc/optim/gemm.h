@@ -20,13 +20,13 @@ typedef struct GemmKernels {
     void (*outer)(int64_t depth, const float *const *a, const float *b, float *out);
 } GemmKernels;
 
-extern const GemmKernels gemm_kernels_scalar, gemm_kernels_avx2, gemm_kernels_avx512;
+extern const GemmKernels optim_gemm_kernels_scalar, optim_gemm_kernels_avx2, optim_gemm_kernels_avx512;
 
 /* The widest kernels that this processor runs. */
-const GemmKernels *gemm_kernels(void);
+const GemmKernels *optim_gemm_kernels(void);
 
 /* C = alpha X X' + beta D for X of m x depth, symmetric D (not read when beta is 0); all row-major without gaps. Item i
- * of gemm_square_items computes one band of rows below the diagonal, and mirrors it. */
+ * of optim_gemm_square_items computes one band of rows below the diagonal, and mirrors it. */
 typedef struct GemmSquare {
     int64_t m, depth;
     const float *x; /* borrowed */
@@ -35,8 +35,8 @@ typedef struct GemmSquare {
     float alpha, beta;
 } GemmSquare;
 
-int64_t gemm_square_items(const GemmKernels *kernels, const GemmSquare *job);
-void gemm_square(const GemmKernels *kernels, const GemmSquare *job, int64_t item);
+int64_t optim_gemm_square_items(const GemmKernels *kernels, const GemmSquare *job);
+void optim_gemm_square(const GemmKernels *kernels, const GemmSquare *job, int64_t item);
 
 /* X = alpha B X + beta X in place, for B of m x m and X of m x n; item j works on one panel of columns. */
 typedef struct GemmUpdate {
@@ -46,9 +46,9 @@ typedef struct GemmUpdate {
     float alpha, beta;
 } GemmUpdate;
 
-/* Floats of scratch memory that gemm_update needs in each thread. */
-size_t gemm_update_scratch(int64_t m);
-int64_t gemm_update_items(const GemmKernels *kernels, const GemmUpdate *job);
-void gemm_update(const GemmKernels *kernels, const GemmUpdate *job, int64_t item, float *scratch);
+/* Floats of scratch memory that optim_gemm_update needs in each thread. */
+size_t optim_gemm_update_scratch(int64_t m);
+int64_t optim_gemm_update_items(const GemmKernels *kernels, const GemmUpdate *job);
+void optim_gemm_update(const GemmKernels *kernels, const GemmUpdate *job, int64_t item, float *scratch);
 
 #endif

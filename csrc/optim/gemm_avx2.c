@@ -67,4 +67,4 @@ static void outer_avx2(int64_t depth, const float *const *a, const float *b, flo
     }
 }
 
-const GemmKernels gemm_kernels_avx2 = {DOT_ROWS, DOT_COLUMNS, dot_avx2, OUTER_ROWS, OUTER_COLUMNS, outer_avx2};
+const GemmKernels optim_gemm_kernels_avx2 = {DOT_ROWS, DOT_COLUMNS, dot_avx2, OUTER_ROWS, OUTER_COLUMNS, outer_avx2};

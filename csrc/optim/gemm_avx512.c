@@ -61,4 +61,5 @@ static void outer_avx512(int64_t depth, const float *const *a, const float *b, f
     }
 }
 
-const GemmKernels gemm_kernels_avx512 = {DOT_ROWS, DOT_COLUMNS, dot_avx512, OUTER_ROWS, OUTER_COLUMNS, outer_avx512};
+const GemmKernels optim_gemm_kernels_avx512 = {DOT_ROWS,   DOT_COLUMNS,   dot_avx512,
+                                               OUTER_ROWS, OUTER_COLUMNS, outer_avx512};

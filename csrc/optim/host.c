@@ -58,7 +58,7 @@ static Status create_muon(OptimState *optim) {
         };
     }
     if (optim->muon_count > 0) {
-        TRY_GOTO(muon_create(matrices, optim->muon_count, optim->pool, &optim->muon));
+        TRY_GOTO(optim_muon_create(matrices, optim->muon_count, optim->pool, &optim->muon));
     }
 done:
     memory_free(matrices);
@@ -78,7 +78,7 @@ static Status allocate(OptimState *optim) {
 
 static void destroy(OptimState *optim) {
     if (optim == NULL) return;
-    muon_destroy(optim->muon);
+    optim_muon_destroy(optim->muon);
     memory_free(optim->muon_rates);
     memory_free(optim->muon_group);
     memory_free(optim->chunk_clean);
@@ -124,7 +124,7 @@ static Status step(OptimState *optim, const OptimRate *rates) {
     TRY(pool_run(optim->pool, optim->chunk_count, step_chunk, optim));
     if (optim->muon == NULL) return STATUS_OK;
     for (int i = 0; i < optim->muon_count; i++) optim->muon_rates[i] = rates[optim->muon_group[i]];
-    return muon_step(optim->muon, optim->muon_rates);
+    return optim_muon_step(optim->muon, optim->muon_rates);
 }
 
 /* Infinities and NaNs are the floats whose bits, without the sign, reach those of infinity. */

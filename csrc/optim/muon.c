@@ -113,34 +113,34 @@ static GemmUpdate next_job(const Matrix *x) {
 
 static int64_t square_count(const Muon *muon, const Matrix *x) {
     GemmSquare job = square_job(x);
-    return gemm_square_items(muon->kernels, &job);
+    return optim_gemm_square_items(muon->kernels, &job);
 }
 
 static void square(const Muon *muon, Matrix *x, int64_t item, int thread) {
     (void)thread;
     GemmSquare job = square_job(x);
-    gemm_square(muon->kernels, &job, item);
+    optim_gemm_square(muon->kernels, &job, item);
 }
 
 static int64_t poly_count(const Muon *muon, const Matrix *x) {
     GemmSquare job = poly_job(x);
-    return gemm_square_items(muon->kernels, &job);
+    return optim_gemm_square_items(muon->kernels, &job);
 }
 
 static void poly(const Muon *muon, Matrix *x, int64_t item, int thread) {
     (void)thread;
     GemmSquare job = poly_job(x);
-    gemm_square(muon->kernels, &job, item);
+    optim_gemm_square(muon->kernels, &job, item);
 }
 
 static int64_t next_count(const Muon *muon, const Matrix *x) {
     GemmUpdate job = next_job(x);
-    return gemm_update_items(muon->kernels, &job);
+    return optim_gemm_update_items(muon->kernels, &job);
 }
 
 static void next(const Muon *muon, Matrix *x, int64_t item, int thread) {
     GemmUpdate job = next_job(x);
-    gemm_update(muon->kernels, &job, item, muon->thread_scratch + (size_t)thread * muon->thread_elems);
+    optim_gemm_update(muon->kernels, &job, item, muon->thread_scratch + (size_t)thread * muon->thread_elems);
 }
 
 static void update_chunk(const Muon *muon, Matrix *x, int64_t item, int thread) {
@@ -177,7 +177,7 @@ static Status run_stage(Muon *muon, const Stage *stage, int iteration) {
     return pool_run(muon->pool, (size_t)muon->first_item[muon->count], run_item, muon);
 }
 
-Status muon_step(Muon *muon, const OptimRate *rates) {
+Status optim_muon_step(Muon *muon, const OptimRate *rates) {
     int iterations = 0;
     for (int i = 0; i < muon->count; i++) {
         Matrix *x = &muon->matrices[i];
@@ -213,7 +213,7 @@ static Status allocate(Muon *muon) {
     for (int i = 0; i < muon->count; i++) {
         floats += cut_scratch(&muon->matrices[i], NULL);
         sums += 2 * (size_t)chunk_count(muon, &muon->matrices[i]);
-        size_t own = gemm_update_scratch(muon->matrices[i].m);
+        size_t own = optim_gemm_update_scratch(muon->matrices[i].m);
         if (own > muon->thread_elems) muon->thread_elems = own;
     }
     TRY(memory_calloc((size_t)pool_threads(muon->pool) * muon->thread_elems, sizeof(float), &muon->thread_scratch));
@@ -229,12 +229,12 @@ static Status allocate(Muon *muon) {
     return STATUS_OK;
 }
 
-Status muon_create(const MuonMatrix *matrices, int count, Pool *pool, Muon **out) {
+Status optim_muon_create(const MuonMatrix *matrices, int count, Pool *pool, Muon **out) {
     Status status = STATUS_OK;
     Muon *muon = NULL;
     TRY(memory_calloc(1, sizeof *muon, &muon));
     muon->pool = pool;
-    muon->kernels = gemm_kernels();
+    muon->kernels = optim_gemm_kernels();
     muon->count = count;
     TRY_GOTO(memory_calloc((size_t)count, sizeof *muon->matrices, &muon->matrices));
     for (int i = 0; i < count; i++) {
@@ -248,11 +248,11 @@ Status muon_create(const MuonMatrix *matrices, int count, Pool *pool, Muon **out
     *out = muon;
     muon = NULL;
 done:
-    muon_destroy(muon);
+    optim_muon_destroy(muon);
     return status;
 }
 
-void muon_destroy(Muon *muon) {
+void optim_muon_destroy(Muon *muon) {
     if (muon == NULL) return;
     memory_free(muon->first_item);
     memory_free(muon->sums);

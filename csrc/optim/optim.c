@@ -76,7 +76,7 @@ Status optim_create(const OptimGroup *groups, int group_count, const OptimTensor
     if (stream == NULL) {
         TRY_GOTO(optim_host_create(&optim->spec, pool, &optim->table, &optim->state));
     } else {
-        TRY_GOTO(cuda_optim_create(&optim->spec, stream, &optim->table, &optim->state));
+        TRY_GOTO(optim_cuda_create(&optim->spec, stream, &optim->table, &optim->state));
     }
     *out = optim;
     optim = NULL;

@@ -33,7 +33,7 @@ typedef struct OptimTable {
 
 /* `spec` is borrowed until destroy. */
 Status optim_host_create(const OptimSpec *spec, Pool *pool, const OptimTable **table, OptimState **out);
-Status cuda_optim_create(const OptimSpec *spec, DeviceStream *stream, const OptimTable **table, OptimState **out);
+Status optim_cuda_create(const OptimSpec *spec, DeviceStream *stream, const OptimTable **table, OptimState **out);
 
 static inline int64_t optim_tensor_elems(const OptimTensor *tensor) { return tensor->rows * tensor->columns; }
 
@@ -49,10 +49,10 @@ typedef struct MuonMatrix {
     OptimGroup group;
 } MuonMatrix;
 
-Status muon_create(const MuonMatrix *matrices, int count, Pool *pool, Muon **out);
-void muon_destroy(Muon *muon);
+Status optim_muon_create(const MuonMatrix *matrices, int count, Pool *pool, Muon **out);
+void optim_muon_destroy(Muon *muon);
 
 /* `rates` has an entry for each matrix. */
-Status muon_step(Muon *muon, const OptimRate *rates);
+Status optim_muon_step(Muon *muon, const OptimRate *rates);
 
 #endif

@@ -26,8 +26,8 @@ static void outer_odd(int64_t depth, const float *const *a, const float *b, floa
     }
 }
 
-const GemmKernels gemm_kernels_avx2 = {3, 5, dot_odd, 2, 7, outer_odd};
-const GemmKernels gemm_kernels_avx512 = {3, 5, dot_odd, 2, 7, outer_odd};
+const GemmKernels optim_gemm_kernels_avx2 = {3, 5, dot_odd, 2, 7, outer_odd};
+const GemmKernels optim_gemm_kernels_avx512 = {3, 5, dot_odd, 2, 7, outer_odd};
 
 /* --- the network ------------------------------------------------------------------------------------------------ */
 

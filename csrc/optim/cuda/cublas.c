@@ -10,18 +10,18 @@
 #define WORKSPACE_BYTES ((size_t)32 << 20)
 #define ALIGNMENT_BYTES 16u
 
-typedef struct Plan {
+typedef struct GemmPlan {
     CudaGemmShape shape;
     cublasLtMatmulDesc_t product;   /* owned, like all descriptors */
     cublasLtMatrixLayout_t a, b, d; /* of the library's operands: it thinks in columns, so its A is our B */
     cublasLtMatmulAlgo_t algorithm;
-} Plan;
+} GemmPlan;
 
 struct CudaGemm {
     cublasLtHandle_t library; /* owned */
     DeviceStream *stream;     /* borrowed */
     void *workspace;          /* owned, on the device */
-    Plan *plans;              /* owned */
+    GemmPlan *plans;          /* owned */
     size_t count;
 };
 
@@ -70,7 +70,7 @@ static Status make_layout(CudaGemmType type, int64_t rows, int64_t columns, int6
 }
 
 /* D' = B' A': the operands change places, and each keeps its own transposition. */
-static Status describe(Plan *plan) {
+static Status describe(GemmPlan *plan) {
     const CudaGemmShape *s = &plan->shape;
     int32_t transpose_a = s->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
     int32_t transpose_b = s->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
@@ -86,7 +86,7 @@ static Status describe(Plan *plan) {
     return make_layout(s->out, s->m, s->n, s->row_d, s->batch, s->stride_d, &plan->d);
 }
 
-static Status choose(const CudaGemm *gemm, Plan *plan) {
+static Status choose(const CudaGemm *gemm, GemmPlan *plan) {
     Status status = STATUS_OK;
     cublasLtMatmulPreference_t wishes = NULL;
     cublasLtMatmulHeuristicResult_t found;
@@ -118,32 +118,32 @@ done:
     return status;
 }
 
-static void destroy_plan(Plan *plan) {
+static void destroy_gemm_plan(GemmPlan *plan) {
     if (plan->d != NULL) (void)cublasLtMatrixLayoutDestroy(plan->d);
     if (plan->b != NULL) (void)cublasLtMatrixLayoutDestroy(plan->b);
     if (plan->a != NULL) (void)cublasLtMatrixLayoutDestroy(plan->a);
     if (plan->product != NULL) (void)cublasLtMatmulDescDestroy(plan->product);
 }
 
-static Status find_plan(CudaGemm *gemm, const CudaGemmShape *shape, const Plan **out) {
+static Status find_gemm_plan(CudaGemm *gemm, const CudaGemmShape *shape, const GemmPlan **out) {
     Status status = STATUS_OK;
     for (size_t i = 0; i < gemm->count; i++) {
         *out = &gemm->plans[i];
         if (same_shape(&gemm->plans[i].shape, shape)) return STATUS_OK;
     }
-    Plan plan = {.shape = *shape};
+    GemmPlan plan = {.shape = *shape};
     TRY_GOTO(describe(&plan));
     TRY_GOTO(choose(gemm, &plan));
     TRY_GOTO(memory_resize(&gemm->plans, gemm->count * sizeof *gemm->plans, (gemm->count + 1) * sizeof *gemm->plans));
     gemm->plans[gemm->count] = plan;
     *out = &gemm->plans[gemm->count++];
-    plan = (Plan){0};
+    plan = (GemmPlan){0};
 done:
-    destroy_plan(&plan);
+    destroy_gemm_plan(&plan);
     return status;
 }
 
-Status cuda_gemm_create(DeviceStream *stream, CudaGemm **out) {
+Status optim_cuda_gemm_create(DeviceStream *stream, CudaGemm **out) {
     Status status = STATUS_OK;
     CudaGemm *gemm = NULL;
     TRY(memory_calloc(1, sizeof *gemm, &gemm));
@@ -154,23 +154,23 @@ Status cuda_gemm_create(DeviceStream *stream, CudaGemm **out) {
     *out = gemm;
     gemm = NULL;
 done:
-    cuda_gemm_destroy(gemm);
+    optim_cuda_gemm_destroy(gemm);
     return status;
 }
 
-void cuda_gemm_destroy(CudaGemm *gemm) {
+void optim_cuda_gemm_destroy(CudaGemm *gemm) {
     if (gemm == NULL) return;
-    for (size_t i = gemm->count; i > 0; i--) destroy_plan(&gemm->plans[i - 1]);
+    for (size_t i = gemm->count; i > 0; i--) destroy_gemm_plan(&gemm->plans[i - 1]);
     memory_free(gemm->plans);
     device_free(gemm->workspace);
     if (gemm->library != NULL) (void)cublasLtDestroy(gemm->library);
     memory_free(gemm);
 }
 
-Status cuda_gemm_batched(CudaGemm *gemm, const CudaGemmShape *shape, float alpha, const void *a, const void *b,
-                         float beta, const void *c, void *d) {
-    const Plan *plan = NULL;
-    TRY(find_plan(gemm, shape, &plan));
+Status optim_cuda_gemm_batched(CudaGemm *gemm, const CudaGemmShape *shape, float alpha, const void *a, const void *b,
+                               float beta, const void *c, void *d) {
+    const GemmPlan *plan = NULL;
+    TRY(find_gemm_plan(gemm, shape, &plan));
     TRY_CUBLAS(cublasLtMatmul(gemm->library, plan->product, &alpha, b, plan->a, a, plan->b, &beta, beta == 0 ? d : c,
                               plan->d, d, plan->d, &plan->algorithm, gemm->workspace, WORKSPACE_BYTES,
                               (cudaStream_t)gemm->stream));

@@ -26,15 +26,15 @@ typedef struct CudaGemmShape {
 /* A library handle with a workspace of its own, for products on one stream. */
 typedef struct CudaGemm CudaGemm;
 
-Status cuda_gemm_create(DeviceStream *stream, CudaGemm **out);
+Status optim_cuda_gemm_create(DeviceStream *stream, CudaGemm **out);
 /* NULL is fine. */
-void cuda_gemm_destroy(CudaGemm *gemm);
+void optim_cuda_gemm_destroy(CudaGemm *gemm);
 
 /* Puts the products on the stream. Addresses are multiples of 16. A and B may be the same memory, C may be D (not read
  * where beta is 0), D overlaps neither A nor B. The first call with a shape chooses the algorithm; later ones allocate
  * nothing and may be captured.
  */
-Status cuda_gemm_batched(CudaGemm *gemm, const CudaGemmShape *shape, float alpha, const void *a, const void *b,
-                         float beta, const void *c, void *d);
+Status optim_cuda_gemm_batched(CudaGemm *gemm, const CudaGemmShape *shape, float alpha, const void *a, const void *b,
+                               float beta, const void *c, void *d);
 
 #endif

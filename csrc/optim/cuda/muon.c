@@ -98,9 +98,11 @@ static Status iterate(const Batch *b, CudaGemm *gemm) {
     bool tall = b->rows > b->columns;
     for (int i = 0; i < b->group.iterations; i++) {
         void *x = b->x[i % 2], *next = b->x[1 - i % 2];
-        TRY(cuda_gemm_batched(gemm, &b->square_shape, 1, x, x, 0, NULL, b->square));
-        TRY(cuda_gemm_batched(gemm, &b->poly_shape, b->group.c, b->square, b->square, b->group.b, b->square, b->poly));
-        TRY(cuda_gemm_batched(gemm, &b->next_shape, 1, tall ? x : b->poly, tall ? b->poly : x, b->group.a, x, next));
+        TRY(optim_cuda_gemm_batched(gemm, &b->square_shape, 1, x, x, 0, NULL, b->square));
+        TRY(optim_cuda_gemm_batched(gemm, &b->poly_shape, b->group.c, b->square, b->square, b->group.b, b->square,
+                                    b->poly));
+        TRY(optim_cuda_gemm_batched(gemm, &b->next_shape, 1, tall ? x : b->poly, tall ? b->poly : x, b->group.a, x,
+                                    next));
     }
     return STATUS_OK;
 }
@@ -114,12 +116,12 @@ static bool lane_in_use(const CudaMuon *muon, int lane, uint64_t enabled) {
     return false;
 }
 
-Status cuda_muon_step(CudaMuon *muon, CudaOptimSchedule schedule) {
+Status optim_cuda_muon_step(CudaMuon *muon, CudaOptimSchedule schedule) {
     DeviceStream *stream = muon->lanes[0].stream;
     bool any = false;
     for (int i = 0; i < muon->batch_count; i++) any = any || is_enabled(&muon->batches[i], schedule.enabled);
     if (!any) return STATUS_OK;
-    TRY(cuda_muon_launch_begin(muon->matrices, muon->tiles, muon->tile_count, muon->groups, schedule, stream));
+    TRY(optim_cuda_muon_launch_begin(muon->matrices, muon->tiles, muon->tile_count, muon->groups, schedule, stream));
     TRY(device_event_record(muon->begun, stream));
     for (int lane = 0; lane < muon->lane_count; lane++) {
         const Lane *l = &muon->lanes[lane];
@@ -134,7 +136,7 @@ Status cuda_muon_step(CudaMuon *muon, CudaOptimSchedule schedule) {
             TRY(device_stream_wait(stream, l->done));
         }
     }
-    return cuda_muon_launch_end(muon->matrices, muon->tiles, muon->tile_count, muon->groups, schedule, stream);
+    return optim_cuda_muon_launch_end(muon->matrices, muon->tiles, muon->tile_count, muon->groups, schedule, stream);
 }
 
 /* ---- making it ---- */
@@ -195,7 +197,7 @@ static Status make_lanes(CudaMuon *muon, DeviceStream *stream) {
             TRY(device_stream_create(&lane->stream));
             TRY(device_event_create(&lane->done));
         }
-        TRY(cuda_gemm_create(lane->stream, &lane->gemm));
+        TRY(optim_cuda_gemm_create(lane->stream, &lane->gemm));
     }
     return STATUS_OK;
 }
@@ -234,7 +236,7 @@ static CudaMuonMatrix describe_matrix(const Batch *b, int in_batch, const OptimT
                             .columns = t->columns,
                             .row_elems = b->padded_columns,
                             .elems = matrix_elems(b),
-                            .chunk_count = (int32_t)cuda_optim_chunks_of(t),
+                            .chunk_count = (int32_t)optim_cuda_chunks_of(t),
                             .group = b->group_index};
 }
 
@@ -291,8 +293,8 @@ static Status warm_up(CudaMuon *muon) {
     return STATUS_OK;
 }
 
-Status cuda_muon_create(const OptimSpec *spec, const OptimGroup *groups, float *momentum, float *sums,
-                        const int64_t *first_chunk, DeviceStream *stream, CudaMuon **out) {
+Status optim_cuda_muon_create(const OptimSpec *spec, const OptimGroup *groups, float *momentum, float *sums,
+                              const int64_t *first_chunk, DeviceStream *stream, CudaMuon **out) {
     Status status = STATUS_OK;
     CudaMuon *muon = NULL;
     TRY(memory_calloc(1, sizeof *muon, &muon));
@@ -309,15 +311,15 @@ Status cuda_muon_create(const OptimSpec *spec, const OptimGroup *groups, float *
     *out = muon;
     muon = NULL;
 done:
-    cuda_muon_destroy(muon);
+    optim_cuda_muon_destroy(muon);
     return status;
 }
 
-void cuda_muon_destroy(CudaMuon *muon) {
+void optim_cuda_muon_destroy(CudaMuon *muon) {
     if (muon == NULL) return;
     device_free(muon->arena);
     for (int i = muon->lane_count - 1; i >= 0; i--) {
-        cuda_gemm_destroy(muon->lanes[i].gemm);
+        optim_cuda_gemm_destroy(muon->lanes[i].gemm);
         device_event_destroy(muon->lanes[i].done);
         if (i > 0) device_stream_destroy(muon->lanes[i].stream);
     }

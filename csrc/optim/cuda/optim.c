@@ -25,8 +25,8 @@ static uint64_t bit(int group) { return (uint64_t)1 << group; }
 static size_t row_bytes(const OptimState *optim) { return (size_t)optim->spec->group_count * sizeof(OptimRate); }
 
 static Status put_step(OptimState *optim, CudaOptimSchedule schedule) {
-    TRY(cuda_optim_launch_step(optim->chunks, optim->chunk_count, optim->groups, schedule, optim->stream));
-    return optim->muon == NULL ? STATUS_OK : cuda_muon_step(optim->muon, schedule);
+    TRY(optim_cuda_launch_step(optim->chunks, optim->chunk_count, optim->groups, schedule, optim->stream));
+    return optim->muon == NULL ? STATUS_OK : optim_cuda_muon_step(optim->muon, schedule);
 }
 
 static CudaOptimSchedule scheduled(const OptimState *optim, const int32_t *step, const uint32_t *flag,
@@ -60,7 +60,7 @@ static Status gradients_finite(OptimState *optim, const OptimRate *rates, bool *
         TRY(device_copy(optim->row, rates, row_bytes(optim), optim->stream));
     }
     TRY(device_fill(optim->flag, 0, sizeof flag, optim->stream));
-    TRY(cuda_optim_launch_check(optim->chunks, optim->chunk_count, schedule, optim->flag, optim->stream));
+    TRY(optim_cuda_launch_check(optim->chunks, optim->chunk_count, schedule, optim->flag, optim->stream));
     TRY(device_copy(&flag, optim->flag, sizeof flag, optim->stream));
     TRY(device_stream_synchronize(optim->stream));
     *out = flag == 0;
@@ -68,7 +68,7 @@ static Status gradients_finite(OptimState *optim, const OptimRate *rates, bool *
 }
 
 static Status pull(OptimState *optim, float *slow, float *value, size_t elems, float keep) {
-    return cuda_optim_launch_pull(slow, value, elems, keep, optim->stream);
+    return optim_cuda_launch_pull(slow, value, elems, keep, optim->stream);
 }
 
 static float *momentum_of(OptimState *optim) { return optim->momentum; }
@@ -94,7 +94,7 @@ static Status need_rates(const OptimState *optim) {
 
 static Status check_scheduled(OptimState *optim, const int32_t *step_number, uint32_t *flag) {
     TRY(need_rates(optim));
-    return cuda_optim_launch_check(optim->chunks, optim->chunk_count, scheduled(optim, step_number, NULL, UINT64_MAX),
+    return optim_cuda_launch_check(optim->chunks, optim->chunk_count, scheduled(optim, step_number, NULL, UINT64_MAX),
                                    flag, optim->stream);
 }
 
@@ -108,7 +108,7 @@ static Status step_scheduled(OptimState *optim, const int32_t *step_number, cons
 static void destroy(OptimState *optim) {
     if (optim == NULL) return;
     (void)device_stream_synchronize(optim->stream);
-    cuda_muon_destroy(optim->muon);
+    optim_cuda_muon_destroy(optim->muon);
     device_free(optim->rates);
     device_free(optim->flag);
     device_free(optim->row);
@@ -158,7 +158,7 @@ static Status allocate(OptimState *optim) {
     TRY(memory_calloc((size_t)spec->tensor_count + 1, sizeof *optim->first_chunk, &optim->first_chunk));
     for (int i = 0; i < spec->tensor_count; i++) {
         optim->first_chunk[i] = optim->chunk_count;
-        optim->chunk_count += cuda_optim_chunks_of(&spec->tensors[i]);
+        optim->chunk_count += optim_cuda_chunks_of(&spec->tensors[i]);
     }
     if (optim->chunk_count > INT32_MAX) {
         FAIL(STATUS_ARGUMENT, "an optimizer on a GPU takes at most %lld elements",
@@ -182,7 +182,7 @@ static const OptimTable cuda_table = {.destroy = destroy,
                                       .check_scheduled = check_scheduled,
                                       .step_scheduled = step_scheduled};
 
-Status cuda_optim_create(const OptimSpec *spec, DeviceStream *stream, const OptimTable **table, OptimState **out) {
+Status optim_cuda_create(const OptimSpec *spec, DeviceStream *stream, const OptimTable **table, OptimState **out) {
     Status status = STATUS_OK;
     OptimState *optim = NULL;
     TRY(memory_calloc(1, sizeof *optim, &optim));
@@ -190,8 +190,8 @@ Status cuda_optim_create(const OptimSpec *spec, DeviceStream *stream, const Opti
     optim->spec = spec;
     TRY_GOTO(allocate(optim));
     TRY_GOTO(upload_tables(optim));
-    TRY_GOTO(
-        cuda_muon_create(spec, optim->groups, optim->momentum, optim->sums, optim->first_chunk, stream, &optim->muon));
+    TRY_GOTO(optim_cuda_muon_create(spec, optim->groups, optim->momentum, optim->sums, optim->first_chunk, stream,
+                                    &optim->muon));
     *table = &cuda_table;
     *out = optim;
     optim = NULL;

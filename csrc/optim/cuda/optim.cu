@@ -84,7 +84,7 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-extern "C" Status cuda_optim_launch_step(const CudaOptimChunk *chunks, int64_t chunk_count, const OptimGroup *groups,
+extern "C" Status optim_cuda_launch_step(const CudaOptimChunk *chunks, int64_t chunk_count, const OptimGroup *groups,
                                          CudaOptimSchedule schedule, DeviceStream *stream) {
     return LAUNCH_AFTER(step_kernel, (unsigned)chunk_count, BLOCK, 0, stream, chunks, groups, schedule);
 }
@@ -120,7 +120,7 @@ static __global__ void __launch_bounds__(BLOCK)
     if (!clean) atomicOr(flag, 1u);
 }
 
-extern "C" Status cuda_optim_launch_check(const CudaOptimChunk *chunks, int64_t chunk_count, CudaOptimSchedule schedule,
+extern "C" Status optim_cuda_launch_check(const CudaOptimChunk *chunks, int64_t chunk_count, CudaOptimSchedule schedule,
                                           uint32_t *flag, DeviceStream *stream) {
     return LAUNCH_AFTER(check_kernel, (unsigned)chunk_count, BLOCK, 0, stream, chunks, schedule, flag);
 }
@@ -136,7 +136,7 @@ static __global__ void __launch_bounds__(BLOCK) pull_kernel(float *slow, float *
     }
 }
 
-extern "C" Status cuda_optim_launch_pull(float *slow, float *value, size_t elems, float keep, DeviceStream *stream) {
+extern "C" Status optim_cuda_launch_pull(float *slow, float *value, size_t elems, float keep, DeviceStream *stream) {
     size_t blocks = ceil_div(elems, BLOCK);
     return LAUNCH_AFTER(pull_kernel, (unsigned)(blocks < 65535 ? blocks : 65535), BLOCK, 0, stream, slow, value, elems,
                         keep);
@@ -205,8 +205,9 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-extern "C" Status cuda_muon_launch_begin(const CudaMuonMatrix *matrices, const CudaMuonTile *tiles, int64_t tile_count,
-                                         const OptimGroup *groups, CudaOptimSchedule schedule, DeviceStream *stream) {
+extern "C" Status optim_cuda_muon_launch_begin(const CudaMuonMatrix *matrices, const CudaMuonTile *tiles,
+                                               int64_t tile_count, const OptimGroup *groups, CudaOptimSchedule schedule,
+                                               DeviceStream *stream) {
     return LAUNCH(muon_begin_kernel, (unsigned)tile_count, BLOCK, 0, stream, matrices, tiles, groups, schedule);
 }
 
@@ -243,7 +244,8 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-extern "C" Status cuda_muon_launch_end(const CudaMuonMatrix *matrices, const CudaMuonTile *tiles, int64_t tile_count,
-                                       const OptimGroup *groups, CudaOptimSchedule schedule, DeviceStream *stream) {
+extern "C" Status optim_cuda_muon_launch_end(const CudaMuonMatrix *matrices, const CudaMuonTile *tiles,
+                                             int64_t tile_count, const OptimGroup *groups, CudaOptimSchedule schedule,
+                                             DeviceStream *stream) {
     return LAUNCH(muon_end_kernel, (unsigned)tile_count, BLOCK, 0, stream, matrices, tiles, groups, schedule);
 }

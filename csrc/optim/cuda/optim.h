@@ -9,7 +9,7 @@
 /* Elements that one block works on. */
 #define CUDA_OPTIM_CHUNK 4096
 
-static inline int64_t cuda_optim_chunks_of(const OptimTensor *tensor) {
+static inline int64_t optim_cuda_chunks_of(const OptimTensor *tensor) {
     return (optim_tensor_elems(tensor) + CUDA_OPTIM_CHUNK - 1) / CUDA_OPTIM_CHUNK;
 }
 
@@ -62,34 +62,34 @@ typedef struct CudaOptimSchedule {
 } CudaOptimSchedule;
 
 /* SGD, whole; of Muon the momentum and the sums of squares. `groups` is device memory. */
-Status cuda_optim_launch_step(const CudaOptimChunk *chunks, int64_t chunk_count, const OptimGroup *groups,
+Status optim_cuda_launch_step(const CudaOptimChunk *chunks, int64_t chunk_count, const OptimGroup *groups,
                               CudaOptimSchedule schedule, DeviceStream *stream);
 
 /* Writes 1 to *flag if a gradient of an active group is not finite. */
-Status cuda_optim_launch_check(const CudaOptimChunk *chunks, int64_t chunk_count, CudaOptimSchedule schedule,
+Status optim_cuda_launch_check(const CudaOptimChunk *chunks, int64_t chunk_count, CudaOptimSchedule schedule,
                                uint32_t *flag, DeviceStream *stream);
 
-Status cuda_optim_launch_pull(float *slow, float *value, size_t elems, float keep, DeviceStream *stream);
+Status optim_cuda_launch_pull(float *slow, float *value, size_t elems, float keep, DeviceStream *stream);
 
 /* X = u / (||u|| + epsilon), with its padding; and the scale of the weights. */
-Status cuda_muon_launch_begin(const CudaMuonMatrix *matrices, const CudaMuonTile *tiles, int64_t tile_count,
-                              const OptimGroup *groups, CudaOptimSchedule schedule, DeviceStream *stream);
+Status optim_cuda_muon_launch_begin(const CudaMuonMatrix *matrices, const CudaMuonTile *tiles, int64_t tile_count,
+                                    const OptimGroup *groups, CudaOptimSchedule schedule, DeviceStream *stream);
 
 /* The weights from their scale and the last X. */
-Status cuda_muon_launch_end(const CudaMuonMatrix *matrices, const CudaMuonTile *tiles, int64_t tile_count,
-                            const OptimGroup *groups, CudaOptimSchedule schedule, DeviceStream *stream);
+Status optim_cuda_muon_launch_end(const CudaMuonMatrix *matrices, const CudaMuonTile *tiles, int64_t tile_count,
+                                  const OptimGroup *groups, CudaOptimSchedule schedule, DeviceStream *stream);
 
 /* The matrices of all Muon groups on the GPU, with their scratch memory and side streams. */
 typedef struct CudaMuon CudaMuon;
 
 /* `momentum` and `sums` are device memory for all tensors: tensor i's begin at spec->offsets[i] and first_chunk[i] * 2;
  * `groups` is the device's copy of spec->groups. All borrowed until destroy. *out stays NULL without Muon groups. */
-Status cuda_muon_create(const OptimSpec *spec, const OptimGroup *groups, float *momentum, float *sums,
-                        const int64_t *first_chunk, DeviceStream *stream, CudaMuon **out);
+Status optim_cuda_muon_create(const OptimSpec *spec, const OptimGroup *groups, float *momentum, float *sums,
+                              const int64_t *first_chunk, DeviceStream *stream, CudaMuon **out);
 /* After the streams have done their work. NULL is fine. */
-void cuda_muon_destroy(CudaMuon *muon);
+void optim_cuda_muon_destroy(CudaMuon *muon);
 
-/* The rest of a step, after cuda_optim_launch_step. */
-Status cuda_muon_step(CudaMuon *muon, CudaOptimSchedule schedule);
+/* The rest of a step, after optim_cuda_launch_step. */
+Status optim_cuda_muon_step(CudaMuon *muon, CudaOptimSchedule schedule);
 
 #endif

@@ -96,15 +96,15 @@ Status check(const CudaGemmShape *s) {
 
 } // namespace
 
-extern "C" Status cuda_gemm_create(DeviceStream *stream, CudaGemm **out) {
+extern "C" Status optim_cuda_gemm_create(DeviceStream *stream, CudaGemm **out) {
     *out = new CudaGemm{(cudaStream_t)stream};
     return STATUS_OK;
 }
 
-extern "C" void cuda_gemm_destroy(CudaGemm *gemm) { delete gemm; }
+extern "C" void optim_cuda_gemm_destroy(CudaGemm *gemm) { delete gemm; }
 
-extern "C" Status cuda_gemm_batched(CudaGemm *gemm, const CudaGemmShape *shape, float alpha, const void *a,
-                                    const void *b, float beta, const void *c, void *d) {
+extern "C" Status optim_cuda_gemm_batched(CudaGemm *gemm, const CudaGemmShape *shape, float alpha, const void *a,
+                                          const void *b, float beta, const void *c, void *d) {
     const CudaGemmShape &s = *shape;
     TRY(check(shape));
     for (const void *address : {a, b, (const void *)d}) {
