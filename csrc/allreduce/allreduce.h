@@ -1,8 +1,10 @@
 /* Allreduce of a flat buffer of layers over the ranks of a communicator, quantised or exact.
  *
- * A plan is made once from the layer table and run at every step, in place. After each run the buffers of all ranks
- * are equal bit for bit. Layers of one dimension, layers below `layer_min_size`, integers and every operation other
- * than SUM and AVERAGE travel as they are, in the same call. docs/WIRE.md states every byte. */
+ * An Allreduce is made once from the layer table and put to work at every step, in place. After each run the buffers of
+ * all ranks are equal bit for bit. Layers of one dimension, layers below `layer_min_size`, integers and every operation
+ * other than SUM and AVERAGE travel as they are, in the same call. docs/WIRE.md states every byte. Which engine does
+ * the work (allreduce/engine.h) is decided when it is made: NCCL for sums of device memory in which nothing is
+ * quantised, else the processors. */
 #ifndef CGXFFCV_ALLREDUCE_ALLREDUCE_H
 #define CGXFFCV_ALLREDUCE_ALLREDUCE_H
 
@@ -87,43 +89,77 @@ typedef struct AllreduceOptions {
     double timeout_s;            /* of a run; <= 0: the communicator's */
 } AllreduceOptions;
 
-typedef struct AllreducePlan AllreducePlan;
+/* The flat buffer. */
+#define ALLREDUCE_MAX_EXTENTS 8
+typedef struct AllreduceBuffer {
+    const AllreduceLayer *layers; /* borrowed for the call that takes it */
+    int layer_count;
+    /* Runs may be over a prefix, and these are the lengths that will be wanted, in elements, each to the end of a
+     * layer; the first is the longest. Borrowed for the call; NULL: one, of all layers. */
+    const int64_t *extents;
+    int extent_count;
+    /* Where the elements are in device memory: the buffer, and the stream on which they are written and read. Both
+     * borrowed until allreduce_destroy. NULL: the buffers of runs lie in host memory. */
+    float *data;
+    DeviceStream *stream;
+} AllreduceBuffer;
+
+typedef struct Allreduce Allreduce;
 
 /* float32, AVERAGE, 4 bits, buckets of 1024, layer_min_size 1024, maxmin to nearest, AUTO, one thread. */
 AllreduceOptions allreduce_defaults(void);
 
-/* Not collective, but all ranks make plans of the same table and options in the same order. `comm` is borrowed until
- * allreduce_plan_destroy. STATUS_ARGUMENT names the layer or option. */
-Status allreduce_plan_create(Comm *comm, const AllreduceLayer *layers, int count, const AllreduceOptions *options,
-                             AllreducePlan **out);
-void allreduce_plan_destroy(AllreducePlan *plan);
+/* All ranks make the same things in the same order. Not collective for buffers in host memory; in device memory it is,
+ * and overwrites the buffer. `comm` is borrowed until allreduce_destroy. STATUS_ARGUMENT names the layer or option. */
+Status allreduce_create(Comm *comm, const AllreduceBuffer *buffer, const AllreduceOptions *options, Allreduce **out);
+void allreduce_destroy(Allreduce *allreduce);
 
-/* Reduces `buffer` (allreduce_elems elements of the plan's type, any alignment) in place. Collective: before any data
- * moves the ranks compare what they are about to do, and a difference fails on all of them (TRANSPORT). After a failure
- * the contents of the buffer are unspecified and the communicator is broken. */
-Status allreduce_run(AllreducePlan *plan, void *buffer);
+/* Reduces the first `elems` elements (one of the extents; of the options' type, any alignment) of `buffer` in place.
+ * Collective. A difference in what the ranks are about to do fails on all of them (TRANSPORT) before any data moves.
+ * After a failure the contents of the buffer are unspecified and the communicator is broken. With a stream, `buffer`
+ * is that of allreduce_create, and what is put on the stream later finds the sums. */
+Status allreduce_put(Allreduce *allreduce, void *buffer, int64_t elems);
 
-int64_t allreduce_elems(const AllreducePlan *plan);
+/* With a stream: what is on it makes the elements [begin, end) complete, so that their exchange may begin; the first
+ * elements may change until allreduce_put all the same, where a caller marks a run as not to be used. In rising order
+ * from 0, without gaps, before the allreduce_put of the same run; or not at all. */
+Status allreduce_told(Allreduce *allreduce, int64_t begin, int64_t end);
 
-/* Bytes that this rank sends in one run, a slice that goes to several ranks counted for each; and the same if nothing
- * were quantised. */
-uint64_t allreduce_wire_bytes(const AllreducePlan *plan);
-uint64_t allreduce_plain_bytes(const AllreducePlan *plan);
+/* In place of device_stream_synchronize, or with an event of device_event_synchronize, wherever a stream holds runs: it
+ * ends when a rank is lost, too. */
+Status allreduce_wait(Allreduce *allreduce, DeviceStream *stream, DeviceEvent *event);
 
-/* The algorithm that runs: never AUTO. */
-AllreduceAlgorithm allreduce_algorithm(const AllreducePlan *plan);
+/* Whether runs may be recorded in a graph; otherwise allreduce_put waits for the stream. */
+bool allreduce_recordable(const Allreduce *allreduce);
+
+/* Of the longest extent. */
+int64_t allreduce_elems(const Allreduce *allreduce);
+
+/* Bytes that this rank sends in a run over so many elements, a slice that goes to several ranks counted for each; and
+ * the same if nothing were quantised. 0 for what is no extent. */
+typedef struct AllreduceBytes {
+    uint64_t wire, plain;
+} AllreduceBytes;
+AllreduceBytes allreduce_bytes(const Allreduce *allreduce, int64_t elems);
+
+/* The algorithm that runs over the longest extent: never AUTO. */
+AllreduceAlgorithm allreduce_algorithm(const Allreduce *allreduce);
 
 /* What was chosen and why, what travels how, what it is predicted to cost: several lines. Writes at most `bytes`
  * including the end; returns the length it would have had. */
-size_t allreduce_explain(const AllreducePlan *plan, char *text, size_t bytes);
+size_t allreduce_explain(const Allreduce *allreduce, char *text, size_t bytes);
 
 /* The number of the next run: it keys stochastic rounding, and all ranks must have the same. Saved and restored with
  * the residual, a run continues bit for bit. */
-uint32_t allreduce_call(const AllreducePlan *plan);
-void allreduce_set_call(AllreducePlan *plan, uint32_t call);
+uint32_t allreduce_call(const Allreduce *allreduce);
+void allreduce_set_call(Allreduce *allreduce, uint32_t call);
 
-/* The residual of error feedback, allreduce_elems float32; NULL without. Borrowed until the plan is destroyed. */
-float *allreduce_residual(AllreducePlan *plan);
+/* The residual of error feedback (this rank's own) of the extent that ran last, float32; NULL without. Borrowed until
+ * allreduce_destroy. */
+float *allreduce_residual(Allreduce *allreduce, int64_t *elems);
+
+/* Takes up a residual that another gave, perhaps over a shorter extent. */
+Status allreduce_restore(Allreduce *allreduce, const float *residual, int64_t elems);
 
 /* Measures the algorithms on this communicator (collective, some 100 ms); the same table everywhere. */
 Status allreduce_measure(Comm *comm, AllreduceCosts *out);

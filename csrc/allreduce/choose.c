@@ -126,20 +126,21 @@ static const int measured_runs[ALLREDUCE_COST_SIZES] = {20, 10, 5, 3};
 /* The least of several runs after one to warm up. */
 static Status measure_one(Comm *comm, AllreduceAlgorithm algorithm, int size, float *buffer, double *seconds) {
     Status status = STATUS_OK;
-    AllreducePlan *plan = NULL;
+    Allreduce *allreduce = NULL;
     AllreduceOptions options = allreduce_defaults();
     AllreduceLayer layer = {.elems = measured_elems[size], .bits = options.bits};
+    AllreduceBuffer all = {.layers = &layer, .layer_count = 1};
     options.algorithm = algorithm;
-    TRY(allreduce_plan_create(comm, &layer, 1, &options, &plan));
+    TRY(allreduce_create(comm, &all, &options, &allreduce));
     for (int i = 0; i <= measured_runs[size]; i++) {
         TRY_GOTO(comm_barrier(comm));
         double start = clock_now_seconds();
-        TRY_GOTO(allreduce_run(plan, buffer));
+        TRY_GOTO(allreduce_put(allreduce, buffer, layer.elems));
         double taken = clock_now_seconds() - start;
         if (i > 0 && (*seconds == 0 || taken < *seconds)) *seconds = taken;
     }
 done:
-    allreduce_plan_destroy(plan);
+    allreduce_destroy(allreduce);
     return status;
 }
 

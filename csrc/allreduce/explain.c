@@ -86,7 +86,7 @@ static void add_costs(Text *text, const AllreducePlan *plan) {
     }
 }
 
-size_t allreduce_explain(const AllreducePlan *plan, char *out, size_t bytes) {
+size_t allreduce_plan_explain(const AllreducePlan *plan, char *out, size_t bytes) {
     Text text = {out, bytes, 0};
     add(&text, "algorithm: %s (%s)\n", algorithms[plan->algorithm], plan->reason);
     if (plan->algorithm == ALLREDUCE_RING && comm_size(plan->comm) > 4) {

@@ -4,6 +4,8 @@
 
 #include "allreduce/allreduce.h"
 
+typedef struct AllreducePlan AllreducePlan;
+
 /* A layer of the table, with everything decided. */
 typedef struct Layer {
     char *name, *shape; /* owned; NULL for none */
@@ -103,6 +105,17 @@ struct AllreducePlan {
     Chunk *shards;         /* owned, [ranks]: scratch of two-level */
     Agreement *agreements; /* owned, [ranks]: scratch, what each is about to do */
 };
+
+/* ---- plan.c, explain.c ---- */
+
+Status allreduce_plan_create(Comm *comm, const AllreduceLayer *layers, int count, const AllreduceOptions *options,
+                             AllreducePlan **out);
+void allreduce_plan_destroy(AllreducePlan *plan);
+Status allreduce_plan_run(AllreducePlan *plan, void *buffer);
+int64_t allreduce_plan_elems(const AllreducePlan *plan);
+AllreduceAlgorithm allreduce_plan_algorithm(const AllreducePlan *plan);
+float *allreduce_plan_residual(AllreducePlan *plan);
+size_t allreduce_plan_explain(const AllreducePlan *plan, char *text, size_t bytes);
 
 /* ---- layout.c ---- */
 

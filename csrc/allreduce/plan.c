@@ -202,12 +202,11 @@ static Status run(AllreducePlan *plan, void *buffer) {
     }
 }
 
-Status allreduce_run(AllreducePlan *plan, void *buffer) {
+Status allreduce_plan_run(AllreducePlan *plan, void *buffer) {
     if (comm_size(plan->comm) > 1) {
         TRY(comm_begin(plan->comm, "allreduce", plan->options.timeout_s));
         TRY(comm_end(plan->comm, run(plan, buffer)));
     }
-    plan->call++;
     return STATUS_OK;
 }
 
@@ -219,16 +218,8 @@ Status allreduce_check_replicas(Comm *comm, const void *data, size_t bytes) {
     return comm_end(comm, comm_agree(comm, &mine, sizeof mine));
 }
 
-int64_t allreduce_elems(const AllreducePlan *plan) { return plan->elems; }
+int64_t allreduce_plan_elems(const AllreducePlan *plan) { return plan->elems; }
 
-uint64_t allreduce_wire_bytes(const AllreducePlan *plan) { return plan->wire_bytes; }
+AllreduceAlgorithm allreduce_plan_algorithm(const AllreducePlan *plan) { return plan->algorithm; }
 
-uint64_t allreduce_plain_bytes(const AllreducePlan *plan) { return plan->plain_bytes; }
-
-AllreduceAlgorithm allreduce_algorithm(const AllreducePlan *plan) { return plan->algorithm; }
-
-uint32_t allreduce_call(const AllreducePlan *plan) { return plan->call; }
-
-void allreduce_set_call(AllreducePlan *plan, uint32_t call) { plan->call = call; }
-
-float *allreduce_residual(AllreducePlan *plan) { return plan->residual; }
+float *allreduce_plan_residual(AllreducePlan *plan) { return plan->residual; }

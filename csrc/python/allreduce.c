@@ -10,8 +10,8 @@
 
 /* Its communicator is the object's: each use takes it, and fails if it was closed. */
 typedef struct PlanObject {
-    PyObject_HEAD AllreducePlan *plan; /* owned */
-    PyObject *comm;                    /* owned */
+    PyObject_HEAD Allreduce *allreduce; /* owned */
+    PyObject *comm;                     /* owned */
     AllreduceType type;
 } PlanObject;
 
@@ -76,18 +76,19 @@ static int parse_options(PyObject *tuple, AllreduceOptions *o, AllreduceCosts *c
 }
 
 static Status create(Comm *comm, const AllreduceLayer *layers, int count, const AllreduceOptions *options,
-                     AllreducePlan **plan) {
+                     Allreduce **out) {
     Status status;
+    AllreduceBuffer buffer = {.layers = layers, .layer_count = count};
     Py_BEGIN_ALLOW_THREADS;
-    status = allreduce_plan_create(comm, layers, count, options, plan);
+    status = allreduce_create(comm, &buffer, options, out);
     Py_END_ALLOW_THREADS;
     return status;
 }
 
 /* The plan of a tuple of layer tuples; NULL with an exception set. */
-static AllreducePlan *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject *tuple,
-                                const AllreduceOptions *options) {
-    AllreducePlan *plan = NULL;
+static Allreduce *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject *tuple,
+                            const AllreduceOptions *options) {
+    Allreduce *allreduce = NULL;
     AllreduceLayer *layers = NULL;
     Py_ssize_t count = PyTuple_GET_SIZE(tuple);
     ModuleState *state = module_state_of_type(type);
@@ -99,12 +100,12 @@ static AllreducePlan *make_plan(PyTypeObject *type, PyObject *comm_object, PyObj
         if (parse_layer(PyTuple_GET_ITEM(tuple, i), &layers[i]) < 0) status = STATUS_ARGUMENT;
     }
     if (status == STATUS_OK) {
-        status = create(comm, layers, (int)count, options, &plan);
+        status = create(comm, layers, (int)count, options, &allreduce);
         if (status != STATUS_OK) errors_raise(state, status);
     }
     memory_free(layers);
     comm_object_give(comm_object);
-    return plan;
+    return allreduce;
 }
 
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
@@ -120,15 +121,15 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     if (parse_options(tuple, &options, &costs) < 0) return NULL;
     PyObject *copy = arguments_tuple(layers, "layers", 0, MAX_LAYERS);
     if (copy == NULL) return NULL;
-    AllreducePlan *plan = make_plan(type, comm, copy, &options);
+    Allreduce *allreduce = make_plan(type, comm, copy, &options);
     Py_DECREF(copy);
-    if (plan == NULL) return NULL;
+    if (allreduce == NULL) return NULL;
     PlanObject *self = (PlanObject *)type->tp_alloc(type, 0);
     if (self == NULL) {
-        allreduce_plan_destroy(plan);
+        allreduce_destroy(allreduce);
         return NULL;
     }
-    self->plan = plan;
+    self->allreduce = allreduce;
     self->comm = Py_NewRef(comm);
     self->type = options.type;
     return (PyObject *)self;
@@ -148,7 +149,7 @@ static int plan_clear(PyObject *self) {
 static void plan_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    allreduce_plan_destroy(((PlanObject *)self)->plan);
+    allreduce_destroy(((PlanObject *)self)->allreduce);
     plan_clear(self);
     type->tp_free(self);
     Py_DECREF(type);
@@ -167,10 +168,10 @@ static unsigned type_mask(AllreduceType type) {
     return 1u << of[type] | ARRAY_UNALIGNED;
 }
 
-static Status run_plan(AllreducePlan *plan, void *data) {
+static Status run_plan(Allreduce *allreduce, void *data) {
     Status status;
     Py_BEGIN_ALLOW_THREADS;
-    status = allreduce_run(plan, data);
+    status = allreduce_put(allreduce, data, allreduce_elems(allreduce));
     Py_END_ALLOW_THREADS;
     return status;
 }
@@ -180,13 +181,13 @@ static PyObject *plan_run(PyObject *object, PyObject *buffer) {
     ArrayView view;
     PyObject *result = NULL;
     if (array_acquire(buffer, "buffer", type_mask(self->type), -1, true, &view) < 0) return NULL;
-    if (view.elems != allreduce_elems(self->plan)) {
+    if (view.elems != allreduce_elems(self->allreduce)) {
         PyErr_Format(PyExc_ValueError, "buffer must have the plan's %lld elements, not %lld",
-                     (long long)allreduce_elems(self->plan), (long long)view.elems);
+                     (long long)allreduce_elems(self->allreduce), (long long)view.elems);
         goto release;
     }
     if (take_comm((PyObject *)Py_TYPE(object), self->comm) == NULL) goto release;
-    Status status = run_plan(self->plan, view.data);
+    Status status = run_plan(self->allreduce, view.data);
     comm_object_give(self->comm);
     result = status == STATUS_OK ? Py_NewRef(Py_None) : errors_raise(module_state_of_type(Py_TYPE(object)), status);
 release:
@@ -199,13 +200,13 @@ static PyObject *plan_explain(PyObject *object, PyObject *unused) {
     PlanObject *self = (PlanObject *)object;
     char text[4096];
     if (take_comm((PyObject *)Py_TYPE(object), self->comm) == NULL) return NULL;
-    size_t length = allreduce_explain(self->plan, text, sizeof text);
+    size_t length = allreduce_explain(self->allreduce, text, sizeof text);
     PyObject *result = NULL;
     if (length < sizeof text) {
         result = PyUnicode_FromStringAndSize(text, (Py_ssize_t)length);
     } else {
         char *longer = PyMem_Malloc(length + 1);
-        if (longer != NULL) allreduce_explain(self->plan, longer, length + 1);
+        if (longer != NULL) allreduce_explain(self->allreduce, longer, length + 1);
         result = longer == NULL ? PyErr_NoMemory() : PyUnicode_FromStringAndSize(longer, (Py_ssize_t)length);
         PyMem_Free(longer);
     }
@@ -213,31 +214,31 @@ static PyObject *plan_explain(PyObject *object, PyObject *unused) {
     return result;
 }
 
-static AllreducePlan *plan_of(PyObject *self) { return ((PlanObject *)self)->plan; }
+static Allreduce *allreduce_of(PyObject *self) { return ((PlanObject *)self)->allreduce; }
 
 static PyObject *get_elems(PyObject *self, void *unused) {
     (void)unused;
-    return PyLong_FromLongLong(allreduce_elems(plan_of(self)));
+    return PyLong_FromLongLong(allreduce_elems(allreduce_of(self)));
 }
 
 static PyObject *get_wire_bytes(PyObject *self, void *unused) {
     (void)unused;
-    return PyLong_FromUnsignedLongLong(allreduce_wire_bytes(plan_of(self)));
+    return PyLong_FromUnsignedLongLong(allreduce_bytes(allreduce_of(self), allreduce_elems(allreduce_of(self))).wire);
 }
 
 static PyObject *get_plain_bytes(PyObject *self, void *unused) {
     (void)unused;
-    return PyLong_FromUnsignedLongLong(allreduce_plain_bytes(plan_of(self)));
+    return PyLong_FromUnsignedLongLong(allreduce_bytes(allreduce_of(self), allreduce_elems(allreduce_of(self))).plain);
 }
 
 static PyObject *get_algorithm(PyObject *self, void *unused) {
     (void)unused;
-    return PyUnicode_FromString(allreduce_algorithm_name(allreduce_algorithm(plan_of(self))));
+    return PyUnicode_FromString(allreduce_algorithm_name(allreduce_algorithm(allreduce_of(self))));
 }
 
 static PyObject *get_call(PyObject *self, void *unused) {
     (void)unused;
-    return PyLong_FromUnsignedLong(allreduce_call(plan_of(self)));
+    return PyLong_FromUnsignedLong(allreduce_call(allreduce_of(self)));
 }
 
 static int set_call(PyObject *self, PyObject *value, void *unused) {
@@ -248,15 +249,15 @@ static int set_call(PyObject *self, PyObject *value, void *unused) {
         PyErr_SetString(PyExc_ValueError, "call must be a number below 2^32");
         return -1;
     }
-    allreduce_set_call(plan_of(self), (uint32_t)call);
+    allreduce_set_call(allreduce_of(self), (uint32_t)call);
     return 0;
 }
 
 static PyObject *get_residual(PyObject *self, void *unused) {
     (void)unused;
-    float *residual = allreduce_residual(plan_of(self));
+    int64_t elems;
+    float *residual = allreduce_residual(allreduce_of(self), &elems);
     if (residual == NULL) Py_RETURN_NONE;
-    int64_t elems = allreduce_elems(plan_of(self));
     return array_wrap(ARRAY_F32, 1, &elems, NULL, residual, self, true);
 }
 

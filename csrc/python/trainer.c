@@ -12,11 +12,11 @@
 
 static void trainer_free(TrainerObject *self) {
     Trainer *trainer = self->trainer;
-    Reducer *reducer = self->reducer;
+    Allreduce *allreduce = self->allreduce;
     self->trainer = NULL;
-    self->reducer = NULL;
+    self->allreduce = NULL;
     trainer_destroy(trainer);
-    reducer_destroy(reducer);
+    allreduce_destroy(allreduce);
     if (self->comm_object != NULL) comm_object_give(self->comm_object);
     self->model = NULL;
     Py_CLEAR(self->comm_object);
@@ -113,7 +113,7 @@ static int parse_phases(PyObject *sequence, TrainerConfig *config) {
 
 /* What reduces the gradients: (bits, bucket size, layer min size, algorithm, codec, stochastic, error feedback, seed,
  * threads, ((layer name, bits, bucket size), ...)). */
-static int parse_reduction(PyObject *tuple, AllreduceOptions *options, ReducerLayer *layers, int *layer_count) {
+static int parse_reduction(PyObject *tuple, AllreduceOptions *options, TrainerLayerBits *layers, int *layer_count) {
     long long bucket, minimum;
     int algorithm, codec, stochastic, feedback;
     unsigned long long seed;
@@ -154,9 +154,9 @@ static Status check_signals(void *context) {
     return failed < 0 ? error_fail(STATUS_INTERRUPTED, "interrupted by a signal") : STATUS_OK;
 }
 
-static int make_reducer(TrainerObject *self, PyObject *comm_object, PyObject *reduction, TrainerConfig *config) {
+static int make_allreduce(TrainerObject *self, PyObject *comm_object, PyObject *reduction, TrainerConfig *config) {
     AllreduceOptions options;
-    ReducerLayer layers[MAX_SPECIAL];
+    TrainerLayerBits layers[MAX_SPECIAL];
     int layer_count, first_blocks[TRAINER_MAX_PHASES];
     ModuleState *state = module_state_of_type(Py_TYPE(self));
     if (parse_reduction(reduction, &options, layers, &layer_count) < 0) return -1;
@@ -167,14 +167,14 @@ static int make_reducer(TrainerObject *self, PyObject *comm_object, PyObject *re
     self->comm_object = Py_NewRef(comm_object);
     Status status;
     Py_BEGIN_ALLOW_THREADS; /* on GPUs it waits for the other ranks */
-    status = reducer_create(comm, self->model, &options, layers, layer_count, first_blocks, config->phase_count,
-                            &self->reducer);
+    status = trainer_allreduce_create(comm, self->model, &options, layers, layer_count, first_blocks,
+                                      config->phase_count, &self->allreduce);
     Py_END_ALLOW_THREADS;
     if (status != STATUS_OK) {
         errors_raise(state, status);
         return -1;
     }
-    reducer_configure(self->reducer, config);
+    config->allreduce = self->allreduce;
     return 0;
 }
 
@@ -209,7 +209,7 @@ static int trainer_fill(TrainerObject *self, PyObject *args, PyObject *keywords)
     self->model = taken->model;
     const NnModelDesc *desc = nn_model_desc(self->model);
     self->classes = desc->nodes[desc->count - 1].out_channels;
-    if (comm != Py_None && make_reducer(self, comm, reduction, &config) < 0) return -1;
+    if (comm != Py_None && make_allreduce(self, comm, reduction, &config) < 0) return -1;
     Status status = trainer_create(&config, self->model, &self->trainer);
     if (status == STATUS_OK) return 0;
     errors_raise(state, status);
@@ -293,9 +293,10 @@ static int take_losses(PyObject *object, int64_t count, ArrayView *view) {
 
 static PyObject *step_result(TrainerObject *self, const TrainerStep *done) {
     uint64_t wire = 0;
-    if (self->reducer != NULL) {
+    if (self->allreduce != NULL) {
         const TrainerPhase *phase = trainer_phase(self->trainer, done->step);
-        wire = reducer_wire_bytes(self->reducer, nn_model_gradient_elems(self->model, phase->first_block));
+        size_t elems = nn_model_gradient_elems(self->model, phase->first_block);
+        wire = allreduce_bytes(self->allreduce, (int64_t)elems).wire;
     }
     return Py_BuildValue("LdLLNidK", (long long)done->step, done->loss, (long long)done->correct,
                          (long long)done->images, PyBool_FromLong(done->skipped), done->side, done->reduce_seconds,
@@ -401,18 +402,17 @@ static PyObject *trainer_explain_method(TrainerObject *self, PyObject *unused) {
     (void)unused;
     char text[8192];
     if (trainer_ready(self) < 0) return NULL;
-    if (self->reducer == NULL) return PyUnicode_FromString("one rank: gradients are not exchanged");
-    reducer_explain(self->reducer, text, sizeof text);
+    if (self->allreduce == NULL) return PyUnicode_FromString("one rank: gradients are not exchanged");
+    allreduce_explain(self->allreduce, text, sizeof text);
     return PyUnicode_FromString(text);
 }
 
 static PyObject *trainer_wire_method(TrainerObject *self, PyObject *argument) {
     int first_block;
     if (nn_parse_block(argument, &first_block) < 0 || trainer_ready(self) < 0) return NULL;
-    if (self->reducer == NULL) return Py_BuildValue("ii", 0, 0);
-    size_t elems = nn_model_gradient_elems(self->model, first_block);
-    return Py_BuildValue("KK", (unsigned long long)reducer_wire_bytes(self->reducer, elems),
-                         (unsigned long long)reducer_plain_bytes(self->reducer, elems));
+    if (self->allreduce == NULL) return Py_BuildValue("ii", 0, 0);
+    AllreduceBytes bytes = allreduce_bytes(self->allreduce, (int64_t)nn_model_gradient_elems(self->model, first_block));
+    return Py_BuildValue("KK", (unsigned long long)bytes.wire, (unsigned long long)bytes.plain);
 }
 
 static PyObject *trainer_close_method(TrainerObject *self, PyObject *unused) {

@@ -3,7 +3,7 @@
 #define CGXFFCV_PYTHON_TRAINER_H
 
 #include "python/nn.h"
-#include "train/reducer.h"
+#include "train/gradients.h"
 #include "train/resident.h"
 #include "train/trainer.h"
 
@@ -11,7 +11,7 @@
 
 typedef struct TrainerObject {
     PyObject_HEAD Trainer *trainer; /* owned */
-    Reducer *reducer;               /* owned; NULL for one rank */
+    Allreduce *allreduce;           /* owned; NULL for one rank */
     ModelObject *model_object;      /* owned reference */
     NnModel *model;                 /* borrowed from model_object */
     PyObject *comm_object;          /* owned reference, taken until close; NULL for one rank */

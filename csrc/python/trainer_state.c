@@ -23,7 +23,9 @@ static int find_buffer(TrainerObject *self, const char *name, Buffer *out) {
         return 0;
     }
     if (strcmp(name, "residual") == 0) {
-        if (self->reducer != NULL) out->data = reducer_residual(self->reducer, &out->elems);
+        int64_t elems = 0;
+        if (self->allreduce != NULL) out->data = allreduce_residual(self->allreduce, &elems);
+        out->elems = (size_t)elems;
         return 0;
     }
     for (int i = 0; i < TRAINER_BUFFERS; i++) {
@@ -68,8 +70,8 @@ static PyObject *fill(TrainerObject *self, const char *name, const ArrayView *vi
     Buffer buffer;
     Status status = STATUS_OK;
     if (find_buffer(self, name, &buffer) < 0) return NULL;
-    if (self->reducer != NULL && strcmp(name, "residual") == 0) {
-        status = reducer_restore(self->reducer, view->data, (size_t)view->elems);
+    if (self->allreduce != NULL && strcmp(name, "residual") == 0) {
+        status = allreduce_restore(self->allreduce, view->data, view->elems);
         return status == STATUS_OK ? Py_NewRef(Py_None) : trainer_raise(self, status);
     }
     if (buffer.data == NULL || (size_t)view->elems != buffer.elems) {

@@ -175,9 +175,7 @@ Status resident_check_positions(const int32_t *positions, int64_t count, int64_t
 /* ---- the feed ---- */
 
 static Status wait_for_uploads(void *context, DeviceStream *stream) {
-    const TrainerConfig *config = &((const Resident *)context)->trainer->config;
-    if (config->reduce_wait != NULL) return config->reduce_wait(config->reduce_context, stream, NULL);
-    return device_stream_synchronize(stream);
+    return trainer_wait(((const Resident *)context)->trainer, stream, NULL);
 }
 
 Status resident_need_feed(Resident *r, const Loader *loader) {

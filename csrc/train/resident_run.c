@@ -101,8 +101,8 @@ static Status put_gradients(Resident *r, const TrainerPhase *phase, NnPlan *plan
                              .reduction = config->reduction,
                              .first_block = phase->first_block,
                              .losses = r->batch_losses,
-                             .hook = exchange ? config->reduce_hook : NULL,
-                             .hook_context = config->reduce_context};
+                             .hook = exchange ? trainer_gradient_hook(r->trainer) : NULL,
+                             .hook_context = config->allreduce};
     if (phase->side < config->side) {
         TRY(gather_shrink(r->batch_images, config->batch, config->side, config->side, phase->side, r->config.mean,
                           r->config.std, r->shrunk, r->stream));
@@ -111,9 +111,7 @@ static Status put_gradients(Resident *r, const TrainerPhase *phase, NnPlan *plan
     }
     TRY(nn_plan_step(plan, &images, r->batch_labels, config->batch, &options));
     TRY(nn_plan_store_totals(plan, r->records, &r->clock->done));
-    if (config->reduce == NULL || !exchange) return STATUS_OK;
-    return config->reduce(config->reduce_context, r->trainer->step, nn_model_gradient_data(r->model),
-                          nn_model_gradient_elems(r->model, phase->first_block));
+    return exchange ? trainer_exchange(r->trainer, phase) : STATUS_OK;
 }
 
 /* A step on the batch that has been put. */
@@ -205,10 +203,10 @@ static Status warm_up(Resident *r, const Source *source, int phase, uint32_t epo
     TRY(put_batch(r, &source->set));
     TRY(put_step(r, phase, false));
     TRY(device_stream_synchronize(r->stream));
-    if (r->config.graphs && (config->reduce == NULL || config->reduce_capturable)) {
+    if (r->config.graphs && (config->allreduce == NULL || allreduce_recordable(config->allreduce))) {
         const GatherSet *set = source->loader == NULL ? &source->set : NULL;
         TRY(record_steps(r, set, phase, 1, &state->graph));
-        bool alone = config->reduce == NULL && r->trainer->slow == NULL;
+        bool alone = config->allreduce == NULL && r->trainer->slow == NULL;
         if (alone && set != NULL) TRY(record_steps(r, set, phase, MANY, &state->many));
     }
     state->warm = true;
@@ -244,13 +242,12 @@ static Status begin_run(Resident *r, int steps, uint32_t epoch) {
  * full that a launch waits, too, since that wait would have no deadline. */
 static Status throttle(Resident *r, int done, bool recorded) {
     const TrainerConfig *config = &r->trainer->config;
-    int chunk = config->reduce_wait == NULL ? CHUNK : recorded ? CHUNK_OF_RANKS : 1;
+    int chunk = config->allreduce == NULL ? CHUNK : recorded ? CHUNK_OF_RANKS : 1;
     if (done % chunk != 0) return STATUS_OK;
     DeviceEvent *mine = r->marks[done / chunk % 2], *before = r->marks[(done / chunk + 1) % 2];
     TRY(device_event_record(mine, r->stream));
     if (done == chunk) return STATUS_OK;
-    if (config->reduce_wait == NULL) return device_event_synchronize(before);
-    return config->reduce_wait(config->reduce_context, r->stream, before);
+    return trainer_wait(r->trainer, r->stream, before);
 }
 
 static Status put_steps(Resident *r, const Source *source, int steps, int *done) {
@@ -273,14 +270,9 @@ static Status put_steps(Resident *r, const Source *source, int steps, int *done)
 }
 
 Status resident_wait(Resident *r) {
-    const TrainerConfig *config = &r->trainer->config;
     float milliseconds = 0;
     TRY(device_event_record(r->end, r->stream));
-    if (config->reduce_wait != NULL) {
-        TRY(config->reduce_wait(config->reduce_context, r->stream, NULL));
-    } else {
-        TRY(device_stream_synchronize(r->stream));
-    }
+    TRY(trainer_wait(r->trainer, r->stream, NULL));
     TRY(device_event_elapsed(r->begin, r->end, &milliseconds));
     r->seconds += (double)milliseconds * 1e-3;
     return STATUS_OK;

@@ -239,22 +239,36 @@ Status trainer_average(Trainer *trainer, bool *changed) {
     return last ? pull(trainer, 1.0f) : STATUS_OK;
 }
 
-static Status trainer_wait(Trainer *trainer) {
-    const TrainerConfig *config = &trainer->config;
-    if (trainer->stream == NULL) return STATUS_OK;
-    if (config->reduce_wait != NULL) return config->reduce_wait(config->reduce_context, trainer->stream, NULL);
-    return device_stream_synchronize(trainer->stream);
+Status trainer_wait(const Trainer *trainer, DeviceStream *stream, DeviceEvent *event) {
+    if (stream == NULL) return STATUS_OK;
+    if (trainer->config.allreduce != NULL) return allreduce_wait(trainer->config.allreduce, stream, event);
+    return event == NULL ? device_stream_synchronize(stream) : device_event_synchronize(event);
+}
+
+static Status gradients_complete(void *allreduce, size_t begin, size_t end) {
+    return allreduce_told(allreduce, (int64_t)begin, (int64_t)end);
+}
+
+GradientHook trainer_gradient_hook(const Trainer *trainer) {
+    return trainer->config.allreduce == NULL ? NULL : gradients_complete;
+}
+
+Status trainer_exchange(Trainer *trainer, const TrainerPhase *phase) {
+    Allreduce *allreduce = trainer->config.allreduce;
+    size_t elems = nn_model_gradient_elems(trainer->model, phase->first_block);
+    if (allreduce == NULL) return STATUS_OK;
+    allreduce_set_call(allreduce, (uint32_t)trainer->step);
+    return allreduce_put(allreduce, nn_model_gradient_data(trainer->model), (int64_t)elems);
 }
 
 /* Exchanges the gradients; a loss that is not finite here reaches all ranks as a gradient that is not. */
 static Status reduce(Trainer *trainer, const TrainerPhase *phase, TrainerStep *out) {
-    float *gradients = nn_model_gradient_data(trainer->model);
-    if (!isfinite(out->loss)) TRY(nn_model_write(trainer->model, gradients, 0, &(float){NAN}, 1));
-    if (trainer->config.reduce == NULL) return STATUS_OK;
+    NnModel *model = trainer->model;
+    if (!isfinite(out->loss)) TRY(nn_model_write(model, nn_model_gradient_data(model), 0, &(float){NAN}, 1));
+    if (trainer->config.allreduce == NULL) return STATUS_OK;
     double begin = clock_now_seconds();
-    TRY(trainer->config.reduce(trainer->config.reduce_context, trainer->step, gradients,
-                               nn_model_gradient_elems(trainer->model, phase->first_block)));
-    TRY(trainer_wait(trainer));
+    TRY(trainer_exchange(trainer, phase));
+    TRY(trainer_wait(trainer, trainer->stream, NULL));
     out->reduce_seconds = clock_now_seconds() - begin;
     return STATUS_OK;
 }
@@ -278,8 +292,8 @@ static Status forward_backward(Trainer *trainer, const TrainerPhase *phase, cons
                              .reduction = trainer->config.reduction,
                              .first_block = phase->first_block,
                              .losses = losses,
-                             .hook = trainer->config.reduce_hook,
-                             .hook_context = trainer->config.reduce_context,
+                             .hook = trainer_gradient_hook(trainer),
+                             .hook_context = trainer->config.allreduce,
                              .check = trainer->config.check,
                              .check_context = trainer->config.check_context};
     TRY(trainer_plan(trainer, phase->side, &plan));
@@ -423,7 +437,7 @@ static Status hash_on_device(Trainer *trainer, const float *momentum, size_t mom
     TRY(fingerprint_add(nn_model_parameter_data(trainer->model), parameters, 0, trainer->hash, trainer->stream));
     TRY(fingerprint_add(momentum, momenta, parameters, trainer->hash, trainer->stream));
     TRY(device_copy(trainer->host_hash, trainer->hash, sizeof *trainer->hash, trainer->stream));
-    TRY(trainer_wait(trainer));
+    TRY(trainer_wait(trainer, trainer->stream, NULL));
     *out = *trainer->host_hash;
     return STATUS_OK;
 }

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "allreduce/allreduce.h"
 #include "base/status.h"
 #include "nn/model.h"
 #include "optim/optim.h"
@@ -34,10 +35,6 @@ typedef struct TrainerPhase {
     int first_block;
 } TrainerPhase;
 
-/* Makes the gradients of all ranks into their sum or mean, in place, the same bytes on every rank. On the CUDA backend
- * the gradients are device memory and the exchange is put on the model's stream, behind what is there. */
-typedef Status (*TrainerReduce)(void *context, int64_t step, float *gradients, size_t elems);
-
 typedef struct TrainerConfig {
     TrainerGroup groups[TRAINER_MAX_GROUPS];
     int group_count;
@@ -54,18 +51,7 @@ typedef struct TrainerConfig {
      * statistics, d = lookahead_base (steps done / steps)^3; after the last step p = slow. 0: none. */
     int lookahead_every;
     double lookahead_base;
-    TrainerReduce reduce; /* NULL: one rank */
-    void *reduce_context; /* borrowed until trainer_destroy */
-    /* CUDA backend, with reduce_context; NULL: not wanted. The hook of every nn_plan_step that `reduce` follows:
-     * exchanges begin behind backward. The first gradients may change until `reduce` is called, so a loss that is not
-     * finite can be marked there. */
-    GradientHook reduce_hook;
-    /* In place of device_stream_synchronize, or with an event of device_event_synchronize, wherever a stream holds
-     * exchanges: it ends when a rank is lost, too. */
-    Status (*reduce_wait)(void *context, DeviceStream *stream, DeviceEvent *event);
-    /* Whether hook and reduce may be recorded in a graph. Otherwise reduce waits for the stream and works in host
-     * memory. */
-    bool reduce_capturable;
+    Allreduce *allreduce; /* of the gradients (train/gradients.h); borrowed until trainer_destroy; NULL: one rank */
     /* Called now and then during a step; a failure (an interruption, say) ends the step, which then has not happened:
      * the trainer stands where it did. NULL: none. */
     Status (*check)(void *context);

@@ -41,6 +41,15 @@ Status trainer_copy(const Trainer *trainer, float *to, const float *from, size_t
 Status trainer_plan(Trainer *trainer, int side, NnPlan **out);
 Status trainer_test_plan(Trainer *trainer, NnPlan **out);
 
+/* The exchange of gradients, where there are several ranks: what backward tells, and the run behind it. A loss that is
+ * not finite can be marked in the first gradient in between. */
+GradientHook trainer_gradient_hook(const Trainer *trainer);
+Status trainer_exchange(Trainer *trainer, const TrainerPhase *phase);
+
+/* For what the stream (NULL: the CPU, where nothing is to be waited for) holds, or held when the event was recorded
+ * (NULL: none), exchanges included. */
+Status trainer_wait(const Trainer *trainer, DeviceStream *stream, DeviceEvent *event);
+
 size_t trainer_classes(const Trainer *trainer);
 
 /* The averages before the first step; what averaging does after a step, when trainer->step of them are done; on a GPU

@@ -1,4 +1,4 @@
-// sources: base/*.c comm/[!mn]*.c comm/*_none.c quant/*.c allreduce/*.c
+// sources: base/*.c device/none.c comm/[!mn]*.c comm/*_none.c quant/*.c allreduce/*.c allreduce/*/*.c
 /* Every algorithm with threads as ranks: sums of four integers, which 2 bits hold, are exact everywhere. */
 #include <pthread.h>
 #include <string.h>
@@ -35,9 +35,14 @@ static float value_of(int rank, int i) { return (float)((i % 4) * (rank + 1)); }
 
 static float expected_of(int size, int i) { return (float)((i % 4) * size * (size + 1) / 2); }
 
+static Status create(Comm *comm, const AllreduceLayer *table, int count, const AllreduceOptions *options,
+                     Allreduce **out) {
+    return allreduce_create(comm, &(AllreduceBuffer){.layers = table, .layer_count = count}, options, out);
+}
+
 static Status reduce_once(Comm *comm, Rank *self, void *buffer) {
     Status status = STATUS_OK;
-    AllreducePlan *plan = NULL;
+    Allreduce *allreduce = NULL;
     AllreduceOptions options = allreduce_defaults();
     options.type = self->type;
     options.op = ALLREDUCE_SUM;
@@ -45,13 +50,13 @@ static Status reduce_once(Comm *comm, Rank *self, void *buffer) {
     options.bucket_size = 256;
     options.algorithm = self->algorithm;
     options.error_feedback = self->feedback;
-    TRY(allreduce_plan_create(comm, layers, sizeof layers / sizeof *layers, &options, &plan));
-    self->wire_bytes = allreduce_wire_bytes(plan);
-    self->explained = allreduce_explain(plan, self->text, sizeof self->text);
-    TRY_GOTO(allreduce_run(plan, buffer));
+    TRY(create(comm, layers, sizeof layers / sizeof *layers, &options, &allreduce));
+    self->wire_bytes = allreduce_bytes(allreduce, ELEMS).wire;
+    self->explained = allreduce_explain(allreduce, self->text, sizeof self->text);
+    TRY_GOTO(allreduce_put(allreduce, buffer, allreduce_elems(allreduce)));
     TRY_GOTO(allreduce_check_replicas(comm, buffer, ELEMS * allreduce_type_bytes(self->type)));
 done:
-    allreduce_plan_destroy(plan);
+    allreduce_destroy(allreduce);
     return status;
 }
 
@@ -120,7 +125,7 @@ static const float odd[3] = {1.5f, -2.25f, 3.125f};
 /* Runs a raw layer of 12 bytes, which take 16 on the wire, in slots that were full of other bytes; how often it lies
  * there with something else than zeros behind it, or not at all. */
 static Status send_odd(Comm *comm, int *wrong) {
-    AllreducePlan *plan = NULL;
+    Allreduce *allreduce = NULL;
     AllreduceOptions options = allreduce_defaults();
     AllreduceLayer layer = {.name = "odd", .elems = 3, .dims = 1};
     float buffer[3];
@@ -133,9 +138,9 @@ static Status send_odd(Comm *comm, int *wrong) {
     comm_segment(comm, &slots, &bytes);
     if (comm_rank(comm) == 0) memset(slots, 0xAB, bytes);
     TRY(comm_barrier(comm));
-    TRY(allreduce_plan_create(comm, &layer, 1, &options, &plan));
-    Status status = allreduce_run(plan, buffer);
-    allreduce_plan_destroy(plan);
+    TRY(create(comm, &layer, 1, &options, &allreduce));
+    Status status = allreduce_put(allreduce, buffer, allreduce_elems(allreduce));
+    allreduce_destroy(allreduce);
     TRY(status);
     TRY(comm_barrier(comm));
     static const unsigned char zeros[4];
@@ -174,24 +179,24 @@ static void test_padding(void) {
 
 static void test_refusals(void) {
     Comm *comm = NULL;
-    AllreducePlan *plan = NULL;
+    Allreduce *allreduce = NULL;
     CHECK_OK(comm_create_world(&(CommOptions){.ranks = 1}, &comm));
     AllreduceOptions options = allreduce_defaults();
     options.bits = 11;
-    CHECK(allreduce_plan_create(comm, layers, 4, &options, &plan) == STATUS_ARGUMENT && plan == NULL);
+    CHECK(create(comm, layers, 4, &options, &allreduce) == STATUS_ARGUMENT && allreduce == NULL);
     options = allreduce_defaults();
     options.type = ALLREDUCE_I64;
-    CHECK(allreduce_plan_create(comm, layers, 4, &options, &plan) == STATUS_ARGUMENT);
+    CHECK(create(comm, layers, 4, &options, &allreduce) == STATUS_ARGUMENT);
     options = allreduce_defaults();
     AllreduceLayer bad = {.name = "bad", .elems = 10000, .dims = 2, .bits = 12};
-    CHECK(allreduce_plan_create(comm, &bad, 1, &options, &plan) == STATUS_ARGUMENT);
+    CHECK(create(comm, &bad, 1, &options, &allreduce) == STATUS_ARGUMENT);
     CHECK(strstr(error_record()->message, "layer 0 (bad): bits must be") != NULL);
     bad.elems = INT64_MAX;
-    CHECK(allreduce_plan_create(comm, &bad, 1, &options, &plan) == STATUS_ARGUMENT);
-    CHECK_OK(allreduce_plan_create(comm, NULL, 0, &options, &plan));
-    CHECK_OK(allreduce_run(plan, NULL));
-    CHECK(allreduce_call(plan) == 1 && allreduce_wire_bytes(plan) == 0);
-    allreduce_plan_destroy(plan);
+    CHECK(create(comm, &bad, 1, &options, &allreduce) == STATUS_ARGUMENT);
+    CHECK_OK(create(comm, NULL, 0, &options, &allreduce));
+    CHECK_OK(allreduce_put(allreduce, NULL, 0));
+    CHECK(allreduce_call(allreduce) == 1 && allreduce_bytes(allreduce, 0).wire == 0);
+    allreduce_destroy(allreduce);
     comm_destroy(comm);
 }
 

@@ -247,10 +247,33 @@ static void test_skipping(void) {
     pool_destroy(model.pool);
 }
 
-static Status keep_first(void *context, int64_t step, float *gradients, size_t elems) {
-    (void)step;
-    (void)elems;
-    *(float *)context = gradients[0];
+/* An exchange that only looks, doubles the gradients, or fails. */
+struct Allreduce {
+    float first, factor;
+    uint32_t call;
+    int64_t elems;
+    bool fails;
+};
+
+void allreduce_set_call(Allreduce *allreduce, uint32_t call) { allreduce->call = call; }
+
+Status allreduce_told(Allreduce *allreduce, int64_t begin, int64_t end) {
+    (void)allreduce;
+    CHECK(begin < end);
+    return STATUS_OK;
+}
+
+Status allreduce_wait(Allreduce *allreduce, DeviceStream *stream, DeviceEvent *event) {
+    (void)allreduce;
+    return event == NULL ? device_stream_synchronize(stream) : device_event_synchronize(event);
+}
+
+Status allreduce_put(Allreduce *allreduce, void *buffer, int64_t elems) {
+    float *gradients = buffer;
+    if (allreduce->fails) FAIL(STATUS_PEER_LOST, "rank 1 died");
+    allreduce->first = gradients[0];
+    allreduce->elems = elems;
+    for (int64_t i = 0; i < elems; i++) gradients[i] *= allreduce->factor;
     return STATUS_OK;
 }
 
@@ -262,18 +285,17 @@ static void test_a_bad_loss_with_good_gradients(void) {
         Trainer *trainer = NULL;
         TrainerStep out;
         TrainerConfig config = config_of();
-        float sent = 0;
+        Allreduce exchange = {.factor = 1};
         begin(&model);
-        if (i >= 3) config.reduce = keep_first;
-        config.reduce_context = &sent;
+        if (i >= 3) config.allreduce = &exchange;
         CHECK_OK(trainer_create(&config, &model, &trainer));
         loss_instead = bad[i % 3];
         CHECK_OK(step_with(trainer, 1.0f, &out));
         loss_instead = 0;
         CHECK(out.skipped && model.parameters[0] == 0 && model.statistics[0] == 0);
-        CHECK(i < 3 || isnan(sent));
+        CHECK(i < 3 || isnan(exchange.first));
         CHECK_OK(step_with(trainer, 1.0f, &out));
-        CHECK(!out.skipped && model.parameters[0] == -0.5f && (i < 3 || sent == 1.0f));
+        CHECK(!out.skipped && model.parameters[0] == -0.5f && (i < 3 || exchange.first == 1.0f));
         trainer_destroy(trainer);
         pool_destroy(model.pool);
     }
@@ -311,39 +333,24 @@ static void test_phases(void) {
     pool_destroy(model.pool);
 }
 
-static Status reduce_twice(void *context, int64_t step, float *gradients, size_t elems) {
-    *(size_t *)context = elems;
-    CHECK(step == 0 || step == 1);
-    for (size_t i = 0; i < elems; i++) gradients[i] *= 2;
-    return STATUS_OK;
-}
-
-static Status reduce_fails(void *context, int64_t step, float *gradients, size_t elems) {
-    (void)context;
-    (void)step;
-    (void)gradients;
-    (void)elems;
-    FAIL(STATUS_PEER_LOST, "rank 1 died");
-}
-
-static void test_reduce(void) {
+static void test_exchange(void) {
     NnModel model;
     Trainer *trainer = NULL;
     TrainerStep out;
     TrainerConfig config = config_of();
-    size_t elems = 0;
+    Allreduce exchange = {.factor = 2, .call = 9};
     begin(&model);
-    config.reduce = reduce_twice;
-    config.reduce_context = &elems;
+    config.allreduce = &exchange;
     config.phase_count = 2;
     config.phases[1] = (TrainerPhase){.first_step = 1, .side = 4, .first_block = 1};
     CHECK_OK(trainer_create(&config, &model, &trainer));
     CHECK_OK(step_with(trainer, 1.0f, &out));
-    CHECK(elems == ELEMS && model.parameters[0] == -1.0f && model.parameters[16] == -0.5f);
+    CHECK(exchange.call == 0 && exchange.elems == ELEMS && model.parameters[0] == -1.0f &&
+          model.parameters[16] == -0.5f);
     CHECK_OK(step_with(trainer, 1.0f, &out));
-    CHECK(elems == 16 && model.parameters[0] == -2.0f && model.parameters[16] == -0.5f);
+    CHECK(exchange.call == 1 && exchange.elems == 16 && model.parameters[0] == -2.0f && model.parameters[16] == -0.5f);
     trainer_destroy(trainer);
-    config.reduce = reduce_fails;
+    exchange.fails = true;
     CHECK_OK(trainer_create(&config, &model, &trainer));
     CHECK(step_with(trainer, 1.0f, &out) == STATUS_PEER_LOST);
     CHECK(trainer_steps_done(trainer) == 0);
@@ -550,7 +557,7 @@ int main(void) {
     test_skipping();
     test_a_bad_loss_with_good_gradients();
     test_phases();
-    test_reduce();
+    test_exchange();
     test_interruption();
     test_averaging();
     test_views();

@@ -36,7 +36,7 @@ SEAMS = {
     "allreduce": {"allreduce.h"},
     "optim": {"optim.h"},
     "nn": {"model.h", "ops.h", "whiten.h"},
-    "train": {"trainer.h", "reducer.h", "resident.h"},
+    "train": {"gradients.h", "resident.h", "trainer.h"},
 }
 # header: the files that may include it ("*" is one path component)
 ONLY_IN = {

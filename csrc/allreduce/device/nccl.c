@@ -1,0 +1,201 @@
+/* The engine of sums on GPUs by NCCL: in pieces of a few megabytes, on a stream of its own, behind whatever makes the
+ * elements. Owns that stream and its events.
+ *
+ * The first few elements go last, with the rest that is complete at the end: a caller may mark a run there. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "allreduce/engine.h"
+#include "base/memory.h"
+
+#define PIECE_VARIABLE "CGXFFCV_COMM_PIECE_KIB"
+#define PIECE_KIB 2048 /* long enough for the bandwidth, short enough to hide */
+#define LATE_ELEMS INT64_C(64)
+
+typedef struct NcclEngine {
+    const AllreduceSetup *setup; /* borrowed */
+    CommDevice *nccl;            /* owned */
+    DeviceStream *stream;        /* owned */
+    DeviceEvent *ready, *summed; /* owned */
+    int64_t *ends;               /* owned: where pieces may end */
+    int64_t piece_elems;         /* the least of a piece */
+    int end_count, next;         /* of `ends`: the first that has not been sent */
+    int64_t sent;                /* [LATE_ELEMS, sent) is on its way */
+} NcclEngine;
+
+/* All ranks must cut alike. */
+static Status choose_piece(NcclEngine *engine) {
+    const char *text = getenv(PIECE_VARIABLE);
+    char *end = NULL;
+    long kib = text == NULL || *text == '\0' ? PIECE_KIB : strtol(text, &end, 10);
+    if ((end != NULL && *end != '\0') || kib < 1 || kib > 1 << 20) {
+        FAIL(STATUS_ARGUMENT, PIECE_VARIABLE "='%s': a whole number of KiB from 1 to %d is expected", text, 1 << 20);
+    }
+    engine->piece_elems = (int64_t)(((size_t)kib << 10) / sizeof(float));
+    return comm_agree(engine->setup->comm, &engine->piece_elems, sizeof engine->piece_elems);
+}
+
+static Status cut(NcclEngine *engine) {
+    const AllreducePlan *plan = engine->setup->extents[0].plan;
+    int64_t begin = 0;
+    TRY(memory_calloc((size_t)plan->count + 1, sizeof *engine->ends, &engine->ends));
+    for (int i = 0; i < plan->count; i++) {
+        int64_t end = plan->layers[i].first + plan->layers[i].elems;
+        if (end - begin < engine->piece_elems) continue;
+        engine->ends[engine->end_count++] = end;
+        begin = end;
+    }
+    return STATUS_OK;
+}
+
+/* ---- runs ---- */
+
+static void begin_run(NcclEngine *engine) {
+    engine->next = 0;
+    engine->sent = LATE_ELEMS;
+}
+
+/* On the second stream, behind what the first holds now. */
+static Status send(NcclEngine *engine, const CommPiece *pieces, int count) {
+    TRY(device_event_record(engine->ready, engine->setup->stream));
+    TRY(device_stream_wait(engine->stream, engine->ready));
+    bool average = engine->setup->options.op == ALLREDUCE_AVERAGE;
+    return comm_device_allreduce(engine->nccl, pieces, count, average, engine->stream);
+}
+
+static Status told(void *state, int64_t begin, int64_t end) {
+    NcclEngine *engine = state;
+    if (begin == 0) begin_run(engine);
+    int64_t to = engine->sent;
+    while (engine->next < engine->end_count && engine->ends[engine->next] <= end) to = engine->ends[engine->next++];
+    if (to <= engine->sent) return STATUS_OK;
+    CommPiece piece = {engine->setup->data + engine->sent, to - engine->sent};
+    TRY(send(engine, &piece, 1));
+    engine->sent = to;
+    return STATUS_OK;
+}
+
+/* Sums what has not been, and makes the caller's stream wait for all of it. */
+static Status put(void *state, const AllreduceExtent *extent, void *buffer) {
+    NcclEngine *engine = state;
+    float *data = buffer;
+    int64_t elems = extent->elems, late = elems < LATE_ELEMS ? elems : LATE_ELEMS;
+    CommPiece pieces[2] = {{data, late}, {data + engine->sent, elems - engine->sent}};
+    int count = engine->sent < elems ? 2 : 1;
+    if (engine->sent == LATE_ELEMS) { /* nothing was sent before: in one piece */
+        pieces[0].elems = elems;
+        count = 1;
+    }
+    begin_run(engine);
+    TRY(send(engine, pieces, count));
+    TRY(device_event_record(engine->summed, engine->stream));
+    return device_stream_wait(engine->setup->stream, engine->summed);
+}
+
+static Status wait(void *state, DeviceStream *stream, DeviceEvent *event) {
+    const NcclEngine *engine = state;
+    return comm_device_wait(engine->nccl, stream, event);
+}
+
+/* ---- making ---- */
+
+static void destroy(void *state) {
+    NcclEngine *engine = state;
+    if (engine == NULL) return;
+    comm_device_destroy(engine->nccl);
+    device_event_destroy(engine->summed);
+    device_event_destroy(engine->ready);
+    device_stream_destroy(engine->stream);
+    memory_free(engine->ends);
+    memory_free(engine);
+}
+
+/* Every sum that will be wanted, once, so that a run finds all connections made. */
+static Status rehearse(NcclEngine *engine) {
+    for (int i = 0; i < engine->setup->extent_count; i++) {
+        const AllreduceExtent *extent = &engine->setup->extents[i];
+        int64_t begin = 0;
+        for (int k = 0; k < engine->end_count && engine->ends[k] <= extent->elems; k++) {
+            TRY(told(engine, begin, engine->ends[k]));
+            begin = engine->ends[k];
+        }
+        TRY(put(engine, extent, engine->setup->data));
+    }
+    return wait(engine, engine->setup->stream, NULL);
+}
+
+static Status prepare(NcclEngine *engine) {
+    begin_run(engine);
+    TRY(choose_piece(engine));
+    TRY(cut(engine));
+    TRY(device_stream_create(&engine->stream));
+    TRY(device_event_create(&engine->ready));
+    TRY(device_event_create(&engine->summed));
+    return rehearse(engine);
+}
+
+static bool serves(const AllreduceSetup *setup, char *why) {
+    if (setup->stream == NULL) return false;
+    bool sums = setup->options.type == ALLREDUCE_F32 && setup->options.op <= ALLREDUCE_AVERAGE;
+    if (!setup->exact || !sums) {
+        snprintf(why, ALLREDUCE_WHY_BYTES, "%s are summed by the processor",
+                 setup->exact ? "numbers other than float32" : "compressed gradients");
+    }
+    return setup->exact && sums;
+}
+
+static Status create(const AllreduceSetup *setup, char *why, void **state) {
+    Status status = STATUS_OK;
+    CommDevice *nccl = NULL;
+    NcclEngine *engine = NULL;
+    if (!serves(setup, why)) return STATUS_OK;
+    TRY(comm_device_create(setup->comm, &nccl, why));
+    if (nccl == NULL) return STATUS_OK;
+    TRY_GOTO(memory_calloc(1, sizeof *engine, &engine));
+    engine->setup = setup;
+    engine->nccl = nccl;
+    nccl = NULL;
+    TRY_GOTO(prepare(engine));
+    *state = engine;
+    engine = NULL;
+done:
+    comm_device_destroy(nccl);
+    destroy(engine);
+    return status;
+}
+
+/* ---- questions ---- */
+
+static float *residual(void *state) {
+    (void)state;
+    return NULL;
+}
+
+static AllreduceBytes bytes(const void *state, const AllreduceExtent *extent) {
+    (void)state;
+    return (AllreduceBytes){extent->plan->wire_bytes, extent->plan->plain_bytes};
+}
+
+static size_t explain(const void *state, char *text, size_t bytes) {
+    const NcclEngine *engine = state;
+    int length =
+        snprintf(text, bytes, "on the GPUs by %s, uncompressed, in pieces of at least %zu KiB behind backward\n",
+                 comm_device_name(engine->nccl), (size_t)engine->piece_elems * sizeof(float) >> 10);
+    return length < 0 ? 0 : (size_t)length;
+}
+
+static void abort_all(void *state, const char *message) {
+    const NcclEngine *engine = state;
+    comm_abort(engine->setup->comm, message);
+}
+
+const AllreduceEngine allreduce_nccl = {.recordable = true,
+                                        .create = create,
+                                        .destroy = destroy,
+                                        .told = told,
+                                        .put = put,
+                                        .wait = wait,
+                                        .residual = residual,
+                                        .bytes = bytes,
+                                        .explain = explain,
+                                        .abort = abort_all};
