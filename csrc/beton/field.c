@@ -56,4 +56,4 @@ static const struct {
 
 size_t beton_dtype_bytes(BetonDtype dtype) { return dtypes[dtype].bytes; }
 
-const char *beton_dtype_name(BetonDtype dtype) { return dtypes[dtype].name; }
+const char *beton_dtype_name(int dtype) { return (unsigned)dtype < BETON_DTYPES ? dtypes[dtype].name : NULL; }

@@ -201,9 +201,9 @@ Status beton_reader_verify(const BetonReader *reader, uint64_t first, uint64_t l
                            BetonVerifyReport *out);
 void beton_verify_report_fini(BetonVerifyReport *report);
 
-/* The dtype's size, and its name as NumPy spells it. */
+/* The dtype's size, and its name as NumPy spells it; NULL if there is no such number. */
 size_t beton_dtype_bytes(BetonDtype dtype);
-const char *beton_dtype_name(BetonDtype dtype);
+const char *beton_dtype_name(int dtype);
 
 /* "int", "image"... */
 const char *beton_kind_name(BetonKind kind);

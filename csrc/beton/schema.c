@@ -5,6 +5,9 @@
 
 #include "base/checked.h"
 #include "base/memory.h"
+#include "base/names.h"
+
+NAMES_DEFINE(beton_write_mode_name, "raw", "jpg", "proportion", "smart", "given")
 
 static Status check_name(const BetonFieldSpec *spec) {
     size_t length = strnlen(spec->name, BETON_NAME_BYTES);

@@ -18,6 +18,9 @@ typedef enum BetonWriteMode {
     BETON_WRITE_GIVEN       /* JPEG if it comes as JPEG */
 } BetonWriteMode;
 
+/* "raw", "jpg", "proportion", "smart", "given"; NULL if there is no such number. */
+const char *beton_write_mode_name(int mode);
+
 typedef struct BetonFieldSpec {
     BetonKind kind;
     char name[BETON_NAME_BYTES];

@@ -94,6 +94,19 @@ typedef enum Convolution {
     CONVOLUTION_WINOGRAD4
 } Convolution;
 
+/* How these enums, LayerKind and LossReduction are spelt: "relu", "before", "bfloat16"; NULL if there is no such
+ * number. */
+const char *nn_node_kind_name(int kind);
+const char *nn_activation_name(int activation);
+const char *nn_initialisation_name(int initialisation);
+const char *nn_pool_place_name(int place);
+const char *nn_residual_place_name(int place);
+const char *nn_backend_name(int backend);
+const char *nn_precision_name(int precision);
+const char *nn_convolution_name(int convolution);
+const char *nn_layer_kind_name(int kind);
+const char *nn_reduction_name(int reduction);
+
 typedef struct NnModelOptions {
     BackendKind backend;
     Precision precision;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/names.h"
 #include "optim/private.h"
 
 struct Optim {
@@ -12,6 +13,8 @@ struct Optim {
     const OptimTable *table;
     OptimState *state; /* owned */
 };
+
+NAMES_DEFINE(optim_rule_name, "sgd", "nesterov", "muon")
 
 static Status check_group(const OptimGroup *group, int index) {
     if (group->rule < OPTIM_SGD || group->rule > OPTIM_MUON) {

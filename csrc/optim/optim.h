@@ -25,6 +25,9 @@ typedef enum OptimRule {
     OPTIM_MUON = 2
 } OptimRule;
 
+/* "sgd", "nesterov", "muon"; NULL if no rule has the number. */
+const char *optim_rule_name(int rule);
+
 typedef struct OptimGroup {
     OptimRule rule;
     float momentum;

@@ -1,0 +1,17 @@
+/* The names of an enum that counts from 0, for messages and for what Python spells out. */
+#ifndef CGXFFCV_BASE_NAMES_H
+#define CGXFFCV_BASE_NAMES_H
+
+#include <stddef.h>
+
+/* The name of a number; NULL if there is none, so that the first NULL ends the list. */
+typedef const char *(*NamesOf)(int number);
+
+/* Defines such a function. */
+#define NAMES_DEFINE(function, ...)                                                                                    \
+    const char *function(int number) {                                                                                 \
+        static const char *const names[] = {__VA_ARGS__};                                                              \
+        return number >= 0 && (size_t)number < sizeof names / sizeof *names ? names[number] : NULL;                    \
+    }
+
+#endif
