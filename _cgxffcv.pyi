@@ -18,8 +18,15 @@ I64: TypeAlias = NDArray[np.int64]
 U8: TypeAlias = NDArray[np.uint8]
 Array: TypeAlias = NDArray[Any]
 ThreeFloats: TypeAlias = Sequence[float]
+Members: TypeAlias = dict[str, Any]  # of a C struct, by a table of csrc/python
 Skips: TypeAlias = list[tuple[int, str, str]]  # (index, field, reason)
 QuantNumbers: TypeAlias = tuple[int, int, int, int, int, bool, int]
+
+# ---- names that the core spells ----
+
+FIELD_DTYPES: tuple[str, ...]
+WRITE_MODES: tuple[str, ...]
+LAYER_KINDS: tuple[str, ...]
 
 # ---- errors ----
 
@@ -220,16 +227,7 @@ quantize_kernels: Callable[..., str]
 
 @final
 class Model:
-    def __new__(
-        cls,
-        nodes: Sequence[tuple[Any, ...]],
-        image_channels: int = 3,
-        backend: str = "cpu",
-        precision: str = "auto",
-        convolution: str = "auto",
-        threads: int = 0,
-        deterministic: bool = False,
-    ) -> Model: ...
+    def __new__(cls, nodes: Sequence[Members], image_channels: int, **options: Any) -> Model: ...
     @property
     def backend(self) -> str: ...
     @property
@@ -289,7 +287,7 @@ class Plan:
 class Optimizer:
     def __new__(
         cls,
-        groups: Sequence[tuple[Any, ...]],
+        groups: Sequence[Members],
         tensors: Sequence[tuple[F32, F32, int]],
         threads: int = 1,
         device: str = "cpu",

@@ -14,7 +14,7 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv import files
-from cgxffcv.fields.base import ARGUMENT_BYTES, Field
+from cgxffcv.fields.base import ARGUMENT_BYTES, LAYOUT, Field
 from cgxffcv.wording import counted
 
 DESCRIPTOR_BYTES = 17 + ARGUMENT_BYTES
@@ -104,7 +104,9 @@ class Reader(Sequence[dict[str, Any]]):
         self.path = os.fspath(path)
         self._fast, self._view = jpeg_mode == "fast", view
         self._custom = _custom_fields(self.path, custom_fields) if custom_fields else {}
-        layouts = [(name, *field.layout()) for name, field in self._custom.items()]
+        layouts = [
+            {"name": name, **dict(zip(LAYOUT, field.layout(), strict=True))} for name, field in self._custom.items()
+        ]
         self._file: _cgxffcv.BetonFile | None = _cgxffcv.BetonFile(self.path, layouts)
         known = {entry.name for entry in FieldInfo.__dataclass_fields__.values()}
         raw = self._file.fields

@@ -10,8 +10,9 @@ import numpy as np
 
 ARGUMENT_BYTES = 1024
 
-# What the C core takes for one field; see csrc/python/beton_values.h.
-Spec = tuple[str, str, str, int, int, int, float, str, tuple[int, ...], int, int, int, int, bytes]
+# What the C core takes for one field: see csrc/python/beton_values.c.
+Spec = dict[str, Any]
+LAYOUT = ("record_bytes", "record_alignment", "pointer_offset", "size_offset")
 
 
 def spec(
@@ -31,8 +32,7 @@ def spec(
     size_offset: int = -1,
     arguments: bytes = b"",
 ) -> Spec:
-    return (kind, name, write_mode, max_resolution, smart_threshold, jpeg_quality, compress_probability, dtype, shape,
-            record_bytes, record_alignment, pointer_offset, size_offset, arguments)  # fmt: skip
+    return dict(locals())
 
 
 class Field:
@@ -93,11 +93,9 @@ class Field:
 
     def describe(self, name: str) -> Spec:
         """What the C core has to know of the field."""
-        size, alignment, pointer, length = self.layout()
         binary = self.to_binary()
         arguments = binary.tobytes() if isinstance(binary, np.ndarray) else bytes(binary)
-        return spec("custom", name, record_bytes=size, record_alignment=alignment, pointer_offset=pointer,
-                    size_offset=length, arguments=arguments)  # fmt: skip
+        return spec("custom", name, arguments=arguments, **dict(zip(LAYOUT, self.layout(), strict=True)))
 
     def convert(self, value: Any) -> Any:
         """The value as the C core takes it; TypeError or ValueError says what is wrong with it."""

@@ -6,13 +6,12 @@ import math
 from typing import Any
 
 import numpy as np
+from _cgxffcv import FIELD_DTYPES
 
 from cgxffcv.decoders import NDArrayDecoder  # noqa: F401 (where FFCV has them)
 from cgxffcv.fields.base import CoreField, Spec, _check_int, spec
 
 MAX_DIMS = 32
-DTYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32",
-          "float64", "complex64", "complex128")  # fmt: skip
 
 
 def _dtype(dtype: Any) -> np.dtype:
@@ -23,9 +22,11 @@ def _dtype(dtype: Any) -> np.dtype:
     try:
         known = np.dtype(dtype)
     except TypeError:
-        raise TypeError(f"dtype {dtype!r} is not known; one of {', '.join(DTYPES)} was expected") from None
-    if known.name not in DTYPES or not known.isnative:
-        raise TypeError(f"dtype {known} cannot be stored; one of {', '.join(DTYPES)} (little-endian) was expected")
+        raise TypeError(f"dtype {dtype!r} is not known; one of {', '.join(FIELD_DTYPES)} was expected") from None
+    if known.name not in FIELD_DTYPES or not known.isnative:
+        raise TypeError(
+            f"dtype {known} cannot be stored; one of {', '.join(FIELD_DTYPES)} (little-endian) was expected"
+        )
     return known
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import _cgxffcv
 import numpy as np
+from _cgxffcv import WRITE_MODES
 
 from cgxffcv import files
 from cgxffcv.decoders import (  # noqa: F401 (where FFCV has them)
@@ -17,7 +18,6 @@ from cgxffcv.decoders import (  # noqa: F401 (where FFCV has them)
 )
 from cgxffcv.fields.base import CoreField, Spec, _check_int, spec
 
-WRITE_MODES = ("raw", "jpg", "proportion", "smart", "given")
 # Pillow's modes that turn into RGB without losing anything but a palette or an ink model.
 PLAIN_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "HSV")
 ALPHA_MODES = ("RGBA", "LA", "PA")

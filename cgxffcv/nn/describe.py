@@ -5,19 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 __all__ = ["Conv", "Description", "Head", "Node", "Norm", "airbench", "resnet9"]
-
-ACTIVATIONS = ("none", "relu", "gelu", "silu")
-INITIALISATIONS = ("uniform", "identity", "unit", "zero")
-POOL_PLACES = ("none", "before", "after")
-RESIDUAL_PLACES = ("none", "before", "after")
-
-
-def _number(what: str, value: str, names: Sequence[str]) -> int:
-    if value not in names:
-        raise ValueError(f"{what} must be one of {', '.join(names)}, not {value!r}")
-    return names.index(value)
 
 
 @dataclass(frozen=True)
@@ -29,6 +19,7 @@ class Conv:
     the same, then the first min(in, out) filters pass their channel on. The bias starts "uniform" or at "zero".
     """
 
+    kind: ClassVar[str] = "conv"
     name: str
     channels: int
     kernel: int = 3
@@ -52,6 +43,7 @@ class Norm:
     (1 - keep) * batch.
     """
 
+    kind: ClassVar[str] = "norm"
     name: str
     activation: str = "relu"
     pool: int = 0
@@ -71,6 +63,7 @@ class Head:
     `init`: "uniform" within 1/sqrt(fan in), or "unit": rescaled to standard deviation 1.
     """
 
+    kind: ClassVar[str] = "head"
     name: str = "head"
     classes: int = 10
     scale: float = 1.0
@@ -89,10 +82,10 @@ class Description:
     nodes: tuple[Node, ...]
     image_channels: int = 3
 
-    def tuples(self) -> list[tuple]:
-        """The nodes as the C core takes them; ValueError for an unknown word or name."""
+    def core(self) -> list[dict[str, Any]]:
+        """The nodes as the C core takes them; ValueError for a residual that is no earlier node."""
         names = [node.name for node in self.nodes]
-        return [_tuple_of(node, names[:i]) for i, node in enumerate(self.nodes)]
+        return [_core_node(node, names[:i]) for i, node in enumerate(self.nodes)]
 
     def _products(self, size: int) -> Iterator[tuple[Node, int]]:
         """The nodes, each with its multiply-adds for one image of size x size pixels."""
@@ -126,35 +119,13 @@ class Description:
         return forward, step
 
 
-def _tuple_of(node: Node, earlier: list[str]) -> tuple:
-    fields = {
-        "kind": 0, "name": node.name, "block": node.block, "activation": 0, "out_channels": 0, "init": 0, "kernel": 0,
-        "stride": 0, "padding": 0, "frozen": False, "bias": False, "bias_init": 0, "pool_place": 0, "pool": 0,
-        "residual_place": 0, "residual": 0, "scale_trained": False, "eps": 0.0, "keep": 0.0, "scale": 0.0,
-    }  # fmt: skip
-    where = f"node {node.name!r}: "
-    if isinstance(node, Conv):
-        fields.update(
-            kind=0, out_channels=node.channels, kernel=node.kernel, stride=node.stride, padding=node.padding,
-            frozen=node.frozen, bias=node.bias, init=_number(where + "init", node.init, INITIALISATIONS),
-            bias_init=_number(where + "bias_init", node.bias_init, INITIALISATIONS),
-            activation=_number(where + "activation", node.activation, ACTIVATIONS),
-        )  # fmt: skip
-    elif isinstance(node, Norm):
-        pooled = _number(where + "pool_place", node.pool_place, POOL_PLACES)
-        fields.update(
-            kind=1, activation=_number(where + "activation", node.activation, ACTIVATIONS), scale_trained=node.scale,
-            eps=node.eps, keep=node.keep, pool=node.pool, pool_place=pooled if node.pool else 0,
-        )  # fmt: skip
-        if node.residual is not None:
-            if node.residual not in earlier:
-                raise ValueError(f"{where}residual names {node.residual!r}, which is no earlier node")
-            fields["residual"] = earlier.index(node.residual)
-            fields["residual_place"] = _number(where + "residual_place", node.residual_place, RESIDUAL_PLACES)
-    else:
-        init = _number(where + "init", node.init, INITIALISATIONS)
-        fields.update(kind=2, out_channels=node.classes, scale=node.scale, init=init)
-    return tuple(fields.values())
+def _core_node(node: Node, earlier: list[str]) -> dict[str, Any]:
+    fields = {"kind": node.kind, **vars(node)}
+    if isinstance(node, Norm):
+        if node.residual is not None and node.residual not in earlier:
+            raise ValueError(f"node {node.name!r}: residual names {node.residual!r}, which is no earlier node")
+        fields["residual"] = -1 if node.residual is None else earlier.index(node.residual)
+    return fields
 
 
 def resnet9(classes: int = 10, keep: float = 0.9) -> Description:

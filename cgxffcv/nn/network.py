@@ -64,8 +64,8 @@ class Network:
     ):
         self.description = description
         self.core = _cgxffcv.Model(
-            description.tuples(),
-            image_channels=description.image_channels,
+            description.core(),
+            description.image_channels,
             backend=backend,
             precision=precision,
             convolution=convolution,

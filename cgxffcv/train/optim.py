@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import _cgxffcv
 import numpy as np
 from _cgxffcv import patch_moments, whitening_filters
 
 __all__ = ["Muon", "Optimizer", "Rate", "Sgd", "patch_moments", "whitening_filters"]
-
-_SGD, _NESTEROV, _MUON = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -26,9 +24,9 @@ class Sgd:
     decay: float = 0.0
     nesterov: bool = False
 
-    def group(self) -> tuple:
+    def group(self) -> dict[str, Any]:
         """The group as the C core takes it."""
-        return (_NESTEROV if self.nesterov else _SGD, self.momentum, self.decay, 0, 0.0, 0.0, 0.0, 0.0)
+        return {"rule": "nesterov" if self.nesterov else "sgd", "momentum": self.momentum, "decay": self.decay}
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,11 @@ class Muon:
     coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315)
     epsilon: float = 1e-7
 
-    def group(self) -> tuple:
+    def group(self) -> dict[str, Any]:
         """The group as the C core takes it."""
-        return (_MUON, self.momentum, self.decay, self.iterations, *self.coefficients, self.epsilon)
+        group = vars(self) | {"rule": "muon"} | dict(zip("abc", self.coefficients, strict=True))
+        del group["coefficients"]
+        return group
 
 
 class Rate(NamedTuple):

@@ -233,7 +233,7 @@ class DatasetWriter:
         Classes are numbered by name, images come by class and path. options: as of from_indexed_dataset. JPEG files go
         into the file unchanged if the field's write_mode stores JPEG and no reduction is asked for.
         """
-        kinds = [spec[0] for spec in self._specs]
+        kinds = [spec["kind"] for spec in self._specs]
         if sorted(kinds) not in (["image"], ["image", "int"]):
             raise ValueError("from_image_folder needs one RGBImageField and at most one IntField")
         dataset = ImageFolder(folder, suffixes, [kind == "image" for kind in kinds])

@@ -1,5 +1,6 @@
 #include "python/arguments.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 static PyObject *copy(PyObject *sequence, Py_ssize_t count) {
@@ -61,4 +62,56 @@ int arguments_unpack(PyObject *item, const char *format, ...) {
     int parsed = PyArg_VaParse(item, format, to);
     va_end(to);
     return parsed ? 0 : -1;
+}
+
+int arguments_fill(PyObject *sequence, const char *argument, Py_ssize_t least, Py_ssize_t most,
+                   int (*fill)(PyObject *item, void *out), void *out, size_t bytes) {
+    PyObject *tuple = arguments_tuple(sequence, argument, least, most);
+    if (tuple == NULL) return -1;
+    Py_ssize_t count = PyTuple_GET_SIZE(tuple);
+    int result = (int)count;
+    for (Py_ssize_t i = 0; i < count && result >= 0; i++) {
+        if (fill(PyTuple_GET_ITEM(tuple, i), (char *)out + (size_t)i * bytes) < 0) result = -1;
+    }
+    Py_DECREF(tuple);
+    return result;
+}
+
+static int fill_float(PyObject *item, void *out) {
+    double value = PyFloat_AsDouble(item);
+    *(float *)out = (float)value;
+    return value == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
+int arguments_floats(PyObject *sequence, const char *argument, int count, float *out) {
+    return arguments_fill(sequence, argument, count, count, fill_float, out, sizeof *out) < 0 ? -1 : 0;
+}
+
+int arguments_whole(PyObject *object, const char *argument, int64_t least, uint64_t most, uint64_t *out) {
+    int overflow = 0;
+    if (!PyIndex_Check(object)) {
+        PyErr_Format(PyExc_TypeError, "%s must be a whole number, not %.100s", argument, Py_TYPE(object)->tp_name);
+        return -1;
+    }
+    PyObject *number = PyNumber_Index(object);
+    if (number == NULL) return -1;
+    long long low = PyLong_AsLongLongAndOverflow(number, &overflow);
+    bool fits = overflow == 0 && low >= least && (low < 0 || (uint64_t)low <= most);
+    *out = (uint64_t)low;
+    if (overflow > 0) {
+        *out = PyLong_AsUnsignedLongLong(number);
+        fits = !PyErr_Occurred() && *out <= most;
+        PyErr_Clear();
+    }
+    if (!fits) {
+        PyErr_Format(PyExc_ValueError, "%s must be %lld to %llu, not %S", argument, (long long)least,
+                     (unsigned long long)most, number);
+    }
+    Py_DECREF(number);
+    return fits ? 0 : -1;
+}
+
+int arguments_number(PyObject *object, void *number) {
+    ArgumentsNumber *to = number;
+    return arguments_whole(object, to->argument, 0, to->most, &to->value) == 0;
 }

@@ -3,6 +3,8 @@
 #ifndef CGXFFCV_PYTHON_ARGUMENTS_H
 #define CGXFFCV_PYTHON_ARGUMENTS_H
 
+#include <stdint.h>
+
 #include "python/module.h"
 
 /* What the sequence holds now, `least` to `most` items, as a tuple: a new reference that keeps them alive. NULL with an
@@ -15,5 +17,24 @@ PyObject *arguments_collect(PyObject *iterable, const char *argument, Py_ssize_t
 /* PyArg_ParseTuple for an item of such a tuple, which may be anything; the format ends with ";what it must be". What
  * comes out is borrowed from the item. 0, or -1 with an exception. */
 int arguments_unpack(PyObject *item, const char *format, ...);
+
+/* Fills `out`, an array of structs of `bytes` each, from the items of a sequence; how many, or -1 with an exception. */
+int arguments_fill(PyObject *sequence, const char *argument, Py_ssize_t least, Py_ssize_t most,
+                   int (*fill)(PyObject *item, void *out), void *out, size_t bytes);
+
+/* The same of numbers, exactly `count`. */
+int arguments_floats(PyObject *sequence, const char *argument, int count, float *out);
+
+/* A whole number within a range, never wrapped or rounded; one below 0 comes out as the bits of its int64_t. 0, or -1
+ * with a TypeError or ValueError that names `argument`. */
+int arguments_whole(PyObject *object, const char *argument, int64_t least, uint64_t most, uint64_t *out);
+
+/* An argument for the format "O&" with arguments_number: a whole number from 0 to `most`. */
+typedef struct ArgumentsNumber {
+    const char *argument;
+    uint64_t most;
+    uint64_t value; /* comes out */
+} ArgumentsNumber;
+int arguments_number(PyObject *object, void *number);
 
 #endif

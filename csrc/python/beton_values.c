@@ -8,6 +8,7 @@
 #include "base/checked.h"
 #include "base/memory.h"
 #include "python/arguments.h"
+#include "python/spec.h"
 
 #define MAX_FIELDS UINT16_MAX /* more than any file has */
 
@@ -16,145 +17,94 @@ static int no_memory(void) {
     return -1;
 }
 
-static int copy_name(const char *name, char *out) {
-    if (strlen(name) >= BETON_NAME_BYTES) {
-        PyErr_Format(PyExc_ValueError, "a field's name must have 1 to 16 bytes, not %zu: '%s'", strlen(name), name);
-        return -1;
-    }
-    memcpy(out, name, strlen(name) + 1);
-    return 0;
+/* The kinds in a row, of which the last has a number of its own. */
+static const char *kind_name(int index) {
+    if (index <= BETON_TENSOR) return beton_kind_name((BetonKind)index);
+    return index == BETON_TENSOR + 1 ? beton_kind_name(BETON_CUSTOM) : NULL;
 }
 
-static int kind_of(const char *name, BetonKind *out) {
-    for (int i = 0; i <= BETON_CUSTOM; i++) {
-        if (strcmp(beton_kind_name((BetonKind)i), name) != 0) continue;
-        *out = (BetonKind)i;
-        return 0;
-    }
-    PyErr_Format(PyExc_ValueError, "unknown field kind '%s'", name);
-    return -1;
+static int parse_kind(PyObject *value, void *kind) {
+    int index = spec_name(value, "a field's kind", kind_name);
+    *(BetonKind *)kind = index <= BETON_TENSOR ? (BetonKind)index : BETON_CUSTOM;
+    return index < 0 ? -1 : 0;
 }
 
-static int write_mode_of(const char *name, BetonWriteMode *out) {
-    static const char *const names[] = {"raw", "jpg", "proportion", "smart", "given"};
-    for (int i = 0; i < 5; i++) {
-        if (strcmp(names[i], name) != 0) continue;
-        *out = (BetonWriteMode)i;
-        return 0;
-    }
-    PyErr_Format(PyExc_ValueError, "write_mode must be 'raw', 'jpg', 'proportion', 'smart' or 'given', not '%s'", name);
-    return -1;
+static int parse_side(PyObject *item, void *side) {
+    return arguments_whole(item, "a field's shape", 0, UINT64_MAX, side);
 }
 
-static int dtype_of(const char *name, BetonDtype *out) {
-    for (int i = 0; i < BETON_DTYPES; i++) {
-        if (strcmp(beton_dtype_name((BetonDtype)i), name) != 0) continue;
-        *out = (BetonDtype)i;
-        return 0;
-    }
-    PyErr_Format(PyExc_ValueError, "dtype '%s' cannot be stored; bool, integers, floats and complex numbers can", name);
-    return -1;
+static int parse_shape(PyObject *shape, void *out) {
+    BetonFieldSpec *field = out;
+    field->ndim = arguments_fill(shape, "dimensions of a field's shape", 0, BETON_MAX_DIMS, parse_side, field->shape,
+                                 sizeof *field->shape);
+    return field->ndim < 0 ? -1 : 0;
 }
 
-static int shape_of(PyObject *shape, BetonFieldSpec *spec) {
-    Py_ssize_t ndim = PyTuple_GET_SIZE(shape);
-    if (ndim > BETON_MAX_DIMS) {
-        PyErr_Format(PyExc_ValueError, "the shape must have 1 to %d dimensions, not %zd", BETON_MAX_DIMS, ndim);
-        return -1;
-    }
-    spec->ndim = (int)ndim;
-    for (Py_ssize_t i = 0; i < ndim; i++) {
-        spec->shape[i] = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(shape, i));
-        if (PyErr_Occurred()) return -1;
-    }
-    return 0;
-}
-
-static int spec_of(PyObject *item, BetonFieldSpec *spec) {
-    const char *kind, *name, *write_mode, *dtype;
-    Py_buffer arguments;
-    PyObject *shape;
-    long long threshold, pointer_offset, size_offset;
-    if (arguments_unpack(item, "sssILidsO!IILLy*;a field's description must be a tuple of 14", &kind, &name,
-                         &write_mode, &spec->max_resolution, &threshold, &spec->jpeg_quality,
-                         &spec->compress_probability, &dtype, &PyTuple_Type, &shape, &spec->custom.record_bytes,
-                         &spec->custom.record_alignment, &pointer_offset, &size_offset, &arguments) < 0) {
-        return -1;
-    }
-    spec->smart_threshold = threshold;
-    spec->custom.pointer_offset = pointer_offset;
-    spec->custom.size_offset = size_offset;
-    int result = -1;
-    if (arguments.len > BETON_ARGUMENT_BYTES) {
-        PyErr_Format(PyExc_ValueError, "field '%s': %zd argument bytes; at most %d fit", name, arguments.len,
+static int parse_header_arguments(PyObject *object, void *arguments) {
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(object, &buffer, PyBUF_SIMPLE) < 0) return -1;
+    bool fits = buffer.len <= BETON_ARGUMENT_BYTES;
+    if (fits) {
+        memcpy(arguments, buffer.buf, (size_t)buffer.len);
+    } else {
+        PyErr_Format(PyExc_ValueError, "a field has %zd argument bytes; at most %d fit", buffer.len,
                      BETON_ARGUMENT_BYTES);
-    } else if (copy_name(name, spec->name) == 0 && kind_of(kind, &spec->kind) == 0 &&
-               write_mode_of(write_mode, &spec->write_mode) == 0 && dtype_of(dtype, &spec->dtype) == 0 &&
-               shape_of(shape, spec) == 0) {
-        memcpy(spec->arguments, arguments.buf, (size_t)arguments.len);
-        result = 0;
     }
-    PyBuffer_Release(&arguments);
-    return result;
+    PyBuffer_Release(&buffer);
+    return fits ? 0 : -1;
+}
+
+#define CUSTOM_MEMBERS(type, of)                                                                                       \
+    SPEC_KEY(type, of record_bytes, "record_bytes"), SPEC_KEY(type, of record_alignment, "record_alignment"),          \
+        SPEC_KEY(type, of pointer_offset, "pointer_offset"), SPEC_KEY(type, of size_offset, "size_offset")
+
+static const SpecTable custom_table = {"custom field", {SPEC_MEMBER(BetonCustom, name), CUSTOM_MEMBERS(BetonCustom, )}};
+
+static const SpecTable field_table = {
+    "field",
+    {SPEC_PARSE(BetonFieldSpec, kind, parse_kind), SPEC_MEMBER(BetonFieldSpec, name),
+     SPEC_ENUM(BetonFieldSpec, write_mode, beton_write_mode_name), SPEC_MEMBER(BetonFieldSpec, max_resolution),
+     SPEC_MEMBER(BetonFieldSpec, smart_threshold), SPEC_MEMBER(BetonFieldSpec, jpeg_quality),
+     SPEC_MEMBER(BetonFieldSpec, compress_probability), SPEC_ENUM(BetonFieldSpec, dtype, beton_dtype_name),
+     SPEC_WHOLE("shape", parse_shape), CUSTOM_MEMBERS(BetonFieldSpec, custom.),
+     SPEC_PARSE(BetonFieldSpec, arguments, parse_header_arguments)}};
+
+static int parse_custom(PyObject *item, void *custom) { return spec_fill(&custom_table, item, NULL, custom); }
+static int parse_field(PyObject *item, void *field) { return spec_fill(&field_table, item, NULL, field); }
+
+/* A new array with an element for each item; NULL with an exception set. */
+static void *parse_all(PyObject *specs, const char *argument, int (*parse)(PyObject *, void *), size_t bytes,
+                       size_t *count) {
+    PyObject *items = arguments_tuple(specs, argument, 0, MAX_FIELDS);
+    char *own = NULL;
+    if (items == NULL) return NULL;
+    *count = (size_t)PyTuple_GET_SIZE(items);
+    if (memory_calloc(*count + 1, bytes, &own) != STATUS_OK) {
+        no_memory();
+    } else if (arguments_fill(items, argument, 0, MAX_FIELDS, parse, own, bytes) < 0) {
+        memory_free(own);
+        own = NULL;
+    }
+    Py_DECREF(items);
+    return own;
 }
 
 int beton_schema_of(ModuleState *state, PyObject *specs, BetonSchema **out, BetonFieldSpec **fields, size_t *count) {
-    PyObject *items = arguments_tuple(specs, "fields", 0, MAX_FIELDS);
-    BetonFieldSpec *own = NULL;
-    int result = -1;
-    if (items == NULL) return -1;
-    size_t size = (size_t)PyTuple_GET_SIZE(items);
-    if (memory_calloc(size + 1, sizeof *own, &own) != STATUS_OK) {
-        no_memory();
-        goto done;
+    BetonFieldSpec *own = parse_all(specs, "fields", parse_field, sizeof *own, count);
+    if (own == NULL) return -1;
+    Status status = beton_schema_create(own, *count, out);
+    if (status == STATUS_OK) {
+        *fields = own;
+        return 0;
     }
-    for (size_t i = 0; i < size; i++) {
-        if (spec_of(PyTuple_GET_ITEM(items, (Py_ssize_t)i), &own[i]) < 0) goto done;
-    }
-    Status status = beton_schema_create(own, size, out);
-    if (status != STATUS_OK) {
-        errors_raise(state, status);
-        goto done;
-    }
-    *fields = own;
-    *count = size;
-    own = NULL;
-    result = 0;
-done:
+    errors_raise(state, status);
     memory_free(own);
-    Py_DECREF(items);
-    return result;
+    return -1;
 }
 
 int beton_customs_of(PyObject *specs, BetonCustom **out, size_t *count) {
-    PyObject *items = arguments_tuple(specs, "custom fields", 0, MAX_FIELDS);
-    BetonCustom *own = NULL;
-    int result = -1;
-    if (items == NULL) return -1;
-    size_t size = (size_t)PyTuple_GET_SIZE(items);
-    if (memory_calloc(size + 1, sizeof *own, &own) != STATUS_OK) {
-        no_memory();
-        goto done;
-    }
-    for (size_t i = 0; i < size; i++) {
-        const char *name;
-        long long pointer_offset, size_offset;
-        if (arguments_unpack(PyTuple_GET_ITEM(items, (Py_ssize_t)i), "sIILL;a custom field must be a tuple of 5", &name,
-                             &own[i].record_bytes, &own[i].record_alignment, &pointer_offset, &size_offset) < 0 ||
-            copy_name(name, own[i].name) < 0) {
-            goto done;
-        }
-        own[i].pointer_offset = pointer_offset;
-        own[i].size_offset = size_offset;
-    }
-    *out = own;
-    *count = size;
-    own = NULL;
-    result = 0;
-done:
-    memory_free(own);
-    Py_DECREF(items);
-    return result;
+    *out = parse_all(specs, "custom fields", parse_custom, sizeof **out, count);
+    return *out == NULL ? -1 : 0;
 }
 
 /* Room for `count` rows; the values are zeroed. */

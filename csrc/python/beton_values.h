@@ -5,12 +5,10 @@
 #include "beton/writer.h"
 #include "python/module.h"
 
-/* From a sequence of tuples (kind, name, write_mode, max_resolution, smart_threshold, jpeg_quality,
- * compress_probability, dtype, shape, record_bytes, record_alignment, pointer_offset, size_offset, arguments); 0, or -1
- * with an exception set. */
+/* From a sequence of dicts, as cgxffcv/fields/base.py makes them; 0, or -1 with an exception set. */
 int beton_schema_of(ModuleState *state, PyObject *specs, BetonSchema **out, BetonFieldSpec **fields, size_t *count);
 
-/* From a sequence of tuples (name, record_bytes, record_alignment, pointer_offset, size_offset); 0 or -1. */
+/* From a sequence of dicts with what a BetonCustom has; 0 or -1. */
 int beton_customs_of(PyObject *specs, BetonCustom **out, size_t *count);
 
 /* Values of a batch of samples, and what must stay alive while they are in use. */

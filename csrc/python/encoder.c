@@ -3,8 +3,9 @@
 
 #include "base/memory.h"
 #include "beton/writer.h"
+#include "python/arguments.h"
 #include "python/beton_values.h"
-#include "python/module.h"
+#include "python/spec.h"
 
 typedef struct EncoderObject {
     PyObject_HEAD;
@@ -15,14 +16,21 @@ typedef struct EncoderObject {
     bool busy;
 } EncoderObject;
 
+typedef struct EncoderSettings {
+    uint64_t seed;
+    int threads;
+    bool skip_bad;
+} EncoderSettings;
+
+static const SpecTable settings_table = {"Encoder",
+                                         {SPEC_MEMBER(EncoderSettings, seed), SPEC_MEMBER(EncoderSettings, threads),
+                                          SPEC_MEMBER(EncoderSettings, skip_bad)}};
+
 static PyObject *encoder_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"fields", "seed", "threads", "skip_bad", NULL};
     PyObject *specs;
-    unsigned long long seed;
-    int threads, skip_bad;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$Kip:Encoder", names, &specs, &seed, &threads, &skip_bad)) {
-        return NULL;
-    }
+    EncoderSettings settings;
+    if (!PyArg_ParseTuple(args, "O:Encoder", &specs)) return NULL;
+    if (spec_fill(&settings_table, kwargs, NULL, &settings) < 0) return NULL;
     EncoderObject *self = (EncoderObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
     ModuleState *state = module_state_of_type(type);
@@ -31,7 +39,8 @@ static PyObject *encoder_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
         return NULL;
     }
     self->batch.fields = self->fields;
-    Status status = beton_encoder_create(self->schema, seed, threads, skip_bad, &self->encoder);
+    Status status =
+        beton_encoder_create(self->schema, settings.seed, settings.threads, settings.skip_bad, &self->encoder);
     if (status != STATUS_OK) {
         Py_DECREF(self);
         return errors_raise(state, status);
@@ -49,7 +58,7 @@ static void encoder_dealloc(EncoderObject *self) {
     Py_DECREF(type);
 }
 
-static PyObject *run_batch(EncoderObject *self, unsigned long long first_index) {
+static PyObject *run_batch(EncoderObject *self, uint64_t first_index) {
     const BetonChunk *chunk = NULL;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
@@ -68,15 +77,15 @@ static PyObject *run_batch(EncoderObject *self, unsigned long long first_index) 
 }
 
 static PyObject *encode(EncoderObject *self, PyObject *args) {
-    unsigned long long first_index;
+    ArgumentsNumber first = {"first_index", UINT64_MAX, 0};
     PyObject *rows, *result = NULL;
-    if (!PyArg_ParseTuple(args, "KO:encode", &first_index, &rows)) return NULL;
+    if (!PyArg_ParseTuple(args, "O&O:encode", arguments_number, &first, &rows)) return NULL;
     if (self->busy) {
         PyErr_SetString(PyExc_RuntimeError, "another thread is using this encoder");
         return NULL;
     }
     self->busy = true;
-    if (value_batch_from_rows(&self->batch, rows) == 0) result = run_batch(self, first_index);
+    if (value_batch_from_rows(&self->batch, rows) == 0) result = run_batch(self, first.value);
     value_batch_clear(&self->batch);
     self->busy = false;
     return result;

@@ -1,10 +1,9 @@
 /* _cgxffcv.Model: a network's parameters, gradients and running statistics as NumPy views. */
 #include "python/nn.h"
 
-#include <string.h>
-
 #include "python/arguments.h"
 #include "python/array.h"
+#include "python/spec.h"
 
 ModelObject *nn_take_model(ModuleState *state, PyObject *object) {
     if (PyObject_TypeCheck(object, (PyTypeObject *)state->model_type)) return (ModelObject *)object;
@@ -23,79 +22,50 @@ int nn_enter(ModelObject *model) {
 
 void nn_leave(ModelObject *model) { model->busy = false; }
 
-static int parse_node(PyObject *item, NnNodeDesc *node) {
-    const char *name;
-    int kind, activation, init, frozen, bias, bias_init, pool_place, residual_place, scale;
-    if (arguments_unpack(item, "isiiiiiiippiiiiipddd;a node is a tuple of 20", &kind, &name, &node->block, &activation,
-                         &node->out_channels, &init, &node->kernel, &node->stride, &node->padding, &frozen, &bias,
-                         &bias_init, &pool_place, &node->pool, &residual_place, &node->residual, &scale, &node->eps,
-                         &node->keep, &node->scale) < 0) {
-        return -1;
-    }
-    if (strlen(name) >= sizeof node->name) {
-        PyErr_Format(PyExc_ValueError, "the name \"%s\" is longer than %d bytes", name, NN_NAME_BYTES - 1);
-        return -1;
-    }
-    strcpy(node->name, name);
-    node->kind = (NnNodeKind)kind;
-    node->activation = (Activation)activation;
-    node->init = (Initialisation)init;
-    node->frozen_filters = frozen != 0;
-    node->bias = bias != 0;
-    node->bias_init = (Initialisation)bias_init;
-    node->pool_place = (PoolPlace)pool_place;
-    node->residual_place = (ResidualPlace)residual_place;
-    node->scale_trained = scale != 0;
+#define NODE_MEMBERS                                                                                                   \
+    SPEC_ENUM(NnNodeDesc, kind, nn_node_kind_name), SPEC_MEMBER(NnNodeDesc, name), SPEC_MEMBER(NnNodeDesc, block)
+#define NODE_CHANNELS(key) SPEC_KEY(NnNodeDesc, out_channels, key), SPEC_ENUM(NnNodeDesc, init, nn_initialisation_name)
+#define NODE_ACTIVATION SPEC_ENUM(NnNodeDesc, activation, nn_activation_name)
+
+static const SpecTable node_tables[] = {
+    [NODE_CONV] = {"node",
+                   {NODE_MEMBERS, NODE_CHANNELS("channels"), NODE_ACTIVATION, SPEC_MEMBER(NnNodeDesc, kernel),
+                    SPEC_MEMBER(NnNodeDesc, stride), SPEC_MEMBER(NnNodeDesc, padding),
+                    SPEC_KEY(NnNodeDesc, frozen_filters, "frozen"), SPEC_MEMBER(NnNodeDesc, bias),
+                    SPEC_ENUM(NnNodeDesc, bias_init, nn_initialisation_name)}},
+    [NODE_NORM] = {"node",
+                   {NODE_MEMBERS, NODE_ACTIVATION, SPEC_ENUM(NnNodeDesc, pool_place, nn_pool_place_name),
+                    SPEC_MEMBER(NnNodeDesc, pool), SPEC_ENUM(NnNodeDesc, residual_place, nn_residual_place_name),
+                    SPEC_MEMBER(NnNodeDesc, residual), SPEC_KEY(NnNodeDesc, scale_trained, "scale"),
+                    SPEC_MEMBER(NnNodeDesc, eps), SPEC_MEMBER(NnNodeDesc, keep)}},
+    [NODE_HEAD] = {"node", {NODE_MEMBERS, NODE_CHANNELS("classes"), SPEC_MEMBER(NnNodeDesc, scale)}},
+};
+
+static int parse_node(PyObject *item, void *out) {
+    NnNodeDesc *node = out;
+    int kind = spec_kind(item, "node", "kind", nn_node_kind_name);
+    if (kind < 0 || spec_fill(&node_tables[kind], item, NULL, node) < 0) return -1;
+    if (node->pool == 0) node->pool_place = POOL_NONE;
+    if (node->residual >= 0) return 0;
+    node->residual = 0; /* none */
+    node->residual_place = RESIDUAL_NONE;
     return 0;
 }
 
-static int parse_desc(PyObject *nodes, NnModelDesc *desc) {
-    PyObject *tuple = arguments_tuple(nodes, "nodes", 1, NN_MAX_NODES);
-    if (tuple == NULL) return -1;
-    int result = 0;
-    desc->count = (int)PyTuple_GET_SIZE(tuple);
-    for (int i = 0; i < desc->count && result == 0; i++) {
-        result = parse_node(PyTuple_GET_ITEM(tuple, i), &desc->nodes[i]);
-    }
-    Py_DECREF(tuple);
-    return result;
-}
-
-static int parse_name(const char *argument, const char *value, const char *const *names, int count) {
-    char allowed[128] = "";
-    for (int i = 0; i < count; i++) {
-        if (strcmp(value, names[i]) == 0) return i;
-        size_t used = strlen(allowed);
-        PyOS_snprintf(allowed + used, sizeof allowed - used, "%s%s", i == 0 ? "" : ", ", names[i]);
-    }
-    PyErr_Format(PyExc_ValueError, "%s must be one of %s, not \"%s\"", argument, allowed, value);
-    return -1;
-}
-
-static const char *const backend_names[] = {"cpu", "cuda"};
-static const char *const convolution_names[] = {"auto", "direct", "winograd2", "winograd4"};
-static const char *const precision_names[] = {"auto", "float32", "bfloat16", "float16"};
+static const SpecTable options_table = {
+    "Model",
+    {SPEC_ENUM(NnModelOptions, backend, nn_backend_name), SPEC_ENUM(NnModelOptions, precision, nn_precision_name),
+     SPEC_ENUM(NnModelOptions, convolution, nn_convolution_name), SPEC_MEMBER(NnModelOptions, threads),
+     SPEC_MEMBER(NnModelOptions, deterministic)}};
 
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"nodes",       "image_channels", "backend",       "precision",
-                            "convolution", "threads",        "deterministic", NULL};
-    const char *backend = "cpu", *precision = "auto", *convolution = "auto";
     PyObject *nodes;
-    NnModelDesc desc = {.image_channels = 3};
+    NnModelDesc desc = {0};
     NnModelOptions options = {0};
-    int deterministic = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|isssip", names, &nodes, &desc.image_channels, &backend,
-                                     &precision, &convolution, &options.threads, &deterministic)) {
-        return NULL;
-    }
-    int chosen_backend = parse_name("backend", backend, backend_names, 2);
-    int chosen_precision = chosen_backend < 0 ? -1 : parse_name("precision", precision, precision_names, 4);
-    int method = chosen_precision < 0 ? -1 : parse_name("convolution", convolution, convolution_names, 4);
-    if (method < 0 || parse_desc(nodes, &desc) < 0) return NULL;
-    options.backend = (BackendKind)chosen_backend;
-    options.precision = (Precision)chosen_precision;
-    options.convolution = (Convolution)method;
-    options.deterministic = deterministic != 0;
+    if (!PyArg_ParseTuple(args, "Oi:Model", &nodes, &desc.image_channels)) return NULL;
+    if (spec_fill(&options_table, keywords, NULL, &options) < 0) return NULL;
+    desc.count = arguments_fill(nodes, "nodes", 1, NN_MAX_NODES, parse_node, desc.nodes, sizeof *desc.nodes);
+    if (desc.count < 0) return NULL;
     ModelObject *self = (ModelObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
     Status status = nn_model_create(&desc, &options, &self->model);
@@ -114,9 +84,8 @@ static void model_dealloc(ModelObject *self) {
 }
 
 static PyObject *model_initialise_method(ModelObject *self, PyObject *seed) {
-    unsigned long long value = PyLong_AsUnsignedLongLong(seed);
-    if (value == (unsigned long long)-1 && PyErr_Occurred()) return NULL;
-    if (nn_enter(self) < 0) return NULL;
+    uint64_t value;
+    if (arguments_whole(seed, "seed", 0, UINT64_MAX, &value) < 0 || nn_enter(self) < 0) return NULL;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
     status = nn_upload(self);
@@ -153,10 +122,9 @@ PyObject *nn_layer_shape(const NnLayer *layer) {
 }
 
 static PyObject *describe_layer(const NnLayer *layer) {
-    static const char *const kinds[] = {"filters", "bias", "norm_scale", "norm_bias", "linear"};
     PyObject *shape = nn_layer_shape(layer);
     if (shape == NULL) return NULL;
-    return Py_BuildValue("(ssiiNNnn)", layer->name, kinds[layer->kind], layer->node, layer->block,
+    return Py_BuildValue("(ssiiNNnn)", layer->name, nn_layer_kind_name(layer->kind), layer->node, layer->block,
                          PyBool_FromLong(layer->trained), shape, (Py_ssize_t)layer->offset, (Py_ssize_t)layer->elems);
 }
 
@@ -210,7 +178,7 @@ static PyObject *get_running(ModelObject *self, void *closure) {
 
 static PyObject *get_precision(ModelObject *self, void *closure) {
     (void)closure;
-    return PyUnicode_FromString(precision_names[nn_model_precision(self->model)]);
+    return PyUnicode_FromString(nn_precision_name(nn_model_precision(self->model)));
 }
 
 static PyObject *get_backend(ModelObject *self, void *closure) {
@@ -253,8 +221,7 @@ static PyType_Slot model_slots[] = {
     {Py_tp_dealloc, model_dealloc},
     {Py_tp_methods, model_methods},
     {Py_tp_getset, model_getset},
-    {Py_tp_doc, "Model(nodes, image_channels=3, backend='cpu', precision='auto', convolution='auto', threads=0, "
-                "deterministic=False)\n\n"
+    {Py_tp_doc, "Model(nodes, image_channels, *, backend, precision, convolution, threads, deterministic)\n\n"
                 "A network's parameters. cgxffcv.nn.Network is the public face."},
     {0, NULL},
 };

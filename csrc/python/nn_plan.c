@@ -1,9 +1,8 @@
 /* _cgxffcv.Plan: steps and evaluations of a model for one image size. */
-#include <string.h>
-
 #include "python/arguments.h"
 #include "python/array.h"
 #include "python/nn.h"
+#include "python/spec.h"
 
 PlanObject *nn_take_plan(ModuleState *state, PyObject *object) {
     if (PyObject_TypeCheck(object, (PyTypeObject *)state->plan_type)) return (PlanObject *)object;
@@ -66,19 +65,6 @@ static int check_image_shape(const PlanObject *self, const ArrayView *view) {
     return -1;
 }
 
-static int parse_floats(PyObject *sequence, const char *argument, int count, float *to) {
-    PyObject *tuple = arguments_tuple(sequence, argument, count, count);
-    if (tuple == NULL) return -1;
-    int result = 0;
-    for (int i = 0; i < count && result == 0; i++) {
-        double value = PyFloat_AsDouble(PyTuple_GET_ITEM(tuple, i));
-        if (value == -1.0 && PyErr_Occurred()) result = -1;
-        to[i] = (float)value;
-    }
-    Py_DECREF(tuple);
-    return result;
-}
-
 /* Fills `images` from the arguments; `view` is to be released after use. */
 static int take_images(const PlanObject *self, PyObject *array, PyObject *mean, PyObject *std, ArrayView *view,
                        NnImages *images) {
@@ -95,8 +81,8 @@ static int take_images(const PlanObject *self, PyObject *array, PyObject *mean, 
         PyErr_SetString(PyExc_ValueError, "images of uint8 need mean and std, in units of 0..255");
         goto fail;
     }
-    if (parse_floats(mean, "values of mean", self->channels, images->mean) < 0 ||
-        parse_floats(std, "values of std", self->channels, images->std) < 0) {
+    if (arguments_floats(mean, "values of mean", self->channels, images->mean) < 0 ||
+        arguments_floats(std, "values of std", self->channels, images->std) < 0) {
         goto fail;
     }
     return 0;
@@ -105,25 +91,20 @@ fail:
     return -1;
 }
 
-static int parse_reduction(const char *name, LossReduction *out) {
-    *out = strcmp(name, "sum") == 0 ? LOSS_SUM : LOSS_MEAN;
-    if (*out == LOSS_SUM || strcmp(name, "mean") == 0) return 0;
-    PyErr_Format(PyExc_ValueError, "reduction must be \"mean\" or \"sum\", not \"%s\"", name);
-    return -1;
-}
-
 static PyObject *plan_step_method(PlanObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"images", "labels", "label_smoothing", "reduction", "first_block", "mean", "std", NULL};
     PyObject *images_in, *labels_in, *mean = Py_None, *std = Py_None, *result = NULL;
-    const char *reduction = "mean";
+    PyObject *reduction = NULL;
     NnStepOptions options = {0};
     NnImages images = {0};
     ArrayView image_view, label_view;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|dsiOO", names, &images_in, &labels_in,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|dOiOO", names, &images_in, &labels_in,
                                      &options.label_smoothing, &reduction, &options.first_block, &mean, &std)) {
         return NULL;
     }
-    if (parse_reduction(reduction, &options.reduction) < 0) return NULL;
+    int reduces = reduction == NULL ? LOSS_MEAN : spec_name(reduction, "reduction", nn_reduction_name);
+    if (reduces < 0) return NULL;
+    options.reduction = (LossReduction)reduces;
     if (take_images(self, images_in, mean, std, &image_view, &images) < 0) return NULL;
     if (array_acquire(labels_in, "labels", 1u << ARRAY_I64, 1, false, &label_view) < 0) goto done;
     if (label_view.elems != image_view.shape[0]) {

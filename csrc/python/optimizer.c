@@ -8,6 +8,7 @@
 #include "python/arguments.h"
 #include "python/array.h"
 #include "python/optimizer_gpu.h"
+#include "python/spec.h"
 #include "python/train.h"
 
 #define MAX_TENSORS (1 << 20)
@@ -22,40 +23,34 @@ typedef struct OptimizerObject {
     bool busy; /* a call is running without the GIL */
 } OptimizerObject;
 
-int train_parse_group(PyObject *item, OptimGroup *g) {
-    int rule;
-    if (arguments_unpack(item, "iffiffff;an optimizer group is a tuple of 8", &rule, &g->momentum, &g->decay,
-                         &g->iterations, &g->a, &g->b, &g->c, &g->epsilon) < 0) {
+#define RULE_MEMBERS                                                                                                   \
+    SPEC_ENUM(OptimGroup, rule, optim_rule_name), SPEC_MEMBER(OptimGroup, momentum), SPEC_MEMBER(OptimGroup, decay)
+
+static const SpecTable sgd = {"an optimizer group", {RULE_MEMBERS}};
+static const SpecTable muon = {"an optimizer group",
+                               {RULE_MEMBERS, SPEC_MEMBER(OptimGroup, iterations), SPEC_MEMBER(OptimGroup, a),
+                                SPEC_MEMBER(OptimGroup, b), SPEC_MEMBER(OptimGroup, c),
+                                SPEC_MEMBER(OptimGroup, epsilon)}};
+
+int train_parse_rule(PyObject *item, void *group) {
+    int rule = spec_kind(item, sgd.what, "rule", optim_rule_name);
+    *(OptimGroup *)group = (OptimGroup){0};
+    return rule < 0 ? -1 : spec_fill(rule == OPTIM_MUON ? &muon : &sgd, item, NULL, group);
+}
+
+static int parse_rate(PyObject *item, void *out) {
+    OptimRate *rate = out;
+    int active = 0, project = 0;
+    if (arguments_unpack(item, "fpp;a rate is a tuple (rate, active, project)", &rate->rate, &active, &project) < 0) {
         return -1;
     }
-    g->rule = (OptimRule)rule;
+    rate->active = active != 0;
+    rate->project = project != 0;
     return 0;
 }
 
-static int parse_groups(PyObject *sequence, OptimGroup groups[TRAIN_MAX_GROUPS]) {
-    PyObject *tuple = arguments_tuple(sequence, "optimizer groups", 1, TRAIN_MAX_GROUPS);
-    if (tuple == NULL) return -1;
-    int count = (int)PyTuple_GET_SIZE(tuple);
-    for (int i = 0; i < count; i++) {
-        if (train_parse_group(PyTuple_GET_ITEM(tuple, i), &groups[i]) < 0) count = -1;
-    }
-    Py_DECREF(tuple);
-    return count;
-}
-
 static int parse_rates(PyObject *sequence, int count, OptimRate rates[TRAIN_MAX_GROUPS]) {
-    PyObject *tuple = arguments_tuple(sequence, "rates, one for each group", count, count);
-    if (tuple == NULL) return -1;
-    int result = 0;
-    for (int i = 0; i < count && result == 0; i++) {
-        int active = 0, project = 0;
-        result = arguments_unpack(PyTuple_GET_ITEM(tuple, i), "fpp;a rate is a tuple (rate, active, project)",
-                                  &rates[i].rate, &active, &project);
-        rates[i].active = active != 0;
-        rates[i].project = project != 0;
-    }
-    Py_DECREF(tuple);
-    return result;
+    return arguments_fill(sequence, "rates, one for each group", count, count, parse_rate, rates, sizeof *rates);
 }
 
 static int take_tensor(OptimizerObject *self, PyObject *item, OptimTensor *tensor) {
@@ -93,7 +88,8 @@ static int optimizer_fill(OptimizerObject *self, PyObject *type, PyObject *group
     OptimTensor *tensors = NULL;
     int result = -1;
     Status status = STATUS_OK;
-    self->group_count = parse_groups(groups_in, groups);
+    self->group_count =
+        arguments_fill(groups_in, "optimizer groups", 1, TRAIN_MAX_GROUPS, train_parse_rule, groups, sizeof *groups);
     if (self->group_count < 0) return -1;
     PyObject *tuple = arguments_tuple(tensors_in, "tensors", 0, MAX_TENSORS);
     if (tuple == NULL) return -1;
@@ -232,19 +228,18 @@ static Status run_scheduled(OptimizerObject *self, int32_t step, const bool *ena
     return optimizer_gpu_leave(self->gpu);
 }
 
-static int parse_enabled(OptimizerObject *self, PyObject *sequence, bool enabled[TRAIN_MAX_GROUPS]) {
-    for (int i = 0; i < self->group_count; i++) enabled[i] = true;
-    if (sequence == Py_None) return 0;
-    PyObject *tuple =
-        arguments_tuple(sequence, "entries of enabled, one for each group", self->group_count, self->group_count);
-    if (tuple == NULL) return -1;
-    int truth = 0;
-    for (int i = 0; i < self->group_count && truth >= 0; i++) {
-        truth = PyObject_IsTrue(PyTuple_GET_ITEM(tuple, i));
-        enabled[i] = truth > 0;
-    }
-    Py_DECREF(tuple);
+static int parse_truth(PyObject *item, void *out) {
+    int truth = PyObject_IsTrue(item);
+    *(bool *)out = truth > 0;
     return truth < 0 ? -1 : 0;
+}
+
+static int parse_enabled(OptimizerObject *self, PyObject *sequence, bool enabled[TRAIN_MAX_GROUPS]) {
+    int count = self->group_count;
+    for (int i = 0; i < count; i++) enabled[i] = true;
+    if (sequence == Py_None) return 0;
+    return arguments_fill(sequence, "entries of enabled, one for each group", count, count, parse_truth, enabled,
+                          sizeof *enabled);
 }
 
 static PyObject *optimizer_step_scheduled(OptimizerObject *self, PyObject *args, PyObject *keywords) {

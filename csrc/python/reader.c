@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "image/jpeg.h"
+#include "python/arguments.h"
 #include "python/array.h"
 #include "python/beton_values.h"
 
@@ -227,14 +228,17 @@ static PyObject *value_of(FileObject *self, size_t index, uint64_t sample, bool 
     }
 }
 
+#define SAMPLE                                                                                                         \
+    { "sample", UINT64_MAX, 0 }
+
 /* 0, or -1 with an exception set. */
-static int check_place(FileObject *self, Py_ssize_t field, unsigned long long sample) {
+static int check_place(FileObject *self, Py_ssize_t field, uint64_t sample) {
     if (field < 0 || (size_t)field >= beton_reader_num_fields(self->reader)) {
         PyErr_Format(PyExc_IndexError, "field %zd of a file with %zu", field, beton_reader_num_fields(self->reader));
         return -1;
     }
     if (sample >= beton_reader_num_samples(self->reader)) {
-        PyErr_Format(PyExc_IndexError, "sample %llu of a file with %llu", sample,
+        PyErr_Format(PyExc_IndexError, "sample %llu of a file with %llu", (unsigned long long)sample,
                      (unsigned long long)beton_reader_num_samples(self->reader));
         return -1;
     }
@@ -257,13 +261,16 @@ static PyObject *leave(FileObject *self, const Guard *guard, PyObject *result) {
 static PyObject *value(FileObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"field", "sample", "view", "fast", NULL};
     Py_ssize_t field;
-    unsigned long long sample;
+    ArgumentsNumber sample = SAMPLE;
     int view = 0, fast = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nK|pp:value", names, &field, &sample, &view, &fast)) return NULL;
-    if (check_place(self, field, sample) < 0) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nO&|pp:value", names, &field, arguments_number, &sample, &view,
+                                     &fast) ||
+        check_place(self, field, sample.value) < 0) {
+        return NULL;
+    }
     Guard guard;
     beton_reader_enter(self->reader, &guard);
-    return leave(self, &guard, value_of(self, (size_t)field, sample, view, fast));
+    return leave(self, &guard, value_of(self, (size_t)field, sample.value, view, fast));
 }
 
 /* mode, width, height, bytes as they are stored */
@@ -277,12 +284,14 @@ static PyObject *stored_of(FileObject *self, size_t field, uint64_t sample) {
 
 static PyObject *stored_image(FileObject *self, PyObject *args) {
     Py_ssize_t field;
-    unsigned long long sample;
+    ArgumentsNumber sample = SAMPLE;
     Guard guard;
-    if (!PyArg_ParseTuple(args, "nK:stored_image", &field, &sample) || check_place(self, field, sample) < 0)
+    if (!PyArg_ParseTuple(args, "nO&:stored_image", &field, arguments_number, &sample) ||
+        check_place(self, field, sample.value) < 0) {
         return NULL;
+    }
     beton_reader_enter(self->reader, &guard);
-    return leave(self, &guard, stored_of(self, (size_t)field, sample));
+    return leave(self, &guard, stored_of(self, (size_t)field, sample.value));
 }
 
 static PyObject *column(FileObject *self, PyObject *args) {
@@ -314,12 +323,16 @@ static PyObject *column(FileObject *self, PyObject *args) {
 }
 
 static PyObject *sample_span(FileObject *self, PyObject *args) {
-    unsigned long long sample;
+    ArgumentsNumber sample = SAMPLE;
     BetonSpan span;
     Guard guard;
-    if (!PyArg_ParseTuple(args, "K:sample_span", &sample) || check_place(self, 0, sample) < 0) return NULL;
+    if (!PyArg_ParseTuple(args, "O&:sample_span", arguments_number, &sample) ||
+        check_place(self, 0, sample.value) < 0) {
+        return NULL;
+    }
     beton_reader_enter(self->reader, &guard);
-    Status status = beton_reader_leave(self->reader, &guard, beton_reader_sample_span(self->reader, sample, &span));
+    Status status =
+        beton_reader_leave(self->reader, &guard, beton_reader_sample_span(self->reader, sample.value, &span));
     if (status != STATUS_OK) return errors_raise(state_of(self), status);
     return Py_BuildValue("(KK)", (unsigned long long)span.begin, (unsigned long long)span.end);
 }
@@ -340,19 +353,19 @@ static PyObject *report_list(const BetonVerifyReport *report) {
 
 static PyObject *verify(FileObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"first", "last", "threads", "decode_jpeg", "max_problems", NULL};
-    unsigned long long first, last;
+    ArgumentsNumber first = {"first", UINT64_MAX, 0}, last = {"last", UINT64_MAX, 0};
     Py_ssize_t max_problems;
     int threads, decode;
     BetonVerifyReport report;
     Status status;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "KK$ipn:verify", names, &first, &last, &threads, &decode,
-                                     &max_problems)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&$ipn:verify", names, arguments_number, &first, arguments_number,
+                                     &last, &threads, &decode, &max_problems)) {
         return NULL;
     }
     BetonVerifyOptions options = {
         .threads = threads, .decode_jpeg = decode, .max_problems = max_problems < 0 ? 0 : (size_t)max_problems};
     Py_BEGIN_ALLOW_THREADS;
-    status = beton_reader_verify(self->reader, first, last, &options, &report);
+    status = beton_reader_verify(self->reader, first.value, last.value, &options, &report);
     Py_END_ALLOW_THREADS;
     if (status != STATUS_OK) return errors_raise(state_of(self), status);
     PyObject *problems = report_list(&report);

@@ -7,7 +7,8 @@
 
 #define TRAIN_MAX_GROUPS 16
 
-/* Reads (rule, momentum, decay, iterations, a, b, c, epsilon); 0, or -1 with an exception. */
-int train_parse_group(PyObject *item, OptimGroup *out);
+/* An OptimGroup from a dict of rule, momentum, decay and, for Muon, iterations, a, b, c, epsilon; 0, or -1 with an
+ * exception. */
+int train_parse_rule(PyObject *item, void *group);
 
 #endif

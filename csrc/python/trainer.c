@@ -79,7 +79,7 @@ static int parse_group(PyObject *item, TrainerGroup *group) {
     }
     group->schedule.first_step = first;
     group->schedule.end_step = end;
-    return train_parse_group(rule, &group->rule) < 0 ? -1 : parse_points(points, &group->schedule);
+    return train_parse_rule(rule, &group->rule) < 0 ? -1 : parse_points(points, &group->schedule);
 }
 
 static int parse_groups(PyObject *sequence, TrainerConfig *config) {

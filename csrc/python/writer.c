@@ -4,8 +4,9 @@
 #include <stdbool.h>
 
 #include "base/memory.h"
+#include "python/arguments.h"
 #include "python/beton_values.h"
-#include "python/module.h"
+#include "python/spec.h"
 
 typedef struct WriterObject {
     PyObject_HEAD;
@@ -19,42 +20,42 @@ typedef struct WriterObject {
 
 static ModuleState *state_of(WriterObject *self) { return module_state_of_type(Py_TYPE(self)); }
 
-static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"path",    "fields", "page_size", "small_pages", "checksums", "durable", "expected_samples",
-                            "threads", "seed",   "skip_bad",  NULL};
-    PyObject *path, *specs;
-    unsigned long long page_size, expected, seed;
-    int small_pages, checksums, durable, threads, skip_bad;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O$KpppKiKp:Writer", names, PyUnicode_FSConverter, &path, &specs,
-                                     &page_size, &small_pages, &checksums, &durable, &expected, &threads, &seed,
-                                     &skip_bad)) {
-        return NULL;
-    }
-    WriterObject *self = (WriterObject *)type->tp_alloc(type, 0);
-    if (self == NULL) goto fail;
+typedef struct WriterSettings {
+    BetonWriterOptions options;
+    uint64_t seed;
+    bool skip_bad;
+} WriterSettings;
+
+static const SpecTable settings_table = {"Writer",
+                                         {SPEC_KEY(WriterSettings, options.page_size, "page_size"),
+                                          SPEC_KEY(WriterSettings, options.small_pages, "small_pages"),
+                                          SPEC_KEY(WriterSettings, options.checksums, "checksums"),
+                                          SPEC_KEY(WriterSettings, options.durable, "durable"),
+                                          SPEC_KEY(WriterSettings, options.expected_samples, "expected_samples"),
+                                          SPEC_KEY(WriterSettings, options.threads, "threads"),
+                                          SPEC_MEMBER(WriterSettings, seed), SPEC_MEMBER(WriterSettings, skip_bad)}};
+
+static int writer_fill(WriterObject *self, const char *path, PyObject *specs, const WriterSettings *settings) {
     ModuleState *state = state_of(self);
-    if (beton_schema_of(state, specs, &self->schema, &self->fields, &self->batch.num_fields) < 0) goto fail;
+    if (beton_schema_of(state, specs, &self->schema, &self->fields, &self->batch.num_fields) < 0) return -1;
     self->batch.fields = self->fields;
-    BetonWriterOptions options = {.page_size = page_size,
-                                  .small_pages = small_pages,
-                                  .checksums = checksums,
-                                  .durable = durable,
-                                  .expected_samples = expected,
-                                  .threads = threads};
-    Status status = beton_encoder_create(self->schema, seed, threads, skip_bad, &self->encoder);
-    if (status == STATUS_OK) {
-        status = beton_writer_create(PyBytes_AS_STRING(path), self->schema, &options, &self->writer);
-    }
-    if (status != STATUS_OK) {
-        errors_raise(state, status);
-        goto fail;
-    }
+    Status status = beton_encoder_create(self->schema, settings->seed, settings->options.threads, settings->skip_bad,
+                                         &self->encoder);
+    if (status == STATUS_OK) status = beton_writer_create(path, self->schema, &settings->options, &self->writer);
+    if (status == STATUS_OK) return 0;
+    errors_raise(state, status);
+    return -1;
+}
+
+static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    PyObject *path, *specs;
+    WriterSettings settings;
+    WriterObject *self = NULL;
+    if (!PyArg_ParseTuple(args, "O&O:Writer", PyUnicode_FSConverter, &path, &specs)) return NULL;
+    if (spec_fill(&settings_table, kwargs, NULL, &settings) == 0) self = (WriterObject *)type->tp_alloc(type, 0);
+    if (self != NULL && writer_fill(self, PyBytes_AS_STRING(path), specs, &settings) < 0) Py_CLEAR(self);
     Py_DECREF(path);
     return (PyObject *)self;
-fail:
-    Py_XDECREF(self);
-    Py_DECREF(path);
-    return NULL;
 }
 
 static void writer_dealloc(WriterObject *self) {
@@ -83,7 +84,7 @@ static int enter(WriterObject *self) {
 }
 
 /* Encodes and appends the batch; its list of skips, or NULL with an exception set. */
-static PyObject *run_batch(WriterObject *self, unsigned long long first_index) {
+static PyObject *run_batch(WriterObject *self, uint64_t first_index) {
     const BetonChunk *chunk = NULL;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
@@ -97,23 +98,24 @@ static PyObject *run_batch(WriterObject *self, unsigned long long first_index) {
 }
 
 static PyObject *append(WriterObject *self, PyObject *args) {
-    unsigned long long first_index;
+    ArgumentsNumber first = {"first_index", UINT64_MAX, 0};
     PyObject *rows, *result = NULL;
-    if (!PyArg_ParseTuple(args, "KO:append", &first_index, &rows) || enter(self) < 0) return NULL;
-    if (value_batch_from_rows(&self->batch, rows) == 0) result = run_batch(self, first_index);
+    if (!PyArg_ParseTuple(args, "O&O:append", arguments_number, &first, &rows) || enter(self) < 0) return NULL;
+    if (value_batch_from_rows(&self->batch, rows) == 0) result = run_batch(self, first.value);
     value_batch_clear(&self->batch);
     self->busy = false;
     return result;
 }
 
 static PyObject *append_arrays(WriterObject *self, PyObject *args) {
-    unsigned long long first_index;
+    ArgumentsNumber first = {"first_index", UINT64_MAX, 0};
     Py_ssize_t begin, end;
     PyObject *columns, *result = NULL;
-    if (!PyArg_ParseTuple(args, "KOnn:append_arrays", &first_index, &columns, &begin, &end) || enter(self) < 0) {
+    if (!PyArg_ParseTuple(args, "O&Onn:append_arrays", arguments_number, &first, &columns, &begin, &end) ||
+        enter(self) < 0) {
         return NULL;
     }
-    if (value_batch_from_arrays(&self->batch, columns, begin, end) == 0) result = run_batch(self, first_index);
+    if (value_batch_from_arrays(&self->batch, columns, begin, end) == 0) result = run_batch(self, first.value);
     value_batch_clear(&self->batch);
     self->busy = false;
     return result;

@@ -8,29 +8,32 @@ import _cgxffcv
 import numpy as np
 from hostile_values import Refusal
 
+from cgxffcv.fields import BytesField, FloatField, IntField, NDArrayField, RGBImageField
+from cgxffcv.nn.describe import Conv, Description, Head, Norm
+from cgxffcv.train.optim import Muon, Sgd
+
 
 def refuse():
     raise Refusal("by itself")
 
 
-NODES = [
-    (0, "conv", 1, 0, 8, 0, 3, 1, 1, False, False, 0, 0, 0, 0, 0, False, 0.0, 0.0, 0.0),
-    (1, "norm", 1, 1, 0, 0, 0, 0, 0, False, False, 0, 1, 2, 0, 0, True, 1e-5, 0.9, 0.0),
-    (2, "head", 2, 0, 4, 0, 0, 0, 0, False, False, 0, 0, 0, 0, 0, False, 0.0, 0.0, 0.5),
-]
-RULE = (0, 0.9, 1e-4, 0, 0.0, 0.0, 0.0, 0.0)
-MUON = (1, 0.9, 0.0, 3, 3.4445, -4.775, 2.0315, 1e-7)
+NODES = Description("net", (
+    Conv("conv", 8, block=1), Norm("norm", "relu", 2, "before", block=1), Head("head", 4, 0.5, block=2)
+)).core()  # fmt: skip
+MODEL = {"backend": "cpu", "precision": "float32", "convolution": "auto", "threads": 1, "deterministic": False}
+RULE = Sgd(0.9, 1e-4).group()
+MUON = Muon(0.9).group()
 MEAN, STD = (120.0, 121.0, 122.0), (50.0, 51.0, 52.0)
 BATCH, SIDE, CLASSES = 4, 8, 4
 SPEC = (4, 64, 0, 0, 0, False, 0)
 OPTIONS = (0, 1, 4, 64, 16, 0, 0, False, 0, 1, True, 1, 1, 5.0, None)
 FIELDS = [
-    ("image", "image", "raw", 0, -1, 90, 0.5, "uint8", (), 0, 1, -1, -1, b""),
-    ("int", "label", "raw", 0, -1, 90, 0.5, "uint8", (), 0, 1, -1, -1, b""),
-    ("array", "array", "raw", 0, -1, 90, 0.5, "float32", (2,), 0, 1, -1, -1, b""),
-    ("bytes", "bytes", "raw", 0, -1, 90, 0.5, "uint8", (), 0, 1, -1, -1, b""),
-    ("float", "float", "raw", 0, -1, 90, 0.5, "uint8", (), 0, 1, -1, -1, b""),
-]
+    field.describe(name)
+    for name, field in {
+        "image": RGBImageField(), "label": IntField(), "array": NDArrayField("float32", 2), "bytes": BytesField(),
+        "float": FloatField(),
+    }.items()
+]  # fmt: skip
 WRITER = {
     "page_size": 1 << 16, "small_pages": True, "checksums": True, "durable": False, "expected_samples": 4, "threads": 1,
     "seed": 0, "skip_bad": True,
@@ -70,7 +73,7 @@ def a_comm():
 
 
 def a_model():
-    return _cgxffcv.Model(NODES, 3, "cpu", "float32", "auto", 1, False)
+    return _cgxffcv.Model(NODES, 3, **MODEL)
 
 
 def trainer_arguments(comm=None):
@@ -159,7 +162,7 @@ def net_plan(**options):
 
 def headless_plan():
     """One that has run forward."""
-    model = _cgxffcv.Model(NODES[:2], 3, "cpu", "float32", "auto", 1, False)
+    model = _cgxffcv.Model(NODES[:2], 3, **MODEL)
     plan = _cgxffcv.Plan(model, BATCH, SIDE, SIDE, keep_all=True)
     plan.forward(images(), MEAN, STD)
     return plan
@@ -206,7 +209,7 @@ def columns():
 
 
 def column_writer():
-    return _cgxffcv.Writer("columns.beton", [field for field in FIELDS if field[0] != "bytes"], **WRITER)
+    return _cgxffcv.Writer("columns.beton", [field for field in FIELDS if field["kind"] != "bytes"], **WRITER)
 
 
 # None: what needs no template, or has none without a device, a second rank, or a state of the object: `blunt` calls it.
@@ -243,7 +246,15 @@ FUNCTIONS = {
 }
 TYPES = {
     "BetonFile": {
-        "": lambda: (_cgxffcv.BetonFile, (the_file(), [("image", 16, 8, 0, 8)]), {}, {"refuse": refuse}),
+        "": lambda: (
+            _cgxffcv.BetonFile,
+            (
+                the_file(),
+                [{"name": "image", "record_bytes": 16, "record_alignment": 8, "pointer_offset": 0, "size_offset": 8}],
+            ),
+            {},
+            {"refuse": refuse},
+        ),
         "value": method(open_file, "value", 0, 1, view=True, fast=True),
         "column": method(open_file, "column", 1),
         "sample_span": method(open_file, "sample_span", 2),
@@ -296,7 +307,7 @@ TYPES = {
         "explain": method(a_plan_of_comm, "explain"),
     },
     "Model": {
-        "": plain(_cgxffcv.Model, NODES, 3, "cpu", "float32", "auto", 1, False),
+        "": plain(_cgxffcv.Model, NODES, 3, **MODEL),
         "initialise": method(a_model, "initialise", 1),
         "gradient_elems": method(a_model, "gradient_elems", 1),
     },

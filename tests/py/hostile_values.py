@@ -209,7 +209,8 @@ def fresh(value, holder=None):
 
 
 def lists_in(value):
-    if isinstance(value, list):
+    """The lists and dicts among the holders, which can be emptied."""
+    if isinstance(value, (list, dict)):
         yield value
     if isinstance(value, dict):
         value = tuple(value.values())

@@ -13,7 +13,7 @@ WRONG_ITEMS = {
     "enabled": lambda: good.an_optimizer().step_scheduled(0, 5),
     "groups": lambda: _cgxffcv.Optimizer(["x"], good.tensors(), 1, "cpu"),
     "tensors": lambda: _cgxffcv.Optimizer([good.RULE], ["x"], 1, "cpu"),
-    "nodes": lambda: _cgxffcv.Model(["x"]),
+    "nodes": lambda: _cgxffcv.Model(["x"], 3, **good.MODEL),
     "custom fields": lambda: _cgxffcv.BetonFile(__file__, ["x"]),
     "fields": lambda: _cgxffcv.Encoder(["x"], seed=0, threads=1, skip_bad=False),
     "spec": lambda: _cgxffcv.quantize_wire_bytes("x", 5),
@@ -27,25 +27,29 @@ WRONG_ITEMS = {
 
 @pytest.mark.parametrize("call", WRONG_ITEMS.values(), ids=WRONG_ITEMS)
 def test_items_of_a_wrong_type(call):
-    with pytest.raises(TypeError, match=r"tuple|sequence"):
+    with pytest.raises(TypeError, match="tuple|dict|sequence"):
         call()
 
 
 def emptied(items, place):
-    """A list that empties itself when item `place` of its first tuple is converted."""
+    """A list that empties itself, and its first item if that is a dict, when item `place` of that is converted."""
     owner = list(items)
-    first = list(owner[0])
-    first[place] = Evil(first[place], owner.clear)
-    owner[0] = tuple(first)
+    first = dict(owner[0]) if isinstance(owner[0], dict) else list(owner[0])
+
+    def act():
+        owner.clear()
+        first.clear()
+
+    first[place] = Evil(first[place], act)
+    owner[0] = first if isinstance(first, dict) else tuple(first)
     return owner
 
 
 def test_a_list_that_is_emptied_counts_as_it_was():
     good.an_optimizer().step(emptied(good.RATES, 0))
-    _cgxffcv.Optimizer(emptied([good.MUON, good.RULE], 1), good.tensors(), 1, "cpu")
-    assert len(_cgxffcv.Model(emptied(good.NODES, 3), 3, "cpu").layers) == len(
-        _cgxffcv.Model(good.NODES, 3, "cpu").layers
-    )
+    _cgxffcv.Optimizer(emptied([good.MUON, good.RULE], "iterations"), good.tensors(), 1, "cpu")
+    model = _cgxffcv.Model(emptied(good.NODES, "kernel"), 3, **good.MODEL)
+    assert len(model.layers) == len(good.a_model().layers)
     layers = emptied([("a", None, 500, 1, 4, 64), ("b", None, 100, 1, 0, 0)], 2)
     plan = _cgxffcv.AllreducePlan(good.a_comm(), layers, good.OPTIONS)
     assert plan.elems == 600
@@ -97,3 +101,82 @@ def test_an_object_that_is_closed_while_its_arguments_are_read():
     trainer = good.a_trainer()
     with pytest.raises(ValueError, match="this trainer is closed"):
         trainer.evaluate(good.images(), [(Evil(0, trainer.close), 0, False, 1.0)])
+
+
+# ---- dicts that fill a C struct ----
+
+
+def changed(members, **changes):
+    return [{key: value for key, value in (members | changes).items() if value is not None}]
+
+
+WRONG_MEMBERS = {
+    "missing": (changed(good.RULE, decay=None), TypeError, "an optimizer group: decay is missing"),
+    "unknown": (
+        changed(good.RULE, speed=3),
+        TypeError,
+        "an optimizer group has no 'speed'; there are rule, momentum, decay",
+    ),
+    "of another kind": (changed(good.RULE, iterations=3), TypeError, "an optimizer group has no 'iterations'"),
+    "no name": (
+        changed(good.RULE, rule="adam"),
+        ValueError,
+        "an optimizer group: rule must be one of 'sgd', 'nesterov', 'muon', not 'adam'",
+    ),
+    "no number": (
+        changed(good.RULE, momentum="x"),
+        TypeError,
+        "an optimizer group: momentum must be a number, not str",
+    ),
+    "not whole": (
+        changed(good.MUON, iterations=2.0),
+        TypeError,
+        "an optimizer group: iterations must be a whole number, not float",
+    ),
+    "too large": (
+        changed(good.MUON, iterations=2**31),
+        ValueError,
+        "an optimizer group: iterations must be -2147483648 to 2147483647, not 2147483648",
+    ),
+}
+
+
+@pytest.mark.parametrize("groups, error, words", WRONG_MEMBERS.values(), ids=WRONG_MEMBERS)
+def test_members_that_do_not_fit(groups, error, words):
+    with pytest.raises(error, match=words):
+        _cgxffcv.Optimizer(groups, good.tensors(), 1, "cpu")
+
+
+def test_a_message_names_the_one_of_many():
+    nodes = [good.NODES[0] | {"kernel": "x"}]
+    with pytest.raises(TypeError, match="node 'conv': kernel must be a whole number, not str"):
+        _cgxffcv.Model(nodes, 3, **good.MODEL)
+    with pytest.raises(ValueError, match="name must not have a NUL character"):
+        _cgxffcv.Model([good.NODES[0] | {"name": "co\0nv"}], 3, **good.MODEL)
+
+
+# ---- numbers that would wrap ----
+
+TOO_LARGE = 2**64
+WRAPPED = {
+    "value's sample": lambda number: good.open_file().value(0, number),
+    "stored_image's sample": lambda number: good.open_file().stored_image(0, number),
+    "sample_span's sample": lambda number: good.open_file().sample_span(number),
+    "verify's first": lambda number: good.open_file().verify(number, 4, threads=1, decode_jpeg=True, max_problems=10),
+    "encode's first_index": lambda number: good.new_encoder().encode(number, [good.row(0)]),
+    "append's first_index": lambda number: good.new_writer().append(number, [good.row(0)]),
+    "append_arrays' first_index": lambda number: good.column_writer().append_arrays(number, good.columns(), 1, 3),
+    "initialise's seed": lambda number: good.a_model().initialise(number),
+    "Encoder's seed": lambda number: _cgxffcv.Encoder(good.FIELDS, seed=number, threads=1, skip_bad=True),
+    "Writer's page_size": lambda number: _cgxffcv.Writer("x", good.FIELDS, **good.WRITER | {"page_size": number}),
+}
+
+
+@pytest.mark.parametrize("number", [-1, -TOO_LARGE, TOO_LARGE, TOO_LARGE + 1, 10**40])
+@pytest.mark.parametrize("name", WRAPPED)
+def test_numbers_are_not_wrapped(name, number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"{name.split()[1]} must be 0 to [0-9]*, not {number}$"):
+        WRAPPED[name](number)
+    with pytest.raises(TypeError, match="must be a whole number, not float"):
+        WRAPPED[name](1.0)

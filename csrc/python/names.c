@@ -1,0 +1,35 @@
+/* The core's lists of names as tuples of the module, for what Python checks or offers by itself. */
+#include "base/names.h"
+#include "beton/writer.h"
+#include "nn/model.h"
+#include "python/module.h"
+
+static const struct {
+    const char *attribute;
+    NamesOf names;
+} lists[] = {
+    {"FIELD_DTYPES", beton_dtype_name},
+    {"WRITE_MODES", beton_write_mode_name},
+    {"LAYER_KINDS", nn_layer_kind_name},
+};
+
+static PyObject *tuple_of(NamesOf names) {
+    int count = 0;
+    while (names(count) != NULL) count++;
+    PyObject *tuple = PyTuple_New(count);
+    for (int i = 0; tuple != NULL && i < count; i++) {
+        PyObject *name = PyUnicode_FromString(names(i));
+        if (name == NULL) Py_CLEAR(tuple);
+        if (name != NULL) PyTuple_SET_ITEM(tuple, i, name);
+    }
+    return tuple;
+}
+
+int names_add(PyObject *module) {
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        PyObject *tuple = tuple_of(lists[i].names);
+        if (tuple == NULL || PyModule_AddObjectRef(module, lists[i].attribute, tuple) < 0) return -1;
+        Py_DECREF(tuple);
+    }
+    return 0;
+}
