@@ -3,24 +3,26 @@
 
 #include <string.h>
 
+#include "python/arguments.h"
 #include "python/array.h"
 
 #define SAMPLES (1u << ARRAY_I64 | 1u << ARRAY_U64)
 
 static PyObject *shuffled(PyObject *module, PyObject *args) {
     PyObject *samples, *result;
-    unsigned long long seed;
-    unsigned epoch;
+    ArgumentsNumber seed = {"seed", UINT64_MAX, 0}, epoch = {"epoch", UINT32_MAX, 0};
     ArrayView view;
     (void)module;
-    if (!PyArg_ParseTuple(args, "OKI:shuffled", &samples, &seed, &epoch)) return NULL;
+    if (!PyArg_ParseTuple(args, "OO&O&:shuffled", &samples, arguments_number, &seed, arguments_number, &epoch)) {
+        return NULL;
+    }
     if (array_acquire(samples, "samples", SAMPLES, 1, false, &view) < 0) return NULL;
     result = array_new(ARRAY_I64, 1, view.shape);
     if (result != NULL) {
         uint64_t *out = array_data(result);
         Py_BEGIN_ALLOW_THREADS;
         if (view.elems > 0) memcpy(out, view.data, (size_t)view.elems * sizeof *out);
-        loader_shuffle(out, 0, (uint64_t)view.elems, seed, epoch, LOADER_SHUFFLE_SAMPLES);
+        loader_shuffle(out, 0, (uint64_t)view.elems, seed.value, (uint32_t)epoch.value, LOADER_SHUFFLE_SAMPLES);
         Py_END_ALLOW_THREADS;
     }
     array_release(&view);
@@ -40,17 +42,22 @@ static size_t gather_share(const LoaderSplit *split, const uint64_t *order, uint
 
 static PyObject *share(PyObject *module, PyObject *args) {
     PyObject *order, *result;
-    unsigned long long batch_size, world_size, rank;
+    ArgumentsNumber batch_size = {"batch_size", UINT64_MAX, 0}, world_size = {"world_size", UINT64_MAX, 0},
+                    rank = {"rank", UINT64_MAX, 0};
     int drop_last;
     ArrayView view;
     (void)module;
-    if (!PyArg_ParseTuple(args, "OKKKp:share", &order, &batch_size, &world_size, &rank, &drop_last)) return NULL;
-    if (batch_size < 1 || world_size < 1 || rank >= world_size || batch_size > (1ull << 62) / world_size) {
-        return PyErr_Format(PyExc_ValueError, "there is no rank %llu of %llu with batches of %llu", rank, world_size,
-                            batch_size);
+    if (!PyArg_ParseTuple(args, "OO&O&O&p:share", &order, arguments_number, &batch_size, arguments_number, &world_size,
+                          arguments_number, &rank, &drop_last)) {
+        return NULL;
+    }
+    LoaderSplit split = {batch_size.value, world_size.value, rank.value, drop_last != 0};
+    if (split.batch_size < 1 || split.world_size < 1 || split.rank >= split.world_size ||
+        split.batch_size > (1ull << 62) / split.world_size) {
+        return PyErr_Format(PyExc_ValueError, "there is no rank %zu of %zu with batches of %zu", split.rank,
+                            split.world_size, split.batch_size);
     }
     if (array_acquire(order, "order", SAMPLES, 1, false, &view) < 0) return NULL;
-    LoaderSplit split = {batch_size, world_size, rank, drop_last != 0};
     int64_t count = (int64_t)gather_share(&split, NULL, (uint64_t)view.elems, NULL);
     result = array_new(ARRAY_I64, 1, &count);
     if (result != NULL) (void)gather_share(&split, view.data, (uint64_t)view.elems, array_data(result));

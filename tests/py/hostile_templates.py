@@ -226,6 +226,8 @@ FUNCTIONS = {
     "max_image_pixels": plain(_cgxffcv.max_image_pixels),
     "set_max_image_pixels": plain(_cgxffcv.set_max_image_pixels, 1 << 20),
     "write_file": plain(_cgxffcv.write_file, "pieces", [b"abc", bytearray(b"de"), np.zeros(3)], durable=False),
+    "loader_shuffled": plain(_cgxffcv.loader_shuffled, np.arange(9), 3, 1),
+    "loader_share": plain(_cgxffcv.loader_share, np.arange(9), 2, 2, 1, False),
     "resize_area": plain(_cgxffcv.resize_area, image(), 7, 9),
     "quantize": plain(_cgxffcv.quantize, np.ones(100, np.float32), 0, SPEC, (1, 2, 3, 4), 2, wire()),
     "dequantize": plain(
