@@ -1,4 +1,4 @@
-/* The loader as its users see it: joins file, order, plan, buffers and worker threads, and owns them. */
+/* The loader as its users see it: joins file, order, pipeline, buffers and worker threads, and owns them. */
 #include "loader/loader.h"
 
 #include <string.h>
@@ -7,7 +7,7 @@
 #include "base/cpu.h"
 #include "base/memory.h"
 #include "base/pool.h"
-#include "loader/plan.h"
+#include "loader/pipeline.h"
 #include "loader/ring.h"
 #include "loader/slots.h"
 #include "loader/traversal.h"
@@ -16,16 +16,15 @@
 #define MAX_AHEAD 4096
 
 struct Loader {
-    const BetonReader *reader;
-    BetonReader *own_reader; /* owned, or NULL */
+    LoaderSource source;
     Traversal order;
-    Plan plan;
+    Pipeline pipeline;
     LoaderSplit split;
     Slots *slots; /* owned; batches in callers' hands keep its memory */
     Ring *ring;   /* owned */
     int threads;
-    Pool *pool;           /* owned: for loader_gather, made by its first call */
-    PlanScratch *scratch; /* owned, one a thread of the pool */
+    Pool *pool;              /* owned: for loader_gather, made by its first call */
+    DecoderScratch *scratch; /* owned, one a thread of the pool */
 };
 
 LoaderConfig loader_config_default(void) {
@@ -63,47 +62,49 @@ static size_t largest_batch(const Loader *loader, const LoaderConfig *config) {
 
 static Status create_slots(Loader *loader, const LoaderConfig *config) {
     size_t *bytes = NULL;
-    TRY(memory_alloc(loader->plan.count, sizeof *bytes, &bytes));
-    for (size_t i = 0; i < loader->plan.count; i++) bytes[i] = loader->plan.outputs[i].array.sample_bytes;
+    TRY(memory_alloc(loader->pipeline.count, sizeof *bytes, &bytes));
+    for (size_t i = 0; i < loader->pipeline.count; i++) bytes[i] = loader->pipeline.outputs[i].array.sample_bytes;
     /* Spare buffers: as many as can be in flight, and the one that the caller looks at (or uploads). */
     SlotsConfig slots = {.batch_size = largest_batch(loader, config),
-                         .arrays = loader->plan.count,
+                         .arrays = loader->pipeline.count,
                          .sample_bytes = bytes,
                          .spare = config->batches_ahead + 1,
                          .page_locked = config->page_locked,
                          .device = config->device};
-    Status status = slots_create(&slots, &loader->slots);
+    Status status = loader_slots_create(&slots, &loader->slots);
     memory_free(bytes);
     return status;
 }
 
 static Status create_ring(Loader *loader, const LoaderConfig *config) {
-    RingConfig ring = {.plan = &loader->plan,
+    RingConfig ring = {.pipeline = &loader->pipeline,
                        .slots = loader->slots,
                        .split = loader->split,
                        .workers = loader->threads,
                        .ahead = config->batches_ahead,
-                       .chunk = plan_chunk(&loader->plan, largest_batch(loader, config), loader->threads),
+                       .chunk =
+                           loader_pipeline_chunk(&loader->pipeline, largest_batch(loader, config), loader->threads),
                        .read_ahead = config->read_ahead};
-    return ring_create(&ring, &loader->ring);
+    return loader_ring_create(&ring, &loader->ring);
 }
 
 static Status create_pool(Loader *loader) {
     if (loader->pool != NULL) return STATUS_OK;
     if (loader->scratch == NULL) {
-        PlanScratch *scratch = NULL;
+        DecoderScratch *scratch = NULL;
         TRY(memory_calloc((size_t)loader->threads, sizeof *scratch, &scratch));
         loader->scratch = scratch;
     }
     for (int i = 0; i < loader->threads; i++) {
-        if (loader->scratch[i].augment == NULL) TRY(plan_scratch_init(&loader->plan, &loader->scratch[i]));
+        if (loader->scratch[i].own == NULL) TRY(loader_pipeline_scratch_init(&loader->pipeline, &loader->scratch[i]));
     }
     return pool_create(loader->threads, &loader->pool);
 }
 
 static void destroy_pool(Loader *loader) {
     pool_destroy(loader->pool);
-    for (int i = 0; loader->scratch != NULL && i < loader->threads; i++) plan_scratch_fini(&loader->scratch[i]);
+    for (int i = 0; loader->scratch != NULL && i < loader->threads; i++)
+        loader_pipeline_scratch_fini(&loader->scratch[i]);
     memory_free(loader->scratch);
     loader->pool = NULL;
     loader->scratch = NULL;
@@ -112,26 +113,26 @@ static void destroy_pool(Loader *loader) {
 static Status fill_one(void *context, size_t item, int thread) {
     Loader *loader = context;
     uint64_t sample = loader->order.samples == NULL ? item : loader->order.samples[item];
-    return plan_fill_resident(&loader->plan, &loader->scratch[thread], sample);
+    return loader_pipeline_keep(&loader->pipeline, &loader->scratch[thread], sample);
 }
 
 static Status make_resident(Loader *loader) {
-    TRY(plan_make_resident(&loader->plan, &loader->order));
+    TRY(loader_pipeline_reserve(&loader->pipeline, &loader->order));
     TRY(create_pool(loader));
     TRY(pool_run(loader->pool, (size_t)loader->order.count, fill_one, loader));
-    return beton_reader_check_length(loader->reader);
+    return loader_source_check(&loader->source);
 }
 
-static Status make_order_and_plan(Loader *loader, const LoaderConfig *config) {
-    TRY(traversal_init(&loader->order, loader->reader, config));
-    return plan_init(&loader->plan, loader->reader, config, &loader->order);
+static Status make_order_and_pipeline(Loader *loader, const LoaderConfig *config) {
+    TRY(loader_traversal_init(&loader->order, loader->source.reader, config));
+    return loader_pipeline_init(&loader->pipeline, &loader->source, config, &loader->order);
 }
 
 static Status look_into_file(Loader *loader, const LoaderConfig *config) {
     Guard guard;
-    beton_reader_enter(loader->reader, &guard);
-    TRY(beton_reader_leave(loader->reader, &guard, make_order_and_plan(loader, config)));
-    return beton_reader_check_length(loader->reader);
+    loader_source_enter(&loader->source, &guard);
+    TRY(loader_source_leave(&loader->source, &guard, make_order_and_pipeline(loader, config)));
+    return loader_source_check(&loader->source);
 }
 
 Status loader_create(const LoaderConfig *config, Loader **out) {
@@ -139,13 +140,9 @@ Status loader_create(const LoaderConfig *config, Loader **out) {
     Loader *loader = NULL;
     TRY(check_config(config));
     TRY(memory_calloc(1, sizeof *loader, &loader));
-    loader->reader = config->reader;
     loader->threads = config->workers < 1 ? cpu_count() : config->workers;
     loader->split = (LoaderSplit){config->batch_size, config->world_size, config->rank, config->drop_last};
-    if (config->reader == NULL) {
-        TRY_GOTO(beton_reader_open(config->path, NULL, 0, &loader->own_reader));
-        loader->reader = loader->own_reader;
-    }
+    TRY_GOTO(loader_source_open(&loader->source, config->path, config->reader));
     TRY_GOTO(look_into_file(loader, config));
     TRY_GOTO(create_slots(loader, config));
     TRY_GOTO(create_ring(loader, config));
@@ -159,28 +156,26 @@ done:
 
 void loader_destroy(Loader *loader) {
     if (loader == NULL) return;
-    ring_destroy(loader->ring);
+    loader_ring_destroy(loader->ring);
     destroy_pool(loader);
-    slots_close(loader->slots);
-    plan_fini(&loader->plan);
-    traversal_fini(&loader->order);
-    beton_reader_close(loader->own_reader);
+    loader_slots_close(loader->slots);
+    loader_pipeline_fini(&loader->pipeline);
+    loader_traversal_fini(&loader->order);
+    loader_source_close(&loader->source);
     memory_free(loader);
 }
 
 void loader_reseed(Loader *loader, uint64_t seed) {
-    ring_stop(loader->ring);
-    loader->plan.seed = seed;
+    loader_ring_stop(loader->ring);
+    loader->pipeline.seed = seed;
     loader->order.seed = seed;
 }
 
 /* ---- what it is ---- */
 
-size_t loader_outputs(const Loader *loader) { return loader->plan.count; }
+size_t loader_outputs(const Loader *loader) { return loader->pipeline.count; }
 
-const LoaderArray *loader_array(const Loader *loader, size_t output) { return &loader->plan.outputs[output].array; }
-
-const BetonReader *loader_reader(const Loader *loader) { return loader->reader; }
+const LoaderArray *loader_array(const Loader *loader, size_t output) { return &loader->pipeline.outputs[output].array; }
 
 uint64_t loader_samples(const Loader *loader) { return loader->order.count; }
 
@@ -191,24 +186,18 @@ uint64_t loader_batches_of(const Loader *loader, uint64_t samples) {
 uint64_t loader_batches(const Loader *loader) { return loader_batches_of(loader, loader->order.count); }
 
 Status loader_order(const Loader *loader, uint32_t epoch, uint64_t *out) {
-    return traversal_make(&loader->order, epoch, false, out);
-}
-
-const uint8_t *loader_resident(const Loader *loader, size_t output, uint32_t *height, uint32_t *width) {
-    *height = loader->plan.outputs[output].height;
-    *width = loader->plan.outputs[output].width;
-    return loader->plan.outputs[output].resident;
+    return loader_traversal_make(&loader->order, epoch, false, out);
 }
 
 void loader_stats(const Loader *loader, LoaderStats *out) {
     LoaderStats stats;
-    SlotsStats slots = slots_stats(loader->slots);
-    ring_stats(loader->ring, &stats);
+    SlotsStats slots = loader_slots_stats(loader->slots);
+    loader_ring_stats(loader->ring, &stats);
     stats.slots = slots.live;
     stats.slots_held = slots.held;
-    stats.slot_bytes = slots_batch_bytes(loader->slots);
-    size_t rest = stats.memory_bytes + traversal_bytes(&loader->order) + loader->plan.resident_bytes;
-    if (loader->scratch != NULL) rest += (size_t)loader->threads * plan_scratch_bytes(&loader->plan);
+    stats.slot_bytes = loader_slots_batch_bytes(loader->slots);
+    size_t rest = stats.memory_bytes + loader_traversal_bytes(&loader->order) + loader->pipeline.kept_bytes;
+    if (loader->scratch != NULL) rest += (size_t)loader->threads * loader_pipeline_scratch_bytes(&loader->pipeline);
     stats.memory_bytes = rest + slots.bytes;
     stats.memory_peak_bytes = rest + slots.peak_bytes;
     *out = stats;
@@ -217,7 +206,7 @@ void loader_stats(const Loader *loader, LoaderStats *out) {
 /* ---- passes ---- */
 
 static Status check_ids(const Loader *loader, const uint64_t *ids, uint64_t count, const char *what) {
-    uint64_t in_file = beton_reader_num_samples(loader->reader);
+    uint64_t in_file = beton_reader_num_samples(loader->source.reader);
     for (uint64_t i = 0; i < count; i++) {
         if (ids[i] < in_file) continue;
         FAIL(STATUS_INDEX, "%s[%llu] is %llu, but the file has %llu samples", what, (unsigned long long)i,
@@ -237,41 +226,41 @@ Status loader_begin(Loader *loader, const LoaderPass *pass) {
     }
     TRY_GOTO(memory_alloc((size_t)begun.samples, sizeof *begun.ids, &begun.ids));
     if (pass->order == NULL) {
-        TRY_GOTO(traversal_make(&loader->order, pass->epoch, pass->sequential, begun.ids));
+        TRY_GOTO(loader_traversal_make(&loader->order, pass->epoch, pass->sequential, begun.ids));
     } else {
         TRY_GOTO(check_ids(loader, pass->order, pass->order_count, "order"));
         memcpy(begun.ids, pass->order, (size_t)pass->order_count * sizeof *begun.ids);
     }
     RingPass handed = begun;
     begun.ids = NULL;
-    TRY_GOTO(ring_begin(loader->ring, handed));
+    TRY_GOTO(loader_ring_begin(loader->ring, handed));
 done:
     memory_free(begun.ids);
     return status;
 }
 
 Status loader_next(Loader *loader, LoaderPoll poll, void *context, LoaderBatch **out) {
-    return ring_next(loader->ring, poll, context, out);
+    return loader_ring_next(loader->ring, poll, context, out);
 }
 
-void loader_stop(Loader *loader) { ring_stop(loader->ring); }
+void loader_stop(Loader *loader) { loader_ring_stop(loader->ring); }
 
-LoaderPosition loader_position(const Loader *loader) { return ring_position(loader->ring); }
+LoaderPosition loader_position(const Loader *loader) { return loader_ring_position(loader->ring); }
 
 /* ---- single batches ---- */
 
 typedef struct Gather {
     Loader *loader;
     LoaderBatch *batch;
-    PlanDraws draws;
+    PipelineDraws draws;
     size_t chunk;
 } Gather;
 
 static Status gather_chunk(void *context, size_t item, int thread) {
     Gather *gather = context;
     size_t first = item * gather->chunk, left = gather->batch->count - first;
-    return plan_run(&gather->loader->plan, &gather->loader->scratch[thread], gather->draws, gather->batch, first,
-                    left < gather->chunk ? left : gather->chunk);
+    return loader_pipeline_run(&gather->loader->pipeline, &gather->loader->scratch[thread], gather->draws,
+                               gather->batch, first, left < gather->chunk ? left : gather->chunk);
 }
 
 Status loader_gather(Loader *loader, const uint64_t *ids, size_t count, uint32_t epoch, bool evaluate,
@@ -280,15 +269,15 @@ Status loader_gather(Loader *loader, const uint64_t *ids, size_t count, uint32_t
     LoaderBatch *batch = NULL;
     TRY(check_ids(loader, ids, count, "ids"));
     TRY(create_pool(loader));
-    TRY(slots_take(loader->slots, count, &batch));
+    TRY(loader_slots_take(loader->slots, count, &batch));
     batch->epoch = epoch;
     batch->index = LOADER_NO_BATCH;
-    if (count > 0) memcpy(slots_ids(batch), ids, count * sizeof *ids);
-    size_t chunk = plan_chunk(&loader->plan, count, loader->threads);
+    if (count > 0) memcpy(loader_slots_ids(batch), ids, count * sizeof *ids);
+    size_t chunk = loader_pipeline_chunk(&loader->pipeline, count, loader->threads);
     Gather gather = {loader, batch, {epoch, evaluate}, chunk};
     TRY_GOTO(pool_run(loader->pool, (count + chunk - 1) / chunk, gather_chunk, &gather));
-    TRY_GOTO(beton_reader_check_length(loader->reader));
-    slots_hand_over(batch);
+    TRY_GOTO(loader_source_check(&loader->source));
+    loader_slots_hand_over(batch);
     *out = batch;
     batch = NULL;
 done:

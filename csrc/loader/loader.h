@@ -27,6 +27,7 @@
 #include "augment/augment.h"
 #include "base/status.h"
 #include "beton/reader.h"
+#include "loader/decoders/table.h"
 
 typedef struct Loader Loader;
 
@@ -42,14 +43,13 @@ typedef enum LoaderOrder {
     LOADER_QUASI_RANDOM /* pages in random order, samples shuffled within windows of `window_pages` pages */
 } LoaderOrder;
 
-typedef enum LoaderDecoder {
-    LOADER_INT,       /* int64, shape (1) */
-    LOADER_FLOAT,     /* float64, shape (1) */
-    LOADER_ARRAY,     /* array and tensor fields: their dtype and shape */
-    LOADER_BYTES,     /* uint8, as wide as the longest value in the file, padded with zeros */
-    LOADER_BYTE_SIZE, /* int64, shape (1): the length of a bytes or JSON value */
-    LOADER_IMAGE      /* images of one size, raw or JPEG, through `image` */
-} LoaderDecoder;
+/* The constants of the table of decoders, which says what each gives. */
+#define X(constant, entry) constant,
+typedef enum LoaderDecoder { LOADER_DECODERS(X) LOADER_DECODER_COUNT } LoaderDecoder;
+#undef X
+
+/* The decoder that Python names so; false if there is none. */
+bool loader_decoder_find(const char *name, LoaderDecoder *out);
 
 /* One array of a batch. */
 typedef struct LoaderOutput {
@@ -109,7 +109,6 @@ typedef struct LoaderArray {
 
 size_t loader_outputs(const Loader *loader);
 const LoaderArray *loader_array(const Loader *loader, size_t output);
-const BetonReader *loader_reader(const Loader *loader);
 
 /* Samples in use, and batches of a complete epoch on this rank (the same on every rank). */
 uint64_t loader_samples(const Loader *loader);
@@ -168,11 +167,6 @@ typedef struct LoaderPosition {
 } LoaderPosition;
 
 LoaderPosition loader_position(const Loader *loader);
-
-/* The pixels that `resident` keeps of an image output (uint8, [samples in the file][height][width][3]); NULL if it
- * keeps none. Rows of samples that are not in use are zero. Borrowed until loader_destroy. (One array of the pixels of
- * any file: loader_gather of all samples.) */
-const uint8_t *loader_resident(const Loader *loader, size_t output, uint32_t *height, uint32_t *width);
 
 typedef struct LoaderStats {
     uint64_t batches, samples;              /* given to the caller */

@@ -20,8 +20,8 @@ typedef struct Flight {
 } Flight;
 
 typedef struct Worker {
-    Ring *ring; /* borrowed until ring_destroy */
-    PlanScratch scratch;
+    Ring *ring; /* borrowed until loader_ring_destroy */
+    DecoderScratch scratch;
     pthread_t handle;
 } Worker;
 
@@ -47,7 +47,7 @@ struct Ring {
 typedef struct Job {
     Flight *flight;
     LoaderBatch *batch;
-    PlanDraws draws;
+    PipelineDraws draws;
     size_t first, count;
     const uint64_t *ahead_ids; /* the next batch's samples, to be read ahead, or NULL */
     size_t ahead_count;
@@ -71,13 +71,13 @@ static void open_batch(Ring *ring) {
     Flight *flight = flight_of(ring, ring->opened);
     LoaderPart part = loader_split_part(&ring->config.split, ring->pass.samples, ring->opened);
     *flight = (Flight){.chunks = (part.count + chunk - 1) / chunk};
-    if (slots_take(ring->config.slots, part.count, &flight->batch) != STATUS_OK) {
+    if (loader_slots_take(ring->config.slots, part.count, &flight->batch) != STATUS_OK) {
         flight->chunks = 0;
         fail_flight(flight, 0);
     } else {
         flight->batch->index = ring->opened;
         flight->batch->epoch = ring->pass.draws.epoch;
-        uint64_t *ids = slots_ids(flight->batch);
+        uint64_t *ids = loader_slots_ids(flight->batch);
         for (size_t i = 0; i < part.count; i++) ids[i] = ring->pass.ids[part.first + i];
     }
     ring->opened++;
@@ -118,10 +118,12 @@ static bool find_job(Ring *ring, Job *job) {
 
 static void run_job(Worker *worker, const Job *job) {
     Ring *ring = worker->ring;
-    if (job->ahead_ids != NULL) plan_read_ahead(ring->config.plan, job->ahead_ids, job->ahead_count);
+    if (job->ahead_ids != NULL)
+        loader_source_read_ahead(ring->config.pipeline->source, job->ahead_ids, job->ahead_count);
     worker->scratch.decode_ns = 0;
     int64_t start = clock_now_ns();
-    Status status = plan_run(ring->config.plan, &worker->scratch, job->draws, job->batch, job->first, job->count);
+    Status status =
+        loader_pipeline_run(ring->config.pipeline, &worker->scratch, job->draws, job->batch, job->first, job->count);
     int64_t spent = clock_now_ns() - start;
     pthread_mutex_lock(&ring->mutex);
     ring->busy--;
@@ -129,7 +131,7 @@ static void run_job(Worker *worker, const Job *job) {
     ring->totals.decode_ns += worker->scratch.decode_ns;
     if (status != STATUS_OK) fail_flight(job->flight, worker->scratch.failed_at);
     job->flight->done++;
-    bool cut = finished(job->flight) && beton_reader_check_length(ring->config.plan->reader) != STATUS_OK;
+    bool cut = finished(job->flight) && loader_source_check(ring->config.pipeline->source) != STATUS_OK;
     if (cut) fail_flight(job->flight, -1); /* whatever else its samples say */
     if (finished(job->flight) || !ring->active) pthread_cond_broadcast(&ring->ready);
 }
@@ -160,10 +162,10 @@ static Status start_workers(Ring *ring) {
     while (ring->started < ring->config.workers) {
         Worker *worker = &ring->workers[ring->started];
         worker->ring = ring;
-        TRY(plan_scratch_init(ring->config.plan, &worker->scratch));
+        TRY(loader_pipeline_scratch_init(ring->config.pipeline, &worker->scratch));
         int failed = pthread_create(&worker->handle, NULL, work, worker);
         if (failed != 0) {
-            plan_scratch_fini(&worker->scratch);
+            loader_pipeline_scratch_fini(&worker->scratch);
             return error_fail_errno(STATUS_IO, failed, "cannot start worker thread %d of %d", ring->started + 1,
                                     ring->config.workers);
         }
@@ -174,7 +176,7 @@ static Status start_workers(Ring *ring) {
 
 /* ---- the ring ---- */
 
-Status ring_create(const RingConfig *config, Ring **out) {
+Status loader_ring_create(const RingConfig *config, Ring **out) {
     Status status = STATUS_OK;
     Ring *ring = NULL;
     pthread_condattr_t monotonic;
@@ -191,20 +193,20 @@ Status ring_create(const RingConfig *config, Ring **out) {
     *out = ring;
     ring = NULL;
 done:
-    ring_destroy(ring);
+    loader_ring_destroy(ring);
     return status;
 }
 
-void ring_destroy(Ring *ring) {
+void loader_ring_destroy(Ring *ring) {
     if (ring == NULL) return;
-    ring_stop(ring);
+    loader_ring_stop(ring);
     pthread_mutex_lock(&ring->mutex);
     ring->quit = true;
     pthread_cond_broadcast(&ring->work);
     pthread_mutex_unlock(&ring->mutex);
     for (int i = 0; i < ring->started; i++) {
         pthread_join(ring->workers[i].handle, NULL);
-        plan_scratch_fini(&ring->workers[i].scratch);
+        loader_pipeline_scratch_fini(&ring->workers[i].scratch);
     }
     memory_free(ring->pass.ids);
     memory_free(ring->flights);
@@ -229,16 +231,16 @@ static void end_pass(Ring *ring) {
     ring->pass.ids = NULL;
 }
 
-void ring_stop(Ring *ring) {
+void loader_ring_stop(Ring *ring) {
     pthread_mutex_lock(&ring->mutex);
     uint64_t delivered = ring->delivered;
     if (ring->active) end_pass(ring);
-    ring->delivered = ring->opened = delivered; /* what ring_position speaks of */
+    ring->delivered = ring->opened = delivered; /* what loader_ring_position speaks of */
     pthread_mutex_unlock(&ring->mutex);
 }
 
-Status ring_begin(Ring *ring, RingPass pass) {
-    ring_stop(ring);
+Status loader_ring_begin(Ring *ring, RingPass pass) {
+    loader_ring_stop(ring);
     Status status = start_workers(ring);
     if (status != STATUS_OK) {
         memory_free(pass.ids);
@@ -278,12 +280,12 @@ static LoaderBatch *deliver(Ring *ring, Flight *flight) {
     ring->delivered++;
     ring->totals.batches++;
     ring->totals.samples += batch->count;
-    slots_hand_over(batch);
+    loader_slots_hand_over(batch);
     if (ring->sleeping > 0) pthread_cond_broadcast(&ring->work);
     return batch;
 }
 
-Status ring_next(Ring *ring, LoaderPoll poll, void *context, LoaderBatch **out) {
+Status loader_ring_next(Ring *ring, LoaderPoll poll, void *context, LoaderBatch **out) {
     Status status = STATUS_OK;
     LoaderBatch *batch = NULL;
     pthread_mutex_lock(&ring->mutex);
@@ -309,7 +311,7 @@ done:
     return status;
 }
 
-LoaderPosition ring_position(Ring *ring) {
+LoaderPosition loader_ring_position(Ring *ring) {
     pthread_mutex_lock(&ring->mutex);
     LoaderPosition position = {ring->pass.draws.epoch, ring->delivered};
     if (!ring->any_pass) {
@@ -321,11 +323,11 @@ LoaderPosition ring_position(Ring *ring) {
     return position;
 }
 
-void ring_stats(Ring *ring, LoaderStats *stats) {
+void loader_ring_stats(Ring *ring, LoaderStats *stats) {
     pthread_mutex_lock(&ring->mutex);
     *stats = ring->totals;
     stats->workers = ring->started;
     stats->memory_bytes = ring->pass.ids == NULL ? 0 : (size_t)ring->pass.samples * sizeof(uint64_t);
-    stats->memory_bytes += (size_t)ring->started * plan_scratch_bytes(ring->config.plan);
+    stats->memory_bytes += (size_t)ring->started * loader_pipeline_scratch_bytes(ring->config.pipeline);
     pthread_mutex_unlock(&ring->mutex);
 }

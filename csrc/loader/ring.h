@@ -2,14 +2,14 @@
 #ifndef CGXFFCV_LOADER_RING_H
 #define CGXFFCV_LOADER_RING_H
 
-#include "loader/plan.h"
+#include "loader/pipeline.h"
 #include "loader/slots.h"
 
 typedef struct Ring Ring;
 
 typedef struct RingConfig {
-    const Plan *plan; /* borrowed until ring_destroy */
-    Slots *slots;     /* borrowed until ring_destroy */
+    const Pipeline *pipeline; /* borrowed until loader_ring_destroy */
+    Slots *slots;             /* borrowed until loader_ring_destroy */
     LoaderSplit split;
     int workers;
     size_t ahead; /* batches in flight, at least 1 */
@@ -20,21 +20,21 @@ typedef struct RingConfig {
 typedef struct RingPass {
     uint64_t *ids; /* of the whole epoch, all ranks; the ring takes ownership, also on failure */
     uint64_t samples;
-    PlanDraws draws;
+    PipelineDraws draws;
     uint64_t first_batch;
 } RingPass;
 
-Status ring_create(const RingConfig *config, Ring **out);
-void ring_destroy(Ring *ring); /* joins the workers; NULL is fine */
+Status loader_ring_create(const RingConfig *config, Ring **out);
+void loader_ring_destroy(Ring *ring); /* joins the workers; NULL is fine */
 
 /* Starts a pass, after stopping the one under way; the first call starts the threads. */
-Status ring_begin(Ring *ring, RingPass pass);
-Status ring_next(Ring *ring, LoaderPoll poll, void *context, LoaderBatch **out);
-void ring_stop(Ring *ring);
+Status loader_ring_begin(Ring *ring, RingPass pass);
+Status loader_ring_next(Ring *ring, LoaderPoll poll, void *context, LoaderBatch **out);
+void loader_ring_stop(Ring *ring);
 
-LoaderPosition ring_position(Ring *ring);
+LoaderPosition loader_ring_position(Ring *ring);
 
 /* Adds the ring's part. */
-void ring_stats(Ring *ring, LoaderStats *stats);
+void loader_ring_stats(Ring *ring, LoaderStats *stats);
 
 #endif

@@ -52,7 +52,7 @@ static Status measure(const Slots *slots, size_t samples, size_t *offsets, size_
     return STATUS_OK;
 }
 
-Status slots_create(const SlotsConfig *config, Slots **out) {
+Status loader_slots_create(const SlotsConfig *config, Slots **out) {
     Status status = STATUS_OK;
     Slots *slots = NULL;
     TRY(memory_calloc(1, sizeof *slots, &slots));
@@ -69,7 +69,7 @@ Status slots_create(const SlotsConfig *config, Slots **out) {
     *out = slots;
     slots = NULL;
 done:
-    slots_close(slots);
+    loader_slots_close(slots);
     return status;
 }
 
@@ -132,7 +132,7 @@ static void forget(Slots *slots, Slot *slot) {
     slots->stats.bytes -= slot->bytes;
 }
 
-void slots_close(Slots *slots) {
+void loader_slots_close(Slots *slots) {
     if (slots == NULL) return;
     pthread_mutex_lock(&slots->mutex);
     slots->closed = true;
@@ -178,7 +178,7 @@ static Slot *take_free(Slots *slots, size_t samples) {
     return slot;
 }
 
-Status slots_take(Slots *slots, size_t samples, LoaderBatch **out) {
+Status loader_slots_take(Slots *slots, size_t samples, LoaderBatch **out) {
     pthread_mutex_lock(&slots->mutex);
     Slot *slot = take_free(slots, samples);
     if (slot == NULL) {
@@ -201,9 +201,9 @@ Status slots_take(Slots *slots, size_t samples, LoaderBatch **out) {
     return STATUS_OK;
 }
 
-uint64_t *slots_ids(LoaderBatch *batch) { return ((Slot *)(void *)batch)->ids; }
+uint64_t *loader_slots_ids(LoaderBatch *batch) { return ((Slot *)(void *)batch)->ids; }
 
-void slots_hand_over(LoaderBatch *batch) {
+void loader_slots_hand_over(LoaderBatch *batch) {
     Slot *slot = (Slot *)(void *)batch;
     pthread_mutex_lock(&slot->pool->mutex);
     slot->held = true;
@@ -234,9 +234,9 @@ void loader_batch_release(LoaderBatch *batch) {
     if (!keep) destroy_slot(slot, page_locked);
 }
 
-size_t slots_batch_bytes(const Slots *slots) { return slots->batch_bytes; }
+size_t loader_slots_batch_bytes(const Slots *slots) { return slots->batch_bytes; }
 
-SlotsStats slots_stats(Slots *slots) {
+SlotsStats loader_slots_stats(Slots *slots) {
     pthread_mutex_lock(&slots->mutex);
     SlotsStats stats = slots->stats;
     pthread_mutex_unlock(&slots->mutex);

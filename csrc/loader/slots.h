@@ -15,26 +15,26 @@ typedef struct SlotsStats {
 typedef struct SlotsConfig {
     size_t batch_size; /* samples that a buffer has room for; others are made for larger batches */
     size_t arrays;
-    const size_t *sample_bytes; /* of each array; borrowed during slots_create */
+    const size_t *sample_bytes; /* of each array; borrowed during loader_slots_create */
     size_t spare;               /* at most so many unused buffers are kept */
     bool page_locked;           /* memory that `device` can copy from beside its work */
     int device;
 } SlotsConfig;
 
-Status slots_create(const SlotsConfig *config, Slots **out);
+Status loader_slots_create(const SlotsConfig *config, Slots **out);
 
 /* The owner lets go: unused buffers are freed, the others as their batches are released. NULL is fine. */
-void slots_close(Slots *slots);
+void loader_slots_close(Slots *slots);
 
 /* A buffer for `samples` samples with one reference and uninitialised contents; ids are at batch->ids, writable
- * through slots_ids. */
-Status slots_take(Slots *slots, size_t samples, LoaderBatch **out);
-uint64_t *slots_ids(LoaderBatch *batch);
+ * through loader_slots_ids. */
+Status loader_slots_take(Slots *slots, size_t samples, LoaderBatch **out);
+uint64_t *loader_slots_ids(LoaderBatch *batch);
 
 /* The batch goes to a caller: it counts as held until it is released. */
-void slots_hand_over(LoaderBatch *batch);
+void loader_slots_hand_over(LoaderBatch *batch);
 
-size_t slots_batch_bytes(const Slots *slots);
-SlotsStats slots_stats(Slots *slots);
+size_t loader_slots_batch_bytes(const Slots *slots);
+SlotsStats loader_slots_stats(Slots *slots);
 
 #endif

@@ -82,7 +82,7 @@ static Status copy_indices(Traversal *order, const LoaderConfig *config, uint64_
     return STATUS_OK;
 }
 
-Status traversal_init(Traversal *order, const BetonReader *reader, const LoaderConfig *config) {
+Status loader_traversal_init(Traversal *order, const BetonReader *reader, const LoaderConfig *config) {
     uint64_t in_file = beton_reader_num_samples(reader);
     *order = (Traversal){.kind = config->order, .seed = config->seed, .window_pages = config->window_pages};
     order->count = config->indices == NULL ? in_file : config->index_count;
@@ -90,19 +90,19 @@ Status traversal_init(Traversal *order, const BetonReader *reader, const LoaderC
     return order->kind == LOADER_QUASI_RANDOM ? sort_by_page(order, reader) : STATUS_OK;
 }
 
-void traversal_fini(Traversal *order) {
+void loader_traversal_fini(Traversal *order) {
     memory_free(order->page_ends);
     memory_free(order->by_page);
     memory_free(order->samples);
     *order = (Traversal){0};
 }
 
-size_t traversal_bytes(const Traversal *order) {
+size_t loader_traversal_bytes(const Traversal *order) {
     int lists = (order->samples != NULL) + (order->by_page != NULL) + (order->page_ends != NULL);
     return (size_t)order->count * sizeof(uint64_t) * (size_t)lists;
 }
 
-Status traversal_make(const Traversal *order, uint32_t epoch, bool sequential, uint64_t *out) {
+Status loader_traversal_make(const Traversal *order, uint32_t epoch, bool sequential, uint64_t *out) {
     if (order->kind == LOADER_QUASI_RANDOM && !sequential) return make_quasi_random(order, epoch, out);
     for (uint64_t i = 0; i < order->count; i++) out[i] = order->samples == NULL ? i : order->samples[i];
     if (order->kind == LOADER_RANDOM && !sequential) {

@@ -17,13 +17,13 @@ typedef struct Traversal {
 } Traversal;
 
 /* `indices` (borrowed during the call) may be NULL: all samples. They are checked against the reader. */
-Status traversal_init(Traversal *order, const BetonReader *reader, const LoaderConfig *config);
-void traversal_fini(Traversal *order);
+Status loader_traversal_init(Traversal *order, const BetonReader *reader, const LoaderConfig *config);
+void loader_traversal_fini(Traversal *order);
 
 /* Bytes that an order holds. */
-size_t traversal_bytes(const Traversal *order);
+size_t loader_traversal_bytes(const Traversal *order);
 
 /* Writes `count` sample numbers. Needs no lock: an Traversal never changes. */
-Status traversal_make(const Traversal *order, uint32_t epoch, bool sequential, uint64_t *out);
+Status loader_traversal_make(const Traversal *order, uint32_t epoch, bool sequential, uint64_t *out);
 
 #endif

@@ -10,13 +10,6 @@ typedef struct Name {
     int value;
 } Name;
 
-static const Name decoders[] = {{"int", LOADER_INT},
-                                {"float", LOADER_FLOAT},
-                                {"array", LOADER_ARRAY},
-                                {"bytes", LOADER_BYTES},
-                                {"byte_size", LOADER_BYTE_SIZE},
-                                {"image", LOADER_IMAGE},
-                                {NULL, 0}};
 static const Name types[] = {
     {"uint8", IMAGE_U8}, {"float32", IMAGE_F32}, {"float16", IMAGE_F16}, {"bfloat16", IMAGE_BF16}, {NULL, 0}};
 static const Name layouts[] = {{"hwc", IMAGE_HWC}, {"chw", IMAGE_CHW}, {NULL, 0}};
@@ -108,14 +101,16 @@ int loader_spec_parse(PyObject *sequence, LoaderSpec *out) {
         LoaderOutput *output = &out->outputs[i];
         PyObject *image;
         const char *decoder_name;
-        int decoder, fast;
+        int fast;
         *output = (LoaderOutput){0};
         if (arguments_unpack(PyTuple_GET_ITEM(sequence, i), "sspO;an output is a tuple of 4", &output->field,
-                             &decoder_name, &fast, &image) < 0 ||
-            look_up(decoders, decoder_name, "decoder", &decoder) < 0) {
+                             &decoder_name, &fast, &image) < 0) {
             return -1;
         }
-        output->decoder = (LoaderDecoder)decoder;
+        if (!loader_decoder_find(decoder_name, &output->decoder)) {
+            PyErr_Format(PyExc_ValueError, "unknown decoder '%s'", decoder_name);
+            return -1;
+        }
         output->fast_jpeg = fast != 0;
         if (image == Py_None) continue;
         if (parse_image(image, &out->images[i]) < 0) return -1;

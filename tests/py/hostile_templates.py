@@ -229,6 +229,8 @@ FUNCTIONS = {
     "loader_shuffled": plain(_cgxffcv.loader_shuffled, np.arange(9), 3, 1),
     "loader_share": plain(_cgxffcv.loader_share, np.arange(9), 2, 2, 1, False),
     "resize_area": plain(_cgxffcv.resize_area, image(), 7, 9),
+    "loader_shuffled": plain(_cgxffcv.loader_shuffled, np.arange(9), 1, 2),
+    "loader_share": plain(_cgxffcv.loader_share, np.arange(9), 2, 2, 1, False),
     "quantize": plain(_cgxffcv.quantize, np.ones(100, np.float32), 0, SPEC, (1, 2, 3, 4), 2, wire()),
     "dequantize": plain(
         _cgxffcv.dequantize, wire(), SPEC, np.ones(100, np.float32), 0, np.ones(100, np.float32), 2.0, 2

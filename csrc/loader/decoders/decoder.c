@@ -1,0 +1,48 @@
+/* The table of decoders, and what its entries share. */
+#include "loader/decoders/decoder.h"
+
+#include <string.h>
+
+static const DecoderEntry *const table[] = {
+#define X(constant, entry) [constant] = &entry,
+    LOADER_DECODERS(X)
+#undef X
+};
+
+#define ENTRIES (sizeof table / sizeof *table)
+
+const DecoderEntry *loader_decoder_entry(LoaderDecoder decoder) {
+    return (size_t)decoder < ENTRIES ? table[decoder] : NULL;
+}
+
+bool loader_decoder_find(const char *name, LoaderDecoder *out) {
+    for (size_t i = 0; i < ENTRIES; i++) {
+        if (strcmp(table[i]->name, name) != 0) continue;
+        *out = (LoaderDecoder)i;
+        return true;
+    }
+    return false;
+}
+
+void loader_decoder_set_array(DecoderOutput *output, BetonDtype dtype, int ndim, const uint64_t *shape) {
+    LoaderArray *array = &output->array;
+    *array = (LoaderArray){.dtype = dtype, .ndim = ndim, .sample_bytes = beton_dtype_bytes(dtype)};
+    for (int i = 0; i < ndim; i++) {
+        array->shape[i] = shape[i];
+        array->sample_bytes *= (size_t)shape[i];
+    }
+}
+
+Status loader_decoder_fail(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const char *operation,
+                           Status status) {
+    if (status == STATUS_OK) return status;
+    chunk->scratch->failed_at = (int64_t)(chunk->first + i);
+    error_at_operation(status, operation);
+    error_at_path(status, beton_reader_path(chunk->source->reader));
+    error_at_sample(status, (int64_t)chunk->ids[i]);
+    return error_at_field(status, output->about->name);
+}
+
+Status loader_decoder_fail_changed(void) {
+    return error_fail(STATUS_FORMAT, "the file has been changed since it was opened; open it again");
+}

@@ -1,0 +1,104 @@
+/* How the values of a field become rows of a batch. An entry is a file of its own and a line in table.h. Private to
+ * loader/. */
+#ifndef CGXFFCV_LOADER_DECODERS_DECODER_H
+#define CGXFFCV_LOADER_DECODERS_DECODER_H
+
+#include "image/jpeg.h"
+#include "loader/loader.h"
+#include "loader/source.h"
+#include "loader/traversal.h"
+
+#define DECODER_MAX_CHUNK 64 /* samples that one call may take */
+
+typedef struct DecoderEntry DecoderEntry;
+
+/* One array of a batch, and how it is made. */
+typedef struct DecoderOutput {
+    size_t field;            /* in the reader */
+    const BetonField *about; /* borrowed from the reader */
+    const DecoderEntry *decoder;
+    /* What `prepare` fills in. */
+    LoaderArray array;
+    void *state;          /* owned: whatever the decoder knows of this output */
+    size_t scratch_bytes; /* memory of this output alone, in each thread */
+    size_t buffer_bytes;  /* room for one value, in each thread, which all outputs share */
+    size_t work_bytes;    /* what a sample costs, beside writing its row, in bytes that could be copied meanwhile */
+    /* What the pipeline fills in. */
+    size_t scratch_at; /* where its memory begins in the thread's */
+    int next_view;     /* another output of the same decoded values, or -1 */
+    bool is_view;      /* reached through next_view of another */
+    size_t kept_bytes; /* held by `reserve` */
+} DecoderOutput;
+
+/* One thread's memory. */
+typedef struct DecoderScratch {
+    JpegDecoder *jpeg;   /* owned, made when needed */
+    uint8_t *buffer;     /* owned, made when needed */
+    size_t buffer_bytes; /* the most that an output wants of it */
+    unsigned char *own;  /* owned: the outputs' scratch_bytes */
+    int64_t decode_ns;   /* spent in the JPEG decoder since it was last set to 0 */
+    int64_t failed_at;   /* after a failure: position in the batch */
+} DecoderScratch;
+
+/* Some samples of one batch, in one thread. */
+typedef struct DecoderChunk {
+    const LoaderSource *source;
+    const DecoderOutput *outputs; /* all of the pipeline */
+    DecoderScratch *scratch;
+    uint64_t seed;
+    uint32_t epoch;
+    bool evaluate;
+    const uint64_t *ids; /* of the chunk's first sample */
+    size_t first, count; /* in the batch; at most DECODER_MAX_CHUNK */
+    void *const *arrays; /* the batch's, one an output */
+} DecoderChunk;
+
+struct DecoderEntry {
+    const char *name;       /* as Python names it */
+    const char *what;       /* in messages */
+    const BetonKind *kinds; /* of the fields that it reads ... */
+    size_t kind_count;      /* ... so many */
+
+    /* Looks at the file and at what is wished: the output's shape and type, what it costs, its state. `in_use` says
+     * which samples matter. Runs within loader_source_enter. */
+    Status (*prepare)(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+                      DecoderOutput *output);
+
+    /* Makes the chunk's rows, the first of which is at `rows`, and those of all further views. A failure is told
+     * through loader_decoder_fail. */
+    Status (*decode)(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows);
+
+    /* NULL, or: whether `other`, of the same field and decoder, differs only in what is done after decoding. */
+    bool (*same_values)(const DecoderOutput *output, const DecoderOutput *other);
+
+    /* NULL, or: prepares a thread's scratch_bytes. */
+    void (*init_scratch)(const DecoderOutput *output, void *scratch);
+
+    /* NULL, or: makes room for the decoded values of all samples, if that saves work later, and sets kept_bytes; all
+     * views of the output are in `outputs`. `keep` then decodes the chunk's only sample into it. */
+    Status (*reserve)(const LoaderSource *source, const Traversal *in_use, DecoderOutput *outputs,
+                      DecoderOutput *output);
+    Status (*keep)(const DecoderChunk *chunk, const DecoderOutput *output);
+
+    void (*destroy)(DecoderOutput *output); /* NULL, or: frees `state` */
+};
+
+#define X(constant, entry) extern const DecoderEntry entry;
+LOADER_DECODERS(X)
+#undef X
+
+/* NULL where there is none. */
+const DecoderEntry *loader_decoder_entry(LoaderDecoder decoder);
+
+/* ---- what entries share ---- */
+
+void loader_decoder_set_array(DecoderOutput *output, BetonDtype dtype, int ndim, const uint64_t *shape);
+
+/* Adds to a failure what is known of the chunk's sample `i`; STATUS_OK passes through. */
+Status loader_decoder_fail(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const char *operation,
+                           Status status);
+
+/* The failure of a value that is not what it was when the file was opened. */
+Status loader_decoder_fail_changed(void);
+
+#endif

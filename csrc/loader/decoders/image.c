@@ -1,0 +1,248 @@
+/* Images of one size: raw ones straight from the file, JPEG ones decoded into the thread's buffer, or all decoded once
+ * and kept; each pixel then goes through `augment` into the batch. */
+#include <string.h>
+
+#include "augment/augment.h"
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/memory.h"
+#include "loader/decoders/decoder.h"
+
+typedef struct ImageState {
+    Augment *augment; /* owned; NULL if no sample is in use */
+    uint32_t height, width;
+    bool fast_jpeg;
+    const uint8_t *kept;            /* the pixels of all samples; NULL: read from the file */
+    const uint8_t *in_use;          /* a flag a sample, where `kept` does not cover the whole file; or NULL */
+    uint8_t *own_kept, *own_in_use; /* owned: of the first of its views */
+} ImageState;
+
+static const BetonKind kinds[] = {BETON_IMAGE};
+
+static size_t pixel_bytes(const ImageState *state) { return (size_t)state->height * state->width * AUGMENT_CHANNELS; }
+
+/* ---- what the file holds ---- */
+
+/* The one size of the images in use. */
+static Status find_size(const LoaderSource *source, const Traversal *in_use, const DecoderOutput *output) {
+    ImageState *state = output->state;
+    const BetonField *about = output->about;
+    state->height = about->max_height;
+    state->width = about->max_width;
+    if (about->min_height == about->max_height && about->min_width == about->max_width) return STATUS_OK;
+    for (uint64_t i = 0; i < in_use->count; i++) {
+        uint64_t sample = in_use->samples == NULL ? i : in_use->samples[i];
+        BetonImage image;
+        TRY(loader_source_image(source, output->field, sample, &image));
+        if (i == 0) {
+            state->height = image.height;
+            state->width = image.width;
+        }
+        if (image.height == state->height && image.width == state->width) continue;
+        Status status =
+            error_fail(STATUS_ARGUMENT,
+                       "the image is %ux%u (height x width), the first in use %ux%u: this decoder needs images of one "
+                       "size; choose samples of one size with indices, or write the file with one size",
+                       image.height, image.width, state->height, state->width);
+        error_at_sample(status, (int64_t)sample);
+        return error_at_path(error_at_field(status, about->name), beton_reader_path(source->reader));
+    }
+    return STATUS_OK;
+}
+
+static BetonDtype dtype_of(ImageType type) {
+    switch (type) {
+    case IMAGE_F32:
+        return BETON_F32;
+    case IMAGE_F16:
+        return BETON_F16;
+    case IMAGE_BF16:
+        return BETON_U16;
+    default:
+        return BETON_U8;
+    }
+}
+
+static Status prepare_augment(const AugmentSpec *wish, DecoderOutput *output, bool any) {
+    static const AugmentSpec unchanged = {.type = IMAGE_U8, .layout = IMAGE_HWC};
+    AugmentSpec spec = wish == NULL ? unchanged : *wish;
+    ImageState *state = output->state;
+    int32_t height = 0, width = 0;
+    if (any) {
+        spec.height = (int32_t)state->height;
+        spec.width = (int32_t)state->width;
+        TRY(augment_create(&spec, &state->augment));
+        augment_output_size(state->augment, &height, &width);
+        output->scratch_bytes = augment_scratch_bytes(state->augment);
+    }
+    uint64_t h = (uint64_t)height, w = (uint64_t)width;
+    uint64_t hwc[] = {h, w, AUGMENT_CHANNELS}, chw[] = {AUGMENT_CHANNELS, h, w};
+    loader_decoder_set_array(output, dtype_of(spec.type), 3, spec.layout == IMAGE_CHW ? chw : hwc);
+    output->array.bfloat16 = spec.type == IMAGE_BF16;
+    return STATUS_OK;
+}
+
+static Status prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+                      DecoderOutput *output) {
+    ImageState *state = NULL;
+    TRY(memory_calloc(1, sizeof *state, &state));
+    output->state = state;
+    state->fast_jpeg = wish->fast_jpeg;
+    TRY(find_size(source, in_use, output));
+    bool jpeg = output->about->num_jpeg > 0, any = in_use->count > 0;
+    /* What is decoded comes into memory of the size that the records say, which nothing else in the file bounds. */
+    if (jpeg && any) {
+        TRY(error_at_path(jpeg_check_pixels(state->width, state->height), beton_reader_path(source->reader)));
+    }
+    output->buffer_bytes = jpeg ? pixel_bytes(state) : 0;
+    output->work_bytes = (jpeg ? 16 : 1) * pixel_bytes(state); /* decoding costs ten times a copy */
+    return prepare_augment(wish->image, output, any);
+}
+
+static void destroy(DecoderOutput *output) {
+    ImageState *state = output->state;
+    augment_destroy(state->augment);
+    memory_free(state->own_kept);
+    memory_free(state->own_in_use);
+    memory_free(state);
+}
+
+static bool same_values(const DecoderOutput *output, const DecoderOutput *other) {
+    const ImageState *a = output->state, *b = other->state;
+    return a->fast_jpeg == b->fast_jpeg;
+}
+
+static void init_scratch(const DecoderOutput *output, void *scratch) {
+    const ImageState *state = output->state;
+    if (state->augment != NULL) augment_scratch_init(state->augment, scratch);
+}
+
+/* ---- pixels ---- */
+
+static Status read_image(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, BetonImage *image) {
+    const ImageState *state = output->state;
+    Status status = loader_source_image(chunk->source, output->field, chunk->ids[i], image);
+    if (status == STATUS_OK && (image->height != state->height || image->width != state->width)) {
+        status = error_fail(STATUS_ARGUMENT, "the image is %ux%u (height x width), but the loader's images are %ux%u",
+                            image->height, image->width, state->height, state->width);
+    }
+    if (status == STATUS_OK && image->mode == BETON_IMAGE_RAW && image->region.size < pixel_bytes(state)) {
+        status = loader_decoder_fail_changed();
+    }
+    return loader_decoder_fail(chunk, output, i, "read", status);
+}
+
+static Status decode_jpeg(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
+                          uint8_t *pixels) {
+    const ImageState *state = output->state;
+    DecoderScratch *scratch = chunk->scratch;
+    if (scratch->jpeg == NULL) TRY(jpeg_decoder_create(&scratch->jpeg));
+    int64_t start = clock_now_ns();
+    Status status = jpeg_decode(scratch->jpeg, image->region.data, (size_t)image->region.size,
+                                state->fast_jpeg ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, state->width, state->height,
+                                pixels, (size_t)state->width * AUGMENT_CHANNELS);
+    scratch->decode_ns += clock_now_ns() - start;
+    return loader_decoder_fail(chunk, output, i, "decode", beton_damaged_image(status));
+}
+
+/* The image and all further views of it. */
+static void augment_views(const DecoderChunk *chunk, const DecoderOutput *output, const uint8_t *pixels,
+                          const uint8_t *next, size_t i) {
+    CropKey key = {.seed = chunk->seed, .sample = chunk->ids[i], .epoch = chunk->epoch};
+    for (;; output = &chunk->outputs[output->next_view]) {
+        const ImageState *state = output->state;
+        size_t row = chunk->first + i;
+        unsigned char *to = (unsigned char *)chunk->arrays[output - chunk->outputs] + row * output->array.sample_bytes;
+        augment_run(state->augment, pixels, next, key, chunk->evaluate, to, chunk->scratch->own + output->scratch_at);
+        if (output->next_view < 0) return;
+    }
+}
+
+static Status decode_from_file(const DecoderChunk *chunk, const DecoderOutput *output) {
+    DecoderScratch *scratch = chunk->scratch;
+    BetonImage images[DECODER_MAX_CHUNK];
+    for (size_t i = 0; i < chunk->count; i++) TRY(read_image(chunk, output, i, &images[i]));
+    for (size_t i = 0; i < chunk->count; i++) {
+        const uint8_t *pixels = images[i].region.data;
+        bool next_raw = i + 1 < chunk->count && images[i + 1].mode == BETON_IMAGE_RAW;
+        if (images[i].mode == BETON_IMAGE_JPEG) {
+            if (scratch->buffer == NULL) TRY(memory_alloc(scratch->buffer_bytes, 1, &scratch->buffer));
+            TRY(decode_jpeg(chunk, output, i, &images[i], scratch->buffer));
+            pixels = scratch->buffer;
+        }
+        augment_views(chunk, output, pixels, next_raw ? images[i + 1].region.data : NULL, i);
+    }
+    return STATUS_OK;
+}
+
+static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
+    const ImageState *state = output->state;
+    (void)rows;
+    if (state->augment == NULL) {
+        Status status = error_fail(STATUS_ARGUMENT, "this loader has no samples in use");
+        return loader_decoder_fail(chunk, output, 0, "read", status);
+    }
+    if (state->kept == NULL) return decode_from_file(chunk, output);
+    for (size_t i = 0; i < chunk->count; i++) {
+        if (state->in_use != NULL && state->in_use[chunk->ids[i]] == 0) {
+            Status status = error_fail(STATUS_INDEX, "the sample is not in use (indices), so it is not in memory");
+            return loader_decoder_fail(chunk, output, i, "read", status);
+        }
+        const uint8_t *pixels = state->kept + chunk->ids[i] * pixel_bytes(state);
+        const uint8_t *next = i + 1 < chunk->count ? state->kept + chunk->ids[i + 1] * pixel_bytes(state) : NULL;
+        augment_views(chunk, output, pixels, next, i);
+    }
+    return STATUS_OK;
+}
+
+/* ---- resident pixels ---- */
+
+static Status mark_in_use(const LoaderSource *source, const Traversal *in_use, ImageState *state) {
+    if (in_use->samples == NULL) return STATUS_OK;
+    TRY(memory_calloc((size_t)beton_reader_num_samples(source->reader), 1, &state->own_in_use));
+    for (uint64_t i = 0; i < in_use->count; i++) state->own_in_use[in_use->samples[i]] = 1;
+    return STATUS_OK;
+}
+
+/* Of raw images nothing is kept: their pixels are in the file as they are. */
+static Status reserve(const LoaderSource *source, const Traversal *in_use, DecoderOutput *outputs,
+                      DecoderOutput *output) {
+    ImageState *state = output->state;
+    uint64_t bytes;
+    if (output->about->num_jpeg == 0) return STATUS_OK;
+    if (!checked_mul(beton_reader_num_samples(source->reader), pixel_bytes(state), &bytes) ||
+        bytes > memory_of_machine()) {
+        FAIL(STATUS_MEMORY, "the images are too many to keep in this machine's memory of %llu bytes (resident)",
+             (unsigned long long)memory_of_machine());
+    }
+    TRY(memory_calloc((size_t)bytes, 1, &state->own_kept));
+    TRY(mark_in_use(source, in_use, state));
+    output->kept_bytes = (size_t)bytes;
+    for (DecoderOutput *view = output;; view = &outputs[view->next_view]) {
+        ((ImageState *)view->state)->kept = state->own_kept;
+        ((ImageState *)view->state)->in_use = state->own_in_use;
+        if (view->next_view < 0) return STATUS_OK;
+    }
+}
+
+static Status keep(const DecoderChunk *chunk, const DecoderOutput *output) {
+    const ImageState *state = output->state;
+    uint8_t *to = state->own_kept + chunk->ids[0] * pixel_bytes(state);
+    BetonImage image;
+    TRY(read_image(chunk, output, 0, &image));
+    if (image.mode == BETON_IMAGE_JPEG) return decode_jpeg(chunk, output, 0, &image, to);
+    memcpy(to, image.region.data, pixel_bytes(state));
+    return STATUS_OK;
+}
+
+const DecoderEntry loader_decoder_image = {.name = "image",
+                                           .what = "the image decoder",
+                                           .kinds = kinds,
+                                           .kind_count = 1,
+                                           .prepare = prepare,
+                                           .decode = decode,
+                                           .same_values = same_values,
+                                           .init_scratch = init_scratch,
+                                           .reserve = reserve,
+                                           .keep = keep,
+                                           .destroy = destroy};

@@ -1,0 +1,176 @@
+/* Outputs joined with their decoders, and run on some samples of a batch. Knows no kind of value by itself. */
+#include "loader/pipeline.h"
+
+#include <stdio.h>
+
+#include "base/memory.h"
+
+/* ---- creation ---- */
+
+static Status find_field(const BetonReader *reader, const char *name, size_t *out) {
+    char known[256] = "";
+    int64_t found = beton_reader_find_field(reader, name);
+    if (found >= 0) {
+        *out = (size_t)found;
+        return STATUS_OK;
+    }
+    for (size_t i = 0, used = 0; i < beton_reader_num_fields(reader) && used < sizeof known; i++) {
+        used += (size_t)snprintf(known + used, sizeof known - used, "%s'%s'", i == 0 ? "" : ", ",
+                                 beton_reader_field(reader, i)->name);
+    }
+    return error_at_path(error_fail(STATUS_ARGUMENT, "no field is named '%s'; the file has %s", name, known),
+                         beton_reader_path(reader));
+}
+
+static Status check_kind(const BetonReader *reader, const DecoderEntry *decoder, const BetonField *about) {
+    for (size_t i = 0; i < decoder->kind_count; i++) {
+        if (decoder->kinds[i] == about->kind) return STATUS_OK;
+    }
+    Status status =
+        error_fail(STATUS_TYPE, "the field holds %s, which is not for %s", beton_kind_name(about->kind), decoder->what);
+    return error_at_path(error_at_field(status, about->name), beton_reader_path(reader));
+}
+
+/* Links the output to an earlier one that decodes the same values. */
+static void link_view(Pipeline *pipeline, size_t index) {
+    DecoderOutput *own = &pipeline->outputs[index];
+    for (size_t i = 0; own->decoder->same_values != NULL && i < index; i++) {
+        DecoderOutput *first = &pipeline->outputs[i];
+        if (first->decoder != own->decoder || first->field != own->field || first->is_view) continue;
+        if (!own->decoder->same_values(first, own)) continue;
+        own->next_view = first->next_view;
+        first->next_view = (int)index;
+        own->is_view = true;
+        return;
+    }
+}
+
+static Status prepare_output(Pipeline *pipeline, size_t index, const LoaderOutput *wish, const Traversal *in_use) {
+    const BetonReader *reader = pipeline->source->reader;
+    DecoderOutput *output = &pipeline->outputs[index];
+    const DecoderEntry *decoder = loader_decoder_entry(wish->decoder);
+    if (decoder == NULL) FAIL(STATUS_ARGUMENT, "unknown decoder %d", (int)wish->decoder);
+    TRY(find_field(reader, wish->field, &output->field));
+    output->about = beton_reader_field(reader, output->field);
+    output->next_view = -1;
+    TRY(check_kind(reader, decoder, output->about));
+    output->decoder = decoder;
+    TRY(error_at_field(decoder->prepare(pipeline->source, in_use, wish, output), output->about->name));
+    output->scratch_at = pipeline->scratch_bytes;
+    pipeline->scratch_bytes += (output->scratch_bytes + 63) & ~(size_t)63;
+    if (output->buffer_bytes > pipeline->buffer_bytes) pipeline->buffer_bytes = output->buffer_bytes;
+    link_view(pipeline, index);
+    return STATUS_OK;
+}
+
+Status loader_pipeline_init(Pipeline *pipeline, const LoaderSource *source, const LoaderConfig *config,
+                            const Traversal *in_use) {
+    *pipeline = (Pipeline){.source = source, .seed = config->seed};
+    TRY(memory_calloc(config->output_count, sizeof *pipeline->outputs, &pipeline->outputs));
+    for (size_t i = 0; i < config->output_count; i++) {
+        pipeline->count++;
+        TRY(prepare_output(pipeline, i, &config->outputs[i], in_use));
+    }
+    return STATUS_OK;
+}
+
+void loader_pipeline_fini(Pipeline *pipeline) {
+    for (size_t i = 0; i < pipeline->count; i++) {
+        DecoderOutput *output = &pipeline->outputs[i];
+        if (output->state != NULL) output->decoder->destroy(output);
+    }
+    memory_free(pipeline->outputs);
+    *pipeline = (Pipeline){0};
+}
+
+/* ---- a thread's memory ---- */
+
+Status loader_pipeline_scratch_init(const Pipeline *pipeline, DecoderScratch *scratch) {
+    *scratch = (DecoderScratch){.buffer_bytes = pipeline->buffer_bytes, .failed_at = -1};
+    TRY(memory_calloc(pipeline->scratch_bytes, 1, &scratch->own));
+    for (size_t i = 0; i < pipeline->count; i++) {
+        const DecoderOutput *output = &pipeline->outputs[i];
+        if (output->decoder->init_scratch == NULL) continue;
+        output->decoder->init_scratch(output, scratch->own + output->scratch_at);
+    }
+    return STATUS_OK;
+}
+
+void loader_pipeline_scratch_fini(DecoderScratch *scratch) {
+    if (scratch->jpeg != NULL) jpeg_decoder_destroy(scratch->jpeg);
+    memory_free(scratch->buffer);
+    memory_free(scratch->own);
+    *scratch = (DecoderScratch){.failed_at = -1};
+}
+
+size_t loader_pipeline_scratch_bytes(const Pipeline *pipeline) {
+    return pipeline->scratch_bytes + pipeline->buffer_bytes;
+}
+
+/* ---- samples ---- */
+
+static Status decode_outputs(const Pipeline *pipeline, const DecoderChunk *chunk) {
+    for (size_t k = 0; k < pipeline->count; k++) {
+        const DecoderOutput *output = &pipeline->outputs[k];
+        if (output->is_view) continue;
+        unsigned char *rows = (unsigned char *)chunk->arrays[k] + chunk->first * output->array.sample_bytes;
+        TRY(output->decoder->decode(chunk, output, rows));
+    }
+    return STATUS_OK;
+}
+
+Status loader_pipeline_run(const Pipeline *pipeline, DecoderScratch *scratch, PipelineDraws draws, LoaderBatch *batch,
+                           size_t first, size_t count) {
+    DecoderChunk chunk = {.source = pipeline->source,
+                          .outputs = pipeline->outputs,
+                          .scratch = scratch,
+                          .seed = pipeline->seed,
+                          .epoch = draws.epoch,
+                          .evaluate = draws.evaluate,
+                          .ids = batch->ids + first,
+                          .first = first,
+                          .count = count,
+                          .arrays = batch->arrays};
+    Guard guard;
+    loader_source_enter(pipeline->source, &guard);
+    return loader_source_leave(pipeline->source, &guard, decode_outputs(pipeline, &chunk));
+}
+
+Status loader_pipeline_reserve(Pipeline *pipeline, const Traversal *in_use) {
+    for (size_t i = 0; i < pipeline->count; i++) {
+        DecoderOutput *output = &pipeline->outputs[i];
+        if (output->is_view || output->decoder->reserve == NULL) continue;
+        TRY(output->decoder->reserve(pipeline->source, in_use, pipeline->outputs, output));
+        pipeline->kept_bytes += output->kept_bytes;
+    }
+    return STATUS_OK;
+}
+
+static Status keep_outputs(const Pipeline *pipeline, const DecoderChunk *chunk) {
+    for (size_t k = 0; k < pipeline->count; k++) {
+        const DecoderOutput *output = &pipeline->outputs[k];
+        if (output->kept_bytes > 0) TRY(output->decoder->keep(chunk, output));
+    }
+    return STATUS_OK;
+}
+
+Status loader_pipeline_keep(const Pipeline *pipeline, DecoderScratch *scratch, uint64_t sample) {
+    DecoderChunk chunk = {.source = pipeline->source, .scratch = scratch, .ids = &sample, .count = 1};
+    Guard guard;
+    loader_source_enter(pipeline->source, &guard);
+    return loader_source_leave(pipeline->source, &guard, keep_outputs(pipeline, &chunk));
+}
+
+size_t loader_pipeline_chunk(const Pipeline *pipeline, size_t batch_size, int workers) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < pipeline->count; i++) {
+        if (pipeline->outputs[i].work_bytes > bytes) bytes = pipeline->outputs[i].work_bytes;
+    }
+    for (size_t i = 0; i < pipeline->count; i++) bytes += pipeline->outputs[i].array.sample_bytes;
+    size_t chunk = ((size_t)512 << 10) / (bytes + 64);
+    size_t fair = batch_size / (2 * (size_t)workers);
+    if (fair < 8) fair = 8;
+    if (chunk > fair) chunk = fair;
+    if (chunk > DECODER_MAX_CHUNK) chunk = DECODER_MAX_CHUNK;
+    return chunk < 1 ? 1 : chunk;
+}

@@ -1,0 +1,32 @@
+/* Private to loader/: between the reader and the decoders: where the bytes of samples come from. They lie in the file's
+ * mapping, which stays as it is; what a decoder gets of it is valid from enter to leave, in the same thread. */
+#ifndef CGXFFCV_LOADER_SOURCE_H
+#define CGXFFCV_LOADER_SOURCE_H
+
+#include "beton/reader.h"
+
+typedef struct LoaderSource {
+    const BetonReader *reader; /* borrowed, or `own`: fields, numbers and records */
+    BetonReader *own;          /* owned, or NULL */
+} LoaderSource;
+
+/* A source of the file at `path`, or of an open one, which is borrowed until loader_source_close. */
+Status loader_source_open(LoaderSource *source, const char *path, const BetonReader *open);
+void loader_source_close(LoaderSource *source);
+
+/* Around everything that looks at samples; leaving gives STATUS_FORMAT, whatever `status` is, where bytes were missing.
+ */
+void loader_source_enter(const LoaderSource *source, Guard *guard);
+Status loader_source_leave(const LoaderSource *source, const Guard *guard, Status status);
+
+/* The bytes of a value, and those of an image with its size. */
+Status loader_source_region(const LoaderSource *source, size_t field, uint64_t sample, BetonRegion *out);
+Status loader_source_image(const LoaderSource *source, size_t field, uint64_t sample, BetonImage *out);
+
+/* These samples come soon. Only a hint. */
+void loader_source_read_ahead(const LoaderSource *source, const uint64_t *ids, size_t count);
+
+/* Whether what has been read were the file's bytes: STATUS_FORMAT if it has become shorter. */
+Status loader_source_check(const LoaderSource *source);
+
+#endif
