@@ -105,15 +105,6 @@ Status error_adopt(const ErrorRecord *record);
         if (try_pthread_ != 0) return error_fail_errno(STATUS_IO, try_pthread_, "%s", #call);                          \
     } while (0)
 
-#define TRY_PTHREAD_GOTO(call)                                                                                         \
-    do {                                                                                                               \
-        int try_pthread_ = (call);                                                                                     \
-        if (try_pthread_ != 0) {                                                                                       \
-            status = error_fail_errno(STATUS_IO, try_pthread_, "%s", #call);                                           \
-            goto done;                                                                                                 \
-        }                                                                                                              \
-    } while (0)
-
 /* Repeats a system call that a signal interrupted; the result is the call's own. */
 #define RETRY_EINTR(result, call)                                                                                      \
     do {                                                                                                               \

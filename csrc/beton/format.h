@@ -40,11 +40,4 @@ static inline BetonEntry beton_entry_load(const unsigned char *table, uint64_t i
     return (BetonEntry){load_u64(at), load_u64(at + 8), load_u64(at + 16)};
 }
 
-static inline void beton_entry_store(unsigned char *table, uint64_t index, BetonEntry entry) {
-    unsigned char *at = table + index * BETON_ENTRY_BYTES;
-    store_u64(at, entry.sample);
-    store_u64(at + 8, entry.pointer);
-    store_u64(at + 16, entry.size);
-}
-
 #endif

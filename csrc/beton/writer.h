@@ -8,7 +8,6 @@
 
 #define BETON_MIN_PAGE_BYTES (UINT64_C(2) << 20)
 #define BETON_MAX_PAGE_BYTES (UINT64_C(1) << 30)
-#define BETON_DEFAULT_PAGE_BYTES (UINT64_C(8) << 20)
 
 typedef enum BetonWriteMode {
     BETON_WRITE_RAW,

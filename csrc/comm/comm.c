@@ -223,8 +223,6 @@ int comm_local_size(const Comm *comm) { return comm_local_size_of(comm, comm->no
 
 int comm_node_of(const Comm *comm, int rank) { return comm->places[rank].node; }
 
-int comm_local_rank_of(const Comm *comm, int rank) { return comm->places[rank].local_rank; }
-
 int comm_local_size_of(const Comm *comm, int node) {
     int count = 0;
     for (int rank = 0; rank < comm->size; rank++) count += comm->places[rank].node == node;

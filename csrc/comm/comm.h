@@ -88,7 +88,6 @@ int comm_nodes(const Comm *comm);      /* nodes, real or pretended */
 int comm_local_rank(const Comm *comm); /* index among the ranks of this node, in rank order */
 int comm_local_size(const Comm *comm);
 int comm_node_of(const Comm *comm, int rank);
-int comm_local_rank_of(const Comm *comm, int rank);
 int comm_local_size_of(const Comm *comm, int node);
 /* The rank that is number `local_rank` of `node`; -1 if there is none. */
 int comm_rank_at(const Comm *comm, int node, int local_rank);
@@ -111,9 +110,6 @@ Status comm_begin(Comm *comm, const char *operation, double timeout_s);
 /* Closes it and returns `status`. If the operation failed, the communicator is broken and the other ranks fail at
  * once with the cause in the thread's error record. Use: return comm_end(comm, work(comm, ...)); */
 Status comm_end(Comm *comm, Status status);
-
-/* The name of the operation that is open, for messages; "" outside. */
-const char *comm_operation(const Comm *comm);
 
 /* A slot to fill. */
 typedef struct CommSlot {
@@ -142,8 +138,6 @@ void comm_slot_return(Comm *comm, CommSlot *slot);
 Status comm_publish(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, const int *ranks,
                     int count);
 Status comm_publish_to(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, int rank);
-/* To all ranks but this one. */
-Status comm_publish_to_others(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane);
 
 /* The next slice of the stream (from, this rank, lane), if it has arrived. */
 Status comm_try_receive(Comm *comm, int from, int lane, CommSlice *slice, bool *got);

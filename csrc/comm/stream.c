@@ -124,11 +124,6 @@ Status comm_publish_to(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t 
     return comm_stream_publish(comm, slot, bytes, tag, lane, &rank, 1);
 }
 
-Status comm_publish_to_others(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane) {
-    assert(lane < COMM_LANES);
-    return comm_stream_publish(comm, slot, bytes, tag, lane, comm->others, comm->size - 1);
-}
-
 /* ---- reader ---- */
 
 static Status take_shared(Comm *comm, int from, int lane, CommSlice *slice, bool *got) {

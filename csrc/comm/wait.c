@@ -168,8 +168,6 @@ Status comm_end(Comm *comm, Status status) {
     return status;
 }
 
-const char *comm_operation(const Comm *comm) { return comm->operation; }
-
 /* ---- what may end a wait ---- */
 
 /* Slices in shared memory that this rank handed to that one and did not get back. */

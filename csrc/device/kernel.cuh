@@ -97,7 +97,7 @@ static Status launch_kernel(const char *name, void (*kernel)(Parameters...), boo
 }
 
 /* Puts a kernel on a stream (DeviceStream * or cudaStream_t), also while it is captured; gives Status. Grid and block
- * are numbers or dim3; an empty grid is fine and does nothing. A kernel name with a comma goes into parentheses:
+ * are numbers or dim3; an empty grid does nothing. A kernel name with a comma goes into parentheses:
  * TRY(LAUNCH((scale<T, 4>), ceil_div(count, 256), 256, 0, stream, values, count)); */
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                         \
     launch_kernel(#kernel, kernel, false, grid, block, shared_bytes, (cudaStream_t)(stream), __VA_ARGS__)
@@ -120,28 +120,6 @@ __device__ static __forceinline__ void grid_begin(void) {
 #endif
 }
 #endif
-
-/* Runs the statements (which may TRY) with T as the storage type of `precision`, an enum Precision of nn/model.h:
- * DISPATCH_STORAGE(precision, T, { TRY(LAUNCH(scale<T>, blocks, 256, 0, stream, (T *)values, count)); }) */
-#define DISPATCH_STORAGE(precision, T, ...)                                                                            \
-    do {                                                                                                               \
-        switch (precision) {                                                                                           \
-        case PRECISION_FLOAT32: {                                                                                      \
-            typedef float T;                                                                                           \
-            __VA_ARGS__                                                                                                \
-        } break;                                                                                                       \
-        case PRECISION_BFLOAT16: {                                                                                     \
-            typedef __nv_bfloat16 T;                                                                                   \
-            __VA_ARGS__                                                                                                \
-        } break;                                                                                                       \
-        case PRECISION_FLOAT16: {                                                                                      \
-            typedef __half T;                                                                                          \
-            __VA_ARGS__                                                                                                \
-        } break;                                                                                                       \
-        default:                                                                                                       \
-            return error_fail(STATUS_ARGUMENT, "%d is no precision of the CUDA backend", (int)(precision));            \
-        }                                                                                                              \
-    } while (0)
 
 /* ---- indices -----------------------------------------------------------------------------------------------------*/
 
@@ -203,11 +181,6 @@ template <typename T> __device__ __forceinline__ Pack<T> load_pack(const T *from
     return pack_of_bits<T>(*reinterpret_cast<const uint4 *>(from));
 }
 
-/* Of memory that nobody writes while the kernel runs. */
-template <typename T> __device__ __forceinline__ Pack<T> load_pack_read_only(const T *from) {
-    return pack_of_bits<T>(__ldg(reinterpret_cast<const uint4 *>(from)));
-}
-
 /* Of memory that is not read again soon: leaves the cache to others. */
 template <typename T> __device__ __forceinline__ Pack<T> load_pack_streaming(const T *from) {
     return pack_of_bits<T>(__ldcs(reinterpret_cast<const uint4 *>(from)));
@@ -215,10 +188,6 @@ template <typename T> __device__ __forceinline__ Pack<T> load_pack_streaming(con
 
 template <typename T> __device__ __forceinline__ void store_pack(T *to, const Pack<T> &pack) {
     *reinterpret_cast<uint4 *>(to) = bits_of_pack(pack);
-}
-
-template <typename T> __device__ __forceinline__ void store_pack_streaming(T *to, const Pack<T> &pack) {
-    __stcs(reinterpret_cast<uint4 *>(to), bits_of_pack(pack));
 }
 
 /* The same with PACK float32 values on the thread's side. */
@@ -253,8 +222,7 @@ template <typename T> __device__ __forceinline__ void store_floats(T *to, const 
     store_pack(to, pack);
 }
 
-/* ---- functions of the special units, to about 2 ulp; tiny values count as zero
- * --------------------------------------*/
+/* ---- functions of the special units, to about 2 ulp; tiny values count as zero ------------------------------------*/
 
 #ifdef CGXFFCV_EMULATED
 __device__ static __forceinline__ float fast_exp2(float value) { return exp2f(value); }
@@ -310,16 +278,6 @@ template <typename T> __device__ __forceinline__ T block_sum(T value) {
     if (lane == 0) partial[thread / WARP] = value;
     __syncthreads();
     return warp_sum(lane < thread_count() / WARP ? partial[lane] : T(0));
-}
-
-template <typename T> __device__ __forceinline__ T block_max(T value) {
-    __shared__ T partial[MAX_BLOCK / WARP];
-    int thread = thread_index(), lane = thread % WARP;
-    value = warp_max(value);
-    __syncthreads();
-    if (lane == 0) partial[thread / WARP] = value;
-    __syncthreads();
-    return warp_max(partial[lane < thread_count() / WARP ? lane : 0]);
 }
 
 #endif

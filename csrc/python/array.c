@@ -21,10 +21,6 @@ static const struct {
     [ARRAY_C64] = {NPY_COMPLEX64, 8, "complex64"}, [ARRAY_C128] = {NPY_COMPLEX128, 16, "complex128"},
 };
 
-size_t array_item_bytes(ArrayType type) { return types[type].item_bytes; }
-
-const char *array_type_name(ArrayType type) { return types[type].name; }
-
 PyObject *array_new(ArrayType type, int ndim, const int64_t *shape) {
     npy_intp dims[ARRAY_MAX_DIMS];
     for (int i = 0; i < ndim; i++) dims[i] = (npy_intp)shape[i];

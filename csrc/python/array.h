@@ -28,9 +28,6 @@ typedef enum ArrayType {
 #define ARRAY_UNALIGNED (1u << 31) /* with a mask of types: addresses that the type does not allow are fine, too */
 #define ARRAY_MAX_DIMS 64          /* as NumPy: a batch has one more than a field */
 
-/* Bytes an element takes. */
-size_t array_item_bytes(ArrayType type);
-
 /* A new C-ordered array with unspecified contents; NULL with an exception set on failure. */
 PyObject *array_new(ArrayType type, int ndim, const int64_t *shape);
 
@@ -58,9 +55,6 @@ typedef struct ArrayView {
  * names `argument`; nothing to release. */
 int array_acquire(PyObject *object, const char *argument, unsigned types, int ndim, bool writable, ArrayView *out);
 void array_release(ArrayView *view);
-
-/* The name of a type as NumPy spells it. */
-const char *array_type_name(ArrayType type);
 
 /* array.c: loads NumPy's C interface; 0 or -1. */
 int array_add(PyObject *module);

@@ -29,7 +29,6 @@ typedef struct PlanObject {
 
 /* The C object of an argument that must be a _cgxffcv.Model; NULL with TypeError set if it is not. Borrowed. */
 ModelObject *nn_take_model(ModuleState *state, PyObject *object);
-PlanObject *nn_take_plan(ModuleState *state, PyObject *object);
 
 /* The sizes of a layer as a tuple; NULL with an exception. */
 PyObject *nn_layer_shape(const NnLayer *layer);

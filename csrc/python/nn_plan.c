@@ -4,12 +4,6 @@
 #include "python/nn.h"
 #include "python/spec.h"
 
-PlanObject *nn_take_plan(ModuleState *state, PyObject *object) {
-    if (PyObject_TypeCheck(object, (PyTypeObject *)state->plan_type)) return (PlanObject *)object;
-    PyErr_Format(PyExc_TypeError, "expected a Plan, not %.100s", Py_TYPE(object)->tp_name);
-    return NULL;
-}
-
 static PyObject *fail(PlanObject *self, Status status) {
     return errors_raise(module_state_of_type(Py_TYPE(self)), status);
 }

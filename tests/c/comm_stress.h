@@ -123,7 +123,10 @@ static Status stress(Comm *comm, int slices, uint32_t seed) {
 /* Slices in the strict order (step, producer) with the blocking forms: rank p publishes steps ahead as far as slots
  * go, reads come in the order of the contract. */
 static Status ordered(Comm *comm, int steps) {
-    int size = comm_size(comm), me = comm_rank(comm), sent = 0, step = 0, from = 0;
+    int size = comm_size(comm), me = comm_rank(comm), sent = 0, step = 0, from = 0, others[STRESS_RANKS], count = 0;
+    for (int rank = 0; rank < size; rank++) {
+        if (rank != me) others[count++] = rank;
+    }
     while (sent < steps || step < steps) {
         bool moved = false, got;
         if (sent < steps) {
@@ -131,7 +134,7 @@ static Status ordered(Comm *comm, int steps) {
             TRY(comm_try_acquire(comm, &slot, &got));
             if (got) {
                 memset(slot.data, sent ^ me, slot.capacity);
-                TRY(comm_publish_to_others(comm, &slot, slot.capacity, (uint64_t)sent, 1));
+                TRY(comm_publish(comm, &slot, slot.capacity, (uint64_t)sent, 1, others, count));
                 sent++;
                 moved = true;
             }

@@ -9,7 +9,6 @@
 
 #define AUGMENT_LEVELS 256
 #define AUGMENT_BLOCK 16 /* pixels that a vector kernel takes at once */
-#define AUGMENT_BLOCK_BYTES (AUGMENT_BLOCK * AUGMENT_CHANNELS)
 
 /* Rows of one image. Row r reads width * 3 bytes at source + r * source_stride, in rising order of address also
  * where `mirror` turns them around. */

@@ -89,7 +89,6 @@ Status nn_cpu_context_alloc(Context *context, size_t count, size_t size, void *o
 
 /* conv.c, stem.c, norm.c, head.c: what an operator needs; passes. */
 Status nn_cpu_conv_op_create(Context *context, int op);
-void nn_cpu_conv_op_destroy(OpState *state);
 Status nn_cpu_norm_op_create(Context *context, int op);
 Status nn_cpu_stem_op_create(Context *context, int op);
 Status nn_cpu_head_op_create(Context *context, int op);

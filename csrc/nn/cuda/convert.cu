@@ -1,6 +1,6 @@
 /* Between float32 and the storage types: 16 bytes of the storage type a thread and turn, streaming through memory once;
  * the elements behind the last whole pack one by one. */
-#include "device/kernel.cuh"
+#include "nn/cuda/storage.cuh"
 
 extern "C" {
 #include "nn/cuda/context.h"

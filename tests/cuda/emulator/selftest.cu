@@ -1,15 +1,24 @@
 /* Kernels with known results and kernels with known faults: `selftest CASE` runs one of them (test_emulator.py). */
-#include "device/kernel.cuh"
+#include "nn/cuda/storage.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
 
 enum { THREADS = 256, BLOCKS = 5, COUNT = THREADS * BLOCKS };
-enum { PRECISION_FLOAT32 = 1, PRECISION_BFLOAT16, PRECISION_FLOAT16 };
 
 static __constant__ int table[4] = {1, 10, 100, 1000};
 
 /* ---- right -------------------------------------------------------------------------------------------------------*/
+
+template <typename T> __device__ __forceinline__ T block_max(T value) {
+    __shared__ T partial[MAX_BLOCK / WARP];
+    int thread = thread_index(), lane = thread % WARP;
+    value = warp_max(value);
+    __syncthreads();
+    if (lane == 0) partial[thread / WARP] = value;
+    __syncthreads();
+    return warp_max(partial[lane < thread_count() / WARP ? lane : 0]);
+}
 
 template <typename T> __global__ void reductions(const T *__restrict__ from, float *__restrict__ to) {
     DYNAMIC_SHARED(float, mirror);

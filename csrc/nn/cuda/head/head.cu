@@ -1,6 +1,6 @@
 /* The head: a warp takes one image through the global max pool, the linear layer and, in training, the loss and the
  * gradient of its input. What the weights' gradient needs is a few floats an image: it is summed by a second kernel. */
-#include "device/kernel.cuh"
+#include "nn/cuda/storage.cuh"
 
 extern "C" {
 #include "nn/cuda/head/head.h"

@@ -4,6 +4,7 @@
 #include "nn/cuda/norm/close.cuh"
 #include "nn/cuda/norm/slopes.cuh"
 #include "nn/cuda/norm/values.cuh"
+#include "nn/cuda/storage.cuh"
 
 #define NO_ELEMENT 255 /* the index of a window that was not pooled */
 

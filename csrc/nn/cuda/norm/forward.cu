@@ -1,6 +1,7 @@
 /* Forward half of the norms: statistics with the pool before them, and the normalised, activated output. */
 #include "nn/cuda/norm/close.cuh"
 #include "nn/cuda/norm/values.cuh"
+#include "nn/cuda/storage.cuh"
 
 /* ---- statistics --------------------------------------------------------------------------------------------------*/
 

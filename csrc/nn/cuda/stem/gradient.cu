@@ -1,6 +1,7 @@
 /* Filter and bias gradients of the convolution that reads the images. The values before the activation are made again,
  * so they are never stored. Blocks walk over the tiles and add up in registers; a second kernel adds the blocks up. */
 #include "nn/cuda/stem/stem.cuh"
+#include "nn/cuda/storage.cuh"
 
 extern "C" {
 #include "nn/cuda/stem/matrix.h"

@@ -1,5 +1,6 @@
 /* The convolution that reads the images, forward. */
 #include "nn/cuda/stem/stem.cuh"
+#include "nn/cuda/storage.cuh"
 
 extern "C" {
 #include "nn/cuda/stem/matrix.h"
