@@ -6,11 +6,10 @@
 #include "base/checked.h"
 #include "base/cpu.h"
 #include "base/memory.h"
-#include "base/pool.h"
 #include "loader/pipeline.h"
-#include "loader/ring.h"
 #include "loader/slots.h"
 #include "loader/traversal.h"
+#include "loader/workers.h"
 
 #define MAX_WORKERS 1024
 #define MAX_AHEAD 4096
@@ -20,11 +19,9 @@ struct Loader {
     Traversal order;
     Pipeline pipeline;
     LoaderSplit split;
-    Slots *slots; /* owned; batches in callers' hands keep its memory */
-    Ring *ring;   /* owned */
+    Slots *slots;     /* owned; batches in callers' hands keep its memory */
+    Workers *workers; /* owned */
     int threads;
-    Pool *pool;              /* owned: for loader_gather, made by its first call */
-    DecoderScratch *scratch; /* owned, one a thread of the pool */
 };
 
 LoaderConfig loader_config_default(void) {
@@ -76,50 +73,28 @@ static Status create_slots(Loader *loader, const LoaderConfig *config) {
     return status;
 }
 
-static Status create_ring(Loader *loader, const LoaderConfig *config) {
-    RingConfig ring = {.pipeline = &loader->pipeline,
-                       .slots = loader->slots,
-                       .split = loader->split,
-                       .workers = loader->threads,
-                       .ahead = config->batches_ahead,
-                       .chunk =
-                           loader_pipeline_chunk(&loader->pipeline, largest_batch(loader, config), loader->threads),
-                       .read_ahead = config->read_ahead};
-    return loader_ring_create(&ring, &loader->ring);
+static Status create_workers(Loader *loader, const LoaderConfig *config) {
+    WorkersConfig workers = {
+        .pipeline = &loader->pipeline,
+        .slots = loader->slots,
+        .split = loader->split,
+        .count = loader->threads,
+        .ahead = config->batches_ahead,
+        .chunk = loader_pipeline_chunk(&loader->pipeline, largest_batch(loader, config), loader->threads),
+        .read_ahead = config->read_ahead};
+    return loader_workers_create(&workers, &loader->workers);
 }
 
-static Status create_pool(Loader *loader) {
-    if (loader->pool != NULL) return STATUS_OK;
-    if (loader->scratch == NULL) {
-        DecoderScratch *scratch = NULL;
-        TRY(memory_calloc((size_t)loader->threads, sizeof *scratch, &scratch));
-        loader->scratch = scratch;
-    }
-    for (int i = 0; i < loader->threads; i++) {
-        if (loader->scratch[i].own == NULL) TRY(loader_pipeline_scratch_init(&loader->pipeline, &loader->scratch[i]));
-    }
-    return pool_create(loader->threads, &loader->pool);
-}
-
-static void destroy_pool(Loader *loader) {
-    pool_destroy(loader->pool);
-    for (int i = 0; loader->scratch != NULL && i < loader->threads; i++)
-        loader_pipeline_scratch_fini(&loader->scratch[i]);
-    memory_free(loader->scratch);
-    loader->pool = NULL;
-    loader->scratch = NULL;
-}
-
-static Status fill_one(void *context, size_t item, int thread) {
+static Status keep_one(void *context, size_t item, DecoderScratch *scratch) {
     Loader *loader = context;
     uint64_t sample = loader->order.samples == NULL ? item : loader->order.samples[item];
-    return loader_pipeline_keep(&loader->pipeline, &loader->scratch[thread], sample);
+    return loader_pipeline_keep(&loader->pipeline, scratch, sample);
 }
 
 static Status make_resident(Loader *loader) {
     TRY(loader_pipeline_reserve(&loader->pipeline, &loader->order));
-    TRY(create_pool(loader));
-    TRY(pool_run(loader->pool, (size_t)loader->order.count, fill_one, loader));
+    if (loader->pipeline.kept_bytes == 0) return STATUS_OK;
+    TRY(loader_workers_run(loader->workers, (size_t)loader->order.count, keep_one, loader));
     return loader_source_check(&loader->source);
 }
 
@@ -145,7 +120,7 @@ Status loader_create(const LoaderConfig *config, Loader **out) {
     TRY_GOTO(loader_source_open(&loader->source, config->path, config->reader));
     TRY_GOTO(look_into_file(loader, config));
     TRY_GOTO(create_slots(loader, config));
-    TRY_GOTO(create_ring(loader, config));
+    TRY_GOTO(create_workers(loader, config));
     if (config->resident) TRY_GOTO(make_resident(loader));
     *out = loader;
     loader = NULL;
@@ -156,8 +131,7 @@ done:
 
 void loader_destroy(Loader *loader) {
     if (loader == NULL) return;
-    loader_ring_destroy(loader->ring);
-    destroy_pool(loader);
+    loader_workers_destroy(loader->workers);
     loader_slots_close(loader->slots);
     loader_pipeline_fini(&loader->pipeline);
     loader_traversal_fini(&loader->order);
@@ -166,7 +140,7 @@ void loader_destroy(Loader *loader) {
 }
 
 void loader_reseed(Loader *loader, uint64_t seed) {
-    loader_ring_stop(loader->ring);
+    loader_workers_stop(loader->workers);
     loader->pipeline.seed = seed;
     loader->order.seed = seed;
 }
@@ -192,12 +166,11 @@ Status loader_order(const Loader *loader, uint32_t epoch, uint64_t *out) {
 void loader_stats(const Loader *loader, LoaderStats *out) {
     LoaderStats stats;
     SlotsStats slots = loader_slots_stats(loader->slots);
-    loader_ring_stats(loader->ring, &stats);
+    loader_workers_stats(loader->workers, &stats);
     stats.slots = slots.live;
     stats.slots_held = slots.held;
     stats.slot_bytes = loader_slots_batch_bytes(loader->slots);
     size_t rest = stats.memory_bytes + loader_traversal_bytes(&loader->order) + loader->pipeline.kept_bytes;
-    if (loader->scratch != NULL) rest += (size_t)loader->threads * loader_pipeline_scratch_bytes(&loader->pipeline);
     stats.memory_bytes = rest + slots.bytes;
     stats.memory_peak_bytes = rest + slots.peak_bytes;
     *out = stats;
@@ -217,9 +190,9 @@ static Status check_ids(const Loader *loader, const uint64_t *ids, uint64_t coun
 
 Status loader_begin(Loader *loader, const LoaderPass *pass) {
     Status status = STATUS_OK;
-    RingPass begun = {.samples = pass->order == NULL ? loader->order.count : pass->order_count,
-                      .draws = {pass->epoch, pass->evaluate},
-                      .first_batch = pass->first_batch};
+    WorkersPass begun = {.samples = pass->order == NULL ? loader->order.count : pass->order_count,
+                         .draws = {pass->epoch, pass->evaluate},
+                         .first_batch = pass->first_batch};
     if (pass->first_batch > loader_batches_of(loader, begun.samples)) {
         FAIL(STATUS_ARGUMENT, "batch %llu is beyond the epoch's %llu batches", (unsigned long long)pass->first_batch,
              (unsigned long long)loader_batches_of(loader, begun.samples));
@@ -231,21 +204,21 @@ Status loader_begin(Loader *loader, const LoaderPass *pass) {
         TRY_GOTO(check_ids(loader, pass->order, pass->order_count, "order"));
         memcpy(begun.ids, pass->order, (size_t)pass->order_count * sizeof *begun.ids);
     }
-    RingPass handed = begun;
+    WorkersPass handed = begun;
     begun.ids = NULL;
-    TRY_GOTO(loader_ring_begin(loader->ring, handed));
+    TRY_GOTO(loader_workers_begin(loader->workers, handed));
 done:
     memory_free(begun.ids);
     return status;
 }
 
 Status loader_next(Loader *loader, LoaderPoll poll, void *context, LoaderBatch **out) {
-    return loader_ring_next(loader->ring, poll, context, out);
+    return loader_workers_next(loader->workers, poll, context, out);
 }
 
-void loader_stop(Loader *loader) { loader_ring_stop(loader->ring); }
+void loader_stop(Loader *loader) { loader_workers_stop(loader->workers); }
 
-LoaderPosition loader_position(const Loader *loader) { return loader_ring_position(loader->ring); }
+LoaderPosition loader_position(const Loader *loader) { return loader_workers_position(loader->workers); }
 
 /* ---- single batches ---- */
 
@@ -256,11 +229,11 @@ typedef struct Gather {
     size_t chunk;
 } Gather;
 
-static Status gather_chunk(void *context, size_t item, int thread) {
+static Status gather_chunk(void *context, size_t item, DecoderScratch *scratch) {
     Gather *gather = context;
     size_t first = item * gather->chunk, left = gather->batch->count - first;
-    return loader_pipeline_run(&gather->loader->pipeline, &gather->loader->scratch[thread], gather->draws,
-                               gather->batch, first, left < gather->chunk ? left : gather->chunk);
+    return loader_pipeline_run(&gather->loader->pipeline, scratch, gather->draws, gather->batch, first,
+                               left < gather->chunk ? left : gather->chunk);
 }
 
 Status loader_gather(Loader *loader, const uint64_t *ids, size_t count, uint32_t epoch, bool evaluate,
@@ -268,14 +241,13 @@ Status loader_gather(Loader *loader, const uint64_t *ids, size_t count, uint32_t
     Status status = STATUS_OK;
     LoaderBatch *batch = NULL;
     TRY(check_ids(loader, ids, count, "ids"));
-    TRY(create_pool(loader));
     TRY(loader_slots_take(loader->slots, count, &batch));
     batch->epoch = epoch;
     batch->index = LOADER_NO_BATCH;
     if (count > 0) memcpy(loader_slots_ids(batch), ids, count * sizeof *ids);
     size_t chunk = loader_pipeline_chunk(&loader->pipeline, count, loader->threads);
     Gather gather = {loader, batch, {epoch, evaluate}, chunk};
-    TRY_GOTO(pool_run(loader->pool, (count + chunk - 1) / chunk, gather_chunk, &gather));
+    TRY_GOTO(loader_workers_run(loader->workers, (count + chunk - 1) / chunk, gather_chunk, &gather));
     TRY_GOTO(loader_source_check(&loader->source));
     loader_slots_hand_over(batch);
     *out = batch;

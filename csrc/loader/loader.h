@@ -89,7 +89,8 @@ typedef struct LoaderConfig {
 /* Sequential, one rank, three batches ahead, drop_last, window of 8 pages; the rest zero. */
 LoaderConfig loader_config_default(void);
 
-/* Checks the configuration against the file: fields and their kinds, indices, image sizes. Starts no thread. */
+/* Checks the configuration against the file: fields and their kinds, indices, image sizes. Starts no thread, unless
+ * `resident`. */
 Status loader_create(const LoaderConfig *config, Loader **out);
 
 /* Another seed for orders and augmentation; ends the pass under way. */
@@ -129,7 +130,7 @@ typedef struct LoaderPass {
     uint64_t order_count;
 } LoaderPass;
 
-/* Starts a pass; one that is under way is stopped first. Workers are started by the first pass. */
+/* Starts a pass; one that is under way is stopped first. The first pass starts the workers. */
 Status loader_begin(Loader *loader, const LoaderPass *pass);
 
 typedef struct LoaderBatch {
@@ -155,7 +156,7 @@ void loader_stop(Loader *loader);
 void loader_batch_retain(LoaderBatch *batch);
 void loader_batch_release(LoaderBatch *batch); /* NULL is fine */
 
-/* Makes one batch of any samples now, with the worker's number of threads, apart from any pass. */
+/* Makes one batch of any samples now; a pass under way waits meanwhile. */
 Status loader_gather(Loader *loader, const uint64_t *ids, size_t count, uint32_t epoch, bool evaluate,
                      LoaderBatch **out);
 

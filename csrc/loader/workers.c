@@ -1,0 +1,381 @@
+/* Workers take chunks of the oldest open batch and open the next one while there is room; a finished batch waits until
+ * it is its turn. A loop goes before. One mutex guards everything here; it is not held while samples are made. Owns
+ * threads and the pass's list of samples. */
+#include "loader/workers.h"
+
+#include <pthread.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+
+#define POLL_NS 50000000LL
+
+/* A batch in flight: flights[index % ahead]. */
+typedef struct Flight {
+    LoaderBatch *batch; /* owned reference; NULL if opening it failed */
+    size_t chunks, taken, done;
+    bool failed;
+    int64_t failed_at; /* position in the batch of the first bad sample */
+    ErrorRecord error;
+} Flight;
+
+typedef struct Worker {
+    Workers *workers; /* borrowed until loader_workers_destroy */
+    DecoderScratch scratch;
+    pthread_t handle;
+} Worker;
+
+/* A loop over items, beside any pass. */
+typedef struct Loop {
+    WorkersTask task;
+    void *context;
+    size_t items, taken, busy; /* busy: workers inside an item */
+    bool failed;
+    size_t failed_item; /* the first: all before it have been taken, too */
+    ErrorRecord error;
+} Loop;
+
+struct Workers {
+    WorkersConfig config;
+    Worker *list; /* owned, config.count */
+    int started;
+    pthread_mutex_t mutex;
+    pthread_cond_t work;  /* there may be something to do */
+    pthread_cond_t ready; /* a batch is finished, or a worker has let go of a pass that stops */
+    bool quit;
+    int busy; /* workers inside a chunk */
+    int sleeping;
+    bool any_pass, active;
+    WorkersPass pass;
+    uint64_t batches;   /* of the pass */
+    uint64_t opened;    /* batches below it have been opened */
+    uint64_t delivered; /* batches below it have been given out */
+    Flight *flights;    /* owned, config.ahead */
+    Loop *loop;         /* borrowed from loader_workers_run, which waits for it; or NULL */
+    LoaderStats totals;
+};
+
+typedef struct Job {
+    Flight *flight;
+    LoaderBatch *batch;
+    PipelineDraws draws;
+    size_t first, count;
+    const uint64_t *ahead_ids; /* the next batch's samples, to be read ahead, or NULL */
+    size_t ahead_count;
+} Job;
+
+/* ---- handing out work; the mutex is held ---- */
+
+static Flight *flight_of(Workers *workers, uint64_t index) { return &workers->flights[index % workers->config.ahead]; }
+
+static bool finished(const Flight *flight) { return flight->done == flight->chunks; }
+
+static void fail_flight(Flight *flight, int64_t at) {
+    if (flight->failed && flight->failed_at <= at) return;
+    flight->failed = true;
+    flight->failed_at = at;
+    flight->error = *error_record();
+}
+
+static void open_batch(Workers *workers) {
+    const size_t chunk = workers->config.chunk;
+    Flight *flight = flight_of(workers, workers->opened);
+    LoaderPart part = loader_split_part(&workers->config.split, workers->pass.samples, workers->opened);
+    *flight = (Flight){.chunks = (part.count + chunk - 1) / chunk};
+    if (loader_slots_take(workers->config.slots, part.count, &flight->batch) != STATUS_OK) {
+        flight->chunks = 0;
+        fail_flight(flight, 0);
+    } else {
+        flight->batch->index = workers->opened;
+        flight->batch->epoch = workers->pass.draws.epoch;
+        uint64_t *ids = loader_slots_ids(flight->batch);
+        for (size_t i = 0; i < part.count; i++) ids[i] = workers->pass.ids[part.first + i];
+    }
+    workers->opened++;
+    if (flight->chunks == 0) pthread_cond_broadcast(&workers->ready);
+}
+
+static void take_chunk(Workers *workers, Flight *flight, Job *job) {
+    const size_t chunk = workers->config.chunk, first = flight->taken * chunk;
+    const size_t left = flight->batch->count - first;
+    *job = (Job){flight, flight->batch, workers->pass.draws, first, left < chunk ? left : chunk, NULL, 0};
+    flight->taken++;
+    workers->busy++;
+    uint64_t next = flight->batch->index + 1;
+    if (first == 0 && workers->config.read_ahead && next < workers->batches) {
+        LoaderPart part = loader_split_part(&workers->config.split, workers->pass.samples, next);
+        job->ahead_ids = workers->pass.ids + part.first;
+        job->ahead_count = part.count;
+    }
+}
+
+/* Finds a chunk in the newest open batch (older ones are handed out completely), or opens another. */
+static bool find_job(Workers *workers, Job *job) {
+    while (workers->active) {
+        if (workers->opened > workers->delivered) {
+            Flight *flight = flight_of(workers, workers->opened - 1);
+            if (flight->taken < flight->chunks) {
+                take_chunk(workers, flight, job);
+                return true;
+            }
+        }
+        if (workers->opened == workers->batches || workers->opened - workers->delivered == workers->config.ahead)
+            return false;
+        open_batch(workers);
+    }
+    return false;
+}
+
+/* ---- workers ---- */
+
+static void run_job(Worker *worker, const Job *job) {
+    Workers *workers = worker->workers;
+    if (job->ahead_ids != NULL)
+        loader_source_read_ahead(workers->config.pipeline->source, job->ahead_ids, job->ahead_count);
+    worker->scratch.decode_ns = 0;
+    int64_t start = clock_now_ns();
+    Status status =
+        loader_pipeline_run(workers->config.pipeline, &worker->scratch, job->draws, job->batch, job->first, job->count);
+    int64_t spent = clock_now_ns() - start;
+    pthread_mutex_lock(&workers->mutex);
+    workers->busy--;
+    workers->totals.work_ns += spent;
+    workers->totals.decode_ns += worker->scratch.decode_ns;
+    if (status != STATUS_OK) fail_flight(job->flight, worker->scratch.failed_at);
+    job->flight->done++;
+    bool cut = finished(job->flight) && loader_source_check(workers->config.pipeline->source) != STATUS_OK;
+    if (cut) fail_flight(job->flight, -1); /* whatever else its samples say */
+    if (finished(job->flight) || !workers->active) pthread_cond_broadcast(&workers->ready);
+}
+
+/* Takes one item of the loop, if there is one left; called with the mutex held, which it gives up meanwhile. */
+static bool run_item(Worker *worker) {
+    Workers *workers = worker->workers;
+    Loop *loop = workers->loop;
+    if (loop == NULL || loop->taken == loop->items) return false;
+    size_t item = loop->taken++;
+    loop->busy++;
+    pthread_mutex_unlock(&workers->mutex);
+    Status status = loop->task(loop->context, item, &worker->scratch);
+    pthread_mutex_lock(&workers->mutex);
+    loop->busy--;
+    if (status != STATUS_OK) {
+        if (!loop->failed || item < loop->failed_item) {
+            loop->failed_item = item;
+            loop->error = *error_record();
+        }
+        loop->failed = true;
+        loop->taken = loop->items;
+    }
+    if (loop->busy == 0 && loop->taken == loop->items) pthread_cond_broadcast(&workers->ready);
+    return true;
+}
+
+static void *work(void *argument) {
+    Worker *worker = argument;
+    Workers *workers = worker->workers;
+    Job job;
+    pthread_mutex_lock(&workers->mutex);
+    while (!workers->quit) {
+        if (run_item(worker)) continue;
+        if (find_job(workers, &job)) {
+            pthread_mutex_unlock(&workers->mutex);
+            run_job(worker, &job);
+            continue;
+        }
+        bool in_pass = workers->active;
+        int64_t start = in_pass ? clock_now_ns() : 0;
+        workers->sleeping++;
+        pthread_cond_wait(&workers->work, &workers->mutex);
+        workers->sleeping--;
+        if (in_pass) workers->totals.idle_ns += clock_now_ns() - start;
+    }
+    pthread_mutex_unlock(&workers->mutex);
+    return NULL;
+}
+
+static Status start_workers(Workers *workers) {
+    while (workers->started < workers->config.count) {
+        Worker *worker = &workers->list[workers->started];
+        worker->workers = workers;
+        TRY(loader_pipeline_scratch_init(workers->config.pipeline, &worker->scratch));
+        int failed = pthread_create(&worker->handle, NULL, work, worker);
+        if (failed != 0) {
+            loader_pipeline_scratch_fini(&worker->scratch);
+            return error_fail_errno(STATUS_IO, failed, "cannot start worker thread %d of %d", workers->started + 1,
+                                    workers->config.count);
+        }
+        workers->started++;
+    }
+    return STATUS_OK;
+}
+
+/* ---- the workers ---- */
+
+Status loader_workers_create(const WorkersConfig *config, Workers **out) {
+    Status status = STATUS_OK;
+    Workers *workers = NULL;
+    pthread_condattr_t monotonic;
+    TRY(memory_calloc(1, sizeof *workers, &workers));
+    workers->config = *config;
+    pthread_mutex_init(&workers->mutex, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&workers->work, NULL);
+    pthread_cond_init(&workers->ready, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    TRY_GOTO(memory_calloc((size_t)config->count, sizeof *workers->list, &workers->list));
+    TRY_GOTO(memory_calloc(config->ahead, sizeof *workers->flights, &workers->flights));
+    *out = workers;
+    workers = NULL;
+done:
+    loader_workers_destroy(workers);
+    return status;
+}
+
+void loader_workers_destroy(Workers *workers) {
+    if (workers == NULL) return;
+    loader_workers_stop(workers);
+    pthread_mutex_lock(&workers->mutex);
+    workers->quit = true;
+    pthread_cond_broadcast(&workers->work);
+    pthread_mutex_unlock(&workers->mutex);
+    for (int i = 0; i < workers->started; i++) {
+        pthread_join(workers->list[i].handle, NULL);
+        loader_pipeline_scratch_fini(&workers->list[i].scratch);
+    }
+    memory_free(workers->pass.ids);
+    memory_free(workers->flights);
+    memory_free(workers->list);
+    pthread_cond_destroy(&workers->ready);
+    pthread_cond_destroy(&workers->work);
+    pthread_mutex_destroy(&workers->mutex);
+    memory_free(workers);
+}
+
+/* Called with the mutex held: no new chunks, wait for those under way, drop what was not delivered. A chunk is short,
+ * so the wait is. */
+static void end_pass(Workers *workers) {
+    workers->active = false;
+    while (workers->busy > 0) pthread_cond_wait(&workers->ready, &workers->mutex);
+    for (; workers->delivered < workers->opened; workers->delivered++) {
+        Flight *flight = flight_of(workers, workers->delivered);
+        loader_batch_release(flight->batch);
+        flight->batch = NULL;
+    }
+    memory_free(workers->pass.ids);
+    workers->pass.ids = NULL;
+}
+
+void loader_workers_stop(Workers *workers) {
+    pthread_mutex_lock(&workers->mutex);
+    uint64_t delivered = workers->delivered;
+    if (workers->active) end_pass(workers);
+    workers->delivered = workers->opened = delivered; /* what loader_workers_position speaks of */
+    pthread_mutex_unlock(&workers->mutex);
+}
+
+Status loader_workers_begin(Workers *workers, WorkersPass pass) {
+    loader_workers_stop(workers);
+    Status status = start_workers(workers);
+    if (status != STATUS_OK) {
+        memory_free(pass.ids);
+        return status;
+    }
+    pthread_mutex_lock(&workers->mutex);
+    workers->pass = pass;
+    workers->batches = loader_split_batches(&workers->config.split, pass.samples);
+    workers->opened = workers->delivered = pass.first_batch < workers->batches ? pass.first_batch : workers->batches;
+    workers->active = workers->any_pass = true;
+    pthread_cond_broadcast(&workers->work);
+    pthread_mutex_unlock(&workers->mutex);
+    return STATUS_OK;
+}
+
+/* Called with the mutex held, which it gives up for `poll`. */
+static Status wait_for(Workers *workers, const Flight *flight, LoaderPoll poll, void *context) {
+    int64_t start = clock_now_ns(), next_poll = start + POLL_NS;
+    Status status = STATUS_OK;
+    while (status == STATUS_OK && (workers->opened == workers->delivered || !finished(flight))) {
+        struct timespec until = clock_timespec(next_poll);
+        pthread_cond_timedwait(&workers->ready, &workers->mutex, &until);
+        if (!clock_expired(next_poll)) continue;
+        next_poll = clock_now_ns() + POLL_NS;
+        if (poll == NULL) continue;
+        pthread_mutex_unlock(&workers->mutex);
+        status = poll(context);
+        pthread_mutex_lock(&workers->mutex);
+    }
+    workers->totals.wait_ns += clock_now_ns() - start;
+    return status;
+}
+
+static LoaderBatch *deliver(Workers *workers, Flight *flight) {
+    LoaderBatch *batch = flight->batch;
+    flight->batch = NULL;
+    workers->delivered++;
+    workers->totals.batches++;
+    workers->totals.samples += batch->count;
+    loader_slots_hand_over(batch);
+    if (workers->sleeping > 0) pthread_cond_broadcast(&workers->work);
+    return batch;
+}
+
+Status loader_workers_next(Workers *workers, LoaderPoll poll, void *context, LoaderBatch **out) {
+    Status status = STATUS_OK;
+    LoaderBatch *batch = NULL;
+    pthread_mutex_lock(&workers->mutex);
+    if (!workers->active) goto done;
+    if (workers->delivered == workers->batches) {
+        end_pass(workers);
+        goto done;
+    }
+    Flight *flight = flight_of(workers, workers->delivered);
+    TRY_GOTO(wait_for(workers, flight, poll, context));
+    if (flight->failed) {
+        uint64_t delivered = workers->delivered;
+        ErrorRecord error = flight->error;
+        end_pass(workers);
+        workers->delivered = workers->opened = delivered;
+        status = error_adopt(&error);
+        goto done;
+    }
+    batch = deliver(workers, flight);
+done:
+    pthread_mutex_unlock(&workers->mutex);
+    if (status == STATUS_OK) *out = batch;
+    return status;
+}
+
+Status loader_workers_run(Workers *workers, size_t items, WorkersTask task, void *context) {
+    Loop loop = {.task = task, .context = context, .items = items};
+    TRY(start_workers(workers));
+    pthread_mutex_lock(&workers->mutex);
+    workers->loop = &loop;
+    pthread_cond_broadcast(&workers->work);
+    while (loop.taken < loop.items || loop.busy > 0) pthread_cond_wait(&workers->ready, &workers->mutex);
+    workers->loop = NULL;
+    pthread_mutex_unlock(&workers->mutex);
+    return loop.failed ? error_adopt(&loop.error) : STATUS_OK;
+}
+
+LoaderPosition loader_workers_position(Workers *workers) {
+    pthread_mutex_lock(&workers->mutex);
+    LoaderPosition position = {workers->pass.draws.epoch, workers->delivered};
+    if (!workers->any_pass) {
+        position = (LoaderPosition){0, LOADER_NO_BATCH};
+    } else if (workers->delivered == workers->batches) {
+        position = (LoaderPosition){workers->pass.draws.epoch + 1, 0};
+    }
+    pthread_mutex_unlock(&workers->mutex);
+    return position;
+}
+
+void loader_workers_stats(Workers *workers, LoaderStats *stats) {
+    pthread_mutex_lock(&workers->mutex);
+    *stats = workers->totals;
+    stats->workers = workers->started;
+    stats->memory_bytes = workers->pass.ids == NULL ? 0 : (size_t)workers->pass.samples * sizeof(uint64_t);
+    stats->memory_bytes += (size_t)workers->started * loader_pipeline_scratch_bytes(workers->config.pipeline);
+    pthread_mutex_unlock(&workers->mutex);
+}

@@ -1,0 +1,48 @@
+/* Private to loader/: the worker threads, the batches of a pass in flight between them and the caller, and loops beside
+ * it. */
+#ifndef CGXFFCV_LOADER_WORKERS_H
+#define CGXFFCV_LOADER_WORKERS_H
+
+#include "loader/pipeline.h"
+#include "loader/slots.h"
+
+typedef struct Workers Workers;
+
+typedef struct WorkersConfig {
+    const Pipeline *pipeline; /* borrowed until loader_workers_destroy */
+    Slots *slots;             /* borrowed until loader_workers_destroy */
+    LoaderSplit split;
+    int count;    /* threads */
+    size_t ahead; /* batches in flight, at least 1 */
+    size_t chunk; /* samples a worker takes at once */
+    bool read_ahead;
+} WorkersConfig;
+
+typedef struct WorkersPass {
+    uint64_t *ids; /* of the whole epoch, all ranks; the workers take ownership, also on failure */
+    uint64_t samples;
+    PipelineDraws draws;
+    uint64_t first_batch;
+} WorkersPass;
+
+Status loader_workers_create(const WorkersConfig *config, Workers **out);
+void loader_workers_destroy(Workers *workers); /* joins the workers; NULL is fine */
+
+/* Starts a pass, after stopping the one under way; the first call starts the threads. */
+Status loader_workers_begin(Workers *workers, WorkersPass pass);
+Status loader_workers_next(Workers *workers, LoaderPoll poll, void *context, LoaderBatch **out);
+void loader_workers_stop(Workers *workers);
+
+/* One item of a loop, in one of the threads. */
+typedef Status (*WorkersTask)(void *context, size_t item, DecoderScratch *scratch);
+
+/* Runs task(context, item, scratch) for each item in [0, items) and waits for all; a pass under way goes on afterwards.
+ * After a failure no further items are begun; the first item's failure becomes the caller's. */
+Status loader_workers_run(Workers *workers, size_t items, WorkersTask task, void *context);
+
+LoaderPosition loader_workers_position(Workers *workers);
+
+/* Their part. */
+void loader_workers_stats(Workers *workers, LoaderStats *stats);
+
+#endif
