@@ -13,7 +13,7 @@ from _cgxffcv import BetonError
 from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
 from cgxffcv.errors import DataError
 from cgxffcv.loader import Loader, OrderOption, PipelineSpec
-from cgxffcv.loader.orders import share_of_order
+from cgxffcv.loader.orders import as_ids, random_order, share_of_order
 from cgxffcv.pipeline.compile import compile_outputs
 from cgxffcv.reader import Reader
 from cgxffcv.recipes import Recipe
@@ -29,13 +29,11 @@ from cgxffcv.transforms import (
 
 __all__ = [
     "SIDE",
+    "Samples",
     "augmentation",
     "core_operations",
     "evaluation_loader",
     "feeding_loader",
-    "labels_checksum",
-    "order_of",
-    "permutation_of",
     "reseed",
     "share_of",
     "training_loader",
@@ -82,50 +80,51 @@ def _open(path: str | PathLike[str], batch: int, pipelines: dict[str, Any], **op
         ) from error
 
 
-def _labels(loader: Loader) -> np.ndarray:
-    """Of all samples of the file."""
-    with Reader(loader.fname) as file:
-        if LABEL not in file.fields or file.fields[LABEL].kind != "int":
-            raise DataError(f"{loader.fname}: training needs a field {LABEL!r} of whole numbers")
-        return file.column(LABEL)
+class Samples:
+    """The samples in use of a file of labelled images, for which nothing stays open.
 
+    `numbers`: theirs in the file, int64, in the order given. `seed`: of their random orders, which are those that
+    `training_loader` has by itself. DataError if none is in use, if a label names no class, or if the first image has a
+    wrong size; IndexError and TypeError for wrong indices.
+    """
 
-def labels_checksum(loader: Loader) -> int:
-    """Of the samples in use, in the file's order: other data have another one."""
-    return zlib.crc32(_labels(loader)[loader.indices].tobytes())
+    def __init__(self, path: str | PathLike[str], indices: np.ndarray | None = None, seed: int = 0):
+        self.path, self.seed = os.fspath(path), seed
+        with Reader(path) as file:
+            in_file = file.num_samples
+            self.numbers = np.arange(in_file) if indices is None else as_ids(indices, "indices", in_file)
+            if len(self.numbers) == 0:
+                chosen = f"none of its {in_file:,} samples is chosen (by indices)" if in_file else "holds no samples"
+                raise DataError(f"{self.path}: {chosen}")
+            for name, kind, what in ((IMAGE, "image", "colour images of one size"), (LABEL, "int", "whole numbers")):
+                if name not in file.fields or file.fields[name].kind != kind:
+                    raise DataError(f"{self.path}: training needs a field {name!r} of {what}")
+            self._labels = file.column(LABEL)[self.numbers]
+            self._check_labels()
+            height, width, _ = file.value(self.numbers[0], IMAGE).shape
+        if (height, width) != (SIDE, SIDE):
+            raise DataError(
+                f"{self.path}: images of {height} x {width} pixels; the networks of this version take {SIDE} x {SIDE}"
+            )
 
+    def _check_labels(self) -> None:
+        wrong = np.flatnonzero((self._labels < 0) | (self._labels >= CLASSES))
+        if len(wrong):
+            raise DataError(
+                f"{self.path}: sample {self.numbers[wrong[0]]} has the label {self._labels[wrong[0]]}; expected 0 to "
+                f"{CLASSES - 1} ({len(wrong):,} of {len(self):,} labels are not)"
+            )
 
-def _check_labels(loader: Loader) -> None:
-    labels = _labels(loader)
-    numbers = loader.indices
-    wrong = numbers[(labels[numbers] < 0) | (labels[numbers] >= CLASSES)]
-    if len(wrong):
-        raise DataError(
-            f"{loader.fname}: sample {wrong[0]} has the label {labels[wrong[0]]}; expected 0 to {CLASSES - 1} "
-            f"({len(wrong):,} of {len(numbers):,} labels are not)"
-        )
+    def __len__(self) -> int:
+        return len(self.numbers)
 
+    def labels_checksum(self) -> int:
+        """Other data have another one."""
+        return zlib.crc32(self._labels.tobytes())
 
-def _checked(loader: Loader) -> Loader:
-    """Refuses an empty file, labels that name no class, and images of a wrong size, by the first one."""
-    if loader.num_samples == 0:
-        in_file = loader.reader.num_samples
-        loader.close()
-        chosen = f"none of its {in_file:,} samples is chosen (by indices)" if in_file else "holds no samples"
-        raise DataError(f"{loader.fname}: {chosen}")
-    numbers = loader.indices[:1]
-    try:
-        _check_labels(loader)
-        for image in loader.get_batch(numbers, evaluate=True)[0]:
-            if image.shape != (SIDE, SIDE, 3):
-                raise DataError(
-                    f"{loader.fname}: images of {image.shape[0]} x {image.shape[1]} pixels; the networks of this "
-                    f"version take {SIDE} x {SIDE}"
-                )
-    except BaseException:
-        loader.close()
-        raise
-    return loader
+    def order(self, epoch: int) -> np.ndarray:
+        """The sample numbers of an epoch in random order, for all ranks."""
+        return random_order(self.numbers, self.seed, epoch)
 
 
 def _pipelines(steps: list[Any]) -> dict[str, Any]:
@@ -156,26 +155,10 @@ def evaluation_loader(
     path: str | PathLike[str], batch: int, workers: int, rank: int, ranks: int, indices: np.ndarray | None = None
 ) -> Loader:
     """This rank's share of the test images in the file's order, each once; batches end with the sample numbers."""
-    loader = _open(
+    return _open(
         path, batch, num_workers=workers, drop_last=False, rank=rank, world_size=ranks, pipelines=_pipelines([]),
         seed=0, evaluate=True, ids=True, indices=indices,
     )  # fmt: skip
-    return _checked(loader)
-
-
-def permutation_of(path: str | PathLike[str], seed: int, indices: np.ndarray | None) -> Loader:
-    """A loader of one rank, for the random orders that `training_loader` has by itself."""
-    loader = _open(
-        path, 1, num_workers=1, order=OrderOption.RANDOM, seed=seed, rank=0, world_size=1, indices=indices,
-        pipelines={IMAGE: [SimpleRGBImageDecoder()]},
-    )  # fmt: skip
-    return _checked(loader)
-
-
-def order_of(loader: Loader, epoch: int) -> np.ndarray:
-    """The sample numbers of an epoch, for all ranks."""
-    loader.next_epoch = epoch
-    return loader.next_traversal_order()
 
 
 def whole_loader(

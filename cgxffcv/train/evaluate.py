@@ -43,8 +43,7 @@ def _choose(core_ids: np.ndarray, confidence: np.ndarray, share: float, comm: An
 
 
 class LoaderEvaluation:
-    """This rank's share of the test set, batch by batch from a loader, for `run_evaluation` on a CPU. The loader stays
-    the caller's."""
+    """This rank's share of the test set, batch by batch from a loader, for `run_evaluation` on a CPU."""
 
     def __init__(self, core: Any, loader: Any):
         self._core, self._loader = core, loader
@@ -71,7 +70,7 @@ class LoaderEvaluation:
         )
 
     def close(self) -> None:
-        """Nothing of its own to close."""
+        self._loader.close()
 
 
 def run_evaluation(source: Any, recipe: Recipe, comm: Any, tta: bool = True) -> EvaluationSums:

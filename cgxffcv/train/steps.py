@@ -11,22 +11,21 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from cgxffcv.loader import Loader
+from cgxffcv.loader.orders import share_of_order
 from cgxffcv.recipes import Recipe
 from cgxffcv.train.data import (
     SIDE,
+    Samples,
     augmentation,
     core_operations,
+    evaluation_loader,
     feeding_loader,
-    order_of,
     reseed,
-    share_of,
     training_loader,
     whitening_images,
     whole_loader,
@@ -58,20 +57,23 @@ class Parts:
     plan: TrainingPlan
     team: Team
     tally: Tally
-    permutation: Loader  # of one rank: every epoch's random order of all samples in use
+    samples: Samples  # of the training file
     hardest: HardestImages | None  # None: all samples in every pass
-    path: str | PathLike[str]
     workers: int  # loader threads
     threads: int  # of the network
 
     @property
+    def path(self) -> str:
+        return self.samples.path
+
+    @property
     def indices(self) -> np.ndarray:
         """The numbers of the samples in use."""
-        return self.permutation.indices
+        return self.samples.numbers
 
     def order(self, epoch: int) -> np.ndarray:
         """The sample numbers of a pass that has begun, for all ranks."""
-        return order_of(self.permutation, epoch) if self.hardest is None else self.hardest.sample_order(epoch)
+        return self.samples.order(epoch) if self.hardest is None else self.hardest.sample_order(epoch)
 
 
 class Steps(Protocol):
@@ -277,7 +279,7 @@ def host_room(team: Team, meminfo: str = "/proc/meminfo", limits: tuple[str, ...
 
 
 def _fed_data(parts: Parts, seed: int, gpu: int, graphs: bool) -> FedTraining:
-    keep = parts.permutation.num_samples * SIDE * SIDE * 3 <= host_room(parts.team)
+    keep = len(parts.samples) * SIDE * SIDE * 3 <= host_room(parts.team)
     loader = feeding_loader(parts.path, parts.plan.local_batch, parts.workers, gpu, parts.indices, keep)
     try:
         return FedTraining(parts.core, loader, core_operations(augmentation(parts.recipe)), seed, graphs)
@@ -299,17 +301,21 @@ def open_steps(parts: Parts, seed: int, gpu: int | None, resident: bool, graphs:
 
 
 def open_evaluation(
-    steps: Steps, parts: Parts, gpu: int | None, loader: Loader
+    steps: Steps, parts: Parts, gpu: int | None, samples: Samples, batch: int
 ) -> LoaderEvaluation | ResidentEvaluation | FedEvaluation:
-    """The test set beside the training set, if that is on the GPU and there is room for both, else batch by batch."""
+    """The test set, `batch` images at a time: beside the training set, if that is on the GPU and there is room for
+    both, else batch by batch."""
+    rank, ranks = parts.team.rank, parts.team.ranks
     if not isinstance(steps, DeviceSteps) or gpu is None:
-        return LoaderEvaluation(parts.core, loader)
+        return LoaderEvaluation(
+            parts.core, evaluation_loader(samples.path, batch, parts.workers, rank, ranks, samples.numbers)
+        )
     if steps.data.resident:
         try:
-            return ResidentEvaluation(steps.data.core, loader)
+            with evaluation_loader(samples.path, batch, parts.workers, rank, ranks, samples.numbers) as loader:
+                return ResidentEvaluation(steps.data.core, loader)
         except MemoryError as error:
             warnings.warn(f"the test set stays in host memory: {error}", stacklevel=4)
-    ids = share_of(loader)
-    batch = min(loader.batch_size, max(loader.num_samples, 1))
-    feeding = feeding_loader(loader.fname, batch, parts.workers, gpu, ids, keep=False)
+    ids = share_of_order(samples.numbers, batch, rank, ranks)
+    feeding = feeding_loader(samples.path, min(batch, len(samples)), parts.workers, gpu, ids, keep=False)
     return FedEvaluation(steps.data.core, feeding, ids)

@@ -19,7 +19,7 @@ from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.train import state as states
 from cgxffcv.train.algorithms import describe_algorithms
 from cgxffcv.train.compression import Compression
-from cgxffcv.train.data import SIDE, evaluation_loader, labels_checksum, order_of, permutation_of, reseed
+from cgxffcv.train.data import SIDE, Samples
 from cgxffcv.train.evaluate import run_evaluation
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
 from cgxffcv.train.network import describe
@@ -103,14 +103,14 @@ class Trainer:
         self._workers = num_workers if num_workers > 0 else threads
         test_batch = test_batch or (TEST_BATCH if self.gpu is None else TEST_BATCH_GPU)
         try:
-            self._open(train, train_indices, test, test_indices, test_batch)
+            self._open(train, train_indices, test, test_indices)
             try:
                 self._build(compression, threads, precision, min(test_batch, max(self.test_images, 1)))
             except (TypeError, ValueError, OverflowError) as error:
                 if isinstance(error, UserError):
                     raise
                 raise RecipeError(f"recipe {self.recipe.name} cannot be trained: {error}") from error
-            self._open_data(train, resident, graphs)
+            self._open_data(test_batch, resident, graphs)
             self._initialise()
         except BaseException:
             self.close()
@@ -122,31 +122,25 @@ class Trainer:
         self._device_test_seconds = 0.0
         self._tally.begin()
 
-    def _open(self, train, train_indices, test, test_indices, test_batch) -> None:
-        everything = self._everything = self._keep(permutation_of(train, self.seed, train_indices))
-        self.samples, self._labels = everything.num_samples, labels_checksum(everything)
+    def _open(self, train, train_indices, test, test_indices) -> None:
+        everything = self._everything = Samples(train, train_indices, self.seed)
+        self.samples, self._labels = len(everything), everything.labels_checksum()
         self.plan = make_plan(self.recipe, self.samples, self.ranks)
         self._hardest: HardestImages | None = None
         if self.recipe.hardest:
-            self._hardest = HardestImages(
-                self.plan.fractions, lambda epoch: order_of(everything, epoch), self._team.exchange
-            )
-        self._test = None
-        if test is not None:
-            self._test = self._keep(
-                evaluation_loader(test, test_batch, self._workers, self.rank, self.ranks, test_indices)
-            )
+            self._hardest = HardestImages(self.plan.fractions, everything.order, self._team.exchange)
+        self._test = None if test is None else Samples(test, test_indices)
 
-    def _open_data(self, train, resident: bool, graphs: bool) -> None:
+    def _open_data(self, test_batch: int, resident: bool, graphs: bool) -> None:
         """Where the batches of the epochs and of the test come from."""
         parts = Parts(
-            self._core, self.recipe, self.plan, self._team, self._tally, self._everything, self._hardest, train,
+            self._core, self.recipe, self.plan, self._team, self._tally, self._everything, self._hardest,
             self._workers, self.threads,
         )  # fmt: skip
         self._steps = self._keep(open_steps(parts, self.seed, self.gpu, resident, graphs))
         self._evaluation = None
         if self._test is not None:
-            self._evaluation = self._keep(open_evaluation(self._steps, parts, self.gpu, self._test))
+            self._evaluation = self._keep(open_evaluation(self._steps, parts, self.gpu, self._test, test_batch))
         # Ranks whose data lie elsewhere return to the host together: when a training diverges, all of them see it.
         wishes = [wish for wish in self._team.gather(self._steps.at_once) if wish is not None]
         self._at_once = min(wishes, default=None)
@@ -190,7 +184,7 @@ class Trainer:
         if self.ranks > 1 and self.compression.bits != 32 and self.compression.rounding == "stochastic":
             raise UserError("a training whose gradients are rounded stochastically cannot begin anew: make a Trainer")
         self.seed = seed
-        reseed(self._everything, seed)
+        self._everything.seed = seed
         self._steps.restart(seed)
         self._core.steps_done = 0
         for name in ("momentum", "residual"):
@@ -245,7 +239,7 @@ class Trainer:
     @property
     def test_images(self) -> int:
         """Images of the test file (those in use); 0 without one."""
-        return 0 if self._test is None else self._test.num_samples
+        return 0 if self._test is None else len(self._test)
 
     @property
     def flops_per_image(self) -> float:
