@@ -132,7 +132,7 @@ def test_refusals(data):
     with pytest.raises(ValueError, match="the test set has 2 of its 3 images"):
         core2.evaluate(1, None, 2, [(0, 0, False, 1.0)])
     order, records = np.arange(20, dtype=np.int32), np.zeros((1, 5))
-    with pytest.raises(IndexError, match="place 53"):
+    with pytest.raises(IndexError, match="position 53"):
         core2.run(order + 34, 0, records, None)
     with pytest.raises(ValueError, match="3 steps at once, but a pass over the set has 2"):
         core2.run(np.zeros(60, np.int32), 0, np.zeros((3, 5)), None)
