@@ -4,6 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 RANKS ?= auto
 TIER ?= not long
+# Workers of the tests: one a core, but few; WORKERS=0 runs them one after the other.
+WORKERS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help build train test test-short lint format doctor clean
@@ -26,7 +28,7 @@ train: build
 
 test: build
 	@bash tools/setup.sh test
-	$(RUN) -m pytest -m "$(TIER)"
+	$(RUN) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder -m "$(TIER)"
 
 test-short: TIER := not medium and not long
 test-short: test

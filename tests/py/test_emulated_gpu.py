@@ -1,10 +1,10 @@
 """The CUDA backend without a GPU: the build with emulated kernels, and the CUDA tests with it."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import _cgxffcv
@@ -41,27 +41,47 @@ def cuda_tests(*tests, **environment):
     path = os.pathsep.join([str(BUILD / "lib"), str(ROOT)])
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(ROOT / "tests" / "cuda" / test) for test in tests)]
     # From the build's folder: Python looks into the current one first.
-    return run(*command, seconds=1200, folder=BUILD / "lib", PYTHONPATH=path, OPENBLAS_NUM_THREADS="1", **environment)
+    return run(*command, seconds=1800, folder=BUILD / "lib", PYTHONPATH=path, OPENBLAS_NUM_THREADS="1", **environment)
 
 
-ALONE = ["device", "emulator"]  # they build what they need
-# Where something happens on two streams, or the host and a stream share memory.
-STREAMS = ["test_trainer_gpu.py", "test_fed.py", "test_ranks.py", "test_resident.py", "test_cuda_optim.py",
-           "test_networks.py::test_types_and_layouts_of_images", "test_networks.py::test_refused_batches",
-           "test_networks.py::test_what_python_writes_counts_from_the_next_call_on"]  # fmt: skip
+@pytest.fixture(scope="module")
+def emulated():
+    """The build, made once, whichever worker comes first."""
+    pytest.importorskip("setuptools")
+    targets = ["--build-temp", str(BUILD / "temp"), "--build-lib", str(BUILD / "lib")]
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run("setup.py", "build_ext", *targets, seconds=900, CGXFFCV_CUDA="emulate")
+
+
+EVERY = {path.name for path in (ROOT / "tests" / "cuda").glob("test_*.py")}
+ALONE = {"test_device.py", "test_emulator.py"}  # they build what they need
+TRAININGS = ["test_fed.py", "test_ranks.py", "test_trainer_gpu.py"]
+NETWORKS = ["test_conv.py", "test_networks.py"]
+# Where something happens on two streams, or the host and a stream share memory: with streams that run as late as they
+# may, which shows what does not wait for them, and with another order of threads.
+STREAMS = [
+    "test_resident.py",
+    "test_cuda_optim.py",
+    "test_networks.py::test_types_and_layouts_of_images",
+    "test_networks.py::test_refused_batches",
+    "test_networks.py::test_what_python_writes_counts_from_the_next_call_on",
+]
+LATE = {"CGXFFCV_EMULATED_STREAMS": "late", "CGXFFCV_EMULATED_SEED": "2"}
+PARTS = {
+    "trainings": (TRAININGS, LATE),
+    "streams": (STREAMS, LATE),
+    "networks": (NETWORKS, {}),
+    "rest": (sorted(EVERY - ALONE - {*TRAININGS, *NETWORKS}), {}),
+    "prompt": (TRAININGS, {}),
+}
 
 
 @pytest.mark.timeout(2000)
-def test_cuda_tests_with_the_emulator():
-    """All of them, and those of streams once more, with late streams and another order of threads."""
-    pytest.importorskip("setuptools")
-    targets = ["--build-temp", str(BUILD / "temp"), "--build-lib", str(BUILD / "lib")]
-    run("setup.py", "build_ext", *targets, seconds=600, CGXFFCV_CUDA="emulate")
-    every = {path.name for path in (ROOT / "tests" / "cuda").glob("test_*.py")}
-    trainings, networks = {"test_trainer_gpu.py", "test_fed.py", "test_ranks.py"}, {"test_networks.py"}
-    rest = every - trainings - networks - {f"test_{name}.py" for name in ALONE}
-    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 4)) as pool:
-        late = {"CGXFFCV_EMULATED_STREAMS": "late", "CGXFFCV_EMULATED_SEED": "2"}
-        runs = [pool.submit(cuda_tests, *STREAMS, **late)]
-        runs += [pool.submit(cuda_tests, *sorted(tests)) for tests in (trainings, rest, networks)]
-        assert all(" passed" in done.result() for done in runs)
+@pytest.mark.parametrize(
+    "part", [pytest.param(name, marks=[pytest.mark.long] if name == "prompt" else []) for name in PARTS]
+)
+def test_cuda_tests_with_the_emulator(emulated, part):
+    tests, environment = PARTS[part]
+    assert " passed" in cuda_tests(*tests, **environment)
