@@ -109,7 +109,7 @@ def _add_launch(commands: argparse._SubParsersAction[Parser]) -> None:
         description="Runs COMMAND as NP ranks on this machine with Open MPI: each rank gets its share of the cores; "
         "works as root, in containers and with more ranks than cores.",
     )  # fmt: skip
-    launch.add_argument("-np", "-n", type=whole(1), required=True, metavar="NP", help="number of ranks")
+    launch.add_argument("-np", "-n", "--np", type=whole(1), required=True, metavar="NP", help="number of ranks")
     launch.add_argument("--print", action="store_true", help="show the mpirun command, do not run it")
     launch.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE ...", help="a module of Python")
     launch.add_argument(

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from cgxffcv.app import supervise
 from cgxffcv.errors import UsageError, UserError
+from cgxffcv.nearest import suggest
 from cgxffcv.wording import counted
 
 MPIRUN = "mpirun"
@@ -61,7 +62,8 @@ def _check(np: int, program: Sequence[str]) -> None:
     elif first in ALONE:
         raise UsageError(f"launch: {first} runs in one process, not on several ranks: cgxffcv {first} ...")
     elif first not in OWN and first != "-m" and shutil.which(first) is None:
-        raise UserError(f"launch: {first}: no such program; a script's name ends in .py, a module comes after -m")
+        meant = suggest(first, (*OWN, *ALONE)) or "; a script's name ends in .py, a module comes after -m"
+        raise UserError(f"launch: {first}: no such program{meant}")
 
 
 def main(np: int, program: Sequence[str], dry: bool = False) -> int:

@@ -233,15 +233,17 @@ def test_launch_takes_options_for_the_program(capsys):
 
 def test_launch_mistakes(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="-np/-n: expected a whole number from 1, not '0'"):
+    with pytest.raises(UserError, match="-np/-n/--np: expected a whole number from 1, not '0'"):
         cli.run(["launch", "-np", "0", "a.py"])
     with pytest.raises(UserError, match="no command given"):
         cli.run(["launch", "-np", "2"])
     monkeypatch.setattr(launch.shutil, "which", lambda name: "/usr/bin/mpirun" if name == "mpirun" else None)
     with pytest.raises(UserError, match="a.py: no such script here .*cgxffcv launch -np 2 train"):
         cli.run(["launch", "-np", "2", "a.py"])
-    with pytest.raises(UserError, match="frobnicate: no such program"):
+    with pytest.raises(UserError, match="frobnicate: no such program; a script's name ends in .py"):
         cli.run(["launch", "-np", "2", "frobnicate"])
+    with pytest.raises(UserError, match="trian: no such program; did you mean train\\?"):
+        cli.run(["launch", "--np=2", "trian"])
     monkeypatch.setattr(launch.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="apt-get install -y openmpi-bin"):
         cli.run(["launch", "-np", "2", "a.py"])
