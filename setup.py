@@ -224,7 +224,7 @@ def configure():
         because = "there is no GPU" if not gpu_here() else "of the GPUs here"
         because = "CGXFFCV_CUDA_ARCH" if os.environ.get("CGXFFCV_CUDA_ARCH") else because
         names = ";".join(cuda_architectures())
-        print(f"cgxffcv: cuda    kernels    for {names} ({because}): built anew, some 3 minutes "
+        print(f"cgxffcv: cuda    kernels    for {names} ({because}): built now, some 3 minutes "
               "each on 2 cores; CGXFFCV_CUDA_ARCH=90 is one, CGXFFCV_CUDA=0 none", flush=True)  # fmt: skip
     return parts
 

@@ -194,7 +194,7 @@ class Reader(Sequence[dict[str, Any]]):
         return self._file is None
 
     def close(self) -> None:
-        """Lets go of the file; twice is fine."""
+        """Lets go of the file; a second call does nothing."""
         self._file = None
 
     def __enter__(self) -> Reader:

@@ -298,7 +298,7 @@ def _diagnose_gpus(report: dict[str, Any], mend: Mending) -> list[str]:
             lacking += ["".join(map(str, device["compute_capability"]))] if "rebuild" in device["problem"] else []
     if cuda["devices"] and not cuda["plan_cache"]["writable"]:
         wrong.append(
-            f"{cuda['plan_cache']['folder']} cannot be written: every process looks for the fastest convolutions anew; "
+            f"{cuda['plan_cache']['folder']} cannot be written: each process looks for the fastest convolutions again; "
             "set CGXFFCV_CACHE to a folder of yours"
         )
     if len(cuda["devices"]) > 1 and cuda["nccl"] is None:

@@ -63,7 +63,7 @@ class FolderLock:
         return os.pread(file, LONGEST, 0).decode("utf-8", "replace").strip() or "a process that has just begun"
 
     def close(self) -> None:
-        """Lets go of the folder; twice is fine."""
+        """Lets go of the folder; a second call does nothing."""
         if self._file >= 0:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)  # nobody else can have locked it

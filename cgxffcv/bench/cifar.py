@@ -71,7 +71,7 @@ def _parser() -> Parser:
     parser.add_argument("--empty-cache", action="store_true",
                         help="start each process with an empty cache of plans: the coldest clock")  # fmt: skip
     parser.add_argument("--json", metavar="FILE", nargs="?", const="-",
-                        help="all figures, into FILE anew after each run, or to standard output")  # fmt: skip
+                        help="all figures, into FILE after each run, or to standard output")  # fmt: skip
     parser.add_argument("--seeds", type=_numbers, metavar="SEEDS", help=argparse.SUPPRESS)
     return parser
 

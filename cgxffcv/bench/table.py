@@ -58,7 +58,7 @@ def _parser() -> Parser:
     parser.add_argument("--empty-cache", action="store_true", help="start each row with an empty cache of plans")
     parser.add_argument("--seed", type=whole(0), default=0)
     parser.add_argument("--timeout", type=number(1), default=6 * 3600, metavar="SECONDS", help="of a row (default 6 h)")
-    parser.add_argument("--json", metavar="FILE", help="all figures there, anew after each row")
+    parser.add_argument("--json", metavar="FILE", help="all figures there, rewritten after each row")
     parser.add_argument("--chart", metavar="FILE.png", help="accuracy over time (needs matplotlib)")
     parser.add_argument("--keep", metavar="DIR", help="leave data, logs and run folders there")
     return parser

@@ -79,7 +79,7 @@ def compare(identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         what = "checksum of all labels" if name == "labels" else name
         raise CheckpointError(
             f"the checkpoint is of another training: its {what} is {theirs!r}, this one's {mine!r}; resume with "
-            "the same settings, or start anew"
+            "the same settings, or start over"
         )
 
 
@@ -100,7 +100,7 @@ def _check_ranks(theirs: Any, mine: int, recipe: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"the checkpoint is of a training on {counted(theirs, 'process')}, not on {mine}: "
             f"recipe {recipe['name']} takes {batch} images a step on each, so this would be another training, with "
-            f"{mine * batch} images a step instead of {theirs * batch}; start {theirs}, or start anew (recipes whose "
+            f"{mine * batch} images a step instead of {theirs * batch}; start {theirs}, or start over (recipes whose "
             "batch_scope is global go on with any number)"
         )
 

@@ -177,12 +177,12 @@ class Trainer:
         self._team.broadcast(self._core, "parameters")
 
     def restart(self, seed: int) -> None:
-        """Begins anew, as a Trainer of this seed would, bit for bit; files, plans and recorded steps stay. Collective.
+        """Starts over, as a Trainer of this seed would, bit for bit; files, plans and recorded steps stay. Collective.
 
         Raises UserError where gradients are rounded stochastically, for those draws belong to the first seed.
         """
         if self.ranks > 1 and self.compression.bits != 32 and self.compression.rounding == "stochastic":
-            raise UserError("a training whose gradients are rounded stochastically cannot begin anew: make a Trainer")
+            raise UserError("a training whose gradients are rounded stochastically cannot start over: make a Trainer")
         self.seed = seed
         self._everything.seed = seed
         self._steps.restart(seed)

@@ -149,7 +149,7 @@ class DatasetWriter:
         indices: which samples, in which order; default all. chunksize: samples a worker makes at a time.
         shuffle_indices: write them in an order drawn from `seed`.
 
-        What the data set draws is drawn anew for each chunk from (`seed`, where the chunk begins), in whatever process:
+        What the data set draws begins afresh in each chunk from (`seed`, where the chunk begins), in whatever process:
         from `random`, `numpy.random`, torch, and from generators in its attributes and its class, in its module, and in
         what its functions name (not from those that it first makes while a sample is made). So the file is
         the same with any number of workers (not with another chunksize), and the caller's generators are afterwards

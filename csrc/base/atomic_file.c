@@ -80,7 +80,7 @@ static Status give_name(AtomicFile *file) {
     return STATUS_OK;
 }
 
-/* Refuses to put a file where something else than a file is. */
+/* Refuses to put a file where something other than a file is. */
 static Status check_replaceable(mode_t mode) {
     const char *what = S_ISDIR(mode)    ? "a folder"
                        : S_ISFIFO(mode) ? "a FIFO"

@@ -39,7 +39,7 @@ Status atomic_file_commit(AtomicFile *file, int *unsynced);
 /* As atomic_file_commit without the syncs: whole or absent after a crash of the process, but not of the machine. */
 Status atomic_file_commit_unsynced(AtomicFile *file);
 
-/* Deletes the temporary file; NULL is fine. */
+/* Deletes the temporary file; does nothing if NULL. */
 void atomic_file_abort(AtomicFile *file);
 
 #endif

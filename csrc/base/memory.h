@@ -22,7 +22,7 @@ Status memory_resize(void *pointer_to_pointer, size_t old_bytes, size_t new_byte
  * system ends the process for it. */
 uint64_t memory_of_machine(void);
 
-/* NULL is fine. */
+/* Does nothing if NULL. */
 void memory_free(void *pointer);
 
 #endif

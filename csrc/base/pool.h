@@ -15,7 +15,7 @@ typedef struct Pool Pool;
 /* One item of a loop. `thread` is in [0, pool_threads), constant within a call: an index for scratch memory. */
 typedef Status (*PoolTask)(void *context, size_t item, int thread);
 
-/* `threads` takes part in each loop, the caller included (so `threads` - 1 are started); 1 to
+/* `threads` takes part in each loop, the caller included (so `threads` - 1 are started): from 1 to
  * POOL_MAX_THREADS. */
 Status pool_create(int threads, Pool **out);
 void pool_destroy(Pool *pool);

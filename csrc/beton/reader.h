@@ -110,7 +110,7 @@ typedef struct BetonColumn {
  * BETON_CUSTOM. */
 Status beton_reader_open(const char *path, const BetonCustom *custom, size_t num_custom, BetonReader **out);
 
-/* NULL is fine; no other thread may still use the reader. */
+/* Does nothing if NULL; no other thread may still use the reader. */
 void beton_reader_close(BetonReader *reader);
 
 const char *beton_reader_path(const BetonReader *reader);

@@ -42,7 +42,7 @@ typedef struct BetonSchema BetonSchema;
 
 /* Checks names (printable ASCII, 1 to 16 bytes, unique), shapes, modes; copies the specs. */
 Status beton_schema_create(const BetonFieldSpec *fields, size_t num_fields, BetonSchema **out);
-void beton_schema_destroy(BetonSchema *schema); /* NULL is fine */
+void beton_schema_destroy(BetonSchema *schema); /* does nothing if NULL */
 
 typedef enum BetonSource {
     BETON_SOURCE_SCALAR, /* integer or number */
@@ -78,7 +78,7 @@ typedef struct BetonChunk BetonChunk;
 /* `schema` is borrowed until beton_encoder_destroy. With `skip_bad` samples that cannot be encoded are left out of
  * the chunk; else the first of them (by index) fails the run. */
 Status beton_encoder_create(const BetonSchema *schema, uint64_t seed, int threads, bool skip_bad, BetonEncoder **out);
-void beton_encoder_destroy(BetonEncoder *encoder); /* NULL is fine */
+void beton_encoder_destroy(BetonEncoder *encoder); /* does nothing if NULL */
 
 /* Encodes samples first_index, first_index + 1... from `values`, `count` rows of num_fields. The chunk is borrowed from
  * the encoder until its next run. */
@@ -119,7 +119,7 @@ Status beton_writer_append_packed(BetonWriter *writer, const unsigned char *byte
 /* Completes the file and puts it in its place; the handle is gone afterwards, also on failure. */
 Status beton_writer_commit(BetonWriter *writer, BetonWriterResult *out);
 
-/* Leaves no file; NULL is fine. */
+/* Leaves no file; does nothing if NULL. */
 void beton_writer_abort(BetonWriter *writer);
 
 #endif

@@ -37,8 +37,7 @@
 
 #define COMM_LANES 3 /* independent streams for each ordered pair of ranks: 0, 1, 2 */
 #define COMM_DEFAULT_TIMEOUT_S 300.0
-#define COMM_HEADER_BYTES                                                                                              \
-    512 /* the largest block that comm_agree compares, and that comm_allgather takes in one step */
+#define COMM_HEADER_BYTES 512 /* the most that comm_agree compares, and that comm_allgather takes in one step */
 #define COMM_DEFAULT_SLOT_BYTES ((size_t)256 << 10)
 #define COMM_HELD_MAX 2 /* slices of one stream that a reader may hold unreleased */
 
@@ -78,7 +77,7 @@ Status comm_attach(int fd, int rank, int size, const CommOptions *options, Comm 
  * gets NULL. The options are the parent's. Collective over the parent. The child outlives the parent if need be. */
 Status comm_split(Comm *comm, int color, int key, Comm **out);
 
-/* Leaves and frees; not collective. Ranks that still wait for this one fail, saying that it left. NULL is fine. */
+/* Leaves and frees, if not NULL; not collective. Ranks that still wait for this one fail, saying that it left. */
 void comm_destroy(Comm *comm);
 
 int comm_rank(const Comm *comm);
@@ -133,7 +132,7 @@ Status comm_acquire(Comm *comm, CommSlot *slot);
 /* Gives an acquired slot back unpublished. */
 void comm_slot_return(Comm *comm, CommSlot *slot);
 
-/* Hands the first `bytes` bytes (0 is fine) of an acquired slot to the given ranks (each at most once), under a tag
+/* Hands the first `bytes` bytes (may be 0) of an acquired slot to the given ranks (each at most once), under a tag
  * of the caller's choice. The producer may still read the bytes until its next acquire. Never blocks. */
 Status comm_publish(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, const int *ranks,
                     int count);
@@ -193,8 +192,8 @@ typedef struct CommDevice CommDevice;
 #define COMM_WHY_BYTES 256
 Status comm_device_create(Comm *comm, CommDevice **out, char *why);
 
-/* Before comm_destroy, and after the graphs that hold its sums. Waits a moment for the others to come here, too. NULL
- * is fine. */
+/* Before comm_destroy, and after the graphs that hold its sums. Waits a moment for the others to come here, too. Does
+ * nothing if NULL. */
 void comm_device_destroy(CommDevice *device);
 
 /* What carries it, for people: "NCCL 2.28.9". */

@@ -171,7 +171,7 @@ static void heed_control(CommNet *net) {
     }
 }
 
-/* A finished request's consequences; *again says that the control receive must be posted anew. */
+/* A finished request's consequences; *again says that the control receive must be posted again. */
 static Status finish(CommNet *net, const Job *job, const MPI_Status *result, bool *again) {
     if (job->kind == JOB_SEND) {
         net->sending[job->rank]--;

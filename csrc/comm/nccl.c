@@ -337,7 +337,7 @@ Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int co
     return end(device, allreduce(device, pieces, count, average, stream));
 }
 
-/* Also forgets that something was not ready: nobody shall find that as an error of theirs. */
+/* Also forgets that something was not ready: nobody should find that as an error of their own. */
 static Status check_gpu(cudaError_t error) {
     if (error == cudaSuccess) return STATUS_OK;
     (void)cudaGetLastError();

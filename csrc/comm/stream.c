@@ -8,7 +8,7 @@
 
 /* ---- slots ---- */
 
-/* Takes published slots that all their readers have released back, the oldest first, so that the warmest lies on
+/* Takes back published slots that all their readers have released, the oldest first, so that the warmest lies on
  * top of the free stack. */
 static void reclaim(Comm *comm) {
     int kept = 0;

@@ -47,7 +47,7 @@ Status device_free_memory(size_t *out);
 /* Makes `index` the calling thread's device; refused unless this build holds code for its compute capability. */
 Status device_select(int index);
 
-/* Device memory, at least 256-byte aligned; contents unspecified. NULL is fine to free. */
+/* Device memory, at least 256-byte aligned; contents unspecified. Freeing NULL does nothing. */
 Status device_alloc(size_t bytes, void *out);
 void device_free(void *pointer);
 

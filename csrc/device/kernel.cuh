@@ -109,7 +109,7 @@ static Status launch_kernel(const char *name, void (*kernel)(Parameters...), boo
     launch_kernel(#kernel, kernel, true, grid, block, shared_bytes, (cudaStream_t)(stream), __VA_ARGS__)
 
 /* Waits until the kernels before this one are done and their writes visible; then lets the next one be set up, which
- * so finds all but this kernel's own work finished, whatever it reads before it waits. */
+ * thus finds all but this kernel's own work finished, whatever it reads before it waits. */
 #ifdef CGXFFCV_EMULATED
 __device__ static __forceinline__ void grid_begin(void) { emulator_grid_begin(); }
 #else
@@ -259,7 +259,7 @@ template <typename T> __device__ __forceinline__ T warp_sum(T value) {
     return value;
 }
 
-/* The largest; what a NaN among them gives is open. */
+/* The largest; unspecified if one of them is a NaN. */
 template <typename T> __device__ __forceinline__ T warp_max(T value) {
 #pragma unroll
     for (int distance = WARP / 2; distance > 0; distance /= 2) {

@@ -50,7 +50,7 @@ Status jpeg_check_scans(const void *data, size_t size, JpegInfo info);
 bool jpeg_has_end(const void *data, size_t size);
 
 Status jpeg_decoder_create(JpegDecoder **out);
-void jpeg_decoder_destroy(JpegDecoder *decoder); /* NULL is fine */
+void jpeg_decoder_destroy(JpegDecoder *decoder); /* does nothing if NULL */
 
 /* Decodes the whole image, which must be of exactly `width` x `height`, into `rgb`. On failure some of the pixels may
  * have been written. */
@@ -58,7 +58,7 @@ Status jpeg_decode(JpegDecoder *decoder, const void *data, size_t size, JpegIdct
                    uint8_t *rgb, size_t stride);
 
 Status jpeg_encoder_create(JpegEncoder **out);
-void jpeg_encoder_destroy(JpegEncoder *encoder); /* NULL is fine */
+void jpeg_encoder_destroy(JpegEncoder *encoder); /* does nothing if NULL */
 
 /* Baseline 4:2:0 at `quality` 1..100. *data is borrowed from the encoder until its next call. */
 Status jpeg_encode(JpegEncoder *encoder, const uint8_t *rgb, size_t stride, uint32_t width, uint32_t height,

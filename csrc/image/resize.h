@@ -18,7 +18,7 @@ typedef struct ImageSize {
 typedef struct Resizer Resizer;
 
 Status resizer_create(Resizer **out);
-void resizer_destroy(Resizer *resizer); /* NULL is fine */
+void resizer_destroy(Resizer *resizer); /* does nothing if NULL */
 
 /* From `from` pixels at `rgb` to `to` pixels at `out`, each with its stride in bytes; sides 1 to RESIZE_MAX_SIDE, in
  * either direction, enlarging or reducing. A crop is a pointer into a larger image with that image's stride. */

@@ -81,8 +81,8 @@ typedef struct NnModelDesc {
 typedef enum BackendKind { BACKEND_CPU, BACKEND_CUDA } BackendKind;
 
 /* What activations are stored as and convolutions multiply; parameters, statistics and sums are float32. AUTO takes
- * what is faster here: on a CPU bfloat16 where it has dot products for it, else float32; on a GPU float16, which the
- * CPU backend has not. */
+ * what is faster here: on a CPU bfloat16 where it has dot products for it, else float32; on a GPU float16, which
+ * only the CUDA backend has. */
 typedef enum Precision { PRECISION_AUTO, PRECISION_FLOAT32, PRECISION_BFLOAT16, PRECISION_FLOAT16 } Precision;
 
 /* How the CPU backend computes 3 x 3 convolutions in bfloat16: directly, or by minimal filtering in tiles of 2 x 2 or
@@ -140,7 +140,7 @@ typedef struct NnPlan NnPlan;
 
 /* Checks the description, lays the layers out, allocates. Parameters are zero until initialised. */
 Status nn_model_create(const NnModelDesc *desc, const NnModelOptions *options, NnModel **out);
-/* After the last of its plans. NULL is fine. */
+/* After the last of its plans. Does nothing if NULL. */
 void nn_model_destroy(NnModel *model);
 
 const NnModelDesc *nn_model_desc(const NnModel *model);
@@ -236,10 +236,10 @@ typedef struct NnStepTotals {
 Status nn_plan_step(NnPlan *plan, const NnImages *images, const int64_t *labels, int count,
                     const NnStepOptions *options);
 
-/* The totals since the last call of this function (CUDA: waits for the stream), which begin anew. */
+/* The totals since the last call of this function (CUDA: waits for the stream); counting starts over. */
 Status nn_plan_take_totals(NnPlan *plan, NnStepTotals *out);
 
-/* CUDA, for recorded steps: on the stream, adds the totals to to[*index] (device memory) and begins anew; where their
+/* CUDA, for recorded steps: on the stream, adds the totals to to[*index] (device memory) and starts over; where their
  * loss is not finite the first gradient becomes NaN, so that the step is skipped, on all ranks. */
 Status nn_plan_store_totals(NnPlan *plan, NnStepTotals *to, const int32_t *index);
 

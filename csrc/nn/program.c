@@ -105,10 +105,10 @@ const char *nn_pass_name(PassKind kind) {
     return names[kind];
 }
 
-/* Without a tensor for the gradient before the activation it is made anew from the output's gradient. */
+/* Without a tensor for the gradient before the activation it is computed again from the output's gradient. */
 static int uses_of(const Op *op, PassKind kind) {
-    bool anew = kind == PASS_NORM_BACKWARD && op->activation_gradient < 0;
-    return pass_uses[kind] | (anew ? USES_OUTPUT_GRADIENT : 0);
+    bool again = kind == PASS_NORM_BACKWARD && op->activation_gradient < 0;
+    return pass_uses[kind] | (again ? USES_OUTPUT_GRADIENT : 0);
 }
 
 int nn_program_tensors_of(const Program *program, const Pass *pass, int tensors[PASS_MAX_TENSORS]) {

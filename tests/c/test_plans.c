@@ -234,10 +234,11 @@ static void test_foreign(const char *path) {
         PlansReport report = report_of(plans);
         CHECK(report.entries == 0 && strstr(report.note, "ignored ") == report.note && lacks(plans, "key"));
         CHECK(strstr(report.note, files[i].why) != NULL && strstr(report.note, path) != NULL);
-        CHECK_OK(nn_cuda_plans_store(plans, "found anew", "value"));
+        CHECK_OK(nn_cuda_plans_store(plans, "found again", "value"));
         nn_cuda_plans_close(plans);
         plans = open_plans();
-        CHECK(report_of(plans).entries == 1 && report_of(plans).note[0] == '\0' && holds(plans, "found anew", "value"));
+        CHECK(report_of(plans).entries == 1 && report_of(plans).note[0] == '\0' &&
+              holds(plans, "found again", "value"));
         nn_cuda_plans_close(plans);
     }
 }

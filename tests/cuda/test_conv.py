@@ -270,7 +270,7 @@ def test_second_process_remembers(plans_of, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "bits", "empty", "foreign"])
-def test_damaged_file_is_made_anew(plans_of, tmp_path, damage):
+def test_damaged_file_is_made_again(plans_of, tmp_path, damage):
     plans_of(tmp_path)
     path = the_file(tmp_path)
     good = path.read_bytes()
@@ -284,8 +284,8 @@ def test_damaged_file_is_made_anew(plans_of, tmp_path, damage):
 @pytest.mark.parametrize(
     "value", ["engine 99999999 knobs 0 ns 1", "engine 0 knobs 44", "engine -1 knobs 0 ns 1", "gibberish", "engine 1 "]
 )
-def test_wrong_plans_are_searched_anew(plans_of, tmp_path, value):
-    """Files with the right checksum that name what the library has not."""
+def test_wrong_plans_are_searched_again(plans_of, tmp_path, value):
+    """Files with the right checksum that name what the library does not have."""
     plans_of(tmp_path)
     path = the_file(tmp_path)
     lines = path.read_bytes().splitlines(keepends=True)[:-1]

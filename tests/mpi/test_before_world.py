@@ -47,7 +47,7 @@ def test_a_rank_that_is_frozen_on_its_way_is_named(tmp_path):
         job.kill()
 
 
-def test_a_late_rank_is_waited_for_anew(tmp_path):
+def test_a_late_rank_is_waited_for_again(tmp_path):
     """After its CommTimeout a rank may call world() again; MPI goes on starting meanwhile."""
     job = start(TWO, tmp_path, "second_try", script="worker_before.py")
     try:

@@ -401,7 +401,7 @@ def test_doctor_on_gpus(monkeypatch, tmp_path):
         ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "devices": [H100, lost]}},
          "GPU 1 (Tesla M40) cannot be used", "CGXFFCV_CUDA_ARCH='75;80;86;90;52' make clean build"),
         ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "plan_cache": unwritable}},
-         "/nowhere cannot be written: every process looks for the fastest convolutions anew; set CGXFFCV_CACHE", None),
+         "/nowhere cannot be written: each process looks for the fastest convolutions again; set CGXFFCV_CACHE", None),
         ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "devices": [H100, H100], "nccl": None}},
          "NCCL is not here: gradients go between the GPUs through host memory",
          "sudo apt-get install -y libnccl2 libnccl-dev && make clean build"),

@@ -66,7 +66,7 @@ def test_it_is_let_go(tmp_path):
         pass
 
 
-def test_a_lock_file_that_was_removed_meanwhile_is_made_anew(tmp_path, monkeypatch):
+def test_a_lock_file_that_was_removed_meanwhile_is_made_again(tmp_path, monkeypatch):
     """The first run ends between the second one's opening of the file and its lock."""
     real, lock = fcntl.flock, [FolderLock(tmp_path, print)]
 

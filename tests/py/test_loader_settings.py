@@ -384,7 +384,7 @@ def test_a_resumed_sampler_neither_repeats_nor_loses(path, order, stop):
         loader.load_state_dict(state)
         assert loader.state_dict() == state
         resumed = flat(epoch_of(loader))
-        if stop == 5:  # the epoch was over: the next one is drawn anew
+        if stop == 5:  # the epoch was over: the next one is drawn afresh
             assert sorted(resumed) == list(range(N))
         else:
             assert resumed == rest and sorted(seen + resumed) == list(range(N))

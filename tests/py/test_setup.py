@@ -48,7 +48,7 @@ def test_no_headers(tmp_path, header, package):
     "switches, said",
     [
         ({}, "cuda    not found  no GPU here; CGXFFCV_CUDA=1 builds it all the same"),
-        ({"CGXFFCV_CUDA": "1"}, "cuda    kernels    for 75;80;90 (there is no GPU): built anew, some 3 minutes each"),
+        ({"CGXFFCV_CUDA": "1"}, "cuda    kernels    for 75;80;90 (there is no GPU): built now, some 3 minutes each"),
         ({"CGXFFCV_CUDA_ARCH": "86 90"}, "cuda    kernels    for 86;90 (CGXFFCV_CUDA_ARCH)"),
     ],
 )

@@ -299,7 +299,7 @@ def test_what_error_feedback_owes_is_kept_when_blocks_freeze(files):
     assert parameters(forgets=False).tobytes() != parameters(forgets=True).tobytes()
 
 
-def test_what_error_feedback_owes_is_shared_anew():
+def test_what_error_feedback_owes_is_shared_out_again():
     """The sum over ranks stays where gradients are summed, the mean where they are averaged."""
     owed = np.random.default_rng(0).normal(size=(3, 50)).astype(np.float32)
     for ranks in (1, 2, 4):

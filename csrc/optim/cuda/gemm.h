@@ -27,7 +27,7 @@ typedef struct CudaGemmShape {
 typedef struct CudaGemm CudaGemm;
 
 Status optim_cuda_gemm_create(DeviceStream *stream, CudaGemm **out);
-/* NULL is fine. */
+/* Does nothing if NULL. */
 void optim_cuda_gemm_destroy(CudaGemm *gemm);
 
 /* Puts the products on the stream. Addresses are multiples of 16. A and B may be the same memory, C may be D (not read

@@ -86,7 +86,7 @@ typedef struct CudaMuon CudaMuon;
  * `groups` is the device's copy of spec->groups. All borrowed until destroy. *out stays NULL without Muon groups. */
 Status optim_cuda_muon_create(const OptimSpec *spec, const OptimGroup *groups, float *momentum, float *sums,
                               const int64_t *first_chunk, DeviceStream *stream, CudaMuon **out);
-/* After the streams have done their work. NULL is fine. */
+/* After the streams have done their work. Does nothing if NULL. */
 void optim_cuda_muon_destroy(CudaMuon *muon);
 
 /* The rest of a step, after optim_cuda_launch_step. */

@@ -24,7 +24,7 @@ typedef struct CudaConvs CudaConvs; /* the library's handle and the remembered p
 typedef struct CudaConv CudaConv;   /* one plan, ready to run */
 
 Status nn_cuda_convs_create(DeviceStream *stream, CudaConvs **out);
-void nn_cuda_convs_destroy(CudaConvs *convs); /* after its convolutions; NULL is fine */
+void nn_cuda_convs_destroy(CudaConvs *convs); /* after its convolutions; does nothing if NULL */
 void nn_cuda_convs_describe(const CudaConvs *convs, NnPlanLibrary *out);
 
 /* Chooses the plan: from the cache, else by timing the candidates (which waits for the stream). */

@@ -451,7 +451,7 @@ Status nn_cuda_convs_create(DeviceStream *stream, CudaConvs **out) {
 
 void nn_cuda_convs_destroy(CudaConvs *convs) {
     if (convs == NULL) return;
-    /* A later stream may have the same address: the handle must be told of it anew. */
+    /* A later stream may have the same address: the handle must be told of it again. */
     pthread_mutex_lock(&convs->library->lock);
     convs->library->stream_set = false;
     pthread_mutex_unlock(&convs->library->lock);
@@ -540,7 +540,7 @@ void nn_cuda_conv_describe(const CudaConv *conv, NnAlgorithm *out) {
                          .workspace_bytes = (size_t)chosen->workspace_bytes};
 }
 
-/* The operands in the plan's terms; the pack is made anew only where they have moved. */
+/* The operands in the plan's terms; the pack is made again only where they have moved. */
 static Status point_to(CudaConv *conv, void *const operands[OPERANDS], void *workspace) {
     if (conv->pack != NULL && conv->workspace == workspace &&
         memcmp(conv->operands, operands, sizeof conv->operands) == 0) {

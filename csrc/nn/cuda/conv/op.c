@@ -68,7 +68,7 @@ const void *nn_cuda_filters(const Context *context, const Op *op) {
     return (const char *)context->filters + op->weight * element_bytes(context);
 }
 
-/* Zeros in place of the images that the batch has not. */
+/* Zeros in place of the images that the batch lacks. */
 static Status clear_rest(Context *context, const Job *job, int tensor) {
     size_t image_bytes = nn_cuda_shape(context, tensor)->image_bytes;
     size_t used = (size_t)job->count * image_bytes, all = (size_t)context->program->batch * image_bytes;

@@ -28,7 +28,7 @@ typedef struct PlansReport {
 
 /* Reads the file of this device and version of the library (names of any text). Fails only for lack of memory. */
 Status nn_cuda_plans_open(const char *device, const char *library, Plans **out);
-/* NULL is fine. */
+/* Does nothing if NULL. */
 void nn_cuda_plans_close(Plans *plans);
 
 /* Copies the value of the key and counts a hit; false counts a miss. `own`: it was stored by this process. Safe from

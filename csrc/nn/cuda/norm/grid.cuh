@@ -22,8 +22,7 @@ extern "C" {
 #define MAP_BLOCKS (8 * GPU_MULTIPROCESSORS)
 static_assert(SUM_BLOCKS <= NORM_MOST_BLOCKS, "room for partial sums");
 
-/* ---- division by numbers that are the same for the whole launch, of numbers below 2^31
- * -----------------------------*/
+/* ---- division of numbers below 2^31 by one that is the same for the whole launch ----------------------------------*/
 
 typedef struct Divisor {
     uint32_t divisor, multiplier;

@@ -21,8 +21,8 @@ typedef struct NormShape {
     int pool; /* window, 2 or 3 */
 } NormShape;
 
-/* Partial sums that blocks leave for the last of them: room for them, in floats. Zero before
- * the first use. */
+/* Partial sums that blocks leave for the last of them: room for them, in floats. Zero before the
+ * first use. */
 #define NORM_MOST_BLOCKS 264
 static inline size_t nn_cuda_norm_partial_elems(int channels) {
     return (size_t)NORM_MOST_BLOCKS * (2 * (size_t)channels + 1) + 3 * (size_t)channels;

@@ -224,8 +224,8 @@ __device__ __forceinline__ void stage_gradients(const StemShape &shape, const Ti
     }
 }
 
-/* The threads make the gradients before the activation of some rows, then, parted anew, their products with the
- * patch. */
+/* The threads make the gradients before the activation of some rows, then, shared out differently, their products with
+ * the patch. */
 template <typename T, int KERNEL, int STRIDE, int CHANNELS, bool RECOMPUTE>
 __global__ void __launch_bounds__(THREADS, CHANNELS > 0 && !RECOMPUTE ? 2 : 1)
     stem_filter_kernel(StemFilters filters, StemSource source, StemShape shape, Tiling t, int tiles, const T *gradient,
