@@ -128,7 +128,7 @@ class ImageCompiler:
             self.steps.append(as_step(self.name, step))
 
     def add_operation(self, step) -> None:
-        if self.normalize is not None and not isinstance(step, tf.Cutout):
+        if self.normalize is not None and step.phase != "fill":
             raise TypeError(f"pipeline '{self.name}': {step!r} must come before {self.normalize!r}")
         self.operations.append((step, self.normalize is not None))
 
@@ -162,20 +162,14 @@ class ImageCompiler:
         return True
 
     def image(self) -> tuple:
-        seen: dict[str, int] = {}
-        operations = []
-        for step, normalized in self.operations:
-            occurrence = seen.get(step.kind, 0)
-            seen[step.kind] = occurrence + 1
-            operations.append(
-                (step.kind, occurrence, self.draws, step.probability, step.padding, *step.size, step.reflect,
-                 normalized, step.fill)
-            )  # fmt: skip
+        operations = tuple(
+            (step.operation, self.draws, normalized, step.values()) for step, normalized in self.operations
+        )
         normalize = None
         if self.normalize is not None:
             normalize = (self.normalize.mean, self.normalize.std, self.normalize.type)
         layout = "chw" if self.torch_image is not None and not self.torch_image.channels_last else "hwc"
-        return tuple(operations), normalize, self.type, layout
+        return operations, normalize, self.type, layout
 
     def all_steps(self) -> list[Callable]:
         first: list[Callable] = []

@@ -13,16 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from cgxffcv.transforms.operations import OPERATIONS, ImageOperation, Transform, three
+
 __all__ = [
-    "AlternatingFlip",
     "Convert",
-    "Cutout",
     "ImageOperation",
     "ModuleWrapper",
     "NormalizeImage",
-    "RandomCrop",
-    "RandomHorizontalFlip",
-    "RandomTranslate",
     "Squeeze",
     "ToDevice",
     "ToTensor",
@@ -62,115 +59,6 @@ def dtype_name(dtype: Any) -> str:
         raise TypeError(f"{dtype!r} is no dtype: pass numpy.float16, 'bfloat16', torch.float16 or the like") from None
 
 
-def _whole(value: Any, name: str, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, not {value!r}") from None
-    if not least <= number <= 65535:
-        raise ValueError(f"{name} must be in {least}..65535, not {number}")
-    return number
-
-
-def _three(values: Any, name: str) -> tuple[float, float, float]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim == 0:
-        array = np.repeat(array, 3)
-    if array.shape != (3,) or not np.isfinite(array).all():
-        raise ValueError(f"{name} must be three finite numbers, one a channel, not {values!r}")
-    return tuple(array.tolist())
-
-
-def _pair(size: Any, name: str) -> tuple[int, int]:
-    pair = (size, size) if np.ndim(size) == 0 else tuple(size)
-    if len(pair) != 2:
-        raise ValueError(f"{name} must be a number or (height, width), not {size!r}")
-    return _whole(pair[0], name, 1), _whole(pair[1], name, 1)
-
-
-class Transform:
-    """Base of all transforms."""
-
-    def _arguments(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._arguments()})"
-
-
-class ImageOperation(Transform):
-    """An operation on each image by itself. Its draws are a pure function of (seed, epoch, sample, operation)."""
-
-    kind = ""
-    probability = 0.0
-    padding = 0
-    size = (0, 0)
-    reflect = False
-    fill: tuple[float, float, float] = (0.0, 0.0, 0.0)
-
-
-class RandomHorizontalFlip(ImageOperation):
-    """Mirrors the image left to right with probability `flip_prob`."""
-
-    kind = "flip"
-
-    def __init__(self, flip_prob: float = 0.5):
-        if not 0 <= flip_prob <= 1:
-            raise ValueError(f"flip_prob must be in 0..1, not {flip_prob!r}")
-        self.probability = float(flip_prob)
-
-
-class AlternatingFlip(ImageOperation):
-    """Mirrors each image in every other epoch: in odd ones those whose random bit, fixed for the seed, is 0, in even
-    ones the others. Source: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024), section 3.6."""
-
-    kind = "alternate"
-
-
-class RandomTranslate(ImageOperation):
-    """Moves the image by whole pixels, uniform in -padding..padding in both directions; what is uncovered gets
-    `fill` (0..255 a channel)."""
-
-    kind = "translate"
-
-    def __init__(self, padding: int, fill=(0, 0, 0)):
-        self.padding = _whole(padding, "padding", 0)
-        self.fill = _three(fill, "fill")
-
-
-class RandomCrop(ImageOperation):
-    """Pads the image by `padding` on all sides, then cuts out a window of `size`, uniform over all places.
-
-    Args:
-        size: side, or (height, width), in pixels.
-        padding: pixels; at most the shorter side less 1 for "reflect".
-        fill: what the padding holds: 0..255 a channel, or "reflect" (mirrors, the edge pixel is not repeated).
-    """
-
-    kind = "crop"
-
-    def __init__(self, size, padding: int = 0, fill=(0, 0, 0)):
-        self.size = _pair(size, "size")
-        self.padding = _whole(padding, "padding", 0)
-        self.reflect = isinstance(fill, str)
-        if self.reflect and fill != "reflect":
-            raise ValueError(f"fill must be three numbers or 'reflect', not {fill!r}")
-        self.fill = (0.0, 0.0, 0.0) if self.reflect else _three(fill, "fill")
-
-
-class Cutout(ImageOperation):
-    """Fills a hole of `crop_size` (side, or (height, width)) that lies fully inside, uniform over all places.
-
-    `fill` is in the units of its place in the pipeline: 0..255 before NormalizeImage, normalised after it.
-    """
-
-    kind = "cutout"
-
-    def __init__(self, crop_size, fill=(0, 0, 0)):
-        self.size = _pair(crop_size, "crop_size")
-        self.fill = _three(fill, "fill")
-
-
 class NormalizeImage(Transform):
     """(value - mean) / std with mean and std in 0..255 units, computed in float64 and rounded once to `type`.
 
@@ -180,7 +68,7 @@ class NormalizeImage(Transform):
     """
 
     def __init__(self, mean, std, type):  # noqa: A002 (FFCV's name)
-        self.mean, self.std = _three(mean, "mean"), _three(std, "std")
+        self.mean, self.std = three(mean, "mean"), three(std, "std")
         if min(self.std) <= 0:
             raise ValueError(f"std must be above 0, not {std!r}")
         self.type = dtype_name(type)
@@ -314,11 +202,14 @@ def _later(name: str) -> type:
     return type(name, (Transform,), {"__init__": refuse, "__doc__": "Not supported yet: raises NotImplementedError."})
 
 
+globals().update(OPERATIONS)
+__all__ += OPERATIONS
 SUPPORTED = [name for name in __all__ if name not in ("ImageOperation", "Transform")]
 LATER = [
     "CutMix", "GaussianBlur", "ImageMixup", "LabelMixup", "MixupToOneHot", "Poison", "RandAugment", "RandomBrightness",
     "RandomContrast", "RandomErasing", "RandomGrayscale", "RandomHue", "RandomResizedCrop", "RandomSaturation",
     "RandomVerticalFlip", "ReplaceLabel", "Solarization",
 ]  # fmt: skip
+LATER = [name for name in LATER if name not in OPERATIONS]
 globals().update({name: _later(name) for name in LATER})
 __all__ += LATER

@@ -1,5 +1,10 @@
-/* Augmentation of one uint8 image on the CPU in one pass: flips, translation, crop, cutout, normalisation,
- * conversion and layout, from the source pixels straight to their place in a batch. */
+/* Augmentation of uint8 images on the CPU by a chain of operations (operation.h), normalised, converted and laid out on
+ * the way, from the source pixels straight to their place in a batch. A chain is drawn first: what it does to a sample,
+ * and which part of the source that needs, is known before anything of the sample is decoded.
+ *
+ *     augment_draw(augment, &key, evaluate, drawn);
+ *     part = augment_part(augment, drawn);                     of the source; or all of it
+ *     augment_run(augment, drawn, &image, next, out, scratch); */
 #ifndef CGXFFCV_AUGMENT_AUGMENT_H
 #define CGXFFCV_AUGMENT_AUGMENT_H
 
@@ -7,12 +12,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "augment/draw.h"
+#include "augment/operation.h"
 #include "base/status.h"
 
 #define AUGMENT_MAX_OPS 16
-#define AUGMENT_CHANNELS 3
-#define AUGMENT_MAX_PADDING 1024
 
 typedef enum ImageType {
     IMAGE_U8,
@@ -24,26 +27,6 @@ typedef enum ImageType {
 
 typedef enum ImageLayout { IMAGE_HWC, IMAGE_CHW } ImageLayout;
 
-typedef enum AugmentKind {
-    AUGMENT_FLIP = CROP_DRAW_FLIP,           /* mirrors left to right with `probability` */
-    AUGMENT_ALTERNATE = CROP_DRAW_ALTERNATE, /* the alternating flip */
-    AUGMENT_TRANSLATE = CROP_DRAW_TRANSLATE, /* moves by -padding..padding; uncovered pixels are filled */
-    AUGMENT_CROP = CROP_DRAW_WINDOW,         /* pads by `padding`, then cuts height x width out */
-    AUGMENT_CUTOUT = CROP_DRAW_CUTOUT        /* fills a height x width hole, fully inside */
-} AugmentKind;
-
-/* Fields that a kind does not name are ignored. */
-typedef struct AugmentOp {
-    AugmentKind kind;
-    uint32_t draw; /* from crop_draw_index */
-    float probability;
-    int32_t padding;
-    int32_t height, width;
-    bool reflect;    /* CROP: the padding mirrors the image, edge pixel not repeated */
-    bool normalized; /* CUTOUT: `fill` is in units of the normalised image, not of 0..255 */
-    double fill[AUGMENT_CHANNELS];
-} AugmentOp;
-
 typedef struct AugmentSpec {
     int32_t height, width; /* of the source, HWC, 3 channels */
     int op_count;
@@ -54,6 +37,17 @@ typedef struct AugmentSpec {
     ImageType type;            /* of the output; a second rounding only where it is narrower */
     ImageLayout layout;
 } AugmentSpec;
+
+typedef struct AugmentPart {
+    int32_t y, x, height, width;
+} AugmentPart;
+
+/* Pixels of a source, HWC; what lies outside the part is never read. */
+typedef struct AugmentImage {
+    const uint8_t *pixels; /* borrowed: of the part's first row and column */
+    size_t stride;         /* bytes from row to row */
+    AugmentPart part;
+} AugmentImage;
 
 typedef struct Augment Augment;
 
@@ -69,10 +63,16 @@ size_t augment_output_bytes(const Augment *augment);
 size_t augment_scratch_bytes(const Augment *augment);
 void augment_scratch_init(const Augment *augment, void *scratch);
 
-/* Writes augment_output_bytes to `out`, from height * width * 3 bytes of `pixels`. `next` may be the pixels of the
- * image that comes next, to be fetched into the cache meanwhile, or NULL. With `evaluate`, random choices are neutral:
- * no flip, no shift, the central crop, no hole. Cannot fail. */
-void augment_run(const Augment *augment, const uint8_t *pixels, const uint8_t *next, CropKey key, bool evaluate,
+/* Makes the choices for one sample, into an entry for each operation. With `evaluate`, every operation is neutral: no
+ * flip, no shift, the central crop, no hole. */
+void augment_draw(const Augment *augment, const AugmentKey *key, bool evaluate, AugmentDrawn *drawn);
+
+/* The smallest part of the source that holds all pixels which the drawn chain shows; 0 x 0 if it shows none. */
+AugmentPart augment_part(const Augment *augment, const AugmentDrawn *drawn);
+
+/* Writes augment_output_bytes to `out` from an image that holds augment_part at least. `next` may be all pixels of the
+ * source that comes next, to be fetched into the cache meanwhile, or NULL. Cannot fail. */
+void augment_run(const Augment *augment, const AugmentDrawn *drawn, const AugmentImage *image, const uint8_t *next,
                  void *out, void *scratch);
 
 #endif

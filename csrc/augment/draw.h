@@ -1,73 +1,79 @@
-/* The draws of augmentation: pure functions of (seed, epoch, sample, operation), the same for the CPU and for a
- * GPU kernel, so that both give the same pixels. An image operation reads out(y, x) from in(y + dy, x + dx). */
+/* What image operations draw from, and what they draw: the same for the CPU and for a GPU kernel, so that both give the
+ * same pixels. Every random choice is a pure function of (seed, epoch, sample, operation). */
 #ifndef CGXFFCV_AUGMENT_DRAW_H
 #define CGXFFCV_AUGMENT_DRAW_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/philox.h"
 
-/* Whose draw it is. Numbers are part of what a seed means: never change one. */
-typedef enum CropDraw {
-    CROP_DRAW_FLIP = 1,
-    CROP_DRAW_ALTERNATE = 2,
-    CROP_DRAW_TRANSLATE = 3,
-    CROP_DRAW_WINDOW = 4,
-    CROP_DRAW_CUTOUT = 5
-} CropDraw;
+#define AUGMENT_CHANNELS 3
 
-typedef struct CropKey {
+typedef struct AugmentKey {
     uint64_t seed;
     uint64_t sample; /* index in the file */
     uint32_t epoch;
-} CropKey;
+} AugmentKey;
 
-typedef struct CropOffset {
-    int32_t y, x;
-} CropOffset;
+/* Where an operation's random numbers come from. */
+typedef struct AugmentRandom {
+    AugmentKey key;
+    uint32_t index; /* of the operation: augment_draw_index */
+} AugmentRandom;
 
-/* The index of a draw within PHILOX_AUGMENT: the kind (below 64), how many of that kind come before it in the same
- * list of operations (below 16), and the number of the list (below 64; lists that share it share their draws).
- * A list's draws do not depend on operations that draw nothing. */
-HOST_DEVICE uint32_t crop_draw_index(CropDraw kind, uint32_t occurrence, uint32_t list) {
-    return (uint32_t)kind | (occurrence & 15u) << 6 | (list & 63u) << 10;
+typedef struct AugmentSize {
+    int32_t height, width;
+} AugmentSize;
+
+/* What an operation does to one image, once its choices are made; what counts depends on its phase (operation.h). */
+typedef struct AugmentDrawn {
+    bool acts;             /* MOVE: mirrors left to right. Others: false: the image stays as it is */
+    int32_t y, x;          /* MOVE that does not mirror: out(y, x) = in(y + this y, x + this x). FILL: the corner */
+    int32_t height, width; /* MOVE: of the result. FILL: of what is filled */
+} AugmentDrawn;
+
+/* What an operation puts where no pixel is. */
+typedef struct AugmentFill {
+    double colour[AUGMENT_CHANNELS]; /* 0..255, or normalised */
+    bool reflect;                    /* mirrors the image instead, the edge pixel not repeated */
+} AugmentFill;
+
+/* The index of a draw within PHILOX_AUGMENT: the operation's number (below 64), how many of that number come before it
+ * in the same list of operations (below 16), and the number of the list (below 64; lists that share it share their
+ * draws). A list's draws do not depend on operations that draw nothing. */
+HOST_DEVICE uint32_t augment_draw_index(uint32_t number, uint32_t occurrence, uint32_t list) {
+    return number | (occurrence & 15u) << 6 | (list & 63u) << 10;
 }
 
-HOST_DEVICE Philox4 crop_draw_(CropKey key, uint32_t epoch, uint32_t index) {
-    return philox_at(key.seed, epoch, key.sample, PHILOX_AUGMENT, index);
+/* Of this image in this epoch. */
+HOST_DEVICE Philox4 augment_words(const AugmentRandom *random) {
+    return philox_at(random->key.seed, random->key.epoch, random->key.sample, PHILOX_AUGMENT, random->index);
 }
 
-/* Whether to mirror: true with `probability`, to 24 bits. */
-HOST_DEVICE int crop_flip(CropKey key, uint32_t index, float probability) {
-    return philox_uniform(crop_draw_(key, key.epoch, index).word[0]) < probability;
+/* Of this image, the same in all epochs. */
+HOST_DEVICE Philox4 augment_lasting_words(const AugmentRandom *random) {
+    return philox_at(random->key.seed, 0, random->key.sample, PHILOX_AUGMENT, random->index);
 }
 
-/* The alternating flip: a bit fixed for the run, xor the epoch's parity; each image is seen both ways in any two
- * epochs (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", section 3.6). */
-HOST_DEVICE int crop_alternate(CropKey key, uint32_t index) {
-    return (int)((crop_draw_(key, 0, index).word[0] >> 31) ^ (key.epoch & 1u));
+HOST_DEVICE AugmentDrawn augment_mirror(bool acts, AugmentSize size) {
+    AugmentDrawn drawn = {acts, 0, 0, size.height, size.width};
+    return drawn;
 }
 
-/* An offset, each part uniform in -padding..padding. */
-HOST_DEVICE CropOffset crop_translate(CropKey key, uint32_t index, int32_t padding) {
-    Philox4 random = crop_draw_(key, key.epoch, index);
-    uint32_t choices = 2u * (uint32_t)padding + 1u;
-    CropOffset out = {(int32_t)philox_below(random.word[0], choices) - padding,
-                      (int32_t)philox_below(random.word[1], choices) - padding};
-    return out;
+HOST_DEVICE AugmentDrawn augment_window(int32_t y, int32_t x, AugmentSize size) {
+    AugmentDrawn drawn = {false, y, x, size.height, size.width};
+    return drawn;
 }
 
-/* The corner of a window that lies fully inside: uniform in 0..rows-height and 0..columns-width. */
-HOST_DEVICE CropOffset crop_window(CropKey key, uint32_t index, int32_t rows, int32_t columns, int32_t height,
-                                   int32_t width) {
-    Philox4 random = crop_draw_(key, key.epoch, index);
-    CropOffset out = {(int32_t)philox_below(random.word[0], (uint32_t)(rows - height) + 1u),
-                      (int32_t)philox_below(random.word[1], (uint32_t)(columns - width) + 1u)};
-    return out;
+HOST_DEVICE AugmentDrawn augment_hole(bool acts, int32_t y, int32_t x, AugmentSize size) {
+    AugmentDrawn drawn = {acts, y, x, size.height, size.width};
+    return drawn;
 }
 
 /* The index that reflection without repeating the edge gives: in -(size-1)..2*(size-1) it lands in 0..size-1. */
-HOST_DEVICE int32_t crop_reflect(int32_t index, int32_t size) {
+HOST_DEVICE int32_t augment_reflect(int32_t index, int32_t size) {
     if (index < 0) return -index;
     return index < size ? index : 2 * (size - 1) - index;
 }

@@ -1,9 +1,10 @@
-/* Outputs and image operations from plain Python tuples, which cgxffcv/pipeline/compile.py makes. */
+/* Outputs from plain Python tuples, which cgxffcv/pipeline/compile.py makes. */
 #include "python/loader_spec.h"
 
 #include <string.h>
 
 #include "python/arguments.h"
+#include "python/operations.h"
 
 typedef struct Name {
     const char *name;
@@ -13,8 +14,6 @@ typedef struct Name {
 static const Name types[] = {
     {"uint8", IMAGE_U8}, {"float32", IMAGE_F32}, {"float16", IMAGE_F16}, {"bfloat16", IMAGE_BF16}, {NULL, 0}};
 static const Name layouts[] = {{"hwc", IMAGE_HWC}, {"chw", IMAGE_CHW}, {NULL, 0}};
-static const Name kinds[] = {{"flip", AUGMENT_FLIP}, {"alternate", AUGMENT_ALTERNATE}, {"translate", AUGMENT_TRANSLATE},
-                             {"crop", AUGMENT_CROP}, {"cutout", AUGMENT_CUTOUT},       {NULL, 0}};
 
 static int look_up(const Name *names, const char *name, const char *what, int *value) {
     for (; names->name != NULL; names++) {
@@ -24,36 +23,6 @@ static int look_up(const Name *names, const char *name, const char *what, int *v
     }
     PyErr_Format(PyExc_ValueError, "unknown %s '%s'", what, name);
     return -1;
-}
-
-static int parse_op(PyObject *item, AugmentOp *op) {
-    const char *name;
-    int kind, reflect, normalized;
-    unsigned occurrence, list;
-    if (arguments_unpack(item, "sIIfiiipp(ddd);an image operation is a tuple of 10", &name, &occurrence, &list,
-                         &op->probability, &op->padding, &op->height, &op->width, &reflect, &normalized, &op->fill[0],
-                         &op->fill[1], &op->fill[2]) < 0 ||
-        look_up(kinds, name, "image operation", &kind) < 0) {
-        return -1;
-    }
-    op->kind = (AugmentKind)kind;
-    op->draw = crop_draw_index((CropDraw)kind, occurrence, list);
-    op->reflect = reflect != 0;
-    op->normalized = normalized != 0;
-    return 0;
-}
-
-int loader_spec_parse_ops(PyObject *ops, AugmentSpec *spec) {
-    Py_ssize_t count = PyTuple_GET_SIZE(ops);
-    if (count > AUGMENT_MAX_OPS) {
-        PyErr_Format(PyExc_ValueError, "at most %d image operations fit one pipeline, not %zd", AUGMENT_MAX_OPS, count);
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (parse_op(PyTuple_GET_ITEM(ops, i), &spec->ops[i]) < 0) return -1;
-    }
-    spec->op_count = (int)count;
-    return 0;
 }
 
 static int parse_normalize(PyObject *normalize, AugmentSpec *spec) {
@@ -78,7 +47,8 @@ static int parse_image(PyObject *image, AugmentSpec *spec) {
     if (arguments_unpack(image, "O!Oss;an image output is a tuple of 4", &PyTuple_Type, &ops, &normalize, &type_name,
                          &layout_name) < 0 ||
         look_up(types, type_name, "image type", &type) < 0 || look_up(layouts, layout_name, "layout", &layout) < 0 ||
-        loader_spec_parse_ops(ops, spec) < 0 || parse_normalize(normalize, spec) < 0) {
+        operations_parse(ops, "one pipeline", AUGMENT_MAX_OPS, spec->ops, &spec->op_count) < 0 ||
+        parse_normalize(normalize, spec) < 0) {
         return -1;
     }
     spec->type = (ImageType)type;

@@ -14,11 +14,8 @@ typedef struct LoaderSpec {
 } LoaderSpec;
 
 /* From a sequence of (field, decoder, fast_jpeg, image), where image is None or (operations, normalisation, type,
- * layout), an operation (kind, occurrence, list, probability, padding, height, width, reflect, normalized, (r, g, b))
- * and normalisation None or ((3 means), (3 stds), type). 0, or -1 with an exception set. */
+ * layout), operations as operations.h has them, and normalisation None or ((3 means), (3 stds), type). 0, or -1 with an
+ * exception set. */
 int loader_spec_parse(PyObject *sequence, LoaderSpec *out);
-
-/* A tuple of such operations, into spec->ops. */
-int loader_spec_parse_ops(PyObject *ops, AugmentSpec *spec);
 
 #endif

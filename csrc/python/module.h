@@ -37,6 +37,7 @@ int files_add(PyObject *module);
 int jpeg_add(PyObject *module);
 int loader_add(PyObject *module);
 int loader_order_add(PyObject *module);
+int operations_add(PyObject *module);
 int quantize_add(PyObject *module);
 int nn_add(PyObject *module);
 int nn_plan_add(PyObject *module);

@@ -3,7 +3,7 @@
 
 #include "python/array.h"
 #include "python/loader.h"
-#include "python/loader_spec.h"
+#include "python/operations.h"
 #include "python/trainer.h"
 
 #define RECORD_FIELDS 5 /* loss, correct, images, skipped, side */
@@ -34,17 +34,11 @@ static int parse_config(ModuleState *state, PyObject *args, TrainerObject **trai
     PyObject *trainer_in, *ops;
     unsigned long long seed;
     int graphs;
-    AugmentSpec spec = {0};
     if (!PyArg_ParseTuple(args, "OO!Kp", &trainer_in, &PyTuple_Type, &ops, &seed, &graphs)) return -1;
     *trainer = trainer_take(state, trainer_in);
-    if (*trainer == NULL || loader_spec_parse_ops(ops, &spec) < 0) return -1;
-    if (spec.op_count > GATHER_MAX_OPS) {
-        PyErr_Format(PyExc_ValueError, "at most %d image operations can be done on the GPU, not %d", GATHER_MAX_OPS,
-                     spec.op_count);
+    if (*trainer == NULL ||
+        operations_parse(ops, "a training on a GPU", GATHER_MAX_OPS, config->ops, &config->op_count) < 0)
         return -1;
-    }
-    config->op_count = spec.op_count;
-    memcpy(config->ops, spec.ops, (size_t)spec.op_count * sizeof *spec.ops);
     memcpy(config->mean, (*trainer)->mean, sizeof config->mean);
     memcpy(config->std, (*trainer)->std, sizeof config->std);
     config->seed = seed;

@@ -49,11 +49,12 @@ static void write_file(void) {
     memory_free(file);
 }
 
-static const AugmentSpec spec = {.op_count = 2,
-                                 .ops = {{.kind = AUGMENT_FLIP, .draw = 1, .probability = 0.5f},
-                                         {.kind = AUGMENT_TRANSLATE, .draw = 3, .padding = 1, .fill = {255, 255, 255}}},
-                                 .type = IMAGE_F32,
-                                 .layout = IMAGE_CHW};
+static const AugmentSpec spec = {
+    .op_count = 2,
+    .ops = {{.kind = AUGMENT_flip, .draw = 1, .as.flip = {0.5}},
+            {.kind = AUGMENT_translate, .draw = 3, .as.translate = {1, {.colour = {255, 255, 255}}}}},
+    .type = IMAGE_F32,
+    .layout = IMAGE_CHW};
 static const LoaderOutput outputs[] = {{.field = "image", .decoder = LOADER_IMAGE, .image = &spec},
                                        {.field = "label", .decoder = LOADER_INT}};
 
@@ -195,9 +196,9 @@ static void test_gather_and_resident(void) {
 static void test_crops_larger_than_the_image(void) {
     static const AugmentSpec chain = {
         .op_count = 3,
-        .ops = {{.kind = AUGMENT_CUTOUT, .draw = 4, .height = 1, .width = 1},
-                {.kind = AUGMENT_CROP, .draw = 5, .padding = 9, .height = 26, .width = 26},
-                {.kind = AUGMENT_CROP, .draw = 6, .height = 4, .width = 4}},
+        .ops = {{.kind = AUGMENT_cutout, .draw = 4, .as.cutout.crop_size = {1, 1}},
+                {.kind = AUGMENT_crop, .draw = 5, .as.crop = {.padding = 9, .size = {26, 26}}},
+                {.kind = AUGMENT_crop, .draw = 6, .as.crop.size = {4, 4}}},
         .type = IMAGE_U8};
     static const LoaderOutput output = {.field = "image", .decoder = LOADER_IMAGE, .image = &chain};
     Loader *loader = NULL;
@@ -221,8 +222,8 @@ static void test_chains_that_are_refused(void) {
     AugmentSpec chain = {.height = 8,
                          .width = 8,
                          .op_count = 2,
-                         .ops = {{.kind = AUGMENT_CUTOUT, .draw = 4, .height = 1, .width = 1, .normalized = true},
-                                 {.kind = AUGMENT_CUTOUT, .draw = 5, .height = 1, .width = 1}},
+                         .ops = {{.kind = AUGMENT_cutout, .draw = 4, .normalized = true, .as.cutout.crop_size = {1, 1}},
+                                 {.kind = AUGMENT_cutout, .draw = 5, .as.cutout.crop_size = {1, 1}}},
                          .normalize = true,
                          .std = {1, 1, 1},
                          .normalized_type = IMAGE_F32,
@@ -231,7 +232,7 @@ static void test_chains_that_are_refused(void) {
     chain.ops[1].normalized = true;
     CHECK_OK(augment_create(&chain, &augment));
     augment_destroy(augment);
-    chain.ops[1] = (AugmentOp){.kind = AUGMENT_FLIP, .normalized = true};
+    chain.ops[1] = (AugmentOp){.kind = AUGMENT_flip, .normalized = true};
     CHECK(augment_create(&chain, &augment) == STATUS_ARGUMENT);
 }
 

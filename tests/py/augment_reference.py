@@ -6,7 +6,7 @@ from cgxffcv import transforms as tf
 
 MASK = 0xFFFFFFFF
 ORDER, AUGMENT = 1, 2
-DRAW = {"flip": 1, "alternate": 2, "translate": 3, "crop": 4, "cutout": 5}
+DRAW = {"RandomHorizontalFlip": 1, "AlternatingFlip": 2, "RandomTranslate": 3, "RandomCrop": 4, "Cutout": 5}
 
 
 def philox(seed, epoch, item, stream, index):
@@ -37,13 +37,13 @@ def shuffled(items, seed, epoch, draw=0, offset=0):
 def draws(step, occurrence, number, key):
     """The four words of an operation's draw for one image; key is (seed, epoch, sample)."""
     seed, epoch, sample = key
-    if step.kind == "alternate":
+    if step.operation == "AlternatingFlip":
         epoch = 0
-    return philox(seed, epoch, sample, AUGMENT, DRAW[step.kind] | occurrence << 6 | number << 10)
+    return philox(seed, epoch, sample, AUGMENT, DRAW[step.operation] | occurrence << 6 | number << 10)
 
 
 def padded(image, padding, step):
-    if step.reflect:
+    if step.fill == "reflect":
         return np.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode="reflect")
     out = np.empty((image.shape[0] + 2 * padding, image.shape[1] + 2 * padding, 3), image.dtype)
     out[:] = np.asarray(step.fill, image.dtype)
@@ -53,22 +53,23 @@ def padded(image, padding, step):
 
 def apply(step, image, words, epoch, evaluate):
     height, width = image.shape[:2]
-    if step.kind == "flip":
-        return image[:, ::-1] if not evaluate and (words[0] >> 8) / 2**24 < np.float32(step.probability) else image
-    if step.kind == "alternate":
+    if step.operation == "RandomHorizontalFlip":
+        return image[:, ::-1] if not evaluate and (words[0] >> 8) / 2**24 < np.float32(step.flip_prob) else image
+    if step.operation == "AlternatingFlip":
         return image[:, ::-1] if not evaluate and (words[0] >> 31) ^ (epoch & 1) else image
-    if step.kind == "translate":
+    if step.operation == "RandomTranslate":
         p = step.padding
         y, x = (p, p) if evaluate else (below(words[0], 2 * p + 1), below(words[1], 2 * p + 1))
         return padded(image, p, step)[y : y + height, x : x + width]
-    rows, columns = step.size
-    if step.kind == "crop":
+    if step.operation == "RandomCrop":
+        rows, columns = step.size
         image = padded(image, step.padding, step)
         room = image.shape[0] - rows + 1, image.shape[1] - columns + 1
         y, x = ((r - 1) // 2 for r in room) if evaluate else (below(w, r) for w, r in zip(words, room, strict=False))
         return image[y : y + rows, x : x + columns]
     if evaluate:
         return image
+    rows, columns = step.crop_size
     y, x = below(words[0], height - rows + 1), below(words[1], width - columns + 1)
     image = image.copy()
     image[y : y + rows, x : x + columns] = np.asarray(step.fill, image.dtype)
@@ -110,11 +111,11 @@ def pipeline(steps, image, key, number=0, evaluate=False):
     seen, dtype = {}, "uint8"
     for step in steps:
         if isinstance(step, tf.ImageOperation):
-            occurrence = seen.get(step.kind, 0)
-            seen[step.kind] = occurrence + 1
+            occurrence = seen.get(step.operation, 0)
+            seen[step.operation] = occurrence + 1
             if dtype == "bfloat16":  # only holes come here
                 fill = to_bfloat16(np.array(step.fill))
-                step = tf.Cutout(step.size)
+                step = tf.Cutout(step.crop_size)
                 step.fill = tuple(fill.tolist())
             image = apply(step, image, draws(step, occurrence, number, key), key[1], evaluate)
         elif isinstance(step, tf.NormalizeImage):

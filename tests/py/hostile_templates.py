@@ -39,7 +39,8 @@ WRITER = {
     "seed": 0, "skip_bad": True,
 }  # fmt: skip
 PREPARE = {
-    "outputs": (("image", "image", False, ((("flip", 0, 0, 0.5, 0, 0, 0, False, False, (0.0, 0.0, 0.0)),),
+    "outputs": (("image", "image", False, ((("RandomHorizontalFlip", 0, False, (0.5,)),
+                                            ("RandomCrop", 0, False, ((8, 8), 1, (0.0, 0.0, 0.0)))),
                  (MEAN, STD, "float32"), "float32", "chw")), ("label", "int", False, None)),
     "batch_size": 2, "order": 1, "window_pages": 2, "seed": 3, "workers": 1, "ahead": 2, "world_size": 1, "rank": 0,
     "drop_last": False, "resident": False, "read_ahead": False, "page_locked": -1, "indices": np.arange(4),
@@ -229,8 +230,8 @@ FUNCTIONS = {
     "loader_shuffled": plain(_cgxffcv.loader_shuffled, np.arange(9), 3, 1),
     "loader_share": plain(_cgxffcv.loader_share, np.arange(9), 2, 2, 1, False),
     "resize_area": plain(_cgxffcv.resize_area, image(), 7, 9),
-    "loader_shuffled": plain(_cgxffcv.loader_shuffled, np.arange(9), 1, 2),
-    "loader_share": plain(_cgxffcv.loader_share, np.arange(9), 2, 2, 1, False),
+    "image_operations": plain(_cgxffcv.image_operations),
+    "check_operation": plain(_cgxffcv.check_operation, "RandomCrop", ((8, 9), 2, (1.0, 2.0, 3.0))),
     "quantize": plain(_cgxffcv.quantize, np.ones(100, np.float32), 0, SPEC, (1, 2, 3, 4), 2, wire()),
     "dequantize": plain(
         _cgxffcv.dequantize, wire(), SPEC, np.ones(100, np.float32), 0, np.ones(100, np.float32), 2.0, 2

@@ -74,10 +74,10 @@ def fits(steps, size):
     """Whether crops and holes fit images of this size."""
     height, width = size
     for step in steps:
-        if step.kind == "cutout" and (step.size[0] > height or step.size[1] > width):
+        if isinstance(step, tf.Cutout) and (step.crop_size[0] > height or step.crop_size[1] > width):
             return False
-        if step.kind == "crop":
-            if step.reflect and step.padding >= min(height, width):
+        if isinstance(step, tf.RandomCrop):
+            if step.fill == "reflect" and step.padding >= min(height, width):
                 return False
             if step.size[0] > height + 2 * step.padding or step.size[1] > width + 2 * step.padding:
                 return False
@@ -195,10 +195,12 @@ def digest(files):
     return everything.hexdigest()
 
 
-@pytest.mark.parametrize("kind, most", [("translate", 2), ("crop", 4), ("cutout", 12), ("flip", 1)])
+@pytest.mark.parametrize(
+    "kind, most", [("RandomTranslate", 2), ("RandomCrop", 4), ("Cutout", 12), ("RandomHorizontalFlip", 1)]
+)
 def test_draws_are_uniform(kind, most):
     """Each value's count lies within five standard deviations: a fixed seed, so this either always passes or never."""
-    n, counts = 4000, np.zeros((2, most + 1 if kind != "translate" else 5), int)
+    n, counts = 4000, np.zeros((2, most + 1 if kind != "RandomTranslate" else 5), int)
     for sample in range(n):
         words = reference.philox(99, 1, sample, reference.AUGMENT, reference.DRAW[kind])
         for axis in range(2):

@@ -50,7 +50,7 @@ static uint32_t affine_bits(ImageType type, double shift, double factor, int lev
     return augment_bits((double)value, type);
 }
 
-static bool reproduces(const Augment *a, int channel, double shift, double factor) {
+static bool reproduces(const AugmentPass *a, int channel, double shift, double factor) {
     for (int level = 0; level < AUGMENT_LEVELS; level++) {
         if (affine_bits(a->spec.type, shift, factor, level) != a->table[channel][level]) return false;
     }
@@ -66,7 +66,7 @@ static double nudged(double value, int steps) {
 }
 
 /* Float32 arithmetic rounds twice where the table rounds once; neighbours of the constants mend that. */
-static bool find_affine(Augment *a, int channel) {
+static bool find_affine(AugmentPass *a, int channel) {
     static const int steps[] = {0, 1, -1, 2, -2, 3, -3, 4, -4};
     const int count = (int)(sizeof steps / sizeof *steps);
     double shift = a->spec.normalize ? a->spec.mean[channel] : 0;
@@ -82,7 +82,7 @@ static bool find_affine(Augment *a, int channel) {
     return false;
 }
 
-void augment_make_table(Augment *a) {
+void augment_make_table(AugmentPass *a) {
     a->affine = a->spec.type != IMAGE_U8;
     for (int c = 0; c < AUGMENT_CHANNELS; c++) {
         for (int level = 0; level < AUGMENT_LEVELS; level++) a->table[c][level] = augment_level(&a->spec, c, level);

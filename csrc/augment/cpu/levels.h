@@ -11,6 +11,6 @@ uint32_t augment_bits(double value, ImageType type);
 uint32_t augment_level(const AugmentSpec *spec, int channel, double level);
 
 /* Fills table, shift, factor and affine from the spec. */
-void augment_make_table(Augment *augment);
+void augment_make_table(AugmentPass *augment);
 
 #endif

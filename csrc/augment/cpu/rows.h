@@ -24,7 +24,8 @@ typedef struct AugmentStrip {
     size_t next_stride;
 } AugmentStrip;
 
-typedef void (*AugmentKernel)(const Augment *augment, const AugmentStrip *strip);
+typedef struct AugmentPass AugmentPass;
+typedef void (*AugmentKernel)(const AugmentPass *pass, const AugmentStrip *strip);
 
 /* pshufb patterns for a block of 48 bytes in three vectors; [mirror]. */
 typedef struct AugmentShuffles {
@@ -32,17 +33,18 @@ typedef struct AugmentShuffles {
     uint8_t mirror[3][3][16];                   /* vector from vector: the pixels in reverse */
 } AugmentShuffles;
 
-struct Augment {
-    AugmentSpec spec;
+/* One pass over an image, prepared: where its pixels come from, one colour a hole, the conversion. */
+struct AugmentPass {
+    AugmentSpec spec; /* this part of the chain, and what it makes of the pixels */
+    int moves;        /* of its operations; the others fill holes */
     int32_t out_height, out_width;
     size_t item_bytes, pixel_stride, row_stride, plane_stride; /* of the output, in bytes */
-    bool simple; /* at most one operation pads, and nothing moves pixels after a hole: one pass does it */
     bool affine; /* (v - shift) * factor, in float32 (float64 for IMAGE_F32), equals the table for all 256 levels */
     double shift[AUGMENT_CHANNELS], factor[AUGMENT_CHANNELS];
     /* The output for each level; 16-bit types and uint8 use the low bits. */
     uint32_t table[AUGMENT_CHANNELS][AUGMENT_LEVELS];
     uint32_t fill[AUGMENT_MAX_OPS][AUGMENT_CHANNELS]; /* of each operation, in the output's type */
-    int pad;                                          /* the operation that pads, if `simple`; -1: none does */
+    int pad;                                          /* the operation that pads; -1: none does */
     int32_t margin;                                   /* its padding */
     AugmentShuffles shuffles;
     AugmentKernel kernel; /* from the best instruction set */
@@ -67,7 +69,7 @@ static inline void augment_store(unsigned char *out, uint32_t value, size_t item
 
 /* Pixels [first, last) of one row by table: the tails of the vector kernels, and all of the scalar ones. Inlined
  * with constant type and layout. */
-static inline __attribute__((always_inline)) void augment_row_by_table(const Augment *a, const AugmentStrip *s,
+static inline __attribute__((always_inline)) void augment_row_by_table(const AugmentPass *a, const AugmentStrip *s,
                                                                        size_t row, size_t first, size_t last,
                                                                        size_t item_bytes, ImageLayout layout) {
     const uint8_t *source = s->source + row * s->source_stride;

@@ -13,13 +13,13 @@ INLINE int channel_of(int which, int lane, ImageLayout layout) {
     return layout == IMAGE_CHW ? which : (AUGMENT_BLOCK * which + lane) % AUGMENT_CHANNELS;
 }
 
-INLINE Constants constants_u8(const Augment *a, ImageLayout layout) {
+INLINE Constants constants_u8(const AugmentPass *a, ImageLayout layout) {
     (void)a;
     (void)layout;
     return (Constants){0};
 }
 
-INLINE Constants constants_f16(const Augment *a, ImageLayout layout) {
+INLINE Constants constants_f16(const AugmentPass *a, ImageLayout layout) {
     Constants k = {0};
     for (int which = 0; which < 3; which++) {
         _Alignas(64) float shift[16], factor[16];
@@ -33,9 +33,9 @@ INLINE Constants constants_f16(const Augment *a, ImageLayout layout) {
     return k;
 }
 
-INLINE Constants constants_bf16(const Augment *a, ImageLayout layout) { return constants_f16(a, layout); }
+INLINE Constants constants_bf16(const AugmentPass *a, ImageLayout layout) { return constants_f16(a, layout); }
 
-INLINE Constants constants_f32(const Augment *a, ImageLayout layout) {
+INLINE Constants constants_f32(const AugmentPass *a, ImageLayout layout) {
     Constants k = {0};
     for (int which = 0; which < 3; which++) {
         _Alignas(64) double shift[16], factor[16];

@@ -2,7 +2,7 @@
 #include "augment/cpu/rows.h"
 
 #define DEFINE(name, item_bytes, layout)                                                                               \
-    static void name(const Augment *a, const AugmentStrip *s) {                                                        \
+    static void name(const AugmentPass *a, const AugmentStrip *s) {                                                    \
         for (size_t row = 0; row < s->rows; row++) augment_row_by_table(a, s, row, 0, s->width, item_bytes, layout);   \
     }
 

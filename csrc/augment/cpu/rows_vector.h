@@ -56,7 +56,7 @@ INLINE const uint8_t *block_source(const uint8_t *row, size_t width, size_t x, b
 }
 
 #define DEFINE_STRIP(suffix, type_name, item_bytes, layout_, mirror_)                                                  \
-    INLINE void strip_##suffix(const Augment *a, const AugmentStrip *s) {                                              \
+    INLINE void strip_##suffix(const AugmentPass *a, const AugmentStrip *s) {                                          \
         const Constants k = constants_##type_name(a, layout_);                                                         \
         for (size_t row = 0; row < s->rows; row++) {                                                                   \
             const uint8_t *source = s->source + row * s->source_stride;                                                \
@@ -86,7 +86,7 @@ INLINE const uint8_t *block_source(const uint8_t *row, size_t width, size_t x, b
 #define DEFINE_KERNEL(type_name, item_bytes, layout_name, layout_)                                                     \
     DEFINE_STRIP(type_name##_##layout_name##_forward, type_name, item_bytes, layout_, false)                           \
     DEFINE_STRIP(type_name##_##layout_name##_mirror, type_name, item_bytes, layout_, true)                             \
-    static void kernel_##type_name##_##layout_name(const Augment *a, const AugmentStrip *s) {                          \
+    static void kernel_##type_name##_##layout_name(const AugmentPass *a, const AugmentStrip *s) {                      \
         if (s->width < AUGMENT_BLOCK) {                                                                                \
             for (size_t row = 0; row < s->rows; row++) {                                                               \
                 augment_row_by_table(a, s, row, 0, s->width, item_bytes, layout_);                                     \

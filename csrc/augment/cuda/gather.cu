@@ -16,12 +16,10 @@ extern "C" {
 
 /* An operation as the kernel takes it. */
 struct Op {
-    AugmentKind kind;
-    uint32_t draw;
-    float probability;
-    int padding, height, width;
-    bool reflect;
-    uint32_t fill; /* three bytes */
+    AugmentOp op;
+    bool fills;      /* a hole; else it moves pixels */
+    bool reflect;    /* of moved pixels */
+    uint32_t colour; /* three bytes */
 };
 
 struct Ops {
@@ -29,51 +27,24 @@ struct Ops {
     int count;
 };
 
-/* What an operation does to one image: a mirror (y != 0), an offset, or a hole's corner. */
-typedef CropOffset Drawn;
-
-static __device__ Drawn draw(const Op &op, CropKey key, int height, int width) {
-    Drawn out = {0, 0};
-    switch (op.kind) {
-    case AUGMENT_FLIP:
-        out.y = crop_flip(key, op.draw, op.probability);
-        break;
-    case AUGMENT_ALTERNATE:
-        out.y = crop_alternate(key, op.draw);
-        break;
-    case AUGMENT_TRANSLATE:
-        out = crop_translate(key, op.draw, op.padding);
-        break;
-    case AUGMENT_CROP:
-        out = crop_window(key, op.draw, height + 2 * op.padding, width + 2 * op.padding, height, width);
-        out.y -= op.padding;
-        out.x -= op.padding;
-        break;
-    case AUGMENT_CUTOUT:
-        out = crop_window(key, op.draw, height, width, op.height, op.width);
-        break;
-    }
-    return out;
-}
-
 /* The three bytes of pixel (y, x) of the result. */
-static __device__ __forceinline__ uint32_t look(const uint8_t *image, const Ops &ops, const Drawn *drawn, int height,
-                                                int width, int y, int x) {
+static __device__ __forceinline__ uint32_t look(const uint8_t *image, const Ops &ops, const AugmentDrawn *drawn,
+                                                int height, int width, int y, int x) {
     for (int i = ops.count - 1; i >= 0; i--) {
         const Op &op = ops.op[i];
-        Drawn by = drawn[i];
-        if (op.kind == AUGMENT_FLIP || op.kind == AUGMENT_ALTERNATE) {
-            x = by.y ? width - 1 - x : x;
-        } else if (op.kind == AUGMENT_CUTOUT) {
-            if (y >= by.y && y < by.y + op.height && x >= by.x && x < by.x + op.width) return op.fill;
+        const AugmentDrawn &by = drawn[i];
+        if (op.fills) {
+            if (by.acts && y >= by.y && y < by.y + by.height && x >= by.x && x < by.x + by.width) return op.colour;
+        } else if (by.acts) {
+            x = width - 1 - x;
         } else {
             y += by.y;
             x += by.x;
             if (op.reflect) {
-                y = crop_reflect(y, height);
-                x = crop_reflect(x, width);
+                y = augment_reflect(y, height);
+                x = augment_reflect(x, width);
             } else if (y < 0 || y >= height || x < 0 || x >= width) {
-                return op.fill;
+                return op.colour;
             }
         }
     }
@@ -83,8 +54,8 @@ static __device__ __forceinline__ uint32_t look(const uint8_t *image, const Ops 
 
 /* PIXELS neighbouring pixels from `first` on. */
 template <int PIXELS>
-static __device__ void make_pixels(const uint8_t *image, const Ops &ops, const Drawn *drawn, int height, int width,
-                                   int first, uint8_t *to) {
+static __device__ void make_pixels(const uint8_t *image, const Ops &ops, const AugmentDrawn *drawn, int height,
+                                   int width, int first, uint8_t *to) {
     uint32_t words[PIXELS * CHANNELS / 4 + 1] = {0};
     int y = first / width, x = first - y * width;
 #pragma unroll
@@ -116,7 +87,7 @@ template <int PIXELS>
 static __global__ void gather_kernel(GatherSet set, const int32_t *order, const GatherClock *clock, int batch, Ops ops,
                                      int block_images, uint8_t *to, int64_t *to_labels) {
     grid_begin();
-    __shared__ Drawn drawn[BLOCK_IMAGES * GATHER_MAX_OPS];
+    __shared__ AugmentDrawn drawn[BLOCK_IMAGES * GATHER_MAX_OPS];
     __shared__ int place[BLOCK_IMAGES];
     const int pixels = set.height * set.width, units = pixels / PIXELS;
     const int start = (int)blockIdx.x * block_images;
@@ -128,10 +99,14 @@ static __global__ void gather_kernel(GatherSet set, const int32_t *order, const 
     __syncthreads();
     for (int i = (int)threadIdx.x; i < here * ops.count; i += BLOCK) {
         int image = i / ops.count;
-        CropKey key = {clock->seed, (uint64_t)set.ids[place[image]], clock->epoch};
-        Drawn by = draw(ops.op[i - image * ops.count], key, set.height, set.width);
+        const AugmentKey key = {clock->seed, (uint64_t)set.ids[place[image]], clock->epoch};
+        const AugmentSize size = {set.height, set.width};
+        const AugmentDrawn by = augment_op_draw(&ops.op[i - image * ops.count].op, &key, false, size);
+        drawn[i].acts = by.acts;
         drawn[i].y = by.y;
         drawn[i].x = by.x;
+        drawn[i].height = by.height;
+        drawn[i].width = by.width;
     }
     __syncthreads();
     for (int i = (int)threadIdx.x; i < here * units; i += BLOCK) {
@@ -143,31 +118,36 @@ static __global__ void gather_kernel(GatherSet set, const int32_t *order, const 
 }
 
 static Op make_op(const AugmentOp *op) {
-    Op out = {op->kind, op->draw, op->probability, op->padding, op->height, op->width, false, 0};
-    out.reflect = op->kind == AUGMENT_CROP && op->reflect;
-    for (int c = 0; c < CHANNELS; c++) out.fill |= (uint32_t)(uint8_t)op->fill[c] << (8 * c);
+    Op out = {*op, augment_entry(op->kind)->phase == AUGMENT_FILL, false, 0};
+    const AugmentFill *fill = augment_op_fill(op);
+    if (fill == NULL) return out;
+    out.reflect = fill->reflect;
+    for (int c = 0; c < CHANNELS; c++) out.colour |= (uint32_t)(uint8_t)fill->colour[c] << (8 * c);
     return out;
 }
 
 extern "C" Status gather_check(const AugmentOp *ops, int op_count, int height, int width) {
     AugmentSpec spec = {};
     Augment *augment = NULL;
+    const AugmentKey key = {};
+    const AugmentSize size = {height, width};
     if (op_count < 0 || op_count > GATHER_MAX_OPS) {
         FAIL(STATUS_ARGUMENT, "at most %d image operations can be done on the GPU, not %d", GATHER_MAX_OPS, op_count);
     }
     spec.height = height;
     spec.width = width;
     spec.op_count = op_count;
-    for (int i = 0; i < op_count; i++) {
-        if (ops[i].kind == AUGMENT_CROP && (ops[i].height != height || ops[i].width != width)) {
-            FAIL(STATUS_ARGUMENT, "a crop on the GPU keeps the size %d x %d, it cannot give %d x %d", height, width,
-                 ops[i].height, ops[i].width);
-        }
-        if (ops[i].normalized) FAIL(STATUS_ARGUMENT, "on the GPU nothing can be filled after the normalisation");
-        spec.ops[i] = ops[i];
-    }
+    for (int i = 0; i < op_count; i++) spec.ops[i] = ops[i];
     TRY(augment_create(&spec, &augment));
     augment_destroy(augment);
+    for (int i = 0; i < op_count; i++) {
+        const AugmentDrawn drawn = augment_op_draw(&ops[i], &key, true, size);
+        if (ops[i].normalized) FAIL(STATUS_ARGUMENT, "on the GPU nothing can be filled after the normalisation");
+        if (augment_entry(ops[i].kind)->phase != AUGMENT_MOVE) continue;
+        if (drawn.height == height && drawn.width == width) continue;
+        FAIL(STATUS_ARGUMENT, "a crop on the GPU keeps the size %d x %d, it cannot give %d x %d", height, width,
+             drawn.height, drawn.width);
+    }
     return STATUS_OK;
 }
 

@@ -148,12 +148,16 @@ static Status decode_jpeg(const DecoderChunk *chunk, const DecoderOutput *output
 /* The image and all further views of it. */
 static void augment_views(const DecoderChunk *chunk, const DecoderOutput *output, const uint8_t *pixels,
                           const uint8_t *next, size_t i) {
-    CropKey key = {.seed = chunk->seed, .sample = chunk->ids[i], .epoch = chunk->epoch};
+    const AugmentKey key = {.seed = chunk->seed, .sample = chunk->ids[i], .epoch = chunk->epoch};
+    AugmentDrawn drawn[AUGMENT_MAX_OPS];
     for (;; output = &chunk->outputs[output->next_view]) {
         const ImageState *state = output->state;
         size_t row = chunk->first + i;
         unsigned char *to = (unsigned char *)chunk->arrays[output - chunk->outputs] + row * output->array.sample_bytes;
-        augment_run(state->augment, pixels, next, key, chunk->evaluate, to, chunk->scratch->own + output->scratch_at);
+        const int32_t height = (int32_t)state->height, width = (int32_t)state->width;
+        const AugmentImage image = {pixels, (size_t)width * AUGMENT_CHANNELS, {0, 0, height, width}};
+        augment_draw(state->augment, &key, chunk->evaluate, drawn);
+        augment_run(state->augment, drawn, &image, next, to, chunk->scratch->own + output->scratch_at);
         if (output->next_view < 0) return;
     }
 }

@@ -1,0 +1,98 @@
+"""The image operations of the C core as transforms: names, arguments, defaults and checks are those of its table
+(csrc/augment/ops)."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import _cgxffcv
+import numpy as np
+
+
+def three(values: Any, name: str) -> tuple[float, float, float]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim == 0:
+        array = np.repeat(array, 3)
+    if array.shape != (3,) or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be three finite numbers, one a channel, not {values!r}")
+    return tuple(array.tolist())
+
+
+def pair(size: Any, name: str) -> tuple[Any, Any]:
+    both = (size, size) if np.ndim(size) == 0 else tuple(size)
+    if len(both) != 2:
+        raise ValueError(f"{name} must be a number or (height, width), not {size!r}")
+    return both
+
+
+def border(fill: Any, name: str) -> Any:
+    return fill if isinstance(fill, str) else three(fill, name)
+
+
+# Of each type of parameter: from what a user gives to what the core checks, and from there to what is kept.
+SHAPES: dict[str, Callable[[Any, str], Any]] = {"size": pair, "colour": three, "border": border}
+KEPT: dict[str, Callable[[Any], Any]] = {
+    "number": float,
+    "whole": operator.index,
+    "size": lambda size: tuple(map(operator.index, size)),
+}
+
+
+class Transform:
+    """Base of all transforms."""
+
+    def _arguments(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._arguments()})"
+
+
+class ImageOperation(Transform):
+    """An operation on each image by itself. Its draws are a pure function of (seed, epoch, sample, operation)."""
+
+    operation = phase = ""  # its name in the core's table, and when it works
+    types: dict[str, str] = {}  # of its parameters, in order
+    __signature__ = inspect.Signature()
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        try:
+            given = self.__signature__.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.operation}: {error}") from None
+        given.apply_defaults()
+        values = {name: SHAPES.get(self.types[name], lambda value, _: value)(value, name)
+                  for name, value in given.arguments.items()}  # fmt: skip
+        _cgxffcv.check_operation(self.operation, tuple(values.values()))
+        for name, value in values.items():
+            setattr(self, name, KEPT.get(self.types[name], lambda value: value)(value))
+
+    def values(self) -> tuple:
+        """Of its parameters, as the core takes them."""
+        return tuple(getattr(self, name) for name in self.types)
+
+
+def operation_class(name: str, phase: str, doc: str, parameters: list[tuple[str, str, tuple]]) -> type[ImageOperation]:
+    of_python = inspect.Parameter
+    signature = inspect.Signature([
+        of_python(parameter, of_python.POSITIONAL_OR_KEYWORD, default=default[0] if default else of_python.empty)
+        for parameter, _, default in parameters
+    ])  # fmt: skip
+    members = {
+        "__doc__": doc,
+        "__module__": "cgxffcv.transforms",
+        "__signature__": signature,
+        "operation": name,
+        "phase": phase,
+        "types": {parameter: kind for parameter, kind, _ in parameters},
+    }
+    return type(name, (ImageOperation,), members)
+
+
+OPERATIONS = {
+    name: operation_class(name, phase, doc, parameters)
+    for name, phase, _, doc, parameters in _cgxffcv.image_operations()
+}

@@ -1,0 +1,76 @@
+/* The table of image operations, and what can be said of any from its description. */
+#include "augment/operation.h"
+
+#include <math.h>
+#include <string.h>
+
+static const AugmentEntry entries[AUGMENT_KINDS] = {
+#define AUGMENT_OPERATION(name_, Type, phase_, ...) [AUGMENT_##name_] = {.phase = AUGMENT_##phase_, __VA_ARGS__},
+#include "augment/ops/table.h"
+#undef AUGMENT_OPERATION
+};
+
+const AugmentEntry *augment_entry(AugmentKind kind) { return &entries[kind]; }
+
+AugmentKind augment_find(const char *name) {
+    int kind = 0;
+    while (kind < AUGMENT_KINDS && strcmp(entries[kind].name, name) != 0) kind++;
+    return (AugmentKind)kind;
+}
+
+static const void *value_of(const AugmentOp *op, const AugmentParameter *parameter) {
+    return (const unsigned char *)&op->as + parameter->offset;
+}
+
+/* The operation's first parameter of either type. */
+static const void *find_value(const AugmentOp *op, AugmentParameterType type, AugmentParameterType other) {
+    for (const AugmentParameter *p = entries[op->kind].parameters; p->name != NULL; p++) {
+        if (p->type == type || p->type == other) return value_of(op, p);
+    }
+    return NULL;
+}
+
+const int32_t *augment_op_padding(const AugmentOp *op) { return find_value(op, AUGMENT_PADDING, AUGMENT_PADDING); }
+
+const AugmentFill *augment_op_fill(const AugmentOp *op) { return find_value(op, AUGMENT_COLOUR, AUGMENT_BORDER); }
+
+static Status check_fill(const char *name, const AugmentFill *fill, bool normalized) {
+    for (int c = 0; c < AUGMENT_CHANNELS; c++) {
+        double value = fill->colour[c];
+        if (normalized ? isfinite(value) : value >= 0 && value <= 255 && value == floor(value)) continue;
+        FAIL(STATUS_ARGUMENT, "%s must be %s, not %g", name, normalized ? "finite" : "three whole numbers in 0..255",
+             value);
+    }
+    return STATUS_OK;
+}
+
+static Status check_number(const AugmentParameter *p, double value, double least, double most) {
+    if (value >= least && value <= most) return STATUS_OK;
+    FAIL(STATUS_ARGUMENT, "%s must be in %g..%g, not %.9g", p->name, least, most, value);
+}
+
+static Status check_parameter(const AugmentOp *op, const AugmentParameter *p) {
+    const void *value = value_of(op, p);
+    switch (p->type) {
+    case AUGMENT_NUMBER:
+        return check_number(p, *(const double *)value, p->least, p->most);
+    case AUGMENT_PADDING:
+        return check_number(p, *(const int32_t *)value, 0, AUGMENT_MAX_PADDING);
+    case AUGMENT_SIZE:
+        TRY(check_number(p, ((const AugmentSize *)value)->height, 1, UINT16_MAX));
+        return check_number(p, ((const AugmentSize *)value)->width, 1, UINT16_MAX);
+    case AUGMENT_COLOUR:
+    case AUGMENT_BORDER:
+        return check_fill(p->name, value, op->normalized);
+    }
+    return STATUS_OK;
+}
+
+Status augment_op_check(const AugmentOp *op) {
+    if ((unsigned)op->kind >= AUGMENT_KINDS) FAIL(STATUS_ARGUMENT, "unknown image operation %d", (int)op->kind);
+    const AugmentEntry *entry = &entries[op->kind];
+    for (const AugmentParameter *p = entry->parameters; p->name != NULL; p++) {
+        TRY(error_at_operation(check_parameter(op, p), entry->name));
+    }
+    return STATUS_OK;
+}

@@ -1,0 +1,106 @@
+/* The image operations as one type: what ops/table.h lists, for the host and for kernels.
+ *
+ * A file of ops/ ends in AUGMENT_OPERATION(name, Type, phase, ...), where Type holds its parameters, the rest describes
+ * it (AugmentEntry), and the phase says which formulas it has:
+ *
+ *   all     augment_NAME_draw(op, random, size): what it does to an image of this size; random NULL: the neutral form,
+ *           for evaluation
+ *   MOVE    where pixels come from: a mirror, or a window with a border that is filled
+ *   FILL    a hole of one colour */
+#ifndef CGXFFCV_AUGMENT_OPERATION_H
+#define CGXFFCV_AUGMENT_OPERATION_H
+
+#include "augment/draw.h"
+#include "base/status.h"
+
+#define AUGMENT_OPERATION(...)
+#include "augment/ops/table.h"
+#undef AUGMENT_OPERATION
+
+typedef enum AugmentKind {
+#define AUGMENT_OPERATION(name, Type, phase, ...) AUGMENT_##name,
+#include "augment/ops/table.h"
+#undef AUGMENT_OPERATION
+    AUGMENT_KINDS
+} AugmentKind;
+
+/* In the order in which one pass over an image can perform them. */
+typedef enum AugmentPhase { AUGMENT_MOVE, AUGMENT_FILL } AugmentPhase;
+
+typedef struct AugmentOp {
+    AugmentKind kind;
+    uint32_t draw;   /* from augment_draw_index */
+    bool normalized; /* it follows the normalisation: its fill is in those units */
+    union {
+#define AUGMENT_OPERATION(name, Type, phase, ...) Type name;
+#include "augment/ops/table.h"
+#undef AUGMENT_OPERATION
+    } as;
+} AugmentOp;
+
+/* ---- descriptions ---- */
+
+typedef enum AugmentParameterType {
+    AUGMENT_NUMBER,  /* double */
+    AUGMENT_PADDING, /* int32_t: pixels by which a MOVE may uncover what lies around the image */
+    AUGMENT_SIZE,    /* AugmentSize, of 1 to 65,535 */
+    AUGMENT_COLOUR,  /* AugmentFill, not reflecting */
+    AUGMENT_BORDER   /* AugmentFill */
+} AugmentParameterType;
+
+typedef struct AugmentParameter {
+    const char *name; /* NULL after the last */
+    AugmentParameterType type;
+    size_t offset;      /* in the operation's Type */
+    bool required;      /* has no default */
+    double value;       /* the default, of each part */
+    double least, most; /* of NUMBER */
+} AugmentParameter;
+
+/* For AugmentEntry.parameters: AUGMENT_PARAMETER(Type, member, NUMBER, .value = 0.5, .most = 1). */
+#define AUGMENT_PARAMETER(Type, member, kind, ...)                                                                     \
+    { .name = #member, .type = AUGMENT_##kind, .offset = offsetof(Type, member), __VA_ARGS__ }
+
+#define AUGMENT_MAX_PARAMETERS 8
+#define AUGMENT_MAX_PADDING 1024
+
+typedef struct AugmentEntry {
+    const char *name; /* in Python */
+    const char *doc;
+    AugmentPhase phase;
+    uint32_t number; /* whose draws they are: part of what a seed means, never to be changed */
+    /* Refuses images of a size that the operation cannot do; NULL: it can do any. */
+    Status (*fits)(const void *parameters, AugmentSize size);
+    AugmentParameter parameters[AUGMENT_MAX_PARAMETERS + 1];
+} AugmentEntry;
+
+const AugmentEntry *augment_entry(AugmentKind kind);
+
+/* AUGMENT_KINDS if there is none. */
+AugmentKind augment_find(const char *name);
+
+/* Refuses parameters that are out of their ranges. */
+Status augment_op_check(const AugmentOp *op);
+
+/* The operation's parameter of that type; NULL if it has none. augment_op_fill: of either type that fills. */
+const int32_t *augment_op_padding(const AugmentOp *op);
+const AugmentFill *augment_op_fill(const AugmentOp *op);
+
+/* ---- formulas ---- */
+
+/* What the operation does to an image of this size; with `evaluate`, its neutral form. */
+HOST_DEVICE AugmentDrawn augment_op_draw(const AugmentOp *op, const AugmentKey *key, bool evaluate, AugmentSize size) {
+    const AugmentRandom drawn_from = {*key, op->draw};
+    const AugmentRandom *random = evaluate ? NULL : &drawn_from;
+    switch (op->kind) {
+#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
+    case AUGMENT_##name:                                                                                               \
+        return augment_##name##_draw(&op->as.name, random, size);
+#include "augment/ops/table.h"
+#undef AUGMENT_OPERATION
+    default:
+        return augment_mirror(false, size);
+    }
+}
+
+#endif

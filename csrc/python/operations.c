@@ -1,0 +1,183 @@
+/* Image operations between Python and augment/: the table as Python sees it, and operations from plain values. */
+#include "python/operations.h"
+
+#include <string.h>
+
+#include "python/arguments.h"
+
+/* ---- values ---- */
+
+static int wrong(const AugmentParameter *p, const char *what, PyObject *value) {
+    if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyErr_Format(PyExc_TypeError, "%s must be %s, not %R", p->name, what, value);
+    }
+    return -1;
+}
+
+static int parse_number(const AugmentParameter *p, PyObject *value, double *out) {
+    *out = PyFloat_AsDouble(value);
+    return *out == -1 && PyErr_Occurred() ? wrong(p, "a number", value) : 0;
+}
+
+static int parse_whole(const AugmentParameter *p, PyObject *value, int32_t *out) {
+    int overflow;
+    PyObject *number = PyNumber_Index(value);
+    if (number == NULL) return wrong(p, "a whole number", value);
+    long whole = PyLong_AsLongAndOverflow(number, &overflow);
+    Py_DECREF(number);
+    *out = (int32_t)whole;
+    if (overflow == 0 && *out == whole) return 0;
+    PyErr_Format(PyExc_ValueError, "%s is out of range: %R", p->name, value);
+    return -1;
+}
+
+static int parse_size(const AugmentParameter *p, PyObject *value, AugmentSize *out) {
+    if (!PyTuple_Check(value) || PyTuple_GET_SIZE(value) != 2) return wrong(p, "(height, width)", value);
+    if (parse_whole(p, PyTuple_GET_ITEM(value, 0), &out->height) < 0) return -1;
+    return parse_whole(p, PyTuple_GET_ITEM(value, 1), &out->width);
+}
+
+static int parse_fill(const AugmentParameter *p, PyObject *value, AugmentFill *out) {
+    if (PyUnicode_Check(value) && p->type == AUGMENT_BORDER) {
+        out->reflect = PyUnicode_CompareWithASCIIString(value, "reflect") == 0;
+        if (out->reflect) return 0;
+        PyErr_Format(PyExc_ValueError, "%s must be three numbers or 'reflect', not %R", p->name, value);
+        return -1;
+    }
+    if (!PyTuple_Check(value) || PyTuple_GET_SIZE(value) != 3) return wrong(p, "three numbers", value);
+    for (int c = 0; c < AUGMENT_CHANNELS; c++) {
+        if (parse_number(p, PyTuple_GET_ITEM(value, c), &out->colour[c]) < 0) return -1;
+    }
+    return 0;
+}
+
+static int parse_value(const AugmentParameter *p, PyObject *value, AugmentOp *op) {
+    void *to = (unsigned char *)&op->as + p->offset;
+    switch (p->type) {
+    case AUGMENT_NUMBER:
+        return parse_number(p, value, to);
+    case AUGMENT_PADDING:
+        return parse_whole(p, value, to);
+    case AUGMENT_SIZE:
+        return parse_size(p, value, to);
+    case AUGMENT_COLOUR:
+    case AUGMENT_BORDER:
+        return parse_fill(p, value, to);
+    }
+    return 0;
+}
+
+static int parse_values(const char *name, PyObject *values, AugmentOp *op) {
+    *op = (AugmentOp){.kind = augment_find(name)};
+    if (op->kind == AUGMENT_KINDS) {
+        PyErr_Format(PyExc_ValueError, "unknown image operation '%s'", name);
+        return -1;
+    }
+    Py_ssize_t count = 0;
+    const AugmentParameter *parameters = augment_entry(op->kind)->parameters;
+    while (parameters[count].name != NULL) count++;
+    if (PyTuple_GET_SIZE(values) != count) {
+        PyErr_Format(PyExc_TypeError, "%s has %zd parameters, not %zd", name, count, PyTuple_GET_SIZE(values));
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (parse_value(&parameters[i], PyTuple_GET_ITEM(values, i), op) < 0) return -1;
+    }
+    return 0;
+}
+
+/* ---- operations ---- */
+
+static int parse_op(PyObject *item, const AugmentOp *before, AugmentOp *op) {
+    const char *name;
+    PyObject *values;
+    int normalized;
+    unsigned list, occurrence = 0;
+    if (arguments_unpack(item, "sIpO!;an image operation is a tuple of 4", &name, &list, &normalized, &PyTuple_Type,
+                         &values) < 0 ||
+        parse_values(name, values, op) < 0) {
+        return -1;
+    }
+    const uint32_t number = augment_entry(op->kind)->number;
+    for (; before < op; before++) occurrence += augment_entry(before->kind)->number == number;
+    op->draw = augment_draw_index(number, occurrence, list);
+    op->normalized = normalized != 0;
+    return 0;
+}
+
+int operations_parse(PyObject *tuple, const char *where, int room, AugmentOp *ops, int *count) {
+    Py_ssize_t size = PyTuple_GET_SIZE(tuple);
+    if (size > room) {
+        PyErr_Format(PyExc_ValueError, "at most %d image operations fit %s, not %zd", room, where, size);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < size; i++) {
+        if (parse_op(PyTuple_GET_ITEM(tuple, i), ops, &ops[i]) < 0) return -1;
+    }
+    *count = (int)size;
+    return 0;
+}
+
+/* ---- the table ---- */
+
+static PyObject *parameter_tuple(const AugmentParameter *p) {
+    static const char *const types[] = {[AUGMENT_NUMBER] = "number",
+                                        [AUGMENT_PADDING] = "whole",
+                                        [AUGMENT_SIZE] = "size",
+                                        [AUGMENT_COLOUR] = "colour",
+                                        [AUGMENT_BORDER] = "border"};
+    const double value = p->value;
+    if (p->required) return Py_BuildValue("(ss())", p->name, types[p->type]);
+    if (p->type == AUGMENT_NUMBER) return Py_BuildValue("(ss(d))", p->name, types[p->type], value);
+    if (p->type == AUGMENT_PADDING) return Py_BuildValue("(ss(i))", p->name, types[p->type], (int)value);
+    return Py_BuildValue("(ss((iii)))", p->name, types[p->type], (int)value, (int)value, (int)value);
+}
+
+static PyObject *parameters_tuple(const AugmentEntry *entry) {
+    PyObject *list = PyList_New(0);
+    for (const AugmentParameter *p = entry->parameters; list != NULL && p->name != NULL; p++) {
+        PyObject *item = parameter_tuple(p);
+        if (item == NULL || PyList_Append(list, item) < 0) Py_CLEAR(list);
+        Py_XDECREF(item);
+    }
+    return list;
+}
+
+static PyObject *image_operations(PyObject *module, PyObject *unused) {
+    static const char *const phases[] = {[AUGMENT_MOVE] = "move", [AUGMENT_FILL] = "fill"};
+    PyObject *list = PyList_New(0);
+    (void)module, (void)unused;
+    for (int kind = 0; list != NULL && kind < AUGMENT_KINDS; kind++) {
+        const AugmentEntry *entry = augment_entry((AugmentKind)kind);
+        PyObject *item = Py_BuildValue("(ssIsN)", entry->name, phases[entry->phase], (unsigned)entry->number,
+                                       entry->doc, parameters_tuple(entry));
+        if (item == NULL || PyList_Append(list, item) < 0) Py_CLEAR(list);
+        Py_XDECREF(item);
+    }
+    return list;
+}
+
+static PyObject *check_operation(PyObject *module, PyObject *args) {
+    const char *name;
+    PyObject *values;
+    AugmentOp op;
+    if (!PyArg_ParseTuple(args, "sO!", &name, &PyTuple_Type, &values) || parse_values(name, values, &op) < 0) {
+        return NULL;
+    }
+    op.normalized = true; /* where it will stand is not known yet: a fill of any units */
+    Status status = augment_op_check(&op);
+    return status == STATUS_OK ? Py_NewRef(Py_None) : errors_raise(module_state(module), status);
+}
+
+static PyMethodDef functions[] = {
+    {"image_operations", image_operations, METH_NOARGS,
+     "image_operations()\n--\n\nThe image operations: a list of (name, phase, number of its draws, description,\n"
+     "[(parameter, type, (default,) or ())])."},
+    {"check_operation", check_operation, METH_VARARGS,
+     "check_operation(name, values)\n--\n\nRaises TypeError or ValueError where the values, one a parameter, are not "
+     "for "
+     "this\noperation."},
+    {NULL, NULL, 0, NULL},
+};
+
+int operations_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }
