@@ -1,4 +1,5 @@
-/* An empty kernel: all kernels are compiled for the same architectures, so what holds for it holds for all. */
+/* An empty kernel, which is never started, only asked about: all kernels are compiled for the same architectures, so
+ * what holds for it holds for all. */
 #include "device/kernel.cuh"
 
 #include <stdlib.h>

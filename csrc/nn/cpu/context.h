@@ -35,7 +35,7 @@ typedef struct OpState {
     NormTerms terms;  /* point into `floats` */
     float *deviation; /* likewise; norm: 1/sqrt(variance + eps) */
     float *floats;    /* owned */
-    double *doubles;  /* owned; norm: per chunk, see norm.c */
+    double *doubles;  /* owned; norm: per chunk, see norm_op.c */
 } OpState;
 
 struct Context {
@@ -87,7 +87,7 @@ void nn_cpu_context_ahead(const Group *group, ConvAhead *ahead);
 /* Allocates zeroed memory that counts as the context's. */
 Status nn_cpu_context_alloc(Context *context, size_t count, size_t size, void *out);
 
-/* conv.c, stem.c, norm.c, head.c: what an operator needs; passes. */
+/* conv_op.c, stem_op.c, norm_op.c, head_op.c: what an operator needs; passes. */
 Status nn_cpu_conv_op_create(Context *context, int op);
 Status nn_cpu_norm_op_create(Context *context, int op);
 Status nn_cpu_stem_op_create(Context *context, int op);

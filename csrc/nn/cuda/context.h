@@ -13,9 +13,9 @@ typedef struct OpState {
     bool pooled; /* a convolution that does nothing, since its norm's kernel computes it; and that norm */
     CudaConv *forward, *data, *filter; /* owned */
     float *partials;                   /* partial sums of blocks, combined in a fixed order by the closing pass */
-    float *terms;                      /* norm: per-channel values that the passes share, see norm_op.c */
-    bool narrow_forward, narrow_data;  /* convolution: this pass is conv_narrow.cu's */
-    bool pooled_filter; /* convolution: its filter gradient is made from the norm's, see pooled_filter_op.c */
+    float *terms;                      /* norm: per-channel values that the passes share, see norm/op.c */
+    bool narrow_forward, narrow_data;  /* convolution: this pass is conv/narrow.cu's */
+    bool pooled_filter; /* convolution: its filter gradient is made from the norm's, see conv/pooled_filter_op.c */
 } OpState;
 
 struct Context {
@@ -66,23 +66,23 @@ static inline const Tensor *nn_cuda_shape(const Context *context, int tensor) {
     return &context->program->tensors[tensor];
 }
 
-/* conv_pool_op.c: a convolution and its norm's pool in one kernel. Finds those that there are; their two passes. */
+/* conv/pool_op.c: a convolution and its norm's pool in one kernel. Finds those that there are; their two passes. */
 void nn_cuda_conv_pool_choose(Context *context);
 Status nn_cuda_pass_conv_pool_statistics(Context *context, const Job *job, int norm, NormClose close);
 Status nn_cuda_pass_conv_pool_evaluate(Context *context, const Job *job, int norm);
 
-/* conv_op.c, stem_op.c, norm_op.c, head_op.c: what an operator needs; its passes. */
+/* The op.c of conv/, stem/, norm/ and head/: what an operator needs; its passes. */
 Status nn_cuda_conv_op_create(Context *context, int op);
 void nn_cuda_conv_op_destroy(OpState *state);
 Status nn_cuda_stem_op_create(Context *context, int op);
 Status nn_cuda_norm_op_create(Context *context, int op);
 Status nn_cuda_head_op_create(Context *context, int op);
 
-/* norm_op.c: what the backward pass of a norm runs over, and the tensor that it begins from: the gradient before the
+/* norm/op.c: what the backward pass of a norm runs over, and the tensor that it begins from: the gradient before the
  * activation where a residual handed that on, else the output's. */
 NormShape nn_cuda_norm_backward_shape(const Context *context, int op, int count, int *gradient);
 
-/* pooled_filter_op.c: the filter gradient of a convolution together with the backward pass of the norm behind it;
+/* conv/pooled_filter_op.c: the filter gradient of a convolution together with the backward pass of the norm behind it;
  * whether nothing else wants the gradient between them in this step. */
 Status nn_cuda_pooled_filter_op_create(Context *context, int op);
 bool nn_cuda_backward_is_pooled(const Context *context, const Job *job, int op);
@@ -104,10 +104,10 @@ Status nn_cuda_pass_head_evaluate(Context *context, const Job *job, int op);
 Status nn_cuda_pass_head_train(Context *context, const Job *job, int op);
 Status nn_cuda_pass_head_close(Context *context, const Job *job, int op);
 
-/* head_op.c: see nn_plan_store_totals. */
+/* head/op.c: see nn_plan_store_totals. */
 Status nn_cuda_store_totals(Context *context, NnStepTotals *to, const int32_t *index);
 
-/* convert.cu: float32 to storage, and back with a factor, in place or not; for nn_plan_read, plan_write, filters. */
+/* convert.cu: float32 to storage, and back with a factor, in place or not; for nn_plan_read and filters. */
 Status nn_cuda_from_float(const float *from, size_t elems, Precision precision, void *to, DeviceStream *stream);
 Status nn_cuda_to_float(const void *from, size_t elems, Precision precision, float factor, float *to,
                         DeviceStream *stream);

@@ -1,5 +1,7 @@
-/* Between float32 and the storage types: 16 bytes of the storage type a thread and turn, streaming through memory once;
- * the elements behind the last whole pack one by one. */
+/* Between float32 and the storage types, streaming through memory once.
+ *
+ * Thread i of the whole grid takes packs i, i + threads, ...: 16 bytes of the storage type T, 4 or 8 elements; then the
+ * elements behind the last whole pack one by one. Buffers: `from` and `to`, elems of float32 and of T, either way. */
 #include "nn/cuda/storage.cuh"
 
 extern "C" {

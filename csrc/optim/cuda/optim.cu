@@ -1,6 +1,11 @@
 /* The optimizer's kernels. Each launch runs over a table of equal pieces of all tensors, so that small tensors cost no
  * launches of their own; a block looks its piece's rate up when it runs, and leaves at once where there is nothing to
- * do. Everything is bound by memory: 16-byte accesses where the addresses allow, one pass over what is there. */
+ * do. Everything is bound by memory: 16-byte accesses where the addresses allow, one pass over what is there.
+ *
+ * Block x of step and check: chunks[x], at most 4096 elements of one tensor; thread t: elements 4 t to 4 t + 3, then
+ * 1024 further on. Block x of Muon's kernels: tiles[x], 4096 elements of one X; thread t: elements 8 t to 8 t + 7, then
+ * 2048 further on. Buffers: values, gradients, momenta, as large as their tensor, float32; sums, two for each chunk;
+ * rates (steps, group_count); X (rows and columns, each padded with zeros to a multiple of 8) of float16. */
 #include "device/kernel.cuh"
 
 extern "C" {
@@ -62,7 +67,7 @@ static __device__ __forceinline__ void step_one(const CudaOptimChunk &chunk, int
 }
 
 static __global__ void __launch_bounds__(BLOCK)
-    step_kernel(const CudaOptimChunk *chunks, const OptimGroup *groups, CudaOptimSchedule schedule) {
+    optim_step_kernel(const CudaOptimChunk *chunks, const OptimGroup *groups, CudaOptimSchedule schedule) {
     grid_begin();
     const CudaOptimChunk chunk = chunks[blockIdx.x];
     OptimRate rate;
@@ -86,7 +91,7 @@ static __global__ void __launch_bounds__(BLOCK)
 
 extern "C" Status optim_cuda_launch_step(const CudaOptimChunk *chunks, int64_t chunk_count, const OptimGroup *groups,
                                          CudaOptimSchedule schedule, DeviceStream *stream) {
-    return LAUNCH_AFTER(step_kernel, (unsigned)chunk_count, BLOCK, 0, stream, chunks, groups, schedule);
+    return LAUNCH_AFTER(optim_step_kernel, (unsigned)chunk_count, BLOCK, 0, stream, chunks, groups, schedule);
 }
 
 /* ---- gradients that are not finite -------------------------------------------------------------------------------*/
@@ -97,7 +102,7 @@ static __device__ __forceinline__ bool finite_bits(float value) {
 }
 
 static __global__ void __launch_bounds__(BLOCK)
-    check_kernel(const CudaOptimChunk *chunks, CudaOptimSchedule schedule, uint32_t *flag) {
+    optim_check_kernel(const CudaOptimChunk *chunks, CudaOptimSchedule schedule, uint32_t *flag) {
     grid_begin();
     const CudaOptimChunk chunk = chunks[blockIdx.x];
     OptimRate rate;
@@ -122,12 +127,12 @@ static __global__ void __launch_bounds__(BLOCK)
 
 extern "C" Status optim_cuda_launch_check(const CudaOptimChunk *chunks, int64_t chunk_count, CudaOptimSchedule schedule,
                                           uint32_t *flag, DeviceStream *stream) {
-    return LAUNCH_AFTER(check_kernel, (unsigned)chunk_count, BLOCK, 0, stream, chunks, schedule, flag);
+    return LAUNCH_AFTER(optim_check_kernel, (unsigned)chunk_count, BLOCK, 0, stream, chunks, schedule, flag);
 }
 
 /* ---- averaging ---------------------------------------------------------------------------------------------------*/
 
-static __global__ void __launch_bounds__(BLOCK) pull_kernel(float *slow, float *value, size_t elems, float keep) {
+static __global__ void __launch_bounds__(BLOCK) optim_pull_kernel(float *slow, float *value, size_t elems, float keep) {
     grid_begin();
     GRID_LOOP(i, elems) {
         float pulled = keep * slow[i] + (1.0f - keep) * value[i];
@@ -138,8 +143,8 @@ static __global__ void __launch_bounds__(BLOCK) pull_kernel(float *slow, float *
 
 extern "C" Status optim_cuda_launch_pull(float *slow, float *value, size_t elems, float keep, DeviceStream *stream) {
     size_t blocks = ceil_div(elems, BLOCK);
-    return LAUNCH_AFTER(pull_kernel, (unsigned)(blocks < 65535 ? blocks : 65535), BLOCK, 0, stream, slow, value, elems,
-                        keep);
+    return LAUNCH_AFTER(optim_pull_kernel, (unsigned)(blocks < 65535 ? blocks : 65535), BLOCK, 0, stream, slow, value,
+                        elems, keep);
 }
 
 /* ---- Muon: into and out of the iterations ------------------------------------------------------------------------*/

@@ -5,7 +5,13 @@
  * A block takes two images at a time, one for each of two warp groups; a third one copies. A map lies in shared memory
  * within zeros, 64 of its channels at a time: in a row of it one column of zeros ends this row and begins the next one,
  * so the positions under a tap are those of the output, moved by a constant. One copy so serves all nine taps, and the
- * filters of a tap both images. The columns of zeros are computed, too, and not stored. */
+ * filters of a tap both images. The columns of zeros are computed, too, and not stored.
+ *
+ * Block x: images 2 x and 2 x + 1, then 2 gridDim.x further on. Warp group 0 or 1: the first or the second of them; its
+ * warp w the output channels 16 w to 16 w + 15, all positions. Warp group 2: copies, 8 threads a position or filter.
+ * Buffers, of type T, where n = 64 chunks: from (images, height, width, n), to (images, height, width, 64), filters
+ * (64, 3, 3, n), or for data gradients (n, 3, 3, 64). Shared: maps [2 stages][2 images][position][64 channels] and
+ * filters [9 taps][64][64], rows of 128 bytes in the order of factor_offset. */
 #include "device/wgmma.cuh"
 #include "nn/cuda/norm/grid.cuh"
 
@@ -222,7 +228,7 @@ __device__ __forceinline__ void multiply_all(const Narrow &args, const char *map
 
 /* Code without these products has no barriers: that is how nn_cuda_conv_narrow_fits knows it. */
 template <typename T, int PITCH, int COLUMNS, bool DATA>
-__global__ void __launch_bounds__(THREADS, 1) conv_narrow(Narrow args) {
+__global__ void __launch_bounds__(THREADS, 1) conv_narrow_kernel(Narrow args) {
 #if HAS_WGMMA
     DYNAMIC_SHARED(char, memory);
     __shared__ Barriers barriers;
@@ -258,7 +264,7 @@ static bool device_fits(void) {
     struct cudaFuncAttributes code;
     DeviceInfo info;
     int device;
-    const void *kernel = reinterpret_cast<const void *>(conv_narrow<__half, WIDE, false>);
+    const void *kernel = reinterpret_cast<const void *>(conv_narrow_kernel<__half, WIDE, false>);
     if (cudaGetDevice(&device) != cudaSuccess || device_describe(device, &info) != STATUS_OK) return false;
     if (10 * info.major + info.minor != WGMMA_CAPABILITY || info.shared_bytes < shared_bytes(WIDE)) return false;
     return cudaFuncGetAttributes(&code, kernel) == cudaSuccess && code.sharedSizeBytes >= sizeof(Barriers);
@@ -275,8 +281,8 @@ extern "C" bool nn_cuda_conv_narrow_fits(const CudaConvShape *shape) {
 template <typename T, int PITCH, int COLUMNS>
 static Status launch(const CudaConvShape *shape, const Narrow &args, DeviceStream *stream) {
     int pairs = (args.images + GROUPS - 1) / GROUPS;
-    auto kernel =
-        shape->pass == CUDA_CONV_DATA ? conv_narrow<T, PITCH, COLUMNS, true> : conv_narrow<T, PITCH, COLUMNS, false>;
+    auto kernel = shape->pass == CUDA_CONV_DATA ? conv_narrow_kernel<T, PITCH, COLUMNS, true>
+                                                : conv_narrow_kernel<T, PITCH, COLUMNS, false>;
     return LAUNCH_AFTER(kernel, pairs < GPU_MULTIPROCESSORS ? pairs : GPU_MULTIPROCESSORS, THREADS,
                         shared_bytes(PITCH, COLUMNS), stream, args);
 }

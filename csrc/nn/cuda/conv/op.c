@@ -28,7 +28,7 @@ static bool has_pass(const Program *program, PassKind kind, int op) {
     return false;
 }
 
-/* `narrow`: whether it may be conv_narrow.cu's, and then whether it is; NULL: it may not. */
+/* `narrow`: whether it may be narrow.cu's, and then whether it is; NULL: it may not. */
 static Status create_pass(Context *context, int op, PassKind kind, CudaConvPass pass, bool *narrow, CudaConv **out) {
     if (!has_pass(context->program, kind, op)) return STATUS_OK;
     CudaConvShape shape = shape_of(context, &context->program->ops[op], pass);

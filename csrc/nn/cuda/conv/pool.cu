@@ -7,7 +7,14 @@
  * rows and columns of windows share most of what they read: each register of the map serves up to six products.
  *
  * In shared memory 16 bytes behind each second column of a map are free: the windows of a load lie at a distance of an
- * odd number of 16 bytes, in different banks. */
+ * odd number of 16 bytes, in different banks.
+ *
+ * Block (x, y): output channels 64 y to 64 y + 63 of image images - 1 - x, then gridDim.x images before. Warp w:
+ * windows 16 w to 16 w + 15 of the image, then 128 further on. A lane holds sums of window lane / 4 of each 8, channels
+ * 2 (lane % 4) and the next of each 8. Buffers: input (images, height, width, 24), filters (channels, 3, 3, 24), pooled
+ * or output (images, height / 2, width / 2, channels), of type T; index, uint8, like pooled; terms and partial sums as
+ * norm.h and grid.cuh say. Shared: filters [64][3][3][24], for each warp [16 windows][64] of T and of indices, maps
+ * [2 images][row][column][24] with their border. */
 #include "device/mma.cuh"
 #include "nn/cuda/norm/close.cuh"
 #include "nn/cuda/norm/values.cuh"
@@ -386,7 +393,7 @@ __device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, cons
 
 /* Images from the last to the first: where the convolution before ended, the cache still holds them. */
 template <typename T, int CHUNKS, template <typename> class Taker>
-__global__ void __launch_bounds__(THREADS, 1) conv_pool(ConvPool args, Maps maps) {
+__global__ void __launch_bounds__(THREADS, 1) conv_pool_kernel(ConvPool args, Maps maps) {
     DYNAMIC_SHARED(char, filters);
     int warp = (int)(threadIdx.x / WARP);
     char *exchange = filters + BLOCK_CHANNELS * filter_bytes(CHUNKS) + warp * EXCHANGE_BYTES;
@@ -448,7 +455,7 @@ static bool device_fits(size_t shared) {
     struct cudaFuncAttributes code;
     DeviceInfo info;
     int device;
-    const void *kernel = reinterpret_cast<const void *>(conv_pool<__half, CHUNKS_24, KeepStatistics>);
+    const void *kernel = reinterpret_cast<const void *>(conv_pool_kernel<__half, CHUNKS_24, KeepStatistics>);
     if (cudaGetDevice(&device) != cudaSuccess || device_describe(device, &info) != STATUS_OK) return false;
     if (10 * info.major + info.minor < MMA_LEAST_CAPABILITY || info.shared_bytes < shared) return false;
     return cudaFuncGetAttributes(&code, kernel) == cudaSuccess && code.ptxVersion >= MMA_LEAST_CAPABILITY;
@@ -469,8 +476,8 @@ template <template <typename> class Taker>
 static Status launch(const ConvPoolShape *shape, const ConvPool &args, DeviceStream *stream) {
     Maps maps = maps_of(shape);
     dim3 grid((unsigned)conv_pool_blocks(shape), (unsigned)(shape->out_channels / BLOCK_CHANNELS));
-    auto kernel = shape->precision == PRECISION_FLOAT16 ? conv_pool<__half, CHUNKS_24, Taker>
-                                                        : conv_pool<__nv_bfloat16, CHUNKS_24, Taker>;
+    auto kernel = shape->precision == PRECISION_FLOAT16 ? conv_pool_kernel<__half, CHUNKS_24, Taker>
+                                                        : conv_pool_kernel<__nv_bfloat16, CHUNKS_24, Taker>;
     return LAUNCH_AFTER(kernel, grid, THREADS, shared_bytes(maps, CHUNKS_24), stream, args, maps);
 }
 

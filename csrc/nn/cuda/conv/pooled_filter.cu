@@ -8,7 +8,14 @@
  * once for all of them.
  *
  * A block keeps the sums of all its images in registers: each warp those of 16 channels and 8 windows' columns; four
- * warps stand side by side along the channels, and there are two groups of them along the columns. */
+ * warps stand side by side along the channels, and there are two groups of them along the columns.
+ *
+ * Block (x, y): output channels 64 y to 64 y + 63 of images x, x + gridDim.x, ... Warp w: of these channels 16 (w % 4)
+ * to 16 (w % 4) + 15; strips of 8 windows across w / 4, w / 4 + 2, ... A lane: channels 2 (lane / 4) and the next;
+ * windows lane % 4 and lane % 4 + 4 of the strip. Buffers: input (images, height, width, IN), saved and gradient
+ * (images, height / 2, width / 2, channels), of type T; index, uint8, like saved; terms as norm.h says; partials
+ * (gridDim.x, channels, 3, 3, IN) and filter_gradient (channels, 3, 3, IN), float32. Shared: maps
+ * [2 images][row][column][IN] with their border. */
 #include "device/mma.cuh"
 #include "nn/cuda/norm/slopes.cuh"
 
@@ -256,7 +263,7 @@ __device__ __forceinline__ void store_filter_sums(float (&sums)[TAPS][TILES][4],
 }
 
 template <typename T, Activation ACTIVATION, int IN>
-__global__ void __launch_bounds__(FILTER_THREADS, 1) pooled_filter(PooledFilter args, FilterPlan plan) {
+__global__ void __launch_bounds__(FILTER_THREADS, 1) pooled_filter_kernel(PooledFilter args, FilterPlan plan) {
     grid_begin();
     DYNAMIC_SHARED(T, maps);
     int thread = thread_index(), lane = thread % WARP, group = thread / GROUP_THREADS;
@@ -290,9 +297,10 @@ __global__ void __launch_bounds__(FILTER_THREADS, 1) pooled_filter(PooledFilter 
     store_filter_sums(warp.sums, reinterpret_cast<float *>(maps), args.partials, plan.channels, channel, column);
 }
 
-/* The blocks' partial sums together: each thread adds every CLOSE_SLICES-th, then the slices. */
+/* The blocks' partial sums together. Thread (x, y) of block b: element 32 b + x, the partial sums y, y + 8, ...; then
+ * the first row of threads adds the 8 slices. */
 __global__ void __launch_bounds__(CLOSE_ELEMENTS *CLOSE_SLICES)
-    add_partials(const float *partials, int blocks, int elems, float factor, float *to) {
+    pooled_filter_close_kernel(const float *partials, int blocks, int elems, float factor, float *to) {
     grid_begin();
     __shared__ float slices[CLOSE_SLICES][CLOSE_ELEMENTS];
     int element = (int)(blockIdx.x * CLOSE_ELEMENTS + threadIdx.x);
@@ -364,8 +372,8 @@ static Status launch_filter(const NormShape *shape, const PooledFilter &args, De
     FilterPlan plan = make_plan(shape);
     dim3 grid((unsigned)blocks_of(plan.images), (unsigned)ceil_div((size_t)plan.channels, BLOCK_CHANNELS));
     DISPATCH_ACTIVATION(shape->activation, A, {
-        return LAUNCH_AFTER((pooled_filter<T, A, IN>), grid, FILTER_THREADS, shared_bytes_of(&plan, IN), stream, args,
-                            plan);
+        return LAUNCH_AFTER((pooled_filter_kernel<T, A, IN>), grid, FILTER_THREADS, shared_bytes_of(&plan, IN), stream,
+                            args, plan);
     });
     return STATUS_OK;
 }
@@ -385,6 +393,7 @@ extern "C" Status nn_cuda_pooled_filter(const NormShape *shape, int in_channels,
     } else {
         TRY(choose_filter<__nv_bfloat16>(shape, in_channels, args, stream));
     }
-    return LAUNCH_AFTER(add_partials, ceil_div((size_t)elems, CLOSE_ELEMENTS), dim3(CLOSE_ELEMENTS, CLOSE_SLICES), 0,
-                        stream, args.partials, blocks_of(shape->images), elems, args.factor, args.filter_gradient);
+    return LAUNCH_AFTER(pooled_filter_close_kernel, ceil_div((size_t)elems, CLOSE_ELEMENTS),
+                        dim3(CLOSE_ELEMENTS, CLOSE_SLICES), 0, stream, args.partials, blocks_of(shape->images), elems,
+                        args.factor, args.filter_gradient);
 }

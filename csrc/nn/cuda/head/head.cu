@@ -1,5 +1,11 @@
 /* The head: a warp takes one image through the global max pool, the linear layer and, in training, the loss and the
- * gradient of its input. What the weights' gradient needs is a few floats an image: it is summed by a second kernel. */
+ * gradient of its input. What the weights' gradient needs is a few floats an image: it is summed by a second kernel.
+ *
+ * Warp w of block x: image x warps + w. A lane: channels PACK lane to PACK lane + PACK - 1, then 32 PACK further on, of
+ * all pixels; classes lane, lane + 32, ... Buffers: input and its gradient (images, pixels, channels) of type T;
+ * weights (classes, channels), pooled (images, channels), logits and gradients (images, classes), losses (images),
+ * float32; labels and records (images). Shared, for each warp: maxima [channels], their pixels [channels], logits
+ * [classes]. */
 #include "nn/cuda/storage.cuh"
 
 extern "C" {
@@ -229,8 +235,9 @@ __global__ void head_close_kernel(HeadShape shape, HeadBuffers buffers, float fa
     weight_gradient[(size_t)k * (size_t)shape.channels + (size_t)channel] = factor * shape.scale * sum;
 }
 
-__global__ void store_totals_kernel(NnStepTotals *totals, NnStepTotals *to, const int32_t *index,
-                                    float *first_gradient) {
+/* One thread. */
+__global__ void head_store_totals_kernel(NnStepTotals *totals, NnStepTotals *to, const int32_t *index,
+                                         float *first_gradient) {
     grid_begin();
     NnStepTotals *step = to + *index;
     if (!isfinite(totals->loss)) *first_gradient = NAN;
@@ -273,5 +280,5 @@ extern "C" Status nn_cuda_head_close(const HeadShape *shape, const HeadBuffers *
 
 extern "C" Status nn_cuda_head_store_totals(NnStepTotals *totals, NnStepTotals *to, const int32_t *index,
                                             float *first_gradient, DeviceStream *stream) {
-    return LAUNCH_AFTER(store_totals_kernel, 1, 1, 0, stream, totals, to, index, first_gradient);
+    return LAUNCH_AFTER(head_store_totals_kernel, 1, 1, 0, stream, totals, to, index, first_gradient);
 }

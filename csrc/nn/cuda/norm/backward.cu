@@ -1,6 +1,11 @@
 /* Backward half of the norms: the sums of the gradient before the activation, then the gradient of the input. That
  * gradient is made in both passes from what was normalised and the gradient of the output: reading these twice costs
- * less than writing it and reading it back. */
+ * less than writing it and reading it back.
+ *
+ * Who does what: grid.cuh; an item is a pixel, or with a pool a window, also those that the edges cut where every
+ * element's gradient is written. Buffers: saved (what was normalised), residual and input_gradient, maps of T;
+ * gradient, skip and activation_gradient, maps of the output's shape; index, uint8, of the pooled maps' shape; the
+ * gradients of scale and bias (channels), float32. */
 #include "nn/cuda/norm/close.cuh"
 #include "nn/cuda/norm/slopes.cuh"
 #include "nn/cuda/norm/values.cuh"
@@ -109,7 +114,7 @@ __device__ __forceinline__ void reduce_pack(const NormReduce &args, size_t at, c
 }
 
 template <typename T, Activation ACTIVATION, bool EXTRAS>
-__global__ void __launch_bounds__(SUM_THREADS, 2) reduce(NormReduce args, Items items, double pixels) {
+__global__ void __launch_bounds__(SUM_THREADS, 2) norm_reduce_kernel(NormReduce args, Items items, double pixels) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK, UNROLL = EXTRAS ? 1 : REDUCE_UNROLL;
     int channel = first_channel<T>(), channels = items.channels;
@@ -164,7 +169,7 @@ __device__ __forceinline__ Pack<T> pick(const Pack<T> (&packs)[ELEMENTS], const 
 /* With a pool after the activation only the elements that it chose have a gradient before the activation. */
 template <typename T, Activation ACTIVATION, int POOL>
 __global__ void __launch_bounds__(SUM_THREADS)
-    reduce_pooled(NormReduce args, Items items, Windows windows, double pixels) {
+    norm_reduce_pooled_kernel(NormReduce args, Items items, Windows windows, double pixels) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
@@ -202,7 +207,7 @@ __device__ __forceinline__ void make_dz(const Slopes<T> &terms, const Pack<T> &x
 
 /* Without a pool. */
 template <typename T, Activation ACTIVATION>
-__global__ void __launch_bounds__(MAP_THREADS, 3) backward(NormBackward args, Items items) {
+__global__ void __launch_bounds__(MAP_THREADS, 3) norm_backward_kernel(NormBackward args, Items items) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK, UNROLL = REDUCE_UNROLL;
     int channel = first_channel<T>(), channels = items.channels;
@@ -249,7 +254,7 @@ __device__ __forceinline__ void store_window(T *output, const Window &window, ui
 /* With a pool before the norm: to the element that was the maximum, zero to the others. */
 template <typename T, Activation ACTIVATION, int POOL>
 __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
-    backward_unpool(NormBackward args, Items items, Windows windows) {
+    norm_backward_unpool_kernel(NormBackward args, Items items, Windows windows) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
@@ -284,7 +289,7 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
 /* With a pool after the activation: every element has a gradient by way of the statistics. */
 template <typename T, Activation ACTIVATION, int POOL>
 __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 2 : 1)
-    unpool_backward(NormBackward args, Items items, Windows windows) {
+    norm_unpool_backward_kernel(NormBackward args, Items items, Windows windows) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
@@ -333,13 +338,15 @@ static Status launch_reduce(const NormShape *shape, const NormReduce &args, Devi
     double pixels = (double)saved_pixels_of(shape);
     if (shape->pool_place == POOL_AFTER_ACTIVATION) {
         Windows windows = make_windows(shape, false);
-        void (*kernel)(NormReduce, Items, Windows, double) =
-            shape->pool == 2 ? reduce_pooled<T, ACTIVATION, 2> : reduce_pooled<T, ACTIVATION, 3>;
+        void (*kernel)(NormReduce, Items, Windows, double) = shape->pool == 2
+                                                                 ? norm_reduce_pooled_kernel<T, ACTIVATION, 2>
+                                                                 : norm_reduce_pooled_kernel<T, ACTIVATION, 3>;
         return LAUNCH_AFTER(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, windows, pixels);
     }
     bool extras = args.skip != nullptr || args.residual != nullptr || args.activation_gradient != nullptr;
     if (extras) grid.items.chunks *= REDUCE_UNROLL; /* of one item a row */
-    void (*kernel)(NormReduce, Items, double) = extras ? reduce<T, ACTIVATION, true> : reduce<T, ACTIVATION, false>;
+    void (*kernel)(NormReduce, Items, double) =
+        extras ? norm_reduce_kernel<T, ACTIVATION, true> : norm_reduce_kernel<T, ACTIVATION, false>;
     return LAUNCH_AFTER(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, pixels);
 }
 
@@ -347,15 +354,16 @@ template <typename T, Activation ACTIVATION>
 static Status launch_backward(const NormShape *shape, const NormBackward &args, DeviceStream *stream) {
     if (shape->pool_place == POOL_NONE) {
         Grid grid = make_grid(shape, pixels_of(shape), REDUCE_UNROLL, MAP_THREADS, MAP_BLOCKS);
-        return LAUNCH_AFTER((backward<T, ACTIVATION>), grid.blocks, grid.threads, 0, stream, args, grid.items);
+        return LAUNCH_AFTER((norm_backward_kernel<T, ACTIVATION>), grid.blocks, grid.threads, 0, stream, args,
+                            grid.items);
     }
     bool before = shape->pool_place == POOL_BEFORE_NORM, two = shape->pool == 2;
     Windows windows = make_windows(shape, true);
     Grid grid = make_grid(shape, windows_count(shape, &windows), 1, MAP_THREADS, MAP_BLOCKS);
     void (*kernel)(NormBackward, Items, Windows) =
-        before ? two ? backward_unpool<T, ACTIVATION, 2> : backward_unpool<T, ACTIVATION, 3>
-        : two ? unpool_backward<T, ACTIVATION, 2>
-               : unpool_backward<T, ACTIVATION, 3>;
+        before ? two ? norm_backward_unpool_kernel<T, ACTIVATION, 2> : norm_backward_unpool_kernel<T, ACTIVATION, 3>
+        : two ? norm_unpool_backward_kernel<T, ACTIVATION, 2>
+               : norm_unpool_backward_kernel<T, ACTIVATION, 3>;
     return LAUNCH_AFTER(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, windows);
 }
 

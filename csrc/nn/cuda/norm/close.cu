@@ -1,9 +1,12 @@
-/* Running statistics to what evaluation needs, for all norms at once. */
+/* Running statistics to what evaluation needs, for all norms at once.
+ *
+ * Thread t of block (x, norm): channel 32 x + t. Buffers of a norm with so many channels: running means and variances,
+ * scale, shift (channels); terms (NORM_TERMS, channels), float32. */
 #include "nn/cuda/norm/close.cuh"
 
 #define CLOSE_CHANNELS 32
-/* Block (x, norm). */
-__global__ void close_running(NormRunning running) {
+
+__global__ void norm_running_kernel(NormRunning running) {
     grid_begin();
     const NormClose &close = running.norms[blockIdx.y];
     int channels = running.channels[blockIdx.y];
@@ -16,5 +19,5 @@ extern "C" Status nn_cuda_norm_running(const NormRunning *running, DeviceStream 
     int most = 0;
     for (int i = 0; i < running->count; i++) most = running->channels[i] > most ? running->channels[i] : most;
     dim3 grid((unsigned)ceil_div((size_t)most, CLOSE_CHANNELS), (unsigned)running->count);
-    return LAUNCH_AFTER(close_running, grid, CLOSE_CHANNELS, 0, stream, *running);
+    return LAUNCH_AFTER(norm_running_kernel, grid, CLOSE_CHANNELS, 0, stream, *running);
 }

@@ -1,6 +1,7 @@
 /* The end of the norms' sums: what the blocks left is combined, in double and in a fixed order, into per-channel terms,
  * running statistics and parameter gradients. The last block of each tile of channels does it, whichever it is:
- * all its threads, which stand in columns over the channels. */
+ * all its threads, which stand in columns over the channels: thread t adds up channel t % width of the tile over the
+ * blocks t / width, t / width + rows, ...; then the rows are added pair by pair. */
 #ifndef CGXFFCV_NN_CUDA_NORM_CLOSE_CUH
 #define CGXFFCV_NN_CUDA_NORM_CLOSE_CUH
 

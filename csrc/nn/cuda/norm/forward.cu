@@ -1,4 +1,8 @@
-/* Forward half of the norms: statistics with the pool before them, and the normalised, activated output. */
+/* Forward half of the norms: statistics with the pool before them, and the normalised, activated output.
+ *
+ * Who does what: grid.cuh; an item is a pixel, or with a pool a window. Buffers: input and residual, maps of T; pooled
+ * and output likewise, of height / pool rows and width / pool columns behind a pool; index, uint8, of the pooled maps'
+ * shape; running means and variances (channels), float32. */
 #include "nn/cuda/norm/close.cuh"
 #include "nn/cuda/norm/values.cuh"
 #include "nn/cuda/storage.cuh"
@@ -70,7 +74,7 @@ __device__ __forceinline__ void close_moments(const Moments<Pack<T>::PACK> &mome
 }
 
 template <typename T>
-__global__ void __launch_bounds__(SUM_THREADS, 2) statistics(const T *input, Items items, NormClose close) {
+__global__ void __launch_bounds__(SUM_THREADS, 2) norm_statistics_kernel(const T *input, Items items, NormClose close) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK, UNROLL = STATISTICS_UNROLL;
     int channel = first_channel<T>(), channels = items.channels;
@@ -132,7 +136,8 @@ __device__ __forceinline__ void load_window(const T *input, const Window &window
 
 template <typename T, int POOL>
 __global__ void __launch_bounds__(SUM_THREADS, POOL == 2 ? 2 : 1)
-    pool_statistics(const T *input, Items items, Windows windows, T *pooled, uint8_t *index, NormClose close) {
+    norm_pool_statistics_kernel(const T *input, Items items, Windows windows, T *pooled, uint8_t *index,
+                                NormClose close) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
@@ -162,7 +167,7 @@ __global__ void __launch_bounds__(SUM_THREADS, POOL == 2 ? 2 : 1)
 
 template <typename T, bool RESIDUAL>
 __global__ void __launch_bounds__(MAP_THREADS, RESIDUAL ? 3 : 4)
-    apply(NormApply args, Items items, Activation activation) {
+    norm_apply_kernel(NormApply args, Items items, Activation activation) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK, UNROLL = APPLY_UNROLL;
     int channel = first_channel<T>(), channels = items.channels;
@@ -200,7 +205,7 @@ __global__ void __launch_bounds__(MAP_THREADS, RESIDUAL ? 3 : 4)
 /* The pool before the norm and all that follows. */
 template <typename T, int POOL>
 __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
-    pool_apply(NormApply args, Items items, Windows windows, Activation activation) {
+    norm_pool_apply_kernel(NormApply args, Items items, Windows windows, Activation activation) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
@@ -231,7 +236,7 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
 /* The pool after the activation, among values that have been rounded to the storage type. */
 template <typename T, int POOL>
 __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
-    apply_pool(NormApply args, Items items, Windows windows, Activation activation) {
+    norm_apply_pool_kernel(NormApply args, Items items, Windows windows, Activation activation) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
@@ -271,15 +276,16 @@ extern "C" Status nn_cuda_norm_statistics(const NormShape *shape, const void *in
         const T *from = static_cast<const T *>(input);
         T *to = static_cast<T *>(pooled);
         if (shape->pool_place != POOL_BEFORE_NORM) {
-            return LAUNCH_AFTER(statistics<T>, grid.blocks, grid.threads, 0, stream, from, grid.items, close);
+            return LAUNCH_AFTER(norm_statistics_kernel<T>, grid.blocks, grid.threads, 0, stream, from, grid.items,
+                                close);
         }
         Windows windows = make_windows(shape, false);
         if (shape->pool == 2) {
-            return LAUNCH_AFTER((pool_statistics<T, 2>), grid.blocks, grid.threads, 0, stream, from, grid.items,
-                                windows, to, index, close);
+            return LAUNCH_AFTER((norm_pool_statistics_kernel<T, 2>), grid.blocks, grid.threads, 0, stream, from,
+                                grid.items, windows, to, index, close);
         }
-        return LAUNCH_AFTER((pool_statistics<T, 3>), grid.blocks, grid.threads, 0, stream, from, grid.items, windows,
-                            to, index, close);
+        return LAUNCH_AFTER((norm_pool_statistics_kernel<T, 3>), grid.blocks, grid.threads, 0, stream, from, grid.items,
+                            windows, to, index, close);
     });
     return STATUS_OK;
 }
@@ -289,10 +295,10 @@ extern "C" Status nn_cuda_norm_apply(const NormShape *shape, NormApply args, Dev
     Grid grid = make_grid(shape, saved_pixels_of(shape), APPLY_UNROLL, MAP_THREADS, MAP_BLOCKS);
     DISPATCH_STORAGE(shape->precision, T, {
         if (residual) {
-            return LAUNCH_AFTER((apply<T, true>), grid.blocks, grid.threads, 0, stream, args, grid.items,
+            return LAUNCH_AFTER((norm_apply_kernel<T, true>), grid.blocks, grid.threads, 0, stream, args, grid.items,
                                 shape->activation);
         }
-        return LAUNCH_AFTER((apply<T, false>), grid.blocks, grid.threads, 0, stream, args, grid.items,
+        return LAUNCH_AFTER((norm_apply_kernel<T, false>), grid.blocks, grid.threads, 0, stream, args, grid.items,
                             shape->activation);
     });
     return STATUS_OK;
@@ -304,9 +310,10 @@ extern "C" Status nn_cuda_norm_apply_pooled(const NormShape *shape, NormApply ar
     bool before = shape->pool_place == POOL_BEFORE_NORM, two = shape->pool == 2;
     if (args.residual == nullptr) args.place = RESIDUAL_NONE;
     DISPATCH_STORAGE(shape->precision, T, {
-        void (*kernel)(NormApply, Items, Windows, Activation) = before ? two ? pool_apply<T, 2> : pool_apply<T, 3>
-                                                                : two ? apply_pool<T, 2>
-                                                                       : apply_pool<T, 3>;
+        void (*kernel)(NormApply, Items, Windows, Activation) =
+            before ? two ? norm_pool_apply_kernel<T, 2> : norm_pool_apply_kernel<T, 3>
+            : two ? norm_apply_pool_kernel<T, 2>
+                   : norm_apply_pool_kernel<T, 3>;
         return LAUNCH_AFTER(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, windows, shape->activation);
     });
     return STATUS_OK;

@@ -3,7 +3,11 @@
  * A thread keeps 16 bytes of channels (a pack) over its whole life, so that it holds their terms in registers; threads
  * of a block stand along the channels first, then along the pixels (or windows of a pool: items). Blocks take chunks
  * of neighbouring items in turn, so that at any time all of them work at about the same place. Passes walk forward or
- * backward through the maps: where one ended, the cache still holds what the next one begins with. */
+ * backward through the maps: where one ended, the cache still holds what the next one begins with.
+ *
+ * Block (x, y): chunks x, x + gridDim.x, ... of the tile y of channels. Thread (i, j): pack i of the tile, 4 channels
+ * of float32 or 8 of 16 bits; items j, j + blockDim.y, ... of the chunk, `unroll` of them. Maps are (images, height,
+ * width, channels) of the storage type T, dense; terms (NORM_TERMS, channels) and partial sums, see below, float32. */
 #ifndef CGXFFCV_NN_CUDA_NORM_GRID_CUH
 #define CGXFFCV_NN_CUDA_NORM_GRID_CUH
 

@@ -1,4 +1,4 @@
-/* The kernels of batch norm with its pool, activation and residual: norm_forward.cu, norm_backward.cu, norm_close.cu.
+/* The kernels of batch norm with its pool, activation and residual: forward.cu, backward.cu, close.cu.
  * All only put work on the stream. Sums over pixels are float32 within a block, double across blocks, in an order that
  * depends on the shapes alone. */
 #ifndef CGXFFCV_NN_CUDA_NORM_NORM_H

@@ -1,5 +1,12 @@
 /* Filter and bias gradients of the convolution that reads the images. The values before the activation are made again,
- * so they are never stored. Blocks walk over the tiles and add up in registers; a second kernel adds the blocks up. */
+ * so they are never stored. Blocks walk over the tiles and add up in registers; a second kernel adds the blocks up.
+ *
+ * Block (x, y): tiles x, x + gridDim.x, ... as in stem.cuh. Threads make the gradients before the activation of the
+ * outputs that they would make forward. For the filters they lie in shared memory, [4 chains rows][width][8 groups],
+ * and thread t then sums, with t' = t % units, 3 positions of the window from 3 (t' / groups) on by all image channels
+ * by group t' % groups, over the outputs t / units, t / units + streams, ... Buffers: partials, float32, of the bias
+ * (gridDim.x, chunks, 8 groups), of the filters (gridDim.x, chunks, taps, 8 groups), channels in the order of
+ * packed_at; the gradients as the weights and the bias. */
 #include "nn/cuda/stem/stem.cuh"
 #include "nn/cuda/storage.cuh"
 
@@ -257,7 +264,8 @@ __global__ void __launch_bounds__(THREADS, CHANNELS > 0 && !RECOMPUTE ? 2 : 1)
     close_weights(t, unit, kernel, shape.channels, sums, shared, partial);
 }
 
-/* Sums over all blocks, in a fixed order: gradient[channel][tap] of `taps` rows of partial sums, times the factor. */
+/* Sums over all blocks, in a fixed order: gradient[channel][tap] of `taps` rows of partial sums, times the factor.
+ * Thread (i, j) of block x: element 32 x + i, the partial sums j, j + 32, ...; then the first row adds the slices. */
 __global__ void stem_close_kernel(const float *partials, int blocks, Tiling t, int taps, int out_channels, float factor,
                                   float *gradient) {
     grid_begin();

@@ -4,7 +4,17 @@
  * rounding took (values beyond 65504 are infinite, as in all of float16 storage); three products of them are one
  * product of 22 bits. A pixel of three channels is 16 bytes of shared memory: upper halves and a one, by which the bias
  * is multiplied, then lower halves and a zero. Rows of the products are outputs, in the order in which they lie in
- * memory; four pixels of the filter's window are 16 columns. */
+ * memory; four pixels of the filter's window are 16 columns.
+ *
+ * A tile is a band of whole rows of one image. Forward, block (x, y): tile x, channels 8 TILES y to 8 TILES (y + 1) -
+ * 1; warp w: outputs 32 w to 32 w + 31 of the tile, then 256 further on, 16 rows of a product at a time. Bias gradient:
+ * likewise over tiles x, x + gridDim.x, ... Filter gradient, block (x, y): tiles x, x + gridDim.x, ..., channels 64 y
+ * to 64 y + 63; warp w: of these 32 (w % 2) to 32 (w % 2) + 31, outputs 16 (w / 2) to + 15, then 64 further on.
+ *
+ * Buffers: images, weights, bias as in stem.cuh; output and its gradient (images, out_height, out_width, out_channels)
+ * of float16; partials, float32: of the bias (gridDim.x, out_channels), of the filters (gridDim.x, out_channels / 8,
+ * taps, 8). Shared: patch [patch_rows][pitch] pixels of 16 bytes; for each warp [32 outputs][8 TILES] of float16; for
+ * the filters gradients [2 tiles][output][64] instead. */
 #include "device/mma.cuh"
 #include "nn/cuda/stem/stem.cuh"
 

@@ -1,7 +1,14 @@
 /* What the kernels of the convolution that reads the images share. A block stages a tile of one image in shared memory
  * as four floats a pixel, straight from the batch (bytes or floats, either layout, mirrored or moved), and the filters
  * beside it. Each thread makes ROWS rows of 8 channels at one column: neighbouring threads write neighbouring 16-byte
- * pieces. */
+ * pieces.
+ *
+ * Block (x, y): tile x, counted along its columns, bands and images, and the channels of chunk y. Thread t: the 8
+ * channels of group t % groups, column t / groups % width, rows 4 (t / groups / width) to + 3 of the tile, then
+ * 4 chains further on. Buffers: images in any layout (see StemSource); weights (out_channels, kernel, kernel,
+ * channels), bias (out_channels), float32; the output and its gradient (images, out_height, out_width, out_channels) of
+ * type T. Shared: patch [patch_height][patch_width] of float4; packed [taps + 1][8 groups] of float32, the bias last.
+ */
 #ifndef CGXFFCV_NN_CUDA_STEM_STEM_CUH
 #define CGXFFCV_NN_CUDA_STEM_STEM_CUH
 
@@ -200,8 +207,7 @@ __device__ static __forceinline__ float component(const float4 &pixel, int chann
     return channel == 0 ? pixel.x : channel == 1 ? pixel.y : channel == 2 ? pixel.z : pixel.w;
 }
 
-/* COUNT outputs below one another: bias + filters * the patch from `from` on. Constants of 0 mean: as the shape says.
- */
+/* COUNT outputs below one another: bias + filters * the patch from `from` on. A constant of 0: as the shape says. */
 template <int KERNEL, int STRIDE, int CHANNELS, int COUNT>
 __device__ __forceinline__ void convolve(const StemShape &shape, const Tiling &t, const float4 *from,
                                          const float *packed, float (&sums)[COUNT][LANES]) {
