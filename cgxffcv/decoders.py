@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
+import operator
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from cgxffcv.fields.base import Field
+
 __all__ = [
     "BytesDecoder",
     "CenterCropRGBImageDecoder",
     "Decoder",
+    "FieldDecoder",
     "FloatDecoder",
+    "FunctionDecoder",
     "IntDecoder",
     "JSONDecoder",
     "NDArrayDecoder",
@@ -84,6 +96,67 @@ class SimpleRGBImageDecoder(Decoder):
 
     def __repr__(self) -> str:
         return f"SimpleRGBImageDecoder(jpeg_mode={self.jpeg_mode!r})"
+
+
+class FieldDecoder(Decoder):
+    """Fields of a user's own type (`custom_fields`), decoded once a batch in the thread that iterates: by default a
+    list of what the field's `decode(record, data)` gives for each sample, or of (record, data) without a decode.
+
+    A subclass, which the field's `get_decoder_class` returns or which stands in a pipeline, may override decode_batch.
+    """
+
+    kinds, code = ("custom",), "record"
+
+    def decode_batch(self, field: Field, records: np.ndarray, data: list[np.ndarray] | None, ids: np.ndarray) -> Any:
+        """The batch's entry. records: (batch,) of the field's metadata_type; data: each sample's bytes, uint8, None
+        where the records are all there is; ids: the sample numbers, int64 (batch,). All of it goes with the batch."""
+        rows = [None] * len(records) if data is None else [row.tobytes() for row in data]
+        decode = getattr(field, "decode", None)
+        pairs = zip(records, rows, strict=True)
+        return list(pairs) if decode is None else [decode(record, row) for record, row in pairs]
+
+
+def function_address(function: Any) -> int:
+    """Where the machine code of a C function begins: of a numba.cfunc, a function of ctypes or cffi, or a number."""
+    if hasattr(function, "address"):
+        return operator.index(function.address)
+    if isinstance(function, ctypes._CFuncPtr):
+        return ctypes.cast(function, ctypes.c_void_p).value or 0
+    cffi = sys.modules.get("_cffi_backend")
+    if cffi is not None and isinstance(function, cffi.FFI.CData):
+        return int(cffi.FFI().cast("uintptr_t", function))
+    try:
+        return operator.index(function)
+    except TypeError:
+        raise TypeError(
+            f"{function!r} is no C function: give one of numba.cfunc, ctypes or cffi, or its address"
+        ) from None
+
+
+class FunctionDecoder(Decoder):
+    """Any field: rows that a C function makes in the worker threads, any number of which call it at once.
+
+        int32_t function(void *row, const void *record, const void *data, uint64_t size, uint64_t sample)
+
+    fills `row`, whose bytes are zero before, from the sample's record and its `size` bytes of data as they are stored
+    (NULL and 0 for a field without data). Another answer than 0 ends the pass with BetonError.
+
+    Args:
+        function: from numba.cfunc, ctypes or cffi, or its address. It must not touch Python objects.
+        shape: of a row; the output's is (batch, *shape).
+        dtype: of the rows.
+    """
+
+    kinds, code = ("int", "float", "image", "bytes", "array", "json", "tensor", "custom"), "function"
+
+    def __init__(self, function: Any, shape: tuple[int, ...] = (), dtype: Any = np.uint8):
+        self.function, self.address = function, function_address(function)
+        self.shape, self.dtype = tuple(operator.index(side) for side in np.atleast_1d(shape)), np.dtype(dtype).name
+        if self.address == 0:
+            raise ValueError(f"{function!r} is a null pointer")
+
+    def __repr__(self) -> str:
+        return f"FunctionDecoder({self.function!r}, shape={self.shape}, dtype={self.dtype})"
 
 
 class _Later(Decoder):

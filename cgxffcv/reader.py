@@ -6,7 +6,7 @@ import json
 import operator
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,7 @@ def beton_error(
     return error
 
 
-def _custom_fields(path: str, classes: Mapping[str, Any]) -> dict[str, Field]:
+def custom_fields_of(path: str, classes: Mapping[str, Any]) -> dict[str, Field]:
     """The user's own fields of the file, made from the arguments in its header. Lenient: the core checks the file."""
     found: dict[str, Field] = {}
     with files.open_plain(path, "rb") as file:
@@ -71,6 +71,20 @@ def _custom_fields(path: str, classes: Mapping[str, Any]) -> dict[str, Field]:
                 arguments = np.frombuffer(descriptor, np.uint8, ARGUMENT_BYTES, 17)
                 found[name] = given.from_binary(arguments) if isinstance(given, type) else given
     return found
+
+
+def layouts_of(custom: Mapping[str, Field]) -> list[dict[str, Any]]:
+    """What the core has to know of a user's own fields."""
+    return [{"name": name, **dict(zip(LAYOUT, field.layout(), strict=True))} for name, field in custom.items()]
+
+
+def check_custom_names(path: str, names: Iterable[str], kinds: Mapping[str, str]) -> None:
+    """KeyError, ValueError: custom_fields has a name that the file has not, or one whose kind the core reads itself."""
+    for name in names:
+        if name not in kinds:
+            raise KeyError(f"{path} has no field {name!r}; it has {', '.join(kinds)}")
+        if kinds[name] != "custom":
+            raise ValueError(f"{path}: custom_fields names {name!r}, whose kind {kinds[name]} the core reads itself")
 
 
 class Reader(Sequence[dict[str, Any]]):
@@ -103,20 +117,14 @@ class Reader(Sequence[dict[str, Any]]):
             raise ValueError(f"jpeg_mode must be 'accurate' or 'fast', not {jpeg_mode!r}")
         self.path = os.fspath(path)
         self._fast, self._view = jpeg_mode == "fast", view
-        self._custom = _custom_fields(self.path, custom_fields) if custom_fields else {}
-        layouts = [
-            {"name": name, **dict(zip(LAYOUT, field.layout(), strict=True))} for name, field in self._custom.items()
-        ]
-        self._file: _cgxffcv.BetonFile | None = _cgxffcv.BetonFile(self.path, layouts)
+        self._custom = custom_fields_of(self.path, custom_fields) if custom_fields else {}
+        self._file: _cgxffcv.BetonFile | None = _cgxffcv.BetonFile(self.path, layouts_of(self._custom))
         known = {entry.name for entry in FieldInfo.__dataclass_fields__.values()}
         raw = self._file.fields
         self.fields = {f["name"]: FieldInfo(**{k: v for k, v in f.items() if k in known}) for f in raw}
         self._infos = list(self.fields.values())
         self._index = {name: i for i, name in enumerate(self.fields)}
-        for name in custom_fields or {}:
-            if self._infos[self._field(name)].kind != "custom":
-                kind = self.fields[name].kind
-                raise ValueError(f"{self.path}: custom_fields names {name!r}, whose kind {kind} the core reads itself")
+        check_custom_names(self.path, custom_fields or {}, {name: info.kind for name, info in self.fields.items()})
         self.num_samples: int = self._file.num_samples
         self.page_size: int = self._file.page_size
         self.has_checksums: bool = self._file.has_checksums

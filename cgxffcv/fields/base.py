@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from cgxffcv.decoders import FieldDecoder
+
 ARGUMENT_BYTES = 1024
 
 # What the C core takes for one field: see csrc/python/beton_values.c.
@@ -48,7 +50,8 @@ class Field:
       (pointer, uint8 array of n) for the data, at most once a sample. The pointer is a placeholder: the writer stores
       the real one in `pointer_field`.
     - optionally `to_binary()` -> at most 1,024 bytes kept in the file's header, `from_binary(arguments)` -> the field,
-      and `decode(record, data)` -> the value, which `Reader` then gives instead of (record, data).
+      `decode(record, data)` -> the value, which `Reader` then gives instead of (record, data), and
+      `get_decoder_class()` -> the class of decoder that a `Loader` uses, made without arguments.
     """
 
     metadata_type: Any = None
@@ -70,6 +73,10 @@ class Field:
     def from_binary(cls, arguments: np.ndarray) -> Field:
         """The field whose `to_binary` gave these 1,024 bytes (uint8, zero-padded)."""
         return cls()
+
+    def get_decoder_class(self) -> type:
+        """The class of the field's decoder in a Loader: cgxffcv.decoders.FieldDecoder or a subclass."""
+        return FieldDecoder
 
     def encode(self, destination: np.ndarray, value: Any, malloc: Callable[[int], tuple[int, np.ndarray]]) -> None:
         raise NotImplementedError(f"{type(self).__name__} must define encode(destination, value, malloc)")

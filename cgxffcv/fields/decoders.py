@@ -3,7 +3,9 @@
 from cgxffcv.decoders import (
     BytesDecoder,
     CenterCropRGBImageDecoder,
+    FieldDecoder,
     FloatDecoder,
+    FunctionDecoder,
     IntDecoder,
     JSONDecoder,
     NDArrayDecoder,
@@ -14,7 +16,9 @@ from cgxffcv.decoders import (
 __all__ = [
     "BytesDecoder",
     "CenterCropRGBImageDecoder",
+    "FieldDecoder",
     "FloatDecoder",
+    "FunctionDecoder",
     "IntDecoder",
     "JSONDecoder",
     "NDArrayDecoder",

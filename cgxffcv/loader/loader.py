@@ -15,7 +15,7 @@ from cgxffcv.loader.epoch_iterator import EpochIterator
 from cgxffcv.loader.orders import OrderOption, as_ids
 from cgxffcv.loader.settings import Plan, Setting
 from cgxffcv.pipeline.compile import Output
-from cgxffcv.reader import Reader
+from cgxffcv.reader import Reader, check_custom_names, custom_fields_of, layouts_of
 
 MAX_EPOCH = 2**32 - 1
 
@@ -51,7 +51,7 @@ class Loader:
         indices: the samples to use (numbers, or a boolean mask of one entry for each of the file's); None: all. The
             attribute is an array of numbers in any case.
         pipelines: for each field a list of a decoder and transforms, a PipelineSpec, or None to leave it out.
-        custom_fields: decoders of user-defined fields: not supported yet.
+        custom_fields: {name: class or instance} of a user's own fields, see cgxffcv.fields.Field.
         drop_last: leave out the last batch if it is incomplete; else the ranks share it evenly, to within one sample.
         batches_ahead: batches made in advance.
         recompile: accepted for FFCV's sake; nothing is compiled at run time.
@@ -94,10 +94,6 @@ class Loader:
         page_locked: int | None = None,
     ):
         arguments = {name: value for name, value in locals().items() if name != "self"}
-        if custom_fields:
-            raise NotImplementedError(
-                f"custom_fields ({', '.join(custom_fields)}): user-defined fields are not supported by the loader yet"
-            )
         # absolute, so that filter() and `reader` find the file from another folder, too
         self._fname = os.path.abspath(os.fspath(fname))
         self._next_epoch = 0
@@ -109,7 +105,10 @@ class Loader:
         self._resume: tuple[int, int, np.ndarray | None] | None = None  # epoch, samples done, samples of an own order
         self._reader: Reader | None = None
         self._plan: Plan
-        self._adopt(Plan({**arguments, "fname": self._fname}, _cgxffcv.Loader(self._fname), None), None)
+        custom = custom_fields_of(self._fname, custom_fields) if custom_fields else {}
+        core = _cgxffcv.Loader(self._fname, layouts_of(custom))
+        check_custom_names(self._fname, custom_fields or {}, core.fields())
+        self._adopt(Plan({**arguments, "fname": self._fname}, core, custom, None), None)
 
     # ---- settings ----
 
@@ -154,7 +153,7 @@ class Loader:
         arguments = {**before.arguments, name: value}
         if name in ("rank", "world_size"):
             arguments = {**arguments, "rank": before.rank, "world_size": before.world_size, name: value}
-        self._adopt(Plan(arguments, before.core.again(), before), before)
+        self._adopt(Plan(arguments, before.core.again(), before.custom, before), before)
 
     @property
     def fname(self) -> str | bytes:
@@ -170,7 +169,7 @@ class Loader:
         if self._reader is None:
             if self._core.closed:
                 raise ValueError("this Loader has been closed")
-            self._reader = Reader(self._fname)
+            self._reader = Reader(self._fname, self._plan.arguments["custom_fields"])
         return self._reader
 
     @property

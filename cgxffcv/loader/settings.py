@@ -20,6 +20,7 @@ from cgxffcv.pipeline.compile import Output, compile_outputs
 from cgxffcv.wording import counted
 
 if TYPE_CHECKING:
+    from cgxffcv.fields.base import Field
     from cgxffcv.loader.loader import Loader
 
 LARGEST_SEED = 2**64 - 1
@@ -58,8 +59,10 @@ class Plan:
     """All settings of a Loader at one time. `arguments` are what the user gave; the other attributes are what they
     come to. A pass keeps its plan when the Loader gets another one."""
 
-    def __init__(self, arguments: Mapping[str, Any], core: _cgxffcv.Loader, before: Plan | None):
-        self.core, self.arguments = core, copied(arguments)
+    def __init__(
+        self, arguments: Mapping[str, Any], core: _cgxffcv.Loader, custom: Mapping[str, Field], before: Plan | None
+    ):
+        self.core, self.custom, self.arguments = core, custom, copied(arguments)
         given = self.arguments
         self.rank, self.world_size = choose_ranks(given["distributed"], given["rank"], given["world_size"])
         drawn = before is not None and before.arguments["seed"] is None and before.world_size == 1
@@ -105,7 +108,7 @@ class Plan:
     def prepare(self, loader: Loader) -> None:
         """Everything that is left to check, and the core made ready."""
         self.choose_order(loader)
-        self.outputs = compile_outputs(self.core.fields(), self.arguments["pipelines"], loader.fname)
+        self.outputs = compile_outputs(self.core.fields(), self.arguments["pipelines"], loader.fname, self.custom)
         page_locked = self.arguments["page_locked"]
         self.core.prepare(
             outputs=tuple(column for output in self.outputs for column in output.columns), batch_size=self.batch_size,

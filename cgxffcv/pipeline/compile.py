@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import _cgxffcv
 import numpy as np
 
 from cgxffcv import decoders as dec
 from cgxffcv import transforms as tf
+from cgxffcv.fields.base import Field
 from cgxffcv.fields.json import parse_row
+from cgxffcv.reader import beton_error
 
 DEFAULT_DECODERS = {
     "int": dec.IntDecoder,
@@ -45,7 +46,8 @@ class PipelineSpec:
 
 @dataclass
 class Output:
-    """One entry of a batch: its columns of the C loader, and what Python does to them."""
+    """One entry of a batch: its columns of the C loader, and what Python does to them. Every step gets what came before
+    it and the batch's sample numbers."""
 
     name: str
     columns: list[tuple]
@@ -55,7 +57,7 @@ class Output:
         value = arrays[0] if len(arrays) == 1 else tuple(arrays)
         with without_gradients() if self.steps else contextlib.nullcontext():
             for step in self.steps:
-                value = step(value, ids) if isinstance(step, ParseJSON) else step(value)
+                value = step(value, ids)
         return value
 
 
@@ -63,6 +65,32 @@ def without_gradients() -> contextlib.AbstractContextManager:
     """Modules of torch, and whatever calls them, would else tie each batch to a graph of all that made it."""
     torch = sys.modules.get("torch")
     return contextlib.nullcontext() if torch is None else torch.no_grad()
+
+
+@dataclass(frozen=True)
+class OnValues:
+    """A step that does not ask for sample numbers."""
+
+    step: Callable
+
+    def __call__(self, values: Any, ids: np.ndarray) -> Any:
+        return self.step(values)
+
+    def __repr__(self) -> str:
+        return repr(self.step)
+
+
+@dataclass(frozen=True)
+class DecodeField:
+    """Records, and where the field has data their rows and lengths, through a user's decoder."""
+
+    decoder: dec.FieldDecoder
+    field: Field
+
+    def __call__(self, values: Any, ids: np.ndarray) -> Any:
+        records, *rest = values if isinstance(values, tuple) else (values,)
+        data = [row[:length] for row, length in zip(rest[0], rest[1][:, 0], strict=True)] if rest else None
+        return self.decoder.decode_batch(self.field, records.view(self.field.metadata_type)[:, 0], data, ids)
 
 
 class ParseJSON:
@@ -78,13 +106,9 @@ class ParseJSON:
         try:
             return parse_row(row)
         except (ValueError, RecursionError) as error:
-            failure = _cgxffcv.BetonError(
-                f"{self.path}: JSONDecoder: sample {sample}: field '{self.name}': text that does not parse: {error}; "
-                "write it again"
-            )
-            failure.path, failure.field, failure.sample, failure.reason = self.path, self.name, sample, str(error)
-            failure.offset = None
-            raise failure from None
+            raise beton_error(
+                f"JSONDecoder: text that does not parse: {error}; write it again", self.path, self.name, sample
+            ) from None
 
 
 def split_lengths(value):
@@ -179,28 +203,27 @@ class ImageCompiler:
             first.append(to_bfloat16 if self.type == "bfloat16" else tf.ToTensor())
         if self.device is not None and self.device.device != "cpu":
             first.append(self.device)
-        return first + self.steps
+        return [OnValues(step) for step in first] + self.steps
 
 
 def as_step(name: str, step) -> Callable:
+    """A callable on (values, sample numbers): as it is where its attribute `with_indices` says that it takes both."""
     if isinstance(step, type):
         raise TypeError(f"pipeline '{name}': {step.__name__} is a class: write {step.__name__}(...)")
     if isinstance(step, (dec.Decoder, PipelineSpec)) or not callable(step):
         compiled = hasattr(step, "generate_code")
         hint = "; give a callable on whole batches in place of generate_code" if compiled else ""
         raise TypeError(f"pipeline '{name}': {step!r} is no transform and cannot be called on a batch{hint}")
-    return step
+    return step if getattr(step, "with_indices", False) else OnValues(step)
 
 
-def split_decoder(name: str, kind: str, spec: PipelineSpec) -> tuple[dec.Decoder, list]:
-    """The decoder given, or heading the transforms, or the field's own; and the transforms."""
+def split_decoder(name: str, kind: str, spec: PipelineSpec, own: Field | None) -> tuple[dec.Decoder, list]:
+    """The decoder given, or heading the transforms, or the field's own; and the transforms. `own`: a user's field."""
     decoder, transforms = spec.decoder, list(spec.transforms)
     if decoder is None and transforms and isinstance(transforms[0], dec.Decoder):
         decoder = transforms.pop(0)
     if decoder is None:
-        if kind not in DEFAULT_DECODERS:
-            raise NotImplementedError(f"pipeline '{name}': fields of kind '{kind}' have no decoder yet")
-        decoder = DEFAULT_DECODERS[kind]()
+        decoder = DEFAULT_DECODERS[kind]() if own is None else own.get_decoder_class()()
     if isinstance(decoder, type):
         raise TypeError(f"pipeline '{name}': {decoder.__name__} is a class: write {decoder.__name__}()")
     if not isinstance(decoder, dec.Decoder):
@@ -214,21 +237,27 @@ def split_decoder(name: str, kind: str, spec: PipelineSpec) -> tuple[dec.Decoder
     return decoder, transforms
 
 
-def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: str) -> Output:
-    decoder, transforms = split_decoder(name, kind, spec)
+def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: str, own: Field | None) -> Output:
+    decoder, transforms = split_decoder(name, kind, spec, own)
     source = spec.source or name
-    if kind == "image":
+    if decoder.code == "image":
         compiler = ImageCompiler(name, draws)
         for step in transforms:
             compiler.add(step)
         column = (source, decoder.code, decoder.jpeg_mode == "fast", compiler.image())
         return Output(name, [column], compiler.all_steps())
-    output = Output(name, [(source, decoder.code, False, None)])
+    function = isinstance(decoder, dec.FunctionDecoder)
+    more = (decoder.address, decoder.dtype, decoder.shape) if function else None
+    output = Output(name, [(source, decoder.code, False, more)])
+    if isinstance(decoder, dec.FieldDecoder):
+        if own.layout()[2] >= 0:
+            output.columns += [(source, "bytes", False, None), (source, "byte_size", False, None)]
+        output.steps.append(DecodeField(decoder, own))
     if isinstance(decoder, dec.JSONDecoder):
         output.steps.append(ParseJSON(source, path))
     if isinstance(decoder, dec.BytesDecoder) and decoder.lengths:
         output.columns.append((source, "byte_size", False, None))
-        output.steps.append(split_lengths)
+        output.steps.append(OnValues(split_lengths))
     for step in transforms:
         if isinstance(step, (tf.ImageOperation, tf.NormalizeImage, tf.ToTorchImage)):
             raise TypeError(f"pipeline '{name}': {step!r} is for images, and the field holds {kind}")
@@ -246,12 +275,15 @@ def as_spec(name: str, pipeline: Any) -> PipelineSpec:
     raise TypeError(f"pipeline '{name}' must be a list of operations, a PipelineSpec or None, not {pipeline!r}")
 
 
-def compile_outputs(fields: Mapping[str, str], pipelines: Mapping[str, Any], path: str) -> list[Output]:
+def compile_outputs(
+    fields: Mapping[str, str], pipelines: Mapping[str, Any], path: str, custom: Mapping[str, Field] | None = None
+) -> list[Output]:
     """Outputs in the file's order of fields, then those of other names in the order given; None switches one off.
 
     Raises:
         ValueError: a pipeline of an unknown field. TypeError: an operation that does not fit.
     """
+    custom = custom or {}
     order = [*fields, *(name for name in pipelines if name not in fields)]
     outputs, images = [], 0
     for name in order:
@@ -264,6 +296,6 @@ def compile_outputs(fields: Mapping[str, str], pipelines: Mapping[str, Any], pat
             raise ValueError(f"pipeline '{name}': no field is named '{source}'; the file has {', '.join(fields)}")
         kind = fields[source]
         draws = images % MAX_SHARED if spec.draws is None else spec.draws
-        outputs.append(compile_output(name, kind, spec, draws, path))
+        outputs.append(compile_output(name, kind, spec, draws, path, custom.get(source)))
         images += kind == "image"
     return outputs

@@ -48,8 +48,19 @@ typedef enum LoaderOrder {
 typedef enum LoaderDecoder { LOADER_DECODERS(X) LOADER_DECODER_COUNT } LoaderDecoder;
 #undef X
 
-/* The decoder that Python names so; false if there is none. */
-bool loader_decoder_find(const char *name, LoaderDecoder *out);
+/* As Python names it; NULL ends the list. */
+const char *loader_decoder_name(int decoder);
+
+/* Makes one row, whose bytes are zero before, from the sample's record and data (NULL, 0 where the field has none);
+ * another answer than 0 is a failure. Any number of threads call it at once. */
+typedef int32_t (*LoaderRow)(void *row, const void *record, const void *data, uint64_t size, uint64_t sample);
+
+typedef struct LoaderFunction {
+    LoaderRow call;
+    BetonDtype dtype; /* of the rows */
+    int ndim;
+    uint64_t shape[LOADER_MAX_DIMS];
+} LoaderFunction;
 
 /* One array of a batch. */
 typedef struct LoaderOutput {
@@ -59,6 +70,7 @@ typedef struct LoaderOutput {
     /* IMAGE: what to do with the pixels; height and width are taken from the file. Borrowed during loader_create;
      * NULL: uint8, HWC, unchanged. */
     const AugmentSpec *image;
+    const LoaderFunction *function; /* FUNCTION: borrowed during loader_create */
 } LoaderOutput;
 
 typedef struct LoaderConfig {

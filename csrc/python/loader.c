@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "loader/loader.h"
 #include "python/array.h"
+#include "python/beton_values.h"
 #include "python/loader_spec.h"
 
 typedef struct LoaderObject {
@@ -176,14 +177,21 @@ static PyObject *new_of_file(PyTypeObject *type, PyObject *file) {
 }
 
 static PyObject *loader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"path", NULL};
-    PyObject *path = NULL;
+    static char *names[] = {"path", "custom", NULL};
+    PyObject *path = NULL, *specs = NULL;
     BetonReader *reader = NULL;
+    BetonCustom *customs = NULL;
+    size_t count = 0;
     Status status;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&", names, PyUnicode_FSConverter, &path)) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|O", names, PyUnicode_FSConverter, &path, &specs)) return NULL;
+    if (specs != NULL && beton_customs_of(specs, &customs, &count) < 0) {
+        Py_DECREF(path);
+        return NULL;
+    }
     const char *text = PyBytes_AS_STRING(path);
-    Py_BEGIN_ALLOW_THREADS status = beton_reader_open(text, NULL, 0, &reader);
+    Py_BEGIN_ALLOW_THREADS status = beton_reader_open(text, customs, count, &reader);
     Py_END_ALLOW_THREADS Py_DECREF(path);
+    memory_free(customs);
     if (status != STATUS_OK) {
         ModuleState *state = module_state_of_type(type);
         return state == NULL ? NULL : errors_raise(state, status);

@@ -5,6 +5,7 @@
 
 #include "python/arguments.h"
 #include "python/operations.h"
+#include "python/spec.h"
 
 typedef struct Name {
     const char *name;
@@ -56,6 +57,49 @@ static int parse_image(PyObject *image, AugmentSpec *spec) {
     return 0;
 }
 
+static int parse_shape(PyObject *shape, LoaderFunction *function) {
+    uint64_t side;
+    PyObject *sides = arguments_tuple(shape, "the function's shape", 0, LOADER_MAX_DIMS);
+    if (sides == NULL) return -1;
+    function->ndim = (int)PyTuple_GET_SIZE(sides);
+    for (int i = 0; i < function->ndim; i++) {
+        if (arguments_whole(PyTuple_GET_ITEM(sides, i), "the function's shape", 0, INT64_MAX, &side) < 0) break;
+        function->shape[i] = side;
+    }
+    Py_DECREF(sides);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static int parse_function(PyObject *item, LoaderFunction *function) {
+    unsigned long long address;
+    PyObject *dtype, *shape;
+    if (arguments_unpack(item, "KOO;a function is a tuple of 3", &address, &dtype, &shape) < 0) return -1;
+    int type = spec_name(dtype, "the function's dtype", beton_dtype_name);
+    if (type < 0) return -1;
+    function->call = (LoaderRow)(uintptr_t)address;
+    function->dtype = (BetonDtype)type;
+    return parse_shape(shape, function);
+}
+
+static int parse_output(PyObject *item, LoaderSpec *out, size_t i) {
+    LoaderOutput *output = &out->outputs[i];
+    PyObject *decoder, *more;
+    int fast;
+    *output = (LoaderOutput){0};
+    if (arguments_unpack(item, "sOpO;an output is a tuple of 4", &output->field, &decoder, &fast, &more) < 0) return -1;
+    int number = spec_name(decoder, "a decoder", loader_decoder_name);
+    if (number < 0) return -1;
+    output->decoder = (LoaderDecoder)number;
+    output->fast_jpeg = fast != 0;
+    if (more == Py_None) return 0;
+    if (output->decoder == LOADER_FUNCTION) {
+        output->function = &out->functions[i];
+        return parse_function(more, &out->functions[i]);
+    }
+    output->image = &out->images[i];
+    return parse_image(more, &out->images[i]);
+}
+
 int loader_spec_parse(PyObject *sequence, LoaderSpec *out) {
     if (!PyTuple_Check(sequence)) {
         PyErr_SetString(PyExc_TypeError, "outputs must be a tuple");
@@ -68,23 +112,7 @@ int loader_spec_parse(PyObject *sequence, LoaderSpec *out) {
     }
     out->count = (size_t)count;
     for (Py_ssize_t i = 0; i < count; i++) {
-        LoaderOutput *output = &out->outputs[i];
-        PyObject *image;
-        const char *decoder_name;
-        int fast;
-        *output = (LoaderOutput){0};
-        if (arguments_unpack(PyTuple_GET_ITEM(sequence, i), "sspO;an output is a tuple of 4", &output->field,
-                             &decoder_name, &fast, &image) < 0) {
-            return -1;
-        }
-        if (!loader_decoder_find(decoder_name, &output->decoder)) {
-            PyErr_Format(PyExc_ValueError, "unknown decoder '%s'", decoder_name);
-            return -1;
-        }
-        output->fast_jpeg = fast != 0;
-        if (image == Py_None) continue;
-        if (parse_image(image, &out->images[i]) < 0) return -1;
-        output->image = &out->images[i];
+        if (parse_output(PyTuple_GET_ITEM(sequence, i), out, (size_t)i) < 0) return -1;
     }
     return 0;
 }

@@ -364,7 +364,7 @@ def test_a_state_that_does_not_fit_is_refused(path, change, text):
     ({"order": "random"}, TypeError, "OrderOption"),
     ({"order": RANDOM, "order_kwargs": {"window_pages": 2}}, TypeError, "window_pages"),
     ({"order": QUASI, "order_kwargs": {"window_pages": 0}}, ValueError, "window_pages"),
-    ({"custom_fields": {"x": object}}, NotImplementedError, "x"),
+    ({"custom_fields": {"x": object}}, KeyError, "has no field .x."),
     ({"pipelines": {"images": []}}, ValueError, "image, label"),
     ({"pipelines": {"image": 5}}, TypeError, "list"),
     ({"pipelines": {"image": [dec.IntDecoder()]}}, TypeError, "SimpleRGBImageDecoder"),

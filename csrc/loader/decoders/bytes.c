@@ -1,9 +1,10 @@
-/* Bytes and JSON fields: values of any length, in rows that are as wide as the longest; and their lengths. */
+/* Bytes and JSON fields and the data of a user's own: values of any length, in rows that are as wide as the longest;
+ * and their lengths. */
 #include <string.h>
 
 #include "loader/decoders/decoder.h"
 
-static const BetonKind kinds[] = {BETON_BYTES, BETON_JSON};
+static const BetonKind kinds[] = {BETON_BYTES, BETON_JSON, BETON_CUSTOM};
 
 static Status prepare_rows(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
                            DecoderOutput *output) {
@@ -48,13 +49,13 @@ static Status decode_sizes(const DecoderChunk *chunk, const DecoderOutput *outpu
 const DecoderEntry loader_decoder_bytes = {.name = "bytes",
                                            .what = "the decoder of Bytes and JSON",
                                            .kinds = kinds,
-                                           .kind_count = 2,
+                                           .kind_count = 3,
                                            .prepare = prepare_rows,
                                            .decode = decode_rows};
 
 const DecoderEntry loader_decoder_byte_size = {.name = "byte_size",
                                                .what = "the length of a value",
                                                .kinds = kinds,
-                                               .kind_count = 2,
+                                               .kind_count = 3,
                                                .prepare = prepare_sizes,
                                                .decode = decode_sizes};

@@ -1,8 +1,6 @@
 /* The table of decoders, and what its entries share. */
 #include "loader/decoders/decoder.h"
 
-#include <string.h>
-
 static const DecoderEntry *const table[] = {
 #define X(constant, entry) [constant] = &entry,
     LOADER_DECODERS(X)
@@ -15,13 +13,8 @@ const DecoderEntry *loader_decoder_entry(LoaderDecoder decoder) {
     return (size_t)decoder < ENTRIES ? table[decoder] : NULL;
 }
 
-bool loader_decoder_find(const char *name, LoaderDecoder *out) {
-    for (size_t i = 0; i < ENTRIES; i++) {
-        if (strcmp(table[i]->name, name) != 0) continue;
-        *out = (LoaderDecoder)i;
-        return true;
-    }
-    return false;
+const char *loader_decoder_name(int decoder) {
+    return decoder >= 0 && (size_t)decoder < ENTRIES ? table[decoder]->name : NULL;
 }
 
 void loader_decoder_set_array(DecoderOutput *output, BetonDtype dtype, int ndim, const uint64_t *shape) {

@@ -8,6 +8,8 @@
     X(LOADER_ARRAY, loader_decoder_array)         /* array and tensor fields: their dtype and shape */                 \
     X(LOADER_BYTES, loader_decoder_bytes)         /* uint8, as wide as the file's longest value, padded with zeros */  \
     X(LOADER_BYTE_SIZE, loader_decoder_byte_size) /* int64, shape (1): the length of a value */                        \
-    X(LOADER_IMAGE, loader_decoder_image)         /* images of one size, raw or JPEG, through `augment` */
+    X(LOADER_IMAGE, loader_decoder_image)         /* images of one size, raw or JPEG, through `augment` */             \
+    X(LOADER_RECORD, loader_decoder_record)       /* uint8: the records of a user's own fields */                      \
+    X(LOADER_FUNCTION, loader_decoder_function)   /* rows that a user's C function makes */
 
 #endif

@@ -1,0 +1,63 @@
+/* A user's C function, which makes a row from a sample's record and data, in the workers. */
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/memory.h"
+#include "loader/decoders/decoder.h"
+
+static const BetonKind kinds[] = {BETON_FLOAT, BETON_INT,  BETON_IMAGE,  BETON_BYTES,
+                                  BETON_ARRAY, BETON_JSON, BETON_TENSOR, BETON_CUSTOM};
+
+static Status prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+                      DecoderOutput *output) {
+    const LoaderFunction *function = wish->function;
+    LoaderRow *state = NULL;
+    uint64_t bytes = function == NULL ? 0 : beton_dtype_bytes(function->dtype);
+    (void)source, (void)in_use;
+    if (function == NULL || function->call == NULL) FAIL(STATUS_ARGUMENT, "a function decoder needs a function");
+    for (int i = 0; i < function->ndim; i++) {
+        if (checked_mul(bytes, function->shape[i], &bytes) && bytes <= memory_of_machine()) continue;
+        FAIL(STATUS_MEMORY, "a row of the function's shape does not fit this machine's memory");
+    }
+    TRY(memory_calloc(1, sizeof *state, &state));
+    *state = function->call;
+    output->state = state;
+    loader_decoder_set_array(output, function->dtype, function->ndim, function->shape);
+    return STATUS_OK;
+}
+
+static Status make_row(const DecoderChunk *chunk, const DecoderOutput *output, const unsigned char *record,
+                       uint64_t sample, unsigned char *row) {
+    const LoaderRow *call = output->state;
+    BetonRegion region = {0};
+    if (output->about->has_data) {
+        TRY(loader_source_region(chunk->source, output->field, sample, &region));
+    }
+    memset(row, 0, output->array.sample_bytes);
+    int32_t answer = (*call)(row, record, region.data, region.size, sample);
+    if (answer != 0) FAIL(STATUS_FORMAT, "the function returned %d", (int)answer);
+    return STATUS_OK;
+}
+
+static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
+    const size_t width = output->array.sample_bytes;
+    BetonColumn column;
+    TRY(loader_decoder_fail(chunk, output, 0, "read",
+                            beton_reader_column(chunk->source->reader, output->field, &column)));
+    for (size_t i = 0; i < chunk->count; i++) {
+        const unsigned char *record = column.data + chunk->ids[i] * column.stride;
+        Status status = make_row(chunk, output, record, chunk->ids[i], rows + i * width);
+        TRY(loader_decoder_fail(chunk, output, i, "decode", status));
+    }
+    return STATUS_OK;
+}
+
+static void destroy(DecoderOutput *output) { memory_free(output->state); }
+
+const DecoderEntry loader_decoder_function = {.name = "function",
+                                              .what = "a function",
+                                              .kinds = kinds,
+                                              .kind_count = sizeof kinds / sizeof *kinds,
+                                              .prepare = prepare,
+                                              .decode = decode,
+                                              .destroy = destroy};

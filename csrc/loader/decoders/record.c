@@ -1,0 +1,32 @@
+/* Fields of a user's own kind: their records as they are, for the user's decoder. (Their data: bytes.c.) */
+#include <string.h>
+
+#include "loader/decoders/decoder.h"
+
+static const BetonKind kinds[] = {BETON_CUSTOM};
+
+static Status prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+                      DecoderOutput *output) {
+    const uint64_t bytes = output->about->record_bytes;
+    (void)source, (void)in_use, (void)wish;
+    loader_decoder_set_array(output, BETON_U8, 1, &bytes);
+    return STATUS_OK;
+}
+
+static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
+    const size_t width = output->array.sample_bytes;
+    BetonColumn column;
+    TRY(loader_decoder_fail(chunk, output, 0, "read",
+                            beton_reader_column(chunk->source->reader, output->field, &column)));
+    for (size_t i = 0; i < chunk->count; i++) {
+        memcpy(rows + i * width, column.data + chunk->ids[i] * column.stride, width);
+    }
+    return STATUS_OK;
+}
+
+const DecoderEntry loader_decoder_record = {.name = "record",
+                                            .what = "the decoder of records",
+                                            .kinds = kinds,
+                                            .kind_count = 1,
+                                            .prepare = prepare,
+                                            .decode = decode};

@@ -1,0 +1,236 @@
+"""Decoders of a user's own: of fields of their own type, once a batch in Python; C functions, in the workers."""
+
+import ctypes
+import shutil
+import subprocess
+import types
+
+import numpy as np
+import pytest
+
+from cgxffcv import BetonError, DatasetWriter, Loader, Reader
+from cgxffcv.fields import BytesField, Field, FloatField, IntField, NDArrayField
+from cgxffcv.fields.decoders import BytesDecoder, FieldDecoder, FunctionDecoder
+
+COUNT = 23
+RECORD = np.dtype([("ptr", "<u8"), ("size", "<u8"), ("scale", "<f4"), ("number", "<u4")], align=True)
+ROW = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64,
+                       ctypes.c_uint64)  # fmt: skip
+
+
+class Scaled(Field):
+    """Some bytes and a factor."""
+
+    metadata_type = RECORD
+
+    def __init__(self, bias=0):
+        self.bias = bias
+
+    def to_binary(self):
+        return bytes([self.bias])
+
+    @classmethod
+    def from_binary(cls, arguments):
+        return cls(int(arguments[0]))
+
+    def encode(self, destination, value, malloc):
+        number, data = value
+        destination["number"], destination["scale"], destination["size"] = number, number / 2, len(data)
+        destination["ptr"], memory = malloc(len(data))
+        memory[:] = np.frombuffer(data, np.uint8)
+
+    def decode(self, record, data):
+        return self.bias + int(record["number"]), data
+
+
+class Plain(Field):
+    """A record is all there is."""
+
+    metadata_type = np.dtype([("x", "<i4"), ("y", "<i4")])
+
+    def encode(self, destination, value, malloc):
+        destination["x"], destination["y"] = value
+
+
+def data_of(i):
+    return bytes(range(i % 7))
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("own") / "own.beton")
+    fields = {"scaled": Scaled(5), "plain": Plain(), "label": IntField(), "weight": FloatField(), "text": BytesField(),
+              "array": NDArrayField("int16", (2, 3))}  # fmt: skip
+    samples = [((i, data_of(i)), (i, -i), 3 * i, i / 4, data_of(i), np.full((2, 3), i, np.int16)) for i in range(COUNT)]
+    DatasetWriter(path, fields, progress=False).from_indexed_dataset(samples)
+    return path
+
+
+OWN = {"scaled": Scaled, "plain": Plain}
+
+
+def test_a_field_decodes_itself(path):
+    with Loader(path, 5, 2, custom_fields=OWN, drop_last=False, order=np.arange(COUNT)[::-1], ids=True) as loader:
+        seen = [(values, pairs, ids) for values, pairs, *_, ids in loader]
+        values, pairs, *_ = loader.get_batch([3])
+        assert values == [(8, data_of(3))] and pairs[0][0].tolist() == (3, -3) and pairs[0][1] is None
+        assert loader.reader[3]["scaled"] == (8, data_of(3))
+        loader.batch_size = 7
+        assert [len(batch[0]) for batch in loader] == [7, 7, 7, 2]
+    for values, pairs, ids in seen:
+        assert values == [(5 + i, data_of(i)) for i in ids.tolist()]
+        assert [record.tolist() for record, data in pairs] == [(i, -i) for i in ids.tolist()]
+    assert sum(len(values) for values, *_ in seen) == COUNT
+
+
+def test_a_decoder_of_the_users_own_runs_once_a_batch(path):
+    calls = []
+
+    class Numbers(FieldDecoder):
+        def decode_batch(self, field, records, data, ids):
+            calls.append(ids.tolist())
+            assert isinstance(field, Scaled) and field.bias == 5
+            assert records.dtype == RECORD and [row.tobytes() for row in data] == [data_of(i) for i in ids.tolist()]
+            return records["scale"] * 2
+
+    class Own(Scaled):
+        def get_decoder_class(self):
+            return Numbers
+
+    pipelines = dict.fromkeys(("plain", "label", "weight", "text", "array"))
+    with Loader(path, 6, 2, custom_fields={"scaled": Own, "plain": Plain}, pipelines=pipelines, ids=True) as loader:
+        for numbers, ids in loader:
+            np.testing.assert_array_equal(numbers, ids)
+    assert calls == [list(range(i, i + 6)) for i in (0, 6, 12)]
+    with Loader(path, 6, 2, custom_fields=OWN, pipelines={**pipelines, "scaled": [Numbers()]}) as loader:
+        assert next(iter(loader))[0].tolist() == list(range(6))
+
+
+def test_a_step_may_ask_for_sample_numbers(path):
+    def add(values, ids):
+        return values[:, 0] + ids
+
+    add.with_indices = True
+    pipelines = dict.fromkeys(("scaled", "plain", "weight", "text", "array"))
+    with Loader(path, 4, 1, custom_fields=OWN, pipelines={**pipelines, "label": [add, lambda batch: -batch]}) as loader:
+        assert loader.get_batch([2, 9])[0].tolist() == [-8, -36]
+
+
+def test_refusals(path):
+    with pytest.raises((BetonError, ValueError), match="scaled|own"):
+        Loader(path, 4)
+    for opener in (Reader, lambda *a, **k: Loader(a[0], 4, **k)):
+        with pytest.raises(ValueError, match="'label', whose kind int the core reads itself"):
+            opener(path, custom_fields={**OWN, "label": Plain})
+        with pytest.raises(KeyError, match="has no field 'nothing'"):
+            opener(path, custom_fields={**OWN, "nothing": Plain})
+    with pytest.raises(TypeError, match="reads fields of custom, not int"):
+        Loader(path, 4, custom_fields=OWN, pipelines={"label": [FieldDecoder()]})
+    with pytest.raises(TypeError, match="reads fields of bytes or json, not custom"):
+        Loader(path, 4, custom_fields=OWN, pipelines={"scaled": [BytesDecoder()]})
+    for wrong in ("sin", None, 1.5):
+        with pytest.raises(TypeError, match="no C function"):
+            FunctionDecoder(wrong)
+    with pytest.raises(ValueError, match="null pointer"):
+        FunctionDecoder(0)
+    with pytest.raises(TypeError, match="no type"):
+        FunctionDecoder(ROW(lambda *a: 0), (), "no type")
+
+
+def loader_of(path, name, decoder, **options):
+    known = ("scaled", "plain", "label", "weight", "text", "array")
+    pipelines = {**dict.fromkeys(known), name: [decoder]}
+    return Loader(path, 5, 2, custom_fields=OWN, pipelines=pipelines, drop_last=False, ids=True, **options)
+
+
+def test_a_function_makes_rows_in_the_workers(path):
+    """Each kind of field: its record, its data or none."""
+    sizes = {"scaled": RECORD.itemsize, "plain": 8, "label": 8, "weight": 8, "text": 16, "array": 8}
+    for name, record_bytes in sizes.items():
+
+        def fill(row, record, data, size, sample):
+            assert ctypes.string_at(row, 64) == bytes(64)  # noqa: B023
+            ctypes.memmove(row, record, record_bytes)  # noqa: B023
+            ctypes.memmove(row + 40, data, size)
+            ctypes.memmove(row + 56, ctypes.byref(ctypes.c_uint64(sample + size)), 8)
+            return 0
+
+        row = ROW(fill)
+        with loader_of(path, name, FunctionDecoder(row, 64)) as loader, Reader(path, OWN) as reader:
+            for rows, ids in loader:
+                assert rows.shape == (len(ids), 64) and rows.dtype == np.uint8
+                sums = rows[:, 56:].copy().view("<u8")[:, 0]
+                for got, sample, total in zip(rows, ids.tolist(), sums.tolist(), strict=True):
+                    data = data_of(sample) if name in ("scaled", "text") else b""
+                    if name == "array":
+                        data = np.full(6, sample, np.int16).tobytes()
+                    assert total == sample + len(data) and got[40 : 40 + len(data)].tobytes() == data
+                    if name == "label":
+                        assert got[:8].view("<i8")[0] == reader[sample]["label"]
+                    if name == "plain":
+                        assert got[:8].view("<i4").tolist() == [sample, -sample]
+
+
+def test_shapes_and_types(path):
+    fill = ROW(lambda row, record, data, size, sample: ctypes.memmove(row, record, 8) and 0)
+    for shape, want in (((), (2,)), (1, (2, 1)), ((2, 0), (2, 2, 0))):
+        dtype = "float64" if 0 not in np.atleast_1d(shape) else "int32"
+        function = fill if dtype == "float64" else ROW(lambda *a: 0)
+        with loader_of(path, "weight", FunctionDecoder(function, shape, dtype)) as loader:
+            rows, _ = loader.get_batch([4, 8])
+            assert rows.shape == want and rows.dtype == np.dtype(dtype)
+            assert rows.size == 0 or rows.reshape(-1).tolist() == [1.0, 2.0]
+    with pytest.raises(MemoryError, match="shape"):
+        loader_of(path, "weight", FunctionDecoder(fill, (1 << 40, 1 << 40)))
+
+
+def test_a_functions_failure_names_the_sample(path):
+    fail = ROW(lambda row, record, data, size, sample: -7 if sample == 12 else 0)
+    with loader_of(path, "text", FunctionDecoder(fail)) as loader:
+        seen = []
+        with pytest.raises(BetonError, match="sample 12: field 'text': the function returned -7") as caught:
+            seen += [ids.tolist() for _, ids in loader]
+        assert caught.value.sample == 12 and caught.value.field == "text"
+        assert len(list(loader_of(path, "label", FunctionDecoder(ROW(lambda *a: 0))))) == 5
+
+
+def test_how_functions_come(path):
+    """A number, and what has an address as numba.cfunc's results have."""
+
+    def number(row, record, data, size, sample):
+        ctypes.memmove(row, ctypes.byref(ctypes.c_uint64(sample)), 8)
+        return 0
+
+    fill = ROW(number)
+    address = ctypes.cast(fill, ctypes.c_void_p).value
+    for function in (address, types.SimpleNamespace(address=address)):
+        with loader_of(path, "label", FunctionDecoder(function, (), np.uint64)) as loader:
+            assert loader.get_batch([7, 1])[0].tolist() == [7, 1]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_machine_code(path, tmp_path):
+    (tmp_path / "f.c").write_text(
+        "#include <stdint.h>\n"
+        "int32_t sum(void *row, const void *record, const void *data, uint64_t size, uint64_t sample) {\n"
+        "    int64_t total = 0;\n"
+        "    for (uint64_t i = 0; i < size; i++) total += ((const unsigned char *)data)[i];\n"
+        "    *(int64_t *)row = total;\n"
+        "    return record == 0 || sample > 22;\n"
+        "}\n"
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "f.so", tmp_path / "f.c"], check=True)
+    library = ctypes.CDLL(str(tmp_path / "f.so"))
+    functions = [library.sum]
+    try:
+        import cffi
+    except ImportError:
+        pass
+    else:
+        ffi = cffi.FFI()
+        ffi.cdef("int32_t sum(void *, const void *, const void *, uint64_t, uint64_t);")
+        functions.append(ffi.dlopen(str(tmp_path / "f.so")).sum)
+    for function in functions:
+        with loader_of(path, "scaled", FunctionDecoder(function, (), np.int64)) as loader:
+            for sums, ids in loader:
+                assert sums.tolist() == [sum(data_of(i)) for i in ids.tolist()]
