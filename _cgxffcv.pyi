@@ -20,10 +20,15 @@ Array: TypeAlias = NDArray[Any]
 ThreeFloats: TypeAlias = Sequence[float]
 Members: TypeAlias = dict[str, Any]  # of a C struct, by a table of csrc/python
 Skips: TypeAlias = list[tuple[int, str, str]]  # (index, field, reason)
-QuantNumbers: TypeAlias = tuple[int, int, int, int, int, bool, int]
 
 # ---- names that the core spells ----
 
+ALLREDUCE_ALGORITHMS: tuple[str, ...]
+ALLREDUCE_DTYPES: tuple[str, ...]
+ALLREDUCE_OPS: tuple[str, ...]
+CODECS: tuple[str, ...]
+QUANTIZED_DTYPES: tuple[str, ...]
+ROUNDINGS: tuple[str, ...]
 FIELD_DTYPES: tuple[str, ...]
 WRITE_MODES: tuple[str, ...]
 LAYER_KINDS: tuple[str, ...]
@@ -196,7 +201,7 @@ def mpi_allreduce(comm: Comm, array: F32) -> None: ...
 
 @final
 class AllreducePlan:
-    def __new__(cls, *args: Any, **kwargs: Any) -> AllreducePlan: ...
+    def __new__(cls, comm: Comm, layers: Sequence[Members], **options: Any) -> AllreducePlan: ...
     @property
     def algorithm(self) -> str: ...
     @property
@@ -216,13 +221,11 @@ class AllreducePlan:
 
 def allreduce_measure(comm: Comm) -> tuple[bytes, dict[str, Any]]: ...
 def allreduce_check_replicas(comm: Comm, array: Array) -> None: ...
-def quantize(
-    array: Array, type: int, spec: QuantNumbers, random: tuple[int, int, int, int], threads: int, wire: U8
-) -> None: ...
+def quantize(array: Array, dtype: str, spec: Members, random: Members, threads: int, wire: U8) -> None: ...
 def dequantize(
-    wire: U8, spec: QuantNumbers, out: Array, type: int, accumulate: F32 | None, divisor: float, threads: int
+    wire: U8, spec: Members, out: Array, dtype: str, accumulate: F32 | None, divisor: float, threads: int
 ) -> None: ...
-def quantize_wire_bytes(spec: QuantNumbers, elems: int) -> int: ...
+def quantize_wire_bytes(spec: Members, elems: int) -> int: ...
 
 quantize_kernels: Callable[..., str]
 
@@ -310,7 +313,7 @@ def whitening_filters(moments: F64, epsilon: float = 5e-4) -> F32: ...
 
 @final
 class Trainer:
-    def __new__(cls, *args: Any, **kwargs: Any) -> Trainer: ...
+    def __new__(cls, model: Model, comm: Comm | None, reduction: Members | None, **settings: Any) -> Trainer: ...
     @property
     def steps_done(self) -> int: ...
     @steps_done.setter

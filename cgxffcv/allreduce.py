@@ -20,16 +20,13 @@ import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import _cgxffcv
 import numpy as np
 
-CODECS = ("maxmin", "sign", "maxmin_spikes")
-ROUNDINGS = ("nearest", "stochastic")
-QUANTIZED_DTYPES = ("float32", "float16", "bfloat16")
-DTYPES = (*QUANTIZED_DTYPES, "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
-OPS = ("sum", "average", "min", "max", "prod")
-ALGORITHMS = ("auto", "one_shot", "sra", "ring", "two_level", "exact")
+ALGORITHMS, DTYPES, OPS = _cgxffcv.ALLREDUCE_ALGORITHMS, _cgxffcv.ALLREDUCE_DTYPES, _cgxffcv.ALLREDUCE_OPS
+CODECS, QUANTIZED_DTYPES, ROUNDINGS = _cgxffcv.CODECS, _cgxffcv.QUANTIZED_DTYPES, _cgxffcv.ROUNDINGS
 UNCOMPRESSED = 32
 
 __all__ = [
@@ -43,13 +40,6 @@ __all__ = [
     "measure",
     "quantize",
 ]
-
-
-def choose(argument: str, value: object, allowed: tuple[str, ...]) -> int:
-    """The index of `value` among the allowed names; ValueError naming them."""
-    if value in allowed:
-        return allowed.index(value)
-    raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
 
 
 def dtype_name(dtype: object) -> str:
@@ -85,29 +75,16 @@ class QuantSpec:
     rounding: str = "nearest"
     half_metadata: bool = False
     spikes: int | None = None
-    _numbers: tuple = field(init=False, repr=False, compare=False)
+    _core: dict = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        name = dtype_name(self.dtype)
-        object.__setattr__(self, "dtype", name)
-        spikes = self.spikes
-        if spikes is None:
-            spikes = min(256, -(-int(self.bucket_size) // 128)) if self.codec == "maxmin_spikes" else 0
-        numbers = (
-            self.bits,
-            self.bucket_size,
-            choose("dtype", name, QUANTIZED_DTYPES),
-            choose("codec", self.codec, CODECS),
-            choose("rounding", self.rounding, ROUNDINGS),
-            self.half_metadata,
-            spikes,
-        )
-        object.__setattr__(self, "_numbers", numbers)
-        _cgxffcv.quantize_wire_bytes(numbers, 0)  # refuses what is out of range
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))
+        object.__setattr__(self, "_core", dict(vars(self)))
+        _cgxffcv.quantize_wire_bytes(self._core, 0)  # refuses what does not fit
 
     def wire_bytes(self, elems: int) -> int:
         """Bytes that a run of `elems` elements takes: all ranges, padded to 16 bytes, then all codes, padded to 16."""
-        return _cgxffcv.quantize_wire_bytes(self._numbers, elems)
+        return _cgxffcv.quantize_wire_bytes(self._core, elems)
 
 
 def quantize(
@@ -136,11 +113,10 @@ def quantize(
     elif options:
         raise TypeError(f"give a spec or its fields, not both: {', '.join(options)}")
     kind = spec.dtype if name == "uint16" and spec.dtype == "bfloat16" else name
-    number = choose("the dtype of array", kind, QUANTIZED_DTYPES)
     if out is None:
         out = np.empty(spec.wire_bytes(plain.size), np.uint8)
-    random = (_count("seed", seed, 64), _count("call", call, 32), _count("rank", rank, 32), _count("quad", quad, 64))
-    _cgxffcv.quantize(plain, number, spec._numbers, random, threads, out)
+    random = {"seed": seed, "call": call, "rank": rank, "quad": quad}
+    _cgxffcv.quantize(plain, kind, spec._core, random, threads, out)
     return out
 
 
@@ -162,10 +138,10 @@ def dequantize(
     if out is None:
         out = np.empty(elems, np.uint16 if spec.dtype == "bfloat16" else spec.dtype)
     plain, name = _plain(out, "out")
-    number = choose("the dtype of out", "bfloat16" if name == "uint16" else name, QUANTIZED_DTYPES)
+    kind = "bfloat16" if name == "uint16" else name
     if plain.size != int(np.prod(elems)):
         raise ValueError(f"out must have {int(np.prod(elems))} elements, not {plain.size}")
-    _cgxffcv.dequantize(wire, spec._numbers, plain, number, accumulate, divisor, threads)
+    _cgxffcv.dequantize(wire, spec._core, plain, kind, accumulate, divisor, threads)
     return out
 
 
@@ -188,14 +164,16 @@ def _count(argument: str, value: object, bits: int) -> int:
     return number
 
 
-def _layer_tuple(name: str | None, shape: LayerShape, bits: int, bucket_size: int) -> tuple:
-    """(name, shape, elems, dims, bits, bucket_size), as the core takes a layer; a count has no known dimensions."""
+def _core_layer(name: str | None, shape: LayerShape, bits: int, bucket_size: int) -> dict[str, Any]:
+    """A layer as the core takes it; a count has no known dimensions."""
     what = f"the shape of layer {name!r}" if name is not None else "a layer's shape"
     if isinstance(shape, Sequence) and not isinstance(shape, str):
         sizes = tuple(_count(what, n, 63) for n in shape)
-        return name, str(sizes), math.prod(sizes), max(1, len(sizes)), bits, bucket_size
-    elems = _whole(what, shape)
-    return name, str(elems), elems, 0, bits, bucket_size
+        size = {"shape": str(sizes), "elems": math.prod(sizes), "dims": max(1, len(sizes))}
+    else:
+        elems = _whole(what, shape)
+        size = {"shape": str(elems), "elems": elems, "dims": 0}
+    return {"name": name, "bits": bits, "bucket_size": bucket_size, **size}
 
 
 def _per_layer(argument: str, value: int | Mapping, default: int, names: list[str | None]) -> tuple[int, list[int]]:
@@ -273,17 +251,27 @@ class AllreducePlan:
         self.op = op if op is not None else "average" if average else "sum"
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout must be a number of seconds above 0, or None, not {timeout!r}")
-        number = choose("dtype", self.dtype, DTYPES)
-        wish = choose("algorithm", algorithm, ALGORITHMS)
-        quantises = number < len(QUANTIZED_DTYPES) and self.op in ("sum", "average") and bits != UNCOMPRESSED
+        quantises = self.dtype in QUANTIZED_DTYPES and self.op in ("sum", "average") and bits != UNCOMPRESSED
         costs = measure(comm)[0] if algorithm == "auto" and quantises and comm.size > 1 else None
-        options = (
-            number, choose("op", self.op, OPS), plan_bits, plan_bucket, layer_min_size,
-            choose("codec", codec, CODECS), choose("rounding", rounding, ROUNDINGS), half_metadata, spikes or 0,
-            wish, error_feedback, _count("seed", seed, 64), threads, 0.0 if timeout is None else timeout, costs,
-        )  # fmt: skip
-        tuples = [_layer_tuple(*layer, b, s) for layer, b, s in zip(table, own_bits, own_bucket, strict=True)]
-        self._plan = _cgxffcv.AllreducePlan(comm, tuples, options)
+        self._plan = _cgxffcv.AllreducePlan(
+            comm,
+            [_core_layer(*layer, b, s) for layer, b, s in zip(table, own_bits, own_bucket, strict=True)],
+            dtype=self.dtype,
+            op=self.op,
+            bits=plan_bits,
+            bucket_size=plan_bucket,
+            layer_min_size=layer_min_size,
+            codec=codec,
+            rounding=rounding,
+            half_metadata=half_metadata,
+            spikes=spikes or 0,
+            algorithm=algorithm,
+            error_feedback=error_feedback,
+            seed=seed,
+            threads=threads,
+            timeout=timeout or 0.0,
+            costs=costs,
+        )
         if algorithm == "ring" and quantises and comm.size > 4:
             message = f"a ring of {comm.size} ranks quantises {comm.size} times on the way: sra does so twice"
             warnings.warn(message, RuntimeWarning, stacklevel=2)

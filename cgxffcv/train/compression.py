@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from _cgxffcv import ALLREDUCE_ALGORITHMS, CODECS, ROUNDINGS
 
 __all__ = ["Compression"]
 
-ALGORITHMS = {"auto": 0, "one_shot": 1, "sra": 2, "ring": 3, "two_level": 4}
-ROUNDINGS = {"nearest": 0, "stochastic": 1}
-CODECS = {"maxmin": 0, "sign": 1, "maxmin_spikes": 2}
+NAMES = {
+    "algorithm": tuple(name for name in ALLREDUCE_ALGORITHMS if name != "exact"),  # bits say so
+    "codec": CODECS,
+    "rounding": ROUNDINGS,
+}
 
 
 @dataclass(frozen=True)
@@ -26,15 +31,11 @@ class Compression:
     layers: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name, table in (("algorithm", ALGORITHMS), ("codec", CODECS), ("rounding", ROUNDINGS)):
+        for name, names in NAMES.items():
             value = getattr(self, name)
-            if value not in table:
-                raise ValueError(f"compression {name} must be one of {', '.join(table)}, not {value!r}")
+            if value not in names:
+                raise ValueError(f"compression {name} must be one of {', '.join(names)}, not {value!r}")
 
-    def core(self, seed: int, threads: int) -> tuple:
+    def core(self, seed: int, threads: int) -> dict[str, Any]:
         """As the C core takes it."""
-        special = tuple((name, bits, 0) for name, bits in self.layers.items())
-        return (
-            self.bits, self.bucket_size, self.layer_min_size, ALGORITHMS[self.algorithm], CODECS[self.codec],
-            ROUNDINGS[self.rounding], self.error_feedback, seed, threads, special,
-        )  # fmt: skip
+        return vars(self) | {"layers": list(self.layers.items()), "seed": seed, "threads": threads}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import bisect
 import math
 from dataclasses import dataclass
+from typing import Any
+
+from _cgxffcv import LAYER_KINDS
 
 from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.train.network import describe
@@ -13,9 +16,8 @@ from cgxffcv.wording import counted
 
 __all__ = ["LOOKAHEAD_BASE", "Group", "Phase", "TrainingPlan", "image_flops", "make_plan", "training_flops"]
 
-# Kinds of layers, as the C core numbers them.
-FILTERS, BIAS, NORM_SCALE, NORM_BIAS, LINEAR = range(5)
-ALL_KINDS = (FILTERS, BIAS, NORM_SCALE, NORM_BIAS, LINEAR)
+# Kinds of layers.
+FILTERS, BIAS, NORM_SCALE, NORM_BIAS, LINEAR = ALL_KINDS = LAYER_KINDS
 ALL_BLOCKS = (0, 1 << 20)
 NEVER_FROZEN = (2, 1 << 20)
 LOOKAHEAD_EVERY = 5
@@ -32,9 +34,16 @@ class Group:
     rule: Sgd | Muon
     base: float
     points: Points  # (step, factor)
-    kinds: tuple[int, ...] = ALL_KINDS
+    kinds: tuple[str, ...] = ALL_KINDS
     blocks: tuple[int, int] = ALL_BLOCKS  # first, end
     steps: tuple[int, int] = (0, 1 << 60)  # active in steps [first, end)
+
+    def core(self) -> dict[str, Any]:
+        """The group as the C core takes it."""
+        ranges = dict(
+            zip(("first_block", "end_block", "first_step", "end_step"), self.blocks + self.steps, strict=True)
+        )
+        return {"rule": self.rule.group(), "base": self.base, "points": self.points, "kinds": self.kinds, **ranges}
 
 
 @dataclass(frozen=True)
@@ -203,7 +212,7 @@ def _by_blocks(
     rule: Sgd | Muon,
     base: float,
     points: Points,
-    kinds: tuple[int, ...],
+    kinds: tuple[str, ...],
     recipe: Recipe,
     per_epoch: int,
     steps: int,

@@ -32,7 +32,6 @@ from cgxffcv.wording import counted
 
 __all__ = ["Compression", "Trainer", "TrainingDiverged"]
 
-PROJECT = {"never": 0, "always": 1, "thinning": 2}
 TEST_BATCH, TEST_BATCH_GPU = 500, 2000
 
 
@@ -151,16 +150,25 @@ class Trainer:
             describe(recipe), backend="cpu" if self.gpu is None else "cuda", precision=precision, threads=threads,
             deterministic=self.deterministic,
         )  # fmt: skip
-        self._core = self._keep(
-            _cgxffcv.Trainer(
-                model=network.core, groups=[_core_group(group) for group in plan.groups],
-                phases=[(p.first_step, p.side, p.first_block) for p in plan.phases], steps=plan.steps, side=SIDE,
-                batch=plan.local_batch, test_batch=test_batch, mean=recipe.mean, std=recipe.std,
-                label_smoothing=recipe.label_smoothing, loss_sum=recipe.loss_sum, project=PROJECT[recipe.project],
-                lookahead_every=plan.lookahead_every, lookahead_base=LOOKAHEAD_BASE,
-                comm=self.comm if ranks > 1 else None, reduction=compression.core(self.seed, network.threads),
-            )
-        )  # fmt: skip
+        core = _cgxffcv.Trainer(
+            network.core,
+            self.comm if ranks > 1 else None,
+            compression.core(self.seed, network.threads),
+            groups=[group.core() for group in plan.groups],
+            phases=[vars(phase) for phase in plan.phases],
+            steps=plan.steps,
+            side=SIDE,
+            batch=plan.local_batch,
+            test_batch=test_batch,
+            mean=recipe.mean,
+            std=recipe.std,
+            label_smoothing=recipe.label_smoothing,
+            loss="sum" if recipe.loss_sum else "mean",
+            project=recipe.project,
+            lookahead_every=plan.lookahead_every,
+            lookahead_base=LOOKAHEAD_BASE,
+        )
+        self._core = self._keep(core)
         self.compression = compression
 
     def _keep(self, resource: Any) -> Any:
@@ -495,9 +503,3 @@ class Trainer:
 
     def __exit__(self, *exception: Any) -> None:
         self.close()
-
-
-def _core_group(group: Any) -> tuple:
-    """A Group as the C core takes it."""
-    kinds = sum(1 << kind for kind in group.kinds)
-    return (group.rule.group(), group.base, group.points, *group.steps, kinds, *group.blocks)

@@ -164,10 +164,10 @@ Status allreduce_restore(Allreduce *allreduce, const float *residual, int64_t el
 /* Measures the algorithms on this communicator (collective, some 100 ms); the same table everywhere. */
 Status allreduce_measure(Comm *comm, AllreduceCosts *out);
 
-/* "float32", "sum", "sra" and so on: for messages and for the Python surface. */
-const char *allreduce_type_name(AllreduceType type);
-const char *allreduce_op_name(AllreduceOp op);
-const char *allreduce_algorithm_name(AllreduceAlgorithm algorithm);
+/* "float32", "sum", "sra" and so on, for messages and for the Python surface; NULL if there is no such number. */
+const char *allreduce_type_name(int type);
+const char *allreduce_op_name(int op);
+const char *allreduce_algorithm_name(int algorithm);
 size_t allreduce_type_bytes(AllreduceType type);
 
 /* Fails with TRANSPORT on every rank if `bytes` of `data` are not the same on all of them (compares XXH64 sums).

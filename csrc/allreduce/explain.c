@@ -1,32 +1,8 @@
-/* Names, and the plan in words. */
+/* The plan in words. */
 #include <stdarg.h>
 #include <stdio.h>
 
 #include "allreduce/internal.h"
-
-static const struct {
-    const char *name;
-    size_t bytes;
-} types[ALLREDUCE_TYPES] = {
-    [ALLREDUCE_F32] = {"float32", 4}, [ALLREDUCE_F16] = {"float16", 2}, [ALLREDUCE_BF16] = {"bfloat16", 2},
-    [ALLREDUCE_F64] = {"float64", 8}, [ALLREDUCE_I8] = {"int8", 1},     [ALLREDUCE_U8] = {"uint8", 1},
-    [ALLREDUCE_I16] = {"int16", 2},   [ALLREDUCE_U16] = {"uint16", 2},  [ALLREDUCE_I32] = {"int32", 4},
-    [ALLREDUCE_U32] = {"uint32", 4},  [ALLREDUCE_I64] = {"int64", 8},   [ALLREDUCE_U64] = {"uint64", 8},
-};
-static const char *const ops[ALLREDUCE_OPS] = {"sum", "average", "min", "max", "prod"};
-static const char *const algorithms[ALLREDUCE_ALGORITHMS] = {"auto", "one_shot", "sra", "ring", "two_level", "exact"};
-
-const char *allreduce_type_name(AllreduceType type) {
-    return (unsigned)type < ALLREDUCE_TYPES ? types[type].name : "?";
-}
-
-size_t allreduce_type_bytes(AllreduceType type) { return types[type].bytes; }
-
-const char *allreduce_op_name(AllreduceOp op) { return (unsigned)op < ALLREDUCE_OPS ? ops[op] : "?"; }
-
-const char *allreduce_algorithm_name(AllreduceAlgorithm algorithm) {
-    return (unsigned)algorithm < ALLREDUCE_ALGORITHMS ? algorithms[algorithm] : "?";
-}
 
 /* A text that grows to its limit and goes on counting. */
 typedef struct Text {
@@ -51,11 +27,11 @@ static void add_layers(Text *text, const AllreducePlan *plan) {
         quantised += plan->layers[i].elems;
     }
     add(text, "layers: %d, %lld elements of %s; quantised: %lld layers, %lld elements", plan->count,
-        (long long)plan->elems, types[plan->options.type].name, (long long)quantised_layers, (long long)quantised);
+        (long long)plan->elems, allreduce_type_name(plan->options.type), (long long)quantised_layers,
+        (long long)quantised);
     if (quantised > 0) {
         add(text, " (%d bits, buckets of %lld, %s, %s%s)", plan->options.bits, (long long)plan->options.bucket_size,
-            quantize_codec_name(plan->options.codec),
-            plan->options.rounding == QUANT_NEAREST ? "nearest" : "stochastic",
+            quantize_codec_name(plan->options.codec), quantize_rounding_name(plan->options.rounding),
             plan->options.error_feedback ? ", error feedback" : "");
     }
     add(text, "\n");
@@ -82,13 +58,13 @@ static void add_costs(Text *text, const AllreducePlan *plan) {
     double elems = (double)plan->elems * (double)plan_item_bytes(plan) / 4.0;
     for (int a = 0; plan->has_costs && a < ALLREDUCE_ALGORITHMS; a++) {
         double seconds = cost_predict(&plan->costs, (AllreduceAlgorithm)a, elems);
-        if (seconds > 0) add(text, "predicted: %-9s %10.1f us\n", algorithms[a], seconds * 1e6);
+        if (seconds > 0) add(text, "predicted: %-9s %10.1f us\n", allreduce_algorithm_name(a), seconds * 1e6);
     }
 }
 
 size_t allreduce_plan_explain(const AllreducePlan *plan, char *out, size_t bytes) {
     Text text = {out, bytes, 0};
-    add(&text, "algorithm: %s (%s)\n", algorithms[plan->algorithm], plan->reason);
+    add(&text, "algorithm: %s (%s)\n", allreduce_algorithm_name(plan->algorithm), plan->reason);
     if (plan->algorithm == ALLREDUCE_RING && comm_size(plan->comm) > 4) {
         add(&text, "warning: a ring of %d ranks quantises %d times on the way; sra quantises twice\n",
             comm_size(plan->comm), comm_size(plan->comm));

@@ -66,6 +66,9 @@ Status transfer_number(AllreducePlan *plan) {
     return comm_number(plan->comm, hash_bytes(&mine, sizeof mine, 0), &plan->number);
 }
 
+/* What another rank says may be anything. */
+static const char *spell(const char *name) { return name == NULL ? "?" : name; }
+
 static void describe(const Agreement *a, char *text, size_t text_bytes) {
     if (a->magic != AGREEMENT_MAGIC || a->version != AGREEMENT_VERSION) {
         snprintf(text, text_bytes, "another version of the library");
@@ -74,11 +77,10 @@ static void describe(const Agreement *a, char *text, size_t text_bytes) {
     snprintf(text, text_bytes,
              "run %u of plan %u of its kind: %s of %lld %s in %u layers, %u bits, buckets of %lld, %s, codec %u, "
              "rounding %u, seed %llu, %u threads%s%s",
-             a->call, a->number, allreduce_op_name((AllreduceOp)a->op), (long long)a->elems,
-             allreduce_type_name((AllreduceType)a->type), a->layers, a->bits, (long long)a->bucket_size,
-             allreduce_algorithm_name((AllreduceAlgorithm)a->algorithm), a->codec, a->rounding,
-             (unsigned long long)a->seed, a->threads, a->half_metadata != 0 ? ", 16-bit metadata" : "",
-             a->feedback != 0 ? ", error feedback" : "");
+             a->call, a->number, spell(allreduce_op_name((int)a->op)), (long long)a->elems,
+             spell(allreduce_type_name((int)a->type)), a->layers, a->bits, (long long)a->bucket_size,
+             spell(allreduce_algorithm_name((int)a->algorithm)), a->codec, a->rounding, (unsigned long long)a->seed,
+             a->threads, a->half_metadata != 0 ? ", 16-bit metadata" : "", a->feedback != 0 ? ", error feedback" : "");
 }
 
 static void describe_layer(const AllreducePlan *plan, int64_t index, char text[LAYER_TEXT_BYTES]) {

@@ -1,10 +1,11 @@
-/* Plans of the compressed allreduce. cgxffcv/allreduce.py is the typed surface; it hands numbers over. */
+/* Plans of the compressed allreduce. cgxffcv/allreduce.py is the typed surface. */
 #include "allreduce/allreduce.h"
 
 #include "base/memory.h"
 #include "python/arguments.h"
 #include "python/array.h"
 #include "python/comm.h"
+#include "python/spec.h"
 
 #define MAX_LAYERS (1 << 24)
 
@@ -24,24 +25,25 @@ static Comm *take_comm(PyObject *module_or_type, PyObject *object) {
 
 /* ---- making ---- */
 
-/* (name or None, shape as text, elems, dims, bits, bucket_size); the texts are borrowed from the tuple. */
-static int parse_layer(PyObject *tuple, AllreduceLayer *layer) {
-    long long elems, bucket;
-    if (arguments_unpack(tuple, "zzLiiL;a layer is a tuple of 6", &layer->name, &layer->shape, &elems, &layer->dims,
-                         &layer->bits, &bucket) < 0) {
-        return -1;
-    }
-    layer->elems = elems;
-    layer->bucket_size = bucket;
-    return 0;
-}
+static const SpecTable layer_table = {"layer",
+                                      {SPEC_MEMBER(AllreduceLayer, name), SPEC_MEMBER(AllreduceLayer, shape),
+                                       SPEC_MEMBER(AllreduceLayer, elems), SPEC_MEMBER(AllreduceLayer, dims),
+                                       SPEC_MEMBER(AllreduceLayer, bits), SPEC_MEMBER(AllreduceLayer, bucket_size)}};
 
-static int parse_costs(PyObject *object, AllreduceCosts *costs) {
+typedef struct PlanSettings {
+    AllreduceOptions options;
+    AllreduceCosts costs;
+} PlanSettings;
+
+static int parse_costs(PyObject *object, void *out) {
+    PlanSettings *settings = out;
     Py_buffer view;
+    if (object == Py_None) return 0;
     if (PyObject_GetBuffer(object, &view, PyBUF_SIMPLE) < 0) return -1;
-    int result = view.len == (Py_ssize_t)sizeof *costs ? 0 : -1;
+    int result = view.len == (Py_ssize_t)sizeof settings->costs ? 0 : -1;
     if (result == 0) {
-        memcpy(costs, view.buf, sizeof *costs);
+        memcpy(&settings->costs, view.buf, sizeof settings->costs);
+        settings->options.costs = &settings->costs;
     } else {
         PyErr_SetString(PyExc_ValueError, "costs must come from cgxffcv.allreduce.measure");
     }
@@ -49,31 +51,16 @@ static int parse_costs(PyObject *object, AllreduceCosts *costs) {
     return result;
 }
 
-static int parse_options(PyObject *tuple, AllreduceOptions *o, AllreduceCosts *costs) {
-    int type, op, codec, rounding, half, algorithm, feedback;
-    long long bucket, minimum;
-    unsigned long long seed;
-    PyObject *costs_object;
-    *o = allreduce_defaults();
-    if (arguments_unpack(tuple, "iiiLLiipiipKidO;options are a tuple of 15", &type, &op, &o->bits, &bucket, &minimum,
-                         &codec, &rounding, &half, &o->spikes, &algorithm, &feedback, &seed, &o->threads, &o->timeout_s,
-                         &costs_object) < 0) {
-        return -1;
-    }
-    o->type = (AllreduceType)type;
-    o->op = (AllreduceOp)op;
-    o->bucket_size = bucket;
-    o->layer_min_size = minimum;
-    o->codec = (QuantCodec)codec;
-    o->rounding = (QuantRounding)rounding;
-    o->half_metadata = half != 0;
-    o->algorithm = (AllreduceAlgorithm)algorithm;
-    o->error_feedback = feedback != 0;
-    o->seed = seed;
-    if (costs_object == Py_None) return 0;
-    o->costs = costs;
-    return parse_costs(costs_object, costs);
-}
+#define OPTION(member) SPEC_KEY(PlanSettings, options.member, #member)
+#define CHOICE(member, names) SPEC_ENUM_KEY(PlanSettings, options.member, #member, names)
+
+static const SpecTable settings_table = {
+    "AllreducePlan",
+    {SPEC_ENUM_KEY(PlanSettings, options.type, "dtype", allreduce_type_name), CHOICE(op, allreduce_op_name),
+     OPTION(bits), OPTION(bucket_size), OPTION(layer_min_size), CHOICE(codec, quantize_codec_name),
+     CHOICE(rounding, quantize_rounding_name), OPTION(half_metadata), OPTION(spikes),
+     CHOICE(algorithm, allreduce_algorithm_name), OPTION(error_feedback), OPTION(seed), OPTION(threads),
+     SPEC_KEY(PlanSettings, options.timeout_s, "timeout"), SPEC_WHOLE("costs", parse_costs)}};
 
 static Status create(Comm *comm, const AllreduceLayer *layers, int count, const AllreduceOptions *options,
                      Allreduce **out) {
@@ -85,43 +72,42 @@ static Status create(Comm *comm, const AllreduceLayer *layers, int count, const 
     return status;
 }
 
-/* The plan of a tuple of layer tuples; NULL with an exception set. */
+/* The plan of a tuple of layers; NULL with an exception set. */
 static Allreduce *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject *tuple,
                             const AllreduceOptions *options) {
     Allreduce *allreduce = NULL;
     AllreduceLayer *layers = NULL;
     Py_ssize_t count = PyTuple_GET_SIZE(tuple);
     ModuleState *state = module_state_of_type(type);
-    Comm *comm = take_comm((PyObject *)type, comm_object);
-    if (comm == NULL) return NULL;
+    PyObject *keep = PyList_New(0); /* the layers' names */
+    Comm *comm = keep == NULL ? NULL : take_comm((PyObject *)type, comm_object);
+    if (comm == NULL) {
+        Py_XDECREF(keep);
+        return NULL;
+    }
     Status status = memory_calloc((size_t)count, sizeof *layers, &layers);
     if (status != STATUS_OK) errors_raise(state, status);
     for (Py_ssize_t i = 0; status == STATUS_OK && i < count; i++) {
-        if (parse_layer(PyTuple_GET_ITEM(tuple, i), &layers[i]) < 0) status = STATUS_ARGUMENT;
+        if (spec_fill(&layer_table, PyTuple_GET_ITEM(tuple, i), keep, &layers[i]) < 0) status = STATUS_ARGUMENT;
     }
     if (status == STATUS_OK) {
         status = create(comm, layers, (int)count, options, &allreduce);
         if (status != STATUS_OK) errors_raise(state, status);
     }
     memory_free(layers);
+    Py_DECREF(keep);
     comm_object_give(comm_object);
     return allreduce;
 }
 
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    PyObject *comm, *layers, *tuple;
-    AllreduceOptions options;
-    AllreduceCosts costs;
-    if (kwargs != NULL && PyDict_GET_SIZE(kwargs) > 0) {
-        PyErr_SetString(PyExc_TypeError, "use cgxffcv.allreduce.AllreducePlan");
-        return NULL;
-    }
-    if (!PyArg_ParseTuple(args, "OO!O!:AllreducePlan", &comm, &PyList_Type, &layers, &PyTuple_Type, &tuple))
-        return NULL;
-    if (parse_options(tuple, &options, &costs) < 0) return NULL;
+    PyObject *comm, *layers;
+    PlanSettings settings = {.options = allreduce_defaults()};
+    if (!PyArg_ParseTuple(args, "OO:AllreducePlan", &comm, &layers)) return NULL;
+    if (spec_fill(&settings_table, kwargs, NULL, &settings) < 0) return NULL;
     PyObject *copy = arguments_tuple(layers, "layers", 0, MAX_LAYERS);
     if (copy == NULL) return NULL;
-    Allreduce *allreduce = make_plan(type, comm, copy, &options);
+    Allreduce *allreduce = make_plan(type, comm, copy, &settings.options);
     Py_DECREF(copy);
     if (allreduce == NULL) return NULL;
     PlanObject *self = (PlanObject *)type->tp_alloc(type, 0);
@@ -131,7 +117,7 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     }
     self->allreduce = allreduce;
     self->comm = Py_NewRef(comm);
-    self->type = options.type;
+    self->type = settings.options.type;
     return (PyObject *)self;
 }
 
@@ -243,12 +229,8 @@ static PyObject *get_call(PyObject *self, void *unused) {
 
 static int set_call(PyObject *self, PyObject *value, void *unused) {
     (void)unused;
-    unsigned long call = value == NULL ? 0 : PyLong_AsUnsignedLong(value);
-    if (PyErr_Occurred()) return -1;
-    if (value == NULL || call > UINT32_MAX) {
-        PyErr_SetString(PyExc_ValueError, "call must be a number below 2^32");
-        return -1;
-    }
+    uint64_t call;
+    if (arguments_whole(value == NULL ? Py_None : value, "call", 0, UINT32_MAX, &call) < 0) return -1;
     allreduce_set_call(allreduce_of(self), (uint32_t)call);
     return 0;
 }

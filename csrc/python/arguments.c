@@ -87,6 +87,18 @@ int arguments_floats(PyObject *sequence, const char *argument, int count, float 
     return arguments_fill(sequence, argument, count, count, fill_float, out, sizeof *out) < 0 ? -1 : 0;
 }
 
+/* A limit as people write it. */
+static void write_limit(bool negative, uint64_t size, char text[24]) {
+    bool below = (size & (size + 1)) == 0; /* 2^n - 1 */
+    int bits = 0;
+    while (bits < 64 && size >> bits != 0) bits++;
+    if (size <= UINT16_MAX || (!below && (size & (size - 1)) != 0)) {
+        PyOS_snprintf(text, 24, "%s%llu", negative ? "-" : "", (unsigned long long)size);
+    } else {
+        PyOS_snprintf(text, 24, "%s2^%d%s", negative ? "-" : "", below ? bits : bits - 1, below ? "-1" : "");
+    }
+}
+
 int arguments_whole(PyObject *object, const char *argument, int64_t least, uint64_t most, uint64_t *out) {
     int overflow = 0;
     if (!PyIndex_Check(object)) {
@@ -104,8 +116,10 @@ int arguments_whole(PyObject *object, const char *argument, int64_t least, uint6
         PyErr_Clear();
     }
     if (!fits) {
-        PyErr_Format(PyExc_ValueError, "%s must be %lld to %llu, not %S", argument, (long long)least,
-                     (unsigned long long)most, number);
+        char low_text[24], high_text[24];
+        write_limit(least < 0, least < 0 ? 0 - (uint64_t)least : (uint64_t)least, low_text);
+        write_limit(false, most, high_text);
+        PyErr_Format(PyExc_ValueError, "%s must be in %s..%s, not %S", argument, low_text, high_text, number);
     }
     Py_DECREF(number);
     return fits ? 0 : -1;

@@ -28,6 +28,7 @@ int errors_add(PyObject *module);
 int build_info_add(PyObject *module);
 int comm_add(PyObject *module);
 int optimizer_add(PyObject *module);
+int nn_whiten_add(PyObject *module);
 int trainer_add(PyObject *module);
 int device_add(PyObject *module);
 int reader_add(PyObject *module);

@@ -1,5 +1,6 @@
 /* The core's lists of names as tuples of the module, for what Python checks or offers by itself. */
 #include "base/names.h"
+#include "allreduce/allreduce.h"
 #include "beton/writer.h"
 #include "nn/model.h"
 #include "python/module.h"
@@ -8,6 +9,12 @@ static const struct {
     const char *attribute;
     NamesOf names;
 } lists[] = {
+    {"ALLREDUCE_ALGORITHMS", allreduce_algorithm_name},
+    {"ALLREDUCE_DTYPES", allreduce_type_name},
+    {"ALLREDUCE_OPS", allreduce_op_name},
+    {"CODECS", quantize_codec_name},
+    {"QUANTIZED_DTYPES", quantize_type_name},
+    {"ROUNDINGS", quantize_rounding_name},
     {"FIELD_DTYPES", beton_dtype_name},
     {"WRITE_MODES", beton_write_mode_name},
     {"LAYER_KINDS", nn_layer_kind_name},

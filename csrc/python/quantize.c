@@ -1,7 +1,8 @@
-/* The quantiser on arrays. cgxffcv/allreduce.py is its typed surface; numbers come in checked by name there. */
+/* The quantiser on arrays. cgxffcv/allreduce.py is its typed surface. */
 #include "python/quantize.h"
 
 #include "python/arguments.h"
+#include "python/spec.h"
 
 #define BIG_ELEMS 16384 /* from here on the interpreter lock is released */
 
@@ -10,32 +11,39 @@ unsigned quant_type_mask(QuantType type) {
     return masks[type] | ARRAY_UNALIGNED;
 }
 
-int quant_spec_parse(PyObject *module, PyObject *tuple, QuantSpec *spec) {
-    int type, codec, rounding, half;
-    long long bucket_size;
-    if (arguments_unpack(tuple, "iLiiipi;a spec is a tuple of 7", &spec->bits, &bucket_size, &type, &codec, &rounding,
-                         &half, &spec->spikes) < 0) {
-        return -1;
-    }
-    spec->bucket_size = bucket_size;
-    spec->type = (QuantType)type;
-    spec->codec = (QuantCodec)codec;
-    spec->rounding = (QuantRounding)rounding;
-    spec->half_metadata = half != 0;
+/* None: what the codec and the bucket, which come first, want. */
+static int parse_spikes(PyObject *value, void *out) {
+    QuantSpec *spec = out;
+    uint64_t number = spec->codec == QUANT_SPIKES ? (uint64_t)quantize_default_spikes(spec->bucket_size) : 0;
+    if (value != Py_None && arguments_whole(value, "spikes", INT32_MIN, INT32_MAX, &number) < 0) return -1;
+    spec->spikes = (int)number;
+    return 0;
+}
+
+static const SpecTable quant_table = {"QuantSpec",
+                                      {SPEC_MEMBER(QuantSpec, bits), SPEC_MEMBER(QuantSpec, bucket_size),
+                                       SPEC_ENUM_KEY(QuantSpec, type, "dtype", quantize_type_name),
+                                       SPEC_ENUM(QuantSpec, codec, quantize_codec_name),
+                                       SPEC_ENUM(QuantSpec, rounding, quantize_rounding_name),
+                                       SPEC_MEMBER(QuantSpec, half_metadata), SPEC_WHOLE("spikes", parse_spikes)}};
+
+static const SpecTable random_table = {"quantize",
+                                       {SPEC_MEMBER(QuantRandom, seed), SPEC_MEMBER(QuantRandom, call),
+                                        SPEC_RANGE(QuantRandom, rank, 0, UINT16_MAX), SPEC_MEMBER(QuantRandom, quad)}};
+
+int quant_spec_parse(PyObject *module, PyObject *dict, QuantSpec *spec) {
+    if (spec_fill(&quant_table, dict, NULL, spec) < 0) return -1;
     Status status = quantize_check(spec);
     if (status == STATUS_OK) return 0;
     errors_raise(module_state(module), status);
     return -1;
 }
 
-/* A run's floating-point arguments: the number of a QuantType, in range. */
-static int parse_type(int number, QuantType *type) {
-    if (number >= QUANT_F32 && number <= QUANT_BF16) {
-        *type = (QuantType)number;
-        return 0;
-    }
-    PyErr_Format(PyExc_ValueError, "no element type has the number %d", number);
-    return -1;
+/* A run's own type, which need not be the spec's; 0 or -1. */
+static int parse_type(PyObject *name, const char *argument, QuantType *type) {
+    int number = spec_name(name, argument, quantize_type_name);
+    *type = (QuantType)number;
+    return number < 0 ? -1 : 0;
 }
 
 static PyObject *wire_bytes(PyObject *module, PyObject *args) {
@@ -95,27 +103,24 @@ static int check_wire(const QuantSpec *spec, int64_t elems, const ArrayView *wir
     return -1;
 }
 
-/* (array, type, spec, (seed, call, rank, quad), threads, wire) */
 static PyObject *quantize_array(PyObject *module, PyObject *args) {
-    PyObject *array, *tuple, *wire_array, *result = NULL;
+    PyObject *array, *type_name, *spec_in, *random_in, *wire_array, *result = NULL;
     QuantSpec spec;
     QuantType type;
     ArrayView x, wire;
-    int number, threads;
-    unsigned long long seed, quad;
+    int threads;
     QuantRandom random;
-    if (!PyArg_ParseTuple(args, "OiO(KIIK)iO:quantize", &array, &number, &tuple, &seed, &random.call, &random.rank,
-                          &quad, &threads, &wire_array)) {
+    if (!PyArg_ParseTuple(args, "OOOOiO:quantize", &array, &type_name, &spec_in, &random_in, &threads, &wire_array)) {
         return NULL;
     }
-    random.seed = seed;
-    random.quad = quad;
-    if (parse_type(number, &type) < 0 || quant_spec_parse(module, tuple, &spec) < 0) return NULL;
+    if (parse_type(type_name, "the dtype of array", &type) < 0 || quant_spec_parse(module, spec_in, &spec) < 0 ||
+        spec_fill(&random_table, random_in, NULL, &random) < 0) {
+        return NULL;
+    }
     if (type != spec.type && (type != QUANT_F32 || spec.half_metadata)) {
         PyErr_SetString(PyExc_ValueError, "only float32 sums without 16-bit metadata may differ from the spec's type");
         return NULL;
     }
-    if (random.rank > 0xFFFF) return PyErr_Format(PyExc_ValueError, "rank must be below 65536, not %u", random.rank);
     if (array_acquire(array, "array", quant_type_mask(type), -1, false, &x) < 0) return NULL;
     if (array_acquire(wire_array, "wire", 1u << ARRAY_U8, 1, true, &wire) < 0) {
         array_release(&x);
@@ -137,18 +142,19 @@ static int check_accumulate(const ArrayView *accumulate, const ArrayView *out) {
     return -1;
 }
 
-/* (wire, spec, out, type, accumulate or None, divisor, threads) */
 static PyObject *dequantize_array(PyObject *module, PyObject *args) {
-    PyObject *wire_array, *tuple, *out_array, *accumulate_array, *result = NULL;
+    PyObject *wire_array, *spec_in, *out_array, *type_name, *accumulate_array, *result = NULL;
     QuantSpec spec;
     QuantTarget target = {0};
     ArrayView wire, out, accumulate;
-    int number, threads;
-    if (!PyArg_ParseTuple(args, "OOOiOfi:dequantize", &wire_array, &tuple, &out_array, &number, &accumulate_array,
+    int threads;
+    if (!PyArg_ParseTuple(args, "OOOOOfi:dequantize", &wire_array, &spec_in, &out_array, &type_name, &accumulate_array,
                           &target.divisor, &threads)) {
         return NULL;
     }
-    if (parse_type(number, &target.type) < 0 || quant_spec_parse(module, tuple, &spec) < 0) return NULL;
+    if (parse_type(type_name, "the dtype of out", &target.type) < 0 || quant_spec_parse(module, spec_in, &spec) < 0) {
+        return NULL;
+    }
     if (array_acquire(wire_array, "wire", 1u << ARRAY_U8, 1, false, &wire) < 0) return NULL;
     if (array_acquire(out_array, "out", quant_type_mask(target.type), -1, true, &out) < 0) goto release_wire;
     bool add = accumulate_array != Py_None;
@@ -181,9 +187,9 @@ static PyObject *kernels(PyObject *module, PyObject *args) {
 
 static PyMethodDef functions[] = {
     {"quantize", quantize_array, METH_VARARGS,
-     "quantize(array, type, spec, random, threads, wire)\n--\n\nSee cgxffcv.allreduce.quantize."},
+     "quantize(array, dtype, spec, random, threads, wire)\n--\n\nSee cgxffcv.allreduce.quantize."},
     {"dequantize", dequantize_array, METH_VARARGS,
-     "dequantize(wire, spec, out, type, accumulate, divisor, threads)\n--\n\nSee cgxffcv.allreduce.dequantize."},
+     "dequantize(wire, spec, out, dtype, accumulate, divisor, threads)\n--\n\nSee cgxffcv.allreduce.dequantize."},
     {"quantize_wire_bytes", wire_bytes, METH_VARARGS,
      "quantize_wire_bytes(spec, elems)\n--\n\nThe bytes that a run of `elems` elements takes on the wire."},
     {"quantize_kernels", kernels, METH_VARARGS,

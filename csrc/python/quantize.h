@@ -5,8 +5,8 @@
 #include "python/array.h"
 #include "quant/quantize.h"
 
-/* A tuple (bits, bucket_size, type, codec, rounding, half_metadata, spikes) of numbers, checked; 0 or -1. */
-int quant_spec_parse(PyObject *module, PyObject *tuple, QuantSpec *spec);
+/* From a dict with what cgxffcv.allreduce.QuantSpec has, checked; 0, or -1 with an exception. */
+int quant_spec_parse(PyObject *module, PyObject *dict, QuantSpec *spec);
 
 /* The array types that may hold elements of `type` (bfloat16 travels as uint16). */
 unsigned quant_type_mask(QuantType type);

@@ -5,10 +5,7 @@
 #include "python/arguments.h"
 #include "python/array.h"
 #include "python/comm.h"
-#include "python/train.h"
 #include "python/trainer.h"
-
-#define MAX_SPECIAL 64
 
 static void trainer_free(TrainerObject *self) {
     Trainer *trainer = self->trainer;
@@ -55,97 +52,6 @@ PyObject *trainer_raise(TrainerObject *self, Status status) {
 
 /* --- construction ----------------------------------------------------------------------------------------------- */
 
-static int parse_points(PyObject *sequence, Schedule *schedule) {
-    PyObject *tuple = arguments_tuple(sequence, "points of a schedule", 0, SCHEDULE_MAX_POINTS);
-    if (tuple == NULL) return -1;
-    int result = 0;
-    schedule->count = (int)PyTuple_GET_SIZE(tuple);
-    for (int i = 0; i < schedule->count && result == 0; i++) {
-        SchedulePoint *point = &schedule->points[i];
-        result = arguments_unpack(PyTuple_GET_ITEM(tuple, i), "dd;a point is a tuple (step, factor)", &point->step,
-                                  &point->factor);
-    }
-    Py_DECREF(tuple);
-    return result;
-}
-
-/* Each group: (rule, base, points, first step, end step, mask of kinds, first block, end block). */
-static int parse_group(PyObject *item, TrainerGroup *group) {
-    PyObject *rule, *points;
-    long long first, end;
-    if (arguments_unpack(item, "OdOLLIii;a group is a tuple of 8", &rule, &group->schedule.base, &points, &first, &end,
-                         &group->kinds, &group->first_block, &group->end_block) < 0) {
-        return -1;
-    }
-    group->schedule.first_step = first;
-    group->schedule.end_step = end;
-    return train_parse_rule(rule, &group->rule) < 0 ? -1 : parse_points(points, &group->schedule);
-}
-
-static int parse_groups(PyObject *sequence, TrainerConfig *config) {
-    PyObject *tuple = arguments_tuple(sequence, "groups", 1, TRAINER_MAX_GROUPS);
-    if (tuple == NULL) return -1;
-    int result = 0;
-    config->group_count = (int)PyTuple_GET_SIZE(tuple);
-    for (int i = 0; i < config->group_count && result == 0; i++) {
-        result = parse_group(PyTuple_GET_ITEM(tuple, i), &config->groups[i]);
-    }
-    Py_DECREF(tuple);
-    return result;
-}
-
-/* Each phase: (first step, side, first block). */
-static int parse_phases(PyObject *sequence, TrainerConfig *config) {
-    PyObject *tuple = arguments_tuple(sequence, "phases", 0, TRAINER_MAX_PHASES);
-    if (tuple == NULL) return -1;
-    int result = 0;
-    config->phase_count = (int)PyTuple_GET_SIZE(tuple);
-    for (int i = 0; i < config->phase_count && result == 0; i++) {
-        TrainerPhase *phase = &config->phases[i];
-        long long first = 0;
-        result = arguments_unpack(PyTuple_GET_ITEM(tuple, i), "Lii;a phase is a tuple of 3", &first, &phase->side,
-                                  &phase->first_block);
-        phase->first_step = first;
-    }
-    Py_DECREF(tuple);
-    return result;
-}
-
-/* What reduces the gradients: (bits, bucket size, layer min size, algorithm, codec, stochastic, error feedback, seed,
- * threads, ((layer name, bits, bucket size), ...)). */
-static int parse_reduction(PyObject *tuple, AllreduceOptions *options, TrainerLayerBits *layers, int *layer_count) {
-    long long bucket, minimum;
-    int algorithm, codec, stochastic, feedback;
-    unsigned long long seed;
-    PyObject *special;
-    *options = allreduce_defaults();
-    if (arguments_unpack(tuple, "iLLiippKiO!;reduction is a tuple of 10", &options->bits, &bucket, &minimum, &algorithm,
-                         &codec, &stochastic, &feedback, &seed, &options->threads, &PyTuple_Type, &special) < 0) {
-        return -1;
-    }
-    options->bucket_size = bucket;
-    options->layer_min_size = minimum;
-    options->algorithm = (AllreduceAlgorithm)algorithm;
-    options->codec = (QuantCodec)codec;
-    options->rounding = stochastic ? QUANT_STOCHASTIC : QUANT_NEAREST;
-    options->error_feedback = feedback != 0;
-    options->seed = seed;
-    if (PyTuple_GET_SIZE(special) > MAX_SPECIAL) {
-        PyErr_Format(PyExc_ValueError, "at most %d layers may have bits of their own", MAX_SPECIAL);
-        return -1;
-    }
-    *layer_count = (int)PyTuple_GET_SIZE(special);
-    for (int i = 0; i < *layer_count; i++) {
-        long long own_bucket;
-        if (arguments_unpack(PyTuple_GET_ITEM(special, i), "siL;a layer is a tuple (name, bits, bucket size)",
-                             &layers[i].name, &layers[i].bits, &own_bucket) < 0) {
-            return -1;
-        }
-        layers[i].bucket_size = own_bucket;
-    }
-    return 0;
-}
-
 static Status check_signals(void *context) {
     (void)context;
     PyGILState_STATE gil = PyGILState_Ensure();
@@ -154,12 +60,11 @@ static Status check_signals(void *context) {
     return failed < 0 ? error_fail(STATUS_INTERRUPTED, "interrupted by a signal") : STATUS_OK;
 }
 
-static int make_allreduce(TrainerObject *self, PyObject *comm_object, PyObject *reduction, TrainerConfig *config) {
-    AllreduceOptions options;
-    TrainerLayerBits layers[MAX_SPECIAL];
-    int layer_count, first_blocks[TRAINER_MAX_PHASES];
+static int make_allreduce(TrainerObject *self, PyObject *comm_object, const TrainerReduction *reduction,
+                          TrainerConfig *config) {
+    AllreduceOptions options = reduction->options;
+    int first_blocks[TRAINER_MAX_PHASES];
     ModuleState *state = module_state_of_type(Py_TYPE(self));
-    if (parse_reduction(reduction, &options, layers, &layer_count) < 0) return -1;
     options.op = config->reduction == LOSS_SUM ? ALLREDUCE_SUM : ALLREDUCE_AVERAGE;
     for (int i = 0; i < config->phase_count; i++) first_blocks[i] = config->phases[i].first_block;
     Comm *comm = comm_object_take(state, comm_object, "comm");
@@ -167,8 +72,8 @@ static int make_allreduce(TrainerObject *self, PyObject *comm_object, PyObject *
     self->comm_object = Py_NewRef(comm_object);
     Status status;
     Py_BEGIN_ALLOW_THREADS; /* on GPUs it waits for the other ranks */
-    status = trainer_allreduce_create(comm, self->model, &options, layers, layer_count, first_blocks,
-                                      config->phase_count, &self->allreduce);
+    status = trainer_allreduce_create(comm, self->model, &options, reduction->layers, reduction->layer_count,
+                                      first_blocks, config->phase_count, &self->allreduce);
     Py_END_ALLOW_THREADS;
     if (status != STATUS_OK) {
         errors_raise(state, status);
@@ -178,39 +83,37 @@ static int make_allreduce(TrainerObject *self, PyObject *comm_object, PyObject *
     return 0;
 }
 
+static int reduce_by(TrainerObject *self, PyObject *comm, PyObject *dict, TrainerConfig *config) {
+    TrainerReduction reduction = {.keep = PyList_New(0)};
+    if (reduction.keep == NULL) return -1;
+    int result = trainer_parse_reduction(dict, &reduction);
+    if (result == 0) result = make_allreduce(self, comm, &reduction, config);
+    Py_DECREF(reduction.keep);
+    return result;
+}
+
 static int trainer_fill(TrainerObject *self, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"model",           "groups",         "phases", "steps",           "side",     "batch",
-                            "test_batch",      "mean",           "std",    "label_smoothing", "loss_sum", "project",
-                            "lookahead_every", "lookahead_base", "comm",   "reduction",       NULL};
-    PyObject *model, *groups, *phases, *comm, *reduction;
-    TrainerConfig config = {0};
-    long long steps;
-    int loss_sum, project;
-    float *m = self->mean, *s = self->std;
+    PyObject *model, *comm, *reduction;
+    TrainerSettings settings;
     ModuleState *state = module_state_of_type(Py_TYPE(self));
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOLiii(fff)(fff)dpiidOO", names, &model, &groups, &phases,
-                                     &steps, &config.side, &config.batch, &config.test_batch, &m[0], &m[1], &m[2],
-                                     &s[0], &s[1], &s[2], &config.label_smoothing, &loss_sum, &project,
-                                     &config.lookahead_every, &config.lookahead_base, &comm, &reduction)) {
-        return -1;
-    }
-    if (parse_groups(groups, &config) < 0 || parse_phases(phases, &config) < 0) return -1;
-    config.steps = steps;
-    config.reduction = loss_sum ? LOSS_SUM : LOSS_MEAN;
-    config.project = (ScheduleProject)project;
-    config.check = check_signals;
-    self->side = config.side;
-    self->batch = config.batch;
-    self->groups = config.group_count;
-    self->steps = steps;
+    if (!PyArg_ParseTuple(args, "OOO:Trainer", &model, &comm, &reduction)) return -1;
+    if (trainer_parse_settings(keywords, &settings) < 0) return -1;
+    TrainerConfig *config = &settings.config;
+    config->check = check_signals;
+    memcpy(self->mean, settings.mean, sizeof self->mean);
+    memcpy(self->std, settings.std, sizeof self->std);
+    self->side = config->side;
+    self->batch = config->batch;
+    self->groups = config->group_count;
+    self->steps = config->steps;
     ModelObject *taken = nn_take_model(state, model);
     if (taken == NULL) return -1;
     self->model_object = (ModelObject *)Py_NewRef(model);
     self->model = taken->model;
     const NnModelDesc *desc = nn_model_desc(self->model);
     self->classes = desc->nodes[desc->count - 1].out_channels;
-    if (comm != Py_None && make_allreduce(self, comm, reduction, &config) < 0) return -1;
-    Status status = trainer_create(&config, self->model, &self->trainer);
+    if (comm != Py_None && reduce_by(self, comm, reduction, config) < 0) return -1;
+    Status status = trainer_create(config, self->model, &self->trainer);
     if (status == STATUS_OK) return 0;
     errors_raise(state, status);
     return -1;
@@ -329,19 +232,17 @@ no_labels:
     return result;
 }
 
+static int parse_view(PyObject *item, void *out) {
+    TrainerView *view = out;
+    int mirror = 0;
+    int result = arguments_unpack(item, "iipf;a view is a tuple (dy, dx, mirror, weight)", &view->dy, &view->dx,
+                                  &mirror, &view->weight);
+    view->mirror = mirror != 0;
+    return result;
+}
+
 int trainer_parse_views(PyObject *sequence, TrainerView views[TRAINER_MAX_VIEWS]) {
-    PyObject *tuple = arguments_tuple(sequence, "views", 1, TRAINER_MAX_VIEWS);
-    if (tuple == NULL) return -1;
-    int result = 0, count = (int)PyTuple_GET_SIZE(tuple);
-    for (int i = 0; i < count && result == 0; i++) {
-        int mirror = 0;
-        TrainerView *view = &views[i];
-        result = arguments_unpack(PyTuple_GET_ITEM(tuple, i), "iipf;a view is a tuple (dy, dx, mirror, weight)",
-                                  &view->dy, &view->dx, &mirror, &view->weight);
-        view->mirror = mirror != 0;
-    }
-    Py_DECREF(tuple);
-    return result < 0 ? -1 : count;
+    return arguments_fill(sequence, "views", 1, TRAINER_MAX_VIEWS, parse_view, views, sizeof *views);
 }
 
 static PyObject *trainer_evaluate_method(TrainerObject *self, PyObject *args) {
@@ -433,9 +334,10 @@ static PyObject *get_step(TrainerObject *self, void *unused) {
 
 static int set_step(TrainerObject *self, PyObject *value, void *unused) {
     (void)unused;
-    long long step = value == NULL ? -1 : PyLong_AsLongLong(value);
-    if ((step == -1 && PyErr_Occurred()) || trainer_ready(self) < 0) return -1;
-    Status status = trainer_set_step(self->trainer, step);
+    uint64_t step;
+    if (arguments_whole(value == NULL ? Py_None : value, "step", 0, INT64_MAX, &step) < 0) return -1;
+    if (trainer_ready(self) < 0) return -1;
+    Status status = trainer_set_step(self->trainer, (int64_t)step);
     if (status == STATUS_OK) return 0;
     trainer_raise(self, status);
     return -1;

@@ -8,6 +8,8 @@
 #include "train/trainer.h"
 
 #define TRAINER_MAX_VIEWS 16
+#define TRAINER_MAX_KINDS 16
+#define TRAINER_MAX_LAYER_BITS 64
 
 typedef struct TrainerObject {
     PyObject_HEAD Trainer *trainer; /* owned */
@@ -36,6 +38,22 @@ PyObject *trainer_raise(TrainerObject *self, Status status);
 
 /* Reads a sequence of (dy, dx, mirror, weight); the count, or -1 with an exception. */
 int trainer_parse_views(PyObject *sequence, TrainerView views[TRAINER_MAX_VIEWS]);
+
+/* trainer_config.c. What the keyword arguments of a Trainer say; 0, or -1 with an exception. */
+typedef struct TrainerSettings {
+    TrainerConfig config;
+    float mean[NN_MAX_IMAGE_CHANNELS], std[NN_MAX_IMAGE_CHANNELS];
+} TrainerSettings;
+int trainer_parse_settings(PyObject *keywords, TrainerSettings *out);
+
+/* How gradients are reduced, from a dict; `keep` is a list that comes in, and holds the layers' names. */
+typedef struct TrainerReduction {
+    AllreduceOptions options;
+    TrainerLayerBits layers[TRAINER_MAX_LAYER_BITS];
+    int layer_count;
+    PyObject *keep; /* borrowed */
+} TrainerReduction;
+int trainer_parse_reduction(PyObject *dict, TrainerReduction *out);
 
 /* trainer_state.c: the methods that read and write what a checkpoint keeps. */
 PyObject *trainer_read(TrainerObject *self, PyObject *name);

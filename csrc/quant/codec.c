@@ -1,6 +1,8 @@
 /* The codecs by their number, and what they share. */
 #include "quant/codec.h"
 
+#include "base/names.h"
+
 static const QuantCodecEntry *const codecs[] = {
     [QUANT_MAXMIN] = &quant_codec_maxmin,
     [QUANT_SIGN] = &quant_codec_sign,
@@ -11,7 +13,13 @@ const QuantCodecEntry *quant_codec(QuantCodec codec) {
     return (size_t)codec < sizeof codecs / sizeof codecs[0] ? codecs[codec] : NULL;
 }
 
-const char *quantize_codec_name(QuantCodec codec) { return quant_codec(codec)->name; }
+const char *quantize_codec_name(int codec) {
+    const QuantCodecEntry *entry = quant_codec((QuantCodec)codec);
+    return entry == NULL ? NULL : entry->name;
+}
+
+NAMES_DEFINE(quantize_type_name, "float32", "float16", "bfloat16")
+NAMES_DEFINE(quantize_rounding_name, "nearest", "stochastic")
 
 uint64_t quant_metadata_bytes(const QuantSpec *spec) {
     return (uint64_t)quant_codec(spec->codec)->metadata_values * (spec->half_metadata ? 2 : 4);

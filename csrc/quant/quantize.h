@@ -61,8 +61,10 @@ size_t quantize_item_bytes(QuantType type);
 /* The number of spikes a bucket gets where the user names none: one for each 128 elements. */
 int quantize_default_spikes(int64_t bucket_size);
 
-/* Of a checked spec's codec: "maxmin", "sign" or "maxmin_spikes". */
-const char *quantize_codec_name(QuantCodec codec);
+/* "float32", "maxmin", "nearest" and so on; NULL if there is no such number. */
+const char *quantize_type_name(int type);
+const char *quantize_codec_name(int codec);
+const char *quantize_rounding_name(int rounding);
 
 /* STATUS_ARGUMENT with the field, its value and the allowed range. */
 Status quantize_check(const QuantSpec *spec);

@@ -3,6 +3,10 @@
 
 #include <math.h>
 
+#include "base/names.h"
+
+NAMES_DEFINE(schedule_project_name, "never", "always", "thinning")
+
 Status schedule_check(const Schedule *schedule) {
     if (!isfinite(schedule->base)) FAIL(STATUS_ARGUMENT, "the base rate must be finite, not %g", schedule->base);
     if (schedule->count < 0 || schedule->count > SCHEDULE_MAX_POINTS) {

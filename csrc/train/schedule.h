@@ -35,6 +35,9 @@ typedef enum ScheduleProject {
     SCHEDULE_PROJECT_THINNING = 2 /* in step k, counted from 1, iff k - last >= 2 + int(15 k / steps) */
 } ScheduleProject;
 
+/* "never", "always", "thinning"; NULL if there is no such number. */
+const char *schedule_project_name(int rule);
+
 int schedule_projects(ScheduleProject rule, int64_t step, int64_t steps);
 
 #endif

@@ -9,6 +9,8 @@ from cgxffcv import nn, recipes
 from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
 from cgxffcv.loader import Loader, OrderOption
 from cgxffcv.train import patch_moments, whitening_filters
+from cgxffcv.train.optim import Sgd
+from cgxffcv.train.plan import Group, Phase
 from cgxffcv.train.resident import ResidentTraining
 from cgxffcv.transforms import AlternatingFlip, Cutout, RandomCrop, RandomHorizontalFlip, RandomTranslate
 
@@ -37,11 +39,10 @@ def data(tmp_path_factory):
 
 def core_trainer(batch=20, test_batch=20, description=None):
     network = nn.Network(description or nn.airbench((8, 16, 24)), backend="cuda", precision="float32", threads=1)
-    rule = {"rule": "sgd", "momentum": 0.9, "decay": 0.0}
     core = _cgxffcv.Trainer(
-        model=network.core, groups=[(rule, 0.1, (), 0, 1 << 60, 31, 0, 1 << 20)],
-        phases=[(0, 32, 0)], steps=4, side=32, batch=batch, test_batch=test_batch, mean=RECIPE.mean, std=RECIPE.std,
-        label_smoothing=0.0, loss_sum=1, project=0, lookahead_every=0, lookahead_base=0.5, comm=None, reduction=None,
+        network.core, None, None, groups=[Group("all", Sgd(), 0.1, ()).core()], phases=[vars(Phase(0, 32, 0))], steps=4,
+        side=32, batch=batch, test_batch=test_batch, mean=RECIPE.mean, std=RECIPE.std, label_smoothing=0.0, loss="sum",
+        project="never", lookahead_every=0, lookahead_base=0.5,
     )  # fmt: skip
     return network, core
 

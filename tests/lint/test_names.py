@@ -24,7 +24,6 @@ NOUNS = {
 # What nothing in csrc/ uses, and why it is there.
 FOR_OTHERS = {
     "PY_SSIZE_T_CLEAN": "Python.h reads it",
-    "SPEC_RANGE": "one of the kinds of entries that spec.h offers",
     "augment_output_bytes": "says what augment_run writes",
     "augment_part": "says what augment_run reads",
     "comm_segment": "tests damage what lies in it",

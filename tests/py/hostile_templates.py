@@ -10,7 +10,9 @@ from hostile_values import Refusal
 
 from cgxffcv.fields import BytesField, FloatField, IntField, NDArrayField, RGBImageField
 from cgxffcv.nn.describe import Conv, Description, Head, Norm
+from cgxffcv.train.compression import Compression
 from cgxffcv.train.optim import Muon, Sgd
+from cgxffcv.train.plan import Group, Phase
 
 
 def refuse():
@@ -25,8 +27,19 @@ RULE = Sgd(0.9, 1e-4).group()
 MUON = Muon(0.9).group()
 MEAN, STD = (120.0, 121.0, 122.0), (50.0, 51.0, 52.0)
 BATCH, SIDE, CLASSES = 4, 8, 4
-SPEC = (4, 64, 0, 0, 0, False, 0)
-OPTIONS = (0, 1, 4, 64, 16, 0, 0, False, 0, 1, True, 1, 1, 5.0, None)
+SPEC = {
+    "bits": 4, "bucket_size": 64, "dtype": "float32", "codec": "maxmin", "rounding": "nearest", "half_metadata": False,
+    "spikes": None,
+}  # fmt: skip
+RANDOM = {"seed": 1, "call": 2, "rank": 3, "quad": 4}
+OPTIONS = SPEC | {
+    "op": "average", "layer_min_size": 16, "spikes": 0, "algorithm": "one_shot", "error_feedback": True, "seed": 1,
+    "threads": 1, "timeout": 5.0, "costs": None,
+}  # fmt: skip
+LAYERS = [
+    {"name": "a", "shape": "100", "elems": 100, "dims": 1, "bits": 4, "bucket_size": 64},
+    {"name": None, "shape": None, "elems": 7, "dims": 2, "bits": 32, "bucket_size": 64},
+]
 FIELDS = [
     field.describe(name)
     for name, field in {
@@ -77,18 +90,20 @@ def a_model():
     return _cgxffcv.Model(NODES, 3, **MODEL)
 
 
-def trainer_arguments(comm=None):
-    point = ((0, 1.0), (5.0, 0.5))
+REDUCTION = Compression(4, 64, 16, error_feedback=True, layers={"head.weight": 8}).core(1, 1)
+
+
+def trainer_settings():
+    group = Group("all", Sgd(0.9, 1e-4), 0.1, ((0, 1.0), (5.0, 0.5))).core()
     return {
-        "model": a_model(), "groups": [(RULE, 0.1, point, 0, 1 << 60, 31, 0, 1 << 20)], "phases": [(0, SIDE, 0)],
-        "steps": 1000, "side": SIDE, "batch": BATCH, "test_batch": 8, "mean": MEAN, "std": STD, "label_smoothing": 0.1,
-        "loss_sum": False, "project": 1, "lookahead_every": 2, "lookahead_base": 0.5, "comm": comm,
-        "reduction": (4, 64, 16, 0, 0, 0, bool(comm), 1, 1, (("head.weight", 8, 64),)),
+        "groups": [group], "phases": [vars(Phase(0, SIDE, 0))], "steps": 1000, "side": SIDE, "batch": BATCH,
+        "test_batch": 8, "mean": MEAN, "std": STD, "label_smoothing": 0.1, "loss": "mean", "project": "always",
+        "lookahead_every": 2, "lookahead_base": 0.5,
     }  # fmt: skip
 
 
-def a_trainer(comm=None):
-    return _cgxffcv.Trainer(**trainer_arguments(comm))
+def a_trainer(comm=None, reduction=REDUCTION, **changes):
+    return _cgxffcv.Trainer(a_model(), comm, reduction, **trainer_settings() | changes)
 
 
 def images(dtype=np.uint8):
@@ -143,18 +158,17 @@ def one_comm(function, *args):
 
 def plan_of_comm():
     comm = a_comm()
-    layers = [("a", "100", 100, 1, 4, 64), (None, None, 7, 2, 32, 64)]
-    return _cgxffcv.AllreducePlan, (comm, layers, OPTIONS), {}, {"close": comm.close, "collect": gc.collect}
+    return _cgxffcv.AllreducePlan, (comm, LAYERS), OPTIONS, {"close": comm.close, "collect": gc.collect}
 
 
 def trainer_of_comm():
-    arguments = trainer_arguments(a_comm())
-    return _cgxffcv.Trainer, (), arguments, {"close": arguments["comm"].close, "refuse": refuse}
+    comm = a_comm()
+    return _cgxffcv.Trainer, (a_model(), comm, REDUCTION), trainer_settings(), {"close": comm.close, "refuse": refuse}
 
 
 def a_plan_of_comm():
-    function, args, _, _ = plan_of_comm()
-    return function(*args)
+    function, args, keywords, _ = plan_of_comm()
+    return function(*args, **keywords)
 
 
 def net_plan(**options):
@@ -227,14 +241,14 @@ FUNCTIONS = {
     "max_image_pixels": plain(_cgxffcv.max_image_pixels),
     "set_max_image_pixels": plain(_cgxffcv.set_max_image_pixels, 1 << 20),
     "write_file": plain(_cgxffcv.write_file, "pieces", [b"abc", bytearray(b"de"), np.zeros(3)], durable=False),
-    "loader_shuffled": plain(_cgxffcv.loader_shuffled, np.arange(9), 3, 1),
-    "loader_share": plain(_cgxffcv.loader_share, np.arange(9), 2, 2, 1, False),
     "resize_area": plain(_cgxffcv.resize_area, image(), 7, 9),
     "image_operations": plain(_cgxffcv.image_operations),
     "check_operation": plain(_cgxffcv.check_operation, "RandomCrop", ((8, 9), 2, (1.0, 2.0, 3.0))),
-    "quantize": plain(_cgxffcv.quantize, np.ones(100, np.float32), 0, SPEC, (1, 2, 3, 4), 2, wire()),
+    "loader_shuffled": plain(_cgxffcv.loader_shuffled, np.arange(9), 1, 2),
+    "loader_share": plain(_cgxffcv.loader_share, np.arange(9), 2, 2, 1, False),
+    "quantize": plain(_cgxffcv.quantize, np.ones(100, np.float32), "float32", SPEC, RANDOM, 2, wire()),
     "dequantize": plain(
-        _cgxffcv.dequantize, wire(), SPEC, np.ones(100, np.float32), 0, np.ones(100, np.float32), 2.0, 2
+        _cgxffcv.dequantize, wire(), SPEC, np.ones(100, np.float32), "float32", np.ones(100, np.float32), 2.0, 2
     ),
     "quantize_wire_bytes": plain(_cgxffcv.quantize_wire_bytes, SPEC, 100),
     "quantize_kernels": plain(_cgxffcv.quantize_kernels, "scalar"),
@@ -344,7 +358,12 @@ TYPES = {
         "pull": method(an_optimizer, "pull", np.ones(6, np.float32), np.ones(6, np.float32), 0.5),
     },
     "Trainer": {
-        "": lambda: (_cgxffcv.Trainer, (), trainer_arguments(), {"refuse": refuse, "collect": gc.collect}),
+        "": lambda: (
+            _cgxffcv.Trainer,
+            (a_model(), None, None),
+            trainer_settings(),
+            {"refuse": refuse, "collect": gc.collect},
+        ),
         "with a communicator": trainer_of_comm,
         "step": method(a_trainer, "step", images(), labels(), np.zeros(BATCH, np.float32)),
         "evaluate": method(a_trainer, "evaluate", images(), [(0, 0, False, 1.0), (1, -1, True, 0.5)]),

@@ -8,7 +8,7 @@ import _cgxffcv
 import pytest
 
 STUB = ast.parse((Path(__file__).resolve().parents[2] / "_cgxffcv.pyi").read_text())
-IN_STUB_ONLY = {"Path", "F32", "F64", "I64", "U8", "Array", "Members", "ThreeFloats", "Skips", "QuantNumbers"}
+IN_STUB_ONLY = {"Path", "F32", "F64", "I64", "U8", "Array", "Members", "ThreeFloats", "Skips"}
 SPECIAL = {"__new__", "__enter__", "__exit__"}
 
 
