@@ -40,10 +40,9 @@ build() { # TARGET: the program's command is in `command`
         return
     fi
     need_fuzzer
-    local -a patterns sources
-    read -r -a patterns < <(sed -n '1s,^// sources: ,,p' "$source")
-    mapfile -t sources < <(cd csrc && for pattern in "${patterns[@]}"; do compgen -G "$pattern"; done)
-    "$CC" "${FLAGS[@]}" "$source" tests/fuzz/map.c "${sources[@]/#/csrc/}" -lturbojpeg -lm -o "$OUT/fuzz_$1"
+    local -a sources
+    mapfile -t sources < <("$PYTHON" tests/support/c_units.py "$source")
+    "$CC" "${FLAGS[@]}" "$source" tests/fuzz/map.c "${sources[@]}" -lturbojpeg -lm -o "$OUT/fuzz_$1"
     command=("$OUT/fuzz_$1")
 }
 

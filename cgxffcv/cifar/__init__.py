@@ -1,5 +1,35 @@
 """CIFAR-10: found, downloaded, read and checked; the sample that is shipped."""
 
-from cgxffcv.cifar.data import CLASSES, Cifar10, download, find, from_sample, obtain, read_archive, read_folder
+from cgxffcv.cifar.data import (
+    BATCHES,
+    BINARY,
+    CLASSES,
+    OFFICIAL_URL,
+    Archive,
+    Cifar10,
+    download,
+    find,
+    from_binary,
+    from_python,
+    from_sample,
+    obtain,
+    read_archive,
+    read_folder,
+)
 
-__all__ = ["CLASSES", "Cifar10", "download", "find", "from_sample", "obtain", "read_archive", "read_folder"]
+__all__ = [
+    "BATCHES",
+    "BINARY",
+    "CLASSES",
+    "OFFICIAL_URL",
+    "Archive",
+    "Cifar10",
+    "download",
+    "find",
+    "from_binary",
+    "from_python",
+    "from_sample",
+    "obtain",
+    "read_archive",
+    "read_folder",
+]

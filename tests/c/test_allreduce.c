@@ -1,4 +1,4 @@
-// sources: base/*.c device/none.c comm/[!mn]*.c comm/*_none.c quant/*.c allreduce/*.c allreduce/*/*.c
+// rooms: base device comm quant allreduce
 /* Every algorithm with threads as ranks: sums of four integers, which 2 bits hold, are exact everywhere. */
 #include <pthread.h>
 #include <string.h>

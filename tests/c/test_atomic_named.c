@@ -1,4 +1,4 @@
-// sources: base/status.c base/memory.c
+// rooms: base
 /* Atomic files where the system has no files without names: O_TMPFILE is made to fail, as on NFS. */
 #include <fcntl.h>
 

@@ -1,4 +1,4 @@
-// sources: base/*.c
+// rooms: base
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>

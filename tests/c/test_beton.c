@@ -1,4 +1,4 @@
-// sources: base/*.c beton/*.c image/jpeg_header.c image/jpeg_none.c image/resize.c
+// rooms: base beton image
 /* Writer and reader of .beton files against each other: chunks from threads and packed, wrong guesses, pages that grow,
  * damaged chunks, refusals; and the twin of a build without libjpeg-turbo. */
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-// sources: base/*.c comm/[!mn]*.c comm/*_none.c
+// rooms: base comm
 /* The communicator with threads as ranks, over memory that they all share: runs under ASan, and under TSan. */
 #include <pthread.h>
 #include <signal.h>

@@ -1,4 +1,4 @@
-// sources: loader/feed.c base/*.c
+// rooms: base loader
 /* The feed over a device and a loader made for the test. Streams run as late as anyone lets them, at once, or some of
  * their work at every call; a buffer that goes back to the loader is scribbled on at once. So a slot that is filled
  * while it is read, or a buffer that is given back while it is copied, shows in what the reader has seen. */

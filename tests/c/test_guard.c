@@ -1,4 +1,4 @@
-// sources: base/guard.c base/status.c
+// rooms: base
 /* Files that are cut while they are mapped: zeros and a word inside a guard, the former handler or death outside. */
 #include <signal.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-// sources: base/*.c beton/*.c augment/*.c augment/cpu/*.c image/resize.c image/jpeg_*.c loader/*.c loader/decoders/*.c device/none.c
+// rooms: base device image beton augment loader
 /* The loader from C, as the trainer drives it: orders, batches, stopping, kept batches, failures. Runs under ASan, and
  * under TSan. */
 #include <pthread.h>

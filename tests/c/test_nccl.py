@@ -6,7 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_units import CSRC, FLAGS, HERE, SANITIZE
+from c_units import FLAGS, INCLUDE, SANITIZE, sources
+
+HERE = Path(__file__).resolve().parent
 
 PLACES = [os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/include", "/usr/local/include", "/usr/include"]
 
@@ -21,13 +23,11 @@ def folder_of(header):
 def test_sums_through_nccl(tmp_path):
     library, program = tmp_path / "libfake.so", tmp_path / "program"
     include = [f"-isystem{folder_of(header)}" for header in ("nccl.h", "cuda_runtime.h")]
-    include += [f"-I{CSRC}", f"-I{HERE}", f"-I{HERE / 'nccl'}"]
-    gcc = ["gcc", *FLAGS, *SANITIZE, *include]
+    gcc = ["gcc", *FLAGS, *SANITIZE, *include, *INCLUDE, f"-I{HERE / 'nccl'}"]
     subprocess.run([*gcc, "-shared", "-fPIC", str(HERE / "nccl/fake.c"), "-o", str(library)], check=True)
-    comm = [path for path in (CSRC / "comm").glob("*.c") if path.name not in ("mpi.c", "nccl_none.c")]
-    sources = [HERE / "nccl/program.c", *comm, *(CSRC / "base").glob("*.c")]
+    files = [HERE / "nccl/program.c", *sources("base", "comm", others=["comm/nccl.c"])]
     link = [f"-L{tmp_path}", "-lfake", f"-Wl,-rpath,{tmp_path}", "-ldl", "-lm"]
-    subprocess.run([*gcc, *map(str, sources), "-o", str(program), *link], check=True)
+    subprocess.run([*gcc, *map(str, files), "-o", str(program), *link], check=True)
     environment = {**os.environ, "CGXFFCV_NCCL_LIBRARY": str(library)}
     environment.pop("CGXFFCV_COMM_NCCL", None)
     done = subprocess.run([str(program)], capture_output=True, text=True, timeout=100, env=environment, check=False)

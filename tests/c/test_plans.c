@@ -1,4 +1,4 @@
-// sources: nn/cuda/conv/plans.c base/*.c
+// rooms: base nn/cuda/conv
 /* The cache of convolution plans on disk: what is stored is found by the next process, whatever lies in the file. */
 #include "nn/cuda/conv/plans.h"
 

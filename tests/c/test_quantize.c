@@ -1,4 +1,4 @@
-// sources: base/*.c quant/*.c
+// rooms: base quant
 #include <string.h>
 
 #include "base/memory.h"

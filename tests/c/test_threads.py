@@ -4,24 +4,27 @@ batches from thread to thread; the pool's loops share counters, and the writer a
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
-from test_units import CSRC, FLAGS, HERE, compile_objects
+from c_units import Compiler, LinkError
 
-SANITIZE = ["-fsanitize=thread"]
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory):
+    return Compiler(tmp_path_factory.mktemp("threads"), "-fsanitize=thread")
 
 
 @pytest.mark.parametrize("name", ["test_base", "test_beton", "test_comm", "test_loader"])
-def test_no_data_race(tmp_path, objects, name):
-    program = tmp_path / name
-    patterns = (HERE / f"{name}.c").read_text().splitlines()[0].removeprefix("// sources: ").split()
-    sources = [path for pattern in patterns for path in sorted(CSRC.glob(pattern))]
-    linked = compile_objects([HERE / f"{name}.c", *sources], objects, SANITIZE)
-    command = ["gcc", *FLAGS, *SANITIZE, *linked]
-    done = subprocess.run([*command, "-o", str(program), "-lm"], capture_output=True, text=True, check=False)
-    if "cannot find" in done.stderr and "tsan" in done.stderr:
-        pytest.skip("gcc has no ThreadSanitizer here (libtsan)")
-    assert done.returncode == 0, done.stderr
+def test_no_data_race(compiler, name):
+    try:
+        program = compiler.program(HERE / f"{name}.c")
+    except LinkError as error:
+        if "cannot find" in str(error) and "tsan" in str(error):
+            pytest.skip("gcc has no ThreadSanitizer here (libtsan)")
+        raise
     # Old ThreadSanitizers cannot bear how much newer kernels randomise addresses.
     plain = ["setarch", "-R"] if shutil.which("setarch") else []
     # test_beton asks for too much memory on purpose, and children of test_comm start threads

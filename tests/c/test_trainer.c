@@ -1,4 +1,4 @@
-// sources: train/fi*.c train/s*.c train/trainer.c optim/*[!2].c nn/whiten.c nn/cuda_none.c device/n*.c base/*.c
+// rooms: base device optim nn train
 /* The trainer over a network made for the test: two layers, whose gradients are the mean pixel of the batch. So every
  * update can be worked out by hand. */
 #include <math.h>

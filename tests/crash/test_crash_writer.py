@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkout import ROOT, environ
 
 from cgxffcv import DatasetWriter, Reader, beton
 from cgxffcv.fields import BytesField, IntField
 from cgxffcv.writer import workers
 
-ROOT = Path(__file__).resolve().parents[2]
 FIELDS = {"b": BytesField(), "n": IntField()}
 
 # Writes the file again and again, each time with another number in it.
@@ -52,9 +52,8 @@ while True:
 
 
 def start(*arguments):
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen([sys.executable, "-c", WRITER, *map(str, arguments)], stdout=subprocess.PIPE, text=True,
-                               stderr=subprocess.PIPE, env=environ, start_new_session=True)  # fmt: skip
+                               stderr=subprocess.PIPE, env=environ(), start_new_session=True)  # fmt: skip
     assert process.stdout.readline() == "ready\n"
     return process
 

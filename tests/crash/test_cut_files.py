@@ -3,16 +3,15 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import _cgxffcv
 import numpy as np
 import pytest
+from checkout import environ
 
 from cgxffcv import DatasetWriter, Loader
 from cgxffcv.fields import IntField
 
-ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 15
 
 # Each round reads a fresh file for as long as that goes; a thread cuts it meanwhile, in the middle of a memory page.
@@ -64,9 +63,8 @@ print("done")
 
 @pytest.mark.parametrize("how", ["loader", "reader", "open", "verify"])
 def test_a_file_cut_while_it_is_read(tmp_path, how):
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([sys.executable, "-c", READER, str(tmp_path), how, str(ROUNDS)], capture_output=True,
-                          text=True, timeout=120, check=False, env=environ)  # fmt: skip
+                          text=True, timeout=120, check=False, env=environ())  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "done\n"), (done.returncode, done.stderr[-2000:])
 
 
@@ -157,7 +155,6 @@ print("done")
 
 @pytest.mark.parametrize("cut", [0, 100, 4096, 3 * 4096 + 1])
 def test_a_file_cut_between_opening_and_asking(tmp_path, cut):
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([sys.executable, "-c", ACCESSORS, str(tmp_path), str(cut)], capture_output=True, text=True,
-                          timeout=120, check=False, env=environ)  # fmt: skip
+                          timeout=120, check=False, env=environ())  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "done\n"), (done.returncode, done.stdout, done.stderr[-2000:])

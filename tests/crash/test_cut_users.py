@@ -1,14 +1,11 @@
 """Files that are cut after the Loader, `verify`, `info` or `merge` has opened them: BetonError or, for the commands, a
 message; never a signal, and never data that is not the file's. (test_cut_files.py asks the Reader.)"""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from checkout import environ
 
 # Each user runs in a process of its own, so that a signal is seen; Reader and Loader cut their file once it is open.
 PROGRAM = """
@@ -120,7 +117,6 @@ USERS = ["len", "repr", "stats", "state", "close", "info_command", "verify_comma
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("cut", [0, 4096 + 1])
 def test_a_file_cut_after_it_was_opened(tmp_path, user, cut):
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path), str(cut), user], capture_output=True,
-                          text=True, timeout=120, check=False, env=environ)  # fmt: skip
+                          text=True, timeout=120, check=False, env=environ())  # fmt: skip
     assert done.returncode == 0 and done.stdout in ("refused\n", "told\n"), (done.returncode, done.stdout, done.stderr)

@@ -4,15 +4,13 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from checkout import environ
 
 from cgxffcv import DatasetWriter, Reader
 from cgxffcv.fields import FloatField, IntField
-
-ROOT = Path(__file__).resolve().parents[2]
 
 OPENMP = """
 int team(void) {
@@ -59,10 +57,9 @@ assert torch.get_num_threads() == 2
 
 
 def run(code, *arguments):
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-               "OMP_NUM_THREADS": "2"}  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environ, capture_output=True,
-                          text=True, timeout=120, check=False)  # fmt: skip
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    env = environ(OMP_NUM_THREADS=2)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     with Reader(arguments[0]) as reader:
         return reader.column("n").tolist()

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shim import ROOT, Shim
+from checkout import ROOT
+from shim import Shim
 
 from cgxffcv import DatasetWriter, Reader, beton, checkpoint, files
 from cgxffcv.app import config

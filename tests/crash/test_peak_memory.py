@@ -7,12 +7,11 @@ libjpeg-turbo keeps of a progressive one), and 64 MiB besides.
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import _cgxffcv
 import pytest
+from checkout import ROOT, environ
 
-ROOT = Path(__file__).resolve().parents[2]
 PIXELS = 16_000_000  # the limit of pixels here
 MIB = 1 << 20
 
@@ -20,7 +19,6 @@ PROGRAM = """
 import struct, sys
 from pathlib import Path
 import numpy as np, _cgxffcv
-sys.path.insert(0, "tests/py")
 import tiny_beton
 from cgxffcv import DatasetWriter, Loader, Reader, beton, checkpoint, cifar, errors
 from cgxffcv.app import config
@@ -98,10 +96,9 @@ print(*(after - start for after, start in zip(peaks(), before)))
 
 def cost(tmp_path, how, side=64):
     """("given" or "refused", resident bytes, bytes asked for)."""
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-               "CGXFFCV_MAX_IMAGE_PIXELS": str(PIXELS)}  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path), how, str(side)], cwd=ROOT,
-                          capture_output=True, text=True, timeout=120, check=False, env=environ)  # fmt: skip
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), how, str(side)]
+    env = environ(CGXFFCV_MAX_IMAGE_PIXELS=PIXELS)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env=env)
     assert done.returncode == 0, done.stderr
     result, *sizes = done.stdout.split()
     return result, *map(int, sizes)

@@ -1,6 +1,6 @@
 """The CUDA tests run on a GPU, or with the emulated build (CGXFFCV_CUDA=emulate, see tests/cuda/emulator):
 
-PYTHONPATH=build/emulated/lib:. python -m pytest tests/cuda
+PYTHONPATH=build/emulated/lib:. .venv/bin/pytest tests/cuda
 
 The emulator is slow: there a test with three parameters or more runs with all pairs of their values, not with all
 combinations, unless CGXFFCV_EMULATED_ALL=1.
@@ -8,18 +8,21 @@ combinations, unless CGXFFCV_EMULATED_ALL=1.
 
 import itertools
 import os
-import sys
 from pathlib import Path
 
+import _cgxffcv
+import numpy as np
+import programs
 import pytest
+import small_data
+from gpu_batches import COUNT
 
 HERE = Path(__file__).resolve().parent
-# `python -m` puts the current folder, and a module built in place there, before PYTHONPATH.
-asked_for = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-sys.path[:0] = [*asked_for, str(HERE), str(HERE.parent / "py")]
-
-import _cgxffcv  # noqa: E402
-import programs  # noqa: E402
+# `python -m pytest` looks into the current folder, where a module may lie that was built in place, before PYTHONPATH.
+asked_for = [Path(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+asked_for = next((folder.resolve() for folder in asked_for if any(folder.glob("_cgxffcv*.so"))), None)
+if asked_for and asked_for != Path(_cgxffcv.__file__).resolve().parent:
+    raise pytest.UsageError(f"{_cgxffcv.__file__} hides that of {asked_for}: run pytest, not python -m pytest")
 
 
 def has_gpu():
@@ -75,3 +78,12 @@ def built(request, tmp_path_factory):
 
     get.emulated = request.param == "emulated"
     return get
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """(a file of random images, the images, their labels)."""
+    random = np.random.default_rng(3)
+    images = random.integers(0, 256, (COUNT, 32, 32, 3), dtype=np.uint8)
+    labels = random.integers(0, 10, COUNT)
+    return small_data.write(tmp_path_factory.mktemp("data") / "a.beton", images, labels), images, labels

@@ -4,7 +4,6 @@ Networks without a head keep all their tensors: given the bytes that it was give
 result, rounded once to the storage type, within a few float32 roundings of its sums.
 """
 
-import os
 import stat
 import subprocess
 import sys
@@ -13,8 +12,7 @@ from pathlib import Path
 import _cgxffcv
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "py"))
+from checkout import environ
 from nn_reference import bf16, conv, conv_data_gradient, conv_filter_gradient, patches
 
 from cgxffcv.nn import Conv, Description, Head, Network, Norm
@@ -236,9 +234,9 @@ def plans_of():
     """What a fresh process finds or remembers with this cache directory."""
 
     def call(directory):
-        environment = {**os.environ, "CGXFFCV_CACHE": str(directory), "PYTHONPATH": os.pathsep.join(sys.path)}
+        env = environ(CGXFFCV_CACHE=directory)
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, env=environment, check=False,
+            [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, env=env, check=False,
             cwd=Path(__file__).parent,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

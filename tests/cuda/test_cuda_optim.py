@@ -1,13 +1,8 @@
 """Optimizers on the GPU against float64 NumPy; recorded steps against the others."""
 
-import sys
-from pathlib import Path
-
 import _cgxffcv
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "py"))
 from optim_reference import close, exactly, in_float16, newton_schulz, reference_step
 
 from cgxffcv.train import Muon, Optimizer, Rate, Sgd

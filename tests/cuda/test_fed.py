@@ -6,14 +6,14 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import _cgxffcv
 import numpy as np
 import pytest
 import small_data
-from test_resident import CHAINS, COUNT, core_trainer, data, loader_of  # noqa: F401
-from test_trainer_gpu import MUON, trainer_of, what
+from checkout import environ
+from gpu_batches import CHAINS, COUNT, core_trainer, loader_of
+from gpu_trainings import MUON, trainer_of, what
 from trainings import finish, same_state
 
 import cgxffcv
@@ -43,7 +43,7 @@ def fed_of(path, chain, seed=7, batch=BATCH, **options):
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_batches_are_the_loaders(data, name):  # noqa: F811
+def test_batches_are_the_loaders(data, name):
     path, _, _ = data
     seed = 1 << 63 | 12345
     _, core, fed = fed_of(path, CHAINS[name], seed)
@@ -61,7 +61,7 @@ def test_batches_are_the_loaders(data, name):  # noqa: F811
     core.close()
 
 
-def test_whitening_is_that_of_resident_data(data):  # noqa: F811
+def test_whitening_is_that_of_resident_data(data):
     path, _, _ = data
     filters = []
     _, core = core_trainer()
@@ -84,7 +84,7 @@ VIEWS = [(0, 0, False, 0.5), (0, 0, True, 0.25), (-1, 1, False, 0.25)]
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_tests_give_the_same_logits(data, ranks):  # noqa: F811
+def test_tests_give_the_same_logits(data, ranks):
     """All views, few images again; of every rank's share. More batches than are tested between two looks."""
     path, _, labels = data
     network, core = core_trainer(test_batch=3)
@@ -237,7 +237,7 @@ def test_jpeg_images_are_decoded_again_where_they_are_too_many(tmp_path, monkeyp
     assert memory[0] - memory[1] >= images.nbytes
 
 
-def test_page_locked_batches_are_batches(data):  # noqa: F811
+def test_page_locked_batches_are_batches(data):
     """For whoever copies them by himself; kept ones stay valid after the loader's end."""
     path, images, _ = data
     with Loader(path, 8, pipelines={"label": None}, drop_last=False, page_locked=0) as loader:
@@ -249,36 +249,34 @@ def test_page_locked_batches_are_batches(data):  # noqa: F811
 
 DEVICES = """
 import sys
-sys.path[:0] = sys.argv[1:3]
-import _cgxffcv, test_resident as t
+import _cgxffcv, gpu_batches
 free = []
 for index in (0, 1):
     _cgxffcv.select_device(index)
     if index == 0:
-        held = t.core_trainer()
+        held = gpu_batches.core_trainer()
     free.append(_cgxffcv.device_free_memory())
 assert free[0] < free[1]
 for index in (0, 1):
     _cgxffcv.select_device(index)
-    with t.loader_of(sys.argv[3], [], 8, page_locked=1 - index) as loader:
+    with gpu_batches.loader_of(sys.argv[1], [], 8, page_locked=1 - index) as loader:
         kept = [loader.get_batch(range(count)) for count in (8, 20)]
     assert _cgxffcv.device_free_memory() == free[index], index
 """
 
 
 @pytest.mark.skipif(not EMULATED, reason="needs two GPUs")
-def test_page_locked_batches_leave_the_threads_gpu(data, tmp_path):  # noqa: F811
+def test_page_locked_batches_leave_the_threads_gpu(data, tmp_path):
     path, _, _ = data
-    here = Path(__file__).resolve().parent
     done = subprocess.run(
-        [sys.executable, "-c", DEVICES, str(here), str(here.parent / "py"), path], capture_output=True, text=True,
-        timeout=60, env=os.environ | {"CGXFFCV_EMULATED_DEVICES": "2", "PYTHONPATH": os.pathsep.join(sys.path)},
+        [sys.executable, "-c", DEVICES, path], capture_output=True, text=True,
+        timeout=60, env=environ(CGXFFCV_EMULATED_DEVICES=2),
         check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 
-def test_refusals(data, tmp_path):  # noqa: F811
+def test_refusals(data, tmp_path):
     path, images, labels = data
     _, core, fed = fed_of(path, [])
     records = np.zeros((1, 5))
@@ -312,7 +310,7 @@ def test_refusals(data, tmp_path):  # noqa: F811
     assert core.steps_done == 0
 
 
-def test_a_failed_run_takes_its_batches_again(data, tmp_path):  # noqa: F811
+def test_a_failed_run_takes_its_batches_again(data, tmp_path):
     """The first batch had been taken when it was refused."""
     _, images, labels = data
     path = small_data.write(tmp_path / "bad.beton", images, labels + 10)
@@ -327,10 +325,9 @@ def test_a_failed_run_takes_its_batches_again(data, tmp_path):  # noqa: F811
 
 FALLBACK = """
 import os, sys, warnings
-sys.path[:0] = sys.argv[1:3]
-import test_trainer_gpu as t
+from gpu_trainings import trainer_of
 def step(**options):
-    with warnings.catch_warnings(record=True) as notes, t.trainer_of((sys.argv[3], None), "muon", **options) as trainer:
+    with warnings.catch_warnings(record=True) as notes, trainer_of((sys.argv[1], None), "muon", **options) as trainer:
         trainer.steps_at_once = 1
         next(trainer.run_epoch())
         return trainer.resident, [str(note.message) for note in notes], trainer._core.read("parameters").tobytes()
@@ -345,12 +342,11 @@ print(*fed[:2])
 @pytest.mark.skipif(not EMULATED, reason="needs the emulator, whose memory can be made small")
 def test_a_set_that_does_not_fit_is_fed(tmp_path):
     path = small_data.write(tmp_path / "a.beton", *small_data.images_and_labels(4000))
-    here = Path(__file__).resolve().parent
     script = tmp_path / "fallback.py"
     script.write_text(FALLBACK)
     done = subprocess.run(
-        [sys.executable, str(script), str(here), str(here.parent / "py"), path], capture_output=True, text=True,
-        timeout=120, env=os.environ | {"CGXFFCV_EMULATED_MEMORY": str(12 << 20)}, check=False,
+        [sys.executable, str(script), path], capture_output=True, text=True,
+        timeout=120, env=environ(CGXFFCV_EMULATED_MEMORY=12 << 20), check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("False ['the training set stays in host memory: ")

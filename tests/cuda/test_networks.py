@@ -1,17 +1,16 @@
 """Whole networks on a GPU: the tests of the CPU backend, run again on this one, and what 16 bits cost."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import _cgxffcv
+import network_cases
 import numpy as np
 import pytest
-import test_nn
-from nn_reference import Reference
-from test_nn import (  # noqa: F401
+from checkout import environ
+from network_cases import (  # noqa: F401
     NETWORKS,
     batch,
     make,
@@ -30,6 +29,7 @@ from test_nn import (  # noqa: F401
     test_views,
     test_views_outlive_the_network,
 )
+from nn_reference import Reference
 
 from cgxffcv import nn
 
@@ -40,7 +40,7 @@ EMULATED = any(device["name"] == "emulated device" for device in _cgxffcv.device
 
 @pytest.fixture(autouse=True)
 def on_a_gpu(monkeypatch):
-    monkeypatch.setattr(test_nn, "BACKEND", "cuda")
+    monkeypatch.setattr(network_cases, "BACKEND", "cuda")
 
 
 def test_backend_and_precision():
@@ -120,8 +120,7 @@ print(json.dumps([len(_cgxffcv.devices()), found, error]))
 @pytest.mark.skipif(not EMULATED, reason="only the emulator has a GPU that is in use")
 def test_to_look_at_a_gpu_is_not_to_use_it():
     """The second one is another process's: it is listed, and only its selection fails."""
-    env = os.environ | {"CGXFFCV_EMULATED_DEVICES": "2", "CGXFFCV_EMULATED_FAULT": "busy",
-                        "PYTHONPATH": os.pathsep.join(sys.path)}  # fmt: skip
+    env = environ(CGXFFCV_EMULATED_DEVICES=2, CGXFFCV_EMULATED_FAULT="busy")
     done = subprocess.run(
         [sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=60, env=env, check=False,
         cwd=Path(__file__).parent,

@@ -7,8 +7,7 @@ results, rounded once to the storage type, within a few float32 roundings of the
 import _cgxffcv
 import numpy as np
 import pytest
-from nn_reference import Reference, bf16, conv_data_gradient, norm_backward, norm_forward
-from test_nn_operators import residual_nodes
+from nn_reference import Reference, bf16, conv_data_gradient, norm_backward, norm_forward, residual_nodes
 
 from cgxffcv.nn import Conv, Description, Head, Network, Norm
 

@@ -3,21 +3,16 @@ memory give the same bytes, pieces behind backward change nothing, replicas are 
 
 import contextlib
 import json
-import sys
 from pathlib import Path
 
 import _cgxffcv
 import numpy as np
 import pytest
+import small_data
+from ranks import Launch, needs_mpirun, start
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path.append(str(HERE.parent / "mpi"))
-import small_data  # noqa: E402
-from ranks import Launch, needs_mpirun, start  # noqa: E402
-
-from cgxffcv import checkpoint, comm, recipes  # noqa: E402
-from cgxffcv.train import Trainer  # noqa: E402
+from cgxffcv import checkpoint, comm, recipes
+from cgxffcv.train import Trainer
 
 DEVICES = _cgxffcv.devices()
 EMULATED = bool(DEVICES) and DEVICES[0]["name"] == "emulated device"
@@ -40,7 +35,6 @@ def files(tmp_path_factory):
 
 def launch(out, case, files, compression=PLAIN, how=SHM2, recipe=SMALL, gpus=2, **variables):
     variables = {"CGXFFCV_EMULATED_DEVICES": gpus, "TEST_DEVICE": "gpu", **variables}
-    variables["PYTHONPATH"] = f"{Path(_cgxffcv.__file__).parent}:{ROOT}"
     variables["CGXFFCV_CACHE"] = Path(files[0]).parent / "cache"
     if EMULATED:
         variables["CGXFFCV_NCCL_LIBRARY"] = _cgxffcv.__file__

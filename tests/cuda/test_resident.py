@@ -3,53 +3,14 @@
 import _cgxffcv
 import numpy as np
 import pytest
-import small_data
+from gpu_batches import CHAINS, COUNT, RECIPE, core_trainer, loader_of
 
-from cgxffcv import nn, recipes
-from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
-from cgxffcv.loader import Loader, OrderOption
+from cgxffcv.loader import OrderOption
 from cgxffcv.train import patch_moments, whitening_filters
-from cgxffcv.train.optim import Sgd
-from cgxffcv.train.plan import Group, Phase
 from cgxffcv.train.resident import ResidentTraining
-from cgxffcv.transforms import AlternatingFlip, Cutout, RandomCrop, RandomHorizontalFlip, RandomTranslate
+from cgxffcv.transforms import RandomCrop, RandomHorizontalFlip
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
-
-RECIPE = recipes.get("airbench94")
-COUNT = 53
-FILL = (125, 122, 113)
-CHAINS = {
-    "nothing": [],
-    "airbench": [RandomCrop(32, padding=2, fill="reflect"), AlternatingFlip()],
-    "demo": [RandomHorizontalFlip(), RandomTranslate(2, fill=(0, 0, 0)), Cutout(8, fill=FILL)],
-    "far": [RandomTranslate(31, fill=FILL), RandomHorizontalFlip(0.3), RandomCrop(32, padding=31, fill="reflect")],
-    "holes": [Cutout(20, fill=FILL), RandomHorizontalFlip(), Cutout(5, fill=(1, 2, 3)), AlternatingFlip(),
-              RandomCrop(32, padding=5, fill=(9, 8, 7)), Cutout(32, fill=(4, 5, 6)), RandomTranslate(3), Cutout(1)],
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    random = np.random.default_rng(3)
-    images = random.integers(0, 256, (COUNT, 32, 32, 3), dtype=np.uint8)
-    labels = random.integers(0, 10, COUNT)
-    return small_data.write(tmp_path_factory.mktemp("data") / "a.beton", images, labels), images, labels
-
-
-def core_trainer(batch=20, test_batch=20, description=None):
-    network = nn.Network(description or nn.airbench((8, 16, 24)), backend="cuda", precision="float32", threads=1)
-    core = _cgxffcv.Trainer(
-        network.core, None, None, groups=[Group("all", Sgd(), 0.1, ()).core()], phases=[vars(Phase(0, 32, 0))], steps=4,
-        side=32, batch=batch, test_batch=test_batch, mean=RECIPE.mean, std=RECIPE.std, label_smoothing=0.0, loss="sum",
-        project="never", lookahead_every=0, lookahead_base=0.5,
-    )  # fmt: skip
-    return network, core
-
-
-def loader_of(path, chain, batch, **options):
-    pipelines = {"image": [SimpleRGBImageDecoder(), *chain], "label": [IntDecoder()]}
-    return Loader(path, batch, pipelines=pipelines, num_workers=1, ids=True, rank=0, world_size=1, **options)
 
 
 def resident_of(path, chain, seed=7, indices=None, **options):

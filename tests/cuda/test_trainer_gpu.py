@@ -1,7 +1,6 @@
 """Trainings on a GPU: as on the CPU, with and without recorded steps, resident or not, resumed, restarted."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,46 +9,24 @@ import _cgxffcv
 import numpy as np
 import pytest
 import small_data
+from checkout import environ
+from gpu_trainings import MUON, TINY, trainer_of, what
 from trainings import finish, same_state
 
 import cgxffcv
-from cgxffcv import checkpoint, nn, recipes
+from cgxffcv import checkpoint, nn
 from cgxffcv.errors import DataError
-from cgxffcv.train import Trainer, TrainingDiverged
+from cgxffcv.train import TrainingDiverged
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
 
 EMULATED = any(device["name"] == "emulated device" for device in _cgxffcv.devices())
-MUON = recipes.get("airbench94").replace(
-    name="tiny", widths=(8, 16, 24), head_scale=1 / 24, batch_size=8, epochs=2, whiten_images=10, lr=0.1,
-    whiten_bias_epochs=1,
-)  # fmt: skip
-TINY = {
-    "muon": MUON,
-    "savers": MUON.replace(
-        depths=(2, 3, 2), resolutions=((0, 16), (0.3, 24), (0.6, 32)), hardest=((0.4, 0.5),), epochs=3,
-        freeze_block1_share=0.2, activation="relu", whiten_bias_random=False, whiten_bias_epochs=0.5, test_share=0.3,
-    ),
-    "averaging": recipes.get("airbench93").replace(
-        name="tiny", widths=(8, 16, 24), batch_size=8, epochs=2.3, whiten_images=10, lr=250.0
-    ),
-}  # fmt: skip
 NAMES = list(TINY)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     return small_data.make(tmp_path_factory.mktemp("data"), train=27, test=7)
-
-
-def trainer_of(files, name, **options):
-    chosen = {"threads": 1, "num_workers": 1, "device": "gpu", "precision": "float32", "deterministic": True}
-    recipe = TINY[name] if isinstance(name, str) else name
-    return Trainer(recipe, *files, **(chosen | {"test_batch": 4} | options))
-
-
-def what(steps):
-    return [(s.epoch, s.step, s.images, s.loss, s.correct, s.rate, s.skipped, s.resolution) for s in steps]
 
 
 @pytest.fixture(scope="module")
@@ -303,15 +280,15 @@ def test_too_little_memory_for_a_plan_is_said(files, whole, monkeypatch, residen
 
 ALGORITHMS = """
 import json, sys
-sys.path[:0] = sys.argv[1:3]
-import test_trainer_gpu as t
-with t.trainer_of(sys.argv[3:5], "savers", resident=sys.argv[5] == "resident") as trainer:
+from gpu_trainings import trainer_of
+from trainings import finish
+with trainer_of(sys.argv[1:3], "savers", resident=sys.argv[3] == "resident") as trainer:
     assert trainer.algorithms()["plans"] == []
-    t.finish(trainer)
+    finish(trainer)
     trainer.evaluate()
     plans = trainer.algorithms()["plans"]
-with t.trainer_of(sys.argv[3:5], "savers") as trainer:  # finds them where the first has put them
-    t.finish(trainer)
+with trainer_of(sys.argv[1:3], "savers") as trainer:  # finds them where the first has put them
+    finish(trainer)
     assert {plan["source"] for plan in trainer.algorithms()["plans"]} == {plan["source"] for plan in plans}
     print(json.dumps(trainer.algorithms() | {"plans": plans}))
 """
@@ -320,10 +297,9 @@ with t.trainer_of(sys.argv[3:5], "savers") as trainer:  # finds them where the f
 @pytest.mark.parametrize("source", ["resident", "host"])
 def test_the_plans_that_a_run_used_are_known(files, tmp_path, source):
     """Sought and timed by the first process, found in the cache by the second, which says the same of them."""
-    here = Path(__file__).resolve().parent
     (tmp_path / "script.py").write_text(ALGORITHMS)
-    command = [sys.executable, str(tmp_path / "script.py"), str(here), str(here.parent / "py"), *files, source]
-    env = os.environ | {"CGXFFCV_CACHE": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(tmp_path / "script.py"), *files, source]
+    env = environ(CGXFFCV_CACHE=tmp_path / "cache")
     records = []
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=env, check=False)

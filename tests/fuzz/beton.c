@@ -1,4 +1,4 @@
-// sources: base/*.c beton/*.c image/jpeg_header.c image/jpeg_none.c image/resize.c
+// rooms: base beton image
 /* beton FILE strict|lax: every truncation of the file, every single-bit flip of all that is not data, and random
  * damage. Each must give STATUS_FORMAT, at opening or at reading, or a file that reads the same. "lax" is for files
  * without checksums: there a flip may change what the format gives no means to notice (numbers, letters of names, int

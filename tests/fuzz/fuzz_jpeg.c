@@ -1,4 +1,4 @@
-// sources: base/[!c]*.c image/jpeg.c image/jpeg_header.c
+// rooms: base image, with image/jpeg.c
 /* A JPEG stream of any bytes: its header read, and what the header says of moderate size decoded both ways, into
  * exactly the memory that it takes. */
 #include "fuzz.h"

@@ -1,4 +1,4 @@
-// sources: base/[!c]*.c beton/*.c image/jpeg.c image/jpeg_header.c image/resize.c
+// rooms: base beton image, with image/jpeg.c
 /* A .beton file of any bytes: opened, every value fetched and read to its last byte, verified with all JPEG streams
  * decoded. The mutator puts the checksums of the extension block right again, or nothing behind them would be seen. */
 #include "beton/extension.h"

@@ -1,4 +1,4 @@
-// sources: base/[!c]*.c beton/*.c image/jpeg.c image/jpeg_header.c image/resize.c
+// rooms: base beton image, with image/jpeg.c
 /* What a writer is given: the input is read as a program that makes a schema, options and samples. Whatever is accepted
  * is written, read back and compared with what was given; chunks go directly or packed, as from another process, and
  * the rest of the input goes in as a packed chunk that no process made. */

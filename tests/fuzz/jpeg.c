@@ -1,4 +1,4 @@
-// sources: base/*.c image/jpeg.c image/jpeg_header.c
+// rooms: base image, with image/jpeg.c
 /* jpeg FILE...: every truncation of a JPEG stream is refused unless its end marker is still there; every single-bit
  * flip is refused or decoded within the buffer. */
 #include "harness.h"

@@ -1,4 +1,6 @@
-"""Writes seeds for the fuzz targets with the package's own code: python tests/fuzz/make_corpus.py FOLDER
+"""Writes seeds for the fuzz targets with the package's own code.
+
+PYTHONPATH=tests/support python tests/fuzz/make_corpus.py FOLDER
 
 One folder for each target. The corpora in tests/fuzz/corpus began with these; libFuzzer added to them and minimised
 them (tools/fuzz.sh).
@@ -9,16 +11,13 @@ import sys
 from pathlib import Path
 
 import _cgxffcv
+import beton_files as files
+import beton_model as model
 import numpy as np
+from checkout import ROOT
 
 from cgxffcv import DatasetWriter, checkpoint
 from cgxffcv.fields import BytesField, FloatField, IntField, JSONField, NDArrayField, RGBImageField
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/py"))
-
-import beton_files as files  # noqa: E402
-import beton_model as model  # noqa: E402
 
 CUSTOM = ("custom", "c0", None)
 

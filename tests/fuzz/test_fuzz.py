@@ -3,55 +3,37 @@ that cover every kind of field. The fuzz targets (fuzz_*.c, fuzz_python.py) repl
 of them; tools/fuzz.sh lets libFuzzer and Atheris look for more."""
 
 import lzma
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import _cgxffcv
+import beton_files as files
+import beton_model as model
 import numpy as np
 import pytest
+from c_units import SANITIZE, Compiler, sources_of
+from checkout import CSRC, ROOT, environ
 
 from cgxffcv import DatasetWriter
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-CSRC = ROOT / "csrc"
-sys.path.insert(0, str(ROOT / "tests/py"))
 
-import beton_files as files  # noqa: E402
-import beton_model as model  # noqa: E402
-
-FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread", "-Wall", "-Wextra", "-Werror",
-         "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]  # fmt: skip
-
-
-LIBRARIES = ["-lm", "-lturbojpeg"]
 # More than the mutations of a day's run: each target's own count, for a few seconds of a core.
 PYTHON_TARGETS = {"yaml": 5, "safetensors": 200, "pickle": 40}
 TARGETS = {"reader": 300, "jpeg": 3000, "writer": 200}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def build(tmp_path_factory):
-    """Compiles a program of this folder with the sources that its first line names; each source once a session."""
-    folder, objects = tmp_path_factory.mktemp("fuzz"), {}
-
-    def object_of(source):
-        if source not in objects:
-            objects[source] = str(folder / f"{len(objects)}.o")
-            subprocess.run(["gcc", *FLAGS, f"-I{CSRC}", "-c", str(source), "-o", objects[source]], check=True)
-        return objects[source]
+    """Compiles a program of this folder with others of its files and the rooms that its first line names."""
+    compiler = Compiler(tmp_path_factory.mktemp("fuzz"), *SANITIZE)
 
     def build(name, *others):
-        source = HERE / f"{name}.c"
-        patterns = source.read_text().splitlines()[0].removeprefix("// sources: ").split()
-        sources = [path for pattern in patterns for path in sorted(CSRC.glob(pattern))]
-        linked = [object_of(path) for path in [source, *(HERE / other for other in others), *sources]]
+        main = HERE / f"{name}.c"
+        libraries = ["-lturbojpeg"] if CSRC / "image/jpeg.c" in sources_of(main) else []
         wraps = [f"-Wl,--wrap={call}" for call in ("mmap", "munmap")] if "map.c" in others else []
-        libraries = LIBRARIES if CSRC / "image/jpeg.c" in sources else ["-lm"]
-        subprocess.run(["gcc", *FLAGS, *wraps, *linked, "-o", str(folder / name), *libraries], check=True)
-        return folder / name
+        return compiler.program(main, *(HERE / other for other in others), link=["-lm", *libraries, *wraps])
 
     return build
 
@@ -64,7 +46,7 @@ def run(program, *arguments):
     return done.stdout
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def beton(build):
     return build("beton")
 
@@ -151,8 +133,7 @@ def test_corpus_and_mutations(target, libjpeg, build):
 @pytest.mark.parametrize("target", PYTHON_TARGETS)
 def test_corpus_and_mutations_in_python(target):
     corpus, mutations = HERE / "corpus" / target, PYTHON_TARGETS[target]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, str(HERE / "fuzz_python.py"), "--replay", target, str(corpus), str(mutations)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environ)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environ())
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{len(list(corpus.iterdir())) * (1 + mutations)} executions\n"

@@ -1,14 +1,15 @@
-"""Writes quantize.json beside this file from the NumPy model: run only when docs/WIRE.md changes."""
+"""Writes quantize.json beside this file from the NumPy model: run only when docs/WIRE.md changes.
+
+PYTHONPATH=tests/support python tests/golden/make_quantize.py
+"""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
+import quant_model as model
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "py"))
-import quant_model as model  # noqa: E402
 
 
 def cases():

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from test_rooms import CSRC, code
+from checkout import CSRC
+from rooms import code
 
 FILES = sorted((CSRC / "python").glob("*.c"))
 # A function, and its arguments up to the first comma or bracket.

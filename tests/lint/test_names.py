@@ -7,7 +7,8 @@ from collections import Counter
 from functools import cache
 from typing import NamedTuple
 
-from test_rooms import CSRC, INCLUDE, MAY_INCLUDE, ONLY_IN, SEAMS, code, sources
+from checkout import CSRC
+from rooms import INCLUDE, MAY_INCLUDE, ONLY_IN, SEAMS, code, sources
 
 # What external names begin with in the rooms that have more nouns than their own name.
 NOUNS = {

@@ -6,10 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ranks import HERE, ROOT, Launch, environment, mpirun, needs_mpirun
+from c_units import FLAGS, INCLUDE, SANITIZE, sources
+from ranks import WORKERS, Launch, environment, mpirun, needs_mpirun
 
-FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
-SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 SHAPES = [Launch("mpi", *shape) for shape in [(1,), (2,), (2, 2), (3, 3), (4, 2), (5, 2)]]
 
 pytestmark = needs_mpirun
@@ -22,12 +21,9 @@ def mpicc(what):
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     target = tmp_path_factory.mktemp("streams") / "streams"
-    csrc = ROOT / "csrc"
-    rooms = [path for room in ("base", "comm") for path in sorted((csrc / room).glob("*.c"))]
-    sources = [HERE / "streams.c", *(path for path in rooms if path.name not in ("mpi_none.c", "nccl.c"))]
-    include = [f"-I{csrc}", f"-I{ROOT / 'tests' / 'c'}", *mpicc("compile")]
-    command = ["gcc", *FLAGS, *SANITIZE, *include, *map(str, sources), "-o", str(target), *mpicc("link"), "-lm"]
-    subprocess.run(command, check=True)
+    files = [WORKERS / "streams.c", *sources("base", "comm", others=["comm/mpi.c"])]
+    gcc = ["gcc", *FLAGS, *SANITIZE, *INCLUDE, *mpicc("compile")]
+    subprocess.run([*gcc, *map(str, files), "-o", str(target), *mpicc("link"), "-lm"], check=True)
     return target
 
 

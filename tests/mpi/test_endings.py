@@ -1,6 +1,5 @@
 """How a job of several ranks ends: with one message, on all ranks, whatever happened and wherever."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -9,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from checkout import environ
 
-ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 60
 
 pytestmark = pytest.mark.skipif(shutil.which("mpirun") is None, reason="mpirun is not installed")
@@ -50,9 +49,8 @@ process.run("prog", main)
 def start(tmp_path, what, ranks=2):
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-m", "cgxffcv", "launch", "-np", str(ranks), str(script), str(tmp_path), what]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ())
 
 
 def finish(process):

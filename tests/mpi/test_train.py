@@ -1,23 +1,19 @@
 """Training on several ranks: equal to NumPy on the union of the batches, replicas identical, faults told to all."""
 
 import json
-import sys
-from pathlib import Path
 
 import _cgxffcv
 import numpy as np
 import pytest
+import small_data
+from optim_reference import reference_step
 from ranks import Launch, needs_mpirun, start
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "py"))
-import small_data  # noqa: E402
-from test_optim import reference_step  # noqa: E402
-
-from cgxffcv import checkpoint, nn, recipes  # noqa: E402
-from cgxffcv.train import Muon, Rate, Trainer  # noqa: E402
-from cgxffcv.train.data import training_loader  # noqa: E402
-from cgxffcv.train.network import describe  # noqa: E402
-from cgxffcv.train.plan import make_plan  # noqa: E402
+from cgxffcv import checkpoint, nn, recipes
+from cgxffcv.train import Muon, Rate, Trainer
+from cgxffcv.train.data import training_loader
+from cgxffcv.train.network import describe
+from cgxffcv.train.plan import make_plan
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN (see cgxffcv doctor)")
 

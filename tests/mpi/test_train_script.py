@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from _cgxffcv import build_info
+from checkout import ROOT, environ
 
 from cgxffcv import checkpoint
 from cgxffcv.app.folder_lock import FolderLock
@@ -19,7 +20,6 @@ from cgxffcv.cifar import sample
 from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.writer import DatasetWriter
 
-ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 240
 TINY = [
     "--training.recipe=airbench94", "--recipe.widths=16,16,16", "--batch-size", "200", "--epochs", "2",
@@ -47,10 +47,6 @@ def data(tmp_path_factory):
     return folder
 
 
-def environment():
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-
-
 def words(data, log, *options, ranks=0):
     script = [str(ROOT / "train_cifar_ffcv_cgx.py"), "--dataset-dir", str(data), "--log-dir", str(log), "--no-cuda"]
     script += options
@@ -60,7 +56,7 @@ def words(data, log, *options, ranks=0):
 
 def train(data, log, *options, ranks=0):
     return subprocess.run(
-        words(data, log, *options, ranks=ranks), capture_output=True, text=True, timeout=LIMIT, env=environment(),
+        words(data, log, *options, ranks=ranks), capture_output=True, text=True, timeout=LIMIT, env=environ(),
         check=False,
     )  # fmt: skip
 
@@ -139,7 +135,7 @@ def test_stopped_and_resumed_gives_the_same_bytes(data, tmp_path, number):
     log = tmp_path / "parts"
     process = subprocess.Popen(
         words(data, log, *LONGER, *bits, ranks=ranks), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=environment(),
+        env=environ(),
     )  # fmt: skip
     wait_for_epoch(process, log)
     process.send_signal(number)
@@ -168,7 +164,7 @@ def pids_of_ranks(process, ranks):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_ends_with_the_way_to_go_on(data, tmp_path, victim):
     command = words(data, tmp_path, *LONGER, "--epochs", "500", ranks=2)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ())
     wait_for_epoch(process, tmp_path)
     os.kill(pids_of_ranks(process, 2)[victim], signal.SIGKILL)
     stdout, stderr = process.communicate(timeout=LIMIT)
@@ -179,7 +175,7 @@ def test_a_killed_rank_ends_with_the_way_to_go_on(data, tmp_path, victim):
 @needs_mpi
 def test_a_frozen_rank_ends_with_the_way_to_go_on(data, tmp_path):
     command = words(data, tmp_path, *LONGER, "--epochs", "500", "--comm.timeout=4", ranks=2)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ())
     wait_for_epoch(process, tmp_path)
     os.kill(pids_of_ranks(process, 2)[1], signal.SIGSTOP)
     _, stderr = process.communicate(timeout=LIMIT)
@@ -191,7 +187,7 @@ def test_ctrl_c_alone_keeps_what_was_done(data, tmp_path):
     whole, log = tmp_path / "whole", tmp_path / "parts"
     assert train(data, whole, *LONGER).returncode == 0
     process = subprocess.Popen(
-        words(data, log, *LONGER), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        words(data, log, *LONGER), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ()
     )
     wait_for_epoch(process, log)
     process.send_signal(signal.SIGINT)
@@ -230,7 +226,7 @@ def test_files_that_do_not_fit(data, tmp_path):
 def test_the_second_run_in_a_folder_is_refused(data, tmp_path):
     first = subprocess.Popen(
         words(data, tmp_path, *LONGER, "--epochs", "500"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=environment(),
+        env=environ(),
     )  # fmt: skip
     try:
         wait_for_epoch(first, tmp_path)

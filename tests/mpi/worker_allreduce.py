@@ -2,19 +2,14 @@
 
 import os
 import signal
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
+from allreduce_model import Case, simulate
+from quant_model import complete, from_float32
+from worker_comm import ARGUMENTS, CASE, caught, join, leave, put, result
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "py"))
-
-from allreduce_model import Case, simulate  # noqa: E402
-from quant_model import complete, from_float32  # noqa: E402
-from worker_comm import ARGUMENTS, CASE, caught, join, leave, put, result  # noqa: E402
-
-from cgxffcv import allreduce as ar  # noqa: E402
+from cgxffcv import allreduce as ar
 
 ALGORITHMS = ("one_shot", "sra", "ring", "two_level", "exact")
 LAYERS = [(20_000, 2), (100, 1), (3000, 2), (7, 2), (5000, 1)]

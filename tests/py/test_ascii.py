@@ -3,25 +3,24 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from checkout import environ
 
-ROOT = Path(__file__).resolve().parents[2]
 ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 RUN = ("-m", "cgxffcv")
 NAMES = {"umlaut": "l\u00e4ufe".encode(), "bytes": b"l\xe4ufe"}
 
 
-def command(*words, environ=ASCII, **options):
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), **environ}
+def command(*words, variables=ASCII, **options):
+    env = environ(**variables)
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return subprocess.run([sys.executable, *words], timeout=120, check=False, env=env, **options)
 
 
-@pytest.mark.parametrize("environ", [ASCII, {**ASCII, "PYTHONIOENCODING": "utf-8"}], ids=["ascii", "utf-8"])
+@pytest.mark.parametrize("variables", [ASCII, {**ASCII, "PYTHONIOENCODING": "utf-8"}], ids=["ascii", "utf-8"])
 @pytest.mark.parametrize("name", NAMES)
-def test_folders_with_any_name(tmp_path, name, environ):
+def test_folders_with_any_name(tmp_path, name, variables):
     folder = os.fsencode(tmp_path) + b"/" + NAMES[name]
     os.mkdir(folder)
     for words, code in (
@@ -36,7 +35,7 @@ def test_folders_with_any_name(tmp_path, name, environ):
         ([*RUN, "train", "--dataset-dir", folder + b"/none"], 1),
         ([*RUN, "bench", "cifar", "--train", folder + b"/none", "--recipe", "airbench90"], 1),
     ):
-        done = command(*words, environ=environ, cwd=folder)
+        done = command(*words, variables=variables, cwd=folder)
         assert done.returncode == code and b"Traceback" not in done.stderr, (words, done.stderr)
         if "doctor" not in words:
             assert b"ufe" in done.stdout + done.stderr
@@ -46,15 +45,15 @@ def test_what_says_something_shows_it_as_it_can():
     body = "from cgxffcv.app import process\nfor text in ('l\\u00e4ufe', '\\udce4', '\\U0001f600'): process.say(text)"
     done = command("-c", body)
     assert done.stdout == b"l\\xe4ufe\n\\udce4\n\\U0001f600\n", done.stderr
-    done = command("-c", body, environ={"PYTHONIOENCODING": "utf-8"})
+    done = command("-c", body, variables={"PYTHONIOENCODING": "utf-8"})
     assert done.stdout == "l\u00e4ufe\n\\udce4\n\U0001f600\n".encode(), done.stderr
 
 
 @pytest.mark.parametrize("words, code", [(["--version"], 0), (["doctor"], 0), (["info", "none.beton"], 1), (["x"], 2)])
 def test_streams_that_are_closed(tmp_path, words, code):
     shell = 'exec "$0" -m cgxffcv "$@" >&- 2>&-'
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["sh", "-c", shell, sys.executable, *words], cwd=tmp_path, env=env, timeout=60, check=False)
+    command = ["sh", "-c", shell, sys.executable, *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environ(), timeout=60, check=False)
     assert done.returncode == code
 
 

@@ -1,14 +1,12 @@
 """--json of the small benchmarks: alone on standard output, or into a file beside the table."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from checkout import environ
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "beton": ["--images", "200", "--samples", "1000", "--photographs", "2", "--runs", "1", "--data-root", "nowhere"],
     "quantize": ["--size", "64K", "--bits", "4", "--rounds", "1"],
@@ -17,9 +15,8 @@ SMALL = {
 
 
 def bench(name, *options, cwd):
-    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run([sys.executable, "-m", "cgxffcv", "bench", name, *SMALL[name], *options], cwd=cwd, text=True,
-                          capture_output=True, timeout=120, check=False, env={**os.environ, **paths})  # fmt: skip
+                          capture_output=True, timeout=120, check=False, env=environ())  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SMALL)

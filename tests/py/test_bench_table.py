@@ -16,21 +16,15 @@ from pathlib import Path
 import _cgxffcv
 import numpy as np
 import pytest
+from checkout import ROOT, environ
 
 from cgxffcv import cifar
 from cgxffcv.bench import peak, processes, table
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 SCRIPT = ROOT / "examples" / "vanilla_pytorch.py"
-FAKE = HERE / "fake_torch"
+FAKE = ROOT / "tests/support/fake_torch"
 needs_pillow = pytest.mark.skipif(importlib.util.find_spec("PIL") is None, reason="needs Pillow")
 needs_onednn = pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN")
-
-
-def environ(*paths, **more):
-    old = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, filter(None, (*paths, ROOT, old)))), **more}
 
 
 def vanilla(*options, paths=(FAKE,), **more):

@@ -8,7 +8,7 @@ import beton_files as files
 import beton_model as model
 import numpy as np
 import pytest
-from test_beton_writer import FIELDS, Samples, write
+from package_writer import FIELDS, Samples, write
 
 from cgxffcv import BetonError, Reader, beton
 from cgxffcv.fields import JSONField, NDArrayField

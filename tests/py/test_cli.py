@@ -5,23 +5,20 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from _cgxffcv import CommError, PeerLost
+from checkout import ROOT, environ
 
 from cgxffcv import __version__
 from cgxffcv.app import cli, doctor, launch, process
 from cgxffcv.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def command(*arguments, **options):
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    environ |= options.pop("environ", {})
+    env = environ(*options.pop("folders", ()), **options.pop("environ", {}))
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, env=environ, check=False, **options
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, env=env, check=False, **options
     )
 
 
@@ -122,7 +119,7 @@ def test_endings(body, code, message):
 
 def test_without_the_extension_module(tmp_path):
     (tmp_path / "_cgxffcv.py").write_text("raise ImportError('libfoo.so.1: gone', name='_cgxffcv')")
-    done = command("-m", "cgxffcv", "info", "x", environ={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, cwd=tmp_path)
+    done = command("-m", "cgxffcv", "info", "x", folders=[tmp_path], cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr and "\n" not in done.stderr[:-1]
     assert done.stderr.startswith("cgxffcv: error: the extension module cannot be loaded: libfoo.so.1: gone; python -m")
 
@@ -451,7 +448,7 @@ def test_where_plans_are_remembered(monkeypatch, tmp_path):
 def test_doctor_when_the_module_cannot_be_loaded(tmp_path):
     # A module of that name that fails, as one whose libraries are gone does.
     (tmp_path / "_cgxffcv.py").write_text("raise ImportError('libfoo.so.1: cannot open shared object file')")
-    done = command("-m", "cgxffcv", "doctor", environ={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, cwd=tmp_path)
+    done = command("-m", "cgxffcv", "doctor", folders=[tmp_path], cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "NOT LOADED" in done.stdout and "libfoo.so.1" in done.stdout and f"make -C {ROOT} clean build" in done.stdout
 

@@ -4,15 +4,14 @@ import ast
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from checkout import ROOT, environ
 
 from cgxffcv import recipes
 from cgxffcv.app import cli
 from cgxffcv.app.schema import FLAGS, SCHEMA
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 README = (ROOT / "README.md").read_text()
 
@@ -87,7 +86,7 @@ def test_the_readmes_python_runs(tmp_path):
     for block in blocks(README, "python"):
         done = subprocess.run(
             [sys.executable, "-c", block], capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False,
-            env={**__import__("os").environ, "PYTHONPATH": str(ROOT)},
+            env=environ(),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("(100, 3, 32, 32) float16 (100, 1)") == 10

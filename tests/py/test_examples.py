@@ -1,7 +1,6 @@
 """Every example runs, and says what it should."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -10,16 +9,15 @@ from pathlib import Path
 
 import pytest
 from _cgxffcv import build_info
+from checkout import ROOT, environ
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-ROOT = EXAMPLES.parent
+EXAMPLES = ROOT / "examples"
 
 
 def run(*words, cwd):
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    environ["MPLBACKEND"] = "agg"
+    env = environ(MPLBACKEND="agg")
     done = subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, timeout=240, cwd=cwd, env=environ, check=False
+        [sys.executable, *words], capture_output=True, text=True, timeout=240, cwd=cwd, env=env, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

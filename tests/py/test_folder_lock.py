@@ -7,14 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from checkout import environ
 
 from cgxffcv.app.folder_lock import FolderLock
 from cgxffcv.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -30,7 +29,7 @@ def other(tmp_path):
     """A process that holds the lock of tmp_path / "log"."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path / "log")], stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environ(),
     )  # fmt: skip
     assert process.stdout.readline() == "held\n"
     yield process

@@ -2,25 +2,21 @@
 numbers, containers that change while they are read, objects that are closed or called again meanwhile, or used by
 several threads at once. Whatever comes ends in a plain exception: never in a crash, a hang, or SystemError."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
+import hostile_calls
 import pytest
-from hostile_calls import GROUPS
-
-HERE = Path(__file__).resolve().parent
+from checkout import environ
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", hostile_calls.GROUPS)
 def test_hostile_calls_end_in_plain_exceptions(tmp_path, group):
-    command = [sys.executable, str(HERE / "hostile_calls.py"), group]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, hostile_calls.__file__, group]
     done = subprocess.run(
         command,
         cwd=tmp_path,
-        env=environment,
+        env=environ(OMP_NUM_THREADS=1),
         capture_output=True,
         text=True,
         errors="replace",

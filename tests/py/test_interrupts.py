@@ -1,14 +1,12 @@
 """Ctrl-C and SIGTERM, wherever they come while a command starts and runs: one line and an exit code, no traceback."""
 
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from checkout import ROOT, environ
 
-ROOT = Path(__file__).resolve().parents[2]
 # Python runs it before anything of ours: the signal comes when the module CGXFFCV_TEST_AT is about to be imported.
 HOOK = """
 import os, signal, sys
@@ -21,11 +19,10 @@ sys.meta_path.insert(0, Finder())
 ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "ended from outside")}
 
 
-def command(*words, cwd, **environ):
-    paths = [*environ.pop("paths", []), str(ROOT), os.environ.get("PYTHONPATH", "")]
+def command(*words, cwd, folders=(), **variables):
     return subprocess.run(
         [sys.executable, *words], capture_output=True, text=True, timeout=60, cwd=cwd, check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environ},
+        env=environ(*folders, **variables),
     )  # fmt: skip
 
 
@@ -48,7 +45,7 @@ def test_at_the_start(tmp_path, number, name, words, modules):
     (tmp_path / "sitecustomize.py").write_text(HOOK)
     for module in modules:
         done = command(
-            *words, cwd=tmp_path, paths=[str(tmp_path)], CGXFFCV_TEST_AT=module, CGXFFCV_TEST_SIGNAL=str(int(number))
+            *words, cwd=tmp_path, folders=[tmp_path], CGXFFCV_TEST_AT=module, CGXFFCV_TEST_SIGNAL=str(int(number))
         )
         code, text = ENDS[number]
         assert (done.returncode, done.stderr) == (code, f"{name}: {text}\n"), (module, done.stdout, done.stderr)

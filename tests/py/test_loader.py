@@ -8,12 +8,12 @@ import augment_reference as reference
 import numpy as np
 import pytest
 import tiny_beton
+from loader_data import N, flat, ids_of, pixels, write_plain
 
 from cgxffcv import decoders as dec
 from cgxffcv import transforms as tf
 from cgxffcv.loader import Loader, OrderOption
 
-N = 103
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 RANDOM, QUASI = OrderOption.RANDOM, OrderOption.QUASI_RANDOM
 STEPS = [
@@ -23,15 +23,6 @@ STEPS = [
     tf.NormalizeImage((1, 2, 3), (4, 5, 6), np.float16),
     tf.ToTorchImage(False),
 ]
-
-
-def pixels(count=N, size=(16, 16), seed=5):
-    return np.random.default_rng(seed).integers(0, 256, (count, *size, 3), dtype=np.uint8)
-
-
-def write_plain(folder):
-    fields = {"image": ("image", list(pixels())), "label": ("int", list(range(N)))}
-    return tiny_beton.write(folder / "plain.beton", fields)
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +37,6 @@ def paged(tmp_path_factory):
     return tiny_beton.write(
         name, {"x": ("array", list(np.arange(61 * 200, dtype=np.float32).reshape(61, 200)))}, page_size=4096
     )
-
-
-def ids_of(loader):
-    """The sample numbers of each batch of a pass."""
-    return [batch[-1].tolist() for batch in loader]
-
-
-def flat(batches):
-    return [number for batch in batches for number in batch]
 
 
 def everything(path, **options):

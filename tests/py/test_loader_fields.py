@@ -11,7 +11,7 @@ import augment_reference as reference
 import numpy as np
 import pytest
 import tiny_beton
-from test_loader import flat, ids_of, pixels, write_plain
+from loader_data import flat, ids_of, pixels, write_plain
 
 from cgxffcv import decoders as dec
 from cgxffcv import transforms as tf

@@ -15,6 +15,7 @@ from nn_reference import (
     norm_backward,
     norm_forward,
     patches,
+    residual_nodes,
     slope,
     winograd_conv,
     winograd_filter_gradient,
@@ -284,21 +285,6 @@ def test_norm_far_from_zero_keeps_its_digits():
     variance = x.var((0, 1, 2)) * (50 * 81 / (50 * 81 - 1))
     assert np.median(np.abs(x.mean((0, 1, 2))) / np.sqrt(variance)) > 1000
     assert np.allclose(network.running_variance("norm"), 0.9 + 0.1 * variance, rtol=1e-5)
-
-
-def residual_nodes(place, pool, activation):
-    """A residual behind a pool, and one behind a residual; the last norm's activation is given."""
-    return [
-        Conv("stem", 16, 3, 1, 1),
-        Norm("a", "relu", pool=pool, pool_place="after" if place == "after" else "before"),
-        Conv("conv1", 32),
-        Norm("b", "relu"),
-        Conv("conv2", 16),
-        Norm("c", "silu", residual="a", residual_place=place),
-        Conv("conv3", 16),
-        Norm("d", activation, residual="c", residual_place=place),
-        Conv("conv4", 8),
-    ]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

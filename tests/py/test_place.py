@@ -5,10 +5,10 @@ import re
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import _cgxffcv
 import pytest
+from checkout import environ
 
 from cgxffcv import claim, comm, place
 from cgxffcv.app import process
@@ -122,8 +122,7 @@ def test_only_pmix(monkeypatch):
 @pytest.mark.skipif(not _cgxffcv.build_info()["mpi"], reason="this build has no MPI")
 def test_an_mpi_that_knows_another_rank_is_refused():
     """In a process of its own: some versions of Open MPI end it themselves, with words of their own."""
-    root = str(Path(place.__file__).parents[1])
-    variables = {**os.environ, "PMIX_RANK": "1", "PMIX_NAMESPACE": "job", "PYTHONPATH": root}
+    variables = environ(PMIX_RANK=1, PMIX_NAMESPACE="job")
     code = "from cgxffcv import comm; comm.world(timeout=20); print('alone')"
     done = subprocess.run(
         [sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=60, check=False

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from checkout import environ
 
 from cgxffcv.app import supervise
 
-ROOT = Path(__file__).resolve().parents[2]
 RULE = "-" * 74 + "\n"
 FAILED = {
     "4": RULE + "Primary job  terminated normally, but 1 process returned\na non-zero exit code. Aborted.\n" + RULE
@@ -93,7 +93,7 @@ process.run("prog", lambda: supervise.run([sys.executable, "-c", sys.argv[2]]))
 def supervised(grace, program):
     return subprocess.Popen(
         [sys.executable, "-c", SUPERVISOR, str(grace), program], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True, env=environ(),
     )  # fmt: skip
 
 

@@ -1,24 +1,20 @@
 """write_datasets.py end to end, and cgxffcv info and verify on what it writes."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from checkout import ROOT, environ
 
 from cgxffcv.cifar import sample
 from cgxffcv.reader import Reader
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def run(*arguments, cwd=ROOT):
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=120, cwd=cwd, env=environ, check=False
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=120, cwd=cwd, env=environ(), check=False
     )
 
 

@@ -5,8 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-CSRC = ROOT / "csrc"
+from checkout import CSRC, ROOT
+
 EMULATOR = ROOT / "tests" / "cuda" / "emulator"
 C_SOURCES = [CSRC / "base/status.c", CSRC / "device/cuda.c"]
 CUDA_SOURCES = [CSRC / "device/probe.cu"]
@@ -39,7 +39,7 @@ def compile_object(command, source, directory):
 
 def build_emulated(program, directory):
     """As setup.py compiles for CGXFFCV_CUDA=emulate."""
-    include = ["-isystem", str(cuda_include()), f"-I{CSRC}", f"-I{EMULATOR}", f"-I{ROOT / 'tests/c'}"]
+    include = ["-isystem", str(cuda_include()), f"-I{CSRC}", f"-I{EMULATOR}", f"-I{ROOT / 'tests/support'}"]
     machine = ["g++", "-O2", "-g", "-std=gnu++17", "-Wall", "-Wextra", "-Werror", *include]
     kernels = ["g++", "-O1", "-g", "-std=gnu++17", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", *include,
                "-fno-strict-aliasing", "-ffp-contract=off", "-fsanitize=thread",
@@ -55,7 +55,7 @@ def build_emulated(program, directory):
 
 
 def build_for_gpu(program, directory):
-    include = [f"-I{CSRC}", f"-I{EMULATOR}", f"-I{ROOT / 'tests/c'}"]
+    include = [f"-I{CSRC}", f"-I{EMULATOR}", f"-I{ROOT / 'tests/support'}"]
     target = directory / f"{program.stem}_gpu"
     objects = [compile_object(["gcc", "-O1", "-g", "-std=gnu11", "-D_GNU_SOURCE", *include, "-isystem",
                                str(cuda_include())], source, directory) for source in C_SOURCES]  # fmt: skip

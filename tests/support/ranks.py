@@ -13,11 +13,11 @@ from pathlib import Path
 
 import _cgxffcv
 import pytest
+from checkout import ROOT, environ
 
 from cgxffcv import comm
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+WORKERS = ROOT / "tests/mpi"
 
 OWN_USERS = ("unshare", "--user", "--map-root-user")  # a user namespace for each rank, as containers make them
 needs_mpirun = pytest.mark.skipif(
@@ -108,12 +108,9 @@ class Job:
 
 def environment(**more):
     job = re.compile("OMPI_(?!MCA_)|PMIX_|CGXFFCV_COMM")  # not how this machine's Open MPI is set up
-    environment = {k: v for k, v in os.environ.items() if not job.match(k)}
-    environment.update(
-        PYTHONPATH=str(ROOT), OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1"
-    )
-    environment.update({k: str(v) for k, v in more.items()})
-    return environment
+    inherited = {name: value for name, value in environ().items() if not job.match(name)}
+    chosen = {"OMPI_ALLOW_RUN_AS_ROOT": 1, "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": 1, "OMP_NUM_THREADS": 1, **more}
+    return inherited | {name: str(value) for name, value in chosen.items()}
 
 
 def mpirun(size, recover):
@@ -127,7 +124,7 @@ def start(launch, out, case, *arguments, script="worker_comm.py", recover=True, 
     all ranks."""
     out.mkdir(parents=True, exist_ok=True)
     job = Job(launch, out)
-    command = [*within, sys.executable, "-u", str(HERE / script), case, str(out), *map(str, arguments)]
+    command = [*within, sys.executable, "-u", str(WORKERS / script), case, str(out), *map(str, arguments)]
     if launch.nodes:
         variables["CGXFFCV_COMM_NODES"] = launch.nodes
     if launch.how == "mpi":

@@ -285,3 +285,18 @@ def winograd_filter_gradient(x, dy, tile, padding):
     gradients = bf16(np.einsum("ai,nrasbo,bj->nrsijo", at, padded, at, optimize=True))
     sums = np.einsum("nrsijo,nrsijc->oijc", gradients, values, optimize=True)
     return np.einsum("ia,oijc,jb->oabc", g, sums, g, optimize=True)
+
+
+def residual_nodes(place, pool, activation):
+    """A residual behind a pool, and one behind a residual; the last norm's activation is given."""
+    return [
+        Conv("stem", 16, 3, 1, 1),
+        Norm("a", "relu", pool=pool, pool_place="after" if place == "after" else "before"),
+        Conv("conv1", 32),
+        Norm("b", "relu"),
+        Conv("conv2", 16),
+        Norm("c", "silu", residual="a", residual_place=place),
+        Conv("conv3", 16),
+        Norm("d", activation, residual="c", residual_place=place),
+        Conv("conv4", 8),
+    ]

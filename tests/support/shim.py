@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from checkout import environ
 
 
 class Shim:
@@ -22,10 +22,8 @@ class Shim:
         log = self.folder / "calls"
         log.unlink(missing_ok=True)
         preload = " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(self.library)]))
-        environ = {**os.environ, "LD_PRELOAD": preload, "SHIM_LOG": str(log),
-                   "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}  # fmt: skip
-        if fail is not None:
-            environ["SHIM_FAIL"] = "{}:{}:{}".format(*fail)
-        done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environ, capture_output=True,
+        failure = {} if fail is None else {"SHIM_FAIL": "{}:{}:{}".format(*fail)}
+        env = environ(LD_PRELOAD=preload, SHIM_LOG=log, **failure)
+        done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=env, capture_output=True,
                               text=True, timeout=120, check=False)  # fmt: skip
         return done, log.read_text().splitlines() if log.exists() else []

@@ -1,0 +1,65 @@
+"""The rooms of csrc/: which may include which, what they show of themselves, which file may see which library."""
+
+import re
+
+from checkout import CSRC
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
+
+# Everything may include base; nothing else may be included than what stands here.
+MAY_INCLUDE = {
+    "base": set(),
+    "device": set(),
+    "beton": {"image"},
+    "image": set(),
+    "comm": {"device"},
+    "quant": set(),
+    "allreduce": {"device", "comm", "quant"},
+    "optim": {"device"},
+    "augment": {"device"},
+    "nn": {"device"},
+    "loader": {"device", "beton", "image", "augment"},
+    "train": {"device", "augment", "loader", "allreduce", "optim", "nn"},
+    "python": {"device", "beton", "image", "augment", "loader", "comm", "quant", "allreduce", "optim", "nn", "train"},
+}
+# What other folders may include of a folder; base, which everything may include, has no private headers.
+SEAMS = {
+    "device": {"device.h", "kernel.cuh", "mma.cuh", "wgmma.cuh"},
+    "beton": {"reader.h", "writer.h"},
+    "image": {"jpeg.h", "resize.h"},
+    "augment": {"augment.h", "draw.h", "operation.h", "gather.h", "triangle.h"},
+    "loader": {"loader.h", "order.h", "feed.h"},
+    "comm": {"comm.h"},
+    "quant": {"quantize.h"},
+    "allreduce": {"allreduce.h"},
+    "optim": {"optim.h"},
+    "nn": {"model.h", "whiten.h"},
+    "train": {"gradients.h", "resident.h", "schedule.h", "trainer.h"},
+}
+# header: the files that may include it ("*" is one path component)
+ONLY_IN = {
+    "Python.h": ["python/module.h"],
+    "numpy/arrayobject.h": ["python/array.c"],
+    "numpy/ndarraytypes.h": [],
+    "mpi.h": ["comm/mpi.c"],
+    "cudnn.h": ["nn/cuda/conv/cudnn.c", "nn/cuda/conv/cudnn_graph.c", "nn/cuda/conv/cudnn_graph.h"],
+    "cublasLt.h": ["optim/cuda/cublas.c"],
+    "cublas_v2.h": [],
+    "oneapi/dnnl/dnnl.h": ["nn/cpu/dnnl.c"],
+    "turbojpeg.h": ["image/jpeg.c"],
+    "nccl.h": ["comm/nccl.c"],
+}
+
+
+def sources():
+    return sorted(p for p in CSRC.rglob("*") if p.suffix in {".c", ".h", ".cu", ".cuh"})
+
+
+def includes(path):
+    return [(quote == '"', name) for quote, name in INCLUDE.findall(path.read_text())]
+
+
+def code(path):
+    """The text without comments and strings."""
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", " ", path.read_text(), flags=re.S)
+    return re.sub(r'"(\\.|[^"\\\n])*"', '""', text)
