@@ -18,7 +18,7 @@ BLOCK = 1 << 18  # elements, a multiple of all usual buckets
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "float64": 2.0**-53}
 SUBNORMAL = {"float32": 2.0**-126, "float16": 2.0**-24, "bfloat16": 2.0**-126, "float64": 2.0**-1000}
-QUANTISED_AGAIN = {"one_shot": 0, "sra": 1, "two_level": 2}  # a ring: at each further hop, and at its end
+QUANTIZED_AGAIN = {"one_shot": 0, "sra": 1, "two_level": 2}  # a ring: at each further hop, and at its end
 
 
 def typed(x: np.ndarray, dtype: str) -> np.ndarray:
@@ -103,7 +103,7 @@ def _lost(way: Way, width: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
     return lost + (ROUNDING[way.dtype] * magnitude if way.half_metadata else 0) + 2.0**-22 * magnitude
 
 
-def _quantised_bound(way: Way, blocks: list[np.ndarray]) -> np.ndarray:
+def _quantized_bound(way: Way, blocks: list[np.ndarray]) -> np.ndarray:
     """Of the sum: every rank's own loss, then that of each quantisation of a sum, whose width and magnitude are at most
     those of all summands together: what is decoded lies within its bucket's range, but for the rounding of spikes."""
     magnitudes = [_each_bucket(x, way, _magnitude) for x in blocks]
@@ -113,7 +113,7 @@ def _quantised_bound(way: Way, blocks: list[np.ndarray]) -> np.ndarray:
         first = [_each_bucket(x, way, lambda rows: _width_of_the_rest(rows, way.spikes)) for x in blocks]
     error = sum(_lost(way, width, magnitude) for width, magnitude in zip(first, magnitudes, strict=True))
     width, magnitude = sum(widths), sum(magnitudes)
-    for hop in range(QUANTISED_AGAIN.get(way.algorithm, way.ranks - 1)):
+    for hop in range(QUANTIZED_AGAIN.get(way.algorithm, way.ranks - 1)):
         growth = (1 + 2.0**-7) ** (hop + 1) if way.codec == "maxmin_spikes" else 1
         error = error + _lost(way, width * growth, magnitude * growth)
     return error
@@ -130,7 +130,7 @@ def bound_of(way: Way) -> np.ndarray:
     size = np.abs(exact) if way.op == "prod" else sum(np.abs(x) for x in blocks) / divisor
     error = way.ranks * inner * size  # one rounding for each addition or product, and for the division
     if way.quantised:
-        error = error + _quantised_bound(way, blocks) / divisor
+        error = error + _quantized_bound(way, blocks) / divisor
     steps = way.ranks if way.op == "prod" and way.algorithm != "ring" else 1
     return error + steps * ROUNDING[way.dtype] * (np.abs(exact) + error) + SUBNORMAL[way.dtype]
 

@@ -68,7 +68,7 @@ static Status parse(const unsigned char *arguments, BetonField *field) {
     return STATUS_OK;
 }
 
-static Status locate(const BetonField *field, const unsigned char *record, FieldLocation *out) {
+static Status array_locate(const BetonField *field, const unsigned char *record, FieldLocation *out) {
     *out = (FieldLocation){.pointer = load_u64(record), .size = field->value_bytes, .size_known = true};
     return STATUS_OK;
 }
@@ -80,7 +80,7 @@ static const char *code_of(BetonDtype dtype) {
     return NULL;
 }
 
-static Status describe(const BetonFieldSpec *spec, BetonField *field, unsigned char *arguments) {
+static Status array_describe(const BetonFieldSpec *spec, BetonField *field, unsigned char *arguments) {
     const char *code = code_of(spec->dtype);
     if (code == NULL) FAIL(STATUS_ARGUMENT, "unknown dtype number %d", (int)spec->dtype);
     if (spec->ndim < 1 || spec->ndim > BETON_MAX_DIMS) {
@@ -102,8 +102,8 @@ static Status describe(const BetonFieldSpec *spec, BetonField *field, unsigned c
     return STATUS_OK;
 }
 
-static Status encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
-                     ChunkPart *part) {
+static Status array_encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
+                           ChunkPart *part) {
     (void)job, (void)record;
     uint64_t wanted = beton_dtype_bytes(spec->dtype);
     for (int i = 0; i < spec->ndim; i++) wanted *= spec->shape[i];
@@ -120,14 +120,14 @@ const FieldKind beton_field_kind_array = {.name = "array",
                                           .record_alignment = 8,
                                           .has_data = true,
                                           .parse = parse,
-                                          .locate = locate,
-                                          .describe = describe,
-                                          .encode = encode};
+                                          .locate = array_locate,
+                                          .describe = array_describe,
+                                          .encode = array_encode};
 const FieldKind beton_field_kind_tensor = {.name = "tensor",
                                            .record_bytes = 8,
                                            .record_alignment = 8,
                                            .has_data = true,
                                            .parse = parse,
-                                           .locate = locate,
-                                           .describe = describe,
-                                           .encode = encode};
+                                           .locate = array_locate,
+                                           .describe = array_describe,
+                                           .encode = array_encode};

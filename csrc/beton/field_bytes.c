@@ -1,7 +1,7 @@
 /* Bytes and JSON: pointer and size, packed. */
 #include "beton/encode.h"
 
-static Status locate(const BetonField *field, const unsigned char *record, FieldLocation *out) {
+static Status bytes_locate(const BetonField *field, const unsigned char *record, FieldLocation *out) {
     (void)field;
     *out = (FieldLocation){
         .pointer = load_u64(record), .size = load_u64(record + 8), .size_known = true, .may_reserve = true};
@@ -30,11 +30,11 @@ const FieldKind beton_field_kind_bytes = {.name = "bytes",
                                           .record_bytes = 16,
                                           .record_alignment = 1,
                                           .has_data = true,
-                                          .locate = locate,
+                                          .locate = bytes_locate,
                                           .encode = encode_bytes};
 const FieldKind beton_field_kind_json = {.name = "json",
                                          .record_bytes = 16,
                                          .record_alignment = 1,
                                          .has_data = true,
-                                         .locate = locate,
+                                         .locate = bytes_locate,
                                          .encode = encode_json};

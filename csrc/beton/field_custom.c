@@ -27,7 +27,7 @@ Status beton_field_set_custom(BetonField *field, const BetonCustom *custom) {
     return STATUS_OK;
 }
 
-static Status locate(const BetonField *field, const unsigned char *record, FieldLocation *out) {
+static Status custom_locate(const BetonField *field, const unsigned char *record, FieldLocation *out) {
     *out = (FieldLocation){.pointer = load_u64(record + field->pointer_offset)};
     if (field->size_offset >= 0) {
         out->size = load_u64(record + field->size_offset);
@@ -36,13 +36,13 @@ static Status locate(const BetonField *field, const unsigned char *record, Field
     return STATUS_OK;
 }
 
-static Status describe(const BetonFieldSpec *spec, BetonField *field, unsigned char *arguments) {
+static Status custom_describe(const BetonFieldSpec *spec, BetonField *field, unsigned char *arguments) {
     memcpy(arguments, spec->arguments, BETON_ARGUMENT_BYTES);
     return beton_field_set_custom(field, &spec->custom);
 }
 
-static Status encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
-                     ChunkPart *part) {
+static Status custom_encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
+                            ChunkPart *part) {
     (void)job;
     if (value->record == NULL) FAIL(STATUS_TYPE, "a custom field's value needs its record");
     memcpy(record, value->record, spec->custom.record_bytes);
@@ -57,4 +57,5 @@ static Status encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValu
 }
 
 /* record sizes and has_data come from BetonCustom */
-const FieldKind beton_field_kind_custom = {.name = "custom", .locate = locate, .describe = describe, .encode = encode};
+const FieldKind beton_field_kind_custom = {
+    .name = "custom", .locate = custom_locate, .describe = custom_describe, .encode = custom_encode};

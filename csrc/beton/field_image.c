@@ -7,7 +7,7 @@
 
 #define MAX_SIDE 65535
 
-static Status locate(const BetonField *field, const unsigned char *record, FieldLocation *out) {
+static Status image_locate(const BetonField *field, const unsigned char *record, FieldLocation *out) {
     (void)field;
     unsigned mode = record[0];
     uint64_t width = load_u16(record + BETON_IMAGE_WIDTH), height = load_u16(record + BETON_IMAGE_HEIGHT);
@@ -23,7 +23,7 @@ static Status locate(const BetonField *field, const unsigned char *record, Field
     return STATUS_OK;
 }
 
-static Status describe(const BetonFieldSpec *spec, BetonField *field, unsigned char *arguments) {
+static Status image_describe(const BetonFieldSpec *spec, BetonField *field, unsigned char *arguments) {
     (void)field, (void)arguments;
     if (spec->jpeg_quality < 1 || spec->jpeg_quality > 100) {
         FAIL(STATUS_ARGUMENT, "jpeg_quality must be in 1..100, not %d", spec->jpeg_quality);
@@ -145,8 +145,8 @@ static Status make_contiguous(EncodeJob *job, Picture *picture) {
     return STATUS_OK;
 }
 
-static Status encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
-                     ChunkPart *part) {
+static Status image_encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
+                           ChunkPart *part) {
     Picture picture;
     TRY(take(value, &picture));
     ImageSize to = reduced(picture.size, spec->max_resolution);
@@ -180,6 +180,6 @@ const FieldKind beton_field_kind_image = {.name = "image",
                                           .record_bytes = 13,
                                           .record_alignment = 1,
                                           .has_data = true,
-                                          .locate = locate,
-                                          .describe = describe,
-                                          .encode = encode};
+                                          .locate = image_locate,
+                                          .describe = image_describe,
+                                          .encode = image_encode};

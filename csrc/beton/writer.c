@@ -33,13 +33,13 @@ struct BetonWriter {
 };
 
 /* Where everything lies in a file of so many samples. */
-typedef struct Layout {
+typedef struct FileLayout {
     uint64_t metadata_end, block, data, table, size;
-} Layout;
+} FileLayout;
 
-static Status lay_out(const BetonWriter *writer, uint64_t num_samples, uint64_t data_bytes, Layout *out) {
+static Status lay_out(const BetonWriter *writer, uint64_t num_samples, uint64_t data_bytes, FileLayout *out) {
     uint64_t records, regions, table_bytes, data_end, end;
-    Layout layout;
+    FileLayout layout;
     bool fits = checked_mul(num_samples, writer->schema->record_bytes, &records) &&
                 checked_mul(num_samples, writer->schema->num_data_fields, &regions) &&
                 checked_mul(regions, BETON_ENTRY_BYTES, &table_bytes) &&
@@ -99,7 +99,7 @@ Status beton_writer_create(const char *path, const BetonSchema *schema, const Be
                            BetonWriter **out) {
     Status status = STATUS_OK;
     BetonWriter *writer = NULL;
-    Layout layout;
+    FileLayout layout;
     TRY(check_options(options));
     TRY(memory_calloc(1, sizeof *writer, &writer));
     writer->schema = schema;
@@ -243,7 +243,7 @@ static Status copy_regions(const BetonWriter *writer, const BetonEntry *placed, 
 }
 
 /* Moves the data into a second file, in which it begins at layout->data. */
-static Status relocate(BetonWriter *writer, Layout *layout) {
+static Status relocate(BetonWriter *writer, FileLayout *layout) {
     Status status = STATUS_OK;
     AtomicFile *file = NULL;
     BetonEntry *placed = NULL;
@@ -282,7 +282,7 @@ static void set_pointers(BetonWriter *writer, uint64_t data) {
     }
 }
 
-static Status write_block(BetonWriter *writer, const Layout *layout, const ExtensionContent *content,
+static Status write_block(BetonWriter *writer, const FileLayout *layout, const ExtensionContent *content,
                           unsigned char *head) {
     unsigned char header[EXTENSION_HEADER_BYTES];
     uint64_t regions = writer->num_samples * writer->schema->num_data_fields;
@@ -296,7 +296,7 @@ static Status write_block(BetonWriter *writer, const Layout *layout, const Exten
     return STATUS_OK;
 }
 
-static Status write_metadata(BetonWriter *writer, const Layout *layout) {
+static Status write_metadata(BetonWriter *writer, const FileLayout *layout) {
     const BetonSchema *schema = writer->schema;
     Status status = STATUS_OK;
     unsigned char *head = NULL;
@@ -324,7 +324,7 @@ done:
 
 Status beton_writer_commit(BetonWriter *writer, BetonWriterResult *out) {
     Status status = STATUS_OK;
-    Layout layout;
+    FileLayout layout;
     int unsynced = 0;
     TRY_GOTO(beton_sink_flush(&writer->sink));
     TRY_GOTO(lay_out(writer, writer->num_samples, writer->cursor, &layout));

@@ -36,26 +36,26 @@ typedef struct ControlMessage {
 } ControlMessage;
 
 /* Receives posted ahead from one sender on one channel. */
-typedef struct Window {
+typedef struct MpiWindow {
     int count, frame_bytes;
     unsigned char *memory; /* owned, count frames */
     size_t got[WINDOW_MAX];
     bool done[WINDOW_MAX];
     int posted[WINDOW_MAX], first, posted_count; /* frames in the order of posting, a ring */
     int held;
-} Window;
+} MpiWindow;
 
 typedef enum JobKind { JOB_SEND, JOB_RECEIVE, JOB_CONTROL } JobKind;
 
 /* What a request is for. */
-typedef struct Job {
+typedef struct MpiJob {
     JobKind kind;
     int rank;
     _Atomic uint32_t *readers; /* borrowed: JOB_SEND in place */
     void *copy;                /* owned: JOB_SEND of a copy */
-    Window *window;            /* borrowed: JOB_RECEIVE */
+    MpiWindow *window;         /* borrowed: JOB_RECEIVE */
     int frame;
-} Job;
+} MpiJob;
 
 struct CommNet {
     CommNet *world; /* borrowed; itself for the net of the world */
@@ -65,13 +65,13 @@ struct CommNet {
     int rank, size, tag_base;
     size_t slot_bytes;
     int *world_rank_of;   /* owned, [size] */
-    Window **windows;     /* owned, [size * NET_CHANNELS], NULL until asked for */
+    MpiWindow **windows;  /* owned, [size * NET_CHANNELS], NULL until asked for */
     _Atomic int *sending; /* owned, [size]: sends under way */
     _Atomic bool *left;   /* owned, [size] */
 
     bool deaf;             /* a receive could not be posted */
     MPI_Request *requests; /* owned, with jobs: [capacity], [count] in use */
-    Job *jobs;
+    MpiJob *jobs;
     int *indices;
     MPI_Status *statuses;
     int count, capacity;
@@ -112,12 +112,12 @@ static Status reserve(CommNet *net) {
     return STATUS_OK;
 }
 
-static void add(CommNet *net, MPI_Request request, const Job *job) {
+static void add(CommNet *net, MPI_Request request, const MpiJob *job) {
     net->requests[net->count] = request;
     net->jobs[net->count++] = *job;
 }
 
-static Status start_send(CommNet *net, int to, int channel, const void *frame, size_t bytes, const Job *job) {
+static Status start_send(CommNet *net, int to, int channel, const void *frame, size_t bytes, const MpiJob *job) {
     TRY(reserve(net));
     MPI_Request request;
     TRY_MPI(MPI_Isend(frame, (int)bytes, MPI_BYTE, net->world_rank_of[to], net->tag_base + channel, net->world->mpi,
@@ -127,14 +127,14 @@ static Status start_send(CommNet *net, int to, int channel, const void *frame, s
     return STATUS_OK;
 }
 
-static Status start_receive(CommNet *net, int from, int channel, Window *window, int frame) {
+static Status start_receive(CommNet *net, int from, int channel, MpiWindow *window, int frame) {
     TRY(reserve(net));
     MPI_Request request;
     window->done[frame] = false;
     TRY_MPI(MPI_Irecv(window->memory + (size_t)frame * (size_t)window->frame_bytes, window->frame_bytes, MPI_BYTE,
                       net->world_rank_of[from], net->tag_base + channel, net->world->mpi, &request));
     window->posted[(window->first + window->posted_count++) % window->count] = frame;
-    add(net, request, &(Job){.kind = JOB_RECEIVE, .rank = from, .window = window, .frame = frame});
+    add(net, request, &(MpiJob){.kind = JOB_RECEIVE, .rank = from, .window = window, .frame = frame});
     return STATUS_OK;
 }
 
@@ -143,7 +143,7 @@ static Status start_control(CommNet *net) {
     MPI_Request request;
     TRY_MPI(MPI_Irecv(&net->control, (int)sizeof net->control, MPI_BYTE, MPI_ANY_SOURCE, net->tag_base + CONTROL,
                       net->world->mpi, &request));
-    add(net, request, &(Job){.kind = JOB_CONTROL, .rank = -1});
+    add(net, request, &(MpiJob){.kind = JOB_CONTROL, .rank = -1});
     return STATUS_OK;
 }
 
@@ -152,7 +152,7 @@ static Status post_copy(CommNet *net, int to, int channel, const void *data, siz
     void *copy = NULL;
     TRY(memory_alloc(bytes, 1, &copy));
     memcpy(copy, data, bytes);
-    TRY_GOTO(start_send(net, to, channel, copy, bytes, &(Job){.kind = JOB_SEND, .rank = to, .copy = copy}));
+    TRY_GOTO(start_send(net, to, channel, copy, bytes, &(MpiJob){.kind = JOB_SEND, .rank = to, .copy = copy}));
     copy = NULL;
 done:
     memory_free(copy);
@@ -172,7 +172,7 @@ static void heed_control(CommNet *net) {
 }
 
 /* A finished request's consequences; *again says that the control receive must be posted again. */
-static Status finish(CommNet *net, const Job *job, const MPI_Status *result, bool *again) {
+static Status finish(CommNet *net, const MpiJob *job, const MPI_Status *result, bool *again) {
     if (job->kind == JOB_SEND) {
         net->sending[job->rank]--;
         memory_free(job->copy);
@@ -208,7 +208,7 @@ static Status test_requests(CommNet *net) {
     Status status = STATUS_OK;
     bool again = false;
     for (int i = 0; i < finished && status == STATUS_OK; i++) {
-        const Job *job = &net->jobs[net->indices[i]];
+        const MpiJob *job = &net->jobs[net->indices[i]];
         if (error == MPI_ERR_IN_STATUS && net->statuses[i].MPI_ERROR != MPI_SUCCESS) {
             status = error_at_rank(check_mpi(net->statuses[i].MPI_ERROR, "transfer over MPI"), job->rank);
         } else {
@@ -236,7 +236,7 @@ uint32_t comm_net_events(const CommNet *net) { return atomic_load_explicit(&net-
 Status comm_net_send(CommNet *net, int to, int channel, const void *frame, size_t bytes, _Atomic uint32_t *readers) {
     pthread_mutex_lock(&lock);
     Status status =
-        start_send(net, to, channel, frame, bytes, &(Job){.kind = JOB_SEND, .rank = to, .readers = readers});
+        start_send(net, to, channel, frame, bytes, &(MpiJob){.kind = JOB_SEND, .rank = to, .readers = readers});
     pthread_mutex_unlock(&lock);
     return status;
 }
@@ -248,12 +248,12 @@ Status comm_net_post(CommNet *net, int to, int channel, const void *frame, size_
     return status;
 }
 
-static Window **window_at(const CommNet *net, int from, int channel) {
+static MpiWindow **window_at(const CommNet *net, int from, int channel) {
     return &net->windows[(size_t)from * NET_CHANNELS + (size_t)channel];
 }
 
 static Status open_window(CommNet *net, int from, int channel) {
-    Window *window = NULL;
+    MpiWindow *window = NULL;
     TRY(memory_calloc(1, sizeof *window, &window));
     *window_at(net, from, channel) = window;
     window->count = net->size > MANY_RANKS ? WINDOW_MANY_RANKS : WINDOW_MAX;
@@ -265,7 +265,7 @@ static Status open_window(CommNet *net, int from, int channel) {
 
 static Status take(CommNet *net, int from, int channel, CommNetFrame *out) {
     *out = (CommNetFrame){0};
-    Window *window = *window_at(net, from, channel);
+    MpiWindow *window = *window_at(net, from, channel);
     if (window == NULL) {
         TRY(open_window(net, from, channel));
         window = *window_at(net, from, channel);
@@ -293,7 +293,7 @@ Status comm_net_take(CommNet *net, int from, int channel, CommNetFrame *out) {
 }
 
 void comm_net_release(CommNet *net, int from, int channel, int frame) {
-    Window *window = *window_at(net, from, channel);
+    MpiWindow *window = *window_at(net, from, channel);
     pthread_mutex_lock(&lock);
     window->held--;
     if (start_receive(net, from, channel, window, frame) != STATUS_OK) net->deaf = true;
@@ -301,7 +301,7 @@ void comm_net_release(CommNet *net, int from, int channel, int frame) {
 }
 
 int comm_net_held(const CommNet *net, int from, int channel) {
-    const Window *window = *window_at(net, from, channel);
+    const MpiWindow *window = *window_at(net, from, channel);
     return window == NULL ? 0 : window->held;
 }
 

@@ -79,7 +79,7 @@ static bool find_all(void) {
            find("ncclGroupStart", &nccl.group_start) && find("ncclGroupEnd", &nccl.group_end);
 }
 
-static void load(void) {
+static void nccl_load(void) {
     const char *wish = getenv(LIBRARY_VARIABLE);
     const char *name = wish != NULL && *wish != '\0' ? wish : "libnccl.so.2";
     int version = 0;
@@ -96,13 +96,13 @@ static void load(void) {
 }
 
 int comm_nccl_version(void) {
-    pthread_once(&once, load);
+    pthread_once(&once, nccl_load);
     return nccl.version;
 }
 
 /* ---- failures ---- */
 
-static Status fail(ncclResult_t result, const char *what, ncclComm_t comm) {
+static Status nccl_fail(ncclResult_t result, const char *what, ncclComm_t comm) {
     const char *detail = nccl.last_error(comm);
     FAIL(
         STATUS_TRANSPORT,
@@ -139,7 +139,7 @@ static Status settle(CommDevice *device, ncclResult_t result, const char *what) 
         if (asked != ncclSuccess) result = asked;
         if (result == ncclInProgress) pause_poll(since_ns);
     }
-    return result == ncclSuccess ? STATUS_OK : blame(device, fail(result, what, device->nccl));
+    return result == ncclSuccess ? STATUS_OK : blame(device, nccl_fail(result, what, device->nccl));
 }
 
 static void *abort_nccl(void *comm) {
@@ -173,7 +173,7 @@ static Status give_up(CommDevice *device, Status status) {
     return status == STATUS_OK ? status : error_adopt(&cause);
 }
 
-static void release(CommDevice *device) {
+static void nccl_release(CommDevice *device) {
     bool mine = device->comm->owner_pid == (int)getpid(); /* a forked child has none of the threads */
     if (mine && !await_ending(device, FINALIZE_S)) (void)pthread_detach(device->ending);
     memory_free(device);
@@ -230,7 +230,7 @@ static Status share_id(Comm *comm, ncclUniqueId *id) {
     if (comm->rank == 0) message.result = (int32_t)nccl.get_unique_id(&message.id);
     TRY(comm_broadcast(comm, 0, &message, sizeof message));
     *id = message.id;
-    return message.result == ncclSuccess ? STATUS_OK : fail((ncclResult_t)message.result, "no identifier", NULL);
+    return message.result == ncclSuccess ? STATUS_OK : nccl_fail((ncclResult_t)message.result, "no identifier", NULL);
 }
 
 static Status connect(CommDevice *device) {
@@ -243,7 +243,7 @@ static Status connect(CommDevice *device) {
     return status == STATUS_OK ? comm_barrier(comm) : give_up(device, status);
 }
 
-static Status create(Comm *comm, CommDevice **out, char *why) {
+static Status nccl_create(Comm *comm, CommDevice **out, char *why) {
     Status status = STATUS_OK;
     CommDevice *device = NULL;
     Offer mine = make_offer(), *offers = NULL;
@@ -263,18 +263,18 @@ done:
     memory_free(offers);
     if (device != NULL) {
         (void)give_up(device, STATUS_OK);
-        release(device);
+        nccl_release(device);
     }
     return status;
 }
 
 Status comm_device_create(Comm *comm, CommDevice **out, char *why) {
     TRY(comm_begin(comm, "start of NCCL", 0));
-    return comm_end(comm, create(comm, out, why));
+    return comm_end(comm, nccl_create(comm, out, why));
 }
 
 /* All ranks finish together; whoever is alone is not waited for long. */
-static bool finalize(CommDevice *device) {
+static bool nccl_finalize(CommDevice *device) {
     int64_t deadline_ns = clock_deadline_ns(FINALIZE_S), since_ns = clock_now_ns();
     ncclResult_t result = nccl.comm_finalize(device->nccl);
     while (result == ncclInProgress && !clock_expired(deadline_ns)) {
@@ -288,21 +288,22 @@ static bool finalize(CommDevice *device) {
 void comm_device_destroy(CommDevice *device) {
     if (device == NULL) return;
     if (device->nccl != NULL && device->comm->owner_pid == (int)getpid()) {
-        bool quiet = !comm_broken(device->comm, NULL) && finalize(device);
+        bool quiet = !comm_broken(device->comm, NULL) && nccl_finalize(device);
         if (quiet) {
             (void)nccl.comm_destroy(device->nccl);
         } else {
             (void)give_up(device, STATUS_OK);
         }
     }
-    release(device);
+    nccl_release(device);
 }
 
 const char *comm_device_name(const CommDevice *device) { return device->name; }
 
 /* ---- sums ---- */
 
-static ncclResult_t put(CommDevice *device, const CommPiece *pieces, int count, ncclRedOp_t op, cudaStream_t stream) {
+static ncclResult_t nccl_put(CommDevice *device, const CommPiece *pieces, int count, ncclRedOp_t op,
+                             cudaStream_t stream) {
     ncclResult_t result = nccl.group_start();
     for (int i = 0; i < count && (result == ncclSuccess || result == ncclInProgress); i++) {
         if (pieces[i].elems == 0) continue;
@@ -313,28 +314,29 @@ static ncclResult_t put(CommDevice *device, const CommPiece *pieces, int count, 
     return result == ncclSuccess || result == ncclInProgress ? ended : result;
 }
 
-static Status allreduce(CommDevice *device, const CommPiece *pieces, int count, bool average, DeviceStream *stream) {
+static Status nccl_allreduce(CommDevice *device, const CommPiece *pieces, int count, bool average,
+                             DeviceStream *stream) {
     TRY(check_alive(device));
-    ncclResult_t result = put(device, pieces, count, average ? ncclAvg : ncclSum, (cudaStream_t)stream);
+    ncclResult_t result = nccl_put(device, pieces, count, average ? ncclAvg : ncclSum, (cudaStream_t)stream);
     return settle(device, result, "a sum over all ranks");
 }
 
 /* The other ranks hear of a failure first. */
-static Status end(CommDevice *device, Status status) {
+static Status nccl_end(CommDevice *device, Status status) {
     status = comm_end(device->comm, status);
     return status == STATUS_OK ? status : give_up(device, status);
 }
 
 /* Where the communicator has failed meanwhile, what an earlier sum has put on a stream would hang there for ever. */
-static Status begin(CommDevice *device) {
+static Status nccl_begin(CommDevice *device) {
     Status status = comm_begin(device->comm, "sum on GPUs", 0);
     return status != STATUS_OK && comm_broken(device->comm, NULL) ? give_up(device, status) : status;
 }
 
 Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, bool average,
                              DeviceStream *stream) {
-    TRY(begin(device));
-    return end(device, allreduce(device, pieces, count, average, stream));
+    TRY(nccl_begin(device));
+    return nccl_end(device, nccl_allreduce(device, pieces, count, average, stream));
 }
 
 /* Also forgets that something was not ready: nobody should find that as an error of their own. */
@@ -350,7 +352,8 @@ static Status check_sums(CommDevice *device) {
     TRY(check_alive(device));
     ncclResult_t asked = nccl.async_error(device->nccl, &result);
     if (asked != ncclSuccess) result = asked;
-    return result == ncclSuccess || result == ncclInProgress ? STATUS_OK : fail(result, "a sum failed", device->nccl);
+    return result == ncclSuccess || result == ncclInProgress ? STATUS_OK
+                                                             : nccl_fail(result, "a sum failed", device->nccl);
 }
 
 static Status wait_for(CommDevice *device, cudaStream_t stream, cudaEvent_t event) {
@@ -369,6 +372,6 @@ static Status wait_for(CommDevice *device, cudaStream_t stream, cudaEvent_t even
 }
 
 Status comm_device_wait(CommDevice *device, DeviceStream *stream, DeviceEvent *event) {
-    TRY(begin(device));
-    return end(device, wait_for(device, (cudaStream_t)stream, (cudaEvent_t)event));
+    TRY(nccl_begin(device));
+    return nccl_end(device, wait_for(device, (cudaStream_t)stream, (cudaEvent_t)event));
 }

@@ -29,8 +29,6 @@ typedef struct SegmentHeader {
 
 enum { ABORT_NONE = 0, ABORT_BEING_WRITTEN = 1, ABORT_SET = 2 };
 
-static size_t round_up(size_t value, size_t to) { return (value + to - 1) / to * to; }
-
 static size_t stride_of(size_t slot_bytes) { return round_up(SEGMENT_FRAME_BYTES + slot_bytes, PAGE_BYTES); }
 
 static int slots_of(size_t slot_bytes) {
@@ -38,14 +36,14 @@ static int slots_of(size_t slot_bytes) {
     return fit < SLOTS_MIN ? SLOTS_MIN : fit > SEGMENT_SLOTS_MAX ? SEGMENT_SLOTS_MAX : (int)fit;
 }
 
-typedef struct Layout {
+typedef struct SegmentLayout {
     size_t seats, marks, queues, slots, end;
-} Layout;
+} SegmentLayout;
 
 /* Where everything lies: header, seats, marks, queues, slots. */
-static Layout layout_of(int seats, size_t slot_bytes) {
+static SegmentLayout layout_of(int seats, size_t slot_bytes) {
     size_t n = (size_t)seats, slots = (size_t)slots_of(slot_bytes);
-    Layout at = {.seats = round_up(sizeof(SegmentHeader), PAGE_BYTES)};
+    SegmentLayout at = {.seats = round_up(sizeof(SegmentHeader), PAGE_BYTES)};
     at.marks = round_up(at.seats + n * sizeof(Seat), PAGE_BYTES);
     at.queues = round_up(at.marks + n * slots * sizeof(SlotMark), PAGE_BYTES);
     at.slots = round_up(at.queues + n * n * SEGMENT_LANES * sizeof(Queue), PAGE_BYTES);
@@ -122,7 +120,7 @@ Status comm_segment_open_memory(void *memory, size_t bytes, int seats, int seat,
     }
     if (header->seats != seats) FAIL(STATUS_ARGUMENT, "the segment is for %d ranks, not %d", header->seats, seats);
     if (seat < 0 || seat >= seats) FAIL(STATUS_ARGUMENT, "rank %d is not in [0, %d)", seat, seats);
-    Layout at = layout_of(seats, header->slot_bytes);
+    SegmentLayout at = layout_of(seats, header->slot_bytes);
     unsigned char *base = memory;
     CommSegment s = {.base = base,
                      .bytes = at.end,

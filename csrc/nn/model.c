@@ -85,7 +85,7 @@ static void lay_out_statistics(NnModel *model) {
         const NnNodeDesc *node = &model->desc.nodes[i];
         if (node->kind != NODE_NORM) continue;
         size_t channels = (size_t)nn_desc_channels(&model->desc, i);
-        size_t room = (channels + NN_LAYER_ALIGNMENT - 1) / NN_LAYER_ALIGNMENT * NN_LAYER_ALIGNMENT;
+        size_t room = round_up(channels, NN_LAYER_ALIGNMENT);
         NnStatistic *statistic = &model->statistics[model->statistic_count++];
         *statistic = (NnStatistic){.node = i,
                                    .block = node->block,
@@ -97,13 +97,13 @@ static void lay_out_statistics(NnModel *model) {
     }
 }
 
-static Status allocate(NnModel *model) {
+static Status allocate_buffers(NnModel *model) {
     TRY(model->table->buffer_create(model->parameter_elems, &model->parameters));
     TRY(model->table->buffer_create(model->gradient_elems, &model->gradients));
     return model->table->buffer_create(model->statistic_elems, &model->statistic_data);
 }
 
-static Status check_options(const NnModelOptions *options) {
+static Status check_model_options(const NnModelOptions *options) {
     if (options->threads < 0 || options->threads > 1024) {
         FAIL(STATUS_ARGUMENT, "threads is %d, but must be within 0 (all) .. 1024", options->threads);
     }
@@ -122,7 +122,7 @@ Status nn_model_create(const NnModelDesc *desc, const NnModelOptions *options, N
     NnModel *model = NULL;
     const OpsTable *table = NULL;
     Precision precision;
-    TRY(check_options(options));
+    TRY(check_model_options(options));
     TRY(nn_desc_check(desc));
     TRY(options->backend == BACKEND_CUDA ? nn_ops_cuda(&table) : nn_ops_cpu(&table));
     TRY(table->precision(options->precision, &precision));
@@ -135,7 +135,7 @@ Status nn_model_create(const NnModelDesc *desc, const NnModelOptions *options, N
     if (options->backend == BACKEND_CUDA) TRY_GOTO(device_stream_create(&model->stream));
     TRY_GOTO(lay_out(model));
     lay_out_statistics(model);
-    TRY_GOTO(allocate(model));
+    TRY_GOTO(allocate_buffers(model));
     TRY_GOTO(pool_create(options->threads > 0 ? options->threads : cpu_count(), &model->pool));
     *out = model;
     model = NULL;
@@ -185,7 +185,7 @@ size_t nn_model_gradient_elems(const NnModel *model, int first_block) {
         if (!layer->trained || layer->block < first_block) continue;
         end = layer->offset + layer->elems;
     }
-    return (end + NN_LAYER_ALIGNMENT - 1) / NN_LAYER_ALIGNMENT * NN_LAYER_ALIGNMENT;
+    return round_up(end, NN_LAYER_ALIGNMENT);
 }
 
 Status nn_model_write(NnModel *model, float *buffer, size_t offset, const float *from, size_t elems) {

@@ -5,7 +5,7 @@
  * *closing* pass runs once, when all images have gone through the phase. How a phase is walked through is the
  * backend's choice: the CPU sends each thread with small groups of images through all ranged passes of a phase, so
  * that what one pass hands to the next stays in cache; CUDA runs each pass once over the whole batch. Nothing is
- * allocated after nn_cpu_context_create.
+ * allocated after context_create.
  *
  * Tensors are channels-last: (image, row, column, channel). */
 #ifndef CGXFFCV_NN_OPS_H

@@ -166,7 +166,7 @@ static void finish_layers(Builder *b, int node) {
     for (int i = 0; i < b->model->layer_count; i++) {
         const NnLayer *layer = &b->model->layers[i];
         size_t end = layer->offset + layer->elems;
-        end = (end + NN_LAYER_ALIGNMENT - 1) / NN_LAYER_ALIGNMENT * NN_LAYER_ALIGNMENT;
+        end = round_up(end, NN_LAYER_ALIGNMENT);
         if (layer->trained && layer->node == node && end > b->gradient_end) b->gradient_end = end;
     }
 }
@@ -387,7 +387,7 @@ static bool lives_with(const Tensor *a, const Tensor *b) {
 /* The lowest place where no tensor that lives at the same time lies. */
 static void place_scratch(Program *program, int index) {
     Tensor *tensor = &program->tensors[index];
-    size_t room = (tensor->image_bytes + TENSOR_ALIGNMENT - 1) / TENSOR_ALIGNMENT * TENSOR_ALIGNMENT;
+    size_t room = round_up(tensor->image_bytes, TENSOR_ALIGNMENT);
     size_t offset = 0;
     for (bool moved = true; moved;) {
         moved = false;

@@ -6,16 +6,16 @@
 #include "optim/private.h"
 
 /* A run of elements of one tensor: an item of the element-wise loops. */
-typedef struct Chunk {
+typedef struct OptimChunk {
     int tensor;
     int64_t begin, end;
-} Chunk;
+} OptimChunk;
 
 struct OptimState {
     Pool *pool;            /* borrowed */
     const OptimSpec *spec; /* borrowed */
     float *momentum;       /* owned */
-    Chunk *chunks;         /* owned: all tensors */
+    OptimChunk *chunks;    /* owned: all tensors */
     bool *chunk_clean;     /* owned: results of gradients_finite */
     size_t chunk_count;
     Muon *muon;            /* owned; NULL without Muon groups */
@@ -35,7 +35,7 @@ static void cut_chunks(OptimState *optim) {
         int64_t elems = optim_tensor_elems(&optim->spec->tensors[i]);
         for (int64_t begin = 0; begin < elems; begin += OPTIM_CHUNK) {
             int64_t end = elems - begin < OPTIM_CHUNK ? elems : begin + OPTIM_CHUNK;
-            optim->chunks[next++] = (Chunk){i, begin, end};
+            optim->chunks[next++] = (OptimChunk){i, begin, end};
         }
     }
 }
@@ -65,7 +65,7 @@ done:
     return status;
 }
 
-static Status allocate(OptimState *optim) {
+static Status host_allocate(OptimState *optim) {
     size_t tensors = (size_t)optim->spec->tensor_count;
     size_t elems = (size_t)optim->spec->offsets[tensors];
     for (size_t i = 0; i < tensors; i++) optim->chunk_count += chunks_of(&optim->spec->tensors[i]);
@@ -76,7 +76,7 @@ static Status allocate(OptimState *optim) {
     return memory_calloc(tensors, sizeof *optim->muon_rates, &optim->muon_rates);
 }
 
-static void destroy(OptimState *optim) {
+static void host_destroy(OptimState *optim) {
     if (optim == NULL) return;
     optim_muon_destroy(optim->muon);
     memory_free(optim->muon_rates);
@@ -108,7 +108,7 @@ static void nesterov(float *restrict p, const float *restrict gradient, float *r
 static Status step_chunk(void *context, size_t item, int thread) {
     (void)thread;
     OptimState *optim = context;
-    Chunk chunk = optim->chunks[item];
+    OptimChunk chunk = optim->chunks[item];
     const OptimTensor *t = &optim->spec->tensors[chunk.tensor];
     const OptimGroup *group = &optim->spec->groups[t->group];
     OptimRate rate = optim->rates[t->group];
@@ -119,7 +119,7 @@ static Status step_chunk(void *context, size_t item, int thread) {
     return STATUS_OK;
 }
 
-static Status step(OptimState *optim, const OptimRate *rates) {
+static Status host_step(OptimState *optim, const OptimRate *rates) {
     optim->rates = rates;
     TRY(pool_run(optim->pool, optim->chunk_count, step_chunk, optim));
     if (optim->muon == NULL) return STATUS_OK;
@@ -131,7 +131,7 @@ static Status step(OptimState *optim, const OptimRate *rates) {
 static Status check_chunk(void *context, size_t item, int thread) {
     (void)thread;
     OptimState *optim = context;
-    Chunk chunk = optim->chunks[item];
+    OptimChunk chunk = optim->chunks[item];
     optim->chunk_clean[item] = true;
     if (optim->rates != NULL && !optim->rates[optim->spec->tensors[chunk.tensor].group].active) return STATUS_OK;
     const float *g = optim->spec->tensors[chunk.tensor].gradient;
@@ -146,7 +146,7 @@ static Status check_chunk(void *context, size_t item, int thread) {
     return STATUS_OK;
 }
 
-static Status gradients_finite(OptimState *optim, const OptimRate *rates, bool *out) {
+static Status host_gradients_finite(OptimState *optim, const OptimRate *rates, bool *out) {
     optim->rates = rates;
     TRY(pool_run(optim->pool, optim->chunk_count, check_chunk, optim));
     bool clean = true;
@@ -172,15 +172,18 @@ static Status pull_chunk(void *context, size_t item, int thread) {
     return STATUS_OK;
 }
 
-static Status pull(OptimState *optim, float *slow, float *value, size_t elems, float keep) {
+static Status host_pull(OptimState *optim, float *slow, float *value, size_t elems, float keep) {
     Pull job = {slow, value, elems, keep};
     return pool_run(optim->pool, (elems + OPTIM_CHUNK - 1) / OPTIM_CHUNK, pull_chunk, &job);
 }
 
 static float *momentum_of(OptimState *optim) { return optim->momentum; }
 
-static const OptimTable host_table = {
-    .destroy = destroy, .momentum = momentum_of, .step = step, .gradients_finite = gradients_finite, .pull = pull};
+static const OptimTable host_table = {.destroy = host_destroy,
+                                      .momentum = momentum_of,
+                                      .step = host_step,
+                                      .gradients_finite = host_gradients_finite,
+                                      .pull = host_pull};
 
 Status optim_host_create(const OptimSpec *spec, Pool *pool, const OptimTable **table, OptimState **out) {
     Status status = STATUS_OK;
@@ -188,13 +191,13 @@ Status optim_host_create(const OptimSpec *spec, Pool *pool, const OptimTable **t
     TRY(memory_calloc(1, sizeof *optim, &optim));
     optim->pool = pool;
     optim->spec = spec;
-    TRY_GOTO(allocate(optim));
+    TRY_GOTO(host_allocate(optim));
     cut_chunks(optim);
     TRY_GOTO(create_muon(optim));
     *table = &host_table;
     *out = optim;
     optim = NULL;
 done:
-    destroy(optim);
+    host_destroy(optim);
     return status;
 }

@@ -1,8 +1,8 @@
 /* The codec "maxmin": a uniform grid between the bucket's extremes. */
 #include "quant/codec.h"
 
-static void encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input, const QuantRandom *random,
-                   QuantWire wire) {
+static void maxmin_encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input,
+                          const QuantRandom *random, QuantWire wire) {
     QuantRange range = kernels->range(input);
     QuantGrid grid = range.magnitude >= QUANT_MAGNITUDE_LIMIT ? quant_grid_nan()
                                                               : quant_grid_between(range.min, range.max, spec->bits);
@@ -10,8 +10,8 @@ static void encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInpu
     quant_grid_store(spec, grid, wire.metadata);
 }
 
-static Status decode(const QuantKernels *kernels, const QuantSpec *spec, QuantWire wire, int64_t elems,
-                     const QuantTarget *target) {
+static Status maxmin_decode(const QuantKernels *kernels, const QuantSpec *spec, QuantWire wire, int64_t elems,
+                            const QuantTarget *target) {
     QuantGrid grid = quant_grid_load(spec, wire.metadata);
     if (quant_is_finite(grid.unit)) {
         kernels->decode(wire.codes, spec->bits, grid.unit, grid.min, elems, target);
@@ -21,4 +21,4 @@ static Status decode(const QuantKernels *kernels, const QuantSpec *spec, QuantWi
     return STATUS_OK;
 }
 
-const QuantCodecEntry quant_codec_maxmin = {"maxmin", 2, quant_check_no_spikes, encode, decode};
+const QuantCodecEntry quant_codec_maxmin = {"maxmin", 2, quant_check_no_spikes, maxmin_encode, maxmin_decode};

@@ -1,6 +1,7 @@
 /* Runs of buckets: the layout of a piece on the wire, the choice of kernels, the spreading over threads. Owns
  * nothing; knows nothing of ranks. */
 #include "quant/quantize.h"
+#include "base/checked.h"
 
 #include <string.h>
 
@@ -66,19 +67,15 @@ int64_t quantize_buckets(const QuantSpec *spec, int64_t elems) {
     return elems / spec->bucket_size + (elems % spec->bucket_size != 0);
 }
 
-static uint64_t round_up(uint64_t bytes) {
-    return (bytes + QUANTIZE_PIECE_ALIGNMENT - 1) / QUANTIZE_PIECE_ALIGNMENT * QUANTIZE_PIECE_ALIGNMENT;
-}
-
 /* The bytes of each section of a piece, before padding. */
-typedef struct Layout {
+typedef struct PieceLayout {
     int64_t buckets;
     uint64_t metadata, spikes, codes;
-} Layout;
+} PieceLayout;
 
-static Layout layout_of(const QuantSpec *spec, int64_t elems) {
+static PieceLayout layout_of(const QuantSpec *spec, int64_t elems) {
     int64_t buckets = quantize_buckets(spec, elems), full = elems / spec->bucket_size;
-    return (Layout){
+    return (PieceLayout){
         .buckets = buckets,
         .metadata = (uint64_t)buckets * quant_metadata_bytes(spec),
         .spikes = (uint64_t)buckets * (uint64_t)spec->spikes * QUANT_SPIKE_BYTES,
@@ -88,12 +85,12 @@ static Layout layout_of(const QuantSpec *spec, int64_t elems) {
 }
 
 uint64_t quantize_metadata_bytes(const QuantSpec *spec, int64_t elems) {
-    Layout layout = layout_of(spec, elems);
-    return round_up(layout.metadata + layout.spikes);
+    PieceLayout layout = layout_of(spec, elems);
+    return round_up(layout.metadata + layout.spikes, QUANTIZE_PIECE_ALIGNMENT);
 }
 
 uint64_t quantize_wire_bytes(const QuantSpec *spec, int64_t elems) {
-    return quantize_metadata_bytes(spec, elems) + round_up(layout_of(spec, elems).codes);
+    return quantize_metadata_bytes(spec, elems) + round_up(layout_of(spec, elems).codes, QUANTIZE_PIECE_ALIGNMENT);
 }
 
 /* A call cut into items of `stride` buckets, for the threads. */
@@ -110,11 +107,11 @@ typedef struct Run {
 } Run;
 
 static Run run_of(const QuantSpec *spec, int64_t elems, const void *wire) {
-    Layout layout = layout_of(spec, elems);
+    PieceLayout layout = layout_of(spec, elems);
     Run run = {kernels_current(), quant_codec(spec->codec), spec, elems, layout.buckets, .stride = 1};
     memcpy(&run.wire, &wire, sizeof wire);
     run.spikes_offset = layout.metadata;
-    run.codes_offset = round_up(layout.metadata + layout.spikes);
+    run.codes_offset = round_up(layout.metadata + layout.spikes, QUANTIZE_PIECE_ALIGNMENT);
     run.stride = TASK_ELEMS / spec->bucket_size;
     if (run.stride < 1) run.stride = 1;
     return run;
@@ -205,10 +202,11 @@ Status quantize(const QuantSpec *spec, QuantType type, const void *from, int64_t
     Run run = run_of(spec, elems, wire);
     run.input = (QuantInput){from, type, elems};
     run.random = spec->rounding == QUANT_STOCHASTIC ? random : NULL;
-    Layout layout = layout_of(spec, elems);
+    PieceLayout layout = layout_of(spec, elems);
     uint64_t metadata = layout.metadata + layout.spikes;
     memset(run.wire + metadata, 0, run.codes_offset - metadata);
-    memset(run.wire + run.codes_offset + layout.codes, 0, round_up(layout.codes) - layout.codes);
+    memset(run.wire + run.codes_offset + layout.codes, 0,
+           round_up(layout.codes, QUANTIZE_PIECE_ALIGNMENT) - layout.codes);
     return run_items(pool, items_of(&run), quantize_item, &run);
 }
 

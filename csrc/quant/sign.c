@@ -1,15 +1,15 @@
 /* The codec "sign": one bit an element, with the bucket's mean magnitude m: codes 0 and 1 stand for m and -m. */
 #include "quant/codec.h"
 
-static Status check(const QuantSpec *spec) {
+static Status sign_check(const QuantSpec *spec) {
     if (spec->bits != 1) FAIL(STATUS_ARGUMENT, "bits must be 1 with the codec sign, not %d", spec->bits);
     return quant_check_no_spikes(spec);
 }
 
 static QuantType metadata_type(const QuantSpec *spec) { return spec->half_metadata ? spec->type : QUANT_F32; }
 
-static void encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input, const QuantRandom *random,
-                   QuantWire wire) {
+static void sign_encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input, const QuantRandom *random,
+                        QuantWire wire) {
     (void)random;
     float sum = float_of_bits(QUANT_NAN_F32);
     if (kernels->range(input).magnitude < QUANT_MAGNITUDE_LIMIT) sum = kernels->magnitude_sum(input);
@@ -22,8 +22,8 @@ static void encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInpu
     element_store(wire.metadata, metadata_type(spec), 0, sum / (float)input.elems);
 }
 
-static Status decode(const QuantKernels *kernels, const QuantSpec *spec, QuantWire wire, int64_t elems,
-                     const QuantTarget *target) {
+static Status sign_decode(const QuantKernels *kernels, const QuantSpec *spec, QuantWire wire, int64_t elems,
+                          const QuantTarget *target) {
     float mean = element_load(wire.metadata, metadata_type(spec), 0), step = -2.0f * mean;
     if (quant_is_finite(step)) {
         kernels->decode(wire.codes, spec->bits, step, mean, elems, target);
@@ -33,4 +33,4 @@ static Status decode(const QuantKernels *kernels, const QuantSpec *spec, QuantWi
     return STATUS_OK;
 }
 
-const QuantCodecEntry quant_codec_sign = {"sign", 1, check, encode, decode};
+const QuantCodecEntry quant_codec_sign = {"sign", 1, sign_check, sign_encode, sign_decode};

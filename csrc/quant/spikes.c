@@ -4,7 +4,7 @@
 
 #define SPIKE_BLOCK 32
 
-static Status check(const QuantSpec *spec) {
+static Status spikes_check(const QuantSpec *spec) {
     if (spec->bucket_size > QUANTIZE_MAX_SPIKE_BUCKET) {
         FAIL(STATUS_ARGUMENT, "bucket_size must be at most %d with the codec maxmin_spikes, not %lld",
              QUANTIZE_MAX_SPIKE_BUCKET, (long long)spec->bucket_size);
@@ -115,8 +115,8 @@ static QuantGrid encode_between_spikes(const QuantKernels *kernels, const QuantS
     return grid;
 }
 
-static void encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input, const QuantRandom *random,
-                   QuantWire wire) {
+static void spikes_encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input,
+                          const QuantRandom *random, QuantWire wire) {
     QuantGrid grid = quant_grid_nan();
     memset(wire.spikes, 0, (size_t)spec->spikes * QUANT_SPIKE_BYTES);
     if (kernels->range(input).magnitude >= QUANT_MAGNITUDE_LIMIT) {
@@ -128,8 +128,8 @@ static void encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInpu
 }
 
 /* What the target accumulates on is read before the decoding of the bucket may overwrite it. */
-static Status decode(const QuantKernels *kernels, const QuantSpec *spec, QuantWire wire, int64_t elems,
-                     const QuantTarget *target) {
+static Status spikes_decode(const QuantKernels *kernels, const QuantSpec *spec, QuantWire wire, int64_t elems,
+                            const QuantTarget *target) {
     float values[QUANTIZE_MAX_SPIKES];
     int count = elems < spec->spikes ? (int)elems : spec->spikes;
     QuantGrid grid = quant_grid_load(spec, wire.metadata);
@@ -154,4 +154,4 @@ static Status decode(const QuantKernels *kernels, const QuantSpec *spec, QuantWi
     return STATUS_OK;
 }
 
-const QuantCodecEntry quant_codec_spikes = {"maxmin_spikes", 2, check, encode, decode};
+const QuantCodecEntry quant_codec_spikes = {"maxmin_spikes", 2, spikes_check, spikes_encode, spikes_decode};

@@ -16,7 +16,7 @@ def sample(elems, seed):
 
 
 @pytest.mark.long
-def test_quantiser_beyond_2_to_31():
+def test_quantizer_beyond_2_to_31():
     """The last buckets are those of the model, at their place behind 2^31 elements."""
     x = np.zeros(ELEMS, np.uint16)
     tail = 12_345 + 4096

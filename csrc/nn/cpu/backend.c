@@ -42,7 +42,7 @@ static ClosingPass closing_pass(const Pass *pass) {
     return pass->op == 0 && pass->kind == PASS_CONV_CLOSE ? nn_cpu_close_stem : closing_passes[pass->kind];
 }
 
-static Status choose_precision(Precision wish, Precision *out) {
+static Status cpu_choose_precision(Precision wish, Precision *out) {
     if (wish == PRECISION_AUTO) {
         const CpuFeatures *cpu = cpu_features();
         wish = cpu->avx512_bf16 || cpu->amx_bf16 ? PRECISION_BFLOAT16 : PRECISION_FLOAT32;
@@ -53,11 +53,11 @@ static Status choose_precision(Precision wish, Precision *out) {
     return STATUS_OK;
 }
 
-static Status buffer_create(size_t elems, float **out) { return memory_calloc(elems + 1, sizeof **out, out); }
+static Status cpu_buffer_create(size_t elems, float **out) { return memory_calloc(elems + 1, sizeof **out, out); }
 
-static void buffer_destroy(float *buffer) { memory_free(buffer); }
+static void cpu_buffer_destroy(float *buffer) { memory_free(buffer); }
 
-static Status copy(void *to, const void *from, size_t bytes) {
+static Status cpu_copy(void *to, const void *from, size_t bytes) {
     memmove(to, from, bytes);
     return STATUS_OK;
 }
@@ -76,7 +76,7 @@ static Status pack_part(void *argument, size_t item, int thread) {
     return STATUS_OK;
 }
 
-static Status begin(Context *context, const Job *job) {
+static Status cpu_begin(Context *context, const Job *job) {
     (void)job;
     return pool_run(nn_model_pool(context->model), (size_t)context->program->op_count * 2 * PACK_PARTS, pack_part,
                     context);
@@ -106,7 +106,7 @@ static Status run_ranged(const Group *group, const Pass *pass) {
     return status;
 }
 
-static Status profile(Context *context, double *seconds) {
+static Status cpu_profile(Context *context, double *seconds) {
     int passes = context->program->pass_count;
     if (seconds == NULL) {
         memory_free(context->pass_ns);
@@ -163,7 +163,7 @@ static Status walk_chunk(void *argument, size_t item, int thread) {
     return STATUS_OK;
 }
 
-static Status run(Context *context, const Job *job, const Phase *phase) {
+static Status cpu_run(Context *context, const Job *job, const Phase *phase) {
     const Program *program = context->program;
     Walk walk = {context, job, phase, context->rooms[phase - program->phases]};
     bool any = false;
@@ -179,7 +179,7 @@ static Status run(Context *context, const Job *job, const Phase *phase) {
     return STATUS_OK;
 }
 
-static Status take_totals(Context *context, NnStepTotals *out) {
+static Status cpu_take_totals(Context *context, NnStepTotals *out) {
     *out = context->totals;
     context->totals = (NnStepTotals){0};
     return STATUS_OK;
@@ -189,20 +189,20 @@ static size_t elems_of(const Tensor *tensor, int count) {
     return (size_t)count * (size_t)(tensor->height * tensor->width) * (size_t)tensor->channels;
 }
 
-static Status read_tensor(Context *context, int tensor, int count, float *to) {
+static Status cpu_read_tensor(Context *context, int tensor, int count, float *to) {
     const Tensor *t = &context->program->tensors[tensor];
     const Kernels *kernels = t->type == TENSOR_STORAGE ? context->kernels : nn_cpu_kernels_for(PRECISION_FLOAT32);
     kernels->to_float(context->arena + t->offset, elems_of(t, count), to);
     return STATUS_OK;
 }
 
-static Status write_tensor(Context *context, int tensor, int count, const float *from) {
+static Status cpu_write_tensor(Context *context, int tensor, int count, const float *from) {
     const Tensor *t = &context->program->tensors[tensor];
     context->kernels->from_float(from, elems_of(t, count), context->arena + t->offset);
     return STATUS_OK;
 }
 
-static bool algorithm(const Context *context, const Pass *pass, NnAlgorithm *out) {
+static bool cpu_algorithm(const Context *context, const Pass *pass, NnAlgorithm *out) {
     const OpState *state = &context->states[pass->op];
     const Conv *conv = pass->kind == PASS_CONV_FORWARD  ? state->forward
                        : pass->kind == PASS_CONV_DATA   ? state->data
@@ -213,31 +213,31 @@ static bool algorithm(const Context *context, const Pass *pass, NnAlgorithm *out
     return true;
 }
 
-static void library(const Context *context, NnPlanLibrary *out) {
+static void cpu_library(const Context *context, NnPlanLibrary *out) {
     (void)context;
     snprintf(out->name, sizeof out->name, "%s", nn_cpu_dnnl_name());
 }
 
-static size_t context_bytes(const Context *context) { return context->bytes; }
+static size_t cpu_context_bytes(const Context *context) { return context->bytes; }
 
 Status nn_ops_cpu(const OpsTable **out) {
     static const OpsTable table = {
         .name = "cpu",
-        .precision = choose_precision,
-        .buffer_create = buffer_create,
-        .buffer_destroy = buffer_destroy,
-        .copy = copy,
+        .precision = cpu_choose_precision,
+        .buffer_create = cpu_buffer_create,
+        .buffer_destroy = cpu_buffer_destroy,
+        .copy = cpu_copy,
         .context_create = nn_cpu_context_create,
         .context_destroy = nn_cpu_context_destroy,
-        .context_bytes = context_bytes,
-        .begin = begin,
-        .run = run,
-        .take_totals = take_totals,
-        .profile = profile,
-        .algorithm = algorithm,
-        .library = library,
-        .read = read_tensor,
-        .write = write_tensor,
+        .context_bytes = cpu_context_bytes,
+        .begin = cpu_begin,
+        .run = cpu_run,
+        .take_totals = cpu_take_totals,
+        .profile = cpu_profile,
+        .algorithm = cpu_algorithm,
+        .library = cpu_library,
+        .read = cpu_read_tensor,
+        .write = cpu_write_tensor,
     };
     *out = &table;
     return STATUS_OK;

@@ -143,8 +143,6 @@ static Status measure_tensors(Context *context) {
     return STATUS_OK;
 }
 
-static size_t round_up(size_t bytes) { return (bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT; }
-
 static Status create_state(Context *context, int op) {
     switch (context->program->ops[op].node.kind) {
     case NODE_CONV:
@@ -164,9 +162,9 @@ static Status build(Context *context) {
     choose_rooms(context);
     TRY(measure_tensors(context));
     for (int i = 0; i < program->op_count; i++) TRY(create_state(context, i));
-    context->library_bytes = round_up(context->library_bytes);
-    context->sum_bytes = round_up(context->sum_bytes);
-    context->row_bytes = round_up(context->row_bytes);
+    context->library_bytes = round_up(context->library_bytes, MEMORY_ALIGNMENT);
+    context->sum_bytes = round_up(context->sum_bytes, MEMORY_ALIGNMENT);
+    context->row_bytes = round_up(context->row_bytes, MEMORY_ALIGNMENT);
     context->scratch_bytes = context->tensors_bytes + context->library_bytes + context->sum_bytes + context->row_bytes;
     TRY(nn_cpu_context_alloc(context, context->scratch_bytes, (size_t)context->threads, &context->scratch));
     TRY(nn_cpu_context_alloc(context, context->shared_elems * (size_t)context->chunks + 1, sizeof(float),

@@ -5,7 +5,7 @@
 
 #define UNPACK_PARTS 8
 
-static ConvShape shape_of(const Context *context, const Op *op) {
+static ConvShape conv_shape_of(const Context *context, const Op *op) {
     const Tensor *input = &context->program->tensors[op->input], *output = &context->program->tensors[op->output];
     return (ConvShape){.in_height = input->height,
                        .in_width = input->width,
@@ -19,7 +19,7 @@ static ConvShape shape_of(const Context *context, const Op *op) {
 }
 
 static Status create_direction(Context *context, int op, PassKind kind, ConvDirection direction, Conv **out) {
-    ConvNeed need = {.shape = shape_of(context, &context->program->ops[op]),
+    ConvNeed need = {.shape = conv_shape_of(context, &context->program->ops[op]),
                      .direction = direction,
                      .precision = context->program->precision,
                      .method = nn_model_convolution(context->model),

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "nn/cpu/context.h"
 
 /* One image's values, in the thread's row scratch memory. */
@@ -10,11 +11,9 @@ typedef struct HeadRow {
     int32_t *index;
 } HeadRow;
 
-static size_t rounded(int count) { return ((size_t)count + KERNELS_ROUND - 1) / KERNELS_ROUND * KERNELS_ROUND; }
-
 static HeadRow head_row(const Group *group, int channels, int classes) {
     float *row = nn_cpu_group_row_scratch(group);
-    size_t width = rounded(channels), classes_room = rounded(classes);
+    size_t width = round_up((size_t)channels, KERNELS_ROUND), classes_room = round_up((size_t)classes, KERNELS_ROUND);
     return (HeadRow){.pooled = row,
                      .pooled_gradient = row + width,
                      .logits = row + 2 * width,
@@ -26,7 +25,8 @@ Status nn_cpu_head_op_create(Context *context, int op) {
     const Op *o = &context->program->ops[op];
     OpState *state = &context->states[op];
     int channels = context->program->tensors[o->input].channels, classes = o->node.out_channels;
-    size_t row = (3 * rounded(channels) + 2 * rounded(classes)) * sizeof(float);
+    size_t row =
+        (3 * round_up((size_t)channels, KERNELS_ROUND) + 2 * round_up((size_t)classes, KERNELS_ROUND)) * sizeof(float);
     if (row > context->row_bytes) context->row_bytes = row;
     state->partial_elems = (size_t)channels * (size_t)classes;
     if (!context->program->training) return STATUS_OK;

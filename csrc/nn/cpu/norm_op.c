@@ -2,6 +2,7 @@
  * beyond; means and deviations of groups and chunks are combined by Chan's formula, so nothing cancels. */
 #include <math.h>
 
+#include "base/checked.h"
 #include "nn/cpu/context.h"
 
 /* Per chunk: the pixels seen, then two rows over the channels (forward: mean and squared deviations; backward: sums of
@@ -18,7 +19,7 @@ Status nn_cpu_norm_op_create(Context *context, int op) {
     const Op *o = &context->program->ops[op];
     OpState *state = &context->states[op];
     size_t channels = (size_t)channels_of(context, op);
-    size_t room = (channels + KERNELS_ROUND - 1) / KERNELS_ROUND * KERNELS_ROUND;
+    size_t room = round_up(channels, KERNELS_ROUND);
     TRY(nn_cpu_context_alloc(context, 6 * room, sizeof(float), &state->floats));
     state->terms = (NormTerms){.mean = state->floats,
                                .scale = state->floats + room,

@@ -2,9 +2,10 @@
  * float32 with bias and activation, and makes the gradients of its filters and bias. */
 #include <string.h>
 
+#include "base/checked.h"
 #include "nn/cpu/context.h"
 
-static StemShape shape_of(const Group *group, int op) {
+static StemShape stem_shape_of(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     const Tensor *output = &group->context->program->tensors[o->output];
     return (StemShape){.input = nn_cpu_group_maps(group, o->input),
@@ -15,8 +16,6 @@ static StemShape shape_of(const Group *group, int op) {
                        .stride = o->node.stride,
                        .activation = o->node.activation};
 }
-
-static size_t rounded(int channels) { return ((size_t)channels + KERNELS_ROUND - 1) / KERNELS_ROUND * KERNELS_ROUND; }
 
 static size_t taps_of(const Context *context, int op) {
     const Op *o = &context->program->ops[op];
@@ -31,7 +30,7 @@ Status nn_cpu_stem_op_create(Context *context, int op) {
     if (row > context->row_bytes) context->row_bytes = row;
     size_t columns = (size_t)context->program->tensors[o->input].width * sizeof(int32_t);
     if (columns > context->row_bytes) context->row_bytes = columns;
-    state->partial_elems = (taps_of(context, op) + 1) * rounded(output->channels);
+    state->partial_elems = (taps_of(context, op) + 1) * round_up((size_t)output->channels, KERNELS_ROUND);
     TRY(nn_cpu_context_alloc(context, state->partial_elems, sizeof(float), &state->packed));
     if (!context->program->training) return STATUS_OK;
     return nn_cpu_context_alloc(context, state->partial_elems * (size_t)context->chunks, sizeof(float),
@@ -42,7 +41,8 @@ Status nn_cpu_stem_op_pack(Context *context, int op) {
     const Op *o = &context->program->ops[op];
     const float *parameters = nn_model_parameter_data(context->model);
     float *packed = context->states[op].packed;
-    size_t taps = taps_of(context, op), channels = (size_t)o->node.out_channels, row = rounded(o->node.out_channels);
+    size_t taps = taps_of(context, op), channels = (size_t)o->node.out_channels,
+           row = round_up(channels, KERNELS_ROUND);
     for (size_t c = 0; c < channels; c++) {
         for (size_t tap = 0; tap < taps; tap++) packed[tap * row + c] = parameters[o->weight + c * taps + tap];
         packed[taps * row + c] = o->bias == SIZE_MAX ? 0.0f : parameters[o->bias + c];
@@ -66,8 +66,8 @@ typedef struct Source {
     int channels;
 } Source;
 
-static void load_row(const Source *restrict source, size_t row_at, const int32_t *columns, int width,
-                     float *restrict to) {
+static void stem_load_row(const Source *restrict source, size_t row_at, const int32_t *columns, int width,
+                          float *restrict to) {
     for (int x = 0; x < width; x++, to += source->channels) {
         size_t at = row_at + (size_t)columns[x] * source->column;
         for (int c = 0; c < source->channels; c++, at += source->channel) {
@@ -90,7 +90,7 @@ static void load_image(const Source *source, const int32_t *columns, int height,
     for (int y = 0; y < height; y++, to += row) {
         int from = reflect(y + source->images->shift_y, height);
         memset(to, 0, edge * sizeof *to);
-        load_row(source, (size_t)from * source->row, columns, width, to + edge);
+        stem_load_row(source, (size_t)from * source->row, columns, width, to + edge);
         memset(to + row - edge, 0, edge * sizeof *to);
     }
     memset(to, 0, (size_t)border * row * sizeof *to);
@@ -127,8 +127,8 @@ Status nn_cpu_pass_load(const Group *group, int op) {
 Status nn_cpu_pass_stem_forward(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     const float *packed = group->context->states[op].packed;
-    StemShape shape = shape_of(group, op);
-    const float *bias = packed + taps_of(group->context, op) * rounded(shape.out_channels);
+    StemShape shape = stem_shape_of(group, op);
+    const float *bias = packed + taps_of(group->context, op) * round_up((size_t)shape.out_channels, KERNELS_ROUND);
     group->context->kernels->stem_forward(&shape, nn_cpu_group_tensor(group, o->input), packed, bias,
                                           nn_cpu_group_row_scratch(group), nn_cpu_group_tensor(group, o->output));
     return STATUS_OK;
@@ -137,8 +137,8 @@ Status nn_cpu_pass_stem_forward(const Group *group, int op) {
 Status nn_cpu_pass_stem_backward(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     const OpState *state = &group->context->states[op];
-    StemShape shape = shape_of(group, op);
-    size_t weights = taps_of(group->context, op) * rounded(shape.out_channels);
+    StemShape shape = stem_shape_of(group, op);
+    size_t weights = taps_of(group->context, op) * round_up((size_t)shape.out_channels, KERNELS_ROUND);
     float *partial = state->partials + (size_t)group->chunk * state->partial_elems;
     if (group->begins) memset(partial, 0, state->partial_elems * sizeof *partial);
     group->context->kernels->stem_backward(&shape, nn_cpu_group_tensor(group, o->input), state->packed,
@@ -152,7 +152,8 @@ Status nn_cpu_close_stem(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
     const OpState *state = &context->states[op];
     float *gradients = nn_model_gradient_data(context->model);
-    size_t taps = taps_of(context, op), channels = (size_t)o->node.out_channels, row = rounded(o->node.out_channels);
+    size_t taps = taps_of(context, op), channels = (size_t)o->node.out_channels,
+           row = round_up(channels, KERNELS_ROUND);
     int chunks = nn_cpu_context_chunks(job->count);
     for (size_t c = 0; c < channels; c++) {
         for (size_t tap = 0; tap <= taps; tap++) {

@@ -28,13 +28,13 @@ static CudaPass pass_of(const Pass *pass) {
     return passes[pass->kind];
 }
 
-static Status choose_precision(Precision wish, Precision *out) {
+static Status cuda_choose_precision(Precision wish, Precision *out) {
     if (device_count() == 0) FAIL(STATUS_CUDA, "no GPU to compute on: %s", device_why());
     *out = wish == PRECISION_AUTO ? PRECISION_FLOAT16 : wish;
     return STATUS_OK;
 }
 
-static Status buffer_create(size_t elems, float **out) {
+static Status cuda_buffer_create(size_t elems, float **out) {
     Status status = STATUS_OK;
     float *buffer = NULL;
     size_t bytes = (elems + 1) * sizeof *buffer;
@@ -48,10 +48,10 @@ done:
     return status;
 }
 
-static void buffer_destroy(float *buffer) { device_free(buffer); }
+static void cuda_buffer_destroy(float *buffer) { device_free(buffer); }
 
 /* The default stream does not wait for the model's: whoever copies has waited, or does it here. */
-static Status copy(void *to, const void *from, size_t bytes) {
+static Status cuda_copy(void *to, const void *from, size_t bytes) {
     TRY(device_synchronize());
     TRY(device_copy(to, from, bytes, NULL));
     return device_stream_synchronize(NULL);
@@ -87,7 +87,7 @@ static Status begin_images(Context *context, const Job *job) {
     return device_copy(context->host_labels, job->labels, (size_t)job->count * sizeof *job->labels, context->stream);
 }
 
-static Status begin(Context *context, const Job *job) {
+static Status cuda_begin(Context *context, const Job *job) {
     size_t elems = nn_model_parameter_elems(context->model);
     context->gradient_factor = 1;
     TRY(begin_images(context, job));
@@ -117,7 +117,7 @@ static Status run_pass(Context *context, const Job *job, int index) {
 }
 
 /* The call's results, back into the caller's host memory. */
-static Status finish(Context *context, const Job *job) {
+static Status cuda_finish(Context *context, const Job *job) {
     size_t count = (size_t)job->count;
     if (job->images == NULL || job->images->on_device) return STATUS_OK;
     const Op *last = &context->program->ops[context->program->op_count - 1];
@@ -131,14 +131,14 @@ static Status finish(Context *context, const Job *job) {
     return device_stream_synchronize(context->stream);
 }
 
-static Status run(Context *context, const Job *job, const Phase *phase) {
+static Status cuda_run(Context *context, const Job *job, const Phase *phase) {
     const Program *program = context->program;
     for (int i = 0; i < phase->ranged_count; i++) TRY(run_pass(context, job, phase->ranged + i));
     for (int i = 0; i < phase->closing_count; i++) TRY(run_pass(context, job, phase->closing + i));
-    return phase == &program->phases[program->phase_count - 1] ? finish(context, job) : STATUS_OK;
+    return phase == &program->phases[program->phase_count - 1] ? cuda_finish(context, job) : STATUS_OK;
 }
 
-static Status take_totals(Context *context, NnStepTotals *out) {
+static Status cuda_take_totals(Context *context, NnStepTotals *out) {
     TRY(device_copy(out, context->totals, sizeof *out, context->stream));
     TRY(device_fill(context->totals, 0, sizeof *out, context->stream));
     return device_stream_synchronize(context->stream);
@@ -152,7 +152,7 @@ static void end_profile(Context *context) {
     context->pass_seconds = NULL;
 }
 
-static Status profile(Context *context, double *seconds) {
+static Status cuda_profile(Context *context, double *seconds) {
     size_t passes_count = (size_t)context->program->pass_count;
     if (seconds != NULL) {
         for (size_t i = 0; i < passes_count; i++) {
@@ -168,7 +168,7 @@ static Status profile(Context *context, double *seconds) {
     return STATUS_OK;
 }
 
-static Status read_tensor(Context *context, int tensor, int count, float *to) {
+static Status cuda_read_tensor(Context *context, int tensor, int count, float *to) {
     Status status = STATUS_OK;
     const Tensor *t = &context->program->tensors[tensor];
     size_t elems = elems_of(t, count);
@@ -183,7 +183,7 @@ done:
     return status;
 }
 
-static Status write_tensor(Context *context, int tensor, int count, const float *from) {
+static Status cuda_write_tensor(Context *context, int tensor, int count, const float *from) {
     Status status = STATUS_OK;
     const Tensor *t = &context->program->tensors[tensor];
     size_t elems = elems_of(t, count);
@@ -207,7 +207,7 @@ static const char *own_kernel(const OpState *state, PassKind pass) {
     return pass == PASS_CONV_DATA && state->narrow_data ? narrow : NULL;
 }
 
-static bool algorithm(const Context *context, const Pass *pass, NnAlgorithm *out) {
+static bool cuda_algorithm(const Context *context, const Pass *pass, NnAlgorithm *out) {
     const OpState *state = &context->states[pass->op];
     const char *own = own_kernel(state, pass->kind);
     if (own != NULL) {
@@ -222,11 +222,11 @@ static bool algorithm(const Context *context, const Pass *pass, NnAlgorithm *out
     return conv != NULL;
 }
 
-static void library(const Context *context, NnPlanLibrary *out) { nn_cuda_convs_describe(context->convs, out); }
+static void cuda_library(const Context *context, NnPlanLibrary *out) { nn_cuda_convs_describe(context->convs, out); }
 
-static size_t context_bytes(const Context *context) { return context->bytes; }
+static size_t cuda_context_bytes(const Context *context) { return context->bytes; }
 
-static void nn_cpu_context_destroy(Context *context) {
+static void cuda_context_destroy(Context *context) {
     if (context == NULL) return;
     end_profile(context);
     nn_cuda_context_destroy(context);
@@ -237,22 +237,22 @@ Status nn_ops_cuda(const OpsTable **out) {
         .name = "cuda",
         .recomputes = true,
         .fuses = true,
-        .precision = choose_precision,
-        .buffer_create = buffer_create,
-        .buffer_destroy = buffer_destroy,
-        .copy = copy,
+        .precision = cuda_choose_precision,
+        .buffer_create = cuda_buffer_create,
+        .buffer_destroy = cuda_buffer_destroy,
+        .copy = cuda_copy,
         .context_create = nn_cuda_context_create,
-        .context_destroy = nn_cpu_context_destroy,
-        .context_bytes = context_bytes,
-        .begin = begin,
-        .run = run,
-        .take_totals = take_totals,
+        .context_destroy = cuda_context_destroy,
+        .context_bytes = cuda_context_bytes,
+        .begin = cuda_begin,
+        .run = cuda_run,
+        .take_totals = cuda_take_totals,
         .store_totals = nn_cuda_store_totals,
-        .profile = profile,
-        .algorithm = algorithm,
-        .library = library,
-        .read = read_tensor,
-        .write = write_tensor,
+        .profile = cuda_profile,
+        .algorithm = cuda_algorithm,
+        .library = cuda_library,
+        .read = cuda_read_tensor,
+        .write = cuda_write_tensor,
     };
     *out = &table;
     return STATUS_OK;

@@ -19,7 +19,7 @@ typedef struct OpState {
 } OpState;
 
 struct Context {
-    NnModel *model;         /* borrowed until nn_cpu_context_destroy */
+    NnModel *model;         /* borrowed until nn_cuda_context_destroy */
     const Program *program; /* likewise */
     DeviceStream *stream;   /* borrowed from the model */
     CudaConvs *convs;       /* owned */
@@ -38,7 +38,7 @@ struct Context {
     const int64_t *labels;
     float *losses, *logits; /* NULL if not wanted */
     float gradient_factor;  /* what a gradient of the summed loss is multiplied by when it becomes a gradient */
-    void **blocks;          /* owned: device memory of nn_cpu_context_alloc */
+    void **blocks;          /* owned: device memory of nn_cuda_context_alloc */
     int block_count, block_room;
     size_t bytes;         /* allocated */
     DeviceEvent **marks;  /* owned; while a profile runs: before each pass and after the last of a run */

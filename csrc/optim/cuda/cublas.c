@@ -1,6 +1,6 @@
-/* Matrix products by cublasLt. A handle owns its workspace, and a plan (descriptors and the algorithm that the library
- * thinks best) for each shape it has seen. Algorithms are taken by the library's rules, never by timing, and without
- * reductions in the output's type, so that a shape's sums are always taken in the same order. */
+/* Matrix products by cublasLt. A handle owns its workspace, and a choice (descriptors and the algorithm that the
+ * library thinks best) for each shape it has seen. Algorithms are taken by the library's rules, never by timing, and
+ * without reductions in the output's type, so that a shape's sums are always taken in the same order. */
 #include "optim/cuda/gemm.h"
 
 #include <cublasLt.h>
@@ -10,18 +10,18 @@
 #define WORKSPACE_BYTES ((size_t)32 << 20)
 #define ALIGNMENT_BYTES 16u
 
-typedef struct GemmPlan {
+typedef struct GemmChoice {
     CudaGemmShape shape;
     cublasLtMatmulDesc_t product;   /* owned, like all descriptors */
     cublasLtMatrixLayout_t a, b, d; /* of the library's operands: it thinks in columns, so its A is our B */
     cublasLtMatmulAlgo_t algorithm;
-} GemmPlan;
+} GemmChoice;
 
 struct CudaGemm {
     cublasLtHandle_t library; /* owned */
     DeviceStream *stream;     /* borrowed */
     void *workspace;          /* owned, on the device */
-    GemmPlan *plans;          /* owned */
+    GemmChoice *choices;      /* owned */
     size_t count;
 };
 
@@ -70,23 +70,23 @@ static Status make_layout(CudaGemmType type, int64_t rows, int64_t columns, int6
 }
 
 /* D' = B' A': the operands change places, and each keeps its own transposition. */
-static Status describe(GemmPlan *plan) {
-    const CudaGemmShape *s = &plan->shape;
+static Status describe_choice(GemmChoice *choice) {
+    const CudaGemmShape *s = &choice->shape;
     int32_t transpose_a = s->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
     int32_t transpose_b = s->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
-    TRY_CUBLAS(cublasLtMatmulDescCreate(&plan->product, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    TRY_CUBLAS(cublasLtMatmulDescCreate(&choice->product, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     TRY_CUBLAS(
-        cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_TRANSA, &transpose_a, sizeof transpose_a));
+        cublasLtMatmulDescSetAttribute(choice->product, CUBLASLT_MATMUL_DESC_TRANSA, &transpose_a, sizeof transpose_a));
     TRY_CUBLAS(
-        cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_TRANSB, &transpose_b, sizeof transpose_b));
+        cublasLtMatmulDescSetAttribute(choice->product, CUBLASLT_MATMUL_DESC_TRANSB, &transpose_b, sizeof transpose_b));
     TRY(make_layout(s->in, s->transpose_b ? s->n : s->k, s->transpose_b ? s->k : s->n, s->row_b, s->batch, s->stride_b,
-                    &plan->a));
+                    &choice->a));
     TRY(make_layout(s->in, s->transpose_a ? s->k : s->m, s->transpose_a ? s->m : s->k, s->row_a, s->batch, s->stride_a,
-                    &plan->b));
-    return make_layout(s->out, s->m, s->n, s->row_d, s->batch, s->stride_d, &plan->d);
+                    &choice->b));
+    return make_layout(s->out, s->m, s->n, s->row_d, s->batch, s->stride_d, &choice->d);
 }
 
-static Status choose(const CudaGemm *gemm, GemmPlan *plan) {
+static Status choose(const CudaGemm *gemm, GemmChoice *choice) {
     Status status = STATUS_OK;
     cublasLtMatmulPreference_t wishes = NULL;
     cublasLtMatmulHeuristicResult_t found;
@@ -105,41 +105,42 @@ static Status choose(const CudaGemm *gemm, GemmPlan *plan) {
     for (size_t i = 0; i < sizeof aligned / sizeof *aligned; i++) {
         TRY_CUBLAS_GOTO(cublasLtMatmulPreferenceSetAttribute(wishes, aligned[i], &alignment, sizeof alignment));
     }
-    TRY_CUBLAS_GOTO(cublasLtMatmulAlgoGetHeuristic(gemm->library, plan->product, plan->a, plan->b, plan->d, plan->d,
-                                                   wishes, 1, &found, &count));
+    TRY_CUBLAS_GOTO(cublasLtMatmulAlgoGetHeuristic(gemm->library, choice->product, choice->a, choice->b, choice->d,
+                                                   choice->d, wishes, 1, &found, &count));
     if (count < 1) {
         FAIL_GOTO(STATUS_LIBRARY, "cublasLt has no algorithm for %d products of %lld x %lld by %lld x %lld",
-                  plan->shape.batch, (long long)plan->shape.m, (long long)plan->shape.k, (long long)plan->shape.k,
-                  (long long)plan->shape.n);
+                  choice->shape.batch, (long long)choice->shape.m, (long long)choice->shape.k,
+                  (long long)choice->shape.k, (long long)choice->shape.n);
     }
-    plan->algorithm = found.algo;
+    choice->algorithm = found.algo;
 done:
     if (wishes != NULL) (void)cublasLtMatmulPreferenceDestroy(wishes);
     return status;
 }
 
-static void destroy_gemm_plan(GemmPlan *plan) {
-    if (plan->d != NULL) (void)cublasLtMatrixLayoutDestroy(plan->d);
-    if (plan->b != NULL) (void)cublasLtMatrixLayoutDestroy(plan->b);
-    if (plan->a != NULL) (void)cublasLtMatrixLayoutDestroy(plan->a);
-    if (plan->product != NULL) (void)cublasLtMatmulDescDestroy(plan->product);
+static void destroy_gemm_choice(GemmChoice *choice) {
+    if (choice->d != NULL) (void)cublasLtMatrixLayoutDestroy(choice->d);
+    if (choice->b != NULL) (void)cublasLtMatrixLayoutDestroy(choice->b);
+    if (choice->a != NULL) (void)cublasLtMatrixLayoutDestroy(choice->a);
+    if (choice->product != NULL) (void)cublasLtMatmulDescDestroy(choice->product);
 }
 
-static Status find_gemm_plan(CudaGemm *gemm, const CudaGemmShape *shape, const GemmPlan **out) {
+static Status find_gemm_choice(CudaGemm *gemm, const CudaGemmShape *shape, const GemmChoice **out) {
     Status status = STATUS_OK;
     for (size_t i = 0; i < gemm->count; i++) {
-        *out = &gemm->plans[i];
-        if (same_shape(&gemm->plans[i].shape, shape)) return STATUS_OK;
+        *out = &gemm->choices[i];
+        if (same_shape(&gemm->choices[i].shape, shape)) return STATUS_OK;
     }
-    GemmPlan plan = {.shape = *shape};
-    TRY_GOTO(describe(&plan));
-    TRY_GOTO(choose(gemm, &plan));
-    TRY_GOTO(memory_resize(&gemm->plans, gemm->count * sizeof *gemm->plans, (gemm->count + 1) * sizeof *gemm->plans));
-    gemm->plans[gemm->count] = plan;
-    *out = &gemm->plans[gemm->count++];
-    plan = (GemmPlan){0};
+    GemmChoice choice = {.shape = *shape};
+    TRY_GOTO(describe_choice(&choice));
+    TRY_GOTO(choose(gemm, &choice));
+    TRY_GOTO(
+        memory_resize(&gemm->choices, gemm->count * sizeof *gemm->choices, (gemm->count + 1) * sizeof *gemm->choices));
+    gemm->choices[gemm->count] = choice;
+    *out = &gemm->choices[gemm->count++];
+    choice = (GemmChoice){0};
 done:
-    destroy_gemm_plan(&plan);
+    destroy_gemm_choice(&choice);
     return status;
 }
 
@@ -160,8 +161,8 @@ done:
 
 void optim_cuda_gemm_destroy(CudaGemm *gemm) {
     if (gemm == NULL) return;
-    for (size_t i = gemm->count; i > 0; i--) destroy_gemm_plan(&gemm->plans[i - 1]);
-    memory_free(gemm->plans);
+    for (size_t i = gemm->count; i > 0; i--) destroy_gemm_choice(&gemm->choices[i - 1]);
+    memory_free(gemm->choices);
     device_free(gemm->workspace);
     if (gemm->library != NULL) (void)cublasLtDestroy(gemm->library);
     memory_free(gemm);
@@ -169,10 +170,10 @@ void optim_cuda_gemm_destroy(CudaGemm *gemm) {
 
 Status optim_cuda_gemm_batched(CudaGemm *gemm, const CudaGemmShape *shape, float alpha, const void *a, const void *b,
                                float beta, const void *c, void *d) {
-    const GemmPlan *plan = NULL;
-    TRY(find_gemm_plan(gemm, shape, &plan));
-    TRY_CUBLAS(cublasLtMatmul(gemm->library, plan->product, &alpha, b, plan->a, a, plan->b, &beta, beta == 0 ? d : c,
-                              plan->d, d, plan->d, &plan->algorithm, gemm->workspace, WORKSPACE_BYTES,
-                              (cudaStream_t)gemm->stream));
+    const GemmChoice *choice = NULL;
+    TRY(find_gemm_choice(gemm, shape, &choice));
+    TRY_CUBLAS(cublasLtMatmul(gemm->library, choice->product, &alpha, b, choice->a, a, choice->b, &beta,
+                              beta == 0 ? d : c, choice->d, d, choice->d, &choice->algorithm, gemm->workspace,
+                              WORKSPACE_BYTES, (cudaStream_t)gemm->stream));
     return STATUS_OK;
 }

@@ -5,6 +5,7 @@
  * library handle of its own. Owns all scratch memory. */
 #include <string.h>
 
+#include "base/checked.h"
 #include "base/memory.h"
 #include "optim/cuda/optim.h"
 
@@ -205,7 +206,7 @@ static Status make_lanes(CudaMuon *muon, DeviceStream *stream) {
 /* Takes `bytes` of the arena; with `base` NULL only counts. */
 static void *cut(uint8_t *base, size_t *at, size_t bytes) {
     void *part = base == NULL ? NULL : base + *at;
-    *at += (bytes + BUFFER_ALIGNMENT - 1) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
+    *at += round_up(bytes, BUFFER_ALIGNMENT);
     return part;
 }
 

@@ -44,14 +44,14 @@ static CudaOptimSchedule unscheduled(const OptimState *optim, uint64_t enabled) 
         .rates = optim->row, .enabled = enabled, .steps = 1, .group_count = optim->spec->group_count};
 }
 
-static Status step(OptimState *optim, const OptimRate *rates) {
+static Status cuda_step(OptimState *optim, const OptimRate *rates) {
     uint64_t enabled = 0;
     for (int i = 0; i < optim->spec->group_count; i++) enabled |= rates[i].active ? bit(i) : 0;
     TRY(device_copy(optim->row, rates, row_bytes(optim), optim->stream));
     return put_step(optim, unscheduled(optim, enabled));
 }
 
-static Status gradients_finite(OptimState *optim, const OptimRate *rates, bool *out) {
+static Status cuda_gradients_finite(OptimState *optim, const OptimRate *rates, bool *out) {
     uint32_t flag = 0;
     CudaOptimSchedule schedule = unscheduled(optim, UINT64_MAX);
     if (rates == NULL) {
@@ -67,13 +67,13 @@ static Status gradients_finite(OptimState *optim, const OptimRate *rates, bool *
     return STATUS_OK;
 }
 
-static Status pull(OptimState *optim, float *slow, float *value, size_t elems, float keep) {
+static Status cuda_pull(OptimState *optim, float *slow, float *value, size_t elems, float keep) {
     return optim_cuda_launch_pull(slow, value, elems, keep, optim->stream);
 }
 
 static float *momentum_of(OptimState *optim) { return optim->momentum; }
 
-static Status load_rates(OptimState *optim, const OptimRate *rates, int64_t steps) {
+static Status cuda_load_rates(OptimState *optim, const OptimRate *rates, int64_t steps) {
     size_t bytes = (size_t)steps * row_bytes(optim);
     TRY(device_stream_synchronize(optim->stream));
     if (steps != optim->steps) {
@@ -92,20 +92,21 @@ static Status need_rates(const OptimState *optim) {
     FAIL(STATUS_ARGUMENT, "a scheduled step needs the rates of all steps: load_rates comes first");
 }
 
-static Status check_scheduled(OptimState *optim, const int32_t *step_number, uint32_t *flag) {
+static Status cuda_check_scheduled(OptimState *optim, const int32_t *step_number, uint32_t *flag) {
     TRY(need_rates(optim));
     return optim_cuda_launch_check(optim->chunks, optim->chunk_count, scheduled(optim, step_number, NULL, UINT64_MAX),
                                    flag, optim->stream);
 }
 
-static Status step_scheduled(OptimState *optim, const int32_t *step_number, const uint32_t *flag, const bool *enabled) {
+static Status cuda_step_scheduled(OptimState *optim, const int32_t *step_number, const uint32_t *flag,
+                                  const bool *enabled) {
     uint64_t groups = 0;
     for (int i = 0; i < optim->spec->group_count; i++) groups |= enabled[i] ? bit(i) : 0;
     TRY(need_rates(optim));
     return put_step(optim, scheduled(optim, step_number, flag, groups));
 }
 
-static void destroy(OptimState *optim) {
+static void cuda_destroy(OptimState *optim) {
     if (optim == NULL) return;
     (void)device_stream_synchronize(optim->stream);
     optim_cuda_muon_destroy(optim->muon);
@@ -152,7 +153,7 @@ done:
     return status;
 }
 
-static Status allocate(OptimState *optim) {
+static Status cuda_allocate(OptimState *optim) {
     const OptimSpec *spec = optim->spec;
     size_t momentum_bytes = (size_t)spec->offsets[spec->tensor_count] * sizeof(float);
     TRY(memory_calloc((size_t)spec->tensor_count + 1, sizeof *optim->first_chunk, &optim->first_chunk));
@@ -173,14 +174,14 @@ static Status allocate(OptimState *optim) {
     return device_fill(optim->momentum, 0, momentum_bytes, optim->stream);
 }
 
-static const OptimTable cuda_table = {.destroy = destroy,
+static const OptimTable cuda_table = {.destroy = cuda_destroy,
                                       .momentum = momentum_of,
-                                      .step = step,
-                                      .gradients_finite = gradients_finite,
-                                      .pull = pull,
-                                      .load_rates = load_rates,
-                                      .check_scheduled = check_scheduled,
-                                      .step_scheduled = step_scheduled};
+                                      .step = cuda_step,
+                                      .gradients_finite = cuda_gradients_finite,
+                                      .pull = cuda_pull,
+                                      .load_rates = cuda_load_rates,
+                                      .check_scheduled = cuda_check_scheduled,
+                                      .step_scheduled = cuda_step_scheduled};
 
 Status optim_cuda_create(const OptimSpec *spec, DeviceStream *stream, const OptimTable **table, OptimState **out) {
     Status status = STATUS_OK;
@@ -188,7 +189,7 @@ Status optim_cuda_create(const OptimSpec *spec, DeviceStream *stream, const Opti
     TRY(memory_calloc(1, sizeof *optim, &optim));
     optim->stream = stream;
     optim->spec = spec;
-    TRY_GOTO(allocate(optim));
+    TRY_GOTO(cuda_allocate(optim));
     TRY_GOTO(upload_tables(optim));
     TRY_GOTO(optim_cuda_muon_create(spec, optim->groups, optim->momentum, optim->sums, optim->first_chunk, stream,
                                     &optim->muon));
@@ -196,6 +197,6 @@ Status optim_cuda_create(const OptimSpec *spec, DeviceStream *stream, const Opti
     *out = optim;
     optim = NULL;
 done:
-    destroy(optim);
+    cuda_destroy(optim);
     return status;
 }

@@ -161,12 +161,12 @@ static __device__ __forceinline__ double matrix_sum(const CudaMuonMatrix &matrix
 
 /* A pack of X lies in one row, since rows are padded to whole packs: the first of its elements in the parameter, and
  * how many there are; the others are padding. */
-struct Place {
+struct PackPlace {
     int64_t first;
     int count;
 };
 
-static __device__ __forceinline__ Place place_of(const CudaMuonMatrix &matrix, int64_t at) {
+static __device__ __forceinline__ PackPlace pack_place_of(const CudaMuonMatrix &matrix, int64_t at) {
     int64_t row = at / matrix.row_elems, column = at - row * matrix.row_elems;
     int64_t rest = row < matrix.rows ? matrix.columns - column : 0;
     return {row * matrix.columns + column, rest < 0 ? 0 : rest < PACK ? (int)rest : PACK};
@@ -189,7 +189,7 @@ static __global__ void __launch_bounds__(BLOCK)
     Storage *x = (Storage *)matrix.x;
     int64_t end = tile.begin + CUDA_OPTIM_CHUNK < matrix.elems ? tile.begin + CUDA_OPTIM_CHUNK : matrix.elems;
     for (int64_t at = tile.begin + (int64_t)threadIdx.x * PACK; at < end; at += BLOCK * PACK) {
-        Place place = place_of(matrix, at);
+        PackPlace place = pack_place_of(matrix, at);
         const float *gradient = matrix.gradient + place.first, *v = matrix.momentum + place.first;
         float u[PACK];
         if (place.count == PACK && aligned(gradient) && aligned(v)) {
@@ -228,7 +228,7 @@ static __global__ void __launch_bounds__(BLOCK)
     const Storage *x = (const Storage *)matrix.last;
     int64_t end = tile.begin + CUDA_OPTIM_CHUNK < matrix.elems ? tile.begin + CUDA_OPTIM_CHUNK : matrix.elems;
     for (int64_t at = tile.begin + (int64_t)threadIdx.x * PACK; at < end; at += BLOCK * PACK) {
-        Place place = place_of(matrix, at);
+        PackPlace place = pack_place_of(matrix, at);
         float *w = matrix.value + place.first, direction[PACK];
         load_floats(x + at, direction);
         if (place.count == PACK && aligned(w)) {

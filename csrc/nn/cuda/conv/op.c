@@ -4,7 +4,7 @@
 #include "nn/cuda/context.h"
 #include "nn/cuda/conv/narrow.h"
 
-static CudaConvShape shape_of(const Context *context, const Op *op, CudaConvPass pass) {
+static CudaConvShape conv_shape_of(const Context *context, const Op *op, CudaConvPass pass) {
     const Tensor *input = nn_cuda_shape(context, op->input), *output = nn_cuda_shape(context, op->output);
     return (CudaConvShape){.images = context->program->batch,
                            .in_height = input->height,
@@ -31,7 +31,7 @@ static bool has_pass(const Program *program, PassKind kind, int op) {
 /* `narrow`: whether it may be narrow.cu's, and then whether it is; NULL: it may not. */
 static Status create_pass(Context *context, int op, PassKind kind, CudaConvPass pass, bool *narrow, CudaConv **out) {
     if (!has_pass(context->program, kind, op)) return STATUS_OK;
-    CudaConvShape shape = shape_of(context, &context->program->ops[op], pass);
+    CudaConvShape shape = conv_shape_of(context, &context->program->ops[op], pass);
     if (narrow != NULL) *narrow = nn_cuda_fusion_wanted("narrow") && nn_cuda_conv_narrow_fits(&shape);
     if (narrow != NULL && *narrow) return STATUS_OK;
     return nn_cuda_conv_create(context->convs, &shape, out);
@@ -77,7 +77,7 @@ static Status clear_rest(Context *context, const Job *job, int tensor) {
 }
 
 static Status run_narrow(Context *context, const Job *job, const Op *op, CudaConvPass pass, int from, int to) {
-    CudaConvShape shape = shape_of(context, op, pass);
+    CudaConvShape shape = conv_shape_of(context, op, pass);
     return nn_cuda_conv_narrow(&shape, job->count, nn_cuda_tensor(context, from), nn_cuda_filters(context, op),
                                nn_cuda_tensor(context, to), context->stream);
 }

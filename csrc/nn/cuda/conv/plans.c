@@ -54,7 +54,7 @@ static void note(Plans *plans, const char *what, const char *why) {
     if (plans->note[0] == '\0') snprintf(plans->note, sizeof plans->note, "%s %s: %s", what, plans->path, why);
 }
 
-static Entry *find(const Entries *entries, const char *key) {
+static Entry *find_entry(const Entries *entries, const char *key) {
     for (int i = 0; i < entries->count; i++) {
         if (strcmp(entries->list[i].key, key) == 0) return &entries->list[i];
     }
@@ -75,8 +75,8 @@ static Status make_room(Entries *entries) {
 }
 
 /* Key and value fit. */
-static Status put(Entries *entries, const char *key, const char *value, bool own) {
-    Entry *entry = find(entries, key);
+static Status put_entry(Entries *entries, const char *key, const char *value, bool own) {
+    Entry *entry = find_entry(entries, key);
     if (entry == NULL) {
         TRY(make_room(entries));
         entry = &entries->list[entries->count++];
@@ -200,14 +200,14 @@ static Status parse(const char *text, size_t size, const char *identity, Entries
         }
         snprintf(key, sizeof key, "%.*s", (int)(tab - at), at);
         snprintf(value, sizeof value, "%.*s", (int)(line_end - tab - 1), tab + 1);
-        TRY(put(entries, key, value, false));
+        TRY(put_entry(entries, key, value, false));
         at = line_end + 1;
     }
     return STATUS_OK;
 }
 
 /* What is on disk; nothing, with a note, if that is no good. Fails only for lack of memory. */
-static Status load(Plans *plans, Entries *entries) {
+static Status load_file(Plans *plans, Entries *entries) {
     char *text = NULL;
     size_t size = 0;
     if (plans->path[0] == '\0') return STATUS_OK;
@@ -259,14 +259,14 @@ done:
 }
 
 /* Takes up what other processes have written since: theirs, but for what this one found itself. */
-static Status merge(Plans *plans) {
+static Status merge_file(Plans *plans) {
     Status status = STATUS_OK;
     Entries fresh = {0};
-    TRY_GOTO(load(plans, &fresh));
+    TRY_GOTO(load_file(plans, &fresh));
     for (int i = 0; i < plans->entries.count; i++) {
         const Entry *entry = &plans->entries.list[i];
-        if (!entry->own && find(&fresh, entry->key) != NULL) continue;
-        TRY_GOTO(put(&fresh, entry->key, entry->value, entry->own));
+        if (!entry->own && find_entry(&fresh, entry->key) != NULL) continue;
+        TRY_GOTO(put_entry(&fresh, entry->key, entry->value, entry->own));
     }
     memory_free(plans->entries.list);
     plans->entries = fresh;
@@ -288,7 +288,7 @@ Status nn_cuda_plans_open(const char *device, const char *library, Plans **out) 
         return error_fail_errno(STATUS_MEMORY, failed, "pthread_mutex_init");
     }
     choose_path(plans, device, library);
-    TRY_GOTO(load(plans, &plans->entries));
+    TRY_GOTO(load_file(plans, &plans->entries));
     *out = plans;
     plans = NULL;
 done:
@@ -305,7 +305,7 @@ void nn_cuda_plans_close(Plans *plans) {
 
 bool nn_cuda_plans_find(Plans *plans, const char *key, char value[PLANS_VALUE_BYTES], bool *own) {
     pthread_mutex_lock(&plans->lock);
-    const Entry *entry = find(&plans->entries, key);
+    const Entry *entry = find_entry(&plans->entries, key);
     if (entry == NULL) {
         plans->misses++;
     } else {
@@ -323,9 +323,9 @@ Status nn_cuda_plans_store(Plans *plans, const char *key, const char *value) {
              PLANS_KEY_BYTES, PLANS_VALUE_BYTES);
     }
     pthread_mutex_lock(&plans->lock);
-    Status status = put(&plans->entries, key, value, true);
+    Status status = put_entry(&plans->entries, key, value, true);
     if (status == STATUS_OK && !plans->unwritable) {
-        status = merge(plans);
+        status = merge_file(plans);
         if (status == STATUS_OK && write_file(plans) != STATUS_OK) {
             plans->unwritable = true;
             note(plans, "cannot write", error_record()->message);

@@ -39,7 +39,7 @@ __host__ __device__ constexpr int odd(int number) { return number | 1; }
 __host__ __device__ constexpr int pair_bytes(int chunks) { return odd(2 * chunks) * 16; }
 __host__ __device__ constexpr int filter_bytes(int chunks) { return odd(9 * chunks) * 16; }
 
-typedef struct Maps {
+typedef struct PoolMaps {
     int images, channels;              /* channels of the whole output */
     Divisor row_chunks;                /* chunks of a row that are read */
     uint32_t image_chunks, all_chunks; /* chunks of an image that are read, and of all of it */
@@ -47,7 +47,7 @@ typedef struct Maps {
     Divisor across;                    /* windows in a row */
     uint32_t windows;                  /* in an image */
     int row_bytes, bytes;              /* in shared memory: a row; an image */
-} Maps;
+} PoolMaps;
 
 /* From an unsigned number: fewer instructions. */
 __device__ static __forceinline__ int lane_of_thread(void) { return (int)(threadIdx.x % WARP); }
@@ -56,7 +56,7 @@ __device__ static __forceinline__ int lane_of_thread(void) { return (int)(thread
 
 /* Within its border of zeros, which stays. */
 template <typename T, int CHUNKS>
-__device__ __forceinline__ void copy_map(const T *input, const Maps &maps, int image, char *to) {
+__device__ __forceinline__ void copy_map(const T *input, const PoolMaps &maps, int image, char *to) {
     const T *from = input + (size_t)image * maps.all_chunks * 8;
     for (uint32_t i = threadIdx.x; i < maps.image_chunks; i += THREADS) {
         uint32_t rest, row = divide(i, maps.row_chunks, &rest), column = rest / CHUNKS + 1, chunk = rest % CHUNKS;
@@ -232,7 +232,7 @@ template <typename T> __device__ __forceinline__ void pool_sums(const Sums (&sum
 
 /* 16 indices for each thread of the warp at a time. */
 __device__ static __forceinline__ void store_index(const char *exchange, uint8_t *to, uint32_t first,
-                                                   const Maps &maps) {
+                                                   const PoolMaps &maps) {
     constexpr int ACROSS = BLOCK_CHANNELS / 16, DOWN = WARP / ACROSS;
     int lane = lane_of_thread();
     uint32_t part = (uint32_t)lane % ACROSS;
@@ -306,7 +306,7 @@ __device__ static __forceinline__ void store_partials(const Moments<8> &moments,
 template <typename T> struct KeepStatistics {
     Moments<8> moments;
 
-    __device__ __forceinline__ void begin(const ConvPool &, const Maps &, int) {}
+    __device__ __forceinline__ void begin(const ConvPool &, const PoolMaps &, int) {}
     __device__ __forceinline__ void take(const Pack<T> &pack, const ConvPool &args, size_t to) {
         float x[8];
 #pragma unroll
@@ -316,11 +316,11 @@ template <typename T> struct KeepStatistics {
         moments.add(x);
     }
     __device__ __forceinline__ void take_index(const char *exchange, const ConvPool &args, int image, uint32_t first,
-                                               const Maps &maps) {
+                                               const PoolMaps &maps) {
         size_t place = (size_t)image * maps.windows * (size_t)maps.channels + blockIdx.y * BLOCK_CHANNELS;
         store_index(exchange, args.index + place, first, maps);
     }
-    __device__ __forceinline__ void end(const ConvPool &args, const Maps &maps, char *shared) {
+    __device__ __forceinline__ void end(const ConvPool &args, const PoolMaps &maps, char *shared) {
         const NormClose &close = args.close;
         store_partials(moments, reinterpret_cast<float *>(shared), close.partials, maps.channels);
         if (!last_to_arrive(partial_arrivals(close.partials, maps.channels) + blockIdx.y)) return;
@@ -336,7 +336,7 @@ template <typename T> struct MakeOutput {
     Normalise<T> norm;
 
     /* Each time: while products are summed there is no register for these. */
-    __device__ __forceinline__ void begin(const ConvPool &args, const Maps &maps, int channel) {
+    __device__ __forceinline__ void begin(const ConvPool &args, const PoolMaps &maps, int channel) {
         norm.load(args.terms, maps.channels, channel);
     }
     __device__ __forceinline__ void take(const Pack<T> &pack, const ConvPool &args, size_t to) {
@@ -346,13 +346,13 @@ template <typename T> struct MakeOutput {
         activate_all(args.activation, y);
         store_floats(static_cast<T *>(args.output) + to, y);
     }
-    __device__ __forceinline__ void take_index(const char *, const ConvPool &, int, uint32_t, const Maps &) {}
-    __device__ __forceinline__ void end(const ConvPool &, const Maps &, char *) {}
+    __device__ __forceinline__ void take_index(const char *, const ConvPool &, int, uint32_t, const PoolMaps &) {}
+    __device__ __forceinline__ void end(const ConvPool &, const PoolMaps &, char *) {}
 };
 
 /* Pooled values from the warp's exchange, 8 channels of a window for each thread at a time. */
 template <typename T, typename Taker>
-__device__ __forceinline__ void take_pooled(Taker &taker, const ConvPool &args, const Maps &maps, int image,
+__device__ __forceinline__ void take_pooled(Taker &taker, const ConvPool &args, const PoolMaps &maps, int image,
                                             uint32_t first, const char *exchange) {
     constexpr int DOWN = WARP / TILES, TURNS = UNIT / DOWN;
     int lane = lane_of_thread(), part = lane % TILES, row = lane / TILES;
@@ -373,8 +373,8 @@ __device__ __forceinline__ void take_pooled(Taker &taker, const ConvPool &args, 
 
 /* One unit of the warp: windows `first` and on of an image whose map is in shared memory. */
 template <typename T, int CHUNKS, typename Taker>
-__device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, const Maps &maps, int image, uint32_t first,
-                                        const char *map, Lanes<CHUNKS> &lanes, char *exchange) {
+__device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, const PoolMaps &maps, int image,
+                                        uint32_t first, const char *map, Lanes<CHUNKS> &lanes, char *exchange) {
     int lane = lane_of_thread();
 #pragma unroll
     for (int i = 0; i < EIGHTS; i++) {
@@ -393,7 +393,7 @@ __device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, cons
 
 /* Images from the last to the first: where the convolution before ended, the cache still holds them. */
 template <typename T, int CHUNKS, template <typename> class Taker>
-__global__ void __launch_bounds__(THREADS, 1) conv_pool_kernel(ConvPool args, Maps maps) {
+__global__ void __launch_bounds__(THREADS, 1) conv_pool_kernel(ConvPool args, PoolMaps maps) {
     DYNAMIC_SHARED(char, filters);
     int warp = (int)(threadIdx.x / WARP);
     char *exchange = filters + BLOCK_CHANNELS * filter_bytes(CHUNKS) + warp * EXCHANGE_BYTES;
@@ -427,11 +427,11 @@ __global__ void __launch_bounds__(THREADS, 1) conv_pool_kernel(ConvPool args, Ma
 
 #define CHUNKS_24 3 /* 24 input channels */
 
-static Maps maps_of(const ConvPoolShape *shape) {
+static PoolMaps maps_of(const ConvPoolShape *shape) {
     int down = shape->height / 2, across = shape->width / 2, chunks = shape->in_channels / 8;
     int rows = shape->height < 2 * down + 1 ? shape->height : 2 * down + 1;
     int columns = shape->width < 2 * across + 1 ? shape->width : 2 * across + 1;
-    Maps maps;
+    PoolMaps maps;
     maps.images = shape->images;
     maps.channels = shape->out_channels;
     maps.row_chunks = make_divisor(columns * chunks);
@@ -445,7 +445,7 @@ static Maps maps_of(const ConvPoolShape *shape) {
     return maps;
 }
 
-static size_t shared_bytes(const Maps &maps, int chunks) {
+static size_t shared_bytes(const PoolMaps &maps, int chunks) {
     size_t filters = (size_t)BLOCK_CHANNELS * (size_t)filter_bytes(chunks);
     return filters + (size_t)WARPS * EXCHANGE_BYTES + 2 * (size_t)maps.bytes;
 }
@@ -474,7 +474,7 @@ static int conv_pool_blocks(const ConvPoolShape *shape) {
 
 template <template <typename> class Taker>
 static Status launch(const ConvPoolShape *shape, const ConvPool &args, DeviceStream *stream) {
-    Maps maps = maps_of(shape);
+    PoolMaps maps = maps_of(shape);
     dim3 grid((unsigned)conv_pool_blocks(shape), (unsigned)(shape->out_channels / BLOCK_CHANNELS));
     auto kernel = shape->precision == PRECISION_FLOAT16 ? conv_pool_kernel<__half, CHUNKS_24, Taker>
                                                         : conv_pool_kernel<__nv_bfloat16, CHUNKS_24, Taker>;

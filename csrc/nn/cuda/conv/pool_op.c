@@ -3,7 +3,7 @@
 #include "nn/cuda/context.h"
 #include "nn/cuda/conv/pool.h"
 
-static ConvPoolShape shape_of(const Context *context, const Op *conv, int images) {
+static ConvPoolShape conv_pool_shape_of(const Context *context, const Op *conv, int images) {
     const Tensor *input = nn_cuda_shape(context, conv->input);
     return (ConvPoolShape){.precision = context->program->precision,
                            .images = images,
@@ -29,7 +29,7 @@ static bool can_pool(const Context *context, int conv) {
     if (o->node.kernel != 3 || o->node.stride != 1 || o->node.padding != 1 || o->node.bias) return false;
     if (norm->node.pool_place != POOL_BEFORE_NORM || norm->node.pool != 2) return false;
     if (!program->training && norm->residual >= 0) return false;
-    ConvPoolShape shape = shape_of(context, o, program->batch);
+    ConvPoolShape shape = conv_pool_shape_of(context, o, program->batch);
     return !read_by_others(program, o->output, conv + 1) && nn_cuda_conv_pool_fits(&shape);
 }
 
@@ -45,7 +45,7 @@ static ConvPool args_of(const Context *context, const Op *conv) {
 
 Status nn_cuda_pass_conv_pool_statistics(Context *context, const Job *job, int norm, NormClose close) {
     const Op *o = &context->program->ops[norm], *conv = o - 1;
-    ConvPoolShape shape = shape_of(context, conv, job->count);
+    ConvPoolShape shape = conv_pool_shape_of(context, conv, job->count);
     ConvPool args = args_of(context, conv);
     args.pooled = nn_cuda_tensor(context, o->saved);
     args.index = nn_cuda_tensor(context, o->index);
@@ -55,7 +55,7 @@ Status nn_cuda_pass_conv_pool_statistics(Context *context, const Job *job, int n
 
 Status nn_cuda_pass_conv_pool_evaluate(Context *context, const Job *job, int norm) {
     const Op *o = &context->program->ops[norm], *conv = o - 1;
-    ConvPoolShape shape = shape_of(context, conv, job->count);
+    ConvPoolShape shape = conv_pool_shape_of(context, conv, job->count);
     ConvPool args = args_of(context, conv);
     args.terms = context->states[norm].terms;
     args.output = nn_cuda_tensor(context, o->output);

@@ -2,7 +2,7 @@
 #include "nn/cuda/context.h"
 #include "nn/cuda/head/head.h"
 
-static HeadShape shape_of(const Context *context, int op, int images) {
+static HeadShape head_shape_of(const Context *context, int op, int images) {
     const Op *o = &context->program->ops[op];
     const Tensor *input = nn_cuda_shape(context, o->input);
     return (HeadShape){.images = images,
@@ -31,7 +31,7 @@ Status nn_cuda_head_op_create(Context *context, int op) {
     OpState *state = &context->states[op];
     size_t batch = (size_t)context->program->batch;
     if (!context->program->training) return STATUS_OK;
-    HeadShape shape = shape_of(context, op, 0);
+    HeadShape shape = head_shape_of(context, op, 0);
     size_t floats = batch * (size_t)(shape.channels + shape.classes);
     TRY(nn_cuda_context_alloc(context, floats * sizeof(float), &state->partials));
     return nn_cuda_context_alloc(context, batch * sizeof(HeadRecord), &state->terms);
@@ -39,20 +39,20 @@ Status nn_cuda_head_op_create(Context *context, int op) {
 
 Status nn_cuda_pass_head_evaluate(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
-    HeadShape shape = shape_of(context, op, job->count);
+    HeadShape shape = head_shape_of(context, op, job->count);
     const float *weights = nn_model_parameter_data(context->model) + o->weight;
     return nn_cuda_head_evaluate(&shape, nn_cuda_tensor(context, o->input), weights, context->logits, context->stream);
 }
 
 Status nn_cuda_pass_head_train(Context *context, const Job *job, int op) {
-    HeadShape shape = shape_of(context, op, job->count);
+    HeadShape shape = head_shape_of(context, op, job->count);
     HeadBuffers buffers = buffers_of(context, op);
     context->gradient_factor = job->options->reduction == LOSS_MEAN ? 1.0f / (float)job->count : 1.0f;
     return nn_cuda_head_train(&shape, &buffers, job->options->label_smoothing, context->stream);
 }
 
 Status nn_cuda_pass_head_close(Context *context, const Job *job, int op) {
-    HeadShape shape = shape_of(context, op, job->count);
+    HeadShape shape = head_shape_of(context, op, job->count);
     HeadBuffers buffers = buffers_of(context, op);
     float *gradient = nn_model_gradient_data(context->model) + context->program->ops[op].weight;
     return nn_cuda_head_close(&shape, &buffers, context->gradient_factor, gradient, context->totals, context->stream);

@@ -3,7 +3,7 @@
 #include "nn/cuda/norm/norm.h"
 
 /* The maps of `count` images before the pool. */
-static NormShape shape_of(const Context *context, int op, int count) {
+static NormShape norm_shape_of(const Context *context, int op, int count) {
     const Op *o = &context->program->ops[op];
     const Tensor *input = nn_cuda_shape(context, o->input);
     return (NormShape){.precision = context->program->precision,
@@ -52,7 +52,7 @@ static NormClose close_of(const Context *context, int op) {
 Status nn_cuda_pass_norm_statistics(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
     if (context->states[op].pooled) return nn_cuda_pass_conv_pool_statistics(context, job, op, close_of(context, op));
-    NormShape shape = shape_of(context, op, job->count);
+    NormShape shape = norm_shape_of(context, op, job->count);
     bool pool = o->node.pool_place == POOL_BEFORE_NORM;
     return nn_cuda_norm_statistics(
         &shape, nn_cuda_tensor(context, o->input), pool ? nn_cuda_tensor(context, o->saved) : NULL,
@@ -66,7 +66,7 @@ Status nn_cuda_pass_norm_running(Context *context, const Job *job, int op) {
     for (int i = 0; i < program->op_count; i++) {
         if (program->ops[i].node.kind != NODE_NORM) continue;
         if (i < op) return STATUS_OK;
-        running.channels[running.count] = shape_of(context, i, job->count).channels;
+        running.channels[running.count] = norm_shape_of(context, i, job->count).channels;
         running.norms[running.count++] = close_of(context, i);
         if (running.count < NORM_RUNNING_MOST) continue;
         TRY(nn_cuda_norm_running(&running, context->stream));
@@ -87,7 +87,7 @@ static NormApply apply_of(const Context *context, int op, int input, int index) 
 
 Status nn_cuda_pass_norm_apply(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
-    NormShape shape = shape_of(context, op, job->count);
+    NormShape shape = norm_shape_of(context, op, job->count);
     NormApply apply = apply_of(context, op, o->saved, o->index);
     if (o->node.pool_place == POOL_AFTER_ACTIVATION) return nn_cuda_norm_apply_pooled(&shape, apply, context->stream);
     return nn_cuda_norm_apply(&shape, apply, context->stream);
@@ -96,7 +96,7 @@ Status nn_cuda_pass_norm_apply(Context *context, const Job *job, int op) {
 Status nn_cuda_pass_norm_evaluate(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
     if (context->states[op].pooled) return nn_cuda_pass_conv_pool_evaluate(context, job, op);
-    NormShape shape = shape_of(context, op, job->count);
+    NormShape shape = norm_shape_of(context, op, job->count);
     NormApply apply = apply_of(context, op, o->input, -1);
     if (o->node.pool_place != POOL_NONE) return nn_cuda_norm_apply_pooled(&shape, apply, context->stream);
     return nn_cuda_norm_apply(&shape, apply, context->stream);
@@ -104,7 +104,7 @@ Status nn_cuda_pass_norm_evaluate(Context *context, const Job *job, int op) {
 
 Status nn_cuda_pass_norm_reduce(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
-    NormShape shape = shape_of(context, op, job->count);
+    NormShape shape = norm_shape_of(context, op, job->count);
     bool before = o->node.residual_place == RESIDUAL_BEFORE_ACTIVATION;
     float *gradients = nn_model_gradient_data(context->model);
     NormReduce reduce = {.saved = nn_cuda_tensor(context, o->saved),
@@ -123,7 +123,7 @@ Status nn_cuda_pass_norm_reduce(Context *context, const Job *job, int op) {
 
 NormShape nn_cuda_norm_backward_shape(const Context *context, int op, int count, int *gradient) {
     const Op *o = &context->program->ops[op];
-    NormShape shape = shape_of(context, op, count);
+    NormShape shape = norm_shape_of(context, op, count);
     bool made = o->activation_gradient >= 0; /* a residual hands it on */
     if (made) shape.activation = ACTIVATION_NONE;
     *gradient = made ? o->activation_gradient : o->output_gradient;

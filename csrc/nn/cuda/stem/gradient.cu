@@ -25,8 +25,8 @@ extern "C" {
 
 /* The output gradients of COUNT outputs below one another, from row `first` of the tile on; zeros beyond the output. */
 template <typename T, int COUNT>
-__device__ __forceinline__ void load_rows(const StemShape &shape, const Corner &corner, const Place &place, int first,
-                                          const T *gradient, Lanes<T> (&to)[COUNT]) {
+__device__ __forceinline__ void load_rows(const StemShape &shape, const Corner &corner, const StemPlace &place,
+                                          int first, const T *gradient, Lanes<T> (&to)[COUNT]) {
     const int x = corner.x + place.x;
 #pragma unroll
     for (int row = 0; row < COUNT; row++) {
@@ -65,7 +65,7 @@ __device__ static __forceinline__ void store_lanes(const float (&from)[LANES], i
 }
 
 /* Adds up the block's bias gradients and writes them. All threads call it. */
-__device__ static __forceinline__ void close_bias(const Tiling &t, const Place &place, const float (&sums)[LANES],
+__device__ static __forceinline__ void close_bias(const Tiling &t, const StemPlace &place, const float (&sums)[LANES],
                                                   float *shared, float *partial) {
     int width = t.groups * LANES;
     __syncthreads();
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(BIAS_THREADS, 3)
     const bool recompute = shape.activation != ACTIVATION_NONE;
     const int width = t.groups * LANES, stride = STRIDE > 0 ? STRIDE : shape.stride;
     float *shared = recompute ? packed + filter_elems(t) : packed;
-    const Place place = place_of(t, shape.out_channels);
+    const StemPlace place = stem_place_of(t, shape.out_channels);
     float total[LANES] = {};
     if (recompute) stage_filters(filters, t, shape.out_channels, packed);
     for (int number = (int)blockIdx.x; number < tiles; number += (int)gridDim.x) {
@@ -202,7 +202,7 @@ template <typename T, int KERNEL, int STRIDE, int CHANNELS, bool RECOMPUTE>
 __device__ __forceinline__ void stage_gradients(const StemShape &shape, const Tiling &t, const Corner &corner, int band,
                                                 const float4 *patch, const float *packed, const T *gradient,
                                                 float *to) {
-    const Place place = place_of(t, shape.out_channels);
+    const StemPlace place = stem_place_of(t, shape.out_channels);
     const int stride = STRIDE > 0 ? STRIDE : shape.stride, width = t.groups * LANES;
     if (!place.active) return;
     to += (place.chain * ROWS * t.width + place.x) * width + place.group * 4;

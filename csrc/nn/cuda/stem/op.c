@@ -10,7 +10,7 @@ static bool keeps_images(const Context *context) {
     return true;
 }
 
-static StemShape shape_of(const Context *context, int op, int images) {
+static StemShape stem_shape_of(const Context *context, int op, int images) {
     const Op *o = &context->program->ops[op];
     const Tensor *output = nn_cuda_shape(context, o->output);
     return (StemShape){.images = images,
@@ -76,7 +76,7 @@ static StemSource source_of(const Context *context, const Job *job, int op) {
 Status nn_cuda_stem_op_create(Context *context, int op) {
     size_t elems = 0;
     if (!context->program->training) return STATUS_OK;
-    StemShape shape = shape_of(context, op, context->program->batch);
+    StemShape shape = stem_shape_of(context, op, context->program->batch);
     TRY(nn_cuda_stem_partial_elems(&shape, &elems));
     return nn_cuda_context_alloc(context, elems * sizeof(float), &context->states[op].partials);
 }
@@ -89,7 +89,7 @@ Status nn_cuda_pass_load(Context *context, const Job *job, int op) {
 }
 
 Status nn_cuda_pass_stem_forward(Context *context, const Job *job, int op) {
-    StemShape shape = shape_of(context, op, job->count);
+    StemShape shape = stem_shape_of(context, op, job->count);
     StemSource source = source_of(context, job, op);
     void *output = nn_cuda_tensor(context, context->program->ops[op].output);
     return nn_cuda_stem_forward(&shape, &source, filters_of(context, op), output, context->stream);
@@ -97,7 +97,7 @@ Status nn_cuda_pass_stem_forward(Context *context, const Job *job, int op) {
 
 Status nn_cuda_pass_stem_backward(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
-    StemShape shape = shape_of(context, op, job->count);
+    StemShape shape = stem_shape_of(context, op, job->count);
     StemSource source = source_of(context, job, op);
     StemFilters filters = filters_of(context, op);
     const void *gradient = nn_cuda_tensor(context, o->output_gradient);

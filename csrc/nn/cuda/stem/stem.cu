@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     float *packed = reinterpret_cast<float *>(patch + t.patch_height * t.patch_width);
     const int stride = STRIDE > 0 ? STRIDE : shape.stride;
     const Corner corner = corner_of(t, (int)blockIdx.x);
-    const Place place = place_of(t, shape.out_channels);
+    const StemPlace place = stem_place_of(t, shape.out_channels);
     stage_filters(filters, t, shape.out_channels, packed);
     stage_patch(source, t, corner, stride, patch);
     __syncthreads();

@@ -179,14 +179,14 @@ __host__ __device__ static __forceinline__ int filter_elems(const Tiling &t) { r
 /* ---- the convolution ---------------------------------------------------------------------------------------------*/
 
 /* A thread's place in its tile. */
-typedef struct Place {
+typedef struct StemPlace {
     int group, x, chain;
     int channel; /* the first of its 8, in the whole output */
     bool active;
-} Place;
+} StemPlace;
 
-__device__ static __forceinline__ Place place_of(const Tiling &t, int out_channels) {
-    Place place;
+__device__ static __forceinline__ StemPlace stem_place_of(const Tiling &t, int out_channels) {
+    StemPlace place;
     int rest = thread_index() / t.groups;
     place.group = thread_index() - rest * t.groups;
     place.chain = rest / t.width;
