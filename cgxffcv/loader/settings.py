@@ -109,14 +109,22 @@ class Plan:
         """Everything that is left to check, and the core made ready."""
         self.choose_order(loader)
         self.outputs = compile_outputs(self.core.fields(), self.arguments["pipelines"], loader.fname, self.custom)
-        page_locked = self.arguments["page_locked"]
         self.core.prepare(
-            outputs=tuple(column for output in self.outputs for column in output.columns), batch_size=self.batch_size,
-            order=self.order_option.value, window_pages=self.window, seed=self.seed,
-            workers=self.arguments["num_workers"], ahead=self.batches_ahead, world_size=self.world_size,
-            rank=self.rank, drop_last=self.drop_last, resident=self.resident, read_ahead=not self.os_cache,
-            page_locked=-1 if page_locked is None else page_locked, indices=self.chosen,
-        )  # fmt: skip
+            [column for output in self.outputs for column in output.columns],
+            self.chosen,
+            batch_size=self.batch_size,
+            order=self.order_option.name.lower(),
+            window_pages=self.window,
+            seed=self.seed,
+            workers=self.arguments["num_workers"],
+            batches_ahead=self.batches_ahead,
+            world_size=self.world_size,
+            rank=self.rank,
+            drop_last=self.drop_last,
+            resident=self.resident,
+            read_ahead=not self.os_cache,
+            page_locked=self.arguments["page_locked"],
+        )
         if self.own_order is None and self.num_samples > 0 and self.core.batches(self.num_samples) == 0:
             warn(
                 f"one batch of {self.batch_size} on {counted(self.world_size, 'rank')} is not filled by "

@@ -50,7 +50,7 @@ class Output:
     it and the batch's sample numbers."""
 
     name: str
-    columns: list[tuple]
+    columns: list[dict[str, Any]]
     steps: list[Callable] = field(default_factory=list)
 
     def finish(self, arrays: Sequence, ids) -> Any:
@@ -185,15 +185,16 @@ class ImageCompiler:
         self.type = target
         return True
 
-    def image(self) -> tuple:
-        operations = tuple(
-            (step.operation, self.draws, normalized, step.values()) for step, normalized in self.operations
-        )
-        normalize = None
-        if self.normalize is not None:
-            normalize = (self.normalize.mean, self.normalize.std, self.normalize.type)
-        layout = "chw" if self.torch_image is not None and not self.torch_image.channels_last else "hwc"
-        return operations, normalize, self.type, layout
+    def image(self) -> dict[str, Any]:
+        """What the C loader does to the pixels."""
+        normalize = self.normalize
+        planar = self.torch_image is not None and not self.torch_image.channels_last
+        return {
+            "operations": tuple((step.operation, self.draws, after, step.values()) for step, after in self.operations),
+            "normalize": normalize and {"mean": normalize.mean, "std": normalize.std, "type": normalize.type},
+            "type": self.type,
+            "layout": "chw" if planar else "hwc",
+        }
 
     def all_steps(self) -> list[Callable]:
         first: list[Callable] = []
@@ -237,6 +238,18 @@ def split_decoder(name: str, kind: str, spec: PipelineSpec, own: Field | None) -
     return decoder, transforms
 
 
+def core_column(
+    field: str,
+    decoder: str,
+    *,
+    fast_jpeg: bool = False,
+    image: dict[str, Any] | None = None,
+    function: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A column as the C loader takes it."""
+    return dict(locals())
+
+
 def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: str, own: Field | None) -> Output:
     decoder, transforms = split_decoder(name, kind, spec, own)
     source = spec.source or name
@@ -244,19 +257,20 @@ def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: s
         compiler = ImageCompiler(name, draws)
         for step in transforms:
             compiler.add(step)
-        column = (source, decoder.code, decoder.jpeg_mode == "fast", compiler.image())
+        column = core_column(source, decoder.code, fast_jpeg=decoder.jpeg_mode == "fast", image=compiler.image())
         return Output(name, [column], compiler.all_steps())
-    function = isinstance(decoder, dec.FunctionDecoder)
-    more = (decoder.address, decoder.dtype, decoder.shape) if function else None
-    output = Output(name, [(source, decoder.code, False, more)])
+    function = None
+    if isinstance(decoder, dec.FunctionDecoder):
+        function = {"address": decoder.address, "dtype": decoder.dtype, "shape": decoder.shape}
+    output = Output(name, [core_column(source, decoder.code, function=function)])
     if isinstance(decoder, dec.FieldDecoder):
         if own.layout()[2] >= 0:
-            output.columns += [(source, "bytes", False, None), (source, "byte_size", False, None)]
+            output.columns += [core_column(source, "bytes"), core_column(source, "byte_size")]
         output.steps.append(DecodeField(decoder, own))
     if isinstance(decoder, dec.JSONDecoder):
         output.steps.append(ParseJSON(source, path))
     if isinstance(decoder, dec.BytesDecoder) and decoder.lengths:
-        output.columns.append((source, "byte_size", False, None))
+        output.columns.append(core_column(source, "byte_size"))
         output.steps.append(OnValues(split_lengths))
     for step in transforms:
         if isinstance(step, (tf.ImageOperation, tf.NormalizeImage, tf.ToTorchImage)):

@@ -175,7 +175,7 @@ def whole_loader(
 def core_operations(steps: list[Any]) -> tuple:
     """Operations of `augmentation` as the C core takes them."""
     (output,) = compile_outputs({IMAGE: "image"}, {IMAGE: [SimpleRGBImageDecoder(), *steps]}, "")
-    return output.columns[0][3][0]
+    return output.columns[0]["image"]["operations"]
 
 
 def feeding_loader(

@@ -44,7 +44,7 @@ class ResidentTraining:
     resident = True
 
     def __init__(self, trainer: Any, loader: Loader, seed: int, graphs: bool = True):
-        operations = loader.outputs[0].columns[0][3][0]
+        operations = loader.outputs[0].columns[0]["image"]["operations"]
         self.core = _cgxffcv.Resident(trainer, operations, seed, graphs)
         try:
             _, ids = load_set(self.core, TRAIN, loader)

@@ -12,6 +12,7 @@ import operator
 from typing import Any
 
 import numpy as np
+from _cgxffcv import IMAGE_TYPES
 
 from cgxffcv.transforms.operations import OPERATIONS, ImageOperation, Transform, three
 
@@ -27,8 +28,6 @@ __all__ = [
     "Transform",
     "View",
 ]
-
-IMAGE_TYPES = ("uint8", "float32", "float16", "bfloat16")
 
 
 @functools.cache

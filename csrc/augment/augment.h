@@ -27,6 +27,10 @@ typedef enum ImageType {
 
 typedef enum ImageLayout { IMAGE_HWC, IMAGE_CHW } ImageLayout;
 
+/* "float32", "chw"; NULL if there is no such number. */
+const char *augment_type_name(int type);
+const char *augment_layout_name(int layout);
+
 typedef struct AugmentSpec {
     int32_t height, width; /* of the source, HWC, 3 channels */
     int op_count;

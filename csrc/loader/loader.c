@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "base/cpu.h"
 #include "base/memory.h"
+#include "base/names.h"
 #include "loader/pipeline.h"
 #include "loader/slots.h"
 #include "loader/traversal.h"
@@ -23,6 +24,8 @@ struct Loader {
     Workers *workers; /* owned */
     int threads;
 };
+
+NAMES_DEFINE(loader_order_name, "sequential", "random", "quasi_random")
 
 LoaderConfig loader_config_default(void) {
     return (LoaderConfig){.world_size = 1, .batches_ahead = 3, .window_pages = 8, .drop_last = true};

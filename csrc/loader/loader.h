@@ -43,6 +43,9 @@ typedef enum LoaderOrder {
     LOADER_QUASI_RANDOM /* pages in random order, samples shuffled within windows of `window_pages` pages */
 } LoaderOrder;
 
+/* "sequential", "random", "quasi_random"; NULL if there is no such number. */
+const char *loader_order_name(int order);
+
 /* The constants of the table of decoders, which says what each gives. */
 #define X(constant, entry) constant,
 typedef enum LoaderDecoder { LOADER_DECODERS(X) LOADER_DECODER_COUNT } LoaderDecoder;

@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "loader/loader.h"
+#include "python/arguments.h"
 #include "python/array.h"
 #include "python/beton_values.h"
 #include "python/loader_spec.h"
@@ -210,16 +211,6 @@ static PyObject *loader_again(LoaderObject *self, PyObject *unused) {
     return new_of_file(Py_TYPE(self), Py_NewRef(self->file));
 }
 
-/* A count that must not be negative. */
-static int take_count(Py_ssize_t value, const char *name, size_t *out) {
-    if (value < 0) {
-        PyErr_Format(PyExc_ValueError, "%s must not be negative, but is %zd", name, value);
-        return -1;
-    }
-    *out = (size_t)value;
-    return 0;
-}
-
 static PyObject *prepare(LoaderObject *self, const LoaderConfig *config) {
     Status status;
     Loader *loader = NULL;
@@ -230,63 +221,26 @@ static PyObject *prepare(LoaderObject *self, const LoaderConfig *config) {
     Py_RETURN_NONE;
 }
 
-/* The plain numbers of the configuration. */
-static int take_config(PyObject *kwargs, PyObject **outputs, PyObject **indices, LoaderConfig *config) {
-    static char *names[] = {"outputs",  "batch_size", "order",       "window_pages", "seed",
-                            "workers",  "ahead",      "world_size",  "rank",         "drop_last",
-                            "resident", "read_ahead", "page_locked", "indices",      NULL};
-    Py_ssize_t batch_size, window, ahead, world_size, rank;
-    unsigned long long seed;
-    int order, workers, drop_last, resident, read_ahead, page_locked;
-    PyObject *none = PyTuple_New(0);
-    if (none == NULL) return -1;
-    int parsed = PyArg_ParseTupleAndKeywords(none, kwargs, "OninKinnnpppiO", names, outputs, &batch_size, &order,
-                                             &window, &seed, &workers, &ahead, &world_size, &rank, &drop_last,
-                                             &resident, &read_ahead, &page_locked, indices);
-    Py_DECREF(none);
-    if (!parsed || take_count(batch_size, "batch_size", &config->batch_size) < 0 ||
-        take_count(window, "window_pages", &config->window_pages) < 0 ||
-        take_count(ahead, "batches_ahead", &config->batches_ahead) < 0 ||
-        take_count(world_size, "world_size", &config->world_size) < 0 || take_count(rank, "rank", &config->rank) < 0) {
-        return -1;
-    }
-    config->order = (LoaderOrder)order;
-    config->seed = seed;
-    config->workers = workers;
-    config->drop_last = drop_last != 0;
-    config->resident = resident != 0;
-    config->read_ahead = read_ahead != 0;
-    config->page_locked = page_locked >= 0;
-    config->device = page_locked;
-    return 0;
-}
-
 static PyObject *loader_prepare(LoaderObject *self, PyObject *args, PyObject *kwargs) {
     PyObject *outputs, *indices, *result = NULL;
     LoaderSpec *spec = NULL;
     ArrayView view = {0};
-    bool viewed = false;
-    LoaderConfig config = loader_config_default();
-    if (PyTuple_GET_SIZE(args) != 0) return PyErr_Format(PyExc_TypeError, "prepare() takes keywords only");
-    if (take_config(kwargs, &outputs, &indices, &config) < 0) return NULL;
+    if (!PyArg_ParseTuple(args, "OO:prepare", &outputs, &indices)) return NULL;
     if (memory_alloc(1, sizeof *spec, &spec) != STATUS_OK) return PyErr_NoMemory();
-    if (loader_spec_parse(outputs, spec) < 0) goto done;
+    if (loader_spec_parse(outputs, kwargs, spec) < 0) goto no_indices;
     if (indices != Py_None) {
-        if (array_acquire(indices, "indices", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0) goto done;
-        viewed = true;
-        config.indices = view.data;
-        config.index_count = (size_t)view.elems;
+        if (array_acquire(indices, "indices", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0) goto no_indices;
+        spec->config.indices = view.data;
+        spec->config.index_count = (size_t)view.elems;
     }
     if (self->loader != NULL || self->reader == NULL || self->busy) {
         PyErr_SetString(PyExc_TypeError, "prepare() is called once, on a Loader that is open");
-        goto done;
+    } else {
+        spec->config.reader = self->reader;
+        result = prepare(self, &spec->config);
     }
-    config.reader = self->reader;
-    config.outputs = spec->outputs;
-    config.output_count = spec->count;
-    result = prepare(self, &config);
-done:
-    if (viewed) array_release(&view);
+    if (indices != Py_None) array_release(&view);
+no_indices:
     memory_free(spec);
     return result;
 }
@@ -322,15 +276,23 @@ static PyObject *loader_close(LoaderObject *self, PyObject *unused) {
 
 /* ---- passes ---- */
 
+#define EPOCH                                                                                                          \
+    { "epoch", UINT32_MAX, 0 }
+
 static PyObject *loader_begin_(LoaderObject *self, PyObject *args) {
     PyObject *order;
     ArrayView view = {0};
-    unsigned epoch;
-    unsigned long long first;
+    ArgumentsNumber epoch = EPOCH, first = {"first_batch", UINT64_MAX, 0};
     int evaluate, sequential;
     Status status;
-    if (!PyArg_ParseTuple(args, "IKppO:begin", &epoch, &first, &evaluate, &sequential, &order)) return NULL;
-    LoaderPass pass = {.epoch = epoch, .first_batch = first, .evaluate = evaluate != 0, .sequential = sequential != 0};
+    if (!PyArg_ParseTuple(args, "O&O&ppO:begin", arguments_number, &epoch, arguments_number, &first, &evaluate,
+                          &sequential, &order)) {
+        return NULL;
+    }
+    LoaderPass pass = {.epoch = (uint32_t)epoch.value,
+                       .first_batch = first.value,
+                       .evaluate = evaluate != 0,
+                       .sequential = sequential != 0};
     if (order != Py_None) {
         if (array_acquire(order, "order", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0) return NULL;
         pass.order = view.data;
@@ -376,28 +338,28 @@ static PyObject *loader_stop_(LoaderObject *self, PyObject *unused) {
 }
 
 static PyObject *loader_reseed_(LoaderObject *self, PyObject *args) {
-    unsigned long long seed;
-    if (!PyArg_ParseTuple(args, "K:reseed", &seed)) return NULL;
+    ArgumentsNumber seed = {"seed", UINT64_MAX, 0};
+    if (!PyArg_ParseTuple(args, "O&:reseed", arguments_number, &seed)) return NULL;
     Loader *loader = claim(self);
     if (loader == NULL) return NULL;
-    WITHOUT_GIL(self, loader_reseed(loader, seed));
+    WITHOUT_GIL(self, loader_reseed(loader, seed.value));
     Py_RETURN_NONE;
 }
 
 static PyObject *loader_gather_(LoaderObject *self, PyObject *args) {
     PyObject *ids;
     ArrayView view;
-    unsigned epoch;
+    ArgumentsNumber epoch = EPOCH;
     int evaluate;
     Status status = STATUS_OK;
     LoaderBatch *batch = NULL;
-    if (!PyArg_ParseTuple(args, "OIp:gather", &ids, &epoch, &evaluate)) return NULL;
+    if (!PyArg_ParseTuple(args, "OO&p:gather", &ids, arguments_number, &epoch, &evaluate)) return NULL;
     if (array_acquire(ids, "ids", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0) return NULL;
     PyObject *result = NULL;
     Loader *loader = claim(self);
     if (loader != NULL) {
         Py_BEGIN_ALLOW_THREADS;
-        status = loader_gather(loader, view.data, (size_t)view.elems, epoch, evaluate != 0, &batch);
+        status = loader_gather(loader, view.data, (size_t)view.elems, (uint32_t)epoch.value, evaluate != 0, &batch);
         Py_END_ALLOW_THREADS;
         result = status == STATUS_OK ? wrap_batch(self, batch) : raise_status((PyObject *)self, status);
         self->busy = false;
@@ -409,9 +371,9 @@ static PyObject *loader_gather_(LoaderObject *self, PyObject *args) {
 /* ---- what it is ---- */
 
 static PyObject *loader_order_(LoaderObject *self, PyObject *args) {
-    unsigned epoch;
+    ArgumentsNumber epoch = EPOCH;
     Status status;
-    if (!PyArg_ParseTuple(args, "I:order", &epoch)) return NULL;
+    if (!PyArg_ParseTuple(args, "O&:order", arguments_number, &epoch)) return NULL;
     Loader *loader = claim(self);
     if (loader == NULL) return NULL;
     int64_t count = (int64_t)loader_samples(loader);
@@ -421,7 +383,7 @@ static PyObject *loader_order_(LoaderObject *self, PyObject *args) {
         return NULL;
     }
     uint64_t *out = array_data(array);
-    WITHOUT_GIL(self, status = loader_order(loader, epoch, out));
+    WITHOUT_GIL(self, status = loader_order(loader, (uint32_t)epoch.value, out));
     if (status == STATUS_OK) return array;
     Py_DECREF(array);
     return raise_status((PyObject *)self, status);
@@ -437,11 +399,11 @@ static PyObject *loader_position_(LoaderObject *self, PyObject *unused) {
 }
 
 static PyObject *loader_batches_(LoaderObject *self, PyObject *args) {
-    unsigned long long samples;
-    if (!PyArg_ParseTuple(args, "K:batches", &samples)) return NULL;
+    ArgumentsNumber samples = {"samples", UINT64_MAX, 0};
+    if (!PyArg_ParseTuple(args, "O&:batches", arguments_number, &samples)) return NULL;
     Loader *loader = opened(self);
     if (loader == NULL) return NULL;
-    return PyLong_FromUnsignedLongLong(loader_batches_of(loader, samples));
+    return PyLong_FromUnsignedLongLong(loader_batches_of(loader, samples.value));
 }
 
 static PyObject *loader_fields(LoaderObject *self, PyObject *unused) {
@@ -477,7 +439,7 @@ static PyObject *loader_stats_(LoaderObject *self, PyObject *unused) {
 
 static PyMethodDef loader_methods[] = {
     {"prepare", CALL(loader_prepare), METH_VARARGS | METH_KEYWORDS,
-     "prepare(**options)\n--\n\nSays what to load; once, before everything else."},
+     "prepare(outputs, indices, **settings)\n--\n\nSays what to load; once, before everything else."},
     {"again", CALL(loader_again), METH_NOARGS,
      "again()\n--\n\nAnother loader of the same open file, which is still to be prepared."},
     {"begin", CALL(loader_begin_), METH_VARARGS,

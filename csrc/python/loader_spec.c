@@ -1,118 +1,119 @@
-/* Outputs from plain Python tuples, which cgxffcv/pipeline/compile.py makes. */
 #include "python/loader_spec.h"
-
-#include <string.h>
 
 #include "python/arguments.h"
 #include "python/operations.h"
 #include "python/spec.h"
 
-typedef struct Name {
-    const char *name;
-    int value;
-} Name;
+/* ---- an image ---- */
 
-static const Name types[] = {
-    {"uint8", IMAGE_U8}, {"float32", IMAGE_F32}, {"float16", IMAGE_F16}, {"bfloat16", IMAGE_BF16}, {NULL, 0}};
-static const Name layouts[] = {{"hwc", IMAGE_HWC}, {"chw", IMAGE_CHW}, {NULL, 0}};
-
-static int look_up(const Name *names, const char *name, const char *what, int *value) {
-    for (; names->name != NULL; names++) {
-        if (strcmp(names->name, name) != 0) continue;
-        *value = names->value;
-        return 0;
-    }
-    PyErr_Format(PyExc_ValueError, "unknown %s '%s'", what, name);
-    return -1;
+static int parse_channels(PyObject *value, void *out) {
+    double *channels = out;
+    return arguments_unpack(value, "ddd;mean and std are tuples of 3", &channels[0], &channels[1], &channels[2]);
 }
 
-static int parse_normalize(PyObject *normalize, AugmentSpec *spec) {
-    const char *type_name;
-    int type;
-    if (normalize == Py_None) return 0;
-    if (arguments_unpack(normalize, "(ddd)(ddd)s;normalisation is a tuple of 3", &spec->mean[0], &spec->mean[1],
-                         &spec->mean[2], &spec->std[0], &spec->std[1], &spec->std[2], &type_name) < 0 ||
-        look_up(types, type_name, "image type", &type) < 0) {
-        return -1;
-    }
-    spec->normalize = true;
-    spec->normalized_type = (ImageType)type;
+static const SpecTable normalize_table = {"normalisation",
+                                          {SPEC_PARSE(AugmentSpec, mean, parse_channels),
+                                           SPEC_PARSE(AugmentSpec, std, parse_channels),
+                                           SPEC_ENUM_KEY(AugmentSpec, normalized_type, "type", augment_type_name)}};
+
+static int parse_normalize(PyObject *value, void *out) {
+    AugmentSpec *spec = out;
+    spec->normalize = value != Py_None;
+    return spec->normalize ? spec_fill(&normalize_table, value, NULL, spec) : 0;
+}
+
+static int parse_operations(PyObject *value, void *out) {
+    AugmentSpec *spec = out;
+    PyObject *tuple = arguments_tuple(value, "operations", 0, PY_SSIZE_T_MAX);
+    if (tuple == NULL) return -1;
+    int result = operations_parse(tuple, "one pipeline", AUGMENT_MAX_OPS, spec->ops, &spec->op_count);
+    Py_DECREF(tuple);
+    return result;
+}
+
+static const SpecTable image_table = {
+    "image",
+    {SPEC_WHOLE("operations", parse_operations), SPEC_WHOLE("normalize", parse_normalize),
+     SPEC_ENUM(AugmentSpec, type, augment_type_name), SPEC_ENUM(AugmentSpec, layout, augment_layout_name)}};
+
+static int parse_image(PyObject *value, void *out) {
+    LoaderColumn *column = out;
+    if (value == Py_None) return 0;
+    column->output.image = &column->image;
+    return spec_fill(&image_table, value, NULL, &column->image);
+}
+
+/* ---- a function ---- */
+
+static int parse_address(PyObject *value, void *out) {
+    uint64_t address;
+    if (arguments_whole(value, "a function's address", 0, UINT64_MAX, &address) < 0) return -1;
+    *(LoaderRow *)out = (LoaderRow)(uintptr_t)address;
     return 0;
 }
 
-static int parse_image(PyObject *image, AugmentSpec *spec) {
-    PyObject *ops, *normalize;
-    const char *type_name, *layout_name;
-    int type, layout;
-    *spec = (AugmentSpec){0};
-    if (arguments_unpack(image, "O!Oss;an image output is a tuple of 4", &PyTuple_Type, &ops, &normalize, &type_name,
-                         &layout_name) < 0 ||
-        look_up(types, type_name, "image type", &type) < 0 || look_up(layouts, layout_name, "layout", &layout) < 0 ||
-        operations_parse(ops, "one pipeline", AUGMENT_MAX_OPS, spec->ops, &spec->op_count) < 0 ||
-        parse_normalize(normalize, spec) < 0) {
-        return -1;
-    }
-    spec->type = (ImageType)type;
-    spec->layout = (ImageLayout)layout;
+static int parse_side(PyObject *item, void *out) {
+    return arguments_whole(item, "the function's shape", 0, INT64_MAX, out);
+}
+
+static int parse_shape(PyObject *value, void *out) {
+    LoaderFunction *function = out;
+    function->ndim = arguments_fill(value, "dimensions of the function's shape", 0, LOADER_MAX_DIMS, parse_side,
+                                    function->shape, sizeof *function->shape);
+    return function->ndim < 0 ? -1 : 0;
+}
+
+static const SpecTable function_table = {"function",
+                                         {SPEC_PARSE_KEY(LoaderFunction, call, "address", parse_address),
+                                          SPEC_ENUM(LoaderFunction, dtype, beton_dtype_name),
+                                          SPEC_WHOLE("shape", parse_shape)}};
+
+static int parse_function(PyObject *value, void *out) {
+    LoaderColumn *column = out;
+    if (value == Py_None) return 0;
+    column->output.function = &column->function;
+    return spec_fill(&function_table, value, NULL, &column->function);
+}
+
+/* ---- the loader ---- */
+
+static const SpecTable output_table = {"an output",
+                                       {SPEC_MEMBER(LoaderColumn, field),
+                                        SPEC_ENUM_KEY(LoaderColumn, output.decoder, "decoder", loader_decoder_name),
+                                        SPEC_KEY(LoaderColumn, output.fast_jpeg, "fast_jpeg"),
+                                        SPEC_WHOLE("image", parse_image), SPEC_WHOLE("function", parse_function)}};
+
+static int parse_output(PyObject *item, void *out) {
+    LoaderColumn *column = out;
+    *column = (LoaderColumn){.output.field = column->field};
+    return spec_fill(&output_table, item, NULL, column);
+}
+
+/* The number of a GPU, or None. */
+static int parse_page_locked(PyObject *value, void *out) {
+    LoaderConfig *config = out;
+    uint64_t device = 0;
+    config->page_locked = value != Py_None;
+    if (config->page_locked && arguments_whole(value, "page_locked", 0, INT32_MAX, &device) < 0) return -1;
+    config->device = (int)device;
     return 0;
 }
 
-static int parse_shape(PyObject *shape, LoaderFunction *function) {
-    uint64_t side;
-    PyObject *sides = arguments_tuple(shape, "the function's shape", 0, LOADER_MAX_DIMS);
-    if (sides == NULL) return -1;
-    function->ndim = (int)PyTuple_GET_SIZE(sides);
-    for (int i = 0; i < function->ndim; i++) {
-        if (arguments_whole(PyTuple_GET_ITEM(sides, i), "the function's shape", 0, INT64_MAX, &side) < 0) break;
-        function->shape[i] = side;
-    }
-    Py_DECREF(sides);
-    return PyErr_Occurred() ? -1 : 0;
-}
+static const SpecTable settings_table = {
+    "Loader",
+    {SPEC_MEMBER(LoaderConfig, batch_size), SPEC_ENUM(LoaderConfig, order, loader_order_name),
+     SPEC_MEMBER(LoaderConfig, window_pages), SPEC_MEMBER(LoaderConfig, seed), SPEC_MEMBER(LoaderConfig, workers),
+     SPEC_MEMBER(LoaderConfig, batches_ahead), SPEC_MEMBER(LoaderConfig, world_size), SPEC_MEMBER(LoaderConfig, rank),
+     SPEC_MEMBER(LoaderConfig, drop_last), SPEC_MEMBER(LoaderConfig, resident), SPEC_MEMBER(LoaderConfig, read_ahead),
+     SPEC_WHOLE("page_locked", parse_page_locked)}};
 
-static int parse_function(PyObject *item, LoaderFunction *function) {
-    unsigned long long address;
-    PyObject *dtype, *shape;
-    if (arguments_unpack(item, "KOO;a function is a tuple of 3", &address, &dtype, &shape) < 0) return -1;
-    int type = spec_name(dtype, "the function's dtype", beton_dtype_name);
-    if (type < 0) return -1;
-    function->call = (LoaderRow)(uintptr_t)address;
-    function->dtype = (BetonDtype)type;
-    return parse_shape(shape, function);
-}
-
-static int parse_output(PyObject *item, LoaderSpec *out, size_t i) {
-    LoaderOutput *output = &out->outputs[i];
-    PyObject *decoder, *more;
-    int fast;
-    *output = (LoaderOutput){0};
-    if (arguments_unpack(item, "sOpO;an output is a tuple of 4", &output->field, &decoder, &fast, &more) < 0) return -1;
-    int number = spec_name(decoder, "a decoder", loader_decoder_name);
-    if (number < 0) return -1;
-    output->decoder = (LoaderDecoder)number;
-    output->fast_jpeg = fast != 0;
-    if (more == Py_None) return 0;
-    if (output->decoder == LOADER_FUNCTION) {
-        output->function = &out->functions[i];
-        return parse_function(more, &out->functions[i]);
-    }
-    output->image = &out->images[i];
-    return parse_image(more, &out->images[i]);
-}
-
-int loader_spec_parse(PyObject *sequence, LoaderSpec *out) {
-    if (!PyTuple_Check(sequence)) {
-        PyErr_SetString(PyExc_TypeError, "outputs must be a tuple");
-        return -1;
-    }
-    Py_ssize_t count = PyTuple_GET_SIZE(sequence);
-    if (count > LOADER_SPEC_MAX_OUTPUTS) {
-        PyErr_Format(PyExc_ValueError, "a loader has at most %d outputs, not %zd", LOADER_SPEC_MAX_OUTPUTS, count);
-        return -1;
-    }
-    out->count = (size_t)count;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (parse_output(PyTuple_GET_ITEM(sequence, i), out, (size_t)i) < 0) return -1;
-    }
-    return 0;
+int loader_spec_parse(PyObject *outputs, PyObject *settings, LoaderSpec *out) {
+    out->config = loader_config_default();
+    if (spec_fill(&settings_table, settings, NULL, &out->config) < 0) return -1;
+    int count = arguments_fill(outputs, "outputs of a loader", 0, LOADER_SPEC_MAX_OUTPUTS, parse_output, out->columns,
+                               sizeof *out->columns);
+    for (int i = 0; i < count; i++) out->outputs[i] = out->columns[i].output;
+    out->config.outputs = out->outputs;
+    out->config.output_count = count < 0 ? 0 : (size_t)count;
+    return count < 0 ? -1 : 0;
 }

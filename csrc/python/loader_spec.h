@@ -1,4 +1,4 @@
-/* The Python form of outputs and image operations. */
+/* What a loader is to do, from dicts. */
 #ifndef CGXFFCV_PYTHON_LOADER_SPEC_H
 #define CGXFFCV_PYTHON_LOADER_SPEC_H
 
@@ -7,16 +7,23 @@
 
 #define LOADER_SPEC_MAX_OUTPUTS 64
 
+/* An output with what it points to. */
+typedef struct LoaderColumn {
+    LoaderOutput output;
+    char field[BETON_NAME_BYTES];
+    AugmentSpec image;
+    LoaderFunction function;
+} LoaderColumn;
+
 typedef struct LoaderSpec {
-    size_t count;
-    LoaderOutput outputs[LOADER_SPEC_MAX_OUTPUTS]; /* field names borrowed from the Python objects */
-    AugmentSpec images[LOADER_SPEC_MAX_OUTPUTS];
-    LoaderFunction functions[LOADER_SPEC_MAX_OUTPUTS];
+    LoaderConfig config; /* borrows from the rest */
+    LoaderOutput outputs[LOADER_SPEC_MAX_OUTPUTS];
+    LoaderColumn columns[LOADER_SPEC_MAX_OUTPUTS];
 } LoaderSpec;
 
-/* From a sequence of (field, decoder, fast_jpeg, more), where `more` is None or, of images, (operations, normalisation,
- * type, layout), operations as operations.h has them and normalisation None or ((3 means), (3 stds), type); of a
- * function (address, dtype, shape). 0, or -1 with an exception set. */
-int loader_spec_parse(PyObject *sequence, LoaderSpec *out);
+/* `outputs`: a sequence of dicts, as cgxffcv/pipeline/compile.py makes them; `settings`: keyword arguments, as
+ * cgxffcv/loader/settings.py gives them. Reader and samples are left as they are by default. 0, or -1 with an exception
+ * set. */
+int loader_spec_parse(PyObject *outputs, PyObject *settings, LoaderSpec *out);
 
 #endif

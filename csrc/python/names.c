@@ -1,6 +1,7 @@
 /* The core's lists of names as tuples of the module, for what Python checks or offers by itself. */
 #include "base/names.h"
 #include "allreduce/allreduce.h"
+#include "augment/augment.h"
 #include "beton/writer.h"
 #include "nn/model.h"
 #include "python/module.h"
@@ -16,6 +17,7 @@ static const struct {
     {"QUANTIZED_DTYPES", quantize_type_name},
     {"ROUNDINGS", quantize_rounding_name},
     {"FIELD_DTYPES", beton_dtype_name},
+    {"IMAGE_TYPES", augment_type_name},
     {"WRITE_MODES", beton_write_mode_name},
     {"LAYER_KINDS", nn_layer_kind_name},
 };

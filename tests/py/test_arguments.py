@@ -173,6 +173,11 @@ WRAPPED = {
         np.ones(100, np.float32), "float32", good.SPEC, good.RANDOM | {"quad": number}, 1, good.wire()
     ),
     "reduction's seed": lambda number: good.a_trainer(good.a_comm(), good.REDUCTION | {"seed": number}),
+    "begin's first_batch": lambda number: good.a_loader().begin(0, number, False, False, None),
+    "reseed's seed": lambda number: good.a_loader().reseed(number),
+    "batches' samples": lambda number: good.a_loader().batches(number),
+    "prepare's seed": lambda number: good.a_loader(seed=number),
+    "prepare's batch_size": lambda number: good.a_loader(batch_size=number),
     "Encoder's seed": lambda number: _cgxffcv.Encoder(good.FIELDS, seed=number, threads=1, skip_bad=True),
     "Writer's page_size": lambda number: _cgxffcv.Writer("x", good.FIELDS, **good.WRITER | {"page_size": number}),
 }
@@ -186,3 +191,17 @@ def test_numbers_are_not_wrapped(name, number, tmp_path, monkeypatch):
         WRAPPED[name](number)
     with pytest.raises(TypeError, match="must be a whole number, not float"):
         WRAPPED[name](1.0)
+
+
+@pytest.mark.parametrize("number", [-1, 2**32, 2**64])
+def test_epochs_are_not_wrapped(number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loader = good.a_loader()
+    for call in (
+        lambda: loader.begin(number, 0, False, False, None),
+        lambda: loader.gather(np.arange(3), number, False),
+        lambda: loader.order(number),
+        lambda: _cgxffcv.loader_shuffled(np.arange(9), 3, number),
+    ):
+        with pytest.raises(ValueError, match=f"epoch must be in 0..2.32-1, not {number}"):
+            call()

@@ -10,6 +10,7 @@ from hostile_values import Refusal
 
 from cgxffcv.fields import BytesField, FloatField, IntField, NDArrayField, RGBImageField
 from cgxffcv.nn.describe import Conv, Description, Head, Norm
+from cgxffcv.pipeline.compile import core_column
 from cgxffcv.train.compression import Compression
 from cgxffcv.train.optim import Muon, Sgd
 from cgxffcv.train.plan import Group, Phase
@@ -51,12 +52,19 @@ WRITER = {
     "page_size": 1 << 16, "small_pages": True, "checksums": True, "durable": False, "expected_samples": 4, "threads": 1,
     "seed": 0, "skip_bad": True,
 }  # fmt: skip
+IMAGE = {
+    "operations": (
+        ("RandomHorizontalFlip", 0, False, (0.5,)),
+        ("RandomCrop", 0, False, ((8, 8), 1, (0.0, 0.0, 0.0))),
+    ),
+    "normalize": {"mean": MEAN, "std": STD, "type": "float32"},
+    "type": "float32",
+    "layout": "chw",
+}
+OUTPUTS = [core_column("image", "image", image=IMAGE), core_column("label", "int")]
 PREPARE = {
-    "outputs": (("image", "image", False, ((("RandomHorizontalFlip", 0, False, (0.5,)),
-                                            ("RandomCrop", 0, False, ((8, 8), 1, (0.0, 0.0, 0.0)))),
-                 (MEAN, STD, "float32"), "float32", "chw")), ("label", "int", False, None)),
-    "batch_size": 2, "order": 1, "window_pages": 2, "seed": 3, "workers": 1, "ahead": 2, "world_size": 1, "rank": 0,
-    "drop_last": False, "resident": False, "read_ahead": False, "page_locked": -1, "indices": np.arange(4),
+    "batch_size": 2, "order": "random", "window_pages": 2, "seed": 3, "workers": 1, "batches_ahead": 2,
+    "world_size": 1, "rank": 0, "drop_last": False, "resident": False, "read_ahead": False, "page_locked": None,
 }  # fmt: skip
 
 
@@ -74,7 +82,7 @@ def the_file():
 
 def a_loader(**changes):
     loader = _cgxffcv.Loader(the_file())
-    loader.prepare(**(PREPARE | changes))
+    loader.prepare(OUTPUTS, np.arange(4), **PREPARE | changes)
     return loader
 
 
@@ -294,7 +302,7 @@ TYPES = {
     },
     "Loader": {
         "": lambda: (_cgxffcv.Loader, (the_file(),), {}, {"refuse": refuse}),
-        "prepare": method(open_loader, "prepare", **PREPARE),
+        "prepare": method(open_loader, "prepare", OUTPUTS, np.arange(4), **PREPARE),
         "again": method(a_loader, "again"),
         "begin": method(a_loader, "begin", 0, 0, False, False, np.arange(4)),
         "next": method(begun_loader, "next"),

@@ -1,0 +1,6 @@
+/* Types and layouts of images as users spell them. */
+#include "base/names.h"
+#include "augment/augment.h"
+
+NAMES_DEFINE(augment_type_name, "uint8", "float32", "float16", "bfloat16")
+NAMES_DEFINE(augment_layout_name, "hwc", "chw")
