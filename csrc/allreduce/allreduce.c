@@ -18,79 +18,6 @@ struct Allreduce {
 
 /* ---- making ---- */
 
-/* How many layers an extent has. */
-static Status count_layers(const AllreduceBuffer *buffer, int64_t elems, int *out) {
-    int count = 0;
-    int64_t end = 0;
-    while (count < buffer->layer_count && end < elems) end += buffer->layers[count++].elems;
-    if (end != elems) FAIL(STATUS_ARGUMENT, "%lld elements do not end with a layer", (long long)elems);
-    *out = count;
-    return STATUS_OK;
-}
-
-static const AllreduceExtent *find_extent(const AllreduceSetup *setup, int64_t elems) {
-    for (int i = 0; i < setup->extent_count; i++) {
-        if (setup->extents[i].elems == elems) return &setup->extents[i];
-    }
-    return NULL;
-}
-
-static Status add_extent(AllreduceSetup *setup, const AllreduceBuffer *buffer, int layer_count) {
-    AllreduceExtent *extent = &setup->extents[setup->extent_count];
-    TRY(allreduce_plan_create(setup->comm, buffer->layers, layer_count, &setup->options, &extent->plan));
-    extent->elems = allreduce_plan_elems(extent->plan);
-    setup->extent_count++;
-    return STATUS_OK;
-}
-
-static Status add_extents(AllreduceSetup *setup, const AllreduceBuffer *buffer) {
-    if (buffer->extents == NULL) return add_extent(setup, buffer, buffer->layer_count);
-    if (buffer->extent_count < 1 || buffer->extent_count > ALLREDUCE_MAX_EXTENTS) {
-        FAIL(STATUS_ARGUMENT, "a buffer is reduced over 1 to %d different lengths, not %d", ALLREDUCE_MAX_EXTENTS,
-             buffer->extent_count);
-    }
-    for (int i = 0; i < buffer->extent_count; i++) {
-        int layer_count = 0;
-        if (find_extent(setup, buffer->extents[i]) != NULL) continue;
-        TRY(count_layers(buffer, buffer->extents[i], &layer_count));
-        TRY(add_extent(setup, buffer, layer_count));
-    }
-    return STATUS_OK;
-}
-
-static bool is_exact(const AllreduceBuffer *buffer, const AllreduceOptions *options) {
-    bool exact = options->bits == ALLREDUCE_UNCOMPRESSED;
-    for (int i = 0; i < buffer->layer_count; i++) {
-        exact = exact && (buffer->layers[i].bits == 0 || buffer->layers[i].bits == ALLREDUCE_UNCOMPRESSED);
-    }
-    return exact || options->algorithm == ALLREDUCE_EXACT;
-}
-
-static Status fill_setup(AllreduceSetup *setup, Comm *comm, const AllreduceBuffer *buffer,
-                         const AllreduceOptions *options) {
-    setup->comm = comm;
-    setup->options = *options;
-    setup->exact = is_exact(buffer, options);
-    setup->data = buffer->data;
-    setup->stream = buffer->stream;
-    if (setup->stream == NULL) {
-        TRY(memory_calloc(1, sizeof *setup->run, &setup->run));
-    } else {
-        TRY(device_host_alloc(sizeof *setup->run, &setup->run));
-        *setup->run = (AllreduceRun){0};
-    }
-    return add_extents(setup, buffer);
-}
-
-static void free_setup(AllreduceSetup *setup) {
-    for (int i = 0; i < setup->extent_count; i++) allreduce_plan_destroy(setup->extents[i].plan);
-    if (setup->stream == NULL) {
-        memory_free(setup->run);
-    } else {
-        device_host_free(setup->run);
-    }
-}
-
 static Status choose_engine(Allreduce *allreduce) {
     char why[ALLREDUCE_WHY_BYTES] = "";
     for (size_t i = 0; allreduce->state == NULL && i < sizeof engines / sizeof *engines; i++) {
@@ -104,7 +31,7 @@ Status allreduce_create(Comm *comm, const AllreduceBuffer *buffer, const Allredu
     Status status = STATUS_OK;
     Allreduce *allreduce = NULL;
     TRY(memory_calloc(1, sizeof *allreduce, &allreduce));
-    TRY_GOTO(fill_setup(&allreduce->setup, comm, buffer, options));
+    TRY_GOTO(allreduce_setup_fill(&allreduce->setup, comm, buffer, options));
     TRY_GOTO(choose_engine(allreduce));
     allreduce->last = allreduce->setup.extents;
     *out = allreduce;
@@ -117,7 +44,7 @@ done:
 void allreduce_destroy(Allreduce *allreduce) {
     if (allreduce == NULL) return;
     if (allreduce->engine != NULL) allreduce->engine->destroy(allreduce->state);
-    free_setup(&allreduce->setup);
+    allreduce_setup_free(&allreduce->setup);
     memory_free(allreduce);
 }
 
@@ -132,7 +59,7 @@ static Status tell_others(Allreduce *allreduce, Status status) {
 }
 
 Status allreduce_put(Allreduce *allreduce, void *buffer, int64_t elems) {
-    const AllreduceExtent *extent = find_extent(&allreduce->setup, elems);
+    const AllreduceExtent *extent = allreduce_find_extent(&allreduce->setup, elems);
     if (extent == NULL) FAIL(STATUS_ARGUMENT, "nothing was made for runs over %lld elements", (long long)elems);
     allreduce->last = extent;
     TRY(tell_others(allreduce, allreduce->engine->put(allreduce->state, extent, buffer)));
@@ -153,14 +80,12 @@ bool allreduce_recordable(const Allreduce *allreduce) { return allreduce->engine
 
 /* ---- questions ---- */
 
-AllreduceAlgorithm allreduce_algorithm(const Allreduce *allreduce) {
-    return allreduce_plan_algorithm(allreduce->setup.extents[0].plan);
-}
+AllreduceAlgorithm allreduce_algorithm(const Allreduce *allreduce) { return allreduce->setup.extents[0].algorithm; }
 
 int64_t allreduce_elems(const Allreduce *allreduce) { return allreduce->setup.extents[0].elems; }
 
 AllreduceBytes allreduce_bytes(const Allreduce *allreduce, int64_t elems) {
-    const AllreduceExtent *extent = find_extent(&allreduce->setup, elems);
+    const AllreduceExtent *extent = allreduce_find_extent(&allreduce->setup, elems);
     return extent == NULL ? (AllreduceBytes){0} : allreduce->engine->bytes(allreduce->state, extent);
 }
 
@@ -174,12 +99,12 @@ void allreduce_set_call(Allreduce *allreduce, uint32_t call) { allreduce->setup.
 
 float *allreduce_residual(Allreduce *allreduce, int64_t *elems) {
     *elems = allreduce->last->elems;
-    return allreduce->engine->residual(allreduce->state);
+    return allreduce->last->feedback ? allreduce->engine->residual(allreduce->state) : NULL;
 }
 
 Status allreduce_restore(Allreduce *allreduce, const float *residual, int64_t elems) {
-    const AllreduceExtent *extent = find_extent(&allreduce->setup, elems);
-    float *to = extent == NULL ? NULL : allreduce->engine->residual(allreduce->state);
+    const AllreduceExtent *extent = allreduce_find_extent(&allreduce->setup, elems);
+    float *to = extent == NULL || !extent->feedback ? NULL : allreduce->engine->residual(allreduce->state);
     if (to == NULL) FAIL(STATUS_ARGUMENT, "this training keeps no residual of %lld elements", (long long)elems);
     memcpy(to, residual, (size_t)elems * sizeof *to);
     allreduce->last = extent;

@@ -2,7 +2,7 @@
  * measurement. */
 #include <stdio.h>
 
-#include "allreduce/internal.h"
+#include "allreduce/engine.h"
 #include "base/clock.h"
 #include "base/memory.h"
 
@@ -16,33 +16,40 @@ static int odd_node(const Comm *comm) {
     return 0;
 }
 
-bool nodes_are_equal(const Comm *comm) { return odd_node(comm) == 0; }
+static bool nodes_are_equal(const Comm *comm) { return odd_node(comm) == 0; }
 
-static Status choose(AllreducePlan *plan, AllreduceAlgorithm algorithm, const char *reason) {
-    plan->algorithm = algorithm;
-    snprintf(plan->reason, sizeof plan->reason, "%s", reason);
+/* What there is to choose for. */
+typedef struct Choice {
+    const AllreduceSetup *setup;
+    const WireTable *table;
+    AllreduceExtent *extent;
+} Choice;
+
+static Status choose(const Choice *choice, AllreduceAlgorithm algorithm, const char *reason) {
+    choice->extent->algorithm = algorithm;
+    snprintf(choice->extent->reason, sizeof choice->extent->reason, "%s", reason);
     return STATUS_OK;
 }
 
-static double wire_estimate(const AllreducePlan *plan) {
-    double item = plan->any_quantised ? (double)plan->options.bits / 8.0 : (double)plan_item_bytes(plan);
-    return (double)plan->elems * item;
-}
-
-static Status choose_by_rule(AllreducePlan *plan) {
-    const Comm *comm = plan->comm;
+static Status choose_by_rule(const Choice *choice) {
+    const Comm *comm = choice->setup->comm;
+    const AllreduceOptions *options = &choice->setup->options;
     int size = comm_size(comm);
-    bool small = wire_estimate(plan) * (size - 1) <= SMALL_BYTES;
-    if (small) return choose(plan, ALLREDUCE_ONE_SHOT, "by rule: a small call, latency decides");
+    bool quantises = choice->table->any_quantised;
+    double item = quantises ? (double)options->bits / 8.0 : (double)allreduce_type_bytes(options->type);
+    bool small = (double)choice->table->elems * item * (size - 1) <= SMALL_BYTES;
+    if (small) return choose(choice, ALLREDUCE_ONE_SHOT, "by rule: a small call, latency decides");
     if (comm_nodes(comm) > 1 && comm_local_size(comm) > 1 && nodes_are_equal(comm)) {
-        return choose(plan, ALLREDUCE_TWO_LEVEL, "by rule: several ranks on each of several nodes");
+        return choose(choice, ALLREDUCE_TWO_LEVEL, "by rule: several ranks on each of several nodes");
     }
-    if (!plan->any_quantised) return choose(plan, ALLREDUCE_EXACT, "by rule: nothing in this call is quantised");
-    if (size == 2) return choose(plan, ALLREDUCE_ONE_SHOT, "by rule: two ranks, one quantisation");
-    return choose(plan, ALLREDUCE_SRA, "by rule: more than two ranks");
+    if (!quantises) return choose(choice, ALLREDUCE_EXACT, "by rule: nothing in this call is quantised");
+    if (size == 2) return choose(choice, ALLREDUCE_ONE_SHOT, "by rule: two ranks, one quantisation");
+    return choose(choice, ALLREDUCE_SRA, "by rule: more than two ranks");
 }
 
-double cost_predict(const AllreduceCosts *costs, AllreduceAlgorithm algorithm, double elems) {
+double allreduce_predict(const AllreduceSetup *setup, AllreduceAlgorithm algorithm, int64_t call_elems) {
+    const AllreduceCosts *costs = &setup->costs;
+    double elems = (double)call_elems * (double)allreduce_type_bytes(setup->options.type) / 4.0;
     const double *seconds = costs->seconds[algorithm];
     if (seconds[0] <= 0) return 0;
     int last = ALLREDUCE_COST_SIZES - 1, i = 1;
@@ -54,41 +61,42 @@ double cost_predict(const AllreduceCosts *costs, AllreduceAlgorithm algorithm, d
     return seconds[i - 1] + slope * (elems - x0);
 }
 
-static Status choose_by_costs(AllreducePlan *plan) {
+static Status choose_by_costs(const Choice *choice) {
+    const AllreduceSetup *setup = choice->setup;
     AllreduceAlgorithm best = ALLREDUCE_AUTO;
-    double least = 0, elems = (double)plan->elems * (double)plan_item_bytes(plan) / 4.0;
+    double least = 0;
     for (int a = 0; a < ALLREDUCE_ALGORITHMS; a++) {
-        double seconds = cost_predict(&plan->costs, (AllreduceAlgorithm)a, elems);
+        double seconds = allreduce_predict(setup, (AllreduceAlgorithm)a, choice->table->elems);
         if (seconds <= 0 || (best != ALLREDUCE_AUTO && seconds >= least)) continue;
-        if (a == ALLREDUCE_TWO_LEVEL && !nodes_are_equal(plan->comm)) continue;
+        if (a == ALLREDUCE_TWO_LEVEL && !nodes_are_equal(setup->comm)) continue;
         best = (AllreduceAlgorithm)a;
         least = seconds;
     }
-    if (best == ALLREDUCE_AUTO) return choose_by_rule(plan);
-    return choose(plan, best, "by measured costs: the cheapest of those below");
+    if (best == ALLREDUCE_AUTO) return choose_by_rule(choice);
+    return choose(choice, best, "by measured costs: the cheapest of those below");
 }
 
-Status choose_algorithm(AllreducePlan *plan) {
-    const Comm *comm = plan->comm;
-    if (plan->options.algorithm == ALLREDUCE_TWO_LEVEL && !nodes_are_equal(comm)) {
+Status allreduce_choose(const AllreduceSetup *setup, const WireTable *table, AllreduceExtent *extent) {
+    const Comm *comm = setup->comm;
+    const AllreduceOptions *options = &setup->options;
+    const Choice choice = {setup, table, extent};
+    if (options->algorithm == ALLREDUCE_TWO_LEVEL && !nodes_are_equal(comm)) {
         FAIL(STATUS_ARGUMENT,
              "two_level needs the same number of ranks on every node, and node 0 has %d, node %d has %d: use sra",
              comm_local_size_of(comm, 0), odd_node(comm), comm_local_size_of(comm, odd_node(comm)));
     }
-    if (comm_size(comm) == 1) return choose(plan, ALLREDUCE_SRA, "one rank: nothing is sent");
-    if (plan->options.algorithm != ALLREDUCE_AUTO) return choose(plan, plan->options.algorithm, "as asked for");
-    if (plan->has_costs && plan->any_quantised) return choose_by_costs(plan);
-    return choose_by_rule(plan);
+    if (comm_size(comm) == 1) return choose(&choice, ALLREDUCE_SRA, "one rank: nothing is sent");
+    if (options->algorithm != ALLREDUCE_AUTO) return choose(&choice, options->algorithm, "as asked for");
+    return options->costs != NULL && table->any_quantised ? choose_by_costs(&choice) : choose_by_rule(&choice);
 }
 
 /* ---- bytes ---- */
 
 /* What this rank sends, given the bytes of each chunk. */
-static uint64_t bytes_sent(const AllreducePlan *plan, const uint64_t *chunk) {
-    const Comm *comm = plan->comm;
+static uint64_t bytes_sent(const Comm *comm, const AllreduceExtent *extent, const uint64_t *chunk) {
     uint64_t all = 0, size = (uint64_t)comm_size(comm), me = (uint64_t)comm_rank(comm);
-    for (int c = 0; c < plan->partition.chunks; c++) all += chunk[c];
-    switch (plan->algorithm) {
+    for (int c = 0; c < extent->map->chunks; c++) all += chunk[c];
+    switch (extent->algorithm) {
     case ALLREDUCE_ONE_SHOT:
         return all * (size - 1);
     case ALLREDUCE_RING: /* summands: all chunks but me + 1; results: all but me + 2 */
@@ -105,17 +113,19 @@ static uint64_t bytes_sent(const AllreducePlan *plan, const uint64_t *chunk) {
     }
 }
 
-void count_bytes(AllreducePlan *plan) {
-    if (comm_size(plan->comm) == 1) return;
-    uint64_t *chunk = NULL;
-    if (memory_calloc((size_t)plan->partition.chunks, sizeof *chunk, &chunk) != STATUS_OK) return;
-    for (int c = 0; c < plan->partition.chunks; c++) chunk[c] = plan->partition.chunk[c].bytes;
-    plan->wire_bytes = bytes_sent(plan, chunk);
-    for (int c = 0; c < plan->partition.chunks; c++) {
-        chunk[c] = (uint64_t)plan->partition.chunk[c].elems * plan_item_bytes(plan);
+Status allreduce_count_bytes(const AllreduceSetup *setup, AllreduceExtent *extent) {
+    const WireMap *map = extent->map;
+    uint64_t *wire = NULL, *plain;
+    if (comm_size(setup->comm) == 1) return STATUS_OK;
+    TRY(memory_calloc(2 * (size_t)map->chunks, sizeof *wire, &wire));
+    plain = wire + map->chunks;
+    for (int c = 0; c < map->chunks; c++) {
+        wire[c] = wire_chunk(map, c)->bytes;
+        plain[c] = (uint64_t)wire_chunk(map, c)->elems * allreduce_type_bytes(map->type);
     }
-    plan->plain_bytes = bytes_sent(plan, chunk);
-    memory_free(chunk);
+    extent->bytes = (AllreduceBytes){bytes_sent(setup->comm, extent, wire), bytes_sent(setup->comm, extent, plain)};
+    memory_free(wire);
+    return STATUS_OK;
 }
 
 /* ---- measuring ---- */

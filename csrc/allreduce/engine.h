@@ -3,7 +3,7 @@
 #ifndef CGXFFCV_ALLREDUCE_ENGINE_H
 #define CGXFFCV_ALLREDUCE_ENGINE_H
 
-#include "allreduce/internal.h"
+#include "allreduce/map.h"
 
 /* What changes from run to run. Engines read it during the run, from memory, so that a run can be recorded; with a
  * stream it is page-locked. */
@@ -11,20 +11,28 @@ typedef struct AllreduceRun {
     uint32_t call;
 } AllreduceRun;
 
-/* A prefix of the buffer that is reduced. */
+/* A prefix of the buffer that is reduced, and how. */
 typedef struct AllreduceExtent {
     int64_t elems;
-    AllreducePlan *plan; /* owned */
+    WireMap *map; /* owned */
+    AllreduceAlgorithm algorithm;
+    char reason[160];     /* why it was chosen */
+    bool feedback;        /* error feedback, and something is quantised */
+    uint32_t number;      /* among the extents made on this communicator that are like it */
+    AllreduceBytes bytes; /* that the algorithm sends */
 } AllreduceExtent;
 
 /* What an engine works on: does not change while the engine lives, and is borrowed until its destroy. */
 typedef struct AllreduceSetup {
     Comm *comm; /* borrowed */
     AllreduceOptions options;
-    bool exact;           /* nothing is quantised, whatever the layers' size */
-    float *data;          /* borrowed: the buffer in device memory; NULL: buffers in host memory */
-    DeviceStream *stream; /* borrowed; with data */
-    AllreduceExtent extents[ALLREDUCE_MAX_EXTENTS];
+    AllreduceCosts costs;   /* options.costs if that is not NULL */
+    AllreduceLayer *layers; /* owned: all of the buffer's */
+    char *texts;            /* owned: their names and shapes */
+    bool exact;             /* nothing is quantised, whatever the layers' size */
+    float *data;            /* borrowed: the buffer in device memory; NULL: buffers in host memory */
+    DeviceStream *stream;   /* borrowed; with data */
+    AllreduceExtent extents[ALLREDUCE_MAX_EXTENTS]; /* the first is the longest */
     int extent_count;
     AllreduceRun *run; /* owned */
 } AllreduceSetup;
@@ -34,14 +42,15 @@ typedef struct AllreduceSetup {
 typedef struct AllreduceEngine {
     bool recordable; /* told and put may be recorded in a graph */
     /* With *state NULL and STATUS_OK the engine does not serve, the same on all ranks, and `why` (ALLREDUCE_WHY_BYTES)
-     * holds the reason; at first it holds that of the engine asked before, or "". */
+     * holds the reason; at first it holds that of the engine asked before, or "". An engine that does not compare what
+     * the ranks are about to do before each run (allreduce_agree) does so here. */
     Status (*create)(const AllreduceSetup *setup, char *why, void **state);
     void (*destroy)(void *state); /* NULL is fine */
     /* As in allreduce.h. `told` NULL: not wanted. */
     Status (*told)(void *state, int64_t begin, int64_t end);
     Status (*put)(void *state, const AllreduceExtent *extent, void *buffer);
     Status (*wait)(void *state, DeviceStream *stream, DeviceEvent *event);
-    /* Error feedback's, of the longest extent in host memory; NULL without. */
+    /* Error feedback's, of the longest extent, in host memory; NULL without. */
     float *(*residual)(void *state);
     AllreduceBytes (*bytes)(const void *state, const AllreduceExtent *extent);
     size_t (*explain)(const void *state, char *text, size_t bytes);
@@ -50,5 +59,51 @@ typedef struct AllreduceEngine {
 } AllreduceEngine;
 
 extern const AllreduceEngine allreduce_host, allreduce_nccl;
+
+/* ---- setup.c ---- */
+
+/* Not collective. What it has made is freed with allreduce_setup_free, also after a failure. */
+Status allreduce_setup_fill(AllreduceSetup *setup, Comm *comm, const AllreduceBuffer *buffer,
+                            const AllreduceOptions *options);
+void allreduce_setup_free(AllreduceSetup *setup);
+
+/* NULL where no run has so many elements. */
+const AllreduceExtent *allreduce_find_extent(const AllreduceSetup *setup, int64_t elems);
+
+/* ---- agree.c ---- */
+
+/* The header of docs/WIRE.md. No padding: it is compared byte by byte. */
+typedef struct AllreduceHeader {
+    uint32_t magic, version;
+    uint32_t call, op, type, algorithm;
+    int64_t elems;
+    uint32_t bits, layers;
+    int64_t bucket_size;
+    uint64_t layers_hash, seed;
+    uint32_t codec, rounding, half_metadata, feedback;
+    uint32_t slot_bytes, threads;
+    uint32_t number, zero;
+} AllreduceHeader;
+
+/* Fills extent->number. */
+Status allreduce_number(const AllreduceSetup *setup, AllreduceExtent *extent);
+
+/* The ranks compare what they are about to do; `room` is scratch, [ranks]. Between comm_begin and comm_end. */
+Status allreduce_agree(const AllreduceSetup *setup, const AllreduceExtent *extent, AllreduceHeader *room);
+
+/* ---- choose.c, explain.c ---- */
+
+/* Fills extent->algorithm and reason from the table as it stands before one is chosen; ARGUMENT if the wish cannot be
+ * had. */
+Status allreduce_choose(const AllreduceSetup *setup, const WireTable *table, AllreduceExtent *extent);
+
+/* Fills extent->bytes. */
+Status allreduce_count_bytes(const AllreduceSetup *setup, AllreduceExtent *extent);
+
+/* Seconds that the cost table predicts for a run over `call_elems` elements; 0 if it does not know. */
+double allreduce_predict(const AllreduceSetup *setup, AllreduceAlgorithm algorithm, int64_t call_elems);
+
+/* The longest extent in words; as allreduce_explain. */
+size_t allreduce_describe(const AllreduceSetup *setup, char *text, size_t bytes);
 
 #endif

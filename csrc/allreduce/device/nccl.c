@@ -36,11 +36,11 @@ static Status choose_piece(NcclEngine *engine) {
 }
 
 static Status cut(NcclEngine *engine) {
-    const AllreducePlan *plan = engine->setup->extents[0].plan;
+    const WireMap *map = engine->setup->extents[0].map;
     int64_t begin = 0;
-    TRY(memory_calloc((size_t)plan->count + 1, sizeof *engine->ends, &engine->ends));
-    for (int i = 0; i < plan->count; i++) {
-        int64_t end = plan->layers[i].first + plan->layers[i].elems;
+    TRY(memory_calloc((size_t)map->layers + 1, sizeof *engine->ends, &engine->ends));
+    for (int i = 0; i < map->layers; i++) {
+        int64_t end = wire_layer(map, i)->first + wire_layer(map, i)->elems;
         if (end - begin < engine->piece_elems) continue;
         engine->ends[engine->end_count++] = end;
         begin = end;
@@ -134,6 +134,21 @@ static Status prepare(NcclEngine *engine) {
     return rehearse(engine);
 }
 
+/* Later runs go on without another look at each other. */
+static Status agree(const AllreduceSetup *setup) {
+    Status status = STATUS_OK;
+    AllreduceHeader *room = NULL;
+    TRY(memory_calloc((size_t)comm_size(setup->comm), sizeof *room, &room));
+    TRY_GOTO(comm_begin(setup->comm, "allreduce", setup->options.timeout_s));
+    for (int i = 0; i < setup->extent_count && status == STATUS_OK; i++) {
+        status = allreduce_agree(setup, &setup->extents[i], room);
+    }
+    status = comm_end(setup->comm, status);
+done:
+    memory_free(room);
+    return status;
+}
+
 static bool serves(const AllreduceSetup *setup, char *why) {
     if (setup->stream == NULL) return false;
     bool sums = setup->options.type == ALLREDUCE_F32 && setup->options.op <= ALLREDUCE_AVERAGE;
@@ -149,6 +164,7 @@ static Status create(const AllreduceSetup *setup, char *why, void **state) {
     CommDevice *nccl = NULL;
     NcclEngine *engine = NULL;
     if (!serves(setup, why)) return STATUS_OK;
+    TRY(agree(setup));
     TRY(comm_device_create(setup->comm, &nccl, why));
     if (nccl == NULL) return STATUS_OK;
     TRY_GOTO(memory_calloc(1, sizeof *engine, &engine));
@@ -173,13 +189,13 @@ static float *residual(void *state) {
 
 static AllreduceBytes bytes(const void *state, const AllreduceExtent *extent) {
     (void)state;
-    return (AllreduceBytes){extent->plan->wire_bytes, extent->plan->plain_bytes};
+    return extent->bytes;
 }
 
-static size_t explain(const void *state, char *text, size_t bytes) {
+static size_t explain(const void *state, char *text, size_t room) {
     const NcclEngine *engine = state;
     int length =
-        snprintf(text, bytes, "on the GPUs by %s, uncompressed, in pieces of at least %zu KiB behind backward\n",
+        snprintf(text, room, "on the GPUs by %s, uncompressed, in pieces of at least %zu KiB behind backward\n",
                  comm_device_name(engine->nccl), (size_t)engine->piece_elems * sizeof(float) >> 10);
     return length < 0 ? 0 : (size_t)length;
 }

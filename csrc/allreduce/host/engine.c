@@ -1,62 +1,171 @@
 /* The engine of the processors: every algorithm of docs/WIRE.md in host memory. A buffer in device memory is copied
- * down before a run and up after it, through page-locked memory of this engine's. */
+ * down before a run and up after it, through page-locked memory. Nothing is allocated during a run. */
 #include <stdio.h>
 #include <string.h>
 
-#include "allreduce/engine.h"
+#include "allreduce/host/host.h"
 #include "base/memory.h"
 
-typedef struct HostEngine {
-    const AllreduceSetup *setup; /* borrowed */
-    float *copy;                 /* owned, page-locked; with a stream */
-    char why[ALLREDUCE_WHY_BYTES];
-    const AllreduceExtent *last;
-} HostEngine;
+/* ---- making ---- */
+
+/* The most that the maps of all extents need. */
+typedef struct Need {
+    size_t slice_elems, slice_bytes;
+    size_t kept[2], partial[2]; /* bytes, elements */
+    bool scales;
+} Need;
+
+static void raise(size_t *most, uint64_t value) {
+    if (value > *most) *most = value;
+}
+
+/* What ring and two-level hold: the largest chunk twice, or this rank's shard. */
+static void need_holdings(const AllreduceSetup *setup, const AllreduceExtent *extent, Need *need) {
+    const WireMap *map = extent->map;
+    bool ring = extent->algorithm == ALLREDUCE_RING, widens = map->type != map->wide_type;
+    int nodes = comm_nodes(setup->comm), mine = comm_local_rank(setup->comm);
+    if (!ring && extent->algorithm != ALLREDUCE_TWO_LEVEL) return;
+    uint64_t shard_bytes = 0, shard_elems = 0;
+    for (int c = 0; c < map->chunks; c++) {
+        const WireChunk *chunk = wire_chunk(map, c);
+        for (int i = 0; ring && i < 2; i++) {
+            raise(&need->kept[i], chunk->bytes);
+            if (widens) raise(&need->partial[i], (uint64_t)chunk->elems);
+        }
+        if (ring || c / nodes != mine) continue;
+        shard_bytes += chunk->bytes;
+        shard_elems += (uint64_t)chunk->elems;
+    }
+    raise(&need->kept[0], shard_bytes);
+    if (widens) raise(&need->partial[0], shard_elems);
+}
+
+static Need need_of(const AllreduceSetup *setup) {
+    Need need = {0};
+    for (int i = 0; i < setup->extent_count; i++) {
+        const AllreduceExtent *extent = &setup->extents[i];
+        raise(&need.slice_elems, (uint64_t)extent->map->max_slice_elems);
+        raise(&need.slice_bytes, extent->map->max_slice_bytes);
+        need.scales = need.scales || extent->feedback || extent->map->scale != 1.0;
+        need_holdings(setup, extent, &need);
+    }
+    return need;
+}
+
+static Status make_scratch(HostEngine *host, const Need *need) {
+    const WireMap *map = host->setup->extents[0].map;
+    size_t elems = need->slice_elems, ranks = (size_t)comm_size(host->setup->comm);
+    size_t wide_bytes = allreduce_type_bytes(map->wide_type);
+    TRY(memory_alloc(elems, wide_bytes, &host->sum));
+    TRY(memory_alloc(need->scales ? elems : 0, wide_bytes, &host->scaled));
+    TRY(memory_alloc(host->setup->options.half_metadata ? elems : 0, sizeof(uint16_t), &host->half));
+    TRY(memory_alloc(map->type == map->wide_type ? 0 : elems, sizeof(float), &host->other));
+    for (int i = 0; i < 2; i++) {
+        TRY(memory_calloc(ranks, sizeof *host->members[i], &host->members[i]));
+        if (need->kept[i] > 0) TRY(memory_alloc(need->kept[i], 1, &host->kept[i]));
+        if (need->partial[i] > 0) TRY(memory_alloc(need->partial[i], sizeof(float), &host->partial[i]));
+    }
+    TRY(memory_calloc(ranks, sizeof *host->ranks, &host->ranks));
+    TRY(memory_calloc(ranks, sizeof *host->shards, &host->shards));
+    TRY(memory_calloc(ranks, sizeof *host->headers, &host->headers));
+    if (comm_slots(host->setup->comm) >= (int)ranks) return STATUS_OK;
+    TRY(memory_calloc(ranks, sizeof *host->stashed, &host->stashed));
+    return memory_alloc(ranks, need->slice_bytes, &host->stash);
+}
 
 static void destroy(void *state) {
-    HostEngine *engine = state;
-    if (engine == NULL) return;
-    device_host_free(engine->copy);
-    memory_free(engine);
+    HostEngine *host = state;
+    if (host == NULL) return;
+    pool_destroy(host->pool);
+    for (int i = 0; i < 2; i++) {
+        memory_free(host->partial[i]);
+        memory_free(host->kept[i]);
+        memory_free(host->members[i]);
+    }
+    memory_free(host->stash);
+    memory_free(host->stashed);
+    memory_free(host->headers);
+    memory_free(host->shards);
+    memory_free(host->ranks);
+    memory_free(host->other);
+    memory_free(host->half);
+    memory_free(host->scaled);
+    memory_free(host->sum);
+    memory_free(host->residual);
+    device_host_free(host->copy);
+    memory_free(host);
 }
 
 static Status create(const AllreduceSetup *setup, char *why, void **state) {
     Status status = STATUS_OK;
-    HostEngine *engine = NULL;
-    TRY(memory_calloc(1, sizeof *engine, &engine));
-    engine->setup = setup;
-    engine->last = setup->extents;
-    memcpy(engine->why, why, sizeof engine->why);
+    HostEngine *host = NULL;
+    Need need = need_of(setup);
     size_t elems = (size_t)setup->extents[0].elems;
-    if (setup->stream != NULL) TRY_GOTO(device_host_alloc((elems + 1) * sizeof *engine->copy, &engine->copy));
-    *state = engine;
-    engine = NULL;
+    TRY(memory_calloc(1, sizeof *host, &host));
+    host->setup = setup;
+    snprintf(host->why, sizeof host->why, "%s", why);
+    TRY_GOTO(make_scratch(host, &need));
+    if (setup->extents[0].feedback) TRY_GOTO(memory_calloc(elems, sizeof *host->residual, &host->residual));
+    if (setup->stream != NULL) TRY_GOTO(device_host_alloc((elems + 1) * sizeof *host->copy, &host->copy));
+    if (setup->options.threads > 1) TRY_GOTO(pool_create(setup->options.threads, &host->pool));
+    *state = host;
+    host = NULL;
 done:
-    destroy(engine);
+    destroy(host);
     return status;
 }
 
-static void move_residual(const AllreduceExtent *from, const AllreduceExtent *to) {
-    float *old = allreduce_plan_residual(from->plan), *new = allreduce_plan_residual(to->plan);
-    if (old == NULL || new == NULL || from == to) return;
-    memcpy(new, old, (size_t)(from->elems < to->elems ? from->elems : to->elems) * sizeof *new);
+/* ---- runs ---- */
+
+static Status scatter_gather(HostEngine *host, void *buffer) {
+    const Comm *comm = host->setup->comm;
+    Exchange exchange = {.group = {host->members[0], comm_size(comm), comm_rank(comm)},
+                         .chunk = wire_chunk(host->map, 0),
+                         .x = buffer,
+                         .type = host->map->type,
+                         .fresh = true,
+                         .feedback = host->extent->feedback,
+                         .gather = true,
+                         .to = buffer};
+    return allreduce_exchange(host, &exchange);
 }
 
-static Status put_device(HostEngine *engine, const AllreduceExtent *extent, float *data) {
-    size_t bytes = (size_t)extent->elems * sizeof *data;
-    TRY(device_copy(engine->copy, data, bytes, engine->setup->stream));
-    TRY(device_stream_synchronize(engine->setup->stream));
-    TRY(allreduce_plan_run(extent->plan, engine->copy));
-    return device_copy(data, engine->copy, bytes, engine->setup->stream);
+static Status run(HostEngine *host, void *buffer) {
+    for (int r = 0; r < comm_size(host->setup->comm); r++) host->members[0][r] = r;
+    TRY(allreduce_agree(host->setup, host->extent, host->headers));
+    switch (host->extent->algorithm) {
+    case ALLREDUCE_ONE_SHOT:
+        return allreduce_one_shot(host, buffer);
+    case ALLREDUCE_RING:
+        return allreduce_ring(host, buffer);
+    case ALLREDUCE_TWO_LEVEL:
+        return allreduce_two_level(host, buffer);
+    default:
+        return scatter_gather(host, buffer);
+    }
+}
+
+static Status run_in_host_memory(HostEngine *host, void *buffer) {
+    Comm *comm = host->setup->comm;
+    TRY(comm_begin(comm, "allreduce", host->setup->options.timeout_s));
+    return comm_end(comm, run(host, buffer));
+}
+
+static Status run_in_device_memory(HostEngine *host, float *data) {
+    DeviceStream *stream = host->setup->stream;
+    size_t bytes = (size_t)host->extent->elems * sizeof *data;
+    TRY(device_copy(host->copy, data, bytes, stream));
+    TRY(device_stream_synchronize(stream));
+    TRY(run_in_host_memory(host, host->copy));
+    return device_copy(data, host->copy, bytes, stream);
 }
 
 static Status put(void *state, const AllreduceExtent *extent, void *buffer) {
-    HostEngine *engine = state;
-    move_residual(engine->last, extent);
-    engine->last = extent;
-    extent->plan->call = engine->setup->run->call;
-    return engine->setup->stream == NULL ? allreduce_plan_run(extent->plan, buffer)
-                                         : put_device(engine, extent, buffer);
+    HostEngine *host = state;
+    if (comm_size(host->setup->comm) == 1) return STATUS_OK;
+    host->extent = extent;
+    host->map = extent->map;
+    return host->setup->stream == NULL ? run_in_host_memory(host, buffer) : run_in_device_memory(host, buffer);
 }
 
 static Status wait(void *state, DeviceStream *stream, DeviceEvent *event) {
@@ -64,25 +173,28 @@ static Status wait(void *state, DeviceStream *stream, DeviceEvent *event) {
     return event == NULL ? device_stream_synchronize(stream) : device_event_synchronize(event);
 }
 
-static float *residual(void *state) { return allreduce_plan_residual(((HostEngine *)state)->last->plan); }
+/* ---- questions ---- */
+
+static float *residual(void *state) { return ((HostEngine *)state)->residual; }
 
 static AllreduceBytes bytes(const void *state, const AllreduceExtent *extent) {
     (void)state;
-    return (AllreduceBytes){extent->plan->wire_bytes, extent->plan->plain_bytes};
+    return extent->bytes;
 }
 
-static size_t explain(const void *state, char *text, size_t bytes) {
-    const HostEngine *engine = state;
-    int length = engine->setup->stream == NULL
-                     ? 0
-                     : snprintf(text, bytes, "from the GPU through host memory (%s)\n", engine->why);
-    size_t done = length < 0 ? 0 : (size_t)length, used = done < bytes ? done : bytes;
-    return done + allreduce_plan_explain(engine->setup->extents[0].plan, text + used, bytes - used);
+static size_t explain(const void *state, char *text, size_t room) {
+    const HostEngine *host = state;
+    size_t used = 0;
+    if (host->setup->stream != NULL) {
+        used = (size_t)snprintf(text, room, "from the GPU through host memory (%s)\n", host->why);
+    }
+    size_t full = used < room ? used : room;
+    return used + allreduce_describe(host->setup, text + full, room - full);
 }
 
 static void abort_all(void *state, const char *message) {
-    const HostEngine *engine = state;
-    comm_abort(engine->setup->comm, message);
+    const HostEngine *host = state;
+    comm_abort(host->setup->comm, message);
 }
 
 const AllreduceEngine allreduce_host = {.create = create,

@@ -2,7 +2,7 @@
  * canonical one, so that the replicas do not depend on the processor. */
 #include <string.h>
 
-#include "allreduce/internal.h"
+#include "allreduce/host/host.h"
 #include "base/bytes.h"
 #include "base/float_mode.h"
 
@@ -74,13 +74,13 @@ static const Combine combines[ALLREDUCE_TYPES] = {
     [ALLREDUCE_U64] = combine_u64,
 };
 
-void reduce_combine(AllreduceType type, AllreduceOp op, const void *a, const void *b, void *to, int64_t elems) {
+void allreduce_combine(AllreduceType type, AllreduceOp op, const void *a, const void *b, void *to, int64_t elems) {
     FloatMode mode = float_mode_begin();
     combines[type](op, a, b, to, elems);
     float_mode_end(mode);
 }
 
-void reduce_divide(void *x, int64_t elems, double divisor) {
+void allreduce_divide(void *x, int64_t elems, double divisor) {
     FloatMode mode = float_mode_begin();
     for (int64_t i = 0; i < elems; i++) {
         uint8_t *at = (uint8_t *)x + i * (int64_t)sizeof(double);

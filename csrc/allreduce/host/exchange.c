@@ -8,7 +8,7 @@
  * keeping a copy of the early ones, so that no sender waits for another. */
 #include <string.h>
 
-#include "allreduce/internal.h"
+#include "allreduce/host/host.h"
 #include "base/bytes.h"
 
 #define LANE_TERMS 0
@@ -17,7 +17,7 @@
 
 /* A walk in progress. */
 typedef struct Walk {
-    AllreducePlan *plan;
+    HostEngine *host;
     const Exchange *exchange;
     int size, me;
     int64_t own_steps, steps; /* of my chunk, of the longest */
@@ -29,14 +29,14 @@ typedef struct Walk {
     int64_t reduce_step;
     int reduce_term; /* the next term in the order of summation */
     const void *sum; /* of the terms so far; NULL before the first */
-    bool scarce;     /* fewer slots than ranks: plan->stash and plan->stashed are in use */
+    bool scarce;     /* fewer slots than ranks: host->stash and host->stashed are in use */
 
     int64_t gather_step;
     int gather_member;
 } Walk;
 
-static const Slice *slice_at(const Walk *walk, int member, int64_t step) {
-    return &walk->plan->partition.slice[walk->exchange->chunk[member].slice + step];
+static const WireSlice *slice_at(const Walk *walk, int member, int64_t step) {
+    return wire_slice(walk->host->map, walk->exchange->chunk[member].slice + step);
 }
 
 static bool has_step(const Walk *walk, int member, int64_t step) { return step < walk->exchange->chunk[member].slices; }
@@ -47,12 +47,12 @@ static int64_t slice_index(const Walk *walk, int member, int64_t step) {
 
 static int rank_of(const Walk *walk, int member) { return walk->exchange->group.rank[member]; }
 
-static Summands summands(const Walk *walk, const Slice *slice) {
+static Summands summands(const Walk *walk, const WireSlice *slice) {
     const Exchange *e = walk->exchange;
     return (Summands){e->x + (slice->first - e->x_first) * (int64_t)allreduce_type_bytes(e->type), e->type, e->fresh};
 }
 
-static void *destination(const Walk *walk, const Slice *slice, AllreduceType type) {
+static void *destination(const Walk *walk, const WireSlice *slice, AllreduceType type) {
     const Exchange *e = walk->exchange;
     return e->to + (slice->first - e->to_first) * (int64_t)allreduce_type_bytes(type);
 }
@@ -72,7 +72,7 @@ static void next_receiver(Walk *walk) {
 
 /* Summands for one receiver, if there is a slot. */
 static Status send_some(Walk *walk, bool *moved) {
-    AllreducePlan *plan = walk->plan;
+    HostEngine *host = walk->host;
     while (may_send(walk)) {
         int owner = (walk->me + walk->send_offset) % walk->size;
         if (!has_step(walk, owner, walk->send_step)) {
@@ -81,12 +81,12 @@ static Status send_some(Walk *walk, bool *moved) {
         }
         CommSlot slot;
         bool got = false;
-        TRY(comm_try_acquire(plan->comm, &slot, &got));
+        TRY(comm_try_acquire(host->setup->comm, &slot, &got));
         if (!got) return STATUS_OK;
-        const Slice *slice = slice_at(walk, owner, walk->send_step);
-        TRY(slice_encode_term(plan, slice, summands(walk, slice), walk->exchange->feedback, slot.data));
-        uint64_t tag = transfer_tag(plan, slice_index(walk, owner, walk->send_step));
-        TRY(comm_publish_to(plan->comm, &slot, slice->bytes, tag, LANE_TERMS, rank_of(walk, owner)));
+        const WireSlice *slice = slice_at(walk, owner, walk->send_step);
+        TRY(allreduce_encode_term(host, slice, summands(walk, slice), walk->exchange->feedback, slot.data));
+        uint64_t tag = allreduce_tag(host, slice_index(walk, owner, walk->send_step));
+        TRY(comm_publish_to(host->setup->comm, &slot, slice->bytes, tag, LANE_TERMS, rank_of(walk, owner)));
         next_receiver(walk);
         *moved = true;
         return STATUS_OK;
@@ -102,76 +102,76 @@ static int member_of_term(const Walk *walk, int term) {
     return 1 - term;
 }
 
-static Status add_own(Walk *walk, const Slice *slice) {
+static Status add_own(Walk *walk, const WireSlice *slice) {
     const Exchange *e = walk->exchange;
     Summands own = summands(walk, slice);
     bool feedback = e->feedback && e->gather; /* a sum that is not quantised here gets its residual where it is */
-    if (walk->sum == NULL && !feedback && slice_is_sum(walk->plan, e->type, e->fresh)) {
+    if (walk->sum == NULL && !feedback && allreduce_is_sum(walk->host, e->type, e->fresh)) {
         walk->sum = own.x; /* read where it lies by the next addition */
         return STATUS_OK;
     }
-    TRY(slice_add_own(walk->plan, slice, own, feedback, walk->sum, walk->plan->sum));
-    walk->sum = walk->plan->sum;
+    TRY(allreduce_add_own(walk->host, slice, own, feedback, walk->sum, walk->host->sum));
+    walk->sum = walk->host->sum;
     return STATUS_OK;
 }
 
 static uint8_t *stash_of(const Walk *walk, int member) {
-    return walk->plan->stash + (size_t)member * walk->plan->partition.max_slice_bytes;
+    return walk->host->stash + (size_t)member * walk->host->map->max_slice_bytes;
 }
 
 /* Scarce slots: copies what has come for this step, whoever sent it. */
 static Status take_early(Walk *walk, bool *moved) {
-    AllreducePlan *plan = walk->plan;
+    HostEngine *host = walk->host;
     for (int member = 0; member < walk->size; member++) {
-        if (member == walk->me || plan->stashed[member]) continue;
+        if (member == walk->me || host->stashed[member]) continue;
         CommSlice got;
         bool here = false;
-        TRY(comm_try_receive(plan->comm, rank_of(walk, member), LANE_TERMS, &got, &here));
+        TRY(comm_try_receive(host->setup->comm, rank_of(walk, member), LANE_TERMS, &got, &here));
         if (!here) continue;
         int64_t index = slice_index(walk, walk->me, walk->reduce_step);
-        TRY(transfer_check(plan, &got, slice_at(walk, walk->me, walk->reduce_step), index));
+        TRY(allreduce_check_slice(host, &got, slice_at(walk, walk->me, walk->reduce_step), index));
         memcpy(stash_of(walk, member), got.data, got.bytes);
-        comm_release(plan->comm, &got);
-        plan->stashed[member] = true;
+        comm_release(host->setup->comm, &got);
+        host->stashed[member] = true;
         *moved = true;
     }
     return STATUS_OK;
 }
 
 /* Adds the next term if it is here. */
-static Status add_term(Walk *walk, const Slice *slice, bool *added) {
-    AllreducePlan *plan = walk->plan;
+static Status add_term(Walk *walk, const WireSlice *slice, bool *added) {
+    HostEngine *host = walk->host;
     int member = member_of_term(walk, walk->reduce_term);
     *added = true;
     if (member == walk->me) return add_own(walk, slice);
     if (walk->scarce) {
-        *added = plan->stashed[member];
+        *added = host->stashed[member];
         if (!*added) return STATUS_OK;
-        TRY(slice_add_term(plan, slice, stash_of(walk, member), walk->sum, plan->sum));
+        TRY(allreduce_add_term(host, slice, stash_of(walk, member), walk->sum, host->sum));
     } else {
         CommSlice got;
-        TRY(comm_try_receive(plan->comm, rank_of(walk, member), LANE_TERMS, &got, added));
+        TRY(comm_try_receive(host->setup->comm, rank_of(walk, member), LANE_TERMS, &got, added));
         if (!*added) return STATUS_OK;
-        TRY(transfer_check(plan, &got, slice, slice_index(walk, walk->me, walk->reduce_step)));
-        TRY(slice_add_term(plan, slice, got.data, walk->sum, plan->sum));
-        comm_release(plan->comm, &got);
+        TRY(allreduce_check_slice(host, &got, slice, slice_index(walk, walk->me, walk->reduce_step)));
+        TRY(allreduce_add_term(host, slice, got.data, walk->sum, host->sum));
+        comm_release(host->setup->comm, &got);
     }
-    walk->sum = plan->sum;
+    walk->sum = host->sum;
     return STATUS_OK;
 }
 
-static void keep(const Walk *walk, const Slice *slice, const void *data) {
+static void keep(const Walk *walk, const WireSlice *slice, const void *data) {
     if (walk->exchange->kept == NULL) return;
     memcpy(walk->exchange->kept + (slice->at - slice_at(walk, 0, 0)->at), data, slice->bytes);
 }
 
 /* The sum of a step to where it goes; false if there is no slot to publish it. */
-static Status finish_step(Walk *walk, const Slice *slice, bool *done) {
-    AllreducePlan *plan = walk->plan;
+static Status finish_step(Walk *walk, const WireSlice *slice, bool *done) {
+    HostEngine *host = walk->host;
     *done = true;
     if (!walk->exchange->gather) {
-        size_t bytes = (size_t)slice->elems * allreduce_type_bytes(plan->wide_type);
-        void *to = destination(walk, slice, plan->wide_type);
+        size_t bytes = (size_t)slice->elems * allreduce_type_bytes(host->map->wide_type);
+        void *to = destination(walk, slice, host->map->wide_type);
         if (to != walk->sum) memcpy(to, walk->sum, bytes);
         return STATUS_OK;
     }
@@ -180,18 +180,18 @@ static Status finish_step(Walk *walk, const Slice *slice, bool *done) {
         return STATUS_OK;
     }
     CommSlot slot;
-    TRY(comm_try_acquire(plan->comm, &slot, done));
+    TRY(comm_try_acquire(host->setup->comm, &slot, done));
     if (!*done) return STATUS_OK;
-    TRY(slice_encode_result(plan, slice, walk->sum, walk->exchange->feedback, slot.data));
-    uint64_t tag = transfer_tag(plan, slice_index(walk, walk->me, walk->reduce_step));
-    TRY(transfer_publish_to_group(plan, &walk->exchange->group, &slot, slice->bytes, tag, LANE_RESULTS));
+    TRY(allreduce_encode_result(host, slice, walk->sum, walk->exchange->feedback, slot.data));
+    uint64_t tag = allreduce_tag(host, slice_index(walk, walk->me, walk->reduce_step));
+    TRY(allreduce_publish_to_group(host, &walk->exchange->group, &slot, slice->bytes, tag, LANE_RESULTS));
     keep(walk, slice, slot.data);
-    return slice_decode_result(plan, slice, slot.data, destination(walk, slice, plan->options.type));
+    return allreduce_decode_result(host, slice, slot.data, destination(walk, slice, host->map->type));
 }
 
 static Status reduce_some(Walk *walk, bool *moved) {
     if (walk->reduce_step >= walk->own_steps) return STATUS_OK;
-    const Slice *slice = slice_at(walk, walk->me, walk->reduce_step);
+    const WireSlice *slice = slice_at(walk, walk->me, walk->reduce_step);
     if (walk->scarce) TRY(take_early(walk, moved));
     while (walk->reduce_term < walk->size) {
         bool added = false;
@@ -206,7 +206,7 @@ static Status reduce_some(Walk *walk, bool *moved) {
     walk->reduce_step++;
     walk->reduce_term = 0;
     walk->sum = NULL;
-    if (walk->scarce) memset(walk->plan->stashed, 0, (size_t)walk->size * sizeof(bool));
+    if (walk->scarce) memset(walk->host->stashed, 0, (size_t)walk->size * sizeof(bool));
     *moved = true;
     return STATUS_OK;
 }
@@ -214,19 +214,19 @@ static Status reduce_some(Walk *walk, bool *moved) {
 /* ---- gathering ---- */
 
 static Status gather_some(Walk *walk, bool *moved) {
-    AllreducePlan *plan = walk->plan;
+    HostEngine *host = walk->host;
     while (walk->exchange->gather && walk->gather_step < walk->steps) {
         int member = walk->gather_member;
         if (member != walk->me && has_step(walk, member, walk->gather_step)) {
             CommSlice got;
             bool here = false;
-            TRY(comm_try_receive(plan->comm, rank_of(walk, member), LANE_RESULTS, &got, &here));
+            TRY(comm_try_receive(host->setup->comm, rank_of(walk, member), LANE_RESULTS, &got, &here));
             if (!here) return STATUS_OK;
-            const Slice *slice = slice_at(walk, member, walk->gather_step);
-            TRY(transfer_check(plan, &got, slice, slice_index(walk, member, walk->gather_step)));
+            const WireSlice *slice = slice_at(walk, member, walk->gather_step);
+            TRY(allreduce_check_slice(host, &got, slice, slice_index(walk, member, walk->gather_step)));
             keep(walk, slice, got.data);
-            TRY(slice_decode_result(plan, slice, got.data, destination(walk, slice, plan->options.type)));
-            comm_release(plan->comm, &got);
+            TRY(allreduce_decode_result(host, slice, got.data, destination(walk, slice, host->map->type)));
+            comm_release(host->setup->comm, &got);
             *moved = true;
         }
         if (++walk->gather_member == walk->size) {
@@ -242,30 +242,30 @@ static bool finished(const Walk *walk) {
            (!walk->exchange->gather || walk->gather_step >= walk->steps);
 }
 
-static Walk walk_start(AllreducePlan *plan, const Exchange *exchange) {
-    Walk walk = {.plan = plan, .exchange = exchange, .size = exchange->group.size, .me = exchange->group.me};
+static Walk walk_start(HostEngine *host, const Exchange *exchange) {
+    Walk walk = {.host = host, .exchange = exchange, .size = exchange->group.size, .me = exchange->group.me};
     walk.send_offset = 1;
     walk.own_steps = exchange->chunk[walk.me].slices;
     for (int m = 0; m < walk.size; m++) {
         if (exchange->chunk[m].slices > walk.steps) walk.steps = exchange->chunk[m].slices;
     }
     if (walk.size == 1) walk.send_step = walk.steps;
-    int slots = comm_slots(plan->comm);
+    int slots = comm_slots(host->setup->comm);
     walk.scarce = slots < walk.size;
     walk.ahead = walk.scarce || walk.size == 1 ? 0 : (slots - 1) / (walk.size - 1) - 1;
     if (walk.ahead > MAX_AHEAD) walk.ahead = MAX_AHEAD;
     return walk;
 }
 
-Status exchange_run(AllreducePlan *plan, const Exchange *exchange) {
-    Walk walk = walk_start(plan, exchange);
-    if (walk.scarce) memset(plan->stashed, 0, (size_t)walk.size * sizeof(bool));
+Status allreduce_exchange(HostEngine *host, const Exchange *exchange) {
+    Walk walk = walk_start(host, exchange);
+    if (walk.scarce) memset(host->stashed, 0, (size_t)walk.size * sizeof(bool));
     while (!finished(&walk)) {
         bool moved = false;
         TRY(gather_some(&walk, &moved));
         TRY(reduce_some(&walk, &moved));
         TRY(send_some(&walk, &moved));
-        if (!moved) TRY(comm_wait(plan->comm));
+        if (!moved) TRY(comm_wait(host->setup->comm));
     }
     return STATUS_OK;
 }

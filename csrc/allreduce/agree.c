@@ -1,0 +1,171 @@
+/* What the ranks compare before anything of a buffer moves, and how a difference is told. */
+#include <stdio.h>
+#include <string.h>
+
+#include "allreduce/engine.h"
+#include "base/hash.h"
+#include "base/memory.h"
+
+#define HEADER_MAGIC 0x41584743u /* "CGXA" */
+#define HEADER_VERSION 2
+#define LAYER_TEXT_BYTES 128
+
+static AllreduceHeader header_of(const AllreduceSetup *setup, const AllreduceExtent *extent) {
+    const AllreduceOptions *options = &setup->options;
+    const WireMap *map = extent->map;
+    return (AllreduceHeader){
+        .magic = HEADER_MAGIC,
+        .version = HEADER_VERSION,
+        .call = setup->run->call,
+        .op = (uint32_t)options->op,
+        .type = (uint32_t)options->type,
+        .algorithm = (uint32_t)extent->algorithm,
+        .elems = map->elems,
+        .bits = (uint32_t)options->bits,
+        .layers = (uint32_t)map->layers,
+        .bucket_size = options->bucket_size,
+        .layers_hash = map->layers == 0 ? 0 : wire_layer(map, map->layers - 1)->hash,
+        .seed = options->seed,
+        .codec = (uint32_t)options->codec,
+        .rounding = (uint32_t)options->rounding,
+        .half_metadata = options->half_metadata,
+        .feedback = extent->feedback,
+        .slot_bytes = (uint32_t)comm_slot_bytes(setup->comm),
+        .threads = (uint32_t)options->threads,
+        .number = extent->number,
+    };
+}
+
+Status allreduce_number(const AllreduceSetup *setup, AllreduceExtent *extent) {
+    AllreduceHeader mine = header_of(setup, extent);
+    return comm_number(setup->comm, hash_bytes(&mine, sizeof mine, 0), &extent->number);
+}
+
+/* What another rank says may be anything. */
+static const char *spell(const char *name) { return name == NULL ? "?" : name; }
+
+static void describe(const AllreduceHeader *a, char *text, size_t text_bytes) {
+    if (a->magic != HEADER_MAGIC || a->version != HEADER_VERSION) {
+        snprintf(text, text_bytes, "another version of the library");
+        return;
+    }
+    snprintf(text, text_bytes,
+             "run %u of plan %u of its kind: %s of %lld %s in %u layers, %u bits, buckets of %lld, %s, codec %u, "
+             "rounding %u, seed %llu, %u threads%s%s",
+             a->call, a->number, spell(allreduce_op_name((int)a->op)), (long long)a->elems,
+             spell(allreduce_type_name((int)a->type)), a->layers, a->bits, (long long)a->bucket_size,
+             spell(allreduce_algorithm_name((int)a->algorithm)), a->codec, a->rounding, (unsigned long long)a->seed,
+             a->threads, a->half_metadata != 0 ? ", 16-bit metadata" : "", a->feedback != 0 ? ", error feedback" : "");
+}
+
+static void describe_layer(const AllreduceSetup *setup, const WireMap *map, int64_t index,
+                           char text[LAYER_TEXT_BYTES]) {
+    if (index >= map->layers) {
+        snprintf(text, LAYER_TEXT_BYTES, "no such layer");
+        return;
+    }
+    const WireLayer *layer = wire_layer(map, (int)index);
+    const AllreduceLayer *named = &setup->layers[index];
+    int used = snprintf(text, LAYER_TEXT_BYTES, "%.48s %.32s of %lld elements, ",
+                        named->name == NULL ? "a layer without a name" : named->name,
+                        named->shape == NULL ? "" : named->shape, (long long)layer->elems);
+    if (layer->raw && layer->own_bits == 0) {
+        snprintf(text + used, (size_t)(LAYER_TEXT_BYTES - used), "not quantised");
+    } else if (layer->raw) {
+        snprintf(text + used, (size_t)(LAYER_TEXT_BYTES - used), "not quantised, with %d bits in the table",
+                 layer->own_bits);
+    } else {
+        snprintf(text + used, (size_t)(LAYER_TEXT_BYTES - used), "%d bits, buckets of %lld", layer->spec.bits,
+                 (long long)layer->spec.bucket_size);
+    }
+}
+
+/* The first layer that is not the same on all ranks, from everyone's hashes. */
+static Status find_layer(const AllreduceSetup *setup, const WireMap *map, int64_t most, uint64_t *all, int64_t *first) {
+    Status status = STATUS_OK;
+    uint64_t *mine = NULL;
+    TRY(memory_calloc((size_t)most, sizeof *mine, &mine));
+    for (int i = 0; i < map->layers; i++) mine[i] = wire_layer(map, i)->hash;
+    TRY_GOTO(comm_allgather(setup->comm, mine, (size_t)most * sizeof *mine, all));
+    *first = most;
+    for (int64_t i = 0; i < most && *first == most; i++) {
+        for (int r = 1; r < comm_size(setup->comm); r++) {
+            if (all[(int64_t)r * most + i] != all[i]) *first = i;
+        }
+    }
+done:
+    memory_free(mine);
+    return status;
+}
+
+/* Everyone tells its layer; the message sets this rank's beside that of the first rank with another one. */
+static Status fail_at_layer(const AllreduceSetup *setup, const WireMap *map, int64_t index, int64_t most,
+                            const uint64_t *all) {
+    Status status = STATUS_OK;
+    char mine[LAYER_TEXT_BYTES] = "", *texts = NULL;
+    int me = comm_rank(setup->comm), other = 0;
+    TRY(memory_calloc((size_t)comm_size(setup->comm), sizeof mine, &texts));
+    describe_layer(setup, map, index, mine);
+    TRY_GOTO(comm_allgather(setup->comm, mine, sizeof mine, texts));
+    while (all[(int64_t)other * most + index] == all[(int64_t)me * most + index]) other++;
+    status = error_at_rank(error_fail(STATUS_TRANSPORT,
+                                      "the ranks have different layers, of which number %lld is the first: on rank %d "
+                                      "it is %s; on rank %d it is %.*s (run %u of the plan)",
+                                      (long long)index, me, mine, other, LAYER_TEXT_BYTES - 1,
+                                      texts + (size_t)other * sizeof mine, setup->run->call),
+                           other);
+done:
+    memory_free(texts);
+    return status;
+}
+
+/* All ranks come here with the same headers, of which some have other layers than others. */
+static Status fail_layers(const AllreduceSetup *setup, const WireMap *map, const AllreduceHeader *headers) {
+    Status status = STATUS_OK;
+    uint64_t *all = NULL;
+    int64_t most = 0, first = 0;
+    for (int r = 0; r < comm_size(setup->comm); r++) {
+        if (headers[r].layers > most) most = headers[r].layers;
+    }
+    TRY(memory_calloc((size_t)(most * comm_size(setup->comm)), sizeof *all, &all));
+    TRY_GOTO(find_layer(setup, map, most, all, &first));
+    status = fail_at_layer(setup, map, first, most, all);
+done:
+    memory_free(all);
+    return status;
+}
+
+static Status fail_disagreement(const AllreduceSetup *setup, const WireMap *map, const AllreduceHeader *all, int rank) {
+    const AllreduceHeader *mine = &all[comm_rank(setup->comm)];
+    bool same_version = true, same_layers = true;
+    for (int r = 1; r < comm_size(setup->comm); r++) {
+        same_version = same_version && all[r].magic == all[0].magic && all[r].version == all[0].version;
+        same_layers = same_layers && all[r].layers_hash == all[0].layers_hash;
+    }
+    if (same_version && !same_layers) return fail_layers(setup, map, all);
+    char expected[320], got[320];
+    describe(mine, expected, sizeof expected);
+    describe(&all[rank], got, sizeof got);
+    bool order = same_version && all[rank].number != mine->number;
+    Status status = error_fail(STATUS_TRANSPORT, "the ranks disagree: rank %d expected %s; rank %d has %s%s",
+                               comm_rank(setup->comm), expected, rank, got,
+                               order ? ": all ranks must make and run their plans in the same order" : "");
+    return error_at_rank(status, rank);
+}
+
+Status allreduce_agree(const AllreduceSetup *setup, const AllreduceExtent *extent, AllreduceHeader *room) {
+    AllreduceHeader mine = header_of(setup, extent);
+    TRY(comm_allgather(setup->comm, &mine, sizeof mine, room));
+    for (int rank = 0; rank < comm_size(setup->comm); rank++) {
+        if (memcmp(&mine, &room[rank], sizeof mine) != 0) return fail_disagreement(setup, extent->map, room, rank);
+    }
+    return STATUS_OK;
+}
+
+Status allreduce_check_replicas(Comm *comm, const void *data, size_t bytes) {
+    struct {
+        uint64_t bytes, hash;
+    } mine = {bytes, hash_bytes(data, bytes, 0)};
+    TRY(comm_begin(comm, "check of replicas", 0));
+    return comm_end(comm, comm_agree(comm, &mine, sizeof mine));
+}

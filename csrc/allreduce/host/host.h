@@ -1,0 +1,119 @@
+/* The engine of the processors, and what its algorithms share. Private to this folder. */
+#ifndef CGXFFCV_ALLREDUCE_HOST_HOST_H
+#define CGXFFCV_ALLREDUCE_HOST_HOST_H
+
+#include "allreduce/engine.h"
+
+typedef struct HostEngine {
+    const AllreduceSetup *setup; /* borrowed */
+    char why[ALLREDUCE_WHY_BYTES];
+    float *copy;     /* owned, page-locked: of a buffer in device memory; NULL without a stream */
+    float *residual; /* owned, of the longest extent; NULL without error feedback */
+    Pool *pool;      /* owned; NULL for one thread */
+
+    /* The run at hand: borrowed from the setup. */
+    const AllreduceExtent *extent;
+    const WireMap *map;
+
+    /* Scratch of one slice each, owned: a sum, scaled elements (with their residual), one in the tensor's 16-bit type,
+     * one more sum for operations other than addition. */
+    void *sum, *scaled;
+    uint16_t *half;
+    float *other;
+
+    /* Partial sums in float32 where the buffer cannot hold them (16-bit types): the shard of two-level, two chunks in
+     * turn for the ring. Owned; NULL where not needed. */
+    float *partial[2];
+    uint8_t *kept[2];         /* owned: slices to pass on as they came, for two-level and ring */
+    uint8_t *stash;           /* owned: one early slice of each rank, where slots are scarcer than ranks */
+    bool *stashed;            /* owned, [ranks] */
+    int *ranks;               /* owned, [ranks]: receivers of a slice */
+    int *members[2];          /* owned, [ranks]: all ranks, or this node's; this local rank's on all nodes */
+    WireChunk *shards;        /* owned, [ranks]: of two-level */
+    AllreduceHeader *headers; /* owned, [ranks]: what each is about to do */
+} HostEngine;
+
+static inline size_t host_item_bytes(const HostEngine *host) { return allreduce_type_bytes(host->map->type); }
+
+/* ---- slice.c ---- */
+
+/* Elements on their way into a sum: `fresh` from the caller's buffer, which are scaled first, or sums so far. */
+typedef struct Summands {
+    const void *x; /* borrowed: the slice's first element */
+    AllreduceType type;
+    bool fresh;
+} Summands;
+
+/* Whether they can be read as a sum where they lie. */
+bool allreduce_is_sum(const HostEngine *host, AllreduceType type, bool fresh);
+
+/* Writes a slice of summands (of the buffer's type or its wide one). With `feedback` quantised elements get their
+ * residual added before, and what is lost becomes the new residual. */
+Status allreduce_encode_term(HostEngine *host, const WireSlice *slice, Summands from, bool feedback, void *wire);
+
+/* Writes a slice of sums (of the wide type), which is what all ranks decode in the end. */
+Status allreduce_encode_result(HostEngine *host, const WireSlice *slice, const void *sum, bool feedback, void *wire);
+
+/* sum = accumulate (op) term, in the wide type; `accumulate` NULL for the first term, and it may be `sum`. */
+Status allreduce_add_term(HostEngine *host, const WireSlice *slice, const void *wire, const void *accumulate,
+                          void *sum);
+
+/* The same for the last term, with the result rounded and divided into `to` of the buffer's type. */
+Status allreduce_add_last(HostEngine *host, const WireSlice *slice, const void *wire, const void *accumulate, void *to);
+
+/* sum = accumulate (op) elements at hand; with `feedback` and the residual of quantised elements. */
+Status allreduce_add_own(HostEngine *host, const WireSlice *slice, Summands own, bool feedback, const void *accumulate,
+                         void *sum);
+
+/* Decodes results into `to` of the buffer's type. */
+Status allreduce_decode_result(HostEngine *host, const WireSlice *slice, const void *wire, void *to);
+
+/* ---- combine.c ---- */
+
+/* to[i] = a[i] (op) b[i]; AVERAGE adds. `to` may be `a` or `b`. For float32, float64 and integers. */
+void allreduce_combine(AllreduceType type, AllreduceOp op, const void *a, const void *b, void *to, int64_t elems);
+
+/* Divides float64 elements in place. */
+void allreduce_divide(void *x, int64_t elems, double divisor);
+
+/* ---- the algorithms; `buffer` is the whole flat buffer ---- */
+
+/* A group of ranks that reduces: `rank[me]` is this one. */
+typedef struct Group {
+    const int *rank; /* borrowed, [size] */
+    int size, me;
+} Group;
+
+/* Scatter-reduce of the chunks, member g owning `chunk[g]`, and then, with `gather`, all-gather of the results. */
+typedef struct Exchange {
+    Group group;
+    const WireChunk *chunk; /* borrowed, [group.size] */
+    const uint8_t *x;       /* borrowed: summands from element `x_first` of the flat buffer on, of `type` */
+    int64_t x_first;
+    AllreduceType type;
+    bool fresh; /* as in Summands */
+    bool feedback;
+    bool gather;
+    uint8_t *to; /* borrowed, from element `to_first` on: results with gather, else sums of the wide type */
+    int64_t to_first;
+    uint8_t *kept; /* gather: the slices' bytes of all chunks in order, from the first chunk's on; NULL: not kept */
+} Exchange;
+
+Status allreduce_exchange(HostEngine *host, const Exchange *exchange);
+Status allreduce_one_shot(HostEngine *host, void *buffer);
+Status allreduce_ring(HostEngine *host, void *buffer);
+Status allreduce_two_level(HostEngine *host, void *buffer);
+
+/* ---- transfer.c ---- */
+
+/* What a slice is called on its way: the run and its number in the map. */
+uint64_t allreduce_tag(const HostEngine *host, int64_t slice_index);
+
+/* A slice that came must be this one. */
+Status allreduce_check_slice(const HostEngine *host, const CommSlice *got, const WireSlice *expected,
+                             int64_t slice_index);
+
+Status allreduce_publish_to_group(HostEngine *host, const Group *group, const CommSlot *slot, uint32_t bytes,
+                                  uint64_t tag, int lane);
+
+#endif

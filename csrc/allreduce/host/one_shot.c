@@ -1,0 +1,77 @@
+/* One-shot exchange: each rank quantises once, everyone adds the decoded pieces of all ranks in rank order. Also the
+ * last phase of two-level: passing slices on inside a node as they came. */
+#include <string.h>
+
+#include "allreduce/host/host.h"
+
+#define LANE 0
+#define AHEAD 3 /* slices published before the own place of addition */
+
+/* A walk over the slices; every rank takes them in the order (step, rank), so that taking never waits for publishing.
+ */
+typedef struct Walk {
+    HostEngine *host;
+    uint8_t *buffer;
+    int64_t steps, published, added;
+    int rank; /* the next term of step `added` */
+} Walk;
+
+static const WireSlice *slice_at(const Walk *walk, int64_t step) { return wire_slice(walk->host->map, step); }
+
+static uint8_t *elements(const Walk *walk, const WireSlice *slice) {
+    return walk->buffer + slice->first * (int64_t)host_item_bytes(walk->host);
+}
+
+static Status publish_some(Walk *walk, bool *moved) {
+    HostEngine *host = walk->host;
+    if (walk->published >= walk->steps || walk->published > walk->added + AHEAD) return STATUS_OK;
+    CommSlot slot;
+    bool got = false;
+    TRY(comm_try_acquire(host->setup->comm, &slot, &got));
+    if (!got) return STATUS_OK;
+    const WireSlice *slice = slice_at(walk, walk->published);
+    TRY(allreduce_encode_term(host, slice, (Summands){elements(walk, slice), host->map->type, true},
+                              host->extent->feedback, slot.data));
+    TRY(comm_publish(host->setup->comm, &slot, slice->bytes, allreduce_tag(host, walk->published), LANE,
+                     host->members[0], comm_size(host->setup->comm)));
+    walk->published++;
+    *moved = true;
+    return STATUS_OK;
+}
+
+/* Adds the next term if it is here. Sums of float32 and of what is not quantised grow in the buffer itself, whose
+ * elements have been published before. */
+static Status add_some(Walk *walk, bool *moved) {
+    HostEngine *host = walk->host;
+    if (walk->added >= walk->published) return STATUS_OK;
+    const WireSlice *slice = slice_at(walk, walk->added);
+    CommSlice got;
+    bool here = false;
+    TRY(comm_try_receive(host->setup->comm, walk->rank, LANE, &got, &here));
+    if (!here) return STATUS_OK;
+    TRY(allreduce_check_slice(host, &got, slice, walk->added));
+    void *sum = host->map->type == host->map->wide_type ? (void *)elements(walk, slice) : host->sum;
+    const void *before = walk->rank == 0 ? NULL : sum;
+    if (walk->rank < comm_size(host->setup->comm) - 1) {
+        TRY(allreduce_add_term(host, slice, got.data, before, sum));
+        walk->rank++;
+    } else {
+        TRY(allreduce_add_last(host, slice, got.data, before, elements(walk, slice)));
+        walk->rank = 0;
+        walk->added++;
+    }
+    comm_release(host->setup->comm, &got);
+    *moved = true;
+    return STATUS_OK;
+}
+
+Status allreduce_one_shot(HostEngine *host, void *buffer) {
+    Walk walk = {.host = host, .buffer = buffer, .steps = host->map->slices};
+    while (walk.added < walk.steps) {
+        bool moved = false;
+        TRY(add_some(&walk, &moved));
+        if (!moved) TRY(publish_some(&walk, &moved));
+        if (!moved) TRY(comm_wait(host->setup->comm));
+    }
+    return STATUS_OK;
+}

@@ -1,0 +1,99 @@
+/* How a run is cut for the wire: layers into buckets, buckets into chunks, chunks into slices that fit a slot and a
+ * cache, slices into segments of one layer. Made once, the same on every rank; docs/WIRE.md. Private to this folder. */
+#ifndef CGXFFCV_ALLREDUCE_MAP_H
+#define CGXFFCV_ALLREDUCE_MAP_H
+
+#include "allreduce/allreduce.h"
+
+/* A layer of the table, with everything decided. */
+typedef struct WireLayer {
+    uint64_t hash;        /* of this and all layers before it */
+    int64_t first, elems; /* in the flat buffer */
+    int64_t first_bucket, buckets;
+    uint64_t quad; /* the first group of random numbers */
+    int own_bits;  /* what the table says for it alone; 0 for nothing */
+    int64_t own_bucket;
+    bool raw;       /* travels as it is */
+    QuantSpec spec; /* of raw layers only bucket_size counts */
+} WireLayer;
+
+/* A range of slices that one rank owns, sums or passes on. */
+typedef struct WireChunk {
+    int64_t slice, slices; /* the first, and how many */
+    int64_t first, elems;
+    uint64_t bytes;
+} WireChunk;
+
+/* What travels in one slot: a contiguous range of the flat buffer. */
+typedef struct WireSlice {
+    int64_t first, elems;
+    int64_t segment; /* the first of them */
+    int segments;
+    uint32_t bytes;
+    uint64_t at; /* bytes of the slices before it */
+} WireSlice;
+
+/* A run of buckets of one layer inside a slice. */
+typedef struct WireSegment {
+    int layer;
+    int64_t first, elems; /* in the flat buffer */
+    uint64_t quad;
+    uint32_t offset, bytes; /* in the slice */
+} WireSegment;
+
+/* One block of memory without pointers, which can be copied to wherever somebody walks it: this, and behind it the
+ * arrays, each so many bytes from here as its `_at` says. */
+typedef struct WireMap {
+    size_t bytes; /* of the block */
+    size_t layers_at, chunks_at, slices_at, segments_at;
+    int layers, chunks;
+    int64_t slices, segments;
+    int64_t elems, buckets;
+    bool any_quantised;
+    AllreduceType type, wide_type; /* of the buffer; of sums: float32 for the three types that can be quantised, else
+                                    * the type itself */
+    AllreduceType raw_type;        /* of unquantised elements on the wire */
+    double scale;                  /* by which elements are multiplied before they are added; a power of two */
+    int64_t max_slice_elems;
+    uint32_t max_slice_bytes;
+} WireMap;
+
+static inline const WireLayer *wire_layer(const WireMap *map, int index) {
+    return (const WireLayer *)((const char *)map + map->layers_at) + index;
+}
+
+static inline const WireChunk *wire_chunk(const WireMap *map, int index) {
+    return (const WireChunk *)((const char *)map + map->chunks_at) + index;
+}
+
+static inline const WireSlice *wire_slice(const WireMap *map, int64_t index) {
+    return (const WireSlice *)((const char *)map + map->slices_at) + index;
+}
+
+static inline const WireSegment *wire_segment(const WireMap *map, int64_t index) {
+    return (const WireSegment *)((const char *)map + map->segments_at) + index;
+}
+
+/* The groups of random numbers that a bucket takes. */
+static inline uint64_t wire_bucket_quads(const WireLayer *layer) {
+    return (uint64_t)((layer->spec.bucket_size + 3) / 4);
+}
+
+/* A table with everything decided. */
+typedef struct WireTable {
+    WireLayer *layers; /* owned, [count] */
+    int count;
+    int64_t elems, buckets;
+    bool any_quantised;
+} WireTable;
+
+/* Decides each layer under an algorithm; AUTO for one that is not chosen yet. */
+Status allreduce_table_create(const AllreduceLayer *layers, int count, const AllreduceOptions *options,
+                              AllreduceAlgorithm algorithm, WireTable *out);
+void allreduce_table_destroy(WireTable *table);
+
+/* Freed with memory_free. */
+Status allreduce_map_create(const Comm *comm, const WireTable *table, const AllreduceOptions *options,
+                            AllreduceAlgorithm algorithm, WireMap **out);
+
+#endif
