@@ -57,11 +57,8 @@ def numpy_training(recipe, files, ranks):
     for norm in network.statistics:
         network.running_variance(norm.name)[:] = 1
     layers = [layer for layer in network.layers if layer.trained]
-    kinds = ("filters", "bias", "norm_scale", "norm_bias", "linear")
     group_of = {
-        layer.name: next(
-            g for g in plan.groups if kinds.index(layer.kind) in g.kinds and g.blocks[0] <= layer.block < g.blocks[1]
-        )
+        layer.name: next(g for g in plan.groups if layer.kind in g.kinds and g.blocks[0] <= layer.block < g.blocks[1])
         for layer in layers
     }
     value = {layer.name: network.parameter(layer.name).astype(np.float64) for layer in layers}
