@@ -6,6 +6,7 @@
 #include <structmember.h>
 
 #include "base/memory.h"
+#include "python/arguments.h"
 
 typedef struct CommObject {
     PyObject ob_base;
@@ -54,13 +55,9 @@ int comm_parse_timeout(PyObject *object, const char *argument, double *seconds) 
 static int parse_count(PyObject *object, const char *name, long least, long most, long *out) {
     *out = 0;
     if (object == NULL || object == Py_None) return 0;
-    long value = PyLong_AsLong(object);
-    if (value == -1 && PyErr_Occurred()) return -1;
-    if (value < least || value > most) {
-        PyErr_Format(PyExc_ValueError, "%s=%ld is not in [%ld, %ld]", name, value, least, most);
-        return -1;
-    }
-    *out = value;
+    uint64_t value;
+    if (arguments_whole(object, name, least, (uint64_t)most, &value) < 0) return -1;
+    *out = (long)value;
     return 0;
 }
 
@@ -484,12 +481,13 @@ static PyObject *get_broken(PyObject *self, void *unused) {
 }
 
 static PyObject *node_of(PyObject *self, PyObject *argument) {
-    long rank = PyLong_AsLong(argument);
-    if (rank == -1 && PyErr_Occurred()) return NULL;
+    uint64_t number;
+    if (arguments_whole(argument, "rank", INT64_MIN, INT64_MAX, &number) < 0) return NULL;
     Comm *comm = open_comm(self);
     if (comm == NULL) return NULL;
+    int64_t rank = (int64_t)number;
     if (rank < 0 || rank >= comm_size(comm)) {
-        PyErr_Format(PyExc_IndexError, "no rank %ld among %d", rank, comm_size(comm));
+        PyErr_Format(PyExc_IndexError, "no rank %lld among %d", (long long)rank, comm_size(comm));
         return NULL;
     }
     return PyLong_FromLong(comm_node_of(comm, (int)rank));

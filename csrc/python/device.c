@@ -1,7 +1,6 @@
 /* What there is in the way of GPUs. */
-#include "python/module.h"
-
 #include "device/device.h"
+#include "python/arguments.h"
 
 static PyObject *devices(PyObject *module, PyObject *unused) {
     (void)unused;
@@ -34,11 +33,11 @@ static PyObject *why_no_device(PyObject *module, PyObject *unused) {
 }
 
 static PyObject *select_device(PyObject *module, PyObject *argument) {
-    long index = PyLong_AsLong(argument);
-    if (index == -1 && PyErr_Occurred()) return NULL;
+    uint64_t index;
     Status status;
+    if (arguments_whole(argument, "index", INT64_MIN, INT64_MAX, &index) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    status = device_select(index < 0 || index > INT32_MAX ? -1 : (int)index);
+    status = device_select(index > INT32_MAX ? -1 : (int)index);
     Py_END_ALLOW_THREADS;
     if (status != STATUS_OK) return errors_raise(module_state(module), status);
     Py_RETURN_NONE;

@@ -2,6 +2,7 @@
 #include "image/jpeg.h"
 
 #include "image/resize.h"
+#include "python/arguments.h"
 #include "python/array.h"
 
 /* The whole of `object` as bytes; 0 or -1. */
@@ -108,12 +109,15 @@ static PyObject *resize(PyObject *module, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"image", "height", "width", NULL};
     PyObject *object, *array;
     ArrayView view;
-    ImageSize size, to;
+    ArgumentsNumber height = {"height", RESIZE_MAX_SIDE, 0}, width = {"width", RESIZE_MAX_SIDE, 0};
+    ImageSize size;
     Status status;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OII:resize_area", names, &object, &to.height, &to.width)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO&O&:resize_area", names, &object, arguments_number, &height,
+                                     arguments_number, &width)) {
         return NULL;
     }
-    if (to.height < 1 || to.width < 1 || to.height > RESIZE_MAX_SIDE || to.width > RESIZE_MAX_SIDE) {
+    const ImageSize to = {.width = (uint32_t)width.value, .height = (uint32_t)height.value};
+    if (to.height < 1 || to.width < 1) {
         return PyErr_Format(PyExc_ValueError, "height and width must be in 1..%d, not %u and %u", RESIZE_MAX_SIDE,
                             to.height, to.width);
     }
@@ -145,14 +149,8 @@ static PyObject *max_pixels(PyObject *module, PyObject *unused) {
 
 static PyObject *set_max_pixels(PyObject *module, PyObject *object) {
     (void)module;
-    PyObject *number = PyNumber_Index(object);
-    if (number == NULL) return NULL;
-    unsigned long long limit = PyLong_AsUnsignedLongLong(number);
-    Py_DECREF(number);
-    if (PyErr_Occurred()) {
-        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) return NULL;
-        return PyErr_Format(PyExc_ValueError, "a limit of pixels must be in 0..2**64-1 (0: none), not %R", object);
-    }
+    uint64_t limit;
+    if (arguments_whole(object, "a limit of pixels (0: none)", 0, UINT64_MAX, &limit) < 0) return NULL;
     jpeg_limit_set(limit);
     Py_RETURN_NONE;
 }

@@ -98,9 +98,10 @@ static PyObject *model_initialise_method(ModelObject *self, PyObject *seed) {
 }
 
 int nn_parse_block(PyObject *object, int *out) {
-    static const long most = 1 << 20;
-    long block = PyLong_AsLong(object);
-    if (block == -1 && PyErr_Occurred()) return -1;
+    static const int64_t most = 1 << 20;
+    uint64_t number;
+    if (arguments_whole(object, "first_block", INT64_MIN, INT64_MAX, &number) < 0) return -1;
+    int64_t block = (int64_t)number;
     *out = block < 0 ? 0 : block > most ? (int)most : (int)block;
     return 0;
 }

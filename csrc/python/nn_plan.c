@@ -234,10 +234,9 @@ static PyObject *plan_read_method(PlanObject *self, PyObject *args) {
 
 static PyObject *plan_shape_method(PlanObject *self, PyObject *node) {
     int64_t shape[3];
-    long index = PyLong_AsLong(node);
-    if (index == -1 && PyErr_Occurred()) return NULL;
-    bool some = index >= 0 && index < NN_MAX_NODES;
-    Status status = nn_plan_shape(self->plan, some ? (int)index : NN_MAX_NODES, shape);
+    uint64_t index;
+    if (arguments_whole(node, "node", INT64_MIN, INT64_MAX, &index) < 0) return NULL;
+    Status status = nn_plan_shape(self->plan, index < NN_MAX_NODES ? (int)index : NN_MAX_NODES, shape);
     if (status != STATUS_OK) return fail(self, status);
     return Py_BuildValue("(LLL)", (long long)shape[0], (long long)shape[1], (long long)shape[2]);
 }

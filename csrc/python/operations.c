@@ -92,15 +92,16 @@ static int parse_op(PyObject *item, const AugmentOp *before, AugmentOp *op) {
     const char *name;
     PyObject *values;
     int normalized;
-    unsigned list, occurrence = 0;
-    if (arguments_unpack(item, "sIpO!;an image operation is a tuple of 4", &name, &list, &normalized, &PyTuple_Type,
-                         &values) < 0 ||
+    unsigned occurrence = 0;
+    ArgumentsNumber list = {"an operation's list of draws", UINT32_MAX, 0};
+    if (arguments_unpack(item, "sO&pO!;an image operation is a tuple of 4", &name, arguments_number, &list, &normalized,
+                         &PyTuple_Type, &values) < 0 ||
         parse_values(name, values, op) < 0) {
         return -1;
     }
     const uint32_t number = augment_entry(op->kind)->number;
     for (; before < op; before++) occurrence += augment_entry(before->kind)->number == number;
-    op->draw = augment_draw_index(number, occurrence, list);
+    op->draw = augment_draw_index(number, occurrence, (uint32_t)list.value);
     op->normalized = normalized != 0;
     return 0;
 }

@@ -1,6 +1,7 @@
 /* _cgxffcv.Resident: trains and tests a Trainer's model on data sets in the memory of a GPU. */
 #include <string.h>
 
+#include "python/arguments.h"
 #include "python/array.h"
 #include "python/loader.h"
 #include "python/operations.h"
@@ -32,16 +33,17 @@ static void leave(ResidentObject *self) { trainer_leave(self->trainer); }
 
 static int parse_config(ModuleState *state, PyObject *args, TrainerObject **trainer, ResidentConfig *config) {
     PyObject *trainer_in, *ops;
-    unsigned long long seed;
+    ArgumentsNumber seed = {"seed", UINT64_MAX, 0};
     int graphs;
-    if (!PyArg_ParseTuple(args, "OO!Kp", &trainer_in, &PyTuple_Type, &ops, &seed, &graphs)) return -1;
+    if (!PyArg_ParseTuple(args, "OO!O&p", &trainer_in, &PyTuple_Type, &ops, arguments_number, &seed, &graphs))
+        return -1;
     *trainer = trainer_take(state, trainer_in);
     if (*trainer == NULL ||
         operations_parse(ops, "a training on a GPU", GATHER_MAX_OPS, config->ops, &config->op_count) < 0)
         return -1;
     memcpy(config->mean, (*trainer)->mean, sizeof config->mean);
     memcpy(config->std, (*trainer)->std, sizeof config->std);
-    config->seed = seed;
+    config->seed = seed.value;
     config->graphs = graphs != 0;
     return 0;
 }
@@ -270,20 +272,23 @@ static int64_t count_steps(const TrainerObject *self, const RunArrays *arrays) {
     return -1;
 }
 
+#define EPOCH                                                                                                          \
+    { "epoch", UINT32_MAX, 0 }
+
 static PyObject *run_method(ResidentObject *self, PyObject *args) {
     PyObject *source, *records, *losses, *result = NULL;
-    unsigned epoch;
+    ArgumentsNumber epoch = EPOCH;
     int done = 0;
     RunArrays arrays;
     TrainerStep *steps = NULL;
     Status status = STATUS_OK;
-    if (!PyArg_ParseTuple(args, "OIOO", &source, &epoch, &records, &losses)) return NULL;
+    if (!PyArg_ParseTuple(args, "OO&OO", &source, arguments_number, &epoch, &records, &losses)) return NULL;
     if (acquire_run(module_state_of_type(Py_TYPE(self)), source, records, losses, &arrays) < 0) return NULL;
     int64_t count = count_steps(self->trainer, &arrays);
     if (count >= 0 && (steps = PyMem_Calloc((size_t)count + 1, sizeof *steps)) == NULL) PyErr_NoMemory();
     if (steps != NULL && enter(self) == 0) {
         Py_BEGIN_ALLOW_THREADS;
-        status = resident_run(self->resident, &arrays.from.source, (int)count, epoch, steps,
+        status = resident_run(self->resident, &arrays.from.source, (int)count, (uint32_t)epoch.value, steps,
                               arrays.with_losses ? arrays.losses.data : NULL, &done);
         Py_END_ALLOW_THREADS;
         leave(self);
@@ -358,10 +363,10 @@ static PyObject *evaluate_fed_method(ResidentObject *self, PyObject *args) {
 
 static PyObject *look_method(ResidentObject *self, PyObject *args) {
     PyObject *source, *images = NULL, *labels = NULL;
-    unsigned epoch;
+    ArgumentsNumber epoch = EPOCH;
     SourceArgument from;
     Status status = STATUS_OK;
-    if (!PyArg_ParseTuple(args, "OI", &source, &epoch)) return NULL;
+    if (!PyArg_ParseTuple(args, "OO&", &source, arguments_number, &epoch)) return NULL;
     if (acquire_source(module_state_of_type(Py_TYPE(self)), source, &from) < 0) return NULL;
     int64_t batch = self->trainer->batch, given = from.loader != NULL ? batch : from.positions.elems;
     const int64_t shape[4] = {given > batch ? batch + 1 : given, self->trainer->side, self->trainer->side, 3};
@@ -372,7 +377,7 @@ static PyObject *look_method(ResidentObject *self, PyObject *args) {
         uint8_t *to = array_data(images);
         int64_t *to_labels = array_data(labels);
         Py_BEGIN_ALLOW_THREADS;
-        status = resident_look(self->resident, &from.source, (int)shape[0], epoch, to, to_labels);
+        status = resident_look(self->resident, &from.source, (int)shape[0], (uint32_t)epoch.value, to, to_labels);
         Py_END_ALLOW_THREADS;
         leave(self);
     }
@@ -384,8 +389,8 @@ static PyObject *look_method(ResidentObject *self, PyObject *args) {
 }
 
 static PyObject *restart_method(ResidentObject *self, PyObject *seed_in) {
-    unsigned long long seed = PyLong_AsUnsignedLongLong(seed_in);
-    if ((seed == (unsigned long long)-1 && PyErr_Occurred()) || ready(self) < 0) return NULL;
+    uint64_t seed;
+    if (arguments_whole(seed_in, "seed", 0, UINT64_MAX, &seed) < 0 || ready(self) < 0) return NULL;
     return finish(self, resident_restart(self->resident, seed));
 }
 
