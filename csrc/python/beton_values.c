@@ -23,20 +23,20 @@ static const char *kind_name(int index) {
     return index == BETON_TENSOR + 1 ? beton_kind_name(BETON_CUSTOM) : NULL;
 }
 
-static int parse_kind(PyObject *value, void *kind) {
+static int parse_field_kind(PyObject *value, void *kind) {
     int index = spec_name(value, "a field's kind", kind_name);
     *(BetonKind *)kind = index <= BETON_TENSOR ? (BetonKind)index : BETON_CUSTOM;
     return index < 0 ? -1 : 0;
 }
 
-static int parse_side(PyObject *item, void *side) {
+static int parse_field_side(PyObject *item, void *side) {
     return arguments_whole(item, "a field's shape", 0, UINT64_MAX, side);
 }
 
-static int parse_shape(PyObject *shape, void *out) {
+static int parse_field_shape(PyObject *shape, void *out) {
     BetonFieldSpec *field = out;
-    field->ndim = arguments_fill(shape, "dimensions of a field's shape", 0, BETON_MAX_DIMS, parse_side, field->shape,
-                                 sizeof *field->shape);
+    field->ndim = arguments_fill(shape, "dimensions of a field's shape", 0, BETON_MAX_DIMS, parse_field_side,
+                                 field->shape, sizeof *field->shape);
     return field->ndim < 0 ? -1 : 0;
 }
 
@@ -62,11 +62,11 @@ static const SpecTable custom_table = {"custom field", {SPEC_MEMBER(BetonCustom,
 
 static const SpecTable field_table = {
     "field",
-    {SPEC_PARSE(BetonFieldSpec, kind, parse_kind), SPEC_MEMBER(BetonFieldSpec, name),
+    {SPEC_PARSE(BetonFieldSpec, kind, parse_field_kind), SPEC_MEMBER(BetonFieldSpec, name),
      SPEC_ENUM(BetonFieldSpec, write_mode, beton_write_mode_name), SPEC_MEMBER(BetonFieldSpec, max_resolution),
      SPEC_MEMBER(BetonFieldSpec, smart_threshold), SPEC_MEMBER(BetonFieldSpec, jpeg_quality),
      SPEC_MEMBER(BetonFieldSpec, compress_probability), SPEC_ENUM(BetonFieldSpec, dtype, beton_dtype_name),
-     SPEC_WHOLE("shape", parse_shape), CUSTOM_MEMBERS(BetonFieldSpec, custom.),
+     SPEC_WHOLE("shape", parse_field_shape), CUSTOM_MEMBERS(BetonFieldSpec, custom.),
      SPEC_PARSE(BetonFieldSpec, arguments, parse_header_arguments)}};
 
 static int parse_custom(PyObject *item, void *custom) { return spec_fill(&custom_table, item, NULL, custom); }
@@ -181,7 +181,7 @@ static int image_of(ValueBatch *batch, PyObject *object, BetonValue *value) {
     return -1;
 }
 
-static int bytes_of(ValueBatch *batch, PyObject *object, BetonValue *value) {
+static int take_bytes(ValueBatch *batch, PyObject *object, BetonValue *value) {
     const Py_buffer *buffer = hold_buffer(batch, object, PyBUF_SIMPLE);
     if (buffer == NULL) return -1;
     value->source = BETON_SOURCE_BYTES;
@@ -194,7 +194,7 @@ static int bytes_of(ValueBatch *batch, PyObject *object, BetonValue *value) {
 static int custom_of(ValueBatch *batch, const BetonFieldSpec *spec, PyObject *object, BetonValue *value) {
     PyObject *record, *data;
     if (arguments_unpack(object, "OO;a custom field's value is a tuple (record, data)", &record, &data) < 0) return -1;
-    if (data != Py_None && bytes_of(batch, data, value) < 0) return -1;
+    if (data != Py_None && take_bytes(batch, data, value) < 0) return -1;
     const Py_buffer *buffer = hold_buffer(batch, record, PyBUF_SIMPLE);
     if (buffer == NULL) return -1;
     if (buffer->len != (Py_ssize_t)spec->custom.record_bytes) {
@@ -207,7 +207,7 @@ static int custom_of(ValueBatch *batch, const BetonFieldSpec *spec, PyObject *ob
     return 0;
 }
 
-static int value_of(ValueBatch *batch, const BetonFieldSpec *spec, PyObject *object, BetonValue *value) {
+static int take_value(ValueBatch *batch, const BetonFieldSpec *spec, PyObject *object, BetonValue *value) {
     switch (spec->kind) {
     case BETON_INT:
         value->integer = PyLong_AsLongLong(object);
@@ -220,7 +220,7 @@ static int value_of(ValueBatch *batch, const BetonFieldSpec *spec, PyObject *obj
     case BETON_CUSTOM:
         return custom_of(batch, spec, object, value);
     default:
-        return bytes_of(batch, object, value);
+        return take_bytes(batch, object, value);
     }
 }
 
@@ -268,7 +268,7 @@ static int take_row(ValueBatch *batch, PyObject *row, BetonValue *values) {
         return -1;
     }
     for (size_t i = 0; i < batch->num_fields; i++) {
-        if (value_of(batch, &batch->fields[i], PyTuple_GET_ITEM(row, (Py_ssize_t)i), &values[i]) == 0) continue;
+        if (take_value(batch, &batch->fields[i], PyTuple_GET_ITEM(row, (Py_ssize_t)i), &values[i]) == 0) continue;
         if (refuse_exception(batch, &values[i], i) < 0) return -1;
     }
     return 0;

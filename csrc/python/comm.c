@@ -21,7 +21,7 @@ static CommObject *open_objects;
 
 /* ---- what a wait calls ---- */
 
-static Status check_signals(void *context) {
+static Status comm_check_signals(void *context) {
     (void)context;
     PyGILState_STATE gil = PyGILState_Ensure();
     int failed = PyErr_CheckSignals();
@@ -63,7 +63,7 @@ static int parse_count(PyObject *object, const char *name, long least, long most
 
 static int parse_options(PyObject *timeout, PyObject *nodes, PyObject *slot_bytes, PyObject *stall, CommOptions *out) {
     long node_count, slot;
-    *out = (CommOptions){.hooks = {.check = check_signals, .warn = warn}};
+    *out = (CommOptions){.hooks = {.check = comm_check_signals, .warn = warn}};
     if (comm_parse_timeout(timeout, "timeout", &out->timeout_s) < 0 ||
         comm_parse_timeout(stall, "stall", &out->stall_s) < 0) {
         return -1;
@@ -75,7 +75,7 @@ static int parse_options(PyObject *timeout, PyObject *nodes, PyObject *slot_byte
     return 0;
 }
 
-static ModuleState *state_of(PyObject *self) { return module_state_of_type(Py_TYPE(self)); }
+static ModuleState *comm_state(PyObject *self) { return module_state_of_type(Py_TYPE(self)); }
 
 static PyObject *closed_error(void) {
     PyErr_SetString(PyExc_ValueError, "the communicator is closed");
@@ -106,7 +106,7 @@ Comm *comm_object_take(ModuleState *state, PyObject *object, const char *argumen
 void comm_object_give(PyObject *object) { ((CommObject *)object)->in_use--; }
 
 static PyObject *none_or_raise(PyObject *self, Status status) {
-    return status == STATUS_OK ? Py_NewRef(Py_None) : errors_raise(state_of(self), status);
+    return status == STATUS_OK ? Py_NewRef(Py_None) : errors_raise(comm_state(self), status);
 }
 
 /* ---- made ---- */
@@ -186,13 +186,13 @@ static PyObject *split(PyObject *self, PyObject *args, PyObject *kwargs) {
     status = comm_split(comm, color, key, &part);
     Py_END_ALLOW_THREADS;
     comm_object_give(self);
-    if (status != STATUS_OK) return errors_raise(state_of(self), status);
-    return part == NULL ? Py_NewRef(Py_None) : wrap(state_of(self), part);
+    if (status != STATUS_OK) return errors_raise(comm_state(self), status);
+    return part == NULL ? Py_NewRef(Py_None) : wrap(comm_state(self), part);
 }
 
 /* ---- closed ---- */
 
-static void destroy(CommObject *self) {
+static void comm_object_destroy(CommObject *self) {
     Comm *comm = self->comm;
     if (comm == NULL) return;
     *(self->before != NULL ? &self->before->after : &open_objects) = self->after;
@@ -206,23 +206,23 @@ static void destroy(CommObject *self) {
 static PyObject *close_comm(PyObject *self, PyObject *unused) {
     (void)unused;
     if (((CommObject *)self)->in_use > 0) {
-        PyErr_SetString(state_of(self)->comm_error,
+        PyErr_SetString(comm_state(self)->comm_error,
                         "close: another thread is using this communicator (abort() ends what it waits for)");
         return NULL;
     }
-    destroy((CommObject *)self);
+    comm_object_destroy((CommObject *)self);
     Py_RETURN_NONE;
 }
 
 static void dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     if (((CommObject *)self)->weak != NULL) PyObject_ClearWeakRefs(self);
-    destroy((CommObject *)self);
+    comm_object_destroy((CommObject *)self);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
-static PyObject *enter(PyObject *self, PyObject *unused) {
+static PyObject *comm_object_enter(PyObject *self, PyObject *unused) {
     (void)unused;
     return open_comm(self) == NULL ? NULL : Py_NewRef(self);
 }
@@ -246,7 +246,7 @@ static void abort_with(Comm *comm, const char *type_name, PyObject *value) {
     Py_XDECREF(text);
 }
 
-static PyObject *leave(PyObject *self, PyObject *args) {
+static PyObject *comm_object_exit(PyObject *self, PyObject *args) {
     PyObject *type, *value, *traceback;
     if (!PyArg_ParseTuple(args, "OOO:__exit__", &type, &value, &traceback)) return NULL;
     if (type != Py_None && !PyExceptionClass_Check(type)) {
@@ -258,7 +258,7 @@ static PyObject *leave(PyObject *self, PyObject *args) {
         if (is_failure(type, value)) abort_with(comm, ((PyTypeObject *)type)->tp_name, value);
         comm_object_give(self);
     }
-    if (((CommObject *)self)->in_use == 0) destroy((CommObject *)self);
+    if (((CommObject *)self)->in_use == 0) comm_object_destroy((CommObject *)self);
     Py_RETURN_FALSE;
 }
 
@@ -290,7 +290,7 @@ static PyObject *finalize(PyObject *module, PyObject *unused) {
             comm_abort(object->comm, "the process ends");
             object = object->after;
         } else {
-            destroy(object);
+            comm_object_destroy(object);
             object = open_objects;
         }
     }
@@ -329,7 +329,7 @@ static PyObject *broadcast_buffer(PyObject *self, Comm *comm, PyObject *object, 
     if (status == STATUS_OK) status = comm_end(comm, comm_broadcast(comm, root, view.buf, (size_t)view.len));
     Py_END_ALLOW_THREADS;
     PyBuffer_Release(&view);
-    return status == STATUS_OK ? Py_NewRef(object) : errors_raise(state_of(self), status);
+    return status == STATUS_OK ? Py_NewRef(object) : errors_raise(comm_state(self), status);
 }
 
 typedef struct Blob {
@@ -356,9 +356,9 @@ static PyObject *broadcast_bytes(PyObject *self, Comm *comm, PyObject *object, i
     status = comm_begin(comm, "broadcast of bytes", seconds);
     if (status == STATUS_OK) status = comm_end(comm, broadcast_blob(comm, root, &blob));
     Py_END_ALLOW_THREADS;
-    if (is_root) return status == STATUS_OK ? Py_NewRef(object) : errors_raise(state_of(self), status);
+    if (is_root) return status == STATUS_OK ? Py_NewRef(object) : errors_raise(comm_state(self), status);
     PyObject *result = status == STATUS_OK ? PyBytes_FromStringAndSize((const char *)blob.data, (Py_ssize_t)blob.bytes)
-                                           : errors_raise(state_of(self), status);
+                                           : errors_raise(comm_state(self), status);
     memory_free(blob.data);
     return result;
 }
@@ -437,7 +437,7 @@ static PyObject *allgather(PyObject *self, PyObject *args, PyObject *kwargs) {
     Py_END_ALLOW_THREADS;
     comm_object_give(self);
     PyBuffer_Release(&view);
-    PyObject *list = status == STATUS_OK ? list_of_blocks(&gathered) : errors_raise(state_of(self), status);
+    PyObject *list = status == STATUS_OK ? list_of_blocks(&gathered) : errors_raise(comm_state(self), status);
     memory_free(gathered.sizes);
     memory_free(gathered.blocks);
     return list;
@@ -467,7 +467,7 @@ static PyObject *get_timeout(PyObject *self, void *unused) {
     return comm == NULL ? NULL : PyFloat_FromDouble(comm_timeout(comm));
 }
 
-static PyObject *get_closed(PyObject *self, void *unused) {
+static PyObject *comm_get_closed(PyObject *self, void *unused) {
     (void)unused;
     return PyBool_FromLong(((CommObject *)self)->comm == NULL);
 }
@@ -510,7 +510,7 @@ static PyGetSetDef getters[] = {
     {"slot_bytes", get_slot_bytes, NULL, "The bytes of a slot: the largest slice of a stream.", NULL},
     {"slots", get_slots, NULL, "The number of slots that each rank owns.", NULL},
     {"timeout", get_timeout, NULL, "Seconds that an operation may take unless it names its own.", NULL},
-    {"closed", get_closed, NULL, "Whether close() was called.", NULL},
+    {"closed", comm_get_closed, NULL, "Whether close() was called.", NULL},
     {"broken", get_broken, NULL, "Why the communicator is broken; None while it is not.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -539,8 +539,8 @@ static PyMethodDef methods[] = {
      "close($self, /)\n--\n\nLeaves and frees the communicator; not collective. Ranks that still wait for this one "
      "get a CommError.\nClosing twice is fine."},
     {"node_of", node_of, METH_O, "node_of($self, rank, /)\n--\n\nThe node of a rank."},
-    {"__enter__", enter, METH_NOARGS, "__enter__($self, /)\n--\n\n"},
-    {"__exit__", leave, METH_VARARGS,
+    {"__enter__", comm_object_enter, METH_NOARGS, "__enter__($self, /)\n--\n\n"},
+    {"__exit__", comm_object_exit, METH_VARARGS,
      "__exit__($self, type, value, traceback, /)\n--\n\nCloses; after an exception the other ranks are told first, as "
      "by abort()."},
     {NULL, NULL, 0, NULL},

@@ -58,7 +58,7 @@ static void encoder_dealloc(EncoderObject *self) {
     Py_DECREF(type);
 }
 
-static PyObject *run_batch(EncoderObject *self, uint64_t first_index) {
+static PyObject *encoder_run_batch(EncoderObject *self, uint64_t first_index) {
     const BetonChunk *chunk = NULL;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
@@ -76,7 +76,7 @@ static PyObject *run_batch(EncoderObject *self, uint64_t first_index) {
     return Py_BuildValue("(NN)", packed, beton_skips_list(skips, count));
 }
 
-static PyObject *encode(EncoderObject *self, PyObject *args) {
+static PyObject *encoder_encode(EncoderObject *self, PyObject *args) {
     ArgumentsNumber first = {"first_index", UINT64_MAX, 0};
     PyObject *rows, *result = NULL;
     if (!PyArg_ParseTuple(args, "O&O:encode", arguments_number, &first, &rows)) return NULL;
@@ -85,14 +85,14 @@ static PyObject *encode(EncoderObject *self, PyObject *args) {
         return NULL;
     }
     self->busy = true;
-    if (value_batch_from_rows(&self->batch, rows) == 0) result = run_batch(self, first.value);
+    if (value_batch_from_rows(&self->batch, rows) == 0) result = encoder_run_batch(self, first.value);
     value_batch_clear(&self->batch);
     self->busy = false;
     return result;
 }
 
 static PyMethodDef methods[] = {
-    {"encode", (PyCFunction)encode, METH_VARARGS,
+    {"encode", (PyCFunction)encoder_encode, METH_VARARGS,
      "encode(first_index, rows)\n--\n\nEncode a list of rows as Writer.append takes them. Returns (bytes for "
      "Writer.append_packed, samples left out: [(index, field, reason)])."},
     {NULL, NULL, 0, NULL},

@@ -70,7 +70,7 @@ static int acquire_image(PyObject *object, ArrayView *view, ImageSize *size) {
     return -1;
 }
 
-static PyObject *encode(PyObject *module, PyObject *args, PyObject *kwargs) {
+static PyObject *jpeg_encode_image(PyObject *module, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"image", "quality", NULL};
     PyObject *object, *result = NULL;
     int quality = 90;
@@ -161,7 +161,7 @@ static PyMethodDef functions[] = {
     {"jpeg_decode", (PyCFunction)(void (*)(void))decode, METH_VARARGS | METH_KEYWORDS,
      "jpeg_decode(data, fast=False)\n--\n\nDecode a JPEG stream to uint8 (height, width, 3) RGB. `fast` takes "
      "libjpeg-turbo's fast IDCT, as FFCV does. Raises BetonError for truncated or corrupt data."},
-    {"jpeg_encode", (PyCFunction)(void (*)(void))encode, METH_VARARGS | METH_KEYWORDS,
+    {"jpeg_encode", (PyCFunction)(void (*)(void))jpeg_encode_image, METH_VARARGS | METH_KEYWORDS,
      "jpeg_encode(image, quality=90)\n--\n\nEncode uint8 (height, width, 3) RGB as baseline 4:2:0 JPEG; bytes."},
     {"resize_area", (PyCFunction)(void (*)(void))resize, METH_VARARGS | METH_KEYWORDS,
      "resize_area(image, height, width)\n--\n\nResize uint8 (H, W, 3) by exact box averages, rounded to nearest."},

@@ -246,7 +246,7 @@ no_indices:
 }
 
 /* In a forked child there are no threads to join and no locks to trust: what it inherited stays as it is. */
-static void destroy(LoaderObject *self) {
+static void loader_object_destroy(LoaderObject *self) {
     Loader *loader = self->loader;
     PyObject *file = self->file;
     self->loader = NULL;
@@ -259,7 +259,7 @@ static void destroy(LoaderObject *self) {
 
 static void loader_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
-    destroy((LoaderObject *)object);
+    loader_object_destroy((LoaderObject *)object);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -270,7 +270,7 @@ static PyObject *loader_close(LoaderObject *self, PyObject *unused) {
         PyErr_SetString(PyExc_RuntimeError, "this Loader is in use by another thread");
         return NULL;
     }
-    destroy(self);
+    loader_object_destroy(self);
     Py_RETURN_NONE;
 }
 
@@ -306,7 +306,7 @@ static PyObject *loader_begin_(LoaderObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static Status check_signals(void *context) {
+static Status loader_check_signals(void *context) {
     PyThreadState **state = context;
     PyEval_RestoreThread(*state);
     int raised = PyErr_CheckSignals();
@@ -320,7 +320,7 @@ static PyObject *loader_next_(LoaderObject *self, PyObject *unused) {
     (void)unused;
     if (loader == NULL) return NULL;
     PyThreadState *state = PyEval_SaveThread();
-    Status status = loader_next(loader, check_signals, &state, &batch);
+    Status status = loader_next(loader, loader_check_signals, &state, &batch);
     PyEval_RestoreThread(state);
     PyObject *result = status != STATUS_OK ? raise_status((PyObject *)self, status)
                        : batch == NULL     ? Py_NewRef(Py_None)
@@ -459,7 +459,7 @@ static PyMethodDef loader_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyObject *get_closed(LoaderObject *self, void *unused) {
+static PyObject *loader_get_closed(LoaderObject *self, void *unused) {
     (void)unused;
     return PyBool_FromLong(self->reader == NULL);
 }
@@ -481,7 +481,7 @@ static PyObject *get_in_file(LoaderObject *self, void *unused) {
 }
 
 static PyGetSetDef loader_getset[] = {
-    {"closed", (getter)get_closed, NULL, "Whether close() has been called.", NULL},
+    {"closed", (getter)loader_get_closed, NULL, "Whether close() has been called.", NULL},
     {"in_file", (getter)get_in_file, NULL, "The number of samples in the file.", NULL},
     {"samples", (getter)get_samples, NULL, "The number of samples in use.", NULL},
     {NULL, NULL, NULL, NULL, NULL},

@@ -52,21 +52,21 @@ static int parse_address(PyObject *value, void *out) {
     return 0;
 }
 
-static int parse_side(PyObject *item, void *out) {
+static int parse_function_side(PyObject *item, void *out) {
     return arguments_whole(item, "the function's shape", 0, INT64_MAX, out);
 }
 
-static int parse_shape(PyObject *value, void *out) {
+static int parse_function_shape(PyObject *value, void *out) {
     LoaderFunction *function = out;
-    function->ndim = arguments_fill(value, "dimensions of the function's shape", 0, LOADER_MAX_DIMS, parse_side,
-                                    function->shape, sizeof *function->shape);
+    function->ndim = arguments_fill(value, "dimensions of the function's shape", 0, LOADER_MAX_DIMS,
+                                    parse_function_side, function->shape, sizeof *function->shape);
     return function->ndim < 0 ? -1 : 0;
 }
 
 static const SpecTable function_table = {"function",
                                          {SPEC_PARSE_KEY(LoaderFunction, call, "address", parse_address),
                                           SPEC_ENUM(LoaderFunction, dtype, beton_dtype_name),
-                                          SPEC_WHOLE("shape", parse_shape)}};
+                                          SPEC_WHOLE("shape", parse_function_shape)}};
 
 static int parse_function(PyObject *value, void *out) {
     LoaderColumn *column = out;

@@ -122,7 +122,7 @@ PyObject *nn_layer_shape(const NnLayer *layer) {
     return shape;
 }
 
-static PyObject *describe_layer(const NnLayer *layer) {
+static PyObject *model_layer_tuple(const NnLayer *layer) {
     PyObject *shape = nn_layer_shape(layer);
     if (shape == NULL) return NULL;
     return Py_BuildValue("(ssiiNNnn)", layer->name, nn_layer_kind_name(layer->kind), layer->node, layer->block,
@@ -135,7 +135,7 @@ static PyObject *get_layers(ModelObject *self, void *closure) {
     PyObject *list = PyList_New(count);
     (void)closure;
     for (int i = 0; list != NULL && i < count; i++) {
-        PyObject *layer = describe_layer(&layers[i]);
+        PyObject *layer = model_layer_tuple(&layers[i]);
         if (layer == NULL) Py_CLEAR(list);
         if (layer != NULL) PyList_SET_ITEM(list, i, layer);
     }

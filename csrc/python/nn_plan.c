@@ -60,8 +60,8 @@ static int check_image_shape(const PlanObject *self, const ArrayView *view) {
 }
 
 /* Fills `images` from the arguments; `view` is to be released after use. */
-static int take_images(const PlanObject *self, PyObject *array, PyObject *mean, PyObject *std, ArrayView *view,
-                       NnImages *images) {
+static int plan_take_images(const PlanObject *self, PyObject *array, PyObject *mean, PyObject *std, ArrayView *view,
+                            NnImages *images) {
     const unsigned types = 1u << ARRAY_U8 | 1u << ARRAY_F32 | 1u << ARRAY_U16;
     if (array_acquire(array, "images", types, 4, false, view) < 0) return -1;
     int planar = check_image_shape(self, view);
@@ -99,7 +99,7 @@ static PyObject *plan_step_method(PlanObject *self, PyObject *args, PyObject *ke
     int reduces = reduction == NULL ? LOSS_MEAN : spec_name(reduction, "reduction", nn_reduction_name);
     if (reduces < 0) return NULL;
     options.reduction = (LossReduction)reduces;
-    if (take_images(self, images_in, mean, std, &image_view, &images) < 0) return NULL;
+    if (plan_take_images(self, images_in, mean, std, &image_view, &images) < 0) return NULL;
     if (array_acquire(labels_in, "labels", 1u << ARRAY_I64, 1, false, &label_view) < 0) goto done;
     if (label_view.elems != image_view.shape[0]) {
         PyErr_Format(PyExc_ValueError, "%lld images, but %lld labels", (long long)image_view.shape[0],
@@ -142,7 +142,7 @@ static PyObject *plan_evaluate_method(PlanObject *self, PyObject *args, PyObject
         return NULL;
     }
     images.mirror = mirror != 0;
-    if (take_images(self, images_in, mean, std, &view, &images) < 0) return NULL;
+    if (plan_take_images(self, images_in, mean, std, &view, &images) < 0) return NULL;
     int64_t shape[2] = {view.shape[0], self->classes};
     if (nn_enter(self->model) < 0) goto done;
     logits = array_new(ARRAY_F32, 2, shape);
@@ -172,7 +172,7 @@ static PyObject *plan_forward_method(PlanObject *self, PyObject *args, PyObject 
     NnImages images = {0};
     ArrayView view;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|OO", names, &images_in, &mean, &std)) return NULL;
-    if (take_images(self, images_in, mean, std, &view, &images) < 0) return NULL;
+    if (plan_take_images(self, images_in, mean, std, &view, &images) < 0) return NULL;
     Status status = nn_enter(self->model) < 0 ? STATUS_INTERRUPTED : STATUS_OK;
     if (status == STATUS_OK) {
         Py_BEGIN_ALLOW_THREADS;

@@ -139,7 +139,7 @@ static void optimizer_dealloc(OptimizerObject *self) {
 }
 
 /* One call at a time: -1 with RuntimeError set if another is running. */
-static int enter(OptimizerObject *self) {
+static int optimizer_enter(OptimizerObject *self) {
     if (self->busy) {
         PyErr_SetString(PyExc_RuntimeError, "this optimizer is in use by another thread");
         return -1;
@@ -148,7 +148,7 @@ static int enter(OptimizerObject *self) {
     return 0;
 }
 
-static PyObject *leave(OptimizerObject *self, Status status) {
+static PyObject *optimizer_leave(OptimizerObject *self, Status status) {
     self->busy = false;
     if (status != STATUS_OK) return errors_raise(module_state_of_type(Py_TYPE(self)), status);
     Py_RETURN_NONE;
@@ -164,11 +164,11 @@ static Status run_step(OptimizerObject *self, const OptimRate *rates) {
 static PyObject *optimizer_step(OptimizerObject *self, PyObject *rates_in) {
     OptimRate rates[TRAIN_MAX_GROUPS];
     Status status;
-    if (parse_rates(rates_in, self->group_count, rates) < 0 || enter(self) < 0) return NULL;
+    if (parse_rates(rates_in, self->group_count, rates) < 0 || optimizer_enter(self) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = run_step(self, rates);
     Py_END_ALLOW_THREADS;
-    return leave(self, status);
+    return optimizer_leave(self, status);
 }
 
 static Status run_finite(OptimizerObject *self, const OptimRate *rates, bool *out) {
@@ -184,11 +184,11 @@ static PyObject *optimizer_finite(OptimizerObject *self, PyObject *args, PyObjec
     Status status;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "|O", names, &rates_in)) return NULL;
     if (rates_in != Py_None && parse_rates(rates_in, self->group_count, rates) < 0) return NULL;
-    if (enter(self) < 0) return NULL;
+    if (optimizer_enter(self) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = run_finite(self, rates_in == Py_None ? NULL : rates, &finite);
     Py_END_ALLOW_THREADS;
-    PyObject *none = leave(self, status);
+    PyObject *none = optimizer_leave(self, status);
     if (none == NULL) return NULL;
     Py_DECREF(none);
     return PyBool_FromLong(finite);
@@ -205,12 +205,12 @@ static PyObject *optimizer_load_rates(OptimizerObject *self, PyObject *table) {
         OptimRate *row = rates + i * self->group_count;
         if (parse_rates(PyTuple_GET_ITEM(tuple, i), self->group_count, row) < 0) goto done;
     }
-    if (enter(self) < 0) goto done;
+    if (optimizer_enter(self) < 0) goto done;
     Py_BEGIN_ALLOW_THREADS;
     status = optim_load_rates(self->optim, rates, steps);
     Py_END_ALLOW_THREADS;
     if (self->gpu != NULL) optimizer_gpu_forget_graph(self->gpu);
-    result = leave(self, status);
+    result = optimizer_leave(self, status);
     status = STATUS_OK;
 done:
     if (status != STATUS_OK) errors_raise(module_state_of_type(Py_TYPE(self)), status);
@@ -247,12 +247,12 @@ static PyObject *optimizer_step_scheduled(OptimizerObject *self, PyObject *args,
     int step, skip = 0;
     Status status;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "i|Op", names, &step, &enabled_in, &skip)) return NULL;
-    if (parse_enabled(self, enabled_in, enabled) < 0 || enter(self) < 0) return NULL;
+    if (parse_enabled(self, enabled_in, enabled) < 0 || optimizer_enter(self) < 0) return NULL;
     uint32_t flag = skip != 0;
     Py_BEGIN_ALLOW_THREADS;
     status = run_scheduled(self, step, enabled, &flag);
     Py_END_ALLOW_THREADS;
-    PyObject *none = leave(self, status);
+    PyObject *none = optimizer_leave(self, status);
     if (none == NULL) return NULL;
     Py_DECREF(none);
     return PyBool_FromLong(flag != 0);
@@ -272,13 +272,13 @@ static PyObject *optimizer_pull(OptimizerObject *self, PyObject *args) {
     if (slow.elems != value.elems) {
         PyErr_Format(PyExc_ValueError, "slow has %lld elements, value %lld", (long long)slow.elems,
                      (long long)value.elems);
-    } else if (enter(self) == 0) {
+    } else if (optimizer_enter(self) == 0) {
         size_t elems = (size_t)slow.elems;
         Py_BEGIN_ALLOW_THREADS;
         status = self->gpu == NULL ? optim_pull(self->optim, slow.data, value.data, elems, keep)
                                    : optimizer_gpu_pull(self->gpu, self->optim, slow.data, value.data, elems, keep);
         Py_END_ALLOW_THREADS;
-        result = leave(self, status);
+        result = optimizer_leave(self, status);
     }
     array_release(&value);
     array_release(&slow);
@@ -294,14 +294,14 @@ static PyObject *optimizer_momentum(OptimizerObject *self, void *unused) {
     PyObject *copy = array_new(ARRAY_F32, 1, &elems);
     if (copy == NULL) return NULL;
     float *to = array_data(copy);
-    if (enter(self) < 0) {
+    if (optimizer_enter(self) < 0) {
         Py_DECREF(copy);
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS;
     status = optimizer_gpu_read(self->gpu, data, (size_t)elems, to);
     Py_END_ALLOW_THREADS;
-    PyObject *none = leave(self, status);
+    PyObject *none = optimizer_leave(self, status);
     if (none == NULL) Py_CLEAR(copy);
     Py_XDECREF(none);
     return copy;

@@ -21,7 +21,7 @@ _Static_assert((int)BETON_DTYPES == (int)ARRAY_TYPES && (int)BETON_BOOL == (int)
                    (int)BETON_C128 == (int)ARRAY_C128,
                "BetonDtype and ArrayType differ");
 
-static ModuleState *state_of(FileObject *self) { return module_state_of_type(Py_TYPE(self)); }
+static ModuleState *reader_state(FileObject *self) { return module_state_of_type(Py_TYPE(self)); }
 
 static PyObject *file_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"path", "custom", NULL};
@@ -41,7 +41,7 @@ static PyObject *file_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     status = beton_reader_open(name, customs, count, &self->reader);
     Py_END_ALLOW_THREADS;
     if (status != STATUS_OK) {
-        errors_raise(state_of(self), status);
+        errors_raise(reader_state(self), status);
         Py_CLEAR(self);
     }
 done:
@@ -57,7 +57,7 @@ static void file_dealloc(FileObject *self) {
     Py_DECREF(type);
 }
 
-static PyObject *shape_of(const BetonField *field) {
+static PyObject *field_shape(const BetonField *field) {
     PyObject *shape = PyTuple_New(field->ndim);
     for (int i = 0; shape != NULL && i < field->ndim; i++) {
         PyObject *side = PyLong_FromUnsignedLongLong(field->shape[i]);
@@ -77,7 +77,7 @@ static PyObject *describe_field(const BetonField *field) {
         field->record_offset, "record_bytes", field->record_bytes, "has_data", PyBool_FromLong(field->has_data),
         "min_bytes", (unsigned long long)field->min_bytes, "max_bytes", (unsigned long long)field->max_bytes);
     PyObject *more = NULL;
-    if (array) more = Py_BuildValue("{ss sN}", "dtype", beton_dtype_name(field->dtype), "shape", shape_of(field));
+    if (array) more = Py_BuildValue("{ss sN}", "dtype", beton_dtype_name(field->dtype), "shape", field_shape(field));
     if (image) {
         more = Py_BuildValue("{sI sI sI sI sK sK}", "min_width", field->min_width, "max_width", field->max_width,
                              "min_height", field->min_height, "max_height", field->max_height, "num_jpeg",
@@ -152,7 +152,7 @@ static Status decode_image(const BetonImage *image, bool fast, uint8_t *pixels) 
 static PyObject *image_value(FileObject *self, size_t field, uint64_t sample, bool view, bool fast) {
     BetonImage image;
     Status status = beton_reader_image(self->reader, field, sample, &image);
-    if (status != STATUS_OK) return errors_raise(state_of(self), status);
+    if (status != STATUS_OK) return errors_raise(reader_state(self), status);
     const int64_t shape[] = {image.height, image.width, 3};
     if (image.mode == BETON_IMAGE_RAW) return array_of(self, ARRAY_U8, 3, shape, &image.region, view);
     PyObject *array = NULL;
@@ -170,11 +170,11 @@ static PyObject *image_value(FileObject *self, size_t field, uint64_t sample, bo
     error_at_offset(status, (int64_t)image.region.offset);
     error_at_sample(status, (int64_t)sample);
     error_at_field(status, beton_reader_field(self->reader, field)->name);
-    return errors_raise(state_of(self), error_at_path(status, beton_reader_path(self->reader)));
+    return errors_raise(reader_state(self), error_at_path(status, beton_reader_path(self->reader)));
 }
 
 /* A copy of a region, which may have to come from the disk. */
-static PyObject *bytes_of(const BetonRegion *region) {
+static PyObject *region_bytes(const BetonRegion *region) {
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)region->size);
     if (bytes == NULL || region->size == 0) return bytes;
     char *to = PyBytes_AS_STRING(bytes);
@@ -185,7 +185,7 @@ static PyObject *bytes_of(const BetonRegion *region) {
 }
 
 static PyObject *region_value(FileObject *self, const BetonField *field, const BetonRegion *region, bool view) {
-    if (field->kind != BETON_ARRAY && field->kind != BETON_TENSOR) return bytes_of(region);
+    if (field->kind != BETON_ARRAY && field->kind != BETON_TENSOR) return region_bytes(region);
     int64_t shape[BETON_MAX_DIMS];
     for (int i = 0; i < field->ndim; i++) shape[i] = (int64_t)field->shape[i];
     return array_of(self, (ArrayType)field->dtype, field->ndim, shape, region, view);
@@ -198,13 +198,13 @@ static PyObject *custom_value(FileObject *self, size_t index, uint64_t sample) {
     BetonRegion region = {0};
     Status status = beton_reader_column(self->reader, index, &column);
     if (status == STATUS_OK && field->has_data) status = beton_reader_region(self->reader, index, sample, &region);
-    if (status != STATUS_OK) return errors_raise(state_of(self), status);
-    PyObject *data = field->has_data ? bytes_of(&region) : Py_NewRef(Py_None);
+    if (status != STATUS_OK) return errors_raise(reader_state(self), status);
+    PyObject *data = field->has_data ? region_bytes(&region) : Py_NewRef(Py_None);
     return Py_BuildValue("(y#N)", (const char *)column.data + sample * column.stride, (Py_ssize_t)field->record_bytes,
                          data);
 }
 
-static PyObject *value_of(FileObject *self, size_t index, uint64_t sample, bool view, bool fast) {
+static PyObject *reader_value(FileObject *self, size_t index, uint64_t sample, bool view, bool fast) {
     const BetonField *field = beton_reader_field(self->reader, index);
     int64_t integer = 0;
     double number = 0;
@@ -213,17 +213,17 @@ static PyObject *value_of(FileObject *self, size_t index, uint64_t sample, bool 
     switch (field->kind) {
     case BETON_INT:
         status = beton_reader_int(self->reader, index, sample, &integer);
-        return status == STATUS_OK ? PyLong_FromLongLong(integer) : errors_raise(state_of(self), status);
+        return status == STATUS_OK ? PyLong_FromLongLong(integer) : errors_raise(reader_state(self), status);
     case BETON_FLOAT:
         status = beton_reader_float(self->reader, index, sample, &number);
-        return status == STATUS_OK ? PyFloat_FromDouble(number) : errors_raise(state_of(self), status);
+        return status == STATUS_OK ? PyFloat_FromDouble(number) : errors_raise(reader_state(self), status);
     case BETON_IMAGE:
         return image_value(self, index, sample, view, fast);
     case BETON_CUSTOM:
         return custom_value(self, index, sample);
     default:
         status = beton_reader_region(self->reader, index, sample, &region);
-        if (status != STATUS_OK) return errors_raise(state_of(self), status);
+        if (status != STATUS_OK) return errors_raise(reader_state(self), status);
         return region_value(self, field, &region, view);
     }
 }
@@ -244,18 +244,18 @@ static int check_place(FileObject *self, Py_ssize_t field, uint64_t sample) {
     }
     /* before any byte is touched: a file that is whole again later can then be read on */
     Status status = beton_reader_check_length(self->reader);
-    if (status != STATUS_OK) errors_raise(state_of(self), status);
+    if (status != STATUS_OK) errors_raise(reader_state(self), status);
     return status == STATUS_OK ? 0 : -1;
 }
 
 /* `result`, unless the file lost bytes since beton_reader_enter. */
-static PyObject *leave(FileObject *self, const Guard *guard, PyObject *result) {
+static PyObject *reader_leave(FileObject *self, const Guard *guard, PyObject *result) {
     Status status = beton_reader_leave(self->reader, guard, STATUS_OK);
     if (status == STATUS_OK) status = beton_reader_check_length(self->reader);
     if (status == STATUS_OK) return result;
     Py_XDECREF(result);
     PyErr_Clear();
-    return errors_raise(state_of(self), status);
+    return errors_raise(reader_state(self), status);
 }
 
 static PyObject *value(FileObject *self, PyObject *args, PyObject *kwargs) {
@@ -270,16 +270,16 @@ static PyObject *value(FileObject *self, PyObject *args, PyObject *kwargs) {
     }
     Guard guard;
     beton_reader_enter(self->reader, &guard);
-    return leave(self, &guard, value_of(self, (size_t)field, sample.value, view, fast));
+    return reader_leave(self, &guard, reader_value(self, (size_t)field, sample.value, view, fast));
 }
 
 /* mode, width, height, bytes as they are stored */
 static PyObject *stored_of(FileObject *self, size_t field, uint64_t sample) {
     BetonImage image;
     Status status = beton_reader_image(self->reader, field, sample, &image);
-    if (status != STATUS_OK) return errors_raise(state_of(self), status);
+    if (status != STATUS_OK) return errors_raise(reader_state(self), status);
     return Py_BuildValue("(sIIN)", image.mode == BETON_IMAGE_RAW ? "raw" : "jpg", image.width, image.height,
-                         bytes_of(&image.region));
+                         region_bytes(&image.region));
 }
 
 static PyObject *stored_image(FileObject *self, PyObject *args) {
@@ -291,7 +291,7 @@ static PyObject *stored_image(FileObject *self, PyObject *args) {
         return NULL;
     }
     beton_reader_enter(self->reader, &guard);
-    return leave(self, &guard, stored_of(self, (size_t)field, sample.value));
+    return reader_leave(self, &guard, stored_of(self, (size_t)field, sample.value));
 }
 
 static PyObject *column(FileObject *self, PyObject *args) {
@@ -319,7 +319,7 @@ static PyObject *column(FileObject *self, PyObject *args) {
     Py_END_ALLOW_THREADS;
     if (status == STATUS_OK) return array;
     Py_DECREF(array);
-    return errors_raise(state_of(self), status);
+    return errors_raise(reader_state(self), status);
 }
 
 static PyObject *sample_span(FileObject *self, PyObject *args) {
@@ -333,7 +333,7 @@ static PyObject *sample_span(FileObject *self, PyObject *args) {
     beton_reader_enter(self->reader, &guard);
     Status status =
         beton_reader_leave(self->reader, &guard, beton_reader_sample_span(self->reader, sample.value, &span));
-    if (status != STATUS_OK) return errors_raise(state_of(self), status);
+    if (status != STATUS_OK) return errors_raise(reader_state(self), status);
     return Py_BuildValue("(KK)", (unsigned long long)span.begin, (unsigned long long)span.end);
 }
 
@@ -367,7 +367,7 @@ static PyObject *verify(FileObject *self, PyObject *args, PyObject *kwargs) {
     Py_BEGIN_ALLOW_THREADS;
     status = beton_reader_verify(self->reader, first.value, last.value, &options, &report);
     Py_END_ALLOW_THREADS;
-    if (status != STATUS_OK) return errors_raise(state_of(self), status);
+    if (status != STATUS_OK) return errors_raise(reader_state(self), status);
     PyObject *problems = report_list(&report);
     PyObject *result =
         problems == NULL

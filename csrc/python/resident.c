@@ -26,8 +26,8 @@ static PyObject *finish(ResidentObject *self, Status status) {
 }
 
 /* Around what runs without the GIL, after the arguments have been taken; 0, or -1 with an exception. */
-static int enter(ResidentObject *self) { return ready(self) < 0 ? -1 : trainer_enter(self->trainer); }
-static void leave(ResidentObject *self) { trainer_leave(self->trainer); }
+static int resident_object_enter(ResidentObject *self) { return ready(self) < 0 ? -1 : trainer_enter(self->trainer); }
+static void resident_object_leave(ResidentObject *self) { trainer_leave(self->trainer); }
 
 /* ---- construction ---- */
 
@@ -67,7 +67,7 @@ static PyObject *resident_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     Py_BEGIN_ALLOW_THREADS;
     status = resident_create(trainer->trainer, &config, &self->resident);
     Py_END_ALLOW_THREADS;
-    leave(self);
+    resident_object_leave(self);
     if (status == STATUS_OK) {
         trainer->residents++;
         return (PyObject *)self;
@@ -115,11 +115,12 @@ static PyObject *begin_method(ResidentObject *self, PyObject *args) {
     long long count;
     ResidentSet set;
     Status status;
-    if (!PyArg_ParseTuple(args, "iL", &which, &count) || parse_set(which, &set) < 0 || enter(self) < 0) return NULL;
+    if (!PyArg_ParseTuple(args, "iL", &which, &count) || parse_set(which, &set) < 0 || resident_object_enter(self) < 0)
+        return NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = resident_begin_load(self->resident, set, count);
     Py_END_ALLOW_THREADS;
-    leave(self);
+    resident_object_leave(self);
     return finish(self, status);
 }
 
@@ -142,11 +143,11 @@ static int check_part(const TrainerObject *self, const ArrayView *images, const 
 static PyObject *put_arrays(ResidentObject *self, ResidentSet set, const ArrayView *images, const ArrayView *labels,
                             const ArrayView *ids) {
     Status status;
-    if (check_part(self->trainer, images, labels, ids) < 0 || enter(self) < 0) return NULL;
+    if (check_part(self->trainer, images, labels, ids) < 0 || resident_object_enter(self) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = resident_put(self->resident, set, images->data, labels->data, ids->data, images->shape[0]);
     Py_END_ALLOW_THREADS;
-    leave(self);
+    resident_object_leave(self);
     return finish(self, status);
 }
 
@@ -173,11 +174,12 @@ static PyObject *drop_method(ResidentObject *self, PyObject *args) {
     int which;
     ResidentSet set;
     Status status;
-    if (!PyArg_ParseTuple(args, "i", &which) || parse_set(which, &set) < 0 || enter(self) < 0) return NULL;
+    if (!PyArg_ParseTuple(args, "i", &which) || parse_set(which, &set) < 0 || resident_object_enter(self) < 0)
+        return NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = resident_drop(self->resident, set);
     Py_END_ALLOW_THREADS;
-    leave(self);
+    resident_object_leave(self);
     return finish(self, status);
 }
 
@@ -188,11 +190,11 @@ static PyObject *whiten_method(ResidentObject *self, PyObject *args) {
     ResidentSet set;
     Status status;
     if (!PyArg_ParseTuple(args, "iLd", &which, &count, &epsilon) || parse_set(which, &set) < 0) return NULL;
-    if (enter(self) < 0) return NULL;
+    if (resident_object_enter(self) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = resident_whiten(self->resident, set, count, epsilon);
     Py_END_ALLOW_THREADS;
-    leave(self);
+    resident_object_leave(self);
     return finish(self, status);
 }
 
@@ -286,12 +288,12 @@ static PyObject *run_method(ResidentObject *self, PyObject *args) {
     if (acquire_run(module_state_of_type(Py_TYPE(self)), source, records, losses, &arrays) < 0) return NULL;
     int64_t count = count_steps(self->trainer, &arrays);
     if (count >= 0 && (steps = PyMem_Calloc((size_t)count + 1, sizeof *steps)) == NULL) PyErr_NoMemory();
-    if (steps != NULL && enter(self) == 0) {
+    if (steps != NULL && resident_object_enter(self) == 0) {
         Py_BEGIN_ALLOW_THREADS;
         status = resident_run(self->resident, &arrays.from.source, (int)count, (uint32_t)epoch.value, steps,
                               arrays.with_losses ? arrays.losses.data : NULL, &done);
         Py_END_ALLOW_THREADS;
-        leave(self);
+        resident_object_leave(self);
         write_records(steps, done, arrays.records.data);
         result = finish(self, status);
     }
@@ -317,14 +319,14 @@ static PyObject *evaluate_method(ResidentObject *self, PyObject *args) {
     if (chosen) count = positions.elems;
     const int64_t shape[2] = {count < 0 ? 0 : count, self->trainer->classes};
     out = array_new(ARRAY_F32, 2, shape);
-    if (out != NULL && enter(self) < 0) Py_CLEAR(out);
+    if (out != NULL && resident_object_enter(self) < 0) Py_CLEAR(out);
     if (out != NULL) {
         float *logits = array_data(out);
         Py_BEGIN_ALLOW_THREADS;
         status =
             resident_evaluate(self->resident, set, chosen ? positions.data : NULL, count, views, view_count, logits);
         Py_END_ALLOW_THREADS;
-        leave(self);
+        resident_object_leave(self);
     }
     if (chosen) array_release(&positions);
     if (status == STATUS_OK) return out;
@@ -345,14 +347,14 @@ static PyObject *evaluate_fed_method(ResidentObject *self, PyObject *args) {
     const int64_t shape[2] = {count < 0 ? 0 : count, self->trainer->classes};
     logits = array_new(ARRAY_F32, 2, shape);
     labels = array_new(ARRAY_I64, 1, shape);
-    bool made = logits != NULL && labels != NULL && enter(self) == 0;
+    bool made = logits != NULL && labels != NULL && resident_object_enter(self) == 0;
     if (made) {
         float *to = array_data(logits);
         int64_t *to_labels = array_data(labels);
         Py_BEGIN_ALLOW_THREADS;
         status = resident_evaluate_fed(self->resident, loader, count, views, view_count, to, to_labels);
         Py_END_ALLOW_THREADS;
-        leave(self);
+        resident_object_leave(self);
     }
     loader_object_give(loader_in);
     if (made && status == STATUS_OK) return Py_BuildValue("NN", logits, labels);
@@ -372,14 +374,14 @@ static PyObject *look_method(ResidentObject *self, PyObject *args) {
     const int64_t shape[4] = {given > batch ? batch + 1 : given, self->trainer->side, self->trainer->side, 3};
     images = array_new(ARRAY_U8, 4, shape);
     labels = array_new(ARRAY_I64, 1, shape);
-    bool made = images != NULL && labels != NULL && enter(self) == 0;
+    bool made = images != NULL && labels != NULL && resident_object_enter(self) == 0;
     if (made) {
         uint8_t *to = array_data(images);
         int64_t *to_labels = array_data(labels);
         Py_BEGIN_ALLOW_THREADS;
         status = resident_look(self->resident, &from.source, (int)shape[0], (uint32_t)epoch.value, to, to_labels);
         Py_END_ALLOW_THREADS;
-        leave(self);
+        resident_object_leave(self);
     }
     release_source(&from);
     if (made && status == STATUS_OK) return Py_BuildValue("NN", images, labels);

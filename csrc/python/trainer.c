@@ -52,7 +52,7 @@ PyObject *trainer_raise(TrainerObject *self, Status status) {
 
 /* --- construction ----------------------------------------------------------------------------------------------- */
 
-static Status check_signals(void *context) {
+static Status trainer_check_signals(void *context) {
     (void)context;
     PyGILState_STATE gil = PyGILState_Ensure();
     int failed = PyErr_CheckSignals();
@@ -99,7 +99,7 @@ static int trainer_fill(TrainerObject *self, PyObject *args, PyObject *keywords)
     if (!PyArg_ParseTuple(args, "OOO:Trainer", &model, &comm, &reduction)) return -1;
     if (trainer_parse_settings(keywords, &settings) < 0) return -1;
     TrainerConfig *config = &settings.config;
-    config->check = check_signals;
+    config->check = trainer_check_signals;
     memcpy(self->mean, settings.mean, sizeof self->mean);
     memcpy(self->std, settings.std, sizeof self->std);
     self->side = config->side;
@@ -139,7 +139,7 @@ static void trainer_dealloc(TrainerObject *self) {
 /* --- batches ---------------------------------------------------------------------------------------------------- */
 
 /* Images as an argument: uint8 or float32, (N, H, W, 3) or (N, 3, H, W). */
-static int take_images(const TrainerObject *self, PyObject *object, ArrayView *view, NnImages *images) {
+static int trainer_take_images(const TrainerObject *self, PyObject *object, ArrayView *view, NnImages *images) {
     const unsigned types = 1u << ARRAY_U8 | 1u << ARRAY_F32;
     if (array_acquire(object, "images", types, 4, false, view) < 0) return -1;
     const int64_t *shape = view->shape;
@@ -213,7 +213,7 @@ static PyObject *trainer_step_method(TrainerObject *self, PyObject *args) {
     TrainerStep done;
     Status status;
     if (!PyArg_ParseTuple(args, "OO|O", &images_in, &labels_in, &losses)) return NULL;
-    if (take_images(self, images_in, &images_view, &images) < 0) return NULL;
+    if (trainer_take_images(self, images_in, &images_view, &images) < 0) return NULL;
     if (take_labels(self, labels_in, images_view.shape[0], &labels_view) < 0) goto no_labels;
     if (losses != Py_None && take_losses(losses, images_view.shape[0], &losses_view) < 0) goto no_losses;
     if (trainer_enter(self) == 0) {
@@ -253,7 +253,7 @@ static PyObject *trainer_evaluate_method(TrainerObject *self, PyObject *args) {
     Status status;
     if (!PyArg_ParseTuple(args, "OO", &images_in, &views_in)) return NULL;
     int view_count = trainer_parse_views(views_in, views);
-    if (view_count < 0 || take_images(self, images_in, &view, &images) < 0) return NULL;
+    if (view_count < 0 || trainer_take_images(self, images_in, &view, &images) < 0) return NULL;
     const int64_t shape[2] = {view.shape[0], self->classes};
     out = array_new(ARRAY_F32, 2, shape);
     if (out != NULL && trainer_enter(self) < 0) Py_CLEAR(out);

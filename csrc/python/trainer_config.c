@@ -16,14 +16,14 @@ static int parse_points(PyObject *value, void *out) {
     return schedule->count < 0 ? -1 : 0;
 }
 
-static int parse_kind(PyObject *item, void *out) {
+static int parse_layer_kind(PyObject *item, void *out) {
     *(int *)out = spec_name(item, "a kind of layers", nn_layer_kind_name);
     return *(int *)out < 0 ? -1 : 0;
 }
 
 static int parse_kinds(PyObject *value, void *out) {
     int kinds[TRAINER_MAX_KINDS];
-    int count = arguments_fill(value, "kinds of layers", 0, TRAINER_MAX_KINDS, parse_kind, kinds, sizeof *kinds);
+    int count = arguments_fill(value, "kinds of layers", 0, TRAINER_MAX_KINDS, parse_layer_kind, kinds, sizeof *kinds);
     unsigned mask = 0;
     for (int i = 0; i < count; i++) mask |= 1u << kinds[i];
     *(unsigned *)out = mask;

@@ -102,13 +102,13 @@ PyObject *trainer_write(TrainerObject *self, PyObject *args) {
 }
 
 /* Appends a new reference to the list, which goes away on failure. */
-static PyObject *append(PyObject *list, PyObject *item) {
+static PyObject *list_append(PyObject *list, PyObject *item) {
     if (item == NULL || PyList_Append(list, item) < 0) Py_CLEAR(list);
     Py_XDECREF(item);
     return list;
 }
 
-static PyObject *describe_layer(const NnLayer *layer) {
+static PyObject *trainer_layer_tuple(const NnLayer *layer) {
     PyObject *shape = nn_layer_shape(layer);
     if (shape == NULL) return NULL;
     return Py_BuildValue("siiNNn", layer->name, (int)layer->kind, layer->block, PyBool_FromLong(layer->trained), shape,
@@ -121,7 +121,7 @@ PyObject *trainer_layers(TrainerObject *self, PyObject *unused) {
     if (trainer_enter(self) < 0) return NULL;
     const NnLayer *layers = nn_model_layers(self->model, &count);
     PyObject *out = PyList_New(0);
-    for (int i = 0; out != NULL && i < count; i++) out = append(out, describe_layer(&layers[i]));
+    for (int i = 0; out != NULL && i < count; i++) out = list_append(out, trainer_layer_tuple(&layers[i]));
     trainer_leave(self);
     return out;
 }
@@ -133,8 +133,8 @@ PyObject *trainer_norms(TrainerObject *self, PyObject *unused) {
     const NnStatistic *norms = nn_model_statistics(self->model, &count);
     PyObject *out = PyList_New(0);
     for (int i = 0; out != NULL && i < count; i++) {
-        out = append(out, Py_BuildValue("snnn", norms[i].name, (Py_ssize_t)norms[i].channels,
-                                        (Py_ssize_t)norms[i].mean_offset, (Py_ssize_t)norms[i].variance_offset));
+        out = list_append(out, Py_BuildValue("snnn", norms[i].name, (Py_ssize_t)norms[i].channels,
+                                             (Py_ssize_t)norms[i].mean_offset, (Py_ssize_t)norms[i].variance_offset));
     }
     trainer_leave(self);
     return out;

@@ -18,7 +18,7 @@ typedef struct WriterObject {
     bool busy; /* a call of another thread is inside, without the GIL */
 } WriterObject;
 
-static ModuleState *state_of(WriterObject *self) { return module_state_of_type(Py_TYPE(self)); }
+static ModuleState *writer_state(WriterObject *self) { return module_state_of_type(Py_TYPE(self)); }
 
 typedef struct WriterSettings {
     BetonWriterOptions options;
@@ -36,7 +36,7 @@ static const SpecTable settings_table = {"Writer",
                                           SPEC_MEMBER(WriterSettings, seed), SPEC_MEMBER(WriterSettings, skip_bad)}};
 
 static int writer_fill(WriterObject *self, const char *path, PyObject *specs, const WriterSettings *settings) {
-    ModuleState *state = state_of(self);
+    ModuleState *state = writer_state(self);
     if (beton_schema_of(state, specs, &self->schema, &self->fields, &self->batch.num_fields) < 0) return -1;
     self->batch.fields = self->fields;
     Status status = beton_encoder_create(self->schema, settings->seed, settings->options.threads, settings->skip_bad,
@@ -70,7 +70,7 @@ static void writer_dealloc(WriterObject *self) {
 }
 
 /* -1 with an exception set if the writer cannot be used now. */
-static int enter(WriterObject *self) {
+static int writer_enter(WriterObject *self) {
     if (self->writer == NULL) {
         PyErr_SetString(PyExc_ValueError, "this file is finished or given up; nothing can be added to it");
         return -1;
@@ -84,24 +84,24 @@ static int enter(WriterObject *self) {
 }
 
 /* Encodes and appends the batch; its list of skips, or NULL with an exception set. */
-static PyObject *run_batch(WriterObject *self, uint64_t first_index) {
+static PyObject *writer_run_batch(WriterObject *self, uint64_t first_index) {
     const BetonChunk *chunk = NULL;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
     status = beton_encoder_run(self->encoder, first_index, self->batch.values, self->batch.count, &chunk);
     if (status == STATUS_OK) status = beton_writer_append(self->writer, chunk);
     Py_END_ALLOW_THREADS;
-    if (status != STATUS_OK) return errors_raise(state_of(self), status);
+    if (status != STATUS_OK) return errors_raise(writer_state(self), status);
     size_t count;
     const BetonSkip *skips = beton_chunk_skips(chunk, &count);
     return beton_skips_list(skips, count);
 }
 
-static PyObject *append(WriterObject *self, PyObject *args) {
+static PyObject *writer_append(WriterObject *self, PyObject *args) {
     ArgumentsNumber first = {"first_index", UINT64_MAX, 0};
     PyObject *rows, *result = NULL;
-    if (!PyArg_ParseTuple(args, "O&O:append", arguments_number, &first, &rows) || enter(self) < 0) return NULL;
-    if (value_batch_from_rows(&self->batch, rows) == 0) result = run_batch(self, first.value);
+    if (!PyArg_ParseTuple(args, "O&O:append", arguments_number, &first, &rows) || writer_enter(self) < 0) return NULL;
+    if (value_batch_from_rows(&self->batch, rows) == 0) result = writer_run_batch(self, first.value);
     value_batch_clear(&self->batch);
     self->busy = false;
     return result;
@@ -112,10 +112,10 @@ static PyObject *append_arrays(WriterObject *self, PyObject *args) {
     Py_ssize_t begin, end;
     PyObject *columns, *result = NULL;
     if (!PyArg_ParseTuple(args, "O&Onn:append_arrays", arguments_number, &first, &columns, &begin, &end) ||
-        enter(self) < 0) {
+        writer_enter(self) < 0) {
         return NULL;
     }
-    if (value_batch_from_arrays(&self->batch, columns, begin, end) == 0) result = run_batch(self, first.value);
+    if (value_batch_from_arrays(&self->batch, columns, begin, end) == 0) result = writer_run_batch(self, first.value);
     value_batch_clear(&self->batch);
     self->busy = false;
     return result;
@@ -125,7 +125,7 @@ static PyObject *append_packed(WriterObject *self, PyObject *object) {
     Py_buffer packed;
     Status status;
     if (PyObject_GetBuffer(object, &packed, PyBUF_SIMPLE) < 0) return NULL;
-    if (enter(self) < 0) {
+    if (writer_enter(self) < 0) {
         PyBuffer_Release(&packed);
         return NULL;
     }
@@ -134,7 +134,7 @@ static PyObject *append_packed(WriterObject *self, PyObject *object) {
     Py_END_ALLOW_THREADS;
     PyBuffer_Release(&packed);
     self->busy = false;
-    if (status != STATUS_OK) return errors_raise(state_of(self), status);
+    if (status != STATUS_OK) return errors_raise(writer_state(self), status);
     Py_RETURN_NONE;
 }
 
@@ -142,14 +142,14 @@ static PyObject *commit(WriterObject *self, PyObject *unused) {
     (void)unused;
     BetonWriterResult result;
     Status status;
-    if (enter(self) < 0) return NULL;
+    if (writer_enter(self) < 0) return NULL;
     BetonWriter *writer = self->writer;
     self->writer = NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = beton_writer_commit(writer, &result);
     Py_END_ALLOW_THREADS;
     self->busy = false;
-    if (status != STATUS_OK) return errors_raise(state_of(self), status);
+    if (status != STATUS_OK) return errors_raise(writer_state(self), status);
     return Py_BuildValue("(KKKi)", (unsigned long long)result.num_samples, (unsigned long long)result.num_bytes,
                          (unsigned long long)result.page_size, result.unsynced);
 }
@@ -166,7 +166,7 @@ static PyObject *abort_file(WriterObject *self, PyObject *unused) {
 }
 
 static PyMethodDef methods[] = {
-    {"append", (PyCFunction)append, METH_VARARGS,
+    {"append", (PyCFunction)writer_append, METH_VARARGS,
      "append(first_index, rows)\n--\n\nEncode and append a list of rows, each a tuple of one value a field (or a list "
      "[field index or -1, reason] for a sample to refuse). Returns the samples left out: [(index, field, reason)]."},
     {"append_arrays", (PyCFunction)append_arrays, METH_VARARGS,
