@@ -5,7 +5,7 @@ CGXFFCV_CUDA_ARCH (for example "90" or "75;80;90"; unset: what this machine's GP
 CGXFFCV_DEBUG=1, CGXFFCV_SANITIZE=address,undefined, CGXFFCV_WERROR=1. `auto` takes what is there and prints a table;
 `1` and missing stops with the package to install. CUDA's kernels take minutes: without a GPU, and without
 CGXFFCV_CUDA_ARCH, `auto` leaves them out.
-For developers: CGXFFCV_CUDA=emulate compiles the kernels with g++ and runs them on the CPU (tests/cuda/emulator).
+For developers: tests/cuda/emulator/build.py compiles the kernels with g++, to run on the CPU.
 """
 
 import functools
@@ -26,30 +26,16 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
-EMULATOR = ROOT / "tests" / "cuda" / "emulator"
 
-WARNINGS = [
-    "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wvla", "-Wstrict-prototypes", "-Wmissing-prototypes",
-]  # fmt: skip
+WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wvla", "-Wstrict-prototypes", "-Wmissing-prototypes"]
 # The quantiser's bytes depend on every operation being rounded by itself: no contraction, no fast-math.
-C_FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-fvisibility=hidden", "-fPIC",
-           "-pthread", "-ffp-contract=off", "-fno-math-errno",
-           "-fno-trapping-math"]  # fmt: skip
-ISA_FLAGS = {
-    "_avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],
-    "_avx512bf16": [
-        "-mavx512f",
-        "-mavx512bw",
-        "-mavx512dq",
-        "-mavx512vl",
-        "-mavx512bf16",
-        "-mavx2",
-        "-mfma",
-        "-mf16c",
-        "-mbmi2",
-    ],
-    "_avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c", "-mbmi2"],
-}
+C_FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-fvisibility=hidden", "-fPIC", "-pthread", "-ffp-contract=off"]
+C_FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
+# Kernels of these rooms give the bytes that the host gives; those of all others are as fast as they can be.
+UNCONTRACTED = {"quant", "allreduce"}
+AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *AVX2]
+ISA_FLAGS = {"_avx2": AVX2, "_avx512bf16": [*AVX512, "-mavx512bf16"], "_avx512": AVX512}
 
 
 @dataclass
@@ -64,7 +50,7 @@ class Feature:
     why: str = ""
     cflags: list[str] = field(default_factory=list)
     libs: list[str] = field(default_factory=list)
-    emulated: bool = False
+    note: str = ""
 
     @property
     def switch(self):
@@ -173,21 +159,10 @@ def find_cuda(cuda):
     directories = [d for d in (home / "lib64", *home.glob("targets/*/lib")) if d.is_dir()]
     cuda.libs = [f"-L{d}" for d in directories] + [f"-Wl,-rpath,{d}" for d in directories]
     cuda.libs += ["-lcudart", "-lcublasLt", "-lcudnn"]
-
-
-def find_emulator(cuda):
-    """CUDA's headers and g++ are enough; what calls cuDNN or cuBLASLt has stand-ins in the emulator."""
-    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
-    candidates = [
-        os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/include",
-        Path(nvcc).resolve().parents[1] / "include",
-    ]
-    include = header_dir("cuda_runtime.h", [*candidates, *system_dirs("include")])
-    if include is None or shutil.which("g++") is None:
-        cuda.why = "no cuda_runtime.h or no g++"
-        return
-    cuda.found, cuda.emulated, cuda.why = True, True, f"emulated on the CPU, with {include}"
-    cuda.cflags = [f"-isystem{include}"]
+    because = "there is no GPU" if not gpu_here() else "of the GPUs here"
+    because = "CGXFFCV_CUDA_ARCH" if os.environ.get("CGXFFCV_CUDA_ARCH") else because
+    cuda.note = f"{'kernels':<10} for {';'.join(cuda_architectures())} ({because}): built now, some 3 minutes "
+    cuda.note += "each on 2 cores; CGXFFCV_CUDA_ARCH=90 is one, CGXFFCV_CUDA=0 none"
 
 
 def find_nccl(nccl, cuda):
@@ -198,34 +173,28 @@ def find_nccl(nccl, cuda):
     elif not (CSRC / "comm/nccl.c").exists():
         nccl.why = "this version has no NCCL sources yet"
     else:
-        nccl.found = True
-        nccl.why = "emulated" if cuda.emulated else "nccl.h; the library is loaded when it is wanted"
+        nccl.found, nccl.why = True, "nccl.h; the library is loaded when it is wanted"
 
 
-def configure():
-    """Finds each optional part, obeys the switches, prints the table."""
+def configure(**finders):
+    """Finds each optional part (by `finders` where they name it), obeys the switches, prints the table."""
     parts = features()
-    finders = {"mpi": find_mpi, "onednn": find_onednn, "jpeg": find_jpeg, "cuda": find_cuda,
-               "nccl": lambda part: find_nccl(part, parts["cuda"])}  # fmt: skip
+    known = {"mpi": find_mpi, "onednn": find_onednn, "jpeg": find_jpeg, "cuda": find_cuda}
+    known["nccl"] = lambda part: find_nccl(part, parts["cuda"])
     for name, part in parts.items():
         wish = os.environ.get(part.switch, "auto")
-        emulate = name == "cuda" and wish == "emulate"
-        if wish not in ("auto", "0", "1") and not emulate:
+        if wish not in ("auto", "0", "1"):
             sys.exit(f"{part.switch} must be auto, 0 or 1, not {wish!r}")
         if wish == "0":
             part.why = f"switched off by {part.switch}=0"
             continue
-        (find_emulator if emulate else finders[name])(part)
-        if wish in ("1", "emulate") and not part.found:
-            sys.exit(f"{part.switch}={wish}, but {part.why}. Remedy: {part.package}")
+        finders.get(name, known[name])(part)
+        if wish == "1" and not part.found:
+            sys.exit(f"{part.switch}=1, but {part.why}. Remedy: {part.package}")
     for part in parts.values():
         print(f"cgxffcv: {part.name:<7} {'found' if part.found else 'not found':<10} {part.why}", flush=True)
-    if parts["cuda"].found and not parts["cuda"].emulated:
-        because = "there is no GPU" if not gpu_here() else "of the GPUs here"
-        because = "CGXFFCV_CUDA_ARCH" if os.environ.get("CGXFFCV_CUDA_ARCH") else because
-        names = ";".join(cuda_architectures())
-        print(f"cgxffcv: cuda    kernels    for {names} ({because}): built now, some 3 minutes "
-              "each on 2 cores; CGXFFCV_CUDA_ARCH=90 is one, CGXFFCV_CUDA=0 none", flush=True)  # fmt: skip
+        if part.note:
+            print(f"cgxffcv: {part.name:<7} {part.note}", flush=True)
     return parts
 
 
@@ -252,23 +221,7 @@ def choose_sources(parts):
         chosen -= glob_sources(part.sources) | glob_sources(part.without)
     for part in parts.values():
         chosen |= glob_sources(part.sources if part.found else part.without)
-    if parts["cuda"].emulated:
-        libraries = re.compile(r"#include <(cudnn|cublasLt)\.h>")
-        chosen = {source for source in chosen if not libraries.search(source.read_text())} | set(EMULATOR.glob("*.cc"))
     return sorted(chosen)
-
-
-def emulator_command(source, common):
-    """A .cu file with g++: threads as fibers, every access of a kernel reported to the emulator's checks."""
-    flags = ["-std=gnu++17", "-g1", "-fPIC", "-fvisibility=hidden", "-pthread", "-ffp-contract=off",
-             "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unknown-pragmas",
-             "-Wno-missing-field-initializers", f"-I{EMULATOR}"]  # fmt: skip
-    if os.environ.get("CGXFFCV_WERROR") == "1":
-        flags.append("-Werror")
-    if source.suffix == ".cc":
-        return ["g++", "-O2", *flags, *common]
-    return ["g++", "-O1", *flags, "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0",
-            "-DCGXFFCV_CUDA_ARCHITECTURES=\"emulated\"", *common, "-include", "emulator.h", "-x", "c++"]  # fmt: skip
 
 
 @functools.cache
@@ -293,16 +246,13 @@ def cuda_architectures():
 
 
 def compile_command(source, parts, include_dirs):
-    cuda = source.suffix == ".cu"
     debug, sanitize = os.environ.get("CGXFFCV_DEBUG") == "1", os.environ.get("CGXFFCV_SANITIZE")
     common = [part.macro for part in parts.values()] + [f"-I{CSRC}"]
     if CSRC / "python" in source.parents:  # so that what knows nothing of Python need not be compiled for each one
         common += [f"-I{directory}" for directory in include_dirs]
     common += [flag for part in parts.values() if part.found for flag in part.cflags]
     optimise = ["-O1", "-g"] if debug else ["-O3", "-g1", "-DNDEBUG"]
-    if parts["cuda"].emulated and source.suffix in (".cu", ".cc"):
-        return emulator_command(source, common)
-    if cuda:
+    if source.suffix == ".cu":
         architectures = cuda_architectures()
         # 9.0's own instructions (wgmma) are in code for it alone
         own = [f"{a}a" if a == "90" else a for a in architectures]
@@ -312,8 +262,9 @@ def compile_command(source, parts, include_dirs):
         host = "-fPIC,-fvisibility=hidden,-ffp-contract=off"
         common.append(f'-DCGXFFCV_CUDA_ARCHITECTURES="{";".join(architectures)}"')
         warn = ["-Werror=all-warnings"] if os.environ.get("CGXFFCV_WERROR") == "1" else []
-        return [parts["cuda"].why, "-std=c++17", "-O3", "-lineinfo", "--fmad=true", *targets, *warn,
-                f"-Xcompiler={host}", *(f for f in common if not f.startswith(("-pthread", "-isystem")))]  # fmt: skip
+        fmad = "false" if source.relative_to(CSRC).parts[0] in UNCONTRACTED else "true"
+        flags = ["-std=c++17", "-O3", "-lineinfo", f"--fmad={fmad}", *targets, *warn, f"-Xcompiler={host}"]
+        return [parts["cuda"].why, *flags, *(f for f in common if not f.startswith(("-pthread", "-isystem")))]
     flags = C_FLAGS + WARNINGS + optimise
     if os.environ.get("CGXFFCV_WERROR") == "1":
         flags.append("-Werror")
@@ -344,8 +295,8 @@ class BuildExt(build_ext):
 
     def build_extension(self, extension):
         check_compiler(shlex.split(os.environ.get("CC", "gcc")))
-        parts = configure()
-        sources = choose_sources(parts)
+        parts = self.configure()
+        sources = self.choose_sources(parts)
         import numpy
 
         includes = [sysconfig.get_path("include"), numpy.get_include()]
@@ -354,39 +305,32 @@ class BuildExt(build_ext):
         cache.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             list(pool.map(lambda pair: self.compile_one(*pair, parts, includes), zip(sources, objects, strict=True)))
-        if parts["cuda"].emulated:
-            objects += self.missing_parts(objects, cache)
-        self.link(extension, objects, parts)
+        self.link(extension, [*objects, *self.missing_parts(objects, cache)], parts)
+
+    # What other builds (tests/cuda/emulator/build.py) do otherwise.
+
+    def configure(self):
+        return configure()
+
+    def choose_sources(self, parts):
+        return choose_sources(parts)
+
+    def compile_command(self, source, parts, includes):
+        return compile_command(source, parts, includes)
 
     def missing_parts(self, objects, cache):
-        """An emulated build may lack functions that its headers declare: they end the process when called."""
-        symbols = {"-u": set(), "--defined-only": set()}
-        for option, names in symbols.items():
-            listing = run("nm", option, "--format=posix", *map(str, objects)) or ""
-            names.update(line.split()[0] for line in listing.splitlines() if line and not line.endswith(":"))
-        declared = "".join(path.read_text() for path in CSRC.rglob("*.h"))
-        declared = set(re.findall(r"^[A-Za-z_][\w *]*?(\w+)\(", declared, re.M))
-        missing = sorted((symbols["-u"] - symbols["--defined-only"]) & declared)
-        if not missing:
-            return []
-        print(f"cgxffcv: not in this build: {', '.join(missing)}", flush=True)
-        source = cache / "missing.c"
-        source.write_text(
-            "#include <stdio.h>\n#include <stdlib.h>\n"
-            + "".join(f'void {n}(void) {{ fputs("{n} is not in this build\\n", stderr); abort(); }}\n' for n in missing)
-        )
-        subprocess.run(["gcc", "-fPIC", "-c", str(source), "-o", str(cache / "missing.o")], check=True)
-        return [cache / "missing.o"]
+        """More objects, for what these lack."""
+        return []
 
     def compile_one(self, source, target, parts, includes):
-        command = compile_command(source, parts, includes)
+        command = self.compile_command(source, parts, includes)
         stamp = target.with_suffix(".cmd")
         text = hashlib.sha256("\0".join(command).encode()).hexdigest()
         if up_to_date(target, stamp, text):
             return
         depfile = target.with_suffix(".d")
-        done = subprocess.run([*command, "-MD", "-MF", str(depfile), "-c", str(source), "-o", str(target)],
-                              capture_output=True, text=True, check=False)  # fmt: skip
+        command += ["-MD", "-MF", str(depfile), "-c", str(source), "-o", str(target)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         sys.stderr.write(done.stdout + done.stderr)
         if done.returncode != 0:
             target.unlink(missing_ok=True)
@@ -408,4 +352,9 @@ class BuildExt(build_ext):
             shutil.copyfile(ROOT / "_cgxffcv.pyi", output.parent / "_cgxffcv.pyi")
 
 
-setup(ext_modules=[Extension("_cgxffcv", sources=[])], cmdclass={"build_ext": BuildExt})
+def main(build=BuildExt):
+    setup(ext_modules=[Extension("_cgxffcv", sources=[])], cmdclass={"build_ext": build})
+
+
+if __name__ == "__main__":
+    main()

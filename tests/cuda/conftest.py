@@ -1,4 +1,4 @@
-"""The CUDA tests run on a GPU, or with the emulated build (CGXFFCV_CUDA=emulate, see tests/cuda/emulator):
+"""The CUDA tests run on a GPU, or with the emulated build (tests/cuda/emulator/build.py):
 
 PYTHONPATH=build/emulated/lib:. .venv/bin/pytest tests/cuda
 

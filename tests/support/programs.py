@@ -38,7 +38,7 @@ def compile_object(command, source, directory):
 
 
 def build_emulated(program, directory):
-    """As setup.py compiles for CGXFFCV_CUDA=emulate."""
+    """As tests/cuda/emulator/build.py compiles."""
     include = ["-isystem", str(cuda_include()), f"-I{CSRC}", f"-I{EMULATOR}", f"-I{ROOT / 'tests/support'}"]
     machine = ["g++", "-O2", "-g", "-std=gnu++17", "-Wall", "-Wextra", "-Werror", *include]
     kernels = ["g++", "-O1", "-g", "-std=gnu++17", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", *include,
