@@ -12,7 +12,6 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
-from cgxffcv.app.report import duration, size
 from cgxffcv.fields import (
     BytesField,
     Field,
@@ -24,7 +23,7 @@ from cgxffcv.fields import (
     TorchTensorField,
 )
 from cgxffcv.reader import FieldInfo, Reader, beton_error
-from cgxffcv.wording import counted
+from cgxffcv.wording import counted, duration, size
 from cgxffcv.writer import DatasetWriter, WriteReport
 
 VERIFY_BYTES = 256 << 20

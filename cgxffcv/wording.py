@@ -1,7 +1,8 @@
-"""Values and counts as messages show them."""
+"""Values, counts, times and sizes as messages show them."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 LONGEST = 80
@@ -21,3 +22,24 @@ def counted(number: float, noun: str) -> str:
     """1 process, 2 processes, 1,000 images, 2.5 epochs."""
     shown = int(number) if number == int(number) else number
     return f"{shown:,} {noun if number == 1 else IRREGULAR.get(noun, f'{noun}s')}"
+
+
+def duration(seconds: float) -> str:
+    """12.3 s, 4 min 05 s, 1 h 27 min."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count: float) -> str:
+    """17 B, 1.2 MB, 170 MB: decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

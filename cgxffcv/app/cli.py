@@ -33,7 +33,7 @@ def _info(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     from cgxffcv import beton
-    from cgxffcv.app.report import Progress
+    from cgxffcv.progress import Progress
 
     progress = Progress("verifying", 1, "off" if options.json else "auto")
 

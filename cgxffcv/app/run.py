@@ -16,12 +16,13 @@ from cgxffcv import __version__, claim, device, recipes
 from cgxffcv.app import config as configuration
 from cgxffcv.app import process
 from cgxffcv.app.config import Config
-from cgxffcv.app.report import Progress, RunLog, duration, set_aside, size, was_interrupted
+from cgxffcv.app.report import RunLog, set_aside, was_interrupted
+from cgxffcv.progress import Progress
 from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport, TrainerInterface
 from cgxffcv.train.plan import image_flops, training_flops
 from cgxffcv.train.tally import TrainingDiverged
-from cgxffcv.wording import counted
+from cgxffcv.wording import counted, duration, size
 
 WARM_UP_STEPS = 1  # the first step makes its plans
 TIMED_STEPS = 3

@@ -27,12 +27,11 @@ from typing import Any
 from cgxffcv import cifar, files, recipes
 from cgxffcv.app import doctor, launch, process
 from cgxffcv.app.config import ENV_PREFIX
-from cgxffcv.app.report import duration
 from cgxffcv.app.usage import Parser, number, whole
 from cgxffcv.bench import machine, processes
 from cgxffcv.device import DRIVER
 from cgxffcv.errors import UsageError, UserError
-from cgxffcv.wording import counted
+from cgxffcv.wording import counted, duration
 
 POLL_SECONDS = 0.1
 INSTEAD = "--source download to download it, or --source sample to do without it"

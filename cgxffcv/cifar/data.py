@@ -25,9 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from cgxffcv import files
-from cgxffcv.app.report import Progress, size
 from cgxffcv.cifar import plainpickle, sample
 from cgxffcv.errors import DataError
+from cgxffcv.progress import Progress
+from cgxffcv.wording import size
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,8 @@ from cgxffcv.checkpoint import CheckpointError
 from cgxffcv.device import choose
 from cgxffcv.nn.describe import Conv, Description
 from cgxffcv.nn.network import Network
-
-if TYPE_CHECKING:
-    from cgxffcv.recipes import Recipe
+from cgxffcv.nn.recipe import describe
+from cgxffcv.recipes import Recipe
 
 __all__ = ["Classifier", "load"]
 
@@ -108,9 +107,6 @@ def load(
     Network. threads: of the CPU; 0: all cores of this process. Raises OSError if the file cannot be read,
     CheckpointError if it is damaged or holds no trained network, and what Network and the choice of a GPU raise.
     """
-    from cgxffcv.recipes import Recipe  # here, since the modules of training are made of this one
-    from cgxffcv.train.network import describe
-
     state, name = checkpoint.load(path), os.fspath(path)
     try:
         recipe = Recipe(**state["recipe"])

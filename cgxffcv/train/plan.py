@@ -9,8 +9,8 @@ from typing import Any
 
 from _cgxffcv import LAYER_KINDS
 
+from cgxffcv.nn.recipe import describe
 from cgxffcv.recipes import Recipe, RecipeError
-from cgxffcv.train.network import describe
 from cgxffcv.train.optim import Muon, Sgd
 from cgxffcv.wording import counted
 

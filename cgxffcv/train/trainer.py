@@ -15,6 +15,7 @@ from cgxffcv import checkpoint, nn, recipes
 from cgxffcv.device import choose as choose_gpu
 from cgxffcv.device import devices
 from cgxffcv.errors import UserError
+from cgxffcv.nn.recipe import describe
 from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.train import state as states
 from cgxffcv.train.algorithms import describe_algorithms
@@ -22,7 +23,6 @@ from cgxffcv.train.compression import Compression
 from cgxffcv.train.data import SIDE, Samples
 from cgxffcv.train.evaluate import run_evaluation
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
-from cgxffcv.train.network import describe
 from cgxffcv.train.plan import LOOKAHEAD_BASE, TrainingPlan, image_flops, make_plan, training_flops
 from cgxffcv.train.selection import HardestImages
 from cgxffcv.train.steps import DeviceSteps, Parts, open_evaluation, open_steps

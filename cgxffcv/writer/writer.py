@@ -20,11 +20,11 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv import files
-from cgxffcv.app.report import Progress, size
 from cgxffcv.fields import Field, FloatField, IntField, NDArrayField, RGBImageField
 from cgxffcv.fields.base import CoreField
+from cgxffcv.progress import Progress
 from cgxffcv.reader import beton_error
-from cgxffcv.wording import counted
+from cgxffcv.wording import counted, size
 from cgxffcv.writer.draws import Draws
 from cgxffcv.writer.rows import Rows
 from cgxffcv.writer.workers import SampleError, run_workers

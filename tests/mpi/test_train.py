@@ -10,9 +10,9 @@ from optim_reference import reference_step
 from ranks import Launch, needs_mpirun, start
 
 from cgxffcv import checkpoint, nn, recipes
+from cgxffcv.nn.recipe import describe
 from cgxffcv.train import Muon, Rate, Trainer
 from cgxffcv.train.data import training_loader
-from cgxffcv.train.network import describe
 from cgxffcv.train.plan import make_plan
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN (see cgxffcv doctor)")

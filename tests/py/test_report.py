@@ -10,6 +10,7 @@ import termios
 
 import pytest
 
+from cgxffcv import progress, wording
 from cgxffcv.app import report
 
 
@@ -24,7 +25,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(report.time, "monotonic", clock)
+    monkeypatch.setattr(progress.time, "monotonic", clock)
     return clock
 
 
@@ -39,7 +40,7 @@ class Terminal(io.StringIO):
      (5230, "1 h 27 min"), (float("inf"), "?"), (float("nan"), "?")],
 )  # fmt: skip
 def test_duration(seconds, text):
-    assert report.duration(seconds) == text
+    assert wording.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -47,16 +48,16 @@ def test_duration(seconds, text):
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (99_960, "100 kB"), (170_052_171, "170 MB"), (1.5e12, "1.5 TB")],
 )
 def test_size(count, text):
-    assert report.size(count) == text
+    assert wording.size(count) == text
 
 
 def test_plain_lines_come_at_the_interval(clock):
     out = io.StringIO()
-    progress = report.Progress("epoch 1", 100, interval=10, stream=out)
+    bar = progress.Progress("epoch 1", 100, interval=10, stream=out)
     for done in range(1, 101):
         clock.now += 1
-        progress.update(done, f"loss {done}")
-    progress.finish("loss 100")
+        bar.update(done, f"loss {done}")
+    bar.finish("loss 100")
     lines = out.getvalue().splitlines()
     assert len(lines) == 11 and "\r" not in out.getvalue()
     assert lines[0] == "epoch 1  10%  loss 10  ETA 90.0 s"
@@ -65,11 +66,11 @@ def test_plain_lines_come_at_the_interval(clock):
 
 def test_a_terminal_gets_one_line_redrawn(clock):
     out = Terminal()
-    progress = report.Progress("epoch 1", 100, stream=out)
+    bar = progress.Progress("epoch 1", 100, stream=out)
     for done in range(1, 101):
         clock.now += 1
-        progress.update(done, "x" * (100 - done))
-    progress.finish("done")
+        bar.update(done, "x" * (100 - done))
+    bar.finish("done")
     assert out.getvalue().count("\n") == 1
     redrawn = out.getvalue().split("\r")
     assert len(redrawn) == 102 and all(len(line.rstrip("\n")) <= 79 for line in redrawn)
@@ -82,7 +83,7 @@ def test_the_width_is_the_terminals_own():
     try:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 123, 0, 0))
         with open(theirs, "w", closefd=False) as stream:
-            assert report.terminal_columns(stream) == 123
+            assert progress.terminal_columns(stream) == 123
     finally:
         os.close(ours)
         os.close(theirs)
@@ -91,41 +92,41 @@ def test_the_width_is_the_terminals_own():
 def test_under_mpirun_its_terminal_counts(monkeypatch, tmp_path):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     for target, expected in (("pipe:[1]", None), ("/dev/pts/987654", None), ("/dev/null", None)):
-        monkeypatch.setattr(report.os, "readlink", lambda path, target=target: target)
-        assert report.terminal_columns(Terminal()) is expected
+        monkeypatch.setattr(progress.os, "readlink", lambda path, target=target: target)
+        assert progress.terminal_columns(Terminal()) is expected
     ours, theirs = os.openpty()
-    monkeypatch.setattr(report.os, "readlink", lambda path: os.ttyname(theirs))
+    monkeypatch.setattr(progress.os, "readlink", lambda path: os.ttyname(theirs))
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 99, 0, 0))
-    assert report.terminal_columns(io.StringIO()) == 99
+    assert progress.terminal_columns(io.StringIO()) == 99
     os.close(ours)
     os.close(theirs)
 
 
 def test_a_terminal_is_not_flooded(clock):
     out = Terminal()
-    progress = report.Progress("x", 1e6, stream=out)
+    bar = progress.Progress("x", 1e6, stream=out)
     for done in range(1, 1001):
         clock.now += 0.001
-        progress.update(done)
+        bar.update(done)
     assert out.getvalue().count("\r") <= 10
 
 
 def test_off_says_nothing(clock):
     out = io.StringIO()
-    progress = report.Progress("x", 10, mode="off", stream=out)
+    bar = progress.Progress("x", 10, mode="off", stream=out)
     clock.now += 100
-    progress.update(5)
-    progress.note("hello")
-    progress.finish()
+    bar.update(5)
+    bar.note("hello")
+    bar.finish()
     assert out.getvalue() == ""
 
 
 def test_eta_leaves_out_what_was_there(clock):
-    progress = report.Progress("x", 100, mode="off")
-    progress.begin_at(50)
+    bar = progress.Progress("x", 100, mode="off")
+    bar.begin_at(50)
     clock.now += 10
-    assert progress.eta(75) == pytest.approx(10.0)
-    assert progress.eta(50) == float("inf")
+    assert bar.eta(75) == pytest.approx(10.0)
+    assert bar.eta(50) == float("inf")
 
 
 def test_run_log(tmp_path):

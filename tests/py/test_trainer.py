@@ -619,7 +619,7 @@ def test_bfloat16_learns_too(files):
 
 
 def test_networks_of_all_recipes_can_be_described():
-    from cgxffcv.train.network import describe
+    from cgxffcv.nn.recipe import describe
 
     for recipe in recipes.RECIPES.values():
         assert isinstance(describe(recipe), nn.Description)

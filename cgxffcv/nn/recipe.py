@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from cgxffcv import nn
+from cgxffcv.nn.describe import Description, airbench, resnet9
 from cgxffcv.recipes import Recipe
 
 __all__ = ["describe"]
 
 
-def describe(recipe: Recipe) -> nn.Description:
-    """What `nn.Network` is made from."""
+def describe(recipe: Recipe) -> Description:
+    """What `Network` is made from."""
     keep = 1.0 - recipe.norm_momentum
     if recipe.network == "resnet9":
-        return nn.resnet9(keep=keep)
-    return nn.airbench(
+        return resnet9(keep=keep)
+    return airbench(
         recipe.widths,
         activation=recipe.activation,
         stem_activation=recipe.activation,
