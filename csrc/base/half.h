@@ -1,49 +1,78 @@
-/* float64 to the 16-bit floating types in one rounding, to nearest, ties to even; and back. For tables and
- * references: kernels use the processor's own instructions. */
+/* The 16-bit floating types, one definition for host and device: exact upwards; downwards in one rounding, to nearest,
+ * ties to even, and every NaN becomes the canonical one of its type. For tables, references and what must be the same
+ * everywhere: most kernels use the processor's own instructions. */
 #ifndef CGXFFCV_BASE_HALF_H
 #define CGXFFCV_BASE_HALF_H
 
-#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
-/* A format of `digits` stored fraction bits and an exponent of bias `bias`, sign above them; exact in `uint16_t`. */
-static inline uint16_t half_round_(double value, int digits, int bias) {
-    uint16_t sign = signbit(value) ? 0x8000u : 0;
-    uint16_t infinity = (uint16_t)((2 * bias + 1) << digits);
-    if (isnan(value)) return (uint16_t)(sign | infinity | (1u << (digits - 1)));
-    double size = fabs(value);
-    if (isinf(value)) return (uint16_t)(sign | infinity);
-    if (size == 0) return sign;
-    int exponent = ilogb(size);
-    if (exponent < 1 - bias) exponent = 1 - bias;
-    if (exponent > bias) return (uint16_t)(sign | infinity);
-    /* Units of the last place: below 1 << digits for a subnormal number, a carry moves on to the next exponent. */
-    double units = nearbyint(scalbn(size, digits - exponent));
-    uint32_t bits = (uint32_t)units + ((uint32_t)(exponent + bias - 1) << digits);
-    return (uint16_t)(sign | (bits > infinity ? infinity : bits));
+#include "base/host_device.h"
+
+#define HALF_NAN 0x7E00u     /* IEEE binary16 */
+#define BFLOAT16_NAN 0x7FC0u /* the upper half of a float32 */
+
+#ifdef __CUDA_ARCH__
+#define HALF_LEADING_ZEROS(x) __clz((int)(x))
+#else
+#define HALF_LEADING_ZEROS(x) __builtin_clz(x)
+#endif
+
+HOST_DEVICE uint32_t float_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
 }
 
-static inline double half_widen_(uint16_t bits, int digits, int bias) {
-    int exponent = (bits & 0x7FFF) >> digits;
-    int fraction = bits & ((1 << digits) - 1);
-    double size;
-    if (exponent == 2 * bias + 1) {
-        size = fraction == 0 ? (double)INFINITY : (double)NAN;
-    } else if (exponent == 0) {
-        size = scalbn(fraction, 1 - bias - digits);
-    } else {
-        size = scalbn(fraction + (1 << digits), exponent - bias - digits);
+HOST_DEVICE float float_of_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+HOST_DEVICE float half_to_float(uint16_t half) {
+    uint32_t sign = (uint32_t)(half & 0x8000u) << 16, magnitude = half & 0x7FFFu;
+    if (magnitude >= 0x7C00u) return float_of_bits(sign | 0x7F800000u | ((magnitude & 0x3FFu) << 13));
+    if (magnitude >= 0x0400u) return float_of_bits(sign | ((magnitude << 13) + 0x38000000u));
+    if (magnitude == 0) return float_of_bits(sign);
+    int shift = HALF_LEADING_ZEROS(magnitude) - 21; /* brings the leading one to bit 10 */
+    return float_of_bits(sign | ((uint32_t)(113 - shift) << 23) | (((magnitude << shift) & 0x3FFu) << 13));
+}
+
+HOST_DEVICE uint16_t half_from_float(float value) {
+    uint32_t bits = float_bits(value), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
+    if (magnitude > 0x7F800000u) return HALF_NAN;
+    if (magnitude >= 0x477FF000u) return (uint16_t)(sign | 0x7C00u); /* from 65520 upwards */
+    if (magnitude >= 0x38800000u) {                                  /* normal: rebias, drop 13 bits */
+        uint32_t odd = (magnitude >> 13) & 1u;
+        return (uint16_t)(sign | ((magnitude - 0x38000000u + 0xFFFu + odd) >> 13));
     }
-    return (bits & 0x8000) != 0 ? -size : size;
+    if (magnitude < 0x33000000u) return (uint16_t)sign; /* below 2^-25 */
+    uint32_t shift = 126u - (magnitude >> 23), fraction = (magnitude & 0x7FFFFFu) | 0x800000u;
+    uint32_t kept = fraction >> shift, rest = fraction & ((1u << shift) - 1u), half = 1u << (shift - 1u);
+    kept += rest > half || (rest == half && (kept & 1u) != 0);
+    return (uint16_t)(sign | kept);
 }
 
-/* IEEE binary16. */
-static inline uint16_t half_from_double(double value) { return half_round_(value, 10, 15); }
-static inline double half_to_double(uint16_t bits) { return half_widen_(bits, 10, 15); }
+HOST_DEVICE float bfloat16_to_float(uint16_t value) { return float_of_bits((uint32_t)value << 16); }
 
-/* bfloat16: the upper half of a float32. */
-static inline uint16_t bfloat16_from_double(double value) { return half_round_(value, 7, 127); }
-static inline double bfloat16_to_double(uint16_t bits) { return half_widen_(bits, 7, 127); }
+HOST_DEVICE uint16_t bfloat16_from_float(float value) {
+    uint32_t bits = float_bits(value);
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return BFLOAT16_NAN;
+    return (uint16_t)((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+}
+
+/* What float32 cannot hold becomes the neighbour whose last bit is 1, so that it lies on the same side of every number
+ * of 16 bits, and of the middle between two: rounding it rounds the float64. */
+static inline float float_odd_(double value) {
+    float nearest = (float)value;
+    double back = (double)nearest;
+    uint32_t bits = float_bits(nearest);
+    if (back == value || value != value || (bits & 1u) != 0) return nearest;
+    return float_of_bits((back < value) == (value > 0) ? bits + 1u : bits - 1u);
+}
+
+static inline uint16_t half_from_double(double value) { return half_from_float(float_odd_(value)); }
+static inline uint16_t bfloat16_from_double(double value) { return bfloat16_from_float(float_odd_(value)); }
 
 #endif

@@ -85,11 +85,11 @@ INLINE __m128i narrow(VF a, QuantType type, VI nan) {
     VI halves;
     if (type == QUANT_F16) {
         __m128i half = _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        halves = _mm256_blendv_epi8(_mm256_cvtepu16_epi32(half), _mm256_set1_epi32(QUANT_NAN_F16), nan);
+        halves = _mm256_blendv_epi8(_mm256_cvtepu16_epi32(half), _mm256_set1_epi32(HALF_NAN), nan);
     } else {
         VI bits = _mm256_castps_si256(a), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
         VI rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
-        halves = _mm256_blendv_epi8(_mm256_srli_epi32(rounded, 16), _mm256_set1_epi32(QUANT_NAN_BF16), nan);
+        halves = _mm256_blendv_epi8(_mm256_srli_epi32(rounded, 16), _mm256_set1_epi32(BFLOAT16_NAN), nan);
     }
     return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(halves, halves), 0x88));
 }

@@ -57,12 +57,12 @@ INLINE VF v_load_part(const void *x, QuantType type, int64_t i, int count, VF fi
 INLINE __m256i narrow(VF a, QuantType type, __mmask16 nan) {
     if (type == QUANT_F16) {
         __m256i half = _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        return _mm256_mask_mov_epi16(half, nan, _mm256_set1_epi16(QUANT_NAN_F16));
+        return _mm256_mask_mov_epi16(half, nan, _mm256_set1_epi16(HALF_NAN));
     }
     VI bits = _mm512_castps_si512(a), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     VI rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
     __m256i half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
-    return _mm256_mask_mov_epi16(half, nan, _mm256_set1_epi16(QUANT_NAN_BF16));
+    return _mm256_mask_mov_epi16(half, nan, _mm256_set1_epi16(BFLOAT16_NAN));
 }
 
 INLINE void v_store(void *to, QuantType type, int64_t i, VF a) {

@@ -109,7 +109,7 @@ static QuantGrid encode_between_spikes(const QuantKernels *kernels, const QuantS
     for (int i = 0; i < spikes.count; i++) {
         code_clear(wire.codes, spec->bits, spikes.index[i]);
         store_u16(wire.spikes + i * QUANT_SPIKE_BYTES, (uint16_t)spikes.index[i]);
-        uint16_t value = bfloat_of_float(element_load(input.x, input.type, spikes.index[i]));
+        uint16_t value = bfloat16_from_float(element_load(input.x, input.type, spikes.index[i]));
         store_u16(wire.spikes + i * QUANT_SPIKE_BYTES + 2, value);
     }
     return grid;
@@ -143,7 +143,7 @@ static Status spikes_decode(const QuantKernels *kernels, const QuantSpec *spec, 
             FAIL(STATUS_TRANSPORT, "a spike's index is %lld in a bucket of %lld elements: the message is damaged",
                  (long long)index, (long long)elems);
         }
-        values[i] = float_of_bfloat(load_u16(wire.spikes + i * QUANT_SPIKE_BYTES + 2));
+        values[i] = bfloat16_to_float(load_u16(wire.spikes + i * QUANT_SPIKE_BYTES + 2));
         if (target->accumulate != NULL) values[i] = element_load(target->accumulate, QUANT_F32, index) + values[i];
         values[i] = values[i] / target->divisor;
     }

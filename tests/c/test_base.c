@@ -9,6 +9,7 @@
 #include "base/atomic_file.h"
 #include "base/checked.h"
 #include "base/cpu.h"
+#include "base/half.h"
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/philox.h"
@@ -28,6 +29,24 @@ static void test_philox(void) {
     CHECK(pi.word[2] == 0x5001e420 && pi.word[3] == 0x24126ea1);
     CHECK(philox_uniform(~0u) < 1.0f);
     CHECK(philox_below(~0u, 5) == 4 && philox_below(0, 5) == 0);
+}
+
+/* Every number of 16 bits goes up and down again; a float64 beside the middle of two goes to its side of it. */
+static void test_half(void) {
+    for (uint32_t i = 0; i < 65536; i++) {
+        uint16_t bits = (uint16_t)i;
+        CHECK(half_from_float(half_to_float(bits)) == ((i & 0x7FFF) > 0x7C00 ? HALF_NAN : bits));
+        CHECK(bfloat16_from_float(bfloat16_to_float(bits)) == ((i & 0x7FFF) > 0x7F80 ? BFLOAT16_NAN : bits));
+    }
+    double most = 0x1.FFFFFFFFFFFFFp+1023;
+    CHECK(half_from_double(1 + 0x1p-11) == 0x3C00 && half_from_double(1 + 0x3p-11) == 0x3C02);
+    CHECK(half_from_double(1 + 0x1p-11 + 0x1p-50) == 0x3C01 && half_from_double(1 + 0x3p-11 - 0x1p-50) == 0x3C01);
+    CHECK(half_from_double(-1 - 0x1p-11 - 0x1p-50) == 0xBC01 && half_from_double(-1 - 0x3p-11 + 0x1p-50) == 0xBC01);
+    CHECK(bfloat16_from_double(1 + 0x1p-8) == 0x3F80 && bfloat16_from_double(1 + 0x1p-8 + 0x1p-50) == 0x3F81);
+    CHECK(half_from_double(0x1p-25) == 0 && half_from_double(0x1p-25 + 0x1p-70) == 1 &&
+          half_from_double(-0.0) == 0x8000);
+    CHECK(half_from_double(65520) == 0x7C00 && half_from_double(65520 - 0x1p-30) == 0x7BFF);
+    CHECK(half_from_double(most) == 0x7C00 && bfloat16_from_double(-most) == 0xFF80);
 }
 
 static void test_hash(void) {
@@ -152,6 +171,7 @@ static void test_atomic_file(void) {
 
 int main(void) {
     test_philox();
+    test_half();
     test_hash();
     test_checked();
     test_error_record();

@@ -13,9 +13,9 @@ static double rounded(double value, ImageType type) {
     case IMAGE_F32:
         return (double)(float)value;
     case IMAGE_F16:
-        return half_to_double(half_from_double(value));
+        return (double)half_to_float(half_from_double(value));
     case IMAGE_BF16:
-        return bfloat16_to_double(bfloat16_from_double(value));
+        return (double)bfloat16_to_float(bfloat16_from_double(value));
     default:
         return value;
     }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/half.h"
 #include "nn/cpu/context.h"
 
 static StemShape stem_shape_of(const Group *group, int op) {
@@ -76,8 +77,7 @@ static void stem_load_row(const Source *restrict source, size_t row_at, const in
             } else if (source->images->type == PIXELS_F32) {
                 to[c] = ((const float *)(const void *)source->image)[at];
             } else {
-                uint32_t bits = (uint32_t)((const uint16_t *)(const void *)source->image)[at] << 16;
-                memcpy(&to[c], &bits, sizeof bits);
+                to[c] = bfloat16_to_float(((const uint16_t *)(const void *)source->image)[at]);
             }
         }
     }
