@@ -141,6 +141,8 @@ class ImageCompiler:
     steps: list[Callable] = field(default_factory=list)
 
     def add(self, step) -> None:
+        if isinstance(step, tf.LabelOperation):
+            raise TypeError(f"pipeline '{self.name}': {step!r} is for fields of int, not image")
         if isinstance(step, (tf.ImageOperation, tf.NormalizeImage)):
             if self.steps:
                 raise TypeError(
@@ -244,6 +246,7 @@ def core_column(
     *,
     fast_jpeg: bool = False,
     image: dict[str, Any] | None = None,
+    label: tuple | None = None,
     function: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A column as the C loader takes it."""
@@ -272,7 +275,12 @@ def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: s
     if isinstance(decoder, dec.BytesDecoder) and decoder.lengths:
         output.columns.append(core_column(source, "byte_size"))
         output.steps.append(OnValues(split_lengths))
+    if transforms and isinstance(transforms[0], tf.LabelOperation) and decoder.code == "int":
+        label = transforms.pop(0)
+        output.columns[0] = core_column(source, "int", label=(label.operation, draws, False, label.values()))
     for step in transforms:
+        if isinstance(step, tf.LabelOperation):
+            raise TypeError(f"pipeline '{name}': {step!r} must come first, and is for fields of int, not {kind}")
         if isinstance(step, (tf.ImageOperation, tf.NormalizeImage, tf.ToTorchImage)):
             raise TypeError(f"pipeline '{name}': {step!r} is for images, and the field holds {kind}")
         output.steps.append(as_step(name, step))

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from _cgxffcv import IMAGE_TYPES
 
-from cgxffcv.transforms.operations import OPERATIONS, ImageOperation, Transform, three
+from cgxffcv.transforms.operations import OPERATIONS, ImageOperation, LabelOperation, Transform, three
 
 __all__ = [
     "Convert",
     "ImageOperation",
+    "LabelOperation",
     "ModuleWrapper",
     "NormalizeImage",
     "Squeeze",
@@ -203,7 +204,7 @@ def _later(name: str) -> type:
 
 globals().update(OPERATIONS)
 __all__ += OPERATIONS
-SUPPORTED = [name for name in __all__ if name not in ("ImageOperation", "Transform")]
+SUPPORTED = [name for name in __all__ if name not in ("ImageOperation", "LabelOperation", "Transform")]
 LATER = [
     "CutMix", "GaussianBlur", "ImageMixup", "LabelMixup", "MixupToOneHot", "Poison", "RandAugment", "RandomBrightness",
     "RandomContrast", "RandomErasing", "RandomGrayscale", "RandomHue", "RandomResizedCrop", "RandomSaturation",

@@ -35,6 +35,7 @@ def border(fill: Any, name: str) -> Any:
 # Of each type of parameter: from what a user gives to what the core checks, and from there to what is kept.
 SHAPES: dict[str, Callable[[Any, str], Any]] = {"size": pair, "colour": three, "border": border}
 KEPT: dict[str, Callable[[Any], Any]] = {
+    "flag": bool,
     "number": float,
     "whole": operator.index,
     "size": lambda size: tuple(map(operator.index, size)),
@@ -51,8 +52,9 @@ class Transform:
         return f"{type(self).__name__}({self._arguments()})"
 
 
-class ImageOperation(Transform):
-    """An operation on each image by itself. Its draws are a pure function of (seed, epoch, sample, operation)."""
+class Operation(Transform):
+    """An operation of the core's table. Its draws are a pure function of (seed, epoch, sample, operation); what mixes
+    a batch depends on the batch's samples, too."""
 
     operation = phase = ""  # its name in the core's table, and when it works
     types: dict[str, str] = {}  # of its parameters, in order
@@ -75,7 +77,15 @@ class ImageOperation(Transform):
         return tuple(getattr(self, name) for name in self.types)
 
 
-def operation_class(name: str, phase: str, doc: str, parameters: list[tuple[str, str, tuple]]) -> type[ImageOperation]:
+class ImageOperation(Operation):
+    """An operation on images."""
+
+
+class LabelOperation(Operation):
+    """An operation on whole numbers."""
+
+
+def operation_class(name: str, phase: str, doc: str, parameters: list[tuple[str, str, tuple]]) -> type[Operation]:
     of_python = inspect.Parameter
     signature = inspect.Signature([
         of_python(parameter, of_python.POSITIONAL_OR_KEYWORD, default=default[0] if default else of_python.empty)
@@ -89,7 +99,7 @@ def operation_class(name: str, phase: str, doc: str, parameters: list[tuple[str,
         "phase": phase,
         "types": {parameter: kind for parameter, kind, _ in parameters},
     }
-    return type(name, (ImageOperation,), members)
+    return type(name, (LabelOperation if phase == "label" else ImageOperation,), members)
 
 
 OPERATIONS = {

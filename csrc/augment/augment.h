@@ -74,6 +74,11 @@ void augment_draw(const Augment *augment, const AugmentKey *key, bool evaluate, 
 /* The smallest part of the source that holds all pixels which the drawn chain shows; 0 x 0 if it shows none. */
 AugmentPart augment_part(const Augment *augment, const AugmentDrawn *drawn);
 
+/* Whether the chain mixes each image with the one before it in the batch, cyclic. augment_begin then takes the image
+ * before the first that augment_run gets; the others follow in the batch's order, with the same scratch memory. */
+bool augment_mixes(const Augment *augment);
+void augment_begin(const Augment *augment, const AugmentDrawn *drawn, const AugmentImage *image, void *scratch);
+
 /* Writes augment_output_bytes to `out` from an image that holds augment_part at least. `next` may be all pixels of the
  * source that comes next, to be fetched into the cache meanwhile, or NULL. Cannot fail. */
 void augment_run(const Augment *augment, const AugmentDrawn *drawn, const AugmentImage *image, const uint8_t *next,

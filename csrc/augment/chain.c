@@ -5,13 +5,16 @@
 #include "augment/cpu/pass.h"
 #include "base/memory.h"
 
+#define MAX_PASSES (AUGMENT_MAX_OPS + 1)
+
 struct Augment {
     AugmentSpec spec;
     AugmentSize sizes[AUGMENT_MAX_OPS + 1]; /* of the image before each operation, and of the output */
-    int count;
-    int first[AUGMENT_MAX_OPS + 1]; /* operation of each pass */
-    AugmentPass *passes;            /* owned: `count` */
-    size_t image_bytes;             /* of the largest image between two passes */
+    int count, mixing;                      /* passes, and the one whose image is mixed; -1: none */
+    int first[MAX_PASSES + 1];              /* operation of each pass, which ends where the next begins */
+    size_t scratch_at[MAX_PASSES];
+    AugmentPass *passes; /* owned: `count` */
+    size_t image_bytes;  /* of the largest image between two passes */
     size_t scratch_bytes;
 };
 
@@ -28,16 +31,17 @@ size_t augment_output_bytes(const Augment *a) {
     return image_bytes(a->sizes[a->spec.op_count]) * image_type_bytes(a->spec.type);
 }
 
-/* Scratch memory holds the images between passes, then each pass's own. */
+/* Scratch memory holds the images between passes; of a chain that mixes, the last two images before that, and which of
+ * them is the older; then each pass's own. */
 size_t augment_scratch_bytes(const Augment *a) { return a->scratch_bytes; }
 
 void augment_scratch_init(const Augment *a, void *scratch) {
-    uint8_t *own = (uint8_t *)scratch + 2 * a->image_bytes;
     for (int i = 0; i < a->count; i++) {
-        augment_pass_scratch_init(&a->passes[i], own);
-        own += augment_pass_scratch_bytes(&a->passes[i]);
+        augment_pass_scratch_init(&a->passes[i], (uint8_t *)scratch + a->scratch_at[i]);
     }
 }
+
+bool augment_mixes(const Augment *a) { return a->mixing >= 0; }
 
 /* ---- checks ---- */
 
@@ -56,11 +60,14 @@ static Status check_op(const AugmentOp *op, AugmentSize *size) {
 }
 
 static Status check_ops(const AugmentSpec *spec, AugmentSize *sizes) {
-    bool normalized = false;
+    bool normalized = false, mixes = false;
     for (int i = 0; i < spec->op_count; i++) {
         const AugmentOp *op = &spec->ops[i];
         sizes[i + 1] = sizes[i];
         TRY(check_op(op, &sizes[i + 1]));
+        if (phase_of(op) == AUGMENT_LABEL) FAIL(STATUS_ARGUMENT, "%s is for labels", augment_entry(op->kind)->name);
+        if (mixes && phase_of(op) == AUGMENT_MIX) FAIL(STATUS_ARGUMENT, "images can be mixed once only");
+        mixes = mixes || phase_of(op) == AUGMENT_MIX;
         if (normalized && !op->normalized) FAIL(STATUS_ARGUMENT, "operations after normalisation come last");
         normalized = op->normalized;
         if (normalized && phase_of(op) != AUGMENT_FILL) FAIL(STATUS_ARGUMENT, "only a hole can follow normalisation");
@@ -93,19 +100,25 @@ static Status check_spec(const AugmentSpec *spec, AugmentSize *sizes) {
 
 /* ---- passes ---- */
 
-/* Moves come before fills in a pass, and one of them at most pads. */
+/* In a pass moves come before fills, those before colours, and mixing last; one of the moves at most pads. The last
+ * pass converts, with nothing after that but fills. */
 static void cut(Augment *a) {
     bool padded = false;
+    AugmentPhase before = AUGMENT_MOVE;
     a->count = 1;
+    a->mixing = -1;
     for (int i = 0; i < a->spec.op_count; i++) {
         bool pads = augment_op_padding(&a->spec.ops[i]) != NULL;
-        bool after = i > 0 && phase_of(&a->spec.ops[i]) < phase_of(&a->spec.ops[i - 1]);
-        if (after || (pads && padded)) {
+        AugmentPhase phase = phase_of(&a->spec.ops[i]);
+        if (phase < before || (pads && padded)) {
             a->first[a->count++] = i;
             padded = false;
         }
+        if (phase == AUGMENT_MIX) a->mixing = a->count - 1;
         padded = padded || pads;
+        before = phase;
     }
+    if (before > AUGMENT_FILL) a->first[a->count++] = a->spec.op_count;
     a->first[a->count] = a->spec.op_count;
 }
 
@@ -116,11 +129,24 @@ static void make_pass(Augment *a, int index) {
     if (last) part = a->spec;
     part.height = a->sizes[first].height;
     part.width = a->sizes[first].width;
-    part.op_count = end - first;
-    for (int i = first; i < end; i++) part.ops[i - first] = a->spec.ops[i];
+    part.op_count = 0;
+    for (int i = first; i < end && phase_of(&a->spec.ops[i]) <= AUGMENT_FILL; i++) {
+        part.ops[part.op_count++] = a->spec.ops[i];
+    }
     augment_pass_init(&a->passes[index], &part, a->sizes[end]);
     if (!last && image_bytes(a->sizes[end]) > a->image_bytes) a->image_bytes = image_bytes(a->sizes[end]);
-    a->scratch_bytes += augment_pass_scratch_bytes(&a->passes[index]);
+}
+
+static size_t kept_bytes(const Augment *a) {
+    return a->mixing < 0 ? 0 : image_bytes(a->sizes[a->first[a->mixing + 1]]);
+}
+
+static void place_scratch(Augment *a) {
+    a->scratch_bytes = 2 * a->image_bytes + 2 * kept_bytes(a) + (a->mixing >= 0);
+    for (int i = 0; i < a->count; i++) {
+        a->scratch_at[i] = a->scratch_bytes;
+        a->scratch_bytes += augment_pass_scratch_bytes(&a->passes[i]);
+    }
 }
 
 Status augment_create(const AugmentSpec *spec, Augment **out) {
@@ -132,7 +158,7 @@ Status augment_create(const AugmentSpec *spec, Augment **out) {
     cut(a);
     TRY_GOTO(memory_calloc((size_t)a->count, sizeof *a->passes, &a->passes));
     for (int i = 0; i < a->count; i++) make_pass(a, i);
-    a->scratch_bytes += 2 * a->image_bytes;
+    place_scratch(a);
     *out = a;
     a = NULL;
 done:
@@ -190,16 +216,66 @@ AugmentPart augment_part(const Augment *a, const AugmentDrawn *drawn) {
     return part;
 }
 
+static AugmentImage whole(const uint8_t *pixels, AugmentSize size) {
+    return (AugmentImage){pixels, (size_t)size.width * AUGMENT_CHANNELS, {0, 0, size.height, size.width}};
+}
+
+static void change_colours(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels) {
+    const size_t count = (size_t)size.height * (size_t)size.width;
+    if (!drawn->acts) return;
+    for (size_t i = 0; i < count; i++) pixels[i] = augment_op_pixel(op, drawn, pixels[i]);
+}
+
+/* Passes [first, end), the last of which writes to `out`. */
+static void run_passes(const Augment *a, const AugmentDrawn *drawn, AugmentImage now, int first, int end,
+                       const uint8_t *next, void *out, uint8_t *scratch) {
+    for (int i = first; i < end; i++) {
+        const int begin = a->first[i], after = a->first[i + 1];
+        uint8_t *to = i == end - 1 ? out : scratch + (size_t)(i % 2) * a->image_bytes;
+        augment_pass_run(&a->passes[i], drawn + begin, &now, i == 0 ? next : NULL, to, scratch + a->scratch_at[i]);
+        for (int k = begin + a->passes[i].spec.op_count; k < after; k++) {
+            if (phase_of(&a->spec.ops[k]) == AUGMENT_COLOUR) {
+                change_colours(&a->spec.ops[k], &drawn[k], a->sizes[after], (AugmentPixel *)to);
+            }
+        }
+        now = whole(to, a->sizes[after]);
+    }
+}
+
+/* The image that is to be mixed, in the place of the older of the two that are kept. */
+static uint8_t *run_until_mixed(const Augment *a, const AugmentDrawn *drawn, const AugmentImage *image,
+                                const uint8_t *next, uint8_t *scratch) {
+    uint8_t *kept = scratch + 2 * a->image_bytes, *older = kept + 2 * kept_bytes(a);
+    uint8_t *to = kept + *older * kept_bytes(a);
+    run_passes(a, drawn, *image, 0, a->mixing + 1, next, to, scratch);
+    *older ^= 1;
+    return to;
+}
+
+void augment_begin(const Augment *a, const AugmentDrawn *drawn, const AugmentImage *image, void *scratch) {
+    (void)run_until_mixed(a, drawn, image, NULL, scratch);
+}
+
+static void mix(const AugmentOp *op, const AugmentDrawn *drawn, const AugmentPixel *own, const AugmentPixel *previous,
+                size_t count, AugmentPixel *to) {
+    for (size_t i = 0; i < count; i++) to[i] = augment_op_mix(op, drawn, own[i], previous[i]);
+}
+
 void augment_run(const Augment *a, const AugmentDrawn *drawn, const AugmentImage *image, const uint8_t *next, void *out,
                  void *scratch) {
-    AugmentImage now = *image;
-    uint8_t *own = (uint8_t *)scratch + 2 * a->image_bytes;
-    for (int i = 0; i < a->count; i++) {
-        const AugmentPass *pass = &a->passes[i];
-        const AugmentSize size = a->sizes[a->first[i + 1]];
-        uint8_t *to = i == a->count - 1 ? out : (uint8_t *)scratch + (size_t)(i % 2) * a->image_bytes;
-        augment_pass_run(pass, drawn + a->first[i], &now, i == 0 ? next : NULL, to, own);
-        now = (AugmentImage){to, (size_t)size.width * AUGMENT_CHANNELS, {0, 0, size.height, size.width}};
-        own += augment_pass_scratch_bytes(pass);
+    if (a->mixing < 0) {
+        run_passes(a, drawn, *image, 0, a->count, next, out, scratch);
+        return;
     }
+    const int op = a->first[a->mixing + 1] - 1;
+    const AugmentSize size = a->sizes[op];
+    const uint8_t *own = run_until_mixed(a, drawn, image, next, scratch);
+    const uint8_t *kept = (uint8_t *)scratch + 2 * a->image_bytes, *previous = kept + (own == kept ? kept_bytes(a) : 0);
+    uint8_t *mixed = (uint8_t *)scratch + (size_t)(a->mixing % 2) * a->image_bytes;
+    if (drawn[op].acts) {
+        mix(&a->spec.ops[op], &drawn[op], (const AugmentPixel *)own, (const AugmentPixel *)previous,
+            (size_t)size.height * (size_t)size.width, (AugmentPixel *)mixed);
+        own = mixed;
+    }
+    run_passes(a, drawn, whole(own, size), a->mixing + 1, a->count, NULL, out, scratch);
 }

@@ -10,10 +10,12 @@
 #include "base/philox.h"
 
 #define AUGMENT_CHANNELS 3
+#define AUGMENT_ONE 65536 /* an amount is in units of 1 / AUGMENT_ONE: whole numbers, the same on every machine */
 
 typedef struct AugmentKey {
     uint64_t seed;
     uint64_t sample; /* index in the file */
+    uint64_t batch;  /* that of the first sample of its batch: for choices that a batch shares */
     uint32_t epoch;
 } AugmentKey;
 
@@ -32,7 +34,12 @@ typedef struct AugmentDrawn {
     bool acts;             /* MOVE: mirrors left to right. Others: false: the image stays as it is */
     int32_t y, x;          /* MOVE that does not mirror: out(y, x) = in(y + this y, x + this x). FILL: the corner */
     int32_t height, width; /* MOVE: of the result. FILL: of what is filled */
+    uint32_t amount;       /* COLOUR, MIX, LABEL: how much, AUGMENT_ONE being neutral */
 } AugmentDrawn;
+
+typedef struct AugmentPixel {
+    uint8_t value[AUGMENT_CHANNELS];
+} AugmentPixel;
 
 /* What an operation puts where no pixel is. */
 typedef struct AugmentFill {
@@ -57,18 +64,28 @@ HOST_DEVICE Philox4 augment_lasting_words(const AugmentRandom *random) {
     return philox_at(random->key.seed, 0, random->key.sample, PHILOX_AUGMENT, random->index);
 }
 
+/* Of this image's batch in this epoch. */
+HOST_DEVICE Philox4 augment_batch_words(const AugmentRandom *random) {
+    return philox_at(random->key.seed, random->key.epoch, random->key.batch, PHILOX_AUGMENT, random->index);
+}
+
 HOST_DEVICE AugmentDrawn augment_mirror(bool acts, AugmentSize size) {
-    AugmentDrawn drawn = {acts, 0, 0, size.height, size.width};
+    AugmentDrawn drawn = {acts, 0, 0, size.height, size.width, AUGMENT_ONE};
     return drawn;
 }
 
 HOST_DEVICE AugmentDrawn augment_window(int32_t y, int32_t x, AugmentSize size) {
-    AugmentDrawn drawn = {false, y, x, size.height, size.width};
+    AugmentDrawn drawn = {false, y, x, size.height, size.width, AUGMENT_ONE};
     return drawn;
 }
 
 HOST_DEVICE AugmentDrawn augment_hole(bool acts, int32_t y, int32_t x, AugmentSize size) {
-    AugmentDrawn drawn = {acts, y, x, size.height, size.width};
+    AugmentDrawn drawn = {acts, y, x, size.height, size.width, AUGMENT_ONE};
+    return drawn;
+}
+
+HOST_DEVICE AugmentDrawn augment_amount(uint32_t amount) {
+    AugmentDrawn drawn = {amount != AUGMENT_ONE, 0, 0, 0, 0, amount};
     return drawn;
 }
 

@@ -32,7 +32,7 @@ static const void *find_value(const AugmentOp *op, AugmentParameterType type, Au
 
 const int32_t *augment_op_padding(const AugmentOp *op) { return find_value(op, AUGMENT_PADDING, AUGMENT_PADDING); }
 
-const AugmentFill *augment_op_fill(const AugmentOp *op) { return find_value(op, AUGMENT_COLOUR, AUGMENT_BORDER); }
+const AugmentFill *augment_op_fill(const AugmentOp *op) { return find_value(op, AUGMENT_RGB, AUGMENT_BORDER); }
 
 static Status check_fill(const char *name, const AugmentFill *fill, bool normalized) {
     for (int c = 0; c < AUGMENT_CHANNELS; c++) {
@@ -59,9 +59,11 @@ static Status check_parameter(const AugmentOp *op, const AugmentParameter *p) {
     case AUGMENT_SIZE:
         TRY(check_number(p, ((const AugmentSize *)value)->height, 1, UINT16_MAX));
         return check_number(p, ((const AugmentSize *)value)->width, 1, UINT16_MAX);
-    case AUGMENT_COLOUR:
+    case AUGMENT_RGB:
     case AUGMENT_BORDER:
         return check_fill(p->name, value, op->normalized);
+    case AUGMENT_FLAG:
+        return STATUS_OK;
     }
     return STATUS_OK;
 }

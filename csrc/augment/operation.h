@@ -6,7 +6,11 @@
  *   all     augment_NAME_draw(op, random, size): what it does to an image of this size; random NULL: the neutral form,
  *           for evaluation
  *   MOVE    where pixels come from: a mirror, or a window with a border that is filled
- *   FILL    a hole of one colour */
+ *   FILL    a hole of one colour
+ *   COLOUR  augment_NAME_pixel(op, drawn, pixel): each pixel by itself
+ *   MIX     augment_NAME_mix(op, drawn, own, previous): each pixel and its like in the image before it in the batch,
+ *           cyclic; one in a chain at most
+ *   LABEL   augment_NAME_label(op, drawn, own, previous, to): the label and the one before it in the batch, cyclic */
 #ifndef CGXFFCV_AUGMENT_OPERATION_H
 #define CGXFFCV_AUGMENT_OPERATION_H
 
@@ -25,7 +29,7 @@ typedef enum AugmentKind {
 } AugmentKind;
 
 /* In the order in which one pass over an image can perform them. */
-typedef enum AugmentPhase { AUGMENT_MOVE, AUGMENT_FILL } AugmentPhase;
+typedef enum AugmentPhase { AUGMENT_MOVE, AUGMENT_FILL, AUGMENT_COLOUR, AUGMENT_MIX, AUGMENT_LABEL } AugmentPhase;
 
 typedef struct AugmentOp {
     AugmentKind kind;
@@ -42,9 +46,10 @@ typedef struct AugmentOp {
 
 typedef enum AugmentParameterType {
     AUGMENT_NUMBER,  /* double */
+    AUGMENT_FLAG,    /* bool */
     AUGMENT_PADDING, /* int32_t: pixels by which a MOVE may uncover what lies around the image */
     AUGMENT_SIZE,    /* AugmentSize, of 1 to 65,535 */
-    AUGMENT_COLOUR,  /* AugmentFill, not reflecting */
+    AUGMENT_RGB,     /* AugmentFill, not reflecting */
     AUGMENT_BORDER   /* AugmentFill */
 } AugmentParameterType;
 
@@ -63,12 +68,14 @@ typedef struct AugmentParameter {
 
 #define AUGMENT_MAX_PARAMETERS 8
 #define AUGMENT_MAX_PADDING 1024
+#define AUGMENT_MAX_COLUMNS 4
 
 typedef struct AugmentEntry {
     const char *name; /* in Python */
     const char *doc;
     AugmentPhase phase;
     uint32_t number; /* whose draws they are: part of what a seed means, never to be changed */
+    int columns;     /* LABEL: float32 values that it makes of a label, at most AUGMENT_MAX_COLUMNS */
     /* Refuses images of a size that the operation cannot do; NULL: it can do any. */
     Status (*fits)(const void *parameters, AugmentSize size);
     AugmentParameter parameters[AUGMENT_MAX_PARAMETERS + 1];
@@ -100,6 +107,51 @@ HOST_DEVICE AugmentDrawn augment_op_draw(const AugmentOp *op, const AugmentKey *
 #undef AUGMENT_OPERATION
     default:
         return augment_mirror(false, size);
+    }
+}
+
+/* What an operation of the phase has for a switch over formulas. */
+#define AUGMENT_PICK_MOVE(colour, mix, label)
+#define AUGMENT_PICK_FILL(colour, mix, label)
+#define AUGMENT_PICK_COLOUR(colour, mix, label) colour
+#define AUGMENT_PICK_MIX(colour, mix, label) mix
+#define AUGMENT_PICK_LABEL(colour, mix, label) label
+
+HOST_DEVICE AugmentPixel augment_op_pixel(const AugmentOp *op, const AugmentDrawn *drawn, AugmentPixel pixel) {
+    switch (op->kind) {
+#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
+    AUGMENT_PICK_##phase(case AUGMENT_##name : return augment_##name##_pixel(&op->as.name, drawn, pixel);, , )
+#include "augment/ops/table.h"
+#undef AUGMENT_OPERATION
+    default:
+        return pixel;
+    }
+}
+
+HOST_DEVICE AugmentPixel augment_op_mix(const AugmentOp *op, const AugmentDrawn *drawn, AugmentPixel own,
+                                        AugmentPixel previous) {
+    switch (op->kind) {
+#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
+    AUGMENT_PICK_##phase(, case AUGMENT_##name : return augment_##name##_mix(&op->as.name, drawn, own, previous);, )
+#include "augment/ops/table.h"
+#undef AUGMENT_OPERATION
+    default:
+        return own;
+    }
+}
+
+/* Writes the entry's columns. */
+HOST_DEVICE void augment_op_label(const AugmentOp *op, const AugmentDrawn *drawn, int64_t own, int64_t previous,
+                                  float *to) {
+    switch (op->kind) {
+#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
+    AUGMENT_PICK_##phase(, , case AUGMENT_##name                                                                       \
+                         : augment_##name##_label(&op->as.name, drawn, own, previous, to);                             \
+                         return;)
+#include "augment/ops/table.h"
+#undef AUGMENT_OPERATION
+    default:
+        return;
     }
 }
 

@@ -73,6 +73,7 @@ typedef struct LoaderOutput {
     /* IMAGE: what to do with the pixels; height and width are taken from the file. Borrowed during loader_create;
      * NULL: uint8, HWC, unchanged. */
     const AugmentSpec *image;
+    const AugmentOp *label;         /* INT: what makes float32 of labels; borrowed likewise. NULL: unchanged */
     const LoaderFunction *function; /* FUNCTION: borrowed during loader_create */
 } LoaderOutput;
 

@@ -128,6 +128,8 @@ Status loader_pipeline_run(const Pipeline *pipeline, DecoderScratch *scratch, Pi
                           .epoch = draws.epoch,
                           .evaluate = draws.evaluate,
                           .ids = batch->ids + first,
+                          .before = batch->ids[first > 0 ? first - 1 : batch->count - 1],
+                          .batch = batch->ids[0],
                           .first = first,
                           .count = count,
                           .arrays = batch->arrays};

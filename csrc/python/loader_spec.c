@@ -43,6 +43,17 @@ static int parse_image(PyObject *value, void *out) {
     return spec_fill(&image_table, value, NULL, &column->image);
 }
 
+static int parse_label(PyObject *value, void *out) {
+    LoaderColumn *column = out;
+    int count;
+    if (value == Py_None) return 0;
+    PyObject *tuple = PyTuple_Pack(1, value);
+    int result = tuple == NULL ? -1 : operations_parse(tuple, "a label", 1, &column->label, &count);
+    Py_XDECREF(tuple);
+    column->output.label = &column->label;
+    return result;
+}
+
 /* ---- a function ---- */
 
 static int parse_address(PyObject *value, void *out) {
@@ -77,11 +88,11 @@ static int parse_function(PyObject *value, void *out) {
 
 /* ---- the loader ---- */
 
-static const SpecTable output_table = {"an output",
-                                       {SPEC_MEMBER(LoaderColumn, field),
-                                        SPEC_ENUM_KEY(LoaderColumn, output.decoder, "decoder", loader_decoder_name),
-                                        SPEC_KEY(LoaderColumn, output.fast_jpeg, "fast_jpeg"),
-                                        SPEC_WHOLE("image", parse_image), SPEC_WHOLE("function", parse_function)}};
+static const SpecTable output_table = {
+    "an output",
+    {SPEC_MEMBER(LoaderColumn, field), SPEC_ENUM_KEY(LoaderColumn, output.decoder, "decoder", loader_decoder_name),
+     SPEC_KEY(LoaderColumn, output.fast_jpeg, "fast_jpeg"), SPEC_WHOLE("image", parse_image),
+     SPEC_WHOLE("label", parse_label), SPEC_WHOLE("function", parse_function)}};
 
 static int parse_output(PyObject *item, void *out) {
     LoaderColumn *column = out;

@@ -12,6 +12,7 @@ typedef struct LoaderColumn {
     LoaderOutput output;
     char field[BETON_NAME_BYTES];
     AugmentSpec image;
+    AugmentOp label;
     LoaderFunction function;
 } LoaderColumn;
 

@@ -60,9 +60,14 @@ static int parse_value(const AugmentParameter *p, PyObject *value, AugmentOp *op
         return parse_whole(p, value, to);
     case AUGMENT_SIZE:
         return parse_size(p, value, to);
-    case AUGMENT_COLOUR:
+    case AUGMENT_RGB:
     case AUGMENT_BORDER:
         return parse_fill(p, value, to);
+    case AUGMENT_FLAG: {
+        int flag = PyObject_IsTrue(value);
+        *(bool *)to = flag > 0;
+        return flag < 0 ? -1 : 0;
+    }
     }
     return 0;
 }
@@ -99,9 +104,10 @@ static int parse_op(PyObject *item, const AugmentOp *before, AugmentOp *op) {
         parse_values(name, values, op) < 0) {
         return -1;
     }
-    const uint32_t number = augment_entry(op->kind)->number;
-    for (; before < op; before++) occurrence += augment_entry(before->kind)->number == number;
-    op->draw = augment_draw_index(number, occurrence, (uint32_t)list.value);
+    const AugmentEntry *entry = augment_entry(op->kind);
+    for (; before < op; before++) occurrence += augment_entry(before->kind)->number == entry->number;
+    if (entry->phase >= AUGMENT_MIX) list.value = 0; /* what mixes a batch draws the same for all of its outputs */
+    op->draw = augment_draw_index(entry->number, occurrence, (uint32_t)list.value);
     op->normalized = normalized != 0;
     return 0;
 }
@@ -122,14 +128,14 @@ int operations_parse(PyObject *tuple, const char *where, int room, AugmentOp *op
 /* ---- the table ---- */
 
 static PyObject *parameter_tuple(const AugmentParameter *p) {
-    static const char *const types[] = {[AUGMENT_NUMBER] = "number",
-                                        [AUGMENT_PADDING] = "whole",
-                                        [AUGMENT_SIZE] = "size",
-                                        [AUGMENT_COLOUR] = "colour",
-                                        [AUGMENT_BORDER] = "border"};
+    static const char *const types[] = {
+        [AUGMENT_NUMBER] = "number", [AUGMENT_PADDING] = "whole", [AUGMENT_SIZE] = "size",
+        [AUGMENT_FLAG] = "flag",     [AUGMENT_RGB] = "colour",    [AUGMENT_BORDER] = "border"};
     const double value = p->value;
     if (p->required) return Py_BuildValue("(ss())", p->name, types[p->type]);
     if (p->type == AUGMENT_NUMBER) return Py_BuildValue("(ss(d))", p->name, types[p->type], value);
+    if (p->type == AUGMENT_FLAG)
+        return Py_BuildValue("(ss(O))", p->name, types[p->type], value != 0 ? Py_True : Py_False);
     if (p->type == AUGMENT_PADDING) return Py_BuildValue("(ss(i))", p->name, types[p->type], (int)value);
     return Py_BuildValue("(ss((iii)))", p->name, types[p->type], (int)value, (int)value, (int)value);
 }
@@ -145,7 +151,11 @@ static PyObject *parameters_tuple(const AugmentEntry *entry) {
 }
 
 static PyObject *image_operations(PyObject *module, PyObject *unused) {
-    static const char *const phases[] = {[AUGMENT_MOVE] = "move", [AUGMENT_FILL] = "fill"};
+    static const char *const phases[] = {[AUGMENT_MOVE] = "move",
+                                         [AUGMENT_FILL] = "fill",
+                                         [AUGMENT_COLOUR] = "colour",
+                                         [AUGMENT_MIX] = "mix",
+                                         [AUGMENT_LABEL] = "label"};
     PyObject *list = PyList_New(0);
     (void)module, (void)unused;
     for (int kind = 0; list != NULL && kind < AUGMENT_KINDS; kind++) {

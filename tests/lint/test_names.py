@@ -33,7 +33,7 @@ FOR_OTHERS = {
     "loader_batch_retain": "tests hold a batch twice",
 }
 # What the table of image operations makes names of (augment/operation.h): an operation's formulas.
-BY_TABLE = re.compile(r"augment_\w+_draw$")
+BY_TABLE = re.compile(r"augment_\w+_(draw|pixel|mix|label)$")
 # Headers whose types a room hands on, from one that it may include to another, without including them.
 HANDED_ON = {"comm/comm.h": {"train"}}
 

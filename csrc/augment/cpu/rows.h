@@ -29,8 +29,8 @@ typedef void (*AugmentKernel)(const AugmentPass *pass, const AugmentStrip *strip
 
 /* pshufb patterns for a block of 48 bytes in three vectors; [mirror]. */
 typedef struct AugmentShuffles {
-    uint8_t planes[2][AUGMENT_CHANNELS][3][16]; /* channel from vector: 16 values of one channel */
-    uint8_t mirror[3][3][16];                   /* vector from vector: the pixels in reverse */
+    _Alignas(16) uint8_t planes[2][AUGMENT_CHANNELS][3][16]; /* channel from vector: 16 values of one channel */
+    uint8_t mirror[3][3][16];                                /* vector from vector: the pixels in reverse */
 } AugmentShuffles;
 
 /* One pass over an image, prepared: where its pixels come from, one colour a hole, the conversion. */

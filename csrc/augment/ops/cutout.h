@@ -33,4 +33,4 @@ AUGMENT_OPERATION(cutout, AugmentCutout, FILL, .name = "Cutout", .number = 5, .f
                       "`fill` is in the units of its place in the pipeline: 0..255 before NormalizeImage, normalised\n"
                       "after it.",
                   .parameters = {AUGMENT_PARAMETER(AugmentCutout, crop_size, SIZE, .required = true),
-                                 AUGMENT_PARAMETER(AugmentCutout, fill, COLOUR)})
+                                 AUGMENT_PARAMETER(AugmentCutout, fill, RGB)})

@@ -23,4 +23,4 @@ AUGMENT_OPERATION(translate, AugmentTranslate, MOVE, .name = "RandomTranslate", 
                   .doc = "Moves the image by whole pixels, uniform in -padding..padding in both directions; what is\n"
                          "uncovered gets `fill` (0..255 a channel).",
                   .parameters = {AUGMENT_PARAMETER(AugmentTranslate, padding, PADDING, .required = true),
-                                 AUGMENT_PARAMETER(AugmentTranslate, fill, COLOUR)})
+                                 AUGMENT_PARAMETER(AugmentTranslate, fill, RGB)})

@@ -49,6 +49,8 @@ typedef struct DecoderChunk {
     uint32_t epoch;
     bool evaluate;
     const uint64_t *ids; /* of the chunk's first sample */
+    uint64_t before;     /* the sample before it in the batch, cyclic */
+    uint64_t batch;      /* the batch's first sample */
     size_t first, count; /* in the batch; at most DECODER_MAX_CHUNK */
     void *const *arrays; /* the batch's, one an output */
 } DecoderChunk;

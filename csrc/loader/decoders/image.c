@@ -145,38 +145,74 @@ static Status decode_jpeg(const DecoderChunk *chunk, const DecoderOutput *output
     return loader_decoder_fail(chunk, output, i, "decode", beton_damaged_image(status));
 }
 
-/* The image and all further views of it. */
-static void augment_views(const DecoderChunk *chunk, const DecoderOutput *output, const uint8_t *pixels,
-                          const uint8_t *next, size_t i) {
-    const AugmentKey key = {.seed = chunk->seed, .sample = chunk->ids[i], .epoch = chunk->epoch};
+/* Draws for the image and all further views of it, and performs what was drawn; or, before a chunk's first image,
+ * begins the views that mix it with the one before. */
+static void augment_views(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const uint8_t *pixels,
+                          const uint8_t *next, bool begin) {
+    const AugmentKey key = {chunk->seed, chunk->ids[i], chunk->batch, chunk->epoch};
     AugmentDrawn drawn[AUGMENT_MAX_OPS];
     for (;; output = &chunk->outputs[output->next_view]) {
         const ImageState *state = output->state;
-        size_t row = chunk->first + i;
-        unsigned char *to = (unsigned char *)chunk->arrays[output - chunk->outputs] + row * output->array.sample_bytes;
         const int32_t height = (int32_t)state->height, width = (int32_t)state->width;
         const AugmentImage image = {pixels, (size_t)width * AUGMENT_CHANNELS, {0, 0, height, width}};
+        size_t row = chunk->first + i;
+        unsigned char *to = (unsigned char *)chunk->arrays[output - chunk->outputs] + row * output->array.sample_bytes;
+        void *scratch = chunk->scratch->own + output->scratch_at;
         augment_draw(state->augment, &key, chunk->evaluate, drawn);
-        augment_run(state->augment, drawn, &image, next, to, chunk->scratch->own + output->scratch_at);
+        if (!begin) {
+            augment_run(state->augment, drawn, &image, next, to, scratch);
+        } else if (augment_mixes(state->augment)) {
+            augment_begin(state->augment, drawn, &image, scratch);
+        }
         if (output->next_view < 0) return;
     }
 }
 
-static Status decode_from_file(const DecoderChunk *chunk, const DecoderOutput *output) {
+static Status find_pixels(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
+                          const uint8_t **out) {
     DecoderScratch *scratch = chunk->scratch;
+    *out = image->region.data;
+    if (image->mode == BETON_IMAGE_RAW) return STATUS_OK;
+    if (scratch->buffer == NULL) TRY(memory_alloc(scratch->buffer_bytes, 1, &scratch->buffer));
+    *out = scratch->buffer;
+    return decode_jpeg(chunk, output, i, image, scratch->buffer);
+}
+
+static Status decode_from_file(const DecoderChunk *chunk, const DecoderOutput *output, bool begin) {
     BetonImage images[DECODER_MAX_CHUNK];
     for (size_t i = 0; i < chunk->count; i++) TRY(read_image(chunk, output, i, &images[i]));
     for (size_t i = 0; i < chunk->count; i++) {
-        const uint8_t *pixels = images[i].region.data;
+        const uint8_t *pixels;
         bool next_raw = i + 1 < chunk->count && images[i + 1].mode == BETON_IMAGE_RAW;
-        if (images[i].mode == BETON_IMAGE_JPEG) {
-            if (scratch->buffer == NULL) TRY(memory_alloc(scratch->buffer_bytes, 1, &scratch->buffer));
-            TRY(decode_jpeg(chunk, output, i, &images[i], scratch->buffer));
-            pixels = scratch->buffer;
-        }
-        augment_views(chunk, output, pixels, next_raw ? images[i + 1].region.data : NULL, i);
+        TRY(find_pixels(chunk, output, i, &images[i], &pixels));
+        augment_views(chunk, output, i, pixels, next_raw ? images[i + 1].region.data : NULL, begin);
     }
     return STATUS_OK;
+}
+
+static Status decode_kept(const DecoderChunk *chunk, const DecoderOutput *output, bool begin) {
+    const ImageState *state = output->state;
+    for (size_t i = 0; i < chunk->count; i++) {
+        if (state->in_use != NULL && state->in_use[chunk->ids[i]] == 0) {
+            Status status = error_fail(STATUS_INDEX, "the sample is not in use (indices), so it is not in memory");
+            return loader_decoder_fail(chunk, output, i, "read", status);
+        }
+        const uint8_t *pixels = state->kept + chunk->ids[i] * pixel_bytes(state);
+        const uint8_t *next = i + 1 < chunk->count ? state->kept + chunk->ids[i + 1] * pixel_bytes(state) : NULL;
+        augment_views(chunk, output, i, pixels, next, begin);
+    }
+    return STATUS_OK;
+}
+
+static Status decode_chunk(const DecoderChunk *chunk, const DecoderOutput *output, bool begin) {
+    const ImageState *state = output->state;
+    return state->kept == NULL ? decode_from_file(chunk, output, begin) : decode_kept(chunk, output, begin);
+}
+
+static bool any_mixes(const DecoderChunk *chunk, const DecoderOutput *output) {
+    const ImageState *state = output->state;
+    if (augment_mixes(state->augment)) return true;
+    return output->next_view >= 0 && any_mixes(chunk, &chunk->outputs[output->next_view]);
 }
 
 static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
@@ -186,17 +222,13 @@ static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, uns
         Status status = error_fail(STATUS_ARGUMENT, "this loader has no samples in use");
         return loader_decoder_fail(chunk, output, 0, "read", status);
     }
-    if (state->kept == NULL) return decode_from_file(chunk, output);
-    for (size_t i = 0; i < chunk->count; i++) {
-        if (state->in_use != NULL && state->in_use[chunk->ids[i]] == 0) {
-            Status status = error_fail(STATUS_INDEX, "the sample is not in use (indices), so it is not in memory");
-            return loader_decoder_fail(chunk, output, i, "read", status);
-        }
-        const uint8_t *pixels = state->kept + chunk->ids[i] * pixel_bytes(state);
-        const uint8_t *next = i + 1 < chunk->count ? state->kept + chunk->ids[i + 1] * pixel_bytes(state) : NULL;
-        augment_views(chunk, output, pixels, next, i);
+    if (any_mixes(chunk, output)) {
+        DecoderChunk before = *chunk;
+        before.ids = &chunk->before;
+        before.count = 1;
+        TRY(decode_chunk(&before, output, true));
     }
-    return STATUS_OK;
+    return decode_chunk(chunk, output, false);
 }
 
 /* ---- resident pixels ---- */
