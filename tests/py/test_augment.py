@@ -42,6 +42,16 @@ CASES = {
     "translate flip": [tf.RandomTranslate(3, FILL), tf.RandomHorizontalFlip(), tf.Cutout(4)],
     "staged: cutout flip": [tf.Cutout((3, 5), FILL), tf.RandomHorizontalFlip()],
     "staged: two paddings": [tf.RandomTranslate(3, FILL), tf.RandomCrop(30, 2, (1, 2, 3)), tf.RandomHorizontalFlip()],
+    "brightness": [tf.RandomBrightness(0.4)],
+    "brightness, much": [tf.RandomBrightness(3, p=1), tf.RandomBrightness(1, p=0.7)],
+    "brightness among others": [
+        tf.Cutout(4, FILL),
+        tf.RandomBrightness(0.5, 1),
+        tf.RandomTranslate(3, FILL),
+        tf.RandomBrightness(0.2),
+        tf.RandomHorizontalFlip(),
+        tf.Cutout(3, (250, 1, 99)),
+    ],
     "staged: cutout crop": [tf.Cutout(4, FILL), tf.RandomCrop((12, 20), 3, "reflect"), tf.RandomTranslate(1)],
 }
 FINISHES = {
@@ -249,6 +259,10 @@ def test_draws_do_not_depend_on_steps_without_draws(files):
     (lambda: tf.NormalizeImage(MEAN, STD, np.int32), ValueError, "int32"),
     (lambda: tf.NormalizeImage((1, 2), STD, np.float32), ValueError, "mean"),
     (lambda: tf.Convert("flot16"), TypeError, "flot16"),
+    (lambda: tf.RandomBrightness(-0.1), ValueError, "magnitude must be in 0..100, not -0.1"),
+    (lambda: tf.RandomBrightness(0.1, 2), ValueError, "p must be in 0..1"),
+    (lambda: tf.RandomBrightness(), TypeError, "RandomBrightness: missing a required argument: 'magnitude'"),
+    (lambda: tf.RandomBrightness("much"), TypeError, "magnitude must be a number, not 'much'"),
     (lambda: tf.GaussianBlur(3), NotImplementedError, "Cutout"),
 ])  # fmt: skip
 def test_bad_arguments(make, error, text):

@@ -6,7 +6,14 @@ from cgxffcv import transforms as tf
 
 MASK = 0xFFFFFFFF
 ORDER, AUGMENT = 1, 2
-DRAW = {"RandomHorizontalFlip": 1, "AlternatingFlip": 2, "RandomTranslate": 3, "RandomCrop": 4, "Cutout": 5}
+DRAW = {
+    "RandomHorizontalFlip": 1,
+    "AlternatingFlip": 2,
+    "RandomTranslate": 3,
+    "RandomCrop": 4,
+    "Cutout": 5,
+    "RandomBrightness": 6,
+}
 
 
 def philox(seed, epoch, item, stream, index):
@@ -67,6 +74,12 @@ def apply(step, image, words, epoch, evaluate):
         room = image.shape[0] - rows + 1, image.shape[1] - columns + 1
         y, x = ((r - 1) // 2 for r in room) if evaluate else (below(w, r) for w, r in zip(words, room, strict=False))
         return image[y : y + rows, x : x + columns]
+    if step.operation == "RandomBrightness":
+        if evaluate or (words[0] >> 8) / 2**24 >= np.float32(step.p):
+            return image
+        low, high = int(max(0.0, 1 - step.magnitude) * 65536), int((1 + step.magnitude) * 65536)
+        factor = (low + below(words[1], high - low + 1)) / 65536
+        return np.clip(factor * image.astype(np.float64), 0, 255).astype(np.uint8)
     if evaluate:
         return image
     rows, columns = step.crop_size

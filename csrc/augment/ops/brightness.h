@@ -1,0 +1,38 @@
+#ifndef CGXFFCV_AUGMENT_OPS_BRIGHTNESS_H
+#define CGXFFCV_AUGMENT_OPS_BRIGHTNESS_H
+
+#include "augment/draw.h"
+
+typedef struct AugmentBrightness {
+    double magnitude, p;
+} AugmentBrightness;
+
+/* The factor, uniform in steps of 1 / AUGMENT_ONE. */
+HOST_DEVICE AugmentDrawn augment_brightness_draw(const AugmentBrightness *op, const AugmentRandom *random,
+                                                 AugmentSize size) {
+    (void)size;
+    if (random == NULL) return augment_amount(AUGMENT_ONE);
+    const Philox4 words = augment_words(random);
+    const double least = op->magnitude < 1 ? 1 - op->magnitude : 0;
+    const uint32_t low = (uint32_t)(least * AUGMENT_ONE), high = (uint32_t)((1 + op->magnitude) * AUGMENT_ONE);
+    if (philox_uniform(words.word[0]) >= (float)op->p) return augment_amount(AUGMENT_ONE);
+    return augment_amount(low + philox_below(words.word[1], high - low + 1));
+}
+
+HOST_DEVICE AugmentPixel augment_brightness_pixel(const AugmentBrightness *op, const AugmentDrawn *drawn,
+                                                  AugmentPixel pixel) {
+    (void)op;
+    for (int c = 0; c < AUGMENT_CHANNELS; c++) {
+        const uint32_t value = pixel.value[c] * drawn->amount / AUGMENT_ONE;
+        pixel.value[c] = (uint8_t)(value < 255 ? value : 255);
+    }
+    return pixel;
+}
+
+#endif
+
+AUGMENT_OPERATION(brightness, AugmentBrightness, COLOUR, .name = "RandomBrightness", .number = 6,
+                  .doc = "With probability `p` multiplies each image by a factor that is uniform in\n"
+                         "max(0, 1 - magnitude)..1 + magnitude, cut off at 255 and rounded down.",
+                  .parameters = {AUGMENT_PARAMETER(AugmentBrightness, magnitude, NUMBER, .required = true, .most = 100),
+                                 AUGMENT_PARAMETER(AugmentBrightness, p, NUMBER, .value = 0.5, .most = 1)})
