@@ -10,6 +10,7 @@ from cgxffcv.train.plan import Group, Phase
 from cgxffcv.transforms import (
     AlternatingFlip,
     Cutout,
+    ImageMixup,
     RandomBrightness,
     RandomCrop,
     RandomHorizontalFlip,
@@ -26,6 +27,9 @@ CHAINS = {
     "far": [RandomTranslate(31, fill=FILL), RandomHorizontalFlip(0.3), RandomCrop(32, padding=31, fill="reflect")],
     "holes": [Cutout(20, fill=FILL), RandomHorizontalFlip(), Cutout(5, fill=(1, 2, 3)), AlternatingFlip(),
               RandomCrop(32, padding=5, fill=(9, 8, 7)), Cutout(32, fill=(4, 5, 6)), RandomTranslate(3), Cutout(1)],
+    "mixup": [RandomHorizontalFlip(), ImageMixup(0.8, same_lambda=True)],
+    "mixup among others": [Cutout(9, fill=FILL), RandomBrightness(0.5), ImageMixup(0.3, same_lambda=False),
+                           RandomTranslate(3, fill=FILL), RandomBrightness(0.4), Cutout(5)],
     "brightness": [RandomBrightness(0.7, p=0.8)],
     "brightness among others": [Cutout(9, fill=FILL), RandomBrightness(0.5, p=1), RandomTranslate(3, fill=FILL),
                                 RandomBrightness(2), RandomHorizontalFlip(), Cutout(5, fill=(250, 1, 99))],

@@ -5,4 +5,5 @@
 #include "augment/ops/crop.h"
 #include "augment/ops/cutout.h"
 #include "augment/ops/flip.h"
+#include "augment/ops/mixup.h"
 #include "augment/ops/translate.h"

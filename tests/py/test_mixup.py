@@ -1,0 +1,163 @@
+"""ImageMixup and LabelMixup against NumPy: what comes before and after them, neighbours, lambda."""
+
+import augment_reference as reference
+import numpy as np
+import pytest
+import tiny_beton
+
+from cgxffcv import transforms as tf
+from cgxffcv.loader import Loader, OrderOption, PipelineSpec
+
+COUNT, SEED, NUMBER, FILL = 40, 0x9876543210, 7, (9, 8, 7)
+BEFORE = [tf.RandomHorizontalFlip(), tf.RandomTranslate(2, FILL), tf.Cutout(3, FILL), tf.RandomBrightness(0.5)]
+AFTER = [tf.RandomCrop(8, 1, FILL), tf.RandomHorizontalFlip(), tf.RandomBrightness(0.3), tf.Cutout(2)]
+NORMALIZE = [tf.NormalizeImage((100, 110, 120), (50, 60, 70), np.float32), tf.ToTorchImage(False)]
+
+
+def images(size=(13, 9)):
+    return np.random.default_rng(size).integers(0, 256, (COUNT, *size, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    labels = [3 * i - 5 for i in range(COUNT)]
+    return tiny_beton.write(
+        tmp_path_factory.mktemp("mixup") / "a.beton", {"image": ("image", list(images())), "label": ("int", labels)}
+    )
+
+
+def share(step, epoch, ids, i):
+    """Lambda by the same formula in NumPy, in units of 1 / 65,536."""
+    sample = ids[0] if step.same_lambda else ids[i]
+    words = reference.philox(SEED, epoch, sample, reference.AUGMENT, NUMBER)
+    power = ((words[0] + 0.5) / 2**32) ** (1 / step.alpha)
+    cosine = np.cos(2 * np.pi * (words[1] + 0.5) / 2**32)
+    return int((0.5 + 0.5 * cosine / np.sqrt(power / (1 - power) + cosine**2)) * 65536 + 0.5)
+
+
+def numbered(steps):
+    """Each step with how many of its kind come before it."""
+    return [(step, sum(type(step) is type(other) for other in steps[:i])) for i, step in enumerate(steps)]
+
+
+def augmented(steps, image, key):
+    for step, occurrence in steps:
+        image = reference.apply(step, image, reference.draws(step, occurrence, 0, key), key[1], False)
+    return image
+
+
+def expect(before, step, after, epoch, ids):
+    """Of one batch."""
+    steps = numbered([*before, *after])
+    first, second = steps[: len(before)], steps[len(before) :]
+    own = [augmented(first, images()[n], (SEED, epoch, n)).astype(np.float64) for n in ids]
+    out = []
+    for i, n in enumerate(ids):
+        weight = share(step, epoch, ids, i) / 65536
+        mixed = (weight * own[i] + (1 - weight) * own[i - 1]).astype(np.uint8)
+        out.append(augmented(second, mixed, (SEED, epoch, n)))
+    return np.stack(out)
+
+
+def loader(path, image, label=(), **options):
+    options = {"num_workers": 2, "seed": SEED, "drop_last": False, "ids": True, **options}
+    return Loader(path, 7, pipelines={"image": list(image), "label": list(label)}, **options)
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("before, after", [([], []), (BEFORE, []), ([], AFTER), (BEFORE, AFTER)])
+def test_images(path, before, after, same):
+    step = tf.ImageMixup(0.8, same)
+    with loader(path, [*before, step, *after], order=OrderOption.RANDOM) as batches:
+        for epoch in range(2):
+            for got, _, ids in batches:
+                np.testing.assert_array_equal(got, expect(before, step, after, epoch, ids.tolist()))
+
+
+def test_what_follows_the_normalisation(path):
+    step = tf.ImageMixup(0.8, True)
+    with loader(path, [*BEFORE, step, *NORMALIZE]) as batches:
+        for got, _, ids in batches:
+            mixed = expect(BEFORE, step, [], 0, ids.tolist())
+            want = np.stack([reference.pipeline(NORMALIZE, image, (SEED, 0, 0)) for image in mixed])
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_labels_have_the_lambda_of_the_images(path, same):
+    with loader(path, [tf.ImageMixup(0.3, same)], [tf.LabelMixup(0.3, same)], order=OrderOption.RANDOM) as batches:
+        for got, labels, ids in batches:
+            assert labels.dtype == np.float32 and labels.shape == (len(ids), 3)
+            np.testing.assert_array_equal(labels[:, 0], 3 * ids - 5)
+            np.testing.assert_array_equal(labels[:, 1], np.roll(3 * ids - 5, 1))
+            assert (len(set(labels[:, 2])) == 1) is (same or len(ids) == 1)
+            weight = labels[:, 2, None, None, None].astype(np.float64)
+            own = images()[ids].astype(np.float64)
+            np.testing.assert_array_equal(got, (weight * own + (1 - weight) * np.roll(own, 1, 0)).astype(np.uint8))
+
+
+def test_workers_and_chunks_change_nothing(path):
+    def all_of(workers, batch):
+        steps = {"image": [*BEFORE, tf.ImageMixup(0.5, False)], "label": [tf.LabelMixup(0.5, False)]}
+        with Loader(path, batch, pipelines=steps, num_workers=workers, seed=SEED) as batches:
+            return [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
+
+    for one, other in zip(all_of(1, COUNT), all_of(4, COUNT), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_neutral_and_alone(path):
+    with loader(path, [tf.ImageMixup(0.5, False)], [tf.LabelMixup(0.5, True)]) as batches:
+        got, labels, _ = batches.get_batch([3, 9, 4], evaluate=True)
+        np.testing.assert_array_equal(got, images()[[3, 9, 4]])
+        np.testing.assert_array_equal(labels, [[4, 7, 1], [22, 4, 1], [7, 22, 1]])
+        got, labels, _ = batches.get_batch([5])
+        np.testing.assert_array_equal(got[0], images()[5])  # mixed with itself
+        assert labels[0, 0] == labels[0, 1] == 10
+
+
+def test_two_views_of_one_image(path):
+    views = {
+        "image": [tf.ImageMixup(0.5, True)], "label": [tf.LabelMixup(0.5, True)], "plain": PipelineSpec("image"),
+    }  # fmt: skip
+    with Loader(path, 8, pipelines=views, seed=SEED, num_workers=1) as batches:
+        for mixed, labels, plain in batches:
+            weight = float(labels[0, 2])
+            want = weight * plain.astype(np.float64) + (1 - weight) * np.roll(plain, 1, 0)
+            np.testing.assert_array_equal(mixed, want.astype(np.uint8))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2, 1, 3.7, 200])
+def test_lambda_has_the_beta_distribution(alpha):
+    """Moments, and how many lie below a few points, within five standard deviations; the seed is fixed."""
+    step, n = tf.ImageMixup(alpha, False), 4000
+    lambdas = np.array([share(step, 1, range(n), i) for i in range(n)]) / 65536
+    variance = 1 / (4 * (2 * alpha + 1))
+    assert abs(lambdas.mean() - 0.5) < 5 * np.sqrt(variance / n)
+    sample = np.random.default_rng(1).beta(alpha, alpha, 1_000_000)
+    for point in (0.01, 0.2, 0.45, 0.5, 0.52, 0.9):
+        want = np.mean(sample <= point)
+        assert abs(np.mean(lambdas <= point) - want) <= 5 * np.sqrt(want * (1 - want) / n) + 1e-3, point
+
+
+@pytest.mark.parametrize("image, label, text", [
+    ([tf.ImageMixup(1, True), tf.ImageMixup(1, True)], [], "once"),
+    ([NORMALIZE[0], tf.ImageMixup(1, True)], [], "must come before"),
+    ([tf.LabelMixup(1, True)], [], "for fields of int"),
+    ([], [tf.ImageMixup(1, True)], "for images"),
+    ([], [tf.ToTensor(), tf.LabelMixup(1, True)], "must come first"),
+    ([], [tf.LabelMixup(1, True), tf.LabelMixup(1, True)], "must come first"),
+])  # fmt: skip
+def test_refusals(path, image, label, text):
+    with pytest.raises((TypeError, ValueError), match=text):
+        loader(path, image, label)
+
+
+@pytest.mark.parametrize("make, error, text", [
+    (lambda: tf.ImageMixup(0, True), ValueError, "alpha must be in 0.001..1000, not 0"),
+    (lambda: tf.LabelMixup(float("nan"), True), ValueError, "alpha"),
+    (lambda: tf.ImageMixup(1), TypeError, "same_lambda"),
+])  # fmt: skip
+def test_bad_arguments(make, error, text):
+    with pytest.raises(error, match=text):
+        make()
