@@ -68,14 +68,13 @@ typedef struct AugmentParameter {
 
 #define AUGMENT_MAX_PARAMETERS 8
 #define AUGMENT_MAX_PADDING 1024
-#define AUGMENT_MAX_COLUMNS 4
 
 typedef struct AugmentEntry {
     const char *name; /* in Python */
     const char *doc;
     AugmentPhase phase;
     uint32_t number; /* whose draws they are: part of what a seed means, never to be changed */
-    int columns;     /* LABEL: float32 values that it makes of a label, at most AUGMENT_MAX_COLUMNS */
+    int columns;     /* LABEL: float32 values that it makes of a label */
     /* Refuses images of a size that the operation cannot do; NULL: it can do any. */
     Status (*fits)(const void *parameters, AugmentSize size);
     AugmentParameter parameters[AUGMENT_MAX_PARAMETERS + 1];
