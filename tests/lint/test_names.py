@@ -15,7 +15,6 @@ NOUNS = {
     "base": "atomic_file cpu error guard hash memory pool",
     "image": "jpeg resize resizer",
     "quant": "quant quantize dequantize",
-    "allreduce": "allreduce choose cost count exchange layout nodes one_shot plan reduce ring slice transfer two_level",
     "augment": "augment gather image",
     "train": "fingerprint resident schedule shrink trainer",
     "nn": "nn whiten",
@@ -44,6 +43,7 @@ TRANSPARENT = re.compile(r'(?:\bextern\s*""|\bnamespace\s*\w*)\s*$')
 LOCAL = re.compile(r"\b(?:static|inline|INLINE|HOST_DEVICE|template|__device__|__global__)\b")
 CALL = re.compile(r"[\w*>]\s+\**([A-Za-z_]\w*)\s*\((?!\*)")  # behind a type
 BY_MACRO = re.compile(r"^[A-Z][A-Z0-9_]*\(([^;{}]*?)\)\s*;?$", re.M)  # a definition
+PASTED = re.compile(r"\w+(?:\s*##\s*\w+)+")
 NO_FUNCTION = {"__attribute__", "__launch_bounds__", "alignas", "_Alignas", "static_assert", "_Static_assert"}
 
 
@@ -157,12 +157,16 @@ class Tree:
         return [(path, name) for path, name in self.external("function") if name not in defined]
 
     def unused(self):
-        """What stands only where it is declared and defined."""
+        """What stands only where it is declared and defined, and is not put together by a macro."""
         uses = Counter(word for text in self.texts.values() for word in WORD.findall(text))
         for names in self.names.values():
             uses.subtract(names.declared.keys())
+        pasted = {pattern_of(made) for text in self.texts.values() for made in PASTED.findall(text)} - {None}
+        made = re.compile("|".join(sorted(pasted)) or r"(?!)")
         return [
-            (path, name) for path, name in self.external("function", "variable", "inline", "macro") if uses[name] < 1
+            (path, name)
+            for path, name in self.external("function", "variable", "inline", "macro")
+            if uses[name] < 1 and not made.fullmatch(name)
         ]
 
     def borrowed(self):
@@ -174,6 +178,12 @@ class Tree:
             for name, kind in names.declared.items()
             if kind == "function" and name not in names.defined
         ]
+
+
+def pattern_of(made):
+    """What a##name##_b of a macro can become: parts that end or begin with an underline stand as they are."""
+    parts = [part if part.strip("_") != part else None for part in re.split(r"\s*##\s*", made)]
+    return "".join(part or r"\w+" for part in parts) if any(parts) else None
 
 
 def room_of(path):
@@ -310,6 +320,12 @@ def test_what_is_never_defined_or_used_is_found():
     for body in ("#define NAME mid_fast\nint NAME(void) { return mid_fast(); }", "NAME(mid_fast)\nint x = mid_fast();"):
         through = made_up(mid_h="int mid_fast(void);", mid_c=body)
         assert through.undefined() == [] and through.unused() == []
+
+
+def test_names_that_macros_put_together_are_used():
+    body = "#define CALL(name) mid_##name##_run()\nint mid_fast_run(void) {}\nint mid_fast_walk(void) {}"
+    tree = made_up(mid_h="int mid_fast_run(void); int mid_fast_walk(void);", mid_c=body)
+    assert tree.unused() == [("mid/mid.h", "mid_fast_walk")]
 
 
 def test_a_function_declared_by_hand_is_found():
