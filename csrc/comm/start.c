@@ -27,15 +27,14 @@ static void *run(void *unused) {
     return NULL;
 }
 
-/* Detached, and deaf to signals: those belong to the threads of the program. */
-static Status start_thread(void) {
+Status comm_start_thread(void *(*body)(void *unused), const char *what) {
     pthread_t thread;
     sigset_t all, before;
     sigfillset(&all);
     TRY_PTHREAD(pthread_sigmask(SIG_SETMASK, &all, &before));
-    int error = pthread_create(&thread, NULL, run, NULL);
+    int error = pthread_create(&thread, NULL, body, NULL);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (error != 0) return error_fail_errno(STATUS_IO, error, "starting a thread");
+    if (error != 0) return error_fail_errno(STATUS_IO, error, "starting %s", what);
     pthread_detach(thread);
     return STATUS_OK;
 }
@@ -49,7 +48,7 @@ static Status begin_once(void (*work)(void)) {
     pthread_condattr_destroy(&attributes);
     start.work = work;
     start.ended = false;
-    TRY(start_thread());
+    TRY(comm_start_thread(run, "a thread"));
     start.pid = getpid();
     return STATUS_OK;
 }

@@ -9,4 +9,8 @@
  * naming `what`) or the check hook fails. Then it goes on by itself, and a later call waits for it again. */
 Status comm_start_once(void (*work)(void), const char *what, int64_t deadline_ns, const CommHooks *hooks);
 
+/* Runs it on a thread that is detached, and deaf to signals: those belong to the threads of the program. `what` is for
+ * the message of a failure. */
+Status comm_start_thread(void *(*body)(void *unused), const char *what);
+
 #endif

@@ -1,11 +1,11 @@
 /* The register of this process's live communicators, and the thread that beats their hearts four times a second. A
  * stopped or dead process beats no more: that is how the others tell. The thread ends with the last communicator; a
  * forked child inherits neither register nor thread. */
-#include <signal.h>
 #include <time.h>
 
 #include "base/clock.h"
 #include "comm/internal.h"
+#include "comm/start.h"
 
 #define BEAT_EVERY_NS (CLOCK_NS_PER_SECOND / 5)
 
@@ -55,25 +55,12 @@ static void *beat(void *unused) {
     return NULL;
 }
 
-/* Detached, and deaf to signals: those belong to the threads of the program. */
-static Status start_thread(void) {
-    pthread_t thread;
-    sigset_t all, before;
-    sigfillset(&all);
-    TRY_PTHREAD(pthread_sigmask(SIG_SETMASK, &all, &before));
-    int error = pthread_create(&thread, NULL, beat, NULL);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (error != 0) return error_fail_errno(STATUS_IO, error, "starting the heartbeat thread");
-    pthread_detach(thread);
-    return STATUS_OK;
-}
-
 Status comm_watch_add(Comm *comm) {
     Status status = STATUS_OK;
     pthread_once(&once, set_up);
     pthread_mutex_lock(&watch.lock);
     if (!watch.running) {
-        TRY_GOTO(start_thread());
+        TRY_GOTO(comm_start_thread(beat, "the heartbeat thread"));
         watch.running = true;
     }
     comm->next = watch.first;
