@@ -60,7 +60,7 @@ static Status put_views(Resident *r, NnImages images, int64_t first, int count, 
         images.shift_y = views[v].dy;
         images.shift_x = views[v].dx;
         TRY(nn_plan_evaluate(plan, &images, count, r->view_logits));
-        TRY(resident_add_view(r->view_logits, (size_t)count * classes, views[v].weight, v > 0,
+        TRY(train_add_view(r->view_logits, (size_t)count * classes, views[v].weight, v > 0,
                               r->sums + (size_t)first * classes, r->stream));
     }
     return STATUS_OK;

@@ -1,4 +1,4 @@
-/* Owns device memory for the sets, for one batch, and what its runs (resident_run.c) and tests (evaluate.c) keep
+/* Owns device memory for the sets, for one batch, and what its runs (run.c) and tests (evaluate.c) keep
  * there. */
 #include "train/resident_private.h"
 

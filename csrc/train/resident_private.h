@@ -4,7 +4,7 @@
 
 #include "loader/feed.h"
 #include "train/resident.h"
-#include "train/resident_kernels.h"
+#include "train/step_kernels.h"
 #include "train/trainer_private.h"
 
 /* A set in device memory, owned; complete when filled == count. */

@@ -1,12 +1,12 @@
-/* The kernels of a resident training's own: what closes a step, and the sum over the views of a test. resident.cu;
- * resident_none.c is its twin in a build without CUDA. Private to this folder. */
-#ifndef CGXFFCV_TRAIN_RESIDENT_KERNELS_H
-#define CGXFFCV_TRAIN_RESIDENT_KERNELS_H
+/* The kernels of a resident training's own: what closes a step, and the sum over the views of a test. step.cu;
+ * step_none.c is its twin in a build without CUDA. Private to this folder. */
+#ifndef CGXFFCV_TRAIN_STEP_KERNELS_H
+#define CGXFFCV_TRAIN_STEP_KERNELS_H
 
 #include "augment/gather.h"
 
 /* Device memory throughout. */
-typedef struct ResidentClosing {
+typedef struct TrainStepClosing {
     GatherClock *clock;
     uint32_t *flag;             /* not 0: the step was skipped; 0 afterwards */
     uint32_t *skipped;          /* [clock->done] gets the flag */
@@ -15,12 +15,12 @@ typedef struct ResidentClosing {
     const float *losses;        /* (batch): of the step's images */
     float *all_losses;          /* [clock->first + i] gets the i-th */
     int batch;
-} ResidentClosing;
+} TrainStepClosing;
 
 /* All of the above, and the clock moves on by a step. */
-Status resident_close_step(const ResidentClosing *closing, DeviceStream *stream);
+Status train_step_close(const TrainStepClosing *closing, DeviceStream *stream);
 
 /* sums = weight logits, or with `add` sums += weight logits: `elems` floats. */
-Status resident_add_view(const float *logits, size_t elems, float weight, bool add, float *sums, DeviceStream *stream);
+Status train_add_view(const float *logits, size_t elems, float weight, bool add, float *sums, DeviceStream *stream);
 
 #endif

@@ -118,7 +118,7 @@ static Status put_gradients(Resident *r, const TrainerPhase *phase, NnPlan *plan
 static Status put_step(Resident *r, int phase, bool exchange) {
     const PhaseState *state = &r->phases[phase];
     Trainer *trainer = r->trainer;
-    const ResidentClosing closing = {.clock = r->clock,
+    const TrainStepClosing closing = {.clock = r->clock,
                                      .flag = r->flag,
                                      .skipped = r->skipped,
                                      .statistics = nn_model_statistic_data(r->model),
@@ -130,7 +130,7 @@ static Status put_step(Resident *r, int phase, bool exchange) {
     TRY(put_gradients(r, &trainer->config.phases[phase], state->plan, exchange));
     TRY(optim_check_scheduled(trainer->optim, &r->clock->step, r->flag));
     TRY(optim_step_scheduled(trainer->optim, &r->clock->step, r->flag, state->enabled));
-    return resident_close_step(&closing, r->stream);
+    return train_step_close(&closing, r->stream);
 }
 
 /* With their batches, if those come from a set. */

@@ -2,14 +2,14 @@
 #include "device/kernel.cuh"
 
 extern "C" {
-#include "train/resident_kernels.h"
+#include "train/step_kernels.h"
 }
 
 #define CLOSING_BLOCK 1024
 #define VIEW_BLOCK 256
 
 /* One block: everyone reads flag and clock before one thread changes them. */
-static __global__ void close_step(ResidentClosing c) {
+static __global__ void close_step(TrainStepClosing c) {
     grid_begin();
     const uint32_t skip = *c.flag;
     const int first = c.clock->first, done = c.clock->done, step = c.clock->step;
@@ -26,7 +26,7 @@ static __global__ void close_step(ResidentClosing c) {
     c.clock->step = step + 1;
 }
 
-extern "C" Status resident_close_step(const ResidentClosing *closing, DeviceStream *stream) {
+extern "C" Status train_step_close(const TrainStepClosing *closing, DeviceStream *stream) {
     return LAUNCH_AFTER(close_step, 1, CLOSING_BLOCK, 0, stream, *closing);
 }
 
@@ -35,7 +35,7 @@ static __global__ void add_view(const float *logits, size_t elems, float weight,
     GRID_LOOP(i, elems) { sums[i] = add ? sums[i] + weight * logits[i] : weight * logits[i]; }
 }
 
-extern "C" Status resident_add_view(const float *logits, size_t elems, float weight, bool add, float *sums,
+extern "C" Status train_add_view(const float *logits, size_t elems, float weight, bool add, float *sums,
                                     DeviceStream *stream) {
     return LAUNCH_AFTER(add_view, ceil_div(elems, VIEW_BLOCK), VIEW_BLOCK, 0, stream, logits, elems, weight, add, sums);
 }
