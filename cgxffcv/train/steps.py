@@ -144,7 +144,7 @@ class LoaderSteps:
         """Without its seconds; and the sum of the losses."""
         hardest = self._parts.hardest
         losses = None if hardest is None else np.empty(len(images), np.float32)
-        step, loss, correct, count, skipped, side, _, wire = self.core.step(images, labels, losses)
+        step, loss, correct, count, skipped, side, wire = self.core.step(images, labels, losses)
         if hardest is not None:
             hardest.record(ids, losses)
         rate = self.core.rate(0, step)[0]

@@ -201,9 +201,8 @@ static PyObject *step_result(TrainerObject *self, const TrainerStep *done) {
         size_t elems = nn_model_gradient_elems(self->model, phase->first_block);
         wire = allreduce_bytes(self->allreduce, (int64_t)elems).wire;
     }
-    return Py_BuildValue("LdLLNidK", (long long)done->step, done->loss, (long long)done->correct,
-                         (long long)done->images, PyBool_FromLong(done->skipped), done->side, done->reduce_seconds,
-                         (unsigned long long)wire);
+    return Py_BuildValue("LdLLNiK", (long long)done->step, done->loss, (long long)done->correct,
+                         (long long)done->images, PyBool_FromLong(done->skipped), done->side, (unsigned long long)wire);
 }
 
 static PyObject *trainer_step_method(TrainerObject *self, PyObject *args) {
@@ -352,7 +351,7 @@ static PyMethodDef trainer_methods[] = {
     {"step", (PyCFunction)trainer_step_method, METH_VARARGS,
      "step(images, labels, losses=None)\n--\n\nOne training step. Images uint8 or normalised float32, (N, H, W, 3) or "
      "(N, 3, H, W); labels int64; losses float32 (N,) gets each image's smoothed cross entropy. Gives (step, loss sum, "
-     "correct, images, skipped, side, reduce seconds, wire bytes)."},
+     "correct, images, skipped, side, wire bytes)."},
     {"evaluate", (PyCFunction)trainer_evaluate_method, METH_VARARGS,
      "evaluate(images, views)\n--\n\nThe weighted sum of the logits of the views (dy, dx, mirror, weight): float32 "
      "(N, classes)."},

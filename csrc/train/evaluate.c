@@ -4,6 +4,8 @@
 #include "base/clock.h"
 #include "nn/whiten.h"
 #include "train/resident_private.h"
+#include "train/step_kernels.h"
+#include "train/step_stream.h"
 
 #define PATCH WHITEN_PATCH
 #define FED_BATCHES 16 /* of a loader, between two looks at the results */
@@ -61,7 +63,7 @@ static Status put_views(Resident *r, NnImages images, int64_t first, int count, 
         images.shift_x = views[v].dx;
         TRY(nn_plan_evaluate(plan, &images, count, r->view_logits));
         TRY(train_add_view(r->view_logits, (size_t)count * classes, views[v].weight, v > 0,
-                              r->sums + (size_t)first * classes, r->stream));
+                           r->sums + (size_t)first * classes, r->stream));
     }
     return STATUS_OK;
 }
@@ -103,11 +105,11 @@ Status resident_evaluate(Resident *r, ResidentSet which, const int32_t *position
     if (positions != NULL) TRY(resident_check_positions(positions, count, set.count));
     TRY(prepare_test(r, count));
     TRY(warm_up(r, &set, views));
-    TRY(device_event_record(r->begin, r->stream));
+    TRY(train_stream_begin(r->trainer));
     if (positions != NULL) TRY(device_copy(r->positions, positions, (size_t)count * sizeof *positions, r->stream));
     TRY(put_test(r, &set, positions != NULL, count, views, view_count));
     TRY(device_copy(r->host_sums, r->sums, elems * sizeof *logits, r->stream));
-    TRY(resident_wait(r));
+    TRY(train_stream_wait(r->trainer));
     memcpy(logits, r->host_sums, elems * sizeof *logits);
     return STATUS_OK;
 }
@@ -150,12 +152,12 @@ static Status put_fed_part(Resident *r, Loader *loader, int64_t left, const Trai
 static Status evaluate_fed_part(Resident *r, Loader *loader, int64_t left, const TrainerView *views, int view_count,
                                 float *logits, int64_t *labels, int64_t *done) {
     size_t classes = trainer_classes(r->trainer);
-    TRY(device_event_record(r->begin, r->stream));
+    TRY(train_stream_begin(r->trainer));
     Status status = put_fed_part(r, loader, left, views, view_count, labels, done);
     ErrorRecord cause = *error_record();
     size_t bytes = (size_t)*done * classes * sizeof *logits;
     Status reading = device_copy(r->host_sums, r->sums, bytes, r->stream);
-    if (reading == STATUS_OK) reading = resident_wait(r);
+    if (reading == STATUS_OK) reading = train_stream_wait(r->trainer);
     Status settled = loader_feed_settle(r->feed);
     if (status != STATUS_OK) return error_adopt(&cause);
     TRY(reading);
@@ -251,6 +253,6 @@ Status resident_whiten(Resident *r, ResidentSet which, int64_t count, double eps
         turned[filter * PATCH + corner * 3 + channel] = filters[i];
     }
     TRY(nn_model_write(r->model, nn_model_parameter_data(r->model), layer->offset, turned, WHITEN_FILTERS * PATCH));
-    r->seconds += clock_now_seconds() - begin;
+    r->trainer->on_stream->seconds += clock_now_seconds() - begin;
     return STATUS_OK;
 }

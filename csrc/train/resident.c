@@ -3,6 +3,7 @@
 #include "train/resident_private.h"
 
 #include "base/memory.h"
+#include "train/step_stream.h"
 
 static const char *const NAMES[RESIDENT_SETS] = {"training", "test", "sample"};
 
@@ -12,66 +13,26 @@ static size_t image_bytes(const Resident *r) {
 
 /* ---- memory ---- */
 
-static Status create_events(Resident *r) {
-    TRY(device_event_create(&r->begin));
-    TRY(device_event_create(&r->end));
-    for (int i = 0; i < 2; i++) TRY(device_event_create(&r->marks[i]));
-    return STATUS_OK;
-}
-
-static Status create_step_memory(Resident *r) {
-    const TrainerConfig *config = &r->trainer->config;
-    size_t batch = (size_t)config->batch, most = 0;
-    for (int i = 0; i < config->phase_count; i++) {
-        size_t side = (size_t)config->phases[i].side;
-        if (config->phases[i].side < config->side && side * side * 3 > most) most = side * side * 3;
-    }
+static Status create_batch(Resident *r) {
+    size_t batch = (size_t)r->trainer->config.batch;
     TRY(device_alloc(batch * image_bytes(r), &r->batch_images));
     TRY(device_alloc(batch * sizeof(int64_t), &r->batch_labels));
-    TRY(device_alloc(batch * sizeof(float), &r->batch_losses));
-    if (most > 0) TRY(device_alloc(batch * most * sizeof(float), &r->shrunk));
-    TRY(device_alloc(sizeof *r->clock, &r->clock));
-    TRY(device_host_alloc(sizeof *r->host_clock, &r->host_clock));
-    TRY(device_alloc(sizeof *r->flag, &r->flag));
-    TRY(device_fill(r->flag, 0, sizeof *r->flag, r->stream));
-    return trainer_alloc(r->trainer, nn_model_statistic_elems(r->model), &r->backup);
-}
-
-/* The rates of all steps, and in which phases each group may be active. */
-static Status load_rates(Resident *r) {
-    Status status = STATUS_OK;
-    const TrainerConfig *config = &r->trainer->config;
-    size_t groups = (size_t)config->group_count;
-    OptimRate *rates = NULL;
-    TRY(memory_calloc((size_t)config->steps * groups, sizeof *rates, &rates));
-    for (int64_t step = 0; step < config->steps; step++) {
-        ptrdiff_t phase = trainer_phase(r->trainer, step) - config->phases;
-        for (int g = 0; g < config->group_count; g++) {
-            OptimRate rate = trainer_rate(r->trainer, g, step);
-            rates[(size_t)step * groups + (size_t)g] = rate;
-            if (rate.active) r->phases[phase].enabled[g] = true;
-        }
-    }
-    TRY_GOTO(optim_load_rates(r->trainer->optim, rates, config->steps));
-done:
-    memory_free(rates);
-    return status;
+    return device_alloc(batch * sizeof(float), &r->batch_losses);
 }
 
 Status resident_create(Trainer *trainer, const ResidentConfig *config, Resident **out) {
     Status status = STATUS_OK;
     Resident *r = NULL;
     if (trainer->stream == NULL) FAIL(STATUS_ARGUMENT, "a resident training needs a model on a GPU");
+    if (trainer->on_stream->taken) FAIL(STATUS_ARGUMENT, "this trainer has a Resident already: close that first");
     TRY(gather_check(config->ops, config->op_count, trainer->config.side, trainer->config.side));
     TRY(memory_calloc(1, sizeof *r, &r));
     r->trainer = trainer;
     r->model = trainer->model;
     r->stream = trainer->stream;
     r->config = *config;
-    TRY_GOTO(create_events(r));
-    TRY_GOTO(create_step_memory(r));
-    TRY_GOTO(load_rates(r));
-    TRY_GOTO(device_stream_synchronize(r->stream));
+    trainer->on_stream->taken = true;
+    TRY_GOTO(create_batch(r));
     *out = r;
     r = NULL;
 done:
@@ -90,6 +51,7 @@ void resident_destroy(Resident *r) {
     if (r == NULL) return;
     (void)device_stream_synchronize(r->stream);
     resident_free_run(r);
+    r->trainer->on_stream->taken = false;
     loader_feed_destroy(r->feed);
     for (int i = 0; i < RESIDENT_SETS; i++) free_set(&r->sets[i]);
     resident_free_test(r);
@@ -98,14 +60,6 @@ void resident_destroy(Resident *r) {
     device_free(r->batch_images);
     device_free(r->batch_labels);
     device_free(r->batch_losses);
-    device_free(r->shrunk);
-    device_free(r->clock);
-    device_host_free(r->host_clock);
-    device_free(r->flag);
-    trainer_free(r->trainer, r->backup);
-    for (int i = 0; i < 2; i++) device_event_destroy(r->marks[i]);
-    device_event_destroy(r->begin);
-    device_event_destroy(r->end);
     memory_free(r);
 }
 

@@ -1,14 +1,11 @@
-/* The step and the test on batches in host memory, for both backends. Owns the plans, the optimizer, the averages, and
- * a copy of the running statistics from before the step, in case the step must be undone. */
-#include <math.h>
+/* The trainer, and the test on batches in host memory. Owns the plans, the optimizer, the averages, and a copy of the
+ * running statistics from before the step, in case the step must be undone. */
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/hash.h"
 #include "base/memory.h"
 #include "train/fingerprint.h"
-#include "train/shrink.h"
-#include "train/trainer_private.h"
+#include "train/step_stream.h"
 
 Status trainer_alloc(const Trainer *trainer, size_t elems, float **out) {
     Status status = STATUS_OK;
@@ -130,9 +127,11 @@ Status trainer_create(const TrainerConfig *config, NnModel *model, Trainer **out
     trainer->config = *config;
     trainer->model = model;
     trainer->stream = nn_model_stream(model);
+    trainer->way = trainer->stream == NULL ? &train_step_host : &train_step_stream;
     TRY_GOTO(create_optimizer(trainer));
-    TRY_GOTO(trainer_alloc(trainer, nn_model_statistic_elems(model), &trainer->statistics));
+    TRY_GOTO(trainer_alloc(trainer, nn_model_statistic_elems(model), &trainer->backup));
     if (config->lookahead_every > 0) TRY_GOTO(trainer_alloc(trainer, slow_elems(trainer), &trainer->slow));
+    if (trainer->stream != NULL) TRY_GOTO(train_stream_create(trainer, &trainer->on_stream));
     *out = trainer;
     trainer = NULL;
 done:
@@ -150,7 +149,8 @@ void trainer_destroy(Trainer *trainer) {
     if (trainer->stream != NULL) (void)device_stream_synchronize(trainer->stream);
     memory_free(trainer->view_logits);
     trainer_free(trainer, trainer->slow);
-    trainer_free(trainer, trainer->statistics);
+    trainer_free(trainer, trainer->backup);
+    train_stream_destroy(trainer->on_stream);
     memory_free(trainer->shrunk);
     device_host_free(trainer->host_hash);
     device_free(trainer->hash);
@@ -201,146 +201,10 @@ const NnPlan *trainer_plan_at(const Trainer *trainer, int index, int *side) {
     return index == trainer->plan_count && trainer->test_owned ? trainer->test : NULL;
 }
 
-static Status make_room(Trainer *trainer, int side) {
-    size_t elems = (size_t)trainer->config.batch * (size_t)side * (size_t)side * 3;
-    if (side == trainer->config.side || elems <= trainer->shrunk_room) return STATUS_OK;
-    memory_free(trainer->shrunk);
-    trainer->shrunk = NULL;
-    trainer->shrunk_room = 0;
-    TRY(memory_alloc(elems, sizeof(float), &trainer->shrunk));
-    trainer->shrunk_room = elems;
-    return STATUS_OK;
-}
-
-/* The first average is the state before the first step. */
-Status trainer_begin_averaging(Trainer *trainer) {
-    NnModel *model = trainer->model;
-    size_t parameters = nn_model_parameter_elems(model);
-    TRY(trainer_copy(trainer, trainer->slow, nn_model_parameter_data(model), parameters));
-    return trainer_copy(trainer, trainer->slow + parameters, nn_model_statistic_data(model),
-                        nn_model_statistic_elems(model));
-}
-
-static Status pull(Trainer *trainer, float keep) {
-    NnModel *model = trainer->model;
-    size_t parameters = nn_model_parameter_elems(model), statistics = nn_model_statistic_elems(model);
-    TRY(optim_pull(trainer->optim, trainer->slow, nn_model_parameter_data(model), parameters, keep));
-    return optim_pull(trainer->optim, trainer->slow + parameters, nn_model_statistic_data(model), statistics, keep);
-}
-
-Status trainer_average(Trainer *trainer, bool *changed) {
-    const TrainerConfig *config = &trainer->config;
-    bool due = trainer->step % config->lookahead_every == 0, last = trainer->step == config->steps;
-    if (changed != NULL) *changed = due || last;
-    if (due) {
-        double share = (double)trainer->step / (double)config->steps;
-        return pull(trainer, (float)(config->lookahead_base * share * share * share));
-    }
-    return last ? pull(trainer, 1.0f) : STATUS_OK;
-}
-
 Status trainer_wait(const Trainer *trainer, DeviceStream *stream, DeviceEvent *event) {
     if (stream == NULL) return STATUS_OK;
     if (trainer->config.allreduce != NULL) return allreduce_wait(trainer->config.allreduce, stream, event);
     return event == NULL ? device_stream_synchronize(stream) : device_event_synchronize(event);
-}
-
-static Status gradients_complete(void *allreduce, size_t begin, size_t end) {
-    return allreduce_told(allreduce, (int64_t)begin, (int64_t)end);
-}
-
-GradientHook trainer_gradient_hook(const Trainer *trainer) {
-    return trainer->config.allreduce == NULL ? NULL : gradients_complete;
-}
-
-Status trainer_exchange(Trainer *trainer, const TrainerPhase *phase) {
-    Allreduce *allreduce = trainer->config.allreduce;
-    size_t elems = nn_model_gradient_elems(trainer->model, phase->first_block);
-    if (allreduce == NULL) return STATUS_OK;
-    allreduce_set_call(allreduce, (uint32_t)trainer->step);
-    return allreduce_put(allreduce, nn_model_gradient_data(trainer->model), (int64_t)elems);
-}
-
-/* Exchanges the gradients; a loss that is not finite here reaches all ranks as a gradient that is not. */
-static Status reduce(Trainer *trainer, const TrainerPhase *phase, TrainerStep *out) {
-    NnModel *model = trainer->model;
-    if (!isfinite(out->loss)) TRY(nn_model_write(model, nn_model_gradient_data(model), 0, &(float){NAN}, 1));
-    if (trainer->config.allreduce == NULL) return STATUS_OK;
-    double begin = clock_now_seconds();
-    TRY(trainer_exchange(trainer, phase));
-    TRY(trainer_wait(trainer, trainer->stream, NULL));
-    out->reduce_seconds = clock_now_seconds() - begin;
-    return STATUS_OK;
-}
-
-static Status update(Trainer *trainer, TrainerStep *out) {
-    OptimRate rates[TRAINER_MAX_GROUPS];
-    bool finite;
-    for (int g = 0; g < trainer->config.group_count; g++) rates[g] = trainer_rate(trainer, g, trainer->step);
-    TRY(optim_gradients_finite(trainer->optim, rates, &finite));
-    out->skipped = !finite;
-    if (finite) TRY(optim_step(trainer->optim, rates));
-    return STATUS_OK;
-}
-
-static Status forward_backward(Trainer *trainer, const TrainerPhase *phase, const NnImages *images,
-                               const int64_t *labels, int count, float *losses, TrainerStep *out) {
-    NnImages seen = *images;
-    NnPlan *plan;
-    NnStepTotals totals;
-    NnStepOptions options = {.label_smoothing = trainer->config.label_smoothing,
-                             .reduction = trainer->config.reduction,
-                             .first_block = phase->first_block,
-                             .losses = losses,
-                             .hook = trainer_gradient_hook(trainer),
-                             .hook_context = trainer->config.allreduce,
-                             .check = trainer->config.check,
-                             .check_context = trainer->config.check_context};
-    TRY(trainer_plan(trainer, phase->side, &plan));
-    if (phase->side < trainer->config.side) {
-        TRY(make_room(trainer, phase->side));
-        TRY(shrink_images(images, count, trainer->config.side, trainer->config.side, phase->side,
-                          nn_model_pool(trainer->model), trainer->shrunk));
-        seen = (NnImages){.data = trainer->shrunk, .type = PIXELS_F32, .layout = PIXELS_NHWC};
-    }
-    Status status = nn_plan_step(plan, &seen, labels, count, &options);
-    if (status != STATUS_OK) {
-        ErrorRecord cause = *error_record();
-        (void)nn_plan_take_totals(plan, &totals); /* what the part that ran has added */
-        return error_adopt(&cause);
-    }
-    TRY(nn_plan_take_totals(plan, &totals));
-    out->loss = totals.loss;
-    out->correct = totals.correct;
-    out->images = totals.images;
-    return STATUS_OK;
-}
-
-Status trainer_step(Trainer *trainer, const NnImages *images, const int64_t *labels, int count, float *losses,
-                    TrainerStep *out) {
-    const TrainerPhase *phase = trainer_phase(trainer, trainer->step);
-    float *statistics = nn_model_statistic_data(trainer->model);
-    size_t elems = nn_model_statistic_elems(trainer->model);
-    if (trainer->step >= trainer->config.steps) {
-        FAIL(STATUS_ARGUMENT, "the training is over: all %lld steps are done", (long long)trainer->config.steps);
-    }
-    if (count < 1 || count > trainer->config.batch) {
-        FAIL(STATUS_ARGUMENT, "a step takes 1 to %d images, not %d", trainer->config.batch, count);
-    }
-    if (trainer->slow != NULL && trainer->step == 0) TRY(trainer_begin_averaging(trainer));
-    *out = (TrainerStep){.step = trainer->step, .side = phase->side};
-    TRY(trainer_copy(trainer, trainer->statistics, statistics, elems));
-    Status status = forward_backward(trainer, phase, images, labels, count, losses, out);
-    if (status == STATUS_OK) status = reduce(trainer, phase, out);
-    if (status == STATUS_OK) status = update(trainer, out);
-    if (status != STATUS_OK) {
-        ErrorRecord cause = *error_record();
-        (void)trainer_copy(trainer, statistics, trainer->statistics, elems);
-        return error_adopt(&cause);
-    }
-    if (out->skipped) TRY(trainer_copy(trainer, statistics, trainer->statistics, elems));
-    trainer->step++;
-    return trainer->slow == NULL ? STATUS_OK : trainer_average(trainer, NULL);
 }
 
 size_t trainer_classes(const Trainer *trainer) {

@@ -71,12 +71,10 @@ typedef struct TrainerStep {
     int64_t correct, images;
     bool skipped; /* a loss or a gradient was not finite on some rank: nothing was updated */
     int side;
-    double reduce_seconds; /* in the exchange of gradients */
 } TrainerStep;
 
-/* One step on this rank's images. The step number rises also when the update is left out. A step that fails has changed
- * nothing. `losses` (NULL: not wanted)
- * gets the smoothed cross entropy of each image. */
+/* One step on this rank's images, in host memory. The step number rises also when the update is left out. A step that
+ * fails has changed nothing. `losses` (NULL: not wanted) gets the smoothed cross entropy of each image. */
 Status trainer_step(Trainer *trainer, const NnImages *images, const int64_t *labels, int count, float *losses,
                     TrainerStep *out);
 

@@ -1,0 +1,71 @@
+/* A step in host memory: one at a time, whose results stand in the trainer when it is done. */
+#include <math.h>
+
+#include "base/memory.h"
+#include "train/shrink.h"
+#include "train/step.h"
+
+static Status host_begin(Trainer *trainer, const StepSource *source, int steps) {
+    (void)trainer, (void)source, (void)steps;
+    return STATUS_OK;
+}
+
+static Status make_room(Trainer *trainer, size_t elems) {
+    if (elems <= trainer->shrunk_room) return STATUS_OK;
+    memory_free(trainer->shrunk);
+    trainer->shrunk = NULL;
+    trainer->shrunk_room = 0;
+    TRY(memory_alloc(elems, sizeof(float), &trainer->shrunk));
+    trainer->shrunk_room = elems;
+    return STATUS_OK;
+}
+
+Status train_step_shrink_on_host(Trainer *trainer, const StepBatch *batch, int side, float **out) {
+    int from = trainer->config.side;
+    TRY(make_room(trainer, (size_t)trainer->config.batch * (size_t)side * (size_t)side * 3));
+    *out = trainer->shrunk;
+    return shrink_images(&batch->images, batch->count, from, from, side, nn_model_pool(trainer->model), *out);
+}
+
+static Status host_count(Trainer *trainer, NnPlan *plan) {
+    NnStepTotals totals;
+    TRY(nn_plan_take_totals(plan, &totals));
+    trainer->last = (TrainerStep){.step = trainer->step,
+                                  .loss = totals.loss,
+                                  .correct = totals.correct,
+                                  .images = totals.images,
+                                  .side = trainer_phase(trainer, trainer->step)->side};
+    if (!isfinite(totals.loss)) *nn_model_gradient_data(trainer->model) = NAN;
+    return STATUS_OK;
+}
+
+static Status host_update(Trainer *trainer, int phase) {
+    OptimRate rates[TRAINER_MAX_GROUPS];
+    bool finite;
+    (void)phase;
+    for (int g = 0; g < trainer->config.group_count; g++) rates[g] = trainer_rate(trainer, g, trainer->step);
+    TRY(optim_gradients_finite(trainer->optim, rates, &finite));
+    trainer->last.skipped = !finite;
+    return finite ? optim_step(trainer->optim, rates) : STATUS_OK;
+}
+
+static Status host_close(Trainer *trainer, const StepBatch *batch) {
+    (void)batch;
+    if (!trainer->last.skipped) return train_step_save_statistics(trainer);
+    return trainer_copy(trainer, nn_model_statistic_data(trainer->model), trainer->backup,
+                        nn_model_statistic_elems(trainer->model));
+}
+
+static Status host_throttle(Trainer *trainer, int done, bool recorded) {
+    (void)trainer, (void)done, (void)recorded;
+    return STATUS_OK;
+}
+
+static Status host_finish(Trainer *trainer, int64_t first, int done, TrainerStep *out, float *losses) {
+    (void)first, (void)losses;
+    if (done > 0) *out = trainer->last;
+    return STATUS_OK;
+}
+
+const StepWay train_step_host = {
+    host_begin, train_step_shrink_on_host, host_count, host_update, host_close, host_throttle, host_finish};
