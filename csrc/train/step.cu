@@ -36,6 +36,6 @@ static __global__ void add_view(const float *logits, size_t elems, float weight,
 }
 
 extern "C" Status train_add_view(const float *logits, size_t elems, float weight, bool add, float *sums,
-                                    DeviceStream *stream) {
+                                 DeviceStream *stream) {
     return LAUNCH_AFTER(add_view, ceil_div(elems, VIEW_BLOCK), VIEW_BLOCK, 0, stream, logits, elems, weight, add, sums);
 }
