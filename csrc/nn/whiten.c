@@ -11,7 +11,7 @@
 
 /* Images in an item of the parallel loop; a group's sums are added in the groups' order. */
 #define GROUP_IMAGES 64
-#define PATCH WHITEN_PATCH
+#define PATCH NN_WHITEN_PATCH
 #define MAX_SWEEPS 60
 #define MAX_SIZE 64
 
@@ -19,8 +19,8 @@ typedef struct Moments {
     const float *images; /* borrowed */
     int64_t count, height, width;
     const int64_t *strides; /* borrowed */
-    double *sums;           /* owned by whiten_moments: 12 x 12 for each group, upper triangles */
-    float *rows;            /* owned by whiten_moments: for each thread 12 rows of width - 1 */
+    double *sums;           /* owned by nn_whiten_moments: 12 x 12 for each group, upper triangles */
+    float *rows;            /* owned by nn_whiten_moments: for each thread 12 rows of width - 1 */
 } Moments;
 
 /* Adds the outer products of one row of patches: row e of `rows` holds element e of each of them. */
@@ -59,8 +59,8 @@ static Status moments_group(void *context, size_t item, int thread) {
     return STATUS_OK;
 }
 
-Status whiten_moments(const float *images, int64_t count, int64_t height, int64_t width, const int64_t strides[4],
-                      Pool *pool, double moments[PATCH * PATCH]) {
+Status nn_whiten_moments(const float *images, int64_t count, int64_t height, int64_t width, const int64_t strides[4],
+                         Pool *pool, double moments[PATCH * PATCH]) {
     Status status = STATUS_OK;
     if (count < 1 || height < 2 || width < 2) {
         FAIL(STATUS_ARGUMENT, "whitening needs at least one image of 2 x 2 pixels, not %lld of %lld x %lld",
@@ -138,7 +138,7 @@ static void fix_sign(double *vector, int n) {
     for (int k = 0; k < n; k++) vector[k] = -vector[k];
 }
 
-Status whiten_eigen(double *matrix, int n, double *values, double *vectors) {
+Status nn_whiten_eigen(double *matrix, int n, double *values, double *vectors) {
     if (n < 1 || n > MAX_SIZE) FAIL(STATUS_ARGUMENT, "the matrix must have 1 to %d rows, not %d", MAX_SIZE, n);
     double squares = 0;
     for (int i = 0; i < n * n; i++) {
@@ -163,10 +163,11 @@ Status whiten_eigen(double *matrix, int n, double *values, double *vectors) {
     return STATUS_OK;
 }
 
-Status whiten_filters(const double moments[PATCH * PATCH], double epsilon, float filters[WHITEN_FILTERS * PATCH]) {
+Status nn_whiten_filters(const double moments[PATCH * PATCH], double epsilon,
+                         float filters[NN_WHITEN_FILTERS * PATCH]) {
     double matrix[PATCH * PATCH], values[PATCH], vectors[PATCH * PATCH];
     memcpy(matrix, moments, sizeof matrix);
-    TRY(whiten_eigen(matrix, PATCH, values, vectors));
+    TRY(nn_whiten_eigen(matrix, PATCH, values, vectors));
     if (!(values[PATCH - 1] + epsilon > 0)) {
         FAIL(STATUS_ARGUMENT, "whitening: the smallest eigenvalue %g plus epsilon %g must be positive",
              values[PATCH - 1], epsilon);

@@ -9,7 +9,7 @@ static Status moments_of(const ArrayView *images, int threads, double *moments) 
     int64_t height = images->shape[2], width = images->shape[3];
     const int64_t strides[4] = {3 * height * width, height * width, width, 1};
     TRY_GOTO(pool_create(threads, &pool));
-    TRY_GOTO(whiten_moments(images->data, images->shape[0], height, width, strides, pool, moments));
+    TRY_GOTO(nn_whiten_moments(images->data, images->shape[0], height, width, strides, pool, moments));
 done:
     pool_destroy(pool);
     return status;
@@ -20,7 +20,7 @@ static PyObject *patch_moments(PyObject *module, PyObject *args, PyObject *keywo
     PyObject *images_in;
     int threads = 1;
     ArrayView images;
-    const int64_t shape[2] = {WHITEN_PATCH, WHITEN_PATCH};
+    const int64_t shape[2] = {NN_WHITEN_PATCH, NN_WHITEN_PATCH};
     Status status;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|i", names, &images_in, &threads)) return NULL;
     if (array_acquire(images_in, "images", 1u << ARRAY_F32, 4, false, &images) < 0) return NULL;
@@ -50,17 +50,17 @@ static PyObject *whitening_filters(PyObject *module, PyObject *args, PyObject *k
     PyObject *moments_in;
     double epsilon = 5e-4;
     ArrayView moments;
-    const int64_t shape[4] = {WHITEN_FILTERS, 3, 2, 2};
+    const int64_t shape[4] = {NN_WHITEN_FILTERS, 3, 2, 2};
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|d", names, &moments_in, &epsilon)) return NULL;
     if (array_acquire(moments_in, "moments", 1u << ARRAY_F64, 2, false, &moments) < 0) return NULL;
     PyObject *out = NULL;
-    if (moments.shape[0] != WHITEN_PATCH || moments.shape[1] != WHITEN_PATCH) {
+    if (moments.shape[0] != NN_WHITEN_PATCH || moments.shape[1] != NN_WHITEN_PATCH) {
         PyErr_SetString(PyExc_ValueError, "moments must be 12 x 12");
         goto done;
     }
     out = array_new(ARRAY_F32, 4, shape);
     if (out == NULL) goto done;
-    Status status = whiten_filters(moments.data, epsilon, array_data(out));
+    Status status = nn_whiten_filters(moments.data, epsilon, array_data(out));
     if (status != STATUS_OK) {
         Py_CLEAR(out);
         errors_raise(module_state(module), status);

@@ -7,7 +7,7 @@
 #include "train/step_kernels.h"
 #include "train/step_stream.h"
 
-#define PATCH WHITEN_PATCH
+#define PATCH NN_WHITEN_PATCH
 #define FED_BATCHES 16 /* of a loader, between two looks at the results */
 
 /* ---- the test ---- */
@@ -230,7 +230,7 @@ static Status find_frozen(const Resident *r, const NnLayer **out) {
     int count;
     const NnLayer *layers = nn_model_layers(r->model, &count);
     for (int i = 0; i < count; i++) {
-        if (layers[i].trained || layers[i].elems != (size_t)WHITEN_FILTERS * PATCH || layers[i].ndim != 4) continue;
+        if (layers[i].trained || layers[i].elems != (size_t)NN_WHITEN_FILTERS * PATCH || layers[i].ndim != 4) continue;
         *out = &layers[i];
         return STATUS_OK;
     }
@@ -241,18 +241,18 @@ Status resident_whiten(Resident *r, ResidentSet which, int64_t count, double eps
     GatherSet set;
     const NnLayer *layer = NULL;
     double moments[PATCH * PATCH];
-    float filters[WHITEN_FILTERS * PATCH], turned[WHITEN_FILTERS * PATCH];
+    float filters[NN_WHITEN_FILTERS * PATCH], turned[NN_WHITEN_FILTERS * PATCH];
     TRY(resident_need(r, which, &set));
     TRY(find_frozen(r, &layer));
     TRY(prepare_moments(r, &set));
     double begin = clock_now_seconds();
     TRY(measure(r, &set, count, moments));
-    TRY(whiten_filters(moments, epsilon, filters));
-    for (int i = 0; i < WHITEN_FILTERS * PATCH; i++) {
+    TRY(nn_whiten_filters(moments, epsilon, filters));
+    for (int i = 0; i < NN_WHITEN_FILTERS * PATCH; i++) {
         int filter = i / PATCH, channel = i / 4 % 3, corner = i % 4;
         turned[filter * PATCH + corner * 3 + channel] = filters[i];
     }
-    TRY(nn_model_write(r->model, nn_model_parameter_data(r->model), layer->offset, turned, WHITEN_FILTERS * PATCH));
+    TRY(nn_model_write(r->model, nn_model_parameter_data(r->model), layer->offset, turned, NN_WHITEN_FILTERS * PATCH));
     r->trainer->on_stream->seconds += clock_now_seconds() - begin;
     return STATUS_OK;
 }

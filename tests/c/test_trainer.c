@@ -524,10 +524,10 @@ static void test_shrinking(void) {
 
 static void test_eigen(void) {
     double matrix[9] = {2, 1, 0, 1, 2, 0, 0, 0, 5}, values[3], vectors[9];
-    CHECK_OK(whiten_eigen(matrix, 3, values, vectors));
+    CHECK_OK(nn_whiten_eigen(matrix, 3, values, vectors));
     CHECK(fabs(values[0] - 5) < 1e-14 && fabs(values[1] - 3) < 1e-14 && fabs(values[2] - 1) < 1e-14);
     CHECK(fabs(vectors[3] - sqrt(0.5)) < 1e-14 && fabs(vectors[4] - sqrt(0.5)) < 1e-14);
-    CHECK(whiten_eigen(matrix, 65, values, vectors) == STATUS_ARGUMENT);
+    CHECK(nn_whiten_eigen(matrix, 65, values, vectors) == STATUS_ARGUMENT);
 }
 
 static void test_muon(void) {

@@ -17,7 +17,6 @@ NOUNS = {
     "quant": "quant quantize dequantize",
     "augment": "augment gather image",
     "train": "fingerprint resident schedule shrink train trainer",
-    "nn": "nn whiten",
     "python": "allreduce arguments array beton build comm device encoder errors files jpeg loader module names nn "
     "operations optimizer quant quantize reader resident spec train trainer value writer",
 }
