@@ -4,15 +4,14 @@
 
 #include "python/arguments.h"
 
-#define ARGUMENT_BYTES 160 /* of what a message begins with */
+#define WHERE_BYTES 128 /* of what a message begins with */
 
 /* ---- one value ---- */
 
-int spec_name(PyObject *value, const char *argument, NamesOf names) {
+static int refuse_name(PyObject *value, const char *argument, NamesOf names) {
     char allowed[512] = "";
     const char *name;
     for (int i = 0; (name = names(i)) != NULL; i++) {
-        if (PyUnicode_Check(value) && PyUnicode_CompareWithASCIIString(value, name) == 0) return i;
         size_t used = strlen(allowed);
         PyOS_snprintf(allowed + used, sizeof allowed - used, "%s'%s'", i == 0 ? "" : ", ", name);
     }
@@ -20,14 +19,22 @@ int spec_name(PyObject *value, const char *argument, NamesOf names) {
     return -1;
 }
 
-static int fill_name(const SpecMember *member, const char *argument, PyObject *value, void *to) {
-    int number = spec_name(value, argument, member->names);
+int spec_name(PyObject *value, const char *argument, NamesOf names) {
+    const char *name;
+    for (int i = 0; PyUnicode_Check(value) && (name = names(i)) != NULL; i++) {
+        if (PyUnicode_CompareWithASCIIString(value, name) == 0) return i;
+    }
+    return refuse_name(value, argument, names);
+}
+
+static int fill_name(const SpecMember *member, PyObject *value, void *to) {
+    int number = spec_name(value, member->key, member->names);
     if (number < 0) return -1;
     memcpy(to, &number, sizeof number); /* an enum is as large */
     return 0;
 }
 
-static int fill_whole(const SpecMember *member, const char *argument, PyObject *value, void *to) {
+static int fill_whole(const SpecMember *member, PyObject *value, void *to) {
     static const struct {
         int64_t least;
         uint64_t most;
@@ -37,7 +44,7 @@ static int fill_whole(const SpecMember *member, const char *argument, PyObject *
                    [SPEC_U64] = {0, UINT64_MAX}};
     bool any = member->least == 0 && member->most == 0;
     uint64_t number;
-    if (arguments_whole(value, argument, any ? natural[member->type].least : member->least,
+    if (arguments_whole(value, member->key, any ? natural[member->type].least : member->least,
                         any ? natural[member->type].most : member->most, &number) < 0) {
         return -1;
     }
@@ -50,11 +57,11 @@ static int fill_whole(const SpecMember *member, const char *argument, PyObject *
     return 0;
 }
 
-static int fill_number(const SpecMember *member, const char *argument, PyObject *value, void *to) {
+static int fill_number(const SpecMember *member, PyObject *value, void *to) {
     double number = PyFloat_AsDouble(value);
     if (number == -1.0 && PyErr_Occurred()) {
         if (PyErr_ExceptionMatches(PyExc_TypeError)) {
-            PyErr_Format(PyExc_TypeError, "%s must be a number, not %.100s", argument, Py_TYPE(value)->tp_name);
+            PyErr_Format(PyExc_TypeError, "%s must be a number, not %.100s", member->key, Py_TYPE(value)->tp_name);
         }
         return -1;
     }
@@ -80,15 +87,15 @@ static const char *take_text(const char *argument, PyObject *value) {
     return NULL;
 }
 
-static int fill_chars(const SpecMember *member, const char *argument, PyObject *value, void *to) {
-    const char *text = take_text(argument, value);
+static int fill_chars(const SpecMember *member, PyObject *value, void *to) {
+    const char *text = take_text(member->key, value);
     if (text == NULL) return -1;
     if (strlen(text) < member->bytes) {
         strcpy(to, text);
         return 0;
     }
-    PyErr_Format(PyExc_ValueError, "%s must not be longer than %zu bytes: %.200R has %zu", argument, member->bytes - 1,
-                 value, strlen(text));
+    PyErr_Format(PyExc_ValueError, "%s must not be longer than %zu bytes: %.200R has %zu", member->key,
+                 member->bytes - 1, value, strlen(text));
     return -1;
 }
 
@@ -99,7 +106,7 @@ static int fill_text(const char *argument, PyObject *value, PyObject *keep, void
     return PyList_Append(keep, value);
 }
 
-static int fill_member(const SpecMember *member, const char *argument, PyObject *value, PyObject *keep, void *to) {
+static int fill_member(const SpecMember *member, PyObject *value, PyObject *keep, void *to) {
     int truth;
     switch (member->type) {
     case SPEC_BOOL:
@@ -108,29 +115,45 @@ static int fill_member(const SpecMember *member, const char *argument, PyObject 
         return truth < 0 ? -1 : 0;
     case SPEC_FLOAT:
     case SPEC_DOUBLE:
-        return fill_number(member, argument, value, to);
+        return fill_number(member, value, to);
     case SPEC_CHARS:
-        return fill_chars(member, argument, value, to);
+        return fill_chars(member, value, to);
     case SPEC_TEXT:
-        return fill_text(argument, value, keep, to);
+        return fill_text(member->key, value, keep, to);
     case SPEC_NAME:
-        return fill_name(member, argument, value, to);
+        return fill_name(member, value, to);
     case SPEC_PARSED:
         return member->parse(value, to);
     default:
-        return fill_whole(member, argument, value, to);
+        return fill_whole(member, value, to);
     }
 }
 
 /* ---- the dict ---- */
 
 /* How messages call it. */
-static void write_where(const SpecTable *table, PyObject *dict, char where[ARGUMENT_BYTES]) {
+static void write_where(const SpecTable *table, PyObject *dict, char where[WHERE_BYTES]) {
     PyObject *name = PyDict_GetItemString(dict, "name");
     const char *text = name != NULL && PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
     PyErr_Clear(); /* of a name that is no text: its own key says so */
-    PyOS_snprintf(where, ARGUMENT_BYTES, "%s", table->what);
-    if (text != NULL) PyOS_snprintf(where, ARGUMENT_BYTES, "%s '%.60s'", table->what, text);
+    PyOS_snprintf(where, WHERE_BYTES, "%s", table->what);
+    if (text != NULL) PyOS_snprintf(where, WHERE_BYTES, "%s '%.60s'", table->what, text);
+}
+
+/* Puts it in front of what a value's conversion said; exceptions of other types are somebody else's. */
+static void add_where(const SpecTable *table, PyObject *dict) {
+    char where[WHERE_BYTES];
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (value == NULL || (type != PyExc_TypeError && type != PyExc_ValueError)) {
+        PyErr_Restore(type, value, traceback);
+        return;
+    }
+    write_where(table, dict, where);
+    PyErr_Format(type, "%s: %S", where, value);
+    Py_DECREF(type);
+    Py_DECREF(value);
+    Py_XDECREF(traceback);
 }
 
 static const SpecMember *find_member(const SpecTable *table, PyObject *key) {
@@ -140,10 +163,11 @@ static const SpecMember *find_member(const SpecTable *table, PyObject *key) {
     return member->key == NULL ? NULL : member;
 }
 
-static int refuse_unknown_keys(const SpecTable *table, const char *where, PyObject *dict) {
+static int refuse_unknown_keys(const SpecTable *table, PyObject *dict) {
     PyObject *key, *value;
     Py_ssize_t position = 0;
-    char known[512] = "";
+    char where[WHERE_BYTES], known[512] = "";
+    write_where(table, dict, where);
     for (const SpecMember *member = table->members; member->key != NULL; member++) {
         size_t used = strlen(known);
         PyOS_snprintf(known + used, sizeof known - used, "%s%s", used == 0 ? "" : ", ", member->key);
@@ -158,19 +182,17 @@ static int refuse_unknown_keys(const SpecTable *table, const char *where, PyObje
 
 /* `dict` is a copy that nobody else knows: converting its values may run Python code. */
 static int fill_all(const SpecTable *table, PyObject *dict, PyObject *keep, void *out) {
-    char where[ARGUMENT_BYTES], argument[ARGUMENT_BYTES + 64];
-    write_where(table, dict, where);
-    if (refuse_unknown_keys(table, where, dict) < 0) return -1;
-    for (const SpecMember *member = table->members; member->key != NULL; member++) {
+    const SpecMember *member = table->members;
+    for (; member->key != NULL; member++) {
         PyObject *value = PyDict_GetItemString(dict, member->key);
-        PyOS_snprintf(argument, sizeof argument, "%s: %s", where, member->key);
-        if (value == NULL) {
-            PyErr_Format(PyExc_TypeError, "%s is missing", argument);
+        if (value == NULL && refuse_unknown_keys(table, dict) < 0) return -1; /* perhaps misspelt */
+        if (value == NULL) PyErr_Format(PyExc_TypeError, "%s is missing", member->key);
+        if (value == NULL || fill_member(member, value, keep, (char *)out + member->offset) < 0) {
+            add_where(table, dict);
             return -1;
         }
-        if (fill_member(member, argument, value, keep, (char *)out + member->offset) < 0) return -1;
     }
-    return 0;
+    return PyDict_GET_SIZE(dict) > member - table->members ? refuse_unknown_keys(table, dict) : 0;
 }
 
 int spec_fill(const SpecTable *table, PyObject *dict, PyObject *keep, void *out) {
@@ -186,15 +208,14 @@ int spec_fill(const SpecTable *table, PyObject *dict, PyObject *keep, void *out)
 }
 
 int spec_kind(PyObject *dict, const char *what, const char *key, NamesOf names) {
-    char argument[ARGUMENT_BYTES];
     PyObject *value = PyDict_Check(dict) ? PyDict_GetItemString(dict, key) : NULL;
     if (value == NULL) {
         PyErr_Format(PyExc_TypeError, "%s must be a dict with a %s, not %.200R", what, key, dict);
         return -1;
     }
-    PyOS_snprintf(argument, sizeof argument, "%s: %s", what, key);
     Py_INCREF(value); /* what a message says of it may run Python code */
-    int number = spec_name(value, argument, names);
+    int number = spec_name(value, key, names);
     Py_DECREF(value);
+    if (number < 0) add_where(&(SpecTable){what, {{0}}}, dict);
     return number;
 }
