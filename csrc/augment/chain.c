@@ -263,6 +263,10 @@ static void mix(const AugmentOp *op, const AugmentDrawn *drawn, const AugmentPix
 
 void augment_run(const Augment *a, const AugmentDrawn *drawn, const AugmentImage *image, const uint8_t *next, void *out,
                  void *scratch) {
+    if (a->count == 1) { /* of most chains, which is all there is */
+        augment_pass_run(a->passes, drawn, image, next, out, scratch);
+        return;
+    }
     if (a->mixing < 0) {
         run_passes(a, drawn, *image, 0, a->count, next, out, scratch);
         return;

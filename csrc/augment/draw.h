@@ -21,7 +21,7 @@ typedef struct AugmentKey {
 
 /* Where an operation's random numbers come from. */
 typedef struct AugmentRandom {
-    AugmentKey key;
+    const AugmentKey *key;
     uint32_t index; /* of the operation: augment_draw_index */
 } AugmentRandom;
 
@@ -56,17 +56,17 @@ HOST_DEVICE uint32_t augment_draw_index(uint32_t number, uint32_t occurrence, ui
 
 /* Of this image in this epoch. */
 HOST_DEVICE Philox4 augment_words(const AugmentRandom *random) {
-    return philox_at(random->key.seed, random->key.epoch, random->key.sample, PHILOX_AUGMENT, random->index);
+    return philox_at(random->key->seed, random->key->epoch, random->key->sample, PHILOX_AUGMENT, random->index);
 }
 
 /* Of this image, the same in all epochs. */
 HOST_DEVICE Philox4 augment_lasting_words(const AugmentRandom *random) {
-    return philox_at(random->key.seed, 0, random->key.sample, PHILOX_AUGMENT, random->index);
+    return philox_at(random->key->seed, 0, random->key->sample, PHILOX_AUGMENT, random->index);
 }
 
 /* Of this image's batch in this epoch. */
 HOST_DEVICE Philox4 augment_batch_words(const AugmentRandom *random) {
-    return philox_at(random->key.seed, random->key.epoch, random->key.batch, PHILOX_AUGMENT, random->index);
+    return philox_at(random->key->seed, random->key->epoch, random->key->batch, PHILOX_AUGMENT, random->index);
 }
 
 HOST_DEVICE AugmentDrawn augment_mirror(bool acts, AugmentSize size) {

@@ -96,7 +96,7 @@ const AugmentFill *augment_op_fill(const AugmentOp *op);
 
 /* What the operation does to an image of this size; with `evaluate`, its neutral form. */
 HOST_DEVICE AugmentDrawn augment_op_draw(const AugmentOp *op, const AugmentKey *key, bool evaluate, AugmentSize size) {
-    const AugmentRandom drawn_from = {*key, op->draw};
+    const AugmentRandom drawn_from = {key, op->draw};
     const AugmentRandom *random = evaluate ? NULL : &drawn_from;
     switch (op->kind) {
 #define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \

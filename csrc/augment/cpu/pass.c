@@ -77,6 +77,7 @@ static void set_fills(AugmentPass *a) {
         if (padding == NULL || *padding == 0) continue;
         a->pad = i;
         a->margin = *padding;
+        a->reflect = fill != NULL && fill->reflect;
     }
 }
 
@@ -197,15 +198,15 @@ static void reflect_sides(uint8_t *row, int32_t width, int32_t margin) {
 /* Puts what the frame needs into the padded image, whose fill stands there already; the place of in(0, 0). */
 static const uint8_t *pad_rows(const AugmentPass *a, const Frame *f, const AugmentImage *image, uint8_t *scratch) {
     const int32_t height = a->spec.height, width = a->spec.width, margin = a->margin;
-    const AugmentPart *part = &image->part;
-    const size_t row_bytes = (size_t)part->width * AUGMENT_CHANNELS, stride = padded_stride(a);
-    const bool reflect = augment_op_fill(&a->spec.ops[a->pad])->reflect;
+    const bool reflect = a->reflect;
+    const AugmentImage from = *image; /* as the others, a copy that the rows' bytes cannot change */
+    const size_t row_bytes = (size_t)from.part.width * AUGMENT_CHANNELS, stride = padded_stride(a);
     uint8_t *origin = scratch + (size_t)margin * (stride + AUGMENT_CHANNELS);
-    for (int32_t y = f->y0; y < f->y0 + a->out_height; y++) {
-        int32_t from = (reflect ? augment_reflect(y, height) : y) - part->y;
-        if (from < 0 || from >= part->height) continue;
+    for (int32_t y = f->y0, end = f->y0 + a->out_height; y < end; y++) {
+        int32_t line = (reflect ? augment_reflect(y, height) : y) - from.part.y;
+        if (line < 0 || line >= from.part.height) continue;
         uint8_t *row = origin + y * (ptrdiff_t)stride;
-        copy_row(row + part->x * AUGMENT_CHANNELS, image->pixels + (size_t)from * image->stride, row_bytes);
+        copy_row(row + from.part.x * AUGMENT_CHANNELS, from.pixels + (size_t)line * from.stride, row_bytes);
         if (reflect) reflect_sides(row, width, margin);
     }
     return origin;

@@ -45,7 +45,8 @@ struct AugmentPass {
     uint32_t table[AUGMENT_CHANNELS][AUGMENT_LEVELS];
     uint32_t fill[AUGMENT_MAX_OPS][AUGMENT_CHANNELS]; /* of each operation, in the output's type */
     int pad;                                          /* the operation that pads; -1: none does */
-    int32_t margin;                                   /* its padding */
+    int32_t margin;                                   /* its padding ... */
+    bool reflect;                                     /* ... and whether that mirrors the image */
     AugmentShuffles shuffles;
     AugmentKernel kernel; /* from the best instruction set */
 };

@@ -11,7 +11,7 @@ typedef struct AugmentAlternate {
 HOST_DEVICE AugmentDrawn augment_alternate_draw(const AugmentAlternate *op, const AugmentRandom *random,
                                                 AugmentSize size) {
     (void)op;
-    return augment_mirror(random != NULL && ((augment_lasting_words(random).word[0] >> 31) ^ (random->key.epoch & 1u)),
+    return augment_mirror(random != NULL && ((augment_lasting_words(random).word[0] >> 31) ^ (random->key->epoch & 1u)),
                           size);
 }
 
