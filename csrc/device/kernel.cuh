@@ -102,7 +102,7 @@ static Status launch_kernel(const char *name, void (*kernel)(Parameters...), boo
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                         \
     launch_kernel(#kernel, kernel, false, grid, block, shared_bytes, (cudaStream_t)(stream), __VA_ARGS__)
 
-/* The same for kernels in which every thread calls grid_begin before it touches device memory, be it the constants of
+/* The same for kernels in which every thread calls grid_begin before it touches device memory, even the constants of
  * other kernels: in a recorded graph such a kernel is set up while the one before it still runs. The emulator reports
  * what is touched too early. CGXFFCV_LAUNCH=plain in the environment makes this the same as LAUNCH. */
 #define LAUNCH_AFTER(kernel, grid, block, shared_bytes, stream, ...)                                                   \

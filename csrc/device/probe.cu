@@ -12,18 +12,18 @@ extern "C" {
 #define MOST_DEVICES 64
 #define EARLY_CAPABILITY 90
 
-static __global__ void empty_kernel(void) {}
+static __global__ void device_empty_kernel(void) {}
 
 extern "C" int device_probe(void) {
     struct cudaFuncAttributes attributes;
-    return (int)cudaFuncGetAttributes(&attributes, reinterpret_cast<const void *>(empty_kernel));
+    return (int)cudaFuncGetAttributes(&attributes, reinterpret_cast<const void *>(device_empty_kernel));
 }
 
 static bool waits_in_kernels(void) {
     struct cudaFuncAttributes code;
     const char *wish = getenv("CGXFFCV_LAUNCH");
     if (wish != nullptr && strcmp(wish, "plain") == 0) return false;
-    if (cudaFuncGetAttributes(&code, reinterpret_cast<const void *>(empty_kernel)) != cudaSuccess) return false;
+    if (cudaFuncGetAttributes(&code, reinterpret_cast<const void *>(device_empty_kernel)) != cudaSuccess) return false;
     return code.ptxVersion >= EARLY_CAPABILITY;
 }
 

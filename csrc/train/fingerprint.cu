@@ -18,7 +18,7 @@ __device__ static __forceinline__ Word mix(Word x) {
     return x ^ x >> 31;
 }
 
-static __global__ void add_words(const uint32_t *words, size_t count, Word first, Word *sum) {
+static __global__ void train_fingerprint_kernel(const uint32_t *words, size_t count, Word first, Word *sum) {
     grid_begin();
     Word mine = 0;
     GRID_LOOP(i, count) { mine += mix((first + i) << 32 | words[i]); }
@@ -30,6 +30,6 @@ extern "C" Status fingerprint_add(const float *values, size_t count, uint64_t fi
                                   DeviceStream *stream) {
     if (first > MOST_WORDS || count > MOST_WORDS - first) FAIL(STATUS_ARGUMENT, "more than 2^32 values in one hash");
     size_t blocks = ceil_div(count, BLOCK);
-    return LAUNCH_AFTER(add_words, blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS, BLOCK, 0, stream,
+    return LAUNCH_AFTER(train_fingerprint_kernel, blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS, BLOCK, 0, stream,
                         (const uint32_t *)values, count, (Word)first, (Word *)sum);
 }

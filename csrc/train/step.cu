@@ -9,7 +9,7 @@ extern "C" {
 #define VIEW_BLOCK 256
 
 /* One block: everyone reads flag and clock before one thread changes them. */
-static __global__ void close_step(TrainStepClosing c) {
+static __global__ void train_close_step_kernel(TrainStepClosing c) {
     grid_begin();
     const uint32_t skip = *c.flag;
     const int first = c.clock->first, done = c.clock->done, step = c.clock->step;
@@ -27,15 +27,16 @@ static __global__ void close_step(TrainStepClosing c) {
 }
 
 extern "C" Status train_step_close(const TrainStepClosing *closing, DeviceStream *stream) {
-    return LAUNCH_AFTER(close_step, 1, CLOSING_BLOCK, 0, stream, *closing);
+    return LAUNCH_AFTER(train_close_step_kernel, 1, CLOSING_BLOCK, 0, stream, *closing);
 }
 
-static __global__ void add_view(const float *logits, size_t elems, float weight, bool add, float *sums) {
+static __global__ void train_add_view_kernel(const float *logits, size_t elems, float weight, bool add, float *sums) {
     grid_begin();
     GRID_LOOP(i, elems) { sums[i] = add ? sums[i] + weight * logits[i] : weight * logits[i]; }
 }
 
 extern "C" Status train_add_view(const float *logits, size_t elems, float weight, bool add, float *sums,
                                  DeviceStream *stream) {
-    return LAUNCH_AFTER(add_view, ceil_div(elems, VIEW_BLOCK), VIEW_BLOCK, 0, stream, logits, elems, weight, add, sums);
+    return LAUNCH_AFTER(train_add_view_kernel, ceil_div(elems, VIEW_BLOCK), VIEW_BLOCK, 0, stream, logits, elems,
+                        weight, add, sums);
 }

@@ -21,5 +21,5 @@ def test_kernels_are_found():
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
     text = "".join(path.read_text() for suffix in ("*.cu", "*.cuh") for path in (ROOT / "csrc").rglob(suffix))
     kernels = re.findall(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", text)
-    assert len(kernels) == text.count("__global__") and "close_step" in kernels
+    assert len(kernels) == text.count("__global__") and "train_close_step_kernel" in kernels
     assert done.stdout.split() == sorted(set(kernels))

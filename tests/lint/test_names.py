@@ -229,6 +229,15 @@ def test_functions_are_declared_in_headers():
     assert not found, f"declared by hand: include the header instead:{listed(found)}"
 
 
+def test_kernels_are_called_so():
+    kernel = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)")
+    found = [(path, name) for path, text in tree().texts.items() for name in kernel.findall(text)]
+    assert len(found) > 20
+    assert not (wrong := [f for f in found if not f[1].endswith("_kernel")]), f"no _kernel at its end:{listed(wrong)}"
+    twice = [(f, n) for f, n in found if sum(n == other for _, other in found) > 1]
+    assert not twice, f"kernels of one name:{listed(twice)}"
+
+
 def test_the_law_allows_nothing_that_nobody_does():
     crossings = set(tree().crossings())
     rooms = {(room, room_of(header)) for room, header in crossings}

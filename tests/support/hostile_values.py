@@ -1,4 +1,4 @@
-"""What does not belong into a call of _cgxffcv: values for test_hostile_calls.py, and objects that do something while
+"""What does not belong in a call of _cgxffcv: values for test_hostile_calls.py, and objects that do something while
 they are converted."""
 
 import ctypes

@@ -32,7 +32,7 @@ static void note(const char *name) {
     close(descriptor);
 }
 
-/* Notes the call; whether it shall fail, with errno set. */
+/* Notes the call; whether it should fail, with errno set. */
 static int fails(const char *name) {
     const char *wish = getenv("SHIM_FAIL");
     char wanted[32] = "";
@@ -63,7 +63,7 @@ static int concerns(int descriptor, const char *path) {
     return strncmp(path, armed, strlen(armed)) == 0;
 }
 
-/* Whether an armed call shall fail, with errno set. */
+/* Whether an armed call should fail, with errno set. */
 static int armed_fails(const char *name, int descriptor, const char *path) {
     pthread_mutex_lock(&lock);
     int before = errno, failed = concerns(descriptor, path) && ++armed_calls == armed_nth;

@@ -157,8 +157,8 @@ static __device__ void draw(const GatherSet &set, const Ops &ops, const GatherCl
  * images are mixed, a block also has the image before its first: slot 0 in what it shares, its own are from 1 on. */
 template <int PIXELS, bool PLAIN>
 static __global__ void __launch_bounds__(BLOCK, 6)
-    gather_kernel(GatherSet set, const int32_t *order, const GatherClock *clock, int batch, Ops ops, int block_images,
-                  uint8_t *to, int64_t *to_labels) {
+    augment_gather_kernel(GatherSet set, const int32_t *order, const GatherClock *clock, int batch, Ops ops,
+                          int block_images, uint8_t *to, int64_t *to_labels) {
     grid_begin();
     __shared__ AugmentDrawn drawn[(BLOCK_IMAGES + 1) * GATHER_MAX_OPS];
     __shared__ int place[BLOCK_IMAGES + 1];
@@ -238,15 +238,17 @@ extern "C" Status gather_batch(const GatherSet *set, const int32_t *order, const
         if (taken.op[i].phase > AUGMENT_FILL) taken.plain = false;
     }
     const unsigned blocks = (unsigned)ceil_div((size_t)batch, (size_t)block_images);
-    const auto kernel = wide ? (taken.plain ? gather_kernel<BYTES_16, true> : gather_kernel<BYTES_16, false>)
-                             : (taken.plain ? gather_kernel<1, true> : gather_kernel<1, false>);
+    const auto kernel =
+        wide ? (taken.plain ? augment_gather_kernel<BYTES_16, true> : augment_gather_kernel<BYTES_16, false>)
+             : (taken.plain ? augment_gather_kernel<1, true> : augment_gather_kernel<1, false>);
     return LAUNCH_AFTER(kernel, blocks, BLOCK, 0, stream, *set, order, clock, batch, taken, block_images, to,
                         to_labels);
 }
 
 /* Copies image places[blockIdx.x] in units of T. */
 template <typename T>
-static __global__ void copy_image(const uint8_t *images, const int32_t *places, size_t image_bytes, uint8_t *to) {
+static __global__ void augment_copy_image_kernel(const uint8_t *images, const int32_t *places, size_t image_bytes,
+                                                 uint8_t *to) {
     grid_begin();
     const T *from = reinterpret_cast<const T *>(images + (size_t)places[blockIdx.x] * image_bytes);
     T *out = reinterpret_cast<T *>(to + (size_t)blockIdx.x * image_bytes);
@@ -257,9 +259,11 @@ extern "C" Status gather_plain(const GatherSet *set, const int32_t *places, int 
                                DeviceStream *stream) {
     size_t bytes = (size_t)set->height * (size_t)set->width * CHANNELS;
     if (bytes % BYTES_16 == 0) {
-        return LAUNCH_AFTER(copy_image<uint4>, (unsigned)count, 192, 0, stream, set->images, places, bytes, to);
+        return LAUNCH_AFTER(augment_copy_image_kernel<uint4>, (unsigned)count, 192, 0, stream, set->images, places,
+                            bytes, to);
     }
-    return LAUNCH_AFTER(copy_image<uint8_t>, (unsigned)count, 192, 0, stream, set->images, places, bytes, to);
+    return LAUNCH_AFTER(augment_copy_image_kernel<uint8_t>, (unsigned)count, 192, 0, stream, set->images, places, bytes,
+                        to);
 }
 
 /* ---- shrinking ---------------------------------------------------------------------------------------------------*/
@@ -279,8 +283,8 @@ struct Affine {
 
 /* One image a block: sums of lines into shared memory, (side, size, 3), then across. The weights are read from there,
  * too: threads of a warp that look at different ones would wait for each other at the kernel's arguments. */
-static __global__ void shrink_kernel(const uint8_t *images, int size, int side, Filter filter, Affine affine,
-                                     float *to) {
+static __global__ void augment_shrink_kernel(const uint8_t *images, int size, int side, Filter filter, Affine affine,
+                                             float *to) {
     grid_begin();
     DYNAMIC_SHARED(float, lines);
     __shared__ float weights[MAX_WEIGHTS];
@@ -334,7 +338,8 @@ extern "C" Status gather_shrink(const uint8_t *images, int count, int height, in
         affine.offset[c] = -mean[c] / std[c];
     }
     size_t bytes = (size_t)(side * width * CHANNELS) * sizeof(float);
-    return LAUNCH_AFTER(shrink_kernel, (unsigned)count, BLOCK, bytes, stream, images, height, side, filter, affine, to);
+    return LAUNCH_AFTER(augment_shrink_kernel, (unsigned)count, BLOCK, bytes, stream, images, height, side, filter,
+                        affine, to);
 }
 
 /* ---- moments -----------------------------------------------------------------------------------------------------*/
@@ -343,7 +348,8 @@ extern "C" Status gather_shrink(const uint8_t *images, int count, int height, in
 #define MOST_PATCHES 65536
 #define FEW_PATCHES 16 /* of a thread, before another block is worth its closing sums */
 
-static __global__ void moments_kernel(const uint8_t *images, int64_t count, int height, int width, uint64_t *to) {
+static __global__ void augment_moments_kernel(const uint8_t *images, int64_t count, int height, int width,
+                                              uint64_t *to) {
     grid_begin();
     uint32_t sums[GATHER_MOMENTS];
 #pragma unroll
@@ -382,6 +388,6 @@ extern "C" Status gather_moments(const GatherSet *set, int64_t count, uint64_t *
     }
     size_t blocks = ceil_div((size_t)patches, BLOCK * FEW_PATCHES);
     *parts = blocks < GATHER_MOMENT_PARTS ? (int)blocks : GATHER_MOMENT_PARTS;
-    return LAUNCH_AFTER(moments_kernel, (unsigned)*parts, BLOCK, 0, stream, set->images, count, set->height, set->width,
-                        to);
+    return LAUNCH_AFTER(augment_moments_kernel, (unsigned)*parts, BLOCK, 0, stream, set->images, count, set->height,
+                        set->width, to);
 }

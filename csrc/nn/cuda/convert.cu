@@ -12,7 +12,7 @@ extern "C" {
 #define MOST_BLOCKS 2048
 
 /* Both round, or widen and scale, pack by pack; `from` may be `to`, for every element stays in its place. */
-template <typename T> __global__ void narrow_kernel(const float *from, size_t packs, size_t elems, T *to) {
+template <typename T> __global__ void storage_narrow_kernel(const float *from, size_t packs, size_t elems, T *to) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     GRID_LOOP(index, packs) {
@@ -28,7 +28,8 @@ template <typename T> __global__ void narrow_kernel(const float *from, size_t pa
     GRID_LOOP(index, elems - packs * PACK) { to[packs * PACK + index] = from_float<T>(from[packs * PACK + index]); }
 }
 
-template <typename T> __global__ void widen_kernel(const T *from, size_t packs, size_t elems, float factor, float *to) {
+template <typename T>
+__global__ void storage_widen_kernel(const T *from, size_t packs, size_t elems, float factor, float *to) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     GRID_LOOP(index, packs) {
@@ -60,7 +61,8 @@ extern "C" Status nn_cuda_from_float(const float *from, size_t elems, Precision 
     if (elems == 0 || (from == to && precision == PRECISION_FLOAT32)) return STATUS_OK;
     DISPATCH_STORAGE(precision, T, {
         size_t packs = packs_of(from, to, elems, Pack<T>::PACK);
-        TRY(LAUNCH_AFTER(narrow_kernel<T>, blocks_for(packs, elems), THREADS, 0, stream, from, packs, elems, (T *)to));
+        TRY(LAUNCH_AFTER(storage_narrow_kernel<T>, blocks_for(packs, elems), THREADS, 0, stream, from, packs, elems,
+                         (T *)to));
     });
     return STATUS_OK;
 }
@@ -70,8 +72,8 @@ extern "C" Status nn_cuda_to_float(const void *from, size_t elems, Precision pre
     if (elems == 0 || (from == to && precision == PRECISION_FLOAT32 && factor == 1.0f)) return STATUS_OK;
     DISPATCH_STORAGE(precision, T, {
         size_t packs = packs_of(from, to, elems, Pack<T>::PACK);
-        TRY(LAUNCH_AFTER(widen_kernel<T>, blocks_for(packs, elems), THREADS, 0, stream, (const T *)from, packs, elems,
-                         factor, to));
+        TRY(LAUNCH_AFTER(storage_widen_kernel<T>, blocks_for(packs, elems), THREADS, 0, stream, (const T *)from, packs,
+                         elems, factor, to));
     });
     return STATUS_OK;
 }

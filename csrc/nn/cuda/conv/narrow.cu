@@ -4,7 +4,7 @@
  *
  * A block takes two images at a time, one for each of two warp groups; a third one copies. A map lies in shared memory
  * within zeros, 64 of its channels at a time: in a row of it one column of zeros ends this row and begins the next one,
- * so the positions under a tap are those of the output, moved by a constant. One copy so serves all nine taps, and the
+ * so the positions under a tap are those of the output, moved by a constant. So one copy serves all nine taps, and the
  * filters of a tap both images. The columns of zeros are computed, too, and not stored.
  *
  * Block x: images 2 x and 2 x + 1, then 2 gridDim.x further on. Warp group 0 or 1: the first or the second of them; its

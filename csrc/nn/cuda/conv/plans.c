@@ -206,7 +206,7 @@ static Status parse(const char *text, size_t size, const char *identity, Entries
     return STATUS_OK;
 }
 
-/* What is on disk; nothing, with a note, if that is no good. Fails only for lack of memory. */
+/* What is on disk; nothing, with a note, if that is unusable. Fails only for lack of memory. */
 static Status load_file(Plans *plans, Entries *entries) {
     char *text = NULL;
     size_t size = 0;

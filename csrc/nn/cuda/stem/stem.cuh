@@ -217,7 +217,7 @@ __device__ __forceinline__ void convolve(const StemShape &shape, const Tiling &t
     for (int row = 0; row < COUNT; row++) {
         load_lanes(packed + t.taps * t.groups * LANES, t.groups, sums[row]);
     }
-#pragma unroll 1 /* lest all weights move into registers, which do not suffice */
+#pragma unroll 1 /* else all weights would move into registers, of which there are too few */
     for (int kx = 0; kx < kernel; kx++) {
 #pragma unroll(KERNEL > 0 ? KERNEL : 1)
         for (int ky = 0; ky < kernel; ky++) {
