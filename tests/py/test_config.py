@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from _cgxffcv import ALLREDUCE_ALGORITHMS
 
 from cgxffcv import recipes
 from cgxffcv.app import config, config_file, session
@@ -33,6 +34,13 @@ def problems(*argv, **environ):
     with pytest.raises(config.ConfigError) as caught:
         load(*argv, **environ)
     return caught.value.problems
+
+
+def test_algorithms_that_are_read_without_the_core_are_the_cores():
+    for name in ALLREDUCE_ALGORITHMS:
+        if name != "exact":  # that is what 32 bits say
+            assert load(f"--compression.algorithm={name}").compression.algorithm == name
+    assert len(problems("--compression.algorithm=exact")) == 1
 
 
 def test_defaults():
