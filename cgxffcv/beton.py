@@ -35,8 +35,8 @@ def _describe(info: FieldInfo) -> str:
     if info.dtype is not None and info.shape is not None:
         parts.append(f"{info.dtype} {info.shape}")
     if info.kind == "image":
-        sides = [f"{low}" if low == high else f"{low} to {high}" for low, high in
-                 ((info.min_width, info.max_width), (info.min_height, info.max_height))]  # fmt: skip
+        ranges = ((info.min_width, info.max_width), (info.min_height, info.max_height))
+        sides = [f"{low}" if low == high else f"{low} to {high}" for low, high in ranges]
         parts += [f"{sides[0]} x {sides[1]} pixels (width x height)", f"{info.num_jpeg} JPEG, {info.num_raw} raw"]
     if info.kind in ("image", "bytes", "json", "custom"):
         low, high = size(info.min_bytes), size(info.max_bytes)
@@ -200,8 +200,8 @@ def verify(
             report.num_bytes += count
             report.num_jpeg += jpegs
             report.num_problems += num_problems
-            report.problems += [Problem(reason, sample, name, None if offset < 0 else offset)
-                                for sample, name, offset, reason in problems]  # fmt: skip
+            for sample, name, offset, reason in problems:
+                report.problems.append(Problem(reason, sample, name, None if offset < 0 else offset))
             _verify_json(reader, first, last, report)
             report.problems.sort(key=lambda problem: (problem.sample, problem.field))
             del report.problems[max_problems:]

@@ -23,10 +23,8 @@ from cgxffcv.errors import UserError
 
 __all__ = ["CheckpointError", "load", "read_header", "save"]
 
-_TYPES = {
-    "BOOL": "|b1", "I8": "|i1", "U8": "|u1", "I16": "<i2", "U16": "<u2", "I32": "<i4", "U32": "<u4", "I64": "<i8",
-    "U64": "<u8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
-}  # fmt: skip
+_TYPES = {"BOOL": "|b1", "I8": "|i1", "U8": "|u1", "I16": "<i2", "U16": "<u2", "I32": "<i4", "U32": "<u4"}
+_TYPES |= {"I64": "<i8", "U64": "<u8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 _NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
 _METADATA = "__metadata__"
 _ALIGNMENT = 8

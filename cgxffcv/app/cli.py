@@ -91,11 +91,13 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(function=_doctor)
     bench = commands.add_parser(
-        "bench", help="benchmarks: " + ", ".join(BENCHES), usage="%(prog)s [-h] NAME ...",
+        "bench",
+        help="benchmarks: " + ", ".join(BENCHES),
+        usage="%(prog)s [-h] NAME ...",
         description="Benchmarks; each has its own options: cgxffcv bench NAME --help.",
         epilog="\n".join(["NAME is one of", *(f"  {name:<10} {text}" for name, text in BENCHES.items())]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     bench.add_argument("name", choices=BENCHES, metavar="NAME", help="the benchmark")
     rest = bench.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its options")
     rest.required = False  # so that "NAME" alone is asked for
@@ -104,18 +106,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_launch(commands: argparse._SubParsersAction[Parser]) -> None:
-    launch = commands.add_parser(
-        "launch", help="mpirun with the right options for one machine",
-        description="Runs COMMAND as NP ranks on this machine with Open MPI: each rank gets its share of the cores; "
-        "works as root, in containers and with more ranks than cores.",
-    )  # fmt: skip
+    about = "Runs COMMAND as NP ranks on this machine with Open MPI: each rank gets its share of the cores; works as "
+    about += "root, in containers and with more ranks than cores."
+    launch = commands.add_parser("launch", help="mpirun with the right options for one machine", description=about)
     launch.add_argument("-np", "-n", "--np", type=whole(1), required=True, metavar="NP", help="number of ranks")
     launch.add_argument("--print", action="store_true", help="show the mpirun command, do not run it")
     launch.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE ...", help="a module of Python")
-    launch.add_argument(
-        "command", nargs=argparse.REMAINDER, metavar="COMMAND ...",
-        help="train or bench (of cgxffcv) with its options, a script.py, or a program",
-    )  # fmt: skip
+    text = "train or bench (of cgxffcv) with its options, a script.py, or a program"
+    launch.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND ...", help=text)
     launch.set_defaults(function=_launch)
 
 

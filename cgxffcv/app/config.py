@@ -216,13 +216,13 @@ def make_parser(prog: str, description: str, shown: Iterable[str] = SCHEMA, rest
 
     rest: whether there is a --help-all with all that --help leaves out.
     """
-    parser = Parser(prog=prog, usage="%(prog)s [--config-file FILE]... [--FLAG VALUE | --section.name=VALUE]...",
-                    description=description, allow_abbrev=False, epilog=REST if rest else __doc__.split("\n\n", 1)[1],
-                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    usage = "%(prog)s [--config-file FILE]... [--FLAG VALUE | --section.name=VALUE]..."
+    about = {"description": description, "allow_abbrev": False, "epilog": REST if rest else __doc__.split("\n\n", 1)[1]}
+    parser = Parser(prog=prog, usage=usage, **about, formatter_class=argparse.RawDescriptionHelpFormatter)
     if rest:
         parser.add_argument("--help-all", action=_HelpAll, nargs=0, help="every parameter, and how sources are ranked")
-    parser.add_argument("--config-file", action="append", default=[], metavar="FILE",
-                        help="YAML file of sections and values; may be repeated, later files win")  # fmt: skip
+    text = "YAML file of sections and values; may be repeated, later files win"
+    parser.add_argument("--config-file", action="append", default=[], metavar="FILE", help=text)
     flat = parser.add_argument_group("flat flags")
     shown = set(shown)
     for flag in FLAGS:
@@ -238,8 +238,8 @@ def make_parser(prog: str, description: str, shown: Iterable[str] = SCHEMA, rest
             if key.startswith(section + "."):
                 default = "" if param.default is None else f" (default {show(param.default)})"
                 text = f"{param.help}; {param.kind}{default}".replace("%", "%%")
-                group.add_argument(f"--{key}", action=_Collect, dest=key, metavar="VALUE",
-                                   help=text if key in shown else argparse.SUPPRESS)  # fmt: skip
+                text = text if key in shown else argparse.SUPPRESS
+                group.add_argument(f"--{key}", action=_Collect, dest=key, metavar="VALUE", help=text)
     return parser
 
 

@@ -261,9 +261,10 @@ def diagnose(report: dict[str, Any]) -> tuple[list[str], str | None]:
         mend.packages.append("openmpi-bin")
     if info and not info.get("cuda") and report["gpu"]["devices"]:
         here = report["found"]["cuda"]
-        reason = f"{here} is here, but this build was made without it" if here else (
-            "the CUDA toolkit is not installed (its packages come from NVIDIA's repository, "
-            "developer.nvidia.com/cuda-downloads)")  # fmt: skip
+        reason = f"{here} is here, but this build was made without it"
+        if not here:
+            reason = "the CUDA toolkit is not installed (its packages come from NVIDIA's repository, "
+            reason += "developer.nvidia.com/cuda-downloads)"
         missing.append(f"cuda ({USE['cuda']}): there is a GPU; {reason}")
         mend.build, mend.toolkit = True, [] if here else CUDA_PACKAGES
     if info.get("cuda"):
@@ -385,13 +386,13 @@ def text(report: dict[str, Any]) -> str:
     cpu = info.get("cpu", {})
     gigabytes = {key: f"{s[key] / 1e9:.1f} GB" for key in s if key.endswith("_bytes")}
     devices = report["gpu"]["devices"]
+    core = f"{report['core']['path']}, compiled by gcc {info['compiler']}" if loaded else "NOT LOADED"
     lines = [
         f"cgxffcv    {report['cgxffcv']}, Python {report['python']} ({report['executable']}), NumPy {report['numpy']}",
-        f"core       {report['core']['path'] if loaded else 'NOT LOADED'}" + (
-            f", compiled by gcc {info['compiler']}" if loaded else ""),
+        f"core       {core}",
         f"system     {s['os']}, Linux {s['kernel']}, {s['machine']}; gcc {report['gcc'] or 'not installed'}",
         f"processor  {s['processor']}, {s['usable_cores']} of {s['cores']} cores usable",
-    ]  # fmt: skip
+    ]
     if cpu:
         lines.append("           " + ", ".join(f"{name} {yes(has)}" for name, has in cpu.items()))
     lines.append(

@@ -38,10 +38,8 @@ class RunLog:
     Every record is on its way to the disk when `event` returns; a killed run leaves whole lines but perhaps the last.
     """
 
-    COLUMNS = (
-        "epoch", "steps", "seconds", "images_per_second", "lr", "train_loss", "train_accuracy",
-        "test_loss", "test_accuracy", "wire_bytes", "time",
-    )  # fmt: skip
+    COLUMNS = ["epoch", "steps", "seconds", "images_per_second", "lr", "train_loss", "train_accuracy"]
+    COLUMNS += ["test_loss", "test_accuracy", "wire_bytes", "time"]
 
     def __init__(self, folder: Path, resume: bool = False):
         self.folder = folder

@@ -254,11 +254,10 @@ class Run:
         line += f" + {duration(test.seconds)}" if test else ""
         if test is not None or self.test_every == 1:  # the log has every epoch
             self.note(line + (f", {size(epoch.wire_bytes)} sent" if self.ranks > 1 else ""))
-        record = {
-            "epoch": epoch.epoch + 1, "steps": self.trainer.step, "seconds": epoch.seconds,
-            "images_per_second": speed, "lr": self.rate, "train_loss": epoch.loss, "train_accuracy": epoch.accuracy,
-            "wire_bytes": epoch.wire_bytes, "skipped": epoch.skipped, "replica_hash": epoch.replica_hash,
-        }  # fmt: skip
+        record = {"epoch": epoch.epoch + 1, "steps": self.trainer.step, "seconds": epoch.seconds}
+        record |= {"images_per_second": speed, "lr": self.rate}
+        record |= {"train_loss": epoch.loss, "train_accuracy": epoch.accuracy, "wire_bytes": epoch.wire_bytes}
+        record |= {"skipped": epoch.skipped, "replica_hash": epoch.replica_hash}
         if test is not None:
             record |= {"test_loss": test.loss, "test_accuracy": test.accuracy, "test_seconds": test.seconds}
         self._keep_plans()

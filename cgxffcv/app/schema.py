@@ -186,7 +186,7 @@ SCHEMA: dict[str, Param] = {
         "auto",
         "local: CIFAR-10 below data.root; download: the official archive; sample: the 6,000 shipped images; "
         "auto: the first of these that can be had",
-        "auto", "local", "download", "sample",
+        *("auto", "local", "download", "sample"),
     ),
     "data.root": text("data", "folder in which CIFAR-10 is looked for and kept", "a folder name"),
     "data.url": text(
@@ -215,7 +215,7 @@ SCHEMA: dict[str, Param] = {
         "auto",
         "how activations are stored and products taken (parameters and sums are float32); auto: float16 on a GPU, "
         "bfloat16 on a CPU that multiplies it, else float32",
-        "auto", "float32", "bfloat16", "float16",
+        *("auto", "float32", "bfloat16", "float16"),
     ),
     "training.deterministic": boolean(
         False, "on a GPU only algorithms that give the same bytes every time (a CPU always does)"
@@ -236,22 +236,27 @@ SCHEMA: dict[str, Param] = {
         "nccl",
         "cgx: compressed allreduce; nccl: uncompressed, through NCCL where built, else our own; "
         "gloo and mpi: uncompressed",
-        "cgx", "nccl", "gloo", "mpi",
+        *("cgx", "nccl", "gloo", "mpi"),
     ),
     "comm.timeout": number(300.0, "seconds to wait for another rank before giving up", 1),
     "log.dir": text("runs/cifar", "folder for run.jsonl, log.csv, config.yaml and the checkpoints", "a folder name"),
-    "log.progress": choice("auto", "a progress bar, plain lines, or nothing; auto: a bar in a terminal",
-                           "auto", "bar", "lines", "off"),
-    "log.config": choice("changed", "what is printed of the configuration before a run: what differs from the defaults "
-                         "and the recipe, or all; config.yaml has all of it", "changed", "all"),
+    "log.progress": choice(
+        "auto",
+        "a progress bar, plain lines, or nothing; auto: a bar in a terminal",
+        *("auto", "bar", "lines", "off"),
+    ),
+    "log.config": choice(
+        "changed",
+        "what is printed of the configuration before a run: what differs from the defaults and the recipe, or all; "
+        "config.yaml has all of it",
+        *("changed", "all"),
+    ),
     "log.interval": number(10.0, "seconds between plain progress lines", 0),
-}  # fmt: skip
+}
 
 
 # The values of a recipe that have names of FFCV's in the training section; all others stand in the recipe section.
-OF_TRAINING = (
-    "batch_size", "epochs", "lr", "momentum", "lr_peak_epoch", "weight_decay", "label_smoothing", "lr_tta",
-)  # fmt: skip
+OF_TRAINING = ["batch_size", "epochs", "lr", "momentum", "lr_peak_epoch", "weight_decay", "label_smoothing", "lr_tta"]
 SCHEMA |= {
     f"recipe.{field.name}": _of_recipe(field)
     for field in dataclasses.fields(Recipe)
@@ -299,15 +304,30 @@ FLAGS = [
     Flag(("momentum",), "momentum of SGD (resnet9: 0.9)", _same("training.momentum")),
     Flag(("wd",), "weight decay (resnet9: 5e-4)", _same("training.weight_decay")),
     Flag(("no-cuda",), "train on the CPU, also where there is a GPU", _same("training.device"), const="cpu"),
-    Flag(("deterministic",), "on a GPU only algorithms that give the same bytes every time",
-         _same("training.deterministic"), const="true"),
+    Flag(
+        ("deterministic",),
+        "on a GPU only algorithms that give the same bytes every time",
+        _same("training.deterministic"),
+        const="true",
+    ),
     Flag(("seed",), "decides initialisation, order and augmentation (default 0)", _same("training.seed")),
-    Flag(("resume",), "go on from a checkpoint or log folder (default: the log folder)",
-         _same("training.resume"), const="auto", optional=True),
+    Flag(
+        ("resume",),
+        "go on from a checkpoint or log folder (default: the log folder)",
+        _same("training.resume"),
+        const="auto",
+        optional=True,
+    ),
     Flag(("dist-backend",), "cgx (compresses gradients), nccl, gloo or mpi (default nccl)", _same("comm.backend")),
-    Flag(("quantization-bits",), "bits of a gradient value, with cgx (default 32: uncompressed)",
-         _same("compression.bits")),
-    Flag(("quantization-bucket-size",), "gradient values that share one scale (default 1024)",
-         _same("compression.bucket_size")),
+    Flag(
+        ("quantization-bits",),
+        "bits of a gradient value, with cgx (default 32: uncompressed)",
+        _same("compression.bits"),
+    ),
+    Flag(
+        ("quantization-bucket-size",),
+        "gradient values that share one scale (default 1024)",
+        _same("compression.bucket_size"),
+    ),
     Flag(("local_rank", "local-rank"), "taken for compatibility; ranks come from mpirun", lambda value: {}),
-]  # fmt: skip
+]

@@ -86,8 +86,8 @@ def _check(records: np.ndarray, name: str, where: str, say: Say) -> np.ndarray:
     if records.shape != (RECORDS, RECORD):
         raise DataError(f"{where}: {len(records):,} images; expected {RECORDS:,}. Get the file again")
     if records[:, 0].max() > 9:
-        raise DataError(f"{where}: record {int(np.argmax(records[:, 0] > 9))} has label {records[:, 0].max()}; "
-                        "expected 0 to 9. Is it CIFAR-10 (not CIFAR-100)?")  # fmt: skip
+        found = f"record {int(np.argmax(records[:, 0] > 9))} has label {records[:, 0].max()}"
+        raise DataError(f"{where}: {found}; expected 0 to 9. Is it CIFAR-10 (not CIFAR-100)?")
     if hashlib.md5(records.tobytes(), usedforsecurity=False).hexdigest() != BATCH_MD5[name]:
         say(f"note: {where} is well formed but differs from the official file (its MD5 is another one)")
     return records
@@ -333,8 +333,15 @@ SAMPLE_NOTE = """\
 **********************************************************************************************"""
 
 
-def obtain(root: str | Path, source: str = "auto", url: str = OFFICIAL_URL, say: Say = print,
-           mode: str = "auto", archive: Archive = BINARY, remedy: str = DOWNLOAD) -> Cifar10:  # fmt: skip
+def obtain(
+    root: str | Path,
+    source: str = "auto",
+    url: str = OFFICIAL_URL,
+    say: Say = print,
+    mode: str = "auto",
+    archive: Archive = BINARY,
+    remedy: str = DOWNLOAD,
+) -> Cifar10:
     """CIFAR-10 by `source`: local (below `root`), download, sample, or auto: the first of these that can be had.
 
     Local files that are there but damaged are an error also in auto: they are somebody's, and mean something. So is a

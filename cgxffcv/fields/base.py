@@ -118,9 +118,8 @@ class Field:
         self.encode(record, value, malloc)
         has_pointer = self.layout()[2] >= 0
         if has_pointer != bool(regions):
-            need = "must" if has_pointer else "must not"
-            raise ValueError(f"{type(self).__name__}.encode {need} call malloc: its record has "
-                             f"{'a' if has_pointer else 'no'} pointer")  # fmt: skip
+            need, there = ("must", "a") if has_pointer else ("must not", "no")
+            raise ValueError(f"{type(self).__name__}.encode {need} call malloc: its record has {there} pointer")
         return record.tobytes(), regions[0] if regions else None
 
     def __repr__(self) -> str:
@@ -128,8 +127,8 @@ class Field:
 
 
 # What FFCV, or this package for a field of type 255, calls to write and read a value.
-HOOKS = ("metadata_type", "encode", "decode", "to_binary", "from_binary", "get_decoder_class", "pointer_field",
-         "size_field", "layout")  # fmt: skip
+HOOKS = ["metadata_type", "encode", "decode", "to_binary", "from_binary", "get_decoder_class"]
+HOOKS += ["pointer_field", "size_field", "layout"]
 
 
 class CoreField(Field):
@@ -166,6 +165,6 @@ def _check_int(name: str, value: Any, least: int, most: int | None = None) -> in
         raise TypeError(f"{name} must be an integer, not {value!r}")
     number = int(value)
     if number < least or (most is not None and number > most):
-        raise ValueError(f"{name} must be {f'in {least}..{most}' if most is not None else f'at least {least}'}, "
-                         f"not {number}")  # fmt: skip
+        wanted = f"in {least}..{most}" if most is not None else f"at least {least}"
+        raise ValueError(f"{name} must be {wanted}, not {number}")
     return number

@@ -127,9 +127,9 @@ class RGBImageField(CoreField):
             raise ValueError(f"compress_probability must be in 0..1, not {compress_probability}")
 
     def describe(self, name: str) -> Spec:
-        return spec("image", name, write_mode=self.write_mode, max_resolution=self.max_resolution,
-                    smart_threshold=self.smart_threshold, jpeg_quality=self.jpeg_quality,
-                    compress_probability=self.compress_probability)  # fmt: skip
+        jpeg = {"jpeg_quality": self.jpeg_quality, "compress_probability": self.compress_probability}
+        sizes = {"max_resolution": self.max_resolution, "smart_threshold": self.smart_threshold}
+        return spec("image", name, write_mode=self.write_mode, **sizes, **jpeg)
 
     def convert(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
@@ -144,8 +144,8 @@ class RGBImageField(CoreField):
         if hasattr(value, "cpu"):
             value = value.detach().cpu().numpy()
         if not hasattr(value, "__array__") and not hasattr(value, "__array_interface__"):
-            raise TypeError("an image must be a uint8 array, a Pillow image, JPEG bytes or a path, not "
-                            f"{type(value).__name__}")  # fmt: skip
+            kind = type(value).__name__
+            raise TypeError(f"an image must be a uint8 array, a Pillow image, JPEG bytes or a path, not {kind}")
         return _pixels(value)
 
     def __repr__(self) -> str:

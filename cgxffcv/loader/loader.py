@@ -281,10 +281,8 @@ class Loader:
             raise ValueError(f"filter: no output is named {field_name!r}; there are {', '.join(names)}")
         pipelines = dict(self.pipelines)
         only = {name: pipelines.get(name, ()) if name == field_name else None for name in [*names, *pipelines]}
-        changes = {
-            "pipelines": only, "order": OrderOption.SEQUENTIAL, "order_kwargs": None, "drop_last": False, "ids": True,
-            "distributed": False, "rank": 0, "world_size": 1, "seed": self.seed, "evaluate": True,
-        }  # fmt: skip
+        changes = {"pipelines": only, "order": OrderOption.SEQUENTIAL, "order_kwargs": None, "drop_last": False}
+        changes |= {"ids": True, "distributed": False, "rank": 0, "world_size": 1, "seed": self.seed, "evaluate": True}
         chosen: list[int] = []
         with Loader(**{**self._plan.arguments, **changes}) as scan:
             for values, ids in scan:

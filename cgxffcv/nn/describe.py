@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 __all__ = ["Conv", "Description", "Head", "Node", "Norm", "airbench", "resnet9"]
@@ -180,12 +180,12 @@ def airbench(
     for block, width in enumerate(widths, start=1):
         for index in range(1, 4 if deep[block - 1] else 3):
             nodes.append(Conv(f"b{block}.conv{index}", width, block=block, init="identity"))
-            nodes.append(
-                Norm(
-                    f"b{block}.norm{index}", activation, pool=2 if index == 1 else 0, scale=False, eps=1e-12, keep=kept,
-                    residual=f"b{block}.norm1" if index == 3 else None, residual_place="before", block=block,
-                )
-            )  # fmt: skip
+            norm = Norm(f"b{block}.norm{index}", activation, scale=False, eps=1e-12, keep=kept, block=block)
+            if index == 1:
+                norm = replace(norm, pool=2)
+            if index == 3:
+                norm = replace(norm, residual=f"b{block}.norm1", residual_place="before")
+            nodes.append(norm)
     scale = 1.0 / widths[-1] if head_scale is None else head_scale
     nodes.append(Head("head", classes, scale=scale, init=head_init, block=3))
     if not math.isfinite(scale):

@@ -127,6 +127,10 @@ class Samples:
         return random_order(self.numbers, self.seed, epoch)
 
 
+ALONE = {"rank": 0, "world_size": 1}
+IN_ORDER = {"seed": 0, "evaluate": True, "drop_last": False}
+
+
 def _pipelines(steps: list[Any]) -> dict[str, Any]:
     return {IMAGE: [SimpleRGBImageDecoder(), *steps], LABEL: [IntDecoder()]}
 
@@ -144,21 +148,17 @@ def training_loader(
 ) -> Loader:
     """Shuffled, augmented batches of this rank: uint8 images (batch, 32, 32, 3), int64 labels (batch, 1) and sample
     numbers (batch,)."""
-    return _open(
-        path, batch, num_workers=workers, order=OrderOption.RANDOM if order is None else order, seed=seed,
-        drop_last=True, rank=rank, world_size=ranks, pipelines=_pipelines(augmentation(recipe)), resident=True,
-        indices=indices, ids=True,
-    )  # fmt: skip
+    chosen = {"order": OrderOption.RANDOM if order is None else order, "seed": seed, "indices": indices}
+    place = {"num_workers": workers, "rank": rank, "world_size": ranks, "resident": True}
+    return _open(path, batch, _pipelines(augmentation(recipe)), **chosen, **place, drop_last=True, ids=True)
 
 
 def evaluation_loader(
     path: str | PathLike[str], batch: int, workers: int, rank: int, ranks: int, indices: np.ndarray | None = None
 ) -> Loader:
     """This rank's share of the test images in the file's order, each once; batches end with the sample numbers."""
-    return _open(
-        path, batch, num_workers=workers, drop_last=False, rank=rank, world_size=ranks, pipelines=_pipelines([]),
-        seed=0, evaluate=True, ids=True, indices=indices,
-    )  # fmt: skip
+    place = {"num_workers": workers, "rank": rank, "world_size": ranks}
+    return _open(path, batch, _pipelines([]), **place, **IN_ORDER, ids=True, indices=indices)
 
 
 def whole_loader(
@@ -166,10 +166,8 @@ def whole_loader(
 ) -> Loader:
     """All samples in use, once, as `training_loader` would give them with its random operations neutral: for the memory
     of a GPU, which then performs these operations itself."""
-    return _open(
-        path, batch, num_workers=workers, drop_last=False, rank=0, world_size=1, seed=0, evaluate=True, ids=True,
-        pipelines=_pipelines(augmentation(recipe)), indices=indices,
-    )  # fmt: skip
+    pipelines = _pipelines(augmentation(recipe))
+    return _open(path, batch, pipelines, num_workers=workers, **ALONE, **IN_ORDER, ids=True, indices=indices)
 
 
 def core_operations(steps: list[Any]) -> tuple:
@@ -183,10 +181,8 @@ def feeding_loader(
 ) -> Loader:
     """Page-locked batches for a GPU: uint8 images (batch, 32, 32, 3), not augmented, and int64 labels (batch, 1).
     `keep`: JPEG images are decoded once and kept in host memory."""
-    return _open(
-        path, batch, num_workers=workers, drop_last=False, rank=0, world_size=1, seed=0, evaluate=True,
-        pipelines=_pipelines([]), indices=indices, resident=keep, page_locked=gpu,
-    )  # fmt: skip
+    chosen = {"num_workers": workers, "indices": indices, "resident": keep, "page_locked": gpu}
+    return _open(path, batch, _pipelines([]), **chosen, **ALONE, **IN_ORDER)
 
 
 def share_of(loader: Loader) -> np.ndarray:
@@ -205,9 +201,7 @@ def whitening_images(
     """The first `count` training images in use, normalised, not augmented: float32 (count, 3, 32, 32)."""
     numbers = np.arange(count) if indices is None else indices[:count]
     normalise = [NormalizeImage(recipe.mean, recipe.std, np.float32), ToTorchImage(channels_last=False)]
-    with _open(
-        path, count, {IMAGE: [SimpleRGBImageDecoder(), *normalise]}, num_workers=workers, indices=numbers, seed=0,
-        evaluate=True, rank=0, world_size=1,
-    ) as loader:  # fmt: skip
+    pipelines = {IMAGE: [SimpleRGBImageDecoder(), *normalise]}
+    with _open(path, count, pipelines, num_workers=workers, indices=numbers, **ALONE, **IN_ORDER) as loader:
         (images,) = next(iter(loader))
         return np.array(images)

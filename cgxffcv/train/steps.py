@@ -106,9 +106,16 @@ class LoaderSteps:
         self.core, self._parts, self.load_seconds = parts.core, parts, 0.0
         team = parts.team
         self._loader = training_loader(
-            parts.path, parts.recipe, parts.plan.local_batch, seed, parts.workers, team.rank, team.ranks, parts.indices,
+            parts.path,
+            parts.recipe,
+            parts.plan.local_batch,
+            seed,
+            parts.workers,
+            team.rank,
+            team.ranks,
+            parts.indices,
             parts.hardest,
-        )  # fmt: skip
+        )
 
     def whiten(self, count: int, epsilon: float) -> None:
         parts = self._parts
@@ -235,9 +242,19 @@ class DeviceSteps:
         plan, reports = self._parts.plan, []
         for step, (loss, correct, images, skipped, side) in enumerate(records, first):
             report = StepReport(
-                epoch, step, plan.steps, int(images), loss / images, int(correct), self.core.rate(0, step)[0], seconds,
-                waited, self.core.wire(plan.phase_at(step).first_block)[0], bool(skipped), int(side),
-            )  # fmt: skip
+                epoch,
+                step,
+                plan.steps,
+                int(images),
+                loss / images,
+                int(correct),
+                self.core.rate(0, step)[0],
+                seconds,
+                waited,
+                self.core.wire(plan.phase_at(step).first_block)[0],
+                bool(skipped),
+                int(side),
+            )
             reports.append(report)
             try:
                 self._parts.tally.count(report, loss)

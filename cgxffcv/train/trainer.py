@@ -133,9 +133,16 @@ class Trainer:
     def _open_data(self, test_batch: int, resident: bool, graphs: bool) -> None:
         """Where the batches of the epochs and of the test come from."""
         parts = Parts(
-            self._core, self.recipe, self.plan, self._team, self._tally, self._everything, self._hardest,
-            self._workers, self.threads,
-        )  # fmt: skip
+            self._core,
+            self.recipe,
+            self.plan,
+            self._team,
+            self._tally,
+            self._everything,
+            self._hardest,
+            self._workers,
+            self.threads,
+        )
         self._steps = self._keep(open_steps(parts, self.seed, self.gpu, resident, graphs))
         self._evaluation = None
         if self._test is not None:
@@ -147,9 +154,12 @@ class Trainer:
     def _build(self, compression, threads, precision, test_batch) -> None:
         recipe, plan, ranks = self.recipe, self.plan, self.ranks
         network = self.network = nn.Network(
-            describe(recipe), backend="cpu" if self.gpu is None else "cuda", precision=precision, threads=threads,
+            describe(recipe),
+            backend="cpu" if self.gpu is None else "cuda",
+            precision=precision,
+            threads=threads,
             deterministic=self.deterministic,
-        )  # fmt: skip
+        )
         core = _cgxffcv.Trainer(
             network.core,
             self.comm if ranks > 1 else None,

@@ -47,8 +47,11 @@ class Shards:
     `decode`, `to_tuple` and `map` give a new object that does more to each sample.
     """
 
-    def __init__(self, shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-                 steps: Sequence[Callable[[Any], Any]] = ()):  # fmt: skip
+    def __init__(
+        self,
+        shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        steps: Sequence[Callable[[Any], Any]] = (),
+    ):
         given = [shards] if isinstance(shards, str | os.PathLike) else list(shards)
         self.shards = [name for item in given for name in expand(os.fspath(item))]
         self.steps = tuple(steps)

@@ -22,7 +22,8 @@ import struct
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -31,7 +32,7 @@ import numpy as np
 
 from cgxffcv.fields import Field
 from cgxffcv.writer.draws import Draws
-from cgxffcv.writer.rows import Rows
+from cgxffcv.writer.rows import Chunk, Rows
 from cgxffcv.writer.worker_threads import use_one_thread
 
 POLL_SECONDS = 0.5
@@ -116,12 +117,9 @@ def _counted(samples: Iterator[Any], done: memoryview) -> Iterator[Any]:
         done[0] += 1
 
 
-def _make_chunk(
-    rows: Rows, encoder: _cgxffcv.Encoder, samples: Iterator[Any], begin: int, size: int, batch_bytes: int,
-    sender: _Sender,
-) -> None:  # fmt: skip
+def _send_chunk(sender: _Sender, encoder: _cgxffcv.Encoder, parts: Iterable[Chunk]) -> None:
     """Sends the parts of one chunk, then its end."""
-    for chunk in rows.chunks(samples, size, batch_bytes, first=begin):
+    for chunk in parts:
         try:
             packed, skips = encoder.encode(chunk.first, chunk.rows)
         except _cgxffcv.BetonError as error:
@@ -132,10 +130,21 @@ def _make_chunk(
     sender.send(("end",))
 
 
-def _work(
-    worker: int, processes: int, pipe: Connection, others: Sequence[Connection], done: memoryview, draws: Draws,
-    order: np.ndarray, fields: Mapping[str, Field], specs: Sequence[Any], chunksize: int, skip: bool, batch_bytes: int,
-) -> None:  # fmt: skip
+@dataclass
+class Job:
+    """What the workers share: the samples in their order, the fields and how they are written, chunk by chunk."""
+
+    draws: Draws
+    order: np.ndarray
+    fields: Mapping[str, Field]
+    specs: Sequence[Any]
+    chunksize: int
+    processes: int
+    skip: bool
+    batch_bytes: int
+
+
+def _work(job: Job, worker: int, pipe: Connection, others: Sequence[Connection], done: memoryview) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers, by SIGTERM
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.freeze()  # the parent's garbage may hold threads or locks that this process does not have
@@ -144,11 +153,11 @@ def _work(
     sender = _Sender(pipe)
     try:
         use_one_thread()
-        rows = Rows(fields, skip)
-        encoder = _cgxffcv.Encoder(specs, seed=draws.seed, threads=1, skip_bad=skip)
-        for begin in range(worker * chunksize, len(order), processes * chunksize):
-            samples = _counted(draws.samples(order[begin : begin + chunksize], chunksize, begin), done)
-            _make_chunk(rows, encoder, samples, begin, chunksize, batch_bytes, sender)
+        rows, step = Rows(job.fields, job.skip), job.chunksize
+        encoder = _cgxffcv.Encoder(job.specs, seed=job.draws.seed, threads=1, skip_bad=job.skip)
+        for begin in range(worker * step, len(job.order), job.processes * step):
+            samples = _counted(job.draws.samples(job.order[begin : begin + step], step, begin), done)
+            _send_chunk(sender, encoder, rows.chunks(samples, job.chunksize, job.batch_bytes, first=begin))
     except BaseException as error:
         sender.send(("failed", _portable(error), "".join(traceback.format_exception(error))))
     sender.close()
@@ -200,17 +209,17 @@ class _Worker:
             self._look_for_progress()
             if self.silent >= self.warn_at:
                 self.warn_at *= 2
-                warnings.warn(f"{self._name()} has sent nothing for {self.silent:.0f} s; it lives and is waited for",
-                              RuntimeWarning, 2)  # fmt: skip
+                said = f"{self._name()} has sent nothing for {self.silent:.0f} s; it lives and is waited for"
+                warnings.warn(said, RuntimeWarning, 2)
             return
         before, self.stopped = self.stopped, self.stopped + POLL_SECONDS
         remedy = f"kill -CONT {self.process.pid} lets it go on"
         if self.stopped >= self.timeout:
-            raise RuntimeError(f"{self._name()} has been stopped (SIGSTOP) for {self.stopped:.0f} s; {remedy}, "
-                               "worker_timeout says how long to wait for that")  # fmt: skip
+            said = f"{self._name()} has been stopped (SIGSTOP) for {self.stopped:.0f} s"
+            raise RuntimeError(f"{said}; {remedy}, worker_timeout says how long to wait for that")
         if before < STOPPED_SECONDS <= self.stopped:
-            warnings.warn(f"{self._name()} is stopped (SIGSTOP): {remedy}; in {self.timeout - self.stopped:.0f} s it "
-                          "ends the writing", RuntimeWarning, 2)  # fmt: skip
+            left = f"in {self.timeout - self.stopped:.0f} s it ends the writing"
+            warnings.warn(f"{self._name()} is stopped (SIGSTOP): {remedy}; {left}", RuntimeWarning, 2)
 
     def _look_for_progress(self) -> None:
         done, used = self.done[0], _processor_seconds(self.process.pid)
@@ -228,8 +237,8 @@ class _Worker:
         self.process.join(STOP_SECONDS)
         code, (first, last) = self.process.exitcode, self.samples
         how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-        return RuntimeError(f"a worker process {how} before it had sent samples {first} to {last}"
-                            " (out of memory? fewer workers, or worker_kind='thread', may help)")  # fmt: skip
+        help = "out of memory? fewer workers, or worker_kind='thread', may help"
+        return RuntimeError(f"a worker process {how} before it had sent samples {first} to {last} ({help})")
 
     def _fill(self, view: memoryview) -> None:
         """Reads until `view` is full; RuntimeError if the worker died or stays stopped."""
@@ -302,15 +311,12 @@ def _stop(processes: Sequence[Any], finished: bool) -> None:
         process.close()
 
 
-def run_workers(
-    draws: Draws, order: np.ndarray, fields: Mapping[str, Field], specs: Sequence[Any], *, chunksize: int,
-    processes: int, skip: bool, batch_bytes: int, timeout: float,
-) -> Iterator[Part]:  # fmt: skip
+def run_workers(job: Job, timeout: float) -> Iterator[Part]:
     """(samples, packed chunk, samples left out) of all samples in order; SampleError for the first bad one.
 
     timeout: seconds for which a worker may be stopped (SIGSTOP), or hang.
     """
-    context = multiprocessing.get_context("fork")
+    context, processes = multiprocessing.get_context("fork"), job.processes
     counts = memoryview(mmap.mmap(-1, 8 * processes)).cast("Q")  # shared with the workers
     pipes = [context.Pipe(duplex=False) for _ in range(processes)]
     workers: list[_Worker] = []
@@ -319,17 +325,14 @@ def run_workers(
         for worker, (_, mine) in enumerate(pipes):
             others = [end for i, pair in enumerate(pipes) for end in pair if not (i == worker and end is mine)]
             others = [end for end in others if not end.closed]
-            process = context.Process(
-                target=_work, daemon=True,
-                args=(worker, processes, mine, others, counts[worker : worker + 1], draws, order, fields, specs,
-                      chunksize, skip, batch_bytes),
-            )  # fmt: skip
+            done = counts[worker : worker + 1]
+            process = context.Process(target=_work, daemon=True, args=(job, worker, mine, others, done))
             _widen(mine)
             _start(process)
             mine.close()
-            workers.append(_Worker(worker, pipes[worker][0], process, counts[worker : worker + 1], timeout))
-        for chunk, begin in enumerate(range(0, len(order), chunksize)):
-            yield from workers[chunk % processes].parts(begin, min(begin + chunksize, len(order)))
+            workers.append(_Worker(worker, pipes[worker][0], process, done, timeout))
+        for chunk, begin in enumerate(range(0, len(job.order), job.chunksize)):
+            yield from workers[chunk % processes].parts(begin, min(begin + job.chunksize, len(job.order)))
         finished = True
     finally:
         _stop([worker.process for worker in workers], finished)

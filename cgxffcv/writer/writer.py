@@ -27,7 +27,7 @@ from cgxffcv.reader import beton_error
 from cgxffcv.wording import counted, size
 from cgxffcv.writer.draws import Draws
 from cgxffcv.writer.rows import Rows
-from cgxffcv.writer.workers import SampleError, run_workers
+from cgxffcv.writer.workers import Job, SampleError, run_workers
 
 MIN_PAGE_SIZE = 2 << 20
 DEFAULT_PAGE_SIZE = 8 << 20
@@ -131,8 +131,8 @@ class DatasetWriter:
         self._specs = [field.describe(name) for name, field in self.fields.items()]
         self._used = False
         _cgxffcv.Encoder(self._specs, seed=0, threads=1, skip_bad=False)  # refuses bad names, shapes and modes now
-        if not self.allow_small_pages and (self.page_size < MIN_PAGE_SIZE or self.page_size > 1 << 30
-                                           or self.page_size & (self.page_size - 1)):  # fmt: skip
+        usual = MIN_PAGE_SIZE <= self.page_size <= 1 << 30 and self.page_size & (self.page_size - 1) == 0
+        if not usual and not self.allow_small_pages:
             raise ValueError(f"page_size must be a power of two from 2 MiB to 1 GiB, not {page_size}")
 
     def from_indexed_dataset(
@@ -168,8 +168,8 @@ class DatasetWriter:
             with draws:
                 samples = draws.samples(order, chunksize)
                 return self._write(len(order), lambda run: run.from_samples(samples, chunksize), order)
-        return self._write(len(order), lambda run: run.from_processes(draws, chunksize, max(processes, 1)), order,
-                           threads=1)  # fmt: skip
+        processes = max(processes, 1)
+        return self._write(len(order), lambda run: run.from_processes(draws, chunksize, processes), order, threads=1)
 
     def _in_this_process(self, processes: int) -> bool:
         """Whether no worker processes are wanted, or may be: a worker of multiprocessing.Pool has no children."""
@@ -192,8 +192,8 @@ class DatasetWriter:
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the columns must have the same length, not {lengths}")
         count = next(iter(lengths.values()))
-        arrays = [_as_column(name, field, column)
-                  for (name, field), column in zip(self.fields.items(), ordered, strict=True)]  # fmt: skip
+        fields = zip(self.fields.items(), ordered, strict=True)
+        arrays = [_as_column(name, field, column) for (name, field), column in fields]
         if any(array is None for array in arrays):
             samples = (lambda i=i: tuple(column[i] for column in ordered) for i in range(count))
             return self._write(count, lambda run: run.from_samples(samples, 100))
@@ -222,8 +222,11 @@ class DatasetWriter:
         from cgxffcv.writer.webshards import Shards
 
         source = Shards(shards)
-        return self._write(source.count(), lambda run: run.from_samples(
-            (lambda value=value: value for value in pipeline(source)), 100))  # fmt: skip
+
+        def produce(run: _Run) -> None:
+            run.from_samples((lambda value=value: value for value in pipeline(source)), 100)
+
+        return self._write(source.count(), produce)
 
     def from_image_folder(
         self, folder: str | os.PathLike[str], suffixes: Sequence[str] = IMAGE_SUFFIXES, **options: Any
@@ -240,9 +243,13 @@ class DatasetWriter:
         return self.from_indexed_dataset(dataset, **options)
 
     def _write(
-        self, expected: int, produce: Callable[[_Run], None], order: np.ndarray | None = None,
-        threads: int | None = None, total: int | None = None,
-    ) -> WriteReport:  # fmt: skip
+        self,
+        expected: int,
+        produce: Callable[[_Run], None],
+        order: np.ndarray | None = None,
+        threads: int | None = None,
+        total: int | None = None,
+    ) -> WriteReport:
         if self._used:
             raise ValueError("this DatasetWriter has written its file; make another one for another file")
         self._used = True
@@ -261,11 +268,10 @@ class _Run:
     def __init__(self, owner: DatasetWriter, expected: int, order: np.ndarray | None, threads: int, total: int | None):
         self.owner, self.order = owner, order
         self.started = time.perf_counter()
-        self.core = _cgxffcv.Writer(
-            owner.fname, owner._specs, page_size=owner.page_size, small_pages=owner.allow_small_pages,
-            checksums=owner.checksums, durable=owner.durable, expected_samples=expected, threads=threads,
-            seed=owner.seed, skip_bad=owner.on_error == "skip",
-        )  # fmt: skip
+        pages = {"page_size": owner.page_size, "small_pages": owner.allow_small_pages}
+        ways = {"checksums": owner.checksums, "durable": owner.durable, "skip_bad": owner.on_error == "skip"}
+        counts = {"expected_samples": expected, "threads": threads, "seed": owner.seed}
+        self.core = _cgxffcv.Writer(owner.fname, owner._specs, **pages, **ways, **counts)
         self.skipped: list[Skipped] = []
         self.done = 0
         total = total or expected
@@ -309,10 +315,9 @@ class _Run:
     def from_processes(self, draws: Draws, chunksize: int, processes: int) -> None:
         owner = self.owner
         try:
-            for count, packed, skips in run_workers(
-                draws, self.order, owner.fields, owner._specs, chunksize=chunksize, processes=processes,
-                skip=owner.on_error == "skip", batch_bytes=BATCH_BYTES, timeout=owner.worker_timeout,
-            ):  # fmt: skip
+            skip = owner.on_error == "skip"
+            job = Job(draws, self.order, owner.fields, owner._specs, chunksize, processes, skip, BATCH_BYTES)
+            for count, packed, skips in run_workers(job, owner.worker_timeout):
                 self.core.append_packed(packed)
                 self.note(count, skips)
         except SampleError as error:
@@ -351,13 +356,13 @@ def _as_column(name: str, field: Field, column: Any) -> np.ndarray | None:
     if isinstance(field, NDArrayField):
         array = np.asarray(column.detach().cpu().numpy() if hasattr(column, "cpu") else column)
         if array.dtype != field.dtype or array.shape[1:] != field.shape:
-            raise TypeError(f"field '{name}': a column of {field.dtype} (N, {str(field.shape)[1:]} was expected, not "
-                            f"{array.dtype} {array.shape}")  # fmt: skip
+            wanted = f"{field.dtype} (N, {str(field.shape)[1:]}"
+            raise TypeError(f"field '{name}': a column of {wanted} was expected, not {array.dtype} {array.shape}")
         return np.ascontiguousarray(array)
     if isinstance(field, RGBImageField) and isinstance(column, np.ndarray) and column.dtype != object:
         if column.dtype != np.uint8 or column.ndim != 4 or column.shape[3] != 3:
-            raise TypeError(f"field '{name}': a column of uint8 (N, H, W, 3) was expected, not {column.dtype} "
-                            f"{column.shape}")  # fmt: skip
+            found = f"{column.dtype} {column.shape}"
+            raise TypeError(f"field '{name}': a column of uint8 (N, H, W, 3) was expected, not {found}")
         return np.ascontiguousarray(column)
     return None
 
@@ -365,8 +370,12 @@ def _as_column(name: str, field: Field, column: Any) -> np.ndarray | None:
 class ImageFolder(Sequence[tuple[Any, ...]]):
     """FOLDER/CLASS/**/IMAGE as a data set of paths and class numbers. Attributes: classes, paths, labels."""
 
-    def __init__(self, folder: str | os.PathLike[str], suffixes: Sequence[str] = IMAGE_SUFFIXES,
-                 order: Sequence[bool] = (True, False)):  # fmt: skip
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        suffixes: Sequence[str] = IMAGE_SUFFIXES,
+        order: Sequence[bool] = (True, False),
+    ):
         root = Path(folder)
         self.classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
         if not self.classes:

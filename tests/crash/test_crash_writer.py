@@ -332,8 +332,8 @@ def test_file_size_limit(tmp_path):
     script = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, resource.RLIM_INFINITY));" + (
         "from tests.crash.test_crash_writer import fill, Path; fill(Path(sys.argv[1]), 20, num_workers=1)"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "x.beton")], capture_output=True, text=True,
-                          cwd=ROOT, timeout=60, check=False)  # fmt: skip
+    command = [sys.executable, "-c", script, str(tmp_path / "x.beton")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environ(), timeout=60, check=False)
     assert done.returncode == 1 and f"[Errno {errno.EFBIG}]" in done.stderr, done.stderr
     assert list(tmp_path.iterdir()) == []
 

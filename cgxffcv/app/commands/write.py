@@ -17,10 +17,8 @@ from cgxffcv.errors import ConfigError
 from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.writer import DatasetWriter
 
-USED = (
-    "data.train_dataset", "data.val_dataset", "data.source", "data.root", "data.url", "data.num_workers",
-    "log.progress",
-)  # fmt: skip
+USED = ["data.train_dataset", "data.val_dataset", "data.source", "data.root", "data.url", "data.num_workers"]
+USED += ["log.progress"]
 
 
 def write(path: str, images: np.ndarray, labels: np.ndarray, workers: int) -> None:
