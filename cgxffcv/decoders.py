@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import operator
 import sys
 from typing import TYPE_CHECKING, Any
@@ -80,22 +81,122 @@ class JSONDecoder(Decoder):
     kinds, code = ("json",), "bytes"
 
 
-class SimpleRGBImageDecoder(Decoder):
+class ImageDecoder(Decoder):
+    """Base of the decoders of images."""
+
+    kinds = ("image",)
+
+    def __init__(self, jpeg_mode: str):
+        if jpeg_mode not in ("accurate", "fast"):
+            raise ValueError(f"jpeg_mode must be 'accurate' or 'fast', not {jpeg_mode!r}")
+        self.jpeg_mode = jpeg_mode
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+    def crop(self, draws: int) -> dict[str, Any] | None:
+        """The rectangle of each image, as the core takes it; `draws` numbers the output's draws. None: all of it."""
+        return None
+
+
+class SimpleRGBImageDecoder(ImageDecoder):
     """RGBImage fields whose images in use have one size: uint8, shape (batch, height, width, 3).
 
     Args:
         jpeg_mode: "accurate" (default), or "fast": libjpeg-turbo's fast inverse DCT, whose pixels equal FFCV's.
     """
 
-    kinds, code = ("image",), "image"
+    code = "image"
 
     def __init__(self, jpeg_mode: str = "accurate"):
-        if jpeg_mode not in ("accurate", "fast"):
-            raise ValueError(f"jpeg_mode must be 'accurate' or 'fast', not {jpeg_mode!r}")
-        self.jpeg_mode = jpeg_mode
+        super().__init__(jpeg_mode)
 
-    def __repr__(self) -> str:
-        return f"SimpleRGBImageDecoder(jpeg_mode={self.jpeg_mode!r})"
+
+def _pair(values: Any, name: str) -> tuple[float, float]:
+    low, high = (float(value) for value in values)
+    if not 0 <= low <= high or not math.isfinite(high):
+        raise ValueError(f"{name} must be two numbers from 0 on, the lower one first, not {values!r}")
+    return low, high
+
+
+class _CropDecoder(ImageDecoder):
+    """A rectangle of each image, resampled to `output_size`."""
+
+    def __init__(self, output_size: tuple[int, int], interpolation: str, jpeg_mode: str):
+        if interpolation not in ("area", "bilinear_antialias"):
+            raise ValueError(f"interpolation must be 'area' or 'bilinear_antialias', not {interpolation!r}")
+        height, width = (operator.index(side) for side in output_size)
+        if not (1 <= height <= 65535 and 1 <= width <= 65535):
+            raise ValueError(f"output_size must be (height, width), each in 1..65535, not {output_size!r}")
+        self.output_size, self.interpolation = (height, width), interpolation
+        super().__init__(jpeg_mode)
+
+    def _limits(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        raise NotImplementedError
+
+    def crop(self, draws: int) -> dict[str, Any]:
+        height, width = self.output_size
+        scale, ratio = self._limits()
+        bilinear = self.interpolation != "area"
+        return {"height": height, "width": width, "scale": scale, "ratio": ratio, "bilinear": bilinear, "list": draws}
+
+
+class CenterCropRGBImageDecoder(_CropDecoder):
+    """RGBImage fields of any sizes: the central square, resampled: uint8, shape (batch, *output_size, 3).
+
+    Args:
+        output_size: (height, width).
+        ratio: the square's side as a share of the image's shorter side, above 0 and at most 1; rounded down.
+        interpolation: "area" (averages), or "bilinear_antialias" (as Pillow's BILINEAR, to within one step of 255).
+        jpeg_mode: as SimpleRGBImageDecoder's.
+    """
+
+    code = "center_crop"
+
+    def __init__(
+        self,
+        output_size: tuple[int, int],
+        ratio: float,
+        interpolation: str = "area",
+        jpeg_mode: str = "accurate",
+    ):
+        if not 0 < ratio <= 1:
+            raise ValueError(f"ratio must be above 0 and at most 1, not {ratio!r}")
+        self.ratio = float(ratio)
+        super().__init__(output_size, interpolation, jpeg_mode)
+
+    def _limits(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        return (1.0, 1.0), (self.ratio, self.ratio)
+
+
+class RandomResizedCropRGBImageDecoder(_CropDecoder):
+    """RGBImage fields of any sizes: a random rectangle, as torchvision's RandomResizedCrop draws it, resampled: uint8,
+    shape (batch, *output_size, 3). Neutral (evaluate) it is the largest central rectangle within `ratio`.
+
+    Args:
+        output_size: (height, width).
+        scale: limits of the rectangle's share of the image's area.
+        ratio: limits of its width over its height.
+        interpolation, jpeg_mode: as CenterCropRGBImageDecoder's.
+    """
+
+    code = "random_resized_crop"
+
+    def __init__(
+        self,
+        output_size: tuple[int, int],
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (0.75, 4 / 3),
+        interpolation: str = "area",
+        jpeg_mode: str = "accurate",
+    ):
+        self.scale, self.ratio = _pair(scale, "scale"), _pair(ratio, "ratio")
+        if self.scale[1] > 1 or self.ratio[0] == 0:
+            raise ValueError(f"scale must be within 0..1 and ratio above 0, not {scale!r} and {ratio!r}")
+        super().__init__(output_size, interpolation, jpeg_mode)
+
+    def _limits(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        return self.scale, self.ratio
 
 
 class FieldDecoder(Decoder):
@@ -157,19 +258,3 @@ class FunctionDecoder(Decoder):
 
     def __repr__(self) -> str:
         return f"FunctionDecoder({self.function!r}, shape={self.shape}, dtype={self.dtype})"
-
-
-class _Later(Decoder):
-    def __init__(self, *args, **kwargs):
-        raise NotImplementedError(
-            f"{type(self).__name__} is not supported yet; the image decoder of this version is SimpleRGBImageDecoder "
-            "(images of one size: write the file with images resized beforehand)"
-        )
-
-
-class CenterCropRGBImageDecoder(_Later):
-    """Not supported yet: raises NotImplementedError."""
-
-
-class RandomResizedCropRGBImageDecoder(_Later):
-    """Not supported yet: raises NotImplementedError."""

@@ -248,6 +248,7 @@ def core_column(
     image: dict[str, Any] | None = None,
     label: tuple | None = None,
     function: dict[str, Any] | None = None,
+    crop: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A column as the C loader takes it."""
     return dict(locals())
@@ -256,11 +257,12 @@ def core_column(
 def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: str, own: Field | None) -> Output:
     decoder, transforms = split_decoder(name, kind, spec, own)
     source = spec.source or name
-    if decoder.code == "image":
+    if isinstance(decoder, dec.ImageDecoder):
         compiler = ImageCompiler(name, draws)
         for step in transforms:
             compiler.add(step)
-        column = core_column(source, decoder.code, fast_jpeg=decoder.jpeg_mode == "fast", image=compiler.image())
+        fast, crop = decoder.jpeg_mode == "fast", decoder.crop(draws)
+        column = core_column(source, decoder.code, fast_jpeg=fast, image=compiler.image(), crop=crop)
         return Output(name, [column], compiler.all_steps())
     function = None
     if isinstance(decoder, dec.FunctionDecoder):

@@ -1,5 +1,5 @@
-/* Area resampling of 8-bit RGB: each output value is the exact average of the source over the output pixel's box,
- * rounded to nearest (halves up). */
+/* Resampling of 8-bit RGB, by area: each output value is the exact average of the source over the output pixel's box,
+ * rounded to nearest (halves up); or bilinear. */
 #ifndef CGXFFCV_IMAGE_RESIZE_H
 #define CGXFFCV_IMAGE_RESIZE_H
 
@@ -24,5 +24,10 @@ void resizer_destroy(Resizer *resizer); /* does nothing if NULL */
  * either direction, enlarging or reducing. A crop is a pointer into a larger image with that image's stride. */
 Status resize_area(Resizer *resizer, const uint8_t *rgb, size_t stride, ImageSize from, uint8_t *out, size_t out_stride,
                    ImageSize to);
+
+/* The same with a triangle over the source pixels, wider where the image is reduced: antialiased bilinear resampling,
+ * as Pillow's but for its rounding between the two axes. */
+Status resize_bilinear(Resizer *resizer, const uint8_t *rgb, size_t stride, ImageSize from, uint8_t *out,
+                       size_t out_stride, ImageSize to);
 
 #endif

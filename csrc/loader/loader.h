@@ -65,16 +65,25 @@ typedef struct LoaderFunction {
     uint64_t shape[LOADER_MAX_DIMS];
 } LoaderFunction;
 
+typedef struct LoaderCrop {
+    uint32_t height, width; /* of the result */
+    double scale[2];        /* RANDOM: shares of the image's area, the least and the largest */
+    double ratio[2]; /* RANDOM: width over height, as scale. CENTER: [0] is the square's share of the shorter side */
+    bool bilinear;   /* antialiased; false: averages over areas */
+    uint32_t list;   /* the number of its list of draws, as in augment_draw_index */
+} LoaderCrop;
+
 /* One array of a batch. */
 typedef struct LoaderOutput {
     const char *field; /* borrowed during loader_create */
     LoaderDecoder decoder;
     bool fast_jpeg; /* IMAGE: the fast inverse DCT, as FFCV, instead of the accurate one */
-    /* IMAGE: what to do with the pixels; height and width are taken from the file. Borrowed during loader_create;
-     * NULL: uint8, HWC, unchanged. */
+    /* Images: what to do with the pixels; their height and width are the file's, or the crop's. Borrowed during
+     * loader_create; NULL: uint8, HWC, unchanged. */
     const AugmentSpec *image;
     const AugmentOp *label;         /* INT: what makes float32 of labels; borrowed likewise. NULL: unchanged */
     const LoaderFunction *function; /* FUNCTION: borrowed during loader_create */
+    const LoaderCrop *crop;         /* CENTER_CROP, RANDOM_CROP: borrowed during loader_create */
 } LoaderOutput;
 
 typedef struct LoaderConfig {

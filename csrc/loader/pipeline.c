@@ -86,7 +86,7 @@ void loader_pipeline_fini(Pipeline *pipeline) {
 /* ---- a thread's memory ---- */
 
 Status loader_pipeline_scratch_init(const Pipeline *pipeline, DecoderScratch *scratch) {
-    *scratch = (DecoderScratch){.buffer_bytes = pipeline->buffer_bytes, .failed_at = -1};
+    *scratch = (DecoderScratch){.failed_at = -1};
     TRY(memory_calloc(pipeline->scratch_bytes, 1, &scratch->own));
     for (size_t i = 0; i < pipeline->count; i++) {
         const DecoderOutput *output = &pipeline->outputs[i];
@@ -98,6 +98,7 @@ Status loader_pipeline_scratch_init(const Pipeline *pipeline, DecoderScratch *sc
 
 void loader_pipeline_scratch_fini(DecoderScratch *scratch) {
     if (scratch->jpeg != NULL) jpeg_decoder_destroy(scratch->jpeg);
+    resizer_destroy(scratch->resizer);
     memory_free(scratch->buffer);
     memory_free(scratch->own);
     *scratch = (DecoderScratch){.failed_at = -1};

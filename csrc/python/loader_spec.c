@@ -86,13 +86,32 @@ static int parse_function(PyObject *value, void *out) {
     return spec_fill(&function_table, value, NULL, &column->function);
 }
 
+/* ---- a crop ---- */
+
+static int parse_limits(PyObject *value, void *out) {
+    double *limits = out;
+    return arguments_unpack(value, "dd;scale and ratio are tuples of 2", &limits[0], &limits[1]);
+}
+
+static const SpecTable crop_table = {
+    "crop",
+    {SPEC_MEMBER(LoaderCrop, height), SPEC_MEMBER(LoaderCrop, width), SPEC_PARSE(LoaderCrop, scale, parse_limits),
+     SPEC_PARSE(LoaderCrop, ratio, parse_limits), SPEC_MEMBER(LoaderCrop, bilinear), SPEC_MEMBER(LoaderCrop, list)}};
+
+static int parse_crop(PyObject *value, void *out) {
+    LoaderColumn *column = out;
+    if (value == Py_None) return 0;
+    column->output.crop = &column->crop;
+    return spec_fill(&crop_table, value, NULL, &column->crop);
+}
+
 /* ---- the loader ---- */
 
 static const SpecTable output_table = {
     "an output",
     {SPEC_MEMBER(LoaderColumn, field), SPEC_ENUM_KEY(LoaderColumn, output.decoder, "decoder", loader_decoder_name),
      SPEC_KEY(LoaderColumn, output.fast_jpeg, "fast_jpeg"), SPEC_WHOLE("image", parse_image),
-     SPEC_WHOLE("label", parse_label), SPEC_WHOLE("function", parse_function)}};
+     SPEC_WHOLE("label", parse_label), SPEC_WHOLE("function", parse_function), SPEC_WHOLE("crop", parse_crop)}};
 
 static int parse_output(PyObject *item, void *out) {
     LoaderColumn *column = out;

@@ -14,6 +14,7 @@ typedef struct LoaderColumn {
     AugmentSpec image;
     AugmentOp label;
     LoaderFunction function;
+    LoaderCrop crop;
 } LoaderColumn;
 
 typedef struct LoaderSpec {

@@ -359,11 +359,6 @@ def test_bad_arguments(path, options, error, text):
         Loader(path, **{"batch_size": 4, **options})
 
 
-def test_decoders_of_a_later_version_say_so():
-    with pytest.raises(NotImplementedError, match="SimpleRGBImageDecoder"):
-        dec.RandomResizedCropRGBImageDecoder((224, 224))
-
-
 def test_files_that_cannot_be_opened(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         Loader(tmp_path / "nowhere.beton", 4)

@@ -1,6 +1,8 @@
 /* The table of decoders, and what its entries share. */
 #include "loader/decoders/decoder.h"
 
+#include "base/memory.h"
+
 static const DecoderEntry *const table[] = {
 #define X(constant, entry) [constant] = &entry,
     LOADER_DECODERS(X)
@@ -24,6 +26,18 @@ void loader_decoder_set_array(DecoderOutput *output, BetonDtype dtype, int ndim,
         array->shape[i] = shape[i];
         array->sample_bytes *= (size_t)shape[i];
     }
+}
+
+Status loader_decoder_buffer(DecoderScratch *scratch, size_t bytes, uint8_t **out) {
+    if (bytes > scratch->buffer_bytes) {
+        memory_free(scratch->buffer);
+        scratch->buffer = NULL;
+        scratch->buffer_bytes = 0;
+        TRY(memory_alloc(bytes, 1, &scratch->buffer));
+        scratch->buffer_bytes = bytes;
+    }
+    *out = scratch->buffer;
+    return STATUS_OK;
 }
 
 Status loader_decoder_fail(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const char *operation,

@@ -4,6 +4,7 @@
 #define CGXFFCV_LOADER_DECODERS_DECODER_H
 
 #include "image/jpeg.h"
+#include "image/resize.h"
 #include "loader/loader.h"
 #include "loader/source.h"
 #include "loader/traversal.h"
@@ -21,7 +22,7 @@ typedef struct DecoderOutput {
     LoaderArray array;
     void *state;          /* owned: whatever the decoder knows of this output */
     size_t scratch_bytes; /* memory of this output alone, in each thread */
-    size_t buffer_bytes;  /* room for one value, in each thread, which all outputs share */
+    size_t buffer_bytes;  /* the most room for one value, in each thread, which all outputs share */
     size_t work_bytes;    /* what a sample costs, beside writing its row, in bytes that could be copied meanwhile */
     /* What the pipeline fills in. */
     size_t scratch_at; /* where its memory begins in the thread's */
@@ -32,12 +33,13 @@ typedef struct DecoderOutput {
 
 /* One thread's memory. */
 typedef struct DecoderScratch {
-    JpegDecoder *jpeg;   /* owned, made when needed */
-    uint8_t *buffer;     /* owned, made when needed */
-    size_t buffer_bytes; /* the most that an output wants of it */
-    unsigned char *own;  /* owned: the outputs' scratch_bytes */
-    int64_t decode_ns;   /* spent in the JPEG decoder since it was last set to 0 */
-    int64_t failed_at;   /* after a failure: position in the batch */
+    JpegDecoder *jpeg; /* owned, made when needed */
+    Resizer *resizer;  /* owned, made when needed */
+    uint8_t *buffer;   /* owned, see loader_decoder_buffer */
+    size_t buffer_bytes;
+    unsigned char *own; /* owned: the outputs' scratch_bytes */
+    int64_t decode_ns;  /* spent in the JPEG decoder since it was last set to 0 */
+    int64_t failed_at;  /* after a failure: position in the batch */
 } DecoderScratch;
 
 /* Some samples of one batch, in one thread. */
@@ -95,6 +97,9 @@ const DecoderEntry *loader_decoder_entry(LoaderDecoder decoder);
 /* ---- what entries share ---- */
 
 void loader_decoder_set_array(DecoderOutput *output, BetonDtype dtype, int ndim, const uint64_t *shape);
+
+/* The thread's buffer for one value, with room for so many bytes; what it held before is lost. */
+Status loader_decoder_buffer(DecoderScratch *scratch, size_t bytes, uint8_t **out);
 
 /* Adds to a failure what is known of the chunk's sample `i`; STATUS_OK passes through. */
 Status loader_decoder_fail(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const char *operation,

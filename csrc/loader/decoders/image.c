@@ -2,11 +2,9 @@
  * and kept; each pixel then goes through `augment` into the batch. */
 #include <string.h>
 
-#include "augment/augment.h"
 #include "base/checked.h"
-#include "base/clock.h"
 #include "base/memory.h"
-#include "loader/decoders/decoder.h"
+#include "loader/decoders/pixels.h"
 
 typedef struct ImageState {
     Augment *augment; /* owned; NULL if no sample is in use */
@@ -50,38 +48,6 @@ static Status find_size(const LoaderSource *source, const Traversal *in_use, con
     return STATUS_OK;
 }
 
-static BetonDtype dtype_of(ImageType type) {
-    switch (type) {
-    case IMAGE_F32:
-        return BETON_F32;
-    case IMAGE_F16:
-        return BETON_F16;
-    case IMAGE_BF16:
-        return BETON_U16;
-    default:
-        return BETON_U8;
-    }
-}
-
-static Status prepare_augment(const AugmentSpec *wish, DecoderOutput *output, bool any) {
-    static const AugmentSpec unchanged = {.type = IMAGE_U8, .layout = IMAGE_HWC};
-    AugmentSpec spec = wish == NULL ? unchanged : *wish;
-    ImageState *state = output->state;
-    int32_t height = 0, width = 0;
-    if (any) {
-        spec.height = (int32_t)state->height;
-        spec.width = (int32_t)state->width;
-        TRY(augment_create(&spec, &state->augment));
-        augment_output_size(state->augment, &height, &width);
-        output->scratch_bytes = augment_scratch_bytes(state->augment);
-    }
-    uint64_t h = (uint64_t)height, w = (uint64_t)width;
-    uint64_t hwc[] = {h, w, AUGMENT_CHANNELS}, chw[] = {AUGMENT_CHANNELS, h, w};
-    loader_decoder_set_array(output, dtype_of(spec.type), 3, spec.layout == IMAGE_CHW ? chw : hwc);
-    output->array.bfloat16 = spec.type == IMAGE_BF16;
-    return STATUS_OK;
-}
-
 static Status prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
                       DecoderOutput *output) {
     ImageState *state = NULL;
@@ -96,7 +62,9 @@ static Status prepare(const LoaderSource *source, const Traversal *in_use, const
     }
     output->buffer_bytes = jpeg ? pixel_bytes(state) : 0;
     output->work_bytes = (jpeg ? 16 : 1) * pixel_bytes(state); /* decoding costs ten times a copy */
-    return prepare_augment(wish->image, output, any);
+    if (any) return loader_pixels_prepare(wish->image, state->height, state->width, output, &state->augment);
+    loader_pixels_prepare_none(wish->image, output);
+    return STATUS_OK;
 }
 
 static void destroy(DecoderOutput *output) {
@@ -121,70 +89,35 @@ static void init_scratch(const DecoderOutput *output, void *scratch) {
 
 static Status read_image(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, BetonImage *image) {
     const ImageState *state = output->state;
-    Status status = loader_source_image(chunk->source, output->field, chunk->ids[i], image);
-    if (status == STATUS_OK && (image->height != state->height || image->width != state->width)) {
-        status = error_fail(STATUS_ARGUMENT, "the image is %ux%u (height x width), but the loader's images are %ux%u",
-                            image->height, image->width, state->height, state->width);
-    }
-    if (status == STATUS_OK && image->mode == BETON_IMAGE_RAW && image->region.size < pixel_bytes(state)) {
-        status = loader_decoder_fail_changed();
-    }
+    TRY(loader_pixels_read(chunk, output, i, image));
+    if (image->height == state->height && image->width == state->width) return STATUS_OK;
+    Status status =
+        error_fail(STATUS_ARGUMENT, "the image is %ux%u (height x width), but the loader's images are %ux%u",
+                   image->height, image->width, state->height, state->width);
     return loader_decoder_fail(chunk, output, i, "read", status);
 }
 
-static Status decode_jpeg(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
-                          uint8_t *pixels) {
-    const ImageState *state = output->state;
-    DecoderScratch *scratch = chunk->scratch;
-    if (scratch->jpeg == NULL) TRY(jpeg_decoder_create(&scratch->jpeg));
-    int64_t start = clock_now_ns();
-    Status status = jpeg_decode(scratch->jpeg, image->region.data, (size_t)image->region.size,
-                                state->fast_jpeg ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, state->width, state->height,
-                                pixels, (size_t)state->width * AUGMENT_CHANNELS);
-    scratch->decode_ns += clock_now_ns() - start;
-    return loader_decoder_fail(chunk, output, i, "decode", beton_damaged_image(status));
-}
-
-/* Draws for the image and all further views of it, and performs what was drawn; or, before a chunk's first image,
- * begins the views that mix it with the one before. */
+/* The image and all further views of it; or, before a chunk's first image, the views that mix it with the one before.
+ */
 static void augment_views(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const uint8_t *pixels,
                           const uint8_t *next, bool begin) {
-    const AugmentKey key = {chunk->seed, chunk->ids[i], chunk->batch, chunk->epoch};
-    AugmentDrawn drawn[AUGMENT_MAX_OPS];
     for (;; output = &chunk->outputs[output->next_view]) {
         const ImageState *state = output->state;
         const int32_t height = (int32_t)state->height, width = (int32_t)state->width;
         const AugmentImage image = {pixels, (size_t)width * AUGMENT_CHANNELS, {0, 0, height, width}};
-        size_t row = chunk->first + i;
-        unsigned char *to = (unsigned char *)chunk->arrays[output - chunk->outputs] + row * output->array.sample_bytes;
-        void *scratch = chunk->scratch->own + output->scratch_at;
-        augment_draw(state->augment, &key, chunk->evaluate, drawn);
-        if (!begin) {
-            augment_run(state->augment, drawn, &image, next, to, scratch);
-        } else if (augment_mixes(state->augment)) {
-            augment_begin(state->augment, drawn, &image, scratch);
-        }
+        loader_pixels_augment(chunk, output, state->augment, &image, i, next, begin);
         if (output->next_view < 0) return;
     }
 }
 
-static Status find_pixels(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
-                          const uint8_t **out) {
-    DecoderScratch *scratch = chunk->scratch;
-    *out = image->region.data;
-    if (image->mode == BETON_IMAGE_RAW) return STATUS_OK;
-    if (scratch->buffer == NULL) TRY(memory_alloc(scratch->buffer_bytes, 1, &scratch->buffer));
-    *out = scratch->buffer;
-    return decode_jpeg(chunk, output, i, image, scratch->buffer);
-}
-
 static Status decode_from_file(const DecoderChunk *chunk, const DecoderOutput *output, bool begin) {
+    const ImageState *state = output->state;
     BetonImage images[DECODER_MAX_CHUNK];
     for (size_t i = 0; i < chunk->count; i++) TRY(read_image(chunk, output, i, &images[i]));
     for (size_t i = 0; i < chunk->count; i++) {
         const uint8_t *pixels;
         bool next_raw = i + 1 < chunk->count && images[i + 1].mode == BETON_IMAGE_RAW;
-        TRY(find_pixels(chunk, output, i, &images[i], &pixels));
+        TRY(loader_pixels_find(chunk, output, i, &images[i], state->fast_jpeg, &pixels));
         augment_views(chunk, output, i, pixels, next_raw ? images[i + 1].region.data : NULL, begin);
     }
     return STATUS_OK;
@@ -223,9 +156,7 @@ static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, uns
         return loader_decoder_fail(chunk, output, 0, "read", status);
     }
     if (any_mixes(chunk, output)) {
-        DecoderChunk before = *chunk;
-        before.ids = &chunk->before;
-        before.count = 1;
+        const DecoderChunk before = loader_pixels_before(chunk);
         TRY(decode_chunk(&before, output, true));
     }
     return decode_chunk(chunk, output, false);
@@ -266,7 +197,9 @@ static Status keep(const DecoderChunk *chunk, const DecoderOutput *output) {
     uint8_t *to = state->own_kept + chunk->ids[0] * pixel_bytes(state);
     BetonImage image;
     TRY(read_image(chunk, output, 0, &image));
-    if (image.mode == BETON_IMAGE_JPEG) return decode_jpeg(chunk, output, 0, &image, to);
+    if (image.mode == BETON_IMAGE_JPEG) {
+        return loader_pixels_decode(chunk, output, 0, &image, state->fast_jpeg, to);
+    }
     memcpy(to, image.region.data, pixel_bytes(state));
     return STATUS_OK;
 }

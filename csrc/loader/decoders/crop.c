@@ -1,0 +1,187 @@
+/* A rectangle of each image, drawn or central, resampled to one size, through `augment` into the batch. Images may have
+ * any size: JPEG ones are decoded into the thread's buffer, which grows with them. */
+#include <math.h>
+
+#include "base/memory.h"
+#include "loader/decoders/pixels.h"
+
+#define TRIES 10 /* as torchvision */
+#define NUMBER                                                                                                         \
+    63 /* of the draws, among those of the image operations: part of what a seed means, never to be changed */
+
+typedef struct CropState {
+    LoaderCrop crop;
+    Augment *augment; /* owned */
+    bool fast_jpeg;
+    size_t pixels_at; /* where the resampled image lies in the output's scratch memory */
+} CropState;
+
+typedef struct Rectangle {
+    uint32_t y, x, height, width;
+} Rectangle;
+
+static const BetonKind kinds[] = {BETON_IMAGE};
+
+/* ---- rectangles ---- */
+
+static Rectangle central(uint32_t height, uint32_t width, uint32_t h, uint32_t w) {
+    h = h < 1 ? 1 : h > height ? height : h;
+    w = w < 1 ? 1 : w > width ? width : w;
+    return (Rectangle){(height - h) / 2, (width - w) / 2, h, w};
+}
+
+static Rectangle central_square(const LoaderCrop *crop, uint32_t height, uint32_t width) {
+    uint32_t side = (uint32_t)(crop->ratio[0] * (height < width ? height : width));
+    return central(height, width, side, side);
+}
+
+/* The largest central rectangle whose ratio is within the limits. */
+static Rectangle central_clamped(const LoaderCrop *crop, uint32_t height, uint32_t width) {
+    double ratio = (double)width / height;
+    if (ratio < crop->ratio[0]) return central(height, width, (uint32_t)nearbyint(width / crop->ratio[0]), width);
+    if (ratio > crop->ratio[1]) return central(height, width, height, (uint32_t)nearbyint(height * crop->ratio[1]));
+    return central(height, width, height, width);
+}
+
+static double uniform(uint32_t word, double low, double high) { return low + (high - low) * (word * 0x1p-32); }
+
+/* torchvision's RandomResizedCrop: a share of the area and the logarithm of a ratio, uniform, until they fit. */
+static Rectangle random_rectangle(const LoaderCrop *crop, const AugmentKey *key, uint32_t height, uint32_t width) {
+    const double low = log(crop->ratio[0]), high = log(crop->ratio[1]), area = (double)height * width;
+    for (uint32_t try = 0; try < TRIES; try++) {
+        const AugmentRandom random = {*key, augment_draw_index(NUMBER, try, crop->list)};
+        const Philox4 words = augment_words(&random);
+        double target = area * uniform(words.word[0], crop->scale[0], crop->scale[1]);
+        double ratio = exp(uniform(words.word[1], low, high));
+        double w = nearbyint(sqrt(target * ratio)), h = nearbyint(sqrt(target / ratio));
+        if (w < 1 || w > width || h < 1 || h > height) continue;
+        Rectangle found = {0, 0, (uint32_t)h, (uint32_t)w};
+        found.y = philox_below(words.word[2], height - found.height + 1);
+        found.x = philox_below(words.word[3], width - found.width + 1);
+        return found;
+    }
+    return central_clamped(crop, height, width);
+}
+
+static Rectangle rectangle_of(const DecoderChunk *chunk, const DecoderOutput *output, size_t i,
+                              const BetonImage *image) {
+    const CropState *state = output->state;
+    const AugmentKey key = {chunk->seed, chunk->ids[i], chunk->batch, chunk->epoch};
+    if (output->decoder == &loader_decoder_center_crop) {
+        return central_square(&state->crop, image->height, image->width);
+    }
+    if (chunk->evaluate) return central_clamped(&state->crop, image->height, image->width);
+    return random_rectangle(&state->crop, &key, image->height, image->width);
+}
+
+/* ---- the decoders ---- */
+
+static Status check_crop(const LoaderCrop *crop) {
+    if (crop == NULL) FAIL(STATUS_ARGUMENT, "a cropping decoder needs to know what to crop");
+    if (crop->height < 1 || crop->width < 1 || crop->height > RESIZE_MAX_SIDE || crop->width > RESIZE_MAX_SIDE) {
+        FAIL(STATUS_ARGUMENT, "images cannot be resampled to %ux%u; sides are 1 to %d", crop->height, crop->width,
+             RESIZE_MAX_SIDE);
+    }
+    bool fits = crop->scale[0] >= 0 && crop->scale[0] <= crop->scale[1] && crop->scale[1] <= 1 && crop->ratio[0] > 0 &&
+                crop->ratio[0] <= crop->ratio[1] && isfinite(crop->ratio[1]);
+    if (fits) return STATUS_OK;
+    FAIL(STATUS_ARGUMENT, "a crop takes shares of the area in 0..1 and ratios above 0, the lower limit first");
+}
+
+static Status prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+                      DecoderOutput *output) {
+    const LoaderCrop *crop = wish->crop;
+    const BetonField *about = output->about;
+    CropState *state = NULL;
+    (void)source, (void)in_use;
+    TRY(check_crop(crop));
+    TRY(memory_calloc(1, sizeof *state, &state));
+    output->state = state;
+    state->crop = *crop;
+    state->fast_jpeg = wish->fast_jpeg;
+    TRY(loader_pixels_prepare(wish->image, crop->height, crop->width, output, &state->augment));
+    state->pixels_at = (output->scratch_bytes + 63) & ~(size_t)63;
+    output->scratch_bytes = state->pixels_at + (size_t)crop->height * crop->width * AUGMENT_CHANNELS;
+    size_t largest = (size_t)about->max_height * about->max_width * AUGMENT_CHANNELS;
+    output->buffer_bytes = about->num_jpeg > 0 ? largest : 0;
+    output->work_bytes = 16 * largest;
+    return STATUS_OK;
+}
+
+static void destroy(DecoderOutput *output) {
+    CropState *state = output->state;
+    augment_destroy(state->augment);
+    memory_free(state);
+}
+
+static void init_scratch(const DecoderOutput *output, void *scratch) {
+    const CropState *state = output->state;
+    augment_scratch_init(state->augment, scratch);
+}
+
+static Status resample(const DecoderChunk *chunk, const DecoderOutput *output, const uint8_t *pixels, size_t stride,
+                       Rectangle from, uint8_t *to) {
+    const CropState *state = output->state;
+    const ImageSize size = {from.width, from.height}, wanted = {state->crop.width, state->crop.height};
+    const size_t row = (size_t)state->crop.width * AUGMENT_CHANNELS;
+    Resizer **resizer = &chunk->scratch->resizer;
+    if (*resizer == NULL) TRY(resizer_create(resizer));
+    return (state->crop.bilinear ? resize_bilinear : resize_area)(*resizer, pixels, stride, size, to, row, wanted);
+}
+
+/* `begin` as in loader_pixels_augment. */
+static Status decode_one(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, bool begin) {
+    const CropState *state = output->state;
+    const int32_t height = (int32_t)state->crop.height, width = (int32_t)state->crop.width;
+    uint8_t *resampled = chunk->scratch->own + output->scratch_at + state->pixels_at;
+    AugmentImage view = {resampled, (size_t)width * AUGMENT_CHANNELS, {0, 0, height, width}};
+    const uint8_t *pixels = NULL;
+    BetonImage image;
+    TRY(loader_pixels_read(chunk, output, i, &image));
+    if (image.height < 1 || image.width < 1) {
+        return loader_decoder_fail(chunk, output, i, "decode", error_fail(STATUS_FORMAT, "an image without pixels"));
+    }
+    TRY(loader_pixels_find(chunk, output, i, &image, state->fast_jpeg, &pixels));
+    Rectangle from = rectangle_of(chunk, output, i, &image);
+    const size_t stride = (size_t)image.width * AUGMENT_CHANNELS;
+    pixels += from.y * stride + (size_t)from.x * AUGMENT_CHANNELS;
+    if (from.height == state->crop.height && from.width == state->crop.width) {
+        view.pixels = pixels;
+        view.stride = stride;
+    } else {
+        TRY(loader_decoder_fail(chunk, output, i, "resize", resample(chunk, output, pixels, stride, from, resampled)));
+    }
+    loader_pixels_augment(chunk, output, state->augment, &view, i, NULL, begin);
+    return STATUS_OK;
+}
+
+static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
+    const CropState *state = output->state;
+    (void)rows;
+    if (augment_mixes(state->augment)) {
+        const DecoderChunk before = loader_pixels_before(chunk);
+        TRY(decode_one(&before, output, 0, true));
+    }
+    for (size_t i = 0; i < chunk->count; i++) TRY(decode_one(chunk, output, i, false));
+    return STATUS_OK;
+}
+
+static Status reserve(const LoaderSource *source, const Traversal *in_use, DecoderOutput *outputs,
+                      DecoderOutput *output) {
+    (void)source, (void)in_use, (void)outputs, (void)output;
+    FAIL(STATUS_ARGUMENT, "a loader that crops while it decodes cannot keep the pixels (resident)");
+}
+
+#define ENTRY(entry, text, words)                                                                                      \
+    const DecoderEntry entry = {.name = (text),                                                                        \
+                                .what = (words),                                                                       \
+                                .kinds = kinds,                                                                        \
+                                .kind_count = 1,                                                                       \
+                                .prepare = prepare,                                                                    \
+                                .decode = decode,                                                                      \
+                                .init_scratch = init_scratch,                                                          \
+                                .reserve = reserve,                                                                    \
+                                .destroy = destroy}
+
+ENTRY(loader_decoder_center_crop, "center_crop", "the decoder of central crops");
+ENTRY(loader_decoder_random_crop, "random_resized_crop", "the decoder of random crops");

@@ -1,0 +1,96 @@
+#include "loader/decoders/pixels.h"
+
+#include "base/clock.h"
+
+static BetonDtype dtype_of(ImageType type) {
+    switch (type) {
+    case IMAGE_F32:
+        return BETON_F32;
+    case IMAGE_F16:
+        return BETON_F16;
+    case IMAGE_BF16:
+        return BETON_U16;
+    default:
+        return BETON_U8;
+    }
+}
+
+static const AugmentSpec unchanged = {.type = IMAGE_U8, .layout = IMAGE_HWC};
+
+static void set_array(const AugmentSpec *spec, int32_t height, int32_t width, DecoderOutput *output) {
+    const uint64_t h = (uint64_t)height, w = (uint64_t)width;
+    const uint64_t hwc[] = {h, w, AUGMENT_CHANNELS}, chw[] = {AUGMENT_CHANNELS, h, w};
+    loader_decoder_set_array(output, dtype_of(spec->type), 3, spec->layout == IMAGE_CHW ? chw : hwc);
+    output->array.bfloat16 = spec->type == IMAGE_BF16;
+}
+
+Status loader_pixels_prepare(const AugmentSpec *wish, uint32_t height, uint32_t width, DecoderOutput *output,
+                             Augment **out) {
+    AugmentSpec spec = wish == NULL ? unchanged : *wish;
+    int32_t out_height, out_width;
+    spec.height = (int32_t)height;
+    spec.width = (int32_t)width;
+    TRY(augment_create(&spec, out));
+    augment_output_size(*out, &out_height, &out_width);
+    output->scratch_bytes = augment_scratch_bytes(*out);
+    set_array(&spec, out_height, out_width, output);
+    return STATUS_OK;
+}
+
+void loader_pixels_prepare_none(const AugmentSpec *wish, DecoderOutput *output) {
+    set_array(wish == NULL ? &unchanged : wish, 0, 0, output);
+}
+
+Status loader_pixels_read(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, BetonImage *image) {
+    Status status = loader_source_image(chunk->source, output->field, chunk->ids[i], image);
+    if (status == STATUS_OK && image->mode == BETON_IMAGE_RAW &&
+        image->region.size < (uint64_t)image->height * image->width * AUGMENT_CHANNELS) {
+        status = loader_decoder_fail_changed();
+    }
+    return loader_decoder_fail(chunk, output, i, "read", status);
+}
+
+Status loader_pixels_decode(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
+                            bool fast, uint8_t *pixels) {
+    DecoderScratch *scratch = chunk->scratch;
+    if (scratch->jpeg == NULL) TRY(jpeg_decoder_create(&scratch->jpeg));
+    int64_t start = clock_now_ns();
+    Status status = jpeg_decode(scratch->jpeg, image->region.data, (size_t)image->region.size,
+                                fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height, pixels,
+                                (size_t)image->width * AUGMENT_CHANNELS);
+    scratch->decode_ns += clock_now_ns() - start;
+    return loader_decoder_fail(chunk, output, i, "decode", beton_damaged_image(status));
+}
+
+Status loader_pixels_find(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
+                          bool fast, const uint8_t **out) {
+    uint8_t *buffer = NULL;
+    *out = image->region.data;
+    if (image->mode == BETON_IMAGE_RAW) return STATUS_OK;
+    TRY(loader_decoder_fail(chunk, output, i, "decode", jpeg_check_pixels(image->width, image->height)));
+    TRY(loader_decoder_buffer(chunk->scratch, (size_t)image->height * image->width * AUGMENT_CHANNELS, &buffer));
+    *out = buffer;
+    return loader_pixels_decode(chunk, output, i, image, fast, buffer);
+}
+
+void loader_pixels_augment(const DecoderChunk *chunk, const DecoderOutput *output, const Augment *augment,
+                           const AugmentImage *image, size_t i, const uint8_t *next, bool begin) {
+    const AugmentKey key = {chunk->seed, chunk->ids[i], chunk->batch, chunk->epoch};
+    const size_t row = chunk->first + i;
+    unsigned char *to = (unsigned char *)chunk->arrays[output - chunk->outputs] + row * output->array.sample_bytes;
+    void *scratch = chunk->scratch->own + output->scratch_at;
+    AugmentDrawn drawn[AUGMENT_MAX_OPS];
+    augment_draw(augment, &key, chunk->evaluate, drawn);
+    if (!begin) {
+        augment_run(augment, drawn, image, next, to, scratch);
+    } else if (augment_mixes(augment)) {
+        augment_begin(augment, drawn, image, scratch);
+    }
+}
+
+DecoderChunk loader_pixels_before(const DecoderChunk *chunk) {
+    DecoderChunk before = *chunk;
+    before.ids = &chunk->before;
+    before.count = 1;
+    return before;
+}

@@ -1,0 +1,36 @@
+/* What the decoders of images share: from a stored image to pixels, and the chain of operations behind them. */
+#ifndef CGXFFCV_LOADER_DECODERS_PIXELS_H
+#define CGXFFCV_LOADER_DECODERS_PIXELS_H
+
+#include "augment/augment.h"
+#include "loader/decoders/decoder.h"
+
+/* Makes the chain for images of this size, and says what the output is: its array, and the scratch memory of the chain.
+ */
+Status loader_pixels_prepare(const AugmentSpec *wish, uint32_t height, uint32_t width, DecoderOutput *output,
+                             Augment **out);
+
+/* The output's array where no sample is in use, so that there is no size. */
+void loader_pixels_prepare_none(const AugmentSpec *wish, DecoderOutput *output);
+
+/* The stored image of the chunk's sample `i`; a raw one has all its pixels. */
+Status loader_pixels_read(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, BetonImage *image);
+
+/* Decodes it, a JPEG, into `pixels`, row after row. */
+Status loader_pixels_decode(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
+                            bool fast, uint8_t *pixels);
+
+/* All pixels of it: in the file, or decoded into the thread's buffer. */
+Status loader_pixels_find(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
+                          bool fast, const uint8_t **out);
+
+/* Draws for the chunk's sample `i` and performs what was drawn, on pixels of the size that the chain was made for, into
+ * the output's row. `next` as in augment_run. `begin`: nothing but what mixing the chunk's first sample with this one
+ * needs, which comes before it. */
+void loader_pixels_augment(const DecoderChunk *chunk, const DecoderOutput *output, const Augment *augment,
+                           const AugmentImage *image, size_t i, const uint8_t *next, bool begin);
+
+/* The sample before the chunk's first, as a chunk of its own: what a chain that mixes begins with. */
+DecoderChunk loader_pixels_before(const DecoderChunk *chunk);
+
+#endif

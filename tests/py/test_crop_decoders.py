@@ -1,0 +1,258 @@
+"""Decoders that crop and resample images of any sizes, against NumPy, exact integers and Pillow."""
+
+import math
+
+import numpy as np
+import pytest
+from augment_reference import AUGMENT, below, philox
+from PIL import Image
+
+from cgxffcv import BetonError, DatasetWriter, Loader, Reader
+from cgxffcv import transforms as tf
+from cgxffcv.fields import IntField, RGBImageField
+from cgxffcv.fields.decoders import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder, SimpleRGBImageDecoder
+from cgxffcv.loader import PipelineSpec
+
+SIZES = [(1, 1), (5, 9), (64, 48), (48, 64), (31, 200), (200, 31), (97, 101), (224, 224), (130, 260), (33, 40)]
+COUNT = 3 * len(SIZES)
+OUT = (40, 33)
+SEED = 7
+
+
+def picture(i):
+    """Smooth with some noise, so that JPEG has something to do."""
+    height, width = SIZES[i % len(SIZES)]
+    y, x = np.mgrid[:height, :width]
+    rng = np.random.default_rng(i)
+    planes = [128 + 100 * np.sin(y / (3 + c + i % 5)) * np.cos(x / (5 + c)) for c in range(3)]
+    return np.clip(np.stack(planes, 2) + rng.normal(0, 8, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module", params=["raw", "jpg", "proportion"])
+def path(request, tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("crop") / "images.beton")
+    fields = {"image": RGBImageField(write_mode=request.param), "label": IntField()}
+    DatasetWriter(path, fields, progress=False).from_indexed_dataset([(picture(i), i) for i in range(COUNT)])
+    return path
+
+
+def overlaps(size, out):
+    """Whole numbers: how much of each source pixel each output pixel covers, in units of 1 / out."""
+    begin, end = np.arange(out)[:, None] * size, (np.arange(out)[:, None] + 1) * size
+    first, last = np.arange(size)[None] * out, (np.arange(size)[None] + 1) * out
+    return np.clip(np.minimum(end, last) - np.maximum(begin, first), 0, None).astype(float)
+
+
+def area(image, out):
+    """Exact averages, halves rounded up: the sums are whole numbers far below 2^53."""
+    rows, columns = overlaps(image.shape[0], out[0]), overlaps(image.shape[1], out[1])
+    whole = image.shape[0] * image.shape[1]
+    planes = [(rows @ image[:, :, c] @ columns.T).astype(np.int64) for c in range(3)]
+    return np.stack([(2 * plane + whole) // (2 * whole) for plane in planes], 2).astype(np.uint8)
+
+
+def triangles(size, out):
+    scale = size / out
+    support, centers = max(scale, 1.0), (np.arange(out)[:, None] + 0.5) * scale
+    weights = np.clip(1 - np.abs((np.arange(size)[None] + 0.5 - centers) / support), 0, None)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def bilinear(image, out):
+    rows, columns = triangles(image.shape[0], out[0]), triangles(image.shape[1], out[1])
+    return np.stack([rows @ image[:, :, c] @ columns.T for c in range(3)], 2)
+
+
+def central(height, width, h, w):
+    h, w = min(max(h, 1), height), min(max(w, 1), width)
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def clamped(height, width, ratio):
+    if width / height < ratio[0]:
+        return central(height, width, round(width / ratio[0]), width)
+    if width / height > ratio[1]:
+        return central(height, width, height, round(height * ratio[1]))
+    return 0, 0, height, width
+
+
+def drawn(height, width, key, scale, ratio, number=0):
+    """torchvision's RandomResizedCrop.get_params, its random numbers from Philox."""
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    seed, epoch, sample = key
+    for attempt in range(10):
+        words = philox(seed, epoch, sample, AUGMENT, 63 | attempt << 6 | number << 10)
+        target = height * width * (scale[0] + (scale[1] - scale[0]) * (words[0] / 2**32))
+        aspect = math.exp(low + (high - low) * (words[1] / 2**32))
+        w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return below(words[2], height - h + 1), below(words[3], width - w + 1), h, w
+    return clamped(height, width, ratio)
+
+
+def loader_of(path, decoder, *steps, workers=2, batch=7, **options):
+    return Loader(path, batch, workers, pipelines={"image": [decoder, *steps]}, seed=SEED, drop_last=False, **options)
+
+
+def batches(loader):
+    images, labels = zip(*((image.copy(), label[:, 0].copy()) for image, label in loader), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.875, 224 / 256, 0.01])
+def test_center_crop(path, ratio):
+    with loader_of(path, CenterCropRGBImageDecoder(OUT, ratio)) as loader, Reader(path) as reader:
+        images, labels = batches(loader)
+        assert images.shape == (COUNT, *OUT, 3) and labels.tolist() == list(range(COUNT))
+        for got, i in zip(images, labels.tolist(), strict=True):
+            whole = reader[i]["image"]
+            height, width = whole.shape[:2]
+            side = int(ratio * min(height, width))
+            y, x, h, w = central(height, width, side, side)
+            assert (y, x) == ((height - h) // 2, (width - w) // 2)
+            np.testing.assert_array_equal(got, area(whole[y : y + h, x : x + w], OUT))
+
+
+@pytest.mark.parametrize("scale, ratio", [((0.08, 1.0), (3 / 4, 4 / 3)), ((0.9, 1.0), (0.2, 0.25)), ((1, 1), (1, 1))])
+def test_random_resized_crop(path, scale, ratio):
+    decoder = RandomResizedCropRGBImageDecoder(OUT, scale, ratio)
+    with loader_of(path, decoder) as loader, Reader(path) as reader:
+        for epoch in range(2):
+            images, labels = batches(loader)
+            for got, i in zip(images, labels.tolist(), strict=True):
+                whole = reader[i]["image"]
+                y, x, h, w = drawn(*whole.shape[:2], (SEED, epoch, i), scale, ratio)
+                np.testing.assert_array_equal(got, area(whole[y : y + h, x : x + w], OUT))
+        neutral = loader.get_batch(np.arange(COUNT), evaluate=True)[0]
+        for i in range(COUNT):
+            whole = reader[i]["image"]
+            y, x, h, w = clamped(*whole.shape[:2], ratio)
+            np.testing.assert_array_equal(neutral[i], area(whole[y : y + h, x : x + w], OUT))
+
+
+@pytest.mark.parametrize("out", [OUT, (224, 224), (1, 1), (7, 300)])
+def test_bilinear_is_antialiased(path, out):
+    """Rounded once from the triangle filter's sums; Pillow, which rounds between the axes, differs by 1 at most."""
+    decoder = CenterCropRGBImageDecoder(out, 1.0, interpolation="bilinear_antialias")
+    with loader_of(path, decoder) as loader, Reader(path) as reader:
+        images, _ = batches(loader)
+        for i, got in enumerate(images):
+            whole = reader[i]["image"]
+            side = min(whole.shape[:2])
+            y, x, h, w = central(*whole.shape[:2], side, side)
+            part = whole[y : y + h, x : x + w]
+            assert np.abs(got - bilinear(part, out)).max() <= 0.5 + 1e-3
+            pillow = np.asarray(Image.fromarray(part).resize(out[::-1], Image.Resampling.BILINEAR))
+            assert np.abs(got.astype(int) - pillow).max() <= 1
+
+
+def test_what_comes_behind(path):
+    """Operations on the resampled image, and draws that do not depend on workers, batches or a resumption."""
+    decoder = RandomResizedCropRGBImageDecoder(OUT)
+    mean, std = (120, 110, 100), (60, 61, 62)
+    steps = [tf.RandomHorizontalFlip(), tf.NormalizeImage(mean, std, np.float32), tf.ToTorchImage(channels_last=False)]
+    with loader_of(path, decoder) as plain, loader_of(path, decoder, *steps, workers=1, batch=4) as full:
+        pixels, _ = batches(plain)
+        values, _ = batches(full)
+        assert values.shape == (COUNT, 3, *OUT) and values.dtype == np.float32
+        flipped = 0
+        for got, image in zip(values, pixels, strict=True):
+            want = ((image.astype(np.float64) - mean) / std).astype(np.float32).transpose(2, 0, 1)
+            mirrored = np.array_equal(got, want[:, :, ::-1]) and not np.array_equal(got, want)
+            assert mirrored or np.array_equal(got, want)
+            flipped += mirrored
+        assert 0 < flipped < COUNT
+        again = full.get_batch(np.arange(COUNT)[::-1], epoch=0)[0]
+        np.testing.assert_array_equal(again[::-1], values)
+
+
+def test_a_crop_is_mixed_with_the_one_before(path):
+    """In every place of a batch, also where a chunk of work begins."""
+    decoder = RandomResizedCropRGBImageDecoder(OUT)
+    with loader_of(path, decoder, batch=COUNT) as plain:
+        pixels = batches(plain)[0].astype(float)
+    mixed = []
+    for workers in (1, 3):
+        with loader_of(path, decoder, tf.ImageMixup(1.0, same_lambda=True), workers=workers, batch=COUNT) as loader:
+            mixed.append(batches(loader)[0])
+    np.testing.assert_array_equal(*mixed)
+    before = np.roll(pixels, 1, axis=0)
+    share = ((mixed[0] - before) * (pixels - before)).sum() / ((pixels - before) ** 2).sum()
+    assert 0 < share < 1
+    assert np.abs(mixed[0] - (share * pixels + (1 - share) * before)).max() <= 1.5
+
+
+def test_image_and_mask_share_their_draws(path):
+    decoder = RandomResizedCropRGBImageDecoder(OUT)
+    pipelines = {name: PipelineSpec("image", decoder, draws=number) for name, number in (("a", 3), ("b", 3), ("c", 4))}
+    with Loader(path, COUNT, 2, pipelines={"image": None, "label": None, **pipelines}, seed=SEED) as loader:
+        a, b, c = next(iter(loader))
+        np.testing.assert_array_equal(a, b)
+        assert not np.array_equal(a, c)
+
+
+def test_two_decoders_of_one_field(path):
+    indices = [i for i in range(COUNT) if SIZES[i % len(SIZES)] == (64, 48)]
+    pipelines = {
+        "image": [SimpleRGBImageDecoder()],
+        "small": PipelineSpec("image", CenterCropRGBImageDecoder(OUT, 1.0)),
+    }
+    with Loader(path, 3, 2, indices=indices, pipelines=pipelines) as loader:
+        whole, _, small = next(iter(loader))
+        for one, other in zip(whole, small, strict=True):
+            np.testing.assert_array_equal(other, area(one[8:56], OUT))
+
+
+def test_no_samples(path):
+    with loader_of(path, CenterCropRGBImageDecoder(OUT, 1.0), indices=[]) as loader:
+        assert list(loader) == []
+        assert loader.get_batch([])[0].shape == (0, *OUT, 3)
+
+
+def test_memory_is_of_one_image_a_thread(path):
+    """Not of the largest image for every place of every batch."""
+    with loader_of(path, RandomResizedCropRGBImageDecoder(OUT), batch=1000) as loader:
+        batches(loader)
+        room = 5 * COUNT * (OUT[0] * OUT[1] * 3 + 16)
+        assert loader.stats()["memory_bytes"] < 2 * (260 * 224 * 3 + OUT[0] * OUT[1] * 3) + room + (1 << 16)
+
+
+def test_a_damaged_image_names_its_sample(tmp_path):
+    path = str(tmp_path / "a.beton")
+    fields = {"image": RGBImageField(write_mode="jpg")}
+    DatasetWriter(path, fields, progress=False).from_indexed_dataset([(picture(6),) for _ in range(5)])
+    with Reader(path) as reader:
+        begin, end = reader.sample_span(3)
+    with open(path, "r+b") as file:
+        file.seek((begin + end) // 2)
+        file.write(bytes(end - (begin + end) // 2))
+    with loader_of(path, RandomResizedCropRGBImageDecoder(OUT)) as loader:
+        with pytest.raises(BetonError, match="field 'image': corrupt JPEG") as caught:
+            list(loader)
+        assert caught.value.sample == 3
+
+
+@pytest.mark.parametrize(
+    "make, error, text",
+    [
+        (lambda: CenterCropRGBImageDecoder(OUT, 0), ValueError, "ratio"),
+        (lambda: CenterCropRGBImageDecoder(OUT, 1.5), ValueError, "ratio"),
+        (lambda: CenterCropRGBImageDecoder((0, 5), 1), ValueError, "output_size"),
+        (lambda: CenterCropRGBImageDecoder((5, 70000), 1), ValueError, "output_size"),
+        (lambda: CenterCropRGBImageDecoder(OUT, 1, interpolation="cubic"), ValueError, "interpolation"),
+        (lambda: RandomResizedCropRGBImageDecoder(OUT, jpeg_mode="best"), ValueError, "jpeg_mode"),
+        (lambda: RandomResizedCropRGBImageDecoder(OUT, scale=(0.5, 0.1)), ValueError, "scale"),
+        (lambda: RandomResizedCropRGBImageDecoder(OUT, scale=(0.5, 1.1)), ValueError, "scale"),
+        (lambda: RandomResizedCropRGBImageDecoder(OUT, ratio=(0, 1)), ValueError, "ratio"),
+        (lambda: RandomResizedCropRGBImageDecoder(OUT, ratio=(1, math.inf)), ValueError, "ratio"),
+        (lambda: RandomResizedCropRGBImageDecoder(OUT, ratio=(math.nan, 1)), ValueError, "ratio"),
+    ],
+)
+def test_bad_arguments(make, error, text):
+    with pytest.raises(error, match=text):
+        make()
+
+
+def test_pixels_cannot_stay(path):
+    with pytest.raises(ValueError, match="resident"):
+        loader_of(path, CenterCropRGBImageDecoder(OUT, 1.0), resident=True)
