@@ -49,7 +49,7 @@ static double uniform(uint32_t word, double low, double high) { return low + (hi
 static Rectangle random_rectangle(const LoaderCrop *crop, const AugmentKey *key, uint32_t height, uint32_t width) {
     const double low = log(crop->ratio[0]), high = log(crop->ratio[1]), area = (double)height * width;
     for (uint32_t try = 0; try < TRIES; try++) {
-        const AugmentRandom random = {*key, augment_draw_index(NUMBER, try, crop->list)};
+        const AugmentRandom random = {key, augment_draw_index(NUMBER, try, crop->list)};
         const Philox4 words = augment_words(&random);
         double target = area * uniform(words.word[0], crop->scale[0], crop->scale[1]);
         double ratio = exp(uniform(words.word[1], low, high));
