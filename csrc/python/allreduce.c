@@ -10,11 +10,11 @@
 #define MAX_LAYERS (1 << 24)
 
 /* Its communicator is the object's: each use takes it, and fails if it was closed. */
-typedef struct PlanObject {
+typedef struct AllreduceObject {
     PyObject_HEAD Allreduce *allreduce; /* owned */
     PyObject *comm;                     /* owned */
     AllreduceType type;
-} PlanObject;
+} AllreduceObject;
 
 /* A communicator taken for a call that runs without the interpreter lock. */
 static Comm *take_comm(PyObject *module_or_type, PyObject *object) {
@@ -30,13 +30,13 @@ static const SpecTable layer_table = {"layer",
                                        SPEC_MEMBER(AllreduceLayer, elems), SPEC_MEMBER(AllreduceLayer, dims),
                                        SPEC_MEMBER(AllreduceLayer, bits), SPEC_MEMBER(AllreduceLayer, bucket_size)}};
 
-typedef struct PlanSettings {
+typedef struct AllreduceSettings {
     AllreduceOptions options;
     AllreduceCosts costs;
-} PlanSettings;
+} AllreduceSettings;
 
 static int parse_costs(PyObject *object, void *out) {
-    PlanSettings *settings = out;
+    AllreduceSettings *settings = out;
     Py_buffer view;
     if (object == Py_None) return 0;
     if (PyObject_GetBuffer(object, &view, PyBUF_SIMPLE) < 0) return -1;
@@ -51,16 +51,16 @@ static int parse_costs(PyObject *object, void *out) {
     return result;
 }
 
-#define OPTION(member) SPEC_KEY(PlanSettings, options.member, #member)
-#define CHOICE(member, names) SPEC_ENUM_KEY(PlanSettings, options.member, #member, names)
+#define OPTION(member) SPEC_KEY(AllreduceSettings, options.member, #member)
+#define CHOICE(member, names) SPEC_ENUM_KEY(AllreduceSettings, options.member, #member, names)
 
 static const SpecTable settings_table = {
     "AllreducePlan",
-    {SPEC_ENUM_KEY(PlanSettings, options.type, "dtype", allreduce_type_name), CHOICE(op, allreduce_op_name),
+    {SPEC_ENUM_KEY(AllreduceSettings, options.type, "dtype", allreduce_type_name), CHOICE(op, allreduce_op_name),
      OPTION(bits), OPTION(bucket_size), OPTION(layer_min_size), CHOICE(codec, quantize_codec_name),
      CHOICE(rounding, quantize_rounding_name), OPTION(half_metadata), OPTION(spikes),
      CHOICE(algorithm, allreduce_algorithm_name), OPTION(error_feedback), OPTION(seed), OPTION(threads),
-     SPEC_KEY(PlanSettings, options.timeout_s, "timeout"), SPEC_WHOLE("costs", parse_costs)}};
+     SPEC_KEY(AllreduceSettings, options.timeout_s, "timeout"), SPEC_WHOLE("costs", parse_costs)}};
 
 static Status create(Comm *comm, const AllreduceLayer *layers, int count, const AllreduceOptions *options,
                      Allreduce **out) {
@@ -102,7 +102,7 @@ static Allreduce *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject 
 
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     PyObject *comm, *layers;
-    PlanSettings settings = {.options = allreduce_defaults()};
+    AllreduceSettings settings = {.options = allreduce_defaults()};
     if (!PyArg_ParseTuple(args, "OO:AllreducePlan", &comm, &layers)) return NULL;
     if (spec_fill(&settings_table, kwargs, NULL, &settings) < 0) return NULL;
     PyObject *copy = arguments_tuple(layers, "layers", 0, MAX_LAYERS);
@@ -110,7 +110,7 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     Allreduce *allreduce = make_plan(type, comm, copy, &settings.options);
     Py_DECREF(copy);
     if (allreduce == NULL) return NULL;
-    PlanObject *self = (PlanObject *)type->tp_alloc(type, 0);
+    AllreduceObject *self = (AllreduceObject *)type->tp_alloc(type, 0);
     if (self == NULL) {
         allreduce_destroy(allreduce);
         return NULL;
@@ -123,19 +123,19 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
 
 static int plan_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(((PlanObject *)self)->comm);
+    Py_VISIT(((AllreduceObject *)self)->comm);
     return 0;
 }
 
 static int plan_clear(PyObject *self) {
-    Py_CLEAR(((PlanObject *)self)->comm);
+    Py_CLEAR(((AllreduceObject *)self)->comm);
     return 0;
 }
 
 static void plan_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    allreduce_destroy(((PlanObject *)self)->allreduce);
+    allreduce_destroy(((AllreduceObject *)self)->allreduce);
     plan_clear(self);
     type->tp_free(self);
     Py_DECREF(type);
@@ -163,7 +163,7 @@ static Status run_plan(Allreduce *allreduce, void *data) {
 }
 
 static PyObject *plan_run(PyObject *object, PyObject *buffer) {
-    PlanObject *self = (PlanObject *)object;
+    AllreduceObject *self = (AllreduceObject *)object;
     ArrayView view;
     PyObject *result = NULL;
     if (array_acquire(buffer, "buffer", type_mask(self->type), -1, true, &view) < 0) return NULL;
@@ -183,7 +183,7 @@ release:
 
 static PyObject *plan_explain(PyObject *object, PyObject *unused) {
     (void)unused;
-    PlanObject *self = (PlanObject *)object;
+    AllreduceObject *self = (AllreduceObject *)object;
     char text[4096];
     if (take_comm((PyObject *)Py_TYPE(object), self->comm) == NULL) return NULL;
     size_t length = allreduce_explain(self->allreduce, text, sizeof text);
@@ -200,7 +200,7 @@ static PyObject *plan_explain(PyObject *object, PyObject *unused) {
     return result;
 }
 
-static Allreduce *allreduce_of(PyObject *self) { return ((PlanObject *)self)->allreduce; }
+static Allreduce *allreduce_of(PyObject *self) { return ((AllreduceObject *)self)->allreduce; }
 
 static PyObject *get_elems(PyObject *self, void *unused) {
     (void)unused;
@@ -272,7 +272,7 @@ static PyType_Slot plan_slots[] = {
 
 static PyType_Spec plan_spec = {
     .name = "_cgxffcv.AllreducePlan",
-    .basicsize = sizeof(PlanObject),
+    .basicsize = sizeof(AllreduceObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = plan_slots,
 };

@@ -39,12 +39,12 @@ extern "C" {
 #define CLOSE_ELEMENTS 32
 #define CLOSE_SLICES 8
 
-typedef struct FilterPlan {
+typedef struct FilterSizes {
     int images, height, width, channels;
     int pooled_height, pooled_width;
     int strips;                /* of STRIP_WINDOWS */
     int map_width, map_height; /* in shared memory, with border, in positions */
-} FilterPlan;
+} FilterSizes;
 
 /* ---- the left factor ---------------------------------------------------------------------------------------------*/
 
@@ -66,8 +66,8 @@ struct Cursor {
     int group, column;
     int image, strip, row;
 
-    __device__ __forceinline__ void advance(const FilterPlan &plan) {
-        bool last_row = row + 1 == plan.pooled_height, last_strip = strip + GROUPS >= plan.strips;
+    __device__ __forceinline__ void advance(const FilterSizes &sizes) {
+        bool last_row = row + 1 == sizes.pooled_height, last_strip = strip + GROUPS >= sizes.strips;
         row = last_row ? 0 : row + 1;
         image += last_row && last_strip ? (int)gridDim.x : 0;
         strip = !last_row ? strip : last_strip ? group : strip + GROUPS;
@@ -75,18 +75,18 @@ struct Cursor {
 };
 
 template <typename T>
-__device__ __forceinline__ Windowed load_windows(const PooledFilter &args, const FilterPlan &plan,
+__device__ __forceinline__ Windowed load_windows(const PooledFilter &args, const FilterSizes &sizes,
                                                  const Cursor &cursor) {
     Windowed windows;
-    int row = cursor.image * plan.pooled_height + cursor.row, window = cursor.strip * STRIP_WINDOWS;
-    size_t at = cursor.mine + (size_t)(row * plan.pooled_width + window) * (size_t)plan.channels;
+    int row = cursor.image * sizes.pooled_height + cursor.row, window = cursor.strip * STRIP_WINDOWS;
+    size_t at = cursor.mine + (size_t)(row * sizes.pooled_width + window) * (size_t)sizes.channels;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         windows.saved[half] = windows.gradient[half] = 0;
         windows.index[half] = NO_WINDOW;
         int beside = half * (STRIP_WINDOWS / 2);
-        if (window + cursor.column + beside >= plan.pooled_width || cursor.image >= plan.images) continue;
-        size_t from = at + (size_t)(beside * plan.channels);
+        if (window + cursor.column + beside >= sizes.pooled_width || cursor.image >= sizes.images) continue;
+        size_t from = at + (size_t)(beside * sizes.channels);
         windows.saved[half] = __ldg(reinterpret_cast<const uint32_t *>(static_cast<const T *>(args.saved) + from));
         windows.gradient[half] =
             __ldg(reinterpret_cast<const uint32_t *>(static_cast<const T *>(args.gradient) + from));
@@ -158,12 +158,12 @@ __device__ __forceinline__ void multiply(float (&sums)[TILES][4], const uint32_t
 
 /* Starts the copy of an image's map into the border that is there. */
 template <typename T, int IN>
-__device__ __forceinline__ void fetch_map(const FilterPlan &plan, const T *input, int image, T *map) {
+__device__ __forceinline__ void fetch_map(const FilterSizes &sizes, const T *input, int image, T *map) {
     int warp = thread_index() / WARP, lane = thread_index() % WARP;
-    int rows = plan.height < plan.map_height - 1 ? plan.height : plan.map_height - 1, row_elems = plan.width * IN;
-    const T *from = input + (size_t)image * (size_t)(plan.height * row_elems);
+    int rows = sizes.height < sizes.map_height - 1 ? sizes.height : sizes.map_height - 1, row_elems = sizes.width * IN;
+    const T *from = input + (size_t)image * (size_t)(sizes.height * row_elems);
     for (int row = warp; row < rows; row += FILTER_WARPS) {
-        T *to = map + ((row + 1) * plan.map_width + 1) * IN;
+        T *to = map + ((row + 1) * sizes.map_width + 1) * IN;
         for (int i = lane * 8; i < row_elems; i += WARP * 8) cp_async_16(to + i, from + row * row_elems + i, false);
     }
     cp_async_commit();
@@ -171,10 +171,10 @@ __device__ __forceinline__ void fetch_map(const FilterPlan &plan, const T *input
 
 /* Sends for what the block will read of an image's pooled tensors. */
 template <typename T>
-__device__ __forceinline__ void send_for(const FilterPlan &plan, const PooledFilter &args, int image) {
-    int windows = plan.pooled_height * plan.pooled_width;
+__device__ __forceinline__ void send_for(const FilterSizes &sizes, const PooledFilter &args, int image) {
+    int windows = sizes.pooled_height * sizes.pooled_width;
     for (int window = thread_index(); window < windows; window += FILTER_THREADS) {
-        size_t at = ((size_t)image * (size_t)windows + (size_t)window) * (size_t)plan.channels +
+        size_t at = ((size_t)image * (size_t)windows + (size_t)window) * (size_t)sizes.channels +
                     (size_t)blockIdx.y * BLOCK_CHANNELS;
         prefetch(static_cast<const T *>(args.saved) + at);
         prefetch(static_cast<const T *>(args.gradient) + at);
@@ -193,21 +193,21 @@ template <typename T, Activation ACTIVATION, int IN> struct Warp {
     Windowed windows; /* on their way */
     Factor next;      /* of the row before that */
 
-    __device__ __forceinline__ void load(const PooledFilter &args, const FilterPlan &plan) {
-        windows = load_windows<T>(args, plan, cursor);
-        cursor.advance(plan);
+    __device__ __forceinline__ void load(const PooledFilter &args, const FilterSizes &sizes) {
+        windows = load_windows<T>(args, sizes, cursor);
+        cursor.advance(sizes);
     }
-    __device__ __forceinline__ void begin(const PooledFilter &args, const FilterPlan &plan, int channel) {
-        terms.load(args.terms, plan.channels, channel);
-        load(args, plan);
+    __device__ __forceinline__ void begin(const PooledFilter &args, const FilterSizes &sizes, int channel) {
+        terms.load(args.terms, sizes.channels, channel);
+        load(args, sizes);
         next = make_factor<T, ACTIVATION>(terms, windows);
-        load(args, plan);
+        load(args, sizes);
     }
 
     /* The rows 2 r and 2 r + 1 of the bordered map with the gradients of the rows 2 r - 2 to 2 r + 1: those of the row
      * of windows before, and of this one. `first` is the former row of the map, and becomes that of the next step. */
     template <bool BEFORE, bool THIS>
-    __device__ __forceinline__ void step(const PooledFilter &args, const FilterPlan &plan, const Factor &before,
+    __device__ __forceinline__ void step(const PooledFilter &args, const FilterSizes &sizes, const Factor &before,
                                          const Factor &now, Right<TILES> &first, const T *from, int map_row) {
         Right<TILES> second = load_right<T, TILES>(from + map_row);
         if (BEFORE) multiply<T>(sums[1], before.lower, first);
@@ -216,7 +216,7 @@ template <typename T, Activation ACTIVATION, int IN> struct Warp {
         if (THIS) {
             first = load_right<T, TILES>(from + 2 * map_row);
             next = make_factor<T, ACTIVATION>(terms, windows);
-            load(args, plan);
+            load(args, sizes);
         }
         if (BEFORE) multiply<T>(sums[2], before.lower, second);
         if (THIS) multiply<T>(sums[0], now.lower, second);
@@ -224,18 +224,18 @@ template <typename T, Activation ACTIVATION, int IN> struct Warp {
     }
 
     /* One strip of one image. */
-    __device__ __forceinline__ void add_strip(const PooledFilter &args, const FilterPlan &plan, const T *from) {
-        int map_row = plan.map_width * IN;
+    __device__ __forceinline__ void add_strip(const PooledFilter &args, const FilterSizes &sizes, const T *from) {
+        int map_row = sizes.map_width * IN;
         Right<TILES> first = load_right<T, TILES>(from);
         Factor before, now = next;
-        step<false, true>(args, plan, now, now, first, from, map_row);
-        for (int row = 1; row < plan.pooled_height; row++) {
+        step<false, true>(args, sizes, now, now, first, from, map_row);
+        for (int row = 1; row < sizes.pooled_height; row++) {
             from += 2 * map_row;
             before = now;
             now = next;
-            step<true, true>(args, plan, before, now, first, from, map_row);
+            step<true, true>(args, sizes, before, now, first, from, map_row);
         }
-        step<true, false>(args, plan, now, now, first, from + 2 * map_row, map_row);
+        step<true, false>(args, sizes, now, now, first, from + 2 * map_row, map_row);
     }
 };
 
@@ -263,38 +263,38 @@ __device__ __forceinline__ void store_filter_sums(float (&sums)[TAPS][TILES][4],
 }
 
 template <typename T, Activation ACTIVATION, int IN>
-__global__ void __launch_bounds__(FILTER_THREADS, 1) pooled_filter_kernel(PooledFilter args, FilterPlan plan) {
+__global__ void __launch_bounds__(FILTER_THREADS, 1) pooled_filter_kernel(PooledFilter args, FilterSizes sizes) {
     grid_begin();
     DYNAMIC_SHARED(T, maps);
     int thread = thread_index(), lane = thread % WARP, group = thread / GROUP_THREADS;
     int channel = (int)blockIdx.y * BLOCK_CHANNELS + thread % GROUP_THREADS / WARP * WARP_CHANNELS + lane / 4 * 2;
-    int column = lane % 4, map_elems = plan.map_height * plan.map_width * IN, other = map_elems;
-    bool works = channel < plan.channels && group < plan.strips;
+    int column = lane % 4, map_elems = sizes.map_height * sizes.map_width * IN, other = map_elems;
+    bool works = channel < sizes.channels && group < sizes.strips;
     const T *input = static_cast<const T *>(args.input);
     for (int i = thread * 8; i < MAPS * map_elems; i += FILTER_THREADS * 8) {
         store_pack(maps + i, pack_of_bits<T>(make_uint4(0, 0, 0, 0)));
     }
     __syncthreads(); /* the border is there */
-    fetch_map<T, IN>(plan, input, (int)blockIdx.x, maps);
+    fetch_map<T, IN>(sizes, input, (int)blockIdx.x, maps);
     Warp<T, ACTIVATION, IN> warp = {};
-    warp.cursor = {(size_t)(channel + column * plan.channels), group, column, (int)blockIdx.x, group, 0};
-    if (works) warp.begin(args, plan, channel);
+    warp.cursor = {(size_t)(channel + column * sizes.channels), group, column, (int)blockIdx.x, group, 0};
+    if (works) warp.begin(args, sizes, channel);
     /* Lanes give the rows of matrices: positions 0 to 7 and 8 to 15 of one tile, then of the next. */
     const T *mine = maps + lane % 16 * IN + lane / 16 * 8;
-    for (int image = (int)blockIdx.x; image < plan.images; image += (int)gridDim.x) {
+    for (int image = (int)blockIdx.x; image < sizes.images; image += (int)gridDim.x) {
         int next = image + (int)gridDim.x;
         cp_async_wait<0>();
         __syncthreads(); /* this map is there, the other one has been read */
-        if (next < plan.images) {
-            fetch_map<T, IN>(plan, input, next, maps + other);
-            send_for<T>(plan, args, next);
+        if (next < sizes.images) {
+            fetch_map<T, IN>(sizes, input, next, maps + other);
+            send_for<T>(sizes, args, next);
         }
-        for (int strip = group; works && strip < plan.strips; strip += GROUPS) {
-            warp.add_strip(args, plan, mine + (map_elems - other) + strip * STRIP_POSITIONS * IN);
+        for (int strip = group; works && strip < sizes.strips; strip += GROUPS) {
+            warp.add_strip(args, sizes, mine + (map_elems - other) + strip * STRIP_POSITIONS * IN);
         }
         other = map_elems - other;
     }
-    store_filter_sums(warp.sums, reinterpret_cast<float *>(maps), args.partials, plan.channels, channel, column);
+    store_filter_sums(warp.sums, reinterpret_cast<float *>(maps), args.partials, sizes.channels, channel, column);
 }
 
 /* The blocks' partial sums together. Thread (x, y) of block b: element 32 b + x, the partial sums y, y + 8, ...; then
@@ -321,25 +321,25 @@ __global__ void __launch_bounds__(CLOSE_ELEMENTS *CLOSE_SLICES)
 
 /* ---- launchers ---------------------------------------------------------------------------------------------------*/
 
-static FilterPlan make_plan(const NormShape *shape) {
-    FilterPlan plan = {shape->images,
-                       shape->height,
-                       shape->width,
-                       shape->channels,
-                       shape->height / POOL_SIDE,
-                       shape->width / POOL_SIDE,
-                       0,
-                       0,
-                       0};
-    plan.strips = (plan.pooled_width + STRIP_WINDOWS - 1) / STRIP_WINDOWS;
-    plan.map_width = plan.strips * STRIP_POSITIONS + 2;
-    plan.map_height = plan.pooled_height * POOL_SIDE + 2;
-    return plan;
+static FilterSizes filter_sizes_of(const NormShape *shape) {
+    FilterSizes sizes = {shape->images,
+                         shape->height,
+                         shape->width,
+                         shape->channels,
+                         shape->height / POOL_SIDE,
+                         shape->width / POOL_SIDE,
+                         0,
+                         0,
+                         0};
+    sizes.strips = (sizes.pooled_width + STRIP_WINDOWS - 1) / STRIP_WINDOWS;
+    sizes.map_width = sizes.strips * STRIP_POSITIONS + 2;
+    sizes.map_height = sizes.pooled_height * POOL_SIDE + 2;
+    return sizes;
 }
 
 /* For the maps, and in the end for a group's sums. */
-static size_t shared_bytes_of(const FilterPlan *plan, int in_channels) {
-    size_t maps = (size_t)MAPS * (size_t)plan->map_width * (size_t)plan->map_height * (size_t)in_channels * 2;
+static size_t shared_bytes_of(const FilterSizes *sizes, int in_channels) {
+    size_t maps = (size_t)MAPS * (size_t)sizes->map_width * (size_t)sizes->map_height * (size_t)in_channels * 2;
     size_t sums = (size_t)(TAPS * TAPS) * (size_t)(in_channels / 8) * 4 * GROUP_THREADS * sizeof(float);
     return maps > sums ? maps : sums;
 }
@@ -348,10 +348,10 @@ static int blocks_of(int images) { return images < GPU_MULTIPROCESSORS ? images 
 
 extern "C" bool nn_cuda_pooled_filter_fits(const NormShape *shape, int in_channels) {
     int device = 0, major = 0, shared = 0;
-    FilterPlan plan = make_plan(shape);
+    FilterSizes sizes = filter_sizes_of(shape);
     if (shape->precision == PRECISION_FLOAT32 || shape->pool_place != POOL_BEFORE_NORM || shape->pool != POOL_SIDE ||
         in_channels % 8 != 0 || in_channels > MOST_IN || shape->channels % WARP_CHANNELS != 0 ||
-        plan.pooled_height < 1 || plan.pooled_width < 1) {
+        sizes.pooled_height < 1 || sizes.pooled_width < 1) {
         return false;
     }
     if (cudaGetDevice(&device) != cudaSuccess ||
@@ -360,7 +360,7 @@ extern "C" bool nn_cuda_pooled_filter_fits(const NormShape *shape, int in_channe
         (void)cudaGetLastError();
         return false;
     }
-    return 10 * major >= MMA_LEAST_CAPABILITY && shared_bytes_of(&plan, in_channels) <= (size_t)shared;
+    return 10 * major >= MMA_LEAST_CAPABILITY && shared_bytes_of(&sizes, in_channels) <= (size_t)shared;
 }
 
 extern "C" size_t nn_cuda_pooled_filter_partial_elems(const NormShape *shape, int in_channels) {
@@ -369,11 +369,11 @@ extern "C" size_t nn_cuda_pooled_filter_partial_elems(const NormShape *shape, in
 
 template <typename T, int IN>
 static Status launch_filter(const NormShape *shape, const PooledFilter &args, DeviceStream *stream) {
-    FilterPlan plan = make_plan(shape);
-    dim3 grid((unsigned)blocks_of(plan.images), (unsigned)ceil_div((size_t)plan.channels, BLOCK_CHANNELS));
+    FilterSizes sizes = filter_sizes_of(shape);
+    dim3 grid((unsigned)blocks_of(sizes.images), (unsigned)ceil_div((size_t)sizes.channels, BLOCK_CHANNELS));
     DISPATCH_ACTIVATION(shape->activation, A, {
-        return LAUNCH_AFTER((pooled_filter_kernel<T, A, IN>), grid, FILTER_THREADS, shared_bytes_of(&plan, IN), stream,
-                            args, plan);
+        return LAUNCH_AFTER((pooled_filter_kernel<T, A, IN>), grid, FILTER_THREADS, shared_bytes_of(&sizes, IN), stream,
+                            args, sizes);
     });
     return STATUS_OK;
 }
