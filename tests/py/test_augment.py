@@ -187,7 +187,7 @@ def test_instruction_sets_agree_to_the_bit(files):
     """The scalar reference, AVX2 and AVX-512 each in a process of its own."""
     found = {}
     for level in ("scalar", "avx2", "avx512"):
-        environment = {**os.environ, "CGXFFCV_CPU": level}
+        environment = {**os.environ, "CGXFFCV_CPU": level, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         done = subprocess.run(
             [sys.executable, __file__, *(f"{name}={path}" for name, path in files.items())],
             env=environment, capture_output=True, text=True, check=True, timeout=300,
