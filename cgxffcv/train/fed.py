@@ -28,7 +28,7 @@ class FedTraining:
 
     def __init__(self, trainer: Any, loader: Loader, operations: tuple, seed: int, graphs: bool = True):
         self.passes = Feeding(loader)
-        self.core = _cgxffcv.Resident(trainer, operations, seed, graphs)
+        self.core = _cgxffcv.Runner(trainer, operations, seed, graphs)
 
     def expect(self, ids: np.ndarray) -> None:
         """The samples of the next runs: reading begins."""
@@ -58,7 +58,7 @@ class FedTraining:
 
 class FedEvaluation:
     """The test images `ids` from a loader (see `data.feeding_loader`), for `run_evaluation`. core: a
-    `_cgxffcv.Resident`."""
+    `_cgxffcv.Runner`."""
 
     def __init__(self, core: Any, loader: Loader, ids: np.ndarray):
         self._core, self._passes, self._ids = core, Feeding(loader), ids

@@ -45,7 +45,7 @@ class ResidentTraining:
 
     def __init__(self, trainer: Any, loader: Loader, seed: int, graphs: bool = True):
         operations = loader.outputs[0].columns[0]["image"]["operations"]
-        self.core = _cgxffcv.Resident(trainer, operations, seed, graphs)
+        self.core = _cgxffcv.Runner(trainer, operations, seed, graphs)
         try:
             _, ids = load_set(self.core, TRAIN, loader)
         except BaseException:
@@ -79,7 +79,7 @@ class ResidentTraining:
 
 
 class ResidentEvaluation:
-    """This rank's share of the test set on the GPU, for `run_evaluation`. core: a `_cgxffcv.Resident`. MemoryError if
+    """This rank's share of the test set on the GPU, for `run_evaluation`. core: a `_cgxffcv.Runner`. MemoryError if
     the set does not fit."""
 
     def __init__(self, core: Any, loader: Loader):

@@ -5,10 +5,9 @@
 typedef int (*AddPart)(PyObject *module);
 
 static const AddPart parts[] = {
-    array_add,        errors_add,   build_info_add, optimizer_add, trainer_add,   device_add,
-    reader_add,       writer_add,   encoder_add,    jpeg_add,      files_add,     comm_add,
-    loader_add,       quantize_add, nn_add,         nn_plan_add,   allreduce_add, resident_add,
-    loader_order_add, names_add,    operations_add, nn_whiten_add,
+    array_add,     errors_add, build_info_add,   optimizer_add, trainer_add,    device_add,    reader_add, writer_add,
+    encoder_add,   jpeg_add,   files_add,        comm_add,      loader_add,     quantize_add,  nn_add,     nn_plan_add,
+    allreduce_add, runner_add, loader_order_add, names_add,     operations_add, nn_whiten_add,
 };
 
 static int module_exec(PyObject *module) {

@@ -43,7 +43,7 @@ int quantize_add(PyObject *module);
 int nn_add(PyObject *module);
 int nn_plan_add(PyObject *module);
 int allreduce_add(PyObject *module);
-int resident_add(PyObject *module);
+int runner_add(PyObject *module);
 int names_add(PyObject *module);
 
 /* errors.c: raises the thread's error record as the Python exception of its code; always NULL. */

@@ -318,8 +318,8 @@ static PyObject *trainer_wire_method(TrainerObject *self, PyObject *argument) {
 static PyObject *trainer_close_method(TrainerObject *self, PyObject *unused) {
     (void)unused;
     if (self->trainer != NULL && trainer_ready(self) < 0) return NULL;
-    if (self->residents > 0) {
-        PyErr_SetString(PyExc_ValueError, "this trainer has data on a GPU: close its Resident first");
+    if (self->runners > 0) {
+        PyErr_SetString(PyExc_ValueError, "this trainer has data on a GPU: close its Runner first");
         return NULL;
     }
     trainer_free(self);

@@ -4,7 +4,7 @@
 
 #include "python/nn.h"
 #include "train/gradients.h"
-#include "train/resident.h"
+#include "train/runner.h"
 #include "train/trainer.h"
 
 #define TRAINER_MAX_VIEWS 16
@@ -20,7 +20,7 @@ typedef struct TrainerObject {
     float mean[NN_MAX_IMAGE_CHANNELS], std[NN_MAX_IMAGE_CHANNELS];
     int side, classes, batch, groups;
     long long steps;
-    int residents; /* Resident objects that use the trainer */
+    int runners; /* Runner objects that use the trainer */
 } TrainerObject;
 
 /* The C object of an argument that must be a _cgxffcv.Trainer; NULL with TypeError set if it is not. Borrowed. */

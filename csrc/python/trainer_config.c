@@ -69,7 +69,7 @@ static const SpecTable settings_table = {
     {SPEC_WHOLE("groups", parse_groups), SPEC_WHOLE("phases", parse_phases), CONFIG(steps), CONFIG(side), CONFIG(batch),
      CONFIG(test_batch), SPEC_PARSE(TrainerSettings, mean, parse_mean), SPEC_PARSE(TrainerSettings, std, parse_std),
      CONFIG(label_smoothing), SPEC_ENUM_KEY(TrainerSettings, config.reduction, "loss", nn_reduction_name),
-     SPEC_ENUM_KEY(TrainerSettings, config.project, "project", schedule_project_name), CONFIG(lookahead_every),
+     SPEC_ENUM_KEY(TrainerSettings, config.project, "project", train_schedule_project_name), CONFIG(lookahead_every),
      CONFIG(lookahead_base)}};
 
 int trainer_parse_settings(PyObject *keywords, TrainerSettings *out) {

@@ -1,9 +1,9 @@
-/* Testing on a resident set, and the whitening from one. */
+/* Testing on a set in device memory or on what a loader feeds the device with, and the whitening from a set. */
 #include <string.h>
 
 #include "base/clock.h"
 #include "nn/whiten.h"
-#include "train/resident_private.h"
+#include "train/runner_private.h"
 #include "train/step_kernels.h"
 #include "train/step_stream.h"
 
@@ -12,51 +12,52 @@
 
 /* ---- the test ---- */
 
-void resident_free_test(Resident *r) {
+void train_runner_free_evaluation(TrainRunner *r) {
     device_free(r->positions);
-    device_free(r->test_images);
+    device_free(r->evaluation_images);
     device_free(r->view_logits);
     device_free(r->sums);
     device_host_free(r->host_sums);
     r->positions = NULL;
-    r->test_images = NULL;
+    r->evaluation_images = NULL;
     r->view_logits = r->sums = r->host_sums = NULL;
-    r->test_room = 0;
+    r->evaluation_room = 0;
 }
 
-static Status prepare_test(Resident *r, int64_t count) {
+static Status reserve_evaluation(TrainRunner *r, int64_t count) {
     const TrainerConfig *config = &r->trainer->config;
     size_t n = (size_t)count, classes = trainer_classes(r->trainer), batch = (size_t)config->test_batch;
-    if (count <= r->test_room) return STATUS_OK;
+    if (count <= r->evaluation_room) return STATUS_OK;
     TRY(device_stream_synchronize(r->stream));
-    resident_free_test(r);
+    train_runner_free_evaluation(r);
     TRY(device_alloc(n * sizeof *r->positions, &r->positions));
-    TRY(device_alloc(batch * (size_t)config->side * (size_t)config->side * 3, &r->test_images));
+    TRY(device_alloc(batch * (size_t)config->side * (size_t)config->side * 3, &r->evaluation_images));
     TRY(device_alloc(batch * classes * sizeof(float), &r->view_logits));
     TRY(device_alloc(n * classes * sizeof(float), &r->sums));
     TRY(device_host_alloc(n * classes * sizeof(float), &r->host_sums));
-    r->test_room = count;
+    r->evaluation_room = count;
     return STATUS_OK;
 }
 
 /* The images of one batch of the test, from position `first` on. */
-static Status find_images(Resident *r, const GatherSet *set, bool chosen, int64_t first, int count, NnImages *out) {
+static Status evaluation_images_at(TrainRunner *r, const GatherSet *set, bool chosen, int64_t first, int count,
+                                   NnImages *out) {
     size_t bytes = (size_t)set->height * (size_t)set->width * 3;
     *out = (NnImages){
         .data = set->images + (size_t)first * bytes, .on_device = true, .type = PIXELS_U8, .layout = PIXELS_NHWC};
     memcpy(out->mean, r->config.mean, sizeof r->config.mean);
     memcpy(out->std, r->config.std, sizeof r->config.std);
     if (!chosen) return STATUS_OK;
-    out->data = r->test_images;
-    return gather_plain(set, r->positions + first, count, r->test_images, r->stream);
+    out->data = r->evaluation_images;
+    return gather_plain(set, r->positions + first, count, r->evaluation_images, r->stream);
 }
 
 /* The views of a batch; their logits' sum goes to position `first` of the sums. */
-static Status put_views(Resident *r, NnImages images, int64_t first, int count, const TrainerView *views,
+static Status put_views(TrainRunner *r, NnImages images, int64_t first, int count, const TrainerView *views,
                         int view_count) {
     NnPlan *plan;
     size_t classes = trainer_classes(r->trainer);
-    TRY(trainer_test_plan(r->trainer, &plan));
+    TRY(trainer_evaluation_plan(r->trainer, &plan));
     for (int v = 0; v < view_count; v++) {
         images.mirror = views[v].mirror;
         images.shift_y = views[v].dy;
@@ -68,46 +69,46 @@ static Status put_views(Resident *r, NnImages images, int64_t first, int count, 
     return STATUS_OK;
 }
 
-static Status put_test(Resident *r, const GatherSet *set, bool chosen, int64_t count, const TrainerView *views,
-                       int view_count) {
+static Status put_evaluation(TrainRunner *r, const GatherSet *set, bool chosen, int64_t count, const TrainerView *views,
+                             int view_count) {
     int batch = r->trainer->config.test_batch;
     for (int64_t first = 0; first < count; first += batch) {
         int here = (int)(count - first < batch ? count - first : batch);
         NnImages images;
-        TRY(find_images(r, set, chosen, first, here, &images));
+        TRY(evaluation_images_at(r, set, chosen, first, here, &images));
         TRY(put_views(r, images, first, here, views, view_count));
     }
     return STATUS_OK;
 }
 
 /* One batch, so that plans are there and libraries have set up what they set up late, before the clock runs. */
-static Status warm_up(Resident *r, const GatherSet *set, const TrainerView *view) {
+static Status warm_up(TrainRunner *r, const GatherSet *set, const TrainerView *view) {
     int64_t count = r->trainer->config.test_batch;
-    count = count < r->test_room ? count : r->test_room;
+    count = count < r->evaluation_room ? count : r->evaluation_room;
     count = count < set->count ? count : set->count;
-    if (r->test_warm) return STATUS_OK;
-    TRY(put_test(r, set, false, count, view, 1));
+    if (r->evaluation_warm) return STATUS_OK;
+    TRY(put_evaluation(r, set, false, count, view, 1));
     TRY(device_stream_synchronize(r->stream));
-    r->test_warm = true;
+    r->evaluation_warm = true;
     return STATUS_OK;
 }
 
-Status resident_evaluate(Resident *r, ResidentSet which, const int32_t *positions, int64_t count,
-                         const TrainerView *views, int view_count, float *logits) {
+Status train_runner_evaluate(TrainRunner *r, TrainSet which, const int32_t *positions, int64_t count,
+                             const TrainerView *views, int view_count, float *logits) {
     GatherSet set;
     size_t elems = (size_t)count * trainer_classes(r->trainer);
-    TRY(resident_need(r, which, &set));
+    TRY(train_runner_need(r, which, &set));
     if (count < 0 || count > set.count || view_count < 1) {
         FAIL(STATUS_ARGUMENT, "a test takes 0 to %lld images and at least one view, not %lld and %d",
              (long long)set.count, (long long)count, view_count);
     }
     if (count == 0) return STATUS_OK;
-    if (positions != NULL) TRY(resident_check_positions(positions, count, set.count));
-    TRY(prepare_test(r, count));
+    if (positions != NULL) TRY(train_runner_check_positions(positions, count, set.count));
+    TRY(reserve_evaluation(r, count));
     TRY(warm_up(r, &set, views));
     TRY(train_stream_begin(r->trainer));
     if (positions != NULL) TRY(device_copy(r->positions, positions, (size_t)count * sizeof *positions, r->stream));
-    TRY(put_test(r, &set, positions != NULL, count, views, view_count));
+    TRY(put_evaluation(r, &set, positions != NULL, count, views, view_count));
     TRY(device_copy(r->host_sums, r->sums, elems * sizeof *logits, r->stream));
     TRY(train_stream_wait(r->trainer));
     memcpy(logits, r->host_sums, elems * sizeof *logits);
@@ -117,7 +118,7 @@ Status resident_evaluate(Resident *r, ResidentSet which, const int32_t *position
 /* ---- the test of what a loader gives ---- */
 
 /* The next batch, to position `at`; *here are its images. */
-static Status put_fed_batch(Resident *r, Loader *loader, int64_t at, int64_t left, const TrainerView *views,
+static Status put_fed_batch(TrainRunner *r, Loader *loader, int64_t at, int64_t left, const TrainerView *views,
                             int view_count, int64_t *labels, int *here) {
     const TrainerConfig *config = &r->trainer->config;
     LoaderFeedBatch batch;
@@ -128,7 +129,7 @@ static Status put_fed_batch(Resident *r, Loader *loader, int64_t at, int64_t lef
              config->test_batch, (long long)left);
     }
     GatherSet set = {batch.images, batch.labels, batch.ids, batch.count, config->side, config->side};
-    TRY(find_images(r, &set, false, 0, batch.count, &images));
+    TRY(evaluation_images_at(r, &set, false, 0, batch.count, &images));
     TRY(put_views(r, images, at, batch.count, views, view_count));
     TRY(loader_feed_free(r->feed));
     memcpy(labels, batch.host_labels, (size_t)batch.count * sizeof *labels);
@@ -137,10 +138,10 @@ static Status put_fed_batch(Resident *r, Loader *loader, int64_t at, int64_t lef
 }
 
 /* Some batches, up to `room` images or the last. */
-static Status put_fed_part(Resident *r, Loader *loader, int64_t left, const TrainerView *views, int view_count,
+static Status put_fed_part(TrainRunner *r, Loader *loader, int64_t left, const TrainerView *views, int view_count,
                            int64_t *labels, int64_t *done) {
     const TrainerConfig *config = &r->trainer->config;
-    for (*done = 0; *done < left && *done + config->test_batch <= r->test_room;) {
+    for (*done = 0; *done < left && *done + config->test_batch <= r->evaluation_room;) {
         int here = 0;
         if (config->check != NULL) TRY(config->check(config->check_context));
         TRY(put_fed_batch(r, loader, *done, left - *done, views, view_count, labels + *done, &here));
@@ -149,7 +150,7 @@ static Status put_fed_part(Resident *r, Loader *loader, int64_t left, const Trai
     return STATUS_OK;
 }
 
-static Status evaluate_fed_part(Resident *r, Loader *loader, int64_t left, const TrainerView *views, int view_count,
+static Status evaluate_fed_part(TrainRunner *r, Loader *loader, int64_t left, const TrainerView *views, int view_count,
                                 float *logits, int64_t *labels, int64_t *done) {
     size_t classes = trainer_classes(r->trainer);
     TRY(train_stream_begin(r->trainer));
@@ -166,16 +167,16 @@ static Status evaluate_fed_part(Resident *r, Loader *loader, int64_t left, const
     return STATUS_OK;
 }
 
-Status resident_evaluate_fed(Resident *r, Loader *loader, int64_t count, const TrainerView *views, int view_count,
-                             float *logits, int64_t *labels) {
+Status train_runner_evaluate_fed(TrainRunner *r, Loader *loader, int64_t count, const TrainerView *views,
+                                 int view_count, float *logits, int64_t *labels) {
     const TrainerConfig *config = &r->trainer->config;
     LoaderFeedBatch blank;
     if (count < 0 || view_count < 1) {
         FAIL(STATUS_ARGUMENT, "a test takes images and at least one view, not %lld and %d", (long long)count,
              view_count);
     }
-    TRY(resident_need_feed(r, loader));
-    TRY(prepare_test(r, (int64_t)config->test_batch * FED_BATCHES));
+    TRY(train_runner_need_feed(r, loader));
+    TRY(reserve_evaluation(r, (int64_t)config->test_batch * FED_BATCHES));
     TRY(loader_feed_blank(r->feed, &blank));
     GatherSet set = {blank.images, blank.labels, blank.ids, blank.count, config->side, config->side};
     TRY(warm_up(r, &set, views));
@@ -189,7 +190,7 @@ Status resident_evaluate_fed(Resident *r, Loader *loader, int64_t count, const T
 /* ---- whitening ---- */
 
 /* From sums of products and sums of bytes to the second moments of normalised pixels. */
-static void normalise_moments(const Resident *r, const double *sums, double patches, double *moments) {
+static void normalise_moments(const TrainRunner *r, const double *sums, double patches, double *moments) {
     const double *bytes = sums + PATCH * (PATCH + 1) / 2;
     for (int i = 0, at = 0; i < PATCH; i++) {
         for (int j = i; j < PATCH; j++, at++) {
@@ -202,7 +203,7 @@ static void normalise_moments(const Resident *r, const double *sums, double patc
 }
 
 /* Memory for the moments, and a first measurement, before the clock runs. */
-static Status prepare_moments(Resident *r, const GatherSet *set) {
+static Status prepare_moments(TrainRunner *r, const GatherSet *set) {
     const size_t bytes = (size_t)GATHER_MOMENT_PARTS * GATHER_MOMENTS * sizeof(uint64_t);
     int used;
     if (r->host_moments != NULL) return STATUS_OK;
@@ -212,7 +213,7 @@ static Status prepare_moments(Resident *r, const GatherSet *set) {
     return device_host_alloc(bytes, &r->host_moments);
 }
 
-static Status measure(Resident *r, const GatherSet *set, int64_t count, double *moments) {
+static Status measure(TrainRunner *r, const GatherSet *set, int64_t count, double *moments) {
     uint64_t total[GATHER_MOMENTS] = {0};
     double sums[GATHER_MOMENTS];
     int used;
@@ -226,7 +227,7 @@ static Status measure(Resident *r, const GatherSet *set, int64_t count, double *
 }
 
 /* The frozen layer; its filters are (row, column, channel), those of whiten.h (channel, row, column). */
-static Status find_frozen(const Resident *r, const NnLayer **out) {
+static Status find_frozen(const TrainRunner *r, const NnLayer **out) {
     int count;
     const NnLayer *layers = nn_model_layers(r->model, &count);
     for (int i = 0; i < count; i++) {
@@ -237,12 +238,12 @@ static Status find_frozen(const Resident *r, const NnLayer **out) {
     FAIL(STATUS_ARGUMENT, "this network has no whitening layer");
 }
 
-Status resident_whiten(Resident *r, ResidentSet which, int64_t count, double epsilon) {
+Status train_runner_whiten(TrainRunner *r, TrainSet which, int64_t count, double epsilon) {
     GatherSet set;
     const NnLayer *layer = NULL;
     double moments[PATCH * PATCH];
     float filters[NN_WHITEN_FILTERS * PATCH], turned[NN_WHITEN_FILTERS * PATCH];
-    TRY(resident_need(r, which, &set));
+    TRY(train_runner_need(r, which, &set));
     TRY(find_frozen(r, &layer));
     TRY(prepare_moments(r, &set));
     double begin = clock_now_seconds();

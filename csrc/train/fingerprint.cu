@@ -1,4 +1,8 @@
-/* The hash of a replica on the GPU: every word is mixed with its place, and the sum taken in whatever order. */
+/* The hash of a replica on the GPU: every word is mixed with its index, and the sum taken in whatever order.
+ *
+ * Blocks of 256 threads, at most 1,024 of them. A thread mixes the words (count, uint32: the bits of the values) whose
+ * indices are its own in the grid plus multiples of the grid's size; a block adds up what its threads have, and thread
+ * 0 adds that to the one sum (uint64). */
 #include "device/kernel.cuh"
 
 extern "C" {
@@ -26,8 +30,8 @@ static __global__ void train_fingerprint_kernel(const uint32_t *words, size_t co
     if (threadIdx.x == 0) atomicAdd(sum, mine);
 }
 
-extern "C" Status fingerprint_add(const float *values, size_t count, uint64_t first, uint64_t *sum,
-                                  DeviceStream *stream) {
+extern "C" Status train_fingerprint_add(const float *values, size_t count, uint64_t first, uint64_t *sum,
+                                        DeviceStream *stream) {
     if (first > MOST_WORDS || count > MOST_WORDS - first) FAIL(STATUS_ARGUMENT, "more than 2^32 values in one hash");
     size_t blocks = ceil_div(count, BLOCK);
     return LAUNCH_AFTER(train_fingerprint_kernel, blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS, BLOCK, 0, stream,

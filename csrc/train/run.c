@@ -7,7 +7,7 @@
 
 /* ---- memory ---- */
 
-void resident_free_run(Resident *r) {
+void train_runner_free_run(TrainRunner *r) {
     for (int i = 0; i < TRAINER_MAX_PHASES; i++) {
         device_graph_destroy(r->graphs[i].one);
         device_graph_destroy(r->graphs[i].many);
@@ -21,10 +21,10 @@ void resident_free_run(Resident *r) {
     r->run_room = 0;
 }
 
-Status resident_reserve(Resident *r, int64_t images, bool fed) {
+Status train_runner_reserve(TrainRunner *r, int64_t images, bool fed) {
     if (r->run_room >= images && r->fed == fed) return STATUS_OK;
     TRY(device_stream_synchronize(r->stream));
-    resident_free_run(r);
+    train_runner_free_run(r);
     TRY(device_alloc((size_t)images * sizeof *r->order, &r->order));
     TRY(device_host_alloc((size_t)images * sizeof *r->order, &r->host_order));
     TRY(train_stream_reserve(r->trainer, 1 + images / r->trainer->config.batch, images));
@@ -36,7 +36,7 @@ Status resident_reserve(Resident *r, int64_t images, bool fed) {
 /* ---- recorded steps ---- */
 
 /* With their batches, if those can be recorded; else from `batch` on, which is where they come to lie. */
-static Status record_steps(Resident *r, const StepSource *source, StepBatch batch, int phase, int steps,
+static Status record_steps(TrainRunner *r, const StepSource *source, StepBatch batch, int phase, int steps,
                            DeviceGraph **out) {
     Status status = STATUS_OK;
     TRY(device_capture_begin(r->stream));
@@ -53,7 +53,7 @@ static Status record_steps(Resident *r, const StepSource *source, StepBatch batc
 
 /* A step of a phase that counts as skipped from the start, without other ranks, changes nothing; but after it plans are
  * there, libraries have set up what they set up late, and the real step can be recorded. */
-static Status warm_up(Resident *r, const TrainSource *source, int phase) {
+static Status warm_up(TrainRunner *r, const TrainSource *source, int phase) {
     const TrainerConfig *config = &r->trainer->config;
     StepBatch batch;
     TRY(train_stream_set(r->trainer, &source->steps, 1, true));
@@ -72,7 +72,7 @@ static Status warm_up(Resident *r, const TrainSource *source, int phase) {
 }
 
 /* For the phases from the next step on, as far as there are more steps in them. */
-static Status warm_up_all(Resident *r, const TrainSource *source) {
+static Status warm_up_all(TrainRunner *r, const TrainSource *source) {
     const TrainerConfig *config = &r->trainer->config;
     for (int i = 0; i < config->phase_count; i++) {
         int64_t end = i + 1 < config->phase_count ? config->phases[i + 1].first_step : config->steps;
@@ -84,16 +84,16 @@ static Status warm_up_all(Resident *r, const TrainSource *source) {
 
 /* ---- a run ---- */
 
-static Status check_steps(const Resident *r, int steps, int64_t most) {
+static Status check_steps(const TrainRunner *r, int steps, int64_t most) {
     int64_t left = r->trainer->config.steps - r->trainer->step;
     if (steps >= 1 && steps <= most && steps <= left) return STATUS_OK;
     FAIL(STATUS_ARGUMENT, "%d steps at once, but a pass over the set has %lld, and %lld are left of the training",
          steps, (long long)most, (long long)left);
 }
 
-static Status open_source(Resident *r, const ResidentSource *from, int steps, uint32_t epoch, TrainSource *out) {
+static Status open_source(TrainRunner *r, const TrainBatches *from, int steps, uint32_t epoch, TrainSource *out) {
     const TrainerConfig *config = &r->trainer->config;
-    int64_t count = r->sets[RESIDENT_TRAIN].count, images = (int64_t)steps * config->batch;
+    int64_t count = r->sets[TRAIN_SET_TRAINING].count, images = (int64_t)steps * config->batch;
     if (from->loader != NULL) {
         TRY(check_steps(r, steps, INT32_MAX / config->batch));
         return train_source_open_feed(r, from->loader, images, epoch, out);
@@ -106,8 +106,8 @@ static Status open_source(Resident *r, const ResidentSource *from, int steps, ui
     return train_source_open_set(r, from->positions, images, epoch, out);
 }
 
-Status resident_run(Resident *r, const ResidentSource *from, int steps, uint32_t epoch, TrainerStep *out, float *losses,
-                    int *done) {
+Status train_runner_run(TrainRunner *r, const TrainBatches *from, int steps, uint32_t epoch, TrainerStep *out,
+                        float *losses, int *done) {
     TrainSource source;
     *done = 0;
     TRY(open_source(r, from, steps, epoch, &source));
@@ -119,7 +119,7 @@ Status resident_run(Resident *r, const ResidentSource *from, int steps, uint32_t
     return status == STATUS_OK ? settled : error_adopt(&cause);
 }
 
-Status resident_restart(Resident *r, uint64_t seed) {
+Status train_runner_restart(TrainRunner *r, uint64_t seed) {
     size_t momenta;
     float *momentum = trainer_buffer(r->trainer, TRAINER_MOMENTUM, &momenta);
     TRY(device_fill(momentum, 0, momenta * sizeof *momentum, r->stream));
@@ -128,8 +128,8 @@ Status resident_restart(Resident *r, uint64_t seed) {
     return trainer_set_step(r->trainer, 0);
 }
 
-Status resident_look(Resident *r, const ResidentSource *from, int count, uint32_t epoch, uint8_t *images,
-                     int64_t *labels) {
+Status train_runner_look(TrainRunner *r, const TrainBatches *from, int count, uint32_t epoch, uint8_t *images,
+                         int64_t *labels) {
     const TrainerConfig *config = &r->trainer->config;
     size_t n = (size_t)count, bytes = (size_t)config->side * (size_t)config->side * 3;
     TrainSource source;
@@ -148,13 +148,13 @@ Status resident_look(Resident *r, const ResidentSource *from, int count, uint32_
     return train_source_settle(&source);
 }
 
-Status resident_take_seconds(Resident *r, double *out) {
+Status train_runner_take_seconds(TrainRunner *r, double *out) {
     *out = r->trainer->on_stream->seconds;
     r->trainer->on_stream->seconds = 0;
     return STATUS_OK;
 }
 
-int resident_graphs(const Resident *r) {
+int train_runner_graphs(const TrainRunner *r) {
     int count = 0;
     for (int i = 0; i < TRAINER_MAX_PHASES; i++) count += r->graphs[i].one != NULL;
     return count;

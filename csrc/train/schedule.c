@@ -5,9 +5,9 @@
 
 #include "base/names.h"
 
-NAMES_DEFINE(schedule_project_name, "never", "always", "thinning")
+NAMES_DEFINE(train_schedule_project_name, "never", "always", "thinning")
 
-Status schedule_check(const Schedule *schedule) {
+Status train_schedule_check(const Schedule *schedule) {
     if (!isfinite(schedule->base)) FAIL(STATUS_ARGUMENT, "the base rate must be finite, not %g", schedule->base);
     if (schedule->count < 0 || schedule->count > SCHEDULE_MAX_POINTS) {
         FAIL(STATUS_ARGUMENT, "a schedule has at most %d points, not %d", SCHEDULE_MAX_POINTS, schedule->count);
@@ -25,7 +25,7 @@ Status schedule_check(const Schedule *schedule) {
     return STATUS_OK;
 }
 
-double schedule_rate(const Schedule *schedule, int64_t step) {
+double train_schedule_rate(const Schedule *schedule, int64_t step) {
     const SchedulePoint *points = schedule->points;
     double t = (double)step;
     int next = 0;
@@ -38,7 +38,7 @@ double schedule_rate(const Schedule *schedule, int64_t step) {
     return schedule->base * (a->factor * (1 - share) + b->factor * share);
 }
 
-int schedule_projects(ScheduleProject rule, int64_t step, int64_t steps) {
+int train_schedule_projects(ScheduleProject rule, int64_t step, int64_t steps) {
     if (rule != SCHEDULE_PROJECT_THINNING) return rule == SCHEDULE_PROJECT_ALWAYS;
     int64_t last = 0;
     for (int64_t k = 1; k <= step + 1; k++) {

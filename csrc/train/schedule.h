@@ -23,10 +23,10 @@ typedef struct Schedule {
 } Schedule;
 
 /* Refuses points that are not finite or not in order. */
-Status schedule_check(const Schedule *schedule);
+Status train_schedule_check(const Schedule *schedule);
 
 /* The rate of a step, computed in double precision. */
-double schedule_rate(const Schedule *schedule, int64_t step);
+double train_schedule_rate(const Schedule *schedule, int64_t step);
 
 /* When Muon scales its weights to their norm before the update. */
 typedef enum ScheduleProject {
@@ -36,8 +36,8 @@ typedef enum ScheduleProject {
 } ScheduleProject;
 
 /* "never", "always", "thinning"; NULL if there is no such number. */
-const char *schedule_project_name(int rule);
+const char *train_schedule_project_name(int rule);
 
-int schedule_projects(ScheduleProject rule, int64_t step, int64_t steps);
+int train_schedule_projects(ScheduleProject rule, int64_t step, int64_t steps);
 
 #endif

@@ -6,7 +6,7 @@
 #include "train/step_stream.h"
 
 Status train_source_gather(const TrainSource *source, int count, StepBatch *out) {
-    Resident *r = source->r;
+    TrainRunner *r = source->r;
     NnImages images = {.data = r->batch_images, .on_device = true, .type = PIXELS_U8, .layout = PIXELS_NHWC};
     memcpy(images.mean, r->config.mean, sizeof r->config.mean);
     memcpy(images.std, r->config.std, sizeof r->config.std);
@@ -36,30 +36,31 @@ static Status next_of_feed(void *context, StepBatch *out) {
 }
 
 /* Without positions the batches are used in their own order. */
-static Status upload_order(Resident *r, const int32_t *positions, int64_t images) {
+static Status upload_order(TrainRunner *r, const int32_t *positions, int64_t images) {
     int batch = r->trainer->config.batch;
     for (int64_t i = 0; i < images; i++) r->host_order[i] = positions == NULL ? (int32_t)(i % batch) : positions[i];
     return device_copy(r->order, r->host_order, (size_t)images * sizeof *r->order, r->stream);
 }
 
-Status train_source_open_set(Resident *r, const int32_t *positions, int64_t images, uint32_t epoch, TrainSource *out) {
+Status train_source_open_set(TrainRunner *r, const int32_t *positions, int64_t images, uint32_t epoch,
+                             TrainSource *out) {
     *out = (TrainSource){.r = r, .steps = {.next = next_of_set, .recordable = true}};
     out->steps.seed = r->config.seed;
     out->steps.epoch = epoch;
-    TRY(resident_need(r, RESIDENT_TRAIN, &out->set));
-    TRY(resident_check_positions(positions, images, out->set.count));
-    TRY(resident_reserve(r, images > out->set.count ? images : out->set.count, false));
+    TRY(train_runner_need(r, TRAIN_SET_TRAINING, &out->set));
+    TRY(train_runner_check_positions(positions, images, out->set.count));
+    TRY(train_runner_reserve(r, images > out->set.count ? images : out->set.count, false));
     return upload_order(r, positions, images);
 }
 
-Status train_source_open_feed(Resident *r, Loader *loader, int64_t images, uint32_t epoch, TrainSource *out) {
+Status train_source_open_feed(TrainRunner *r, Loader *loader, int64_t images, uint32_t epoch, TrainSource *out) {
     int side = r->trainer->config.side;
     LoaderFeedBatch blank;
     *out = (TrainSource){.r = r, .loader = loader, .steps = {.next = next_of_feed}};
     out->steps.seed = r->config.seed;
     out->steps.epoch = epoch;
-    TRY(resident_need_feed(r, loader));
-    TRY(resident_reserve(r, images, true));
+    TRY(train_runner_need_feed(r, loader));
+    TRY(train_runner_reserve(r, images, true));
     TRY(loader_feed_blank(r->feed, &blank));
     out->set = (GatherSet){blank.images, blank.labels, blank.ids, blank.count, side, side};
     return upload_order(r, NULL, images);

@@ -1,4 +1,10 @@
-/* What closes a recorded step, in one small launch, and the sum over a test's views. */
+/* What closes a step, in one small launch, and the sum over a test's views.
+ *
+ * train_close_step_kernel is one block of 1,024 threads. Thread t copies elements t, t + 1,024, ... of the running
+ * statistics (elems, float32) to the backup or back, and of the losses (batch, float32) to their place among those of
+ * the run (steps x batch, float32); thread 0 then writes the step's entry of `skipped` (steps, uint32) and moves the
+ * clock on. train_add_view_kernel gives each of its threads elements of the logits and of their sums, both (images,
+ * classes), float32, a grid's size apart. */
 #include "device/kernel.cuh"
 
 extern "C" {

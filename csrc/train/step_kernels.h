@@ -1,5 +1,5 @@
-/* The kernels of a resident training's own: what closes a step, and the sum over the views of a test. step.cu;
- * step_none.c is its twin in a build without CUDA. Private to this folder. */
+/* Training's own kernels: what closes a step, and the sum over the views of a test. step.cu; step_none.c is its twin in
+ * a build without CUDA. Private to this folder. */
 #ifndef CGXFFCV_TRAIN_STEP_KERNELS_H
 #define CGXFFCV_TRAIN_STEP_KERNELS_H
 

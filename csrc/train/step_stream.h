@@ -19,7 +19,7 @@ struct StepStream {
     float *all_losses, *host_losses;
     DeviceEvent *begin, *end, *marks[2];
     double seconds;
-    bool taken; /* a Resident has recorded steps with it */
+    bool taken; /* a runner has recorded steps with it */
 };
 
 Status train_stream_create(const Trainer *trainer, StepStream **out);

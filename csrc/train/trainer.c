@@ -72,7 +72,7 @@ static Status check(const TrainerConfig *config) {
         FAIL(STATUS_ARGUMENT, "averaging every %d steps with base %g: expected 0 or more steps and a base in [0, 1]",
              config->lookahead_every, config->lookahead_base);
     }
-    for (int i = 0; i < config->group_count; i++) TRY(schedule_check(&config->groups[i].schedule));
+    for (int i = 0; i < config->group_count; i++) TRY(train_schedule_check(&config->groups[i].schedule));
     return check_phases(config);
 }
 
@@ -154,7 +154,7 @@ void trainer_destroy(Trainer *trainer) {
     memory_free(trainer->shrunk);
     device_host_free(trainer->host_hash);
     device_free(trainer->hash);
-    if (trainer->test_owned) nn_plan_destroy(trainer->test);
+    if (trainer->evaluation_owned) nn_plan_destroy(trainer->evaluation);
     destroy_plans(trainer);
     optim_destroy(trainer->optim);
     memory_free(trainer);
@@ -170,9 +170,9 @@ OptimRate trainer_rate(const Trainer *trainer, int group, int64_t step) {
     const TrainerGroup *g = &trainer->config.groups[group];
     bool frozen = g->first_block < trainer_phase(trainer, step)->first_block;
     return (OptimRate){
-        .rate = (float)schedule_rate(&g->schedule, step),
+        .rate = (float)train_schedule_rate(&g->schedule, step),
         .active = !frozen && step >= g->schedule.first_step && step < g->schedule.end_step,
-        .project = schedule_projects(trainer->config.project, step, trainer->config.steps),
+        .project = train_schedule_projects(trainer->config.project, step, trainer->config.steps),
     };
 }
 
@@ -198,7 +198,7 @@ const NnPlan *trainer_plan_at(const Trainer *trainer, int index, int *side) {
         return trainer->plans[index].plan;
     }
     *side = trainer->config.side;
-    return index == trainer->plan_count && trainer->test_owned ? trainer->test : NULL;
+    return index == trainer->plan_count && trainer->evaluation_owned ? trainer->evaluation : NULL;
 }
 
 Status trainer_wait(const Trainer *trainer, DeviceStream *stream, DeviceEvent *event) {
@@ -213,20 +213,20 @@ size_t trainer_classes(const Trainer *trainer) {
 }
 
 /* On a GPU, where the plans for training stay, one of them serves if it is large enough. */
-Status trainer_test_plan(Trainer *trainer, NnPlan **out) {
+Status trainer_evaluation_plan(Trainer *trainer, NnPlan **out) {
     const TrainerConfig *config = &trainer->config;
     bool shared = false;
     for (int i = 0; i < config->phase_count && trainer->stream != NULL && config->test_batch <= config->batch; i++) {
         shared = shared || config->phases[i].side == config->side;
     }
-    if (trainer->test == NULL && shared) {
-        TRY(trainer_plan(trainer, config->side, &trainer->test));
-    } else if (trainer->test == NULL) {
+    if (trainer->evaluation == NULL && shared) {
+        TRY(trainer_plan(trainer, config->side, &trainer->evaluation));
+    } else if (trainer->evaluation == NULL) {
         NnPlanOptions options = {.batch = config->test_batch, .height = config->side, .width = config->side};
-        TRY(nn_plan_create(trainer->model, &options, &trainer->test));
-        trainer->test_owned = true;
+        TRY(nn_plan_create(trainer->model, &options, &trainer->evaluation));
+        trainer->evaluation_owned = true;
     }
-    *out = trainer->test;
+    *out = trainer->evaluation;
     return STATUS_OK;
 }
 
@@ -256,7 +256,7 @@ Status trainer_evaluate(Trainer *trainer, const NnImages *images, int count, con
     if (count < 0 || view_count < 1) {
         FAIL(STATUS_ARGUMENT, "a test takes 0 or more images and at least one view, not %d and %d", count, view_count);
     }
-    TRY(trainer_test_plan(trainer, &plan));
+    TRY(trainer_evaluation_plan(trainer, &plan));
     if (trainer->view_logits == NULL) TRY(memory_alloc(room, sizeof(float), &trainer->view_logits));
     memset(logits, 0, (size_t)count * classes * sizeof *logits);
     for (int first = 0; first < count; first += trainer->config.test_batch) {
@@ -298,8 +298,8 @@ static Status hash_on_device(Trainer *trainer, const float *momentum, size_t mom
     if (trainer->hash == NULL) TRY(device_alloc(sizeof *trainer->hash, &trainer->hash));
     if (trainer->host_hash == NULL) TRY(device_host_alloc(sizeof *trainer->host_hash, &trainer->host_hash));
     TRY(device_fill(trainer->hash, 0, sizeof *trainer->hash, trainer->stream));
-    TRY(fingerprint_add(nn_model_parameter_data(trainer->model), parameters, 0, trainer->hash, trainer->stream));
-    TRY(fingerprint_add(momentum, momenta, parameters, trainer->hash, trainer->stream));
+    TRY(train_fingerprint_add(nn_model_parameter_data(trainer->model), parameters, 0, trainer->hash, trainer->stream));
+    TRY(train_fingerprint_add(momentum, momenta, parameters, trainer->hash, trainer->stream));
     TRY(device_copy(trainer->host_hash, trainer->hash, sizeof *trainer->hash, trainer->stream));
     TRY(trainer_wait(trainer, trainer->stream, NULL));
     *out = *trainer->host_hash;

@@ -24,17 +24,17 @@ struct Trainer {
      * the current one. */
     SidePlan plans[TRAINER_MAX_PHASES];
     int plan_count;
-    NnPlan *test;        /* owned unless it is one of the above; made by the first test */
-    bool test_owned;     /* whether it is owned */
-    float *shrunk;       /* owned, host: the batch at a lower resolution */
-    size_t shrunk_room;  /* elements */
-    float *backup;       /* owned: the running statistics before the step */
-    float *slow;         /* owned: averaged parameters, then statistics; NULL without averaging */
-    float *view_logits;  /* owned, host: the logits of one view of test_batch images */
-    uint64_t *hash;      /* owned, device memory; NULL on the CPU and before the first hash */
-    uint64_t *host_hash; /* owned, page-locked; likewise */
-    int64_t step;        /* steps done */
-    TrainerStep last;    /* on the CPU: the step that has just been done */
+    NnPlan *evaluation;    /* owned unless it is one of the above; made by the first test */
+    bool evaluation_owned; /* whether it is owned */
+    float *shrunk;         /* owned, host: the batch at a lower resolution */
+    size_t shrunk_room;    /* elements */
+    float *backup;         /* owned: the running statistics before the step */
+    float *slow;           /* owned: averaged parameters, then statistics; NULL without averaging */
+    float *view_logits;    /* owned, host: the logits of one view of test_batch images */
+    uint64_t *hash;        /* owned, device memory; NULL on the CPU and before the first hash */
+    uint64_t *host_hash;   /* owned, page-locked; likewise */
+    int64_t step;          /* steps done */
+    TrainerStep last;      /* on the CPU: the step that has just been done */
 };
 
 /* Zeroed memory of the model's backend, and copies within it (on the model's stream). */
@@ -44,7 +44,7 @@ Status trainer_copy(const Trainer *trainer, float *to, const float *from, size_t
 
 /* The plan for training at a resolution, and the one for tests; borrowed, on a GPU until trainer_destroy. */
 Status trainer_plan(Trainer *trainer, int side, NnPlan **out);
-Status trainer_test_plan(Trainer *trainer, NnPlan **out);
+Status trainer_evaluation_plan(Trainer *trainer, NnPlan **out);
 
 /* For what the stream (NULL: the CPU, where nothing is to be waited for) holds, or held when the event was recorded
  * (NULL: none), exchanges included. */

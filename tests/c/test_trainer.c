@@ -473,17 +473,17 @@ static void test_refusals(void) {
 
 static void test_schedule(void) {
     Schedule s = {.base = 2, .points = {{0, 0}, {4, 1}, {4, 0.5}, {8, 0.25}}, .count = 4};
-    CHECK_OK(schedule_check(&s));
+    CHECK_OK(train_schedule_check(&s));
     const double expected[] = {0, 0.5, 1, 1.5, 1, 0.875, 0.75, 0.625, 0.5, 0.5};
-    for (int t = 0; t < 10; t++) CHECK(fabs(schedule_rate(&s, t) - expected[t]) < 1e-15);
+    for (int t = 0; t < 10; t++) CHECK(fabs(train_schedule_rate(&s, t) - expected[t]) < 1e-15);
     /* k from 1, last from 0: project in step k iff k - last >= 2 + int(15 k / 243) */
     int64_t last = 0;
     for (int64_t k = 1; k <= 243; k++) {
         int projects = k - last >= 2 + 15 * k / 243;
-        CHECK(schedule_projects(SCHEDULE_PROJECT_THINNING, k - 1, 243) == projects);
+        CHECK(train_schedule_projects(SCHEDULE_PROJECT_THINNING, k - 1, 243) == projects);
         if (projects) last = k;
     }
-    CHECK(schedule_projects(SCHEDULE_PROJECT_ALWAYS, 7, 9) && !schedule_projects(SCHEDULE_PROJECT_NEVER, 7, 9));
+    CHECK(train_schedule_projects(SCHEDULE_PROJECT_ALWAYS, 7, 9) && !train_schedule_projects(SCHEDULE_PROJECT_NEVER, 7, 9));
 }
 
 static double triangle(int i, int o, double ratio) {

@@ -89,7 +89,7 @@ def test_tests_give_the_same_logits(data, ranks):
     path, _, labels = data
     network, core = core_trainer(test_batch=3)
     network.initialise(3)
-    resident = _cgxffcv.Resident(core, (), 7, True)
+    resident = _cgxffcv.Runner(core, (), 7, True)
     seen = []
     pipelines = {"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]}
     for rank in range(ranks):

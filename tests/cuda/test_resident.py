@@ -129,7 +129,7 @@ def test_refusals(data):
     core2.put(0, images[:19], labels[:19], ids[:19])
     with pytest.raises(ValueError, match="a batch of 20 images, but the training set has only 19"):
         core2.run(order, 0, records, None)
-    with pytest.raises(ValueError, match="close its Resident first"):
+    with pytest.raises(ValueError, match="close its Runner first"):
         core.close()
     resident.close()
     with pytest.raises(ValueError, match="closed"):
@@ -142,4 +142,4 @@ def test_refusals(data):
     with pytest.raises(ValueError, match="at most 8 image operations"):
         resident_of(path, many)
     with pytest.raises(TypeError, match="expected a Trainer"):
-        _cgxffcv.Resident(3, (), 0, True)
+        _cgxffcv.Runner(3, (), 0, True)

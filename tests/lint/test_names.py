@@ -16,9 +16,9 @@ NOUNS = {
     "image": "jpeg resize resizer",
     "quant": "quant quantize dequantize",
     "augment": "augment gather image",
-    "train": "fingerprint resident schedule shrink train trainer",
+    "train": "shrink train trainer",
     "python": "allreduce arguments array beton build comm device encoder errors files jpeg loader module names nn "
-    "operations optimizer quant quantize reader resident spec train trainer value writer",
+    "operations optimizer quant quantize reader runner spec train trainer value writer",
 }
 # What nothing in csrc/ uses, and why it is there.
 FOR_OTHERS = {

@@ -387,7 +387,7 @@ TYPES = {
         "explain": method(lambda: a_trainer(a_comm()), "explain"),
         "close": method(a_trainer, "close"),
     },
-    "Resident": {},
+    "Runner": {},
 }
 
 

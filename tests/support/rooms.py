@@ -34,7 +34,7 @@ SEAMS = {
     "allreduce": {"allreduce.h"},
     "optim": {"optim.h"},
     "nn": {"model.h", "whiten.h"},
-    "train": {"gradients.h", "resident.h", "schedule.h", "trainer.h"},
+    "train": {"gradients.h", "runner.h", "schedule.h", "trainer.h"},
 }
 # header: the files that may include it ("*" is one path component)
 ONLY_IN = {

@@ -1,9 +1,9 @@
-/* What the files of resident.h share. Private to this folder. */
-#ifndef CGXFFCV_TRAIN_RESIDENT_PRIVATE_H
-#define CGXFFCV_TRAIN_RESIDENT_PRIVATE_H
+/* What the files of runner.h share. Private to this folder. */
+#ifndef CGXFFCV_TRAIN_RUNNER_PRIVATE_H
+#define CGXFFCV_TRAIN_RUNNER_PRIVATE_H
 
 #include "loader/feed.h"
-#include "train/resident.h"
+#include "train/runner.h"
 #include "train/step.h"
 
 /* A set in device memory, owned; complete when filled == count. */
@@ -14,12 +14,12 @@ typedef struct SetMemory {
 } SetMemory;
 
 /* Memory is device memory, or with a name in host_ page-locked; all owned. */
-struct Resident {
+struct TrainRunner {
     Trainer *trainer;     /* borrowed */
     NnModel *model;       /* borrowed */
     DeviceStream *stream; /* borrowed */
-    ResidentConfig config;
-    SetMemory sets[RESIDENT_SETS];
+    TrainRunnerConfig config;
+    SetMemory sets[TRAIN_SETS];
     LoaderFeed *feed; /* owned; NULL before the first batch from a loader */
     StepGraphs graphs[TRAINER_MAX_PHASES];
     bool warm[TRAINER_MAX_PHASES]; /* the steps of a phase can begin */
@@ -32,27 +32,27 @@ struct Resident {
     bool fed;
     int32_t *order, *host_order;
     /* a test: room for so many images */
-    int64_t test_room;
+    int64_t evaluation_room;
     int32_t *positions;
-    uint8_t *test_images; /* a batch */
-    float *view_logits;   /* of a batch */
+    uint8_t *evaluation_images; /* a batch */
+    float *view_logits;         /* of a batch */
     float *sums, *host_sums;
-    bool test_warm;                   /* a batch of a test has run */
+    bool evaluation_warm;             /* a batch of a test has run */
     uint64_t *moments, *host_moments; /* of the whitening; NULL before the first */
 };
 
 /* The set, or a refusal if it is not complete. */
-Status resident_need(const Resident *resident, ResidentSet which, GatherSet *out);
+Status train_runner_need(const TrainRunner *runner, TrainSet which, GatherSet *out);
 
-Status resident_check_positions(const int32_t *positions, int64_t count, int64_t limit);
+Status train_runner_check_positions(const int32_t *positions, int64_t count, int64_t limit);
 
 /* Makes r->feed if there is none, and refuses a loader that does not suit it. */
-Status resident_need_feed(Resident *resident, const Loader *loader);
+Status train_runner_need_feed(TrainRunner *runner, const Loader *loader);
 
 /* Room for runs over so many images, of a set or of a loader's. */
-Status resident_reserve(Resident *resident, int64_t images, bool fed);
+Status train_runner_reserve(TrainRunner *runner, int64_t images, bool fed);
 
-void resident_free_run(Resident *resident);
-void resident_free_test(Resident *resident);
+void train_runner_free_run(TrainRunner *runner);
+void train_runner_free_evaluation(TrainRunner *runner);
 
 #endif

@@ -1,4 +1,4 @@
-/* _cgxffcv.Resident: trains and tests a Trainer's model on data sets in the memory of a GPU. */
+/* _cgxffcv.Runner: trains and tests a Trainer's model on data sets in the memory of a GPU. */
 #include <string.h>
 
 #include "python/arguments.h"
@@ -9,29 +9,29 @@
 
 #define RECORD_FIELDS 5 /* loss, correct, images, skipped, side */
 
-typedef struct ResidentObject {
-    PyObject_HEAD Resident *resident; /* owned; NULL when closed */
-    TrainerObject *trainer;           /* owned reference; its trainer stays open as long as `resident` */
-} ResidentObject;
+typedef struct RunnerObject {
+    PyObject_HEAD TrainRunner *runner; /* owned; NULL when closed */
+    TrainerObject *trainer;            /* owned reference; its trainer stays open as long as `runner` */
+} RunnerObject;
 
 /* 0 if it can be used now; else -1 with an exception. */
-static int ready(const ResidentObject *self) {
-    if (self->resident != NULL) return trainer_ready(self->trainer);
-    PyErr_SetString(PyExc_ValueError, "these resident data are closed");
+static int ready(const RunnerObject *self) {
+    if (self->runner != NULL) return trainer_ready(self->trainer);
+    PyErr_SetString(PyExc_ValueError, "this runner is closed");
     return -1;
 }
 
-static PyObject *finish(ResidentObject *self, Status status) {
+static PyObject *finish(RunnerObject *self, Status status) {
     return status == STATUS_OK ? Py_NewRef(Py_None) : trainer_raise(self->trainer, status);
 }
 
 /* Around what runs without the GIL, after the arguments have been taken; 0, or -1 with an exception. */
-static int resident_object_enter(ResidentObject *self) { return ready(self) < 0 ? -1 : trainer_enter(self->trainer); }
-static void resident_object_leave(ResidentObject *self) { trainer_leave(self->trainer); }
+static int runner_object_enter(RunnerObject *self) { return ready(self) < 0 ? -1 : trainer_enter(self->trainer); }
+static void runner_object_leave(RunnerObject *self) { trainer_leave(self->trainer); }
 
 /* ---- construction ---- */
 
-static int parse_config(ModuleState *state, PyObject *args, TrainerObject **trainer, ResidentConfig *config) {
+static int parse_config(ModuleState *state, PyObject *args, TrainerObject **trainer, TrainRunnerConfig *config) {
     PyObject *trainer_in, *ops;
     ArgumentsNumber seed = {"seed", UINT64_MAX, 0};
     int graphs;
@@ -48,16 +48,16 @@ static int parse_config(ModuleState *state, PyObject *args, TrainerObject **trai
     return 0;
 }
 
-static PyObject *resident_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+static PyObject *runner_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     TrainerObject *trainer;
-    ResidentConfig config = {0};
+    TrainRunnerConfig config = {0};
     Status status;
     if (keywords != NULL && PyDict_GET_SIZE(keywords) > 0) {
-        PyErr_SetString(PyExc_TypeError, "Resident takes no keyword arguments");
+        PyErr_SetString(PyExc_TypeError, "Runner takes no keyword arguments");
         return NULL;
     }
     if (parse_config(module_state_of_type(type), args, &trainer, &config) < 0) return NULL;
-    ResidentObject *self = (ResidentObject *)type->tp_alloc(type, 0);
+    RunnerObject *self = (RunnerObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
     self->trainer = (TrainerObject *)Py_NewRef(trainer);
     if (trainer_enter(trainer) < 0) {
@@ -65,11 +65,11 @@ static PyObject *resident_new(PyTypeObject *type, PyObject *args, PyObject *keyw
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS;
-    status = resident_create(trainer->trainer, &config, &self->resident);
+    status = train_runner_create(trainer->trainer, &config, &self->runner);
     Py_END_ALLOW_THREADS;
-    resident_object_leave(self);
+    runner_object_leave(self);
     if (status == STATUS_OK) {
-        trainer->residents++;
+        trainer->runners++;
         return (PyObject *)self;
     }
     errors_raise(module_state_of_type(type), status);
@@ -77,50 +77,50 @@ static PyObject *resident_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     return NULL;
 }
 
-static void resident_free(ResidentObject *self) {
-    Resident *resident = self->resident;
-    self->resident = NULL;
-    resident_destroy(resident);
-    if (resident != NULL) self->trainer->residents--;
+static void runner_free(RunnerObject *self) {
+    TrainRunner *runner = self->runner;
+    self->runner = NULL;
+    train_runner_destroy(runner);
+    if (runner != NULL) self->trainer->runners--;
 }
 
-static void resident_dealloc(ResidentObject *self) {
+static void runner_dealloc(RunnerObject *self) {
     PyTypeObject *type = Py_TYPE(self);
-    resident_free(self);
+    runner_free(self);
     Py_CLEAR(self->trainer);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
-static PyObject *close_method(ResidentObject *self, PyObject *unused) {
+static PyObject *close_method(RunnerObject *self, PyObject *unused) {
     (void)unused;
-    if (self->resident != NULL && ready(self) < 0) return NULL;
-    resident_free(self);
+    if (self->runner != NULL && ready(self) < 0) return NULL;
+    runner_free(self);
     Py_RETURN_NONE;
 }
 
 /* ---- the sets ---- */
 
-static int parse_set(int which, ResidentSet *out) {
-    if (which >= 0 && which < RESIDENT_SETS) {
-        *out = (ResidentSet)which;
+static int parse_set(int which, TrainSet *out) {
+    if (which >= 0 && which < TRAIN_SETS) {
+        *out = (TrainSet)which;
         return 0;
     }
     PyErr_Format(PyExc_ValueError, "set %d is neither 0 (training), 1 (test) nor 2 (sample)", which);
     return -1;
 }
 
-static PyObject *begin_method(ResidentObject *self, PyObject *args) {
+static PyObject *begin_method(RunnerObject *self, PyObject *args) {
     int which;
     long long count;
-    ResidentSet set;
+    TrainSet set;
     Status status;
-    if (!PyArg_ParseTuple(args, "iL", &which, &count) || parse_set(which, &set) < 0 || resident_object_enter(self) < 0)
+    if (!PyArg_ParseTuple(args, "iL", &which, &count) || parse_set(which, &set) < 0 || runner_object_enter(self) < 0)
         return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    status = resident_begin_load(self->resident, set, count);
+    status = train_runner_begin_load(self->runner, set, count);
     Py_END_ALLOW_THREADS;
-    resident_object_leave(self);
+    runner_object_leave(self);
     return finish(self, status);
 }
 
@@ -140,22 +140,22 @@ static int check_part(const TrainerObject *self, const ArrayView *images, const 
     return -1;
 }
 
-static PyObject *put_arrays(ResidentObject *self, ResidentSet set, const ArrayView *images, const ArrayView *labels,
+static PyObject *put_arrays(RunnerObject *self, TrainSet set, const ArrayView *images, const ArrayView *labels,
                             const ArrayView *ids) {
     Status status;
-    if (check_part(self->trainer, images, labels, ids) < 0 || resident_object_enter(self) < 0) return NULL;
+    if (check_part(self->trainer, images, labels, ids) < 0 || runner_object_enter(self) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    status = resident_put(self->resident, set, images->data, labels->data, ids->data, images->shape[0]);
+    status = train_runner_put(self->runner, set, images->data, labels->data, ids->data, images->shape[0]);
     Py_END_ALLOW_THREADS;
-    resident_object_leave(self);
+    runner_object_leave(self);
     return finish(self, status);
 }
 
-static PyObject *put_method(ResidentObject *self, PyObject *args) {
+static PyObject *put_method(RunnerObject *self, PyObject *args) {
     int which;
     PyObject *images_in, *labels_in, *ids_in, *result = NULL;
     ArrayView images, labels, ids;
-    ResidentSet set;
+    TrainSet set;
     if (!PyArg_ParseTuple(args, "iOOO", &which, &images_in, &labels_in, &ids_in)) return NULL;
     if (parse_set(which, &set) < 0) return NULL;
     if (array_acquire(images_in, "images", 1u << ARRAY_U8, 4, false, &images) < 0) return NULL;
@@ -170,31 +170,31 @@ no_labels:
     return result;
 }
 
-static PyObject *drop_method(ResidentObject *self, PyObject *args) {
+static PyObject *drop_method(RunnerObject *self, PyObject *args) {
     int which;
-    ResidentSet set;
+    TrainSet set;
     Status status;
-    if (!PyArg_ParseTuple(args, "i", &which) || parse_set(which, &set) < 0 || resident_object_enter(self) < 0)
+    if (!PyArg_ParseTuple(args, "i", &which) || parse_set(which, &set) < 0 || runner_object_enter(self) < 0)
         return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    status = resident_drop(self->resident, set);
+    status = train_runner_drop(self->runner, set);
     Py_END_ALLOW_THREADS;
-    resident_object_leave(self);
+    runner_object_leave(self);
     return finish(self, status);
 }
 
-static PyObject *whiten_method(ResidentObject *self, PyObject *args) {
+static PyObject *whiten_method(RunnerObject *self, PyObject *args) {
     int which;
     long long count;
     double epsilon;
-    ResidentSet set;
+    TrainSet set;
     Status status;
     if (!PyArg_ParseTuple(args, "iLd", &which, &count, &epsilon) || parse_set(which, &set) < 0) return NULL;
-    if (resident_object_enter(self) < 0) return NULL;
+    if (runner_object_enter(self) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    status = resident_whiten(self->resident, set, count, epsilon);
+    status = train_runner_whiten(self->runner, set, count, epsilon);
     Py_END_ALLOW_THREADS;
-    resident_object_leave(self);
+    runner_object_leave(self);
     return finish(self, status);
 }
 
@@ -214,7 +214,7 @@ static void write_records(const TrainerStep *steps, int count, double *to) {
 typedef struct SourceArgument {
     PyObject *loader; /* borrowed, claimed; NULL: `positions` */
     ArrayView positions;
-    ResidentSource source;
+    TrainBatches source;
 } SourceArgument;
 
 static void release_source(SourceArgument *source) {
@@ -277,7 +277,7 @@ static int64_t count_steps(const TrainerObject *self, const RunArrays *arrays) {
 #define EPOCH                                                                                                          \
     { "epoch", UINT32_MAX, 0 }
 
-static PyObject *run_method(ResidentObject *self, PyObject *args) {
+static PyObject *run_method(RunnerObject *self, PyObject *args) {
     PyObject *source, *records, *losses, *result = NULL;
     ArgumentsNumber epoch = EPOCH;
     int done = 0;
@@ -288,12 +288,12 @@ static PyObject *run_method(ResidentObject *self, PyObject *args) {
     if (acquire_run(module_state_of_type(Py_TYPE(self)), source, records, losses, &arrays) < 0) return NULL;
     int64_t count = count_steps(self->trainer, &arrays);
     if (count >= 0 && (steps = PyMem_Calloc((size_t)count + 1, sizeof *steps)) == NULL) PyErr_NoMemory();
-    if (steps != NULL && resident_object_enter(self) == 0) {
+    if (steps != NULL && runner_object_enter(self) == 0) {
         Py_BEGIN_ALLOW_THREADS;
-        status = resident_run(self->resident, &arrays.from.source, (int)count, (uint32_t)epoch.value, steps,
-                              arrays.with_losses ? arrays.losses.data : NULL, &done);
+        status = train_runner_run(self->runner, &arrays.from.source, (int)count, (uint32_t)epoch.value, steps,
+                                  arrays.with_losses ? arrays.losses.data : NULL, &done);
         Py_END_ALLOW_THREADS;
-        resident_object_leave(self);
+        runner_object_leave(self);
         write_records(steps, done, arrays.records.data);
         result = finish(self, status);
     }
@@ -302,12 +302,12 @@ static PyObject *run_method(ResidentObject *self, PyObject *args) {
     return result;
 }
 
-static PyObject *evaluate_method(ResidentObject *self, PyObject *args) {
+static PyObject *evaluate_method(RunnerObject *self, PyObject *args) {
     int which;
     PyObject *positions_in, *views_in, *out;
     long long count;
     ArrayView positions;
-    ResidentSet set;
+    TrainSet set;
     TrainerView views[TRAINER_MAX_VIEWS];
     Status status = STATUS_OK;
     if (!PyArg_ParseTuple(args, "iOLO", &which, &positions_in, &count, &views_in)) return NULL;
@@ -319,14 +319,14 @@ static PyObject *evaluate_method(ResidentObject *self, PyObject *args) {
     if (chosen) count = positions.elems;
     const int64_t shape[2] = {count < 0 ? 0 : count, self->trainer->classes};
     out = array_new(ARRAY_F32, 2, shape);
-    if (out != NULL && resident_object_enter(self) < 0) Py_CLEAR(out);
+    if (out != NULL && runner_object_enter(self) < 0) Py_CLEAR(out);
     if (out != NULL) {
         float *logits = array_data(out);
         Py_BEGIN_ALLOW_THREADS;
         status =
-            resident_evaluate(self->resident, set, chosen ? positions.data : NULL, count, views, view_count, logits);
+            train_runner_evaluate(self->runner, set, chosen ? positions.data : NULL, count, views, view_count, logits);
         Py_END_ALLOW_THREADS;
-        resident_object_leave(self);
+        runner_object_leave(self);
     }
     if (chosen) array_release(&positions);
     if (status == STATUS_OK) return out;
@@ -334,7 +334,7 @@ static PyObject *evaluate_method(ResidentObject *self, PyObject *args) {
     return trainer_raise(self->trainer, status);
 }
 
-static PyObject *evaluate_fed_method(ResidentObject *self, PyObject *args) {
+static PyObject *evaluate_fed_method(RunnerObject *self, PyObject *args) {
     PyObject *loader_in, *views_in, *logits, *labels;
     long long count;
     TrainerView views[TRAINER_MAX_VIEWS];
@@ -347,14 +347,14 @@ static PyObject *evaluate_fed_method(ResidentObject *self, PyObject *args) {
     const int64_t shape[2] = {count < 0 ? 0 : count, self->trainer->classes};
     logits = array_new(ARRAY_F32, 2, shape);
     labels = array_new(ARRAY_I64, 1, shape);
-    bool made = logits != NULL && labels != NULL && resident_object_enter(self) == 0;
+    bool made = logits != NULL && labels != NULL && runner_object_enter(self) == 0;
     if (made) {
         float *to = array_data(logits);
         int64_t *to_labels = array_data(labels);
         Py_BEGIN_ALLOW_THREADS;
-        status = resident_evaluate_fed(self->resident, loader, count, views, view_count, to, to_labels);
+        status = train_runner_evaluate_fed(self->runner, loader, count, views, view_count, to, to_labels);
         Py_END_ALLOW_THREADS;
-        resident_object_leave(self);
+        runner_object_leave(self);
     }
     loader_object_give(loader_in);
     if (made && status == STATUS_OK) return Py_BuildValue("NN", logits, labels);
@@ -363,7 +363,7 @@ static PyObject *evaluate_fed_method(ResidentObject *self, PyObject *args) {
     return made ? trainer_raise(self->trainer, status) : NULL;
 }
 
-static PyObject *look_method(ResidentObject *self, PyObject *args) {
+static PyObject *look_method(RunnerObject *self, PyObject *args) {
     PyObject *source, *images = NULL, *labels = NULL;
     ArgumentsNumber epoch = EPOCH;
     SourceArgument from;
@@ -374,14 +374,14 @@ static PyObject *look_method(ResidentObject *self, PyObject *args) {
     const int64_t shape[4] = {given > batch ? batch + 1 : given, self->trainer->side, self->trainer->side, 3};
     images = array_new(ARRAY_U8, 4, shape);
     labels = array_new(ARRAY_I64, 1, shape);
-    bool made = images != NULL && labels != NULL && resident_object_enter(self) == 0;
+    bool made = images != NULL && labels != NULL && runner_object_enter(self) == 0;
     if (made) {
         uint8_t *to = array_data(images);
         int64_t *to_labels = array_data(labels);
         Py_BEGIN_ALLOW_THREADS;
-        status = resident_look(self->resident, &from.source, (int)shape[0], (uint32_t)epoch.value, to, to_labels);
+        status = train_runner_look(self->runner, &from.source, (int)shape[0], (uint32_t)epoch.value, to, to_labels);
         Py_END_ALLOW_THREADS;
-        resident_object_leave(self);
+        runner_object_leave(self);
     }
     release_source(&from);
     if (made && status == STATUS_OK) return Py_BuildValue("NN", images, labels);
@@ -390,23 +390,23 @@ static PyObject *look_method(ResidentObject *self, PyObject *args) {
     return made ? trainer_raise(self->trainer, status) : NULL;
 }
 
-static PyObject *restart_method(ResidentObject *self, PyObject *seed_in) {
+static PyObject *restart_method(RunnerObject *self, PyObject *seed_in) {
     uint64_t seed;
     if (arguments_whole(seed_in, "seed", 0, UINT64_MAX, &seed) < 0 || ready(self) < 0) return NULL;
-    return finish(self, resident_restart(self->resident, seed));
+    return finish(self, train_runner_restart(self->runner, seed));
 }
 
-static PyObject *seconds_method(ResidentObject *self, PyObject *unused) {
+static PyObject *seconds_method(RunnerObject *self, PyObject *unused) {
     (void)unused;
     double seconds = 0;
     if (ready(self) < 0) return NULL;
-    Status status = resident_take_seconds(self->resident, &seconds);
+    Status status = train_runner_take_seconds(self->runner, &seconds);
     return status == STATUS_OK ? PyFloat_FromDouble(seconds) : trainer_raise(self->trainer, status);
 }
 
-static PyObject *graphs_method(ResidentObject *self, PyObject *unused) {
+static PyObject *graphs_method(RunnerObject *self, PyObject *unused) {
     (void)unused;
-    return ready(self) < 0 ? NULL : PyLong_FromLong(resident_graphs(self->resident));
+    return ready(self) < 0 ? NULL : PyLong_FromLong(train_runner_graphs(self->runner));
 }
 
 static PyMethodDef methods[] = {
@@ -441,19 +441,19 @@ static PyMethodDef methods[] = {
 
 static PyType_Slot slots[] = {
     {Py_tp_doc,
-     "Resident(trainer, operations, seed, graphs)\n--\n\nGets ready to train on data in the GPU's memory or on "
+     "Runner(trainer, operations, seed, graphs)\n--\n\nGets ready to train on data in the GPU's memory or on "
      "what a Loader gives, augmented by these operations (as a Loader's), with steps recorded as graphs or not."},
-    {Py_tp_new, resident_new},
-    {Py_tp_dealloc, resident_dealloc},
+    {Py_tp_new, runner_new},
+    {Py_tp_dealloc, runner_dealloc},
     {Py_tp_methods, methods},
     {0, NULL},
 };
 
 static PyType_Spec spec = {
-    .name = "_cgxffcv.Resident",
-    .basicsize = sizeof(ResidentObject),
+    .name = "_cgxffcv.Runner",
+    .basicsize = sizeof(RunnerObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = slots,
 };
 
-int resident_add(PyObject *module) { return module_add_type(module, &spec); }
+int runner_add(PyObject *module) { return module_add_type(module, &spec); }

@@ -3,54 +3,54 @@
  * device memory; sums are read back once a run. Both give the same bytes. Needs a trainer whose model is on the CUDA
  * backend.
  *
- *   resident_create -> resident_begin_load, resident_put ... for each set that fits -> resident_whiten
- *   -> resident_run ... -> resident_evaluate; resident_restart begins the next training */
-#ifndef CGXFFCV_TRAIN_RESIDENT_H
-#define CGXFFCV_TRAIN_RESIDENT_H
+ *   train_runner_create -> train_runner_begin_load, train_runner_put ... for each set that fits -> train_runner_whiten
+ *   -> train_runner_run ... -> train_runner_evaluate; train_runner_restart begins the next training */
+#ifndef CGXFFCV_TRAIN_RUNNER_H
+#define CGXFFCV_TRAIN_RUNNER_H
 
 #include "augment/gather.h"
 #include "loader/loader.h"
 #include "train/trainer.h"
 
-/* RESIDENT_SAMPLE: some training images, for the whitening, where not all of them fit. */
-typedef enum ResidentSet { RESIDENT_TRAIN, RESIDENT_TEST, RESIDENT_SAMPLE, RESIDENT_SETS } ResidentSet;
+/* TRAIN_SET_SAMPLE: some training images, for the whitening, where not all of them fit. */
+typedef enum TrainSet { TRAIN_SET_TRAINING, TRAIN_SET_TEST, TRAIN_SET_SAMPLE, TRAIN_SETS } TrainSet;
 
-typedef struct ResidentConfig {
+typedef struct TrainRunnerConfig {
     AugmentOp ops[GATHER_MAX_OPS]; /* of training */
     int op_count;
     uint64_t seed; /* of the augmentation */
     float mean[3], std[3];
     bool graphs; /* false: every step is put on the stream anew; the same bytes, slower */
-} ResidentConfig;
+} TrainRunnerConfig;
 
-typedef struct Resident Resident;
+typedef struct TrainRunner TrainRunner;
 
-/* The trainer is borrowed until resident_destroy. */
-Status resident_create(Trainer *trainer, const ResidentConfig *config, Resident **out);
-void resident_destroy(Resident *resident); /* NULL is fine */
+/* The trainer is borrowed until train_runner_destroy. */
+Status train_runner_create(Trainer *trainer, const TrainRunnerConfig *config, TrainRunner **out);
+void train_runner_destroy(TrainRunner *runner); /* NULL is fine */
 
 /* Makes room for a set of `count` images on the device, in place of what was there. STATUS_MEMORY if it does not fit.
  */
-Status resident_begin_load(Resident *resident, ResidentSet which, int64_t count);
+Status train_runner_begin_load(TrainRunner *runner, TrainSet which, int64_t count);
 
 /* The next `count` images (count, side, side, 3) of the set, their labels and sample numbers. Refuses labels outside
  * the classes. */
-Status resident_put(Resident *resident, ResidentSet which, const uint8_t *images, const int64_t *labels,
-                    const int64_t *ids, int64_t count);
+Status train_runner_put(TrainRunner *runner, TrainSet which, const uint8_t *images, const int64_t *labels,
+                        const int64_t *ids, int64_t count);
 
 /* Frees the set's memory. */
-Status resident_drop(Resident *resident, ResidentSet which);
+Status train_runner_drop(TrainRunner *runner, TrainSet which);
 
 /* The whitening filters (nn/whiten.h) of the set's first `count` images, into the model's frozen layer. */
-Status resident_whiten(Resident *resident, ResidentSet which, int64_t count, double epsilon);
+Status train_runner_whiten(TrainRunner *runner, TrainSet which, int64_t count, double epsilon);
 
 /* Where images come from: from positions of a set, or in batches from the pass of a loader that is under way, which
  * must be one of the trainer's device (page_locked) and give uint8 images (side, side, 3), not augmented, and int64
  * labels. The loader is borrowed during the call, and only the batches that are needed are taken. */
-typedef struct ResidentSource {
+typedef struct TrainBatches {
     const int32_t *positions;
     Loader *loader; /* NULL: the positions */
-} ResidentSource;
+} TrainBatches;
 
 /* The first run also makes plans and records the steps of all phases to come, before its clock begins.
  *
@@ -60,33 +60,33 @@ typedef struct ResidentSource {
  * The trainer's check is called now and then; a failure, also of the loader, leaves the trainer after a whole number of
  * steps, and *done of them in `out` and `losses`: none, and the trainer's step as before, where the device or a rank
  * was lost. */
-Status resident_run(Resident *resident, const ResidentSource *source, int steps, uint32_t epoch, TrainerStep *out,
-                    float *losses, int *done);
+Status train_runner_run(TrainRunner *runner, const TrainBatches *source, int steps, uint32_t epoch, TrainerStep *out,
+                        float *losses, int *done);
 
 /* Begins anew with other parameters (which the caller has set): step 0, momenta zero. Graphs, plans and data stay. */
-Status resident_restart(Resident *resident, uint64_t seed);
+Status train_runner_restart(TrainRunner *runner, uint64_t seed);
 
 /* The weighted sum of the views' logits of images positions[i] of a set (NULL: the first `count`): (count, classes),
  * host.
  */
-Status resident_evaluate(Resident *resident, ResidentSet which, const int32_t *positions, int64_t count,
-                         const TrainerView *views, int view_count, float *logits);
+Status train_runner_evaluate(TrainRunner *runner, TrainSet which, const int32_t *positions, int64_t count,
+                             const TrainerView *views, int view_count, float *logits);
 
 /* The same of `count` images that come from a loader in batches of at most the trainer's test batch; `labels` gets
  * theirs. */
-Status resident_evaluate_fed(Resident *resident, Loader *loader, int64_t count, const TrainerView *views,
-                             int view_count, float *logits, int64_t *labels);
+Status train_runner_evaluate_fed(TrainRunner *runner, Loader *loader, int64_t count, const TrainerView *views,
+                                 int view_count, float *logits, int64_t *labels);
 
 /* The batch that a step with this epoch would see (host memory): `count` images, at most the trainer's batch (of a
  * loader exactly so many), augmented, at the training's side. For tests. */
-Status resident_look(Resident *resident, const ResidentSource *source, int count, uint32_t epoch, uint8_t *images,
-                     int64_t *labels);
+Status train_runner_look(TrainRunner *runner, const TrainBatches *source, int count, uint32_t epoch, uint8_t *images,
+                         int64_t *labels);
 
 /* Seconds that the stream was busy with runs and evaluations (by events), and seconds of whitening, since this was last
  * called. */
-Status resident_take_seconds(Resident *resident, double *out);
+Status train_runner_take_seconds(TrainRunner *runner, double *out);
 
 /* Graphs recorded so far. */
-int resident_graphs(const Resident *resident);
+int train_runner_graphs(const TrainRunner *runner);
 
 #endif

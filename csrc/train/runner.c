@@ -1,30 +1,30 @@
 /* Owns device memory for the sets, for one batch, and what its runs (run.c) and tests (evaluate.c) keep
  * there. */
-#include "train/resident_private.h"
+#include "train/runner_private.h"
 
 #include "base/memory.h"
 #include "train/step_stream.h"
 
-static const char *const NAMES[RESIDENT_SETS] = {"training", "test", "sample"};
+static const char *const NAMES[TRAIN_SETS] = {"training", "test", "sample"};
 
-static size_t image_bytes(const Resident *r) {
+static size_t image_bytes(const TrainRunner *r) {
     return (size_t)r->trainer->config.side * (size_t)r->trainer->config.side * 3;
 }
 
 /* ---- memory ---- */
 
-static Status create_batch(Resident *r) {
+static Status create_batch(TrainRunner *r) {
     size_t batch = (size_t)r->trainer->config.batch;
     TRY(device_alloc(batch * image_bytes(r), &r->batch_images));
     TRY(device_alloc(batch * sizeof(int64_t), &r->batch_labels));
     return device_alloc(batch * sizeof(float), &r->batch_losses);
 }
 
-Status resident_create(Trainer *trainer, const ResidentConfig *config, Resident **out) {
+Status train_runner_create(Trainer *trainer, const TrainRunnerConfig *config, TrainRunner **out) {
     Status status = STATUS_OK;
-    Resident *r = NULL;
-    if (trainer->stream == NULL) FAIL(STATUS_ARGUMENT, "a resident training needs a model on a GPU");
-    if (trainer->on_stream->taken) FAIL(STATUS_ARGUMENT, "this trainer has a Resident already: close that first");
+    TrainRunner *r = NULL;
+    if (trainer->stream == NULL) FAIL(STATUS_ARGUMENT, "data on a GPU need a trainer whose model is there");
+    if (trainer->on_stream->taken) FAIL(STATUS_ARGUMENT, "this trainer has a Runner already: close that first");
     TRY(gather_check(config->ops, config->op_count, trainer->config.side, trainer->config.side));
     TRY(memory_calloc(1, sizeof *r, &r));
     r->trainer = trainer;
@@ -36,7 +36,7 @@ Status resident_create(Trainer *trainer, const ResidentConfig *config, Resident 
     *out = r;
     r = NULL;
 done:
-    resident_destroy(r);
+    train_runner_destroy(r);
     return status;
 }
 
@@ -47,14 +47,14 @@ static void free_set(SetMemory *set) {
     *set = (SetMemory){0};
 }
 
-void resident_destroy(Resident *r) {
+void train_runner_destroy(TrainRunner *r) {
     if (r == NULL) return;
     (void)device_stream_synchronize(r->stream);
-    resident_free_run(r);
+    train_runner_free_run(r);
     r->trainer->on_stream->taken = false;
     loader_feed_destroy(r->feed);
-    for (int i = 0; i < RESIDENT_SETS; i++) free_set(&r->sets[i]);
-    resident_free_test(r);
+    for (int i = 0; i < TRAIN_SETS; i++) free_set(&r->sets[i]);
+    train_runner_free_evaluation(r);
     device_free(r->moments);
     device_host_free(r->host_moments);
     device_free(r->batch_images);
@@ -65,19 +65,19 @@ void resident_destroy(Resident *r) {
 
 /* ---- the sets ---- */
 
-Status resident_drop(Resident *r, ResidentSet which) {
+Status train_runner_drop(TrainRunner *r, TrainSet which) {
     TRY(device_stream_synchronize(r->stream));
-    if (which == RESIDENT_TRAIN) resident_free_run(r);
+    if (which == TRAIN_SET_TRAINING) train_runner_free_run(r);
     free_set(&r->sets[which]);
     return STATUS_OK;
 }
 
-Status resident_begin_load(Resident *r, ResidentSet which, int64_t count) {
+Status train_runner_begin_load(TrainRunner *r, TrainSet which, int64_t count) {
     SetMemory *set = &r->sets[which];
     if (count < 1 || count > INT32_MAX) {
         FAIL(STATUS_ARGUMENT, "a resident set has 1 to %d images, not %lld", INT32_MAX, (long long)count);
     }
-    TRY(resident_drop(r, which));
+    TRY(train_runner_drop(r, which));
     Status status = device_alloc((size_t)count * image_bytes(r), &set->images);
     if (status == STATUS_OK) status = device_alloc((size_t)count * sizeof(int64_t), &set->labels);
     if (status == STATUS_OK) status = device_alloc((size_t)count * sizeof(int64_t), &set->ids);
@@ -89,8 +89,8 @@ Status resident_begin_load(Resident *r, ResidentSet which, int64_t count) {
     return STATUS_OK;
 }
 
-Status resident_put(Resident *r, ResidentSet which, const uint8_t *images, const int64_t *labels, const int64_t *ids,
-                    int64_t count) {
+Status train_runner_put(TrainRunner *r, TrainSet which, const uint8_t *images, const int64_t *labels,
+                        const int64_t *ids, int64_t count) {
     SetMemory *set = &r->sets[which];
     size_t bytes = image_bytes(r), at = (size_t)set->filled, n = (size_t)count;
     if (count < 0 || count > set->count - set->filled) {
@@ -106,7 +106,7 @@ Status resident_put(Resident *r, ResidentSet which, const uint8_t *images, const
     return STATUS_OK;
 }
 
-Status resident_need(const Resident *r, ResidentSet which, GatherSet *out) {
+Status train_runner_need(const TrainRunner *r, TrainSet which, GatherSet *out) {
     const SetMemory *set = &r->sets[which];
     int side = r->trainer->config.side;
     if (set->count == 0 || set->filled < set->count) {
@@ -117,7 +117,7 @@ Status resident_need(const Resident *r, ResidentSet which, GatherSet *out) {
     return STATUS_OK;
 }
 
-Status resident_check_positions(const int32_t *positions, int64_t count, int64_t limit) {
+Status train_runner_check_positions(const int32_t *positions, int64_t count, int64_t limit) {
     for (int64_t i = 0; i < count; i++) {
         if (positions[i] >= 0 && positions[i] < limit) continue;
         FAIL(STATUS_INDEX, "position %d (number %lld) is not in a set of %lld images", positions[i], (long long)i,
@@ -129,10 +129,10 @@ Status resident_check_positions(const int32_t *positions, int64_t count, int64_t
 /* ---- the feed ---- */
 
 static Status wait_for_uploads(void *context, DeviceStream *stream) {
-    return trainer_wait(((const Resident *)context)->trainer, stream, NULL);
+    return trainer_wait(((const TrainRunner *)context)->trainer, stream, NULL);
 }
 
-Status resident_need_feed(Resident *r, const Loader *loader) {
+Status train_runner_need_feed(TrainRunner *r, const Loader *loader) {
     const TrainerConfig *config = &r->trainer->config;
     LoaderFeedConfig feed = {.batch = config->batch > config->test_batch ? config->batch : config->test_batch,
                              .side = config->side,
