@@ -18,9 +18,9 @@ typedef struct AllreduceObject {
 
 /* A communicator taken for a call that runs without the interpreter lock. */
 static Comm *take_comm(PyObject *module_or_type, PyObject *object) {
-    ModuleState *state = PyType_Check(module_or_type) ? module_state_of_type((PyTypeObject *)module_or_type)
-                                                      : module_state(module_or_type);
-    return state == NULL ? NULL : comm_object_take(state, object, "comm");
+    ModuleState *state = PyType_Check(module_or_type) ? py_module_state_of_type((PyTypeObject *)module_or_type)
+                                                      : py_module_state(module_or_type);
+    return state == NULL ? NULL : py_comm_object_take(state, object, "comm");
 }
 
 /* ---- making ---- */
@@ -78,7 +78,7 @@ static Allreduce *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject 
     Allreduce *allreduce = NULL;
     AllreduceLayer *layers = NULL;
     Py_ssize_t count = PyTuple_GET_SIZE(tuple);
-    ModuleState *state = module_state_of_type(type);
+    ModuleState *state = py_module_state_of_type(type);
     PyObject *keep = PyList_New(0); /* the layers' names */
     Comm *comm = keep == NULL ? NULL : take_comm((PyObject *)type, comm_object);
     if (comm == NULL) {
@@ -86,17 +86,17 @@ static Allreduce *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject 
         return NULL;
     }
     Status status = memory_calloc((size_t)count, sizeof *layers, &layers);
-    if (status != STATUS_OK) errors_raise(state, status);
+    if (status != STATUS_OK) py_errors_raise(state, status);
     for (Py_ssize_t i = 0; status == STATUS_OK && i < count; i++) {
-        if (spec_fill(&layer_table, PyTuple_GET_ITEM(tuple, i), keep, &layers[i]) < 0) status = STATUS_ARGUMENT;
+        if (py_spec_fill(&layer_table, PyTuple_GET_ITEM(tuple, i), keep, &layers[i]) < 0) status = STATUS_ARGUMENT;
     }
     if (status == STATUS_OK) {
         status = create(comm, layers, (int)count, options, &allreduce);
-        if (status != STATUS_OK) errors_raise(state, status);
+        if (status != STATUS_OK) py_errors_raise(state, status);
     }
     memory_free(layers);
     Py_DECREF(keep);
-    comm_object_give(comm_object);
+    py_comm_object_give(comm_object);
     return allreduce;
 }
 
@@ -104,8 +104,8 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     PyObject *comm, *layers;
     AllreduceSettings settings = {.options = allreduce_defaults()};
     if (!PyArg_ParseTuple(args, "OO:AllreducePlan", &comm, &layers)) return NULL;
-    if (spec_fill(&settings_table, kwargs, NULL, &settings) < 0) return NULL;
-    PyObject *copy = arguments_tuple(layers, "layers", 0, MAX_LAYERS);
+    if (py_spec_fill(&settings_table, kwargs, NULL, &settings) < 0) return NULL;
+    PyObject *copy = py_arguments_tuple(layers, "layers", 0, MAX_LAYERS);
     if (copy == NULL) return NULL;
     Allreduce *allreduce = make_plan(type, comm, copy, &settings.options);
     Py_DECREF(copy);
@@ -166,7 +166,7 @@ static PyObject *plan_run(PyObject *object, PyObject *buffer) {
     AllreduceObject *self = (AllreduceObject *)object;
     ArrayView view;
     PyObject *result = NULL;
-    if (array_acquire(buffer, "buffer", type_mask(self->type), -1, true, &view) < 0) return NULL;
+    if (py_array_acquire(buffer, "buffer", type_mask(self->type), -1, true, &view) < 0) return NULL;
     if (view.elems != allreduce_elems(self->allreduce)) {
         PyErr_Format(PyExc_ValueError, "buffer must have the plan's %lld elements, not %lld",
                      (long long)allreduce_elems(self->allreduce), (long long)view.elems);
@@ -174,10 +174,11 @@ static PyObject *plan_run(PyObject *object, PyObject *buffer) {
     }
     if (take_comm((PyObject *)Py_TYPE(object), self->comm) == NULL) goto release;
     Status status = run_plan(self->allreduce, view.data);
-    comm_object_give(self->comm);
-    result = status == STATUS_OK ? Py_NewRef(Py_None) : errors_raise(module_state_of_type(Py_TYPE(object)), status);
+    py_comm_object_give(self->comm);
+    result =
+        status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state_of_type(Py_TYPE(object)), status);
 release:
-    array_release(&view);
+    py_array_release(&view);
     return result;
 }
 
@@ -196,7 +197,7 @@ static PyObject *plan_explain(PyObject *object, PyObject *unused) {
         result = longer == NULL ? PyErr_NoMemory() : PyUnicode_FromStringAndSize(longer, (Py_ssize_t)length);
         PyMem_Free(longer);
     }
-    comm_object_give(self->comm);
+    py_comm_object_give(self->comm);
     return result;
 }
 
@@ -230,7 +231,7 @@ static PyObject *get_call(PyObject *self, void *unused) {
 static int set_call(PyObject *self, PyObject *value, void *unused) {
     (void)unused;
     uint64_t call;
-    if (arguments_whole(value == NULL ? Py_None : value, "call", 0, UINT32_MAX, &call) < 0) return -1;
+    if (py_arguments_whole(value == NULL ? Py_None : value, "call", 0, UINT32_MAX, &call) < 0) return -1;
     allreduce_set_call(allreduce_of(self), (uint32_t)call);
     return 0;
 }
@@ -240,7 +241,7 @@ static PyObject *get_residual(PyObject *self, void *unused) {
     int64_t elems;
     float *residual = allreduce_residual(allreduce_of(self), &elems);
     if (residual == NULL) Py_RETURN_NONE;
-    return array_wrap(ARRAY_F32, 1, &elems, NULL, residual, self, true);
+    return py_array_wrap(ARRAY_F32, 1, &elems, NULL, residual, self, true);
 }
 
 static PyGetSetDef plan_getset[] = {
@@ -305,8 +306,8 @@ static PyObject *measure(PyObject *module, PyObject *comm_object) {
     Py_BEGIN_ALLOW_THREADS;
     status = allreduce_measure(comm, &costs);
     Py_END_ALLOW_THREADS;
-    comm_object_give(comm_object);
-    if (status != STATUS_OK) return errors_raise(module_state(module), status);
+    py_comm_object_give(comm_object);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
     PyObject *dict = costs_dict(&costs);
     return dict == NULL ? NULL : Py_BuildValue("y#N", (const char *)&costs, (Py_ssize_t)sizeof costs, dict);
 }
@@ -315,18 +316,18 @@ static PyObject *check_replicas(PyObject *module, PyObject *args) {
     PyObject *comm_object, *array;
     ArrayView view;
     if (!PyArg_ParseTuple(args, "OO:allreduce_check_replicas", &comm_object, &array)) return NULL;
-    if (array_acquire(array, "array", ARRAY_UNALIGNED, -1, false, &view) < 0) return NULL;
+    if (py_array_acquire(array, "array", ARRAY_UNALIGNED, -1, false, &view) < 0) return NULL;
     Comm *comm = take_comm(module, comm_object);
     Status status = STATUS_OK;
     if (comm != NULL) {
         Py_BEGIN_ALLOW_THREADS;
         status = allreduce_check_replicas(comm, view.data, (size_t)(view.elems * view.item_bytes));
         Py_END_ALLOW_THREADS;
-        comm_object_give(comm_object);
+        py_comm_object_give(comm_object);
     }
-    array_release(&view);
+    py_array_release(&view);
     if (comm == NULL) return NULL;
-    if (status != STATUS_OK) return errors_raise(module_state(module), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
     Py_RETURN_NONE;
 }
 
@@ -334,18 +335,18 @@ static PyObject *mpi_allreduce(PyObject *module, PyObject *args) {
     PyObject *comm_object, *array;
     ArrayView view;
     if (!PyArg_ParseTuple(args, "OO:mpi_allreduce", &comm_object, &array)) return NULL;
-    if (array_acquire(array, "array", 1u << ARRAY_F32, -1, true, &view) < 0) return NULL;
+    if (py_array_acquire(array, "array", 1u << ARRAY_F32, -1, true, &view) < 0) return NULL;
     Comm *comm = take_comm(module, comm_object);
     Status status = STATUS_OK;
     if (comm != NULL) {
         Py_BEGIN_ALLOW_THREADS;
         status = comm_mpi_allreduce(comm, view.data, view.elems);
         Py_END_ALLOW_THREADS;
-        comm_object_give(comm_object);
+        py_comm_object_give(comm_object);
     }
-    array_release(&view);
+    py_array_release(&view);
     if (comm == NULL) return NULL;
-    if (status != STATUS_OK) return errors_raise(module_state(module), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
     Py_RETURN_NONE;
 }
 
@@ -360,7 +361,7 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-int allreduce_add(PyObject *module) {
+int py_allreduce_add(PyObject *module) {
     if (PyModule_AddFunctions(module, functions) < 0) return -1;
-    return module_add_type(module, &plan_spec);
+    return py_module_add_type(module, &plan_spec);
 }

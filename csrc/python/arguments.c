@@ -16,7 +16,7 @@ static PyObject *copy(PyObject *sequence, Py_ssize_t count) {
     return tuple;
 }
 
-PyObject *arguments_tuple(PyObject *sequence, const char *argument, Py_ssize_t least, Py_ssize_t most) {
+PyObject *py_arguments_tuple(PyObject *sequence, const char *argument, Py_ssize_t least, Py_ssize_t most) {
     if (!PySequence_Check(sequence)) {
         return PyErr_Format(PyExc_TypeError, "%s must be a sequence, not %.100s", argument, Py_TYPE(sequence)->tp_name);
     }
@@ -42,7 +42,7 @@ static int take_all(PyObject *iterator, PyObject *list, const char *argument, Py
     return PyErr_Occurred() ? -1 : 0;
 }
 
-PyObject *arguments_collect(PyObject *iterable, const char *argument, Py_ssize_t most) {
+PyObject *py_arguments_collect(PyObject *iterable, const char *argument, Py_ssize_t most) {
     PyObject *iterator = PyObject_GetIter(iterable), *list = PyList_New(0), *tuple = NULL;
     if (iterator != NULL && list != NULL && take_all(iterator, list, argument, most) == 0) tuple = PyList_AsTuple(list);
     Py_XDECREF(iterator);
@@ -50,7 +50,7 @@ PyObject *arguments_collect(PyObject *iterable, const char *argument, Py_ssize_t
     return tuple;
 }
 
-int arguments_unpack(PyObject *item, const char *format, ...) {
+int py_arguments_unpack(PyObject *item, const char *format, ...) {
     if (!PyTuple_Check(item)) {
         const char *what = strchr(format, ';');
         PyErr_Format(PyExc_TypeError, "%s, not %.100s", what == NULL ? "a tuple is expected" : what + 1,
@@ -64,9 +64,9 @@ int arguments_unpack(PyObject *item, const char *format, ...) {
     return parsed ? 0 : -1;
 }
 
-int arguments_fill(PyObject *sequence, const char *argument, Py_ssize_t least, Py_ssize_t most,
-                   int (*fill)(PyObject *item, void *out), void *out, size_t bytes) {
-    PyObject *tuple = arguments_tuple(sequence, argument, least, most);
+int py_arguments_fill(PyObject *sequence, const char *argument, Py_ssize_t least, Py_ssize_t most,
+                      int (*fill)(PyObject *item, void *out), void *out, size_t bytes) {
+    PyObject *tuple = py_arguments_tuple(sequence, argument, least, most);
     if (tuple == NULL) return -1;
     Py_ssize_t count = PyTuple_GET_SIZE(tuple);
     int result = (int)count;
@@ -83,8 +83,8 @@ static int fill_float(PyObject *item, void *out) {
     return value == -1.0 && PyErr_Occurred() ? -1 : 0;
 }
 
-int arguments_floats(PyObject *sequence, const char *argument, int count, float *out) {
-    return arguments_fill(sequence, argument, count, count, fill_float, out, sizeof *out) < 0 ? -1 : 0;
+int py_arguments_floats(PyObject *sequence, const char *argument, int count, float *out) {
+    return py_arguments_fill(sequence, argument, count, count, fill_float, out, sizeof *out) < 0 ? -1 : 0;
 }
 
 /* A limit as people write it. */
@@ -99,7 +99,7 @@ static void write_limit(bool negative, uint64_t size, char text[24]) {
     }
 }
 
-int arguments_whole(PyObject *object, const char *argument, int64_t least, uint64_t most, uint64_t *out) {
+int py_arguments_whole(PyObject *object, const char *argument, int64_t least, uint64_t most, uint64_t *out) {
     int overflow = 0;
     if (!PyIndex_Check(object)) {
         PyErr_Format(PyExc_TypeError, "%s must be a whole number, not %.100s", argument, Py_TYPE(object)->tp_name);
@@ -125,7 +125,7 @@ int arguments_whole(PyObject *object, const char *argument, int64_t least, uint6
     return fits ? 0 : -1;
 }
 
-int arguments_number(PyObject *object, void *number) {
+int py_arguments_number(PyObject *object, void *number) {
     ArgumentsNumber *to = number;
-    return arguments_whole(object, to->argument, 0, to->most, &to->value) == 0;
+    return py_arguments_whole(object, to->argument, 0, to->most, &to->value) == 0;
 }

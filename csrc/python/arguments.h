@@ -9,32 +9,32 @@
 
 /* What the sequence holds now, `least` to `most` items, as a tuple: a new reference that keeps them alive. NULL with an
  * exception that names `argument`, a plural. */
-PyObject *arguments_tuple(PyObject *sequence, const char *argument, Py_ssize_t least, Py_ssize_t most);
+PyObject *py_arguments_tuple(PyObject *sequence, const char *argument, Py_ssize_t least, Py_ssize_t most);
 
 /* The same of anything that can be gone through, which may have no end. */
-PyObject *arguments_collect(PyObject *iterable, const char *argument, Py_ssize_t most);
+PyObject *py_arguments_collect(PyObject *iterable, const char *argument, Py_ssize_t most);
 
 /* PyArg_ParseTuple for an item of such a tuple, which may be anything; the format ends with ";what it must be". What
  * comes out is borrowed from the item. 0, or -1 with an exception. */
-int arguments_unpack(PyObject *item, const char *format, ...);
+int py_arguments_unpack(PyObject *item, const char *format, ...);
 
 /* Fills `out`, an array of structs of `bytes` each, from the items of a sequence; how many, or -1 with an exception. */
-int arguments_fill(PyObject *sequence, const char *argument, Py_ssize_t least, Py_ssize_t most,
-                   int (*fill)(PyObject *item, void *out), void *out, size_t bytes);
+int py_arguments_fill(PyObject *sequence, const char *argument, Py_ssize_t least, Py_ssize_t most,
+                      int (*fill)(PyObject *item, void *out), void *out, size_t bytes);
 
 /* The same of numbers, exactly `count`. */
-int arguments_floats(PyObject *sequence, const char *argument, int count, float *out);
+int py_arguments_floats(PyObject *sequence, const char *argument, int count, float *out);
 
 /* A whole number within a range, never wrapped or rounded; one below 0 comes out as the bits of its int64_t. 0, or -1
  * with a TypeError or ValueError that names `argument`. */
-int arguments_whole(PyObject *object, const char *argument, int64_t least, uint64_t most, uint64_t *out);
+int py_arguments_whole(PyObject *object, const char *argument, int64_t least, uint64_t most, uint64_t *out);
 
-/* An argument for the format "O&" with arguments_number: a whole number from 0 to `most`. */
+/* An argument for the format "O&" with py_arguments_number: a whole number from 0 to `most`. */
 typedef struct ArgumentsNumber {
     const char *argument;
     uint64_t most;
     uint64_t value; /* comes out */
 } ArgumentsNumber;
-int arguments_number(PyObject *object, void *number);
+int py_arguments_number(PyObject *object, void *number);
 
 #endif

@@ -21,16 +21,16 @@ static const struct {
     [ARRAY_C64] = {NPY_COMPLEX64, 8, "complex64"}, [ARRAY_C128] = {NPY_COMPLEX128, 16, "complex128"},
 };
 
-PyObject *array_new(ArrayType type, int ndim, const int64_t *shape) {
+PyObject *py_array_new(ArrayType type, int ndim, const int64_t *shape) {
     npy_intp dims[ARRAY_MAX_DIMS];
     for (int i = 0; i < ndim; i++) dims[i] = (npy_intp)shape[i];
     return PyArray_EMPTY(ndim, dims, types[type].number, 0);
 }
 
-void *array_data(PyObject *array) { return PyArray_DATA((PyArrayObject *)array); }
+void *py_array_data(PyObject *array) { return PyArray_DATA((PyArrayObject *)array); }
 
-PyObject *array_wrap(ArrayType type, int ndim, const int64_t *shape, const int64_t *strides, void *data,
-                     PyObject *owner, bool writable) {
+PyObject *py_array_wrap(ArrayType type, int ndim, const int64_t *shape, const int64_t *strides, void *data,
+                        PyObject *owner, bool writable) {
     npy_intp dims[ARRAY_MAX_DIMS], steps[ARRAY_MAX_DIMS];
     for (int i = 0; i < ndim; i++) dims[i] = (npy_intp)shape[i];
     for (int i = 0; strides != NULL && i < ndim; i++) steps[i] = (npy_intp)strides[i];
@@ -108,7 +108,7 @@ static int check_view(const char *argument, unsigned mask, int ndim, ArrayView *
     return 0;
 }
 
-int array_acquire(PyObject *object, const char *argument, unsigned mask, int ndim, bool writable, ArrayView *out) {
+int py_array_acquire(PyObject *object, const char *argument, unsigned mask, int ndim, bool writable, ArrayView *out) {
     int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
     if (PyObject_GetBuffer(object, &out->buffer, flags) < 0) {
         if (!PyErr_ExceptionMatches(PyExc_TypeError) && !PyErr_ExceptionMatches(PyExc_ValueError) &&
@@ -125,9 +125,9 @@ int array_acquire(PyObject *object, const char *argument, unsigned mask, int ndi
     return -1;
 }
 
-void array_release(ArrayView *view) { PyBuffer_Release(&view->buffer); }
+void py_array_release(ArrayView *view) { PyBuffer_Release(&view->buffer); }
 
-int array_add(PyObject *module) {
+int py_array_add(PyObject *module) {
     (void)module;
     return PyArray_ImportNumPyAPI();
 }

@@ -29,19 +29,19 @@ typedef enum ArrayType {
 #define ARRAY_MAX_DIMS 64          /* as NumPy: a batch has one more than a field */
 
 /* A new C-ordered array with unspecified contents; NULL with an exception set on failure. */
-PyObject *array_new(ArrayType type, int ndim, const int64_t *shape);
+PyObject *py_array_new(ArrayType type, int ndim, const int64_t *shape);
 
-/* The first element of an array that array_new or array_wrap made. */
-void *array_data(PyObject *array);
+/* The first element of an array that py_array_new or py_array_wrap made. */
+void *py_array_data(PyObject *array);
 
 /* A view of memory that lives as long as `owner`, to which the array takes a new reference. `strides` in bytes, or
  * NULL for C order. NULL with an exception set on failure. */
-PyObject *array_wrap(ArrayType type, int ndim, const int64_t *shape, const int64_t *strides, void *data,
-                     PyObject *owner, bool writable);
+PyObject *py_array_wrap(ArrayType type, int ndim, const int64_t *shape, const int64_t *strides, void *data,
+                        PyObject *owner, bool writable);
 
 /* An argument that came in through the buffer protocol. */
 typedef struct ArrayView {
-    Py_buffer buffer; /* owned until array_release */
+    Py_buffer buffer; /* owned until py_array_release */
     void *data;
     ArrayType type;
     int ndim;
@@ -53,10 +53,10 @@ typedef struct ArrayView {
 /* Takes a C-contiguous array of one of the types in the mask (bits 1 << ArrayType; 0 takes any) and of `ndim`
  * dimensions (-1 takes any), aligned unless the mask says ARRAY_UNALIGNED. On failure returns -1 with an exception that
  * names `argument`; nothing to release. */
-int array_acquire(PyObject *object, const char *argument, unsigned types, int ndim, bool writable, ArrayView *out);
-void array_release(ArrayView *view);
+int py_array_acquire(PyObject *object, const char *argument, unsigned types, int ndim, bool writable, ArrayView *out);
+void py_array_release(ArrayView *view);
 
 /* array.c: loads NumPy's C interface; 0 or -1. */
-int array_add(PyObject *module);
+int py_array_add(PyObject *module);
 
 #endif

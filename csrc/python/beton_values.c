@@ -24,19 +24,19 @@ static const char *kind_name(int index) {
 }
 
 static int parse_field_kind(PyObject *value, void *kind) {
-    int index = spec_name(value, "a field's kind", kind_name);
+    int index = py_spec_name(value, "a field's kind", kind_name);
     *(BetonKind *)kind = index <= BETON_TENSOR ? (BetonKind)index : BETON_CUSTOM;
     return index < 0 ? -1 : 0;
 }
 
 static int parse_field_side(PyObject *item, void *side) {
-    return arguments_whole(item, "a field's shape", 0, UINT64_MAX, side);
+    return py_arguments_whole(item, "a field's shape", 0, UINT64_MAX, side);
 }
 
 static int parse_field_shape(PyObject *shape, void *out) {
     BetonFieldSpec *field = out;
-    field->ndim = arguments_fill(shape, "dimensions of a field's shape", 0, BETON_MAX_DIMS, parse_field_side,
-                                 field->shape, sizeof *field->shape);
+    field->ndim = py_arguments_fill(shape, "dimensions of a field's shape", 0, BETON_MAX_DIMS, parse_field_side,
+                                    field->shape, sizeof *field->shape);
     return field->ndim < 0 ? -1 : 0;
 }
 
@@ -69,19 +69,19 @@ static const SpecTable field_table = {
      SPEC_WHOLE("shape", parse_field_shape), CUSTOM_MEMBERS(BetonFieldSpec, custom.),
      SPEC_PARSE(BetonFieldSpec, arguments, parse_header_arguments)}};
 
-static int parse_custom(PyObject *item, void *custom) { return spec_fill(&custom_table, item, NULL, custom); }
-static int parse_field(PyObject *item, void *field) { return spec_fill(&field_table, item, NULL, field); }
+static int parse_custom(PyObject *item, void *custom) { return py_spec_fill(&custom_table, item, NULL, custom); }
+static int parse_field(PyObject *item, void *field) { return py_spec_fill(&field_table, item, NULL, field); }
 
 /* A new array with an element for each item; NULL with an exception set. */
 static void *parse_all(PyObject *specs, const char *argument, int (*parse)(PyObject *, void *), size_t bytes,
                        size_t *count) {
-    PyObject *items = arguments_tuple(specs, argument, 0, MAX_FIELDS);
+    PyObject *items = py_arguments_tuple(specs, argument, 0, MAX_FIELDS);
     char *own = NULL;
     if (items == NULL) return NULL;
     *count = (size_t)PyTuple_GET_SIZE(items);
     if (memory_calloc(*count + 1, bytes, &own) != STATUS_OK) {
         no_memory();
-    } else if (arguments_fill(items, argument, 0, MAX_FIELDS, parse, own, bytes) < 0) {
+    } else if (py_arguments_fill(items, argument, 0, MAX_FIELDS, parse, own, bytes) < 0) {
         memory_free(own);
         own = NULL;
     }
@@ -89,7 +89,7 @@ static void *parse_all(PyObject *specs, const char *argument, int (*parse)(PyObj
     return own;
 }
 
-int beton_schema_of(ModuleState *state, PyObject *specs, BetonSchema **out, BetonFieldSpec **fields, size_t *count) {
+int py_beton_schema_of(ModuleState *state, PyObject *specs, BetonSchema **out, BetonFieldSpec **fields, size_t *count) {
     BetonFieldSpec *own = parse_all(specs, "fields", parse_field, sizeof *own, count);
     if (own == NULL) return -1;
     Status status = beton_schema_create(own, *count, out);
@@ -97,12 +97,12 @@ int beton_schema_of(ModuleState *state, PyObject *specs, BetonSchema **out, Beto
         *fields = own;
         return 0;
     }
-    errors_raise(state, status);
+    py_errors_raise(state, status);
     memory_free(own);
     return -1;
 }
 
-int beton_customs_of(PyObject *specs, BetonCustom **out, size_t *count) {
+int py_beton_customs_of(PyObject *specs, BetonCustom **out, size_t *count) {
     *out = parse_all(specs, "custom fields", parse_custom, sizeof **out, count);
     return *out == NULL ? -1 : 0;
 }
@@ -193,7 +193,8 @@ static int take_bytes(ValueBatch *batch, PyObject *object, BetonValue *value) {
 /* (record, data) */
 static int custom_of(ValueBatch *batch, const BetonFieldSpec *spec, PyObject *object, BetonValue *value) {
     PyObject *record, *data;
-    if (arguments_unpack(object, "OO;a custom field's value is a tuple (record, data)", &record, &data) < 0) return -1;
+    if (py_arguments_unpack(object, "OO;a custom field's value is a tuple (record, data)", &record, &data) < 0)
+        return -1;
     if (data != Py_None && take_bytes(batch, data, value) < 0) return -1;
     const Py_buffer *buffer = hold_buffer(batch, record, PyBUF_SIMPLE);
     if (buffer == NULL) return -1;
@@ -253,9 +254,9 @@ static int refuse_exception(ValueBatch *batch, BetonValue *value, size_t field) 
 /* A list [field index or -1, reason]. */
 static int refused_row(ValueBatch *batch, PyObject *row, BetonValue *values) {
     Py_ssize_t field;
-    PyObject *reason, *tuple = arguments_tuple(row, "entries of a refused sample", 2, 2);
+    PyObject *reason, *tuple = py_arguments_tuple(row, "entries of a refused sample", 2, 2);
     if (tuple == NULL) return -1;
-    int result = arguments_unpack(tuple, "nU;a refused sample is [field index or -1, reason]", &field, &reason);
+    int result = py_arguments_unpack(tuple, "nU;a refused sample is [field index or -1, reason]", &field, &reason);
     if (result == 0) result = refuse(batch, values, reason, (size_t)field < batch->num_fields ? field : -1);
     Py_DECREF(tuple);
     return result;
@@ -274,12 +275,12 @@ static int take_row(ValueBatch *batch, PyObject *row, BetonValue *values) {
     return 0;
 }
 
-int value_batch_from_rows(ValueBatch *batch, PyObject *rows) {
+int py_value_batch_from_rows(ValueBatch *batch, PyObject *rows) {
     if (!PyList_Check(rows)) {
         PyErr_SetString(PyExc_TypeError, "rows must be a list");
         return -1;
     }
-    PyObject *tuple = arguments_tuple(rows, "rows", 0, PY_SSIZE_T_MAX);
+    PyObject *tuple = py_arguments_tuple(rows, "rows", 0, PY_SSIZE_T_MAX);
     if (tuple == NULL) return -1;
     size_t count = (size_t)PyTuple_GET_SIZE(tuple);
     int result = start(batch, count);
@@ -347,7 +348,7 @@ static int take_column(ValueBatch *batch, size_t field, Py_ssize_t begin, Py_ssi
     return 0;
 }
 
-int value_batch_from_arrays(ValueBatch *batch, PyObject *columns, Py_ssize_t begin, Py_ssize_t end) {
+int py_value_batch_from_arrays(ValueBatch *batch, PyObject *columns, Py_ssize_t begin, Py_ssize_t end) {
     if (!PyTuple_Check(columns) || (size_t)PyTuple_GET_SIZE(columns) != batch->num_fields || begin < 0 || end < begin) {
         PyErr_Format(PyExc_ValueError, "a tuple of %zu arrays and a range of rows were expected", batch->num_fields);
         return -1;
@@ -362,21 +363,21 @@ int value_batch_from_arrays(ValueBatch *batch, PyObject *columns, Py_ssize_t beg
     return 0;
 }
 
-void value_batch_clear(ValueBatch *batch) {
+void py_value_batch_clear(ValueBatch *batch) {
     for (size_t i = 0; i < batch->num_buffers; i++) PyBuffer_Release(&batch->buffers[i]);
     batch->num_buffers = 0;
     batch->count = 0;
     Py_CLEAR(batch->objects);
 }
 
-void value_batch_fini(ValueBatch *batch) {
-    value_batch_clear(batch);
+void py_value_batch_fini(ValueBatch *batch) {
+    py_value_batch_clear(batch);
     memory_free(batch->buffers);
     memory_free(batch->values);
     *batch = (ValueBatch){0};
 }
 
-PyObject *beton_skips_list(const BetonSkip *skips, size_t count) {
+PyObject *py_beton_skips_list(const BetonSkip *skips, size_t count) {
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (size_t i = 0; list != NULL && i < count; i++) {
         PyObject *reason = PyUnicode_DecodeFSDefault(skips[i].reason);

@@ -6,10 +6,10 @@
 #include "python/module.h"
 
 /* From a sequence of dicts, as cgxffcv/fields/base.py makes them; 0, or -1 with an exception set. */
-int beton_schema_of(ModuleState *state, PyObject *specs, BetonSchema **out, BetonFieldSpec **fields, size_t *count);
+int py_beton_schema_of(ModuleState *state, PyObject *specs, BetonSchema **out, BetonFieldSpec **fields, size_t *count);
 
 /* From a sequence of dicts with what a BetonCustom has; 0 or -1. */
-int beton_customs_of(PyObject *specs, BetonCustom **out, size_t *count);
+int py_beton_customs_of(PyObject *specs, BetonCustom **out, size_t *count);
 
 /* Values of a batch of samples, and what must stay alive while they are in use. */
 typedef struct ValueBatch {
@@ -24,16 +24,16 @@ typedef struct ValueBatch {
 
 /* Fills the batch from a list of rows: a tuple of one value a field, or, for a sample that is refused, a list
  * [field index or -1, reason]. 0 or -1. */
-int value_batch_from_rows(ValueBatch *batch, PyObject *rows);
+int py_value_batch_from_rows(ValueBatch *batch, PyObject *rows);
 
 /* Fills the batch from rows [begin, end) of one array a field. 0 or -1. */
-int value_batch_from_arrays(ValueBatch *batch, PyObject *columns, Py_ssize_t begin, Py_ssize_t end);
+int py_value_batch_from_arrays(ValueBatch *batch, PyObject *columns, Py_ssize_t begin, Py_ssize_t end);
 
 /* Lets go of the values' memory; keeps the room for the next batch. */
-void value_batch_clear(ValueBatch *batch);
-void value_batch_fini(ValueBatch *batch);
+void py_value_batch_clear(ValueBatch *batch);
+void py_value_batch_fini(ValueBatch *batch);
 
 /* Samples left out, as a list of (index, field name, reason); NULL with an exception set on failure. */
-PyObject *beton_skips_list(const BetonSkip *skips, size_t count);
+PyObject *py_beton_skips_list(const BetonSkip *skips, size_t count);
 
 #endif

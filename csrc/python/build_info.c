@@ -35,4 +35,4 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-int build_info_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }
+int py_build_info_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }

@@ -39,7 +39,7 @@ static Status warn(void *context, int rank, const char *message) {
 
 /* ---- arguments ---- */
 
-int comm_parse_timeout(PyObject *object, const char *argument, double *seconds) {
+int py_comm_parse_timeout(PyObject *object, const char *argument, double *seconds) {
     *seconds = 0;
     if (object == NULL || object == Py_None) return 0;
     double value = PyFloat_AsDouble(object);
@@ -56,7 +56,7 @@ static int parse_count(PyObject *object, const char *name, long least, long most
     *out = 0;
     if (object == NULL || object == Py_None) return 0;
     uint64_t value;
-    if (arguments_whole(object, name, least, (uint64_t)most, &value) < 0) return -1;
+    if (py_arguments_whole(object, name, least, (uint64_t)most, &value) < 0) return -1;
     *out = (long)value;
     return 0;
 }
@@ -64,8 +64,8 @@ static int parse_count(PyObject *object, const char *name, long least, long most
 static int parse_options(PyObject *timeout, PyObject *nodes, PyObject *slot_bytes, PyObject *stall, CommOptions *out) {
     long node_count, slot;
     *out = (CommOptions){.hooks = {.check = comm_check_signals, .warn = warn}};
-    if (comm_parse_timeout(timeout, "timeout", &out->timeout_s) < 0 ||
-        comm_parse_timeout(stall, "stall", &out->stall_s) < 0) {
+    if (py_comm_parse_timeout(timeout, "timeout", &out->timeout_s) < 0 ||
+        py_comm_parse_timeout(stall, "stall", &out->stall_s) < 0) {
         return -1;
     }
     if (parse_count(nodes, "nodes", 1, 1 << 20, &node_count) < 0) return -1;
@@ -75,7 +75,7 @@ static int parse_options(PyObject *timeout, PyObject *nodes, PyObject *slot_byte
     return 0;
 }
 
-static ModuleState *comm_state(PyObject *self) { return module_state_of_type(Py_TYPE(self)); }
+static ModuleState *comm_state(PyObject *self) { return py_module_state_of_type(Py_TYPE(self)); }
 
 static PyObject *closed_error(void) {
     PyErr_SetString(PyExc_ValueError, "the communicator is closed");
@@ -95,7 +95,7 @@ static Comm *take(PyObject *self) {
     return comm;
 }
 
-Comm *comm_object_take(ModuleState *state, PyObject *object, const char *argument) {
+Comm *py_comm_object_take(ModuleState *state, PyObject *object, const char *argument) {
     if (!PyObject_TypeCheck(object, (PyTypeObject *)state->comm_type)) {
         PyErr_Format(PyExc_TypeError, "%s must be a cgxffcv.comm.Comm, not %s", argument, Py_TYPE(object)->tp_name);
         return NULL;
@@ -103,10 +103,10 @@ Comm *comm_object_take(ModuleState *state, PyObject *object, const char *argumen
     return take(object);
 }
 
-void comm_object_give(PyObject *object) { ((CommObject *)object)->in_use--; }
+void py_comm_object_give(PyObject *object) { ((CommObject *)object)->in_use--; }
 
 static PyObject *none_or_raise(PyObject *self, Status status) {
-    return status == STATUS_OK ? Py_NewRef(Py_None) : errors_raise(comm_state(self), status);
+    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(comm_state(self), status);
 }
 
 /* ---- made ---- */
@@ -141,7 +141,7 @@ static PyObject *comm_world(PyObject *module, PyObject *args, PyObject *kwargs) 
     Py_BEGIN_ALLOW_THREADS;
     status = comm_create_world(&options, &comm);
     Py_END_ALLOW_THREADS;
-    return status == STATUS_OK ? wrap(module_state(module), comm) : errors_raise(module_state(module), status);
+    return status == STATUS_OK ? wrap(py_module_state(module), comm) : py_errors_raise(py_module_state(module), status);
 }
 
 static PyObject *comm_segment_fd(PyObject *module, PyObject *args, PyObject *kwargs) {
@@ -154,7 +154,7 @@ static PyObject *comm_segment_fd(PyObject *module, PyObject *args, PyObject *kwa
         return NULL;
     }
     Status status = comm_segment_create(size, (size_t)slot, &fd);
-    return status == STATUS_OK ? PyLong_FromLong(fd) : errors_raise(module_state(module), status);
+    return status == STATUS_OK ? PyLong_FromLong(fd) : py_errors_raise(py_module_state(module), status);
 }
 
 static PyObject *comm_attach_fd(PyObject *module, PyObject *args, PyObject *kwargs) {
@@ -172,7 +172,7 @@ static PyObject *comm_attach_fd(PyObject *module, PyObject *args, PyObject *kwar
     Py_BEGIN_ALLOW_THREADS;
     status = comm_attach(fd, rank, size, &options, &comm);
     Py_END_ALLOW_THREADS;
-    return status == STATUS_OK ? wrap(module_state(module), comm) : errors_raise(module_state(module), status);
+    return status == STATUS_OK ? wrap(py_module_state(module), comm) : py_errors_raise(py_module_state(module), status);
 }
 
 static PyObject *split(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -185,8 +185,8 @@ static PyObject *split(PyObject *self, PyObject *args, PyObject *kwargs) {
     Py_BEGIN_ALLOW_THREADS;
     status = comm_split(comm, color, key, &part);
     Py_END_ALLOW_THREADS;
-    comm_object_give(self);
-    if (status != STATUS_OK) return errors_raise(comm_state(self), status);
+    py_comm_object_give(self);
+    if (status != STATUS_OK) return py_errors_raise(comm_state(self), status);
     return part == NULL ? Py_NewRef(Py_None) : wrap(comm_state(self), part);
 }
 
@@ -256,7 +256,7 @@ static PyObject *comm_object_exit(PyObject *self, PyObject *args) {
     if (((CommObject *)self)->comm != NULL) {
         Comm *comm = take(self); /* what the value's own methods do cannot close it meanwhile */
         if (is_failure(type, value)) abort_with(comm, ((PyTypeObject *)type)->tp_name, value);
-        comm_object_give(self);
+        py_comm_object_give(self);
     }
     if (((CommObject *)self)->in_use == 0) comm_object_destroy((CommObject *)self);
     Py_RETURN_FALSE;
@@ -307,7 +307,7 @@ static PyObject *barrier(PyObject *self, PyObject *args, PyObject *kwargs) {
     PyObject *timeout = NULL;
     double seconds;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:barrier", names, &timeout)) return NULL;
-    if (comm_parse_timeout(timeout, "timeout", &seconds) < 0) return NULL;
+    if (py_comm_parse_timeout(timeout, "timeout", &seconds) < 0) return NULL;
     Comm *comm = take(self);
     if (comm == NULL) return NULL;
     Status status;
@@ -315,7 +315,7 @@ static PyObject *barrier(PyObject *self, PyObject *args, PyObject *kwargs) {
     status = comm_begin(comm, "barrier", seconds);
     if (status == STATUS_OK) status = comm_end(comm, comm_barrier(comm));
     Py_END_ALLOW_THREADS;
-    comm_object_give(self);
+    py_comm_object_give(self);
     return none_or_raise(self, status);
 }
 
@@ -329,7 +329,7 @@ static PyObject *broadcast_buffer(PyObject *self, Comm *comm, PyObject *object, 
     if (status == STATUS_OK) status = comm_end(comm, comm_broadcast(comm, root, view.buf, (size_t)view.len));
     Py_END_ALLOW_THREADS;
     PyBuffer_Release(&view);
-    return status == STATUS_OK ? Py_NewRef(object) : errors_raise(comm_state(self), status);
+    return status == STATUS_OK ? Py_NewRef(object) : py_errors_raise(comm_state(self), status);
 }
 
 typedef struct Blob {
@@ -356,9 +356,9 @@ static PyObject *broadcast_bytes(PyObject *self, Comm *comm, PyObject *object, i
     status = comm_begin(comm, "broadcast of bytes", seconds);
     if (status == STATUS_OK) status = comm_end(comm, broadcast_blob(comm, root, &blob));
     Py_END_ALLOW_THREADS;
-    if (is_root) return status == STATUS_OK ? Py_NewRef(object) : errors_raise(comm_state(self), status);
+    if (is_root) return status == STATUS_OK ? Py_NewRef(object) : py_errors_raise(comm_state(self), status);
     PyObject *result = status == STATUS_OK ? PyBytes_FromStringAndSize((const char *)blob.data, (Py_ssize_t)blob.bytes)
-                                           : errors_raise(comm_state(self), status);
+                                           : py_errors_raise(comm_state(self), status);
     memory_free(blob.data);
     return result;
 }
@@ -369,7 +369,7 @@ static PyObject *broadcast(PyObject *self, PyObject *args, PyObject *kwargs) {
     int root = 0;
     double seconds;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|iO:broadcast", names, &data, &root, &timeout)) return NULL;
-    if (comm_parse_timeout(timeout, "timeout", &seconds) < 0) return NULL;
+    if (py_comm_parse_timeout(timeout, "timeout", &seconds) < 0) return NULL;
     Comm *comm = take(self);
     if (comm == NULL) return NULL;
     PyObject *result = NULL;
@@ -380,7 +380,7 @@ static PyObject *broadcast(PyObject *self, PyObject *args, PyObject *kwargs) {
     } else {
         result = broadcast_buffer(self, comm, data, root, seconds);
     }
-    comm_object_give(self);
+    py_comm_object_give(self);
     return result;
 }
 
@@ -424,7 +424,7 @@ static PyObject *allgather(PyObject *self, PyObject *args, PyObject *kwargs) {
     PyObject *timeout = NULL;
     double seconds;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*|O:allgather", names, &view, &timeout)) return NULL;
-    Comm *comm = comm_parse_timeout(timeout, "timeout", &seconds) < 0 ? NULL : take(self);
+    Comm *comm = py_comm_parse_timeout(timeout, "timeout", &seconds) < 0 ? NULL : take(self);
     if (comm == NULL) {
         PyBuffer_Release(&view);
         return NULL;
@@ -435,9 +435,9 @@ static PyObject *allgather(PyObject *self, PyObject *args, PyObject *kwargs) {
     status = comm_begin(comm, "allgather", seconds);
     if (status == STATUS_OK) status = comm_end(comm, gather_bytes(comm, view.buf, (uint64_t)view.len, &gathered));
     Py_END_ALLOW_THREADS;
-    comm_object_give(self);
+    py_comm_object_give(self);
     PyBuffer_Release(&view);
-    PyObject *list = status == STATUS_OK ? list_of_blocks(&gathered) : errors_raise(comm_state(self), status);
+    PyObject *list = status == STATUS_OK ? list_of_blocks(&gathered) : py_errors_raise(comm_state(self), status);
     memory_free(gathered.sizes);
     memory_free(gathered.blocks);
     return list;
@@ -482,7 +482,7 @@ static PyObject *get_broken(PyObject *self, void *unused) {
 
 static PyObject *node_of(PyObject *self, PyObject *argument) {
     uint64_t number;
-    if (arguments_whole(argument, "rank", INT64_MIN, INT64_MAX, &number) < 0) return NULL;
+    if (py_arguments_whole(argument, "rank", INT64_MIN, INT64_MAX, &number) < 0) return NULL;
     Comm *comm = open_comm(self);
     if (comm == NULL) return NULL;
     int64_t rank = (int64_t)number;
@@ -583,8 +583,8 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-int comm_add(PyObject *module) {
-    ModuleState *state = module_state(module);
+int py_comm_add(PyObject *module) {
+    ModuleState *state = py_module_state(module);
     state->comm_type = PyType_FromModuleAndSpec(module, &type_spec, NULL);
     if (state->comm_type == NULL) return -1;
     if (PyModule_AddObjectRef(module, "Comm", state->comm_type) < 0) return -1;

@@ -5,13 +5,13 @@
 #include "comm/comm.h"
 #include "python/module.h"
 
-/* The communicator behind a Comm object, protected from close() until comm_object_give; NULL with an exception set that
- * names `argument`. Waits inside it take the GIL by themselves to look for Ctrl-C: call it without the GIL. */
-Comm *comm_object_take(ModuleState *state, PyObject *object, const char *argument);
-void comm_object_give(PyObject *object);
+/* The communicator behind a Comm object, protected from close() until py_comm_object_give; NULL with an exception set
+ * that names `argument`. Waits inside it take the GIL by themselves to look for Ctrl-C: call it without the GIL. */
+Comm *py_comm_object_take(ModuleState *state, PyObject *object, const char *argument);
+void py_comm_object_give(PyObject *object);
 
 /* A timeout argument: None gives 0, the communicator's own; -1 with an exception set for anything but a number of
  * seconds above 0. */
-int comm_parse_timeout(PyObject *object, const char *argument, double *seconds);
+int py_comm_parse_timeout(PyObject *object, const char *argument, double *seconds);
 
 #endif

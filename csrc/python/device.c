@@ -11,7 +11,7 @@ static PyObject *devices(PyObject *module, PyObject *unused) {
         Status status = device_describe(i, &info);
         if (status != STATUS_OK) {
             Py_DECREF(list);
-            return errors_raise(module_state(module), status);
+            return py_errors_raise(py_module_state(module), status);
         }
         PyObject *item =
             Py_BuildValue("{ss s(ii) si sn si si}", "name", info.name, "compute_capability", info.major, info.minor,
@@ -35,11 +35,11 @@ static PyObject *why_no_device(PyObject *module, PyObject *unused) {
 static PyObject *select_device(PyObject *module, PyObject *argument) {
     uint64_t index;
     Status status;
-    if (arguments_whole(argument, "index", INT64_MIN, INT64_MAX, &index) < 0) return NULL;
+    if (py_arguments_whole(argument, "index", INT64_MIN, INT64_MAX, &index) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = device_select(index > INT32_MAX ? -1 : (int)index);
     Py_END_ALLOW_THREADS;
-    if (status != STATUS_OK) return errors_raise(module_state(module), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
     Py_RETURN_NONE;
 }
 
@@ -50,7 +50,7 @@ static PyObject *free_memory(PyObject *module, PyObject *unused) {
     Py_BEGIN_ALLOW_THREADS;
     status = device_free_memory(&bytes);
     Py_END_ALLOW_THREADS;
-    return status == STATUS_OK ? PyLong_FromSize_t(bytes) : errors_raise(module_state(module), status);
+    return status == STATUS_OK ? PyLong_FromSize_t(bytes) : py_errors_raise(py_module_state(module), status);
 }
 
 static PyMethodDef functions[] = {
@@ -68,4 +68,4 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-int device_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }
+int py_device_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }

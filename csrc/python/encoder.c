@@ -30,11 +30,11 @@ static PyObject *encoder_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     PyObject *specs;
     EncoderSettings settings;
     if (!PyArg_ParseTuple(args, "O:Encoder", &specs)) return NULL;
-    if (spec_fill(&settings_table, kwargs, NULL, &settings) < 0) return NULL;
+    if (py_spec_fill(&settings_table, kwargs, NULL, &settings) < 0) return NULL;
     EncoderObject *self = (EncoderObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
-    ModuleState *state = module_state_of_type(type);
-    if (beton_schema_of(state, specs, &self->schema, &self->fields, &self->batch.num_fields) < 0) {
+    ModuleState *state = py_module_state_of_type(type);
+    if (py_beton_schema_of(state, specs, &self->schema, &self->fields, &self->batch.num_fields) < 0) {
         Py_DECREF(self);
         return NULL;
     }
@@ -43,7 +43,7 @@ static PyObject *encoder_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
         beton_encoder_create(self->schema, settings.seed, settings.threads, settings.skip_bad, &self->encoder);
     if (status != STATUS_OK) {
         Py_DECREF(self);
-        return errors_raise(state, status);
+        return py_errors_raise(state, status);
     }
     return (PyObject *)self;
 }
@@ -51,7 +51,7 @@ static PyObject *encoder_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
 static void encoder_dealloc(EncoderObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     beton_encoder_destroy(self->encoder);
-    value_batch_fini(&self->batch);
+    py_value_batch_fini(&self->batch);
     memory_free(self->fields);
     beton_schema_destroy(self->schema);
     type->tp_free((PyObject *)self);
@@ -64,7 +64,7 @@ static PyObject *encoder_run_batch(EncoderObject *self, uint64_t first_index) {
     Py_BEGIN_ALLOW_THREADS;
     status = beton_encoder_run(self->encoder, first_index, self->batch.values, self->batch.count, &chunk);
     Py_END_ALLOW_THREADS;
-    if (status != STATUS_OK) return errors_raise(module_state_of_type(Py_TYPE(self)), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
     PyObject *packed = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)beton_chunk_packed_bytes(chunk));
     if (packed == NULL) return NULL;
     unsigned char *bytes = (unsigned char *)PyBytes_AS_STRING(packed);
@@ -73,20 +73,20 @@ static PyObject *encoder_run_batch(EncoderObject *self, uint64_t first_index) {
     Py_END_ALLOW_THREADS;
     size_t count;
     const BetonSkip *skips = beton_chunk_skips(chunk, &count);
-    return Py_BuildValue("(NN)", packed, beton_skips_list(skips, count));
+    return Py_BuildValue("(NN)", packed, py_beton_skips_list(skips, count));
 }
 
 static PyObject *encoder_encode(EncoderObject *self, PyObject *args) {
     ArgumentsNumber first = {"first_index", UINT64_MAX, 0};
     PyObject *rows, *result = NULL;
-    if (!PyArg_ParseTuple(args, "O&O:encode", arguments_number, &first, &rows)) return NULL;
+    if (!PyArg_ParseTuple(args, "O&O:encode", py_arguments_number, &first, &rows)) return NULL;
     if (self->busy) {
         PyErr_SetString(PyExc_RuntimeError, "another thread is using this encoder");
         return NULL;
     }
     self->busy = true;
-    if (value_batch_from_rows(&self->batch, rows) == 0) result = encoder_run_batch(self, first.value);
-    value_batch_clear(&self->batch);
+    if (py_value_batch_from_rows(&self->batch, rows) == 0) result = encoder_run_batch(self, first.value);
+    py_value_batch_clear(&self->batch);
     self->busy = false;
     return result;
 }
@@ -111,4 +111,4 @@ static PyType_Spec spec = {.name = "_cgxffcv.Encoder",
                            .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
                            .slots = slots};
 
-int encoder_add(PyObject *module) { return module_add_type(module, &spec); }
+int py_encoder_add(PyObject *module) { return py_module_add_type(module, &spec); }

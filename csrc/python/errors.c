@@ -9,8 +9,8 @@ static int add_exception(PyObject *module, const char *name, const char *doc, Py
     return *out == NULL ? -1 : PyModule_AddObjectRef(module, name, *out);
 }
 
-int errors_add(PyObject *module) {
-    ModuleState *s = module_state(module);
+int py_errors_add(PyObject *module) {
+    ModuleState *s = py_module_state(module);
     if (add_exception(
             module, "BetonError",
             "A .beton file, or a sample of it, is not as the format demands. Attributes: path, offset (bytes), "
@@ -116,7 +116,7 @@ static PyObject *raise_os_error(const ErrorRecord *r) {
     return NULL;
 }
 
-PyObject *errors_raise(ModuleState *state, Status status) {
+PyObject *py_errors_raise(ModuleState *state, Status status) {
     if (status == STATUS_INTERRUPTED && PyErr_Occurred()) return NULL;
     if (status == STATUS_INTERRUPTED) {
         PyErr_SetNone(PyExc_KeyboardInterrupt);

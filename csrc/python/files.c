@@ -20,7 +20,7 @@ static void pieces_fini(Pieces *pieces) {
 
 static int pieces_init(Pieces *pieces, PyObject *sequence) {
     *pieces = (Pieces){NULL, 0};
-    PyObject *items = arguments_collect(sequence, "pieces", MAX_PIECES);
+    PyObject *items = py_arguments_collect(sequence, "pieces", MAX_PIECES);
     if (items == NULL) return -1;
     Py_ssize_t count = PyTuple_GET_SIZE(items);
     pieces->buffers = PyMem_Calloc((size_t)count + 1, sizeof *pieces->buffers);
@@ -71,7 +71,7 @@ static PyObject *write_file(PyObject *module, PyObject *args, PyObject *kwargs) 
     }
     Py_DECREF(path);
     if (result < 0) return NULL;
-    return status == STATUS_OK ? PyLong_FromLong(unsynced) : errors_raise(module_state(module), status);
+    return status == STATUS_OK ? PyLong_FromLong(unsynced) : py_errors_raise(py_module_state(module), status);
 }
 
 static PyMethodDef functions[] = {
@@ -83,4 +83,4 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-int files_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }
+int py_files_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }

@@ -16,7 +16,7 @@ static PyObject *header(PyObject *module, PyObject *object) {
     if (acquire_stream(object, &stream) < 0) return NULL;
     Status status = jpeg_parse_header(stream.buf, (size_t)stream.len, &info);
     PyBuffer_Release(&stream);
-    if (status != STATUS_OK) return errors_raise(module_state(module), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
     return Py_BuildValue("(IIiN)", info.width, info.height, info.components, PyBool_FromLong(info.progressive));
 }
 
@@ -39,16 +39,16 @@ static PyObject *decode(PyObject *module, PyObject *args, PyObject *kwargs) {
     if (acquire_stream(object, &stream) < 0) return NULL;
     Status status = jpeg_parse_header(stream.buf, (size_t)stream.len, &info);
     if (status == STATUS_OK) {
-        array = array_new(ARRAY_U8, 3, (const int64_t[]){info.height, info.width, 3});
+        array = py_array_new(ARRAY_U8, 3, (const int64_t[]){info.height, info.width, 3});
         if (array == NULL) goto done;
-        uint8_t *pixels = array_data(array);
+        uint8_t *pixels = py_array_data(array);
         Py_BEGIN_ALLOW_THREADS;
         status = decode_into(&stream, info, fast, pixels);
         Py_END_ALLOW_THREADS;
     }
     if (status != STATUS_OK) {
         Py_CLEAR(array);
-        errors_raise(module_state(module), status);
+        py_errors_raise(py_module_state(module), status);
     }
 done:
     PyBuffer_Release(&stream);
@@ -57,7 +57,7 @@ done:
 
 /* uint8 (height, width, 3), C-contiguous; 0 or -1. */
 static int acquire_image(PyObject *object, ArrayView *view, ImageSize *size) {
-    if (array_acquire(object, "image", 1u << ARRAY_U8, 3, false, view) < 0) return -1;
+    if (py_array_acquire(object, "image", 1u << ARRAY_U8, 3, false, view) < 0) return -1;
     bool fits = view->shape[2] == 3 && view->shape[0] >= 1 && view->shape[1] >= 1 &&
                 view->shape[0] <= RESIZE_MAX_SIDE && view->shape[1] <= RESIZE_MAX_SIDE;
     if (fits) {
@@ -66,7 +66,7 @@ static int acquire_image(PyObject *object, ArrayView *view, ImageSize *size) {
     }
     PyErr_Format(PyExc_ValueError, "image must have shape (height, width, 3), sides 1 to %d, not (%lld, %lld, %lld)",
                  RESIZE_MAX_SIDE, (long long)view->shape[0], (long long)view->shape[1], (long long)view->shape[2]);
-    array_release(view);
+    py_array_release(view);
     return -1;
 }
 
@@ -91,9 +91,9 @@ static PyObject *jpeg_encode_image(PyObject *module, PyObject *args, PyObject *k
     if (status == STATUS_OK)
         result = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)bytes);
     else
-        errors_raise(module_state(module), status);
+        py_errors_raise(py_module_state(module), status);
     jpeg_encoder_destroy(encoder);
-    array_release(&view);
+    py_array_release(&view);
     return result;
 }
 
@@ -112,8 +112,8 @@ static PyObject *resize(PyObject *module, PyObject *args, PyObject *kwargs) {
     ArgumentsNumber height = {"height", RESIZE_MAX_SIDE, 0}, width = {"width", RESIZE_MAX_SIDE, 0};
     ImageSize size;
     Status status;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO&O&:resize_area", names, &object, arguments_number, &height,
-                                     arguments_number, &width)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO&O&:resize_area", names, &object, py_arguments_number, &height,
+                                     py_arguments_number, &width)) {
         return NULL;
     }
     const ImageSize to = {.width = (uint32_t)width.value, .height = (uint32_t)height.value};
@@ -122,20 +122,20 @@ static PyObject *resize(PyObject *module, PyObject *args, PyObject *kwargs) {
                             to.height, to.width);
     }
     status = jpeg_check_pixels(to.width, to.height);
-    if (status != STATUS_OK) return errors_raise(module_state(module), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
     if (acquire_image(object, &view, &size) < 0) return NULL;
-    array = array_new(ARRAY_U8, 3, (const int64_t[]){to.height, to.width, 3});
+    array = py_array_new(ARRAY_U8, 3, (const int64_t[]){to.height, to.width, 3});
     if (array != NULL) {
-        uint8_t *pixels = array_data(array);
+        uint8_t *pixels = py_array_data(array);
         Py_BEGIN_ALLOW_THREADS;
         status = resize_into(view.data, size, pixels, to);
         Py_END_ALLOW_THREADS;
         if (status != STATUS_OK) {
             Py_CLEAR(array);
-            errors_raise(module_state(module), status);
+            py_errors_raise(py_module_state(module), status);
         }
     }
-    array_release(&view);
+    py_array_release(&view);
     return array;
 }
 
@@ -143,14 +143,14 @@ static PyObject *max_pixels(PyObject *module, PyObject *unused) {
     uint64_t limit = 0;
     (void)unused;
     Status status = jpeg_limit_get(&limit);
-    if (status != STATUS_OK) return errors_raise(module_state(module), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
     return PyLong_FromUnsignedLongLong(limit);
 }
 
 static PyObject *set_max_pixels(PyObject *module, PyObject *object) {
     (void)module;
     uint64_t limit;
-    if (arguments_whole(object, "a limit of pixels (0: none)", 0, UINT64_MAX, &limit) < 0) return NULL;
+    if (py_arguments_whole(object, "a limit of pixels (0: none)", 0, UINT64_MAX, &limit) < 0) return NULL;
     jpeg_limit_set(limit);
     Py_RETURN_NONE;
 }
@@ -174,4 +174,4 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-int jpeg_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }
+int py_jpeg_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }

@@ -32,8 +32,8 @@ static const ArrayType array_types[BETON_DTYPES] = {
     [BETON_C64] = ARRAY_C64,   [BETON_C128] = ARRAY_C128};
 
 static PyObject *raise_status(PyObject *self, Status status) {
-    ModuleState *state = module_state_of_type(Py_TYPE(self));
-    return state == NULL ? NULL : errors_raise(state, status);
+    ModuleState *state = py_module_state_of_type(Py_TYPE(self));
+    return state == NULL ? NULL : py_errors_raise(state, status);
 }
 
 /* For calls that keep the GIL. */
@@ -61,13 +61,13 @@ static Loader *claim(LoaderObject *self) {
     return self->loader;
 }
 
-Loader *loader_object_claim(ModuleState *state, PyObject *object) {
+Loader *py_loader_object_claim(ModuleState *state, PyObject *object) {
     if (PyObject_TypeCheck(object, (PyTypeObject *)state->loader_type)) return claim((LoaderObject *)object);
     PyErr_Format(PyExc_TypeError, "expected a Loader, not %.100s", Py_TYPE(object)->tp_name);
     return NULL;
 }
 
-void loader_object_give(PyObject *object) { ((LoaderObject *)object)->busy = false; }
+void py_loader_object_give(PyObject *object) { ((LoaderObject *)object)->busy = false; }
 
 /* For what may run Python code, which must not close the file meanwhile. */
 static int hold_reader(LoaderObject *self) {
@@ -117,7 +117,7 @@ static PyObject *wrap_output(const LoaderArray *array, size_t count, void *data,
     int64_t shape[ARRAY_MAX_DIMS + 1];
     shape[0] = (int64_t)count;
     for (int i = 0; i < array->ndim; i++) shape[i + 1] = (int64_t)array->shape[i];
-    return array_wrap(array_types[array->dtype], array->ndim + 1, shape, NULL, data, holder, true);
+    return py_array_wrap(array_types[array->dtype], array->ndim + 1, shape, NULL, data, holder, true);
 }
 
 static PyObject *wrap_outputs(const Loader *loader, const LoaderBatch *batch, PyObject *holder) {
@@ -136,7 +136,7 @@ static PyObject *wrap_outputs(const Loader *loader, const LoaderBatch *batch, Py
 /* (arrays, ids) over a new holder, which takes over the caller's reference. */
 static PyObject *wrap_batch(LoaderObject *self, LoaderBatch *batch) {
     PyObject *result = NULL, *arrays = NULL, *ids = NULL;
-    ModuleState *state = module_state_of_type(Py_TYPE(self));
+    ModuleState *state = py_module_state_of_type(Py_TYPE(self));
     PyTypeObject *type = state == NULL ? NULL : (PyTypeObject *)state->loader_batch_type;
     BatchObject *holder = type == NULL ? NULL : (BatchObject *)type->tp_alloc(type, 0);
     if (holder == NULL) {
@@ -148,7 +148,7 @@ static PyObject *wrap_batch(LoaderObject *self, LoaderBatch *batch) {
     int64_t count = (int64_t)batch->count;
     arrays = wrap_outputs(self->loader, batch, (PyObject *)holder);
     /* Sample numbers fit: a file has fewer than 2^63. */
-    ids = array_wrap(ARRAY_I64, 1, &count, NULL, (void *)(uintptr_t)batch->ids, (PyObject *)holder, false);
+    ids = py_array_wrap(ARRAY_I64, 1, &count, NULL, (void *)(uintptr_t)batch->ids, (PyObject *)holder, false);
     if (arrays != NULL && ids != NULL) result = PyTuple_Pack(2, arrays, ids);
     Py_XDECREF(arrays);
     Py_XDECREF(ids);
@@ -185,7 +185,7 @@ static PyObject *loader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     size_t count = 0;
     Status status;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|O", names, PyUnicode_FSConverter, &path, &specs)) return NULL;
-    if (specs != NULL && beton_customs_of(specs, &customs, &count) < 0) {
+    if (specs != NULL && py_beton_customs_of(specs, &customs, &count) < 0) {
         Py_DECREF(path);
         return NULL;
     }
@@ -194,8 +194,8 @@ static PyObject *loader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     Py_END_ALLOW_THREADS Py_DECREF(path);
     memory_free(customs);
     if (status != STATUS_OK) {
-        ModuleState *state = module_state_of_type(type);
-        return state == NULL ? NULL : errors_raise(state, status);
+        ModuleState *state = py_module_state_of_type(type);
+        return state == NULL ? NULL : py_errors_raise(state, status);
     }
     PyObject *file = PyCapsule_New(reader, NULL, close_file);
     if (file == NULL) {
@@ -227,9 +227,10 @@ static PyObject *loader_prepare(LoaderObject *self, PyObject *args, PyObject *kw
     ArrayView view = {0};
     if (!PyArg_ParseTuple(args, "OO:prepare", &outputs, &indices)) return NULL;
     if (memory_alloc(1, sizeof *spec, &spec) != STATUS_OK) return PyErr_NoMemory();
-    if (loader_spec_parse(outputs, kwargs, spec) < 0) goto no_indices;
+    if (py_loader_spec_parse(outputs, kwargs, spec) < 0) goto no_indices;
     if (indices != Py_None) {
-        if (array_acquire(indices, "indices", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0) goto no_indices;
+        if (py_array_acquire(indices, "indices", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0)
+            goto no_indices;
         spec->config.indices = view.data;
         spec->config.index_count = (size_t)view.elems;
     }
@@ -239,7 +240,7 @@ static PyObject *loader_prepare(LoaderObject *self, PyObject *args, PyObject *kw
         spec->config.reader = self->reader;
         result = prepare(self, &spec->config);
     }
-    if (indices != Py_None) array_release(&view);
+    if (indices != Py_None) py_array_release(&view);
 no_indices:
     memory_free(spec);
     return result;
@@ -285,7 +286,7 @@ static PyObject *loader_begin_(LoaderObject *self, PyObject *args) {
     ArgumentsNumber epoch = EPOCH, first = {"first_batch", UINT64_MAX, 0};
     int evaluate, sequential;
     Status status;
-    if (!PyArg_ParseTuple(args, "O&O&ppO:begin", arguments_number, &epoch, arguments_number, &first, &evaluate,
+    if (!PyArg_ParseTuple(args, "O&O&ppO:begin", py_arguments_number, &epoch, py_arguments_number, &first, &evaluate,
                           &sequential, &order)) {
         return NULL;
     }
@@ -294,13 +295,13 @@ static PyObject *loader_begin_(LoaderObject *self, PyObject *args) {
                        .evaluate = evaluate != 0,
                        .sequential = sequential != 0};
     if (order != Py_None) {
-        if (array_acquire(order, "order", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0) return NULL;
+        if (py_array_acquire(order, "order", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0) return NULL;
         pass.order = view.data;
         pass.order_count = (uint64_t)view.elems;
     }
     Loader *loader = claim(self);
     if (loader != NULL) WITHOUT_GIL(self, status = loader_begin(loader, &pass));
-    if (order != Py_None) array_release(&view);
+    if (order != Py_None) py_array_release(&view);
     if (loader == NULL) return NULL;
     if (status != STATUS_OK) return raise_status((PyObject *)self, status);
     Py_RETURN_NONE;
@@ -339,7 +340,7 @@ static PyObject *loader_stop_(LoaderObject *self, PyObject *unused) {
 
 static PyObject *loader_reseed_(LoaderObject *self, PyObject *args) {
     ArgumentsNumber seed = {"seed", UINT64_MAX, 0};
-    if (!PyArg_ParseTuple(args, "O&:reseed", arguments_number, &seed)) return NULL;
+    if (!PyArg_ParseTuple(args, "O&:reseed", py_arguments_number, &seed)) return NULL;
     Loader *loader = claim(self);
     if (loader == NULL) return NULL;
     WITHOUT_GIL(self, loader_reseed(loader, seed.value));
@@ -353,8 +354,8 @@ static PyObject *loader_gather_(LoaderObject *self, PyObject *args) {
     int evaluate;
     Status status = STATUS_OK;
     LoaderBatch *batch = NULL;
-    if (!PyArg_ParseTuple(args, "OO&p:gather", &ids, arguments_number, &epoch, &evaluate)) return NULL;
-    if (array_acquire(ids, "ids", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0) return NULL;
+    if (!PyArg_ParseTuple(args, "OO&p:gather", &ids, py_arguments_number, &epoch, &evaluate)) return NULL;
+    if (py_array_acquire(ids, "ids", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0) return NULL;
     PyObject *result = NULL;
     Loader *loader = claim(self);
     if (loader != NULL) {
@@ -364,7 +365,7 @@ static PyObject *loader_gather_(LoaderObject *self, PyObject *args) {
         result = status == STATUS_OK ? wrap_batch(self, batch) : raise_status((PyObject *)self, status);
         self->busy = false;
     }
-    array_release(&view);
+    py_array_release(&view);
     return result;
 }
 
@@ -373,16 +374,16 @@ static PyObject *loader_gather_(LoaderObject *self, PyObject *args) {
 static PyObject *loader_order_(LoaderObject *self, PyObject *args) {
     ArgumentsNumber epoch = EPOCH;
     Status status;
-    if (!PyArg_ParseTuple(args, "O&:order", arguments_number, &epoch)) return NULL;
+    if (!PyArg_ParseTuple(args, "O&:order", py_arguments_number, &epoch)) return NULL;
     Loader *loader = claim(self);
     if (loader == NULL) return NULL;
     int64_t count = (int64_t)loader_samples(loader);
-    PyObject *array = array_new(ARRAY_I64, 1, &count);
+    PyObject *array = py_array_new(ARRAY_I64, 1, &count);
     if (array == NULL) {
         self->busy = false;
         return NULL;
     }
-    uint64_t *out = array_data(array);
+    uint64_t *out = py_array_data(array);
     WITHOUT_GIL(self, status = loader_order(loader, (uint32_t)epoch.value, out));
     if (status == STATUS_OK) return array;
     Py_DECREF(array);
@@ -400,7 +401,7 @@ static PyObject *loader_position_(LoaderObject *self, PyObject *unused) {
 
 static PyObject *loader_batches_(LoaderObject *self, PyObject *args) {
     ArgumentsNumber samples = {"samples", UINT64_MAX, 0};
-    if (!PyArg_ParseTuple(args, "O&:batches", arguments_number, &samples)) return NULL;
+    if (!PyArg_ParseTuple(args, "O&:batches", py_arguments_number, &samples)) return NULL;
     Loader *loader = opened(self);
     if (loader == NULL) return NULL;
     return PyLong_FromUnsignedLongLong(loader_batches_of(loader, samples.value));
@@ -503,8 +504,8 @@ static PyType_Spec loader_spec = {
     .slots = loader_slots,
 };
 
-int loader_add(PyObject *module) {
-    ModuleState *state = module_state(module);
+int py_loader_add(PyObject *module) {
+    ModuleState *state = py_module_state(module);
     state->loader_batch_type = PyType_FromModuleAndSpec(module, &batch_spec, NULL);
     if (state->loader_batch_type == NULL) return -1;
     if (PyModule_AddObjectRef(module, "LoaderBatch", state->loader_batch_type) < 0) return -1;

@@ -13,19 +13,19 @@ static PyObject *shuffled(PyObject *module, PyObject *args) {
     ArgumentsNumber seed = {"seed", UINT64_MAX, 0}, epoch = {"epoch", UINT32_MAX, 0};
     ArrayView view;
     (void)module;
-    if (!PyArg_ParseTuple(args, "OO&O&:shuffled", &samples, arguments_number, &seed, arguments_number, &epoch)) {
+    if (!PyArg_ParseTuple(args, "OO&O&:shuffled", &samples, py_arguments_number, &seed, py_arguments_number, &epoch)) {
         return NULL;
     }
-    if (array_acquire(samples, "samples", SAMPLES, 1, false, &view) < 0) return NULL;
-    result = array_new(ARRAY_I64, 1, view.shape);
+    if (py_array_acquire(samples, "samples", SAMPLES, 1, false, &view) < 0) return NULL;
+    result = py_array_new(ARRAY_I64, 1, view.shape);
     if (result != NULL) {
-        uint64_t *out = array_data(result);
+        uint64_t *out = py_array_data(result);
         Py_BEGIN_ALLOW_THREADS;
         if (view.elems > 0) memcpy(out, view.data, (size_t)view.elems * sizeof *out);
         loader_shuffle(out, 0, (uint64_t)view.elems, seed.value, (uint32_t)epoch.value, LOADER_SHUFFLE_SAMPLES);
         Py_END_ALLOW_THREADS;
     }
-    array_release(&view);
+    py_array_release(&view);
     return result;
 }
 
@@ -47,8 +47,8 @@ static PyObject *share(PyObject *module, PyObject *args) {
     int drop_last;
     ArrayView view;
     (void)module;
-    if (!PyArg_ParseTuple(args, "OO&O&O&p:share", &order, arguments_number, &batch_size, arguments_number, &world_size,
-                          arguments_number, &rank, &drop_last)) {
+    if (!PyArg_ParseTuple(args, "OO&O&O&p:share", &order, py_arguments_number, &batch_size, py_arguments_number,
+                          &world_size, py_arguments_number, &rank, &drop_last)) {
         return NULL;
     }
     LoaderSplit split = {batch_size.value, world_size.value, rank.value, drop_last != 0};
@@ -57,11 +57,11 @@ static PyObject *share(PyObject *module, PyObject *args) {
         return PyErr_Format(PyExc_ValueError, "there is no rank %zu of %zu with batches of %zu", split.rank,
                             split.world_size, split.batch_size);
     }
-    if (array_acquire(order, "order", SAMPLES, 1, false, &view) < 0) return NULL;
+    if (py_array_acquire(order, "order", SAMPLES, 1, false, &view) < 0) return NULL;
     int64_t count = (int64_t)gather_share(&split, NULL, (uint64_t)view.elems, NULL);
-    result = array_new(ARRAY_I64, 1, &count);
-    if (result != NULL) (void)gather_share(&split, view.data, (uint64_t)view.elems, array_data(result));
-    array_release(&view);
+    result = py_array_new(ARRAY_I64, 1, &count);
+    if (result != NULL) (void)gather_share(&split, view.data, (uint64_t)view.elems, py_array_data(result));
+    py_array_release(&view);
     return result;
 }
 
@@ -74,4 +74,4 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-int loader_order_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }
+int py_loader_order_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }

@@ -8,7 +8,7 @@
 
 static int parse_channels(PyObject *value, void *out) {
     double *channels = out;
-    return arguments_unpack(value, "ddd;mean and std are tuples of 3", &channels[0], &channels[1], &channels[2]);
+    return py_arguments_unpack(value, "ddd;mean and std are tuples of 3", &channels[0], &channels[1], &channels[2]);
 }
 
 static const SpecTable normalize_table = {"normalisation",
@@ -19,14 +19,14 @@ static const SpecTable normalize_table = {"normalisation",
 static int parse_normalize(PyObject *value, void *out) {
     AugmentSpec *spec = out;
     spec->normalize = value != Py_None;
-    return spec->normalize ? spec_fill(&normalize_table, value, NULL, spec) : 0;
+    return spec->normalize ? py_spec_fill(&normalize_table, value, NULL, spec) : 0;
 }
 
 static int parse_operations(PyObject *value, void *out) {
     AugmentSpec *spec = out;
-    PyObject *tuple = arguments_tuple(value, "operations", 0, PY_SSIZE_T_MAX);
+    PyObject *tuple = py_arguments_tuple(value, "operations", 0, PY_SSIZE_T_MAX);
     if (tuple == NULL) return -1;
-    int result = operations_parse(tuple, "one pipeline", AUGMENT_MAX_OPS, spec->ops, &spec->op_count);
+    int result = py_operations_parse(tuple, "one pipeline", AUGMENT_MAX_OPS, spec->ops, &spec->op_count);
     Py_DECREF(tuple);
     return result;
 }
@@ -40,7 +40,7 @@ static int parse_image(PyObject *value, void *out) {
     LoaderColumn *column = out;
     if (value == Py_None) return 0;
     column->output.image = &column->image;
-    return spec_fill(&image_table, value, NULL, &column->image);
+    return py_spec_fill(&image_table, value, NULL, &column->image);
 }
 
 static int parse_label(PyObject *value, void *out) {
@@ -48,7 +48,7 @@ static int parse_label(PyObject *value, void *out) {
     int count;
     if (value == Py_None) return 0;
     PyObject *tuple = PyTuple_Pack(1, value);
-    int result = tuple == NULL ? -1 : operations_parse(tuple, "a label", 1, &column->label, &count);
+    int result = tuple == NULL ? -1 : py_operations_parse(tuple, "a label", 1, &column->label, &count);
     Py_XDECREF(tuple);
     column->output.label = &column->label;
     return result;
@@ -58,19 +58,19 @@ static int parse_label(PyObject *value, void *out) {
 
 static int parse_address(PyObject *value, void *out) {
     uint64_t address;
-    if (arguments_whole(value, "a function's address", 0, UINT64_MAX, &address) < 0) return -1;
+    if (py_arguments_whole(value, "a function's address", 0, UINT64_MAX, &address) < 0) return -1;
     *(LoaderRow *)out = (LoaderRow)(uintptr_t)address;
     return 0;
 }
 
 static int parse_function_side(PyObject *item, void *out) {
-    return arguments_whole(item, "the function's shape", 0, INT64_MAX, out);
+    return py_arguments_whole(item, "the function's shape", 0, INT64_MAX, out);
 }
 
 static int parse_function_shape(PyObject *value, void *out) {
     LoaderFunction *function = out;
-    function->ndim = arguments_fill(value, "dimensions of the function's shape", 0, LOADER_MAX_DIMS,
-                                    parse_function_side, function->shape, sizeof *function->shape);
+    function->ndim = py_arguments_fill(value, "dimensions of the function's shape", 0, LOADER_MAX_DIMS,
+                                       parse_function_side, function->shape, sizeof *function->shape);
     return function->ndim < 0 ? -1 : 0;
 }
 
@@ -83,14 +83,14 @@ static int parse_function(PyObject *value, void *out) {
     LoaderColumn *column = out;
     if (value == Py_None) return 0;
     column->output.function = &column->function;
-    return spec_fill(&function_table, value, NULL, &column->function);
+    return py_spec_fill(&function_table, value, NULL, &column->function);
 }
 
 /* ---- a crop ---- */
 
 static int parse_limits(PyObject *value, void *out) {
     double *limits = out;
-    return arguments_unpack(value, "dd;scale and ratio are tuples of 2", &limits[0], &limits[1]);
+    return py_arguments_unpack(value, "dd;scale and ratio are tuples of 2", &limits[0], &limits[1]);
 }
 
 static const SpecTable crop_table = {
@@ -102,7 +102,7 @@ static int parse_crop(PyObject *value, void *out) {
     LoaderColumn *column = out;
     if (value == Py_None) return 0;
     column->output.crop = &column->crop;
-    return spec_fill(&crop_table, value, NULL, &column->crop);
+    return py_spec_fill(&crop_table, value, NULL, &column->crop);
 }
 
 /* ---- the loader ---- */
@@ -116,7 +116,7 @@ static const SpecTable output_table = {
 static int parse_output(PyObject *item, void *out) {
     LoaderColumn *column = out;
     *column = (LoaderColumn){.output.field = column->field};
-    return spec_fill(&output_table, item, NULL, column);
+    return py_spec_fill(&output_table, item, NULL, column);
 }
 
 /* The number of a GPU, or None. */
@@ -124,7 +124,7 @@ static int parse_page_locked(PyObject *value, void *out) {
     LoaderConfig *config = out;
     uint64_t device = 0;
     config->page_locked = value != Py_None;
-    if (config->page_locked && arguments_whole(value, "page_locked", 0, INT32_MAX, &device) < 0) return -1;
+    if (config->page_locked && py_arguments_whole(value, "page_locked", 0, INT32_MAX, &device) < 0) return -1;
     config->device = (int)device;
     return 0;
 }
@@ -137,11 +137,11 @@ static const SpecTable settings_table = {
      SPEC_MEMBER(LoaderConfig, drop_last), SPEC_MEMBER(LoaderConfig, resident), SPEC_MEMBER(LoaderConfig, read_ahead),
      SPEC_WHOLE("page_locked", parse_page_locked)}};
 
-int loader_spec_parse(PyObject *outputs, PyObject *settings, LoaderSpec *out) {
+int py_loader_spec_parse(PyObject *outputs, PyObject *settings, LoaderSpec *out) {
     out->config = loader_config_default();
-    if (spec_fill(&settings_table, settings, NULL, &out->config) < 0) return -1;
-    int count = arguments_fill(outputs, "outputs of a loader", 0, LOADER_SPEC_MAX_OUTPUTS, parse_output, out->columns,
-                               sizeof *out->columns);
+    if (py_spec_fill(&settings_table, settings, NULL, &out->config) < 0) return -1;
+    int count = py_arguments_fill(outputs, "outputs of a loader", 0, LOADER_SPEC_MAX_OUTPUTS, parse_output,
+                                  out->columns, sizeof *out->columns);
     for (int i = 0; i < count; i++) out->outputs[i] = out->columns[i].output;
     out->config.outputs = out->outputs;
     out->config.output_count = count < 0 ? 0 : (size_t)count;

@@ -26,6 +26,6 @@ typedef struct LoaderSpec {
 /* `outputs`: a sequence of dicts, as cgxffcv/pipeline/compile.py makes them; `settings`: keyword arguments, as
  * cgxffcv/loader/settings.py gives them. Reader and samples are left as they are by default. 0, or -1 with an exception
  * set. */
-int loader_spec_parse(PyObject *outputs, PyObject *settings, LoaderSpec *out);
+int py_loader_spec_parse(PyObject *outputs, PyObject *settings, LoaderSpec *out);
 
 #endif

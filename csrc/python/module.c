@@ -5,9 +5,10 @@
 typedef int (*AddPart)(PyObject *module);
 
 static const AddPart parts[] = {
-    array_add,     errors_add, build_info_add,   optimizer_add, trainer_add,    device_add,    reader_add, writer_add,
-    encoder_add,   jpeg_add,   files_add,        comm_add,      loader_add,     quantize_add,  nn_add,     nn_plan_add,
-    allreduce_add, runner_add, loader_order_add, names_add,     operations_add, nn_whiten_add,
+    py_array_add,        py_errors_add,   py_build_info_add, py_optimizer_add, py_trainer_add,   py_device_add,
+    py_reader_add,       py_writer_add,   py_encoder_add,    py_jpeg_add,      py_files_add,     py_comm_add,
+    py_loader_add,       py_quantize_add, py_nn_add,         py_nn_plan_add,   py_allreduce_add, py_runner_add,
+    py_loader_order_add, py_names_add,    py_operations_add, py_nn_whiten_add,
 };
 
 static int module_exec(PyObject *module) {
@@ -26,7 +27,7 @@ static int module_exec(PyObject *module) {
     X(not_built_error) X(comm_type) X(loader_type) X(loader_batch_type) X(model_type) X(plan_type) X(trainer_type)
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
-    ModuleState *state = module_state(module);
+    ModuleState *state = py_module_state(module);
 #define VISIT(name) Py_VISIT(state->name);
     STATE_VISIT_ALL(VISIT)
 #undef VISIT
@@ -34,7 +35,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
 }
 
 static int module_clear(PyObject *module) {
-    ModuleState *state = module_state(module);
+    ModuleState *state = py_module_state(module);
 #define CLEAR(name) Py_CLEAR(state->name);
     STATE_VISIT_ALL(CLEAR)
 #undef CLEAR
@@ -57,11 +58,11 @@ static PyModuleDef definition = {
     .m_clear = module_clear,       .m_free = module_free,
 };
 
-ModuleState *module_state(PyObject *module) { return PyModule_GetState(module); }
+ModuleState *py_module_state(PyObject *module) { return PyModule_GetState(module); }
 
-ModuleState *module_state_of_type(PyTypeObject *type) { return PyType_GetModuleState(type); }
+ModuleState *py_module_state_of_type(PyTypeObject *type) { return PyType_GetModuleState(type); }
 
-int module_add_type(PyObject *module, PyType_Spec *spec) {
+int py_module_add_type(PyObject *module, PyType_Spec *spec) {
     PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
     if (type == NULL) return -1;
     int result = PyModule_AddType(module, (PyTypeObject *)type);

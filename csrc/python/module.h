@@ -15,38 +15,38 @@ typedef struct ModuleState {
     PyObject *model_type, *plan_type, *trainer_type;
 } ModuleState;
 
-ModuleState *module_state(PyObject *module);
+ModuleState *py_module_state(PyObject *module);
 
 /* The state of the module that defined a heap type of ours; NULL with an exception set on failure. */
-ModuleState *module_state_of_type(PyTypeObject *type);
+ModuleState *py_module_state_of_type(PyTypeObject *type);
 
 /* Creates a heap type from its spec, adds it to the module; 0 or -1. */
-int module_add_type(PyObject *module, PyType_Spec *spec);
+int py_module_add_type(PyObject *module, PyType_Spec *spec);
 
 /* Each binding file adds its types and functions; 0, or -1 with an exception set. */
-int errors_add(PyObject *module);
-int build_info_add(PyObject *module);
-int comm_add(PyObject *module);
-int optimizer_add(PyObject *module);
-int nn_whiten_add(PyObject *module);
-int trainer_add(PyObject *module);
-int device_add(PyObject *module);
-int reader_add(PyObject *module);
-int writer_add(PyObject *module);
-int encoder_add(PyObject *module);
-int files_add(PyObject *module);
-int jpeg_add(PyObject *module);
-int loader_add(PyObject *module);
-int loader_order_add(PyObject *module);
-int operations_add(PyObject *module);
-int quantize_add(PyObject *module);
-int nn_add(PyObject *module);
-int nn_plan_add(PyObject *module);
-int allreduce_add(PyObject *module);
-int runner_add(PyObject *module);
-int names_add(PyObject *module);
+int py_errors_add(PyObject *module);
+int py_build_info_add(PyObject *module);
+int py_comm_add(PyObject *module);
+int py_optimizer_add(PyObject *module);
+int py_nn_whiten_add(PyObject *module);
+int py_trainer_add(PyObject *module);
+int py_device_add(PyObject *module);
+int py_reader_add(PyObject *module);
+int py_writer_add(PyObject *module);
+int py_encoder_add(PyObject *module);
+int py_files_add(PyObject *module);
+int py_jpeg_add(PyObject *module);
+int py_loader_add(PyObject *module);
+int py_loader_order_add(PyObject *module);
+int py_operations_add(PyObject *module);
+int py_quantize_add(PyObject *module);
+int py_nn_add(PyObject *module);
+int py_nn_plan_add(PyObject *module);
+int py_allreduce_add(PyObject *module);
+int py_runner_add(PyObject *module);
+int py_names_add(PyObject *module);
 
 /* errors.c: raises the thread's error record as the Python exception of its code; always NULL. */
-PyObject *errors_raise(ModuleState *state, Status status);
+PyObject *py_errors_raise(ModuleState *state, Status status);
 
 #endif

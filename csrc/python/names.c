@@ -34,7 +34,7 @@ static PyObject *tuple_of(NamesOf names) {
     return tuple;
 }
 
-int names_add(PyObject *module) {
+int py_names_add(PyObject *module) {
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         PyObject *tuple = tuple_of(lists[i].names);
         if (tuple == NULL || PyModule_AddObjectRef(module, lists[i].attribute, tuple) < 0) return -1;

@@ -5,13 +5,13 @@
 #include "python/array.h"
 #include "python/spec.h"
 
-ModelObject *nn_take_model(ModuleState *state, PyObject *object) {
+ModelObject *py_nn_take_model(ModuleState *state, PyObject *object) {
     if (PyObject_TypeCheck(object, (PyTypeObject *)state->model_type)) return (ModelObject *)object;
     PyErr_Format(PyExc_TypeError, "expected a Model, not %.100s", Py_TYPE(object)->tp_name);
     return NULL;
 }
 
-int nn_enter(ModelObject *model) {
+int py_nn_enter(ModelObject *model) {
     if (model->busy) {
         PyErr_SetString(PyExc_RuntimeError, "this model is in use by another thread");
         return -1;
@@ -20,7 +20,7 @@ int nn_enter(ModelObject *model) {
     return 0;
 }
 
-void nn_leave(ModelObject *model) { model->busy = false; }
+void py_nn_leave(ModelObject *model) { model->busy = false; }
 
 #define NODE_MEMBERS                                                                                                   \
     SPEC_ENUM(NnNodeDesc, kind, nn_node_kind_name), SPEC_MEMBER(NnNodeDesc, name), SPEC_MEMBER(NnNodeDesc, block)
@@ -43,8 +43,8 @@ static const SpecTable node_tables[] = {
 
 static int parse_node(PyObject *item, void *out) {
     NnNodeDesc *node = out;
-    int kind = spec_kind(item, "node", "kind", nn_node_kind_name);
-    if (kind < 0 || spec_fill(&node_tables[kind], item, NULL, node) < 0) return -1;
+    int kind = py_spec_kind(item, "node", "kind", nn_node_kind_name);
+    if (kind < 0 || py_spec_fill(&node_tables[kind], item, NULL, node) < 0) return -1;
     if (node->pool == 0) node->pool_place = POOL_NONE;
     if (node->residual >= 0) return 0;
     node->residual = 0; /* none */
@@ -63,21 +63,21 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     NnModelDesc desc = {0};
     NnModelOptions options = {0};
     if (!PyArg_ParseTuple(args, "Oi:Model", &nodes, &desc.image_channels)) return NULL;
-    if (spec_fill(&options_table, keywords, NULL, &options) < 0) return NULL;
-    desc.count = arguments_fill(nodes, "nodes", 1, NN_MAX_NODES, parse_node, desc.nodes, sizeof *desc.nodes);
+    if (py_spec_fill(&options_table, keywords, NULL, &options) < 0) return NULL;
+    desc.count = py_arguments_fill(nodes, "nodes", 1, NN_MAX_NODES, parse_node, desc.nodes, sizeof *desc.nodes);
     if (desc.count < 0) return NULL;
     ModelObject *self = (ModelObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
     Status status = nn_model_create(&desc, &options, &self->model);
-    if (status == STATUS_OK) status = nn_mirrors_init(self);
+    if (status == STATUS_OK) status = py_nn_mirrors_init(self);
     if (status == STATUS_OK) return (PyObject *)self;
     Py_DECREF(self);
-    return errors_raise(module_state_of_type(type), status);
+    return py_errors_raise(py_module_state_of_type(type), status);
 }
 
 static void model_dealloc(ModelObject *self) {
     PyTypeObject *type = Py_TYPE(self);
-    nn_mirrors_fini(self);
+    py_nn_mirrors_fini(self);
     nn_model_destroy(self->model);
     type->tp_free(self);
     Py_DECREF(type);
@@ -85,22 +85,22 @@ static void model_dealloc(ModelObject *self) {
 
 static PyObject *model_initialise_method(ModelObject *self, PyObject *seed) {
     uint64_t value;
-    if (arguments_whole(seed, "seed", 0, UINT64_MAX, &value) < 0 || nn_enter(self) < 0) return NULL;
+    if (py_arguments_whole(seed, "seed", 0, UINT64_MAX, &value) < 0 || py_nn_enter(self) < 0) return NULL;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
-    status = nn_upload(self);
+    status = py_nn_upload(self);
     if (status == STATUS_OK) status = nn_model_initialise(self->model, value);
-    if (status == STATUS_OK) status = nn_download(self);
+    if (status == STATUS_OK) status = py_nn_download(self);
     Py_END_ALLOW_THREADS;
-    nn_leave(self);
-    if (status != STATUS_OK) return errors_raise(module_state_of_type(Py_TYPE(self)), status);
+    py_nn_leave(self);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
     Py_RETURN_NONE;
 }
 
-int nn_parse_block(PyObject *object, int *out) {
+int py_nn_parse_block(PyObject *object, int *out) {
     static const int64_t most = 1 << 20;
     uint64_t number;
-    if (arguments_whole(object, "first_block", INT64_MIN, INT64_MAX, &number) < 0) return -1;
+    if (py_arguments_whole(object, "first_block", INT64_MIN, INT64_MAX, &number) < 0) return -1;
     int64_t block = (int64_t)number;
     *out = block < 0 ? 0 : block > most ? (int)most : (int)block;
     return 0;
@@ -108,11 +108,11 @@ int nn_parse_block(PyObject *object, int *out) {
 
 static PyObject *model_gradient_elems_method(ModelObject *self, PyObject *first_block) {
     int block;
-    if (nn_parse_block(first_block, &block) < 0) return NULL;
+    if (py_nn_parse_block(first_block, &block) < 0) return NULL;
     return PyLong_FromSize_t(nn_model_gradient_elems(self->model, block));
 }
 
-PyObject *nn_layer_shape(const NnLayer *layer) {
+PyObject *py_nn_layer_shape(const NnLayer *layer) {
     PyObject *shape = PyTuple_New(layer->ndim);
     for (int i = 0; shape != NULL && i < layer->ndim; i++) {
         PyObject *size = PyLong_FromLongLong(layer->shape[i]);
@@ -123,7 +123,7 @@ PyObject *nn_layer_shape(const NnLayer *layer) {
 }
 
 static PyObject *model_layer_tuple(const NnLayer *layer) {
-    PyObject *shape = nn_layer_shape(layer);
+    PyObject *shape = py_nn_layer_shape(layer);
     if (shape == NULL) return NULL;
     return Py_BuildValue("(ssiiNNnn)", layer->name, nn_layer_kind_name(layer->kind), layer->node, layer->block,
                          PyBool_FromLong(layer->trained), shape, (Py_ssize_t)layer->offset, (Py_ssize_t)layer->elems);
@@ -158,8 +158,8 @@ static PyObject *get_statistics(ModelObject *self, void *closure) {
 }
 
 static PyObject *wrap_buffer(ModelObject *self, ModelBuffer buffer) {
-    int64_t shape = (int64_t)nn_buffer_elems(self, buffer);
-    return array_wrap(ARRAY_F32, 1, &shape, NULL, nn_buffer_data(self, buffer), (PyObject *)self, true);
+    int64_t shape = (int64_t)py_nn_buffer_elems(self, buffer);
+    return py_array_wrap(ARRAY_F32, 1, &shape, NULL, py_nn_buffer_data(self, buffer), (PyObject *)self, true);
 }
 
 static PyObject *get_parameters(ModelObject *self, void *closure) {
@@ -234,8 +234,8 @@ static PyType_Spec model_spec = {
     .slots = model_slots,
 };
 
-int nn_add(PyObject *module) {
-    ModuleState *state = module_state(module);
+int py_nn_add(PyObject *module) {
+    ModuleState *state = py_module_state(module);
     state->model_type = PyType_FromModuleAndSpec(module, &model_spec, NULL);
     if (state->model_type == NULL) return -1;
     return PyModule_AddType(module, (PyTypeObject *)state->model_type);

@@ -28,27 +28,27 @@ typedef struct PlanObject {
 } PlanObject;
 
 /* The C object of an argument that must be a _cgxffcv.Model; NULL with TypeError set if it is not. Borrowed. */
-ModelObject *nn_take_model(ModuleState *state, PyObject *object);
+ModelObject *py_nn_take_model(ModuleState *state, PyObject *object);
 
 /* The sizes of a layer as a tuple; NULL with an exception. */
-PyObject *nn_layer_shape(const NnLayer *layer);
+PyObject *py_nn_layer_shape(const NnLayer *layer);
 
 /* A block's number, cut to the numbers that a model can have; 0, or -1 with an exception. */
-int nn_parse_block(PyObject *object, int *out);
+int py_nn_parse_block(PyObject *object, int *out);
 
 /* Marks the model as running; -1 with RuntimeError set if it is already. Both under the GIL. */
-int nn_enter(ModelObject *model);
-void nn_leave(ModelObject *model);
+int py_nn_enter(ModelObject *model);
+void py_nn_leave(ModelObject *model);
 
 /* nn_mirror.c. What Python sees of a buffer: float32, borrowed, never moved. */
-float *nn_buffer_data(const ModelObject *model, ModelBuffer buffer);
-size_t nn_buffer_elems(const ModelObject *model, ModelBuffer buffer);
-Status nn_mirrors_init(ModelObject *model);
-void nn_mirrors_fini(ModelObject *model);
+float *py_nn_buffer_data(const ModelObject *model, ModelBuffer buffer);
+size_t py_nn_buffer_elems(const ModelObject *model, ModelBuffer buffer);
+Status py_nn_mirrors_init(ModelObject *model);
+void py_nn_mirrors_fini(ModelObject *model);
 
 /* Between enter and leave, without the GIL, around what runs the model: what Python wrote goes to the device; what the
  * device has comes back. Nothing to do on the CPU. */
-Status nn_upload(ModelObject *model);
-Status nn_download(ModelObject *model);
+Status py_nn_upload(ModelObject *model);
+Status py_nn_download(ModelObject *model);
 
 #endif

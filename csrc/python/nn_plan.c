@@ -5,7 +5,7 @@
 #include "python/spec.h"
 
 static PyObject *fail(PlanObject *self, Status status) {
-    return errors_raise(module_state_of_type(Py_TYPE(self)), status);
+    return py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
 }
 
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
@@ -19,7 +19,7 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     }
     options.training = training != 0;
     options.keep_all = keep_all != 0;
-    ModelObject *model = nn_take_model(module_state_of_type(type), model_in);
+    ModelObject *model = py_nn_take_model(py_module_state_of_type(type), model_in);
     if (model == NULL) return NULL;
     PlanObject *self = (PlanObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
@@ -35,7 +35,7 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     Py_END_ALLOW_THREADS;
     if (status == STATUS_OK) return (PyObject *)self;
     Py_DECREF(self);
-    return errors_raise(module_state_of_type(type), status);
+    return py_errors_raise(py_module_state_of_type(type), status);
 }
 
 static void plan_dealloc(PlanObject *self) {
@@ -63,7 +63,7 @@ static int check_image_shape(const PlanObject *self, const ArrayView *view) {
 static int plan_take_images(const PlanObject *self, PyObject *array, PyObject *mean, PyObject *std, ArrayView *view,
                             NnImages *images) {
     const unsigned types = 1u << ARRAY_U8 | 1u << ARRAY_F32 | 1u << ARRAY_U16;
-    if (array_acquire(array, "images", types, 4, false, view) < 0) return -1;
+    if (py_array_acquire(array, "images", types, 4, false, view) < 0) return -1;
     int planar = check_image_shape(self, view);
     if (planar < 0) goto fail;
     images->data = view->data;
@@ -75,13 +75,13 @@ static int plan_take_images(const PlanObject *self, PyObject *array, PyObject *m
         PyErr_SetString(PyExc_ValueError, "images of uint8 need mean and std, in units of 0..255");
         goto fail;
     }
-    if (arguments_floats(mean, "values of mean", self->channels, images->mean) < 0 ||
-        arguments_floats(std, "values of std", self->channels, images->std) < 0) {
+    if (py_arguments_floats(mean, "values of mean", self->channels, images->mean) < 0 ||
+        py_arguments_floats(std, "values of std", self->channels, images->std) < 0) {
         goto fail;
     }
     return 0;
 fail:
-    array_release(view);
+    py_array_release(view);
     return -1;
 }
 
@@ -96,37 +96,37 @@ static PyObject *plan_step_method(PlanObject *self, PyObject *args, PyObject *ke
                                      &options.label_smoothing, &reduction, &options.first_block, &mean, &std)) {
         return NULL;
     }
-    int reduces = reduction == NULL ? LOSS_MEAN : spec_name(reduction, "reduction", nn_reduction_name);
+    int reduces = reduction == NULL ? LOSS_MEAN : py_spec_name(reduction, "reduction", nn_reduction_name);
     if (reduces < 0) return NULL;
     options.reduction = (LossReduction)reduces;
     if (plan_take_images(self, images_in, mean, std, &image_view, &images) < 0) return NULL;
-    if (array_acquire(labels_in, "labels", 1u << ARRAY_I64, 1, false, &label_view) < 0) goto done;
+    if (py_array_acquire(labels_in, "labels", 1u << ARRAY_I64, 1, false, &label_view) < 0) goto done;
     if (label_view.elems != image_view.shape[0]) {
         PyErr_Format(PyExc_ValueError, "%lld images, but %lld labels", (long long)image_view.shape[0],
                      (long long)label_view.elems);
-    } else if (nn_enter(self->model) == 0) {
+    } else if (py_nn_enter(self->model) == 0) {
         Status status;
         Py_BEGIN_ALLOW_THREADS;
-        status = nn_upload(self->model);
+        status = py_nn_upload(self->model);
         if (status == STATUS_OK)
             status = nn_plan_step(self->plan, &images, label_view.data, (int)image_view.shape[0], &options);
-        if (status == STATUS_OK) status = nn_download(self->model);
+        if (status == STATUS_OK) status = py_nn_download(self->model);
         Py_END_ALLOW_THREADS;
-        nn_leave(self->model);
+        py_nn_leave(self->model);
         result = status == STATUS_OK ? Py_NewRef(Py_None) : fail(self, status);
     }
-    array_release(&label_view);
+    py_array_release(&label_view);
 done:
-    array_release(&image_view);
+    py_array_release(&image_view);
     return result;
 }
 
 static PyObject *plan_take_totals_method(PlanObject *self, PyObject *unused) {
     NnStepTotals totals;
     (void)unused;
-    if (nn_enter(self->model) < 0) return NULL;
+    if (py_nn_enter(self->model) < 0) return NULL;
     Status status = nn_plan_take_totals(self->plan, &totals);
-    nn_leave(self->model);
+    py_nn_leave(self->model);
     if (status != STATUS_OK) return fail(self, status);
     return Py_BuildValue("(dLL)", totals.loss, (long long)totals.correct, (long long)totals.images);
 }
@@ -144,25 +144,25 @@ static PyObject *plan_evaluate_method(PlanObject *self, PyObject *args, PyObject
     images.mirror = mirror != 0;
     if (plan_take_images(self, images_in, mean, std, &view, &images) < 0) return NULL;
     int64_t shape[2] = {view.shape[0], self->classes};
-    if (nn_enter(self->model) < 0) goto done;
-    logits = array_new(ARRAY_F32, 2, shape);
+    if (py_nn_enter(self->model) < 0) goto done;
+    logits = py_array_new(ARRAY_F32, 2, shape);
     if (logits != NULL) {
-        float *to = array_data(logits);
+        float *to = py_array_data(logits);
         int count = view.shape[0] > INT32_MAX ? INT32_MAX : (int)view.shape[0];
         Status status;
         Py_BEGIN_ALLOW_THREADS;
-        status = nn_upload(self->model);
+        status = py_nn_upload(self->model);
         if (status == STATUS_OK) status = nn_plan_evaluate(self->plan, &images, count, to);
-        if (status == STATUS_OK) status = nn_download(self->model);
+        if (status == STATUS_OK) status = py_nn_download(self->model);
         Py_END_ALLOW_THREADS;
         if (status != STATUS_OK) {
             Py_CLEAR(logits);
             fail(self, status);
         }
     }
-    nn_leave(self->model);
+    py_nn_leave(self->model);
 done:
-    array_release(&view);
+    py_array_release(&view);
     return logits;
 }
 
@@ -173,17 +173,17 @@ static PyObject *plan_forward_method(PlanObject *self, PyObject *args, PyObject 
     ArrayView view;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|OO", names, &images_in, &mean, &std)) return NULL;
     if (plan_take_images(self, images_in, mean, std, &view, &images) < 0) return NULL;
-    Status status = nn_enter(self->model) < 0 ? STATUS_INTERRUPTED : STATUS_OK;
+    Status status = py_nn_enter(self->model) < 0 ? STATUS_INTERRUPTED : STATUS_OK;
     if (status == STATUS_OK) {
         Py_BEGIN_ALLOW_THREADS;
-        status = nn_upload(self->model);
+        status = py_nn_upload(self->model);
         if (status == STATUS_OK) status = nn_plan_forward(self->plan, &images, (int)view.shape[0]);
-        if (status == STATUS_OK) status = nn_download(self->model);
+        if (status == STATUS_OK) status = py_nn_download(self->model);
         Py_END_ALLOW_THREADS;
-        nn_leave(self->model);
+        py_nn_leave(self->model);
         if (status != STATUS_OK) fail(self, status);
     }
-    array_release(&view);
+    py_array_release(&view);
     return status == STATUS_OK ? Py_NewRef(Py_None) : NULL;
 }
 
@@ -196,21 +196,21 @@ static PyObject *plan_backward_method(PlanObject *self, PyObject *args, PyObject
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|i", names, &gradient, &first_block)) return NULL;
     Status status = nn_plan_shape(self->plan, nn_model_desc(self->model->model)->count - 1, shape);
     if (status != STATUS_OK) return fail(self, status);
-    if (array_acquire(gradient, "output_gradient", 1u << ARRAY_F32, 4, false, &view) < 0) return NULL;
+    if (py_array_acquire(gradient, "output_gradient", 1u << ARRAY_F32, 4, false, &view) < 0) return NULL;
     status = STATUS_INTERRUPTED;
     if (view.shape[1] != shape[0] || view.shape[2] != shape[1] || view.shape[3] != shape[2]) {
         PyErr_Format(PyExc_ValueError, "output_gradient must have the shape (n, %lld, %lld, %lld)", (long long)shape[0],
                      (long long)shape[1], (long long)shape[2]);
-    } else if (nn_enter(self->model) == 0) {
+    } else if (py_nn_enter(self->model) == 0) {
         Py_BEGIN_ALLOW_THREADS;
-        status = nn_upload(self->model);
+        status = py_nn_upload(self->model);
         if (status == STATUS_OK) status = nn_plan_backward(self->plan, view.data, (int)view.shape[0], first_block);
-        if (status == STATUS_OK) status = nn_download(self->model);
+        if (status == STATUS_OK) status = py_nn_download(self->model);
         Py_END_ALLOW_THREADS;
-        nn_leave(self->model);
+        py_nn_leave(self->model);
         if (status != STATUS_OK) fail(self, status);
     }
-    array_release(&view);
+    py_array_release(&view);
     return status == STATUS_OK ? Py_NewRef(Py_None) : NULL;
 }
 
@@ -220,13 +220,14 @@ static PyObject *plan_read_method(PlanObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "i|p", &node, &gradient)) return NULL;
     Status status = nn_plan_shape(self->plan, node, shape + 1);
     if (status != STATUS_OK) return fail(self, status);
-    if (nn_enter(self->model) < 0) return NULL;
+    if (py_nn_enter(self->model) < 0) return NULL;
     shape[0] = nn_plan_count(self->plan);
-    PyObject *array = array_new(ARRAY_F32, 4, shape);
+    PyObject *array = py_array_new(ARRAY_F32, 4, shape);
     if (array != NULL) {
-        status = nn_plan_read(self->plan, node, gradient ? TENSOR_OUTPUT_GRADIENT : TENSOR_OUTPUT, array_data(array));
+        status =
+            nn_plan_read(self->plan, node, gradient ? TENSOR_OUTPUT_GRADIENT : TENSOR_OUTPUT, py_array_data(array));
     }
-    nn_leave(self->model);
+    py_nn_leave(self->model);
     if (status == STATUS_OK) return array;
     Py_DECREF(array);
     return fail(self, status);
@@ -235,7 +236,7 @@ static PyObject *plan_read_method(PlanObject *self, PyObject *args) {
 static PyObject *plan_shape_method(PlanObject *self, PyObject *node) {
     int64_t shape[3];
     uint64_t index;
-    if (arguments_whole(node, "node", INT64_MIN, INT64_MAX, &index) < 0) return NULL;
+    if (py_arguments_whole(node, "node", INT64_MIN, INT64_MAX, &index) < 0) return NULL;
     Status status = nn_plan_shape(self->plan, index < NN_MAX_NODES ? (int)index : NN_MAX_NODES, shape);
     if (status != STATUS_OK) return fail(self, status);
     return Py_BuildValue("(LLL)", (long long)shape[0], (long long)shape[1], (long long)shape[2]);
@@ -243,9 +244,9 @@ static PyObject *plan_shape_method(PlanObject *self, PyObject *node) {
 
 static PyObject *plan_profile_begin_method(PlanObject *self, PyObject *unused) {
     (void)unused;
-    if (nn_enter(self->model) < 0) return NULL;
+    if (py_nn_enter(self->model) < 0) return NULL;
     Status status = nn_plan_profile_begin(self->plan);
-    nn_leave(self->model);
+    py_nn_leave(self->model);
     return status == STATUS_OK ? Py_NewRef(Py_None) : fail(self, status);
 }
 
@@ -253,11 +254,11 @@ static PyObject *plan_profile_end_method(PlanObject *self, PyObject *unused) {
     static const size_t room = NN_MAX_PASSES;
     int count = 0;
     (void)unused;
-    if (nn_enter(self->model) < 0) return NULL;
+    if (py_nn_enter(self->model) < 0) return NULL;
     NnPassTime *times = PyMem_Calloc(room, sizeof *times);
     PyObject *list = times == NULL ? PyErr_NoMemory() : NULL;
     Status status = times == NULL ? STATUS_OK : nn_plan_profile_end(self->plan, times, &count);
-    nn_leave(self->model);
+    py_nn_leave(self->model);
     if (status != STATUS_OK) fail(self, status);
     if (times != NULL && status == STATUS_OK) list = PyList_New(count);
     for (int i = 0; list != NULL && i < count; i++) {
@@ -346,8 +347,8 @@ static PyType_Spec plan_spec = {
     .slots = plan_slots,
 };
 
-int nn_plan_add(PyObject *module) {
-    ModuleState *state = module_state(module);
+int py_nn_plan_add(PyObject *module) {
+    ModuleState *state = py_module_state(module);
     state->plan_type = PyType_FromModuleAndSpec(module, &plan_spec, NULL);
     if (state->plan_type == NULL) return -1;
     return PyModule_AddType(module, (PyTypeObject *)state->plan_type);

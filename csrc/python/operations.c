@@ -99,8 +99,8 @@ static int parse_op(PyObject *item, const AugmentOp *before, AugmentOp *op) {
     int normalized;
     unsigned occurrence = 0;
     ArgumentsNumber list = {"an operation's list of draws", UINT32_MAX, 0};
-    if (arguments_unpack(item, "sO&pO!;an image operation is a tuple of 4", &name, arguments_number, &list, &normalized,
-                         &PyTuple_Type, &values) < 0 ||
+    if (py_arguments_unpack(item, "sO&pO!;an image operation is a tuple of 4", &name, py_arguments_number, &list,
+                            &normalized, &PyTuple_Type, &values) < 0 ||
         parse_values(name, values, op) < 0) {
         return -1;
     }
@@ -112,7 +112,7 @@ static int parse_op(PyObject *item, const AugmentOp *before, AugmentOp *op) {
     return 0;
 }
 
-int operations_parse(PyObject *tuple, const char *where, int room, AugmentOp *ops, int *count) {
+int py_operations_parse(PyObject *tuple, const char *where, int room, AugmentOp *ops, int *count) {
     Py_ssize_t size = PyTuple_GET_SIZE(tuple);
     if (size > room) {
         PyErr_Format(PyExc_ValueError, "at most %d image operations fit %s, not %zd", room, where, size);
@@ -177,7 +177,7 @@ static PyObject *check_operation(PyObject *module, PyObject *args) {
     }
     op.normalized = true; /* where it will stand is not known yet: a fill of any units */
     Status status = augment_op_check(&op);
-    return status == STATUS_OK ? Py_NewRef(Py_None) : errors_raise(module_state(module), status);
+    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state(module), status);
 }
 
 static PyMethodDef functions[] = {
@@ -191,4 +191,4 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-int operations_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }
+int py_operations_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }

@@ -8,6 +8,6 @@
 /* A tuple of at most `room` operations of `where` ("one pipeline"): each is (name, list, normalized, values), `list`
  * the number of the list of draws and `values` one for each parameter, in the order of image_operations(). 0, or -1
  * with an exception set. */
-int operations_parse(PyObject *tuple, const char *where, int room, AugmentOp *ops, int *count);
+int py_operations_parse(PyObject *tuple, const char *where, int room, AugmentOp *ops, int *count);
 
 #endif

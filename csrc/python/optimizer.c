@@ -30,16 +30,17 @@ static const SpecTable muon = {"an optimizer group",
                                 SPEC_MEMBER(OptimGroup, b), SPEC_MEMBER(OptimGroup, c),
                                 SPEC_MEMBER(OptimGroup, epsilon)}};
 
-int train_parse_rule(PyObject *item, void *group) {
-    int rule = spec_kind(item, sgd.what, "rule", optim_rule_name);
+int py_train_parse_rule(PyObject *item, void *group) {
+    int rule = py_spec_kind(item, sgd.what, "rule", optim_rule_name);
     *(OptimGroup *)group = (OptimGroup){0};
-    return rule < 0 ? -1 : spec_fill(rule == OPTIM_MUON ? &muon : &sgd, item, NULL, group);
+    return rule < 0 ? -1 : py_spec_fill(rule == OPTIM_MUON ? &muon : &sgd, item, NULL, group);
 }
 
 static int parse_rate(PyObject *item, void *out) {
     OptimRate *rate = out;
     int active = 0, project = 0;
-    if (arguments_unpack(item, "fpp;a rate is a tuple (rate, active, project)", &rate->rate, &active, &project) < 0) {
+    if (py_arguments_unpack(item, "fpp;a rate is a tuple (rate, active, project)", &rate->rate, &active, &project) <
+        0) {
         return -1;
     }
     rate->active = active != 0;
@@ -48,19 +49,19 @@ static int parse_rate(PyObject *item, void *out) {
 }
 
 static int parse_rates(PyObject *sequence, int count, OptimRate rates[TRAIN_MAX_GROUPS]) {
-    return arguments_fill(sequence, "rates, one for each group", count, count, parse_rate, rates, sizeof *rates);
+    return py_arguments_fill(sequence, "rates, one for each group", count, count, parse_rate, rates, sizeof *rates);
 }
 
 static int take_tensor(OptimizerObject *self, PyObject *item, OptimTensor *tensor) {
     PyObject *value, *gradient;
-    if (arguments_unpack(item, "OOi;a tensor is a tuple (value, gradient, group)", &value, &gradient, &tensor->group) <
-        0) {
+    if (py_arguments_unpack(item, "OOi;a tensor is a tuple (value, gradient, group)", &value, &gradient,
+                            &tensor->group) < 0) {
         return -1;
     }
     ArrayView *v = &self->views[self->view_count];
-    if (array_acquire(value, "value", 1u << ARRAY_F32, -1, true, v) < 0) return -1;
+    if (py_array_acquire(value, "value", 1u << ARRAY_F32, -1, true, v) < 0) return -1;
     ArrayView *g = &self->views[++self->view_count];
-    if (array_acquire(gradient, "gradient", 1u << ARRAY_F32, -1, false, g) < 0) return -1;
+    if (py_array_acquire(gradient, "gradient", 1u << ARRAY_F32, -1, false, g) < 0) return -1;
     self->view_count++;
     if (v->elems != g->elems) {
         PyErr_Format(PyExc_ValueError, "value has %lld elements, its gradient %lld", (long long)v->elems,
@@ -75,9 +76,9 @@ static int take_tensor(OptimizerObject *self, PyObject *item, OptimTensor *tenso
 }
 
 static Status create_optim(OptimizerObject *self, const OptimGroup *groups, OptimTensor *tensors, int count, bool gpu) {
-    if (gpu) TRY(optimizer_gpu_create(tensors, count, &self->gpu));
+    if (gpu) TRY(py_optimizer_gpu_create(tensors, count, &self->gpu));
     return optim_create(groups, self->group_count, tensors, count, self->pool,
-                        gpu ? optimizer_gpu_stream(self->gpu) : NULL, &self->optim);
+                        gpu ? py_optimizer_gpu_stream(self->gpu) : NULL, &self->optim);
 }
 
 static int optimizer_fill(OptimizerObject *self, PyObject *type, PyObject *groups_in, PyObject *tensors_in, int threads,
@@ -86,10 +87,10 @@ static int optimizer_fill(OptimizerObject *self, PyObject *type, PyObject *group
     OptimTensor *tensors = NULL;
     int result = -1;
     Status status = STATUS_OK;
-    self->group_count =
-        arguments_fill(groups_in, "optimizer groups", 1, TRAIN_MAX_GROUPS, train_parse_rule, groups, sizeof *groups);
+    self->group_count = py_arguments_fill(groups_in, "optimizer groups", 1, TRAIN_MAX_GROUPS, py_train_parse_rule,
+                                          groups, sizeof *groups);
     if (self->group_count < 0) return -1;
-    PyObject *tuple = arguments_tuple(tensors_in, "tensors", 0, MAX_TENSORS);
+    PyObject *tuple = py_arguments_tuple(tensors_in, "tensors", 0, MAX_TENSORS);
     if (tuple == NULL) return -1;
     Py_ssize_t count = PyTuple_GET_SIZE(tuple);
     TRY_GOTO(memory_calloc((size_t)count + 1, sizeof *tensors, &tensors));
@@ -101,7 +102,7 @@ static int optimizer_fill(OptimizerObject *self, PyObject *type, PyObject *group
     TRY_GOTO(create_optim(self, groups, tensors, (int)count, gpu));
     result = 0;
 done:
-    if (status != STATUS_OK) errors_raise(module_state_of_type((PyTypeObject *)type), status);
+    if (status != STATUS_OK) py_errors_raise(py_module_state_of_type((PyTypeObject *)type), status);
     memory_free(tensors);
     Py_DECREF(tuple);
     return result;
@@ -130,9 +131,9 @@ static PyObject *optimizer_new(PyTypeObject *type, PyObject *args, PyObject *key
 static void optimizer_dealloc(OptimizerObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     optim_destroy(self->optim);
-    optimizer_gpu_destroy(self->gpu);
+    py_optimizer_gpu_destroy(self->gpu);
     pool_destroy(self->pool);
-    for (int i = 0; i < self->view_count; i++) array_release(&self->views[i]);
+    for (int i = 0; i < self->view_count; i++) py_array_release(&self->views[i]);
     memory_free(self->views);
     type->tp_free(self);
     Py_DECREF(type);
@@ -150,15 +151,15 @@ static int optimizer_enter(OptimizerObject *self) {
 
 static PyObject *optimizer_leave(OptimizerObject *self, Status status) {
     self->busy = false;
-    if (status != STATUS_OK) return errors_raise(module_state_of_type(Py_TYPE(self)), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
     Py_RETURN_NONE;
 }
 
 static Status run_step(OptimizerObject *self, const OptimRate *rates) {
     if (self->gpu == NULL) return optim_step(self->optim, rates);
-    TRY(optimizer_gpu_enter(self->gpu));
+    TRY(py_optimizer_gpu_enter(self->gpu));
     TRY(optim_step(self->optim, rates));
-    return optimizer_gpu_leave(self->gpu);
+    return py_optimizer_gpu_leave(self->gpu);
 }
 
 static PyObject *optimizer_step(OptimizerObject *self, PyObject *rates_in) {
@@ -172,7 +173,7 @@ static PyObject *optimizer_step(OptimizerObject *self, PyObject *rates_in) {
 }
 
 static Status run_finite(OptimizerObject *self, const OptimRate *rates, bool *out) {
-    if (self->gpu != NULL) TRY(optimizer_gpu_enter(self->gpu));
+    if (self->gpu != NULL) TRY(py_optimizer_gpu_enter(self->gpu));
     return optim_gradients_finite(self->optim, rates, out);
 }
 
@@ -197,7 +198,7 @@ static PyObject *optimizer_finite(OptimizerObject *self, PyObject *args, PyObjec
 static PyObject *optimizer_load_rates(OptimizerObject *self, PyObject *table) {
     Status status = STATUS_OK;
     OptimRate *rates = NULL;
-    PyObject *result = NULL, *tuple = arguments_tuple(table, "steps in the table of rates", 0, MAX_RATES);
+    PyObject *result = NULL, *tuple = py_arguments_tuple(table, "steps in the table of rates", 0, MAX_RATES);
     if (tuple == NULL) return NULL;
     Py_ssize_t steps = PyTuple_GET_SIZE(tuple);
     TRY_GOTO(memory_calloc((size_t)steps + 1, TRAIN_MAX_GROUPS * sizeof *rates, &rates));
@@ -209,11 +210,11 @@ static PyObject *optimizer_load_rates(OptimizerObject *self, PyObject *table) {
     Py_BEGIN_ALLOW_THREADS;
     status = optim_load_rates(self->optim, rates, steps);
     Py_END_ALLOW_THREADS;
-    if (self->gpu != NULL) optimizer_gpu_forget_graph(self->gpu);
+    if (self->gpu != NULL) py_optimizer_gpu_forget_graph(self->gpu);
     result = optimizer_leave(self, status);
     status = STATUS_OK;
 done:
-    if (status != STATUS_OK) errors_raise(module_state_of_type(Py_TYPE(self)), status);
+    if (status != STATUS_OK) py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
     memory_free(rates);
     Py_DECREF(tuple);
     return result;
@@ -221,9 +222,9 @@ done:
 
 static Status run_scheduled(OptimizerObject *self, int32_t step, const bool *enabled, uint32_t *flag) {
     if (self->gpu == NULL) return optim_step_scheduled(self->optim, NULL, NULL, enabled); /* which refuses */
-    TRY(optimizer_gpu_enter(self->gpu));
-    TRY(optimizer_gpu_replay(self->gpu, self->optim, step, enabled, self->group_count, flag));
-    return optimizer_gpu_leave(self->gpu);
+    TRY(py_optimizer_gpu_enter(self->gpu));
+    TRY(py_optimizer_gpu_replay(self->gpu, self->optim, step, enabled, self->group_count, flag));
+    return py_optimizer_gpu_leave(self->gpu);
 }
 
 static int parse_truth(PyObject *item, void *out) {
@@ -236,8 +237,8 @@ static int parse_enabled(OptimizerObject *self, PyObject *sequence, bool enabled
     int count = self->group_count;
     for (int i = 0; i < count; i++) enabled[i] = true;
     if (sequence == Py_None) return 0;
-    return arguments_fill(sequence, "entries of enabled, one for each group", count, count, parse_truth, enabled,
-                          sizeof *enabled);
+    return py_arguments_fill(sequence, "entries of enabled, one for each group", count, count, parse_truth, enabled,
+                             sizeof *enabled);
 }
 
 static PyObject *optimizer_step_scheduled(OptimizerObject *self, PyObject *args, PyObject *keywords) {
@@ -264,9 +265,9 @@ static PyObject *optimizer_pull(OptimizerObject *self, PyObject *args) {
     ArrayView slow, value;
     Status status;
     if (!PyArg_ParseTuple(args, "OOf", &slow_in, &value_in, &keep)) return NULL;
-    if (array_acquire(slow_in, "slow", 1u << ARRAY_F32, -1, true, &slow) < 0) return NULL;
-    if (array_acquire(value_in, "value", 1u << ARRAY_F32, -1, true, &value) < 0) {
-        array_release(&slow);
+    if (py_array_acquire(slow_in, "slow", 1u << ARRAY_F32, -1, true, &slow) < 0) return NULL;
+    if (py_array_acquire(value_in, "value", 1u << ARRAY_F32, -1, true, &value) < 0) {
+        py_array_release(&slow);
         return NULL;
     }
     if (slow.elems != value.elems) {
@@ -276,12 +277,12 @@ static PyObject *optimizer_pull(OptimizerObject *self, PyObject *args) {
         size_t elems = (size_t)slow.elems;
         Py_BEGIN_ALLOW_THREADS;
         status = self->gpu == NULL ? optim_pull(self->optim, slow.data, value.data, elems, keep)
-                                   : optimizer_gpu_pull(self->gpu, self->optim, slow.data, value.data, elems, keep);
+                                   : py_optimizer_gpu_pull(self->gpu, self->optim, slow.data, value.data, elems, keep);
         Py_END_ALLOW_THREADS;
         result = optimizer_leave(self, status);
     }
-    array_release(&value);
-    array_release(&slow);
+    py_array_release(&value);
+    py_array_release(&slow);
     return result;
 }
 
@@ -289,17 +290,17 @@ static PyObject *optimizer_momentum(OptimizerObject *self, void *unused) {
     (void)unused;
     int64_t elems;
     float *data = optim_momentum(self->optim, &elems);
-    if (self->gpu == NULL) return array_wrap(ARRAY_F32, 1, &elems, NULL, data, (PyObject *)self, true);
+    if (self->gpu == NULL) return py_array_wrap(ARRAY_F32, 1, &elems, NULL, data, (PyObject *)self, true);
     Status status;
-    PyObject *copy = array_new(ARRAY_F32, 1, &elems);
+    PyObject *copy = py_array_new(ARRAY_F32, 1, &elems);
     if (copy == NULL) return NULL;
-    float *to = array_data(copy);
+    float *to = py_array_data(copy);
     if (optimizer_enter(self) < 0) {
         Py_DECREF(copy);
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS;
-    status = optimizer_gpu_read(self->gpu, data, (size_t)elems, to);
+    status = py_optimizer_gpu_read(self->gpu, data, (size_t)elems, to);
     Py_END_ALLOW_THREADS;
     PyObject *none = optimizer_leave(self, status);
     if (none == NULL) Py_CLEAR(copy);
@@ -349,4 +350,4 @@ static PyType_Spec optimizer_spec = {
     .slots = optimizer_slots,
 };
 
-int optimizer_add(PyObject *module) { return module_add_type(module, &optimizer_spec); }
+int py_optimizer_add(PyObject *module) { return py_module_add_type(module, &optimizer_spec); }

@@ -42,7 +42,7 @@ static Status allocate(OptimizerGpu *gpu, const OptimTensor *tensors, int count)
     return memory_calloc((size_t)count + 1, sizeof *gpu->copies, &gpu->copies);
 }
 
-Status optimizer_gpu_create(OptimTensor *tensors, int count, OptimizerGpu **out) {
+Status py_optimizer_gpu_create(OptimTensor *tensors, int count, OptimizerGpu **out) {
     Status status = STATUS_OK;
     OptimizerGpu *gpu = NULL;
     TRY(memory_calloc(1, sizeof *gpu, &gpu));
@@ -63,11 +63,11 @@ Status optimizer_gpu_create(OptimTensor *tensors, int count, OptimizerGpu **out)
     *out = gpu;
     gpu = NULL;
 done:
-    optimizer_gpu_destroy(gpu);
+    py_optimizer_gpu_destroy(gpu);
     return status;
 }
 
-void optimizer_gpu_destroy(OptimizerGpu *gpu) {
+void py_optimizer_gpu_destroy(OptimizerGpu *gpu) {
     if (gpu == NULL) return;
     device_graph_destroy(gpu->graph);
     memory_free(gpu->copies);
@@ -78,9 +78,9 @@ void optimizer_gpu_destroy(OptimizerGpu *gpu) {
     memory_free(gpu);
 }
 
-DeviceStream *optimizer_gpu_stream(const OptimizerGpu *gpu) { return gpu->stream; }
+DeviceStream *py_optimizer_gpu_stream(const OptimizerGpu *gpu) { return gpu->stream; }
 
-Status optimizer_gpu_enter(OptimizerGpu *gpu) {
+Status py_optimizer_gpu_enter(OptimizerGpu *gpu) {
     TRY(device_select(0));
     for (int i = 0; i < gpu->count; i++) {
         const Copy *c = &gpu->copies[i];
@@ -90,7 +90,7 @@ Status optimizer_gpu_enter(OptimizerGpu *gpu) {
     return STATUS_OK;
 }
 
-Status optimizer_gpu_leave(OptimizerGpu *gpu) {
+Status py_optimizer_gpu_leave(OptimizerGpu *gpu) {
     for (int i = 0; i < gpu->count; i++) {
         const Copy *c = &gpu->copies[i];
         TRY(device_copy(c->host_value, c->value, c->bytes, gpu->stream));
@@ -98,13 +98,13 @@ Status optimizer_gpu_leave(OptimizerGpu *gpu) {
     return device_stream_synchronize(gpu->stream);
 }
 
-Status optimizer_gpu_read(OptimizerGpu *gpu, const float *from, size_t elems, float *to) {
+Status py_optimizer_gpu_read(OptimizerGpu *gpu, const float *from, size_t elems, float *to) {
     TRY(device_select(0));
     TRY(device_copy(to, from, elems * sizeof *to, gpu->stream));
     return device_stream_synchronize(gpu->stream);
 }
 
-void optimizer_gpu_forget_graph(OptimizerGpu *gpu) {
+void py_optimizer_gpu_forget_graph(OptimizerGpu *gpu) {
     device_graph_destroy(gpu->graph);
     gpu->graph = NULL;
 }
@@ -120,10 +120,10 @@ static Status record(OptimizerGpu *gpu, Optim *optim, const bool *enabled) {
     return error_adopt(&cause);
 }
 
-Status optimizer_gpu_replay(OptimizerGpu *gpu, Optim *optim, int32_t step, const bool *enabled, int groups,
-                            uint32_t *flag) {
+Status py_optimizer_gpu_replay(OptimizerGpu *gpu, Optim *optim, int32_t step, const bool *enabled, int groups,
+                               uint32_t *flag) {
     size_t enabled_bytes = (size_t)groups * sizeof *enabled;
-    if (gpu->graph != NULL && memcmp(gpu->enabled, enabled, enabled_bytes) != 0) optimizer_gpu_forget_graph(gpu);
+    if (gpu->graph != NULL && memcmp(gpu->enabled, enabled, enabled_bytes) != 0) py_optimizer_gpu_forget_graph(gpu);
     if (gpu->graph == NULL) {
         memcpy(gpu->enabled, enabled, enabled_bytes);
         TRY(record(gpu, optim, enabled));
@@ -135,7 +135,7 @@ Status optimizer_gpu_replay(OptimizerGpu *gpu, Optim *optim, int32_t step, const
     return device_stream_synchronize(gpu->stream);
 }
 
-Status optimizer_gpu_pull(OptimizerGpu *gpu, Optim *optim, float *slow, float *value, size_t elems, float keep) {
+Status py_optimizer_gpu_pull(OptimizerGpu *gpu, Optim *optim, float *slow, float *value, size_t elems, float keep) {
     Status status = STATUS_OK;
     float *both = NULL;
     size_t bytes = elems * sizeof *both;

@@ -6,7 +6,7 @@
 
 #define BIG_ELEMS 16384 /* from here on the interpreter lock is released */
 
-unsigned quant_type_mask(QuantType type) {
+unsigned py_quant_type_mask(QuantType type) {
     static const unsigned masks[] = {1u << ARRAY_F32, 1u << ARRAY_F16, 1u << ARRAY_U16};
     return masks[type] | ARRAY_UNALIGNED;
 }
@@ -15,7 +15,7 @@ unsigned quant_type_mask(QuantType type) {
 static int parse_spikes(PyObject *value, void *out) {
     QuantSpec *spec = out;
     uint64_t number = spec->codec == QUANT_SPIKES ? (uint64_t)quantize_default_spikes(spec->bucket_size) : 0;
-    if (value != Py_None && arguments_whole(value, "spikes", INT32_MIN, INT32_MAX, &number) < 0) return -1;
+    if (value != Py_None && py_arguments_whole(value, "spikes", INT32_MIN, INT32_MAX, &number) < 0) return -1;
     spec->spikes = (int)number;
     return 0;
 }
@@ -31,17 +31,17 @@ static const SpecTable random_table = {"quantize",
                                        {SPEC_MEMBER(QuantRandom, seed), SPEC_MEMBER(QuantRandom, call),
                                         SPEC_RANGE(QuantRandom, rank, 0, UINT16_MAX), SPEC_MEMBER(QuantRandom, quad)}};
 
-int quant_spec_parse(PyObject *module, PyObject *dict, QuantSpec *spec) {
-    if (spec_fill(&quant_table, dict, NULL, spec) < 0) return -1;
+int py_quant_spec_parse(PyObject *module, PyObject *dict, QuantSpec *spec) {
+    if (py_spec_fill(&quant_table, dict, NULL, spec) < 0) return -1;
     Status status = quantize_check(spec);
     if (status == STATUS_OK) return 0;
-    errors_raise(module_state(module), status);
+    py_errors_raise(py_module_state(module), status);
     return -1;
 }
 
 /* A run's own type, which need not be the spec's; 0 or -1. */
 static int parse_type(PyObject *name, const char *argument, QuantType *type) {
-    int number = spec_name(name, argument, quantize_type_name);
+    int number = py_spec_name(name, argument, quantize_type_name);
     *type = (QuantType)number;
     return number < 0 ? -1 : 0;
 }
@@ -51,7 +51,7 @@ static PyObject *wire_bytes(PyObject *module, PyObject *args) {
     PyObject *tuple;
     long long elems;
     if (!PyArg_ParseTuple(args, "OL:quantize_wire_bytes", &tuple, &elems)) return NULL;
-    if (quant_spec_parse(module, tuple, &spec) < 0) return NULL;
+    if (py_quant_spec_parse(module, tuple, &spec) < 0) return NULL;
     if (elems < 0 || elems > (1LL << 56))
         return PyErr_Format(PyExc_ValueError, "elems must be 0..2^56, not %lld", elems);
     return PyLong_FromUnsignedLongLong(quantize_wire_bytes(&spec, elems));
@@ -91,7 +91,7 @@ static PyObject *finish_job(PyObject *module, const Job *job, int threads) {
     } else {
         status = run_job(job, 1);
     }
-    if (status != STATUS_OK) return errors_raise(module_state(module), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
     Py_RETURN_NONE;
 }
 
@@ -113,25 +113,25 @@ static PyObject *quantize_array(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OOOOiO:quantize", &array, &type_name, &spec_in, &random_in, &threads, &wire_array)) {
         return NULL;
     }
-    if (parse_type(type_name, "the dtype of array", &type) < 0 || quant_spec_parse(module, spec_in, &spec) < 0 ||
-        spec_fill(&random_table, random_in, NULL, &random) < 0) {
+    if (parse_type(type_name, "the dtype of array", &type) < 0 || py_quant_spec_parse(module, spec_in, &spec) < 0 ||
+        py_spec_fill(&random_table, random_in, NULL, &random) < 0) {
         return NULL;
     }
     if (type != spec.type && (type != QUANT_F32 || spec.half_metadata)) {
         PyErr_SetString(PyExc_ValueError, "only float32 sums without 16-bit metadata may differ from the spec's type");
         return NULL;
     }
-    if (array_acquire(array, "array", quant_type_mask(type), -1, false, &x) < 0) return NULL;
-    if (array_acquire(wire_array, "wire", 1u << ARRAY_U8, 1, true, &wire) < 0) {
-        array_release(&x);
+    if (py_array_acquire(array, "array", py_quant_type_mask(type), -1, false, &x) < 0) return NULL;
+    if (py_array_acquire(wire_array, "wire", 1u << ARRAY_U8, 1, true, &wire) < 0) {
+        py_array_release(&x);
         return NULL;
     }
     if (check_wire(&spec, x.elems, &wire) == 0) {
         Job job = {&spec, type, x.data, x.elems, &random, wire.data, NULL};
         result = finish_job(module, &job, threads);
     }
-    array_release(&wire);
-    array_release(&x);
+    py_array_release(&wire);
+    py_array_release(&x);
     return result;
 }
 
@@ -152,13 +152,15 @@ static PyObject *dequantize_array(PyObject *module, PyObject *args) {
                           &target.divisor, &threads)) {
         return NULL;
     }
-    if (parse_type(type_name, "the dtype of out", &target.type) < 0 || quant_spec_parse(module, spec_in, &spec) < 0) {
+    if (parse_type(type_name, "the dtype of out", &target.type) < 0 ||
+        py_quant_spec_parse(module, spec_in, &spec) < 0) {
         return NULL;
     }
-    if (array_acquire(wire_array, "wire", 1u << ARRAY_U8, 1, false, &wire) < 0) return NULL;
-    if (array_acquire(out_array, "out", quant_type_mask(target.type), -1, true, &out) < 0) goto release_wire;
+    if (py_array_acquire(wire_array, "wire", 1u << ARRAY_U8, 1, false, &wire) < 0) return NULL;
+    if (py_array_acquire(out_array, "out", py_quant_type_mask(target.type), -1, true, &out) < 0) goto release_wire;
     bool add = accumulate_array != Py_None;
-    if (add && array_acquire(accumulate_array, "accumulate", quant_type_mask(QUANT_F32), -1, false, &accumulate) < 0) {
+    if (add &&
+        py_array_acquire(accumulate_array, "accumulate", py_quant_type_mask(QUANT_F32), -1, false, &accumulate) < 0) {
         goto release_out;
     }
     target.to = out.data;
@@ -167,11 +169,11 @@ static PyObject *dequantize_array(PyObject *module, PyObject *args) {
         Job job = {&spec, target.type, NULL, out.elems, NULL, wire.data, &target};
         result = finish_job(module, &job, threads);
     }
-    if (add) array_release(&accumulate);
+    if (add) py_array_release(&accumulate);
 release_out:
-    array_release(&out);
+    py_array_release(&out);
 release_wire:
-    array_release(&wire);
+    py_array_release(&wire);
     return result;
 }
 
@@ -198,4 +200,4 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-int quantize_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }
+int py_quantize_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }

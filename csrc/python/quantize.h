@@ -6,9 +6,9 @@
 #include "quant/quantize.h"
 
 /* From a dict with what cgxffcv.allreduce.QuantSpec has, checked; 0, or -1 with an exception. */
-int quant_spec_parse(PyObject *module, PyObject *dict, QuantSpec *spec);
+int py_quant_spec_parse(PyObject *module, PyObject *dict, QuantSpec *spec);
 
 /* The array types that may hold elements of `type` (bfloat16 travels as uint16). */
-unsigned quant_type_mask(QuantType type);
+unsigned py_quant_type_mask(QuantType type);
 
 #endif

@@ -21,7 +21,7 @@ _Static_assert((int)BETON_DTYPES == (int)ARRAY_TYPES && (int)BETON_BOOL == (int)
                    (int)BETON_C128 == (int)ARRAY_C128,
                "BetonDtype and ArrayType differ");
 
-static ModuleState *reader_state(FileObject *self) { return module_state_of_type(Py_TYPE(self)); }
+static ModuleState *reader_state(FileObject *self) { return py_module_state_of_type(Py_TYPE(self)); }
 
 static PyObject *file_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"path", "custom", NULL};
@@ -33,7 +33,7 @@ static PyObject *file_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
         return NULL;
     }
     FileObject *self = NULL;
-    if (specs != NULL && beton_customs_of(specs, &customs, &count) < 0) goto done;
+    if (specs != NULL && py_beton_customs_of(specs, &customs, &count) < 0) goto done;
     self = (FileObject *)type->tp_alloc(type, 0);
     if (self == NULL) goto done;
     const char *name = PyBytes_AS_STRING(path);
@@ -41,7 +41,7 @@ static PyObject *file_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     status = beton_reader_open(name, customs, count, &self->reader);
     Py_END_ALLOW_THREADS;
     if (status != STATUS_OK) {
-        errors_raise(reader_state(self), status);
+        py_errors_raise(reader_state(self), status);
         Py_CLEAR(self);
     }
 done:
@@ -128,11 +128,11 @@ static PyObject *get_has_checksums(FileObject *self, void *unused) {
 static PyObject *array_of(FileObject *self, ArrayType type, int ndim, const int64_t *shape, const BetonRegion *region,
                           bool view) {
     if (view && region->size != 0) {
-        return array_wrap(type, ndim, shape, NULL, (void *)(uintptr_t)region->data, (PyObject *)self, false);
+        return py_array_wrap(type, ndim, shape, NULL, (void *)(uintptr_t)region->data, (PyObject *)self, false);
     }
-    PyObject *array = array_new(type, ndim, shape);
+    PyObject *array = py_array_new(type, ndim, shape);
     if (array == NULL || region->size == 0) return array;
-    void *to = array_data(array);
+    void *to = py_array_data(array);
     Py_BEGIN_ALLOW_THREADS;
     memcpy(to, region->data, (size_t)region->size);
     Py_END_ALLOW_THREADS;
@@ -152,15 +152,15 @@ static Status decode_image(const BetonImage *image, bool fast, uint8_t *pixels) 
 static PyObject *image_value(FileObject *self, size_t field, uint64_t sample, bool view, bool fast) {
     BetonImage image;
     Status status = beton_reader_image(self->reader, field, sample, &image);
-    if (status != STATUS_OK) return errors_raise(reader_state(self), status);
+    if (status != STATUS_OK) return py_errors_raise(reader_state(self), status);
     const int64_t shape[] = {image.height, image.width, 3};
     if (image.mode == BETON_IMAGE_RAW) return array_of(self, ARRAY_U8, 3, shape, &image.region, view);
     PyObject *array = NULL;
     status = jpeg_check_pixels(image.width, image.height);
     if (status == STATUS_OK) {
-        array = array_new(ARRAY_U8, 3, shape);
+        array = py_array_new(ARRAY_U8, 3, shape);
         if (array == NULL) return NULL;
-        uint8_t *pixels = array_data(array);
+        uint8_t *pixels = py_array_data(array);
         Py_BEGIN_ALLOW_THREADS;
         status = beton_damaged_image(decode_image(&image, fast, pixels));
         Py_END_ALLOW_THREADS;
@@ -170,7 +170,7 @@ static PyObject *image_value(FileObject *self, size_t field, uint64_t sample, bo
     error_at_offset(status, (int64_t)image.region.offset);
     error_at_sample(status, (int64_t)sample);
     error_at_field(status, beton_reader_field(self->reader, field)->name);
-    return errors_raise(reader_state(self), error_at_path(status, beton_reader_path(self->reader)));
+    return py_errors_raise(reader_state(self), error_at_path(status, beton_reader_path(self->reader)));
 }
 
 /* A copy of a region, which may have to come from the disk. */
@@ -198,7 +198,7 @@ static PyObject *custom_value(FileObject *self, size_t index, uint64_t sample) {
     BetonRegion region = {0};
     Status status = beton_reader_column(self->reader, index, &column);
     if (status == STATUS_OK && field->has_data) status = beton_reader_region(self->reader, index, sample, &region);
-    if (status != STATUS_OK) return errors_raise(reader_state(self), status);
+    if (status != STATUS_OK) return py_errors_raise(reader_state(self), status);
     PyObject *data = field->has_data ? region_bytes(&region) : Py_NewRef(Py_None);
     return Py_BuildValue("(y#N)", (const char *)column.data + sample * column.stride, (Py_ssize_t)field->record_bytes,
                          data);
@@ -213,17 +213,17 @@ static PyObject *reader_value(FileObject *self, size_t index, uint64_t sample, b
     switch (field->kind) {
     case BETON_INT:
         status = beton_reader_int(self->reader, index, sample, &integer);
-        return status == STATUS_OK ? PyLong_FromLongLong(integer) : errors_raise(reader_state(self), status);
+        return status == STATUS_OK ? PyLong_FromLongLong(integer) : py_errors_raise(reader_state(self), status);
     case BETON_FLOAT:
         status = beton_reader_float(self->reader, index, sample, &number);
-        return status == STATUS_OK ? PyFloat_FromDouble(number) : errors_raise(reader_state(self), status);
+        return status == STATUS_OK ? PyFloat_FromDouble(number) : py_errors_raise(reader_state(self), status);
     case BETON_IMAGE:
         return image_value(self, index, sample, view, fast);
     case BETON_CUSTOM:
         return custom_value(self, index, sample);
     default:
         status = beton_reader_region(self->reader, index, sample, &region);
-        if (status != STATUS_OK) return errors_raise(reader_state(self), status);
+        if (status != STATUS_OK) return py_errors_raise(reader_state(self), status);
         return region_value(self, field, &region, view);
     }
 }
@@ -244,7 +244,7 @@ static int check_place(FileObject *self, Py_ssize_t field, uint64_t sample) {
     }
     /* before any byte is touched: a file that is whole again later can then be read on */
     Status status = beton_reader_check_length(self->reader);
-    if (status != STATUS_OK) errors_raise(reader_state(self), status);
+    if (status != STATUS_OK) py_errors_raise(reader_state(self), status);
     return status == STATUS_OK ? 0 : -1;
 }
 
@@ -255,7 +255,7 @@ static PyObject *reader_leave(FileObject *self, const Guard *guard, PyObject *re
     if (status == STATUS_OK) return result;
     Py_XDECREF(result);
     PyErr_Clear();
-    return errors_raise(reader_state(self), status);
+    return py_errors_raise(reader_state(self), status);
 }
 
 static PyObject *value(FileObject *self, PyObject *args, PyObject *kwargs) {
@@ -263,7 +263,7 @@ static PyObject *value(FileObject *self, PyObject *args, PyObject *kwargs) {
     Py_ssize_t field;
     ArgumentsNumber sample = SAMPLE;
     int view = 0, fast = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nO&|pp:value", names, &field, arguments_number, &sample, &view,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nO&|pp:value", names, &field, py_arguments_number, &sample, &view,
                                      &fast) ||
         check_place(self, field, sample.value) < 0) {
         return NULL;
@@ -277,7 +277,7 @@ static PyObject *value(FileObject *self, PyObject *args, PyObject *kwargs) {
 static PyObject *stored_of(FileObject *self, size_t field, uint64_t sample) {
     BetonImage image;
     Status status = beton_reader_image(self->reader, field, sample, &image);
-    if (status != STATUS_OK) return errors_raise(reader_state(self), status);
+    if (status != STATUS_OK) return py_errors_raise(reader_state(self), status);
     return Py_BuildValue("(sIIN)", image.mode == BETON_IMAGE_RAW ? "raw" : "jpg", image.width, image.height,
                          region_bytes(&image.region));
 }
@@ -286,7 +286,7 @@ static PyObject *stored_image(FileObject *self, PyObject *args) {
     Py_ssize_t field;
     ArgumentsNumber sample = SAMPLE;
     Guard guard;
-    if (!PyArg_ParseTuple(args, "nO&:stored_image", &field, arguments_number, &sample) ||
+    if (!PyArg_ParseTuple(args, "nO&:stored_image", &field, py_arguments_number, &sample) ||
         check_place(self, field, sample.value) < 0) {
         return NULL;
     }
@@ -305,9 +305,9 @@ static PyObject *column(FileObject *self, PyObject *args) {
     if (count > 0 && check_place(self, field, 0) < 0) return NULL;
     BetonKind kind = beton_reader_field(self->reader, (size_t)field)->kind;
     int64_t shape[] = {(int64_t)count};
-    PyObject *array = array_new(kind == BETON_FLOAT ? ARRAY_F64 : ARRAY_I64, 1, shape);
+    PyObject *array = py_array_new(kind == BETON_FLOAT ? ARRAY_F64 : ARRAY_I64, 1, shape);
     if (array == NULL) return NULL;
-    void *out = array_data(array);
+    void *out = py_array_data(array);
     Status status;
     Guard guard;
     Py_BEGIN_ALLOW_THREADS;
@@ -319,21 +319,21 @@ static PyObject *column(FileObject *self, PyObject *args) {
     Py_END_ALLOW_THREADS;
     if (status == STATUS_OK) return array;
     Py_DECREF(array);
-    return errors_raise(reader_state(self), status);
+    return py_errors_raise(reader_state(self), status);
 }
 
 static PyObject *sample_span(FileObject *self, PyObject *args) {
     ArgumentsNumber sample = SAMPLE;
     BetonSpan span;
     Guard guard;
-    if (!PyArg_ParseTuple(args, "O&:sample_span", arguments_number, &sample) ||
+    if (!PyArg_ParseTuple(args, "O&:sample_span", py_arguments_number, &sample) ||
         check_place(self, 0, sample.value) < 0) {
         return NULL;
     }
     beton_reader_enter(self->reader, &guard);
     Status status =
         beton_reader_leave(self->reader, &guard, beton_reader_sample_span(self->reader, sample.value, &span));
-    if (status != STATUS_OK) return errors_raise(reader_state(self), status);
+    if (status != STATUS_OK) return py_errors_raise(reader_state(self), status);
     return Py_BuildValue("(KK)", (unsigned long long)span.begin, (unsigned long long)span.end);
 }
 
@@ -358,8 +358,8 @@ static PyObject *verify(FileObject *self, PyObject *args, PyObject *kwargs) {
     int threads, decode;
     BetonVerifyReport report;
     Status status;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&$ipn:verify", names, arguments_number, &first, arguments_number,
-                                     &last, &threads, &decode, &max_problems)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&$ipn:verify", names, py_arguments_number, &first,
+                                     py_arguments_number, &last, &threads, &decode, &max_problems)) {
         return NULL;
     }
     BetonVerifyOptions options = {
@@ -367,7 +367,7 @@ static PyObject *verify(FileObject *self, PyObject *args, PyObject *kwargs) {
     Py_BEGIN_ALLOW_THREADS;
     status = beton_reader_verify(self->reader, first.value, last.value, &options, &report);
     Py_END_ALLOW_THREADS;
-    if (status != STATUS_OK) return errors_raise(reader_state(self), status);
+    if (status != STATUS_OK) return py_errors_raise(reader_state(self), status);
     PyObject *problems = report_list(&report);
     PyObject *result =
         problems == NULL
@@ -420,4 +420,4 @@ static PyType_Spec spec = {.name = "_cgxffcv.BetonFile",
                            .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
                            .slots = slots};
 
-int reader_add(PyObject *module) { return module_add_type(module, &spec); }
+int py_reader_add(PyObject *module) { return py_module_add_type(module, &spec); }

@@ -16,18 +16,18 @@ typedef struct RunnerObject {
 
 /* 0 if it can be used now; else -1 with an exception. */
 static int ready(const RunnerObject *self) {
-    if (self->runner != NULL) return trainer_ready(self->trainer);
+    if (self->runner != NULL) return py_trainer_ready(self->trainer);
     PyErr_SetString(PyExc_ValueError, "this runner is closed");
     return -1;
 }
 
 static PyObject *finish(RunnerObject *self, Status status) {
-    return status == STATUS_OK ? Py_NewRef(Py_None) : trainer_raise(self->trainer, status);
+    return status == STATUS_OK ? Py_NewRef(Py_None) : py_trainer_raise(self->trainer, status);
 }
 
 /* Around what runs without the GIL, after the arguments have been taken; 0, or -1 with an exception. */
-static int runner_object_enter(RunnerObject *self) { return ready(self) < 0 ? -1 : trainer_enter(self->trainer); }
-static void runner_object_leave(RunnerObject *self) { trainer_leave(self->trainer); }
+static int runner_object_enter(RunnerObject *self) { return ready(self) < 0 ? -1 : py_trainer_enter(self->trainer); }
+static void runner_object_leave(RunnerObject *self) { py_trainer_leave(self->trainer); }
 
 /* ---- construction ---- */
 
@@ -35,11 +35,11 @@ static int parse_config(ModuleState *state, PyObject *args, TrainerObject **trai
     PyObject *trainer_in, *ops;
     ArgumentsNumber seed = {"seed", UINT64_MAX, 0};
     int graphs;
-    if (!PyArg_ParseTuple(args, "OO!O&p", &trainer_in, &PyTuple_Type, &ops, arguments_number, &seed, &graphs))
+    if (!PyArg_ParseTuple(args, "OO!O&p", &trainer_in, &PyTuple_Type, &ops, py_arguments_number, &seed, &graphs))
         return -1;
-    *trainer = trainer_take(state, trainer_in);
+    *trainer = py_trainer_take(state, trainer_in);
     if (*trainer == NULL ||
-        operations_parse(ops, "a training on a GPU", GATHER_MAX_OPS, config->ops, &config->op_count) < 0)
+        py_operations_parse(ops, "a training on a GPU", GATHER_MAX_OPS, config->ops, &config->op_count) < 0)
         return -1;
     memcpy(config->mean, (*trainer)->mean, sizeof config->mean);
     memcpy(config->std, (*trainer)->std, sizeof config->std);
@@ -56,11 +56,11 @@ static PyObject *runner_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         PyErr_SetString(PyExc_TypeError, "Runner takes no keyword arguments");
         return NULL;
     }
-    if (parse_config(module_state_of_type(type), args, &trainer, &config) < 0) return NULL;
+    if (parse_config(py_module_state_of_type(type), args, &trainer, &config) < 0) return NULL;
     RunnerObject *self = (RunnerObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
     self->trainer = (TrainerObject *)Py_NewRef(trainer);
-    if (trainer_enter(trainer) < 0) {
+    if (py_trainer_enter(trainer) < 0) {
         Py_DECREF(self);
         return NULL;
     }
@@ -72,7 +72,7 @@ static PyObject *runner_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         trainer->runners++;
         return (PyObject *)self;
     }
-    errors_raise(module_state_of_type(type), status);
+    py_errors_raise(py_module_state_of_type(type), status);
     Py_DECREF(self);
     return NULL;
 }
@@ -158,15 +158,15 @@ static PyObject *put_method(RunnerObject *self, PyObject *args) {
     TrainSet set;
     if (!PyArg_ParseTuple(args, "iOOO", &which, &images_in, &labels_in, &ids_in)) return NULL;
     if (parse_set(which, &set) < 0) return NULL;
-    if (array_acquire(images_in, "images", 1u << ARRAY_U8, 4, false, &images) < 0) return NULL;
-    if (array_acquire(labels_in, "labels", 1u << ARRAY_I64, -1, false, &labels) < 0) goto no_labels;
-    if (array_acquire(ids_in, "ids", 1u << ARRAY_I64, -1, false, &ids) < 0) goto no_ids;
+    if (py_array_acquire(images_in, "images", 1u << ARRAY_U8, 4, false, &images) < 0) return NULL;
+    if (py_array_acquire(labels_in, "labels", 1u << ARRAY_I64, -1, false, &labels) < 0) goto no_labels;
+    if (py_array_acquire(ids_in, "ids", 1u << ARRAY_I64, -1, false, &ids) < 0) goto no_ids;
     result = put_arrays(self, set, &images, &labels, &ids);
-    array_release(&ids);
+    py_array_release(&ids);
 no_ids:
-    array_release(&labels);
+    py_array_release(&labels);
 no_labels:
-    array_release(&images);
+    py_array_release(&images);
     return result;
 }
 
@@ -219,20 +219,20 @@ typedef struct SourceArgument {
 
 static void release_source(SourceArgument *source) {
     if (source->loader != NULL) {
-        loader_object_give(source->loader);
+        py_loader_object_give(source->loader);
     } else {
-        array_release(&source->positions);
+        py_array_release(&source->positions);
     }
 }
 
 static int acquire_source(ModuleState *state, PyObject *object, SourceArgument *out) {
     *out = (SourceArgument){0};
     if (PyObject_TypeCheck(object, (PyTypeObject *)state->loader_type)) {
-        out->source.loader = loader_object_claim(state, object);
+        out->source.loader = py_loader_object_claim(state, object);
         out->loader = object;
         return out->source.loader == NULL ? -1 : 0;
     }
-    if (array_acquire(object, "order", 1u << ARRAY_I32, 1, false, &out->positions) < 0) return -1;
+    if (py_array_acquire(object, "order", 1u << ARRAY_I32, 1, false, &out->positions) < 0) return -1;
     out->source.positions = out->positions.data;
     return 0;
 }
@@ -245,18 +245,18 @@ typedef struct RunArrays {
 } RunArrays;
 
 static void release_run(RunArrays *arrays) {
-    if (arrays->with_losses) array_release(&arrays->losses);
-    array_release(&arrays->records);
+    if (arrays->with_losses) py_array_release(&arrays->losses);
+    py_array_release(&arrays->records);
     release_source(&arrays->from);
 }
 
 static int acquire_run(ModuleState *state, PyObject *source, PyObject *records, PyObject *losses, RunArrays *out) {
     if (acquire_source(state, source, &out->from) < 0) return -1;
-    if (array_acquire(records, "records", 1u << ARRAY_F64, 2, true, &out->records) < 0) goto no_records;
+    if (py_array_acquire(records, "records", 1u << ARRAY_F64, 2, true, &out->records) < 0) goto no_records;
     out->with_losses = losses != Py_None;
     if (!out->with_losses) return 0;
-    if (array_acquire(losses, "losses", 1u << ARRAY_F32, 1, true, &out->losses) == 0) return 0;
-    array_release(&out->records);
+    if (py_array_acquire(losses, "losses", 1u << ARRAY_F32, 1, true, &out->losses) == 0) return 0;
+    py_array_release(&out->records);
 no_records:
     release_source(&out->from);
     return -1;
@@ -284,8 +284,8 @@ static PyObject *run_method(RunnerObject *self, PyObject *args) {
     RunArrays arrays;
     TrainerStep *steps = NULL;
     Status status = STATUS_OK;
-    if (!PyArg_ParseTuple(args, "OO&OO", &source, arguments_number, &epoch, &records, &losses)) return NULL;
-    if (acquire_run(module_state_of_type(Py_TYPE(self)), source, records, losses, &arrays) < 0) return NULL;
+    if (!PyArg_ParseTuple(args, "OO&OO", &source, py_arguments_number, &epoch, &records, &losses)) return NULL;
+    if (acquire_run(py_module_state_of_type(Py_TYPE(self)), source, records, losses, &arrays) < 0) return NULL;
     int64_t count = count_steps(self->trainer, &arrays);
     if (count >= 0 && (steps = PyMem_Calloc((size_t)count + 1, sizeof *steps)) == NULL) PyErr_NoMemory();
     if (steps != NULL && runner_object_enter(self) == 0) {
@@ -312,26 +312,26 @@ static PyObject *evaluate_method(RunnerObject *self, PyObject *args) {
     Status status = STATUS_OK;
     if (!PyArg_ParseTuple(args, "iOLO", &which, &positions_in, &count, &views_in)) return NULL;
     if (parse_set(which, &set) < 0) return NULL;
-    int view_count = trainer_parse_views(views_in, views);
+    int view_count = py_trainer_parse_views(views_in, views);
     if (view_count < 0) return NULL;
     bool chosen = positions_in != Py_None;
-    if (chosen && array_acquire(positions_in, "positions", 1u << ARRAY_I32, 1, false, &positions) < 0) return NULL;
+    if (chosen && py_array_acquire(positions_in, "positions", 1u << ARRAY_I32, 1, false, &positions) < 0) return NULL;
     if (chosen) count = positions.elems;
     const int64_t shape[2] = {count < 0 ? 0 : count, self->trainer->classes};
-    out = array_new(ARRAY_F32, 2, shape);
+    out = py_array_new(ARRAY_F32, 2, shape);
     if (out != NULL && runner_object_enter(self) < 0) Py_CLEAR(out);
     if (out != NULL) {
-        float *logits = array_data(out);
+        float *logits = py_array_data(out);
         Py_BEGIN_ALLOW_THREADS;
         status =
             train_runner_evaluate(self->runner, set, chosen ? positions.data : NULL, count, views, view_count, logits);
         Py_END_ALLOW_THREADS;
         runner_object_leave(self);
     }
-    if (chosen) array_release(&positions);
+    if (chosen) py_array_release(&positions);
     if (status == STATUS_OK) return out;
     Py_XDECREF(out);
-    return trainer_raise(self->trainer, status);
+    return py_trainer_raise(self->trainer, status);
 }
 
 static PyObject *evaluate_fed_method(RunnerObject *self, PyObject *args) {
@@ -340,27 +340,27 @@ static PyObject *evaluate_fed_method(RunnerObject *self, PyObject *args) {
     TrainerView views[TRAINER_MAX_VIEWS];
     Status status = STATUS_OK;
     if (!PyArg_ParseTuple(args, "OLO", &loader_in, &count, &views_in)) return NULL;
-    int view_count = trainer_parse_views(views_in, views);
+    int view_count = py_trainer_parse_views(views_in, views);
     if (view_count < 0) return NULL;
-    Loader *loader = loader_object_claim(module_state_of_type(Py_TYPE(self)), loader_in);
+    Loader *loader = py_loader_object_claim(py_module_state_of_type(Py_TYPE(self)), loader_in);
     if (loader == NULL) return NULL;
     const int64_t shape[2] = {count < 0 ? 0 : count, self->trainer->classes};
-    logits = array_new(ARRAY_F32, 2, shape);
-    labels = array_new(ARRAY_I64, 1, shape);
+    logits = py_array_new(ARRAY_F32, 2, shape);
+    labels = py_array_new(ARRAY_I64, 1, shape);
     bool made = logits != NULL && labels != NULL && runner_object_enter(self) == 0;
     if (made) {
-        float *to = array_data(logits);
-        int64_t *to_labels = array_data(labels);
+        float *to = py_array_data(logits);
+        int64_t *to_labels = py_array_data(labels);
         Py_BEGIN_ALLOW_THREADS;
         status = train_runner_evaluate_fed(self->runner, loader, count, views, view_count, to, to_labels);
         Py_END_ALLOW_THREADS;
         runner_object_leave(self);
     }
-    loader_object_give(loader_in);
+    py_loader_object_give(loader_in);
     if (made && status == STATUS_OK) return Py_BuildValue("NN", logits, labels);
     Py_XDECREF(logits);
     Py_XDECREF(labels);
-    return made ? trainer_raise(self->trainer, status) : NULL;
+    return made ? py_trainer_raise(self->trainer, status) : NULL;
 }
 
 static PyObject *look_method(RunnerObject *self, PyObject *args) {
@@ -368,16 +368,16 @@ static PyObject *look_method(RunnerObject *self, PyObject *args) {
     ArgumentsNumber epoch = EPOCH;
     SourceArgument from;
     Status status = STATUS_OK;
-    if (!PyArg_ParseTuple(args, "OO&", &source, arguments_number, &epoch)) return NULL;
-    if (acquire_source(module_state_of_type(Py_TYPE(self)), source, &from) < 0) return NULL;
+    if (!PyArg_ParseTuple(args, "OO&", &source, py_arguments_number, &epoch)) return NULL;
+    if (acquire_source(py_module_state_of_type(Py_TYPE(self)), source, &from) < 0) return NULL;
     int64_t batch = self->trainer->batch, given = from.loader != NULL ? batch : from.positions.elems;
     const int64_t shape[4] = {given > batch ? batch + 1 : given, self->trainer->side, self->trainer->side, 3};
-    images = array_new(ARRAY_U8, 4, shape);
-    labels = array_new(ARRAY_I64, 1, shape);
+    images = py_array_new(ARRAY_U8, 4, shape);
+    labels = py_array_new(ARRAY_I64, 1, shape);
     bool made = images != NULL && labels != NULL && runner_object_enter(self) == 0;
     if (made) {
-        uint8_t *to = array_data(images);
-        int64_t *to_labels = array_data(labels);
+        uint8_t *to = py_array_data(images);
+        int64_t *to_labels = py_array_data(labels);
         Py_BEGIN_ALLOW_THREADS;
         status = train_runner_look(self->runner, &from.source, (int)shape[0], (uint32_t)epoch.value, to, to_labels);
         Py_END_ALLOW_THREADS;
@@ -387,12 +387,12 @@ static PyObject *look_method(RunnerObject *self, PyObject *args) {
     if (made && status == STATUS_OK) return Py_BuildValue("NN", images, labels);
     Py_XDECREF(images);
     Py_XDECREF(labels);
-    return made ? trainer_raise(self->trainer, status) : NULL;
+    return made ? py_trainer_raise(self->trainer, status) : NULL;
 }
 
 static PyObject *restart_method(RunnerObject *self, PyObject *seed_in) {
     uint64_t seed;
-    if (arguments_whole(seed_in, "seed", 0, UINT64_MAX, &seed) < 0 || ready(self) < 0) return NULL;
+    if (py_arguments_whole(seed_in, "seed", 0, UINT64_MAX, &seed) < 0 || ready(self) < 0) return NULL;
     return finish(self, train_runner_restart(self->runner, seed));
 }
 
@@ -401,7 +401,7 @@ static PyObject *seconds_method(RunnerObject *self, PyObject *unused) {
     double seconds = 0;
     if (ready(self) < 0) return NULL;
     Status status = train_runner_take_seconds(self->runner, &seconds);
-    return status == STATUS_OK ? PyFloat_FromDouble(seconds) : trainer_raise(self->trainer, status);
+    return status == STATUS_OK ? PyFloat_FromDouble(seconds) : py_trainer_raise(self->trainer, status);
 }
 
 static PyObject *graphs_method(RunnerObject *self, PyObject *unused) {
@@ -456,4 +456,4 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
-int runner_add(PyObject *module) { return module_add_type(module, &spec); }
+int py_runner_add(PyObject *module) { return py_module_add_type(module, &spec); }

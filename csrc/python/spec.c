@@ -19,7 +19,7 @@ static int refuse_name(PyObject *value, const char *argument, NamesOf names) {
     return -1;
 }
 
-int spec_name(PyObject *value, const char *argument, NamesOf names) {
+int py_spec_name(PyObject *value, const char *argument, NamesOf names) {
     const char *name;
     for (int i = 0; PyUnicode_Check(value) && (name = names(i)) != NULL; i++) {
         if (PyUnicode_CompareWithASCIIString(value, name) == 0) return i;
@@ -28,7 +28,7 @@ int spec_name(PyObject *value, const char *argument, NamesOf names) {
 }
 
 static int fill_name(const SpecMember *member, PyObject *value, void *to) {
-    int number = spec_name(value, member->key, member->names);
+    int number = py_spec_name(value, member->key, member->names);
     if (number < 0) return -1;
     memcpy(to, &number, sizeof number); /* an enum is as large */
     return 0;
@@ -44,8 +44,8 @@ static int fill_whole(const SpecMember *member, PyObject *value, void *to) {
                    [SPEC_U64] = {0, UINT64_MAX}};
     bool any = member->least == 0 && member->most == 0;
     uint64_t number;
-    if (arguments_whole(value, member->key, any ? natural[member->type].least : member->least,
-                        any ? natural[member->type].most : member->most, &number) < 0) {
+    if (py_arguments_whole(value, member->key, any ? natural[member->type].least : member->least,
+                           any ? natural[member->type].most : member->most, &number) < 0) {
         return -1;
     }
     if (member->bytes == sizeof(uint32_t)) {
@@ -195,7 +195,7 @@ static int fill_all(const SpecTable *table, PyObject *dict, PyObject *keep, void
     return PyDict_GET_SIZE(dict) > member - table->members ? refuse_unknown_keys(table, dict) : 0;
 }
 
-int spec_fill(const SpecTable *table, PyObject *dict, PyObject *keep, void *out) {
+int py_spec_fill(const SpecTable *table, PyObject *dict, PyObject *keep, void *out) {
     if (dict != NULL && !PyDict_Check(dict)) {
         PyErr_Format(PyExc_TypeError, "%s must be a dict, not %.100s", table->what, Py_TYPE(dict)->tp_name);
         return -1;
@@ -207,14 +207,14 @@ int spec_fill(const SpecTable *table, PyObject *dict, PyObject *keep, void *out)
     return result;
 }
 
-int spec_kind(PyObject *dict, const char *what, const char *key, NamesOf names) {
+int py_spec_kind(PyObject *dict, const char *what, const char *key, NamesOf names) {
     PyObject *value = PyDict_Check(dict) ? PyDict_GetItemString(dict, key) : NULL;
     if (value == NULL) {
         PyErr_Format(PyExc_TypeError, "%s must be a dict with a %s, not %.200R", what, key, dict);
         return -1;
     }
     Py_INCREF(value); /* what a message says of it may run Python code */
-    int number = spec_name(value, key, names);
+    int number = py_spec_name(value, key, names);
     Py_DECREF(value);
     if (number < 0) add_where(&(SpecTable){what, {{0}}}, dict);
     return number;

@@ -74,12 +74,12 @@ typedef struct SpecTable {
 /* Fills the members of *out that the table names; 0, or -1 with an exception set and *out partly filled. `dict` may be
  * the NULL that stands for no keyword arguments. Texts are borrowed from `keep`, a list that holds them from now on;
  * without texts it may be NULL. */
-int spec_fill(const SpecTable *table, PyObject *dict, PyObject *keep, void *out);
+int py_spec_fill(const SpecTable *table, PyObject *dict, PyObject *keep, void *out);
 
 /* The number of the name that `dict` has under `key`, which says what else belongs there; -1 with an exception. */
-int spec_kind(PyObject *dict, const char *what, const char *key, NamesOf names);
+int py_spec_kind(PyObject *dict, const char *what, const char *key, NamesOf names);
 
 /* The number of a name, or -1 with an exception that lists all of them. */
-int spec_name(PyObject *value, const char *argument, NamesOf names);
+int py_spec_name(PyObject *value, const char *argument, NamesOf names);
 
 #endif

@@ -9,6 +9,6 @@
 
 /* An OptimGroup from a dict of rule, momentum, decay and, for Muon, iterations, a, b, c, epsilon; 0, or -1 with an
  * exception. */
-int train_parse_rule(PyObject *item, void *group);
+int py_train_parse_rule(PyObject *item, void *group);
 
 #endif

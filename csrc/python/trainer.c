@@ -14,19 +14,19 @@ static void trainer_free(TrainerObject *self) {
     self->allreduce = NULL;
     trainer_destroy(trainer);
     allreduce_destroy(allreduce);
-    if (self->comm_object != NULL) comm_object_give(self->comm_object);
+    if (self->comm_object != NULL) py_comm_object_give(self->comm_object);
     self->model = NULL;
     Py_CLEAR(self->comm_object);
     Py_CLEAR(self->model_object);
 }
 
-TrainerObject *trainer_take(ModuleState *state, PyObject *object) {
+TrainerObject *py_trainer_take(ModuleState *state, PyObject *object) {
     if (PyObject_TypeCheck(object, (PyTypeObject *)state->trainer_type)) return (TrainerObject *)object;
     PyErr_Format(PyExc_TypeError, "expected a Trainer, not %.100s", Py_TYPE(object)->tp_name);
     return NULL;
 }
 
-int trainer_ready(const TrainerObject *self) {
+int py_trainer_ready(const TrainerObject *self) {
     if (self->trainer == NULL) {
         PyErr_SetString(PyExc_ValueError, "this trainer is closed");
         return -1;
@@ -38,16 +38,16 @@ int trainer_ready(const TrainerObject *self) {
     return 0;
 }
 
-int trainer_enter(TrainerObject *self) {
-    if (trainer_ready(self) < 0) return -1;
+int py_trainer_enter(TrainerObject *self) {
+    if (py_trainer_ready(self) < 0) return -1;
     self->model_object->busy = true;
     return 0;
 }
 
-void trainer_leave(TrainerObject *self) { self->model_object->busy = false; }
+void py_trainer_leave(TrainerObject *self) { self->model_object->busy = false; }
 
-PyObject *trainer_raise(TrainerObject *self, Status status) {
-    return errors_raise(module_state_of_type(Py_TYPE(self)), status);
+PyObject *py_trainer_raise(TrainerObject *self, Status status) {
+    return py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
 }
 
 /* --- construction ----------------------------------------------------------------------------------------------- */
@@ -64,10 +64,10 @@ static int make_allreduce(TrainerObject *self, PyObject *comm_object, const Trai
                           TrainerConfig *config) {
     AllreduceOptions options = reduction->options;
     int first_blocks[TRAINER_MAX_PHASES];
-    ModuleState *state = module_state_of_type(Py_TYPE(self));
+    ModuleState *state = py_module_state_of_type(Py_TYPE(self));
     options.op = config->reduction == LOSS_SUM ? ALLREDUCE_SUM : ALLREDUCE_AVERAGE;
     for (int i = 0; i < config->phase_count; i++) first_blocks[i] = config->phases[i].first_block;
-    Comm *comm = comm_object_take(state, comm_object, "comm");
+    Comm *comm = py_comm_object_take(state, comm_object, "comm");
     if (comm == NULL) return -1;
     self->comm_object = Py_NewRef(comm_object);
     Status status;
@@ -76,7 +76,7 @@ static int make_allreduce(TrainerObject *self, PyObject *comm_object, const Trai
                                       first_blocks, config->phase_count, &self->allreduce);
     Py_END_ALLOW_THREADS;
     if (status != STATUS_OK) {
-        errors_raise(state, status);
+        py_errors_raise(state, status);
         return -1;
     }
     config->allreduce = self->allreduce;
@@ -86,7 +86,7 @@ static int make_allreduce(TrainerObject *self, PyObject *comm_object, const Trai
 static int reduce_by(TrainerObject *self, PyObject *comm, PyObject *dict, TrainerConfig *config) {
     TrainerReduction reduction = {.keep = PyList_New(0)};
     if (reduction.keep == NULL) return -1;
-    int result = trainer_parse_reduction(dict, &reduction);
+    int result = py_trainer_parse_reduction(dict, &reduction);
     if (result == 0) result = make_allreduce(self, comm, &reduction, config);
     Py_DECREF(reduction.keep);
     return result;
@@ -95,9 +95,9 @@ static int reduce_by(TrainerObject *self, PyObject *comm, PyObject *dict, Traine
 static int trainer_fill(TrainerObject *self, PyObject *args, PyObject *keywords) {
     PyObject *model, *comm, *reduction;
     TrainerSettings settings;
-    ModuleState *state = module_state_of_type(Py_TYPE(self));
+    ModuleState *state = py_module_state_of_type(Py_TYPE(self));
     if (!PyArg_ParseTuple(args, "OOO:Trainer", &model, &comm, &reduction)) return -1;
-    if (trainer_parse_settings(keywords, &settings) < 0) return -1;
+    if (py_trainer_parse_settings(keywords, &settings) < 0) return -1;
     TrainerConfig *config = &settings.config;
     config->check = trainer_check_signals;
     memcpy(self->mean, settings.mean, sizeof self->mean);
@@ -106,7 +106,7 @@ static int trainer_fill(TrainerObject *self, PyObject *args, PyObject *keywords)
     self->batch = config->batch;
     self->groups = config->group_count;
     self->steps = config->steps;
-    ModelObject *taken = nn_take_model(state, model);
+    ModelObject *taken = py_nn_take_model(state, model);
     if (taken == NULL) return -1;
     self->model_object = (ModelObject *)Py_NewRef(model);
     self->model = taken->model;
@@ -115,7 +115,7 @@ static int trainer_fill(TrainerObject *self, PyObject *args, PyObject *keywords)
     if (comm != Py_None && reduce_by(self, comm, reduction, config) < 0) return -1;
     Status status = trainer_create(config, self->model, &self->trainer);
     if (status == STATUS_OK) return 0;
-    errors_raise(state, status);
+    py_errors_raise(state, status);
     return -1;
 }
 
@@ -141,7 +141,7 @@ static void trainer_dealloc(TrainerObject *self) {
 /* Images as an argument: uint8 or float32, (N, H, W, 3) or (N, 3, H, W). */
 static int trainer_take_images(const TrainerObject *self, PyObject *object, ArrayView *view, NnImages *images) {
     const unsigned types = 1u << ARRAY_U8 | 1u << ARRAY_F32;
-    if (array_acquire(object, "images", types, 4, false, view) < 0) return -1;
+    if (py_array_acquire(object, "images", types, 4, false, view) < 0) return -1;
     const int64_t *shape = view->shape;
     bool nhwc = shape[3] == 3 && shape[1] == self->side && shape[2] == self->side;
     bool nchw = shape[1] == 3 && shape[2] == self->side && shape[3] == self->side;
@@ -150,12 +150,12 @@ static int trainer_take_images(const TrainerObject *self, PyObject *object, Arra
                      "images must have the shape (N, %d, %d, 3) or (N, 3, %d, %d), not (%lld, %lld, %lld, %lld)",
                      self->side, self->side, self->side, self->side, (long long)shape[0], (long long)shape[1],
                      (long long)shape[2], (long long)shape[3]);
-        array_release(view);
+        py_array_release(view);
         return -1;
     }
     if (shape[0] > INT32_MAX) {
         PyErr_SetString(PyExc_ValueError, "too many images at once");
-        array_release(view);
+        py_array_release(view);
         return -1;
     }
     *images = (NnImages){.data = view->data,
@@ -167,30 +167,30 @@ static int trainer_take_images(const TrainerObject *self, PyObject *object, Arra
 }
 
 static int take_labels(const TrainerObject *self, PyObject *object, int64_t count, ArrayView *view) {
-    if (array_acquire(object, "labels", 1u << ARRAY_I64, -1, false, view) < 0) return -1;
+    if (py_array_acquire(object, "labels", 1u << ARRAY_I64, -1, false, view) < 0) return -1;
     const int64_t *labels = view->data;
     if (view->elems != count) {
         PyErr_Format(PyExc_ValueError, "there are %lld images, but %lld labels", (long long)count,
                      (long long)view->elems);
-        array_release(view);
+        py_array_release(view);
         return -1;
     }
     for (int64_t i = 0; i < count; i++) {
         if (labels[i] >= 0 && labels[i] < self->classes) continue;
         PyErr_Format(PyExc_ValueError, "label %lld (image %lld of the batch) is not one of the %d classes 0..%d",
                      (long long)labels[i], (long long)i, self->classes, self->classes - 1);
-        array_release(view);
+        py_array_release(view);
         return -1;
     }
     return 0;
 }
 
 static int take_losses(PyObject *object, int64_t count, ArrayView *view) {
-    if (array_acquire(object, "losses", 1u << ARRAY_F32, 1, true, view) < 0) return -1;
+    if (py_array_acquire(object, "losses", 1u << ARRAY_F32, 1, true, view) < 0) return -1;
     if (view->elems == count) return 0;
     PyErr_Format(PyExc_ValueError, "there are %lld images, but room for %lld losses", (long long)count,
                  (long long)view->elems);
-    array_release(view);
+    py_array_release(view);
     return -1;
 }
 
@@ -215,33 +215,33 @@ static PyObject *trainer_step_method(TrainerObject *self, PyObject *args) {
     if (trainer_take_images(self, images_in, &images_view, &images) < 0) return NULL;
     if (take_labels(self, labels_in, images_view.shape[0], &labels_view) < 0) goto no_labels;
     if (losses != Py_None && take_losses(losses, images_view.shape[0], &losses_view) < 0) goto no_losses;
-    if (trainer_enter(self) == 0) {
+    if (py_trainer_enter(self) == 0) {
         Py_BEGIN_ALLOW_THREADS;
         status = trainer_step(self->trainer, &images, labels_view.data, (int)images_view.shape[0],
                               losses == Py_None ? NULL : losses_view.data, &done);
         Py_END_ALLOW_THREADS;
-        result = status == STATUS_OK ? step_result(self, &done) : trainer_raise(self, status);
-        trainer_leave(self);
+        result = status == STATUS_OK ? step_result(self, &done) : py_trainer_raise(self, status);
+        py_trainer_leave(self);
     }
-    if (losses != Py_None) array_release(&losses_view);
+    if (losses != Py_None) py_array_release(&losses_view);
 no_losses:
-    array_release(&labels_view);
+    py_array_release(&labels_view);
 no_labels:
-    array_release(&images_view);
+    py_array_release(&images_view);
     return result;
 }
 
 static int parse_view(PyObject *item, void *out) {
     TrainerView *view = out;
     int mirror = 0;
-    int result = arguments_unpack(item, "iipf;a view is a tuple (dy, dx, mirror, weight)", &view->dy, &view->dx,
-                                  &mirror, &view->weight);
+    int result = py_arguments_unpack(item, "iipf;a view is a tuple (dy, dx, mirror, weight)", &view->dy, &view->dx,
+                                     &mirror, &view->weight);
     view->mirror = mirror != 0;
     return result;
 }
 
-int trainer_parse_views(PyObject *sequence, TrainerView views[TRAINER_MAX_VIEWS]) {
-    return arguments_fill(sequence, "views", 1, TRAINER_MAX_VIEWS, parse_view, views, sizeof *views);
+int py_trainer_parse_views(PyObject *sequence, TrainerView views[TRAINER_MAX_VIEWS]) {
+    return py_arguments_fill(sequence, "views", 1, TRAINER_MAX_VIEWS, parse_view, views, sizeof *views);
 }
 
 static PyObject *trainer_evaluate_method(TrainerObject *self, PyObject *args) {
@@ -251,23 +251,23 @@ static PyObject *trainer_evaluate_method(TrainerObject *self, PyObject *args) {
     TrainerView views[TRAINER_MAX_VIEWS];
     Status status;
     if (!PyArg_ParseTuple(args, "OO", &images_in, &views_in)) return NULL;
-    int view_count = trainer_parse_views(views_in, views);
+    int view_count = py_trainer_parse_views(views_in, views);
     if (view_count < 0 || trainer_take_images(self, images_in, &view, &images) < 0) return NULL;
     const int64_t shape[2] = {view.shape[0], self->classes};
-    out = array_new(ARRAY_F32, 2, shape);
-    if (out != NULL && trainer_enter(self) < 0) Py_CLEAR(out);
+    out = py_array_new(ARRAY_F32, 2, shape);
+    if (out != NULL && py_trainer_enter(self) < 0) Py_CLEAR(out);
     if (out != NULL) {
-        float *logits = array_data(out);
+        float *logits = py_array_data(out);
         Py_BEGIN_ALLOW_THREADS;
         status = trainer_evaluate(self->trainer, &images, (int)shape[0], views, view_count, logits);
         Py_END_ALLOW_THREADS;
-        trainer_leave(self);
+        py_trainer_leave(self);
         if (status != STATUS_OK) {
             Py_CLEAR(out);
-            trainer_raise(self, status);
+            py_trainer_raise(self, status);
         }
     }
-    array_release(&view);
+    py_array_release(&view);
     return out;
 }
 
@@ -277,19 +277,19 @@ static PyObject *trainer_hash_method(TrainerObject *self, PyObject *unused) {
     (void)unused;
     uint64_t hash = 0;
     Status status;
-    if (trainer_enter(self) < 0) return NULL;
+    if (py_trainer_enter(self) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = trainer_hash(self->trainer, &hash);
     Py_END_ALLOW_THREADS;
-    trainer_leave(self);
-    if (status != STATUS_OK) return trainer_raise(self, status);
+    py_trainer_leave(self);
+    if (status != STATUS_OK) return py_trainer_raise(self, status);
     return PyLong_FromUnsignedLongLong(hash);
 }
 
 static PyObject *trainer_rate_method(TrainerObject *self, PyObject *args) {
     int group;
     long long step;
-    if (!PyArg_ParseTuple(args, "iL", &group, &step) || trainer_ready(self) < 0) return NULL;
+    if (!PyArg_ParseTuple(args, "iL", &group, &step) || py_trainer_ready(self) < 0) return NULL;
     if (group < 0 || group >= self->groups || step < 0 || step >= self->steps) {
         return PyErr_Format(PyExc_IndexError, "group %d, step %lld of a training with %d groups and %lld steps", group,
                             step, self->groups, self->steps);
@@ -301,7 +301,7 @@ static PyObject *trainer_rate_method(TrainerObject *self, PyObject *args) {
 static PyObject *trainer_explain_method(TrainerObject *self, PyObject *unused) {
     (void)unused;
     char text[8192];
-    if (trainer_ready(self) < 0) return NULL;
+    if (py_trainer_ready(self) < 0) return NULL;
     if (self->allreduce == NULL) return PyUnicode_FromString("one rank: gradients are not exchanged");
     allreduce_explain(self->allreduce, text, sizeof text);
     return PyUnicode_FromString(text);
@@ -309,7 +309,7 @@ static PyObject *trainer_explain_method(TrainerObject *self, PyObject *unused) {
 
 static PyObject *trainer_wire_method(TrainerObject *self, PyObject *argument) {
     int first_block;
-    if (nn_parse_block(argument, &first_block) < 0 || trainer_ready(self) < 0) return NULL;
+    if (py_nn_parse_block(argument, &first_block) < 0 || py_trainer_ready(self) < 0) return NULL;
     if (self->allreduce == NULL) return Py_BuildValue("ii", 0, 0);
     AllreduceBytes bytes = allreduce_bytes(self->allreduce, (int64_t)nn_model_gradient_elems(self->model, first_block));
     return Py_BuildValue("KK", (unsigned long long)bytes.wire, (unsigned long long)bytes.plain);
@@ -317,7 +317,7 @@ static PyObject *trainer_wire_method(TrainerObject *self, PyObject *argument) {
 
 static PyObject *trainer_close_method(TrainerObject *self, PyObject *unused) {
     (void)unused;
-    if (self->trainer != NULL && trainer_ready(self) < 0) return NULL;
+    if (self->trainer != NULL && py_trainer_ready(self) < 0) return NULL;
     if (self->runners > 0) {
         PyErr_SetString(PyExc_ValueError, "this trainer has data on a GPU: close its Runner first");
         return NULL;
@@ -328,23 +328,23 @@ static PyObject *trainer_close_method(TrainerObject *self, PyObject *unused) {
 
 static PyObject *get_step(TrainerObject *self, void *unused) {
     (void)unused;
-    return trainer_ready(self) < 0 ? NULL : PyLong_FromLongLong(trainer_steps_done(self->trainer));
+    return py_trainer_ready(self) < 0 ? NULL : PyLong_FromLongLong(trainer_steps_done(self->trainer));
 }
 
 static int set_step(TrainerObject *self, PyObject *value, void *unused) {
     (void)unused;
     uint64_t step;
-    if (arguments_whole(value == NULL ? Py_None : value, "step", 0, INT64_MAX, &step) < 0) return -1;
-    if (trainer_ready(self) < 0) return -1;
+    if (py_arguments_whole(value == NULL ? Py_None : value, "step", 0, INT64_MAX, &step) < 0) return -1;
+    if (py_trainer_ready(self) < 0) return -1;
     Status status = trainer_set_step(self->trainer, (int64_t)step);
     if (status == STATUS_OK) return 0;
-    trainer_raise(self, status);
+    py_trainer_raise(self, status);
     return -1;
 }
 
 static PyObject *get_optimizer_flops(TrainerObject *self, void *unused) {
     (void)unused;
-    return trainer_ready(self) < 0 ? NULL : PyFloat_FromDouble(trainer_optimizer_flops(self->trainer));
+    return py_trainer_ready(self) < 0 ? NULL : PyFloat_FromDouble(trainer_optimizer_flops(self->trainer));
 }
 
 static PyMethodDef trainer_methods[] = {
@@ -355,20 +355,20 @@ static PyMethodDef trainer_methods[] = {
     {"evaluate", (PyCFunction)trainer_evaluate_method, METH_VARARGS,
      "evaluate(images, views)\n--\n\nThe weighted sum of the logits of the views (dy, dx, mirror, weight): float32 "
      "(N, classes)."},
-    {"read", (PyCFunction)trainer_read, METH_O,
+    {"read", (PyCFunction)py_trainer_read, METH_O,
      "read(name)\n--\n\nA copy of a buffer, float32: parameters, statistics, momentum, slow_parameters, "
      "slow_statistics, residual; None if this training has no such buffer."},
-    {"write", (PyCFunction)trainer_write, METH_VARARGS,
+    {"write", (PyCFunction)py_trainer_write, METH_VARARGS,
      "write(name, array)\n--\n\nFills a buffer; the array has its size."},
-    {"layers", (PyCFunction)trainer_layers, METH_NOARGS,
+    {"layers", (PyCFunction)py_trainer_layers, METH_NOARGS,
      "layers()\n--\n\nEach layer as (name, kind, block, trained, shape, offset in the parameters)."},
-    {"norms", (PyCFunction)trainer_norms, METH_NOARGS,
+    {"norms", (PyCFunction)py_trainer_norms, METH_NOARGS,
      "norms()\n--\n\nEach norm as (name, channels, offset of the means, of the variances in the statistics)."},
-    {"algorithms", (PyCFunction)trainer_algorithms, METH_NOARGS,
+    {"algorithms", (PyCFunction)py_trainer_algorithms, METH_NOARGS,
      "algorithms()\n--\n\nHow the convolutions of the plans made so far are computed, each as (layer, pass, side, "
      "images, evaluation, name, source, milliseconds, workspace bytes); source is fixed, timed or cached; milliseconds "
      "None if not known."},
-    {"library", (PyCFunction)trainer_library, METH_NOARGS,
+    {"library", (PyCFunction)py_trainer_library, METH_NOARGS,
      "library()\n--\n\n(name and version, cache file, what is wrong with it) of the convolutions' library; None "
      "before the first plan."},
     {"hash", (PyCFunction)trainer_hash_method, METH_NOARGS,
@@ -405,8 +405,8 @@ static PyType_Spec trainer_spec = {
     .slots = trainer_slots,
 };
 
-int trainer_add(PyObject *module) {
-    ModuleState *state = module_state(module);
+int py_trainer_add(PyObject *module) {
+    ModuleState *state = py_module_state(module);
     state->trainer_type = PyType_FromModuleAndSpec(module, &trainer_spec, NULL);
     if (state->trainer_type == NULL) return -1;
     return PyModule_AddType(module, (PyTypeObject *)state->trainer_type);

@@ -24,27 +24,27 @@ typedef struct TrainerObject {
 } TrainerObject;
 
 /* The C object of an argument that must be a _cgxffcv.Trainer; NULL with TypeError set if it is not. Borrowed. */
-TrainerObject *trainer_take(ModuleState *state, PyObject *object);
+TrainerObject *py_trainer_take(ModuleState *state, PyObject *object);
 
 /* 0 if the trainer can be used now; else -1 with an exception. What comes after it may run no Python code and keeps the
  * GIL; anything else stands between enter and leave, with its arguments taken before: meanwhile nobody can use or close
  * the trainer. */
-int trainer_ready(const TrainerObject *self);
-int trainer_enter(TrainerObject *self);
-void trainer_leave(TrainerObject *self);
+int py_trainer_ready(const TrainerObject *self);
+int py_trainer_enter(TrainerObject *self);
+void py_trainer_leave(TrainerObject *self);
 
 /* Raises the thread's error record; always NULL. */
-PyObject *trainer_raise(TrainerObject *self, Status status);
+PyObject *py_trainer_raise(TrainerObject *self, Status status);
 
 /* Reads a sequence of (dy, dx, mirror, weight); the count, or -1 with an exception. */
-int trainer_parse_views(PyObject *sequence, TrainerView views[TRAINER_MAX_VIEWS]);
+int py_trainer_parse_views(PyObject *sequence, TrainerView views[TRAINER_MAX_VIEWS]);
 
 /* trainer_config.c. What the keyword arguments of a Trainer say; 0, or -1 with an exception. */
 typedef struct TrainerSettings {
     TrainerConfig config;
     float mean[NN_MAX_IMAGE_CHANNELS], std[NN_MAX_IMAGE_CHANNELS];
 } TrainerSettings;
-int trainer_parse_settings(PyObject *keywords, TrainerSettings *out);
+int py_trainer_parse_settings(PyObject *keywords, TrainerSettings *out);
 
 /* How gradients are reduced, from a dict; `keep` is a list that comes in, and holds the layers' names. */
 typedef struct TrainerReduction {
@@ -53,16 +53,16 @@ typedef struct TrainerReduction {
     int layer_count;
     PyObject *keep; /* borrowed */
 } TrainerReduction;
-int trainer_parse_reduction(PyObject *dict, TrainerReduction *out);
+int py_trainer_parse_reduction(PyObject *dict, TrainerReduction *out);
 
 /* trainer_state.c: the methods that read and write what a checkpoint keeps. */
-PyObject *trainer_read(TrainerObject *self, PyObject *name);
-PyObject *trainer_write(TrainerObject *self, PyObject *args);
-PyObject *trainer_layers(TrainerObject *self, PyObject *unused);
-PyObject *trainer_norms(TrainerObject *self, PyObject *unused);
+PyObject *py_trainer_read(TrainerObject *self, PyObject *name);
+PyObject *py_trainer_write(TrainerObject *self, PyObject *args);
+PyObject *py_trainer_layers(TrainerObject *self, PyObject *unused);
+PyObject *py_trainer_norms(TrainerObject *self, PyObject *unused);
 
 /* trainer_plans.c: how the passes of its plans compute. */
-PyObject *trainer_algorithms(TrainerObject *self, PyObject *unused);
-PyObject *trainer_library(TrainerObject *self, PyObject *unused);
+PyObject *py_trainer_algorithms(TrainerObject *self, PyObject *unused);
+PyObject *py_trainer_library(TrainerObject *self, PyObject *unused);
 
 #endif

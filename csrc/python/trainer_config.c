@@ -6,24 +6,25 @@
 
 static int parse_point(PyObject *item, void *out) {
     SchedulePoint *point = out;
-    return arguments_unpack(item, "dd;a point is a tuple (step, factor)", &point->step, &point->factor);
+    return py_arguments_unpack(item, "dd;a point is a tuple (step, factor)", &point->step, &point->factor);
 }
 
 static int parse_points(PyObject *value, void *out) {
     Schedule *schedule = out;
-    schedule->count = arguments_fill(value, "points of a schedule", 0, SCHEDULE_MAX_POINTS, parse_point,
-                                     schedule->points, sizeof *schedule->points);
+    schedule->count = py_arguments_fill(value, "points of a schedule", 0, SCHEDULE_MAX_POINTS, parse_point,
+                                        schedule->points, sizeof *schedule->points);
     return schedule->count < 0 ? -1 : 0;
 }
 
 static int parse_layer_kind(PyObject *item, void *out) {
-    *(int *)out = spec_name(item, "a kind of layers", nn_layer_kind_name);
+    *(int *)out = py_spec_name(item, "a kind of layers", nn_layer_kind_name);
     return *(int *)out < 0 ? -1 : 0;
 }
 
 static int parse_kinds(PyObject *value, void *out) {
     int kinds[TRAINER_MAX_KINDS];
-    int count = arguments_fill(value, "kinds of layers", 0, TRAINER_MAX_KINDS, parse_layer_kind, kinds, sizeof *kinds);
+    int count =
+        py_arguments_fill(value, "kinds of layers", 0, TRAINER_MAX_KINDS, parse_layer_kind, kinds, sizeof *kinds);
     unsigned mask = 0;
     for (int i = 0; i < count; i++) mask |= 1u << kinds[i];
     *(unsigned *)out = mask;
@@ -32,7 +33,7 @@ static int parse_kinds(PyObject *value, void *out) {
 
 static const SpecTable group_table = {
     "group",
-    {SPEC_PARSE(TrainerGroup, rule, train_parse_rule), SPEC_KEY(TrainerGroup, schedule.base, "base"),
+    {SPEC_PARSE(TrainerGroup, rule, py_train_parse_rule), SPEC_KEY(TrainerGroup, schedule.base, "base"),
      SPEC_PARSE_KEY(TrainerGroup, schedule, "points", parse_points),
      SPEC_KEY(TrainerGroup, schedule.first_step, "first_step"), SPEC_KEY(TrainerGroup, schedule.end_step, "end_step"),
      SPEC_PARSE(TrainerGroup, kinds, parse_kinds), SPEC_MEMBER(TrainerGroup, first_block),
@@ -42,25 +43,25 @@ static const SpecTable phase_table = {
     "phase",
     {SPEC_MEMBER(TrainerPhase, first_step), SPEC_MEMBER(TrainerPhase, side), SPEC_MEMBER(TrainerPhase, first_block)}};
 
-static int parse_group(PyObject *item, void *group) { return spec_fill(&group_table, item, NULL, group); }
-static int parse_phase(PyObject *item, void *phase) { return spec_fill(&phase_table, item, NULL, phase); }
+static int parse_group(PyObject *item, void *group) { return py_spec_fill(&group_table, item, NULL, group); }
+static int parse_phase(PyObject *item, void *phase) { return py_spec_fill(&phase_table, item, NULL, phase); }
 
 static int parse_groups(PyObject *value, void *out) {
     TrainerConfig *config = &((TrainerSettings *)out)->config;
     config->group_count =
-        arguments_fill(value, "groups", 1, TRAINER_MAX_GROUPS, parse_group, config->groups, sizeof *config->groups);
+        py_arguments_fill(value, "groups", 1, TRAINER_MAX_GROUPS, parse_group, config->groups, sizeof *config->groups);
     return config->group_count < 0 ? -1 : 0;
 }
 
 static int parse_phases(PyObject *value, void *out) {
     TrainerConfig *config = &((TrainerSettings *)out)->config;
     config->phase_count =
-        arguments_fill(value, "phases", 0, TRAINER_MAX_PHASES, parse_phase, config->phases, sizeof *config->phases);
+        py_arguments_fill(value, "phases", 0, TRAINER_MAX_PHASES, parse_phase, config->phases, sizeof *config->phases);
     return config->phase_count < 0 ? -1 : 0;
 }
 
-static int parse_mean(PyObject *value, void *mean) { return arguments_floats(value, "values of mean", 3, mean); }
-static int parse_std(PyObject *value, void *std) { return arguments_floats(value, "values of std", 3, std); }
+static int parse_mean(PyObject *value, void *mean) { return py_arguments_floats(value, "values of mean", 3, mean); }
+static int parse_std(PyObject *value, void *std) { return py_arguments_floats(value, "values of std", 3, std); }
 
 #define CONFIG(member) SPEC_KEY(TrainerSettings, config.member, #member)
 
@@ -72,22 +73,22 @@ static const SpecTable settings_table = {
      SPEC_ENUM_KEY(TrainerSettings, config.project, "project", train_schedule_project_name), CONFIG(lookahead_every),
      CONFIG(lookahead_base)}};
 
-int trainer_parse_settings(PyObject *keywords, TrainerSettings *out) {
+int py_trainer_parse_settings(PyObject *keywords, TrainerSettings *out) {
     *out = (TrainerSettings){0};
-    return spec_fill(&settings_table, keywords, NULL, out);
+    return py_spec_fill(&settings_table, keywords, NULL, out);
 }
 
 /* Pairs (layer name, bits). */
 static int parse_layer_bits(PyObject *value, void *out) {
     TrainerReduction *reduction = out;
-    PyObject *tuple = arguments_tuple(value, "layers with bits of their own", 0, TRAINER_MAX_LAYER_BITS);
+    PyObject *tuple = py_arguments_tuple(value, "layers with bits of their own", 0, TRAINER_MAX_LAYER_BITS);
     if (tuple == NULL) return -1;
     int result = PyList_Append(reduction->keep, tuple);
     reduction->layer_count = (int)PyTuple_GET_SIZE(tuple);
     for (int i = 0; i < reduction->layer_count && result == 0; i++) {
         reduction->layers[i].bucket_size = 0;
-        result = arguments_unpack(PyTuple_GET_ITEM(tuple, i), "si;a layer is a tuple (name, bits)",
-                                  &reduction->layers[i].name, &reduction->layers[i].bits);
+        result = py_arguments_unpack(PyTuple_GET_ITEM(tuple, i), "si;a layer is a tuple (name, bits)",
+                                     &reduction->layers[i].name, &reduction->layers[i].bits);
     }
     Py_DECREF(tuple);
     return result;
@@ -102,7 +103,7 @@ static const SpecTable reduction_table = {
      CHOICE(codec, quantize_codec_name), CHOICE(rounding, quantize_rounding_name), OPTION(error_feedback), OPTION(seed),
      OPTION(threads), SPEC_WHOLE("layers", parse_layer_bits)}};
 
-int trainer_parse_reduction(PyObject *dict, TrainerReduction *out) {
+int py_trainer_parse_reduction(PyObject *dict, TrainerReduction *out) {
     out->options = allreduce_defaults();
-    return spec_fill(&reduction_table, dict, out->keep, out);
+    return py_spec_fill(&reduction_table, dict, out->keep, out);
 }

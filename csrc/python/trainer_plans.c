@@ -23,13 +23,13 @@ static int append_plan(const TrainerObject *self, const NnPlan *plan, int side, 
     return result;
 }
 
-PyObject *trainer_algorithms(TrainerObject *self, PyObject *unused) {
+PyObject *py_trainer_algorithms(TrainerObject *self, PyObject *unused) {
     const NnPlan *plan;
     int side, result = 0;
     (void)unused;
     NnPassAlgorithm *room = PyMem_Calloc(NN_MAX_PASSES, sizeof *room);
     if (room == NULL) return PyErr_NoMemory();
-    if (trainer_enter(self) < 0) {
+    if (py_trainer_enter(self) < 0) {
         PyMem_Free(room);
         return NULL;
     }
@@ -38,17 +38,17 @@ PyObject *trainer_algorithms(TrainerObject *self, PyObject *unused) {
     for (int i = 0; result == 0 && (plan = trainer_plan_at(self->trainer, i, &side)) != NULL; i++) {
         result = append_plan(self, plan, side, room, list);
     }
-    trainer_leave(self);
+    py_trainer_leave(self);
     PyMem_Free(room);
     if (result < 0) Py_CLEAR(list);
     return list;
 }
 
-PyObject *trainer_library(TrainerObject *self, PyObject *unused) {
+PyObject *py_trainer_library(TrainerObject *self, PyObject *unused) {
     NnPlanLibrary library;
     int side;
     (void)unused;
-    if (trainer_ready(self) < 0) return NULL;
+    if (py_trainer_ready(self) < 0) return NULL;
     const NnPlan *plan = trainer_plan_at(self->trainer, 0, &side);
     if (plan == NULL) Py_RETURN_NONE;
     nn_plan_library(plan, &library);

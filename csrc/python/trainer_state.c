@@ -41,9 +41,9 @@ static int find_buffer(TrainerObject *self, const char *name, Buffer *out) {
 /* A new array; NULL with an exception. */
 static PyObject *copy_of(TrainerObject *self, const Buffer *buffer) {
     const int64_t shape = (int64_t)buffer->elems;
-    PyObject *out = array_new(ARRAY_F32, 1, &shape);
+    PyObject *out = py_array_new(ARRAY_F32, 1, &shape);
     if (out == NULL) return NULL;
-    float *to = array_data(out);
+    float *to = py_array_data(out);
     Status status = STATUS_OK;
     Py_BEGIN_ALLOW_THREADS;
     if (buffer->of_backend)
@@ -53,16 +53,16 @@ static PyObject *copy_of(TrainerObject *self, const Buffer *buffer) {
     Py_END_ALLOW_THREADS;
     if (status == STATUS_OK) return out;
     Py_DECREF(out);
-    return trainer_raise(self, status);
+    return py_trainer_raise(self, status);
 }
 
-PyObject *trainer_read(TrainerObject *self, PyObject *name_in) {
+PyObject *py_trainer_read(TrainerObject *self, PyObject *name_in) {
     Buffer buffer;
     const char *name = PyUnicode_AsUTF8(name_in);
-    if (name == NULL || trainer_enter(self) < 0) return NULL;
+    if (name == NULL || py_trainer_enter(self) < 0) return NULL;
     PyObject *out = NULL;
     if (find_buffer(self, name, &buffer) == 0) out = buffer.data == NULL ? Py_NewRef(Py_None) : copy_of(self, &buffer);
-    trainer_leave(self);
+    py_trainer_leave(self);
     return out;
 }
 
@@ -72,7 +72,7 @@ static PyObject *fill(TrainerObject *self, const char *name, const ArrayView *vi
     if (find_buffer(self, name, &buffer) < 0) return NULL;
     if (self->allreduce != NULL && strcmp(name, "residual") == 0) {
         status = allreduce_restore(self->allreduce, view->data, view->elems);
-        return status == STATUS_OK ? Py_NewRef(Py_None) : trainer_raise(self, status);
+        return status == STATUS_OK ? Py_NewRef(Py_None) : py_trainer_raise(self, status);
     }
     if (buffer.data == NULL || (size_t)view->elems != buffer.elems) {
         return PyErr_Format(PyExc_ValueError, "%s has %zu elements in this training, not %lld", name, buffer.elems,
@@ -84,20 +84,20 @@ static PyObject *fill(TrainerObject *self, const char *name, const ArrayView *vi
     else
         memcpy(buffer.data, view->data, buffer.elems * sizeof(float));
     Py_END_ALLOW_THREADS;
-    return status == STATUS_OK ? Py_NewRef(Py_None) : trainer_raise(self, status);
+    return status == STATUS_OK ? Py_NewRef(Py_None) : py_trainer_raise(self, status);
 }
 
-PyObject *trainer_write(TrainerObject *self, PyObject *args) {
+PyObject *py_trainer_write(TrainerObject *self, PyObject *args) {
     const char *name;
     PyObject *array, *result = NULL;
     ArrayView view;
     if (!PyArg_ParseTuple(args, "sO", &name, &array)) return NULL;
-    if (array_acquire(array, name, 1u << ARRAY_F32, -1, false, &view) < 0) return NULL;
-    if (trainer_enter(self) == 0) {
+    if (py_array_acquire(array, name, 1u << ARRAY_F32, -1, false, &view) < 0) return NULL;
+    if (py_trainer_enter(self) == 0) {
         result = fill(self, name, &view);
-        trainer_leave(self);
+        py_trainer_leave(self);
     }
-    array_release(&view);
+    py_array_release(&view);
     return result;
 }
 
@@ -109,33 +109,33 @@ static PyObject *list_append(PyObject *list, PyObject *item) {
 }
 
 static PyObject *trainer_layer_tuple(const NnLayer *layer) {
-    PyObject *shape = nn_layer_shape(layer);
+    PyObject *shape = py_nn_layer_shape(layer);
     if (shape == NULL) return NULL;
     return Py_BuildValue("siiNNn", layer->name, (int)layer->kind, layer->block, PyBool_FromLong(layer->trained), shape,
                          (Py_ssize_t)layer->offset);
 }
 
-PyObject *trainer_layers(TrainerObject *self, PyObject *unused) {
+PyObject *py_trainer_layers(TrainerObject *self, PyObject *unused) {
     (void)unused;
     int count;
-    if (trainer_enter(self) < 0) return NULL;
+    if (py_trainer_enter(self) < 0) return NULL;
     const NnLayer *layers = nn_model_layers(self->model, &count);
     PyObject *out = PyList_New(0);
     for (int i = 0; out != NULL && i < count; i++) out = list_append(out, trainer_layer_tuple(&layers[i]));
-    trainer_leave(self);
+    py_trainer_leave(self);
     return out;
 }
 
-PyObject *trainer_norms(TrainerObject *self, PyObject *unused) {
+PyObject *py_trainer_norms(TrainerObject *self, PyObject *unused) {
     (void)unused;
     int count;
-    if (trainer_enter(self) < 0) return NULL;
+    if (py_trainer_enter(self) < 0) return NULL;
     const NnStatistic *norms = nn_model_statistics(self->model, &count);
     PyObject *out = PyList_New(0);
     for (int i = 0; out != NULL && i < count; i++) {
         out = list_append(out, Py_BuildValue("snnn", norms[i].name, (Py_ssize_t)norms[i].channels,
                                              (Py_ssize_t)norms[i].mean_offset, (Py_ssize_t)norms[i].variance_offset));
     }
-    trainer_leave(self);
+    py_trainer_leave(self);
     return out;
 }

@@ -23,25 +23,25 @@ static PyObject *patch_moments(PyObject *module, PyObject *args, PyObject *keywo
     const int64_t shape[2] = {NN_WHITEN_PATCH, NN_WHITEN_PATCH};
     Status status;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|i", names, &images_in, &threads)) return NULL;
-    if (array_acquire(images_in, "images", 1u << ARRAY_F32, 4, false, &images) < 0) return NULL;
+    if (py_array_acquire(images_in, "images", 1u << ARRAY_F32, 4, false, &images) < 0) return NULL;
     PyObject *out = NULL;
     if (images.shape[1] != 3) {
         PyErr_Format(PyExc_ValueError, "images must have 3 channels (N, 3, height, width), not %lld",
                      (long long)images.shape[1]);
         goto done;
     }
-    out = array_new(ARRAY_F64, 2, shape);
+    out = py_array_new(ARRAY_F64, 2, shape);
     if (out == NULL) goto done;
-    double *moments = array_data(out);
+    double *moments = py_array_data(out);
     Py_BEGIN_ALLOW_THREADS;
     status = moments_of(&images, threads, moments);
     Py_END_ALLOW_THREADS;
     if (status != STATUS_OK) {
         Py_CLEAR(out);
-        errors_raise(module_state(module), status);
+        py_errors_raise(py_module_state(module), status);
     }
 done:
-    array_release(&images);
+    py_array_release(&images);
     return out;
 }
 
@@ -52,21 +52,21 @@ static PyObject *whitening_filters(PyObject *module, PyObject *args, PyObject *k
     ArrayView moments;
     const int64_t shape[4] = {NN_WHITEN_FILTERS, 3, 2, 2};
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|d", names, &moments_in, &epsilon)) return NULL;
-    if (array_acquire(moments_in, "moments", 1u << ARRAY_F64, 2, false, &moments) < 0) return NULL;
+    if (py_array_acquire(moments_in, "moments", 1u << ARRAY_F64, 2, false, &moments) < 0) return NULL;
     PyObject *out = NULL;
     if (moments.shape[0] != NN_WHITEN_PATCH || moments.shape[1] != NN_WHITEN_PATCH) {
         PyErr_SetString(PyExc_ValueError, "moments must be 12 x 12");
         goto done;
     }
-    out = array_new(ARRAY_F32, 4, shape);
+    out = py_array_new(ARRAY_F32, 4, shape);
     if (out == NULL) goto done;
-    Status status = nn_whiten_filters(moments.data, epsilon, array_data(out));
+    Status status = nn_whiten_filters(moments.data, epsilon, py_array_data(out));
     if (status != STATUS_OK) {
         Py_CLEAR(out);
-        errors_raise(module_state(module), status);
+        py_errors_raise(py_module_state(module), status);
     }
 done:
-    array_release(&moments);
+    py_array_release(&moments);
     return out;
 }
 
@@ -79,4 +79,4 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-int nn_whiten_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }
+int py_nn_whiten_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }

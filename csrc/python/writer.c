@@ -18,7 +18,7 @@ typedef struct WriterObject {
     bool busy; /* a call of another thread is inside, without the GIL */
 } WriterObject;
 
-static ModuleState *writer_state(WriterObject *self) { return module_state_of_type(Py_TYPE(self)); }
+static ModuleState *writer_state(WriterObject *self) { return py_module_state_of_type(Py_TYPE(self)); }
 
 typedef struct WriterSettings {
     BetonWriterOptions options;
@@ -37,13 +37,13 @@ static const SpecTable settings_table = {"Writer",
 
 static int writer_fill(WriterObject *self, const char *path, PyObject *specs, const WriterSettings *settings) {
     ModuleState *state = writer_state(self);
-    if (beton_schema_of(state, specs, &self->schema, &self->fields, &self->batch.num_fields) < 0) return -1;
+    if (py_beton_schema_of(state, specs, &self->schema, &self->fields, &self->batch.num_fields) < 0) return -1;
     self->batch.fields = self->fields;
     Status status = beton_encoder_create(self->schema, settings->seed, settings->options.threads, settings->skip_bad,
                                          &self->encoder);
     if (status == STATUS_OK) status = beton_writer_create(path, self->schema, &settings->options, &self->writer);
     if (status == STATUS_OK) return 0;
-    errors_raise(state, status);
+    py_errors_raise(state, status);
     return -1;
 }
 
@@ -52,7 +52,7 @@ static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     WriterSettings settings;
     WriterObject *self = NULL;
     if (!PyArg_ParseTuple(args, "O&O:Writer", PyUnicode_FSConverter, &path, &specs)) return NULL;
-    if (spec_fill(&settings_table, kwargs, NULL, &settings) == 0) self = (WriterObject *)type->tp_alloc(type, 0);
+    if (py_spec_fill(&settings_table, kwargs, NULL, &settings) == 0) self = (WriterObject *)type->tp_alloc(type, 0);
     if (self != NULL && writer_fill(self, PyBytes_AS_STRING(path), specs, &settings) < 0) Py_CLEAR(self);
     Py_DECREF(path);
     return (PyObject *)self;
@@ -62,7 +62,7 @@ static void writer_dealloc(WriterObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     beton_writer_abort(self->writer);
     beton_encoder_destroy(self->encoder);
-    value_batch_fini(&self->batch);
+    py_value_batch_fini(&self->batch);
     memory_free(self->fields);
     beton_schema_destroy(self->schema);
     type->tp_free((PyObject *)self);
@@ -91,18 +91,19 @@ static PyObject *writer_run_batch(WriterObject *self, uint64_t first_index) {
     status = beton_encoder_run(self->encoder, first_index, self->batch.values, self->batch.count, &chunk);
     if (status == STATUS_OK) status = beton_writer_append(self->writer, chunk);
     Py_END_ALLOW_THREADS;
-    if (status != STATUS_OK) return errors_raise(writer_state(self), status);
+    if (status != STATUS_OK) return py_errors_raise(writer_state(self), status);
     size_t count;
     const BetonSkip *skips = beton_chunk_skips(chunk, &count);
-    return beton_skips_list(skips, count);
+    return py_beton_skips_list(skips, count);
 }
 
 static PyObject *writer_append(WriterObject *self, PyObject *args) {
     ArgumentsNumber first = {"first_index", UINT64_MAX, 0};
     PyObject *rows, *result = NULL;
-    if (!PyArg_ParseTuple(args, "O&O:append", arguments_number, &first, &rows) || writer_enter(self) < 0) return NULL;
-    if (value_batch_from_rows(&self->batch, rows) == 0) result = writer_run_batch(self, first.value);
-    value_batch_clear(&self->batch);
+    if (!PyArg_ParseTuple(args, "O&O:append", py_arguments_number, &first, &rows) || writer_enter(self) < 0)
+        return NULL;
+    if (py_value_batch_from_rows(&self->batch, rows) == 0) result = writer_run_batch(self, first.value);
+    py_value_batch_clear(&self->batch);
     self->busy = false;
     return result;
 }
@@ -111,12 +112,13 @@ static PyObject *append_arrays(WriterObject *self, PyObject *args) {
     ArgumentsNumber first = {"first_index", UINT64_MAX, 0};
     Py_ssize_t begin, end;
     PyObject *columns, *result = NULL;
-    if (!PyArg_ParseTuple(args, "O&Onn:append_arrays", arguments_number, &first, &columns, &begin, &end) ||
+    if (!PyArg_ParseTuple(args, "O&Onn:append_arrays", py_arguments_number, &first, &columns, &begin, &end) ||
         writer_enter(self) < 0) {
         return NULL;
     }
-    if (value_batch_from_arrays(&self->batch, columns, begin, end) == 0) result = writer_run_batch(self, first.value);
-    value_batch_clear(&self->batch);
+    if (py_value_batch_from_arrays(&self->batch, columns, begin, end) == 0)
+        result = writer_run_batch(self, first.value);
+    py_value_batch_clear(&self->batch);
     self->busy = false;
     return result;
 }
@@ -134,7 +136,7 @@ static PyObject *append_packed(WriterObject *self, PyObject *object) {
     Py_END_ALLOW_THREADS;
     PyBuffer_Release(&packed);
     self->busy = false;
-    if (status != STATUS_OK) return errors_raise(writer_state(self), status);
+    if (status != STATUS_OK) return py_errors_raise(writer_state(self), status);
     Py_RETURN_NONE;
 }
 
@@ -149,7 +151,7 @@ static PyObject *commit(WriterObject *self, PyObject *unused) {
     status = beton_writer_commit(writer, &result);
     Py_END_ALLOW_THREADS;
     self->busy = false;
-    if (status != STATUS_OK) return errors_raise(writer_state(self), status);
+    if (status != STATUS_OK) return py_errors_raise(writer_state(self), status);
     return Py_BuildValue("(KKKi)", (unsigned long long)result.num_samples, (unsigned long long)result.num_bytes,
                          (unsigned long long)result.page_size, result.unsynced);
 }
@@ -195,4 +197,4 @@ static PyType_Spec spec = {.name = "_cgxffcv.Writer",
                            .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
                            .slots = slots};
 
-int writer_add(PyObject *module) { return module_add_type(module, &spec); }
+int py_writer_add(PyObject *module) { return py_module_add_type(module, &spec); }

@@ -14,11 +14,10 @@ from rooms import INCLUDE, MAY_INCLUDE, ONLY_IN, SEAMS, code, sources
 NOUNS = {
     "base": "atomic_file cpu error guard hash memory pool",
     "image": "jpeg resize resizer",
+    "python": "py",
     "quant": "quant quantize dequantize",
     "augment": "augment gather image",
     "train": "shrink train trainer",
-    "python": "allreduce arguments array beton build comm device encoder errors files jpeg loader module names nn "
-    "operations optimizer quant quantize reader runner spec train trainer value writer",
 }
 # What nothing in csrc/ uses, and why it is there.
 FOR_OTHERS = {
