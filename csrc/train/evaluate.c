@@ -1,16 +1,13 @@
-/* Testing on a set in device memory or on what a loader feeds the device with, and the whitening from a set. */
+/* Testing on a set in device memory, or on what a loader feeds the device with. */
 #include <string.h>
 
-#include "base/clock.h"
-#include "nn/whiten.h"
 #include "train/runner_private.h"
 #include "train/step_kernels.h"
 #include "train/step_stream.h"
 
-#define PATCH NN_WHITEN_PATCH
 #define FED_BATCHES 16 /* of a loader, between two looks at the results */
 
-/* ---- the test ---- */
+/* ---- of a set ---- */
 
 void train_runner_free_evaluation(TrainRunner *r) {
     device_free(r->positions);
@@ -82,7 +79,7 @@ static Status put_evaluation(TrainRunner *r, const GatherSet *set, bool chosen, 
 }
 
 /* One batch, so that plans are there and libraries have set up what they set up late, before the clock runs. */
-static Status warm_up(TrainRunner *r, const GatherSet *set, const TrainerView *view) {
+static Status warm_up_evaluation(TrainRunner *r, const GatherSet *set, const TrainerView *view) {
     int64_t count = r->trainer->config.test_batch;
     count = count < r->evaluation_room ? count : r->evaluation_room;
     count = count < set->count ? count : set->count;
@@ -105,7 +102,7 @@ Status train_runner_evaluate(TrainRunner *r, TrainSet which, const int32_t *posi
     if (count == 0) return STATUS_OK;
     if (positions != NULL) TRY(train_runner_check_positions(positions, count, set.count));
     TRY(reserve_evaluation(r, count));
-    TRY(warm_up(r, &set, views));
+    TRY(warm_up_evaluation(r, &set, views));
     TRY(train_stream_begin(r->trainer));
     if (positions != NULL) TRY(device_copy(r->positions, positions, (size_t)count * sizeof *positions, r->stream));
     TRY(put_evaluation(r, &set, positions != NULL, count, views, view_count));
@@ -115,7 +112,7 @@ Status train_runner_evaluate(TrainRunner *r, TrainSet which, const int32_t *posi
     return STATUS_OK;
 }
 
-/* ---- the test of what a loader gives ---- */
+/* ---- of what a loader gives ---- */
 
 /* The next batch, to position `at`; *here are its images. */
 static Status put_fed_batch(TrainRunner *r, Loader *loader, int64_t at, int64_t left, const TrainerView *views,
@@ -179,81 +176,10 @@ Status train_runner_evaluate_fed(TrainRunner *r, Loader *loader, int64_t count, 
     TRY(reserve_evaluation(r, (int64_t)config->test_batch * FED_BATCHES));
     TRY(loader_feed_blank(r->feed, &blank));
     GatherSet set = {blank.images, blank.labels, blank.ids, blank.count, config->side, config->side};
-    TRY(warm_up(r, &set, views));
+    TRY(warm_up_evaluation(r, &set, views));
     for (int64_t at = 0, done; at < count; at += done) {
         TRY(evaluate_fed_part(r, loader, count - at, views, view_count,
                               logits + (size_t)at * trainer_classes(r->trainer), labels + at, &done));
     }
-    return STATUS_OK;
-}
-
-/* ---- whitening ---- */
-
-/* From sums of products and sums of bytes to the second moments of normalised pixels. */
-static void normalise_moments(const TrainRunner *r, const double *sums, double patches, double *moments) {
-    const double *bytes = sums + PATCH * (PATCH + 1) / 2;
-    for (int i = 0, at = 0; i < PATCH; i++) {
-        for (int j = i; j < PATCH; j++, at++) {
-            double mi = (double)r->config.mean[i / 4], mj = (double)r->config.mean[j / 4];
-            double scale = (double)r->config.std[i / 4] * (double)r->config.std[j / 4];
-            double sum = sums[at] - mi * bytes[j] - mj * bytes[i] + patches * mi * mj;
-            moments[i * PATCH + j] = moments[j * PATCH + i] = sum / scale / patches;
-        }
-    }
-}
-
-/* Memory for the moments, and a first measurement, before the clock runs. */
-static Status prepare_moments(TrainRunner *r, const GatherSet *set) {
-    const size_t bytes = (size_t)GATHER_MOMENT_PARTS * GATHER_MOMENTS * sizeof(uint64_t);
-    int used;
-    if (r->host_moments != NULL) return STATUS_OK;
-    if (r->moments == NULL) TRY(device_alloc(bytes, &r->moments));
-    TRY(gather_moments(set, 1, r->moments, &used, r->stream));
-    TRY(device_stream_synchronize(r->stream));
-    return device_host_alloc(bytes, &r->host_moments);
-}
-
-static Status measure(TrainRunner *r, const GatherSet *set, int64_t count, double *moments) {
-    uint64_t total[GATHER_MOMENTS] = {0};
-    double sums[GATHER_MOMENTS];
-    int used;
-    TRY(gather_moments(set, count, r->moments, &used, r->stream));
-    TRY(device_copy(r->host_moments, r->moments, (size_t)used * GATHER_MOMENTS * sizeof *total, r->stream));
-    TRY(device_stream_synchronize(r->stream));
-    for (int i = 0; i < used * GATHER_MOMENTS; i++) total[i % GATHER_MOMENTS] += r->host_moments[i];
-    for (int i = 0; i < GATHER_MOMENTS; i++) sums[i] = (double)total[i];
-    normalise_moments(r, sums, (double)(count * (set->height - 1) * (set->width - 1)), moments);
-    return STATUS_OK;
-}
-
-/* The frozen layer; its filters are (row, column, channel), those of whiten.h (channel, row, column). */
-static Status find_frozen(const TrainRunner *r, const NnLayer **out) {
-    int count;
-    const NnLayer *layers = nn_model_layers(r->model, &count);
-    for (int i = 0; i < count; i++) {
-        if (layers[i].trained || layers[i].elems != (size_t)NN_WHITEN_FILTERS * PATCH || layers[i].ndim != 4) continue;
-        *out = &layers[i];
-        return STATUS_OK;
-    }
-    FAIL(STATUS_ARGUMENT, "this network has no whitening layer");
-}
-
-Status train_runner_whiten(TrainRunner *r, TrainSet which, int64_t count, double epsilon) {
-    GatherSet set;
-    const NnLayer *layer = NULL;
-    double moments[PATCH * PATCH];
-    float filters[NN_WHITEN_FILTERS * PATCH], turned[NN_WHITEN_FILTERS * PATCH];
-    TRY(train_runner_need(r, which, &set));
-    TRY(find_frozen(r, &layer));
-    TRY(prepare_moments(r, &set));
-    double begin = clock_now_seconds();
-    TRY(measure(r, &set, count, moments));
-    TRY(nn_whiten_filters(moments, epsilon, filters));
-    for (int i = 0; i < NN_WHITEN_FILTERS * PATCH; i++) {
-        int filter = i / PATCH, channel = i / 4 % 3, corner = i % 4;
-        turned[filter * PATCH + corner * 3 + channel] = filters[i];
-    }
-    TRY(nn_model_write(r->model, nn_model_parameter_data(r->model), layer->offset, turned, NN_WHITEN_FILTERS * PATCH));
-    r->trainer->on_stream->seconds += clock_now_seconds() - begin;
     return STATUS_OK;
 }

@@ -53,7 +53,7 @@ static Status record_steps(TrainRunner *r, const StepSource *source, StepBatch b
 
 /* A step of a phase that counts as skipped from the start, without other ranks, changes nothing; but after it plans are
  * there, libraries have set up what they set up late, and the real step can be recorded. */
-static Status warm_up(TrainRunner *r, const TrainSource *source, int phase) {
+static Status warm_up_phase(TrainRunner *r, const TrainSource *source, int phase) {
     const TrainerConfig *config = &r->trainer->config;
     StepBatch batch;
     TRY(train_stream_set(r->trainer, &source->steps, 1, true));
@@ -72,12 +72,12 @@ static Status warm_up(TrainRunner *r, const TrainSource *source, int phase) {
 }
 
 /* For the phases from the next step on, as far as there are more steps in them. */
-static Status warm_up_all(TrainRunner *r, const TrainSource *source) {
+static Status warm_up_phases(TrainRunner *r, const TrainSource *source) {
     const TrainerConfig *config = &r->trainer->config;
     for (int i = 0; i < config->phase_count; i++) {
         int64_t end = i + 1 < config->phase_count ? config->phases[i + 1].first_step : config->steps;
         bool over = end <= r->trainer->step || end <= config->phases[i].first_step;
-        if (!over && !r->warm[i]) TRY(warm_up(r, source, i));
+        if (!over && !r->warm[i]) TRY(warm_up_phase(r, source, i));
     }
     return STATUS_OK;
 }
@@ -112,7 +112,7 @@ Status train_runner_run(TrainRunner *r, const TrainBatches *from, int steps, uin
     *done = 0;
     TRY(open_source(r, from, steps, epoch, &source));
     source.steps.context = &source;
-    TRY(warm_up_all(r, &source));
+    TRY(warm_up_phases(r, &source));
     Status status = train_steps_run(r->trainer, &source.steps, r->graphs, steps, out, losses, done);
     ErrorRecord cause = *error_record();
     Status settled = train_source_settle(&source);

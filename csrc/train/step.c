@@ -21,7 +21,7 @@ static Status begin_averaging(Trainer *trainer) {
                         nn_model_statistic_elems(model));
 }
 
-static Status pull(Trainer *trainer, float keep) {
+static Status pull_average(Trainer *trainer, float keep) {
     NnModel *model = trainer->model;
     size_t parameters = nn_model_parameter_elems(model), statistics = nn_model_statistic_elems(model);
     TRY(optim_pull(trainer->optim, trainer->slow, nn_model_parameter_data(model), parameters, keep));
@@ -30,14 +30,14 @@ static Status pull(Trainer *trainer, float keep) {
 }
 
 /* When trainer->step of the steps are done. */
-static Status average(Trainer *trainer) {
+static Status average_when_due(Trainer *trainer) {
     const TrainerConfig *config = &trainer->config;
     if (trainer->slow == NULL) return STATUS_OK;
     if (trainer->step % config->lookahead_every == 0) {
         double share = (double)trainer->step / (double)config->steps;
-        return pull(trainer, (float)(config->lookahead_base * share * share * share));
+        return pull_average(trainer, (float)(config->lookahead_base * share * share * share));
     }
-    return trainer->step == config->steps ? pull(trainer, 1.0f) : STATUS_OK;
+    return trainer->step == config->steps ? pull_average(trainer, 1.0f) : STATUS_OK;
 }
 
 /* ---- a step ---- */
@@ -127,7 +127,7 @@ static Status put_steps(Trainer *trainer, const StepSource *source, const StepGr
         TRY(next_steps(trainer, source, graphs, count));
         trainer->step += count;
         *done += count;
-        TRY(average(trainer));
+        TRY(average_when_due(trainer));
         TRY(trainer->way->throttle(trainer, *done, recorded));
     }
     return STATUS_OK;

@@ -59,7 +59,7 @@ static Status check_phases(const TrainerConfig *config) {
     return STATUS_OK;
 }
 
-static Status check(const TrainerConfig *config) {
+static Status check_config(const TrainerConfig *config) {
     if (config->group_count < 1 || config->group_count > TRAINER_MAX_GROUPS) {
         FAIL(STATUS_ARGUMENT, "a trainer has 1 to %d groups, not %d", TRAINER_MAX_GROUPS, config->group_count);
     }
@@ -122,7 +122,7 @@ static size_t slow_elems(const Trainer *trainer) {
 Status trainer_create(const TrainerConfig *config, NnModel *model, Trainer **out) {
     Status status = STATUS_OK;
     Trainer *trainer = NULL;
-    TRY(check(config));
+    TRY(check_config(config));
     TRY(memory_calloc(1, sizeof *trainer, &trainer));
     trainer->config = *config;
     trainer->model = model;
