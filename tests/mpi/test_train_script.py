@@ -153,7 +153,8 @@ def pids_of_ranks(process, ranks):
     found, left = {}, [process.pid]
     while left:
         pid = left.pop()
-        left += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):  # of any thread
+            left += map(int, children.read_text().split())
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         found |= {int(v.partition(b"=")[2]): pid for v in variables if v.startswith(b"OMPI_COMM_WORLD_RANK=")}
     assert sorted(found) == list(range(ranks)), found
