@@ -25,6 +25,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 import _cgxffcv
@@ -177,8 +178,8 @@ def _processor_seconds(pid: int) -> float:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             ticks = sum(map(int, file.read().rpartition(b")")[2].split()[11:15]))
-        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
-            children = list(map(int, file.read().split()))
+        threads = Path(f"/proc/{pid}/task")
+        children = [int(word) for file in threads.glob("*/children") for word in file.read_bytes().split()]
     except (OSError, ValueError):
         return 0.0
     return ticks / TICKS + sum(map(_processor_seconds, children))
