@@ -73,7 +73,8 @@ static Status run_job(const Job *job, int threads) {
     Pool *pool = NULL;
     if (threads > 1) TRY(pool_create(threads, &pool));
     if (job->target == NULL) {
-        status = quantize(job->spec, job->type, job->from, job->elems, job->random, pool, job->wire);
+        status =
+            quantize(job->spec, (QuantInput){job->from, job->type, job->elems, 1.0f}, job->random, pool, job->wire);
     } else {
         status = dequantize(job->spec, job->wire, job->elems, job->target, pool);
     }
@@ -145,7 +146,7 @@ static int check_accumulate(const ArrayView *accumulate, const ArrayView *out) {
 static PyObject *dequantize_array(PyObject *module, PyObject *args) {
     PyObject *wire_array, *spec_in, *out_array, *type_name, *accumulate_array, *result = NULL;
     QuantSpec spec;
-    QuantTarget target = {0};
+    QuantTarget target = {.scale = 1.0f};
     ArrayView wire, out, accumulate;
     int threads;
     if (!PyArg_ParseTuple(args, "OOOOOfi:dequantize", &wire_array, &spec_in, &out_array, &type_name, &accumulate_array,

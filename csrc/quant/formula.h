@@ -115,9 +115,13 @@ HOST_DEVICE float quant_decode(uint32_t code, float unit, float min) {
     return QUANT_ADD(min, QUANT_MUL(unit, (float)(int32_t)code));
 }
 
+HOST_DEVICE float quant_accumulated(const QuantTarget *target, int64_t i) {
+    return QUANT_MUL(element_load(target->accumulate, QUANT_F32, i), target->scale);
+}
+
 /* Puts a decoded value where the target wants it. */
 HOST_DEVICE void quant_deliver(const QuantTarget *target, int64_t i, float value) {
-    if (target->accumulate != NULL) value = QUANT_ADD(element_load(target->accumulate, QUANT_F32, i), value);
+    if (target->accumulate != NULL) value = QUANT_ADD(quant_accumulated(target, i), value);
     element_store(target->to, target->type, i, QUANT_DIV(value, target->divisor));
 }
 

@@ -5,13 +5,6 @@
 
 #include "quant/formula.h"
 
-/* A run of elements of one bucket. */
-typedef struct QuantInput {
-    const void *x; /* borrowed for the call */
-    QuantType type;
-    int64_t elems; /* at least 1 */
-} QuantInput;
-
 /* `min` and `max` are meaningful only while `magnitude`, the greatest bits(x) & 0x7FFFFFFF, is below infinity's; the
  * sign of a zero among them is unspecified. */
 typedef struct QuantRange {
@@ -19,12 +12,23 @@ typedef struct QuantRange {
     float min, max;
 } QuantRange;
 
+static inline float quant_load(QuantInput input, int64_t i) {
+    return QUANT_MUL(element_load(input.x, input.type, i), input.scale);
+}
+
+/* The range of scaled elements from that of the others: rounding keeps their order. */
+static inline QuantRange quant_range_scaled(QuantRange range, float scale) {
+    uint32_t magnitude = float_bits(QUANT_MUL(float_of_bits(range.magnitude), scale)) & 0x7FFFFFFFu;
+    return (QuantRange){magnitude, QUANT_MUL(range.min, scale), QUANT_MUL(range.max, scale)};
+}
+
 typedef struct QuantEncode {
     int bits;
     float min, inverse;        /* 1 / unit */
     const QuantRandom *random; /* NULL: nearest */
 } QuantEncode;
 
+/* An input is a part of one bucket, of at least one element. */
 typedef struct QuantKernels {
     const char *name;
     QuantRange (*range)(QuantInput input);

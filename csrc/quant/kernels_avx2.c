@@ -172,7 +172,9 @@ INLINE void pack_block(const VI code[4], int bits, uint8_t *to) {
 
 #define WINDOW_BYTES 8
 
-/* How a vector's codes are drawn from a window of their bytes: two bytes to each lane, a shift, then up to 3 bits a
+#define TABLE_BITS 3
+
+/* How a vector's codes are drawn from a window of their bytes: two bytes to each lane, a shift, then up to TABLE_BITS a
  * table of the bucket's values, above it the arithmetic. */
 typedef struct Unpack {
     VI pick, shift;
@@ -207,7 +209,7 @@ INLINE __m128i load_window_part(const uint8_t *from, int bytes) {
 INLINE VF unpack_values(const Unpack *unpack, int bits, __m128i window) {
     VI spread = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(window), unpack->pick);
     VI code = _mm256_srlv_epi32(spread, unpack->shift);
-    if (bits <= 3) return _mm256_permutevar8x32_ps(unpack->table, code);
+    if (bits <= TABLE_BITS) return _mm256_permutevar8x32_ps(unpack->table, code);
     VF p = v_mul(unpack->unit, v_to_float(_mm256_and_si256(code, _mm256_set1_epi32((1 << bits) - 1))));
     return v_add(unpack->min, p);
 }

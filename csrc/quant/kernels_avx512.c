@@ -145,7 +145,9 @@ INLINE void pack_block(const VI code[4], int bits, uint8_t *to) {
 
 #define WINDOW_BYTES 16
 
-/* How a vector's codes are drawn from a window of their bytes: two bytes to each lane, a shift, then up to 4 bits a
+#define TABLE_BITS 4
+
+/* How a vector's codes are drawn from a window of their bytes: two bytes to each lane, a shift, then up to TABLE_BITS a
  * table of the bucket's values, above it the arithmetic. */
 typedef struct Unpack {
     VI pick, shift;
@@ -178,7 +180,7 @@ INLINE __m128i load_window_part(const uint8_t *from, int bytes) {
 INLINE VF unpack_values(const Unpack *unpack, int bits, __m128i window) {
     VI spread = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(window), unpack->pick);
     VI code = _mm512_srlv_epi32(spread, unpack->shift);
-    if (bits <= 4) return _mm512_permutexvar_ps(code, unpack->table);
+    if (bits <= TABLE_BITS) return _mm512_permutexvar_ps(code, unpack->table);
     VF p = v_mul(unpack->unit, v_to_float(_mm512_and_si512(code, _mm512_set1_epi32((1 << bits) - 1))));
     return v_add(unpack->min, p);
 }

@@ -12,13 +12,13 @@ static QuantRange range(QuantInput input) {
         if (x < found.min) found.min = x;
         if (x > found.max) found.max = x;
     }
-    return found;
+    return quant_range_scaled(found, input.scale);
 }
 
 static float magnitude_sum(QuantInput input) {
     float partial[QUANT_SIGN_PARTIALS] = {0};
     for (int64_t i = 0; i < input.elems; i++) {
-        float x = element_load(input.x, input.type, i);
+        float x = quant_load(input, i);
         partial[i % QUANT_SIGN_PARTIALS] += float_of_bits(float_bits(x) & 0x7FFFFFFFu);
     }
     for (int width = QUANT_SIGN_PARTIALS / 2; width >= 1; width /= 2) {
@@ -51,7 +51,7 @@ static void encode(QuantInput input, const QuantEncode *e, uint8_t *codes) {
     uint32_t levels = (1u << e->bits) - 1u;
     Philox4 random = {{0}};
     for (int64_t i = 0; i < input.elems; i++) {
-        float place = quant_place(element_load(input.x, input.type, i), e->min, e->inverse);
+        float place = quant_place(quant_load(input, i), e->min, e->inverse);
         uint32_t code;
         if (e->random == NULL) {
             code = quant_code_nearest(place, levels);
@@ -69,7 +69,7 @@ static void encode(QuantInput input, const QuantEncode *e, uint8_t *codes) {
 
 static void encode_sign(QuantInput input, uint8_t *codes) {
     BitWriter writer = {codes, 0, 0};
-    for (int64_t i = 0; i < input.elems; i++) bits_put(&writer, element_load(input.x, input.type, i) < 0.0f, 1);
+    for (int64_t i = 0; i < input.elems; i++) bits_put(&writer, quant_load(input, i) < 0.0f, 1);
     bits_flush(&writer);
 }
 
@@ -88,7 +88,7 @@ static void decode(const uint8_t *codes, int bits, float unit, float min, int64_
 }
 
 static void pass(QuantInput input, const QuantTarget *target) {
-    for (int64_t i = 0; i < input.elems; i++) quant_deliver(target, i, element_load(input.x, input.type, i));
+    for (int64_t i = 0; i < input.elems; i++) quant_deliver(target, i, quant_load(input, i));
 }
 
 const QuantKernels quant_kernels_scalar = {"scalar", range, magnitude_sum, encode, encode_sign, decode, pass};

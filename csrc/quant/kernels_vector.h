@@ -11,6 +11,16 @@ INLINE VF load_some(const void *x, QuantType type, int64_t i, int64_t left, VF f
     return left <= 0 ? fill : v_load_part(x, type, i, (int)left, fill);
 }
 
+/* The vector at element `i` of the input, scaled; lanes beyond take `fill` as it is. */
+INLINE VF load_scaled(QuantInput in, QuantType type, int64_t i, VF fill) {
+    int64_t left = in.elems - i;
+    if (left >= LANES) return v_mul(v_load(in.x, type, i), v_set1(in.scale));
+    if (left <= 0) return fill;
+    float part[LANES];
+    v_store_float(part, v_mul(v_load_part(in.x, type, i, (int)left, fill), v_set1(in.scale)));
+    return v_load_part(part, QUANT_F32, 0, (int)left, fill);
+}
+
 INLINE QuantRange range_of(const void *x, QuantType type, int64_t elems) {
     VF first = v_set1(element_load(x, type, 0)), min = first, max = first;
     VI magnitude = v_magnitude(first);
@@ -33,19 +43,25 @@ INLINE QuantRange range_of(const void *x, QuantType type, int64_t elems) {
 }
 
 static QuantRange range(QuantInput input) {
-    if (input.type == QUANT_F32) return range_of(input.x, QUANT_F32, input.elems);
-    if (input.type == QUANT_F16) return range_of(input.x, QUANT_F16, input.elems);
-    return range_of(input.x, QUANT_BF16, input.elems);
+    QuantRange found;
+    if (input.type == QUANT_F32) {
+        found = range_of(input.x, QUANT_F32, input.elems);
+    } else if (input.type == QUANT_F16) {
+        found = range_of(input.x, QUANT_F16, input.elems);
+    } else {
+        found = range_of(input.x, QUANT_BF16, input.elems);
+    }
+    return quant_range_scaled(found, input.scale);
 }
 
 #define SUM_VECTORS (QUANT_SIGN_PARTIALS / LANES)
 
-INLINE float magnitude_sum_of(const void *x, QuantType type, int64_t elems) {
+INLINE float magnitude_sum_of(QuantInput in, QuantType type) {
     VF partial[SUM_VECTORS];
     for (int v = 0; v < SUM_VECTORS; v++) partial[v] = v_set1(0.0f);
-    for (int64_t i = 0; i < elems; i += QUANT_SIGN_PARTIALS) {
+    for (int64_t i = 0; i < in.elems; i += QUANT_SIGN_PARTIALS) {
         for (int v = 0; v < SUM_VECTORS; v++) {
-            VF a = load_some(x, type, i + v * LANES, elems - i - v * LANES, v_set1(0.0f));
+            VF a = load_scaled(in, type, i + v * LANES, v_set1(0.0f));
             partial[v] = v_add(partial[v], v_as_float(v_magnitude(a)));
         }
     }
@@ -58,9 +74,9 @@ INLINE float magnitude_sum_of(const void *x, QuantType type, int64_t elems) {
 }
 
 static float magnitude_sum(QuantInput input) {
-    if (input.type == QUANT_F32) return magnitude_sum_of(input.x, QUANT_F32, input.elems);
-    if (input.type == QUANT_F16) return magnitude_sum_of(input.x, QUANT_F16, input.elems);
-    return magnitude_sum_of(input.x, QUANT_BF16, input.elems);
+    if (input.type == QUANT_F32) return magnitude_sum_of(input, QUANT_F32);
+    if (input.type == QUANT_F16) return magnitude_sum_of(input, QUANT_F16);
+    return magnitude_sum_of(input, QUANT_BF16);
 }
 
 /* The keys of Philox's rounds, and what of its counter stays the same in a bucket. */
@@ -108,7 +124,7 @@ INLINE void encode_block(QuantInput in, QuantType type, const QuantEncode *e, co
     VI levels = v_set1i((1u << bits) - 1u);
     if (keys != NULL) random_block(keys, e->random->quad + (uint64_t)(i / 4), uniform);
     for (int v = 0; v < 4; v++) {
-        VF x = load_some(in.x, type, i + v * LANES, in.elems - i - v * LANES, min);
+        VF x = load_scaled(in, type, i + v * LANES, min);
         VF t = v_mul(v_sub(x, min), inverse);
         if (keys != NULL) {
             VI whole = v_truncate(t);
@@ -180,7 +196,7 @@ INLINE void encode_sign_of(QuantInput in, QuantType type, uint8_t *codes) {
     for (int64_t i = 0; i < in.elems; i += BLOCK) {
         VI code[4];
         for (int v = 0; v < 4; v++) {
-            VF x = load_some(in.x, type, i + v * LANES, in.elems - i - v * LANES, zero);
+            VF x = load_scaled(in, type, i + v * LANES, zero);
             code[v] = v_increment_if_less(v_set1i(0), x, zero);
         }
         if (bytes - i / 8 >= BLOCK / 8) {
@@ -202,21 +218,28 @@ static void encode_sign(QuantInput in, uint8_t *codes) {
 }
 
 /* Division, as a multiplication where that gives the same bits (a power of two of moderate size). */
-typedef struct Scale {
+typedef struct Division {
     bool divide;
     float by;
-} Scale;
+} Division;
 
-INLINE Scale scale_of(float divisor) {
+INLINE Division division_by(float divisor) {
     uint32_t bits = float_bits(divisor);
     bool power = (bits & 0x7FFFFFu) == 0 && bits >= 0x30000000u && bits <= 0x50000000u;
-    return (Scale){!power, power ? 1.0f / divisor : divisor};
+    return (Division){!power, power ? 1.0f / divisor : divisor};
 }
 
-INLINE void deliver(const QuantTarget *target, QuantType type, bool add, Scale scale, int64_t i, int64_t left,
-                    VF value) {
-    if (add) value = v_add(load_some(target->accumulate, QUANT_F32, i, left, v_set1(0.0f)), value);
-    value = scale.divide ? v_div(value, v_set1(scale.by)) : v_mul(value, v_set1(scale.by));
+INLINE VF divide(VF value, Division division) {
+    return division.divide ? v_div(value, v_set1(division.by)) : v_mul(value, v_set1(division.by));
+}
+
+INLINE void deliver(const QuantTarget *target, QuantType type, bool add, float scale, Division division, int64_t i,
+                    int64_t left, VF value) {
+    if (add) {
+        VF before = load_some(target->accumulate, QUANT_F32, i, left, v_set1(0.0f));
+        value = v_add(v_mul(before, v_set1(scale)), value);
+    }
+    value = divide(value, division);
     if (left >= LANES) {
         v_store(target->to, type, i, value);
     } else {
@@ -229,16 +252,21 @@ INLINE void decode_with(const uint8_t *codes, int bits, float unit, float min, i
     const int window = LANES / 8 * bits; /* the bytes of a vector's codes */
     const int reads = is_power_of_two((uint64_t)bits) ? window : WINDOW_BYTES;
     int64_t bytes = (elems * bits + 7) / 8, offset = 0, i = 0;
-    Scale scale = scale_of(target->divisor);
+    float scale = target->scale;
+    Division division = division_by(target->divisor);
     Unpack unpack = unpack_make(bits, unit, min);
+    if (!add && bits <= TABLE_BITS) { /* the few values in place of the many elements */
+        unpack.table = divide(unpack.table, division);
+        division = division_by(1.0f);
+    }
     for (; i + LANES <= elems && offset + reads <= bytes; i += LANES, offset += window) {
         VF value = unpack_values(&unpack, bits, load_window(codes + offset, bits));
-        deliver(target, type, add, scale, i, LANES, value);
+        deliver(target, type, add, scale, division, i, LANES, value);
     }
     for (; i < elems; i += LANES, offset += window) {
         int64_t left = bytes - offset;
         VF value = unpack_values(&unpack, bits, load_window_part(codes + offset, left < window ? (int)left : window));
-        deliver(target, type, add, scale, i, elems - i, value);
+        deliver(target, type, add, scale, division, i, elems - i, value);
     }
 }
 
@@ -272,10 +300,11 @@ static void decode(const uint8_t *codes, int bits, float unit, float min, int64_
 }
 
 INLINE void pass_with(QuantInput in, const QuantTarget *target, QuantType from, QuantType type, bool add) {
-    Scale scale = scale_of(target->divisor);
+    float scale = target->scale;
+    Division division = division_by(target->divisor);
     for (int64_t i = 0; i < in.elems; i += LANES) {
-        VF value = load_some(in.x, from, i, in.elems - i, v_set1(0.0f));
-        deliver(target, type, add, scale, i, in.elems - i, value);
+        VF value = load_scaled(in, from, i, v_set1(0.0f));
+        deliver(target, type, add, scale, division, i, in.elems - i, value);
     }
 }
 

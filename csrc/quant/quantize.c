@@ -145,7 +145,7 @@ static Status quantize_item(void *context, size_t item, int thread) {
     QuantRandom random = run->random == NULL ? (QuantRandom){0} : *run->random;
     FloatMode mode = float_mode_begin();
     for (int64_t b = (int64_t)item * run->stride; b < item_end(run, item); b++) {
-        QuantInput input = {x + b * size * item_bytes, run->input.type, bucket_elems(run, b)};
+        QuantInput input = {x + b * size * item_bytes, run->input.type, bucket_elems(run, b), run->input.scale};
         random.quad = run->random == NULL ? 0 : run->random->quad + (uint64_t)b * quads;
         run->codec->encode(run->kernels, run->spec, input, run->random == NULL ? NULL : &random, bucket_wire(run, b));
     }
@@ -196,13 +196,12 @@ static Status run_items(Pool *pool, int64_t items, PoolTask task, Run *run) {
 
 static int64_t items_of(const Run *run) { return (run->buckets + run->stride - 1) / run->stride; }
 
-Status quantize(const QuantSpec *spec, QuantType type, const void *from, int64_t elems, const QuantRandom *random,
-                Pool *pool, void *wire) {
-    if (elems == 0) return STATUS_OK;
-    Run run = run_of(spec, elems, wire);
-    run.input = (QuantInput){from, type, elems};
+Status quantize(const QuantSpec *spec, QuantInput from, const QuantRandom *random, Pool *pool, void *wire) {
+    if (from.elems == 0) return STATUS_OK;
+    Run run = run_of(spec, from.elems, wire);
+    run.input = from;
     run.random = spec->rounding == QUANT_STOCHASTIC ? random : NULL;
-    PieceLayout layout = layout_of(spec, elems);
+    PieceLayout layout = layout_of(spec, from.elems);
     uint64_t metadata = layout.metadata + layout.spikes;
     memset(run.wire + metadata, 0, run.codes_offset - metadata);
     memset(run.wire + run.codes_offset + layout.codes, 0,
@@ -216,7 +215,7 @@ Status dequantize(const QuantSpec *spec, const void *wire, int64_t elems, const 
     return run_items(pool, items_of(&run), dequantize_item, &run);
 }
 
-Status quantize_pass(QuantType from_type, const void *from, int64_t elems, const QuantTarget *target, Pool *pool) {
-    Run run = {.kernels = kernels_current(), .elems = elems, .input = {from, from_type, elems}, .target = *target};
-    return run_items(pool, (elems + TASK_ELEMS - 1) / TASK_ELEMS, pass_item, &run);
+Status quantize_pass(QuantInput from, const QuantTarget *target, Pool *pool) {
+    Run run = {.kernels = kernels_current(), .elems = from.elems, .input = from, .target = *target};
+    return run_items(pool, (from.elems + TASK_ELEMS - 1) / TASK_ELEMS, pass_item, &run);
 }

@@ -48,9 +48,18 @@ typedef struct QuantRandom {
     uint64_t quad; /* of the run's first bucket */
 } QuantRandom;
 
-/* What becomes of a decoded value x': to[i] = round((accumulate[i] + x') / divisor) in `type`. */
+/* Elements of a tensor or a sum: x[i] * scale. */
+typedef struct QuantInput {
+    const void *x; /* borrowed for the call */
+    QuantType type;
+    int64_t elems;
+    float scale; /* a power of two; 1: none */
+} QuantInput;
+
+/* What becomes of a decoded value x': to[i] = round((accumulate[i] * scale + x') / divisor) in `type`. */
 typedef struct QuantTarget {
     const void *accumulate; /* float32, borrowed for the call; NULL: nothing is added. May be `to` itself (float32) */
+    float scale;            /* of `accumulate`: a power of two; 1: none */
     float divisor;          /* 1: none */
     QuantType type;
     void *to; /* borrowed for the call */
@@ -75,17 +84,16 @@ int64_t quantize_buckets(const QuantSpec *spec, int64_t elems);
 uint64_t quantize_metadata_bytes(const QuantSpec *spec, int64_t elems);
 uint64_t quantize_wire_bytes(const QuantSpec *spec, int64_t elems);
 
-/* Quantises `elems` elements of `type`, which start at a bucket's boundary, into quantize_wire_bytes bytes at
- * `wire`. `type` is the spec's own, or float32 (a sum) unless half_metadata. `random` may be NULL for nearest
+/* Quantises elements, which start at a bucket's boundary, into quantize_wire_bytes bytes at `wire`. Their type is the
+ * spec's own, or float32 (a sum); with half_metadata the spec's own, unscaled. `random` may be NULL for nearest
  * rounding, `pool` for the calling thread alone. Fails only where the pool does. */
-Status quantize(const QuantSpec *spec, QuantType type, const void *from, int64_t elems, const QuantRandom *random,
-                Pool *pool, void *wire);
+Status quantize(const QuantSpec *spec, QuantInput from, const QuantRandom *random, Pool *pool, void *wire);
 
 /* The reverse. STATUS_TRANSPORT if the piece is damaged in a way that can be seen (a spike's index). */
 Status dequantize(const QuantSpec *spec, const void *wire, int64_t elems, const QuantTarget *target, Pool *pool);
 
-/* to[i] = round((accumulate[i] + from[i]) / divisor): the same as dequantize for elements that travel as they are. */
-Status quantize_pass(QuantType from_type, const void *from, int64_t elems, const QuantTarget *target, Pool *pool);
+/* The same as dequantize for elements that travel as they are. */
+Status quantize_pass(QuantInput from, const QuantTarget *target, Pool *pool);
 
 /* "scalar", "avx2" or "avx512": what this processor runs. */
 const char *quantize_kernels_name(void);

@@ -46,7 +46,9 @@ static void spikes_into_index_order(Spikes *spikes) {
 
 static QuantInput part(QuantInput input, int64_t first, int64_t end) {
     const uint8_t *x = input.x;
-    return (QuantInput){x + first * (int64_t)quantize_item_bytes(input.type), input.type, end - first};
+    input.x = x + first * (int64_t)quantize_item_bytes(input.type);
+    input.elems = end - first;
+    return input;
 }
 
 static int64_t block_end(QuantInput input, int64_t block) {
@@ -68,7 +70,7 @@ static void spikes_find(const QuantKernels *kernels, QuantInput input, int limit
     for (int64_t block = 0; block < input.elems; block += SPIKE_BLOCK) {
         if (greatest[block / SPIKE_BLOCK] < least) continue;
         for (int64_t i = block; i < block_end(input, block); i++) {
-            uint32_t magnitude = float_bits(element_load(input.x, input.type, i)) & 0x7FFFFFFFu;
+            uint32_t magnitude = float_bits(quant_load(input, i)) & 0x7FFFFFFFu;
             if (magnitude >= least) spikes_offer(spikes, limit, magnitude, i);
         }
     }
@@ -109,7 +111,7 @@ static QuantGrid encode_between_spikes(const QuantKernels *kernels, const QuantS
     for (int i = 0; i < spikes.count; i++) {
         code_clear(wire.codes, spec->bits, spikes.index[i]);
         store_u16(wire.spikes + i * QUANT_SPIKE_BYTES, (uint16_t)spikes.index[i]);
-        uint16_t value = bfloat16_from_float(element_load(input.x, input.type, spikes.index[i]));
+        uint16_t value = bfloat16_from_float(quant_load(input, spikes.index[i]));
         store_u16(wire.spikes + i * QUANT_SPIKE_BYTES + 2, value);
     }
     return grid;
@@ -144,7 +146,7 @@ static Status spikes_decode(const QuantKernels *kernels, const QuantSpec *spec, 
                  (long long)index, (long long)elems);
         }
         values[i] = bfloat16_to_float(load_u16(wire.spikes + i * QUANT_SPIKE_BYTES + 2));
-        if (target->accumulate != NULL) values[i] = element_load(target->accumulate, QUANT_F32, index) + values[i];
+        if (target->accumulate != NULL) values[i] = quant_accumulated(target, index) + values[i];
         values[i] = values[i] / target->divisor;
     }
     kernels->decode(wire.codes, spec->bits, grid.unit, grid.min, elems, target);

@@ -55,18 +55,25 @@ static void one_case(uint32_t i) {
          *first_out = exact(in);
     float *sum = exact((size_t)elems * 4);
     QuantRandom random = {i, 3, 2, 0xFFFFFFF0u};
+    QuantInput input = {x, spec.type, elems, spec.half_metadata || draw(i * 16 + 9, 2) != 0 ? 1.0f : 0x1p-5f};
     CHECK_OK(quantize_check(&spec));
     fill(x, spec.type, elems, i);
     for (int k = 0; k < 3; k++) {
         if (!quantize_select_kernels(names[k])) continue;
         memset(sum, 0, (size_t)elems * 4);
-        CHECK_OK(quantize(&spec, spec.type, x, elems, &random, NULL, k == 0 ? first : wire));
-        QuantTarget target = {NULL, 3.0f, spec.type, k == 0 ? first_out : out};
+        CHECK_OK(quantize(&spec, input, &random, NULL, k == 0 ? first : wire));
+        QuantTarget target = {NULL, 1.0f, 3.0f, spec.type, k == 0 ? first_out : out};
         CHECK_OK(dequantize(&spec, first, elems, &target, NULL));
         if (k > 0) CHECK(memcmp(wire, first, wire_bytes) == 0 && memcmp(out, first_out, in) == 0);
-        QuantTarget adding = {sum, 1.0f, QUANT_F32, sum};
+        QuantTarget adding = {sum, 1.0f, 1.0f, QUANT_F32, sum};
         CHECK_OK(dequantize(&spec, first, elems, &adding, NULL));
-        CHECK_OK(quantize_pass(spec.type, x, elems, &adding, NULL));
+        CHECK_OK(quantize_pass(input, &adding, NULL));
+    }
+    if (!spec.half_metadata) { /* scaled on the way is scaled before */
+        QuantTarget scaled = {NULL, 1.0f, 1.0f, QUANT_F32, sum};
+        CHECK_OK(quantize_pass(input, &scaled, NULL));
+        CHECK_OK(quantize(&spec, (QuantInput){sum, QUANT_F32, elems, 1.0f}, &random, NULL, wire));
+        CHECK(memcmp(wire, first, wire_bytes) == 0);
     }
     release(sum, (size_t)elems * 4);
     release(first_out, in), release(out, in), release(first, wire_bytes), release(wire, wire_bytes), release(x, in);

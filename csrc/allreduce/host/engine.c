@@ -46,7 +46,8 @@ static Need need_of(const AllreduceSetup *setup) {
         const AllreduceExtent *extent = &setup->extents[i];
         raise(&need.slice_elems, (uint64_t)extent->map->max_slice_elems);
         raise(&need.slice_bytes, extent->map->max_slice_bytes);
-        need.scales = need.scales || extent->feedback || extent->map->scale != 1.0;
+        need.scales =
+            need.scales || extent->feedback || extent->map->scale != 1.0 || extent->map->type != extent->map->wide_type;
         need_holdings(setup, extent, &need);
     }
     return need;
@@ -59,7 +60,6 @@ static Status make_scratch(HostEngine *host, const Need *need) {
     TRY(memory_alloc(elems, wide_bytes, &host->sum));
     TRY(memory_alloc(need->scales ? elems : 0, wide_bytes, &host->scaled));
     TRY(memory_alloc(host->setup->options.half_metadata ? elems : 0, sizeof(uint16_t), &host->half));
-    TRY(memory_alloc(map->type == map->wide_type ? 0 : elems, sizeof(float), &host->other));
     for (int i = 0; i < 2; i++) {
         TRY(memory_calloc(ranks, sizeof *host->members[i], &host->members[i]));
         if (need->kept[i] > 0) TRY(memory_alloc(need->kept[i], 1, &host->kept[i]));
@@ -87,7 +87,6 @@ static void destroy(void *state) {
     memory_free(host->headers);
     memory_free(host->shards);
     memory_free(host->ranks);
-    memory_free(host->other);
     memory_free(host->half);
     memory_free(host->scaled);
     memory_free(host->sum);

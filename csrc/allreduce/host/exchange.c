@@ -28,7 +28,7 @@ typedef struct Walk {
 
     int64_t reduce_step;
     int reduce_term; /* the next term in the order of summation */
-    const void *sum; /* of the terms so far; NULL before the first */
+    Summands sum;    /* of the terms so far; x NULL before the first */
     bool scarce;     /* fewer slots than ranks: host->stash and host->stashed are in use */
 
     int64_t gather_step;
@@ -102,16 +102,19 @@ static int member_of_term(const Walk *walk, int term) {
     return 1 - term;
 }
 
+static Summands sum_so_far(const Walk *walk) { return (Summands){walk->host->sum, walk->host->map->wide_type, false}; }
+
 static Status add_own(Walk *walk, const WireSlice *slice) {
     const Exchange *e = walk->exchange;
     Summands own = summands(walk, slice);
     bool feedback = e->feedback && e->gather; /* a sum that is not quantised here gets its residual where it is */
-    if (walk->sum == NULL && !feedback && allreduce_is_sum(walk->host, e->type, e->fresh)) {
-        walk->sum = own.x; /* read where it lies by the next addition */
+    bool scaled = own.fresh && walk->host->map->scale != 1.0;
+    if (walk->sum.x == NULL && !feedback && allreduce_is_sum(walk->host, own) && (walk->size > 1 || !scaled)) {
+        walk->sum = own; /* read where it lies by the next addition */
         return STATUS_OK;
     }
-    TRY(allreduce_add_own(walk->host, slice, own, feedback, walk->sum, walk->host->sum));
-    walk->sum = walk->host->sum;
+    TRY(allreduce_add_own(walk->host, slice, own, feedback, walk->sum.x, walk->host->sum));
+    walk->sum = sum_so_far(walk);
     return STATUS_OK;
 }
 
@@ -156,7 +159,7 @@ static Status add_term(Walk *walk, const WireSlice *slice, bool *added) {
         TRY(allreduce_add_term(host, slice, got.data, walk->sum, host->sum));
         comm_release(host->setup->comm, &got);
     }
-    walk->sum = host->sum;
+    walk->sum = sum_so_far(walk);
     return STATUS_OK;
 }
 
@@ -172,7 +175,7 @@ static Status finish_step(Walk *walk, const WireSlice *slice, bool *done) {
     if (!walk->exchange->gather) {
         size_t bytes = (size_t)slice->elems * allreduce_type_bytes(host->map->wide_type);
         void *to = destination(walk, slice, host->map->wide_type);
-        if (to != walk->sum) memcpy(to, walk->sum, bytes);
+        if (to != walk->sum.x) memcpy(to, walk->sum.x, bytes);
         return STATUS_OK;
     }
     if (walk->send_step <= walk->reduce_step && walk->send_step < walk->steps) {
@@ -182,7 +185,7 @@ static Status finish_step(Walk *walk, const WireSlice *slice, bool *done) {
     CommSlot slot;
     TRY(comm_try_acquire(host->setup->comm, &slot, done));
     if (!*done) return STATUS_OK;
-    TRY(allreduce_encode_result(host, slice, walk->sum, walk->exchange->feedback, slot.data));
+    TRY(allreduce_encode_result(host, slice, walk->sum.x, walk->exchange->feedback, slot.data));
     uint64_t tag = allreduce_tag(host, slice_index(walk, walk->me, walk->reduce_step));
     TRY(allreduce_publish_to_group(host, &walk->exchange->group, &slot, slice->bytes, tag, LANE_RESULTS));
     keep(walk, slice, slot.data);
@@ -205,7 +208,7 @@ static Status reduce_some(Walk *walk, bool *moved) {
     if (!done) return STATUS_OK;
     walk->reduce_step++;
     walk->reduce_term = 0;
-    walk->sum = NULL;
+    walk->sum = (Summands){0};
     if (walk->scarce) memset(walk->host->stashed, 0, (size_t)walk->size * sizeof(bool));
     *moved = true;
     return STATUS_OK;

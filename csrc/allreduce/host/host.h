@@ -15,11 +15,10 @@ typedef struct HostEngine {
     const AllreduceExtent *extent;
     const WireMap *map;
 
-    /* Scratch of one slice each, owned: a sum, scaled elements (with their residual), one in the tensor's 16-bit type,
-     * one more sum for operations other than addition. */
+    /* Scratch of one slice each, owned: a sum, elements that are scaled (with their residual) or made wide, and in the
+     * tensor's 16-bit type. */
     void *sum, *scaled;
     uint16_t *half;
-    float *other;
 
     /* Partial sums in float32 where the buffer cannot hold them (16-bit types): the shard of two-level, two chunks in
      * turn for the ring. Owned; NULL where not needed. */
@@ -44,8 +43,8 @@ typedef struct Summands {
     bool fresh;
 } Summands;
 
-/* Whether they can be read as a sum where they lie. */
-bool allreduce_is_sum(const HostEngine *host, AllreduceType type, bool fresh);
+/* Whether an addition can read them as the sum so far where they lie. */
+bool allreduce_is_sum(const HostEngine *host, Summands from);
 
 /* Writes a slice of summands (of the buffer's type or its wide one). With `feedback` quantised elements get their
  * residual added before, and what is lost becomes the new residual. */
@@ -54,14 +53,15 @@ Status allreduce_encode_term(HostEngine *host, const WireSlice *slice, Summands 
 /* Writes a slice of sums (of the wide type), which is what all ranks decode in the end. */
 Status allreduce_encode_result(HostEngine *host, const WireSlice *slice, const void *sum, bool feedback, void *wire);
 
-/* sum = accumulate (op) term, in the wide type; `accumulate` NULL for the first term, and it may be `sum`. */
-Status allreduce_add_term(HostEngine *host, const WireSlice *slice, const void *wire, const void *accumulate,
-                          void *sum);
+/* sum = before (op) term, in the wide type; `before` of nothing (x NULL) for the first term, else a sum as
+ * allreduce_is_sum says, perhaps `sum` itself. */
+Status allreduce_add_term(HostEngine *host, const WireSlice *slice, const void *wire, Summands before, void *sum);
 
-/* The same for the last term, with the result rounded and divided into `to` of the buffer's type. */
+/* The same for the last term and a sum of the wide type (NULL: none), rounded and divided into `to` of the buffer's
+ * type. */
 Status allreduce_add_last(HostEngine *host, const WireSlice *slice, const void *wire, const void *accumulate, void *to);
 
-/* sum = accumulate (op) elements at hand; with `feedback` and the residual of quantised elements. */
+/* sum = accumulate (op) elements at hand, likewise; with `feedback` and the residual of quantised elements. */
 Status allreduce_add_own(HostEngine *host, const WireSlice *slice, Summands own, bool feedback, const void *accumulate,
                          void *sum);
 

@@ -53,7 +53,7 @@ static Status add_some(Walk *walk, bool *moved) {
     void *sum = host->map->type == host->map->wide_type ? (void *)elements(walk, slice) : host->sum;
     const void *before = walk->rank == 0 ? NULL : sum;
     if (walk->rank < comm_size(host->setup->comm) - 1) {
-        TRY(allreduce_add_term(host, slice, got.data, before, sum));
+        TRY(allreduce_add_term(host, slice, got.data, (Summands){before, host->map->wide_type, false}, sum));
         walk->rank++;
     } else {
         TRY(allreduce_add_last(host, slice, got.data, before, elements(walk, slice)));

@@ -59,7 +59,7 @@ static Status take_partial(const Ring *ring, int hop, int64_t step) {
     const WireSlice *slice = wire_slice(host->map, chunk->slice + step);
     CommSlice got;
     TRY(receive(ring, LANE_TERMS, slice, chunk->slice + step, &got));
-    TRY(allreduce_add_term(host, slice, got.data, NULL, host->sum));
+    TRY(allreduce_add_term(host, slice, got.data, (Summands){0}, host->sum));
     comm_release(host->setup->comm, &got);
     return allreduce_add_own(host, slice, (Summands){elements(ring, slice), host->map->type, true}, false, host->sum,
                              partial(ring, chunk, slice, hop));

@@ -14,12 +14,18 @@ static double divisor_of(const HostEngine *host) {
     return host->setup->options.op == ALLREDUCE_AVERAGE ? (double)comm_size(host->setup->comm) * host->map->scale : 1.0;
 }
 
-bool allreduce_is_sum(const HostEngine *host, AllreduceType type, bool fresh) {
-    return type == host->map->wide_type && (!fresh || host->map->scale == 1.0);
+/* By which summands are multiplied. */
+static double scale_of(const HostEngine *host, Summands from) { return from.fresh ? host->map->scale : 1.0; }
+
+bool allreduce_is_sum(const HostEngine *host, Summands from) {
+    return from.type == host->map->wide_type && (is_float32_family(host) || scale_of(host, from) == 1.0);
 }
 
-/* By which fresh elements are divided, others not. */
-static double fresh_divisor(const HostEngine *host, bool fresh) { return fresh ? 1.0 / host->map->scale : 1.0; }
+static Summands sum_of(const HostEngine *host, const void *x) { return (Summands){x, host->map->wide_type, false}; }
+
+static QuantInput input_of(const HostEngine *host, Summands from, int64_t elems) {
+    return (QuantInput){from.x, (QuantType)from.type, elems, (float)scale_of(host, from)};
+}
 
 /* A segment of a slice with what belongs to it at hand. */
 typedef struct Part {
@@ -41,29 +47,25 @@ static void *offset(void *base, int64_t elems, AllreduceType type) {
     return (uint8_t *)base + elems * (int64_t)allreduce_type_bytes(type);
 }
 
-/* Elements of one type to another: equal, or both of the float32 family; divided on the way where `divisor` is not 1.
- */
-static Status convert(const HostEngine *host, AllreduceType from_type, const void *from, AllreduceType to_type,
-                      void *to, int64_t elems, double divisor) {
-    if (is_float32_family(host) && (from_type != to_type || divisor != 1.0)) {
-        QuantTarget target = {NULL, (float)divisor, (QuantType)to_type, to};
-        return quantize_pass((QuantType)from_type, from, elems, &target, host->pool);
+/* Summands in another type, equal or both of the float32 family; scaled, then divided. */
+static Status convert(const HostEngine *host, Summands from, AllreduceType to_type, void *to, int64_t elems,
+                      double divisor) {
+    double scale = scale_of(host, from);
+    bool same = from.type == to_type && scale == 1.0 && divisor == 1.0;
+    if (is_float32_family(host) && !same) {
+        QuantTarget target = {NULL, 1.0f, (float)divisor, (QuantType)to_type, to};
+        return quantize_pass(input_of(host, from, elems), &target, host->pool);
     }
-    memcpy(to, from, (size_t)elems * allreduce_type_bytes(to_type));
-    if (divisor != 1.0) allreduce_divide(to, elems, divisor);
+    memcpy(to, from.x, (size_t)elems * allreduce_type_bytes(to_type));
+    if (!same) allreduce_divide(to, elems, divisor / scale);
     return STATUS_OK;
 }
 
-static void pad(const WireSegment *segment, uint64_t used, uint8_t *wire) {
-    memset(wire + segment->offset + used, 0, segment->bytes - used);
-}
-
-static Status encode_raw(const HostEngine *host, Part part, const void *x, AllreduceType type, double divisor,
-                         uint8_t *wire) {
+static Status encode_raw(const HostEngine *host, Part part, Summands from, double divisor, uint8_t *to) {
     int64_t elems = part.segment->elems;
-    pad(part.segment, (uint64_t)elems * allreduce_type_bytes(host->map->raw_type), wire);
-    return convert(host, type, offset_const(x, part.at, type), host->map->raw_type, wire + part.segment->offset, elems,
-                   divisor);
+    uint64_t used = (uint64_t)elems * allreduce_type_bytes(host->map->raw_type);
+    memset(to + used, 0, part.segment->bytes - used);
+    return convert(host, from, host->map->raw_type, to, elems, divisor);
 }
 
 /* ---- error feedback ---- */
@@ -78,53 +80,45 @@ static void keep_lost(const HostEngine *host, float *residual, const float *valu
     }
 }
 
-static Status quantise(HostEngine *host, Part part, const void *x, AllreduceType type, uint8_t *to) {
-    const WireSegment *segment = part.segment;
-    QuantRandom random = {host->setup->options.seed, host->setup->run->call, (uint32_t)comm_rank(host->setup->comm),
-                          segment->quad};
-    if (part.layer->spec.half_metadata && type == ALLREDUCE_F32) {
-        QuantTarget target = {NULL, 1.0f, part.layer->spec.type, host->half};
-        TRY(quantize_pass(QUANT_F32, x, segment->elems, &target, host->pool));
-        x = host->half;
-        type = host->map->type;
+static Status quantise(HostEngine *host, Part part, Summands from, uint8_t *to) {
+    const AllreduceSetup *setup = host->setup;
+    QuantRandom random = {setup->options.seed, setup->run->call, (uint32_t)comm_rank(setup->comm), part.segment->quad};
+    QuantInput input = input_of(host, from, part.segment->elems);
+    if (part.layer->spec.half_metadata && (from.type == ALLREDUCE_F32 || input.scale != 1.0f)) {
+        QuantTarget target = {NULL, 1.0f, 1.0f, part.layer->spec.type, host->half};
+        TRY(quantize_pass(input, &target, host->pool));
+        input = (QuantInput){host->half, part.layer->spec.type, input.elems, 1.0f};
     }
-    return quantize(&part.layer->spec, (QuantType)type, x, segment->elems, &random, host->pool, to);
+    return quantize(&part.layer->spec, input, &random, host->pool, to);
 }
 
 /* Quantises float32 values and keeps what is lost. */
 static Status quantise_keeping(HostEngine *host, Part part, const float *value, uint8_t *to) {
     float *residual = host->residual + part.segment->first;
-    TRY(quantise(host, part, value, ALLREDUCE_F32, to));
-    QuantTarget target = {NULL, 1.0f, QUANT_F32, residual};
+    TRY(quantise(host, part, sum_of(host, value), to));
+    QuantTarget target = {NULL, 1.0f, 1.0f, QUANT_F32, residual};
     TRY(dequantize(&part.layer->spec, to, part.segment->elems, &target, host->pool));
     keep_lost(host, residual, value, part.segment->elems);
     return STATUS_OK;
 }
 
-/* (x + residual) * scale in host->scaled, of elements; x + residual * scale of sums. */
+/* In host->scaled: (x + residual) * scale of elements; x + residual * scale of sums. */
 static Status correct(HostEngine *host, Part part, Summands from) {
     const float *residual = host->residual + part.segment->first;
-    QuantTarget target = {residual, (float)(1.0 / host->map->scale), QUANT_F32, host->scaled};
-    if (from.fresh) return quantize_pass((QuantType)from.type, from.x, part.segment->elems, &target, host->pool);
-    target.accumulate = NULL;
-    TRY(quantize_pass(QUANT_F32, residual, part.segment->elems, &target, host->pool));
-    target.accumulate = host->scaled;
-    target.divisor = 1.0f;
-    return quantize_pass((QuantType)from.type, from.x, part.segment->elems, &target, host->pool);
-}
-
-/* Turns fresh elements into scaled ones of the wide type, in host->scaled. */
-static Status scale(HostEngine *host, Summands *from, int64_t elems) {
-    if (!from->fresh || host->map->scale == 1.0) return STATUS_OK;
-    TRY(convert(host, from->type, from->x, host->map->wide_type, host->scaled, elems, 1.0 / host->map->scale));
-    *from = (Summands){host->scaled, host->map->wide_type, false};
-    return STATUS_OK;
+    int64_t elems = part.segment->elems;
+    if (from.fresh) {
+        QuantTarget target = {residual, 1.0f, (float)(1.0 / host->map->scale), QUANT_F32, host->scaled};
+        return quantize_pass((QuantInput){from.x, (QuantType)from.type, elems, 1.0f}, &target, host->pool);
+    }
+    QuantTarget target = {from.x, 1.0f, 1.0f, QUANT_F32, host->scaled};
+    return quantize_pass((QuantInput){residual, QUANT_F32, elems, (float)host->map->scale}, &target, host->pool);
 }
 
 /* ---- encoding ---- */
 
+/* A part of a slice's; none of none. */
 static Summands summands_of(Summands all, Part part) {
-    all.x = offset_const(all.x, part.at, all.type);
+    if (all.x != NULL) all.x = offset_const(all.x, part.at, all.type);
     return all;
 }
 
@@ -134,13 +128,12 @@ Status allreduce_encode_term(HostEngine *host, const WireSlice *slice, Summands 
         uint8_t *to = (uint8_t *)wire + part.segment->offset;
         Summands own = summands_of(from, part);
         if (part.layer->raw) {
-            TRY(encode_raw(host, part, from.x, from.type, fresh_divisor(host, from.fresh), wire));
+            TRY(encode_raw(host, part, own, 1.0, to));
         } else if (feedback) {
             TRY(correct(host, part, own));
             TRY(quantise_keeping(host, part, host->scaled, to));
         } else {
-            TRY(scale(host, &own, part.segment->elems));
-            TRY(quantise(host, part, own.x, own.type, to));
+            TRY(quantise(host, part, own, to));
         }
     }
     return STATUS_OK;
@@ -150,13 +143,13 @@ Status allreduce_encode_result(HostEngine *host, const WireSlice *slice, const v
     for (int i = 0; i < slice->segments; i++) {
         Part part = part_of(host, slice, i);
         uint8_t *to = (uint8_t *)wire + part.segment->offset;
-        const void *from = offset_const(sum, part.at, host->map->wide_type);
+        Summands from = summands_of(sum_of(host, sum), part);
         if (part.layer->raw) {
-            TRY(encode_raw(host, part, sum, host->map->wide_type, divisor_of(host), wire));
+            TRY(encode_raw(host, part, from, divisor_of(host), to));
         } else if (feedback) {
-            TRY(quantise_keeping(host, part, from, to));
+            TRY(quantise_keeping(host, part, from.x, to));
         } else {
-            TRY(quantise(host, part, from, ALLREDUCE_F32, to));
+            TRY(quantise(host, part, from, to));
         }
     }
     return STATUS_OK;
@@ -164,90 +157,89 @@ Status allreduce_encode_result(HostEngine *host, const WireSlice *slice, const v
 
 /* ---- summation ---- */
 
-/* to = accumulate (op) elements as they are, the result of the wide type. */
-static Status combine(HostEngine *host, Summands from, int64_t elems, const void *accumulate, void *to) {
-    if (accumulate == NULL) {
-        return convert(host, from.type, from.x, host->map->wide_type, to, elems, fresh_divisor(host, from.fresh));
-    }
-    TRY(scale(host, &from, elems));
+/* to = before (op) summands, in the wide type. */
+static Status combine(HostEngine *host, Summands from, int64_t elems, Summands before, void *to) {
+    const WireMap *map = host->map;
+    if (before.x == NULL) return convert(host, from, map->wide_type, to, elems, 1.0);
     if (is_float32_family(host) && is_sum(host)) {
-        QuantTarget target = {accumulate, 1.0f, QUANT_F32, to};
-        return quantize_pass((QuantType)from.type, from.x, elems, &target, host->pool);
+        QuantTarget target = {before.x, (float)scale_of(host, before), 1.0f, QUANT_F32, to};
+        return quantize_pass(input_of(host, from, elems), &target, host->pool);
     }
-    if (from.type != host->map->wide_type) {
-        TRY(convert(host, from.type, from.x, host->map->wide_type, host->other, elems, 1.0));
-        from.x = host->other;
+    if (!allreduce_is_sum(host, from)) {
+        TRY(convert(host, from, map->wide_type, host->scaled, elems, 1.0));
+        from.x = host->scaled;
     }
-    allreduce_combine(host->map->wide_type, host->setup->options.op, accumulate, from.x, to, elems);
+    allreduce_combine(map->wide_type, host->setup->options.op, before.x, from.x, to, elems);
     return STATUS_OK;
 }
 
-static const void *accumulated(const HostEngine *host, const void *accumulate, int64_t at) {
-    return accumulate == NULL ? NULL : offset_const(accumulate, at, host->map->wide_type);
+/* to = (before + quantised elements) / divisor, of that type. */
+static Status decode(const HostEngine *host, Part part, const uint8_t *wire, Summands before, double divisor,
+                     AllreduceType type, void *to) {
+    QuantTarget target = {before.x, (float)scale_of(host, before), (float)divisor, (QuantType)type, to};
+    return dequantize(&part.layer->spec, wire, part.segment->elems, &target, host->pool);
 }
 
-static Status add_part(HostEngine *host, Part part, const void *wire, const void *accumulate, void *sum) {
+static Status add_part(HostEngine *host, Part part, const void *wire, Summands before, void *sum) {
+    const WireMap *map = host->map;
     const uint8_t *from = (const uint8_t *)wire + part.segment->offset;
-    const void *before = accumulated(host, accumulate, part.at);
-    void *to = offset(sum, part.at, host->map->wide_type);
-    if (part.layer->raw) {
-        return combine(host, (Summands){from, host->map->raw_type, false}, part.segment->elems, before, to);
-    }
-    QuantTarget target = {before, 1.0f, QUANT_F32, to};
-    return dequantize(&part.layer->spec, from, part.segment->elems, &target, host->pool);
+    before = summands_of(before, part);
+    void *to = offset(sum, part.at, map->wide_type);
+    if (!part.layer->raw) return decode(host, part, from, before, 1.0, ALLREDUCE_F32, to);
+    return combine(host, (Summands){from, map->raw_type, false}, part.segment->elems, before, to);
 }
 
-Status allreduce_add_term(HostEngine *host, const WireSlice *slice, const void *wire, const void *accumulate,
-                          void *sum) {
-    for (int i = 0; i < slice->segments; i++) TRY(add_part(host, part_of(host, slice, i), wire, accumulate, sum));
+Status allreduce_add_term(HostEngine *host, const WireSlice *slice, const void *wire, Summands before, void *sum) {
+    for (int i = 0; i < slice->segments; i++) TRY(add_part(host, part_of(host, slice, i), wire, before, sum));
     return STATUS_OK;
 }
 
 Status allreduce_add_last(HostEngine *host, const WireSlice *slice, const void *wire, const void *accumulate,
                           void *to) {
+    const Summands before = sum_of(host, accumulate);
+    const WireMap *map = host->map;
     for (int i = 0; i < slice->segments; i++) {
         Part part = part_of(host, slice, i);
-        void *end = offset(to, part.at, host->map->type);
+        const uint8_t *from = (const uint8_t *)wire + part.segment->offset;
+        void *end = offset(to, part.at, map->type);
         if (!part.layer->raw) {
-            const void *before = accumulated(host, accumulate, part.at);
-            QuantTarget target = {before, (float)divisor_of(host), (QuantType)host->map->type, end};
-            TRY(dequantize(&part.layer->spec, (const uint8_t *)wire + part.segment->offset, part.segment->elems,
-                           &target, host->pool));
+            TRY(decode(host, part, from, summands_of(before, part), divisor_of(host), map->type, end));
             continue;
         }
-        TRY(add_part(host, part, wire, accumulate, host->sum));
-        TRY(convert(host, host->map->wide_type, offset_const(host->sum, part.at, host->map->wide_type), host->map->type,
-                    end, part.segment->elems, divisor_of(host)));
+        TRY(add_part(host, part, wire, before, host->sum));
+        TRY(convert(host, summands_of(sum_of(host, host->sum), part), map->type, end, part.segment->elems,
+                    divisor_of(host)));
     }
     return STATUS_OK;
 }
 
 Status allreduce_add_own(HostEngine *host, const WireSlice *slice, Summands own, bool feedback, const void *accumulate,
                          void *sum) {
-    if (!feedback) return combine(host, own, slice->elems, accumulate, sum);
+    const Summands before = sum_of(host, accumulate);
+    if (!feedback) return combine(host, own, slice->elems, before, sum);
     for (int i = 0; i < slice->segments; i++) {
         Part part = part_of(host, slice, i);
         Summands from = summands_of(own, part);
         if (!part.layer->raw) {
             TRY(correct(host, part, from));
-            from = (Summands){host->scaled, ALLREDUCE_F32, false};
+            from = sum_of(host, host->scaled);
         }
-        TRY(combine(host, from, part.segment->elems, accumulated(host, accumulate, part.at),
+        TRY(combine(host, from, part.segment->elems, summands_of(before, part),
                     offset(sum, part.at, host->map->wide_type)));
     }
     return STATUS_OK;
 }
 
 Status allreduce_decode_result(HostEngine *host, const WireSlice *slice, const void *wire, void *to) {
+    const WireMap *map = host->map;
     for (int i = 0; i < slice->segments; i++) {
         Part part = part_of(host, slice, i);
         const uint8_t *from = (const uint8_t *)wire + part.segment->offset;
-        void *end = offset(to, part.at, host->map->type);
+        void *end = offset(to, part.at, map->type);
         if (part.layer->raw) {
-            TRY(convert(host, host->map->raw_type, from, host->map->type, end, part.segment->elems, 1.0));
+            TRY(convert(host, (Summands){from, map->raw_type, false}, map->type, end, part.segment->elems, 1.0));
         } else {
-            QuantTarget target = {NULL, (float)divisor_of(host), (QuantType)host->map->type, end};
-            TRY(dequantize(&part.layer->spec, from, part.segment->elems, &target, host->pool));
+            TRY(decode(host, part, from, sum_of(host, NULL), divisor_of(host), map->type, end));
         }
     }
     return STATUS_OK;
