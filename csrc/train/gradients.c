@@ -2,6 +2,7 @@
  * unquantised, so that they stay zero. */
 #include "train/gradients.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -29,13 +30,28 @@ static Status check_names(const NnModel *model, const TrainerLayerBits *bits, in
     return STATUS_OK;
 }
 
+typedef struct ShapeText {
+    char text[96];
+} ShapeText;
+
 static AllreduceLayer gap_of(size_t elems) {
     return (AllreduceLayer){.name = "gap", .elems = (int64_t)elems, .dims = 1, .bits = ALLREDUCE_UNCOMPRESSED};
 }
 
-/* The trained layers and the gaps before `end`; the number of entries in `table`. */
+/* "(8, 3, 3, 3)" */
+static const char *spell_shape(const NnLayer *layer, ShapeText *text) {
+    size_t used = 0;
+    for (int i = 0; i < layer->ndim && used < sizeof text->text; i++) {
+        used += (size_t)snprintf(text->text + used, sizeof text->text - used, "%s%lld%s", i == 0 ? "(" : ", ",
+                                 (long long)layer->shape[i], i + 1 == layer->ndim ? ")" : "");
+    }
+    return text->text;
+}
+
+/* The trained layers and the gaps before `end`, with room for the shapes of all layers; the number of entries in
+ * `table`. */
 static int make_table(const NnModel *model, size_t end, const TrainerLayerBits *bits, int bits_count,
-                      AllreduceLayer *table) {
+                      AllreduceLayer *table, ShapeText *shapes) {
     int count, entries = 0;
     const NnLayer *layers = nn_model_layers(model, &count);
     size_t at = 0;
@@ -45,6 +61,7 @@ static int make_table(const NnModel *model, size_t end, const TrainerLayerBits *
         if (layer->offset > at) table[entries++] = gap_of(layer->offset - at);
         const TrainerLayerBits *own = find_bits(bits, bits_count, layer->name);
         table[entries++] = (AllreduceLayer){.name = layer->name,
+                                            .shape = spell_shape(layer, &shapes[i]),
                                             .elems = (int64_t)layer->elems,
                                             .dims = layer->ndim,
                                             .bits = own == NULL ? 0 : own->bits,
@@ -60,6 +77,7 @@ Status trainer_allreduce_create(Comm *comm, NnModel *model, const AllreduceOptio
                                 Allreduce **out) {
     Status status = STATUS_OK;
     AllreduceLayer *table = NULL;
+    ShapeText *shapes = NULL;
     int64_t extents[ALLREDUCE_MAX_EXTENTS];
     int layer_count;
     (void)nn_model_layers(model, &layer_count);
@@ -68,6 +86,7 @@ Status trainer_allreduce_create(Comm *comm, NnModel *model, const AllreduceOptio
     }
     TRY(check_names(model, bits, bits_count));
     TRY_GOTO(memory_calloc(2 * (size_t)layer_count + 1, sizeof *table, &table));
+    TRY_GOTO(memory_calloc((size_t)layer_count + 1, sizeof *shapes, &shapes));
     for (int i = 0; i < count; i++) {
         extents[i] = (int64_t)nn_model_gradient_elems(model, first_blocks[i]);
         if (extents[i] <= extents[0]) continue;
@@ -76,13 +95,14 @@ Status trainer_allreduce_create(Comm *comm, NnModel *model, const AllreduceOptio
         extents[0] = longest;
     }
     AllreduceBuffer buffer = {.layers = table,
-                              .layer_count = make_table(model, (size_t)extents[0], bits, bits_count, table),
+                              .layer_count = make_table(model, (size_t)extents[0], bits, bits_count, table, shapes),
                               .extents = extents,
                               .extent_count = count,
                               .data = nn_model_stream(model) == NULL ? NULL : nn_model_gradient_data(model),
                               .stream = nn_model_stream(model)};
     TRY_GOTO(allreduce_create(comm, &buffer, options, out));
 done:
+    memory_free(shapes);
     memory_free(table);
     return status;
 }

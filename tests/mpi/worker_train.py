@@ -40,6 +40,8 @@ def make(world, **options):
     if str(world.rank) in os.environ.get("TEST_FED_RANKS", ""):
         options["resident"] = False
     recipe = Recipe(**json.loads(RECIPE))
+    if str(world.rank) == os.environ.get("TEST_WIDE_RANK"):
+        recipe = recipe.replace(widths=(*recipe.widths[:-1], recipe.widths[-1] + 8))
     return Trainer(recipe, TRAIN, TEST, comm=world, compression=json.loads(COMPRESSION), **options)
 
 
