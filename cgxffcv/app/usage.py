@@ -38,6 +38,14 @@ class Parser(argparse.ArgumentParser):
         return options, extra
 
 
+MEASURED = "everything measured, into FILE beside the table, or alone to standard output"
+
+
+def add_json(parser: argparse.ArgumentParser, help: str = MEASURED) -> None:
+    """The option --json [FILE] of a benchmark."""
+    parser.add_argument("--json", metavar="FILE", nargs="?", const="-", help=help)
+
+
 def whole(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
     """The type of an option that is a whole number in a range."""
 

@@ -30,7 +30,7 @@ from cgxffcv.allreduce import (
     AllreducePlan,
     check_replicas,
 )
-from cgxffcv.app.usage import Parser, number, whole
+from cgxffcv.app.usage import Parser, add_json, number, whole
 from cgxffcv.bench.allreduce_bounds import BLOCK, FLOATS, Way, block_of, count_wrong
 from cgxffcv.errors import UsageError, UserError
 from cgxffcv.wording import counted
@@ -77,8 +77,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument("--threads", type=whole(1, 256), default=1, help="that quantise, on each rank")
     p.add_argument("--nodes", type=whole(1), help="pretend that the ranks lie on this many nodes")
     p.add_argument("--no-rival", action="store_true")
-    p.add_argument("--json", metavar="FILE", nargs="?", const="-",
-                   help="the results, into FILE beside the table, or alone to standard output")  # fmt: skip
+    add_json(p, "the results, into FILE beside the table, or alone to standard output")
     options = p.parse_args(argv)
     if options.maxbytes is None:
         options.maxbytes = max(parse_size("64M"), options.minbytes)
@@ -115,20 +114,16 @@ def item_bytes(dtype: str) -> int:
 def plan_of(world: comm.Comm, options: argparse.Namespace, count: int) -> AllreducePlan:
     """UsageError if the options do not go together."""
     try:
-        return AllreducePlan(
-            world, [("all", count)], bits={"all": options.bits}, bucket_size=options.bucket_size, dtype=options.dtype,
-            op=options.op, algorithm=options.algorithm, codec=options.codec, rounding=options.rounding,
-            half_metadata=options.half_metadata, threads=options.threads,
-        )  # fmt: skip
+        same = ("bucket_size", "dtype", "op", "algorithm", "codec", "rounding", "half_metadata", "threads")
+        chosen = {name: getattr(options, name) for name in same}
+        return AllreducePlan(world, [("all", count)], bits={"all": options.bits}, **chosen)
     except ValueError as error:
         raise UsageError(f"bench allreduce: {str(error).removeprefix('layer 0 (all): ')}") from error
 
 
 def compresses(options: argparse.Namespace) -> bool:
-    return (
-        options.dtype in QUANTIZED_DTYPES and options.op in ("sum", "average") and options.bits <= 8
-        and options.algorithm != "exact"
-    )  # fmt: skip
+    quantised = options.dtype in QUANTIZED_DTYPES and options.op in ("sum", "average")
+    return quantised and options.bits <= 8 and options.algorithm != "exact"
 
 
 def how(options: argparse.Namespace) -> str:
@@ -141,8 +136,8 @@ def how(options: argparse.Namespace) -> str:
 def way_of(world: comm.Comm, options: argparse.Namespace, plan: AllreducePlan) -> Way:
     """What the plan does, for the bound of its error."""
     quantised = compresses(options) and plan.algorithm != "exact" and world.size > 1
-    return Way(options.dtype, options.op, world.size, plan.algorithm, quantised, options.bits, options.bucket_size,
-               options.codec, options.rounding == "stochastic", options.half_metadata)  # fmt: skip
+    made = options.bits, options.bucket_size, options.codec, options.rounding == "stochastic", options.half_metadata
+    return Way(options.dtype, options.op, world.size, plan.algorithm, quantised, *made)
 
 
 def fill(buffer: np.ndarray, block: np.ndarray) -> None:
@@ -202,15 +197,13 @@ def measure_size(world: comm.Comm, options: argparse.Namespace, count: int) -> d
         if rival_buffer is not None:
             rivals.append(seconds_of(world, rival, iters))
     best = min(times)
-    return {
-        "size": count * item, "count": count, "type": options.dtype, "redop": options.op, "time_us": best * 1e6,
-        "algbw_gbps": count * item / best / 1e9,
-        "busbw_gbps": count * item / best / 1e9 * 2 * (world.size - 1) / world.size,
-        "wrong": wrong, "wire_bytes": plan.wire_bytes, "plain_bytes": plan.plain_bytes, "relative_error": error,
-        "algorithm": plan.algorithm, "rival_us": min(rivals) * 1e6 if rivals else None,
-        "ratio": min(rivals) / best if rivals else None, "iters": iters, "times_us": [t * 1e6 for t in times],
-        "rival_times_us": [t * 1e6 for t in rivals],
-    }  # fmt: skip
+    rate, other = count * item / best / 1e9, min(rivals, default=None)
+    row = {"size": count * item, "count": count, "type": options.dtype, "redop": options.op, "time_us": best * 1e6}
+    row |= {"algbw_gbps": rate, "busbw_gbps": rate * 2 * (world.size - 1) / world.size, "wrong": wrong}
+    row |= {"wire_bytes": plan.wire_bytes, "plain_bytes": plan.plain_bytes, "relative_error": error}
+    row |= {"algorithm": plan.algorithm, "rival_us": other * 1e6 if rivals else None}
+    row |= {"ratio": other / best if rivals else None, "iters": iters}
+    return row | {"times_us": [t * 1e6 for t in times], "rival_times_us": [t * 1e6 for t in rivals]}
 
 
 def row(r: dict) -> str:

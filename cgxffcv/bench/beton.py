@@ -20,7 +20,7 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv import DatasetWriter, Reader, __version__, beton
-from cgxffcv.app.usage import Parser, whole
+from cgxffcv.app.usage import Parser, add_json, whole
 from cgxffcv.bench.loader import give, machine, obtain
 from cgxffcv.errors import UserError
 from cgxffcv.fields import IntField, RGBImageField
@@ -38,8 +38,8 @@ def timed(runs: int, work: Callable[[], Any], before: Callable[[], Any] = lambda
         work()
         seconds.append(time.perf_counter() - begin)
         busy.append(time.process_time() - cpu)
-    return {"median": round(statistics.median(seconds), 5), "best": round(min(seconds), 5),
-            "cpu": round(statistics.median(busy), 5), "runs": [round(s, 5) for s in seconds]}  # fmt: skip
+    median, cpu = (round(statistics.median(values), 5) for values in (seconds, busy))
+    return {"median": median, "best": round(min(seconds), 5), "cpu": cpu, "runs": [round(s, 5) for s in seconds]}
 
 
 def plain_write(path: Path, data: np.ndarray, sync: bool) -> None:
@@ -83,8 +83,8 @@ def synthetic(path: Path, count: int, shuffled: bool) -> None:
     data = -(-(metadata + count * record) // page) * page
     pointers = data + np.arange(count, dtype=np.uint64)
     table = data + -(-count // page) * page
-    rows = np.zeros(count, np.dtype([("mode", "u1"), ("w", "<u2"), ("h", "<u2"), ("ptr", "<u8"), ("pad", "V3"),
-                                     ("label", "<i8")]))  # fmt: skip
+    image = [("mode", "u1"), ("w", "<u2"), ("h", "<u2"), ("ptr", "<u8"), ("pad", "V3")]
+    rows = np.zeros(count, np.dtype([*image, ("label", "<i8")]))
     rows["w"], rows["h"], rows["ptr"], rows["label"] = 500, 375, pointers, np.arange(count) % 1000
     entries = np.stack([np.arange(count, dtype=np.uint64), pointers, np.ones(count, np.uint64)], 1)
     if shuffled:
@@ -155,8 +155,7 @@ def show(report: dict[str, Any]) -> None:
 def main(arguments: Sequence[str]) -> int:
     """`python -m cgxffcv bench beton [--json FILE]`."""
     top = Parser(prog="cgxffcv bench beton", description=__doc__)
-    top.add_argument("--json", metavar="FILE", nargs="?", const="-",
-                     help="everything measured, into FILE beside the table, or alone to standard output")  # fmt: skip
+    add_json(top)
     top.add_argument("--data-root", default="data", metavar="DIR", help="CIFAR-10, if it is there (default: data)")
     top.add_argument("--images", type=whole(1), default=50_000, metavar="N")
     top.add_argument("--samples", type=whole(1), default=OPENED_SAMPLES, metavar="N", help="of the file that is opened")
@@ -167,9 +166,9 @@ def main(arguments: Sequence[str]) -> int:
     about = machine()
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="cgxffcv-bench-") as name:
         folder = Path(name)
-        report = {"benchmark": "beton", "version": __version__, "machine": about,
-                  "writing": bench_writing(folder, options.data_root, options.images, options.runs),
-                  "opening": bench_opening(folder, options.samples, options.runs),
-                  "jpeg": bench_jpeg(folder, options.photographs, options.runs)}  # fmt: skip
+        report = {"benchmark": "beton", "version": __version__, "machine": about}
+        report["writing"] = bench_writing(folder, options.data_root, options.images, options.runs)
+        report["opening"] = bench_opening(folder, options.samples, options.runs)
+        report["jpeg"] = bench_jpeg(folder, options.photographs, options.runs)
     give(report, show, options.json)
     return 0

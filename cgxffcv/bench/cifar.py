@@ -24,7 +24,7 @@ from typing import Any
 
 from cgxffcv import recipes
 from cgxffcv.app import process
-from cgxffcv.app.usage import Parser, number, whole
+from cgxffcv.app.usage import Parser, add_json, number, whole
 from cgxffcv.bench import machine, peak, processes
 from cgxffcv.device import devices
 from cgxffcv.errors import UsageError, UserError
@@ -50,28 +50,25 @@ def _parser() -> Parser:
     parser.add_argument("--threads", type=whole(0), default=0, help="of the network; 0: all cores")
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     parser.add_argument("--deterministic", action="store_true", help="the same bytes every time, on a GPU, too")
-    parser.add_argument("--no-resident", action="store_true",
-                        help="feed a GPU batch by batch, as if the data sets did not fit its memory")  # fmt: skip
+    text = "feed a GPU batch by batch, as if the data sets did not fit its memory"
+    parser.add_argument("--no-resident", action="store_true", help=text)
     parser.add_argument("--ranks", type=whole(1), default=1, help="processes for each training, through mpirun")
     parser.add_argument("--bits", type=bits, default=32, help="of a gradient value between ranks; 32: uncompressed")
     parser.add_argument("--bucket-size", type=whole(1), default=1024, help="gradient values that share one scale")
     parser.add_argument("--train", default="data/cifar_train.beton", metavar="FILE")
     parser.add_argument("--test", default="data/cifar_test.beton", metavar="FILE")
-    parser.add_argument("--folds", type=whole(0), default=0, metavar="K",
-                        help="for tuning: run i leaves the (i mod K)-th fold of the training images out and is tested "
-                        "on it")  # fmt: skip
-    parser.add_argument("--holdout", type=whole(0), default=0, metavar="N",
-                        help=f"images of a fold ({FOLD_IMAGES} with --folds); without --folds as many folds as "
-                        "there are")  # fmt: skip
+    text = "for tuning: run i leaves the (i mod K)-th fold of the training images out and is tested on it"
+    parser.add_argument("--folds", type=whole(0), default=0, metavar="K", help=text)
+    text = f"images of a fold ({FOLD_IMAGES} with --folds); without --folds as many folds as there are"
+    parser.add_argument("--holdout", type=whole(0), default=0, metavar="N", help=text)
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe"
     )
     parser.add_argument("--first-seed", type=whole(0), default=0)
     parser.add_argument("--fresh", action="store_true", help="each run in a process of its own, on a GPU, too")
-    parser.add_argument("--empty-cache", action="store_true",
-                        help="start each process with an empty cache of plans: the coldest clock")  # fmt: skip
-    parser.add_argument("--json", metavar="FILE", nargs="?", const="-",
-                        help="all figures, into FILE after each run, or to standard output")  # fmt: skip
+    text = "start each process with an empty cache of plans: the coldest clock"
+    parser.add_argument("--empty-cache", action="store_true", help=text)
+    add_json(parser, "all figures, into FILE after each run, or to standard output")
     parser.add_argument("--seeds", type=_numbers, metavar="SEEDS", help=argparse.SUPPRESS)
     return parser
 
@@ -265,11 +262,9 @@ def in_order(options: argparse.Namespace) -> list[int]:
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {
-        "runs": len(values), "mean": statistics.fmean(values), "median": statistics.median(values),
-        "min": min(values), "max": max(values),
-        "deviation": statistics.stdev(values) if len(values) > 1 else None,
-    }  # fmt: skip
+    middle = {"mean": statistics.fmean(values), "median": statistics.median(values)}
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"runs": len(values), **middle, "min": min(values), "max": max(values), "deviation": deviation}
 
 
 def summarise(runs: Sequence[dict[str, Any]], target: float, peak_gflops: float | None) -> dict[str, Any]:
@@ -344,8 +339,8 @@ def show(recipe: recipes.Recipe, summary: dict[str, Any], runs: Sequence[dict[st
                 f"{clock:<11} {s['mean']:.3f} s mean, {s['median']:.3f} median, {s['min']:.3f} to {s['max']:.3f}  "
                 f"({text}{clock_of}{few})"
             )
-    parts = ", ".join(f"{part.replace('_', ' ')} {summary['seconds'][part]['mean']:.3f} s"
-                      for part in ("whitening", "steps", "test", "waiting_for_data"))  # fmt: skip
+    means = {part: summary["seconds"][part]["mean"] for part in ("whitening", "steps", "test", "waiting_for_data")}
+    parts = ", ".join(f"{part.replace('_', ' ')} {seconds:.3f} s" for part, seconds in means.items())
     lines += [f"parts       {parts}", *_rates(summary, peak_name)]
     if run["wire_bytes"]:
         lines.append(f"wire        {run['wire_bytes'] / 1e6:.1f} MB of gradients a run")
@@ -372,16 +367,14 @@ class Figures:
         s = run["seconds"]
         fold = "" if run["fold"] is None else f", fold {run['fold']}"
         cold = "" if s["cold"] is None else f" ({s['cold']:.2f} s from the start of the process)"
-        print(f"seed {run['seed']}{fold}: {_percent(run['accuracy'])} in {s['field']:.3f} s{cold}", file=self.out,
-              flush=True)  # fmt: skip
+        line = f"seed {run['seed']}{fold}: {_percent(run['accuracy'])} in {s['field']:.3f} s{cold}"
+        print(line, file=self.out, flush=True)
         self.write()
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "recipe": self.recipe.as_dict(), **self.head, "complete": len(self.runs) == self.wanted,
-            "peak": self.peak_name,
-            "summary": summarise(self.runs, self.target, self.peak) if self.runs else None, "runs": self.runs,
-        }  # fmt: skip
+        head = {"recipe": self.recipe.as_dict(), **self.head, "complete": len(self.runs) == self.wanted}
+        summary = summarise(self.runs, self.target, self.peak) if self.runs else None
+        return head | {"peak": self.peak_name, "summary": summary, "runs": self.runs}
 
     def write(self) -> None:
         if self.path:

@@ -21,7 +21,7 @@ import numpy as np
 
 from cgxffcv import DatasetWriter, Loader, OrderOption, __version__, cifar, files
 from cgxffcv import transforms as tf
-from cgxffcv.app.usage import Parser, whole
+from cgxffcv.app.usage import Parser, add_json, whole
 from cgxffcv.errors import DataError, UserError
 from cgxffcv.fields import IntField, RGBImageField
 
@@ -66,8 +66,8 @@ def write(path: Path, images: np.ndarray, labels: np.ndarray, runs: int) -> list
 def check(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
     """The benchmark measures a right result: without its random choices the pipeline equals NumPy's."""
     ids = np.random.default_rng(SEED).permutation(len(images))[:512]
-    with Loader(path, 512, pipelines={"image": steps()}, order=OrderOption.RANDOM, seed=SEED, drop_last=False,
-                ids=True) as loader:  # fmt: skip
+    options = {"order": OrderOption.RANDOM, "seed": SEED, "drop_last": False, "ids": True}
+    with Loader(path, 512, pipelines={"image": steps()}, **options) as loader:
         got, numbers, _ = loader.get_batch(ids, evaluate=True)
         seen = np.sort(np.concatenate([batch[2] for batch in loader]))
     want = ((images[ids].astype(np.float64) - MEAN) / STD).astype(np.float16).transpose(0, 3, 1, 2)
@@ -148,21 +148,21 @@ def measure(path: Path, images: np.ndarray, threads: int, options: argparse.Name
 
 
 def machine() -> dict:
-    names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")]  # fmt: skip
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     info = _cgxffcv.build_info()
     load = Path("/proc/loadavg").read_text().split()[0]
-    return {"processor": names[0] if names else "unknown", "cpus": info["cpus"], "features": info["cpu"],
-            "load_before": float(load)}  # fmt: skip
+    name = names[0] if names else "unknown"
+    return {"processor": name, "cpus": info["cpus"], "features": info["cpu"], "load_before": float(load)}
 
 
 def show(report: dict) -> None:
     about, written = report["machine"], report["writing"]
     print(f"{about['processor']}, {about['cpus']} cores in use, load average {about['load_before']} before the start")
-    print(f"{report['images']:,} images ({report['data']}), batch {report['batch_size']}: flip, translate 2, cutout 4, "
-          "float16, NCHW; random order")  # fmt: skip
-    print(f"writing the file: {written['seconds_median']:.3f} s (median of {len(written['seconds'])}), best "
-          f"{min(written['seconds']):.3f} s")  # fmt: skip
+    what = f"{report['images']:,} images ({report['data']}), batch {report['batch_size']}"
+    print(f"{what}: flip, translate 2, cutout 4, float16, NCHW; random order")
+    median = f"{written['seconds_median']:.3f} s (median of {len(written['seconds'])})"
+    print(f"writing the file: {median}, best {min(written['seconds']):.3f} s")
     print(f"{'threads':>7} {'images/s':>12} {'best':>12} {'first epoch':>12} {'copy limit':>12} {'share':>6} "
           f"{'CPU us/image':>12} {'first batch':>11}")  # fmt: skip
     for row in report["results"]:
@@ -202,8 +202,7 @@ def give(report: dict[str, Any], show: Callable[[dict[str, Any]], None], path: s
 def main(arguments: Sequence[str]) -> int:
     """`python -m cgxffcv bench loader [--json FILE]`."""
     top = Parser(prog="cgxffcv bench loader", description=__doc__)
-    top.add_argument("--json", metavar="FILE", nargs="?", const="-",
-                     help="everything measured, into FILE beside the table, or alone to standard output")  # fmt: skip
+    add_json(top)
     top.add_argument("--data-root", default="data", metavar="DIR", help="CIFAR-10, if it is there (default: data)")
     top.add_argument("--images", type=whole(1), default=50_000, metavar="N")
     top.add_argument("--batch-size", type=whole(1), default=512, metavar="N")
@@ -229,11 +228,8 @@ def main(arguments: Sequence[str]) -> int:
         seconds = write(path, images, labels, options.writes)
         check(path, images, labels)
         results = [measure(path, images, threads, options) for threads in options.threads]
-    report = {
-        "benchmark": "loader", "version": __version__, "machine": about, "data": what, "images": options.images,
-        "batch_size": options.batch_size, "epochs": options.epochs,
-        "writing": {"seconds": [round(s, 4) for s in seconds], "seconds_median": round(statistics.median(seconds), 4)},
-        "results": results,
-    }  # fmt: skip
+    writing = {"seconds": [round(s, 4) for s in seconds], "seconds_median": round(statistics.median(seconds), 4)}
+    report = {"benchmark": "loader", "version": __version__, "machine": about, "data": what, "images": options.images}
+    report |= {"batch_size": options.batch_size, "epochs": options.epochs, "writing": writing, "results": results}
     give(report, show, options.json)
     return 0

@@ -35,8 +35,8 @@ def usable_gpus() -> tuple[list[str], str]:
     holds none of their memory."""
     code = "import json; from cgxffcv import device as d; "
     code += "print(json.dumps([[x['name'] for x in d.devices()], d.why_none()]))"
-    done = subprocess.run(processes.interpreter("-c", code), env=processes.environment(), capture_output=True,
-                          text=True, timeout=LIMIT_SECONDS, check=False)  # fmt: skip
+    options = {"capture_output": True, "text": True, "timeout": LIMIT_SECONDS, "check": False}
+    done = subprocess.run(processes.interpreter("-c", code), env=processes.environment(), **options)
     if done.returncode != 0:
         return [], (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]
     names, reason = json.loads(done.stdout.splitlines()[-1])

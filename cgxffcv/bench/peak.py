@@ -144,8 +144,9 @@ class _Cuda:
     def product(self, handle: ctypes.c_void_p, a: Any, b: Any, c: Any, precision: str) -> None:
         one, zero = ctypes.c_float(1 / GPU_SIZE), ctypes.c_float(0)
         n, kind = GPU_SIZE, GPU_TYPES[precision]
-        self("cublasGemmEx", handle, TRANSPOSED, NOT_TRANSPOSED, n, n, n, ctypes.byref(one), a, kind, n, b, kind, n,
-             ctypes.byref(zero), c, kind, n, COMPUTE_32F, DEFAULT_ALGORITHM)  # fmt: skip
+        given, result = (ctypes.byref(one), a, kind, n, b, kind, n), (ctypes.byref(zero), c, kind, n)
+        how = COMPUTE_32F, DEFAULT_ALGORITHM
+        self("cublasGemmEx", handle, TRANSPOSED, NOT_TRANSPOSED, n, n, n, *given, *result, *how)
 
 
 def gpu_matrix_gflops(precision: str = "float16", seconds: float = 1.0) -> float:

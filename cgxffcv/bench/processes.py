@@ -46,10 +46,9 @@ class Program:
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str] | None = None, **streams: Any):
         self.began = time.time()
-        self.process = subprocess.Popen(
-            list(command), env=environment() if environ is None else dict(environ), start_new_session=True,
-            stdin=subprocess.DEVNULL, **streams,
-        )  # fmt: skip
+        env = environment() if environ is None else dict(environ)
+        streams = {"stdin": subprocess.DEVNULL, **streams}
+        self.process = subprocess.Popen(list(command), env=env, start_new_session=True, **streams)
 
     def __enter__(self) -> Program:
         return self

@@ -21,7 +21,7 @@ import numpy as np
 
 from cgxffcv import files
 from cgxffcv.allreduce import CODECS, QUANTIZED_DTYPES, ROUNDINGS, QuantSpec, dequantize, quantize
-from cgxffcv.app.usage import Parser, whole
+from cgxffcv.app.usage import Parser, add_json, whole
 from cgxffcv.bench.allreduce import parse_size
 from cgxffcv.bench.allreduce_bounds import typed
 from cgxffcv.errors import UserError
@@ -43,8 +43,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument("--threads", type=whole(1), default=1)
     p.add_argument("--kernels", choices=("scalar", "avx2", "avx512"))
     p.add_argument("--rounds", type=whole(1), default=7, help="of each, in turns; the best counts")
-    p.add_argument("--json", metavar="FILE", nargs="?", const="-",
-                   help="everything measured, into FILE beside the table, or alone to standard output")  # fmt: skip
+    add_json(p)
     return p.parse_args(argv)
 
 
@@ -107,8 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     for bits in options.bits if options.codec != "sign" else [1]:
         results.append(measure(options, bits, x))
         r = results[-1]
-        cells = [f"{r[f'{n}_gbps']:8.2f} {r[f'{n}_share']:6.0%} " if f"{n}_gbps" in r else " " * 16
-                 for n in ("quantise", "dequantise", "add")]  # fmt: skip
+        names = ("quantise", "dequantise", "add")
+        cells = [f"{r[f'{n}_gbps']:8.2f} {r[f'{n}_share']:6.0%} " if f"{n}_gbps" in r else " " * 16 for n in names]
         print(f"{bits:4d} {r['memcpy_gbps']:8.2f} {' '.join(cells)}", file=table, flush=True)
     text = json.dumps({"kernels": kernels, "options": vars(options), "rows": results})
     if options.json == "-":

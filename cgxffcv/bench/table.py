@@ -41,8 +41,8 @@ COLUMNS = ("", "start-up", "an epoch", "to the end", "to {target}", "accuracy", 
 
 def _parser() -> Parser:
     parser = Parser(prog="cgxffcv bench table", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--gpus", type=whole(1), metavar="N",
-                        help="ranks, one on each GPU (default: all); on the CPU just ranks (default 1)")  # fmt: skip
+    text = "ranks, one on each GPU (default: all); on the CPU just ranks (default 1)"
+    parser.add_argument("--gpus", type=whole(1), metavar="N", help=text)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"), help="of all rows")
     parser.add_argument("--epochs", type=whole(1), default=20)
     parser.add_argument("--batch-size", type=whole(1), help="on each rank (default: the demo's 256)")
@@ -259,9 +259,9 @@ def run(row: Row, options: argparse.Namespace) -> None:
     environ = {name: value for name, value in environ.items() if not name.startswith(ENV_PREFIX)}
     environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     records = Records(row.records)
-    with files.open_plain(row.log, "wb") as log, processes.Program(
-        row.command, environ, stdout=log, stderr=subprocess.STDOUT
-    ) as program:  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(files.open_plain(row.log, "wb"))
+        program = stack.enter_context(processes.Program(row.command, environ, stdout=log, stderr=subprocess.STDOUT))
         ended = False
         while not ended:
             time.sleep(POLL_SECONDS)
@@ -379,9 +379,9 @@ def benchmark(options: argparse.Namespace, argv: Sequence[str], work: Path) -> i
     place = prepare(options, work)
     rows = make_rows(options, place)
     on = machine.describe()
-    head = {"command": shlex.join(["python", "-m", "cgxffcv", "bench", "table", *argv]), "machine": on,
-            "options": vars(options), "device": place.device, "ranks": place.ranks, "images": place.images,
-            "note": place.note}  # fmt: skip
+    head = {"command": shlex.join(["python", "-m", "cgxffcv", "bench", "table", *argv]), "machine": on}
+    head |= {"options": vars(options), "device": place.device, "ranks": place.ranks, "images": place.images}
+    head |= {"note": place.note}
     done: list[Row] = []
 
     def keep() -> None:
