@@ -126,6 +126,11 @@ def to_bfloat16(batch):
     return torch.from_numpy(batch.view(np.int16)).view(torch.bfloat16)
 
 
+def core_operation(step: Any, draws: int, normalized: bool = False) -> dict[str, Any]:
+    """An operation on images or labels as the core takes it."""
+    return {"operation": step.operation, "draws": draws, "normalized": normalized, "values": step.values()}
+
+
 @dataclass
 class ImageCompiler:
     """Walks the transforms of one image output: what fuses goes to C, the rest becomes steps on batches."""
@@ -192,7 +197,7 @@ class ImageCompiler:
         normalize = self.normalize
         planar = self.torch_image is not None and not self.torch_image.channels_last
         return {
-            "operations": tuple((step.operation, self.draws, after, step.values()) for step, after in self.operations),
+            "operations": tuple(core_operation(step, self.draws, after) for step, after in self.operations),
             "normalize": normalize and {"mean": normalize.mean, "std": normalize.std, "type": normalize.type},
             "type": self.type,
             "layout": "chw" if planar else "hwc",
@@ -246,7 +251,7 @@ def core_column(
     *,
     fast_jpeg: bool = False,
     image: dict[str, Any] | None = None,
-    label: tuple | None = None,
+    label: dict[str, Any] | None = None,
     function: dict[str, Any] | None = None,
     crop: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -279,7 +284,7 @@ def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: s
         output.steps.append(OnValues(split_lengths))
     if transforms and isinstance(transforms[0], tf.LabelOperation) and decoder.code == "int":
         label = transforms.pop(0)
-        output.columns[0] = core_column(source, "int", label=(label.operation, draws, False, label.values()))
+        output.columns[0] = core_column(source, "int", label=core_operation(label, draws))
     for step in transforms:
         if isinstance(step, tf.LabelOperation):
             raise TypeError(f"pipeline '{name}': {step!r} must come first, and is for fields of int, not {kind}")

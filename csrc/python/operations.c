@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "python/arguments.h"
+#include "python/spec.h"
 
 /* ---- values ---- */
 
@@ -20,15 +21,11 @@ static int parse_number(const AugmentParameter *p, PyObject *value, double *out)
 }
 
 static int parse_whole(const AugmentParameter *p, PyObject *value, int32_t *out) {
-    int overflow;
-    PyObject *number = PyNumber_Index(value);
-    if (number == NULL) return wrong(p, "a whole number", value);
-    long whole = PyLong_AsLongAndOverflow(number, &overflow);
-    Py_DECREF(number);
+    uint64_t whole;
+    if (!PyIndex_Check(value)) return wrong(p, "a whole number", value);
+    if (py_arguments_whole(value, p->name, INT32_MIN, INT32_MAX, &whole) < 0) return -1;
     *out = (int32_t)whole;
-    if (overflow == 0 && *out == whole) return 0;
-    PyErr_Format(PyExc_ValueError, "%s is out of range: %R", p->name, value);
-    return -1;
+    return 0;
 }
 
 static int parse_size(const AugmentParameter *p, PyObject *value, AugmentSize *out) {
@@ -72,10 +69,22 @@ static int parse_value(const AugmentParameter *p, PyObject *value, AugmentOp *op
     return 0;
 }
 
-static int parse_values(const char *name, PyObject *values, AugmentOp *op) {
+static int parse_name(PyObject *value, void *out) {
+    AugmentOp *op = out;
+    const char *name = PyUnicode_AsUTF8(value);
+    if (name == NULL) return -1;
     *op = (AugmentOp){.kind = augment_find(name)};
-    if (op->kind == AUGMENT_KINDS) {
-        PyErr_Format(PyExc_ValueError, "unknown image operation '%s'", name);
+    if (op->kind != AUGMENT_KINDS) return 0;
+    PyErr_Format(PyExc_ValueError, "unknown image operation '%s'", name);
+    return -1;
+}
+
+/* One for each parameter of the operation, whose name has been taken. */
+static int parse_values(PyObject *values, void *out) {
+    AugmentOp *op = out;
+    const char *name = augment_entry(op->kind)->name;
+    if (!PyTuple_Check(values)) {
+        PyErr_Format(PyExc_TypeError, "the values of %s must be a tuple, not %.100s", name, Py_TYPE(values)->tp_name);
         return -1;
     }
     Py_ssize_t count = 0;
@@ -93,22 +102,25 @@ static int parse_values(const char *name, PyObject *values, AugmentOp *op) {
 
 /* ---- operations ---- */
 
+typedef struct Operation {
+    AugmentOp op;
+    uint32_t draws;
+} Operation;
+
+static const SpecTable operation_table = {
+    "an image operation",
+    {SPEC_PARSE_KEY(Operation, op, "operation", parse_name), SPEC_PARSE_KEY(Operation, op, "values", parse_values),
+     SPEC_KEY(Operation, op.normalized, "normalized"), SPEC_MEMBER(Operation, draws)}};
+
 static int parse_op(PyObject *item, const AugmentOp *before, AugmentOp *op) {
-    const char *name;
-    PyObject *values;
-    int normalized;
+    Operation own;
     unsigned occurrence = 0;
-    ArgumentsNumber list = {"an operation's list of draws", UINT32_MAX, 0};
-    if (py_arguments_unpack(item, "sO&pO!;an image operation is a tuple of 4", &name, py_arguments_number, &list,
-                            &normalized, &PyTuple_Type, &values) < 0 ||
-        parse_values(name, values, op) < 0) {
-        return -1;
-    }
-    const AugmentEntry *entry = augment_entry(op->kind);
+    if (py_spec_fill(&operation_table, item, NULL, &own) < 0) return -1;
+    const AugmentEntry *entry = augment_entry(own.op.kind);
     for (; before < op; before++) occurrence += augment_entry(before->kind)->number == entry->number;
-    if (entry->phase >= AUGMENT_MIX) list.value = 0; /* what mixes a batch draws the same for all of its outputs */
-    op->draw = augment_draw_index(entry->number, occurrence, (uint32_t)list.value);
-    op->normalized = normalized != 0;
+    if (entry->phase >= AUGMENT_MIX) own.draws = 0; /* what mixes a batch draws the same for all of its outputs */
+    *op = own.op;
+    op->draw = augment_draw_index(entry->number, occurrence, own.draws);
     return 0;
 }
 
@@ -169,10 +181,9 @@ static PyObject *image_operations(PyObject *module, PyObject *unused) {
 }
 
 static PyObject *check_operation(PyObject *module, PyObject *args) {
-    const char *name;
-    PyObject *values;
+    PyObject *name, *values;
     AugmentOp op;
-    if (!PyArg_ParseTuple(args, "sO!", &name, &PyTuple_Type, &values) || parse_values(name, values, &op) < 0) {
+    if (!PyArg_ParseTuple(args, "OO", &name, &values) || parse_name(name, &op) < 0 || parse_values(values, &op) < 0) {
         return NULL;
     }
     op.normalized = true; /* where it will stand is not known yet: a fill of any units */

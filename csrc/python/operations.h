@@ -5,9 +5,9 @@
 #include "augment/augment.h"
 #include "python/module.h"
 
-/* A tuple of at most `room` operations of `where` ("one pipeline"): each is (name, list, normalized, values), `list`
- * the number of the list of draws and `values` one for each parameter, in the order of image_operations(). 0, or -1
- * with an exception set. */
+/* A tuple of at most `room` operations of `where` ("one pipeline"): each is a dict of operation (its name), draws (the
+ * number of its list of draws), normalized, and values, one for each parameter, in the order of image_operations(). 0,
+ * or -1 with an exception set. */
 int py_operations_parse(PyObject *tuple, const char *where, int room, AugmentOp *ops, int *count);
 
 #endif

@@ -10,10 +10,11 @@ from hostile_values import Refusal
 
 from cgxffcv.fields import BytesField, FloatField, IntField, NDArrayField, RGBImageField
 from cgxffcv.nn.describe import Conv, Description, Head, Norm
-from cgxffcv.pipeline.compile import core_column
+from cgxffcv.pipeline.compile import core_column, core_operation
 from cgxffcv.train.compression import Compression
 from cgxffcv.train.optim import Muon, Sgd
 from cgxffcv.train.plan import Group, Phase
+from cgxffcv.transforms import RandomCrop, RandomHorizontalFlip
 
 
 def refuse():
@@ -54,8 +55,8 @@ WRITER = {
 }  # fmt: skip
 IMAGE = {
     "operations": (
-        ("RandomHorizontalFlip", 0, False, (0.5,)),
-        ("RandomCrop", 0, False, ((8, 8), 1, (0.0, 0.0, 0.0))),
+        core_operation(RandomHorizontalFlip(), 0),
+        core_operation(RandomCrop(8, padding=1), 0),
     ),
     "normalize": {"mean": MEAN, "std": STD, "type": "float32"},
     "type": "float32",
