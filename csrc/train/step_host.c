@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "base/memory.h"
-#include "train/shrink.h"
+#include "augment/shrink.h"
 #include "train/step.h"
 
 static Status host_begin(Trainer *trainer, const StepSource *source, int steps) {

@@ -1,6 +1,6 @@
 /* Resampling with separable filters, image by image in parallel: rows are summed first, then columns. Owns its scratch
  * memory during a call. */
-#include "train/shrink.h"
+#include "augment/shrink.h"
 
 #include <string.h>
 
