@@ -1,5 +1,7 @@
-/* The twin of cuda/gather.cu in a build without CUDA. */
+/* The twin of cuda/ in a build without CUDA. */
 #include "augment/gather.h"
+#include "augment/moments.h"
+#include "augment/shrink.h"
 
 static Status absent(void) { FAIL(STATUS_NOT_BUILT, "this build has no CUDA: no batches from device memory"); }
 
@@ -20,13 +22,13 @@ Status gather_plain(const GatherSet *set, const int32_t *places, int count, uint
     return absent();
 }
 
-Status gather_shrink(const uint8_t *images, int count, int height, int width, int side, const float mean[3],
-                     const float std[3], float *to, DeviceStream *stream) {
+Status augment_shrink_on_device(const uint8_t *images, int count, int height, int width, int side, const float mean[3],
+                                const float std[3], float *to, DeviceStream *stream) {
     (void)images, (void)count, (void)height, (void)width, (void)side, (void)mean, (void)std, (void)to, (void)stream;
     return absent();
 }
 
-Status gather_moments(const GatherSet *set, int64_t count, uint64_t *to, int *parts, DeviceStream *stream) {
+Status augment_moments_on_device(const GatherSet *set, int64_t count, uint64_t *to, int *parts, DeviceStream *stream) {
     (void)set, (void)count, (void)to, (void)parts, (void)stream;
     return absent();
 }

@@ -1,5 +1,5 @@
 /* Batches from a data set of uint8 images that lies in device memory: gathered by an order, augmented by the draws of
- * draw.h, so that the pixels are those of the CPU's augmentation. cuda/gather.cu; gather_none.c is its twin in a build
+ * draw.h, so that the pixels are those of the CPU's augmentation. cuda/gather.cu; cuda_none.c is its twin in a build
  * without CUDA. All of them only put work on the stream, and may be recorded. */
 #ifndef CGXFFCV_AUGMENT_GATHER_H
 #define CGXFFCV_AUGMENT_GATHER_H
@@ -8,7 +8,6 @@
 #include "device/device.h"
 
 #define GATHER_MAX_OPS 8
-#define GATHER_MAX_SHRUNK 128 /* side of shrunk images */
 
 typedef struct GatherSet {
     const uint8_t *images; /* device, (count, height, width, 3) */
@@ -38,17 +37,5 @@ Status gather_batch(const GatherSet *set, const int32_t *order, const GatherCloc
 
 /* to (count, height, width, 3): the images places[i] (device), as they are; aligned likewise. */
 Status gather_plain(const GatherSet *set, const int32_t *places, int count, uint8_t *to, DeviceStream *stream);
-
-/* images (count, height, width, 3) shrunk to side x side by the filter of triangle.h along both axes, normalised:
- * float32. */
-Status gather_shrink(const uint8_t *images, int count, int height, int width, int side, const float mean[3],
-                     const float std[3], float *to, DeviceStream *stream);
-
-/* Exact sums over all 2 x 2 patches of the first `count` images: of the products of a patch's bytes i <= j, in rows of
- * the upper triangle, then of the bytes. A patch's 12 bytes are ordered (channel, row, column). Each of the first
- * *parts rows of `to` (device, GATHER_MOMENT_PARTS x GATHER_MOMENTS) gets a part of the sums. */
-#define GATHER_MOMENTS 90
-#define GATHER_MOMENT_PARTS 264
-Status gather_moments(const GatherSet *set, int64_t count, uint64_t *to, int *parts, DeviceStream *stream);
 
 #endif

@@ -17,7 +17,7 @@ typedef struct Filter {
 } Filter;
 
 typedef struct Shrink {
-    const NnImages *images; /* borrowed */
+    const AugmentShrunk *images; /* borrowed */
     int64_t height, width, side;
     float scale[CHANNELS], offset[CHANNELS]; /* output = mean * scale + offset */
     float *lines;                            /* owned: for each thread a line of sums, and an image as floats */
@@ -28,14 +28,14 @@ typedef struct Shrink {
 /* Line y of an image as floats, channels last. */
 static void read_line(const Shrink *s, int64_t image, int64_t y, float *line) {
     int64_t width = s->width, plane = s->height * width;
-    bool nchw = s->images->layout == PIXELS_NCHW;
-    int64_t at = image * CHANNELS * plane + y * width * (nchw ? 1 : CHANNELS);
-    int64_t column = nchw ? 1 : CHANNELS, channel = nchw ? plane : 1;
+    bool planes = s->images->planes;
+    int64_t at = image * CHANNELS * plane + y * width * (planes ? 1 : CHANNELS);
+    int64_t column = planes ? 1 : CHANNELS, channel = planes ? plane : 1;
     for (int64_t x = 0; x < width; x++) {
         for (int c = 0; c < CHANNELS; c++) {
             int64_t index = at + x * column + c * channel;
-            line[x * CHANNELS + c] = s->images->type == PIXELS_U8 ? (float)((const uint8_t *)s->images->data)[index]
-                                                                  : ((const float *)s->images->data)[index];
+            line[x * CHANNELS + c] = s->images->floats ? ((const float *)s->images->data)[index]
+                                                       : (float)((const uint8_t *)s->images->data)[index];
         }
     }
 }
@@ -86,27 +86,17 @@ static void filter_destroy(Filter *f) {
     memory_free(f->weights);
 }
 
-static Status check(const NnImages *images, int64_t height, int64_t width, int64_t side) {
+Status augment_shrink(const AugmentShrunk *images, int64_t count, int64_t height, int64_t width, int64_t side,
+                      Pool *pool, float *to) {
+    Status status = STATUS_OK;
+    Shrink s = {.images = images, .height = height, .width = width, .side = side, .to = to};
     if (side < 1 || side > height || side > width) {
         FAIL(STATUS_ARGUMENT, "cannot shrink images of %lld x %lld to %lld x %lld", (long long)height, (long long)width,
              (long long)side, (long long)side);
     }
-    if (images->type == PIXELS_BF16) FAIL(STATUS_ARGUMENT, "images to be shrunk must be uint8 or float32");
-    if (images->mirror || images->shift_y != 0 || images->shift_x != 0) {
-        FAIL(STATUS_ARGUMENT, "views of images cannot be shrunk");
-    }
-    return STATUS_OK;
-}
-
-Status shrink_images(const NnImages *images, int64_t count, int64_t height, int64_t width, int64_t side, Pool *pool,
-                     float *to) {
-    Status status = STATUS_OK;
-    Shrink s = {.images = images, .height = height, .width = width, .side = side, .to = to};
-    TRY(check(images, height, width, side));
     for (int c = 0; c < CHANNELS; c++) {
-        bool bytes = images->type == PIXELS_U8;
-        s.scale[c] = bytes ? 1.0f / images->std[c] : 1.0f;
-        s.offset[c] = bytes ? -images->mean[c] / images->std[c] : 0.0f;
+        s.scale[c] = images->floats ? 1.0f : 1.0f / images->std[c];
+        s.offset[c] = images->floats ? 0.0f : -images->mean[c] / images->std[c];
     }
     TRY_GOTO(filter_create(height, side, &s.down));
     TRY_GOTO(filter_create(width, side, &s.across));

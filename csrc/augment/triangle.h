@@ -1,5 +1,5 @@
 /* The linear (triangle) filter that shrinks one axis of an image, widened by the ratio of the sizes so that every input
- * pixel counts: one definition for train/shrink.c and cuda/gather.cu. */
+ * pixel counts: one definition for shrink.c and cuda/shrink.cu. */
 #ifndef CGXFFCV_AUGMENT_TRIANGLE_H
 #define CGXFFCV_AUGMENT_TRIANGLE_H
 

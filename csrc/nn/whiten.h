@@ -5,18 +5,11 @@
 
 #include <stdint.h>
 
-#include "base/pool.h"
 #include "base/status.h"
 
 /* Patches are 2 x 2 over 3 channels; a patch's elements are ordered (channel, row, column). */
 #define NN_WHITEN_PATCH 12
 #define NN_WHITEN_FILTERS (2 * NN_WHITEN_PATCH)
-
-/* The mean over all patches of their outer product (the patches' mean is not subtracted), 12 x 12.
- * `images`: count x 3 x height x width, normalised, element strides in `strides` (image, channel, row, column).
- * The same for any number of threads. */
-Status nn_whiten_moments(const float *images, int64_t count, int64_t height, int64_t width, const int64_t strides[4],
-                         Pool *pool, double moments[NN_WHITEN_PATCH * NN_WHITEN_PATCH]);
 
 /* Eigenvalues (descending) and eigenvectors (rows of `vectors`; unit length, the component of largest magnitude
  * positive) of a symmetric n x n matrix by cyclic Jacobi rotations; `matrix` is destroyed. n is at most 64. */

@@ -1,5 +1,6 @@
 /* The whitening of images as functions on NumPy arrays. */
 #include "nn/whiten.h"
+#include "augment/moments.h"
 
 #include "python/array.h"
 
@@ -9,7 +10,7 @@ static Status moments_of(const ArrayView *images, int threads, double *moments) 
     int64_t height = images->shape[2], width = images->shape[3];
     const int64_t strides[4] = {3 * height * width, height * width, width, 1};
     TRY_GOTO(pool_create(threads, &pool));
-    TRY_GOTO(nn_whiten_moments(images->data, images->shape[0], height, width, strides, pool, moments));
+    TRY_GOTO(augment_moments(images->data, images->shape[0], height, width, strides, pool, moments));
 done:
     pool_destroy(pool);
     return status;

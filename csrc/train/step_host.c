@@ -1,8 +1,8 @@
 /* A step in host memory: one at a time, whose results stand in the trainer when it is done. */
 #include <math.h>
 
-#include "base/memory.h"
 #include "augment/shrink.h"
+#include "base/memory.h"
 #include "train/step.h"
 
 static Status host_begin(Trainer *trainer, const StepSource *source, int steps) {
@@ -22,9 +22,16 @@ static Status make_room(Trainer *trainer, size_t elems) {
 
 Status train_step_shrink_on_host(Trainer *trainer, const StepBatch *batch, int side, float **out) {
     int from = trainer->config.side;
+    const NnImages *images = &batch->images;
+    const AugmentShrunk shrunk = {images->data, images->type == PIXELS_F32, images->layout == PIXELS_NCHW, images->mean,
+                                  images->std};
+    if (images->type == PIXELS_BF16) FAIL(STATUS_ARGUMENT, "images to be shrunk must be uint8 or float32");
+    if (images->mirror || images->shift_y != 0 || images->shift_x != 0) {
+        FAIL(STATUS_ARGUMENT, "views of images cannot be shrunk");
+    }
     TRY(make_room(trainer, (size_t)trainer->config.batch * (size_t)side * (size_t)side * 3));
     *out = trainer->shrunk;
-    return shrink_images(&batch->images, batch->count, from, from, side, nn_model_pool(trainer->model), *out);
+    return augment_shrink(&shrunk, batch->count, from, from, side, nn_model_pool(trainer->model), *out);
 }
 
 static Status host_count(Trainer *trainer, NnPlan *plan) {

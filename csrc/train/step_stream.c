@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "augment/shrink.h"
 #include "base/memory.h"
 #include "train/step_kernels.h"
 
@@ -178,8 +179,8 @@ static Status stream_shrink(Trainer *trainer, const StepBatch *batch, int side, 
     int from = trainer->config.side;
     if (!images->on_device) return train_step_shrink_on_host(trainer, batch, side, out);
     *out = trainer->on_stream->shrunk;
-    return gather_shrink(images->data, batch->count, from, from, side, images->mean, images->std, *out,
-                         trainer->stream);
+    return augment_shrink_on_device(images->data, batch->count, from, from, side, images->mean, images->std, *out,
+                                    trainer->stream);
 }
 
 static Status stream_count(Trainer *trainer, NnPlan *plan) {

@@ -1,4 +1,5 @@
 /* The whitening's filters from a set in device memory. */
+#include "augment/moments.h"
 #include "base/clock.h"
 #include "nn/whiten.h"
 #include "train/runner_private.h"
@@ -21,24 +22,24 @@ static void normalise_moments(const TrainRunner *r, const double *sums, double p
 
 /* Memory for the moments, and a first measurement, before the clock runs. */
 static Status prepare_moments(TrainRunner *r, const GatherSet *set) {
-    const size_t bytes = (size_t)GATHER_MOMENT_PARTS * GATHER_MOMENTS * sizeof(uint64_t);
+    const size_t bytes = (size_t)AUGMENT_MOMENT_PARTS * AUGMENT_MOMENTS * sizeof(uint64_t);
     int used;
     if (r->host_moments != NULL) return STATUS_OK;
     if (r->moments == NULL) TRY(device_alloc(bytes, &r->moments));
-    TRY(gather_moments(set, 1, r->moments, &used, r->stream));
+    TRY(augment_moments_on_device(set, 1, r->moments, &used, r->stream));
     TRY(device_stream_synchronize(r->stream));
     return device_host_alloc(bytes, &r->host_moments);
 }
 
 static Status measure_moments(TrainRunner *r, const GatherSet *set, int64_t count, double *moments) {
-    uint64_t total[GATHER_MOMENTS] = {0};
-    double sums[GATHER_MOMENTS];
+    uint64_t total[AUGMENT_MOMENTS] = {0};
+    double sums[AUGMENT_MOMENTS];
     int used;
-    TRY(gather_moments(set, count, r->moments, &used, r->stream));
-    TRY(device_copy(r->host_moments, r->moments, (size_t)used * GATHER_MOMENTS * sizeof *total, r->stream));
+    TRY(augment_moments_on_device(set, count, r->moments, &used, r->stream));
+    TRY(device_copy(r->host_moments, r->moments, (size_t)used * AUGMENT_MOMENTS * sizeof *total, r->stream));
     TRY(device_stream_synchronize(r->stream));
-    for (int i = 0; i < used * GATHER_MOMENTS; i++) total[i % GATHER_MOMENTS] += r->host_moments[i];
-    for (int i = 0; i < GATHER_MOMENTS; i++) sums[i] = (double)total[i];
+    for (int i = 0; i < used * AUGMENT_MOMENTS; i++) total[i % AUGMENT_MOMENTS] += r->host_moments[i];
+    for (int i = 0; i < AUGMENT_MOMENTS; i++) sums[i] = (double)total[i];
     normalise_moments(r, sums, (double)(count * (set->height - 1) * (set->width - 1)), moments);
     return STATUS_OK;
 }

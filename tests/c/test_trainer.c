@@ -4,11 +4,11 @@
 #include <math.h>
 #include <string.h>
 
+#include "augment/shrink.h"
 #include "base/memory.h"
 #include "check.h"
 #include "nn/whiten.h"
 #include "optim/gemm.h"
-#include "train/shrink.h"
 #include "train/trainer.h"
 
 /* Kernels of odd shapes in place of the vectorised ones, which need compiler flags of their own. */
@@ -483,7 +483,8 @@ static void test_schedule(void) {
         CHECK(train_schedule_projects(SCHEDULE_PROJECT_THINNING, k - 1, 243) == projects);
         if (projects) last = k;
     }
-    CHECK(train_schedule_projects(SCHEDULE_PROJECT_ALWAYS, 7, 9) && !train_schedule_projects(SCHEDULE_PROJECT_NEVER, 7, 9));
+    CHECK(train_schedule_projects(SCHEDULE_PROJECT_ALWAYS, 7, 9) &&
+          !train_schedule_projects(SCHEDULE_PROJECT_NEVER, 7, 9));
 }
 
 static double triangle(int i, int o, double ratio) {
@@ -498,10 +499,10 @@ static void test_shrinking(void) {
     Pool *pool = NULL;
     CHECK_OK(pool_create(2, &pool));
     for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)(i * 37 + i * i);
-    NnImages images = {.data = bytes, .mean = {10, 20, 30}, .std = {2, 3, 4}};
+    const float mean[3] = {10, 20, 30}, std[3] = {2, 3, 4};
     for (int layout = 0; layout < 2; layout++) {
-        images.layout = layout == 0 ? PIXELS_NHWC : PIXELS_NCHW;
-        CHECK_OK(shrink_images(&images, 2, 7, 5, 3, pool, got));
+        const AugmentShrunk images = {bytes, false, layout == 1, mean, std};
+        CHECK_OK(augment_shrink(&images, 2, 7, 5, 3, pool, got));
         for (int o = 0; o < 2 * 27; o++) {
             int n = o / 27, y = o / 9 % 3, x = o / 3 % 3, c = o % 3;
             double sum = 0, total = 0;
@@ -511,14 +512,13 @@ static void test_shrinking(void) {
                 sum += w * bytes[at];
                 total += w;
             }
-            double want = (sum / total - (double)images.mean[c]) / (double)images.std[c];
+            double want = (sum / total - (double)mean[c]) / (double)std[c];
             CHECK(fabs((double)got[o] - want) < 2e-5 * 255);
         }
     }
-    CHECK_OK(shrink_images(&images, 2, 7, 5, 5, pool, (float[2 * 75]){0}));
-    CHECK(shrink_images(&images, 2, 7, 5, 6, pool, got) == STATUS_ARGUMENT);
-    images.mirror = true;
-    CHECK(shrink_images(&images, 2, 7, 5, 3, pool, got) == STATUS_ARGUMENT);
+    const AugmentShrunk images = {bytes, false, false, mean, std};
+    CHECK_OK(augment_shrink(&images, 2, 7, 5, 5, pool, (float[2 * 75]){0}));
+    CHECK(augment_shrink(&images, 2, 7, 5, 6, pool, got) == STATUS_ARGUMENT);
     pool_destroy(pool);
 }
 

@@ -5,14 +5,12 @@
 
 extern "C" {
 #include "augment/gather.h"
-#include "augment/triangle.h"
 }
 
 #define BLOCK 256
 #define BLOCK_IMAGES 4 /* at most */
 #define CHANNELS 3
 #define BYTES_16 16
-#define PATCH 12
 
 /* An operation as the kernel takes it. */
 struct Op {
@@ -264,130 +262,4 @@ extern "C" Status gather_plain(const GatherSet *set, const int32_t *places, int 
     }
     return LAUNCH_AFTER(augment_copy_image_kernel<uint8_t>, (unsigned)count, 192, 0, stream, set->images, places, bytes,
                         to);
-}
-
-/* ---- shrinking ---------------------------------------------------------------------------------------------------*/
-
-#define MAX_WEIGHTS 768
-
-/* Along one axis, both being alike. */
-struct Filter {
-    int taps;
-    int16_t first[GATHER_MAX_SHRUNK];
-    float weights[MAX_WEIGHTS];
-};
-
-struct Affine {
-    float scale[CHANNELS], offset[CHANNELS];
-};
-
-/* One image a block: sums of lines into shared memory, (side, size, 3), then across. The weights are read from there,
- * too: threads of a warp that look at different ones would wait for each other at the kernel's arguments. */
-static __global__ void augment_shrink_kernel(const uint8_t *images, int size, int side, Filter filter, Affine affine,
-                                             float *to) {
-    grid_begin();
-    DYNAMIC_SHARED(float, lines);
-    __shared__ float weights[MAX_WEIGHTS];
-    __shared__ int first[GATHER_MAX_SHRUNK];
-    const int columns = size * CHANNELS, taps = filter.taps, thread = (int)threadIdx.x;
-    const uint8_t *image = images + (size_t)blockIdx.x * (size_t)(size * columns);
-    float *out = to + (size_t)blockIdx.x * (size_t)(side * side * CHANNELS);
-    for (int i = thread; i < side * taps; i += BLOCK) weights[i] = filter.weights[i];
-    for (int i = thread; i < side; i += BLOCK) first[i] = filter.first[i];
-    __syncthreads();
-    for (int i = thread; i < side * columns; i += BLOCK) {
-        int y = i / columns, column = i - y * columns;
-        float sum = 0;
-        for (int k = 0; k < taps; k++) {
-            float pixel = (float)image[(first[y] + k) * columns + column];
-            sum = __fadd_rn(sum, __fmul_rn(weights[y * taps + k], pixel));
-        }
-        lines[i] = sum;
-    }
-    __syncthreads();
-    for (int i = thread; i < side * side * CHANNELS; i += BLOCK) {
-        int c = i % CHANNELS, x = i / CHANNELS % side, y = i / (CHANNELS * side);
-        float sum = 0;
-        for (int k = 0; k < taps; k++) {
-            float value = lines[y * columns + (first[x] + k) * CHANNELS + c];
-            sum = __fadd_rn(sum, __fmul_rn(weights[x * taps + k], value));
-        }
-        out[i] = __fadd_rn(__fmul_rn(sum, affine.scale[c]), affine.offset[c]);
-    }
-}
-
-extern "C" Status gather_shrink(const uint8_t *images, int count, int height, int width, int side, const float mean[3],
-                                const float std[3], float *to, DeviceStream *stream) {
-    Filter filter = {};
-    Affine affine;
-    if (height != width || side < 1 || side > height || side > GATHER_MAX_SHRUNK) {
-        FAIL(STATUS_ARGUMENT, "images of %d x %d cannot be shrunk to %d x %d on the GPU, only squares to at most %d",
-             height, width, side, side, GATHER_MAX_SHRUNK);
-    }
-    filter.taps = triangle_taps(height, side);
-    if (side * filter.taps > MAX_WEIGHTS) {
-        FAIL(STATUS_ARGUMENT, "shrinking %d pixels to %d needs %d weights, more than the %d that the GPU's filter has",
-             height, side, side * filter.taps, MAX_WEIGHTS);
-    }
-    for (int o = 0; o < side; o++) {
-        float *weights = filter.weights + o * filter.taps;
-        filter.first[o] = (int16_t)triangle_weights(height, side, o, filter.taps, weights);
-    }
-    for (int c = 0; c < CHANNELS; c++) {
-        affine.scale[c] = 1.0f / std[c];
-        affine.offset[c] = -mean[c] / std[c];
-    }
-    size_t bytes = (size_t)(side * width * CHANNELS) * sizeof(float);
-    return LAUNCH_AFTER(augment_shrink_kernel, (unsigned)count, BLOCK, bytes, stream, images, height, side, filter,
-                        affine, to);
-}
-
-/* ---- moments -----------------------------------------------------------------------------------------------------*/
-
-/* The bytes are whole numbers, so the sums are exact in any order. A thread's own fit 32 bits up to 66,051 patches. */
-#define MOST_PATCHES 65536
-#define FEW_PATCHES 16 /* of a thread, before another block is worth its closing sums */
-
-static __global__ void augment_moments_kernel(const uint8_t *images, int64_t count, int height, int width,
-                                              uint64_t *to) {
-    grid_begin();
-    uint32_t sums[GATHER_MOMENTS];
-#pragma unroll
-    for (int i = 0; i < GATHER_MOMENTS; i++) sums[i] = 0;
-    const size_t columns = (size_t)(width - 1), in_image = (size_t)(height - 1) * columns;
-    GRID_LOOP(patch, (size_t)count * in_image) {
-        size_t image = patch / in_image, y = (patch - image * in_image) / columns;
-        size_t x = patch - image * in_image - y * columns;
-        const uint8_t *corner = images + ((image * (size_t)height + y) * (size_t)width + x) * CHANNELS;
-        uint32_t values[PATCH];
-#pragma unroll
-        for (int e = 0; e < PATCH; e++) {
-            values[e] = corner[(size_t)(e / 2 % 2 * width + e % 2) * CHANNELS + (size_t)(e / 4)];
-        }
-        int at = 0;
-#pragma unroll
-        for (int i = 0; i < PATCH; i++) {
-#pragma unroll
-            for (int j = i; j < PATCH; j++) sums[at++] += values[i] * values[j];
-        }
-#pragma unroll
-        for (int e = 0; e < PATCH; e++) sums[at++] += values[e];
-    }
-#pragma unroll
-    for (int i = 0; i < GATHER_MOMENTS; i++) {
-        unsigned long long total = block_sum((unsigned long long)sums[i]);
-        if (threadIdx.x == 0) to[(size_t)blockIdx.x * GATHER_MOMENTS + i] = total;
-    }
-}
-
-extern "C" Status gather_moments(const GatherSet *set, int64_t count, uint64_t *to, int *parts, DeviceStream *stream) {
-    int64_t patches = count * (set->height - 1) * (set->width - 1);
-    if (count < 1 || count > set->count || patches > (int64_t)MOST_PATCHES * GATHER_MOMENT_PARTS * BLOCK) {
-        FAIL(STATUS_ARGUMENT, "the moments of 1 to %lld images can be taken, not of %lld", (long long)set->count,
-             (long long)count);
-    }
-    size_t blocks = ceil_div((size_t)patches, BLOCK * FEW_PATCHES);
-    *parts = blocks < GATHER_MOMENT_PARTS ? (int)blocks : GATHER_MOMENT_PARTS;
-    return LAUNCH_AFTER(augment_moments_kernel, (unsigned)*parts, BLOCK, 0, stream, set->images, count, set->height,
-                        set->width, to);
 }
