@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-import cgxffcv.app.interrupts as interrupts
+import cgxffcv.interrupts as interrupts
 
 
 def script(prog: str, command: str) -> None:

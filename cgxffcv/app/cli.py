@@ -7,8 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from cgxffcv import __version__
-from cgxffcv.app import interrupts
+from cgxffcv import __version__, interrupts
 from cgxffcv.app.usage import Parser, whole
 from cgxffcv.errors import UserError
 

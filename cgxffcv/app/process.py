@@ -16,10 +16,9 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn, TextIO
 
-from cgxffcv import place
-from cgxffcv.app import interrupts
-from cgxffcv.app.interrupts import Terminated
+from cgxffcv import interrupts, place
 from cgxffcv.errors import ConfigError, UsageError, UserError
+from cgxffcv.interrupts import Terminated
 
 Say = Callable[[str], None]
 # What other ranks leave to rank 0 for a message that all would give, and to the rank whose failure they heard of.

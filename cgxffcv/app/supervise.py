@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cgxffcv.app.interrupts import Terminated
+from cgxffcv.interrupts import Terminated
 
 GRACE_SECONDS = 10.0  # for the ranks to end after Ctrl-C, then for mpirun
 LOOK_SECONDS = 0.02

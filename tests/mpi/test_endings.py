@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(shutil.which("mpirun") is None, reason="mpirun i
 PROGRAM = """
 import os, sys, time
 from cgxffcv import comm, errors
-from cgxffcv.app import interrupts, process
+from cgxffcv import interrupts
+from cgxffcv.app import process
 
 def main():
     interrupts.careful()

@@ -53,7 +53,7 @@ def test_at_the_start(tmp_path, number, name, words, modules):
 
 @pytest.mark.parametrize("careful", [False, True])
 def test_whoever_catches_it_cannot_make_something_else_of_it(tmp_path, careful):
-    body = "import os, signal\nfrom cgxffcv.app import interrupts, process\ndef main():\n"
+    body = "import os, signal\nfrom cgxffcv import interrupts\nfrom cgxffcv.app import process\ndef main():\n"
     body += "    interrupts.careful()\n" * careful
     body += "    try:\n        os.kill(os.getpid(), signal.SIGINT)\n"
     body += "    except BaseException:\n        raise ImportError('numpy.core.multiarray failed to import')\n"
@@ -62,7 +62,7 @@ def test_whoever_catches_it_cannot_make_something_else_of_it(tmp_path, careful):
 
 
 def test_with_something_to_put_away_it_is_put_away(tmp_path):
-    body = "import os, pathlib, signal\nfrom cgxffcv.app import interrupts, process\n"
+    body = "import os, pathlib, signal\nfrom cgxffcv import interrupts\nfrom cgxffcv.app import process\n"
     body += "def main():\n    interrupts.careful()\n"
     body += "    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
     body += "    finally:\n        pathlib.Path('away').touch()\n"
@@ -71,7 +71,7 @@ def test_with_something_to_put_away_it_is_put_away(tmp_path):
 
 
 def test_a_second_one_while_it_ends_changes_nothing(tmp_path):
-    body = "import os, signal\nfrom cgxffcv.app import interrupts, process\n"
+    body = "import os, signal\nfrom cgxffcv import interrupts\nfrom cgxffcv.app import process\n"
     body += "process._tell_other_ranks = lambda error: os.kill(os.getpid(), signal.SIGINT)\n"
     body += "def main():\n    interrupts.careful()\n    os.kill(os.getpid(), signal.SIGINT)\n"
     done = command("-c", body + "process.run('prog', main)", cwd=tmp_path)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from cgxffcv.app import config, interrupts, process, session
+from cgxffcv import interrupts
+from cgxffcv.app import config, process, session
 
 
 def main(prog: str, arguments: Sequence[str]) -> int:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cgxffcv import cifar
-from cgxffcv.app import config, interrupts, process
+from cgxffcv import cifar, interrupts
+from cgxffcv.app import config, process
 from cgxffcv.errors import ConfigError
 from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.writer import DatasetWriter
