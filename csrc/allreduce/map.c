@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/checked.h"
 #include "base/memory.h"
 
 #define SLICE_ELEMS 65536 /* of one thread: a float32 sum of a slice stays in a core's cache */
@@ -32,7 +33,7 @@ typedef struct Cut {
 static uint64_t segment_bytes(const Cut *cut, const WireLayer *layer, int64_t elems) {
     if (!layer->raw) return quantize_wire_bytes(&layer->spec, elems);
     uint64_t bytes = (uint64_t)elems * allreduce_type_bytes(cut->raw_type);
-    return (bytes + QUANTIZE_PIECE_ALIGNMENT - 1) / QUANTIZE_PIECE_ALIGNMENT * QUANTIZE_PIECE_ALIGNMENT;
+    return round_up(bytes, QUANTIZE_PIECE_ALIGNMENT);
 }
 
 static void close_slice(Cut *cut) {
@@ -179,12 +180,12 @@ static double choose_scale(const Comm *comm, const AllreduceOptions *options) {
 /* Takes room for an array in a block of *bytes so far. */
 static size_t place(size_t *bytes, int64_t count, size_t item_bytes) {
     size_t at = *bytes;
-    *bytes += ((size_t)count * item_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    *bytes += round_up((size_t)count * item_bytes, ALIGNMENT);
     return at;
 }
 
 static WireMap measure_map(const Cut *cut, const AllreduceOptions *options, double scale) {
-    WireMap map = {.bytes = (sizeof map + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT,
+    WireMap map = {.bytes = round_up(sizeof map, ALIGNMENT),
                    .layers = cut->table->count,
                    .chunks = cut->outer * cut->inner,
                    .slices = cut->slices,
