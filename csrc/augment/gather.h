@@ -17,21 +17,19 @@ typedef struct GatherSet {
     int height, width;
 } GatherSet;
 
-/* Where a training stands, in device memory: read when the kernels run, so that one recorded step serves them all. */
+/* Which batch it is, in device memory: read when the kernel runs, so that one recorded launch serves them all. */
 typedef struct GatherClock {
     uint64_t seed;  /* for the draws */
     uint32_t epoch; /* likewise */
-    int32_t step;   /* of the training: the row of the rates */
-    int32_t first;  /* where this step's images begin in `order` */
-    int32_t done;   /* steps since the clock was set */
+    int32_t first;  /* where the batch's images begin in `order` */
 } GatherClock;
 
-/* Refuses operations that the kernel has not (any but flips, translation, reflecting or filling crops to the same size,
- * cutout), more than GATHER_MAX_OPS, and what augment_create refuses. */
+/* Refuses operations that change the size or follow the normalisation, more than GATHER_MAX_OPS, and what
+ * augment_create refuses. */
 Status gather_check(const AugmentOp *ops, int op_count, int height, int width);
 
 /* to (batch, height, width, 3) and to_labels (batch): the images order[clock->first + i], augmented by operations that
- * gather_check took. `to` is aligned to 16 bytes. */
+ * gather_check took; labels are not mixed. `to` is aligned to 16 bytes. */
 Status gather_batch(const GatherSet *set, const int32_t *order, const GatherClock *clock, int batch,
                     const AugmentOp *ops, int op_count, uint8_t *to, int64_t *to_labels, DeviceStream *stream);
 

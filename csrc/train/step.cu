@@ -18,7 +18,7 @@ extern "C" {
 static __global__ void train_close_step_kernel(TrainStepClosing c) {
     grid_begin();
     const uint32_t skip = *c.flag;
-    const int first = c.clock->first, done = c.clock->done, step = c.clock->step;
+    const int first = c.clock->batch.first, done = c.clock->done, step = c.clock->step;
     float *to = skip ? c.statistics : c.backup;
     const float *from = skip ? c.backup : c.statistics;
     for (size_t i = threadIdx.x; i < c.elems; i += CLOSING_BLOCK) to[i] = from[i];
@@ -27,7 +27,7 @@ static __global__ void train_close_step_kernel(TrainStepClosing c) {
     if (threadIdx.x != 0) return;
     c.skipped[done] = skip;
     *c.flag = 0;
-    c.clock->first = first + c.batch;
+    c.clock->batch.first = first + c.batch;
     c.clock->done = done + 1;
     c.clock->step = step + 1;
 }

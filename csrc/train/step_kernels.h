@@ -5,15 +5,22 @@
 
 #include "augment/gather.h"
 
+/* Where a training stands, in device memory: read when kernels run, so that one recorded step serves them all. */
+typedef struct TrainClock {
+    GatherClock batch;
+    int32_t step; /* of the training: the row of the rates */
+    int32_t done; /* steps since the clock was set */
+} TrainClock;
+
 /* Device memory throughout. */
 typedef struct TrainStepClosing {
-    GatherClock *clock;
+    TrainClock *clock;
     uint32_t *flag;             /* not 0: the step was skipped; 0 afterwards */
     uint32_t *skipped;          /* [clock->done] gets the flag */
     float *statistics, *backup; /* of a skipped step come from the backup; others go there */
     size_t elems;               /* of both */
     const float *losses;        /* (batch): of the step's images */
-    float *all_losses;          /* [clock->first + i] gets the i-th */
+    float *all_losses;          /* [clock->batch.first + i] gets the i-th */
     int batch;
 } TrainStepClosing;
 

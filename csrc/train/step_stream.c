@@ -115,7 +115,8 @@ Status train_stream_reserve(Trainer *trainer, int64_t steps, int64_t images) {
 Status train_stream_set(Trainer *trainer, const StepSource *source, int steps, bool skip) {
     StepStream *s = trainer->on_stream;
     size_t n = (size_t)steps;
-    *s->host_clock = (GatherClock){.seed = source->seed, .epoch = source->epoch, .step = (int32_t)trainer->step};
+    *s->host_clock =
+        (TrainClock){.batch = {.seed = source->seed, .epoch = source->epoch}, .step = (int32_t)trainer->step};
     TRY(device_copy(s->clock, s->host_clock, sizeof *s->clock, trainer->stream));
     TRY(device_fill(s->records, 0, n * sizeof *s->records, trainer->stream));
     TRY(device_fill(s->skipped, 0, n * sizeof *s->skipped, trainer->stream));

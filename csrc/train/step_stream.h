@@ -3,12 +3,12 @@
 #ifndef CGXFFCV_TRAIN_STEP_STREAM_H
 #define CGXFFCV_TRAIN_STEP_STREAM_H
 
-#include "augment/gather.h"
 #include "train/step.h"
+#include "train/step_kernels.h"
 
 /* Device memory, or with a name in host_ page-locked; all owned. */
 struct StepStream {
-    GatherClock *clock, *host_clock;
+    TrainClock *clock, *host_clock;
     uint32_t *flag; /* the step is to be skipped */
     float *shrunk;  /* a batch of the largest lower resolution; NULL if no phase shrinks */
     bool enabled[TRAINER_MAX_PHASES][TRAINER_MAX_GROUPS];
