@@ -59,9 +59,8 @@ typedef struct Augment Augment;
 Status augment_create(const AugmentSpec *spec, Augment **out);
 void augment_destroy(Augment *augment);
 
-size_t image_type_bytes(ImageType type);
+size_t augment_type_bytes(ImageType type);
 void augment_output_size(const Augment *augment, int32_t *height, int32_t *width);
-size_t augment_output_bytes(const Augment *augment);
 
 /* Scratch memory that one thread needs for this Augment alone, in bytes; may be 0. Prepared once. */
 size_t augment_scratch_bytes(const Augment *augment);
@@ -79,8 +78,8 @@ AugmentPart augment_part(const Augment *augment, const AugmentDrawn *drawn);
 bool augment_mixes(const Augment *augment);
 void augment_begin(const Augment *augment, const AugmentDrawn *drawn, const AugmentImage *image, void *scratch);
 
-/* Writes augment_output_bytes to `out` from an image that holds augment_part at least. `next` may be all pixels of the
- * source that comes next, to be fetched into the cache meanwhile, or NULL. Cannot fail. */
+/* Writes the output, in its layout and type, to `out` from an image that holds augment_part at least. `next` may be all
+ * pixels of the source that comes next, to be fetched into the cache meanwhile, or NULL. Cannot fail. */
 void augment_run(const Augment *augment, const AugmentDrawn *drawn, const AugmentImage *image, const uint8_t *next,
                  void *out, void *scratch);
 

@@ -18,7 +18,7 @@ struct Augment {
     size_t scratch_bytes;
 };
 
-size_t image_type_bytes(ImageType type) { return type == IMAGE_U8 ? 1 : type == IMAGE_F32 ? 4 : 2; }
+size_t augment_type_bytes(ImageType type) { return type == IMAGE_U8 ? 1 : type == IMAGE_F32 ? 4 : 2; }
 
 void augment_output_size(const Augment *a, int32_t *height, int32_t *width) {
     *height = a->sizes[a->spec.op_count].height;
@@ -26,10 +26,6 @@ void augment_output_size(const Augment *a, int32_t *height, int32_t *width) {
 }
 
 static size_t image_bytes(AugmentSize size) { return (size_t)size.height * (size_t)size.width * AUGMENT_CHANNELS; }
-
-size_t augment_output_bytes(const Augment *a) {
-    return image_bytes(a->sizes[a->spec.op_count]) * image_type_bytes(a->spec.type);
-}
 
 /* Scratch memory holds the images between passes; of a chain that mixes, the last two images before that, and which of
  * them is the older; then each pass's own. */

@@ -5,19 +5,19 @@
 
 static Status absent(void) { FAIL(STATUS_NOT_BUILT, "this build has no CUDA: no batches from device memory"); }
 
-Status gather_check(const AugmentOp *ops, int op_count, int height, int width) {
+Status augment_gather_check(const AugmentOp *ops, int op_count, int height, int width) {
     (void)ops, (void)op_count, (void)height, (void)width;
     return absent();
 }
 
-Status gather_batch(const GatherSet *set, const int32_t *order, const GatherClock *clock, int batch,
-                    const AugmentOp *ops, int op_count, uint8_t *to, int64_t *to_labels, DeviceStream *stream) {
+Status augment_gather_batch(const GatherSet *set, const int32_t *order, const GatherClock *clock, int batch,
+                            const AugmentOp *ops, int op_count, uint8_t *to, int64_t *to_labels, DeviceStream *stream) {
     (void)set, (void)order, (void)clock, (void)batch, (void)ops, (void)op_count, (void)to, (void)to_labels;
     (void)stream;
     return absent();
 }
 
-Status gather_plain(const GatherSet *set, const int32_t *places, int count, uint8_t *to, DeviceStream *stream) {
+Status augment_gather_plain(const GatherSet *set, const int32_t *places, int count, uint8_t *to, DeviceStream *stream) {
     (void)set, (void)places, (void)count, (void)to, (void)stream;
     return absent();
 }

@@ -26,14 +26,14 @@ typedef struct GatherClock {
 
 /* Refuses operations that change the size or follow the normalisation, more than GATHER_MAX_OPS, and what
  * augment_create refuses. */
-Status gather_check(const AugmentOp *ops, int op_count, int height, int width);
+Status augment_gather_check(const AugmentOp *ops, int op_count, int height, int width);
 
 /* to (batch, height, width, 3) and to_labels (batch): the images order[clock->first + i], augmented by operations that
- * gather_check took; labels are not mixed. `to` is aligned to 16 bytes. */
-Status gather_batch(const GatherSet *set, const int32_t *order, const GatherClock *clock, int batch,
-                    const AugmentOp *ops, int op_count, uint8_t *to, int64_t *to_labels, DeviceStream *stream);
+ * augment_gather_check took; labels are not mixed. `to` is aligned to 16 bytes. */
+Status augment_gather_batch(const GatherSet *set, const int32_t *order, const GatherClock *clock, int batch,
+                            const AugmentOp *ops, int op_count, uint8_t *to, int64_t *to_labels, DeviceStream *stream);
 
 /* to (count, height, width, 3): the images places[i] (device), as they are; aligned likewise. */
-Status gather_plain(const GatherSet *set, const int32_t *places, int count, uint8_t *to, DeviceStream *stream);
+Status augment_gather_plain(const GatherSet *set, const int32_t *places, int count, uint8_t *to, DeviceStream *stream);
 
 #endif

@@ -46,7 +46,7 @@ static Status evaluation_images_at(TrainRunner *r, const GatherSet *set, bool ch
     memcpy(out->std, r->config.std, sizeof r->config.std);
     if (!chosen) return STATUS_OK;
     out->data = r->evaluation_images;
-    return gather_plain(set, r->positions + first, count, r->evaluation_images, r->stream);
+    return augment_gather_plain(set, r->positions + first, count, r->evaluation_images, r->stream);
 }
 
 /* The views of a batch; their logits' sum goes to position `first` of the sums. */

@@ -25,7 +25,7 @@ Status train_runner_create(Trainer *trainer, const TrainRunnerConfig *config, Tr
     TrainRunner *r = NULL;
     if (trainer->stream == NULL) FAIL(STATUS_ARGUMENT, "data on a GPU need a trainer whose model is there");
     if (trainer->on_stream->taken) FAIL(STATUS_ARGUMENT, "this trainer has a Runner already: close that first");
-    TRY(gather_check(config->ops, config->op_count, trainer->config.side, trainer->config.side));
+    TRY(augment_gather_check(config->ops, config->op_count, trainer->config.side, trainer->config.side));
     TRY(memory_calloc(1, sizeof *r, &r));
     r->trainer = trainer;
     r->model = trainer->model;

@@ -12,8 +12,8 @@ Status train_source_gather(const TrainSource *source, int count, StepBatch *out)
     memcpy(images.std, r->config.std, sizeof r->config.std);
     for (int c = 3; c < NN_MAX_IMAGE_CHANNELS; c++) images.std[c] = 1;
     *out = (StepBatch){images, r->batch_labels, r->batch_losses, count};
-    return gather_batch(&source->set, r->order, &r->trainer->on_stream->clock->batch, count, r->config.ops,
-                        r->config.op_count, r->batch_images, r->batch_labels, r->stream);
+    return augment_gather_batch(&source->set, r->order, &r->trainer->on_stream->clock->batch, count, r->config.ops,
+                                r->config.op_count, r->batch_images, r->batch_labels, r->stream);
 }
 
 static Status next_of_set(void *context, StepBatch *out) {

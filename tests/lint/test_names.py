@@ -16,13 +16,11 @@ NOUNS = {
     "image": "jpeg resize resizer",
     "python": "py",
     "quant": "quant quantize dequantize",
-    "augment": "augment gather image",
-    "train": "shrink train trainer",
+    "train": "train trainer",
 }
 # What nothing in csrc/ uses, and why it is there.
 FOR_OTHERS = {
     "PY_SSIZE_T_CLEAN": "Python.h reads it",
-    "augment_output_bytes": "says what augment_run writes",
     "augment_part": "says what augment_run reads",
     "comm_segment": "tests damage what lies in it",
     "comm_slot_return": "tests hold all slots and give them back",
@@ -248,6 +246,10 @@ def test_the_law_allows_nothing_that_nobody_does():
     used = {header for room, header in crossings if room != room_of(header)}
     dead = [(room, header) for room, headers in SEAMS.items() for header in headers if f"{room}/{header}" not in used]
     assert not dead, f"seams that nobody includes:{listed(dead)}"
+    begun = {(room_of(path), name) for path, name in tree().external("function", "variable")}
+    nouns = [(room, noun) for room, words in NOUNS.items() for noun in words.split()]
+    dead = [(r, n) for r, n in nouns if not any(r == room and re.match(rf"{n}(_|$)", name) for room, name in begun)]
+    assert not dead, f"nouns that no name begins with:{listed(dead)}"
     outside = {(name, path) for path in tree().texts for _, name in INCLUDE.findall((CSRC / path).read_text())}
     dead = [(name, path) for name, paths in ONLY_IN.items() for path in paths if (name, path) not in outside]
     assert not dead, f"libraries' headers that are not included there:{listed(dead)}"

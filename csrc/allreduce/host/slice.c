@@ -93,7 +93,7 @@ static Status quantise(HostEngine *host, Part part, Summands from, uint8_t *to) 
 }
 
 /* Quantises float32 values and keeps what is lost. */
-static Status quantise_keeping(HostEngine *host, Part part, const float *value, uint8_t *to) {
+static Status quantize_keeping(HostEngine *host, Part part, const float *value, uint8_t *to) {
     float *residual = host->residual + part.segment->first;
     TRY(quantise(host, part, sum_of(host, value), to));
     QuantTarget target = {NULL, 1.0f, 1.0f, QUANT_F32, residual};
@@ -131,7 +131,7 @@ Status allreduce_encode_term(HostEngine *host, const WireSlice *slice, Summands 
             TRY(encode_raw(host, part, own, 1.0, to));
         } else if (feedback) {
             TRY(correct(host, part, own));
-            TRY(quantise_keeping(host, part, host->scaled, to));
+            TRY(quantize_keeping(host, part, host->scaled, to));
         } else {
             TRY(quantise(host, part, own, to));
         }
@@ -147,7 +147,7 @@ Status allreduce_encode_result(HostEngine *host, const WireSlice *slice, const v
         if (part.layer->raw) {
             TRY(encode_raw(host, part, from, divisor_of(host), to));
         } else if (feedback) {
-            TRY(quantise_keeping(host, part, from.x, to));
+            TRY(quantize_keeping(host, part, from.x, to));
         } else {
             TRY(quantise(host, part, from, to));
         }

@@ -56,7 +56,7 @@ static AugmentKernel choose_kernel(const AugmentPass *a) {
 }
 
 static void set_strides(AugmentPass *a) {
-    size_t height = (size_t)a->out_height, width = (size_t)a->out_width, item = image_type_bytes(a->spec.type);
+    size_t height = (size_t)a->out_height, width = (size_t)a->out_width, item = augment_type_bytes(a->spec.type);
     bool chw = a->spec.layout == IMAGE_CHW;
     a->item_bytes = item;
     a->pixel_stride = chw ? item : item * AUGMENT_CHANNELS;

@@ -194,7 +194,7 @@ static Op make_op(const AugmentOp *op) {
     return out;
 }
 
-extern "C" Status gather_check(const AugmentOp *ops, int op_count, int height, int width) {
+extern "C" Status augment_gather_check(const AugmentOp *ops, int op_count, int height, int width) {
     AugmentSpec spec = {};
     Augment *augment = NULL;
     const AugmentKey key = {};
@@ -219,9 +219,9 @@ extern "C" Status gather_check(const AugmentOp *ops, int op_count, int height, i
     return STATUS_OK;
 }
 
-extern "C" Status gather_batch(const GatherSet *set, const int32_t *order, const GatherClock *clock, int batch,
-                               const AugmentOp *ops, int op_count, uint8_t *to, int64_t *to_labels,
-                               DeviceStream *stream) {
+extern "C" Status augment_gather_batch(const GatherSet *set, const int32_t *order, const GatherClock *clock, int batch,
+                                       const AugmentOp *ops, int op_count, uint8_t *to, int64_t *to_labels,
+                                       DeviceStream *stream) {
     Ops taken = {};
     int pixels = set->height * set->width;
     bool wide = pixels % BYTES_16 == 0;
@@ -253,8 +253,8 @@ static __global__ void augment_copy_image_kernel(const uint8_t *images, const in
     for (size_t i = threadIdx.x; i < image_bytes / sizeof(T); i += blockDim.x) out[i] = from[i];
 }
 
-extern "C" Status gather_plain(const GatherSet *set, const int32_t *places, int count, uint8_t *to,
-                               DeviceStream *stream) {
+extern "C" Status augment_gather_plain(const GatherSet *set, const int32_t *places, int count, uint8_t *to,
+                                       DeviceStream *stream) {
     size_t bytes = (size_t)set->height * (size_t)set->width * CHANNELS;
     if (bytes % BYTES_16 == 0) {
         return LAUNCH_AFTER(augment_copy_image_kernel<uint4>, (unsigned)count, 192, 0, stream, set->images, places,
