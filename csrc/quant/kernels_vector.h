@@ -14,7 +14,7 @@ INLINE VF load_some(const void *x, QuantType type, int64_t i, int64_t left, VF f
 /* The vector at element `i` of the input, scaled; lanes beyond take `fill` as it is. */
 INLINE VF load_scaled(QuantInput in, QuantType type, int64_t i, VF fill) {
     int64_t left = in.elems - i;
-    if (left >= LANES) return v_mul(v_load(in.x, type, i), v_set1(in.scale));
+    if (left >= LANES) return in.scale == 1.0f ? v_load(in.x, type, i) : v_mul(v_load(in.x, type, i), v_set1(in.scale));
     if (left <= 0) return fill;
     float part[LANES];
     v_store_float(part, v_mul(v_load_part(in.x, type, i, (int)left, fill), v_set1(in.scale)));
@@ -237,7 +237,7 @@ INLINE void deliver(const QuantTarget *target, QuantType type, bool add, float s
                     int64_t left, VF value) {
     if (add) {
         VF before = load_some(target->accumulate, QUANT_F32, i, left, v_set1(0.0f));
-        value = v_add(v_mul(before, v_set1(scale)), value);
+        value = v_add(scale == 1.0f ? before : v_mul(before, v_set1(scale)), value);
     }
     value = divide(value, division);
     if (left >= LANES) {
