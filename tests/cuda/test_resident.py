@@ -79,7 +79,7 @@ def test_a_step_on_a_batch_of_the_host_is_that_of_a_run(data):
     path, images, labels = data
     states = []
     for from_host in (False, True):
-        network, core, resident = resident_of(path, [])
+        network, core, resident = resident_of(path, [], deterministic=True)
         network.initialise(3)
         resident.whiten(20, 5e-4)
         losses, records = np.zeros(40, np.float32), np.zeros((2, 5))

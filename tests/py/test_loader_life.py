@@ -68,7 +68,9 @@ def test_memory_is_bounded_and_reported(path):
 
 
 def process_state():
-    """Threads, open files, and resident memory in KiB (0 under AddressSanitizer, which keeps freed memory aside)."""
+    """Threads, open files, and resident memory in KiB (0 under AddressSanitizer, which keeps freed memory aside), once
+    what earlier tests have left is gone."""
+    gc.collect()
     with open("/proc/self/status") as status, open("/proc/self/maps") as maps:
         lines = dict(line.split(":", 1) for line in status)
         plain = "libasan" not in maps.read()
@@ -107,7 +109,6 @@ def test_loaders_that_come_and_go_leave_nothing_behind(path):
     before = process_state()
     run(150, True)
     run(150, False)
-    gc.collect()
     after = process_state()
     assert after[:2] == before[:2] and after[2] - before[2] < 4096
 

@@ -36,8 +36,9 @@ CHAINS = {
 }  # fmt: skip
 
 
-def core_trainer(batch=20, test_batch=20, description=None):
-    network = nn.Network(description or nn.airbench((8, 16, 24)), backend="cuda", precision="float32", threads=1)
+def core_trainer(batch=20, test_batch=20, description=None, **options):
+    description = description or nn.airbench((8, 16, 24))
+    network = nn.Network(description, backend="cuda", precision="float32", threads=1, **options)
     core = _cgxffcv.Trainer(
         network.core, None, None, groups=[Group("all", Sgd(), 0.1, ()).core()], phases=[vars(Phase(0, 32, 0))], steps=4,
         side=32, batch=batch, test_batch=test_batch, mean=RECIPE.mean, std=RECIPE.std, label_smoothing=0.0, loss="sum",

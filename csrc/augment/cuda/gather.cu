@@ -151,10 +151,17 @@ static __device__ void draw(const GatherSet &set, const Ops &ops, const GatherCl
     to->amount = drawn.amount;
 }
 
+/* How many blocks shall find room beside each other, by their registers: GPUs of capability 7.5 take fewer threads. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define GATHER_NEIGHBOURS (1024 / BLOCK)
+#else
+#define GATHER_NEIGHBOURS (1536 / BLOCK)
+#endif
+
 /* The images of a block share its threads; each image's draws are made by as many threads as there are operations. If
  * images are mixed, a block also has the image before its first: slot 0 in what it shares, its own are from 1 on. */
 template <int PIXELS, bool PLAIN>
-static __global__ void __launch_bounds__(BLOCK, 6)
+static __global__ void __launch_bounds__(BLOCK, GATHER_NEIGHBOURS)
     augment_gather_kernel(GatherSet set, const int32_t *order, const GatherClock *clock, int batch, Ops ops,
                           int block_images, uint8_t *to, int64_t *to_labels) {
     grid_begin();
