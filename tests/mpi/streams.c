@@ -1,4 +1,5 @@
-/* The traffic of tests/support/comm_stress.h under mpirun: streams.c SLICES ROUNDS SLOT_BYTES. Prints "rank R of N: fine". */
+/* The traffic of tests/support/comm_stress.h under mpirun: streams.c SLICES ROUNDS SLOT_BYTES. Prints "rank R of N:
+ * fine". */
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -42,7 +42,7 @@ def test_folders_with_any_name(tmp_path, name, variables):
 
 
 def test_what_says_something_shows_it_as_it_can():
-    body = "from cgxffcv.app import process\nfor text in ('l\\u00e4ufe', '\\udce4', '\\U0001f600'): process.say(text)"
+    body = "from cgxffcv import app\nfor text in ('l\\u00e4ufe', '\\udce4', '\\U0001f600'): app.say(text)"
     done = command("-c", body)
     assert done.stdout == b"l\\xe4ufe\n\\udce4\n\\U0001f600\n", done.stderr
     done = command("-c", body, variables={"PYTHONIOENCODING": "utf-8"})
