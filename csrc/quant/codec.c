@@ -3,14 +3,12 @@
 
 #include "base/names.h"
 
-static const QuantCodecEntry *const codecs[] = {
-    [QUANT_MAXMIN] = &quant_codec_maxmin,
-    [QUANT_SIGN] = &quant_codec_sign,
-    [QUANT_SPIKES] = &quant_codec_spikes,
-};
+#define X(number, entry) [number] = &entry,
+static const QuantCodecEntry *const codecs[] = {QUANT_CODECS(X)};
+#undef X
 
 const QuantCodecEntry *quant_codec(QuantCodec codec) {
-    return (size_t)codec < sizeof codecs / sizeof codecs[0] ? codecs[codec] : NULL;
+    return (size_t)codec < QUANT_CODEC_COUNT ? codecs[codec] : NULL;
 }
 
 const char *quantize_codec_name(int codec) {

@@ -1,5 +1,5 @@
-/* The table of codecs: one bucket's way to the wire and back. An entry is a file of its own (maxmin.c, sign.c,
- * spikes.c), which writes and reads all of a bucket by itself. Private to quant/. */
+/* A codec: one bucket's way to the wire and back. An entry is a file of its own and a line in QUANT_CODECS; it writes
+ * and reads all of a bucket by itself. Private to quant/. */
 #ifndef CGXFFCV_QUANT_CODEC_H
 #define CGXFFCV_QUANT_CODEC_H
 
@@ -27,7 +27,9 @@ typedef struct QuantCodecEntry {
                      const QuantTarget *target);
 } QuantCodecEntry;
 
-extern const QuantCodecEntry quant_codec_maxmin, quant_codec_sign, quant_codec_spikes;
+#define X(number, entry) extern const QuantCodecEntry entry;
+QUANT_CODECS(X)
+#undef X
 
 /* NULL if no codec has the number. */
 const QuantCodecEntry *quant_codec(QuantCodec codec);

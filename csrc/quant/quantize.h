@@ -20,11 +20,16 @@
 
 typedef enum QuantType { QUANT_F32 = 0, QUANT_F16 = 1, QUANT_BF16 = 2 } QuantType;
 
-typedef enum QuantCodec {
-    QUANT_MAXMIN = 0, /* uniform between the bucket's extremes */
-    QUANT_SIGN = 1,   /* 1 bit: the sign, with the bucket's mean magnitude */
-    QUANT_SPIKES = 2  /* maxmin on what remains when the greatest magnitudes travel apart as (index, value) */
-} QuantCodec;
+/* The codecs, numbered as in docs/WIRE.md: a line here and its file of quant/ are what one takes. */
+#define QUANT_CODECS(X)                                                                                                \
+    X(QUANT_MAXMIN, quant_codec_maxmin) /* uniform between the bucket's extremes */                                    \
+    X(QUANT_SIGN, quant_codec_sign)     /* 1 bit: the sign, with the bucket's mean magnitude */                        \
+    X(QUANT_SPIKES, quant_codec_spikes) /* maxmin on what remains when the greatest magnitudes travel apart as         \
+                                         * (index, value) */
+
+#define X(number, entry) number,
+typedef enum QuantCodec { QUANT_CODECS(X) QUANT_CODEC_COUNT } QuantCodec;
+#undef X
 
 typedef enum QuantRounding { QUANT_NEAREST = 0, QUANT_STOCHASTIC = 1 } QuantRounding;
 

@@ -35,8 +35,9 @@ static void fill(void *x, QuantType type, int64_t elems, uint32_t seed) {
 }
 
 static QuantSpec random_spec(uint32_t i) {
-    QuantSpec spec = {
-        .bits = 1 + (int)draw(i, 8), .type = (QuantType)draw(i + 1, 3), .codec = (QuantCodec)draw(i + 2, 3)};
+    QuantSpec spec = {.bits = 1 + (int)draw(i, 8),
+                      .type = (QuantType)draw(i + 1, 3),
+                      .codec = (QuantCodec)draw(i + 2, QUANT_CODEC_COUNT)};
     spec.bucket_size = 1 + draw(i + 3, draw(i + 4, 2) != 0 ? 300 : 40);
     spec.rounding = (QuantRounding)draw(i + 5, 2);
     spec.half_metadata = spec.type != QUANT_F32 && draw(i + 6, 2) != 0;
