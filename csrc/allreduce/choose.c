@@ -35,7 +35,7 @@ static Status choose_by_rule(const Choice *choice) {
     const Comm *comm = choice->setup->comm;
     const AllreduceOptions *options = &choice->setup->options;
     int size = comm_size(comm);
-    bool quantises = choice->table->any_quantised;
+    bool quantises = choice->table->any_quantized;
     double item = quantises ? (double)options->bits / 8.0 : (double)allreduce_type_bytes(options->type);
     bool small = (double)choice->table->elems * item * (size - 1) <= SMALL_BYTES;
     if (small) return choose(choice, ALLREDUCE_ONE_SHOT, "by rule: a small call, latency decides");
@@ -87,7 +87,7 @@ Status allreduce_choose(const AllreduceSetup *setup, const WireTable *table, All
     }
     if (comm_size(comm) == 1) return choose(&choice, ALLREDUCE_SRA, "one rank: nothing is sent");
     if (options->algorithm != ALLREDUCE_AUTO) return choose(&choice, options->algorithm, "as asked for");
-    return options->costs != NULL && table->any_quantised ? choose_by_costs(&choice) : choose_by_rule(&choice);
+    return options->costs != NULL && table->any_quantized ? choose_by_costs(&choice) : choose_by_rule(&choice);
 }
 
 /* ---- bytes ---- */

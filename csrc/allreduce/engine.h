@@ -45,7 +45,7 @@ typedef struct AllreduceEngine {
      * holds the reason; at first it holds that of the engine asked before, or "". An engine that does not compare what
      * the ranks are about to do before each run (allreduce_agree) does so here. */
     Status (*create)(const AllreduceSetup *setup, char *why, void **state);
-    void (*destroy)(void *state); /* NULL is fine */
+    void (*destroy)(void *state); /* NULL does nothing */
     /* As in allreduce.h. `told` NULL: not wanted. */
     Status (*told)(void *state, int64_t begin, int64_t end);
     Status (*put)(void *state, const AllreduceExtent *extent, void *buffer);

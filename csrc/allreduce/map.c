@@ -192,7 +192,7 @@ static WireMap measure_map(const Cut *cut, const AllreduceOptions *options, doub
                    .segments = cut->segments,
                    .elems = cut->table->elems,
                    .buckets = cut->table->buckets,
-                   .any_quantised = cut->table->any_quantised,
+                   .any_quantized = cut->table->any_quantized,
                    .type = options->type,
                    .wide_type = wide_type_of(options->type),
                    .raw_type = cut->raw_type,

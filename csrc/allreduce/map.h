@@ -49,7 +49,7 @@ typedef struct WireMap {
     int layers, chunks;
     int64_t slices, segments;
     int64_t elems, buckets;
-    bool any_quantised;
+    bool any_quantized;
     AllreduceType type, wide_type; /* of the buffer; of sums: float32 for the three types that can be quantised, else
                                     * the type itself */
     AllreduceType raw_type;        /* of unquantised elements on the wire */
@@ -84,7 +84,7 @@ typedef struct WireTable {
     WireLayer *layers; /* owned, [count] */
     int count;
     int64_t elems, buckets;
-    bool any_quantised;
+    bool any_quantized;
 } WireTable;
 
 /* Decides each layer under an algorithm; AUTO for one that is not chosen yet. */

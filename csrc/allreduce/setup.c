@@ -77,7 +77,7 @@ static Status make_map(const AllreduceSetup *setup, AllreduceExtent *extent, int
     WireTable table = {0};
     TRY(allreduce_table_create(setup->layers, layer_count, options, options->algorithm, &table));
     TRY_GOTO(allreduce_choose(setup, &table, extent));
-    if (extent->algorithm == ALLREDUCE_EXACT && table.any_quantised) {
+    if (extent->algorithm == ALLREDUCE_EXACT && table.any_quantized) {
         allreduce_table_destroy(&table);
         TRY_GOTO(allreduce_table_create(setup->layers, layer_count, options, extent->algorithm, &table));
     }
@@ -91,7 +91,7 @@ static Status add_extent(AllreduceSetup *setup, int layer_count) {
     AllreduceExtent *extent = &setup->extents[setup->extent_count++];
     TRY(make_map(setup, extent, layer_count));
     extent->elems = extent->map->elems;
-    extent->feedback = setup->options.error_feedback && extent->map->any_quantised;
+    extent->feedback = setup->options.error_feedback && extent->map->any_quantized;
     TRY(allreduce_count_bytes(setup, extent));
     return allreduce_number(setup, extent);
 }

@@ -85,7 +85,7 @@ static Status add_layer(WireTable *table, int index, const AllreduceLayer *from,
     layer->hash = hash_layer(layer, from, before == NULL ? 0 : before->hash);
     table->elems += layer->elems;
     table->buckets += layer->buckets;
-    table->any_quantised |= !layer->raw && layer->elems > 0;
+    table->any_quantized |= !layer->raw && layer->elems > 0;
     return STATUS_OK;
 }
 

@@ -19,7 +19,7 @@ typedef struct LoaderFeedConfig {
 } LoaderFeedConfig;
 
 Status loader_feed_create(const LoaderFeedConfig *config, LoaderFeed **out);
-void loader_feed_destroy(LoaderFeed *feed); /* NULL is fine */
+void loader_feed_destroy(LoaderFeed *feed); /* NULL does nothing */
 
 typedef struct LoaderFeedBatch {
     int count; /* 0: the pass is over */

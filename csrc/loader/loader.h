@@ -121,7 +121,7 @@ Status loader_create(const LoaderConfig *config, Loader **out);
 /* Another seed for orders and augmentation; ends the pass under way. */
 void loader_reseed(Loader *loader, uint64_t seed);
 
-/* Stops and joins the workers. Batches still held stay valid. NULL is fine. */
+/* Stops and joins the workers. Batches still held stay valid. NULL does nothing. */
 void loader_destroy(Loader *loader);
 
 /* One output of a batch: [count] + shape, C order. bfloat16 says BETON_U16. */
@@ -179,7 +179,7 @@ Status loader_next(Loader *loader, LoaderPoll poll, void *context, LoaderBatch *
 void loader_stop(Loader *loader);
 
 void loader_batch_retain(LoaderBatch *batch);
-void loader_batch_release(LoaderBatch *batch); /* NULL is fine */
+void loader_batch_release(LoaderBatch *batch); /* NULL does nothing */
 
 /* Makes one batch of any samples now; a pass under way waits meanwhile. */
 Status loader_gather(Loader *loader, const uint64_t *ids, size_t count, uint32_t epoch, bool evaluate,

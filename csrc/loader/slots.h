@@ -23,7 +23,7 @@ typedef struct SlotsConfig {
 
 Status loader_slots_create(const SlotsConfig *config, Slots **out);
 
-/* The owner lets go: unused buffers are freed, the others as their batches are released. NULL is fine. */
+/* The owner lets go: unused buffers are freed, the others as their batches are released. NULL does nothing. */
 void loader_slots_close(Slots *slots);
 
 /* A buffer for `samples` samples with one reference and uninitialised contents; ids are at batch->ids, writable

@@ -26,7 +26,7 @@ typedef struct WorkersPass {
 } WorkersPass;
 
 Status loader_workers_create(const WorkersConfig *config, Workers **out);
-void loader_workers_destroy(Workers *workers); /* joins the workers; NULL is fine */
+void loader_workers_destroy(Workers *workers); /* joins the workers; NULL does nothing */
 
 /* Starts a pass, after stopping the one under way; the first call starts the threads. */
 Status loader_workers_begin(Workers *workers, WorkersPass pass);

@@ -537,7 +537,7 @@ static PyMethodDef methods[] = {
      "waiting and later calls raise\nCommError('rank R aborted: message'). Waits for nothing; from any thread."},
     {"close", close_comm, METH_NOARGS,
      "close($self, /)\n--\n\nLeaves and frees the communicator; not collective. Ranks that still wait for this one "
-     "get a CommError.\nClosing twice is fine."},
+     "get a CommError.\nClosing twice does nothing."},
     {"node_of", node_of, METH_O, "node_of($self, rank, /)\n--\n\nThe node of a rank."},
     {"__enter__", comm_object_enter, METH_NOARGS, "__enter__($self, /)\n--\n\n"},
     {"__exit__", comm_object_exit, METH_VARARGS,

@@ -10,7 +10,7 @@ typedef struct OptimizerGpu OptimizerGpu;
 /* Copies of the tensors' memory on the first GPU; `tensors` come in with host memory and leave with the device's.
  * `tensors` and the host memory (borrowed) live until destroy. */
 Status py_optimizer_gpu_create(OptimTensor *tensors, int count, OptimizerGpu **out);
-/* After optim_destroy. NULL is fine. */
+/* After optim_destroy. NULL does nothing. */
 void py_optimizer_gpu_destroy(OptimizerGpu *gpu);
 DeviceStream *py_optimizer_gpu_stream(const OptimizerGpu *gpu);
 
@@ -21,7 +21,7 @@ Status py_optimizer_gpu_leave(OptimizerGpu *gpu);
 /* `elems` floats to the host; waits. */
 Status py_optimizer_gpu_read(OptimizerGpu *gpu, const float *from, size_t elems, float *to);
 
-/* Check and step as a recorded graph, made anew when `enabled` changes. *flag is set before, and read after the step.
+/* Check and step as a recorded graph, made again when `enabled` changes. *flag is set before, and read after the step.
  * Between enter and leave. */
 Status py_optimizer_gpu_replay(OptimizerGpu *gpu, Optim *optim, int32_t step, const bool *enabled, int groups,
                                uint32_t *flag);

@@ -20,14 +20,14 @@ typedef struct TrainRunnerConfig {
     int op_count;
     uint64_t seed; /* of the augmentation */
     float mean[3], std[3];
-    bool graphs; /* false: every step is put on the stream anew; the same bytes, slower */
+    bool graphs; /* false: every step is put on the stream one by one; the same bytes, slower */
 } TrainRunnerConfig;
 
 typedef struct TrainRunner TrainRunner;
 
 /* The trainer is borrowed until train_runner_destroy. */
 Status train_runner_create(Trainer *trainer, const TrainRunnerConfig *config, TrainRunner **out);
-void train_runner_destroy(TrainRunner *runner); /* NULL is fine */
+void train_runner_destroy(TrainRunner *runner); /* NULL does nothing */
 
 /* Makes room for a set of `count` images on the device, in place of what was there. STATUS_MEMORY if it does not fit.
  */
@@ -63,7 +63,7 @@ typedef struct TrainBatches {
 Status train_runner_run(TrainRunner *runner, const TrainBatches *source, int steps, uint32_t epoch, TrainerStep *out,
                         float *losses, int *done);
 
-/* Begins anew with other parameters (which the caller has set): step 0, momenta zero. Graphs, plans and data stay. */
+/* Begins again with other parameters (which the caller has set): step 0, momenta zero. Graphs, plans and data stay. */
 Status train_runner_restart(TrainRunner *runner, uint64_t seed);
 
 /* The weighted sum of the views' logits of images positions[i] of a set (NULL: the first `count`): (count, classes),

@@ -23,7 +23,7 @@ struct StepStream {
 };
 
 Status train_stream_create(const Trainer *trainer, StepStream **out);
-void train_stream_destroy(StepStream *stream); /* NULL is fine */
+void train_stream_destroy(StepStream *stream); /* NULL does nothing */
 
 /* Room for a run; what was recorded before must be gone if it grows. */
 Status train_stream_reserve(Trainer *trainer, int64_t steps, int64_t images);

@@ -62,7 +62,7 @@ typedef struct Trainer Trainer;
 
 /* Every trained layer must belong to exactly one group. The model is borrowed until trainer_destroy. */
 Status trainer_create(const TrainerConfig *config, NnModel *model, Trainer **out);
-/* NULL is fine. */
+/* NULL does nothing. */
 void trainer_destroy(Trainer *trainer);
 
 typedef struct TrainerStep {
