@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from cgxffcv import decoders as dec
 from cgxffcv import transforms as tf
 from cgxffcv.fields.base import Field
 from cgxffcv.fields.json import parse_row
+from cgxffcv.interop.torch import find_torch, to_bfloat16, without_gradients
 from cgxffcv.reader import beton_error
 
 DEFAULT_DECODERS = {
@@ -59,12 +59,6 @@ class Output:
             for step in self.steps:
                 value = step(value, ids)
         return value
-
-
-def without_gradients() -> contextlib.AbstractContextManager:
-    """Modules of torch, and whatever calls them, would else tie each batch to a graph of all that made it."""
-    torch = sys.modules.get("torch")
-    return contextlib.nullcontext() if torch is None else torch.no_grad()
 
 
 @dataclass(frozen=True)
@@ -118,12 +112,6 @@ def split_lengths(value):
 
 def to_channels_last(batch):
     return batch.transpose(0, 3, 1, 2)
-
-
-def to_bfloat16(batch):
-    """bfloat16 bits in uint16 to a torch tensor of that type."""
-    torch = tf.find_torch()
-    return torch.from_numpy(batch.view(np.int16)).view(torch.bfloat16)
 
 
 def core_operation(step: Any, draws: int, normalized: bool = False) -> dict[str, Any]:
@@ -207,7 +195,7 @@ class ImageCompiler:
         first: list[Callable] = []
         if self.torch_image is not None and self.torch_image.channels_last:
             first.append(to_channels_last)
-        if self.tensor and tf.find_torch() is not None:
+        if self.tensor and find_torch() is not None:
             first.append(to_bfloat16 if self.type == "bfloat16" else tf.ToTensor())
         if self.device is not None and self.device.device != "cpu":
             first.append(self.device)

@@ -7,13 +7,13 @@ batches in the thread that iterates.
 
 from __future__ import annotations
 
-import functools
 import operator
 from typing import Any
 
 import numpy as np
 from _cgxffcv import IMAGE_TYPES
 
+from cgxffcv.interop.torch import find_torch, is_tensor
 from cgxffcv.transforms.operations import OPERATIONS, ImageOperation, LabelOperation, Transform, three
 
 __all__ = [
@@ -29,21 +29,6 @@ __all__ = [
     "Transform",
     "View",
 ]
-
-
-@functools.cache
-def find_torch():
-    """The torch module, or None where it is not installed."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    return torch
-
-
-def is_tensor(batch: Any) -> bool:
-    torch = find_torch()
-    return torch is not None and isinstance(batch, torch.Tensor)
 
 
 def dtype_name(dtype: Any) -> str:
