@@ -60,8 +60,12 @@ def measure(folder, command, figures_of, data):
         path = Path(out, "figures.json")
         done = subprocess.run(
             [*start, f"{folder}/.venv/bin/python", "-m", "cgxffcv", *command, "--json", str(path)],
-            cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(folder)},
-        )  # fmt: skip
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(folder)},
+        )
         if done.returncode:
             raise SystemExit(f"{folder}: {' '.join(command)} failed\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
         return figures_of(json.loads(path.read_text()))

@@ -84,13 +84,31 @@ def read_list(path: Path) -> list[Mutation]:
 
 
 SWAPS = [
-    (r" < ", " <= "), (r" <= ", " < "), (r" > ", " >= "), (r" >= ", " > "), (r" == ", " != "), (r" != ", " == "),
-    (r" && ", " || "), (r" \|\| ", " && "), (r" \+ 1\b", ""), (r" - 1\b", ""), (r"\btrue\b", "false"),
-    (r"\bfalse\b", "true"), (r"\bTrue\b", "False"), (r"\bFalse\b", "True"), (r" and ", " or "), (r" or ", " and "),
-    (r"\bif not ", "if "), (r" \+ ", " - "), (r" - ", " + "), (r"\b0\b", "1"), (r"\b1\b", "2"),
-    (r"^(\s+)TRY(?:_GOTO)?\(.*\);$", r"\1;"), (r"^(\s+)if \(.*\) (?:FAIL|return)\b.*;$", r"\1;"),
+    (r" < ", " <= "),
+    (r" <= ", " < "),
+    (r" > ", " >= "),
+    (r" >= ", " > "),
+    (r" == ", " != "),
+    (r" != ", " == "),
+    (r" && ", " || "),
+    (r" \|\| ", " && "),
+    (r" \+ 1\b", ""),
+    (r" - 1\b", ""),
+    (r"\btrue\b", "false"),
+    (r"\bfalse\b", "true"),
+    (r"\bTrue\b", "False"),
+    (r"\bFalse\b", "True"),
+    (r" and ", " or "),
+    (r" or ", " and "),
+    (r"\bif not ", "if "),
+    (r" \+ ", " - "),
+    (r" - ", " + "),
+    (r"\b0\b", "1"),
+    (r"\b1\b", "2"),
+    (r"^(\s+)TRY(?:_GOTO)?\(.*\);$", r"\1;"),
+    (r"^(\s+)if \(.*\) (?:FAIL|return)\b.*;$", r"\1;"),
     (r"^(\s+)raise .*$", r"\1pass"),
-]  # fmt: skip
+]
 
 
 STRING = re.compile(r'"(?:\\.|[^"\\\n])*"')
@@ -120,8 +138,11 @@ def code_lines(text: str, c: bool) -> list[str]:
 def draw(count: int, seed: int, rooms: list[str]) -> list[Mutation]:
     """Mutations at random, spread evenly over the rooms."""
     rng = random.Random(seed)
-    files = [path for path in sorted([*ROOT.glob("csrc/**/*.c"), *ROOT.glob("cgxffcv/**/*.py")])
-             if "cuda" not in path.parts and not path.stem.endswith("_none") and "bench" not in path.parts]  # fmt: skip
+    files = [
+        path
+        for path in sorted([*ROOT.glob("csrc/**/*.c"), *ROOT.glob("cgxffcv/**/*.py")])
+        if "cuda" not in path.parts and not path.stem.endswith("_none") and "bench" not in path.parts
+    ]
     by_room: dict[str, list[Path]] = {}
     for path in files:
         relative = str(path.relative_to(ROOT))
@@ -133,8 +154,12 @@ def draw(count: int, seed: int, rooms: list[str]) -> list[Mutation]:
         room = list(by_room)[len(out) % len(by_room)]
         path = rng.choice(by_room[room])
         text = path.read_text()
-        choices = [(line, swap) for line in code_lines(text, path.suffix == ".c") for swap in SWAPS
-                   if re.search(swap[0], STRING.sub("", line)) and text.count(line) == 1]  # fmt: skip
+        choices = [
+            (line, swap)
+            for line in code_lines(text, path.suffix == ".c")
+            for swap in SWAPS
+            if re.search(swap[0], STRING.sub("", line)) and text.count(line) == 1
+        ]
         if choices:
             line, (pattern, replacement) = rng.choice(choices)
             new = swap_first(line, pattern, replacement)
@@ -155,8 +180,15 @@ def swap_first(line: str, pattern: str, replacement: str) -> str:
 def run(command: list[str]) -> tuple[int, str]:
     """Exit code (124: timed out) and the end of what it printed."""
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               text=True, start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     try:
         out, _ = process.communicate(timeout=TIMEOUT)
         return process.returncode, out
@@ -186,8 +218,20 @@ def verdict(mutation: Mutation) -> str:
                 built = True
                 if not build():
                     return "does not compile"
-            code, out = run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not long",
-                             *shlex.split(arguments)])  # fmt: skip
+            code, out = run(
+                [
+                    sys.executable,
+                    "-m",
+                    "pytest",
+                    "-x",
+                    "-q",
+                    "-p",
+                    "no:cacheprovider",
+                    "-m",
+                    "not long",
+                    *shlex.split(arguments),
+                ]
+            )
             if code == 124:
                 return "caught by a timeout"
             if code != 0:

@@ -37,10 +37,14 @@ from cgxffcv.wording import counted
 
 LARGEST = 1 << 36  # bytes
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-HEADER = (f"{'size':>12} {'count':>12} {'type':>9} {'redop':>8} {'time':>10} {'algbw':>8} {'busbw':>8} {'#wrong':>7} "
-          f"{'wire':>12} {'error':>10} {'algorithm':>10} {'rival':>10} {'ratio':>6}")  # fmt: skip
-SUBTITLE = (f"{'(B)':>12} {'(elements)':>12} {'':>9} {'':>8} {'(us)':>10} {'(GB/s)':>8} {'(GB/s)':>8} {'':>7} "
-            f"{'(B sent)':>12} {'(energy)':>10} {'':>10} {'(us)':>10} {'':>6}")  # fmt: skip
+HEADER = (
+    f"{'size':>12} {'count':>12} {'type':>9} {'redop':>8} {'time':>10} {'algbw':>8} {'busbw':>8} {'#wrong':>7} "
+    f"{'wire':>12} {'error':>10} {'algorithm':>10} {'rival':>10} {'ratio':>6}"
+)
+SUBTITLE = (
+    f"{'(B)':>12} {'(elements)':>12} {'':>9} {'':>8} {'(us)':>10} {'(GB/s)':>8} {'(GB/s)':>8} {'':>7} "
+    f"{'(B sent)':>12} {'(energy)':>10} {'':>10} {'(us)':>10} {'':>6}"
+)
 
 
 def parse_size(text: str) -> int:
@@ -208,9 +212,11 @@ def measure_size(world: comm.Comm, options: argparse.Namespace, count: int) -> d
 
 def row(r: dict) -> str:
     rival = f"{r['rival_us']:10.1f} {r['ratio']:6.2f}" if r["rival_us"] else f"{'-':>10} {'-':>6}"
-    return (f"{r['size']:12d} {r['count']:12d} {r['type']:>9} {r['redop']:>8} {r['time_us']:10.1f} "
-            f"{r['algbw_gbps']:8.2f} {r['busbw_gbps']:8.2f} {r['wrong']:7d} {r['wire_bytes']:12d} "
-            f"{r['relative_error']:10.2e} {r['algorithm']:>10} {rival}")  # fmt: skip
+    return (
+        f"{r['size']:12d} {r['count']:12d} {r['type']:>9} {r['redop']:>8} {r['time_us']:10.1f} "
+        f"{r['algbw_gbps']:8.2f} {r['busbw_gbps']:8.2f} {r['wrong']:7d} {r['wire_bytes']:12d} "
+        f"{r['relative_error']:10.2e} {r['algorithm']:>10} {rival}"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -226,9 +232,11 @@ def main(argv: list[str] | None = None) -> int:
         plan_of(world, options, counts[-1])  # refused before anything is printed
         loud = world.rank == 0 and options.json != "-"
         if loud:
-            print(f"# cgxffcv bench allreduce: {counted(world.size, 'rank')} on {counted(world.nodes, 'node')}, "
-                  f"{how(options)}, kernels {_cgxffcv.quantize_kernels()}, "
-                  f"{counted(options.threads, 'thread')} a rank")  # fmt: skip
+            print(
+                f"# cgxffcv bench allreduce: {counted(world.size, 'rank')} on {counted(world.nodes, 'node')}, "
+                f"{how(options)}, kernels {_cgxffcv.quantize_kernels()}, "
+                f"{counted(options.threads, 'thread')} a rank"
+            )
             print(f"# rival: MPI_Allreduce of as many float32\n{HEADER}\n{SUBTITLE}", flush=True)
         for count in counts:
             results.append(measure_size(world, options, count))

@@ -60,8 +60,10 @@ def bench_writing(folder: Path, root: str, count: int, runs: int) -> dict[str, A
     fields = {"image": RGBImageField(), "label": IntField()}
     for name, options in (("synced", {}), ("unsynced", {"durable": False}), ("synced_checksums", {"checksums": True})):
         result[name] = timed(
-            runs, lambda o=options: DatasetWriter(path, fields, progress=False, **o).from_arrays(images, labels),
-            lambda: path.unlink(missing_ok=True))  # fmt: skip
+            runs,
+            lambda o=options: DatasetWriter(path, fields, progress=False, **o).from_arrays(images, labels),
+            lambda: path.unlink(missing_ok=True),
+        )
     for name, sync in (("limit_synced", True), ("limit_unsynced", False)):
         result[name] = timed(runs, lambda s=sync: plain_write(path, images, s), lambda: path.unlink(missing_ok=True))
     samples = list(zip(images, labels.tolist(), strict=True))
@@ -114,8 +116,16 @@ def bench_opening(folder: Path, count: int, runs: int) -> dict[str, Any]:
 def bench_jpeg(folder: Path, count: int, runs: int) -> dict[str, Any]:
     rng = np.random.default_rng(SEED)
     y, x = np.mgrid[0 : PHOTO[0], 0 : PHOTO[1]]
-    photos = [np.clip(128 + 70 * np.sin(x[..., None] / (9 + k) + rng.random(3)) * np.cos(y[..., None] / 11)
-                      + rng.normal(0, 8, (*PHOTO, 3)), 0, 255).astype(np.uint8) for k in range(16)]  # fmt: skip
+    photos = [
+        np.clip(
+            128
+            + 70 * np.sin(x[..., None] / (9 + k) + rng.random(3)) * np.cos(y[..., None] / 11)
+            + rng.normal(0, 8, (*PHOTO, 3)),
+            0,
+            255,
+        ).astype(np.uint8)
+        for k in range(16)
+    ]
     images = [photos[i % 16] for i in range(count)]
     streams = [_cgxffcv.jpeg_encode(photo) for photo in photos]
     passed = [streams[i % 16] for i in range(count)]
@@ -129,12 +139,16 @@ def bench_jpeg(folder: Path, count: int, runs: int) -> dict[str, Any]:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(_cgxffcv.jpeg_encode, images))
 
-    result = {"photographs": count, "pixels": list(PHOTO), "threads": threads,
-              "bytes": sum(map(len, passed)),
-              "encode_threads": timed(runs, lambda: write(images, worker_kind="thread")),
-              "encode_limit_libjpeg_alone": timed(runs, alone),
-              "pass_through_thread": timed(runs, lambda: write(passed, worker_kind="thread")),
-              "pass_through_processes": timed(runs, lambda: write(passed, worker_kind="process"))}  # fmt: skip
+    result = {
+        "photographs": count,
+        "pixels": list(PHOTO),
+        "threads": threads,
+        "bytes": sum(map(len, passed)),
+        "encode_threads": timed(runs, lambda: write(images, worker_kind="thread")),
+        "encode_limit_libjpeg_alone": timed(runs, alone),
+        "pass_through_thread": timed(runs, lambda: write(passed, worker_kind="thread")),
+        "pass_through_processes": timed(runs, lambda: write(passed, worker_kind="process")),
+    }
     result["verify"] = timed(runs, lambda: beton.verify(path))
     return result
 
@@ -148,8 +162,10 @@ def show(report: dict[str, Any]) -> None:
         print(f"{name}: {known}")
         for key, value in part.items():
             if isinstance(value, dict):
-                print(f"  {key.replace('_', ' '):<32} {value['median']:>9.4f} s median  {value['best']:>9.4f} s best  "
-                      f"{value['cpu']:>9.4f} s CPU")  # fmt: skip
+                print(
+                    f"  {key.replace('_', ' '):<32} {value['median']:>9.4f} s median  {value['best']:>9.4f} s best  "
+                    f"{value['cpu']:>9.4f} s CPU"
+                )
 
 
 def main(arguments: Sequence[str]) -> int:

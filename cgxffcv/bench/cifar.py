@@ -159,12 +159,19 @@ def open_trainer(options: argparse.Namespace, seed: int, fold: int | None) -> An
 
     chosen: dict[str, Any] = {} if fold is None else hold_out(options.train, fold_images(options), fold)
     return Trainer(
-        choose_recipe(options), options.train, options.test if fold is None else options.train, seed=seed,
+        choose_recipe(options),
+        options.train,
+        options.test if fold is None else options.train,
+        seed=seed,
         comm=communication.world() if process.ranks() > 1 else None,
         compression=Compression(bits=options.bits, bucket_size=options.bucket_size),
-        threads=options.threads or process.cores_of_this_rank(), precision=options.precision,
-        device=options.device, deterministic=options.deterministic, resident=not options.no_resident, **chosen,
-    )  # fmt: skip
+        threads=options.threads or process.cores_of_this_rank(),
+        precision=options.precision,
+        device=options.device,
+        deterministic=options.deterministic,
+        resident=not options.no_resident,
+        **chosen,
+    )
 
 
 def train(trainer: Any, began: float, first: bool) -> dict[str, Any]:
@@ -185,17 +192,30 @@ def train(trainer: Any, began: float, first: bool) -> dict[str, Any]:
     field = trainer.whitening_seconds + (done - start) if device_clock is None else device_clock
     device = "cpu" if trainer.gpu is None else devices()[trainer.gpu]["name"]
     return {
-        "accuracy": test.accuracy, "test_loss": test.loss, "train_losses": losses, "steps": trainer.steps,
-        "skipped": skipped, "device": device, "threads": trainer.threads,
-        "precision": trainer.precision, "field_clock": "host" if device_clock is None else "device",
+        "accuracy": test.accuracy,
+        "test_loss": test.loss,
+        "train_losses": losses,
+        "steps": trainer.steps,
+        "skipped": skipped,
+        "device": device,
+        "threads": trainer.threads,
+        "precision": trainer.precision,
+        "field_clock": "host" if device_clock is None else "device",
         "seconds": {
-            "field": field, "call": done - began if first else None, "again": None if first else done - began,
-            "cold": cold if first else None, "whitening": trainer.whitening_seconds, "steps": trained - start,
-            "test": done - trained, "waiting_for_data": trainer.load_seconds - waited,
+            "field": field,
+            "call": done - began if first else None,
+            "again": None if first else done - began,
+            "cold": cold if first else None,
+            "whitening": trainer.whitening_seconds,
+            "steps": trained - start,
+            "test": done - trained,
+            "waiting_for_data": trainer.load_seconds - waited,
         },
         "plans": trainer.algorithms() if first else None,
-        "images": trainer.steps * trainer.images_per_step, "flops": trainer.total_flops(), "wire_bytes": wire,
-    }  # fmt: skip
+        "images": trainer.steps * trainer.images_per_step,
+        "flops": trainer.total_flops(),
+        "wire_bytes": wire,
+    }
 
 
 def train_here(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -281,18 +301,24 @@ def summarise(runs: Sequence[dict[str, Any]], target: float, peak_gflops: float 
     return {
         "runs": len(runs),
         "accuracy": {
-            "mean": statistics.fmean(accuracies), "deviation": deviation,
+            "mean": statistics.fmean(accuracies),
+            "deviation": deviation,
             "standard_error": None if deviation is None else deviation / len(runs) ** 0.5,
-            "min": min(accuracies), "max": max(accuracies), "target": target,
+            "min": min(accuracies),
+            "max": max(accuracies),
+            "target": target,
             "share_at_target": sum(a >= target for a in accuracies) / len(runs),
         },
         "seconds": {clock: _spread(values) for clock, values in clocks.items()},
         "images_per_second": statistics.fmean(run["images"] / run["seconds"]["steps"] for run in runs),
-        "flops": runs[0]["flops"], "flops_per_image": runs[0]["flops"]["train"] / runs[0]["images"],
-        "gflops": rate, "field_gflops": whole, "peak_gflops": peak_gflops,
+        "flops": runs[0]["flops"],
+        "flops_per_image": runs[0]["flops"]["train"] / runs[0]["images"],
+        "gflops": rate,
+        "field_gflops": whole,
+        "peak_gflops": peak_gflops,
         "share_of_peak": None if peak_gflops is None else rate / peak_gflops,
         "field_share_of_peak": None if peak_gflops is None else whole / peak_gflops,
-    }  # fmt: skip
+    }
 
 
 def _percent(value: float | None) -> str:

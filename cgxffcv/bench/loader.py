@@ -163,13 +163,17 @@ def show(report: dict) -> None:
     print(f"{what}: flip, translate 2, cutout 4, float16, NCHW; random order")
     median = f"{written['seconds_median']:.3f} s (median of {len(written['seconds'])})"
     print(f"writing the file: {median}, best {min(written['seconds']):.3f} s")
-    print(f"{'threads':>7} {'images/s':>12} {'best':>12} {'first epoch':>12} {'copy limit':>12} {'share':>6} "
-          f"{'CPU us/image':>12} {'first batch':>11}")  # fmt: skip
+    print(
+        f"{'threads':>7} {'images/s':>12} {'best':>12} {'first epoch':>12} {'copy limit':>12} {'share':>6} "
+        f"{'CPU us/image':>12} {'first batch':>11}"
+    )
     for row in report["results"]:
-        print(f"{row['threads']:>7} {row['images_per_second']:>12,} {row['images_per_second_best']:>12,} "
-              f"{row['first_epoch_images_per_second']:>12,} {row['copy_images_per_second']:>12,} "
-              f"{row['share_of_copy']:>6.0%} {row['cpu_microseconds_per_image']:>12.3f} "
-              f"{row['seconds_to_first_batch'] * 1e3:>8.1f} ms")  # fmt: skip
+        print(
+            f"{row['threads']:>7} {row['images_per_second']:>12,} {row['images_per_second_best']:>12,} "
+            f"{row['first_epoch_images_per_second']:>12,} {row['copy_images_per_second']:>12,} "
+            f"{row['share_of_copy']:>6.0%} {row['cpu_microseconds_per_image']:>12.3f} "
+            f"{row['seconds_to_first_batch'] * 1e3:>8.1f} ms"
+        )
 
 
 def thread_counts(text: str = "") -> list[int]:

@@ -23,11 +23,14 @@ def describe() -> dict[str, Any]:
     packages = ("numpy", "onednn-cpu-gomp", "torch", "torchvision")
     return {
         **{name: system[name] for name in ("os", "kernel", "processor", "cores", "usable_cores", "memory_bytes")},
-        "gpus": [device["name"] for device in gpus["devices"]], "driver": gpus["driver"],
-        "cgxffcv": __version__, "python": platform.python_version(), "build": doctor.core().get("info"),
+        "gpus": [device["name"] for device in gpus["devices"]],
+        "driver": gpus["driver"],
+        "cgxffcv": __version__,
+        "python": platform.python_version(),
+        "build": doctor.core().get("info"),
         "packages": {name: doctor.version_of(name) for name in packages if doctor.version_of(name)},
         "day": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
+    }
 
 
 def usable_gpus() -> tuple[list[str], str]:

@@ -98,9 +98,11 @@ def main(argv: list[str] | None = None) -> int:
     x = np.resize(typed(block, options.dtype), options.size // (4 if options.dtype == "float32" else 2))
     kernels = _cgxffcv.quantize_kernels()
     table = io.StringIO() if options.json == "-" else sys.stdout
-    print(f"# cgxffcv bench quantize: {x.size} {options.dtype}, buckets of {options.bucket_size}, {options.codec}, "
-          f"{options.rounding}, kernels {kernels}, {counted(options.threads, 'thread')}; GB/s and share of memcpy",
-          file=table)  # fmt: skip
+    print(
+        f"# cgxffcv bench quantize: {x.size} {options.dtype}, buckets of {options.bucket_size}, {options.codec}, "
+        f"{options.rounding}, kernels {kernels}, {counted(options.threads, 'thread')}; GB/s and share of memcpy",
+        file=table,
+    )
     print(f"{'bits':>4} {'memcpy':>8} {'quantise':>16} {'dequantise':>16} {'add':>16}", file=table)
     results = []
     for bits in options.bits if options.codec != "sign" else [1]:

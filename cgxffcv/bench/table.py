@@ -193,10 +193,22 @@ def _under_mpirun(place: Place, program: list[str]) -> list[str]:
 def _baseline(options: argparse.Namespace, place: Place) -> list[str]:
     device = "cuda" if place.device == "gpu" else "cpu"
     words = [
-        str(place.checkout / "examples" / "vanilla_pytorch.py"), "--data-root", str(Path(options.data_root).resolve()),
-        "--source", options.source, "--epochs", str(options.epochs), "--workers", str(options.workers),
-        "--device", device, "--seed", str(options.seed), "--json", str(place.work / "baseline.jsonl"),
-    ]  # fmt: skip
+        str(place.checkout / "examples" / "vanilla_pytorch.py"),
+        "--data-root",
+        str(Path(options.data_root).resolve()),
+        "--source",
+        options.source,
+        "--epochs",
+        str(options.epochs),
+        "--workers",
+        str(options.workers),
+        "--device",
+        device,
+        "--seed",
+        str(options.seed),
+        "--json",
+        str(place.work / "baseline.jsonl"),
+    ]
     if options.batch_size:
         words += ["--batch-size", str(options.batch_size)]
     if options.limit:
@@ -206,11 +218,16 @@ def _baseline(options: argparse.Namespace, place: Place) -> list[str]:
 
 def _ours(options: argparse.Namespace, place: Place, key: str) -> list[str]:
     words = [
-        str(place.checkout / "train_cifar_ffcv_cgx.py"), "--training.recipe=demo",
-        f"--training.epochs={options.epochs}", f"--training.seed={options.seed}", f"--training.device={place.device}",
-        f"--data.train_dataset={place.train}", f"--data.val_dataset={place.test}", f"--log.dir={place.work / key}",
+        str(place.checkout / "train_cifar_ffcv_cgx.py"),
+        "--training.recipe=demo",
+        f"--training.epochs={options.epochs}",
+        f"--training.seed={options.seed}",
+        f"--training.device={place.device}",
+        f"--data.train_dataset={place.train}",
+        f"--data.val_dataset={place.test}",
+        f"--log.dir={place.work / key}",
         "--log.progress=off",
-    ]  # fmt: skip
+    ]
     if options.batch_size:
         words.append(f"--training.batch_size={options.batch_size}")
     if key == "compressed":
@@ -270,8 +287,12 @@ def run(row: Row, options: argparse.Namespace) -> None:
                 row.take(event, program.began, options.target)
                 if event["event"] == "epoch" and row.points:
                     point = row.points[-1]
-                    print(f"  {row.title}: epoch {point['epoch']}/{options.epochs}, {point['accuracy']:.2%} after "
-                          f"{duration(point['seconds'])}", file=sys.stderr, flush=True)  # fmt: skip
+                    print(
+                        f"  {row.title}: epoch {point['epoch']}/{options.epochs}, {point['accuracy']:.2%} after "
+                        f"{duration(point['seconds'])}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
             if not ended and time.time() - program.began > options.timeout:
                 row.error = f"did not end within {duration(options.timeout)} (--timeout)"
                 return
@@ -310,11 +331,18 @@ def text(rows: Sequence[Row], options: argparse.Namespace, place: Place) -> str:
     lines = [[name.format(target=f"{options.target:.0%}") for name in COLUMNS]]
     for row in rows:
         each = None if row.seconds is None else (row.seconds - (row.startup_seconds or 0)) / options.epochs
-        lines.append([
-            row.title, _seconds(row.startup_seconds), _seconds(each), _seconds(row.seconds),
-            _seconds(row.target_seconds), "-" if row.accuracy is None else f"{row.accuracy:.2%}",
-            "-" if row.cost is None else f"{row.cost:.4f}", "-" if row.ratio is None else f"{row.ratio:.2f}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                row.title,
+                _seconds(row.startup_seconds),
+                _seconds(each),
+                _seconds(row.seconds),
+                _seconds(row.target_seconds),
+                "-" if row.accuracy is None else f"{row.accuracy:.2%}",
+                "-" if row.cost is None else f"{row.cost:.4f}",
+                "-" if row.ratio is None else f"{row.ratio:.2f}",
+            ]
+        )
     widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
     for line in lines:
         cells = [

@@ -191,10 +191,24 @@ globals().update(OPERATIONS)
 __all__ += OPERATIONS
 SUPPORTED = [name for name in __all__ if name not in ("ImageOperation", "LabelOperation", "Transform")]
 LATER = [
-    "CutMix", "GaussianBlur", "ImageMixup", "LabelMixup", "MixupToOneHot", "Poison", "RandAugment", "RandomBrightness",
-    "RandomContrast", "RandomErasing", "RandomGrayscale", "RandomHue", "RandomResizedCrop", "RandomSaturation",
-    "RandomVerticalFlip", "ReplaceLabel", "Solarization",
-]  # fmt: skip
+    "CutMix",
+    "GaussianBlur",
+    "ImageMixup",
+    "LabelMixup",
+    "MixupToOneHot",
+    "Poison",
+    "RandAugment",
+    "RandomBrightness",
+    "RandomContrast",
+    "RandomErasing",
+    "RandomGrayscale",
+    "RandomHue",
+    "RandomResizedCrop",
+    "RandomSaturation",
+    "RandomVerticalFlip",
+    "ReplaceLabel",
+    "Solarization",
+]
 LATER = [name for name in LATER if name not in OPERATIONS]
 globals().update({name: _later(name) for name in LATER})
 __all__ += LATER

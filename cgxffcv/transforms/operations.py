@@ -66,8 +66,10 @@ class Operation(Transform):
         except TypeError as error:
             raise TypeError(f"{self.operation}: {error}") from None
         given.apply_defaults()
-        values = {name: SHAPES.get(self.types[name], lambda value, _: value)(value, name)
-                  for name, value in given.arguments.items()}  # fmt: skip
+        values = {
+            name: SHAPES.get(self.types[name], lambda value, _: value)(value, name)
+            for name, value in given.arguments.items()
+        }
         _cgxffcv.check_operation(self.operation, tuple(values.values()))
         for name, value in values.items():
             setattr(self, name, KEPT.get(self.types[name], lambda value: value)(value))
@@ -87,10 +89,12 @@ class LabelOperation(Operation):
 
 def operation_class(name: str, phase: str, doc: str, parameters: list[tuple[str, str, tuple]]) -> type[Operation]:
     of_python = inspect.Parameter
-    signature = inspect.Signature([
-        of_python(parameter, of_python.POSITIONAL_OR_KEYWORD, default=default[0] if default else of_python.empty)
-        for parameter, _, default in parameters
-    ])  # fmt: skip
+    signature = inspect.Signature(
+        [
+            of_python(parameter, of_python.POSITIONAL_OR_KEYWORD, default=default[0] if default else of_python.empty)
+            for parameter, _, default in parameters
+        ]
+    )
     members = {
         "__doc__": doc,
         "__module__": "cgxffcv.transforms",
