@@ -8,8 +8,8 @@ PYTHON=$PWD/.venv/bin/python
 OUT=$PWD/build/sanitized
 # No mpirun below a preloaded sanitizer, and nothing that enters the C core with good input only, or not at all.
 TESTS=(tests/py)
-for name in ascii bench_cifar bench_table build cifar cli config docs examples folder_lock interrupts place recipes report run \
-    sample setup stub summary supervise train_here; do
+for name in ascii bench_allreduce bench_cifar bench_json bench_loader bench_table build cifar cli config docs examples \
+    folder_lock interrupts place recipes report run sample setup stub summary supervise train_here; do
     TESTS+=("--ignore=tests/py/test_$name.py")
 done
 [ $# -gt 0 ] || set -- -q -m "not medium and not long" -p no:cacheprovider "${TESTS[@]}"

@@ -43,11 +43,11 @@ static void add_layers(Text *text, const AllreduceSetup *setup) {
         quantised += layer->elems;
     }
     add(text, "layers: %d, %lld elements of %s; quantised: %lld layers, %lld elements", extent->map->layers,
-        (long long)extent->elems, allreduce_type_name(options->type), (long long)quantized_layers,
+        (long long)extent->elems, allreduce_type_name((int)options->type), (long long)quantized_layers,
         (long long)quantised);
     if (quantised > 0) {
         add(text, " (%d bits, buckets of %lld, %s, %s%s)", options->bits, (long long)options->bucket_size,
-            quantize_codec_name(options->codec), quantize_rounding_name(options->rounding),
+            quantize_codec_name((int)options->codec), quantize_rounding_name((int)options->rounding),
             extent->feedback ? ", error feedback" : "");
     }
     add(text, "\n");
@@ -72,7 +72,7 @@ size_t allreduce_describe(const AllreduceSetup *setup, char *out, size_t bytes) 
     Text text = {out, bytes, 0};
     const AllreduceExtent *extent = &setup->extents[0];
     int size = comm_size(setup->comm);
-    add(&text, "algorithm: %s (%s)\n", allreduce_algorithm_name(extent->algorithm), extent->reason);
+    add(&text, "algorithm: %s (%s)\n", allreduce_algorithm_name((int)extent->algorithm), extent->reason);
     if (extent->algorithm == ALLREDUCE_RING && size > 4) {
         add(&text, "warning: a ring of %d ranks quantises %d times on the way; sra quantises twice\n", size, size);
     }

@@ -35,8 +35,8 @@ static Status check_options(const AllreduceOptions *o) {
         FAIL(STATUS_ARGUMENT, "threads must be between 1 and 256, not %d", o->threads);
     }
     if (o->op == ALLREDUCE_AVERAGE && o->type > ALLREDUCE_F64) {
-        FAIL(STATUS_ARGUMENT, "an average of %s is no %s: use a sum", allreduce_type_name(o->type),
-             allreduce_type_name(o->type));
+        FAIL(STATUS_ARGUMENT, "an average of %s is no %s: use a sum", allreduce_type_name((int)o->type),
+             allreduce_type_name((int)o->type));
     }
     return STATUS_OK;
 }

@@ -220,7 +220,7 @@ static PyObject *get_plain_bytes(PyObject *self, void *unused) {
 
 static PyObject *get_algorithm(PyObject *self, void *unused) {
     (void)unused;
-    return PyUnicode_FromString(allreduce_algorithm_name(allreduce_algorithm(allreduce_of(self))));
+    return PyUnicode_FromString(allreduce_algorithm_name((int)allreduce_algorithm(allreduce_of(self))));
 }
 
 static PyObject *get_call(PyObject *self, void *unused) {
@@ -290,7 +290,7 @@ static PyObject *costs_dict(const AllreduceCosts *costs) {
             if (pair == NULL) Py_CLEAR(list);
             if (list != NULL) PyList_SET_ITEM(list, s, pair);
         }
-        if (list == NULL || PyDict_SetItemString(dict, allreduce_algorithm_name((AllreduceAlgorithm)a), list) < 0) {
+        if (list == NULL || PyDict_SetItemString(dict, allreduce_algorithm_name((int)a), list) < 0) {
             Py_CLEAR(dict);
         }
         Py_XDECREF(list);

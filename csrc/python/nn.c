@@ -125,7 +125,7 @@ PyObject *py_nn_layer_shape(const NnLayer *layer) {
 static PyObject *model_layer_tuple(const NnLayer *layer) {
     PyObject *shape = py_nn_layer_shape(layer);
     if (shape == NULL) return NULL;
-    return Py_BuildValue("(ssiiNNnn)", layer->name, nn_layer_kind_name(layer->kind), layer->node, layer->block,
+    return Py_BuildValue("(ssiiNNnn)", layer->name, nn_layer_kind_name((int)layer->kind), layer->node, layer->block,
                          PyBool_FromLong(layer->trained), shape, (Py_ssize_t)layer->offset, (Py_ssize_t)layer->elems);
 }
 
@@ -179,7 +179,7 @@ static PyObject *get_running(ModelObject *self, void *closure) {
 
 static PyObject *get_precision(ModelObject *self, void *closure) {
     (void)closure;
-    return PyUnicode_FromString(nn_precision_name(nn_model_precision(self->model)));
+    return PyUnicode_FromString(nn_precision_name((int)nn_model_precision(self->model)));
 }
 
 static PyObject *get_backend(ModelObject *self, void *closure) {

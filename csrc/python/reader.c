@@ -77,7 +77,8 @@ static PyObject *describe_field(const BetonField *field) {
         field->record_offset, "record_bytes", field->record_bytes, "has_data", PyBool_FromLong(field->has_data),
         "min_bytes", (unsigned long long)field->min_bytes, "max_bytes", (unsigned long long)field->max_bytes);
     PyObject *more = NULL;
-    if (array) more = Py_BuildValue("{ss sN}", "dtype", beton_dtype_name(field->dtype), "shape", field_shape(field));
+    if (array)
+        more = Py_BuildValue("{ss sN}", "dtype", beton_dtype_name((int)field->dtype), "shape", field_shape(field));
     if (image) {
         more = Py_BuildValue("{sI sI sI sI sK sK}", "min_width", field->min_width, "max_width", field->max_width,
                              "min_height", field->min_height, "max_height", field->max_height, "num_jpeg",

@@ -74,7 +74,7 @@ def test_resize_of_the_largest_sides():
 def test_resize_refuses_what_is_no_image():
     good = np.zeros((4, 4, 3), np.uint8)
     for height, width in ((0, 1), (1, 0), (65536, 1)):
-        with pytest.raises(ValueError, match="height and width"):
+        with pytest.raises(ValueError, match="height (and width )?must be in"):
             _cgxffcv.resize_area(good, height, width)
     for bad in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(ValueError, match="image"):
