@@ -131,12 +131,8 @@ class _CropDecoder(ImageDecoder):
         self.output_size, self.interpolation = (height, width), interpolation
         super().__init__(jpeg_mode)
 
-    def _limits(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        raise NotImplementedError
-
-    def crop(self, draws: int) -> dict[str, Any]:
+    def _rectangle(self, draws: int, scale: tuple[float, float], ratio: tuple[float, float]) -> dict[str, Any]:
         height, width = self.output_size
-        scale, ratio = self._limits()
         bilinear = self.interpolation != "area"
         return {"height": height, "width": width, "scale": scale, "ratio": ratio, "bilinear": bilinear, "list": draws}
 
@@ -165,8 +161,8 @@ class CenterCropRGBImageDecoder(_CropDecoder):
         self.ratio = float(ratio)
         super().__init__(output_size, interpolation, jpeg_mode)
 
-    def _limits(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        return (1.0, 1.0), (self.ratio, self.ratio)
+    def crop(self, draws: int) -> dict[str, Any]:
+        return self._rectangle(draws, (1.0, 1.0), (self.ratio, self.ratio))
 
 
 class RandomResizedCropRGBImageDecoder(_CropDecoder):
@@ -195,8 +191,8 @@ class RandomResizedCropRGBImageDecoder(_CropDecoder):
             raise ValueError(f"scale must be within 0..1 and ratio above 0, not {scale!r} and {ratio!r}")
         super().__init__(output_size, interpolation, jpeg_mode)
 
-    def _limits(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        return self.scale, self.ratio
+    def crop(self, draws: int) -> dict[str, Any]:
+        return self._rectangle(draws, self.scale, self.ratio)
 
 
 class FieldDecoder(Decoder):

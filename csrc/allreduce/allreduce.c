@@ -54,7 +54,8 @@ void allreduce_destroy(Allreduce *allreduce) {
 static Status tell_others(Allreduce *allreduce, Status status) {
     if (status != STATUS_CUDA) return status;
     ErrorRecord cause = *error_record();
-    allreduce->engine->abort(allreduce->state, cause.message);
+    comm_abort(allreduce->setup.comm, cause.message);
+    if (allreduce->engine->abort != NULL) allreduce->engine->abort(allreduce->state, cause.message);
     return error_adopt(&cause);
 }
 
@@ -86,7 +87,8 @@ int64_t allreduce_elems(const Allreduce *allreduce) { return allreduce->setup.ex
 
 AllreduceBytes allreduce_bytes(const Allreduce *allreduce, int64_t elems) {
     const AllreduceExtent *extent = allreduce_find_extent(&allreduce->setup, elems);
-    return extent == NULL ? (AllreduceBytes){0} : allreduce->engine->bytes(allreduce->state, extent);
+    if (extent == NULL) return (AllreduceBytes){0};
+    return allreduce->engine->bytes == NULL ? extent->bytes : allreduce->engine->bytes(allreduce->state, extent);
 }
 
 size_t allreduce_explain(const Allreduce *allreduce, char *text, size_t bytes) {
@@ -97,14 +99,19 @@ uint32_t allreduce_call(const Allreduce *allreduce) { return allreduce->setup.ru
 
 void allreduce_set_call(Allreduce *allreduce, uint32_t call) { allreduce->setup.run->call = call; }
 
+static float *residual_of(Allreduce *allreduce, const AllreduceExtent *extent) {
+    const AllreduceEngine *engine = allreduce->engine;
+    return extent == NULL || !extent->feedback || engine->residual == NULL ? NULL : engine->residual(allreduce->state);
+}
+
 float *allreduce_residual(Allreduce *allreduce, int64_t *elems) {
     *elems = allreduce->last->elems;
-    return allreduce->last->feedback ? allreduce->engine->residual(allreduce->state) : NULL;
+    return residual_of(allreduce, allreduce->last);
 }
 
 Status allreduce_restore(Allreduce *allreduce, const float *residual, int64_t elems) {
     const AllreduceExtent *extent = allreduce_find_extent(&allreduce->setup, elems);
-    float *to = extent == NULL || !extent->feedback ? NULL : allreduce->engine->residual(allreduce->state);
+    float *to = residual_of(allreduce, extent);
     if (to == NULL) FAIL(STATUS_ARGUMENT, "this training keeps no residual of %lld elements", (long long)elems);
     memcpy(to, residual, (size_t)elems * sizeof *to);
     allreduce->last = extent;

@@ -50,11 +50,12 @@ typedef struct AllreduceEngine {
     Status (*told)(void *state, int64_t begin, int64_t end);
     Status (*put)(void *state, const AllreduceExtent *extent, void *buffer);
     Status (*wait)(void *state, DeviceStream *stream, DeviceEvent *event);
-    /* Error feedback's, of the longest extent, in host memory; NULL without. */
+    /* NULL, or: error feedback's, of the longest extent, in host memory; NULL without. */
     float *(*residual)(void *state);
+    /* NULL, or: what a run sends, where that is not what the extent says. */
     AllreduceBytes (*bytes)(const void *state, const AllreduceExtent *extent);
     size_t (*explain)(const void *state, char *text, size_t bytes);
-    /* This rank's device has failed: the others hear of it at once, and what waits for it ends. */
+    /* NULL, or: what has to end beside the communicator, which has been aborted, when this rank's device has failed. */
     void (*abort)(void *state, const char *message);
 } AllreduceEngine;
 

@@ -115,19 +115,10 @@ static Status array_encode(EncodeJob *job, const BetonFieldSpec *spec, const Bet
     return STATUS_OK;
 }
 
-const FieldKind beton_field_kind_array = {.name = "array",
-                                          .record_bytes = 8,
-                                          .record_alignment = 8,
-                                          .has_data = true,
-                                          .parse = parse,
-                                          .locate = array_locate,
-                                          .describe = array_describe,
-                                          .encode = array_encode};
-const FieldKind beton_field_kind_tensor = {.name = "tensor",
-                                           .record_bytes = 8,
-                                           .record_alignment = 8,
-                                           .has_data = true,
-                                           .parse = parse,
-                                           .locate = array_locate,
-                                           .describe = array_describe,
-                                           .encode = array_encode};
+#define ARRAY_KIND(text)                                                                                               \
+    {                                                                                                                  \
+        .name = (text), .record_bytes = 8, .record_alignment = 8, .has_data = true, .parse = parse,                    \
+        .locate = array_locate, .describe = array_describe, .encode = array_encode                                     \
+    }
+const FieldKind beton_field_kind_array = ARRAY_KIND("array");
+const FieldKind beton_field_kind_tensor = ARRAY_KIND("tensor");

@@ -182,16 +182,6 @@ done:
 
 /* ---- questions ---- */
 
-static float *residual(void *state) {
-    (void)state;
-    return NULL;
-}
-
-static AllreduceBytes bytes(const void *state, const AllreduceExtent *extent) {
-    (void)state;
-    return extent->bytes;
-}
-
 static size_t explain(const void *state, char *text, size_t room) {
     const NcclEngine *engine = state;
     int length =
@@ -200,18 +190,10 @@ static size_t explain(const void *state, char *text, size_t room) {
     return length < 0 ? 0 : (size_t)length;
 }
 
-static void abort_all(void *state, const char *message) {
-    const NcclEngine *engine = state;
-    comm_abort(engine->setup->comm, message);
-}
-
 const AllreduceEngine allreduce_nccl = {.recordable = true,
                                         .create = create,
                                         .destroy = destroy,
                                         .told = told,
                                         .put = put,
                                         .wait = wait,
-                                        .residual = residual,
-                                        .bytes = bytes,
-                                        .explain = explain,
-                                        .abort = abort_all};
+                                        .explain = explain};

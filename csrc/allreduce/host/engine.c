@@ -176,11 +176,6 @@ static Status wait(void *state, DeviceStream *stream, DeviceEvent *event) {
 
 static float *residual(void *state) { return ((HostEngine *)state)->residual; }
 
-static AllreduceBytes bytes(const void *state, const AllreduceExtent *extent) {
-    (void)state;
-    return extent->bytes;
-}
-
 static size_t explain(const void *state, char *text, size_t room) {
     const HostEngine *host = state;
     size_t used = 0;
@@ -191,16 +186,5 @@ static size_t explain(const void *state, char *text, size_t room) {
     return used + allreduce_describe(host->setup, text + full, room - full);
 }
 
-static void abort_all(void *state, const char *message) {
-    const HostEngine *host = state;
-    comm_abort(host->setup->comm, message);
-}
-
-const AllreduceEngine allreduce_host = {.create = create,
-                                        .destroy = destroy,
-                                        .put = put,
-                                        .wait = wait,
-                                        .residual = residual,
-                                        .bytes = bytes,
-                                        .explain = explain,
-                                        .abort = abort_all};
+const AllreduceEngine allreduce_host = {
+    .create = create, .destroy = destroy, .put = put, .wait = wait, .residual = residual, .explain = explain};
