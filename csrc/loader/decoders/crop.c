@@ -31,7 +31,8 @@ static Rectangle central(uint32_t height, uint32_t width, uint32_t h, uint32_t w
 }
 
 static Rectangle central_square(const LoaderCrop *crop, uint32_t height, uint32_t width) {
-    uint32_t side = (uint32_t)(crop->ratio[0] * (height < width ? height : width));
+    double shorter = height < width ? height : width;
+    uint32_t side = (uint32_t)fmin(crop->ratio[0] * shorter, shorter);
     return central(height, width, side, side);
 }
 
