@@ -5,6 +5,8 @@
 
 #include "base/memory.h"
 
+#define LEAST_FAIR 8 /* samples for each turn of a worker, however many workers there are */
+
 /* ---- creation ---- */
 
 static Status find_field(const BetonReader *reader, const char *name, size_t *out) {
@@ -129,7 +131,8 @@ Status loader_pipeline_run(const Pipeline *pipeline, DecoderScratch *scratch, Pi
                           .epoch = draws.epoch,
                           .evaluate = draws.evaluate,
                           .ids = batch->ids + first,
-                          .before = batch->ids[first > 0 ? first - 1 : batch->count - 1],
+                          .before = batch->ids[(first > 0 ? first : batch->count) - 1],
+                          .before_first = (first > 0 ? first : batch->count) - 1,
                           .batch = batch->ids[0],
                           .first = first,
                           .count = count,
@@ -165,15 +168,16 @@ Status loader_pipeline_keep(const Pipeline *pipeline, DecoderScratch *scratch, u
 }
 
 size_t loader_pipeline_chunk(const Pipeline *pipeline, size_t batch_size, int workers) {
-    size_t bytes = 0;
+    size_t bytes = 0, least = 1;
     for (size_t i = 0; i < pipeline->count; i++) {
         if (pipeline->outputs[i].work_bytes > bytes) bytes = pipeline->outputs[i].work_bytes;
+        if (pipeline->outputs[i].mixes) least = LEAST_FAIR; /* one more image for each chunk shall not be dear */
     }
     for (size_t i = 0; i < pipeline->count; i++) bytes += pipeline->outputs[i].array.sample_bytes;
     size_t chunk = ((size_t)512 << 10) / (bytes + 64);
     size_t fair = batch_size / (2 * (size_t)workers);
-    if (fair < 8) fair = 8;
+    if (fair < LEAST_FAIR) fair = LEAST_FAIR;
     if (chunk > fair) chunk = fair;
     if (chunk > DECODER_MAX_CHUNK) chunk = DECODER_MAX_CHUNK;
-    return chunk < 1 ? 1 : chunk;
+    return chunk < least ? least : chunk;
 }

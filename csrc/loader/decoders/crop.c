@@ -156,15 +156,14 @@ static Status decode_one(const DecoderChunk *chunk, const DecoderOutput *output,
     return STATUS_OK;
 }
 
-static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
-    const CropState *state = output->state;
-    (void)rows;
-    if (augment_mixes(state->augment)) {
-        const DecoderChunk before = loader_pixels_before(chunk);
-        TRY(decode_one(&before, output, 0, true));
-    }
-    for (size_t i = 0; i < chunk->count; i++) TRY(decode_one(chunk, output, i, false));
+static Status decode_chunk(const DecoderChunk *chunk, const DecoderOutput *output, bool begin) {
+    for (size_t i = 0; i < chunk->count; i++) TRY(decode_one(chunk, output, i, begin));
     return STATUS_OK;
+}
+
+static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
+    (void)rows;
+    return loader_pixels_run(chunk, output, output->mixes, decode_chunk);
 }
 
 static Status reserve(const LoaderSource *source, const Traversal *in_use, DecoderOutput *outputs,

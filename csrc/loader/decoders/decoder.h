@@ -24,6 +24,7 @@ typedef struct DecoderOutput {
     size_t scratch_bytes; /* memory of this output alone, in each thread */
     size_t buffer_bytes;  /* the most room for one value, in each thread, which all outputs share */
     size_t work_bytes;    /* what a sample costs, beside writing its row, in bytes that could be copied meanwhile */
+    bool mixes;           /* a chunk begins with the sample before its first */
     /* What the pipeline fills in. */
     size_t scratch_at; /* where its memory begins in the thread's */
     int next_view;     /* another output of the same decoded values, or -1 */
@@ -51,7 +52,8 @@ typedef struct DecoderChunk {
     uint32_t epoch;
     bool evaluate;
     const uint64_t *ids; /* of the chunk's first sample */
-    uint64_t before;     /* the sample before it in the batch, cyclic */
+    uint64_t before;     /* the sample before it in the batch, cyclic ... */
+    size_t before_first; /* ... and where it is there */
     uint64_t batch;      /* the batch's first sample */
     size_t first, count; /* in the batch; at most DECODER_MAX_CHUNK */
     void *const *arrays; /* the batch's, one an output */

@@ -143,9 +143,8 @@ static Status decode_chunk(const DecoderChunk *chunk, const DecoderOutput *outpu
 }
 
 static bool any_mixes(const DecoderChunk *chunk, const DecoderOutput *output) {
-    const ImageState *state = output->state;
-    if (augment_mixes(state->augment)) return true;
-    return output->next_view >= 0 && any_mixes(chunk, &chunk->outputs[output->next_view]);
+    while (!output->mixes && output->next_view >= 0) output = &chunk->outputs[output->next_view];
+    return output->mixes;
 }
 
 static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
@@ -155,11 +154,7 @@ static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, uns
         Status status = error_fail(STATUS_ARGUMENT, "this loader has no samples in use");
         return loader_decoder_fail(chunk, output, 0, "read", status);
     }
-    if (any_mixes(chunk, output)) {
-        const DecoderChunk before = loader_pixels_before(chunk);
-        TRY(decode_chunk(&before, output, true));
-    }
-    return decode_chunk(chunk, output, false);
+    return loader_pixels_run(chunk, output, any_mixes(chunk, output), decode_chunk);
 }
 
 /* ---- resident pixels ---- */

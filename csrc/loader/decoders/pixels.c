@@ -33,6 +33,7 @@ Status loader_pixels_prepare(const AugmentSpec *wish, uint32_t height, uint32_t 
     TRY(augment_create(&spec, out));
     augment_output_size(*out, &out_height, &out_width);
     output->scratch_bytes = augment_scratch_bytes(*out);
+    output->mixes = augment_mixes(*out);
     set_array(&spec, out_height, out_width, output);
     return STATUS_OK;
 }
@@ -88,9 +89,18 @@ void loader_pixels_augment(const DecoderChunk *chunk, const DecoderOutput *outpu
     }
 }
 
-DecoderChunk loader_pixels_before(const DecoderChunk *chunk) {
+Status loader_pixels_run(const DecoderChunk *chunk, const DecoderOutput *output, bool mixes, PixelsDecode decode) {
+    if (!mixes || chunk->evaluate) return decode(chunk, output, false);
     DecoderChunk before = *chunk;
     before.ids = &chunk->before;
+    before.first = chunk->before_first;
     before.count = 1;
-    return before;
+    Status status = decode(&before, output, true);
+    if (status == STATUS_OK) return decode(chunk, output, false);
+    if (before.first < chunk->first) return status;
+    /* It is the batch's last, and of the bad samples the first is told. */
+    const ErrorRecord cause = *error_record();
+    TRY(decode(chunk, output, false));
+    chunk->scratch->failed_at = (int64_t)before.first;
+    return error_adopt(&cause);
 }
