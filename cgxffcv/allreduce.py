@@ -198,10 +198,12 @@ def _named(layers: Iterable) -> list[tuple[str | None, LayerShape]]:
     for layer in layers:
         named = isinstance(layer, (tuple, list)) and len(layer) == 2 and (layer[0] is None or isinstance(layer[0], str))
         result.append((layer[0], layer[1]) if named else (None, layer))
-    names = [name for name, _ in result if name is not None]
-    for name in names:
-        if names.count(name) > 1:
+    known: set[str] = set()
+    for name, _ in result:
+        if name in known:
             raise ValueError(f"two layers have the name {name!r}")
+        if name is not None:
+            known.add(name)
     return result
 
 

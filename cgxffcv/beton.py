@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -175,8 +176,11 @@ def verify(
 
     A file whose structure is broken gives a report with that one problem; OSError if it cannot be read at all.
     decode_jpeg: decode every JPEG (else only compare its header with the record). num_workers: threads; -1: one a core.
-    progress: called with (samples done, samples in all).
+    max_problems: how many of the first are kept; all are counted. ValueError below 0. progress: called with (samples
+    done, samples in all).
     """
+    if max_problems < 0:
+        raise ValueError(f"max_problems must be 0 or more, not {max_problems}")
     threads = num_workers if num_workers > 0 else _cgxffcv.build_info()["cpus"]
     started = time.perf_counter()
     report = VerifyReport(os.fspath(path))
@@ -192,7 +196,7 @@ def verify(
         step = max(1, min(1 << 16, VERIFY_BYTES // max(largest, 1)))
         for first in range(0, len(reader), step):
             last = min(first + step, len(reader))
-            room = max(max_problems - len(report.problems), 0)
+            room = min(max_problems - len(report.problems), sys.maxsize)
             regions, count, jpegs, num_problems, problems = reader._open().verify(
                 first, last, threads=threads, decode_jpeg=decode_jpeg, max_problems=room
             )

@@ -112,8 +112,16 @@ class SimpleRGBImageDecoder(ImageDecoder):
         super().__init__(jpeg_mode)
 
 
+def _two(values: Any, name: str) -> tuple[Any, Any]:
+    try:
+        first, second = values
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be two numbers, not {values!r}") from None
+    return first, second
+
+
 def _pair(values: Any, name: str) -> tuple[float, float]:
-    low, high = (float(value) for value in values)
+    low, high = map(float, _two(values, name))
     if not 0 <= low <= high or not math.isfinite(high):
         raise ValueError(f"{name} must be two numbers from 0 on, the lower one first, not {values!r}")
     return low, high
@@ -125,7 +133,7 @@ class _CropDecoder(ImageDecoder):
     def __init__(self, output_size: tuple[int, int], interpolation: str, jpeg_mode: str):
         if interpolation not in ("area", "bilinear_antialias"):
             raise ValueError(f"interpolation must be 'area' or 'bilinear_antialias', not {interpolation!r}")
-        height, width = (operator.index(side) for side in output_size)
+        height, width = map(operator.index, _two(output_size, "output_size (height, width)"))
         if not (1 <= height <= 65535 and 1 <= width <= 65535):
             raise ValueError(f"output_size must be (height, width), each in 1..65535, not {output_size!r}")
         self.output_size, self.interpolation = (height, width), interpolation
@@ -195,6 +203,10 @@ class RandomResizedCropRGBImageDecoder(_CropDecoder):
         return self._rectangle(draws, self.scale, self.ratio)
 
 
+class SampleError(Exception):
+    """The cause is what went wrong with the sample; a Loader makes a BetonError of it that names the field, too."""
+
+
 class FieldDecoder(Decoder):
     """Fields of a user's own type (`custom_fields`), decoded once a batch in the thread that iterates: by default a
     list of what the field's `decode(record, data)` gives for each sample, or of (record, data) without a decode.
@@ -209,8 +221,15 @@ class FieldDecoder(Decoder):
         where the records are all there is; ids: the sample numbers, int64 (batch,). All of it goes with the batch."""
         rows = [None] * len(records) if data is None else [row.tobytes() for row in data]
         decode = getattr(field, "decode", None)
-        pairs = zip(records, rows, strict=True)
-        return list(pairs) if decode is None else [decode(record, row) for record, row in pairs]
+        if decode is None:
+            return list(zip(records, rows, strict=True))
+        values: list[Any] = []
+        try:
+            for record, row in zip(records, rows, strict=True):
+                values.append(decode(record, row))
+        except Exception as error:
+            raise SampleError(int(ids[len(values)])) from error
+        return values
 
 
 def function_address(function: Any) -> int:
@@ -248,7 +267,10 @@ class FunctionDecoder(Decoder):
 
     def __init__(self, function: Any, shape: tuple[int, ...] = (), dtype: Any = np.uint8):
         self.function, self.address = function, function_address(function)
-        self.shape, self.dtype = tuple(operator.index(side) for side in np.atleast_1d(shape)), np.dtype(dtype).name
+        self.shape = tuple(operator.index(side) for side in np.atleast_1d(shape))
+        if dtype is None or not np.dtype(dtype).isnative:
+            raise ValueError(f"dtype must be of this machine's byte order, not {dtype!r}")
+        self.dtype = np.dtype(dtype).name
         if self.address == 0:
             raise ValueError(f"{function!r} is a null pointer")
 

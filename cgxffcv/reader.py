@@ -70,6 +70,8 @@ def custom_fields_of(path: str, classes: Mapping[str, Any]) -> dict[str, Field]:
                 given = classes[name]
                 arguments = np.frombuffer(descriptor, np.uint8, ARGUMENT_BYTES, 17)
                 found[name] = given.from_binary(arguments) if isinstance(given, type) else given
+                if not isinstance(found[name], Field):
+                    raise TypeError(f"custom_fields[{name!r}] must be a Field, its class or one, not {given!r}")
     return found
 
 

@@ -34,6 +34,7 @@ class Loader:
     batch's own memory, without a copy, or torch tensors where ToTensor is in the pipeline and torch is installed. A
     batch that is kept stays valid; its memory returns to the loader when its last array dies. Order and augmentations
     are pure functions of (seed, epoch, sample, operation): any number of workers, ranks or a resumed run give the same.
+    Only ImageMixup and LabelMixup go by the rank's batch, too: a sample's partner is the one before it there.
 
     All arguments but fname, custom_fields and recompile are attributes, too. A value that is assigned to one is checked
     like an argument, and counts from the next epoch on. `next_epoch` is the number of the epoch that comes next.

@@ -80,11 +80,18 @@ class DecodeField:
 
     decoder: dec.FieldDecoder
     field: Field
+    name: str
+    path: str
 
     def __call__(self, values: Any, ids: np.ndarray) -> Any:
         records, *rest = values if isinstance(values, tuple) else (values,)
         data = [row[:length] for row, length in zip(rest[0], rest[1][:, 0], strict=True)] if rest else None
-        return self.decoder.decode_batch(self.field, records.view(self.field.metadata_type)[:, 0], data, ids)
+        try:
+            return self.decoder.decode_batch(self.field, records.view(self.field.metadata_type)[:, 0], data, ids)
+        except dec.SampleError as error:
+            cause, (sample,) = error.__cause__, error.args
+            reason = f"{type(self.field).__name__}.decode: {type(cause).__name__}: {cause}"
+            raise beton_error(reason, self.path, self.name, sample) from cause
 
 
 class ParseJSON:
@@ -264,7 +271,7 @@ def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: s
     if isinstance(decoder, dec.FieldDecoder):
         if own.layout()[2] >= 0:
             output.columns += [core_column(source, "bytes"), core_column(source, "byte_size")]
-        output.steps.append(DecodeField(decoder, own))
+        output.steps.append(DecodeField(decoder, own, source, path))
     if isinstance(decoder, dec.JSONDecoder):
         output.steps.append(ParseJSON(source, path))
     if isinstance(decoder, dec.BytesDecoder) and decoder.lengths:

@@ -8,7 +8,7 @@
 
 #define HEADER_MAGIC 0x41584743u /* "CGXA" */
 #define HEADER_VERSION 2
-#define LAYER_TEXT_BYTES 128
+#define LAYER_TEXT_BYTES 256
 
 static AllreduceHeader header_of(const AllreduceSetup *setup, const AllreduceExtent *extent) {
     const AllreduceOptions *options = &setup->options;
@@ -75,8 +75,11 @@ static void describe_layer(const AllreduceSetup *setup, const WireMap *map, int6
         snprintf(text + used, (size_t)(LAYER_TEXT_BYTES - used), "not quantised, with %d bits in the table",
                  layer->own_bits);
     } else {
-        snprintf(text + used, (size_t)(LAYER_TEXT_BYTES - used), "%d bits, buckets of %lld", layer->spec.bits,
-                 (long long)layer->spec.bucket_size);
+        const QuantSpec *spec = &layer->spec;
+        used += snprintf(text + used, (size_t)(LAYER_TEXT_BYTES - used), "%d bits, buckets of %lld, %s to %s",
+                         spec->bits, (long long)spec->bucket_size, quantize_codec_name((int)spec->codec),
+                         quantize_rounding_name((int)spec->rounding));
+        if (spec->spikes > 0) snprintf(text + used, (size_t)(LAYER_TEXT_BYTES - used), ", %d spikes", spec->spikes);
     }
 }
 

@@ -31,6 +31,9 @@ static Status check_options(const AllreduceOptions *o) {
     if (o->layer_min_size < 0) {
         FAIL(STATUS_ARGUMENT, "layer_min_size must be at least 0, not %lld", (long long)o->layer_min_size);
     }
+    if (o->spikes != 0 && o->codec != QUANT_SPIKES) {
+        FAIL(STATUS_ARGUMENT, "spikes must be 0 without the codec maxmin_spikes, not %d", o->spikes);
+    }
     if (o->threads < 1 || o->threads > 256) {
         FAIL(STATUS_ARGUMENT, "threads must be between 1 and 256, not %d", o->threads);
     }

@@ -16,7 +16,8 @@
  *
  * One thread at a time drives a loader (create, begin, next, stop, gather, destroy); batches may be released by any
  * thread at any time, also after loader_destroy. Everything random is a pure function of (seed, epoch, sample index in
- * the file, operation): the number of workers, ranks or batches, and stopping and resuming, change no pixel. */
+ * the file, operation): the number of workers, ranks or batches, and stopping and resuming, change no pixel. (What
+ * mixes images, and only that, goes by the batch of this rank, too: a sample's partner is the one before it there.) */
 #ifndef CGXFFCV_LOADER_LOADER_H
 #define CGXFFCV_LOADER_LOADER_H
 

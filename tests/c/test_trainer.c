@@ -230,6 +230,32 @@ static void test_steps(void) {
     pool_destroy(model.pool);
 }
 
+/* Where a phase shrinks the images. */
+static void test_images_that_cannot_be_shrunk(void) {
+    NnModel model;
+    Trainer *trainer = NULL;
+    TrainerStep out;
+    TrainerConfig config = config_of();
+    const float data[2 * 16 * 3] = {0};
+    const int64_t labels[2] = {0, 1};
+    const NnImages good = {.data = data, .type = PIXELS_F32, .layout = PIXELS_NHWC};
+    NnImages bad[4] = {good, good, good, good};
+    bad[0].mirror = true;
+    bad[1].shift_y = 1;
+    bad[2].shift_x = -1;
+    bad[3].type = PIXELS_BF16;
+    config.phases[0].side = 2;
+    begin(&model);
+    CHECK_OK(trainer_create(&config, &model, &trainer));
+    for (int i = 0; i < 4; i++) {
+        CHECK(trainer_step(trainer, &bad[i], labels, 2, NULL, &out) == STATUS_ARGUMENT);
+        CHECK(strstr(error_record()->message, "shrunk") != NULL && trainer_steps_done(trainer) == 0);
+    }
+    CHECK_OK(trainer_step(trainer, &good, labels, 2, NULL, &out));
+    trainer_destroy(trainer);
+    pool_destroy(model.pool);
+}
+
 static void test_skipping(void) {
     NnModel model;
     Trainer *trainer = NULL;
@@ -567,6 +593,7 @@ int main(void) {
     test_averaging();
     test_views();
     test_refusals();
+    test_images_that_cannot_be_shrunk();
     test_shrinking();
     test_eigen();
     test_muon();

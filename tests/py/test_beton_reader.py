@@ -51,6 +51,10 @@ def test_verify_keeps_a_bounded_number_of_problems(tmp_path):
     report = beton.verify(tmp_path / "x.beton", num_workers=2, max_problems=10)
     assert report.num_problems == 300 and [p.sample for p in report.problems] == list(range(10))
     assert "and 290 more" in str(report)
+    assert beton.verify(tmp_path / "x.beton", max_problems=2**70).num_problems == 300
+    assert beton.verify(tmp_path / "x.beton", max_problems=0).problems == []
+    with pytest.raises(ValueError, match="max_problems must be 0 or more, not -1"):
+        beton.verify(tmp_path / "x.beton", max_problems=-1)
 
 
 def test_progress_is_shown_when_asked_for(tmp_path, capsys):

@@ -68,19 +68,27 @@ STREAMS = [
     "test_networks.py::test_refused_batches",
     "test_networks.py::test_what_python_writes_counts_from_the_next_call_on",
 ]
+# A choice of the trainings with streams that run at once; all of them so are for the long tier.
+PROMPT = [
+    "test_ranks.py",
+    "test_fed.py::test_a_set_that_does_not_fit_is_fed",
+    "test_trainer_gpu.py::test_it_trains_as_the_cpu_does",
+    "test_trainer_gpu.py::test_graphs_change_nothing",
+]
 LATE = {"CGXFFCV_EMULATED_STREAMS": "late", "CGXFFCV_EMULATED_SEED": "2"}
 PARTS = {
     "trainings": (TRAININGS, LATE),
     "streams": (STREAMS, LATE),
     "networks": (NETWORKS, {}),
     "rest": (sorted(EVERY - ALONE - {*TRAININGS, *NETWORKS}), {}),
-    "prompt": (TRAININGS, {}),
+    "prompt": (PROMPT, {}),
+    "all prompt": (TRAININGS, {}),
 }
 
 
 @pytest.mark.timeout(2000)
 @pytest.mark.parametrize(
-    "part", [pytest.param(name, marks=[pytest.mark.long] if name == "prompt" else []) for name in PARTS]
+    "part", [pytest.param(name, marks=[pytest.mark.long] if name == "all prompt" else []) for name in PARTS]
 )
 def test_cuda_tests_with_the_emulator(emulated, part):
     tests, environment = PARTS[part]

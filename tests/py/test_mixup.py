@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 import tiny_beton
 
+from cgxffcv import BetonError, DatasetWriter, Reader
 from cgxffcv import transforms as tf
+from cgxffcv.fields import RGBImageField
+from cgxffcv.fields.decoders import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
 from cgxffcv.loader import Loader, OrderOption, PipelineSpec
 
 COUNT, SEED, NUMBER, FILL = 40, 0x9876543210, 7, (9, 8, 7)
@@ -114,6 +117,28 @@ def test_neutral_and_alone(path):
         got, labels, _ = batches.get_batch([5])
         np.testing.assert_array_equal(got[0], images()[5])  # mixed with itself
         assert labels[0, 0] == labels[0, 1] == 10
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(
+    "decoder", [SimpleRGBImageDecoder(), CenterCropRGBImageDecoder((9, 9), 1.0)], ids=["all", "crop"]
+)
+def test_of_the_bad_samples_the_first_is_told(tmp_path, decoder, workers):
+    """Also where the first image is mixed with the last one, which is bad, too."""
+    path = str(tmp_path / "a.beton")
+    picture = np.random.default_rng(3).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    writer = DatasetWriter(path, {"image": RGBImageField(write_mode="jpg")}, progress=False)
+    writer.from_indexed_dataset([(picture,)] * 12)
+    for bad in ([11], [5, 11]):
+        with Reader(path) as reader, open(path, "r+b") as file:
+            for sample in bad:
+                begin, end = reader.sample_span(sample)
+                file.seek((begin + end) // 2)
+                file.write(bytes(end - (begin + end) // 2))
+        with Loader(path, 12, workers, pipelines={"image": [decoder, tf.ImageMixup(0.5, False)]}) as loader:
+            with pytest.raises(BetonError) as caught:
+                list(loader)
+            assert caught.value.sample == bad[0]
 
 
 def test_two_views_of_one_image(path):

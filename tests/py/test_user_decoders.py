@@ -106,6 +106,20 @@ def test_a_decoder_of_the_users_own_runs_once_a_batch(path):
         assert next(iter(loader))[0].tolist() == list(range(6))
 
 
+def test_a_failing_decode_names_field_and_sample(path):
+    class Bad(Scaled):
+        def decode(self, record, data):
+            if record["scale"] == 6.5:
+                raise LookupError("no such thing")
+            return 0
+
+    with Loader(path, 6, 2, custom_fields={"scaled": Bad, "plain": Plain}) as loader:
+        with pytest.raises(BetonError, match="sample 13: field 'scaled': Bad.decode: LookupError: no such") as caught:
+            list(loader)
+        assert (caught.value.sample, caught.value.field) == (13, "scaled")
+        assert isinstance(caught.value.__cause__, LookupError)
+
+
 def test_a_step_may_ask_for_sample_numbers(path):
     def add(values, ids):
         return values[:, 0] + ids
@@ -124,6 +138,8 @@ def test_refusals(path):
             opener(path, custom_fields={**OWN, "label": Plain})
         with pytest.raises(KeyError, match="has no field 'nothing'"):
             opener(path, custom_fields={**OWN, "nothing": Plain})
+        with pytest.raises(TypeError, match="'scaled'. must be a Field"):
+            opener(path, custom_fields={**OWN, "scaled": 3})
     with pytest.raises(TypeError, match="reads fields of custom, not int"):
         Loader(path, 4, custom_fields=OWN, pipelines={"label": [FieldDecoder()]})
     with pytest.raises(TypeError, match="reads fields of bytes or json, not custom"):
@@ -180,8 +196,12 @@ def test_shapes_and_types(path):
             rows, _ = loader.get_batch([4, 8])
             assert rows.shape == want and rows.dtype == np.dtype(dtype)
             assert rows.size == 0 or rows.reshape(-1).tolist() == [1.0, 2.0]
-    with pytest.raises(MemoryError, match="shape"):
-        loader_of(path, "weight", FunctionDecoder(fill, (1 << 40, 1 << 40)))
+    for shape in ((1 << 40, 1 << 40), (0, 1 << 62, 1 << 62)):
+        with pytest.raises(MemoryError, match="shape"):
+            loader_of(path, "weight", FunctionDecoder(fill, shape))
+    for dtype in (None, ">i4"):
+        with pytest.raises(ValueError, match="byte order"):
+            FunctionDecoder(fill, (), dtype)
 
 
 def test_a_functions_failure_names_the_sample(path):

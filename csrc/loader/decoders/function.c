@@ -16,7 +16,9 @@ static Status prepare(const LoaderSource *source, const Traversal *in_use, const
     (void)source, (void)in_use;
     if (function == NULL || function->call == NULL) FAIL(STATUS_ARGUMENT, "a function decoder needs a function");
     for (int i = 0; i < function->ndim; i++) {
-        if (checked_mul(bytes, function->shape[i], &bytes) && bytes <= memory_of_machine()) continue;
+        uint64_t side =
+            function->shape[i] == 0 ? 1 : function->shape[i]; /* no array library takes the others at will */
+        if (checked_mul(bytes, side, &bytes) && bytes <= memory_of_machine()) continue;
         FAIL(STATUS_MEMORY, "a row of the function's shape does not fit this machine's memory");
     }
     TRY(memory_calloc(1, sizeof *state, &state));
