@@ -217,6 +217,29 @@ def test_memory_is_of_one_image_a_thread(path):
         assert loader.stats()["memory_bytes"] < 2 * (260 * 224 * 3 + OUT[0] * OUT[1] * 3) + room + (1 << 16)
 
 
+def test_views_are_what_each_would_be_alone(path):
+    """Crops of an image share its decoding, whether or not they have decoder, size, draws and chain in common."""
+    random, fast = RandomResizedCropRGBImageDecoder(OUT), RandomResizedCropRGBImageDecoder(OUT, jpeg_mode="fast")
+    views = {
+        "a": PipelineSpec("image", random, draws=5),
+        "b": PipelineSpec("image", RandomResizedCropRGBImageDecoder((9, 12), (0.5, 1)), [tf.RandomHorizontalFlip()], 6),
+        "c": PipelineSpec("image", CenterCropRGBImageDecoder(OUT, 0.8)),
+        "d": PipelineSpec("image", random, [tf.ImageMixup(0.5, False)], 5),
+        "e": PipelineSpec("image", CenterCropRGBImageDecoder((20, 3), 1.0), [tf.RandomBrightness(0.5)], 8),
+        "f": PipelineSpec("image", fast, draws=5),
+    }
+
+    def of(chosen):
+        pipelines = {"image": None, "label": None, **{name: views[name] for name in chosen}}
+        with Loader(path, 11, 3, pipelines=pipelines, seed=SEED, drop_last=False) as loader:
+            return [np.concatenate(arrays) for arrays in zip(*loader, strict=True)]
+
+    together = of(views)
+    for name, got in zip(views, together, strict=True):
+        np.testing.assert_array_equal(got, of([name])[0])
+    assert not np.array_equal(together[0], together[3])
+
+
 def test_a_damaged_image_names_its_sample(tmp_path):
     path = str(tmp_path / "a.beton")
     fields = {"image": RGBImageField(write_mode="jpg")}

@@ -115,6 +115,11 @@ static void destroy(DecoderOutput *output) {
     memory_free(state);
 }
 
+static bool same_values(const DecoderOutput *output, const DecoderOutput *other) {
+    const CropState *a = output->state, *b = other->state;
+    return a->fast_jpeg == b->fast_jpeg;
+}
+
 static void init_scratch(const DecoderOutput *output, void *scratch) {
     const CropState *state = output->state;
     augment_scratch_init(state->augment, scratch);
@@ -130,21 +135,15 @@ static Status resample(const DecoderChunk *chunk, const DecoderOutput *output, c
     return (state->crop.bilinear ? resize_bilinear : resize_area)(*resizer, pixels, stride, size, to, row, wanted);
 }
 
-/* `begin` as in loader_pixels_augment. */
-static Status decode_one(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, bool begin) {
+/* A rectangle of the image for one output. `begin` as in loader_pixels_augment. */
+static Status crop_one(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
+                       const uint8_t *pixels, bool begin) {
     const CropState *state = output->state;
     const int32_t height = (int32_t)state->crop.height, width = (int32_t)state->crop.width;
     uint8_t *resampled = chunk->scratch->own + output->scratch_at + state->pixels_at;
     AugmentImage view = {resampled, (size_t)width * AUGMENT_CHANNELS, {0, 0, height, width}};
-    const uint8_t *pixels = NULL;
-    BetonImage image;
-    TRY(loader_pixels_read(chunk, output, i, &image));
-    if (image.height < 1 || image.width < 1) {
-        return loader_decoder_fail(chunk, output, i, "decode", error_fail(STATUS_FORMAT, "an image without pixels"));
-    }
-    TRY(loader_pixels_find(chunk, output, i, &image, state->fast_jpeg, &pixels));
-    Rectangle from = rectangle_of(chunk, output, i, &image);
-    const size_t stride = (size_t)image.width * AUGMENT_CHANNELS;
+    const Rectangle from = rectangle_of(chunk, output, i, image);
+    const size_t stride = (size_t)image->width * AUGMENT_CHANNELS;
     pixels += from.y * stride + (size_t)from.x * AUGMENT_CHANNELS;
     if (from.height == state->crop.height && from.width == state->crop.width) {
         view.pixels = pixels;
@@ -156,6 +155,24 @@ static Status decode_one(const DecoderChunk *chunk, const DecoderOutput *output,
     return STATUS_OK;
 }
 
+/* Decodes it once for all its views. */
+static Status decode_one(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, bool begin) {
+    const CropState *state = output->state;
+    const uint8_t *pixels = NULL;
+    BetonImage image;
+    TRY(loader_pixels_read(chunk, output, i, &image));
+    if (image.height < 1 || image.width < 1) {
+        return loader_decoder_fail(chunk, output, i, "decode", error_fail(STATUS_FORMAT, "an image without pixels"));
+    }
+    TRY(loader_pixels_find(chunk, output, i, &image, state->fast_jpeg, &pixels));
+    TRY(crop_one(chunk, output, i, &image, pixels, begin));
+    while (output->next_view >= 0) {
+        output = &chunk->outputs[output->next_view];
+        TRY(crop_one(chunk, output, i, &image, pixels, begin));
+    }
+    return STATUS_OK;
+}
+
 static Status decode_chunk(const DecoderChunk *chunk, const DecoderOutput *output, bool begin) {
     for (size_t i = 0; i < chunk->count; i++) TRY(decode_one(chunk, output, i, begin));
     return STATUS_OK;
@@ -163,7 +180,7 @@ static Status decode_chunk(const DecoderChunk *chunk, const DecoderOutput *outpu
 
 static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
     (void)rows;
-    return loader_pixels_run(chunk, output, output->mixes, decode_chunk);
+    return loader_pixels_run(chunk, output, decode_chunk);
 }
 
 static Status reserve(const LoaderSource *source, const Traversal *in_use, DecoderOutput *outputs,
@@ -179,6 +196,7 @@ static Status reserve(const LoaderSource *source, const Traversal *in_use, Decod
                                 .kind_count = 1,                                                                       \
                                 .prepare = prepare,                                                                    \
                                 .decode = decode,                                                                      \
+                                .same_values = same_values,                                                            \
                                 .init_scratch = init_scratch,                                                          \
                                 .reserve = reserve,                                                                    \
                                 .destroy = destroy}

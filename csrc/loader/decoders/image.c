@@ -142,11 +142,6 @@ static Status decode_chunk(const DecoderChunk *chunk, const DecoderOutput *outpu
     return state->kept == NULL ? decode_from_file(chunk, output, begin) : decode_kept(chunk, output, begin);
 }
 
-static bool any_mixes(const DecoderChunk *chunk, const DecoderOutput *output) {
-    while (!output->mixes && output->next_view >= 0) output = &chunk->outputs[output->next_view];
-    return output->mixes;
-}
-
 static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
     const ImageState *state = output->state;
     (void)rows;
@@ -154,7 +149,7 @@ static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, uns
         Status status = error_fail(STATUS_ARGUMENT, "this loader has no samples in use");
         return loader_decoder_fail(chunk, output, 0, "read", status);
     }
-    return loader_pixels_run(chunk, output, any_mixes(chunk, output), decode_chunk);
+    return loader_pixels_run(chunk, output, decode_chunk);
 }
 
 /* ---- resident pixels ---- */

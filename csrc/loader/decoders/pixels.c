@@ -89,8 +89,13 @@ void loader_pixels_augment(const DecoderChunk *chunk, const DecoderOutput *outpu
     }
 }
 
-Status loader_pixels_run(const DecoderChunk *chunk, const DecoderOutput *output, bool mixes, PixelsDecode decode) {
-    if (!mixes || chunk->evaluate) return decode(chunk, output, false);
+static bool any_mixes(const DecoderChunk *chunk, const DecoderOutput *output) {
+    while (!output->mixes && output->next_view >= 0) output = &chunk->outputs[output->next_view];
+    return output->mixes;
+}
+
+Status loader_pixels_run(const DecoderChunk *chunk, const DecoderOutput *output, PixelsDecode decode) {
+    if (chunk->evaluate || !any_mixes(chunk, output)) return decode(chunk, output, false);
     DecoderChunk before = *chunk;
     before.ids = &chunk->before;
     before.first = chunk->before_first;

@@ -30,8 +30,9 @@ Status loader_pixels_find(const DecoderChunk *chunk, const DecoderOutput *output
 void loader_pixels_augment(const DecoderChunk *chunk, const DecoderOutput *output, const Augment *augment,
                            const AugmentImage *image, size_t i, const uint8_t *next, bool begin);
 
-/* Decodes the chunk; with `mixes`, the sample before its first comes before it, as a chunk of its own (`begin`). */
+/* Decodes the chunk; if a view of the output mixes, the sample before its first comes before it, as a chunk of its own
+ * (`begin`). */
 typedef Status (*PixelsDecode)(const DecoderChunk *chunk, const DecoderOutput *output, bool begin);
-Status loader_pixels_run(const DecoderChunk *chunk, const DecoderOutput *output, bool mixes, PixelsDecode decode);
+Status loader_pixels_run(const DecoderChunk *chunk, const DecoderOutput *output, PixelsDecode decode);
 
 #endif
