@@ -68,6 +68,11 @@ INLINE VI lanes_below(int count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
+/* Of `a` the first `count` lanes, of `fill` the others. */
+INLINE VF v_first(VF a, int count, VF fill) {
+    return _mm256_blendv_ps(fill, a, _mm256_castsi256_ps(lanes_below(count)));
+}
+
 INLINE VF v_load_part(const void *x, QuantType type, int64_t i, int count, VF fill) {
     VI mask = lanes_below(count);
     VF value;
@@ -78,7 +83,7 @@ INLINE VF v_load_part(const void *x, QuantType type, int64_t i, int count, VF fi
         memcpy(buffer, (const uint8_t *)x + 2 * i, (size_t)count * 2);
         value = v_load(buffer, type, 0);
     }
-    return _mm256_blendv_ps(fill, value, _mm256_castsi256_ps(mask));
+    return v_first(value, count, fill);
 }
 
 INLINE __m128i narrow(VF a, QuantType type, VI nan) {

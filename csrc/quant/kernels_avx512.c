@@ -48,6 +48,9 @@ INLINE VF v_load(const void *x, QuantType type, int64_t i) {
     return widen(_mm256_loadu_si256((const void *)((const uint8_t *)x + 2 * i)), type);
 }
 
+/* Of `a` the first `count` lanes, of `fill` the others. */
+INLINE VF v_first(VF a, int count, VF fill) { return _mm512_mask_mov_ps(fill, (__mmask16)((1u << count) - 1u), a); }
+
 INLINE VF v_load_part(const void *x, QuantType type, int64_t i, int count, VF fill) {
     __mmask16 mask = (__mmask16)((1u << count) - 1u);
     if (type == QUANT_F32) return _mm512_mask_loadu_ps(fill, mask, (const uint8_t *)x + 4 * i);

@@ -16,9 +16,8 @@ INLINE VF load_scaled(QuantInput in, QuantType type, int64_t i, VF fill) {
     int64_t left = in.elems - i;
     if (left >= LANES) return in.scale == 1.0f ? v_load(in.x, type, i) : v_mul(v_load(in.x, type, i), v_set1(in.scale));
     if (left <= 0) return fill;
-    float part[LANES];
-    v_store_float(part, v_mul(v_load_part(in.x, type, i, (int)left, fill), v_set1(in.scale)));
-    return v_load_part(part, QUANT_F32, 0, (int)left, fill);
+    VF part = v_load_part(in.x, type, i, (int)left, fill);
+    return v_first(v_mul(part, v_set1(in.scale)), (int)left, fill);
 }
 
 INLINE QuantRange range_of(const void *x, QuantType type, int64_t elems) {
