@@ -49,7 +49,6 @@ static Status gradients_complete(void *allreduce, size_t begin, size_t end) {
 static Status exchange_gradients(Trainer *trainer, int first_block) {
     Allreduce *allreduce = trainer->config.allreduce;
     size_t elems = nn_model_gradient_elems(trainer->model, first_block);
-    allreduce_set_call(allreduce, (uint32_t)trainer->step);
     return allreduce_put(allreduce, nn_model_gradient_data(trainer->model), (int64_t)elems);
 }
 
@@ -137,6 +136,7 @@ Status train_steps_run(Trainer *trainer, const StepSource *source, const StepGra
                        TrainerStep *out, float *losses, int *done) {
     int64_t first = trainer->step;
     *done = 0;
+    if (trainer->config.allreduce != NULL) allreduce_set_call(trainer->config.allreduce, (uint32_t)first);
     TRY(trainer->way->begin(trainer, source, steps));
     if (trainer->slow != NULL && first == 0) TRY(begin_averaging(trainer));
     TRY(train_step_save_statistics(trainer));
