@@ -165,6 +165,18 @@ Status allreduce_agree(const AllreduceSetup *setup, const AllreduceExtent *exten
     return STATUS_OK;
 }
 
+Status allreduce_compare(const AllreduceSetup *setup, const AllreduceExtent *extents, int count) {
+    Status status = STATUS_OK;
+    AllreduceHeader *room = NULL;
+    TRY(memory_calloc((size_t)comm_size(setup->comm), sizeof *room, &room));
+    TRY_GOTO(comm_begin(setup->comm, "allreduce", setup->options.timeout_s));
+    for (int i = 0; i < count && status == STATUS_OK; i++) status = allreduce_agree(setup, &extents[i], room);
+    status = comm_end(setup->comm, status);
+done:
+    memory_free(room);
+    return status;
+}
+
 Status allreduce_check_replicas(Comm *comm, const void *data, size_t bytes) {
     struct {
         uint64_t bytes, hash;

@@ -59,17 +59,19 @@ static Status tell_others(Allreduce *allreduce, Status status) {
     return error_adopt(&cause);
 }
 
-Status allreduce_put(Allreduce *allreduce, void *buffer, int64_t elems) {
-    const AllreduceExtent *extent = allreduce_find_extent(&allreduce->setup, elems);
+Status allreduce_put(Allreduce *allreduce, void *buffer, int64_t elems, DeviceStream *stream) {
+    const AllreduceSetup *setup = &allreduce->setup;
+    const AllreduceExtent *extent = allreduce_find_extent(setup, elems);
     if (extent == NULL) FAIL(STATUS_ARGUMENT, "nothing was made for runs over %lld elements", (long long)elems);
     allreduce->last = extent;
-    TRY(tell_others(allreduce, allreduce->engine->put(allreduce->state, extent, buffer)));
-    allreduce->setup.run->call++;
+    if (setup->compares && !allreduce->engine->agrees) TRY(allreduce_compare(setup, extent, 1));
+    TRY(tell_others(allreduce, allreduce->engine->put(allreduce->state, extent, buffer, stream)));
+    setup->run->call++;
     return STATUS_OK;
 }
 
 Status allreduce_told(Allreduce *allreduce, int64_t begin, int64_t end) {
-    if (allreduce->engine->told == NULL) return STATUS_OK;
+    if (allreduce->engine->told == NULL || allreduce->setup.data == NULL) return STATUS_OK;
     return tell_others(allreduce, allreduce->engine->told(allreduce->state, begin, end));
 }
 

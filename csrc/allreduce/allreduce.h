@@ -98,10 +98,13 @@ typedef struct AllreduceBuffer {
      * layer; the first is the longest. Borrowed for the call; NULL: one, of all layers. */
     const int64_t *extents;
     int extent_count;
-    /* Where the elements are in device memory: the buffer, and the stream on which they are written and read. Both
-     * borrowed until allreduce_destroy. NULL: the buffers of runs lie in host memory. */
-    float *data;
+    bool on_device; /* the buffers of runs lie in memory of the calling thread's GPU, else in the host's */
+    /* With on_device: the one buffer of all runs, and the stream on which it is written and read; both borrowed until
+     * allreduce_destroy. NULL: every run names its own. */
+    void *data;
     DeviceStream *stream;
+    bool compares; /* the ranks compare before every run what they are about to do; else, on GPUs, once when it is made
+                    */
 } AllreduceBuffer;
 
 typedef struct Allreduce Allreduce;
@@ -110,19 +113,21 @@ typedef struct Allreduce Allreduce;
 AllreduceOptions allreduce_defaults(void);
 
 /* All ranks make the same things in the same order. Not collective for buffers in host memory; in device memory it is,
- * and overwrites the buffer. `comm` is borrowed until allreduce_destroy. STATUS_ARGUMENT names the layer or option. */
+ * and overwrites `data`. `comm` is borrowed until allreduce_destroy. STATUS_ARGUMENT names the layer or option. */
 Status allreduce_create(Comm *comm, const AllreduceBuffer *buffer, const AllreduceOptions *options, Allreduce **out);
 void allreduce_destroy(Allreduce *allreduce);
 
 /* Reduces the first `elems` elements (one of the extents; of the options' type, any alignment) of `buffer` in place.
  * Collective. A difference in what the ranks are about to do fails on all of them (TRANSPORT) before any data moves.
- * After a failure the contents of the buffer are unspecified and the communicator is broken. With a stream, `buffer`
- * is that of allreduce_create, and what is put on the stream later finds the sums. */
-Status allreduce_put(Allreduce *allreduce, void *buffer, int64_t elems);
+ * After a failure the contents of the buffer are unspecified and the communicator is broken. In device memory the
+ * elements are those that what is on `stream` makes (NULL: the default stream), and what is put on it later finds the
+ * sums; the buffer stays until then. With `data`, buffer and stream are those of allreduce_create. In host memory
+ * `stream` is not looked at. */
+Status allreduce_put(Allreduce *allreduce, void *buffer, int64_t elems, DeviceStream *stream);
 
-/* With a stream: what is on it makes the elements [begin, end) complete, so that their exchange may begin; the first
- * elements may change until allreduce_put all the same, where a caller marks a run as not to be used. In rising order
- * from 0, without gaps, before the allreduce_put of the same run; or not at all. */
+/* With `data`: what is on its stream makes the elements [begin, end) complete, so that their exchange may begin; the
+ * first elements may change until allreduce_put all the same, where a caller marks a run as not to be used. In rising
+ * order from 0, without gaps, before the allreduce_put of the same run; or not at all. */
 Status allreduce_told(Allreduce *allreduce, int64_t begin, int64_t end);
 
 /* In place of device_stream_synchronize, or with an event of device_event_synchronize, wherever a stream holds runs: it

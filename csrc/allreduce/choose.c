@@ -145,7 +145,7 @@ static Status measure_one(Comm *comm, AllreduceAlgorithm algorithm, int size, fl
     for (int i = 0; i <= measured_runs[size]; i++) {
         TRY_GOTO(comm_barrier(comm));
         double start = clock_now_seconds();
-        TRY_GOTO(allreduce_put(allreduce, buffer, layer.elems));
+        TRY_GOTO(allreduce_put(allreduce, buffer, layer.elems, NULL));
         double taken = clock_now_seconds() - start;
         if (i > 0 && (*seconds == 0 || taken < *seconds)) *seconds = taken;
     }

@@ -5,8 +5,8 @@
 
 #include "allreduce/map.h"
 
-/* What changes from run to run. Engines read it during the run, from memory, so that a run can be recorded; with a
- * stream it is page-locked. */
+/* What changes from run to run. Engines read it during the run, from memory, so that a run can be recorded; for buffers
+ * in device memory it is page-locked. */
 typedef struct AllreduceRun {
     uint32_t call;
 } AllreduceRun;
@@ -30,8 +30,9 @@ typedef struct AllreduceSetup {
     AllreduceLayer *layers; /* owned: all of the buffer's */
     char *texts;            /* owned: their names and shapes */
     bool exact;             /* nothing is quantised, whatever the layers' size */
-    float *data;            /* borrowed: the buffer in device memory; NULL: buffers in host memory */
-    DeviceStream *stream;   /* borrowed; with data */
+    bool on_device, compares;
+    void *data;           /* borrowed: the only buffer in device memory; NULL: each run has its own */
+    DeviceStream *stream; /* borrowed; with data */
     AllreduceExtent extents[ALLREDUCE_MAX_EXTENTS]; /* the first is the longest */
     int extent_count;
     AllreduceRun *run; /* owned */
@@ -41,14 +42,15 @@ typedef struct AllreduceSetup {
 
 typedef struct AllreduceEngine {
     bool recordable; /* told and put may be recorded in a graph */
+    bool agrees;     /* put begins with allreduce_agree */
     /* With *state NULL and STATUS_OK the engine does not serve, the same on all ranks, and `why` (ALLREDUCE_WHY_BYTES)
-     * holds the reason; at first it holds that of the engine asked before, or "". An engine that does not compare what
-     * the ranks are about to do before each run (allreduce_agree) does so here. */
+     * holds the reason; at first it holds that of the engine asked before, or "". One whose put does not begin with
+     * allreduce_agree compares here what the ranks are about to do (allreduce_compare). */
     Status (*create)(const AllreduceSetup *setup, char *why, void **state);
     void (*destroy)(void *state); /* NULL does nothing */
-    /* As in allreduce.h. `told` NULL: not wanted. */
+    /* As in allreduce.h. `told` NULL: not wanted; it is called only where the setup has `data`. */
     Status (*told)(void *state, int64_t begin, int64_t end);
-    Status (*put)(void *state, const AllreduceExtent *extent, void *buffer);
+    Status (*put)(void *state, const AllreduceExtent *extent, void *buffer, DeviceStream *stream);
     Status (*wait)(void *state, DeviceStream *stream, DeviceEvent *event);
     /* NULL, or: error feedback's, of the longest extent, in host memory; NULL without. */
     float *(*residual)(void *state);
@@ -91,6 +93,9 @@ Status allreduce_number(const AllreduceSetup *setup, AllreduceExtent *extent);
 
 /* The ranks compare what they are about to do; `room` is scratch, [ranks]. Between comm_begin and comm_end. */
 Status allreduce_agree(const AllreduceSetup *setup, const AllreduceExtent *extent, AllreduceHeader *room);
+
+/* The same for `count` extents, as an operation of its own. */
+Status allreduce_compare(const AllreduceSetup *setup, const AllreduceExtent *extents, int count);
 
 /* ---- choose.c, explain.c ---- */
 

@@ -149,9 +149,11 @@ Status allreduce_setup_fill(AllreduceSetup *setup, Comm *comm, const AllreduceBu
         setup->options.costs = &setup->costs;
     }
     setup->exact = is_exact(buffer, options);
+    setup->on_device = buffer->on_device;
+    setup->compares = buffer->compares;
     setup->data = buffer->data;
     setup->stream = buffer->stream;
-    if (setup->stream == NULL) {
+    if (!setup->on_device) {
         TRY(memory_calloc(1, sizeof *setup->run, &setup->run));
     } else {
         TRY(device_host_alloc(sizeof *setup->run, &setup->run));
@@ -165,7 +167,7 @@ void allreduce_setup_free(AllreduceSetup *setup) {
     for (int i = 0; i < setup->extent_count; i++) memory_free(setup->extents[i].map);
     memory_free(setup->layers);
     memory_free(setup->texts);
-    if (setup->stream == NULL) {
+    if (!setup->on_device) {
         memory_free(setup->run);
     } else {
         device_host_free(setup->run);

@@ -157,7 +157,7 @@ static unsigned type_mask(AllreduceType type) {
 static Status run_plan(Allreduce *allreduce, void *data) {
     Status status;
     Py_BEGIN_ALLOW_THREADS;
-    status = allreduce_put(allreduce, data, allreduce_elems(allreduce));
+    status = allreduce_put(allreduce, data, allreduce_elems(allreduce), NULL);
     Py_END_ALLOW_THREADS;
     return status;
 }

@@ -98,6 +98,7 @@ Status trainer_allreduce_create(Comm *comm, NnModel *model, const AllreduceOptio
                               .layer_count = make_table(model, (size_t)extents[0], bits, bits_count, table, shapes),
                               .extents = extents,
                               .extent_count = count,
+                              .on_device = nn_model_stream(model) != NULL,
                               .data = nn_model_stream(model) == NULL ? NULL : nn_model_gradient_data(model),
                               .stream = nn_model_stream(model)};
     TRY_GOTO(allreduce_create(comm, &buffer, options, out));

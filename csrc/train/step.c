@@ -49,7 +49,8 @@ static Status gradients_complete(void *allreduce, size_t begin, size_t end) {
 static Status exchange_gradients(Trainer *trainer, int first_block) {
     Allreduce *allreduce = trainer->config.allreduce;
     size_t elems = nn_model_gradient_elems(trainer->model, first_block);
-    return allreduce_put(allreduce, nn_model_gradient_data(trainer->model), (int64_t)elems);
+    return allreduce_put(allreduce, nn_model_gradient_data(trainer->model), (int64_t)elems,
+                         nn_model_stream(trainer->model));
 }
 
 static Status put_parts(Trainer *trainer, int number, const StepBatch *batch, bool exchange) {

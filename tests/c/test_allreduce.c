@@ -53,7 +53,7 @@ static Status reduce_once(Comm *comm, Rank *self, void *buffer) {
     TRY(create(comm, layers, sizeof layers / sizeof *layers, &options, &allreduce));
     self->wire_bytes = allreduce_bytes(allreduce, ELEMS).wire;
     self->explained = allreduce_explain(allreduce, self->text, sizeof self->text);
-    TRY_GOTO(allreduce_put(allreduce, buffer, allreduce_elems(allreduce)));
+    TRY_GOTO(allreduce_put(allreduce, buffer, allreduce_elems(allreduce), NULL));
     TRY_GOTO(allreduce_check_replicas(comm, buffer, ELEMS * allreduce_type_bytes(self->type)));
 done:
     allreduce_destroy(allreduce);
@@ -139,7 +139,7 @@ static Status send_odd(Comm *comm, int *wrong) {
     if (comm_rank(comm) == 0) memset(slots, 0xAB, bytes);
     TRY(comm_barrier(comm));
     TRY(create(comm, &layer, 1, &options, &allreduce));
-    Status status = allreduce_put(allreduce, buffer, allreduce_elems(allreduce));
+    Status status = allreduce_put(allreduce, buffer, allreduce_elems(allreduce), NULL);
     allreduce_destroy(allreduce);
     TRY(status);
     TRY(comm_barrier(comm));
@@ -194,7 +194,7 @@ static void test_refusals(void) {
     bad.elems = INT64_MAX;
     CHECK(create(comm, &bad, 1, &options, &allreduce) == STATUS_ARGUMENT);
     CHECK_OK(create(comm, NULL, 0, &options, &allreduce));
-    CHECK_OK(allreduce_put(allreduce, NULL, 0));
+    CHECK_OK(allreduce_put(allreduce, NULL, 0, NULL));
     CHECK(allreduce_call(allreduce) == 1 && allreduce_bytes(allreduce, 0).wire == 0);
     allreduce_destroy(allreduce);
     comm_destroy(comm);

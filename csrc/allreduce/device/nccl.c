@@ -55,9 +55,9 @@ static void begin_run(NcclEngine *engine) {
     engine->sent = LATE_ELEMS;
 }
 
-/* On the second stream, behind what the first holds now. */
-static Status send(NcclEngine *engine, const CommPiece *pieces, int count) {
-    TRY(device_event_record(engine->ready, engine->setup->stream));
+/* On the engine's stream, behind what the caller's holds now. */
+static Status send(NcclEngine *engine, const CommPiece *pieces, int count, DeviceStream *after) {
+    TRY(device_event_record(engine->ready, after));
     TRY(device_stream_wait(engine->stream, engine->ready));
     bool average = engine->setup->options.op == ALLREDUCE_AVERAGE;
     return comm_device_allreduce(engine->nccl, pieces, count, average, engine->stream);
@@ -69,14 +69,14 @@ static Status told(void *state, int64_t begin, int64_t end) {
     int64_t to = engine->sent;
     while (engine->next < engine->end_count && engine->ends[engine->next] <= end) to = engine->ends[engine->next++];
     if (to <= engine->sent) return STATUS_OK;
-    CommPiece piece = {engine->setup->data + engine->sent, to - engine->sent};
-    TRY(send(engine, &piece, 1));
+    CommPiece piece = {(float *)engine->setup->data + engine->sent, to - engine->sent};
+    TRY(send(engine, &piece, 1, engine->setup->stream));
     engine->sent = to;
     return STATUS_OK;
 }
 
 /* Sums what has not been, and makes the caller's stream wait for all of it. */
-static Status put(void *state, const AllreduceExtent *extent, void *buffer) {
+static Status put(void *state, const AllreduceExtent *extent, void *buffer, DeviceStream *stream) {
     NcclEngine *engine = state;
     float *data = buffer;
     int64_t elems = extent->elems, late = elems < LATE_ELEMS ? elems : LATE_ELEMS;
@@ -87,9 +87,9 @@ static Status put(void *state, const AllreduceExtent *extent, void *buffer) {
         count = 1;
     }
     begin_run(engine);
-    TRY(send(engine, pieces, count));
+    TRY(send(engine, pieces, count, stream));
     TRY(device_event_record(engine->summed, engine->stream));
-    return device_stream_wait(engine->setup->stream, engine->summed);
+    return device_stream_wait(stream, engine->summed);
 }
 
 static Status wait(void *state, DeviceStream *stream, DeviceEvent *event) {
@@ -119,7 +119,7 @@ static Status rehearse(NcclEngine *engine) {
             TRY(told(engine, begin, engine->ends[k]));
             begin = engine->ends[k];
         }
-        TRY(put(engine, extent, engine->setup->data));
+        TRY(put(engine, extent, engine->setup->data, engine->setup->stream));
     }
     return wait(engine, engine->setup->stream, NULL);
 }
@@ -131,26 +131,11 @@ static Status prepare(NcclEngine *engine) {
     TRY(device_stream_create(&engine->stream));
     TRY(device_event_create(&engine->ready));
     TRY(device_event_create(&engine->summed));
-    return rehearse(engine);
-}
-
-/* Later runs go on without another look at each other. */
-static Status agree(const AllreduceSetup *setup) {
-    Status status = STATUS_OK;
-    AllreduceHeader *room = NULL;
-    TRY(memory_calloc((size_t)comm_size(setup->comm), sizeof *room, &room));
-    TRY_GOTO(comm_begin(setup->comm, "allreduce", setup->options.timeout_s));
-    for (int i = 0; i < setup->extent_count && status == STATUS_OK; i++) {
-        status = allreduce_agree(setup, &setup->extents[i], room);
-    }
-    status = comm_end(setup->comm, status);
-done:
-    memory_free(room);
-    return status;
+    return engine->setup->data == NULL ? STATUS_OK : rehearse(engine);
 }
 
 static bool serves(const AllreduceSetup *setup, char *why) {
-    if (setup->stream == NULL) return false;
+    if (!setup->on_device) return false;
     bool sums = setup->options.type == ALLREDUCE_F32 && setup->options.op <= ALLREDUCE_AVERAGE;
     if (!setup->exact || !sums) {
         snprintf(why, ALLREDUCE_WHY_BYTES, "%s are summed by the processor",
@@ -164,7 +149,7 @@ static Status create(const AllreduceSetup *setup, char *why, void **state) {
     CommDevice *nccl = NULL;
     NcclEngine *engine = NULL;
     if (!serves(setup, why)) return STATUS_OK;
-    TRY(agree(setup));
+    TRY(allreduce_compare(setup, setup->extents, setup->extent_count));
     TRY(comm_device_create(setup->comm, &nccl, why));
     if (nccl == NULL) return STATUS_OK;
     TRY_GOTO(memory_calloc(1, sizeof *engine, &engine));

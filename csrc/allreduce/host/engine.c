@@ -91,8 +91,17 @@ static void destroy(void *state) {
     memory_free(host->scaled);
     memory_free(host->sum);
     memory_free(host->residual);
+    if (host->copied != NULL) (void)device_event_synchronize(host->copied);
+    device_event_destroy(host->copied);
     device_host_free(host->copy);
     memory_free(host);
+}
+
+static Status make_copy(HostEngine *host) {
+    const AllreduceExtent *longest = &host->setup->extents[0];
+    if (!host->setup->on_device) return STATUS_OK;
+    TRY(device_host_alloc((size_t)longest->elems * allreduce_type_bytes(longest->map->type), &host->copy));
+    return device_event_create(&host->copied);
 }
 
 static Status create(const AllreduceSetup *setup, char *why, void **state) {
@@ -105,7 +114,7 @@ static Status create(const AllreduceSetup *setup, char *why, void **state) {
     snprintf(host->why, sizeof host->why, "%s", why);
     TRY_GOTO(make_scratch(host, &need));
     if (setup->extents[0].feedback) TRY_GOTO(memory_calloc(elems, sizeof *host->residual, &host->residual));
-    if (setup->stream != NULL) TRY_GOTO(device_host_alloc((elems + 1) * sizeof *host->copy, &host->copy));
+    TRY_GOTO(make_copy(host));
     if (setup->options.threads > 1) TRY_GOTO(pool_create(setup->options.threads, &host->pool));
     *state = host;
     host = NULL;
@@ -150,21 +159,23 @@ static Status run_in_host_memory(HostEngine *host, void *buffer) {
     return comm_end(comm, run(host, buffer));
 }
 
-static Status run_in_device_memory(HostEngine *host, float *data) {
-    DeviceStream *stream = host->setup->stream;
-    size_t bytes = (size_t)host->extent->elems * sizeof *data;
+/* The run before may still be on its way up, on another stream. */
+static Status run_in_device_memory(HostEngine *host, void *data, DeviceStream *stream) {
+    size_t bytes = (size_t)host->extent->elems * host_item_bytes(host);
+    TRY(device_stream_wait(stream, host->copied));
     TRY(device_copy(host->copy, data, bytes, stream));
     TRY(device_stream_synchronize(stream));
     TRY(run_in_host_memory(host, host->copy));
-    return device_copy(data, host->copy, bytes, stream);
+    TRY(device_copy(data, host->copy, bytes, stream));
+    return device_event_record(host->copied, stream);
 }
 
-static Status put(void *state, const AllreduceExtent *extent, void *buffer) {
+static Status put(void *state, const AllreduceExtent *extent, void *buffer, DeviceStream *stream) {
     HostEngine *host = state;
     if (comm_size(host->setup->comm) == 1) return STATUS_OK;
     host->extent = extent;
     host->map = extent->map;
-    return host->setup->stream == NULL ? run_in_host_memory(host, buffer) : run_in_device_memory(host, buffer);
+    return host->setup->on_device ? run_in_device_memory(host, buffer, stream) : run_in_host_memory(host, buffer);
 }
 
 static Status wait(void *state, DeviceStream *stream, DeviceEvent *event) {
@@ -179,12 +190,17 @@ static float *residual(void *state) { return ((HostEngine *)state)->residual; }
 static size_t explain(const void *state, char *text, size_t room) {
     const HostEngine *host = state;
     size_t used = 0;
-    if (host->setup->stream != NULL) {
+    if (host->setup->on_device) {
         used = (size_t)snprintf(text, room, "from the GPU through host memory (%s)\n", host->why);
     }
     size_t full = used < room ? used : room;
     return used + allreduce_describe(host->setup, text + full, room - full);
 }
 
-const AllreduceEngine allreduce_host = {
-    .create = create, .destroy = destroy, .put = put, .wait = wait, .residual = residual, .explain = explain};
+const AllreduceEngine allreduce_host = {.agrees = true,
+                                        .create = create,
+                                        .destroy = destroy,
+                                        .put = put,
+                                        .wait = wait,
+                                        .residual = residual,
+                                        .explain = explain};

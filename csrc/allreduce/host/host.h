@@ -7,9 +7,10 @@
 typedef struct HostEngine {
     const AllreduceSetup *setup; /* borrowed */
     char why[ALLREDUCE_WHY_BYTES];
-    float *copy;     /* owned, page-locked: of a buffer in device memory; NULL without a stream */
-    float *residual; /* owned, of the longest extent; NULL without error feedback */
-    Pool *pool;      /* owned; NULL for one thread */
+    void *copy;          /* owned, page-locked: of a buffer in device memory; NULL for those in host memory */
+    DeviceEvent *copied; /* owned, likewise: `copy` has been read */
+    float *residual;     /* owned, of the longest extent; NULL without error feedback */
+    Pool *pool;          /* owned; NULL for one thread */
 
     /* The run at hand: borrowed from the setup. */
     const AllreduceExtent *extent;
