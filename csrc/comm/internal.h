@@ -105,6 +105,16 @@ extern _Atomic bool comm_aborted_here;
 /* Breaks the communicator on all its ranks, unless it is broken. */
 void comm_wait_break(Comm *comm, const AbortRecord *record);
 
+/* poll.c: waiting for a GPU, between begin and end. */
+/* Between two looks of a loop that began then. */
+void comm_poll_pause(int64_t since_ns);
+/* A device or its library has failed: perhaps because of a rank that is lost, which is then soon noticed, and named. */
+Status comm_poll_blame(Comm *comm, Status status);
+/* Until the stream has done everything, or what was on it at the event (NULL: none). Each millisecond `look` says
+ * whether something else has failed. */
+Status comm_poll_device(Comm *comm, DeviceStream *stream, DeviceEvent *event, Status (*look)(void *context),
+                        void *context);
+
 /* watch.c: the register of live communicators and the thread that beats their hearts. */
 Status comm_watch_add(Comm *comm);
 void comm_watch_remove(Comm *comm);

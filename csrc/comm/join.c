@@ -2,7 +2,6 @@
  * segment, the others open it through /proc, and all learn whether everyone succeeded. */
 #include "comm/internal.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -254,8 +253,7 @@ done:
 /* The lowest new rank of this host makes the segment. */
 static Status make_segment(Join *join, int seats) {
     if (join->comm->places[join->rank].seat != 0) return STATUS_OK;
-    join->token = (uint64_t)clock_now_ns() * 0x9E3779B97F4A7C15ULL ^ ((uint64_t)getpid() << 32) ^ join->id;
-    if (join->token == 0) join->token = 1;
+    join->token = comm_segment_token(join->id);
     return comm_segment_new(seats, (size_t)my_info(join)->slot_bytes, join->token, &join->fd);
 }
 
@@ -267,15 +265,12 @@ static Status open_segment(Join *join, int seats) {
     while (comm->places[maker].seat != 0) maker++;
     const JoinOffer *offer = &join->offers[join->members[maker]];
     if (offer->fd < 0) FAIL(STATUS_TRANSPORT, "rank %d made no shared segment", maker);
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/fd/%d", offer->pid, offer->fd);
-    int fd;
-    RETRY_EINTR(fd, open(path, O_RDWR | O_CLOEXEC));
+    int fd = comm_segment_reach(offer->pid, offer->fd);
     if (fd < 0) {
         join->cut_off = true;
-        FAIL_ERRNO("rank %d cannot open the shared memory of rank %d, %s (CGXFFCV_COMM_NODES=%d goes through MPI "
-                   "instead)",
-                   join->rank, maker, path, join->size);
+        FAIL_ERRNO("rank %d cannot open the shared memory of rank %d, /proc/%d/fd/%d (CGXFFCV_COMM_NODES=%d goes "
+                   "through MPI instead)",
+                   join->rank, maker, offer->pid, offer->fd, join->size);
     }
     Status status = comm_segment_open(fd, seats, seat, offer->token, &comm->segment);
     close(fd);

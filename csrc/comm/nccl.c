@@ -4,7 +4,6 @@
 
 #include <dlfcn.h>
 #include <nccl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,12 +16,8 @@
 #define SWITCH_VARIABLE "CGXFFCV_COMM_NCCL"
 #define LIBRARY_VARIABLE "CGXFFCV_NCCL_LIBRARY"
 #define OLDEST_VERSION 21400 /* the first whose calls need not block */
-#define YIELD_NS 1000000LL
-#define SLEEP_US 50
-#define ASYNC_EVERY_NS 1000000LL
 #define FINALIZE_S 5.0
 #define ABORT_S 0.5 /* how long a failure waits for its own cleaning up */
-#define LOSS_S 2.0  /* within which a lost rank is noticed */
 
 /* Its functions, found by name. */
 typedef struct Nccl {
@@ -111,25 +106,6 @@ static Status nccl_fail(ncclResult_t result, const char *what, ncclComm_t comm) 
         what, nccl.error_string(result), detail == NULL || *detail == '\0' ? "" : ": ", detail == NULL ? "" : detail);
 }
 
-static void pause_poll(int64_t since_ns) {
-    if (clock_now_ns() - since_ns < YIELD_NS) {
-        sched_yield();
-    } else {
-        usleep(SLEEP_US);
-    }
-}
-
-/* NCCL or the GPU has failed: perhaps because of a rank that is lost, which is then soon noticed, and named. */
-static Status blame(CommDevice *device, Status status) {
-    ErrorRecord cause = *error_record();
-    int64_t deadline_ns = clock_deadline_ns(LOSS_S), since_ns = clock_now_ns();
-    while (status != STATUS_OK && !clock_expired(deadline_ns)) {
-        TRY(comm_progress(device->comm));
-        pause_poll(since_ns);
-    }
-    return status == STATUS_OK ? status : error_adopt(&cause);
-}
-
 /* Polls until what was begun has been done. */
 static Status settle(CommDevice *device, ncclResult_t result, const char *what) {
     int64_t since_ns = clock_now_ns();
@@ -137,9 +113,9 @@ static Status settle(CommDevice *device, ncclResult_t result, const char *what) 
         TRY(comm_progress(device->comm));
         ncclResult_t asked = nccl.async_error(device->nccl, &result);
         if (asked != ncclSuccess) result = asked;
-        if (result == ncclInProgress) pause_poll(since_ns);
+        if (result == ncclInProgress) comm_poll_pause(since_ns);
     }
-    return result == ncclSuccess ? STATUS_OK : blame(device, nccl_fail(result, what, device->nccl));
+    return result == ncclSuccess ? STATUS_OK : comm_poll_blame(device->comm, nccl_fail(result, what, device->nccl));
 }
 
 static void *abort_nccl(void *comm) {
@@ -280,7 +256,7 @@ static bool nccl_finalize(CommDevice *device) {
     while (result == ncclInProgress && !clock_expired(deadline_ns)) {
         if (nccl.async_error(device->nccl, &result) != ncclSuccess) return false;
         if (comm_broken(device->comm, NULL)) return false;
-        if (result == ncclInProgress) pause_poll(since_ns);
+        if (result == ncclInProgress) comm_poll_pause(since_ns);
     }
     return result == ncclSuccess;
 }
@@ -339,15 +315,8 @@ Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int co
     return nccl_end(device, nccl_allreduce(device, pieces, count, average, stream));
 }
 
-/* Also forgets that something was not ready: nobody should find that as an error of their own. */
-static Status check_gpu(cudaError_t error) {
-    if (error == cudaSuccess) return STATUS_OK;
-    (void)cudaGetLastError();
-    if (error == cudaErrorNotReady) return STATUS_OK;
-    FAIL(STATUS_CUDA, "the GPU failed: %s (%s)", cudaGetErrorString(error), cudaGetErrorName(error));
-}
-
-static Status check_sums(CommDevice *device) {
+static Status check_sums(void *context) {
+    CommDevice *device = context;
     ncclResult_t result = ncclSuccess;
     TRY(check_alive(device));
     ncclResult_t asked = nccl.async_error(device->nccl, &result);
@@ -356,22 +325,7 @@ static Status check_sums(CommDevice *device) {
                                                              : nccl_fail(result, "a sum failed", device->nccl);
 }
 
-static Status wait_for(CommDevice *device, cudaStream_t stream, cudaEvent_t event) {
-    int64_t since_ns = clock_now_ns(), next_ns = since_ns;
-    for (;;) {
-        cudaError_t error = event == NULL ? cudaStreamQuery(stream) : cudaEventQuery(event);
-        if (error == cudaSuccess) return STATUS_OK;
-        TRY(blame(device, check_gpu(error)));
-        TRY(comm_progress(device->comm));
-        if (clock_now_ns() >= next_ns) {
-            TRY(blame(device, check_sums(device)));
-            next_ns = clock_now_ns() + ASYNC_EVERY_NS;
-        }
-        pause_poll(since_ns);
-    }
-}
-
 Status comm_device_wait(CommDevice *device, DeviceStream *stream, DeviceEvent *event) {
     TRY(nccl_begin(device));
-    return nccl_end(device, wait_for(device, (cudaStream_t)stream, (cudaEvent_t)event));
+    return nccl_end(device, comm_poll_device(device->comm, stream, event, check_sums, device));
 }

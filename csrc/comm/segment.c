@@ -2,6 +2,7 @@
  * not ranks, and nothing of operations or deadlines. */
 #include "comm/segment.h"
 
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,6 +71,31 @@ void comm_segment_format(void *memory, int seats, size_t slot_bytes, uint64_t to
     header->magic = MAGIC;
 }
 
+Status comm_segment_memfd(size_t bytes, int *fd) {
+    Status status = STATUS_OK;
+    int made = memfd_create("cgxffcv", MFD_CLOEXEC);
+    if (made < 0) FAIL_ERRNO("memfd_create for shared memory between ranks");
+    if (ftruncate(made, (off_t)bytes) != 0) FAIL_ERRNO_GOTO("shared memory of %zu bytes", bytes);
+    *fd = made;
+    made = -1;
+done:
+    if (made >= 0) close(made);
+    return status;
+}
+
+int comm_segment_reach(int pid, int fd) {
+    char path[64];
+    int opened;
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", pid, fd);
+    RETRY_EINTR(opened, open(path, O_RDWR | O_CLOEXEC));
+    return opened;
+}
+
+uint64_t comm_segment_token(uint32_t salt) {
+    uint64_t token = (uint64_t)clock_now_ns() * 0x9E3779B97F4A7C15ULL ^ ((uint64_t)getpid() << 32) ^ salt;
+    return token == 0 ? 1 : token;
+}
+
 Status comm_segment_new(int seats, size_t slot_bytes, uint64_t token, int *fd) {
     Status status = STATUS_OK;
     int made = -1;
@@ -80,9 +106,7 @@ Status comm_segment_new(int seats, size_t slot_bytes, uint64_t token, int *fd) {
              "in 4096 .. 4194304",
              seats, slot_bytes, SEATS_MAX);
     }
-    made = memfd_create("cgxffcv", MFD_CLOEXEC);
-    if (made < 0) FAIL_ERRNO_GOTO("memfd_create for shared memory between ranks");
-    if (ftruncate(made, (off_t)bytes) != 0) FAIL_ERRNO_GOTO("shared memory of %zu bytes", bytes);
+    TRY(comm_segment_memfd(bytes, &made));
     void *header = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, made, 0);
     if (header == MAP_FAILED) FAIL_ERRNO_GOTO("mapping shared memory");
     comm_segment_format(header, seats, slot_bytes, token);

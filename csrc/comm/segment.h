@@ -87,6 +87,15 @@ size_t comm_segment_bytes(int seats, size_t slot_bytes);
 /* Writes the empty segment into zeroed memory. */
 void comm_segment_format(void *memory, int seats, size_t slot_bytes, uint64_t token);
 
+/* Zeroed memory without a name that processes can share: a memfd, close-on-exec. */
+Status comm_segment_memfd(size_t bytes, int *fd);
+
+/* Opens a descriptor of another process of this user on this host; -1 and errno if it cannot be had. */
+int comm_segment_reach(int pid, int fd);
+
+/* A number that is hardly ever made twice; not 0. */
+uint64_t comm_segment_token(uint32_t salt);
+
 /* A formatted segment in a new memfd, close-on-exec. */
 Status comm_segment_new(int seats, size_t slot_bytes, uint64_t token, int *fd);
 

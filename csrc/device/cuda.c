@@ -187,6 +187,43 @@ void device_host_free(void *pointer) {
     if (pointer != NULL) (void)cudaFreeHost(pointer);
 }
 
+Status device_host_register(void *memory, size_t bytes, void *out) {
+    void *mapped = NULL;
+    TRY_CUDA(cudaHostRegister(memory, bytes, cudaHostRegisterMapped | cudaHostRegisterPortable));
+    cudaError_t error = cudaHostGetDevicePointer(&mapped, memory, 0);
+    if (error != cudaSuccess) {
+        (void)cudaHostUnregister(memory);
+        return fail(error, "cudaHostGetDevicePointer");
+    }
+    memcpy(out, &mapped, sizeof mapped);
+    return STATUS_OK;
+}
+
+void device_host_unregister(void *memory) {
+    if (memory != NULL) (void)cudaHostUnregister(memory);
+}
+
+Status device_share(void *memory, unsigned char handle[DEVICE_HANDLE_BYTES]) {
+    cudaIpcMemHandle_t made;
+    _Static_assert(sizeof made == DEVICE_HANDLE_BYTES, "the size of a handle");
+    TRY_CUDA(cudaIpcGetMemHandle(&made, memory));
+    memcpy(handle, &made, sizeof made);
+    return STATUS_OK;
+}
+
+Status device_shared_open(const unsigned char handle[DEVICE_HANDLE_BYTES], void *out) {
+    cudaIpcMemHandle_t given;
+    void *memory = NULL;
+    memcpy(&given, handle, sizeof given);
+    TRY_CUDA(cudaIpcOpenMemHandle(&memory, given, cudaIpcMemLazyEnablePeerAccess));
+    memcpy(out, &memory, sizeof memory);
+    return STATUS_OK;
+}
+
+void device_shared_close(void *memory) {
+    if (memory != NULL) (void)cudaIpcCloseMemHandle(memory);
+}
+
 Status device_stream_create(DeviceStream **out) {
     cudaStream_t stream;
     TRY_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -206,6 +243,15 @@ Status device_stream_synchronize(DeviceStream *stream) {
 Status device_synchronize(void) {
     TRY_CUDA(cudaDeviceSynchronize());
     return STATUS_OK;
+}
+
+/* That something was not ready is forgotten: nobody should find it as an error of their own. */
+Status device_query(DeviceStream *stream, DeviceEvent *event, bool *done) {
+    cudaError_t error = event == NULL ? cudaStreamQuery((cudaStream_t)stream) : cudaEventQuery((cudaEvent_t)event);
+    *done = error == cudaSuccess;
+    if (error == cudaSuccess) return STATUS_OK;
+    (void)cudaGetLastError();
+    return error == cudaErrorNotReady ? STATUS_OK : fail(error, "the GPU failed");
 }
 
 Status device_copy(void *to, const void *from, size_t bytes, DeviceStream *stream) {

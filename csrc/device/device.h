@@ -4,6 +4,7 @@
 #ifndef CGXFFCV_DEVICE_DEVICE_H
 #define CGXFFCV_DEVICE_DEVICE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -55,10 +56,27 @@ void device_free(void *pointer);
 Status device_host_alloc(size_t bytes, void *out);
 void device_host_free(void *pointer);
 
+/* Makes whole pages of host memory, mapped files too, page-locked; *out is where the device finds them. To be undone
+ * before they are unmapped. NULL does nothing. */
+Status device_host_register(void *memory, size_t bytes, void *out);
+void device_host_unregister(void *memory);
+
+/* Memory of device_alloc for other processes of this host, whichever device they use (peer access is set up where the
+ * two can have it): its process fills a handle, each of the others opens that, and closes it before the owner frees.
+ * Only whole units are shared without showing what else lies in the last one. Closing NULL does nothing. */
+#define DEVICE_HANDLE_BYTES 64
+#define DEVICE_SHARED_UNIT ((size_t)2 << 20)
+Status device_share(void *memory, unsigned char handle[DEVICE_HANDLE_BYTES]);
+Status device_shared_open(const unsigned char handle[DEVICE_HANDLE_BYTES], void *out);
+void device_shared_close(void *memory);
+
 Status device_stream_create(DeviceStream **out);
 void device_stream_destroy(DeviceStream *stream);
 Status device_stream_synchronize(DeviceStream *stream); /* NULL: the default stream, which waits for no other */
 Status device_synchronize(void);                        /* all streams */
+
+/* Whether the stream has done all that is on it, or what was on it when the event (NULL: none) was recorded. */
+Status device_query(DeviceStream *stream, DeviceEvent *event, bool *done);
 
 /* Copies between any two of host and device; asynchronous where the host side is page-locked. */
 Status device_copy(void *to, const void *from, size_t bytes, DeviceStream *stream);

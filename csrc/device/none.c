@@ -39,6 +39,30 @@ Status device_host_alloc(size_t bytes, void *out) {
 
 void device_host_free(void *pointer) { (void)pointer; }
 
+Status device_host_register(void *memory, size_t bytes, void *out) {
+    (void)memory, (void)bytes, (void)out;
+    return absent();
+}
+
+void device_host_unregister(void *memory) { (void)memory; }
+
+Status device_share(void *memory, unsigned char handle[DEVICE_HANDLE_BYTES]) {
+    (void)memory, (void)handle;
+    return absent();
+}
+
+Status device_shared_open(const unsigned char handle[DEVICE_HANDLE_BYTES], void *out) {
+    (void)handle, (void)out;
+    return absent();
+}
+
+void device_shared_close(void *memory) { (void)memory; }
+
+Status device_query(DeviceStream *stream, DeviceEvent *event, bool *done) {
+    (void)stream, (void)event, (void)done;
+    return absent();
+}
+
 Status device_stream_create(DeviceStream **out) {
     (void)out;
     return absent();

@@ -24,6 +24,10 @@ FOR_OTHERS = {
     "augment_part": "says what augment_run reads",
     "comm_segment": "tests damage what lies in it",
     "comm_slot_return": "tests hold all slots and give them back",
+    "comm_window_base": "kernels that exchange what they quantise go by it",
+    "comm_window_create": "so do those that wait for each other",
+    "comm_window_signs": "so do those that wait for each other",
+    "comm_window_wait": "so does whoever waits for such kernels",
     "loader_batches": "tests count by it",
     "loader_batch_retain": "tests hold a batch twice",
 }

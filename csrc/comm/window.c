@@ -1,0 +1,312 @@
+/* Windows between the GPUs of one host. A rank's window is memory of its GPU, which the others open by CUDA IPC, or its
+ * part of a memfd, which all map and register. In both cases a memfd has a page in which the ranks tell each other that
+ * they come to the end. Nothing has a name: it vanishes with its last user. */
+#include "comm/window.h"
+
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/memory.h"
+#include "comm/internal.h"
+
+#define SWITCH_VARIABLE "CGXFFCV_P2P"
+#define PAGE_BYTES 4096
+#define REASON_BYTES (COMM_WHY_BYTES - 32)
+#define MEET_S 5.0   /* how long the others are waited for at the end */
+#define DRAIN_S 0.5  /* how long kernels that have been told to end are waited for */
+#define REPORT_S 0.2 /* how long a kernel's report is waited for after it has been told to end */
+
+/* The first page of the memfd. */
+typedef struct Hall {
+    uint64_t token;
+    _Alignas(64) _Atomic uint32_t idle; /* ranks whose GPU reaches into no window any more */
+    _Atomic uint32_t gone;              /* ranks that have closed what is not theirs */
+} Hall;
+
+struct CommWindow {
+    Comm *comm; /* borrowed */
+    CommWindowKind kind;
+    size_t bytes;           /* of each rank's */
+    void **bases;           /* owned, [ranks]: where this rank's GPU finds them */
+    void *memory;           /* owned: PEER: this rank's */
+    Hall *hall;             /* owned: a mapping */
+    size_t hall_bytes;      /* of it: the page, and with STAGED every rank's window */
+    bool registered;        /* the mapping is page-locked */
+    bool joined;            /* all ranks have it */
+    CommWindowSigns *signs; /* owned */
+    DeviceStream *stream;   /* owned: for filling and probing */
+};
+
+/* What a rank tells the others before they reach for its memory. */
+typedef struct Offer {
+    uint64_t token;
+    int32_t pid, fd; /* of rank 0's memfd */
+    unsigned char handle[DEVICE_HANDLE_BYTES];
+} Offer;
+
+/* ---- the parts ---- */
+
+static size_t stride_of(const CommWindow *w) { return round_up(w->bytes, PAGE_BYTES); }
+
+static size_t window_at(const CommWindow *w, int rank) { return PAGE_BYTES + (size_t)rank * stride_of(w); }
+
+static Status check_possible(const CommWindow *w) {
+    const char *wish = getenv(SWITCH_VARIABLE);
+    if (w->kind == COMM_WINDOW_PEER && wish != NULL && strcmp(wish, "0") == 0) {
+        FAIL(STATUS_ARGUMENT, SWITCH_VARIABLE "=0");
+    }
+    if (device_count() == 0) FAIL(STATUS_CUDA, "no GPU: %s", device_why());
+    return STATUS_OK;
+}
+
+/* What this rank makes by itself; `fd` is then the caller's. */
+static Status window_make(CommWindow *w, Offer *offer, int *fd) {
+    TRY(check_possible(w));
+    TRY(device_stream_create(&w->stream));
+    TRY(device_host_alloc(sizeof *w->signs, &w->signs));
+    memset(w->signs, 0, sizeof *w->signs);
+    if (w->kind == COMM_WINDOW_PEER) {
+        TRY(device_alloc(round_up(w->bytes, DEVICE_SHARED_UNIT), &w->memory));
+        TRY(device_fill(w->memory, 0, w->bytes, w->stream));
+        TRY(device_stream_synchronize(w->stream));
+        TRY(device_share(w->memory, offer->handle));
+    }
+    if (w->comm->rank != 0) return STATUS_OK;
+    TRY(comm_segment_memfd(w->hall_bytes, fd));
+    offer->token = comm_segment_token(w->comm->id);
+    offer->pid = (int32_t)getpid();
+    offer->fd = *fd;
+    ssize_t written;
+    RETRY_EINTR(written, pwrite(*fd, &offer->token, sizeof offer->token, offsetof(Hall, token)));
+    if (written != (ssize_t)sizeof offer->token) FAIL_ERRNO("writing to shared memory");
+    return STATUS_OK;
+}
+
+static Status map_hall(CommWindow *w, int fd, uint64_t token) {
+    struct stat about;
+    if (fstat(fd, &about) != 0 || about.st_size != (off_t)w->hall_bytes) {
+        FAIL(STATUS_TRANSPORT, "rank 0's shared memory is not reached (another container?)");
+    }
+    /* This rank's pages near to it, and a failure instead of SIGBUS where there is no memory. */
+    if (w->kind == COMM_WINDOW_STAGED &&
+        fallocate(fd, 0, (off_t)window_at(w, w->comm->rank), (off_t)stride_of(w)) != 0) {
+        FAIL_ERRNO("%zu MiB of shared memory", (w->bytes >> 20) + 1);
+    }
+    void *memory = mmap(NULL, w->hall_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED) FAIL_ERRNO("mapping %zu bytes of shared memory", w->hall_bytes);
+    w->hall = memory;
+    if (w->hall->token != token) FAIL(STATUS_TRANSPORT, "rank 0's shared memory is not reached (another container?)");
+    return STATUS_OK;
+}
+
+static Status window_map(CommWindow *w, const Offer *offers, int own_fd) {
+    if (w->comm->rank == 0) return map_hall(w, own_fd, offers[0].token);
+    int fd = comm_segment_reach(offers[0].pid, offers[0].fd);
+    if (fd < 0) FAIL_ERRNO("rank 0's shared memory cannot be opened");
+    Status status = map_hall(w, fd, offers[0].token);
+    close(fd);
+    return status;
+}
+
+static Status open_peers(CommWindow *w, const Offer *offers) {
+    for (int rank = 0; rank < w->comm->size; rank++) {
+        if (rank == w->comm->rank) {
+            w->bases[rank] = w->memory;
+            continue;
+        }
+        if (device_shared_open(offers[rank].handle, &w->bases[rank]) == STATUS_OK) continue;
+        ErrorRecord cause = *error_record();
+        FAIL(STATUS_CUDA, "its GPU cannot reach rank %d's: %.150s", rank, cause.message);
+    }
+    return STATUS_OK;
+}
+
+static Status register_all(CommWindow *w) {
+    unsigned char *there = NULL;
+    TRY(device_host_register(w->hall, w->hall_bytes, &there));
+    w->registered = true;
+    for (int rank = 0; rank < w->comm->size; rank++) w->bases[rank] = there + window_at(w, rank);
+    return STATUS_OK;
+}
+
+static Status window_open(CommWindow *w, const Offer *offers) {
+    return w->kind == COMM_WINDOW_PEER ? open_peers(w, offers) : register_all(w);
+}
+
+static void close_others(CommWindow *w) {
+    for (int rank = 0; w->kind == COMM_WINDOW_PEER && rank < w->comm->size; rank++) {
+        if (rank != w->comm->rank) device_shared_close(w->bases[rank]);
+        w->bases[rank] = NULL;
+    }
+    if (w->registered) device_host_unregister(w->hall);
+    w->registered = false;
+}
+
+/* ---- making, together ---- */
+
+/* How a step went on all ranks: `why` is "" or the first failure. */
+static Status window_settle(CommWindow *w, Status mine, char *why) {
+    Status status = STATUS_OK;
+    char text[REASON_BYTES] = "", *all = NULL;
+    if (mine != STATUS_OK) snprintf(text, sizeof text, "%.*s", (int)sizeof text - 1, error_record()->message);
+    TRY_GOTO(memory_calloc((size_t)w->comm->size, sizeof text, &all));
+    TRY_GOTO(comm_allgather(w->comm, text, sizeof text, all));
+    why[0] = '\0';
+    for (int rank = 0; rank < w->comm->size && why[0] == '\0'; rank++) {
+        const char *theirs = all + (size_t)rank * sizeof text;
+        if (theirs[0] != '\0') snprintf(why, COMM_WHY_BYTES, "rank %d: %.*s", rank, (int)sizeof text - 1, theirs);
+    }
+done:
+    memory_free(all);
+    return status;
+}
+
+/* The steps, each of which must succeed on all ranks before the next one begins; ends early with a reason in `why`. */
+static Status window_join(CommWindow *w, Offer *offers, int *fd, char *why) {
+    Offer mine = {0};
+    TRY(window_settle(w, window_make(w, &mine, fd), why));
+    if (why[0] != '\0') return STATUS_OK;
+    TRY(comm_allgather(w->comm, &mine, sizeof mine, offers));
+    TRY(window_settle(w, window_map(w, offers, *fd), why));
+    if (why[0] != '\0') return STATUS_OK;
+    return window_settle(w, window_open(w, offers), why);
+}
+
+static Status check_place(const Comm *comm, char *why) {
+    why[0] = '\0';
+    for (int rank = 0; rank < comm->size; rank++) {
+        if (comm->shares[rank]) continue;
+        snprintf(why, COMM_WHY_BYTES, "the ranks lie on several nodes");
+    }
+    return STATUS_OK;
+}
+
+static Status window_create(Comm *comm, CommWindowKind kind, size_t bytes, CommWindow **out, char *why) {
+    Status status = STATUS_OK;
+    CommWindow *w = NULL;
+    Offer *offers = NULL;
+    int fd = -1;
+    uint64_t same[] = {kind, bytes};
+    *out = NULL;
+    TRY_GOTO(comm_agree(comm, same, sizeof same));
+    if (bytes / (size_t)comm->size < COMM_WINDOW_MIN) FAIL_GOTO(STATUS_ARGUMENT, "a window of %zu bytes", bytes);
+    TRY_GOTO(check_place(comm, why));
+    if (why[0] != '\0') goto done;
+    TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *offers, &offers));
+    TRY_GOTO(memory_calloc(1, sizeof *w, &w));
+    *w = (CommWindow){.comm = comm, .kind = kind, .bytes = bytes};
+    w->hall_bytes = window_at(w, kind == COMM_WINDOW_STAGED ? comm->size : 0);
+    TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *w->bases, &w->bases));
+    TRY_GOTO(window_join(w, offers, &fd, why));
+    if (why[0] != '\0') {
+        close_others(w);
+        TRY_GOTO(comm_barrier(comm));
+        goto done;
+    }
+    w->joined = true;
+    *out = w;
+    w = NULL;
+done:
+    if (fd >= 0) close(fd);
+    comm_window_destroy(w);
+    memory_free(offers);
+    return status;
+}
+
+Status comm_window_create(Comm *comm, CommWindowKind kind, size_t bytes, CommWindow **out, char *why) {
+    TRY(comm_begin(comm, "windows between GPUs", 0));
+    return comm_end(comm, window_create(comm, kind, bytes, out, why));
+}
+
+/* ---- the end ---- */
+
+/* Until all ranks have come there, for a while. */
+static void window_meet(const CommWindow *w, _Atomic uint32_t *count) {
+    int64_t deadline_ns = clock_deadline_ns(MEET_S), since_ns = clock_now_ns();
+    atomic_fetch_add(count, 1);
+    while (atomic_load(count) < (uint32_t)w->comm->size && !clock_expired(deadline_ns)) {
+        if (comm_broken(w->comm, NULL)) return;
+        comm_poll_pause(since_ns);
+    }
+}
+
+/* Nobody's memory goes while another's kernels may write into it. */
+static void window_release(CommWindow *w) {
+    if (w->joined) window_meet(w, &w->hall->idle);
+    close_others(w);
+    if (w->joined) window_meet(w, &w->hall->gone);
+    device_free(w->memory);
+    device_host_free(w->signs);
+    device_stream_destroy(w->stream);
+}
+
+void comm_window_destroy(CommWindow *w) {
+    if (w == NULL) return;
+    if (w->comm->owner_pid == (int)getpid()) window_release(w); /* what a forked child has is not its own */
+    if (w->hall != NULL) munmap(w->hall, w->hall_bytes);
+    memory_free(w->bases);
+    memory_free(w);
+}
+
+/* ---- use ---- */
+
+void *comm_window_base(const CommWindow *w, int rank) { return w->bases[rank]; }
+
+CommWindowSigns *comm_window_signs(const CommWindow *w) { return w->signs; }
+
+void comm_window_abort(CommWindow *w) { w->signs->abort = 1; }
+
+static bool reported(const CommWindow *w) { return __atomic_load_n(&w->signs->reported, __ATOMIC_ACQUIRE) != 0; }
+
+static const char *words_of(uint32_t what) {
+    switch (what) {
+    case COMM_WINDOW_TERMS:
+        return "its share of a sum";
+    case COMM_WINDOW_RESULTS:
+        return "a sum";
+    default:
+        return "a sign";
+    }
+}
+
+static Status window_look(void *context) {
+    const CommWindow *w = context;
+    const CommWindowSigns *signs = w->signs;
+    if (!reported(w)) return STATUS_OK;
+    Status status = error_fail(STATUS_TIMEOUT,
+                               "rank %d waited on its GPU for rank %u to send %s (tile %u, epoch %u): it is stopped, "
+                               "far behind, or in another call",
+                               w->comm->rank, signs->rank, words_of(signs->what), signs->tile, signs->epoch);
+    return error_at_rank(status, (int)signs->rank);
+}
+
+/* Something has failed: kernels end. A deadline that names nobody learns from them whom they waited for. */
+static Status window_drain(CommWindow *w, DeviceStream *stream, Status status) {
+    ErrorRecord cause = *error_record();
+    comm_window_abort(w);
+    bool nameless = status == STATUS_TIMEOUT && cause.rank < 0, done = false;
+    int64_t report_ns = clock_deadline_ns(REPORT_S), deadline_ns = clock_deadline_ns(DRAIN_S),
+            since_ns = clock_now_ns();
+    while (device_query(stream, NULL, &done) == STATUS_OK && !done && !clock_expired(deadline_ns)) {
+        comm_poll_pause(since_ns);
+    }
+    while (nameless && !reported(w) && !clock_expired(report_ns)) comm_poll_pause(since_ns);
+    if (nameless && reported(w)) return window_look(w);
+    return error_adopt(&cause);
+}
+
+Status comm_window_wait(CommWindow *w, DeviceStream *stream, DeviceEvent *event) {
+    Status status = comm_begin(w->comm, "sum on GPUs", 0);
+    if (status != STATUS_OK) return comm_broken(w->comm, NULL) ? window_drain(w, stream, status) : status;
+    status = comm_poll_device(w->comm, stream, event, window_look, w);
+    if (status != STATUS_OK) status = window_drain(w, stream, status);
+    return comm_end(w->comm, status);
+}
