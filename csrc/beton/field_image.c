@@ -113,7 +113,8 @@ static Status reduce(EncodeJob *job, Arena *arena, ImageSize to, Picture *pictur
     size_t stride = (size_t)to.width * 3;
     TRY(beton_arena_alloc(arena, stride * to.height, &pixels));
     if (job->resizer == NULL) TRY(resizer_create(&job->resizer));
-    TRY(resize_area(job->resizer, picture->pixels, picture->stride, picture->size, pixels, stride, to));
+    TRY(resizer_begin(job->resizer, RESIZE_AREA, picture->size, to, pixels, stride));
+    resizer_push(job->resizer, picture->pixels, picture->stride, picture->size.height);
     *picture = (Picture){.size = to, .pixels = pixels, .stride = stride};
     return STATUS_OK;
 }

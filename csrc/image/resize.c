@@ -1,121 +1,182 @@
-/* Box averages in whole numbers: along an axis of `from` source and `to` output pixels, source pixel j covers
- * [j * to, (j + 1) * to) and output pixel x covers [x * from, (x + 1) * from), so that all overlaps are integers and an
- * average is a sum of overlap * overlap * value over from.width * from.height. The rows of a box are added first, in
- * float: those sums stay below 2^24. Then its columns, in double: below 2^40. So every sum is exact. */
+/* Rows that arrive are added into the output rows that they belong to, in float32; an output row that has all of its
+ * source is then added up along its columns, in float64, and rounded. By area all of these sums are exact: weights and
+ * values are whole numbers, a row's sums stay below 2^24 and all of it below 2^40. */
 #include <string.h>
 
+#include "base/cpu.h"
 #include "base/memory.h"
 #include "image/resize_private.h"
 
-/* The source pixels [first, last] of an output pixel; those in between weigh `to`. */
-typedef struct Box {
-    uint32_t first, last, first_weight, last_weight;
-} Box;
+#define ALIGN_FLOATS 16 /* of a row of sums: 64 bytes */
 
-Status resizer_create(Resizer **out) { return memory_calloc(1, sizeof **out, out); }
+typedef struct Block {
+    void *memory; /* owned */
+    size_t bytes;
+} Block;
 
-void resizer_destroy(Resizer *resizer) {
-    if (resizer == NULL) return;
-    memory_free(resizer->boxes);
-    memory_free(resizer->floats);
-    memory_free(resizer);
+struct Resizer {
+    Block places, weights, sums; /* what the pointers below point into */
+    const ResizeKernels *kernels;
+    ImageSize from, to;
+    uint8_t *out; /* borrowed until the last row */
+    size_t out_stride;
+    bool copies; /* nothing changes */
+    ResizeAxis rows, columns;
+    float *row_weights; /* those of `rows` */
+    double *totals;     /* of one output row */
+    double factor, half;
+    uint32_t given, done; /* source rows that came, output rows that went */
+    /* Rows of sums: one for output rows that come into being at once, `live` for those that wait for more. */
+    float *passing, *waiting;
+    size_t sums_floats;
+    uint32_t live;
+};
+
+static const ResizeKernels *kernels_here(void) {
+#if defined(__x86_64__)
+    const CpuFeatures *cpu = cpu_features();
+    if (cpu->avx512) return &resize_kernels_avx512;
+    if (cpu->avx2) return &resize_kernels_avx2;
+#endif
+    return &resize_kernels_scalar;
 }
 
-Status resizer_reserve(Resizer *resizer, size_t float_bytes, size_t box_bytes) {
-    if (float_bytes > resizer->float_bytes) {
-        memory_free(resizer->floats);
-        resizer->floats = NULL;
-        resizer->float_bytes = 0;
-        TRY(memory_alloc(float_bytes, 1, &resizer->floats));
-        resizer->float_bytes = float_bytes;
-    }
-    if (box_bytes > resizer->box_bytes) {
-        memory_free(resizer->boxes);
-        resizer->boxes = NULL;
-        resizer->box_bytes = 0;
-        TRY(memory_alloc(box_bytes, 1, &resizer->boxes));
-        resizer->box_bytes = box_bytes;
-    }
+Status resizer_create(Resizer **out) {
+    TRY(memory_calloc(1, sizeof **out, out));
+    (*out)->kernels = kernels_here();
     return STATUS_OK;
 }
 
-static Box box_of(uint32_t x, uint32_t from, uint32_t to) {
-    uint64_t begin = (uint64_t)x * from, end = begin + from;
-    uint32_t first = (uint32_t)(begin / to), last = (uint32_t)((end - 1) / to);
-    if (first == last) return (Box){first, last, from, 0};
-    return (Box){first, last, (uint32_t)((uint64_t)(first + 1) * to - begin), (uint32_t)(end - (uint64_t)last * to)};
+void resizer_destroy(Resizer *resizer) {
+    if (resizer == NULL) return;
+    memory_free(resizer->places.memory);
+    memory_free(resizer->weights.memory);
+    memory_free(resizer->sums.memory);
+    memory_free(resizer);
 }
 
-static void add_row(float *restrict sums, const uint8_t *restrict row, size_t count, uint32_t weight) {
-    float factor = (float)weight;
-    for (size_t i = 0; i < count; i++) sums[i] += factor * (float)row[i];
-}
-
-static void set_row(float *restrict sums, const uint8_t *restrict row, size_t count, uint32_t weight) {
-    float factor = (float)weight;
-    for (size_t i = 0; i < count; i++) sums[i] = factor * (float)row[i];
-}
-
-/* Adds up the columns of each box and divides. The nudge is far above the error of the product and far below the
- * distance of any value short of a half. */
-static void sum_columns(const float *rows, const Box *columns, uint32_t width, double inverse, uint8_t *out) {
-    const double half = 0.5 + 1e-11;
-    for (uint32_t x = 0; x < width; x++, out += RESIZE_CHANNELS) {
-        const Box *box = &columns[x];
-        const float *first = rows + (size_t)box->first * RESIZE_CHANNELS,
-                    *last = rows + (size_t)box->last * RESIZE_CHANNELS;
-        double inner[RESIZE_CHANNELS] = {0};
-        for (const float *p = first + RESIZE_CHANNELS; p < last; p += RESIZE_CHANNELS) {
-            for (int c = 0; c < RESIZE_CHANNELS; c++) inner[c] += (double)p[c];
-        }
-        for (int c = 0; c < RESIZE_CHANNELS; c++) {
-            double sum = box->first_weight * (double)first[c] + width * inner[c] + box->last_weight * (double)last[c];
-            out[c] = (uint8_t)(int)(sum * inverse + half);
-        }
-    }
-}
-
-static void resize(Resizer *resizer, const uint8_t *rgb, size_t stride, ImageSize from, uint8_t *out, size_t out_stride,
-                   ImageSize to) {
-    size_t count = (size_t)from.width * RESIZE_CHANNELS;
-    double inverse = 1.0 / ((double)from.width * from.height);
-    float *rows = resizer->floats;
-    Box *columns = resizer->boxes;
-    for (uint32_t x = 0; x < to.width; x++) columns[x] = box_of(x, from.width, to.width);
-    for (uint32_t y = 0; y < to.height; y++) {
-        Box box = box_of(y, from.height, to.height);
-        set_row(rows, rgb + box.first * stride, count, box.first_weight);
-        for (uint32_t j = box.first + 1; j < box.last; j++) {
-            add_row(rows, rgb + j * stride, count, to.height);
-        }
-        if (box.last != box.first) add_row(rows, rgb + box.last * stride, count, box.last_weight);
-        sum_columns(rows, columns, to.width, inverse, out + y * out_stride);
-    }
+static Status reserve(Block *block, size_t count, size_t size) {
+    if (count * size <= block->bytes) return STATUS_OK;
+    memory_free(block->memory);
+    *block = (Block){0};
+    TRY(memory_alloc(count, size, &block->memory));
+    block->bytes = count * size;
+    return STATUS_OK;
 }
 
 static bool is_size(ImageSize size) {
     return size.width >= 1 && size.height >= 1 && size.width <= RESIZE_MAX_SIDE && size.height <= RESIZE_MAX_SIDE;
 }
 
-Status resizer_begin(const uint8_t *rgb, size_t stride, ImageSize from, uint8_t *out, size_t out_stride, ImageSize to,
-                     bool *done) {
-    if (!is_size(from) || !is_size(to)) {
-        FAIL(STATUS_ARGUMENT, "cannot resize %u x %u pixels to %u x %u; sides are 1 to %d", from.width, from.height,
-             to.width, to.height, RESIZE_MAX_SIDE);
+static Status place(Resizer *resizer, ResizeFilter filter) {
+    const uint32_t height = resizer->to.height, width = resizer->to.width;
+    TRY(reserve(&resizer->places, 2 * ((size_t)height + width), sizeof(uint32_t)));
+    uint32_t *places = resizer->places.memory;
+    resizer->rows = (ResizeAxis){.from = resizer->from.height, .to = height, .first = places, .count = places + height};
+    places += 2 * (size_t)height;
+    resizer->columns = (ResizeAxis){.from = resizer->from.width, .to = width, .first = places, .count = places + width};
+    resize_axis_place(&resizer->rows, filter);
+    resize_axis_place(&resizer->columns, filter);
+    return STATUS_OK;
+}
+
+static Status weigh(Resizer *resizer, ResizeFilter filter) {
+    const size_t of_rows = (size_t)resizer->to.height * resizer->rows.taps;
+    const size_t of_columns = (size_t)resizer->to.width * resizer->columns.taps;
+    const size_t most = of_rows > of_columns ? of_rows : of_columns;
+    const size_t totals = (size_t)resizer->to.width * RESIZE_CHANNELS + RESIZE_LANES;
+    TRY(reserve(&resizer->weights, (most + totals) * sizeof(double) + of_rows * sizeof(float), 1));
+    double *weights = resizer->weights.memory;
+    resizer->totals = weights + most;
+    resizer->row_weights = (float *)(resizer->totals + totals);
+    resizer->rows.weights = weights;
+    resize_axis_weigh(&resizer->rows, filter);
+    for (size_t i = 0; i < of_rows; i++) resizer->row_weights[i] = (float)weights[i];
+    resizer->columns.weights = weights;
+    resize_axis_weigh(&resizer->columns, filter);
+    return STATUS_OK;
+}
+
+/* The most output rows that can have begun while the first of them is not finished. */
+static uint32_t count_live(const ResizeAxis *rows) {
+    uint32_t most = 0;
+    for (uint32_t y = 0, next = 0; y < rows->to; y++) {
+        while (next < rows->to && rows->first[next] < rows->first[y] + rows->count[y]) next++;
+        if (next - y > most) most = next - y;
     }
-    *done = from.width == to.width && from.height == to.height;
-    for (uint32_t y = 0; *done && y < to.height; y++) {
-        memcpy(out + y * out_stride, rgb + y * stride, (size_t)to.width * RESIZE_CHANNELS);
+    return most;
+}
+
+static Status make_room(Resizer *resizer) {
+    const size_t row = (size_t)resizer->from.width * RESIZE_CHANNELS;
+    const size_t beyond = (size_t)resizer->columns.taps * RESIZE_CHANNELS + RESIZE_LANES;
+    const size_t floats = (row + beyond + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;
+    resizer->live = count_live(&resizer->rows);
+    TRY(reserve(&resizer->sums, floats * ((size_t)resizer->live + 1), sizeof(float)));
+    resizer->sums_floats = floats;
+    resizer->passing = resizer->sums.memory;
+    resizer->waiting = resizer->passing + floats;
+    for (uint32_t i = 0; i <= resizer->live; i++) {
+        memset(resizer->passing + i * floats + row, 0, (floats - row) * sizeof(float));
     }
     return STATUS_OK;
 }
 
-Status resize_area(Resizer *resizer, const uint8_t *rgb, size_t stride, ImageSize from, uint8_t *out, size_t out_stride,
-                   ImageSize to) {
-    bool done;
-    TRY(resizer_begin(rgb, stride, from, out, out_stride, to, &done));
-    if (done) return STATUS_OK;
-    TRY(resizer_reserve(resizer, (size_t)from.width * RESIZE_CHANNELS * sizeof(float), to.width * sizeof(Box)));
-    resize(resizer, rgb, stride, from, out, out_stride, to);
-    return STATUS_OK;
+Status resizer_begin(Resizer *resizer, ResizeFilter filter, ImageSize from, ImageSize to, uint8_t *out,
+                     size_t out_stride) {
+    if (!is_size(from) || !is_size(to)) {
+        FAIL(STATUS_ARGUMENT, "cannot resize %u x %u pixels to %u x %u; sides are 1 to %d", from.width, from.height,
+             to.width, to.height, RESIZE_MAX_SIDE);
+    }
+    resizer->from = from;
+    resizer->to = to;
+    resizer->out = out;
+    resizer->out_stride = out_stride;
+    resizer->given = resizer->done = 0;
+    resizer->copies = from.width == to.width && from.height == to.height;
+    if (resizer->copies) return STATUS_OK;
+    /* An exact average's nudge is far above the error of the product and far below the distance of any value short of a
+     * half. */
+    resizer->factor = filter == RESIZE_AREA ? 1.0 / ((double)from.width * from.height) : 1.0;
+    resizer->half = filter == RESIZE_AREA ? 0.5 + 1e-11 : 0.5;
+    TRY(place(resizer, filter));
+    TRY(weigh(resizer, filter));
+    return make_room(resizer);
+}
+
+static void copy_rows(const Resizer *resizer, const uint8_t *rgb, size_t stride, uint32_t count) {
+    for (uint32_t y = 0; y < count; y++) {
+        memcpy(resizer->out + (resizer->given + y) * resizer->out_stride, rgb + y * stride,
+               (size_t)resizer->to.width * RESIZE_CHANNELS);
+    }
+}
+
+/* Adds what source rows [given, end), the first of which is at `rgb`, have of output row y; whether that was all of
+ * it. */
+static bool add_part(Resizer *resizer, uint32_t y, uint32_t end, const uint8_t *rgb, size_t stride) {
+    const ResizeAxis *rows = &resizer->rows;
+    const uint32_t first = rows->first[y], last = first + rows->count[y], given = resizer->given;
+    const uint32_t from = first > given ? first : given, until = last < end ? last : end;
+    const bool begun = first < given, all = last <= end;
+    float *sums = resizer->passing;
+    if (begun || !all) sums = resizer->waiting + (y % resizer->live) * resizer->sums_floats;
+    resizer->kernels->rows(sums, rgb + (size_t)(from - given) * stride, stride,
+                           resizer->row_weights + (size_t)y * rows->taps + (from - first), until - from,
+                           (size_t)resizer->from.width * RESIZE_CHANNELS, begun);
+    if (!all) return false;
+    resizer->kernels->columns(sums, &resizer->columns, resizer->factor, resizer->half, resizer->totals,
+                              resizer->out + y * resizer->out_stride);
+    return true;
+}
+
+void resizer_push(Resizer *resizer, const uint8_t *rgb, size_t stride, uint32_t count) {
+    const uint32_t end = resizer->given + count;
+    if (resizer->copies) {
+        copy_rows(resizer, rgb, stride, count);
+    } else {
+        for (uint32_t y = resizer->done; y < resizer->to.height && resizer->rows.first[y] < end; y++) {
+            if (add_part(resizer, y, end, rgb, stride)) resizer->done = y + 1;
+        }
+    }
+    resizer->given = end;
 }

@@ -1,5 +1,9 @@
-/* Resampling of 8-bit RGB, by area: each output value is the exact average of the source over the output pixel's box,
- * rounded to nearest (halves up); or bilinear. */
+/* Resampling of 8-bit RGB, row after row, so that a source that is decoded meanwhile need never be whole in memory.
+ *
+ *     TRY(resizer_begin(resizer, RESIZE_AREA, from, to, out, out_stride));
+ *     resizer_push(resizer, rows, stride, count);        until all of from.height rows were given
+ *
+ * The result does not depend on how the rows are divided, nor on the processor. */
 #ifndef CGXFFCV_IMAGE_RESIZE_H
 #define CGXFFCV_IMAGE_RESIZE_H
 
@@ -10,24 +14,30 @@
 
 #define RESIZE_MAX_SIDE 65535
 
+typedef enum ResizeFilter {
+    /* Each value is the exact average of the source over the output pixel's box, rounded to nearest (halves up). */
+    RESIZE_AREA,
+    /* A triangle as wide as two source pixels, or two output pixels where those are larger, cut off at the image's
+     * edges: antialiased bilinear resampling, as Pillow's but for its rounding between the two axes. */
+    RESIZE_BILINEAR
+} ResizeFilter;
+
 typedef struct ImageSize {
     uint32_t width, height;
 } ImageSize;
 
-/* Working memory of one thread; grows as needed. */
+/* Working memory of one thread; grows as needed: some rows of the source, as float32, and the filter's weights. */
 typedef struct Resizer Resizer;
 
 Status resizer_create(Resizer **out);
 void resizer_destroy(Resizer *resizer); /* does nothing if NULL */
 
-/* From `from` pixels at `rgb` to `to` pixels at `out`, each with its stride in bytes; sides 1 to RESIZE_MAX_SIDE, in
- * either direction, enlarging or reducing. A crop is a pointer into a larger image with that image's stride. */
-Status resize_area(Resizer *resizer, const uint8_t *rgb, size_t stride, ImageSize from, uint8_t *out, size_t out_stride,
-                   ImageSize to);
+/* From `from` pixels to `to` pixels at `out`, which is borrowed until the last row was given; sides 1 to
+ * RESIZE_MAX_SIDE, in either direction, enlarging or reducing. */
+Status resizer_begin(Resizer *resizer, ResizeFilter filter, ImageSize from, ImageSize to, uint8_t *out,
+                     size_t out_stride);
 
-/* The same with a triangle over the source pixels, wider where the image is reduced: antialiased bilinear resampling,
- * as Pillow's but for its rounding between the two axes. */
-Status resize_bilinear(Resizer *resizer, const uint8_t *rgb, size_t stride, ImageSize from, uint8_t *out,
-                       size_t out_stride, ImageSize to);
+/* The next `count` rows of the source, at most as many as are left. */
+void resizer_push(Resizer *resizer, const uint8_t *rgb, size_t stride, uint32_t count);
 
 #endif

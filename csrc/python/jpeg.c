@@ -100,7 +100,8 @@ static PyObject *jpeg_encode_image(PyObject *module, PyObject *args, PyObject *k
 static Status resize_into(const uint8_t *from, ImageSize size, uint8_t *out, ImageSize to) {
     Resizer *resizer = NULL;
     TRY(resizer_create(&resizer));
-    Status status = resize_area(resizer, from, (size_t)size.width * 3, size, out, (size_t)to.width * 3, to);
+    Status status = resizer_begin(resizer, RESIZE_AREA, size, to, out, (size_t)to.width * 3);
+    if (status == STATUS_OK) resizer_push(resizer, from, (size_t)size.width * 3, size.height);
     resizer_destroy(resizer);
     return status;
 }

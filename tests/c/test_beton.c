@@ -395,16 +395,18 @@ static void test_resize_within_larger_images(void) {
     for (size_t i = 0; i < sizeof from; i++) from[i] = (uint8_t)(i * 37);
     memset(to, 0xEE, sizeof to);
     CHECK_OK(resizer_create(&resizer));
-    CHECK_OK(resize_area(resizer, from + 2 * 40 + 3, 40, (ImageSize){9, 11}, to + 32 + 3, 32, (ImageSize){4, 5}));
+    CHECK_OK(resizer_begin(resizer, RESIZE_AREA, (ImageSize){9, 11}, (ImageSize){4, 5}, to + 32 + 3, 32));
+    resizer_push(resizer, from + 2 * 40 + 3, 40, 11);
     uint8_t crop[9 * 11 * 3];
     for (size_t y = 0; y < 11; y++) memcpy(crop + y * 27, from + (y + 2) * 40 + 3, 27);
-    CHECK_OK(resize_area(resizer, crop, 27, (ImageSize){9, 11}, tight, 12, (ImageSize){4, 5}));
+    CHECK_OK(resizer_begin(resizer, RESIZE_AREA, (ImageSize){9, 11}, (ImageSize){4, 5}, tight, 12));
+    for (size_t y = 0; y < 11; y++) resizer_push(resizer, crop + y * 27, 27, 1);
     for (size_t i = 0; i < sizeof to; i++) {
         size_t y = i / 32 - 1, x = i % 32 - 3;
         CHECK(to[i] == (y < 5 && x < 12 ? tight[y * 12 + x] : 0xEE));
     }
-    CHECK(resize_area(resizer, from, 40, (ImageSize){0, 1}, to, 32, (ImageSize){1, 1}) == STATUS_ARGUMENT);
-    CHECK(resize_area(resizer, from, 40, (ImageSize){1, 1}, to, 32, (ImageSize){1, 65536}) == STATUS_ARGUMENT);
+    CHECK(resizer_begin(resizer, RESIZE_AREA, (ImageSize){0, 1}, (ImageSize){1, 1}, to, 32) == STATUS_ARGUMENT);
+    CHECK(resizer_begin(resizer, RESIZE_AREA, (ImageSize){1, 1}, (ImageSize){1, 65536}, to, 32) == STATUS_ARGUMENT);
     resizer_destroy(resizer);
 }
 

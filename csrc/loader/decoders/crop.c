@@ -132,7 +132,9 @@ static Status resample(const DecoderChunk *chunk, const DecoderOutput *output, c
     const size_t row = (size_t)state->crop.width * AUGMENT_CHANNELS;
     Resizer **resizer = &chunk->scratch->resizer;
     if (*resizer == NULL) TRY(resizer_create(resizer));
-    return (state->crop.bilinear ? resize_bilinear : resize_area)(*resizer, pixels, stride, size, to, row, wanted);
+    TRY(resizer_begin(*resizer, state->crop.bilinear ? RESIZE_BILINEAR : RESIZE_AREA, size, wanted, to, row));
+    resizer_push(*resizer, pixels, stride, from.height);
+    return STATUS_OK;
 }
 
 /* A rectangle of the image for one output. `begin` as in loader_pixels_augment. */

@@ -1,0 +1,56 @@
+/* Which source pixels an output pixel is made of, and how much of each. */
+#include <math.h>
+
+#include "image/resize_private.h"
+
+/* By area, source pixel j covers [j * to, (j + 1) * to) and output pixel x covers [x * from, (x + 1) * from), so that
+ * all overlaps are whole numbers. */
+static void place_box(const ResizeAxis *axis, uint32_t x) {
+    const uint64_t begin = (uint64_t)x * axis->from, last = begin + axis->from - 1;
+    axis->first[x] = (uint32_t)(begin / axis->to);
+    axis->count[x] = (uint32_t)(last / axis->to) - axis->first[x] + 1;
+}
+
+static void weigh_box(const ResizeAxis *axis, uint32_t x, double *weights) {
+    const uint64_t begin = (uint64_t)x * axis->from, end = begin + axis->from;
+    for (uint32_t k = 0; k < axis->count[x]; k++) {
+        const uint64_t low = (uint64_t)(axis->first[x] + k) * axis->to, high = low + axis->to;
+        weights[k] = (double)((high < end ? high : end) - (low > begin ? low : begin));
+    }
+}
+
+static double scale_of(const ResizeAxis *axis) { return (double)axis->from / axis->to; }
+static double support_of(const ResizeAxis *axis) { return axis->from > axis->to ? scale_of(axis) : 1.0; }
+
+static void place_triangle(const ResizeAxis *axis, uint32_t x) {
+    const double center = (x + 0.5) * scale_of(axis), support = support_of(axis);
+    const double begin = floor(center - support + 0.5), end = floor(center + support + 0.5);
+    axis->first[x] = begin > 0 ? (uint32_t)begin : 0;
+    axis->count[x] = (end < axis->from ? (uint32_t)end : axis->from) - axis->first[x];
+}
+
+static void weigh_triangle(const ResizeAxis *axis, uint32_t x, double *weights) {
+    const double center = (x + 0.5) * scale_of(axis), inverse = 1 / support_of(axis);
+    double sum = 0;
+    for (uint32_t k = 0; k < axis->count[x]; k++) {
+        weights[k] = fmax(0, 1 - fabs((axis->first[x] + k + 0.5 - center) * inverse));
+        sum += weights[k];
+    }
+    for (uint32_t k = 0; k < axis->count[x]; k++) weights[k] /= sum;
+}
+
+void resize_axis_place(ResizeAxis *axis, ResizeFilter filter) {
+    axis->taps = 0;
+    for (uint32_t x = 0; x < axis->to; x++) {
+        (filter == RESIZE_AREA ? place_box : place_triangle)(axis, x);
+        if (axis->count[x] > axis->taps) axis->taps = axis->count[x];
+    }
+}
+
+void resize_axis_weigh(const ResizeAxis *axis, ResizeFilter filter) {
+    for (uint32_t x = 0; x < axis->to; x++) {
+        double *weights = axis->weights + (size_t)x * axis->taps;
+        (filter == RESIZE_AREA ? weigh_box : weigh_triangle)(axis, x, weights);
+        for (uint32_t k = axis->count[x]; k < axis->taps; k++) weights[k] = 0;
+    }
+}
