@@ -64,7 +64,7 @@ static Status warm_up_phase(TrainRunner *r, const TrainSource *source, int phase
     if (r->config.graphs && (config->allreduce == NULL || allreduce_recordable(config->allreduce))) {
         StepGraphs *graphs = &r->graphs[phase];
         TRY(record_steps(r, &source->steps, batch, phase, 1, &graphs->one));
-        bool alone = config->allreduce == NULL && r->trainer->slow == NULL && source->steps.recordable;
+        bool alone = r->trainer->slow == NULL && source->steps.recordable;
         if (alone) TRY(record_steps(r, &source->steps, batch, phase, STEP_MANY, &graphs->many));
     }
     r->warm[phase] = true;

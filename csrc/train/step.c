@@ -128,7 +128,7 @@ static Status put_steps(Trainer *trainer, const StepSource *source, const StepGr
         trainer->step += count;
         *done += count;
         TRY(average_when_due(trainer));
-        TRY(trainer->way->throttle(trainer, *done, recorded));
+        TRY(trainer->way->throttle(trainer, count, recorded));
     }
     return STATUS_OK;
 }

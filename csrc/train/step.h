@@ -46,8 +46,8 @@ struct StepWay {
     Status (*update)(Trainer *trainer, int phase);
     /* Running statistics: the backup's after a skipped step, else the new backup. */
     Status (*close)(Trainer *trainer, const StepBatch *batch);
-    /* After `done` steps since `begin`: lets the host not run too far ahead. */
-    Status (*throttle)(Trainer *trainer, int done, bool recorded);
+    /* After `steps` more steps: lets the host not run too far ahead. */
+    Status (*throttle)(Trainer *trainer, int steps, bool recorded);
     /* Waits for `done` steps; `losses` (NULL: not wanted) of batches in device memory. */
     Status (*finish)(Trainer *trainer, int64_t first, int done, TrainerStep *out, float *losses);
 };

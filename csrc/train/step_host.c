@@ -63,8 +63,8 @@ static Status host_close(Trainer *trainer, const StepBatch *batch) {
                         nn_model_statistic_elems(trainer->model));
 }
 
-static Status host_throttle(Trainer *trainer, int done, bool recorded) {
-    (void)trainer, (void)done, (void)recorded;
+static Status host_throttle(Trainer *trainer, int steps, bool recorded) {
+    (void)trainer, (void)steps, (void)recorded;
     return STATUS_OK;
 }
 

@@ -7,11 +7,9 @@
 #include "base/memory.h"
 #include "train/step_kernels.h"
 
-/* Steps between two looks at how far the device is; two chunks may be under way. */
+/* Steps between two looks at how far the device is, at least; two chunks may be under way. */
 #define CHUNK 32
 #define CHUNK_OF_RANKS 2 /* of recorded steps with exchanges; of others 1 */
-
-_Static_assert(CHUNK % STEP_MANY == 0, "what comes between steps comes between graphs");
 
 /* ---- memory ---- */
 
@@ -137,6 +135,7 @@ Status train_stream_wait(Trainer *trainer) {
 
 static Status stream_begin(Trainer *trainer, const StepSource *source, int steps) {
     TRY(train_stream_reserve(trainer, steps, 1));
+    trainer->on_stream->unmarked = trainer->on_stream->marked = 0;
     TRY(train_stream_begin(trainer));
     return train_stream_set(trainer, source, steps, false);
 }
@@ -144,12 +143,13 @@ static Status stream_begin(Trainer *trainer, const StepSource *source, int steps
 /* Keeps the device at most two chunks behind, so that an interruption is noticed. Ranks keep it closer: where the
  * device waits for a lost rank, its queue must never be so full that a launch waits, too, since that wait would have no
  * deadline. */
-static Status stream_throttle(Trainer *trainer, int done, bool recorded) {
-    int chunk = trainer->config.allreduce == NULL ? CHUNK : recorded ? CHUNK_OF_RANKS : 1;
-    if (done % chunk != 0) return STATUS_OK;
-    DeviceEvent *const *marks = trainer->on_stream->marks;
-    TRY(device_event_record(marks[done / chunk % 2], trainer->stream));
-    return done == chunk ? STATUS_OK : trainer_wait(trainer, trainer->stream, marks[(done / chunk + 1) % 2]);
+static Status stream_throttle(Trainer *trainer, int steps, bool recorded) {
+    StepStream *s = trainer->on_stream;
+    s->unmarked += steps;
+    if (s->unmarked < (trainer->config.allreduce == NULL ? CHUNK : recorded ? CHUNK_OF_RANKS : 1)) return STATUS_OK;
+    s->unmarked = 0;
+    TRY(device_event_record(s->marks[s->marked % 2], trainer->stream));
+    return s->marked++ == 0 ? STATUS_OK : trainer_wait(trainer, trainer->stream, s->marks[s->marked % 2]);
 }
 
 static Status stream_finish(Trainer *trainer, int64_t first, int done, TrainerStep *out, float *losses) {

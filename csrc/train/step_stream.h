@@ -18,6 +18,7 @@ struct StepStream {
     uint32_t *skipped, *host_skipped;
     float *all_losses, *host_losses;
     DeviceEvent *begin, *end, *marks[2];
+    int unmarked, marked; /* steps of a run since its last mark; its marks */
     double seconds;
     bool taken; /* a runner has recorded steps with it */
 };
