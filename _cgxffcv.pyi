@@ -226,6 +226,9 @@ def quantize(array: Array, dtype: str, spec: Members, random: Members, threads: 
 def dequantize(
     wire: U8, spec: Members, out: Array, dtype: str, accumulate: F32 | None, divisor: float, threads: int
 ) -> None: ...
+def quantize_on_device(
+    array: Array, spec: Members, random: Members, layers: Sequence[int], wire: U8, out: Array, skip: int, repeats: int
+) -> tuple[float, float]: ...
 def quantize_wire_bytes(spec: Members, elems: int) -> int: ...
 
 quantize_kernels: Callable[..., str]

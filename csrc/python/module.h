@@ -40,6 +40,7 @@ int py_loader_add(PyObject *module);
 int py_loader_order_add(PyObject *module);
 int py_operations_add(PyObject *module);
 int py_quantize_add(PyObject *module);
+int py_quantize_device_add(PyObject *module);
 int py_nn_add(PyObject *module);
 int py_nn_plan_add(PyObject *module);
 int py_allreduce_add(PyObject *module);

@@ -39,6 +39,10 @@ int py_quant_spec_parse(PyObject *module, PyObject *dict, QuantSpec *spec) {
     return -1;
 }
 
+int py_quant_random_parse(PyObject *dict, QuantRandom *random) {
+    return py_spec_fill(&random_table, dict, NULL, random);
+}
+
 /* A run's own type, which need not be the spec's; 0 or -1. */
 static int parse_type(PyObject *name, const char *argument, QuantType *type) {
     int number = py_spec_name(name, argument, quantize_type_name);
@@ -115,7 +119,7 @@ static PyObject *quantize_array(PyObject *module, PyObject *args) {
         return NULL;
     }
     if (parse_type(type_name, "the dtype of array", &type) < 0 || py_quant_spec_parse(module, spec_in, &spec) < 0 ||
-        py_spec_fill(&random_table, random_in, NULL, &random) < 0) {
+        py_quant_random_parse(random_in, &random) < 0) {
         return NULL;
     }
     if (type != spec.type && (type != QUANT_F32 || spec.half_metadata)) {

@@ -5,8 +5,6 @@
 
 #include "quant/kernels.h"
 
-#define QUANT_SPIKE_BYTES 4
-
 /* Where a bucket stands on the wire; all borrowed. */
 typedef struct QuantWire {
     uint8_t *metadata; /* quant_metadata_bytes of it */

@@ -67,30 +67,21 @@ int64_t quantize_buckets(const QuantSpec *spec, int64_t elems) {
     return elems / spec->bucket_size + (elems % spec->bucket_size != 0);
 }
 
-/* The bytes of each section of a piece, before padding. */
-typedef struct PieceLayout {
-    int64_t buckets;
-    uint64_t metadata, spikes, codes;
-} PieceLayout;
-
-static PieceLayout layout_of(const QuantSpec *spec, int64_t elems) {
-    int64_t buckets = quantize_buckets(spec, elems), full = elems / spec->bucket_size;
-    return (PieceLayout){
-        .buckets = buckets,
-        .metadata = (uint64_t)buckets * quant_metadata_bytes(spec),
-        .spikes = (uint64_t)buckets * (uint64_t)spec->spikes * QUANT_SPIKE_BYTES,
-        .codes = (uint64_t)full * quant_codes_bytes(spec, spec->bucket_size) +
-                 quant_codes_bytes(spec, elems % spec->bucket_size),
-    };
-}
-
-uint64_t quantize_metadata_bytes(const QuantSpec *spec, int64_t elems) {
-    PieceLayout layout = layout_of(spec, elems);
-    return round_up(layout.metadata + layout.spikes, QUANTIZE_PIECE_ALIGNMENT);
+QuantLayout quantize_layout(const QuantSpec *spec, int64_t elems) {
+    QuantLayout layout = {.buckets = quantize_buckets(spec, elems),
+                          .metadata = quant_metadata_bytes(spec),
+                          .spikes = (uint64_t)spec->spikes * QUANT_SPIKE_BYTES,
+                          .codes = quant_codes_bytes(spec, spec->bucket_size)};
+    layout.spikes_at = (uint64_t)layout.buckets * layout.metadata;
+    layout.spikes_end = layout.spikes_at + (uint64_t)layout.buckets * layout.spikes;
+    layout.codes_at = round_up(layout.spikes_end, QUANTIZE_PIECE_ALIGNMENT);
+    layout.codes_end = layout.codes_at + (uint64_t)(elems / spec->bucket_size) * layout.codes +
+                       quant_codes_bytes(spec, elems % spec->bucket_size);
+    return layout;
 }
 
 uint64_t quantize_wire_bytes(const QuantSpec *spec, int64_t elems) {
-    return quantize_metadata_bytes(spec, elems) + round_up(layout_of(spec, elems).codes, QUANTIZE_PIECE_ALIGNMENT);
+    return round_up(quantize_layout(spec, elems).codes_end, QUANTIZE_PIECE_ALIGNMENT);
 }
 
 /* A call cut into items of `stride` buckets, for the threads. */
@@ -98,20 +89,17 @@ typedef struct Run {
     const QuantKernels *kernels;
     const QuantCodecEntry *codec;
     const QuantSpec *spec;
-    int64_t elems, buckets, stride;
+    QuantLayout layout;
+    int64_t elems, stride;
     uint8_t *wire; /* borrowed; a reader does not write through it */
-    uint64_t spikes_offset, codes_offset;
     const QuantRandom *random;
     QuantInput input;
     QuantTarget target;
 } Run;
 
 static Run run_of(const QuantSpec *spec, int64_t elems, const void *wire) {
-    PieceLayout layout = layout_of(spec, elems);
-    Run run = {kernels_current(), quant_codec(spec->codec), spec, elems, layout.buckets, .stride = 1};
+    Run run = {kernels_current(), quant_codec(spec->codec), spec, quantize_layout(spec, elems), elems, .stride = 1};
     memcpy(&run.wire, &wire, sizeof wire);
-    run.spikes_offset = layout.metadata;
-    run.codes_offset = round_up(layout.metadata + layout.spikes, QUANTIZE_PIECE_ALIGNMENT);
     run.stride = TASK_ELEMS / spec->bucket_size;
     if (run.stride < 1) run.stride = 1;
     return run;
@@ -119,10 +107,11 @@ static Run run_of(const QuantSpec *spec, int64_t elems, const void *wire) {
 
 static QuantWire bucket_wire(const Run *run, int64_t bucket) {
     uint64_t k = (uint64_t)bucket;
+    const QuantLayout *layout = &run->layout;
     return (QuantWire){
-        run->wire + k * quant_metadata_bytes(run->spec),
-        run->wire + run->spikes_offset + k * (uint64_t)run->spec->spikes * QUANT_SPIKE_BYTES,
-        run->wire + run->codes_offset + k * quant_codes_bytes(run->spec, run->spec->bucket_size),
+        run->wire + k * layout->metadata,
+        run->wire + layout->spikes_at + k * layout->spikes,
+        run->wire + layout->codes_at + k * layout->codes,
     };
 }
 
@@ -133,7 +122,7 @@ static int64_t bucket_elems(const Run *run, int64_t bucket) {
 
 static int64_t item_end(const Run *run, size_t item) {
     int64_t end = ((int64_t)item + 1) * run->stride;
-    return end < run->buckets ? end : run->buckets;
+    return end < run->layout.buckets ? end : run->layout.buckets;
 }
 
 static Status quantize_item(void *context, size_t item, int thread) {
@@ -194,18 +183,16 @@ static Status run_items(Pool *pool, int64_t items, PoolTask task, Run *run) {
     return STATUS_OK;
 }
 
-static int64_t items_of(const Run *run) { return (run->buckets + run->stride - 1) / run->stride; }
+static int64_t items_of(const Run *run) { return (run->layout.buckets + run->stride - 1) / run->stride; }
 
 Status quantize(const QuantSpec *spec, QuantInput from, const QuantRandom *random, Pool *pool, void *wire) {
     if (from.elems == 0) return STATUS_OK;
     Run run = run_of(spec, from.elems, wire);
     run.input = from;
     run.random = spec->rounding == QUANT_STOCHASTIC ? random : NULL;
-    PieceLayout layout = layout_of(spec, from.elems);
-    uint64_t metadata = layout.metadata + layout.spikes;
-    memset(run.wire + metadata, 0, run.codes_offset - metadata);
-    memset(run.wire + run.codes_offset + layout.codes, 0,
-           round_up(layout.codes, QUANTIZE_PIECE_ALIGNMENT) - layout.codes);
+    const QuantLayout *layout = &run.layout;
+    memset(run.wire + layout->spikes_end, 0, layout->codes_at - layout->spikes_end);
+    memset(run.wire + layout->codes_end, 0, round_up(layout->codes_end, QUANTIZE_PIECE_ALIGNMENT) - layout->codes_end);
     return run_items(pool, items_of(&run), quantize_item, &run);
 }
 

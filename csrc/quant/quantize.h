@@ -86,8 +86,17 @@ Status quantize_check(const QuantSpec *spec);
 /* For a checked spec and 0 <= elems <= 2^56: buckets of a run, and bytes of its piece on the wire (the metadata of
  * all buckets, padded to 16 bytes, then all codes, padded to 16). */
 int64_t quantize_buckets(const QuantSpec *spec, int64_t elems);
-uint64_t quantize_metadata_bytes(const QuantSpec *spec, int64_t elems);
 uint64_t quantize_wire_bytes(const QuantSpec *spec, int64_t elems);
+
+/* Where the parts of a run's piece stand on the wire: bucket b has its metadata at b * metadata, its spikes at
+ * spikes_at + b * spikes, its codes at codes_at + b * codes. */
+typedef struct QuantLayout {
+    int64_t buckets;
+    uint64_t metadata, spikes, codes; /* bytes of a whole bucket */
+    uint64_t spikes_at, codes_at;
+    uint64_t spikes_end, codes_end; /* before their padding */
+} QuantLayout;
+QuantLayout quantize_layout(const QuantSpec *spec, int64_t elems);
 
 /* Quantises elements, which start at a bucket's boundary, into quantize_wire_bytes bytes at `wire`. Their type is the
  * spec's own, or float32 (a sum); with half_metadata the spec's own, unscaled. `random` may be NULL for nearest

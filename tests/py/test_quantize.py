@@ -8,6 +8,7 @@ import _cgxffcv
 import numpy as np
 import pytest
 import quant_model as model
+from quant_values import specials
 
 from cgxffcv.allreduce import QuantSpec, dequantize, quantize
 
@@ -81,29 +82,6 @@ def test_spikes_bytes(kernels, dtype):
     check(normal(1000, dtype), spec, **RANDOM)
     ties = model.from_float32(np.tile(F([1, -1, 1, 0.5]), 64), dtype)
     check(ties, model.complete(3, 64, dtype, "maxmin_spikes", spikes=7))
-
-
-def specials():
-    """Buckets of 32 elements, each with its own difficulty."""
-    base = np.random.default_rng(3).standard_normal(32).astype(F)
-    rows = [base * F(s) for s in (1e-45, 1e-42, 1e-38, 1e-30, 1e-12, 1.0, 1e12, 1e30, 1e37)]
-    for value in (np.nan, -np.nan, np.inf, -np.inf, 2.0**125, -(2.0**125), np.nextafter(F(2.0**125), F(0)), 1e-40):
-        row = base.copy()
-        row[17] = value
-        rows.append(row)
-    payload = base.copy()
-    payload.view(np.uint32)[3] = 0xFF800001
-    rows.append(payload)
-    for value in (0.0, -0.0, 1.5, -3.0, 2.0**-126, 2.0**-149, -(2.0**-149), 2.0**124):
-        rows.append(np.full(32, value, F))
-    zeros = np.zeros(32, F)
-    zeros[::2] = -0.0
-    rows += [zeros, np.where(np.arange(32) % 2, F(2.0**-126), F(-(2.0**-127))), -zeros]
-    rows += [np.linspace(0, 15 * 2.0**-126, 32, dtype=F), np.linspace(0, 15.5 * 2.0**-126, 32, dtype=F)]
-    rows += [np.array([2.0**124.99, -(2.0**124.99)] * 16, F), np.arange(32, dtype=F), np.arange(32, dtype=F) - 0.5]
-    bits = np.random.default_rng(4).integers(0, 2**32, (40, 32), dtype=np.uint32)
-    rows += list((bits & np.uint32(0xFDFFFFFF)).view(F)) + list(bits[:10].view(F))
-    return np.concatenate(rows)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -259,6 +259,7 @@ FUNCTIONS = {
     "dequantize": plain(
         _cgxffcv.dequantize, wire(), SPEC, np.ones(100, np.float32), "float32", np.ones(100, np.float32), 2.0, 2
     ),
+    "quantize_on_device": None,
     "quantize_wire_bytes": plain(_cgxffcv.quantize_wire_bytes, SPEC, 100),
     "quantize_kernels": plain(_cgxffcv.quantize_kernels, "scalar"),
     "patch_moments": plain(_cgxffcv.patch_moments, np.ones((2, 3, 8, 8), np.float32), threads=2),

@@ -1,0 +1,202 @@
+/* One bucket by one warp: docs/WIRE.md's codecs on a GPU, the same bytes as codec.h's. All lanes call everything
+ * together. A source gives a piece of the bucket in registers, as often as it is asked:
+ *
+ *     struct { __device__ void piece(int64_t first, int count, float (&v)[QUANT_ROWS]) const; };
+ *
+ * so that sums need no memory. Codecs differ in what a bucket's range is and in which elements have codes. */
+#ifndef CGXFFCV_QUANT_CUDA_BUCKET_CUH
+#define CGXFFCV_QUANT_CUDA_BUCKET_CUH
+
+#include "quant/cuda/spikes.cuh"
+
+/* Keeps what is lost: residual = (value - decoded) * unscaled of the bucket's elements, 0 where that is no number. */
+struct QuantKeep {
+    float *residual; /* NULL: nothing is kept */
+    float unscaled;
+};
+
+/* ---- ranges ---- */
+
+struct QuantExtremes {
+    uint32_t magnitude;
+    float min, max; /* of elements that are no spikes */
+    float partial;  /* QUANT_SIGN: this lane's sum of magnitudes */
+};
+
+template <QuantType TYPE, QuantCodec CODEC>
+__device__ __forceinline__ void quant_take_extremes(const QuantSpec &spec, const float (&v)[QUANT_ROWS], int count,
+                                                    uint32_t spikes, QuantExtremes *of) {
+    const int rows = quant_rows(count);
+#pragma unroll
+    for (int k = 0; k < QUANT_ROWS; k++) {
+        if (k >= rows || (spikes >> k & 1)) continue;
+        float x = quant_seen<TYPE>(spec, v[k]);
+        uint32_t magnitude = float_bits(x) & 0x7FFFFFFFu;
+        of->magnitude = magnitude > of->magnitude ? magnitude : of->magnitude;
+        if (CODEC == QUANT_SIGN) {
+            of->partial = QUANT_ADD(of->partial, float_of_bits(magnitude));
+        } else {
+            of->min = fminf(of->min, x);
+            of->max = fmaxf(of->max, x);
+        }
+    }
+}
+
+/* Codes and decoding by a grid; of a sign's bucket it is that of the two values. */
+template <QuantCodec CODEC>
+__device__ __forceinline__ QuantGrid quant_grid_of_metadata(const QuantSpec &spec, uint64_t metadata) {
+    uint8_t bytes[8];
+    memcpy(bytes, &metadata, sizeof bytes);
+    if (CODEC != QUANT_SIGN) {
+        QuantGrid grid = quant_grid_load(&spec, bytes);
+        return quant_is_finite(grid.unit) ? grid : quant_grid_nan();
+    }
+    float mean = element_load(bytes, spec.half_metadata ? spec.type : QUANT_F32, 0), step = QUANT_MUL(-2.0f, mean);
+    QuantGrid grid = {step, mean, 0.0f};
+    return quant_is_finite(step) ? grid : quant_grid_nan();
+}
+
+template <QuantCodec CODEC> __device__ __forceinline__ int quant_metadata_size(const QuantSpec &spec) {
+    return (CODEC == QUANT_SIGN ? 1 : 2) * (spec.half_metadata ? 2 : 4);
+}
+
+/* The metadata of a bucket with these extremes, all lanes' together; *coded: whether elements have codes of their own.
+ */
+template <QuantCodec CODEC>
+__device__ __forceinline__ uint64_t quant_metadata_of(const QuantSpec &spec, const QuantExtremes &of, int64_t elems,
+                                                      bool nan, bool *coded) {
+    uint8_t bytes[8] = {};
+    uint64_t metadata;
+    if (CODEC == QUANT_SIGN) {
+        float sum = quant_warp_fold(of.partial);
+        *coded = !nan && quant_is_finite(sum);
+        float mean = QUANT_DIV(*coded ? sum : float_of_bits(QUANT_NAN_F32), (float)elems);
+        element_store(bytes, spec.half_metadata ? spec.type : QUANT_F32, 0, mean);
+    } else {
+        float min = quant_warp_least(of.min), max = -quant_warp_least(-of.max);
+        if (min > max) min = max = 0.0f; /* all are spikes */
+        QuantGrid grid = nan ? quant_grid_nan() : quant_grid_between(min, max, spec.bits);
+        *coded = quant_grid_is_usable(grid);
+        quant_grid_store(&spec, grid, bytes);
+    }
+    memcpy(&metadata, bytes, sizeof metadata);
+    return metadata;
+}
+
+/* ---- codes ---- */
+
+/* A piece's codes into the room, a byte each; 0 for spikes, and beyond the piece. */
+template <QuantType TYPE, QuantCodec CODEC>
+__device__ __forceinline__ void quant_take_codes(const QuantSpec &spec, QuantGrid grid, bool coded,
+                                                 const QuantRandom *random, int64_t first, int count, uint32_t spikes,
+                                                 const float (&v)[QUANT_ROWS], QuantRoom *room) {
+    const uint32_t levels = (1u << spec.bits) - 1u;
+    const int rows = coded ? quant_rows(count) : 0, lane = quant_lane();
+    const float inverse = QUANT_DIV(1.0f, grid.unit);
+#pragma unroll
+    for (int k = 0; k < QUANT_ROWS; k++) {
+        if (CODEC != QUANT_SIGN && random != nullptr && k % 4 == 0) quant_draw(*random, first, k / 4, room);
+        uint32_t code = 0;
+        if (k < rows && !(spikes >> k & 1)) {
+            float x = quant_seen<TYPE>(spec, v[k]), place = quant_place(x, grid.min, inverse);
+            if (CODEC == QUANT_SIGN) {
+                code = x < 0.0f;
+            } else if (random == nullptr) {
+                code = quant_code_nearest(place, levels);
+            } else {
+                code = quant_code_stochastic(place, philox_uniform(room->words[k % 4 * WARP + lane]), levels);
+            }
+        }
+        room->codes[k * WARP + lane] = (uint8_t)code;
+    }
+}
+
+/* What the codes in the room have lost. */
+template <QuantType TYPE>
+__device__ __forceinline__ void quant_keep_lost(const QuantSpec &spec, QuantKeep keep, QuantGrid grid, bool nan,
+                                                int64_t first, int count, uint32_t spikes, const float (&v)[QUANT_ROWS],
+                                                const QuantRoom *room) {
+    const int rows = quant_rows(count), lane = quant_lane();
+#pragma unroll
+    for (int k = 0; k < QUANT_ROWS; k++) {
+        if (k >= rows) continue;
+        float decoded = quant_decode(room->codes[k * WARP + lane], grid.unit, grid.min);
+        if ((spikes >> k & 1) && !nan) {
+            decoded = bfloat16_to_float(bfloat16_from_float(quant_seen<TYPE>(spec, v[k])));
+        }
+        float lost = QUANT_MUL(QUANT_SUB(v[k], decoded), keep.unscaled);
+        keep.residual[first + k * WARP + lane] = quant_is_finite(lost) ? lost : 0.0f;
+    }
+}
+
+/* ---- buckets ---- */
+
+/* `random` holds the quad of this bucket; NULL for nearest rounding. */
+template <QuantType TYPE, QuantCodec CODEC, typename Source>
+__device__ __forceinline__ void quant_warp_encode(const Source &source, const QuantSpec &spec, int64_t elems,
+                                                  const QuantRandom *random, QuantPlace place, QuantSink sink,
+                                                  QuantKeep keep, QuantRoom *room) {
+    float v[QUANT_ROWS];
+    QuantExtremes of = {0, float_of_bits(0x7F800000u), float_of_bits(0xFF800000u), 0.0f};
+    QuantSpikes spikes = {};
+    uint32_t greatest = 0, mask = 0;
+    if (CODEC == QUANT_SPIKES) {
+        greatest = quant_spikes_choose<TYPE>(source, spec, elems, v, &spikes);
+        quant_spikes_clear(spec, place, sink);
+    }
+    QuantSpikes walk = spikes;
+    for (int64_t first = 0; first < elems; first += QUANT_PIECE) {
+        int count = quant_piece_count(elems, first);
+        source.piece(first, count, v);
+        if (CODEC == QUANT_SPIKES) mask = quant_spikes_mask<TYPE>(spec, v, count, &walk);
+        quant_take_extremes<TYPE, CODEC>(spec, v, count, mask, &of);
+    }
+    if (CODEC != QUANT_SPIKES) greatest = warp_max(of.magnitude);
+    bool nan = greatest >= QUANT_MAGNITUDE_LIMIT, coded;
+    uint64_t metadata = quant_metadata_of<CODEC>(spec, of, elems, nan, &coded);
+    quant_emit_word(sink, place.metadata, metadata, quant_metadata_size<CODEC>(spec));
+    QuantGrid grid = quant_grid_of_metadata<CODEC>(spec, metadata);
+    walk = spikes;
+    for (int64_t first = 0; first < elems; first += QUANT_PIECE) {
+        int count = quant_piece_count(elems, first);
+        if (elems > QUANT_PIECE) source.piece(first, count, v);
+        if (CODEC == QUANT_SPIKES && !nan) {
+            int before = walk.taken;
+            mask = quant_spikes_mask<TYPE>(spec, v, count, &walk);
+            quant_spikes_emit<TYPE>(spec, v, first, before, mask, place, sink);
+        }
+        __syncwarp();
+        quant_take_codes<TYPE, CODEC>(spec, grid, coded, random, first, count, mask, v, room);
+        if (keep.residual != nullptr) quant_keep_lost<TYPE>(spec, keep, grid, nan, first, count, mask, v, room);
+        quant_emit_codes(sink, place.codes + (uint64_t)first / 8 * (uint64_t)spec.bits, spec.bits, count, room);
+    }
+}
+
+/* Decodes elements [first, first + count) of a bucket of `elems`, first a multiple of QUANT_PIECE, and adds them to v,
+ * or puts them there. False if the bucket cannot be what a peer wrote. */
+template <QuantCodec CODEC>
+__device__ __forceinline__ bool quant_warp_decode(const uint8_t *base, QuantPlace place, const QuantSpec &spec,
+                                                  int64_t elems, int64_t first, int count, bool add,
+                                                  float (&v)[QUANT_ROWS], QuantRoom *room) {
+    uint64_t metadata = quant_fetch_word(base + place.metadata, quant_metadata_size<CODEC>(spec));
+    const int bits = spec.bits, rows = quant_rows(count), lane = quant_lane();
+    int before = quant_fetch(base, place.codes + (uint64_t)first / 8 * (uint64_t)bits, (count * bits + 7) / 8, room);
+    QuantGrid grid = quant_grid_of_metadata<CODEC>(spec, metadata);
+    uint32_t spikes = 0;
+    bool sound = true;
+    int entries = elems < spec.spikes ? (int)elems : spec.spikes;
+    if (CODEC == QUANT_SPIKES && quant_is_finite(grid.unit)) {
+        spikes = quant_spikes_fetch(base + place.spikes, entries, elems, first, room, &sound);
+    }
+#pragma unroll
+    for (int k = 0; k < QUANT_ROWS; k++) {
+        if (k >= rows) continue;
+        float value =
+            quant_decode(quant_code_at(room, before * 8 + (k * WARP + lane) * bits, bits), grid.unit, grid.min);
+        if (spikes >> k & 1) value = quant_spike_at(room, entries, (uint32_t)(first + k * WARP + lane));
+        v[k] = add ? QUANT_ADD(v[k], value) : value;
+    }
+    return sound;
+}
+
+#endif

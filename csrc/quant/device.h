@@ -1,0 +1,33 @@
+/* The quantiser over tensors in device memory: the same bytes as quantize.h's. quant/cuda/quantize.cu, and cuda_none.c
+ * in a build without CUDA, where everything fails with STATUS_NOT_BUILT. */
+#ifndef CGXFFCV_QUANT_DEVICE_H
+#define CGXFFCV_QUANT_DEVICE_H
+
+#include "device/device.h"
+#include "quant/quantize.h"
+
+/* A tensor and its piece on the wire, both in device memory, borrowed while the batch lives. */
+typedef struct QuantDeviceRun {
+    QuantSpec spec;
+    void *x; /* of the spec's type, aligned to it */
+    int64_t elems;
+    float scale; /* elements are multiplied by it before they are quantised */
+    QuantRandom random;
+    void *wire; /* quantize_wire_bytes, at a multiple of QUANTIZE_PIECE_ALIGNMENT; padding is left as it is */
+} QuantDeviceRun;
+
+/* Many runs, of one type and codec, in one launch. */
+typedef struct QuantDeviceBatch QuantDeviceBatch;
+
+/* STATUS_ARGUMENT where a spec is none, or types or codecs differ. */
+Status quantize_batch_create(const QuantDeviceRun *runs, int count, QuantDeviceBatch **out);
+void quantize_batch_destroy(QuantDeviceBatch *batch);
+
+/* Put the work on the stream: x to wire, and wire to x. */
+Status quantize_batch_encode(const QuantDeviceBatch *batch, DeviceStream *stream);
+Status quantize_batch_decode(const QuantDeviceBatch *batch, DeviceStream *stream);
+
+/* Waits for the stream; STATUS_TRANSPORT if a piece that was decoded could not be what a peer wrote. */
+Status quantize_batch_finish(const QuantDeviceBatch *batch, DeviceStream *stream);
+
+#endif

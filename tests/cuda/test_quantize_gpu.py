@@ -1,0 +1,80 @@
+"""The quantiser on the GPU against the processor's, byte for byte, many layers in one launch."""
+
+import _cgxffcv
+import numpy as np
+import pytest
+import quant_model as model
+from quant_values import specials
+
+from cgxffcv.allreduce import QuantSpec, dequantize, quantize
+
+pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
+
+F = np.float32
+DTYPES = ("float32", "float16", "bfloat16")
+RANDOM = {"seed": 5 << 33 | 7, "call": 3, "rank": 2, "quad": (1 << 32) - 5}
+
+
+def check(layers, skip=0, repeats=0, random=RANDOM, **options):
+    """Bytes and decoded values of all layers equal the processor's."""
+    spec = QuantSpec(**options)
+    x = np.concatenate(layers)
+    wires = [quantize(layer, spec, **random) for layer in layers]
+    wire, out = np.zeros(sum(w.size for w in wires), np.uint8), np.zeros_like(x)
+    sizes = [layer.size for layer in layers]
+    times = _cgxffcv.quantize_on_device(x, spec._core, random, sizes, wire, out, skip, repeats)
+    expected = [dequantize(w, n, spec) for w, n in zip(wires, sizes, strict=True)]
+    np.testing.assert_array_equal(wire, np.concatenate(wires))
+    assert out.tobytes() == np.concatenate(expected).tobytes()
+    return times
+
+
+def normal(n, dtype, seed=0):
+    return model.from_float32(np.random.default_rng(seed).standard_normal(n).astype(F), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_maxmin(bits, dtype):
+    """Short buckets that begin anywhere in a byte, one of more than one piece, a short last one."""
+    for bucket, sizes, skip in ((5, (33, 0, 9), 1), (128, (300,), 3), (1024, (1500,), 0), (2500, (2700,), 1)):
+        for rounding in ("nearest", "stochastic") if bits in (1, 3, 4) else ("nearest",):
+            layers = [normal(n, dtype, n) for n in sizes]
+            check(layers, skip, bits=bits, bucket_size=bucket, dtype=dtype, rounding=rounding)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sign(dtype):
+    for bucket, n in ((1, 20), (33, 150), (128, 300), (1024, 1500), (2500, 2700)):
+        check([normal(n, dtype, bucket)], bits=1, bucket_size=bucket, dtype=dtype, codec="sign")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_spikes(dtype):
+    for bits, bucket, n, spikes in (
+        (1, 1, 9, 1),
+        (3, 4, 30, 4),
+        (7, 64, 200, 3),
+        (2, 1024, 1500, None),
+        (8, 2500, 2600, 40),
+    ):
+        options = {"bucket_size": bucket, "dtype": dtype, "codec": "maxmin_spikes", "spikes": spikes}
+        check([normal(n, dtype, bits)], bits=bits, **options)
+    ties = model.from_float32(np.tile(F([1, -1, 1, 0.5]), 64), dtype)
+    check([ties], bits=3, bucket_size=64, dtype=dtype, codec="maxmin_spikes", rounding="stochastic", spikes=7)
+
+
+@pytest.mark.parametrize("codec", ("maxmin", "sign", "maxmin_spikes"))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_special_values(dtype, codec):
+    x = specials() if dtype == "float32" else model.from_float32(specials(), dtype)
+    for bits in (1,) if codec == "sign" else (3, 8):
+        for half in (False, True)[: 1 if dtype == "float32" else 2]:
+            check([x], bits=bits, bucket_size=32, dtype=dtype, codec=codec, half_metadata=half)
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="the layers have 9 elements"):
+        _cgxffcv.quantize_on_device(
+            np.zeros(9, F), QuantSpec()._core, RANDOM, [9], np.zeros(3, np.uint8), np.zeros(9, F), 0, 0
+        )
