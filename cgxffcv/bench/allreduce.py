@@ -1,25 +1,29 @@
-"""`bench allreduce`: the compressed allreduce over sizes, in the form of nccl-tests, beside MPI_Allreduce.
+"""`bench allreduce`: the compressed allreduce over sizes, in the form of nccl-tests, beside its rivals.
 
-    mpirun -np 2 python -m cgxffcv bench allreduce -b 256K -e 64M -f 4 --bits 4
+    mpirun -np 2 python -m cgxffcv bench allreduce -b 256K -e 1G -f 4 --bits 4
 
 algbw is the bytes of the tensor over the time, busbw is algbw * 2(N-1)/N (what each rank would send uncompressed), as
 in nccl-tests, whose -b -e -i -f -n -w -o -d mean the same. `#wrong` counts elements outside the bound that the
 arithmetic gives (allreduce_bounds.py); it is -1 where the ranks differ.
-`error` is ||result - exact||^2 / ||exact||^2. The rival is MPI_Allreduce of as many float32 in the same run, in turns
-with ours.
+`error` is ||result - exact||^2 / ||exact||^2. The rivals run in turns with ours, in the same processes: on GPUs NCCL's
+sums of as many float32 and bfloat16, else MPI_Allreduce of as many float32. Times are medians of the rounds; on GPUs
+they lie between two events, around runs that are recorded in graphs where that can be. Each run begins with what the
+one before has left, in the same buffer.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
+import statistics
+import sys
+from dataclasses import dataclass
+from typing import Any
 
 import _cgxffcv
 import numpy as np
 
-from cgxffcv import comm, files
+from cgxffcv import comm, device
 from cgxffcv.allreduce import (
     ALGORITHMS,
     CODECS,
@@ -27,24 +31,27 @@ from cgxffcv.allreduce import (
     OPS,
     QUANTIZED_DTYPES,
     ROUNDINGS,
-    AllreducePlan,
+    UNCOMPRESSED,
     check_replicas,
+    measure,
 )
+from cgxffcv.app import process
+from cgxffcv.app.report import plain
 from cgxffcv.app.usage import Parser, add_json, number, whole
-from cgxffcv.bench.allreduce_bounds import BLOCK, FLOATS, Way, block_of, count_wrong
+from cgxffcv.bench import charts, links, machine
+from cgxffcv.bench.allreduce_bounds import FLOATS, Way, block_of, count_wrong
 from cgxffcv.errors import UsageError, UserError
 from cgxffcv.wording import counted
 
 LARGEST = 1 << 36  # bytes
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-HEADER = (
-    f"{'size':>12} {'count':>12} {'type':>9} {'redop':>8} {'time':>10} {'algbw':>8} {'busbw':>8} {'#wrong':>7} "
-    f"{'wire':>12} {'error':>10} {'algorithm':>10} {'rival':>10} {'ratio':>6}"
-)
-SUBTITLE = (
-    f"{'(B)':>12} {'(elements)':>12} {'':>9} {'':>8} {'(us)':>10} {'(GB/s)':>8} {'(GB/s)':>8} {'':>7} "
-    f"{'(B sent)':>12} {'(energy)':>10} {'':>10} {'(us)':>10} {'':>6}"
-)
+ROUND_SECONDS = {"host": 0.2, "device": 0.04}
+MOST_RUNS = 1000  # in a round
+COLUMNS = (
+    ("size", "(B)", 12), ("count", "(elements)", 12), ("type", "", 9), ("redop", "", 8), ("time", "(us)", 10),
+    ("algbw", "(GB/s)", 8), ("busbw", "(GB/s)", 8), ("#wrong", "", 7), ("wire", "(B sent)", 12),
+    ("error", "(energy)", 10), ("algorithm", "", 10),
+)  # fmt: skip
 
 
 def parse_size(text: str) -> int:
@@ -67,9 +74,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     p.add_argument("-i", "--stepbytes", type=parse_size, help="each size is so much larger than the one before")
     p.add_argument("-f", "--stepfactor", type=number(1.001, 1e6), help="so many times as large; default 4")
-    p.add_argument("-n", "--iters", type=whole(0), default=0, help="runs in a round; 0: as many as take about 0.2 s")
+    p.add_argument("-n", "--iters", type=whole(0), default=0, help="runs in a round; 0: as many as take a moment")
     p.add_argument("-w", "--warmup_iters", type=whole(0), default=2)
-    p.add_argument("--rounds", type=whole(1), default=5, help="rounds of each side, in turns; the best counts")
+    p.add_argument("--rounds", type=whole(1), default=5, help="rounds of each side, in turns; the median counts")
     p.add_argument("--bits", type=whole(1, 32), help="1 to 8, or 32 for none; default 4, and 1 with the codec sign")
     p.add_argument("--bucket-size", type=whole(1), default=1024)
     p.add_argument("-d", "--dtype", choices=DTYPES, default="float32")
@@ -80,7 +87,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument("--half-metadata", action="store_true")
     p.add_argument("--threads", type=whole(1, 256), default=1, help="that quantise, on each rank")
     p.add_argument("--nodes", type=whole(1), help="pretend that the ranks lie on this many nodes")
+    p.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where the tensor lies")
+    p.add_argument("--link", choices=links.LINKS, default="any", help="what ours and the rivals may use")
+    p.add_argument("--no-graph", action="store_true", help="on GPUs, call every run instead of recording them")
     p.add_argument("--no-rival", action="store_true")
+    charts.add_chart(p, "times over sizes")
     add_json(p, "the results, into FILE beside the table, or alone to standard output")
     options = p.parse_args(argv)
     if options.maxbytes is None:
@@ -115,14 +126,17 @@ def item_bytes(dtype: str) -> int:
     return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
-def plan_of(world: comm.Comm, options: argparse.Namespace, count: int) -> AllreducePlan:
-    """UsageError if the options do not go together."""
+def trial_of(world: comm.Comm, site: str, options: argparse.Namespace, count: int, **own: Any) -> Any:
+    """The buffer and what sums it. UsageError if the options do not go together."""
+    same = ("bits", "bucket_size", "dtype", "op", "algorithm", "codec", "rounding", "half_metadata", "threads")
+    chosen = {name: getattr(options, name) for name in same} | own
+    chosen |= {"layer_min_size": 0, "spikes": 0, "error_feedback": False, "seed": 0, "timeout": 0.0, "costs": None}
+    if site == "host" and options.algorithm == "auto" and compresses(options) and world.size > 1:
+        chosen["costs"] = measure(world)[0]
     try:
-        same = ("bucket_size", "dtype", "op", "algorithm", "codec", "rounding", "half_metadata", "threads")
-        chosen = {name: getattr(options, name) for name in same}
-        return AllreducePlan(world, [("all", count)], bits={"all": options.bits}, **chosen)
+        return _cgxffcv.AllreduceTrial(world, site, count, **chosen)
     except ValueError as error:
-        raise UsageError(f"bench allreduce: {str(error).removeprefix('layer 0 (all): ')}") from error
+        raise UsageError(f"bench allreduce: {str(error).removeprefix('layer 0: ')}") from error
 
 
 def compresses(options: argparse.Namespace) -> bool:
@@ -137,17 +151,11 @@ def how(options: argparse.Namespace) -> str:
     return f"{counted(options.bits, 'bit')}, buckets of {options.bucket_size}, {options.codec}, {options.rounding}"
 
 
-def way_of(world: comm.Comm, options: argparse.Namespace, plan: AllreducePlan) -> Way:
-    """What the plan does, for the bound of its error."""
-    quantised = compresses(options) and plan.algorithm != "exact" and world.size > 1
+def way_of(world: comm.Comm, options: argparse.Namespace, algorithm: str) -> Way:
+    """What a run does, for the bound of its error."""
+    quantised = compresses(options) and algorithm != "exact" and world.size > 1
     made = options.bits, options.bucket_size, options.codec, options.rounding == "stochastic", options.half_metadata
-    return Way(options.dtype, options.op, world.size, plan.algorithm, quantised, *made)
-
-
-def fill(buffer: np.ndarray, block: np.ndarray) -> None:
-    for at in range(0, buffer.size, BLOCK):
-        part = buffer[at : at + BLOCK]
-        part[:] = block[: part.size]
+    return Way(options.dtype, options.op, world.size, algorithm, quantised, *made)
 
 
 def check(out: np.ndarray, way: Way, world: comm.Comm) -> tuple[int, float]:
@@ -160,95 +168,159 @@ def check(out: np.ndarray, way: Way, world: comm.Comm) -> tuple[int, float]:
     return wrong, error
 
 
-def seconds_of(world: comm.Comm, run: Callable[[], object], iters: int) -> float:
-    """The time of one run, the slowest rank's."""
-    world.barrier()
-    start = time.perf_counter()
-    for _ in range(iters):
-        run()
-    mine = (time.perf_counter() - start) / iters
-    return max(float(np.frombuffer(b)[0]) for b in world.allgather(np.float64(mine).tobytes()))
+@dataclass
+class Side:
+    """What is timed: ours, or a rival that sums as many elements of its type."""
+
+    key: str
+    title: str
+    dtype: str
+    trial: Any
+
+    def runs_of(self, options: argparse.Namespace, count: int, seconds: float) -> int:
+        """In a round; equal on all ranks, as times are."""
+        if options.warmup_iters:
+            self.trial.time(count, options.warmup_iters, False)
+        if options.iters:
+            return options.iters
+        return max(2, min(MOST_RUNS, int(seconds / max(1e-6, self.trial.time(count, 1, False)))))
 
 
-def measure_size(world: comm.Comm, options: argparse.Namespace, count: int) -> dict:
-    item = item_bytes(options.dtype)
-    mine = block_of(world.rank, options.dtype)
-    buffer = np.empty(count, mine.dtype)
-    plan = plan_of(world, options, count)
-    fill(buffer, mine)
-    plan.run(buffer)
-    wrong, error = check(buffer, way_of(world, options, plan), world)
-    rival_buffer = None if options.no_rival else np.zeros(count, np.float32)
-
-    def ours() -> None:
-        plan.run(buffer)
-
-    def rival() -> None:
-        _cgxffcv.mpi_allreduce(world, rival_buffer)
-
-    if rival_buffer is not None:
+def rivals_of(world: comm.Comm, site: str, options: argparse.Namespace, count: int) -> tuple[list[Side], str]:
+    """(what this machine has of them, why not more); one buffer each for all sizes."""
+    if options.no_rival or world.size == 1:
+        return [], ""
+    name = {"host": "mpi", "device": "nccl"}[site]
+    op = "average" if options.op == "average" and site == "device" else "sum"
+    found: list[Side] = []
+    for dtype in ("float32",) if site == "host" else ("float32", "bfloat16"):
+        own = {"dtype": dtype, "op": op, "bits": UNCOMPRESSED, "codec": "maxmin", "half_metadata": False}
         try:
-            rival()
-        except (_cgxffcv.NotBuiltError, ValueError):
-            rival_buffer = None
-    for _ in range(options.warmup_iters):
-        ours()
-    iters = options.iters or max(2, min(2000, int(0.2 / max(1e-6, seconds_of(world, ours, 1)))))
-    times, rivals = [], []
+            trial = trial_of(world, name, options, count, **own)
+        except _cgxffcv.NotBuiltError as error:
+            return found, str(error)
+        found.append(Side(f"{name}_{dtype}", f"{name.upper()} {dtype}", dtype, trial))
+    return found, ""
+
+
+def measure_size(world: comm.Comm, site: str, options: argparse.Namespace, count: int, rivals: list[Side]) -> dict:
+    mine = block_of(world.rank, options.dtype)
+    ours = Side("ours", "ours", options.dtype, trial_of(world, site, options, count))
+    plan = ours.trial.plan()
+    ours.trial.fill(mine)
+    ours.trial.time(count, 1, False)
+    out = np.empty(count, mine.dtype)
+    ours.trial.read(out)
+    wrong, error = check(out, way_of(world, options, plan["algorithm"]), world)
+    del out
+    sides = [ours, *rivals]
+    runs = [side.runs_of(options, count, ROUND_SECONDS[site]) for side in sides]
+    times: list[list[float]] = [[] for _ in sides]
     for _ in range(options.rounds):
-        fill(buffer, mine)
-        times.append(seconds_of(world, ours, iters))
-        if rival_buffer is not None:
-            rivals.append(seconds_of(world, rival, iters))
-    best = min(times)
-    rate, other = count * item / best / 1e9, min(rivals, default=None)
-    row = {"size": count * item, "count": count, "type": options.dtype, "redop": options.op, "time_us": best * 1e6}
+        for side, repeated, seconds in zip(sides, runs, times, strict=True):
+            side.trial.fill(block_of(world.rank, side.dtype))
+            seconds.append(1e6 * side.trial.time(count, repeated, not options.no_graph))
+    best, size = statistics.median(times[0]), count * item_bytes(options.dtype)
+    rate = size / best / 1e3
+    row = {"size": size, "count": count, "type": options.dtype, "redop": options.op, "time_us": best}
     row |= {"algbw_gbps": rate, "busbw_gbps": rate * 2 * (world.size - 1) / world.size, "wrong": wrong}
-    row |= {"wire_bytes": plan.wire_bytes, "plain_bytes": plan.plain_bytes, "relative_error": error}
-    row |= {"algorithm": plan.algorithm, "rival_us": other * 1e6 if rivals else None}
-    row |= {"ratio": other / best if rivals else None, "iters": iters}
-    return row | {"times_us": [t * 1e6 for t in times], "rival_times_us": [t * 1e6 for t in rivals]}
+    row |= {"relative_error": error, **plan, "runs": runs[0], "times_us": times[0], "rivals": {}}
+    for side, repeated, seconds in zip(rivals, runs[1:], times[1:], strict=True):
+        middle = statistics.median(seconds)
+        row["rivals"][side.key] = {"time_us": middle, "ratio": middle / best, "runs": repeated, "times_us": seconds}
+    return row
 
 
-def row(r: dict) -> str:
-    rival = f"{r['rival_us']:10.1f} {r['ratio']:6.2f}" if r["rival_us"] else f"{'-':>10} {'-':>6}"
+def heading(rivals: list[Side]) -> str:
+    """Two lines of titles, as nccl-tests has them."""
+    lines = [[f"{column[i]:>{column[2]}}" for column in COLUMNS] for i in (0, 1)]
+    for side in rivals:
+        lines[0].append(f"{side.title:>14} {'ratio':>6}")
+        lines[1].append(f"{'(us)':>14} {'':>6}")
+    return "\n".join(" ".join(line) for line in lines)
+
+
+def line_of(r: dict) -> str:
+    rivals = "".join(f" {rival['time_us']:14.1f} {rival['ratio']:6.2f}" for rival in r["rivals"].values())
     return (
         f"{r['size']:12d} {r['count']:12d} {r['type']:>9} {r['redop']:>8} {r['time_us']:10.1f} "
         f"{r['algbw_gbps']:8.2f} {r['busbw_gbps']:8.2f} {r['wrong']:7d} {r['wire_bytes']:12d} "
-        f"{r['relative_error']:10.2e} {r['algorithm']:>10} {rival}"
+        f"{r['relative_error']:10.2e} {r['algorithm']:>10}{rivals}"
     )
+
+
+def draw(path: str, title: str, rows: list[dict], rivals: list[Side]) -> None:
+    """Times over sizes, both as powers."""
+    sizes = [r["size"] for r in rows]
+    series = {"cgxffcv": [r["time_us"] for r in rows]}
+    series |= {side.title: [r["rivals"][side.key]["time_us"] for r in rows] for side in rivals}
+    with charts.axes(path, title) as axes:
+        for (name, times), colour, mark in zip(series.items(), charts.COLOURS, charts.MARKS, strict=False):
+            axes.loglog(sizes, times, color=colour, marker=mark, markersize=4, label=name)
+        axes.set_xlabel("bytes of the tensor")
+        axes.set_ylabel("microseconds")
+        axes.grid(alpha=0.3)
+        axes.legend()
+
+
+def begin(options: argparse.Namespace) -> tuple[comm.Comm, str]:
+    """The communicator, and where buffers lie."""
+    links.take(options.link, process.ranks())
+    index = device.choose(options.device, local_rank=process.local_rank())
+    try:
+        return comm.world(nodes=options.nodes), "host" if index is None else "device"
+    except ValueError as error:
+        raise UsageError(f"bench allreduce: {error}") from error
+
+
+def title_of(world: comm.Comm, site: str, options: argparse.Namespace) -> str:
+    where = f"{counted(world.size, 'rank')} on {counted(world.nodes, 'node')}, {links.WORDS[options.link]}"
+    return f"{where}, {'GPU' if site == 'device' else 'host'} memory, {how(options)}"
+
+
+def benchmark(world: comm.Comm, site: str, options: argparse.Namespace) -> list[dict]:
+    """All sizes; the table on rank 0."""
+    rows: list[dict] = []
+    counts = counts_of(options)
+    trial_of(world, site, options, counts[-1])  # refused before anything is printed
+    rivals, why = rivals_of(world, site, options, counts[-1])
+    loud = world.rank == 0 and options.json != "-"
+    if loud:
+        threads = f", kernels {_cgxffcv.quantize_kernels()}, {counted(options.threads, 'thread')} a rank"
+        print(f"# cgxffcv bench allreduce: {title_of(world, site, options)}{threads if site == 'host' else ''}")
+        print(f"# rivals: {', '.join(side.title for side in rivals) or 'none'}{f' ({why})' if why else ''}")
+        print(heading(rivals), flush=True)
+    for count in counts:
+        rows.append(measure_size(world, site, options, count, rivals))
+        if loud:
+            print(line_of(rows[-1]), flush=True)
+    if loud:
+        print(f"# {counts[-1]} elements: {rows[-1]['explain'].strip()}".replace("\n", "\n#   "))
+    if world.rank == 0 and options.chart:
+        draw(options.chart, title_of(world, site, options), rows, rivals)
+    return rows
+
+
+def keep(world: comm.Comm, site: str, options: argparse.Namespace, rows: list[dict]) -> None:
+    """The JSON, to standard output or into a file."""
+    what = {"ranks": world.size, "nodes": world.nodes, "site": site, "options": vars(options), "rows": rows}
+    what |= {"command": " ".join(sys.argv), "machine": machine.describe()}
+    if options.json == "-":
+        print(json.dumps(plain(what)))
+        return
+    try:
+        machine.write_json(options.json, what)
+    except OSError as error:
+        raise UserError(f"cannot write {options.json}: {error.strerror}") from error
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the benchmark; 0, or 1 if any element was wrong."""
     options = parse(argv)
-    results = []
-    counts = counts_of(options)
-    try:
-        world = comm.world(nodes=options.nodes)
-    except ValueError as error:
-        raise UsageError(f"bench allreduce: {error}") from error
+    charts.check("allreduce", options.chart)
+    world, site = begin(options)
     with world:
-        plan_of(world, options, counts[-1])  # refused before anything is printed
-        loud = world.rank == 0 and options.json != "-"
-        if loud:
-            print(
-                f"# cgxffcv bench allreduce: {counted(world.size, 'rank')} on {counted(world.nodes, 'node')}, "
-                f"{how(options)}, kernels {_cgxffcv.quantize_kernels()}, "
-                f"{counted(options.threads, 'thread')} a rank"
-            )
-            print(f"# rival: MPI_Allreduce of as many float32\n{HEADER}\n{SUBTITLE}", flush=True)
-        for count in counts:
-            results.append(measure_size(world, options, count))
-            if loud:
-                print(row(results[-1]), flush=True)
+        rows = benchmark(world, site, options)
         if world.rank == 0 and options.json:
-            text = json.dumps({"ranks": world.size, "nodes": world.nodes, "options": vars(options), "rows": results})
-            if options.json == "-":
-                print(text)
-            else:
-                try:
-                    files.write(options.json, text + "\n")
-                except OSError as error:
-                    raise UserError(f"cannot write {options.json}: {error.strerror}") from error
-    return int(any(r["wrong"] != 0 for r in results))
+            keep(world, site, options, rows)
+    return int(any(row["wrong"] != 0 for row in rows))

@@ -28,7 +28,7 @@ from cgxffcv import cifar, files, recipes
 from cgxffcv.app import doctor, launch, process
 from cgxffcv.app.config import ENV_PREFIX
 from cgxffcv.app.usage import Parser, number, whole
-from cgxffcv.bench import machine, processes
+from cgxffcv.bench import charts, machine, processes
 from cgxffcv.device import DRIVER
 from cgxffcv.errors import UsageError, UserError
 from cgxffcv.wording import counted, duration
@@ -58,7 +58,7 @@ def _parser() -> Parser:
     parser.add_argument("--seed", type=whole(0), default=0)
     parser.add_argument("--timeout", type=number(1), default=6 * 3600, metavar="SECONDS", help="of a row (default 6 h)")
     parser.add_argument("--json", metavar="FILE", help="all figures there, rewritten after each row")
-    parser.add_argument("--chart", metavar="FILE.png", help="accuracy over time (needs matplotlib)")
+    charts.add_chart(parser, "accuracy over time")
     parser.add_argument("--keep", metavar="DIR", help="leave data, logs and run folders there")
     return parser
 
@@ -360,12 +360,13 @@ def text(rows: Sequence[Row], options: argparse.Namespace, place: Place) -> str:
 
 def draw(path: str, rows: Sequence[Row], options: argparse.Namespace, place: Place) -> None:
     """Accuracy over time as a picture."""
-    import matplotlib
+    unit = "GPU" if place.device == "gpu" else "CPU rank"
+    title = f"CIFAR-10, demo recipe, {counted(options.epochs, 'epoch')}, {counted(place.ranks, unit)}"
+    with charts.axes(path, title) as axes:
+        draw_rows(axes, rows, options)
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")
+def draw_rows(axes: Any, rows: Sequence[Row], options: argparse.Namespace) -> None:
     colours = {"baseline": "#7f7f7f", "plain": "#1f77b4", "compressed": "#d95f02"}
     marks = {"baseline": "s", "plain": "o", "compressed": "^"}
     for row in rows:
@@ -376,23 +377,11 @@ def draw(path: str, rows: Sequence[Row], options: argparse.Namespace, place: Pla
     axes.set_xlim(left=0)
     axes.set_xlabel("seconds from the start of the command")
     axes.set_ylabel("test accuracy in %")
-    unit = "GPU" if place.device == "gpu" else "CPU rank"
-    axes.set_title(f"CIFAR-10, demo recipe, {counted(options.epochs, 'epoch')}, {counted(place.ranks, unit)}")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
 
 
 # ---- the command ----
-
-
-def _check(options: argparse.Namespace) -> None:
-    if options.chart and importlib.util.find_spec("matplotlib") is None:
-        raise UserError("--chart needs matplotlib: pip install matplotlib")
-    for path in filter(None, (options.chart, options.json)):
-        if not Path(path).resolve().parent.is_dir():
-            raise UsageError(f"bench table: {path}: its folder is not there")
 
 
 def prepare(options: argparse.Namespace, work: Path) -> Place:
@@ -448,7 +437,7 @@ def run_row(row: Row, options: argparse.Namespace) -> None:
 def main(argv: Sequence[str]) -> int:
     """Runs the benchmark; gives the exit code."""
     options = _parser().parse_args(argv)
-    _check(options)
+    charts.check("table", options.chart, options.json)
     if process.ranks() > 1:
         raise UsageError("bench table starts mpirun by itself: run it without, and say --gpus N")
     if options.keep:

@@ -199,14 +199,16 @@ void comm_device_destroy(CommDevice *device);
 /* What carries it, for people: "NCCL 2.28.9". */
 const char *comm_device_name(const CommDevice *device);
 
+typedef enum CommType { COMM_F32, COMM_F16, COMM_BF16 } CommType;
+
 typedef struct CommPiece {
-    float *data; /* device memory */
+    void *data; /* device memory */
     int64_t elems;
 } CommPiece;
 
 /* Puts on the stream: each piece becomes its sum or mean over all ranks, in place, the same bytes everywhere. All ranks
  * make the same calls in the same order. May be recorded in a graph. Does not wait for the sums. */
-Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, bool average,
+Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, CommType type, bool average,
                              DeviceStream *stream);
 
 /* Waits until the stream has done everything that is on it, or what was on it when the event (NULL: none) was recorded;

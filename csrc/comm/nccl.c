@@ -278,22 +278,26 @@ const char *comm_device_name(const CommDevice *device) { return device->name; }
 
 /* ---- sums ---- */
 
-static ncclResult_t nccl_put(CommDevice *device, const CommPiece *pieces, int count, ncclRedOp_t op,
+static ncclDataType_t nccl_type(CommType type) {
+    return type == COMM_F32 ? ncclFloat32 : type == COMM_F16 ? ncclFloat16 : ncclBfloat16;
+}
+
+static ncclResult_t nccl_put(CommDevice *device, const CommPiece *pieces, int count, CommType type, ncclRedOp_t op,
                              cudaStream_t stream) {
     ncclResult_t result = nccl.group_start();
     for (int i = 0; i < count && (result == ncclSuccess || result == ncclInProgress); i++) {
         if (pieces[i].elems == 0) continue;
-        result = nccl.all_reduce(pieces[i].data, pieces[i].data, (size_t)pieces[i].elems, ncclFloat32, op, device->nccl,
-                                 stream);
+        result = nccl.all_reduce(pieces[i].data, pieces[i].data, (size_t)pieces[i].elems, nccl_type(type), op,
+                                 device->nccl, stream);
     }
     ncclResult_t ended = nccl.group_end();
     return result == ncclSuccess || result == ncclInProgress ? ended : result;
 }
 
-static Status nccl_allreduce(CommDevice *device, const CommPiece *pieces, int count, bool average,
+static Status nccl_allreduce(CommDevice *device, const CommPiece *pieces, int count, CommType type, bool average,
                              DeviceStream *stream) {
     TRY(check_alive(device));
-    ncclResult_t result = nccl_put(device, pieces, count, average ? ncclAvg : ncclSum, (cudaStream_t)stream);
+    ncclResult_t result = nccl_put(device, pieces, count, type, average ? ncclAvg : ncclSum, (cudaStream_t)stream);
     return settle(device, result, "a sum over all ranks");
 }
 
@@ -309,10 +313,10 @@ static Status nccl_begin(CommDevice *device) {
     return status != STATUS_OK && comm_broken(device->comm, NULL) ? give_up(device, status) : status;
 }
 
-Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, bool average,
+Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, CommType type, bool average,
                              DeviceStream *stream) {
     TRY(nccl_begin(device));
-    return nccl_end(device, nccl_allreduce(device, pieces, count, average, stream));
+    return nccl_end(device, nccl_allreduce(device, pieces, count, type, average, stream));
 }
 
 static Status check_sums(void *context) {

@@ -21,9 +21,9 @@ static Status absent(void) {
     FAIL(STATUS_NOT_BUILT, "this build has no NCCL: apt install libnccl-dev, then build again with CGXFFCV_NCCL=1");
 }
 
-Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, bool average,
+Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, CommType type, bool average,
                              DeviceStream *stream) {
-    (void)device, (void)pieces, (void)count, (void)average, (void)stream;
+    (void)device, (void)pieces, (void)count, (void)type, (void)average, (void)stream;
     return absent();
 }
 

@@ -1,5 +1,5 @@
 /* Plans of the compressed allreduce. cgxffcv/allreduce.py is the typed surface. */
-#include "allreduce/allreduce.h"
+#include "python/allreduce.h"
 
 #include "base/memory.h"
 #include "python/arguments.h"
@@ -30,11 +30,6 @@ static const SpecTable layer_table = {"layer",
                                        SPEC_MEMBER(AllreduceLayer, elems), SPEC_MEMBER(AllreduceLayer, dims),
                                        SPEC_MEMBER(AllreduceLayer, bits), SPEC_MEMBER(AllreduceLayer, bucket_size)}};
 
-typedef struct AllreduceSettings {
-    AllreduceOptions options;
-    AllreduceCosts costs;
-} AllreduceSettings;
-
 static int parse_costs(PyObject *object, void *out) {
     AllreduceSettings *settings = out;
     Py_buffer view;
@@ -61,6 +56,10 @@ static const SpecTable settings_table = {
      CHOICE(rounding, quantize_rounding_name), OPTION(half_metadata), OPTION(spikes),
      CHOICE(algorithm, allreduce_algorithm_name), OPTION(error_feedback), OPTION(seed), OPTION(threads),
      SPEC_KEY(AllreduceSettings, options.timeout_s, "timeout"), SPEC_WHOLE("costs", parse_costs)}};
+
+int py_allreduce_parse(PyObject *kwargs, AllreduceSettings *out) {
+    return py_spec_fill(&settings_table, kwargs, NULL, out);
+}
 
 static Status create(Comm *comm, const AllreduceLayer *layers, int count, const AllreduceOptions *options,
                      Allreduce **out) {
@@ -104,7 +103,7 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     PyObject *comm, *layers;
     AllreduceSettings settings = {.options = allreduce_defaults()};
     if (!PyArg_ParseTuple(args, "OO:AllreducePlan", &comm, &layers)) return NULL;
-    if (py_spec_fill(&settings_table, kwargs, NULL, &settings) < 0) return NULL;
+    if (py_allreduce_parse(kwargs, &settings) < 0) return NULL;
     PyObject *copy = py_arguments_tuple(layers, "layers", 0, MAX_LAYERS);
     if (copy == NULL) return NULL;
     Allreduce *allreduce = make_plan(type, comm, copy, &settings.options);
@@ -331,33 +330,11 @@ static PyObject *check_replicas(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static PyObject *mpi_allreduce(PyObject *module, PyObject *args) {
-    PyObject *comm_object, *array;
-    ArrayView view;
-    if (!PyArg_ParseTuple(args, "OO:mpi_allreduce", &comm_object, &array)) return NULL;
-    if (py_array_acquire(array, "array", 1u << ARRAY_F32, -1, true, &view) < 0) return NULL;
-    Comm *comm = take_comm(module, comm_object);
-    Status status = STATUS_OK;
-    if (comm != NULL) {
-        Py_BEGIN_ALLOW_THREADS;
-        status = comm_mpi_allreduce(comm, view.data, view.elems);
-        Py_END_ALLOW_THREADS;
-        py_comm_object_give(comm_object);
-    }
-    py_array_release(&view);
-    if (comm == NULL) return NULL;
-    if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
-    Py_RETURN_NONE;
-}
-
 static PyMethodDef functions[] = {
     {"allreduce_measure", measure, METH_O,
      "allreduce_measure(comm)\n--\n\n(the cost table as bytes, the same as a dict). Collective."},
     {"allreduce_check_replicas", check_replicas, METH_VARARGS,
      "allreduce_check_replicas(comm, array)\n--\n\nSee cgxffcv.allreduce.check_replicas."},
-    {"mpi_allreduce", mpi_allreduce, METH_VARARGS,
-     "mpi_allreduce(comm, array)\n--\n\nMPI_Allreduce itself, the rival in benchmarks: the sum of float32, in place, "
-     "over all\nranks of the job. Blocks without a deadline."},
     {NULL, NULL, 0, NULL},
 };
 

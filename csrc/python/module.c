@@ -8,7 +8,7 @@ static const AddPart parts[] = {
     py_array_add,  py_errors_add,       py_build_info_add,      py_optimizer_add,  py_trainer_add,   py_device_add,
     py_reader_add, py_writer_add,       py_encoder_add,         py_jpeg_add,       py_files_add,     py_comm_add,
     py_loader_add, py_quantize_add,     py_quantize_device_add, py_nn_add,         py_nn_plan_add,   py_allreduce_add,
-    py_runner_add, py_loader_order_add, py_names_add,           py_operations_add, py_nn_whiten_add,
+    py_runner_add, py_loader_order_add, py_names_add,           py_operations_add, py_nn_whiten_add, py_trial_add,
 };
 
 static int module_exec(PyObject *module) {

@@ -44,6 +44,7 @@ int py_quantize_device_add(PyObject *module);
 int py_nn_add(PyObject *module);
 int py_nn_plan_add(PyObject *module);
 int py_allreduce_add(PyObject *module);
+int py_trial_add(PyObject *module);
 int py_runner_add(PyObject *module);
 int py_names_add(PyObject *module);
 

@@ -24,12 +24,13 @@ def result_of(options, size, nodes=1, count=5000):
     """The result of one run, what the plan did, and what the bounds say of it."""
 
     def work(world, rank):
-        plan = bench.plan_of(world, options, count)
+        trial = bench.trial_of(world, "host", options, count)
         x = np.empty(count, bounds.block_of(rank, options.dtype).dtype)
-        bench.fill(x, bounds.block_of(rank, options.dtype))
-        plan.run(x)
+        trial.fill(bounds.block_of(rank, options.dtype))
+        trial.time(count, 1, False)
+        trial.read(x)
         ar.check_replicas(world, x)
-        return x, bench.way_of(world, options, plan)
+        return x, bench.way_of(world, options, trial.plan()["algorithm"])
 
     x, way = all_good(run_ranks(size, work, nodes=nodes))[0]
     return x, way, bounds.count_wrong(x, way)

@@ -170,6 +170,11 @@ def plan_of_comm():
     return _cgxffcv.AllreducePlan, (comm, LAYERS), OPTIONS, {"close": comm.close, "collect": gc.collect}
 
 
+def trial_of_comm():
+    comm = a_comm()
+    return _cgxffcv.AllreduceTrial, (comm, "host", 107), OPTIONS, {"close": comm.close, "collect": gc.collect}
+
+
 def trainer_of_comm():
     comm = a_comm()
     return _cgxffcv.Trainer, (a_model(), comm, REDUCTION), trainer_settings(), {"close": comm.close, "refuse": refuse}
@@ -177,6 +182,11 @@ def trainer_of_comm():
 
 def a_plan_of_comm():
     function, args, keywords, _ = plan_of_comm()
+    return function(*args, **keywords)
+
+
+def a_trial_of_comm():
+    function, args, keywords, _ = trial_of_comm()
     return function(*args, **keywords)
 
 
@@ -266,7 +276,6 @@ FUNCTIONS = {
     "whitening_filters": plain(_cgxffcv.whitening_filters, np.eye(12), epsilon=0.1),
     "allreduce_measure": None,
     "allreduce_check_replicas": lambda: one_comm(_cgxffcv.allreduce_check_replicas, np.ones(8, np.float32)),
-    "mpi_allreduce": None,
     "comm_world": plain(_cgxffcv.comm_world, 5.0, 1, slot_bytes=65536, stall=2.0),
     "comm_segment": None,
     "comm_attach": None,
@@ -334,6 +343,13 @@ TYPES = {
         "": plan_of_comm,
         "run": method(a_plan_of_comm, "run", np.ones(107, np.float32)),
         "explain": method(a_plan_of_comm, "explain"),
+    },
+    "AllreduceTrial": {
+        "": trial_of_comm,
+        "fill": method(a_trial_of_comm, "fill", np.ones(107, np.float32)),
+        "read": method(a_trial_of_comm, "read", np.ones(107, np.float32)),
+        "time": method(a_trial_of_comm, "time", 107, 2, False),
+        "plan": method(a_trial_of_comm, "plan"),
     },
     "Model": {
         "": plain(_cgxffcv.Model, NODES, 3, **MODEL),
@@ -405,6 +421,7 @@ MAKERS = {
     "LoaderBatch": a_batch,
     "Comm": a_comm,
     "AllreducePlan": a_plan_of_comm,
+    "AllreduceTrial": a_trial_of_comm,
     "Model": a_model,
     "Plan": stepped_plan,
     "Optimizer": an_optimizer,

@@ -31,7 +31,7 @@ SEAMS = {
     "loader": {"loader.h", "order.h", "feed.h"},
     "comm": {"comm.h"},
     "quant": {"quantize.h", "device.h"},
-    "allreduce": {"allreduce.h"},
+    "allreduce": {"allreduce.h", "trial.h"},
     "optim": {"optim.h"},
     "nn": {"model.h", "whiten.h"},
     "train": {"gradients.h", "runner.h", "schedule.h", "trainer.h"},

@@ -60,7 +60,7 @@ static Status send(NcclEngine *engine, const CommPiece *pieces, int count, Devic
     TRY(device_event_record(engine->ready, after));
     TRY(device_stream_wait(engine->stream, engine->ready));
     bool average = engine->setup->options.op == ALLREDUCE_AVERAGE;
-    return comm_device_allreduce(engine->nccl, pieces, count, average, engine->stream);
+    return comm_device_allreduce(engine->nccl, pieces, count, COMM_F32, average, engine->stream);
 }
 
 static Status told(void *state, int64_t begin, int64_t end) {

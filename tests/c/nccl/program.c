@@ -87,7 +87,7 @@ static void sums_body(Comm *comm) {
         for (int i = 0; i < ELEMS; i++) a[i] = value(comm_rank(comm), i);
         for (int i = 0; i < 7; i++) b[i] = 1;
         const CommPiece pieces[3] = {{a, ELEMS}, {NULL, 0}, {b, 7}};
-        RANK_CHECK(comm_device_allreduce(device, pieces, 3, average, (DeviceStream *)stream) == STATUS_OK);
+        RANK_CHECK(comm_device_allreduce(device, pieces, 3, COMM_F32, average, (DeviceStream *)stream) == STATUS_OK);
         DeviceEvent *event = round == 2 ? (DeviceEvent *)stream : NULL;
         RANK_CHECK(comm_device_wait(device, (DeviceStream *)stream, event) == STATUS_OK);
         for (int i = 0; i < ELEMS; i++) {
@@ -194,12 +194,12 @@ static void sum_body_of(Comm *comm, Status (*differently)(CommDevice *device, cu
     if (special && differently != NULL) {
         status = differently(device, stream);
     } else {
-        status = comm_device_allreduce(device, &piece, 1, false, (DeviceStream *)stream);
+        status = comm_device_allreduce(device, &piece, 1, COMM_F32, false, (DeviceStream *)stream);
         DeviceEvent *event = fake_fault_rank == 1 ? (DeviceEvent *)stream : NULL;
         if (status == STATUS_OK) status = comm_device_wait(device, (DeviceStream *)stream, event);
     }
     check_failure(comm, status);
-    RANK_CHECK(comm_device_allreduce(device, &piece, 1, false, (DeviceStream *)stream) == STATUS_TRANSPORT);
+    RANK_CHECK(comm_device_allreduce(device, &piece, 1, COMM_F32, false, (DeviceStream *)stream) == STATUS_TRANSPORT);
     RANK_CHECK(cudaStreamQuery(stream) != cudaErrorNotReady); /* what hung has been ended */
     fake_graphs = false;
     comm_device_destroy(device);

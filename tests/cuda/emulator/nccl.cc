@@ -39,12 +39,28 @@ struct Member {
 struct Sum {
     std::shared_ptr<Member> member;
     std::shared_ptr<int> graph; /* held by what was recorded */
-    float *data;
+    void *data;
     size_t elems;
+    bool halves; /* of the type bfloat16 */
     bool average;
     size_t at; /* done */
     int stage; /* of the chunk: 0 to be given, 1 to be added, 2 added */
     int round;
+
+    float load(size_t i) const {
+        if (!halves) return ((const float *)data)[i];
+        uint32_t bits = (uint32_t)((const uint16_t *)data)[i] << 16;
+        float value;
+        memcpy(&value, &bits, sizeof value);
+        return value;
+    }
+
+    void store(size_t i, float value) {
+        uint32_t bits;
+        memcpy(&bits, &value, sizeof bits);
+        if (halves) ((uint16_t *)data)[i] = (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+        if (!halves) ((float *)data)[i] = value;
+    }
 
     void arrive() {
         Shared *s = member->shared;
@@ -58,7 +74,7 @@ struct Sum {
         for (size_t i = 0; i < count; i++) {
             float sum = 0, scale = average ? 0x1p-10f : 1.0f; /* scales before it adds, as NCCL does */
             for (int rank = 0; rank < member->size; rank++) sum += member->shared->data[rank][i] * scale;
-            data[at + i] = average ? sum / ((float)member->size * scale) : sum;
+            store(at + i, average ? sum / ((float)member->size * scale) : sum);
         }
     }
 
@@ -66,7 +82,7 @@ struct Sum {
         while (at < elems && !member->aborted) {
             size_t count = elems - at < (size_t)CHUNK ? elems - at : (size_t)CHUNK;
             if (stage > 0 && member->shared->round.load() == round) return cudaErrorNotReady;
-            if (stage == 0) memcpy(member->shared->data[member->rank], data + at, count * sizeof *data);
+            for (size_t i = 0; stage == 0 && i < count; i++) member->shared->data[member->rank][i] = load(at + i);
             if (stage == 1) add(count);
             if (stage == 2) at += count;
             if (stage < 2) arrive();
@@ -166,12 +182,13 @@ VISIBLE ncclResult_t ncclGroupEnd() { return ncclSuccess; }
 
 VISIBLE ncclResult_t ncclAllReduce(const void *from, void *to, size_t elems, ncclDataType_t type, ncclRedOp_t op,
                                    ncclComm_t comm, cudaStream_t stream) {
-    if (from != to || type != ncclFloat32 || (op != ncclSum && op != ncclAvg)) return ncclInvalidArgument;
+    if (from != to || (type != ncclFloat32 && type != ncclBfloat16) || (op != ncclSum && op != ncclAvg))
+        return ncclInvalidArgument;
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     if (cudaStreamIsCapturing(stream, &capture) != cudaSuccess) return ncclUnhandledCudaError;
     auto graph = capture == cudaStreamCaptureStatusNone ? nullptr : comm->graphs;
-    Sum work = {comm->member, graph, (float *)to, elems, op == ncclAvg, 0, 0, 0};
-    size_t bytes = elems * sizeof(float);
+    Sum work = {comm->member, graph, to, elems, type == ncclBfloat16, op == ncclAvg, 0, 0, 0};
+    size_t bytes = elems * (type == ncclBfloat16 ? sizeof(uint16_t) : sizeof(float));
     cudaError_t error = machine_submit("NCCL sum", stream, work, {{to, bytes, false}, {to, bytes, true}});
     return error == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
 }

@@ -1,0 +1,41 @@
+/* A buffer, what sums it over the ranks, and how long that takes: what benchmarks and the measurement of costs stand
+ * on. All ranks make the same calls in the same order. */
+#ifndef CGXFFCV_ALLREDUCE_TRIAL_H
+#define CGXFFCV_ALLREDUCE_TRIAL_H
+
+#include "allreduce/allreduce.h"
+
+typedef enum AllreduceSite {
+    TRIAL_HOST = 0,   /* the buffer in host memory, summed by an Allreduce */
+    TRIAL_DEVICE = 1, /* in the memory of the selected GPU */
+    TRIAL_MPI = 2,    /* by MPI_Allreduce, float32 in host memory */
+    TRIAL_NCCL = 3,   /* by NCCL, float32, float16 or bfloat16 in the memory of the selected GPU */
+    TRIAL_SITES
+} AllreduceSite;
+
+typedef struct AllreduceTrial AllreduceTrial;
+
+/* A buffer of `elems` elements of options->type, one layer with options->bits. Collective. NOT_BUILT on all ranks where
+ * there is nothing to do it with: no MPI, no NCCL, two ranks on one GPU. */
+Status allreduce_trial_create(Comm *comm, AllreduceSite site, int64_t elems, const AllreduceOptions *options,
+                              AllreduceTrial **out);
+
+/* Before the communicator goes. Does nothing if NULL. */
+void allreduce_trial_destroy(AllreduceTrial *trial);
+
+/* The buffer, from a block that is repeated in it; its first `bytes` to `out`. */
+Status allreduce_trial_fill(AllreduceTrial *trial, const void *block, size_t bytes);
+Status allreduce_trial_read(AllreduceTrial *trial, void *out, size_t bytes);
+size_t allreduce_trial_bytes(const AllreduceTrial *trial);
+
+/* Sums the first `elems` elements (by an Allreduce: all) `runs` times, one after the other; *seconds is the time of one
+ * on the slowest rank. On a GPU it is the time between two events, of runs that are recorded in graphs where `record`
+ * asks for that and it can be. */
+Status allreduce_trial_time(AllreduceTrial *trial, int64_t elems, int runs, bool record, double *seconds);
+
+/* NULL where MPI or NCCL sums. */
+const Allreduce *allreduce_trial_of(const AllreduceTrial *trial);
+
+const char *allreduce_site_name(int site);
+
+#endif

@@ -1,0 +1,163 @@
+/* Trials: what sums a buffer of its own, timed, for benchmarks. */
+#include "allreduce/trial.h"
+
+#include "base/memory.h"
+#include "python/allreduce.h"
+#include "python/array.h"
+#include "python/comm.h"
+#include "python/spec.h"
+
+typedef struct TrialObject {
+    PyObject_HEAD AllreduceTrial *trial; /* owned */
+    PyObject *comm;                      /* owned; its communicator cannot be closed while the trial is there */
+} TrialObject;
+
+/* ---- making ---- */
+
+static int make_trial(ModuleState *state, TrialObject *self, PyObject *comm_object, int site, long long elems,
+                      const AllreduceOptions *options) {
+    Comm *comm = py_comm_object_take(state, comm_object, "comm");
+    if (comm == NULL) return -1;
+    self->comm = Py_NewRef(comm_object);
+    Status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = allreduce_trial_create(comm, (AllreduceSite)site, elems, options, &self->trial);
+    Py_END_ALLOW_THREADS;
+    if (status == STATUS_OK) return 0;
+    py_errors_raise(state, status);
+    return -1;
+}
+
+static PyObject *trial_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    PyObject *comm, *site_name;
+    long long elems;
+    AllreduceSettings settings = {.options = allreduce_defaults()};
+    if (!PyArg_ParseTuple(args, "OOL:AllreduceTrial", &comm, &site_name, &elems)) return NULL;
+    int site = py_spec_name(site_name, "site", allreduce_site_name);
+    if (site < 0 || py_allreduce_parse(kwargs, &settings) < 0) return NULL;
+    TrialObject *self = (TrialObject *)type->tp_alloc(type, 0);
+    if (self == NULL) return NULL;
+    if (make_trial(py_module_state_of_type(type), self, comm, site, elems, &settings.options) < 0) Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+static int trial_traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((TrialObject *)self)->comm);
+    return 0;
+}
+
+static void trial_dealloc(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    TrialObject *trial = (TrialObject *)self;
+    Py_BEGIN_ALLOW_THREADS;
+    allreduce_trial_destroy(trial->trial);
+    Py_END_ALLOW_THREADS;
+    if (trial->comm != NULL) py_comm_object_give(trial->comm);
+    Py_XDECREF(trial->comm);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* ---- using ---- */
+
+typedef struct Work {
+    int64_t elems;
+    int runs;
+    bool record;
+    double seconds; /* comes out */
+} Work;
+
+/* One step without the interpreter lock: fills, reads or times. */
+static Status fill_step(AllreduceTrial *trial, const ArrayView *view, Work *work) {
+    (void)work;
+    return allreduce_trial_fill(trial, view->data, (size_t)(view->elems * view->item_bytes));
+}
+
+static Status read_step(AllreduceTrial *trial, const ArrayView *view, Work *work) {
+    (void)work;
+    return allreduce_trial_read(trial, view->data, (size_t)(view->elems * view->item_bytes));
+}
+
+static Status time_step(AllreduceTrial *trial, const ArrayView *view, Work *work) {
+    (void)view;
+    return allreduce_trial_time(trial, work->elems, work->runs, work->record, &work->seconds);
+}
+
+static PyObject *take_step(PyObject *object, Status (*step)(AllreduceTrial *, const ArrayView *, Work *),
+                           const ArrayView *view, Work *work) {
+    TrialObject *self = (TrialObject *)object;
+    ModuleState *state = py_module_state_of_type(Py_TYPE(object));
+    Status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = step(self->trial, view, work);
+    Py_END_ALLOW_THREADS;
+    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(state, status);
+}
+
+static PyObject *with_array(PyObject *self, PyObject *array, bool writable,
+                            Status (*step)(AllreduceTrial *, const ArrayView *, Work *)) {
+    ArrayView view;
+    if (py_array_acquire(array, "array", ARRAY_UNALIGNED, -1, writable, &view) < 0) return NULL;
+    PyObject *result = take_step(self, step, &view, NULL);
+    py_array_release(&view);
+    return result;
+}
+
+static PyObject *trial_fill(PyObject *self, PyObject *block) { return with_array(self, block, false, fill_step); }
+
+static PyObject *trial_read(PyObject *self, PyObject *out) { return with_array(self, out, true, read_step); }
+
+static PyObject *trial_time(PyObject *self, PyObject *args) {
+    Work work = {0};
+    long long elems;
+    int record;
+    if (!PyArg_ParseTuple(args, "Lip:time", &elems, &work.runs, &record)) return NULL;
+    work.elems = elems;
+    work.record = record != 0;
+    PyObject *done = take_step(self, time_step, NULL, &work);
+    if (done == NULL) return NULL;
+    Py_DECREF(done);
+    return PyFloat_FromDouble(work.seconds);
+}
+
+static PyObject *trial_plan(PyObject *self, PyObject *unused) {
+    (void)unused;
+    const Allreduce *allreduce = allreduce_trial_of(((TrialObject *)self)->trial);
+    char text[4096];
+    if (allreduce == NULL) Py_RETURN_NONE;
+    AllreduceBytes bytes = allreduce_bytes(allreduce, allreduce_elems(allreduce));
+    size_t length = allreduce_explain(allreduce, text, sizeof text);
+    return Py_BuildValue("{ss sK sK ss#}", "algorithm", allreduce_algorithm_name((int)allreduce_algorithm(allreduce)),
+                         "wire_bytes", (unsigned long long)bytes.wire, "plain_bytes", (unsigned long long)bytes.plain,
+                         "explain", text, (Py_ssize_t)(length < sizeof text ? length : sizeof text - 1));
+}
+
+static PyMethodDef trial_methods[] = {
+    {"fill", trial_fill, METH_O, "fill(block)\n--\n\nFills the buffer with the block, repeated."},
+    {"read", trial_read, METH_O, "read(out)\n--\n\nCopies the buffer's first bytes into an array."},
+    {"time", trial_time, METH_VARARGS,
+     "time(elems, runs, record)\n--\n\nSeconds of one of `runs` sums, on the slowest rank. Collective."},
+    {"plan", trial_plan, METH_NOARGS,
+     "plan()\n--\n\nalgorithm, wire_bytes, plain_bytes and explain of our allreduce; None for a rival."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot trial_slots[] = {
+    {Py_tp_doc, "AllreduceTrial(comm, site, elems, **options)\n--\n\nA buffer, what sums it, and how long that takes."},
+    {Py_tp_new, trial_new},
+    {Py_tp_dealloc, trial_dealloc},
+    {Py_tp_traverse, trial_traverse},
+    {Py_tp_methods, trial_methods},
+    {0, NULL},
+};
+
+static PyType_Spec trial_spec = {
+    .name = "_cgxffcv.AllreduceTrial",
+    .basicsize = sizeof(TrialObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = trial_slots,
+};
+
+int py_trial_add(PyObject *module) { return py_module_add_type(module, &trial_spec); }
