@@ -39,7 +39,7 @@ from cgxffcv.app import process
 from cgxffcv.app.report import plain
 from cgxffcv.app.usage import Parser, add_json, number, whole
 from cgxffcv.bench import charts, links, machine
-from cgxffcv.bench.allreduce_bounds import FLOATS, Way, block_of, count_wrong
+from cgxffcv.bench.allreduce_bounds import BLOCK, FLOATS, Way, block_of, count_wrong
 from cgxffcv.errors import UsageError, UserError
 from cgxffcv.wording import counted
 
@@ -186,6 +186,13 @@ class Side:
         return max(2, min(MOST_RUNS, int(seconds / max(1e-6, self.trial.time(count, 1, False)))))
 
 
+def error_of(world: comm.Comm, rival: Side, count: int) -> float:
+    """Of a rival's averages, as far as the first block goes: what it was timed at, it has done."""
+    out = np.empty(min(count, BLOCK), block_of(world.rank, rival.dtype).dtype)
+    rival.trial.read(out)
+    return count_wrong(out, Way(rival.dtype, "average", world.size, "exact", False))[1]
+
+
 def rivals_of(world: comm.Comm, site: str, options: argparse.Namespace, count: int) -> tuple[list[Side], str]:
     """(what this machine has of them, why not more); one buffer each for all sizes."""
     if options.no_rival or world.size == 1:
@@ -228,6 +235,8 @@ def measure_size(world: comm.Comm, site: str, options: argparse.Namespace, count
     for side, repeated, seconds in zip(rivals, runs[1:], times[1:], strict=True):
         middle = statistics.median(seconds)
         row["rivals"][side.key] = {"time_us": middle, "ratio": middle / best, "runs": repeated, "times_us": seconds}
+        if site == "device" and options.op == "average":
+            row["rivals"][side.key]["relative_error"] = error_of(world, side, count)
     return row
 
 

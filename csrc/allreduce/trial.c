@@ -45,8 +45,12 @@ static Status make_buffer(AllreduceTrial *trial) {
 
 static Status make_allreduce(AllreduceTrial *trial, const AllreduceOptions *options) {
     AllreduceLayer layer = {.elems = trial->elems, .bits = options->bits};
-    AllreduceBuffer all = {.layers = &layer, .layer_count = 1, .stream = trial->stream};
-    if (trial->stream != NULL) all.data = trial->data;
+    AllreduceBuffer all = {.layers = &layer, .layer_count = 1};
+    if (trial->stream != NULL) {
+        all.on_device = true;
+        all.data = trial->data;
+        all.stream = trial->stream;
+    }
     return allreduce_create(trial->comm, &all, options, &trial->allreduce);
 }
 
@@ -141,7 +145,7 @@ const Allreduce *allreduce_trial_of(const AllreduceTrial *trial) { return trial-
 static Status put(AllreduceTrial *trial, int64_t elems) {
     const CommPiece piece = {trial->data, elems};
     if (trial->site == TRIAL_MPI) return comm_mpi_allreduce(trial->comm, trial->data, elems);
-    if (trial->allreduce != NULL) return allreduce_put(trial->allreduce, trial->data, elems);
+    if (trial->allreduce != NULL) return allreduce_put(trial->allreduce, trial->data, elems, trial->stream);
     return comm_device_allreduce(trial->nccl, &piece, 1, trial->type, trial->average, trial->stream);
 }
 

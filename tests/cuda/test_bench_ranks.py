@@ -1,0 +1,37 @@
+"""`bench allreduce` between two GPUs: ours and NCCL's sums are right in device memory, recorded and not."""
+
+import json
+import subprocess
+import sys
+
+import _cgxffcv
+import pytest
+from ranks import environment, mpirun, needs_mpirun
+
+DEVICES = _cgxffcv.devices()
+EMULATED = bool(DEVICES) and DEVICES[0]["name"] == "emulated device"
+NCCL = EMULATED or (_cgxffcv.build_info()["nccl"] and len(DEVICES) > 1)
+pytestmark = [needs_mpirun, pytest.mark.skipif(not DEVICES, reason=f"no GPU: {_cgxffcv.why_no_device()}")]
+
+
+def rows_of(tmp_path, *words):
+    """The rows of a run with two ranks."""
+    kept = tmp_path / "rows.json"
+    command = [sys.executable, "-m", "cgxffcv", "bench", "allreduce", "--device", "gpu", "--json", str(kept), *words]
+    variables = {"CGXFFCV_EMULATED_DEVICES": 2} | ({"CGXFFCV_NCCL_LIBRARY": _cgxffcv.__file__} if EMULATED else {})
+    options = {"capture_output": True, "text": True, "timeout": 120, "cwd": tmp_path, "check": False}
+    done = subprocess.run(mpirun(2, False) + command, env=environment(**variables), **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(kept.read_text())["rows"]
+
+
+@pytest.mark.parametrize("words", ["--bits 4", "--bits 32 --link no-peer", "--bits 3 --link sockets --no-graph"])
+def test_ours_and_rivals_are_right(tmp_path, words):
+    rows = rows_of(tmp_path, "-b", "6000", "-e", "24000", "-n", "3", "--rounds", "2", *words.split())
+    assert [row["count"] for row in rows] == [1500, 6000]
+    for row in rows:
+        assert row["wrong"] == 0 and (row["relative_error"] > 1e-5) == ("32" not in words)
+        assert len(row["times_us"]) == 2 and min(row["times_us"]) > 0
+        assert list(row["rivals"]) == (["nccl_float32", "nccl_bfloat16"] if NCCL else [])
+        for key, rival in row["rivals"].items():
+            assert rival["time_us"] > 0 and rival["relative_error"] < (1e-4 if "bf" in key else 1e-12)
