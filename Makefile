@@ -3,17 +3,18 @@
 VENV := .venv
 RUN := $(VENV)/bin/python
 RANKS ?= auto
-TIER ?= not long
+TIER ?= not long and not torch
 # Workers of the tests: one a core, but few; WORKERS=0 runs them one after the other.
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help build train test test-short lint format doctor clean
+.PHONY: help build train test test-short test-torch lint format doctor clean
 
 help:
 	@echo "make train        set up, then the main job: write .beton files, train under mpirun"
 	@echo "                  (RANKS=N: else one a GPU, or two on a CPU; TRAIN='--training.seed=1 ...')"
 	@echo "make test         set up, then the tests (make test-short: those of a few minutes)"
+	@echo "make test-torch   set up, PyTorch too (5 GB), then the tests of the hook for it"
 	@echo "make build        set up only: system packages, .venv, the package in it"
 	@echo "make doctor       what this machine has and what is missing"
 	@echo "make lint format  ruff and clang-format: check, apply"
@@ -30,8 +31,13 @@ test: build
 	@bash tools/setup.sh test
 	$(RUN) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder -m "$(TIER)"
 
-test-short: TIER := not medium and not long
+test-short: TIER := not medium and not long and not torch
 test-short: test
+
+test-torch: build
+	@bash tools/setup.sh test
+	@bash tools/setup.sh torch
+	$(RUN) -m pytest tests/torch
 
 lint: build
 	@bash tools/setup.sh test

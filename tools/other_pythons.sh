@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 # What differs between versions of Python: the C API, inspect, warnings, forks, argparse, typing, and how processes end.
 TESTS=(build cli config docs fork loader_fields loader_life setup stub summary supervise beton_reader beton_writer
     checkpoint draws own_fields recipes report selection write_script writer_core)
-PYTEST=(-q -m "not medium and not long" -p no:cacheprovider)
+PYTEST=(-q -m "not medium and not long and not torch" -p no:cacheprovider)
 for name in "${TESTS[@]}"; do PYTEST+=("tests/py/test_$name.py"); done
 OUT=$PWD/build/pythons
 mkdir -p "$OUT"

@@ -12,7 +12,7 @@ for name in ascii bench_allreduce bench_cifar bench_json bench_loader bench_tabl
     folder_lock interrupts place recipes report run sample setup stub summary supervise train_here; do
     TESTS+=("--ignore=tests/py/test_$name.py")
 done
-[ $# -gt 0 ] || set -- -q -m "not medium and not long" -p no:cacheprovider "${TESTS[@]}"
+[ $# -gt 0 ] || set -- -q -m "not medium and not long and not torch" -p no:cacheprovider "${TESTS[@]}"
 
 # The kernels and what launches them are checked by their emulator (tests/cuda).
 CGXFFCV_CUDA=0 CGXFFCV_DEBUG=1 CGXFFCV_SANITIZE=address,undefined "$PYTHON" setup.py -q build_ext \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up a checkout: system packages through apt where they are missing, .venv, the package in it.
-# usage: tools/setup.sh [test]     (test: the tools of the tests, too)
+# usage: tools/setup.sh [test|torch]     (instead, into .venv: the tools of the tests, or PyTorch)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -136,6 +136,12 @@ if [ "${1:-}" = test ]; then
     mapfile -t packages < <(requirements test)
     pip_install "${packages[@]}"
     touch "$VENV/.test-tools"
+    exit 0
+elif [ "${1:-}" = torch ]; then
+    "$VENV/bin/python" -c 'import torch' 2>/dev/null && exit 0
+    say "installing PyTorch"
+    mapfile -t packages < <(requirements torch)
+    pip_install "${packages[@]}"
     exit 0
 fi
 system_packages

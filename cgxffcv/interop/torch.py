@@ -1,4 +1,5 @@
-"""Torch, where it is installed; nothing here needs it."""
+"""Torch, where it is installed; nothing here needs it but CGXState and cgx_hook, which come with the first use of their
+names."""
 
 from __future__ import annotations
 
@@ -6,9 +7,22 @@ import contextlib
 import functools
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from cgxffcv.interop.ddp.state import CGXState, cgx_hook
+
+__all__ = ["CGXState", "cgx_hook", "find_torch", "is_tensor", "to_bfloat16", "without_gradients"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("CGXState", "cgx_hook"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from cgxffcv.interop.ddp import state
+
+    return getattr(state, name)
 
 
 @functools.cache

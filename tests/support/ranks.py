@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ needs_mpirun = pytest.mark.skipif(
 
 @dataclass
 class Launch:
-    """How ranks are started: over "shm" or by "mpi", on how many (pretended) nodes."""
+    """How ranks are started: over "shm", by "mpi" or as "torchrun" does, on how many (pretended) nodes."""
 
     how: str
     size: int
@@ -139,28 +140,38 @@ def start(launch, out, case, *arguments, script="worker_comm.py", recover=True, 
                 )
             )
         return job
+    if launch.how == "torchrun":
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        for rank in range(launch.size):
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": launch.size, "LOCAL_WORLD_SIZE": launch.size}
+            _spawn(job, command, rank, variables | place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
+        return job
     fd = comm.segment(launch.size)
     try:
         for rank in range(launch.size):
-            more = dict(variables, TEST_FD=fd, TEST_RANK=rank, TEST_SIZE=launch.size)
-            with open(out / f"log.{rank}", "w") as log:
-                job.processes.append(
-                    subprocess.Popen(
-                        command,
-                        env=environment(**more),
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        pass_fds=[fd],
-                        start_new_session=True,
-                    )
-                )
+            _spawn(job, command, rank, dict(variables, TEST_FD=fd, TEST_RANK=rank, TEST_SIZE=launch.size), [fd])
     finally:
         os.close(fd)
     return job
 
 
-def run(launch, out, case, *arguments, limit=60, recover=False, **variables):
-    job = start(launch, out, case, *arguments, recover=recover, **variables)
+def _spawn(job, command, rank, variables, fds=()):
+    with open(job.out / f"log.{rank}", "w") as log:
+        job.processes.append(
+            subprocess.Popen(
+                command,
+                env=environment(**variables),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=fds,
+                start_new_session=True,
+            )
+        )
+
+
+def run(launch, out, case, *arguments, limit=60, recover=False, **options):
+    job = start(launch, out, case, *arguments, recover=recover, **options)
     results = job.wait(limit)
     assert all(result is not None for result in results), job.text()
     return results

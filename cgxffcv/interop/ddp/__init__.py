@@ -1,0 +1,1 @@
+"""The communication hook for PyTorch's DistributedDataParallel; users take it from `cgxffcv.interop.torch`."""

@@ -1,0 +1,97 @@
+"""What a bucket of DistributedDataParallel holds: its parameters, in the order of its flat buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from cgxffcv.allreduce import DTYPES, UNCOMPRESSED
+from cgxffcv.interop.ddp.settings import PerLayer
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Parameters are told apart by what they are, not by their place: `key` holds their identities, and `parameters`
+    keeps them from being reused."""
+
+    key: tuple[int, ...]
+    parameters: list[torch.Tensor] = field(repr=False)
+    dtype: str
+    device: torch.device
+
+    @classmethod
+    def of(cls, key: tuple[int, ...], bucket: dist.GradBucket) -> Layout:
+        buffer = bucket.buffer()
+        dtype = str(buffer.dtype).removeprefix("torch.")
+        if dtype not in DTYPES:
+            raise TypeError(f"cgx_hook: gradients of {dtype} cannot be reduced; what can is {', '.join(DTYPES)}")
+        return cls(key, list(bucket.parameters()), dtype, buffer.device)
+
+    @property
+    def elems(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters)
+
+    def spans(self) -> Iterable[tuple[int, int, int]]:
+        """Identity, first element and elements of each parameter."""
+        first = 0
+        for identity, parameter in zip(self.key, self.parameters, strict=True):
+            yield identity, first, parameter.numel()
+            first += parameter.numel()
+
+
+class Names:
+    """The names of a model's parameters, by the parameters themselves."""
+
+    def __init__(self, model: Any) -> None:
+        named = model.named_parameters() if hasattr(model, "named_parameters") else model
+        self._parameters = []  # held, so that no other gets the identity of one
+        self._by_identity: dict[int, str] = {}
+        for name, parameter in named or ():
+            self._parameters.append(parameter)
+            self._by_identity[id(parameter)] = _plain_name(name)
+
+    def all(self) -> list[str]:
+        return list(self._by_identity.values())
+
+    def of(self, identity: int) -> str | None:
+        return self._by_identity.get(identity)
+
+
+def _plain_name(name: str) -> str:
+    """Without what DistributedDataParallel and torch.compile put before the parts of a name."""
+    return name.removeprefix("module.").replace("_orig_mod.", "")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How layers are compressed, as the user has said it."""
+
+    names: Names
+    bits: PerLayer
+    bucket_size: PerLayer
+    layer_min_size: int
+
+    def table(self, layout: Layout) -> dict[str, Any]:
+        """Arguments of an AllreducePlan: the layers, and what they have of their own by their numbers."""
+        layers: list[tuple[str | None, tuple[int, ...]]] = []
+        bits, sizes = {}, {}
+        for index, (identity, parameter) in enumerate(zip(layout.key, layout.parameters, strict=True)):
+            name = self.names.of(identity)
+            layers.append((name, tuple(parameter.shape)))
+            large = parameter.dim() > 1 and parameter.numel() >= self.layer_min_size
+            own, by_name = self.bits.of(name)
+            if own is not None and (by_name or large or own == UNCOMPRESSED):
+                bits[index] = own
+            size, _ = self.bucket_size.of(name)
+            if size is not None:
+                sizes[index] = size
+        return {
+            "layers": layers,
+            "bits": {"default": self.bits.default, **bits} if bits else self.bits.default,
+            "bucket_size": {"default": self.bucket_size.default, **sizes},
+            "layer_min_size": self.layer_min_size,
+        }

@@ -1,0 +1,159 @@
+"""How the ranks of a process group find each other without MPI: over the group's store, by deadlines of their own.
+
+Each says where it is; the first rank of a host makes the memory that its ranks share, and the others open it by process
+and descriptor. What one rank cannot do all of them learn, before anybody waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed import distributed_c10d
+
+from cgxffcv import comm
+from cgxffcv.comm import Comm, CommError, CommTimeout
+
+OPERATION = "rendezvous"
+DEFAULT_TIMEOUT = 300.0
+_SHORTEST, _LONGEST = 0.001, 0.05  # seconds between two looks at the store
+
+
+def timeout_of(given: float | None) -> float:
+    """The deadline of operations in seconds; ValueError for what is none."""
+    text: Any = given if given is not None else os.environ.get("CGXFFCV_COMM_TIMEOUT", "").strip() or DEFAULT_TIMEOUT
+    try:
+        seconds = float(text)
+    except (TypeError, ValueError):
+        seconds = -1
+    if not seconds > 0:
+        raise ValueError(f"timeout must be a number of seconds above 0, not {text!r}")
+    return seconds
+
+
+class Meeting:
+    """The ranks of one group that gather texts over its store. The n-th meeting of a rank is the n-th of all."""
+
+    def __init__(self, group: dist.ProcessGroup, timeout: float) -> None:
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        self.store = distributed_c10d._get_process_group_store(group)
+        self.timeout = timeout
+        self.name = f"cgxffcv/{self.store.add(f'cgxffcv/meetings/{self.rank}', 1)}"
+
+    def gather(self, what: str, mine: Any) -> list[Any]:
+        """What each rank says to `what`. CommTimeout naming the ranks that have said nothing at the deadline."""
+        keys = [f"{self.name}/{what}/{rank}" for rank in range(self.size)]
+        self.store.set(keys[self.rank], json.dumps(mine))
+        end, pause, there = time.monotonic() + self.timeout, _SHORTEST, 0
+        while there < self.size:
+            if self.store.check([keys[there]]):
+                there += 1
+                continue
+            if time.monotonic() > end:
+                self._fail([rank for rank, key in enumerate(keys) if not self.store.check([key])], what)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST)
+        return [json.loads(self.store.get(key)) for key in keys]
+
+    def _fail(self, missing: list[int], what: str) -> None:
+        names = ", ".join(map(str, missing[:8])) + ", ..." * (len(missing) > 8)
+        error = CommTimeout(
+            f"{OPERATION}: rank{'s' * (len(missing) > 1)} {names} of the process group did not come to cgx_hook within "
+            f"{self.timeout:g} s ({what}): every rank registers the hook, with a CGXState of its own"
+        )
+        error.rank, error.operation = missing[0], OPERATION
+        raise error
+
+
+@dataclass
+class Place:
+    """Where the ranks are."""
+
+    rank: int
+    size: int
+    nodes: list[int]  # of each rank, numbered in the order of ranks
+    reason: str  # why they do not share memory; empty where they do
+    comm: Comm | None  # of all ranks, where they share memory
+
+    @property
+    def node_count(self) -> int:
+        return max(self.nodes) + 1
+
+
+def host_name() -> str:
+    """Equal on processes that can open each other's memory: the boot, the namespace of processes, the user."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')} {os.geteuid()}"
+
+
+def _pretended_nodes(size: int) -> int:
+    text = os.environ.get("CGXFFCV_COMM_NODES", "").strip()
+    if not text:
+        return 0
+    if not text.isdecimal() or not 1 <= int(text) <= size:
+        raise ValueError(f"CGXFFCV_COMM_NODES={text!r}: a number of nodes in 1..{size} is expected")
+    return int(text)
+
+
+def _numbered(names: list[str]) -> list[int]:
+    known: dict[str, int] = {}
+    return [known.setdefault(name, len(known)) for name in names]
+
+
+def _open(pid: int, fd: int) -> tuple[int, str]:
+    try:
+        return os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), ""
+    except OSError as error:
+        return -1, f"cannot open the memory of process {pid}: {error.strerror}"
+
+
+def _share(meeting: Meeting) -> tuple[Comm | None, str]:
+    """The communicator of ranks that are all on one host; None, and why, if one of them cannot open its memory."""
+    maker = meeting.rank == 0
+    fd = comm.segment(meeting.size) if maker else -1
+    try:
+        pid, theirs = meeting.gather("memory", [os.getpid(), fd])[0]
+        why = ""
+        if not maker:
+            fd, why = _open(int(pid), int(theirs))
+        for rank, reason in enumerate(meeting.gather("opened", why)):
+            if reason:
+                return None, f"rank {rank} {reason}"
+        return comm.attach(fd, meeting.rank, meeting.size, meeting.timeout, 1), ""
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def join(group: dist.ProcessGroup, timeout: float, settings: dict[str, Any], shares_memory: bool) -> Place:
+    """Brings the group's ranks together. Collective. `settings` must be equal on all of them: CommError says where they
+    are not."""
+    meeting = Meeting(group, timeout)
+    rank, size = meeting.rank, meeting.size
+    pretended = _pretended_nodes(size)
+    host = str(rank * pretended // size) if pretended else host_name()
+    told = meeting.gather("settings", {"host": host, "settings": settings})
+    for other, said in enumerate(told):
+        _compare(rank, settings, other, said["settings"])
+    nodes = _numbered([said["host"] for said in told])
+    joined, reason = None, "CGX_INNER_COMMUNICATOR_TYPE asks for the process group"
+    if max(nodes) > 0:
+        reason = f"the ranks are on {max(nodes) + 1} nodes"
+    elif shares_memory:
+        joined, reason = _share(meeting)
+    return Place(rank, size, nodes, reason, joined)
+
+
+def _compare(rank: int, mine: dict[str, Any], other: int, theirs: dict[str, Any]) -> None:
+    for name in sorted({*mine, *theirs}):
+        if mine.get(name) != theirs.get(name):
+            error = CommError(
+                f"{OPERATION}: the ranks disagree on {name} of CGXState (or the environment): rank {rank} has "
+                f"{mine.get(name)!r}, rank {other} has {theirs.get(name)!r}"
+            )
+            error.rank, error.operation = other, OPERATION
+            raise error

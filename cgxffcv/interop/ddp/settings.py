@@ -1,0 +1,129 @@
+"""What a hook is asked for: the arguments of CGXState, and CGX's environment variables as their defaults."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cgxffcv.allreduce import UNCOMPRESSED
+from cgxffcv.nearest import suggest
+
+BUCKET_SIZE, LAYER_MIN_SIZE = 1024, 1024
+PARAMETERS = ("bits", "bucket_size")
+_REDUCTIONS = {"SRA": "sra", "RING": "ring"}
+
+
+def _whole(value: object, what: str, allowed: Callable[[int], bool], expected: str) -> int:
+    good = isinstance(value, int) and not isinstance(value, bool) and allowed(value)
+    if not good:
+        raise ValueError(f"{what} must be {expected}, not {value!r}")
+    return value  # type: ignore[return-value]
+
+
+def check_bits(value: object, what: str = "bits") -> int:
+    expected = f"1 to 8, or {UNCOMPRESSED} for no compression"
+    return _whole(value, what, lambda n: 1 <= n <= 8 or n == UNCOMPRESSED, expected)
+
+
+def check_bucket_size(value: object, what: str = "bucket_size") -> int:
+    return _whole(value, what, lambda n: n >= 1, "a number of elements of at least 1")
+
+
+def check_min_size(value: object, what: str = "layer_min_size") -> int:
+    return _whole(value, what, lambda n: n >= 0, "a number of elements of at least 0")
+
+
+# ---- the environment ----
+
+
+def _number(name: str, check: Callable[[object, str], int], default: int) -> int:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    return check(int(text) if text.removeprefix("-").isdecimal() else text, f"the environment variable {name}")
+
+
+def _word(name: str, allowed: tuple[str, ...], default: str) -> str:
+    text = os.environ.get(name, "").strip()
+    if text and text.upper() not in allowed:
+        raise ValueError(f"the environment variable {name} must be one of {', '.join(allowed)}, not {text!r}")
+    return text.upper() or default
+
+
+@dataclass(frozen=True)
+class Environment:
+    """CGX's variables, each with its value where it is not set."""
+
+    bits: int
+    bucket_size: int
+    layer_min_size: int
+    algorithm: str
+    shares_memory: bool  # inside a node; else everything goes through the process group
+    compresses_inside: bool  # inside a node
+
+    @classmethod
+    def read(cls) -> Environment:
+        """ValueError naming the variable that cannot be followed."""
+        inner = _word("CGX_INNER_REDUCTION_TYPE", tuple(_REDUCTIONS), "")
+        _word("CGX_CROSS_REDUCTION_TYPE", tuple(_REDUCTIONS), "")
+        _word("CGX_CROSS_COMMUNICATOR_TYPE", ("MPI", "NCCL"), "")
+        for ignored in ("CGX_COMPRESSION_SKIP_INCOMPLETE_BUCKETS", "CGX_INTRA_BROADCAST"):
+            _word(ignored, ("0", "1"), "")
+        _number("CGX_FUSION_BUFFER_SIZE_MB", check_bucket_size, 1)
+        return cls(
+            bits=_number("CGX_COMPRESSION_QUANTIZATION_BITS", check_bits, UNCOMPRESSED),
+            bucket_size=_number("CGX_COMPRESSION_BUCKET_SIZE", check_bucket_size, BUCKET_SIZE),
+            layer_min_size=_number("CGX_COMPRESSION_MINIMAL_SIZE", check_min_size, LAYER_MIN_SIZE),
+            algorithm=_REDUCTIONS.get(inner, "auto"),
+            shares_memory=_word("CGX_INNER_COMMUNICATOR_TYPE", ("SHM", "MPI", "NCCL"), "SHM") == "SHM",
+            compresses_inside=_word("CGX_INTRA_COMPRESS", ("0", "1"), "1") == "1",
+        )
+
+
+# ---- values of layers ----
+
+
+class PerLayer:
+    """A number for every layer: one for all, or a mapping with "default", names of parameters, and patterns of names.
+
+    A name counts before a pattern, a later pattern before an earlier one."""
+
+    def __init__(self, argument: str, value: object, default: int, check: Callable[[object, str], int]) -> None:
+        self.argument = argument
+        self.own: dict[str, int] = {}
+        if isinstance(value, Mapping):
+            for name, item in value.items():
+                if not isinstance(name, str):
+                    raise TypeError(f"{argument} is keyed by parameters' names, patterns and 'default', not {name!r}")
+                self.own[name] = check(item, f"{argument} of {name!r}")
+            self.default = self.own.pop("default", default)
+        else:
+            self.default = default if value is None else check(value, argument)
+
+    def of(self, name: str | None) -> tuple[int | None, bool]:
+        """The layer's own value, None without; and whether the name itself stands there, not a pattern."""
+        if name is None or not self.own:
+            return None, False
+        if name in self.own:
+            return self.own[name], True
+        matching = [value for pattern, value in self.own.items() if fnmatch.fnmatchcase(name, pattern)]
+        return (matching[-1] if matching else None), False
+
+    def check_names(self, names: list[str]) -> None:
+        """ValueError for a name or a pattern that no parameter has."""
+        for pattern in self.own:
+            if not fnmatch.filter(names, pattern) and pattern not in names:
+                hint = suggest(pattern, names)
+                raise ValueError(f"{self.argument} names {pattern!r}, which no parameter of the model has{hint}")
+
+
+def check_parameters(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """compression_params as a dict of those that exist."""
+    params = dict(given or {})
+    unknown = [name for name in params if name not in PARAMETERS]
+    if unknown:
+        raise ValueError(f"compression_params has {unknown[0]!r}; what it may have is {', '.join(PARAMETERS)}")
+    return params

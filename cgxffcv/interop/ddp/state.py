@@ -1,0 +1,127 @@
+"""CGXState and cgx_hook: compressed averages of gradients for DistributedDataParallel."""
+
+# Annotations are not put off here: register_comm_hook compares those of a hook with the types themselves.
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+from cgxffcv.allreduce import ALGORITHMS, CODECS, ROUNDINGS, UNCOMPRESSED
+from cgxffcv.interop.ddp import rendezvous, settings
+from cgxffcv.interop.ddp.backend import refuse_cgx_backend
+from cgxffcv.interop.ddp.buckets import Buckets
+from cgxffcv.interop.ddp.layout import Layout, Names, Rules
+
+
+def _one_of(argument: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{argument} must be one of {', '.join(allowed)}, not {value!r}")
+    return value
+
+
+class CGXState:
+    """What `cgx_hook` needs to know and keeps: one for each DistributedDataParallel.
+
+        model = DistributedDataParallel(model)
+        state = CGXState(None, layer_min_size=1024, compression_params={"bits": 4, "bucket_size": 1024})
+        model.register_comm_hook(state, cgx_hook)
+
+    process_group: that of the model; None for the default one. layer_min_size: layers of fewer elements, and those of
+    one dimension (biases, norms), are averaged exactly, in the same call. compression_params: "bits", 1..8 or 32 for
+    none, and "bucket_size", the elements that share a range. Both may be mappings from names of parameters and patterns
+    of names (with "default") to numbers; then `model` tells the names: a module, or pairs of names and parameters. A
+    name counts before a pattern, a later pattern before an earlier one; a pattern leaves layers exact that are so by
+    the rules above. What is not given is taken from CGX's environment variables, else it is 32 bits, 1024 and 1024.
+
+    error_feedback: what quantisation lost is added at the next step. codec, rounding, algorithm, seed, threads: those
+    of `cgxffcv.allreduce.AllreducePlan`. timeout: seconds that any wait for other ranks may take; else
+    CGXFFCV_COMM_TIMEOUT, else 300.
+
+    The ranks come together in the first call of the hook. All have the same arguments.
+    """
+
+    def __init__(
+        self,
+        process_group: dist.ProcessGroup | None = None,
+        layer_min_size: int | None = None,
+        compression_params: Mapping[str, Any] | None = None,
+        *,
+        model: Any = None,
+        error_feedback: bool = False,
+        codec: str = "maxmin",
+        rounding: str = "nearest",
+        algorithm: str | None = None,
+        seed: int = 0,
+        threads: int = 1,
+        timeout: float | None = None,
+    ) -> None:
+        self._environment = settings.Environment.read()
+        environment, params = self._environment, settings.check_parameters(compression_params)
+        least = environment.layer_min_size if layer_min_size is None else settings.check_min_size(layer_min_size)
+        bits = settings.PerLayer("bits", params.get("bits"), environment.bits, settings.check_bits)
+        sizes = settings.PerLayer(
+            "bucket_size", params.get("bucket_size"), environment.bucket_size, settings.check_bucket_size
+        )
+        self._rules = Rules(Names(model), bits, sizes, least)
+        self._check_names(model)
+        self.process_group = process_group
+        self.timeout = rendezvous.timeout_of(timeout)
+        self.options = {
+            "error_feedback": bool(error_feedback),
+            "codec": _one_of("codec", codec, CODECS),
+            "rounding": _one_of("rounding", rounding, ROUNDINGS),
+            "algorithm": _one_of("algorithm", algorithm or environment.algorithm, ALGORITHMS),
+            "seed": seed,
+            "threads": threads,
+        }
+        self._buckets: Buckets | None = None
+
+    def _check_names(self, model: Any) -> None:
+        for rule in (self._rules.bits, self._rules.bucket_size):
+            if rule.own and model is None:
+                raise ValueError(f"{rule.argument} of layers by name needs the model that has the names: model=...")
+            rule.check_names(self._rules.names.all())
+
+    def _join(self) -> Buckets:
+        """The first call's: finds the other ranks."""
+        rules, inside = self._rules, self._environment.compresses_inside
+        agreed = {
+            "layer_min_size": rules.layer_min_size,
+            "bits": {"default": rules.bits.default, **rules.bits.own},
+            "bucket_size": {"default": rules.bucket_size.default, **rules.bucket_size.own},
+            "CGX_INTRA_COMPRESS": inside,
+            "CGX_INNER_COMMUNICATOR_TYPE": self._environment.shares_memory,
+            **self.options,
+        }
+        group = self.process_group or dist.group.WORLD
+        place = rendezvous.join(group, self.timeout, agreed, self._environment.shares_memory)
+        if not inside and place.node_count == 1:
+            plain = settings.PerLayer("bits", UNCOMPRESSED, UNCOMPRESSED, settings.check_bits)
+            rules = Rules(rules.names, plain, rules.bucket_size, rules.layer_min_size)
+        self._buckets = Buckets(place, rules, self.options, self.timeout)
+        return self._buckets
+
+    def reduce(self, bucket: dist.GradBucket) -> torch.futures.Future:
+        """What `cgx_hook` does."""
+        buffer = bucket.buffer()
+        if buffer.layout is not torch.strided:  # sparse gradients have buckets of their own
+            return default_hooks.allreduce_hook(self.process_group or dist.group.WORLD, bucket)
+        key = tuple(map(id, bucket.parameters()))
+        buckets = self._buckets or self._join()
+        known = buckets.get(key) or buckets.add(Layout.of(key, bucket))
+        return known.put(buffer, bucket.is_last())
+
+    def explain(self) -> str:
+        """What was chosen for each bucket and why; nothing before the first step."""
+        return "\n".join(bucket.plan.explain() for bucket in self._buckets or ())
+
+
+def cgx_hook(state: CGXState, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """The hook: `model.register_comm_hook(state, cgx_hook)`. The gradients of a bucket become their averages over the
+    ranks, the same bytes on all of them."""
+    return state.reduce(bucket)
+
+
+refuse_cgx_backend()

@@ -1,0 +1,54 @@
+"""The hook for DistributedDataParallel under real PyTorch, on CPUs over gloo: values bit for bit against the model of
+docs/WIRE.md, and what happens when something goes wrong."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import ranks
+from ranks import Launch, needs_mpirun
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs PyTorch: make test-torch"),
+]
+WORKER = Path(__file__).parent / "worker_hook.py"
+
+
+def run(tmp_path, launch, cases, **variables):
+    """What the cases returned, by rank; fails if one of them raised."""
+    results = ranks.run(launch, tmp_path, cases, script=WORKER, limit=120, **variables)
+    for result in results:
+        for case, value in result.items():
+            assert not isinstance(value, dict), f"{case}: {value}"
+    return results
+
+
+def test_values_and_settings(tmp_path):
+    """Two ranks in torchrun's environment."""
+    cases = "values,own_bits,settings,accumulated,uneven,sparse,not_a_number"
+    results = run(tmp_path, Launch("torchrun", 2), cases)
+    assert results[0] == results[1]
+
+
+@needs_mpirun
+def test_training_of_three_ranks_under_mpirun(tmp_path):
+    for plain, four, two in (r["convergence"] for r in run(tmp_path, Launch("mpi", 3), "convergence")):
+        assert plain[0] == four[0] == two[0] > 1.9  # the same start
+        assert plain[1] < 0.7 and four[1] < plain[1] + 0.1 and two[1] < plain[1] + 0.2
+
+
+def test_failures_name_the_rank(tmp_path):
+    """One after the other, each with a state of its own; at last rank 1 is killed in the hook."""
+    job = ranks.start(Launch("torchrun", 2), tmp_path, "different_bits,nobody_comes,raises,killed", script=WORKER)
+    job.reached(1, "before_the_end", limit=100)
+    told, others = job.wait()[0], json.loads((tmp_path / "before_the_end.1").read_text())
+    for rank, said in enumerate((told["different_bits"], others["different_bits"])):
+        assert (said["type"], said["operation"], said["rank"]) == ("CommError", "rendezvous", str(1 - rank))
+        assert "bits" in said["text"] and "'default': 4" in said["text"] and "'default': 3" in said["text"]
+    late = told["nobody_comes"]
+    assert late["type"] == "CommTimeout" and late["rank"] == "1" and "rank 1 of the process group" in late["text"]
+    assert others["raises"]["type"] == "ArithmeticError"
+    assert told["raises"]["type"] == "CommError" and "rank 1" in told["raises"]["text"]
+    assert told["killed"]["type"] == "PeerLost" and told["killed"]["rank"] == "1"

@@ -1,0 +1,358 @@
+"""The ranks of tests/torch/test_hook.py: worker_hook.py CASES OUT. Each writes OUT/result.RANK: what each of the
+comma-separated cases returned, or what it raised."""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from allreduce_model import Case, simulate
+from quant_model import complete
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cgxffcv.interop.torch import CGXState, cgx_hook
+
+CASES, OUT = sys.argv[1].split(","), Path(sys.argv[2])
+SMALL = 8_000  # bytes of a bucket
+NODES = int(os.environ.get("CGXFFCV_COMM_NODES", 1))
+
+
+def start():
+    """The process group that a script makes: by torchrun's environment, or with mpirun's ranks over a file."""
+    if "OMPI_COMM_WORLD_RANK" in os.environ:
+        place = {name: int(os.environ[f"OMPI_COMM_WORLD_{name.upper()}"]) for name in ("rank", "size")}
+        dist.init_process_group("gloo", f"file://{OUT}/store", rank=place["rank"], world_size=place["size"])
+    else:
+        dist.init_process_group("gloo")
+    put(f"pid.{dist.get_rank()}", os.getpid())
+
+
+def put(name, value=""):
+    partial = OUT / f".{name}"
+    partial.write_text(str(value))
+    partial.rename(OUT / name)
+
+
+def as_numpy(tensor):
+    plain = tensor.detach()
+    return plain.view(torch.int16).numpy().view(np.uint16) if plain.dtype is torch.bfloat16 else plain.numpy()
+
+
+def digest(tensors):
+    """Of the bytes; fails unless all ranks have the same."""
+    mine = hashlib.sha256(b"".join(as_numpy(t).tobytes() for t in tensors)).hexdigest()
+    everyones = [None] * dist.get_world_size()
+    dist.all_gather_object(everyones, mine)
+    assert len(set(everyones)) == 1, "replicas differ"
+
+
+class Weights(nn.Module):
+    """Its loss makes every gradient what the test has drawn: the sum of weight * gradient."""
+
+    SHAPES = {"a.weight": (60, 50), "a.bias": (60,), "b.weight": (33, 40), "b.small": (7, 9), "c.weight": (2050, 2)}
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype = dtype
+        for name, shape in self.SHAPES.items():
+            self.register_parameter(name.replace(".", "_"), nn.Parameter(torch.zeros(shape, dtype=dtype)))
+
+    def forward(self, gradients, without=()):
+        named = [(n, p) for n, p in self.named_parameters() if n not in without]
+        return sum((p * gradients[n]).sum(dtype=torch.float32) for n, p in named)
+
+
+def drawn(model, rank, step):
+    """The gradients of a rank by name."""
+    random = torch.Generator().manual_seed(100 * step + rank)
+    return {
+        name: torch.randn(p.shape, generator=random).mul_(0.1 + rank).to(p.dtype)
+        for name, p in model.named_parameters()
+    }
+
+
+class Model:
+    """What must come out: the byte-level model of the allreduce over the buckets that the hook saw."""
+
+    def __init__(self, module, bits, bucket_size=512, **options):
+        self.module, self.bits, self.bucket_size, self.options = module, bits, bucket_size, options
+        self.names = {id(p): n for n, p in module.named_parameters()}
+        self.calls, self.residual = {}, {}
+        self.seen = []  # names by bucket, in the order of calls
+
+    def hook(self, state, bucket):
+        self.seen.append([self.names[id(p)] for p in bucket.parameters()])
+        return cgx_hook(state, bucket)
+
+    def spec(self, name, shape, dtype):
+        bits = self.bits.get(name) or (self.bits["default"] if len(shape) > 1 and np.prod(shape) >= 1024 else 32)
+        return None if bits == 32 else complete(bits, self.bucket_size, dtype)
+
+    def expected(self, names, gradients):
+        """The averages of one bucket from all ranks' gradients, by name."""
+        dtype = str(self.module.dtype).removeprefix("torch.")
+        shapes = [tuple(gradients[0][name].shape) for name in names]
+        layers = [(int(np.prod(s)), self.spec(n, s, dtype)) for n, s in zip(names, shapes, strict=True)]
+        case = Case(layers, dtype, nodes=NODES, call=self.calls.get(tuple(names), 0), **self.options)
+        if case.feedback:
+            zeros = {n: [np.zeros(e, np.float32) for _ in gradients] for n, (e, _) in zip(names, layers, strict=True)}
+            kept = [self.residual.get(n, zeros[n]) for n in names]
+            case.residual = [np.concatenate([k[r] for k in kept]) for r in range(len(gradients))]
+        flat = [np.concatenate([as_numpy(g[name]).ravel() for name in names]) for g in gradients]
+        out = simulate(case, flat)
+        self.calls[tuple(names)] = case.call
+        result, first = {}, 0
+        for name, (elems, _) in zip(names, layers, strict=True):
+            result[name] = out[first : first + elems]
+            if case.feedback:
+                self.residual[name] = [r[first : first + elems] for r in case.residual]
+            first += elems
+        return result
+
+
+def check_steps(model, module, wrapped, *, steps=4, without=()):
+    """Gradients of some steps, bit for bit; rank 1 leaves out the parameters `without`."""
+    ranks, me = range(dist.get_world_size()), dist.get_rank()
+    for step in range(steps):
+        everyones = [drawn(module, rank, step) for rank in ranks]
+        for name in without:
+            everyones[1][name].zero_()
+        model.seen.clear()
+        module.zero_grad()
+        wrapped(everyones[me], without if me == 1 else ()).backward()
+        assert sorted(n for names in model.seen for n in names) == sorted(n for n, _ in module.named_parameters())
+        for names in model.seen:
+            for name, expected in model.expected(names, everyones).items():
+                found = as_numpy(dict(module.named_parameters())[name].grad).ravel()
+                assert found.tobytes() == expected.tobytes(), (name, step, names)
+        digest(p.grad for p in module.parameters())
+
+
+# --- what works ----------------------------------------------------------------------------------------------------
+
+
+ALGORITHM = "two_level" if 1 < NODES < int(os.environ.get("WORLD_SIZE", 0)) else "sra"
+
+
+def run_values(dtype=torch.float32, algorithm=ALGORITHM, feedback=False, bits=4, ddp=None, **more):
+    module = Weights(dtype)
+    wrapped = DistributedDataParallel(module, **{"bucket_cap_mb": SMALL / 2**20, **(ddp or {})})
+    rules = bits if isinstance(bits, dict) else {"default": bits}
+    state = CGXState(
+        None, 1024, {"bits": bits, "bucket_size": 512}, model=module if isinstance(bits, dict) else None,
+        algorithm=algorithm, error_feedback=feedback, timeout=60,
+    )  # fmt: skip
+    model = Model(module, rules, algorithm=algorithm, feedback=feedback)
+    wrapped.register_comm_hook(state, hooked(model))
+    check_steps(model, module, wrapped, **more)
+    return len(model.seen)
+
+
+def hooked(model):
+    def hook(state: CGXState, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        return model.hook(state, bucket)
+
+    return hook
+
+
+def values():
+    """Every type, with and without residuals that follow their parameters when the buckets are rebuilt; other
+    allreduces beside them stay what they are."""
+    buckets = [run_values(dtype, feedback=fb) for dtype in (torch.float32, torch.bfloat16) for fb in (False, True)]
+    run_values(torch.float16, ALGORITHM if ALGORITHM == "two_level" else "one_shot")
+    assert min(buckets) > 1
+    numbers = torch.arange(5, dtype=torch.int64) + dist.get_rank()
+    dist.all_reduce(numbers)
+    assert numbers.tolist() == [sum(i + r for r in range(dist.get_world_size())) for i in range(5)]
+    return buckets
+
+
+def own_bits():
+    """Layers by name."""
+    run_values(bits={"default": 3, "a_weight": 8, "c_weight": 32, "b_small": 2}, steps=3)
+
+
+def settings():
+    """What DistributedDataParallel can be told."""
+    run_values(ddp={"gradient_as_bucket_view": True}, steps=3)
+    run_values(ddp={"static_graph": True}, steps=3)
+    run_values(ddp={"find_unused_parameters": True}, steps=3, without=("b_weight", "a_bias"))
+
+
+def accumulated():
+    """Under no_sync nothing is exchanged, and what was gathered there is in the next exchange."""
+    module = Weights(torch.float32)
+    wrapped = DistributedDataParallel(module)
+    model = Model(module, {"default": 4}, algorithm=ALGORITHM)
+    state = CGXState(None, compression_params={"bits": 4, "bucket_size": 512}, algorithm=ALGORITHM)
+    wrapped.register_comm_hook(state, hooked(model))
+    everyones = [[drawn(module, rank, step) for step in range(2)] for rank in range(dist.get_world_size())]
+    with wrapped.no_sync():
+        wrapped(everyones[dist.get_rank()][0]).backward()
+    assert not model.seen
+    wrapped(everyones[dist.get_rank()][1]).backward()
+    sums = [{n: first[n] + second[n] for n in first} for first, second in everyones]
+    for name, expected in model.expected(model.seen[0], sums).items():
+        assert as_numpy(dict(module.named_parameters())[name].grad).tobytes() == expected.tobytes()
+
+
+def uneven():
+    """Ranks with different numbers of batches under join()."""
+    module = nn.Linear(64, 64)
+    wrapped = DistributedDataParallel(module)
+    wrapped.register_comm_hook(CGXState(None, compression_params={"bits": 4}, algorithm=ALGORITHM), cgx_hook)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    with wrapped.join():
+        for _ in range(3 + 2 * dist.get_rank()):
+            optimizer.zero_grad()
+            wrapped(torch.ones(4, 64) * (1 + dist.get_rank())).square().mean().backward()
+            optimizer.step()
+    digest(module.parameters())
+
+
+def sparse():
+    """Sparse gradients are averaged as they are, dense ones beside them are compressed."""
+    module = nn.Sequential(nn.Embedding(50, 64, sparse=True), nn.Linear(64, 64))
+    wrapped = DistributedDataParallel(module)
+    wrapped.register_comm_hook(CGXState(None, compression_params={"bits": 4}), cgx_hook)
+    wrapped(torch.tensor([dist.get_rank(), 7])).sum().backward()
+    dense = module[0].weight.grad.to_dense()
+    assert dense[7].abs().sum() > 0 and dense[0].abs().sum() > 0 and dense[20].abs().sum() == 0
+    digest([dense, module[1].weight.grad])
+
+
+def not_a_number():
+    """A NaN of one rank is one on all, and only in its bucket of elements; the next step is clean."""
+    module = Weights(torch.float32)
+    wrapped = DistributedDataParallel(module)
+    state = CGXState(None, compression_params={"bits": 4, "bucket_size": 512}, error_feedback=True, algorithm=ALGORITHM)
+    wrapped.register_comm_hook(state, cgx_hook)
+    gradients = drawn(module, dist.get_rank(), 0)
+    if dist.get_rank() == 1:
+        gradients["a_weight"].view(-1)[600] = torch.nan
+    wrapped(gradients).backward()
+    bad = module.a_weight.grad.view(-1).isnan()
+    assert bad[512:1024].all() and bad.sum() == 512
+    assert not any(p.grad.isnan().any() for n, p in module.named_parameters() if n != "a_weight")
+    module.zero_grad()
+    wrapped(drawn(module, dist.get_rank(), 1)).backward()
+    assert not any(p.grad.isnan().any() for p in module.parameters())
+    digest(p.grad for p in module.parameters())
+
+
+def trained(hook):
+    """The loss of a small classifier before and after some steps."""
+    torch.manual_seed(5)
+    module = nn.Sequential(
+        nn.Linear(32, 128), nn.LayerNorm(128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 8)
+    )
+    wrapped = DistributedDataParallel(module, bucket_cap_mb=SMALL / 2**20)
+    if hook is not None:
+        wrapped.register_comm_hook(hook, cgx_hook)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.2, momentum=0.9)
+    random = torch.Generator().manual_seed(dist.get_rank())
+    losses = []
+    for _ in range(120):
+        x = torch.randn(64, 32, generator=random)
+        loss = nn.functional.cross_entropy(wrapped(x), x[:, :8].argmax(1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    digest(module.parameters())
+    mean = torch.stack(losses[-10:]).mean()
+    dist.all_reduce(mean)
+    return losses[0].item(), mean.item() / dist.get_world_size()
+
+
+def convergence():
+    """Losses: plain, 4 bits, 2 bits with error feedback."""
+    four = CGXState(None, 512, {"bits": 4, "bucket_size": 128}, algorithm=ALGORITHM)
+    two = CGXState(None, 512, {"bits": 2, "bucket_size": 64}, algorithm=ALGORITHM, error_feedback=True)
+    return [trained(None), trained(four), trained(two)]
+
+
+# --- what fails ----------------------------------------------------------------------------------------------------
+
+
+def one_step(state, before=None):
+    module = Weights(torch.float32)
+    wrapped = DistributedDataParallel(module, process_group=state.process_group)
+    model = Model(module, {"default": 4})
+
+    def hook(state: CGXState, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        if before is not None:
+            before()
+        return model.hook(state, bucket)
+
+    wrapped.register_comm_hook(state, hook)
+    wrapped(drawn(module, dist.get_rank(), 0)).backward()
+
+
+def different_bits():
+    one_step(CGXState(None, compression_params={"bits": 4 - dist.get_rank()}, timeout=20))
+
+
+def nobody_comes():
+    """The other rank makes its model and then does something else."""
+    group = dist.new_group()
+    if dist.get_rank() == 0:
+        one_step(CGXState(group, compression_params={"bits": 4}, timeout=1))
+    DistributedDataParallel(Weights(torch.float32), process_group=group)
+
+
+def second_step(of_rank_1):
+    """Two steps; in the second rank 1 does that before it is in the hook."""
+
+    def before():
+        steps.append(1)
+        if dist.get_rank() == 1 and len(steps) > 1:
+            of_rank_1()
+
+    steps = []
+    state = CGXState(None, compression_params={"bits": 4}, timeout=20)
+    one_step(state, before)
+    one_step(state, before)
+
+
+def raises():
+    def fail():
+        raise ArithmeticError("by the user's hook")
+
+    second_step(fail)
+
+
+def killed():
+    put(f"before_the_end.{dist.get_rank()}", json.dumps(RESULTS))
+    second_step(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+RESULTS = {}
+
+
+def main():
+    torch.set_num_threads(1)
+    warnings.simplefilter("error", RuntimeWarning)
+    start()
+    for case in CASES:
+        try:
+            RESULTS[case] = globals()[case]()
+        except Exception as error:
+            traceback.print_exc()
+            RESULTS[case] = {name: str(getattr(error, name, None)) for name in ("rank", "operation")}
+            RESULTS[case] |= {"type": type(error).__name__, "text": str(error)}
+    put(f"result.{dist.get_rank()}", json.dumps(RESULTS))
+    with contextlib.suppress(Exception):
+        dist.destroy_process_group()
+
+
+main()
