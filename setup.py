@@ -67,7 +67,7 @@ def features():
         "onednn": Feature(
             "onednn", "pip install onednn-devel-cpu-gomp onednn-cpu-gomp", ["nn/cpu/dnnl*.c"], ["nn/cpu/none.c"]
         ),
-        "jpeg": Feature("jpeg", "apt install libturbojpeg0-dev", ["image/jpeg.c"], ["image/jpeg_none.c"]),
+        "jpeg": Feature("jpeg", "apt install libjpeg-dev", ["image/jpeg.c"], ["image/jpeg_none.c"]),
         "cuda": Feature(
             "cuda",
             "install the CUDA toolkit 13 and cuDNN 9 (apt install cuda-toolkit-13-0 libcudnn9-dev-cuda-13)",
@@ -132,13 +132,16 @@ def find_onednn(onednn):
 
 
 def find_jpeg(jpeg):
-    include = header_dir("turbojpeg.h", [os.environ.get("CGXFFCV_JPEG_INCLUDE"), *system_dirs("include")])
-    library = library_dir("libturbojpeg.so*", [os.environ.get("CGXFFCV_JPEG_LIB"), *system_dirs("lib")])
+    include = header_dir("jpeglib.h", [os.environ.get("CGXFFCV_JPEG_INCLUDE"), *system_dirs("include")])
+    library = library_dir("libjpeg.so", [os.environ.get("CGXFFCV_JPEG_LIB"), *system_dirs("lib")])
     if include is None or library is None:
-        jpeg.why = "no turbojpeg.h or libturbojpeg.so"
+        jpeg.why = "no jpeglib.h or libjpeg.so"
+        return
+    if "jpeg_crop_scanline" not in (include / "jpeglib.h").read_text(errors="replace"):
+        jpeg.why = f"{include}/jpeglib.h is not libjpeg-turbo's"
         return
     jpeg.found, jpeg.why = True, str(library)
-    jpeg.cflags, jpeg.libs = [f"-I{include}"], [f"-L{library}", "-lturbojpeg", f"-Wl,-rpath,{library}"]
+    jpeg.cflags, jpeg.libs = [f"-I{include}"], [f"-L{library}", "-ljpeg", f"-Wl,-rpath,{library}"]
 
 
 def find_cuda(cuda):

@@ -42,7 +42,7 @@ build() { # TARGET: the program's command is in `command`
     need_fuzzer
     local -a sources
     mapfile -t sources < <("$PYTHON" tests/support/c_units.py "$source")
-    "$CC" "${FLAGS[@]}" "$source" tests/fuzz/map.c "${sources[@]}" -lturbojpeg -lm -o "$OUT/fuzz_$1"
+    "$CC" "${FLAGS[@]}" "$source" tests/fuzz/map.c "${sources[@]}" -ljpeg -lm -o "$OUT/fuzz_$1"
     command=("$OUT/fuzz_$1")
 }
 

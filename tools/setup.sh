@@ -20,8 +20,8 @@ has_venv() { "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; }
 has_compiler() { "${COMPILER[@]}" -E -x c - <<<'#include <stdio.h>' >/dev/null 2>&1; }
 has_mpi() { command -v mpicc >/dev/null && command -v mpirun >/dev/null; }
 has_jpeg() {
-    [ -e /usr/include/turbojpeg.h ] || [ -e /usr/local/include/turbojpeg.h ] ||
-        compgen -G '/usr/include/*/turbojpeg.h' >/dev/null
+    [ -e /usr/include/jpeglib.h ] || [ -e /usr/local/include/jpeglib.h ] ||
+        compgen -G '/usr/include/*/jpeglib.h' >/dev/null
 }
 
 # What the build cannot do without, then what it is poorer without.
@@ -37,7 +37,7 @@ find_missing() {
     # shellcheck disable=SC2206
     has_compiler || need+=($compiler libc6-dev)
     [ "${CGXFFCV_MPI:-auto}" = 0 ] || has_mpi || like+=(libopenmpi-dev openmpi-bin)
-    [ "${CGXFFCV_JPEG:-auto}" = 0 ] || has_jpeg || like+=(libturbojpeg0-dev)
+    [ "${CGXFFCV_JPEG:-auto}" = 0 ] || has_jpeg || like+=(libjpeg-dev)
 }
 
 apt_install() {

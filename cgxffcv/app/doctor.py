@@ -24,7 +24,7 @@ TIMEOUT = 10.0
 APT = {
     "compiler": ["gcc", "python3-dev", "python3-venv"],
     "mpi": ["libopenmpi-dev", "openmpi-bin"],
-    "jpeg": ["libturbojpeg0-dev"],
+    "jpeg": ["libjpeg-dev"],
 }
 USE = {
     "onednn": "training on the CPU",
@@ -36,7 +36,7 @@ USE = {
 # what brings a library back that the extension module is linked with
 LIBRARIES = {
     "mpi": ["openmpi-bin"],
-    "turbojpeg": ["libturbojpeg0-dev"],
+    "jpeg": ["libjpeg-dev"],
     "gomp": ["libgomp1"],
     "stdc++": ["libstdc++6"],
     **dict.fromkeys(["cudart", "cublas", "cublasLt"], ["cuda-toolkit-13-0"]),
@@ -193,7 +193,7 @@ def found() -> dict[str, str | None]:
     """Part of the build: what of it lies on this machine, None if nothing."""
     nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
     m = mpi()
-    jpeg = ctypes.util.find_library("turbojpeg")
+    jpeg = ctypes.util.find_library("jpeg")
     nccl = ctypes.util.find_library("nccl")
     runtime, headers = version_of("onednn-cpu-gomp"), version_of("onednn-devel-cpu-gomp")
     onednn = f"onednn-cpu-gomp {runtime}" if runtime else ctypes.util.find_library("dnnl")

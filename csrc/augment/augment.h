@@ -73,6 +73,9 @@ void augment_draw(const Augment *augment, const AugmentKey *key, bool evaluate, 
 /* The smallest part of the source that holds all pixels which the drawn chain shows; 0 x 0 if it shows none. */
 AugmentPart augment_part(const Augment *augment, const AugmentDrawn *drawn);
 
+/* The smallest part that holds both; one of 0 x 0 holds nothing. */
+AugmentPart augment_part_join(AugmentPart one, AugmentPart other);
+
 /* Whether the chain mixes each image with the one before it in the batch, cyclic. augment_begin then takes the image
  * before the first that augment_run gets; the others follow in the batch's order, with the same scratch memory. */
 bool augment_mixes(const Augment *augment);

@@ -212,6 +212,16 @@ AugmentPart augment_part(const Augment *a, const AugmentDrawn *drawn) {
     return part;
 }
 
+AugmentPart augment_part_join(AugmentPart one, AugmentPart other) {
+    if (one.height == 0 || one.width == 0) return other;
+    if (other.height == 0 || other.width == 0) return one;
+    const int32_t y = one.y < other.y ? one.y : other.y, x = one.x < other.x ? one.x : other.x;
+    const int32_t bottom = one.y + one.height, other_bottom = other.y + other.height;
+    const int32_t right = one.x + one.width, other_right = other.x + other.width;
+    return (AugmentPart){y, x, (bottom > other_bottom ? bottom : other_bottom) - y,
+                         (right > other_right ? right : other_right) - x};
+}
+
 static AugmentImage whole(const uint8_t *pixels, AugmentSize size) {
     return (AugmentImage){pixels, (size_t)size.width * AUGMENT_CHANNELS, {0, 0, size.height, size.width}};
 }

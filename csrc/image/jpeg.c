@@ -1,87 +1,291 @@
-/* JPEG through TurboJPEG. Each handle owns one TurboJPEG instance; the encoder also owns its output buffer. */
+/* JPEG through libjpeg-turbo's libjpeg. The library leaves by longjmp, from its error and its warning handler; what is
+ * below a call of it here owns nothing. Each handle owns one instance and a buffer. */
 #include "image/jpeg.h"
 
 #include <limits.h>
-#include <turbojpeg.h>
+#include <setjmp.h>
+#include <stdio.h>
+/* needs stdio.h first */
+#include <jpeglib.h>
 
 #include "base/memory.h"
 
-#define MAX_SCANS_FLAGS TJFLAG_LIMITSCANS /* a small image of thousands of scans would take minutes */
+#define CHANNELS 3
+#define MAX_SCANS 500     /* a small image of thousands of scans would take minutes */
+#define STRIP_ROWS 16     /* that are given at a time: the rows of a row of blocks */
+#define MARGIN 4          /* columns beside a region that its edge pixels depend on: one chroma sample, however wide */
+#define HEADER_BYTES 2048 /* more than an encoder's markers */
+
+typedef struct Failure {
+    struct jpeg_error_mgr manager; /* first: the library hands on its address */
+    jmp_buf back;
+    char message[JMSG_LENGTH_MAX];
+} Failure;
 
 struct JpegDecoder {
-    tjhandle handle; /* owned */
+    struct jpeg_decompress_struct library; /* owned */
+    struct jpeg_progress_mgr progress;
+    Failure failure;
+    uint8_t *strip; /* owned: rows on their way */
+    size_t strip_bytes;
 };
 
 struct JpegEncoder {
-    tjhandle handle;       /* owned */
-    unsigned char *buffer; /* owned */
+    struct jpeg_compress_struct library; /* owned */
+    struct jpeg_destination_mgr target;
+    Failure failure;
+    uint8_t *buffer; /* owned */
     size_t capacity;
 };
+
+/* ---- failures ---- */
+
+static void leave(j_common_ptr library) {
+    Failure *failure = (Failure *)library->err;
+    library->err->format_message(library, failure->message);
+    longjmp(failure->back, 1);
+}
+
+/* Below 0 are warnings: the data are corrupt. */
+static void hear(j_common_ptr library, int level) {
+    if (level < 0) leave(library);
+}
+
+static void say_nothing(j_common_ptr library) { (void)library; }
+
+static struct jpeg_error_mgr *failure_init(Failure *failure) {
+    struct jpeg_error_mgr *manager = jpeg_std_error(&failure->manager);
+    manager->error_exit = leave;
+    manager->emit_message = hear;
+    manager->output_message = say_nothing;
+    return manager;
+}
+
+static void leave_saying(Failure *failure, const char *message) {
+    snprintf(failure->message, sizeof failure->message, "%s", message);
+    longjmp(failure->back, 1);
+}
+
+static Status reserve(uint8_t **buffer, size_t *capacity, size_t bytes) {
+    if (bytes <= *capacity) return STATUS_OK;
+    memory_free(*buffer);
+    *buffer = NULL;
+    *capacity = 0;
+    TRY(memory_alloc(bytes, 1, buffer));
+    *capacity = bytes;
+    return STATUS_OK;
+}
+
+/* ---- decoding ---- */
+
+static void count_scans(j_common_ptr library) {
+    if (((j_decompress_ptr)library)->input_scan_number > MAX_SCANS) {
+        leave_saying((Failure *)library->err, "more than 500 scans");
+    }
+}
+
+static bool decoder_starts(JpegDecoder *decoder) {
+    decoder->library.err = failure_init(&decoder->failure);
+    if (setjmp(decoder->failure.back) != 0) return false;
+    jpeg_create_decompress(&decoder->library);
+    decoder->progress.progress_monitor = count_scans;
+    decoder->library.progress = &decoder->progress;
+    return true;
+}
 
 Status jpeg_decoder_create(JpegDecoder **out) {
     JpegDecoder *decoder = NULL;
     TRY(memory_calloc(1, sizeof *decoder, &decoder));
-    decoder->handle = tjInitDecompress();
-    if (decoder->handle == NULL) {
-        memory_free(decoder);
-        FAIL(STATUS_LIBRARY, "libjpeg-turbo cannot start: %s", tjGetErrorStr2(NULL));
+    if (decoder_starts(decoder)) {
+        *out = decoder;
+        return STATUS_OK;
     }
-    *out = decoder;
-    return STATUS_OK;
+    Status status = error_fail(STATUS_LIBRARY, "libjpeg-turbo cannot start: %s", decoder->failure.message);
+    jpeg_decoder_destroy(decoder);
+    return status;
 }
 
 void jpeg_decoder_destroy(JpegDecoder *decoder) {
     if (decoder == NULL) return;
-    tjDestroy(decoder->handle);
+    jpeg_destroy_decompress(&decoder->library);
+    memory_free(decoder->strip);
     memory_free(decoder);
+}
+
+size_t jpeg_decoder_bytes(const JpegDecoder *decoder) { return sizeof *decoder + decoder->strip_bytes; }
+
+/* What is decoded: all of it into `rgb`, or a region to `take`. */
+typedef struct Job {
+    const void *data;
+    size_t size;
+    const JpegWish *wish;
+    uint8_t *rgb;
+    size_t stride;
+    JpegTake take;
+    void *context;
+} Job;
+
+static void start(JpegDecoder *decoder, const Job *job) {
+    struct jpeg_decompress_struct *library = &decoder->library;
+    const JpegWish *wish = job->wish;
+    jpeg_mem_src(library, job->data, (unsigned long)job->size);
+    jpeg_read_header(library, TRUE);
+    library->out_color_space = JCS_RGB;
+    library->dct_method = wish->idct == JPEG_IDCT_FAST ? JDCT_IFAST : JDCT_ISLOW;
+    jpeg_start_decompress(library);
+    if (library->output_width != wish->width || library->output_height != wish->height) {
+        leave_saying(&decoder->failure, "its header changes");
+    }
+}
+
+static void read_rows(struct jpeg_decompress_struct *library, uint8_t *rgb, size_t stride, uint32_t count) {
+    JSAMPROW rows[STRIP_ROWS];
+    while (count > 0) {
+        const uint32_t some = count < STRIP_ROWS ? count : STRIP_ROWS;
+        for (uint32_t i = 0; i < some; i++) rows[i] = rgb + i * stride;
+        const uint32_t read = jpeg_read_scanlines(library, rows, some);
+        rgb += read * stride;
+        count -= read;
+    }
+}
+
+/* Has the library make the region's columns only, with a margin; the first column that it makes. Of images in several
+ * scans it makes all, since what it smoothes of those looks farther. */
+static uint32_t crop_columns(struct jpeg_decompress_struct *library, const JpegRegion *region) {
+    const uint32_t end = region->x + region->width, width = library->output_width;
+    JDIMENSION first = region->x > MARGIN ? region->x - MARGIN : 0;
+    JDIMENSION count = (width - end > MARGIN ? end + MARGIN : width) - first;
+    if (jpeg_has_multiple_scans(library)) return 0;
+    jpeg_crop_scanline(library, &first, &count);
+    return first;
+}
+
+static void read_region(JpegDecoder *decoder, const Job *job) {
+    struct jpeg_decompress_struct *library = &decoder->library;
+    const JpegRegion *region = &job->wish->region;
+    const uint32_t first = crop_columns(library, region);
+    const size_t stride = (size_t)library->output_width * CHANNELS;
+    if (region->y > 0) jpeg_skip_scanlines(library, region->y);
+    for (uint32_t left = region->height, count; left > 0; left -= count) {
+        count = left < STRIP_ROWS ? left : STRIP_ROWS;
+        read_rows(library, decoder->strip, stride, count);
+        job->take(job->context, decoder->strip + (size_t)(region->x - first) * CHANNELS, stride, count);
+    }
+}
+
+static bool decodes(JpegDecoder *decoder, const Job *job) {
+    struct jpeg_decompress_struct *library = &decoder->library;
+    if (setjmp(decoder->failure.back) != 0) {
+        jpeg_abort_decompress(library);
+        return false;
+    }
+    start(decoder, job);
+    if (job->rgb != NULL)
+        read_rows(library, job->rgb, job->stride, library->output_height);
+    else
+        read_region(decoder, job);
+    if (library->output_scanline == library->output_height)
+        jpeg_finish_decompress(library); /* also looks for the end marker */
+    else
+        jpeg_abort_decompress(library);
+    return true;
+}
+
+static Status run(JpegDecoder *decoder, const Job *job) {
+    const JpegWish *wish = job->wish;
+    JpegInfo info;
+    TRY(jpeg_parse_header(job->data, job->size, &info));
+    if (info.width != wish->width || info.height != wish->height) {
+        FAIL(STATUS_FORMAT, "JPEG of %u x %u pixels where %u x %u were expected", info.width, info.height, wish->width,
+             wish->height);
+    }
+    TRY(jpeg_check_scans(job->data, job->size, info));
+    if (decodes(decoder, job)) return STATUS_OK;
+    FAIL(STATUS_FORMAT, "corrupt JPEG data: %s", decoder->failure.message);
 }
 
 Status jpeg_decode(JpegDecoder *decoder, const void *data, size_t size, JpegIdct idct, uint32_t width, uint32_t height,
                    uint8_t *rgb, size_t stride) {
-    JpegInfo info;
-    TRY(jpeg_parse_header(data, size, &info));
-    if (info.width != width || info.height != height) {
-        FAIL(STATUS_FORMAT, "JPEG of %u x %u pixels where %u x %u were expected", info.width, info.height, width,
-             height);
-    }
-    TRY(jpeg_check_scans(data, size, info));
-    if (stride < (size_t)width * 3 || stride > INT_MAX) {
+    const JpegWish wish = {.idct = idct, .width = width, .height = height};
+    if (stride < (size_t)width * CHANNELS || stride > INT_MAX) {
         FAIL(STATUS_ARGUMENT, "rows of %u pixels do not fit a stride of %zu bytes", width, stride);
     }
-    int flags = TJFLAG_STOPONWARNING | MAX_SCANS_FLAGS | (idct == JPEG_IDCT_FAST ? TJFLAG_FASTDCT : TJFLAG_ACCURATEDCT);
-    int result = tjDecompress2(decoder->handle, data, (unsigned long)size, rgb, (int)width, (int)stride, (int)height,
-                               TJPF_RGB, flags);
-    if (result != 0) FAIL(STATUS_FORMAT, "corrupt JPEG data: %s", tjGetErrorStr2(decoder->handle));
-    return STATUS_OK;
+    return run(decoder, &(Job){.data = data, .size = size, .wish = &wish, .rgb = rgb, .stride = stride});
+}
+
+Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, const JpegWish *wish, JpegTake take,
+                          void *context) {
+    const JpegRegion *region = &wish->region;
+    if (region->height < 1 || region->width < 1 || (uint64_t)region->y + region->height > wish->height ||
+        (uint64_t)region->x + region->width > wish->width) {
+        FAIL(STATUS_ARGUMENT, "a region of %u x %u pixels at (%u, %u) is not within %u x %u", region->width,
+             region->height, region->x, region->y, wish->width, wish->height);
+    }
+    /* The library looks for the end only behind the last row. */
+    if (!jpeg_has_end(data, size)) FAIL(STATUS_FORMAT, "corrupt JPEG data: it has no end marker");
+    TRY(reserve(&decoder->strip, &decoder->strip_bytes, STRIP_ROWS * (size_t)wish->width * CHANNELS));
+    return run(decoder, &(Job){.data = data, .size = size, .wish = wish, .take = take, .context = context});
+}
+
+/* ---- encoding ---- */
+
+static void begin_target(j_compress_ptr library) { (void)library; }
+
+static boolean overflow_target(j_compress_ptr library) {
+    leave_saying((Failure *)library->err, "the data are larger than JPEG's can be");
+    return FALSE;
+}
+
+static bool encoder_starts(JpegEncoder *encoder) {
+    encoder->library.err = failure_init(&encoder->failure);
+    if (setjmp(encoder->failure.back) != 0) return false;
+    jpeg_create_compress(&encoder->library);
+    encoder->target.init_destination = encoder->target.term_destination = begin_target;
+    encoder->target.empty_output_buffer = overflow_target;
+    encoder->library.dest = &encoder->target;
+    return true;
 }
 
 Status jpeg_encoder_create(JpegEncoder **out) {
     JpegEncoder *encoder = NULL;
     TRY(memory_calloc(1, sizeof *encoder, &encoder));
-    encoder->handle = tjInitCompress();
-    if (encoder->handle == NULL) {
-        memory_free(encoder);
-        FAIL(STATUS_LIBRARY, "libjpeg-turbo cannot start: %s", tjGetErrorStr2(NULL));
+    if (encoder_starts(encoder)) {
+        *out = encoder;
+        return STATUS_OK;
     }
-    *out = encoder;
-    return STATUS_OK;
+    Status status = error_fail(STATUS_LIBRARY, "libjpeg-turbo cannot start: %s", encoder->failure.message);
+    jpeg_encoder_destroy(encoder);
+    return status;
 }
 
 void jpeg_encoder_destroy(JpegEncoder *encoder) {
     if (encoder == NULL) return;
-    tjDestroy(encoder->handle);
+    jpeg_destroy_compress(&encoder->library);
     memory_free(encoder->buffer);
     memory_free(encoder);
 }
 
-static Status reserve(JpegEncoder *encoder, size_t bytes) {
-    if (bytes <= encoder->capacity) return STATUS_OK;
-    memory_free(encoder->buffer);
-    encoder->buffer = NULL;
-    encoder->capacity = 0;
-    TRY(memory_alloc(bytes, 1, &encoder->buffer));
-    encoder->capacity = bytes;
-    return STATUS_OK;
+/* Of 4:2:0 the library's first component has two samples each way for one of the others: its default. */
+static bool encodes(JpegEncoder *encoder, const uint8_t *rgb, size_t stride, int quality) {
+    struct jpeg_compress_struct *library = &encoder->library;
+    if (setjmp(encoder->failure.back) != 0) {
+        jpeg_abort_compress(library);
+        return false;
+    }
+    library->input_components = CHANNELS;
+    library->in_color_space = JCS_RGB;
+    jpeg_set_defaults(library);
+    jpeg_set_quality(library, quality, TRUE);
+    library->dct_method = JDCT_ISLOW;
+    encoder->target.next_output_byte = encoder->buffer;
+    encoder->target.free_in_buffer = encoder->capacity;
+    jpeg_start_compress(library, TRUE);
+    while (library->next_scanline < library->image_height) {
+        JSAMPROW row = (JSAMPROW)(uintptr_t)(rgb + library->next_scanline * stride); /* which it only reads */
+        jpeg_write_scanlines(library, &row, 1);
+    }
+    jpeg_finish_compress(library);
+    return true;
 }
 
 Status jpeg_encode(JpegEncoder *encoder, const uint8_t *rgb, size_t stride, uint32_t width, uint32_t height,
@@ -92,18 +296,17 @@ Status jpeg_encode(JpegEncoder *encoder, const uint8_t *rgb, size_t stride, uint
     }
     TRY(jpeg_check_pixels(width, height)); /* what is written here is to be read here, too */
     if (quality < 1 || quality > 100) FAIL(STATUS_ARGUMENT, "JPEG quality %d is not in 1..100", quality);
-    if (stride < (size_t)width * 3 || stride > INT_MAX) {
+    if (stride < (size_t)width * CHANNELS || stride > INT_MAX) {
         FAIL(STATUS_ARGUMENT, "rows of %u pixels do not fit a stride of %zu bytes", width, stride);
     }
-    unsigned long bound = tjBufSize((int)width, (int)height, TJSAMP_420);
-    if (bound == (unsigned long)-1) FAIL(STATUS_LIBRARY, "libjpeg-turbo: %s", tjGetErrorStr2(NULL));
-    TRY(reserve(encoder, bound));
-    unsigned char *buffer = encoder->buffer;
-    if (tjCompress2(encoder->handle, rgb, (int)width, (int)stride, (int)height, TJPF_RGB, &buffer, &bound, TJSAMP_420,
-                    quality, TJFLAG_NOREALLOC | TJFLAG_ACCURATEDCT) != 0) {
-        FAIL(STATUS_LIBRARY, "JPEG encoding failed: %s", tjGetErrorStr2(encoder->handle));
+    const size_t blocks = (((size_t)width + 15) / 16) * (((size_t)height + 15) / 16);
+    TRY(reserve(&encoder->buffer, &encoder->capacity, blocks * 16 * 16 * 3 + HEADER_BYTES));
+    encoder->library.image_width = width;
+    encoder->library.image_height = height;
+    if (!encodes(encoder, rgb, stride, quality)) {
+        FAIL(STATUS_LIBRARY, "JPEG encoding failed: %s", encoder->failure.message);
     }
-    *data = buffer;
-    *size = bound;
+    *data = encoder->buffer;
+    *size = encoder->capacity - encoder->target.free_in_buffer;
     return STATUS_OK;
 }

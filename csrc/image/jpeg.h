@@ -52,10 +52,32 @@ bool jpeg_has_end(const void *data, size_t size);
 Status jpeg_decoder_create(JpegDecoder **out);
 void jpeg_decoder_destroy(JpegDecoder *decoder); /* does nothing if NULL */
 
+/* The memory that it holds between images. */
+size_t jpeg_decoder_bytes(const JpegDecoder *decoder);
+
 /* Decodes the whole image, which must be of exactly `width` x `height`, into `rgb`. On failure some of the pixels may
  * have been written. */
 Status jpeg_decode(JpegDecoder *decoder, const void *data, size_t size, JpegIdct idct, uint32_t width, uint32_t height,
                    uint8_t *rgb, size_t stride);
+
+typedef struct JpegRegion {
+    uint32_t y, x, height, width;
+} JpegRegion;
+
+typedef struct JpegWish {
+    JpegIdct idct;
+    uint32_t width, height; /* the stream must be of exactly this size */
+    JpegRegion region;      /* within it */
+} JpegWish;
+
+/* Gets the next `count` rows of a region, from its first row on. */
+typedef void (*JpegTake)(void *context, const uint8_t *rgb, size_t stride, uint32_t count);
+
+/* Decodes a region, and gives its rows to `take`, some at a time: the pixels that jpeg_decode gives. What the stream
+ * holds behind the region's last row is not looked at, but for its end marker, so that damage there goes unnoticed. On
+ * failure some of the rows may have been given. */
+Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, const JpegWish *wish, JpegTake take,
+                          void *context);
 
 Status jpeg_encoder_create(JpegEncoder **out);
 void jpeg_encoder_destroy(JpegEncoder *encoder); /* does nothing if NULL */

@@ -1,7 +1,7 @@
 /* The twin of jpeg.c in a build without libjpeg-turbo: says what is missing. */
 #include "image/jpeg.h"
 
-#define MISSING "this build has no libjpeg-turbo: apt install libturbojpeg0-dev, then rebuild"
+#define MISSING "this build has no libjpeg-turbo: apt install libjpeg-dev, then rebuild"
 
 Status jpeg_decoder_create(JpegDecoder **out) {
     (void)out;
@@ -10,9 +10,20 @@ Status jpeg_decoder_create(JpegDecoder **out) {
 
 void jpeg_decoder_destroy(JpegDecoder *decoder) { (void)decoder; }
 
+size_t jpeg_decoder_bytes(const JpegDecoder *decoder) {
+    (void)decoder;
+    return 0;
+}
+
 Status jpeg_decode(JpegDecoder *decoder, const void *data, size_t size, JpegIdct idct, uint32_t width, uint32_t height,
                    uint8_t *rgb, size_t stride) {
     (void)decoder, (void)data, (void)size, (void)idct, (void)width, (void)height, (void)rgb, (void)stride;
+    FAIL(STATUS_NOT_BUILT, "%s", MISSING);
+}
+
+Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, const JpegWish *wish, JpegTake take,
+                          void *context) {
+    (void)decoder, (void)data, (void)size, (void)wish, (void)take, (void)context;
     FAIL(STATUS_NOT_BUILT, "%s", MISSING);
 }
 

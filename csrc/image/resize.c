@@ -55,6 +55,10 @@ void resizer_destroy(Resizer *resizer) {
     memory_free(resizer);
 }
 
+size_t resizer_bytes(const Resizer *resizer) {
+    return sizeof *resizer + resizer->places.bytes + resizer->weights.bytes + resizer->sums.bytes;
+}
+
 static Status reserve(Block *block, size_t count, size_t size) {
     if (count * size <= block->bytes) return STATUS_OK;
     memory_free(block->memory);

@@ -32,6 +32,9 @@ typedef struct Resizer Resizer;
 Status resizer_create(Resizer **out);
 void resizer_destroy(Resizer *resizer); /* does nothing if NULL */
 
+/* The memory that it holds. */
+size_t resizer_bytes(const Resizer *resizer);
+
 /* From `from` pixels to `to` pixels at `out`, which is borrowed until the last row was given; sides 1 to
  * RESIZE_MAX_SIDE, in either direction, enlarging or reducing. */
 Status resizer_begin(Resizer *resizer, ResizeFilter filter, ImageSize from, ImageSize to, uint8_t *out,

@@ -60,7 +60,6 @@ static Status prepare_output(Pipeline *pipeline, size_t index, const LoaderOutpu
     TRY(error_at_field(decoder->prepare(pipeline->source, in_use, wish, output), output->about->name));
     output->scratch_at = pipeline->scratch_bytes;
     pipeline->scratch_bytes += (output->scratch_bytes + 63) & ~(size_t)63;
-    if (output->buffer_bytes > pipeline->buffer_bytes) pipeline->buffer_bytes = output->buffer_bytes;
     link_view(pipeline, index);
     return STATUS_OK;
 }
@@ -88,26 +87,38 @@ void loader_pipeline_fini(Pipeline *pipeline) {
 /* ---- a thread's memory ---- */
 
 Status loader_pipeline_scratch_init(const Pipeline *pipeline, DecoderScratch *scratch) {
+    Status status = STATUS_OK;
     *scratch = (DecoderScratch){.failed_at = -1};
-    TRY(memory_calloc(pipeline->scratch_bytes, 1, &scratch->own));
+    TRY_GOTO(memory_calloc(pipeline->count, sizeof *scratch->resizers, &scratch->resizers));
+    scratch->outputs = pipeline->count;
+    TRY_GOTO(memory_calloc(pipeline->scratch_bytes, 1, &scratch->own));
+    scratch->own_bytes = pipeline->scratch_bytes;
     for (size_t i = 0; i < pipeline->count; i++) {
         const DecoderOutput *output = &pipeline->outputs[i];
         if (output->decoder->init_scratch == NULL) continue;
         output->decoder->init_scratch(output, scratch->own + output->scratch_at);
     }
-    return STATUS_OK;
+done:
+    if (status != STATUS_OK) loader_pipeline_scratch_fini(scratch);
+    return status;
 }
 
 void loader_pipeline_scratch_fini(DecoderScratch *scratch) {
     if (scratch->jpeg != NULL) jpeg_decoder_destroy(scratch->jpeg);
-    resizer_destroy(scratch->resizer);
+    for (size_t i = 0; i < scratch->outputs; i++) resizer_destroy(scratch->resizers[i]);
+    memory_free(scratch->resizers);
     memory_free(scratch->buffer);
     memory_free(scratch->own);
     *scratch = (DecoderScratch){.failed_at = -1};
 }
 
-size_t loader_pipeline_scratch_bytes(const Pipeline *pipeline) {
-    return pipeline->scratch_bytes + pipeline->buffer_bytes;
+size_t loader_pipeline_scratch_bytes(const DecoderScratch *scratch) {
+    size_t bytes = scratch->own_bytes + scratch->buffer_bytes;
+    if (scratch->jpeg != NULL) bytes += jpeg_decoder_bytes(scratch->jpeg);
+    for (size_t i = 0; i < scratch->outputs; i++) {
+        if (scratch->resizers[i] != NULL) bytes += resizer_bytes(scratch->resizers[i]);
+    }
+    return bytes;
 }
 
 /* ---- samples ---- */

@@ -11,7 +11,6 @@ typedef struct Pipeline {
     size_t count;
     DecoderOutput *outputs; /* owned */
     size_t scratch_bytes;
-    size_t buffer_bytes; /* of the output that wants most */
     size_t kept_bytes;   /* of decoded values that stay, in all */
 } Pipeline;
 
@@ -23,8 +22,8 @@ void loader_pipeline_fini(Pipeline *pipeline);
 Status loader_pipeline_scratch_init(const Pipeline *pipeline, DecoderScratch *scratch);
 void loader_pipeline_scratch_fini(DecoderScratch *scratch);
 
-/* The most that one thread's scratch takes. */
-size_t loader_pipeline_scratch_bytes(const Pipeline *pipeline);
+/* What one thread's scratch takes now, beside what libjpeg-turbo holds while it decodes. */
+size_t loader_pipeline_scratch_bytes(const DecoderScratch *scratch);
 
 /* How the epoch's random choices are made. */
 typedef struct PipelineDraws {

@@ -22,6 +22,7 @@ typedef struct Flight {
 typedef struct Worker {
     Workers *workers; /* borrowed until loader_workers_destroy */
     DecoderScratch scratch;
+    size_t held; /* bytes of `scratch` after the last work */
     pthread_t handle;
 } Worker;
 
@@ -141,6 +142,7 @@ static void run_job(Worker *worker, const Job *job) {
     workers->busy--;
     workers->totals.work_ns += spent;
     workers->totals.decode_ns += worker->scratch.decode_ns;
+    worker->held = loader_pipeline_scratch_bytes(&worker->scratch);
     if (status != STATUS_OK) fail_flight(job->flight, worker->scratch.failed_at);
     job->flight->done++;
     bool cut = finished(job->flight) && loader_source_check(workers->config.pipeline->source) != STATUS_OK;
@@ -159,6 +161,7 @@ static bool run_item(Worker *worker) {
     Status status = loop->task(loop->context, item, &worker->scratch);
     pthread_mutex_lock(&workers->mutex);
     loop->busy--;
+    worker->held = loader_pipeline_scratch_bytes(&worker->scratch);
     if (status != STATUS_OK) {
         if (!loop->failed || item < loop->failed_item) {
             loop->failed_item = item;
@@ -376,6 +379,6 @@ void loader_workers_stats(Workers *workers, LoaderStats *stats) {
     *stats = workers->totals;
     stats->workers = workers->started;
     stats->memory_bytes = workers->pass.ids == NULL ? 0 : (size_t)workers->pass.samples * sizeof(uint64_t);
-    stats->memory_bytes += (size_t)workers->started * loader_pipeline_scratch_bytes(workers->config.pipeline);
+    for (int i = 0; i < workers->started; i++) stats->memory_bytes += workers->list[i].held;
     pthread_mutex_unlock(&workers->mutex);
 }

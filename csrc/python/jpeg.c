@@ -20,37 +20,77 @@ static PyObject *header(PyObject *module, PyObject *object) {
     return Py_BuildValue("(IIiN)", info.width, info.height, info.components, PyBool_FromLong(info.progressive));
 }
 
-static Status decode_into(const Py_buffer *stream, JpegInfo info, bool fast, uint8_t *pixels) {
+/* What is wished of an image, and where its rows go. */
+typedef struct Decoding {
+    JpegWish wish;
+    bool whole;
+    uint8_t *to;
+} Decoding;
+
+static void copy_rows(void *context, const uint8_t *rgb, size_t stride, uint32_t count) {
+    Decoding *decoding = context;
+    const size_t row_bytes = (size_t)decoding->wish.region.width * 3;
+    for (uint32_t y = 0; y < count; y++, decoding->to += row_bytes) memcpy(decoding->to, rgb + y * stride, row_bytes);
+}
+
+static Status decode_into(const Py_buffer *stream, Decoding *decoding) {
+    const JpegWish *wish = &decoding->wish;
     JpegDecoder *decoder = NULL;
     TRY(jpeg_decoder_create(&decoder));
-    Status status = jpeg_decode(decoder, stream->buf, (size_t)stream->len, fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE,
-                                info.width, info.height, pixels, (size_t)info.width * 3);
+    Status status = decoding->whole
+                        ? jpeg_decode(decoder, stream->buf, (size_t)stream->len, wish->idct, wish->width, wish->height,
+                                      decoding->to, (size_t)wish->width * 3)
+                        : jpeg_decode_region(decoder, stream->buf, (size_t)stream->len, wish, copy_rows, decoding);
     jpeg_decoder_destroy(decoder);
     return status;
 }
 
+/* (y, x, height, width) within the image, or None: all of it. 0 or -1. */
+static int region_of(PyObject *object, JpegInfo info, JpegRegion *region) {
+    const char *names[] = {"the region's y", "the region's x", "the region's height", "the region's width"};
+    const uint64_t most[] = {info.height, info.width, info.height, info.width};
+    uint64_t values[4] = {0, 0, info.height, info.width};
+    if (object != NULL && object != Py_None) {
+        PyObject *tuple = py_arguments_tuple(object, "numbers of the region (y, x, height, width)", 4, 4);
+        if (tuple == NULL) return -1;
+        int failed = 0;
+        for (int i = 0; i < 4 && failed == 0; i++) {
+            failed = py_arguments_whole(PyTuple_GET_ITEM(tuple, i), names[i], 0, most[i], &values[i]);
+        }
+        Py_DECREF(tuple);
+        if (failed != 0) return -1;
+    }
+    *region = (JpegRegion){(uint32_t)values[0], (uint32_t)values[1], (uint32_t)values[2], (uint32_t)values[3]};
+    return 0;
+}
+
+static PyObject *decode_stream(PyObject *module, const Py_buffer *stream, PyObject *region, bool fast) {
+    Decoding decoding = {.whole = region == NULL || region == Py_None};
+    JpegInfo info;
+    Status status = jpeg_parse_header(stream->buf, (size_t)stream->len, &info);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
+    decoding.wish = (JpegWish){fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, info.width, info.height, {0}};
+    if (region_of(region, info, &decoding.wish.region) < 0) return NULL;
+    const JpegRegion *part = &decoding.wish.region;
+    PyObject *array = py_array_new(ARRAY_U8, 3, (const int64_t[]){part->height, part->width, 3});
+    if (array == NULL) return NULL;
+    decoding.to = py_array_data(array);
+    Py_BEGIN_ALLOW_THREADS;
+    status = decode_into(stream, &decoding);
+    Py_END_ALLOW_THREADS;
+    if (status == STATUS_OK) return array;
+    Py_DECREF(array);
+    return py_errors_raise(py_module_state(module), status);
+}
+
 static PyObject *decode(PyObject *module, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"data", "fast", NULL};
-    PyObject *object, *array = NULL;
+    static char *names[] = {"data", "fast", "region", NULL};
+    PyObject *object, *region = NULL;
     int fast = 0;
     Py_buffer stream;
-    JpegInfo info;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|p:jpeg_decode", names, &object, &fast)) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|pO:jpeg_decode", names, &object, &fast, &region)) return NULL;
     if (acquire_stream(object, &stream) < 0) return NULL;
-    Status status = jpeg_parse_header(stream.buf, (size_t)stream.len, &info);
-    if (status == STATUS_OK) {
-        array = py_array_new(ARRAY_U8, 3, (const int64_t[]){info.height, info.width, 3});
-        if (array == NULL) goto done;
-        uint8_t *pixels = py_array_data(array);
-        Py_BEGIN_ALLOW_THREADS;
-        status = decode_into(&stream, info, fast, pixels);
-        Py_END_ALLOW_THREADS;
-    }
-    if (status != STATUS_OK) {
-        Py_CLEAR(array);
-        py_errors_raise(py_module_state(module), status);
-    }
-done:
+    PyObject *array = decode_stream(module, &stream, region, fast != 0);
     PyBuffer_Release(&stream);
     return array;
 }
@@ -160,8 +200,9 @@ static PyMethodDef functions[] = {
     {"jpeg_header", header, METH_O,
      "jpeg_header(data)\n--\n\n(width, height, components, progressive) of a JPEG stream, which is not decoded."},
     {"jpeg_decode", (PyCFunction)(void (*)(void))decode, METH_VARARGS | METH_KEYWORDS,
-     "jpeg_decode(data, fast=False)\n--\n\nDecode a JPEG stream to uint8 (height, width, 3) RGB. `fast` takes "
-     "libjpeg-turbo's fast IDCT, as FFCV does. Raises BetonError for truncated or corrupt data."},
+     "jpeg_decode(data, fast=False, region=None)\n--\n\nDecode a JPEG stream to uint8 (height, width, 3) RGB. `fast` "
+     "takes libjpeg-turbo's fast IDCT, as FFCV does. With `region` (y, x, height, width) only that part, the same "
+     "pixels; what lies behind its last row is not looked at. Raises BetonError for truncated or corrupt data."},
     {"jpeg_encode", (PyCFunction)(void (*)(void))jpeg_encode_image, METH_VARARGS | METH_KEYWORDS,
      "jpeg_encode(image, quality=90)\n--\n\nEncode uint8 (height, width, 3) RGB as baseline 4:2:0 JPEG; bytes."},
     {"resize_area", (PyCFunction)(void (*)(void))resize, METH_VARARGS | METH_KEYWORDS,

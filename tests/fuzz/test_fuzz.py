@@ -31,7 +31,7 @@ def build(tmp_path_factory):
 
     def build(name, *others):
         main = HERE / f"{name}.c"
-        libraries = ["-lturbojpeg"] if CSRC / "image/jpeg.c" in sources_of(main) else []
+        libraries = ["-ljpeg"] if CSRC / "image/jpeg.c" in sources_of(main) else []
         wraps = [f"-Wl,--wrap={call}" for call in ("mmap", "munmap")] if "map.c" in others else []
         return compiler.program(main, *(HERE / other for other in others), link=["-lm", *libraries, *wraps])
 

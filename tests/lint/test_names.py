@@ -21,7 +21,6 @@ NOUNS = {
 # What nothing in csrc/ uses, and why it is there.
 FOR_OTHERS = {
     "PY_SSIZE_T_CLEAN": "Python.h reads it",
-    "augment_part": "says what augment_run reads",
     "comm_segment": "tests damage what lies in it",
     "comm_slot_return": "tests hold all slots and give them back",
     "comm_window_base": "kernels that exchange what they quantise go by it",

@@ -302,7 +302,7 @@ def test_doctor_names_one_command(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "checkout", lambda: None)
     missing, remedy = doctor.diagnose(report)
     assert [line.split()[0] for line in missing] == ["mpi", "jpeg"] and "\n" not in remedy
-    assert remedy.startswith("sudo apt-get install -y libopenmpi-dev openmpi-bin libturbojpeg0-dev && ")
+    assert remedy.startswith("sudo apt-get install -y libopenmpi-dev openmpi-bin libjpeg-dev && ")
     pip = f"{sys.executable} -m pip install --force-reinstall --no-deps --no-cache-dir"
     monkeypatch.setattr(doctor, "_origin", dict)
     assert doctor.diagnose(report)[1].endswith(f" && {pip} SOURCE")
@@ -344,7 +344,7 @@ def test_doctor_builds_again_from_where_it_came(monkeypatch, tmp_path, origin, s
     "error, remedy",
     [
         ("libmpi.so.40: cannot open shared object file: No such file or directory", "apt-get install -y openmpi-bin"),
-        ("libturbojpeg.so.0: cannot open shared object file", "apt-get install -y libturbojpeg0-dev"),
+        ("libjpeg.so.62: cannot open shared object file", "apt-get install -y libjpeg-dev"),
         ("libstdc++.so.6: version `GLIBCXX_3.4.32' not found", "apt-get install -y libstdc++6"),
         ("libdnnl.so.3: cannot open shared object file", "-m pip install --force-reinstall onednn-cpu-gomp"),
         ("No module named '_cgxffcv'", "make clean build"),

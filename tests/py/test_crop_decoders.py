@@ -249,7 +249,7 @@ def test_a_damaged_image_names_its_sample(tmp_path):
     with open(path, "r+b") as file:
         file.seek((begin + end) // 2)
         file.write(bytes(end - (begin + end) // 2))
-    with loader_of(path, RandomResizedCropRGBImageDecoder(OUT)) as loader:
+    with loader_of(path, CenterCropRGBImageDecoder(OUT, 1.0)) as loader:
         with pytest.raises(BetonError, match="field 'image': corrupt JPEG") as caught:
             list(loader)
         assert caught.value.sample == 3

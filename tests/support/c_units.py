@@ -20,7 +20,7 @@ INCLUDE = [f"-I{CSRC}", f"-I{ROOT / 'tests/support'}"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 ISA_FLAGS = {"_avx2": AVX2, "_avx512": AVX512, "_avx512bf16": [*AVX512, "-mavx512bf16"]}
-LIBRARY = re.compile(r"^#include <(mpi|nccl|turbojpeg|cuda|cudnn|cublas|oneapi/)", re.M)
+LIBRARY = re.compile(r"^#include <(mpi|nccl|jpeglib|cuda|cudnn|cublas|oneapi/)", re.M)
 
 
 def sources(*rooms, others=()):

@@ -46,7 +46,7 @@ ONLY_IN = {
     "cublasLt.h": ["optim/cuda/cublas.c"],
     "cublas_v2.h": [],
     "oneapi/dnnl/dnnl.h": ["nn/cpu/dnnl.c"],
-    "turbojpeg.h": ["image/jpeg.c"],
+    "jpeglib.h": ["image/jpeg.c"],
     "nccl.h": ["comm/nccl.c"],
 }
 

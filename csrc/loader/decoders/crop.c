@@ -1,5 +1,5 @@
 /* A rectangle of each image, drawn or central, resampled to one size, through `augment` into the batch. Images may have
- * any size: JPEG ones are decoded into the thread's buffer, which grows with them. */
+ * any size: of JPEG ones only the rectangle is decoded, and its rows are resampled as they come. */
 #include <math.h>
 
 #include "base/memory.h"
@@ -13,31 +13,33 @@ typedef struct CropState {
     LoaderCrop crop;
     Augment *augment; /* owned */
     bool fast_jpeg;
-    size_t pixels_at; /* where the resampled image lies in the output's scratch memory */
+    size_t cut_at, pixels_at; /* where the cut and the resampled image lie in the output's scratch memory */
 } CropState;
 
-typedef struct Rectangle {
-    uint32_t y, x, height, width;
-} Rectangle;
+/* What is cut out of one image for one output; in the output's scratch memory, as long as the image is worked on. */
+typedef struct Cut {
+    JpegRegion from;
+    Resizer *resizer; /* borrowed from the thread */
+} Cut;
 
 static const BetonKind kinds[] = {BETON_IMAGE};
 
 /* ---- rectangles ---- */
 
-static Rectangle central(uint32_t height, uint32_t width, uint32_t h, uint32_t w) {
+static JpegRegion central(uint32_t height, uint32_t width, uint32_t h, uint32_t w) {
     h = h < 1 ? 1 : h > height ? height : h;
     w = w < 1 ? 1 : w > width ? width : w;
-    return (Rectangle){(height - h) / 2, (width - w) / 2, h, w};
+    return (JpegRegion){(height - h) / 2, (width - w) / 2, h, w};
 }
 
-static Rectangle central_square(const LoaderCrop *crop, uint32_t height, uint32_t width) {
+static JpegRegion central_square(const LoaderCrop *crop, uint32_t height, uint32_t width) {
     double shorter = height < width ? height : width;
     uint32_t side = (uint32_t)fmin(crop->ratio[0] * shorter, shorter);
     return central(height, width, side, side);
 }
 
 /* The largest central rectangle whose ratio is within the limits. */
-static Rectangle central_clamped(const LoaderCrop *crop, uint32_t height, uint32_t width) {
+static JpegRegion central_clamped(const LoaderCrop *crop, uint32_t height, uint32_t width) {
     double ratio = (double)width / height;
     if (ratio < crop->ratio[0]) return central(height, width, (uint32_t)nearbyint(width / crop->ratio[0]), width);
     if (ratio > crop->ratio[1]) return central(height, width, height, (uint32_t)nearbyint(height * crop->ratio[1]));
@@ -47,7 +49,7 @@ static Rectangle central_clamped(const LoaderCrop *crop, uint32_t height, uint32
 static double uniform(uint32_t word, double low, double high) { return low + (high - low) * (word * 0x1p-32); }
 
 /* torchvision's RandomResizedCrop: a share of the area and the logarithm of a ratio, uniform, until they fit. */
-static Rectangle random_rectangle(const LoaderCrop *crop, const AugmentKey *key, uint32_t height, uint32_t width) {
+static JpegRegion random_rectangle(const LoaderCrop *crop, const AugmentKey *key, uint32_t height, uint32_t width) {
     const double low = log(crop->ratio[0]), high = log(crop->ratio[1]), area = (double)height * width;
     for (uint32_t try = 0; try < TRIES; try++) {
         const AugmentRandom random = {key, augment_draw_index(NUMBER, try, crop->list)};
@@ -56,7 +58,7 @@ static Rectangle random_rectangle(const LoaderCrop *crop, const AugmentKey *key,
         double ratio = exp(uniform(words.word[1], low, high));
         double w = nearbyint(sqrt(target * ratio)), h = nearbyint(sqrt(target / ratio));
         if (w < 1 || w > width || h < 1 || h > height) continue;
-        Rectangle found = {0, 0, (uint32_t)h, (uint32_t)w};
+        JpegRegion found = {0, 0, (uint32_t)h, (uint32_t)w};
         found.y = philox_below(words.word[2], height - found.height + 1);
         found.x = philox_below(words.word[3], width - found.width + 1);
         return found;
@@ -64,8 +66,8 @@ static Rectangle random_rectangle(const LoaderCrop *crop, const AugmentKey *key,
     return central_clamped(crop, height, width);
 }
 
-static Rectangle rectangle_of(const DecoderChunk *chunk, const DecoderOutput *output, size_t i,
-                              const BetonImage *image) {
+static JpegRegion rectangle_of(const DecoderChunk *chunk, const DecoderOutput *output, size_t i,
+                               const BetonImage *image) {
     const CropState *state = output->state;
     const AugmentKey key = {chunk->seed, chunk->ids[i], chunk->batch, chunk->epoch};
     if (output->decoder == &loader_decoder_center_crop) {
@@ -101,11 +103,10 @@ static Status prepare(const LoaderSource *source, const Traversal *in_use, const
     state->crop = *crop;
     state->fast_jpeg = wish->fast_jpeg;
     TRY(loader_pixels_prepare(wish->image, crop->height, crop->width, output, &state->augment));
-    state->pixels_at = (output->scratch_bytes + 63) & ~(size_t)63;
+    state->cut_at = (output->scratch_bytes + 63) & ~(size_t)63;
+    state->pixels_at = state->cut_at + ((sizeof(Cut) + 63) & ~(size_t)63);
     output->scratch_bytes = state->pixels_at + (size_t)crop->height * crop->width * AUGMENT_CHANNELS;
-    size_t largest = (size_t)about->max_height * about->max_width * AUGMENT_CHANNELS;
-    output->buffer_bytes = about->num_jpeg > 0 ? largest : 0;
-    output->work_bytes = 16 * largest;
+    output->work_bytes = 16 * (size_t)about->max_height * about->max_width * AUGMENT_CHANNELS;
     return STATUS_OK;
 }
 
@@ -125,52 +126,104 @@ static void init_scratch(const DecoderOutput *output, void *scratch) {
     augment_scratch_init(state->augment, scratch);
 }
 
-static Status resample(const DecoderChunk *chunk, const DecoderOutput *output, const uint8_t *pixels, size_t stride,
-                       Rectangle from, uint8_t *to) {
-    const CropState *state = output->state;
-    const ImageSize size = {from.width, from.height}, wanted = {state->crop.width, state->crop.height};
-    const size_t row = (size_t)state->crop.width * AUGMENT_CHANNELS;
-    Resizer **resizer = &chunk->scratch->resizer;
-    if (*resizer == NULL) TRY(resizer_create(resizer));
-    TRY(resizer_begin(*resizer, state->crop.bilinear ? RESIZE_BILINEAR : RESIZE_AREA, size, wanted, to, row));
-    resizer_push(*resizer, pixels, stride, from.height);
-    return STATUS_OK;
+/* ---- one image ---- */
+
+static uint8_t *scratch_of(const DecoderChunk *chunk, const DecoderOutput *output) {
+    return chunk->scratch->own + output->scratch_at;
 }
 
-/* A rectangle of the image for one output. `begin` as in loader_pixels_augment. */
-static Status crop_one(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
-                       const uint8_t *pixels, bool begin) {
+static Cut *cut_of(const DecoderChunk *chunk, const DecoderOutput *output) {
     const CropState *state = output->state;
-    const int32_t height = (int32_t)state->crop.height, width = (int32_t)state->crop.width;
-    uint8_t *resampled = chunk->scratch->own + output->scratch_at + state->pixels_at;
-    AugmentImage view = {resampled, (size_t)width * AUGMENT_CHANNELS, {0, 0, height, width}};
-    const Rectangle from = rectangle_of(chunk, output, i, image);
-    const size_t stride = (size_t)image->width * AUGMENT_CHANNELS;
-    pixels += from.y * stride + (size_t)from.x * AUGMENT_CHANNELS;
-    if (from.height == state->crop.height && from.width == state->crop.width) {
-        view.pixels = pixels;
-        view.stride = stride;
-    } else {
-        TRY(loader_decoder_fail(chunk, output, i, "resize", resample(chunk, output, pixels, stride, from, resampled)));
+    return (Cut *)(void *)(scratch_of(chunk, output) + state->cut_at);
+}
+
+static uint8_t *resampled(const DecoderChunk *chunk, const DecoderOutput *output) {
+    const CropState *state = output->state;
+    return scratch_of(chunk, output) + state->pixels_at;
+}
+
+static const DecoderOutput *next_view(const DecoderChunk *chunk, const DecoderOutput *output) {
+    return output->next_view < 0 ? NULL : &chunk->outputs[output->next_view];
+}
+
+static Status begin_cut(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image) {
+    const CropState *state = output->state;
+    const ImageSize to = {state->crop.width, state->crop.height};
+    Cut *cut = cut_of(chunk, output);
+    cut->from = rectangle_of(chunk, output, i, image);
+    TRY(loader_decoder_resizer(chunk, output, &cut->resizer));
+    return resizer_begin(cut->resizer, state->crop.bilinear ? RESIZE_BILINEAR : RESIZE_AREA,
+                         (ImageSize){cut->from.width, cut->from.height}, to, resampled(chunk, output),
+                         (size_t)to.width * AUGMENT_CHANNELS);
+}
+
+static JpegRegion join(JpegRegion one, JpegRegion other) {
+    const uint32_t bottom = one.y + one.height, other_bottom = other.y + other.height;
+    const uint32_t right = one.x + one.width, other_right = other.x + other.width;
+    JpegRegion both = {one.y < other.y ? one.y : other.y, one.x < other.x ? one.x : other.x, 0, 0};
+    both.height = (bottom > other_bottom ? bottom : other_bottom) - both.y;
+    both.width = (right > other_right ? right : other_right) - both.x;
+    return both;
+}
+
+/* A region's rows on their way to the cuts of all views. */
+typedef struct Rows {
+    const DecoderChunk *chunk;
+    const DecoderOutput *first;
+    JpegRegion region;
+    uint32_t y; /* of the image: the next row */
+} Rows;
+
+static void take(void *context, const uint8_t *rgb, size_t stride, uint32_t count) {
+    Rows *rows = context;
+    const uint32_t end = rows->y + count;
+    for (const DecoderOutput *view = rows->first; view != NULL; view = next_view(rows->chunk, view)) {
+        const Cut *cut = cut_of(rows->chunk, view);
+        const uint32_t bottom = cut->from.y + cut->from.height;
+        const uint32_t from = cut->from.y > rows->y ? cut->from.y : rows->y, until = bottom < end ? bottom : end;
+        if (from >= until) continue;
+        const uint8_t *pixels = rgb + (size_t)(from - rows->y) * stride;
+        resizer_push(cut->resizer, pixels + (size_t)(cut->from.x - rows->region.x) * AUGMENT_CHANNELS, stride,
+                     until - from);
     }
-    loader_pixels_augment(chunk, output, state->augment, &view, i, NULL, begin);
-    return STATUS_OK;
+    rows->y = end;
 }
 
-/* Decodes it once for all its views. */
-static Status decode_one(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, bool begin) {
+/* Reads it once for all its views. */
+static Status resample(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image) {
     const CropState *state = output->state;
-    const uint8_t *pixels = NULL;
+    Rows rows = {.chunk = chunk, .first = output, .region = cut_of(chunk, output)->from};
+    for (const DecoderOutput *view = output; view != NULL; view = next_view(chunk, view)) {
+        rows.region = join(rows.region, cut_of(chunk, view)->from);
+    }
+    rows.y = rows.region.y;
+    if (image->mode == BETON_IMAGE_RAW) {
+        const size_t stride = (size_t)image->width * AUGMENT_CHANNELS;
+        take(&rows, (const uint8_t *)image->region.data + rows.y * stride + (size_t)rows.region.x * AUGMENT_CHANNELS,
+             stride, rows.region.height);
+        return STATUS_OK;
+    }
+    const JpegWish wish = {state->fast_jpeg ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height,
+                           rows.region};
+    return loader_pixels_stream(chunk, output, i, image, &wish, take, &rows);
+}
+
+/* `begin` as in loader_pixels_augment. */
+static Status decode_one(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, bool begin) {
     BetonImage image;
     TRY(loader_pixels_read(chunk, output, i, &image));
     if (image.height < 1 || image.width < 1) {
         return loader_decoder_fail(chunk, output, i, "decode", error_fail(STATUS_FORMAT, "an image without pixels"));
     }
-    TRY(loader_pixels_find(chunk, output, i, &image, state->fast_jpeg, &pixels));
-    TRY(crop_one(chunk, output, i, &image, pixels, begin));
-    while (output->next_view >= 0) {
-        output = &chunk->outputs[output->next_view];
-        TRY(crop_one(chunk, output, i, &image, pixels, begin));
+    for (const DecoderOutput *view = output; view != NULL; view = next_view(chunk, view)) {
+        TRY(loader_decoder_fail(chunk, view, i, "resize", begin_cut(chunk, view, i, &image)));
+    }
+    TRY(resample(chunk, output, i, &image));
+    for (const DecoderOutput *view = output; view != NULL; view = next_view(chunk, view)) {
+        const CropState *state = view->state;
+        const int32_t height = (int32_t)state->crop.height, width = (int32_t)state->crop.width;
+        const AugmentImage pixels = {resampled(chunk, view), (size_t)width * AUGMENT_CHANNELS, {0, 0, height, width}};
+        loader_pixels_augment(chunk, view, state->augment, &pixels, i, NULL, begin);
     }
     return STATUS_OK;
 }

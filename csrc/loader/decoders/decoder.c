@@ -40,6 +40,13 @@ Status loader_decoder_buffer(DecoderScratch *scratch, size_t bytes, uint8_t **ou
     return STATUS_OK;
 }
 
+Status loader_decoder_resizer(const DecoderChunk *chunk, const DecoderOutput *output, Resizer **out) {
+    Resizer **resizer = &chunk->scratch->resizers[output - chunk->outputs];
+    if (*resizer == NULL) TRY(resizer_create(resizer));
+    *out = *resizer;
+    return STATUS_OK;
+}
+
 Status loader_decoder_fail(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const char *operation,
                            Status status) {
     if (status == STATUS_OK) return status;

@@ -22,7 +22,6 @@ typedef struct DecoderOutput {
     LoaderArray array;
     void *state;          /* owned: whatever the decoder knows of this output */
     size_t scratch_bytes; /* memory of this output alone, in each thread */
-    size_t buffer_bytes;  /* the most room for one value, in each thread, which all outputs share */
     size_t work_bytes;    /* what a sample costs, beside writing its row, in bytes that could be copied meanwhile */
     bool mixes;           /* a chunk begins with the sample before its first */
     /* What the pipeline fills in. */
@@ -34,13 +33,15 @@ typedef struct DecoderOutput {
 
 /* One thread's memory. */
 typedef struct DecoderScratch {
-    JpegDecoder *jpeg; /* owned, made when needed */
-    Resizer *resizer;  /* owned, made when needed */
-    uint8_t *buffer;   /* owned, see loader_decoder_buffer */
+    JpegDecoder *jpeg;  /* owned, made when needed */
+    Resizer **resizers; /* owned: one an output, each made when needed */
+    size_t outputs;
+    uint8_t *buffer; /* owned, see loader_decoder_buffer */
     size_t buffer_bytes;
     unsigned char *own; /* owned: the outputs' scratch_bytes */
-    int64_t decode_ns;  /* spent in the JPEG decoder since it was last set to 0 */
-    int64_t failed_at;  /* after a failure: position in the batch */
+    size_t own_bytes;
+    int64_t decode_ns; /* spent in the JPEG decoder since it was last set to 0 */
+    int64_t failed_at; /* after a failure: position in the batch */
 } DecoderScratch;
 
 /* Some samples of one batch, in one thread. */
@@ -102,6 +103,9 @@ void loader_decoder_set_array(DecoderOutput *output, BetonDtype dtype, int ndim,
 
 /* The thread's buffer for one value, with room for so many bytes; what it held before is lost. */
 Status loader_decoder_buffer(DecoderScratch *scratch, size_t bytes, uint8_t **out);
+
+/* The thread's resizer of this output. */
+Status loader_decoder_resizer(const DecoderChunk *chunk, const DecoderOutput *output, Resizer **out);
 
 /* Adds to a failure what is known of the chunk's sample `i`; STATUS_OK passes through. */
 Status loader_decoder_fail(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const char *operation,

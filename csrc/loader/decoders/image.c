@@ -60,7 +60,6 @@ static Status prepare(const LoaderSource *source, const Traversal *in_use, const
     if (jpeg && any) {
         TRY(error_at_path(jpeg_check_pixels(state->width, state->height), beton_reader_path(source->reader)));
     }
-    output->buffer_bytes = jpeg ? pixel_bytes(state) : 0;
     output->work_bytes = (jpeg ? 16 : 1) * pixel_bytes(state); /* decoding costs ten times a copy */
     if (any) return loader_pixels_prepare(wish->image, state->height, state->width, output, &state->augment);
     loader_pixels_prepare_none(wish->image, output);
@@ -99,14 +98,22 @@ static Status read_image(const DecoderChunk *chunk, const DecoderOutput *output,
 
 /* The image and all further views of it; or, before a chunk's first image, the views that mix it with the one before.
  */
-static void augment_views(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const uint8_t *pixels,
+static void augment_views(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const AugmentImage *image,
                           const uint8_t *next, bool begin) {
     for (;; output = &chunk->outputs[output->next_view]) {
         const ImageState *state = output->state;
-        const int32_t height = (int32_t)state->height, width = (int32_t)state->width;
-        const AugmentImage image = {pixels, (size_t)width * AUGMENT_CHANNELS, {0, 0, height, width}};
-        loader_pixels_augment(chunk, output, state->augment, &image, i, next, begin);
+        loader_pixels_augment(chunk, output, state->augment, image, i, next, begin);
         if (output->next_view < 0) return;
+    }
+}
+
+/* What all views together look at. */
+static AugmentPart part_of_views(const DecoderChunk *chunk, const DecoderOutput *output, size_t i) {
+    AugmentPart all = {0, 0, 0, 0};
+    for (;; output = &chunk->outputs[output->next_view]) {
+        const AugmentPart part = loader_pixels_part(chunk, ((const ImageState *)output->state)->augment, i);
+        all = augment_part_join(all, part);
+        if (output->next_view < 0) return all;
     }
 }
 
@@ -115,10 +122,12 @@ static Status decode_from_file(const DecoderChunk *chunk, const DecoderOutput *o
     BetonImage images[DECODER_MAX_CHUNK];
     for (size_t i = 0; i < chunk->count; i++) TRY(read_image(chunk, output, i, &images[i]));
     for (size_t i = 0; i < chunk->count; i++) {
-        const uint8_t *pixels;
+        AugmentImage image;
+        AugmentPart part = {0, 0, 0, 0};
         bool next_raw = i + 1 < chunk->count && images[i + 1].mode == BETON_IMAGE_RAW;
-        TRY(loader_pixels_find(chunk, output, i, &images[i], state->fast_jpeg, &pixels));
-        augment_views(chunk, output, i, pixels, next_raw ? images[i + 1].region.data : NULL, begin);
+        if (images[i].mode == BETON_IMAGE_JPEG) part = part_of_views(chunk, output, i);
+        TRY(loader_pixels_find(chunk, output, i, &images[i], state->fast_jpeg, part, &image));
+        augment_views(chunk, output, i, &image, next_raw ? images[i + 1].region.data : NULL, begin);
     }
     return STATUS_OK;
 }
@@ -132,7 +141,9 @@ static Status decode_kept(const DecoderChunk *chunk, const DecoderOutput *output
         }
         const uint8_t *pixels = state->kept + chunk->ids[i] * pixel_bytes(state);
         const uint8_t *next = i + 1 < chunk->count ? state->kept + chunk->ids[i + 1] * pixel_bytes(state) : NULL;
-        augment_views(chunk, output, i, pixels, next, begin);
+        const AugmentImage image = {
+            pixels, (size_t)state->width * AUGMENT_CHANNELS, {0, 0, (int32_t)state->height, (int32_t)state->width}};
+        augment_views(chunk, output, i, &image, next, begin);
     }
     return STATUS_OK;
 }

@@ -1,5 +1,7 @@
 #include "loader/decoders/pixels.h"
 
+#include <string.h>
+
 #include "base/clock.h"
 
 static BetonDtype dtype_of(ImageType type) {
@@ -63,20 +65,76 @@ Status loader_pixels_decode(const DecoderChunk *chunk, const DecoderOutput *outp
     return loader_decoder_fail(chunk, output, i, "decode", beton_damaged_image(status));
 }
 
+/* Rows on their way to whoever wants them, whose time is not the decoder's. */
+typedef struct Stream {
+    JpegTake take;
+    void *context;
+    int64_t spent_ns;
+} Stream;
+
+static void hand_on(void *context, const uint8_t *rgb, size_t stride, uint32_t count) {
+    Stream *stream = context;
+    int64_t start = clock_now_ns();
+    stream->take(stream->context, rgb, stride, count);
+    stream->spent_ns += clock_now_ns() - start;
+}
+
+Status loader_pixels_stream(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
+                            const JpegWish *wish, JpegTake take, void *context) {
+    DecoderScratch *scratch = chunk->scratch;
+    Stream stream = {take, context, 0};
+    if (scratch->jpeg == NULL) TRY(jpeg_decoder_create(&scratch->jpeg));
+    int64_t start = clock_now_ns();
+    Status status =
+        jpeg_decode_region(scratch->jpeg, image->region.data, (size_t)image->region.size, wish, hand_on, &stream);
+    scratch->decode_ns += clock_now_ns() - start - stream.spent_ns;
+    return loader_decoder_fail(chunk, output, i, "decode", beton_damaged_image(status));
+}
+
+typedef struct Copy {
+    uint8_t *to;
+    size_t row_bytes;
+} Copy;
+
+static void copy_rows(void *context, const uint8_t *rgb, size_t stride, uint32_t count) {
+    Copy *copy = context;
+    for (uint32_t y = 0; y < count; y++, copy->to += copy->row_bytes) {
+        memcpy(copy->to, rgb + y * stride, copy->row_bytes);
+    }
+}
+
 Status loader_pixels_find(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
-                          bool fast, const uint8_t **out) {
+                          bool fast, AugmentPart part, AugmentImage *out) {
+    const AugmentPart all = {0, 0, (int32_t)image->height, (int32_t)image->width};
+    const bool whole = part.height == all.height && part.width == all.width;
     uint8_t *buffer = NULL;
-    *out = image->region.data;
+    *out = (AugmentImage){image->region.data, (size_t)image->width * AUGMENT_CHANNELS, all};
     if (image->mode == BETON_IMAGE_RAW) return STATUS_OK;
+    if (part.height == 0 || part.width == 0) part = (AugmentPart){0, 0, 1, 1};
+    const size_t row_bytes = (size_t)part.width * AUGMENT_CHANNELS;
     TRY(loader_decoder_fail(chunk, output, i, "decode", jpeg_check_pixels(image->width, image->height)));
-    TRY(loader_decoder_buffer(chunk->scratch, (size_t)image->height * image->width * AUGMENT_CHANNELS, &buffer));
-    *out = buffer;
-    return loader_pixels_decode(chunk, output, i, image, fast, buffer);
+    TRY(loader_decoder_buffer(chunk->scratch, row_bytes * (size_t)part.height, &buffer));
+    *out = (AugmentImage){buffer, row_bytes, part};
+    if (whole) return loader_pixels_decode(chunk, output, i, image, fast, buffer);
+    const JpegRegion region = {(uint32_t)part.y, (uint32_t)part.x, (uint32_t)part.height, (uint32_t)part.width};
+    const JpegWish wish = {fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height, region};
+    return loader_pixels_stream(chunk, output, i, image, &wish, copy_rows, &(Copy){buffer, row_bytes});
+}
+
+static AugmentKey key_of(const DecoderChunk *chunk, size_t i) {
+    return (AugmentKey){chunk->seed, chunk->ids[i], chunk->batch, chunk->epoch};
+}
+
+AugmentPart loader_pixels_part(const DecoderChunk *chunk, const Augment *augment, size_t i) {
+    const AugmentKey key = key_of(chunk, i);
+    AugmentDrawn drawn[AUGMENT_MAX_OPS];
+    augment_draw(augment, &key, chunk->evaluate, drawn);
+    return augment_part(augment, drawn);
 }
 
 void loader_pixels_augment(const DecoderChunk *chunk, const DecoderOutput *output, const Augment *augment,
                            const AugmentImage *image, size_t i, const uint8_t *next, bool begin) {
-    const AugmentKey key = {chunk->seed, chunk->ids[i], chunk->batch, chunk->epoch};
+    const AugmentKey key = key_of(chunk, i);
     const size_t row = chunk->first + i;
     unsigned char *to = (unsigned char *)chunk->arrays[output - chunk->outputs] + row * output->array.sample_bytes;
     void *scratch = chunk->scratch->own + output->scratch_at;

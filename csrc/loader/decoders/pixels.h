@@ -20,9 +20,16 @@ Status loader_pixels_read(const DecoderChunk *chunk, const DecoderOutput *output
 Status loader_pixels_decode(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
                             bool fast, uint8_t *pixels);
 
-/* All pixels of it: in the file, or decoded into the thread's buffer. */
+/* Decodes a region of it, a JPEG, as jpeg_decode_region does. */
+Status loader_pixels_stream(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
+                            const JpegWish *wish, JpegTake take, void *context);
+
+/* The part of it, at least: in the file, or decoded into the thread's buffer. */
 Status loader_pixels_find(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
-                          bool fast, const uint8_t **out);
+                          bool fast, AugmentPart part, AugmentImage *out);
+
+/* The part of the chunk's sample `i` that loader_pixels_augment will look at, 0 x 0 if none. */
+AugmentPart loader_pixels_part(const DecoderChunk *chunk, const Augment *augment, size_t i);
 
 /* Draws for the chunk's sample `i` and performs what was drawn, on pixels of the size that the chain was made for, into
  * the output's row. `next` as in augment_run. `begin`: nothing but what mixing the chunk's first sample with this one
