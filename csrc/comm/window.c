@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "comm/internal.h"
+#include "comm/window_probe.h"
 
 #define SWITCH_VARIABLE "CGXFFCV_P2P"
 #define PAGE_BYTES 4096
@@ -150,12 +151,20 @@ static void close_others(CommWindow *w) {
     w->registered = false;
 }
 
+/* As it is handed out: before anybody has begun to use it, and after the probe. */
+static Status window_clear(CommWindow *w) {
+    memset(w->signs, 0, sizeof *w->signs);
+    TRY(device_fill(w->bases[w->comm->rank], 0, w->bytes, w->stream));
+    return device_stream_synchronize(w->stream);
+}
+
 /* ---- making, together ---- */
 
 /* How a step went on all ranks: `why` is "" or the first failure. */
 static Status window_settle(CommWindow *w, Status mine, char *why) {
     Status status = STATUS_OK;
     char text[REASON_BYTES] = "", *all = NULL;
+    if (mine == STATUS_INTERRUPTED) return mine;
     if (mine != STATUS_OK) snprintf(text, sizeof text, "%.*s", (int)sizeof text - 1, error_record()->message);
     TRY_GOTO(memory_calloc((size_t)w->comm->size, sizeof text, &all));
     TRY_GOTO(comm_allgather(w->comm, text, sizeof text, all));
@@ -177,7 +186,11 @@ static Status window_join(CommWindow *w, Offer *offers, int *fd, char *why) {
     TRY(comm_allgather(w->comm, &mine, sizeof mine, offers));
     TRY(window_settle(w, window_map(w, offers, *fd), why));
     if (why[0] != '\0') return STATUS_OK;
-    return window_settle(w, window_open(w, offers), why);
+    TRY(window_settle(w, window_open(w, offers), why));
+    if (why[0] != '\0') return STATUS_OK;
+    TRY(window_settle(w, comm_probe_run(w->comm, w->bases, w->bytes, w->signs, w->stream), why));
+    if (why[0] != '\0') return STATUS_OK;
+    return window_settle(w, window_clear(w), why);
 }
 
 static Status check_place(const Comm *comm, char *why) {
@@ -240,6 +253,7 @@ static void window_meet(const CommWindow *w, _Atomic uint32_t *count) {
 
 /* Nobody's memory goes while another's kernels may write into it. */
 static void window_release(CommWindow *w) {
+    if (w->signs != NULL) comm_window_abort(w);
     if (w->joined) window_meet(w, &w->hall->idle);
     close_others(w);
     if (w->joined) window_meet(w, &w->hall->gone);
@@ -307,6 +321,7 @@ Status comm_window_wait(CommWindow *w, DeviceStream *stream, DeviceEvent *event)
     Status status = comm_begin(w->comm, "sum on GPUs", 0);
     if (status != STATUS_OK) return comm_broken(w->comm, NULL) ? window_drain(w, stream, status) : status;
     status = comm_poll_device(w->comm, stream, event, window_look, w);
+    if (status == STATUS_OK) status = comm_poll_blame(w->comm, window_look(w)); /* a kernel that gives up ends, too */
     if (status != STATUS_OK) status = window_drain(w, stream, status);
     return comm_end(w->comm, status);
 }

@@ -56,7 +56,7 @@ def emulated():
 
 
 EVERY = {path.name for path in (ROOT / "tests" / "cuda").glob("test_*.py")}
-ALONE = {"test_device.py", "test_emulator.py"}  # they build what they need
+ALONE = {"test_device.py", "test_emulator.py", "test_window.py"}  # they build what they need
 TRAININGS = ["test_fed.py", "test_ranks.py", "test_trainer_gpu.py"]
 NETWORKS = ["test_conv.py", "test_networks.py"]
 # Where something happens on two streams, or the host and a stream share memory: with streams that run as late as they

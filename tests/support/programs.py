@@ -1,16 +1,29 @@
-"""Builds small CUDA programs for the tests: with g++ and the emulator, or with nvcc for a GPU."""
+"""Builds small CUDA programs for the tests: with g++ and the emulator, or with nvcc for a GPU. One that uses more than
+the device room names rooms in its first line, as programs of C do (c_units.py)."""
 
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
+import c_units
 from checkout import CSRC, ROOT
 
 EMULATOR = ROOT / "tests" / "cuda" / "emulator"
 C_SOURCES = [CSRC / "base/status.c", CSRC / "device/cuda.c"]
 CUDA_SOURCES = [CSRC / "device/probe.cu"]
 MACHINE = [EMULATOR / f"{name}.cc" for name in ("block", "check", "memory", "runtime", "streams")]
+
+
+def sources_of(program):
+    """(files of C, files of CUDA) that it is linked with: of the rooms that it names, as in a build with CUDA."""
+    if not program.read_text().startswith("// rooms: "):
+        return C_SOURCES, CUDA_SOURCES
+    found = c_units.sources_of(program)
+    rooms = {path.parent for path in found}
+    without = {CSRC / "device/none.c", *(room / "window_none.c" for room in rooms)}
+    c = [path for path in found if path not in without]
+    return [*c, CSRC / "device/cuda.c"], [path for room in sorted(rooms) for path in sorted(room.glob("*.cu"))]
 
 
 def cuda_include():
@@ -46,9 +59,10 @@ def build_emulated(program, directory):
                "--param=tsan-instrument-func-entry-exit=0", '-DCGXFFCV_CUDA_ARCHITECTURES="emulated"',
                "-include", "emulator.h", "-x", "c++"]  # fmt: skip
     c = ["gcc", "-O1", "-g", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", *include]
-    objects = [compile_object(kernels, source, directory) for source in [program, *CUDA_SOURCES]]
+    c_sources, cuda_sources = sources_of(program)
+    objects = [compile_object(kernels, source, directory) for source in [program, *cuda_sources]]
     objects += [compile_object(machine, source, directory) for source in MACHINE]
-    objects += [compile_object(c, source, directory) for source in C_SOURCES]
+    objects += [compile_object(c, source, directory) for source in c_sources]
     target = directory / program.stem
     subprocess.run(["g++", *objects, "-o", str(target), "-pthread"], check=True, timeout=300)
     return target
@@ -56,11 +70,12 @@ def build_emulated(program, directory):
 
 def build_for_gpu(program, directory):
     include = [f"-I{CSRC}", f"-I{EMULATOR}", f"-I{ROOT / 'tests/support'}"]
+    c_sources, cuda_sources = sources_of(program)
     target = directory / f"{program.stem}_gpu"
     objects = [compile_object(["gcc", "-O1", "-g", "-std=gnu11", "-D_GNU_SOURCE", *include, "-isystem",
-                               str(cuda_include())], source, directory) for source in C_SOURCES]  # fmt: skip
+                               str(cuda_include())], source, directory) for source in c_sources]  # fmt: skip
     command = [find_nvcc(), "-std=c++17", "-O2", "-arch=native", '-DCGXFFCV_CUDA_ARCHITECTURES="native"', *include]
-    subprocess.run([*command, str(program), *map(str, CUDA_SOURCES), *objects, "-o", str(target)],
+    subprocess.run([*command, str(program), *map(str, cuda_sources), *objects, "-o", str(target)],
                    check=True, timeout=300)  # fmt: skip
     return target
 

@@ -24,7 +24,7 @@ MAY_INCLUDE = {
 }
 # What other folders may include of a folder; base, which everything may include, has no private headers.
 SEAMS = {
-    "device": {"device.h", "kernel.cuh", "mma.cuh", "wgmma.cuh"},
+    "device": {"device.h", "kernel.cuh", "mma.cuh", "signal.cuh", "wgmma.cuh"},
     "beton": {"reader.h", "writer.h"},
     "image": {"jpeg.h", "resize.h"},
     "augment": {"augment.h", "draw.h", "operation.h", "gather.h", "moments.h", "shrink.h"},

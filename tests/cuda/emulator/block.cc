@@ -1,15 +1,19 @@
 /* Runs a kernel: each thread of a block is a fiber with a small stack of its own. A fiber runs until it waits at a
- * barrier or for its warp; when nobody can go on, the threads have diverged, and that ends the kernel with a report. */
+ * barrier or for its warp; when nobody can go on, the threads have diverged, and that ends the kernel with a report.
+ * When all that can go on sleep (__nanosleep), the kernel waits for another process: it goes on when the host asks
+ * again. */
 #include "machine.h"
 
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <time.h>
 #if !defined(__x86_64__)
 #include <ucontext.h>
 #endif
 
 #include <algorithm>
+#include <map>
 #include <vector>
 
 #undef threadIdx
@@ -77,7 +81,7 @@ static void prepare(Context *context, char *stack, void (*entry)(void)) {
 
 /* ---- a block -----------------------------------------------------------------------------------------------------*/
 
-enum State { READY, AT_BARRIER, AT_WARP, ENDED };
+enum State { READY, AT_BARRIER, AT_WARP, ASLEEP, ENDED };
 
 struct Thread {
     State state;
@@ -96,13 +100,13 @@ static char *stacks;
 static Context scheduler;
 static Thread *current;
 static int thread_total, at_barrier, barrier_predicates, barrier_result, yields; /* of the block */
-static std::vector<int> ready;
+static std::vector<int> ready, sleepers;
 static size_t next_ready;
 static uint32_t warp_syncs[MAX_THREADS / EMULATED_WARP];
 static char *dynamic_shared; /* apart from all else */
 static size_t dynamic_bytes;
 static const char *kernel_name;
-static const EmulatedCall *kernel_call;
+static EmulatedCall kernel_call;
 static uint3 block_index;
 static dim3 block_size, grid_size;
 static bool failed;
@@ -178,6 +182,18 @@ void emulator_yield(void) {
     wait_as(READY);
 }
 
+/* The kernel goes on without it, and when all its threads sleep, the host goes on without the kernel. */
+void emulator_sleep(void) {
+    sleepers.push_back(running.thread);
+    wait_as(ASLEEP);
+}
+
+uint64_t emulator_clock_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 static Thread *lane_of(int warp, int lane) {
     int index = warp * EMULATED_WARP + lane;
     return index < thread_total ? &threads[index] : nullptr;
@@ -247,7 +263,7 @@ uint32_t emulator_warp(const char *what, unsigned mask, const void *value, size_
 }
 
 static void fiber_main(void) {
-    kernel_call->run(kernel_call->arguments.get());
+    kernel_call.run(kernel_call.arguments.get());
     current->state = ENDED;
     switch_to(&current->context, &scheduler);
     abort();
@@ -278,7 +294,7 @@ static void start_block(void) {
     for (int i = 0; i < thread_total; i++) {
         unsigned n = (unsigned)i;
         threads[i].state = READY;
-        threads[i].begun = !kernel_call->early;
+        threads[i].begun = !kernel_call.early;
         threads[i].index =
             make_uint3(n % block_size.x, n / block_size.x % block_size.y, n / block_size.x / block_size.y);
         prepare(&threads[i].context, stacks + (size_t)i * STACK_BYTES, fiber_main);
@@ -322,19 +338,29 @@ static void report_divergence(void) {
     failed = true;
 }
 
-static void run_block(void) {
-    start_block();
+static void wake(void) {
+    ready = sleepers;
+    sleepers.clear();
+    next_ready = 0;
+    for (int index : ready) threads[index].state = READY;
+}
+
+/* Whether the block has come to its end; else its threads sleep. */
+static bool run_block(void) {
     for (;;) {
         while (next_ready < ready.size() && !failed) resume(ready[next_ready++]);
-        if (failed) return;
+        if (failed) return true;
+        if (!sleepers.empty()) return false;
         if (at_barrier == thread_total) {
             release_barrier();
             continue;
         }
         for (int i = 0; i < thread_total; i++) {
-            if (threads[i].state != ENDED) return report_divergence();
+            if (threads[i].state == ENDED) continue;
+            report_divergence();
+            return true;
         }
-        return;
+        return true;
     }
 }
 
@@ -343,40 +369,82 @@ static uint64_t seed(void) {
     return text == nullptr ? 1 : strtoull(text, nullptr, 0);
 }
 
+/* The kernel that is under way: one at a time, also while its threads sleep. */
+struct Grid {
+    std::vector<uint32_t> order; /* of the blocks */
+    size_t next;
+    bool in_block, sleeps;
+    size_t shared_bytes;
+};
+static Grid grid;
+/* Of kernels that came to their end while the host asked for another one, by their arguments. */
+static std::map<void *, cudaError_t> results;
+
 static void run_blocks(void) {
-    size_t total = (size_t)grid_size.x * grid_size.y * grid_size.z;
-    std::vector<uint32_t> order(total);
-    for (size_t i = 0; i < total; i++) order[i] = (uint32_t)i;
-    shuffle(order);
-    for (size_t i = 0; i < total && !failed; i++) {
-        block_index = make_uint3(order[i] % grid_size.x, order[i] / grid_size.x % grid_size.y,
-                                 order[i] / grid_size.x / grid_size.y);
-        run_block();
+    for (; grid.next < grid.order.size() && !failed; grid.next++) {
+        uint32_t number = grid.order[grid.next];
+        block_index =
+            make_uint3(number % grid_size.x, number / grid_size.x % grid_size.y, number / grid_size.x / grid_size.y);
+        if (grid.in_block)
+            wake();
+        else
+            start_block();
+        grid.in_block = !run_block();
+        if (grid.in_block) return;
     }
 }
 
-cudaError_t machine_run(const char *name, const EmulatedCall &call, dim3 grid, dim3 block, size_t shared_bytes,
+static cudaError_t go_on(void) {
+    run_blocks();
+    grid.sleeps = grid.in_block;
+    if (grid.sleeps) return cudaErrorNotReady;
+    if (grid.shared_bytes > 0) check_remove(dynamic_shared);
+    running.epoch++;
+    kernel_call.arguments.reset();
+    if (!failed) return cudaSuccess;
+    fprintf(stderr, "emulator: %s\n", machine_failure.c_str());
+    return cudaErrorLaunchFailure;
+}
+
+/* What sleeps goes first. Whether the call has been answered by that. */
+static bool finish_sleeper(const EmulatedCall &call, cudaError_t *result) {
+    void *which = call.arguments.get(), *sleeper = kernel_call.arguments.get();
+    if (grid.sleeps) {
+        *result = go_on();
+        if (*result == cudaErrorNotReady || sleeper == which) return true;
+        results[sleeper] = *result;
+    }
+    auto found = results.find(which);
+    if (found == results.end()) return false;
+    *result = found->second;
+    results.erase(found);
+    return true;
+}
+
+cudaError_t machine_run(const char *name, const EmulatedCall &call, dim3 grid_shape, dim3 block, size_t shared_bytes,
                         int device) {
-    if (!make_memory()) return cudaErrorMemoryAllocation;
     static uint64_t launches;
+    cudaError_t result;
+    if (!make_memory()) return cudaErrorMemoryAllocation;
+    if (finish_sleeper(call, &result)) return result;
     kernel_name = name;
-    kernel_call = &call;
+    kernel_call = call;
     running.arguments_begin = (uintptr_t)call.arguments.get();
     running.arguments_end = running.arguments_begin + call.bytes;
-    grid_size = grid;
+    grid_size = grid_shape;
     block_size = block;
     thread_total = (int)(block.x * block.y * block.z);
     random_state = seed() * 0x9e3779b97f4a7c15u + launches++;
     dynamic_bytes = shared_bytes;
     failed = false;
+    sleepers.clear();
     running.launch_epoch = running.epoch + 1;
     running.warp_syncs = warp_syncs;
     running.device = device;
     if (shared_bytes > 0) check_add(REGION_DYNAMIC_SHARED, dynamic_shared, shared_bytes, device);
-    run_blocks();
-    if (shared_bytes > 0) check_remove(dynamic_shared);
-    running.epoch++;
-    if (!failed) return cudaSuccess;
-    fprintf(stderr, "emulator: %s\n", machine_failure.c_str());
-    return cudaErrorLaunchFailure;
+    size_t blocks = (size_t)grid_shape.x * grid_shape.y * grid_shape.z;
+    grid = Grid{std::vector<uint32_t>(blocks), 0, false, false, shared_bytes};
+    for (size_t i = 0; i < blocks; i++) grid.order[i] = (uint32_t)i;
+    shuffle(grid.order);
+    return go_on();
 }

@@ -49,9 +49,12 @@ static Check level(void) {
     return (Check)known;
 }
 
+/* Others than kernels write there as well. */
+static bool unwatched(RegionKind kind) { return kind == REGION_PINNED || kind == REGION_SHARED; }
+
 void check_add(RegionKind kind, const void *begin, size_t bytes, int device) {
     uintptr_t from = (uintptr_t)begin;
-    size_t cells = level() == CHECK_NOTHING || kind == REGION_PINNED ? 0 : (bytes + WORD - 1) / WORD;
+    size_t cells = level() == CHECK_NOTHING || unwatched(kind) ? 0 : (bytes + WORD - 1) / WORD;
     regions[from] = Region{from, from + bytes, kind, device, std::vector<Cell>(cells)};
     recent = nullptr;
 }
@@ -151,7 +154,8 @@ struct Checked {
 };
 
 static const char *const VERB[] = {"reads", "writes", "updates"};
-static const char *const KIND[] = {"device memory", "page-locked memory", "shared memory", "dynamic shared memory"};
+static const char *const KIND[] = {"device memory", "page-locked memory", "memory of several processes",
+                                   "shared memory", "dynamic shared memory"};
 
 [[noreturn]] static void fail_at(const Checked &at, const char *what) {
     char place[128] = "";
@@ -252,13 +256,13 @@ static void check(const void *pointer, size_t bytes, Access access, bool aligned
         if (access == READS) return;
         fail_at(at, "it is constant");
     }
-    bool device = region != nullptr && (region->kind == REGION_DEVICE || region->kind == REGION_PINNED);
+    bool device = region != nullptr && (region->kind == REGION_DEVICE || unwatched(region->kind));
     if (device && !running.begun) fail_at(at, "the kernels before may still run: grid_begin comes first");
     if (region == nullptr) fail_at(at, "it is in no live allocation of the device (a host pointer?)");
     if (bytes > region->end - address) fail_at(at, "the access runs over the end");
     if (aligned && address % bytes != 0) fail_at(at, "the address is not a multiple of the size");
     if (region->kind == REGION_DEVICE && region->device != running.device) fail_at(at, "it belongs to another device");
-    if (region->kind == REGION_PINNED) return;
+    if (unwatched(region->kind)) return;
     size_t first = address - region->begin, last = first + bytes;
     for (size_t word = first / WORD; word * WORD < last; word++) {
         check_cell(at, &region->cells[word], bytes_of_word(word, first, last));

@@ -147,6 +147,25 @@ template <typename T, typename Change> UNCHECKED T emulator_update(T *address, C
     *address = change(old);
     return old;
 }
+/* ---- other processes (device/signal.cuh) -------------------------------------------------------------------------*/
+
+void emulator_sleep(void);
+uint64_t emulator_clock_ns(void);
+static inline void __nanosleep(unsigned) { emulator_sleep(); }
+static inline uint64_t signal_clock_ns(void) { return emulator_clock_ns(); }
+
+UNCHECKED static inline void signal_store(uint32_t *to, uint32_t value) {
+    emulator_fence();
+    emulator_atomic(to, sizeof *to);
+    __atomic_store_n(to, value, __ATOMIC_RELEASE);
+}
+UNCHECKED static inline uint32_t signal_load(const uint32_t *from) {
+    emulator_fence();
+    emulator_atomic(from, sizeof *from);
+    return __atomic_load_n(from, __ATOMIC_ACQUIRE);
+}
+static inline uint4 signal_read(const uint4 *from) { return *from; }
+
 template <typename T> struct EmulatedSame { typedef T type; };
 #define EMULATED_ATOMIC(name, expression)                                                                              \
     template <typename T> T name(T *address, typename EmulatedSame<T>::type value) {                                   \

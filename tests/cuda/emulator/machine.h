@@ -21,7 +21,8 @@ struct EmulatedCall {
     bool early;
 };
 
-/* Runs all blocks; cudaErrorLaunchFailure, with `machine_failure` set, if a check fails. */
+/* Runs all blocks; cudaErrorLaunchFailure, with `machine_failure` set, if a check fails; cudaErrorNotReady if the
+ * threads sleep, and it is to be called again. */
 cudaError_t machine_run(const char *name, const EmulatedCall &call, dim3 grid, dim3 block, size_t shared_bytes,
                         int device);
 extern std::string machine_failure; /* what the last failed kernel did */
@@ -44,8 +45,8 @@ struct Running {
 };
 extern Running running;
 
-/* Memory that kernels may touch. */
-enum RegionKind { REGION_DEVICE, REGION_PINNED, REGION_STATIC_SHARED, REGION_DYNAMIC_SHARED };
+/* Memory that kernels may touch. SHARED is a device's that other processes write, too. */
+enum RegionKind { REGION_DEVICE, REGION_PINNED, REGION_SHARED, REGION_STATIC_SHARED, REGION_DYNAMIC_SHARED };
 void check_add(RegionKind kind, const void *begin, size_t bytes, int device);
 void check_remove(const void *begin);
 /* The region that holds all of these bytes. */

@@ -206,6 +206,11 @@ cudaError_t cudaPeekAtLastError(void) { return last_error; }
     ENTRY(cudaErrorNoDevice, "no CUDA-capable device is detected")                                                     \
     ENTRY(cudaErrorInsufficientDriver, "CUDA driver version is insufficient for CUDA runtime version")                 \
     ENTRY(cudaErrorInvalidResourceHandle, "invalid resource handle")                                                   \
+    ENTRY(cudaErrorDeviceUninitialized, "invalid device context")                                                      \
+    ENTRY(cudaErrorMapBufferObjectFailed, "mapping of buffer object failed")                                           \
+    ENTRY(cudaErrorPeerAccessUnsupported, "peer access is not supported between these two devices")                    \
+    ENTRY(cudaErrorHostMemoryAlreadyRegistered, "part or all of the requested memory range is already mapped")         \
+    ENTRY(cudaErrorHostMemoryNotRegistered, "pointer does not correspond to a registered memory region")               \
     ENTRY(cudaErrorNotSupported, "operation not supported")                                                            \
     ENTRY(cudaErrorNotReady, "device not ready")                                                                       \
     ENTRY(cudaErrorIllegalState, "the operation cannot be performed in the present state")                             \

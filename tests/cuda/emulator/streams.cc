@@ -1,7 +1,8 @@
-/* Streams, events, recorded graphs. A stream runs what is put on it at once; with CGXFFCV_EMULATED_STREAMS=late it runs
- * nothing before somebody waits for it, or asks how far it is, which shows where a wait is missing. A capture keeps the
- * work for the graph's launches, in which the streams that joined it are late in the same way. A late stream takes
- * CGXFFCV_EMULATED_QUEUE launches of graphs (no limit): the next one waits, as long as it takes, as a driver's does. */
+/* Streams, events, recorded graphs. A stream runs what is put on it at once, as far as it need not wait for another
+ * process; with CGXFFCV_EMULATED_STREAMS=late it runs nothing before somebody waits for it, or asks how far it is,
+ * which shows where a wait is missing. A capture keeps the work for the graph's launches, in which the streams that
+ * joined it are late in the same way. A late stream takes CGXFFCV_EMULATED_QUEUE launches of graphs (no limit): the
+ * next one waits, as long as it takes, as a driver's does. */
 #include "runtime.h"
 
 #include <stdlib.h>
@@ -89,14 +90,11 @@ Stream *stream_of(cudaStream_t handle) {
 cudaError_t put(cudaStream_t handle, Work work) {
     Stream *stream = stream_of(handle);
     if (stream == nullptr || stream->device != current_device) return cudaErrorInvalidResourceHandle;
-    if (stream->capture == nullptr && late()) {
+    if (stream->capture == nullptr) {
         stream->queue.push_back(work);
         stream->queued++;
-        return cudaSuccess;
-    }
-    if (stream->capture == nullptr) {
-        Open open;
-        return insist([&]() { return run(work); });
+        cudaError_t error = late() ? cudaSuccess : advance(stream, stream->queued);
+        return error == cudaErrorNotReady ? cudaSuccess : error;
     }
     stream->put++;
     stream->capture->steps.push_back({stream, work, nullptr, 0});

@@ -1,0 +1,172 @@
+// rooms: base comm device
+/* Windows between ranks (test_window.py): `window_ranks CASE KIND RANKS [NAME=VALUE@RANK ...]` starts that many
+ * processes, the named ones with more in their environment; each says how the case went, in a line. */
+#include "comm/window.cuh"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { RANKS_MAX = 8, WINDOW_BYTES = 3 << 20, WORDS = 5000 };
+
+typedef struct Case {
+    const char *name;
+    CommWindowKind kind;
+    int ranks;
+} Case;
+
+typedef struct Fixture {
+    Comm *comm;
+    CommWindow *window;
+    DeviceStream *stream;
+    int rank, ranks;
+} Fixture;
+
+static __global__ void send_kernel(uint32_t *to, uint32_t *flag, int from, int rank) {
+    for (int i = (int)threadIdx.x; i < WORDS; i += (int)blockDim.x)
+        to[i] = (uint32_t)(1000000 * from + 1000 * rank + i);
+    __syncthreads();
+    if (threadIdx.x == 0) signal_store(flag, 7);
+}
+
+static __global__ void wait_kernel(const uint32_t *flag, int rank, CommWindowSigns *signs, double timeout_s) {
+    if (window_await(flag, 7, signs, (uint64_t)(timeout_s * 1e9))) return;
+    window_report(signs, COMM_WINDOW_TERMS, rank, 3, 4);
+}
+
+/* Words that `from` writes for this window's rank; flags lie behind. */
+static uint32_t *words_at(const Fixture *f, int rank, int from) {
+    return (uint32_t *)comm_window_base(f->window, rank) + (size_t)from * WORDS;
+}
+
+static uint32_t *flag_at(const Fixture *f, int rank, int from) { return words_at(f, rank, f->ranks) + from; }
+
+static Status put_wait(const Fixture *f, int rank, double timeout_s) {
+    return LAUNCH(wait_kernel, 1, 1, 0, f->stream, flag_at(f, f->rank, rank), rank, comm_window_signs(f->window),
+                  timeout_s);
+}
+
+static Status check_zeros(const Fixture *f) {
+    unsigned char *host = (unsigned char *)malloc(WINDOW_BYTES);
+    for (int rank = 0; rank < f->ranks; rank++) {
+        memset(host, 1, WINDOW_BYTES);
+        TRY(device_copy(host, comm_window_base(f->window, rank), WINDOW_BYTES, f->stream));
+        TRY(comm_window_wait(f->window, f->stream, NULL));
+        for (size_t i = 0; i < WINDOW_BYTES; i++) {
+            if (host[i] != 0) FAIL(STATUS_CUDA, "byte %zu of rank %d is %d", i, rank, host[i]);
+        }
+    }
+    free(host);
+    return comm_barrier(f->comm);
+}
+
+static Status exchange(const Fixture *f) {
+    static uint32_t host[WORDS];
+    TRY(check_zeros(f));
+    for (int rank = 0; rank < f->ranks; rank++) {
+        TRY(LAUNCH(send_kernel, 1, 64, 0, f->stream, words_at(f, rank, f->rank), flag_at(f, rank, f->rank), f->rank,
+                   rank));
+    }
+    for (int rank = 0; rank < f->ranks; rank++) TRY(put_wait(f, rank, 60));
+    for (int from = 0; from < f->ranks; from++) {
+        TRY(device_copy(host, words_at(f, f->rank, from), sizeof host, f->stream));
+        TRY(comm_window_wait(f->window, f->stream, NULL));
+        for (int i = 0; i < WORDS; i++) {
+            if (host[i] != (uint32_t)(1000000 * from + 1000 * f->rank + i)) FAIL(STATUS_CUDA, "word %d is wrong", i);
+        }
+    }
+    return STATUS_OK;
+}
+
+/* Rank 0 waits on its GPU for the last rank, which does something else. */
+static Status lose(const Fixture *f, const char *how) {
+    double timeout_s = strcmp(how, "late") == 0 ? 0.5 : 60;
+    if (f->rank == 0) {
+        TRY(put_wait(f, f->ranks - 1, timeout_s));
+        return comm_window_wait(f->window, f->stream, NULL);
+    }
+    if (f->rank == f->ranks - 1) {
+        if (strcmp(how, "killed") == 0) raise(SIGKILL);
+        if (strcmp(how, "stopped") == 0) raise(SIGSTOP);
+        if (strcmp(how, "abort") == 0) comm_abort(f->comm, "of its own will");
+    }
+    return comm_barrier(f->comm);
+}
+
+/* What a kernel is told to do after a failure: it has ended although nothing came. */
+static bool quiet(const Fixture *f) {
+    bool done = false;
+    return device_query(f->stream, NULL, &done) == STATUS_OK && done;
+}
+
+static Status set_up(Fixture *f, const Case *c, int fd, char *why) {
+    CommOptions options = {};
+    options.timeout_s = strcmp(c->name, "stopped") == 0 ? 3 : 40;
+    TRY(comm_attach(fd, f->rank, f->ranks, &options, &f->comm));
+    if (device_count() > 0) {
+        TRY(device_select(f->rank % device_count()));
+        TRY(device_stream_create(&f->stream));
+    }
+    return comm_window_create(f->comm, c->kind, WINDOW_BYTES, &f->window, why);
+}
+
+static Status run_case(Fixture *f, const Case *c, int fd) {
+    char why[COMM_WHY_BYTES] = "";
+    TRY(set_up(f, c, fd, why));
+    if (f->window == NULL) printf("rank %d: no window: %s\n", f->rank, why);
+    if (f->window == NULL) return comm_barrier(f->comm);
+    if (strcmp(c->name, "exchange") != 0) return lose(f, c->name);
+    TRY(exchange(f));
+    comm_window_destroy(f->window);
+    TRY(comm_window_create(f->comm, c->kind, WINDOW_BYTES, &f->window, why)); /* it is like new */
+    TRY(exchange(f));
+    printf("rank %d: exchanged\n", f->rank);
+    return STATUS_OK;
+}
+
+static int run_rank(const Case *c, int rank, int fd) {
+    Fixture f = {};
+    f.rank = rank, f.ranks = c->ranks;
+    Status status = run_case(&f, c, fd);
+    ErrorRecord error = *error_record();
+    if (status != STATUS_OK) {
+        printf("rank %d: failed in '%s' with %d of rank %d: %s%s\n", rank, error.operation, status, error.rank,
+               error.message, f.window == NULL || quiet(&f) ? "" : " (its kernel still runs)");
+    }
+    comm_window_destroy(f.window);
+    device_stream_destroy(f.stream);
+    comm_destroy(f.comm);
+    fflush(stdout);
+    return 0;
+}
+
+/* NAME=VALUE@RANK */
+static void set_environment(char *text, int rank) {
+    char *value = strchr(text, '='), *at = strrchr(text, '@');
+    if (value == NULL || at == NULL || atoi(at + 1) != rank) return;
+    *value = *at = '\0';
+    setenv(text, value + 1, 1);
+}
+
+int main(int count, char **arguments) {
+    if (count < 4) return 2;
+    Case c = {arguments[1], strcmp(arguments[2], "peer") == 0 ? COMM_WINDOW_PEER : COMM_WINDOW_STAGED,
+              atoi(arguments[3])};
+    int fd, children[RANKS_MAX];
+    if (comm_segment_create(c.ranks, 0, &fd) != STATUS_OK) return 3;
+    for (int rank = 0; rank < c.ranks; rank++) {
+        children[rank] = (int)fork();
+        if (children[rank] != 0) continue;
+        for (int i = 4; i < count; i++) set_environment(arguments[i], rank);
+        _exit(run_rank(&c, rank, fd));
+    }
+    for (int rank = 0; rank < c.ranks; rank++) {
+        int state = 0;
+        bool stopped = rank == c.ranks - 1 && strcmp(c.name, "stopped") == 0;
+        if (stopped) kill(children[rank], SIGKILL); /* the others have ended */
+        waitpid(children[rank], &state, 0);
+    }
+    return 0;
+}
