@@ -1,4 +1,5 @@
-"""The CIFAR pipeline's images a second, beside what copying the same bytes takes; and writing the file.
+"""The CIFAR pipeline's images a second, beside what copying the same bytes takes; and writing the file. With --photos
+the usual loaders of photographs, too.
 
 The pipeline: flip, translate by 2, cutout 4, normalise to float16, channels first; random order. The limit, measured in
 the same run with the same number of threads: each image's 3,072 bytes copied twice into a batch buffer, in file order.
@@ -22,6 +23,7 @@ import numpy as np
 from cgxffcv import DatasetWriter, Loader, OrderOption, __version__, cifar, files
 from cgxffcv import transforms as tf
 from cgxffcv.app.usage import Parser, add_json, whole
+from cgxffcv.bench import photos
 from cgxffcv.errors import DataError, UserError
 from cgxffcv.fields import IntField, RGBImageField
 
@@ -174,6 +176,8 @@ def show(report: dict) -> None:
             f"{row['share_of_copy']:>6.0%} {row['cpu_microseconds_per_image']:>12.3f} "
             f"{row['seconds_to_first_batch'] * 1e3:>8.1f} ms"
         )
+    if report["photographs"]:
+        photos.show(report["photographs"])
 
 
 def thread_counts(text: str = "") -> list[int]:
@@ -221,6 +225,12 @@ def main(arguments: Sequence[str]) -> int:
         help="default: 1, 2, 4... up to the processors of this process",
     )
     top.add_argument("--writes", type=whole(1), default=5, metavar="N", help="times to write the file (default: 5)")
+    top.add_argument(
+        "--photos", metavar="DIR", help="also the usual loaders of photographs, of the .jpg and .jpeg below DIR"
+    )
+    top.add_argument(
+        "--photo-count", type=whole(1), default=800, metavar="N", help="photographs in each file (default: 800)"
+    )
     top.add_argument("--dir", metavar="DIR", help="where the file is written (default: a temporary directory)")
     options = top.parse_args(list(arguments))
     if options.batch_size > options.images:
@@ -232,8 +242,13 @@ def main(arguments: Sequence[str]) -> int:
         seconds = write(path, images, labels, options.writes)
         check(path, images, labels)
         results = [measure(path, images, threads, options) for threads in options.threads]
+        photographs = []
+        if options.photos:
+            arguments = (Path(folder), options.photos, options.photo_count, options.threads, options.epochs)
+            photographs = photos.run(*arguments)
     writing = {"seconds": [round(s, 4) for s in seconds], "seconds_median": round(statistics.median(seconds), 4)}
     report = {"benchmark": "loader", "version": __version__, "machine": about, "data": what, "images": options.images}
     report |= {"batch_size": options.batch_size, "epochs": options.epochs, "writing": writing, "results": results}
+    report["photographs"] = photographs
     give(report, show, options.json)
     return 0

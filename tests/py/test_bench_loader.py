@@ -2,10 +2,12 @@
 
 import json
 
+import _cgxffcv
 import numpy as np
 import pytest
 
 from cgxffcv.bench import loader as bench
+from cgxffcv.bench import photos
 from cgxffcv.errors import UserError
 
 SMALL = ["--images", "300", "--batch-size", "64", "--epochs", "2", "--writes", "2", "--threads", "1,3"]
@@ -25,6 +27,27 @@ def test_the_report(tmp_path, capsys):
     assert "copy limit" in text and f"{report['results'][1]['images_per_second']:,}" in text
     assert bench.main([*SMALL, "--data-root", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["benchmark"] == "loader"
+
+
+@pytest.mark.skipif(not _cgxffcv.build_info()["jpeg"], reason="this build has no libjpeg-turbo")
+def test_photographs(tmp_path, capsys):
+    """Each cell in a process of its own; the same pixels with any number of threads."""
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").write_bytes(_cgxffcv.jpeg_encode(rng.integers(0, 256, (40 + i, 50, 3), np.uint8)))
+    few = ["--images", "64", "--batch-size", "64", "--epochs", "1", "--writes", "1", "--threads", "1,2"]
+    arguments = [*few, "--data-root", str(tmp_path), "--photos", str(tmp_path), "--photo-count", "5", "--json"]
+    assert bench.main(arguments) == 0
+    rows = json.loads(capsys.readouterr().out)["photographs"]
+    assert [(row["cell"], row["threads"]) for row in rows] == [(name, n) for name in photos.CELLS for n in (1, 2)]
+    for row in rows:
+        assert min(row["images_per_second"], row["cpu_microseconds_per_image"]) > 0
+        assert (row["limit_images_per_second"] is None) == (row["cell"] == "raw256")
+    assert len({row["checksum"] for row in rows}) == len(photos.CELLS) - 1  # no picture is above 400 pixels
+    photos.show(rows)
+    assert "antialiased bilinear" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no .jpg"):
+        photos.run(tmp_path, str(tmp_path / "none"), 5, [1], 1)
 
 
 def test_a_wrong_result_is_not_measured(tmp_path):

@@ -1,0 +1,136 @@
+"""The usual loaders of photographs: cells of `bench loader --photos DIR`, each in a fresh process, in random order.
+
+Every cell reads the same pictures, those below DIR, repeated to `--photo-count`. Its limit is libjpeg-turbo decoding
+the rows and columns of the crops and nothing else, in as many threads, measured within the loader in its best epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cgxffcv import DatasetWriter, Loader
+from cgxffcv import transforms as tf
+from cgxffcv.bench import processes
+from cgxffcv.errors import UserError
+from cgxffcv.fields import IntField, RGBImageField
+from cgxffcv.fields.decoders import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
+
+SEED, OUT = 1, (224, 224)
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+class Cell(NamedTuple):
+    what: str
+    stored: dict[str, Any]  # of the field
+    central: bool = False
+    interpolation: str = "area"
+    normalised: bool = True
+
+
+SMALL = {"write_mode": "jpg", "max_resolution": 400, "jpeg_quality": 90}
+CELLS = {
+    "crop400": Cell("400 px q90, random crop, flip, float16", SMALL),
+    "crop400-bilinear": Cell("the same, antialiased bilinear", SMALL, interpolation="bilinear_antialias"),
+    "original": Cell("as they are, random crop, flip, float16", {"write_mode": "given"}),
+    "center400": Cell("400 px q90, central crop, float16", SMALL, central=True),
+    "raw256": Cell("raw 256 px, random crop, flip, uint8", {"max_resolution": 256}, normalised=False),
+}
+
+
+def steps(cell: Cell) -> list[Any]:
+    if cell.central:
+        chain: list[Any] = [CenterCropRGBImageDecoder(OUT, 224 / 256, cell.interpolation)]
+    else:
+        decoder = RandomResizedCropRGBImageDecoder(OUT, interpolation=cell.interpolation)
+        chain = [decoder, tf.RandomHorizontalFlip()]
+    return [*chain, tf.NormalizeImage(MEAN, STD, np.float16)] if cell.normalised else chain
+
+
+def write(folder: Path, photos: str, count: int) -> dict[str, Path]:
+    """One file for each way in which pictures are stored."""
+    pictures = sorted(p for p in Path(photos).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
+    if not pictures:
+        raise UserError(f"--photos {photos}: no .jpg or .jpeg below it")
+    paths: dict[str, Path] = {}
+    made: dict[str, Path] = {}
+    for name, cell in CELLS.items():
+        key = json.dumps(cell.stored)
+        if key not in made:
+            made[key] = folder / f"{name}.beton"
+            fields = {"image": RGBImageField(**cell.stored), "label": IntField()}
+            rows = [(pictures[i % len(pictures)], i) for i in range(count)]
+            DatasetWriter(made[key], fields, progress=False).from_indexed_dataset(rows)
+        paths[name] = made[key]
+    return paths
+
+
+def measure(name: str, path: str, threads: int, epochs: int) -> dict[str, Any]:
+    """One cell, in this process."""
+    seconds, busy, decoding, seen = [], [], [], hashlib.sha256()
+    with Loader(path, 64, threads, pipelines={"image": steps(CELLS[name])}, seed=SEED, drop_last=False) as loader:
+        for images, _labels in loader:
+            seen.update(images)
+        for _ in range(epochs):
+            begin, cpu, decoder = time.perf_counter(), time.process_time(), loader.stats()["jpeg_seconds"]
+            for _batch in loader:
+                pass
+            seconds.append(time.perf_counter() - begin)
+            busy.append(time.process_time() - cpu)
+            decoding.append(loader.stats()["jpeg_seconds"] - decoder)
+        stats = loader.stats()
+        count = stats["samples"] // (epochs + 1)
+    return {
+        "cell": name,
+        "threads": threads,
+        "images_per_second": round(count / statistics.median(seconds)),
+        "images_per_second_best": round(count / min(seconds)),
+        "cpu_microseconds_per_image": round(statistics.median(busy) / count * 1e6, 1),
+        "cpu_microseconds_per_image_best": round(min(busy) / count * 1e6, 1),
+        "decoder_microseconds_per_image": round(min(decoding) / count * 1e6, 1),
+        "limit_images_per_second": round(count * threads / min(decoding)) if min(decoding) else None,
+        "memory_peak_bytes": stats["memory_peak_bytes"],
+        "checksum": seen.hexdigest()[:16],
+    }
+
+
+def run(folder: Path, photos: str, count: int, threads: Sequence[int], epochs: int) -> list[dict[str, Any]]:
+    """All cells; UserError if the numbers of threads do not give the same pixels."""
+    paths = write(folder, photos, count)
+    cells = [(name, number) for name in CELLS for number in threads]
+    results = []
+    for name, number in random.Random(SEED).sample(cells, len(cells)):
+        command = processes.interpreter("-m", "cgxffcv.bench.photos", name, str(paths[name]), str(number), str(epochs))
+        with processes.Program(command, stdout=-1, text=True) as program:
+            said, _ = program.process.communicate()
+        if program.process.returncode != 0:
+            raise UserError(f"bench loader: the cell {name} with {number} threads failed")
+        results.append(json.loads(said))
+    for name in CELLS:
+        if len({row["checksum"] for row in results if row["cell"] == name}) > 1:
+            raise UserError(f"bench loader: {name} has other pixels with another number of threads")
+    return sorted(results, key=lambda row: (list(CELLS).index(row["cell"]), row["threads"]))
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    heads = ("images/s", "best", "CPU us", "best", "decoder us", "limit/s")
+    print(f"\n{'photographs':<42}{'threads':>8}" + "".join(f"{head:>11}" for head in heads) + "  checksum")
+    for row in results:
+        values = [row["images_per_second"], row["images_per_second_best"], row["cpu_microseconds_per_image"]]
+        values += [row["cpu_microseconds_per_image_best"], row["decoder_microseconds_per_image"]]
+        values.append(row["limit_images_per_second"])
+        text = "".join(f"{'-' if value is None else f'{value:,}':>11}" for value in values)
+        print(f"{CELLS[row['cell']].what:<42}{row['threads']:>8}{text}  {row['checksum']}")
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
