@@ -28,12 +28,19 @@ def pair(size: Any, name: str) -> tuple[Any, Any]:
     return both
 
 
+def limits(values: Any, name: str) -> tuple[float, float]:
+    both = tuple(values) if np.ndim(values) == 1 else ()
+    if len(both) != 2:
+        raise ValueError(f"{name} must be two numbers, the lower one first, not {values!r}")
+    return float(both[0]), float(both[1])
+
+
 def border(fill: Any, name: str) -> Any:
     return fill if isinstance(fill, str) else three(fill, name)
 
 
 # Of each type of parameter: from what a user gives to what the core checks, and from there to what is kept.
-SHAPES: dict[str, Callable[[Any, str], Any]] = {"size": pair, "colour": three, "border": border}
+SHAPES: dict[str, Callable[[Any, str], Any]] = {"limits": limits, "size": pair, "colour": three, "border": border}
 KEPT: dict[str, Callable[[Any], Any]] = {
     "flag": bool,
     "number": float,

@@ -1,7 +1,9 @@
 /* A chain of operations: checked, cut into passes that one frame and some holes express, drawn for each sample. Between
  * passes lie uint8 images in scratch memory. Owns the passes, keeps nothing between images. */
 #include <math.h>
+#include <string.h>
 
+#include "augment/cpu/filter.h"
 #include "augment/cpu/pass.h"
 #include "base/memory.h"
 
@@ -15,6 +17,7 @@ struct Augment {
     size_t scratch_at[MAX_PASSES];
     AugmentPass *passes; /* owned: `count` */
     size_t image_bytes;  /* of the largest image between two passes */
+    size_t rows_at;      /* of the filters' rows in scratch memory */
     size_t scratch_bytes;
 };
 
@@ -28,7 +31,7 @@ void augment_output_size(const Augment *a, int32_t *height, int32_t *width) {
 static size_t image_bytes(AugmentSize size) { return (size_t)size.height * (size_t)size.width * AUGMENT_CHANNELS; }
 
 /* Scratch memory holds the images between passes; of a chain that mixes, the last two images before that, and which of
- * them is the older; then each pass's own. */
+ * them is the older; then each pass's own, and rows of the filters. */
 size_t augment_scratch_bytes(const Augment *a) { return a->scratch_bytes; }
 
 void augment_scratch_init(const Augment *a, void *scratch) {
@@ -96,8 +99,13 @@ static Status check_spec(const AugmentSpec *spec, AugmentSize *sizes) {
 
 /* ---- passes ---- */
 
-/* In a pass moves come before fills, those before colours, and mixing last; one of the moves at most pads. The last
- * pass converts, with nothing after that but fills. */
+/* What one pass performs in one order comes first. */
+static AugmentPhase turn_of(const AugmentOp *op) {
+    return phase_of(op) == AUGMENT_LOCAL ? AUGMENT_COLOUR : phase_of(op);
+}
+
+/* In a pass moves come before fills, those before colours and filters, and mixing last; one of the moves at most pads.
+ * The last pass converts, with nothing after that but fills. */
 static void cut(Augment *a) {
     bool padded = false;
     AugmentPhase before = AUGMENT_MOVE;
@@ -105,7 +113,7 @@ static void cut(Augment *a) {
     a->mixing = -1;
     for (int i = 0; i < a->spec.op_count; i++) {
         bool pads = augment_op_padding(&a->spec.ops[i]) != NULL;
-        AugmentPhase phase = phase_of(&a->spec.ops[i]);
+        AugmentPhase phase = turn_of(&a->spec.ops[i]);
         if (phase < before || (pads && padded)) {
             a->first[a->count++] = i;
             padded = false;
@@ -142,6 +150,12 @@ static void place_scratch(Augment *a) {
     for (int i = 0; i < a->count; i++) {
         a->scratch_at[i] = a->scratch_bytes;
         a->scratch_bytes += augment_pass_scratch_bytes(&a->passes[i]);
+    }
+    a->rows_at = (a->scratch_bytes + 1) & ~(size_t)1;
+    for (int i = 0; i < a->spec.op_count; i++) {
+        if (phase_of(&a->spec.ops[i]) != AUGMENT_LOCAL) continue;
+        const size_t end = a->rows_at + augment_filter_bytes(a->sizes[i].width);
+        if (end > a->scratch_bytes) a->scratch_bytes = end;
     }
 }
 
@@ -198,10 +212,8 @@ AugmentPart augment_part(const Augment *a, const AugmentDrawn *drawn) {
         const AugmentOp *op = &a->spec.ops[i];
         size = &a->sizes[i];
         if (phase_of(op) != AUGMENT_MOVE) continue;
-        if (drawn[i].acts) {
-            part.x = size->width - part.x - part.width;
-            continue;
-        }
+        if (drawn[i].acts) part.x = size->width - part.x - part.width;
+        if (drawn[i].turns) part.y = size->height - part.y - part.height;
         const AugmentFill *fill = augment_op_fill(op);
         part.y += drawn[i].y;
         part.x += drawn[i].x;
@@ -226,10 +238,25 @@ static AugmentImage whole(const uint8_t *pixels, AugmentSize size) {
     return (AugmentImage){pixels, (size_t)size.width * AUGMENT_CHANNELS, {0, 0, size.height, size.width}};
 }
 
+static uint32_t mean_grey(const AugmentPixel *pixels, size_t count) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < count; i++) sum += augment_grey(pixels[i]);
+    return (uint32_t)(sum * AUGMENT_ONE / count);
+}
+
 static void change_colours(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels) {
     const size_t count = (size_t)size.height * (size_t)size.width;
+    AugmentDrawn now = *drawn;
+    if (augment_entry(op->kind)->mean) now.mean = mean_grey(pixels, count);
+    for (size_t i = 0; i < count; i++) pixels[i] = augment_op_pixel(op, &now, pixels[i]);
+}
+
+/* What comes after moves and fills, but for mixing. */
+static void change(const Augment *a, int op, const AugmentDrawn *drawn, uint8_t *pixels, uint8_t *scratch) {
+    const AugmentOp *it = &a->spec.ops[op];
     if (!drawn->acts) return;
-    for (size_t i = 0; i < count; i++) pixels[i] = augment_op_pixel(op, drawn, pixels[i]);
+    if (phase_of(it) == AUGMENT_COLOUR) change_colours(it, drawn, a->sizes[op], (AugmentPixel *)pixels);
+    if (phase_of(it) == AUGMENT_LOCAL) augment_filter(it, drawn, a->sizes[op], pixels, scratch + a->rows_at);
 }
 
 /* Passes [first, end), the last of which writes to `out`. */
@@ -239,11 +266,7 @@ static void run_passes(const Augment *a, const AugmentDrawn *drawn, AugmentImage
         const int begin = a->first[i], after = a->first[i + 1];
         uint8_t *to = i == end - 1 ? out : scratch + (size_t)(i % 2) * a->image_bytes;
         augment_pass_run(&a->passes[i], drawn + begin, &now, i == 0 ? next : NULL, to, scratch + a->scratch_at[i]);
-        for (int k = begin + a->passes[i].spec.op_count; k < after; k++) {
-            if (phase_of(&a->spec.ops[k]) == AUGMENT_COLOUR) {
-                change_colours(&a->spec.ops[k], &drawn[k], a->sizes[after], (AugmentPixel *)to);
-            }
-        }
+        for (int k = begin + a->passes[i].spec.op_count; k < after; k++) change(a, k, &drawn[k], to, scratch);
         now = whole(to, a->sizes[after]);
     }
 }
@@ -262,9 +285,19 @@ void augment_begin(const Augment *a, const AugmentDrawn *drawn, const AugmentIma
     (void)run_until_mixed(a, drawn, image, NULL, scratch);
 }
 
-static void mix(const AugmentOp *op, const AugmentDrawn *drawn, const AugmentPixel *own, const AugmentPixel *previous,
-                size_t count, AugmentPixel *to) {
-    for (size_t i = 0; i < count; i++) to[i] = augment_op_mix(op, drawn, own[i], previous[i]);
+/* `own`, with the drawn rectangle of it mixed. */
+static void mix(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, const uint8_t *own,
+                const uint8_t *previous, uint8_t *to) {
+    const size_t row = (size_t)size.width * AUGMENT_CHANNELS;
+    const size_t first = (size_t)drawn->y * row + (size_t)drawn->x * AUGMENT_CHANNELS;
+    const bool all = drawn->height == size.height && drawn->width == size.width;
+    if (!all) memcpy(to, own, (size_t)size.height * row);
+    for (size_t y = 0; y < (size_t)drawn->height; y++) {
+        const AugmentPixel *from = (const AugmentPixel *)(own + first + y * row);
+        const AugmentPixel *other = (const AugmentPixel *)(previous + first + y * row);
+        AugmentPixel *out = (AugmentPixel *)(to + first + y * row);
+        for (int32_t x = 0; x < drawn->width; x++) out[x] = augment_op_mix(op, drawn, from[x], other[x]);
+    }
 }
 
 void augment_run(const Augment *a, const AugmentDrawn *drawn, const AugmentImage *image, const uint8_t *next, void *out,
@@ -283,8 +316,7 @@ void augment_run(const Augment *a, const AugmentDrawn *drawn, const AugmentImage
     const uint8_t *kept = (uint8_t *)scratch + 2 * a->image_bytes, *previous = kept + (own == kept ? kept_bytes(a) : 0);
     uint8_t *mixed = (uint8_t *)scratch + (size_t)(a->mixing % 2) * a->image_bytes;
     if (drawn[op].acts) {
-        mix(&a->spec.ops[op], &drawn[op], (const AugmentPixel *)own, (const AugmentPixel *)previous,
-            (size_t)size.height * (size_t)size.width, (AugmentPixel *)mixed);
+        mix(&a->spec.ops[op], &drawn[op], size, own, previous, mixed);
         own = mixed;
     }
     run_passes(a, drawn, whole(own, size), a->mixing + 1, a->count, NULL, out, scratch);

@@ -32,11 +32,18 @@ typedef struct AugmentSize {
 
 /* What an operation does to one image, once its choices are made; what counts depends on its phase (operation.h). */
 typedef struct AugmentDrawn {
-    bool acts;             /* MOVE: mirrors left to right. Others: false: the image stays as it is */
-    int32_t y, x;          /* MOVE that does not mirror: out(y, x) = in(y + this y, x + this x). FILL: the corner */
-    int32_t height, width; /* MOVE: of the result. FILL: of what is filled */
-    uint32_t amount;       /* COLOUR, MIX, LABEL: how much, AUGMENT_ONE being neutral */
+    bool acts;    /* MOVE: mirrors left to right. Others: false: the image stays as it is */
+    bool turns;   /* MOVE: mirrors top to bottom */
+    int32_t y, x; /* MOVE that does not mirror: out(y, x) = in(y + this y, x + this x). FILL, MIX: the corner */
+    int32_t height, width; /* MOVE: of the result. FILL, MIX: of what is filled or mixed */
+    uint32_t amount;       /* COLOUR, LOCAL, MIX, LABEL: how much, AUGMENT_ONE being neutral */
+    uint32_t mean;         /* COLOUR: the image's mean grey (AugmentEntry.mean), known once its pixels are */
 } AugmentDrawn;
+
+/* Two limits, the lower one first. */
+typedef struct AugmentLimits {
+    double low, high;
+} AugmentLimits;
 
 typedef struct AugmentPixel {
     uint8_t value[AUGMENT_CHANNELS];
@@ -70,24 +77,67 @@ HOST_DEVICE Philox4 augment_batch_words(const AugmentRandom *random) {
     return philox_at(random->key->seed, random->key->epoch, random->key->batch, PHILOX_AUGMENT, random->index);
 }
 
+/* The same of a further try at a choice, of at most 256: numbers of samples leave the highest byte free. */
+HOST_DEVICE Philox4 augment_try_words(const AugmentRandom *random, uint32_t number) {
+    const uint64_t item = random->key->sample ^ (uint64_t)number << 56;
+    return philox_at(random->key->seed, random->key->epoch, item, PHILOX_AUGMENT, random->index);
+}
+
+/* True with a probability, to 24 bits. */
+HOST_DEVICE bool augment_happens(uint32_t word, double probability) {
+    return philox_uniform(word) < (float)probability;
+}
+
 HOST_DEVICE AugmentDrawn augment_mirror(bool acts, AugmentSize size) {
-    AugmentDrawn drawn = {acts, 0, 0, size.height, size.width, AUGMENT_ONE};
+    AugmentDrawn drawn = {acts, false, 0, 0, size.height, size.width, AUGMENT_ONE, 0};
+    return drawn;
+}
+
+HOST_DEVICE AugmentDrawn augment_turn(bool turns, AugmentSize size) {
+    AugmentDrawn drawn = {false, turns, 0, 0, size.height, size.width, AUGMENT_ONE, 0};
     return drawn;
 }
 
 HOST_DEVICE AugmentDrawn augment_window(int32_t y, int32_t x, AugmentSize size) {
-    AugmentDrawn drawn = {false, y, x, size.height, size.width, AUGMENT_ONE};
+    AugmentDrawn drawn = {false, false, y, x, size.height, size.width, AUGMENT_ONE, 0};
     return drawn;
 }
 
 HOST_DEVICE AugmentDrawn augment_hole(bool acts, int32_t y, int32_t x, AugmentSize size) {
-    AugmentDrawn drawn = {acts, y, x, size.height, size.width, AUGMENT_ONE};
+    AugmentDrawn drawn = {acts, false, y, x, size.height, size.width, AUGMENT_ONE, 0};
     return drawn;
 }
 
-HOST_DEVICE AugmentDrawn augment_amount(uint32_t amount) {
-    AugmentDrawn drawn = {amount != AUGMENT_ONE, 0, 0, 0, 0, amount};
+/* Of the whole image. */
+HOST_DEVICE AugmentDrawn augment_amount(uint32_t amount, AugmentSize size) {
+    AugmentDrawn drawn = {amount != AUGMENT_ONE, false, 0, 0, size.height, size.width, amount, 0};
     return drawn;
+}
+
+/* With probability `p` a factor, uniform in max(0, 1 - magnitude)..1 + magnitude in steps of 1 / AUGMENT_ONE. */
+HOST_DEVICE AugmentDrawn augment_factor(const AugmentRandom *random, double magnitude, double p, AugmentSize size) {
+    if (random == NULL) return augment_amount(AUGMENT_ONE, size);
+    const Philox4 words = augment_words(random);
+    const double least = magnitude < 1 ? 1 - magnitude : 0;
+    const uint32_t low = (uint32_t)(least * AUGMENT_ONE), high = (uint32_t)((1 + magnitude) * AUGMENT_ONE);
+    if (!augment_happens(words.word[0], p)) return augment_amount(AUGMENT_ONE, size);
+    return augment_amount(low + philox_below(words.word[1], high - low + 1), size);
+}
+
+/* A number between the limits. */
+HOST_DEVICE double augment_between(uint32_t word, double low, double high) {
+    return low + (high - low) * (word * 0x1p-32);
+}
+
+HOST_DEVICE uint32_t augment_grey(AugmentPixel pixel) {
+    return (2989u * pixel.value[0] + 5870u * pixel.value[1] + 1140u * pixel.value[2]) / 10000u;
+}
+
+/* factor x value + (1 - factor) x other, cut off and rounded down; `other` in units of 1 / AUGMENT_ONE. */
+HOST_DEVICE uint8_t augment_blend(uint32_t factor, uint32_t value, uint32_t other) {
+    const int64_t sum = (int64_t)factor * value * AUGMENT_ONE + ((int64_t)AUGMENT_ONE - factor) * other;
+    const int64_t whole = sum < 0 ? 0 : sum / ((int64_t)AUGMENT_ONE * AUGMENT_ONE);
+    return (uint8_t)(whole < 255 ? whole : 255);
 }
 
 /* The index that reflection without repeating the edge gives: in -(size-1)..2*(size-1) it lands in 0..size-1. */

@@ -49,11 +49,25 @@ static Status check_number(const AugmentParameter *p, double value, double least
     FAIL(STATUS_ARGUMENT, "%s must be in %g..%g, not %.9g", p->name, least, most, value);
 }
 
+static Status check_limits(const AugmentParameter *p, const AugmentLimits *limits) {
+    TRY(check_number(p, limits->low, p->least, p->most));
+    TRY(check_number(p, limits->high, p->least, p->most));
+    if (limits->low <= limits->high) return STATUS_OK;
+    FAIL(STATUS_ARGUMENT, "the limits of %s must be in order, not %g and %g", p->name, limits->low, limits->high);
+}
+
 static Status check_parameter(const AugmentOp *op, const AugmentParameter *p) {
     const void *value = value_of(op, p);
     switch (p->type) {
     case AUGMENT_NUMBER:
         return check_number(p, *(const double *)value, p->least, p->most);
+    case AUGMENT_LIMITS:
+        return check_limits(p, value);
+    case AUGMENT_ODD:
+        TRY(check_number(p, *(const int32_t *)value, p->least, p->most));
+        if (*(const int32_t *)value % 2 == 0)
+            FAIL(STATUS_ARGUMENT, "%s must be odd, not %d", p->name, *(const int32_t *)value);
+        return STATUS_OK;
     case AUGMENT_PADDING:
         return check_number(p, *(const int32_t *)value, 0, AUGMENT_MAX_PADDING);
     case AUGMENT_SIZE:

@@ -5,11 +5,13 @@
  *
  *   all     augment_NAME_draw(op, random, size): what it does to an image of this size; random NULL: the neutral form,
  *           for evaluation
- *   MOVE    where pixels come from: a mirror, or a window with a border that is filled
+ *   MOVE    where pixels come from: mirrors, or a window with a border that is filled
  *   FILL    a hole of one colour
- *   COLOUR  augment_NAME_pixel(op, drawn, pixel): each pixel by itself
- *   MIX     augment_NAME_mix(op, drawn, own, previous): each pixel and its like in the image before it in the batch,
- *           cyclic; one in a chain at most
+ *   COLOUR  augment_NAME_pixel(op, drawn, pixel): each pixel by itself, and the image's mean grey (AugmentEntry.mean)
+ *   LOCAL   augment_NAME_taps(op, drawn, weights): each pixel and its neighbours, summed along the rows and then along
+ *           the columns by weights of the distance, whose sum is AUGMENT_ONE; gives the last distance that counts
+ *   MIX     augment_NAME_mix(op, drawn, own, previous): each pixel of a rectangle and its like in the image before it
+ *           in the batch, cyclic; one in a chain at most
  *   LABEL   augment_NAME_label(op, drawn, own, previous, to): the label and the one before it in the batch, cyclic */
 #ifndef CGXFFCV_AUGMENT_OPERATION_H
 #define CGXFFCV_AUGMENT_OPERATION_H
@@ -29,7 +31,14 @@ typedef enum AugmentKind {
 } AugmentKind;
 
 /* In the order in which one pass over an image can perform them. */
-typedef enum AugmentPhase { AUGMENT_MOVE, AUGMENT_FILL, AUGMENT_COLOUR, AUGMENT_MIX, AUGMENT_LABEL } AugmentPhase;
+typedef enum AugmentPhase {
+    AUGMENT_MOVE,
+    AUGMENT_FILL,
+    AUGMENT_COLOUR,
+    AUGMENT_LOCAL, /* among colours, in any order */
+    AUGMENT_MIX,
+    AUGMENT_LABEL
+} AugmentPhase;
 
 typedef struct AugmentOp {
     AugmentKind kind;
@@ -47,6 +56,8 @@ typedef struct AugmentOp {
 typedef enum AugmentParameterType {
     AUGMENT_NUMBER,  /* double */
     AUGMENT_FLAG,    /* bool */
+    AUGMENT_LIMITS,  /* AugmentLimits */
+    AUGMENT_ODD,     /* int32_t */
     AUGMENT_PADDING, /* int32_t: pixels by which a MOVE may uncover what lies around the image */
     AUGMENT_SIZE,    /* AugmentSize, of 1 to 65,535 */
     AUGMENT_RGB,     /* AugmentFill, not reflecting */
@@ -59,7 +70,8 @@ typedef struct AugmentParameter {
     size_t offset;      /* in the operation's Type */
     bool required;      /* has no default */
     double value;       /* the default, of each part */
-    double least, most; /* of NUMBER */
+    double other;       /* of the upper limit */
+    double least, most; /* of NUMBER, LIMITS, ODD */
 } AugmentParameter;
 
 /* For AugmentEntry.parameters: AUGMENT_PARAMETER(Type, member, NUMBER, .value = 0.5, .most = 1). */
@@ -68,6 +80,7 @@ typedef struct AugmentParameter {
 
 #define AUGMENT_MAX_PARAMETERS 8
 #define AUGMENT_MAX_PADDING 1024
+#define AUGMENT_MAX_RADIUS 15 /* of a LOCAL operation */
 
 typedef struct AugmentEntry {
     const char *name; /* in Python */
@@ -75,6 +88,7 @@ typedef struct AugmentEntry {
     AugmentPhase phase;
     uint32_t number; /* whose draws they are: part of what a seed means, never to be changed */
     int columns;     /* LABEL: float32 values that it makes of a label */
+    bool mean;       /* COLOUR: the formula asks for the image's mean grey */
     /* Refuses images of a size that the operation cannot do; NULL: it can do any. */
     Status (*fits)(const void *parameters, AugmentSize size);
     AugmentParameter parameters[AUGMENT_MAX_PARAMETERS + 1];
@@ -110,16 +124,17 @@ HOST_DEVICE AugmentDrawn augment_op_draw(const AugmentOp *op, const AugmentKey *
 }
 
 /* What an operation of the phase has for a switch over formulas. */
-#define AUGMENT_PICK_MOVE(colour, mix, label)
-#define AUGMENT_PICK_FILL(colour, mix, label)
-#define AUGMENT_PICK_COLOUR(colour, mix, label) colour
-#define AUGMENT_PICK_MIX(colour, mix, label) mix
-#define AUGMENT_PICK_LABEL(colour, mix, label) label
+#define AUGMENT_PICK_MOVE(colour, local, mix, label)
+#define AUGMENT_PICK_FILL(colour, local, mix, label)
+#define AUGMENT_PICK_COLOUR(colour, local, mix, label) colour
+#define AUGMENT_PICK_LOCAL(colour, local, mix, label) local
+#define AUGMENT_PICK_MIX(colour, local, mix, label) mix
+#define AUGMENT_PICK_LABEL(colour, local, mix, label) label
 
 HOST_DEVICE AugmentPixel augment_op_pixel(const AugmentOp *op, const AugmentDrawn *drawn, AugmentPixel pixel) {
     switch (op->kind) {
 #define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(case AUGMENT_##name : return augment_##name##_pixel(&op->as.name, drawn, pixel);, , )
+    AUGMENT_PICK_##phase(case AUGMENT_##name : return augment_##name##_pixel(&op->as.name, drawn, pixel);, , , )
 #include "augment/ops/table.h"
 #undef AUGMENT_OPERATION
     default:
@@ -127,11 +142,28 @@ HOST_DEVICE AugmentPixel augment_op_pixel(const AugmentOp *op, const AugmentDraw
     }
 }
 
+/* The last distance that counts, at most AUGMENT_MAX_RADIUS; weights[0..] of the distances up to it. */
+HOST_DEVICE int32_t augment_op_taps(const AugmentOp *op, const AugmentDrawn *drawn, uint32_t *weights) {
+    switch (op->kind) {
+#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
+    AUGMENT_PICK_##phase(, case AUGMENT_##name : return augment_##name##_taps(&op->as.name, drawn, weights);, , )
+#include "augment/ops/table.h"
+#undef AUGMENT_OPERATION
+    default:
+        weights[0] = AUGMENT_ONE;
+        return 0;
+    }
+}
+
+/* What sums along a row, and what those along a column are worth, in units of 1 / AUGMENT_ONE of their weights. */
+HOST_DEVICE uint32_t augment_local_row(uint32_t sum) { return (sum + 128) >> 8; }
+HOST_DEVICE uint8_t augment_local_value(uint32_t sum) { return (uint8_t)((sum + (1u << 23)) >> 24); }
+
 HOST_DEVICE AugmentPixel augment_op_mix(const AugmentOp *op, const AugmentDrawn *drawn, AugmentPixel own,
                                         AugmentPixel previous) {
     switch (op->kind) {
 #define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, case AUGMENT_##name : return augment_##name##_mix(&op->as.name, drawn, own, previous);, )
+    AUGMENT_PICK_##phase(, , case AUGMENT_##name : return augment_##name##_mix(&op->as.name, drawn, own, previous);, )
 #include "augment/ops/table.h"
 #undef AUGMENT_OPERATION
     default:
@@ -144,7 +176,7 @@ HOST_DEVICE void augment_op_label(const AugmentOp *op, const AugmentDrawn *drawn
                                   float *to) {
     switch (op->kind) {
 #define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, , case AUGMENT_##name                                                                       \
+    AUGMENT_PICK_##phase(, , , case AUGMENT_##name                                                                     \
                          : augment_##name##_label(&op->as.name, drawn, own, previous, to);                             \
                          return;)
 #include "augment/ops/table.h"

@@ -34,6 +34,12 @@ static int parse_size(const AugmentParameter *p, PyObject *value, AugmentSize *o
     return parse_whole(p, PyTuple_GET_ITEM(value, 1), &out->width);
 }
 
+static int parse_limits(const AugmentParameter *p, PyObject *value, AugmentLimits *out) {
+    if (!PyTuple_Check(value) || PyTuple_GET_SIZE(value) != 2) return wrong(p, "two numbers", value);
+    if (parse_number(p, PyTuple_GET_ITEM(value, 0), &out->low) < 0) return -1;
+    return parse_number(p, PyTuple_GET_ITEM(value, 1), &out->high);
+}
+
 static int parse_fill(const AugmentParameter *p, PyObject *value, AugmentFill *out) {
     if (PyUnicode_Check(value) && p->type == AUGMENT_BORDER) {
         out->reflect = PyUnicode_CompareWithASCIIString(value, "reflect") == 0;
@@ -53,6 +59,9 @@ static int parse_value(const AugmentParameter *p, PyObject *value, AugmentOp *op
     switch (p->type) {
     case AUGMENT_NUMBER:
         return parse_number(p, value, to);
+    case AUGMENT_LIMITS:
+        return parse_limits(p, value, to);
+    case AUGMENT_ODD:
     case AUGMENT_PADDING:
         return parse_whole(p, value, to);
     case AUGMENT_SIZE:
@@ -141,11 +150,13 @@ int py_operations_parse(PyObject *tuple, const char *where, int room, AugmentOp 
 
 static PyObject *parameter_tuple(const AugmentParameter *p) {
     static const char *const types[] = {
-        [AUGMENT_NUMBER] = "number", [AUGMENT_PADDING] = "whole", [AUGMENT_SIZE] = "size",
-        [AUGMENT_FLAG] = "flag",     [AUGMENT_RGB] = "colour",    [AUGMENT_BORDER] = "border"};
+        [AUGMENT_NUMBER] = "number", [AUGMENT_LIMITS] = "limits", [AUGMENT_ODD] = "whole",
+        [AUGMENT_PADDING] = "whole", [AUGMENT_SIZE] = "size",     [AUGMENT_FLAG] = "flag",
+        [AUGMENT_RGB] = "colour",    [AUGMENT_BORDER] = "border"};
     const double value = p->value;
     if (p->required) return Py_BuildValue("(ss())", p->name, types[p->type]);
     if (p->type == AUGMENT_NUMBER) return Py_BuildValue("(ss(d))", p->name, types[p->type], value);
+    if (p->type == AUGMENT_LIMITS) return Py_BuildValue("(ss((dd)))", p->name, types[p->type], value, p->other);
     if (p->type == AUGMENT_FLAG)
         return Py_BuildValue("(ss(O))", p->name, types[p->type], value != 0 ? Py_True : Py_False);
     if (p->type == AUGMENT_PADDING) return Py_BuildValue("(ss(i))", p->name, types[p->type], (int)value);
@@ -163,11 +174,9 @@ static PyObject *parameters_tuple(const AugmentEntry *entry) {
 }
 
 static PyObject *image_operations(PyObject *module, PyObject *unused) {
-    static const char *const phases[] = {[AUGMENT_MOVE] = "move",
-                                         [AUGMENT_FILL] = "fill",
-                                         [AUGMENT_COLOUR] = "colour",
-                                         [AUGMENT_MIX] = "mix",
-                                         [AUGMENT_LABEL] = "label"};
+    static const char *const phases[] = {
+        [AUGMENT_MOVE] = "move",   [AUGMENT_FILL] = "fill", [AUGMENT_COLOUR] = "colour",
+        [AUGMENT_LOCAL] = "local", [AUGMENT_MIX] = "mix",   [AUGMENT_LABEL] = "label"};
     PyObject *list = PyList_New(0);
     (void)module, (void)unused;
     for (int kind = 0; list != NULL && kind < AUGMENT_KINDS; kind++) {

@@ -12,6 +12,10 @@
     {                                                                                                                  \
         .kind = AUGMENT_flip, .as.flip = { 1 }                                                                         \
     }
+#define TURN                                                                                                           \
+    {                                                                                                                  \
+        .kind = AUGMENT_vertical, .as.vertical = { 1 }                                                                 \
+    }
 #define CROP(number, side, padding, reflects)                                                                          \
     {                                                                                                                  \
         .kind = AUGMENT_crop, .draw = number, .as.crop = { {side, side + 3}, padding, {{1, 2, 3}, reflects} }          \
@@ -35,6 +39,8 @@ static const Chain chains[] = {{0, {{0}}},
                                {2, {CROP(4, 5, 0, false), MIRROR}},
                                {2, {MIRROR, CROP(4, 6, 3, false)}},
                                {1, {CROP(4, 9, 12, true)}},
+                               {2, {TURN, CROP(4, 7, 2, false)}},
+                               {4, {CROP(4, 8, 4, true), TURN, CROP(68, 5, 1, false), MIRROR}},
                                {2, {CROP(4, 20, 8, true), HOLE(5)}},
                                {1, {SHIFT(3, 40)}},
                                {4, {SHIFT(3, 5), HOLE(5), CROP(4, 4, 2, true), SHIFT(67, 9)}}};

@@ -1,5 +1,6 @@
 """The fused image pass against NumPy, pixel by pixel and bit by bit."""
 
+import colorsys
 import hashlib
 import itertools
 import os
@@ -52,6 +53,44 @@ CASES = {
         tf.RandomHorizontalFlip(),
         tf.Cutout(3, (250, 1, 99)),
     ],
+    "vertical": [tf.RandomVerticalFlip(), tf.RandomHorizontalFlip()],
+    "vertical, padded": [tf.RandomVerticalFlip(0.6), tf.RandomCrop((9, 20), 3, "reflect"), tf.RandomVerticalFlip()],
+    "vertical among others": [
+        tf.RandomCrop(8),
+        tf.RandomVerticalFlip(),
+        tf.Cutout(3, FILL),
+        tf.RandomVerticalFlip(),
+        tf.RandomTranslate(2, FILL),
+        tf.RandomHorizontalFlip(),
+    ],
+    "contrast": [tf.RandomContrast(0.6, 0.8), tf.RandomContrast(3, 0.5)],
+    "saturation": [tf.RandomSaturation(0.6, 0.8), tf.RandomSaturation(4)],
+    "hue": [tf.RandomHue(0.5, 1), tf.RandomHue(0.1)],
+    "grey and inverted": [tf.RandomGrayscale(0.4), tf.Solarization(), tf.Solarization(17.5, 0.7)],
+    "erasing": [tf.RandomErasing(0.8, fill=FILL), tf.RandomErasing(1, (0.3, 0.9), (0.2, 9), 7)],
+    "blur": [tf.GaussianBlur(5, p=0.8)],
+    "blur wide": [tf.GaussianBlur(13, (3, 4), 1), tf.GaussianBlur(3, (0.01, 0.3))],
+    "blur wider than the image": [tf.GaussianBlur(31, (2, 6), 1)],
+    "jitter": [
+        tf.RandomCrop(9, 1, FILL),
+        tf.RandomBrightness(0.4),
+        tf.RandomContrast(0.4),
+        tf.RandomSaturation(0.2),
+        tf.RandomHue(0.1),
+        tf.RandomGrayscale(0.2),
+        tf.GaussianBlur(3),
+        tf.Solarization(),
+        tf.RandomErasing(),
+    ],
+    "blur among others": [
+        tf.GaussianBlur(5),
+        tf.Cutout(4, FILL),
+        tf.RandomContrast(2),
+        tf.GaussianBlur(3, p=0.7),
+        tf.RandomVerticalFlip(),
+        tf.RandomTranslate(2),
+        tf.GaussianBlur(7),
+    ],
     "staged: cutout crop": [tf.Cutout(4, FILL), tf.RandomCrop((12, 20), 3, "reflect"), tf.RandomTranslate(1)],
 }
 FINISHES = {
@@ -85,6 +124,8 @@ def fits(steps, size):
     height, width = size
     for step in steps:
         if isinstance(step, tf.Cutout) and (step.crop_size[0] > height or step.crop_size[1] > width):
+            return False
+        if isinstance(step, tf.GaussianBlur) and step.kernel_size // 2 >= min(height, width):
             return False
         if isinstance(step, tf.RandomCrop):
             if step.fill == "reflect" and step.padding >= min(height, width):
@@ -205,6 +246,29 @@ def digest(files):
     return everything.hexdigest()
 
 
+def test_hue_is_that_of_the_colour_wheel():
+    """Against the standard library's floating-point HSV, to within one step of 255."""
+    image = images((32, 32))[0]
+    for turn in (-32768, -9001, 1, 20000, 32768):
+        want = [
+            colorsys.hsv_to_rgb((hue + turn / 65536) % 1, saturation, value)
+            for hue, saturation, value in (colorsys.rgb_to_hsv(*pixel) for pixel in image.reshape(-1, 3) / 255)
+        ]
+        off = reference.turned_hue(image, turn).reshape(-1, 3) - np.array(want) * 255
+        assert np.abs(off).max() < 0.51, turn
+
+
+def test_blur_is_a_gaussian():
+    """Against float64, to within the rounding to nearest and that of the weights."""
+    image = images((40, 33))[0]
+    for size, sigma in ((3, 0.5), (9, 2.0), (31, 6.0)):
+        bell = np.exp(-0.5 * (np.arange(size) - size // 2) ** 2 / sigma**2)
+        padded = np.pad(image.astype(float), [(size // 2, size // 2)] * 2 + [(0, 0)], mode="reflect")
+        rows = sum(w * padded[:, i : i + 33] for i, w in enumerate(bell / bell.sum()))
+        want = sum(w * rows[i : i + 40] for i, w in enumerate(bell / bell.sum()))
+        assert np.abs(reference.blurred(image, size, sigma) - want).max() < 0.5 + 1 / 512 + 255 * 2 * size / 65536
+
+
 @pytest.mark.parametrize(
     "kind, most", [("RandomTranslate", 2), ("RandomCrop", 4), ("Cutout", 12), ("RandomHorizontalFlip", 1)]
 )
@@ -263,7 +327,13 @@ def test_draws_do_not_depend_on_steps_without_draws(files):
     (lambda: tf.RandomBrightness(0.1, 2), ValueError, "p must be in 0..1"),
     (lambda: tf.RandomBrightness(), TypeError, "RandomBrightness: missing a required argument: 'magnitude'"),
     (lambda: tf.RandomBrightness("much"), TypeError, "magnitude must be a number, not 'much'"),
-    (lambda: tf.GaussianBlur(3), NotImplementedError, "Cutout"),
+    (lambda: tf.GaussianBlur(4), ValueError, "kernel_size must be odd, not 4"),
+    (lambda: tf.GaussianBlur(33), ValueError, "kernel_size must be in 1..31, not 33"),
+    (lambda: tf.GaussianBlur(3, (2, 1)), ValueError, "sigma must be in order, not 2 and 1"),
+    (lambda: tf.GaussianBlur(3, 2), ValueError, "sigma must be two numbers"),
+    (lambda: tf.RandomErasing(ratio=(0, 1)), ValueError, "ratio must be in 0.001..1000, not 0"),
+    (lambda: tf.RandomHue(0.6), ValueError, "magnitude must be in 0..0.5"),
+    (lambda: tf.CutMix(0), ValueError, "alpha"),
 ])  # fmt: skip
 def test_bad_arguments(make, error, text):
     with pytest.raises(error, match=text):
@@ -276,6 +346,7 @@ def test_bad_arguments(make, error, text):
     ([tf.RandomCrop((32, 9)), tf.RandomCrop(9, 9, "reflect")], ValueError, "in 0..8 for images of 32x9, not 9"),
     ([tf.RandomCrop((9, 32)), tf.RandomCrop(9, 9, "reflect")], ValueError, "in 0..8 for images of 9x32, not 9"),
     ([tf.Cutout(33)], ValueError, "33x33"),
+    ([tf.RandomCrop((4, 32)), tf.GaussianBlur(9)], ValueError, "needs images of 5 pixels a side, not 4x32"),
     ([tf.RandomTranslate(2, (0, 0.5, 0))], ValueError, "0..255"),
     ([tf.Cutout(2, 256)], ValueError, "0..255"),
     ([tf.RandomHorizontalFlip()] * 17, ValueError, "16"),

@@ -1,4 +1,4 @@
-"""ImageMixup and LabelMixup against NumPy: what comes before and after them, neighbours, lambda."""
+"""What mixes a batch's neighbours, against NumPy: what comes before and after it, neighbours, lambda."""
 
 import augment_reference as reference
 import numpy as np
@@ -33,9 +33,26 @@ def share(step, epoch, ids, i):
     """Lambda by the same formula in NumPy, in units of 1 / 65,536."""
     sample = ids[0] if step.same_lambda else ids[i]
     words = reference.philox(SEED, epoch, sample, reference.AUGMENT, NUMBER)
-    power = ((words[0] + 0.5) / 2**32) ** (1 / step.alpha)
+    return int(beta(words, step.alpha) * 65536 + 0.5)
+
+
+def beta(words, alpha):
+    power = ((words[0] + 0.5) / 2**32) ** (1 / alpha)
     cosine = np.cos(2 * np.pi * (words[1] + 0.5) / 2**32)
-    return int((0.5 + 0.5 * cosine / np.sqrt(power / (1 - power) + cosine**2)) * 65536 + 0.5)
+    return 0.5 + 0.5 * cosine / np.sqrt(power / (1 - power) + cosine**2)
+
+
+def cut(step, epoch, ids, i, size):
+    """(y, x, height, width) of what CutMix takes from the image before."""
+    sample = ids[0] if step.same_lambda else ids[i]
+    words = reference.philox(SEED, epoch, sample, reference.AUGMENT, reference.DRAW["CutMix"])
+    side = np.sqrt(1 - beta(words, step.alpha))
+    height, width = int(side * size[0] + 0.5), int(side * size[1] + 0.5)
+    return (
+        *(reference.below(w, n + 1) for w, n in zip(words[2:], (size[0] - height, size[1] - width), strict=True)),
+        height,
+        width,
+    )
 
 
 def numbered(steps):
@@ -62,6 +79,20 @@ def expect(before, step, after, epoch, ids):
     return np.stack(out)
 
 
+def expect_cut(before, step, after, epoch, ids):
+    """Of one batch."""
+    steps = numbered([*before, *after])
+    first, second = steps[: len(before)], steps[len(before) :]
+    own = [augmented(first, images()[n], (SEED, epoch, n)) for n in ids]
+    out = []
+    for i, n in enumerate(ids):
+        y, x, height, width = cut(step, epoch, ids, i, own[i].shape[:2])
+        mixed = own[i].copy()
+        mixed[y : y + height, x : x + width] = own[i - 1][y : y + height, x : x + width]
+        out.append(augmented(second, mixed, (SEED, epoch, n)))
+    return np.stack(out)
+
+
 def loader(path, image, label=(), **options):
     options = {"num_workers": 2, "seed": SEED, "drop_last": False, "ids": True, **options}
     return Loader(path, 7, pipelines={"image": list(image), "label": list(label)}, **options)
@@ -75,6 +106,21 @@ def test_images(path, before, after, same):
         for epoch in range(2):
             for got, _, ids in batches:
                 np.testing.assert_array_equal(got, expect(before, step, after, epoch, ids.tolist()))
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("before, after", [([], []), (BEFORE, AFTER), ([tf.RandomCrop(5), tf.GaussianBlur(3)], [])])
+def test_cut_images_and_their_labels(path, before, after, same):
+    step, size = tf.CutMix(0.8, same), (5, 5) if before and after == [] else (13, 9)
+    with loader(path, [*before, step, *after], [tf.LabelCutMix(size, 0.8, same)], order=OrderOption.RANDOM) as batches:
+        for got, labels, ids in batches:
+            np.testing.assert_array_equal(got, expect_cut(before, step, after, 0, ids.tolist()))
+            np.testing.assert_array_equal(labels[:, :2], np.stack([3 * ids - 5, np.roll(3 * ids - 5, 1)], 1))
+            for i, share in enumerate(labels[:, 2]):
+                _, _, height, width = cut(step, 0, ids.tolist(), i, size)
+                assert share == np.float32(1 - height * width / (size[0] * size[1]))
+        got, labels, _ = batches.get_batch([3, 9], evaluate=True)
+        np.testing.assert_array_equal(labels, [[4, 22, 1], [22, 4, 1]])
 
 
 def test_what_follows_the_normalisation(path):

@@ -1,5 +1,7 @@
 """What the loader's image pipelines must give, operation by operation, in plain NumPy and Python integers."""
 
+import copy
+
 import numpy as np
 
 from cgxffcv import transforms as tf
@@ -13,6 +15,16 @@ DRAW = {
     "RandomCrop": 4,
     "Cutout": 5,
     "RandomBrightness": 6,
+    "ImageMixup": 7,
+    "RandomVerticalFlip": 8,
+    "RandomContrast": 9,
+    "RandomSaturation": 10,
+    "RandomHue": 11,
+    "RandomGrayscale": 12,
+    "Solarization": 13,
+    "RandomErasing": 14,
+    "GaussianBlur": 15,
+    "CutMix": 16,
 }
 
 
@@ -41,12 +53,117 @@ def shuffled(items, seed, epoch, draw=0, offset=0):
     return items
 
 
+class Words(list):
+    """The four words of a draw; of a further try, those of `again(number)`."""
+
+    again = None
+
+
 def draws(step, occurrence, number, key):
-    """The four words of an operation's draw for one image; key is (seed, epoch, sample)."""
+    """The words of an operation's draw for one image; key is (seed, epoch, sample)."""
     seed, epoch, sample = key
     if step.operation == "AlternatingFlip":
         epoch = 0
-    return philox(seed, epoch, sample, AUGMENT, DRAW[step.operation] | occurrence << 6 | number << 10)
+    index = DRAW[step.operation] | occurrence << 6 | number << 10
+    words = Words(philox(seed, epoch, sample, AUGMENT, index))
+    words.again = lambda attempt: philox(seed, epoch, sample | attempt << 56, AUGMENT, index)
+    return words
+
+
+def happens(word, p):
+    return (word >> 8) / 2**24 < np.float32(p)
+
+
+def grey(image):
+    return image.astype(np.int64) @ (2989, 5870, 1140) // 10000
+
+
+def blended(step, words, image, other):
+    """Factor x image + (1 - factor) x other, in whole numbers; `other` in units of 1 / 65,536."""
+    if not happens(words[0], step.p):
+        return image
+    low, high = int(max(0.0, 1 - step.magnitude) * 65536), int((1 + step.magnitude) * 65536)
+    factor = low + below(words[1], high - low + 1)
+    sums = factor * image.astype(np.int64) * 65536 + (65536 - factor) * np.asarray(other, np.int64)
+    return np.clip(sums >> 32, 0, 255).astype(np.uint8)
+
+
+def turned_hue(image, turn):
+    """By turn / 65,536 of the circle: hue in sixths from the definition of HSV, then back by a table of sixths."""
+    values = image.astype(np.int64)
+    high, low = values.max(2), values.min(2)
+    span = np.maximum(high - low, 1)
+    r, g, b = np.moveaxis(values, 2, 0)
+    from_red = ((g - b) * 65536 + 6 * 65536 * span) // span % (6 * 65536)
+    from_green, from_blue = ((b - r + 2 * span) * 65536) // span, ((r - g + 4 * span) * 65536) // span
+    hue = np.where(r == high, from_red, np.where(g == high, from_green, from_blue)) + 6 * turn
+    sixth, part = hue // 65536 % 6, ((high - low) * (hue % 65536) + 32768) // 65536
+    rising, falling = low + part, high - part
+    table = [(high, rising, low), (falling, high, low), (low, high, rising), (low, falling, high), (rising, low, high),
+             (high, low, falling)]  # fmt: skip
+    out = np.stack([np.choose(sixth, [row[c] for row in table]) for c in range(3)], axis=2)
+    return np.where((high > low)[..., None], out, values).astype(np.uint8)
+
+
+def blurred(image, size, sigma):
+    radius = size // 2
+    bell = np.exp(-0.5 * np.arange(-radius, radius + 1) ** 2 / sigma**2)
+    weights = (bell / bell.sum() * 65536 + 0.5).astype(np.int64)
+    weights[radius] = 65536 - (weights.sum() - weights[radius])
+    padded = np.pad(image.astype(np.int64), ((radius, radius), (radius, radius), (0, 0)), mode="reflect")
+    height, width = image.shape[:2]
+    rows = (sum(w * padded[:, i : i + width] for i, w in enumerate(weights)) + 128) >> 8
+    return ((sum(w * rows[i : i + height] for i, w in enumerate(weights)) + 2**23) >> 24).astype(np.uint8)
+
+
+def rectangle(words, scale, ratio, size):
+    """(y, x, height, width), or None where what was drawn does not fit."""
+    shares = [word / 2**32 for word in words]
+    area = size[0] * size[1] * (scale[0] + (scale[1] - scale[0]) * shares[0])
+    shape = np.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * shares[1])
+    width, height = round(np.sqrt(area * shape)), round(np.sqrt(area / shape))
+    if not (1 <= width <= size[1] and 1 <= height <= size[0]):
+        return None
+    return below(words[2], size[0] - height + 1), below(words[3], size[1] - width + 1), height, width
+
+
+def filled(step, image, place):
+    y, x, height, width = place
+    image = image.copy()
+    image[y : y + height, x : x + width] = np.asarray(step.fill, image.dtype)
+    return image
+
+
+def apply_random(step, image, words):
+    """Operations that do nothing where they are neutral."""
+    kind, size = step.operation, image.shape[:2]
+    if kind == "RandomVerticalFlip":
+        return image[::-1] if happens(words[0], step.flip_prob) else image
+    if kind == "RandomContrast":
+        return blended(step, words, image, int(grey(image).sum()) * 65536 // (size[0] * size[1]))
+    if kind == "RandomSaturation":
+        return blended(step, words, image, grey(image)[..., None] * 65536)
+    if kind == "RandomErasing":
+        found = (rectangle(words.again(i), step.scale, step.ratio, size) for i in range(1, 11))
+        place = next(filter(None, found), None) if happens(words[0], step.p) else None
+        return filled(step, image, place) if place else image
+    if kind == "Cutout":
+        rows, columns = step.crop_size
+        place = below(words[0], size[0] - rows + 1), below(words[1], size[1] - columns + 1)
+        return filled(step, image, (*place, rows, columns))
+    if not happens(words[0], step.p):
+        return image
+    if kind == "RandomHue":
+        most = int(step.magnitude * 65536)
+        return turned_hue(image, below(words[1], 2 * most + 1) - most)
+    if kind == "RandomGrayscale":
+        return np.repeat(grey(image)[..., None], 3, axis=2).astype(np.uint8)
+    if kind == "Solarization":
+        return np.where(image >= step.threshold, 255 - image, image)
+    assert kind == "GaussianBlur"
+    low, high = step.sigma
+    sigma = (1 + int((low + (high - low) * words[1] / 2**32) * 65536)) / 65536
+    return blurred(image, step.kernel_size, sigma)
 
 
 def padded(image, padding, step):
@@ -80,13 +197,7 @@ def apply(step, image, words, epoch, evaluate):
         low, high = int(max(0.0, 1 - step.magnitude) * 65536), int((1 + step.magnitude) * 65536)
         factor = (low + below(words[1], high - low + 1)) / 65536
         return np.clip(factor * image.astype(np.float64), 0, 255).astype(np.uint8)
-    if evaluate:
-        return image
-    rows, columns = step.crop_size
-    y, x = below(words[0], height - rows + 1), below(words[1], width - columns + 1)
-    image = image.copy()
-    image[y : y + rows, x : x + columns] = np.asarray(step.fill, image.dtype)
-    return image
+    return image if evaluate else apply_random(step, image, words)
 
 
 def to_bfloat16(values):
@@ -127,9 +238,8 @@ def pipeline(steps, image, key, number=0, evaluate=False):
             occurrence = seen.get(step.operation, 0)
             seen[step.operation] = occurrence + 1
             if dtype == "bfloat16":  # only holes come here
-                fill = to_bfloat16(np.array(step.fill))
-                step = tf.Cutout(step.crop_size)
-                step.fill = tuple(fill.tolist())
+                step = copy.copy(step)
+                step.fill = tuple(to_bfloat16(np.array(step.fill)).tolist())
             image = apply(step, image, draws(step, occurrence, number, key), key[1], evaluate)
         elif isinstance(step, tf.NormalizeImage):
             image = rounded((widened(image, dtype) - np.array(step.mean)) / np.array(step.std), step.type)

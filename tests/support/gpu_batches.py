@@ -9,12 +9,21 @@ from cgxffcv.train.optim import Sgd
 from cgxffcv.train.plan import Group, Phase
 from cgxffcv.transforms import (
     AlternatingFlip,
+    CutMix,
     Cutout,
+    GaussianBlur,
     ImageMixup,
     RandomBrightness,
+    RandomContrast,
     RandomCrop,
+    RandomErasing,
+    RandomGrayscale,
     RandomHorizontalFlip,
+    RandomHue,
+    RandomSaturation,
     RandomTranslate,
+    RandomVerticalFlip,
+    Solarization,
 )
 
 RECIPE = recipes.get("airbench94")
@@ -30,6 +39,16 @@ CHAINS = {
     "mixup": [RandomHorizontalFlip(), ImageMixup(0.8, same_lambda=True)],
     "mixup among others": [Cutout(9, fill=FILL), RandomBrightness(0.5), ImageMixup(0.3, same_lambda=False),
                            RandomTranslate(3, fill=FILL), RandomBrightness(0.4), Cutout(5)],
+    "vertical": [RandomVerticalFlip(), RandomTranslate(5, fill=FILL), RandomVerticalFlip(), RandomErasing(fill=FILL),
+                 RandomHorizontalFlip(), RandomCrop(32, padding=7, fill="reflect")],
+    "jitter": [RandomBrightness(0.4), RandomContrast(0.4), RandomSaturation(0.4), RandomHue(0.2), RandomGrayscale(0.3),
+               Solarization()],
+    "contrast of what is cut": [RandomContrast(0.9, 1), CutMix(1, same_lambda=False), RandomErasing(fill=FILL),
+                                RandomContrast(0.9, 1), RandomVerticalFlip()],
+    "blur": [RandomTranslate(3, fill=FILL), GaussianBlur(5, (0.5, 2), p=0.7), Cutout(9), RandomHue(0.3)],
+    "blur twice": [GaussianBlur(3, p=1), RandomVerticalFlip(), GaussianBlur(3, p=1)],
+    "blur of what is mixed": [Solarization(), ImageMixup(1, same_lambda=False), GaussianBlur(3), RandomContrast(0.5)],
+    "mixed after a blur": [GaussianBlur(3), RandomContrast(1), CutMix(same_lambda=True), RandomBrightness(0.3)],
     "brightness": [RandomBrightness(0.7, p=0.8)],
     "brightness among others": [Cutout(9, fill=FILL), RandomBrightness(0.5, p=1), RandomTranslate(3, fill=FILL),
                                 RandomBrightness(2), RandomHorizontalFlip(), Cutout(5, fill=(250, 1, 99))],

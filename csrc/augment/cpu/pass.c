@@ -8,10 +8,10 @@
 #include "augment/cpu/levels.h"
 #include "base/cpu.h"
 
-/* out(y, x) = in(y + y0, x0 + x), or in(y + y0, x0 - x) if mirrored. */
+/* out(y, x) = in(y0 + y, x0 + x), or in(..., x0 - x) if mirrored, or in(y0 - y, ...) if turned upside down. */
 typedef struct Frame {
     int32_t y0, x0;
-    bool mirror;
+    bool mirror, turn;
 } Frame;
 
 /* The padded image, in scratch memory. */
@@ -95,20 +95,18 @@ void augment_pass_init(AugmentPass *a, const AugmentSpec *spec, AugmentSize out)
 
 /* ---- one image ---- */
 
-static void frame_mirror(Frame *f, int32_t width) {
-    f->x0 += f->mirror ? 1 - width : width - 1;
-    f->mirror = !f->mirror;
+static void reverse(int32_t *origin, bool *reversed, int32_t size) {
+    *origin += *reversed ? 1 - size : size - 1;
+    *reversed = !*reversed;
 }
 
 static Frame make_frame(const AugmentPass *a, const AugmentDrawn *drawn) {
     Frame f = {0};
     for (int i = 0; i < a->moves; i++) {
-        if (drawn[i].acts) {
-            frame_mirror(&f, drawn[i].width);
-        } else {
-            f.y0 += drawn[i].y;
-            f.x0 += f.mirror ? -drawn[i].x : drawn[i].x;
-        }
+        if (drawn[i].acts) reverse(&f.x0, &f.mirror, drawn[i].width);
+        if (drawn[i].turns) reverse(&f.y0, &f.turn, drawn[i].height);
+        f.y0 += f.turn ? -drawn[i].y : drawn[i].y;
+        f.x0 += f.mirror ? -drawn[i].x : drawn[i].x;
     }
     return f;
 }
@@ -161,7 +159,7 @@ static void paint(const AugmentPass *a, unsigned char *out, AugmentPart r, const
     }
 }
 
-static void convert(const AugmentPass *a, const uint8_t *source, size_t stride, bool mirror, const uint8_t *next,
+static void convert(const AugmentPass *a, const uint8_t *source, ptrdiff_t stride, bool mirror, const uint8_t *next,
                     unsigned char *out) {
     const size_t next_bytes = (size_t)a->spec.height * (size_t)a->spec.width * AUGMENT_CHANNELS;
     AugmentStrip strip = {.source = source,
@@ -202,7 +200,7 @@ static const uint8_t *pad_rows(const AugmentPass *a, const Frame *f, const Augme
     const AugmentImage from = *image; /* as the others, a copy that the rows' bytes cannot change */
     const size_t row_bytes = (size_t)from.part.width * AUGMENT_CHANNELS, stride = padded_stride(a);
     uint8_t *origin = scratch + (size_t)margin * (stride + AUGMENT_CHANNELS);
-    for (int32_t y = f->y0, end = f->y0 + a->out_height; y < end; y++) {
+    for (int32_t y = f->turn ? f->y0 - a->out_height + 1 : f->y0, end = y + a->out_height; y < end; y++) {
         int32_t line = (reflect ? augment_reflect(y, height) : y) - from.part.y;
         if (line < 0 || line >= from.part.height) continue;
         uint8_t *row = origin + y * (ptrdiff_t)stride;
@@ -223,7 +221,8 @@ static void run_frame(const AugmentPass *a, const Frame *f, const AugmentImage *
         y += image->part.y;
         x += image->part.x;
     }
-    convert(a, origin + y * (ptrdiff_t)stride + (ptrdiff_t)x * AUGMENT_CHANNELS, stride, f->mirror, next, out);
+    const uint8_t *source = origin + y * (ptrdiff_t)stride + (ptrdiff_t)x * AUGMENT_CHANNELS;
+    convert(a, source, f->turn ? -(ptrdiff_t)stride : (ptrdiff_t)stride, f->mirror, next, out);
 }
 
 void augment_pass_run(const AugmentPass *a, const AugmentDrawn *drawn, const AugmentImage *image, const uint8_t *next,

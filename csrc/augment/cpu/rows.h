@@ -11,10 +11,10 @@
 #define AUGMENT_BLOCK 16 /* pixels that a vector kernel takes at once */
 
 /* Rows of one image. Row r reads width * 3 bytes at source + r * source_stride, in rising order of address also
- * where `mirror` turns them around. */
+ * where `mirror` turns them around. The stride is negative where the image is turned upside down. */
 typedef struct AugmentStrip {
     const uint8_t *source;
-    size_t source_stride;
+    ptrdiff_t source_stride;
     size_t rows, width;
     bool mirror;
     unsigned char *out;  /* first element of the first row, channel 0 */
@@ -73,7 +73,7 @@ static inline void augment_store(unsigned char *out, uint32_t value, size_t item
 static inline __attribute__((always_inline)) void augment_row_by_table(const AugmentPass *a, const AugmentStrip *s,
                                                                        size_t row, size_t first, size_t last,
                                                                        size_t item_bytes, ImageLayout layout) {
-    const uint8_t *source = s->source + row * s->source_stride;
+    const uint8_t *source = s->source + (ptrdiff_t)row * s->source_stride;
     unsigned char *out = s->out + row * s->out_stride;
     size_t channel_step = layout == IMAGE_HWC ? item_bytes : s->plane;
     size_t pixel_step = layout == IMAGE_HWC ? item_bytes * AUGMENT_CHANNELS : item_bytes;

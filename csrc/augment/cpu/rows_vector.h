@@ -59,7 +59,7 @@ INLINE const uint8_t *block_source(const uint8_t *row, size_t width, size_t x, b
     INLINE void strip_##suffix(const AugmentPass *a, const AugmentStrip *s) {                                          \
         const Constants k = constants_##type_name(a, layout_);                                                         \
         for (size_t row = 0; row < s->rows; row++) {                                                                   \
-            const uint8_t *source = s->source + row * s->source_stride;                                                \
+            const uint8_t *source = s->source + (ptrdiff_t)row * s->source_stride;                                     \
             unsigned char *out = s->out + row * s->out_stride;                                                         \
             prefetch_row(s, row);                                                                                      \
             for (size_t next = 0; next < s->width; next += AUGMENT_BLOCK) {                                            \

@@ -7,16 +7,9 @@ typedef struct AugmentBrightness {
     double magnitude, p;
 } AugmentBrightness;
 
-/* The factor, uniform in steps of 1 / AUGMENT_ONE. */
 HOST_DEVICE AugmentDrawn augment_brightness_draw(const AugmentBrightness *op, const AugmentRandom *random,
                                                  AugmentSize size) {
-    (void)size;
-    if (random == NULL) return augment_amount(AUGMENT_ONE);
-    const Philox4 words = augment_words(random);
-    const double least = op->magnitude < 1 ? 1 - op->magnitude : 0;
-    const uint32_t low = (uint32_t)(least * AUGMENT_ONE), high = (uint32_t)((1 + op->magnitude) * AUGMENT_ONE);
-    if (philox_uniform(words.word[0]) >= (float)op->p) return augment_amount(AUGMENT_ONE);
-    return augment_amount(low + philox_below(words.word[1], high - low + 1));
+    return augment_factor(random, op->magnitude, op->p, size);
 }
 
 HOST_DEVICE AugmentPixel augment_brightness_pixel(const AugmentBrightness *op, const AugmentDrawn *drawn,

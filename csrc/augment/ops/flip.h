@@ -8,7 +8,7 @@ typedef struct AugmentFlip {
 } AugmentFlip;
 
 HOST_DEVICE AugmentDrawn augment_flip_draw(const AugmentFlip *op, const AugmentRandom *random, AugmentSize size) {
-    return augment_mirror(random != NULL && philox_uniform(augment_words(random).word[0]) < (float)op->flip_prob, size);
+    return augment_mirror(random != NULL && augment_happens(augment_words(random).word[0], op->flip_prob), size);
 }
 
 #endif

@@ -1,27 +1,20 @@
 #ifndef CGXFFCV_AUGMENT_OPS_MIXUP_H
 #define CGXFFCV_AUGMENT_OPS_MIXUP_H
 
-#include <math.h>
-
-#include "augment/draw.h"
+#include "augment/beta.h"
 
 typedef struct AugmentMixup {
     double alpha;
     bool same_lambda;
 } AugmentMixup;
 
-/* The share of an image's own pixels, and of its own label: Beta(alpha, alpha), from a point of Student's distribution
- * with 2 alpha degrees of freedom (Devroye, "Random variate generation in one line of code", 1996). In so coarse steps
- * no two machines differ but where they round a share that lies within 1e-10 of the middle of two steps. */
+/* The share of an image's own pixels, and of its own label. In so coarse steps no two machines differ but where they
+ * round a share that lies within 1e-10 of the middle of two steps. */
 HOST_DEVICE AugmentDrawn augment_image_mixup_draw(const AugmentMixup *op, const AugmentRandom *random,
                                                   AugmentSize size) {
-    (void)size;
-    if (random == NULL) return augment_amount(AUGMENT_ONE);
-    const Philox4 words = op->same_lambda ? augment_batch_words(random) : augment_words(random);
-    const double power = pow((words.word[0] + 0.5) * 0x1p-32, 1 / op->alpha);
-    const double cosine = cos(6.283185307179586 * ((words.word[1] + 0.5) * 0x1p-32));
-    const double share = 0.5 + 0.5 * cosine / sqrt(power / (1 - power) + cosine * cosine);
-    return augment_amount((uint32_t)(share * AUGMENT_ONE + 0.5));
+    if (random == NULL) return augment_amount(AUGMENT_ONE, size);
+    return augment_amount(
+        (uint32_t)(augment_beta(augment_mix_words(random, op->same_lambda), op->alpha) * AUGMENT_ONE + 0.5), size);
 }
 
 HOST_DEVICE AugmentPixel augment_image_mixup_mix(const AugmentMixup *op, const AugmentDrawn *drawn, AugmentPixel own,

@@ -21,9 +21,11 @@
 #undef __shared__
 #undef __constant__
 #undef __launch_bounds__
+#undef __grid_constant__
 #define __shared__ static
 #define __constant__ __attribute__((section("emulated_constant")))
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define UNCHECKED __attribute__((no_sanitize("thread"), noinline))
 
 enum { EMULATED_WARP = 32, EMULATED_VALUE_BYTES = 16 };

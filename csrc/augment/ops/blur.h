@@ -1,0 +1,61 @@
+#ifndef CGXFFCV_AUGMENT_OPS_BLUR_H
+#define CGXFFCV_AUGMENT_OPS_BLUR_H
+
+#include <math.h>
+
+#include "augment/draw.h"
+#include "base/status.h"
+
+typedef struct AugmentBlur {
+    int32_t kernel_size; /* odd */
+    AugmentLimits sigma;
+    double p;
+} AugmentBlur;
+
+/* The deviation, in units of 1 / AUGMENT_ONE, plus AUGMENT_ONE. */
+HOST_DEVICE AugmentDrawn augment_blur_draw(const AugmentBlur *op, const AugmentRandom *random, AugmentSize size) {
+    AugmentDrawn drawn = augment_amount(AUGMENT_ONE, size);
+    if (random == NULL) return drawn;
+    const Philox4 words = augment_words(random);
+    if (!augment_happens(words.word[0], op->p)) return drawn;
+    const double sigma = augment_between(words.word[1], op->sigma.low, op->sigma.high);
+    return augment_amount(AUGMENT_ONE + 1u + (uint32_t)(sigma * AUGMENT_ONE), size);
+}
+
+/* In steps of 1 / AUGMENT_ONE, whose sum is AUGMENT_ONE, so that machines differ only where they round a weight that
+ * lies within 1e-10 of the middle of two steps. */
+HOST_DEVICE int32_t augment_blur_taps(const AugmentBlur *op, const AugmentDrawn *drawn, uint32_t *weights) {
+    const int32_t radius = op->kernel_size / 2;
+    const double sigma = (double)(drawn->amount - AUGMENT_ONE) / AUGMENT_ONE;
+    double total = 1;
+    uint32_t rest = 0;
+    for (int32_t i = 1; i <= radius; i++) total += 2 * exp(-0.5 * i * i / (sigma * sigma));
+    for (int32_t i = 1; i <= radius; i++) {
+        weights[i] = (uint32_t)(exp(-0.5 * i * i / (sigma * sigma)) / total * AUGMENT_ONE + 0.5);
+        rest += 2 * weights[i];
+    }
+    weights[0] = AUGMENT_ONE - rest;
+    return radius;
+}
+
+static inline Status augment_blur_fits(const void *parameters, AugmentSize size) {
+    const AugmentBlur *op = (const AugmentBlur *)parameters;
+    const int32_t shorter = size.height < size.width ? size.height : size.width;
+    if (op->kernel_size / 2 < shorter) return STATUS_OK;
+    FAIL(STATUS_ARGUMENT, "a kernel of %d needs images of %d pixels a side, not %dx%d", op->kernel_size,
+         op->kernel_size / 2 + 1, size.height, size.width);
+}
+
+#endif
+
+AUGMENT_OPERATION(
+    blur, AugmentBlur, LOCAL, .name = "GaussianBlur", .number = 15, .fits = augment_blur_fits,
+    .doc = "With probability `p` blurs an image by a Gaussian whose deviation is uniform in `sigma`; at the\n"
+           "edges the image is mirrored, the edge pixel not repeated. Values are rounded to nearest, along the\n"
+           "rows to 1 / 256 and then along the columns.\n\n"
+           "Args:\n"
+           "    kernel_size: the pixels, in both directions, that one is made of: odd, 1 to 31.\n"
+           "    sigma: limits of the deviation, in pixels.",
+    .parameters = {AUGMENT_PARAMETER(AugmentBlur, kernel_size, ODD, .required = true, .least = 1, .most = 31),
+                   AUGMENT_PARAMETER(AugmentBlur, sigma, LIMITS, .value = 0.1, .other = 2, .least = 1e-2, .most = 100),
+                   AUGMENT_PARAMETER(AugmentBlur, p, NUMBER, .value = 0.5, .most = 1)})

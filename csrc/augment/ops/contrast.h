@@ -1,0 +1,33 @@
+#ifndef CGXFFCV_AUGMENT_OPS_CONTRAST_H
+#define CGXFFCV_AUGMENT_OPS_CONTRAST_H
+
+#include "augment/draw.h"
+
+typedef struct AugmentContrast {
+    double magnitude, p;
+} AugmentContrast;
+
+HOST_DEVICE AugmentDrawn augment_contrast_draw(const AugmentContrast *op, const AugmentRandom *random,
+                                               AugmentSize size) {
+    return augment_factor(random, op->magnitude, op->p, size);
+}
+
+HOST_DEVICE AugmentPixel augment_contrast_pixel(const AugmentContrast *op, const AugmentDrawn *drawn,
+                                                AugmentPixel pixel) {
+    const uint32_t grey = drawn->mean;
+    (void)op;
+    for (int c = 0; c < AUGMENT_CHANNELS; c++) {
+        pixel.value[c] = augment_blend(drawn->amount, pixel.value[c], grey);
+    }
+    return pixel;
+}
+
+#endif
+
+AUGMENT_OPERATION(contrast, AugmentContrast, COLOUR, .name = "RandomContrast", .number = 9, .mean = true,
+                  .doc = "With probability `p` moves each image away from its mean grey, or towards it:\n"
+                         "factor x value + (1 - factor) x mean, cut off at 0 and 255 and rounded down. The factor is\n"
+                         "uniform in max(0, 1 - magnitude)..1 + magnitude; grey is 0.2989 R + 0.587 G + 0.114 B,\n"
+                         "rounded down.",
+                  .parameters = {AUGMENT_PARAMETER(AugmentContrast, magnitude, NUMBER, .required = true, .most = 100),
+                                 AUGMENT_PARAMETER(AugmentContrast, p, NUMBER, .value = 0.5, .most = 1)})

@@ -1,0 +1,52 @@
+#ifndef CGXFFCV_AUGMENT_OPS_HUE_H
+#define CGXFFCV_AUGMENT_OPS_HUE_H
+
+#include "augment/draw.h"
+
+typedef struct AugmentHue {
+    double magnitude, p;
+} AugmentHue;
+
+/* By how much of a turn, above AUGMENT_ONE. */
+HOST_DEVICE AugmentDrawn augment_hue_draw(const AugmentHue *op, const AugmentRandom *random, AugmentSize size) {
+    if (random == NULL) return augment_amount(AUGMENT_ONE, size);
+    const Philox4 words = augment_words(random);
+    const uint32_t most = (uint32_t)(op->magnitude * AUGMENT_ONE);
+    if (!augment_happens(words.word[0], op->p)) return augment_amount(AUGMENT_ONE, size);
+    return augment_amount(AUGMENT_ONE - most + philox_below(words.word[1], 2 * most + 1), size);
+}
+
+/* In sixths of a turn, in units of 1 / AUGMENT_ONE, from red on; `range` is the largest value less the smallest. */
+HOST_DEVICE uint32_t augment_hue_of(AugmentPixel pixel, uint32_t largest, uint32_t range) {
+    const uint32_t r = pixel.value[0], g = pixel.value[1], b = pixel.value[2];
+    if (r == largest) return (6 * range + g - b) * AUGMENT_ONE / range % (6 * AUGMENT_ONE);
+    if (g == largest) return (2 * range + b - r) * AUGMENT_ONE / range;
+    return (4 * range + r - g) * AUGMENT_ONE / range;
+}
+
+/* Hue, saturation, value: the largest and the smallest value stay, the hue says which channel has them and where
+ * between them the third one lies. */
+HOST_DEVICE AugmentPixel augment_hue_pixel(const AugmentHue *op, const AugmentDrawn *drawn, AugmentPixel pixel) {
+    const uint8_t *v = pixel.value;
+    const uint32_t largest = v[0] > v[1] ? (v[0] > v[2] ? v[0] : v[2]) : (v[1] > v[2] ? v[1] : v[2]);
+    const uint32_t smallest = v[0] < v[1] ? (v[0] < v[2] ? v[0] : v[2]) : (v[1] < v[2] ? v[1] : v[2]);
+    const uint32_t range = largest - smallest;
+    (void)op;
+    if (range == 0) return pixel;
+    const uint32_t hue = (augment_hue_of(pixel, largest, range) + 6 * drawn->amount) % (6 * AUGMENT_ONE);
+    const uint32_t sixth = hue / AUGMENT_ONE, part = (range * (hue % AUGMENT_ONE) + AUGMENT_ONE / 2) / AUGMENT_ONE;
+    const uint32_t third = sixth % 2 == 0 ? smallest + part : largest - part;
+    const uint32_t at_largest = (sixth + 1) / 2 % 3, at_smallest = (sixth / 2 + 2) % 3;
+    for (uint32_t c = 0; c < AUGMENT_CHANNELS; c++) {
+        pixel.value[c] = (uint8_t)(c == at_largest ? largest : c == at_smallest ? smallest : third);
+    }
+    return pixel;
+}
+
+#endif
+
+AUGMENT_OPERATION(hue, AugmentHue, COLOUR, .name = "RandomHue", .number = 11,
+                  .doc = "With probability `p` turns the hue of each image (HSV) by a share of a full turn that is\n"
+                         "uniform in -magnitude..magnitude; largest and smallest value of a pixel stay.",
+                  .parameters = {AUGMENT_PARAMETER(AugmentHue, magnitude, NUMBER, .required = true, .most = 0.5),
+                                 AUGMENT_PARAMETER(AugmentHue, p, NUMBER, .value = 0.5, .most = 1)})

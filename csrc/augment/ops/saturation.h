@@ -1,0 +1,33 @@
+#ifndef CGXFFCV_AUGMENT_OPS_SATURATION_H
+#define CGXFFCV_AUGMENT_OPS_SATURATION_H
+
+#include "augment/draw.h"
+
+typedef struct AugmentSaturation {
+    double magnitude, p;
+} AugmentSaturation;
+
+HOST_DEVICE AugmentDrawn augment_saturation_draw(const AugmentSaturation *op, const AugmentRandom *random,
+                                                 AugmentSize size) {
+    return augment_factor(random, op->magnitude, op->p, size);
+}
+
+HOST_DEVICE AugmentPixel augment_saturation_pixel(const AugmentSaturation *op, const AugmentDrawn *drawn,
+                                                  AugmentPixel pixel) {
+    const uint32_t grey = augment_grey(pixel) * AUGMENT_ONE;
+    (void)op;
+    for (int c = 0; c < AUGMENT_CHANNELS; c++) {
+        pixel.value[c] = augment_blend(drawn->amount, pixel.value[c], grey);
+    }
+    return pixel;
+}
+
+#endif
+
+AUGMENT_OPERATION(saturation, AugmentSaturation, COLOUR, .name = "RandomSaturation", .number = 10,
+                  .doc = "With probability `p` moves each pixel away from its grey, or towards it:\n"
+                         "factor x value + (1 - factor) x grey, cut off at 0 and 255 and rounded down. The factor is\n"
+                         "uniform in max(0, 1 - magnitude)..1 + magnitude; grey is 0.2989 R + 0.587 G + 0.114 B,\n"
+                         "rounded down.",
+                  .parameters = {AUGMENT_PARAMETER(AugmentSaturation, magnitude, NUMBER, .required = true, .most = 100),
+                                 AUGMENT_PARAMETER(AugmentSaturation, p, NUMBER, .value = 0.5, .most = 1)})
