@@ -205,10 +205,11 @@ static void reach(int32_t *first, int32_t *count, int32_t size, bool reflect) {
     *count = high < low ? 0 : high - low + 1;
 }
 
+/* The first pass alone may leave out pixels: it makes all of the image that the others begin with. */
 AugmentPart augment_part(const Augment *a, const AugmentDrawn *drawn) {
-    const AugmentSize *size = &a->sizes[a->spec.op_count];
+    const AugmentSize *size = &a->sizes[a->first[1]];
     AugmentPart part = {0, 0, size->height, size->width};
-    for (int i = a->spec.op_count - 1; i >= 0; i--) {
+    for (int i = a->first[1] - 1; i >= 0; i--) {
         const AugmentOp *op = &a->spec.ops[i];
         size = &a->sizes[i];
         if (phase_of(op) != AUGMENT_MOVE) continue;

@@ -12,6 +12,10 @@
     {                                                                                                                  \
         .kind = AUGMENT_flip, .as.flip = { 1 }                                                                         \
     }
+#define BLUR                                                                                                           \
+    {                                                                                                                  \
+        .kind = AUGMENT_blur, .draw = 15, .as.blur = { 5, {1, 1}, 1 }                                                  \
+    }
 #define TURN                                                                                                           \
     {                                                                                                                  \
         .kind = AUGMENT_vertical, .as.vertical = { 1 }                                                                 \
@@ -40,7 +44,9 @@ static const Chain chains[] = {{0, {{0}}},
                                {2, {MIRROR, CROP(4, 6, 3, false)}},
                                {1, {CROP(4, 9, 12, true)}},
                                {2, {TURN, CROP(4, 7, 2, false)}},
-                               {4, {CROP(4, 8, 4, true), TURN, CROP(68, 5, 1, false), MIRROR}},
+                               {3, {CROP(4, 8, 4, true), TURN, MIRROR}},
+                               {2, {HOLE(5), CROP(4, 5, 0, false)}},
+                               {3, {CROP(4, 9, 0, false), BLUR, CROP(68, 5, 0, false)}},
                                {2, {CROP(4, 20, 8, true), HOLE(5)}},
                                {1, {SHIFT(3, 40)}},
                                {4, {SHIFT(3, 5), HOLE(5), CROP(4, 4, 2, true), SHIFT(67, 9)}}};
@@ -98,7 +104,8 @@ static void test_part(const Chain *chain, uint64_t sample) {
     uint8_t *want, *got;
     bool holes = false;
     memcpy(spec.ops, chain->ops, sizeof chain->ops);
-    for (int i = 0; i < chain->count; i++) holes = holes || chain->ops[i].kind == AUGMENT_cutout;
+    for (int i = 0; i < chain->count; i++)
+        holes = holes || chain->ops[i].kind == AUGMENT_cutout || chain->ops[i].kind == AUGMENT_blur;
     CHECK_OK(augment_create(&spec, &augment));
     CHECK_OK(memory_alloc(output_bytes(augment), 1, &want));
     CHECK_OK(memory_alloc(output_bytes(augment), 1, &got));

@@ -187,6 +187,27 @@ def test_of_the_bad_samples_the_first_is_told(tmp_path, decoder, workers):
             assert caught.value.sample == bad[0]
 
 
+@pytest.mark.parametrize("steps", [
+    [tf.ImageMixup(1, False), tf.RandomCrop(9)],
+    [tf.RandomCrop(20), tf.CutMix(1, False), tf.RandomVerticalFlip(), tf.RandomCrop(5)],
+    [tf.Cutout(9), tf.RandomCrop(7), tf.RandomContrast(1)],
+    [tf.RandomContrast(1, 1), tf.GaussianBlur(7, p=1), tf.RandomCrop(11)],
+], ids=str)  # fmt: skip
+def test_a_jpeg_is_decoded_as_far_as_the_chain_looks(tmp_path, steps):
+    """The same as of images whose pixels are all there."""
+    noise = np.random.default_rng(3).integers(0, 256, (14, 5, 6, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+    jpeg, raw = str(tmp_path / "jpeg.beton"), str(tmp_path / "raw.beton")
+    DatasetWriter(jpeg, {"image": RGBImageField("jpg")}, progress=False).from_indexed_dataset([(one,) for one in noise])
+    with Loader(jpeg, 14, num_workers=1) as decoded:
+        pixels = next(iter(decoded))[0]
+        tiny_beton.write(raw, {"image": ("image", list(pixels))})
+    found = []
+    for path in (jpeg, raw):
+        with Loader(path, 7, pipelines={"image": steps}, seed=SEED, num_workers=2) as batches:
+            found.append(np.concatenate([image for (image,) in batches]))
+    np.testing.assert_array_equal(*found)
+
+
 def test_two_views_of_one_image(path):
     views = {
         "image": [tf.ImageMixup(0.5, True)], "label": [tf.LabelMixup(0.5, True)], "plain": PipelineSpec("image"),
