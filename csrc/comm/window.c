@@ -1,6 +1,7 @@
-/* Windows between the GPUs of one host. A rank's window is memory of its GPU, which the others open by CUDA IPC, or its
+/* Windows between GPUs. Inside a host a rank's window is memory of its GPU, which the others open by CUDA IPC, or its
  * part of a memfd, which all map and register. In both cases a memfd has a page in which the ranks tell each other that
- * they come to the end. Nothing has a name: it vanishes with its last user. */
+ * they come to the end. Nothing has a name: it vanishes with its last user. Between nodes it is a rank's own host
+ * memory, with outboxes for the others; forward.c does the rest. */
 #include "comm/window.h"
 
 #include <fcntl.h>
@@ -15,6 +16,7 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/memory.h"
+#include "comm/forward.h"
 #include "comm/internal.h"
 #include "comm/window_probe.h"
 
@@ -35,15 +37,17 @@ typedef struct Hall {
 struct CommWindow {
     Comm *comm; /* borrowed */
     CommWindowKind kind;
-    size_t bytes;           /* of each rank's */
-    void **bases;           /* owned, [ranks]: where this rank's GPU finds them */
-    void *memory;           /* owned: PEER: this rank's */
-    Hall *hall;             /* owned: a mapping */
-    size_t hall_bytes;      /* of it: the page, and with STAGED every rank's window */
-    bool registered;        /* the mapping is page-locked */
-    bool joined;            /* all ranks have it */
-    CommWindowSigns *signs; /* owned */
-    DeviceStream *stream;   /* owned: for filling and probing */
+    size_t bytes;            /* of each rank's */
+    void **bases;            /* owned, [ranks]: where this rank's GPU finds them */
+    void *memory;            /* owned: PEER: this rank's */
+    unsigned char *outboxes; /* owned, page-locked: FORWARDED: this rank's window, and an outbox for each other's */
+    CommForward *forward;    /* owned, likewise */
+    Hall *hall;              /* owned: a mapping */
+    size_t hall_bytes;       /* of it: the page, and with STAGED every rank's window */
+    bool registered;         /* the mapping is page-locked */
+    bool joined;             /* all ranks have it */
+    CommWindowSigns *signs;  /* owned */
+    DeviceStream *stream;    /* owned: for filling and probing */
 };
 
 /* What a rank tells the others before they reach for its memory. */
@@ -68,18 +72,30 @@ static Status check_possible(const CommWindow *w) {
     return STATUS_OK;
 }
 
+static Status make_outboxes(CommWindow *w) {
+    size_t stride = stride_of(w), all = (size_t)w->comm->size * stride;
+    if (w->bytes > UINT32_MAX) FAIL(STATUS_ARGUMENT, "a window of %zu bytes between nodes", w->bytes);
+    TRY(device_host_alloc(all, &w->outboxes));
+    memset(w->outboxes, 0, all);
+    for (int rank = 0; rank < w->comm->size; rank++) w->bases[rank] = w->outboxes + (size_t)rank * stride;
+    return STATUS_OK;
+}
+
+static Status make_shared(CommWindow *w, Offer *offer) {
+    TRY(device_alloc(round_up(w->bytes, DEVICE_SHARED_UNIT), &w->memory));
+    TRY(device_fill(w->memory, 0, w->bytes, w->stream));
+    TRY(device_stream_synchronize(w->stream));
+    return device_share(w->memory, offer->handle);
+}
+
 /* What this rank makes by itself; `fd` is then the caller's. */
 static Status window_make(CommWindow *w, Offer *offer, int *fd) {
     TRY(check_possible(w));
     TRY(device_stream_create(&w->stream));
     TRY(device_host_alloc(sizeof *w->signs, &w->signs));
     memset(w->signs, 0, sizeof *w->signs);
-    if (w->kind == COMM_WINDOW_PEER) {
-        TRY(device_alloc(round_up(w->bytes, DEVICE_SHARED_UNIT), &w->memory));
-        TRY(device_fill(w->memory, 0, w->bytes, w->stream));
-        TRY(device_stream_synchronize(w->stream));
-        TRY(device_share(w->memory, offer->handle));
-    }
+    if (w->kind == COMM_WINDOW_FORWARDED) return make_outboxes(w);
+    if (w->kind == COMM_WINDOW_PEER) TRY(make_shared(w, offer));
     if (w->comm->rank != 0) return STATUS_OK;
     TRY(comm_segment_memfd(w->hall_bytes, fd));
     offer->token = comm_segment_token(w->comm->id);
@@ -183,6 +199,9 @@ static Status window_join(CommWindow *w, Offer *offers, int *fd, char *why) {
     Offer mine = {0};
     TRY(window_settle(w, window_make(w, &mine, fd), why));
     if (why[0] != '\0') return STATUS_OK;
+    if (w->kind == COMM_WINDOW_FORWARDED) {
+        return window_settle(w, comm_forward_create(w->comm, w->bases, w->bytes, w->signs, &w->forward), why);
+    }
     TRY(comm_allgather(w->comm, &mine, sizeof mine, offers));
     TRY(window_settle(w, window_map(w, offers, *fd), why));
     if (why[0] != '\0') return STATUS_OK;
@@ -193,13 +212,10 @@ static Status window_join(CommWindow *w, Offer *offers, int *fd, char *why) {
     return window_settle(w, window_clear(w), why);
 }
 
-static Status check_place(const Comm *comm, char *why) {
-    why[0] = '\0';
-    for (int rank = 0; rank < comm->size; rank++) {
-        if (comm->shares[rank]) continue;
-        snprintf(why, COMM_WHY_BYTES, "the ranks lie on several nodes");
-    }
-    return STATUS_OK;
+static void check_place(const Comm *comm, CommWindowKind kind, char *why) {
+    bool apart = comm->nodes > 1;
+    for (int rank = 0; rank < comm->size; rank++) apart = apart || !comm->shares[rank];
+    snprintf(why, COMM_WHY_BYTES, "%s", apart && kind != COMM_WINDOW_FORWARDED ? "the ranks lie on several nodes" : "");
 }
 
 static Status window_create(Comm *comm, CommWindowKind kind, size_t bytes, CommWindow **out, char *why) {
@@ -211,7 +227,7 @@ static Status window_create(Comm *comm, CommWindowKind kind, size_t bytes, CommW
     *out = NULL;
     TRY_GOTO(comm_agree(comm, same, sizeof same));
     if (bytes / (size_t)comm->size < COMM_WINDOW_MIN) FAIL_GOTO(STATUS_ARGUMENT, "a window of %zu bytes", bytes);
-    TRY_GOTO(check_place(comm, why));
+    check_place(comm, kind, why);
     if (why[0] != '\0') goto done;
     TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *offers, &offers));
     TRY_GOTO(memory_calloc(1, sizeof *w, &w));
@@ -254,9 +270,11 @@ static void window_meet(const CommWindow *w, _Atomic uint32_t *count) {
 /* Nobody's memory goes while another's kernels may write into it. */
 static void window_release(CommWindow *w) {
     if (w->signs != NULL) comm_window_abort(w);
-    if (w->joined) window_meet(w, &w->hall->idle);
+    comm_forward_destroy(w->forward, w->joined);
+    if (w->joined && w->hall != NULL) window_meet(w, &w->hall->idle);
     close_others(w);
-    if (w->joined) window_meet(w, &w->hall->gone);
+    if (w->joined && w->hall != NULL) window_meet(w, &w->hall->gone);
+    device_host_free(w->outboxes);
     device_free(w->memory);
     device_host_free(w->signs);
     device_stream_destroy(w->stream);
@@ -273,6 +291,10 @@ void comm_window_destroy(CommWindow *w) {
 /* ---- use ---- */
 
 void *comm_window_base(const CommWindow *w, int rank) { return w->bases[rank]; }
+
+const CommWindowPost *comm_window_post(const CommWindow *w) {
+    return w->forward == NULL ? NULL : comm_forward_post(w->forward);
+}
 
 CommWindowSigns *comm_window_signs(const CommWindow *w) { return w->signs; }
 

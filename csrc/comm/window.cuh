@@ -28,6 +28,19 @@ static __device__ __forceinline__ bool window_await(const uint32_t *flag, uint32
     return true;
 }
 
+/* By the thread that would store the flag, when all have written what is for that rank. */
+static __device__ __forceinline__ void window_post(const CommWindowPost &post, int to, uint64_t at, uint32_t bytes,
+                                                   uint64_t flag_at, uint32_t value) {
+    uint32_t number = atomicAdd(post.next, 1u);
+    CommWindowParcel *parcel = post.parcels + (number & post.mask);
+    parcel->to = (uint32_t)to;
+    parcel->at = (uint32_t)at;
+    parcel->bytes = bytes;
+    parcel->flag_at = (uint32_t)flag_at;
+    parcel->value = value;
+    signal_store(&parcel->number, number + 1);
+}
+
 /* By one thread of all that give up. */
 static __device__ __forceinline__ void window_report(CommWindowSigns *signs, CommWindowReport what, int rank,
                                                      uint32_t tile, uint32_t epoch) {

@@ -3,7 +3,10 @@
  *
  * A kernel puts data into the window of another rank, fences for the system, and then writes a flag there; the other's
  * kernel waits for the flag. While it waits it looks at `abort` of its own rank's signs, and at a deadline; if it gives
- * up, it leaves a report there, which comm_window_wait turns into a failure that names the rank. */
+ * up, it leaves a report there, which comm_window_wait turns into a failure that names the rank.
+ *
+ * Between nodes a rank's base is an outbox in this rank's host memory: a kernel writes there as if it were the window,
+ * and hands over a parcel in place of the flag; a thread sends it on (window_post in window.cuh). */
 #ifndef CGXFFCV_COMM_WINDOW_H
 #define CGXFFCV_COMM_WINDOW_H
 
@@ -12,8 +15,9 @@
 typedef struct CommWindow CommWindow;
 
 typedef enum CommWindowKind {
-    COMM_WINDOW_PEER,  /* each rank's in its GPU's memory, by CUDA IPC; CGXFFCV_P2P=0 switches it off */
-    COMM_WINDOW_STAGED /* in page-locked host memory, which needs no peer access */
+    COMM_WINDOW_PEER,     /* each rank's in its GPU's memory, by CUDA IPC; CGXFFCV_P2P=0 switches it off */
+    COMM_WINDOW_STAGED,   /* in page-locked host memory, which needs no peer access */
+    COMM_WINDOW_FORWARDED /* in each rank's own host memory: the only one with ranks on several nodes */
 } CommWindowKind;
 
 /* What a kernel was waiting for when it gave up. */
@@ -32,9 +36,25 @@ typedef struct CommWindowSigns {
     uint32_t tile, epoch;
 } CommWindowSigns;
 
+/* What a kernel has written into an outbox. */
+typedef struct CommWindowParcel {
+    uint32_t to;        /* the rank */
+    uint32_t at, bytes; /* where in its window, as in the outbox */
+    uint32_t flag_at;   /* where the flag stands there, and */
+    uint32_t value;     /* what it becomes */
+    uint32_t number;    /* written last: how many have been handed over with it */
+} CommWindowParcel;
+
+/* Where kernels put parcels. No more than mask + 1 may be on their way. */
+typedef struct CommWindowPost {
+    CommWindowParcel *parcels; /* a ring in mapped host memory */
+    uint32_t *next;            /* in device memory */
+    uint32_t mask;
+} CommWindowPost;
+
 /* Gives every rank `bytes` bytes of zeros, at least COMM_WINDOW_MIN for each rank. Collective; each rank's calling
  * thread has selected its GPU. Ranks may share a GPU. Where it cannot be had *out is NULL on all ranks and `why` (at
- * least COMM_WHY_BYTES) holds the reason, the same everywhere: a rank on another host or without a GPU, no peer access,
+ * least COMM_WHY_BYTES) holds the reason, the same everywhere: a rank on another node or without a GPU, no peer access,
  * no memory, CGXFFCV_P2P=0, or a probe, in which every rank writes into and reads from every other's, has failed.
  * `comm` is borrowed until comm_window_destroy. */
 #define COMM_WINDOW_MIN ((size_t)64)
@@ -46,6 +66,9 @@ void comm_window_destroy(CommWindow *window);
 
 /* A rank's memory as this rank's GPU addresses it, at least 256-byte aligned. */
 void *comm_window_base(const CommWindow *window, int rank);
+
+/* With FORWARDED; NULL where a flag is stored in place. */
+const CommWindowPost *comm_window_post(const CommWindow *window);
 
 /* This rank's, as host and device address them. */
 CommWindowSigns *comm_window_signs(const CommWindow *window);

@@ -9,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { RANKS_MAX = 8, WINDOW_BYTES = 3 << 20, WORDS = 5000 };
+enum { RANKS_MAX = 8, WINDOW_BYTES = 3 << 20, PART = 4000, PARTS = 20, WORDS = PART * PARTS };
 
 typedef struct Case {
     const char *name;
@@ -24,28 +24,47 @@ typedef struct Fixture {
     int rank, ranks;
 } Fixture;
 
-static __global__ void send_kernel(uint32_t *to, uint32_t *flag, int from, int rank) {
-    for (int i = (int)threadIdx.x; i < WORDS; i += (int)blockDim.x)
-        to[i] = (uint32_t)(1000000 * from + 1000 * rank + i);
+/* A block writes one part of the words; with `posts` they are for another node. */
+static __global__ void send_kernel(uint8_t *base, uint64_t at, uint64_t flag_at, int from, int rank, int posts,
+                                   CommWindowPost post) {
+    uint32_t first = blockIdx.x * PART, *to = (uint32_t *)(base + at);
+    for (uint32_t i = first + threadIdx.x; i < first + PART; i += blockDim.x) {
+        to[i] = (uint32_t)(1000000 * from + 1000 * rank) + i;
+    }
     __syncthreads();
-    if (threadIdx.x == 0) signal_store(flag, 7);
+    flag_at += blockIdx.x * sizeof(uint32_t);
+    if (threadIdx.x != 0) return;
+    if (posts) {
+        window_post(post, rank, at + first * sizeof(uint32_t), PART * sizeof(uint32_t), flag_at, 7);
+    } else {
+        signal_store((uint32_t *)(base + flag_at), 7);
+    }
 }
 
 static __global__ void wait_kernel(const uint32_t *flag, int rank, CommWindowSigns *signs, double timeout_s) {
-    if (window_await(flag, 7, signs, (uint64_t)(timeout_s * 1e9))) return;
-    window_report(signs, COMM_WINDOW_TERMS, rank, 3, 4);
+    bool here = window_await(flag + threadIdx.x, 7, signs, (uint64_t)(timeout_s * 1e9));
+    if (__syncthreads_and(here) == 0 && threadIdx.x == 0) window_report(signs, COMM_WINDOW_TERMS, rank, 3, 4);
 }
 
-/* Words that `from` writes for this window's rank; flags lie behind. */
-static uint32_t *words_at(const Fixture *f, int rank, int from) {
-    return (uint32_t *)comm_window_base(f->window, rank) + (size_t)from * WORDS;
+/* Where the words that `from` writes into a window begin, and their flags, one for each part. */
+static uint64_t words_at(int from) { return (uint64_t)from * WORDS * sizeof(uint32_t); }
+static uint64_t flags_at(const Fixture *f, int from) {
+    return words_at(f->ranks) + (uint64_t)from * PARTS * sizeof(uint32_t);
 }
 
-static uint32_t *flag_at(const Fixture *f, int rank, int from) { return words_at(f, rank, f->ranks) + from; }
+static uint8_t *base_of(const Fixture *f, int rank) { return (uint8_t *)comm_window_base(f->window, rank); }
 
 static Status put_wait(const Fixture *f, int rank, double timeout_s) {
-    return LAUNCH(wait_kernel, 1, 1, 0, f->stream, flag_at(f, f->rank, rank), rank, comm_window_signs(f->window),
-                  timeout_s);
+    const uint32_t *flags = (const uint32_t *)(base_of(f, f->rank) + flags_at(f, rank));
+    return LAUNCH(wait_kernel, 1, PARTS, 0, f->stream, flags, rank, comm_window_signs(f->window), timeout_s);
+}
+
+static Status put_send(const Fixture *f, int rank) {
+    const CommWindowPost *post = comm_window_post(f->window);
+    CommWindowPost none = {};
+    bool posts = post != NULL && rank != f->rank;
+    return LAUNCH(send_kernel, PARTS, 64, 0, f->stream, base_of(f, rank), words_at(f->rank), flags_at(f, f->rank),
+                  f->rank, rank, posts, post == NULL ? none : *post);
 }
 
 static Status check_zeros(const Fixture *f) {
@@ -66,12 +85,11 @@ static Status exchange(const Fixture *f) {
     static uint32_t host[WORDS];
     TRY(check_zeros(f));
     for (int rank = 0; rank < f->ranks; rank++) {
-        TRY(LAUNCH(send_kernel, 1, 64, 0, f->stream, words_at(f, rank, f->rank), flag_at(f, rank, f->rank), f->rank,
-                   rank));
+        TRY(put_send(f, rank));
     }
     for (int rank = 0; rank < f->ranks; rank++) TRY(put_wait(f, rank, 60));
     for (int from = 0; from < f->ranks; from++) {
-        TRY(device_copy(host, words_at(f, f->rank, from), sizeof host, f->stream));
+        TRY(device_copy(host, base_of(f, f->rank) + words_at(from), sizeof host, f->stream));
         TRY(comm_window_wait(f->window, f->stream, NULL));
         for (int i = 0; i < WORDS; i++) {
             if (host[i] != (uint32_t)(1000000 * from + 1000 * f->rank + i)) FAIL(STATUS_CUDA, "word %d is wrong", i);
@@ -103,6 +121,7 @@ static bool quiet(const Fixture *f) {
 
 static Status set_up(Fixture *f, const Case *c, int fd, char *why) {
     CommOptions options = {};
+    options.nodes = c->kind == COMM_WINDOW_FORWARDED ? c->ranks : 1;
     options.timeout_s = strcmp(c->name, "stopped") == 0 ? 3 : 40;
     TRY(comm_attach(fd, f->rank, f->ranks, &options, &f->comm));
     if (device_count() > 0) {
@@ -152,8 +171,10 @@ static void set_environment(char *text, int rank) {
 
 int main(int count, char **arguments) {
     if (count < 4) return 2;
-    Case c = {arguments[1], strcmp(arguments[2], "peer") == 0 ? COMM_WINDOW_PEER : COMM_WINDOW_STAGED,
-              atoi(arguments[3])};
+    CommWindowKind kind = strcmp(arguments[2], "peer") == 0     ? COMM_WINDOW_PEER
+                          : strcmp(arguments[2], "staged") == 0 ? COMM_WINDOW_STAGED
+                                                                : COMM_WINDOW_FORWARDED;
+    Case c = {arguments[1], kind, atoi(arguments[3])};
     int fd, children[RANKS_MAX];
     if (comm_segment_create(c.ranks, 0, &fd) != STATUS_OK) return 3;
     for (int rank = 0; rank < c.ranks; rank++) {

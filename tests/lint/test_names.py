@@ -25,6 +25,7 @@ FOR_OTHERS = {
     "comm_slot_return": "tests hold all slots and give them back",
     "comm_window_base": "kernels that exchange what they quantise go by it",
     "comm_window_create": "so do those that wait for each other",
+    "comm_window_post": "so do those that are apart from each other",
     "comm_window_signs": "so do those that wait for each other",
     "comm_window_wait": "so does whoever waits for such kernels",
     "loader_batches": "tests count by it",
