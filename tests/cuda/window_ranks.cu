@@ -4,6 +4,7 @@
 #include "comm/window.cuh"
 
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>

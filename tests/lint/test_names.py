@@ -27,6 +27,7 @@ FOR_OTHERS = {
     "comm_window_create": "so do those that wait for each other",
     "comm_window_post": "so do those that are apart from each other",
     "comm_window_signs": "so do those that wait for each other",
+    "window_post": "kernels of ranks on several nodes go by it",
     "comm_window_wait": "so does whoever waits for such kernels",
     "loader_batches": "tests count by it",
     "loader_batch_retain": "tests hold a batch twice",
