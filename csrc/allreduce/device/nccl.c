@@ -1,7 +1,10 @@
-/* The engine of sums on GPUs by NCCL: in pieces of a few megabytes, on a stream of its own, behind whatever makes the
- * elements. Owns that stream and its events.
+/* The engine of sums on GPUs by NCCL, on a stream of its own, behind whatever makes the elements. Owns that stream and
+ * its events.
  *
- * The first few elements go last, with the rest that is complete at the end: a caller may mark a run there. */
+ * Where the link is slow, a sum goes in pieces of a few megabytes, each as soon as it is complete. Where it is fast it
+ * goes as a whole at the end: NCCL's blocks would hold multiprocessors that the grid of a convolution beside them
+ * counts on, which costs more than the sum. The first few elements go last, with the rest that is complete at the end:
+ * a caller may mark a run there. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -10,6 +13,8 @@
 
 #define PIECE_VARIABLE "CGXFFCV_COMM_PIECE_KIB"
 #define PIECE_KIB 2048 /* long enough for the bandwidth, short enough to hide */
+#define WHOLE_BYTES ((size_t)64 << 20)
+#define WHOLE_BYTES_PER_S 60e9 /* between links of GPUs (200e9 and more) and what goes through host memory (25e9) */
 #define LATE_ELEMS INT64_C(64)
 
 typedef struct NcclEngine {
@@ -17,6 +22,7 @@ typedef struct NcclEngine {
     CommDevice *nccl;            /* owned */
     DeviceStream *stream;        /* owned */
     DeviceEvent *ready, *summed; /* owned */
+    double bytes_per_s;          /* of a whole sum; 0 where it was not measured */
     int64_t *ends;               /* owned: where pieces may end */
     int64_t piece_elems;         /* the least of a piece */
     int end_count, next;         /* of `ends`: the first that has not been sent */
@@ -27,11 +33,14 @@ typedef struct NcclEngine {
 static Status choose_piece(NcclEngine *engine) {
     const char *text = getenv(PIECE_VARIABLE);
     char *end = NULL;
-    long kib = text == NULL || *text == '\0' ? PIECE_KIB : strtol(text, &end, 10);
+    bool given = text != NULL && *text != '\0';
+    long kib = given ? strtol(text, &end, 10) : PIECE_KIB;
     if ((end != NULL && *end != '\0') || kib < 1 || kib > 1 << 20) {
         FAIL(STATUS_ARGUMENT, PIECE_VARIABLE "='%s': a whole number of KiB from 1 to %d is expected", text, 1 << 20);
     }
-    engine->piece_elems = (int64_t)(((size_t)kib << 10) / sizeof(float));
+    size_t whole = (size_t)engine->setup->extents[0].elems * sizeof(float);
+    bool fast = engine->bytes_per_s >= WHOLE_BYTES_PER_S && whole <= WHOLE_BYTES;
+    engine->piece_elems = !given && fast ? INT64_MAX : (int64_t)(((size_t)kib << 10) / sizeof(float));
     return comm_agree(engine->setup->comm, &engine->piece_elems, sizeof engine->piece_elems);
 }
 
@@ -124,14 +133,29 @@ static Status rehearse(NcclEngine *engine) {
     return wait(engine, engine->setup->stream, NULL);
 }
 
+/* Of the longest sum, as a whole; rank 0's, on all ranks. The first one makes the connections. */
+static Status measure(NcclEngine *engine) {
+    const AllreduceExtent *extent = &engine->setup->extents[0];
+    float milliseconds = 0;
+    for (int i = 0; i < 2; i++) {
+        TRY(put(engine, extent, engine->setup->data, engine->setup->stream));
+        TRY(wait(engine, engine->setup->stream, NULL));
+    }
+    TRY(device_event_elapsed(engine->ready, engine->summed, &milliseconds));
+    if (milliseconds > 0) engine->bytes_per_s = (double)extent->elems * sizeof(float) / (milliseconds * 1e-3);
+    return comm_broadcast(engine->setup->comm, 0, &engine->bytes_per_s, sizeof engine->bytes_per_s);
+}
+
 static Status prepare(NcclEngine *engine) {
+    bool fixed = engine->setup->data != NULL;
     begin_run(engine);
-    TRY(choose_piece(engine));
-    TRY(cut(engine));
     TRY(device_stream_create(&engine->stream));
     TRY(device_event_create(&engine->ready));
     TRY(device_event_create(&engine->summed));
-    return engine->setup->data == NULL ? STATUS_OK : rehearse(engine);
+    if (fixed) TRY(measure(engine));
+    TRY(choose_piece(engine));
+    TRY(cut(engine));
+    return fixed ? rehearse(engine) : STATUS_OK;
 }
 
 static bool serves(const AllreduceSetup *setup, char *why) {
@@ -169,9 +193,12 @@ done:
 
 static size_t explain(const void *state, char *text, size_t room) {
     const NcclEngine *engine = state;
-    int length =
-        snprintf(text, room, "on the GPUs by %s, uncompressed, in pieces of at least %zu KiB behind backward\n",
-                 comm_device_name(engine->nccl), (size_t)engine->piece_elems * sizeof(float) >> 10);
+    char how[80] = "as a whole";
+    if (engine->end_count > 0 && engine->setup->data != NULL) {
+        snprintf(how, sizeof how, "in pieces of at least %zu KiB behind backward",
+                 (size_t)engine->piece_elems * sizeof(float) >> 10);
+    }
+    int length = snprintf(text, room, "on the GPUs by %s, uncompressed, %s\n", comm_device_name(engine->nccl), how);
     return length < 0 ? 0 : (size_t)length;
 }
 
