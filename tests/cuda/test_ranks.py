@@ -79,8 +79,8 @@ class AloneOnNccl(Trainer):
 @pytest.mark.skipif(not (EMULATED or _cgxffcv.nccl_version()), reason="no NCCL in this build or on this machine")
 @pytest.mark.parametrize("graphs", [True] if EMULATED else [True, False])
 def test_nccl_with_one_rank_changes_nothing(files, monkeypatch, graphs):
-    """Connecting, sums in pieces on a second stream, recorded (eight steps at once, and single ones) and not, the end; a
-    mean over one rank is the same."""
+    """Connecting, sums in pieces on a second stream, recorded (eight steps at once, and one) and not, the end; a mean
+    over one rank is the same."""
     monkeypatch.setenv("CGXFFCV_COMM_PIECE_KIB", "1")
     if EMULATED:
         monkeypatch.setenv("CGXFFCV_NCCL_LIBRARY", _cgxffcv.__file__)
