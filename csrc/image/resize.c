@@ -21,10 +21,9 @@ struct Resizer {
     uint8_t *out; /* borrowed until the last row */
     size_t out_stride;
     bool copies; /* nothing changes */
-    ResizeAxis rows, columns;
+    ResizeAxis rows;
     float *row_weights; /* those of `rows` */
-    double *totals;     /* of one output row */
-    double factor, half;
+    ResizeColumns columns;
     uint32_t given, done; /* source rows that came, output rows that went */
     /* Rows of sums: one for output rows that come into being at once, `live` for those that wait for more. */
     float *passing, *waiting;
@@ -78,26 +77,32 @@ static Status place(Resizer *resizer, ResizeFilter filter) {
     uint32_t *places = resizer->places.memory;
     resizer->rows = (ResizeAxis){.from = resizer->from.height, .to = height, .first = places, .count = places + height};
     places += 2 * (size_t)height;
-    resizer->columns = (ResizeAxis){.from = resizer->from.width, .to = width, .first = places, .count = places + width};
+    ResizeAxis *columns = &resizer->columns.axis;
+    *columns = (ResizeAxis){.from = resizer->from.width, .to = width, .first = places, .count = places + width};
     resize_axis_place(&resizer->rows, filter);
-    resize_axis_place(&resizer->columns, filter);
+    resize_axis_place(columns, filter);
     return STATUS_OK;
 }
 
 static Status weigh(Resizer *resizer, ResizeFilter filter) {
+    const ResizeKernels *kernels = resizer->kernels;
+    ResizeColumns *columns = &resizer->columns;
     const size_t of_rows = (size_t)resizer->to.height * resizer->rows.taps;
-    const size_t of_columns = (size_t)resizer->to.width * resizer->columns.taps;
+    const size_t of_columns = (size_t)resizer->to.width * columns->axis.taps;
     const size_t most = of_rows > of_columns ? of_rows : of_columns;
     const size_t totals = (size_t)resizer->to.width * RESIZE_CHANNELS + RESIZE_LANES;
-    TRY(reserve(&resizer->weights, (most + totals) * sizeof(double) + of_rows * sizeof(float), 1));
-    double *weights = resizer->weights.memory;
-    resizer->totals = weights + most;
-    resizer->row_weights = (float *)(resizer->totals + totals);
+    const size_t lanes = kernels->lanes_bytes == NULL ? 0 : kernels->lanes_bytes(&columns->axis);
+    TRY(reserve(&resizer->weights, lanes + (most + totals) * sizeof(double) + of_rows * sizeof(float), 1));
+    double *weights = (double *)(void *)((uint8_t *)resizer->weights.memory + lanes);
+    columns->lanes = lanes > 0 ? resizer->weights.memory : NULL;
+    columns->totals = weights + most;
+    resizer->row_weights = (float *)(columns->totals + totals);
     resizer->rows.weights = weights;
     resize_axis_weigh(&resizer->rows, filter);
     for (size_t i = 0; i < of_rows; i++) resizer->row_weights[i] = (float)weights[i];
-    resizer->columns.weights = weights;
-    resize_axis_weigh(&resizer->columns, filter);
+    columns->axis.weights = weights;
+    resize_axis_weigh(&columns->axis, filter);
+    if (lanes > 0) kernels->make_lanes(columns);
     return STATUS_OK;
 }
 
@@ -113,8 +118,9 @@ static uint32_t count_live(const ResizeAxis *rows) {
 
 static Status make_room(Resizer *resizer) {
     const size_t row = (size_t)resizer->from.width * RESIZE_CHANNELS;
-    const size_t beyond = (size_t)resizer->columns.taps * RESIZE_CHANNELS + RESIZE_LANES;
-    const size_t floats = (row + beyond + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;
+    const size_t taps = (size_t)resizer->columns.axis.taps * RESIZE_CHANNELS + RESIZE_LANES;
+    const size_t floats =
+        (row + (taps > RESIZE_BEYOND ? taps : RESIZE_BEYOND) + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;
     resizer->live = count_live(&resizer->rows);
     TRY(reserve(&resizer->sums, floats * ((size_t)resizer->live + 1), sizeof(float)));
     resizer->sums_floats = floats;
@@ -141,8 +147,8 @@ Status resizer_begin(Resizer *resizer, ResizeFilter filter, ImageSize from, Imag
     if (resizer->copies) return STATUS_OK;
     /* An exact average's nudge is far above the error of the product and far below the distance of any value short of a
      * half. */
-    resizer->factor = filter == RESIZE_AREA ? 1.0 / ((double)from.width * from.height) : 1.0;
-    resizer->half = filter == RESIZE_AREA ? 0.5 + 1e-11 : 0.5;
+    resizer->columns.factor = filter == RESIZE_AREA ? 1.0 / ((double)from.width * from.height) : 1.0;
+    resizer->columns.half = filter == RESIZE_AREA ? 0.5 + 1e-11 : 0.5;
     TRY(place(resizer, filter));
     TRY(weigh(resizer, filter));
     return make_room(resizer);
@@ -168,8 +174,7 @@ static bool add_part(Resizer *resizer, uint32_t y, uint32_t end, const uint8_t *
                            resizer->row_weights + (size_t)y * rows->taps + (from - first), until - from,
                            (size_t)resizer->from.width * RESIZE_CHANNELS, begun);
     if (!all) return false;
-    resizer->kernels->columns(sums, &resizer->columns, resizer->factor, resizer->half, resizer->totals,
-                              resizer->out + y * resizer->out_stride);
+    resizer->kernels->columns(sums, &resizer->columns, resizer->out + y * resizer->out_stride);
     return true;
 }
 

@@ -1,7 +1,134 @@
-/* Resampling for AVX-512. */
+/* Resampling for AVX-512. Sixteen neighbouring values of an output row, whatever pixel and channel they are, are picked
+ * out of a window of the row of sums, tap after tap, where the image is not reduced so far that they lie farther apart.
+ */
 #if defined(__x86_64__)
 
-#define RESIZE_TABLE resize_kernels_avx512
+#include <immintrin.h>
+
 #include "image/resize_template.h"
+
+#define LANES 16
+#define NARROW 32 /* sums in a window: two registers, or four */
+#define WIDE 64
+
+/* The kernels' form of an axis: weights[(block * taps + tap) * LANES + lane], first_index[block * LANES + lane] within
+ * the window, which begins at sums[window[block]]. */
+typedef struct Lanes {
+    double *weights;
+    int32_t *first_index;
+    uint32_t *window;
+    bool wide;
+} Lanes;
+
+static size_t blocks_of(const ResizeAxis *axis) { return ((size_t)axis->to * RESIZE_CHANNELS + LANES - 1) / LANES; }
+
+/* The sums that the windows need to have. */
+static uint64_t widest(const ResizeAxis *axis) {
+    const size_t count = (size_t)axis->to * RESIZE_CHANNELS;
+    uint64_t most = 0;
+    for (size_t i = 0; i < count; i += LANES) {
+        const size_t last = i + LANES < count ? i + LANES - 1 : count - 1;
+        const uint64_t pixels = axis->first[last / RESIZE_CHANNELS] - axis->first[i / RESIZE_CHANNELS];
+        if ((pixels + axis->taps) * RESIZE_CHANNELS > most) most = (pixels + axis->taps) * RESIZE_CHANNELS;
+    }
+    return most;
+}
+
+static size_t lanes_bytes(const ResizeAxis *axis) {
+    const size_t lanes = blocks_of(axis) * LANES;
+    if (widest(axis) > WIDE) return 0;
+    return sizeof(double) * LANES + lanes * (axis->taps * sizeof(double) + 2 * sizeof(int32_t));
+}
+
+/* The first place holds what all blocks have in common. */
+static Lanes lanes_at(const ResizeColumns *columns) {
+    const size_t lanes = blocks_of(&columns->axis) * LANES;
+    Lanes found = {.weights = (double *)columns->lanes + LANES, .wide = *(const double *)columns->lanes != 0};
+    found.first_index = (int32_t *)(void *)(found.weights + lanes * columns->axis.taps);
+    found.window = (uint32_t *)(found.first_index + lanes);
+    return found;
+}
+
+static void make_lanes(const ResizeColumns *columns) {
+    const ResizeAxis *axis = &columns->axis;
+    const size_t count = (size_t)axis->to * RESIZE_CHANNELS, taps = axis->taps;
+    *(double *)columns->lanes = widest(axis) > NARROW;
+    const Lanes lanes = lanes_at(columns);
+    for (size_t i = 0; i < blocks_of(axis) * LANES; i++) {
+        const size_t block = i / LANES, lane = i % LANES, x = i / RESIZE_CHANNELS;
+        const uint32_t window = axis->first[block * LANES / RESIZE_CHANNELS] * RESIZE_CHANNELS;
+        double *weights = lanes.weights + block * taps * LANES + lane;
+        const bool inside = i < count;
+        lanes.window[block] = window;
+        lanes.first_index[i] = inside ? (int32_t)(axis->first[x] * RESIZE_CHANNELS + i % RESIZE_CHANNELS - window) : 0;
+        for (size_t k = 0; k < taps; k++) weights[k * LANES] = inside ? axis->weights[x * taps + k] : 0;
+    }
+}
+
+INLINE __m512 pick(const __m512 *window, __m512i index, bool wide) {
+    const __m512 low = _mm512_permutex2var_ps(window[0], index, window[1]);
+    if (!wide) return low;
+    const __m512 high = _mm512_permutex2var_ps(window[2], index, window[3]);
+    return _mm512_mask_blend_ps(_mm512_test_epi32_mask(index, _mm512_set1_epi32(NARROW)), low, high);
+}
+
+INLINE void sum_lanes(const float *sums, const ResizeColumns *columns, uint32_t taps, bool wide, uint8_t *out) {
+    const Lanes lanes = lanes_at(columns);
+    const size_t count = (size_t)columns->axis.to * RESIZE_CHANNELS;
+    const __m512d factor = _mm512_set1_pd(columns->factor), half = _mm512_set1_pd(columns->half);
+    const double *weight = lanes.weights;
+    for (size_t i = 0; i < count; i += LANES) {
+        const float *from = sums + lanes.window[i / LANES];
+        __m512i index = _mm512_loadu_si512(lanes.first_index + i);
+        __m512 window[4];
+        __m512d low = _mm512_setzero_pd(), high = low;
+        for (int part = 0; part < (wide ? 4 : 2); part++) window[part] = _mm512_loadu_ps(from + part * LANES);
+        for (uint32_t k = 0; k < taps; k++, weight += LANES) {
+            const __m512 picked = pick(window, index, wide);
+            const __m512d first =
+                _mm512_mul_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(picked)), _mm512_loadu_pd(weight));
+            const __m512d second =
+                _mm512_mul_pd(_mm512_cvtps_pd(_mm512_extractf32x8_ps(picked, 1)), _mm512_loadu_pd(weight + LANES / 2));
+            low = k == 0 ? first : _mm512_add_pd(low, first);
+            high = k == 0 ? second : _mm512_add_pd(high, second);
+            index = _mm512_add_epi32(index, _mm512_set1_epi32(RESIZE_CHANNELS));
+        }
+        low = _mm512_add_pd(_mm512_mul_pd(low, factor), half);
+        high = _mm512_add_pd(_mm512_mul_pd(high, factor), half);
+        const __m512i both =
+            _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvttpd_epi32(low)), _mm512_cvttpd_epi32(high), 1);
+        const __mmask16 inside = (__mmask16)(count - i < LANES ? (1u << (count - i)) - 1 : 0xFFFF);
+        _mm512_mask_cvtepi32_storeu_epi8(out + i, inside, both);
+    }
+}
+
+/* Of the usual numbers of taps, each has its loop unrolled. */
+INLINE void sum_some_lanes(const float *sums, const ResizeColumns *columns, bool wide, uint8_t *out) {
+    switch (columns->axis.taps) {
+    case 2:
+        sum_lanes(sums, columns, 2, wide, out);
+        break;
+    case 3:
+        sum_lanes(sums, columns, 3, wide, out);
+        break;
+    case 4:
+        sum_lanes(sums, columns, 4, wide, out);
+        break;
+    default:
+        sum_lanes(sums, columns, columns->axis.taps, wide, out);
+        break;
+    }
+}
+
+static void sum_any_columns(const float *sums, const ResizeColumns *columns, uint8_t *out) {
+    if (columns->lanes == NULL)
+        sum_columns(sums, columns, out);
+    else if (lanes_at(columns).wide)
+        sum_some_lanes(sums, columns, true, out);
+    else
+        sum_some_lanes(sums, columns, false, out);
+}
+
+const ResizeKernels resize_kernels_avx512 = {sum_rows, sum_any_columns, lanes_bytes, make_lanes};
 
 #endif

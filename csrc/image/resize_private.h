@@ -24,14 +24,25 @@ void resize_axis_place(ResizeAxis *axis, ResizeFilter filter);
  * 1. */
 void resize_axis_weigh(const ResizeAxis *axis, ResizeFilter filter);
 
+/* How an output row is made of a row of sums: out = trunc(total * factor + half) in float64, where the total is the sum
+ * over a pixel's taps, in their order, of weight * sum. */
+typedef struct ResizeColumns {
+    ResizeAxis axis;
+    double factor, half;
+    double *totals; /* borrowed: scratch memory for an output row */
+    void *lanes;    /* borrowed: the kernels' own form of the axis, or NULL */
+} ResizeColumns;
+
+#define RESIZE_BEYOND 64 /* finite values that follow a row of sums, or as many as a pixel's taps if they are more */
+
 typedef struct ResizeKernels {
     /* sums[i] = (0, or with `add` sums[i]) + weights[0] * row 0 [i] + weights[1] * row 1 [i] + ..., in this order. */
     void (*rows)(float *sums, const uint8_t *rgb, size_t stride, const float *weights, uint32_t taps, size_t count,
                  bool add);
-    /* out = trunc((sum over the taps of weight * sums, in their order) * factor + half), in float64; finite values
-     * follow the row of sums, as many as a pixel's taps may reach beyond it. `totals` is scratch memory. */
-    void (*columns)(const float *sums, const ResizeAxis *axis, double factor, double half, double *totals,
-                    uint8_t *out);
+    void (*columns)(const float *sums, const ResizeColumns *columns, uint8_t *out);
+    /* NULL, or: the bytes of `lanes` for this axis, 0 if it shall have none; and what fills them. */
+    size_t (*lanes_bytes)(const ResizeAxis *axis);
+    void (*make_lanes)(const ResizeColumns *columns);
 } ResizeKernels;
 
 extern const ResizeKernels resize_kernels_scalar;

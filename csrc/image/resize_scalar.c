@@ -1,3 +1,4 @@
 /* Resampling for any processor. */
-#define RESIZE_TABLE resize_kernels_scalar
 #include "image/resize_template.h"
+
+const ResizeKernels resize_kernels_scalar = {.rows = sum_rows, .columns = sum_columns};

@@ -1,5 +1,5 @@
-/* The loops of resampling, which the compiler turns into vectors: included once for each instruction set, with
- * RESIZE_TABLE naming the table. No sum is contracted or reordered, so that all of them give the same values. */
+/* The loops of resampling, which the compiler turns into vectors: included once for each instruction set. No sum is
+ * contracted or reordered, so that all of them give the same values. */
 #include <string.h>
 
 #include "image/resize_private.h"
@@ -75,9 +75,11 @@ INLINE void add_columns(const float *sums, const ResizeAxis *axis, uint32_t taps
     }
 }
 
-static void sum_columns(const float *sums, const ResizeAxis *axis, double factor, double half, double *restrict totals,
-                        uint8_t *restrict out) {
+static void sum_columns(const float *sums, const ResizeColumns *columns, uint8_t *restrict out) {
+    const ResizeAxis *axis = &columns->axis;
     const size_t count = (size_t)axis->to * RESIZE_CHANNELS;
+    const double factor = columns->factor, half = columns->half;
+    double *restrict totals = columns->totals;
     switch (axis->taps) {
     case 2:
         add_columns(sums, axis, 2, totals);
@@ -97,5 +99,3 @@ static void sum_columns(const float *sums, const ResizeAxis *axis, double factor
     }
     for (size_t i = 0; i < count; i++) out[i] = (uint8_t)(int32_t)(totals[i] * factor + half);
 }
-
-const ResizeKernels RESIZE_TABLE = {sum_rows, sum_columns};

@@ -1,6 +1,9 @@
 """Decoders that crop and resample images of any sizes, against NumPy, exact integers and Pillow."""
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -144,6 +147,34 @@ def test_bilinear_is_antialiased(path, out):
             assert np.abs(got - bilinear(part, out)).max() <= 0.5 + 1e-3
             pillow = np.asarray(Image.fromarray(part).resize(out[::-1], Image.Resampling.BILINEAR))
             assert np.abs(got.astype(int) - pillow).max() <= 1
+
+
+EVERY_PROCESSOR = """
+import hashlib, sys
+from cgxffcv import Loader
+from cgxffcv.fields.decoders import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
+from cgxffcv.loader import PipelineSpec
+
+outs = [(224, 224), (40, 33), (1, 1), (7, 300), (300, 7), (16, 5), (61, 128)]
+decoders = [cls(out, *ratio, interpolation=filter) for out in outs for filter in ("area", "bilinear_antialias")
+            for cls, ratio in ((CenterCropRGBImageDecoder, (0.9,)), (RandomResizedCropRGBImageDecoder, ()))]
+pipelines = {f"{i}": PipelineSpec("image", decoder, draws=i) for i, decoder in enumerate(decoders)}
+with Loader(sys.argv[1], 10, 2, pipelines={"image": None, "label": None, **pipelines}, seed=1) as loader:
+    for batch in loader:
+        print(*(hashlib.sha256(array).hexdigest()[:12] for array in batch))
+"""
+
+
+@pytest.mark.parametrize("path", ["raw"], indirect=True)
+def test_all_processors_give_the_same_pixels(path):
+    said = []
+    for level in ("scalar", "avx2", "avx512"):  # one that is not there counts as the best that is
+        environment = {**os.environ, "CGXFFCV_CPU": level, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command = [sys.executable, "-c", EVERY_PROCESSOR, path]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+        said.append(done.stdout.splitlines())
+    assert len(said[0]) == COUNT // 10
+    assert said[0] == said[1] == said[2]
 
 
 def test_what_comes_behind(path):
