@@ -96,6 +96,15 @@ def killed():
     leave(world.size, victim)
 
 
+def until_lost():
+    """Runs until the link is gone."""
+    world = join()
+    world.barrier()
+    put(f"running.{world.rank}")
+    result(world.rank, **caught(world, lambda: endless(world, ARGUMENTS[0])))
+    os._exit(0)
+
+
 def stopped():
     world = join(timeout=3, stall=0.6)
     world.barrier()
