@@ -16,6 +16,7 @@ BENCHES = {
     "beton": "writing, opening and verifying .beton files, and JPEG, beside their limits",
     "quantize": "the quantiser's GB/s, beside memcpy",
     "allreduce": "the compressed allreduce over sizes, beside MPI_Allreduce (under mpirun)",
+    "ddp": "a step of DistributedDataParallel: its own sums, its hooks, ours",
     "cifar": "trainings of a recipe with several seeds: accuracy, seconds, share of the machine's peak",
     "table": "the demo's training: usual PyTorch code, ours, ours compressed",
 }

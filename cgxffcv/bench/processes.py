@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -68,6 +69,18 @@ class Program:
         self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def free_port() -> int:
+    """One of this machine that nobody listens on just now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
 
 
 def interpreter(*words: str) -> list[str]:

@@ -14,7 +14,6 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -253,12 +252,6 @@ def make_rows(options: argparse.Namespace, place: Place) -> list[Row]:
 # ---- running ----
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 def _last_words(path: Path) -> str:
     lines = [line.rstrip() for line in path.read_text(errors="replace").splitlines() if line.strip("- \n")]
     errors = [line for line in lines if "error" in line.lower() or "vanilla_pytorch.py:" in line]
@@ -274,7 +267,7 @@ def run(row: Row, options: argparse.Namespace) -> None:
         cache.mkdir(exist_ok=True)
     environ = processes.environment(cache)
     environ = {name: value for name, value in environ.items() if not name.startswith(ENV_PREFIX)}
-    environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(processes.free_port())}
     records = Records(row.records)
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(files.open_plain(row.log, "wb"))
