@@ -25,6 +25,8 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
+from cgxffcv.tensors import stream_number, take
+
 ALGORITHMS, DTYPES, OPS = _cgxffcv.ALLREDUCE_ALGORITHMS, _cgxffcv.ALLREDUCE_DTYPES, _cgxffcv.ALLREDUCE_OPS
 CODECS, QUANTIZED_DTYPES, ROUNDINGS = _cgxffcv.CODECS, _cgxffcv.QUANTIZED_DTYPES, _cgxffcv.ROUNDINGS
 UNCOMPRESSED = 32
@@ -218,7 +220,9 @@ class AllreducePlan:
     rounding, half_metadata, spikes: see QuantSpec. algorithm: one of ALGORITHMS; "auto" goes by costs that are measured
     once for each communicator (collective). average: False gives the sum; `op` names any operation. error_feedback:
     what quantisation lost is added at the next run. seed: of stochastic rounding, equal on all ranks. threads: that
-    quantise. timeout: seconds that a run may take; else the communicator's.
+    quantise. timeout: seconds that a run may take; else the communicator's. device: the number of the GPU on which the
+    buffers lie; None: in host memory. compare: there, too, the ranks compare before every run what they are about to
+    do; False: only now.
 
     After a run the buffers of all ranks are equal bit for bit. All ranks make and run their plans in the same order.
     Raises ValueError naming the layer or the option.
@@ -244,6 +248,8 @@ class AllreducePlan:
         seed: int = 0,
         threads: int = 1,
         timeout: float | None = None,
+        device: int | None = None,
+        compare: bool = True,
     ) -> None:
         table = _named(layers)
         names = [name for name, _ in table]
@@ -258,6 +264,8 @@ class AllreducePlan:
         self._plan = _cgxffcv.AllreducePlan(
             comm,
             [_core_layer(*layer, b, s) for layer, b, s in zip(table, own_bits, own_bucket, strict=True)],
+            -1 if device is None else device,
+            compare,
             dtype=self.dtype,
             op=self.op,
             bits=plan_bits,
@@ -278,12 +286,24 @@ class AllreducePlan:
             message = f"a ring of {comm.size} ranks quantises {comm.size} times on the way: sra does so twice"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
 
-    def run(self, buffer: np.ndarray) -> np.ndarray:
+    def run(self, buffer: Any, stream: object = None) -> Any:
         """Reduces `buffer` in place (C-contiguous, the plan's dtype and number of elements) and returns it. Collective:
         the ranks first compare what they are about to do. Raises CommError on all of them if that differs, PeerLost,
-        CommTimeout; after any of these the contents of the buffer are unspecified."""
-        self._plan.run(_plain(buffer, "buffer")[0])
+        CommTimeout; after any of these the contents of the buffer are unspecified.
+
+        A buffer of any framework will do. On a GPU it is ordered on `stream`, else on the stream on which its framework
+        works, and may come back before the sums are there; `wait` waits for them."""
+        if isinstance(buffer, np.ndarray):
+            self._plan.run(_plain(buffer, "buffer")[0])
+        else:
+            taken = take(buffer, "buffer", stream=stream)
+            self._plan.put([taken.tensor], taken.stream)
         return buffer
+
+    def wait(self, stream: object = None) -> None:
+        """Until a GPU's stream (None: the default one) has done what is on it, with the deadline of a run. Raises what
+        a run raises."""
+        self._plan.wait(0 if stream is None else stream_number(stream))
 
     def explain(self) -> str:
         """What was chosen and why, what travels how, what it is predicted to cost."""
@@ -336,14 +356,9 @@ def measure(comm: _cgxffcv.Comm) -> tuple[bytes, dict[str, list[tuple[int, float
     return table
 
 
-def allreduce(array: np.ndarray, comm: _cgxffcv.Comm, bits: int = UNCOMPRESSED, **options: object) -> np.ndarray:
-    """Reduces an array of any shape in place as one layer and returns it; `options` are AllreducePlan's. The default is
-    the exact average (for integers give op="sum"). For a call in a loop make a plan once."""
-    plain, name = _plain(array, "array")
-    dtype = options.pop("dtype", "bfloat16" if array.dtype.name == "bfloat16" else name)
-    layer = (None, plain.size)
-    AllreducePlan(comm, [layer], bits={0: bits}, dtype=dtype, **options).run(plain)  # type: ignore[arg-type]
-    return array
+def allreduce(array: Any, comm: _cgxffcv.Comm, bits: int | Mapping = UNCOMPRESSED, **options: Any) -> Any:
+    """`comm.allreduce(array, ...)`: reduces an array in place as one layer; see cgxffcv.arrays.reduce."""
+    return comm.allreduce(array, bits=bits, **options)
 
 
 def check_replicas(comm: _cgxffcv.Comm, array: np.ndarray) -> None:

@@ -169,6 +169,18 @@ Status allreduce_restore(Allreduce *allreduce, const float *residual, int64_t el
 /* Measures the algorithms on this communicator (collective, some 100 ms); the same table everywhere. */
 Status allreduce_measure(Comm *comm, AllreduceCosts *out);
 
+/* What a rank has been asked for, beside the text that says it. */
+typedef struct AllreduceCall {
+    uint64_t number; /* of what it has made for that before; 0: nothing */
+    uint64_t made;   /* the greatest such number; comes out as the greatest of all ranks */
+    bool same;       /* comes out: all ranks have the same number */
+} AllreduceCall;
+
+/* For callers whose every call may ask for something else: fails with TRANSPORT on every rank, naming a rank and the
+ * first item (they are separated by "; ") that is another one there, unless all ranks have the same text. Collective.
+ */
+Status allreduce_compare_calls(Comm *comm, const char *text, double timeout_s, AllreduceCall *call);
+
 /* "float32", "sum", "sra" and so on, for messages and for the Python surface; NULL if there is no such number. */
 const char *allreduce_type_name(int type);
 const char *allreduce_op_name(int op);

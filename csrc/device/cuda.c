@@ -150,6 +150,21 @@ Status device_select(int index) {
     return status;
 }
 
+Status device_current(int *out) {
+    TRY(check_index(0));
+    TRY_CUDA(cudaGetDevice(out));
+    return STATUS_OK;
+}
+
+Status device_locate(const void *address, int *out) {
+    struct cudaPointerAttributes attributes;
+    TRY(check_index(0));
+    TRY_CUDA(cudaPointerGetAttributes(&attributes, address));
+    bool there = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+    *out = there ? attributes.device : -1;
+    return STATUS_OK;
+}
+
 Status device_alloc(size_t bytes, void *out) {
     void *pointer = NULL;
     cudaError_t error = cudaMalloc(&pointer, bytes == 0 ? 1 : bytes);

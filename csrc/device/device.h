@@ -48,6 +48,12 @@ Status device_free_memory(size_t *out);
 /* Makes `index` the calling thread's device; refused unless this build holds code for its compute capability. */
 Status device_select(int index);
 
+/* The calling thread's device. */
+Status device_current(int *out);
+
+/* On which device the memory lies at that address; -1 for the host's and for an address where nothing is. */
+Status device_locate(const void *address, int *out);
+
 /* Device memory, at least 256-byte aligned; contents unspecified. Freeing NULL does nothing. */
 Status device_alloc(size_t bytes, void *out);
 void device_free(void *pointer);

@@ -25,6 +25,16 @@ Status device_select(int index) {
     return absent();
 }
 
+Status device_current(int *out) {
+    (void)out;
+    return absent();
+}
+
+Status device_locate(const void *address, int *out) {
+    (void)address, (void)out;
+    return absent();
+}
+
 Status device_alloc(size_t bytes, void *out) {
     (void)bytes, (void)out;
     return absent();

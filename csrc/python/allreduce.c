@@ -3,18 +3,9 @@
 
 #include "base/memory.h"
 #include "python/arguments.h"
-#include "python/array.h"
-#include "python/comm.h"
 #include "python/spec.h"
 
 #define MAX_LAYERS (1 << 24)
-
-/* Its communicator is the object's: each use takes it, and fails if it was closed. */
-typedef struct AllreduceObject {
-    PyObject_HEAD Allreduce *allreduce; /* owned */
-    PyObject *comm;                     /* owned */
-    AllreduceType type;
-} AllreduceObject;
 
 /* A communicator taken for a call that runs without the interpreter lock. */
 static Comm *take_comm(PyObject *module_or_type, PyObject *object) {
@@ -61,19 +52,31 @@ int py_allreduce_parse(PyObject *kwargs, AllreduceSettings *out) {
     return py_spec_fill(&settings_table, kwargs, NULL, out);
 }
 
+/* Where the buffers of a plan lie. */
+typedef struct PlanPlace {
+    int device; /* -1: in host memory */
+    bool compares;
+} PlanPlace;
+
 static Status create(Comm *comm, const AllreduceLayer *layers, int count, const AllreduceOptions *options,
-                     Allreduce **out) {
+                     PlanPlace place, Allreduce **out) {
     Status status;
-    AllreduceBuffer buffer = {.layers = layers, .layer_count = count};
+    TensorVisit visit;
+    AllreduceBuffer buffer = {
+        .layers = layers, .layer_count = count, .on_device = place.device >= 0, .compares = place.compares};
     Py_BEGIN_ALLOW_THREADS;
-    status = allreduce_create(comm, &buffer, options, out);
+    status = py_tensor_visit(place.device, &visit);
+    if (status == STATUS_OK) {
+        status = allreduce_create(comm, &buffer, options, out);
+        py_tensor_leave(&visit);
+    }
     Py_END_ALLOW_THREADS;
     return status;
 }
 
 /* The plan of a tuple of layers; NULL with an exception set. */
-static Allreduce *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject *tuple,
-                            const AllreduceOptions *options) {
+static Allreduce *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject *tuple, const AllreduceOptions *options,
+                            PlanPlace place) {
     Allreduce *allreduce = NULL;
     AllreduceLayer *layers = NULL;
     Py_ssize_t count = PyTuple_GET_SIZE(tuple);
@@ -90,7 +93,7 @@ static Allreduce *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject 
         if (py_spec_fill(&layer_table, PyTuple_GET_ITEM(tuple, i), keep, &layers[i]) < 0) status = STATUS_ARGUMENT;
     }
     if (status == STATUS_OK) {
-        status = create(comm, layers, (int)count, options, &allreduce);
+        status = create(comm, layers, (int)count, options, place, &allreduce);
         if (status != STATUS_OK) py_errors_raise(state, status);
     }
     memory_free(layers);
@@ -99,14 +102,44 @@ static Allreduce *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject 
     return allreduce;
 }
 
+/* Engines on GPUs end together: others may have to take the GIL before they come to it. */
+static void destroy_plan(AllreduceObject *self) {
+    Allreduce *allreduce = self->allreduce;
+    self->allreduce = NULL;
+    if (allreduce == NULL) return;
+    Py_BEGIN_ALLOW_THREADS;
+    TensorVisit visit;
+    Status status = py_tensor_visit(self->device, &visit);
+    allreduce_destroy(allreduce);
+    if (status == STATUS_OK) py_tensor_leave(&visit);
+    Py_END_ALLOW_THREADS;
+}
+
+/* When the communicator is about to be closed. */
+static void end_plan(CommDependent *dependent) {
+    AllreduceObject *self = (AllreduceObject *)((char *)dependent - offsetof(AllreduceObject, dependent));
+    destroy_plan(self);
+}
+
+static int parse_place(PyObject *args, PyObject **comm, PyObject **layers, PlanPlace *place) {
+    PyObject *device = NULL;
+    uint64_t index = UINT64_MAX;
+    int compares = 1;
+    if (!PyArg_ParseTuple(args, "OO|Op:AllreducePlan", comm, layers, &device, &compares)) return -1;
+    if (device != NULL && py_arguments_whole(device, "device", -1, INT32_MAX, &index) < 0) return -1;
+    *place = (PlanPlace){.device = (int)(int64_t)index, .compares = compares};
+    return 0;
+}
+
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     PyObject *comm, *layers;
     AllreduceSettings settings = {.options = allreduce_defaults()};
-    if (!PyArg_ParseTuple(args, "OO:AllreducePlan", &comm, &layers)) return NULL;
+    PlanPlace place;
+    if (parse_place(args, &comm, &layers, &place) < 0) return NULL;
     if (py_allreduce_parse(kwargs, &settings) < 0) return NULL;
     PyObject *copy = py_arguments_tuple(layers, "layers", 0, MAX_LAYERS);
     if (copy == NULL) return NULL;
-    Allreduce *allreduce = make_plan(type, comm, copy, &settings.options);
+    Allreduce *allreduce = make_plan(type, comm, copy, &settings.options, place);
     Py_DECREF(copy);
     if (allreduce == NULL) return NULL;
     AllreduceObject *self = (AllreduceObject *)type->tp_alloc(type, 0);
@@ -117,6 +150,9 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     self->allreduce = allreduce;
     self->comm = Py_NewRef(comm);
     self->type = settings.options.type;
+    self->device = place.device;
+    self->dependent.end = end_plan;
+    if (self->device >= 0) py_comm_object_add(comm, &self->dependent);
     return (PyObject *)self;
 }
 
@@ -127,15 +163,22 @@ static int plan_traverse(PyObject *self, visitproc visit, void *arg) {
 }
 
 static int plan_clear(PyObject *self) {
-    Py_CLEAR(((AllreduceObject *)self)->comm);
+    AllreduceObject *plan = (AllreduceObject *)self;
+    if (plan->device >= 0 && plan->allreduce != NULL) {
+        py_comm_object_remove(plan->comm, &plan->dependent);
+        destroy_plan(plan);
+    }
+    Py_CLEAR(plan->comm);
     return 0;
 }
 
 static void plan_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
+    AllreduceObject *plan = (AllreduceObject *)self;
     PyObject_GC_UnTrack(self);
-    allreduce_destroy(((AllreduceObject *)self)->allreduce);
     plan_clear(self);
+    destroy_plan(plan);
+    py_allreduce_room_free(&plan->room, plan->device);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -143,14 +186,13 @@ static void plan_dealloc(PyObject *self) {
 /* ---- using ---- */
 
 /* The array types that may hold elements of a plan's type. */
-static unsigned type_mask(AllreduceType type) {
-    static const ArrayType of[ALLREDUCE_TYPES] = {
-        [ALLREDUCE_F32] = ARRAY_F32, [ALLREDUCE_F16] = ARRAY_F16, [ALLREDUCE_BF16] = ARRAY_U16,
-        [ALLREDUCE_F64] = ARRAY_F64, [ALLREDUCE_I8] = ARRAY_I8,   [ALLREDUCE_U8] = ARRAY_U8,
-        [ALLREDUCE_I16] = ARRAY_I16, [ALLREDUCE_U16] = ARRAY_U16, [ALLREDUCE_I32] = ARRAY_I32,
-        [ALLREDUCE_U32] = ARRAY_U32, [ALLREDUCE_I64] = ARRAY_I64, [ALLREDUCE_U64] = ARRAY_U64,
-    };
-    return 1u << of[type] | ARRAY_UNALIGNED;
+static unsigned type_mask(AllreduceType type) { return 1u << py_tensor_array_type(type) | ARRAY_UNALIGNED; }
+
+/* NULL with an exception set if the communicator was closed before. */
+static Allreduce *allreduce_of(PyObject *self) {
+    Allreduce *allreduce = ((AllreduceObject *)self)->allreduce;
+    if (allreduce == NULL) PyErr_SetString(PyExc_ValueError, "the communicator is closed");
+    return allreduce;
 }
 
 static Status run_plan(Allreduce *allreduce, void *data) {
@@ -165,6 +207,11 @@ static PyObject *plan_run(PyObject *object, PyObject *buffer) {
     AllreduceObject *self = (AllreduceObject *)object;
     ArrayView view;
     PyObject *result = NULL;
+    if (allreduce_of(object) == NULL) return NULL;
+    if (self->device >= 0) {
+        PyErr_SetString(PyExc_ValueError, "the plan is made for arrays on a GPU: put() takes them");
+        return NULL;
+    }
     if (py_array_acquire(buffer, "buffer", type_mask(self->type), -1, true, &view) < 0) return NULL;
     if (view.elems != allreduce_elems(self->allreduce)) {
         PyErr_Format(PyExc_ValueError, "buffer must have the plan's %lld elements, not %lld",
@@ -200,45 +247,55 @@ static PyObject *plan_explain(PyObject *object, PyObject *unused) {
     return result;
 }
 
-static Allreduce *allreduce_of(PyObject *self) { return ((AllreduceObject *)self)->allreduce; }
-
 static PyObject *get_elems(PyObject *self, void *unused) {
     (void)unused;
-    return PyLong_FromLongLong(allreduce_elems(allreduce_of(self)));
+    const Allreduce *allreduce = allreduce_of(self);
+    return allreduce == NULL ? NULL : PyLong_FromLongLong(allreduce_elems(allreduce));
 }
 
 static PyObject *get_wire_bytes(PyObject *self, void *unused) {
     (void)unused;
-    return PyLong_FromUnsignedLongLong(allreduce_bytes(allreduce_of(self), allreduce_elems(allreduce_of(self))).wire);
+    const Allreduce *allreduce = allreduce_of(self);
+    if (allreduce == NULL) return NULL;
+    return PyLong_FromUnsignedLongLong(allreduce_bytes(allreduce, allreduce_elems(allreduce)).wire);
 }
 
 static PyObject *get_plain_bytes(PyObject *self, void *unused) {
     (void)unused;
-    return PyLong_FromUnsignedLongLong(allreduce_bytes(allreduce_of(self), allreduce_elems(allreduce_of(self))).plain);
+    const Allreduce *allreduce = allreduce_of(self);
+    if (allreduce == NULL) return NULL;
+    return PyLong_FromUnsignedLongLong(allreduce_bytes(allreduce, allreduce_elems(allreduce)).plain);
 }
 
 static PyObject *get_algorithm(PyObject *self, void *unused) {
     (void)unused;
-    return PyUnicode_FromString(allreduce_algorithm_name((int)allreduce_algorithm(allreduce_of(self))));
+    const Allreduce *allreduce = allreduce_of(self);
+    return allreduce == NULL ? NULL
+                             : PyUnicode_FromString(allreduce_algorithm_name((int)allreduce_algorithm(allreduce)));
 }
 
 static PyObject *get_call(PyObject *self, void *unused) {
     (void)unused;
-    return PyLong_FromUnsignedLong(allreduce_call(allreduce_of(self)));
+    const Allreduce *allreduce = allreduce_of(self);
+    return allreduce == NULL ? NULL : PyLong_FromUnsignedLong(allreduce_call(allreduce));
 }
 
 static int set_call(PyObject *self, PyObject *value, void *unused) {
     (void)unused;
     uint64_t call;
     if (py_arguments_whole(value == NULL ? Py_None : value, "call", 0, UINT32_MAX, &call) < 0) return -1;
-    allreduce_set_call(allreduce_of(self), (uint32_t)call);
+    Allreduce *allreduce = allreduce_of(self);
+    if (allreduce == NULL) return -1;
+    allreduce_set_call(allreduce, (uint32_t)call);
     return 0;
 }
 
 static PyObject *get_residual(PyObject *self, void *unused) {
     (void)unused;
     int64_t elems;
-    float *residual = allreduce_residual(allreduce_of(self), &elems);
+    Allreduce *allreduce = allreduce_of(self);
+    if (allreduce == NULL) return NULL;
+    float *residual = allreduce_residual(allreduce, &elems);
     if (residual == NULL) Py_RETURN_NONE;
     return py_array_wrap(ARRAY_F32, 1, &elems, NULL, residual, self, true);
 }
@@ -253,8 +310,15 @@ static PyGetSetDef plan_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+#define METHOD(function) ((PyCFunction)(void (*)(void))(function))
+
 static PyMethodDef plan_methods[] = {
     {"run", plan_run, METH_O, "run(buffer)\n--\n\nReduces the flat buffer in place. Collective."},
+    {"put", METHOD(py_allreduce_put), METH_VARARGS | METH_KEYWORDS,
+     "put($self, /, tensors, stream=0)\n--\n\nReduces the layers that lie in several Tensors, one after the other, in "
+     "place, ordered\non the stream. Collective."},
+    {"wait", METHOD(py_allreduce_wait), METH_VARARGS | METH_KEYWORDS,
+     "wait($self, /, stream=0)\n--\n\nUntil a stream has done what is on it, with the communicator's deadline."},
     {"explain", plan_explain, METH_NOARGS, "explain()\n--\n\nWhat was chosen and why, as text."},
     {NULL, NULL, 0, NULL},
 };
@@ -330,15 +394,45 @@ static PyObject *check_replicas(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+static PyObject *compare_calls(PyObject *module, PyObject *args) {
+    PyObject *comm_object, *timeout;
+    const char *text;
+    double seconds;
+    ArgumentsNumber number = {"number", INT64_MAX, 0}, made = {"made", INT64_MAX, 0};
+    if (!PyArg_ParseTuple(args, "OsO&O&O:allreduce_compare_calls", &comm_object, &text, py_arguments_number, &number,
+                          py_arguments_number, &made, &timeout) ||
+        py_comm_parse_timeout(timeout, "timeout", &seconds) < 0) {
+        return NULL;
+    }
+    Comm *comm = take_comm(module, comm_object);
+    if (comm == NULL) return NULL;
+    AllreduceCall call = {.number = number.value, .made = made.value};
+    Status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = allreduce_compare_calls(comm, text, seconds, &call);
+    Py_END_ALLOW_THREADS;
+    py_comm_object_give(comm_object);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
+    return Py_BuildValue("(NK)", PyBool_FromLong(call.same), (unsigned long long)call.made);
+}
+
 static PyMethodDef functions[] = {
     {"allreduce_measure", measure, METH_O,
      "allreduce_measure(comm)\n--\n\n(the cost table as bytes, the same as a dict). Collective."},
     {"allreduce_check_replicas", check_replicas, METH_VARARGS,
      "allreduce_check_replicas(comm, array)\n--\n\nSee cgxffcv.allreduce.check_replicas."},
+    {"allreduce_compare_calls", compare_calls, METH_VARARGS,
+     "allreduce_compare_calls(comm, text, number, made, timeout)\n--\n\n"
+     "(whether all ranks have that number, the greatest `made`). CommError on all ranks unless they have the same "
+     "text.\n"
+     "Collective."},
     {NULL, NULL, 0, NULL},
 };
 
 int py_allreduce_add(PyObject *module) {
-    if (PyModule_AddFunctions(module, functions) < 0) return -1;
-    return py_module_add_type(module, &plan_spec);
+    ModuleState *state = py_module_state(module);
+    state->allreduce_type = PyType_FromModuleAndSpec(module, &plan_spec, NULL);
+    if (state->allreduce_type == NULL) return -1;
+    if (PyModule_AddObjectRef(module, "AllreducePlan", state->allreduce_type) < 0) return -1;
+    return PyModule_AddFunctions(module, functions);
 }

@@ -46,8 +46,7 @@ PyObject *py_array_wrap(ArrayType type, int ndim, const int64_t *shape, const in
     return array;
 }
 
-/* The type that a buffer's format and item size mean, or -1. */
-static int type_of_buffer(const Py_buffer *buffer) {
+int py_array_type_of(const Py_buffer *buffer) {
     const char *format = buffer->format == NULL ? "B" : buffer->format;
     if (format[0] == '@' || format[0] == '=' || format[0] == '<') format++;
     if (strcmp(format, "Zf") == 0) return ARRAY_C64;
@@ -74,14 +73,14 @@ static int refuse_type(const char *argument, const Py_buffer *buffer, unsigned m
         size_t used = strlen(wanted);
         PyOS_snprintf(wanted + used, sizeof wanted - used, "%s%s", used == 0 ? "" : " or ", types[i].name);
     }
-    int found = type_of_buffer(buffer);
+    int found = py_array_type_of(buffer);
     PyErr_Format(PyExc_TypeError, "%s must be an array of %s, not of %s", argument, wanted,
                  found < 0 ? (buffer->format == NULL ? "bytes" : buffer->format) : types[found].name);
     return -1;
 }
 
 static int check_view(const char *argument, unsigned mask, int ndim, ArrayView *view) {
-    int type = type_of_buffer(&view->buffer);
+    int type = py_array_type_of(&view->buffer);
     unsigned wanted = mask & ~ARRAY_UNALIGNED;
     if (type < 0 || (wanted != 0 && (wanted & (1u << type)) == 0)) return refuse_type(argument, &view->buffer, wanted);
     if (view->buffer.ndim > ARRAY_MAX_DIMS || (ndim >= 0 && view->buffer.ndim != ndim)) {

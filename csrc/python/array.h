@@ -39,6 +39,9 @@ void *py_array_data(PyObject *array);
 PyObject *py_array_wrap(ArrayType type, int ndim, const int64_t *shape, const int64_t *strides, void *data,
                         PyObject *owner, bool writable);
 
+/* The type that a buffer's format and item size mean, or -1. */
+int py_array_type_of(const Py_buffer *buffer);
+
 /* An argument that came in through the buffer protocol. */
 typedef struct ArrayView {
     Py_buffer buffer; /* owned until py_array_release */

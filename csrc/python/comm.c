@@ -12,6 +12,8 @@ typedef struct CommObject {
     PyObject ob_base;
     Comm *comm;                        /* owned; NULL when closed */
     int in_use;                        /* calls under way */
+    CommDependent *dependents;         /* borrowed: the first */
+    PyObject *kept;                    /* owned: a dict of what is made once for it, until it is closed */
     struct CommObject *before, *after; /* borrowed, in the list of open ones */
     PyObject *weak;                    /* what others remember of it, such as measured costs */
 } CommObject;
@@ -105,19 +107,32 @@ Comm *py_comm_object_take(ModuleState *state, PyObject *object, const char *argu
 
 void py_comm_object_give(PyObject *object) { ((CommObject *)object)->in_use--; }
 
-static PyObject *none_or_raise(PyObject *self, Status status) {
-    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(comm_state(self), status);
+void py_comm_object_add(PyObject *object, CommDependent *dependent) {
+    CommObject *self = (CommObject *)object;
+    dependent->before = NULL;
+    dependent->after = self->dependents;
+    if (self->dependents != NULL) self->dependents->before = dependent;
+    self->dependents = dependent;
+}
+
+void py_comm_object_remove(PyObject *object, CommDependent *dependent) {
+    CommObject *self = (CommObject *)object;
+    *(dependent->before != NULL ? &dependent->before->after : &self->dependents) = dependent->after;
+    if (dependent->after != NULL) dependent->after->before = dependent->before;
 }
 
 /* ---- made ---- */
 
 static PyObject *wrap(ModuleState *state, Comm *comm) {
     PyTypeObject *type = (PyTypeObject *)state->comm_type;
-    CommObject *self = (CommObject *)type->tp_alloc(type, 0);
+    PyObject *kept = PyDict_New();
+    CommObject *self = kept == NULL ? NULL : (CommObject *)type->tp_alloc(type, 0);
     if (self == NULL) {
+        Py_XDECREF(kept);
         comm_destroy(comm);
         return NULL;
     }
+    self->kept = kept;
     self->comm = comm;
     self->after = open_objects;
     if (self->after != NULL) self->after->before = self;
@@ -192,9 +207,16 @@ static PyObject *split(PyObject *self, PyObject *args, PyObject *kwargs) {
 
 /* ---- closed ---- */
 
+/* What is kept may run Python code when it ends, which may come here, too. */
 static void comm_object_destroy(CommObject *self) {
+    if (self->comm != NULL && self->kept != NULL) PyDict_Clear(self->kept);
     Comm *comm = self->comm;
-    if (comm == NULL) return;
+    if (comm == NULL || self->in_use > 0) return;
+    while (self->dependents != NULL) {
+        CommDependent *first = self->dependents;
+        py_comm_object_remove((PyObject *)self, first);
+        first->end(first);
+    }
     *(self->before != NULL ? &self->before->after : &open_objects) = self->after;
     if (self->after != NULL) self->after->before = self->before;
     self->comm = NULL;
@@ -214,10 +236,23 @@ static PyObject *close_comm(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+static int comm_traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((CommObject *)self)->kept);
+    return 0;
+}
+
+static int comm_clear(PyObject *self) {
+    Py_CLEAR(((CommObject *)self)->kept);
+    return 0;
+}
+
 static void dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
     if (((CommObject *)self)->weak != NULL) PyObject_ClearWeakRefs(self);
     comm_object_destroy((CommObject *)self);
+    comm_clear(self);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -238,10 +273,19 @@ static bool is_failure(PyObject *type, PyObject *value) {
     return !fine;
 }
 
-static void abort_with(Comm *comm, const char *type_name, PyObject *value) {
+/* Also that which it keeps for what runs in the background, if there is one. */
+static void abort_both(PyObject *self, const char *message) {
+    const CommObject *object = (CommObject *)self;
+    PyObject *aside = object->kept == NULL ? NULL : PyDict_GetItemString(object->kept, "aside");
+    comm_abort(object->comm, message);
+    if (aside == NULL || !PyObject_TypeCheck(aside, Py_TYPE(self))) return;
+    if (((CommObject *)aside)->comm != NULL) comm_abort(((CommObject *)aside)->comm, message);
+}
+
+static void abort_with(PyObject *self, const char *type_name, PyObject *value) {
     PyObject *text = PyUnicode_FromFormat("%s: %S", type_name, value);
     const char *message = text == NULL ? NULL : PyUnicode_AsUTF8(text);
-    comm_abort(comm, message == NULL ? type_name : message);
+    abort_both(self, message == NULL ? type_name : message);
     PyErr_Clear();
     Py_XDECREF(text);
 }
@@ -254,8 +298,8 @@ static PyObject *comm_object_exit(PyObject *self, PyObject *args) {
         return NULL;
     }
     if (((CommObject *)self)->comm != NULL) {
-        Comm *comm = take(self); /* what the value's own methods do cannot close it meanwhile */
-        if (is_failure(type, value)) abort_with(comm, ((PyTypeObject *)type)->tp_name, value);
+        (void)take(self); /* what the value's own methods do cannot close it meanwhile */
+        if (is_failure(type, value)) abort_with(self, ((PyTypeObject *)type)->tp_name, value);
         py_comm_object_give(self);
     }
     if (((CommObject *)self)->in_use == 0) comm_object_destroy((CommObject *)self);
@@ -268,7 +312,7 @@ static PyObject *abort_comm(PyObject *self, PyObject *args, PyObject *kwargs) {
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|s:abort", names, &message)) return NULL;
     Comm *comm = open_comm(self);
     if (comm == NULL) return NULL;
-    comm_abort(comm, message);
+    abort_both(self, message);
     Py_RETURN_NONE;
 }
 
@@ -298,149 +342,6 @@ static PyObject *finalize(PyObject *module, PyObject *unused) {
     comm_finalize();
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
-}
-
-/* ---- collectives ---- */
-
-static PyObject *barrier(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"timeout", NULL};
-    PyObject *timeout = NULL;
-    double seconds;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:barrier", names, &timeout)) return NULL;
-    if (py_comm_parse_timeout(timeout, "timeout", &seconds) < 0) return NULL;
-    Comm *comm = take(self);
-    if (comm == NULL) return NULL;
-    Status status;
-    Py_BEGIN_ALLOW_THREADS;
-    status = comm_begin(comm, "barrier", seconds);
-    if (status == STATUS_OK) status = comm_end(comm, comm_barrier(comm));
-    Py_END_ALLOW_THREADS;
-    py_comm_object_give(self);
-    return none_or_raise(self, status);
-}
-
-/* In place, on a buffer that has the same size everywhere. */
-static PyObject *broadcast_buffer(PyObject *self, Comm *comm, PyObject *object, int root, double seconds) {
-    Py_buffer view;
-    if (PyObject_GetBuffer(object, &view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0) return NULL;
-    Status status;
-    Py_BEGIN_ALLOW_THREADS;
-    status = comm_begin(comm, "broadcast", seconds);
-    if (status == STATUS_OK) status = comm_end(comm, comm_broadcast(comm, root, view.buf, (size_t)view.len));
-    Py_END_ALLOW_THREADS;
-    PyBuffer_Release(&view);
-    return status == STATUS_OK ? Py_NewRef(object) : py_errors_raise(comm_state(self), status);
-}
-
-typedef struct Blob {
-    unsigned char *data; /* owned */
-    uint64_t bytes;
-} Blob;
-
-static Status broadcast_blob(Comm *comm, int root, Blob *blob) {
-    TRY(comm_broadcast(comm, root, &blob->bytes, sizeof blob->bytes));
-    if (comm_rank(comm) != root) TRY(memory_alloc((size_t)blob->bytes, 1, &blob->data));
-    return comm_broadcast(comm, root, blob->data, (size_t)blob->bytes);
-}
-
-/* The root's bytes, whose number the others do not know. */
-static PyObject *broadcast_bytes(PyObject *self, Comm *comm, PyObject *object, int root, double seconds) {
-    Blob blob = {0};
-    bool is_root = comm_rank(comm) == root;
-    if (is_root) {
-        blob.data = (unsigned char *)PyBytes_AS_STRING(object);
-        blob.bytes = (uint64_t)PyBytes_GET_SIZE(object);
-    }
-    Status status;
-    Py_BEGIN_ALLOW_THREADS;
-    status = comm_begin(comm, "broadcast of bytes", seconds);
-    if (status == STATUS_OK) status = comm_end(comm, broadcast_blob(comm, root, &blob));
-    Py_END_ALLOW_THREADS;
-    if (is_root) return status == STATUS_OK ? Py_NewRef(object) : py_errors_raise(comm_state(self), status);
-    PyObject *result = status == STATUS_OK ? PyBytes_FromStringAndSize((const char *)blob.data, (Py_ssize_t)blob.bytes)
-                                           : py_errors_raise(comm_state(self), status);
-    memory_free(blob.data);
-    return result;
-}
-
-static PyObject *broadcast(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"data", "root", "timeout", NULL};
-    PyObject *data, *timeout = NULL;
-    int root = 0;
-    double seconds;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|iO:broadcast", names, &data, &root, &timeout)) return NULL;
-    if (py_comm_parse_timeout(timeout, "timeout", &seconds) < 0) return NULL;
-    Comm *comm = take(self);
-    if (comm == NULL) return NULL;
-    PyObject *result = NULL;
-    if (root < 0 || root >= comm_size(comm)) {
-        PyErr_Format(PyExc_ValueError, "root=%d is not a rank: there are %d", root, comm_size(comm));
-    } else if (PyBytes_Check(data) || (data == Py_None && comm_rank(comm) != root)) {
-        result = broadcast_bytes(self, comm, data, root, seconds);
-    } else {
-        result = broadcast_buffer(self, comm, data, root, seconds);
-    }
-    py_comm_object_give(self);
-    return result;
-}
-
-typedef struct Gathered {
-    int ranks;
-    uint64_t most;
-    uint64_t *sizes;       /* owned */
-    unsigned char *blocks; /* owned: ranks blocks of `most` bytes, and mine behind them */
-} Gathered;
-
-/* Sizes first, then everyone's bytes in blocks of the largest. */
-static Status gather_bytes(Comm *comm, const void *mine, uint64_t bytes, Gathered *out) {
-    TRY(memory_calloc((size_t)out->ranks, sizeof *out->sizes, &out->sizes));
-    TRY(comm_allgather(comm, &bytes, sizeof bytes, out->sizes));
-    for (int rank = 0; rank < out->ranks; rank++) {
-        if (out->sizes[rank] > out->most) out->most = out->sizes[rank];
-    }
-    TRY(memory_calloc((size_t)out->ranks + 1, (size_t)out->most, &out->blocks));
-    unsigned char *padded = out->blocks + (size_t)out->ranks * out->most;
-    if (bytes > 0) memcpy(padded, mine, (size_t)bytes);
-    return comm_allgather(comm, padded, (size_t)out->most, out->blocks);
-}
-
-static PyObject *list_of_blocks(const Gathered *gathered) {
-    PyObject *list = PyList_New(gathered->ranks);
-    for (int rank = 0; list != NULL && rank < gathered->ranks; rank++) {
-        PyObject *item = PyBytes_FromStringAndSize((const char *)gathered->blocks + (size_t)rank * gathered->most,
-                                                   (Py_ssize_t)gathered->sizes[rank]);
-        if (item == NULL) {
-            Py_CLEAR(list);
-        } else {
-            PyList_SET_ITEM(list, rank, item);
-        }
-    }
-    return list;
-}
-
-static PyObject *allgather(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"data", "timeout", NULL};
-    Py_buffer view;
-    PyObject *timeout = NULL;
-    double seconds;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*|O:allgather", names, &view, &timeout)) return NULL;
-    Comm *comm = py_comm_parse_timeout(timeout, "timeout", &seconds) < 0 ? NULL : take(self);
-    if (comm == NULL) {
-        PyBuffer_Release(&view);
-        return NULL;
-    }
-    Gathered gathered = {.ranks = comm_size(comm)};
-    Status status;
-    Py_BEGIN_ALLOW_THREADS;
-    status = comm_begin(comm, "allgather", seconds);
-    if (status == STATUS_OK) status = comm_end(comm, gather_bytes(comm, view.buf, (uint64_t)view.len, &gathered));
-    Py_END_ALLOW_THREADS;
-    py_comm_object_give(self);
-    PyBuffer_Release(&view);
-    PyObject *list = status == STATUS_OK ? list_of_blocks(&gathered) : py_errors_raise(comm_state(self), status);
-    memory_free(gathered.sizes);
-    memory_free(gathered.blocks);
-    return list;
 }
 
 /* ---- asked about ---- */
@@ -519,17 +420,27 @@ static PyGetSetDef getters[] = {
 #define METHOD(function) ((PyCFunction)(void (*)(void))(function))
 
 static PyMethodDef methods[] = {
+    {"allreduce", METHOD(py_comm_allreduce), KEYWORDS,
+     "allreduce($self, /, arrays, op='average', bits=32, **options)\n--\n\n"
+     "Reduces an array of any framework, or a list or dict of arrays as one call, over all ranks, in place; returns\n"
+     "what holds the result. Exact, or in 1 to 8 bits. Collective. See cgxffcv.arrays.reduce."},
+    {"allreduce_async", METHOD(py_comm_allreduce_async), KEYWORDS,
+     "allreduce_async($self, /, arrays, op='average', bits=32, **options)\n--\n\n"
+     "The same in the background: a handle with wait() and done(). See cgxffcv.arrays.reduce_async."},
+    {"allreduce_plans", METHOD(py_comm_allreduce_plans), KEYWORDS,
+     "allreduce_plans($self, /, arrays, op='average', bits=32, **options)\n--\n\n"
+     "The plans with which allreduce() does that: what they explain() and keep. See cgxffcv.arrays.plans."},
     {"split", METHOD(split), KEYWORDS,
      "split($self, /, color, key=0)\n--\n\nRanks of equal color (>= 0) form a new Comm, ordered by (key, rank); a rank "
      "with a\nnegative color gets None. Collective: every rank of this communicator calls it."},
-    {"barrier", METHOD(barrier), KEYWORDS,
+    {"barrier", METHOD(py_comm_barrier), KEYWORDS,
      "barrier($self, /, timeout=None)\n--\n\nReturns when every rank has called it."},
-    {"broadcast", METHOD(broadcast), KEYWORDS,
+    {"broadcast", METHOD(py_comm_broadcast), KEYWORDS,
      "broadcast($self, /, data, root=0, timeout=None)\n--\n\n"
      "Rank root's data on every rank. bytes (others may pass None) come back as bytes of any size. A\n"
      "writable C-contiguous buffer (a NumPy array, the same number of bytes on every rank) is filled in\n"
      "place and returned."},
-    {"allgather", METHOD(allgather), KEYWORDS,
+    {"allgather", METHOD(py_comm_allgather), KEYWORDS,
      "allgather($self, /, data, timeout=None)\n--\n\nEvery rank's bytes (sizes may differ), a list in rank order, on "
      "every rank."},
     {"abort", METHOD(abort_comm), KEYWORDS,
@@ -547,12 +458,15 @@ static PyMethodDef methods[] = {
 };
 
 static PyMemberDef members[] = {
+    {"_kept", T_OBJECT_EX, offsetof(CommObject, kept), READONLY, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(CommObject, weak), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
 static PyType_Slot type_slots[] = {
     {Py_tp_dealloc, dealloc},
+    {Py_tp_traverse, comm_traverse},
+    {Py_tp_clear, comm_clear},
     {Py_tp_members, members},
     {Py_tp_repr, represent},
     {Py_tp_methods, methods},
@@ -565,7 +479,7 @@ static PyType_Slot type_slots[] = {
 static PyType_Spec type_spec = {
     .name = "cgxffcv.comm.Comm",
     .basicsize = sizeof(CommObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = type_slots,
 };
 

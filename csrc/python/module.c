@@ -5,10 +5,19 @@
 typedef int (*AddPart)(PyObject *module);
 
 static const AddPart parts[] = {
-    py_array_add,  py_errors_add,       py_build_info_add,      py_optimizer_add,  py_trainer_add,   py_device_add,
-    py_reader_add, py_writer_add,       py_encoder_add,         py_jpeg_add,       py_files_add,     py_comm_add,
-    py_loader_add, py_quantize_add,     py_quantize_device_add, py_nn_add,         py_nn_plan_add,   py_allreduce_add,
-    py_runner_add, py_loader_order_add, py_names_add,           py_operations_add, py_nn_whiten_add, py_trial_add,
+    py_array_add,           py_errors_add,
+    py_build_info_add,      py_optimizer_add,
+    py_trainer_add,         py_device_add,
+    py_reader_add,          py_writer_add,
+    py_encoder_add,         py_jpeg_add,
+    py_files_add,           py_comm_add,
+    py_loader_add,          py_quantize_add,
+    py_quantize_device_add, py_nn_add,
+    py_nn_plan_add,         py_allreduce_add,
+    py_runner_add,          py_loader_order_add,
+    py_names_add,           py_operations_add,
+    py_nn_whiten_add,       py_trial_add,
+    py_tensor_add,          py_allreduce_arrays_add,
 };
 
 static int module_exec(PyObject *module) {
@@ -24,7 +33,11 @@ static int module_exec(PyObject *module) {
     X(comm_error)                                                                                                      \
     X(comm_timeout)                                                                                                    \
     X(peer_lost)                                                                                                       \
-    X(not_built_error) X(comm_type) X(loader_type) X(loader_batch_type) X(model_type) X(plan_type) X(trainer_type)
+    X(not_built_error)                                                                                                 \
+    X(comm_type)                                                                                                       \
+    X(tensor_type)                                                                                                     \
+    X(allreduce_type)                                                                                                  \
+    X(allreduce_run_type) X(loader_type) X(loader_batch_type) X(model_type) X(plan_type) X(trainer_type)
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     ModuleState *state = py_module_state(module);

@@ -10,7 +10,7 @@
 /* Everything the module keeps alive; all owned. */
 typedef struct ModuleState {
     PyObject *beton_error, *cuda_error, *comm_error, *comm_timeout, *peer_lost, *not_built_error;
-    PyObject *comm_type;
+    PyObject *comm_type, *tensor_type, *allreduce_type, *allreduce_run_type;
     PyObject *loader_type, *loader_batch_type;
     PyObject *model_type, *plan_type, *trainer_type;
 } ModuleState;
@@ -45,6 +45,8 @@ int py_nn_add(PyObject *module);
 int py_nn_plan_add(PyObject *module);
 int py_allreduce_add(PyObject *module);
 int py_trial_add(PyObject *module);
+int py_allreduce_arrays_add(PyObject *module);
+int py_tensor_add(PyObject *module);
 int py_runner_add(PyObject *module);
 int py_names_add(PyObject *module);
 

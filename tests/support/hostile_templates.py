@@ -167,7 +167,15 @@ def one_comm(function, *args):
 
 def plan_of_comm():
     comm = a_comm()
-    return _cgxffcv.AllreducePlan, (comm, LAYERS), OPTIONS, {"close": comm.close, "collect": gc.collect}
+    return _cgxffcv.AllreducePlan, (comm, LAYERS, -1, False), OPTIONS, {"close": comm.close, "collect": gc.collect}
+
+
+def a_tensor(elems=100):
+    return _cgxffcv.tensor_of_buffer(np.ones(elems, np.float32)).copy()
+
+
+def a_run():
+    return _cgxffcv.allreduce_begin([a_tensor(), a_tensor(7)])
 
 
 def trial_of_comm():
@@ -274,6 +282,12 @@ FUNCTIONS = {
     "quantize_kernels": plain(_cgxffcv.quantize_kernels, "scalar"),
     "patch_moments": plain(_cgxffcv.patch_moments, np.ones((2, 3, 8, 8), np.float32), threads=2),
     "whitening_filters": plain(_cgxffcv.whitening_filters, np.eye(12), epsilon=0.1),
+    "tensor_of_buffer": plain(_cgxffcv.tensor_of_buffer, np.ones((2, 3), np.uint16), "bfloat16"),
+    "tensor_of_dlpack": lambda: (_cgxffcv.tensor_of_dlpack, (a_tensor().__dlpack__(),), {}, {"collect": gc.collect}),
+    "tensor_of_address": plain(_cgxffcv.tensor_of_address, object(), 4096, (2, 3), (12, 4), "float32", True),
+    "device_order": plain(_cgxffcv.device_order, 0, 0, 1),
+    "allreduce_begin": plain(_cgxffcv.allreduce_begin, [a_tensor(), a_tensor()], 0),
+    "allreduce_compare_calls": lambda: one_comm(_cgxffcv.allreduce_compare_calls, "this; and that", 1, 2, 5.0),
     "allreduce_measure": None,
     "allreduce_check_replicas": lambda: one_comm(_cgxffcv.allreduce_check_replicas, np.ones(8, np.float32)),
     "comm_world": plain(_cgxffcv.comm_world, 5.0, 1, slot_bytes=65536, stall=2.0),
@@ -336,13 +350,30 @@ TYPES = {
         "abort": method(a_comm, "abort", "why"),
         "close": method(a_comm, "close"),
         "node_of": method(a_comm, "node_of", 0),
+        "allreduce": method(a_comm, "allreduce", {"a": np.ones((3, 5)), "b": np.ones(4)}, "sum", 32, timeout=5.0),
+        "allreduce_async": method(a_comm, "allreduce_async", [np.ones(2000, np.float32)], "sum", {0: 4}, seed=3),
+        "allreduce_plans": method(a_comm, "allreduce_plans", np.ones(5, np.float32), bits=2, key="k"),
         "__enter__": method(a_comm, "__enter__"),
         "__exit__": method(a_comm, "__exit__", ValueError, ValueError("x"), None),
     },
     "AllreducePlan": {
         "": plan_of_comm,
         "run": method(a_plan_of_comm, "run", np.ones(107, np.float32)),
+        "put": method(a_plan_of_comm, "put", [a_tensor(), a_tensor(7)], 0),
+        "wait": method(a_plan_of_comm, "wait", 0),
         "explain": method(a_plan_of_comm, "explain"),
+    },
+    "AllreduceRun": {
+        "run": lambda: (a_run().run, (a_plan_of_comm(),), {}, {"collect": gc.collect}),
+        "order": method(a_run, "order", 0),
+        "wait": method(a_run, "wait"),
+    },
+    "Tensor": {
+        "copy": method(a_tensor, "copy", -1, 0),
+        "made_on": method(a_tensor, "made_on", 0),
+        "numpy": method(a_tensor, "numpy"),
+        "__dlpack__": method(a_tensor, "__dlpack__", stream=1, max_version=(1, 0), dl_device=(1, 0), copy=False),
+        "__dlpack_device__": method(a_tensor, "__dlpack_device__"),
     },
     "AllreduceTrial": {
         "": trial_of_comm,
@@ -422,6 +453,8 @@ MAKERS = {
     "Comm": a_comm,
     "AllreducePlan": a_plan_of_comm,
     "AllreduceTrial": a_trial_of_comm,
+    "AllreduceRun": a_run,
+    "Tensor": a_tensor,
     "Model": a_model,
     "Plan": stepped_plan,
     "Optimizer": an_optimizer,

@@ -1,0 +1,379 @@
+/* Runs of a plan over arrays of any framework: at once, or begun on one thread and run on another. Arrays that lie one
+ * behind the other are reduced where they are; others go through a flat copy. */
+#include <string.h>
+
+#include "base/memory.h"
+#include "python/allreduce.h"
+#include "python/arguments.h"
+
+#define MAX_ARRAYS (1 << 24)
+
+/* A run in the background. */
+typedef struct RunObject {
+    PyObject_HEAD AllreduceObject *plan; /* owned; NULL until it runs */
+    PyObject *tensors;                   /* owned: a tuple */
+    DeviceEvent *ready, *done;           /* owned; NULL in host memory */
+    bool put;
+} RunObject;
+
+static ModuleState *plan_state(const AllreduceObject *plan) {
+    return py_module_state_of_type(Py_TYPE((PyObject *)(uintptr_t)plan));
+}
+
+/* ---- arguments ---- */
+
+static int check_tensor(const AllreduceObject *plan, const Tensor *tensor, Py_ssize_t number) {
+    const char *why = !tensor->contiguous              ? "is not in C order"
+                      : !tensor->writable              ? "is read-only"
+                      : tensor->type != plan->type     ? "has another type of elements than the plan"
+                      : tensor->device != plan->device ? "lies on another device than that of the plan"
+                                                       : NULL;
+    if (why == NULL) return 0;
+    PyErr_Format(PyExc_ValueError, "tensors: number %zd %s", number, why);
+    return -1;
+}
+
+/* Whether they fit the plan; 0, or -1 with an exception set. */
+static int check_tensors(const AllreduceObject *plan, PyObject *tuple) {
+    uint64_t elems = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
+        const Tensor *tensor = py_tensor_of(plan_state(plan), PyTuple_GET_ITEM(tuple, i), "each of tensors");
+        if (tensor == NULL || check_tensor(plan, tensor, i) < 0) return -1;
+        elems += (uint64_t)tensor->elems;
+    }
+    if (plan->allreduce == NULL) {
+        PyErr_SetString(PyExc_ValueError, "the communicator is closed");
+        return -1;
+    }
+    if (elems == (uint64_t)allreduce_elems(plan->allreduce)) return 0;
+    PyErr_Format(PyExc_ValueError, "tensors must have the plan's %lld elements, not %llu",
+                 (long long)allreduce_elems(plan->allreduce), (unsigned long long)elems);
+    return -1;
+}
+
+/* ---- a run; without the GIL, on the plan's device ---- */
+
+/* The arrays of a tuple, which stays. */
+static const Tensor *tensor_at(PyObject *tuple, Py_ssize_t index) {
+    return py_tensor_unchecked(PyTuple_GET_ITEM(tuple, index));
+}
+
+/* Where all lie one behind the other; NULL if they do not. */
+static char *find_flat(PyObject *tuple, size_t *bytes) {
+    char *first = NULL;
+    bool together = true;
+    *bytes = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
+        const Tensor *tensor = tensor_at(tuple, i);
+        if (tensor->elems == 0) continue;
+        if (first == NULL) first = tensor->data;
+        together = together && (char *)tensor->data == first + *bytes;
+        *bytes += py_tensor_bytes(tensor);
+    }
+    return together ? first : NULL;
+}
+
+static Status make_flat(AllreduceObject *plan, size_t bytes) {
+    AllreduceRoom *room = &plan->room;
+    if (room->flat != NULL) return STATUS_OK;
+    if (plan->device < 0) return memory_alloc(bytes, 1, &room->flat);
+    TRY(device_event_create(&room->free));
+    return device_alloc(bytes, &room->flat);
+}
+
+/* Between the arrays and the flat copy, `in` or out of it. */
+static Status move(const AllreduceObject *plan, PyObject *tuple, bool in, DeviceStream *stream) {
+    char *at = plan->room.flat;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
+        const Tensor *tensor = tensor_at(tuple, i);
+        size_t bytes = py_tensor_bytes(tensor);
+        if (bytes == 0) continue;
+        void *to = in ? at : tensor->data, *from = in ? tensor->data : at;
+        at += bytes;
+        if (plan->device >= 0) {
+            TRY(device_copy(to, from, bytes, stream));
+        } else {
+            memcpy(to, from, bytes);
+        }
+    }
+    return STATUS_OK;
+}
+
+static Status run_through_flat(AllreduceObject *plan, PyObject *tuple, size_t bytes, DeviceStream *stream) {
+    AllreduceRoom *room = &plan->room;
+    TRY(make_flat(plan, bytes));
+    if (plan->device >= 0) TRY(device_stream_wait(stream, room->free));
+    TRY(move(plan, tuple, true, stream));
+    TRY(allreduce_put(plan->allreduce, room->flat, allreduce_elems(plan->allreduce), stream));
+    TRY(move(plan, tuple, false, stream));
+    return plan->device >= 0 ? device_event_record(room->free, stream) : STATUS_OK;
+}
+
+static Status run(AllreduceObject *plan, PyObject *tuple, DeviceStream *stream) {
+    size_t bytes;
+    char *flat = find_flat(tuple, &bytes);
+    if (flat == NULL && bytes > 0) return run_through_flat(plan, tuple, bytes, stream);
+    return allreduce_put(plan->allreduce, flat, allreduce_elems(plan->allreduce), stream);
+}
+
+/* Waits for what was on the stream when the run was begun, on another stream. */
+static Status run_aside(AllreduceObject *plan, const RunObject *later) {
+    AllreduceRoom *room = &plan->room;
+    if (plan->device < 0) return run(plan, later->tensors, NULL);
+    if (room->aside == NULL) TRY(device_stream_create(&room->aside));
+    TRY(device_stream_wait(room->aside, later->ready));
+    TRY(run(plan, later->tensors, room->aside));
+    return device_event_record(later->done, room->aside);
+}
+
+void py_allreduce_room_free(AllreduceRoom *room, int device) {
+    device_stream_destroy(room->aside);
+    device_event_destroy(room->free);
+    if (device >= 0) {
+        device_free(room->flat);
+    } else {
+        memory_free(room->flat);
+    }
+}
+
+/* ---- methods of a plan ---- */
+
+/* Opens a stay on the plan's device and in its communicator; 0, or -1 with an exception set. */
+static int enter(AllreduceObject *plan, TensorVisit *visit) {
+    ModuleState *state = plan_state(plan);
+    if (py_comm_object_take(state, plan->comm, "comm") == NULL) return -1;
+    Status status = py_tensor_visit(plan->device, visit);
+    if (status == STATUS_OK) return 0;
+    py_comm_object_give(plan->comm);
+    py_errors_raise(state, status);
+    return -1;
+}
+
+static PyObject *leave(AllreduceObject *plan, const TensorVisit *visit, Status status) {
+    py_tensor_leave(visit);
+    py_comm_object_give(plan->comm);
+    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(plan_state(plan), status);
+}
+
+PyObject *py_allreduce_put(PyObject *object, PyObject *args, PyObject *kwargs) {
+    AllreduceObject *plan = (AllreduceObject *)object;
+    static char *names[] = {"tensors", "stream", NULL};
+    PyObject *sequence, *number = NULL, *result = NULL;
+    DeviceStream *stream;
+    TensorVisit visit;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:put", names, &sequence, &number)) return NULL;
+    if (py_tensor_parse_stream(number, &stream) < 0) return NULL;
+    PyObject *tensors = py_arguments_tuple(sequence, "tensors", 0, MAX_ARRAYS);
+    if (tensors == NULL) return NULL;
+    if (check_tensors(plan, tensors) == 0 && enter(plan, &visit) == 0) {
+        Status status;
+        Py_BEGIN_ALLOW_THREADS;
+        status = run(plan, tensors, stream);
+        Py_END_ALLOW_THREADS;
+        result = leave(plan, &visit, status);
+    }
+    Py_DECREF(tensors);
+    return result;
+}
+
+PyObject *py_allreduce_wait(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"stream", NULL};
+    AllreduceObject *plan = (AllreduceObject *)object;
+    PyObject *number = NULL;
+    DeviceStream *stream;
+    TensorVisit visit;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:wait", names, &number)) return NULL;
+    if (py_tensor_parse_stream(number, &stream) < 0 || enter(plan, &visit) < 0) return NULL;
+    Status status = STATUS_OK;
+    Py_BEGIN_ALLOW_THREADS;
+    if (plan->device >= 0) status = allreduce_wait(plan->allreduce, stream, NULL);
+    Py_END_ALLOW_THREADS;
+    return leave(plan, &visit, status);
+}
+
+/* ---- runs in the background ---- */
+
+static Status mark(RunObject *run, DeviceStream *stream) {
+    TRY(device_event_create(&run->ready));
+    TRY(device_event_create(&run->done));
+    return device_event_record(run->ready, stream);
+}
+
+/* All of one device. */
+static int device_of(ModuleState *state, PyObject *tuple, int *device) {
+    *device = -1;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
+        const Tensor *tensor = py_tensor_of(state, PyTuple_GET_ITEM(tuple, i), "each of tensors");
+        if (tensor == NULL) return -1;
+        if (i > 0 && tensor->device != *device) {
+            PyErr_SetString(PyExc_ValueError, "tensors must lie on one device");
+            return -1;
+        }
+        *device = tensor->device;
+    }
+    return 0;
+}
+
+static PyObject *begin(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"tensors", "stream", NULL};
+    ModuleState *state = py_module_state(module);
+    PyTypeObject *type = (PyTypeObject *)state->allreduce_run_type;
+    PyObject *sequence, *number = NULL;
+    DeviceStream *stream;
+    TensorVisit visit;
+    int device;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:allreduce_begin", names, &sequence, &number)) return NULL;
+    if (py_tensor_parse_stream(number, &stream) < 0) return NULL;
+    PyObject *tensors = py_arguments_tuple(sequence, "tensors", 0, MAX_ARRAYS);
+    if (tensors == NULL) return NULL;
+    RunObject *self = device_of(state, tensors, &device) < 0 ? NULL : (RunObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        Py_DECREF(tensors);
+        return NULL;
+    }
+    self->tensors = tensors;
+    if (device < 0) return (PyObject *)self;
+    Status status = py_tensor_visit(device, &visit);
+    if (status == STATUS_OK) {
+        status = mark(self, stream);
+        py_tensor_leave(&visit);
+    }
+    if (status == STATUS_OK) return (PyObject *)self;
+    Py_DECREF(self);
+    return py_errors_raise(state, status);
+}
+
+static PyObject *run_run(PyObject *object, PyObject *plan) {
+    RunObject *self = (RunObject *)object;
+    ModuleState *state = py_module_state_of_type(Py_TYPE(object));
+    TensorVisit visit;
+    if (!PyObject_TypeCheck(plan, (PyTypeObject *)state->allreduce_type)) {
+        PyErr_Format(PyExc_TypeError, "plan must be an AllreducePlan, not %.100s", Py_TYPE(plan)->tp_name);
+        return NULL;
+    }
+    if (self->plan != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "a run is run once");
+        return NULL;
+    }
+    if (check_tensors((AllreduceObject *)plan, self->tensors) < 0) return NULL;
+    if (enter((AllreduceObject *)plan, &visit) < 0) return NULL;
+    self->plan = (AllreduceObject *)Py_NewRef(plan);
+    Status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = run_aside(self->plan, self);
+    Py_END_ALLOW_THREADS;
+    self->put = status == STATUS_OK;
+    return leave(self->plan, &visit, status);
+}
+
+static PyObject *run_order(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"stream", NULL};
+    RunObject *self = (RunObject *)object;
+    PyObject *number = NULL;
+    DeviceStream *stream;
+    TensorVisit visit;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:order", names, &number)) return NULL;
+    if (py_tensor_parse_stream(number, &stream) < 0) return NULL;
+    if (!self->put || self->done == NULL) Py_RETURN_NONE;
+    Status status = py_tensor_visit(self->plan->device, &visit);
+    if (status == STATUS_OK) {
+        status = device_stream_wait(stream, self->done);
+        py_tensor_leave(&visit);
+    }
+    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(plan_state(self->plan), status);
+}
+
+/* With the communicator's deadline. */
+static Status wait_for_done(const RunObject *self) {
+    if (!self->put || self->done == NULL || self->plan->allreduce == NULL) return STATUS_OK;
+    return allreduce_wait(self->plan->allreduce, NULL, self->done);
+}
+
+static PyObject *run_wait(PyObject *object, PyObject *unused) {
+    (void)unused;
+    RunObject *self = (RunObject *)object;
+    TensorVisit visit;
+    if (self->plan == NULL || self->done == NULL) Py_RETURN_NONE;
+    if (enter(self->plan, &visit) < 0) return NULL;
+    Status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = wait_for_done(self);
+    Py_END_ALLOW_THREADS;
+    return leave(self->plan, &visit, status);
+}
+
+static Status ask_done(const RunObject *self, bool *done) {
+    *done = self->put;
+    return self->put && self->done != NULL ? device_query(NULL, self->done, done) : STATUS_OK;
+}
+
+static PyObject *get_done(PyObject *object, void *unused) {
+    (void)unused;
+    bool done;
+    Status status = ask_done((RunObject *)object, &done);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of_type(Py_TYPE(object)), status);
+    return PyBool_FromLong(done);
+}
+
+/* What a GPU may still read or write stays for ever where nobody can say that it has come to its end. */
+static void run_dealloc(PyObject *object) {
+    RunObject *self = (RunObject *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    bool done = self->put || self->plan == NULL || self->done == NULL;
+    if (self->put && ask_done(self, &done) == STATUS_OK && !done) {
+        Py_BEGIN_ALLOW_THREADS;
+        done = wait_for_done(self) == STATUS_OK && ask_done(self, &done) == STATUS_OK && done;
+        Py_END_ALLOW_THREADS;
+    }
+    device_event_destroy(self->ready);
+    device_event_destroy(self->done);
+    if (done) Py_XDECREF(self->tensors);
+    Py_XDECREF((PyObject *)self->plan);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+#define METHOD(function) ((PyCFunction)(void (*)(void))(function))
+
+static PyMethodDef run_methods[] = {
+    {"run", run_run, METH_O, "run($self, plan, /)\n--\n\nCollective; from any thread, once."},
+    {"order", METHOD(run_order), METH_VARARGS | METH_KEYWORDS,
+     "order($self, /, stream=0)\n--\n\nWhat comes on the stream finds the sums of a run that has come back."},
+    {"wait", run_wait, METH_NOARGS,
+     "wait($self, /)\n--\n\nUntil the sums are there, with the communicator's deadline."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef run_getset[] = {
+    {"done", get_done, NULL, "Whether the sums are there.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot run_slots[] = {
+    {Py_tp_doc, "A run of a plan over arrays, begun with allreduce_begin; keeps the arrays alive."},
+    {Py_tp_dealloc, run_dealloc},
+    {Py_tp_methods, run_methods},
+    {Py_tp_getset, run_getset},
+    {0, NULL},
+};
+
+static PyType_Spec run_spec = {
+    .name = "_cgxffcv.AllreduceRun",
+    .basicsize = sizeof(RunObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = run_slots,
+};
+
+static PyMethodDef functions[] = {
+    {"allreduce_begin", METHOD(begin), METH_VARARGS | METH_KEYWORDS,
+     "allreduce_begin(tensors, stream=0)\n--\n\nAn AllreduceRun of arrays as what is on the stream now leaves them."},
+    {NULL, NULL, 0, NULL},
+};
+
+int py_allreduce_arrays_add(PyObject *module) {
+    ModuleState *state = py_module_state(module);
+    state->allreduce_run_type = PyType_FromModuleAndSpec(module, &run_spec, NULL);
+    if (state->allreduce_run_type == NULL) return -1;
+    if (PyModule_AddObjectRef(module, "AllreduceRun", state->allreduce_run_type) < 0) return -1;
+    return PyModule_AddFunctions(module, functions);
+}

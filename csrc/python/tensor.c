@@ -1,0 +1,556 @@
+/* The type Tensor. One is made from what supports the buffer protocol, from a DLPack capsule, or from an address on a
+ * GPU; cgxffcv.tensors asks the frameworks. */
+#include "python/tensor.h"
+
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/memory.h"
+#include "python/arguments.h"
+#include "python/dlpack.h"
+#include "python/spec.h"
+
+/* Whose memory it is: one of these. */
+typedef struct TensorObject {
+    PyObject_HEAD Tensor tensor;
+    Py_buffer buffer;   /* owned; without an object: none */
+    DlpackLoan loan;    /* owned */
+    PyObject *owner;    /* owned, or NULL */
+    void *memory;       /* owned, or NULL: on the tensor's device */
+    DeviceEvent *ready; /* owned; NULL in host memory: `memory` has been written */
+} TensorObject;
+
+static const ArrayType array_types[ALLREDUCE_TYPES] = {
+    [ALLREDUCE_F32] = ARRAY_F32, [ALLREDUCE_F16] = ARRAY_F16, [ALLREDUCE_BF16] = ARRAY_U16, [ALLREDUCE_F64] = ARRAY_F64,
+    [ALLREDUCE_I8] = ARRAY_I8,   [ALLREDUCE_U8] = ARRAY_U8,   [ALLREDUCE_I16] = ARRAY_I16,  [ALLREDUCE_U16] = ARRAY_U16,
+    [ALLREDUCE_I32] = ARRAY_I32, [ALLREDUCE_U32] = ARRAY_U32, [ALLREDUCE_I64] = ARRAY_I64,  [ALLREDUCE_U64] = ARRAY_U64,
+};
+
+ArrayType py_tensor_array_type(AllreduceType type) { return array_types[type]; }
+
+size_t py_tensor_bytes(const Tensor *tensor) { return (size_t)tensor->elems * allreduce_type_bytes(tensor->type); }
+
+/* ---- GPUs ---- */
+
+Status py_tensor_visit(int device, TensorVisit *visit) {
+    int before = -1;
+    *visit = (TensorVisit){.before = -1};
+    if (device < 0) return STATUS_OK;
+    TRY(device_current(&before));
+    if (before == device) return STATUS_OK;
+    TRY(device_select(device));
+    visit->before = before;
+    return STATUS_OK;
+}
+
+void py_tensor_leave(const TensorVisit *visit) {
+    if (visit->before < 0) return;
+    ErrorRecord record = *error_record();
+    (void)device_select(visit->before);
+    (void)error_adopt(&record);
+}
+
+int py_tensor_parse_stream(PyObject *object, DeviceStream **out) {
+    uint64_t number = 0;
+    if (object != NULL && py_arguments_whole(object, "stream", 0, UINTPTR_MAX, &number) < 0) return -1;
+    *out = (DeviceStream *)(uintptr_t)number;
+    return 0;
+}
+
+/* ---- what is said of an array ---- */
+
+/* Of the elements, without wrapping around. */
+static bool count_bytes(const Tensor *tensor, uint64_t *elems, uint64_t *bytes) {
+    *elems = 1;
+    for (int i = 0; i < tensor->ndim; i++) {
+        if (tensor->shape[i] == 0) *elems = 0;
+    }
+    for (int i = 0; i < tensor->ndim && *elems != 0; i++) {
+        if (!checked_mul(*elems, (uint64_t)tensor->shape[i], elems)) return false;
+    }
+    return checked_mul(*elems, allreduce_type_bytes(tensor->type), bytes) && *bytes <= INT64_MAX;
+}
+
+static bool in_c_order(const Tensor *tensor, const int64_t *strides, int64_t unit) {
+    int64_t expected = (int64_t)allreduce_type_bytes(tensor->type) / unit;
+    for (int i = tensor->ndim - 1; i >= 0 && strides != NULL && tensor->elems > 1; i--) {
+        if (tensor->shape[i] != 1 && strides[i] != expected) return false;
+        expected *= tensor->shape[i];
+    }
+    return true;
+}
+
+/* The first and the last byte must lie on the GPU. */
+static int check_place(ModuleState *state, const Tensor *tensor, uint64_t bytes) {
+    if (tensor->device < 0 || tensor->elems == 0) return 0;
+    if ((uintptr_t)tensor->data % allreduce_type_bytes(tensor->type) != 0) {
+        PyErr_Format(PyExc_ValueError, "an array of %s on a GPU must begin at a multiple of its elements' size",
+                     allreduce_type_name((int)tensor->type));
+        return -1;
+    }
+    const char *ends[2] = {tensor->data, (const char *)tensor->data + (tensor->contiguous ? bytes - 1 : 0)};
+    for (int i = 0; i < 2; i++) {
+        int found = -1;
+        Status status = device_locate(ends[i], &found);
+        if (status != STATUS_OK) {
+            py_errors_raise(state, status);
+            return -1;
+        }
+        if (found == tensor->device) continue;
+        if (found < 0) {
+            PyErr_Format(PyExc_ValueError, "an array is said to lie on GPU %d at %p, where no GPU has memory",
+                         tensor->device, (const void *)ends[i]);
+        } else {
+            PyErr_Format(PyExc_ValueError, "an array is said to lie on GPU %d at %p, which is memory of GPU %d",
+                         tensor->device, (const void *)ends[i], found);
+        }
+        return -1;
+    }
+    return 0;
+}
+
+int py_tensor_measure(ModuleState *state, Tensor *tensor, const int64_t *strides, int64_t unit) {
+    uint64_t elems, bytes, end;
+    for (int i = 0; i < tensor->ndim; i++) {
+        if (tensor->shape[i] >= 0) continue;
+        PyErr_Format(PyExc_ValueError, "an array has %lld elements in dimension %d", (long long)tensor->shape[i], i);
+        return -1;
+    }
+    if (!count_bytes(tensor, &elems, &bytes) || !checked_add((uintptr_t)tensor->data, bytes, &end)) {
+        PyErr_SetString(PyExc_ValueError, "an array has more elements than fit memory");
+        return -1;
+    }
+    if (elems > 0 && tensor->data == NULL) {
+        PyErr_Format(PyExc_ValueError, "an array of %llu elements is said to lie at address 0",
+                     (unsigned long long)elems);
+        return -1;
+    }
+    tensor->elems = (int64_t)elems;
+    tensor->contiguous = in_c_order(tensor, strides, unit);
+    return check_place(state, tensor, bytes);
+}
+
+/* ---- made ---- */
+
+static TensorObject *new_tensor(ModuleState *state) {
+    PyTypeObject *type = (PyTypeObject *)state->tensor_type;
+    TensorObject *self = (TensorObject *)type->tp_alloc(type, 0);
+    if (self != NULL) self->tensor.device = -1;
+    return self;
+}
+
+static void tensor_dealloc(PyObject *object) {
+    TensorObject *self = (TensorObject *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    if (self->buffer.obj != NULL) PyBuffer_Release(&self->buffer);
+    py_dlpack_return(&self->loan);
+    device_event_destroy(self->ready);
+    if (self->tensor.device < 0) {
+        memory_free(self->memory);
+    } else {
+        device_free(self->memory);
+    }
+    Py_XDECREF(self->owner);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyObject *or_none(TensorObject *self, int result) {
+    if (result < 0) Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+/* The type of a buffer's elements, of which `wanted` (NULL: none) may say more than the buffer can. */
+static int type_of_elements(const Py_buffer *buffer, PyObject *wanted, AllreduceType *out) {
+    int found = py_array_type_of(buffer);
+    int named = wanted == NULL || wanted == Py_None ? -1 : py_spec_name(wanted, "dtype", allreduce_type_name);
+    if (wanted != NULL && wanted != Py_None && named < 0) return -1;
+    for (int i = 0; i < ALLREDUCE_TYPES; i++) {
+        int type = named >= 0 ? named : i == ALLREDUCE_BF16 ? -1 : i;
+        if (found < 0 || type < 0 || (int)array_types[type] != found) continue;
+        *out = (AllreduceType)type;
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError, "an array with elements of format '%s' is not %s%s",
+                 buffer->format == NULL ? "B" : buffer->format, named < 0 ? "of a type that is summed" : "one of ",
+                 named < 0 ? "" : allreduce_type_name(named));
+    return -1;
+}
+
+static int fill_from_buffer(ModuleState *state, TensorObject *self, PyObject *dtype) {
+    Tensor *tensor = &self->tensor;
+    const Py_buffer *buffer = &self->buffer;
+    int64_t strides[ARRAY_MAX_DIMS];
+    bool plain = buffer->strides == NULL; /* as ctypes leaves it */
+    if (type_of_elements(buffer, dtype, &tensor->type) < 0) return -1;
+    if (buffer->ndim < 0 || buffer->ndim > ARRAY_MAX_DIMS || (buffer->ndim > 0 && buffer->shape == NULL)) {
+        PyErr_Format(PyExc_ValueError, "an array has %d dimensions%s; 0 to %d are possible", buffer->ndim,
+                     buffer->shape == NULL ? " and no shape" : "", ARRAY_MAX_DIMS);
+        return -1;
+    }
+    tensor->data = buffer->buf;
+    tensor->writable = !buffer->readonly;
+    tensor->ndim = buffer->ndim;
+    for (int i = 0; i < buffer->ndim; i++) {
+        tensor->shape[i] = buffer->shape[i];
+        if (!plain) strides[i] = buffer->strides[i];
+    }
+    return py_tensor_measure(state, tensor, plain ? NULL : strides, 1);
+}
+
+static PyObject *tensor_of_buffer(PyObject *module, PyObject *args) {
+    PyObject *object, *dtype = NULL;
+    ModuleState *state = py_module_state(module);
+    if (!PyArg_ParseTuple(args, "O|O:tensor_of_buffer", &object, &dtype)) return NULL;
+    TensorObject *self = new_tensor(state);
+    if (self == NULL) return NULL;
+    if (PyObject_GetBuffer(object, &self->buffer, PyBUF_STRIDES | PyBUF_FORMAT) < 0) {
+        self->buffer.obj = NULL;
+        return or_none(self, -1);
+    }
+    return or_none(self, fill_from_buffer(state, self, dtype));
+}
+
+static PyObject *tensor_of_dlpack(PyObject *module, PyObject *capsule) {
+    ModuleState *state = py_module_state(module);
+    TensorObject *self = new_tensor(state);
+    return self == NULL ? NULL : or_none(self, py_dlpack_take(state, capsule, &self->tensor, &self->loan));
+}
+
+static int fill_extent(PyObject *item, void *out) {
+    uint64_t number;
+    if (py_arguments_whole(item, "an array's shape or stride", INT64_MIN, INT64_MAX, &number) < 0) return -1;
+    *(int64_t *)out = (int64_t)number;
+    return 0;
+}
+
+/* On whichever GPU the address is. */
+static int fill_from_address(ModuleState *state, TensorObject *self, PyObject *shape, PyObject *strides,
+                             PyObject *dtype) {
+    Tensor *tensor = &self->tensor;
+    int64_t steps[ARRAY_MAX_DIMS];
+    int type = py_spec_name(dtype, "dtype", allreduce_type_name);
+    if (type < 0) return -1;
+    tensor->type = (AllreduceType)type;
+    tensor->ndim =
+        py_arguments_fill(shape, "dimensions", 0, ARRAY_MAX_DIMS, fill_extent, tensor->shape, sizeof *tensor->shape);
+    if (tensor->ndim < 0) return -1;
+    bool plain = strides == Py_None;
+    if (!plain &&
+        py_arguments_fill(strides, "strides", tensor->ndim, tensor->ndim, fill_extent, steps, sizeof *steps) < 0) {
+        return -1;
+    }
+    Status status = device_locate(tensor->data, &tensor->device);
+    if (status == STATUS_OK && tensor->device < 0 && tensor->data == NULL) status = device_current(&tensor->device);
+    if (status != STATUS_OK) {
+        py_errors_raise(state, status);
+        return -1;
+    }
+    if (tensor->device < 0) {
+        PyErr_Format(PyExc_ValueError, "an array is said to lie on a GPU at %p, where no GPU has memory", tensor->data);
+        return -1;
+    }
+    return py_tensor_measure(state, tensor, plain ? NULL : steps, 1);
+}
+
+static PyObject *tensor_of_address(PyObject *module, PyObject *args) {
+    PyObject *owner, *address, *shape, *strides, *dtype;
+    int writable;
+    uint64_t at;
+    ModuleState *state = py_module_state(module);
+    if (!PyArg_ParseTuple(args, "OOOOOp:tensor_of_address", &owner, &address, &shape, &strides, &dtype, &writable)) {
+        return NULL;
+    }
+    if (py_arguments_whole(address, "address", 0, UINTPTR_MAX, &at) < 0) return NULL;
+    TensorObject *self = new_tensor(state);
+    if (self == NULL) return NULL;
+    self->tensor.data = (void *)(uintptr_t)at;
+    self->tensor.writable = writable;
+    self->owner = Py_NewRef(owner);
+    return or_none(self, fill_from_address(state, self, shape, strides, dtype));
+}
+
+/* ---- copied ---- */
+
+static Status copy_tensor(const Tensor *from, TensorObject *copy, DeviceStream *stream) {
+    Tensor *to = &copy->tensor;
+    size_t bytes = py_tensor_bytes(from);
+    if (to->device < 0) {
+        TRY(memory_alloc(bytes, 1, &copy->memory));
+    } else {
+        TRY(device_alloc(bytes, &copy->memory));
+    }
+    to->data = copy->memory;
+    if (to->device < 0 && from->device < 0) {
+        if (bytes > 0) memcpy(to->data, from->data, bytes);
+        return STATUS_OK;
+    }
+    TRY(device_copy(to->data, from->data, bytes, stream));
+    if (to->device < 0) return device_stream_synchronize(stream);
+    TRY(device_event_create(&copy->ready));
+    return device_event_record(copy->ready, stream);
+}
+
+static Status copy_on_device(const Tensor *from, TensorObject *copy, DeviceStream *stream) {
+    TensorVisit visit;
+    TRY(py_tensor_visit(copy->tensor.device >= 0 ? copy->tensor.device : from->device, &visit));
+    Status status = copy_tensor(from, copy, stream);
+    py_tensor_leave(&visit);
+    return status;
+}
+
+static PyObject *tensor_copy(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"device", "stream", NULL};
+    PyObject *device = NULL, *stream_object = NULL;
+    DeviceStream *stream;
+    const Tensor *from = &((TensorObject *)object)->tensor;
+    uint64_t index = (uint64_t)(int64_t)from->device;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:copy", names, &device, &stream_object)) return NULL;
+    if (device != NULL && py_arguments_whole(device, "device", -1, INT32_MAX, &index) < 0) return NULL;
+    if (py_tensor_parse_stream(stream_object, &stream) < 0) return NULL;
+    if (!from->contiguous) {
+        PyErr_SetString(PyExc_ValueError, "an array that is not in C order cannot be copied");
+        return NULL;
+    }
+    ModuleState *state = py_module_state_of_type(Py_TYPE(object));
+    TensorObject *copy = new_tensor(state);
+    if (copy == NULL) return NULL;
+    copy->tensor = *from;
+    copy->tensor.data = NULL;
+    copy->tensor.device = (int)(int64_t)index;
+    copy->tensor.writable = true;
+    Status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = copy_on_device(from, copy, stream);
+    Py_END_ALLOW_THREADS;
+    if (status == STATUS_OK) return (PyObject *)copy;
+    Py_DECREF(copy);
+    return py_errors_raise(state, status);
+}
+
+/* ---- handed on ---- */
+
+static PyObject *tensor_made_on(PyObject *object, PyObject *number) {
+    TensorObject *self = (TensorObject *)object;
+    DeviceStream *stream;
+    TensorVisit visit;
+    if (py_tensor_parse_stream(number, &stream) < 0) return NULL;
+    if (self->ready == NULL) Py_RETURN_NONE;
+    Status status = py_tensor_visit(self->tensor.device, &visit);
+    if (status == STATUS_OK) {
+        status = device_event_record(self->ready, stream);
+        py_tensor_leave(&visit);
+    }
+    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state_of_type(Py_TYPE(object)), status);
+}
+
+/* Whether an argument asks for version 1 or later. */
+static int wants_versions(PyObject *object, bool *out) {
+    int major, minor;
+    *out = false;
+    if (object == NULL || object == Py_None) return 0;
+    if (py_arguments_unpack(object, "ii;max_version must be a pair of numbers, or None", &major, &minor) < 0) return -1;
+    *out = major >= 1;
+    return 0;
+}
+
+/* What comes on the consumer's stream (-1: nothing does; None: the default stream) finds the copy made. */
+static int wait_on_stream(TensorObject *self, PyObject *object) {
+    uint64_t number = 0;
+    bool given = object != NULL && object != Py_None;
+    if (given && py_arguments_whole(object, "stream", -1, UINTPTR_MAX, &number) < 0) return -1;
+    if (self->ready == NULL || (given && number == UINT64_MAX)) return 0;
+    TensorVisit visit;
+    Status status = py_tensor_visit(self->tensor.device, &visit);
+    if (status == STATUS_OK) {
+        status = device_stream_wait((DeviceStream *)(uintptr_t)number, self->ready);
+        py_tensor_leave(&visit);
+    }
+    if (status == STATUS_OK) return 0;
+    py_errors_raise(py_module_state_of_type(Py_TYPE((PyObject *)self)), status);
+    return -1;
+}
+
+static PyObject *tensor_dlpack_device(PyObject *object, PyObject *unused) {
+    (void)unused;
+    int device = py_tensor_unchecked(object)->device;
+    return Py_BuildValue("(ii)", device < 0 ? DLPACK_CPU : DLPACK_CUDA, device < 0 ? 0 : device);
+}
+
+/* Whether a consumer wants the array on another device; -1 with an exception set. */
+static int is_elsewhere(PyObject *object, PyObject *device) {
+    if (device == NULL || device == Py_None) return 0;
+    PyObject *own = tensor_dlpack_device(object, NULL);
+    int same = own == NULL ? -1 : PyObject_RichCompareBool(own, device, Py_EQ);
+    Py_XDECREF(own);
+    return same < 0 ? -1 : !same;
+}
+
+static PyObject *tensor_dlpack(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"stream", "max_version", "dl_device", "copy", NULL};
+    PyObject *stream = NULL, *version = NULL, *device = NULL, *copy = NULL;
+    TensorObject *self = (TensorObject *)object;
+    bool versioned;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$OOOO:__dlpack__", names, &stream, &version, &device, &copy)) {
+        return NULL;
+    }
+    if (wants_versions(version, &versioned) < 0) return NULL;
+    int elsewhere = is_elsewhere(object, device), asks_copy = copy == NULL ? 0 : PyObject_IsTrue(copy);
+    if (elsewhere < 0 || asks_copy < 0) return NULL;
+    const char *why = asks_copy                              ? "copy() makes a copy"
+                      : elsewhere                            ? "copy() brings it to another device"
+                      : !self->tensor.contiguous             ? "it is not in C order"
+                      : !versioned && !self->tensor.writable ? "it is read-only, which only DLPack 1 can say"
+                                                             : NULL;
+    if (why != NULL) {
+        PyErr_Format(PyExc_BufferError, "a Tensor is handed on as it is: %s", why);
+        return NULL;
+    }
+    if (wait_on_stream(self, stream) < 0) return NULL;
+    return py_dlpack_give(object, &self->tensor, versioned);
+}
+
+static PyObject *tensor_numpy(PyObject *object, PyObject *unused) {
+    (void)unused;
+    const Tensor *tensor = py_tensor_unchecked(object);
+    if (tensor->device >= 0 || !tensor->contiguous) {
+        PyErr_SetString(PyExc_ValueError, tensor->contiguous ? "it lies on a GPU: copy(-1) brings it into host memory"
+                                                             : "an array that is not in C order cannot be shown");
+        return NULL;
+    }
+    return py_array_wrap(py_tensor_array_type(tensor->type), tensor->ndim, tensor->shape, NULL, tensor->data, object,
+                         tensor->writable);
+}
+
+/* ---- asked about ---- */
+
+const Tensor *py_tensor_unchecked(PyObject *object) { return &((TensorObject *)object)->tensor; }
+
+const Tensor *py_tensor_of(ModuleState *state, PyObject *object, const char *argument) {
+    if (PyObject_TypeCheck(object, (PyTypeObject *)state->tensor_type)) return py_tensor_unchecked(object);
+    PyErr_Format(PyExc_TypeError, "%s must be a Tensor, not %.100s", argument, Py_TYPE(object)->tp_name);
+    return NULL;
+}
+
+static PyObject *get_shape(PyObject *self, void *unused) {
+    (void)unused;
+    PyObject *shape = PyTuple_New(py_tensor_unchecked(self)->ndim);
+    for (int i = 0; shape != NULL && i < py_tensor_unchecked(self)->ndim; i++) {
+        PyObject *size = PyLong_FromLongLong(py_tensor_unchecked(self)->shape[i]);
+        if (size == NULL) {
+            Py_CLEAR(shape);
+        } else {
+            PyTuple_SET_ITEM(shape, i, size);
+        }
+    }
+    return shape;
+}
+
+static PyObject *get_dtype(PyObject *self, void *unused) {
+    (void)unused;
+    return PyUnicode_FromString(allreduce_type_name((int)py_tensor_unchecked(self)->type));
+}
+
+static PyObject *get_device(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLong(py_tensor_unchecked(self)->device);
+}
+
+static PyObject *get_writable(PyObject *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(py_tensor_unchecked(self)->writable);
+}
+
+static PyObject *get_contiguous(PyObject *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(py_tensor_unchecked(self)->contiguous);
+}
+
+static PyGetSetDef tensor_getset[] = {
+    {"shape", get_shape, NULL, "The sizes of its dimensions.", NULL},
+    {"dtype", get_dtype, NULL, "The type of its elements, one of ALLREDUCE_DTYPES.", NULL},
+    {"device", get_device, NULL, "The number of its GPU; -1 in host memory.", NULL},
+    {"writable", get_writable, NULL, "Whether it may be changed.", NULL},
+    {"contiguous", get_contiguous, NULL, "Whether its elements lie in C order without gaps.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+#define KEYWORDS (METH_VARARGS | METH_KEYWORDS)
+#define METHOD(function) ((PyCFunction)(void (*)(void))(function))
+
+static PyMethodDef tensor_methods[] = {
+    {"copy", METHOD(tensor_copy), KEYWORDS,
+     "copy($self, /, device=..., stream=0)\n--\n\nA Tensor of its own memory, there or on another device (-1: the "
+     "host), made on a\nstream; waits for it where it comes into host memory."},
+    {"made_on", tensor_made_on, METH_O,
+     "made_on($self, stream, /)\n--\n\nA copy on a GPU: what is on the stream now completes it, and whoever takes it "
+     "waits for that."},
+    {"numpy", tensor_numpy, METH_NOARGS, "numpy($self, /)\n--\n\nIts memory as NumPy's; bfloat16 as uint16."},
+    {"__dlpack__", METHOD(tensor_dlpack), KEYWORDS,
+     "__dlpack__($self, /, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\nAs DLPack says."},
+    {"__dlpack_device__", tensor_dlpack_device, METH_NOARGS, "__dlpack_device__($self, /)\n--\n\nAs DLPack says."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot tensor_slots[] = {
+    {Py_tp_doc, "An array of any framework, in host memory or on a GPU. Hands itself on by DLPack."},
+    {Py_tp_dealloc, tensor_dealloc},
+    {Py_tp_methods, tensor_methods},
+    {Py_tp_getset, tensor_getset},
+    {0, NULL},
+};
+
+static PyType_Spec tensor_spec = {
+    .name = "_cgxffcv.Tensor",
+    .basicsize = sizeof(TensorObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = tensor_slots,
+};
+
+static Status order_streams(int device, DeviceStream *later, DeviceStream *earlier) {
+    Status status = STATUS_OK;
+    DeviceEvent *event = NULL;
+    TensorVisit visit;
+    TRY(py_tensor_visit(device, &visit));
+    TRY_GOTO(device_event_create(&event));
+    TRY_GOTO(device_event_record(event, earlier));
+    TRY_GOTO(device_stream_wait(later, event));
+done:
+    device_event_destroy(event);
+    py_tensor_leave(&visit);
+    return status;
+}
+
+static PyObject *device_order(PyObject *module, PyObject *args) {
+    PyObject *later_number, *earlier_number;
+    DeviceStream *later, *earlier;
+    ArgumentsNumber device = {"device", INT32_MAX, 0};
+    if (!PyArg_ParseTuple(args, "O&OO:device_order", py_arguments_number, &device, &later_number, &earlier_number) ||
+        py_tensor_parse_stream(later_number, &later) < 0 || py_tensor_parse_stream(earlier_number, &earlier) < 0) {
+        return NULL;
+    }
+    Status status = order_streams((int)device.value, later, earlier);
+    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state(module), status);
+}
+
+static PyMethodDef functions[] = {
+    {"device_order", device_order, METH_VARARGS,
+     "device_order(device, later, earlier)\n--\n\nWhat comes on the stream `later` waits for what is on `earlier`."},
+    {"tensor_of_buffer", tensor_of_buffer, METH_VARARGS,
+     "tensor_of_buffer(object, dtype=None)\n--\n\nWhat the buffer protocol gives; dtype where that cannot say it "
+     "(bfloat16 as uint16)."},
+    {"tensor_of_dlpack", tensor_of_dlpack, METH_O,
+     "tensor_of_dlpack(capsule)\n--\n\nWhat is in a DLPack capsule, which is used up."},
+    {"tensor_of_address", tensor_of_address, METH_VARARGS,
+     "tensor_of_address(owner, address, shape, strides, dtype, writable)\n--\n\nMemory of a GPU, which `owner` keeps "
+     "alive; strides in bytes, or None."},
+    {NULL, NULL, 0, NULL},
+};
+
+int py_tensor_add(PyObject *module) {
+    ModuleState *state = py_module_state(module);
+    state->tensor_type = PyType_FromModuleAndSpec(module, &tensor_spec, NULL);
+    if (state->tensor_type == NULL) return -1;
+    if (PyModule_AddObjectRef(module, "Tensor", state->tensor_type) < 0) return -1;
+    return PyModule_AddFunctions(module, functions);
+}
