@@ -29,6 +29,7 @@ ALLREDUCE_OPS: tuple[str, ...]
 CODECS: tuple[str, ...]
 QUANTIZED_DTYPES: tuple[str, ...]
 ROUNDINGS: tuple[str, ...]
+SCALES: tuple[str, ...]
 FIELD_DTYPES: tuple[str, ...]
 IMAGE_TYPES: tuple[str, ...]
 WRITE_MODES: tuple[str, ...]
@@ -285,7 +286,14 @@ def allreduce_measure(comm: Comm) -> tuple[bytes, dict[str, Any]]: ...
 def allreduce_check_replicas(comm: Comm, array: Array) -> None: ...
 def quantize(array: Array, dtype: str, spec: Members, random: Members, threads: int, wire: U8) -> None: ...
 def dequantize(
-    wire: U8, spec: Members, out: Array, dtype: str, accumulate: F32 | None, divisor: float, threads: int
+    wire: U8,
+    spec: Members,
+    random: Members,
+    out: Array,
+    dtype: str,
+    accumulate: F32 | None,
+    divisor: float,
+    threads: int,
 ) -> None: ...
 def quantize_on_device(
     array: Array, spec: Members, random: Members, layers: Sequence[int], wire: U8, out: Array, skip: int, repeats: int

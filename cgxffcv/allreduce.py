@@ -64,10 +64,13 @@ def _plain(array: np.ndarray, argument: str) -> tuple[np.ndarray, str]:
 class QuantSpec:
     """How a tensor is quantised; both ends must agree on all of it.
 
-    bits: 1..8 (1 with the codec "sign"). bucket_size: elements that share a range. dtype: of the tensor, "float32",
-    "float16" or "bfloat16". codec: "maxmin" (uniform between the bucket's extremes), "sign" (1 bit with the mean
-    magnitude), "maxmin_spikes" (`spikes` elements of greatest magnitude travel apart; default one for each 128).
-    rounding: "nearest" or "stochastic". half_metadata: ranges in the tensor's own 16-bit type.
+    bits: 1..8 (1 with the codec "sign", at most 4 with "rotated"). bucket_size: elements that share a range. dtype:
+    of the tensor, "float32", "float16" or "bfloat16". codec: "maxmin" (uniform between the bucket's extremes),
+    "sign" (1 bit with the mean magnitude), "maxmin_spikes" (`spikes` elements of greatest magnitude travel apart;
+    default one for each 128), "rotated" (random signs and a Hadamard transform, then levels for a Gaussian: the
+    error does not depend on the data; buckets of 64, 128 .. 4096). rounding: "nearest" or "stochastic".
+    half_metadata: ranges in the tensor's own 16-bit type. scale: with "rotated", "mse" for the least error or
+    "unbiased" for one whose mean is nearly zero ("auto": that).
     """
 
     bits: int = 4
@@ -77,6 +80,7 @@ class QuantSpec:
     rounding: str = "nearest"
     half_metadata: bool = False
     spikes: int | None = None
+    scale: str = "auto"
     _core: dict = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -104,9 +108,9 @@ def quantize(
     """Quantises a C-contiguous array to its bytes on the wire (uint8, `spec.wire_bytes(array.size)` of them).
 
     Without a `spec` one is made of `options` (QuantSpec's fields) with the array's dtype. A float32 array may be
-    quantised under the spec of a 16-bit tensor (a sum of such). Stochastic rounding draws from Philox keyed by `seed`,
-    `call`, `rank` and the element's place, `quad` being the number of its first group of four. `out` receives the
-    bytes. Raises ValueError naming the argument that is out of range.
+    quantised under the spec of a 16-bit tensor (a sum of such). Stochastic rounding and the codec "rotated" draw
+    from Philox keyed by `seed`, `call`, `rank` (rounding alone) and the element's place, `quad` being the number of
+    its first group of four. `out` receives the bytes. Raises ValueError naming the argument that is out of range.
     """
     plain, name = _plain(array, "array")
     if spec is None:
@@ -130,12 +134,16 @@ def dequantize(
     out: np.ndarray | None = None,
     accumulate: np.ndarray | None = None,
     divisor: float = 1.0,
+    seed: int = 0,
+    call: int = 0,
+    quad: int = 0,
     threads: int = 1,
 ) -> np.ndarray:
     """Decodes `quantize`'s bytes to an array of the given shape: (accumulate + x') / divisor, rounded to out's dtype.
 
-    `out` defaults to a new array of the spec's dtype (uint16 for bfloat16); `accumulate` is float32 and may be `out`
-    itself. Raises CommError if the bytes are damaged in a way that shows.
+    `out` defaults to a new array of the spec's dtype (uint16 for bfloat16); `accumulate` is float32 and may be
+    `out` itself (not with "rotated", whose sums are of other values). "rotated" needs `quantize`'s seed, call and
+    quad. Raises CommError if the bytes are damaged in a way that shows.
     """
     if out is None:
         out = np.empty(elems, np.uint16 if spec.dtype == "bfloat16" else spec.dtype)
@@ -143,7 +151,8 @@ def dequantize(
     kind = "bfloat16" if name == "uint16" else name
     if plain.size != int(np.prod(elems)):
         raise ValueError(f"out must have {int(np.prod(elems))} elements, not {plain.size}")
-    _cgxffcv.dequantize(wire, spec._core, plain, kind, accumulate, divisor, threads)
+    random = {"seed": seed, "call": call, "rank": 0, "quad": quad}
+    _cgxffcv.dequantize(wire, spec._core, random, plain, kind, accumulate, divisor, threads)
     return out
 
 
@@ -212,17 +221,17 @@ def _named(layers: Iterable) -> list[tuple[str | None, LayerShape]]:
 class AllreducePlan:
     """An allreduce of a flat buffer of layers over a communicator: made once, run at every step, in place.
 
-    comm: a `cgxffcv.comm.Comm`. layers: for each layer (name, shape), or a shape or a number of elements alone, in the
-    order of the flat buffer. bits: 1..8, or 32 for none; bucket_size: elements that share a range; both also as a
-    mapping from layer names or indices (and "default") to values. Layers of one dimension, and layers of fewer than
-    `layer_min_size` elements, are not quantised unless `bits` names them. dtype: any of DTYPES; what is neither
-    float32, float16 nor bfloat16 (taken as uint16), and every op but "sum" and "average", travels exactly. codec,
-    rounding, half_metadata, spikes: see QuantSpec. algorithm: one of ALGORITHMS; "auto" goes by costs that are measured
-    once for each communicator (collective). average: False gives the sum; `op` names any operation. error_feedback:
-    what quantisation lost is added at the next run. seed: of stochastic rounding, equal on all ranks. threads: that
-    quantise. timeout: seconds that a run may take; else the communicator's. device: the number of the GPU on which the
-    buffers lie; None: in host memory. compare: there, too, the ranks compare before every run what they are about to
-    do; False: only now.
+    comm: a `cgxffcv.comm.Comm`. layers: for each layer (name, shape), or a shape or a number of elements alone, in
+    the order of the flat buffer. bits: 1..8, or 32 for none; bucket_size: elements that share a range; both also as
+    a mapping from layer names or indices (and "default") to values. Layers of one dimension, and layers of fewer
+    than `layer_min_size` elements, are not quantised unless `bits` names them. dtype: any of DTYPES; what is
+    neither float32, float16 nor bfloat16 (taken as uint16), and every op but "sum" and "average", travels exactly.
+    codec, rounding, half_metadata, spikes, scale: see QuantSpec, where scale "auto" is "mse" with error feedback.
+    algorithm: one of ALGORITHMS; "auto" goes by costs that are measured once for each communicator (collective).
+    average: False gives the sum; `op` names any operation. error_feedback: what quantisation lost is added at the
+    next run. seed: of stochastic rounding, equal on all ranks. threads: that quantise. timeout: seconds that a run
+    may take; else the communicator's. device: the number of the GPU on which the buffers lie; None: in host memory.
+    compare: there, too, the ranks compare before every run what they are about to do; False: only now.
 
     After a run the buffers of all ranks are equal bit for bit. All ranks make and run their plans in the same order.
     Raises ValueError naming the layer or the option.
@@ -241,6 +250,7 @@ class AllreducePlan:
         rounding: str = "nearest",
         half_metadata: bool = False,
         spikes: int | None = None,
+        scale: str = "auto",
         algorithm: str = "auto",
         average: bool = True,
         op: str | None = None,
@@ -275,6 +285,7 @@ class AllreducePlan:
             rounding=rounding,
             half_metadata=half_metadata,
             spikes=spikes or 0,
+            scale=scale,
             algorithm=algorithm,
             error_feedback=error_feedback,
             seed=seed,

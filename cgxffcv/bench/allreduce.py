@@ -130,7 +130,8 @@ def trial_of(world: comm.Comm, site: str, options: argparse.Namespace, count: in
     """The buffer and what sums it. UsageError if the options do not go together."""
     same = ("bits", "bucket_size", "dtype", "op", "algorithm", "codec", "rounding", "half_metadata", "threads")
     chosen = {name: getattr(options, name) for name in same} | own
-    chosen |= {"layer_min_size": 0, "spikes": 0, "error_feedback": False, "seed": 0, "timeout": 0.0, "costs": None}
+    chosen |= {"layer_min_size": 0, "spikes": 0, "scale": "auto"}
+    chosen |= {"error_feedback": False, "seed": 0, "timeout": 0.0, "costs": None}
     if site == "host" and options.algorithm == "auto" and compresses(options) and world.size > 1:
         chosen["costs"] = measure(world)[0]
     try:

@@ -3,7 +3,8 @@
 The data of every rank is a block of random elements, repeated; so are the exact result and its bound. Each quantisation
 on a rank's or a sum's way adds what its codec may lose: maxmin half a unit (a whole one when stochastic); sign, whose
 decoded values are plus or minus the bucket's mean magnitude, at most the bucket's greatest magnitude; maxmin_spikes
-half a unit of what lies between the spikes, and the rounding of a spike to bfloat16.
+half a unit of what lies between the spikes, and the rounding of a spike to bfloat16. What rotated loses is spread over
+its bucket like Gaussian noise of a known energy: eight standard deviations.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ BLOCK = 1 << 18  # elements, a multiple of all usual buckets
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "float64": 2.0**-53}
 SUBNORMAL = {"float32": 2.0**-126, "float16": 2.0**-24, "bfloat16": 2.0**-126, "float64": 2.0**-1000}
+ROTATED_LOSS = {1: 0.571, 2: 0.1332, 3: 0.0358, 4: 0.0096}  # error energy of a unit Gaussian, scale unbiased
 QUANTIZED_AGAIN = {"one_shot": 0, "sra": 1, "two_level": 2}  # a ring: at each further hop, and at its end
 
 
@@ -89,6 +91,10 @@ def _width(rows: np.ndarray) -> np.ndarray:
     return np.ptp(rows, axis=1)
 
 
+def _rms(rows: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.square(rows).mean(axis=1))
+
+
 def _width_of_the_rest(rows: np.ndarray, spikes: int) -> np.ndarray:
     """Twice the greatest magnitude but for the spikes."""
     if spikes >= rows.shape[1]:
@@ -97,7 +103,10 @@ def _width_of_the_rest(rows: np.ndarray, spikes: int) -> np.ndarray:
 
 
 def _lost(way: Way, width: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
-    """What one quantisation may lose of elements in buckets of such a width and greatest magnitude."""
+    """What one quantisation may lose of elements in buckets of such a width (rotated: root mean square) and greatest
+    magnitude."""
+    if way.codec == "rotated":
+        return (8 * ROTATED_LOSS[way.bits] ** 0.5 + 2.0**-20) * width
     unit = width / (2**way.bits - 1) * (1.0 if way.stochastic else 0.5)
     lost = {"maxmin": unit, "sign": magnitude, "maxmin_spikes": np.maximum(unit, 2.0**-8 * magnitude)}[way.codec]
     return lost + (ROUNDING[way.dtype] * magnitude if way.half_metadata else 0) + 2.0**-22 * magnitude
@@ -105,16 +114,18 @@ def _lost(way: Way, width: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
 
 def _quantized_bound(way: Way, blocks: list[np.ndarray]) -> np.ndarray:
     """Of the sum: every rank's own loss, then that of each quantisation of a sum, whose width and magnitude are at most
-    those of all summands together: what is decoded lies within its bucket's range, but for the rounding of spikes."""
+    those of all summands together: what is decoded lies within its bucket's range, but for the rounding of spikes, and
+    for the noise of rotated, which adds its share to the energy."""
+    growths = {"maxmin_spikes": 1 + 2.0**-7, "rotated": (1 + ROTATED_LOSS.get(way.bits, 0)) ** 0.5}
     magnitudes = [_each_bucket(x, way, _magnitude) for x in blocks]
-    widths = [_each_bucket(x, way, _width) for x in blocks]
+    widths = [_each_bucket(x, way, _rms if way.codec == "rotated" else _width) for x in blocks]
     first = widths
     if way.codec == "maxmin_spikes":
         first = [_each_bucket(x, way, lambda rows: _width_of_the_rest(rows, way.spikes)) for x in blocks]
     error = sum(_lost(way, width, magnitude) for width, magnitude in zip(first, magnitudes, strict=True))
     width, magnitude = sum(widths), sum(magnitudes)
     for hop in range(QUANTIZED_AGAIN.get(way.algorithm, way.ranks - 1)):
-        growth = (1 + 2.0**-7) ** (hop + 1) if way.codec == "maxmin_spikes" else 1
+        growth = growths.get(way.codec, 1) ** (hop + 1)
         error = error + _lost(way, width * growth, magnitude * growth)
     return error
 

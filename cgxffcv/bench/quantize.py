@@ -27,6 +27,7 @@ from cgxffcv.bench.allreduce_bounds import typed
 from cgxffcv.errors import UserError
 from cgxffcv.wording import counted
 
+MOST_BITS = {"sign": 1, "rotated": 4}
 LIBC = ctypes.CDLL(None)
 LIBC.memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 LIBC.memcpy.restype = ctypes.c_void_p
@@ -83,7 +84,7 @@ def measure(options: argparse.Namespace, bits: int, x: np.ndarray) -> dict:
         "quantise": lambda: quantize(x, spec, out=wire, threads=options.threads),
         "dequantise": lambda: dequantize(wire, x.size, spec, out=out, threads=options.threads),
     }
-    if options.dtype == "float32":
+    if options.dtype == "float32" and options.codec != "rotated":
         runs["add"] = lambda: dequantize(wire, x.size, spec, out=total, accumulate=total, threads=options.threads)
     rates = {name: x.nbytes / seconds / 1e9 for name, seconds in best_of(runs, options.rounds).items()}
     shares = {f"{name}_share": rate / rates["memcpy"] for name, rate in rates.items() if name != "memcpy"}
@@ -105,7 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     print(f"{'bits':>4} {'memcpy':>8} {'quantise':>16} {'dequantise':>16} {'add':>16}", file=table)
     results = []
-    for bits in options.bits if options.codec != "sign" else [1]:
+    most = MOST_BITS.get(options.codec, 8)
+    for bits in [bits for bits in options.bits if bits <= most] or [most]:
         results.append(measure(options, bits, x))
         r = results[-1]
         names = ("quantise", "dequantise", "add")

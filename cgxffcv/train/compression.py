@@ -25,7 +25,7 @@ class Compression:
     bucket_size: int = 1024
     layer_min_size: int = 1024
     algorithm: str = "auto"  # one_shot, sra, ring, two_level
-    codec: str = "maxmin"  # sign, maxmin_spikes
+    codec: str = "maxmin"  # sign, maxmin_spikes, rotated
     rounding: str = "nearest"  # stochastic
     error_feedback: bool = False
     layers: Mapping[str, int] = field(default_factory=dict)

@@ -7,7 +7,7 @@
 #include "base/memory.h"
 
 #define HEADER_MAGIC 0x41584743u /* "CGXA" */
-#define HEADER_VERSION 2
+#define HEADER_VERSION 3
 #define LAYER_TEXT_BYTES 256
 
 static AllreduceHeader header_of(const AllreduceSetup *setup, const AllreduceExtent *extent) {
@@ -79,6 +79,10 @@ static void describe_layer(const AllreduceSetup *setup, const WireMap *map, int6
         used += snprintf(text + used, (size_t)(LAYER_TEXT_BYTES - used), "%d bits, buckets of %lld, %s to %s",
                          spec->bits, (long long)spec->bucket_size, quantize_codec_name((int)spec->codec),
                          quantize_rounding_name((int)spec->rounding));
+        if (spec->scale != QUANT_SCALE_AUTO) {
+            const char *scale = quantize_scale_name((int)spec->scale);
+            used += snprintf(text + used, (size_t)(LAYER_TEXT_BYTES - used), ", scale %s", scale);
+        }
         if (spec->spikes > 0) snprintf(text + used, (size_t)(LAYER_TEXT_BYTES - used), ", %d spikes", spec->spikes);
     }
 }

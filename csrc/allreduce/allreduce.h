@@ -81,6 +81,7 @@ typedef struct AllreduceOptions {
     QuantRounding rounding;
     bool half_metadata; /* for float16 and bfloat16 */
     int spikes;         /* 0: quantize_default_spikes, with QUANT_SPIKES */
+    QuantScale scale;   /* AUTO with QUANT_ROTATED: MSE with error feedback, else UNBIASED */
     AllreduceAlgorithm algorithm;
     const AllreduceCosts *costs; /* for AUTO; NULL: a rule by size and topology. Borrowed for the call */
     bool error_feedback;         /* what quantisation lost is kept in float32 and added at the next run */

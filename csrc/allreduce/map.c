@@ -22,7 +22,7 @@ typedef struct Cut {
     uint64_t slot_bytes; /* of a slice at most */
     /* where the walk over the buckets stands */
     int layer;
-    int64_t slices, segments;
+    int64_t slices, segments, values;
     WireSlice open; /* the slice being filled; no elements: none */
     /* NULL while counting */
     WireChunk *chunk;
@@ -47,12 +47,16 @@ static void close_slice(Cut *cut) {
 static void add_segment(Cut *cut, int layer, int64_t first, int64_t elems) {
     const WireLayer *of = &cut->table->layers[layer];
     WireSlice *open = &cut->open;
-    if (open->elems == 0) *open = (WireSlice){.first = first, .segment = cut->segments};
+    if (open->elems == 0) {
+        *open = (WireSlice){.first = first, .first_value = cut->values, .segment = cut->segments};
+    }
     int64_t bucket = (first - of->first) / of->spec.bucket_size;
     WireSegment segment = {
         .layer = layer,
         .first = first,
         .elems = elems,
+        .first_value = cut->values,
+        .values = of->raw ? elems : quantize_values(&of->spec, elems),
         .quad = of->quad + (uint64_t)bucket * wire_bucket_quads(of),
         .offset = open->bytes,
         .bytes = (uint32_t)segment_bytes(cut, of, elems),
@@ -61,6 +65,8 @@ static void add_segment(Cut *cut, int layer, int64_t first, int64_t elems) {
     cut->segments++;
     open->segments++;
     open->elems += elems;
+    open->values += segment.values;
+    cut->values += segment.values;
     open->bytes += segment.bytes;
 }
 
@@ -135,7 +141,7 @@ static int64_t share(int64_t count, int i, int parts) { return count / parts * i
 
 static Status cut_all(Cut *cut) {
     int64_t buckets = cut->table->buckets;
-    cut->slices = cut->segments = 0;
+    cut->slices = cut->segments = cut->values = 0;
     cut->layer = 0;
     for (int o = 0; o < cut->outer; o++) {
         int64_t base = share(buckets, o, cut->outer), size = share(buckets, o + 1, cut->outer) - base;
@@ -193,6 +199,7 @@ static WireMap measure_map(const Cut *cut, const AllreduceOptions *options, doub
                    .elems = cut->table->elems,
                    .buckets = cut->table->buckets,
                    .any_quantized = cut->table->any_quantized,
+                   .any_domain = cut->table->any_domain,
                    .type = options->type,
                    .wide_type = wide_type_of(options->type),
                    .raw_type = cut->raw_type,
@@ -206,21 +213,25 @@ static WireMap measure_map(const Cut *cut, const AllreduceOptions *options, doub
 
 /* What the chunks hold, and the largest slice. */
 static void sum_up(WireMap *map, const Cut *cut) {
-    int64_t next = 0;
+    int64_t next = 0, next_value = 0;
     uint64_t bytes = 0;
     for (int c = 0; c < map->chunks; c++) {
         WireChunk *chunk = &cut->chunk[c];
         chunk->first = next;
+        chunk->first_value = next_value;
         for (int64_t s = chunk->slice; s < chunk->slice + chunk->slices; s++) {
             WireSlice *slice = &cut->slice[s];
             slice->at = bytes;
             bytes += slice->bytes;
             chunk->elems += slice->elems;
+            chunk->values += slice->values;
             chunk->bytes += slice->bytes;
             if (slice->elems > map->max_slice_elems) map->max_slice_elems = slice->elems;
+            if (slice->values > map->max_slice_values) map->max_slice_values = slice->values;
             if (slice->bytes > map->max_slice_bytes) map->max_slice_bytes = slice->bytes;
         }
         next += chunk->elems;
+        next_value += chunk->values;
     }
 }
 

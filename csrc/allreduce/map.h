@@ -21,13 +21,16 @@ typedef struct WireLayer {
 typedef struct WireChunk {
     int64_t slice, slices; /* the first, and how many */
     int64_t first, elems;
+    int64_t first_value, values;
     uint64_t bytes;
 } WireChunk;
 
-/* What travels in one slot: a contiguous range of the flat buffer. */
+/* What travels in one slot: a contiguous range of the flat buffer. Its sums are values, of which codecs with a domain
+ * of their own (docs/WIRE.md) have more than elements. */
 typedef struct WireSlice {
     int64_t first, elems;
-    int64_t segment; /* the first of them */
+    int64_t first_value, values; /* of those of all slices */
+    int64_t segment;             /* the first of them */
     int segments;
     uint32_t bytes;
     uint64_t at; /* bytes of the slices before it */
@@ -37,6 +40,7 @@ typedef struct WireSlice {
 typedef struct WireSegment {
     int layer;
     int64_t first, elems; /* in the flat buffer */
+    int64_t first_value, values;
     uint64_t quad;
     uint32_t offset, bytes; /* in the slice */
 } WireSegment;
@@ -49,12 +53,12 @@ typedef struct WireMap {
     int layers, chunks;
     int64_t slices, segments;
     int64_t elems, buckets;
-    bool any_quantized;
-    AllreduceType type, wide_type; /* of the buffer; of sums: float32 for the three types that can be quantised, else
-                                    * the type itself */
-    AllreduceType raw_type;        /* of unquantised elements on the wire */
-    double scale;                  /* by which elements are multiplied before they are added; a power of two */
-    int64_t max_slice_elems;
+    bool any_quantized, any_domain; /* of a layer's codec, and then sums cannot lie where the elements do */
+    AllreduceType type, wide_type;  /* of the buffer; of sums: float32 for the three types that can be quantised, else
+                                     * the type itself */
+    AllreduceType raw_type;         /* of unquantised elements on the wire */
+    double scale;                   /* by which elements are multiplied before they are added; a power of two */
+    int64_t max_slice_elems, max_slice_values;
     uint32_t max_slice_bytes;
 } WireMap;
 
@@ -74,6 +78,9 @@ static inline const WireSegment *wire_segment(const WireMap *map, int64_t index)
     return (const WireSegment *)((const char *)map + map->segments_at) + index;
 }
 
+/* Whether sums can lie where the elements do. */
+static inline bool wire_sums_in_place(const WireMap *map) { return map->type == map->wide_type && !map->any_domain; }
+
 /* The groups of random numbers that a bucket takes. */
 static inline uint64_t wire_bucket_quads(const WireLayer *layer) {
     return (uint64_t)((layer->spec.bucket_size + 3) / 4);
@@ -84,7 +91,7 @@ typedef struct WireTable {
     WireLayer *layers; /* owned, [count] */
     int count;
     int64_t elems, buckets;
-    bool any_quantized;
+    bool any_quantized, any_domain;
 } WireTable;
 
 /* Decides each layer under an algorithm; AUTO for one that is not chosen yet. */

@@ -34,6 +34,9 @@ static Status check_options(const AllreduceOptions *o) {
     if (o->spikes != 0 && o->codec != QUANT_SPIKES) {
         FAIL(STATUS_ARGUMENT, "spikes must be 0 without the codec maxmin_spikes, not %d", o->spikes);
     }
+    if (o->scale != QUANT_SCALE_AUTO && o->codec != QUANT_ROTATED) {
+        FAIL(STATUS_ARGUMENT, "scale must be auto without the codec rotated");
+    }
     if (o->threads < 1 || o->threads > 256) {
         FAIL(STATUS_ARGUMENT, "threads must be between 1 and 256, not %d", o->threads);
     }

@@ -49,6 +49,9 @@ static Status decide_layer(const AllreduceLayer *from, const AllreduceOptions *o
         .spikes = options->codec != QUANT_SPIKES ? 0
                   : options->spikes != 0         ? options->spikes
                                                  : quantize_default_spikes(bucket),
+        .scale = options->scale == QUANT_SCALE_AUTO && options->codec == QUANT_ROTATED
+                     ? (options->error_feedback ? QUANT_SCALE_MSE : QUANT_SCALE_UNBIASED)
+                     : options->scale,
     };
     return quantize_check(&layer->spec);
 }
@@ -59,9 +62,10 @@ static uint64_t hash_text(const char *text, uint64_t seed) {
 
 /* What all ranks must agree on, field by field. */
 static uint64_t hash_layer(const WireLayer *layer, const AllreduceLayer *from, uint64_t seed) {
-    int64_t fields[] = {layer->elems,      layer->raw,           layer->spec.bits,          layer->spec.bucket_size,
-                        layer->spec.codec, layer->spec.rounding, layer->spec.half_metadata, layer->spec.spikes,
-                        layer->own_bits,   layer->own_bucket};
+    const QuantSpec *spec = &layer->spec;
+    int64_t fields[] = {layer->elems, layer->raw,      spec->bits,       spec->bucket_size,
+                        spec->codec,  spec->rounding,  spec->scale,      spec->half_metadata,
+                        spec->spikes, layer->own_bits, layer->own_bucket};
     return hash_text(from->shape, hash_text(from->name, hash_bytes(fields, sizeof fields, seed)));
 }
 
@@ -86,6 +90,7 @@ static Status add_layer(WireTable *table, int index, const AllreduceLayer *from,
     table->elems += layer->elems;
     table->buckets += layer->buckets;
     table->any_quantized |= !layer->raw && layer->elems > 0;
+    table->any_domain |= !layer->raw && quantize_has_domain(&layer->spec);
     return STATUS_OK;
 }
 

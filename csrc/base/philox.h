@@ -25,7 +25,8 @@ typedef enum PhiloxStream {
     PHILOX_QUANTIZE = 3, /* stochastic rounding */
     PHILOX_INIT = 4,     /* network initialisation */
     PHILOX_TEST = 5,     /* random inputs of tests and benchmarks */
-    PHILOX_WRITE = 6     /* choices made while a file is written */
+    PHILOX_WRITE = 6,    /* choices made while a file is written */
+    PHILOX_ROTATE = 7    /* signs of the codec rotated */
 } PhiloxStream;
 
 HOST_DEVICE Philox4 philox(uint32_t k0, uint32_t k1, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {

@@ -45,8 +45,9 @@ static const SpecTable settings_table = {
     {SPEC_ENUM_KEY(AllreduceSettings, options.type, "dtype", allreduce_type_name), CHOICE(op, allreduce_op_name),
      OPTION(bits), OPTION(bucket_size), OPTION(layer_min_size), CHOICE(codec, quantize_codec_name),
      CHOICE(rounding, quantize_rounding_name), OPTION(half_metadata), OPTION(spikes),
-     CHOICE(algorithm, allreduce_algorithm_name), OPTION(error_feedback), OPTION(seed), OPTION(threads),
-     SPEC_KEY(AllreduceSettings, options.timeout_s, "timeout"), SPEC_WHOLE("costs", parse_costs)}};
+     CHOICE(scale, quantize_scale_name), CHOICE(algorithm, allreduce_algorithm_name), OPTION(error_feedback),
+     OPTION(seed), OPTION(threads), SPEC_KEY(AllreduceSettings, options.timeout_s, "timeout"),
+     SPEC_WHOLE("costs", parse_costs)}};
 
 int py_allreduce_parse(PyObject *kwargs, AllreduceSettings *out) {
     return py_spec_fill(&settings_table, kwargs, NULL, out);

@@ -16,6 +16,7 @@ static const struct {
     {"CODECS", quantize_codec_name},
     {"QUANTIZED_DTYPES", quantize_type_name},
     {"ROUNDINGS", quantize_rounding_name},
+    {"SCALES", quantize_scale_name},
     {"FIELD_DTYPES", beton_dtype_name},
     {"IMAGE_TYPES", augment_type_name},
     {"WRITE_MODES", beton_write_mode_name},

@@ -20,12 +20,12 @@ static int parse_spikes(PyObject *value, void *out) {
     return 0;
 }
 
-static const SpecTable quant_table = {"QuantSpec",
-                                      {SPEC_MEMBER(QuantSpec, bits), SPEC_MEMBER(QuantSpec, bucket_size),
-                                       SPEC_ENUM_KEY(QuantSpec, type, "dtype", quantize_type_name),
-                                       SPEC_ENUM(QuantSpec, codec, quantize_codec_name),
-                                       SPEC_ENUM(QuantSpec, rounding, quantize_rounding_name),
-                                       SPEC_MEMBER(QuantSpec, half_metadata), SPEC_WHOLE("spikes", parse_spikes)}};
+static const SpecTable quant_table = {
+    "QuantSpec",
+    {SPEC_MEMBER(QuantSpec, bits), SPEC_MEMBER(QuantSpec, bucket_size),
+     SPEC_ENUM_KEY(QuantSpec, type, "dtype", quantize_type_name), SPEC_ENUM(QuantSpec, codec, quantize_codec_name),
+     SPEC_ENUM(QuantSpec, rounding, quantize_rounding_name), SPEC_ENUM(QuantSpec, scale, quantize_scale_name),
+     SPEC_MEMBER(QuantSpec, half_metadata), SPEC_WHOLE("spikes", parse_spikes)}};
 
 static const SpecTable random_table = {"quantize",
                                        {SPEC_MEMBER(QuantRandom, seed), SPEC_MEMBER(QuantRandom, call),
@@ -80,7 +80,7 @@ static Status run_job(const Job *job, int threads) {
         status =
             quantize(job->spec, (QuantInput){job->from, job->type, job->elems, 1.0f}, job->random, pool, job->wire);
     } else {
-        status = dequantize(job->spec, job->wire, job->elems, job->target, pool);
+        status = dequantize(job->spec, job->wire, job->elems, job->target, job->random, pool);
     }
     pool_destroy(pool);
     return status;
@@ -140,7 +140,12 @@ static PyObject *quantize_array(PyObject *module, PyObject *args) {
     return result;
 }
 
-static int check_accumulate(const ArrayView *accumulate, const ArrayView *out) {
+static int check_accumulate(const QuantSpec *spec, const ArrayView *accumulate, const ArrayView *out) {
+    if (quantize_has_domain(spec)) {
+        PyErr_Format(PyExc_ValueError, "accumulate is not for the codec %s, whose sums are not of elements",
+                     quantize_codec_name((int)spec->codec));
+        return -1;
+    }
     if (accumulate->elems == out->elems) return 0;
     PyErr_Format(PyExc_ValueError, "accumulate must have as many elements as out (%lld), not %lld",
                  (long long)out->elems, (long long)accumulate->elems);
@@ -148,17 +153,18 @@ static int check_accumulate(const ArrayView *accumulate, const ArrayView *out) {
 }
 
 static PyObject *dequantize_array(PyObject *module, PyObject *args) {
-    PyObject *wire_array, *spec_in, *out_array, *type_name, *accumulate_array, *result = NULL;
+    PyObject *wire_array, *spec_in, *random_in, *out_array, *type_name, *accumulate_array, *result = NULL;
     QuantSpec spec;
     QuantTarget target = {.scale = 1.0f};
+    QuantRandom random;
     ArrayView wire, out, accumulate;
     int threads;
-    if (!PyArg_ParseTuple(args, "OOOOOfi:dequantize", &wire_array, &spec_in, &out_array, &type_name, &accumulate_array,
-                          &target.divisor, &threads)) {
+    if (!PyArg_ParseTuple(args, "OOOOOOfi:dequantize", &wire_array, &spec_in, &random_in, &out_array, &type_name,
+                          &accumulate_array, &target.divisor, &threads)) {
         return NULL;
     }
     if (parse_type(type_name, "the dtype of out", &target.type) < 0 ||
-        py_quant_spec_parse(module, spec_in, &spec) < 0) {
+        py_quant_spec_parse(module, spec_in, &spec) < 0 || py_spec_fill(&random_table, random_in, NULL, &random) < 0) {
         return NULL;
     }
     if (py_array_acquire(wire_array, "wire", 1u << ARRAY_U8, 1, false, &wire) < 0) return NULL;
@@ -170,8 +176,8 @@ static PyObject *dequantize_array(PyObject *module, PyObject *args) {
     }
     target.to = out.data;
     if (add) target.accumulate = accumulate.data;
-    if (check_wire(&spec, out.elems, &wire) == 0 && (!add || check_accumulate(&accumulate, &out) == 0)) {
-        Job job = {&spec, target.type, NULL, out.elems, NULL, wire.data, &target};
+    if (check_wire(&spec, out.elems, &wire) == 0 && (!add || check_accumulate(&spec, &accumulate, &out) == 0)) {
+        Job job = {&spec, target.type, NULL, out.elems, &random, wire.data, &target};
         result = finish_job(module, &job, threads);
     }
     if (add) py_array_release(&accumulate);
@@ -196,7 +202,8 @@ static PyMethodDef functions[] = {
     {"quantize", quantize_array, METH_VARARGS,
      "quantize(array, dtype, spec, random, threads, wire)\n--\n\nSee cgxffcv.allreduce.quantize."},
     {"dequantize", dequantize_array, METH_VARARGS,
-     "dequantize(wire, spec, out, dtype, accumulate, divisor, threads)\n--\n\nSee cgxffcv.allreduce.dequantize."},
+     "dequantize(wire, spec, random, out, dtype, accumulate, divisor, threads)\n--\n\nSee "
+     "cgxffcv.allreduce.dequantize."},
     {"quantize_wire_bytes", wire_bytes, METH_VARARGS,
      "quantize_wire_bytes(spec, elems)\n--\n\nThe bytes that a run of `elems` elements takes on the wire."},
     {"quantize_kernels", kernels, METH_VARARGS,

@@ -18,18 +18,29 @@ const char *quantize_codec_name(int codec) {
 
 NAMES_DEFINE(quantize_type_name, "float32", "float16", "bfloat16")
 NAMES_DEFINE(quantize_rounding_name, "nearest", "stochastic")
+NAMES_DEFINE(quantize_scale_name, "auto", "mse", "unbiased")
 
 uint64_t quant_metadata_bytes(const QuantSpec *spec) {
     return (uint64_t)quant_codec(spec->codec)->metadata_values * (spec->half_metadata ? 2 : 4);
 }
 
-uint64_t quant_codes_bytes(const QuantSpec *spec, int64_t elems) {
-    return ((uint64_t)elems * (uint64_t)spec->bits + 7) / 8;
+uint64_t quant_codes_bytes(const QuantSpec *spec, int64_t count) {
+    return ((uint64_t)count * (uint64_t)spec->bits + 7) / 8;
 }
 
 Status quant_check_no_spikes(const QuantSpec *spec) {
     if (spec->spikes != 0) FAIL(STATUS_ARGUMENT, "spikes must be 0 without the codec maxmin_spikes");
     return STATUS_OK;
+}
+
+Status quant_check_no_scale(const QuantSpec *spec) {
+    if (spec->scale != QUANT_SCALE_AUTO) FAIL(STATUS_ARGUMENT, "scale must be auto without the codec rotated");
+    return STATUS_OK;
+}
+
+Status quant_check_plain(const QuantSpec *spec) {
+    TRY(quant_check_no_scale(spec));
+    return quant_check_no_spikes(spec);
 }
 
 void quant_codes_encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input, const QuantRandom *random,

@@ -12,6 +12,17 @@ typedef struct QuantWire {
     uint8_t *codes;    /* quant_codes_bytes of it */
 } QuantWire;
 
+/* Where terms are added, if not as elements: as values, float32, of which a whole bucket has as many as elements. */
+#define QUANT_DOMAIN_MAX_VALUES 4096 /* of a bucket */
+typedef struct QuantDomain {
+    int64_t (*values)(int64_t elems); /* of a bucket of so many elements */
+    /* `random` holds the quad of this bucket. */
+    void (*enter)(const QuantKernels *kernels, QuantInput input, const QuantRandom *random, float *values);
+    /* In place; the bucket's elements are the first of the `count`. */
+    void (*leave)(const QuantKernels *kernels, float *values, int64_t count, const QuantRandom *random);
+} QuantDomain;
+
+/* encode and decode work on the bucket's values where there is a domain. */
 typedef struct QuantCodecEntry {
     const char *name;
     int metadata_values; /* a bucket's: float32, or the tensor's own type with half_metadata */
@@ -23,6 +34,7 @@ typedef struct QuantCodecEntry {
     /* STATUS_TRANSPORT if the bucket cannot be what a peer wrote; then `target` is partly written. */
     Status (*decode)(const QuantKernels *kernels, const QuantSpec *spec, QuantWire wire, int64_t elems,
                      const QuantTarget *target);
+    const QuantDomain *domain; /* NULL: terms are added as elements */
 } QuantCodecEntry;
 
 #define X(number, entry) extern const QuantCodecEntry entry;
@@ -32,13 +44,15 @@ QUANT_CODECS(X)
 /* NULL if no codec has the number. */
 const QuantCodecEntry *quant_codec(QuantCodec codec);
 
-/* The bytes of a bucket's values, without its spikes, and of its codes. */
+/* The bytes of a bucket's range, without its spikes, and of its codes, of which there are `count`. */
 uint64_t quant_metadata_bytes(const QuantSpec *spec);
-uint64_t quant_codes_bytes(const QuantSpec *spec, int64_t elems);
+uint64_t quant_codes_bytes(const QuantSpec *spec, int64_t count);
 
 /* ---- what entries share ---- */
 
 Status quant_check_no_spikes(const QuantSpec *spec);
+Status quant_check_no_scale(const QuantSpec *spec);
+Status quant_check_plain(const QuantSpec *spec); /* both */
 
 /* The codes of a bucket on its grid: all 0 where the grid has none. */
 void quant_codes_encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input, const QuantRandom *random,

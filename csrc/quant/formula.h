@@ -21,7 +21,7 @@
 #endif
 
 #define QUANT_NAN_F32 0x7FC00000u
-#define QUANT_SIGN_PARTIALS 32
+#define QUANT_PARTIALS 32
 #define QUANT_SPIKE_BYTES 4
 #define QUANT_MAGNITUDE_LIMIT 0x7E000000u /* 2^125: from here on a bucket's width may overflow */
 

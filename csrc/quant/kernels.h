@@ -22,6 +22,16 @@ static inline QuantRange quant_range_scaled(QuantRange range, float scale) {
     return (QuantRange){magnitude, QUANT_MUL(range.min, scale), QUANT_MUL(range.max, scale)};
 }
 
+/* Adds up 32 partial sums. */
+static inline float quant_fold(float partial[QUANT_PARTIALS]) {
+    for (int width = QUANT_PARTIALS / 2; width >= 1; width /= 2) {
+        for (int i = 0; i < width; i++) partial[i] += partial[i + width];
+    }
+    return partial[0];
+}
+
+#define QUANT_LEVELS 16 /* at most, of codes that stand for levels of a table */
+
 typedef struct QuantEncode {
     int bits;
     float min, inverse;        /* 1 / unit */
@@ -40,6 +50,20 @@ typedef struct QuantKernels {
     /* Reads ceil(elems * bits / 8) bytes and nothing beyond. */
     void (*decode)(const uint8_t *codes, int bits, float unit, float min, int64_t elems, const QuantTarget *target);
     void (*pass)(QuantInput input, const QuantTarget *target);
+
+    /* ---- of rotated buckets: `count` values, a power of two that is at least QUANT_PARTIALS ---- */
+
+    /* Turns the sign of value i where bit i % 32 of word i / 32 is set. */
+    void (*turn_signs)(float *values, const uint32_t *words, int64_t count);
+    /* The Hadamard transform, times count^-1/2. */
+    void (*rotate)(float *values, int64_t count);
+    /* The sum of products in 32 partial sums, as in magnitude_sum. */
+    float (*dot)(const float *a, const float *b, int64_t count);
+    /* How many thresholds lie below each value times `inverse`; up to 4 bits. */
+    void (*encode_levels)(const float *values, int bits, float inverse, int64_t count, uint8_t *codes);
+    /* levels[code] into a target of float32. */
+    void (*decode_levels)(const uint8_t *codes, int bits, const float *levels, int64_t count,
+                          const QuantTarget *target);
 } QuantKernels;
 
 extern const QuantKernels quant_kernels_scalar;

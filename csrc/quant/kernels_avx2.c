@@ -117,6 +117,19 @@ INLINE void v_store_part(void *to, QuantType type, int64_t i, int count, VF a) {
     memcpy((uint8_t *)to + i * (int64_t)item, buffer, (size_t)count * item);
 }
 
+/* The lanes in which `bits` has a bit, with the other sign. */
+INLINE VF v_negate_where(VF a, uint32_t bits) {
+    const VI top = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
+    VI signs = _mm256_and_si256(_mm256_sllv_epi32(_mm256_set1_epi32((int)bits), top), _mm256_set1_epi32(INT32_MIN));
+    return _mm256_xor_ps(a, _mm256_castsi256_ps(signs));
+}
+
+/* Each lane's neighbour `distance` away, a power of two. */
+INLINE VF v_swap(VF a, int distance) {
+    if (distance == 1) return _mm256_permute_ps(a, 0xB1);
+    return distance == 2 ? _mm256_permute_ps(a, 0x4E) : _mm256_permute2f128_ps(a, a, 1);
+}
+
 INLINE VI v_multiply(VI a, VI b) { return _mm256_mul_epu32(a, b); }
 INLINE VI v_shift_right64(VI a, int count) { return _mm256_srli_epi64(a, count); }
 INLINE VI v_xor3(VI a, VI b, VI c) { return _mm256_xor_si256(_mm256_xor_si256(a, b), c); }
@@ -177,25 +190,22 @@ INLINE void pack_block(const VI code[4], int bits, uint8_t *to) {
 
 #define WINDOW_BYTES 8
 
-#define TABLE_BITS 3
+#define TABLE_BITS 3    /* of a table in one vector */
+#define TABLE_VECTORS 2 /* of a table of QUANT_LEVELS */
 
-/* How a vector's codes are drawn from a window of their bytes: two bytes to each lane, a shift, then up to TABLE_BITS a
- * table of the bucket's values, above it the arithmetic. */
+/* How a vector's codes are drawn from a window of their bytes: two bytes to each lane, a shift, then a table of the
+ * bucket's values or, where that would be too long, the arithmetic. */
 typedef struct Unpack {
     VI pick, shift;
-    VF table, unit, min;
+    VF table[TABLE_VECTORS], unit, min;
 } Unpack;
 
-INLINE Unpack unpack_make(int bits, float unit, float min) {
+INLINE Unpack unpack_make(int bits) {
     VI lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     VI at = _mm256_mullo_epi32(lane, _mm256_set1_epi32(bits)), byte = _mm256_srli_epi32(at, 3);
     VI next = _mm256_slli_epi32(_mm256_add_epi32(byte, _mm256_set1_epi32(1)), 8);
-    Unpack unpack = {.unit = v_set1(unit), .min = v_set1(min)};
-    unpack.pick = _mm256_or_si256(_mm256_or_si256(byte, next), _mm256_set1_epi32((int)0x80800000u));
-    unpack.shift = _mm256_and_si256(at, _mm256_set1_epi32(7));
-    VI code = _mm256_and_si256(lane, _mm256_set1_epi32((1 << bits) - 1));
-    unpack.table = v_add(unpack.min, v_mul(unpack.unit, v_to_float(code)));
-    return unpack;
+    VI pick = _mm256_or_si256(_mm256_or_si256(byte, next), _mm256_set1_epi32((int)0x80800000u));
+    return (Unpack){.pick = pick, .shift = _mm256_and_si256(at, _mm256_set1_epi32(7))};
 }
 
 INLINE __m128i load_window(const uint8_t *from, int bits) {
@@ -211,10 +221,18 @@ INLINE __m128i load_window_part(const uint8_t *from, int bytes) {
     return _mm_loadl_epi64((const void *)buffer);
 }
 
-INLINE VF unpack_values(const Unpack *unpack, int bits, __m128i window) {
+/* The table's value at the low bits of each code. */
+INLINE VF table_look_up(const VF table[TABLE_VECTORS], int bits, VI code) {
+    VF low = _mm256_permutevar8x32_ps(table[0], code);
+    if (bits <= TABLE_BITS) return low;
+    VF fourth_bit = _mm256_castsi256_ps(_mm256_slli_epi32(code, 28));
+    return _mm256_blendv_ps(low, _mm256_permutevar8x32_ps(table[1], code), fourth_bit);
+}
+
+INLINE VF unpack_values(const Unpack *unpack, int bits, bool lookup, __m128i window) {
     VI spread = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(window), unpack->pick);
     VI code = _mm256_srlv_epi32(spread, unpack->shift);
-    if (bits <= TABLE_BITS) return _mm256_permutevar8x32_ps(unpack->table, code);
+    if (lookup) return table_look_up(unpack->table, bits, code);
     VF p = v_mul(unpack->unit, v_to_float(_mm256_and_si256(code, _mm256_set1_epi32((1 << bits) - 1))));
     return v_add(unpack->min, p);
 }

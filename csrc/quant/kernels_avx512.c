@@ -88,6 +88,19 @@ INLINE void v_store_part(void *to, QuantType type, int64_t i, int count, VF a) {
     }
 }
 
+/* The lanes in which `bits` has a bit, with the other sign. */
+INLINE VF v_negate_where(VF a, uint32_t bits) {
+    VI as_bits = _mm512_castps_si512(a);
+    return _mm512_castsi512_ps(_mm512_mask_xor_epi32(as_bits, (__mmask16)bits, as_bits, _mm512_set1_epi32(INT32_MIN)));
+}
+
+/* Each lane's neighbour `distance` away, a power of two. */
+INLINE VF v_swap(VF a, int distance) {
+    if (distance == 1) return _mm512_permute_ps(a, 0xB1);
+    if (distance == 2) return _mm512_permute_ps(a, 0x4E);
+    return distance == 4 ? _mm512_shuffle_f32x4(a, a, 0xB1) : _mm512_shuffle_f32x4(a, a, 0x4E);
+}
+
 INLINE VI v_multiply(VI a, VI b) { return _mm512_mul_epu32(a, b); }
 INLINE VI v_shift_right64(VI a, unsigned count) { return _mm512_srli_epi64(a, count); }
 INLINE VI v_xor3(VI a, VI b, VI c) { return _mm512_ternarylogic_epi32(a, b, c, 0x96); }
@@ -148,25 +161,22 @@ INLINE void pack_block(const VI code[4], int bits, uint8_t *to) {
 
 #define WINDOW_BYTES 16
 
-#define TABLE_BITS 4
+#define TABLE_BITS 4    /* of a table in one vector */
+#define TABLE_VECTORS 1 /* of a table of QUANT_LEVELS */
 
-/* How a vector's codes are drawn from a window of their bytes: two bytes to each lane, a shift, then up to TABLE_BITS a
- * table of the bucket's values, above it the arithmetic. */
+/* How a vector's codes are drawn from a window of their bytes: two bytes to each lane, a shift, then a table of the
+ * bucket's values or, where that would be too long, the arithmetic. */
 typedef struct Unpack {
     VI pick, shift;
-    VF table, unit, min;
+    VF table[TABLE_VECTORS], unit, min;
 } Unpack;
 
-INLINE Unpack unpack_make(int bits, float unit, float min) {
+INLINE Unpack unpack_make(int bits) {
     VI lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     VI at = _mm512_mullo_epi32(lane, _mm512_set1_epi32(bits)), byte = _mm512_srli_epi32(at, 3);
     VI next = _mm512_slli_epi32(_mm512_add_epi32(byte, _mm512_set1_epi32(1)), 8);
-    Unpack unpack = {.unit = v_set1(unit), .min = v_set1(min)};
-    unpack.pick = _mm512_or_si512(_mm512_or_si512(byte, next), _mm512_set1_epi32((int)0x80800000u));
-    unpack.shift = _mm512_and_si512(at, _mm512_set1_epi32(7));
-    VI code = _mm512_and_si512(lane, _mm512_set1_epi32((1 << bits) - 1));
-    unpack.table = v_add(unpack.min, v_mul(unpack.unit, v_to_float(code)));
-    return unpack;
+    VI pick = _mm512_or_si512(_mm512_or_si512(byte, next), _mm512_set1_epi32((int)0x80800000u));
+    return (Unpack){.pick = pick, .shift = _mm512_and_si512(at, _mm512_set1_epi32(7))};
 }
 
 INLINE __m128i load_window(const uint8_t *from, int bits) {
@@ -180,10 +190,10 @@ INLINE __m128i load_window_part(const uint8_t *from, int bytes) {
     return _mm_maskz_loadu_epi8((__mmask16)((1u << bytes) - 1u), from);
 }
 
-INLINE VF unpack_values(const Unpack *unpack, int bits, __m128i window) {
+INLINE VF unpack_values(const Unpack *unpack, int bits, bool lookup, __m128i window) {
     VI spread = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(window), unpack->pick);
     VI code = _mm512_srlv_epi32(spread, unpack->shift);
-    if (bits <= TABLE_BITS) return _mm512_permutexvar_ps(code, unpack->table);
+    if (lookup) return _mm512_permutexvar_ps(code, unpack->table[0]);
     VF p = v_mul(unpack->unit, v_to_float(_mm512_and_si512(code, _mm512_set1_epi32((1 << bits) - 1))));
     return v_add(unpack->min, p);
 }

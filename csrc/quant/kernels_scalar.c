@@ -1,6 +1,7 @@
 /* The reference kernels: one element at a time, in the words of docs/WIRE.md. Every other form must give the same
  * bytes. */
 #include "quant/kernels.h"
+#include "quant/rotation.h"
 
 static QuantRange range(QuantInput input) {
     float first = element_load(input.x, input.type, 0);
@@ -16,15 +17,12 @@ static QuantRange range(QuantInput input) {
 }
 
 static float magnitude_sum(QuantInput input) {
-    float partial[QUANT_SIGN_PARTIALS] = {0};
+    float partial[QUANT_PARTIALS] = {0};
     for (int64_t i = 0; i < input.elems; i++) {
         float x = quant_load(input, i);
-        partial[i % QUANT_SIGN_PARTIALS] += float_of_bits(float_bits(x) & 0x7FFFFFFFu);
+        partial[i % QUANT_PARTIALS] += float_of_bits(float_bits(x) & 0x7FFFFFFFu);
     }
-    for (int width = QUANT_SIGN_PARTIALS / 2; width >= 1; width /= 2) {
-        for (int i = 0; i < width; i++) partial[i] += partial[i + width];
-    }
-    return partial[0];
+    return quant_fold(partial);
 }
 
 /* A little-endian stream of codes. */
@@ -73,22 +71,73 @@ static void encode_sign(QuantInput input, uint8_t *codes) {
     bits_flush(&writer);
 }
 
-static void decode(const uint8_t *codes, int bits, float unit, float min, int64_t elems, const QuantTarget *target) {
-    uint32_t held = 0, mask = (1u << bits) - 1u;
-    int count = 0;
-    for (int64_t i = 0; i < elems; i++) {
-        if (count < bits) {
-            held |= (uint32_t)*codes++ << count;
-            count += 8;
-        }
-        quant_deliver(target, i, quant_decode(held & mask, unit, min));
-        held >>= bits;
-        count -= bits;
+typedef struct BitReader {
+    const uint8_t *at;
+    uint32_t held;
+    int count;
+} BitReader;
+
+static uint32_t bits_take(BitReader *reader, int bits) {
+    if (reader->count < bits) {
+        reader->held |= (uint32_t)*reader->at++ << reader->count;
+        reader->count += 8;
     }
+    uint32_t code = reader->held & ((1u << bits) - 1u);
+    reader->held >>= bits;
+    reader->count -= bits;
+    return code;
+}
+
+static void decode(const uint8_t *codes, int bits, float unit, float min, int64_t elems, const QuantTarget *target) {
+    BitReader reader = {codes, 0, 0};
+    for (int64_t i = 0; i < elems; i++) quant_deliver(target, i, quant_decode(bits_take(&reader, bits), unit, min));
 }
 
 static void pass(QuantInput input, const QuantTarget *target) {
     for (int64_t i = 0; i < input.elems; i++) quant_deliver(target, i, quant_load(input, i));
 }
 
-const QuantKernels quant_kernels_scalar = {"scalar", range, magnitude_sum, encode, encode_sign, decode, pass};
+static void turn_signs(float *values, const uint32_t *words, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        values[i] = float_of_bits(float_bits(values[i]) ^ (words[i / 32] >> (i % 32) & 1u) << 31);
+    }
+}
+
+static void rotate(float *values, int64_t count) {
+    float factor = quant_rotation_factor(count);
+    for (int64_t h = 1; h < count; h *= 2) {
+        for (int64_t i = 0; i < count; i++) {
+            if ((i & h) != 0) continue;
+            float a = values[i], b = values[i + h];
+            values[i] = a + b;
+            values[i + h] = a - b;
+        }
+    }
+    for (int64_t i = 0; i < count; i++) values[i] *= factor;
+}
+
+static float dot(const float *a, const float *b, int64_t count) {
+    float partial[QUANT_PARTIALS] = {0};
+    for (int64_t i = 0; i < count; i++) partial[i % QUANT_PARTIALS] += a[i] * b[i];
+    return quant_fold(partial);
+}
+
+static void encode_levels(const float *values, int bits, float inverse, int64_t count, uint8_t *codes) {
+    BitWriter writer = {codes, 0, 0};
+    for (int64_t i = 0; i < count; i++) {
+        float t = values[i] * inverse;
+        uint32_t code = 0;
+        for (int k = 0; k + 1 < 1 << bits; k++) code += quant_threshold(bits, k) < t;
+        bits_put(&writer, code, bits);
+    }
+    bits_flush(&writer);
+}
+
+static void decode_levels(const uint8_t *codes, int bits, const float *levels, int64_t count,
+                          const QuantTarget *target) {
+    BitReader reader = {codes, 0, 0};
+    for (int64_t i = 0; i < count; i++) quant_deliver(target, i, levels[bits_take(&reader, bits)]);
+}
+
+const QuantKernels quant_kernels_scalar = {"scalar", range,      magnitude_sum, encode, encode_sign,   decode,
+                                           pass,     turn_signs, rotate,        dot,    encode_levels, decode_levels};

@@ -2,6 +2,7 @@
  * of LANES float32 and int32), the primitives on them (v_*), pack_block, and KERNELS (the table to define) with
  * KERNELS_NAME. A block is 4 vectors: the elements that one round of Philox serves and one packing step takes. */
 #include "base/checked.h"
+#include "quant/rotation.h"
 
 #define BLOCK (4 * LANES)
 
@@ -53,23 +54,20 @@ static QuantRange range(QuantInput input) {
     return quant_range_scaled(found, input.scale);
 }
 
-#define SUM_VECTORS (QUANT_SIGN_PARTIALS / LANES)
+#define SUM_VECTORS (QUANT_PARTIALS / LANES)
 
 INLINE float magnitude_sum_of(QuantInput in, QuantType type) {
     VF partial[SUM_VECTORS];
     for (int v = 0; v < SUM_VECTORS; v++) partial[v] = v_set1(0.0f);
-    for (int64_t i = 0; i < in.elems; i += QUANT_SIGN_PARTIALS) {
+    for (int64_t i = 0; i < in.elems; i += QUANT_PARTIALS) {
         for (int v = 0; v < SUM_VECTORS; v++) {
             VF a = load_scaled(in, type, i + v * LANES, v_set1(0.0f));
             partial[v] = v_add(partial[v], v_as_float(v_magnitude(a)));
         }
     }
-    float sums[QUANT_SIGN_PARTIALS];
+    float sums[QUANT_PARTIALS];
     for (int v = 0; v < SUM_VECTORS; v++) v_store_float(sums + v * LANES, partial[v]);
-    for (int width = QUANT_SIGN_PARTIALS / 2; width >= 1; width /= 2) {
-        for (int i = 0; i < width; i++) sums[i] += sums[i + width];
-    }
-    return sums[0];
+    return quant_fold(sums);
 }
 
 static float magnitude_sum(QuantInput input) {
@@ -155,20 +153,25 @@ static __attribute__((noinline)) void pack_last(const VI code[4], int bits, uint
     memcpy(to, buffer, (size_t)(left < whole ? left : whole));
 }
 
+/* Packs a block to `offset` of `bytes` in all. */
+INLINE void pack_at(const VI code[4], int bits, uint8_t *codes, int64_t offset, int64_t bytes) {
+    const int writes = BLOCK / 8 * bits + (is_power_of_two((uint64_t)bits) ? 0 : 16);
+    if (bytes - offset >= writes) {
+        pack_any(code, bits, codes + offset);
+    } else {
+        pack_last(code, bits, codes + offset, bytes - offset);
+    }
+}
+
 INLINE void encode_with(QuantInput in, QuantType type, const QuantEncode *e, bool stochastic, uint8_t *codes) {
     const int bits = e->bits;
-    const int writes = BLOCK / 8 * bits + (is_power_of_two((uint64_t)bits) ? 0 : 16);
     int64_t bytes = (in.elems * bits + 7) / 8, offset = 0;
     Keys keys;
     if (stochastic) keys_make(e->random, &keys);
     for (int64_t i = 0; i < in.elems; i += BLOCK, offset += BLOCK / 8 * bits) {
         VI code[4];
         encode_block(in, type, e, stochastic ? &keys : NULL, bits, i, code);
-        if (bytes - offset >= writes) {
-            pack_any(code, bits, codes + offset);
-        } else {
-            pack_last(code, bits, codes + offset, bytes - offset);
-        }
+        pack_at(code, bits, codes, offset, bytes);
     }
 }
 
@@ -198,11 +201,7 @@ INLINE void encode_sign_of(QuantInput in, QuantType type, uint8_t *codes) {
             VF x = load_scaled(in, type, i + v * LANES, zero);
             code[v] = v_increment_if_less(v_set1i(0), x, zero);
         }
-        if (bytes - i / 8 >= BLOCK / 8) {
-            pack_block(code, 1, codes + i / 8);
-        } else {
-            pack_last(code, 1, codes + i / 8, bytes - i / 8);
-        }
+        pack_at(code, 1, codes, i / 8, bytes);
     }
 }
 
@@ -246,25 +245,48 @@ INLINE void deliver(const QuantTarget *target, QuantType type, bool add, float s
     }
 }
 
-INLINE void decode_with(const uint8_t *codes, int bits, float unit, float min, int64_t elems, const QuantTarget *target,
-                        QuantType type, bool add) {
+/* Codes that stand for the values of a table, repeated as often as a vector has room: what is looked up may have bits
+ * of the next code above its own. */
+INLINE Unpack unpack_levels(int bits, const float *levels) {
+    float table[TABLE_VECTORS * LANES];
+    Unpack unpack = unpack_make(bits);
+    for (int i = 0; i < TABLE_VECTORS * LANES; i++) table[i] = levels[i & ((1 << bits) - 1)];
+    for (int half = 0; half < TABLE_VECTORS; half++) unpack.table[half] = v_load(table, QUANT_F32, half * LANES);
+    return unpack;
+}
+
+INLINE Unpack unpack_grid(int bits, float unit, float min) {
+    float codes[LANES];
+    Unpack unpack = unpack_make(bits);
+    unpack.unit = v_set1(unit);
+    unpack.min = v_set1(min);
+    for (int i = 0; i < LANES; i++) codes[i] = (float)(i & ((1 << bits) - 1));
+    for (int half = 0; half < TABLE_VECTORS; half++) {
+        unpack.table[half] = v_add(unpack.min, v_mul(unpack.unit, v_load(codes, QUANT_F32, 0)));
+    }
+    return unpack;
+}
+
+/* With `lookup` the values are those of unpack's table. */
+INLINE void decode_with(const uint8_t *codes, int bits, Unpack unpack, bool lookup, int64_t elems,
+                        const QuantTarget *target, QuantType type, bool add) {
     const int window = LANES / 8 * bits; /* the bytes of a vector's codes */
     const int reads = is_power_of_two((uint64_t)bits) ? window : WINDOW_BYTES;
     int64_t bytes = (elems * bits + 7) / 8, offset = 0, i = 0;
     float scale = target->scale;
     Division division = division_by(target->divisor);
-    Unpack unpack = unpack_make(bits, unit, min);
-    if (!add && bits <= TABLE_BITS) { /* the few values in place of the many elements */
-        unpack.table = divide(unpack.table, division);
+    if (!add && lookup) { /* the few values in place of the many elements */
+        for (int half = 0; half < TABLE_VECTORS; half++) unpack.table[half] = divide(unpack.table[half], division);
         division = division_by(1.0f);
     }
     for (; i + LANES <= elems && offset + reads <= bytes; i += LANES, offset += window) {
-        VF value = unpack_values(&unpack, bits, load_window(codes + offset, bits));
+        VF value = unpack_values(&unpack, bits, lookup, load_window(codes + offset, bits));
         deliver(target, type, add, scale, division, i, LANES, value);
     }
     for (; i < elems; i += LANES, offset += window) {
         int64_t left = bytes - offset;
-        VF value = unpack_values(&unpack, bits, load_window_part(codes + offset, left < window ? (int)left : window));
+        __m128i some = load_window_part(codes + offset, left < window ? (int)left : window);
+        VF value = unpack_values(&unpack, bits, lookup, some);
         deliver(target, type, add, scale, division, i, elems - i, value);
     }
 }
@@ -273,7 +295,7 @@ INLINE void decode_type(const uint8_t *codes, int bits, float unit, float min, i
                         QuantType type, bool add) {
 #define CASE(q)                                                                                                        \
     case q:                                                                                                            \
-        decode_with(codes, q, unit, min, elems, target, type, add);                                                    \
+        decode_with(codes, q, unpack_grid(q, unit, min), q <= TABLE_BITS, elems, target, type, add);                   \
         break;
     FOR_BITS(bits, CASE)
 #undef CASE
@@ -318,4 +340,113 @@ static void pass(QuantInput in, const QuantTarget *target) {
 #undef CALL
 }
 
-const QuantKernels KERNELS = {KERNELS_NAME, range, magnitude_sum, encode, encode_sign, decode, pass};
+/* ---- rotated buckets ---- */
+
+static void turn_signs(float *values, const uint32_t *words, int64_t count) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        VF a = v_load(values, QUANT_F32, i);
+        v_store_float(values + i, v_negate_where(a, words[i / 32] >> (i % 32)));
+    }
+}
+
+/* The butterflies within a vector: (low + high, low - high), with lanes `h` apart; `high` has a bit for each lane. */
+INLINE VF butterfly_within(VF a, int h, uint32_t high) { return v_add(v_swap(a, h), v_negate_where(a, high)); }
+
+INLINE void butterfly(VF *a, VF *b) {
+    VF sum = v_add(*a, *b);
+    *b = v_sub(*a, *b);
+    *a = sum;
+}
+
+/* Two stages at once, h and 2 h. */
+INLINE void rotate_twice(float *values, int64_t count, int64_t h) {
+    for (int64_t base = 0; base < count; base += 4 * h) {
+        for (float *at = values + base; at < values + base + h; at += LANES) {
+            VF v[4];
+            for (int k = 0; k < 4; k++) v[k] = v_load(at + k * h, QUANT_F32, 0);
+            butterfly(&v[0], &v[1]);
+            butterfly(&v[2], &v[3]);
+            butterfly(&v[0], &v[2]);
+            butterfly(&v[1], &v[3]);
+            for (int k = 0; k < 4; k++) v_store_float(at + k * h, v[k]);
+        }
+    }
+}
+
+static void rotate(float *values, int64_t count) {
+    VF factor = v_set1(quant_rotation_factor(count));
+    int64_t h = LANES;
+    for (int64_t i = 0; i < count; i += LANES) {
+        VF a = v_load(values, QUANT_F32, i);
+        a = butterfly_within(a, 1, 0xAAAAu);
+        a = butterfly_within(a, 2, 0xCCCCu);
+        a = butterfly_within(a, 4, 0xF0F0u);
+        if (LANES > 8) a = butterfly_within(a, 8, 0xFF00u);
+        v_store_float(values + i, a);
+    }
+    for (; 4 * h <= count; h *= 4) rotate_twice(values, count, h);
+    for (int64_t i = 0; h < count && i < h; i += LANES) {
+        VF a = v_load(values, QUANT_F32, i), b = v_load(values, QUANT_F32, i + h);
+        butterfly(&a, &b);
+        v_store_float(values + i, a);
+        v_store_float(values + i + h, b);
+    }
+    for (int64_t i = 0; i < count; i += LANES) v_store_float(values + i, v_mul(v_load(values, QUANT_F32, i), factor));
+}
+
+static float dot(const float *a, const float *b, int64_t count) {
+    VF partial[SUM_VECTORS];
+    float sums[QUANT_PARTIALS];
+    for (int v = 0; v < SUM_VECTORS; v++) partial[v] = v_set1(0.0f);
+    for (int64_t i = 0; i < count; i += QUANT_PARTIALS) {
+        for (int v = 0; v < SUM_VECTORS; v++) {
+            VF product = v_mul(v_load(a, QUANT_F32, i + v * LANES), v_load(b, QUANT_F32, i + v * LANES));
+            partial[v] = v_add(partial[v], product);
+        }
+    }
+    for (int v = 0; v < SUM_VECTORS; v++) v_store_float(sums + v * LANES, partial[v]);
+    return quant_fold(sums);
+}
+
+INLINE void encode_levels_of(const float *values, int bits, float inverse, int64_t count, uint8_t *codes) {
+    int64_t bytes = count * bits / 8, offset = 0;
+    for (int64_t i = 0; i < count; i += BLOCK, offset += BLOCK / 8 * bits) {
+        VI code[4];
+        for (int v = 0; v < 4; v++) {
+            int64_t at = i + v * LANES;
+            VF t = v_mul(load_some(values, QUANT_F32, at, count - at, v_set1(0.0f)), v_set1(inverse));
+            code[v] = v_set1i(0);
+            for (int k = 0; k + 1 < 1 << bits; k++) {
+                code[v] = v_increment_if_less(code[v], v_set1(quant_threshold(bits, k)), t);
+            }
+        }
+        pack_at(code, bits, codes, offset, bytes);
+    }
+}
+
+#define FOR_LEVEL_BITS(bits, CASE)                                                                                     \
+    switch (bits) { CASE(1) CASE(2) CASE(3) CASE(4) default : break; }
+
+static void encode_levels(const float *values, int bits, float inverse, int64_t count, uint8_t *codes) {
+#define CASE(q)                                                                                                        \
+    case q:                                                                                                            \
+        encode_levels_of(values, q, inverse, count, codes);                                                            \
+        break;
+    FOR_LEVEL_BITS(bits, CASE)
+#undef CASE
+}
+
+static void decode_levels(const uint8_t *codes, int bits, const float *levels, int64_t count,
+                          const QuantTarget *target) {
+    bool add = target->accumulate != NULL;
+#define CASE(q)                                                                                                        \
+    case q:                                                                                                            \
+        if (add) decode_with(codes, q, unpack_levels(q, levels), true, count, target, QUANT_F32, true);                \
+        if (!add) decode_with(codes, q, unpack_levels(q, levels), true, count, target, QUANT_F32, false);              \
+        break;
+    FOR_LEVEL_BITS(bits, CASE)
+#undef CASE
+}
+
+const QuantKernels KERNELS = {KERNELS_NAME, range,      magnitude_sum, encode, encode_sign,   decode,
+                              pass,         turn_signs, rotate,        dot,    encode_levels, decode_levels};

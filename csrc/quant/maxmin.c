@@ -21,4 +21,4 @@ static Status maxmin_decode(const QuantKernels *kernels, const QuantSpec *spec, 
     return STATUS_OK;
 }
 
-const QuantCodecEntry quant_codec_maxmin = {"maxmin", 2, quant_check_no_spikes, maxmin_encode, maxmin_decode};
+const QuantCodecEntry quant_codec_maxmin = {"maxmin", 2, quant_check_plain, maxmin_encode, maxmin_decode, NULL};

@@ -57,6 +57,9 @@ Status quantize_check(const QuantSpec *spec) {
     if ((unsigned)spec->rounding > QUANT_STOCHASTIC) {
         FAIL(STATUS_ARGUMENT, "no rounding has the number %d", (int)spec->rounding);
     }
+    if ((unsigned)spec->scale > QUANT_SCALE_UNBIASED) {
+        FAIL(STATUS_ARGUMENT, "no scale has the number %d", (int)spec->scale);
+    }
     if (spec->half_metadata && spec->type == QUANT_F32) {
         FAIL(STATUS_ARGUMENT, "16-bit metadata needs a float16 or bfloat16 tensor");
     }
@@ -67,6 +70,14 @@ int64_t quantize_buckets(const QuantSpec *spec, int64_t elems) {
     return elems / spec->bucket_size + (elems % spec->bucket_size != 0);
 }
 
+int64_t quantize_values(const QuantSpec *spec, int64_t elems) {
+    const QuantDomain *domain = quant_codec(spec->codec)->domain;
+    int64_t rest = elems % spec->bucket_size;
+    return domain == NULL || rest == 0 ? elems : elems - rest + domain->values(rest);
+}
+
+bool quantize_has_domain(const QuantSpec *spec) { return quant_codec(spec->codec)->domain != NULL; }
+
 QuantLayout quantize_layout(const QuantSpec *spec, int64_t elems) {
     QuantLayout layout = {.buckets = quantize_buckets(spec, elems),
                           .metadata = quant_metadata_bytes(spec),
@@ -76,7 +87,7 @@ QuantLayout quantize_layout(const QuantSpec *spec, int64_t elems) {
     layout.spikes_end = layout.spikes_at + (uint64_t)layout.buckets * layout.spikes;
     layout.codes_at = round_up(layout.spikes_end, QUANTIZE_PIECE_ALIGNMENT);
     layout.codes_end = layout.codes_at + (uint64_t)(elems / spec->bucket_size) * layout.codes +
-                       quant_codes_bytes(spec, elems % spec->bucket_size);
+                       quant_codes_bytes(spec, quantize_values(spec, elems % spec->bucket_size));
     return layout;
 }
 
@@ -91,17 +102,26 @@ typedef struct Run {
     const QuantSpec *spec;
     QuantLayout layout;
     int64_t elems, stride;
-    uint8_t *wire; /* borrowed; a reader does not write through it */
-    const QuantRandom *random;
+    const QuantDomain *crosses; /* the domain that elements enter or leave on the way; NULL: none */
+    uint8_t *wire;              /* borrowed; a reader does not write through it */
+    QuantRandom random;         /* with the run's own quad */
     QuantInput input;
     QuantTarget target;
 } Run;
 
-static Run run_of(const QuantSpec *spec, int64_t elems, const void *wire) {
+static Run run_of(const QuantSpec *spec, int64_t elems, const QuantRandom *random, bool crosses) {
     Run run = {kernels_current(), quant_codec(spec->codec), spec, quantize_layout(spec, elems), elems, .stride = 1};
-    memcpy(&run.wire, &wire, sizeof wire);
+    if (crosses) run.crosses = run.codec->domain;
+    if (random != NULL) run.random = *random;
     run.stride = TASK_ELEMS / spec->bucket_size;
     if (run.stride < 1) run.stride = 1;
+    return run;
+}
+
+/* A run with a piece of the wire. */
+static Run run_on(const QuantSpec *spec, int64_t elems, const QuantRandom *random, bool crosses, const void *wire) {
+    Run run = run_of(spec, elems, random, crosses);
+    memcpy(&run.wire, &wire, sizeof wire);
     return run;
 }
 
@@ -120,26 +140,22 @@ static int64_t bucket_elems(const Run *run, int64_t bucket) {
     return left < run->spec->bucket_size ? left : run->spec->bucket_size;
 }
 
-static int64_t item_end(const Run *run, size_t item) {
-    int64_t end = ((int64_t)item + 1) * run->stride;
-    return end < run->layout.buckets ? end : run->layout.buckets;
+static int64_t bucket_values(const Run *run, int64_t bucket) {
+    return quantize_values(run->spec, bucket_elems(run, bucket));
 }
 
-static Status quantize_item(void *context, size_t item, int thread) {
-    (void)thread;
-    const Run *run = context;
-    const uint8_t *x = run->input.x;
-    int64_t size = run->spec->bucket_size, item_bytes = (int64_t)quantize_item_bytes(run->input.type);
-    uint64_t quads = (uint64_t)((size + 3) / 4);
-    QuantRandom random = run->random == NULL ? (QuantRandom){0} : *run->random;
-    FloatMode mode = float_mode_begin();
-    for (int64_t b = (int64_t)item * run->stride; b < item_end(run, item); b++) {
-        QuantInput input = {x + b * size * item_bytes, run->input.type, bucket_elems(run, b), run->input.scale};
-        random.quad = run->random == NULL ? 0 : run->random->quad + (uint64_t)b * quads;
-        run->codec->encode(run->kernels, run->spec, input, run->random == NULL ? NULL : &random, bucket_wire(run, b));
-    }
-    float_mode_end(mode);
-    return STATUS_OK;
+static QuantRandom bucket_random(const Run *run, int64_t bucket) {
+    QuantRandom random = run->random;
+    random.quad += (uint64_t)bucket * (uint64_t)((run->spec->bucket_size + 3) / 4);
+    return random;
+}
+
+/* So many elements or values of the run's input, from a bucket's first on. */
+static QuantInput bucket_input(const Run *run, int64_t bucket, int64_t count) {
+    QuantInput input = run->input;
+    input.x = (const uint8_t *)input.x + bucket * run->spec->bucket_size * (int64_t)quantize_item_bytes(input.type);
+    input.elems = count;
+    return input;
 }
 
 /* The target of the elements from `first` on. */
@@ -150,18 +166,82 @@ static QuantTarget target_from(const QuantTarget *target, int64_t first) {
     return moved;
 }
 
-static Status dequantize_item(void *context, size_t item, int thread) {
-    (void)thread;
-    const Run *run = context;
-    Status status = STATUS_OK;
-    FloatMode mode = float_mode_begin();
-    for (int64_t b = (int64_t)item * run->stride; b < item_end(run, item) && status == STATUS_OK; b++) {
-        QuantTarget target = target_from(&run->target, b * run->spec->bucket_size);
-        status = run->codec->decode(run->kernels, run->spec, bucket_wire(run, b), bucket_elems(run, b), &target);
+static QuantTarget bucket_target(const Run *run, int64_t bucket) {
+    return target_from(&run->target, bucket * run->spec->bucket_size);
+}
+
+/* ---- one bucket ---- */
+
+static Status quantize_bucket(const Run *run, int64_t bucket) {
+    float values[QUANT_DOMAIN_MAX_VALUES];
+    QuantRandom random = bucket_random(run, bucket);
+    int64_t count = bucket_values(run, bucket);
+    QuantInput input = bucket_input(run, bucket, run->crosses == NULL ? count : bucket_elems(run, bucket));
+    if (run->crosses != NULL) {
+        run->crosses->enter(run->kernels, input, &random, values);
+        input = (QuantInput){values, QUANT_F32, count, 1.0f};
     }
+    const QuantRandom *rounding = run->spec->rounding == QUANT_STOCHASTIC ? &random : NULL;
+    run->codec->encode(run->kernels, run->spec, input, rounding, bucket_wire(run, bucket));
+    return STATUS_OK;
+}
+
+static Status dequantize_bucket(const Run *run, int64_t bucket) {
+    float values[QUANT_DOMAIN_MAX_VALUES];
+    QuantTarget end = bucket_target(run, bucket), first = {end.accumulate, end.scale, 1.0f, QUANT_F32, values};
+    int64_t count = bucket_values(run, bucket);
+    bool crosses = run->crosses != NULL;
+    TRY(run->codec->decode(run->kernels, run->spec, bucket_wire(run, bucket), count, crosses ? &first : &end));
+    if (crosses) {
+        QuantRandom random = bucket_random(run, bucket);
+        run->crosses->leave(run->kernels, values, count, &random);
+        end.accumulate = NULL;
+        run->kernels->pass((QuantInput){values, QUANT_F32, bucket_elems(run, bucket), 1.0f}, &end);
+    }
+    return STATUS_OK;
+}
+
+static Status enter_bucket(const Run *run, int64_t bucket) {
+    float values[QUANT_DOMAIN_MAX_VALUES];
+    QuantRandom random = bucket_random(run, bucket);
+    QuantTarget target = bucket_target(run, bucket);
+    run->crosses->enter(run->kernels, bucket_input(run, bucket, bucket_elems(run, bucket)), &random, values);
+    run->kernels->pass((QuantInput){values, QUANT_F32, bucket_values(run, bucket), 1.0f}, &target);
+    return STATUS_OK;
+}
+
+static Status leave_bucket(const Run *run, int64_t bucket) {
+    float values[QUANT_DOMAIN_MAX_VALUES];
+    QuantRandom random = bucket_random(run, bucket);
+    QuantTarget inner = {NULL, 1.0f, 1.0f, QUANT_F32, values}, target = bucket_target(run, bucket);
+    int64_t count = bucket_values(run, bucket);
+    run->kernels->pass(bucket_input(run, bucket, count), &inner);
+    run->crosses->leave(run->kernels, values, count, &random);
+    run->kernels->pass((QuantInput){values, QUANT_F32, bucket_elems(run, bucket), 1.0f}, &target);
+    return STATUS_OK;
+}
+
+/* ---- all of them, on the threads ---- */
+
+static Status over_buckets(const Run *run, size_t item, Status (*each)(const Run *run, int64_t bucket)) {
+    Status status = STATUS_OK;
+    int64_t first = (int64_t)item * run->stride, end = first + run->stride;
+    FloatMode mode = float_mode_begin();
+    if (end > run->layout.buckets) end = run->layout.buckets;
+    for (int64_t b = first; b < end && status == STATUS_OK; b++) status = each(run, b);
     float_mode_end(mode);
     return status;
 }
+
+#define DEFINE_ITEM(verb)                                                                                              \
+    static Status verb##_item(void *context, size_t item, int thread) {                                                \
+        (void)thread;                                                                                                  \
+        return over_buckets(context, item, verb##_bucket);                                                             \
+    }
+DEFINE_ITEM(quantize)
+DEFINE_ITEM(dequantize)
+DEFINE_ITEM(enter)
+DEFINE_ITEM(leave)
 
 static Status pass_item(void *context, size_t item, int thread) {
     (void)thread;
@@ -185,21 +265,56 @@ static Status run_items(Pool *pool, int64_t items, PoolTask task, Run *run) {
 
 static int64_t items_of(const Run *run) { return (run->layout.buckets + run->stride - 1) / run->stride; }
 
-Status quantize(const QuantSpec *spec, QuantInput from, const QuantRandom *random, Pool *pool, void *wire) {
+static Status encode_run(const QuantSpec *spec, QuantInput from, const QuantRandom *random, bool crosses, Pool *pool,
+                         void *wire) {
     if (from.elems == 0) return STATUS_OK;
-    Run run = run_of(spec, from.elems, wire);
+    Run run = run_on(spec, from.elems, random, crosses, wire);
     run.input = from;
-    run.random = spec->rounding == QUANT_STOCHASTIC ? random : NULL;
     const QuantLayout *layout = &run.layout;
     memset(run.wire + layout->spikes_end, 0, layout->codes_at - layout->spikes_end);
     memset(run.wire + layout->codes_end, 0, round_up(layout->codes_end, QUANTIZE_PIECE_ALIGNMENT) - layout->codes_end);
     return run_items(pool, items_of(&run), quantize_item, &run);
 }
 
-Status dequantize(const QuantSpec *spec, const void *wire, int64_t elems, const QuantTarget *target, Pool *pool) {
-    Run run = run_of(spec, elems, wire);
+Status quantize(const QuantSpec *spec, QuantInput from, const QuantRandom *random, Pool *pool, void *wire) {
+    return encode_run(spec, from, random, true, pool, wire);
+}
+
+Status quantize_sum(const QuantSpec *spec, QuantInput sum, const QuantRandom *random, Pool *pool, void *wire) {
+    return encode_run(spec, sum, random, false, pool, wire);
+}
+
+Status dequantize(const QuantSpec *spec, const void *wire, int64_t elems, const QuantTarget *target,
+                  const QuantRandom *random, Pool *pool) {
+    Run run = run_on(spec, elems, random, true, wire);
     run.target = *target;
     return run_items(pool, items_of(&run), dequantize_item, &run);
+}
+
+Status dequantize_sum(const QuantSpec *spec, const void *wire, int64_t elems, const QuantTarget *target, Pool *pool) {
+    Run run = run_on(spec, elems, NULL, false, wire);
+    run.target = *target;
+    return run_items(pool, items_of(&run), dequantize_item, &run);
+}
+
+/* Over the border of a domain; where there is none elements are passed on. */
+static Status cross(const QuantSpec *spec, QuantInput from, const QuantRandom *random, const QuantTarget *target,
+                    PoolTask task, Pool *pool) {
+    Run run = run_of(spec, from.elems, random, true);
+    if (run.crosses == NULL) return quantize_pass(from, target, pool);
+    run.input = from;
+    run.target = *target;
+    return run_items(pool, items_of(&run), task, &run);
+}
+
+Status quantize_enter(const QuantSpec *spec, QuantInput from, const QuantRandom *random, const QuantTarget *target,
+                      Pool *pool) {
+    return cross(spec, from, random, target, enter_item, pool);
+}
+
+Status quantize_leave(const QuantSpec *spec, QuantInput sum, const QuantRandom *random, const QuantTarget *target,
+                      Pool *pool) {
+    return cross(spec, sum, random, target, leave_item, pool);
 }
 
 Status quantize_pass(QuantInput from, const QuantTarget *target, Pool *pool) {

@@ -25,13 +25,18 @@ typedef enum QuantType { QUANT_F32 = 0, QUANT_F16 = 1, QUANT_BF16 = 2 } QuantTyp
     X(QUANT_MAXMIN, quant_codec_maxmin) /* uniform between the bucket's extremes */                                    \
     X(QUANT_SIGN, quant_codec_sign)     /* 1 bit: the sign, with the bucket's mean magnitude */                        \
     X(QUANT_SPIKES, quant_codec_spikes) /* maxmin on what remains when the greatest magnitudes travel apart as         \
-                                         * (index, value) */
+                                         * (index, value) */                                                           \
+    X(QUANT_ROTATED,                                                                                                   \
+      quant_codec_rotated) /* levels for a Gaussian, which random signs and a rotation make of any data */
 
 #define X(number, entry) number,
 typedef enum QuantCodec { QUANT_CODECS(X) QUANT_CODEC_COUNT } QuantCodec;
 #undef X
 
 typedef enum QuantRounding { QUANT_NEAREST = 0, QUANT_STOCHASTIC = 1 } QuantRounding;
+
+/* What a rotated bucket is multiplied by: its root mean square, with the least error, or so that the mean is kept. */
+typedef enum QuantScale { QUANT_SCALE_AUTO = 0, QUANT_SCALE_MSE = 1, QUANT_SCALE_UNBIASED = 2 } QuantScale;
 
 /* How a tensor is quantised: both ends must agree on all of it. */
 typedef struct QuantSpec {
@@ -42,10 +47,11 @@ typedef struct QuantSpec {
     QuantRounding rounding;
     bool half_metadata; /* (min, max) in the tensor's own 16-bit type instead of (unit, min) in float32 */
     int spikes;         /* a bucket's, for QUANT_SPIKES: 1..256, at most bucket_size; 0 otherwise */
+    QuantScale scale;   /* for QUANT_ROTATED, where AUTO is UNBIASED; AUTO otherwise */
 } QuantSpec;
 
-/* Keys of the random numbers of stochastic rounding. Element j of the b-th bucket of a run draws word j % 4 of
- * philox_at(seed, call, quad + b * ceil(bucket_size / 4) + j / 4, PHILOX_QUANTIZE, rank). */
+/* Keys of the random numbers of stochastic rounding and of rotations. Element j of the b-th bucket of a run draws word
+ * j % 4 of philox_at(seed, call, quad + b * ceil(bucket_size / 4) + j / 4, PHILOX_QUANTIZE, rank). */
 typedef struct QuantRandom {
     uint64_t seed;
     uint32_t call;
@@ -79,6 +85,7 @@ int quantize_default_spikes(int64_t bucket_size);
 const char *quantize_type_name(int type);
 const char *quantize_codec_name(int codec);
 const char *quantize_rounding_name(int rounding);
+const char *quantize_scale_name(int scale);
 
 /* STATUS_ARGUMENT with the field, its value and the allowed range. */
 Status quantize_check(const QuantSpec *spec);
@@ -98,15 +105,34 @@ typedef struct QuantLayout {
 } QuantLayout;
 QuantLayout quantize_layout(const QuantSpec *spec, int64_t elems);
 
+/* The values by which a run of elements is added up (docs/WIRE.md: domains): as many, but for QUANT_ROTATED, which pads
+ * the last bucket. Those of a bucket stand where its elements do. */
+int64_t quantize_values(const QuantSpec *spec, int64_t elems);
+
+/* Whether values are something else than elements. */
+bool quantize_has_domain(const QuantSpec *spec);
+
 /* Quantises elements, which start at a bucket's boundary, into quantize_wire_bytes bytes at `wire`. Their type is the
  * spec's own, or float32 (a sum); with half_metadata the spec's own, unscaled. `random` may be NULL for nearest
- * rounding, `pool` for the calling thread alone. Fails only where the pool does. */
+ * rounding and for zeros, `pool` for the calling thread alone. Fails only where the pool does. */
 Status quantize(const QuantSpec *spec, QuantInput from, const QuantRandom *random, Pool *pool, void *wire);
 
-/* The reverse. STATUS_TRANSPORT if the piece is damaged in a way that can be seen (a spike's index). */
-Status dequantize(const QuantSpec *spec, const void *wire, int64_t elems, const QuantTarget *target, Pool *pool);
+/* The reverse: what is accumulated are values, what comes out are elements. STATUS_TRANSPORT if the piece is damaged in
+ * a way that can be seen (a spike's index). */
+Status dequantize(const QuantSpec *spec, const void *wire, int64_t elems, const QuantTarget *target,
+                  const QuantRandom *random, Pool *pool);
 
-/* The same as dequantize for elements that travel as they are. */
+/* The same from and to the values of `elems` elements: sums. With a domain they are float32, aligned as such. */
+Status quantize_sum(const QuantSpec *spec, QuantInput sum, const QuantRandom *random, Pool *pool, void *wire);
+Status dequantize_sum(const QuantSpec *spec, const void *wire, int64_t elems, const QuantTarget *target, Pool *pool);
+
+/* Elements to values, and back. `from` may be what the target names. */
+Status quantize_enter(const QuantSpec *spec, QuantInput from, const QuantRandom *random, const QuantTarget *target,
+                      Pool *pool);
+Status quantize_leave(const QuantSpec *spec, QuantInput sum, const QuantRandom *random, const QuantTarget *target,
+                      Pool *pool);
+
+/* The same as dequantize for elements that travel as they are, or values. */
 Status quantize_pass(QuantInput from, const QuantTarget *target, Pool *pool);
 
 /* "scalar", "avx2" or "avx512": what this processor runs. */

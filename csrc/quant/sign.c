@@ -3,7 +3,7 @@
 
 static Status sign_check(const QuantSpec *spec) {
     if (spec->bits != 1) FAIL(STATUS_ARGUMENT, "bits must be 1 with the codec sign, not %d", spec->bits);
-    return quant_check_no_spikes(spec);
+    return quant_check_plain(spec);
 }
 
 static QuantType metadata_type(const QuantSpec *spec) { return spec->half_metadata ? spec->type : QUANT_F32; }
@@ -33,4 +33,4 @@ static Status sign_decode(const QuantKernels *kernels, const QuantSpec *spec, Qu
     return STATUS_OK;
 }
 
-const QuantCodecEntry quant_codec_sign = {"sign", 1, sign_check, sign_encode, sign_decode};
+const QuantCodecEntry quant_codec_sign = {"sign", 1, sign_check, sign_encode, sign_decode, NULL};

@@ -13,7 +13,7 @@ static Status spikes_check(const QuantSpec *spec) {
         FAIL(STATUS_ARGUMENT, "spikes must be between 1 and %d and at most bucket_size (%lld), not %d",
              QUANTIZE_MAX_SPIKES, (long long)spec->bucket_size, spec->spikes);
     }
-    return STATUS_OK;
+    return quant_check_no_scale(spec);
 }
 
 /* The elements of greatest magnitude, in index order; of equals the earlier. */
@@ -156,4 +156,4 @@ static Status spikes_decode(const QuantKernels *kernels, const QuantSpec *spec, 
     return STATUS_OK;
 }
 
-const QuantCodecEntry quant_codec_spikes = {"maxmin_spikes", 2, spikes_check, spikes_encode, spikes_decode};
+const QuantCodecEntry quant_codec_spikes = {"maxmin_spikes", 2, spikes_check, spikes_encode, spikes_decode, NULL};

@@ -42,8 +42,35 @@ static QuantSpec random_spec(uint32_t i) {
     spec.rounding = (QuantRounding)draw(i + 5, 2);
     spec.half_metadata = spec.type != QUANT_F32 && draw(i + 6, 2) != 0;
     if (spec.codec == QUANT_SIGN) spec.bits = 1;
+    if (spec.codec == QUANT_ROTATED) {
+        spec.bits = 1 + (int)draw(i, 4);
+        spec.bucket_size = INT64_C(64) << draw(i + 3, 4);
+        spec.rounding = QUANT_NEAREST;
+        spec.half_metadata = false;
+        spec.scale = (QuantScale)draw(i + 4, 3);
+    }
     if (spec.codec == QUANT_SPIKES) spec.spikes = quantize_default_spikes(spec.bucket_size);
     return spec;
+}
+
+/* What is entered and quantised as a sum is what is quantised at once, and so with the way back, on the kernels at
+ * hand. */
+static void sums_case(const QuantSpec *spec, QuantInput input, const QuantRandom *random, void *wire,
+                      const void *expected) {
+    size_t bytes = (size_t)quantize_values(spec, input.elems) * 4, out_bytes = (size_t)input.elems * 4;
+    float *sum = exact(bytes), *out = exact(out_bytes), *direct = exact(out_bytes);
+    QuantTarget values = {NULL, 1.0f, 1.0f, QUANT_F32, sum}, elems = {NULL, 1.0f, 3.0f, QUANT_F32, out};
+    if (!spec->half_metadata) {
+        CHECK_OK(quantize_enter(spec, input, random, &values, NULL));
+        CHECK_OK(quantize_sum(spec, (QuantInput){sum, QUANT_F32, input.elems, 1.0f}, random, NULL, wire));
+        CHECK(memcmp(wire, expected, quantize_wire_bytes(spec, input.elems)) == 0);
+    }
+    CHECK_OK(dequantize_sum(spec, expected, input.elems, &values, NULL));
+    CHECK_OK(quantize_leave(spec, (QuantInput){sum, QUANT_F32, input.elems, 1.0f}, random, &elems, NULL));
+    elems.to = direct;
+    CHECK_OK(dequantize(spec, expected, input.elems, &elems, random, NULL));
+    CHECK(memcmp(out, direct, out_bytes) == 0);
+    release(direct, out_bytes), release(out, out_bytes), release(sum, bytes);
 }
 
 /* One random case on every instruction set: equal bytes, nothing touched beyond them. */
@@ -54,29 +81,31 @@ static void one_case(uint32_t i) {
            wire_bytes = quantize_wire_bytes(&spec, elems);
     void *x = exact(in), *wire = exact(wire_bytes), *first = exact(wire_bytes), *out = exact(in),
          *first_out = exact(in);
-    float *sum = exact((size_t)elems * 4);
+    size_t sum_bytes = (size_t)quantize_values(&spec, elems) * 4;
+    float *sum = exact(sum_bytes);
     QuantRandom random = {i, 3, 2, 0xFFFFFFF0u};
     QuantInput input = {x, spec.type, elems, spec.half_metadata || draw(i * 16 + 9, 2) != 0 ? 1.0f : 0x1p-5f};
     CHECK_OK(quantize_check(&spec));
     fill(x, spec.type, elems, i);
     for (int k = 0; k < 3; k++) {
         if (!quantize_select_kernels(names[k])) continue;
-        memset(sum, 0, (size_t)elems * 4);
+        memset(sum, 0, sum_bytes);
         CHECK_OK(quantize(&spec, input, &random, NULL, k == 0 ? first : wire));
         QuantTarget target = {NULL, 1.0f, 3.0f, spec.type, k == 0 ? first_out : out};
-        CHECK_OK(dequantize(&spec, first, elems, &target, NULL));
+        CHECK_OK(dequantize(&spec, first, elems, &target, &random, NULL));
         if (k > 0) CHECK(memcmp(wire, first, wire_bytes) == 0 && memcmp(out, first_out, in) == 0);
         QuantTarget adding = {sum, 1.0f, 1.0f, QUANT_F32, sum};
-        CHECK_OK(dequantize(&spec, first, elems, &adding, NULL));
-        CHECK_OK(quantize_pass(input, &adding, NULL));
+        CHECK_OK(dequantize_sum(&spec, first, elems, &adding, NULL));
+        CHECK_OK(quantize_enter(&spec, input, &random, &adding, NULL));
     }
+    sums_case(&spec, input, &random, wire, first);
     if (!spec.half_metadata) { /* scaled on the way is scaled before */
         QuantTarget scaled = {NULL, 1.0f, 1.0f, QUANT_F32, sum};
         CHECK_OK(quantize_pass(input, &scaled, NULL));
         CHECK_OK(quantize(&spec, (QuantInput){sum, QUANT_F32, elems, 1.0f}, &random, NULL, wire));
         CHECK(memcmp(wire, first, wire_bytes) == 0);
     }
-    release(sum, (size_t)elems * 4);
+    release(sum, sum_bytes);
     release(first_out, in), release(out, in), release(first, wire_bytes), release(wire, wire_bytes), release(x, in);
 }
 
@@ -90,6 +119,9 @@ static void test_refusals(void) {
         {.bits = 4, .bucket_size = 1, .codec = (QuantCodec)-1},
         {.bits = 4, .bucket_size = 8, .codec = QUANT_SPIKES},
         {.bits = 4, .bucket_size = 8, .rounding = (QuantRounding)2},
+        {.bits = 4, .bucket_size = 8, .scale = (QuantScale)3},
+        {.bits = 5, .bucket_size = 64, .codec = QUANT_ROTATED},
+        {.bits = 4, .bucket_size = 96, .codec = QUANT_ROTATED},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CHECK(quantize_check(&bad[i]) == STATUS_ARGUMENT);
     CHECK(!quantize_select_kernels("neon"));

@@ -19,6 +19,10 @@ class Layer:
     elems: int
     spec: dict | None  # None: not quantised
     quad: int
+    first_value: int
+
+    def values(self, elems):
+        return elems if self.spec is None else model.values_of(self.spec, elems)
 
     @property
     def bucket(self):
@@ -42,24 +46,41 @@ class Case:
     residual: list = field(default_factory=list)  # of each rank, in and out
 
     def table(self):
-        result, first, quad = [], 0, 0
+        result, first, quad, value = [], 0, 0, 0
         for elems, spec in self.layers:
-            layer = Layer(first, elems, spec, quad)
+            layer = Layer(first, elems, spec, quad, value)
             result.append(layer)
             first += elems
+            value += layer.values(elems)
             quad += layer.buckets * ((layer.bucket + 3) // 4)
         return result
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Some buckets of a layer: their elements in the buffer, and the values by which they are added up."""
+
+    layer: Layer
+    elems: slice
+    values: slice
+    quad: int
+
+    @property
+    def count(self):
+        return self.elems.stop - self.elems.start
+
+
 def pieces(case, low, high):
-    """Buckets [low, high) of the call as (layer, first element, end, quad)."""
+    """Buckets [low, high) of the call."""
     base = 0
     for layer in case.table():
         a, b = max(low, base) - base, min(high, base + layer.buckets) - base
         if a < b:
-            end = min(b * layer.bucket, layer.elems)
+            start, end = a * layer.bucket, min(b * layer.bucket, layer.elems)
             quad = layer.quad + a * ((layer.bucket + 3) // 4)
-            yield layer, layer.first + a * layer.bucket, layer.first + end, quad
+            elems = slice(layer.first + start, layer.first + end)
+            values = slice(layer.first_value + start, layer.first_value + start + layer.values(end - start))
+            yield Piece(layer, elems, values, quad)
         base += layer.buckets
 
 
@@ -102,39 +123,55 @@ class Simulation:
         n = high - low
         return low + i * n // parts, low + (i + 1) * n // parts
 
-    def sent(self, rank, values, piece, first_sent=True):
-        """What others decode of a piece that `rank` quantises; moves the residual it keeps. `values` are of the wide
-        type; `first_sent` adds the residual before (a term), else it is in them already (a result)."""
-        layer, first, end, quad = piece
-        if layer.spec is None:
+    def enter(self, x, piece):
+        """Elements of a piece (already scaled) as values."""
+        if piece.layer.spec is None:
+            return x
+        return model.enter(x, piece.layer.spec, self.case.seed, self.case.call, piece.quad)
+
+    def leave(self, values, piece):
+        if piece.layer.spec is None:
             return values
-        if self.case.feedback and first_sent:
-            values = self.case.residual[rank][first:end] * F(self.scale) + values
-        typed, kind = values, "float32"
-        if layer.spec["half_metadata"]:
-            typed, kind = model.from_float32(values, self.case.dtype), self.case.dtype
-        wire = model.quantize(typed, layer.spec, kind, self.case.seed, self.case.call, rank, quad)
-        decoded = model.dequantize32(wire, layer.spec, end - first)
+        return model.leave(values, piece.layer.spec, piece.count, self.case.seed, self.case.call, piece.quad)
+
+    def residual(self, rank, piece):
+        """What is to be added to a piece; None without error feedback."""
+        if not self.case.feedback or piece.layer.spec is None:
+            return None
+        return self.case.residual[rank][piece.elems] * F(self.scale)
+
+    def own(self, rank, piece, feedback=True):
+        """A rank's exact elements of a piece as values."""
+        x, residual = self.x[rank][piece.elems], self.residual(rank, piece) if feedback else None
+        return self.enter(x if residual is None else residual + x, piece)
+
+    def corrected(self, rank, values, piece):
+        """A sum of values with a rank's residual."""
+        residual = self.residual(rank, piece)
+        return values if residual is None else values + self.enter(residual, piece)
+
+    def sent(self, rank, values, piece):
+        """What others decode of values that `rank` quantises; moves the residual it keeps."""
+        spec = piece.layer.spec
+        if spec is None:
+            return values
+        typed = values
+        if spec["half_metadata"]:
+            typed = model.to_float32(model.from_float32(values, self.case.dtype), self.case.dtype)
+        wire = model.quantize_values(typed, spec, piece.count, self.case.seed, self.case.call, rank, piece.quad)
+        decoded = model.dequantize_values(wire, spec, piece.count)
         if self.case.feedback:
             with np.errstate(invalid="ignore"):
-                lost = (values - decoded) * F(1 / self.scale)
-            self.case.residual[rank][first:end] = np.where(np.isfinite(lost), lost, F(0))
+                lost = self.leave(values - decoded, piece) / F(self.scale)
+            self.case.residual[rank][piece.elems] = np.where(np.isfinite(lost), lost, F(0))
         return decoded
 
-    def publish(self, rank, total, piece):
-        """The owner's sum of a piece to the result that everybody gets."""
-        layer, first, end, _ = piece
-        decoded = self.sent(rank, total, piece, first_sent=False)
+    def finish(self, values, piece):
+        """What was decoded to the result that everybody gets."""
+        x = self.leave(values, piece)
         with np.errstate(all="ignore"):
-            value = decoded / np.asarray(self.divisor, decoded.dtype) if self.divisor != 1 else decoded
-        self.result[first:end] = narrow(value, self.case.dtype)
-
-    def own(self, rank, values, piece):
-        """A rank's exact part of what it owns."""
-        layer, first, end, _ = piece
-        if not self.case.feedback or layer.spec is None:
-            return values
-        return self.case.residual[rank][first:end] * F(self.scale) + values
+            value = x / np.asarray(self.divisor, x.dtype) if self.divisor != 1 else x
+        self.result[piece.elems] = narrow(value, self.case.dtype)
 
     def sum_of(self, terms):
         total = terms[0]
@@ -142,35 +179,34 @@ class Simulation:
             total = combine(self.case.op, total, term)
         return total
 
-    def sra(self, ranks, sources, low, high):
-        """Scatter-reduce-allgather of buckets [low, high) over some ranks, whose summands are `sources`."""
+    def sra(self, ranks, low, high, sums=None):
+        """Scatter-reduce-allgather of buckets [low, high) over some ranks, of their elements or of `sums`, values."""
         for i, owner in enumerate(ranks):
             for piece in pieces(self.case, *self.chunk(low, high, i, len(ranks))):
-                _, first, end, _ = piece
                 terms = []
-                for rank, source in zip(ranks, sources, strict=True):
-                    x = source[first:end]
-                    terms.append(self.own(rank, x, piece) if rank == owner else self.sent(rank, x, piece))
-                self.publish(owner, self.sum_of(terms), piece)
+                for k, rank in enumerate(ranks):
+                    if sums is None:
+                        values = self.own(rank, piece)
+                    else:
+                        values = self.corrected(rank, sums[k][piece.values], piece)
+                    terms.append(values if rank == owner else self.sent(rank, values, piece))
+                self.finish(self.sent(owner, self.sum_of(terms), piece), piece)
 
     def one_shot(self):
         for piece in pieces(self.case, 0, self.buckets):
-            _, first, end, _ = piece
-            total = self.sum_of([self.sent(r, self.x[r][first:end], piece) for r in range(self.size)])
-            with np.errstate(all="ignore"):
-                value = total / np.asarray(self.divisor, total.dtype) if self.divisor != 1 else total
-            self.result[first:end] = narrow(value, self.case.dtype)
+            self.finish(self.sum_of([self.sent(r, self.own(r, piece), piece) for r in range(self.size)]), piece)
 
     def ring(self):
         for c in range(self.size):
             for piece in pieces(self.case, *self.chunk(0, self.buckets, c, self.size)):
-                _, first, end, _ = piece
-                total = self.x[c][first:end]
+                total = self.own(c, piece)
                 for hop in range(1, self.size):
                     sender, receiver = (c + hop - 1) % self.size, (c + hop) % self.size
-                    total = combine(self.case.op, self.sent(sender, total, piece), self.x[receiver][first:end])
+                    if hop > 1:
+                        total = self.corrected(sender, total, piece)
+                    total = combine(self.case.op, self.sent(sender, total, piece), self.own(receiver, piece, False))
                 owner = (c + self.size - 1) % self.size
-                self.publish(owner, self.own(owner, total, piece), piece)
+                self.finish(self.sent(owner, self.corrected(owner, total, piece), piece), piece)
 
     def two_level(self):
         node_of = [r * self.case.nodes // self.size for r in range(self.size)]
@@ -180,14 +216,13 @@ class Simulation:
             low, high = self.chunk(0, self.buckets, j, seats)
             sums = []
             for members in nodes:
-                total = np.empty_like(self.x[0])
+                total = np.empty(sum(layer.values(layer.elems) for layer in self.table), self.x[0].dtype)
                 for piece in pieces(self.case, low, high):
-                    _, first, end, _ = piece
-                    terms = [self.x[r][first:end] if r == members[j] else self.sent(r, self.x[r][first:end], piece)
+                    terms = [self.own(r, piece, False) if r == members[j] else self.sent(r, self.own(r, piece), piece)
                              for r in members]  # fmt: skip
-                    total[first:end] = self.sum_of(terms)
+                    total[piece.values] = self.sum_of(terms)
                 sums.append(total)
-            self.sra([members[j] for members in nodes], sums, low, high)
+            self.sra([members[j] for members in nodes], low, high, sums)
 
 
 def simulate(case, buffers):
@@ -198,7 +233,7 @@ def simulate(case, buffers):
     if case.feedback and not case.residual:
         case.residual[:] = [np.zeros(buffers[0].size, F) for _ in buffers]
     if case.algorithm in ("sra", "exact"):
-        run.sra(list(range(run.size)), run.x, 0, run.buckets)
+        run.sra(list(range(run.size)), 0, run.buckets)
     else:
         getattr(run, case.algorithm)()
     case.call += 1

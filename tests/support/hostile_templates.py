@@ -31,7 +31,7 @@ MEAN, STD = (120.0, 121.0, 122.0), (50.0, 51.0, 52.0)
 BATCH, SIDE, CLASSES = 4, 8, 4
 SPEC = {
     "bits": 4, "bucket_size": 64, "dtype": "float32", "codec": "maxmin", "rounding": "nearest", "half_metadata": False,
-    "spikes": None,
+    "spikes": None, "scale": "auto",
 }  # fmt: skip
 RANDOM = {"seed": 1, "call": 2, "rank": 3, "quad": 4}
 OPTIONS = SPEC | {
@@ -275,7 +275,7 @@ FUNCTIONS = {
     "loader_share": plain(_cgxffcv.loader_share, np.arange(9), 2, 2, 1, False),
     "quantize": plain(_cgxffcv.quantize, np.ones(100, np.float32), "float32", SPEC, RANDOM, 2, wire()),
     "dequantize": plain(
-        _cgxffcv.dequantize, wire(), SPEC, np.ones(100, np.float32), "float32", np.ones(100, np.float32), 2.0, 2
+        _cgxffcv.dequantize, wire(), SPEC, RANDOM, np.ones(100, np.float32), "float32", np.ones(100, np.float32), 2.0, 2
     ),
     "quantize_on_device": None,
     "quantize_wire_bytes": plain(_cgxffcv.quantize_wire_bytes, SPEC, 100),

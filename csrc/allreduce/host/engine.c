@@ -10,9 +10,9 @@
 
 /* The most that the maps of all extents need. */
 typedef struct Need {
-    size_t slice_elems, slice_bytes;
-    size_t kept[2], partial[2]; /* bytes, elements */
-    bool scales;
+    size_t slice_elems, slice_values, slice_bytes;
+    size_t kept[2], partial[2]; /* bytes, values */
+    bool scales, feedback;
 } Need;
 
 static void raise(size_t *most, uint64_t value) {
@@ -22,22 +22,22 @@ static void raise(size_t *most, uint64_t value) {
 /* What ring and two-level hold: the largest chunk twice, or this rank's shard. */
 static void need_holdings(const AllreduceSetup *setup, const AllreduceExtent *extent, Need *need) {
     const WireMap *map = extent->map;
-    bool ring = extent->algorithm == ALLREDUCE_RING, widens = map->type != map->wide_type;
+    bool ring = extent->algorithm == ALLREDUCE_RING, apart = !wire_sums_in_place(map);
     int nodes = comm_nodes(setup->comm), mine = comm_local_rank(setup->comm);
     if (!ring && extent->algorithm != ALLREDUCE_TWO_LEVEL) return;
-    uint64_t shard_bytes = 0, shard_elems = 0;
+    uint64_t shard_bytes = 0, shard_values = 0;
     for (int c = 0; c < map->chunks; c++) {
         const WireChunk *chunk = wire_chunk(map, c);
         for (int i = 0; ring && i < 2; i++) {
             raise(&need->kept[i], chunk->bytes);
-            if (widens) raise(&need->partial[i], (uint64_t)chunk->elems);
+            if (apart) raise(&need->partial[i], (uint64_t)chunk->values);
         }
         if (ring || c / nodes != mine) continue;
         shard_bytes += chunk->bytes;
-        shard_elems += (uint64_t)chunk->elems;
+        shard_values += (uint64_t)chunk->values;
     }
     raise(&need->kept[0], shard_bytes);
-    if (widens) raise(&need->partial[0], shard_elems);
+    if (apart) raise(&need->partial[0], shard_values);
 }
 
 static Need need_of(const AllreduceSetup *setup) {
@@ -45,9 +45,11 @@ static Need need_of(const AllreduceSetup *setup) {
     for (int i = 0; i < setup->extent_count; i++) {
         const AllreduceExtent *extent = &setup->extents[i];
         raise(&need.slice_elems, (uint64_t)extent->map->max_slice_elems);
+        raise(&need.slice_values, (uint64_t)extent->map->max_slice_values);
         raise(&need.slice_bytes, extent->map->max_slice_bytes);
         need.scales =
             need.scales || extent->feedback || extent->map->scale != 1.0 || extent->map->type != extent->map->wide_type;
+        need.feedback = need.feedback || extent->feedback;
         need_holdings(setup, extent, &need);
     }
     return need;
@@ -55,11 +57,13 @@ static Need need_of(const AllreduceSetup *setup) {
 
 static Status make_scratch(HostEngine *host, const Need *need) {
     const WireMap *map = host->setup->extents[0].map;
-    size_t elems = need->slice_elems, ranks = (size_t)comm_size(host->setup->comm);
+    size_t values = need->slice_values, ranks = (size_t)comm_size(host->setup->comm);
     size_t wide_bytes = allreduce_type_bytes(map->wide_type);
-    TRY(memory_alloc(elems, wide_bytes, &host->sum));
-    TRY(memory_alloc(need->scales ? elems : 0, wide_bytes, &host->scaled));
-    TRY(memory_alloc(host->setup->options.half_metadata ? elems : 0, sizeof(uint16_t), &host->half));
+    TRY(memory_alloc(values, wide_bytes, &host->sum));
+    TRY(memory_alloc(need->scales ? values : 0, wide_bytes, &host->scaled));
+    TRY(memory_alloc(need->feedback ? values : 0, sizeof(float), &host->lost));
+    size_t halves = host->setup->options.half_metadata ? need->slice_elems : 0;
+    TRY(memory_alloc(halves, sizeof(uint16_t), &host->half));
     for (int i = 0; i < 2; i++) {
         TRY(memory_calloc(ranks, sizeof *host->members[i], &host->members[i]));
         if (need->kept[i] > 0) TRY(memory_alloc(need->kept[i], 1, &host->kept[i]));
@@ -88,6 +92,7 @@ static void destroy(void *state) {
     memory_free(host->shards);
     memory_free(host->ranks);
     memory_free(host->half);
+    memory_free(host->lost);
     memory_free(host->scaled);
     memory_free(host->sum);
     memory_free(host->residual);

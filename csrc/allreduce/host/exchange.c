@@ -49,12 +49,16 @@ static int rank_of(const Walk *walk, int member) { return walk->exchange->group.
 
 static Summands summands(const Walk *walk, const WireSlice *slice) {
     const Exchange *e = walk->exchange;
-    return (Summands){e->x + (slice->first - e->x_first) * (int64_t)allreduce_type_bytes(e->type), e->type, e->fresh};
+    int64_t at = (e->fresh ? slice->first : slice->first_value) - e->x_first;
+    return (Summands){e->x + at * (int64_t)allreduce_type_bytes(e->type), e->type, e->fresh};
 }
 
-static void *destination(const Walk *walk, const WireSlice *slice, AllreduceType type) {
+/* Of results in the buffer's type, or of sums in the wide one. */
+static void *destination(const Walk *walk, const WireSlice *slice) {
     const Exchange *e = walk->exchange;
-    return e->to + (slice->first - e->to_first) * (int64_t)allreduce_type_bytes(type);
+    const WireMap *map = walk->host->map;
+    int64_t at = (e->gather ? slice->first : slice->first_value) - e->to_first;
+    return e->to + at * (int64_t)allreduce_type_bytes(e->gather ? map->type : map->wide_type);
 }
 
 /* ---- sending ---- */
@@ -173,8 +177,8 @@ static Status finish_step(Walk *walk, const WireSlice *slice, bool *done) {
     HostEngine *host = walk->host;
     *done = true;
     if (!walk->exchange->gather) {
-        size_t bytes = (size_t)slice->elems * allreduce_type_bytes(host->map->wide_type);
-        void *to = destination(walk, slice, host->map->wide_type);
+        size_t bytes = (size_t)slice->values * allreduce_type_bytes(host->map->wide_type);
+        void *to = destination(walk, slice);
         if (to != walk->sum.x) memcpy(to, walk->sum.x, bytes);
         return STATUS_OK;
     }
@@ -189,7 +193,7 @@ static Status finish_step(Walk *walk, const WireSlice *slice, bool *done) {
     uint64_t tag = allreduce_tag(host, slice_index(walk, walk->me, walk->reduce_step));
     TRY(allreduce_publish_to_group(host, &walk->exchange->group, &slot, slice->bytes, tag, LANE_RESULTS));
     keep(walk, slice, slot.data);
-    return allreduce_decode_result(host, slice, slot.data, destination(walk, slice, host->map->type));
+    return allreduce_decode_result(host, slice, slot.data, destination(walk, slice));
 }
 
 static Status reduce_some(Walk *walk, bool *moved) {
@@ -228,7 +232,7 @@ static Status gather_some(Walk *walk, bool *moved) {
             const WireSlice *slice = slice_at(walk, member, walk->gather_step);
             TRY(allreduce_check_slice(host, &got, slice, slice_index(walk, member, walk->gather_step)));
             keep(walk, slice, got.data);
-            TRY(allreduce_decode_result(host, slice, got.data, destination(walk, slice, host->map->type)));
+            TRY(allreduce_decode_result(host, slice, got.data, destination(walk, slice)));
             comm_release(host->setup->comm, &got);
             *moved = true;
         }

@@ -16,13 +16,14 @@ typedef struct HostEngine {
     const AllreduceExtent *extent;
     const WireMap *map;
 
-    /* Scratch of one slice each, owned: a sum, elements that are scaled (with their residual) or made wide, and in the
-     * tensor's 16-bit type. */
+    /* Scratch of one slice each, owned: a sum, elements that are scaled (with their residual) or made wide, what
+     * encoding lost, and elements in the tensor's 16-bit type. */
     void *sum, *scaled;
+    float *lost;
     uint16_t *half;
 
-    /* Partial sums in float32 where the buffer cannot hold them (16-bit types): the shard of two-level, two chunks in
-     * turn for the ring. Owned; NULL where not needed. */
+    /* Partial sums in float32 where the buffer cannot hold them (wire_sums_in_place): the shard of two-level, two
+     * chunks in turn for the ring. Owned; NULL where not needed. */
     float *partial[2];
     uint8_t *kept[2];         /* owned: slices to pass on as they came, for two-level and ring */
     uint8_t *stash;           /* owned: one early slice of each rank, where slots are scarcer than ranks */
@@ -37,7 +38,8 @@ static inline size_t host_item_bytes(const HostEngine *host) { return allreduce_
 
 /* ---- slice.c ---- */
 
-/* Elements on their way into a sum: `fresh` from the caller's buffer, which are scaled first, or sums so far. */
+/* What goes into a sum: `fresh` elements of the caller's buffer, which are scaled and enter their codecs' domains
+ * first, or sums so far, which are values of those. */
 typedef struct Summands {
     const void *x; /* borrowed: the slice's first element */
     AllreduceType type;
@@ -89,13 +91,13 @@ typedef struct Group {
 typedef struct Exchange {
     Group group;
     const WireChunk *chunk; /* borrowed, [group.size] */
-    const uint8_t *x;       /* borrowed: summands from element `x_first` of the flat buffer on, of `type` */
+    const uint8_t *x;       /* borrowed: summands of `type`, from element (fresh) or value `x_first` on */
     int64_t x_first;
     AllreduceType type;
     bool fresh; /* as in Summands */
     bool feedback;
     bool gather;
-    uint8_t *to; /* borrowed, from element `to_first` on: results with gather, else sums of the wide type */
+    uint8_t *to; /* borrowed: with gather results, from element `to_first` on, else sums, from that value on */
     int64_t to_first;
     uint8_t *kept; /* gather: the slices' bytes of all chunks in order, from the first chunk's on; NULL: not kept */
 } Exchange;

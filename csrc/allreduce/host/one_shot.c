@@ -39,8 +39,8 @@ static Status publish_some(Walk *walk, bool *moved) {
     return STATUS_OK;
 }
 
-/* Adds the next term if it is here. Sums of float32 and of what is not quantised grow in the buffer itself, whose
- * elements have been published before. */
+/* Adds the next term if it is here. Where sums can lie in the buffer they grow there: its elements have been published
+ * before. */
 static Status add_some(Walk *walk, bool *moved) {
     HostEngine *host = walk->host;
     if (walk->added >= walk->published) return STATUS_OK;
@@ -50,7 +50,7 @@ static Status add_some(Walk *walk, bool *moved) {
     TRY(comm_try_receive(host->setup->comm, walk->rank, LANE, &got, &here));
     if (!here) return STATUS_OK;
     TRY(allreduce_check_slice(host, &got, slice, walk->added));
-    void *sum = host->map->type == host->map->wide_type ? (void *)elements(walk, slice) : host->sum;
+    void *sum = wire_sums_in_place(host->map) ? (void *)elements(walk, slice) : host->sum;
     const void *before = walk->rank == 0 ? NULL : sum;
     if (walk->rank < comm_size(host->setup->comm) - 1) {
         TRY(allreduce_add_term(host, slice, got.data, (Summands){before, host->map->wide_type, false}, sum));

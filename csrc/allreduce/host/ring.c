@@ -21,10 +21,10 @@ static uint8_t *elements(const Ring *ring, const WireSlice *slice) {
     return ring->buffer + slice->first * (int64_t)host_item_bytes(ring->host);
 }
 
-/* Where the partial sum of a slice lies: in the buffer if that has the wide type, else in one of two chunks in turn. */
+/* Where the partial sum of a slice lies: in the buffer if it can, else in one of two chunks in turn. */
 static void *partial(const Ring *ring, const WireChunk *chunk, const WireSlice *slice, int hop) {
     if (ring->host->partial[0] == NULL) return elements(ring, slice);
-    return ring->host->partial[hop % 2] + (slice->first - chunk->first);
+    return ring->host->partial[hop % 2] + (slice->first_value - chunk->first_value);
 }
 
 static Status publish(const Ring *ring, const CommSlot *slot, const WireSlice *slice, int64_t index, int lane) {

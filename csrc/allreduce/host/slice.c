@@ -4,6 +4,7 @@
 
 #include "allreduce/host/host.h"
 #include "base/bytes.h"
+#include "base/float_mode.h"
 
 static bool is_float32_family(const HostEngine *host) { return host->map->wide_type == ALLREDUCE_F32; }
 
@@ -18,10 +19,16 @@ static double divisor_of(const HostEngine *host) {
 static double scale_of(const HostEngine *host, Summands from) { return from.fresh ? host->map->scale : 1.0; }
 
 bool allreduce_is_sum(const HostEngine *host, Summands from) {
-    return from.type == host->map->wide_type && (is_float32_family(host) || scale_of(host, from) == 1.0);
+    if (!from.fresh) return from.type == host->map->wide_type;
+    return wire_sums_in_place(host->map) && (is_float32_family(host) || scale_of(host, from) == 1.0);
 }
 
 static Summands sum_of(const HostEngine *host, const void *x) { return (Summands){x, host->map->wide_type, false}; }
+
+static QuantRandom random_of(const HostEngine *host, const WireSegment *segment) {
+    const AllreduceSetup *setup = host->setup;
+    return (QuantRandom){setup->options.seed, setup->run->call, (uint32_t)comm_rank(setup->comm), segment->quad};
+}
 
 static QuantInput input_of(const HostEngine *host, Summands from, int64_t elems) {
     return (QuantInput){from.x, (QuantType)from.type, elems, (float)scale_of(host, from)};
@@ -31,12 +38,13 @@ static QuantInput input_of(const HostEngine *host, Summands from, int64_t elems)
 typedef struct Part {
     const WireSegment *segment;
     const WireLayer *layer;
-    int64_t at; /* of its first element in the slice */
+    int64_t at, value_at; /* of its first element and value in the slice */
 } Part;
 
 static Part part_of(const HostEngine *host, const WireSlice *slice, int index) {
     const WireSegment *segment = wire_segment(host->map, slice->segment + index);
-    return (Part){segment, wire_layer(host->map, segment->layer), segment->first - slice->first};
+    return (Part){segment, wire_layer(host->map, segment->layer), segment->first - slice->first,
+                  segment->first_value - slice->first_value};
 }
 
 static const void *offset_const(const void *base, int64_t elems, AllreduceType type) {
@@ -70,55 +78,64 @@ static Status encode_raw(const HostEngine *host, Part part, Summands from, doubl
 
 /* ---- error feedback ---- */
 
-/* residual = (value - decoded) / scale, `residual` holding the decoded; zero where that is no number, so that one bad
- * step does not stay. */
-static void keep_lost(const HostEngine *host, float *residual, const float *value, int64_t elems) {
-    float unscaled = (float)(1.0 / host->map->scale);
-    for (int64_t i = 0; i < elems; i++) {
-        float lost = (value[i] - residual[i]) * unscaled;
-        residual[i] = __builtin_isfinite(lost) ? lost : 0.0f;
-    }
+/* residual = (value - decoded) / scale, back among the elements; zero where that is no number, so that one bad step
+ * does not stay. */
+static Status keep_lost(HostEngine *host, Part part, const float *value, const uint8_t *wire) {
+    const QuantSpec *spec = &part.layer->spec;
+    int64_t elems = part.segment->elems;
+    float *residual = host->residual + part.segment->first;
+    QuantRandom random = random_of(host, part.segment);
+    QuantTarget decoded = {NULL, 1.0f, 1.0f, QUANT_F32, host->lost};
+    QuantTarget kept = {NULL, 1.0f, (float)host->map->scale, QUANT_F32, residual};
+    TRY(dequantize_sum(spec, wire, elems, &decoded, host->pool));
+    FloatMode mode = float_mode_begin();
+    for (int64_t i = 0; i < part.segment->values; i++) host->lost[i] = value[i] - host->lost[i];
+    float_mode_end(mode);
+    TRY(quantize_leave(spec, (QuantInput){host->lost, QUANT_F32, elems, 1.0f}, &random, &kept, host->pool));
+    for (int64_t i = 0; i < elems; i++) residual[i] = __builtin_isfinite(residual[i]) ? residual[i] : 0.0f;
+    return STATUS_OK;
 }
 
 static Status quantise(HostEngine *host, Part part, Summands from, uint8_t *to) {
-    const AllreduceSetup *setup = host->setup;
-    QuantRandom random = {setup->options.seed, setup->run->call, (uint32_t)comm_rank(setup->comm), part.segment->quad};
+    QuantRandom random = random_of(host, part.segment);
     QuantInput input = input_of(host, from, part.segment->elems);
     if (part.layer->spec.half_metadata && (from.type == ALLREDUCE_F32 || input.scale != 1.0f)) {
         QuantTarget target = {NULL, 1.0f, 1.0f, part.layer->spec.type, host->half};
         TRY(quantize_pass(input, &target, host->pool));
         input = (QuantInput){host->half, part.layer->spec.type, input.elems, 1.0f};
     }
-    return quantize(&part.layer->spec, input, &random, host->pool, to);
+    return (from.fresh ? quantize : quantize_sum)(&part.layer->spec, input, &random, host->pool, to);
 }
 
-/* Quantises float32 values and keeps what is lost. */
+/* Quantises values and keeps what is lost. */
 static Status quantize_keeping(HostEngine *host, Part part, const float *value, uint8_t *to) {
-    float *residual = host->residual + part.segment->first;
     TRY(quantise(host, part, sum_of(host, value), to));
-    QuantTarget target = {NULL, 1.0f, 1.0f, QUANT_F32, residual};
-    TRY(dequantize(&part.layer->spec, to, part.segment->elems, &target, host->pool));
-    keep_lost(host, residual, value, part.segment->elems);
-    return STATUS_OK;
+    return keep_lost(host, part, value, to);
 }
 
-/* In host->scaled: (x + residual) * scale of elements; x + residual * scale of sums. */
+/* In host->scaled, as values: (x + residual) * scale of elements; x + residual * scale of sums. */
 static Status correct(HostEngine *host, Part part, Summands from) {
+    const QuantSpec *spec = &part.layer->spec;
     const float *residual = host->residual + part.segment->first;
     int64_t elems = part.segment->elems;
-    if (from.fresh) {
-        QuantTarget target = {residual, 1.0f, (float)(1.0 / host->map->scale), QUANT_F32, host->scaled};
-        return quantize_pass((QuantInput){from.x, (QuantType)from.type, elems, 1.0f}, &target, host->pool);
+    QuantRandom random = random_of(host, part.segment);
+    if (!from.fresh) {
+        QuantTarget target = {from.x, 1.0f, 1.0f, QUANT_F32, host->scaled};
+        QuantInput input = {residual, QUANT_F32, elems, (float)host->map->scale};
+        return quantize_enter(spec, input, &random, &target, host->pool);
     }
-    QuantTarget target = {from.x, 1.0f, 1.0f, QUANT_F32, host->scaled};
-    return quantize_pass((QuantInput){residual, QUANT_F32, elems, (float)host->map->scale}, &target, host->pool);
+    QuantTarget sum = {residual, 1.0f, (float)(1.0 / host->map->scale), QUANT_F32, host->scaled};
+    TRY(quantize_pass((QuantInput){from.x, (QuantType)from.type, elems, 1.0f}, &sum, host->pool));
+    if (!quantize_has_domain(spec)) return STATUS_OK;
+    QuantTarget in_place = {NULL, 1.0f, 1.0f, QUANT_F32, host->scaled};
+    return quantize_enter(spec, (QuantInput){host->scaled, QUANT_F32, elems, 1.0f}, &random, &in_place, host->pool);
 }
 
 /* ---- encoding ---- */
 
 /* A part of a slice's; none of none. */
 static Summands summands_of(Summands all, Part part) {
-    if (all.x != NULL) all.x = offset_const(all.x, part.at, all.type);
+    if (all.x != NULL) all.x = offset_const(all.x, all.fresh ? part.at : part.value_at, all.type);
     return all;
 }
 
@@ -173,25 +190,27 @@ static Status combine(HostEngine *host, Summands from, int64_t elems, Summands b
     return STATUS_OK;
 }
 
-/* to = (before + quantised elements) / divisor, of that type. */
-static Status decode(const HostEngine *host, Part part, const uint8_t *wire, Summands before, double divisor,
-                     AllreduceType type, void *to) {
-    QuantTarget target = {before.x, (float)scale_of(host, before), (float)divisor, (QuantType)type, to};
-    return dequantize(&part.layer->spec, wire, part.segment->elems, &target, host->pool);
-}
-
+/* Sums of a part: quantised ones are added as values. */
 static Status add_part(HostEngine *host, Part part, const void *wire, Summands before, void *sum) {
     const WireMap *map = host->map;
     const uint8_t *from = (const uint8_t *)wire + part.segment->offset;
     before = summands_of(before, part);
-    void *to = offset(sum, part.at, map->wide_type);
-    if (!part.layer->raw) return decode(host, part, from, before, 1.0, ALLREDUCE_F32, to);
-    return combine(host, (Summands){from, map->raw_type, false}, part.segment->elems, before, to);
+    void *to = offset(sum, part.value_at, map->wide_type);
+    if (part.layer->raw) return combine(host, (Summands){from, map->raw_type, false}, part.segment->elems, before, to);
+    QuantTarget target = {before.x, (float)scale_of(host, before), 1.0f, QUANT_F32, to};
+    return dequantize_sum(&part.layer->spec, from, part.segment->elems, &target, host->pool);
 }
 
 Status allreduce_add_term(HostEngine *host, const WireSlice *slice, const void *wire, Summands before, void *sum) {
     for (int i = 0; i < slice->segments; i++) TRY(add_part(host, part_of(host, slice, i), wire, before, sum));
     return STATUS_OK;
+}
+
+/* to = (before + what is decoded) / divisor, elements of the buffer's type; `before` are values or none. */
+static Status decode_last(const HostEngine *host, Part part, const uint8_t *wire, Summands before, void *to) {
+    QuantRandom random = random_of(host, part.segment);
+    QuantTarget target = {before.x, 1.0f, (float)divisor_of(host), (QuantType)host->map->type, to};
+    return dequantize(&part.layer->spec, wire, part.segment->elems, &target, &random, host->pool);
 }
 
 Status allreduce_add_last(HostEngine *host, const WireSlice *slice, const void *wire, const void *accumulate,
@@ -203,7 +222,7 @@ Status allreduce_add_last(HostEngine *host, const WireSlice *slice, const void *
         const uint8_t *from = (const uint8_t *)wire + part.segment->offset;
         void *end = offset(to, part.at, map->type);
         if (!part.layer->raw) {
-            TRY(decode(host, part, from, summands_of(before, part), divisor_of(host), map->type, end));
+            TRY(decode_last(host, part, from, summands_of(before, part), end));
             continue;
         }
         TRY(add_part(host, part, wire, before, host->sum));
@@ -213,19 +232,28 @@ Status allreduce_add_last(HostEngine *host, const WireSlice *slice, const void *
     return STATUS_OK;
 }
 
+/* sum = before (op) elements or values of a part, with the residual. */
+static Status add_own_part(HostEngine *host, Part part, Summands own, bool feedback, Summands before, void *to) {
+    if (part.layer->raw || (!own.fresh && !feedback)) return combine(host, own, part.segment->values, before, to);
+    if (feedback) {
+        TRY(correct(host, part, own));
+        return combine(host, sum_of(host, host->scaled), part.segment->values, before, to);
+    }
+    QuantRandom random = random_of(host, part.segment);
+    QuantTarget target = {before.x, (float)scale_of(host, before), 1.0f, QUANT_F32, to};
+    QuantInput input = input_of(host, own, part.segment->elems);
+    return quantize_enter(&part.layer->spec, input, &random, &target, host->pool);
+}
+
 Status allreduce_add_own(HostEngine *host, const WireSlice *slice, Summands own, bool feedback, const void *accumulate,
                          void *sum) {
     const Summands before = sum_of(host, accumulate);
-    if (!feedback) return combine(host, own, slice->elems, before, sum);
+    bool enters = own.fresh && host->map->any_domain;
+    if (!feedback && !enters) return combine(host, own, slice->values, before, sum);
     for (int i = 0; i < slice->segments; i++) {
         Part part = part_of(host, slice, i);
-        Summands from = summands_of(own, part);
-        if (!part.layer->raw) {
-            TRY(correct(host, part, from));
-            from = sum_of(host, host->scaled);
-        }
-        TRY(combine(host, from, part.segment->elems, summands_of(before, part),
-                    offset(sum, part.at, host->map->wide_type)));
+        void *to = offset(sum, part.value_at, host->map->wide_type);
+        TRY(add_own_part(host, part, summands_of(own, part), feedback, summands_of(before, part), to));
     }
     return STATUS_OK;
 }
@@ -239,7 +267,7 @@ Status allreduce_decode_result(HostEngine *host, const WireSlice *slice, const v
         if (part.layer->raw) {
             TRY(convert(host, (Summands){from, map->raw_type, false}, map->type, end, part.segment->elems, 1.0));
         } else {
-            TRY(decode(host, part, from, sum_of(host, NULL), divisor_of(host), map->type, end));
+            TRY(decode_last(host, part, from, sum_of(host, NULL), end));
         }
     }
     return STATUS_OK;

@@ -24,6 +24,7 @@ static WireChunk shard_of(const WireMap *map, int shard, int nodes) {
     for (int m = 1; m < nodes; m++) {
         whole.slices += part[m].slices;
         whole.elems += part[m].elems;
+        whole.values += part[m].values;
         whole.bytes += part[m].bytes;
     }
     return whole;
@@ -102,10 +103,10 @@ Status allreduce_two_level(HostEngine *host, void *buffer) {
     make_groups(host, &local, &across);
     WireChunk *shard = host->shards;
     for (int j = 0; j < local.size; j++) shard[j] = shard_of(host->map, j, across.size);
-    /* The node's sums of this rank's shard go to the buffer itself, or to float32 memory made for the shard. */
+    /* The node's sums of this rank's shard go to the buffer itself, or to memory made for the shard. */
     bool in_place = host->partial[0] == NULL;
     uint8_t *sums = in_place ? buffer : (uint8_t *)host->partial[0];
-    int64_t sums_first = in_place ? 0 : shard[local.me].first;
+    int64_t sums_first = in_place ? 0 : shard[local.me].first_value;
     bool feedback = host->extent->feedback;
     Exchange inside = {.group = local,
                        .chunk = shard,

@@ -148,6 +148,9 @@ extern "C" Status quantize_batch_finish(const QuantDeviceBatch *batch, DeviceStr
 static Status quant_fill_items(const QuantDeviceRun *runs, QuantDeviceBatch *batch, QuantItem *items) {
     for (int i = 0; i < batch->count; i++) {
         TRY(quantize_check(&runs[i].spec));
+        if (quantize_has_domain(&runs[i].spec)) {
+            FAIL(STATUS_ARGUMENT, "GPUs have no codec %s", quantize_codec_name((int)runs[i].spec.codec));
+        }
         if (runs[i].spec.type != batch->type || runs[i].spec.codec != batch->codec) {
             FAIL(STATUS_ARGUMENT, "the runs of a batch have one type and one codec");
         }

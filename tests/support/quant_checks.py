@@ -1,0 +1,34 @@
+"""What the tests of the quantiser share: data, and the comparison with the NumPy model."""
+
+import numpy as np
+import quant_model as model
+
+from cgxffcv.allreduce import QuantSpec, dequantize, quantize
+
+RANDOM = {"seed": 5 << 33 | 7, "call": 3, "rank": 2, "quad": (1 << 32) - 5}
+
+
+def for_decoding(random):
+    """Of the keys of random numbers those that decoding needs, too."""
+    return {key: value for key, value in random.items() if key != "rank"}
+
+
+def normal(n, dtype="float32", seed=0, scale=1.0):
+    x = np.random.default_rng(seed).standard_normal(n).astype(np.float32)
+    return model.from_float32(x * np.float32(scale), dtype)
+
+
+def check(x, spec, **random):
+    """Bytes and decoded values equal the model's."""
+    ours = QuantSpec(**spec)
+    expected = model.quantize(x, spec, **random)
+    wire = quantize(x, ours, **random)
+    assert wire.tobytes() == expected
+    decoded = dequantize(wire, x.size, ours, **for_decoding(random))
+    reference = model.dequantize32(expected, spec, x.size, **for_decoding(random))
+    assert decoded.tobytes() == model.from_float32(reference, spec["dtype"]).tobytes()
+
+
+def energy(error, x):
+    """||error||^2 / ||x||^2."""
+    return float((error.astype(np.float64) ** 2).sum() / (x.astype(np.float64) ** 2).sum())
