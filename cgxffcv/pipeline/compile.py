@@ -141,6 +141,11 @@ class ImageCompiler:
     steps: list[Callable] = field(default_factory=list)
 
     def add(self, step) -> None:
+        if isinstance(step, tf.RandomResizedCrop):
+            raise TypeError(
+                f"pipeline '{self.name}': {step!r} must come first, behind SimpleRGBImageDecoder; RandomCrop may follow "
+                "others"
+            )
         if isinstance(step, tf.LabelOperation):
             raise TypeError(f"pipeline '{self.name}': {step!r} is for fields of int, not image")
         if isinstance(step, (tf.ImageOperation, tf.NormalizeImage)):
@@ -246,7 +251,7 @@ def core_column(
     *,
     fast_jpeg: bool = False,
     image: dict[str, Any] | None = None,
-    label: dict[str, Any] | None = None,
+    labels: tuple = (),
     function: dict[str, Any] | None = None,
     crop: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -254,9 +259,25 @@ def core_column(
     return dict(locals())
 
 
+def leading_labels(transforms: list) -> list[tf.LabelOperation]:
+    """What the core does to labels: any that replace them, and then one that pairs them; taken off the list."""
+    labels: list[tf.LabelOperation] = []
+    while transforms and isinstance(transforms[0], tf.LabelOperation):
+        labels.append(transforms.pop(0))
+        if labels[-1].phase == "label":
+            break
+    return labels
+
+
 def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: str, own: Field | None) -> Output:
     decoder, transforms = split_decoder(name, kind, spec, own)
     source = spec.source or name
+    if (
+        transforms
+        and isinstance(transforms[0], tf.RandomResizedCrop)
+        and isinstance(decoder, dec.SimpleRGBImageDecoder)
+    ):
+        decoder = transforms.pop(0).decoder(decoder.jpeg_mode)
     if isinstance(decoder, dec.ImageDecoder):
         compiler = ImageCompiler(name, draws)
         for step in transforms:
@@ -277,13 +298,13 @@ def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: s
     if isinstance(decoder, dec.BytesDecoder) and decoder.lengths:
         output.columns.append(core_column(source, "byte_size"))
         output.steps.append(OnValues(split_lengths))
-    if transforms and isinstance(transforms[0], tf.LabelOperation) and decoder.code == "int":
-        label = transforms.pop(0)
-        output.columns[0] = core_column(source, "int", label=core_operation(label, draws))
+    if decoder.code == "int":
+        labels = leading_labels(transforms)
+        output.columns[0] = core_column(source, "int", labels=tuple(core_operation(step, draws) for step in labels))
     for step in transforms:
         if isinstance(step, tf.LabelOperation):
             raise TypeError(f"pipeline '{name}': {step!r} must come first, and is for fields of int, not {kind}")
-        if isinstance(step, (tf.ImageOperation, tf.NormalizeImage, tf.ToTorchImage)):
+        if isinstance(step, (tf.ImageOperation, tf.NormalizeImage, tf.RandomResizedCrop, tf.ToTorchImage)):
             raise TypeError(f"pipeline '{name}': {step!r} is for images, and the field holds {kind}")
         output.steps.append(as_step(name, step))
     return output

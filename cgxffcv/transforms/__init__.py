@@ -13,15 +13,18 @@ from typing import Any
 import numpy as np
 from _cgxffcv import IMAGE_TYPES
 
+from cgxffcv.decoders import RandomResizedCropRGBImageDecoder
 from cgxffcv.interop.torch import find_torch, is_tensor
-from cgxffcv.transforms.operations import OPERATIONS, ImageOperation, LabelOperation, Transform, three
+from cgxffcv.transforms.operations import OPERATIONS, ImageOperation, LabelOperation, Transform, limits, pair, three
 
 __all__ = [
     "Convert",
     "ImageOperation",
     "LabelOperation",
+    "MixupToOneHot",
     "ModuleWrapper",
     "NormalizeImage",
+    "RandomResizedCrop",
     "Squeeze",
     "ToDevice",
     "ToTensor",
@@ -97,9 +100,9 @@ class ToDevice(Transform):
         self.device = device_name(device)
         self.non_blocking = bool(non_blocking)
         if self.device != "cpu" and find_torch() is None:
-            raise NotImplementedError(
-                f"ToDevice({self.device!r}): this version moves batches to other devices through torch, which is not "
-                "installed; 'cpu' is supported"
+            raise ImportError(
+                f"ToDevice({self.device!r}): batches go to other devices through torch, which is not installed; 'cpu' "
+                "needs nothing"
             )
 
     def __call__(self, batch):
@@ -177,38 +180,50 @@ class ModuleWrapper(Transform):
         return self.module(batch)
 
 
-def _later(name: str) -> type:
-    def refuse(self, *args, **kwargs):
-        raise NotImplementedError(
-            f"{name} is not supported yet; the transforms of this version are {', '.join(sorted(SUPPORTED))}, and any "
-            "callable on a batch"
-        )
+class MixupToOneHot(Transform):
+    """What LabelMixup or LabelCutMix gives, (batch, 3), becomes (batch, num_classes): the share of each class. Those
+    of two equal labels add up to 1."""
 
-    return type(name, (Transform,), {"__init__": refuse, "__doc__": "Not supported yet: raises NotImplementedError."})
+    def __init__(self, num_classes: int):
+        self.num_classes = operator.index(num_classes)
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, not {num_classes}")
+
+    def __call__(self, batch):
+        if batch.ndim != 2 or batch.shape[1] != 3:
+            raise TypeError(f"{self!r} takes labels of LabelMixup or LabelCutMix (batch, 3), not {tuple(batch.shape)}")
+        if is_tensor(batch):
+            shares, first, second = batch.new_zeros((len(batch), self.num_classes)), *batch[:, :2].long().T
+            rows = find_torch().arange(len(batch), device=batch.device)
+        else:
+            shares, first, second = np.zeros((len(batch), self.num_classes), batch.dtype), *batch[:, :2].astype(int).T
+            rows = np.arange(len(batch))
+        for labels in (first, second):
+            for bad in (int(labels.min()), int(labels.max())) if len(labels) else ():
+                if not 0 <= bad < self.num_classes:
+                    raise ValueError(f"{self!r}: label {bad} is not one of the classes 0..{self.num_classes - 1}")
+        shares[rows, first] += batch[:, 2]
+        shares[rows, second] += 1 - batch[:, 2]
+        return shares
+
+
+class RandomResizedCrop(Transform):
+    """The random rectangle of RandomResizedCropRGBImageDecoder behind a SimpleRGBImageDecoder, as the first step: the
+    Loader decodes with that one, so that images may have any sizes.
+
+    Args:
+        scale, ratio, interpolation: as the decoder's.
+        size: side, or (height, width), of the result.
+    """
+
+    def __init__(self, scale, ratio, size, interpolation: str = "area"):
+        self.scale, self.ratio = limits(scale, "scale"), limits(ratio, "ratio")
+        self.size, self.interpolation = pair(size, "size"), interpolation
+        self.decoder("accurate")
+
+    def decoder(self, jpeg_mode: str) -> RandomResizedCropRGBImageDecoder:
+        return RandomResizedCropRGBImageDecoder(self.size, self.scale, self.ratio, self.interpolation, jpeg_mode)
 
 
 globals().update(OPERATIONS)
 __all__ += OPERATIONS
-SUPPORTED = [name for name in __all__ if name not in ("ImageOperation", "LabelOperation", "Transform")]
-LATER = [
-    "CutMix",
-    "GaussianBlur",
-    "ImageMixup",
-    "LabelMixup",
-    "MixupToOneHot",
-    "Poison",
-    "RandAugment",
-    "RandomBrightness",
-    "RandomContrast",
-    "RandomErasing",
-    "RandomGrayscale",
-    "RandomHue",
-    "RandomResizedCrop",
-    "RandomSaturation",
-    "RandomVerticalFlip",
-    "ReplaceLabel",
-    "Solarization",
-]
-LATER = [name for name in LATER if name not in OPERATIONS]
-globals().update({name: _later(name) for name in LATER})
-__all__ += LATER

@@ -39,8 +39,30 @@ def border(fill: Any, name: str) -> Any:
     return fill if isinstance(fill, str) else three(fill, name)
 
 
+def samples(values: Any, name: str) -> np.ndarray:
+    """Whole numbers, each once, rising."""
+    array = np.asarray(list(values))
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise TypeError(f"{name} must be numbers of samples, not {values!r}")
+    return np.unique(array.astype(np.int64))
+
+
+def plane(values: Any, name: str) -> np.ndarray:
+    array = np.array(values, dtype=np.float32, order="C")  # a copy: what the caller does to his counts no more
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite")
+    return array
+
+
 # Of each type of parameter: from what a user gives to what the core checks, and from there to what is kept.
-SHAPES: dict[str, Callable[[Any, str], Any]] = {"limits": limits, "size": pair, "colour": three, "border": border}
+SHAPES: dict[str, Callable[[Any, str], Any]] = {
+    "limits": limits,
+    "size": pair,
+    "colour": three,
+    "border": border,
+    "samples": samples,
+    "plane": plane,
+}
 KEPT: dict[str, Callable[[Any], Any]] = {
     "flag": bool,
     "number": float,
@@ -110,7 +132,7 @@ def operation_class(name: str, phase: str, doc: str, parameters: list[tuple[str,
         "phase": phase,
         "types": {parameter: kind for parameter, kind, _ in parameters},
     }
-    return type(name, (LabelOperation if phase == "label" else ImageOperation,), members)
+    return type(name, (LabelOperation if phase in ("value", "label") else ImageOperation,), members)
 
 
 OPERATIONS = {

@@ -64,7 +64,7 @@ static Status check_ops(const AugmentSpec *spec, AugmentSize *sizes) {
         const AugmentOp *op = &spec->ops[i];
         sizes[i + 1] = sizes[i];
         TRY(check_op(op, &sizes[i + 1]));
-        if (phase_of(op) == AUGMENT_LABEL) FAIL(STATUS_ARGUMENT, "%s is for labels", augment_entry(op->kind)->name);
+        if (phase_of(op) > AUGMENT_MIX) FAIL(STATUS_ARGUMENT, "%s is for labels", augment_entry(op->kind)->name);
         if (mixes && phase_of(op) == AUGMENT_MIX) FAIL(STATUS_ARGUMENT, "images can be mixed once only");
         mixes = mixes || phase_of(op) == AUGMENT_MIX;
         if (normalized && !op->normalized) FAIL(STATUS_ARGUMENT, "operations after normalisation come last");
@@ -101,7 +101,8 @@ static Status check_spec(const AugmentSpec *spec, AugmentSize *sizes) {
 
 /* What one pass performs in one order comes first. */
 static AugmentPhase turn_of(const AugmentOp *op) {
-    return phase_of(op) == AUGMENT_LOCAL ? AUGMENT_COLOUR : phase_of(op);
+    const AugmentPhase phase = phase_of(op);
+    return phase == AUGMENT_LOCAL || phase == AUGMENT_PLACED ? AUGMENT_COLOUR : phase;
 }
 
 /* In a pass moves come before fills, those before colours and filters, and mixing last; one of the moves at most pads.
@@ -252,11 +253,17 @@ static void change_colours(const AugmentOp *op, const AugmentDrawn *drawn, Augme
     for (size_t i = 0; i < count; i++) pixels[i] = augment_op_pixel(op, &now, pixels[i]);
 }
 
+static void change_places(const AugmentOp *op, AugmentSize size, AugmentPixel *pixels) {
+    const size_t count = (size_t)size.height * (size_t)size.width;
+    for (size_t i = 0; i < count; i++) pixels[i] = augment_op_placed(op, i, pixels[i]);
+}
+
 /* What comes after moves and fills, but for mixing. */
 static void change(const Augment *a, int op, const AugmentDrawn *drawn, uint8_t *pixels, uint8_t *scratch) {
     const AugmentOp *it = &a->spec.ops[op];
     if (!drawn->acts) return;
     if (phase_of(it) == AUGMENT_COLOUR) change_colours(it, drawn, a->sizes[op], (AugmentPixel *)pixels);
+    if (phase_of(it) == AUGMENT_PLACED) change_places(it, a->sizes[op], (AugmentPixel *)pixels);
     if (phase_of(it) == AUGMENT_LOCAL) augment_filter(it, drawn, a->sizes[op], pixels, scratch + a->rows_at);
 }
 

@@ -45,6 +45,18 @@ typedef struct AugmentLimits {
     double low, high;
 } AugmentLimits;
 
+/* Numbers of samples, rising. */
+typedef struct AugmentSamples {
+    const int64_t *ids; /* borrowed */
+    size_t count;
+} AugmentSamples;
+
+/* A value for each pixel of an image, or for each channel of it. */
+typedef struct AugmentPlane {
+    const float *values; /* borrowed; row after row */
+    AugmentSize size;
+} AugmentPlane;
+
 typedef struct AugmentPixel {
     uint8_t value[AUGMENT_CHANNELS];
 } AugmentPixel;
@@ -86,6 +98,19 @@ HOST_DEVICE Philox4 augment_try_words(const AugmentRandom *random, uint32_t numb
 /* True with a probability, to 24 bits. */
 HOST_DEVICE bool augment_happens(uint32_t word, double probability) {
     return philox_uniform(word) < (float)probability;
+}
+
+HOST_DEVICE bool augment_among(const AugmentSamples *samples, uint64_t sample) {
+    size_t first = 0, end = samples->count;
+    while (first < end) {
+        const size_t middle = first + (end - first) / 2;
+        if ((uint64_t)samples->ids[middle] == sample) return true;
+        if ((uint64_t)samples->ids[middle] < sample)
+            first = middle + 1;
+        else
+            end = middle;
+    }
+    return false;
 }
 
 HOST_DEVICE AugmentDrawn augment_mirror(bool acts, AugmentSize size) {

@@ -77,6 +77,10 @@ static Status check_parameter(const AugmentOp *op, const AugmentParameter *p) {
     case AUGMENT_BORDER:
         return check_fill(p->name, value, op->normalized);
     case AUGMENT_FLAG:
+    case AUGMENT_WHOLE:
+    case AUGMENT_SAMPLES:
+    case AUGMENT_PLANE:
+    case AUGMENT_IMAGE:
         return STATUS_OK;
     }
     return STATUS_OK;

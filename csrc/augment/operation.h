@@ -4,15 +4,19 @@
  * it (AugmentEntry), and the phase says which formulas it has:
  *
  *   all     augment_NAME_draw(op, random, size): what it does to an image of this size; random NULL: the neutral form,
- *           for evaluation
+ *           for evaluation. Of those that are not random (PLACED, VALUE) augment_NAME_chosen(op, sample): whether it
+ *           is done to the sample
  *   MOVE    where pixels come from: mirrors, or a window with a border that is filled
  *   FILL    a hole of one colour
  *   COLOUR  augment_NAME_pixel(op, drawn, pixel): each pixel by itself, and the image's mean grey (AugmentEntry.mean)
+ *   PLACED  augment_NAME_placed(op, at, pixel): each pixel by itself and by its number, row by row
  *   LOCAL   augment_NAME_taps(op, drawn, weights): each pixel and its neighbours, summed along the rows and then along
  *           the columns by weights of the distance, whose sum is AUGMENT_ONE; gives the last distance that counts
  *   MIX     augment_NAME_mix(op, drawn, own, previous): each pixel of a rectangle and its like in the image before it
  *           in the batch, cyclic; one in a chain at most
- *   LABEL   augment_NAME_label(op, drawn, own, previous, to): the label and the one before it in the batch, cyclic */
+ *   VALUE   augment_NAME_value(op, label): another label
+ *   LABEL   augment_NAME_label(op, drawn, own, previous, to): the label and the one before it in the batch, cyclic;
+ *           comes last */
 #ifndef CGXFFCV_AUGMENT_OPERATION_H
 #define CGXFFCV_AUGMENT_OPERATION_H
 
@@ -35,8 +39,10 @@ typedef enum AugmentPhase {
     AUGMENT_MOVE,
     AUGMENT_FILL,
     AUGMENT_COLOUR,
-    AUGMENT_LOCAL, /* among colours, in any order */
+    AUGMENT_PLACED, /* among colours, in any order ... */
+    AUGMENT_LOCAL,  /* ... likewise */
     AUGMENT_MIX,
+    AUGMENT_VALUE,
     AUGMENT_LABEL
 } AugmentPhase;
 
@@ -61,7 +67,11 @@ typedef enum AugmentParameterType {
     AUGMENT_PADDING, /* int32_t: pixels by which a MOVE may uncover what lies around the image */
     AUGMENT_SIZE,    /* AugmentSize, of 1 to 65,535 */
     AUGMENT_RGB,     /* AugmentFill, not reflecting */
-    AUGMENT_BORDER   /* AugmentFill */
+    AUGMENT_BORDER,  /* AugmentFill */
+    AUGMENT_WHOLE,   /* int64_t */
+    AUGMENT_SAMPLES, /* AugmentSamples */
+    AUGMENT_PLANE,   /* AugmentPlane: one value a pixel */
+    AUGMENT_IMAGE    /* AugmentPlane: one value a channel */
 } AugmentParameterType;
 
 typedef struct AugmentParameter {
@@ -108,6 +118,17 @@ const AugmentFill *augment_op_fill(const AugmentOp *op);
 
 /* ---- formulas ---- */
 
+#define AUGMENT_DRAWN(name) augment_##name##_draw(&op->as.name, random, size)
+#define AUGMENT_CHOSEN(name) augment_amount(augment_##name##_chosen(&op->as.name, key->sample) ? 0 : AUGMENT_ONE, size)
+#define AUGMENT_DRAW_MOVE AUGMENT_DRAWN
+#define AUGMENT_DRAW_FILL AUGMENT_DRAWN
+#define AUGMENT_DRAW_COLOUR AUGMENT_DRAWN
+#define AUGMENT_DRAW_PLACED AUGMENT_CHOSEN
+#define AUGMENT_DRAW_LOCAL AUGMENT_DRAWN
+#define AUGMENT_DRAW_MIX AUGMENT_DRAWN
+#define AUGMENT_DRAW_VALUE AUGMENT_CHOSEN
+#define AUGMENT_DRAW_LABEL AUGMENT_DRAWN
+
 /* What the operation does to an image of this size; with `evaluate`, its neutral form. */
 HOST_DEVICE AugmentDrawn augment_op_draw(const AugmentOp *op, const AugmentKey *key, bool evaluate, AugmentSize size) {
     const AugmentRandom drawn_from = {key, op->draw};
@@ -115,7 +136,7 @@ HOST_DEVICE AugmentDrawn augment_op_draw(const AugmentOp *op, const AugmentKey *
     switch (op->kind) {
 #define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
     case AUGMENT_##name:                                                                                               \
-        return augment_##name##_draw(&op->as.name, random, size);
+        return AUGMENT_DRAW_##phase(name);
 #include "augment/ops/table.h"
 #undef AUGMENT_OPERATION
     default:
@@ -124,17 +145,30 @@ HOST_DEVICE AugmentDrawn augment_op_draw(const AugmentOp *op, const AugmentKey *
 }
 
 /* What an operation of the phase has for a switch over formulas. */
-#define AUGMENT_PICK_MOVE(colour, local, mix, label)
-#define AUGMENT_PICK_FILL(colour, local, mix, label)
-#define AUGMENT_PICK_COLOUR(colour, local, mix, label) colour
-#define AUGMENT_PICK_LOCAL(colour, local, mix, label) local
-#define AUGMENT_PICK_MIX(colour, local, mix, label) mix
-#define AUGMENT_PICK_LABEL(colour, local, mix, label) label
+#define AUGMENT_PICK_MOVE(colour, placed, local, mix, value, label)
+#define AUGMENT_PICK_FILL(colour, placed, local, mix, value, label)
+#define AUGMENT_PICK_COLOUR(colour, placed, local, mix, value, label) colour
+#define AUGMENT_PICK_PLACED(colour, placed, local, mix, value, label) placed
+#define AUGMENT_PICK_LOCAL(colour, placed, local, mix, value, label) local
+#define AUGMENT_PICK_MIX(colour, placed, local, mix, value, label) mix
+#define AUGMENT_PICK_VALUE(colour, placed, local, mix, value, label) value
+#define AUGMENT_PICK_LABEL(colour, placed, local, mix, value, label) label
 
 HOST_DEVICE AugmentPixel augment_op_pixel(const AugmentOp *op, const AugmentDrawn *drawn, AugmentPixel pixel) {
     switch (op->kind) {
 #define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(case AUGMENT_##name : return augment_##name##_pixel(&op->as.name, drawn, pixel);, , , )
+    AUGMENT_PICK_##phase(case AUGMENT_##name : return augment_##name##_pixel(&op->as.name, drawn, pixel);, , , , , )
+#include "augment/ops/table.h"
+#undef AUGMENT_OPERATION
+    default:
+        return pixel;
+    }
+}
+
+HOST_DEVICE AugmentPixel augment_op_placed(const AugmentOp *op, size_t at, AugmentPixel pixel) {
+    switch (op->kind) {
+#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
+    AUGMENT_PICK_##phase(, case AUGMENT_##name : return augment_##name##_placed(&op->as.name, at, pixel);, , , , )
 #include "augment/ops/table.h"
 #undef AUGMENT_OPERATION
     default:
@@ -146,7 +180,7 @@ HOST_DEVICE AugmentPixel augment_op_pixel(const AugmentOp *op, const AugmentDraw
 HOST_DEVICE int32_t augment_op_taps(const AugmentOp *op, const AugmentDrawn *drawn, uint32_t *weights) {
     switch (op->kind) {
 #define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, case AUGMENT_##name : return augment_##name##_taps(&op->as.name, drawn, weights);, , )
+    AUGMENT_PICK_##phase(, , case AUGMENT_##name : return augment_##name##_taps(&op->as.name, drawn, weights);, , , )
 #include "augment/ops/table.h"
 #undef AUGMENT_OPERATION
     default:
@@ -163,11 +197,24 @@ HOST_DEVICE AugmentPixel augment_op_mix(const AugmentOp *op, const AugmentDrawn 
                                         AugmentPixel previous) {
     switch (op->kind) {
 #define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, , case AUGMENT_##name : return augment_##name##_mix(&op->as.name, drawn, own, previous);, )
+    AUGMENT_PICK_##phase(, , , case AUGMENT_##name                                                                     \
+                         : return augment_##name##_mix(&op->as.name, drawn, own, previous);                            \
+                         , , )
 #include "augment/ops/table.h"
 #undef AUGMENT_OPERATION
     default:
         return own;
+    }
+}
+
+HOST_DEVICE int64_t augment_op_value(const AugmentOp *op, int64_t label) {
+    switch (op->kind) {
+#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
+    AUGMENT_PICK_##phase(, , , , case AUGMENT_##name : return augment_##name##_value(&op->as.name, label);, )
+#include "augment/ops/table.h"
+#undef AUGMENT_OPERATION
+    default:
+        return label;
     }
 }
 
@@ -176,7 +223,7 @@ HOST_DEVICE void augment_op_label(const AugmentOp *op, const AugmentDrawn *drawn
                                   float *to) {
     switch (op->kind) {
 #define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, , , case AUGMENT_##name                                                                     \
+    AUGMENT_PICK_##phase(, , , , , case AUGMENT_##name                                                                 \
                          : augment_##name##_label(&op->as.name, drawn, own, previous, to);                             \
                          return;)
 #include "augment/ops/table.h"

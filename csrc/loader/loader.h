@@ -33,6 +33,7 @@
 typedef struct Loader Loader;
 
 #define LOADER_MAX_DIMS BETON_MAX_DIMS
+#define LOADER_MAX_LABEL_OPS 8
 #define LOADER_NO_BATCH UINT64_MAX
 
 /* The order of an epoch is one permutation of the samples in use for all ranks. Global batch g is its slice
@@ -80,9 +81,11 @@ typedef struct LoaderOutput {
     LoaderDecoder decoder;
     bool fast_jpeg; /* IMAGE: the fast inverse DCT, as FFCV, instead of the accurate one */
     /* Images: what to do with the pixels; their height and width are the file's, or the crop's. Borrowed during
-     * loader_create; NULL: uint8, HWC, unchanged. */
+     * loader_create, but what its operations borrow until loader_destroy. NULL: uint8, HWC, unchanged. */
     const AugmentSpec *image;
-    const AugmentOp *label;         /* INT: what makes float32 of labels; borrowed likewise. NULL: unchanged */
+    const AugmentOp *labels; /* INT: what is done to labels, in order; borrowed likewise, as what they borrow is until
+                              * loader_destroy */
+    int label_count;
     const LoaderFunction *function; /* FUNCTION: borrowed during loader_create */
     const LoaderCrop *crop;         /* CENTER_CROP, RANDOM_CROP: borrowed during loader_create */
 } LoaderOutput;

@@ -16,6 +16,7 @@ typedef struct LoaderObject {
     PyObject_HEAD PyObject *file; /* owned: the capsule of `reader`, which several loaders share; NULL after close() */
     BetonReader *reader;          /* borrowed from `file`; NULL after close() */
     Loader *loader;               /* owned; NULL before prepare() and after close() */
+    PyObject *outputs;            /* owned: the arrays in it are what its operations borrow */
     bool busy;                    /* a call is running without the GIL */
     pid_t process;                /* that made it: its threads do not live on in a forked child */
 } LoaderObject;
@@ -239,6 +240,7 @@ static PyObject *loader_prepare(LoaderObject *self, PyObject *args, PyObject *kw
     } else {
         spec->config.reader = self->reader;
         result = prepare(self, &spec->config);
+        if (result != NULL) self->outputs = Py_NewRef(outputs);
     }
     if (indices != Py_None) py_array_release(&view);
 no_indices:
@@ -256,6 +258,7 @@ static void loader_object_destroy(LoaderObject *self) {
     if (file == NULL || self->process != getpid()) return;
     Py_BEGIN_ALLOW_THREADS loader_destroy(loader);
     Py_END_ALLOW_THREADS Py_DECREF(file);
+    Py_CLEAR(self->outputs);
 }
 
 static void loader_dealloc(PyObject *object) {

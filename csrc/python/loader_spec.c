@@ -43,14 +43,14 @@ static int parse_image(PyObject *value, void *out) {
     return py_spec_fill(&image_table, value, NULL, &column->image);
 }
 
-static int parse_label(PyObject *value, void *out) {
+static int parse_labels(PyObject *value, void *out) {
     LoaderColumn *column = out;
-    int count;
-    if (value == Py_None) return 0;
-    PyObject *tuple = PyTuple_Pack(1, value);
-    int result = tuple == NULL ? -1 : py_operations_parse(tuple, "a label", 1, &column->label, &count);
-    Py_XDECREF(tuple);
-    column->output.label = &column->label;
+    PyObject *tuple = py_arguments_tuple(value, "label operations", 0, PY_SSIZE_T_MAX);
+    if (tuple == NULL) return -1;
+    int result =
+        py_operations_parse(tuple, "a label", LOADER_MAX_LABEL_OPS, column->labels, &column->output.label_count);
+    Py_DECREF(tuple);
+    column->output.labels = column->labels;
     return result;
 }
 
@@ -111,7 +111,7 @@ static const SpecTable output_table = {
     "an output",
     {SPEC_MEMBER(LoaderColumn, field), SPEC_ENUM_KEY(LoaderColumn, output.decoder, "decoder", loader_decoder_name),
      SPEC_KEY(LoaderColumn, output.fast_jpeg, "fast_jpeg"), SPEC_WHOLE("image", parse_image),
-     SPEC_WHOLE("label", parse_label), SPEC_WHOLE("function", parse_function), SPEC_WHOLE("crop", parse_crop)}};
+     SPEC_WHOLE("labels", parse_labels), SPEC_WHOLE("function", parse_function), SPEC_WHOLE("crop", parse_crop)}};
 
 static int parse_output(PyObject *item, void *out) {
     LoaderColumn *column = out;

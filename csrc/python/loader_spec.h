@@ -12,7 +12,7 @@ typedef struct LoaderColumn {
     LoaderOutput output;
     char field[BETON_NAME_BYTES];
     AugmentSpec image;
-    AugmentOp label;
+    AugmentOp labels[LOADER_MAX_LABEL_OPS];
     LoaderFunction function;
     LoaderCrop crop;
 } LoaderColumn;

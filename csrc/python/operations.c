@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "python/arguments.h"
+#include "python/array.h"
 #include "python/spec.h"
 
 /* ---- values ---- */
@@ -54,6 +55,33 @@ static int parse_fill(const AugmentParameter *p, PyObject *value, AugmentFill *o
     return 0;
 }
 
+/* What the arrays hold is borrowed: who keeps the operation keeps them. */
+static int parse_samples(const AugmentParameter *p, PyObject *value, AugmentSamples *out) {
+    ArrayView view;
+    if (py_array_acquire(value, p->name, 1u << ARRAY_I64, 1, false, &view) < 0) return -1;
+    *out = (AugmentSamples){view.data, (size_t)view.elems};
+    py_array_release(&view);
+    for (size_t i = 1; i < out->count; i++) {
+        if (out->ids[i - 1] < out->ids[i]) continue;
+        PyErr_Format(PyExc_ValueError, "%s must rise", p->name);
+        return -1;
+    }
+    return 0;
+}
+
+static int parse_plane(const AugmentParameter *p, PyObject *value, AugmentPlane *out) {
+    const bool image = p->type == AUGMENT_IMAGE;
+    ArrayView view;
+    if (py_array_acquire(value, p->name, 1u << ARRAY_F32, image ? 3 : 2, false, &view) < 0) return -1;
+    const int64_t *shape = view.shape;
+    const bool fits = shape[0] <= UINT16_MAX && shape[1] <= UINT16_MAX && (!image || shape[2] == AUGMENT_CHANNELS);
+    if (fits) *out = (AugmentPlane){view.data, {(int32_t)shape[0], (int32_t)shape[1]}};
+    py_array_release(&view);
+    if (fits) return 0;
+    PyErr_Format(PyExc_ValueError, "%s must be (height, width%s)", p->name, image ? ", 3" : "");
+    return -1;
+}
+
 static int parse_value(const AugmentParameter *p, PyObject *value, AugmentOp *op) {
     void *to = (unsigned char *)&op->as + p->offset;
     switch (p->type) {
@@ -69,6 +97,13 @@ static int parse_value(const AugmentParameter *p, PyObject *value, AugmentOp *op
     case AUGMENT_RGB:
     case AUGMENT_BORDER:
         return parse_fill(p, value, to);
+    case AUGMENT_WHOLE:
+        return py_arguments_whole(value, p->name, INT64_MIN, INT64_MAX, to);
+    case AUGMENT_SAMPLES:
+        return parse_samples(p, value, to);
+    case AUGMENT_PLANE:
+    case AUGMENT_IMAGE:
+        return parse_plane(p, value, to);
     case AUGMENT_FLAG: {
         int flag = PyObject_IsTrue(value);
         *(bool *)to = flag > 0;
@@ -150,9 +185,10 @@ int py_operations_parse(PyObject *tuple, const char *where, int room, AugmentOp 
 
 static PyObject *parameter_tuple(const AugmentParameter *p) {
     static const char *const types[] = {
-        [AUGMENT_NUMBER] = "number", [AUGMENT_LIMITS] = "limits", [AUGMENT_ODD] = "whole",
-        [AUGMENT_PADDING] = "whole", [AUGMENT_SIZE] = "size",     [AUGMENT_FLAG] = "flag",
-        [AUGMENT_RGB] = "colour",    [AUGMENT_BORDER] = "border"};
+        [AUGMENT_NUMBER] = "number",   [AUGMENT_LIMITS] = "limits", [AUGMENT_ODD] = "whole",
+        [AUGMENT_PADDING] = "whole",   [AUGMENT_SIZE] = "size",     [AUGMENT_FLAG] = "flag",
+        [AUGMENT_RGB] = "colour",      [AUGMENT_BORDER] = "border", [AUGMENT_WHOLE] = "whole",
+        [AUGMENT_SAMPLES] = "samples", [AUGMENT_PLANE] = "plane",   [AUGMENT_IMAGE] = "plane"};
     const double value = p->value;
     if (p->required) return Py_BuildValue("(ss())", p->name, types[p->type]);
     if (p->type == AUGMENT_NUMBER) return Py_BuildValue("(ss(d))", p->name, types[p->type], value);
@@ -175,8 +211,8 @@ static PyObject *parameters_tuple(const AugmentEntry *entry) {
 
 static PyObject *image_operations(PyObject *module, PyObject *unused) {
     static const char *const phases[] = {
-        [AUGMENT_MOVE] = "move",   [AUGMENT_FILL] = "fill", [AUGMENT_COLOUR] = "colour",
-        [AUGMENT_LOCAL] = "local", [AUGMENT_MIX] = "mix",   [AUGMENT_LABEL] = "label"};
+        [AUGMENT_MOVE] = "move",   [AUGMENT_FILL] = "fill", [AUGMENT_COLOUR] = "colour", [AUGMENT_PLACED] = "placed",
+        [AUGMENT_LOCAL] = "local", [AUGMENT_MIX] = "mix",   [AUGMENT_VALUE] = "value",   [AUGMENT_LABEL] = "label"};
     PyObject *list = PyList_New(0);
     (void)module, (void)unused;
     for (int kind = 0; list != NULL && kind < AUGMENT_KINDS; kind++) {

@@ -279,7 +279,7 @@ def test_devices_that_there_are_not(monkeypatch):
     with pytest.raises(ValueError, match="torch knows no device '0'"):
         tf.ToDevice("0")
     monkeypatch.setattr(tf, "find_torch", lambda: None)
-    with pytest.raises(NotImplementedError, match="not installed"):
+    with pytest.raises(ImportError, match="not installed"):
         tf.ToDevice(0)
 
 

@@ -12,6 +12,8 @@
 #include "augment/ops/grayscale.h"
 #include "augment/ops/hue.h"
 #include "augment/ops/mixup.h"
+#include "augment/ops/poison.h"
+#include "augment/ops/replace.h"
 #include "augment/ops/saturation.h"
 #include "augment/ops/solarization.h"
 #include "augment/ops/translate.h"

@@ -1,4 +1,6 @@
 /* Int and Float fields, whose values are in their records; and operations on labels. */
+#include <string.h>
+
 #include "augment/augment.h"
 #include "base/memory.h"
 #include "loader/decoders/decoder.h"
@@ -6,16 +8,44 @@
 static const BetonKind int_kinds[] = {BETON_INT}, float_kinds[] = {BETON_FLOAT};
 static const uint64_t one[] = {1};
 
-/* The state of a field of labels: NULL, or the operation on them, owned. */
-static Status prepare_label(const AugmentOp *op, DecoderOutput *output) {
-    AugmentOp *own = NULL;
-    TRY(augment_op_check(op));
-    const AugmentEntry *entry = augment_entry(op->kind);
-    if (entry->phase != AUGMENT_LABEL) FAIL(STATUS_ARGUMENT, "%s is for images", entry->name);
-    TRY(memory_alloc(1, sizeof *own, &own));
-    *own = *op;
-    output->state = own;
-    loader_decoder_set_array(output, BETON_F32, 1, (uint64_t[]){(uint64_t)entry->columns});
+/* The state of a field of labels: what is done to them, in order. */
+typedef struct Labels {
+    int count;
+    AugmentOp ops[LOADER_MAX_LABEL_OPS];
+} Labels;
+
+/* The operation that makes several values of a label and its neighbour; NULL: none does. */
+static const AugmentOp *pairing(const Labels *labels) {
+    const AugmentOp *last = &labels->ops[labels->count - 1];
+    return augment_entry(last->kind)->phase == AUGMENT_LABEL ? last : NULL;
+}
+
+static Status check_labels(const Labels *labels) {
+    for (int i = 0; i < labels->count; i++) {
+        TRY(augment_op_check(&labels->ops[i]));
+        const AugmentEntry *entry = augment_entry(labels->ops[i].kind);
+        if (entry->phase < AUGMENT_VALUE) FAIL(STATUS_ARGUMENT, "%s is for images", entry->name);
+        if (entry->phase == AUGMENT_LABEL && i < labels->count - 1) {
+            FAIL(STATUS_ARGUMENT, "%s must be the last operation on labels", entry->name);
+        }
+    }
+    return STATUS_OK;
+}
+
+static Status prepare_labels(const LoaderOutput *wish, DecoderOutput *output) {
+    Labels *labels = NULL;
+    if (wish->label_count > LOADER_MAX_LABEL_OPS) {
+        FAIL(STATUS_ARGUMENT, "at most %d operations fit labels, not %d", LOADER_MAX_LABEL_OPS, wish->label_count);
+    }
+    TRY(memory_calloc(1, sizeof *labels, &labels));
+    output->state = labels;
+    labels->count = wish->label_count;
+    memcpy(labels->ops, wish->labels, (size_t)wish->label_count * sizeof *labels->ops);
+    TRY(check_labels(labels));
+    const AugmentOp *pairs = pairing(labels);
+    if (pairs == NULL) return STATUS_OK;
+    const uint64_t columns = (uint64_t)augment_entry(pairs->kind)->columns;
+    loader_decoder_set_array(output, BETON_F32, 1, &columns);
     return STATUS_OK;
 }
 
@@ -23,7 +53,7 @@ static Status prepare_int(const LoaderSource *source, const Traversal *in_use, c
                           DecoderOutput *output) {
     (void)source, (void)in_use;
     loader_decoder_set_array(output, BETON_I64, 1, one);
-    return wish->label == NULL ? STATUS_OK : prepare_label(wish->label, output);
+    return wish->label_count == 0 ? STATUS_OK : prepare_labels(wish, output);
 }
 
 static void destroy_int(DecoderOutput *output) { memory_free(output->state); }
@@ -35,16 +65,31 @@ static Status prepare_float(const LoaderSource *source, const Traversal *in_use,
     return STATUS_OK;
 }
 
-static Status decode_labels(const DecoderChunk *chunk, const DecoderOutput *output, float *to) {
-    const AugmentOp *op = output->state;
-    int64_t previous = 0, own;
-    Status status = beton_reader_int(chunk->source->reader, output->field, chunk->before, &previous);
-    TRY(loader_decoder_fail(chunk, output, 0, "read", status));
+static AugmentDrawn draw(const DecoderChunk *chunk, const AugmentOp *op, uint64_t sample) {
+    const AugmentKey key = {chunk->seed, sample, chunk->batch, chunk->epoch};
+    return augment_op_draw(op, &key, chunk->evaluate, (AugmentSize){0, 0});
+}
+
+/* The sample's label, as the operations on single labels leave it. A failure is told of the chunk's sample `i`. */
+static Status read_label(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, uint64_t sample,
+                         int64_t *to) {
+    const Labels *labels = output->state;
+    int64_t value = 0;
+    Status status = beton_reader_int(chunk->source->reader, output->field, sample, &value);
+    TRY(loader_decoder_fail(chunk, output, i, "read", status));
+    for (int k = 0; labels != NULL && k < labels->count; k++) {
+        if (draw(chunk, &labels->ops[k], sample).acts) value = augment_op_value(&labels->ops[k], value);
+    }
+    *to = value;
+    return STATUS_OK;
+}
+
+static Status decode_pairs(const DecoderChunk *chunk, const DecoderOutput *output, const AugmentOp *op, float *to) {
+    int64_t previous = 0, own = 0;
+    TRY(read_label(chunk, output, 0, chunk->before, &previous));
     for (size_t i = 0; i < chunk->count; i++, to += output->array.shape[0], previous = own) {
-        const AugmentKey key = {chunk->seed, chunk->ids[i], chunk->batch, chunk->epoch};
-        status = beton_reader_int(chunk->source->reader, output->field, chunk->ids[i], &own);
-        TRY(loader_decoder_fail(chunk, output, i, "read", status));
-        const AugmentDrawn drawn = augment_op_draw(op, &key, chunk->evaluate, (AugmentSize){0, 0});
+        TRY(read_label(chunk, output, i, chunk->ids[i], &own));
+        const AugmentDrawn drawn = draw(chunk, op, chunk->ids[i]);
         augment_op_label(op, &drawn, own, previous, to);
     }
     return STATUS_OK;
@@ -52,11 +97,9 @@ static Status decode_labels(const DecoderChunk *chunk, const DecoderOutput *outp
 
 static Status decode_ints(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
     int64_t *to = (int64_t *)(void *)rows;
-    if (output->state != NULL) return decode_labels(chunk, output, (float *)(void *)rows);
-    for (size_t i = 0; i < chunk->count; i++) {
-        Status status = beton_reader_int(chunk->source->reader, output->field, chunk->ids[i], &to[i]);
-        TRY(loader_decoder_fail(chunk, output, i, "read", status));
-    }
+    const AugmentOp *pairs = output->state == NULL ? NULL : pairing(output->state);
+    if (pairs != NULL) return decode_pairs(chunk, output, pairs, (float *)(void *)rows);
+    for (size_t i = 0; i < chunk->count; i++) TRY(read_label(chunk, output, i, chunk->ids[i], &to[i]));
     return STATUS_OK;
 }
 

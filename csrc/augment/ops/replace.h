@@ -1,0 +1,27 @@
+#ifndef CGXFFCV_AUGMENT_OPS_REPLACE_H
+#define CGXFFCV_AUGMENT_OPS_REPLACE_H
+
+#include "augment/draw.h"
+
+typedef struct AugmentReplace {
+    AugmentSamples indices;
+    int64_t new_label;
+} AugmentReplace;
+
+HOST_DEVICE bool augment_replace_chosen(const AugmentReplace *op, uint64_t sample) {
+    return augment_among(&op->indices, sample);
+}
+
+HOST_DEVICE int64_t augment_replace_value(const AugmentReplace *op, int64_t label) {
+    (void)label;
+    return op->new_label;
+}
+
+#endif
+
+AUGMENT_OPERATION(
+    replace, AugmentReplace, VALUE, .name = "ReplaceLabel", .number = 18,
+    .doc = "Gives the samples numbered `indices` (as in the file) the label `new_label`, in every epoch and\n"
+           "in evaluation.",
+    .parameters = {AUGMENT_PARAMETER(AugmentReplace, indices, SAMPLES, .required = true),
+                   AUGMENT_PARAMETER(AugmentReplace, new_label, WHOLE, .required = true)})
