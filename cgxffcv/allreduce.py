@@ -316,6 +316,28 @@ class AllreducePlan:
         a run raises."""
         self._plan.wait(0 if stream is None else stream_number(stream))
 
+    # Runs whose messages the caller moves, of a communicator that `comm.apart` made: first "inside" (two_level), then
+    # "across". Arrays of bytes are uint8, and buffers as for `run`.
+
+    def stage_messages(self, stage: str) -> tuple[int, tuple[int, ...], int, int]:
+        """This rank's number in the stage; the bytes of its message to each member, one after the other in what
+        `stage_encode` writes, none to itself (one_shot: one message for all); of each member's message to it; of a
+        result, 0 without. No members: the stage is left out."""
+        return self._plan.stage_messages(stage)
+
+    def stage_encode(self, stage: str, buffer: np.ndarray, messages: np.ndarray) -> None:
+        """Writes this rank's messages, for an all-to-all (one_shot: for an all-gather)."""
+        self._plan.stage_encode(stage, _plain(buffer, "buffer")[0], messages)
+
+    def stage_reduce(self, stage: str, buffer: np.ndarray, messages: np.ndarray, result: np.ndarray) -> None:
+        """Takes the messages of the other members, one after the other, and writes the result, for an all-gather among
+        the stage's members and then (two_level) among those of "inside". Not for one_shot."""
+        self._plan.stage_reduce(stage, _plain(buffer, "buffer")[0], messages, result)
+
+    def stage_finish(self, buffer: np.ndarray, gathered: np.ndarray) -> None:
+        """Takes what was gathered. Raises CommError if a rank was in another run."""
+        self._plan.stage_finish(_plain(buffer, "buffer")[0], gathered)
+
     def explain(self) -> str:
         """What was chosen and why, what travels how, what it is predicted to cost."""
         return self._plan.explain()

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import atexit
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 
 import _cgxffcv
@@ -26,7 +27,7 @@ from _cgxffcv import Comm, CommError, CommTimeout, PeerLost
 
 from cgxffcv import claim, place
 
-__all__ = ["Comm", "CommError", "CommTimeout", "PeerLost", "abort_all", "attach", "segment", "world"]
+__all__ = ["Comm", "CommError", "CommTimeout", "PeerLost", "abort_all", "apart", "attach", "segment", "world"]
 
 _prepared = False
 
@@ -102,6 +103,13 @@ def attach(
     they lay on several nodes, while all bytes go through the segment. The other arguments are those of `world`."""
     _prepare()
     return _cgxffcv.comm_attach(fd, rank, size, timeout, nodes, stall=stall)
+
+
+def apart(rank: int, nodes: Sequence[int]) -> Comm:
+    """A communicator without a way to its other ranks: rank r is on the node that has the number nodes[r]. Plans that
+    are made of it run in stages, between which the caller moves the messages (`AllreducePlan.stage_encode`)."""
+    _prepare()
+    return _cgxffcv.comm_apart(rank, nodes)
 
 
 def abort_all(message: str) -> None:

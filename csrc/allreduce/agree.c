@@ -10,7 +10,7 @@
 #define HEADER_VERSION 3
 #define LAYER_TEXT_BYTES 256
 
-static AllreduceHeader header_of(const AllreduceSetup *setup, const AllreduceExtent *extent) {
+AllreduceHeader allreduce_header(const AllreduceSetup *setup, const AllreduceExtent *extent) {
     const AllreduceOptions *options = &setup->options;
     const WireMap *map = extent->map;
     return (AllreduceHeader){
@@ -37,7 +37,7 @@ static AllreduceHeader header_of(const AllreduceSetup *setup, const AllreduceExt
 }
 
 Status allreduce_number(const AllreduceSetup *setup, AllreduceExtent *extent) {
-    AllreduceHeader mine = header_of(setup, extent);
+    AllreduceHeader mine = allreduce_header(setup, extent);
     return comm_number(setup->comm, hash_bytes(&mine, sizeof mine, 0), &extent->number);
 }
 
@@ -142,6 +142,19 @@ done:
     return status;
 }
 
+static Status tell_difference(const AllreduceSetup *setup, const AllreduceHeader *mine, const AllreduceHeader *other,
+                              int rank) {
+    char expected[320], got[320];
+    describe(mine, expected, sizeof expected);
+    describe(other, got, sizeof got);
+    bool same_version = other->magic == mine->magic && other->version == mine->version;
+    bool order = same_version && other->number != mine->number;
+    Status status = error_fail(STATUS_TRANSPORT, "the ranks disagree: rank %d expected %s; rank %d has %s%s",
+                               comm_rank(setup->comm), expected, rank, got,
+                               order ? ": all ranks must make and run their plans in the same order" : "");
+    return error_at_rank(status, rank);
+}
+
 static Status fail_disagreement(const AllreduceSetup *setup, const WireMap *map, const AllreduceHeader *all, int rank) {
     const AllreduceHeader *mine = &all[comm_rank(setup->comm)];
     bool same_version = true, same_layers = true;
@@ -150,18 +163,18 @@ static Status fail_disagreement(const AllreduceSetup *setup, const WireMap *map,
         same_layers = same_layers && all[r].layers_hash == all[0].layers_hash;
     }
     if (same_version && !same_layers) return fail_layers(setup, map, all);
-    char expected[320], got[320];
-    describe(mine, expected, sizeof expected);
-    describe(&all[rank], got, sizeof got);
-    bool order = same_version && all[rank].number != mine->number;
-    Status status = error_fail(STATUS_TRANSPORT, "the ranks disagree: rank %d expected %s; rank %d has %s%s",
-                               comm_rank(setup->comm), expected, rank, got,
-                               order ? ": all ranks must make and run their plans in the same order" : "");
-    return error_at_rank(status, rank);
+    return tell_difference(setup, mine, &all[rank], rank);
+}
+
+Status allreduce_check_header(const AllreduceSetup *setup, const AllreduceExtent *extent, const void *theirs,
+                              int rank) {
+    AllreduceHeader mine = allreduce_header(setup, extent), other;
+    memcpy(&other, theirs, sizeof other);
+    return memcmp(&mine, &other, sizeof mine) == 0 ? STATUS_OK : tell_difference(setup, &mine, &other, rank);
 }
 
 Status allreduce_agree(const AllreduceSetup *setup, const AllreduceExtent *extent, AllreduceHeader *room) {
-    AllreduceHeader mine = header_of(setup, extent);
+    AllreduceHeader mine = allreduce_header(setup, extent);
     TRY(comm_allgather(setup->comm, &mine, sizeof mine, room));
     for (int rank = 0; rank < comm_size(setup->comm); rank++) {
         if (memcmp(&mine, &room[rank], sizeof mine) != 0) return fail_disagreement(setup, extent->map, room, rank);

@@ -81,6 +81,53 @@ Status allreduce_wait(Allreduce *allreduce, DeviceStream *stream, DeviceEvent *e
 
 bool allreduce_recordable(const Allreduce *allreduce) { return allreduce->engine->recordable; }
 
+/* ---- runs in stages ---- */
+
+static Status check_stage(const Allreduce *allreduce, AllreduceStage stage) {
+    const AllreduceExtent *extent = &allreduce->setup.extents[0];
+    if (allreduce->engine->stages == NULL || extent->algorithm == ALLREDUCE_RING) {
+        FAIL(STATUS_ARGUMENT, "the messages of this allreduce (%s) cannot be moved by its caller: use sra or one_shot",
+             allreduce_algorithm_name((int)extent->algorithm));
+    }
+    if (stage == ALLREDUCE_INSIDE && extent->algorithm != ALLREDUCE_TWO_LEVEL) {
+        FAIL(STATUS_ARGUMENT, "only two_level has a stage inside of nodes, and this is %s",
+             allreduce_algorithm_name((int)extent->algorithm));
+    }
+    return STATUS_OK;
+}
+
+Status allreduce_stage_messages(const Allreduce *allreduce, AllreduceStage stage, AllreduceMessages *out) {
+    *out = (AllreduceMessages){0};
+    if (stage == ALLREDUCE_INSIDE && allreduce->setup.extents[0].algorithm != ALLREDUCE_TWO_LEVEL) return STATUS_OK;
+    TRY(check_stage(allreduce, stage));
+    *out = allreduce_stage_measure(&allreduce->setup, &allreduce->setup.extents[0], stage);
+    return STATUS_OK;
+}
+
+uint64_t allreduce_stage_bytes(const Allreduce *allreduce, AllreduceStage stage, int member) {
+    return allreduce_stage_message(&allreduce->setup, &allreduce->setup.extents[0], stage, member);
+}
+
+Status allreduce_stage_encode(Allreduce *allreduce, AllreduceStage stage, const void *buffer, void *messages) {
+    TRY(check_stage(allreduce, stage));
+    return allreduce->engine->stages->encode(allreduce->state, &allreduce->setup.extents[0], stage, buffer, messages);
+}
+
+Status allreduce_stage_reduce(Allreduce *allreduce, AllreduceStage stage, void *buffer, const void *messages,
+                              void *result) {
+    const AllreduceExtent *extent = &allreduce->setup.extents[0];
+    TRY(check_stage(allreduce, stage));
+    if (extent->algorithm == ALLREDUCE_ONE_SHOT) FAIL(STATUS_ARGUMENT, "one_shot has nothing to reduce: it finishes");
+    return allreduce->engine->stages->reduce(allreduce->state, extent, stage, buffer, messages, result);
+}
+
+Status allreduce_stage_finish(Allreduce *allreduce, void *buffer, const void *gathered) {
+    TRY(check_stage(allreduce, ALLREDUCE_ACROSS));
+    TRY(allreduce->engine->stages->finish(allreduce->state, &allreduce->setup.extents[0], buffer, gathered));
+    allreduce->setup.run->call++;
+    return STATUS_OK;
+}
+
 /* ---- questions ---- */
 
 AllreduceAlgorithm allreduce_algorithm(const Allreduce *allreduce) { return allreduce->setup.extents[0].algorithm; }

@@ -167,6 +167,42 @@ float *allreduce_residual(Allreduce *allreduce, int64_t *elems);
 /* Takes up a residual that another gave, perhaps over a shorter extent. */
 Status allreduce_restore(Allreduce *allreduce, const float *residual, int64_t elems);
 
+/* ---- runs whose bytes the caller moves ----
+ *
+ * For ranks that reach each other by other ways than their communicator's (comm_create_apart): a run in stages, between
+ * which the caller moves messages by collectives of its own. Messages and results are those of docs/WIRE.md. Of one
+ * buffer, with nothing else run in between, and in this order:
+ *
+ *   INSIDE (two_level): allreduce_stage_encode, all-to-all of the messages among the ranks of this node, in the order
+ * of local ranks, allreduce_stage_reduce; ACROSS (one_shot): allreduce_stage_encode, all-gather of the one message;
+ *   ACROSS (else): allreduce_stage_encode, all-to-all among all ranks (two_level: those with this local rank, in the
+ *     order of nodes), allreduce_stage_reduce, all-gather of the results among the same, and with two_level of what
+ *     that gave among the ranks of this node;
+ *   allreduce_stage_finish with what was gathered. */
+typedef enum AllreduceStage { ALLREDUCE_INSIDE, ALLREDUCE_ACROSS } AllreduceStage;
+
+/* What this rank moves in a stage. No members: the stage is left out. */
+typedef struct AllreduceMessages {
+    int members, me;    /* among whom */
+    uint64_t total;     /* bytes of all messages that it sends */
+    uint64_t from_each; /* of the message of each other member to it; one_shot: of each member's */
+    uint64_t result;    /* of a result, padded so that all have the same; 0: none */
+} AllreduceMessages;
+Status allreduce_stage_messages(const Allreduce *allreduce, AllreduceStage stage, AllreduceMessages *out);
+
+/* Bytes of the message to a member; 0 to itself. */
+uint64_t allreduce_stage_bytes(const Allreduce *allreduce, AllreduceStage stage, int member);
+
+/* Writes the messages one after the other, by member. */
+Status allreduce_stage_encode(Allreduce *allreduce, AllreduceStage stage, const void *buffer, void *messages);
+
+/* Takes the messages of the other members, one after the other; writes the result, if the stage has one. TRANSPORT if a
+ * rank is in another run. */
+Status allreduce_stage_reduce(Allreduce *allreduce, AllreduceStage stage, void *buffer, const void *messages,
+                              void *result);
+
+Status allreduce_stage_finish(Allreduce *allreduce, void *buffer, const void *gathered);
+
 /* Measures the algorithms on this communicator (collective, some 100 ms); the same table everywhere. */
 Status allreduce_measure(Comm *comm, AllreduceCosts *out);
 

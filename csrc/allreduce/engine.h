@@ -40,6 +40,15 @@ typedef struct AllreduceSetup {
 
 #define ALLREDUCE_WHY_BYTES COMM_WHY_BYTES
 
+/* Runs in stages (allreduce.h); arguments are checked. */
+typedef struct AllreduceStages {
+    Status (*encode)(void *state, const AllreduceExtent *extent, AllreduceStage stage, const void *buffer,
+                     void *messages);
+    Status (*reduce)(void *state, const AllreduceExtent *extent, AllreduceStage stage, void *buffer,
+                     const void *messages, void *result);
+    Status (*finish)(void *state, const AllreduceExtent *extent, void *buffer, const void *gathered);
+} AllreduceStages;
+
 typedef struct AllreduceEngine {
     bool recordable; /* told and put may be recorded in a graph */
     bool agrees;     /* put begins with allreduce_agree */
@@ -59,6 +68,7 @@ typedef struct AllreduceEngine {
     size_t (*explain)(const void *state, char *text, size_t bytes);
     /* NULL, or: what has to end beside the communicator, which has been aborted, when this rank's device has failed. */
     void (*abort)(void *state, const char *message);
+    const AllreduceStages *stages; /* NULL: its bytes cannot be moved by others */
 } AllreduceEngine;
 
 extern const AllreduceEngine allreduce_host, allreduce_nccl;
@@ -94,8 +104,25 @@ Status allreduce_number(const AllreduceSetup *setup, AllreduceExtent *extent);
 /* The ranks compare what they are about to do; `room` is scratch, [ranks]. Between comm_begin and comm_end. */
 Status allreduce_agree(const AllreduceSetup *setup, const AllreduceExtent *extent, AllreduceHeader *room);
 
+/* What this rank is about to do, as the others compare it; and what `rank` has sent of its own against that. */
+AllreduceHeader allreduce_header(const AllreduceSetup *setup, const AllreduceExtent *extent);
+Status allreduce_check_header(const AllreduceSetup *setup, const AllreduceExtent *extent, const void *theirs, int rank);
+
 /* The same for `count` extents, as an operation of its own. */
 Status allreduce_compare(const AllreduceSetup *setup, const AllreduceExtent *extents, int count);
+
+/* ---- stages.c ---- */
+
+/* The slices that a member of a stage owns: those that travel to it as terms. */
+WireChunk allreduce_stage_chunk(const AllreduceSetup *setup, const AllreduceExtent *extent, AllreduceStage stage,
+                                int member);
+AllreduceMessages allreduce_stage_measure(const AllreduceSetup *setup, const AllreduceExtent *extent,
+                                          AllreduceStage stage);
+/* Bytes of the message to a member. */
+uint64_t allreduce_stage_message(const AllreduceSetup *setup, const AllreduceExtent *extent, AllreduceStage stage,
+                                 int member);
+/* The rank that is that member. */
+int allreduce_stage_rank(const AllreduceSetup *setup, const AllreduceExtent *extent, AllreduceStage stage, int member);
 
 /* ---- choose.c, explain.c ---- */
 

@@ -256,3 +256,15 @@ done:
     memory_free(block);
     return status;
 }
+
+WireChunk allreduce_map_shard(const WireMap *map, int shard, int nodes) {
+    const WireChunk *part = wire_chunk(map, shard * nodes);
+    WireChunk whole = part[0];
+    for (int m = 1; m < nodes; m++) {
+        whole.slices += part[m].slices;
+        whole.elems += part[m].elems;
+        whole.values += part[m].values;
+        whole.bytes += part[m].bytes;
+    }
+    return whole;
+}

@@ -99,6 +99,9 @@ Status allreduce_table_create(const AllreduceLayer *layers, int count, const All
                               AllreduceAlgorithm algorithm, WireTable *out);
 void allreduce_table_destroy(WireTable *table);
 
+/* Of two_level: all chunks that a local rank's shard consists of, as one. */
+WireChunk allreduce_map_shard(const WireMap *map, int shard, int nodes);
+
 /* Freed with memory_free. */
 Status allreduce_map_create(const Comm *comm, const WireTable *table, const AllreduceOptions *options,
                             AllreduceAlgorithm algorithm, WireMap **out);

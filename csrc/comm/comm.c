@@ -140,6 +140,22 @@ Status comm_attach(int fd, int rank, int size, const CommOptions *given, Comm **
     return status;
 }
 
+Status comm_create_apart(int rank, int size, const int *node_of, Comm **out) {
+    Status status = STATUS_OK;
+    CommOptions options;
+    CommSegment segment = {0};
+    int fd = -1;
+    if (size < 2 || rank < 0 || rank >= size) FAIL(STATUS_ARGUMENT, "rank %d of %d cannot be apart", rank, size);
+    TRY(resolve(NULL, &options));
+    TRY(comm_segment_create(1, 0, &fd));
+    TRY_GOTO(comm_segment_open(fd, 1, 0, 0, &segment));
+    status = comm_join_nobody(&segment, rank, size, node_of, &options, out);
+    if (status != STATUS_OK) comm_segment_close(&segment, false);
+done:
+    close(fd);
+    return status;
+}
+
 static Status gather_parent(void *context, const void *mine, size_t bytes, void *all) {
     return comm_allgather(context, mine, bytes, all);
 }

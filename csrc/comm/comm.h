@@ -73,6 +73,10 @@ Status comm_segment_create(int size, size_t slot_bytes, int *fd);
  * topology is pretended, while all bytes go through the segment. options->slot_bytes is ignored. */
 Status comm_attach(int fd, int rank, int size, const CommOptions *options, Comm **out);
 
+/* Without a way to the others: rank r of `size` >= 2 is on the node with the number `node_of[r]`, and every operation
+ * fails. What is made of it knows where the ranks are; its bytes go by ways of the caller's own. Not collective. */
+Status comm_create_apart(int rank, int size, const int *node_of, Comm **out);
+
 /* Splits: ranks of equal `color` form a new communicator, ordered by (key, old rank); a negative color joins none and
  * gets NULL. The options are the parent's. Collective over the parent. The child outlives the parent if need be. */
 Status comm_split(Comm *comm, int color, int key, Comm **out);

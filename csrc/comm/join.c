@@ -165,6 +165,30 @@ done:
     return status;
 }
 
+Status comm_join_nobody(CommSegment *segment, int rank, int size, const int *node_of, const CommOptions *options,
+                        Comm **out) {
+    Status status = STATUS_OK;
+    Comm *comm = NULL;
+    uint64_t *keys = NULL;
+    TRY_GOTO(allocate(rank, size, options, &comm));
+    TRY_GOTO(memory_calloc((size_t)size, sizeof *keys, &keys));
+    for (int other = 0; other < size; other++) {
+        keys[other] = (uint64_t)node_of[other];
+        comm->places[other].world_rank = other;
+    }
+    number_nodes(comm, keys);
+    comm->places[rank].seat = 0;
+    comm->apart = true;
+    comm->segment = *segment;
+    TRY_GOTO(bring_to_life(comm, 1));
+    *out = comm;
+    comm = NULL;
+done:
+    memory_free(keys);
+    comm_join_free(comm);
+    return status;
+}
+
 /* ---- by gathering ---- */
 
 static Status gather(const Join *join, const void *mine, size_t bytes, void *all) {

@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "python/arguments.h"
 #include "python/spec.h"
+#include "python/stages.h"
 
 #define MAX_LAYERS (1 << 24)
 
@@ -196,6 +197,15 @@ static Allreduce *allreduce_of(PyObject *self) {
     return allreduce;
 }
 
+Allreduce *py_allreduce_take(PyObject *plan, unsigned *types) {
+    AllreduceObject *self = (AllreduceObject *)plan;
+    if (allreduce_of(plan) == NULL || take_comm((PyObject *)Py_TYPE(plan), self->comm) == NULL) return NULL;
+    *types = type_mask(self->type);
+    return self->allreduce;
+}
+
+void py_allreduce_give(PyObject *plan) { py_comm_object_give(((AllreduceObject *)plan)->comm); }
+
 static Status run_plan(Allreduce *allreduce, void *data) {
     Status status;
     Py_BEGIN_ALLOW_THREADS;
@@ -320,6 +330,15 @@ static PyMethodDef plan_methods[] = {
      "place, ordered\non the stream. Collective."},
     {"wait", METHOD(py_allreduce_wait), METH_VARARGS | METH_KEYWORDS,
      "wait($self, /, stream=0)\n--\n\nUntil a stream has done what is on it, with the communicator's deadline."},
+    {"stage_messages", py_stages_messages, METH_VARARGS,
+     "stage_messages(stage)\n--\n\n(this rank's number in the stage, bytes of its message to each member, of each "
+     "one's to it, of a result)."},
+    {"stage_encode", py_stages_encode, METH_VARARGS,
+     "stage_encode(stage, buffer, messages)\n--\n\nWrites this rank's messages."},
+    {"stage_reduce", py_stages_reduce, METH_VARARGS,
+     "stage_reduce(stage, buffer, messages, result)\n--\n\nTakes the others' messages, writes the result."},
+    {"stage_finish", py_stages_finish, METH_VARARGS,
+     "stage_finish(buffer, gathered)\n--\n\nWrites the sums or averages into the buffer."},
     {"explain", plan_explain, METH_NOARGS, "explain()\n--\n\nWhat was chosen and why, as text."},
     {NULL, NULL, 0, NULL},
 };

@@ -123,7 +123,7 @@ void py_comm_object_remove(PyObject *object, CommDependent *dependent) {
 
 /* ---- made ---- */
 
-static PyObject *wrap(ModuleState *state, Comm *comm) {
+PyObject *py_comm_object_wrap(ModuleState *state, Comm *comm) {
     PyTypeObject *type = (PyTypeObject *)state->comm_type;
     PyObject *kept = PyDict_New();
     CommObject *self = kept == NULL ? NULL : (CommObject *)type->tp_alloc(type, 0);
@@ -156,7 +156,8 @@ static PyObject *comm_world(PyObject *module, PyObject *args, PyObject *kwargs) 
     Py_BEGIN_ALLOW_THREADS;
     status = comm_create_world(&options, &comm);
     Py_END_ALLOW_THREADS;
-    return status == STATUS_OK ? wrap(py_module_state(module), comm) : py_errors_raise(py_module_state(module), status);
+    return status == STATUS_OK ? py_comm_object_wrap(py_module_state(module), comm)
+                               : py_errors_raise(py_module_state(module), status);
 }
 
 static PyObject *comm_segment_fd(PyObject *module, PyObject *args, PyObject *kwargs) {
@@ -187,7 +188,8 @@ static PyObject *comm_attach_fd(PyObject *module, PyObject *args, PyObject *kwar
     Py_BEGIN_ALLOW_THREADS;
     status = comm_attach(fd, rank, size, &options, &comm);
     Py_END_ALLOW_THREADS;
-    return status == STATUS_OK ? wrap(py_module_state(module), comm) : py_errors_raise(py_module_state(module), status);
+    return status == STATUS_OK ? py_comm_object_wrap(py_module_state(module), comm)
+                               : py_errors_raise(py_module_state(module), status);
 }
 
 static PyObject *split(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -202,7 +204,7 @@ static PyObject *split(PyObject *self, PyObject *args, PyObject *kwargs) {
     Py_END_ALLOW_THREADS;
     py_comm_object_give(self);
     if (status != STATUS_OK) return py_errors_raise(comm_state(self), status);
-    return part == NULL ? Py_NewRef(Py_None) : wrap(comm_state(self), part);
+    return part == NULL ? Py_NewRef(Py_None) : py_comm_object_wrap(comm_state(self), part);
 }
 
 /* ---- closed ---- */

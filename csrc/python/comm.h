@@ -27,6 +27,9 @@ PyObject *py_comm_allreduce(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *py_comm_allreduce_async(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *py_comm_allreduce_plans(PyObject *self, PyObject *args, PyObject *kwargs);
 
+/* The object of a communicator, which it takes over, also where it fails: NULL with an exception set. */
+PyObject *py_comm_object_wrap(ModuleState *state, Comm *comm);
+
 /* A timeout argument: None gives 0, the communicator's own; -1 with an exception set for anything but a number of
  * seconds above 0. */
 int py_comm_parse_timeout(PyObject *object, const char *argument, double *seconds);

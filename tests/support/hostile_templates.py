@@ -193,6 +193,29 @@ def a_plan_of_comm():
     return function(*args, **keywords)
 
 
+def a_staged_plan(rank=0):
+    return _cgxffcv.AllreducePlan(_cgxffcv.comm_apart(rank, [0, 1]), LAYERS, **OPTIONS | {"algorithm": "sra"})
+
+
+def stage(name):
+    """The step of that name, with messages that fit."""
+
+    def build():
+        buffer = np.ones(107, np.float32)
+        _, sizes, each, result = a_staged_plan().stage_messages("across")
+        messages, theirs, results = (np.zeros(n, np.uint8) for n in (sum(sizes), each, result))
+        a_staged_plan(1).stage_encode("across", buffer, theirs)
+        args = {
+            "stage_messages": ("across",),
+            "stage_encode": ("across", buffer, messages),
+            "stage_reduce": ("across", buffer, theirs, results),
+            "stage_finish": (buffer, np.zeros(2 * result, np.uint8)),
+        }
+        return method(a_staged_plan, name, *args[name])()
+
+    return build
+
+
 def a_trial_of_comm():
     function, args, keywords, _ = trial_of_comm()
     return function(*args, **keywords)
@@ -293,6 +316,7 @@ FUNCTIONS = {
     "comm_world": plain(_cgxffcv.comm_world, 5.0, 1, slot_bytes=65536, stall=2.0),
     "comm_segment": None,
     "comm_attach": None,
+    "comm_apart": plain(_cgxffcv.comm_apart, 0, [0, 1, 0]),
     "comm_abort_all": plain(_cgxffcv.comm_abort_all, "for fun"),
     "comm_finalize": None,
 }
@@ -361,6 +385,7 @@ TYPES = {
         "run": method(a_plan_of_comm, "run", np.ones(107, np.float32)),
         "put": method(a_plan_of_comm, "put", [a_tensor(), a_tensor(7)], 0),
         "wait": method(a_plan_of_comm, "wait", 0),
+        **{name: stage(name) for name in ("stage_messages", "stage_encode", "stage_reduce", "stage_finish")},
         "explain": method(a_plan_of_comm, "explain"),
     },
     "AllreduceRun": {

@@ -208,4 +208,5 @@ const AllreduceEngine allreduce_host = {.agrees = true,
                                         .put = put,
                                         .wait = wait,
                                         .residual = residual,
-                                        .explain = explain};
+                                        .explain = explain,
+                                        .stages = &allreduce_host_stages};

@@ -107,6 +107,9 @@ Status allreduce_one_shot(HostEngine *host, void *buffer);
 Status allreduce_ring(HostEngine *host, void *buffer);
 Status allreduce_two_level(HostEngine *host, void *buffer);
 
+/* stages.c */
+extern const AllreduceStages allreduce_host_stages;
+
 /* ---- transfer.c ---- */
 
 /* What a slice is called on its way: the run and its number in the map. */

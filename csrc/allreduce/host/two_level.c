@@ -17,19 +17,6 @@ static void make_groups(HostEngine *host, Group *local, Group *across) {
     for (int m = 0; m < across->size; m++) host->members[1][m] = comm_rank_at(comm, m, seat);
 }
 
-/* All chunks of a shard as one. */
-static WireChunk shard_of(const WireMap *map, int shard, int nodes) {
-    const WireChunk *part = wire_chunk(map, shard * nodes);
-    WireChunk whole = part[0];
-    for (int m = 1; m < nodes; m++) {
-        whole.slices += part[m].slices;
-        whole.elems += part[m].elems;
-        whole.values += part[m].values;
-        whole.bytes += part[m].bytes;
-    }
-    return whole;
-}
-
 /* The last phase. Every rank takes in the order (step, rank), so that taking never waits for publishing. */
 typedef struct Pass {
     HostEngine *host;
@@ -102,7 +89,7 @@ Status allreduce_two_level(HostEngine *host, void *buffer) {
     Group local, across;
     make_groups(host, &local, &across);
     WireChunk *shard = host->shards;
-    for (int j = 0; j < local.size; j++) shard[j] = shard_of(host->map, j, across.size);
+    for (int j = 0; j < local.size; j++) shard[j] = allreduce_map_shard(host->map, j, across.size);
     /* The node's sums of this rank's shard go to the buffer itself, or to memory made for the shard. */
     bool in_place = host->partial[0] == NULL;
     uint8_t *sums = in_place ? buffer : (uint8_t *)host->partial[0];

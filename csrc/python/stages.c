@@ -1,0 +1,208 @@
+/* Runs of a plan in stages: the caller moves the messages. All sizes are checked here. */
+#include "python/stages.h"
+
+#include "base/memory.h"
+#include "python/arguments.h"
+#include "python/array.h"
+#include "python/comm.h"
+
+#define BYTES (1u << ARRAY_U8)
+
+static const char *const stage_names[] = {"inside", "across"};
+
+static int stage_of(const char *name, AllreduceStage *out) {
+    for (int i = 0; i < 2; i++) {
+        if (strcmp(name, stage_names[i]) == 0) {
+            *out = (AllreduceStage)i;
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "stage must be inside or across, not '%s'", name);
+    return -1;
+}
+
+static PyObject *raise(PyObject *plan, Status status) {
+    return py_errors_raise(py_module_state_of_type(Py_TYPE(plan)), status);
+}
+
+static PyObject *sizes_of(const Allreduce *allreduce, AllreduceStage stage, const AllreduceMessages *messages) {
+    PyObject *sizes = PyTuple_New(messages->members);
+    for (int m = 0; sizes != NULL && m < messages->members; m++) {
+        PyObject *size = PyLong_FromUnsignedLongLong(allreduce_stage_bytes(allreduce, stage, m));
+        if (size == NULL) {
+            Py_CLEAR(sizes);
+        } else {
+            PyTuple_SET_ITEM(sizes, m, size);
+        }
+    }
+    return sizes;
+}
+
+PyObject *py_stages_messages(PyObject *plan, PyObject *args) {
+    const char *name;
+    AllreduceStage stage;
+    AllreduceMessages messages;
+    unsigned types;
+    if (!PyArg_ParseTuple(args, "s:stage_messages", &name) || stage_of(name, &stage) < 0) return NULL;
+    Allreduce *allreduce = py_allreduce_take(plan, &types);
+    if (allreduce == NULL) return NULL;
+    Status status = allreduce_stage_messages(allreduce, stage, &messages);
+    PyObject *sizes = status == STATUS_OK ? sizes_of(allreduce, stage, &messages) : raise(plan, status);
+    py_allreduce_give(plan);
+    if (sizes == NULL) return NULL;
+    return Py_BuildValue("(iNKK)", messages.me, sizes, (unsigned long long)messages.from_each,
+                         (unsigned long long)messages.result);
+}
+
+/* ---- steps ---- */
+
+/* A step's arguments at hand: the buffer, and bytes that go in or come out. */
+typedef struct Step {
+    PyObject *plan;
+    Allreduce *allreduce;
+    ArrayView buffer, messages, result;
+    bool has_buffer, has_messages, has_result;
+} Step;
+
+static PyObject *step_end(Step *step, Status status, bool failed) {
+    if (step->has_buffer) py_array_release(&step->buffer);
+    if (step->has_messages) py_array_release(&step->messages);
+    if (step->has_result) py_array_release(&step->result);
+    py_allreduce_give(step->plan);
+    if (failed) return NULL;
+    return status == STATUS_OK ? Py_NewRef(Py_None) : raise(step->plan, status);
+}
+
+/* 0, or -1 with an exception set. */
+static int take_bytes(PyObject *object, const char *argument, uint64_t bytes, bool writable, ArrayView *view,
+                      bool *taken) {
+    if (py_array_acquire(object, argument, BYTES, -1, writable, view) < 0) return -1;
+    *taken = true;
+    if ((uint64_t)view->elems == bytes) return 0;
+    PyErr_Format(PyExc_ValueError, "%s must have %llu bytes, not %lld", argument, (unsigned long long)bytes,
+                 (long long)view->elems);
+    return -1;
+}
+
+/* Takes plan and buffer. 0, or -1 with an exception set and nothing to end. */
+static int step_begin(Step *step, PyObject *plan, PyObject *buffer, bool writable) {
+    unsigned types;
+    *step = (Step){.plan = plan, .allreduce = py_allreduce_take(plan, &types)};
+    if (step->allreduce == NULL) return -1;
+    if (py_array_acquire(buffer, "buffer", types, -1, writable, &step->buffer) < 0) {
+        step_end(step, STATUS_OK, true);
+        return -1;
+    }
+    step->has_buffer = true;
+    if (step->buffer.elems == allreduce_elems(step->allreduce)) return 0;
+    PyErr_Format(PyExc_ValueError, "buffer must have the plan's %lld elements, not %lld",
+                 (long long)allreduce_elems(step->allreduce), (long long)step->buffer.elems);
+    step_end(step, STATUS_OK, true);
+    return -1;
+}
+
+PyObject *py_stages_encode(PyObject *plan, PyObject *args) {
+    const char *name;
+    PyObject *buffer, *messages;
+    AllreduceStage stage;
+    AllreduceMessages sizes;
+    Step step;
+    if (!PyArg_ParseTuple(args, "sOO:stage_encode", &name, &buffer, &messages) || stage_of(name, &stage) < 0 ||
+        step_begin(&step, plan, buffer, false) < 0) {
+        return NULL;
+    }
+    Status status = allreduce_stage_messages(step.allreduce, stage, &sizes);
+    if (status != STATUS_OK) return step_end(&step, status, false);
+    if (take_bytes(messages, "messages", sizes.total, true, &step.messages, &step.has_messages) < 0) {
+        return step_end(&step, status, true);
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    status = allreduce_stage_encode(step.allreduce, stage, step.buffer.data, step.messages.data);
+    Py_END_ALLOW_THREADS;
+    return step_end(&step, status, false);
+}
+
+PyObject *py_stages_reduce(PyObject *plan, PyObject *args) {
+    const char *name;
+    PyObject *buffer, *messages, *result;
+    AllreduceStage stage;
+    AllreduceMessages sizes;
+    Step step;
+    if (!PyArg_ParseTuple(args, "sOOO:stage_reduce", &name, &buffer, &messages, &result) ||
+        stage_of(name, &stage) < 0 || step_begin(&step, plan, buffer, true) < 0) {
+        return NULL;
+    }
+    Status status = allreduce_stage_messages(step.allreduce, stage, &sizes);
+    if (status != STATUS_OK) return step_end(&step, status, false);
+    uint64_t from_others = sizes.members == 0 ? 0 : (uint64_t)(sizes.members - 1) * sizes.from_each;
+    if (take_bytes(messages, "messages", from_others, false, &step.messages, &step.has_messages) < 0 ||
+        take_bytes(result, "result", sizes.result, true, &step.result, &step.has_result) < 0) {
+        return step_end(&step, status, true);
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    status = allreduce_stage_reduce(step.allreduce, stage, step.buffer.data, step.messages.data, step.result.data);
+    Py_END_ALLOW_THREADS;
+    return step_end(&step, status, false);
+}
+
+/* Of one-shot messages, else results of all chunks. */
+static Status gathered_bytes(const Allreduce *allreduce, uint64_t *bytes) {
+    AllreduceMessages inside, across;
+    TRY(allreduce_stage_messages(allreduce, ALLREDUCE_INSIDE, &inside));
+    TRY(allreduce_stage_messages(allreduce, ALLREDUCE_ACROSS, &across));
+    uint64_t each = across.result > 0 ? across.result : across.from_each;
+    *bytes = each * (uint64_t)across.members * (inside.members > 0 ? (uint64_t)inside.members : 1);
+    return STATUS_OK;
+}
+
+PyObject *py_stages_finish(PyObject *plan, PyObject *args) {
+    PyObject *buffer, *gathered;
+    uint64_t bytes;
+    Step step;
+    if (!PyArg_ParseTuple(args, "OO:stage_finish", &buffer, &gathered) || step_begin(&step, plan, buffer, true) < 0) {
+        return NULL;
+    }
+    Status status = gathered_bytes(step.allreduce, &bytes);
+    if (status != STATUS_OK) return step_end(&step, status, false);
+    if (take_bytes(gathered, "gathered", bytes, false, &step.messages, &step.has_messages) < 0) {
+        return step_end(&step, status, true);
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    status = allreduce_stage_finish(step.allreduce, step.buffer.data, step.messages.data);
+    Py_END_ALLOW_THREADS;
+    return step_end(&step, status, false);
+}
+
+/* ---- communicators without a way to the others ---- */
+
+static PyObject *comm_apart(PyObject *module, PyObject *args) {
+    PyObject *list;
+    int rank, *node_of = NULL;
+    Comm *comm = NULL;
+    if (!PyArg_ParseTuple(args, "iO:comm_apart", &rank, &list)) return NULL;
+    PyObject *nodes = py_arguments_tuple(list, "nodes", 2, 1 << 20);
+    if (nodes == NULL) return NULL;
+    int size = (int)PyTuple_GET_SIZE(nodes);
+    Status status = memory_calloc((size_t)size, sizeof *node_of, &node_of);
+    for (int r = 0; status == STATUS_OK && r < size; r++) {
+        uint64_t node;
+        if (py_arguments_whole(PyTuple_GET_ITEM(nodes, r), "a node", 0, INT32_MAX, &node) < 0) {
+            memory_free(node_of);
+            Py_DECREF(nodes);
+            return NULL;
+        }
+        node_of[r] = (int)node;
+    }
+    if (status == STATUS_OK) status = comm_create_apart(rank, size, node_of, &comm);
+    memory_free(node_of);
+    Py_DECREF(nodes);
+    return status == STATUS_OK ? py_comm_object_wrap(py_module_state(module), comm)
+                               : py_errors_raise(py_module_state(module), status);
+}
+
+static PyMethodDef functions[] = {
+    {"comm_apart", comm_apart, METH_VARARGS, "comm_apart(rank, nodes)\n--\n\nSee cgxffcv.comm.apart."},
+    {NULL, NULL, 0, NULL},
+};
+
+int py_stages_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }
