@@ -16,7 +16,7 @@ AllreduceHeader allreduce_header(const AllreduceSetup *setup, const AllreduceExt
     return (AllreduceHeader){
         .magic = HEADER_MAGIC,
         .version = HEADER_VERSION,
-        .call = setup->run->call,
+        .call = setup->next,
         .op = (uint32_t)options->op,
         .type = (uint32_t)options->type,
         .algorithm = (uint32_t)extent->algorithm,
@@ -119,7 +119,7 @@ static Status fail_at_layer(const AllreduceSetup *setup, const WireMap *map, int
                                       "the ranks have different layers, of which number %lld is the first: on rank %d "
                                       "it is %s; on rank %d it is %.*s (run %u of the plan)",
                                       (long long)index, me, mine, other, LAYER_TEXT_BYTES - 1,
-                                      texts + (size_t)other * sizeof mine, setup->run->call),
+                                      texts + (size_t)other * sizeof mine, setup->next),
                            other);
 done:
     memory_free(texts);

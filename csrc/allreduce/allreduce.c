@@ -7,7 +7,7 @@
 #include "base/memory.h"
 
 /* The first that serves does the work. */
-static const AllreduceEngine *const engines[] = {&allreduce_nccl, &allreduce_host};
+static const AllreduceEngine *const engines[] = {&allreduce_device, &allreduce_nccl, &allreduce_host};
 
 struct Allreduce {
     AllreduceSetup setup;
@@ -66,7 +66,8 @@ Status allreduce_put(Allreduce *allreduce, void *buffer, int64_t elems, DeviceSt
     allreduce->last = extent;
     if (setup->compares && !allreduce->engine->agrees) TRY(allreduce_compare(setup, extent, 1));
     TRY(tell_others(allreduce, allreduce->engine->put(allreduce->state, extent, buffer, stream)));
-    setup->run->call++;
+    allreduce->setup.next++;
+    if (!allreduce->engine->counts) setup->run->call++;
     return STATUS_OK;
 }
 
@@ -146,7 +147,13 @@ size_t allreduce_explain(const Allreduce *allreduce, char *text, size_t bytes) {
 
 uint32_t allreduce_call(const Allreduce *allreduce) { return allreduce->setup.run->call; }
 
-void allreduce_set_call(Allreduce *allreduce, uint32_t call) { allreduce->setup.run->call = call; }
+Status allreduce_set_call(Allreduce *allreduce, uint32_t call) {
+    allreduce->setup.next = call;
+    if (allreduce->setup.run->call == call) return STATUS_OK;
+    if (allreduce->engine->counts) return allreduce->engine->set_call(allreduce->state, call);
+    allreduce->setup.run->call = call;
+    return STATUS_OK;
+}
 
 static float *residual_of(Allreduce *allreduce, const AllreduceExtent *extent) {
     const AllreduceEngine *engine = allreduce->engine;

@@ -158,7 +158,7 @@ size_t allreduce_explain(const Allreduce *allreduce, char *text, size_t bytes);
 /* The number of the next run: it keys stochastic rounding, and all ranks must have the same. Saved and restored with
  * the residual, a run continues bit for bit. */
 uint32_t allreduce_call(const Allreduce *allreduce);
-void allreduce_set_call(Allreduce *allreduce, uint32_t call);
+Status allreduce_set_call(Allreduce *allreduce, uint32_t call); /* not while runs are under way */
 
 /* The residual of error feedback (this rank's own) of the extent that ran last, float32; NULL without. Borrowed until
  * allreduce_destroy. */

@@ -36,6 +36,7 @@ typedef struct AllreduceSetup {
     AllreduceExtent extents[ALLREDUCE_MAX_EXTENTS]; /* the first is the longest */
     int extent_count;
     AllreduceRun *run; /* owned */
+    uint32_t next;     /* the number of the next run that is put: ahead of run->call where runs are under way */
 } AllreduceSetup;
 
 #define ALLREDUCE_WHY_BYTES COMM_WHY_BYTES
@@ -52,6 +53,7 @@ typedef struct AllreduceStages {
 typedef struct AllreduceEngine {
     bool recordable; /* told and put may be recorded in a graph */
     bool agrees;     /* put begins with allreduce_agree */
+    bool counts;     /* runs raise run->call by themselves, when they are over */
     /* With *state NULL and STATUS_OK the engine does not serve, the same on all ranks, and `why` (ALLREDUCE_WHY_BYTES)
      * holds the reason; at first it holds that of the engine asked before, or "". One whose put does not begin with
      * allreduce_agree compares here what the ranks are about to do (allreduce_compare). */
@@ -61,6 +63,8 @@ typedef struct AllreduceEngine {
     Status (*told)(void *state, int64_t begin, int64_t end);
     Status (*put)(void *state, const AllreduceExtent *extent, void *buffer, DeviceStream *stream);
     Status (*wait)(void *state, DeviceStream *stream, DeviceEvent *event);
+    /* With `counts`: the number of the next run, in run->call, too. Not while runs are under way. */
+    Status (*set_call)(void *state, uint32_t call);
     /* NULL, or: error feedback's, of the longest extent, in host memory; NULL without. */
     float *(*residual)(void *state);
     /* NULL, or: what a run sends, where that is not what the extent says. */
@@ -71,7 +75,7 @@ typedef struct AllreduceEngine {
     const AllreduceStages *stages; /* NULL: its bytes cannot be moved by others */
 } AllreduceEngine;
 
-extern const AllreduceEngine allreduce_host, allreduce_nccl;
+extern const AllreduceEngine allreduce_device, allreduce_host, allreduce_nccl;
 
 /* ---- setup.c ---- */
 

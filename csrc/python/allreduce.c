@@ -297,8 +297,10 @@ static int set_call(PyObject *self, PyObject *value, void *unused) {
     if (py_arguments_whole(value == NULL ? Py_None : value, "call", 0, UINT32_MAX, &call) < 0) return -1;
     Allreduce *allreduce = allreduce_of(self);
     if (allreduce == NULL) return -1;
-    allreduce_set_call(allreduce, (uint32_t)call);
-    return 0;
+    Status status = allreduce_set_call(allreduce, (uint32_t)call);
+    if (status == STATUS_OK) return 0;
+    py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
+    return -1;
 }
 
 static PyObject *get_residual(PyObject *self, void *unused) {

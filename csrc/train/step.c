@@ -137,7 +137,7 @@ Status train_steps_run(Trainer *trainer, const StepSource *source, const StepGra
                        TrainerStep *out, float *losses, int *done) {
     int64_t first = trainer->step;
     *done = 0;
-    if (trainer->config.allreduce != NULL) allreduce_set_call(trainer->config.allreduce, (uint32_t)first);
+    if (trainer->config.allreduce != NULL) TRY(allreduce_set_call(trainer->config.allreduce, (uint32_t)first));
     TRY(trainer->way->begin(trainer, source, steps));
     if (trainer->slow != NULL && first == 0) TRY(begin_averaging(trainer));
     TRY(train_step_save_statistics(trainer));

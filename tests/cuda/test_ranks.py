@@ -67,6 +67,13 @@ def test_through_host_memory(through_host):
     assert not results[0]["skipped"] and results[0]["losses"] != results[1]["losses"]
 
 
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory, files, through_host):
+    results, state = train(tmp_path_factory.mktemp("compressed") / "out", files, NARROW, CGXFFCV_COMM_KERNELS=0)
+    assert results[0]["explain"].startswith("from the GPU through host memory (rank 0: CGXFFCV_COMM_KERNELS=0)")
+    return results, state
+
+
 class AloneOnNccl(Trainer):
     """One rank whose sums go through NCCL all the same, as far as a single GPU can show it."""
 
@@ -185,12 +192,16 @@ def test_under_mpirun(tmp_path, files, through_host):
     assert not EMULATED or same(state, through_host[1])
 
 
-def test_compressed_gradients_travel_through_host_memory(tmp_path, files):
-    results, _ = train(tmp_path / "out", files, NARROW)
+@pytest.mark.parametrize("way", [{}, {"CGXFFCV_P2P": 0}, {"CGXFFCV_EMULATED_STREAMS": "late"}])
+def test_compressed_gradients(tmp_path, files, compressed, way):
+    """Kernels add what the processor adds, through either kind of memory, at whatever time they run."""
+    results, state = train(tmp_path / "out", files, NARROW, **way)
     first = results[0]
     assert first["hashes"] == results[1]["hashes"]
     assert max(first["wire"]) < first["plain"] / 3
-    assert "through host memory (compressed gradients are summed by the processor)" in first["explain"]
+    memory = "page-locked host memory" if way == {"CGXFFCV_P2P": 0} else "each other's memory"
+    assert first["explain"].startswith(f"on the GPUs by kernels that write into {memory}") or not EMULATED
+    assert same(state, compressed[1]) and first["losses"] == compressed[0][0]["losses"]
 
 
 @needs_nccl

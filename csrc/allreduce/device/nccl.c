@@ -161,7 +161,7 @@ static Status prepare(NcclEngine *engine) {
 static bool serves(const AllreduceSetup *setup, char *why) {
     if (!setup->on_device) return false;
     bool sums = setup->options.type == ALLREDUCE_F32 && setup->options.op <= ALLREDUCE_AVERAGE;
-    if (!setup->exact || !sums) {
+    if ((!setup->exact || !sums) && why[0] == '\0') {
         snprintf(why, ALLREDUCE_WHY_BYTES, "%s are summed by the processor",
                  setup->exact ? "numbers other than float32" : "compressed gradients");
     }

@@ -1,0 +1,266 @@
+/* The engine of quantised sums on GPUs of one host: kernels that write codes into each other's windows, in device
+ * memory where the GPUs reach each other, else in page-locked host memory. Runs are put on the caller's stream, may be
+ * recorded, and count themselves. */
+#include <stdio.h>
+#include <string.h>
+
+#include "allreduce/device/hall.h"
+#include "base/checked.h"
+#include "base/memory.h"
+
+/* An extent as kernels see it. */
+typedef struct DeviceExtent {
+    DeviceTiles tiles;     /* owned; the tiles themselves only while they are made */
+    DeviceTile *on_device; /* owned, in device memory */
+    ExchangePlan *plan;    /* owned, in device memory */
+    bool one_shot;
+    uint64_t wire_bytes; /* that this rank sends */
+} DeviceExtent;
+
+typedef struct DeviceEngine {
+    const AllreduceSetup *setup; /* borrowed */
+    ExchangeHall *hall;          /* a share */
+    uint32_t *call;              /* owned, in device memory */
+    float *residual;             /* owned, in device memory, of the longest extent; NULL without error feedback */
+    DeviceExtent extents[ALLREDUCE_MAX_EXTENTS];
+} DeviceEngine;
+
+static const ExchangeLaunch launchers[QUANT_CODEC_COUNT] = {[QUANT_MAXMIN] = allreduce_exchange_maxmin};
+
+/* ---- runs ---- */
+
+static ExchangeRound round_of(const DeviceEngine *engine, const DeviceExtent *extent, int number) {
+    const DeviceShare *shares = extent->tiles.shares + (int64_t)number * extent->tiles.owners;
+    const DeviceShare *last = &shares[extent->tiles.owners - 1], *own = &shares[comm_rank(engine->setup->comm)];
+    ExchangeRound round = {.begin = shares->tile, .end = last->tile + last->tiles, .number = (uint32_t)number};
+    round.own_begin = extent->one_shot ? round.begin : own->tile;
+    round.own_end = extent->one_shot ? round.begin : own->tile + own->tiles;
+    if (number == extent->tiles.rounds - 1) round.rounds = (uint32_t)extent->tiles.rounds;
+    return round;
+}
+
+static Status put_round(DeviceEngine *engine, const DeviceExtent *extent, int number, void *buffer,
+                        DeviceStream *stream) {
+    ExchangeLaunch launch = launchers[engine->setup->options.codec];
+    QuantType type = (QuantType)engine->setup->options.type;
+    ExchangeRound round = round_of(engine, extent, number);
+    bool pushes = round.own_end - round.own_begin < round.end - round.begin;
+    if (pushes) TRY(launch(EXCHANGE_PUSH, type, extent->plan, &round, buffer, stream));
+    if (round.own_begin < round.own_end) TRY(launch(EXCHANGE_REDUCE, type, extent->plan, &round, buffer, stream));
+    return launch(EXCHANGE_GATHER, type, extent->plan, &round, buffer, stream);
+}
+
+static Status put_rounds(DeviceEngine *engine, const DeviceExtent *extent, void *buffer, DeviceStream *stream) {
+    for (int i = 0; i < extent->tiles.rounds; i++) TRY(put_round(engine, extent, i, buffer, stream));
+    return STATUS_OK;
+}
+
+static Status put(void *state, const AllreduceExtent *extent, void *buffer, DeviceStream *stream) {
+    DeviceEngine *engine = state;
+    const DeviceExtent *own = &engine->extents[extent - engine->setup->extents];
+    TRY(comm_begin(engine->setup->comm, "sum on GPUs", 0));
+    return comm_end(engine->setup->comm, put_rounds(engine, own, buffer, stream));
+}
+
+static Status wait(void *state, DeviceStream *stream, DeviceEvent *event) {
+    const DeviceEngine *engine = state;
+    return comm_window_wait(engine->hall->window, stream, event);
+}
+
+static Status set_call(void *state, uint32_t call) {
+    DeviceEngine *engine = state;
+    engine->setup->run->call = call;
+    TRY(device_copy(engine->call, &engine->setup->run->call, sizeof call, NULL));
+    return device_stream_synchronize(NULL);
+}
+
+/* ---- making ---- */
+
+static void destroy(void *state) {
+    DeviceEngine *engine = state;
+    if (engine == NULL) return;
+    for (int i = 0; i < ALLREDUCE_MAX_EXTENTS; i++) {
+        DeviceExtent *extent = &engine->extents[i];
+        allreduce_tiles_destroy(&extent->tiles);
+        device_free(extent->on_device);
+        device_free(extent->plan);
+    }
+    device_free(engine->residual);
+    device_free(engine->call);
+    allreduce_hall_leave(engine->hall);
+    memory_free(engine);
+}
+
+static int rows_of(const DeviceEngine *engine, const DeviceExtent *extent) {
+    return comm_size(engine->setup->comm) * (extent->one_shot ? 1 : 2);
+}
+
+static uint64_t region_bytes(const DeviceEngine *engine, const DeviceExtent *extent) {
+    return engine->hall->data_bytes / (uint64_t)rows_of(engine, extent) / 256 * 256;
+}
+
+static ExchangeWindow window_of(const DeviceEngine *engine, const DeviceExtent *extent) {
+    const ExchangeHall *hall = engine->hall;
+    ExchangeWindow window = {.half_bytes = hall->half_bytes,
+                             .region_bytes = region_bytes(engine, extent),
+                             .flags_at = hall->data_bytes,
+                             .flags = (uint32_t)(hall->flags / (uint64_t)rows_of(engine, extent))};
+    for (int r = 0; r < comm_size(engine->setup->comm); r++) window.base[r] = comm_window_base(hall->window, r);
+    return window;
+}
+
+/* As the processors' quantiser does it: multiplication where that gives the same bits. */
+static void set_division(ExchangePlan *plan, double divisor) {
+    uint32_t whole = (uint32_t)divisor;
+    bool power = divisor < 1.0 || ((double)whole == divisor && is_power_of_two(whole));
+    plan->divides = !power;
+    plan->divisor = power ? (float)(1.0 / divisor) : (float)divisor;
+}
+
+static ExchangePlan plan_of(const DeviceEngine *engine, const AllreduceExtent *extent, const DeviceExtent *own) {
+    const AllreduceSetup *setup = engine->setup;
+    const AllreduceOptions *options = &setup->options;
+    double timeout_s = options->timeout_s > 0 ? options->timeout_s : comm_timeout(setup->comm);
+    double ranks = (double)comm_size(setup->comm), scale = extent->map->scale;
+    ExchangePlan plan = {.window = window_of(engine, own),
+                         .state = engine->hall->state,
+                         .signs = comm_window_signs(engine->hall->window),
+                         .run = setup->run,
+                         .call = engine->call,
+                         .residual = extent->feedback ? engine->residual : NULL,
+                         .tiles = own->on_device,
+                         .ranks = comm_size(setup->comm),
+                         .rank = comm_rank(setup->comm),
+                         .one_shot = own->one_shot,
+                         .stochastic = options->rounding == QUANT_STOCHASTIC,
+                         .half_metadata = options->half_metadata,
+                         .type = (QuantType)options->type,
+                         .seed = options->seed,
+                         .timeout_ns = (uint64_t)(timeout_s * 1e9),
+                         .scale = (float)scale,
+                         .unscaled = (float)(1.0 / scale)};
+    set_division(&plan, options->op == ALLREDUCE_AVERAGE ? ranks * scale : 1.0);
+    return plan;
+}
+
+/* As allreduce_count_bytes. */
+static uint64_t count_bytes(const DeviceEngine *engine, const DeviceExtent *extent) {
+    uint64_t others = (uint64_t)comm_size(engine->setup->comm) - 1;
+    if (extent->one_shot) return extent->tiles.bytes * others;
+    uint64_t own = extent->tiles.owned[comm_rank(engine->setup->comm)];
+    return extent->tiles.bytes - own + own * others;
+}
+
+/* *fits: whether every bucket does. */
+static Status make_extent(DeviceEngine *engine, int number, bool *fits) {
+    const AllreduceExtent *extent = &engine->setup->extents[number];
+    DeviceExtent *own = &engine->extents[number];
+    own->one_shot = extent->algorithm == ALLREDUCE_ONE_SHOT;
+    ExchangeWindow window = window_of(engine, own);
+    DeviceRoom room = {(uint32_t)window.region_bytes, window.flags};
+    TRY(allreduce_tiles_create(extent->map, own->one_shot, room, &own->tiles));
+    *fits = own->tiles.count >= 0;
+    if (!*fits) return STATUS_OK;
+    own->wire_bytes = count_bytes(engine, own);
+    size_t bytes = (size_t)own->tiles.count * sizeof *own->tiles.tiles;
+    TRY(device_alloc(bytes, &own->on_device));
+    TRY(device_alloc(sizeof *own->plan, &own->plan));
+    ExchangePlan plan = plan_of(engine, extent, own);
+    TRY(device_copy(own->on_device, own->tiles.tiles, bytes, NULL));
+    TRY(device_copy(own->plan, &plan, sizeof plan, NULL));
+    TRY(device_stream_synchronize(NULL));
+    memory_free(own->tiles.tiles);
+    own->tiles.tiles = NULL;
+    return STATUS_OK;
+}
+
+static Status make_extents(DeviceEngine *engine, char *why, bool *fits) {
+    const AllreduceSetup *setup = engine->setup;
+    TRY(device_alloc(sizeof *engine->call, &engine->call));
+    TRY(device_fill(engine->call, 0, sizeof *engine->call, NULL));
+    if (setup->extents[0].feedback) {
+        size_t bytes = (size_t)setup->extents[0].elems * sizeof *engine->residual;
+        TRY(device_alloc(bytes, &engine->residual));
+        TRY(device_fill(engine->residual, 0, bytes, NULL));
+    }
+    for (int i = 0; i < setup->extent_count && *fits; i++) TRY(make_extent(engine, i, fits));
+    if (!*fits) snprintf(why, ALLREDUCE_WHY_BYTES, "a bucket is larger than the GPUs' windows allow");
+    return STATUS_OK;
+}
+
+/* Why not, or "": the same on all ranks. */
+static const char *refusal(const AllreduceSetup *setup) {
+    const AllreduceOptions *options = &setup->options;
+    int size = comm_size(setup->comm);
+    if (setup->exact) return ""; /* of which the other engines know more */
+    if (options->type > ALLREDUCE_BF16 || options->op > ALLREDUCE_AVERAGE) return "what is not quantised";
+    if (size == 1) return "one rank";
+    if (size > EXCHANGE_MAX_RANKS) return "more than 16 ranks";
+    if (comm_nodes(setup->comm) > 1) return "ranks on several nodes";
+    if (launchers[options->codec] == NULL) return "this codec's sums are taken by the processor";
+    for (int i = 0; i < setup->extent_count; i++) {
+        AllreduceAlgorithm algorithm = setup->extents[i].algorithm;
+        if (setup->extents[i].elems == 0) return "nothing to sum";
+        if (algorithm != ALLREDUCE_ONE_SHOT && algorithm != ALLREDUCE_SRA) return "one_shot and sra alone run on GPUs";
+    }
+    return NULL;
+}
+
+static Status create(const AllreduceSetup *setup, char *why, void **state) {
+    Status status = STATUS_OK;
+    DeviceEngine *engine = NULL;
+    bool fits = true;
+    if (!setup->on_device) return STATUS_OK;
+    const char *refused = refusal(setup);
+    if (refused != NULL) {
+        snprintf(why, ALLREDUCE_WHY_BYTES, "%s", refused);
+        return STATUS_OK;
+    }
+    TRY(allreduce_compare(setup, setup->extents, setup->extent_count));
+    TRY(memory_calloc(1, sizeof *engine, &engine));
+    engine->setup = setup;
+    TRY_GOTO(allreduce_hall_join(setup->comm, &engine->hall, why));
+    if (engine->hall == NULL) goto done;
+    TRY_GOTO(make_extents(engine, why, &fits));
+    if (!fits) goto done;
+    *state = engine;
+    engine = NULL;
+done:
+    destroy(engine);
+    return status;
+}
+
+/* ---- questions ---- */
+
+static AllreduceBytes bytes_of(const void *state, const AllreduceExtent *extent) {
+    const DeviceEngine *engine = state;
+    return (AllreduceBytes){engine->extents[extent - engine->setup->extents].wire_bytes, extent->bytes.plain};
+}
+
+static size_t explain(const void *state, char *text, size_t room) {
+    const DeviceEngine *engine = state;
+    const DeviceExtent *extent = &engine->extents[0];
+    bool peer = engine->hall->kind == COMM_WINDOW_PEER;
+    size_t used = (size_t)snprintf(text, room, "on the GPUs by kernels that write into %s, in %d round%s\n",
+                                   peer ? "each other's memory" : "page-locked host memory", extent->tiles.rounds,
+                                   extent->tiles.rounds == 1 ? "" : "s");
+    size_t full = used < room ? used : room;
+    return used + allreduce_describe(engine->setup, text + full, room - full);
+}
+
+static void stop(void *state, const char *message) {
+    const DeviceEngine *engine = state;
+    (void)message;
+    comm_window_abort(engine->hall->window);
+}
+
+const AllreduceEngine allreduce_device = {.recordable = true,
+                                          .counts = true,
+                                          .create = create,
+                                          .destroy = destroy,
+                                          .put = put,
+                                          .wait = wait,
+                                          .set_call = set_call,
+                                          .bytes = bytes_of,
+                                          .explain = explain,
+                                          .abort = stop};

@@ -1,0 +1,395 @@
+/* The exchange between GPUs, in three kernels that are put on a stream one after the other, round by round. A block of
+ * WARPS warps takes tiles in turn (grid-stride); of a tile a warp takes a bucket at a time, or a piece of what travels
+ * as it is.
+ *
+ * push    quantises own elements into the windows of those who add them, then raises the tile's flag there
+ * reduce  (not with one-shot) waits for the terms of an own tile, adds them and its own elements in rank order in
+ *         registers, quantises the sum into all windows, its own too, then raises the flag there
+ * gather  waits for the results of a tile (with one-shot: for all terms, its own too), decodes, adds, divides, stores
+ *
+ * No kernel waits for another of the same stream, so blocks may run in any order and a few at a time, and ranks may
+ * share a GPU. Round e uses half e % 2 of each window, and nobody writes there before all have read round e - 2: a rank
+ * pushes round e after its own gather of e - 1, which has waited for something of e - 1 that came, perhaps by way of an
+ * owner, of every rank; and a rank pushes e - 1 after its own gather of e - 2. Flags hold the number of the round,
+ * which never comes twice, so nothing is ever reset. After a failure nothing is stored any more. */
+#ifndef CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_CUH
+#define CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_CUH
+
+#include "comm/window.cuh"
+#include "quant/cuda/bucket.cuh"
+#include "quant/cuda/warp.cuh"
+
+extern "C" {
+#include "allreduce/device/exchange.h"
+#include "quant/formula.h"
+}
+
+#define WARPS 8
+#define BLOCKS_EACH 3 /* resident on a multiprocessor */
+
+/* ---- places ---- */
+
+__device__ static __forceinline__ uint8_t *exchange_half(const ExchangeWindow *window, int rank, uint32_t epoch) {
+    return window->base[rank] + (epoch & 1u) * window->half_bytes;
+}
+
+/* Region `row` in the window of a rank: terms of rank `row`, or results of rank `row - ranks`. */
+__device__ static __forceinline__ uint8_t *exchange_region(const ExchangeWindow *window, int rank, uint32_t epoch,
+                                                           int row) {
+    return exchange_half(window, rank, epoch) + (uint64_t)row * window->region_bytes;
+}
+
+__device__ static __forceinline__ uint32_t *exchange_flag(const ExchangeWindow *window, int rank, uint32_t epoch,
+                                                          int row, uint32_t tile) {
+    uint32_t *flags = reinterpret_cast<uint32_t *>(exchange_half(window, rank, epoch) + window->flags_at);
+    return flags + (uint64_t)row * window->flags + tile;
+}
+
+/* Of a run that goes on; each kernel begins with it. False after a failure. */
+__device__ static __forceinline__ bool exchange_begin(const ExchangePlan *plan, const ExchangeRound &round,
+                                                      uint32_t *epoch) {
+    grid_begin();
+    *epoch = __ldcg(&plan->state->epoch) + round.number + 1;
+    return __ldcg(&plan->state->failed) == 0;
+}
+
+__device__ static __forceinline__ QuantSpec exchange_spec(const ExchangePlan *plan, const DeviceTile &tile,
+                                                          QuantCodec codec) {
+    QuantSpec spec = {tile.bits, tile.bucket_size, plan->type, codec, QUANT_NEAREST, plan->half_metadata, tile.spikes};
+    return spec;
+}
+
+/* A bucket of a tile, or a piece of a raw one. */
+struct ExchangeBucket {
+    int64_t first, elems; /* in the tile */
+    QuantPlace place;
+    uint64_t number;
+};
+
+__device__ static __forceinline__ ExchangeBucket exchange_bucket(const DeviceTile &tile, int64_t number) {
+    ExchangeBucket bucket = {};
+    bucket.number = (uint64_t)number;
+    bucket.first = number * tile.bucket_size;
+    int64_t left = tile.elems - bucket.first;
+    bucket.elems = left < tile.bucket_size ? left : tile.bucket_size;
+    bucket.place.metadata = tile.at + bucket.number * tile.metadata;
+    bucket.place.spikes = tile.at + tile.spikes_at + bucket.number * (uint64_t)(tile.spikes * QUANT_SPIKE_BYTES);
+    bucket.place.codes = tile.at + tile.codes_at + bucket.number * tile.codes;
+    return bucket;
+}
+
+#define FOR_BUCKETS(number, tile)                                                                                      \
+    for (int64_t number = threadIdx.x / WARP; number * (tile).bucket_size < (tile).elems; number += WARPS)
+
+/* ---- waiting ---- */
+
+/* By one thread of all of a failed run. */
+__device__ static __forceinline__ void exchange_fail(const ExchangePlan *plan, CommWindowReport what, int rank,
+                                                     const DeviceTile &tile, uint32_t epoch) {
+    if (atomicCAS(&plan->state->failed, 0u, 1u) == 0) window_report(plan->signs, what, rank, tile.number, epoch);
+}
+
+/* The whole warp waits for rows [row, row + rows) of the tile, a lane for each, but for row `own`. */
+__device__ static __forceinline__ bool exchange_await(const ExchangePlan *plan, const DeviceTile &tile, uint32_t epoch,
+                                                      int row, int rows, int own) {
+    const int lane = quant_lane();
+    bool here = true;
+    if (lane < rows && lane != own) {
+        const uint32_t *flag = exchange_flag(&plan->window, plan->rank, epoch, row + lane, tile.number);
+        here = window_await(flag, epoch, plan->signs, plan->timeout_ns);
+        if (!here) {
+            bool results = row >= plan->ranks;
+            exchange_fail(plan, results ? COMM_WINDOW_RESULTS : COMM_WINDOW_TERMS, results ? (int)tile.owner : lane,
+                          tile, epoch);
+        }
+    }
+    return __all_sync(WHOLE_WARP, here);
+}
+
+/* ---- elements ---- */
+
+/* Own elements from one on, with what earlier runs have lost. */
+template <QuantType TYPE> struct ExchangeOwn {
+    typedef typename QuantElement<TYPE>::Stored Stored;
+    const Stored *x;
+    const float *residual; /* NULL: none */
+    float scale;
+
+    __device__ __forceinline__ ExchangeOwn(const ExchangePlan *plan, const void *buffer, int64_t first, bool raw)
+        : x((const Stored *)buffer + first),
+          residual(raw || plan->residual == nullptr ? nullptr : plan->residual + first), scale(plan->scale) {}
+
+    __device__ __forceinline__ void take(int64_t first, int count, bool add, float (&v)[QUANT_ROWS]) const {
+        const int rows = quant_rows(count);
+        const int64_t at = first + quant_lane();
+#pragma unroll
+        for (int k = 0; k < QUANT_ROWS; k++) {
+            if (k >= rows) continue;
+            float value = QuantElement<TYPE>::load(x + at + k * WARP);
+            if (residual != nullptr) value = QUANT_ADD(residual[at + k * WARP], value);
+            value = QUANT_MUL(value, scale);
+            v[k] = add ? QUANT_ADD(v[k], value) : value;
+        }
+    }
+
+    __device__ __forceinline__ void piece(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
+        if (residual == nullptr) {
+            quant_load_piece<TYPE>(x, first, count, scale, v);
+        } else {
+            take(first, count, false, v);
+        }
+    }
+};
+
+/* The terms of all ranks in rank order, with own elements in this rank's place. */
+template <QuantType TYPE, QuantCodec CODEC> struct ExchangeSum {
+    const ExchangePlan *plan;
+    const QuantSpec *spec;
+    ExchangeOwn<TYPE> own;
+    ExchangeBucket bucket;
+    uint32_t epoch;
+    QuantRoom *room;
+
+    __device__ __forceinline__ void piece(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
+        for (int rank = 0; rank < plan->ranks; rank++) {
+            if (rank == plan->rank) {
+                own.take(first, count, rank > 0, v);
+                continue;
+            }
+            const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, rank);
+            quant_warp_decode<CODEC>(base, bucket.place, *spec, bucket.elems, first, count, rank > 0, v, room);
+        }
+    }
+};
+
+/* Elements that travel as they are: a piece at base + at. */
+template <QuantType TYPE>
+__device__ __forceinline__ void exchange_take_raw(const uint8_t *base, uint64_t at, int64_t first, int count, bool add,
+                                                  float (&v)[QUANT_ROWS]) {
+    typedef typename QuantElement<TYPE>::Stored Stored;
+    const Stored *from = reinterpret_cast<const Stored *>(base + at) + first + quant_lane();
+    const int rows = quant_rows(count);
+#pragma unroll
+    for (int k = 0; k < QUANT_ROWS; k++) {
+        if (k >= rows) continue;
+        float value = QuantElement<TYPE>::widened(__ldcg(from + k * WARP));
+        v[k] = add ? QUANT_ADD(v[k], value) : value;
+    }
+}
+
+template <QuantType TYPE>
+__device__ __forceinline__ void exchange_put_raw(QuantSink sink, uint64_t at, int64_t first, int count,
+                                                 const float (&v)[QUANT_ROWS]) {
+    for (int s = 0; s < sink.count; s++) quant_store_piece<TYPE>(sink.bases[s] + at, first, count, v);
+}
+
+__device__ static __forceinline__ void exchange_divide(const ExchangePlan *plan, float (&v)[QUANT_ROWS]) {
+    const float by = plan->divisor;
+    if (plan->divides) {
+#pragma unroll
+        for (int k = 0; k < QUANT_ROWS; k++) v[k] = QUANT_DIV(v[k], by);
+    } else {
+#pragma unroll
+        for (int k = 0; k < QUANT_ROWS; k++) v[k] = QUANT_MUL(v[k], by);
+    }
+}
+
+/* ---- kernels ---- */
+
+/* Quantises a bucket of a source, with this rank's random numbers. */
+template <QuantType TYPE, QuantCodec CODEC, typename Source>
+__device__ __forceinline__ void exchange_encode(const ExchangePlan *plan, const Source &source, const DeviceTile &tile,
+                                                const ExchangeBucket &bucket, const QuantSpec &spec, QuantSink sink,
+                                                QuantRoom *room) {
+    uint64_t quads = (uint64_t)((tile.bucket_size + 3) / 4);
+    QuantRandom random = {plan->seed, __ldcg(plan->call), (uint32_t)plan->rank, tile.quad + bucket.number * quads};
+    QuantKeep keep = {plan->residual == nullptr ? nullptr : plan->residual + tile.first + bucket.first, plan->unscaled};
+    quant_warp_encode<TYPE, CODEC>(source, spec, bucket.elems, plan->stochastic ? &random : nullptr, bucket.place, sink,
+                                   keep, room);
+}
+
+template <QuantType TYPE, QuantCodec CODEC>
+__device__ __forceinline__ void exchange_push_tile(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
+                                                   QuantSink sink, QuantRoom *room) {
+    float v[QUANT_ROWS];
+    FOR_BUCKETS(number, tile) {
+        ExchangeBucket bucket = exchange_bucket(tile, number);
+        ExchangeOwn<TYPE> own(plan, buffer, tile.first + bucket.first, tile.bits == 0);
+        if (tile.bits == 0) {
+            own.piece(0, (int)bucket.elems, v);
+            exchange_put_raw<TYPE>(sink, tile.at, bucket.first, (int)bucket.elems, v);
+        } else {
+            exchange_encode<TYPE, CODEC>(plan, own, tile, bucket, exchange_spec(plan, tile, CODEC), sink, room);
+        }
+    }
+}
+
+template <QuantType TYPE, QuantCodec CODEC>
+static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
+    exchange_push_kernel(const ExchangePlan *plan, ExchangeRound round, const void *buffer) {
+    __shared__ QuantRoom rooms[WARPS];
+    __shared__ uint8_t *bases[EXCHANGE_MAX_RANKS];
+    uint32_t epoch;
+    if (!exchange_begin(plan, round, &epoch)) return;
+    const int thread = (int)threadIdx.x;
+    if (thread < plan->ranks) bases[thread] = exchange_region(&plan->window, thread, epoch, plan->rank);
+    __syncthreads();
+    const int64_t foreign = (round.end - round.begin) - (round.own_end - round.own_begin);
+    for (int64_t i = blockIdx.x; i < foreign; i += gridDim.x) {
+        int64_t index = round.own_end + i; /* each rank begins behind its own */
+        if (index >= round.end) index -= round.end - round.begin;
+        const DeviceTile tile = plan->tiles[index];
+        int first = plan->one_shot ? 0 : tile.owner, count = plan->one_shot ? plan->ranks : 1;
+        QuantSink sink = {bases + first, count};
+        exchange_push_tile<TYPE, CODEC>(plan, buffer, tile, sink, &rooms[thread / WARP]);
+        __syncthreads();
+        if (thread < count) {
+            signal_store(exchange_flag(&plan->window, first + thread, epoch, plan->rank, tile.number), epoch);
+        }
+    }
+}
+
+template <QuantType TYPE, QuantCodec CODEC>
+__device__ __forceinline__ void exchange_reduce_tile(const ExchangePlan *plan, const void *buffer,
+                                                     const DeviceTile &tile, uint32_t epoch, QuantSink sink,
+                                                     QuantRoom *room) {
+    float v[QUANT_ROWS];
+    const QuantSpec spec = exchange_spec(plan, tile, CODEC);
+    FOR_BUCKETS(number, tile) {
+        ExchangeBucket bucket = exchange_bucket(tile, number);
+        ExchangeOwn<TYPE> own(plan, buffer, tile.first + bucket.first, tile.bits == 0);
+        if (tile.bits != 0) {
+            ExchangeSum<TYPE, CODEC> sum = {plan, &spec, own, bucket, epoch, room};
+            exchange_encode<TYPE, CODEC>(plan, sum, tile, bucket, spec, sink, room);
+            continue;
+        }
+        for (int rank = 0; rank < plan->ranks; rank++) {
+            const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, rank);
+            if (rank == plan->rank) {
+                own.take(0, (int)bucket.elems, rank > 0, v);
+            } else {
+                exchange_take_raw<TYPE>(base, tile.at, bucket.first, (int)bucket.elems, rank > 0, v);
+            }
+        }
+        exchange_divide(plan, v);
+        exchange_put_raw<TYPE>(sink, tile.at, bucket.first, (int)bucket.elems, v);
+    }
+}
+
+template <QuantType TYPE, QuantCodec CODEC>
+static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
+    exchange_reduce_kernel(const ExchangePlan *plan, ExchangeRound round, const void *buffer) {
+    __shared__ QuantRoom rooms[WARPS];
+    __shared__ uint8_t *bases[EXCHANGE_MAX_RANKS];
+    uint32_t epoch;
+    if (!exchange_begin(plan, round, &epoch)) return;
+    const int thread = (int)threadIdx.x, row = plan->ranks + plan->rank;
+    if (thread < plan->ranks) bases[thread] = exchange_region(&plan->window, thread, epoch, row);
+    __syncthreads();
+    for (int64_t i = round.own_begin + blockIdx.x; i < round.own_end; i += gridDim.x) {
+        const DeviceTile tile = plan->tiles[i];
+        QuantSink sink = {bases, plan->ranks};
+        bool here = exchange_await(plan, tile, epoch, 0, plan->ranks, plan->rank);
+        if (here) exchange_reduce_tile<TYPE, CODEC>(plan, buffer, tile, epoch, sink, &rooms[thread / WARP]);
+        if (!__syncthreads_and(here)) return;
+        if (thread < plan->ranks) signal_store(exchange_flag(&plan->window, thread, epoch, row, tile.number), epoch);
+    }
+}
+
+/* Adds rows [row, row + rows) of a piece. */
+template <QuantType TYPE, QuantCodec CODEC>
+__device__ __forceinline__ void exchange_add_rows(const ExchangePlan *plan, const DeviceTile &tile,
+                                                  const ExchangeBucket &bucket, uint32_t epoch, int row, int rows,
+                                                  int64_t first, int count, float (&v)[QUANT_ROWS], QuantRoom *room) {
+    const QuantSpec spec = exchange_spec(plan, tile, CODEC);
+    for (int i = 0; i < rows; i++) {
+        const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, row + i);
+        if (tile.bits == 0) {
+            exchange_take_raw<TYPE>(base, tile.at, bucket.first + first, count, i > 0, v);
+        } else {
+            quant_warp_decode<CODEC>(base, bucket.place, spec, bucket.elems, first, count, i > 0, v, room);
+        }
+    }
+}
+
+template <QuantType TYPE, QuantCodec CODEC>
+__device__ __forceinline__ void exchange_gather_tile(const ExchangePlan *plan, void *buffer, const DeviceTile &tile,
+                                                     uint32_t epoch, int row, int rows, QuantRoom *room) {
+    float v[QUANT_ROWS];
+    FOR_BUCKETS(number, tile) {
+        ExchangeBucket bucket = exchange_bucket(tile, number);
+        for (int64_t first = 0; first < bucket.elems; first += QUANT_PIECE) {
+            int count = quant_piece_count(bucket.elems, first);
+            exchange_add_rows<TYPE, CODEC>(plan, tile, bucket, epoch, row, rows, first, count, v, room);
+            if (tile.bits != 0 || plan->one_shot) exchange_divide(plan, v);
+            quant_store_piece<TYPE>(buffer, tile.first + bucket.first + first, count, v);
+        }
+    }
+}
+
+/* The last block of a run's last kernel. */
+__device__ static __forceinline__ void exchange_end(const ExchangePlan *plan, const ExchangeRound &round) {
+    __syncthreads();
+    if (round.rounds == 0 || threadIdx.x != 0) return;
+    __threadfence();
+    if (atomicAdd(&plan->state->ticket, 1u) != gridDim.x - 1) return;
+    plan->state->ticket = 0;
+    plan->state->epoch += round.rounds;
+    plan->run->call = ++*plan->call;
+}
+
+template <QuantType TYPE, QuantCodec CODEC>
+static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
+    exchange_gather_kernel(const ExchangePlan *plan, ExchangeRound round, void *buffer) {
+    __shared__ QuantRoom rooms[WARPS];
+    uint32_t epoch;
+    bool goes_on = exchange_begin(plan, round, &epoch);
+    for (int64_t i = round.begin + blockIdx.x; goes_on && i < round.end; i += gridDim.x) {
+        const DeviceTile tile = plan->tiles[i];
+        int row = plan->one_shot ? 0 : plan->ranks + tile.owner, rows = plan->one_shot ? plan->ranks : 1;
+        goes_on = exchange_await(plan, tile, epoch, row, rows, -1);
+        if (goes_on) {
+            exchange_gather_tile<TYPE, CODEC>(plan, buffer, tile, epoch, row, rows, &rooms[threadIdx.x / WARP]);
+        }
+    }
+    exchange_end(plan, round);
+}
+
+/* ---- launches ---- */
+
+static inline unsigned exchange_grid(int64_t tiles) {
+    static int multiprocessors; /* as many on all GPUs of a process; found once, threads find the same */
+    int device = 0;
+    if (multiprocessors == 0 && cudaGetDevice(&device) == cudaSuccess) {
+        (void)cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    }
+    int64_t most = (int64_t)(multiprocessors > 0 ? multiprocessors : 1) * BLOCKS_EACH;
+    return (unsigned)(tiles < 1 ? 1 : tiles < most ? tiles : most);
+}
+
+template <QuantType TYPE, QuantCodec CODEC>
+static Status exchange_launch_type(ExchangeKernel kernel, const ExchangePlan *plan, const ExchangeRound *round,
+                                   void *buffer, DeviceStream *stream) {
+    int64_t own = round->own_end - round->own_begin, all = round->end - round->begin;
+    switch (kernel) {
+    case EXCHANGE_PUSH:
+        return LAUNCH_AFTER((exchange_push_kernel<TYPE, CODEC>), exchange_grid(all - own), WARPS * WARP, 0, stream,
+                            plan, *round, buffer);
+    case EXCHANGE_REDUCE:
+        return LAUNCH_AFTER((exchange_reduce_kernel<TYPE, CODEC>), exchange_grid(own), WARPS * WARP, 0, stream, plan,
+                            *round, buffer);
+    default:
+        return LAUNCH_AFTER((exchange_gather_kernel<TYPE, CODEC>), exchange_grid(all), WARPS * WARP, 0, stream, plan,
+                            *round, buffer);
+    }
+}
+
+template <QuantCodec CODEC>
+static Status exchange_launch(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
+                              const ExchangeRound *round, void *buffer, DeviceStream *stream) {
+    if (type == QUANT_F16) return exchange_launch_type<QUANT_F16, CODEC>(kernel, plan, round, buffer, stream);
+    if (type == QUANT_BF16) return exchange_launch_type<QUANT_BF16, CODEC>(kernel, plan, round, buffer, stream);
+    return exchange_launch_type<QUANT_F32, CODEC>(kernel, plan, round, buffer, stream);
+}
+
+#endif

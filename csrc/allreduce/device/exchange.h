@@ -1,0 +1,60 @@
+/* The kernels of the exchange between GPUs, and what they go by. exchange.cuh has who does what; exchange_none.c is the
+ * twin of a build without CUDA. Private to this folder. */
+#ifndef CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_H
+#define CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_H
+
+#include "allreduce/device/tiles.h"
+#include "allreduce/engine.h"
+#include "comm/window.h"
+
+#define EXCHANGE_MAX_RANKS 16
+
+/* What all runs on one window share, in device memory. */
+typedef struct ExchangeState {
+    uint32_t epoch;  /* the rounds that are over, of all runs; only grows */
+    uint32_t ticket; /* blocks of a run's last kernel that are done */
+    uint32_t failed; /* 1: a kernel has given up; nothing is stored any more */
+} ExchangeState;
+
+/* A window has two halves, for odd and even rounds; each has the data regions (terms of every rank, then results of
+ * every rank) and behind them as many rows of flags. */
+typedef struct ExchangeWindow {
+    uint8_t *base[EXCHANGE_MAX_RANKS]; /* of each rank's window */
+    uint64_t half_bytes, region_bytes, flags_at;
+    uint32_t flags; /* of a row */
+} ExchangeWindow;
+
+/* What does not change from run to run of a plan, in device memory. */
+typedef struct ExchangePlan {
+    ExchangeWindow window;
+    ExchangeState *state;
+    CommWindowSigns *signs;
+    AllreduceRun *run; /* the host's copy of *call */
+    uint32_t *call;
+    float *residual; /* NULL: no error feedback */
+    const DeviceTile *tiles;
+    int32_t ranks, rank;
+    bool one_shot, stochastic, half_metadata;
+    QuantType type;
+    uint64_t seed, timeout_ns;
+    float scale, unscaled; /* of elements before they are added; 1 / scale */
+    bool divides;          /* sums are divided by `divisor`; else multiplied, which gives the same bits */
+    float divisor;
+} ExchangePlan;
+
+/* One launch: tiles [begin, end) of round `number` of a run, of which this rank owns [own_begin, own_end). */
+typedef struct ExchangeRound {
+    int64_t begin, end, own_begin, own_end;
+    uint32_t number;
+    uint32_t rounds; /* of the run, with its last kernel; else 0 */
+} ExchangeRound;
+
+typedef enum ExchangeKernel { EXCHANGE_PUSH, EXCHANGE_REDUCE, EXCHANGE_GATHER } ExchangeKernel;
+
+/* Puts a kernel on the stream; `plan` lies in device memory. */
+typedef Status (*ExchangeLaunch)(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
+                                 const ExchangeRound *round, void *buffer, DeviceStream *stream);
+Status allreduce_exchange_maxmin(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
+                                 const ExchangeRound *round, void *buffer, DeviceStream *stream);
+
+#endif

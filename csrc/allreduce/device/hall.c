@@ -1,0 +1,121 @@
+/* The halls of this process, by communicator. Ranks may forget a plan sooner or later than others do: whether all still
+ * have the same hall they ask each other whenever one is wanted, and make a new one if not. */
+#include "allreduce/device/hall.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+#define SWITCH_VARIABLE "CGXFFCV_COMM_KERNELS"
+#define DATA_BYTES (UINT64_C(12) << 20) /* of a half */
+#define HOST_BYTES (UINT64_C(28) << 20) /* of the halves of all ranks, where they share the host's memory */
+#define FLAGS (UINT64_C(64) << 10)
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static ExchangeHall *halls; /* under the lock */
+
+/* What a rank comes with. */
+typedef struct Offer {
+    uint32_t number; /* of its newest hall of this communicator; 0: none */
+    uint32_t off;
+} Offer;
+
+static ExchangeHall *find_newest(const Comm *comm) {
+    ExchangeHall *newest = NULL;
+    for (ExchangeHall *hall = halls; hall != NULL; hall = hall->next) {
+        if (hall->comm == comm && (newest == NULL || hall->number > newest->number)) newest = hall;
+    }
+    return newest;
+}
+
+static void hall_destroy(ExchangeHall *hall) {
+    if (hall == NULL) return;
+    comm_window_destroy(hall->window);
+    device_free(hall->state);
+    memory_free(hall);
+}
+
+static Status make_window(Comm *comm, ExchangeHall *hall, char *why) {
+    char peer[ALLREDUCE_WHY_BYTES] = "", staged[ALLREDUCE_WHY_BYTES] = "";
+    uint64_t most = HOST_BYTES / (uint64_t)comm_size(comm);
+    for (int kind = COMM_WINDOW_PEER; kind <= COMM_WINDOW_STAGED && hall->window == NULL; kind++) {
+        hall->kind = (CommWindowKind)kind;
+        hall->data_bytes = kind == COMM_WINDOW_STAGED && most < DATA_BYTES ? most : DATA_BYTES;
+        hall->half_bytes = hall->data_bytes + FLAGS * sizeof(uint32_t);
+        TRY(comm_window_create(comm, hall->kind, 2 * hall->half_bytes, &hall->window,
+                               kind == COMM_WINDOW_PEER ? peer : staged));
+    }
+    if (hall->window != NULL) return STATUS_OK;
+    bool same = strcmp(peer, staged) == 0;
+    snprintf(why, ALLREDUCE_WHY_BYTES, "%.120s%s%.120s", peer, same ? "" : "; ", same ? "" : staged);
+    return STATUS_OK;
+}
+
+static Status make_hall(Comm *comm, uint32_t number, ExchangeHall **out, char *why) {
+    Status status = STATUS_OK;
+    ExchangeHall *hall = NULL;
+    TRY(memory_calloc(1, sizeof *hall, &hall));
+    *hall = (ExchangeHall){.flags = FLAGS, .comm = comm, .number = number};
+    TRY_GOTO(make_window(comm, hall, why));
+    if (hall->window == NULL) goto done;
+    TRY_GOTO(device_alloc(sizeof *hall->state, &hall->state));
+    TRY_GOTO(device_fill(hall->state, 0, sizeof *hall->state, NULL));
+    TRY_GOTO(device_stream_synchronize(NULL));
+    hall->next = halls;
+    halls = hall;
+    *out = hall;
+    hall = NULL;
+done:
+    hall_destroy(hall);
+    return status;
+}
+
+/* Under the lock: halls are made by one thread at a time. */
+static Status hall_join(Comm *comm, Offer *offers, ExchangeHall **out, char *why) {
+    const char *wish = getenv(SWITCH_VARIABLE);
+    ExchangeHall *hall = find_newest(comm);
+    Offer mine = {hall == NULL ? 0 : hall->number, wish != NULL && strcmp(wish, "0") == 0};
+    uint32_t greatest = 0;
+    bool same = hall != NULL;
+    TRY(comm_allgather(comm, &mine, sizeof mine, offers));
+    for (int r = 0; r < comm_size(comm); r++) {
+        if (offers[r].number > greatest) greatest = offers[r].number;
+        same = same && offers[r].number == mine.number;
+        if (offers[r].off == 0) continue;
+        snprintf(why, ALLREDUCE_WHY_BYTES, "rank %d: " SWITCH_VARIABLE "=0", r);
+        return STATUS_OK;
+    }
+    if (!same) TRY(make_hall(comm, greatest + 1, &hall, why));
+    if (hall != NULL) hall->users++;
+    *out = hall;
+    return STATUS_OK;
+}
+
+Status allreduce_hall_join(Comm *comm, ExchangeHall **out, char *why) {
+    Offer *offers = NULL;
+    *out = NULL;
+    TRY(memory_calloc((size_t)comm_size(comm), sizeof *offers, &offers));
+    pthread_mutex_lock(&lock);
+    Status status = hall_join(comm, offers, out, why);
+    pthread_mutex_unlock(&lock);
+    memory_free(offers);
+    return status;
+}
+
+void allreduce_hall_leave(ExchangeHall *hall) {
+    if (hall == NULL) return;
+    pthread_mutex_lock(&lock);
+    bool last = --hall->users == 0;
+    for (ExchangeHall **at = &halls; last && *at != NULL;) {
+        if (*at == hall) {
+            *at = hall->next;
+        } else {
+            at = &(*at)->next;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    if (last) hall_destroy(hall);
+}
