@@ -20,6 +20,7 @@
 #define RING (UINT32_C(1) << 17)
 #define LETTER_ALIGNMENT 16
 #define LANE 0
+#define NO_FLAG UINT32_MAX /* more of this parcel follows */
 #define YIELD_NS 2000000LL /* since something was moved */
 #define SLEEP_US 50
 #define LEAVE_S 5.0 /* how long the others are waited for at the end */
@@ -45,8 +46,9 @@ struct CommForward {
     size_t bytes;           /* of each */
     CommWindowSigns *signs; /* borrowed */
     CommWindowPost post;    /* its parcels are owned (page-locked), and so is its counter (device memory) */
-    uint32_t taken;
-    Envelope *envelopes; /* owned, [ranks] */
+    uint32_t taken;         /* parcels */
+    uint32_t packed;        /* bytes of the next one that have been */
+    Envelope *envelopes;    /* owned, [ranks] */
     pthread_t thread;
     bool started;
     _Atomic int state; /* ForwardState */
@@ -82,28 +84,39 @@ static const CommWindowParcel *next_parcel(const CommForward *f) {
 
 static Status check_parcel(const CommForward *f, const CommWindowParcel *parcel) {
     bool fits = checked_within(parcel->at, parcel->bytes, f->bytes) &&
-                checked_within(parcel->flag_at, sizeof(uint32_t), f->bytes) &&
-                sizeof(Letter) + round_up(parcel->bytes, LETTER_ALIGNMENT) <= comm_slot_bytes(f->comm);
+                checked_within(parcel->flag_at, sizeof(uint32_t), f->bytes);
     if (fits && parcel->to < (uint32_t)f->comm->size && parcel->to != (uint32_t)f->comm->rank) return STATUS_OK;
     FAIL(STATUS_TRANSPORT, "a kernel hands over %u bytes at %u for rank %u, which cannot be", parcel->bytes, parcel->at,
          parcel->to);
 }
 
-/* *packed: whether there was a slot for it. */
-static Status pack(CommForward *f, const CommWindowParcel *parcel, bool *packed) {
-    int to = (int)parcel->to;
-    Envelope *envelope = &f->envelopes[to];
-    size_t bytes = sizeof(Letter) + round_up(parcel->bytes, LETTER_ALIGNMENT);
-    TRY(check_parcel(f, parcel));
-    if (envelope->open && envelope->bytes + bytes > envelope->slot.capacity) TRY(send_envelope(f, to));
-    if (!envelope->open) TRY(open_envelope(f, to));
-    *packed = envelope->open;
-    if (!*packed) return STATUS_OK;
-    Letter letter = {parcel->at, parcel->bytes, parcel->flag_at, parcel->value};
+/* A part of a parcel that fits; all of it, unless an empty slot is too small for that. */
+static void write_letter(CommForward *f, const CommWindowParcel *parcel, Envelope *envelope) {
+    uint32_t left = parcel->bytes - f->packed;
+    size_t room = envelope->slot.capacity - envelope->bytes - sizeof(Letter);
+    uint32_t part = left <= room ? left : (uint32_t)(room / LETTER_ALIGNMENT * LETTER_ALIGNMENT);
+    Letter letter = {parcel->at + f->packed, part, part == left ? parcel->flag_at : NO_FLAG, parcel->value};
     unsigned char *at = (unsigned char *)envelope->slot.data + envelope->bytes;
     memcpy(at, &letter, sizeof letter);
-    memcpy(at + sizeof letter, (const unsigned char *)f->bases[to] + parcel->at, parcel->bytes);
-    envelope->bytes += bytes;
+    memcpy(at + sizeof letter, (const unsigned char *)f->bases[parcel->to] + letter.at, part);
+    envelope->bytes += sizeof letter + round_up(part, LETTER_ALIGNMENT);
+    f->packed += part;
+}
+
+/* *packed: whether there were slots for all of it. */
+static Status pack(CommForward *f, const CommWindowParcel *parcel, bool *packed) {
+    int to = (int)parcel->to;
+    TRY(check_parcel(f, parcel));
+    Envelope *envelope = &f->envelopes[to];
+    do {
+        size_t left = sizeof(Letter) + round_up(parcel->bytes - f->packed, LETTER_ALIGNMENT);
+        if (envelope->open && envelope->bytes + left > envelope->slot.capacity) TRY(send_envelope(f, to));
+        if (!envelope->open) TRY(open_envelope(f, to));
+        if (!envelope->open) return STATUS_OK;
+        write_letter(f, parcel, envelope);
+    } while (f->packed < parcel->bytes);
+    *packed = true;
+    f->packed = 0;
     return STATUS_OK;
 }
 
@@ -135,11 +148,13 @@ static Status deliver(CommForward *f, const CommSlice *slice) {
         if (slice->bytes - at < sizeof letter) return fail_damaged(slice);
         memcpy(&letter, from, sizeof letter);
         at += sizeof letter + round_up(letter.bytes, LETTER_ALIGNMENT);
+        bool flag_fits = checked_within(letter.flag_at, sizeof(uint32_t), f->bytes) && letter.flag_at % 4 == 0;
         if (at > slice->bytes || !checked_within(letter.at, letter.bytes, f->bytes) ||
-            !checked_within(letter.flag_at, sizeof(uint32_t), f->bytes) || letter.flag_at % sizeof(uint32_t) != 0) {
+            !(flag_fits || letter.flag_at == NO_FLAG)) {
             return fail_damaged(slice);
         }
         memcpy(window + letter.at, from + sizeof letter, letter.bytes);
+        if (letter.flag_at == NO_FLAG) continue;
         __atomic_store_n((uint32_t *)(void *)(window + letter.flag_at), letter.value, __ATOMIC_RELEASE);
     }
     return STATUS_OK;

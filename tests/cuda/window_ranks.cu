@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 enum { RANKS_MAX = 8, WINDOW_BYTES = 3 << 20, PART = 4000, PARTS = 20, WORDS = PART * PARTS };
+enum { SLOT_BYTES = 8192 }; /* a part takes two */
 
 typedef struct Case {
     const char *name;
@@ -177,7 +178,7 @@ int main(int count, char **arguments) {
                                                                 : COMM_WINDOW_FORWARDED;
     Case c = {arguments[1], kind, atoi(arguments[3])};
     int fd, children[RANKS_MAX];
-    if (comm_segment_create(c.ranks, 0, &fd) != STATUS_OK) return 3;
+    if (comm_segment_create(c.ranks, SLOT_BYTES, &fd) != STATUS_OK) return 3;
     for (int rank = 0; rank < c.ranks; rank++) {
         children[rank] = (int)fork();
         if (children[rank] != 0) continue;
