@@ -31,7 +31,8 @@ class Loader:
     """Batches of a .beton file, made by worker threads.
 
     Iterating gives tuples with one entry for each field (pipelines may drop or add entries): NumPy arrays over the
-    batch's own memory, without a copy, or torch tensors where ToTensor is in the pipeline and torch is installed. A
+    batch's own memory, without a copy, or torch tensors where ToTensor is in the pipeline and torch is installed, or
+    where there is no pipeline and the program has imported torch (`arrays`). A
     batch that is kept stays valid; its memory returns to the loader when its last array dies. Order and augmentations
     are pure functions of (seed, epoch, sample, operation): any number of workers, ranks or a resumed run give the same.
     Only ImageMixup and LabelMixup go by the rank's batch, too: a sample's partner is the one before it there.
@@ -64,6 +65,7 @@ class Loader:
         ids: each batch ends with its sample numbers, int64, shape (batch,).
         evaluate: random operations are neutral: no flip, no shift, the central crop, no hole.
         page_locked: the number of a GPU, which can then copy batches beside its work; None: ordinary memory.
+        arrays: "torch" or "numpy": what fields without a pipeline give; None: tensors if the program has imported torch.
 
     Raises:
         OSError, BetonError: the file cannot be opened, or is not as the format demands. ValueError, TypeError,
@@ -93,6 +95,7 @@ class Loader:
         ids: bool = False,
         evaluate: bool = False,
         page_locked: int | None = None,
+        arrays: str | None = None,
     ):
         arguments = {name: value for name, value in locals().items() if name != "self"}
         # absolute, so that filter() and `reader` find the file from another folder, too
@@ -117,7 +120,7 @@ class Loader:
     os_cache, resident, page_locked = Setting(), Setting(), Setting()
     order, order_kwargs, seed, indices, drop_last = Setting(), Setting(), Setting(), Setting(), Setting()
     distributed, rank, world_size = Setting(), Setting(), Setting()
-    pipelines, ids, evaluate = Setting(), Setting(), Setting()
+    pipelines, ids, evaluate, arrays = Setting(), Setting(), Setting(), Setting()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("_") or hasattr(type(self), name) or type(self) is not Loader:
@@ -284,6 +287,7 @@ class Loader:
         only = {name: pipelines.get(name, ()) if name == field_name else None for name in [*names, *pipelines]}
         changes = {"pipelines": only, "order": OrderOption.SEQUENTIAL, "order_kwargs": None, "drop_last": False}
         changes |= {"ids": True, "distributed": False, "rank": 0, "world_size": 1, "seed": self.seed, "evaluate": True}
+        changes |= {"arrays": "numpy"}
         chosen: list[int] = []
         with Loader(**{**self._plan.arguments, **changes}) as scan:
             for values, ids in scan:

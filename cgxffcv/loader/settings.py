@@ -108,7 +108,9 @@ class Plan:
     def prepare(self, loader: Loader) -> None:
         """Everything that is left to check, and the core made ready."""
         self.choose_order(loader)
-        self.outputs = compile_outputs(self.core.fields(), self.arguments["pipelines"], loader.fname, self.custom)
+        self.outputs = compile_outputs(
+            self.core.fields(), self.arguments["pipelines"], loader.fname, self.custom, self.arrays
+        )
         self.core.prepare(
             [column for output in self.outputs for column in output.columns],
             self.chosen,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from cgxffcv import transforms as tf
 from cgxffcv.fields.base import Field
 from cgxffcv.fields.json import parse_row
 from cgxffcv.interop.torch import find_torch, to_bfloat16, without_gradients
+from cgxffcv.pipeline.operation import RunOperation
 from cgxffcv.reader import beton_error
 
 DEFAULT_DECODERS = {
@@ -143,8 +145,8 @@ class ImageCompiler:
     def add(self, step) -> None:
         if isinstance(step, tf.RandomResizedCrop):
             raise TypeError(
-                f"pipeline '{self.name}': {step!r} must come first, behind SimpleRGBImageDecoder; RandomCrop may follow "
-                "others"
+                f"pipeline '{self.name}': {step!r} must come first, behind SimpleRGBImageDecoder; RandomCrop may "
+                "follow others"
             )
         if isinstance(step, tf.LabelOperation):
             raise TypeError(f"pipeline '{self.name}': {step!r} is for fields of int, not image")
@@ -218,10 +220,10 @@ def as_step(name: str, step) -> Callable:
     """A callable on (values, sample numbers): as it is where its attribute `with_indices` says that it takes both."""
     if isinstance(step, type):
         raise TypeError(f"pipeline '{name}': {step.__name__} is a class: write {step.__name__}(...)")
+    if hasattr(step, "generate_code"):
+        return RunOperation(step)
     if isinstance(step, (dec.Decoder, PipelineSpec)) or not callable(step):
-        compiled = hasattr(step, "generate_code")
-        hint = "; give a callable on whole batches in place of generate_code" if compiled else ""
-        raise TypeError(f"pipeline '{name}': {step!r} is no transform and cannot be called on a batch{hint}")
+        raise TypeError(f"pipeline '{name}': {step!r} is no transform and cannot be called on a batch")
     return step if getattr(step, "with_indices", False) else OnValues(step)
 
 
@@ -320,22 +322,43 @@ def as_spec(name: str, pipeline: Any) -> PipelineSpec:
     raise TypeError(f"pipeline '{name}' must be a list of operations, a PipelineSpec or None, not {pipeline!r}")
 
 
+def wants_tensors(arrays: str | None) -> bool:
+    """Whether outputs without a pipeline are torch tensors: where the program has imported torch, if nobody says so."""
+    if arrays not in (None, "numpy", "torch"):
+        raise ValueError(f"arrays must be 'numpy', 'torch' or None, not {arrays!r}")
+    if arrays == "torch" and find_torch() is None:
+        raise ImportError("arrays='torch': torch is not installed")
+    return arrays == "torch" or (arrays is None and "torch" in sys.modules and find_torch() is not None)
+
+
+def add_default(spec: PipelineSpec, tensors: bool) -> PipelineSpec:
+    """FFCV's default pipeline is the field's decoder and ToTensor."""
+    if not tensors or spec.decoder is not None or spec.transforms:
+        return spec
+    return PipelineSpec(spec.source, None, [tf.ToTensor()], spec.draws)
+
+
 def compile_outputs(
-    fields: Mapping[str, str], pipelines: Mapping[str, Any], path: str, custom: Mapping[str, Field] | None = None
+    fields: Mapping[str, str],
+    pipelines: Mapping[str, Any],
+    path: str,
+    custom: Mapping[str, Field] | None = None,
+    arrays: str | None = "numpy",
 ) -> list[Output]:
     """Outputs in the file's order of fields, then those of other names in the order given; None switches one off.
+    `arrays` says what outputs without a pipeline are.
 
     Raises:
         ValueError: a pipeline of an unknown field. TypeError: an operation that does not fit.
     """
     custom = custom or {}
-    order = [*fields, *(name for name in pipelines if name not in fields)]
+    order, tensors = [*fields, *(name for name in pipelines if name not in fields)], wants_tensors(arrays)
     outputs, images = [], 0
     for name in order:
         pipeline = pipelines.get(name, ())
         if pipeline is None:
             continue
-        spec = as_spec(name, pipeline)
+        spec = add_default(as_spec(name, pipeline), tensors)
         source = spec.source or name
         if source not in fields:
             raise ValueError(f"pipeline '{name}': no field is named '{source}'; the file has {', '.join(fields)}")

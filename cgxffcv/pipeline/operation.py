@@ -1,5 +1,79 @@
-"""FFCV's module of this name: the base of what stands in a pipeline."""
+"""A user's own operations, written as for FFCV: run on whole batches as plain Python, without a compiler."""
 
-from cgxffcv.transforms import Transform as Operation
+from __future__ import annotations
 
-__all__ = ["Operation"]
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cgxffcv.interop.torch import find_torch, is_tensor
+from cgxffcv.pipeline.allocation_query import AllocationQuery
+from cgxffcv.pipeline.state import State
+from cgxffcv.transforms import Transform
+
+__all__ = ["AllocationQuery", "Operation", "State"]
+
+
+class Operation(Transform):
+    """Base of operations as FFCV has them.
+
+    - `generate_code()` gives a function of (batch, destination), which is called once a batch in the thread that
+      iterates and gives the batch that comes next. If it has an attribute `with_indices` that is true, it also gets the
+      batch's sample numbers.
+    - `declare_state_and_memory(previous_state)` gives the State after it, and an AllocationQuery for the destination
+      (or a sequence of them, or None), without the batch's dimension.
+    """
+
+    def generate_code(self) -> Callable:
+        raise TypeError(f"{type(self).__name__} must define generate_code()")
+
+    def declare_state_and_memory(
+        self, previous_state: State
+    ) -> tuple[State, AllocationQuery | Sequence[AllocationQuery] | None]:
+        raise TypeError(f"{type(self).__name__} must define declare_state_and_memory(previous_state)")
+
+
+def state_of(batch: Any) -> State:
+    """As FFCV describes it: `jit_mode` says that it is a NumPy array."""
+    if is_tensor(batch):
+        return State(False, batch.device, tuple(batch.shape[1:]), batch.dtype)
+    torch = find_torch()
+    device = "cpu" if torch is None else torch.device("cpu")
+    return State(True, device, tuple(batch.shape[1:]), batch.dtype)
+
+
+def allocated(query: Any, samples: int) -> Any:
+    """Fresh memory for each batch: those that are kept stay as they are."""
+    if query is None:
+        return None
+    if isinstance(query, Sequence):
+        return tuple(allocated(part, samples) for part in query)
+    shape = (samples, *query.shape)
+    if str(query.dtype).startswith("torch."):
+        return find_torch().empty(shape, dtype=query.dtype, device=query.device)
+    return np.empty(shape, query.dtype)
+
+
+@dataclass
+class RunOperation:
+    """A step of a pipeline that calls what an operation generates; it is asked again where batches change."""
+
+    operation: Any
+    state: State | None = None
+    code: Callable | None = None
+    query: Any = None
+
+    def __call__(self, batch: Any, ids: np.ndarray) -> Any:
+        if not is_tensor(batch) and not isinstance(batch, np.ndarray):
+            raise TypeError(f"{self!r} works on arrays, not on {type(batch).__name__}")
+        state = state_of(batch)
+        if self.code is None or state != self.state:
+            _, self.query = self.operation.declare_state_and_memory(state)
+            self.code, self.state = self.operation.generate_code(), state
+        given = (batch, allocated(self.query, len(batch)))
+        return self.code(*given, ids) if getattr(self.code, "with_indices", False) else self.code(*given)
+
+    def __repr__(self) -> str:
+        return repr(self.operation)

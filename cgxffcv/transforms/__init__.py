@@ -65,11 +65,12 @@ class NormalizeImage(Transform):
 
 
 class ToTensor(Transform):
-    """Arrays become torch tensors over the same memory; where torch is not installed they stay NumPy arrays."""
+    """Arrays become torch tensors over the same memory; where torch is not installed they stay NumPy arrays. What is no
+    array (a list of values) stays, too."""
 
     def __call__(self, batch):
         torch = find_torch()
-        return batch if torch is None or is_tensor(batch) else torch.from_numpy(batch)
+        return torch.from_numpy(batch) if torch is not None and isinstance(batch, np.ndarray) else batch
 
 
 def device_name(device: Any) -> str:
