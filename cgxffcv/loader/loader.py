@@ -44,7 +44,8 @@ class Loader:
         fname: path of the file; the attribute is the absolute one.
         batch_size: samples a batch, on each rank.
         num_workers: threads; below 1: as many as processors.
-        os_cache: False asks the system to read each batch's pages ahead: for data larger than memory.
+        os_cache: False, for data larger than memory: workers read their samples into memory of their own, where they
+            would map the file, and the next batch's are asked for ahead, by whole pages with QUASI_RANDOM.
         order: an OrderOption; or an array of sample numbers, a sampler, a callable or an object or class with
             `sample_order(epoch)`, each giving the samples of an epoch for all ranks; those that are not among `indices`
             are left out. A class is called with the Loader, whose attributes (indices, seed, reader...) it may read.

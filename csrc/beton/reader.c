@@ -113,6 +113,28 @@ void beton_reader_advise(const BetonReader *reader, BetonSpan span, BetonAdvice 
     }
 }
 
+static Status fail_short(const BetonReader *reader, uint64_t bytes) {
+    Status status =
+        error_fail(STATUS_FORMAT, "the file has become shorter since it was opened: %llu bytes of %llu; write it again",
+                   (unsigned long long)bytes, (unsigned long long)reader->size);
+    return error_at_path(status, reader->path);
+}
+
+Status beton_reader_copy(const BetonReader *reader, BetonSpan span, void *to) {
+    unsigned char *at = to;
+    while (span.begin < span.end) {
+        ssize_t got;
+        RETRY_EINTR(got, pread(reader->descriptor, at, (size_t)(span.end - span.begin), (off_t)span.begin));
+        if (got < 0) {
+            return error_at_path(error_fail_errno(STATUS_IO, errno, "cannot read the file"), reader->path);
+        }
+        if (got == 0) return fail_short(reader, span.begin);
+        span.begin += (uint64_t)got;
+        at += got;
+    }
+    return STATUS_OK;
+}
+
 Status beton_damaged(Status status) {
     if (status != STATUS_FORMAT) return status;
     return error_advise(status, "; the file is damaged or incomplete: write it again");
@@ -130,12 +152,7 @@ Status beton_reader_check_length(const BetonReader *reader) {
     if (fstat(reader->descriptor, &info) != 0) {
         return error_at_path(error_fail_errno(STATUS_IO, errno, "cannot ask for the file's size"), reader->path);
     }
-    if ((uint64_t)info.st_size < reader->size) {
-        Status status = error_fail(
-            STATUS_FORMAT, "the file has become shorter since it was opened: %llu bytes of %llu; write it again",
-            (unsigned long long)info.st_size, (unsigned long long)reader->size);
-        return error_at_path(status, reader->path);
-    }
+    if ((uint64_t)info.st_size < reader->size) return fail_short(reader, (uint64_t)info.st_size);
     if (!lost(reader)) return STATUS_OK;
     Status status =
         error_fail(STATUS_FORMAT, "the file was shorter for a while, or its disk has failed; open it again");

@@ -157,6 +157,10 @@ typedef enum BetonAdvice {
 /* Only hints: what the system refuses is ignored. The span is widened to whole memory pages. */
 void beton_reader_advise(const BetonReader *reader, BetonSpan span, BetonAdvice advice);
 
+/* Reads bytes of the file into memory of the caller's, without touching the mapping; STATUS_FORMAT where it has become
+ * shorter. */
+Status beton_reader_copy(const BetonReader *reader, BetonSpan span, void *to);
+
 /* Whether the file still has all its bytes (STATUS_FORMAT). One system call. Asked after bytes were read, it says
  * whether they were the file's: what is missing of the last memory page of a file reads as zeros. */
 Status beton_reader_check_length(const BetonReader *reader);

@@ -109,7 +109,9 @@ typedef struct LoaderConfig {
     /* Decodes the JPEG images once (in loader_create, in parallel) and keeps the pixels. Fields of raw images alone are
      * read from the file's mapping in any case. */
     bool resident;
-    bool read_ahead; /* asks the system to read each batch's pages before they are needed (data beyond memory) */
+    /* For data beyond memory: the threads read their samples into memory of their own, and each batch's pages are asked
+     * for before they are needed. */
+    bool read_ahead;
     /* Batches lie in page-locked memory, from which `device` can copy beside its work. */
     bool page_locked;
     int device;

@@ -107,13 +107,14 @@ void loader_pipeline_scratch_fini(DecoderScratch *scratch) {
     if (scratch->jpeg != NULL) jpeg_decoder_destroy(scratch->jpeg);
     for (size_t i = 0; i < scratch->outputs; i++) resizer_destroy(scratch->resizers[i]);
     memory_free(scratch->resizers);
+    loader_window_fini(&scratch->window);
     memory_free(scratch->buffer);
     memory_free(scratch->own);
     *scratch = (DecoderScratch){.failed_at = -1};
 }
 
 size_t loader_pipeline_scratch_bytes(const DecoderScratch *scratch) {
-    size_t bytes = scratch->own_bytes + scratch->buffer_bytes;
+    size_t bytes = scratch->own_bytes + scratch->buffer_bytes + loader_window_bytes(&scratch->window);
     if (scratch->jpeg != NULL) bytes += jpeg_decoder_bytes(scratch->jpeg);
     for (size_t i = 0; i < scratch->outputs; i++) {
         if (scratch->resizers[i] != NULL) bytes += resizer_bytes(scratch->resizers[i]);
@@ -122,6 +123,45 @@ size_t loader_pipeline_scratch_bytes(const DecoderScratch *scratch) {
 }
 
 /* ---- samples ---- */
+
+/* The value of each field that outputs read. One that cannot be found is left to its decoder, which will tell. */
+static Status add_sample(const Pipeline *pipeline, Window *window, uint64_t sample) {
+    for (size_t k = 0; k < pipeline->count; k++) {
+        const DecoderOutput *output = &pipeline->outputs[k];
+        BetonRegion region = {0};
+        if (output->is_view || !output->about->has_data) continue;
+        if (beton_reader_region(pipeline->source->reader, output->field, sample, &region) != STATUS_OK) continue;
+        TRY(loader_window_add(window, &region));
+    }
+    return STATUS_OK;
+}
+
+static Status fill_window(const Pipeline *pipeline, const DecoderChunk *chunk) {
+    Window *window = &chunk->scratch->window;
+    bool mixes = false;
+    loader_window_clear(window);
+    for (size_t k = 0; k < pipeline->count; k++) mixes = mixes || pipeline->outputs[k].mixes;
+    if (mixes) TRY(add_sample(pipeline, window, chunk->before));
+    for (size_t i = 0; i < chunk->count; i++) TRY(add_sample(pipeline, window, chunk->ids[i]));
+    return loader_window_read(window, pipeline->source->reader);
+}
+
+/* Works on the chunk with the file's bytes at hand. */
+static Status with_bytes(const Pipeline *pipeline, DecoderChunk *chunk,
+                         Status (*work)(const Pipeline *pipeline, const DecoderChunk *chunk)) {
+    LoaderSource source = *pipeline->source;
+    Status status = STATUS_OK;
+    Guard guard;
+    chunk->source = &source;
+    loader_source_enter(&source, &guard);
+    if (source.windows) {
+        status = fill_window(pipeline, chunk);
+        chunk->scratch->failed_at = (int64_t)chunk->first;
+        source.window = &chunk->scratch->window;
+    }
+    if (status == STATUS_OK) status = work(pipeline, chunk);
+    return loader_source_leave(&source, &guard, status);
+}
 
 static Status decode_outputs(const Pipeline *pipeline, const DecoderChunk *chunk) {
     for (size_t k = 0; k < pipeline->count; k++) {
@@ -135,8 +175,7 @@ static Status decode_outputs(const Pipeline *pipeline, const DecoderChunk *chunk
 
 Status loader_pipeline_run(const Pipeline *pipeline, DecoderScratch *scratch, PipelineDraws draws, LoaderBatch *batch,
                            size_t first, size_t count) {
-    DecoderChunk chunk = {.source = pipeline->source,
-                          .outputs = pipeline->outputs,
+    DecoderChunk chunk = {.outputs = pipeline->outputs,
                           .scratch = scratch,
                           .seed = pipeline->seed,
                           .epoch = draws.epoch,
@@ -148,9 +187,7 @@ Status loader_pipeline_run(const Pipeline *pipeline, DecoderScratch *scratch, Pi
                           .first = first,
                           .count = count,
                           .arrays = batch->arrays};
-    Guard guard;
-    loader_source_enter(pipeline->source, &guard);
-    return loader_source_leave(pipeline->source, &guard, decode_outputs(pipeline, &chunk));
+    return with_bytes(pipeline, &chunk, decode_outputs);
 }
 
 Status loader_pipeline_reserve(Pipeline *pipeline, const Traversal *in_use) {
@@ -172,10 +209,8 @@ static Status keep_outputs(const Pipeline *pipeline, const DecoderChunk *chunk) 
 }
 
 Status loader_pipeline_keep(const Pipeline *pipeline, DecoderScratch *scratch, uint64_t sample) {
-    DecoderChunk chunk = {.source = pipeline->source, .scratch = scratch, .ids = &sample, .count = 1};
-    Guard guard;
-    loader_source_enter(pipeline->source, &guard);
-    return loader_source_leave(pipeline->source, &guard, keep_outputs(pipeline, &chunk));
+    DecoderChunk chunk = {.scratch = scratch, .ids = &sample, .count = 1, .before = sample};
+    return with_bytes(pipeline, &chunk, keep_outputs);
 }
 
 size_t loader_pipeline_chunk(const Pipeline *pipeline, size_t batch_size, int workers) {

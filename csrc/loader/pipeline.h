@@ -11,7 +11,7 @@ typedef struct Pipeline {
     size_t count;
     DecoderOutput *outputs; /* owned */
     size_t scratch_bytes;
-    size_t kept_bytes;   /* of decoded values that stay, in all */
+    size_t kept_bytes; /* of decoded values that stay, in all */
 } Pipeline;
 
 /* `in_use` says which samples are. */

@@ -1,5 +1,7 @@
-/* The source of a mapped file. */
+/* The source of a mapped file, or of one that is read. */
 #include "loader/source.h"
+
+#define PAGES_KNOWN 16 /* that have just been advised: a window of QUASI_RANDOM's is 8 */
 
 Status loader_source_open(LoaderSource *source, const char *path, const BetonReader *open) {
     *source = (LoaderSource){.reader = open};
@@ -20,22 +22,29 @@ Status loader_source_leave(const LoaderSource *source, const Guard *guard, Statu
     return beton_reader_leave(source->reader, guard, status);
 }
 
+static void take_from_window(const LoaderSource *source, BetonRegion *region) {
+    if (source->window == NULL || region->size == 0) return;
+    const unsigned char *bytes = loader_window_find(source->window, region);
+    if (bytes != NULL) region->data = bytes;
+}
+
 Status loader_source_region(const LoaderSource *source, size_t field, uint64_t sample, BetonRegion *out) {
-    return beton_reader_region(source->reader, field, sample, out);
+    TRY(beton_reader_region(source->reader, field, sample, out));
+    take_from_window(source, out);
+    return STATUS_OK;
 }
 
 Status loader_source_image(const LoaderSource *source, size_t field, uint64_t sample, BetonImage *out) {
-    return beton_reader_image(source->reader, field, sample, out);
+    TRY(beton_reader_image(source->reader, field, sample, out));
+    take_from_window(source, &out->region);
+    return STATUS_OK;
 }
 
 Status loader_source_check(const LoaderSource *source) { return beton_reader_check_length(source->reader); }
 
 /* Neighbours in the file become one piece of advice. */
-void loader_source_read_ahead(const LoaderSource *source, const uint64_t *ids, size_t count) {
-    const BetonReader *reader = source->reader;
+static void advise_samples(const BetonReader *reader, const uint64_t *ids, size_t count) {
     BetonSpan run = {0, 0};
-    Guard guard;
-    loader_source_enter(source, &guard);
     for (size_t i = 0; i < count; i++) {
         BetonSpan span;
         if (beton_reader_sample_span(reader, ids[i], &span) != STATUS_OK || span.begin == span.end) continue;
@@ -47,5 +56,27 @@ void loader_source_read_ahead(const LoaderSource *source, const uint64_t *ids, s
         run = span;
     }
     if (run.end > run.begin) beton_reader_advise(reader, run, BETON_ADVICE_WILL_NEED);
+}
+
+static void advise_pages(const BetonReader *reader, const uint64_t *ids, size_t count) {
+    const uint64_t bytes = beton_reader_page_size(reader);
+    uint64_t known[PAGES_KNOWN];
+    size_t advised = 0;
+    for (size_t i = 0; i < count; i++) {
+        BetonSpan span;
+        bool found = false;
+        if (beton_reader_sample_span(reader, ids[i], &span) != STATUS_OK || span.begin == span.end) continue;
+        const uint64_t page = span.begin / bytes;
+        for (size_t k = 0; k < advised && k < PAGES_KNOWN; k++) found = found || known[k] == page;
+        if (found) continue;
+        beton_reader_advise(reader, (BetonSpan){page * bytes, (page + 1) * bytes}, BETON_ADVICE_WILL_NEED);
+        known[advised++ % PAGES_KNOWN] = page;
+    }
+}
+
+void loader_source_read_ahead(const LoaderSource *source, const uint64_t *ids, size_t count) {
+    Guard guard;
+    loader_source_enter(source, &guard);
+    (source->whole_pages ? advise_pages : advise_samples)(source->reader, ids, count);
     (void)loader_source_leave(source, &guard, STATUS_OK); /* only hints; the batch itself will fail */
 }

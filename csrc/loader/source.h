@@ -1,13 +1,17 @@
 /* Private to loader/: between the reader and the decoders: where the bytes of samples come from. They lie in the file's
- * mapping, which stays as it is; what a decoder gets of it is valid from enter to leave, in the same thread. */
+ * mapping, which stays as it is, or in a thread's window; what a decoder gets of them is valid from enter to leave, in
+ * the same thread. */
 #ifndef CGXFFCV_LOADER_SOURCE_H
 #define CGXFFCV_LOADER_SOURCE_H
 
-#include "beton/reader.h"
+#include "loader/window.h"
 
 typedef struct LoaderSource {
     const BetonReader *reader; /* borrowed, or `own`: fields, numbers and records */
     BetonReader *own;          /* owned, or NULL */
+    bool windows;              /* samples are read into the threads' windows */
+    bool whole_pages;          /* what is read ahead are the file's pages */
+    const Window *window;      /* borrowed, of a thread's copy of this: what has been read; or NULL */
 } LoaderSource;
 
 /* A source of the file at `path`, or of an open one, which is borrowed until loader_source_close. */

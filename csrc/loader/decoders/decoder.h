@@ -40,6 +40,7 @@ typedef struct DecoderScratch {
     size_t buffer_bytes;
     unsigned char *own; /* owned: the outputs' scratch_bytes */
     size_t own_bytes;
+    Window window;     /* owned: bytes of the chunk's samples, if the source has windows */
     int64_t decode_ns; /* spent in the JPEG decoder since it was last set to 0 */
     int64_t failed_at; /* after a failure: position in the batch */
 } DecoderScratch;
