@@ -15,10 +15,12 @@ import numpy as np
 
 from cgxffcv import files
 from cgxffcv.fields.base import ARGUMENT_BYTES, LAYOUT, Field
+from cgxffcv.tables import Tables
 from cgxffcv.wording import counted
 
 DESCRIPTOR_BYTES = 17 + ARGUMENT_BYTES
 CUSTOM_TYPE = 255
+FFCV_TABLES = ("header", "field_descriptors", "handlers", "metadata_type", "metadata", "alloc_table")
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class Reader(Sequence[dict[str, Any]]):
     """An open .beton file: `reader[i]` is sample i as a dict from field names to values.
 
     path: the file. It is checked as a whole (but for its data) when it is opened: BetonError says what is wrong.
-    custom_fields: for fields of a user's own type, {name: class or instance} of cgxffcv.fields.Field.
+    custom_fields: for fields of a user's own type, {name: class or instance} of cgxffcv.fields.Field. FFCV calls it
+    custom_handlers.
     jpeg_mode: "accurate" or "fast" (libjpeg-turbo's fast IDCT, which FFCV uses).
     view: give raw images and arrays as read-only views of the file rather than copies. A view stays valid after
     close(); the file stays mapped until the last view is gone. Where somebody shortens the file meanwhile, touching a
@@ -114,7 +117,9 @@ class Reader(Sequence[dict[str, Any]]):
         *,
         jpeg_mode: str = "accurate",
         view: bool = False,
+        custom_handlers: Mapping[str, Any] | None = None,
     ):
+        custom_fields = {**(custom_fields or {}), **(custom_handlers or {})}
         if jpeg_mode not in ("accurate", "fast"):
             raise ValueError(f"jpeg_mode must be 'accurate' or 'fast', not {jpeg_mode!r}")
         self.path = os.fspath(path)
@@ -126,10 +131,29 @@ class Reader(Sequence[dict[str, Any]]):
         self.fields = {f["name"]: FieldInfo(**{k: v for k, v in f.items() if k in known}) for f in raw}
         self._infos = list(self.fields.values())
         self._index = {name: i for i, name in enumerate(self.fields)}
-        check_custom_names(self.path, custom_fields or {}, {name: info.kind for name, info in self.fields.items()})
+        check_custom_names(self.path, custom_fields, {name: info.kind for name, info in self.fields.items()})
+        self._tables = Tables(self.path, self.fields, self._custom)
         self.num_samples: int = self._file.num_samples
         self.page_size: int = self._file.page_size
         self.has_checksums: bool = self._file.has_checksums
+
+    def __getattr__(self, name: str) -> Any:
+        """FFCV's names: the tables as arrays (header, field_descriptors, metadata, alloc_table), and handlers."""
+        if name in FFCV_TABLES and "_tables" in vars(self):
+            return getattr(self._tables, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def file_name(self) -> str:
+        return self.path
+
+    @property
+    def field_names(self) -> list[str]:
+        return list(self.fields)
+
+    @property
+    def num_fields(self) -> int:
+        return len(self.fields)
 
     def _open(self) -> Any:
         if self._file is None:

@@ -30,11 +30,16 @@ def _dtype(dtype: Any) -> np.dtype:
     return known
 
 
+def _sides(shape: tuple[int, ...]) -> list[int]:
+    """Those that say how elements lie."""
+    return [side for side in shape if side != 1]
+
+
 class NDArrayField(CoreField):
     """Arrays of one dtype and one shape (1 to 32 dimensions, none of them 0); the file keeps no length for each.
 
     dtype: anything np.dtype takes: bool, integers, floats, complex. shape: a tuple of integers.
-    A value's dtype and shape must be exactly these.
+    A value's dtype must be this one, and its shape, but for sides of 1.
     """
 
     kind = "array"
@@ -57,9 +62,9 @@ class NDArrayField(CoreField):
         array = np.asarray(value)
         if array.dtype != self.dtype:
             raise TypeError(f"an array of {self.dtype} was expected, not of {array.dtype}; astype converts it")
-        if array.shape != self.shape:
+        if array.shape != self.shape and _sides(array.shape) != _sides(self.shape):
             raise ValueError(f"an array of shape {self.shape} was expected, not {array.shape}")
-        return np.ascontiguousarray(array)
+        return np.ascontiguousarray(array).reshape(self.shape)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.dtype.name!r}, {self.shape})"

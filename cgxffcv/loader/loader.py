@@ -66,7 +66,7 @@ class Loader:
         ids: each batch ends with its sample numbers, int64, shape (batch,).
         evaluate: random operations are neutral: no flip, no shift, the central crop, no hole.
         page_locked: the number of a GPU, which can then copy batches beside its work; None: ordinary memory.
-        arrays: "torch" or "numpy": what fields without a pipeline give; None: tensors if the program has imported torch.
+        arrays: "torch" or "numpy": what fields without a pipeline give; None: tensors if the program uses torch.
 
     Raises:
         OSError, BetonError: the file cannot be opened, or is not as the format demands. ValueError, TypeError,

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from cgxffcv.fields import Field
 
 # What a sample cannot be blamed for.
@@ -51,7 +53,7 @@ class Rows:
                     f"the sample has {', '.join(map(str, sample))}; the fields are {', '.join(self.names)}"
                 )
             return [sample[name] for name in self.names]
-        if not isinstance(sample, tuple | list):
+        if not isinstance(sample, tuple | list | np.ndarray):
             raise TypeError(f"a sample must be a tuple in the order of the fields, not {type(sample).__name__}")
         if len(sample) != len(self.names):
             raise ValueError(f"the sample has {len(sample)} values for {len(self.names)} fields")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 TEXT = ("cls", "index", "inx", "id", "count")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -38,13 +41,15 @@ def _decode(extension: str, data: bytes) -> Any:
         return data.decode()
     if last in ("json", "jsn"):
         return json.loads(data)
+    if last == "npy":
+        return np.load(io.BytesIO(data), allow_pickle=False)
     return data
 
 
 class Shards:
     """The samples of the shards in order, as dicts {"__key__": KEY, EXTENSION: bytes}.
 
-    `decode`, `to_tuple` and `map` give a new object that does more to each sample.
+    `decode`, `rename`, `to_tuple`, `map_tuple` and `map` give a new object that does more to each sample.
     """
 
     def __init__(
@@ -60,12 +65,13 @@ class Shards:
         return Shards(self.shards, (*self.steps, function))
 
     def decode(self, *_: Any) -> Shards:
-        """cls, index, id: int; txt: str; json: parsed; all else stays bytes, which RGBImageField takes."""
+        """cls, index, id: int; txt: str; json: parsed; npy: an array; all else stays bytes."""
         return self.map(lambda sample: {k: v if k.startswith("__") else _decode(k, v) for k, v in sample.items()})
 
     def to_tuple(self, *names: str) -> Shards:
-        """The values under these extensions; "jpg;jpeg;png" takes the first that the sample has."""
-        choices = [name.split(";") for name in names]
+        """The values under these extensions, also if one text names several, with spaces between them; "jpg;jpeg;png"
+        takes the first that the sample has."""
+        choices = [name.split(";") for text in names for name in text.split()]
 
         def pick(sample: dict[str, Any]) -> tuple[Any, ...]:
             found = []
@@ -78,6 +84,22 @@ class Shards:
             return tuple(found)
 
         return self.map(pick)
+
+    def map_tuple(self, *functions: Callable[[Any], Any]) -> Shards:
+        """A function for each value; values that have none stay."""
+        return self.map(
+            lambda sample: (*(f(v) for f, v in zip(functions, sample, strict=False)), *sample[len(functions) :])
+        )
+
+    def rename(self, **names: str) -> Shards:
+        """NEW="old;older": the first of the old names that a sample has becomes NEW."""
+
+        def renamed(sample: dict[str, Any]) -> dict[str, Any]:
+            found = {new: next((o for o in old.split(";") if o in sample), None) for new, old in names.items()}
+            kept = {name: value for name, value in sample.items() if name not in found.values()}
+            return {**kept, **{new: sample[old] for new, old in found.items() if old is not None}}
+
+        return self.map(renamed)
 
     def __iter__(self) -> Iterator[Any]:
         for shard in self.shards:

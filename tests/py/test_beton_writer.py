@@ -25,7 +25,7 @@ from cgxffcv.fields import (
     RGBImageField,
     TorchTensorField,
 )
-from cgxffcv.writer.webshards import expand
+from cgxffcv.writer.webshards import Shards, expand
 
 INT = {"n": IntField()}
 
@@ -204,6 +204,10 @@ def test_no_worker_is_left_behind(tmp_path):
         (NDArrayField(bool, 2), np.array([True, False]), np.array([True, False])),
         (NDArrayField("int16", (2, 2)), np.arange(8, dtype=np.int16).reshape(2, 4)[:, ::2],
          np.array([[0, 2], [4, 6]], np.int16)),
+        (NDArrayField("f4", (1,)), np.float32(1.5), np.array([1.5], np.float32)),
+        (NDArrayField("f4", (2,)), np.array([[1], [2]], np.float32), np.array([1, 2], np.float32)),
+        (IntField(), np.float64(-3), -3),
+        (IntField(), [7], 7),
         (JSONField(), None, None),
     ],
 )  # fmt: skip
@@ -216,7 +220,9 @@ def test_values_that_are_taken(tmp_path, field, value, want):
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        (IntField(), 1.0, "whole number"),
+        (IntField(), 1.5, "whole number"),
+        (IntField(), float("inf"), "whole number"),
+        (IntField(), [1, 2], "whole number"),
         (IntField(), 1 << 63, "too large|too big|int"),
         (IntField(), np.array([1, 2]), "shape"),
         (IntField(), None, "NoneType"),
@@ -225,7 +231,8 @@ def test_values_that_are_taken(tmp_path, field, value, want):
         (BytesField(), "text", "encode"),
         (BytesField(), 5, "int"),
         (NDArrayField("f4", (2,)), np.zeros(2), "float64"),
-        (NDArrayField("f4", (2,)), np.zeros((2, 1), np.float32), "shape"),
+        (NDArrayField("f4", (2, 3)), np.zeros((3, 2), np.float32), "shape"),
+        (NDArrayField("f4", (2, 3)), np.zeros(6, np.float32), "shape"),
         (NDArrayField("f4", (2,)), np.zeros(2, ">f4"), ">f4"),
         (JSONField(), {1j}, "not JSON"),
     ],
@@ -440,6 +447,14 @@ def test_custom_fields_that_do_not_keep_their_word(tmp_path):
         DatasetWriter(tmp_path / "x.beton", {"f": Wide()})
 
 
+def test_rows_of_an_array_are_samples(tmp_path):
+    table = np.random.default_rng(1).normal(size=(10, 2))
+    fields = {"a": FloatField(), "b": FloatField()}
+    DatasetWriter(tmp_path / "x.beton", fields, num_workers=1).from_indexed_dataset(table)
+    with Reader(tmp_path / "x.beton") as reader:
+        np.testing.assert_array_equal(np.stack([reader.column("a"), reader.column("b")], 1), table)
+
+
 # ---- shards, folders, whole files
 
 
@@ -460,6 +475,16 @@ def test_tar_shards(tmp_path):
         assert [tuple(sample.values()) for sample in reader] == [
             (bytes([shard, i]), i, {"s": shard}) for shard in range(3) for i in range(4)
         ]
+    array = io.BytesIO()
+    np.save(array, np.arange(3))
+    with tarfile.open(tmp_path / "other.tar", "w") as tar:
+        for name, data in (("a.idx.cls", b"4"), ("a.npy", array.getvalue())):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    steps = Shards(tmp_path / "other.tar").decode().rename(label="cls;idx.cls").to_tuple("npy label")
+    ((got, label),) = steps.map_tuple(lambda values: values + 1)
+    assert got.tolist() == [1, 2, 3] and label == 4
     with pytest.raises(ValueError, match="has no txt, only bin, cls, json"):
         DatasetWriter(tmp_path / "y.beton", fields, num_workers=1).from_webdataset(
             [tmp_path / "part-00.tar"], lambda shards: shards.to_tuple("bin", "cls", "txt")

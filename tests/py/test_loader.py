@@ -370,7 +370,7 @@ def test_files_that_cannot_be_opened(tmp_path):
 def test_images_of_several_sizes(tmp_path):
     images = [np.zeros((4, 4 + (i == 3), 3), np.uint8) for i in range(6)]
     path = tiny_beton.write(tmp_path / "sizes.beton", {"image": ("image", images)})
-    with pytest.raises(ValueError, match="4x5.*4x4.*indices") as caught:
+    with pytest.raises(TypeError, match="4x5.*4x4.*indices") as caught:
         Loader(path, 2)
     assert "sample 3" in str(caught.value) and "'image'" in str(caught.value)
     with Loader(path, 2, indices=[0, 1, 2, 4]) as loader:

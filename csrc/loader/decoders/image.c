@@ -38,7 +38,7 @@ static Status find_size(const LoaderSource *source, const Traversal *in_use, con
         }
         if (image.height == state->height && image.width == state->width) continue;
         Status status =
-            error_fail(STATUS_ARGUMENT,
+            error_fail(STATUS_TYPE,
                        "the image is %ux%u (height x width), the first in use %ux%u: this decoder needs images of one "
                        "size; choose samples of one size with indices, or write the file with one size",
                        image.height, image.width, state->height, state->width);
