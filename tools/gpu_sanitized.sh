@@ -24,6 +24,7 @@ OURS=(
     "test_quantize_gpu.py::test_maxmin"
     "test_quantize_gpu.py::test_sign"
     "test_quantize_gpu.py::test_spikes"
+    "test_quantize_gpu.py::test_rotated"
     "test_resident.py::test_batches_are_the_loaders"
     "test_resident.py::test_whitening_is_the_cpus"
 )

@@ -23,7 +23,8 @@ def check(layers, skip=0, repeats=0, random=RANDOM, **options):
     wire, out = np.zeros(sum(w.size for w in wires), np.uint8), np.zeros_like(x)
     sizes = [layer.size for layer in layers]
     times = _cgxffcv.quantize_on_device(x, spec._core, random, sizes, wire, out, skip, repeats)
-    expected = [dequantize(w, n, spec) for w, n in zip(wires, sizes, strict=True)]
+    keys = {key: value for key, value in random.items() if key != "rank"}
+    expected = [dequantize(w, n, spec, **keys) for w, n in zip(wires, sizes, strict=True)]
     np.testing.assert_array_equal(wire, np.concatenate(wires))
     assert out.tobytes() == np.concatenate(expected).tobytes()
     return times
@@ -62,6 +63,24 @@ def test_spikes(dtype):
         check([normal(n, dtype, bits)], bits=bits, **options)
     ties = model.from_float32(np.tile(F([1, -1, 1, 0.5]), 64), dtype)
     check([ties], bits=3, bucket_size=64, dtype=dtype, codec="maxmin_spikes", rounding="stochastic", spikes=7)
+
+
+@pytest.mark.parametrize("bits", range(1, 5))
+def test_rotated(bits):
+    """Buckets of one piece and of several, whole ones and padded ones; both scales in every type."""
+    for number, (bucket, sizes) in enumerate(
+        ((64, (1, 0, 96)), (128, (161,)), (512, (700,)), (1024, (1025,)), (2048, (2048, 1100)), (4096, (2100, 3)))
+    ):
+        for dtype in DTYPES if number % 3 == 0 else DTYPES[:1]:
+            scale = ("mse", "unbiased")[(number + bits) % 2]
+            options = {"bits": bits, "bucket_size": bucket, "dtype": dtype, "codec": "rotated", "scale": scale}
+            check([normal(n, dtype, n) for n in sizes], number % 2, **options)
+
+
+def test_rotated_special_values():
+    for bits in (1, 4):
+        check([specials()], bits=bits, bucket_size=64, codec="rotated")
+        check([np.full(4096, 2.0**59.9, F), np.zeros(70, F)], bits=bits, bucket_size=4096, codec="rotated")
 
 
 @pytest.mark.parametrize("codec", ("maxmin", "sign", "maxmin_spikes"))

@@ -7,13 +7,8 @@
 #ifndef CGXFFCV_QUANT_CUDA_BUCKET_CUH
 #define CGXFFCV_QUANT_CUDA_BUCKET_CUH
 
+#include "quant/cuda/rotated.cuh"
 #include "quant/cuda/spikes.cuh"
-
-/* Keeps what is lost: residual = (value - decoded) * unscaled of the bucket's elements, 0 where that is no number. */
-struct QuantKeep {
-    float *residual; /* NULL: nothing is kept */
-    float unscaled;
-};
 
 /* ---- ranges ---- */
 
@@ -131,11 +126,11 @@ __device__ __forceinline__ void quant_keep_lost(const QuantSpec &spec, QuantKeep
 
 /* ---- buckets ---- */
 
-/* `random` holds the quad of this bucket; NULL for nearest rounding. */
+/* By the codecs whose values are elements. `random` holds the quad of this bucket; NULL for nearest rounding. */
 template <QuantType TYPE, QuantCodec CODEC, typename Source>
-__device__ __forceinline__ void quant_warp_encode(const Source &source, const QuantSpec &spec, int64_t elems,
-                                                  const QuantRandom *random, QuantPlace place, QuantSink sink,
-                                                  QuantKeep keep, QuantRoom *room) {
+__device__ __forceinline__ void quant_encode_elements(const Source &source, const QuantSpec &spec, int64_t elems,
+                                                      const QuantRandom *random, QuantPlace place, QuantSink sink,
+                                                      QuantKeep keep, QuantRoom *room) {
     float v[QUANT_ROWS];
     QuantExtremes of = {0, float_of_bits(0x7F800000u), float_of_bits(0xFF800000u), 0.0f};
     QuantSpikes spikes = {};
@@ -169,6 +164,20 @@ __device__ __forceinline__ void quant_warp_encode(const Source &source, const Qu
         quant_take_codes<TYPE, CODEC>(spec, grid, coded, random, first, count, mask, v, room);
         if (keep.residual != nullptr) quant_keep_lost<TYPE>(spec, keep, grid, nan, first, count, mask, v, room);
         quant_emit_codes(sink, place.codes + (uint64_t)first / 8 * (uint64_t)spec.bits, spec.bits, count, room);
+    }
+}
+
+/* `random` holds the quad of this bucket; NULL for nearest rounding, but with rotated. */
+template <QuantType TYPE, QuantCodec CODEC, typename Source>
+__device__ __forceinline__ void quant_warp_encode(const Source &source, const QuantSpec &spec, int64_t elems,
+                                                  const QuantRandom *random, QuantPlace place, QuantSink sink,
+                                                  QuantKeep keep, QuantRoom *room) {
+    if constexpr (CODEC == QUANT_ROTATED) {
+#define CALL(PIECES) quant_encode_entering<PIECES>(source, spec, elems, *random, place, sink, keep, room)
+        QUANT_BY_PIECES(elems, CALL)
+#undef CALL
+    } else {
+        quant_encode_elements<TYPE, CODEC>(source, spec, elems, random, place, sink, keep, room);
     }
 }
 

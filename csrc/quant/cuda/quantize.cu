@@ -66,6 +66,12 @@ __device__ static __forceinline__ QuantBucket quant_own_bucket(const QuantItem *
     return bucket;
 }
 
+__device__ static __forceinline__ QuantRandom quant_bucket_random(const QuantItem *item, const QuantBucket &bucket) {
+    QuantRandom random = item->run.random;
+    random.quad += (uint64_t)bucket.number * (uint64_t)((item->run.spec.bucket_size + 3) / 4);
+    return random;
+}
+
 template <QuantType TYPE, QuantCodec CODEC>
 static __global__ void __launch_bounds__(WARPS *WARP, 3) quant_encode_kernel(const QuantItem *items, int count) {
     __shared__ QuantRoom rooms[WARPS];
@@ -74,15 +80,26 @@ static __global__ void __launch_bounds__(WARPS *WARP, 3) quant_encode_kernel(con
     QuantBucket bucket = quant_own_bucket(item);
     if (bucket.elems <= 0) return;
     const QuantSpec spec = item->run.spec;
-    QuantRandom random = item->run.random;
-    random.quad += (uint64_t)bucket.number * (uint64_t)((spec.bucket_size + 3) / 4);
+    QuantRandom random = quant_bucket_random(item, bucket);
     typedef typename QuantElement<TYPE>::Stored Stored;
     QuantTensor<TYPE> tensor = {(const Stored *)item->run.x + bucket.first, item->run.scale};
     uint8_t *base = (uint8_t *)item->run.wire;
     QuantSink sink = {&base, 1};
     QuantKeep keep = {nullptr, 1.0f};
-    quant_warp_encode<TYPE, CODEC>(tensor, spec, bucket.elems, spec.rounding == QUANT_STOCHASTIC ? &random : nullptr,
-                                   bucket.place, sink, keep, &rooms[threadIdx.x / WARP]);
+    const bool draws = CODEC == QUANT_ROTATED || spec.rounding == QUANT_STOCHASTIC;
+    quant_warp_encode<TYPE, CODEC>(tensor, spec, bucket.elems, draws ? &random : nullptr, bucket.place, sink, keep,
+                                   &rooms[threadIdx.x / WARP]);
+}
+
+/* Rotated values, which leave their domain. */
+template <QuantType TYPE, int PIECES>
+__device__ __forceinline__ void quant_decode_leaving(const QuantItem *item, const QuantBucket &bucket,
+                                                     const QuantRandom &random, QuantRoom *room) {
+    QuantValues<PIECES> values;
+    quant_decode_values((const uint8_t *)item->run.wire, bucket.place, item->run.spec, bucket.elems, false, values,
+                        room);
+    quant_leave(values, random, room);
+    quant_store_values<TYPE>(item->run.x, bucket.first, bucket.elems, values);
 }
 
 template <QuantType TYPE, QuantCodec CODEC>
@@ -92,6 +109,14 @@ static __global__ void __launch_bounds__(WARPS *WARP, 3)
     grid_begin();
     const QuantItem *item = quant_find_item(items, count);
     QuantBucket bucket = quant_own_bucket(item);
+    if (CODEC == QUANT_ROTATED) {
+        if (bucket.elems <= 0) return;
+        QuantRandom random = quant_bucket_random(item, bucket);
+#define CALL(PIECES) quant_decode_leaving<TYPE, PIECES>(item, bucket, random, &rooms[threadIdx.x / WARP])
+        QUANT_BY_PIECES(bucket.elems, CALL)
+#undef CALL
+        return;
+    }
     const QuantSpec spec = item->run.spec;
     float v[QUANT_ROWS];
     for (int64_t first = 0; first < bucket.elems; first += QUANT_PIECE) {
@@ -120,6 +145,7 @@ template <QuantType TYPE>
 static Status quant_launch_type(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
     if (batch->codec == QUANT_SIGN) return quant_launch<TYPE, QUANT_SIGN>(batch, encode, stream);
     if (batch->codec == QUANT_SPIKES) return quant_launch<TYPE, QUANT_SPIKES>(batch, encode, stream);
+    if (batch->codec == QUANT_ROTATED) return quant_launch<TYPE, QUANT_ROTATED>(batch, encode, stream);
     return quant_launch<TYPE, QUANT_MAXMIN>(batch, encode, stream);
 }
 
@@ -148,9 +174,6 @@ extern "C" Status quantize_batch_finish(const QuantDeviceBatch *batch, DeviceStr
 static Status quant_fill_items(const QuantDeviceRun *runs, QuantDeviceBatch *batch, QuantItem *items) {
     for (int i = 0; i < batch->count; i++) {
         TRY(quantize_check(&runs[i].spec));
-        if (quantize_has_domain(&runs[i].spec)) {
-            FAIL(STATUS_ARGUMENT, "GPUs have no codec %s", quantize_codec_name((int)runs[i].spec.codec));
-        }
         if (runs[i].spec.type != batch->type || runs[i].spec.codec != batch->codec) {
             FAIL(STATUS_ARGUMENT, "the runs of a batch have one type and one codec");
         }

@@ -31,6 +31,12 @@ struct QuantSink {
     int count;
 };
 
+/* Keeps what is lost: residual = (value - decoded) * unscaled of the bucket's elements, 0 where that is no number. */
+struct QuantKeep {
+    float *residual; /* NULL: nothing is kept */
+    float unscaled;
+};
+
 __device__ static __forceinline__ int quant_lane(void) { return (int)(threadIdx.x % WARP); }
 
 /* ---- elements; on the way down every NaN becomes the canonical one ---- */
