@@ -204,6 +204,19 @@ def test_compressed_gradients(tmp_path, files, compressed, way):
     assert same(state, compressed[1]) and first["losses"] == compressed[0][0]["losses"]
 
 
+@pytest.mark.parametrize(
+    ("how", "streams"),
+    [(Launch("shm", 2, 2), "late"), pytest.param(Launch("mpi", 2, 2), "", marks=needs_mpirun)],
+    ids=["shm late", "mpi"],
+)
+def test_compressed_gradients_between_nodes(tmp_path, files, compressed, how, streams):
+    """Kernels hand over what is for another node; a thread sends it on."""
+    results, state = train(tmp_path / "out", files, NARROW, how=how, CGXFFCV_EMULATED_STREAMS=streams)
+    assert results[0]["hashes"] == results[1]["hashes"]
+    assert results[0]["explain"].startswith("on the GPUs by kernels that write into host memory, from where it is sent")
+    assert same(state, compressed[1]) and results[0]["losses"] == compressed[0][0]["losses"]
+
+
 @needs_nccl
 def test_ranks_with_different_layers_are_refused(tmp_path, files):
     """Before anything is summed: NCCL itself would add whatever it gets."""

@@ -23,8 +23,6 @@ FOR_OTHERS = {
     "PY_SSIZE_T_CLEAN": "Python.h reads it",
     "comm_segment": "tests damage what lies in it",
     "comm_slot_return": "tests hold all slots and give them back",
-    "comm_window_post": "kernels that are apart from each other go by it",
-    "window_post": "kernels of ranks on several nodes go by it",
     "loader_batches": "tests count by it",
     "loader_batch_retain": "tests hold a batch twice",
 }

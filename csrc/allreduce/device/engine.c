@@ -122,9 +122,11 @@ static ExchangePlan plan_of(const DeviceEngine *engine, const AllreduceExtent *e
     const AllreduceOptions *options = &setup->options;
     double timeout_s = options->timeout_s > 0 ? options->timeout_s : comm_timeout(setup->comm);
     double ranks = (double)comm_size(setup->comm), scale = extent->map->scale;
+    const CommWindowPost *post = comm_window_post(engine->hall->window);
     ExchangePlan plan = {.window = window_of(engine, own),
                          .state = engine->hall->state,
                          .signs = comm_window_signs(engine->hall->window),
+                         .forwarded = post != NULL,
                          .run = setup->run,
                          .call = engine->call,
                          .residual = extent->feedback ? engine->residual : NULL,
@@ -139,6 +141,7 @@ static ExchangePlan plan_of(const DeviceEngine *engine, const AllreduceExtent *e
                          .timeout_ns = (uint64_t)(timeout_s * 1e9),
                          .scale = (float)scale,
                          .unscaled = (float)(1.0 / scale)};
+    if (post != NULL) plan.post = *post;
     set_division(&plan, options->op == ALLREDUCE_AVERAGE ? ranks * scale : 1.0);
     return plan;
 }
@@ -196,7 +199,6 @@ static const char *refusal(const AllreduceSetup *setup) {
     if (options->type > ALLREDUCE_BF16 || options->op > ALLREDUCE_AVERAGE) return "what is not quantised";
     if (size == 1) return "one rank";
     if (size > EXCHANGE_MAX_RANKS) return "more than 16 ranks";
-    if (comm_nodes(setup->comm) > 1) return "ranks on several nodes";
     if (launchers[options->codec] == NULL) return "this codec's sums are taken by the processor";
     for (int i = 0; i < setup->extent_count; i++) {
         AllreduceAlgorithm algorithm = setup->extents[i].algorithm;
@@ -240,10 +242,12 @@ static AllreduceBytes bytes_of(const void *state, const AllreduceExtent *extent)
 static size_t explain(const void *state, char *text, size_t room) {
     const DeviceEngine *engine = state;
     const DeviceExtent *extent = &engine->extents[0];
-    bool peer = engine->hall->kind == COMM_WINDOW_PEER;
-    size_t used = (size_t)snprintf(text, room, "on the GPUs by kernels that write into %s, in %d round%s\n",
-                                   peer ? "each other's memory" : "page-locked host memory", extent->tiles.rounds,
-                                   extent->tiles.rounds == 1 ? "" : "s");
+    static const char *const where[] = {[COMM_WINDOW_PEER] = "each other's memory",
+                                        [COMM_WINDOW_STAGED] = "page-locked host memory",
+                                        [COMM_WINDOW_FORWARDED] = "host memory, from where it is sent on"};
+    size_t used =
+        (size_t)snprintf(text, room, "on the GPUs by kernels that write into %s, in %d round%s\n",
+                         where[engine->hall->kind], extent->tiles.rounds, extent->tiles.rounds == 1 ? "" : "s");
     size_t full = used < room ? used : room;
     return used + allreduce_describe(engine->setup, text + full, room - full);
 }

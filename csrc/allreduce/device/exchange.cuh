@@ -45,6 +45,19 @@ __device__ static __forceinline__ uint32_t *exchange_flag(const ExchangeWindow *
     return flags + (uint64_t)row * window->flags + tile;
 }
 
+/* Tells a rank that a tile of this rank is in row `row` of its window. */
+__device__ static __forceinline__ void exchange_raise(const ExchangePlan *plan, int rank, uint32_t epoch, int row,
+                                                      const DeviceTile &tile) {
+    uint32_t *flag = exchange_flag(&plan->window, rank, epoch, row, tile.number);
+    const uint8_t *base = plan->window.base[rank];
+    if (!plan->forwarded || rank == plan->rank) {
+        signal_store(flag, epoch);
+        return;
+    }
+    uint64_t at = (uint64_t)(exchange_region(&plan->window, rank, epoch, row) - base) + tile.at;
+    window_post(plan->post, rank, at, tile.bytes, (uint64_t)(reinterpret_cast<uint8_t *>(flag) - base), epoch);
+}
+
 /* Of a run that goes on; each kernel begins with it. False after a failure. */
 __device__ static __forceinline__ bool exchange_begin(const ExchangePlan *plan, const ExchangeRound &round,
                                                       uint32_t *epoch) {
@@ -243,9 +256,7 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
         QuantSink sink = {bases + first, count};
         exchange_push_tile<TYPE, CODEC>(plan, buffer, tile, sink, &rooms[thread / WARP]);
         __syncthreads();
-        if (thread < count) {
-            signal_store(exchange_flag(&plan->window, first + thread, epoch, plan->rank, tile.number), epoch);
-        }
+        if (thread < count) exchange_raise(plan, first + thread, epoch, plan->rank, tile);
     }
 }
 
@@ -292,7 +303,7 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
         bool here = exchange_await(plan, tile, epoch, 0, plan->ranks, plan->rank);
         if (here) exchange_reduce_tile<TYPE, CODEC>(plan, buffer, tile, epoch, sink, &rooms[thread / WARP]);
         if (!__syncthreads_and(here)) return;
-        if (thread < plan->ranks) signal_store(exchange_flag(&plan->window, thread, epoch, row, tile.number), epoch);
+        if (thread < plan->ranks) exchange_raise(plan, thread, epoch, row, tile);
     }
 }
 

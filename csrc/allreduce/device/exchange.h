@@ -29,6 +29,8 @@ typedef struct ExchangePlan {
     ExchangeWindow window;
     ExchangeState *state;
     CommWindowSigns *signs;
+    bool forwarded; /* what is for other ranks is handed over to */
+    CommWindowPost post;
     AllreduceRun *run; /* the host's copy of *call */
     uint32_t *call;
     float *residual; /* NULL: no error feedback */

@@ -10,8 +10,9 @@
 #include "base/memory.h"
 
 #define SWITCH_VARIABLE "CGXFFCV_COMM_KERNELS"
-#define DATA_BYTES (UINT64_C(12) << 20) /* of a half */
-#define HOST_BYTES (UINT64_C(28) << 20) /* of the halves of all ranks, where they share the host's memory */
+#define DATA_BYTES (UINT64_C(12) << 20)   /* of a half */
+#define HOST_BYTES (UINT64_C(28) << 20)   /* of the halves of all ranks, where they share the host's memory */
+#define OUTBOX_BYTES (UINT64_C(32) << 20) /* of a rank between nodes, in all */
 #define FLAGS (UINT64_C(64) << 10)
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -38,19 +39,23 @@ static void hall_destroy(ExchangeHall *hall) {
     memory_free(hall);
 }
 
+/* Between nodes a rank has a window and an outbox for each other rank in host memory. */
+static uint64_t room_for(CommWindowKind kind, uint64_t ranks) {
+    const uint64_t flags = FLAGS * sizeof(uint32_t);
+    uint64_t most = kind == COMM_WINDOW_STAGED      ? HOST_BYTES / ranks
+                    : kind == COMM_WINDOW_FORWARDED ? OUTBOX_BYTES / ranks / 2 - flags
+                                                    : DATA_BYTES;
+    return (most < DATA_BYTES ? most : DATA_BYTES) / 256 * 256;
+}
+
+/* Of the kinds the first that is possible; the reason against the last is the one that tells most. */
 static Status make_window(Comm *comm, ExchangeHall *hall, char *why) {
-    char peer[ALLREDUCE_WHY_BYTES] = "", staged[ALLREDUCE_WHY_BYTES] = "";
-    uint64_t most = HOST_BYTES / (uint64_t)comm_size(comm);
-    for (int kind = COMM_WINDOW_PEER; kind <= COMM_WINDOW_STAGED && hall->window == NULL; kind++) {
+    for (int kind = COMM_WINDOW_PEER; kind <= COMM_WINDOW_FORWARDED && hall->window == NULL; kind++) {
         hall->kind = (CommWindowKind)kind;
-        hall->data_bytes = kind == COMM_WINDOW_STAGED && most < DATA_BYTES ? most : DATA_BYTES;
+        hall->data_bytes = room_for(hall->kind, (uint64_t)comm_size(comm));
         hall->half_bytes = hall->data_bytes + FLAGS * sizeof(uint32_t);
-        TRY(comm_window_create(comm, hall->kind, 2 * hall->half_bytes, &hall->window,
-                               kind == COMM_WINDOW_PEER ? peer : staged));
+        TRY(comm_window_create(comm, hall->kind, 2 * hall->half_bytes, &hall->window, why));
     }
-    if (hall->window != NULL) return STATUS_OK;
-    bool same = strcmp(peer, staged) == 0;
-    snprintf(why, ALLREDUCE_WHY_BYTES, "%.120s%s%.120s", peer, same ? "" : "; ", same ? "" : staged);
     return STATUS_OK;
 }
 

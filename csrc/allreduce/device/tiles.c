@@ -59,6 +59,7 @@ static void add_tile(Walk *walk, const WireSegment *segment, int64_t first, int6
     if (walk->writes) {
         DeviceTile tile = describe_tile(walk->map, segment, first, elems);
         tile.at = used->bytes;
+        tile.bytes = (uint32_t)bytes;
         tile.owner = (uint16_t)walk->owner;
         tile.number = used->tiles;
         *find_tile(walk, *round, used->tiles) = tile;

@@ -13,7 +13,7 @@ typedef struct DeviceTile {
     int64_t first, elems; /* in the flat buffer */
     int64_t bucket_size;
     uint64_t quad; /* of the first bucket */
-    uint32_t at, spikes_at, codes_at;
+    uint32_t at, bytes, spikes_at, codes_at;
     uint32_t metadata, codes; /* bytes of a whole bucket */
     int16_t bits, spikes;     /* bits 0: the elements travel as they are */
     uint16_t owner;           /* of the sum; 0 with one-shot */
