@@ -32,6 +32,12 @@ def test_values_and_settings(tmp_path):
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize(("size", "nodes"), [(2, 2), (4, 2)])
+def test_ranks_on_several_nodes(tmp_path, size, nodes):
+    """Pretended ones: what is compressed goes through the process group."""
+    run(tmp_path, Launch("torchrun", size, nodes), "values,own_bits,uneven,not_a_number")
+
+
 @needs_mpirun
 def test_training_of_three_ranks_under_mpirun(tmp_path):
     for plain, four, two in (r["convergence"] for r in run(tmp_path, Launch("mpi", 3), "convergence")):
@@ -52,3 +58,8 @@ def test_failures_name_the_rank(tmp_path):
     assert others["raises"]["type"] == "ArithmeticError"
     assert told["raises"]["type"] == "CommError" and "rank 1" in told["raises"]["text"]
     assert told["killed"]["type"] == "PeerLost" and told["killed"]["rank"] == "1"
+
+
+def test_a_rank_on_another_node_is_killed(tmp_path):
+    told = ranks.start(Launch("torchrun", 2, 2), tmp_path, "killed", script=WORKER).wait()[0]["killed"]
+    assert told["type"] == "PeerLost" and told["rank"] == "1" and told["operation"] == "allreduce"

@@ -97,6 +97,11 @@ class Model:
         bits = self.bits.get(name) or (self.bits["default"] if len(shape) > 1 and np.prod(shape) >= 1024 else 32)
         return None if bits == 32 else complete(bits, self.bucket_size, dtype)
 
+    def is_plain(self, names):
+        """Whether nothing of a bucket is compressed."""
+        shapes = dict(self.module.named_parameters())
+        return all(self.spec(name, tuple(shapes[name].shape), "float32") is None for name in names)
+
     def expected(self, names, gradients):
         """The averages of one bucket from all ranks' gradients, by name."""
         dtype = str(self.module.dtype).removeprefix("torch.")
@@ -133,7 +138,11 @@ def check_steps(model, module, wrapped, *, steps=4, without=()):
         for names in model.seen:
             for name, expected in model.expected(names, everyones).items():
                 found = as_numpy(dict(module.named_parameters())[name].grad).ravel()
-                assert found.tobytes() == expected.tobytes(), (name, step, names)
+                if NODES > 1 and model.is_plain(names):  # then gloo adds, in an order of its own
+                    scale = sum(np.abs(g[name].numpy()).ravel() for g in everyones)
+                    assert (np.abs(found - expected) <= 1e-6 * scale).all()
+                else:
+                    assert found.tobytes() == expected.tobytes(), (name, step, names)
         digest(p.grad for p in module.parameters())
 
 

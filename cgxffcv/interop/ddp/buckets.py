@@ -1,13 +1,18 @@
-"""Buckets with the plans that reduce them. What outlives a bucket is the residual, which belongs to parameters."""
+"""Buckets with what reduces them. What outlives a bucket is the residual, which belongs to parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
+from cgxffcv import comm
 from cgxffcv.allreduce import AllreducePlan
+from cgxffcv.interop.ddp.across import Carrier, Messages, best_algorithm, compresses
 from cgxffcv.interop.ddp.layout import Layout, Rules
 from cgxffcv.interop.ddp.rendezvous import Place
 from cgxffcv.interop.ddp.worker import Worker
@@ -19,53 +24,121 @@ def as_array(buffer: torch.Tensor) -> np.ndarray:
     return plain.view(torch.int16).numpy().view(np.uint16) if plain.dtype is torch.bfloat16 else plain.numpy()
 
 
-class HostBucket:
-    """A bucket in host memory, of ranks that share memory."""
+class Bucket:
+    """A layout and its plan."""
+
+    def __init__(self, layout: Layout, plan: AllreducePlan | None) -> None:
+        self.layout, self.plan = layout, plan
+
+    def put(self, bucket: dist.GradBucket) -> torch.futures.Future:
+        """Averages the bucket's buffer in place."""
+        raise NotImplementedError
+
+    @property
+    def residual(self) -> np.ndarray | None:
+        return None if self.plan is None else self.plan.residual
+
+    def explain(self) -> str:
+        return (
+            self.plan.explain()
+            if self.plan is not None
+            else "algorithm: the process group's allreduce (not compressed)"
+        )
+
+
+class PlainBucket(Bucket):
+    """Nothing of it is compressed: the process group does what it does without a hook."""
+
+    def __init__(self, layout: Layout, group: dist.ProcessGroup) -> None:
+        super().__init__(layout, None)
+        self._group = group
+
+    def put(self, bucket: dist.GradBucket) -> torch.futures.Future:
+        return default_hooks.allreduce_hook(self._group, bucket)
+
+
+class HostBucket(Bucket):
+    """In host memory, of ranks that share memory."""
 
     def __init__(self, layout: Layout, plan: AllreducePlan, worker: Worker) -> None:
-        self.layout, self.plan, self._worker = layout, plan, worker
+        super().__init__(layout, plan)
+        self._worker = worker
 
-    def put(self, buffer: torch.Tensor, last: bool) -> torch.futures.Future:
-        """Averages the buffer in place. The last bucket of a backward is waited for, so that failures are raised."""
-        plan, array = self.plan, as_array(buffer)
-        future = self._worker.submit(lambda: plan.run(array), buffer)
-        if last:
+    def put(self, bucket: dist.GradBucket) -> torch.futures.Future:
+        """The last bucket of a backward is waited for, so that failures are raised as they are."""
+        buffer = bucket.buffer()
+        array = as_array(buffer)
+        future = self._worker.submit(lambda: self._run(array), buffer)
+        if bucket.is_last():
             self._worker.drain()
         return future
+
+    def _run(self, array: np.ndarray) -> None:
+        self.plan.run(array)
+
+
+class CarriedBucket(HostBucket):
+    """In host memory, its messages carried by the process group."""
+
+    def __init__(self, layout: Layout, plan: AllreducePlan, worker: Worker, carrier: Carrier) -> None:
+        super().__init__(layout, plan, worker)
+        self._carrier = carrier
+        self._messages = Messages(plan, carrier.groups(plan.algorithm))
+
+    def _run(self, array: np.ndarray) -> None:
+        with self._carrier.moving():
+            self._messages.run(array)
 
 
 class Buckets:
     """All that a state has made, by the identities of their parameters."""
 
-    def __init__(self, place: Place, rules: Rules, options: dict[str, Any], timeout: float) -> None:
-        self.place, self.rules, self.options, self.timeout = place, rules, options, timeout
+    def __init__(
+        self, group: dist.ProcessGroup, place: Place, rules: Rules, options: dict[str, Any], timeout: float
+    ) -> None:
+        self.group, self.place, self.rules, self.options = group, place, rules, dict(options)
         self.worker = Worker()
-        self._known: dict[tuple[int, ...], HostBucket] = {}
-        self._homes: dict[int, tuple[HostBucket, int, int]] = {}  # by parameter: who holds its residual, and where
+        self.comm = place.comm
+        self._carrier: Carrier | None = None
+        if place.comm is None and place.size > 1:
+            self.comm = comm.apart(place.rank, place.nodes)
+            self._carrier = Carrier(group, place, place.meeting, timeout)
+            self.options["algorithm"] = best_algorithm(options["algorithm"], place)
+        else:
+            self.options["timeout"] = timeout
+        self._known: dict[tuple[int, ...], Bucket] = {}
+        self._homes: dict[int, tuple[Bucket, int]] = {}  # by parameter: who holds its residual, and where
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Bucket]:
         return iter(self._known.values())
 
-    def get(self, key: tuple[int, ...]) -> HostBucket | None:
+    def get(self, key: tuple[int, ...]) -> Bucket | None:
         return self._known.get(key)
 
-    def add(self, layout: Layout) -> HostBucket:
+    def add(self, layout: Layout) -> Bucket:
         """Makes the bucket; those that held one of its parameters before are no more. Collective."""
         self.worker.drain()
-        plan = AllreducePlan(
-            self.place.comm, **self.rules.table(layout), dtype=layout.dtype, timeout=self.timeout, **self.options
-        )
-        bucket = HostBucket(layout, plan, self.worker)
+        bucket = self._make(layout)
         self._move_in(bucket)
         members = set(layout.key)
         self._known = {key: other for key, other in self._known.items() if members.isdisjoint(key)}
         self._known[layout.key] = bucket
         return bucket
 
-    def _move_in(self, bucket: HostBucket) -> None:
+    def _make(self, layout: Layout) -> Bucket:
+        table = self.rules.table(layout) | {"dtype": layout.dtype}
+        if self._carrier is None:
+            return HostBucket(layout, AllreducePlan(self.comm, **table, **self.options), self.worker)
+        self._carrier.agree(table)
+        if not compresses(table, self.options["algorithm"]):
+            return PlainBucket(layout, self.group)
+        plan = AllreducePlan(self.comm, **table, **self.options)
+        return CarriedBucket(layout, plan, self.worker, self._carrier)
+
+    def _move_in(self, bucket: Bucket) -> None:
+        residual = bucket.residual
         for identity, first, elems in bucket.layout.spans():
             home = self._homes.get(identity)
-            if home is not None and bucket.plan.residual is not None and home[0].plan.residual is not None:
-                before = home[0].plan.residual[home[1] : home[1] + elems]
-                bucket.plan.residual[first : first + elems] = before
-            self._homes[identity] = bucket, first, elems
+            if home is not None and residual is not None and home[0].residual is not None:
+                residual[first : first + elems] = home[0].residual[home[1] : home[1] + elems]
+            self._homes[identity] = bucket, first

@@ -78,6 +78,7 @@ class Place:
     nodes: list[int]  # of each rank, numbered in the order of ranks
     reason: str  # why they do not share memory; empty where they do
     comm: Comm | None  # of all ranks, where they share memory
+    meeting: Meeting
 
     @property
     def node_count(self) -> int:
@@ -145,7 +146,7 @@ def join(group: dist.ProcessGroup, timeout: float, settings: dict[str, Any], sha
         reason = f"the ranks are on {max(nodes) + 1} nodes"
     elif shares_memory:
         joined, reason = _share(meeting)
-    return Place(rank, size, nodes, reason, joined)
+    return Place(rank, size, nodes, reason, joined, meeting)
 
 
 def _compare(rank: int, mine: dict[str, Any], other: int, theirs: dict[str, Any]) -> None:

@@ -100,7 +100,7 @@ class CGXState:
         if not inside and place.node_count == 1:
             plain = settings.PerLayer("bits", UNCOMPRESSED, UNCOMPRESSED, settings.check_bits)
             rules = Rules(rules.names, plain, rules.bucket_size, rules.layer_min_size)
-        self._buckets = Buckets(place, rules, self.options, self.timeout)
+        self._buckets = Buckets(group, place, rules, self.options, self.timeout)
         return self._buckets
 
     def reduce(self, bucket: dist.GradBucket) -> torch.futures.Future:
@@ -111,11 +111,11 @@ class CGXState:
         key = tuple(map(id, bucket.parameters()))
         buckets = self._buckets or self._join()
         known = buckets.get(key) or buckets.add(Layout.of(key, bucket))
-        return known.put(buffer, bucket.is_last())
+        return known.put(bucket)
 
     def explain(self) -> str:
         """What was chosen for each bucket and why; nothing before the first step."""
-        return "\n".join(bucket.plan.explain() for bucket in self._buckets or ())
+        return "\n".join(bucket.explain() for bucket in self._buckets or ())
 
 
 def cgx_hook(state: CGXState, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:

@@ -1,0 +1,189 @@
+"""Ranks that do not share memory: the compressed messages go through collectives of the process group's own kind."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from cgxffcv.allreduce import UNCOMPRESSED, AllreducePlan
+from cgxffcv.comm import CommError, PeerLost
+from cgxffcv.interop.ddp.rendezvous import Meeting, Place
+
+OPERATION = "allreduce"
+_ANSWERS = 3.0  # seconds in which a rank that is alive says that its exchange has failed, too
+
+
+def best_algorithm(wish: str, place: Place) -> str:
+    """What runs where "auto" is asked for; ValueError for what cannot go through a process group."""
+    sizes = {place.nodes.count(node) for node in place.nodes}
+    if wish == "ring":
+        raise ValueError(f"algorithm: a ring needs ranks that share memory, and here {place.reason}: use sra or auto")
+    if wish != "auto":
+        return wish
+    if place.size == 2:
+        return "one_shot"
+    return "two_level" if len(sizes) == 1 and 1 < sizes.pop() < place.size else "sra"
+
+
+@dataclass
+class Groups:
+    """Process groups of the hook's own, so that its collectives never mix with the user's."""
+
+    across: dist.ProcessGroup
+    inside: dist.ProcessGroup | None
+
+
+class Carrier:
+    """Moves messages, and names who is missing when that fails."""
+
+    def __init__(self, group: dist.ProcessGroup, place: Place, meeting: Meeting, timeout: float) -> None:
+        self.place, self._meeting = place, meeting
+        self._ranks = dist.get_process_group_ranks(group)
+        self._options: dict[str, Any] = {
+            "backend": dist.get_backend(group),
+            "timeout": datetime.timedelta(seconds=timeout),
+            "use_local_synchronization": True,
+        }
+        self._flat: Groups | None = None
+        self._levels: Groups | None = None
+        self._plans = 0
+
+    def _new_group(self, members: list[int]) -> dist.ProcessGroup:
+        return dist.new_group([self._ranks[rank] for rank in members], **self._options)
+
+    def groups(self, algorithm: str) -> Groups:
+        nodes, me = self.place.nodes, self.place.rank
+        if algorithm != "two_level":
+            self._flat = self._flat or Groups(self._new_group(list(range(self.place.size))), None)
+            return self._flat
+        if self._levels is None:
+            by_node = [[rank for rank, node in enumerate(nodes) if node == n] for n in range(self.place.node_count)]
+            mine = by_node[nodes[me]]
+            seat = mine.index(me)
+            self._levels = Groups(self._new_group([ranks[seat] for ranks in by_node]), self._new_group(mine))
+        return self._levels
+
+    def agree(self, table: dict[str, Any]) -> None:
+        """CommError on all ranks unless they are about to make the same plan."""
+        text, name = json.dumps(table, default=str), f"plan {self._plans}"
+        self._plans += 1
+        digests = self._meeting.gather(name, hashlib.sha256(text.encode()).hexdigest())
+        if len(set(digests)) == 1:
+            return
+        mine, others = json.loads(text), self._meeting.gather(f"{name} in full", json.loads(text))
+        other = next(rank for rank, theirs in enumerate(others) if theirs != mine)
+        what = next(key for key in mine if mine[key] != others[other].get(key))
+        raise _named(
+            CommError(
+                f"{OPERATION}: the ranks disagree on {what} of {name}: rank {self.place.rank} has {_part(mine, what)}, "
+                f"rank {other} has {_part(others[other], what)}"
+            ),
+            other,
+        )
+
+    @contextlib.contextmanager
+    def moving(self):
+        """Around collectives, whose own exceptions name no rank."""
+        try:
+            yield
+        except CommError:
+            raise
+        except Exception as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> CommError:
+        me, told = self.place.rank, str(error).partition("\n")[0]
+        try:
+            missing = self._silent()
+        except Exception:  # the store's own host has gone
+            missing = [0] if me else []
+        if missing:
+            names = ", ".join(map(str, missing))
+            lost = PeerLost(f"{OPERATION}: rank {names} is lost (process group: {told})")
+            return _named(lost, missing[0])
+        return _named(CommError(f"{OPERATION}: the process group's exchange failed on rank {me}: {told}"), me)
+
+    def _silent(self) -> list[int]:
+        """Ranks that do not say within a moment that they have failed, too."""
+        store, name = self._meeting.store, self._meeting.name
+        store.set(f"{name}/failed/{self.place.rank}", "")
+        end = time.monotonic() + _ANSWERS
+        left = list(range(self.place.size))
+        while left and time.monotonic() < end:
+            left = [rank for rank in left if not store.check([f"{name}/failed/{rank}"])]
+            time.sleep(0.05)
+        return left
+
+
+def _named(error: CommError, rank: int) -> CommError:
+    error.rank, error.operation = rank, OPERATION
+    return error
+
+
+def _part(table: dict[str, Any], key: str) -> str:
+    text = str(table.get(key))
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+class Messages:
+    """A plan's memory for its messages, and the collectives that move them, in host memory."""
+
+    def __init__(self, plan: AllreducePlan, groups: Groups) -> None:
+        self.plan, self.groups = plan, groups
+        self._stages = {name: plan.stage_messages(name) for name in ("inside", "across")}
+        _, sizes, each, result = self._stages["across"]
+        members, inside = len(sizes), max(1, len(self._stages["inside"][1]))
+        self._one_shot = result == 0
+        most = max(sum(sizes[:1] if self._one_shot else sizes) for _, sizes, _, _ in self._stages.values())
+        received = max((len(sizes) - 1) * each for _, sizes, each, _ in self._stages.values())
+        self._sent, self._received = _bytes(most), _bytes(0 if self._one_shot else received)
+        self._result = _bytes(result)
+        self._gathered = _bytes((each if self._one_shot else result) * members)
+        self._all = _bytes(self._gathered.numel() * inside) if inside > 1 else self._gathered
+
+    def run(self, buffer: np.ndarray) -> None:
+        if self._one_shot:
+            self.plan.stage_encode("across", buffer, self._sent.numpy())
+            dist.all_gather_into_tensor(self._gathered, self._sent, self.groups.across)
+        else:
+            if self.groups.inside is not None:
+                self._reduce("inside", buffer, self.groups.inside, self._result[:0])
+            self._reduce("across", buffer, self.groups.across, self._result)
+            dist.all_gather_into_tensor(self._gathered, self._result, self.groups.across)
+            if self.groups.inside is not None:
+                dist.all_gather_into_tensor(self._all, self._gathered, self.groups.inside)
+        self.plan.stage_finish(buffer, self._all.numpy())
+
+    def _reduce(self, stage: str, buffer: np.ndarray, group: dist.ProcessGroup, result: torch.Tensor) -> None:
+        me, sizes, each, _ = self._stages[stage]
+        theirs = [0 if member == me else each for member in range(len(sizes))]
+        sent, received = self._sent[: sum(sizes)], self._received[: sum(theirs)]
+        self.plan.stage_encode(stage, buffer, sent.numpy())
+        dist.all_to_all_single(received, sent, theirs, list(sizes), group)
+        self.plan.stage_reduce(stage, buffer, received.numpy(), result.numpy())
+
+
+def _bytes(count: int) -> torch.Tensor:
+    return torch.empty(count, dtype=torch.uint8)
+
+
+def compresses(table: dict[str, Any], algorithm: str) -> bool:
+    """Whether a plan of that table quantises anything."""
+    bits, least = table["bits"], table["layer_min_size"]
+    own = bits if isinstance(bits, dict) else {"default": bits}
+    if algorithm == "exact":
+        return False
+    for index, (_, shape) in enumerate(table["layers"]):
+        large = len(shape) > 1 and int(np.prod(shape)) >= least
+        if own.get(index, own["default"] if large else UNCOMPRESSED) != UNCOMPRESSED:
+            return True
+    return False
