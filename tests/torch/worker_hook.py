@@ -293,56 +293,53 @@ def convergence():
 # --- what fails ----------------------------------------------------------------------------------------------------
 
 
-def one_step(state, before=None):
+def steps(state, count=1, before=None):
+    """Steps of one model; `before` gets the number of the step that the hook is called in."""
     module = Weights(torch.float32)
     wrapped = DistributedDataParallel(module, process_group=state.process_group)
-    model = Model(module, {"default": 4})
 
     def hook(state: CGXState, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         if before is not None:
-            before()
-        return model.hook(state, bucket)
+            before(step)
+        return cgx_hook(state, bucket)
 
     wrapped.register_comm_hook(state, hook)
-    wrapped(drawn(module, dist.get_rank(), 0)).backward()
+    for step in range(count):
+        wrapped(drawn(module, dist.get_rank(), step)).backward()
 
 
 def different_bits():
-    one_step(CGXState(None, compression_params={"bits": 4 - dist.get_rank()}, timeout=20))
+    steps(CGXState(None, compression_params={"bits": 4 - dist.get_rank()}, timeout=20))
 
 
 def nobody_comes():
     """The other rank makes its model and then does something else."""
     group = dist.new_group()
     if dist.get_rank() == 0:
-        one_step(CGXState(group, compression_params={"bits": 4}, timeout=1))
+        steps(CGXState(group, compression_params={"bits": 4}, timeout=1))
     DistributedDataParallel(Weights(torch.float32), process_group=group)
 
 
-def second_step(of_rank_1):
-    """Two steps; in the second rank 1 does that before it is in the hook."""
+def third_step(of_rank_1):
+    """In the third step, when the buckets are those of all later ones, rank 1 does that before it is in the hook."""
 
-    def before():
-        steps.append(1)
-        if dist.get_rank() == 1 and len(steps) > 1:
+    def before(step):
+        if dist.get_rank() == 1 and step == 2:
             of_rank_1()
 
-    steps = []
-    state = CGXState(None, compression_params={"bits": 4}, timeout=20)
-    one_step(state, before)
-    one_step(state, before)
+    steps(CGXState(None, compression_params={"bits": 4}, timeout=20), 3, before)
 
 
 def raises():
     def fail():
         raise ArithmeticError("by the user's hook")
 
-    second_step(fail)
+    third_step(fail)
 
 
 def killed():
     put(f"before_the_end.{dist.get_rank()}", json.dumps(RESULTS))
-    second_step(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    third_step(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 RESULTS = {}

@@ -56,6 +56,17 @@ class PlainBucket(Bucket):
     def put(self, bucket: dist.GradBucket) -> torch.futures.Future:
         return default_hooks.allreduce_hook(self._group, bucket)
 
+    @property
+    def wire_bytes(self) -> int:
+        """As any ring must."""
+        size = dist.get_world_size(self._group)
+        return 2 * (size - 1) * self.layout.elems * self.layout.item_bytes // size
+
+    def explain(self) -> str:
+        return (
+            f"{self.layout.elems} elements of {self.layout.dtype}, not compressed: by the process group's allreduce\n"
+        )
+
 
 class HostBucket(Bucket):
     """In host memory, of ranks that share memory."""

@@ -21,6 +21,7 @@ class Layout:
     key: tuple[int, ...]
     parameters: list[torch.Tensor] = field(repr=False)
     dtype: str
+    item_bytes: int
     device: torch.device
 
     @classmethod
@@ -29,7 +30,7 @@ class Layout:
         dtype = str(buffer.dtype).removeprefix("torch.")
         if dtype not in DTYPES:
             raise TypeError(f"cgx_hook: gradients of {dtype} cannot be reduced; what can is {', '.join(DTYPES)}")
-        return cls(key, list(bucket.parameters()), dtype, buffer.device)
+        return cls(key, list(bucket.parameters()), dtype, buffer.element_size(), buffer.device)
 
     @property
     def elems(self) -> int:

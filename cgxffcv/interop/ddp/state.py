@@ -113,6 +113,11 @@ class CGXState:
         known = buckets.get(key) or buckets.add(Layout.of(key, bucket))
         return known.put(bucket)
 
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes that this rank sends in a step, each receiver counted; 0 before the first."""
+        return sum(bucket.wire_bytes for bucket in self._buckets or ())
+
     def explain(self) -> str:
         """What was chosen for each bucket and why; nothing before the first step."""
         return "\n".join(bucket.explain() for bucket in self._buckets or ())
