@@ -66,6 +66,11 @@ def parse_size(text: str) -> int:
     return size
 
 
+def parse_sizes(text: str) -> list[int]:
+    """Sizes in rising order."""
+    return sorted(map(parse_size, text.split(",")))
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     p = Parser(prog="cgxffcv bench allreduce", description=__doc__.split("\n\n")[0])
     p.add_argument("-b", "--minbytes", type=parse_size, default="256K", help="the smallest size; default 256K")
@@ -74,6 +79,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     p.add_argument("-i", "--stepbytes", type=parse_size, help="each size is so much larger than the one before")
     p.add_argument("-f", "--stepfactor", type=number(1.001, 1e6), help="so many times as large; default 4")
+    p.add_argument("--sizes", type=parse_sizes, metavar="SIZE,...", help="just these, in place of -b to -e")
     p.add_argument("-n", "--iters", type=whole(0), default=0, help="runs in a round; 0: as many as take a moment")
     p.add_argument("-w", "--warmup_iters", type=whole(0), default=2)
     p.add_argument("--rounds", type=whole(1), default=5, help="rounds of each side, in turns; the median counts")
@@ -112,14 +118,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def counts_of(options: argparse.Namespace) -> list[int]:
     """Elements of each call, without repetitions: a size below one element is one."""
-    counts: list[int] = []
-    size, item = float(options.minbytes), item_bytes(options.dtype)
-    while size <= options.maxbytes:
-        count = max(1, int(size) // item)
-        if not counts or counts[-1] != count:
-            counts.append(count)
+    size, sizes = float(options.minbytes), list(options.sizes or ())
+    while not options.sizes and size <= options.maxbytes:
+        sizes.append(int(size))
         size = size + options.stepbytes if options.stepbytes else size * options.stepfactor
-    return counts
+    return list(dict.fromkeys(max(1, size // item_bytes(options.dtype)) for size in sizes))
 
 
 def item_bytes(dtype: str) -> int:
