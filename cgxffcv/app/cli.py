@@ -1,4 +1,4 @@
-"""The command line: cgxffcv write | train | predict | launch | info | verify | doctor | bench."""
+"""The command line: cgxffcv write | train | predict | calibrate | launch | info | verify | doctor | bench."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BENCHES = {
     "cifar": "trainings of a recipe with several seeds: accuracy, seconds, share of the machine's peak",
     "table": "the demo's training: usual PyTorch code, ours, ours compressed",
 }
-COMMANDS = ("write", "train", "predict")  # those with a module of their own in cgxffcv/app/commands
+COMMANDS = ("write", "train", "predict", "calibrate")  # those with a module of their own in cgxffcv/app/commands
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
         ("write", "write CIFAR-10 as .beton files"),
         ("train", "train on them: alone, or on several ranks through cgxffcv launch"),
         ("predict", "what a trained network says of images"),
+        ("calibrate", "measure what allreduces cost between these ranks (under mpirun), for their choice of algorithm"),
     ):
         commands.add_parser(name, help=text)  # for the list alone: `run` hands its options to the command
     _add_launch(commands)

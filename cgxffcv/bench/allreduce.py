@@ -23,7 +23,7 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
-from cgxffcv import comm, device
+from cgxffcv import comm, costs, device
 from cgxffcv.allreduce import (
     ALGORITHMS,
     CODECS,
@@ -33,7 +33,6 @@ from cgxffcv.allreduce import (
     ROUNDINGS,
     UNCOMPRESSED,
     check_replicas,
-    measure,
 )
 from cgxffcv.app import process
 from cgxffcv.app.report import plain
@@ -113,6 +112,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         options.op = "average"
     if options.op is None:
         options.op = "average" if options.dtype in FLOATS else "sum"
+    options.gpu = None
     return options
 
 
@@ -135,8 +135,8 @@ def trial_of(world: comm.Comm, site: str, options: argparse.Namespace, count: in
     chosen = {name: getattr(options, name) for name in same} | own
     chosen |= {"layer_min_size": 0, "spikes": 0, "scale": "auto"}
     chosen |= {"error_feedback": False, "seed": 0, "timeout": 0.0, "costs": None}
-    if site == "host" and options.algorithm == "auto" and compresses(options) and world.size > 1:
-        chosen["costs"] = measure(world)[0]
+    if site in ROUND_SECONDS and options.algorithm == "auto" and compresses(options) and world.size > 1:
+        chosen["costs"] = costs.of(world, options.gpu)
     try:
         return _cgxffcv.AllreduceTrial(world, site, count, **chosen)
     except ValueError as error:
@@ -279,9 +279,9 @@ def draw(path: str, title: str, rows: list[dict], rivals: list[Side]) -> None:
 def begin(options: argparse.Namespace) -> tuple[comm.Comm, str]:
     """The communicator, and where buffers lie."""
     links.take(options.link, process.ranks())
-    index = device.choose(options.device, local_rank=process.local_rank())
+    options.gpu = device.choose(options.device, local_rank=process.local_rank())
     try:
-        return comm.world(nodes=options.nodes), "host" if index is None else "device"
+        return comm.world(nodes=options.nodes), "host" if options.gpu is None else "device"
     except ValueError as error:
         raise UsageError(f"bench allreduce: {error}") from error
 

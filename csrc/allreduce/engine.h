@@ -128,7 +128,10 @@ uint64_t allreduce_stage_message(const AllreduceSetup *setup, const AllreduceExt
 /* The rank that is that member. */
 int allreduce_stage_rank(const AllreduceSetup *setup, const AllreduceExtent *extent, AllreduceStage stage, int member);
 
-/* ---- choose.c, explain.c ---- */
+/* ---- choose.c, costs.c, explain.c ---- */
+
+/* Whether all nodes have as many ranks. */
+bool allreduce_nodes_are_equal(const Comm *comm);
 
 /* Fills extent->algorithm and reason from the table as it stands before one is chosen; ARGUMENT if the wish cannot be
  * had. */
@@ -137,7 +140,7 @@ Status allreduce_choose(const AllreduceSetup *setup, const WireTable *table, All
 /* Fills extent->bytes. */
 Status allreduce_count_bytes(const AllreduceSetup *setup, AllreduceExtent *extent);
 
-/* Seconds that the cost table predicts for a run over `call_elems` elements; 0 if it does not know. */
+/* Seconds that the cost lines predict for a run over `call_elems` elements; 0 if it does not know. */
 double allreduce_predict(const AllreduceSetup *setup, AllreduceAlgorithm algorithm, int64_t call_elems);
 
 /* The longest extent in words; as allreduce_explain. */
