@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cgxffcv import __version__, files
+from cgxffcv import __version__
 
 TIMEOUT = 10.0
 APT = {
@@ -128,7 +128,9 @@ def _cudnn_version() -> str | None:
 
 def plan_cache() -> dict[str, Any]:
     """Where the fastest convolutions are remembered (csrc/nn/cuda/conv/plans.h), and whether that can be written."""
-    folder = files.cache_folder()
+    own, xdg = os.environ.get("CGXFFCV_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
+    usual = Path(xdg) if xdg.startswith("/") else Path.home() / ".cache"
+    folder = Path(own) if own else usual / "cgxffcv"
     nearest = folder
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent

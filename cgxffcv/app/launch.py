@@ -21,7 +21,7 @@ from cgxffcv.nearest import suggest
 from cgxffcv.wording import counted
 
 MPIRUN = "mpirun"
-OWN = ("train", "bench", "calibrate")
+OWN = ("train", "bench")
 ALONE = ("write", "predict", "launch", "info", "verify", "doctor")
 
 

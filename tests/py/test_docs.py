@@ -52,7 +52,6 @@ def test_flags_and_parameters_exist():
                 "--runs",
                 "--bits",
                 "--dtype",
-                "--thumbnails",
                 "--allow-run-as-root",
                 "--bind-to",
                 "--mca",
