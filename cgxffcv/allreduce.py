@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 import operator
 import warnings
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
+from cgxffcv import costs
 from cgxffcv.tensors import stream_number, take
 
 ALGORITHMS, DTYPES, OPS = _cgxffcv.ALLREDUCE_ALGORITHMS, _cgxffcv.ALLREDUCE_DTYPES, _cgxffcv.ALLREDUCE_OPS
@@ -39,7 +39,6 @@ __all__ = [
     "allreduce",
     "check_replicas",
     "dequantize",
-    "measure",
     "quantize",
 ]
 
@@ -227,11 +226,12 @@ class AllreducePlan:
     than `layer_min_size` elements, are not quantised unless `bits` names them. dtype: any of DTYPES; what is
     neither float32, float16 nor bfloat16 (taken as uint16), and every op but "sum" and "average", travels exactly.
     codec, rounding, half_metadata, spikes, scale: see QuantSpec, where scale "auto" is "mse" with error feedback.
-    algorithm: one of ALGORITHMS; "auto" goes by costs that are measured once for each communicator (collective).
-    average: False gives the sum; `op` names any operation. error_feedback: what quantisation lost is added at the
-    next run. seed: of stochastic rounding, equal on all ranks. threads: that quantise. timeout: seconds that a run
-    may take; else the communicator's. device: the number of the GPU on which the buffers lie; None: in host memory.
-    compare: there, too, the ranks compare before every run what they are about to do; False: only now.
+    algorithm: one of ALGORITHMS; "auto" goes by costs (collective; see cgxffcv.costs), and where plain is
+    the faster on this link it sends plain, and `explain` says so. average: False gives the sum; `op` names any
+    operation. error_feedback: what quantisation lost is added at the next run. seed: of stochastic rounding, equal on
+    all ranks. threads: that quantise. timeout: seconds that a run may take; else the communicator's. device: the
+    number of the GPU on which the buffers lie; None: in host memory. compare: there, too, the ranks compare before
+    every run what they are about to do; False: only now.
 
     After a run the buffers of all ranks are equal bit for bit. All ranks make and run their plans in the same order.
     Raises ValueError naming the layer or the option.
@@ -270,8 +270,7 @@ class AllreducePlan:
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout must be a number of seconds above 0, or None, not {timeout!r}")
         quantises = self.dtype in QUANTIZED_DTYPES and self.op in ("sum", "average") and bits != UNCOMPRESSED
-        measured = algorithm == "auto" and quantises and comm.size > 1 and device is None  # on GPUs a rule chooses
-        costs = measure(comm)[0] if measured else None
+        lines = costs.of(comm, device) if algorithm == "auto" and quantises and comm.size > 1 else None
         self._plan = _cgxffcv.AllreducePlan(
             comm,
             [_core_layer(*layer, b, s) for layer, b, s in zip(table, own_bits, own_bucket, strict=True)],
@@ -292,7 +291,7 @@ class AllreducePlan:
             seed=seed,
             threads=threads,
             timeout=timeout or 0.0,
-            costs=costs,
+            costs=lines,
         )
         if algorithm == "ring" and quantises and comm.size > 4:
             message = f"a ring of {comm.size} ranks quantises {comm.size} times on the way: sra does so twice"
@@ -376,18 +375,6 @@ class AllreducePlan:
     def residual(self) -> np.ndarray | None:
         """What quantisation lost so far, float32, a writable view; None without error feedback."""
         return self._plan.residual
-
-
-_measured: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-
-def measure(comm: _cgxffcv.Comm) -> tuple[bytes, dict[str, list[tuple[int, float]]]]:
-    """The cost table of a communicator: opaque, and as {algorithm: [(float32 elements, seconds), ...]}. Measured at the
-    first call (collective, some 100 ms), then remembered; equal on all ranks."""
-    table = _measured.get(comm)
-    if table is None:
-        table = _measured[comm] = _cgxffcv.allreduce_measure(comm)
-    return table
 
 
 def allreduce(array: Any, comm: _cgxffcv.Comm, bits: int | Mapping = UNCOMPRESSED, **options: Any) -> Any:

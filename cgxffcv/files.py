@@ -10,9 +10,18 @@ import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["naming", "open_plain", "warn_unsynced", "write"]
+__all__ = ["cache_folder", "naming", "open_plain", "warn_unsynced", "write"]
+
+
+def cache_folder() -> Path:
+    """Where what was measured on this machine is kept; it may not be there yet. csrc/nn/cuda/conv/plans.c has the same
+    rule."""
+    own, xdg = os.environ.get("CGXFFCV_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
+    usual = Path(xdg) if xdg.startswith("/") else Path.home() / ".cache"
+    return Path(own) if own else usual / "cgxffcv"
 
 
 def warn_unsynced(path: str | PathLike[str], error: int) -> None:

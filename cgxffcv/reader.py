@@ -15,6 +15,7 @@ import numpy as np
 
 from cgxffcv import files
 from cgxffcv.fields.base import ARGUMENT_BYTES, LAYOUT, Field
+from cgxffcv.sheet import as_html
 from cgxffcv.tables import Tables
 from cgxffcv.wording import counted
 
@@ -236,6 +237,13 @@ class Reader(Sequence[dict[str, Any]]):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _repr_html_(self) -> str:
+        lines = [f"{self.path}: {counted(self.num_samples, 'sample')}"]
+        for info in self.fields.values():
+            known = {name: value for name, value in vars(info).items() if name != "name" and value not in (None, 0)}
+            lines.append(f"  {info.name}: {', '.join(f'{name} {value}' for name, value in known.items())}")
+        return as_html("\n".join(lines), None if self.closed else self)
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}: {info.kind}" for name, info in self.fields.items())

@@ -1,4 +1,4 @@
-"""The command line: cgxffcv write | train | predict | launch | info | verify | doctor | bench."""
+"""The command line: cgxffcv write | convert | train | predict | calibrate | launch | info | verify | doctor | bench."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BENCHES = {
     "cifar": "trainings of a recipe with several seeds: accuracy, seconds, share of the machine's peak",
     "table": "the demo's training: usual PyTorch code, ours, ours compressed",
 }
-COMMANDS = ("write", "train", "predict")  # those with a module of their own in cgxffcv/app/commands
+COMMANDS = ("write", "convert", "train", "predict", "calibrate")  # those with a module of their own in app/commands
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -28,7 +28,24 @@ def _info(options: argparse.Namespace) -> int:
 
     found = beton.info(options.file)
     print(beton.to_json(found) if options.json else found)
+    if options.thumbnails is not None:
+        _write_thumbnails(options.file, options.thumbnails)
     return 0
+
+
+def _write_thumbnails(path: str, out: str) -> None:
+    from cgxffcv import BetonError, files
+    from cgxffcv.reader import Reader
+    from cgxffcv.sheet import contact_sheet, png
+
+    with Reader(path) as reader:
+        try:
+            sheet = contact_sheet(reader)
+        except BetonError:
+            raise
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    files.write(out, [png(sheet)])
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -74,8 +91,10 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command_name", required=True, metavar="COMMAND", parser_class=Parser)
     for name, text in (
         ("write", "write CIFAR-10 as .beton files"),
+        ("convert", "write a .beton file from a folder of images, tar files, or other .beton files"),
         ("train", "train on them: alone, or on several ranks through cgxffcv launch"),
         ("predict", "what a trained network says of images"),
+        ("calibrate", "measure what allreduces cost between these ranks (under mpirun), for their choice of algorithm"),
     ):
         commands.add_parser(name, help=text)  # for the list alone: `run` hands its options to the command
     _add_launch(commands)
@@ -87,6 +106,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("file", metavar="FILE.beton")
         command.add_argument("--json", action="store_true", help="for programs")
         command.set_defaults(function=function)
+        if name == "info":
+            command.add_argument("--thumbnails", metavar="OUT.png", help="write a contact sheet of its images")
     doctor = commands.add_parser("doctor", help="what this machine has, what is missing, and how to mend it")
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(function=_doctor)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cgxffcv import __version__
+from cgxffcv import __version__, files
 
 TIMEOUT = 10.0
 APT = {
@@ -128,9 +128,7 @@ def _cudnn_version() -> str | None:
 
 def plan_cache() -> dict[str, Any]:
     """Where the fastest convolutions are remembered (csrc/nn/cuda/conv/plans.h), and whether that can be written."""
-    own, xdg = os.environ.get("CGXFFCV_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
-    usual = Path(xdg) if xdg.startswith("/") else Path.home() / ".cache"
-    folder = Path(own) if own else usual / "cgxffcv"
+    folder = files.cache_folder()
     nearest = folder
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent

@@ -21,7 +21,7 @@ from cgxffcv.nearest import suggest
 from cgxffcv.wording import counted
 
 MPIRUN = "mpirun"
-OWN = ("train", "bench")
+OWN = ("train", "bench", "calibrate")
 ALONE = ("write", "predict", "launch", "info", "verify", "doctor")
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
-from cgxffcv import comm, device
+from cgxffcv import comm, costs, device
 from cgxffcv.allreduce import (
     ALGORITHMS,
     CODECS,
@@ -33,7 +33,6 @@ from cgxffcv.allreduce import (
     ROUNDINGS,
     UNCOMPRESSED,
     check_replicas,
-    measure,
 )
 from cgxffcv.app import process
 from cgxffcv.app.report import plain
@@ -66,6 +65,11 @@ def parse_size(text: str) -> int:
     return size
 
 
+def parse_sizes(text: str) -> list[int]:
+    """Sizes in rising order."""
+    return sorted(map(parse_size, text.split(",")))
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     p = Parser(prog="cgxffcv bench allreduce", description=__doc__.split("\n\n")[0])
     p.add_argument("-b", "--minbytes", type=parse_size, default="256K", help="the smallest size; default 256K")
@@ -74,6 +78,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     p.add_argument("-i", "--stepbytes", type=parse_size, help="each size is so much larger than the one before")
     p.add_argument("-f", "--stepfactor", type=number(1.001, 1e6), help="so many times as large; default 4")
+    p.add_argument("--sizes", type=parse_sizes, metavar="SIZE,...", help="just these, in place of -b to -e")
     p.add_argument("-n", "--iters", type=whole(0), default=0, help="runs in a round; 0: as many as take a moment")
     p.add_argument("-w", "--warmup_iters", type=whole(0), default=2)
     p.add_argument("--rounds", type=whole(1), default=5, help="rounds of each side, in turns; the median counts")
@@ -107,19 +112,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         options.op = "average"
     if options.op is None:
         options.op = "average" if options.dtype in FLOATS else "sum"
+    options.gpu = None
     return options
 
 
 def counts_of(options: argparse.Namespace) -> list[int]:
     """Elements of each call, without repetitions: a size below one element is one."""
-    counts: list[int] = []
-    size, item = float(options.minbytes), item_bytes(options.dtype)
-    while size <= options.maxbytes:
-        count = max(1, int(size) // item)
-        if not counts or counts[-1] != count:
-            counts.append(count)
+    size, sizes = float(options.minbytes), list(options.sizes or ())
+    while not options.sizes and size <= options.maxbytes:
+        sizes.append(int(size))
         size = size + options.stepbytes if options.stepbytes else size * options.stepfactor
-    return counts
+    return list(dict.fromkeys(max(1, size // item_bytes(options.dtype)) for size in sizes))
 
 
 def item_bytes(dtype: str) -> int:
@@ -132,8 +135,8 @@ def trial_of(world: comm.Comm, site: str, options: argparse.Namespace, count: in
     chosen = {name: getattr(options, name) for name in same} | own
     chosen |= {"layer_min_size": 0, "spikes": 0, "scale": "auto"}
     chosen |= {"error_feedback": False, "seed": 0, "timeout": 0.0, "costs": None}
-    if site == "host" and options.algorithm == "auto" and compresses(options) and world.size > 1:
-        chosen["costs"] = measure(world)[0]
+    if site in ROUND_SECONDS and options.algorithm == "auto" and compresses(options) and world.size > 1:
+        chosen["costs"] = costs.of(world, options.gpu)
     try:
         return _cgxffcv.AllreduceTrial(world, site, count, **chosen)
     except ValueError as error:
@@ -276,9 +279,9 @@ def draw(path: str, title: str, rows: list[dict], rivals: list[Side]) -> None:
 def begin(options: argparse.Namespace) -> tuple[comm.Comm, str]:
     """The communicator, and where buffers lie."""
     links.take(options.link, process.ranks())
-    index = device.choose(options.device, local_rank=process.local_rank())
+    options.gpu = device.choose(options.device, local_rank=process.local_rank())
     try:
-        return comm.world(nodes=options.nodes), "host" if index is None else "device"
+        return comm.world(nodes=options.nodes), "host" if options.gpu is None else "device"
     except ValueError as error:
         raise UsageError(f"bench allreduce: {error}") from error
 

@@ -12,10 +12,12 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv.loader.epoch_iterator import EpochIterator
+from cgxffcv.loader.explain import explain
 from cgxffcv.loader.orders import OrderOption, as_ids
 from cgxffcv.loader.settings import Plan, Setting
 from cgxffcv.pipeline.compile import Output
 from cgxffcv.reader import Reader, check_custom_names, custom_fields_of, layouts_of
+from cgxffcv.sheet import as_html
 
 MAX_EPOCH = 2**32 - 1
 
@@ -363,6 +365,10 @@ class Loader:
         buffers (slots) and bytes of memory; since a setting was last changed."""
         return self._core.stats()
 
+    def explain(self) -> str:
+        """What is done to each sample and each batch, where, and what it takes of memory: a text to print."""
+        return explain(self._plan, self._fname)
+
     # ---- the end ----
 
     def close(self) -> None:
@@ -378,6 +384,9 @@ class Loader:
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+    def _repr_html_(self) -> str:
+        return as_html(repr(self), None) if self._core.closed else as_html(self.explain(), self.reader)
 
     def __repr__(self) -> str:
         return (

@@ -54,6 +54,7 @@ class Output:
     name: str
     columns: list[dict[str, Any]]
     steps: list[Callable] = field(default_factory=list)
+    worker: list[Any] = field(default_factory=list)  # decoder and transforms that the core carries out
 
     def finish(self, arrays: Sequence, ids) -> Any:
         value = arrays[0] if len(arrays) == 1 else tuple(arrays)
@@ -286,11 +287,13 @@ def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: s
             compiler.add(step)
         fast, crop = decoder.jpeg_mode == "fast", decoder.crop(draws)
         column = core_column(source, decoder.code, fast_jpeg=fast, image=compiler.image(), crop=crop)
-        return Output(name, [column], compiler.all_steps())
+        fused = transforms[: len(transforms) - len(compiler.steps)]
+        worker = [decoder, *(step for step in fused if not isinstance(step, (tf.ToTensor, tf.ToDevice)))]
+        return Output(name, [column], compiler.all_steps(), worker)
     function = None
     if isinstance(decoder, dec.FunctionDecoder):
         function = {"address": decoder.address, "dtype": decoder.dtype, "shape": decoder.shape}
-    output = Output(name, [core_column(source, decoder.code, function=function)])
+    output = Output(name, [core_column(source, decoder.code, function=function)], worker=[decoder])
     if isinstance(decoder, dec.FieldDecoder):
         if own.layout()[2] >= 0:
             output.columns += [core_column(source, "bytes"), core_column(source, "byte_size")]
@@ -302,6 +305,7 @@ def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: s
         output.steps.append(OnValues(split_lengths))
     if decoder.code == "int":
         labels = leading_labels(transforms)
+        output.worker += labels
         output.columns[0] = core_column(source, "int", labels=tuple(core_operation(step, draws) for step in labels))
     for step in transforms:
         if isinstance(step, tf.LabelOperation):

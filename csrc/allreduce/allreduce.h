@@ -63,11 +63,14 @@ typedef struct AllreduceLayer {
     int64_t bucket_size; /* 0: the plan's */
 } AllreduceLayer;
 
-/* Measured times of a whole call, by algorithm and size, equal on all ranks (allreduce_measure). */
-#define ALLREDUCE_COST_SIZES 4
+/* What a whole call costs, in seconds: a latency, and for each element (of four bytes in memory) and each byte of one
+ * copy of the buffer on the wire. Measured by allreduce_measure, equal on all ranks. */
+typedef struct AllreduceLine {
+    double latency, element, byte; /* >= 0; all 0 where not measured */
+} AllreduceLine;
+
 typedef struct AllreduceCosts {
-    int64_t elems[ALLREDUCE_COST_SIZES];                        /* float32 elements, ascending */
-    double seconds[ALLREDUCE_ALGORITHMS][ALLREDUCE_COST_SIZES]; /* 0 where not measured */
+    AllreduceLine lines[ALLREDUCE_ALGORITHMS];
 } AllreduceCosts;
 
 /* Start from allreduce_defaults. */
@@ -161,8 +164,8 @@ uint32_t allreduce_call(const Allreduce *allreduce);
 Status allreduce_set_call(Allreduce *allreduce, uint32_t call); /* not while runs are under way */
 
 /* The residual of error feedback (this rank's own) of the extent that ran last, float32; NULL without. Borrowed until
- * allreduce_destroy. Of runs on a GPU it is a copy, as it stands when this is called: not while one is under way. */
-Status allreduce_residual(Allreduce *allreduce, float **out, int64_t *elems);
+ * allreduce_destroy. */
+float *allreduce_residual(Allreduce *allreduce, int64_t *elems);
 
 /* Takes up a residual that another gave, perhaps over a shorter extent. */
 Status allreduce_restore(Allreduce *allreduce, const float *residual, int64_t elems);
@@ -202,9 +205,6 @@ Status allreduce_stage_reduce(Allreduce *allreduce, AllreduceStage stage, void *
                               void *result);
 
 Status allreduce_stage_finish(Allreduce *allreduce, void *buffer, const void *gathered);
-
-/* Measures the algorithms on this communicator (collective, some 100 ms); the same table everywhere. */
-Status allreduce_measure(Comm *comm, AllreduceCosts *out);
 
 /* What a rank has been asked for, beside the text that says it. */
 typedef struct AllreduceCall {

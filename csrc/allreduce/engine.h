@@ -65,10 +65,8 @@ typedef struct AllreduceEngine {
     Status (*wait)(void *state, DeviceStream *stream, DeviceEvent *event);
     /* With `counts`: the number of the next run, in run->call, too. Not while runs are under way. */
     Status (*set_call)(void *state, uint32_t call);
-    /* NULL, or: error feedback's, of the longest extent, in host memory of the engine's (of a GPU's a copy); NULL
-     * without. Not while runs are under way; nor is `restore`, whose residual may be shorter. */
-    Status (*residual)(void *state, float **out);
-    Status (*restore)(void *state, const float *residual, int64_t elems);
+    /* NULL, or: error feedback's, of the longest extent, in host memory; NULL without. */
+    float *(*residual)(void *state);
     /* NULL, or: what a run sends, where that is not what the extent says. */
     AllreduceBytes (*bytes)(const void *state, const AllreduceExtent *extent);
     size_t (*explain)(const void *state, char *text, size_t bytes);
@@ -130,7 +128,10 @@ uint64_t allreduce_stage_message(const AllreduceSetup *setup, const AllreduceExt
 /* The rank that is that member. */
 int allreduce_stage_rank(const AllreduceSetup *setup, const AllreduceExtent *extent, AllreduceStage stage, int member);
 
-/* ---- choose.c, explain.c ---- */
+/* ---- choose.c, costs.c, explain.c ---- */
+
+/* Whether all nodes have as many ranks. */
+bool allreduce_nodes_are_equal(const Comm *comm);
 
 /* Fills extent->algorithm and reason from the table as it stands before one is chosen; ARGUMENT if the wish cannot be
  * had. */
@@ -139,7 +140,7 @@ Status allreduce_choose(const AllreduceSetup *setup, const WireTable *table, All
 /* Fills extent->bytes. */
 Status allreduce_count_bytes(const AllreduceSetup *setup, AllreduceExtent *extent);
 
-/* Seconds that the cost table predicts for a run over `call_elems` elements; 0 if it does not know. */
+/* Seconds that the cost lines predict for a run over `call_elems` elements; 0 if it does not know. */
 double allreduce_predict(const AllreduceSetup *setup, AllreduceAlgorithm algorithm, int64_t call_elems);
 
 /* The longest extent in words; as allreduce_explain. */

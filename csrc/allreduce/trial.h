@@ -33,6 +33,12 @@ size_t allreduce_trial_bytes(const AllreduceTrial *trial);
  * asks for that and it can be. */
 Status allreduce_trial_time(AllreduceTrial *trial, int64_t elems, int runs, bool record, double *seconds);
 
+/* Measures the algorithms in host memory or on the GPUs (TRIAL_HOST, TRIAL_DEVICE), each with so many elements
+ * (ascending, float32), the best of `repeats` times; collective. The same lines everywhere, those of rank 0. */
+#define TRIAL_MOST_SIZES 8
+Status allreduce_measure(Comm *comm, AllreduceSite site, const int64_t *elems, int count, int repeats,
+                         AllreduceCosts *out);
+
 /* NULL where MPI or NCCL sums. */
 const Allreduce *allreduce_trial_of(const AllreduceTrial *trial);
 

@@ -94,6 +94,8 @@ Status device_describe(int index, DeviceInfo *out) {
     TRY(check_index(index));
     TRY_CUDA(cudaGetDeviceProperties(&properties, index));
     snprintf(info.name, sizeof info.name, "%s", properties.name);
+    snprintf(info.bus, sizeof info.bus, "%04x:%02x:%02x", (unsigned)properties.pciDomainID,
+             (unsigned)properties.pciBusID, (unsigned)properties.pciDeviceID);
     info.memory_bytes = properties.totalGlobalMem;
     info.major = properties.major;
     info.minor = properties.minor;

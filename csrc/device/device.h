@@ -23,6 +23,7 @@ typedef struct DeviceGraph DeviceGraph; /* recorded work, ready to be launched *
 
 typedef struct DeviceInfo {
     char name[DEVICE_NAME_BYTES];
+    char bus[32];     /* where it sits: "0000:1b:00" */
     int major, minor; /* compute capability */
     int multiprocessors;
     size_t memory_bytes;

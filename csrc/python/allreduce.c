@@ -1,6 +1,9 @@
 /* Plans of the compressed allreduce. cgxffcv/allreduce.py is the typed surface. */
 #include "python/allreduce.h"
 
+#include <math.h>
+
+#include "allreduce/trial.h"
 #include "base/memory.h"
 #include "python/arguments.h"
 #include "python/spec.h"
@@ -22,20 +25,35 @@ static const SpecTable layer_table = {"layer",
                                        SPEC_MEMBER(AllreduceLayer, elems), SPEC_MEMBER(AllreduceLayer, dims),
                                        SPEC_MEMBER(AllreduceLayer, bits), SPEC_MEMBER(AllreduceLayer, bucket_size)}};
 
+/* {algorithm: (latency, seconds an element, seconds a byte)}, as allreduce_measure gives it. */
 static int parse_costs(PyObject *object, void *out) {
     AllreduceSettings *settings = out;
-    Py_buffer view;
+    PyObject *name, *line;
+    Py_ssize_t at = 0;
     if (object == Py_None) return 0;
-    if (PyObject_GetBuffer(object, &view, PyBUF_SIMPLE) < 0) return -1;
-    int result = view.len == (Py_ssize_t)sizeof settings->costs ? 0 : -1;
-    if (result == 0) {
-        memcpy(&settings->costs, view.buf, sizeof settings->costs);
-        settings->options.costs = &settings->costs;
-    } else {
-        PyErr_SetString(PyExc_ValueError, "costs must come from cgxffcv.allreduce.measure");
+    if (!PyDict_Check(object)) {
+        PyErr_SetString(PyExc_TypeError, "costs must come from cgxffcv.costs");
+        return -1;
     }
-    PyBuffer_Release(&view);
-    return result;
+    PyObject *copy = PyDict_Copy(object);
+    while (copy != NULL && PyDict_Next(copy, &at, &name, &line)) {
+        AllreduceLine parsed;
+        int algorithm = py_spec_name(name, "costs", allreduce_algorithm_name);
+        bool good = algorithm >= 0 &&
+                    py_arguments_unpack(line, "ddd;a cost line is (latency, seconds an element, seconds a byte)",
+                                        &parsed.latency, &parsed.element, &parsed.byte) == 0;
+        if (good && !(parsed.latency >= 0 && parsed.element >= 0 && parsed.byte >= 0 &&
+                      isfinite(parsed.latency + parsed.element + parsed.byte))) {
+            PyErr_SetString(PyExc_ValueError, "costs: a line has numbers from 0 on");
+            good = false;
+        }
+        if (!good) Py_CLEAR(copy);
+        if (good) settings->costs.lines[algorithm] = parsed;
+    }
+    if (copy == NULL) return -1;
+    Py_DECREF(copy);
+    settings->options.costs = &settings->costs;
+    return 0;
 }
 
 #define OPTION(member) SPEC_KEY(AllreduceSettings, options.member, #member)
@@ -308,9 +326,7 @@ static PyObject *get_residual(PyObject *self, void *unused) {
     int64_t elems;
     Allreduce *allreduce = allreduce_of(self);
     if (allreduce == NULL) return NULL;
-    float *residual;
-    Status status = allreduce_residual(allreduce, &residual, &elems);
-    if (status != STATUS_OK) return py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
+    float *residual = allreduce_residual(allreduce, &elems);
     if (residual == NULL) Py_RETURN_NONE;
     return py_array_wrap(ARRAY_F32, 1, &elems, NULL, residual, self, true);
 }
@@ -321,8 +337,7 @@ static PyGetSetDef plan_getset[] = {
     {"plain_bytes", get_plain_bytes, NULL, "The same if nothing were quantised.", NULL},
     {"algorithm", get_algorithm, NULL, "The algorithm that runs.", NULL},
     {"call", get_call, set_call, "The number of the next run, which keys stochastic rounding.", NULL},
-    {"residual", get_residual, NULL,
-     "The residual of error feedback, float32, a view, or of a GPU's a copy; None without.", NULL},
+    {"residual", get_residual, NULL, "The residual of error feedback, float32, a view; None without.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -371,33 +386,39 @@ static PyType_Spec plan_spec = {
 static PyObject *costs_dict(const AllreduceCosts *costs) {
     PyObject *dict = PyDict_New();
     for (int a = 0; dict != NULL && a < ALLREDUCE_ALGORITHMS; a++) {
-        if (costs->seconds[a][0] <= 0) continue;
-        PyObject *list = PyList_New(ALLREDUCE_COST_SIZES);
-        for (int s = 0; list != NULL && s < ALLREDUCE_COST_SIZES; s++) {
-            PyObject *pair = Py_BuildValue("(Ld)", (long long)costs->elems[s], costs->seconds[a][s]);
-            if (pair == NULL) Py_CLEAR(list);
-            if (list != NULL) PyList_SET_ITEM(list, s, pair);
-        }
-        if (list == NULL || PyDict_SetItemString(dict, allreduce_algorithm_name((int)a), list) < 0) {
-            Py_CLEAR(dict);
-        }
-        Py_XDECREF(list);
+        const AllreduceLine *line = &costs->lines[a];
+        if (line->latency + line->element + line->byte <= 0) continue;
+        PyObject *numbers = Py_BuildValue("(ddd)", line->latency, line->element, line->byte);
+        if (numbers == NULL || PyDict_SetItemString(dict, allreduce_algorithm_name(a), numbers) < 0) Py_CLEAR(dict);
+        Py_XDECREF(numbers);
     }
     return dict;
 }
 
-static PyObject *measure(PyObject *module, PyObject *comm_object) {
+static int fill_size(PyObject *item, void *out) {
+    uint64_t elems;
+    if (py_arguments_whole(item, "sizes", 1, INT64_MAX, &elems) < 0) return -1;
+    *(int64_t *)out = (int64_t)elems;
+    return 0;
+}
+
+static PyObject *measure(PyObject *module, PyObject *args) {
+    PyObject *comm_object, *site_name, *sizes;
+    int64_t elems[TRIAL_MOST_SIZES];
+    int repeats;
     AllreduceCosts costs;
-    Comm *comm = take_comm(module, comm_object);
+    if (!PyArg_ParseTuple(args, "OOOi:allreduce_measure", &comm_object, &site_name, &sizes, &repeats)) return NULL;
+    int site = py_spec_name(site_name, "site", allreduce_site_name);
+    Py_ssize_t count =
+        site < 0 ? -1 : py_arguments_fill(sizes, "sizes", 1, TRIAL_MOST_SIZES, fill_size, elems, sizeof *elems);
+    Comm *comm = count < 0 ? NULL : take_comm(module, comm_object);
     if (comm == NULL) return NULL;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
-    status = allreduce_measure(comm, &costs);
+    status = allreduce_measure(comm, (AllreduceSite)site, elems, (int)count, repeats, &costs);
     Py_END_ALLOW_THREADS;
     py_comm_object_give(comm_object);
-    if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
-    PyObject *dict = costs_dict(&costs);
-    return dict == NULL ? NULL : Py_BuildValue("y#N", (const char *)&costs, (Py_ssize_t)sizeof costs, dict);
+    return status == STATUS_OK ? costs_dict(&costs) : py_errors_raise(py_module_state(module), status);
 }
 
 static PyObject *check_replicas(PyObject *module, PyObject *args) {
@@ -442,8 +463,9 @@ static PyObject *compare_calls(PyObject *module, PyObject *args) {
 }
 
 static PyMethodDef functions[] = {
-    {"allreduce_measure", measure, METH_O,
-     "allreduce_measure(comm)\n--\n\n(the cost table as bytes, the same as a dict). Collective."},
+    {"allreduce_measure", measure, METH_VARARGS,
+     "allreduce_measure(comm, site, sizes, repeats)\n--\n\n{algorithm: (latency, seconds an element, seconds a byte)}, "
+     "from calls of so many\nfloat32. Collective."},
     {"allreduce_check_replicas", check_replicas, METH_VARARGS,
      "allreduce_check_replicas(comm, array)\n--\n\nSee cgxffcv.allreduce.check_replicas."},
     {"allreduce_compare_calls", compare_calls, METH_VARARGS,

@@ -13,10 +13,10 @@ static PyObject *devices(PyObject *module, PyObject *unused) {
             Py_DECREF(list);
             return py_errors_raise(py_module_state(module), status);
         }
-        PyObject *item =
-            Py_BuildValue("{ss s(ii) si sn si si}", "name", info.name, "compute_capability", info.major, info.minor,
-                          "multiprocessors", info.multiprocessors, "memory_bytes", (Py_ssize_t)info.memory_bytes,
-                          "driver_version", info.driver_version, "runtime_version", info.runtime_version);
+        PyObject *item = Py_BuildValue("{ss ss s(ii) si sn si si}", "name", info.name, "bus", info.bus,
+                                       "compute_capability", info.major, info.minor, "multiprocessors",
+                                       info.multiprocessors, "memory_bytes", (Py_ssize_t)info.memory_bytes,
+                                       "driver_version", info.driver_version, "runtime_version", info.runtime_version);
         int result = item == NULL ? -1 : PyList_Append(list, item);
         Py_XDECREF(item);
         if (result < 0) {
@@ -55,7 +55,7 @@ static PyObject *free_memory(PyObject *module, PyObject *unused) {
 
 static PyMethodDef functions[] = {
     {"devices", devices, METH_NOARGS,
-     "devices()\n--\n\nThe GPUs of this process, a list of dicts (name, compute_capability, multiprocessors,\n"
+     "devices()\n--\n\nThe GPUs of this process, a list of dicts (name, bus, compute_capability, multiprocessors,\n"
      "memory_bytes, driver_version, runtime_version); empty where there is none. Sets none of them up."},
     {"why_no_device", why_no_device, METH_NOARGS,
      "why_no_device()\n--\n\nWhy devices() is empty, with the remedy; '' if it is not."},

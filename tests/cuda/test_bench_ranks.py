@@ -14,14 +14,20 @@ NCCL = EMULATED or (_cgxffcv.build_info()["nccl"] and len(DEVICES) > 1)
 pytestmark = [needs_mpirun, pytest.mark.skipif(not DEVICES, reason=f"no GPU: {_cgxffcv.why_no_device()}")]
 
 
-def rows_of(tmp_path, *words):
-    """The rows of a run with two ranks."""
-    kept = tmp_path / "rows.json"
-    command = [sys.executable, "-m", "cgxffcv", "bench", "allreduce", "--device", "gpu", "--json", str(kept), *words]
-    variables = {"CGXFFCV_EMULATED_DEVICES": 2} | ({"CGXFFCV_NCCL_LIBRARY": _cgxffcv.__file__} if EMULATED else {})
+def run(tmp_path, *words):
+    """What a command of two ranks prints."""
+    variables = {"CGXFFCV_EMULATED_DEVICES": 2, "CGXFFCV_CACHE": tmp_path}
+    variables |= {"CGXFFCV_NCCL_LIBRARY": _cgxffcv.__file__} if EMULATED else {}
     options = {"capture_output": True, "text": True, "timeout": 120, "cwd": tmp_path, "check": False}
-    done = subprocess.run(mpirun(2, False) + command, env=environment(**variables), **options)
+    command = [*mpirun(2, False), sys.executable, "-m", "cgxffcv", *words, "--device", "gpu"]
+    done = subprocess.run(command, env=environment(**variables), **options)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def rows_of(tmp_path, *words):
+    kept = tmp_path / "rows.json"
+    run(tmp_path, "bench", "allreduce", "--json", str(kept), *words)
     return json.loads(kept.read_text())["rows"]
 
 
@@ -35,3 +41,18 @@ def test_ours_and_rivals_are_right(tmp_path, words):
         assert list(row["rivals"]) == (["nccl_float32", "nccl_bfloat16"] if NCCL else [])
         for key, rival in row["rivals"].items():
             assert rival["time_us"] > 0 and rival["relative_error"] < (1e-4 if "bf" in key else 1e-12)
+
+
+def test_calibrated_lines_choose_between_gpus(tmp_path):
+    run(tmp_path, "calibrate", "--sizes", "2048", "8192", "--repeats", "1")
+    [path] = tmp_path.glob("costs-*.json")
+    held = json.loads(path.read_text())
+    assert set(held["lines"]) == {"one_shot", "sra", "exact"} and held["about"]["site"] == "device"
+    assert [rank["bus"] for rank in held["about"]["ranks"]] == [device["bus"] for device in DEVICES[:2]] or EMULATED
+    for latency, chosen in ((1.0, "sra"), (1e-6, "exact")):
+        held["lines"] = {"sra": [1e-3, 0.0, 0.0], "exact": [latency, 0.0, 0.0]}
+        path.write_text(json.dumps(held))
+        [row] = rows_of(tmp_path, "--sizes", "8K", "-n", "2", "--rounds", "1", "--no-rival")
+        assert row["algorithm"] == chosen and row["wrong"] == 0
+        plain = "by NCCL" in row["explain"] or "plain is the faster here, 1.0 us; 4 bits by sra" in row["explain"]
+        assert plain == (chosen == "exact")

@@ -8,8 +8,8 @@ from checkout import ROOT
 # From the ground up: folders of cgxffcv, and modules beside them.
 FLOORS = (
     "errors nearest wording place files progress interrupts",
-    "device tensors claim comm allreduce arrays interop decoders transforms recipes checkpoint",
-    "fields tables reader writer beton cifar traversal_order pipeline loader",
+    "device tensors claim costs comm allreduce arrays interop decoders transforms recipes checkpoint",
+    "fields tables sheet reader writer beton cifar traversal_order pipeline loader",
     "nn train app bench start __main__",
 )
 ORDER = " ".join(FLOORS).split()

@@ -1,7 +1,6 @@
 """The allreduce over shared memory, ranks as threads, against the NumPy simulation byte for byte."""
 
 import re
-import struct
 from contextlib import nullcontext
 
 import _cgxffcv
@@ -12,6 +11,7 @@ from allreduce_model import Case, simulate
 from thread_ranks import all_good, run_ranks
 
 from cgxffcv import allreduce as ar
+from cgxffcv import costs
 
 # Rings of more than four ranks are warned about; one test below looks at that.
 pytestmark = pytest.mark.filterwarnings("ignore:a ring of:RuntimeWarning")
@@ -386,27 +386,26 @@ def test_wire_bytes_of_a_ring_with_unequal_chunks():
         assert counted == sum(chunks[chunk % 3] for chunk in terms + results)
 
 
-def test_costs_that_fall_with_size_predict_no_less_than_nothing():
-    sizes, falling = (1024, 32768, 262144, 2097152), (4e-3, 1e-3, 2e-3, 1e-3)
-    seconds = [*(0.0,) * 8, *falling, *(0.0,) * 12]  # of sra
-    costs = struct.pack("4q24d", *sizes, *seconds)
+def test_costs_predict_by_lines_and_plain_is_sent_where_it_is_faster():
+    """sra: 1 ms, and at 4 bits 1 + 0.5078125 * 4 = 3.03125 ns an element; plain: 4 bytes of 1 ns, and no latency."""
+    lines = {"sra": (1e-3, 1e-9, 4e-9), "exact": (0.0, 0.0, 1e-9)}
 
     def work(world, rank):
-        ar._measured[world] = (costs, {})
-        assert len(_cgxffcv.allreduce_measure(world)[0]) == len(costs)
-        predicted = []
-        for elems in (500, 16896, 100_000, 4_000_000):
+        costs._remembered[world] = {"host": lines}
+        chosen = []
+        for elems in (100_000, 4_000_000):
             plan = ar.AllreducePlan(world, [(elems, 1)], layer_min_size=1)
-            assert plan.algorithm == "sra" and "by measured costs" in plan.explain()
-            predicted.append(float(re.search(r"predicted: sra +([-.0-9]+) us", plan.explain())[1]))
+            predicted = dict(re.findall(r"predicted: (\w+) +([.0-9]+) us", plan.explain()))
+            chosen.append((plan.algorithm, plan.explain().splitlines()[0], {n: float(v) for n, v in predicted.items()}))
             exact = ar.AllreducePlan(world, [(elems, 1)], layer_min_size=elems + 1)
             assert "by measured costs" not in exact.explain(), "they were measured with quantised layers"
-        return predicted
+        return chosen
 
-    for predicted in all_good(run_ranks(2, work)):
-        first, second, third, fourth = predicted
-        assert (first, fourth) == (4000, 2000)  # below the first size, and beyond the last, where costs fell
-        assert second == 4000 and 1000 < third < 2000
+    for (small, why, times), (large, because, more) in all_good(run_ranks(2, work)):
+        assert small == "exact" and "plain is the faster here, 400.0 us; 4 bits by sra take 1303.1 us" in why
+        assert times == {"sra": 1303.1, "exact": 400.0}
+        assert large == "sra" and "by measured costs: the cheapest" in because
+        assert more == {"sra": 13125.0, "exact": 16000.0}
 
 
 def test_where_latency_decides():
@@ -418,12 +417,15 @@ def test_where_latency_decides():
     assert all_good(run_ranks(3, work)) == [["one_shot", "exact"]] * 3
 
 
-def test_costs_of_another_length_are_refused():
+@pytest.mark.parametrize(
+    "lines",
+    [b"short", {"tree": (1, 1, 1)}, {"sra": (1, 1)}, {"sra": (-1, 1, 1)}, {"sra": (0, float("nan"), 1)}, {1: ()}],
+)
+def test_costs_that_are_none_are_refused(lines):
     def work(world, rank):
-        for costs in (b"", b"short", bytes(10_000)):
-            ar._measured[world] = (costs, {})
-            with pytest.raises(ValueError, match="costs must come from"):
-                ar.AllreducePlan(world, [(4096, 1)])
+        costs._remembered[world] = {"host": lines}
+        with pytest.raises((ValueError, TypeError), match=r"cost"):
+            ar.AllreducePlan(world, [(4096, 1)])
 
     all_good(run_ranks(2, work))
 
@@ -431,18 +433,18 @@ def test_costs_of_another_length_are_refused():
 def test_explain_and_automatic_choice():
     def work(world, rank):
         plan = ar.AllreducePlan(world, [("conv.weight", (64, 64)), ("conv.bias", (64,))], bits={"conv.weight": 2})
-        table = ar.measure(world)
-        assert ar.measure(world) is table
-        return plan.algorithm, plan.explain(), table[1]
+        lines = costs.of(world)
+        assert costs.of(world) is lines
+        return plan.algorithm, plan.explain(), lines
 
     results = all_good(run_ranks(3, work))
     assert len({(a, repr(t)) for a, _, t in results}) == 1
-    algorithm, text, table = results[0]
-    assert algorithm in ("one_shot", "sra", "exact") and set(table) == {"one_shot", "sra", "exact"}
+    algorithm, text, lines = results[0]
+    assert algorithm in ("one_shot", "sra", "exact") and set(lines) == {"one_shot", "sra", "exact"}
     assert f"algorithm: {algorithm} (by measured costs" in text and "predicted: sra" in text
     assert "3 on 1 node" in text
-    for rows in table.values():
-        assert [elems for elems, _ in rows] == [1024, 32768, 262144, 2097152] and all(s > 0 for _, s in rows)
+    for line in lines.values():
+        assert len(line) == 3 and min(line) >= 0 and sum(line) > 0
 
 
 @pytest.mark.parametrize(

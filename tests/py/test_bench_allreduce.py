@@ -110,6 +110,7 @@ def test_sizes():
     assert bench.counts_of(bench.parse(["-b", "1K", "-e", "4K", "-i", "1K"])) == [256, 512, 768, 1024]
     assert bench.counts_of(bench.parse(["-b", "1", "-e", "2", "-d", "int8", "-f", "2"])) == [1, 2]
     assert bench.counts_of(bench.parse(["-b", "1G"])) == [1 << 28]
+    assert bench.counts_of(bench.parse(["--sizes", "26M,1K,1026"])) == [256, 26 << 18]
     assert bench.parse(["-o", "avg"]).op == bench.parse([]).op == "average"
     assert bench.parse(["-d", "int32"]).op == "sum" and bench.parse(["--codec", "sign"]).bits == 1
 

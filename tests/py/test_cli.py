@@ -33,7 +33,8 @@ def test_version_is_one():
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        ([], "required"), (["trian"], "invalid choice: 'trian'; expected one of write, train, predict, launch, info, "),
+        ([], "required"),
+        (["trian"], "invalid choice: 'trian'; expected one of write, convert, train, predict, calibrate, "),
         (["trian"], "bench; did you mean train?; see cgxffcv --help"), (["bench"], "required: NAME; see"),
         (["bench", "cifra"], "cifar, table; did you mean cifar?; see cgxffcv bench --help"),
         (["info"], "required: FILE.beton"), (["launch"], "required: -np"),

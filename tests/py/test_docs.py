@@ -52,6 +52,7 @@ def test_flags_and_parameters_exist():
                 "--runs",
                 "--bits",
                 "--dtype",
+                "--thumbnails",
                 "--allow-run-as-root",
                 "--bind-to",
                 "--mca",

@@ -1,0 +1,82 @@
+"""`cgxffcv calibrate`: measures what allreduces cost between these ranks and keeps it, for "auto" to choose by."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from cgxffcv import comm, costs, device
+from cgxffcv.app import process
+from cgxffcv.app.usage import Parser, whole
+from cgxffcv.errors import UsageError, UserError
+from cgxffcv.wording import counted
+
+DESCRIPTION = """\
+Under mpirun (or cgxffcv launch -np N calibrate), with the ranks, GPUs and variables of the jobs that are to profit.
+"auto" then goes by what was measured, and sends what was to be compressed as it is where that takes less time."""
+SHOWN = (1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26)  # elements of float32
+BUCKET = 1024
+
+
+def _parser(prog: str) -> Parser:
+    p = Parser(prog=prog, description=DESCRIPTION)
+    p.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where buffers lie")
+    p.add_argument("--bits", type=whole(1, 8), default=4, help="of the times that are shown; default 4")
+    p.add_argument("--nodes", type=whole(1), help="pretend that the ranks lie on this many nodes")
+    p.add_argument("--sizes", type=whole(1), nargs="+", default=[], metavar="ELEMENTS", help="to measure with")
+    p.add_argument("--repeats", type=whole(1), default=costs.THOROUGH, help="of each measurement; the best counts")
+    p.add_argument("--json", action="store_true", help="for programs")
+    return p
+
+
+def predicted(line: tuple[float, float, float], elems: int, bytes_each: float) -> float:
+    """Seconds of a call over float32."""
+    latency, element, byte = line
+    return latency + elems * (element + bytes_each * byte)
+
+
+def text(lines: costs.Lines, bits: int) -> str:
+    """Predicted microseconds over sizes, and what "auto" would take."""
+    bytes_each = {name: 4.0 if name == "exact" else bits / 8 + 8 / BUCKET for name in lines}
+    names = list(lines)
+    out = [f"microseconds at {counted(bits, 'bit')} (exact: plain), as the lines say"]
+    out.append(f"{'MiB':>10} " + " ".join(f"{name:>10}" for name in names) + "  auto")
+    for elems in SHOWN:
+        times = {name: 1e6 * predicted(lines[name], elems, bytes_each[name]) for name in names}
+        cells = " ".join(f"{times[name]:10.1f}" for name in names)
+        out.append(f"{elems / (1 << 18):10.3f} {cells}  {min(times, key=lambda name: times[name])}")
+    for name in names:
+        latency, element, byte = lines[name]
+        out.append(f"{name}: {1e6 * latency:.1f} us, {1e9 * element:.5f} ns an element, {1e9 * byte:.5f} ns a byte")
+    return "\n".join(out)
+
+
+def run(options: argparse.Namespace, world: comm.Comm, index: int | None) -> None:
+    if world.size == 1:
+        raise UsageError("calibrate: there is one rank, which sends nothing: run it under mpirun, or cgxffcv launch")
+    sizes = tuple(sorted(set(options.sizes)))
+    if len(sizes) > 8:
+        raise UsageError("calibrate: --sizes: at most 8")
+    try:
+        lines, path = costs.calibrate(world, index, sizes, options.repeats)
+    except OSError as error:
+        raise UserError(f"what was measured cannot be kept: {error.filename}: {error.strerror}") from error
+    if options.json:
+        process.say(json.dumps({"lines": lines, "path": str(path)}))
+    else:
+        process.say(text(lines, options.bits))
+        process.say(f"kept in {path}")
+
+
+def main(prog: str, argv: Sequence[str]) -> int:
+    """Runs the command; gives the exit code."""
+    options = _parser(prog).parse_args(argv)
+    index = device.choose(options.device, local_rank=process.local_rank())
+    try:
+        world = comm.world(nodes=options.nodes)
+    except ValueError as error:
+        raise UsageError(f"calibrate: {error}") from error
+    with world:
+        run(options, world, index)
+    return 0

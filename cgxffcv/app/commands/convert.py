@@ -1,0 +1,85 @@
+"""Writes a .beton file from a folder of images, tar shards, or other .beton files.
+
+    cgxffcv convert FOLDER OUT.beton              FOLDER/CLASS/**/IMAGE: the image and the class's number
+    cgxffcv convert 'part-{000..012}.tar' OUT.beton     members KEY.jpg (or .jpeg, .png) and KEY.cls
+    cgxffcv convert A.beton B.beton OUT.beton     their samples, one file after the other; the fields must be the same
+
+JPEG files go in unchanged, unless --max-resolution makes them smaller or --mode raw decodes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cgxffcv import beton, interrupts
+from cgxffcv.app import process
+from cgxffcv.app.usage import Parser, whole
+from cgxffcv.errors import UserError
+from cgxffcv.fields import IntField, RGBImageField
+from cgxffcv.writer import DatasetWriter, WriteReport
+from cgxffcv.writer.webshards import expand
+
+IMAGES = "jpg;jpeg;png"
+
+
+def make_parser(prog: str) -> Parser:
+    parser = Parser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a folder, tar files, or .beton files")
+    parser.add_argument("out", metavar="OUT.beton", help="one that exists is replaced when the new one is complete")
+    parser.add_argument("--mode", choices=("given", "jpg", "raw"), default="given", help="how images are stored: JPEG "
+                        "if they are (given), JPEG, or as pixels")  # fmt: skip
+    parser.add_argument("--max-resolution", type=whole(1, 65535), metavar="PIXELS", help="of the longer side; larger "
+                        "images are reduced")  # fmt: skip
+    parser.add_argument("--quality", type=whole(1, 100), default=90, help="of JPEG that is encoded here (90)")
+    parser.add_argument("--shuffle", action="store_true", help="in an order drawn from --seed (folders)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of --shuffle (0)")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out what cannot be read, and say what it was")
+    parser.add_argument("--checksums", action="store_true", help="so that `cgxffcv verify` finds any changed byte")
+    parser.add_argument("--workers", type=whole(1), default=-1, metavar="N", help="processes; by default all cores")
+    return parser
+
+
+def _writer(options: argparse.Namespace, common: dict[str, Any]) -> DatasetWriter:
+    mode = "jpg" if options.mode == "given" and options.max_resolution else options.mode
+    image = RGBImageField(mode, options.max_resolution, jpeg_quality=options.quality)
+    return DatasetWriter(options.out, {"image": image, "label": IntField()}, seed=options.seed, **common)
+
+
+def _merge(options: argparse.Namespace, common: dict[str, Any]) -> WriteReport:
+    if options.max_resolution or options.mode != "given" or options.shuffle:
+        raise UserError(".beton files are copied as they are: no --mode, --max-resolution, --shuffle")
+    return beton.merge(options.out, options.sources, **common)
+
+
+def convert(options: argparse.Namespace) -> WriteReport:
+    common = {"checksums": options.checksums, "on_error": "skip" if options.skip_bad else "raise"}
+    common["num_workers"] = options.workers
+    names = [name for source in options.sources for name in expand(source)]
+    endings = {os.path.splitext(name)[1].lower() for name in names}
+    if endings == {".beton"}:
+        return _merge(options, common)
+    if len(names) == 1 and os.path.isdir(names[0]):
+        return _writer(options, common).from_image_folder(names[0], shuffle_indices=options.shuffle)
+    if endings <= {".tar", ".tgz", ".gz"}:
+        if options.shuffle:
+            raise UserError("tar files are read in their order: no --shuffle")
+        return _writer(options, common).from_webdataset(names, lambda them: them.decode().to_tuple(IMAGES, "cls"))
+    raise UserError(f"one folder, tar files or .beton files are expected, not {', '.join(names)}")
+
+
+def main(prog: str, arguments: Sequence[str]) -> int:
+    options = make_parser(prog).parse_args(arguments)
+    interrupts.careful()
+    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        report = convert(options)
+    except (OSError, ValueError) as error:  # BetonError, too
+        raise UserError(str(error)) from error
+    process.say(str(report))
+    for bad in report.skipped:
+        process.say(f"left out: sample {bad.index}: {bad.reason}")
+    return 0

@@ -1,0 +1,143 @@
+"""What allreduces cost between these ranks, for the choice of how they travel: a line for each algorithm.
+
+A line is (latency, seconds an element, seconds a byte of one copy on the wire). `cgxffcv calibrate` measures lines and
+keeps them in a file, for ranks in this order on such processors or GPUs, with these libraries and links. `of` takes
+them from there; between processors, where none are kept, it measures for a moment. All ranks have those of rank 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import time
+import warnings
+import weakref
+from pathlib import Path
+from typing import Any
+
+import _cgxffcv
+
+from cgxffcv import __version__, files
+
+__all__ = ["Lines", "calibrate", "kept", "of"]
+
+Lines = dict[str, tuple[float, float, float]]
+
+FORMAT = 1
+SITES = {"host": (1 << 10, 1 << 15, 1 << 18, 1 << 21), "device": (1 << 14, 1 << 18, 1 << 21, 1 << 24)}  # elements
+QUICK, THOROUGH = 4, 20  # repeats of each measurement, of which the best counts
+LINKS = (
+    "CGXFFCV_P2P", "CGXFFCV_COMM_NCCL", "NCCL_P2P_DISABLE", "NCCL_SHM_DISABLE", "NCCL_SOCKET_NTHREADS",
+    "NCCL_NSOCKS_PERTHREAD", "OMPI_MCA_btl", "OMPI_MCA_pml",
+)  # fmt: skip
+_remembered: weakref.WeakKeyDictionary[_cgxffcv.Comm, dict[str, Lines | None]] = weakref.WeakKeyDictionary()
+
+
+def _site(device: int | None) -> str:
+    return "host" if device is None else "device"
+
+
+def _processor() -> str:
+    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.M)
+    return f"{found[1] if found else 'a processor'}, {os.cpu_count()} cores"
+
+
+def _driver() -> str:
+    try:
+        return Path("/proc/driver/nvidia/version").read_text(errors="replace").splitlines()[0].strip()
+    except (OSError, IndexError):
+        return ""
+
+
+def _here(comm: _cgxffcv.Comm, device: int | None) -> dict[str, Any]:
+    """What a rank's costs depend on."""
+    about: dict[str, Any] = {"node": comm.node, "processor": _processor()}
+    if device is not None:
+        gpu = _cgxffcv.devices()[device]
+        about |= {"gpu": gpu["name"], "bus": gpu["bus"], "driver": _driver(), "runtime": gpu["runtime_version"]}
+        about["nccl"] = _cgxffcv.nccl_version()
+    return about | {"links": {name: os.environ[name] for name in LINKS if name in os.environ}}
+
+
+def identity(comm: _cgxffcv.Comm, device: int | None) -> dict[str, Any]:
+    """What lines are kept for: equal, and in this order, on all ranks. Collective."""
+    ranks = [json.loads(text) for text in comm.allgather(json.dumps(_here(comm, device)).encode())]
+    return {"cgxffcv": __version__, "site": _site(device), "ranks": ranks}
+
+
+def path_of(about: dict[str, Any]) -> Path:
+    """The file of that identity."""
+    name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    return files.cache_folder() / f"costs-{name}.json"
+
+
+def _checked(text: str, about: dict[str, Any]) -> Lines:
+    """The lines of a file. ValueError, saying what is wrong, for what was not written for `about`."""
+    held = json.loads(text)
+    if not isinstance(held, dict) or held.get("format") != FORMAT:
+        raise ValueError("it has another format")
+    if held.get("about") != about:
+        raise ValueError("it was measured elsewhere")
+    lines = held.get("lines")
+    if not isinstance(lines, dict) or not lines or not lines.keys() <= set(_cgxffcv.ALLREDUCE_ALGORITHMS):
+        raise ValueError("its lines are not those of algorithms")
+    for name, line in lines.items():
+        numbers = isinstance(line, list) and len(line) == 3 and all(type(x) in (int, float) for x in line)
+        if not numbers or not all(math.isfinite(x) and x >= 0 for x in line):
+            raise ValueError(f"its line of {name} is {line!r}")
+    return {name: tuple(map(float, line)) for name, line in lines.items()}
+
+
+def _read(about: dict[str, Any]) -> Lines | None:
+    """Of the file, if it is there and sound; a word on one that is not."""
+    path = path_of(about)
+    try:
+        return _checked(path.read_text(), about)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        message = f"{path}: not used: {why}; `cgxffcv calibrate` under mpirun writes a new one"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return None
+
+
+def kept(comm: _cgxffcv.Comm, device: int | None = None) -> Lines | None:
+    """What rank 0 has kept; None if nothing. Collective."""
+    about = identity(comm, device)
+    mine = json.dumps(_read(about)).encode() if comm.rank == 0 else None
+    lines = json.loads(comm.broadcast(mine))
+    return lines and {name: tuple(line) for name, line in lines.items()}
+
+
+def of(comm: _cgxffcv.Comm, device: int | None = None) -> Lines | None:
+    """The lines between these ranks, of buffers in host memory or on the selected GPU; None where a rule has to do.
+    Collective at the first call, then remembered."""
+    remembered = _remembered.setdefault(comm, {})
+    site = _site(device)
+    if site not in remembered:
+        lines = kept(comm, device)
+        if lines is None and site == "host":
+            lines = _cgxffcv.allreduce_measure(comm, site, SITES[site], QUICK)
+        remembered[site] = lines
+    return remembered[site]
+
+
+def calibrate(
+    comm: _cgxffcv.Comm, device: int | None = None, sizes: tuple[int, ...] = (), repeats: int = THOROUGH
+) -> tuple[Lines, Path]:
+    """Measures lines with so many elements, and keeps them: (lines, the file). Collective; OSError on rank 0 where it
+    cannot be written."""
+    site = _site(device)
+    about = identity(comm, device)
+    lines = _cgxffcv.allreduce_measure(comm, site, sizes or SITES[site], repeats)
+    path = path_of(about)
+    if comm.rank == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = {"format": FORMAT, "about": about, "lines": lines, "day": time.strftime("%Y-%m-%d")}
+        files.write(path, json.dumps(held, indent=1) + "\n")
+    _remembered.setdefault(comm, {})[site] = lines
+    return lines, path

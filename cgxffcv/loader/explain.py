@@ -1,0 +1,50 @@
+"""What a Loader does, in words: stages, buffers, bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cgxffcv.wording import counted, size
+
+if TYPE_CHECKING:
+    from cgxffcv.loader.settings import Plan
+
+
+def _called(step: Any) -> str:
+    step = getattr(step, "step", step)
+    text = getattr(step, "__name__", None) or repr(step)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _header(plan: Plan, path: str) -> str:
+    order = type(plan.own_order.source).__name__ if plan.own_order else plan.order_option.name
+    ranks = f" on each of {counted(plan.world_size, 'rank')}" if plan.world_size > 1 else ""
+    return (
+        f"{path}: {counted(plan.num_samples, 'sample')} in use, batches of {plan.batch_size}{ranks}, order {order}, "
+        f"seed {plan.seed}"
+    )
+
+
+def explain(plan: Plan, path: str) -> str:
+    arrays, _ = plan.core.gather(np.zeros(0, np.int64), 0, True)  # of no samples: shapes and types
+    lines, column = [_header(plan, path)], 0
+    for output in plan.outputs:
+        mine = arrays[column : column + len(output.columns)]
+        column += len(output.columns)
+        for array in mine:
+            row = int(np.prod(array.shape[1:], dtype=np.int64)) * array.itemsize
+            lines.append(f"  {output.name}: {array.dtype} {array.shape[1:]}, {size(row)} a sample")
+        lines.append(f"    each sample, in a worker: {' > '.join(map(_called, output.worker))}")
+        if output.steps:
+            lines.append(f"    each batch, where it is asked for: {' > '.join(map(_called, output.steps))}")
+    stats = plan.core.stats()
+    lines += [
+        f"  {counted(plan.num_workers, 'worker')}, {counted(plan.batches_ahead, 'batch')} ahead",
+        f"  {counted(stats['slots'], 'buffer')} of {size(stats['slot_bytes'])} for batches",
+        f"  {size(stats['memory_bytes'])} of memory in all, {size(stats['memory_peak_bytes'])} at most until now",
+    ]
+    if plan.resident:
+        lines.append("  decoded images stay in memory (resident)")
+    return "\n".join(lines)

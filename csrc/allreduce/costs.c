@@ -1,0 +1,122 @@
+/* Cost lines: measured, and what they predict. An algorithm is timed with 4 bits at all sizes and with 8 bits at the
+ * largest, so that what an element costs and what a byte on the wire costs come apart. */
+#include "allreduce/engine.h"
+#include "allreduce/trial.h"
+#include "base/memory.h"
+
+#define BLOCK 1021       /* elements that are repeated in a buffer */
+#define RECORDED_RUNS 10 /* on a GPU, one after the other */
+#define META_BYTES 8.0   /* of a bucket */
+
+/* Bytes that an element takes on the wire. */
+static double wire_bytes_of(const AllreduceOptions *options, AllreduceAlgorithm algorithm, int bits) {
+    if (algorithm == ALLREDUCE_EXACT) return (double)allreduce_type_bytes(options->type);
+    return bits / 8.0 + META_BYTES / (double)options->bucket_size;
+}
+
+double allreduce_predict(const AllreduceSetup *setup, AllreduceAlgorithm algorithm, int64_t call_elems) {
+    const AllreduceLine *line = &setup->costs.lines[algorithm];
+    const AllreduceOptions *options = &setup->options;
+    double elems = (double)call_elems, memory = (double)allreduce_type_bytes(options->type) / sizeof(float);
+    return line->latency +
+           elems * (memory * line->element + wire_bytes_of(options, algorithm, options->bits) * line->byte);
+}
+
+/* ---- measuring ---- */
+
+/* What is measured. */
+typedef struct Course {
+    Comm *comm;
+    AllreduceSite site;
+    const int64_t *elems;
+    int count, repeats;
+} Course;
+
+static Status measure_point(const Course *course, AllreduceAlgorithm algorithm, int bits, int64_t elems,
+                            double *seconds) {
+    Status status = STATUS_OK;
+    AllreduceTrial *trial = NULL;
+    AllreduceOptions options = allreduce_defaults();
+    float block[BLOCK];
+    int runs = course->site == TRIAL_DEVICE ? RECORDED_RUNS : 1;
+    for (int i = 0; i < BLOCK; i++) block[i] = (float)(i - BLOCK / 2);
+    options.algorithm = algorithm;
+    options.bits = bits;
+    TRY(allreduce_trial_create(course->comm, course->site, elems, &options, &trial));
+    TRY_GOTO(allreduce_trial_fill(trial, block, sizeof block));
+    TRY_GOTO(allreduce_trial_time(trial, elems, 1, false, seconds)); /* to warm up */
+    *seconds = 0;
+    for (int i = 0; i < course->repeats; i++) {
+        double taken;
+        TRY_GOTO(allreduce_trial_time(trial, elems, runs, true, &taken));
+        if (i == 0 || taken < *seconds) *seconds = taken;
+    }
+done:
+    allreduce_trial_destroy(trial);
+    return status;
+}
+
+/* The line through the points that makes the squares of relative deviations least, with nothing below 0. */
+static void fit(const int64_t *elems, const double *seconds, int count, double *latency, double *slope) {
+    double w = 0, x = 0, y = 0, xx = 0, xy = 0;
+    for (int i = 0; i < count; i++) {
+        double at = (double)elems[i], time = seconds[i] > 1e-9 ? seconds[i] : 1e-9, weight = 1 / (time * time);
+        w += weight;
+        x += weight * at;
+        y += weight * time;
+        xx += weight * at * at;
+        xy += weight * at * time;
+    }
+    double determinant = w * xx - x * x;
+    *slope = determinant > 0 ? (w * xy - x * y) / determinant : 0;
+    if (*slope < 0) *slope = 0;
+    *latency = (y - *slope * x) / w;
+    if (*latency >= 0) return;
+    *latency = 0;
+    *slope = xy / xx;
+}
+
+static Status measure_line(const Course *course, AllreduceAlgorithm algorithm, AllreduceLine *out) {
+    double seconds[TRIAL_MOST_SIZES], slope, wide = 0;
+    const AllreduceOptions options = allreduce_defaults();
+    const double narrow_bytes = wire_bytes_of(&options, algorithm, 4),
+                 wide_bytes = wire_bytes_of(&options, algorithm, 8);
+    int last = course->count - 1;
+    for (int i = 0; i <= last; i++) TRY(measure_point(course, algorithm, 4, course->elems[i], &seconds[i]));
+    fit(course->elems, seconds, course->count, &out->latency, &slope);
+    if (algorithm == ALLREDUCE_EXACT) {
+        out->byte = slope / narrow_bytes;
+        return STATUS_OK;
+    }
+    TRY(measure_point(course, algorithm, 8, course->elems[last], &wide));
+    double byte = (wide - seconds[last]) / ((double)course->elems[last] * (wide_bytes - narrow_bytes));
+    out->byte = byte < 0 ? 0 : byte > slope / narrow_bytes ? slope / narrow_bytes : byte;
+    out->element = slope - narrow_bytes * out->byte;
+    return STATUS_OK;
+}
+
+static Status check_course(const Course *course) {
+    bool rising = course->count >= 1 && course->count <= TRIAL_MOST_SIZES && course->elems[0] > 0;
+    for (int i = 1; rising && i < course->count; i++) rising = course->elems[i] > course->elems[i - 1];
+    if (!rising) FAIL(STATUS_ARGUMENT, "sizes must be 1 to %d rising numbers of elements", TRIAL_MOST_SIZES);
+    if (course->repeats < 1) FAIL(STATUS_ARGUMENT, "repeats must be at least 1, not %d", course->repeats);
+    if (course->site != TRIAL_HOST && course->site != TRIAL_DEVICE) FAIL(STATUS_ARGUMENT, "a rival has no costs here");
+    return STATUS_OK;
+}
+
+Status allreduce_measure(Comm *comm, AllreduceSite site, const int64_t *elems, int count, int repeats,
+                         AllreduceCosts *out) {
+    static const AllreduceAlgorithm algorithms[] = {ALLREDUCE_ONE_SHOT, ALLREDUCE_SRA, ALLREDUCE_TWO_LEVEL,
+                                                    ALLREDUCE_EXACT};
+    const Course course = {comm, site, elems, count, repeats};
+    const bool levels = comm_nodes(comm) > 1 && allreduce_nodes_are_equal(comm);
+    AllreduceCosts costs = {0};
+    TRY(check_course(&course));
+    for (size_t a = 0; comm_size(comm) > 1 && a < sizeof algorithms / sizeof *algorithms; a++) {
+        if (algorithms[a] == ALLREDUCE_TWO_LEVEL && !levels) continue;
+        TRY(measure_line(&course, algorithms[a], &costs.lines[algorithms[a]]));
+    }
+    TRY(comm_broadcast(comm, 0, &costs, sizeof costs));
+    *out = costs;
+    return STATUS_OK;
+}

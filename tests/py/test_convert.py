@@ -1,0 +1,93 @@
+"""cgxffcv convert: folders, tar files and .beton files, unchanged where they can be."""
+
+import io
+import tarfile
+
+import _cgxffcv
+import numpy as np
+import pytest
+
+from cgxffcv import Reader, beton
+from cgxffcv.app import cli
+from cgxffcv.errors import UserError
+
+
+def picture(seed):
+    noise = np.random.default_rng(seed).integers(0, 256, (5, 6 + seed % 3, 3), dtype=np.uint8)
+    return _cgxffcv.jpeg_encode(noise.repeat(8, 0).repeat(8, 1))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(6):
+        place = tmp_path / "set" / ("cat", "dog")[number % 2] / f"{number}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(picture(number))
+    return tmp_path / "set"
+
+
+def convert(*words):
+    return cli.run(["convert", "--workers", "1", *map(str, words)])
+
+
+def stored(path):
+    with Reader(path) as reader:
+        return [(reader.stored_image(i, "image")[3], reader[i]["label"]) for i in range(len(reader))]
+
+
+def test_a_folder(folder, tmp_path, capsys):
+    assert convert(folder, tmp_path / "new" / "a.beton") == 0
+    assert "6 samples" in capsys.readouterr().out
+    want = [(picture(n), n % 2) for n in (0, 2, 4, 1, 3, 5)]
+    assert stored(tmp_path / "new" / "a.beton") == want
+    convert("--shuffle", "--seed", 3, folder, tmp_path / "b.beton")
+    assert stored(tmp_path / "b.beton") != want and sorted(stored(tmp_path / "b.beton")) == sorted(want)
+
+
+def test_smaller_or_raw(folder, tmp_path):
+    convert("--max-resolution", 24, "--checksums", folder, tmp_path / "a.beton")
+    info = beton.info(tmp_path / "a.beton")
+    assert info.fields[0].max_width == 24 and info.fields[0].num_jpeg == 6 and info.has_checksums
+    convert("--mode", "raw", folder, tmp_path / "b.beton")
+    with Reader(tmp_path / "b.beton") as reader:
+        np.testing.assert_array_equal(reader[0]["image"], _cgxffcv.jpeg_decode(picture(0)))
+        assert reader.fields["image"].num_raw == 6
+
+
+def test_tar_files(tmp_path):
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"part-{shard}.tar", "w") as tar:
+            for name, data in ((f"{shard}a.jpeg", picture(shard)), (f"{shard}a.cls", b"%d" % (10 + shard))):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    convert(tmp_path / "part-{0..1}.tar", tmp_path / "a.beton")
+    assert stored(tmp_path / "a.beton") == [(picture(0), 10), (picture(1), 11)]
+
+
+def test_files_of_this_format(folder, tmp_path):
+    convert(folder, tmp_path / "a.beton")
+    convert(tmp_path / "a.beton", tmp_path / "a.beton", tmp_path / "b.beton")
+    assert stored(tmp_path / "b.beton") == stored(tmp_path / "a.beton") * 2
+
+
+def test_bad_samples(folder, tmp_path, capsys):
+    (folder / "dog" / "1.jpg").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"sample 3: .*dog/1.jpg"):
+        convert(folder, tmp_path / "a.beton")
+    assert not (tmp_path / "a.beton").exists()
+    convert("--skip-bad", folder, tmp_path / "a.beton")
+    assert len(stored(tmp_path / "a.beton")) == 5 and "dog/1.jpg" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words, text", [
+    (["x.zip", "y.beton"], "one folder, tar files or .beton files are expected, not x.zip"),
+    (["a.beton", "--mode", "raw", "y.beton"], "copied as they are"),
+    (["a.tar", "--shuffle", "y.beton"], "no --shuffle"),
+    (["missing.beton", "y.beton"], "missing.beton"), (["missing.tar", "y.beton"], "missing.tar"),
+    (["y.beton"], "required"), (["--quality", "0", "a", "y.beton"], "from 1 to 100"),
+])  # fmt: skip
+def test_refusals(words, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=text):
+        convert(*words)

@@ -1,0 +1,132 @@
+"""Cost lines: kept in a file for these very ranks, read by rank 0 for all, and not believed where they are damaged."""
+
+import json
+import subprocess
+import sys
+
+import _cgxffcv
+import pytest
+from ranks import environment, mpirun, needs_mpirun
+from thread_ranks import all_good, run_ranks
+
+from cgxffcv import costs
+
+LINES = {"sra": (1e-5, 1e-10, 2e-10), "exact": (2e-5, 0.0, 3e-10)}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("CGXFFCV_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def the_file(folder):
+    [path] = folder.glob("costs-*.json")
+    return path
+
+
+def calibrate(size=2, nodes=1):
+    return all_good(run_ranks(size, lambda world, rank: costs.calibrate(world, None, (256, 4096), 1), nodes=nodes))
+
+
+def kept(size=2, nodes=1):
+    return all_good(run_ranks(size, lambda world, rank: costs.kept(world), nodes=nodes))
+
+
+def test_what_is_measured_is_kept_for_all_ranks(folder):
+    measured = calibrate()
+    assert measured[0] == measured[1] and set(measured[0][0]) == {"one_shot", "sra", "exact"}
+    assert measured[0][1] == the_file(folder)
+    assert kept() == [measured[0][0]] * 2
+    assert all_good(run_ranks(2, lambda world, rank: costs.of(world))) == [measured[0][0]] * 2
+
+
+def test_other_ranks_nodes_links_and_sites_have_their_own(folder, monkeypatch):
+    calibrate()
+    assert kept(3) == [None] * 3 and kept(2, nodes=2) == [None] * 2
+    monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
+    assert kept() == [None] * 2
+    assert set(calibrate(4, nodes=2)[0][0]) == {"one_shot", "sra", "two_level", "exact"}
+
+
+def damage_cases():
+    def changed(change):
+        def damage(path):
+            held = json.loads(path.read_text())
+            change(held)
+            path.write_text(json.dumps(held))
+
+        return damage
+
+    return {
+        "cut": lambda path: path.write_bytes(path.read_bytes()[:40]),
+        "bytes": lambda path: path.write_bytes(bytes(range(256))),
+        "empty": lambda path: path.write_text(""),
+        "deep": lambda path: path.write_text("[" * 100_000),
+        "a list": lambda path: path.write_text("[]"),
+        "format": changed(lambda held: held.update(format=2)),
+        "elsewhere": changed(lambda held: held["about"]["ranks"][1].update(processor="another")),
+        "no lines": changed(lambda held: held.update(lines={})),
+        "unknown": changed(lambda held: held.update(lines={"tree": [1, 1, 1]})),
+        "negative": changed(lambda held: held.update(lines={"sra": [-1, 1, 1]})),
+        "not finite": changed(lambda held: held.update(lines={"sra": [float("inf"), 1, 1]})),
+        "text": changed(lambda held: held.update(lines={"sra": ["1", 1, 1]})),
+    }
+
+
+@pytest.mark.parametrize("case", damage_cases())
+def test_damaged_and_foreign_files_are_not_used(folder, case):
+    calibrate()
+    damage_cases()[case](the_file(folder))
+    with pytest.warns(RuntimeWarning, match=r"costs-.*json: not used: .*cgxffcv calibrate"):
+        assert kept() == [None] * 2
+
+
+def test_the_file_of_rank_0_counts(monkeypatch):
+    """The others need not have it."""
+    read = []
+    monkeypatch.setattr(costs, "_read", lambda about: read.append(about) or LINES)
+    assert kept(3) == [LINES] * 3 and len(read) == 1 and len(read[0]["ranks"]) == 3
+
+
+def test_sizes_and_repeats_are_checked():
+    def work(world, rank):
+        for site, sizes, repeats in (
+            ("host", (), 1),
+            ("host", (0,), 1),
+            ("host", (5, 5), 1),
+            ("host", range(1, 10), 1),
+            ("host", (5,), 0),
+            ("mpi", (5,), 1),
+            ("disk", (5,), 1),
+        ):
+            with pytest.raises(ValueError, match=r"sizes|repeats|rival|site"):
+                _cgxffcv.allreduce_measure(world, site, sizes, repeats)
+
+    all_good(run_ranks(2, work))
+
+
+# ---- the command ----
+
+
+def calibrated(*words, ranks=2):
+    command = [sys.executable, "-m", "cgxffcv", "calibrate", "--device", "cpu", *words]
+    options = {"capture_output": True, "text": True, "timeout": 60, "check": False}
+    return subprocess.run(mpirun(ranks, False) + command if ranks else command, env=environment(), **options)
+
+
+@needs_mpirun
+def test_the_command_shows_what_it_keeps(folder):
+    done = calibrated("--sizes", "4096", "256", "--repeats", "2", "--bits", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    held = json.loads(the_file(folder).read_text())
+    assert "microseconds at 2 bits" in done.stdout and f"kept in {the_file(folder)}" in done.stdout
+    latency, element, byte = held["lines"]["sra"]
+    least = min(1e6 * (latency + 1024 * (element + (0.25 + 8 / 1024) * byte)), 1e9)
+    row = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["0.004"])
+    assert f"{least:.1f}" in row.split()
+
+
+def test_alone_there_is_nothing_to_measure():
+    done = calibrated(ranks=0)
+    assert done.returncode == 2 and "there is one rank" in done.stderr and done.stderr.count("\n") == 1
