@@ -214,7 +214,12 @@ class ImageCompiler:
             first.append(to_bfloat16 if self.type == "bfloat16" else tf.ToTensor())
         if self.device is not None and self.device.device != "cpu":
             first.append(self.device)
-        return [OnValues(step) for step in first] + self.steps
+        return moves_last([OnValues(step) for step in first] + self.steps)
+
+
+def moves_last(steps: list[Callable]) -> list[Callable]:
+    """Moves to a device that give no torch tensors come after all other steps, which could not work on those."""
+    return sorted(steps, key=lambda step: getattr(getattr(step, "step", None), "comes_last", False))
 
 
 def as_step(name: str, step) -> Callable:
@@ -313,6 +318,7 @@ def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: s
         if isinstance(step, (tf.ImageOperation, tf.NormalizeImage, tf.RandomResizedCrop, tf.ToTorchImage)):
             raise TypeError(f"pipeline '{name}': {step!r} is for images, and the field holds {kind}")
         output.steps.append(as_step(name, step))
+    output.steps = moves_last(output.steps)
     return output
 
 

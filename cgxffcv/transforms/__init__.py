@@ -11,9 +11,10 @@ import operator
 from typing import Any
 
 import numpy as np
-from _cgxffcv import IMAGE_TYPES
+from _cgxffcv import IMAGE_TYPES, tensor_of_buffer
 
 from cgxffcv.decoders import RandomResizedCropRGBImageDecoder
+from cgxffcv.device import check
 from cgxffcv.interop.torch import find_torch, is_tensor
 from cgxffcv.transforms.operations import OPERATIONS, ImageOperation, LabelOperation, Transform, limits, pair, three
 
@@ -93,22 +94,38 @@ def device_name(device: Any) -> str:
         raise ValueError(f"torch knows no device {device!r}: {str(error).splitlines()[0]}") from None
 
 
+def gpu_number(device: str) -> int:
+    """Of "cuda:1" or "cuda", without torch. ValueError, UserError: there is no such device."""
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not (number or "0").isdigit():
+        raise ValueError(f"ToDevice({device!r}): without torch a device is 'cpu', 'cuda' or 'cuda:' and a number")
+    check("gpu", int(number or 0))
+    return int(number or 0)
+
+
 class ToDevice(Transform):
-    """Moves the batch to a device: a name, a torch.device, or the number of a GPU. NumPy arrays live on the CPU; torch
-    tensors go wherever torch can."""
+    """Moves the batch to a device: a name, a torch.device, or the number of a GPU. Torch tensors go wherever torch can.
+    Where torch is not installed, NumPy arrays go to a GPU as the last step of a pipeline, wherever this one stands in
+    it, and become arrays with DLPack (`cupy.from_dlpack(batch)`)."""
 
     def __init__(self, device, non_blocking: bool = True):
         self.device = device_name(device)
         self.non_blocking = bool(non_blocking)
-        if self.device != "cpu" and find_torch() is None:
-            raise ImportError(
-                f"ToDevice({self.device!r}): batches go to other devices through torch, which is not installed; 'cpu' "
-                "needs nothing"
-            )
+        self._gpu = None if self.device == "cpu" or find_torch() is not None else gpu_number(self.device)
+
+    def _arguments(self) -> str:
+        return f"{self.device!r}, non_blocking={self.non_blocking}"
+
+    @property
+    def comes_last(self) -> bool:
+        """Whether no step here can work on what it gives."""
+        return self._gpu is not None
 
     def __call__(self, batch):
         if is_tensor(batch):
             return batch.to(self.device, non_blocking=self.non_blocking)
+        if self._gpu is not None and isinstance(batch, np.ndarray):
+            return tensor_of_buffer(np.ascontiguousarray(batch)).copy(device=self._gpu)
         if self.device != "cpu":
             raise TypeError(f"ToDevice({self.device!r}) needs torch tensors: put ToTensor() before it")
         return batch

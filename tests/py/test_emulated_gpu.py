@@ -63,6 +63,7 @@ NETWORKS = ["test_conv.py", "test_networks.py"]
 # may, which shows what does not wait for them, and with another order of threads.
 STREAMS = [
     "test_resident.py",
+    "test_loader_device.py",
     "test_cuda_optim.py",
     "test_networks.py::test_types_and_layouts_of_images",
     "test_networks.py::test_refused_batches",

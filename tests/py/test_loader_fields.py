@@ -15,6 +15,7 @@ from loader_data import flat, ids_of, pixels, write_plain
 
 from cgxffcv import decoders as dec
 from cgxffcv import transforms as tf
+from cgxffcv.errors import UserError
 from cgxffcv.fields import JSONField
 from cgxffcv.loader import Loader, PipelineSpec
 from cgxffcv.traversal_order import TraversalOrder
@@ -279,8 +280,10 @@ def test_devices_that_there_are_not(monkeypatch):
     with pytest.raises(ValueError, match="torch knows no device '0'"):
         tf.ToDevice("0")
     monkeypatch.setattr(tf, "find_torch", lambda: None)
-    with pytest.raises(ImportError, match="not installed"):
-        tf.ToDevice(0)
+    with pytest.raises(ValueError, match="without torch a device is 'cpu', 'cuda' or"):
+        tf.ToDevice("mps")
+    with pytest.raises(UserError):  # the reason why there is no such GPU
+        tf.ToDevice(4096)
 
 
 def test_steps_run_without_gradients(path, monkeypatch):
