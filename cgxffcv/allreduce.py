@@ -353,6 +353,11 @@ class AllreducePlan:
         return self._plan.algorithm
 
     @property
+    def recordable(self) -> bool:
+        """Whether runs on a GPU are put on its stream without waiting for it."""
+        return self._plan.recordable
+
+    @property
     def wire_bytes(self) -> int:
         """Bytes that this rank sends in a run, a slice that goes to several ranks counted for each."""
         return self._plan.wire_bytes

@@ -282,6 +282,12 @@ static PyObject *get_elems(PyObject *self, void *unused) {
     return allreduce == NULL ? NULL : PyLong_FromLongLong(allreduce_elems(allreduce));
 }
 
+static PyObject *get_recordable(PyObject *self, void *unused) {
+    (void)unused;
+    const Allreduce *allreduce = allreduce_of(self);
+    return allreduce == NULL ? NULL : PyBool_FromLong(allreduce_recordable(allreduce));
+}
+
 static PyObject *get_wire_bytes(PyObject *self, void *unused) {
     (void)unused;
     const Allreduce *allreduce = allreduce_of(self);
@@ -333,6 +339,7 @@ static PyObject *get_residual(PyObject *self, void *unused) {
 
 static PyGetSetDef plan_getset[] = {
     {"elems", get_elems, NULL, "Elements of the flat buffer.", NULL},
+    {"recordable", get_recordable, NULL, "Whether runs are put on a GPU's stream without waiting for it.", NULL},
     {"wire_bytes", get_wire_bytes, NULL, "Bytes that this rank sends in a run, each receiver counted.", NULL},
     {"plain_bytes", get_plain_bytes, NULL, "The same if nothing were quantised.", NULL},
     {"algorithm", get_algorithm, NULL, "The algorithm that runs.", NULL},

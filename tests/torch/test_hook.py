@@ -63,3 +63,14 @@ def test_failures_name_the_rank(tmp_path):
 def test_a_rank_on_another_node_is_killed(tmp_path):
     told = ranks.start(Launch("torchrun", 2, 2), tmp_path, "killed", script=WORKER).wait()[0]["killed"]
     assert told["type"] == "PeerLost" and told["rank"] == "1" and told["operation"] == "allreduce"
+
+
+@pytest.mark.parametrize(("size", "nodes"), [(2, 1), (3, 1), (2, 2)])
+def test_on_gpus(tmp_path, size, nodes):
+    """Ranks may share one; then the process group is gloo's."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if gpus == 0:
+        pytest.skip("needs a GPU")
+    run(tmp_path, Launch("torchrun", size, nodes), "on_gpus" if nodes == 1 else "own_bits,uneven", TEST_GPUS=gpus)

@@ -24,6 +24,8 @@ from cgxffcv.interop.torch import CGXState, cgx_hook
 CASES, OUT = sys.argv[1].split(","), Path(sys.argv[2])
 SMALL = 8_000  # bytes of a bucket
 NODES = int(os.environ.get("CGXFFCV_COMM_NODES", 1))
+GPUS = int(os.environ.get("TEST_GPUS", 0))
+DEVICE = f"cuda:{int(os.environ['LOCAL_RANK']) % GPUS}" if GPUS else "cpu"
 
 
 def start():
@@ -32,7 +34,8 @@ def start():
         place = {name: int(os.environ[f"OMPI_COMM_WORLD_{name.upper()}"]) for name in ("rank", "size")}
         dist.init_process_group("gloo", f"file://{OUT}/store", rank=place["rank"], world_size=place["size"])
     else:
-        dist.init_process_group("gloo")
+        several = int(os.environ["WORLD_SIZE"]) <= GPUS  # NCCL refuses two ranks on one
+        dist.init_process_group("nccl" if several else "gloo")
     put(f"pid.{dist.get_rank()}", os.getpid())
 
 
@@ -43,7 +46,7 @@ def put(name, value=""):
 
 
 def as_numpy(tensor):
-    plain = tensor.detach()
+    plain = tensor.detach().cpu()
     return plain.view(torch.int16).numpy().view(np.uint16) if plain.dtype is torch.bfloat16 else plain.numpy()
 
 
@@ -64,7 +67,8 @@ class Weights(nn.Module):
         super().__init__()
         self.dtype = dtype
         for name, shape in self.SHAPES.items():
-            self.register_parameter(name.replace(".", "_"), nn.Parameter(torch.zeros(shape, dtype=dtype)))
+            zeros = torch.zeros(shape, dtype=dtype, device=DEVICE)
+            self.register_parameter(name.replace(".", "_"), nn.Parameter(zeros))
 
     def forward(self, gradients, without=()):
         named = [(n, p) for n, p in self.named_parameters() if n not in without]
@@ -74,10 +78,7 @@ class Weights(nn.Module):
 def drawn(model, rank, step):
     """The gradients of a rank by name."""
     random = torch.Generator().manual_seed(100 * step + rank)
-    return {
-        name: torch.randn(p.shape, generator=random).mul_(0.1 + rank).to(p.dtype)
-        for name, p in model.named_parameters()
-    }
+    return {name: torch.randn(p.shape, generator=random).mul_(0.1 + rank).to(p) for name, p in model.named_parameters()}
 
 
 class Model:
@@ -138,8 +139,8 @@ def check_steps(model, module, wrapped, *, steps=4, without=()):
         for names in model.seen:
             for name, expected in model.expected(names, everyones).items():
                 found = as_numpy(dict(module.named_parameters())[name].grad).ravel()
-                if NODES > 1 and model.is_plain(names):  # then gloo adds, in an order of its own
-                    scale = sum(np.abs(g[name].numpy()).ravel() for g in everyones)
+                if (NODES > 1 or GPUS) and model.is_plain(names):  # then the group adds, in an order of its own
+                    scale = sum(np.abs(g[name].cpu().numpy()).ravel() for g in everyones)
                     assert (np.abs(found - expected) <= 1e-6 * scale).all()
                 else:
                     assert found.tobytes() == expected.tobytes(), (name, step, names)
@@ -185,6 +186,16 @@ def values():
     return buckets
 
 
+def on_gpus():
+    """The same bytes from the kernels. Residuals stay with buckets there, so these are not rebuilt."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for algorithm in ("one_shot", "sra"):
+            run_values(dtype, algorithm)
+            run_values(dtype, algorithm, feedback=True, ddp={"find_unused_parameters": True})
+    run_values(bits={"default": 3, "a_weight": 8, "c_weight": 32, "b_small": 2}, steps=3)
+    run_values(bits=32, steps=3)
+
+
 def own_bits():
     """Layers by name."""
     run_values(bits={"default": 3, "a_weight": 8, "c_weight": 32, "b_small": 2}, steps=3)
@@ -216,14 +227,14 @@ def accumulated():
 
 def uneven():
     """Ranks with different numbers of batches under join()."""
-    module = nn.Linear(64, 64)
+    module = nn.Linear(64, 64).to(DEVICE)
     wrapped = DistributedDataParallel(module)
     wrapped.register_comm_hook(CGXState(None, compression_params={"bits": 4}, algorithm=ALGORITHM), cgx_hook)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     with wrapped.join():
         for _ in range(3 + 2 * dist.get_rank()):
             optimizer.zero_grad()
-            wrapped(torch.ones(4, 64) * (1 + dist.get_rank())).square().mean().backward()
+            wrapped(torch.ones(4, 64, device=DEVICE) * (1 + dist.get_rank())).square().mean().backward()
             optimizer.step()
     digest(module.parameters())
 
@@ -347,6 +358,8 @@ RESULTS = {}
 
 def main():
     torch.set_num_threads(1)
+    if GPUS:
+        torch.cuda.set_device(DEVICE)
     warnings.simplefilter("error", RuntimeWarning)
     start()
     for case in CASES:

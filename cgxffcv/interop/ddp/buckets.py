@@ -12,6 +12,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from cgxffcv import comm
 from cgxffcv.allreduce import AllreducePlan
+from cgxffcv.interop.ddp import gpu
 from cgxffcv.interop.ddp.across import Carrier, Messages, best_algorithm, compresses
 from cgxffcv.interop.ddp.layout import Layout, Rules
 from cgxffcv.interop.ddp.rendezvous import Place
@@ -101,6 +102,56 @@ class CarriedBucket(HostBucket):
             self._messages.run(array)
 
 
+class GpuBucket(Bucket):
+    """In device memory, of ranks of one host."""
+
+    def __init__(self, layout: Layout, plan: AllreducePlan, worker: Worker, lane: gpu.Lane) -> None:
+        super().__init__(layout, plan)
+        self._worker, self._lane, self._gpu_plan = worker, lane, gpu.GpuPlan(layout, plan)
+
+    def put(self, bucket: dist.GradBucket) -> torch.futures.Future:
+        if self.plan.recordable:
+            return gpu.put_beside(self._gpu_plan, self._lane, bucket)
+        return gpu.put_behind(self._gpu_plan, self._lane, bucket, self._worker)
+
+    @property
+    def residual(self) -> None:
+        """It is on the GPU, and begins anew when the buckets are rebuilt, once, after the first step."""
+        return
+
+
+class CarriedGpuBucket(Bucket):
+    """In device memory, through page-locked host memory, its messages carried by the process group."""
+
+    def __init__(
+        self, layout: Layout, plan: AllreducePlan, worker: Worker, carrier: Carrier, lane: gpu.Lane, kind: torch.dtype
+    ) -> None:
+        super().__init__(layout, plan)
+        self._worker, self._carrier, self._lane = worker, carrier, lane
+        self._messages = Messages(plan, carrier.groups(plan.algorithm))
+        self._host = torch.empty(layout.elems, dtype=kind, pin_memory=True)
+        self._here = torch.cuda.Event()
+
+    def put(self, bucket: dist.GradBucket) -> torch.futures.Future:
+        buffer, lane = bucket.buffer(), self._lane
+        lane.follow()
+        with torch.cuda.stream(lane.stream):
+            self._host.copy_(buffer, non_blocking=True)
+            self._here.record()
+
+        def run() -> None:
+            self._here.synchronize()
+            with self._carrier.moving():
+                self._messages.run(as_array(self._host))
+            with torch.cuda.stream(lane.stream):
+                buffer.copy_(self._host, non_blocking=True)
+
+        future = self._worker.submit(run, buffer, lane.stream)
+        if bucket.is_last():
+            self._worker.drain()
+        return future
+
+
 class Buckets:
     """All that a state has made, by the identities of their parameters."""
 
@@ -117,6 +168,7 @@ class Buckets:
             self.options["algorithm"] = best_algorithm(options["algorithm"], place)
         else:
             self.options["timeout"] = timeout
+        self._lanes: dict[int, gpu.Lane] = {}
         self._known: dict[tuple[int, ...], Bucket] = {}
         self._homes: dict[int, tuple[Bucket, int]] = {}  # by parameter: who holds its residual, and where
 
@@ -138,13 +190,30 @@ class Buckets:
 
     def _make(self, layout: Layout) -> Bucket:
         table = self.rules.table(layout) | {"dtype": layout.dtype}
+        on_gpu = layout.device.type == "cuda"
+        if self._carrier is not None:
+            self._carrier.agree(table)
+        if (on_gpu or self._carrier is not None) and not compresses(table, self.options["algorithm"]):
+            return PlainBucket(layout, self.group)
+        if on_gpu:
+            return self._make_on_gpu(layout, table)
         if self._carrier is None:
             return HostBucket(layout, AllreducePlan(self.comm, **table, **self.options), self.worker)
-        self._carrier.agree(table)
-        if not compresses(table, self.options["algorithm"]):
-            return PlainBucket(layout, self.group)
         plan = AllreducePlan(self.comm, **table, **self.options)
         return CarriedBucket(layout, plan, self.worker, self._carrier)
+
+    def _make_on_gpu(self, layout: Layout, table: dict[str, Any]) -> Bucket:
+        device = layout.device.index
+        lane = self._lanes.get(device) or self._lanes.setdefault(device, gpu.Lane(layout.device))
+        if self._carrier is not None:
+            plan = AllreducePlan(self.comm, **table, **self.options)
+            return CarriedGpuBucket(layout, plan, self.worker, self._carrier, lane, layout.parameters[0].dtype)
+        with torch.cuda.device(device):
+            plan = AllreducePlan(self.comm, **table, **self.options, device=device, compare=False)
+        # "exact" is what auto has found cheaper; then the group's own way is the cheapest.
+        return (
+            PlainBucket(layout, self.group) if plan.algorithm == "exact" else GpuBucket(layout, plan, self.worker, lane)
+        )
 
     def _move_in(self, bucket: Bucket) -> None:
         residual = bucket.residual

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import weakref
@@ -9,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-Job = tuple[Callable[[], None], "torch.futures.Future", "Failure"]
+Job = tuple[Callable[[], None], "torch.futures.Future", "torch.cuda.Stream | None", "Failure"]
 
 
 class Failure:
@@ -25,14 +26,15 @@ class Failure:
 
 def _work(jobs: queue.SimpleQueue[Job | None]) -> None:
     while (job := jobs.get()) is not None:
-        action, done, failure = job
+        action, done, stream, failure = job
         if failure.error is None:
             try:
                 action()
             except BaseException as error:
                 failure.error = error
-        done.set_result(None)
-        del job, action, done, failure  # what they hold may be the last reference to a model
+        with contextlib.nullcontext() if stream is None else torch.cuda.stream(stream):
+            done.set_result(None)
+        del job, action, done, stream, failure  # what they hold may be the last reference to a model
 
 
 class Worker:
@@ -42,10 +44,14 @@ class Worker:
         threading.Thread(target=_work, args=(self._jobs,), name="cgx_hook", daemon=True).start()
         weakref.finalize(self, self._jobs.put, None)
 
-    def submit(self, action: Callable[[], None], result: torch.Tensor) -> torch.futures.Future:
-        """A future of `result`, which is complete when the action is; it raises what any action so far has raised."""
-        done, failure = torch.futures.Future(), self.failure
-        self._jobs.put((action, done, failure))
+    def submit(
+        self, action: Callable[[], None], result: torch.Tensor, stream: torch.cuda.Stream | None = None
+    ) -> torch.futures.Future:
+        """A future of `result`, which is complete when the action is, and what it has put on the stream; it raises what
+        any action so far has raised."""
+        devices = None if stream is None else [result.device]
+        done, failure = torch.futures.Future(devices=devices), self.failure
+        self._jobs.put((action, done, stream, failure))
 
         def value(_: torch.futures.Future) -> torch.Tensor:
             failure.check()
@@ -56,6 +62,6 @@ class Worker:
     def drain(self) -> None:
         """Waits until nothing is left to do; raises what an action has raised."""
         idle = threading.Event()
-        self._jobs.put((idle.set, torch.futures.Future(), Failure()))
+        self._jobs.put((idle.set, torch.futures.Future(), None, Failure()))
         idle.wait()
         self.failure.check()
