@@ -269,7 +269,8 @@ class AllreducePlan:
         self.op = op if op is not None else "average" if average else "sum"
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout must be a number of seconds above 0, or None, not {timeout!r}")
-        quantises = self.dtype in QUANTIZED_DTYPES and self.op in ("sum", "average") and bits != UNCOMPRESSED
+        quantised = any(width not in (0, UNCOMPRESSED) for width in (plan_bits, *own_bits))
+        quantises = quantised and self.dtype in QUANTIZED_DTYPES and self.op in ("sum", "average")
         lines = costs.of(comm, device) if algorithm == "auto" and quantises and comm.size > 1 else None
         self._plan = _cgxffcv.AllreducePlan(
             comm,

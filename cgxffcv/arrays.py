@@ -15,6 +15,7 @@ each call the ranks compare what they were asked for, so that a difference is an
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -80,7 +81,8 @@ class Wish:
         return "; ".join(item.replace("; ", ";") for item in items)
 
     def make(self, comm: _cgxffcv.Comm, group: Group) -> AllreducePlan:
-        bits = {0: self.bits} if group.names == (None,) and isinstance(self.bits, int) else self.bits
+        single = group.names == (None,) and isinstance(self.bits, int)
+        bits = {"default": self.bits, 0: self.bits} if single else self.bits
         device = None if group.device < 0 else group.device
         return AllreducePlan(
             comm, group.layers(), op=self.op, bits=bits, dtype=group.dtype, device=device, compare=False, **self.options
@@ -317,9 +319,22 @@ class Background:
     caller's is free meanwhile."""
 
     def __init__(self, comm: _cgxffcv.Comm) -> None:
+        self.owner = weakref.ref(comm)
         self.comm = comm.split(0, comm.rank)
         comm._kept["aside"] = self.comm  # what aborts the one aborts the other
         self.pool = ThreadPoolExecutor(1, "cgxffcv-allreduce")
+
+    def carry_out(self, wish: Wish, groups: list[Group], runs: list[_cgxffcv.AllreduceRun]) -> None:
+        try:
+            for group, run in zip(groups, runs, strict=True):
+                if group.device >= 0:
+                    _cgxffcv.select_device(group.device)  # and no other one is ever set up on this thread
+                run.run(_plan(self.comm, wish, group)._plan)
+        except _cgxffcv.CommError as error:
+            owner = self.owner()
+            if owner is not None and not owner.closed:
+                owner.abort(f"in the background: {error}")
+            raise
 
     def __del__(self) -> None:
         if hasattr(self, "pool"):
@@ -332,7 +347,7 @@ class Handle:
     def __init__(self, background: Background, wish: Wish, collected: Collected, stream: object) -> None:
         runs = [_cgxffcv.allreduce_begin(group.tensors(), group.stream) for group in collected.groups]
         self._collected, self._runs, self._stream, self._pool = collected, runs, stream, background.pool
-        self._future = background.pool.submit(_carry_out, background.comm, wish, collected.groups, runs)
+        self._future = background.pool.submit(background.carry_out, wish, collected.groups, runs)
         self._waited = False
 
     def done(self) -> bool:
@@ -372,13 +387,6 @@ class Handle:
             )
 
 
-def _carry_out(comm: _cgxffcv.Comm, wish: Wish, groups: list[Group], runs: list[_cgxffcv.AllreduceRun]) -> None:
-    for group, run in zip(groups, runs, strict=True):
-        if group.device >= 0:
-            _cgxffcv.select_device(group.device)  # and no other one is ever set up on this thread
-        run.run(_plan(comm, wish, group)._plan)
-
-
 def reduce_async(
     comm: _cgxffcv.Comm,
     arrays: Any,
@@ -394,7 +402,7 @@ def reduce_async(
     """`comm.allreduce_async(arrays, ...)`: as `reduce`, in the background: calls are carried out in their order, on a
     thread of the communicator and, for arrays on a GPU, on a stream of its own, behind what the caller's stream holds
     now. Collective; the first one of a communicator splits it. Errors in the arguments are raised here, others by the
-    handle's wait(). Keys are other ones than those of `reduce`."""
+    handle's wait(); where ranks differ or one is lost, `comm` is broken, too. Keys are not those of `reduce`."""
     wish = _wish(op, bits, key, options)
     collected = _collect(arrays, wish, dtype, stream, in_place)
     background = comm._kept.get("background")

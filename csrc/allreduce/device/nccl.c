@@ -160,6 +160,10 @@ static Status prepare(NcclEngine *engine) {
 
 static bool serves(const AllreduceSetup *setup, char *why) {
     if (!setup->on_device) return false;
+    if (comm_size(setup->comm) == 1 && setup->data == NULL) {
+        snprintf(why, ALLREDUCE_WHY_BYTES, "of one rank there is nothing to sum");
+        return false;
+    }
     bool sums = setup->options.type == ALLREDUCE_F32 && setup->options.op <= ALLREDUCE_AVERAGE;
     if ((!setup->exact || !sums) && why[0] == '\0') {
         snprintf(why, ALLREDUCE_WHY_BYTES, "%s are summed by the processor",

@@ -104,7 +104,7 @@ static void destroy(void *state) {
 
 static Status make_copy(HostEngine *host) {
     const AllreduceExtent *longest = &host->setup->extents[0];
-    if (!host->setup->on_device) return STATUS_OK;
+    if (!host->setup->on_device || comm_size(host->setup->comm) == 1) return STATUS_OK;
     TRY(device_host_alloc((size_t)longest->elems * allreduce_type_bytes(longest->map->type), &host->copy));
     return device_event_create(&host->copied);
 }

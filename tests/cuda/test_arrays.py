@@ -1,0 +1,138 @@
+"""comm.allreduce over arrays on GPUs: the bytes of the same calls in host memory; and arrays that lie."""
+
+import _cgxffcv
+import numpy as np
+import pytest
+from foreign_arrays import CudaArray, Forged, address_of
+from ranks import Launch, start
+
+from cgxffcv import comm
+
+DEVICES = _cgxffcv.devices()
+EMULATED = bool(DEVICES) and DEVICES[0]["name"] == "emulated device"
+NCCL = EMULATED or (_cgxffcv.build_info()["nccl"] and len(DEVICES) > 1)
+pytestmark = pytest.mark.skipif(not DEVICES, reason=f"no GPU: {_cgxffcv.why_no_device()}")
+F = np.float32
+
+
+def launch(out, case, *arguments, size=2, **variables):
+    variables = {"CGXFFCV_EMULATED_DEVICES": size, **variables}
+    if EMULATED:
+        variables["CGXFFCV_NCCL_LIBRARY"] = _cgxffcv.__file__
+    return start(Launch("shm", size), out, case, *arguments, script="worker_arrays.py", **variables)
+
+
+def run(out, case, *arguments, limit=120, without=(), **more):
+    job = launch(out, case, *arguments, **more)
+    results = job.wait(limit)
+    assert all(result is not None or rank in without for rank, result in enumerate(results)), job.text()
+    return results
+
+
+@pytest.mark.parametrize("streams", ["", "late"])
+def test_the_bytes_of_host_memory(tmp_path, streams):
+    for values in run(tmp_path / "out", "gpu", CGXFFCV_EMULATED_STREAMS=streams):
+        texts = values["explained"]
+        assert ("by NCCL" in texts["float32 average 32"]) == bool(NCCL)
+        for name in ("float64 average 32", "int64 sum 32", "uint8 max 32", "float32 prod 32"):
+            assert texts[name].startswith("from the GPU through host memory (numbers other than float32"), texts[name]
+
+
+def test_ranks_that_ask_for_different_things(tmp_path):
+    for rank, values in enumerate(run(tmp_path / "out", "differ")):
+        for name, words in (("first", "on a GPU"), ("second", "average of")):
+            assert values[name]["type"] == "CommError" and values[name]["rank"] == 1 - rank, values
+            assert "the ranks disagree" in values[name]["text"] and words in values[name]["text"], values
+
+
+def test_a_rank_that_dies(tmp_path):
+    first = run(tmp_path / "out", "killed_on_gpu", 1, without=(1,), CGXFFCV_EMULATED_STREAMS="late")[0]
+    assert first["type"] == "PeerLost" and first["rank"] == 1, first
+
+
+# ---- what is said of arrays ----
+
+
+@pytest.fixture
+def memory():
+    return _cgxffcv.tensor_of_buffer(np.arange(24, dtype=F)).copy(0)
+
+
+LIES = [
+    ({"data": (0, False)}, ValueError, "said to lie at address 0"),
+    ({"data": (4096, False)}, ValueError, "no GPU has memory"),
+    ({"data": 4096}, ValueError, "a pair of an address and a bool"),
+    ({"data": ("x", False)}, TypeError, "address must be a whole number"),
+    ({"data": (-1, False)}, ValueError, "address"),
+    ({"shape": (1 << 40,)}, ValueError, "no GPU has memory"),
+    ({"shape": (1 << 62,)}, ValueError, "more elements than fit memory"),
+    ({"shape": (-4,)}, ValueError, "-4 elements"),
+    ({"shape": 4}, TypeError, "dimensions"),
+    ({"shape": (2.5,)}, TypeError, "shape or stride must be a whole number"),
+    ({"strides": (-4,)}, ValueError, "not in C order"),
+    ({"strides": (8,)}, ValueError, "not in C order"),
+    ({"strides": (4, 4)}, ValueError, "strides"),
+    ({"typestr": ">f4"}, TypeError, "not of a type"),
+    ({"typestr": "<c8"}, TypeError, "not of a type"),
+    ({"typestr": "what"}, TypeError, "what"),
+    ({"mask": 3}, TypeError, "a mask"),
+    ({"stream": 0}, ValueError, "stream=0"),
+    ({"stream": "x"}, ValueError, "stream='x'"),
+    ({"data": None, "version": None}, ValueError, "a pair"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(LIES)))
+def test_interfaces_that_lie(number):
+    said, error, words = LIES[number]
+    with comm.world() as world, pytest.raises(error, match=words):
+        world.allreduce(CudaArray(np.ones(24, F), **said))
+
+
+def test_interfaces_of_all_versions(memory):
+    with comm.world() as world:
+        for said in ({}, {"strides": None}, {"strides": (4,)}, {"version": 2, "stream": None}, {"stream": 1}):
+            x = CudaArray(np.arange(24, dtype=F), **said)
+            assert world.allreduce(x, op="sum") is x and x.numpy().tolist() == list(range(24))
+        with pytest.raises(ValueError, match="lacks typestr"):
+            del x.said["typestr"]
+            world.allreduce(x)
+        sealed = CudaArray(np.ones(24, F))
+        sealed.said["data"] = (sealed.said["data"][0], True)
+        with pytest.raises(ValueError, match="read-only"):
+            world.allreduce(sealed)
+        assert world.allreduce(CudaArray(np.ones(24, F), shape=(0, 7), data=(0, False))) is not None
+
+
+def test_capsules_that_lie_of_gpus(memory):
+    at = address_of(memory)
+    lies = [
+        ({"device": (2, 7)}, "said to lie on GPU 7 at"),
+        ({"device": (2, -1)}, "lies on GPU -1"),
+        ({"device": (13, 1)}, "said to lie on GPU 1"),
+        ({"data": 1 << 20, "device": (2, 0)}, "no GPU has memory"),
+        ({"data": None, "device": (2, 0)}, "address 0"),
+        ({"shape": (1 << 30,), "device": (2, 0)}, "no GPU has memory"),
+        ({"byte_offset": 2, "shape": (2,), "device": (2, 0)}, "must begin at a multiple"),
+    ]
+    with comm.world() as world:
+        for said, words in lies:
+            forged = Forged(**({"data": at, "shape": (24,)} | said))
+            with pytest.raises(ValueError, match=words):
+                world.allreduce(forged)
+            assert forged.deleted == 1
+        for device in ((2, 0), (13, 0)):
+            assert world.allreduce(Forged(at, (4,), byte_offset=16, device=device)) is not None
+        moved = Forged(at, (24,), device=(2, 0))
+        moved.device = (1, 0)  # not what its capsule says
+        with pytest.raises(ValueError, match="which is not where its capsule lies"):
+            world.allreduce(moved)
+
+
+def test_a_closed_communicator_ends_plans_on_gpus(memory):
+    with comm.world() as world:
+        plan = world.allreduce_plans(memory)[0]
+        assert plan.elems == 24
+    for use in (plan.explain, lambda: plan.elems, lambda: plan.run(memory), lambda: plan.call):
+        with pytest.raises(ValueError, match="the communicator is closed"):
+            use()

@@ -1,0 +1,29 @@
+"""comm.allreduce over arrays between processes: over shared memory, over MPI, and when a rank dies."""
+
+import pytest
+from ranks import Launch, needs_mpirun, run, start
+
+pytestmark = pytest.mark.medium
+SCRIPT = "worker_arrays.py"
+
+
+@pytest.mark.parametrize("launch", [Launch("mpi", 2), Launch("mpi", 4, 2), Launch("shm", 3)], ids=str)
+@needs_mpirun
+def test_in_place_at_once_and_in_the_background(launch, tmp_path):
+    for rank, values in enumerate(run(launch, tmp_path, "host", script=SCRIPT)):
+        assert values["worst"] < 1e-4
+        assert values["lost"] < 2  # quantisation steps: half a one for each that is on the way
+        assert values["alone"] == [max(r for r in range(launch.size) if r % 2 == rank % 2)] * 3
+
+
+@needs_mpirun
+def test_killed_while_others_wait_for_the_background(tmp_path):
+    job = start(Launch("mpi", 3), tmp_path, "killed", 1, script=SCRIPT)
+    try:
+        results = job.wait(40)
+    finally:
+        job.kill()
+    assert results[1] is None
+    for values in (results[0], results[2]):
+        assert values["type"] == "PeerLost" and values["rank"] == 1, job.text()
+        assert "in the background: " in values["broken"] and "rank 1 (process" in values["broken"], values
