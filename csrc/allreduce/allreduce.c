@@ -155,21 +155,23 @@ Status allreduce_set_call(Allreduce *allreduce, uint32_t call) {
     return STATUS_OK;
 }
 
-static float *residual_of(Allreduce *allreduce, const AllreduceExtent *extent) {
-    const AllreduceEngine *engine = allreduce->engine;
-    return extent == NULL || !extent->feedback || engine->residual == NULL ? NULL : engine->residual(allreduce->state);
+static bool keeps_residual(const Allreduce *allreduce, const AllreduceExtent *extent) {
+    return extent != NULL && extent->feedback && allreduce->engine->residual != NULL;
 }
 
-float *allreduce_residual(Allreduce *allreduce, int64_t *elems) {
+Status allreduce_residual(Allreduce *allreduce, float **out, int64_t *elems) {
     *elems = allreduce->last->elems;
-    return residual_of(allreduce, allreduce->last);
+    *out = NULL;
+    if (!keeps_residual(allreduce, allreduce->last)) return STATUS_OK;
+    return allreduce->engine->residual(allreduce->state, out);
 }
 
 Status allreduce_restore(Allreduce *allreduce, const float *residual, int64_t elems) {
     const AllreduceExtent *extent = allreduce_find_extent(&allreduce->setup, elems);
-    float *to = residual_of(allreduce, extent);
-    if (to == NULL) FAIL(STATUS_ARGUMENT, "this training keeps no residual of %lld elements", (long long)elems);
-    memcpy(to, residual, (size_t)elems * sizeof *to);
+    if (!keeps_residual(allreduce, extent)) {
+        FAIL(STATUS_ARGUMENT, "this training keeps no residual of %lld elements", (long long)elems);
+    }
+    TRY(allreduce->engine->restore(allreduce->state, residual, elems));
     allreduce->last = extent;
     return STATUS_OK;
 }

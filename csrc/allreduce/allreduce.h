@@ -164,8 +164,8 @@ uint32_t allreduce_call(const Allreduce *allreduce);
 Status allreduce_set_call(Allreduce *allreduce, uint32_t call); /* not while runs are under way */
 
 /* The residual of error feedback (this rank's own) of the extent that ran last, float32; NULL without. Borrowed until
- * allreduce_destroy. */
-float *allreduce_residual(Allreduce *allreduce, int64_t *elems);
+ * allreduce_destroy. Of runs on a GPU it is a copy, as it stands when this is called: not while one is under way. */
+Status allreduce_residual(Allreduce *allreduce, float **out, int64_t *elems);
 
 /* Takes up a residual that another gave, perhaps over a shorter extent. */
 Status allreduce_restore(Allreduce *allreduce, const float *residual, int64_t elems);

@@ -65,8 +65,10 @@ typedef struct AllreduceEngine {
     Status (*wait)(void *state, DeviceStream *stream, DeviceEvent *event);
     /* With `counts`: the number of the next run, in run->call, too. Not while runs are under way. */
     Status (*set_call)(void *state, uint32_t call);
-    /* NULL, or: error feedback's, of the longest extent, in host memory; NULL without. */
-    float *(*residual)(void *state);
+    /* NULL, or: error feedback's, of the longest extent, in host memory of the engine's (of a GPU's a copy); NULL
+     * without. Not while runs are under way; nor is `restore`, whose residual may be shorter. */
+    Status (*residual)(void *state, float **out);
+    Status (*restore)(void *state, const float *residual, int64_t elems);
     /* NULL, or: what a run sends, where that is not what the extent says. */
     AllreduceBytes (*bytes)(const void *state, const AllreduceExtent *extent);
     size_t (*explain)(const void *state, char *text, size_t bytes);

@@ -317,6 +317,12 @@ static Status window_look(void *context) {
     const CommWindow *w = context;
     const CommWindowSigns *signs = w->signs;
     if (!reported(w)) return STATUS_OK;
+    if (signs->what == COMM_WINDOW_SOUND) {
+        return error_at_rank(error_fail(STATUS_TRANSPORT,
+                                        "what rank %u sent to the GPU of rank %d is damaged (tile %u, epoch %u)",
+                                        signs->rank, w->comm->rank, signs->tile, signs->epoch),
+                             (int)signs->rank);
+    }
     Status status = error_fail(STATUS_TIMEOUT,
                                "rank %d waited on its GPU for rank %u to send %s (tile %u, epoch %u): it is stopped, "
                                "far behind, or in another call",

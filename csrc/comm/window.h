@@ -24,7 +24,8 @@ typedef enum CommWindowKind {
 typedef enum CommWindowReport {
     COMM_WINDOW_TERMS = 1,   /* another rank's share of a sum */
     COMM_WINDOW_RESULTS = 2, /* a sum */
-    COMM_WINDOW_PROBE = 3
+    COMM_WINDOW_PROBE = 3,
+    COMM_WINDOW_SOUND = 4 /* a share that can be read: what has come is damaged */
 } CommWindowReport;
 
 /* In mapped host memory, each rank's own. Kernels that give up write the rest, then `reported`. */

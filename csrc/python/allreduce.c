@@ -332,7 +332,9 @@ static PyObject *get_residual(PyObject *self, void *unused) {
     int64_t elems;
     Allreduce *allreduce = allreduce_of(self);
     if (allreduce == NULL) return NULL;
-    float *residual = allreduce_residual(allreduce, &elems);
+    float *residual;
+    Status status = allreduce_residual(allreduce, &residual, &elems);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
     if (residual == NULL) Py_RETURN_NONE;
     return py_array_wrap(ARRAY_F32, 1, &elems, NULL, residual, self, true);
 }
@@ -344,7 +346,8 @@ static PyGetSetDef plan_getset[] = {
     {"plain_bytes", get_plain_bytes, NULL, "The same if nothing were quantised.", NULL},
     {"algorithm", get_algorithm, NULL, "The algorithm that runs.", NULL},
     {"call", get_call, set_call, "The number of the next run, which keys stochastic rounding.", NULL},
-    {"residual", get_residual, NULL, "The residual of error feedback, float32, a view; None without.", NULL},
+    {"residual", get_residual, NULL,
+     "The residual of error feedback, float32, a view, or of a GPU's a copy; None without.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

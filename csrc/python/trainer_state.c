@@ -10,7 +10,7 @@ typedef struct Buffer {
     bool of_backend; /* perhaps in device memory */
 } Buffer;
 
-/* Finds a buffer; 0, or -1 with an exception for a name that no training has. */
+/* Finds a buffer; 0, or -1 with an exception, for example for a name that no training has. */
 static int find_buffer(TrainerObject *self, const char *name, Buffer *out) {
     static const char *const own[TRAINER_BUFFERS] = {"momentum", "slow_parameters", "slow_statistics"};
     *out = (Buffer){0};
@@ -24,7 +24,11 @@ static int find_buffer(TrainerObject *self, const char *name, Buffer *out) {
     }
     if (strcmp(name, "residual") == 0) {
         int64_t elems = 0;
-        if (self->allreduce != NULL) out->data = allreduce_residual(self->allreduce, &elems);
+        Status status = self->allreduce == NULL ? STATUS_OK : allreduce_residual(self->allreduce, &out->data, &elems);
+        if (status != STATUS_OK) {
+            py_trainer_raise(self, status);
+            return -1;
+        }
         out->elems = (size_t)elems;
         return 0;
     }

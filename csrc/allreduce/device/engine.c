@@ -1,11 +1,11 @@
 /* The engine of quantised sums on GPUs of one host: kernels that write codes into each other's windows, in device
  * memory where the GPUs reach each other, else in page-locked host memory. Runs are put on the caller's stream, may be
  * recorded, and count themselves. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "allreduce/device/hall.h"
-#include "base/checked.h"
 #include "base/memory.h"
 
 /* An extent as kernels see it. */
@@ -22,10 +22,13 @@ typedef struct DeviceEngine {
     ExchangeHall *hall;          /* a share */
     uint32_t *call;              /* owned, in device memory */
     float *residual;             /* owned, in device memory, of the longest extent; NULL without error feedback */
+    float *residual_copy;        /* owned, in host memory, once somebody has asked */
     DeviceExtent extents[ALLREDUCE_MAX_EXTENTS];
 } DeviceEngine;
 
-static const ExchangeLaunch launchers[QUANT_CODEC_COUNT] = {[QUANT_MAXMIN] = allreduce_exchange_maxmin};
+static const ExchangeLaunch launchers[QUANT_CODEC_COUNT] = {[QUANT_MAXMIN] = allreduce_exchange_maxmin,
+                                                            [QUANT_SIGN] = allreduce_exchange_sign,
+                                                            [QUANT_SPIKES] = allreduce_exchange_spikes};
 
 /* ---- runs ---- */
 
@@ -85,6 +88,7 @@ static void destroy(void *state) {
         device_free(extent->on_device);
         device_free(extent->plan);
     }
+    memory_free(engine->residual_copy);
     device_free(engine->residual);
     device_free(engine->call);
     allreduce_hall_leave(engine->hall);
@@ -111,8 +115,8 @@ static ExchangeWindow window_of(const DeviceEngine *engine, const DeviceExtent *
 
 /* As the processors' quantiser does it: multiplication where that gives the same bits. */
 static void set_division(ExchangePlan *plan, double divisor) {
-    uint32_t whole = (uint32_t)divisor;
-    bool power = divisor < 1.0 || ((double)whole == divisor && is_power_of_two(whole));
+    int exponent;
+    bool power = frexp(divisor, &exponent) == 0.5;
     plan->divides = !power;
     plan->divisor = power ? (float)(1.0 / divisor) : (float)divisor;
 }
@@ -232,6 +236,26 @@ done:
     return status;
 }
 
+/* ---- the residual ---- */
+
+static Status residual_of(void *state, float **out) {
+    DeviceEngine *engine = state;
+    size_t elems = (size_t)engine->setup->extents[0].elems;
+    *out = NULL;
+    if (engine->residual == NULL) return STATUS_OK;
+    if (engine->residual_copy == NULL) TRY(memory_alloc(elems, sizeof(float), &engine->residual_copy));
+    TRY(device_copy(engine->residual_copy, engine->residual, elems * sizeof(float), NULL));
+    TRY(device_stream_synchronize(NULL));
+    *out = engine->residual_copy;
+    return STATUS_OK;
+}
+
+static Status restore(void *state, const float *residual, int64_t elems) {
+    DeviceEngine *engine = state;
+    TRY(device_copy(engine->residual, residual, (size_t)elems * sizeof(float), NULL));
+    return device_stream_synchronize(NULL);
+}
+
 /* ---- questions ---- */
 
 static AllreduceBytes bytes_of(const void *state, const AllreduceExtent *extent) {
@@ -265,6 +289,8 @@ const AllreduceEngine allreduce_device = {.recordable = true,
                                           .put = put,
                                           .wait = wait,
                                           .set_call = set_call,
+                                          .residual = residual_of,
+                                          .restore = restore,
                                           .bytes = bytes_of,
                                           .explain = explain,
                                           .abort = stop};

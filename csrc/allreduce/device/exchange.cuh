@@ -68,7 +68,13 @@ __device__ static __forceinline__ bool exchange_begin(const ExchangePlan *plan, 
 
 __device__ static __forceinline__ QuantSpec exchange_spec(const ExchangePlan *plan, const DeviceTile &tile,
                                                           QuantCodec codec) {
-    QuantSpec spec = {tile.bits, tile.bucket_size, plan->type, codec, QUANT_NEAREST, plan->half_metadata, tile.spikes};
+    QuantSpec spec = {};
+    spec.bits = tile.bits;
+    spec.bucket_size = tile.bucket_size;
+    spec.type = plan->type;
+    spec.codec = codec;
+    spec.half_metadata = plan->half_metadata;
+    spec.spikes = tile.spikes;
     return spec;
 }
 
@@ -98,8 +104,8 @@ __device__ static __forceinline__ ExchangeBucket exchange_bucket(const DeviceTil
 
 /* By one thread of all of a failed run. */
 __device__ static __forceinline__ void exchange_fail(const ExchangePlan *plan, CommWindowReport what, int rank,
-                                                     const DeviceTile &tile, uint32_t epoch) {
-    if (atomicCAS(&plan->state->failed, 0u, 1u) == 0) window_report(plan->signs, what, rank, tile.number, epoch);
+                                                     uint32_t tile, uint32_t epoch) {
+    if (atomicCAS(&plan->state->failed, 0u, 1u) == 0) window_report(plan->signs, what, rank, tile, epoch);
 }
 
 /* The whole warp waits for rows [row, row + rows) of the tile, a lane for each, but for row `own`. */
@@ -113,7 +119,7 @@ __device__ static __forceinline__ bool exchange_await(const ExchangePlan *plan, 
         if (!here) {
             bool results = row >= plan->ranks;
             exchange_fail(plan, results ? COMM_WINDOW_RESULTS : COMM_WINDOW_TERMS, results ? (int)tile.owner : lane,
-                          tile, epoch);
+                          tile.number, epoch);
         }
     }
     return __all_sync(WHOLE_WARP, here);
@@ -158,6 +164,7 @@ template <QuantType TYPE> struct ExchangeOwn {
 template <QuantType TYPE, QuantCodec CODEC> struct ExchangeSum {
     const ExchangePlan *plan;
     const QuantSpec *spec;
+    const DeviceTile &tile;
     ExchangeOwn<TYPE> own;
     ExchangeBucket bucket;
     uint32_t epoch;
@@ -170,7 +177,9 @@ template <QuantType TYPE, QuantCodec CODEC> struct ExchangeSum {
                 continue;
             }
             const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, rank);
-            quant_warp_decode<CODEC>(base, bucket.place, *spec, bucket.elems, first, count, rank > 0, v, room);
+            bool sound =
+                quant_warp_decode<CODEC>(base, bucket.place, *spec, bucket.elems, first, count, rank > 0, v, room);
+            if (!sound) exchange_fail(plan, COMM_WINDOW_SOUND, rank, tile.number, epoch);
         }
     }
 };
@@ -270,7 +279,7 @@ __device__ __forceinline__ void exchange_reduce_tile(const ExchangePlan *plan, c
         ExchangeBucket bucket = exchange_bucket(tile, number);
         ExchangeOwn<TYPE> own(plan, buffer, tile.first + bucket.first, tile.bits == 0);
         if (tile.bits != 0) {
-            ExchangeSum<TYPE, CODEC> sum = {plan, &spec, own, bucket, epoch, room};
+            ExchangeSum<TYPE, CODEC> sum = {plan, &spec, tile, own, bucket, epoch, room};
             exchange_encode<TYPE, CODEC>(plan, sum, tile, bucket, spec, sink, room);
             continue;
         }
@@ -318,7 +327,9 @@ __device__ __forceinline__ void exchange_add_rows(const ExchangePlan *plan, cons
         if (tile.bits == 0) {
             exchange_take_raw<TYPE>(base, tile.at, bucket.first + first, count, i > 0, v);
         } else {
-            quant_warp_decode<CODEC>(base, bucket.place, spec, bucket.elems, first, count, i > 0, v, room);
+            bool sound = quant_warp_decode<CODEC>(base, bucket.place, spec, bucket.elems, first, count, i > 0, v, room);
+            int from = plan->one_shot ? i : (int)tile.owner;
+            if (!sound) exchange_fail(plan, COMM_WINDOW_SOUND, from, tile.number, epoch);
         }
     }
 }

@@ -53,10 +53,14 @@ typedef struct ExchangeRound {
 
 typedef enum ExchangeKernel { EXCHANGE_PUSH, EXCHANGE_REDUCE, EXCHANGE_GATHER } ExchangeKernel;
 
-/* Puts a kernel on the stream; `plan` lies in device memory. */
+/* Puts a kernel on the stream, one function for each codec; `plan` lies in device memory. */
 typedef Status (*ExchangeLaunch)(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
                                  const ExchangeRound *round, void *buffer, DeviceStream *stream);
-Status allreduce_exchange_maxmin(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
-                                 const ExchangeRound *round, void *buffer, DeviceStream *stream);
+#define EXCHANGE_LAUNCH(name)                                                                                          \
+    Status name(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan, const ExchangeRound *round,           \
+                void *buffer, DeviceStream *stream)
+EXCHANGE_LAUNCH(allreduce_exchange_maxmin);
+EXCHANGE_LAUNCH(allreduce_exchange_sign);
+EXCHANGE_LAUNCH(allreduce_exchange_spikes);
 
 #endif

@@ -1,7 +1,6 @@
 /* The exchange with the codec "maxmin". */
 #include "allreduce/device/exchange.cuh"
 
-extern "C" Status allreduce_exchange_maxmin(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
-                                            const ExchangeRound *round, void *buffer, DeviceStream *stream) {
+extern "C" EXCHANGE_LAUNCH(allreduce_exchange_maxmin) {
     return exchange_launch<QUANT_MAXMIN>(kernel, type, plan, round, buffer, stream);
 }

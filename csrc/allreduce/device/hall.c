@@ -10,6 +10,8 @@
 #include "base/memory.h"
 
 #define SWITCH_VARIABLE "CGXFFCV_COMM_KERNELS"
+#define SIZE_VARIABLE "CGXFFCV_COMM_WINDOW_KIB" /* of the data of a half, for tests and for scarce memory */
+#define LEAST_KIB 16
 #define DATA_BYTES (UINT64_C(12) << 20)   /* of a half */
 #define HOST_BYTES (UINT64_C(28) << 20)   /* of the halves of all ranks, where they share the host's memory */
 #define OUTBOX_BYTES (UINT64_C(32) << 20) /* of a rank between nodes, in all */
@@ -22,6 +24,7 @@ static ExchangeHall *halls; /* under the lock */
 typedef struct Offer {
     uint32_t number; /* of its newest hall of this communicator; 0: none */
     uint32_t off;
+    uint64_t data_bytes; /* the most that it wants */
 } Offer;
 
 static ExchangeHall *find_newest(const Comm *comm) {
@@ -39,32 +42,45 @@ static void hall_destroy(ExchangeHall *hall) {
     memory_free(hall);
 }
 
+static Status wish_for(Offer *offer) {
+    const char *wish = getenv(SWITCH_VARIABLE), *text = getenv(SIZE_VARIABLE);
+    char *end = NULL;
+    long kib = text == NULL || *text == '\0' ? (long)(DATA_BYTES >> 10) : strtol(text, &end, 10);
+    if ((end != NULL && *end != '\0') || kib < LEAST_KIB || kib > (long)(DATA_BYTES >> 10)) {
+        FAIL(STATUS_ARGUMENT, SIZE_VARIABLE "='%s': a whole number of KiB from %d to %d is expected", text, LEAST_KIB,
+             (int)(DATA_BYTES >> 10));
+    }
+    offer->off = wish != NULL && strcmp(wish, "0") == 0;
+    offer->data_bytes = (uint64_t)kib << 10;
+    return STATUS_OK;
+}
+
 /* Between nodes a rank has a window and an outbox for each other rank in host memory. */
-static uint64_t room_for(CommWindowKind kind, uint64_t ranks) {
+static uint64_t room_for(CommWindowKind kind, uint64_t ranks, uint64_t data_bytes) {
     const uint64_t flags = FLAGS * sizeof(uint32_t);
     uint64_t most = kind == COMM_WINDOW_STAGED      ? HOST_BYTES / ranks
                     : kind == COMM_WINDOW_FORWARDED ? OUTBOX_BYTES / ranks / 2 - flags
-                                                    : DATA_BYTES;
-    return (most < DATA_BYTES ? most : DATA_BYTES) / 256 * 256;
+                                                    : data_bytes;
+    return (most < data_bytes ? most : data_bytes) / 256 * 256;
 }
 
 /* Of the kinds the first that is possible; the reason against the last is the one that tells most. */
-static Status make_window(Comm *comm, ExchangeHall *hall, char *why) {
+static Status make_window(Comm *comm, uint64_t data_bytes, ExchangeHall *hall, char *why) {
     for (int kind = COMM_WINDOW_PEER; kind <= COMM_WINDOW_FORWARDED && hall->window == NULL; kind++) {
         hall->kind = (CommWindowKind)kind;
-        hall->data_bytes = room_for(hall->kind, (uint64_t)comm_size(comm));
+        hall->data_bytes = room_for(hall->kind, (uint64_t)comm_size(comm), data_bytes);
         hall->half_bytes = hall->data_bytes + FLAGS * sizeof(uint32_t);
         TRY(comm_window_create(comm, hall->kind, 2 * hall->half_bytes, &hall->window, why));
     }
     return STATUS_OK;
 }
 
-static Status make_hall(Comm *comm, uint32_t number, ExchangeHall **out, char *why) {
+static Status make_hall(Comm *comm, uint32_t number, uint64_t data_bytes, ExchangeHall **out, char *why) {
     Status status = STATUS_OK;
     ExchangeHall *hall = NULL;
     TRY(memory_calloc(1, sizeof *hall, &hall));
     *hall = (ExchangeHall){.flags = FLAGS, .comm = comm, .number = number};
-    TRY_GOTO(make_window(comm, hall, why));
+    TRY_GOTO(make_window(comm, data_bytes, hall, why));
     if (hall->window == NULL) goto done;
     TRY_GOTO(device_alloc(sizeof *hall->state, &hall->state));
     TRY_GOTO(device_fill(hall->state, 0, sizeof *hall->state, NULL));
@@ -80,20 +96,22 @@ done:
 
 /* Under the lock: halls are made by one thread at a time. */
 static Status hall_join(Comm *comm, Offer *offers, ExchangeHall **out, char *why) {
-    const char *wish = getenv(SWITCH_VARIABLE);
     ExchangeHall *hall = find_newest(comm);
-    Offer mine = {hall == NULL ? 0 : hall->number, wish != NULL && strcmp(wish, "0") == 0};
+    Offer mine = {.number = hall == NULL ? 0 : hall->number};
     uint32_t greatest = 0;
     bool same = hall != NULL;
+    TRY(wish_for(&mine));
+    uint64_t data_bytes = mine.data_bytes;
     TRY(comm_allgather(comm, &mine, sizeof mine, offers));
     for (int r = 0; r < comm_size(comm); r++) {
         if (offers[r].number > greatest) greatest = offers[r].number;
         same = same && offers[r].number == mine.number;
+        if (offers[r].data_bytes < data_bytes) data_bytes = offers[r].data_bytes;
         if (offers[r].off == 0) continue;
         snprintf(why, ALLREDUCE_WHY_BYTES, "rank %d: " SWITCH_VARIABLE "=0", r);
         return STATUS_OK;
     }
-    if (!same) TRY(make_hall(comm, greatest + 1, &hall, why));
+    if (!same) TRY(make_hall(comm, greatest + 1, data_bytes, &hall, why));
     if (hall != NULL) hall->users++;
     *out = hall;
     return STATUS_OK;

@@ -77,8 +77,9 @@ static void add_tile(Walk *walk, const WireSegment *segment, int64_t first, int6
 
 static void cut_segment(Walk *walk, const WireSegment *segment) {
     const WireLayer *layer = wire_layer(walk->map, segment->layer);
-    int64_t bucket = layer->raw ? RAW_ELEMS : layer->spec.bucket_size, step = TILES_ELEMS / bucket * bucket;
-    if (step == 0) step = bucket;
+    int64_t bucket = layer->raw ? RAW_ELEMS : layer->spec.bucket_size, buckets = TILES_ELEMS / bucket;
+    while (buckets > 1 && tile_bytes(walk->map, segment, buckets * bucket) > walk->room.bytes) buckets /= 2;
+    int64_t step = buckets > 1 ? buckets * bucket : bucket;
     for (int64_t at = 0; at < segment->elems; at += step) {
         int64_t left = segment->elems - at;
         add_tile(walk, segment, segment->first + at, left < step ? left : step);

@@ -190,7 +190,15 @@ static Status wait(void *state, DeviceStream *stream, DeviceEvent *event) {
 
 /* ---- questions ---- */
 
-static float *residual(void *state) { return ((HostEngine *)state)->residual; }
+static Status residual(void *state, float **out) {
+    *out = ((HostEngine *)state)->residual;
+    return STATUS_OK;
+}
+
+static Status restore(void *state, const float *from, int64_t elems) {
+    memcpy(((HostEngine *)state)->residual, from, (size_t)elems * sizeof(float));
+    return STATUS_OK;
+}
 
 static size_t explain(const void *state, char *text, size_t room) {
     const HostEngine *host = state;
@@ -208,5 +216,6 @@ const AllreduceEngine allreduce_host = {.agrees = true,
                                         .put = put,
                                         .wait = wait,
                                         .residual = residual,
+                                        .restore = restore,
                                         .explain = explain,
                                         .stages = &allreduce_host_stages};
