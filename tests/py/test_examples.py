@@ -66,11 +66,11 @@ def test_the_notebook(tmp_path):
     run(str(script), cwd=tmp_path)
 
 
-ELSEWHERE = ("vanilla_pytorch.py",)  # in test_bench_table.py
+ELSEWHERE = {"vanilla_pytorch.py": "py/test_bench_table.py", "torch_ddp_hook.py": "torch/test_example.py"}
 
 
 def test_all_examples_are_tested():
     tested = Path(__file__).read_text()
-    assert all(name in (ROOT / "tests/py/test_bench_table.py").read_text() for name in ELSEWHERE)
+    assert all(name in (ROOT / "tests" / test).read_text() for name, test in ELSEWHERE.items())
     for path in EXAMPLES.iterdir():
         assert path.name in tested or path.name in ("README.md", "__pycache__"), path.name

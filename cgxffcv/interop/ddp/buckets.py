@@ -39,12 +39,15 @@ class Bucket:
     def residual(self) -> np.ndarray | None:
         return None if self.plan is None else self.plan.residual
 
+    @property
+    def wire_bytes(self) -> int:
+        """That this rank sends in a step, each receiver counted."""
+        assert self.plan is not None
+        return self.plan.wire_bytes
+
     def explain(self) -> str:
-        return (
-            self.plan.explain()
-            if self.plan is not None
-            else "algorithm: the process group's allreduce (not compressed)"
-        )
+        assert self.plan is not None
+        return self.plan.explain()
 
 
 class PlainBucket(Bucket):
