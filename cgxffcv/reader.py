@@ -6,7 +6,7 @@ import json
 import operator
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv import files
-from cgxffcv.fields.base import ARGUMENT_BYTES, LAYOUT, Field
+from cgxffcv.fields.base import ARGUMENT_BYTES, LAYOUT, CoreField, Field
 from cgxffcv.sheet import as_html
 from cgxffcv.tables import Tables
 from cgxffcv.wording import counted
@@ -83,12 +83,13 @@ def layouts_of(custom: Mapping[str, Field]) -> list[dict[str, Any]]:
     return [{"name": name, **dict(zip(LAYOUT, field.layout(), strict=True))} for name, field in custom.items()]
 
 
-def check_custom_names(path: str, names: Iterable[str], kinds: Mapping[str, str]) -> None:
-    """KeyError, ValueError: custom_fields has a name that the file has not, or one whose kind the core reads itself."""
-    for name in names:
+def check_custom_names(path: str, custom: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
+    """KeyError, ValueError: custom_fields has a name that the file has not, or one whose kind the core reads itself.
+    A subclass of a core field may be named: what it stores, the core reads."""
+    for name, given in custom.items():
         if name not in kinds:
             raise KeyError(f"{path} has no field {name!r}; it has {', '.join(kinds)}")
-        if kinds[name] != "custom":
+        if kinds[name] != "custom" and not issubclass(given if isinstance(given, type) else type(given), CoreField):
             raise ValueError(f"{path}: custom_fields names {name!r}, whose kind {kinds[name]} the core reads itself")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cgxffcv import fields, files
+from cgxffcv.fields.base import ARGUMENT_BYTES, RECORDS
 
 HEADER = np.dtype(
     [
@@ -20,14 +21,8 @@ HEADER = np.dtype(
         ("alloc_table_ptr", "<u8"),
     ]
 )
-DESCRIPTOR = np.dtype([("type_id", "u1"), ("name", "u1", 16), ("arguments", "u1", fields.base.ARGUMENT_BYTES)])
+DESCRIPTOR = np.dtype([("type_id", "u1"), ("name", "u1", 16), ("arguments", "u1", ARGUMENT_BYTES)])
 REGION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
-IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
-BYTES = np.dtype([("ptr", "<u8"), ("size", "<u8")])
-RECORDS = {
-    "int": np.dtype("<i8"), "float": np.dtype("<f8"), "image": IMAGE, "bytes": BYTES, "json": BYTES,
-    "array": np.dtype("<u8"), "tensor": np.dtype("<u8"),
-}  # fmt: skip
 PACKED = ("image", "bytes", "json")
 PLAIN = {
     "int": fields.IntField, "float": fields.FloatField, "image": fields.RGBImageField, "bytes": fields.BytesField,

@@ -79,7 +79,7 @@ class Field:
         return FieldDecoder
 
     def encode(self, destination: np.ndarray, value: Any, malloc: Callable[[int], tuple[int, np.ndarray]]) -> None:
-        raise NotImplementedError(f"{type(self).__name__} must define encode(destination, value, malloc)")
+        raise TypeError(f"{type(self).__name__} must define encode(destination, value, malloc)")
 
     def layout(self) -> tuple[int, int, int, int]:
         """(record bytes, alignment, offset of the pointer or -1, offset of the size or -1) of a custom field."""
@@ -127,13 +127,58 @@ class Field:
 
 
 # What FFCV, or this package for a field of type 255, calls to write and read a value.
-HOOKS = ["metadata_type", "encode", "decode", "to_binary", "from_binary", "get_decoder_class"]
+HOOKS = ["metadata_type", "decode", "to_binary", "from_binary", "get_decoder_class"]
 HOOKS += ["pointer_field", "size_field", "layout"]
+
+
+# Records of the fields that the core stores, as FFCV's `encode` fills them.
+BYTES_RECORD = np.dtype([("ptr", "<u8"), ("size", "<u8")])
+RECORDS = {
+    "int": np.dtype("<i8"), "float": np.dtype("<f8"), "bytes": BYTES_RECORD, "json": BYTES_RECORD,
+    "image": np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")]),
+    "array": np.dtype("<u8"), "tensor": np.dtype("<u8"),
+}  # fmt: skip
+
+
+class Encoded:
+    """What an own `encode` of a core field does with its `malloc`: the value that it hands to super().encode, or the
+    memory that it fills itself."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self.regions: list[np.ndarray] = []
+
+    def __call__(self, size: int) -> tuple[int, np.ndarray]:
+        self.regions.append(np.zeros(size, np.uint8))
+        return 0, self.regions[-1]
 
 
 class CoreField(Field):
     """A kind of field that the C core encodes and decodes itself. A subclass may override `convert`, which gives the
-    value to store; the hooks of a field of type 255 are never called, so one that overrides them is refused."""
+    value to store, or, as with FFCV, `encode`, which hands that value to super().encode, or fills destination and
+    memory itself. The other hooks of a field of type 255 are never called, so one that overrides them is refused."""
+
+    def encode(self, destination: np.ndarray, value: Any, malloc: Callable[[int], tuple[int, np.ndarray]]) -> None:
+        if not isinstance(malloc, Encoded):
+            raise TypeError(f"{type(self).__name__}.encode is called by the writer alone")
+        malloc.values.append(value)
+
+    def _encoded(self, value: Any) -> Any:
+        """The value that an own `encode` stores for this one."""
+        encoded, kind = Encoded(), self.describe("field")["kind"]
+        destination = np.zeros(1, RECORDS[kind])
+        self.encode(destination, value, encoded)
+        if encoded.values:
+            return encoded.values[-1]
+        if kind in ("int", "float"):
+            return destination[0]
+        if len(encoded.regions) != 1 or kind == "image":
+            raise ValueError(f"{type(self).__name__}.encode must call super().encode, or malloc once")
+        return self._of_bytes(encoded.regions[0])
+
+    def _of_bytes(self, data: np.ndarray) -> Any:
+        """The value whose stored bytes these are."""
+        return data.tobytes()
 
     def _kind(self) -> type[CoreField]:
         """The class of this package that the field is one of."""
@@ -149,15 +194,20 @@ class CoreField(Field):
                     "field of your own: a subclass of Field with metadata_type and encode"
                 )
 
+    def _overrides(self, hook: str) -> bool:
+        return hook in vars(self) or getattr(type(self), hook) is not getattr(self._kind(), hook)
+
     def converts_itself(self) -> bool:
-        """Whether `convert` is not this package's, so that each value must go through it."""
-        return "convert" in vars(self) or type(self).convert is not self._kind().convert
+        """Whether `convert` or `encode` is not this package's, so that each value must go through it."""
+        return self._overrides("convert") or self._overrides("encode")
 
     def converter(self) -> Callable[[Any], Any]:
-        if not self.converts_itself():
-            return self.convert
         check = self._kind().convert.__get__(self)
-        return lambda value: check(self.convert(value))
+        if self._overrides("encode"):
+            return lambda value: check(self._encoded(value))
+        if self._overrides("convert"):
+            return lambda value: check(self.convert(value))
+        return self.convert
 
 
 def _check_int(name: str, value: Any, least: int, most: int | None = None) -> int:

@@ -23,7 +23,12 @@ class JSONField(CoreField):
         return spec("json", name)
 
     def converter(self) -> Callable[[Any], Any]:
+        if self._overrides("encode"):
+            return lambda value: self.convert(self._encoded(value))
         return self.convert  # gives text, which is no value to be converted again
+
+    def _of_bytes(self, data: np.ndarray) -> Any:
+        return parse_row(data)
 
     def convert(self, value: Any) -> bytes:
         return json.dumps(value).encode("ascii") + b"\0"

@@ -66,6 +66,9 @@ class NDArrayField(CoreField):
             raise ValueError(f"an array of shape {self.shape} was expected, not {array.shape}")
         return np.ascontiguousarray(array).reshape(self.shape)
 
+    def _of_bytes(self, data: np.ndarray) -> np.ndarray:
+        return data.view(self.dtype).reshape(self.shape)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.dtype.name!r}, {self.shape})"
 

@@ -134,17 +134,19 @@ class Loader:
         hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))} and next_epoch"
         raise AttributeError(f"a Loader has no setting {name!r}: to assign it would change nothing{hint}")
 
-    def _adopt(self, plan: Plan, before: Plan | None) -> None:
-        """Makes the plan the Loader's, or leaves all as it was. A class given as the order sees it from here on."""
+    def _adopt(self, plan: Plan, before: Plan | None, ordered: bool = False) -> None:
+        """Makes the plan the Loader's, or leaves all as it was. A class given as the order sees it from here on.
+        ordered: the order of the plan before goes on, also where it has drawn already."""
         self._plan = plan
         try:
-            plan.prepare(self)
+            plan.prepare(self, before if ordered else None)
         except BaseException:
             plan.core.close()
             if before is not None:
                 self._plan = before
             raise
-        self._drawn = None
+        if not ordered:
+            self._drawn = None
         if self._pass == 0:
             self._last = None
         if before is not None and before is not self._last:
@@ -201,7 +203,14 @@ class Loader:
 
     # ---- passes ----
 
+    def _take_changes(self) -> None:
+        """What has been assigned to decoders and transforms themselves (`decoder.output_size = ...`) counts as well."""
+        if self._plan.outdated(self._fname):
+            before = self._plan
+            self._adopt(Plan(before.arguments, before.core.again(), before.custom, before), before, ordered=True)
+
     def __iter__(self) -> EpochIterator:
+        self._take_changes()
         plan, (epoch, first, order) = self._plan, self._next_pass()
         total = plan.core.batches(plan.num_samples if order is None else len(order))
         self._end_pass()

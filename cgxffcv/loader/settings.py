@@ -7,7 +7,7 @@ import operator
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,13 @@ def copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
     fixed = {name: tuple(steps) if isinstance(steps, list) else steps for name, steps in pipelines.items()}
     kwargs = MappingProxyType(dict(arguments["order_kwargs"] or {}))
     return {**arguments, "pipelines": MappingProxyType(fixed), "order_kwargs": kwargs}
+
+
+def same_columns(some: Sequence[Output], others: Sequence[Output]) -> bool:
+    try:
+        return [output.columns for output in some] == [output.columns for output in others]
+    except ValueError:  # arrays that are not the same have no plain answer
+        return False
 
 
 class Plan:
@@ -105,12 +112,20 @@ class Plan:
         self.order_option, source, self.window = choose_order(order, kwargs, loader)
         self.own_order = None if source is None else OwnOrder(source, self.chosen, self.core.in_file)
 
-    def prepare(self, loader: Loader) -> None:
-        """Everything that is left to check, and the core made ready."""
-        self.choose_order(loader)
-        self.outputs = compile_outputs(
-            self.core.fields(), self.arguments["pipelines"], loader.fname, self.custom, self.arrays
-        )
+    def compile(self, path: str) -> list[Output]:
+        return compile_outputs(self.core.fields(), self.arguments["pipelines"], path, self.custom, self.arrays)
+
+    def outdated(self, path: str) -> bool:
+        """Whether the pipelines' decoders and transforms have other values now than when the core was made ready."""
+        return not same_columns(self.outputs, self.compile(path))
+
+    def prepare(self, loader: Loader, ordered: Plan | None = None) -> None:
+        """Everything that is left to check, and the core made ready. ordered: a plan whose order goes on."""
+        if ordered is None:
+            self.choose_order(loader)
+        else:
+            self.order_option, self.own_order, self.window = ordered.order_option, ordered.own_order, ordered.window
+        self.outputs = self.compile(loader.fname)
         self.core.prepare(
             [column for output in self.outputs for column in output.columns],
             self.chosen,

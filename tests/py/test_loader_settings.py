@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tiny_beton
 
-from cgxffcv.decoders import IntDecoder
+from cgxffcv import transforms as tf
+from cgxffcv.decoders import IntDecoder, RandomResizedCropRGBImageDecoder
 from cgxffcv.loader import Loader, OrderOption
 from cgxffcv.pipeline import PipelineSpec
 
@@ -437,3 +438,38 @@ def test_filter_keeps_the_settings_that_were_assigned(path):
         loader.batch_size, loader.indices, loader.order = 3, range(12), Drawing()
         with loader.filter("label", lambda value: value[0] % 2 == 0) as even:
             assert even.batch_size == 3 and sorted(flat(epoch_of(even))) == [0, 2, 4, 6, 8, 10]
+
+
+def test_what_is_assigned_to_a_decoder_counts_from_the_next_epoch_on(tmp_path):
+    """As FFCV's training on ImageNet lets the resolution grow."""
+    images = list(np.random.default_rng(2).integers(0, 256, (24, 40, 50, 3), dtype=np.uint8))
+    path = tiny_beton.write(tmp_path / "a.beton", {"image": ("image", images)})
+    drawn = []
+
+    def order(epoch):
+        drawn.append(epoch)
+        return np.random.default_rng(epoch).permutation(24)
+
+    decoder, flip = RandomResizedCropRGBImageDecoder((16, 16)), tf.RandomHorizontalFlip(0)
+    with Loader(path, 8, 2, pipelines={"image": [decoder, flip]}, seed=4, ids=True, order=order) as loader:
+        first = iter(loader)
+        shown = [next(first)]
+        decoder.output_size, flip.flip_prob = (32, 24), 1.0
+        shown += list(first)
+        assert [image.shape for image, _ in shown] == [(8, 16, 16, 3)] * 3
+        coming = loader.next_traversal_order()
+        grown = list(loader)
+        assert [image.shape for image, _ in grown] == [(8, 32, 24, 3)] * 3 and drawn == [0, 1]
+        np.testing.assert_array_equal(np.concatenate([ids for _, ids in grown]), coming)
+        core = loader._core
+        list(loader)
+        assert loader._core is core  # nothing has changed since
+        same = RandomResizedCropRGBImageDecoder((32, 24)), tf.RandomHorizontalFlip(1)
+        with Loader(path, 8, 1, pipelines={"image": list(same)}, seed=4) as other:
+            (want,) = other.get_batch(coming[:8], epoch=1)
+            np.testing.assert_array_equal(grown[0][0], want)
+        decoder.output_size = (0, 5)
+        with pytest.raises(ValueError, match="0x5"):
+            iter(loader)
+        decoder.output_size = (5, 5)
+        assert next(iter(loader))[0].shape == (8, 5, 5, 3)

@@ -2,6 +2,7 @@
 
 import os
 
+import beton_files as files
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from cgxffcv.fields import (
     RGBImageField,
     TorchTensorField,
 )
+from cgxffcv.loader import Loader
 
 IMAGE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 KINDS = {
@@ -28,7 +30,6 @@ KINDS = {
     RGBImageField: ((), IMAGE, IMAGE[::-1]),
 }
 HOOKS = {
-    "encode": lambda self, destination, value, malloc: None,
     "to_binary": lambda self: b"mine",
     "from_binary": classmethod(lambda cls, arguments: cls()),
     "metadata_type": np.dtype("<u8"),
@@ -103,6 +104,57 @@ def test_what_an_own_convert_gives_is_checked(tmp_path, field, reason):
     field.convert = lambda value: None if isinstance(field, JSONField) else wrong
     with pytest.raises(BetonError, match=reason):
         DatasetWriter(tmp_path / "x", {"f": field}, num_workers=1).from_indexed_dataset([(1,)])
+
+
+@pytest.mark.parametrize("how", ["class", "mixin", "instance"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_an_own_encode_hands_on_the_value_to_store(tmp_path, kind, how):
+    """As FFCV's subclasses do: what they are given is another value than what they store."""
+    arguments, value, other = KINDS[kind]
+
+    def encode(self, destination, given, malloc):
+        assert given == "anything"
+        return kind.encode(self, destination, other, malloc)
+
+    field = kind(*arguments)
+    if how == "instance":
+        field.encode = encode.__get__(field)
+    else:
+        bases = (kind,) if how == "class" else (type("Mixin", (), {"encode": encode}), kind)
+        field = type("Mine", bases, {"encode": encode} if how == "class" else {})(*arguments)
+    DatasetWriter(tmp_path / "x", {"f": field}, num_workers=1).from_indexed_dataset([("anything",)] * 3)
+    with Reader(tmp_path / "x", custom_fields={"f": type(field)}) as reader:
+        assert files.same(reader[2]["f"], other) and not files.same(reader[2]["f"], value)
+
+
+class Text(NDArrayField):
+    """Texts of one length, filled in by hand."""
+
+    def __init__(self, length):
+        super().__init__(np.dtype("uint8"), (length,))
+
+    def encode(self, destination, value, malloc):
+        destination[0], data = malloc(self.shape[0])
+        data[: len(value)] = np.frombuffer(value.encode(), np.uint8)
+
+
+class Length(IntField):
+    def encode(self, destination, value, malloc):
+        destination[0] = len(value)
+
+
+def test_an_own_encode_may_fill_memory_itself(tmp_path):
+    fields = {"text": Text(5), "length": Length()}
+    DatasetWriter(tmp_path / "x", fields, num_workers=1).from_indexed_dataset([("ab", "ab"), ("cde", "cde")])
+    with Loader(tmp_path / "x", 2, custom_fields={"text": Text}, arrays="numpy") as loader:
+        text, length = next(iter(loader))
+    assert [row.tobytes() for row in text] == [b"ab\0\0\0", b"cde\0\0"] and length[:, 0].tolist() == [2, 3]
+    with pytest.raises(BetonError, match="a uint8 .5. was expected|an array of shape|reshape|size"):
+        bad = type("Bad", (Text,), {"encode": lambda self, destination, value, malloc: malloc(3)})(5)
+        DatasetWriter(tmp_path / "y", {"f": bad}, num_workers=1).from_indexed_dataset([("a",)])
+    with pytest.raises(BetonError, match=r"must call super\(\).encode, or malloc once"):
+        bad = type("Bad", (Text,), {"encode": lambda self, destination, value, malloc: None})(5)
+        DatasetWriter(tmp_path / "y", {"f": bad}, num_workers=1).from_indexed_dataset([("a",)])
 
 
 class Own(Field):
