@@ -86,7 +86,7 @@ def test_bits_that_are_refused(error, value, expected):
 
 
 def test_names_of_no_parameter():
-    for name, hint in (("head.weigth", "did you mean 'head.weight'"), ("heads.*", "'heads.*', which no parameter")):
+    for name, hint in (("head.weigth", "did you mean head.weight"), ("heads.*", "'heads.*', which no parameter")):
         with pytest.raises(ValueError, match="bucket_size names .*" + hint.replace("*", r"\*")):
             PerLayer("bucket_size", {name: 64}, 1024, check_bucket_size).check_names(NAMES)
 
