@@ -8,22 +8,24 @@ extern "C" {
 #include "comm/window.h"
 }
 
-#define WINDOW_LOOK_SPINS 64    /* between two looks at the signs, with a pause */
-#define WINDOW_CLOCK_SPINS 1024 /* between two at the clock */
-#define WINDOW_PAUSE_NS 100
+#define WINDOW_PAUSE_NS 32 /* between two looks at a flag; doubles up to the next */
+#define WINDOW_MOST_PAUSE_NS 1024
+#define WINDOW_SIGNS_NS 200000 /* between two looks at the signs, which lie in host memory */
 
-/* Whether the flag has come to be `value`; false once the host has said so, or the time is over. */
+/* Whether the flag has come to be `value`; false once the host has said so, or the time is over. By few threads at a
+ * time: each look is a read of memory that others write to. */
 static __device__ __forceinline__ bool window_await(const uint32_t *flag, uint32_t value, const CommWindowSigns *signs,
                                                     uint64_t timeout_ns) {
-    uint64_t begin = 0;
-    for (uint32_t spins = 1; signal_load(flag) != value; spins++) {
-        if (spins % WINDOW_LOOK_SPINS != 0) continue;
-        if (signs->abort != 0) return false;
-        __nanosleep(WINDOW_PAUSE_NS);
-        if (spins % WINDOW_CLOCK_SPINS != 0) continue;
-        uint64_t now = signal_clock_ns();
-        if (begin == 0) begin = now;
-        if (now - begin > timeout_ns) return false;
+    if (signal_load(flag) == value) return true;
+    const uint64_t begin = signal_clock_ns();
+    uint64_t looked = begin;
+    for (unsigned pause = WINDOW_PAUSE_NS; signal_load(flag) != value;) {
+        __nanosleep(pause);
+        if (pause < WINDOW_MOST_PAUSE_NS) pause *= 2;
+        const uint64_t now = signal_clock_ns();
+        if (now - looked < WINDOW_SIGNS_NS) continue;
+        looked = now;
+        if (signs->abort != 0 || now - begin > timeout_ns) return false;
     }
     return true;
 }

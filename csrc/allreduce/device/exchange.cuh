@@ -1,11 +1,12 @@
 /* The exchange between GPUs, in three kernels that are put on a stream one after the other, round by round. A block of
  * WARPS warps takes tiles in turn (grid-stride); of a tile a warp takes a bucket at a time, or a piece of what travels
- * as it is.
+ * as it is. A block waits for all of its tiles before the first, and raises their flags after the last: a fence for the
+ * system takes as long as a tile.
  *
- * push    quantises own elements into the windows of those who add them, then raises the tile's flag there
- * reduce  (not with one-shot) waits for the terms of an own tile, adds them and its own elements in rank order in
- *         registers, quantises the sum into all windows, its own too, then raises the flag there
- * gather  waits for the results of a tile (with one-shot: for all terms, its own too), decodes, adds, divides, stores
+ * push    quantises own elements into the windows of those who add them, then raises the tiles' flags there
+ * reduce  (not with one-shot) waits for the terms of own tiles, adds them and its own elements in rank order in
+ *         registers, quantises the sum into all windows, its own too, then raises the flags there
+ * gather  waits for the results of tiles (with one-shot: for all terms, its own too), decodes, adds, divides, stores
  *
  * No kernel waits for another of the same stream, so blocks may run in any order and a few at a time, and ranks may
  * share a GPU. Round e uses half e % 2 of each window, and nobody writes there before all have read round e - 2: a rank
@@ -25,7 +26,7 @@ extern "C" {
 }
 
 #define WARPS 8
-#define BLOCKS_EACH 3 /* resident on a multiprocessor */
+#define BLOCKS_EACH 2 /* resident on a multiprocessor */
 
 /* ---- places ---- */
 
@@ -108,21 +109,63 @@ __device__ static __forceinline__ void exchange_fail(const ExchangePlan *plan, C
     if (atomicCAS(&plan->state->failed, 0u, 1u) == 0) window_report(plan->signs, what, rank, tile, epoch);
 }
 
-/* The whole warp waits for rows [row, row + rows) of the tile, a lane for each, but for row `own`. */
-__device__ static __forceinline__ bool exchange_await(const ExchangePlan *plan, const DeviceTile &tile, uint32_t epoch,
-                                                      int row, int rows, int own) {
-    const int lane = quant_lane();
-    bool here = true;
-    if (lane < rows && lane != own) {
-        const uint32_t *flag = exchange_flag(&plan->window, plan->rank, epoch, row + lane, tile.number);
-        here = window_await(flag, epoch, plan->signs, plan->timeout_ns);
-        if (!here) {
-            bool results = row >= plan->ranks;
-            exchange_fail(plan, results ? COMM_WINDOW_RESULTS : COMM_WINDOW_TERMS, results ? (int)tile.owner : lane,
-                          tile.number, epoch);
-        }
+/* The tiles of a launch that are this block's: first, first + step ... */
+struct ExchangeTurns {
+    int64_t begin, count; /* of the launch; turn i is begin + i, from `wraps` on less `less` */
+    int64_t wraps, less;
+    int64_t mine; /* of this block */
+
+    __device__ __forceinline__ ExchangeTurns(int64_t begin_, int64_t count_, int64_t wraps_, int64_t less_)
+        : begin(begin_), count(count_), wraps(wraps_), less(less_) {
+        int64_t left = count - (int64_t)blockIdx.x;
+        mine = left > 0 ? (left + gridDim.x - 1) / gridDim.x : 0;
     }
-    return __all_sync(WHOLE_WARP, here);
+
+    __device__ __forceinline__ const DeviceTile *tile(const ExchangePlan *plan, int64_t turn) const {
+        int64_t index = begin + (int64_t)blockIdx.x + turn * gridDim.x;
+        return plan->tiles + (index < wraps ? index : index - less);
+    }
+};
+
+/* One thread waits for a row of a tile. */
+__device__ static __forceinline__ bool exchange_await(const ExchangePlan *plan, const DeviceTile *tile, uint32_t epoch,
+                                                      int row) {
+    const uint32_t *flag = exchange_flag(&plan->window, plan->rank, epoch, row, tile->number);
+    if (window_await(flag, epoch, plan->signs, plan->timeout_ns)) return true;
+    bool results = row >= plan->ranks;
+    exchange_fail(plan, results ? COMM_WINDOW_RESULTS : COMM_WINDOW_TERMS, results ? (int)tile->owner : row,
+                  tile->number, epoch);
+    return false;
+}
+
+/* The block waits for the terms of all ranks but `own`, or for the results, of all of its tiles: for those of the first
+ * by a few threads, so that the others do not disturb what is being written. */
+__device__ static __forceinline__ bool exchange_await_all(const ExchangePlan *plan, const ExchangeTurns &turns,
+                                                          uint32_t epoch, bool results, int own) {
+    const int rows = results ? 1 : plan->ranks;
+    bool here = true;
+    for (int64_t from = 0; from < turns.mine; from = from == 0 ? 1 : turns.mine) {
+        int64_t to = from == 0 ? 1 : turns.mine;
+        for (int64_t i = from * rows + threadIdx.x; here && i < to * rows; i += WARPS * WARP) {
+            const DeviceTile *tile = turns.tile(plan, i / rows);
+            int row = results ? plan->ranks + tile->owner : (int)(i % rows);
+            if (row != own) here = exchange_await(plan, tile, epoch, row);
+        }
+        here = __syncthreads_and(here) != 0;
+    }
+    return here;
+}
+
+/* What the block has written in row `row` of its tiles can be read. */
+__device__ static __forceinline__ void exchange_raise_all(const ExchangePlan *plan, const ExchangeTurns &turns,
+                                                          uint32_t epoch, int row, bool to_owner) {
+    const int to = to_owner ? 1 : plan->ranks;
+    __syncthreads();
+    for (int64_t i = threadIdx.x; i < turns.mine * to; i += WARPS * WARP) {
+        const DeviceTile *tile = turns.tile(plan, i / to);
+        int rank = to_owner ? (int)tile->owner : (int)(i % to);
+        exchange_raise(plan, rank, epoch, row, *tile);
+    }
 }
 
 /* ---- elements ---- */
@@ -256,17 +299,14 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
     const int thread = (int)threadIdx.x;
     if (thread < plan->ranks) bases[thread] = exchange_region(&plan->window, thread, epoch, plan->rank);
     __syncthreads();
-    const int64_t foreign = (round.end - round.begin) - (round.own_end - round.own_begin);
-    for (int64_t i = blockIdx.x; i < foreign; i += gridDim.x) {
-        int64_t index = round.own_end + i; /* each rank begins behind its own */
-        if (index >= round.end) index -= round.end - round.begin;
-        const DeviceTile tile = plan->tiles[index];
-        int first = plan->one_shot ? 0 : tile.owner, count = plan->one_shot ? plan->ranks : 1;
-        QuantSink sink = {bases + first, count};
+    const int64_t all = round.end - round.begin, own = round.own_end - round.own_begin;
+    const ExchangeTurns turns(round.own_end, all - own, round.end, all); /* each rank begins behind its own */
+    for (int64_t i = 0; i < turns.mine; i++) {
+        const DeviceTile tile = *turns.tile(plan, i);
+        QuantSink sink = {plan->one_shot ? bases : bases + tile.owner, plan->one_shot ? plan->ranks : 1};
         exchange_push_tile<TYPE, CODEC>(plan, buffer, tile, sink, &rooms[thread / WARP]);
-        __syncthreads();
-        if (thread < count) exchange_raise(plan, first + thread, epoch, plan->rank, tile);
     }
+    exchange_raise_all(plan, turns, epoch, plan->rank, !plan->one_shot);
 }
 
 template <QuantType TYPE, QuantCodec CODEC>
@@ -306,14 +346,13 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
     const int thread = (int)threadIdx.x, row = plan->ranks + plan->rank;
     if (thread < plan->ranks) bases[thread] = exchange_region(&plan->window, thread, epoch, row);
     __syncthreads();
-    for (int64_t i = round.own_begin + blockIdx.x; i < round.own_end; i += gridDim.x) {
-        const DeviceTile tile = plan->tiles[i];
+    const ExchangeTurns turns(round.own_begin, round.own_end - round.own_begin, round.own_end, 0);
+    if (!exchange_await_all(plan, turns, epoch, false, plan->rank)) return;
+    for (int64_t i = 0; i < turns.mine; i++) {
         QuantSink sink = {bases, plan->ranks};
-        bool here = exchange_await(plan, tile, epoch, 0, plan->ranks, plan->rank);
-        if (here) exchange_reduce_tile<TYPE, CODEC>(plan, buffer, tile, epoch, sink, &rooms[thread / WARP]);
-        if (!__syncthreads_and(here)) return;
-        if (thread < plan->ranks) exchange_raise(plan, thread, epoch, row, tile);
+        exchange_reduce_tile<TYPE, CODEC>(plan, buffer, *turns.tile(plan, i), epoch, sink, &rooms[thread / WARP]);
     }
+    exchange_raise_all(plan, turns, epoch, row, false);
 }
 
 /* Adds rows [row, row + rows) of a piece. */
@@ -365,12 +404,12 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
     exchange_gather_kernel(const ExchangePlan *plan, ExchangeRound round, void *buffer) {
     __shared__ QuantRoom rooms[WARPS];
     uint32_t epoch;
-    bool goes_on = exchange_begin(plan, round, &epoch);
-    for (int64_t i = round.begin + blockIdx.x; goes_on && i < round.end; i += gridDim.x) {
-        const DeviceTile tile = plan->tiles[i];
-        int row = plan->one_shot ? 0 : plan->ranks + tile.owner, rows = plan->one_shot ? plan->ranks : 1;
-        goes_on = exchange_await(plan, tile, epoch, row, rows, -1);
-        if (goes_on) {
+    const bool goes_on = exchange_begin(plan, round, &epoch);
+    const ExchangeTurns turns(round.begin, round.end - round.begin, round.end, 0);
+    if (goes_on && exchange_await_all(plan, turns, epoch, !plan->one_shot, -1)) {
+        for (int64_t i = 0; i < turns.mine; i++) {
+            const DeviceTile tile = *turns.tile(plan, i);
+            int row = plan->one_shot ? 0 : plan->ranks + tile.owner, rows = plan->one_shot ? plan->ranks : 1;
             exchange_gather_tile<TYPE, CODEC>(plan, buffer, tile, epoch, row, rows, &rooms[threadIdx.x / WARP]);
         }
     }
