@@ -8,6 +8,8 @@ from typing import Any
 
 from _cgxffcv import ALLREDUCE_ALGORITHMS, CODECS, ROUNDINGS
 
+from cgxffcv.costs import Lines
+
 __all__ = ["Compression"]
 
 NAMES = {
@@ -36,6 +38,7 @@ class Compression:
             if value not in names:
                 raise ValueError(f"compression {name} must be one of {', '.join(names)}, not {value!r}")
 
-    def core(self, seed: int, threads: int) -> dict[str, Any]:
-        """As the C core takes it."""
-        return vars(self) | {"layers": list(self.layers.items()), "seed": seed, "threads": threads}
+    def core(self, seed: int, threads: int, lines: Lines | None = None) -> dict[str, Any]:
+        """As the C core takes it, with the cost lines that "auto" goes by; None: a rule."""
+        more = {"layers": list(self.layers.items()), "seed": seed, "threads": threads, "costs": lines}
+        return vars(self) | more

@@ -11,7 +11,7 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
-from cgxffcv import checkpoint, nn, recipes
+from cgxffcv import checkpoint, costs, nn, recipes
 from cgxffcv.device import choose as choose_gpu
 from cgxffcv.device import devices
 from cgxffcv.errors import UserError
@@ -151,6 +151,11 @@ class Trainer:
         wishes = [wish for wish in self._team.gather(self._steps.at_once) if wish is not None]
         self._at_once = min(wishes, default=None)
 
+    def _lines(self, compression: Compression) -> costs.Lines | None:
+        """Those that `cgxffcv calibrate` has kept: nothing is measured before a training."""
+        asked = self.ranks > 1 and compression.bits != 32 and compression.algorithm == "auto"
+        return costs.kept(self.comm, self.gpu) if asked else None
+
     def _build(self, compression, threads, precision, test_batch) -> None:
         recipe, plan, ranks = self.recipe, self.plan, self.ranks
         network = self.network = nn.Network(
@@ -163,7 +168,7 @@ class Trainer:
         core = _cgxffcv.Trainer(
             network.core,
             self.comm if ranks > 1 else None,
-            compression.core(self.seed, network.threads),
+            compression.core(self.seed, network.threads, self._lines(compression)),
             groups=[group.core() for group in plan.groups],
             phases=[vars(phase) for phase in plan.phases],
             steps=plan.steps,

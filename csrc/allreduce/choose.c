@@ -58,8 +58,13 @@ static Status choose_plain(const Choice *choice, AllreduceAlgorithm next, double
 
 static Status choose_by_costs(const Choice *choice) {
     const AllreduceSetup *setup = choice->setup;
+    const AllreduceExtent *first = setup->extents;
     AllreduceAlgorithm best = ALLREDUCE_AUTO;
     double least = 0, plain = allreduce_predict(setup, ALLREDUCE_EXACT, choice->table->elems);
+    if (choice->extent != first) { /* one engine does all: it compresses every length, or none */
+        if (first->algorithm == ALLREDUCE_EXACT) return choose(choice, ALLREDUCE_EXACT, first->reason);
+        plain = 0;
+    }
     for (int a = 0; a < ALLREDUCE_ALGORITHMS; a++) {
         double seconds = allreduce_predict(setup, (AllreduceAlgorithm)a, choice->table->elems);
         if (a == ALLREDUCE_EXACT || seconds <= 0 || (best != ALLREDUCE_AUTO && seconds >= least)) continue;

@@ -68,11 +68,23 @@ static void add_costs(Text *text, const AllreduceSetup *setup) {
     }
 }
 
+static void add_choice(Text *text, const AllreduceSetup *setup) {
+    const AllreduceExtent *extent = &setup->extents[0];
+    add(text, "algorithm: %s (%s)\n", allreduce_algorithm_name((int)extent->algorithm), extent->reason);
+}
+
+size_t allreduce_describe_choice(const AllreduceSetup *setup, char *out, size_t bytes) {
+    Text text = {out, bytes, 0};
+    add_choice(&text, setup);
+    add_costs(&text, setup);
+    return text.used;
+}
+
 size_t allreduce_describe(const AllreduceSetup *setup, char *out, size_t bytes) {
     Text text = {out, bytes, 0};
     const AllreduceExtent *extent = &setup->extents[0];
     int size = comm_size(setup->comm);
-    add(&text, "algorithm: %s (%s)\n", allreduce_algorithm_name((int)extent->algorithm), extent->reason);
+    add_choice(&text, setup);
     if (extent->algorithm == ALLREDUCE_RING && size > 4) {
         add(&text, "warning: a ring of %d ranks quantises %d times on the way; sra quantises twice\n", size, size);
     }

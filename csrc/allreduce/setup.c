@@ -117,6 +117,15 @@ static Status add_extents(AllreduceSetup *setup, const AllreduceBuffer *buffer) 
     return STATUS_OK;
 }
 
+/* Whether that was chosen for all lengths, whatever was asked for. */
+static bool became_exact(const AllreduceSetup *setup) {
+    bool exact = true;
+    for (int i = 0; i < setup->extent_count; i++) {
+        exact = exact && setup->extents[i].algorithm == ALLREDUCE_EXACT;
+    }
+    return exact;
+}
+
 static bool is_exact(const AllreduceBuffer *buffer, const AllreduceOptions *options) {
     bool exact = options->bits == ALLREDUCE_UNCOMPRESSED;
     for (int i = 0; i < buffer->layer_count; i++) {
@@ -163,7 +172,9 @@ Status allreduce_setup_fill(AllreduceSetup *setup, Comm *comm, const AllreduceBu
         *setup->run = (AllreduceRun){0};
     }
     TRY(copy_layers(setup, buffer));
-    return add_extents(setup, buffer);
+    TRY(add_extents(setup, buffer));
+    setup->exact = setup->exact || became_exact(setup);
+    return STATUS_OK;
 }
 
 void allreduce_setup_free(AllreduceSetup *setup) {

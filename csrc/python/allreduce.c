@@ -25,9 +25,7 @@ static const SpecTable layer_table = {"layer",
                                        SPEC_MEMBER(AllreduceLayer, elems), SPEC_MEMBER(AllreduceLayer, dims),
                                        SPEC_MEMBER(AllreduceLayer, bits), SPEC_MEMBER(AllreduceLayer, bucket_size)}};
 
-/* {algorithm: (latency, seconds an element, seconds a byte)}, as allreduce_measure gives it. */
-static int parse_costs(PyObject *object, void *out) {
-    AllreduceSettings *settings = out;
+int py_allreduce_parse_costs(PyObject *object, AllreduceCosts *out) {
     PyObject *name, *line;
     Py_ssize_t at = 0;
     if (object == Py_None) return 0;
@@ -48,12 +46,18 @@ static int parse_costs(PyObject *object, void *out) {
             good = false;
         }
         if (!good) Py_CLEAR(copy);
-        if (good) settings->costs.lines[algorithm] = parsed;
+        if (good) out->lines[algorithm] = parsed;
     }
     if (copy == NULL) return -1;
     Py_DECREF(copy);
-    settings->options.costs = &settings->costs;
-    return 0;
+    return 1;
+}
+
+static int parse_costs(PyObject *object, void *out) {
+    AllreduceSettings *settings = out;
+    int given = py_allreduce_parse_costs(object, &settings->costs);
+    if (given > 0) settings->options.costs = &settings->costs;
+    return given < 0 ? -1 : 0;
 }
 
 #define OPTION(member) SPEC_KEY(AllreduceSettings, options.member, #member)

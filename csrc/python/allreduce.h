@@ -28,6 +28,10 @@ typedef struct AllreduceSettings {
     AllreduceCosts costs; /* options.costs, unless that is NULL */
 } AllreduceSettings;
 
+/* {algorithm: (latency, seconds an element, seconds a byte)}, as allreduce_measure gives it, or None: 1 or 0, and -1
+ * with an exception set. */
+int py_allreduce_parse_costs(PyObject *object, AllreduceCosts *out);
+
 /* From keyword arguments, all of them; *out starts with allreduce_defaults and stays where it is. 0, or -1 with an
  * exception set. */
 int py_allreduce_parse(PyObject *kwargs, AllreduceSettings *out);

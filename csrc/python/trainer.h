@@ -49,6 +49,7 @@ int py_trainer_parse_settings(PyObject *keywords, TrainerSettings *out);
 /* How gradients are reduced, from a dict; `keep` is a list that comes in, and holds the layers' names. */
 typedef struct TrainerReduction {
     AllreduceOptions options;
+    AllreduceCosts costs; /* options.costs, unless that is NULL */
     TrainerLayerBits layers[TRAINER_MAX_LAYER_BITS];
     int layer_count;
     PyObject *keep; /* borrowed */

@@ -1,4 +1,5 @@
 /* What a Trainer is made of, from dicts that cgxffcv/train/trainer.py makes. */
+#include "python/allreduce.h"
 #include "python/arguments.h"
 #include "python/spec.h"
 #include "python/train.h"
@@ -94,6 +95,13 @@ static int parse_layer_bits(PyObject *value, void *out) {
     return result;
 }
 
+static int parse_costs(PyObject *object, void *out) {
+    TrainerReduction *reduction = out;
+    int given = py_allreduce_parse_costs(object, &reduction->costs);
+    if (given > 0) reduction->options.costs = &reduction->costs;
+    return given < 0 ? -1 : 0;
+}
+
 #define OPTION(member) SPEC_KEY(TrainerReduction, options.member, #member)
 #define CHOICE(member, names) SPEC_ENUM_KEY(TrainerReduction, options.member, #member, names)
 
@@ -101,7 +109,7 @@ static const SpecTable reduction_table = {
     "reduction",
     {OPTION(bits), OPTION(bucket_size), OPTION(layer_min_size), CHOICE(algorithm, allreduce_algorithm_name),
      CHOICE(codec, quantize_codec_name), CHOICE(rounding, quantize_rounding_name), OPTION(error_feedback), OPTION(seed),
-     OPTION(threads), SPEC_WHOLE("layers", parse_layer_bits)}};
+     OPTION(threads), SPEC_WHOLE("layers", parse_layer_bits), SPEC_WHOLE("costs", parse_costs)}};
 
 int py_trainer_parse_reduction(PyObject *dict, TrainerReduction *out) {
     out->options = allreduce_defaults();

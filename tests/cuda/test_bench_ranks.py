@@ -54,5 +54,5 @@ def test_calibrated_lines_choose_between_gpus(tmp_path):
         path.write_text(json.dumps(held))
         [row] = rows_of(tmp_path, "--sizes", "8K", "-n", "2", "--rounds", "1", "--no-rival")
         assert row["algorithm"] == chosen and row["wrong"] == 0
-        plain = "by NCCL" in row["explain"] or "plain is the faster here, 1.0 us; 4 bits by sra" in row["explain"]
-        assert plain == (chosen == "exact")
+        assert ("plain is the faster here, 1.0 us; 4 bits by sra" in row["explain"]) == (chosen == "exact")
+        assert ("by NCCL" in row["explain"]) == (chosen == "exact" and NCCL)

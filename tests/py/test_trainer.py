@@ -9,7 +9,7 @@ import small_data
 from thread_ranks import all_good, run_ranks
 from trainings import finish, same_state
 
-from cgxffcv import checkpoint, nn, recipes
+from cgxffcv import checkpoint, costs, nn, recipes
 from cgxffcv.errors import DataError
 from cgxffcv.fields import BytesField, IntField, RGBImageField
 from cgxffcv.recipes import SIX, RecipeError
@@ -297,6 +297,32 @@ def test_what_error_feedback_owes_is_kept_when_blocks_freeze(files):
 
     assert parameters(forgets=False).tobytes() == parameters(forgets=False).tobytes()
     assert parameters(forgets=False).tobytes() != parameters(forgets=True).tobytes()
+
+
+def test_calibrated_costs_send_plain_gradients_where_that_is_faster(files, monkeypatch):
+    """All lengths of a training that freezes, or none. Nothing is measured for it, and bits alone ask for lines."""
+    lines = {"sra": (1e-4, 0.0, 0.0), "exact": (1e-5, 0.0, 0.0)}
+    kept = []
+    SMALL["freezing"] = MUON.replace(whiten_bias_epochs=0.4, epochs=1, batch_size=48)
+    monkeypatch.setattr(costs, "kept", lambda world, gpu: kept.append((world.size, gpu)) or lines)
+
+    def work(trainer):
+        steps, _ = finish(trainer)
+        return trainer.explain(), {step.wire_bytes for step in steps}
+
+    def trained(**compression):
+        options = {"threads": 1, "compression": {"bucket_size": 64, "layer_min_size": 16, **compression}}
+        return all_good(
+            run_ranks(2, lambda world, rank: _with(trainer_of(files, "freezing", comm=world, **options), work))
+        )
+
+    text, plain = trained(bits=4)[0]
+    assert "exact (by measured costs: plain is the faster here, 10.0 us; 4 bits by sra take 100.0 us)" in text
+    assert len(plain) > 1 and kept == [(2, None)] * 2
+    lines["exact"] = (1e-3, 0.0, 0.0)
+    text, wire = trained(bits=4)[0]
+    assert "sra (by measured costs: the cheapest" in text and 0 < max(wire) < min(plain)
+    assert trained(bits=32)[0][1] == plain and len(kept) == 4
 
 
 def test_what_error_feedback_owes_is_shared_out_again():

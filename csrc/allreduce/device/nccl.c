@@ -202,8 +202,11 @@ static size_t explain(const void *state, char *text, size_t room) {
         snprintf(how, sizeof how, "in pieces of at least %zu KiB behind backward",
                  (size_t)engine->piece_elems * sizeof(float) >> 10);
     }
-    int length = snprintf(text, room, "on the GPUs by %s, uncompressed, %s\n", comm_device_name(engine->nccl), how);
-    return length < 0 ? 0 : (size_t)length;
+    size_t used =
+        (size_t)snprintf(text, room, "on the GPUs by %s, uncompressed, %s\n", comm_device_name(engine->nccl), how);
+    size_t full = used < room ? used : room;
+    if (engine->setup->options.costs == NULL) return used; /* as asked for */
+    return used + allreduce_describe_choice(engine->setup, text + full, room - full);
 }
 
 const AllreduceEngine allreduce_nccl = {.recordable = true,
