@@ -272,9 +272,11 @@ class AllreducePlan:
         quantised = any(width not in (0, UNCOMPRESSED) for width in (plan_bits, *own_bits))
         quantises = quantised and self.dtype in QUANTIZED_DTYPES and self.op in ("sum", "average")
         lines = costs.of(comm, device) if algorithm == "auto" and quantises and comm.size > 1 else None
-        self._plan = _cgxffcv.AllreducePlan(
+        self.comm, self.codec, self.device, self.bits = comm, codec, device, plan_bits
+        self.layer_bits = tuple(own_bits)
+        self._make = lambda each: _cgxffcv.AllreducePlan(
             comm,
-            [_core_layer(*layer, b, s) for layer, b, s in zip(table, own_bits, own_bucket, strict=True)],
+            [_core_layer(*layer, b, s) for layer, b, s in zip(table, each, own_bucket, strict=True)],
             -1 if device is None else device,
             compare,
             dtype=self.dtype,
@@ -294,6 +296,7 @@ class AllreducePlan:
             timeout=timeout or 0.0,
             costs=lines,
         )
+        self._plan = self._make(own_bits)
         if algorithm == "ring" and quantises and comm.size > 4:
             message = f"a ring of {comm.size} ranks quantises {comm.size} times on the way: sra does so twice"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
@@ -338,6 +341,26 @@ class AllreducePlan:
     def stage_finish(self, buffer: np.ndarray, gathered: np.ndarray) -> None:
         """Takes what was gathered. Raises CommError if a rank was in another run."""
         self._plan.stage_finish(_plain(buffer, "buffer")[0], gathered)
+
+    def set_bits(self, bits: Sequence[int]) -> None:
+        """Bits of each layer from the next run on, 0 for the plan's own rule. `call` and `residual` go on. All ranks
+        together, with the same."""
+        if len(bits) != len(self.layer_bits):
+            raise ValueError(f"bits must be one number for each of {len(self.layer_bits)} layers, not {len(bits)}")
+        residual = self._plan.residual
+        if residual is not None and self.device is not None:
+            raise ValueError("a residual in a GPU's memory does not go on with other bits")
+        plan = self._make([_whole("bits", each) for each in bits])
+        plan.call = self._plan.call
+        if residual is not None and plan.residual is not None:
+            plan.residual[:] = residual
+        self._plan, self.layer_bits = plan, tuple(bits)
+
+    def losses(self, buffer: np.ndarray, widths: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """What quantising this rank's elements (with the residual) would lose at each width: ||x - x'||^2 of each layer
+        with each of the widths and, in the last column, ||x||^2; and the bytes of each layer with each of the widths.
+        Zeros for layers that are not quantised. In host memory."""
+        return self._plan.losses(_plain(buffer, "buffer")[0], self._plan.residual, widths)
 
     def explain(self) -> str:
         """What was chosen and why, what travels how, what it is predicted to cost."""

@@ -131,6 +131,8 @@ Status allreduce_stage_finish(Allreduce *allreduce, void *buffer, const void *ga
 
 /* ---- questions ---- */
 
+const AllreduceSetup *allreduce_setup_of(const Allreduce *allreduce) { return &allreduce->setup; }
+
 AllreduceAlgorithm allreduce_algorithm(const Allreduce *allreduce) { return allreduce->setup.extents[0].algorithm; }
 
 int64_t allreduce_elems(const Allreduce *allreduce) { return allreduce->setup.extents[0].elems; }

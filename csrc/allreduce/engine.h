@@ -79,6 +79,10 @@ typedef struct AllreduceEngine {
 
 extern const AllreduceEngine allreduce_device, allreduce_host, allreduce_nccl;
 
+/* ---- allreduce.c ---- */
+
+const AllreduceSetup *allreduce_setup_of(const Allreduce *allreduce);
+
 /* ---- setup.c ---- */
 
 /* Not collective. What it has made is freed with allreduce_setup_free, also after a failure. */

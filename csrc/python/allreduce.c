@@ -5,6 +5,7 @@
 
 #include "allreduce/trial.h"
 #include "base/memory.h"
+#include "python/adapt.h"
 #include "python/arguments.h"
 #include "python/spec.h"
 #include "python/stages.h"
@@ -373,6 +374,9 @@ static PyMethodDef plan_methods[] = {
      "stage_reduce(stage, buffer, messages, result)\n--\n\nTakes the others' messages, writes the result."},
     {"stage_finish", py_stages_finish, METH_VARARGS,
      "stage_finish(buffer, gathered)\n--\n\nWrites the sums or averages into the buffer."},
+    {"losses", py_adapt_losses, METH_VARARGS,
+     "losses(buffer, residual, widths)\n--\n\n(||x - x'||^2 of each layer with each width and, last, ||x||^2; bytes of "
+     "each layer with\neach width); 0 for layers that are not quantised."},
     {"explain", plan_explain, METH_NOARGS, "explain()\n--\n\nWhat was chosen and why, as text."},
     {NULL, NULL, 0, NULL},
 };

@@ -18,7 +18,7 @@ static const AddPart parts[] = {
     py_names_add,           py_operations_add,
     py_nn_whiten_add,       py_trial_add,
     py_tensor_add,          py_allreduce_arrays_add,
-    py_stages_add,
+    py_stages_add,          py_adapt_add,
 };
 
 static int module_exec(PyObject *module) {

@@ -48,6 +48,7 @@ int py_trial_add(PyObject *module);
 int py_allreduce_arrays_add(PyObject *module);
 int py_tensor_add(PyObject *module);
 int py_stages_add(PyObject *module);
+int py_adapt_add(PyObject *module);
 int py_runner_add(PyObject *module);
 int py_names_add(PyObject *module);
 

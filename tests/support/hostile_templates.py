@@ -312,6 +312,9 @@ FUNCTIONS = {
     "allreduce_begin": plain(_cgxffcv.allreduce_begin, [a_tensor(), a_tensor()], 0),
     "allreduce_compare_calls": lambda: one_comm(_cgxffcv.allreduce_compare_calls, "this; and that", 1, 2, 5.0),
     "allreduce_measure": None,
+    "allreduce_choose_widths": plain(
+        _cgxffcv.allreduce_choose_widths, np.ones((3, 2)), np.ones((3, 2), np.uint64), 4.0
+    ),
     "allreduce_check_replicas": lambda: one_comm(_cgxffcv.allreduce_check_replicas, np.ones(8, np.float32)),
     "comm_world": plain(_cgxffcv.comm_world, 5.0, 1, slot_bytes=65536, stall=2.0),
     "comm_segment": None,
@@ -386,6 +389,7 @@ TYPES = {
         "put": method(a_plan_of_comm, "put", [a_tensor(), a_tensor(7)], 0),
         "wait": method(a_plan_of_comm, "wait", 0),
         **{name: stage(name) for name in ("stage_messages", "stage_encode", "stage_reduce", "stage_finish")},
+        "losses": method(a_plan_of_comm, "losses", np.ones(107, np.float32), np.ones(107, np.float32), (2, 4)),
         "explain": method(a_plan_of_comm, "explain"),
     },
     "AllreduceRun": {

@@ -31,7 +31,7 @@ SEAMS = {
     "loader": {"loader.h", "order.h", "feed.h"},
     "comm": {"comm.h", "window.h", "window.cuh"},
     "quant": {"quantize.h", "device.h", "formula.h", "cuda/warp.cuh", "cuda/bucket.cuh"},
-    "allreduce": {"allreduce.h", "trial.h"},
+    "allreduce": {"adapt.h", "allreduce.h", "trial.h"},
     "optim": {"optim.h"},
     "nn": {"model.h", "whiten.h"},
     "train": {"gradients.h", "runner.h", "schedule.h", "trainer.h"},

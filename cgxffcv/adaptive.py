@@ -1,0 +1,89 @@
+"""Bits of each layer chosen by what quantisation loses of it, anew every so many runs of a plan.
+
+    plan = AllreducePlan(world, layers, bits=4, error_feedback=True)
+    adaptive = AdaptiveBits(plan, every=500)
+    adaptive.run(gradients)  # in place of plan.run
+
+Layers whose gradients quantise well give bits to those that do not: the fewest bytes whose error energy, summed over
+layers and ranks, stays within a budget (the idea of L-GreCo, arXiv 2210.17357).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import _cgxffcv
+import numpy as np
+
+from cgxffcv.allreduce import AllreducePlan
+
+__all__ = ["AdaptiveBits"]
+
+
+class AdaptiveBits:
+    """Runs a plan, and before every `every`-th of its runs gives each layer other bits.
+
+    plan: an AllreducePlan over buffers in host memory. widths: bits to choose from; default 2 to 8, with the codec
+    "rotated" 1 to 4. budget: the share of the elements' energy that quantisation may lose; None: as much as the plan's
+    own bits for all layers would lose at that time. Layers to which the plan's `bits` gives a number by name or index
+    keep it, and layers that are not quantised stay so.
+
+    Raises ValueError naming the argument.
+    """
+
+    def __init__(
+        self,
+        plan: AllreducePlan,
+        *,
+        widths: Sequence[int] | None = None,
+        every: int = 1000,
+        budget: float | None = None,
+    ) -> None:
+        if widths is None:
+            widths = range(1, 5) if plan.codec == "rotated" else range(2, 9)
+        if every < 1:
+            raise ValueError(f"every must be a number of runs, at least 1, not {every!r}")
+        if budget is not None and not 0 <= budget < float("inf"):
+            raise ValueError(f"budget must be a share of at least 0, or None, not {budget!r}")
+        if budget is None and plan.bits > 8:
+            raise ValueError("budget must be given for a plan whose own bits quantise nothing")
+        if plan.codec == "sign":
+            raise ValueError("the codec sign has one width: there is nothing to choose")
+        if plan.device is not None:
+            raise ValueError("bits are adapted for buffers in host memory: the plan's device must be None")
+        self.plan, self.every, self.budget = plan, every, budget
+        self.widths = tuple(sorted(set(widths) | ({plan.bits} if budget is None else set())))
+        self._fixed = np.array(plan.layer_bits) != 0
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """Of each layer; 0 where the plan's own rule holds."""
+        return self.plan.layer_bits
+
+    def run(self, buffer: np.ndarray) -> np.ndarray:
+        """The plan's run. Collective."""
+        if self.plan.call % self.every == 0 and self.plan.comm.size > 1:
+            self.measure(buffer)
+        return self.plan.run(buffer)
+
+    def measure(self, buffer: np.ndarray) -> None:
+        """Chooses the bits for this buffer, on rank 0, for all. Where the losses are no numbers, the bits stay.
+        Collective."""
+        comm = self.plan.comm
+        lost, sizes = self.plan.losses(buffer, self.widths)
+        rows = (sizes[:, 0] > 0) & ~self._fixed
+        comm.allreduce(lost, op="sum")
+        if not rows.any() or not np.isfinite(lost[rows]).all():
+            return
+        chosen = comm.broadcast(self._choose(lost[rows], sizes[rows]) if comm.rank == 0 else None)
+        bits = np.array(self.plan.layer_bits)
+        bits[rows] = np.array(self.widths)[np.frombuffer(chosen, np.uint8)]
+        if tuple(bits.tolist()) != self.plan.layer_bits:
+            self.plan.set_bits(bits.tolist())
+
+    def _choose(self, lost: np.ndarray, sizes: np.ndarray) -> bytes:
+        """Which width each of some layers gets."""
+        losses, energy = np.ascontiguousarray(lost[:, :-1]), lost[:, -1].sum()
+        usual = losses[:, self.widths.index(self.plan.bits)].sum() if self.budget is None else 0.0
+        budget = usual if self.budget is None else self.budget * energy
+        return bytes(_cgxffcv.allreduce_choose_widths(losses, np.ascontiguousarray(sizes), float(budget)))
