@@ -197,19 +197,11 @@ __device__ __forceinline__ bool quant_warp_decode(const uint8_t *base, QuantPlac
     if (CODEC == QUANT_SPIKES && quant_is_finite(grid.unit)) {
         spikes = quant_spikes_fetch(base + place.spikes, entries, elems, first, room, &sound);
     }
-    const QuantCodes codes(room, before, bits);
-    if (CODEC != QUANT_SPIKES && count == QUANT_PIECE) {
-#pragma unroll
-        for (int k = 0; k < QUANT_ROWS; k++) {
-            float value = quant_decode(codes.row(k), grid.unit, grid.min);
-            v[k] = add ? QUANT_ADD(v[k], value) : value;
-        }
-        return true;
-    }
 #pragma unroll
     for (int k = 0; k < QUANT_ROWS; k++) {
         if (k >= rows) continue;
-        float value = quant_decode(codes.row(k), grid.unit, grid.min);
+        float value =
+            quant_decode(quant_code_at(room, before * 8 + (k * WARP + lane) * bits, bits), grid.unit, grid.min);
         if (spikes >> k & 1) value = quant_spike_at(room, entries, (uint32_t)(first + k * WARP + lane));
         v[k] = add ? QUANT_ADD(v[k], value) : value;
     }

@@ -257,17 +257,17 @@ template <int PIECES>
 __device__ __forceinline__ void quant_decode_values(const uint8_t *base, QuantPlace place, const QuantSpec &spec,
                                                     int64_t elems, bool add, QuantValues<PIECES> &values,
                                                     QuantRoom *room) {
-    const int bits = spec.bits;
+    const int bits = spec.bits, lane = quant_lane();
     values.count = (int)quant_rotated_values(elems);
     const int rows = values.rows();
     uint32_t scale = (uint32_t)quant_fetch_word(base + place.metadata, sizeof scale);
     quant_put_levels(bits, float_of_bits(scale), room);
     FOR_PIECES(p, values) {
         uint64_t at = place.codes + (uint64_t)(p * QUANT_PIECE / 8 * bits);
-        const QuantCodes codes(room, quant_fetch(base, at, rows * WARP / 8 * bits, room), bits);
+        int before = quant_fetch(base, at, rows * WARP / 8 * bits, room);
         FOR_ROWS(k) {
             if (k >= rows) continue;
-            float value = quant_level_at(room, codes.row(k));
+            float value = quant_level_at(room, quant_code_at(room, before * 8 + (k * WARP + lane) * bits, bits));
             values.v[p][k] = add ? QUANT_ADD(values.v[p][k], value) : value;
         }
     }

@@ -199,27 +199,12 @@ __device__ static __forceinline__ int quant_fetch(const uint8_t *base, uint64_t 
     return before;
 }
 
-/* A lane's codes in the room: one in each row of a piece that begins `before` bytes behind the room's begin. A row
- * takes `bits` words, so a lane's codes stand at the same place in each. */
-struct QuantCodes {
-    const uint32_t *words;
-    uint32_t shift, mask;
-    int bits;
-    bool crosses; /* words */
-
-    __device__ __forceinline__ QuantCodes(const QuantRoom *room, int before, int bits_) : bits(bits_) {
-        int bit = before * 8 + quant_lane() * bits;
-        words = reinterpret_cast<const uint32_t *>(room->codes) + bit / 32;
-        shift = (uint32_t)bit % 32;
-        mask = (1u << bits) - 1u;
-        crosses = shift + (uint32_t)bits > 32;
-    }
-
-    __device__ __forceinline__ uint32_t row(int k) const {
-        uint32_t high = crosses ? words[k * bits + 1] : 0;
-        return __funnelshift_r(words[k * bits], high, shift) & mask;
-    }
-};
+/* The code that begins at a bit of the room. */
+__device__ static __forceinline__ uint32_t quant_code_at(const QuantRoom *room, int bit, int bits) {
+    const uint32_t *words = reinterpret_cast<const uint32_t *>(room->codes) + bit / 32;
+    uint32_t high = (bits & (bits - 1)) == 0 ? 0 : words[1]; /* a power of two never crosses words */
+    return __funnelshift_r(words[0], high, (uint32_t)bit % 32) & ((1u << bits) - 1u);
+}
 
 /* ---- reductions ---- */
 
