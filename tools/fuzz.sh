@@ -9,7 +9,8 @@ cd "$(dirname "$0")/.."
 
 PYTHON=$PWD/.venv/bin/python OUT=$PWD/build/fuzz CC=${FUZZ_CC:-clang}
 FLAGS=(-std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -fsanitize=address,undefined,fuzzer -fno-sanitize-recover=all
-       -Icsrc -Itests/fuzz -Wl,--wrap=mmap -Wl,--wrap=munmap)
+       -Icsrc -Itests/fuzz)
+LINK=(-Wl,--wrap=mmap -Wl,--wrap=munmap -ljpeg -lm)
 declare -A MOST=([reader]=12288 [jpeg]=4096 [writer]=1024 [yaml]=2048 [safetensors]=4096 [pickle]=1024) # bytes
 export ASAN_OPTIONS=allocator_may_return_null=1:quarantine_size_mb=16 PYTHONPATH=$PWD
 
@@ -41,8 +42,17 @@ build() { # TARGET: the program's command is in `command`
     fi
     need_fuzzer
     local -a sources
+    local i avx2=(-mavx2 -mfma -mf16c -mbmi2) # as in setup.py, by the end of a file's name
     mapfile -t sources < <("$PYTHON" tests/support/c_units.py "$source")
-    "$CC" "${FLAGS[@]}" "$source" tests/fuzz/map.c "${sources[@]}" -ljpeg -lm -o "$OUT/fuzz_$1"
+    for i in "${!sources[@]}"; do
+        case ${sources[i]} in
+        *_avx2.c) "$CC" "${FLAGS[@]}" "${avx2[@]}" -c "${sources[i]}" -o "$OUT/avx2.o" && sources[i]=$OUT/avx2.o ;;
+        *_avx512.c)
+            "$CC" "${FLAGS[@]}" "${avx2[@]}" -mavx512f -mavx512bw -mavx512dq -mavx512vl -c "${sources[i]}" \
+                -o "$OUT/avx512.o" && sources[i]=$OUT/avx512.o ;;
+        esac
+    done
+    "$CC" "${FLAGS[@]}" "$source" tests/fuzz/map.c "${sources[@]}" "${LINK[@]}" -o "$OUT/fuzz_$1"
     command=("$OUT/fuzz_$1")
 }
 

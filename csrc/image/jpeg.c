@@ -1,14 +1,18 @@
-/* JPEG through libjpeg-turbo's libjpeg. The library leaves by longjmp, from its error and its warning handler; what is
- * below a call of it here owns nothing. Each handle owns one instance and a buffer. */
+/* JPEG through libjpeg-turbo's libjpeg, but for the entropy decoding of sequential streams, which takes most of the
+ * time: that is done here, and left to the library where the stream has a fault. The library leaves by longjmp, from
+ * its error and its warning handler; what is below a call of it here owns nothing. Each handle owns one instance and a
+ * buffer. */
 #include "image/jpeg.h"
 
 #include <limits.h>
 #include <setjmp.h>
 #include <stdio.h>
+#include <string.h>
 /* needs stdio.h first */
 #include <jpeglib.h>
 
 #include "base/memory.h"
+#include "image/jpeg_huffman.h"
 
 #define CHANNELS 3
 #define MAX_SCANS 500     /* a small image of thousands of scans would take minutes */
@@ -22,12 +26,33 @@ typedef struct Failure {
     char message[JMSG_LENGTH_MAX];
 } Failure;
 
+/* The beginning of the library's own declaration, the same in all of its versions. */
+struct jpeg_entropy_decoder {
+    void (*start_pass)(j_decompress_ptr library);
+    boolean (*decode_mcu)(j_decompress_ptr library, JBLOCKROW *blocks);
+};
+
+/* What decodes the one scan of a sequential stream in place of the library's decoder. */
+typedef struct Entropy {
+    JpegHuffmanTable dc[NUM_HUFF_TBLS], ac[NUM_HUFF_TBLS];
+    JpegHuffmanReader reader;
+    const uint8_t *marker, *end; /* borrowed: what ends the segment, and the stream */
+    int32_t predictions[MAX_COMPS_IN_SCAN];
+    uint64_t left;       /* groups of blocks until the scan's end ... */
+    uint32_t to_restart; /* ... and until the next restart marker, which is number `restart` */
+    unsigned restart;
+} Entropy;
+
 struct JpegDecoder {
     struct jpeg_decompress_struct library; /* owned */
     struct jpeg_progress_mgr progress;
     Failure failure;
-    uint8_t *strip; /* owned: rows on their way */
-    size_t strip_bytes;
+    Entropy entropy;
+    bool by_library;  /* entropy decoding */
+    uint8_t *segment; /* owned: data between two markers, for `entropy` */
+    uint8_t *strip;   /* owned: rows on their way */
+    size_t segment_bytes, strip_bytes;
+    uint32_t given; /* rows of the region that have gone on their way */
 };
 
 struct JpegEncoder {
@@ -76,6 +101,75 @@ static Status reserve(uint8_t **buffer, size_t *capacity, size_t bytes) {
     return STATUS_OK;
 }
 
+/* ---- entropy decoding ---- */
+
+static void begin_segment(JpegDecoder *decoder, const uint8_t *at) {
+    Entropy *entropy = &decoder->entropy;
+    entropy->marker = jpeg_huffman_begin(&entropy->reader, at, entropy->end, decoder->segment);
+    entropy->to_restart = decoder->library.restart_interval;
+    memset(entropy->predictions, 0, sizeof entropy->predictions);
+}
+
+/* The restart marker that must come now. */
+static void go_past_restart(JpegDecoder *decoder) {
+    Entropy *entropy = &decoder->entropy;
+    const uint8_t *marker = entropy->marker;
+    if (!jpeg_huffman_ends(&entropy->reader) || entropy->end - marker < 2 ||
+        marker[1] != JPEG_RST0 + entropy->restart) {
+        leave_saying(&decoder->failure, "a restart marker is not where it belongs");
+    }
+    entropy->restart = (entropy->restart + 1) % 8;
+    begin_segment(decoder, marker + 2);
+}
+
+/* The library goes on behind the scan. */
+static void hand_back(JpegDecoder *decoder) {
+    const Entropy *entropy = &decoder->entropy;
+    if (!jpeg_huffman_ends(&entropy->reader)) leave_saying(&decoder->failure, "more data than the scan takes");
+    decoder->library.src->next_input_byte = entropy->marker;
+    decoder->library.src->bytes_in_buffer = (size_t)(entropy->end - entropy->marker);
+}
+
+/* In the library's place: decodes a group of blocks, or, without `blocks`, goes past it. */
+static boolean decode_group(j_decompress_ptr library, JBLOCKROW *blocks) {
+    JpegDecoder *decoder = library->client_data;
+    Entropy *entropy = &decoder->entropy;
+    if (library->restart_interval != 0 && entropy->to_restart-- == 0) {
+        go_past_restart(decoder);
+        entropy->to_restart--;
+    }
+    for (int i = 0; i < library->blocks_in_MCU; i++) {
+        const int which = library->MCU_membership[i];
+        const jpeg_component_info *component = library->cur_comp_info[which];
+        if (!jpeg_huffman_block(&entropy->reader, &entropy->dc[component->dc_tbl_no],
+                                &entropy->ac[component->ac_tbl_no], &entropy->predictions[which],
+                                blocks == NULL ? NULL : *blocks[i])) {
+            leave_saying(&decoder->failure, "bad Huffman code");
+        }
+    }
+    if (--entropy->left == 0) hand_back(decoder);
+    return TRUE;
+}
+
+/* Behind jpeg_start_decompress, which has checked the tables. */
+static void take_over_entropy(JpegDecoder *decoder) {
+    j_decompress_ptr library = &decoder->library;
+    Entropy *entropy = &decoder->entropy;
+    if (decoder->by_library || library->arith_code || jpeg_has_multiple_scans(library)) return;
+    for (int i = 0; i < library->comps_in_scan; i++) {
+        const int dc = library->cur_comp_info[i]->dc_tbl_no, ac = library->cur_comp_info[i]->ac_tbl_no;
+        const JHUFF_TBL *dc_codes = library->dc_huff_tbl_ptrs[dc], *ac_codes = library->ac_huff_tbl_ptrs[ac];
+        jpeg_huffman_make(&entropy->dc[dc], dc_codes->bits, dc_codes->huffval);
+        jpeg_huffman_make(&entropy->ac[ac], ac_codes->bits, ac_codes->huffval);
+    }
+    entropy->left = (uint64_t)library->MCUs_per_row * library->MCU_rows_in_scan;
+    entropy->restart = 0;
+    entropy->end = library->src->next_input_byte + library->src->bytes_in_buffer;
+    begin_segment(decoder, library->src->next_input_byte);
+    library->client_data = decoder;
+    library->entropy->decode_mcu = decode_group;
+}
+
 /* ---- decoding ---- */
 
 static void count_scans(j_common_ptr library) {
@@ -108,11 +202,16 @@ Status jpeg_decoder_create(JpegDecoder **out) {
 void jpeg_decoder_destroy(JpegDecoder *decoder) {
     if (decoder == NULL) return;
     jpeg_destroy_decompress(&decoder->library);
+    memory_free(decoder->segment);
     memory_free(decoder->strip);
     memory_free(decoder);
 }
 
-size_t jpeg_decoder_bytes(const JpegDecoder *decoder) { return sizeof *decoder + decoder->strip_bytes; }
+size_t jpeg_decoder_bytes(const JpegDecoder *decoder) {
+    return sizeof *decoder + decoder->segment_bytes + decoder->strip_bytes;
+}
+
+void jpeg_decoder_leave_to_library(JpegDecoder *decoder) { decoder->by_library = true; }
 
 /* What is decoded: all of it into `rgb`, or a region to `take`. */
 typedef struct Job {
@@ -136,6 +235,7 @@ static void start(JpegDecoder *decoder, const Job *job) {
     if (library->output_width != wish->width || library->output_height != wish->height) {
         leave_saying(&decoder->failure, "its header changes");
     }
+    take_over_entropy(decoder);
 }
 
 static void read_rows(struct jpeg_decompress_struct *library, uint8_t *rgb, size_t stride, uint32_t count) {
@@ -166,10 +266,12 @@ static void read_region(JpegDecoder *decoder, const Job *job) {
     const uint32_t first = crop_columns(library, region);
     const size_t stride = (size_t)library->output_width * CHANNELS;
     if (region->y > 0) jpeg_skip_scanlines(library, region->y);
-    for (uint32_t left = region->height, count; left > 0; left -= count) {
-        count = left < STRIP_ROWS ? left : STRIP_ROWS;
+    for (uint32_t y = 0, count; y < region->height; y += count) {
+        count = region->height - y < STRIP_ROWS ? region->height - y : STRIP_ROWS;
         read_rows(library, decoder->strip, stride, count);
+        if (y < decoder->given) continue;
         job->take(job->context, decoder->strip + (size_t)(region->x - first) * CHANNELS, stride, count);
+        decoder->given += count;
     }
 }
 
@@ -200,7 +302,15 @@ static Status run(JpegDecoder *decoder, const Job *job) {
              wish->height);
     }
     TRY(jpeg_check_scans(job->data, job->size, info));
+    TRY(reserve(&decoder->segment, &decoder->segment_bytes, job->size + JPEG_HUFFMAN_BEYOND));
+    decoder->given = 0;
     if (decodes(decoder, job)) return STATUS_OK;
+    if (!decoder->by_library) { /* whose word is the last on streams with faults */
+        decoder->by_library = true;
+        const bool sound = decodes(decoder, job);
+        decoder->by_library = false;
+        if (sound) return STATUS_OK;
+    }
     FAIL(STATUS_FORMAT, "corrupt JPEG data: %s", decoder->failure.message);
 }
 

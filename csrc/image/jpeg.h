@@ -55,6 +55,9 @@ void jpeg_decoder_destroy(JpegDecoder *decoder); /* does nothing if NULL */
 /* The memory that it holds between images. */
 size_t jpeg_decoder_bytes(const JpegDecoder *decoder);
 
+/* From now on the library does its entropy decoding, too, with the same pixels. */
+void jpeg_decoder_leave_to_library(JpegDecoder *decoder);
+
 /* Decodes the whole image, which must be of exactly `width` x `height`, into `rgb`. On failure some of the pixels may
  * have been written. */
 Status jpeg_decode(JpegDecoder *decoder, const void *data, size_t size, JpegIdct idct, uint32_t width, uint32_t height,

@@ -15,6 +15,8 @@ size_t jpeg_decoder_bytes(const JpegDecoder *decoder) {
     return 0;
 }
 
+void jpeg_decoder_leave_to_library(JpegDecoder *decoder) { (void)decoder; }
+
 Status jpeg_decode(JpegDecoder *decoder, const void *data, size_t size, JpegIdct idct, uint32_t width, uint32_t height,
                    uint8_t *rgb, size_t stride) {
     (void)decoder, (void)data, (void)size, (void)idct, (void)width, (void)height, (void)rgb, (void)stride;

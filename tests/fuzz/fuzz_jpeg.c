@@ -1,6 +1,7 @@
 // rooms: base image, with image/jpeg.c
 /* A JPEG stream of any bytes: its header read, and what the header says of moderate size decoded both ways, into
- * exactly the memory that it takes; then a region of it, which has the same pixels. */
+ * exactly the memory that it takes; then a region of it, which has the same pixels, and all of it by libjpeg-turbo's
+ * own entropy decoder, with the same answer. */
 #include "fuzz.h"
 
 #define MOST_PIXELS (1 << 16)
@@ -35,6 +36,21 @@ static void decode_region(JpegDecoder *decoder, const uint8_t *data, size_t size
     if (status != STATUS_OK && whole != NULL) WRONG("a region of a whole image: %s", error_record()->message);
 }
 
+static void decode_by_library(const uint8_t *data, size_t size, JpegInfo info, JpegIdct idct, Status own,
+                              const uint8_t *own_pixels) {
+    static JpegDecoder *decoder;
+    size_t stride = (size_t)info.width * 3;
+    if (decoder == NULL) {
+        if (jpeg_decoder_create(&decoder) != STATUS_OK) WRONG("%s", error_record()->message);
+        jpeg_decoder_leave_to_library(decoder);
+    }
+    uint8_t *pixels = malloc(stride * info.height);
+    Status status = jpeg_decode(decoder, data, size, idct, info.width, info.height, pixels, stride);
+    if (status != own) WRONG("status %d, but %d by libjpeg-turbo", (int)own, (int)status);
+    if (status == STATUS_OK && memcmp(pixels, own_pixels, stride * info.height) != 0) WRONG("other pixels");
+    free(pixels);
+}
+
 static void decode(const uint8_t *data, size_t size, JpegInfo info, JpegIdct idct) {
     static JpegDecoder *decoder;
     size_t stride = (size_t)info.width * 3;
@@ -44,6 +60,7 @@ static void decode(const uint8_t *data, size_t size, JpegInfo info, JpegIdct idc
     if (status != STATUS_OK) expect_refusal(status);
     if (status == STATUS_OK && !jpeg_has_end(data, size)) WRONG("decoded without an end marker");
     decode_region(decoder, data, size, info, idct, status == STATUS_OK ? pixels : NULL);
+    decode_by_library(data, size, info, idct, status, pixels);
     free(pixels);
     /* any other size than the stream's own is refused before anything is written */
     if (jpeg_decode(decoder, data, size, idct, info.width + 1, info.height, NULL, stride + 3) != STATUS_FORMAT) {

@@ -1,6 +1,7 @@
 """A region of a JPEG has the pixels that it has in the whole image, whatever the stream is like."""
 
 import io
+import re
 
 import _cgxffcv
 import numpy as np
@@ -25,7 +26,7 @@ def picture(seed, height, width):
 
 def jpeg(height, width, mode="RGB", seed=0, **options):
     out = io.BytesIO()
-    Image.fromarray(picture(seed, height, width)).convert(mode).save(out, "JPEG", quality=85, **options)
+    Image.fromarray(picture(seed, height, width)).convert(mode).save(out, "JPEG", **{"quality": 85, **options})
     return out.getvalue()
 
 
@@ -61,6 +62,12 @@ def first_scans(data, count):
     return data[: tables if tables > 0 else at] + b"\xff\xd9"
 
 
+def filled(data, every=1):
+    """With a fill byte before restart markers, as any marker may have (ITU-T T.81, B.1.1.2)."""
+    parts = re.split(rb"(\xff[\xd0-\xd7])", data)
+    return b"".join(b"\xff" + part if i % 2 and i // 2 % every == every - 1 else part for i, part in enumerate(parts))
+
+
 STREAMS = {
     "4:4:4": lambda: jpeg(75, 101, subsampling=0),
     "4:2:2": lambda: jpeg(75, 101, subsampling=1),
@@ -76,6 +83,9 @@ STREAMS = {
     "smoothed less": lambda: first_scans(jpeg(75, 101, progressive=True), 3),
     "restarts": lambda: jpeg(75, 101, restart_marker_blocks=3),
     "restarts of rows": lambda: jpeg(75, 101, restart_marker_rows=1, subsampling=0),
+    "restarts behind fill bytes": lambda: filled(jpeg(75, 101, restart_marker_blocks=3), 9),
+    "the best quality": lambda: jpeg(75, 101, quality=100, subsampling=0),
+    "tables of its own": lambda: jpeg(75, 101, optimize=True),
     "scan by scan": lambda: one_after_the_other(53, 70),
     "narrow": lambda: jpeg(200, 3),
     "low": lambda: jpeg(3, 200),
@@ -103,6 +113,25 @@ def test_a_region_has_the_pixels_of_the_whole(name):
         for y, x, h, w in regions(np.random.default_rng(1), *whole.shape[:2]):
             part = _cgxffcv.jpeg_decode(data, fast, region=(y, x, h, w))
             np.testing.assert_array_equal(part, whole[y : y + h, x : x + w], f"{(y, x, h, w)}")
+
+
+def test_what_only_the_library_decodes_has_the_same_pixels():
+    """The markers' fill bytes end the entropy decoder of ours, early or late: the library then begins again."""
+    plain = jpeg(75, 101, restart_marker_blocks=3)
+    for every in (1, 4, 11):
+        stream = filled(plain, every)
+        assert len(stream) > len(plain)
+        for region in (None, (0, 0, 75, 101), (17, 5, 50, 90)):
+            got, want = (_cgxffcv.jpeg_decode(data, region=region) for data in (stream, plain))
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("name", ["4:4:4", "4:2:0", "grey", "restarts", "the best quality", "tables of its own"])
+def test_pillow_has_the_same_pixels(name):
+    """To within a step, since the version of its libjpeg-turbo is another."""
+    data = STREAMS[name]()
+    want = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    assert np.abs(_cgxffcv.jpeg_decode(data) - want).max() <= 1
 
 
 @pytest.mark.parametrize("region", [(0, 0, 0, 1), (0, 0, 1, 0), (1, 0, 20, 1), (0, 1, 1, 30), (20, 0, 1, 1)])
