@@ -152,7 +152,7 @@ static void place_scratch(Augment *a) {
         a->scratch_at[i] = a->scratch_bytes;
         a->scratch_bytes += augment_pass_scratch_bytes(&a->passes[i]);
     }
-    a->rows_at = (a->scratch_bytes + 1) & ~(size_t)1;
+    a->rows_at = (a->scratch_bytes + 3) & ~(size_t)3;
     for (int i = 0; i < a->spec.op_count; i++) {
         if (phase_of(&a->spec.ops[i]) != AUGMENT_LOCAL) continue;
         const size_t end = a->rows_at + augment_filter_bytes(a->sizes[i].width);
@@ -246,11 +246,39 @@ static uint32_t mean_grey(const AugmentPixel *pixels, size_t count) {
     return (uint32_t)(sum * AUGMENT_ONE / count);
 }
 
+/* What treats each value by itself, whatever its channel, is tried on all 256 once. */
+static void change_levels(const AugmentOp *op, const AugmentDrawn *drawn, uint8_t *values, size_t count) {
+    uint8_t table[UINT8_MAX + 1];
+    for (int v = 0; v <= UINT8_MAX; v++) {
+        table[v] = augment_op_pixel(op, drawn, (AugmentPixel){{(uint8_t)v, (uint8_t)v, (uint8_t)v}}).value[0];
+    }
+    for (size_t i = 0; i < count; i++) values[i] = table[values[i]];
+}
+
+static void change_pixels(const AugmentOp *op, const AugmentDrawn *drawn, AugmentPixel *pixels, size_t count) {
+    switch (op->kind) {
+#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
+    AUGMENT_PICK_##phase(case AUGMENT_##name                                                                           \
+                         : for (size_t i = 0; i < count; i++) pixels[i] =                                              \
+                               augment_##name##_pixel(&op->as.name, drawn, pixels[i]);                                 \
+                         break;, , , , , )
+#include "augment/ops/table.h"
+#undef AUGMENT_OPERATION
+    default:
+        break;
+    }
+}
+
 static void change_colours(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels) {
     const size_t count = (size_t)size.height * (size_t)size.width;
+    const AugmentEntry *entry = augment_entry(op->kind);
     AugmentDrawn now = *drawn;
-    if (augment_entry(op->kind)->mean) now.mean = mean_grey(pixels, count);
-    for (size_t i = 0; i < count; i++) pixels[i] = augment_op_pixel(op, &now, pixels[i]);
+    if (entry->mean) now.mean = mean_grey(pixels, count);
+    if (entry->levels) {
+        change_levels(op, &now, pixels->value, count * AUGMENT_CHANNELS);
+    } else {
+        change_pixels(op, &now, pixels, count);
+    }
 }
 
 static void change_places(const AugmentOp *op, AugmentSize size, AugmentPixel *pixels) {

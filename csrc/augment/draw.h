@@ -158,13 +158,6 @@ HOST_DEVICE uint32_t augment_grey(AugmentPixel pixel) {
     return (2989u * pixel.value[0] + 5870u * pixel.value[1] + 1140u * pixel.value[2]) / 10000u;
 }
 
-/* factor x value + (1 - factor) x other, cut off and rounded down; `other` in units of 1 / AUGMENT_ONE. */
-HOST_DEVICE uint8_t augment_blend(uint32_t factor, uint32_t value, uint32_t other) {
-    const int64_t sum = (int64_t)factor * value * AUGMENT_ONE + ((int64_t)AUGMENT_ONE - factor) * other;
-    const int64_t whole = sum < 0 ? 0 : sum / ((int64_t)AUGMENT_ONE * AUGMENT_ONE);
-    return (uint8_t)(whole < 255 ? whole : 255);
-}
-
 /* The index that reflection without repeating the edge gives: in -(size-1)..2*(size-1) it lands in 0..size-1. */
 HOST_DEVICE int32_t augment_reflect(int32_t index, int32_t size) {
     if (index < 0) return -index;

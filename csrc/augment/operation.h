@@ -99,6 +99,7 @@ typedef struct AugmentEntry {
     uint32_t number; /* whose draws they are: part of what a seed means, never to be changed */
     int columns;     /* LABEL: float32 values that it makes of a label */
     bool mean;       /* COLOUR: the formula asks for the image's mean grey */
+    bool levels;     /* COLOUR: the formula treats every value alike, by itself */
     /* Refuses images of a size that the operation cannot do; NULL: it can do any. */
     Status (*fits)(const void *parameters, AugmentSize size);
     AugmentParameter parameters[AUGMENT_MAX_PARAMETERS + 1];

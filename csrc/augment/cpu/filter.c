@@ -2,79 +2,67 @@
  * the sums along the columns have used it. */
 #include "augment/cpu/filter.h"
 
+#include <string.h>
+
+#include "augment/cpu/filter_private.h"
+#include "base/cpu.h"
+
 #define RING (2 * AUGMENT_MAX_RADIUS + 1)
 
 typedef struct Filter {
-    uint32_t weights[AUGMENT_MAX_RADIUS + 1];
-    int32_t radius, height, width;
-    size_t values; /* of a row */
+    FilterTaps taps;
+    const FilterKernels *kernels;
+    AugmentSize size;
     uint8_t *pixels;
+    uint32_t *sums;
     uint16_t *ring;
+    uint8_t *row; /* one, with its mirrored ends */
 } Filter;
 
-size_t augment_filter_bytes(int32_t width) { return RING * (size_t)width * AUGMENT_CHANNELS * sizeof(uint16_t); }
+static size_t values_of(int32_t width) { return (size_t)width * AUGMENT_CHANNELS; }
 
-static uint16_t *ring_row(const Filter *f, int32_t y) { return f->ring + (size_t)(y % RING) * f->values; }
-
-static uint32_t sum_at(const Filter *f, const uint8_t *row, int32_t x, int c) {
-    uint32_t sum = f->weights[0] * row[x * AUGMENT_CHANNELS + c];
-    for (int32_t i = 1; i <= f->radius; i++) {
-        const int32_t left = augment_reflect(x - i, f->width), right = augment_reflect(x + i, f->width);
-        const uint32_t pair = (uint32_t)row[left * AUGMENT_CHANNELS + c] + row[right * AUGMENT_CHANNELS + c];
-        sum += f->weights[i] * pair;
-    }
-    return sum;
+size_t augment_filter_bytes(int32_t width) {
+    const size_t values = values_of(width);
+    return values * sizeof(uint32_t) + RING * values * sizeof(uint16_t) + values_of(width + RING);
 }
 
-/* Columns whose neighbours all exist: no edges, so that the loops are plain. */
-static void sum_inner(const Filter *f, const uint8_t *row, uint16_t *to) {
-    const size_t first = (size_t)f->radius * AUGMENT_CHANNELS, last = f->values - first;
-    for (size_t k = first; k < last; k++) {
-        uint32_t sum = f->weights[0] * row[k];
-        for (size_t i = 1; i <= (size_t)f->radius; i++) {
-            sum += f->weights[i] * ((uint32_t)row[k - i * AUGMENT_CHANNELS] + row[k + i * AUGMENT_CHANNELS]);
-        }
-        to[k] = (uint16_t)augment_local_row(sum);
-    }
-}
+static uint16_t *ring_row(const Filter *f, int32_t y) { return f->ring + (size_t)(y % RING) * f->taps.values; }
 
 static void sum_row(const Filter *f, int32_t y) {
-    const uint8_t *row = f->pixels + (size_t)y * f->values;
-    uint16_t *to = ring_row(f, y);
-    const int32_t inner = f->width - 2 * f->radius > 0 ? f->width - 2 * f->radius : 0;
-    for (int32_t x = 0; x < f->width; x++) {
-        if (x == f->radius && inner > 0) x += inner;
-        for (int c = 0; x < f->width && c < AUGMENT_CHANNELS; c++) {
-            to[x * AUGMENT_CHANNELS + c] = (uint16_t)augment_local_row(sum_at(f, row, x, c));
-        }
+    const int32_t radius = f->taps.radius, width = f->size.width;
+    uint8_t *own = f->row + radius * AUGMENT_CHANNELS;
+    memcpy(own, f->pixels + (size_t)y * f->taps.values, f->taps.values);
+    for (int32_t i = 1; i <= radius; i++) {
+        memcpy(own - i * AUGMENT_CHANNELS, own + i * AUGMENT_CHANNELS, AUGMENT_CHANNELS);
+        memcpy(own + (width - 1 + i) * AUGMENT_CHANNELS, own + (width - 1 - i) * AUGMENT_CHANNELS, AUGMENT_CHANNELS);
     }
-    if (inner > 0) sum_inner(f, row, to);
+    f->kernels->across(&f->taps, own, f->sums, ring_row(f, y));
 }
 
 static void sum_columns(const Filter *f, int32_t y) {
-    const uint16_t *above[AUGMENT_MAX_RADIUS + 1], *below[AUGMENT_MAX_RADIUS + 1], *own = ring_row(f, y);
-    uint8_t *to = f->pixels + (size_t)y * f->values;
-    for (int32_t i = 1; i <= f->radius; i++) {
-        above[i] = ring_row(f, augment_reflect(y - i, f->height));
-        below[i] = ring_row(f, augment_reflect(y + i, f->height));
+    const uint16_t *rows[RING] = {ring_row(f, y)};
+    for (int32_t i = 1; i <= f->taps.radius; i++) {
+        rows[2 * i - 1] = ring_row(f, augment_reflect(y - i, f->size.height));
+        rows[2 * i] = ring_row(f, augment_reflect(y + i, f->size.height));
     }
-    for (size_t k = 0; k < f->values; k++) {
-        uint32_t sum = f->weights[0] * own[k];
-        for (int32_t i = 1; i <= f->radius; i++) sum += f->weights[i] * ((uint32_t)above[i][k] + below[i][k]);
-        to[k] = augment_local_value(sum);
-    }
+    f->kernels->down(&f->taps, rows, f->sums, f->pixels + (size_t)y * f->taps.values);
 }
 
-void augment_filter(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, uint8_t *pixels, uint8_t *rows) {
-    Filter f = {.height = size.height,
-                .width = size.width,
-                .values = (size_t)size.width * AUGMENT_CHANNELS,
-                .pixels = pixels,
-                .ring = (uint16_t *)(void *)rows};
-    f.radius = augment_op_taps(op, drawn, f.weights);
-    int32_t summed = 0;
-    for (int32_t y = 0; y < f.height; y++) {
-        const int32_t last = y + f.radius < f.height ? y + f.radius : f.height - 1;
+static const FilterKernels *best_kernels(void) {
+#if defined(__x86_64__)
+    if (cpu_features()->avx2) return &augment_filter_avx2;
+#endif
+    return &augment_filter_scalar;
+}
+
+void augment_filter(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, uint8_t *pixels, void *scratch) {
+    const size_t values = values_of(size.width);
+    Filter f = {.taps.values = values, .kernels = best_kernels(), .size = size, .pixels = pixels, .sums = scratch};
+    f.ring = (uint16_t *)(void *)(f.sums + values);
+    f.row = (uint8_t *)(void *)(f.ring + RING * values);
+    f.taps.radius = augment_op_taps(op, drawn, f.taps.weights);
+    for (int32_t y = 0, summed = 0; y < size.height; y++) {
+        const int32_t last = y + f.taps.radius < size.height ? y + f.taps.radius : size.height - 1;
         while (summed <= last) sum_row(&f, summed++);
         sum_columns(&f, y);
     }

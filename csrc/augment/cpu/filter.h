@@ -4,10 +4,10 @@
 
 #include "augment/operation.h"
 
-/* Scratch memory for images of this width, aligned to 2. */
+/* Scratch memory for images of this width, aligned to 4. */
 size_t augment_filter_bytes(int32_t width);
 
 /* In place; the image is mirrored at its edges, which is wider than the operation's radius. */
-void augment_filter(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, uint8_t *pixels, uint8_t *rows);
+void augment_filter(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, uint8_t *pixels, void *scratch);
 
 #endif

@@ -24,7 +24,7 @@ HOST_DEVICE AugmentPixel augment_brightness_pixel(const AugmentBrightness *op, c
 
 #endif
 
-AUGMENT_OPERATION(brightness, AugmentBrightness, COLOUR, .name = "RandomBrightness", .number = 6,
+AUGMENT_OPERATION(brightness, AugmentBrightness, COLOUR, .name = "RandomBrightness", .number = 6, .levels = true,
                   .doc = "With probability `p` multiplies each image by a factor that is uniform in\n"
                          "max(0, 1 - magnitude)..1 + magnitude, cut off at 255 and rounded down.",
                   .parameters = {AUGMENT_PARAMETER(AugmentBrightness, magnitude, NUMBER, .required = true, .most = 100),

@@ -14,10 +14,12 @@ HOST_DEVICE AugmentDrawn augment_contrast_draw(const AugmentContrast *op, const 
 
 HOST_DEVICE AugmentPixel augment_contrast_pixel(const AugmentContrast *op, const AugmentDrawn *drawn,
                                                 AugmentPixel pixel) {
-    const uint32_t grey = drawn->mean;
+    const int64_t factor = drawn->amount, rest = (AUGMENT_ONE - factor) * drawn->mean;
     (void)op;
     for (int c = 0; c < AUGMENT_CHANNELS; c++) {
-        pixel.value[c] = augment_blend(drawn->amount, pixel.value[c], grey);
+        const int64_t sum = factor * pixel.value[c] * AUGMENT_ONE + rest;
+        const int64_t whole = sum < 0 ? 0 : sum / ((int64_t)AUGMENT_ONE * AUGMENT_ONE);
+        pixel.value[c] = (uint8_t)(whole < 255 ? whole : 255);
     }
     return pixel;
 }
@@ -25,6 +27,7 @@ HOST_DEVICE AugmentPixel augment_contrast_pixel(const AugmentContrast *op, const
 #endif
 
 AUGMENT_OPERATION(contrast, AugmentContrast, COLOUR, .name = "RandomContrast", .number = 9, .mean = true,
+                  .levels = true,
                   .doc = "With probability `p` moves each image away from its mean grey, or towards it:\n"
                          "factor x value + (1 - factor) x mean, cut off at 0 and 255 and rounded down. The factor is\n"
                          "uniform in max(0, 1 - magnitude)..1 + magnitude; grey is 0.2989 R + 0.587 G + 0.114 B,\n"

@@ -14,10 +14,12 @@ HOST_DEVICE AugmentDrawn augment_saturation_draw(const AugmentSaturation *op, co
 
 HOST_DEVICE AugmentPixel augment_saturation_pixel(const AugmentSaturation *op, const AugmentDrawn *drawn,
                                                   AugmentPixel pixel) {
-    const uint32_t grey = augment_grey(pixel) * AUGMENT_ONE;
+    const int32_t factor = (int32_t)drawn->amount; /* at most 101, so that all of it fits 32 bits */
+    const int32_t rest = (AUGMENT_ONE - factor) * (int32_t)augment_grey(pixel);
     (void)op;
     for (int c = 0; c < AUGMENT_CHANNELS; c++) {
-        pixel.value[c] = augment_blend(drawn->amount, pixel.value[c], grey);
+        const int32_t sum = factor * pixel.value[c] + rest, whole = sum < 0 ? 0 : sum / AUGMENT_ONE;
+        pixel.value[c] = (uint8_t)(whole < 255 ? whole : 255);
     }
     return pixel;
 }
