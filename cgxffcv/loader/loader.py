@@ -29,6 +29,12 @@ def check_epoch(epoch: int) -> int:
     return epoch
 
 
+def _again(arguments: Mapping[str, Any], next_epoch: int) -> Loader:
+    loader = Loader(**arguments)
+    loader.next_epoch = next_epoch
+    return loader
+
+
 class Loader:
     """Batches of a .beton file, made by worker threads.
 
@@ -377,6 +383,13 @@ class Loader:
     def explain(self) -> str:
         """What is done to each sample and each batch, where, and what it takes of memory: a text to print."""
         return explain(self._plan, self._fname)
+
+    def __reduce__(self) -> tuple:
+        """A copy, or what another process unpickles, is a loader of its own with the same settings and seed, before its
+        next epoch. (Where it stands within one is what state_dict says.)"""
+        given = self._plan.arguments
+        plain = {"pipelines": dict(given["pipelines"]), "order_kwargs": dict(given["order_kwargs"]), "seed": self.seed}
+        return _again, ({**given, **plain}, self._next_epoch)
 
     # ---- the end ----
 

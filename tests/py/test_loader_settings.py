@@ -1,7 +1,9 @@
 """Settings of a loader that are assigned after it was made, and orders that a user gives."""
 
+import copy
 import itertools
 import os
+import pickle
 
 import augment_reference as reference
 import numpy as np
@@ -473,3 +475,19 @@ def test_what_is_assigned_to_a_decoder_counts_from_the_next_epoch_on(tmp_path):
             iter(loader)
         decoder.output_size = (5, 5)
         assert next(iter(loader))[0].shape == (8, 5, 5, 3)
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda loader: pickle.loads(pickle.dumps(loader))])
+def test_copies_are_loaders_of_their_own(path, again):
+    pipelines = {
+        "image": [tf.RandomTranslate(2), tf.RandomHorizontalFlip()],
+        "label": [IntDecoder(), tf.LabelMixup(1, True)],
+    }
+    options = {"order": OrderOption.QUASI_RANDOM, "order_kwargs": {"window_pages": 2}, "indices": list(range(3, 30))}
+    with Loader(path, 4, 1, pipelines=pipelines, **options) as loader:
+        next(iter(loader))
+        with again(loader) as other:
+            assert other.seed == loader.seed and other.next_epoch == 1 and other.indices.tolist() == options["indices"]
+            for mine, theirs in zip(list(loader), list(other), strict=True):
+                for one, two in zip(mine, theirs, strict=True):
+                    np.testing.assert_array_equal(one, two)
