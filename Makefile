@@ -14,7 +14,7 @@ help:
 	@echo "make train        set up, then the main job: write .beton files, train under mpirun"
 	@echo "                  (RANKS=N: else one a GPU, or two on a CPU; TRAIN='--training.seed=1 ...')"
 	@echo "make test         set up, then the tests (make test-short: those of a few minutes)"
-	@echo "make test-torch   set up, PyTorch too (5 GB), then the tests of the hook for it"
+	@echo "make test-torch   set up, PyTorch too (5 GB), then the tests of what is done with it"
 	@echo "make build        set up only: system packages, .venv, the package in it"
 	@echo "make doctor       what this machine has and what is missing"
 	@echo "make lint format  ruff and clang-format: check, apply"
