@@ -271,6 +271,13 @@ Status device_query(DeviceStream *stream, DeviceEvent *event, bool *done) {
     return error == cudaErrorNotReady ? STATUS_OK : fail(error, "the GPU failed");
 }
 
+Status device_capturing(DeviceStream *stream, bool *out) {
+    enum cudaStreamCaptureStatus capture;
+    TRY_CUDA(cudaStreamIsCapturing((cudaStream_t)stream, &capture));
+    *out = capture != cudaStreamCaptureStatusNone;
+    return STATUS_OK;
+}
+
 Status device_copy(void *to, const void *from, size_t bytes, DeviceStream *stream) {
     if (bytes == 0) return STATUS_OK;
     TRY_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, (cudaStream_t)stream));

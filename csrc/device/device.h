@@ -85,6 +85,9 @@ Status device_synchronize(void);                        /* all streams */
 /* Whether the stream has done all that is on it, or what was on it when the event (NULL: none) was recorded. */
 Status device_query(DeviceStream *stream, DeviceEvent *event, bool *done);
 
+/* Whether what is put on the stream is being recorded. */
+Status device_capturing(DeviceStream *stream, bool *out);
+
 /* Copies between any two of host and device; asynchronous where the host side is page-locked. */
 Status device_copy(void *to, const void *from, size_t bytes, DeviceStream *stream);
 Status device_fill(void *to, int byte, size_t bytes, DeviceStream *stream);

@@ -85,6 +85,11 @@ Status device_stream_synchronize(DeviceStream *stream) {
     return absent();
 }
 
+Status device_capturing(DeviceStream *stream, bool *out) {
+    (void)stream, (void)out;
+    return absent();
+}
+
 Status device_copy(void *to, const void *from, size_t bytes, DeviceStream *stream) {
     (void)to, (void)from, (void)bytes, (void)stream;
     return absent();

@@ -131,7 +131,7 @@ def several(world, device):
 def background(world, device):
     """Calls on streams of their own, ordered behind what came before them and before what comes after."""
     narrow = {"bits": 8, "algorithm": "one_shot"}
-    xs = [noise(world.rank + 7 * i, 3000) for i in range(3)]
+    xs = [noise(world.rank + 7 * i, 3000 + 100 * i) for i in range(3)]  # three plans, three streams
     expected = [world.allreduce(x.copy(), **narrow) for x in xs]
     ours = [tensor(x, device) for x in xs]
     handles = [world.allreduce_async(x, **narrow) for x in ours]

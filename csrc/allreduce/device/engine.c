@@ -54,8 +54,9 @@ static Status put_round(DeviceEngine *engine, const DeviceExtent *extent, int nu
 }
 
 static Status put_rounds(DeviceEngine *engine, const DeviceExtent *extent, void *buffer, DeviceStream *stream) {
+    TRY(allreduce_hall_enter(engine->hall, stream));
     for (int i = 0; i < extent->tiles.rounds; i++) TRY(put_round(engine, extent, i, buffer, stream));
-    return STATUS_OK;
+    return allreduce_hall_ran(engine->hall, stream);
 }
 
 static Status put(void *state, const AllreduceExtent *extent, void *buffer, DeviceStream *stream) {

@@ -18,7 +18,7 @@
 #define FLAGS (UINT64_C(64) << 10)
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static ExchangeHall *halls; /* under the lock */
+static ExchangeHall *halls; /* under the lock, as is `users` of each */
 
 /* What a rank comes with. */
 typedef struct Offer {
@@ -27,16 +27,21 @@ typedef struct Offer {
     uint64_t data_bytes; /* the most that it wants */
 } Offer;
 
-static ExchangeHall *find_newest(const Comm *comm) {
+/* As one more user. */
+static ExchangeHall *share_newest(const Comm *comm) {
     ExchangeHall *newest = NULL;
+    pthread_mutex_lock(&lock);
     for (ExchangeHall *hall = halls; hall != NULL; hall = hall->next) {
         if (hall->comm == comm && (newest == NULL || hall->number > newest->number)) newest = hall;
     }
+    if (newest != NULL) newest->users++;
+    pthread_mutex_unlock(&lock);
     return newest;
 }
 
 static void hall_destroy(ExchangeHall *hall) {
     if (hall == NULL) return;
+    device_event_destroy(hall->ran);
     comm_window_destroy(hall->window);
     device_free(hall->state);
     memory_free(hall);
@@ -79,14 +84,17 @@ static Status make_hall(Comm *comm, uint32_t number, uint64_t data_bytes, Exchan
     Status status = STATUS_OK;
     ExchangeHall *hall = NULL;
     TRY(memory_calloc(1, sizeof *hall, &hall));
-    *hall = (ExchangeHall){.flags = FLAGS, .comm = comm, .number = number};
+    *hall = (ExchangeHall){.flags = FLAGS, .comm = comm, .number = number, .users = 1};
     TRY_GOTO(make_window(comm, data_bytes, hall, why));
     if (hall->window == NULL) goto done;
     TRY_GOTO(device_alloc(sizeof *hall->state, &hall->state));
     TRY_GOTO(device_fill(hall->state, 0, sizeof *hall->state, NULL));
     TRY_GOTO(device_stream_synchronize(NULL));
+    TRY_GOTO(device_event_create(&hall->ran));
+    pthread_mutex_lock(&lock);
     hall->next = halls;
     halls = hall;
+    pthread_mutex_unlock(&lock);
     *out = hall;
     hall = NULL;
 done:
@@ -94,12 +102,13 @@ done:
     return status;
 }
 
-/* Under the lock: halls are made by one thread at a time. */
+/* *out is the newest that this rank has, or NULL, and becomes the one to use. Without the lock: other threads may make
+ * halls of other communicators meanwhile, and in another order than on other ranks. */
 static Status hall_join(Comm *comm, Offer *offers, ExchangeHall **out, char *why) {
-    ExchangeHall *hall = find_newest(comm);
+    ExchangeHall *hall = *out;
     Offer mine = {.number = hall == NULL ? 0 : hall->number};
     uint32_t greatest = 0;
-    bool same = hall != NULL;
+    bool same = hall != NULL, off = false;
     TRY(wish_for(&mine));
     uint64_t data_bytes = mine.data_bytes;
     TRY(comm_allgather(comm, &mine, sizeof mine, offers));
@@ -109,21 +118,24 @@ static Status hall_join(Comm *comm, Offer *offers, ExchangeHall **out, char *why
         if (offers[r].data_bytes < data_bytes) data_bytes = offers[r].data_bytes;
         if (offers[r].off == 0) continue;
         snprintf(why, ALLREDUCE_WHY_BYTES, "rank %d: " SWITCH_VARIABLE "=0", r);
-        return STATUS_OK;
+        off = true;
     }
-    if (!same) TRY(make_hall(comm, greatest + 1, data_bytes, &hall, why));
-    if (hall != NULL) hall->users++;
-    *out = hall;
-    return STATUS_OK;
+    if (same && !off) return STATUS_OK;
+    allreduce_hall_leave(hall);
+    *out = NULL;
+    return off ? STATUS_OK : make_hall(comm, greatest + 1, data_bytes, out, why);
 }
 
 Status allreduce_hall_join(Comm *comm, ExchangeHall **out, char *why) {
     Offer *offers = NULL;
     *out = NULL;
     TRY(memory_calloc((size_t)comm_size(comm), sizeof *offers, &offers));
-    pthread_mutex_lock(&lock);
+    *out = share_newest(comm);
     Status status = hall_join(comm, offers, out, why);
-    pthread_mutex_unlock(&lock);
+    if (status != STATUS_OK) {
+        allreduce_hall_leave(*out);
+        *out = NULL;
+    }
     memory_free(offers);
     return status;
 }
@@ -141,4 +153,16 @@ void allreduce_hall_leave(ExchangeHall *hall) {
     }
     pthread_mutex_unlock(&lock);
     if (last) hall_destroy(hall);
+}
+
+Status allreduce_hall_enter(ExchangeHall *hall, DeviceStream *stream) {
+    bool capturing;
+    TRY(device_capturing(stream, &capturing));
+    return capturing ? STATUS_OK : device_stream_wait(stream, hall->ran);
+}
+
+Status allreduce_hall_ran(ExchangeHall *hall, DeviceStream *stream) {
+    bool capturing;
+    TRY(device_capturing(stream, &capturing));
+    return capturing ? STATUS_OK : device_event_record(hall->ran, stream);
 }

@@ -13,10 +13,16 @@ typedef struct ExchangeHall {
     uint64_t half_bytes;
     /* private to hall.c */
     const Comm *comm; /* borrowed */
+    DeviceEvent *ran; /* owned: after the run that was put last */
     uint32_t number;
     int users;
     struct ExchangeHall *next;
 } ExchangeHall;
+
+/* Around the kernels of a run: it waits for that before it, which may be on another stream. What is recorded runs where
+ * whoever launches it puts it. */
+Status allreduce_hall_enter(ExchangeHall *hall, DeviceStream *stream);
+Status allreduce_hall_ran(ExchangeHall *hall, DeviceStream *stream);
 
 /* Collective. *out NULL on all ranks where there can be none, with the reason in `why` (ALLREDUCE_WHY_BYTES). */
 Status allreduce_hall_join(Comm *comm, ExchangeHall **out, char *why);
