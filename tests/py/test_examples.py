@@ -49,6 +49,15 @@ def test_compressed_allreduce(tmp_path):
     assert float(re.search(r"feedback: relative error ([\d.]+)", out)[1]) < errors[4] / 10
 
 
+def test_allreduce_arrays(tmp_path):
+    if shutil.which("mpirun") is None or not build_info()["mpi"]:
+        pytest.skip("mpirun or a build with MPI is not there")
+    out = run("-m", "cgxffcv", "launch", "-np", "2", str(EXAMPLES / "allreduce_arrays.py"), cwd=tmp_path)
+    assert "2 ranks have seen 1000 samples" in out
+    exact, narrow, fed = (float(x) for x in re.findall(r"(?:off by|error) ([\d.e-]+)$", out, re.M))
+    assert exact < 1e-6 < narrow < 0.16 and fed < 0.1  # 2 bits alone: 0.9
+
+
 def cells(name):
     notebook = json.loads((EXAMPLES / name).read_text())
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
