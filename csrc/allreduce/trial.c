@@ -8,7 +8,8 @@
 #include "base/names.h"
 
 #define GRAPH_RUNS 20 /* in one recorded graph, at most */
-#define IN_FLIGHT 64  /* launches before the host waits: a full queue would block without a deadline */
+#define MOST_RUNS 65536
+#define IN_FLIGHT 64 /* launches before the host waits: a full queue would block without a deadline */
 
 struct AllreduceTrial {
     Comm *comm; /* borrowed */
@@ -212,7 +213,7 @@ Status allreduce_trial_time(AllreduceTrial *trial, int64_t elems, int runs, bool
     bool recorded = record_runs && trial->stream != NULL && recordable;
     int each = !recorded ? 1 : runs < GRAPH_RUNS ? runs : GRAPH_RUNS, launches = (runs + each - 1) / each;
     double mine = 0;
-    if (runs < 1) FAIL(STATUS_ARGUMENT, "runs must be at least 1, not %d", runs);
+    if (runs < 1 || runs > MOST_RUNS) FAIL(STATUS_ARGUMENT, "runs must be in 1..%d, not %d", MOST_RUNS, runs);
     if (elems < 0 || elems > trial->elems) {
         FAIL(STATUS_ARGUMENT, "elems must be in 0..%lld, not %lld", (long long)trial->elems, (long long)elems);
     }
