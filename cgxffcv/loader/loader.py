@@ -75,6 +75,8 @@ class Loader:
         evaluate: random operations are neutral: no flip, no shift, the central crop, no hole.
         page_locked: the number of a GPU, which can then copy batches beside its work; None: ordinary memory.
         arrays: "torch" or "numpy": what fields without a pipeline give; None: tensors if the program uses torch.
+        on_error: "raise" ends the pass at a JPEG image that is damaged; "zero" makes it black before what follows in
+            the pipeline, and counts it (stats()["blanked"]).
 
     Raises:
         OSError, BetonError: the file cannot be opened, or is not as the format demands. ValueError, TypeError,
@@ -105,6 +107,7 @@ class Loader:
         evaluate: bool = False,
         page_locked: int | None = None,
         arrays: str | None = None,
+        on_error: str = "raise",
     ):
         arguments = {name: value for name, value in locals().items() if name != "self"}
         # absolute, so that filter() and `reader` find the file from another folder, too
@@ -129,7 +132,7 @@ class Loader:
     os_cache, resident, page_locked = Setting(), Setting(), Setting()
     order, order_kwargs, seed, indices, drop_last = Setting(), Setting(), Setting(), Setting(), Setting()
     distributed, rank, world_size = Setting(), Setting(), Setting()
-    pipelines, ids, evaluate, arrays = Setting(), Setting(), Setting(), Setting()
+    pipelines, ids, evaluate, arrays, on_error = Setting(), Setting(), Setting(), Setting(), Setting()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("_") or hasattr(type(self), name) or type(self) is not Loader:

@@ -81,6 +81,8 @@ class Plan:
         for name in ("distributed", "drop_last", "ids", "evaluate", "os_cache", "resident"):
             setattr(self, name, bool(given[name]))
         self.chosen = None if given["indices"] is None else as_ids(given["indices"], "indices", core.in_file).copy()
+        if self.on_error not in ("raise", "zero"):
+            raise ValueError(f"on_error must be 'raise' or 'zero', not {self.on_error!r}")
         self._indices: np.ndarray | None = None
         self.num_samples = core.in_file if self.chosen is None else len(self.chosen)
         self.outputs: list[Output] = []
@@ -140,6 +142,7 @@ class Plan:
             drop_last=self.drop_last,
             resident=self.resident,
             read_ahead=not self.os_cache,
+            blank_damaged=self.on_error == "zero",
             page_locked=self.arguments["page_locked"],
         )
         if self.own_order is None and self.num_samples > 0 and self.core.batches(self.num_samples) == 0:

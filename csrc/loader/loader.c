@@ -172,6 +172,7 @@ void loader_stats(const Loader *loader, LoaderStats *out) {
     LoaderStats stats;
     SlotsStats slots = loader_slots_stats(loader->slots);
     loader_workers_stats(loader->workers, &stats);
+    stats.blanked = loader->pipeline.blanked == NULL ? 0 : atomic_load(loader->pipeline.blanked);
     stats.slots = slots.live;
     stats.slots_held = slots.held;
     stats.slot_bytes = loader_slots_batch_bytes(loader->slots);

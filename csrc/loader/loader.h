@@ -112,6 +112,7 @@ typedef struct LoaderConfig {
     /* For data beyond memory: the threads read their samples into memory of their own, and each batch's pages are asked
      * for before they are needed. */
     bool read_ahead;
+    bool blank_damaged; /* damaged JPEG images are black, and counted; else they end the pass */
     /* Batches lie in page-locked memory, from which `device` can copy beside its work. */
     bool page_locked;
     int device;
@@ -206,6 +207,7 @@ typedef struct LoaderStats {
     int64_t work_ns;                        /* all workers decoded and augmented */
     int64_t decode_ns;                      /* of it, the JPEG decoder */
     int64_t idle_ns;                        /* all workers waited for room or work during passes */
+    uint64_t blanked;                       /* damaged images that came out black (blank_damaged), each time */
     int workers;                            /* threads running now */
     size_t slots, slots_held;               /* batch buffers that exist; of them, held by callers */
     size_t slot_bytes;                      /* one buffer */

@@ -68,6 +68,7 @@ Status loader_pipeline_init(Pipeline *pipeline, const LoaderSource *source, cons
                             const Traversal *in_use) {
     *pipeline = (Pipeline){.source = source, .seed = config->seed};
     TRY(memory_calloc(config->output_count, sizeof *pipeline->outputs, &pipeline->outputs));
+    if (config->blank_damaged) TRY(memory_calloc(1, sizeof *pipeline->blanked, &pipeline->blanked));
     for (size_t i = 0; i < config->output_count; i++) {
         pipeline->count++;
         TRY(prepare_output(pipeline, i, &config->outputs[i], in_use));
@@ -81,6 +82,7 @@ void loader_pipeline_fini(Pipeline *pipeline) {
         if (output->state != NULL) output->decoder->destroy(output);
     }
     memory_free(pipeline->outputs);
+    memory_free(pipeline->blanked);
     *pipeline = (Pipeline){0};
 }
 
@@ -153,6 +155,7 @@ static Status with_bytes(const Pipeline *pipeline, DecoderChunk *chunk,
     Status status = STATUS_OK;
     Guard guard;
     chunk->source = &source;
+    chunk->blanked = pipeline->blanked;
     loader_source_enter(&source, &guard);
     if (source.windows) {
         status = fill_window(pipeline, chunk);

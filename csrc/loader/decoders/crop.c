@@ -1,6 +1,7 @@
 /* A rectangle of each image, drawn or central, resampled to one size, through `augment` into the batch. Images may have
  * any size: of JPEG ones only the rectangle is decoded, and its rows are resampled as they come. */
 #include <math.h>
+#include <string.h>
 
 #include "base/memory.h"
 #include "loader/decoders/pixels.h"
@@ -205,7 +206,13 @@ static Status resample(const DecoderChunk *chunk, const DecoderOutput *output, s
     }
     const JpegWish wish = {state->fast_jpeg ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height,
                            rows.region};
-    return loader_pixels_stream(chunk, output, i, image, &wish, take, &rows);
+    bool blank = false;
+    TRY(loader_pixels_stream(chunk, output, i, image, &wish, take, &rows, &blank));
+    for (const DecoderOutput *view = output; blank && view != NULL; view = next_view(chunk, view)) {
+        const LoaderCrop *crop = &((const CropState *)view->state)->crop;
+        memset(resampled(chunk, view), 0, (size_t)crop->height * crop->width * AUGMENT_CHANNELS);
+    }
+    return STATUS_OK;
 }
 
 /* `begin` as in loader_pixels_augment. */

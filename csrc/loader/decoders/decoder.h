@@ -3,6 +3,8 @@
 #ifndef CGXFFCV_LOADER_DECODERS_DECODER_H
 #define CGXFFCV_LOADER_DECODERS_DECODER_H
 
+#include <stdatomic.h>
+
 #include "image/jpeg.h"
 #include "image/resize.h"
 #include "loader/loader.h"
@@ -53,12 +55,13 @@ typedef struct DecoderChunk {
     uint64_t seed;
     uint32_t epoch;
     bool evaluate;
-    const uint64_t *ids; /* of the chunk's first sample */
-    uint64_t before;     /* the sample before it in the batch, cyclic ... */
-    size_t before_first; /* ... and where it is there */
-    uint64_t batch;      /* the batch's first sample */
-    size_t first, count; /* in the batch; at most DECODER_MAX_CHUNK */
-    void *const *arrays; /* the batch's, one an output */
+    const uint64_t *ids;           /* of the chunk's first sample */
+    uint64_t before;               /* the sample before it in the batch, cyclic ... */
+    size_t before_first;           /* ... and where it is there */
+    uint64_t batch;                /* the batch's first sample */
+    size_t first, count;           /* in the batch; at most DECODER_MAX_CHUNK */
+    void *const *arrays;           /* the batch's, one an output */
+    atomic_uint_fast64_t *blanked; /* NULL: a damaged image is a failure; else its pixels are 0, and it is counted */
 } DecoderChunk;
 
 struct DecoderEntry {

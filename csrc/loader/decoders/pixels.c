@@ -53,6 +53,15 @@ Status loader_pixels_read(const DecoderChunk *chunk, const DecoderOutput *output
     return loader_decoder_fail(chunk, output, i, "read", status);
 }
 
+/* A damaged image is a failure, or counted as blank. */
+static Status after_decoding(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, Status status,
+                             bool *blank) {
+    *blank = status == STATUS_FORMAT && chunk->blanked != NULL;
+    if (!*blank) return loader_decoder_fail(chunk, output, i, "decode", beton_damaged_image(status));
+    atomic_fetch_add_explicit(chunk->blanked, 1, memory_order_relaxed);
+    return STATUS_OK;
+}
+
 Status loader_pixels_decode(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
                             bool fast, uint8_t *pixels) {
     DecoderScratch *scratch = chunk->scratch;
@@ -62,7 +71,10 @@ Status loader_pixels_decode(const DecoderChunk *chunk, const DecoderOutput *outp
                                 fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height, pixels,
                                 (size_t)image->width * AUGMENT_CHANNELS);
     scratch->decode_ns += clock_now_ns() - start;
-    return loader_decoder_fail(chunk, output, i, "decode", beton_damaged_image(status));
+    bool blank = false;
+    TRY(after_decoding(chunk, output, i, status, &blank));
+    if (blank) memset(pixels, 0, (size_t)image->height * image->width * AUGMENT_CHANNELS);
+    return STATUS_OK;
 }
 
 /* Rows on their way to whoever wants them, whose time is not the decoder's. */
@@ -80,7 +92,7 @@ static void hand_on(void *context, const uint8_t *rgb, size_t stride, uint32_t c
 }
 
 Status loader_pixels_stream(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
-                            const JpegWish *wish, JpegTake take, void *context) {
+                            const JpegWish *wish, JpegTake take, void *context, bool *blank) {
     DecoderScratch *scratch = chunk->scratch;
     Stream stream = {take, context, 0};
     if (scratch->jpeg == NULL) TRY(jpeg_decoder_create(&scratch->jpeg));
@@ -88,7 +100,7 @@ Status loader_pixels_stream(const DecoderChunk *chunk, const DecoderOutput *outp
     Status status =
         jpeg_decode_region(scratch->jpeg, image->region.data, (size_t)image->region.size, wish, hand_on, &stream);
     scratch->decode_ns += clock_now_ns() - start - stream.spent_ns;
-    return loader_decoder_fail(chunk, output, i, "decode", beton_damaged_image(status));
+    return after_decoding(chunk, output, i, status, blank);
 }
 
 typedef struct Copy {
@@ -118,7 +130,10 @@ Status loader_pixels_find(const DecoderChunk *chunk, const DecoderOutput *output
     if (whole) return loader_pixels_decode(chunk, output, i, image, fast, buffer);
     const JpegRegion region = {(uint32_t)part.y, (uint32_t)part.x, (uint32_t)part.height, (uint32_t)part.width};
     const JpegWish wish = {fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height, region};
-    return loader_pixels_stream(chunk, output, i, image, &wish, copy_rows, &(Copy){buffer, row_bytes});
+    bool blank = false;
+    TRY(loader_pixels_stream(chunk, output, i, image, &wish, copy_rows, &(Copy){buffer, row_bytes}, &blank));
+    if (blank) memset(buffer, 0, row_bytes * (size_t)part.height);
+    return STATUS_OK;
 }
 
 static AugmentKey key_of(const DecoderChunk *chunk, size_t i) {

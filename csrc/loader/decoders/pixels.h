@@ -16,13 +16,14 @@ void loader_pixels_prepare_none(const AugmentSpec *wish, DecoderOutput *output);
 /* The stored image of the chunk's sample `i`; a raw one has all its pixels. */
 Status loader_pixels_read(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, BetonImage *image);
 
-/* Decodes it, a JPEG, into `pixels`, row after row. */
+/* Decodes it, a JPEG, into `pixels`, row after row; a damaged one as the chunk says. */
 Status loader_pixels_decode(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
                             bool fast, uint8_t *pixels);
 
-/* Decodes a region of it, a JPEG, as jpeg_decode_region does. */
+/* Decodes a region of it, a JPEG, as jpeg_decode_region does. `blank`: it is damaged, and to be black; how many rows
+ * have come is not known. */
 Status loader_pixels_stream(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
-                            const JpegWish *wish, JpegTake take, void *context);
+                            const JpegWish *wish, JpegTake take, void *context, bool *blank);
 
 /* The part of it, at least: in the file, or decoded into the thread's buffer. */
 Status loader_pixels_find(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
