@@ -277,6 +277,23 @@ def leading_labels(transforms: list) -> list[tf.LabelOperation]:
     return labels
 
 
+IMAGE_STEPS = (tf.ImageOperation, tf.NormalizeImage)  # which make images of uint8 arrays
+
+
+def compile_image(name: str, source: str, decoder: dec.Decoder, transforms: Sequence, draws: int) -> Output:
+    compiler = ImageCompiler(name, draws)
+    for step in transforms:
+        compiler.add(step)
+    if isinstance(decoder, dec.ImageDecoder):
+        code, options = decoder.code, {"fast_jpeg": decoder.jpeg_mode == "fast", "crop": decoder.crop(draws)}
+    else:
+        code, options = "array_image", {}
+    column = core_column(source, code, image=compiler.image(), **options)
+    fused = transforms[: len(transforms) - len(compiler.steps)]
+    worker = [decoder, *(step for step in fused if not isinstance(step, (tf.ToTensor, tf.ToDevice)))]
+    return Output(name, [column], compiler.all_steps(), worker)
+
+
 def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: str, own: Field | None) -> Output:
     decoder, transforms = split_decoder(name, kind, spec, own)
     source = spec.source or name
@@ -287,14 +304,9 @@ def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: s
     ):
         decoder = transforms.pop(0).decoder(decoder.jpeg_mode)
     if isinstance(decoder, dec.ImageDecoder):
-        compiler = ImageCompiler(name, draws)
-        for step in transforms:
-            compiler.add(step)
-        fast, crop = decoder.jpeg_mode == "fast", decoder.crop(draws)
-        column = core_column(source, decoder.code, fast_jpeg=fast, image=compiler.image(), crop=crop)
-        fused = transforms[: len(transforms) - len(compiler.steps)]
-        worker = [decoder, *(step for step in fused if not isinstance(step, (tf.ToTensor, tf.ToDevice)))]
-        return Output(name, [column], compiler.all_steps(), worker)
+        return compile_image(name, source, decoder, transforms, draws)
+    if type(decoder) is dec.NDArrayDecoder and any(isinstance(step, IMAGE_STEPS) for step in transforms):
+        return compile_image(name, source, decoder, transforms, draws)
     function = None
     if isinstance(decoder, dec.FunctionDecoder):
         function = {"address": decoder.address, "dtype": decoder.dtype, "shape": decoder.shape}
@@ -375,5 +387,5 @@ def compile_outputs(
         kind = fields[source]
         draws = images % MAX_SHARED if spec.draws is None else spec.draws
         outputs.append(compile_output(name, kind, spec, draws, path, custom.get(source)))
-        images += kind == "image"
+        images += outputs[-1].columns[0]["image"] is not None
     return outputs

@@ -12,6 +12,7 @@
     X(LOADER_RECORD, loader_decoder_record)       /* uint8: the records of a user's own fields */                      \
     X(LOADER_FUNCTION, loader_decoder_function)   /* rows that a user's C function makes */                            \
     X(LOADER_CENTER_CROP, loader_decoder_center_crop) /* central squares of images, resampled to one size */           \
-    X(LOADER_RANDOM_CROP, loader_decoder_random_crop) /* random rectangles of images, resampled to one size */
+    X(LOADER_RANDOM_CROP, loader_decoder_random_crop) /* random rectangles of images, resampled to one size */         \
+    X(LOADER_ARRAY_IMAGE, loader_decoder_array_image) /* uint8 arrays (height, width, 3), through `augment` */
 
 #endif

@@ -1,0 +1,68 @@
+"""Operations on images whose pixels are an array or a tensor of the file: the same as of an image field."""
+
+import numpy as np
+import pytest
+import tiny_beton
+
+from cgxffcv import DatasetWriter
+from cgxffcv import transforms as tf
+from cgxffcv.fields import NDArrayField, RGBImageField, TorchTensorField
+from cgxffcv.fields.decoders import NDArrayDecoder
+from cgxffcv.loader import Loader, OrderOption, PipelineSpec
+
+COUNT = 21
+STEPS = {
+    "plain": [tf.RandomHorizontalFlip(), tf.RandomTranslate(2), tf.Cutout(3)],
+    "finished": [tf.RandomContrast(0.5), tf.NormalizeImage(100, 50, np.float16), tf.ToTorchImage(False)],
+    "mixed": [tf.RandomCrop(7), tf.CutMix(0.5, False), tf.RandomVerticalFlip(), tf.Convert(np.float32)],
+}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("arrays") / "a.beton")
+    shape = (9, 8, 3)
+    fields = {
+        "image": RGBImageField(), "array": NDArrayField("uint8", shape), "tensor": TorchTensorField("uint8", shape),
+        "grey": NDArrayField("uint8", shape[:2]), "real": NDArrayField("float32", shape),
+    }  # fmt: skip
+    pixels = np.random.default_rng(5).integers(0, 256, (COUNT, 9, 8, 3), dtype=np.uint8)
+    samples = [(one, one, one, one[:, :, 0], one.astype(np.float32)) for one in pixels]
+    DatasetWriter(path, fields, num_workers=1, progress=False).from_indexed_dataset(samples)
+    return path
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("evaluate", [False, True])
+def test_as_of_an_image(path, name, evaluate):
+    steps = STEPS[name]
+    pipelines = {
+        "image": PipelineSpec("image", None, steps, draws=5), "array": PipelineSpec("array", None, steps, draws=5),
+        "tensor": PipelineSpec("tensor", NDArrayDecoder(), steps, draws=5), "grey": None, "real": None,
+    }  # fmt: skip
+    options = {"order": OrderOption.RANDOM, "seed": 3, "drop_last": False, "evaluate": evaluate, "arrays": "numpy"}
+    with Loader(path, 8, 2, pipelines=pipelines, **options) as loader:
+        for _ in range(2):
+            for image, array, tensor in loader:
+                assert image.dtype == array.dtype == tensor.dtype
+                np.testing.assert_array_equal(image, array)
+                np.testing.assert_array_equal(image, tensor)
+
+
+def test_arrays_without_image_operations_stay_arrays(path):
+    steps = [NDArrayDecoder(), tf.ToTorchImage(False), tf.Convert(np.float32)]
+    pipelines = {"array": steps, "real": [tf.ToTorchImage()], "image": None, "tensor": None, "grey": None}
+    with pytest.raises(TypeError, match="is for images, and the field holds array"):
+        Loader(path, 4, pipelines=pipelines)
+
+
+@pytest.mark.parametrize("field", ["grey", "real"])
+def test_other_arrays_are_refused(path, field):
+    with pytest.raises(TypeError, match=f"field '{field}': operations on images take arrays of uint8 and shape"):
+        Loader(path, 4, pipelines={field: [tf.RandomHorizontalFlip()]})
+
+
+def test_no_samples(tmp_path):
+    path = tiny_beton.write(tmp_path / "a.beton", {"a": ("array", [np.zeros((3, 4, 3), np.uint8)] * 2)})
+    with Loader(path, 2, pipelines={"a": [tf.RandomCrop(2)]}, indices=[]) as loader:
+        assert list(loader) == [] and loader.get_batch([1])[0].shape == (1, 2, 2, 3)
