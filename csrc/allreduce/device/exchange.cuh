@@ -170,8 +170,15 @@ __device__ static __forceinline__ void exchange_raise_all(const ExchangePlan *pl
 
 /* ---- elements ---- */
 
+/* v = four elements of group j, or v + those. */
+__device__ static __forceinline__ void exchange_put_group(float (&v)[QUANT_ROWS], int j, bool add,
+                                                          const float (&four)[4]) {
+#pragma unroll
+    for (int c = 0; c < 4; c++) v[4 * j + c] = add ? QUANT_ADD(v[4 * j + c], four[c]) : four[c];
+}
+
 /* Own elements from one on, with what earlier runs have lost. */
-template <QuantType TYPE> struct ExchangeOwn {
+template <QuantType TYPE, QuantLie LIE> struct ExchangeOwn {
     typedef typename QuantElement<TYPE>::Stored Stored;
     const Stored *x;
     const float *residual; /* NULL: none */
@@ -182,24 +189,21 @@ template <QuantType TYPE> struct ExchangeOwn {
           residual(raw || plan->residual == nullptr ? nullptr : plan->residual + first), scale(plan->scale) {}
 
     __device__ __forceinline__ void take(int64_t first, int count, bool add, float (&v)[QUANT_ROWS]) const {
-        const int rows = quant_rows(count);
-        const int64_t at = first + quant_lane();
+        FOR_GROUPS(j, count) {
+            float four[4], lost[4] = {};
+            quant_load_group<TYPE, LIE, false>(x + first, j, count, four);
+            if (residual != nullptr) quant_load_group<QUANT_F32, LIE, false>(residual + first, j, count, lost);
 #pragma unroll
-        for (int k = 0; k < QUANT_ROWS; k++) {
-            if (k >= rows) continue;
-            float value = QuantElement<TYPE>::load(x + at + k * WARP);
-            if (residual != nullptr) value = QUANT_ADD(residual[at + k * WARP], value);
-            value = QUANT_MUL(value, scale);
-            v[k] = add ? QUANT_ADD(v[k], value) : value;
+            for (int c = 0; c < 4; c++) {
+                if (residual != nullptr) four[c] = QUANT_ADD(lost[c], four[c]);
+                four[c] = QUANT_MUL(four[c], scale);
+            }
+            exchange_put_group(v, j, add, four);
         }
     }
 
     __device__ __forceinline__ void piece(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
-        if (residual == nullptr) {
-            quant_load_piece<TYPE>(x, first, count, scale, v);
-        } else {
-            take(first, count, false, v);
-        }
+        take(first, count, false, v);
     }
 };
 
@@ -208,7 +212,7 @@ template <QuantType TYPE, QuantCodec CODEC> struct ExchangeSum {
     const ExchangePlan *plan;
     const QuantSpec *spec;
     const DeviceTile &tile;
-    ExchangeOwn<TYPE> own;
+    ExchangeOwn<TYPE, quant_lie<CODEC>()> own;
     ExchangeBucket bucket;
     uint32_t epoch;
     QuantRoom *room;
@@ -228,24 +232,21 @@ template <QuantType TYPE, QuantCodec CODEC> struct ExchangeSum {
 };
 
 /* Elements that travel as they are: a piece at base + at. */
-template <QuantType TYPE>
+template <QuantType TYPE, QuantLie LIE>
 __device__ __forceinline__ void exchange_take_raw(const uint8_t *base, uint64_t at, int64_t first, int count, bool add,
                                                   float (&v)[QUANT_ROWS]) {
-    typedef typename QuantElement<TYPE>::Stored Stored;
-    const Stored *from = reinterpret_cast<const Stored *>(base + at) + first + quant_lane();
-    const int rows = quant_rows(count);
-#pragma unroll
-    for (int k = 0; k < QUANT_ROWS; k++) {
-        if (k >= rows) continue;
-        float value = QuantElement<TYPE>::widened(__ldcg(from + k * WARP));
-        v[k] = add ? QUANT_ADD(v[k], value) : value;
+    const auto *from = reinterpret_cast<const typename QuantElement<TYPE>::Stored *>(base + at) + first;
+    FOR_GROUPS(j, count) {
+        float four[4];
+        quant_load_group<TYPE, LIE, true>(from, j, count, four);
+        exchange_put_group(v, j, add, four);
     }
 }
 
-template <QuantType TYPE>
+template <QuantType TYPE, QuantLie LIE>
 __device__ __forceinline__ void exchange_put_raw(QuantSink sink, uint64_t at, int64_t first, int count,
                                                  const float (&v)[QUANT_ROWS]) {
-    for (int s = 0; s < sink.count; s++) quant_store_piece<TYPE>(sink.bases[s] + at, first, count, v);
+    for (int s = 0; s < sink.count; s++) quant_store_piece<TYPE, LIE>(sink.bases[s] + at, first, count, v);
 }
 
 __device__ static __forceinline__ void exchange_divide(const ExchangePlan *plan, float (&v)[QUANT_ROWS]) {
@@ -279,10 +280,10 @@ __device__ __forceinline__ void exchange_push_tile(const ExchangePlan *plan, con
     float v[QUANT_ROWS];
     FOR_BUCKETS(number, tile) {
         ExchangeBucket bucket = exchange_bucket(tile, number);
-        ExchangeOwn<TYPE> own(plan, buffer, tile.first + bucket.first, tile.bits == 0);
+        ExchangeOwn<TYPE, quant_lie<CODEC>()> own(plan, buffer, tile.first + bucket.first, tile.bits == 0);
         if (tile.bits == 0) {
             own.piece(0, (int)bucket.elems, v);
-            exchange_put_raw<TYPE>(sink, tile.at, bucket.first, (int)bucket.elems, v);
+            exchange_put_raw<TYPE, quant_lie<CODEC>()>(sink, tile.at, bucket.first, (int)bucket.elems, v);
         } else {
             exchange_encode<TYPE, CODEC>(plan, own, tile, bucket, exchange_spec(plan, tile, CODEC), sink, room);
         }
@@ -317,7 +318,7 @@ __device__ __forceinline__ void exchange_reduce_tile(const ExchangePlan *plan, c
     const QuantSpec spec = exchange_spec(plan, tile, CODEC);
     FOR_BUCKETS(number, tile) {
         ExchangeBucket bucket = exchange_bucket(tile, number);
-        ExchangeOwn<TYPE> own(plan, buffer, tile.first + bucket.first, tile.bits == 0);
+        ExchangeOwn<TYPE, quant_lie<CODEC>()> own(plan, buffer, tile.first + bucket.first, tile.bits == 0);
         if (tile.bits != 0) {
             ExchangeSum<TYPE, CODEC> sum = {plan, &spec, tile, own, bucket, epoch, room};
             exchange_encode<TYPE, CODEC>(plan, sum, tile, bucket, spec, sink, room);
@@ -328,11 +329,12 @@ __device__ __forceinline__ void exchange_reduce_tile(const ExchangePlan *plan, c
             if (rank == plan->rank) {
                 own.take(0, (int)bucket.elems, rank > 0, v);
             } else {
-                exchange_take_raw<TYPE>(base, tile.at, bucket.first, (int)bucket.elems, rank > 0, v);
+                exchange_take_raw<TYPE, quant_lie<CODEC>()>(base, tile.at, bucket.first, (int)bucket.elems, rank > 0,
+                                                            v);
             }
         }
         exchange_divide(plan, v);
-        exchange_put_raw<TYPE>(sink, tile.at, bucket.first, (int)bucket.elems, v);
+        exchange_put_raw<TYPE, quant_lie<CODEC>()>(sink, tile.at, bucket.first, (int)bucket.elems, v);
     }
 }
 
@@ -364,7 +366,7 @@ __device__ __forceinline__ void exchange_add_rows(const ExchangePlan *plan, cons
     for (int i = 0; i < rows; i++) {
         const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, row + i);
         if (tile.bits == 0) {
-            exchange_take_raw<TYPE>(base, tile.at, bucket.first + first, count, i > 0, v);
+            exchange_take_raw<TYPE, quant_lie<CODEC>()>(base, tile.at, bucket.first + first, count, i > 0, v);
         } else {
             bool sound = quant_warp_decode<CODEC>(base, bucket.place, spec, bucket.elems, first, count, i > 0, v, room);
             int from = plan->one_shot ? i : (int)tile.owner;
@@ -383,7 +385,7 @@ __device__ __forceinline__ void exchange_gather_tile(const ExchangePlan *plan, v
             int count = quant_piece_count(bucket.elems, first);
             exchange_add_rows<TYPE, CODEC>(plan, tile, bucket, epoch, row, rows, first, count, v, room);
             if (tile.bits != 0 || plan->one_shot) exchange_divide(plan, v);
-            quant_store_piece<TYPE>(buffer, tile.first + bucket.first + first, count, v);
+            quant_store_piece<TYPE, quant_lie<CODEC>()>(buffer, tile.first + bucket.first + first, count, v);
         }
     }
 }

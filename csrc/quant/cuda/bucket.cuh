@@ -3,7 +3,8 @@
  *
  *     struct { __device__ void piece(int64_t first, int count, float (&v)[QUANT_ROWS]) const; };
  *
- * so that sums need no memory. Codecs differ in what a bucket's range is and in which elements have codes. */
+ * where they lie as the codec wants it (quant_lie), so that sums need no memory. Codecs differ in what a bucket's range
+ * is and in which elements have codes. */
 #ifndef CGXFFCV_QUANT_CUDA_BUCKET_CUH
 #define CGXFFCV_QUANT_CUDA_BUCKET_CUH
 
@@ -21,18 +22,21 @@ struct QuantExtremes {
 template <QuantType TYPE, QuantCodec CODEC>
 __device__ __forceinline__ void quant_take_extremes(const QuantSpec &spec, const float (&v)[QUANT_ROWS], int count,
                                                     uint32_t spikes, QuantExtremes *of) {
-    const int rows = quant_rows(count);
+    constexpr QuantLie LIE = quant_lie<CODEC>();
+    const int left = count - quant_start<LIE>();
+    FOR_GROUPS(j, count) {
 #pragma unroll
-    for (int k = 0; k < QUANT_ROWS; k++) {
-        if (k >= rows || (spikes >> k & 1)) continue;
-        float x = quant_seen<TYPE>(spec, v[k]);
-        uint32_t magnitude = float_bits(x) & 0x7FFFFFFFu;
-        of->magnitude = magnitude > of->magnitude ? magnitude : of->magnitude;
-        if (CODEC == QUANT_SIGN) {
-            of->partial = QUANT_ADD(of->partial, float_of_bits(magnitude));
-        } else {
-            of->min = fminf(of->min, x);
-            of->max = fmaxf(of->max, x);
+        for (int k = 4 * j; k < 4 * j + 4; k++) {
+            if (quant_step<LIE>(k) >= left || (spikes >> k & 1)) continue;
+            float x = quant_seen<TYPE>(spec, v[k]);
+            uint32_t magnitude = float_bits(x) & 0x7FFFFFFFu;
+            of->magnitude = magnitude > of->magnitude ? magnitude : of->magnitude;
+            if (CODEC == QUANT_SIGN) {
+                of->partial = QUANT_ADD(of->partial, float_of_bits(magnitude));
+            } else {
+                of->min = fminf(of->min, x);
+                of->max = fmaxf(of->max, x);
+            }
         }
     }
 }
@@ -80,47 +84,58 @@ __device__ __forceinline__ uint64_t quant_metadata_of(const QuantSpec &spec, con
 
 /* ---- codes ---- */
 
-/* A piece's codes into the room, a byte each; 0 for spikes, and beyond the piece. */
-template <QuantType TYPE, QuantCodec CODEC>
-__device__ __forceinline__ void quant_take_codes(const QuantSpec &spec, QuantGrid grid, bool coded,
-                                                 const QuantRandom *random, int64_t first, int count, uint32_t spikes,
-                                                 const float (&v)[QUANT_ROWS], QuantRoom *room) {
-    const uint32_t levels = (1u << spec.bits) - 1u;
-    const int rows = coded ? quant_rows(count) : 0, lane = quant_lane();
-    const float inverse = QUANT_DIV(1.0f, grid.unit);
-#pragma unroll
-    for (int k = 0; k < QUANT_ROWS; k++) {
-        if (CODEC != QUANT_SIGN && random != nullptr && k % 4 == 0) quant_draw(*random, first, k / 4, room);
-        uint32_t code = 0;
-        if (k < rows && !(spikes >> k & 1)) {
-            float x = quant_seen<TYPE>(spec, v[k]), place = quant_place(x, grid.min, inverse);
-            if (CODEC == QUANT_SIGN) {
-                code = x < 0.0f;
-            } else if (random == nullptr) {
-                code = quant_code_nearest(place, levels);
-            } else {
-                code = quant_code_stochastic(place, philox_uniform(room->words[k % 4 * WARP + lane]), levels);
-            }
-        }
-        room->codes[k * WARP + lane] = (uint8_t)code;
-    }
+template <QuantCodec CODEC>
+__device__ __forceinline__ uint32_t quant_code_of(float x, QuantGrid grid, float inverse, uint32_t levels,
+                                                  bool stochastic, uint32_t word) {
+    if (CODEC == QUANT_SIGN) return x < 0.0f;
+    float place = quant_place(x, grid.min, inverse);
+    return stochastic ? quant_code_stochastic(place, philox_uniform(word), levels) : quant_code_nearest(place, levels);
 }
 
-/* What the codes in the room have lost. */
-template <QuantType TYPE>
+/* What this lane's codes of a group have lost. */
+template <QuantType TYPE, QuantLie LIE>
 __device__ __forceinline__ void quant_keep_lost(const QuantSpec &spec, QuantKeep keep, QuantGrid grid, bool nan,
-                                                int64_t first, int count, uint32_t spikes, const float (&v)[QUANT_ROWS],
-                                                const QuantRoom *room) {
-    const int rows = quant_rows(count), lane = quant_lane();
+                                                int64_t first, int j, int left, uint32_t spikes,
+                                                const float (&v)[QUANT_ROWS], const uint32_t (&codes)[4]) {
+    float *residual = keep.residual + first + quant_start<LIE>();
 #pragma unroll
-    for (int k = 0; k < QUANT_ROWS; k++) {
-        if (k >= rows) continue;
-        float decoded = quant_decode(room->codes[k * WARP + lane], grid.unit, grid.min);
+    for (int c = 0; c < 4; c++) {
+        const int k = 4 * j + c;
+        if (quant_step<LIE>(k) >= left) continue;
+        float decoded = quant_decode(codes[c], grid.unit, grid.min);
         if ((spikes >> k & 1) && !nan) {
             decoded = bfloat16_to_float(bfloat16_from_float(quant_seen<TYPE>(spec, v[k])));
         }
         float lost = QUANT_MUL(QUANT_SUB(v[k], decoded), keep.unscaled);
-        keep.residual[first + k * WARP + lane] = quant_is_finite(lost) ? lost : 0.0f;
+        residual[quant_step<LIE>(k)] = quant_is_finite(lost) ? lost : 0.0f;
+    }
+}
+
+/* A piece's codes into the room; 0 for spikes, and beyond the piece. */
+template <QuantType TYPE, QuantCodec CODEC>
+__device__ __forceinline__ void quant_take_codes(const QuantSpec &spec, QuantGrid grid, bool coded, bool nan,
+                                                 const QuantRandom *random, int64_t first, int count, uint32_t spikes,
+                                                 QuantKeep keep, const float (&v)[QUANT_ROWS], QuantRoom *room) {
+    constexpr QuantLie LIE = quant_lie<CODEC>();
+    const uint32_t levels = (1u << spec.bits) - 1u;
+    const int left = count - quant_start<LIE>();
+    const float inverse = QUANT_DIV(1.0f, grid.unit);
+    const bool stochastic = CODEC != QUANT_SIGN && random != nullptr;
+    __syncwarp();
+    FOR_GROUPS(j, count) {
+        uint32_t codes[4], words[4] = {};
+        if (stochastic) quant_draw<LIE>(*random, first, j, room, words);
+#pragma unroll
+        for (int c = 0; c < 4; c++) {
+            const int k = 4 * j + c;
+            bool own = coded && quant_step<LIE>(k) < left && !(spikes >> k & 1);
+            float x = quant_seen<TYPE>(spec, v[k]);
+            codes[c] = own ? quant_code_of<CODEC>(x, grid, inverse, levels, stochastic, words[c]) : 0;
+        }
+        quant_put_codes<LIE>(room, j, spec.bits, codes);
+        if (keep.residual != nullptr) {
+            quant_keep_lost<TYPE, LIE>(spec, keep, grid, nan, first, j, left, spikes, v, codes);
+        }
     }
 }
 
@@ -160,10 +175,9 @@ __device__ __forceinline__ void quant_encode_elements(const Source &source, cons
             mask = quant_spikes_mask<TYPE>(spec, v, count, &walk);
             quant_spikes_emit<TYPE>(spec, v, first, before, mask, place, sink);
         }
-        __syncwarp();
-        quant_take_codes<TYPE, CODEC>(spec, grid, coded, random, first, count, mask, v, room);
-        if (keep.residual != nullptr) quant_keep_lost<TYPE>(spec, keep, grid, nan, first, count, mask, v, room);
-        quant_emit_codes(sink, place.codes + (uint64_t)first / 8 * (uint64_t)spec.bits, spec.bits, count, room);
+        quant_take_codes<TYPE, CODEC>(spec, grid, coded, nan, random, first, count, mask, keep, v, room);
+        quant_emit_codes<quant_lie<CODEC>()>(sink, place.codes + (uint64_t)first / 8 * (uint64_t)spec.bits, spec.bits,
+                                             count, room);
     }
 }
 
@@ -188,7 +202,9 @@ __device__ __forceinline__ bool quant_warp_decode(const uint8_t *base, QuantPlac
                                                   int64_t elems, int64_t first, int count, bool add,
                                                   float (&v)[QUANT_ROWS], QuantRoom *room) {
     uint64_t metadata = quant_fetch_word(base + place.metadata, quant_metadata_size<CODEC>(spec));
-    const int bits = spec.bits, rows = quant_rows(count), lane = quant_lane();
+    constexpr QuantLie LIE = quant_lie<CODEC>();
+    const int bits = spec.bits, left = count - quant_start<LIE>();
+    const uint32_t mask = (1u << bits) - 1u;
     int before = quant_fetch(base, place.codes + (uint64_t)first / 8 * (uint64_t)bits, (count * bits + 7) / 8, room);
     QuantGrid grid = quant_grid_of_metadata<CODEC>(spec, metadata);
     uint32_t spikes = 0;
@@ -197,13 +213,22 @@ __device__ __forceinline__ bool quant_warp_decode(const uint8_t *base, QuantPlac
     if (CODEC == QUANT_SPIKES && quant_is_finite(grid.unit)) {
         spikes = quant_spikes_fetch(base + place.spikes, entries, elems, first, room, &sound);
     }
+    FOR_GROUPS(j, count) {
+        const int start = before * 8 + (quant_step<LIE>(4 * j) + quant_start<LIE>()) * bits;
+        uint32_t four = 0;
+        if (LIE == QUANT_QUADS && quant_step<LIE>(4 * j) < left) four = quant_four_codes_at(room, start, bits);
 #pragma unroll
-    for (int k = 0; k < QUANT_ROWS; k++) {
-        if (k >= rows) continue;
-        float value =
-            quant_decode(quant_code_at(room, before * 8 + (k * WARP + lane) * bits, bits), grid.unit, grid.min);
-        if (spikes >> k & 1) value = quant_spike_at(room, entries, (uint32_t)(first + k * WARP + lane));
-        v[k] = add ? QUANT_ADD(v[k], value) : value;
+        for (int c = 0; c < 4; c++) {
+            const int k = 4 * j + c;
+            if (quant_step<LIE>(k) >= left) continue;
+            uint32_t code =
+                LIE == QUANT_QUADS ? four >> c * bits & mask : quant_code_at(room, start + c * WARP * bits, bits);
+            float value = quant_decode(code, grid.unit, grid.min);
+            if (spikes >> k & 1) {
+                value = quant_spike_at(room, entries, (uint32_t)(first + quant_start<LIE>() + quant_step<LIE>(k)));
+            }
+            v[k] = add ? QUANT_ADD(v[k], value) : value;
+        }
     }
     return sound;
 }

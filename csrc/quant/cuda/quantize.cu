@@ -24,12 +24,12 @@ struct QuantDeviceBatch {
     QuantCodec codec;
 };
 
-template <QuantType TYPE> struct QuantTensor {
+template <QuantType TYPE, QuantCodec CODEC> struct QuantTensor {
     const void *x;
     float scale;
 
     __device__ __forceinline__ void piece(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
-        quant_load_piece<TYPE>(x, first, count, scale, v);
+        quant_load_piece<TYPE, quant_lie<CODEC>()>(x, first, count, scale, v);
     }
 };
 
@@ -82,7 +82,7 @@ static __global__ void __launch_bounds__(WARPS *WARP, 3) quant_encode_kernel(con
     const QuantSpec spec = item->run.spec;
     QuantRandom random = quant_bucket_random(item, bucket);
     typedef typename QuantElement<TYPE>::Stored Stored;
-    QuantTensor<TYPE> tensor = {(const Stored *)item->run.x + bucket.first, item->run.scale};
+    QuantTensor<TYPE, CODEC> tensor = {(const Stored *)item->run.x + bucket.first, item->run.scale};
     uint8_t *base = (uint8_t *)item->run.wire;
     QuantSink sink = {&base, 1};
     QuantKeep keep = {nullptr, 1.0f};
@@ -124,7 +124,7 @@ static __global__ void __launch_bounds__(WARPS *WARP, 3)
         bool sound = quant_warp_decode<CODEC>((const uint8_t *)item->run.wire, bucket.place, spec, bucket.elems, first,
                                               piece, false, v, &rooms[threadIdx.x / WARP]);
         if (!sound) *damaged = 1;
-        quant_store_piece<TYPE>(item->run.x, bucket.first + first, piece, v);
+        quant_store_piece<TYPE, quant_lie<CODEC>()>(item->run.x, bucket.first + first, piece, v);
     }
 }
 

@@ -1,6 +1,5 @@
-/* What one warp does with a piece of a bucket: 1,024 elements in registers, `v[k]` of a lane being element 32 k + lane,
- * so that loads of any alignment are whole lines and the 32 partial sums of docs/WIRE.md are the lanes'. Codes pass
- * through shared memory, a byte each, on their way to the packed form, and packed on their way back. */
+/* What one warp does with a piece of a bucket: 1,024 elements in registers, 8 groups of 128 after each other, of which
+ * a lane has four. Codes pass through shared memory on their way to the packed form, and packed on their way back. */
 #ifndef CGXFFCV_QUANT_CUDA_WARP_CUH
 #define CGXFFCV_QUANT_CUDA_WARP_CUH
 
@@ -12,6 +11,7 @@ extern "C" {
 
 #define QUANT_ROWS 32
 #define QUANT_PIECE (QUANT_ROWS * WARP)
+#define QUANT_GROUP (4 * WARP)
 #define QUANT_CHUNK 16 /* bytes that are moved at once */
 
 /* A warp's shared memory. */
@@ -19,6 +19,15 @@ struct alignas(16) QuantRoom {
     uint8_t codes[QUANT_PIECE + 2 * QUANT_CHUNK]; /* what is packed may begin within a chunk and is read by words */
     uint32_t words[QUANTIZE_MAX_SPIKES];          /* random numbers, or spikes that came in */
 };
+
+/* How the elements of a piece lie: v[k] of a lane is element 32 k + lane, so that the 32 partial sums of docs/WIRE.md
+ * are the lanes' and ballots are in order; or a lane has four neighbours of each group, which are moved at once, share
+ * a draw of random numbers, and stand beside each other when they are packed. */
+enum QuantLie { QUANT_STRIPED, QUANT_QUADS };
+
+template <QuantCodec CODEC> __host__ __device__ constexpr QuantLie quant_lie(void) {
+    return CODEC == QUANT_MAXMIN ? QUANT_QUADS : QUANT_STRIPED;
+}
 
 /* Where a bucket stands, in bytes from the base of whatever it is written to or read from. */
 struct QuantPlace {
@@ -39,13 +48,24 @@ struct QuantKeep {
 
 __device__ static __forceinline__ int quant_lane(void) { return (int)(threadIdx.x % WARP); }
 
+/* The element of v[k] is quant_start + quant_step(k) of the piece. */
+template <QuantLie LIE> __device__ __forceinline__ int quant_start(void) {
+    return LIE == QUANT_QUADS ? 4 * quant_lane() : quant_lane();
+}
+template <QuantLie LIE> __device__ constexpr int quant_step(int k) {
+    return LIE == QUANT_QUADS ? k / 4 * QUANT_GROUP + k % 4 : k * WARP;
+}
+
+/* For each group that has elements of a piece of `count`. */
+#define FOR_GROUPS(j, count)                                                                                           \
+    _Pragma("unroll") for (int j = 0; j < QUANT_PIECE / QUANT_GROUP; j++) if (j * QUANT_GROUP < (count))
+
 /* ---- elements; on the way down every NaN becomes the canonical one ---- */
 
 template <QuantType TYPE> struct QuantElement;
 
 template <> struct QuantElement<QUANT_F32> {
     typedef float Stored;
-    __device__ static __forceinline__ float load(const float *from) { return *from; }
     __device__ static __forceinline__ float narrowed(float value) {
         return value != value ? float_of_bits(QUANT_NAN_F32) : value;
     }
@@ -54,7 +74,6 @@ template <> struct QuantElement<QUANT_F32> {
 
 template <> struct QuantElement<QUANT_F16> {
     typedef uint16_t Stored;
-    __device__ static __forceinline__ float load(const uint16_t *from) { return widened(*from); }
     __device__ static __forceinline__ uint16_t narrowed(float value) {
         return value != value ? (uint16_t)HALF_NAN : __half_as_ushort(__float2half_rn(value));
     }
@@ -63,40 +82,93 @@ template <> struct QuantElement<QUANT_F16> {
 
 template <> struct QuantElement<QUANT_BF16> {
     typedef uint16_t Stored;
-    __device__ static __forceinline__ float load(const uint16_t *from) { return bfloat16_to_float(*from); }
     __device__ static __forceinline__ uint16_t narrowed(float value) { return bfloat16_from_float(value); }
     __device__ static __forceinline__ float widened(uint16_t value) { return bfloat16_to_float(value); }
 };
 
-/* The rows that hold elements of this lane, of `count` in the piece. */
+/* The rows that hold elements of this lane, of `count` in the piece, where they lie striped. */
 __device__ static __forceinline__ int quant_rows(int count) { return (count + WARP - 1 - quant_lane()) / WARP; }
 
-/* Elements [first, first + count) of x, scaled; 0 beyond. */
-template <QuantType TYPE>
-__device__ __forceinline__ void quant_load_piece(const void *x, int64_t first, int count, float scale,
-                                                 float (&v)[QUANT_ROWS]) {
+/* Whether four neighbours can be moved at once. */
+template <typename Stored> __device__ __forceinline__ bool quant_is_aligned(const Stored *x) {
+    return (uintptr_t)x % (4 * sizeof(Stored)) == 0;
+}
+
+/* Own memory is read as usual; what others write, past the nearer cache, which may hold what was there before. */
+template <bool OTHERS, typename T> __device__ __forceinline__ T quant_read(const T *from) {
+    return OTHERS ? __ldcg(from) : *from;
+}
+
+template <bool OTHERS> __device__ __forceinline__ void quant_read_four(const float *from, float (&to)[4]) {
+    float4 four = quant_read<OTHERS>(reinterpret_cast<const float4 *>(from));
+    to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+}
+
+template <bool OTHERS> __device__ __forceinline__ void quant_read_four(const uint16_t *from, uint16_t (&to)[4]) {
+    uint2 four = quant_read<OTHERS>(reinterpret_cast<const uint2 *>(from));
+    to[0] = (uint16_t)four.x, to[1] = (uint16_t)(four.x >> 16), to[2] = (uint16_t)four.y;
+    to[3] = (uint16_t)(four.y >> 16);
+}
+
+__device__ static __forceinline__ void quant_put_four(float *to, const float (&four)[4]) {
+    *reinterpret_cast<float4 *>(to) = make_float4(four[0], four[1], four[2], four[3]);
+}
+
+__device__ static __forceinline__ void quant_put_four(uint16_t *to, const uint16_t (&four)[4]) {
+    *reinterpret_cast<uint2 *>(to) = make_uint2(four[0] | (uint32_t)four[1] << 16, four[2] | (uint32_t)four[3] << 16);
+}
+
+/* This lane's elements of group j of a piece of `count` at x; 0 beyond. */
+template <QuantType TYPE, QuantLie LIE, bool OTHERS>
+__device__ __forceinline__ void quant_load_group(const typename QuantElement<TYPE>::Stored *x, int j, int count,
+                                                 float (&to)[4]) {
     typedef typename QuantElement<TYPE>::Stored Stored;
-    const Stored *from = (const Stored *)x + first + quant_lane();
-    if (count == QUANT_PIECE) {
+    const int left = count - quant_start<LIE>();
+    const Stored *from = x + quant_start<LIE>();
+    if (LIE == QUANT_QUADS && quant_is_aligned(x) && quant_step<LIE>(4 * j) + 4 <= left) {
+        Stored four[4];
+        quant_read_four<OTHERS>(from + quant_step<LIE>(4 * j), four);
 #pragma unroll
-        for (int k = 0; k < QUANT_ROWS; k++) v[k] = QUANT_MUL(QuantElement<TYPE>::load(from + k * WARP), scale);
+        for (int c = 0; c < 4; c++) to[c] = QuantElement<TYPE>::widened(four[c]);
         return;
     }
-    int rows = quant_rows(count);
 #pragma unroll
-    for (int k = 0; k < QUANT_ROWS; k++) {
-        v[k] = k < rows ? QUANT_MUL(QuantElement<TYPE>::load(from + k * WARP), scale) : 0.0f;
+    for (int c = 0; c < 4; c++) {
+        const int step = quant_step<LIE>(4 * j + c);
+        to[c] = step < left ? QuantElement<TYPE>::widened(quant_read<OTHERS>(from + step)) : 0.0f;
     }
 }
 
-template <QuantType TYPE>
+/* Elements [first, first + count) of x, scaled. */
+template <QuantType TYPE, QuantLie LIE = QUANT_STRIPED>
+__device__ __forceinline__ void quant_load_piece(const void *x, int64_t first, int count, float scale,
+                                                 float (&v)[QUANT_ROWS]) {
+    const auto *from = (const typename QuantElement<TYPE>::Stored *)x + first;
+    FOR_GROUPS(j, count) {
+        float four[4];
+        quant_load_group<TYPE, LIE, false>(from, j, count, four);
+#pragma unroll
+        for (int c = 0; c < 4; c++) v[4 * j + c] = QUANT_MUL(four[c], scale);
+    }
+}
+
+template <QuantType TYPE, QuantLie LIE = QUANT_STRIPED>
 __device__ __forceinline__ void quant_store_piece(void *x, int64_t first, int count, const float (&v)[QUANT_ROWS]) {
     typedef typename QuantElement<TYPE>::Stored Stored;
-    Stored *to = (Stored *)x + first + quant_lane();
-    int rows = quant_rows(count);
+    Stored *start = (Stored *)x + first, *to = start + quant_start<LIE>();
+    const int left = count - quant_start<LIE>();
+    FOR_GROUPS(j, count) {
+        Stored four[4];
 #pragma unroll
-    for (int k = 0; k < QUANT_ROWS; k++) {
-        if (k < rows) to[k * WARP] = QuantElement<TYPE>::narrowed(v[k]);
+        for (int c = 0; c < 4; c++) four[c] = QuantElement<TYPE>::narrowed(v[4 * j + c]);
+        if (LIE == QUANT_QUADS && quant_is_aligned(start) && quant_step<LIE>(4 * j) + 4 <= left) {
+            quant_put_four(to + quant_step<LIE>(4 * j), four);
+            continue;
+        }
+#pragma unroll
+        for (int c = 0; c < 4; c++) {
+            if (quant_step<LIE>(4 * j + c) < left) to[quant_step<LIE>(4 * j + c)] = four[c];
+        }
     }
 }
 
@@ -118,13 +190,14 @@ template <int BITS> __device__ __forceinline__ uint32_t quant_pack_four(uint32_t
     return (pairs & 0xFFFFu) | ((pairs >> 16) << (2 * BITS));
 }
 
-/* The room's codes become packed ones in its first 128 * BITS bytes. */
-template <int BITS> __device__ __forceinline__ void quant_pack(QuantRoom *room) {
+/* The room's codes, of the groups of a piece of `count`, become packed ones from its start on. */
+template <int BITS> __device__ __forceinline__ void quant_pack(QuantRoom *room, int count) {
     const int lane = quant_lane();
-    uint32_t codes[WARP / 4], packed[BITS] = {};
+    const bool own = lane * WARP / QUANT_GROUP * QUANT_GROUP < count;
+    uint32_t codes[WARP / 4] = {}, packed[BITS] = {};
     __syncwarp();
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 2 && own; i++) {
         uint4 chunk = reinterpret_cast<const uint4 *>(room->codes)[2 * lane + i];
         codes[4 * i] = chunk.x, codes[4 * i + 1] = chunk.y, codes[4 * i + 2] = chunk.z, codes[4 * i + 3] = chunk.w;
     }
@@ -138,8 +211,35 @@ template <int BITS> __device__ __forceinline__ void quant_pack(QuantRoom *room) 
     }
     uint32_t *to = reinterpret_cast<uint32_t *>(room->codes) + lane * BITS;
 #pragma unroll
-    for (int i = 0; i < BITS; i++) to[i] = packed[i];
+    for (int i = 0; i < BITS; i++) {
+        if (own) to[i] = packed[i];
+    }
     __syncwarp();
+}
+
+/* Four codes of a lane into the room: packed already where they fill whole bytes, so that quant_pack has nothing left
+ * to do, else a byte each. */
+template <QuantLie LIE>
+__device__ __forceinline__ void quant_put_codes(QuantRoom *room, int j, int bits, const uint32_t (&codes)[4]) {
+    uint8_t *to = room->codes;
+    if (LIE == QUANT_STRIPED) {
+#pragma unroll
+        for (int c = 0; c < 4; c++) to[(4 * j + c) * WARP + quant_lane()] = (uint8_t)codes[c];
+        return;
+    }
+    const int at = j * WARP + quant_lane();
+    if (bits == 4) {
+        uint32_t packed = codes[0] | codes[1] << 4 | codes[2] << 8 | codes[3] << 12;
+        reinterpret_cast<uint16_t *>(to)[at] = (uint16_t)packed;
+    } else if (bits == 2) {
+        to[at] = (uint8_t)(codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6);
+    } else {
+        reinterpret_cast<uint32_t *>(to)[at] = codes[0] | codes[1] << 8 | codes[2] << 16 | codes[3] << 24;
+    }
+}
+
+template <QuantLie LIE> __device__ constexpr bool quant_packs_at_once(int bits) {
+    return LIE == QUANT_QUADS && (bits == 2 || bits == 4 || bits == 8);
 }
 
 /* Writes `bytes` of shared memory (at a multiple of QUANT_CHUNK). */
@@ -154,14 +254,25 @@ __device__ static __forceinline__ void quant_emit(QuantSink sink, uint64_t at, c
     }
 }
 
-__device__ static __forceinline__ void quant_emit_codes(QuantSink sink, uint64_t at, int bits, int count,
-                                                        QuantRoom *room) {
+template <QuantLie LIE = QUANT_STRIPED>
+__device__ __forceinline__ void quant_emit_codes(QuantSink sink, uint64_t at, int bits, int count, QuantRoom *room) {
 #define QUANT_CASE(q)                                                                                                  \
     case q:                                                                                                            \
-        quant_pack<q>(room);                                                                                           \
+        quant_pack<q>(room, count);                                                                                    \
         break;
-    switch (bits) {
-        QUANT_CASE(1) QUANT_CASE(2) QUANT_CASE(3) QUANT_CASE(4) QUANT_CASE(5) QUANT_CASE(6) QUANT_CASE(7) QUANT_CASE(8)
+    if (quant_packs_at_once<LIE>(bits)) {
+        __syncwarp();
+    } else {
+        switch (bits) {
+            QUANT_CASE(1)
+            QUANT_CASE(2)
+            QUANT_CASE(3)
+            QUANT_CASE(4)
+            QUANT_CASE(5)
+            QUANT_CASE(6)
+            QUANT_CASE(7)
+            QUANT_CASE(8)
+        }
     }
 #undef QUANT_CASE
     quant_emit(sink, at, room->codes, (count * bits + 7) / 8);
@@ -206,6 +317,13 @@ __device__ static __forceinline__ uint32_t quant_code_at(const QuantRoom *room, 
     return __funnelshift_r(words[0], high, (uint32_t)bit % 32) & ((1u << bits) - 1u);
 }
 
+/* The four codes, side by side, that begin at a bit of the room. */
+__device__ static __forceinline__ uint32_t quant_four_codes_at(const QuantRoom *room, int bit, int bits) {
+    const uint32_t *words = reinterpret_cast<const uint32_t *>(room->codes) + bit / 32;
+    uint32_t high = bit % 32 + 4 * bits > 32 ? words[1] : 0;
+    return __funnelshift_r(words[0], high, (uint32_t)bit % 32);
+}
+
 /* ---- reductions ---- */
 
 __device__ static __forceinline__ float quant_warp_least(float value) {
@@ -225,15 +343,23 @@ __device__ static __forceinline__ float quant_warp_fold(float partial) {
     return __shfl_sync(WHOLE_WARP, partial, 0);
 }
 
-/* Random words of elements [first + 128 group, + 128), each in the lane and row that holds the element. */
-__device__ static __forceinline__ void quant_draw(const QuantRandom &random, int64_t first, int group,
-                                                  QuantRoom *room) {
-    uint64_t quad = random.quad + (uint64_t)first / 4 + (uint64_t)(group * WARP + quant_lane());
+/* The random words of this lane's elements of group j. */
+template <QuantLie LIE>
+__device__ __forceinline__ void quant_draw(const QuantRandom &random, int64_t first, int j, QuantRoom *room,
+                                           uint32_t (&words)[4]) {
+    uint64_t quad = random.quad + (uint64_t)first / 4 + (uint64_t)(j * WARP + quant_lane());
     Philox4 drawn = philox_at(random.seed, random.call, quad, PHILOX_QUANTIZE, random.rank);
+    if (LIE == QUANT_QUADS) {
+#pragma unroll
+        for (int c = 0; c < 4; c++) words[c] = drawn.word[c];
+        return;
+    }
     __syncwarp();
     reinterpret_cast<uint4 *>(room->words)[quant_lane()] =
         make_uint4(drawn.word[0], drawn.word[1], drawn.word[2], drawn.word[3]);
     __syncwarp();
+#pragma unroll
+    for (int c = 0; c < 4; c++) words[c] = room->words[c * WARP + quant_lane()];
 }
 
 #endif
