@@ -131,10 +131,12 @@ template <typename T> T __shfl_up_sync(unsigned mask, T value, unsigned distance
 
 /* ---- memory ------------------------------------------------------------------------------------------------------*/
 
-template <typename T> T __ldg(const T *from) { return *from; }
-template <typename T> T __ldcs(const T *from) { return *from; }
-template <typename T> T __ldcg(const T *from) { return *from; }
-template <typename T> T __ldca(const T *from) { return *from; }
+/* The compiler reports no store of what a call gives: so these must not be calls. */
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+template <typename T> ALWAYS_INLINE T __ldg(const T *from) { return *from; }
+template <typename T> ALWAYS_INLINE T __ldcs(const T *from) { return *from; }
+template <typename T> ALWAYS_INLINE T __ldcg(const T *from) { return *from; }
+template <typename T> ALWAYS_INLINE T __ldca(const T *from) { return *from; }
 template <typename T> void __stcs(T *to, T value) { *to = value; }
 template <typename T> void __stcg(T *to, T value) { *to = value; }
 template <typename T> void __stwt(T *to, T value) { *to = value; }
