@@ -16,8 +16,7 @@
 #define MARKER_SOF2 0xC2 /* progressive */
 #define MARKER_DHT 0xC4
 #define MARKER_JPG 0xC8
-#define MARKER_SOF9 0xC9 /* arithmetic coding, sequential and progressive */
-#define MARKER_SOF10 0xCA
+#define MARKER_SOF9 0xC9 /* from here on with arithmetic coding, which not every build of libjpeg-turbo knows */
 #define MARKER_DAC 0xCC
 #define MARKER_SOF15 0xCF
 #define DECODERS_SCANS 500 /* libjpeg-turbo itself refuses more */
@@ -89,9 +88,10 @@ static bool is_frame(unsigned marker) {
 }
 
 static Status parse_frame(const unsigned char *segment, size_t left, unsigned marker, JpegInfo *out) {
-    bool known = (marker >= MARKER_SOF0 && marker <= MARKER_SOF2) || marker == MARKER_SOF9 || marker == MARKER_SOF10;
-    if (!known)
-        FAIL(STATUS_FORMAT, "JPEG of an unsupported kind (frame marker 0x%02X: lossless or hierarchical)", marker);
+    if (marker > MARKER_SOF2) {
+        FAIL(STATUS_FORMAT, "JPEG of an unsupported kind (frame marker 0x%02X: %s)", marker,
+             marker < MARKER_SOF9 ? "lossless or hierarchical" : "arithmetic coding");
+    }
     if (left < FRAME_BYTES || be16(segment) < FRAME_BYTES) FAIL(STATUS_FORMAT, "JPEG data that ends in its header");
     unsigned precision = segment[2], height = be16(segment + 3), width = be16(segment + 5), components = segment[7];
     if (precision != 8) FAIL(STATUS_FORMAT, "JPEG of %u bits a sample; only 8 are supported", precision);
@@ -103,7 +103,7 @@ static Status parse_frame(const unsigned char *segment, size_t left, unsigned ma
         FAIL(STATUS_FORMAT, "JPEG of %u components (CMYK or YCCK?); only 1 and 3 are supported: convert it to RGB",
              components);
     }
-    *out = (JpegInfo){width, height, (int)components, marker == MARKER_SOF2 || marker == MARKER_SOF10};
+    *out = (JpegInfo){width, height, (int)components, marker == MARKER_SOF2};
     return STATUS_OK;
 }
 

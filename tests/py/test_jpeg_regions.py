@@ -185,6 +185,27 @@ def test_what_lies_behind_the_crop_may_be_damaged(tmp_path):
     assert 4 <= seen < 28
 
 
+@pytest.mark.parametrize("at, value, text", [
+    (1, 0xC9, "arithmetic"), (1, 0xCA, "arithmetic"), (1, 0xC3, "lossless"), (4, 12, "12 bits"), (9, 4, "4 components"),
+    (9, 2, "2 components"), (6, 97, "97 pixels where"),
+])  # fmt: skip
+def test_what_is_refused_names_its_sample(tmp_path, at, value, text):
+    """A stream that another program put there."""
+    path = str(tmp_path / "a.beton")
+    with loader_of(path, [jpeg(96, 96, seed=i) for i in range(4)]) as loader:
+        begin, end = loader.reader.sample_span(2)
+    with open(path, "r+b") as file:
+        file.seek(begin)
+        frame = begin + file.read(end - begin).index(b"\xff\xc0")
+        file.seek(frame + at)
+        file.write(bytes([value]))
+    for decoder in (SimpleRGBImageDecoder(), RandomResizedCropRGBImageDecoder((8, 8))):
+        with Loader(path, 4, 2, pipelines={"image": [decoder]}) as loader:
+            with pytest.raises(BetonError, match=f"field 'image': .*{text}") as caught:
+                list(loader)
+            assert caught.value.sample == 2
+
+
 def test_a_plain_decoder_decodes_what_is_shown(tmp_path):
     """Views of one image, each with its own window, borders and mixing, against the same of raw images."""
     images = [jpeg(64, 80, seed=i) for i in range(9)]
