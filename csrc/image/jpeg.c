@@ -231,8 +231,11 @@ static void start(JpegDecoder *decoder, const Job *job) {
     jpeg_read_header(library, TRUE);
     library->out_color_space = JCS_RGB;
     library->dct_method = wish->idct == JPEG_IDCT_FAST ? JDCT_IFAST : JDCT_ISLOW;
+    library->scale_num = 1;
+    library->scale_denom = wish->shrink;
     jpeg_start_decompress(library);
-    if (library->output_width != wish->width || library->output_height != wish->height) {
+    if (library->output_width != jpeg_shrunk(wish->width, wish->shrink) ||
+        library->output_height != jpeg_shrunk(wish->height, wish->shrink)) {
         leave_saying(&decoder->failure, "its header changes");
     }
     take_over_entropy(decoder);
@@ -316,7 +319,7 @@ static Status run(JpegDecoder *decoder, const Job *job) {
 
 Status jpeg_decode(JpegDecoder *decoder, const void *data, size_t size, JpegIdct idct, uint32_t width, uint32_t height,
                    uint8_t *rgb, size_t stride) {
-    const JpegWish wish = {.idct = idct, .width = width, .height = height};
+    const JpegWish wish = {.idct = idct, .width = width, .height = height, .shrink = 1};
     if (stride < (size_t)width * CHANNELS || stride > INT_MAX) {
         FAIL(STATUS_ARGUMENT, "rows of %u pixels do not fit a stride of %zu bytes", width, stride);
     }
@@ -326,14 +329,18 @@ Status jpeg_decode(JpegDecoder *decoder, const void *data, size_t size, JpegIdct
 Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, const JpegWish *wish, JpegTake take,
                           void *context) {
     const JpegRegion *region = &wish->region;
-    if (region->height < 1 || region->width < 1 || (uint64_t)region->y + region->height > wish->height ||
-        (uint64_t)region->x + region->width > wish->width) {
+    if (wish->shrink < 1 || wish->shrink > 8 || (wish->shrink & (wish->shrink - 1)) != 0) {
+        FAIL(STATUS_ARGUMENT, "a JPEG can be shrunk by 1, 2, 4 or 8, not by %u", wish->shrink);
+    }
+    const uint32_t width = jpeg_shrunk(wish->width, wish->shrink), height = jpeg_shrunk(wish->height, wish->shrink);
+    if (region->height < 1 || region->width < 1 || (uint64_t)region->y + region->height > height ||
+        (uint64_t)region->x + region->width > width) {
         FAIL(STATUS_ARGUMENT, "a region of %u x %u pixels at (%u, %u) is not within %u x %u", region->width,
-             region->height, region->x, region->y, wish->width, wish->height);
+             region->height, region->x, region->y, width, height);
     }
     /* The library looks for the end only behind the last row. */
     if (!jpeg_has_end(data, size)) FAIL(STATUS_FORMAT, "corrupt JPEG data: it has no end marker");
-    TRY(reserve(&decoder->strip, &decoder->strip_bytes, STRIP_ROWS * (size_t)wish->width * CHANNELS));
+    TRY(reserve(&decoder->strip, &decoder->strip_bytes, STRIP_ROWS * (size_t)width * CHANNELS));
     return run(decoder, &(Job){.data = data, .size = size, .wish = wish, .take = take, .context = context});
 }
 

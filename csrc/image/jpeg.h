@@ -70,15 +70,18 @@ typedef struct JpegRegion {
 typedef struct JpegWish {
     JpegIdct idct;
     uint32_t width, height; /* the stream must be of exactly this size */
-    JpegRegion region;      /* within it */
+    uint32_t shrink;        /* 1, 2, 4 or 8: pixels each way for which one is made, out of a block's low frequencies */
+    JpegRegion region;      /* of what is made: of jpeg_shrunk(width, shrink) x jpeg_shrunk(height, shrink) pixels */
 } JpegWish;
+
+static inline uint32_t jpeg_shrunk(uint32_t side, uint32_t shrink) { return (side + shrink - 1) / shrink; }
 
 /* Gets the next `count` rows of a region, from its first row on. */
 typedef void (*JpegTake)(void *context, const uint8_t *rgb, size_t stride, uint32_t count);
 
-/* Decodes a region, and gives its rows to `take`, some at a time: the pixels that jpeg_decode gives. What the stream
- * holds behind the region's last row is not looked at, but for its end marker, so that damage there goes unnoticed. On
- * failure some of the rows may have been given. */
+/* Decodes a region, and gives its rows to `take`, some at a time: with `shrink` 1 the pixels that jpeg_decode gives.
+ * What the stream holds behind the region's last row is not looked at, but for its end marker, so that damage there
+ * goes unnoticed. On failure some of the rows may have been given. */
 Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, const JpegWish *wish, JpegTake take,
                           void *context);
 

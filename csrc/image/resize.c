@@ -71,14 +71,24 @@ static bool is_size(ImageSize size) {
     return size.width >= 1 && size.height >= 1 && size.width <= RESIZE_MAX_SIDE && size.height <= RESIZE_MAX_SIDE;
 }
 
-static Status place(Resizer *resizer, ResizeFilter filter) {
+static Status place(Resizer *resizer, ResizeFilter filter, ResizeGrid grid) {
     const uint32_t height = resizer->to.height, width = resizer->to.width;
     TRY(reserve(&resizer->places, 2 * ((size_t)height + width), sizeof(uint32_t)));
     uint32_t *places = resizer->places.memory;
-    resizer->rows = (ResizeAxis){.from = resizer->from.height, .to = height, .first = places, .count = places + height};
+    resizer->rows = (ResizeAxis){.from = resizer->from.height,
+                                 .to = height,
+                                 .unit = grid.unit,
+                                 .offset = grid.y,
+                                 .first = places,
+                                 .count = places + height};
     places += 2 * (size_t)height;
     ResizeAxis *columns = &resizer->columns.axis;
-    *columns = (ResizeAxis){.from = resizer->from.width, .to = width, .first = places, .count = places + width};
+    *columns = (ResizeAxis){.from = resizer->from.width,
+                            .to = width,
+                            .unit = grid.unit,
+                            .offset = grid.x,
+                            .first = places,
+                            .count = places + width};
     resize_axis_place(&resizer->rows, filter);
     resize_axis_place(columns, filter);
     return STATUS_OK;
@@ -117,7 +127,7 @@ static uint32_t count_live(const ResizeAxis *rows) {
 }
 
 static Status make_room(Resizer *resizer) {
-    const size_t row = (size_t)resizer->from.width * RESIZE_CHANNELS;
+    const size_t row = (size_t)resize_axis_pixels(&resizer->columns.axis) * RESIZE_CHANNELS;
     const size_t taps = (size_t)resizer->columns.axis.taps * RESIZE_CHANNELS + RESIZE_LANES;
     const size_t floats =
         (row + (taps > RESIZE_BEYOND ? taps : RESIZE_BEYOND) + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;
@@ -132,8 +142,8 @@ static Status make_room(Resizer *resizer) {
     return STATUS_OK;
 }
 
-Status resizer_begin(Resizer *resizer, ResizeFilter filter, ImageSize from, ImageSize to, uint8_t *out,
-                     size_t out_stride) {
+Status resizer_begin_reduced(Resizer *resizer, ResizeFilter filter, ResizeGrid grid, ImageSize from, ImageSize to,
+                             uint8_t *out, size_t out_stride) {
     if (!is_size(from) || !is_size(to)) {
         FAIL(STATUS_ARGUMENT, "cannot resize %u x %u pixels to %u x %u; sides are 1 to %d", from.width, from.height,
              to.width, to.height, RESIZE_MAX_SIDE);
@@ -143,15 +153,20 @@ Status resizer_begin(Resizer *resizer, ResizeFilter filter, ImageSize from, Imag
     resizer->out = out;
     resizer->out_stride = out_stride;
     resizer->given = resizer->done = 0;
-    resizer->copies = from.width == to.width && from.height == to.height;
+    resizer->copies = grid.unit == 1 && from.width == to.width && from.height == to.height;
     if (resizer->copies) return STATUS_OK;
     /* An exact average's nudge is far above the error of the product and far below the distance of any value short of a
      * half. */
     resizer->columns.factor = filter == RESIZE_AREA ? 1.0 / ((double)from.width * from.height) : 1.0;
     resizer->columns.half = filter == RESIZE_AREA ? 0.5 + 1e-11 : 0.5;
-    TRY(place(resizer, filter));
+    TRY(place(resizer, filter, grid));
     TRY(weigh(resizer, filter));
     return make_room(resizer);
+}
+
+Status resizer_begin(Resizer *resizer, ResizeFilter filter, ImageSize from, ImageSize to, uint8_t *out,
+                     size_t out_stride) {
+    return resizer_begin_reduced(resizer, filter, (ResizeGrid){1, 0, 0}, from, to, out, out_stride);
 }
 
 static void copy_rows(const Resizer *resizer, const uint8_t *rgb, size_t stride, uint32_t count) {
@@ -172,7 +187,7 @@ static bool add_part(Resizer *resizer, uint32_t y, uint32_t end, const uint8_t *
     if (begun || !all) sums = resizer->waiting + (y % resizer->live) * resizer->sums_floats;
     resizer->kernels->rows(sums, rgb + (size_t)(from - given) * stride, stride,
                            resizer->row_weights + (size_t)y * rows->taps + (from - first), until - from,
-                           (size_t)resizer->from.width * RESIZE_CHANNELS, begun);
+                           (size_t)resize_axis_pixels(&resizer->columns.axis) * RESIZE_CHANNELS, begun);
     if (!all) return false;
     resizer->kernels->columns(sums, &resizer->columns, resizer->out + y * resizer->out_stride);
     return true;

@@ -1,7 +1,7 @@
 /* Resampling of 8-bit RGB, row after row, so that a source that is decoded meanwhile need never be whole in memory.
  *
  *     TRY(resizer_begin(resizer, RESIZE_AREA, from, to, out, out_stride));
- *     resizer_push(resizer, rows, stride, count);        until all of from.height rows were given
+ *     resizer_push(resizer, rows, stride, count);        until all rows were given
  *
  * The result does not depend on how the rows are divided, nor on the processor. */
 #ifndef CGXFFCV_IMAGE_RESIZE_H
@@ -26,6 +26,12 @@ typedef struct ImageSize {
     uint32_t width, height;
 } ImageSize;
 
+/* How a source lies that has been reduced already: each of its pixels stands for unit x unit of the pixels that `from`
+ * counts, which begins at (x, y) of the first, both below `unit`. */
+typedef struct ResizeGrid {
+    uint32_t unit, x, y;
+} ResizeGrid;
+
 /* Working memory of one thread; grows as needed: some rows of the source, as float32, and the filter's weights. */
 typedef struct Resizer Resizer;
 
@@ -39,6 +45,10 @@ size_t resizer_bytes(const Resizer *resizer);
  * RESIZE_MAX_SIDE, in either direction, enlarging or reducing. */
 Status resizer_begin(Resizer *resizer, ResizeFilter filter, ImageSize from, ImageSize to, uint8_t *out,
                      size_t out_stride);
+
+/* The same from a reduced source, whose rows and columns are those that `from` touches. */
+Status resizer_begin_reduced(Resizer *resizer, ResizeFilter filter, ResizeGrid grid, ImageSize from, ImageSize to,
+                             uint8_t *out, size_t out_stride);
 
 /* The next `count` rows of the source, at most as many as are left. */
 void resizer_push(Resizer *resizer, const uint8_t *rgb, size_t stride, uint32_t count);

@@ -3,34 +3,45 @@
 
 #include "image/resize_private.h"
 
-/* By area, source pixel j covers [j * to, (j + 1) * to) and output pixel x covers [x * from, (x + 1) * from), so that
- * all overlaps are whole numbers. */
+/* By area, source pixel j covers [j, j + 1) * unit * to and output pixel x covers offset * to + [x, x + 1) * from, so
+ * that all overlaps are whole numbers. */
+static uint64_t pixel_of(const ResizeAxis *axis) { return (uint64_t)axis->unit * axis->to; }
+
+static uint64_t begin_of(const ResizeAxis *axis, uint32_t x) {
+    return (uint64_t)axis->offset * axis->to + (uint64_t)x * axis->from;
+}
+
 static void place_box(const ResizeAxis *axis, uint32_t x) {
-    const uint64_t begin = (uint64_t)x * axis->from, last = begin + axis->from - 1;
-    axis->first[x] = (uint32_t)(begin / axis->to);
-    axis->count[x] = (uint32_t)(last / axis->to) - axis->first[x] + 1;
+    const uint64_t begin = begin_of(axis, x), last = begin + axis->from - 1;
+    axis->first[x] = (uint32_t)(begin / pixel_of(axis));
+    axis->count[x] = (uint32_t)(last / pixel_of(axis)) - axis->first[x] + 1;
 }
 
 static void weigh_box(const ResizeAxis *axis, uint32_t x, double *weights) {
-    const uint64_t begin = (uint64_t)x * axis->from, end = begin + axis->from;
+    const uint64_t begin = begin_of(axis, x), end = begin + axis->from;
     for (uint32_t k = 0; k < axis->count[x]; k++) {
-        const uint64_t low = (uint64_t)(axis->first[x] + k) * axis->to, high = low + axis->to;
+        const uint64_t low = (axis->first[x] + k) * pixel_of(axis), high = low + pixel_of(axis);
         weights[k] = (double)((high < end ? high : end) - (low > begin ? low : begin));
     }
 }
 
-static double scale_of(const ResizeAxis *axis) { return (double)axis->from / axis->to; }
-static double support_of(const ResizeAxis *axis) { return axis->from > axis->to ? scale_of(axis) : 1.0; }
+/* In source pixels. */
+static double scale_of(const ResizeAxis *axis) { return (double)axis->from / ((double)axis->to * axis->unit); }
+static double support_of(const ResizeAxis *axis) { return fmax(scale_of(axis), 1.0); }
+
+static double center_of(const ResizeAxis *axis, uint32_t x) {
+    return (double)axis->offset / axis->unit + (x + 0.5) * scale_of(axis);
+}
 
 static void place_triangle(const ResizeAxis *axis, uint32_t x) {
-    const double center = (x + 0.5) * scale_of(axis), support = support_of(axis);
+    const double center = center_of(axis, x), support = support_of(axis), pixels = resize_axis_pixels(axis);
     const double begin = floor(center - support + 0.5), end = floor(center + support + 0.5);
     axis->first[x] = begin > 0 ? (uint32_t)begin : 0;
-    axis->count[x] = (end < axis->from ? (uint32_t)end : axis->from) - axis->first[x];
+    axis->count[x] = (uint32_t)(end < pixels ? end : pixels) - axis->first[x];
 }
 
 static void weigh_triangle(const ResizeAxis *axis, uint32_t x, double *weights) {
-    const double center = (x + 0.5) * scale_of(axis), inverse = 1 / support_of(axis);
+    const double center = center_of(axis, x), inverse = 1 / support_of(axis);
     double sum = 0;
     for (uint32_t k = 0; k < axis->count[x]; k++) {
         weights[k] = fmax(0, 1 - fabs((axis->first[x] + k + 0.5 - center) * inverse));

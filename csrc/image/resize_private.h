@@ -12,10 +12,16 @@
 /* The source pixels of output pixel x along one axis: weights [x * taps, x * taps + count[x]) are those of first[x] and
  * the following ones; the rest of its `taps` are 0. */
 typedef struct ResizeAxis {
-    uint32_t from, to, taps;
+    uint32_t from, to, unit, offset; /* `from` and `offset` in units, of which a source pixel has `unit` */
+    uint32_t taps;
     uint32_t *first, *count; /* borrowed: `to` of each */
     double *weights;         /* borrowed: to * taps */
 } ResizeAxis;
+
+/* The source pixels that it touches. */
+static inline uint32_t resize_axis_pixels(const ResizeAxis *axis) {
+    return (axis->offset + axis->from + axis->unit - 1) / axis->unit;
+}
 
 /* Finds `first`, `count` and `taps`. */
 void resize_axis_place(ResizeAxis *axis, ResizeFilter filter);

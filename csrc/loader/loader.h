@@ -72,6 +72,7 @@ typedef struct LoaderCrop {
     double scale[2];        /* RANDOM: shares of the image's area, the least and the largest */
     double ratio[2]; /* RANDOM: width over height, as scale. CENTER: [0] is the square's share of the shorter side */
     bool bilinear;   /* antialiased; false: averages over areas */
+    bool shrinks;    /* a JPEG is decoded at half its size, or less, where the rectangle is large enough */
     uint32_t list;   /* the number of its list of draws, as in augment_draw_index */
 } LoaderCrop;
 

@@ -45,11 +45,11 @@ static Status decode_into(const Py_buffer *stream, Decoding *decoding) {
     return status;
 }
 
-/* (y, x, height, width) within the image, or None: all of it. 0 or -1. */
-static int region_of(PyObject *object, JpegInfo info, JpegRegion *region) {
+/* (y, x, height, width) within the image as shrunk, or None: all of it. 0 or -1. */
+static int region_of(PyObject *object, uint32_t height, uint32_t width, JpegRegion *region) {
     const char *names[] = {"the region's y", "the region's x", "the region's height", "the region's width"};
-    const uint64_t most[] = {info.height, info.width, info.height, info.width};
-    uint64_t values[4] = {0, 0, info.height, info.width};
+    const uint64_t most[] = {height, width, height, width};
+    uint64_t values[4] = {0, 0, height, width};
     if (object != NULL && object != Py_None) {
         PyObject *tuple = py_arguments_tuple(object, "numbers of the region (y, x, height, width)", 4, 4);
         if (tuple == NULL) return -1;
@@ -64,13 +64,15 @@ static int region_of(PyObject *object, JpegInfo info, JpegRegion *region) {
     return 0;
 }
 
-static PyObject *decode_stream(PyObject *module, const Py_buffer *stream, PyObject *region, bool fast) {
-    Decoding decoding = {.whole = region == NULL || region == Py_None};
+static PyObject *decode_stream(PyObject *module, const Py_buffer *stream, PyObject *region, bool fast,
+                               uint32_t shrink) {
+    Decoding decoding = {.whole = (region == NULL || region == Py_None) && shrink == 1};
     JpegInfo info;
     Status status = jpeg_parse_header(stream->buf, (size_t)stream->len, &info);
     if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
-    decoding.wish = (JpegWish){fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, info.width, info.height, {0}};
-    if (region_of(region, info, &decoding.wish.region) < 0) return NULL;
+    decoding.wish = (JpegWish){fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, info.width, info.height, shrink, {0}};
+    const uint32_t height = jpeg_shrunk(info.height, shrink), width = jpeg_shrunk(info.width, shrink);
+    if (region_of(region, height, width, &decoding.wish.region) < 0) return NULL;
     const JpegRegion *part = &decoding.wish.region;
     PyObject *array = py_array_new(ARRAY_U8, 3, (const int64_t[]){part->height, part->width, 3});
     if (array == NULL) return NULL;
@@ -84,13 +86,18 @@ static PyObject *decode_stream(PyObject *module, const Py_buffer *stream, PyObje
 }
 
 static PyObject *decode(PyObject *module, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"data", "fast", "region", NULL};
+    static char *names[] = {"data", "fast", "region", "shrink", NULL};
     PyObject *object, *region = NULL;
+    ArgumentsNumber shrink = {"shrink", 8, 1};
     int fast = 0;
     Py_buffer stream;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|pO:jpeg_decode", names, &object, &fast, &region)) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|pOO&:jpeg_decode", names, &object, &fast, &region,
+                                     py_arguments_number, &shrink)) {
+        return NULL;
+    }
+    if (shrink.value < 1) return PyErr_Format(PyExc_ValueError, "shrink must be 1, 2, 4 or 8, not 0");
     if (acquire_stream(object, &stream) < 0) return NULL;
-    PyObject *array = decode_stream(module, &stream, region, fast != 0);
+    PyObject *array = decode_stream(module, &stream, region, fast != 0, (uint32_t)shrink.value);
     PyBuffer_Release(&stream);
     return array;
 }
@@ -200,9 +207,12 @@ static PyMethodDef functions[] = {
     {"jpeg_header", header, METH_O,
      "jpeg_header(data)\n--\n\n(width, height, components, progressive) of a JPEG stream, which is not decoded."},
     {"jpeg_decode", (PyCFunction)(void (*)(void))decode, METH_VARARGS | METH_KEYWORDS,
-     "jpeg_decode(data, fast=False, region=None)\n--\n\nDecode a JPEG stream to uint8 (height, width, 3) RGB. `fast` "
+     "jpeg_decode(data, fast=False, region=None, shrink=1)\n--\n\nDecode a JPEG stream to uint8 (height, width, 3) "
+     "RGB. `fast` "
      "takes libjpeg-turbo's fast IDCT, as FFCV does. With `region` (y, x, height, width) only that part, the same "
-     "pixels; what lies behind its last row is not looked at. Raises BetonError for truncated or corrupt data."},
+     "pixels; what lies behind its last row is not looked at. `shrink` 2, 4 or 8: at this part of its size, rounded "
+     "up, from each block's low frequencies; `region` is then one of the result. Raises BetonError for truncated or "
+     "corrupt data."},
     {"jpeg_encode", (PyCFunction)(void (*)(void))jpeg_encode_image, METH_VARARGS | METH_KEYWORDS,
      "jpeg_encode(image, quality=90)\n--\n\nEncode uint8 (height, width, 3) RGB as baseline 4:2:0 JPEG; bytes."},
     {"resize_area", (PyCFunction)(void (*)(void))resize, METH_VARARGS | METH_KEYWORDS,

@@ -28,7 +28,7 @@ static void decode_region(JpegDecoder *decoder, const uint8_t *data, size_t size
                           const uint8_t *whole) {
     const uint32_t y = data[size / 2] % info.height, x = data[size - 1] % info.width;
     const JpegRegion at = {y, x, 1 + data[size / 3] % (info.height - y), 1 + data[size / 4] % (info.width - x)};
-    const JpegWish wish = {idct, info.width, info.height, at};
+    const JpegWish wish = {idct, info.width, info.height, 1, at};
     Region region = {at, 0, whole, (size_t)info.width * 3};
     Status status = jpeg_decode_region(decoder, data, size, &wish, compare, &region);
     if (status != STATUS_OK) expect_refusal(status);

@@ -4,7 +4,9 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import _cgxffcv
 import numpy as np
 import pytest
 from augment_reference import AUGMENT, below, philox
@@ -20,6 +22,9 @@ SIZES = [(1, 1), (5, 9), (64, 48), (48, 64), (31, 200), (200, 31), (97, 101), (2
 COUNT = 3 * len(SIZES)
 OUT = (40, 33)
 SEED = 7
+
+
+needs_jpeg = pytest.mark.skipif(not _cgxffcv.build_info()["jpeg"], reason="this build has no libjpeg-turbo")
 
 
 def picture(i):
@@ -246,6 +251,53 @@ def test_memory_is_of_one_image_a_thread(path):
         batches(loader)
         room = 5 * COUNT * (OUT[0] * OUT[1] * 3 + 16)
         assert loader.stats()["memory_bytes"] < 2 * (260 * 224 * 3 + OUT[0] * OUT[1] * 3) + room + (1 << 16)
+
+
+def shares(size, unit, first, length, out):
+    """How much of each output pixel a shrunk axis' pixels make, in an average over [first, first + length)."""
+    edges = first + np.arange(out + 1) * length / out
+    low, high = np.arange(size)[None] * unit, np.arange(1, size + 1)[None] * unit
+    return np.clip(np.minimum(edges[1:, None], high) - np.maximum(edges[:-1, None], low), 0, None) * out / length
+
+
+@needs_jpeg
+@pytest.mark.parametrize("interpolation", ["area", "bilinear_antialias"])
+def test_large_crops_are_decoded_at_a_part_of_their_size(tmp_path, interpolation):
+    """From the shrunk image, at the rectangle's own place in it, in parts of its pixels; and each view by itself."""
+    path, out = str(tmp_path / "a.beton"), (17, 20)
+    smooth = []
+    for i in range(12):
+        y, x = np.mgrid[: 250 + i, : 321 - i]
+        planes = [128 + 100 * np.sin(y / (20 + c + i)) * np.cos(x / (25 + c)) for c in range(3)]
+        smooth.append(np.stack(planes, 2).astype(np.uint8))
+    fields = {"image": RGBImageField(write_mode="jpg"), "label": IntField()}
+    DatasetWriter(path, fields, progress=False).from_indexed_dataset([(s, i) for i, s in enumerate(smooth)])
+    options = {"interpolation": interpolation, "jpeg_mode": "scaled"}
+    decoder = RandomResizedCropRGBImageDecoder(out, (0.01, 1.0), **options)
+    views = {"a": PipelineSpec("image", decoder, draws=0), "b": PipelineSpec("image", decoder, draws=1)}
+    streams, seen = [], set()
+    with Reader(path) as reader:
+        for i in range(len(smooth)):
+            begin, end = reader.sample_span(i)
+            streams.append(Path(path).read_bytes()[begin:end])
+    with Loader(path, 12, 2, pipelines={"image": None, **views}, seed=SEED) as loader:
+        labels, a, b = next(iter(loader))
+        for got, number in ((a, 0), (b, 1)):
+            for i in labels[:, 0].tolist():
+                height, width = smooth[i].shape[:2]
+                y, x, h, w = drawn(height, width, (SEED, 0, i), (0.01, 1.0), (3 / 4, 4 / 3), number)
+                shrink = next(s for s in (8, 4, 2, 1) if s == 1 or (h // s >= out[0] and w // s >= out[1]))
+                seen.add(shrink)
+                source = _cgxffcv.jpeg_decode(streams[i], shrink=shrink).astype(float)
+                if interpolation == "area":
+                    rows = shares(source.shape[0], shrink, y, h, out[0])
+                    columns = shares(source.shape[1], shrink, x, w, out[1])
+                    want = np.stack([rows @ source[:, :, c] @ columns.T for c in range(3)], 2)
+                    assert np.abs(got[i] - want).max() <= 0.5 + 1e-6
+                part = _cgxffcv.jpeg_decode(streams[i])[y : y + h, x : x + w]
+                exact = area(part, out).astype(int) if interpolation == "area" else bilinear(part, out)
+                assert np.abs(got[i] - exact).mean() < 2
+    assert seen == {1, 2, 4, 8}
 
 
 def test_views_are_what_each_would_be_alone(path):

@@ -134,6 +134,29 @@ def test_pillow_has_the_same_pixels(name):
     assert np.abs(_cgxffcv.jpeg_decode(data) - want).max() <= 1
 
 
+@pytest.mark.parametrize("shrink", [2, 4, 8])
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_region_of_a_shrunk_image(name, shrink):
+    """The same pixels as in the whole shrunk image, which is about what the blocks' averages are."""
+    data = STREAMS[name]()
+    full = _cgxffcv.jpeg_decode(data).astype(float)
+    whole = _cgxffcv.jpeg_decode(data, shrink=shrink)
+    height, width = -(-full.shape[0] // shrink), -(-full.shape[1] // shrink)
+    assert whole.shape == (height, width, 3)
+    padded = np.pad(full, ((0, height * shrink - full.shape[0]), (0, width * shrink - full.shape[1]), (0, 0)), "edge")
+    averages = padded.reshape(height, shrink, width, shrink, 3).mean((1, 3))
+    assert np.abs(whole - averages).mean() < 16
+    for y, x, h, w in regions(np.random.default_rng(2), height, width)[:60]:
+        part = _cgxffcv.jpeg_decode(data, region=(y, x, h, w), shrink=shrink)
+        np.testing.assert_array_equal(part, whole[y : y + h, x : x + w], f"{(y, x, h, w)}")
+
+
+@pytest.mark.parametrize("shrink", [0, 3, 5, 6, 7, 9, -1])
+def test_shrinking_is_by_powers_of_two(shrink):
+    with pytest.raises(ValueError, match="shr[iu]nk"):
+        _cgxffcv.jpeg_decode(jpeg(20, 30), shrink=shrink)
+
+
 @pytest.mark.parametrize("region", [(0, 0, 0, 1), (0, 0, 1, 0), (1, 0, 20, 1), (0, 1, 1, 30), (20, 0, 1, 1)])
 def test_a_region_is_within_the_image(region):
     with pytest.raises(ValueError, match="not within 20 x 30|not within 30 x 20"):

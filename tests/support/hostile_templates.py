@@ -287,7 +287,7 @@ FUNCTIONS = {
     "device_free_memory": None,
     "select_device": None,
     "jpeg_header": plain(_cgxffcv.jpeg_header, _cgxffcv.jpeg_encode(image())),
-    "jpeg_decode": plain(_cgxffcv.jpeg_decode, _cgxffcv.jpeg_encode(image()), fast=True, region=(1, 2, 3, 4)),
+    "jpeg_decode": plain(_cgxffcv.jpeg_decode, _cgxffcv.jpeg_encode(image()), fast=True, region=(1, 2, 3, 4), shrink=2),
     "jpeg_encode": plain(_cgxffcv.jpeg_encode, image(), quality=90),
     "max_image_pixels": plain(_cgxffcv.max_image_pixels),
     "set_max_image_pixels": plain(_cgxffcv.set_max_image_pixels, 1 << 20),

@@ -19,7 +19,8 @@ typedef struct CropState {
 
 /* What is cut out of one image for one output; in the output's scratch memory, as long as the image is worked on. */
 typedef struct Cut {
-    JpegRegion from;
+    uint32_t shrink;  /* while it is decoded */
+    JpegRegion from;  /* of the pixels that are decoded */
     Resizer *resizer; /* borrowed from the thread */
 } Cut;
 
@@ -119,7 +120,7 @@ static void destroy(DecoderOutput *output) {
 
 static bool same_values(const DecoderOutput *output, const DecoderOutput *other) {
     const CropState *a = output->state, *b = other->state;
-    return a->fast_jpeg == b->fast_jpeg;
+    return a->fast_jpeg == b->fast_jpeg && !a->crop.shrinks && !b->crop.shrinks; /* each by its own rectangle */
 }
 
 static void init_scratch(const DecoderOutput *output, void *scratch) {
@@ -147,15 +148,27 @@ static const DecoderOutput *next_view(const DecoderChunk *chunk, const DecoderOu
     return output->next_view < 0 ? NULL : &chunk->outputs[output->next_view];
 }
 
+/* How far the image can be shrunk while it is decoded, and not be smaller than the result. */
+static uint32_t choose_shrink(const LoaderCrop *crop, const BetonImage *image, const JpegRegion *from) {
+    uint32_t shrink = image->mode == BETON_IMAGE_JPEG && crop->shrinks ? 8 : 1;
+    while (shrink > 1 && (from->height / shrink < crop->height || from->width / shrink < crop->width)) shrink /= 2;
+    return shrink;
+}
+
 static Status begin_cut(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image) {
     const CropState *state = output->state;
     const ImageSize to = {state->crop.width, state->crop.height};
+    const JpegRegion from = rectangle_of(chunk, output, i, image);
     Cut *cut = cut_of(chunk, output);
-    cut->from = rectangle_of(chunk, output, i, image);
+    const uint32_t shrink = choose_shrink(&state->crop, image, &from);
+    const ResizeGrid grid = {shrink, from.x % shrink, from.y % shrink};
+    cut->shrink = shrink;
+    cut->from = (JpegRegion){from.y / shrink, from.x / shrink, jpeg_shrunk(grid.y + from.height, shrink),
+                             jpeg_shrunk(grid.x + from.width, shrink)};
     TRY(loader_decoder_resizer(chunk, output, &cut->resizer));
-    return resizer_begin(cut->resizer, state->crop.bilinear ? RESIZE_BILINEAR : RESIZE_AREA,
-                         (ImageSize){cut->from.width, cut->from.height}, to, resampled(chunk, output),
-                         (size_t)to.width * AUGMENT_CHANNELS);
+    return resizer_begin_reduced(cut->resizer, state->crop.bilinear ? RESIZE_BILINEAR : RESIZE_AREA, grid,
+                                 (ImageSize){from.width, from.height}, to, resampled(chunk, output),
+                                 (size_t)to.width * AUGMENT_CHANNELS);
 }
 
 static JpegRegion join(JpegRegion one, JpegRegion other) {
@@ -205,7 +218,7 @@ static Status resample(const DecoderChunk *chunk, const DecoderOutput *output, s
         return STATUS_OK;
     }
     const JpegWish wish = {state->fast_jpeg ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height,
-                           rows.region};
+                           cut_of(chunk, output)->shrink, rows.region};
     bool blank = false;
     TRY(loader_pixels_stream(chunk, output, i, image, &wish, take, &rows, &blank));
     for (const DecoderOutput *view = output; blank && view != NULL; view = next_view(chunk, view)) {

@@ -129,7 +129,7 @@ Status loader_pixels_find(const DecoderChunk *chunk, const DecoderOutput *output
     *out = (AugmentImage){buffer, row_bytes, part};
     if (whole) return loader_pixels_decode(chunk, output, i, image, fast, buffer);
     const JpegRegion region = {(uint32_t)part.y, (uint32_t)part.x, (uint32_t)part.height, (uint32_t)part.width};
-    const JpegWish wish = {fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height, region};
+    const JpegWish wish = {fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height, 1, region};
     bool blank = false;
     TRY(loader_pixels_stream(chunk, output, i, image, &wish, copy_rows, &(Copy){buffer, row_bytes}, &blank));
     if (blank) memset(buffer, 0, row_bytes * (size_t)part.height);
