@@ -8,7 +8,7 @@ from gpu_batches import CHAINS, COUNT, RECIPE, core_trainer, loader_of
 from cgxffcv.loader import OrderOption
 from cgxffcv.train import patch_moments, whitening_filters
 from cgxffcv.train.resident import ResidentTraining
-from cgxffcv.transforms import RandomCrop, RandomHorizontalFlip
+from cgxffcv.transforms import CutMix, GaussianBlur, Poison, RandomCrop, RandomHorizontalFlip
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
 
@@ -141,5 +141,9 @@ def test_refusals(data):
     many = [RandomHorizontalFlip()] * 9
     with pytest.raises(ValueError, match="at most 8 image operations"):
         resident_of(path, many)
+    with pytest.raises(ValueError, match="at most 2 operations may mix or blur images, not 3"):
+        resident_of(path, [GaussianBlur(3), CutMix(), GaussianBlur(3)])
+    with pytest.raises(ValueError, match="Poison cannot be done on the GPU"):
+        resident_of(path, [Poison(np.zeros((32, 32, 3)), np.zeros((32, 32)), [1])])
     with pytest.raises(TypeError, match="expected a Trainer"):
         _cgxffcv.Runner(3, (), 0, True)
