@@ -18,6 +18,7 @@
 #define MAX_SCANS 500     /* a small image of thousands of scans would take minutes */
 #define STRIP_ROWS 16     /* that are given at a time: the rows of a row of blocks */
 #define MARGIN 4          /* columns beside a region that its edge pixels depend on: one chroma sample, however wide */
+#define EDGE 64           /* pixels: more than the largest group of blocks */
 #define HEADER_BYTES 2048 /* more than an encoder's markers */
 
 typedef struct Failure {
@@ -36,7 +37,7 @@ struct jpeg_entropy_decoder {
 typedef struct Entropy {
     JpegHuffmanTable dc[NUM_HUFF_TBLS], ac[NUM_HUFF_TBLS];
     JpegHuffmanReader reader;
-    const uint8_t *marker, *end; /* borrowed: what ends the segment, and the stream */
+    const uint8_t *marker, *end; /* borrowed: what ends the segment, and all that there is room for */
     int32_t predictions[MAX_COMPS_IN_SCAN];
     uint64_t left;       /* groups of blocks until the scan's end ... */
     uint32_t to_restart; /* ... and until the next restart marker, which is number `restart` */
@@ -126,8 +127,9 @@ static void go_past_restart(JpegDecoder *decoder) {
 static void hand_back(JpegDecoder *decoder) {
     const Entropy *entropy = &decoder->entropy;
     if (!jpeg_huffman_ends(&entropy->reader)) leave_saying(&decoder->failure, "more data than the scan takes");
-    decoder->library.src->next_input_byte = entropy->marker;
-    decoder->library.src->bytes_in_buffer = (size_t)(entropy->end - entropy->marker);
+    struct jpeg_source_mgr *source = decoder->library.src;
+    source->bytes_in_buffer -= (size_t)(entropy->marker - source->next_input_byte);
+    source->next_input_byte = entropy->marker;
 }
 
 /* In the library's place: decodes a group of blocks, or, without `blocks`, goes past it. */
@@ -164,7 +166,8 @@ static void take_over_entropy(JpegDecoder *decoder) {
     }
     entropy->left = (uint64_t)library->MCUs_per_row * library->MCU_rows_in_scan;
     entropy->restart = 0;
-    entropy->end = library->src->next_input_byte + library->src->bytes_in_buffer;
+    const size_t room = decoder->segment_bytes - JPEG_HUFFMAN_BEYOND, bytes = library->src->bytes_in_buffer;
+    entropy->end = library->src->next_input_byte + (bytes < room ? bytes : room);
     begin_segment(decoder, library->src->next_input_byte);
     library->client_data = decoder;
     library->entropy->decode_mcu = decode_group;
@@ -296,6 +299,13 @@ static bool decodes(JpegDecoder *decoder, const Job *job) {
     return true;
 }
 
+/* The data of a scan that may come: a coefficient, of blocks that reach beyond the edges, takes less than 4 bytes. */
+static size_t most_bytes(const Job *job) {
+    const uint64_t pixels = ((uint64_t)job->wish->width + EDGE) * ((uint64_t)job->wish->height + EDGE);
+    const uint64_t bytes = pixels * CHANNELS * 4;
+    return bytes < job->size ? (size_t)bytes : job->size;
+}
+
 static Status run(JpegDecoder *decoder, const Job *job) {
     const JpegWish *wish = job->wish;
     JpegInfo info;
@@ -305,7 +315,7 @@ static Status run(JpegDecoder *decoder, const Job *job) {
              wish->height);
     }
     TRY(jpeg_check_scans(job->data, job->size, info));
-    TRY(reserve(&decoder->segment, &decoder->segment_bytes, job->size + JPEG_HUFFMAN_BEYOND));
+    TRY(reserve(&decoder->segment, &decoder->segment_bytes, most_bytes(job) + JPEG_HUFFMAN_BEYOND));
     decoder->given = 0;
     if (decodes(decoder, job)) return STATUS_OK;
     if (!decoder->by_library) { /* whose word is the last on streams with faults */

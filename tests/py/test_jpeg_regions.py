@@ -126,6 +126,14 @@ def test_what_only_the_library_decodes_has_the_same_pixels():
             np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("name", ["a pixel", "4:2:0", "restarts"])
+def test_bytes_behind_the_end_mean_nothing(name):
+    """However many: no room is made for more than a scan of the image's size can take."""
+    data = STREAMS[name]()
+    for junk in (bytes(1 << 20), b"\xff\xd9" * 1000, b"\x55" * 100_000):
+        np.testing.assert_array_equal(_cgxffcv.jpeg_decode(data + junk), _cgxffcv.jpeg_decode(data))
+
+
 @pytest.mark.parametrize("name", ["4:4:4", "4:2:0", "grey", "restarts", "the best quality", "tables of its own"])
 def test_pillow_has_the_same_pixels(name):
     """To within a step, since the version of its libjpeg-turbo is another."""
