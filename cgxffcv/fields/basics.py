@@ -5,16 +5,12 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import numpy as np
-
 from cgxffcv.decoders import FloatDecoder, IntDecoder  # noqa: F401 (where FFCV has them)
 from cgxffcv.fields.base import CoreField, Spec, spec
 
 
 def _scalar(value: Any) -> Any:
-    """The one element of an array, tensor or list of one element; other things as they are."""
-    if isinstance(value, list) and len(value) == 1:
-        return value[0]
+    """The one element of an array or tensor of one element; other things as they are."""
     item = getattr(value, "item", None)
     if item is None or getattr(value, "size", 1) == 0:
         return value
@@ -25,8 +21,8 @@ def _scalar(value: Any) -> Any:
 
 
 class IntField(CoreField):
-    """A whole number, stored as int64 in the record. Takes int, bool, NumPy integers, real numbers that are whole (as
-    tables of numbers have them), arrays of one number."""
+    """A whole number, stored as int64 in the record. Takes int, bool, NumPy integers, arrays of one integer; no floats,
+    of which some would lose something."""
 
     def describe(self, name: str) -> Spec:
         return spec("int", name)
@@ -34,11 +30,8 @@ class IntField(CoreField):
     def convert(self, value: Any) -> int:
         if type(value) is int:
             return value
-        number = _scalar(value)
-        if isinstance(number, float | np.floating) and float(number).is_integer():
-            number = int(number)
         try:
-            return operator.index(number)
+            return operator.index(_scalar(value))
         except TypeError:
             raise TypeError(f"a whole number was expected, not {type(value).__name__} {value!r:.60}") from None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cgxffcv.fields import Field
+from cgxffcv.fields import Field, FloatField, IntField
 
 # What a sample cannot be blamed for.
 FATAL = (MemoryError, RecursionError)
@@ -42,9 +42,12 @@ class Rows:
     def __init__(self, fields: Mapping[str, Field], skip: bool):
         self.names = list(fields)
         self.converters = [field.converter() for field in fields.values()]
+        self.one_number = len(fields) == 1 and all(isinstance(field, IntField | FloatField) for field in fields.values())
         self.skip = skip
 
     def _values(self, sample: Any) -> tuple[Any, ...] | list[Any]:
+        if self.one_number and isinstance(sample, list) and len(sample) == 1:
+            return sample
         if len(self.names) == 1 and not isinstance(sample, tuple):
             return (sample,)
         if isinstance(sample, Mapping):

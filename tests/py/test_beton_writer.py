@@ -206,8 +206,6 @@ def test_no_worker_is_left_behind(tmp_path):
          np.array([[0, 2], [4, 6]], np.int16)),
         (NDArrayField("f4", (1,)), np.float32(1.5), np.array([1.5], np.float32)),
         (NDArrayField("f4", (2,)), np.array([[1], [2]], np.float32), np.array([1, 2], np.float32)),
-        (IntField(), np.float64(-3), -3),
-        (IntField(), [7], 7),
         (JSONField(), None, None),
     ],
 )  # fmt: skip
@@ -217,10 +215,18 @@ def test_values_that_are_taken(tmp_path, field, value, want):
         assert files.same(reader[0]["f"], want)
 
 
+def test_a_list_of_one_number_is_a_sample(tmp_path):
+    DatasetWriter(tmp_path / "x.beton", {"n": IntField()}, num_workers=1).from_indexed_dataset([[1], [2]])
+    with Reader(tmp_path / "x.beton") as reader:
+        assert [reader[i]["n"] for i in range(2)] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        (IntField(), 1.5, "whole number"),
+        (IntField(), 1.0, "whole number"),
+        (IntField(), np.float32(3), "whole number"),
+        (IntField(), [7], "whole number"),
         (IntField(), float("inf"), "whole number"),
         (IntField(), [1, 2], "whole number"),
         (IntField(), 1 << 63, "too large|too big|int"),
