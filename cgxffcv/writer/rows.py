@@ -42,7 +42,7 @@ class Rows:
     def __init__(self, fields: Mapping[str, Field], skip: bool):
         self.names = list(fields)
         self.converters = [field.converter() for field in fields.values()]
-        self.one_number = len(fields) == 1 and all(isinstance(field, IntField | FloatField) for field in fields.values())
+        self.one_number = [isinstance(field, IntField | FloatField) for field in fields.values()] == [True]
         self.skip = skip
 
     def _values(self, sample: Any) -> tuple[Any, ...] | list[Any]:
