@@ -327,7 +327,8 @@ def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: s
     for step in transforms:
         if isinstance(step, tf.LabelOperation):
             raise TypeError(f"pipeline '{name}': {step!r} must come first, and is for fields of int, not {kind}")
-        if isinstance(step, (tf.ImageOperation, tf.NormalizeImage, tf.RandomResizedCrop, tf.ToTorchImage)):
+        of_arrays = isinstance(step, tf.ToTorchImage) and kind in ("array", "tensor")
+        if isinstance(step, (*IMAGE_STEPS, tf.RandomResizedCrop, tf.ToTorchImage)) and not of_arrays:
             raise TypeError(f"pipeline '{name}': {step!r} is for images, and the field holds {kind}")
         output.steps.append(as_step(name, step))
     output.steps = moves_last(output.steps)

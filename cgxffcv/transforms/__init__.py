@@ -144,6 +144,8 @@ class ToTorchImage(Transform):
         self.convert_back_int16 = bool(convert_back_int16)
 
     def __call__(self, batch):
+        if batch.ndim != 4:
+            raise TypeError(f"{self!r} takes images (batch, height, width, channels), not {tuple(batch.shape)}")
         if is_tensor(batch):
             moved = batch.permute(0, 3, 1, 2)
             return moved if self.channels_last else moved.contiguous()

@@ -50,10 +50,16 @@ def test_as_of_an_image(path, name, evaluate):
 
 
 def test_arrays_without_image_operations_stay_arrays(path):
-    steps = [NDArrayDecoder(), tf.ToTorchImage(False), tf.Convert(np.float32)]
-    pipelines = {"array": steps, "real": [tf.ToTorchImage()], "image": None, "tensor": None, "grey": None}
-    with pytest.raises(TypeError, match="is for images, and the field holds array"):
-        Loader(path, 4, pipelines=pipelines)
+    steps = [NDArrayDecoder(), tf.ToTorchImage(False), tf.Convert(np.float64)]
+    pipelines = {"array": steps, "real": steps, "image": None, "tensor": None, "grey": None}
+    with Loader(path, 4, pipelines=pipelines, arrays="numpy") as loader:
+        for array, real in loader:
+            assert array.shape == (4, 3, 9, 8) and array.dtype == np.float64
+            np.testing.assert_array_equal(array, real)
+    loader = Loader(path, 4, pipelines={**pipelines, "grey": [tf.ToTorchImage()]})
+    with pytest.raises(TypeError, match="takes images .batch, height, width, channels., not .4, 9, 8."):
+        next(iter(loader))
+    loader.close()
 
 
 @pytest.mark.parametrize("field", ["grey", "real"])
