@@ -106,7 +106,10 @@ static uint64_t region_bytes(const DeviceEngine *engine, const DeviceExtent *ext
 
 static ExchangeWindow window_of(const DeviceEngine *engine, const DeviceExtent *extent) {
     const ExchangeHall *hall = engine->hall;
-    ExchangeWindow window = {.half_bytes = hall->half_bytes,
+    ExchangeWindow window = {.own = hall->own,
+                             .ranks = comm_size(engine->setup->comm),
+                             .rank = comm_rank(engine->setup->comm),
+                             .half_bytes = hall->half_bytes,
                              .region_bytes = region_bytes(engine, extent),
                              .flags_at = hall->data_bytes,
                              .flags = (uint32_t)(hall->flags / (uint64_t)rows_of(engine, extent))};

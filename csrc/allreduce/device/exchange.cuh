@@ -34,9 +34,14 @@ __device__ static __forceinline__ uint8_t *exchange_half(const ExchangeWindow *w
     return window->base[rank] + (epoch & 1u) * window->half_bytes;
 }
 
-/* Region `row` in the window of a rank: terms of rank `row`, or results of rank `row - ranks`. */
+/* Region `row` in the window of a rank: terms of rank `row`, or results of rank `row - ranks`. What is this rank's own
+ * from beginning to end needs no halves: kernels of one stream write and read it. */
 __device__ static __forceinline__ uint8_t *exchange_region(const ExchangeWindow *window, int rank, uint32_t epoch,
                                                            int row) {
+    bool results = row >= window->ranks;
+    if (window->own != nullptr && rank == window->rank && row == rank + (results ? window->ranks : 0)) {
+        return window->own + (results ? window->region_bytes : 0);
+    }
     return exchange_half(window, rank, epoch) + (uint64_t)row * window->region_bytes;
 }
 
@@ -46,15 +51,17 @@ __device__ static __forceinline__ uint32_t *exchange_flag(const ExchangeWindow *
     return flags + (uint64_t)row * window->flags + tile;
 }
 
-/* Tells a rank that a tile of this rank is in row `row` of its window. */
+/* Tells another rank that a tile of this rank is in row `row` of its window; this one knows by the order of its
+ * kernels. */
 __device__ static __forceinline__ void exchange_raise(const ExchangePlan *plan, int rank, uint32_t epoch, int row,
                                                       const DeviceTile &tile) {
+    if (rank == plan->rank) return;
     uint32_t *flag = exchange_flag(&plan->window, rank, epoch, row, tile.number);
-    const uint8_t *base = plan->window.base[rank];
-    if (!plan->forwarded || rank == plan->rank) {
+    if (!plan->forwarded) {
         signal_store(flag, epoch);
         return;
     }
+    const uint8_t *base = plan->window.base[rank];
     uint64_t at = (uint64_t)(exchange_region(&plan->window, rank, epoch, row) - base) + tile.at;
     window_post(plan->post, rank, at, tile.bytes, (uint64_t)(reinterpret_cast<uint8_t *>(flag) - base), epoch);
 }
@@ -138,10 +145,10 @@ __device__ static __forceinline__ bool exchange_await(const ExchangePlan *plan, 
     return false;
 }
 
-/* The block waits for the terms of all ranks but `own`, or for the results, of all of its tiles: for those of the first
+/* The block waits for the terms of all other ranks, or for the results, of all of its tiles: for those of the first
  * by a few threads, so that the others do not disturb what is being written. */
 __device__ static __forceinline__ bool exchange_await_all(const ExchangePlan *plan, const ExchangeTurns &turns,
-                                                          uint32_t epoch, bool results, int own) {
+                                                          uint32_t epoch, bool results) {
     const int rows = results ? 1 : plan->ranks;
     bool here = true;
     for (int64_t from = 0; from < turns.mine; from = from == 0 ? 1 : turns.mine) {
@@ -149,7 +156,8 @@ __device__ static __forceinline__ bool exchange_await_all(const ExchangePlan *pl
         for (int64_t i = from * rows + threadIdx.x; here && i < to * rows; i += WARPS * WARP) {
             const DeviceTile *tile = turns.tile(plan, i / rows);
             int row = results ? plan->ranks + tile->owner : (int)(i % rows);
-            if (row != own) here = exchange_await(plan, tile, epoch, row);
+            bool own = row == plan->rank || row == plan->ranks + plan->rank;
+            if (!own) here = exchange_await(plan, tile, epoch, row);
         }
         here = __syncthreads_and(here) != 0;
     }
@@ -349,7 +357,7 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
     if (thread < plan->ranks) bases[thread] = exchange_region(&plan->window, thread, epoch, row);
     __syncthreads();
     const ExchangeTurns turns(round.own_begin, round.own_end - round.own_begin, round.own_end, 0);
-    if (!exchange_await_all(plan, turns, epoch, false, plan->rank)) return;
+    if (!exchange_await_all(plan, turns, epoch, false)) return;
     for (int64_t i = 0; i < turns.mine; i++) {
         QuantSink sink = {bases, plan->ranks};
         exchange_reduce_tile<TYPE, CODEC>(plan, buffer, *turns.tile(plan, i), epoch, sink, &rooms[thread / WARP]);
@@ -408,7 +416,7 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
     uint32_t epoch;
     const bool goes_on = exchange_begin(plan, round, &epoch);
     const ExchangeTurns turns(round.begin, round.end - round.begin, round.end, 0);
-    if (goes_on && exchange_await_all(plan, turns, epoch, !plan->one_shot, -1)) {
+    if (goes_on && exchange_await_all(plan, turns, epoch, !plan->one_shot)) {
         for (int64_t i = 0; i < turns.mine; i++) {
             const DeviceTile tile = *turns.tile(plan, i);
             int row = plan->one_shot ? 0 : plan->ranks + tile.owner, rows = plan->one_shot ? plan->ranks : 1;

@@ -20,6 +20,9 @@ typedef struct ExchangeState {
  * every rank) and behind them as many rows of flags. */
 typedef struct ExchangeWindow {
     uint8_t *base[EXCHANGE_MAX_RANKS]; /* of each rank's window */
+    uint8_t *own; /* device memory for this rank's terms and results, which host memory would hold far away; NULL: they
+                   * stand in its window, as those of others do */
+    int32_t ranks, rank;
     uint64_t half_bytes, region_bytes, flags_at;
     uint32_t flags; /* of a row */
 } ExchangeWindow;

@@ -43,6 +43,7 @@ static void hall_destroy(ExchangeHall *hall) {
     if (hall == NULL) return;
     device_event_destroy(hall->ran);
     comm_window_destroy(hall->window);
+    device_free(hall->own);
     device_free(hall->state);
     memory_free(hall);
 }
@@ -80,6 +81,12 @@ static Status make_window(Comm *comm, uint64_t data_bytes, ExchangeHall *hall, c
     return STATUS_OK;
 }
 
+/* Zeros, since readers take the padding along. */
+static Status make_own(ExchangeHall *hall, uint64_t bytes) {
+    TRY(device_alloc(bytes, &hall->own));
+    return device_fill(hall->own, 0, bytes, NULL);
+}
+
 static Status make_hall(Comm *comm, uint32_t number, uint64_t data_bytes, ExchangeHall **out, char *why) {
     Status status = STATUS_OK;
     ExchangeHall *hall = NULL;
@@ -87,6 +94,7 @@ static Status make_hall(Comm *comm, uint32_t number, uint64_t data_bytes, Exchan
     *hall = (ExchangeHall){.flags = FLAGS, .comm = comm, .number = number, .users = 1};
     TRY_GOTO(make_window(comm, data_bytes, hall, why));
     if (hall->window == NULL) goto done;
+    if (hall->kind != COMM_WINDOW_PEER) TRY_GOTO(make_own(hall, hall->data_bytes / (uint64_t)comm_size(comm)));
     TRY_GOTO(device_alloc(sizeof *hall->state, &hall->state));
     TRY_GOTO(device_fill(hall->state, 0, sizeof *hall->state, NULL));
     TRY_GOTO(device_stream_synchronize(NULL));
