@@ -124,7 +124,7 @@ static Status hall_join(Comm *comm, Offer *offers, ExchangeHall **out, char *why
         if (offers[r].number > greatest) greatest = offers[r].number;
         same = same && offers[r].number == mine.number;
         if (offers[r].data_bytes < data_bytes) data_bytes = offers[r].data_bytes;
-        if (offers[r].off == 0) continue;
+        if (offers[r].off == 0 || off) continue;
         snprintf(why, ALLREDUCE_WHY_BYTES, "rank %d: " SWITCH_VARIABLE "=0", r);
         off = true;
     }
