@@ -189,15 +189,16 @@ Status comm_mpi_allreduce(Comm *comm, float *data, int64_t elems);
  * before comm_device_create and calls everything else with the same one selected. */
 typedef struct CommDevice CommDevice;
 
-/* Connects the GPUs of all ranks. Collective. Where NCCL cannot be used *out is NULL on all ranks and `why` (at least
- * COMM_WHY_BYTES) holds the reason, the same everywhere: not in this build, the library is not there, two ranks have
- * one GPU (which NCCL refuses), CGXFFCV_COMM_NCCL=0. TRANSPORT if it should work and does not. `comm` is borrowed until
- * comm_device_destroy. */
+/* Connects the GPUs of all ranks, or gives what is connected already: it is shared, and sums on different streams come
+ * one after the other (those that are recorded, where whoever launches them puts them). Collective. Where NCCL cannot
+ * be used *out is NULL on all ranks and `why` (at least COMM_WHY_BYTES) holds the reason, the same everywhere: not in
+ * this build, the library is not there, two ranks have one GPU (which NCCL refuses), CGXFFCV_COMM_NCCL=0. TRANSPORT if
+ * it should work and does not. `comm` is borrowed until comm_device_destroy. */
 #define COMM_WHY_BYTES 256
 Status comm_device_create(Comm *comm, CommDevice **out, char *why);
 
-/* Before comm_destroy, and after the graphs that hold its sums. Waits a moment for the others to come here, too. Does
- * nothing if NULL. */
+/* Before comm_destroy, and after the graphs that hold its sums. The last one ends it, and waits a moment for the others
+ * to come here, too. Does nothing if NULL. */
 void comm_device_destroy(CommDevice *device);
 
 /* What carries it, for people: "NCCL 2.28.9". */

@@ -39,6 +39,11 @@ typedef struct Nccl {
 
 struct CommDevice {
     Comm *comm;       /* borrowed */
+    int gpu;          /* the calling thread's when it was made */
+    uint32_t number;  /* among those of the communicator, from 1 on */
+    int users;        /* that have created it and not destroyed it; under `lock` */
+    CommDevice *next; /* in `devices` */
+    DeviceEvent *ran; /* owned: after the sum that was put last */
     ncclComm_t nccl;  /* owned; NULL once aborted */
     pthread_t ending; /* the thread that ends it, if `ends` */
     bool ends;
@@ -48,10 +53,13 @@ struct CommDevice {
 /* What a rank tells the others before they decide. */
 typedef struct Offer {
     int32_t version;       /* 0: it cannot */
+    uint32_t number;       /* of what it has already; 0: nothing */
     unsigned char gpu[16]; /* unique */
     char why[COMM_WHY_BYTES - 32];
 } Offer;
 
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static CommDevice *devices; /* of this process, under the lock */
 static Nccl nccl;
 static char load_why[COMM_WHY_BYTES - 32];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -152,6 +160,7 @@ static Status give_up(CommDevice *device, Status status) {
 static void nccl_release(CommDevice *device) {
     bool mine = device->comm->owner_pid == (int)getpid(); /* a forked child has none of the threads */
     if (mine && !await_ending(device, FINALIZE_S)) (void)pthread_detach(device->ending);
+    if (mine) device_event_destroy(device->ran);
     memory_free(device);
 }
 
@@ -219,28 +228,72 @@ static Status connect(CommDevice *device) {
     return status == STATUS_OK ? comm_barrier(comm) : give_up(device, status);
 }
 
-static Status nccl_create(Comm *comm, CommDevice **out, char *why) {
+/* The newest of a communicator that works, with one user more. */
+static CommDevice *share_newest(const Comm *comm) {
+    CommDevice *newest = NULL;
+    int gpu = -1;
+    if (cudaGetDevice(&gpu) != cudaSuccess) return NULL;
+    pthread_mutex_lock(&lock);
+    for (CommDevice *device = devices; device != NULL; device = device->next) {
+        bool fits = device->comm == comm && device->gpu == gpu && device->nccl != NULL;
+        if (fits && (newest == NULL || device->number > newest->number)) newest = device;
+    }
+    if (newest != NULL) newest->users++;
+    pthread_mutex_unlock(&lock);
+    return newest;
+}
+
+static Status nccl_connect(Comm *comm, uint32_t number, CommDevice **out) {
     Status status = STATUS_OK;
     CommDevice *device = NULL;
-    Offer mine = make_offer(), *offers = NULL;
-    *out = NULL;
-    TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *offers, &offers));
-    TRY_GOTO(comm_allgather(comm, &mine, sizeof mine, offers));
-    judge(offers, comm->size, why);
-    if (why[0] != '\0') goto done;
-    TRY_GOTO(memory_calloc(1, sizeof *device, &device));
+    TRY(memory_calloc(1, sizeof *device, &device));
     device->comm = comm;
+    device->number = number;
+    device->users = 1;
     snprintf(device->name, sizeof device->name, "NCCL %d.%d.%d", nccl.version / 10000, nccl.version / 100 % 100,
              nccl.version % 100);
+    TRY_GOTO(device_current(&device->gpu));
+    TRY_GOTO(device_event_create(&device->ran));
     TRY_GOTO(connect(device));
+    pthread_mutex_lock(&lock);
+    device->next = devices;
+    devices = device;
+    pthread_mutex_unlock(&lock);
     *out = device;
     device = NULL;
 done:
-    memory_free(offers);
     if (device != NULL) {
         (void)give_up(device, STATUS_OK);
         nccl_release(device);
     }
+    return status;
+}
+
+/* All who want one share it, where all ranks have the same already: they may forget theirs sooner or later. */
+static Status nccl_create(Comm *comm, CommDevice **out, char *why) {
+    Status status = STATUS_OK;
+    CommDevice *shared = share_newest(comm);
+    Offer mine = make_offer(), *offers = NULL;
+    bool same = shared != NULL;
+    uint32_t greatest = 0;
+    *out = NULL;
+    mine.number = shared == NULL ? 0 : shared->number;
+    TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *offers, &offers));
+    TRY_GOTO(comm_allgather(comm, &mine, sizeof mine, offers));
+    judge(offers, comm->size, why);
+    for (int r = 0; r < comm->size; r++) {
+        same = same && offers[r].number == mine.number;
+        if (offers[r].number > greatest) greatest = offers[r].number;
+    }
+    if (why[0] != '\0') goto done;
+    if (!same) TRY_GOTO(nccl_connect(comm, greatest + 1, out));
+    if (same) {
+        *out = shared;
+        shared = NULL;
+    }
+done:
+    memory_free(offers);
+    comm_device_destroy(shared);
     return status;
 }
 
@@ -261,8 +314,19 @@ static bool nccl_finalize(CommDevice *device) {
     return result == ncclSuccess;
 }
 
+/* Whether nobody uses it any more; then it is in the list no longer. */
+static bool nccl_forget(CommDevice *device) {
+    pthread_mutex_lock(&lock);
+    bool last = --device->users == 0;
+    CommDevice **link = &devices;
+    while (last && *link != NULL && *link != device) link = &(*link)->next;
+    if (last && *link != NULL) *link = device->next;
+    pthread_mutex_unlock(&lock);
+    return last;
+}
+
 void comm_device_destroy(CommDevice *device) {
-    if (device == NULL) return;
+    if (device == NULL || !nccl_forget(device)) return;
     if (device->nccl != NULL && device->comm->owner_pid == (int)getpid()) {
         bool quiet = !comm_broken(device->comm, NULL) && nccl_finalize(device);
         if (quiet) {
@@ -296,9 +360,13 @@ static ncclResult_t nccl_put(CommDevice *device, const CommPiece *pieces, int co
 
 static Status nccl_allreduce(CommDevice *device, const CommPiece *pieces, int count, CommType type, bool average,
                              DeviceStream *stream) {
+    bool capturing;
     TRY(check_alive(device));
+    TRY(device_capturing(stream, &capturing));
+    if (!capturing) TRY(device_stream_wait(stream, device->ran));
     ncclResult_t result = nccl_put(device, pieces, count, type, average ? ncclAvg : ncclSum, (cudaStream_t)stream);
-    return settle(device, result, "a sum over all ranks");
+    TRY(settle(device, result, "a sum over all ranks"));
+    return capturing ? STATUS_OK : device_event_record(device->ran, stream);
 }
 
 /* The other ranks hear of a failure first. */
