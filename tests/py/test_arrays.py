@@ -492,3 +492,19 @@ def test_ctrl_c_ends_a_wait_but_not_the_call():
     finally:
         os.close(fd)
     assert seen == [[2, 2, 2]]
+
+
+def test_arrays_of_jax():
+    jax = pytest.importorskip("jax")
+    jnp = jax.numpy
+
+    def work(world, rank):
+        x, halves = jnp.full((3, 4), rank, jnp.float32), jnp.full((2000, 2), rank, jnp.bfloat16)
+        new = world.allreduce(x, op="sum")
+        assert isinstance(new, jax.Array) and (np.asarray(new) == 1).all() and (np.asarray(x) == rank).all()
+        narrow = world.allreduce(halves, bits=8)
+        assert narrow.dtype == jnp.bfloat16 and (narrow == 0.5).all()
+        later = world.allreduce_async({"a": x, "n": jnp.arange(4)}, op="sum").wait()
+        assert (later["a"] == 1).all() and later["n"].tolist() == [0, 2, 4, 6]
+
+    ranks(work)
