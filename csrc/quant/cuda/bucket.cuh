@@ -141,43 +141,77 @@ __device__ __forceinline__ void quant_take_codes(const QuantSpec &spec, QuantGri
 
 /* ---- buckets ---- */
 
+/* What a bucket's encoding has come to, pass after pass over its pieces: those of spikes' search, then one for the
+ * range, then one for the codes. Passes are one loop, so that the source and each step are compiled once. */
+struct QuantEncoding {
+    QuantSpikes spikes;
+    QuantExtremes of;
+    QuantGrid grid;
+    uint32_t mask; /* this lane's spikes in the piece at hand */
+    bool nan, coded;
+};
+
+#define QUANT_RANGE_PASS QUANT_SPIKES_PASSES
+#define QUANT_CODES_PASS (QUANT_RANGE_PASS + 1)
+
+/* One pass over one piece. */
+template <QuantType TYPE, QuantCodec CODEC>
+__device__ __forceinline__ void quant_encode_piece(const QuantSpec &spec, const QuantRandom *random, QuantPlace place,
+                                                   QuantSink sink, QuantKeep keep, int pass, int64_t first, int count,
+                                                   const float (&v)[QUANT_ROWS], QuantEncoding *e, QuantRoom *room) {
+    if (CODEC == QUANT_SPIKES && pass < QUANT_RANGE_PASS) {
+        quant_spikes_search<TYPE>(spec, v, count, &e->spikes);
+        return;
+    }
+    int before = e->spikes.taken;
+    if (CODEC == QUANT_SPIKES && !e->nan) e->mask = quant_spikes_mask<TYPE>(spec, v, count, &e->spikes);
+    if (pass == QUANT_RANGE_PASS) {
+        quant_take_extremes<TYPE, CODEC>(spec, v, count, e->mask, &e->of);
+        return;
+    }
+    if (CODEC == QUANT_SPIKES && !e->nan) {
+        quant_spikes_emit<TYPE>(spec, v, first, before, e->mask, place, sink);
+    }
+    quant_take_codes<TYPE, CODEC>(spec, e->grid, e->coded, e->nan, random, first, count, e->mask, keep, v, room);
+    quant_emit_codes<quant_lie<CODEC>()>(sink, place.codes + (uint64_t)first / 8 * (uint64_t)spec.bits, spec.bits,
+                                         count, room);
+}
+
+/* Behind a pass: what the next goes by. */
+template <QuantCodec CODEC>
+__device__ __forceinline__ void quant_encode_step(const QuantSpec &spec, int64_t elems, QuantPlace place,
+                                                  QuantSink sink, int pass, QuantEncoding *e) {
+    if (CODEC == QUANT_SPIKES && pass < QUANT_RANGE_PASS) {
+        e->nan = quant_spikes_step(spec, elems, pass, &e->spikes) || e->nan;
+    }
+    e->spikes.tied = e->spikes.taken = 0;
+    if (pass != QUANT_RANGE_PASS) return;
+    if (CODEC != QUANT_SPIKES) e->nan = warp_max(e->of.magnitude) >= QUANT_MAGNITUDE_LIMIT;
+    uint64_t metadata = quant_metadata_of<CODEC>(spec, e->of, elems, e->nan, &e->coded);
+    quant_emit_word(sink, place.metadata, metadata, quant_metadata_size<CODEC>(spec));
+    e->grid = quant_grid_of_metadata<CODEC>(spec, metadata);
+}
+
 /* By the codecs whose values are elements. `random` holds the quad of this bucket; NULL for nearest rounding. */
 template <QuantType TYPE, QuantCodec CODEC, typename Source>
 __device__ __forceinline__ void quant_encode_elements(const Source &source, const QuantSpec &spec, int64_t elems,
                                                       const QuantRandom *random, QuantPlace place, QuantSink sink,
                                                       QuantKeep keep, QuantRoom *room) {
+    const int begin = CODEC == QUANT_SPIKES ? 0 : QUANT_RANGE_PASS;
     float v[QUANT_ROWS];
-    QuantExtremes of = {0, float_of_bits(0x7F800000u), float_of_bits(0xFF800000u), 0.0f};
-    QuantSpikes spikes = {};
-    uint32_t greatest = 0, mask = 0;
-    if (CODEC == QUANT_SPIKES) {
-        greatest = quant_spikes_choose<TYPE>(source, spec, elems, v, &spikes);
-        quant_spikes_clear(spec, place, sink);
-    }
-    QuantSpikes walk = spikes;
-    for (int64_t first = 0; first < elems; first += QUANT_PIECE) {
-        int count = quant_piece_count(elems, first);
-        source.piece(first, count, v);
-        if (CODEC == QUANT_SPIKES) mask = quant_spikes_mask<TYPE>(spec, v, count, &walk);
-        quant_take_extremes<TYPE, CODEC>(spec, v, count, mask, &of);
-    }
-    if (CODEC != QUANT_SPIKES) greatest = warp_max(of.magnitude);
-    bool nan = greatest >= QUANT_MAGNITUDE_LIMIT, coded;
-    uint64_t metadata = quant_metadata_of<CODEC>(spec, of, elems, nan, &coded);
-    quant_emit_word(sink, place.metadata, metadata, quant_metadata_size<CODEC>(spec));
-    QuantGrid grid = quant_grid_of_metadata<CODEC>(spec, metadata);
-    walk = spikes;
-    for (int64_t first = 0; first < elems; first += QUANT_PIECE) {
-        int count = quant_piece_count(elems, first);
-        if (elems > QUANT_PIECE) source.piece(first, count, v);
-        if (CODEC == QUANT_SPIKES && !nan) {
-            int before = walk.taken;
-            mask = quant_spikes_mask<TYPE>(spec, v, count, &walk);
-            quant_spikes_emit<TYPE>(spec, v, first, before, mask, place, sink);
+    QuantEncoding e = {};
+    e.of.min = float_of_bits(0x7F800000u);
+    e.of.max = float_of_bits(0xFF800000u);
+    if (CODEC == QUANT_SPIKES) quant_spikes_clear(spec, place, sink);
+#pragma unroll 1
+    for (int pass = begin; pass <= QUANT_CODES_PASS; pass++) {
+#pragma unroll 1
+        for (int64_t first = 0; first < elems; first += QUANT_PIECE) {
+            int count = quant_piece_count(elems, first);
+            if (pass == begin || elems > QUANT_PIECE) source.piece(first, count, v);
+            quant_encode_piece<TYPE, CODEC>(spec, random, place, sink, keep, pass, first, count, v, &e, room);
         }
-        quant_take_codes<TYPE, CODEC>(spec, grid, coded, nan, random, first, count, mask, keep, v, room);
-        quant_emit_codes<quant_lie<CODEC>()>(sink, place.codes + (uint64_t)first / 8 * (uint64_t)spec.bits, spec.bits,
-                                             count, room);
+        quant_encode_step<CODEC>(spec, elems, place, sink, pass, &e);
     }
 }
 

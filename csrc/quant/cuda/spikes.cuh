@@ -6,53 +6,39 @@
 #include "quant/cuda/warp.cuh"
 
 /* Spikes are the elements above `least`, and of those equal to it the first `ties`; of the pieces walked over so far,
- * `tied` were equal and `taken` are spikes. */
+ * `tied` were equal and `taken` are spikes. While `least` is searched for, `found` counts this lane's elements of at
+ * least `tried`. */
 struct QuantSpikes {
-    uint32_t least;
-    int ties, tied, taken;
+    uint32_t least, tried;
+    int ties, tied, taken, found;
 };
 
-/* This lane's elements of a piece whose magnitude is at least so much. */
+/* Passes of the search: whether a bucket is one of NaN, a bit of `least` in each, from above, and how many lie above.
+ */
+#define QUANT_SPIKES_BITS 31
+#define QUANT_SPIKES_PASSES (QUANT_SPIKES_BITS + 2)
+
+/* A piece of a pass. */
 template <QuantType TYPE>
-__device__ __forceinline__ int quant_spikes_count(const QuantSpec &spec, const float (&v)[QUANT_ROWS], int count,
-                                                  uint32_t least) {
+__device__ __forceinline__ void quant_spikes_search(const QuantSpec &spec, const float (&v)[QUANT_ROWS], int count,
+                                                    QuantSpikes *spikes) {
     const int rows = quant_rows(count);
-    int found = 0;
+    const uint32_t tried = spikes->tried == 0 ? QUANT_MAGNITUDE_LIMIT : spikes->tried;
 #pragma unroll
     for (int k = 0; k < QUANT_ROWS; k++) {
-        found += k < rows && (float_bits(quant_seen<TYPE>(spec, v[k])) & 0x7FFFFFFFu) >= least;
+        spikes->found += k < rows && (float_bits(quant_seen<TYPE>(spec, v[k])) & 0x7FFFFFFFu) >= tried;
     }
-    return found;
 }
 
-/* Of all lanes and pieces. `v` holds the bucket where that is one piece. */
-template <QuantType TYPE, typename Source>
-__device__ __forceinline__ int quant_spikes_count_all(const Source &source, const QuantSpec &spec, int64_t elems,
-                                                      float (&v)[QUANT_ROWS], uint32_t least) {
-    int found = 0;
-    for (int64_t first = 0; first < elems; first += QUANT_PIECE) {
-        int count = quant_piece_count(elems, first);
-        if (elems > QUANT_PIECE) source.piece(first, count, v);
-        found += quant_spikes_count<TYPE>(spec, v, count, least);
-    }
-    return warp_sum(found);
-}
-
-/* Returns a magnitude that is at least QUANT_MAGNITUDE_LIMIT if one of the bucket is. */
-template <QuantType TYPE, typename Source>
-__device__ __forceinline__ uint32_t quant_spikes_choose(const Source &source, const QuantSpec &spec, int64_t elems,
-                                                        float (&v)[QUANT_ROWS], QuantSpikes *spikes) {
-    int limit = elems < spec.spikes ? (int)elems : spec.spikes;
-    source.piece(0, quant_piece_count(elems, 0), v);
-    if (quant_spikes_count_all<TYPE>(source, spec, elems, v, QUANT_MAGNITUDE_LIMIT) > 0) return QUANT_MAGNITUDE_LIMIT;
-    uint32_t least = 0;
-    for (int bit = 30; bit >= 0; bit--) {
-        uint32_t higher = least | 1u << bit;
-        if (quant_spikes_count_all<TYPE>(source, spec, elems, v, higher) >= limit) least = higher;
-    }
-    spikes->least = least;
-    spikes->ties = limit - quant_spikes_count_all<TYPE>(source, spec, elems, v, least + 1);
-    return 0;
+/* Behind a pass; whether it has shown the bucket to be one of NaN. */
+__device__ static __forceinline__ bool quant_spikes_step(const QuantSpec &spec, int64_t elems, int pass,
+                                                         QuantSpikes *spikes) {
+    const int limit = elems < spec.spikes ? (int)elems : spec.spikes, found = warp_sum(spikes->found);
+    spikes->found = 0;
+    if (pass > 0 && pass <= QUANT_SPIKES_BITS && found >= limit) spikes->least = spikes->tried;
+    if (pass == QUANT_SPIKES_BITS + 1) spikes->ties = limit - found;
+    spikes->tried = pass < QUANT_SPIKES_BITS ? spikes->least | 1u << (QUANT_SPIKES_BITS - 1 - pass) : spikes->least + 1;
+    return pass == 0 && found > 0;
 }
 
 /* This lane's rows of the next piece that hold spikes. */
@@ -78,11 +64,14 @@ __device__ __forceinline__ uint32_t quant_spikes_mask(const QuantSpec &spec, con
     return mask;
 }
 
+/* Seldom called, from many places. */
+__device__ static __noinline__ void quant_spikes_write(QuantSink sink, uint64_t at, uint32_t entry) {
+    for (int s = 0; s < sink.count; s++) *reinterpret_cast<uint32_t *>(sink.bases[s] + at) = entry;
+}
+
 __device__ static __forceinline__ void quant_spikes_clear(const QuantSpec &spec, QuantPlace place, QuantSink sink) {
     for (int i = quant_lane(); i < spec.spikes; i += WARP) {
-        for (int s = 0; s < sink.count; s++) {
-            *reinterpret_cast<uint32_t *>(sink.bases[s] + place.spikes + i * QUANT_SPIKE_BYTES) = 0;
-        }
+        quant_spikes_write(sink, place.spikes + (uint64_t)(i * QUANT_SPIKE_BYTES), 0);
     }
     __syncwarp();
 }
@@ -100,9 +89,7 @@ __device__ __forceinline__ void quant_spikes_emit(const QuantSpec &spec, const f
             int at = taken + __popc(all & ((1u << lane) - 1u));
             uint32_t value = bfloat16_from_float(quant_seen<TYPE>(spec, v[k]));
             uint32_t entry = (uint32_t)(first + k * WARP + lane) | value << 16;
-            for (int s = 0; s < sink.count; s++) {
-                *reinterpret_cast<uint32_t *>(sink.bases[s] + place.spikes + at * QUANT_SPIKE_BYTES) = entry;
-            }
+            quant_spikes_write(sink, place.spikes + (uint64_t)(at * QUANT_SPIKE_BYTES), entry);
         }
         taken += __popc(all);
     }
@@ -127,8 +114,8 @@ __device__ static __forceinline__ uint32_t quant_spikes_fetch(const uint8_t *fro
     return mask;
 }
 
-/* The last entry of that index counts. */
-__device__ static __forceinline__ float quant_spike_at(const QuantRoom *room, int entries, uint32_t index) {
+/* The last entry of that index counts. Seldom called, from many places. */
+__device__ static __noinline__ float quant_spike_at(const QuantRoom *room, int entries, uint32_t index) {
     float value = 0.0f;
     for (int i = 0; i < entries; i++) {
         if ((room->words[i] & 0xFFFFu) == index) value = bfloat16_to_float((uint16_t)(room->words[i] >> 16));

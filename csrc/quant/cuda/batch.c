@@ -1,0 +1,81 @@
+/* Batches of runs in device memory: made once, launched by the codec's own kernels. */
+#include "quant/cuda/batch.h"
+
+#include "base/memory.h"
+
+static Status launch(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
+    if (batch->codec == QUANT_SIGN) return quant_launch_sign(batch, encode, stream);
+    if (batch->codec == QUANT_SPIKES) return quant_launch_spikes(batch, encode, stream);
+    if (batch->codec == QUANT_ROTATED) return quant_launch_rotated(batch, encode, stream);
+    return quant_launch_maxmin(batch, encode, stream);
+}
+
+Status quantize_batch_encode(const QuantDeviceBatch *batch, DeviceStream *stream) {
+    return launch(batch, true, stream);
+}
+
+Status quantize_batch_decode(const QuantDeviceBatch *batch, DeviceStream *stream) {
+    return launch(batch, false, stream);
+}
+
+Status quantize_batch_finish(const QuantDeviceBatch *batch, DeviceStream *stream) {
+    TRY(device_stream_synchronize(stream));
+    if (*batch->damaged != 0) FAIL(STATUS_TRANSPORT, "a spike's index is beyond its bucket: the message is damaged");
+    return STATUS_OK;
+}
+
+/* ---- making ---- */
+
+static Status quant_fill_items(const QuantDeviceRun *runs, QuantDeviceBatch *batch, QuantItem *items) {
+    for (int i = 0; i < batch->count; i++) {
+        TRY(quantize_check(&runs[i].spec));
+        if (runs[i].spec.type != batch->type || runs[i].spec.codec != batch->codec) {
+            FAIL(STATUS_ARGUMENT, "the runs of a batch have one type and one codec");
+        }
+        items[i].run = runs[i];
+        items[i].layout = quantize_layout(&runs[i].spec, runs[i].elems);
+        items[i].first_block = batch->blocks;
+        batch->blocks += (items[i].layout.buckets + QUANT_WARPS - 1) / QUANT_WARPS;
+    }
+    if (batch->blocks > INT32_MAX) FAIL(STATUS_ARGUMENT, "too many buckets for one launch");
+    return STATUS_OK;
+}
+
+static Status quant_fill_batch(const QuantDeviceRun *runs, QuantDeviceBatch *batch) {
+    Status status = STATUS_OK;
+    QuantItem *items = NULL;
+    size_t bytes = (size_t)batch->count * sizeof *items;
+    TRY(memory_calloc((size_t)batch->count, sizeof *items, &items));
+    TRY_GOTO(quant_fill_items(runs, batch, items));
+    TRY_GOTO(device_alloc(bytes, &batch->items));
+    TRY_GOTO(device_host_alloc(sizeof *batch->damaged, &batch->damaged));
+    *batch->damaged = 0;
+    TRY_GOTO(device_copy(batch->items, items, bytes, NULL));
+    TRY_GOTO(device_stream_synchronize(NULL));
+done:
+    memory_free(items);
+    return status;
+}
+
+Status quantize_batch_create(const QuantDeviceRun *runs, int count, QuantDeviceBatch **out) {
+    Status status = STATUS_OK;
+    QuantDeviceBatch *batch = NULL;
+    if (count < 1) FAIL(STATUS_ARGUMENT, "a batch has at least one run");
+    TRY(memory_calloc(1, sizeof *batch, &batch));
+    batch->count = count;
+    batch->type = runs[0].spec.type;
+    batch->codec = runs[0].spec.codec;
+    TRY_GOTO(quant_fill_batch(runs, batch));
+    *out = batch;
+    batch = NULL;
+done:
+    quantize_batch_destroy(batch);
+    return status;
+}
+
+void quantize_batch_destroy(QuantDeviceBatch *batch) {
+    if (batch == NULL) return;
+    device_host_free(batch->damaged);
+    device_free(batch->items);
+    memory_free(batch);
+}

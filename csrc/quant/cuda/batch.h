@@ -1,0 +1,30 @@
+/* A batch as kernels see it, and who launches them. Private to quant/. */
+#ifndef CGXFFCV_QUANT_CUDA_BATCH_H
+#define CGXFFCV_QUANT_CUDA_BATCH_H
+
+#include "quant/device.h"
+
+#define QUANT_WARPS 8 /* of a block */
+
+typedef struct QuantItem {
+    QuantDeviceRun run;
+    QuantLayout layout;
+    int64_t first_block;
+} QuantItem;
+
+struct QuantDeviceBatch {
+    QuantItem *items;  /* owned, device memory, [count] */
+    uint32_t *damaged; /* owned, page-locked: not 0 if a piece was */
+    int count;
+    int64_t blocks;
+    QuantType type;
+    QuantCodec codec;
+};
+
+/* Puts the kernel that encodes or decodes on the stream, one function for each codec. */
+Status quant_launch_maxmin(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream);
+Status quant_launch_sign(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream);
+Status quant_launch_spikes(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream);
+Status quant_launch_rotated(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream);
+
+#endif

@@ -1,0 +1,137 @@
+/* The kernels of tensors in device memory to the wire and back, many of them in one launch. A block of WARPS warps
+ * takes as many buckets of one run, one a warp; blocks [first_block, first_block of the next item) belong to an item.
+ * Each codec compiles them in a file of its own. */
+#ifndef CGXFFCV_QUANT_CUDA_QUANTIZE_CUH
+#define CGXFFCV_QUANT_CUDA_QUANTIZE_CUH
+
+#include "quant/cuda/bucket.cuh"
+
+extern "C" {
+#include "quant/cuda/batch.h"
+}
+
+template <QuantType TYPE, QuantCodec CODEC> struct QuantTensor {
+    const void *x;
+    float scale;
+
+    __device__ __forceinline__ void piece(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
+        quant_load_piece<TYPE, quant_lie<CODEC>()>(x, first, count, scale, v);
+    }
+};
+
+__device__ static __forceinline__ const QuantItem *quant_find_item(const QuantItem *items, int count) {
+    int low = 0, high = count - 1;
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+        if (items[middle].first_block <= (int64_t)blockIdx.x) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    return items + low;
+}
+
+/* The bucket of this warp. */
+struct QuantBucket {
+    int64_t number, first, elems; /* elems <= 0: none */
+    QuantPlace place;
+};
+
+__device__ static __forceinline__ QuantBucket quant_own_bucket(const QuantItem *item) {
+    int64_t size = item->run.spec.bucket_size;
+    QuantBucket bucket = {};
+    bucket.number = ((int64_t)blockIdx.x - item->first_block) * QUANT_WARPS + threadIdx.x / WARP;
+    bucket.first = bucket.number * size;
+    int64_t left = item->run.elems - bucket.first;
+    bucket.elems = bucket.number >= item->layout.buckets ? 0 : left < size ? left : size;
+    uint64_t number = (uint64_t)bucket.number;
+    bucket.place.metadata = number * item->layout.metadata;
+    bucket.place.spikes = item->layout.spikes_at + number * item->layout.spikes;
+    bucket.place.codes = item->layout.codes_at + number * item->layout.codes;
+    return bucket;
+}
+
+__device__ static __forceinline__ QuantRandom quant_bucket_random(const QuantItem *item, const QuantBucket &bucket) {
+    QuantRandom random = item->run.random;
+    random.quad += (uint64_t)bucket.number * (uint64_t)((item->run.spec.bucket_size + 3) / 4);
+    return random;
+}
+
+template <QuantType TYPE, QuantCodec CODEC>
+static __global__ void __launch_bounds__(QUANT_WARPS *WARP, 3) quant_encode_kernel(const QuantItem *items, int count) {
+    __shared__ QuantRoom rooms[QUANT_WARPS];
+    grid_begin();
+    const QuantItem *item = quant_find_item(items, count);
+    QuantBucket bucket = quant_own_bucket(item);
+    if (bucket.elems <= 0) return;
+    const QuantSpec spec = item->run.spec;
+    QuantRandom random = quant_bucket_random(item, bucket);
+    typedef typename QuantElement<TYPE>::Stored Stored;
+    QuantTensor<TYPE, CODEC> tensor = {(const Stored *)item->run.x + bucket.first, item->run.scale};
+    uint8_t *base = (uint8_t *)item->run.wire;
+    QuantSink sink = {&base, 1};
+    QuantKeep keep = {nullptr, 1.0f};
+    const bool draws = CODEC == QUANT_ROTATED || spec.rounding == QUANT_STOCHASTIC;
+    quant_warp_encode<TYPE, CODEC>(tensor, spec, bucket.elems, draws ? &random : nullptr, bucket.place, sink, keep,
+                                   &rooms[threadIdx.x / WARP]);
+}
+
+/* Rotated values, which leave their domain. */
+template <QuantType TYPE, int PIECES>
+__device__ __forceinline__ void quant_decode_leaving(const QuantItem *item, const QuantBucket &bucket,
+                                                     const QuantRandom &random, QuantRoom *room) {
+    QuantValues<PIECES> values;
+    quant_decode_values((const uint8_t *)item->run.wire, bucket.place, item->run.spec, bucket.elems, false, values,
+                        room);
+    quant_leave(values, random, room);
+    quant_store_values<TYPE>(item->run.x, bucket.first, bucket.elems, values);
+}
+
+template <QuantType TYPE, QuantCodec CODEC>
+static __global__ void __launch_bounds__(QUANT_WARPS *WARP, 3)
+    quant_decode_kernel(const QuantItem *items, int count, uint32_t *damaged) {
+    __shared__ QuantRoom rooms[QUANT_WARPS];
+    grid_begin();
+    const QuantItem *item = quant_find_item(items, count);
+    QuantBucket bucket = quant_own_bucket(item);
+    if (CODEC == QUANT_ROTATED) {
+        if (bucket.elems <= 0) return;
+        QuantRandom random = quant_bucket_random(item, bucket);
+#define CALL(PIECES) quant_decode_leaving<TYPE, PIECES>(item, bucket, random, &rooms[threadIdx.x / WARP])
+        QUANT_BY_PIECES(bucket.elems, CALL)
+#undef CALL
+        return;
+    }
+    const QuantSpec spec = item->run.spec;
+    float v[QUANT_ROWS];
+    for (int64_t first = 0; first < bucket.elems; first += QUANT_PIECE) {
+        int piece = quant_piece_count(bucket.elems, first);
+        bool sound = quant_warp_decode<CODEC>((const uint8_t *)item->run.wire, bucket.place, spec, bucket.elems, first,
+                                              piece, false, v, &rooms[threadIdx.x / WARP]);
+        if (!sound) *damaged = 1;
+        quant_store_piece<TYPE, quant_lie<CODEC>()>(item->run.x, bucket.first + first, piece, v);
+    }
+}
+
+/* ---- launches ---- */
+
+template <QuantType TYPE, QuantCodec CODEC>
+static Status quant_launch_type(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
+    unsigned blocks = (unsigned)batch->blocks;
+    if (encode) {
+        return LAUNCH_AFTER((quant_encode_kernel<TYPE, CODEC>), blocks, QUANT_WARPS * WARP, 0, stream, batch->items,
+                            batch->count);
+    }
+    return LAUNCH_AFTER((quant_decode_kernel<TYPE, CODEC>), blocks, QUANT_WARPS * WARP, 0, stream, batch->items,
+                        batch->count, batch->damaged);
+}
+
+template <QuantCodec CODEC>
+static Status quant_launch(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
+    if (batch->type == QUANT_F16) return quant_launch_type<QUANT_F16, CODEC>(batch, encode, stream);
+    if (batch->type == QUANT_BF16) return quant_launch_type<QUANT_BF16, CODEC>(batch, encode, stream);
+    return quant_launch_type<QUANT_F32, CODEC>(batch, encode, stream);
+}
+
+#endif
