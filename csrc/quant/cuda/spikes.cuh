@@ -5,6 +5,8 @@
 
 #include "quant/cuda/warp.cuh"
 
+#define NOT_INLINE __attribute__((noinline))
+
 /* Spikes are the elements above `least`, and of those equal to it the first `ties`; of the pieces walked over so far,
  * `tied` were equal and `taken` are spikes. While `least` is searched for, `found` counts this lane's elements of at
  * least `tried`. */
@@ -65,7 +67,7 @@ __device__ __forceinline__ uint32_t quant_spikes_mask(const QuantSpec &spec, con
 }
 
 /* Seldom called, from many places. */
-__device__ static __noinline__ void quant_spikes_write(QuantSink sink, uint64_t at, uint32_t entry) {
+__device__ static NOT_INLINE void quant_spikes_write(QuantSink sink, uint64_t at, uint32_t entry) {
     for (int s = 0; s < sink.count; s++) *reinterpret_cast<uint32_t *>(sink.bases[s] + at) = entry;
 }
 
@@ -115,7 +117,7 @@ __device__ static __forceinline__ uint32_t quant_spikes_fetch(const uint8_t *fro
 }
 
 /* The last entry of that index counts. Seldom called, from many places. */
-__device__ static __noinline__ float quant_spike_at(const QuantRoom *room, int entries, uint32_t index) {
+__device__ static NOT_INLINE float quant_spike_at(const QuantRoom *room, int entries, uint32_t index) {
     float value = 0.0f;
     for (int i = 0; i < entries; i++) {
         if ((room->words[i] & 0xFFFFu) == index) value = bfloat16_to_float((uint16_t)(room->words[i] >> 16));
