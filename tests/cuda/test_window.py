@@ -82,8 +82,9 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("loss", "kind"), [(loss, "peer") for loss in LOSSES] + [("killed", "staged"), ("killed", "forwarded")]
+)
 def test_a_wait_on_a_gpu_ends(built, kind, loss):
     """It names the rank, and the kernel that waited has ended, too."""
     said = run(built, loss, kind, 2)
