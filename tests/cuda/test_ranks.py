@@ -165,6 +165,19 @@ def test_a_rank_that_is_stopped_ends_the_others_in_time(tmp_path, many_steps, nc
     assert result["error"].startswith("CommTimeout") and result["step"] <= 2, job.text()
 
 
+@pytest.mark.parametrize("case, error", [("leave", "PeerLost"), ("stop", "CommTimeout")])
+def test_kernels_do_not_wait_for_a_lost_rank(tmp_path, files, case, error):
+    """Those that add what the lost one has not sent: they end, and whoever waits for them hears who it was."""
+    limits = {"CGXFFCV_COMM_TIMEOUT": 5, "CGXFFCV_EMULATED_STREAMS": "late"}
+    job = launch(tmp_path / "out", case, files, NARROW, **limits)
+    try:
+        job.reached(0, "result", 60)
+    finally:
+        job.kill()
+    result = job.result(0)
+    assert error in result["error"] and "1" in result["error"] and result["step"] <= 2, job.text()
+
+
 @pytest.mark.parametrize("nccl", [0, pytest.param(1, marks=needs_nccl)])
 def test_ranks_skip_the_same_steps(tmp_path, files, nccl):
     """Gradients and sums of float16 networks that are not finite, at other places on each rank."""
