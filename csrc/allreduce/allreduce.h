@@ -3,8 +3,9 @@
  * An Allreduce is made once from the layer table and put to work at every step, in place. After each run the buffers of
  * all ranks are equal bit for bit. Layers of one dimension, layers below `layer_min_size`, integers and every operation
  * other than SUM and AVERAGE travel as they are, in the same call. docs/WIRE.md states every byte. Which engine does
- * the work (allreduce/engine.h) is decided when it is made: NCCL for sums of device memory in which nothing is
- * quantised, else the processors. */
+ * the work (allreduce/engine.h) is decided when it is made: for buffers in device memory
+ * kernels that write into each other's windows where something is quantised, NCCL where nothing is; else the
+ * processors. */
 #ifndef CGXFFCV_ALLREDUCE_ALLREDUCE_H
 #define CGXFFCV_ALLREDUCE_ALLREDUCE_H
 
