@@ -89,6 +89,17 @@ def test_interfaces_that_lie(number):
         world.allreduce(CudaArray(np.ones(24, F), **said))
 
 
+def test_a_dtype_says_only_what_an_interface_cannot():
+    """Elements that are said to be wider would reach behind the array's end."""
+    with comm.world() as world:
+        for kind, dtype in ((F, "float64"), (np.uint16, "float32"), (np.uint16, "float16")):
+            with pytest.raises(TypeError, match=f"is not one of {dtype}"):
+                world.allreduce(CudaArray(np.ones(24, kind)), dtype=dtype)
+        for typestr in ("<u2", "<V2"):
+            x = CudaArray(np.full(24, 0x3F80, np.uint16), typestr=typestr)
+            assert world.allreduce(x, op="sum", dtype="bfloat16") is x and (x.numpy() == 0x3F80).all()
+
+
 def test_interfaces_of_all_versions(memory):
     with comm.world() as world:
         for said in ({}, {"strides": None}, {"strides": (4,)}, {"version": 2, "stream": None}, {"stream": 1}):
