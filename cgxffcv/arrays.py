@@ -14,6 +14,7 @@ each call the ranks compare what they were asked for, so that a difference is an
 
 from __future__ import annotations
 
+import os
 import warnings
 import weakref
 from collections import OrderedDict
@@ -288,8 +289,9 @@ def reduce(
     """
     wish = _wish(op, bits, key, options)
     collected = _collect(arrays, wish, dtype, stream, in_place)
-    for group in collected.groups:
-        _plan(comm, wish, group)._plan.put(group.tensors(), group.stream)
+    made = [_plan(comm, wish, group) for group in collected.groups]  # all are compared before the first one moves
+    for plan, group in zip(made, collected.groups, strict=True):
+        plan._plan.put(group.tensors(), group.stream)
     return collected.result()
 
 
@@ -319,17 +321,20 @@ class Background:
     caller's is free meanwhile."""
 
     def __init__(self, comm: _cgxffcv.Comm) -> None:
-        self.owner = weakref.ref(comm)
+        self.owner, self.process = weakref.ref(comm), os.getpid()
         self.comm = comm.split(0, comm.rank)
         comm._kept["aside"] = self.comm  # what aborts the one aborts the other
         self.pool = ThreadPoolExecutor(1, "cgxffcv-allreduce")
 
     def carry_out(self, wish: Wish, groups: list[Group], runs: list[_cgxffcv.AllreduceRun]) -> None:
         try:
-            for group, run in zip(groups, runs, strict=True):
+            made = []
+            for group in groups:
                 if group.device >= 0:
                     _cgxffcv.select_device(group.device)  # and no other one is ever set up on this thread
-                run.run(_plan(self.comm, wish, group)._plan)
+                made.append(_plan(self.comm, wish, group))
+            for plan, run in zip(made, runs, strict=True):
+                run.run(plan._plan)
         except _cgxffcv.CommError as error:
             owner = self.owner()
             if owner is not None and not owner.closed:
@@ -406,6 +411,6 @@ def reduce_async(
     wish = _wish(op, bits, key, options)
     collected = _collect(arrays, wish, dtype, stream, in_place)
     background = comm._kept.get("background")
-    if background is None:
+    if background is None or background.process != os.getpid():  # a forked child has no thread; the split says so
         background = comm._kept["background"] = Background(comm)
     return Handle(background, wish, collected, stream)

@@ -410,6 +410,17 @@ def test_a_difference_is_an_error_on_all_ranks(number):
     assert re.search(words, texts[0]), texts[0]
 
 
+def test_all_types_are_compared_before_anything_moves():
+    def work(world, rank):
+        x = np.full(9, rank, F)
+        for asks in (lambda part, a: part.allreduce(a), lambda part, a: part.allreduce_async(a).wait()):
+            with pytest.raises(comm.CommError, match="the ranks disagree"):
+                asks(world.split(0), [x, np.ones(9 + rank)])
+            assert (x == rank).all()
+
+    ranks(work)
+
+
 # ---- in the background ----
 
 
@@ -465,6 +476,20 @@ def test_failures_in_the_background_are_raised_by_wait():
 
     first, second = run_ranks(2, work)
     assert first == "seen" and "has enough" in str(second)
+
+
+def test_a_forked_child_is_refused():
+    with comm.world() as world:
+        world.allreduce_async(np.ones(3, F)).wait()
+        child = os.fork()
+        if child == 0:
+            try:
+                world.allreduce_async(np.ones(3, F))
+            except comm.CommError as error:
+                os._exit(7 if "forked" in str(error) else 1)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_ctrl_c_ends_a_wait_but_not_the_call():
