@@ -70,6 +70,8 @@ def damage_cases():
         "unknown": changed(lambda held: held.update(lines={"tree": [1, 1, 1]})),
         "negative": changed(lambda held: held.update(lines={"sra": [-1, 1, 1]})),
         "not finite": changed(lambda held: held.update(lines={"sra": [float("inf"), 1, 1]})),
+        "too large": changed(lambda held: held.update(lines={"sra": [10**400, 1, 1]})),
+        "endless": changed(lambda held: held.update(lines={"sra": [1e308, 1e308, 1e308]})),
         "text": changed(lambda held: held.update(lines={"sra": ["1", 1, 1]})),
     }
 
@@ -125,6 +127,12 @@ def test_the_command_shows_what_it_keeps(folder):
     least = min(1e6 * (latency + 1024 * (element + (0.25 + 8 / 1024) * byte)), 1e9)
     row = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["0.004"])
     assert f"{least:.1f}" in row.split()
+
+
+@needs_mpirun
+def test_a_line_takes_more_than_one_size(folder):
+    done = calibrated("--sizes", "100", "100")
+    assert done.returncode == 2 and "--sizes: 2 to 8 different ones" in done.stderr and not folder.exists()
 
 
 def test_alone_there_is_nothing_to_measure():

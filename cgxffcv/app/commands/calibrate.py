@@ -17,6 +17,7 @@ Under mpirun (or cgxffcv launch -np N calibrate), with the ranks, GPUs and varia
 "auto" then goes by what was measured, and sends what was to be compressed as it is where that takes less time."""
 SHOWN = (1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26)  # elements of float32
 BUCKET = 1024
+MOST_REPEATS, MOST_ELEMENTS = 10000, 1 << 32
 
 
 def _parser(prog: str) -> Parser:
@@ -24,8 +25,9 @@ def _parser(prog: str) -> Parser:
     p.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where buffers lie")
     p.add_argument("--bits", type=whole(1, 8), default=4, help="of the times that are shown; default 4")
     p.add_argument("--nodes", type=whole(1), help="pretend that the ranks lie on this many nodes")
-    p.add_argument("--sizes", type=whole(1), nargs="+", default=[], metavar="ELEMENTS", help="to measure with")
-    p.add_argument("--repeats", type=whole(1), default=costs.THOROUGH, help="of each measurement; the best counts")
+    sizes, repeats = whole(1, MOST_ELEMENTS), whole(1, MOST_REPEATS)
+    p.add_argument("--sizes", type=sizes, nargs="+", default=[], metavar="ELEMENTS", help="to measure with")
+    p.add_argument("--repeats", type=repeats, default=costs.THOROUGH, help="of each measurement; the best counts")
     p.add_argument("--json", action="store_true", help="for programs")
     return p
 
@@ -56,8 +58,8 @@ def run(options: argparse.Namespace, world: comm.Comm, index: int | None) -> Non
     if world.size == 1:
         raise UsageError("calibrate: there is one rank, which sends nothing: run it under mpirun, or cgxffcv launch")
     sizes = tuple(sorted(set(options.sizes)))
-    if len(sizes) > 8:
-        raise UsageError("calibrate: --sizes: at most 8")
+    if len(sizes) == 1 or len(sizes) > 8:
+        raise UsageError("calibrate: --sizes: 2 to 8 different ones, for a line is drawn through them")
     try:
         lines, path = costs.calibrate(world, index, sizes, options.repeats)
     except OSError as error:
