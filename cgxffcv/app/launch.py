@@ -22,7 +22,7 @@ from cgxffcv.wording import counted
 
 MPIRUN = "mpirun"
 OWN = ("train", "bench", "calibrate")
-ALONE = ("write", "predict", "launch", "info", "verify", "doctor")
+ALONE = ("write", "convert", "predict", "launch", "info", "verify", "doctor")
 
 
 def command(np: int, program: Sequence[str], cores: int, root: bool, environ: Mapping[str, str]) -> list[str]:

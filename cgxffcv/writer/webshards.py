@@ -14,14 +14,17 @@ import numpy as np
 
 TEXT = ("cls", "index", "inx", "id", "count")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+MAX_NAMES = 1 << 20  # of one range
 
 
 def expand(pattern: str) -> list[str]:
-    """part-{00..12}.tar to its thirteen names."""
+    """part-{00..12}.tar to its thirteen names. ValueError for a range that has none, or too many."""
     match = BRACES.search(pattern)
     if match is None:
         return [pattern]
     first, last = match.groups()
+    if not 0 <= int(last) - int(first) < MAX_NAMES:
+        raise ValueError(f"{pattern}: a range counts upwards, over at most {MAX_NAMES} names")
     names = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
     return [name for number in names for name in expand(pattern[: match.start()] + number + pattern[match.end() :])]
 
@@ -66,7 +69,14 @@ class Shards:
 
     def decode(self, *_: Any) -> Shards:
         """cls, index, id: int; txt: str; json: parsed; npy: an array; all else stays bytes."""
-        return self.map(lambda sample: {k: v if k.startswith("__") else _decode(k, v) for k, v in sample.items()})
+
+        def decoded(sample: dict[str, Any]) -> dict[str, Any]:
+            try:
+                return {k: v if k.startswith("__") else _decode(k, v) for k, v in sample.items()}
+            except ValueError as error:
+                raise ValueError(f"sample {sample['__key__']!r}: {error}") from error
+
+        return self.map(decoded)
 
     def to_tuple(self, *names: str) -> Shards:
         """The values under these extensions, also if one text names several, with spaces between them; "jpg;jpeg;png"

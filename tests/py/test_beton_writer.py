@@ -502,6 +502,9 @@ def test_shard_patterns():
     assert expand("a-{8..10}.tar") == ["a-8.tar", "a-9.tar", "a-10.tar"]
     assert expand("{00..01}/{1..2}") == ["00/1", "00/2", "01/1", "01/2"]
     assert expand("plain.tar") == ["plain.tar"]
+    for pattern in ("a-{5..1}.tar", "a-{0..99999999999}.tar"):
+        with pytest.raises(ValueError, match=r"a-.*a range counts upwards"):
+            expand(pattern)
 
 
 def test_image_folders(tmp_path):

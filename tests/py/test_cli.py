@@ -54,6 +54,7 @@ def test_wrong_usage(arguments, expected):
         (["launch", "-np", "0", "train"], "expected a whole number from 1, not '0'"),
         (["launch", "-np", "2", "-m"], "launch: no command given"),
         (["launch", "-np", "2", "write"], "write runs in one process, not on several ranks: cgxffcv write ..."),
+        (["launch", "-np", "2", "convert"], "convert runs in one process, not on several ranks"),
         (["train", "--lerning_rate=1"], "did you mean --training.lr?; see cgxffcv train --help"),
         (["train", "--quantization-bits", "9"], "expected a whole number from 1 to 8, or 32; see cgxffcv train --help"),
         (["train", "--recipe.bias_scale=x"], "recipe.bias_scale = 'x': expected a number; see cgxffcv train --help"),

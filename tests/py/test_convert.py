@@ -54,15 +54,25 @@ def test_smaller_or_raw(folder, tmp_path):
         assert reader.fields["image"].num_raw == 6
 
 
+def write_shard(path, key, image, label):
+    with tarfile.open(path, "w") as tar:
+        for name, data in ((f"{key}.jpeg", image), (f"{key}.cls", label)):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
 def test_tar_files(tmp_path):
     for shard in range(2):
-        with tarfile.open(tmp_path / f"part-{shard}.tar", "w") as tar:
-            for name, data in ((f"{shard}a.jpeg", picture(shard)), (f"{shard}a.cls", b"%d" % (10 + shard))):
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+        write_shard(tmp_path / f"part-{shard}.tar", f"{shard}a", picture(shard), b"%d" % (10 + shard))
     convert(tmp_path / "part-{0..1}.tar", tmp_path / "a.beton")
     assert stored(tmp_path / "a.beton") == [(picture(0), 10), (picture(1), 11)]
+
+
+def test_a_label_that_is_none_names_its_sample(tmp_path):
+    write_shard(tmp_path / "a.tar", "dogs/7", picture(0), b"dog")
+    with pytest.raises(UserError, match=r"sample 'dogs/7': .*b'dog'"):
+        convert(tmp_path / "a.tar", tmp_path / "a.beton")
 
 
 def test_files_of_this_format(folder, tmp_path):
