@@ -26,6 +26,8 @@ def test_one_shot(tmp_path):
         {"algorithm": "one_shot", "error_feedback": True, "bits": 2, "dtype": "float16"},
         {"algorithm": "one_shot", "codec": "maxmin_spikes", "bits": 2, "error_feedback": True},
         {"algorithm": "one_shot", "codec": "sign", "dtype": "bfloat16", "half_metadata": True, "error_feedback": True},
+        {"algorithm": "one_shot", "codec": "rotated", "bits": 2, "error_feedback": True, "seed": 9},
+        {"algorithm": "one_shot", "codec": "rotated", "bucket_size": 2048, "dtype": "bfloat16"},
     ]
     assert match(tmp_path, 2, ways)["kinds"] == [PEER]
 
@@ -38,6 +40,8 @@ def test_scatter_reduce(tmp_path):
         {"algorithm": "sra", "error_feedback": True, "bits": 2, "dtype": "bfloat16", "half_metadata": True},
         {"algorithm": "sra", "codec": "maxmin_spikes", "bits": 3, "error_feedback": True, "dtype": "float16"},
         {"algorithm": "sra", "codec": "sign"},
+        {"algorithm": "sra", "codec": "rotated", "bits": 1, "bucket_size": 1024, "average": False},
+        {"algorithm": "sra", "codec": "rotated", "bucket_size": 4096, "error_feedback": True, "dtype": "float16"},
     ]
     assert match(tmp_path, 3, ways)["kinds"] == [PEER]
 

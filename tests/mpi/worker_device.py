@@ -36,6 +36,8 @@ def match():
         options |= {"bits": {"default": bits} | OWN["bits"], "bucket_size": {"default": bucket} | OWN["bucket_size"]}
         if options.get("codec") == "sign":
             options["bits"] = 1
+        if options.get("codec") == "rotated":
+            options["bits"]["e"], options["bucket_size"]["e"] = 3, 64
         there, here = (AllreducePlan(world, LAYERS, layer_min_size=500, device=d, **options) for d in (device, None))
         kinds.add(there.explain().splitlines()[0].split(", in ")[0])
         for seed in range(3):

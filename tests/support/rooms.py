@@ -30,7 +30,7 @@ SEAMS = {
     "augment": {"augment.h", "draw.h", "operation.h", "gather.h", "moments.h", "shrink.h"},
     "loader": {"loader.h", "order.h", "feed.h"},
     "comm": {"comm.h", "window.h", "window.cuh"},
-    "quant": {"quantize.h", "device.h", "formula.h", "cuda/warp.cuh", "cuda/bucket.cuh"},
+    "quant": {"quantize.h", "device.h", "formula.h", "cuda/warp.cuh", "cuda/bucket.cuh", "cuda/rotated.cuh"},
     "allreduce": {"adapt.h", "allreduce.h", "trial.h"},
     "optim": {"optim.h"},
     "nn": {"model.h", "whiten.h"},

@@ -28,7 +28,8 @@ typedef struct DeviceEngine {
 
 static const ExchangeLaunch launchers[QUANT_CODEC_COUNT] = {[QUANT_MAXMIN] = allreduce_exchange_maxmin,
                                                             [QUANT_SIGN] = allreduce_exchange_sign,
-                                                            [QUANT_SPIKES] = allreduce_exchange_spikes};
+                                                            [QUANT_SPIKES] = allreduce_exchange_spikes,
+                                                            [QUANT_ROTATED] = allreduce_exchange_rotated};
 
 /* ---- runs ---- */
 

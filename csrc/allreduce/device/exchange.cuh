@@ -18,6 +18,7 @@
 
 #include "comm/window.cuh"
 #include "quant/cuda/bucket.cuh"
+#include "quant/cuda/rotated.cuh"
 #include "quant/cuda/warp.cuh"
 
 extern "C" {
@@ -83,6 +84,7 @@ __device__ static __forceinline__ QuantSpec exchange_spec(const ExchangePlan *pl
     spec.codec = codec;
     spec.half_metadata = plan->half_metadata;
     spec.spikes = tile.spikes;
+    spec.scale = (QuantScale)tile.scale;
     return spec;
 }
 
@@ -239,6 +241,20 @@ template <QuantType TYPE, QuantCodec CODEC> struct ExchangeSum {
     }
 };
 
+/* This rank's random numbers for a bucket; signs of a rotation are the same on all ranks. */
+__device__ static __forceinline__ QuantRandom exchange_random(const ExchangePlan *plan, const DeviceTile &tile,
+                                                              const ExchangeBucket &bucket) {
+    uint64_t quads = (uint64_t)((tile.bucket_size + 3) / 4);
+    QuantRandom random = {plan->seed, __ldcg(plan->call), (uint32_t)plan->rank, tile.quad + bucket.number * quads};
+    return random;
+}
+
+__device__ static __forceinline__ QuantKeep exchange_keep(const ExchangePlan *plan, const DeviceTile &tile,
+                                                          const ExchangeBucket &bucket) {
+    QuantKeep keep = {plan->residual == nullptr ? nullptr : plan->residual + tile.first + bucket.first, plan->unscaled};
+    return keep;
+}
+
 /* Elements that travel as they are: a piece at base + at. */
 template <QuantType TYPE, QuantLie LIE>
 __device__ __forceinline__ void exchange_take_raw(const uint8_t *base, uint64_t at, int64_t first, int count, bool add,
@@ -275,11 +291,10 @@ template <QuantType TYPE, QuantCodec CODEC, typename Source>
 __device__ __forceinline__ void exchange_encode(const ExchangePlan *plan, const Source &source, const DeviceTile &tile,
                                                 const ExchangeBucket &bucket, const QuantSpec &spec, QuantSink sink,
                                                 QuantRoom *room) {
-    uint64_t quads = (uint64_t)((tile.bucket_size + 3) / 4);
-    QuantRandom random = {plan->seed, __ldcg(plan->call), (uint32_t)plan->rank, tile.quad + bucket.number * quads};
-    QuantKeep keep = {plan->residual == nullptr ? nullptr : plan->residual + tile.first + bucket.first, plan->unscaled};
-    quant_warp_encode<TYPE, CODEC>(source, spec, bucket.elems, plan->stochastic ? &random : nullptr, bucket.place, sink,
-                                   keep, room);
+    QuantRandom random = exchange_random(plan, tile, bucket);
+    const bool draws = CODEC == QUANT_ROTATED || plan->stochastic;
+    quant_warp_encode<TYPE, CODEC>(source, spec, bucket.elems, draws ? &random : nullptr, bucket.place, sink,
+                                   exchange_keep(plan, tile, bucket), room);
 }
 
 template <QuantType TYPE, QuantCodec CODEC>
@@ -318,18 +333,86 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
     exchange_raise_all(plan, turns, epoch, plan->rank, !plan->one_shot);
 }
 
+/* ---- rotated: a bucket's terms are added as values ---- */
+
+/* In rank order, with own elements in this rank's place; rank 1 begins with its own, since a + b = b + a. */
+template <QuantType TYPE, int PIECES>
+__device__ __forceinline__ void
+exchange_add_values(const ExchangePlan *plan, const ExchangeOwn<TYPE, QUANT_STRIPED> &own, const ExchangeBucket &bucket,
+                    const QuantSpec &spec, const QuantRandom &random, uint32_t epoch, QuantValues<PIECES> &values,
+                    QuantRoom *room) {
+    for (int i = 0; i < plan->ranks; i++) {
+        int rank = plan->rank == 1 && i < 2 ? 1 - i : i;
+        if (rank != plan->rank) {
+            const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, rank);
+            quant_decode_values(base, bucket.place, spec, bucket.elems, i > 0, values, room);
+        } else if (i == 0) {
+            quant_enter(own, bucket.elems, random, values, room);
+        } else {
+            QuantValues<PIECES> mine;
+            quant_enter(own, bucket.elems, random, mine, room);
+            quant_add_values(mine, values);
+        }
+    }
+}
+
+template <QuantType TYPE, int PIECES>
+__device__ __forceinline__ void
+exchange_reduce_values(const ExchangePlan *plan, const ExchangeOwn<TYPE, QUANT_STRIPED> &own, const DeviceTile &tile,
+                       const ExchangeBucket &bucket, const QuantSpec &spec, uint32_t epoch, QuantSink sink,
+                       QuantRoom *room) {
+    QuantValues<PIECES> values;
+    QuantRandom random = exchange_random(plan, tile, bucket);
+    exchange_add_values(plan, own, bucket, spec, random, epoch, values, room);
+    quant_encode_values(values, spec, bucket.elems, random, bucket.place, sink, exchange_keep(plan, tile, bucket),
+                        room);
+}
+
+/* Adds rows [row, row + rows) of a bucket and stores what has left. */
+template <QuantType TYPE, int PIECES>
+__device__ __forceinline__ void exchange_gather_values(const ExchangePlan *plan, void *buffer, const DeviceTile &tile,
+                                                       const ExchangeBucket &bucket, uint32_t epoch, int row, int rows,
+                                                       QuantRoom *room) {
+    QuantValues<PIECES> values;
+    const QuantSpec spec = exchange_spec(plan, tile, QUANT_ROTATED);
+    for (int i = 0; i < rows; i++) {
+        const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, row + i);
+        quant_decode_values(base, bucket.place, spec, bucket.elems, i > 0, values, room);
+    }
+    quant_leave(values, exchange_random(plan, tile, bucket), room);
+    FOR_PIECES(p, values) exchange_divide(plan, values.v[p]);
+    quant_store_values<TYPE>(buffer, tile.first + bucket.first, bucket.elems, values);
+}
+
+/* ---- tiles ---- */
+
+/* Adds the terms of a quantised bucket and encodes the sum. */
+template <QuantType TYPE, QuantCodec CODEC>
+__device__ __forceinline__ void exchange_reduce_bucket(const ExchangePlan *plan,
+                                                       const ExchangeOwn<TYPE, quant_lie<CODEC>()> &own,
+                                                       const DeviceTile &tile, const ExchangeBucket &bucket,
+                                                       uint32_t epoch, QuantSink sink, QuantRoom *room) {
+    const QuantSpec spec = exchange_spec(plan, tile, CODEC);
+    if constexpr (CODEC == QUANT_ROTATED) {
+#define CALL(PIECES) exchange_reduce_values<TYPE, PIECES>(plan, own, tile, bucket, spec, epoch, sink, room)
+        QUANT_BY_PIECES(bucket.elems, CALL)
+#undef CALL
+    } else {
+        ExchangeSum<TYPE, CODEC> sum = {plan, &spec, tile, own, bucket, epoch, room};
+        exchange_encode<TYPE, CODEC>(plan, sum, tile, bucket, spec, sink, room);
+    }
+}
+
 template <QuantType TYPE, QuantCodec CODEC>
 __device__ __forceinline__ void exchange_reduce_tile(const ExchangePlan *plan, const void *buffer,
                                                      const DeviceTile &tile, uint32_t epoch, QuantSink sink,
                                                      QuantRoom *room) {
     float v[QUANT_ROWS];
-    const QuantSpec spec = exchange_spec(plan, tile, CODEC);
     FOR_BUCKETS(number, tile) {
         ExchangeBucket bucket = exchange_bucket(tile, number);
         ExchangeOwn<TYPE, quant_lie<CODEC>()> own(plan, buffer, tile.first + bucket.first, tile.bits == 0);
         if (tile.bits != 0) {
-            ExchangeSum<TYPE, CODEC> sum = {plan, &spec, tile, own, bucket, epoch, room};
-            exchange_encode<TYPE, CODEC>(plan, sum, tile, bucket, spec, sink, room);
+            exchange_reduce_bucket<TYPE, CODEC>(plan, own, tile, bucket, epoch, sink, room);
             continue;
         }
         for (int rank = 0; rank < plan->ranks; rank++) {
@@ -365,7 +448,7 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
     exchange_raise_all(plan, turns, epoch, row, false);
 }
 
-/* Adds rows [row, row + rows) of a piece. */
+/* Adds rows [row, row + rows) of a piece, with rotated only of what travels as it is. */
 template <QuantType TYPE, QuantCodec CODEC>
 __device__ __forceinline__ void exchange_add_rows(const ExchangePlan *plan, const DeviceTile &tile,
                                                   const ExchangeBucket &bucket, uint32_t epoch, int row, int rows,
@@ -373,7 +456,7 @@ __device__ __forceinline__ void exchange_add_rows(const ExchangePlan *plan, cons
     const QuantSpec spec = exchange_spec(plan, tile, CODEC);
     for (int i = 0; i < rows; i++) {
         const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, row + i);
-        if (tile.bits == 0) {
+        if (CODEC == QUANT_ROTATED || tile.bits == 0) {
             exchange_take_raw<TYPE, quant_lie<CODEC>()>(base, tile.at, bucket.first + first, count, i > 0, v);
         } else {
             bool sound = quant_warp_decode<CODEC>(base, bucket.place, spec, bucket.elems, first, count, i > 0, v, room);
@@ -389,6 +472,12 @@ __device__ __forceinline__ void exchange_gather_tile(const ExchangePlan *plan, v
     float v[QUANT_ROWS];
     FOR_BUCKETS(number, tile) {
         ExchangeBucket bucket = exchange_bucket(tile, number);
+        if (CODEC == QUANT_ROTATED && tile.bits != 0) {
+#define CALL(PIECES) exchange_gather_values<TYPE, PIECES>(plan, buffer, tile, bucket, epoch, row, rows, room)
+            QUANT_BY_PIECES(bucket.elems, CALL)
+#undef CALL
+            continue;
+        }
         for (int64_t first = 0; first < bucket.elems; first += QUANT_PIECE) {
             int count = quant_piece_count(bucket.elems, first);
             exchange_add_rows<TYPE, CODEC>(plan, tile, bucket, epoch, row, rows, first, count, v, room);

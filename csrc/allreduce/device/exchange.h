@@ -65,5 +65,6 @@ typedef Status (*ExchangeLaunch)(ExchangeKernel kernel, QuantType type, const Ex
 EXCHANGE_LAUNCH(allreduce_exchange_maxmin);
 EXCHANGE_LAUNCH(allreduce_exchange_sign);
 EXCHANGE_LAUNCH(allreduce_exchange_spikes);
+EXCHANGE_LAUNCH(allreduce_exchange_rotated);
 
 #endif

@@ -10,3 +10,4 @@
 ABSENT(allreduce_exchange_maxmin)
 ABSENT(allreduce_exchange_sign)
 ABSENT(allreduce_exchange_spikes)
+ABSENT(allreduce_exchange_rotated)

@@ -30,6 +30,7 @@ static DeviceTile describe_tile(const WireMap *map, const WireSegment *segment, 
     tile.codes = (uint32_t)layout.codes;
     tile.bits = (int16_t)layer->spec.bits;
     tile.spikes = (int16_t)layer->spec.spikes;
+    tile.scale = (uint16_t)layer->spec.scale;
     return tile;
 }
 

@@ -17,6 +17,7 @@ typedef struct DeviceTile {
     uint32_t metadata, codes; /* bytes of a whole bucket */
     int16_t bits, spikes;     /* bits 0: the elements travel as they are */
     uint16_t owner;           /* of the sum; 0 with one-shot */
+    uint16_t scale;           /* a QuantScale */
     uint32_t number;          /* in its round, of its owner */
 } DeviceTile;
 

@@ -14,7 +14,8 @@ extern "C" {
 #define QUANT_PIECE_DRAWS (QUANT_PIECE / QUANT_SIGNS)
 #define QUANT_LEVELS_AT QUANT_ROWS /* in the room's words, behind a piece's signs */
 
-/* Of buckets of up to PIECES pieces: 1, or QUANT_MAX_PIECES. */
+/* Of buckets of up to PIECES pieces: 1, or QUANT_MAX_PIECES. Rows beyond the bucket's are worked on like the others,
+ * which costs less than to leave them out, and come to nothing. */
 template <int PIECES> struct QuantValues {
     float v[PIECES][QUANT_ROWS];
     int count;
@@ -24,14 +25,18 @@ template <int PIECES> struct QuantValues {
 };
 
 #define FOR_PIECES(p, values) _Pragma("unroll 1") for (int p = 0; p < (values).pieces(); p++)
-#define FOR_ROWS(k) _Pragma("unroll") for (int k = 0; k < QUANT_ROWS; k++)
+/* Registers take no index, local memory does. */
+#define FOR_ROWS(k) _Pragma("unroll (PIECES == 1 ? 32 : 1)") for (int k = 0; k < QUANT_ROWS; k++)
+
+/* Out of line, so that what one piece needs may stay in registers. */
+template <typename Work> __device__ __attribute__((noinline)) void quant_apart(const Work &work) { work(); }
 
 /* What a bucket's values may be done with: CALL(1) for one piece, else CALL(QUANT_MAX_PIECES). */
 #define QUANT_BY_PIECES(elems, CALL)                                                                                   \
     if ((elems) <= QUANT_PIECE) {                                                                                      \
         CALL(1);                                                                                                       \
     } else {                                                                                                           \
-        CALL(QUANT_MAX_PIECES);                                                                                        \
+        quant_apart([&]() { CALL(QUANT_MAX_PIECES); });                                                                \
     }
 
 /* ---- the domain ---- */
@@ -39,7 +44,7 @@ template <int PIECES> struct QuantValues {
 template <int PIECES>
 __device__ __forceinline__ void quant_turn_signs(QuantValues<PIECES> &values, const QuantRandom &random,
                                                  QuantRoom *room) {
-    const int lane = quant_lane(), rows = values.rows();
+    const int lane = quant_lane();
     FOR_PIECES(p, values) {
         __syncwarp();
         if (lane < QUANT_PIECE_DRAWS) {
@@ -48,7 +53,6 @@ __device__ __forceinline__ void quant_turn_signs(QuantValues<PIECES> &values, co
         }
         __syncwarp();
         FOR_ROWS(k) {
-            if (k >= rows) continue;
             uint32_t turned = (room->words[k] >> lane & 1u) << 31;
             values.v[p][k] = float_of_bits(float_bits(values.v[p][k]) ^ turned);
         }
@@ -62,18 +66,17 @@ __device__ static __forceinline__ void quant_butterfly(float *a, float *b) {
 }
 
 /* The butterflies within a piece. */
-__device__ static __forceinline__ void quant_rotate_piece(float (&v)[QUANT_ROWS], int rows) {
+template <int PIECES> __device__ __forceinline__ void quant_rotate_piece(float (&v)[QUANT_ROWS], int rows) {
     const int lane = quant_lane();
-#pragma unroll
+#pragma unroll(PIECES == 1 ? 5 : 1)
     for (int h = 1; h < WARP; h *= 2) {
         const bool high = (lane & h) != 0;
         FOR_ROWS(k) {
-            if (k >= rows) continue;
             float other = __shfl_xor_sync(WHOLE_WARP, v[k], h);
             v[k] = high ? QUANT_SUB(other, v[k]) : QUANT_ADD(v[k], other);
         }
     }
-#pragma unroll
+#pragma unroll(PIECES == 1 ? 5 : 1)
     for (int h = 1; h < QUANT_ROWS; h *= 2) {
         if (h >= rows) continue;
         FOR_ROWS(k) {
@@ -85,7 +88,7 @@ __device__ static __forceinline__ void quant_rotate_piece(float (&v)[QUANT_ROWS]
 /* The Hadamard transform, which is its own inverse. */
 template <int PIECES> __device__ __forceinline__ void quant_rotate(QuantValues<PIECES> &values) {
     const float factor = quant_rotation_factor(values.count);
-    FOR_PIECES(p, values) quant_rotate_piece(values.v[p], values.rows());
+    FOR_PIECES(p, values) quant_rotate_piece<PIECES>(values.v[p], values.rows());
     for (int h = 1; h < values.pieces(); h *= 2) {
         FOR_PIECES(p, values) {
             if ((p & h) != 0) continue;
@@ -124,42 +127,41 @@ __device__ __forceinline__ void quant_leave(QuantValues<PIECES> &values, const Q
 
 /* ---- codes ---- */
 
-/* How many thresholds lie below t. They are the same on both sides of zero, so magnitudes are compared, as whole
- * numbers; below zero a threshold that is met counts as one above. */
-template <int BITS> __device__ __forceinline__ uint32_t quant_level_code(float t) {
-    const int half = 1 << (BITS - 1);
-    const bool up = t > 0.0f;
-    const uint32_t magnitude = (float_bits(t) & 0x7FFFFFFFu) + (up ? 0u : 1u);
-    int passed = 0;
+/* The thresholds above zero as whole numbers, so many as 4 bits have; those that fewer bits lack are passed by nothing.
+ */
+#define QUANT_THRESHOLDS 7
+struct QuantThresholds {
+    uint32_t above[QUANT_THRESHOLDS];
+    int half; /* of the codes */
+
+    __device__ __forceinline__ explicit QuantThresholds(int bits) : half(1 << (bits - 1)) {
 #pragma unroll
-    for (int code = half; code + 1 < 2 * half; code++) passed += float_bits(quant_threshold(BITS, code)) < magnitude;
-    return (uint32_t)(up ? half + passed : half - 1 - passed);
-}
-
-/* The codes of a piece into the room, a byte each, 0 where there are none. */
-template <int BITS>
-__device__ __forceinline__ void quant_take_level_codes(const float (&v)[QUANT_ROWS], int rows, float inverse,
-                                                       QuantRoom *room) {
-    FOR_ROWS(k) {
-        uint32_t code = k < rows ? quant_level_code<BITS>(QUANT_MUL(v[k], inverse)) : 0;
-        room->codes[k * WARP + quant_lane()] = (uint8_t)code;
+        for (int i = 0; i < QUANT_THRESHOLDS; i++) {
+            above[i] = i + 1 < half ? float_bits(quant_threshold(bits, half + i)) : 0xFFFFFFFFu;
+        }
     }
-}
 
-/* `coded` false: there are none in the whole bucket. */
-__device__ static __forceinline__ void quant_take_levels(const float (&v)[QUANT_ROWS], int rows, int bits, bool coded,
-                                                         float inverse, QuantRoom *room) {
+    /* How many thresholds lie below t. They are the same on both sides of zero, so magnitudes are compared; below zero
+     * a threshold that is met counts as one above. */
+    __device__ __forceinline__ uint32_t code(float t) const {
+        const bool up = t > 0.0f;
+        const uint32_t magnitude = (float_bits(t) & 0x7FFFFFFFu) + (up ? 0u : 1u);
+        int passed = 0;
+#pragma unroll
+        for (int i = 0; i < QUANT_THRESHOLDS; i++) passed += above[i] < magnitude;
+        return (uint32_t)(up ? half + passed : half - 1 - passed);
+    }
+};
+
+/* The codes of a piece into the room, a byte each; 0 where a bucket has none. */
+template <int PIECES>
+__device__ __forceinline__ void quant_take_levels(const float (&v)[QUANT_ROWS], int bits, bool coded, float inverse,
+                                                  QuantRoom *room) {
+    const QuantThresholds thresholds(bits);
     __syncwarp();
-    if (!coded) {
-        quant_take_level_codes<1>(v, 0, inverse, room);
-    } else if (bits == 1) {
-        quant_take_level_codes<1>(v, rows, inverse, room);
-    } else if (bits == 2) {
-        quant_take_level_codes<2>(v, rows, inverse, room);
-    } else if (bits == 3) {
-        quant_take_level_codes<3>(v, rows, inverse, room);
-    } else {
-        quant_take_level_codes<4>(v, rows, inverse, room);
+    FOR_ROWS(k) {
+        uint32_t code = coded ? thresholds.code(QUANT_MUL(v[k], inverse)) : 0;
+        room->codes[k * WARP + quant_lane()] = (uint8_t)code;
     }
 }
 
@@ -181,13 +183,8 @@ __device__ static __forceinline__ float quant_level_at(const QuantRoom *room, ui
 /* ---- buckets ---- */
 
 template <int PIECES> __device__ __forceinline__ float quant_sum_of_squares(const QuantValues<PIECES> &values) {
-    const int rows = values.rows();
     float partial = 0.0f;
-    FOR_PIECES(p, values) {
-        FOR_ROWS(k) {
-            if (k < rows) partial = QUANT_ADD(partial, QUANT_MUL(values.v[p][k], values.v[p][k]));
-        }
-    }
+    FOR_PIECES(p, values) { FOR_ROWS(k) partial = QUANT_ADD(partial, QUANT_MUL(values.v[p][k], values.v[p][k])); }
     return quant_warp_fold(partial);
 }
 
@@ -195,21 +192,23 @@ template <int PIECES> __device__ __forceinline__ float quant_sum_of_squares(cons
 template <int PIECES>
 __device__ __forceinline__ float quant_emit_levels(const QuantValues<PIECES> &values, const QuantSpec &spec, float rms,
                                                    float squares, QuantPlace place, QuantSink sink, QuantRoom *room) {
-    const bool coded = quant_is_finite(rms) && rms > 0.0f;
-    const int rows = values.rows(), lane = quant_lane();
+    const bool coded = quant_is_finite(rms) && rms > 0.0f, unbiased = spec.scale != QUANT_SCALE_MSE;
+    const int lane = quant_lane();
     const float inverse = QUANT_DIV(1.0f, rms);
     float partial = 0.0f;
     quant_put_levels(spec.bits, 1.0f, room);
     FOR_PIECES(p, values) {
-        quant_take_levels(values.v[p], rows, spec.bits, coded, inverse, room);
-        FOR_ROWS(k) {
-            if (k >= rows || spec.scale == QUANT_SCALE_MSE) continue;
-            float level = quant_level_at(room, room->codes[k * WARP + lane]);
-            partial = QUANT_ADD(partial, QUANT_MUL(values.v[p][k], level));
+        quant_take_levels<PIECES>(values.v[p], spec.bits, coded, inverse, room);
+        if (unbiased) {
+            FOR_ROWS(k) {
+                float level = quant_level_at(room, room->codes[k * WARP + lane]);
+                partial = QUANT_ADD(partial, QUANT_MUL(values.v[p][k], level));
+            }
         }
-        quant_emit_codes(sink, place.codes + (uint64_t)(p * QUANT_PIECE / 8 * spec.bits), spec.bits, rows * WARP, room);
+        uint64_t at = place.codes + (uint64_t)(p * QUANT_PIECE / 8 * spec.bits);
+        quant_emit_codes(sink, at, spec.bits, values.rows() * WARP, room);
     }
-    if (!coded || spec.scale == QUANT_SCALE_MSE) return rms;
+    if (!coded || !unbiased) return rms;
     return QUANT_DIV(squares, quant_warp_fold(partial));
 }
 
@@ -219,13 +218,12 @@ __device__ __forceinline__ void quant_keep_lost_values(QuantValues<PIECES> &valu
                                                        float scale, int64_t elems, const QuantRandom &random,
                                                        QuantKeep keep, QuantRoom *room) {
     const bool coded = quant_is_finite(rms) && rms > 0.0f;
-    const int lane = quant_lane(), all_rows = values.rows();
+    const int lane = quant_lane();
     const float inverse = QUANT_DIV(1.0f, rms);
     quant_put_levels(spec.bits, scale, room);
     FOR_PIECES(p, values) {
-        quant_take_levels(values.v[p], all_rows, spec.bits, coded, inverse, room);
+        quant_take_levels<PIECES>(values.v[p], spec.bits, coded, inverse, room);
         FOR_ROWS(k) {
-            if (k >= all_rows) continue;
             float decoded = quant_level_at(room, room->codes[k * WARP + lane]);
             values.v[p][k] = QUANT_SUB(values.v[p][k], decoded);
         }
@@ -266,11 +264,17 @@ __device__ __forceinline__ void quant_decode_values(const uint8_t *base, QuantPl
         uint64_t at = place.codes + (uint64_t)(p * QUANT_PIECE / 8 * bits);
         int before = quant_fetch(base, at, rows * WARP / 8 * bits, room);
         FOR_ROWS(k) {
-            if (k >= rows) continue;
-            float value = quant_level_at(room, quant_code_at(room, before * 8 + (k * WARP + lane) * bits, bits));
+            int row = k < rows ? k : 0;
+            float level = quant_level_at(room, quant_code_at(room, before * 8 + (row * WARP + lane) * bits, bits));
+            float value = k < rows ? level : 0.0f;
             values.v[p][k] = add ? QUANT_ADD(values.v[p][k], value) : value;
         }
     }
+}
+
+template <int PIECES>
+__device__ __forceinline__ void quant_add_values(const QuantValues<PIECES> &from, QuantValues<PIECES> &to) {
+    FOR_PIECES(p, to) { FOR_ROWS(k) to.v[p][k] = QUANT_ADD(to.v[p][k], from.v[p][k]); }
 }
 
 /* ---- from and to elements ---- */
