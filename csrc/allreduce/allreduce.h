@@ -207,6 +207,24 @@ Status allreduce_stage_reduce(Allreduce *allreduce, AllreduceStage stage, void *
 
 Status allreduce_stage_finish(Allreduce *allreduce, void *buffer, const void *gathered);
 
+/* The same on a GPU (one_shot, sra), in steps that are put on a stream, with the caller's collectives between them on
+ * the same: PUSH; all-gather of row `rank` of the window to rows 0 .. (one_shot), or all-to-all of the outgoing regions
+ * to rows 0 .. ; then, not with one_shot, REDUCE and all-gather of row ranks + rank to rows ranks .. ; GATHER. The
+ * ranks compare their tables before, by a way of their own: messages have no header here. */
+typedef enum AllreduceStep { ALLREDUCE_PUSH, ALLREDUCE_REDUCE, ALLREDUCE_GATHER } AllreduceStep;
+
+/* Device memory that the caller provides: a window of so many rows, and outgoing regions, one for each rank. */
+typedef struct AllreduceSpace {
+    uint64_t region_bytes; /* of a row, and of a region; a multiple of 256 */
+    int rows, outgoing;
+} AllreduceSpace;
+
+/* ARGUMENT where the messages of a GPU's sums are not carried. */
+Status allreduce_carried_space(const Allreduce *allreduce, AllreduceSpace *out);
+/* Both borrowed until another call or allreduce_destroy. */
+Status allreduce_carried_bind(Allreduce *allreduce, void *window, void *outgoing);
+Status allreduce_carried_step(Allreduce *allreduce, AllreduceStep step, void *buffer, DeviceStream *stream);
+
 /* What a rank has been asked for, beside the text that says it. */
 typedef struct AllreduceCall {
     uint64_t number; /* of what it has made for that before; 0: nothing */

@@ -50,6 +50,13 @@ typedef struct AllreduceStages {
     Status (*finish)(void *state, const AllreduceExtent *extent, void *buffer, const void *gathered);
 } AllreduceStages;
 
+/* Runs on a GPU whose messages the caller moves; arguments are checked. */
+typedef struct AllreduceCarriage {
+    AllreduceSpace (*space)(const void *state);
+    Status (*bind)(void *state, void *window, void *outgoing);
+    Status (*step)(void *state, AllreduceStep number, void *buffer, DeviceStream *stream);
+} AllreduceCarriage;
+
 typedef struct AllreduceEngine {
     bool recordable; /* told and put may be recorded in a graph */
     bool agrees;     /* put begins with allreduce_agree */
@@ -74,7 +81,8 @@ typedef struct AllreduceEngine {
     size_t (*explain)(const void *state, char *text, size_t bytes);
     /* NULL, or: what has to end beside the communicator, which has been aborted, when this rank's device has failed. */
     void (*abort)(void *state, const char *message);
-    const AllreduceStages *stages; /* NULL: its bytes cannot be moved by others */
+    const AllreduceCarriage *carriage; /* NULL: the same, on a GPU */
+    const AllreduceStages *stages;     /* NULL: its bytes cannot be moved by others */
 } AllreduceEngine;
 
 extern const AllreduceEngine allreduce_device, allreduce_host, allreduce_nccl;

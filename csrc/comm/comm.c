@@ -225,6 +225,8 @@ Status comm_number(Comm *comm, uint64_t key, uint32_t *number) {
     return status;
 }
 
+bool comm_is_apart(const Comm *comm) { return comm->apart; }
+
 int comm_rank(const Comm *comm) { return comm->rank; }
 
 int comm_size(const Comm *comm) { return comm->size; }

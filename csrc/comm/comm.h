@@ -76,6 +76,7 @@ Status comm_attach(int fd, int rank, int size, const CommOptions *options, Comm 
 /* Without a way to the others: rank r of `size` >= 2 is on the node with the number `node_of[r]`, and every operation
  * fails. What is made of it knows where the ranks are; its bytes go by ways of the caller's own. Not collective. */
 Status comm_create_apart(int rank, int size, const int *node_of, Comm **out);
+bool comm_is_apart(const Comm *comm);
 
 /* Splits: ranks of equal `color` form a new communicator, ordered by (key, old rank); a negative color joins none and
  * gets NULL. The options are the parent's. Collective over the parent. The child outlives the parent if need be. */

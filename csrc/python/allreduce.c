@@ -193,6 +193,7 @@ static int plan_clear(PyObject *self) {
         py_comm_object_remove(plan->comm, &plan->dependent);
         destroy_plan(plan);
     }
+    Py_CLEAR(plan->carried);
     Py_CLEAR(plan->comm);
     return 0;
 }
@@ -377,6 +378,12 @@ static PyMethodDef plan_methods[] = {
     {"losses", py_adapt_losses, METH_VARARGS,
      "losses(buffer, residual, widths)\n--\n\n(||x - x'||^2 of each layer with each width and, last, ||x||^2; bytes of "
      "each layer with\neach width); 0 for layers that are not quantised."},
+    {"carried_space", py_stages_space, METH_NOARGS,
+     "carried_space()\n--\n\n(bytes of a row, rows of the window, outgoing rows)."},
+    {"carried_bind", py_stages_bind, METH_VARARGS,
+     "carried_bind(window, outgoing)\n--\n\nTakes Tensors of bytes for its messages, on its GPU."},
+    {"carried_step", py_stages_step, METH_VARARGS,
+     "carried_step(step, tensor, stream)\n--\n\nPuts a step of a run on a stream."},
     {"explain", plan_explain, METH_NOARGS, "explain()\n--\n\nWhat was chosen and why, as text."},
     {NULL, NULL, 0, NULL},
 };

@@ -21,6 +21,7 @@ typedef struct AllreduceObject {
     int device;              /* -1: buffers lie in host memory */
     CommDependent dependent; /* of plans on a GPU */
     AllreduceRoom room;
+    PyObject *carried; /* owned: the Tensors of its messages that the caller moves; NULL */
 } AllreduceObject;
 
 typedef struct AllreduceSettings {

@@ -2,8 +2,8 @@
 #include "python/stages.h"
 
 #include "base/memory.h"
+#include "python/allreduce.h"
 #include "python/arguments.h"
-#include "python/array.h"
 #include "python/comm.h"
 
 #define BYTES (1u << ARRAY_U8)
@@ -171,6 +171,113 @@ PyObject *py_stages_finish(PyObject *plan, PyObject *args) {
     status = allreduce_stage_finish(step.allreduce, step.buffer.data, step.messages.data);
     Py_END_ALLOW_THREADS;
     return step_end(&step, status, false);
+}
+
+/* ---- the same on a GPU ---- */
+
+PyObject *py_stages_space(PyObject *plan, PyObject *unused) {
+    (void)unused;
+    unsigned types;
+    AllreduceSpace space;
+    Allreduce *allreduce = py_allreduce_take(plan, &types);
+    if (allreduce == NULL) return NULL;
+    Status status = allreduce_carried_space(allreduce, &space);
+    py_allreduce_give(plan);
+    if (status != STATUS_OK) return raise(plan, status);
+    return Py_BuildValue("(Kii)", (unsigned long long)space.region_bytes, space.rows, space.outgoing);
+}
+
+/* A Tensor of so many elements of the type on the plan's device; NULL with an exception set. */
+static const Tensor *tensor_on(PyObject *plan, PyObject *object, const char *argument, AllreduceType type,
+                               uint64_t elems) {
+    const AllreduceObject *self = (const AllreduceObject *)plan;
+    const Tensor *tensor = py_tensor_of(py_module_state_of_type(Py_TYPE(plan)), object, argument);
+    if (tensor == NULL) return NULL;
+    bool fits = tensor->device == self->device && tensor->contiguous && tensor->writable && tensor->type == type;
+    if (fits && (uint64_t)tensor->elems == elems) return tensor;
+    PyErr_Format(PyExc_ValueError, "%s must have %llu elements of %s on the plan's device, in C order", argument,
+                 (unsigned long long)elems, allreduce_type_name((int)type));
+    return NULL;
+}
+
+static Status bind_on_device(const AllreduceObject *self, Allreduce *allreduce, void *window, void *outgoing) {
+    TensorVisit visit;
+    TRY(py_tensor_visit(self->device, &visit));
+    Status status = allreduce_carried_bind(allreduce, window, outgoing);
+    py_tensor_leave(&visit);
+    return status;
+}
+
+PyObject *py_stages_bind(PyObject *plan, PyObject *args) {
+    AllreduceObject *self = (AllreduceObject *)plan;
+    PyObject *window, *outgoing, *result = NULL;
+    unsigned types;
+    AllreduceSpace space;
+    if (!PyArg_ParseTuple(args, "OO:carried_bind", &window, &outgoing)) return NULL;
+    Allreduce *allreduce = py_allreduce_take(plan, &types);
+    if (allreduce == NULL) return NULL;
+    Status status = allreduce_carried_space(allreduce, &space);
+    const Tensor *in = NULL, *out = NULL;
+    if (status == STATUS_OK) {
+        uint64_t bytes = space.region_bytes;
+        in = tensor_on(plan, window, "window", ALLREDUCE_U8, bytes * (uint64_t)space.rows);
+        if (in != NULL) out = tensor_on(plan, outgoing, "outgoing", ALLREDUCE_U8, bytes * (uint64_t)space.outgoing);
+        if (out == NULL) goto done;
+        Py_BEGIN_ALLOW_THREADS;
+        status = bind_on_device(self, allreduce, in->data, out->data);
+        Py_END_ALLOW_THREADS;
+    }
+    if (status == STATUS_OK) Py_XSETREF(self->carried, PyTuple_Pack(2, window, outgoing));
+    result = status == STATUS_OK ? Py_NewRef(Py_None) : raise(plan, status);
+done:
+    py_allreduce_give(plan);
+    return result;
+}
+
+static Status step_on_device(const AllreduceObject *self, Allreduce *allreduce, AllreduceStep step, void *data,
+                             DeviceStream *stream) {
+    TensorVisit visit;
+    TRY(py_tensor_visit(self->device, &visit));
+    Status status = allreduce_carried_step(allreduce, step, data, stream);
+    py_tensor_leave(&visit);
+    return status;
+}
+
+static int parse_step(const char *name, AllreduceStep *out) {
+    static const char *const names[] = {"push", "reduce", "gather"};
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(name, names[i]) == 0) {
+            *out = (AllreduceStep)i;
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "step must be push, reduce or gather, not '%s'", name);
+    return -1;
+}
+
+PyObject *py_stages_step(PyObject *plan, PyObject *args) {
+    const AllreduceObject *self = (const AllreduceObject *)plan;
+    const char *name;
+    PyObject *object, *number, *result = NULL;
+    unsigned types;
+    AllreduceStep step;
+    DeviceStream *stream;
+    if (!PyArg_ParseTuple(args, "sOO:carried_step", &name, &object, &number) || parse_step(name, &step) < 0 ||
+        py_tensor_parse_stream(number, &stream) < 0) {
+        return NULL;
+    }
+    Allreduce *allreduce = py_allreduce_take(plan, &types);
+    if (allreduce == NULL) return NULL;
+    const Tensor *tensor = tensor_on(plan, object, "tensor", self->type, (uint64_t)allreduce_elems(allreduce));
+    if (tensor != NULL) {
+        Status status;
+        Py_BEGIN_ALLOW_THREADS;
+        status = step_on_device(self, allreduce, step, tensor->data, stream);
+        Py_END_ALLOW_THREADS;
+        result = status == STATUS_OK ? Py_NewRef(Py_None) : raise(plan, status);
+    }
+    py_allreduce_give(plan);
+    return result;
 }
 
 /* ---- communicators without a way to the others ---- */

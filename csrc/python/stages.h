@@ -14,5 +14,8 @@ PyObject *py_stages_messages(PyObject *plan, PyObject *args);
 PyObject *py_stages_encode(PyObject *plan, PyObject *args);
 PyObject *py_stages_reduce(PyObject *plan, PyObject *args);
 PyObject *py_stages_finish(PyObject *plan, PyObject *args);
+PyObject *py_stages_space(PyObject *plan, PyObject *unused);
+PyObject *py_stages_bind(PyObject *plan, PyObject *args);
+PyObject *py_stages_step(PyObject *plan, PyObject *args);
 
 #endif

@@ -48,17 +48,25 @@ class Carrier:
     def __init__(self, group: dist.ProcessGroup, place: Place, meeting: Meeting, timeout: float) -> None:
         self.place, self._meeting = place, meeting
         self._ranks = dist.get_process_group_ranks(group)
+        self.on_gpus = "nccl" in dist.get_backend(group)  # it carries messages from GPU to GPU
         self._options: dict[str, Any] = {
-            "backend": "gloo",  # messages lie in host memory
             "timeout": datetime.timedelta(seconds=timeout),
             "use_local_synchronization": True,
         }
         self._flat: Groups | None = None
         self._levels: Groups | None = None
+        self._gpus: dist.ProcessGroup | None = None
         self._plans = 0
 
     def _new_group(self, members: list[int]) -> dist.ProcessGroup:
-        return dist.new_group([self._ranks[rank] for rank in members], **self._options)
+        """For messages in host memory."""
+        return dist.new_group([self._ranks[rank] for rank in members], backend="gloo", **self._options)
+
+    def gpu_group(self) -> dist.ProcessGroup:
+        """Of all ranks, for messages on GPUs."""
+        if self._gpus is None:
+            self._gpus = dist.new_group(self._ranks, backend="nccl", **self._options)
+        return self._gpus
 
     def groups(self, algorithm: str) -> Groups:
         nodes, me = self.place.nodes, self.place.rank

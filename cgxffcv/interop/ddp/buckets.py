@@ -123,6 +123,22 @@ class GpuBucket(Bucket):
         return
 
 
+class CarriedOnGpuBucket(Bucket):
+    """In device memory, its messages carried from GPU to GPU by the process group."""
+
+    def __init__(self, layout: Layout, messages: gpu.GpuMessages, lane: gpu.Lane) -> None:
+        super().__init__(layout, messages.plan)
+        self._messages, self._lane = messages, lane
+
+    def put(self, bucket: dist.GradBucket) -> torch.futures.Future:
+        return gpu.put_carried(self._messages, self._lane, bucket)
+
+    @property
+    def residual(self) -> None:
+        """As GpuBucket's."""
+        return
+
+
 class CarriedGpuBucket(Bucket):
     """In device memory, through page-locked host memory, its messages carried by the process group."""
 
@@ -163,7 +179,7 @@ class Buckets:
     ) -> None:
         self.group, self.place, self.rules, self.options = group, place, rules, dict(options)
         self.worker = Worker()
-        self.comm = place.comm
+        self.comm, self._wish = place.comm, options["algorithm"]
         self._carrier: Carrier | None = None
         if place.comm is None and place.size > 1:
             self.comm = comm.apart(place.rank, place.nodes)
@@ -209,6 +225,9 @@ class Buckets:
         device = layout.device.index
         lane = self._lanes.get(device) or self._lanes.setdefault(device, gpu.Lane(layout.device))
         if self._carrier is not None:
+            messages = self._carry_on_gpus(self._carrier, layout, table)
+            if messages is not None:
+                return CarriedOnGpuBucket(layout, messages, lane)
             plan = AllreducePlan(self.comm, **table, **self.options)
             return CarriedGpuBucket(layout, plan, self.worker, self._carrier, lane, layout.parameters[0].dtype)
         with torch.cuda.device(device):
@@ -217,6 +236,18 @@ class Buckets:
         return (
             PlainBucket(layout, self.group) if plan.algorithm == "exact" else GpuBucket(layout, plan, self.worker, lane)
         )
+
+    def _carry_on_gpus(self, carrier: Carrier, layout: Layout, table: dict[str, Any]) -> gpu.GpuMessages | None:
+        """None where the kernels, or the process group, do not do it; the same on all ranks."""
+        if not carrier.on_gpus:
+            return None
+        options = self.options | {"algorithm": "sra"} if self._wish == "auto" and self.place.size > 2 else self.options
+        try:
+            with torch.cuda.device(layout.device):
+                plan = AllreducePlan(self.comm, **table, **options, device=layout.device.index, compare=False)
+        except ValueError:  # a codec or an algorithm that they do not have
+            return None
+        return gpu.GpuMessages(layout, plan, carrier.gpu_group())
 
     def _move_in(self, bucket: Bucket) -> None:
         residual = bucket.residual

@@ -38,15 +38,50 @@ class GpuPlan:
     """A plan, and the tensor over which it ran last, as the core knows it."""
 
     def __init__(self, layout: Layout, plan: AllreducePlan) -> None:
-        self._layout, self._plan, self._shape = layout, plan._plan, (layout.elems,)
-        self._address, self._tensors = 0, []
+        self.plan, self._layout, self._shape = plan, layout, (layout.elems,)
+        self._plan = plan._plan
+        self._address, self._tensor = -1, None
 
-    def put(self, buffer: torch.Tensor, stream: int) -> None:
+    def tensor(self, buffer: torch.Tensor) -> _cgxffcv.Tensor:
         address = buffer.data_ptr()
         if address != self._address:
-            tensor = _cgxffcv.tensor_of_address(buffer, address, self._shape, None, self._layout.dtype, True)
-            self._address, self._tensors = address, [tensor]
-        self._plan.put(self._tensors, stream)
+            self._tensor = _cgxffcv.tensor_of_address(buffer, address, self._shape, None, self._layout.dtype, True)
+            self._address = address
+        return self._tensor
+
+    def put(self, buffer: torch.Tensor, stream: int) -> None:
+        self._plan.put([self.tensor(buffer)], stream)
+
+
+class GpuMessages(GpuPlan):
+    """A plan whose messages the process group carries from GPU to GPU: kernels and collectives, one after the other on
+    the lane."""
+
+    def __init__(self, layout: Layout, plan: AllreducePlan, group: dist.ProcessGroup) -> None:
+        super().__init__(layout, plan)
+        self._group, ranks, me = group, dist.get_world_size(group), dist.get_rank(group)
+        row, rows, outgoing = self._plan.carried_space()
+        window = torch.empty((rows, row), dtype=torch.uint8, device=layout.device)
+        self._outgoing = torch.empty((outgoing, row), dtype=torch.uint8, device=layout.device)
+        self._plan.carried_bind(_as_bytes(window), _as_bytes(self._outgoing))
+        self._terms, self._results = window[:ranks].view(-1), window[ranks:].view(-1)
+        self._own_term, self._own_result = window[me], window[ranks + me] if outgoing else None
+
+    def put(self, buffer: torch.Tensor, stream: int) -> None:
+        """The lane is the current stream."""
+        tensor = self.tensor(buffer)
+        self._plan.carried_step("push", tensor, stream)
+        if self._own_result is None:
+            dist.all_gather_into_tensor(self._terms, self._own_term, self._group)
+        else:
+            dist.all_to_all_single(self._terms, self._outgoing.view(-1), group=self._group)
+            self._plan.carried_step("reduce", tensor, stream)
+            dist.all_gather_into_tensor(self._results, self._own_result, self._group)
+        self._plan.carried_step("gather", tensor, stream)
+
+
+def _as_bytes(tensor: torch.Tensor) -> _cgxffcv.Tensor:
+    return _cgxffcv.tensor_of_address(tensor, tensor.data_ptr(), (tensor.numel(),), None, "uint8", True)
 
 
 def put_beside(plan: GpuPlan, lane: Lane, bucket: dist.GradBucket) -> torch.futures.Future:
@@ -55,6 +90,17 @@ def put_beside(plan: GpuPlan, lane: Lane, bucket: dist.GradBucket) -> torch.futu
     lane.follow()
     plan.put(buffer, lane.number)
     return lane.finished(buffer)
+
+
+def put_carried(messages: GpuMessages, lane: Lane, bucket: dist.GradBucket) -> torch.futures.Future:
+    """On the lane, at once, with the process group's collectives."""
+    buffer = bucket.buffer()
+    lane.follow()
+    future: torch.futures.Future = torch.futures.Future(devices=[lane.device])
+    with torch.cuda.stream(lane.stream):
+        messages.put(buffer, lane.number)
+        future.set_result(buffer)
+    return future
 
 
 def put_behind(plan: GpuPlan, lane: Lane, bucket: dist.GradBucket, worker: Worker) -> torch.futures.Future:

@@ -5,26 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "allreduce/device/hall.h"
+#include "allreduce/device/state.h"
 #include "base/memory.h"
-
-/* An extent as kernels see it. */
-typedef struct DeviceExtent {
-    DeviceTiles tiles;     /* owned; the tiles themselves only while they are made */
-    DeviceTile *on_device; /* owned, in device memory */
-    ExchangePlan *plan;    /* owned, in device memory */
-    bool one_shot;
-    uint64_t wire_bytes; /* that this rank sends */
-} DeviceExtent;
-
-typedef struct DeviceEngine {
-    const AllreduceSetup *setup; /* borrowed */
-    ExchangeHall *hall;          /* a share */
-    uint32_t *call;              /* owned, in device memory */
-    float *residual;             /* owned, in device memory, of the longest extent; NULL without error feedback */
-    float *residual_copy;        /* owned, in host memory, once somebody has asked */
-    DeviceExtent extents[ALLREDUCE_MAX_EXTENTS];
-} DeviceEngine;
 
 static const ExchangeLaunch launchers[QUANT_CODEC_COUNT] = {[QUANT_MAXMIN] = allreduce_exchange_maxmin,
                                                             [QUANT_SIGN] = allreduce_exchange_sign,
@@ -33,7 +15,7 @@ static const ExchangeLaunch launchers[QUANT_CODEC_COUNT] = {[QUANT_MAXMIN] = all
 
 /* ---- runs ---- */
 
-static ExchangeRound round_of(const DeviceEngine *engine, const DeviceExtent *extent, int number) {
+ExchangeRound allreduce_device_round(const DeviceEngine *engine, const DeviceExtent *extent, int number) {
     const DeviceShare *shares = extent->tiles.shares + (int64_t)number * extent->tiles.owners;
     const DeviceShare *last = &shares[extent->tiles.owners - 1], *own = &shares[comm_rank(engine->setup->comm)];
     ExchangeRound round = {.begin = shares->tile, .end = last->tile + last->tiles, .number = (uint32_t)number};
@@ -43,11 +25,13 @@ static ExchangeRound round_of(const DeviceEngine *engine, const DeviceExtent *ex
     return round;
 }
 
+ExchangeLaunch allreduce_device_launch(const DeviceEngine *engine) { return launchers[engine->setup->options.codec]; }
+
 static Status put_round(DeviceEngine *engine, const DeviceExtent *extent, int number, void *buffer,
                         DeviceStream *stream) {
-    ExchangeLaunch launch = launchers[engine->setup->options.codec];
+    ExchangeLaunch launch = allreduce_device_launch(engine);
     QuantType type = (QuantType)engine->setup->options.type;
-    ExchangeRound round = round_of(engine, extent, number);
+    ExchangeRound round = allreduce_device_round(engine, extent, number);
     bool pushes = round.own_end - round.own_begin < round.end - round.begin;
     if (pushes) TRY(launch(EXCHANGE_PUSH, type, extent->plan, &round, buffer, stream));
     if (round.own_begin < round.own_end) TRY(launch(EXCHANGE_REDUCE, type, extent->plan, &round, buffer, stream));
@@ -69,6 +53,7 @@ static Status put(void *state, const AllreduceExtent *extent, void *buffer, Devi
 
 static Status wait(void *state, DeviceStream *stream, DeviceEvent *event) {
     const DeviceEngine *engine = state;
+    if (engine->hall == NULL) return allreduce_carried_wait(engine, stream, event);
     return comm_window_wait(engine->hall->window, stream, event);
 }
 
@@ -94,6 +79,7 @@ static void destroy(void *state) {
     device_free(engine->residual);
     device_free(engine->call);
     allreduce_hall_leave(engine->hall);
+    allreduce_carried_destroy(engine);
     memory_free(engine);
 }
 
@@ -126,17 +112,13 @@ static void set_division(ExchangePlan *plan, double divisor) {
     plan->divisor = power ? (float)(1.0 / divisor) : (float)divisor;
 }
 
+/* What options and map say. */
 static ExchangePlan plan_of(const DeviceEngine *engine, const AllreduceExtent *extent, const DeviceExtent *own) {
     const AllreduceSetup *setup = engine->setup;
     const AllreduceOptions *options = &setup->options;
     double timeout_s = options->timeout_s > 0 ? options->timeout_s : comm_timeout(setup->comm);
     double ranks = (double)comm_size(setup->comm), scale = extent->map->scale;
-    const CommWindowPost *post = comm_window_post(engine->hall->window);
-    ExchangePlan plan = {.window = window_of(engine, own),
-                         .state = engine->hall->state,
-                         .signs = comm_window_signs(engine->hall->window),
-                         .forwarded = post != NULL,
-                         .run = setup->run,
+    ExchangePlan plan = {.run = setup->run,
                          .call = engine->call,
                          .residual = extent->feedback ? engine->residual : NULL,
                          .tiles = own->on_device,
@@ -150,8 +132,20 @@ static ExchangePlan plan_of(const DeviceEngine *engine, const AllreduceExtent *e
                          .timeout_ns = (uint64_t)(timeout_s * 1e9),
                          .scale = (float)scale,
                          .unscaled = (float)(1.0 / scale)};
-    if (post != NULL) plan.post = *post;
     set_division(&plan, options->op == ALLREDUCE_AVERAGE ? ranks * scale : 1.0);
+    return plan;
+}
+
+ExchangePlan allreduce_device_plan(const DeviceEngine *engine, const AllreduceExtent *extent, const DeviceExtent *own) {
+    ExchangePlan plan = plan_of(engine, extent, own);
+    const ExchangeHall *hall = engine->hall;
+    plan.carried = hall == NULL;
+    plan.window = hall == NULL ? engine->carried.window : window_of(engine, own);
+    plan.state = hall == NULL ? engine->carried.state : hall->state;
+    plan.signs = hall == NULL ? engine->carried.signs : comm_window_signs(hall->window);
+    const CommWindowPost *post = hall == NULL ? NULL : comm_window_post(hall->window);
+    plan.forwarded = post != NULL;
+    if (post != NULL) plan.post = *post;
     return plan;
 }
 
@@ -177,7 +171,7 @@ static Status make_extent(DeviceEngine *engine, int number, bool *fits) {
     size_t bytes = (size_t)own->tiles.count * sizeof *own->tiles.tiles;
     TRY(device_alloc(bytes, &own->on_device));
     TRY(device_alloc(sizeof *own->plan, &own->plan));
-    ExchangePlan plan = plan_of(engine, extent, own);
+    ExchangePlan plan = allreduce_device_plan(engine, extent, own);
     TRY(device_copy(own->on_device, own->tiles.tiles, bytes, NULL));
     TRY(device_copy(own->plan, &plan, sizeof plan, NULL));
     TRY(device_stream_synchronize(NULL));
@@ -195,7 +189,11 @@ static Status make_extents(DeviceEngine *engine, char *why, bool *fits) {
         TRY(device_alloc(bytes, &engine->residual));
         TRY(device_fill(engine->residual, 0, bytes, NULL));
     }
-    for (int i = 0; i < setup->extent_count && *fits; i++) TRY(make_extent(engine, i, fits));
+    if (engine->hall == NULL) {
+        TRY(allreduce_carried_create(engine, fits));
+        engine->extents[0].wire_bytes = *fits ? count_bytes(engine, &engine->extents[0]) : 0;
+    }
+    for (int i = 0; engine->hall != NULL && i < setup->extent_count && *fits; i++) TRY(make_extent(engine, i, fits));
     if (!*fits) snprintf(why, ALLREDUCE_WHY_BYTES, "a bucket is larger than the GPUs' windows allow");
     return STATUS_OK;
 }
@@ -223,16 +221,19 @@ static Status create(const AllreduceSetup *setup, char *why, void **state) {
     bool fits = true;
     if (!setup->on_device) return STATUS_OK;
     const char *refused = refusal(setup);
+    bool carried = comm_is_apart(setup->comm);
+    if (refused != NULL && carried) FAIL(STATUS_ARGUMENT, "no GPU sums what others carry: %s", refused);
     if (refused != NULL) {
         snprintf(why, ALLREDUCE_WHY_BYTES, "%s", refused);
         return STATUS_OK;
     }
-    TRY(allreduce_compare(setup, setup->extents, setup->extent_count));
+    if (!carried) TRY(allreduce_compare(setup, setup->extents, setup->extent_count));
     TRY(memory_calloc(1, sizeof *engine, &engine));
     engine->setup = setup;
-    TRY_GOTO(allreduce_hall_join(setup->comm, &engine->hall, why));
-    if (engine->hall == NULL) goto done;
+    if (!carried) TRY_GOTO(allreduce_hall_join(setup->comm, &engine->hall, why));
+    if (engine->hall == NULL && !carried) goto done;
     TRY_GOTO(make_extents(engine, why, &fits));
+    if (!fits && carried) FAIL_GOTO(STATUS_ARGUMENT, "a message of more than 4 GiB cannot be carried");
     if (!fits) goto done;
     *state = engine;
     engine = NULL;
@@ -274,9 +275,9 @@ static size_t explain(const void *state, char *text, size_t room) {
     static const char *const where[] = {[COMM_WINDOW_PEER] = "each other's memory",
                                         [COMM_WINDOW_STAGED] = "page-locked host memory",
                                         [COMM_WINDOW_FORWARDED] = "host memory, from where it is sent on"};
-    size_t used =
-        (size_t)snprintf(text, room, "on the GPUs by kernels that write into %s, in %d round%s\n",
-                         where[engine->hall->kind], extent->tiles.rounds, extent->tiles.rounds == 1 ? "" : "s");
+    const char *into = engine->hall == NULL ? "messages that the caller moves" : where[engine->hall->kind];
+    size_t used = (size_t)snprintf(text, room, "on the GPUs by kernels that write into %s, in %d round%s\n", into,
+                                   extent->tiles.rounds, extent->tiles.rounds == 1 ? "" : "s");
     size_t full = used < room ? used : room;
     return used + allreduce_describe(engine->setup, text + full, room - full);
 }
@@ -284,7 +285,7 @@ static size_t explain(const void *state, char *text, size_t room) {
 static void stop(void *state, const char *message) {
     const DeviceEngine *engine = state;
     (void)message;
-    comm_window_abort(engine->hall->window);
+    if (engine->hall != NULL) comm_window_abort(engine->hall->window);
 }
 
 const AllreduceEngine allreduce_device = {.recordable = true,
@@ -298,4 +299,5 @@ const AllreduceEngine allreduce_device = {.recordable = true,
                                           .restore = restore,
                                           .bytes = bytes_of,
                                           .explain = explain,
-                                          .abort = stop};
+                                          .abort = stop,
+                                          .carriage = &allreduce_carried};

@@ -151,6 +151,7 @@ __device__ static __forceinline__ bool exchange_await(const ExchangePlan *plan, 
  * by a few threads, so that the others do not disturb what is being written. */
 __device__ static __forceinline__ bool exchange_await_all(const ExchangePlan *plan, const ExchangeTurns &turns,
                                                           uint32_t epoch, bool results) {
+    if (plan->carried) return true;
     const int rows = results ? 1 : plan->ranks;
     bool here = true;
     for (int64_t from = 0; from < turns.mine; from = from == 0 ? 1 : turns.mine) {
@@ -169,6 +170,7 @@ __device__ static __forceinline__ bool exchange_await_all(const ExchangePlan *pl
 /* What the block has written in row `row` of its tiles can be read. */
 __device__ static __forceinline__ void exchange_raise_all(const ExchangePlan *plan, const ExchangeTurns &turns,
                                                           uint32_t epoch, int row, bool to_owner) {
+    if (plan->carried) return;
     const int to = to_owner ? 1 : plan->ranks;
     __syncthreads();
     for (int64_t i = threadIdx.x; i < turns.mine * to; i += WARPS * WARP) {
@@ -176,6 +178,13 @@ __device__ static __forceinline__ void exchange_raise_all(const ExchangePlan *pl
         int rank = to_owner ? (int)tile->owner : (int)(i % to);
         exchange_raise(plan, rank, epoch, row, *tile);
     }
+}
+
+/* Where goes what is for all: into each window. */
+__device__ static __forceinline__ QuantSink exchange_all(const ExchangePlan *plan, uint8_t *const *bases) {
+    QuantSink sink = {bases, plan->ranks};
+    if (plan->carried) sink = {bases + plan->rank, 1};
+    return sink;
 }
 
 /* ---- elements ---- */
@@ -327,7 +336,8 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
     const ExchangeTurns turns(round.own_end, all - own, round.end, all); /* each rank begins behind its own */
     for (int64_t i = 0; i < turns.mine; i++) {
         const DeviceTile tile = *turns.tile(plan, i);
-        QuantSink sink = {plan->one_shot ? bases : bases + tile.owner, plan->one_shot ? plan->ranks : 1};
+        QuantSink sink = {bases + tile.owner, 1};
+        if (plan->one_shot) sink = exchange_all(plan, bases);
         exchange_push_tile<TYPE, CODEC>(plan, buffer, tile, sink, &rooms[thread / WARP]);
     }
     exchange_raise_all(plan, turns, epoch, plan->rank, !plan->one_shot);
@@ -442,8 +452,8 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
     const ExchangeTurns turns(round.own_begin, round.own_end - round.own_begin, round.own_end, 0);
     if (!exchange_await_all(plan, turns, epoch, false)) return;
     for (int64_t i = 0; i < turns.mine; i++) {
-        QuantSink sink = {bases, plan->ranks};
-        exchange_reduce_tile<TYPE, CODEC>(plan, buffer, *turns.tile(plan, i), epoch, sink, &rooms[thread / WARP]);
+        exchange_reduce_tile<TYPE, CODEC>(plan, buffer, *turns.tile(plan, i), epoch, exchange_all(plan, bases),
+                                          &rooms[thread / WARP]);
     }
     exchange_raise_all(plan, turns, epoch, row, false);
 }

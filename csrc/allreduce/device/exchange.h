@@ -32,6 +32,7 @@ typedef struct ExchangePlan {
     ExchangeWindow window;
     ExchangeState *state;
     CommWindowSigns *signs;
+    bool carried;   /* the caller moves what is for others: there are no flags, and of what is for all, one copy */
     bool forwarded; /* what is for other ranks is handed over to */
     CommWindowPost post;
     AllreduceRun *run; /* the host's copy of *call */

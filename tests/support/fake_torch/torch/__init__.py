@@ -285,3 +285,7 @@ distributed = _module(
     "torch.distributed", init_process_group=_join, broadcast=lambda buffer, rank: None, all_reduce=lambda sums: None,
     destroy_process_group=lambda: None,
 )  # fmt: skip
+
+from torch import _hooks  # noqa: E402
+
+_hooks.install(sys.modules[__name__], distributed)

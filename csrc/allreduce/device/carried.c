@@ -1,0 +1,105 @@
+/* Runs on GPUs whose messages the caller moves: the kernels of the exchange in one round, over memory of the caller's
+ * that looks to them like this rank's window (rows of terms, then rows of results) and, for what is for others, like
+ * theirs. There are no flags: what the caller has put on the stream in between stands for them. */
+#include "allreduce/device/state.h"
+#include "base/checked.h"
+#include "base/memory.h"
+
+#define ALIGNMENT 256
+#define MOST_BYTES (UINT32_MAX - ALIGNMENT) /* of a region: tiles know their places in 32 bits */
+
+/* ---- making ---- */
+
+static uint64_t largest_share(const DeviceTiles *tiles) {
+    uint64_t most = 0;
+    for (int i = 0; i < tiles->owners; i++) {
+        if (tiles->owned[i] > most) most = tiles->owned[i];
+    }
+    return round_up(most, ALIGNMENT);
+}
+
+Status allreduce_carried_create(DeviceEngine *engine, bool *fits) {
+    DeviceCarried *carried = &engine->carried;
+    DeviceExtent *own = &engine->extents[0];
+    const DeviceRoom room = {MOST_BYTES, UINT32_MAX};
+    own->one_shot = engine->setup->extents[0].algorithm == ALLREDUCE_ONE_SHOT;
+    TRY(device_alloc(sizeof *carried->state, &carried->state));
+    TRY(device_fill(carried->state, 0, sizeof *carried->state, NULL));
+    TRY(device_host_alloc(sizeof *carried->signs, &carried->signs));
+    *carried->signs = (CommWindowSigns){0};
+    TRY(allreduce_tiles_create(engine->setup->extents[0].map, own->one_shot, room, &own->tiles));
+    *fits = own->tiles.count >= 0 && own->tiles.rounds == 1;
+    if (!*fits) return STATUS_OK;
+    carried->region_bytes = largest_share(&own->tiles);
+    size_t bytes = (size_t)own->tiles.count * sizeof *own->tiles.tiles;
+    TRY(device_alloc(bytes, &own->on_device));
+    TRY(device_alloc(sizeof *own->plan, &own->plan));
+    TRY(device_copy(own->on_device, own->tiles.tiles, bytes, NULL));
+    TRY(device_stream_synchronize(NULL));
+    memory_free(own->tiles.tiles);
+    own->tiles.tiles = NULL;
+    return STATUS_OK;
+}
+
+void allreduce_carried_destroy(DeviceEngine *engine) {
+    device_free(engine->carried.state);
+    device_host_free(engine->carried.signs);
+}
+
+/* ---- what the caller brings ---- */
+
+static AllreduceSpace space_of(const void *state) {
+    const DeviceEngine *engine = state;
+    int ranks = comm_size(engine->setup->comm);
+    bool one_shot = engine->extents[0].one_shot;
+    return (AllreduceSpace){engine->carried.region_bytes, one_shot ? ranks : 2 * ranks, one_shot ? 0 : ranks};
+}
+
+/* A rank writes terms into row `me` of each owner's window: the owners' are placed so that those rows follow each other
+ * in what goes out. */
+static Status bind(void *state, void *window, void *outgoing) {
+    DeviceEngine *engine = state;
+    DeviceExtent *own = &engine->extents[0];
+    DeviceCarried *carried = &engine->carried;
+    int ranks = comm_size(engine->setup->comm), me = comm_rank(engine->setup->comm);
+    carried->window = (ExchangeWindow){.region_bytes = carried->region_bytes, .ranks = ranks, .rank = me};
+    for (int r = 0; r < ranks; r++) {
+        uintptr_t at = (uintptr_t)outgoing + (uintptr_t)r * carried->region_bytes;
+        carried->window.base[r] = r == me ? window : (void *)(at - (uintptr_t)me * carried->region_bytes);
+    }
+    ExchangePlan plan = allreduce_device_plan(engine, &engine->setup->extents[0], own);
+    TRY(device_copy(own->plan, &plan, sizeof plan, NULL));
+    return device_stream_synchronize(NULL);
+}
+
+/* ---- runs ---- */
+
+/* Whether all messages so far were such that somebody can have written them. */
+static Status check_sound(const DeviceEngine *engine) {
+    const CommWindowSigns *signs = engine->carried.signs;
+    if (__atomic_load_n(&signs->reported, __ATOMIC_ACQUIRE) == 0) return STATUS_OK;
+    Status status = error_fail(STATUS_TRANSPORT, "a message of rank %u cannot be what it wrote", signs->rank);
+    return error_at_rank(status, (int)signs->rank);
+}
+
+static Status step(void *state, AllreduceStep number, void *buffer, DeviceStream *stream) {
+    static const ExchangeKernel kernels[] = {
+        [ALLREDUCE_PUSH] = EXCHANGE_PUSH, [ALLREDUCE_REDUCE] = EXCHANGE_REDUCE, [ALLREDUCE_GATHER] = EXCHANGE_GATHER};
+    const DeviceEngine *engine = state;
+    const DeviceExtent *own = &engine->extents[0];
+    if (engine->carried.window.region_bytes == 0) FAIL(STATUS_ARGUMENT, "there is no memory for messages yet");
+    TRY(check_sound(engine));
+    ExchangeRound round = allreduce_device_round(engine, own, 0);
+    bool empty = number == ALLREDUCE_REDUCE ? round.own_begin == round.own_end
+                                            : round.end - round.begin == round.own_end - round.own_begin;
+    if (empty && number != ALLREDUCE_GATHER) return STATUS_OK;
+    QuantType type = (QuantType)engine->setup->options.type;
+    return allreduce_device_launch(engine)(kernels[number], type, own->plan, &round, buffer, stream);
+}
+
+Status allreduce_carried_wait(const DeviceEngine *engine, DeviceStream *stream, DeviceEvent *event) {
+    TRY(event == NULL ? device_stream_synchronize(stream) : device_event_synchronize(event));
+    return check_sound(engine);
+}
+
+const AllreduceCarriage allreduce_carried = {.space = space_of, .bind = bind, .step = step};

@@ -1,0 +1,52 @@
+/* The state of the engine of quantised sums on GPUs, as engine.c and carried.c share it. Private to this folder. */
+#ifndef CGXFFCV_ALLREDUCE_DEVICE_STATE_H
+#define CGXFFCV_ALLREDUCE_DEVICE_STATE_H
+
+#include "allreduce/device/hall.h"
+
+/* An extent as kernels see it. */
+typedef struct DeviceExtent {
+    DeviceTiles tiles;     /* owned; the tiles themselves only while they are made */
+    DeviceTile *on_device; /* owned, in device memory */
+    ExchangePlan *plan;    /* owned, in device memory */
+    bool one_shot;
+    uint64_t wire_bytes; /* that this rank sends */
+} DeviceExtent;
+
+/* Of runs whose messages the caller moves, in place of a hall. */
+typedef struct DeviceCarried {
+    ExchangeState *state;   /* owned, in device memory */
+    CommWindowSigns *signs; /* owned, page-locked */
+    uint64_t region_bytes;
+    ExchangeWindow window; /* in the caller's memory, once that is there */
+} DeviceCarried;
+
+typedef struct DeviceEngine {
+    const AllreduceSetup *setup; /* borrowed */
+    ExchangeHall *hall;          /* a share; NULL where messages are carried */
+    DeviceCarried carried;
+    uint32_t *call;       /* owned, in device memory */
+    float *residual;      /* owned, in device memory, of the longest extent; NULL without error feedback */
+    float *residual_copy; /* owned, in host memory, once somebody has asked */
+    DeviceExtent extents[ALLREDUCE_MAX_EXTENTS];
+} DeviceEngine;
+
+/* ---- engine.c ---- */
+
+/* What kernels go by: in the hall's window, or in the carried one. */
+ExchangePlan allreduce_device_plan(const DeviceEngine *engine, const AllreduceExtent *extent, const DeviceExtent *own);
+ExchangeRound allreduce_device_round(const DeviceEngine *engine, const DeviceExtent *extent, int number);
+ExchangeLaunch allreduce_device_launch(const DeviceEngine *engine);
+
+/* ---- carried.c ---- */
+
+/* For a communicator without a way to its ranks, of which one extent can be carried: *fits false where a message would
+ * be too large. */
+Status allreduce_carried_create(DeviceEngine *engine, bool *fits);
+void allreduce_carried_destroy(DeviceEngine *engine);
+/* Where such messages are, for an explanation; and the wait for a stream. */
+Status allreduce_carried_wait(const DeviceEngine *engine, DeviceStream *stream, DeviceEvent *event);
+
+extern const AllreduceCarriage allreduce_carried;
+
+#endif
