@@ -124,7 +124,7 @@ def _module(name, **members):
 
 def install(torch, distributed):
     """Into the stand-in's modules."""
-    vars(torch).update(strided="strided", bfloat16="bfloat16", device=types.SimpleNamespace, dtype=np.dtype)
+    vars(torch).update(strided="strided", bfloat16="bfloat16", dtype=np.dtype)
     torch.futures = _module("torch.futures", Future=Future)
     torch.cuda.Stream = object
     core = _module("torch.distributed.distributed_c10d", _get_process_group_store=lambda group: group.store)
