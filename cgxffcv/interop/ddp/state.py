@@ -1,6 +1,8 @@
 """CGXState and cgx_hook: compressed averages of gradients for DistributedDataParallel."""
 
 # Annotations are not put off here: register_comm_hook compares those of a hook with the types themselves.
+import contextlib
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from cgxffcv.allreduce import ALGORITHMS, CODECS, ROUNDINGS, UNCOMPRESSED
+from cgxffcv.comm import Comm, CommError
 from cgxffcv.interop.ddp import rendezvous, settings
 from cgxffcv.interop.ddp.backend import refuse_cgx_backend
 from cgxffcv.interop.ddp.buckets import Buckets
@@ -19,6 +22,12 @@ def _one_of(argument: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise ValueError(f"{argument} must be one of {', '.join(allowed)}, not {value!r}")
     return value
+
+
+def _leave(comm: Comm) -> None:
+    """Ranks that still wait for one whose state has gone, after an exception, are told so at once."""
+    with contextlib.suppress(CommError):
+        comm.close()
 
 
 class CGXState:
@@ -100,6 +109,8 @@ class CGXState:
         if not inside and place.node_count == 1:
             plain = settings.PerLayer("bits", UNCOMPRESSED, UNCOMPRESSED, settings.check_bits)
             rules = Rules(rules.names, plain, rules.bucket_size, rules.layer_min_size)
+        if place.comm is not None:
+            weakref.finalize(self, _leave, place.comm).atexit = False
         self._buckets = Buckets(group, place, rules, self.options, self.timeout)
         return self._buckets
 
