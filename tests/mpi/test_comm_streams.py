@@ -21,7 +21,7 @@ def mpicc(what):
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     target = tmp_path_factory.mktemp("streams") / "streams"
-    files = [WORKERS / "streams.c", *sources("base", "comm", others=["comm/mpi.c"])]
+    files = [WORKERS / "streams.c", *sources("base", "device", "comm", others=["comm/mpi.c"])]
     gcc = ["gcc", *FLAGS, *SANITIZE, *INCLUDE, *mpicc("compile")]
     subprocess.run([*gcc, *map(str, files), "-o", str(target), *mpicc("link"), "-lm"], check=True)
     return target

@@ -65,7 +65,8 @@ IMAGE = {
 OUTPUTS = [core_column("image", "image", image=IMAGE), core_column("label", "int")]
 PREPARE = {
     "batch_size": 2, "order": "random", "window_pages": 2, "seed": 3, "workers": 1, "batches_ahead": 2,
-    "world_size": 1, "rank": 0, "drop_last": False, "resident": False, "read_ahead": False, "page_locked": None,
+    "world_size": 1, "rank": 0, "drop_last": False, "resident": False, "read_ahead": False, "blank_damaged": False,
+    "page_locked": None,
 }  # fmt: skip
 
 
