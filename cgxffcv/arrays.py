@@ -352,6 +352,7 @@ class Handle:
     def __init__(self, background: Background, wish: Wish, collected: Collected, stream: object) -> None:
         runs = [_cgxffcv.allreduce_begin(group.tensors(), group.stream) for group in collected.groups]
         self._collected, self._runs, self._stream, self._pool = collected, runs, stream, background.pool
+        self._process = background.process
         self._future = background.pool.submit(background.carry_out, wish, collected.groups, runs)
         self._waited = False
 
@@ -365,6 +366,8 @@ class Handle:
         """Waits for the call and returns what `comm.allreduce` would have; raises what it would have raised. Ctrl-C
         ends the wait, not the call. For arrays on a GPU it may come back before the sums are there: what is put on
         `stream` (else that of the call, else the one on which the framework works now) later finds them."""
+        if self._process != os.getpid():  # the thread that works on it is not here
+            raise _cgxffcv.CommError(f"allreduce: this call belongs to process {self._process}, which forked this one")
         try:
             self._future.result()
         finally:

@@ -73,7 +73,12 @@ class RunOperation:
             _, self.query = self.operation.declare_state_and_memory(state)
             self.code, self.state = self.operation.generate_code(), state
         given = (batch, allocated(self.query, len(batch)))
-        return self.code(*given, ids) if getattr(self.code, "with_indices", False) else self.code(*given)
+        made = self.code(*given, ids) if getattr(self.code, "with_indices", False) else self.code(*given)
+        if made is None:
+            raise TypeError(f"what {self!r} generates returned nothing: it must return the batch")
+        if (is_tensor(made) or isinstance(made, np.ndarray)) and len(made) != len(batch):
+            raise ValueError(f"what {self!r} generates returned {len(made)} rows of a batch of {len(batch)}")
+        return made
 
     def __repr__(self) -> str:
         return repr(self.operation)

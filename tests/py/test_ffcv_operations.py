@@ -181,3 +181,20 @@ def test_arrays_where_it_is_not(path, monkeypatch):
     with pytest.raises(ValueError, match="arrays must be 'numpy', 'torch' or None, not 'jax'"):
         load(path, arrays="jax")
     interop.find_torch.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("made", "error", "words"),
+    [(None, TypeError, "returned nothing"), (2, ValueError, "returned 2 rows of a batch of 4")],
+)
+def test_batches_that_lose_rows_are_refused(path, made, error, words):
+    class Short(Operation):
+        def generate_code(self):
+            return lambda batch, out: None if made is None else batch[:made]
+
+        def declare_state_and_memory(self, previous_state):
+            return previous_state, None
+
+    pipelines = {"image": [SimpleRGBImageDecoder(), Short()], "text": None}
+    with Loader(path, 4, pipelines=pipelines) as loader, pytest.raises(error, match=f"Short.*{words}"):
+        next(iter(loader))
