@@ -211,12 +211,13 @@ done:
 Status allreduce_trial_time(AllreduceTrial *trial, int64_t elems, int runs, bool record_runs, double *seconds) {
     bool recordable = trial->nccl != NULL || (trial->allreduce != NULL && allreduce_recordable(trial->allreduce));
     bool recorded = record_runs && trial->stream != NULL && recordable;
-    int each = !recorded ? 1 : runs < GRAPH_RUNS ? runs : GRAPH_RUNS, launches = (runs + each - 1) / each;
+    int each = !recorded ? 1 : runs < GRAPH_RUNS ? runs : GRAPH_RUNS;
     double mine = 0;
     if (runs < 1 || runs > MOST_RUNS) FAIL(STATUS_ARGUMENT, "runs must be in 1..%d, not %d", MOST_RUNS, runs);
     if (elems < 0 || elems > trial->elems) {
         FAIL(STATUS_ARGUMENT, "elems must be in 0..%lld, not %lld", (long long)trial->elems, (long long)elems);
     }
+    int launches = (runs + each - 1) / each;
     if (recorded) TRY(record(trial, elems, each));
     TRY(comm_barrier(trial->comm));
     if (trial->stream != NULL) {
