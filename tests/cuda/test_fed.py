@@ -234,7 +234,8 @@ def test_jpeg_images_are_decoded_again_where_they_are_too_many(tmp_path, monkeyp
                 memory.append(trainer._device.passes.loader.stats()["memory_bytes"])
     for state in states[1:]:
         same_state(states[0], state)
-    assert memory[0] - memory[1] >= images.nbytes
+    scratch = images[0].nbytes  # what the thread that decodes an image again holds of it
+    assert memory[0] - memory[1] >= images.nbytes - scratch
 
 
 def test_page_locked_batches_are_batches(data):
