@@ -2,6 +2,7 @@
 
 import gc
 
+import _cgxffcv
 import numpy as np
 import pytest
 import tiny_beton
@@ -11,7 +12,10 @@ from cgxffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
 from cgxffcv.interop.torch import find_torch
 from cgxffcv.loader import Loader, OrderOption
 
-pytestmark = pytest.mark.skipif(find_torch() is not None, reason="torch is installed, and moves tensors itself")
+pytestmark = [
+    pytest.mark.skipif(not _cgxffcv.devices(), reason=f"no GPU: {_cgxffcv.why_no_device()}"),
+    pytest.mark.skipif(find_torch() is not None, reason="torch is installed, and moves tensors itself"),
+]
 COUNT = 23
 
 

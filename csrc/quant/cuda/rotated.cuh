@@ -18,7 +18,7 @@ extern "C" {
  * which costs less than to leave them out, and come to nothing. */
 template <int PIECES> struct QuantValues {
     float v[PIECES][QUANT_ROWS];
-    int count;
+    int count = 0; /* of values */
 
     __device__ __forceinline__ int pieces() const { return PIECES == 1 ? 1 : count / QUANT_PIECE; }
     __device__ __forceinline__ int rows() const { return (PIECES == 1 ? count : QUANT_PIECE) / WARP; }
