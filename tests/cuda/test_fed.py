@@ -266,7 +266,7 @@ for index in (0, 1):
 """
 
 
-@pytest.mark.skipif(not EMULATED, reason="needs two GPUs")
+@pytest.mark.skipif(not EMULATED, reason="counts two GPUs' free memory, which others may use, too")
 def test_page_locked_batches_leave_the_threads_gpu(data, tmp_path):
     path, _, _ = data
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,15 +26,15 @@ def as_array(buffer: torch.Tensor) -> np.ndarray:
     return plain.view(torch.int16).numpy().view(np.uint16) if plain.dtype is torch.bfloat16 else plain.numpy()
 
 
-class Bucket:
+class Bucket(ABC):
     """A layout and its plan."""
 
     def __init__(self, layout: Layout, plan: AllreducePlan | None) -> None:
         self.layout, self.plan = layout, plan
 
+    @abstractmethod
     def put(self, bucket: dist.GradBucket) -> torch.futures.Future:
         """Averages the bucket's buffer in place."""
-        raise NotImplementedError
 
     @property
     def residual(self) -> np.ndarray | None:
