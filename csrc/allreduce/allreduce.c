@@ -172,8 +172,9 @@ size_t allreduce_explain(const Allreduce *allreduce, char *text, size_t bytes) {
 uint32_t allreduce_call(const Allreduce *allreduce) { return allreduce->setup.run->call; }
 
 Status allreduce_set_call(Allreduce *allreduce, uint32_t call) {
+    bool stands = allreduce->setup.next == call && allreduce->setup.run->call == call;
     allreduce->setup.next = call;
-    if (allreduce->setup.run->call == call) return STATUS_OK;
+    if (stands) return STATUS_OK;
     if (allreduce->engine->counts) return allreduce->engine->set_call(allreduce->state, call);
     allreduce->setup.run->call = call;
     return STATUS_OK;

@@ -70,7 +70,7 @@ typedef struct AllreduceEngine {
     Status (*told)(void *state, int64_t begin, int64_t end);
     Status (*put)(void *state, const AllreduceExtent *extent, void *buffer, DeviceStream *stream);
     Status (*wait)(void *state, DeviceStream *stream, DeviceEvent *event);
-    /* With `counts`: the number of the next run, in run->call, too. Not while runs are under way. */
+    /* With `counts`: the number of the next run, in run->call, too; waits for runs that are under way. */
     Status (*set_call)(void *state, uint32_t call);
     /* NULL, or: error feedback's, of the longest extent, in host memory of the engine's (of a GPU's a copy); NULL
      * without. Not while runs are under way; nor is `restore`, whose residual may be shorter. */

@@ -53,6 +53,12 @@ def match():
             if here.residual is not None:
                 np.testing.assert_array_equal(here.residual, there.residual)
         assert there.call == here.call == 3
+        there.call = here.call = 7
+        if there.dtype == "float32":
+            there.run(CudaArray(x, device))
+        there.call = 7  # while that run may be under way, which counts itself
+        there.wait()
+        assert there.call == 7
     result(world.rank, kinds=sorted(kinds), rounds=there.explain().splitlines()[0])
     os._exit(0) if ARGUMENTS[1:] == ["leave"] else world.close()
 

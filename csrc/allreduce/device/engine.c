@@ -59,6 +59,7 @@ static Status wait(void *state, DeviceStream *stream, DeviceEvent *event) {
 
 static Status set_call(void *state, uint32_t call) {
     DeviceEngine *engine = state;
+    TRY(device_synchronize()); /* runs under way count themselves */
     engine->setup->run->call = call;
     TRY(device_copy(engine->call, &engine->setup->run->call, sizeof call, NULL));
     return device_stream_synchronize(NULL);
