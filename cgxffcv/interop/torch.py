@@ -3,9 +3,11 @@ names."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import sys
+import threading
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from cgxffcv.interop.ddp.state import CGXState, cgx_hook
 
-__all__ = ["CGXState", "cgx_hook", "find_torch", "is_tensor", "to_bfloat16", "without_gradients"]
+__all__ = ["CGXState", "cgx_hook", "find_torch", "is_tensor", "move", "to_bfloat16", "without_gradients"]
 
 
 def __getattr__(name: str) -> Any:
@@ -44,6 +46,36 @@ def to_bfloat16(batch: np.ndarray) -> Any:
     """bfloat16 bits in uint16 to a torch tensor of that type."""
     torch = find_torch()
     return torch.from_numpy(batch.view(np.int16)).view(torch.bfloat16)
+
+
+class Copies:
+    """What GPUs copy beside the program's work: page-locked memory is kept until its copy is done, since a Loader would
+    write its next batch there. The caller waits where more than `most` are under way."""
+
+    def __init__(self, most: int = 4):
+        self.most = most
+        self._lock = threading.Lock()
+        self._kept: collections.deque[tuple[Any, Any]] = collections.deque()
+
+    def keep(self, source: Any, event: Any) -> None:
+        """`event` (of torch.cuda) comes after the copy of `source`."""
+        with self._lock:
+            self._kept.append((source, event))
+            while self._kept and (len(self._kept) > self.most or self._kept[0][1].query()):
+                self._kept.popleft()[1].synchronize()
+
+
+_copies = Copies()
+
+
+def move(batch: Any, device: str, non_blocking: bool) -> Any:
+    """A torch tensor on another device; on a GPU, its copy may still be under way."""
+    moved = batch.to(device, non_blocking=non_blocking)
+    if non_blocking and moved.is_cuda and not batch.is_cuda and batch.is_pinned():
+        event = find_torch().cuda.Event()
+        event.record(find_torch().cuda.current_stream(moved.device))
+        _copies.keep(batch, event)
+    return moved
 
 
 def without_gradients() -> contextlib.AbstractContextManager:

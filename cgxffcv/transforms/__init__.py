@@ -15,7 +15,7 @@ from _cgxffcv import IMAGE_TYPES, tensor_of_buffer
 
 from cgxffcv.decoders import RandomResizedCropRGBImageDecoder
 from cgxffcv.device import check
-from cgxffcv.interop.torch import find_torch, is_tensor
+from cgxffcv.interop.torch import find_torch, is_tensor, move
 from cgxffcv.transforms.operations import OPERATIONS, ImageOperation, LabelOperation, Transform, limits, pair, three
 
 __all__ = [
@@ -123,7 +123,7 @@ class ToDevice(Transform):
 
     def __call__(self, batch):
         if is_tensor(batch):
-            return batch.to(self.device, non_blocking=self.non_blocking)
+            return move(batch, self.device, self.non_blocking)
         if self._gpu is not None and isinstance(batch, np.ndarray):
             return tensor_of_buffer(np.ascontiguousarray(batch)).copy(device=self._gpu)
         if self.device != "cpu":
