@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Coverage-guided fuzzing, for as long as you like: libFuzzer on tests/fuzz/fuzz_*.c, Atheris on fuzz_python.py.
-# usage: tools/fuzz.sh RUNS [TARGET...]      RUNS executions of each of reader jpeg writer yaml safetensors pickle
-#        tools/fuzz.sh corpus TARGET...      (reader jpeg writer) a small corpus of equal coverage, in tests/fuzz/corpus
+# usage: tools/fuzz.sh RUNS [TARGET...]      RUNS executions of each: reader jpeg huffman writer yaml safetensors pickle
+#        tools/fuzz.sh corpus TARGET...      a small corpus of equal coverage, in tests/fuzz/corpus (not the last three)
 # What a target grows lies in build/fuzz/TARGET, an input that fails in build/fuzz/TARGET-crash-*, the log beside it.
-# The first three need clang with its fuzzer's library, which root gets from apt here; Atheris comes from PyPI.
+# The first four need clang with its fuzzer's library, which root gets from apt here; Atheris comes from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,12 +11,12 @@ PYTHON=$PWD/.venv/bin/python OUT=$PWD/build/fuzz CC=${FUZZ_CC:-clang}
 FLAGS=(-std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -fsanitize=address,undefined,fuzzer -fno-sanitize-recover=all
        -Icsrc -Itests/fuzz)
 LINK=(-Wl,--wrap=mmap -Wl,--wrap=munmap -ljpeg -lm)
-declare -A MOST=([reader]=12288 [jpeg]=4096 [writer]=1024 [yaml]=2048 [safetensors]=4096 [pickle]=1024) # bytes
+declare -A MOST=([reader]=12288 [jpeg]=4096 [huffman]=512 [writer]=1024 [yaml]=2048 [safetensors]=4096 [pickle]=1024) # bytes
 export ASAN_OPTIONS=allocator_may_return_null=1:quarantine_size_mb=16 PYTHONPATH=$PWD
 
 [ $# -gt 0 ] || { sed -n '2,6s/^# //p' "$0" >&2; exit 2; }
 runs=$1 && shift
-[ $# -gt 0 ] || set -- reader jpeg writer yaml safetensors pickle
+[ $# -gt 0 ] || set -- reader jpeg huffman writer yaml safetensors pickle
 
 has_fuzzer() {
     echo 'int LLVMFuzzerTestOneInput(const char *data, unsigned long size) { return data == 0 && size; }' |
