@@ -15,7 +15,7 @@
 #include "augment/operation.h"
 #include "base/status.h"
 
-#define AUGMENT_MAX_OPS 16
+#define AUGMENT_MAX_OPS 32
 
 typedef enum ImageType {
     IMAGE_U8,

@@ -5,6 +5,7 @@
 
 #include "augment/cpu/filter.h"
 #include "augment/cpu/pass.h"
+#include "augment/cpu/whole.h"
 #include "base/memory.h"
 
 #define MAX_PASSES (AUGMENT_MAX_OPS + 1)
@@ -17,7 +18,7 @@ struct Augment {
     size_t scratch_at[MAX_PASSES];
     AugmentPass *passes; /* owned: `count` */
     size_t image_bytes;  /* of the largest image between two passes */
-    size_t rows_at;      /* of the filters' rows in scratch memory */
+    size_t rows_at;      /* in scratch memory, of what an operation after moves and fills needs */
     size_t scratch_bytes;
 };
 
@@ -31,7 +32,7 @@ void augment_output_size(const Augment *a, int32_t *height, int32_t *width) {
 static size_t image_bytes(AugmentSize size) { return (size_t)size.height * (size_t)size.width * AUGMENT_CHANNELS; }
 
 /* Scratch memory holds the images between passes; of a chain that mixes, the last two images before that, and which of
- * them is the older; then each pass's own, and rows of the filters. */
+ * them is the older; then each pass's own, and what one operation after moves and fills needs. */
 size_t augment_scratch_bytes(const Augment *a) { return a->scratch_bytes; }
 
 void augment_scratch_init(const Augment *a, void *scratch) {
@@ -102,7 +103,7 @@ static Status check_spec(const AugmentSpec *spec, AugmentSize *sizes) {
 /* What one pass performs in one order comes first. */
 static AugmentPhase turn_of(const AugmentOp *op) {
     const AugmentPhase phase = phase_of(op);
-    return phase == AUGMENT_LOCAL || phase == AUGMENT_PLACED ? AUGMENT_COLOUR : phase;
+    return phase > AUGMENT_COLOUR && phase < AUGMENT_MIX ? AUGMENT_COLOUR : phase;
 }
 
 /* In a pass moves come before fills, those before colours and filters, and mixing last; one of the moves at most pads.
@@ -146,6 +147,11 @@ static size_t kept_bytes(const Augment *a) {
     return a->mixing < 0 ? 0 : image_bytes(a->sizes[a->first[a->mixing + 1]]);
 }
 
+static size_t working_bytes(AugmentPhase phase, AugmentSize size) {
+    if (phase == AUGMENT_LOCAL) return augment_filter_bytes(size.width);
+    return phase == AUGMENT_WARP || phase == AUGMENT_AROUND ? augment_whole_bytes(size) : 0;
+}
+
 static void place_scratch(Augment *a) {
     a->scratch_bytes = 2 * a->image_bytes + 2 * kept_bytes(a) + (a->mixing >= 0);
     for (int i = 0; i < a->count; i++) {
@@ -154,8 +160,7 @@ static void place_scratch(Augment *a) {
     }
     a->rows_at = (a->scratch_bytes + 3) & ~(size_t)3;
     for (int i = 0; i < a->spec.op_count; i++) {
-        if (phase_of(&a->spec.ops[i]) != AUGMENT_LOCAL) continue;
-        const size_t end = a->rows_at + augment_filter_bytes(a->sizes[i].width);
+        const size_t end = a->rows_at + working_bytes(phase_of(&a->spec.ops[i]), a->sizes[i]);
         if (end > a->scratch_bytes) a->scratch_bytes = end;
     }
 }
@@ -261,7 +266,7 @@ static void change_pixels(const AugmentOp *op, const AugmentDrawn *drawn, Augmen
     AUGMENT_PICK_##phase(case AUGMENT_##name                                                                           \
                          : for (size_t i = 0; i < count; i++) pixels[i] =                                              \
                                augment_##name##_pixel(&op->as.name, drawn, pixels[i]);                                 \
-                         break;, , , , , )
+                         break;, , , , , , , )
 #include "augment/ops/table.h"
 #undef AUGMENT_OPERATION
     default:
@@ -289,10 +294,31 @@ static void change_places(const AugmentOp *op, AugmentSize size, AugmentPixel *p
 /* What comes after moves and fills, but for mixing. */
 static void change(const Augment *a, int op, const AugmentDrawn *drawn, uint8_t *pixels, uint8_t *scratch) {
     const AugmentOp *it = &a->spec.ops[op];
+    const AugmentSize size = a->sizes[op];
+    AugmentPixel *image = (AugmentPixel *)pixels;
     if (!drawn->acts) return;
-    if (phase_of(it) == AUGMENT_COLOUR) change_colours(it, drawn, a->sizes[op], (AugmentPixel *)pixels);
-    if (phase_of(it) == AUGMENT_PLACED) change_places(it, a->sizes[op], (AugmentPixel *)pixels);
-    if (phase_of(it) == AUGMENT_LOCAL) augment_filter(it, drawn, a->sizes[op], pixels, scratch + a->rows_at);
+    switch (phase_of(it)) {
+    case AUGMENT_COLOUR:
+        change_colours(it, drawn, size, image);
+        break;
+    case AUGMENT_PLACED:
+        change_places(it, size, image);
+        break;
+    case AUGMENT_LOCAL:
+        augment_filter(it, drawn, size, pixels, scratch + a->rows_at);
+        break;
+    case AUGMENT_WARP:
+        augment_whole_warp(it, drawn, size, image, scratch + a->rows_at);
+        break;
+    case AUGMENT_AROUND:
+        augment_whole_around(it, drawn, size, image, scratch + a->rows_at);
+        break;
+    case AUGMENT_COUNTED:
+        augment_whole_counted(it, drawn, size, image);
+        break;
+    default:
+        break;
+    }
 }
 
 /* Passes [first, end), the last of which writes to `out`. */

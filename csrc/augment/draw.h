@@ -11,7 +11,8 @@
 #include "base/philox.h"
 
 #define AUGMENT_CHANNELS 3
-#define AUGMENT_ONE 65536 /* an amount is in units of 1 / AUGMENT_ONE: whole numbers, the same on every machine */
+#define AUGMENT_LEVELS 256 /* values that a channel has */
+#define AUGMENT_ONE 65536  /* an amount is in units of 1 / AUGMENT_ONE: whole numbers, the same on every machine */
 
 typedef struct AugmentKey {
     uint64_t seed;
@@ -34,10 +35,15 @@ typedef struct AugmentSize {
 typedef struct AugmentDrawn {
     bool acts;    /* MOVE: mirrors left to right. Others: false: the image stays as it is */
     bool turns;   /* MOVE: mirrors top to bottom */
-    int32_t y, x; /* MOVE that does not mirror: out(y, x) = in(y + this y, x + this x). FILL, MIX: the corner */
-    int32_t height, width; /* MOVE: of the result. FILL, MIX: of what is filled or mixed */
-    uint32_t amount;       /* COLOUR, LOCAL, MIX, LABEL: how much, AUGMENT_ONE being neutral */
+    int32_t y, x; /* MOVE that does not mirror: out(y, x) = in(y + this y, x + this x). FILL, MIX: the corner. WARP: a
+                   * shift, in pixels */
+    int32_t height, width; /* MOVE: of the result. FILL, MIX: of what is filled or mixed. WARP: the pivot's place, in
+                            * half pixels */
+    uint32_t amount;       /* COLOUR, LOCAL, AROUND, MIX, LABEL: how much, AUGMENT_ONE being neutral */
     uint32_t mean;         /* COLOUR: the image's mean grey (AugmentEntry.mean), known once its pixels are */
+    int32_t way;           /* COLOUR, COUNTED: which of several things it does, in its own numbers */
+    int32_t matrix[4]; /* WARP: from a place in the result to one in the image, both seen from the pivot, in units of
+                        * 1 / AUGMENT_ONE: y from y, y from x, x from y, x from x */
 } AugmentDrawn;
 
 /* Two limits, the lower one first. */
@@ -67,11 +73,13 @@ typedef struct AugmentFill {
     bool reflect;                    /* mirrors the image instead, the edge pixel not repeated */
 } AugmentFill;
 
+#define AUGMENT_MAX_OCCURRENCES 16
+
 /* The index of a draw within PHILOX_AUGMENT: the operation's number (below 64), how many of that number come before it
  * in the same list of operations (below 16), and the number of the list (below 64; lists that share it share their
  * draws). A list's draws do not depend on operations that draw nothing. */
 HOST_DEVICE uint32_t augment_draw_index(uint32_t number, uint32_t occurrence, uint32_t list) {
-    return number | (occurrence & 15u) << 6 | (list & 63u) << 10;
+    return number | (occurrence % AUGMENT_MAX_OCCURRENCES) << 6 | (list & 63u) << 10;
 }
 
 /* Of this image in this epoch. */
@@ -114,28 +122,28 @@ HOST_DEVICE bool augment_among(const AugmentSamples *samples, uint64_t sample) {
 }
 
 HOST_DEVICE AugmentDrawn augment_mirror(bool acts, AugmentSize size) {
-    AugmentDrawn drawn = {acts, false, 0, 0, size.height, size.width, AUGMENT_ONE, 0};
+    AugmentDrawn drawn = {acts, false, 0, 0, size.height, size.width, AUGMENT_ONE, 0, 0, {0}};
     return drawn;
 }
 
 HOST_DEVICE AugmentDrawn augment_turn(bool turns, AugmentSize size) {
-    AugmentDrawn drawn = {false, turns, 0, 0, size.height, size.width, AUGMENT_ONE, 0};
+    AugmentDrawn drawn = {false, turns, 0, 0, size.height, size.width, AUGMENT_ONE, 0, 0, {0}};
     return drawn;
 }
 
 HOST_DEVICE AugmentDrawn augment_window(int32_t y, int32_t x, AugmentSize size) {
-    AugmentDrawn drawn = {false, false, y, x, size.height, size.width, AUGMENT_ONE, 0};
+    AugmentDrawn drawn = {false, false, y, x, size.height, size.width, AUGMENT_ONE, 0, 0, {0}};
     return drawn;
 }
 
 HOST_DEVICE AugmentDrawn augment_hole(bool acts, int32_t y, int32_t x, AugmentSize size) {
-    AugmentDrawn drawn = {acts, false, y, x, size.height, size.width, AUGMENT_ONE, 0};
+    AugmentDrawn drawn = {acts, false, y, x, size.height, size.width, AUGMENT_ONE, 0, 0, {0}};
     return drawn;
 }
 
 /* Of the whole image. */
 HOST_DEVICE AugmentDrawn augment_amount(uint32_t amount, AugmentSize size) {
-    AugmentDrawn drawn = {amount != AUGMENT_ONE, false, 0, 0, size.height, size.width, amount, 0};
+    AugmentDrawn drawn = {amount != AUGMENT_ONE, false, 0, 0, size.height, size.width, amount, 0, 0, {0}};
     return drawn;
 }
 
@@ -147,6 +155,24 @@ HOST_DEVICE AugmentDrawn augment_factor(const AugmentRandom *random, double magn
     const uint32_t low = (uint32_t)(least * AUGMENT_ONE), high = (uint32_t)((1 + magnitude) * AUGMENT_ONE);
     if (!augment_happens(words.word[0], p)) return augment_amount(AUGMENT_ONE, size);
     return augment_amount(low + philox_below(words.word[1], high - low + 1), size);
+}
+
+/* Where a pixel of the result comes from, the nearest; false: from outside of the image. */
+HOST_DEVICE bool augment_warp(const AugmentDrawn *by, AugmentSize size, int32_t *y, int32_t *x) {
+    const int64_t down = 2 * (int64_t)*y + 1 - by->height, across = 2 * (int64_t)*x + 1 - by->width;
+    const int64_t pivot_y = by->height + 2 * (int64_t)by->y, pivot_x = by->width + 2 * (int64_t)by->x;
+    const int64_t row = by->matrix[0] * down + by->matrix[1] * across + pivot_y * AUGMENT_ONE;
+    const int64_t column = by->matrix[2] * down + by->matrix[3] * across + pivot_x * AUGMENT_ONE;
+    *y = (int32_t)(row >> 17); /* half pixels, and AUGMENT_ONE */
+    *x = (int32_t)(column >> 17);
+    return *y >= 0 && *y < size.height && *x >= 0 && *x < size.width;
+}
+
+/* factor x value + (1 - factor) x other, cut off and rounded down; factor and other in units of 1 / AUGMENT_ONE. */
+HOST_DEVICE uint8_t augment_blend(int64_t factor, uint8_t value, int64_t other) {
+    const int64_t sum = factor * value * AUGMENT_ONE + (AUGMENT_ONE - factor) * other;
+    const int64_t whole = sum < 0 ? 0 : sum / ((int64_t)AUGMENT_ONE * AUGMENT_ONE);
+    return (uint8_t)(whole < 255 ? whole : 255);
 }
 
 /* A number between the limits. */

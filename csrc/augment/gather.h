@@ -7,7 +7,7 @@
 #include "augment/augment.h"
 #include "device/device.h"
 
-#define GATHER_MAX_OPS 8
+#define GATHER_MAX_OPS 16
 
 typedef struct GatherSet {
     const uint8_t *images; /* device, (count, height, width, 3) */

@@ -32,6 +32,8 @@ static const void *find_value(const AugmentOp *op, AugmentParameterType type, Au
 
 const int32_t *augment_op_padding(const AugmentOp *op) { return find_value(op, AUGMENT_PADDING, AUGMENT_PADDING); }
 
+const int32_t *augment_op_rounds(const AugmentOp *op) { return find_value(op, AUGMENT_ROUNDS, AUGMENT_ROUNDS); }
+
 const AugmentFill *augment_op_fill(const AugmentOp *op) { return find_value(op, AUGMENT_RGB, AUGMENT_BORDER); }
 
 static Status check_fill(const char *name, const AugmentFill *fill, bool normalized) {
@@ -68,6 +70,9 @@ static Status check_parameter(const AugmentOp *op, const AugmentParameter *p) {
         if (*(const int32_t *)value % 2 == 0)
             FAIL(STATUS_ARGUMENT, "%s must be odd, not %d", p->name, *(const int32_t *)value);
         return STATUS_OK;
+    case AUGMENT_COUNT:
+    case AUGMENT_ROUNDS:
+        return check_number(p, *(const int32_t *)value, p->least, p->most);
     case AUGMENT_PADDING:
         return check_number(p, *(const int32_t *)value, 0, AUGMENT_MAX_PADDING);
     case AUGMENT_SIZE:
@@ -92,5 +97,5 @@ Status augment_op_check(const AugmentOp *op) {
     for (const AugmentParameter *p = entry->parameters; p->name != NULL; p++) {
         TRY(error_at_operation(check_parameter(op, p), entry->name));
     }
-    return STATUS_OK;
+    return entry->agree == NULL ? STATUS_OK : error_at_operation(entry->agree(&op->as), entry->name);
 }

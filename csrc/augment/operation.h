@@ -12,6 +12,10 @@
  *   PLACED  augment_NAME_placed(op, at, pixel): each pixel by itself and by its number, row by row
  *   LOCAL   augment_NAME_taps(op, drawn, weights): each pixel and its neighbours, summed along the rows and then along
  *           the columns by weights of the distance, whose sum is AUGMENT_ONE; gives the last distance that counts
+ *   WARP    every pixel is that of another place, or filled: turned, sheared or shifted; the draw says it all
+ *   AROUND  augment_NAME_around(op, drawn, pixel, sums): each pixel but those at the edges, by the sums of the nine
+ *           pixels in whose middle it is
+ *   COUNTED augment_NAME_table(op, drawn, counts, table): the new values of a channel from how often it has each
  *   MIX     augment_NAME_mix(op, drawn, own, previous): each pixel of a rectangle and its like in the image before it
  *           in the batch, cyclic; one in a chain at most
  *   VALUE   augment_NAME_value(op, label): another label
@@ -41,6 +45,9 @@ typedef enum AugmentPhase {
     AUGMENT_COLOUR,
     AUGMENT_PLACED, /* among colours, in any order ... */
     AUGMENT_LOCAL,  /* ... likewise */
+    AUGMENT_WARP,
+    AUGMENT_AROUND,
+    AUGMENT_COUNTED,
     AUGMENT_MIX,
     AUGMENT_VALUE,
     AUGMENT_LABEL
@@ -64,6 +71,8 @@ typedef enum AugmentParameterType {
     AUGMENT_FLAG,    /* bool */
     AUGMENT_LIMITS,  /* AugmentLimits */
     AUGMENT_ODD,     /* int32_t */
+    AUGMENT_COUNT,   /* int32_t */
+    AUGMENT_ROUNDS,  /* int32_t: how often the operation is done, each time with draws of its own */
     AUGMENT_PADDING, /* int32_t: pixels by which a MOVE may uncover what lies around the image */
     AUGMENT_SIZE,    /* AugmentSize, of 1 to 65,535 */
     AUGMENT_RGB,     /* AugmentFill, not reflecting */
@@ -81,7 +90,7 @@ typedef struct AugmentParameter {
     bool required;      /* has no default */
     double value;       /* the default, of each part */
     double other;       /* of the upper limit */
-    double least, most; /* of NUMBER, LIMITS, ODD */
+    double least, most; /* of NUMBER, LIMITS, ODD, COUNT, ROUNDS */
 } AugmentParameter;
 
 /* For AugmentEntry.parameters: AUGMENT_PARAMETER(Type, member, NUMBER, .value = 0.5, .most = 1). */
@@ -94,12 +103,16 @@ typedef struct AugmentParameter {
 
 typedef struct AugmentEntry {
     const char *name; /* in Python */
-    const char *doc;
+    const char *doc;  /* NULL: a part of another (`then`), which users do not see */
     AugmentPhase phase;
     uint32_t number; /* whose draws they are: part of what a seed means, never to be changed */
     int columns;     /* LABEL: float32 values that it makes of a label */
     bool mean;       /* COLOUR: the formula asks for the image's mean grey */
     bool levels;     /* COLOUR: the formula treats every value alike, by itself */
+    /* The part that follows this one, with the same Type, values and number, so that it draws the same; 0: none. */
+    AugmentKind then;
+    /* Refuses parameters that are in their ranges, but do not go together; NULL: all do. */
+    Status (*agree)(const void *parameters);
     /* Refuses images of a size that the operation cannot do; NULL: it can do any. */
     Status (*fits)(const void *parameters, AugmentSize size);
     AugmentParameter parameters[AUGMENT_MAX_PARAMETERS + 1];
@@ -115,6 +128,7 @@ Status augment_op_check(const AugmentOp *op);
 
 /* The operation's parameter of that type; NULL if it has none. augment_op_fill: of either type that fills. */
 const int32_t *augment_op_padding(const AugmentOp *op);
+const int32_t *augment_op_rounds(const AugmentOp *op);
 const AugmentFill *augment_op_fill(const AugmentOp *op);
 
 /* ---- formulas ---- */
@@ -126,6 +140,9 @@ const AugmentFill *augment_op_fill(const AugmentOp *op);
 #define AUGMENT_DRAW_COLOUR AUGMENT_DRAWN
 #define AUGMENT_DRAW_PLACED AUGMENT_CHOSEN
 #define AUGMENT_DRAW_LOCAL AUGMENT_DRAWN
+#define AUGMENT_DRAW_WARP AUGMENT_DRAWN
+#define AUGMENT_DRAW_AROUND AUGMENT_DRAWN
+#define AUGMENT_DRAW_COUNTED AUGMENT_DRAWN
 #define AUGMENT_DRAW_MIX AUGMENT_DRAWN
 #define AUGMENT_DRAW_VALUE AUGMENT_CHOSEN
 #define AUGMENT_DRAW_LABEL AUGMENT_DRAWN
@@ -146,19 +163,22 @@ HOST_DEVICE AugmentDrawn augment_op_draw(const AugmentOp *op, const AugmentKey *
 }
 
 /* What an operation of the phase has for a switch over formulas. */
-#define AUGMENT_PICK_MOVE(colour, placed, local, mix, value, label)
-#define AUGMENT_PICK_FILL(colour, placed, local, mix, value, label)
-#define AUGMENT_PICK_COLOUR(colour, placed, local, mix, value, label) colour
-#define AUGMENT_PICK_PLACED(colour, placed, local, mix, value, label) placed
-#define AUGMENT_PICK_LOCAL(colour, placed, local, mix, value, label) local
-#define AUGMENT_PICK_MIX(colour, placed, local, mix, value, label) mix
-#define AUGMENT_PICK_VALUE(colour, placed, local, mix, value, label) value
-#define AUGMENT_PICK_LABEL(colour, placed, local, mix, value, label) label
+#define AUGMENT_PICK_MOVE(colour, placed, local, around, table, mix, value, label)
+#define AUGMENT_PICK_FILL(colour, placed, local, around, table, mix, value, label)
+#define AUGMENT_PICK_COLOUR(colour, placed, local, around, table, mix, value, label) colour
+#define AUGMENT_PICK_PLACED(colour, placed, local, around, table, mix, value, label) placed
+#define AUGMENT_PICK_LOCAL(colour, placed, local, around, table, mix, value, label) local
+#define AUGMENT_PICK_WARP(colour, placed, local, around, table, mix, value, label)
+#define AUGMENT_PICK_AROUND(colour, placed, local, around, table, mix, value, label) around
+#define AUGMENT_PICK_COUNTED(colour, placed, local, around, table, mix, value, label) table
+#define AUGMENT_PICK_MIX(colour, placed, local, around, table, mix, value, label) mix
+#define AUGMENT_PICK_VALUE(colour, placed, local, around, table, mix, value, label) value
+#define AUGMENT_PICK_LABEL(colour, placed, local, around, table, mix, value, label) label
 
 HOST_DEVICE AugmentPixel augment_op_pixel(const AugmentOp *op, const AugmentDrawn *drawn, AugmentPixel pixel) {
     switch (op->kind) {
 #define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(case AUGMENT_##name : return augment_##name##_pixel(&op->as.name, drawn, pixel);, , , , , )
+    AUGMENT_PICK_##phase(case AUGMENT_##name : return augment_##name##_pixel(&op->as.name, drawn, pixel);, , , , , , , )
 #include "augment/ops/table.h"
 #undef AUGMENT_OPERATION
     default:
@@ -169,7 +189,7 @@ HOST_DEVICE AugmentPixel augment_op_pixel(const AugmentOp *op, const AugmentDraw
 HOST_DEVICE AugmentPixel augment_op_placed(const AugmentOp *op, size_t at, AugmentPixel pixel) {
     switch (op->kind) {
 #define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, case AUGMENT_##name : return augment_##name##_placed(&op->as.name, at, pixel);, , , , )
+    AUGMENT_PICK_##phase(, case AUGMENT_##name : return augment_##name##_placed(&op->as.name, at, pixel);, , , , , , )
 #include "augment/ops/table.h"
 #undef AUGMENT_OPERATION
     default:
@@ -181,7 +201,9 @@ HOST_DEVICE AugmentPixel augment_op_placed(const AugmentOp *op, size_t at, Augme
 HOST_DEVICE int32_t augment_op_taps(const AugmentOp *op, const AugmentDrawn *drawn, uint32_t *weights) {
     switch (op->kind) {
 #define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, , case AUGMENT_##name : return augment_##name##_taps(&op->as.name, drawn, weights);, , , )
+    AUGMENT_PICK_##phase(, , case AUGMENT_##name                                                                       \
+                         : return augment_##name##_taps(&op->as.name, drawn, weights);                                 \
+                         , , , , , )
 #include "augment/ops/table.h"
 #undef AUGMENT_OPERATION
     default:
@@ -194,11 +216,41 @@ HOST_DEVICE int32_t augment_op_taps(const AugmentOp *op, const AugmentDrawn *dra
 HOST_DEVICE uint32_t augment_local_row(uint32_t sum) { return (sum + 128) >> 8; }
 HOST_DEVICE uint8_t augment_local_value(uint32_t sum) { return (uint8_t)((sum + (1u << 23)) >> 24); }
 
+/* `sums` of the pixel and its eight neighbours. */
+HOST_DEVICE AugmentPixel augment_op_around(const AugmentOp *op, const AugmentDrawn *drawn, AugmentPixel pixel,
+                                           const uint32_t sums[AUGMENT_CHANNELS]) {
+    switch (op->kind) {
+#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
+    AUGMENT_PICK_##phase(, , , case AUGMENT_##name                                                                     \
+                         : return augment_##name##_around(&op->as.name, drawn, pixel, sums);                           \
+                         , , , , )
+#include "augment/ops/table.h"
+#undef AUGMENT_OPERATION
+    default:
+        return pixel;
+    }
+}
+
+/* Of one channel. */
+HOST_DEVICE void augment_op_table(const AugmentOp *op, const AugmentDrawn *drawn, const uint32_t *counts,
+                                  uint8_t *table) {
+    switch (op->kind) {
+#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
+    AUGMENT_PICK_##phase(, , , , case AUGMENT_##name                                                                   \
+                         : augment_##name##_table(&op->as.name, drawn, counts, table);                                 \
+                         return;, , , )
+#include "augment/ops/table.h"
+#undef AUGMENT_OPERATION
+    default:
+        return;
+    }
+}
+
 HOST_DEVICE AugmentPixel augment_op_mix(const AugmentOp *op, const AugmentDrawn *drawn, AugmentPixel own,
                                         AugmentPixel previous) {
     switch (op->kind) {
 #define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, , , case AUGMENT_##name                                                                     \
+    AUGMENT_PICK_##phase(, , , , , case AUGMENT_##name                                                                 \
                          : return augment_##name##_mix(&op->as.name, drawn, own, previous);                            \
                          , , )
 #include "augment/ops/table.h"
@@ -211,7 +263,7 @@ HOST_DEVICE AugmentPixel augment_op_mix(const AugmentOp *op, const AugmentDrawn 
 HOST_DEVICE int64_t augment_op_value(const AugmentOp *op, int64_t label) {
     switch (op->kind) {
 #define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, , , , case AUGMENT_##name : return augment_##name##_value(&op->as.name, label);, )
+    AUGMENT_PICK_##phase(, , , , , , case AUGMENT_##name : return augment_##name##_value(&op->as.name, label);, )
 #include "augment/ops/table.h"
 #undef AUGMENT_OPERATION
     default:
@@ -224,7 +276,7 @@ HOST_DEVICE void augment_op_label(const AugmentOp *op, const AugmentDrawn *drawn
                                   float *to) {
     switch (op->kind) {
 #define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, , , , , case AUGMENT_##name                                                                 \
+    AUGMENT_PICK_##phase(, , , , , , , case AUGMENT_##name                                                             \
                          : augment_##name##_label(&op->as.name, drawn, own, previous, to);                             \
                          return;)
 #include "augment/ops/table.h"

@@ -90,6 +90,8 @@ static int parse_value(const AugmentParameter *p, PyObject *value, AugmentOp *op
     case AUGMENT_LIMITS:
         return parse_limits(p, value, to);
     case AUGMENT_ODD:
+    case AUGMENT_COUNT:
+    case AUGMENT_ROUNDS:
     case AUGMENT_PADDING:
         return parse_whole(p, value, to);
     case AUGMENT_SIZE:
@@ -156,28 +158,56 @@ static const SpecTable operation_table = {
     {SPEC_PARSE_KEY(Operation, op, "operation", parse_name), SPEC_PARSE_KEY(Operation, op, "values", parse_values),
      SPEC_KEY(Operation, op.normalized, "normalized"), SPEC_MEMBER(Operation, draws)}};
 
-static int parse_op(PyObject *item, const AugmentOp *before, AugmentOp *op) {
-    Operation own;
+/* A list of operations that is being filled. */
+typedef struct Operations {
+    const char *where;
+    int room, count;
+    AugmentOp *ops; /* borrowed from the caller of py_operations_parse */
+} Operations;
+
+/* Once more, with draws of its own. */
+static int add_op(Operations *list, const Operation *own, AugmentKind kind) {
+    const AugmentEntry *entry = augment_entry(kind);
     unsigned occurrence = 0;
+    if (list->count == list->room) {
+        PyErr_Format(PyExc_ValueError, "at most %d image operations fit %s (a round of RandAugment counts as four)",
+                     list->room, list->where);
+        return -1;
+    }
+    for (int i = 0; i < list->count; i++) occurrence += list->ops[i].kind == kind;
+    if (occurrence >= AUGMENT_MAX_OCCURRENCES) {
+        PyErr_Format(PyExc_ValueError, "%s can be done %d times at most in %s", entry->name, AUGMENT_MAX_OCCURRENCES,
+                     list->where);
+        return -1;
+    }
+    AugmentOp *op = &list->ops[list->count++];
+    *op = own->op;
+    op->kind = kind;
+    /* What mixes a batch draws the same for all of its outputs. */
+    op->draw = augment_draw_index(entry->number, occurrence, entry->phase >= AUGMENT_MIX ? 0 : own->draws);
+    return 0;
+}
+
+static int parse_op(PyObject *item, Operations *list) {
+    Operation own;
     if (py_spec_fill(&operation_table, item, NULL, &own) < 0) return -1;
-    const AugmentEntry *entry = augment_entry(own.op.kind);
-    for (; before < op; before++) occurrence += augment_entry(before->kind)->number == entry->number;
-    if (entry->phase >= AUGMENT_MIX) own.draws = 0; /* what mixes a batch draws the same for all of its outputs */
-    *op = own.op;
-    op->draw = augment_draw_index(entry->number, occurrence, own.draws);
+    const int32_t *rounds = augment_op_rounds(&own.op);
+    for (int32_t round = 0; round == 0 || (rounds != NULL && round < *rounds); round++) {
+        AugmentKind kind = own.op.kind;
+        do {
+            if (add_op(list, &own, kind) < 0) return -1;
+            kind = augment_entry(kind)->then;
+        } while (kind != 0);
+    }
     return 0;
 }
 
 int py_operations_parse(PyObject *tuple, const char *where, int room, AugmentOp *ops, int *count) {
-    Py_ssize_t size = PyTuple_GET_SIZE(tuple);
-    if (size > room) {
-        PyErr_Format(PyExc_ValueError, "at most %d image operations fit %s, not %zd", room, where, size);
-        return -1;
+    Operations list = {where, room, 0, ops};
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
+        if (parse_op(PyTuple_GET_ITEM(tuple, i), &list) < 0) return -1;
     }
-    for (Py_ssize_t i = 0; i < size; i++) {
-        if (parse_op(PyTuple_GET_ITEM(tuple, i), ops, &ops[i]) < 0) return -1;
-    }
-    *count = (int)size;
+    *count = list.count;
     return 0;
 }
 
@@ -185,17 +215,19 @@ int py_operations_parse(PyObject *tuple, const char *where, int room, AugmentOp 
 
 static PyObject *parameter_tuple(const AugmentParameter *p) {
     static const char *const types[] = {
-        [AUGMENT_NUMBER] = "number",   [AUGMENT_LIMITS] = "limits", [AUGMENT_ODD] = "whole",
-        [AUGMENT_PADDING] = "whole",   [AUGMENT_SIZE] = "size",     [AUGMENT_FLAG] = "flag",
-        [AUGMENT_RGB] = "colour",      [AUGMENT_BORDER] = "border", [AUGMENT_WHOLE] = "whole",
-        [AUGMENT_SAMPLES] = "samples", [AUGMENT_PLANE] = "plane",   [AUGMENT_IMAGE] = "plane"};
+        [AUGMENT_NUMBER] = "number", [AUGMENT_LIMITS] = "limits", [AUGMENT_ODD] = "whole",
+        [AUGMENT_COUNT] = "whole",   [AUGMENT_ROUNDS] = "whole",  [AUGMENT_PADDING] = "whole",
+        [AUGMENT_SIZE] = "size",     [AUGMENT_FLAG] = "flag",     [AUGMENT_RGB] = "colour",
+        [AUGMENT_BORDER] = "border", [AUGMENT_WHOLE] = "whole",   [AUGMENT_SAMPLES] = "samples",
+        [AUGMENT_PLANE] = "plane",   [AUGMENT_IMAGE] = "plane"};
     const double value = p->value;
     if (p->required) return Py_BuildValue("(ss())", p->name, types[p->type]);
     if (p->type == AUGMENT_NUMBER) return Py_BuildValue("(ss(d))", p->name, types[p->type], value);
     if (p->type == AUGMENT_LIMITS) return Py_BuildValue("(ss((dd)))", p->name, types[p->type], value, p->other);
     if (p->type == AUGMENT_FLAG)
         return Py_BuildValue("(ss(O))", p->name, types[p->type], value != 0 ? Py_True : Py_False);
-    if (p->type == AUGMENT_PADDING) return Py_BuildValue("(ss(i))", p->name, types[p->type], (int)value);
+    if (p->type == AUGMENT_PADDING || p->type == AUGMENT_COUNT || p->type == AUGMENT_ROUNDS)
+        return Py_BuildValue("(ss(i))", p->name, types[p->type], (int)value);
     return Py_BuildValue("(ss((iii)))", p->name, types[p->type], (int)value, (int)value, (int)value);
 }
 
@@ -211,12 +243,15 @@ static PyObject *parameters_tuple(const AugmentEntry *entry) {
 
 static PyObject *image_operations(PyObject *module, PyObject *unused) {
     static const char *const phases[] = {
-        [AUGMENT_MOVE] = "move",   [AUGMENT_FILL] = "fill", [AUGMENT_COLOUR] = "colour", [AUGMENT_PLACED] = "placed",
-        [AUGMENT_LOCAL] = "local", [AUGMENT_MIX] = "mix",   [AUGMENT_VALUE] = "value",   [AUGMENT_LABEL] = "label"};
+        [AUGMENT_MOVE] = "move",     [AUGMENT_FILL] = "fill",       [AUGMENT_COLOUR] = "colour",
+        [AUGMENT_PLACED] = "placed", [AUGMENT_LOCAL] = "local",     [AUGMENT_WARP] = "warp",
+        [AUGMENT_AROUND] = "around", [AUGMENT_COUNTED] = "counted", [AUGMENT_MIX] = "mix",
+        [AUGMENT_VALUE] = "value",   [AUGMENT_LABEL] = "label"};
     PyObject *list = PyList_New(0);
     (void)module, (void)unused;
     for (int kind = 0; list != NULL && kind < AUGMENT_KINDS; kind++) {
         const AugmentEntry *entry = augment_entry((AugmentKind)kind);
+        if (entry->doc == NULL) continue;
         PyObject *item = Py_BuildValue("(ssIsN)", entry->name, phases[entry->phase], (unsigned)entry->number,
                                        entry->doc, parameters_tuple(entry));
         if (item == NULL || PyList_Append(list, item) < 0) Py_CLEAR(list);

@@ -8,7 +8,16 @@ from gpu_batches import CHAINS, COUNT, RECIPE, core_trainer, loader_of
 from cgxffcv.loader import OrderOption
 from cgxffcv.train import patch_moments, whitening_filters
 from cgxffcv.train.resident import ResidentTraining
-from cgxffcv.transforms import CutMix, GaussianBlur, Poison, RandomCrop, RandomHorizontalFlip
+from cgxffcv.transforms import (
+    AlternatingFlip,
+    CutMix,
+    GaussianBlur,
+    Poison,
+    RandAugment,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomVerticalFlip,
+)
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
 
@@ -138,11 +147,11 @@ def test_refusals(data):
     wide = [RandomCrop(28, padding=0)]
     with pytest.raises(ValueError, match="keeps the size 32 x 32"):
         resident_of(path, wide)
-    many = [RandomHorizontalFlip()] * 9
-    with pytest.raises(ValueError, match="at most 8 image operations"):
+    many = [RandomHorizontalFlip(), RandomVerticalFlip()] * 8 + [AlternatingFlip()]
+    with pytest.raises(ValueError, match="at most 16 image operations"):
         resident_of(path, many)
-    with pytest.raises(ValueError, match="at most 2 operations may mix or blur images, not 3"):
-        resident_of(path, [GaussianBlur(3), CutMix(), GaussianBlur(3)])
+    with pytest.raises(ValueError, match="at most 3 operations may mix, blur or sharpen .* RandAugment does, not 4"):
+        resident_of(path, [GaussianBlur(3), CutMix(), RandAugment(2)])
     with pytest.raises(ValueError, match="Poison cannot be done on the GPU"):
         resident_of(path, [Poison(np.zeros((32, 32, 3)), np.zeros((32, 32)), [1])])
     with pytest.raises(TypeError, match="expected a Trainer"):

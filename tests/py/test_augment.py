@@ -91,6 +91,18 @@ CASES = {
         tf.RandomTranslate(2),
         tf.GaussianBlur(7),
     ],
+    "randaugment": [tf.RandAugment()],
+    "randaugment, much": [tf.RandAugment(4, 30, fill=FILL)],
+    "randaugment, little": [tf.RandAugment(3, 1, 12), tf.RandAugment(1, 4, 5)],
+    "randaugment among others": [
+        tf.RandomCrop(9, 2, FILL),
+        tf.RandomHorizontalFlip(),
+        tf.RandAugment(2, 15, fill=FILL),
+        tf.GaussianBlur(3),
+        tf.RandomVerticalFlip(),
+        tf.RandAugment(2, 20),
+        tf.Cutout(3, FILL),
+    ],
     "staged: cutout crop": [tf.Cutout(4, FILL), tf.RandomCrop((12, 20), 3, "reflect"), tf.RandomTranslate(1)],
 }
 FINISHES = {
@@ -258,6 +270,58 @@ def test_hue_is_that_of_the_colour_wheel():
         assert np.abs(off).max() < 0.51, turn
 
 
+PILLOW_DIFFERS = {"Brightness": 1, "Color": 2, "Contrast": 2, "Sharpness": 1, "AutoContrast": 1}
+
+
+@pytest.mark.parametrize("change", reference.RAND_CHANGES)
+def test_changes_of_randaugment_are_those_of_pillow(change):
+    """torchvision's recipe, in Pillow: levels to within its rounding, and but for few pixels the same places."""
+    pytest.importorskip("PIL", reason="needs Pillow")
+    from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+    image = images((40, 33))[0]
+    image = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(2)))
+    given = Image.fromarray(image)
+    for magnitude, sign in ((9, 1), (9, -1), (29, -1), (30, 1)):
+        share, factor = magnitude / 30, 1 + sign * 0.9 * magnitude / 30
+        shear, moved = sign * 0.3 * share, [sign * int(150 / 331 * side * share) for side in (33, 40)]
+        affine = {
+            "ShearX": (1, shear, 0, 0, 1, 0), "ShearY": (1, 0, 0, shear, 1, 0),
+            "TranslateX": (1, 0, -moved[0], 0, 1, 0), "TranslateY": (1, 0, 0, 0, 1, -moved[1]),
+        }  # fmt: skip
+        if change in affine:
+            want = given.transform(given.size, Image.Transform.AFFINE, affine[change], fillcolor=FILL)
+        else:
+            want = {
+                "Identity": lambda: given,
+                "Rotate": lambda angle=sign * 30 * share: given.rotate(angle, fillcolor=FILL),
+                "Brightness": lambda by=factor: ImageEnhance.Brightness(given).enhance(by),
+                "Color": lambda by=factor: ImageEnhance.Color(given).enhance(by),
+                "Contrast": lambda by=factor: ImageEnhance.Contrast(given).enhance(by),
+                "Sharpness": lambda by=factor: ImageEnhance.Sharpness(given).enhance(by),
+                "Posterize": lambda by=share: ImageOps.posterize(given, 8 - round(4 * by)),
+                "Solarize": lambda at=255 * (1 - share): ImageOps.solarize(given, at),
+                "AutoContrast": lambda: ImageOps.autocontrast(given),
+                "Equalize": lambda: ImageOps.equalize(given),
+            }[change]()
+        got = reference.rand_changed(image, change, sign, magnitude, 31, FILL)
+        off = np.abs(got.astype(int) - np.asarray(want))
+        if change in affine or change == "Rotate":
+            assert (off.max(2) > 0).mean() < 0.01, (change, magnitude)
+        else:
+            assert off.max() <= PILLOW_DIFFERS.get(change, 0), (change, magnitude, off.max())
+
+
+def test_rounds_of_randaugment_do_each_change_alike_often():
+    """Each count lies within five standard deviations, and both directions are seen."""
+    n = 14 * 300
+    key = [reference.philox(5, 0, i, reference.AUGMENT, reference.DRAW["RandAugment"]) for i in range(n)]
+    changes = [reference.rand_change(words) for words in key]
+    for change in reference.RAND_CHANGES:
+        signs = [sign for name, sign in changes if name == change]
+        assert abs(len(signs) - 300) < 5 * 300**0.5 and set(signs) == {-1, 1}
+
+
 def test_blur_is_a_gaussian():
     """Against float64, to within the rounding to nearest and that of the weights."""
     image = images((40, 33))[0]
@@ -334,6 +398,10 @@ def test_draws_do_not_depend_on_steps_without_draws(files):
     (lambda: tf.RandomErasing(ratio=(0, 1)), ValueError, "ratio must be in 0.001..1000, not 0"),
     (lambda: tf.RandomHue(0.6), ValueError, "magnitude must be in 0..0.5"),
     (lambda: tf.CutMix(0), ValueError, "alpha"),
+    (lambda: tf.RandAugment(5), ValueError, "num_ops must be in 1..4, not 5"),
+    (lambda: tf.RandAugment(2, 31), ValueError, "magnitude must be below num_magnitude_bins, which is 31, not 31"),
+    (lambda: tf.RandAugment(2, 0, 1), ValueError, "num_magnitude_bins must be in 2..1001"),
+    (lambda: tf.RandAugment(2, 1.5), TypeError, "magnitude must be a whole number"),
 ])  # fmt: skip
 def test_bad_arguments(make, error, text):
     with pytest.raises(error, match=text):
@@ -349,7 +417,8 @@ def test_bad_arguments(make, error, text):
     ([tf.RandomCrop((4, 32)), tf.GaussianBlur(9)], ValueError, "needs images of 5 pixels a side, not 4x32"),
     ([tf.RandomTranslate(2, (0, 0.5, 0))], ValueError, "0..255"),
     ([tf.Cutout(2, 256)], ValueError, "0..255"),
-    ([tf.RandomHorizontalFlip()] * 17, ValueError, "16"),
+    ([tf.RandomHorizontalFlip()] * 17, ValueError, "RandomHorizontalFlip can be done 16 times at most in one pipeline"),
+    ([tf.RandAugment(4), tf.RandAugment(4), tf.RandAugment(1)], ValueError, "at most 32 .* RandAugment counts as four"),
     ([FINISHES["float32"][0], tf.RandomTranslate(2)], TypeError, "must come before"),
     ([FINISHES["float32"][0]] * 2, TypeError, "twice"),
     ([lambda batch: batch, tf.Cutout(2)], TypeError, "whole batches"),

@@ -1,6 +1,7 @@
 """What the loader's image pipelines must give, operation by operation, in plain NumPy and Python integers."""
 
 import copy
+import fractions
 
 import numpy as np
 
@@ -25,6 +26,7 @@ DRAW = {
     "RandomErasing": 14,
     "GaussianBlur": 15,
     "CutMix": 16,
+    "RandAugment": 19,
 }
 
 
@@ -114,6 +116,101 @@ def blurred(image, size, sigma):
     height, width = image.shape[:2]
     rows = (sum(w * padded[:, i : i + width] for i, w in enumerate(weights)) + 128) >> 8
     return ((sum(w * rows[i : i + height] for i, w in enumerate(weights)) + 2**23) >> 24).astype(np.uint8)
+
+
+RAND_CHANGES = (
+    "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
+    "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize",
+)  # fmt: skip
+
+
+def rand_change(words):
+    """The name of a round's change, and its direction."""
+    return RAND_CHANGES[below(words[0], len(RAND_CHANGES))], -1 if words[1] >> 31 else 1
+
+
+def warped(image, matrix, shift, pivot, fill):
+    """The nearest pixel of where `matrix` (in 1 / 65,536) takes each pixel's centre, seen from the pivot (x, y)."""
+    height, width = image.shape[:2]
+    y, x = np.mgrid[:height, :width] + 0.5
+    (a, b), (c, d) = np.array(matrix) / 65536
+    from_x = np.floor(a * (x - pivot[0]) + b * (y - pivot[1]) + pivot[0] + shift[0]).astype(int)
+    from_y = np.floor(c * (x - pivot[0]) + d * (y - pivot[1]) + pivot[1] + shift[1]).astype(int)
+    inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
+    out = image[np.clip(from_y, 0, height - 1), np.clip(from_x, 0, width - 1)]
+    return np.where(inside[..., None], out, np.asarray(fill, np.uint8)).astype(np.uint8)
+
+
+def mixed(image, factor, other):
+    """factor x image + (1 - factor) x other, both in units of 1 / 65,536."""
+    sums = factor * image.astype(np.int64) * 65536 + (65536 - factor) * np.asarray(other, np.int64)
+    return np.clip(sums >> 32, 0, 255).astype(np.uint8)
+
+
+def smoothed(image):
+    """By the weights 1 and, in the middle, 5; the edge as it is."""
+    out, values = image.astype(np.int64), image.astype(np.int64)
+    if min(image.shape[:2]) < 3:
+        return out
+    height, width = image.shape[0] - 2, image.shape[1] - 2
+    sums = sum(values[i : i + height, j : j + width] for i in range(3) for j in range(3))
+    out[1:-1, 1:-1] = np.floor((sums + 4 * values[1:-1, 1:-1]) / 13 + 0.5).astype(np.int64)
+    return out
+
+
+def stretched(channel):
+    low, high = int(channel.min()), int(channel.max())
+    return channel if low == high else (255 * (channel.astype(np.int64) - low) // (high - low)).astype(np.uint8)
+
+
+def equalized(channel):
+    counts = np.bincount(channel.ravel(), minlength=256)
+    step = int(counts.sum() - counts[channel.max()]) // 255
+    if step == 0:
+        return channel
+    less = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return np.minimum((less + step // 2) // step, 255).astype(np.uint8)[channel]
+
+
+def rand_changed(image, change, sign, magnitude, bins, fill):
+    """One change of RandAugment."""
+    height, width = image.shape[:2]
+    share = fractions.Fraction(magnitude, bins - 1)
+    one, factor = 65536, 65536 + sign * int(share * 9 / 10 * 65536)
+    shear = sign * int(share * 3 / 10 * 65536)
+    if change == "ShearX":
+        return warped(image, ((one, shear), (0, one)), (0, 0), (0, 0), fill)
+    if change == "ShearY":
+        return warped(image, ((one, 0), (shear, one)), (0, 0), (0, 0), fill)
+    if change == "TranslateX":
+        return warped(image, ((one, 0), (0, one)), (-sign * int(share * 150 * width / 331), 0), (0, 0), fill)
+    if change == "TranslateY":
+        return warped(image, ((one, 0), (0, one)), (0, -sign * int(share * 150 * height / 331)), (0, 0), fill)
+    if change == "Rotate":
+        sine, cosine = (int(f(np.pi / 6 * float(share)) * 65536 + 0.5) for f in (np.sin, np.cos))
+        turn = ((cosine, -sign * sine), (sign * sine, cosine))
+        return warped(image, turn, (0, 0), (width / 2, height / 2), fill)
+    if change == "Posterize":
+        return image & (0xFF << round(4 * share) & 0xFF)
+    if change == "Solarize":
+        return np.where(image >= 255 * (1 - float(share)) - 1e-9, 255 - image, image)
+    if change in ("AutoContrast", "Equalize"):
+        remade = stretched if change == "AutoContrast" else equalized
+        return np.stack([remade(image[..., c]) for c in range(3)], axis=2)
+    others = {
+        "Brightness": lambda: 0,
+        "Color": lambda: grey(image)[..., None] * 65536,
+        "Contrast": lambda: int(grey(image).sum()) * 65536 // (height * width),
+        "Sharpness": lambda: smoothed(image) * 65536,
+    }
+    if change not in others:
+        return image
+    out = mixed(image, factor, others[change]())
+    if change == "Sharpness":
+        whole = image.copy()
+        whole[1:-1, 1:-1] = out[1:-1, 1:-1]
+        return whole
+    return out
 
 
 def rectangle(words, scale, ratio, size):
@@ -234,7 +331,13 @@ def pipeline(steps, image, key, number=0, evaluate=False):
     """One image (H, W, 3) uint8 through a list of transforms."""
     seen, dtype = {}, "uint8"
     for step in steps:
-        if isinstance(step, tf.ImageOperation):
+        if isinstance(step, tf.RandAugment):
+            first = seen.get(step.operation, 0)
+            seen[step.operation] = first + step.num_ops
+            for i in range(0 if evaluate else step.num_ops):
+                change = rand_change(draws(step, first + i, number, key))
+                image = rand_changed(image, *change, step.magnitude, step.num_magnitude_bins, step.fill)
+        elif isinstance(step, tf.ImageOperation):
             occurrence = seen.get(step.operation, 0)
             seen[step.operation] = occurrence + 1
             if dtype == "bfloat16":  # only holes come here

@@ -2,7 +2,8 @@
  * in the result back through the operations to its place in the source, or to the colour that one of them filled it
  * with. An operation that needs more than one pixel (of the image before, or of the neighbourhood) is a barrier: the
  * walk is taken up below it once for each of them. The draws are made once for each image and operation, by the
- * functions that the CPU's augmentation uses, and the mean greys by a block's threads together. */
+ * functions that the CPU's augmentation uses, and the mean greys, and the tables of what counts values, by a block's
+ * threads together. */
 #include "device/kernel.cuh"
 
 extern "C" {
@@ -13,9 +14,11 @@ extern "C" {
 #define BLOCK_IMAGES 4 /* at most */
 #define CHANNELS 3
 #define BYTES_16 16
-#define BARRIERS 2 /* at most */
+#define BARRIERS 3 /* at most */
 #define TAPS (AUGMENT_MAX_RADIUS + 1)
-#define PLAIN (-1) /* of LEVELS: no barrier, and no colour is changed */
+#define TABLE (CHANNELS * AUGMENT_LEVELS)
+#define TABLES 4   /* for each image, at most */
+#define PLAIN (-1) /* of LEVELS: no barrier, no colour is changed, and nothing is turned or sheared */
 
 /* An operation as the kernel takes it. */
 struct Op {
@@ -24,6 +27,7 @@ struct Op {
     bool mean;       /* it asks for the image's mean grey */
     bool reflect;    /* of moved pixels */
     uint32_t colour; /* of those that are filled: three bytes */
+    int table;       /* the number of its tables, if it counts values */
 };
 
 struct Ops {
@@ -32,13 +36,16 @@ struct Ops {
     int mixing;            /* the operation that mixes; GATHER_MAX_OPS: none does */
     int barrier[BARRIERS]; /* operations that need more than one pixel, in order */
     int levels;            /* so many are there; or PLAIN */
+    int tables;            /* operations that count values */
 };
 
-/* An image of the set, what was drawn for it, and the weights of its filters, TAPS for each barrier. */
+/* An image of the set, what was drawn for it, the weights of its filters, TAPS for each barrier, and the TABLE values
+ * of each operation that counts. */
 struct Sample {
     const uint8_t *image;
     const AugmentDrawn *drawn;
     const uint32_t *taps;
+    const uint8_t *tables;
 };
 
 /* Two images that may be mixed, and their size. */
@@ -58,6 +65,7 @@ static __device__ __forceinline__ uint32_t packed(AugmentPixel pixel) {
 
 /* From the result of operation end - 1 to where operation `first` finds the pixel, or to the one that has filled it,
  * whose number it gives; else first - 1. */
+template <int LEVELS>
 static __device__ __forceinline__ int walk_back(const Ops &ops, const AugmentDrawn *drawn, int first, int end,
                                                 int height, int width, int *row, int *column) {
     int i = end - 1, y = *row, x = *column;
@@ -66,6 +74,9 @@ static __device__ __forceinline__ int walk_back(const Ops &ops, const AugmentDra
         const AugmentDrawn &by = drawn[i];
         if (op.phase == AUGMENT_FILL) {
             if (by.acts && y >= by.y && y < by.y + by.height && x >= by.x && x < by.x + by.width) break;
+        } else if (LEVELS != PLAIN && op.phase == AUGMENT_WARP) {
+            const AugmentSize size = {height, width};
+            if (by.acts && !augment_warp(&by, size, &y, &x)) break;
         } else if (op.phase != AUGMENT_MOVE) {
             continue;
         } else {
@@ -89,13 +100,21 @@ static __device__ __attribute__((noinline)) uint32_t change_colour(const Op &op,
     return packed(augment_op_pixel(&op.op, &drawn, unpacked(colour)));
 }
 
+static __device__ __attribute__((noinline)) uint32_t look_up(const uint8_t *tables, uint32_t colour) {
+    AugmentPixel pixel = unpacked(colour);
+    for (int c = 0; c < CHANNELS; c++) pixel.value[c] = tables[c * AUGMENT_LEVELS + pixel.value[c]];
+    return packed(pixel);
+}
+
 /* What operations [first, end) make of a colour. */
 template <int LEVELS>
-static __device__ __forceinline__ uint32_t change(const Ops &ops, const AugmentDrawn *drawn, int first, int end,
+static __device__ __forceinline__ uint32_t change(const Ops &ops, const Sample &of, int first, int end,
                                                   uint32_t colour) {
     for (int i = first; LEVELS != PLAIN && i < end; i++) {
-        if (ops.op[i].phase != AUGMENT_COLOUR || !drawn[i].acts) continue;
-        colour = change_colour(ops.op[i], drawn[i], colour);
+        const Op &op = ops.op[i];
+        if (!of.drawn[i].acts) continue;
+        if (op.phase == AUGMENT_COLOUR) colour = change_colour(op, of.drawn[i], colour);
+        if (op.phase == AUGMENT_COUNTED) colour = look_up(of.tables + op.table * TABLE, colour);
     }
     return colour;
 }
@@ -126,6 +145,21 @@ static __device__ __attribute__((noinline)) uint32_t look_around(const Ops &ops,
     return packed(out);
 }
 
+/* A pixel and the sums of the nine in whose middle it is. */
+template <int LEVELS>
+static __device__ __attribute__((noinline)) uint32_t look_beside(const Ops &ops, const Pair &pair, const Sample &of,
+                                                                 int op, int y, int x) {
+    AugmentPixel own = unpacked(look<LEVELS>(ops, pair, of, op, y, x));
+    uint32_t sums[CHANNELS] = {own.value[0], own.value[1], own.value[2]};
+    if (y == 0 || x == 0 || y == pair.height - 1 || x == pair.width - 1) return packed(own);
+    for (int i = 0; i < 9; i++) {
+        if (i == 4) continue;
+        const AugmentPixel pixel = unpacked(look<LEVELS>(ops, pair, of, op, y + i / 3 - 1, x + i % 3 - 1));
+        for (int c = 0; c < CHANNELS; c++) sums[c] += pixel.value[c];
+    }
+    return packed(augment_op_around(&ops.op[op].op, &of.drawn[op], own, sums));
+}
+
 /* What barrier `barrier` makes of pixel (y, x), with LEVELS others below it. */
 template <int LEVELS>
 static __device__ __attribute__((noinline)) uint32_t look_through(const Ops &ops, const Pair &pair, const Sample &of,
@@ -133,6 +167,7 @@ static __device__ __attribute__((noinline)) uint32_t look_through(const Ops &ops
     const int op = ops.barrier[barrier];
     const AugmentDrawn &by = of.drawn[op];
     if (by.acts && ops.op[op].phase == AUGMENT_LOCAL) return look_around<LEVELS>(ops, pair, of, barrier, y, x);
+    if (by.acts && ops.op[op].phase == AUGMENT_AROUND) return look_beside<LEVELS>(ops, pair, of, op, y, x);
     const uint32_t colour = look<LEVELS>(ops, pair, of, op, y, x);
     if (!by.acts || y < by.y || y >= by.y + by.height || x < by.x || x >= by.x + by.width) return colour;
     const uint32_t other = look<LEVELS>(ops, pair, pair.previous, op, y, x);
@@ -143,8 +178,8 @@ template <int LEVELS>
 static __device__ __forceinline__ uint32_t look(const Ops &ops, const Pair &pair, const Sample &of, int end, int y,
                                                 int x) {
     const int first = LEVELS > 0 ? ops.barrier[LEVELS > 0 ? LEVELS - 1 : 0] + 1 : 0;
-    const int filled = walk_back(ops, of.drawn, first, end, pair.height, pair.width, &y, &x);
-    if (filled >= first) return change<LEVELS>(ops, of.drawn, filled + 1, end, ops.op[filled].colour);
+    const int filled = walk_back<LEVELS>(ops, of.drawn, first, end, pair.height, pair.width, &y, &x);
+    if (filled >= first) return change<LEVELS>(ops, of, filled + 1, end, ops.op[filled].colour);
     uint32_t colour;
     if constexpr (LEVELS > 0) {
         colour = look_through<LEVELS - 1>(ops, pair, of, LEVELS - 1, y, x);
@@ -152,7 +187,7 @@ static __device__ __forceinline__ uint32_t look(const Ops &ops, const Pair &pair
         const uint8_t *from = of.image + (y * pair.width + x) * CHANNELS;
         colour = (uint32_t)__ldg(from) | (uint32_t)__ldg(from + 1) << 8 | (uint32_t)__ldg(from + 2) << 16;
     }
-    return change<LEVELS>(ops, of.drawn, first, end, colour);
+    return change<LEVELS>(ops, of, first, end, colour);
 }
 
 /* Of so many levels as are before operation `end`. */
@@ -160,7 +195,8 @@ static __device__ uint32_t look_before(const Ops &ops, const Pair &pair, const S
     int below = 0;
     while (below < ops.levels && ops.barrier[below] < end) below++;
     if (below == 0) return look<0>(ops, pair, of, end, y, x);
-    return below == 1 ? look<1>(ops, pair, of, end, y, x) : look<2>(ops, pair, of, end, y, x);
+    if (below == 1) return look<1>(ops, pair, of, end, y, x);
+    return below == 2 ? look<2>(ops, pair, of, end, y, x) : look<3>(ops, pair, of, end, y, x);
 }
 
 /* PIXELS neighbouring pixels from `first` on. */
@@ -214,18 +250,36 @@ static __device__ void draw(const GatherSet &set, const Ops &ops, const GatherCl
     to->height = drawn.height;
     to->width = drawn.width;
     to->amount = drawn.amount;
+    to->way = drawn.way;
+    for (int i = 0; i < 4; i++) to->matrix[i] = drawn.matrix[i];
     if (ops.op[op].phase != AUGMENT_LOCAL || !drawn.acts) return;
-    const int barrier = ops.barrier[0] == op ? 0 : 1;
+    int barrier = 0;
+    while (ops.barrier[barrier] != op) barrier++;
     to->width = augment_op_taps(&ops.op[op].op, &drawn, shared->taps + (slot * BARRIERS + barrier) * TAPS);
+}
+
+/* If values are counted, dynamic shared memory holds the counts of one image and then all tables: those of a slot stand
+ * together. */
+static __device__ uint32_t *counts_of(void) {
+    DYNAMIC_SHARED(uint32_t, counts);
+    return counts;
+}
+
+static __device__ uint8_t *tables_of(const Ops &ops, int slot) {
+    return (uint8_t *)(counts_of() + TABLE) + slot * ops.tables * TABLE;
+}
+
+static size_t tables_bytes(int tables) {
+    return tables == 0 ? 0 : TABLE * sizeof(uint32_t) + (size_t)((BLOCK_IMAGES + 1) * tables * TABLE);
 }
 
 static __device__ Pair pair_of(const GatherSet &set, const Ops &ops, const Shared &shared, int slot) {
     const size_t bytes = (size_t)(set.height * set.width * CHANNELS);
     const int before = ops.mixing < ops.count && slot > 0 ? slot - 1 : slot;
     const Sample own = {set.images + (size_t)shared.place[slot] * bytes, shared.drawn + slot * ops.count,
-                        shared.taps + slot * BARRIERS * TAPS};
+                        shared.taps + slot * BARRIERS * TAPS, tables_of(ops, slot)};
     const Sample previous = {set.images + (size_t)shared.place[before] * bytes, shared.drawn + before * ops.count,
-                             shared.taps + before * BARRIERS * TAPS};
+                             shared.taps + before * BARRIERS * TAPS, tables_of(ops, before)};
     const Pair pair = {own, previous, set.height, set.width};
     return pair;
 }
@@ -249,6 +303,29 @@ static __device__ void measure(const GatherSet &set, const Ops &ops, int op, int
         shared->drawn[slot * ops.count + op].mean = (uint32_t)(shared->greys[slot] * AUGMENT_ONE / (uint64_t)pixels);
     }
     __syncthreads();
+}
+
+/* The tables of operation `op`, which counts values, of the images in slots [first, last]. */
+static __device__ void count(const GatherSet &set, const Ops &ops, int op, int first, int last, Shared *shared) {
+    const int pixels = set.height * set.width;
+    uint32_t *counts = counts_of();
+    for (int slot = first; slot <= last; slot++) {
+        const AugmentDrawn *drawn = &shared->drawn[slot * ops.count + op];
+        if (!drawn->acts) continue;
+        const Pair pair = pair_of(set, ops, *shared, slot);
+        for (int i = (int)threadIdx.x; i < TABLE; i += BLOCK) counts[i] = 0;
+        __syncthreads();
+        for (int i = (int)threadIdx.x; i < pixels; i += BLOCK) {
+            const AugmentPixel pixel = unpacked(look_before(ops, pair, pair.own, op, i / set.width, i % set.width));
+            for (int c = 0; c < CHANNELS; c++) atomicAdd(&counts[c * AUGMENT_LEVELS + pixel.value[c]], 1u);
+        }
+        __syncthreads();
+        if (threadIdx.x < CHANNELS) {
+            const int at = (int)threadIdx.x * AUGMENT_LEVELS;
+            augment_op_table(&ops.op[op].op, drawn, counts + at, tables_of(ops, slot) + ops.op[op].table * TABLE + at);
+        }
+        __syncthreads();
+    }
 }
 
 /* How many blocks shall find room beside each other, by their registers: GPUs of capability 7.5 take fewer threads. */
@@ -281,7 +358,9 @@ static __global__ void __launch_bounds__(BLOCK, GATHER_NEIGHBOURS)
     }
     __syncthreads();
     for (int op = 0; LEVELS != PLAIN && op < ops.count; op++) {
-        if (ops.op[op].mean) measure(set, ops, op, op < ops.mixing ? skipped : 1, here, &shared);
+        const int from = op < ops.mixing ? skipped : 1;
+        if (ops.op[op].mean) measure(set, ops, op, from, here, &shared);
+        if (ops.op[op].phase == AUGMENT_COUNTED) count(set, ops, op, from, here, &shared);
     }
     for (int i = (int)threadIdx.x; i < here * units; i += BLOCK) {
         const int image = i / units, unit = i - image * units;
@@ -293,7 +372,7 @@ static __global__ void __launch_bounds__(BLOCK, GATHER_NEIGHBOURS)
 
 static Op make_op(const AugmentOp *op) {
     const AugmentEntry *entry = augment_entry(op->kind);
-    Op out = {*op, entry->phase, entry->mean, false, 0};
+    Op out = {*op, entry->phase, entry->mean, false, 0, 0};
     const AugmentFill *fill = augment_op_fill(op);
     if (fill == NULL) return out;
     out.reflect = fill->reflect;
@@ -301,7 +380,9 @@ static Op make_op(const AugmentOp *op) {
     return out;
 }
 
-static bool is_barrier(AugmentPhase phase) { return phase == AUGMENT_LOCAL || phase == AUGMENT_MIX; }
+static bool is_barrier(AugmentPhase phase) {
+    return phase == AUGMENT_LOCAL || phase == AUGMENT_AROUND || phase == AUGMENT_MIX;
+}
 
 static Status check_op(const AugmentOp *op, AugmentSize size) {
     const AugmentKey key = {};
@@ -318,7 +399,7 @@ static Status check_op(const AugmentOp *op, AugmentSize size) {
 extern "C" Status augment_gather_check(const AugmentOp *ops, int op_count, int height, int width) {
     AugmentSpec spec = {};
     Augment *augment = NULL;
-    int barriers = 0;
+    int barriers = 0, tables = 0;
     if (op_count < 0 || op_count > GATHER_MAX_OPS) {
         FAIL(STATUS_ARGUMENT, "at most %d image operations can be done on the GPU, not %d", GATHER_MAX_OPS, op_count);
     }
@@ -332,9 +413,15 @@ extern "C" Status augment_gather_check(const AugmentOp *ops, int op_count, int h
         const AugmentSize size = {height, width};
         TRY(check_op(&ops[i], size));
         barriers += is_barrier(augment_entry(ops[i].kind)->phase);
+        tables += augment_entry(ops[i].kind)->phase == AUGMENT_COUNTED;
+    }
+    if (tables > TABLES) {
+        FAIL(STATUS_ARGUMENT, "on the GPU at most %d operations may count an image's values, not %d", TABLES, tables);
     }
     if (barriers <= BARRIERS) return STATUS_OK;
-    FAIL(STATUS_ARGUMENT, "on the GPU at most %d operations may mix or blur images, not %d", BARRIERS, barriers);
+    FAIL(STATUS_ARGUMENT,
+         "on the GPU at most %d operations may mix, blur or sharpen images, as each round of RandAugment does, not %d",
+         BARRIERS, barriers);
 }
 
 static Ops make_ops(const AugmentOp *ops, int op_count) {
@@ -347,7 +434,8 @@ static Ops make_ops(const AugmentOp *ops, int op_count) {
         const AugmentPhase phase = taken.op[i].phase;
         if (phase == AUGMENT_MIX) taken.mixing = i;
         if (is_barrier(phase)) taken.barrier[taken.levels++] = i;
-        colours = colours || phase == AUGMENT_COLOUR;
+        if (phase == AUGMENT_COUNTED) taken.op[i].table = taken.tables++;
+        colours = colours || phase == AUGMENT_COLOUR || phase == AUGMENT_WARP || phase == AUGMENT_COUNTED;
     }
     if (!colours && taken.levels == 0) taken.levels = PLAIN;
     return taken;
@@ -358,7 +446,8 @@ typedef void (*GatherKernel)(GatherSet, const int32_t *, const GatherClock *, in
 template <int PIXELS> static GatherKernel gather_kernel(int levels) {
     if (levels == PLAIN) return augment_gather_kernel<PIXELS, PLAIN>;
     if (levels == 0) return augment_gather_kernel<PIXELS, 0>;
-    return levels == 1 ? augment_gather_kernel<PIXELS, 1> : augment_gather_kernel<PIXELS, 2>;
+    if (levels == 1) return augment_gather_kernel<PIXELS, 1>;
+    return levels == 2 ? augment_gather_kernel<PIXELS, 2> : augment_gather_kernel<PIXELS, 3>;
 }
 
 extern "C" Status augment_gather_batch(const GatherSet *set, const int32_t *order, const GatherClock *clock, int batch,
@@ -371,8 +460,8 @@ extern "C" Status augment_gather_batch(const GatherSet *set, const int32_t *orde
     int block_images = units * BLOCK_IMAGES <= BLOCK ? BLOCK_IMAGES : units < BLOCK ? BLOCK / units : 1;
     const unsigned blocks = (unsigned)ceil_div((size_t)batch, (size_t)block_images);
     const GatherKernel kernel = wide ? gather_kernel<BYTES_16>(taken.levels) : gather_kernel<1>(taken.levels);
-    return LAUNCH_AFTER(kernel, blocks, BLOCK, 0, stream, *set, order, clock, batch, taken, block_images, to,
-                        to_labels);
+    return LAUNCH_AFTER(kernel, blocks, BLOCK, tables_bytes(taken.tables), stream, *set, order, clock, batch, taken,
+                        block_images, to, to_labels);
 }
 
 /* Copies image places[blockIdx.x] in units of T. */

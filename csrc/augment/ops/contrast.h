@@ -14,12 +14,9 @@ HOST_DEVICE AugmentDrawn augment_contrast_draw(const AugmentContrast *op, const 
 
 HOST_DEVICE AugmentPixel augment_contrast_pixel(const AugmentContrast *op, const AugmentDrawn *drawn,
                                                 AugmentPixel pixel) {
-    const int64_t factor = drawn->amount, rest = (AUGMENT_ONE - factor) * drawn->mean;
     (void)op;
     for (int c = 0; c < AUGMENT_CHANNELS; c++) {
-        const int64_t sum = factor * pixel.value[c] * AUGMENT_ONE + rest;
-        const int64_t whole = sum < 0 ? 0 : sum / ((int64_t)AUGMENT_ONE * AUGMENT_ONE);
-        pixel.value[c] = (uint8_t)(whole < 255 ? whole : 255);
+        pixel.value[c] = augment_blend(drawn->amount, pixel.value[c], drawn->mean);
     }
     return pixel;
 }

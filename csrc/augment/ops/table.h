@@ -13,6 +13,7 @@
 #include "augment/ops/hue.h"
 #include "augment/ops/mixup.h"
 #include "augment/ops/poison.h"
+#include "augment/ops/randaugment.h"
 #include "augment/ops/replace.h"
 #include "augment/ops/saturation.h"
 #include "augment/ops/solarization.h"

@@ -1,0 +1,17 @@
+/* Private to augment/: operations that make a pixel of any of the image's pixels, or of what is counted of them. */
+#ifndef CGXFFCV_AUGMENT_CPU_WHOLE_H
+#define CGXFFCV_AUGMENT_CPU_WHOLE_H
+
+#include "augment/operation.h"
+
+/* Scratch memory for WARP and AROUND, aligned to 4. */
+size_t augment_whole_bytes(AugmentSize size);
+
+/* In place. */
+void augment_whole_warp(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels,
+                        void *scratch);
+void augment_whole_around(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels,
+                          void *scratch);
+void augment_whole_counted(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels);
+
+#endif
