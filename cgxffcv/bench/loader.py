@@ -1,5 +1,5 @@
 """The CIFAR pipeline's images a second, beside what copying the same bytes takes; and writing the file. With --photos
-the usual loaders of photographs, too.
+the usual loaders of photographs, too; with --rival ffcv all of them beside FFCV's.
 
 The pipeline: flip, translate by 2, cutout 4, normalise to float16, channels first; random order. The limit, measured in
 the same run with the same number of threads: each image's 3,072 bytes copied twice into a batch buffer, in file order.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ import numpy as np
 from cgxffcv import DatasetWriter, Loader, OrderOption, __version__, cifar, files
 from cgxffcv import transforms as tf
 from cgxffcv.app.usage import Parser, add_json, whole
-from cgxffcv.bench import photos
+from cgxffcv.bench import photos, rival
 from cgxffcv.errors import DataError, UserError
 from cgxffcv.fields import IntField, RGBImageField
 
@@ -149,6 +150,12 @@ def measure(path: Path, images: np.ndarray, threads: int, options: argparse.Name
     }
 
 
+def described() -> dict[str, Any]:
+    """The CIFAR pipeline, for FFCV (rival_ffcv.py)."""
+    chain = {"decoder": "simple", "flip": True, "shift": 2, "hole": 4, "fill": FILL, "mean": MEAN, "std": STD}
+    return {"cell": "cifar", **chain, "planar": True, "shuffled": True, "drop_last": True}
+
+
 def machine() -> dict:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -178,6 +185,9 @@ def show(report: dict) -> None:
         )
     if report["photographs"]:
         photos.show(report["photographs"])
+    if report["rival"]:
+        titles = {"cifar": "CIFAR", **{name: cell.what for name, cell in photos.CELLS.items()}}
+        rival.show(report["rival"]["results"], report["rival"]["version"], titles)
 
 
 def thread_counts(text: str = "") -> list[int]:
@@ -207,8 +217,7 @@ def give(report: dict[str, Any], show: Callable[[dict[str, Any]], None], path: s
             raise UserError(f"bench {report['benchmark']}: {error}") from error
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`python -m cgxffcv bench loader [--json FILE]`."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     top = Parser(prog="cgxffcv bench loader", description=__doc__)
     add_json(top)
     top.add_argument("--data-root", default="data", metavar="DIR", help="CIFAR-10, if it is there (default: data)")
@@ -232,23 +241,41 @@ def main(arguments: Sequence[str]) -> int:
         "--photo-count", type=whole(1), default=800, metavar="N", help="photographs in each file (default: 800)"
     )
     top.add_argument("--dir", metavar="DIR", help="where the file is written (default: a temporary directory)")
+    top.add_argument("--rival", choices=["ffcv"], help="measure FFCV's loader, too, on the same files in the same run")
+    top.add_argument(
+        "--rival-python", default=sys.executable, metavar="PATH", help="the Python that has it (default: this one)"
+    )
     options = top.parse_args(list(arguments))
     if options.batch_size > options.images:
         top.error(f"--batch-size {options.batch_size}: expected at most --images, which is {options.images}")
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python -m cgxffcv bench loader [--json FILE]`."""
+    options = parse(arguments)
+    other = rival.find(options.rival_python) if options.rival else None
     about = machine()
     images, labels, what = obtain(options.data_root, options.images)
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="cgxffcv-bench-") as folder:
         path = Path(folder) / "cifar.beton"
         seconds = write(path, images, labels, options.writes)
         check(path, images, labels)
-        results = [measure(path, images, threads, options) for threads in options.threads]
+        results, theirs = [], []
+        for threads in options.threads:
+            results.append(measure(path, images, threads, options))
+            if other is not None:
+                theirs.append(other.measure(described(), path, threads, options.epochs, options.batch_size))
         photographs = []
         if options.photos:
-            arguments = (Path(folder), options.photos, options.photo_count, options.threads, options.epochs)
-            photographs = photos.run(*arguments)
+            cells = (Path(folder), options.photos, options.photo_count, options.threads, options.epochs, other)
+            photographs, more = photos.run(*cells)
+            theirs += more
     writing = {"seconds": [round(s, 4) for s in seconds], "seconds_median": round(statistics.median(seconds), 4)}
     report = {"benchmark": "loader", "version": __version__, "machine": about, "data": what, "images": options.images}
     report |= {"batch_size": options.batch_size, "epochs": options.epochs, "writing": writing, "results": results}
-    report["photographs"] = photographs
+    ours = [{"cell": "cifar", **row} for row in results] + photographs
+    beside = other and {"name": "ffcv", "version": other.version, "results": rival.compared(ours, theirs)}
+    report |= {"photographs": photographs, "rival": beside}
     give(report, show, options.json)
     return 0

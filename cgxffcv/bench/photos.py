@@ -21,11 +21,12 @@ import numpy as np
 from cgxffcv import DatasetWriter, Loader
 from cgxffcv import transforms as tf
 from cgxffcv.bench import processes
+from cgxffcv.bench.rival import Rival
 from cgxffcv.errors import UserError
 from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.fields.decoders import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
 
-SEED, OUT = 1, (224, 224)
+SEED, OUT, BATCH = 1, (224, 224), 64
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
@@ -47,13 +48,25 @@ CELLS = {
 }
 
 
+CENTRAL = 224 / 256
+FOR_RIVALS = [name for name in CELLS if CELLS[name].interpolation == "area"]  # FFCV has no other
+
+
 def steps(cell: Cell) -> list[Any]:
     if cell.central:
-        chain: list[Any] = [CenterCropRGBImageDecoder(OUT, 224 / 256, cell.interpolation)]
+        chain: list[Any] = [CenterCropRGBImageDecoder(OUT, CENTRAL, cell.interpolation)]
     else:
         decoder = RandomResizedCropRGBImageDecoder(OUT, interpolation=cell.interpolation)
         chain = [decoder, tf.RandomHorizontalFlip()]
     return [*chain, tf.NormalizeImage(MEAN, STD, np.float16)] if cell.normalised else chain
+
+
+def described(name: str) -> dict[str, Any]:
+    """The cell, for FFCV (rival_ffcv.py)."""
+    cell = CELLS[name]
+    scaling = {"mean": MEAN, "std": STD} if cell.normalised else {"mean": None, "std": None}
+    crop = {"decoder": "center" if cell.central else "random", "size": OUT, "ratio": CENTRAL, "flip": not cell.central}
+    return {"cell": name, **crop, **scaling, "shift": 0, "planar": False, "shuffled": False, "drop_last": False}
 
 
 def write(folder: Path, photos: str, count: int) -> dict[str, Path]:
@@ -77,7 +90,7 @@ def write(folder: Path, photos: str, count: int) -> dict[str, Path]:
 def measure(name: str, path: str, threads: int, epochs: int) -> dict[str, Any]:
     """One cell, in this process."""
     seconds, busy, decoding, seen = [], [], [], hashlib.sha256()
-    with Loader(path, 64, threads, pipelines={"image": steps(CELLS[name])}, seed=SEED, drop_last=False) as loader:
+    with Loader(path, BATCH, threads, pipelines={"image": steps(CELLS[name])}, seed=SEED, drop_last=False) as loader:
         for images, _labels in loader:
             seen.update(images)
         for _ in range(epochs):
@@ -103,22 +116,38 @@ def measure(name: str, path: str, threads: int, epochs: int) -> dict[str, Any]:
     }
 
 
-def run(folder: Path, photos: str, count: int, threads: Sequence[int], epochs: int) -> list[dict[str, Any]]:
-    """All cells; UserError if the numbers of threads do not give the same pixels."""
+def run_cell(name: str, path: Path, threads: int, epochs: int) -> dict[str, Any]:
+    """One cell, in a process of its own."""
+    command = processes.interpreter("-m", "cgxffcv.bench.photos", name, str(path), str(threads), str(epochs))
+    with processes.Program(command, stdout=-1, text=True) as program:
+        said, _ = program.process.communicate()
+    if program.process.returncode != 0:
+        raise UserError(f"bench loader: the cell {name} with {threads} threads failed")
+    return json.loads(said)
+
+
+def sort(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: (list(CELLS).index(row["cell"]), row["threads"]))
+
+
+def run(
+    folder: Path, photos: str, count: int, threads: Sequence[int], epochs: int, rival: Rival | None = None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """All cells, and the rival's; UserError if the numbers of threads do not give the same pixels."""
     paths = write(folder, photos, count)
-    cells = [(name, number) for name in CELLS for number in threads]
-    results = []
-    for name, number in random.Random(SEED).sample(cells, len(cells)):
-        command = processes.interpreter("-m", "cgxffcv.bench.photos", name, str(paths[name]), str(number), str(epochs))
-        with processes.Program(command, stdout=-1, text=True) as program:
-            said, _ = program.process.communicate()
-        if program.process.returncode != 0:
-            raise UserError(f"bench loader: the cell {name} with {number} threads failed")
-        results.append(json.loads(said))
+    cells = [(None, name, number) for name in CELLS for number in threads]
+    if rival is not None:
+        cells += [(rival, name, number) for name in FOR_RIVALS for number in threads]
+    ours, theirs = [], []
+    for who, name, number in random.Random(SEED).sample(cells, len(cells)):
+        if who is None:
+            ours.append(run_cell(name, paths[name], number, epochs))
+        else:
+            theirs.append(who.measure(described(name), paths[name], number, epochs, BATCH))
     for name in CELLS:
-        if len({row["checksum"] for row in results if row["cell"] == name}) > 1:
+        if len({row["checksum"] for row in ours if row["cell"] == name}) > 1:
             raise UserError(f"bench loader: {name} has other pixels with another number of threads")
-    return sorted(results, key=lambda row: (list(CELLS).index(row["cell"]), row["threads"]))
+    return sort(ours), sort(theirs)
 
 
 def show(results: list[dict[str, Any]]) -> None:
