@@ -20,6 +20,7 @@
 #define MARGIN 4          /* columns beside a region that its edge pixels depend on: one chroma sample, however wide */
 #define EDGE 64           /* pixels: more than the largest group of blocks */
 #define HEADER_BYTES 2048 /* more than an encoder's markers */
+#define NUM_STANDARD 2    /* Huffman tables of a kind that T.81, annex K.3, has: of luminance, of chrominance */
 
 typedef struct Failure {
     struct jpeg_error_mgr manager; /* first: the library hands on its address */
@@ -49,9 +50,10 @@ struct JpegDecoder {
     struct jpeg_progress_mgr progress;
     Failure failure;
     Entropy entropy;
-    bool by_library;  /* entropy decoding */
-    uint8_t *segment; /* owned: data between two markers, for `entropy` */
-    uint8_t *strip;   /* owned: rows on their way */
+    JHUFF_TBL standard[2][NUM_STANDARD]; /* of DC, of AC */
+    bool by_library;                     /* entropy decoding */
+    uint8_t *segment;                    /* owned: data between two markers, for `entropy` */
+    uint8_t *strip;                      /* owned: rows on their way */
     size_t segment_bytes, strip_bytes;
     uint32_t given; /* rows of the region that have gone on their way */
 };
@@ -173,6 +175,63 @@ static void take_over_entropy(JpegDecoder *decoder) {
     library->entropy->decode_mcu = decode_group;
 }
 
+/* ---- tables ---- */
+
+static bool fill_standard_tables(JpegDecoder *decoder, struct jpeg_compress_struct *encoder) {
+    if (setjmp(decoder->failure.back) != 0) return false;
+    jpeg_create_compress(encoder);
+    encoder->input_components = CHANNELS;
+    encoder->in_color_space = JCS_RGB;
+    jpeg_set_defaults(encoder);
+    for (int i = 0; i < NUM_STANDARD; i++) {
+        decoder->standard[0][i] = *encoder->dc_huff_tbl_ptrs[i];
+        decoder->standard[1][i] = *encoder->ac_huff_tbl_ptrs[i];
+    }
+    return true;
+}
+
+/* An encoder has them by itself. */
+static bool take_standard_tables(JpegDecoder *decoder) {
+    struct jpeg_compress_struct encoder = {.err = failure_init(&decoder->failure)};
+    const bool filled = fill_standard_tables(decoder, &encoder);
+    jpeg_destroy_compress(&encoder);
+    return filled;
+}
+
+/* The library keeps tables from stream to stream, so that one without its own would be decoded with those of whatever
+ * came before it. Here every stream begins with the standard Huffman tables, which frames of Motion JPEG rely on, with
+ * no other ones, and with quantization tables of zeros, which mean that there are none. */
+static void renew_tables(JpegDecoder *decoder) {
+    j_decompress_ptr library = &decoder->library;
+    for (int i = 0; i < NUM_QUANT_TBLS; i++) {
+        JQUANT_TBL *table = library->quant_tbl_ptrs[i];
+        if (table != NULL) memset(table->quantval, 0, sizeof table->quantval);
+    }
+    for (int i = 0; i < NUM_HUFF_TBLS; i++) {
+        JHUFF_TBL **tables[] = {&library->dc_huff_tbl_ptrs[i], &library->ac_huff_tbl_ptrs[i]};
+        for (int kind = 0; kind < 2; kind++) {
+            JHUFF_TBL **table = tables[kind];
+            if (i < NUM_STANDARD && *table == NULL) *table = jpeg_alloc_huff_table((j_common_ptr)library);
+            if (i < NUM_STANDARD)
+                **table = decoder->standard[kind][i];
+            else if (*table != NULL)
+                memset((*table)->bits, 0, sizeof(*table)->bits);
+        }
+    }
+}
+
+/* Behind jpeg_start_decompress, when the components that have data have their tables. */
+static void check_quantization(JpegDecoder *decoder) {
+    static const JQUANT_TBL none;
+    j_decompress_ptr library = &decoder->library;
+    for (int i = 0; i < library->num_components; i++) {
+        const JQUANT_TBL *table = library->comp_info[i].quant_table;
+        if (table != NULL && memcmp(table->quantval, none.quantval, sizeof none.quantval) == 0) {
+            leave_saying(&decoder->failure, "a quantization table is missing");
+        }
+    }
+}
+
 /* ---- decoding ---- */
 
 static void count_scans(j_common_ptr library) {
@@ -193,7 +252,7 @@ static bool decoder_starts(JpegDecoder *decoder) {
 Status jpeg_decoder_create(JpegDecoder **out) {
     JpegDecoder *decoder = NULL;
     TRY(memory_calloc(1, sizeof *decoder, &decoder));
-    if (decoder_starts(decoder)) {
+    if (take_standard_tables(decoder) && decoder_starts(decoder)) {
         *out = decoder;
         return STATUS_OK;
     }
@@ -231,6 +290,7 @@ static void start(JpegDecoder *decoder, const Job *job) {
     struct jpeg_decompress_struct *library = &decoder->library;
     const JpegWish *wish = job->wish;
     jpeg_mem_src(library, job->data, (unsigned long)job->size);
+    renew_tables(decoder);
     jpeg_read_header(library, TRUE);
     library->out_color_space = JCS_RGB;
     library->dct_method = wish->idct == JPEG_IDCT_FAST ? JDCT_IFAST : JDCT_ISLOW;
@@ -241,6 +301,7 @@ static void start(JpegDecoder *decoder, const Job *job) {
         library->output_height != jpeg_shrunk(wish->height, wish->shrink)) {
         leave_saying(&decoder->failure, "its header changes");
     }
+    check_quantization(decoder);
     take_over_entropy(decoder);
 }
 

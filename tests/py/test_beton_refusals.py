@@ -3,6 +3,7 @@
 import struct
 
 import _cgxffcv
+import beton_law
 import beton_model as model
 import numpy as np
 import pytest
@@ -56,6 +57,7 @@ def get(data, at, form="<Q"):
 def refused(tmp_path, data, reason, **attributes):
     path = tmp_path / "bad.beton"
     path.write_bytes(data)
+    assert beton_law.reason_to_refuse(bytes(data))
     with pytest.raises(BetonError) as caught:
         Reader(path)
     error = caught.value
@@ -71,6 +73,7 @@ def refused(tmp_path, data, reason, **attributes):
 def opens(tmp_path, data):
     path = tmp_path / "good.beton"
     path.write_bytes(data)
+    assert beton_law.reason_to_refuse(bytes(data)) is None
     return Reader(path)
 
 
