@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -43,6 +44,9 @@ SIX = (
     TestView(1, 1, weight=0.125),
     TestView(1, 1, True, 0.125),
 )
+CIFAR_SIDE = 32
+CIFAR_COLOURS = ((125, 122, 113), (125, 123, 114))  # its mean, as recipes fill with it
+CLASSES, SIDES = (2, 1000), (16, 96)  # least and most
 VIEWS = {"plain": PLAIN, "mirror": MIRROR, "six": SIX}
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -61,7 +65,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to train. Images are 3 x 32 x 32 with values 0..255; steps and epochs count from 0."""
+    """One way to train. Images are 3 x side x side with values 0..255; steps and epochs count from 0."""
 
     name: str
     summary: str
@@ -78,7 +82,9 @@ class Recipe:
     whiten_images: int = 5000
     whiten_epsilon: float = 5e-4
 
-    # the data
+    # the data: what the published recipes have is CIFAR-10's; `fitted` makes them others'
+    classes: int = 10
+    side: int = 32  # pixels
     mean: tuple[float, float, float] = (125.307, 122.961, 113.8575)
     std: tuple[float, float, float] = (51.5865, 50.847, 51.255)
     flip: str = "random"  # alternating: a fixed bit for each image, all turned in odd epochs
@@ -173,8 +179,48 @@ class Recipe:
 
     @property
     def views(self) -> tuple[TestView, ...]:
-        """The test-time views."""
-        return VIEWS[self.test_views]
+        """The test-time views: shifts grow with the images, and a network that is not trained on mirrored images is not
+        shown them either."""
+        unit = max(1, round(self.side / CIFAR_SIDE))
+        views = [view for view in VIEWS[self.test_views] if self.flip != "none" or not view.mirror]
+        whole = sum(view.weight for view in views)
+        return tuple(TestView(v.dy * unit, v.dx * unit, v.mirror, v.weight / whole) for v in views)
+
+    @property
+    def of_cifar(self) -> bool:
+        """Whether its images are as many pixels and classes as CIFAR-10's."""
+        return (self.side, self.classes) == (CIFAR_SIDE, 10)
+
+    def fitted(
+        self, side: int, classes: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    ) -> Recipe:
+        """The recipe for other images than CIFAR-10's: `classes` of them, of side x side pixels.
+
+        Shifts, cutout and lower resolutions keep their share of the side (at least 16 pixels remain); fills of
+        CIFAR-10's mean colour become `mean`. mean, std: of the training images, in units of 0..255; None: as they are.
+        RecipeError for less than 2 or more than 1,000 classes, and for sides outside of 16 to 96 pixels.
+        """
+        for name, value, (least, most) in (("classes", classes, CLASSES), ("side", side, SIDES)):
+            if not least <= value <= most:
+                raise _refuse(name, value, f"a whole number from {least} to {most:,}")
+        share = side / self.side
+        changes: dict[str, Any] = {"side": side, "classes": classes}
+        for name in ("translate", "cutout"):
+            pixels = getattr(self, name)
+            changes[name] = max(1, round(pixels * share)) if pixels else 0
+        sides: dict[int, float] = {}
+        for start, pixels in self.resolutions:
+            sides.setdefault(max(SIDES[0], round(pixels * share)), start)
+        changes["resolutions"] = tuple((start, pixels) for pixels, start in sides.items())
+        if mean is not None:
+            colour = tuple(round(value) for value in mean)
+            changes["mean"] = tuple(mean)
+            for name in ("translate_fill", "cutout_fill"):
+                if getattr(self, name) in CIFAR_COLOURS:
+                    changes[name] = colour
+        if std is not None:
+            changes["std"] = tuple(std)
+        return self.replace(**changes)
 
     def local_batch(self, ranks: int) -> int:
         """Images a step on each of `ranks` processes; RecipeError if a global batch cannot be shared evenly."""
@@ -250,8 +296,10 @@ def _check(r: Recipe) -> None:
     need(r.weight_decay >= 0, "weight_decay", "0 or more")
     need(0 <= r.label_smoothing < 1, "label_smoothing", "0 or more, below 1")
     need(1e-6 <= r.norm_momentum <= 1, "norm_momentum", "at least a millionth, at most 1")
-    need(0 <= r.translate <= 16, "translate", "0 to 16")
-    need(0 <= r.cutout <= 32, "cutout", "0 to 32")
+    need(CLASSES[0] <= r.classes <= CLASSES[1], "classes", "{} to {:,}".format(*CLASSES))
+    need(SIDES[0] <= r.side <= SIDES[1], "side", "{} to {} pixels".format(*SIDES))
+    need(0 <= r.translate <= r.side // 2, "translate", f"0 to {r.side // 2}, half of the images' side")
+    need(0 <= r.cutout <= r.side, "cutout", f"0 to {r.side}, the images' side")
     need(len(r.mean) == 3, "mean", "three numbers")
     need(len(r.std) == 3 and all(s > 0 for s in r.std), "std", "three positive numbers")
     for name in ("translate_fill", "cutout_fill"):
@@ -277,8 +325,9 @@ def _check(r: Recipe) -> None:
         "hardest",
         "pairs (share, fraction) in order, 0 <= share < 1, 0 < fraction <= 1",
     )
-    need(all(16 <= side <= 32 for _, side in r.resolutions), "resolutions", "16 to 32 pixels")
-    need(r.resolutions[-1][1] == 32, "resolutions", "32 pixels at the end, which are what is tested")
+    low = SIDES[0]
+    need(all(low <= side <= r.side for _, side in r.resolutions), "resolutions", f"{low} to {r.side} pixels")
+    need(r.resolutions[-1][1] == r.side, "resolutions", f"{r.side} pixels at the end, which are what is tested")
 
 
 AIRBENCH_STD = (62.985, 62.0925, 66.708)

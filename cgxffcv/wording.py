@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 LONGEST = 80
-IRREGULAR = {"process": "processes", "batch": "batches", "entry": "entries", "copy": "copies"}
+IRREGULAR = {"process": "processes", "batch": "batches", "class": "classes", "entry": "entries", "copy": "copies"}
 
 
 def brief(value: Any) -> str:

@@ -99,6 +99,10 @@ class Config:
                 self._values[key] = Value(value, origin)
         self._usual |= usual or {}
 
+    def put(self, values: Mapping[str, Any], origin: str) -> None:
+        """Replaces values by what follows from others; `origin` says from which."""
+        self._values |= {key: Value(value, origin) for key, value in values.items()}
+
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Section to name to value."""
         out: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}

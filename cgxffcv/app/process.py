@@ -63,8 +63,13 @@ def printable(stream: TextIO | None) -> None:
 def say(text: str = "") -> None:
     """Prints on rank 0."""
     if rank() == 0:
-        printable(sys.stdout)
-        print(text, flush=True)
+        say_here(text)
+
+
+def say_here(text: str = "") -> None:
+    """Prints on whichever rank it is: what only one of them does."""
+    printable(sys.stdout)
+    print(text, flush=True)
 
 
 def _message(error: BaseException) -> str:

@@ -44,20 +44,24 @@ def total_teraflops(recipe: Recipe, images: int) -> float:
         return gigaflops(recipe) * images * recipe.epochs / 1e3  # fewer images than a batch
 
 
-def cheapest(images: int) -> Recipe:
-    """The recipe that costs least."""
-    return min(recipes.RECIPES.values(), key=lambda recipe: total_teraflops(recipe, images))
+def cheapest(images: int, like: Recipe) -> Recipe:
+    """The recipe that costs least, for images as those of `like`."""
+    fitting = [
+        recipe if like.of_cifar else recipe.fitted(like.side, like.classes) for recipe in recipes.RECIPES.values()
+    ]
+    return min(fitting, key=lambda recipe: total_teraflops(recipe, images))
 
 
 def forecast(recipe: Recipe, seconds: float, images: int, on_gpu: bool = False) -> list[str]:
     """What to say of a training on so many images that will take so many seconds on this machine."""
     lines = [f"This will take about {duration(seconds)} on this machine (from the first {TIMED_STEPS} steps)."]
-    other = cheapest(images)
+    other = cheapest(images, recipe)
     share = total_teraflops(other, images) / total_teraflops(recipe, images)
     if seconds >= LONG_SECONDS and share < 1 and not on_gpu:
+        accuracy = f", for a test accuracy of about {other.target:.0%} on the full data set" if recipe.of_cifar else ""
         lines.append(
             f"Recipe {recipe.name} is made for GPUs. On a CPU --training.recipe={other.name} is faster: about "
-            f"{duration(seconds * share)} here, for a test accuracy of about {other.target:.0%} on the full data set."
+            f"{duration(seconds * share)} here{accuracy}."
         )
     return lines
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cgxffcv.recipes import Recipe
+from cgxffcv.recipes import SIDES, Recipe
 
 
 class WrongValue(ValueError):
@@ -185,10 +185,26 @@ SCHEMA: dict[str, Param] = {
     "data.source": choice(
         "auto",
         "local: CIFAR-10 below data.root; download: the official archive; sample: the 6,000 shipped images; "
-        "auto: the first of these that can be had",
-        *("auto", "local", "download", "sample"),
+        "auto: the first of these that can be had; folder: your own images, in data.folder",
+        *("auto", "local", "download", "sample", "folder"),
     ),
-    "data.root": text("data", "folder in which CIFAR-10 is looked for and kept", "a folder name"),
+    "data.root": text(
+        "data", "folder in which CIFAR-10, and .beton files made of your own images, are kept", "a folder name"
+    ),
+    "data.folder": text(None, "with source folder: your images, one sub-folder a class", "a folder name"),
+    "data.val_folder": text(
+        None, "with source folder: the test images, in sub-folders of the same names", "a folder name"
+    ),
+    "data.val_share": number(
+        0.1, "with source folder and no val_folder: the share of each class that is kept for the test", 0, 1, True, True
+    ),
+    "data.split_seed": integer(0, "decides which images that share takes", 0),
+    "data.side": integer(32, "with source folder: pixels of the square that each image is made", *SIDES),
+    "data.on_error": choice(
+        "raise",
+        "with source folder: stop at an image that cannot be read, or leave it out (skip)",
+        *("raise", "skip"),
+    ),
     "data.url": text(
         "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         "where the official archive is downloaded from; the checksum stays the official one",

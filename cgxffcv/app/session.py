@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cgxffcv import device, recipes, wording
 from cgxffcv.app import process
@@ -14,14 +15,28 @@ from cgxffcv.app.schema import MOST_THREADS, OF_TRAINING, SCHEMA
 from cgxffcv.errors import ConfigError, UserError
 from cgxffcv.recipes import Recipe, RecipeError
 
+if TYPE_CHECKING:
+    from cgxffcv.train.facts import ImageFacts
 
-def choose_recipe(config: Config, say: process.Say) -> Recipe:
-    """The recipe with everything that the configuration says otherwise; fills the configuration with the rest."""
-    name = config.training.recipe
+LEAST_STEPS, LEAST_BATCH = 8, 16  # of an epoch, and of a step, where a small data set makes batches smaller
+
+
+def named_recipe(config: Config) -> Recipe:
+    """The recipe that training.recipe names, as it was published."""
     try:
-        recipe = recipes.get(name)
+        return recipes.get(config.training.recipe)
     except ValueError as error:
         raise ConfigError([f"{config.origin('training.recipe')}: training.recipe: {error}"]) from None
+
+
+def choose_recipe(config: Config, say: process.Say, facts: ImageFacts | None = None) -> Recipe:
+    """The recipe with everything that the configuration says otherwise; fills the configuration with the rest.
+
+    facts: of the images, to which the recipe is fitted first; None: they are CIFAR-10's."""
+    recipe = named_recipe(config)
+    name = recipe.name
+    if facts is not None and not facts.of_cifar:
+        recipe = _fit_batch(config, facts.fit(recipe), facts.samples, say)
     changes = {field: f"training.{field}" for field in OF_TRAINING}
     changes |= {key.split(".")[1]: key for key in SCHEMA if key.startswith("recipe.")}
     said = {field: key for field, key in changes.items() if config.said(key)}
@@ -38,6 +53,23 @@ def choose_recipe(config: Config, say: process.Say) -> Recipe:
         del values["training.lr_peak_epoch"]
     config.fill(values, f"recipe {name}", {key: getattr(recipe, field) for field, key in changes.items()})
     return changed
+
+
+def _fit_batch(config: Config, recipe: Recipe, samples: int, say: process.Say) -> Recipe:
+    """A small data set takes smaller batches, so that an epoch has steps; a rate for means of gradients shrinks with
+    them (those for sums need not)."""
+    ranks = process.ranks() if recipe.batch_scope == "process" else 1
+    if config.said("training.batch_size") or samples >= LEAST_STEPS * recipe.batch_size * ranks:
+        return recipe
+    batch = 2 ** max((samples // (LEAST_STEPS * ranks)).bit_length() - 1, 0)
+    batch = min(max(batch, LEAST_BATCH), recipe.batch_size, max(samples // ranks, 1))
+    lr = recipe.lr if recipe.loss_sum else recipe.lr * batch / recipe.batch_size
+    rate = "" if recipe.loss_sum else f", at a rate of {lr:.4g} instead of {recipe.lr:g}"
+    say(
+        f"note: a step takes {batch:,} images, not the {recipe.batch_size:,} of recipe {recipe.name}{rate}: the "
+        f"training set has only {samples:,}"
+    )
+    return recipe.replace(batch_size=batch, lr=lr)
 
 
 def _share_batch(config: Config, recipe: Recipe, say: process.Say) -> Recipe:
@@ -122,7 +154,8 @@ def check_files(config: Config) -> None:
         if not os.path.exists(path):
             raise UserError(
                 f"{path}: no such file ({key}, {config.origin(key)}). Write the .beton files first, with the same "
-                "--config-file and data options: cgxffcv write (in a checkout: python write_datasets.py)"
+                "--config-file and data options: cgxffcv write (in a checkout: python write_datasets.py); or train on "
+                "images of your own: --data.source=folder --data.folder=DIR"
             )
     train, test = (config[key] for key in ("data.train_dataset", "data.val_dataset"))
     if os.path.samefile(train, test):
@@ -131,6 +164,23 @@ def check_files(config: Config) -> None:
             f"data.train_dataset, {config.origin('data.train_dataset')}): an accuracy on images that were trained on "
             "says nothing of others; name the test set's file"
         )
+
+
+def make_files(config: Config) -> None:
+    """The .beton files of a folder of images, where data.source is one; after set_threads, as look_at_images."""
+    if config.data.source == "folder":
+        from cgxffcv.app.own_folder import prepare
+
+        prepare(config, process.say_here)
+        check_files(config)
+
+
+def look_at_images(config: Config, threads: int) -> ImageFacts:
+    """What the data sets hold; loads the extension module, so it comes after set_threads."""
+    from cgxffcv.train.facts import look_at
+
+    d = config.data
+    return look_at(d.train_dataset, d.val_dataset, workers=loader_threads(config, threads))
 
 
 def trained_on(config: Config) -> str | None:

@@ -79,6 +79,8 @@ def _from_file(data: bytes, what: str) -> Any:
     try:
         image = Image.open(io.BytesIO(data))
         _check_pixels(*image.size)
+        if getattr(image, "n_frames", 1) > 1:
+            raise ValueError(f"{image.n_frames} pictures in one file; save the one that is meant by itself")
         image.load()
     # also UnidentifiedImageError
     except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:

@@ -11,28 +11,33 @@ import numpy as np
 
 from cgxffcv import checkpoint
 from cgxffcv.checkpoint import CheckpointError
+from cgxffcv.classes import check_names
 from cgxffcv.device import choose
+from cgxffcv.errors import DataError
 from cgxffcv.nn.describe import Conv, Description
 from cgxffcv.nn.network import Network
 from cgxffcv.nn.recipe import describe
 from cgxffcv.recipes import Recipe
+from cgxffcv.wording import brief
 
 __all__ = ["Classifier", "load"]
 
-SIDE = 32
 LARGEST_BATCH = 500  # images at a time
 
 
 class Classifier:
-    """A trained network for CIFAR-10, normalising and viewing images as its recipe does. `load` makes one.
+    """A trained network, normalising and viewing images as its recipe does. `load` makes one.
 
-    Images are uint8 arrays of shape (n, 32, 32, 3): RGB, height before width. They are refused with a TypeError or a
-    ValueError that says how to make them so. `tta` (test-time augmentation): the mean over the views of the recipe's
-    test, for all images; without it the plain image only.
+    Images are uint8 arrays of shape (n, side, side, 3), of the recipe's side (32 for CIFAR-10): RGB, height before
+    width. They are refused with a TypeError or a ValueError that says how to make them so. `tta` (test-time
+    augmentation): the mean over the views of the recipe's test, for all images; without it the plain image only.
     """
 
-    def __init__(self, network: Network, recipe: Recipe, name: str = "this network"):
+    def __init__(
+        self, network: Network, recipe: Recipe, name: str = "this network", classes: tuple[str, ...] | None = None
+    ):
         self.network, self.recipe, self.name = network, recipe, name
+        self._names = classes
         self._plan: Any = None
         self._room = 0
 
@@ -41,7 +46,12 @@ class Classifier:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, by their numbers."""
+        """The names of the classes, by their numbers: the checkpoint's; without any CIFAR-10's for ten classes of its
+        size, else the numbers."""
+        if self._names is not None:
+            return self._names
+        if not self.recipe.of_cifar:
+            return tuple(map(str, range(self.recipe.classes)))
         from cgxffcv.cifar import CLASSES  # here, since it brings what downloads need
 
         return CLASSES
@@ -51,15 +61,15 @@ class Classifier:
         return self.logits(images, tta=tta).argmax(axis=1)
 
     def probabilities(self, images: np.ndarray, *, tta: bool = True) -> np.ndarray:
-        """The probability of each class: float32 (n, 10), rows add up to 1."""
+        """The probability of each class: float32 (n, classes), rows add up to 1."""
         scores = self.logits(images, tta=tta).astype(np.float64)
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
 
     def logits(self, images: np.ndarray, *, tta: bool = True) -> np.ndarray:
-        """The network's outputs, the weighted sum over the views: float32 (n, 10). CheckpointError if they are no
+        """The network's outputs, the weighted sum over the views: float32 (n, classes). CheckpointError if they are no
         numbers, as after a training that has diverged."""
-        checked = _checked(images)
+        checked = _checked(images, self.recipe.side)
         parts = [checked[at : at + LARGEST_BATCH] for at in range(0, len(checked), LARGEST_BATCH)]
         none = np.zeros((0, self.network.description.nodes[-1].classes), np.float32)
         scores = np.concatenate([none, *(self._scores(part, tta) for part in parts)])
@@ -70,7 +80,7 @@ class Classifier:
     def _scores(self, images: np.ndarray, tta: bool) -> np.ndarray:
         if len(images) > self._room:
             self._room = len(images)
-            self._plan = self.network.plan(self._room, SIDE, training=False)
+            self._plan = self.network.plan(self._room, self.recipe.side, training=False)
         usual = {"mean": self.recipe.mean, "std": self.recipe.std}
         if not tta:
             return self._plan.evaluate(images, **usual)
@@ -78,23 +88,23 @@ class Classifier:
         return sum(np.float32(weight) * self._plan.evaluate(images, *view, **usual) for weight, view in views)
 
 
-def _checked(images: Any) -> np.ndarray:
-    """Contiguous uint8 (n, 32, 32, 3)."""
+def _checked(images: Any, side: int) -> np.ndarray:
+    """Contiguous uint8 (n, side, side, 3)."""
     array = np.asarray(images)
     if array.dtype != np.uint8:
         raise TypeError(
             f"images are {array.dtype}; expected uint8 from 0 to 255, not normalised: the network does that by itself"
         )
-    if array.ndim == 4 and array.shape[1:] == (SIDE, SIDE, 3):
+    if array.ndim == 4 and array.shape[1:] == (side, side, 3):
         return np.ascontiguousarray(array)
-    hint = f"resize them to {SIDE} x {SIDE}"
-    if array.shape == (SIDE, SIDE, 3):
+    hint = f"resize them to {side} x {side}"
+    if array.shape == (side, side, 3):
         hint = "images[None] makes one image a batch"
     elif array.ndim == 4 and array.shape[1] == 3:
         hint = "np.moveaxis(images, 1, -1) turns NCHW into NHWC"
     elif array.ndim != 4 or array.shape[3] != 3:
         hint = "height before width, and three colours last"
-    raise ValueError(f"images have the shape {array.shape}; expected (n, {SIDE}, {SIDE}, 3): {hint}")
+    raise ValueError(f"images have the shape {array.shape}; expected (n, {side}, {side}, 3): {hint}")
 
 
 def load(
@@ -112,7 +122,8 @@ def load(
         recipe = Recipe(**state["recipe"])
         description = describe(recipe)
         _check_size(description, state)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        names = _names(state, recipe, name)
+    except (DataError, KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"no {error} in it" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{name}: not the checkpoint of a trained network: {reason}") from error
     backend = "cpu" if choose(device, gpu) is None else "cuda"
@@ -121,7 +132,15 @@ def load(
         _fill(network, state)
     except ValueError as error:
         raise CheckpointError(f"{name}: not the checkpoint of a trained network: {error}") from None
-    return Classifier(network, recipe, name)
+    return Classifier(network, recipe, name, names)
+
+
+def _names(state: Mapping[str, Any], recipe: Recipe, where: str) -> tuple[str, ...] | None:
+    """The names of the classes, if the training knew any."""
+    names = state.get("classes")
+    if names is not None and (not isinstance(names, list) or len(check_names(names, where)) != recipe.classes):
+        raise ValueError(f"its classes are {brief(names)}; expected {recipe.classes} names")
+    return None if names is None else tuple(names)
 
 
 def _check_size(description: Description, state: Mapping[str, Any]) -> None:

@@ -129,7 +129,11 @@ def _core_node(node: Node, earlier: list[str]) -> dict[str, Any]:
 
 
 def resnet9(classes: int = 10, keep: float = 0.9) -> Description:
-    """The network of FFCV's CIFAR-10 example: 2,274,880 parameters, 0.583 GFLOP forward an image of 32 x 32."""
+    """The network of FFCV's CIFAR-10 example: 2,274,880 parameters, 0.583 GFLOP forward an image of 32 x 32.
+
+    With more than 128 classes its last convolution has more channels, too: as many as there are classes, in steps of
+    64, and at most 512.
+    """
     nodes: list[Node] = []
 
     def add(index: int, channels: int, kernel: int = 3, stride: int = 1, padding: int = 1, **norm) -> None:
@@ -143,7 +147,7 @@ def resnet9(classes: int = 10, keep: float = 0.9) -> Description:
     add(5, 256, pool=2, pool_place="after")
     add(6, 256)
     add(7, 256, residual="norm5")
-    add(8, 128, padding=0)
+    add(8, min(max(128, -(-classes // 64) * 64), 512), padding=0)
     nodes.append(Head("head", classes, scale=0.2, block=8))
     return Description("resnet9", tuple(nodes))
 

@@ -12,9 +12,10 @@ def describe(recipe: Recipe) -> Description:
     """What `Network` is made from."""
     keep = 1.0 - recipe.norm_momentum
     if recipe.network == "resnet9":
-        return resnet9(keep=keep)
+        return resnet9(recipe.classes, keep=keep)
     return airbench(
         recipe.widths,
+        classes=recipe.classes,
         activation=recipe.activation,
         stem_activation=recipe.activation,
         deep_blocks=[depth == 3 for depth in recipe.depths],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
@@ -28,22 +29,35 @@ from cgxffcv.transforms import (
 )
 
 __all__ = [
-    "SIDE",
     "Samples",
     "augmentation",
     "core_operations",
     "evaluation_loader",
     "feeding_loader",
+    "labelled_images",
     "reseed",
     "share_of",
     "training_loader",
     "whitening_images",
+    "whole_pixels",
     "whole_loader",
 ]
 
-SIDE = 32  # of the images that the networks take
-CLASSES = 10
-IMAGE, LABEL = "image", "label"
+IMAGE, LABEL = "image", "label"  # usual names of the fields
+KINDS = {IMAGE: ("image", "colour images of one size"), LABEL: ("int", "whole numbers")}
+
+
+def labelled_images(file: Reader) -> dict[str, str]:
+    """The names of the fields that training takes as IMAGE and LABEL: those so called, or else the only ones of their
+    kind. DataError if there are none."""
+    found = {}
+    for use, (kind, what) in KINDS.items():
+        fitting = [name for name, info in file.fields.items() if info.kind == kind]
+        if use not in fitting and len(fitting) != 1:
+            several = f"; {' and '.join(fitting)} are several: name one of them so" if fitting else ""
+            raise DataError(f"{file.path}: training needs a field {use!r} of {what}{several}")
+        found[use] = use if use in fitting else fitting[0]
+    return found
 
 
 def augmentation(recipe: Recipe) -> list[Any]:
@@ -52,7 +66,7 @@ def augmentation(recipe: Recipe) -> list[Any]:
     flips = {"random": [RandomHorizontalFlip()], "alternating": [AlternatingFlip()], "none": []}
     if recipe.translate > 0:
         if recipe.padding == "reflect":
-            steps.append(RandomCrop(SIDE, padding=recipe.translate, fill="reflect"))
+            steps.append(RandomCrop(recipe.side, padding=recipe.translate, fill="reflect"))
         else:
             steps.append(RandomTranslate(recipe.translate, fill=recipe.translate_fill))
     # Shift, then mirror, with a reflected border; mirror, then shift, with a filled one: each family's own order.
@@ -67,8 +81,9 @@ def _open(path: str | PathLike[str], batch: int, pipelines: dict[str, Any], **op
     those of labelled images."""
     with Reader(path) as file:
         chosen: dict[str, Any] = dict.fromkeys(file.fields)  # outputs of other names come in the order given
-    for name, steps in pipelines.items():
-        chosen[f"training {name}"] = PipelineSpec(name, steps[0], steps[1:])
+        fields = labelled_images(file)
+    for use, steps in pipelines.items():
+        chosen[f"training {use}"] = PipelineSpec(fields[use], steps[0], steps[1:])
     try:
         return Loader(path, batch, pipelines=chosen, **options)
     except BetonError:
@@ -84,11 +99,11 @@ class Samples:
     """The samples in use of a file of labelled images, for which nothing stays open.
 
     `numbers`: theirs in the file, int64, in the order given. `seed`: of their random orders, which are those that
-    `training_loader` has by itself. DataError if none is in use, if a label names no class, or if the first image has a
-    wrong size; IndexError and TypeError for wrong indices.
+    `training_loader` has by itself. DataError if none is in use, if a label names no class of the recipe, or if the
+    first image has another size than the recipe's; IndexError and TypeError for wrong indices.
     """
 
-    def __init__(self, path: str | PathLike[str], indices: np.ndarray | None = None, seed: int = 0):
+    def __init__(self, path: str | PathLike[str], recipe: Recipe, indices: np.ndarray | None = None, seed: int = 0):
         self.path, self.seed = os.fspath(path), seed
         with Reader(path) as file:
             in_file = file.num_samples
@@ -96,23 +111,22 @@ class Samples:
             if len(self.numbers) == 0:
                 chosen = f"none of its {in_file:,} samples is chosen (by indices)" if in_file else "holds no samples"
                 raise DataError(f"{self.path}: {chosen}")
-            for name, kind, what in ((IMAGE, "image", "colour images of one size"), (LABEL, "int", "whole numbers")):
-                if name not in file.fields or file.fields[name].kind != kind:
-                    raise DataError(f"{self.path}: training needs a field {name!r} of {what}")
-            self._labels = file.column(LABEL)[self.numbers]
-            self._check_labels()
-            height, width, _ = file.value(self.numbers[0], IMAGE).shape
-        if (height, width) != (SIDE, SIDE):
+            fields = labelled_images(file)
+            self._labels = file.column(fields[LABEL])[self.numbers]
+            self._check_labels(recipe)
+            height, width, _ = file.value(self.numbers[0], fields[IMAGE]).shape
+        if (height, width) != (recipe.side, recipe.side):
             raise DataError(
-                f"{self.path}: images of {height} x {width} pixels; the networks of this version take {SIDE} x {SIDE}"
+                f"{self.path}: images of {height} x {width} pixels; recipe {recipe.name} is made for "
+                f"{recipe.side} x {recipe.side} ({FIT})"
             )
 
-    def _check_labels(self) -> None:
-        wrong = np.flatnonzero((self._labels < 0) | (self._labels >= CLASSES))
+    def _check_labels(self, recipe: Recipe) -> None:
+        wrong = np.flatnonzero((self._labels < 0) | (self._labels >= recipe.classes))
         if len(wrong):
             raise DataError(
                 f"{self.path}: sample {self.numbers[wrong[0]]} has the label {self._labels[wrong[0]]}; expected 0 to "
-                f"{CLASSES - 1} ({len(wrong):,} of {len(self):,} labels are not)"
+                f"{recipe.classes - 1} ({len(wrong):,} of {len(self):,} labels are not; {FIT})"
             )
 
     def __len__(self) -> int:
@@ -127,6 +141,7 @@ class Samples:
         return random_order(self.numbers, self.seed, epoch)
 
 
+FIT = "cgxffcv.train.fitted makes a recipe fit a file"
 ALONE = {"rank": 0, "world_size": 1}
 IN_ORDER = {"seed": 0, "evaluate": True, "drop_last": False}
 
@@ -146,7 +161,7 @@ def training_loader(
     indices: np.ndarray | None = None,
     order: Any = None,
 ) -> Loader:
-    """Shuffled, augmented batches of this rank: uint8 images (batch, 32, 32, 3), int64 labels (batch, 1) and sample
+    """Shuffled, augmented batches of this rank: uint8 images (batch, side, side, 3), int64 labels (batch, 1) and sample
     numbers (batch,)."""
     chosen = {"order": OrderOption.RANDOM if order is None else order, "seed": seed, "indices": indices}
     place = {"num_workers": workers, "rank": rank, "world_size": ranks, "resident": True}
@@ -179,7 +194,7 @@ def core_operations(steps: list[Any]) -> tuple:
 def feeding_loader(
     path: str | PathLike[str], batch: int, workers: int, gpu: int, indices: np.ndarray | None, keep: bool = True
 ) -> Loader:
-    """Page-locked batches for a GPU: uint8 images (batch, 32, 32, 3), not augmented, and int64 labels (batch, 1).
+    """Page-locked batches for a GPU: uint8 images (batch, side, side, 3), not augmented, and int64 labels (batch, 1).
     `keep`: JPEG images are decoded once and kept in host memory."""
     chosen = {"num_workers": workers, "indices": indices, "resident": keep, "page_locked": gpu}
     return _open(path, batch, _pipelines([]), **chosen, **ALONE, **IN_ORDER)
@@ -193,6 +208,14 @@ def share_of(loader: Loader) -> np.ndarray:
 def reseed(loader: Loader, seed: int) -> None:
     """Orders and augmentations of another seed, from the first epoch on."""
     loader.load_state_dict(loader.state_dict() | {"epoch": 0, "samples_done": 0, "seed": seed})
+
+
+def whole_pixels(path: str | PathLike[str], numbers: np.ndarray, workers: int) -> Iterator[np.ndarray]:
+    """The images of these samples as they are, uint8 (n, side, side, 3), some at a time."""
+    pipelines = {IMAGE: [SimpleRGBImageDecoder()]}
+    with _open(path, 500, pipelines, num_workers=workers, indices=numbers, **ALONE, **IN_ORDER) as loader:
+        for (images,) in loader:
+            yield images
 
 
 def whitening_images(

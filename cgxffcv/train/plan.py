@@ -262,9 +262,10 @@ def _nesterov(recipe: Recipe, per_epoch: int, steps: int, batch: int) -> tuple[G
 # ---- what it costs ----
 
 
-def image_flops(recipe: Recipe, side: int = 32, first_block: int = 0) -> tuple[float, float]:
-    """Operations of one image, see `nn.Description.flops`: forward, and forward and backward."""
-    return describe(recipe).flops(side, first_block)
+def image_flops(recipe: Recipe, side: int | None = None, first_block: int = 0) -> tuple[float, float]:
+    """Operations of one image, see `nn.Description.flops`: forward, and forward and backward. `side` None: the
+    recipe's."""
+    return describe(recipe).flops(side or recipe.side, first_block)
 
 
 def training_flops(recipe: Recipe, samples: int, ranks: int = 1) -> float:

@@ -19,6 +19,7 @@ __all__ = ["FORMAT", "compare", "core_state", "fill_core", "my_residual", "my_su
 
 FORMAT = 2  # of the state
 NO_PART = ("summary", "target")  # fields of a recipe that change nothing in a training
+ADDED = {"classes": 10, "side": 32}  # fields that older checkpoints' recipes have not, and what they were
 LENGTH = ("epochs", "lr_peak_epoch")  # that may be others in a training that goes on
 NOW, SLOW = ("parameters", "statistics"), ("slow_parameters", "slow_statistics")
 
@@ -85,6 +86,7 @@ def compare(identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
 
 def _other_field(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> tuple[str, Any, Any]:
     """The first field that makes it another training, if there is one: what it is called, and both values."""
+    theirs = ADDED | theirs
     free = NO_PART if theirs.get("epochs") == mine["epochs"] else NO_PART + LENGTH
     for key, value in mine.items():
         if theirs.get(key) != value and key not in free:

@@ -19,7 +19,6 @@ import numpy as np
 from cgxffcv.loader.orders import share_of_order
 from cgxffcv.recipes import Recipe
 from cgxffcv.train.data import (
-    SIDE,
     Samples,
     augmentation,
     core_operations,
@@ -296,7 +295,7 @@ def host_room(team: Team, meminfo: str = "/proc/meminfo", limits: tuple[str, ...
 
 
 def _fed_data(parts: Parts, seed: int, gpu: int, graphs: bool) -> FedTraining:
-    keep = len(parts.samples) * SIDE * SIDE * 3 <= host_room(parts.team)
+    keep = len(parts.samples) * parts.recipe.side**2 * 3 <= host_room(parts.team)
     loader = feeding_loader(parts.path, parts.plan.local_batch, parts.workers, gpu, parts.indices, keep)
     try:
         return FedTraining(parts.core, loader, core_operations(augmentation(parts.recipe)), seed, graphs)

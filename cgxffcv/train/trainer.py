@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -12,6 +12,7 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv import checkpoint, costs, nn, recipes
+from cgxffcv.classes import check_names
 from cgxffcv.device import choose as choose_gpu
 from cgxffcv.device import devices
 from cgxffcv.errors import UserError
@@ -20,7 +21,7 @@ from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.train import state as states
 from cgxffcv.train.algorithms import describe_algorithms
 from cgxffcv.train.compression import Compression
-from cgxffcv.train.data import SIDE, Samples
+from cgxffcv.train.data import Samples
 from cgxffcv.train.evaluate import run_evaluation
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
 from cgxffcv.train.plan import LOOKAHEAD_BASE, TrainingPlan, image_flops, make_plan, training_flops
@@ -40,7 +41,8 @@ class Trainer:
 
     Args:
         recipe: a Recipe or the name of one.
-        train, test: .beton files with fields "image" (32 x 32 RGB) and "label" (int). Without `test` there is none.
+        train, test: .beton files with an image field (RGB, of the recipe's side) and an int field, called "image" and
+            "label" where there are several. Without `test` there is none.
         comm: a communicator of cgxffcv.comm; None: this process alone. The global permutation is shared among the
             ranks, so that together they see what one rank would with the sum of their batches. Batch-norm statistics
             are each rank's own; the test uses rank 0's.
@@ -59,6 +61,7 @@ class Trainer:
             uploaded beside the steps: the same bytes.
         graphs: on a GPU, record each phase's step once and replay it: the same bytes, faster.
         train_indices, test_indices: the samples to use of each file, numbers or a boolean mask; None: all.
+        classes: the names of the classes, which go into checkpoints; None: they have none, but CIFAR-10's.
 
     Raises RecipeError if the batch does not fit the data or the ranks, DataError or BetonError for files that do not
     fit, NotBuiltError without oneDNN, UserError without the GPU that is wished for.
@@ -84,9 +87,11 @@ class Trainer:
         test_indices: np.ndarray | None = None,
         resident: bool = True,
         graphs: bool = True,
+        classes: Sequence[str] | None = None,
     ):
         self.recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
         self.comm, self.seed = comm, seed
+        self.classes = self._checked_classes(classes)
         self._team = Team(comm)
         self.rank, self.ranks = self._team.rank, self._team.ranks
         in_turn = 0 if comm is None or gpu is not None else comm.local_rank
@@ -115,6 +120,11 @@ class Trainer:
             self.close()
             raise
 
+    def _checked_classes(self, names: Sequence[str] | None) -> tuple[str, ...] | None:
+        if names is not None and len(check_names(names, "classes")) != self.recipe.classes:
+            raise RecipeError(f"classes names {counted(len(names), 'class')}; the recipe has {self.recipe.classes}")
+        return None if names is None else tuple(names)
+
     def _begin(self) -> None:
         """What a training knows before its first step."""
         self.best_accuracy = 0.0
@@ -122,13 +132,13 @@ class Trainer:
         self._tally.begin()
 
     def _open(self, train, train_indices, test, test_indices) -> None:
-        everything = self._everything = Samples(train, train_indices, self.seed)
+        everything = self._everything = Samples(train, self.recipe, train_indices, self.seed)
         self.samples, self._labels = len(everything), everything.labels_checksum()
         self.plan = make_plan(self.recipe, self.samples, self.ranks)
         self._hardest: HardestImages | None = None
         if self.recipe.hardest:
             self._hardest = HardestImages(self.plan.fractions, everything.order, self._team.exchange)
-        self._test = None if test is None else Samples(test, test_indices)
+        self._test = None if test is None else Samples(test, self.recipe, test_indices)
 
     def _open_data(self, test_batch: int, resident: bool, graphs: bool) -> None:
         """Where the batches of the epochs and of the test come from."""
@@ -172,7 +182,7 @@ class Trainer:
             groups=[group.core() for group in plan.groups],
             phases=[vars(phase) for phase in plan.phases],
             steps=plan.steps,
-            side=SIDE,
+            side=recipe.side,
             batch=plan.local_batch,
             test_batch=test_batch,
             mean=recipe.mean,
@@ -401,6 +411,8 @@ class Trainer:
             "skipped_in_a_row": self._tally.skipped_in_a_row,
             "sums": self._team.gather(self._tally.sums.saved()),
         }
+        if self.classes is not None:
+            state["classes"] = list(self.classes)
         state |= states.core_state(self._core)
         if self._hardest is not None:
             state |= {f"hardest.{name}": value for name, value in self._hardest.state_dict().items()}

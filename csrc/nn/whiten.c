@@ -96,10 +96,13 @@ Status nn_whiten_filters(const double moments[PATCH * PATCH], double epsilon,
         FAIL(STATUS_ARGUMENT, "whitening: the smallest eigenvalue %g plus epsilon %g must be positive",
              values[PATCH - 1], epsilon);
     }
+    int live = 0;
+    while (live < PATCH && values[live] > NN_WHITEN_DEAD * values[0]) live++;
     for (int i = 0; i < PATCH; i++) {
-        double scale = 1 / sqrt(values[i] + epsilon);
+        int from = live > 0 ? i % live : i; /* the first `live` take their own */
+        double scale = 1 / sqrt(values[from] + epsilon);
         for (int k = 0; k < PATCH; k++) {
-            filters[i * PATCH + k] = (float)(vectors[i * PATCH + k] * scale);
+            filters[i * PATCH + k] = (float)(vectors[from * PATCH + k] * scale);
             filters[(PATCH + i) * PATCH + k] = -filters[i * PATCH + k];
         }
     }

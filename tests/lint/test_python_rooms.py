@@ -9,7 +9,7 @@ from checkout import ROOT
 FLOORS = (
     "errors nearest wording place files progress interrupts",
     "device tensors claim costs comm allreduce adaptive arrays interop decoders transforms recipes checkpoint",
-    "fields tables sheet reader writer beton cifar traversal_order pipeline loader",
+    "fields tables sheet classes reader writer beton cifar traversal_order pipeline loader",
     "nn train app bench start __main__",
 )
 ORDER = " ".join(FLOORS).split()

@@ -10,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from _cgxffcv import build_info
+from _cgxffcv import build_info, jpeg_encode
 from checkout import ROOT, environ
 
-from cgxffcv import checkpoint
+from cgxffcv import checkpoint, files
 from cgxffcv.app.folder_lock import FolderLock
 from cgxffcv.cifar import sample
 from cgxffcv.fields import IntField, RGBImageField
@@ -306,3 +307,22 @@ def test_any_number_of_ranks_shares_a_batch(data, tmp_path):
     done = train(data, tmp_path, "--training.recipe=airbench90", "--epochs", "1", "--recipe.hardest=0:1", ranks=3)
     assert done.returncode == 0, done.stderr
     assert "a step takes 498 images" in done.stdout and "3 processes, 498 images a step" in done.stderr
+
+
+@needs_mpi
+def test_two_ranks_train_on_a_folder_in_four_bits(tmp_path):
+    images, labels = sample.load()
+    for number, (image, label) in enumerate(zip(images[:300].transpose(0, 2, 3, 1), labels[:300], strict=True)):
+        place = tmp_path / "pictures" / f"kind{label % 3}"
+        place.mkdir(parents=True, exist_ok=True)
+        files.write(place / f"{number}.jpg", [jpeg_encode(np.ascontiguousarray(image))])
+    options = ["--training.recipe=airbench94", "--recipe.widths=16,16,16", "--epochs", "2", "--dist-backend", "cgx"]
+    options += ["--quantization-bits", "4", "--data.source=folder", f"--data.folder={tmp_path / 'pictures'}"]
+    options += ["--data.side=24", "--data.num_workers=1"]
+    done = train(tmp_path / "data", tmp_path / "run", *options, ranks=2)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout + done.stderr
+    assert told.count("270 images for training and 30 for the test") == 1  # one rank makes the files
+    assert "each rank sent" in done.stderr
+    header = checkpoint.read_header(tmp_path / "run" / "last.safetensors")
+    assert header["classes"] == ["kind0", "kind1", "kind2"] and header["compression"]["bits"] == 4

@@ -269,8 +269,8 @@ def test_forecast_recommends_a_faster_recipe_for_long_trainings():
     resnet9, images = recipes.get("resnet9"), 50_000
     assert len(forecast(resnet9, 59.9, images)) == 1 and len(forecast(resnet9, 60.0, images)) == 2
     lines = forecast(resnet9, 5400.0, images)
-    assert "1 h 30 min" in lines[0] and f"--training.recipe={cheapest(images).name}" in lines[1]
-    assert len(forecast(cheapest(images), 5400.0, images)) == 1
+    assert "1 h 30 min" in lines[0] and f"--training.recipe={cheapest(images, resnet9).name}" in lines[1]
+    assert len(forecast(cheapest(images, resnet9), 5400.0, images)) == 1
     assert len(forecast(resnet9.replace(epochs=0.1), 5400.0, images)) == 1  # of which the other takes more
 
 

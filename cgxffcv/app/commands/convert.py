@@ -1,6 +1,7 @@
 """Writes a .beton file from a folder of images, tar shards, or other .beton files.
 
-    cgxffcv convert FOLDER OUT.beton              FOLDER/CLASS/**/IMAGE: the image and the class's number
+    cgxffcv convert FOLDER OUT.beton              FOLDER/CLASS/**/IMAGE: the image and the class's number, whose name
+                                                  goes into OUT.beton.classes
     cgxffcv convert 'part-{000..012}.tar' OUT.beton     members KEY.jpg (or .jpeg, .png) and KEY.cls
     cgxffcv convert A.beton B.beton OUT.beton     their samples, one file after the other; the fields must be the same
 
@@ -18,10 +19,12 @@ from typing import Any
 from cgxffcv import beton, interrupts
 from cgxffcv.app import process
 from cgxffcv.app.usage import Parser, whole
+from cgxffcv.classes import write_names
 from cgxffcv.errors import UserError
 from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.writer import DatasetWriter, WriteReport
 from cgxffcv.writer.webshards import expand
+from cgxffcv.writer.writer import ImageFolder
 
 IMAGES = "jpg;jpeg;png"
 
@@ -63,7 +66,9 @@ def convert(options: argparse.Namespace) -> WriteReport:
     if endings == {".beton"}:
         return _merge(options, common)
     if len(names) == 1 and os.path.isdir(names[0]):
-        return _writer(options, common).from_image_folder(names[0], shuffle_indices=options.shuffle)
+        report = _writer(options, common).from_image_folder(names[0], shuffle_indices=options.shuffle)
+        write_names(options.out, ImageFolder(names[0]).classes)
+        return report
     if endings <= {".tar", ".tgz", ".gz"}:
         if options.shuffle:
             raise UserError("tar files are read in their order: no --shuffle")

@@ -13,52 +13,58 @@ import numpy as np
 from cgxffcv.app.usage import Parser, whole
 from cgxffcv.errors import UserError
 
-SIDE = 32
 BATCH = 500
 DESCRIPTION = """\
 Prints the class of each image, as a network that cgxffcv has trained sees it. CHECKPOINT is a run's last.safetensors or
 best.safetensors, or its log folder (the best). IMAGES are pictures (JPEG; with Pillow also PNG and others), .npy files
 (uint8, height x width x 3, one image or several) and .beton files, of whose labels it says how many were found."""
 
-Part = tuple[list[str], np.ndarray, np.ndarray | None]  # names, uint8 (n, 32, 32, 3), labels (n,) if there are any
+Part = tuple[list[str], np.ndarray, np.ndarray | None]  # names, uint8 (n, side, side, 3), labels (n,) if there are any
 
 
 def _refuse(path: str, reason: object) -> UserError:
     return UserError(f"{path}: {reason}")
 
 
-def _one_or_more(array: np.ndarray, path: str) -> np.ndarray:
-    batch, one = array[None] if array.ndim == 3 else array, (SIDE, SIDE, 3)
+def _one_or_more(array: np.ndarray, path: str, side: int) -> np.ndarray:
+    batch, one = array[None] if array.ndim == 3 else array, (side, side, 3)
     if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != one or len(batch) == 0:
         expected = f"uint8 and {one}, or {('n', *one)} for several images".replace("'", "")
         raise _refuse(path, f"{array.dtype} of the shape {array.shape}; expected {expected}")
     return batch
 
 
-def _from_npy(path: str) -> Iterator[Part]:
+def _from_npy(path: str, side: int) -> Iterator[Part]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise _refuse(path, f"not a readable .npy file: {error}") from error
-    images = _one_or_more(array, path)
+    images = _one_or_more(array, path, side)
     for at in range(0, len(images), BATCH):
         part = images[at : at + BATCH]
         yield [path if array.ndim == 3 else f"{path}[{at + i}]" for i in range(len(part))], part, None
 
 
-def _from_beton(path: str) -> Iterator[Part]:
+def _field(file: Any, name: str, kind: str) -> str | None:
+    """The field of this name and kind, or the only one of the kind."""
+    fitting = [other for other, info in file.fields.items() if info.kind == kind]
+    return name if name in fitting else fitting[0] if len(fitting) == 1 else None
+
+
+def _from_beton(path: str, side: int) -> Iterator[Part]:
     from cgxffcv.reader import Reader
 
     with Reader(path) as file:
-        if "image" not in file.fields or file.fields["image"].kind != "image":
+        image = _field(file, "image", "image")
+        if image is None:
             raise _refuse(path, f'expected a field "image" of images; it has {", ".join(file.fields) or "no fields"}')
         if len(file) == 0:
             raise _refuse(path, "holds no images")
-        labelled = "label" in file.fields and file.fields["label"].kind == "int"
-        labels = file.column("label") if labelled else None
+        label = _field(file, "label", "int")
+        labels = None if label is None else file.column(label)
         for at in range(0, len(file), BATCH):
             numbers = range(at, min(at + BATCH, len(file)))
-            images = [_one_or_more(file.value(i, "image"), f"{path}[{i}]") for i in numbers]
+            images = [_one_or_more(file.value(i, image), f"{path}[{i}]", side) for i in numbers]
             yield (
                 [f"{path}[{i}]" for i in numbers],
                 np.concatenate(images),
@@ -66,8 +72,8 @@ def _from_beton(path: str) -> Iterator[Part]:
             )
 
 
-def _scaled(pixels: np.ndarray, path: str) -> np.ndarray:
-    """The square in the middle, at the size that networks take."""
+def _scaled(pixels: np.ndarray, side: int) -> np.ndarray:
+    """The square in the middle, at the size that the network takes."""
     try:
         from PIL import Image
     except ImportError:
@@ -75,10 +81,10 @@ def _scaled(pixels: np.ndarray, path: str) -> np.ndarray:
     height, width = pixels.shape[:2]
     half = min(height, width) / 2
     box = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
-    return np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.LANCZOS, box))
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS, box))
 
 
-def _from_picture(path: str, resize: bool) -> Iterator[Part]:
+def _from_picture(path: str, resize: bool, side: int) -> Iterator[Part]:
     import _cgxffcv
 
     from cgxffcv.fields import RGBImageField
@@ -88,19 +94,19 @@ def _from_picture(path: str, resize: bool) -> Iterator[Part]:
         pixels = _cgxffcv.jpeg_decode(found) if isinstance(found, bytes) else found
     except (ValueError, TypeError) as error:
         raise UserError(str(error) if path in str(error) else f"{path}: {error}") from error
-    if pixels.shape != (SIDE, SIDE, 3):
+    if pixels.shape != (side, side, 3):
         height, width = pixels.shape[:2]
         if not resize:
-            size = f"{width} x {height} pixels, but the networks take {SIDE} x {SIDE}"
+            size = f"{width} x {height} pixels, but the network takes {side} x {side}"
             raise _refuse(path, f"{size}; --resize takes the square in the middle and scales it")
-        pixels = _scaled(pixels, path)
+        pixels = _scaled(pixels, side)
     yield [path], pixels[None], None
 
 
-def _parts(path: str, resize: bool) -> Iterator[Part]:
+def _parts(path: str, resize: bool, side: int) -> Iterator[Part]:
     if path.lower().endswith(".npy"):
-        return _from_npy(path)
-    return _from_beton(path) if path.lower().endswith(".beton") else _from_picture(path, resize)
+        return _from_npy(path, side)
+    return _from_beton(path, side) if path.lower().endswith(".beton") else _from_picture(path, resize, side)
 
 
 def _line(name: str, probability: np.ndarray, classes: Sequence[str], options: argparse.Namespace) -> str:
@@ -116,7 +122,7 @@ def _line(name: str, probability: np.ndarray, classes: Sequence[str], options: a
 def _predict_file(classifier: Any, path: str, options: argparse.Namespace) -> None:
     images = correct = 0
     labelled = False
-    for names, pixels, labels in _parts(path, options.resize):
+    for names, pixels, labels in _parts(path, options.resize, classifier.recipe.side):
         probabilities = classifier.probabilities(pixels, tta=not options.plain)
         for name, probability in zip(names, probabilities, strict=True):
             print(_line(name, probability, classifier.classes, options))

@@ -2,6 +2,7 @@
 
     cgxffcv train                                                           one process
     cgxffcv launch -np 4 train --dist-backend cgx --quantization-bits 4     four, compressed gradients
+    cgxffcv train --data.source=folder --data.folder=DIR                    your own images: DIR/CLASS/IMAGE
 
 Without --training.recipe it trains resnet9: ResNet-9 in 20 epochs, 93.6 % on CIFAR-10.
 """
@@ -18,11 +19,15 @@ from cgxffcv.app import config, process, session
 def main(prog: str, arguments: Sequence[str]) -> int:
     began = time.monotonic()
     settings = config.load(arguments, prog=prog, description=__doc__)
-    recipe = session.choose_recipe(settings, process.say)
+    session.named_recipe(settings)
     compression = session.choose_compression(settings, process.say)
-    session.check_files(settings)
+    if settings.data.source != "folder":
+        session.check_files(settings)
     checkpoint = session.checkpoint_to_resume(settings)
     threads = session.set_threads(process.say)
+    session.make_files(settings)
+    facts = session.look_at_images(settings, threads)
+    recipe = session.choose_recipe(settings, process.say, facts)
     gpu = session.choose_device(settings, process.say)
     process.say(settings.told())
 
@@ -49,6 +54,7 @@ def main(prog: str, arguments: Sequence[str]) -> int:
             threads=threads,
             num_workers=session.loader_threads(settings, threads),
             test_batch=settings.training.val_batch_size,
+            classes=facts.names,
         ) as trainer,
     ):
         changes = [] if checkpoint is None else trainer.resume(checkpoint)

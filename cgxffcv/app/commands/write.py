@@ -1,6 +1,7 @@
-"""Writes CIFAR-10 as two .beton files, for training.
+"""Writes CIFAR-10, or images of one's own, as two .beton files, for training.
 
-The data comes from where data.source says: files below data.root, a download, or the sample that ships with cgxffcv.
+The data comes from where data.source says: files below data.root, a download, the sample that ships with cgxffcv, or
+(folder) your own images in data.folder, one sub-folder a class.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from cgxffcv import cifar, interrupts
-from cgxffcv.app import config, process
+from cgxffcv.app import config, own_folder, process
 from cgxffcv.errors import ConfigError
 from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.writer import DatasetWriter
 
 USED = ["data.train_dataset", "data.val_dataset", "data.source", "data.root", "data.url", "data.num_workers"]
+USED += ["data.folder", "data.val_folder", "data.val_share", "data.split_seed", "data.side", "data.on_error"]
 USED += ["log.progress"]
 
 
@@ -31,6 +33,11 @@ def write(path: str, images: np.ndarray, labels: np.ndarray, workers: int) -> No
 def main(prog: str, arguments: Sequence[str]) -> int:
     settings = config.load(arguments, prog=prog, description=__doc__, used=USED)
     d = settings.data
+    if d.source == "folder":
+        interrupts.careful()
+        own_folder.prepare(settings, process.say)
+        process.say(f"kept in {settings.data.train_dataset} and {settings.data.val_dataset}")
+        return 0
     if os.path.realpath(d.train_dataset) == os.path.realpath(d.val_dataset):
         raise ConfigError([f"data.train_dataset and data.val_dataset are one file: {d.train_dataset}; name two"])
     interrupts.careful()

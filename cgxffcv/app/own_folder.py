@@ -1,0 +1,250 @@
+"""A folder of one's own images, a sub-folder a class, becomes two .beton files for training: once, then they are kept.
+
+They lie below data.root, in a folder whose name has a hash of all that they depend on: every image's path, size and
+time of change, and how they are made squares and split.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _cgxffcv
+import numpy as np
+
+from cgxffcv.app import process
+from cgxffcv.app.config import Config
+from cgxffcv.classes import names_file, write_names
+from cgxffcv.errors import ConfigError, DataError
+from cgxffcv.fields import IntField, RGBImageField
+from cgxffcv.recipes import CLASSES
+from cgxffcv.wording import counted
+from cgxffcv.writer import DatasetWriter
+from cgxffcv.writer.writer import IMAGE_SUFFIXES, WriteReport
+
+__all__ = ["ClassFolder", "Squares", "prepare", "split", "square"]
+
+FORMAT = 1  # of what is made of a folder; another one is made again
+TOLD = 5  # files of a kind that are named
+NO_IMAGES = ("thumbs.db", "desktop.ini")  # that systems leave in folders, besides hidden files
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """FOLDER/CLASS/**/IMAGE: the classes by name, each image's path and class number, and the other files."""
+
+    root: Path
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: tuple[int, ...]
+    others: tuple[str, ...]
+
+    @classmethod
+    def read(cls, folder: str, key: str, classes: Sequence[str] | None = None) -> ClassFolder:
+        """classes: those of the training folder, for the test's. DataError names what is missing."""
+        root = Path(folder)
+        if not root.is_dir():
+            raise DataError(f"{folder}: {'is no folder' if root.exists() else 'no such folder'} ({key})")
+        found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        names = _checked_classes(folder, key, found, classes)
+        paths: list[str] = []
+        labels: list[int] = []
+        others: list[str] = []
+        for label, name in enumerate(names):
+            images, rest = _images_below(root / name)
+            if not images and classes is None:
+                raise DataError(
+                    f"{root / name}: a class without images (files that end in {', '.join(IMAGE_SUFFIXES)})"
+                )
+            paths, labels, others = paths + images, labels + [label] * len(images), others + rest
+        if not paths:
+            raise DataError(f"{folder}: no images in it ({key})")
+        return cls(root, tuple(names), tuple(paths), tuple(labels), tuple(others))
+
+    def listing(self) -> list[Any]:
+        """What changes when an image does."""
+        entries = []
+        for path in self.paths:
+            found = os.stat(path)
+            entries.append([os.path.relpath(path, self.root), found.st_size, found.st_mtime_ns])
+        return [list(self.classes), entries]
+
+
+def _checked_classes(folder: str, key: str, found: list[str], wanted: Sequence[str] | None) -> Sequence[str]:
+    if wanted is not None:
+        unknown = [name for name in found if name not in wanted]
+        if unknown:
+            raise DataError(
+                f"{folder}: class {unknown[0]!r} ({key}) is not among the training images'; there are "
+                f"{', '.join(wanted[:20])}{', ...' if len(wanted) > 20 else ''}"
+            )
+        return wanted
+    if not CLASSES[0] <= len(found) <= CLASSES[1]:
+        seen = "one class only" if len(found) == 1 else f"{len(found):,} sub-folders"
+        raise DataError(
+            f"{folder}: {seen} ({key}); expected one sub-folder a class, {CLASSES[0]} to {CLASSES[1]:,} of them, as in "
+            f"{Path(folder) / 'cat' / 'tom.jpg'}"
+        )
+    return found
+
+
+def _images_below(folder: Path) -> tuple[list[str], list[str]]:
+    images, others = [], []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.startswith(".") or name.lower() in NO_IMAGES:
+                continue
+            (images if name.lower().endswith(IMAGE_SUFFIXES) else others).append(os.path.join(parent, name))
+    return sorted(images), sorted(others)
+
+
+def square(image: np.ndarray, side: int) -> np.ndarray:
+    """The square in the middle of uint8 (h, w, 3), scaled by area to (side, side, 3)."""
+    height, width = image.shape[:2]
+    least = min(height, width)
+    top, left = (height - least) // 2, (width - least) // 2
+    middle = np.ascontiguousarray(image[top : top + least, left : left + least])
+    return middle if least == side else _cgxffcv.resize_area(middle, side, side)
+
+
+class Squares(Sequence[tuple[np.ndarray, int]]):
+    """Images of one size with their labels, decoded when they are asked for."""
+
+    def __init__(self, paths: Sequence[str], labels: Sequence[int], side: int):
+        self.paths, self.labels, self.side = paths, labels, side
+        self._field = RGBImageField()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        found = self._field.convert(self.paths[index])
+        try:
+            pixels = _cgxffcv.jpeg_decode(found) if isinstance(found, bytes) else found
+        except ValueError as error:
+            raise ValueError(f"{self.paths[index]}: {error}") from None
+        return square(pixels, self.side), self.labels[index]
+
+
+def split(labels: Sequence[int], share: float, seed: int) -> np.ndarray:
+    """Which images are kept for the test, a mask: of each class that share of its images, drawn by the seed, at least
+    one, but never its only one."""
+    values = np.asarray(labels)
+    random = np.random.default_rng(seed)
+    chosen = np.zeros(len(values), bool)
+    for label in np.unique(values):
+        numbers = np.flatnonzero(values == label)
+        count = min(max(round(share * len(numbers)), 1), len(numbers) - 1)
+        chosen[random.permutation(numbers)[:count]] = True
+    return chosen
+
+
+def _write(path: Path, squares: Squares, names: Sequence[str], config: Config, say: process.Say) -> None:
+    fields = {"image": RGBImageField(), "label": IntField()}
+    writer = DatasetWriter(path, fields, num_workers=config.data.num_workers, on_error=config.data.on_error)
+    try:
+        report = writer.from_indexed_dataset(squares)
+    except _cgxffcv.BetonError as error:
+        reason = error.reason if error.reason.startswith(str(squares.paths[error.sample])) else str(error)
+        raise DataError(f"{reason}; mend or remove it, or leave such images out: --data.on_error=skip") from error
+    _tell(report, say)
+    left = len(squares) - len(report.skipped)
+    if left == 0:
+        raise DataError(f"{path}: none of the {counted(len(squares), 'image')} can be read")
+    write_names(path, names)
+
+
+def _tell(report: WriteReport, say: process.Say) -> None:
+    say(str(report))
+    for bad in report.skipped[:TOLD]:
+        say(f"left out: {bad.reason}")
+    if len(report.skipped) > TOLD:
+        say(f"left out: {len(report.skipped) - TOLD:,} more")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time: the others wait, and find what the first has made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as file:
+        with contextlib.suppress(OSError):  # no locks there: each makes them, and each file appears whole
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _name(config: Config, training: ClassFolder, testing: ClassFolder | None) -> str:
+    d = config.data
+    parts: list[Any] = [FORMAT, d.side, d.on_error, training.listing()]
+    parts.append([d.val_share, d.split_seed] if testing is None else testing.listing())
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    label = "".join(char if char.isalnum() else "_" for char in training.root.resolve().name)[:40] or "images"
+    return f"{label}-{d.side}px-{digest}"
+
+
+def _check(config: Config) -> None:
+    if config.data.folder is None:
+        raise ConfigError(
+            ["data.source = folder needs data.folder, your images in one sub-folder a class: --data.folder=DIR"]
+        )
+
+
+def _make(folder: Path, config: Config, training: ClassFolder, testing: ClassFolder | None, say: process.Say) -> None:
+    d = config.data
+    paths, labels = np.array(training.paths), np.array(training.labels)
+    held = np.zeros(len(labels), bool) if testing is not None else split(labels, d.val_share, d.split_seed)
+    if testing is None and not held.any():
+        raise DataError(
+            f"{d.folder}: one image in each class; nothing is left for the test. Add images, or name test images with "
+            "--data.val_folder"
+        )
+    rest = Squares(paths[~held].tolist(), labels[~held].tolist(), d.side)
+    if testing is not None:
+        tested = Squares(testing.paths, testing.labels, d.side)
+    else:
+        tested = Squares(paths[held].tolist(), labels[held].tolist(), d.side)
+    say(
+        f"{d.folder}: {counted(len(training.classes), 'class')}, {len(rest):,} images for training and {len(tested):,} "
+        f"for the test, as squares of {d.side} pixels, into {folder}/"
+    )
+    others = training.others + (() if testing is None else testing.others)
+    if others:
+        more = ", ..." if len(others) > TOLD else ""
+        say(f"note: {counted(len(others), 'file')} with no image's ending left out: {', '.join(others[:TOLD])}{more}")
+    _write(folder / "train.beton", rest, training.classes, config, say)
+    _write(folder / "test.beton", tested, training.classes, config, say)
+
+
+def prepare(config: Config, say: process.Say) -> None:
+    """Makes the .beton files of data.folder unless they are there, and puts their names into the configuration. Every
+    rank calls it; one makes them, the others wait.
+
+    Raises ConfigError without data.folder; DataError for folders that are not there, without classes or images, and,
+    unless data.on_error is skip, for the first image that cannot be read.
+    """
+    _check(config)
+    training = ClassFolder.read(config.data.folder, f"data.folder, {config.origin('data.folder')}")
+    testing = None
+    if config.data.val_folder is not None:
+        origin = f"data.val_folder, {config.origin('data.val_folder')}"
+        testing = ClassFolder.read(config.data.val_folder, origin, training.classes)
+    folder = Path(config.data.root) / _name(config, training, testing)
+    try:
+        with _alone(folder):
+            if not Path(names_file(folder / "test.beton")).exists():  # it is the last one written
+                _make(folder, config, training, testing, say)
+    except OSError as error:
+        if error.filename is None or not str(error.filename).startswith(str(folder)):
+            raise
+        raise DataError(
+            f"{folder}: {error.strerror}; name a folder to keep .beton files in (--data.root=DIR)"
+        ) from error
+    found = {"data.train_dataset": str(folder / "train.beton"), "data.val_dataset": str(folder / "test.beton")}
+    config.put(found, f"made of {config.data.folder}")

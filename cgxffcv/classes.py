@@ -1,0 +1,58 @@
+"""The names of classes, beside a .beton file whose labels are their numbers: FILE.beton.classes, UTF-8, one a line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from os import PathLike
+
+from cgxffcv import files
+from cgxffcv.errors import DataError
+
+__all__ = ["check_names", "names_file", "read_names", "write_names"]
+
+MOST_BYTES = 1 << 20
+
+
+def names_file(path: str | PathLike[str]) -> str:
+    """Where the names of a .beton file's classes are, if they are known."""
+    return f"{os.fspath(path)}.classes"
+
+
+def _plain(name: str) -> str:
+    """On one line, and without what UTF-8 does not take: a folder's name may hold any byte."""
+    return "".join(char if char.isprintable() else "?" for char in name.encode("utf-8", "backslashreplace").decode())
+
+
+def write_names(path: str | PathLike[str], names: Sequence[str]) -> None:
+    """Writes the names of the classes of the .beton file `path`, whole or not at all."""
+    files.write(names_file(path), "".join(f"{_plain(name)}\n" for name in names))
+
+
+def read_names(path: str | PathLike[str]) -> tuple[str, ...] | None:
+    """The names of the classes of the .beton file `path`; None if no file has them. DataError if that file is no list
+    of names."""
+    where = names_file(path)
+    try:
+        with files.open_plain(where, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    try:
+        names = tuple(data.decode().splitlines())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: expected UTF-8 text, one class a line ({error})") from None
+    if len(data) > MOST_BYTES:
+        raise DataError(f"{where}: more than {MOST_BYTES:,} bytes; expected the name of a class on each line")
+    return check_names(names, where)
+
+
+def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """The names; DataError if one is empty or there twice, so that a prediction would not say which class it means."""
+    seen: set[str] = set()
+    for number, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip() or name in seen:
+            what = "there twice" if name in seen else "no name"
+            raise DataError(f"{where}: class {number}, {name!r}, is {what}; expected one name a line, each once")
+        seen.add(name)
+    return tuple(names)
