@@ -348,12 +348,10 @@ class AllreducePlan:
         if len(bits) != len(self.layer_bits):
             raise ValueError(f"bits must be one number for each of {len(self.layer_bits)} layers, not {len(bits)}")
         residual = self._plan.residual
-        if residual is not None and self.device is not None:
-            raise ValueError("a residual in a GPU's memory does not go on with other bits")
         plan = self._make([_whole("bits", each) for each in bits])
         plan.call = self._plan.call
-        if residual is not None and plan.residual is not None:
-            plan.residual[:] = residual
+        if residual is not None and plan.feeds_back:
+            plan.restore(residual)
         self._plan, self.layer_bits = plan, tuple(bits)
 
     def losses(self, buffer: np.ndarray, widths: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -401,9 +399,20 @@ class AllreducePlan:
         self._plan.call = value
 
     @property
+    def feeds_back(self) -> bool:
+        """Whether there is a residual."""
+        return self._plan.feeds_back
+
+    @property
     def residual(self) -> np.ndarray | None:
-        """What quantisation lost so far, float32, a writable view; None without error feedback."""
+        """What quantisation lost so far, float32: a writable view, of a GPU's a copy (not while runs are under way).
+        None without error feedback."""
         return self._plan.residual
+
+    def restore(self, residual: np.ndarray) -> None:
+        """Takes up what `residual` has given, perhaps of another plan over the same elements. Not while runs are under
+        way. ValueError without error feedback, and for another number of elements."""
+        self._plan.restore(residual)
 
 
 def allreduce(array: Any, comm: _cgxffcv.Comm, bits: int | Mapping = UNCOMPRESSED, **options: Any) -> Any:

@@ -80,6 +80,8 @@ Status allreduce_wait(Allreduce *allreduce, DeviceStream *stream, DeviceEvent *e
     return allreduce->engine->wait(allreduce->state, stream, event);
 }
 
+void allreduce_set_blocks(Allreduce *allreduce, int blocks) { allreduce->setup.blocks = blocks; }
+
 bool allreduce_recordable(const Allreduce *allreduce) { return allreduce->engine->recordable; }
 
 /* ---- runs in stages ---- */
@@ -183,6 +185,8 @@ Status allreduce_set_call(Allreduce *allreduce, uint32_t call) {
 static bool keeps_residual(const Allreduce *allreduce, const AllreduceExtent *extent) {
     return extent != NULL && extent->feedback && allreduce->engine->residual != NULL;
 }
+
+bool allreduce_feeds_back(const Allreduce *allreduce) { return keeps_residual(allreduce, allreduce->last); }
 
 Status allreduce_residual(Allreduce *allreduce, float **out, int64_t *elems) {
     *elems = allreduce->last->elems;

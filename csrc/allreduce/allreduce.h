@@ -142,6 +142,10 @@ Status allreduce_wait(Allreduce *allreduce, DeviceStream *stream, DeviceEvent *e
 /* Whether runs may be recorded in a graph; otherwise allreduce_put waits for the stream. */
 bool allreduce_recordable(const Allreduce *allreduce);
 
+/* From the next run on a GPU's kernels have so many blocks at most; 0: as many as there is room for at once. A kernel
+ * waits for other ranks where it runs: what is computed meanwhile needs the other multiprocessors. Ranks may differ. */
+void allreduce_set_blocks(Allreduce *allreduce, int blocks);
+
 /* Of the longest extent. */
 int64_t allreduce_elems(const Allreduce *allreduce);
 
@@ -163,6 +167,9 @@ size_t allreduce_explain(const Allreduce *allreduce, char *text, size_t bytes);
  * the residual, a run continues bit for bit. */
 uint32_t allreduce_call(const Allreduce *allreduce);
 Status allreduce_set_call(Allreduce *allreduce, uint32_t call); /* not while runs are under way */
+
+/* Whether there is a residual of the extent that ran last. */
+bool allreduce_feeds_back(const Allreduce *allreduce);
 
 /* The residual of error feedback (this rank's own) of the extent that ran last, float32; NULL without. Borrowed until
  * allreduce_destroy. Of runs on a GPU it is a copy, as it stands when this is called: not while one is under way. */

@@ -37,6 +37,7 @@ typedef struct AllreduceSetup {
     int extent_count;
     AllreduceRun *run; /* owned */
     uint32_t next;     /* the number of the next run that is put: ahead of run->call where runs are under way */
+    int blocks;        /* that a kernel of a run may have on a GPU; 0: as many as there is room for */
 } AllreduceSetup;
 
 #define ALLREDUCE_WHY_BYTES COMM_WHY_BYTES

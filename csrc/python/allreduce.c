@@ -294,6 +294,12 @@ static PyObject *get_recordable(PyObject *self, void *unused) {
     return allreduce == NULL ? NULL : PyBool_FromLong(allreduce_recordable(allreduce));
 }
 
+static PyObject *get_feeds_back(PyObject *self, void *unused) {
+    (void)unused;
+    const Allreduce *allreduce = allreduce_of(self);
+    return allreduce == NULL ? NULL : PyBool_FromLong(allreduce_feeds_back(allreduce));
+}
+
 static PyObject *get_wire_bytes(PyObject *self, void *unused) {
     (void)unused;
     const Allreduce *allreduce = allreduce_of(self);
@@ -345,6 +351,32 @@ static PyObject *get_residual(PyObject *self, void *unused) {
     return py_array_wrap(ARRAY_F32, 1, &elems, NULL, residual, self, true);
 }
 
+static PyObject *plan_restore(PyObject *object, PyObject *residual) {
+    AllreduceObject *self = (AllreduceObject *)object;
+    ArrayView view;
+    if (py_array_acquire(residual, "residual", 1u << ARRAY_F32, 1, false, &view) < 0) return NULL;
+    Allreduce *allreduce = allreduce_of(object);
+    if (allreduce != NULL && view.elems != allreduce_elems(allreduce)) {
+        PyErr_Format(PyExc_ValueError, "residual must have the plan's %lld elements, not %lld",
+                     (long long)allreduce_elems(allreduce), (long long)view.elems);
+        allreduce = NULL;
+    }
+    Status status = STATUS_OK;
+    if (allreduce != NULL) {
+        Py_BEGIN_ALLOW_THREADS;
+        TensorVisit visit;
+        status = py_tensor_visit(self->device, &visit);
+        if (status == STATUS_OK) {
+            status = allreduce_restore(allreduce, view.data, view.elems);
+            py_tensor_leave(&visit);
+        }
+        Py_END_ALLOW_THREADS;
+    }
+    py_array_release(&view);
+    if (allreduce == NULL) return NULL;
+    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state_of_type(Py_TYPE(object)), status);
+}
+
 static PyGetSetDef plan_getset[] = {
     {"elems", get_elems, NULL, "Elements of the flat buffer.", NULL},
     {"recordable", get_recordable, NULL, "Whether runs are put on a GPU's stream without waiting for it.", NULL},
@@ -352,6 +384,7 @@ static PyGetSetDef plan_getset[] = {
     {"plain_bytes", get_plain_bytes, NULL, "The same if nothing were quantised.", NULL},
     {"algorithm", get_algorithm, NULL, "The algorithm that runs.", NULL},
     {"call", get_call, set_call, "The number of the next run, which keys stochastic rounding.", NULL},
+    {"feeds_back", get_feeds_back, NULL, "Whether there is a residual.", NULL},
     {"residual", get_residual, NULL,
      "The residual of error feedback, float32, a view, or of a GPU's a copy; None without.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -364,6 +397,9 @@ static PyMethodDef plan_methods[] = {
     {"put", METHOD(py_allreduce_put), METH_VARARGS | METH_KEYWORDS,
      "put($self, /, tensors, stream=0)\n--\n\nReduces the layers that lie in several Tensors, one after the other, in "
      "place, ordered\non the stream. Collective."},
+    {"put_beside", py_allreduce_put_beside, METH_VARARGS,
+     "put_beside(tensor, stream, lane, blocks)\n--\n\nThe same of one Tensor on a GPU, on the stream `lane`, behind "
+     "what `stream` holds now;\nits kernels have so many blocks at most (0: as many as there is room for)."},
     {"wait", METHOD(py_allreduce_wait), METH_VARARGS | METH_KEYWORDS,
      "wait($self, /, stream=0)\n--\n\nUntil a stream has done what is on it, with the communicator's deadline."},
     {"stage_messages", py_stages_messages, METH_VARARGS,
@@ -384,6 +420,8 @@ static PyMethodDef plan_methods[] = {
      "carried_bind(window, outgoing)\n--\n\nTakes Tensors of bytes for its messages, on its GPU."},
     {"carried_step", py_stages_step, METH_VARARGS,
      "carried_step(step, tensor, stream)\n--\n\nPuts a step of a run on a stream."},
+    {"restore", plan_restore, METH_O,
+     "restore(residual)\n--\n\nTakes up a residual of all elements. Not while runs are under way."},
     {"explain", plan_explain, METH_NOARGS, "explain()\n--\n\nWhat was chosen and why, as text."},
     {NULL, NULL, 0, NULL},
 };

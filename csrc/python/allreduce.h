@@ -10,6 +10,7 @@
 typedef struct AllreduceRoom {
     void *flat;          /* owned: where arrays are put one behind the other; on the plan's device */
     DeviceEvent *free;   /* owned: `flat` has been read */
+    DeviceEvent *begin;  /* owned: what a run beside others' work comes after */
     DeviceStream *aside; /* owned: of runs in the background */
 } AllreduceRoom;
 
@@ -41,6 +42,7 @@ void py_allreduce_room_free(AllreduceRoom *room, int device);
 
 /* Methods of a plan. */
 PyObject *py_allreduce_put(PyObject *plan, PyObject *args, PyObject *kwargs);
+PyObject *py_allreduce_put_beside(PyObject *plan, PyObject *args);
 PyObject *py_allreduce_wait(PyObject *plan, PyObject *args, PyObject *kwargs);
 
 #endif

@@ -129,6 +129,7 @@ static Status run_aside(AllreduceObject *plan, const RunObject *later) {
 void py_allreduce_room_free(AllreduceRoom *room, int device) {
     device_stream_destroy(room->aside);
     device_event_destroy(room->free);
+    device_event_destroy(room->begin);
     if (device >= 0) {
         device_free(room->flat);
     } else {
@@ -173,6 +174,44 @@ PyObject *py_allreduce_put(PyObject *object, PyObject *args, PyObject *kwargs) {
         result = leave(plan, &visit, status);
     }
     Py_DECREF(tensors);
+    return result;
+}
+
+/* On a lane of its own, behind what the stream holds now, in so many blocks. */
+static Status run_beside(AllreduceObject *plan, const Tensor *tensor, DeviceStream *stream, DeviceStream *lane,
+                         int blocks) {
+    AllreduceRoom *room = &plan->room;
+    if (room->begin == NULL) TRY(device_event_create(&room->begin));
+    TRY(device_event_record(room->begin, stream));
+    TRY(device_stream_wait(lane, room->begin));
+    allreduce_set_blocks(plan->allreduce, blocks);
+    return allreduce_put(plan->allreduce, tensor->data, tensor->elems, lane);
+}
+
+PyObject *py_allreduce_put_beside(PyObject *object, PyObject *args) {
+    AllreduceObject *plan = (AllreduceObject *)object;
+    PyObject *tensor, *stream_number, *lane_number, *tuple, *result = NULL;
+    DeviceStream *stream, *lane;
+    TensorVisit visit;
+    ArgumentsNumber blocks = {"blocks", INT32_MAX, 0};
+    if (!PyArg_ParseTuple(args, "OOOO&:put_beside", &tensor, &stream_number, &lane_number, py_arguments_number,
+                          &blocks) ||
+        py_tensor_parse_stream(stream_number, &stream) < 0 || py_tensor_parse_stream(lane_number, &lane) < 0) {
+        return NULL;
+    }
+    if (plan->device < 0) {
+        PyErr_SetString(PyExc_ValueError, "the plan is made for arrays in host memory: put() takes them");
+        return NULL;
+    }
+    if ((tuple = PyTuple_Pack(1, tensor)) == NULL) return NULL;
+    if (check_tensors(plan, tuple) == 0 && enter(plan, &visit) == 0) {
+        Status status;
+        Py_BEGIN_ALLOW_THREADS;
+        status = run_beside(plan, tensor_at(tuple, 0), stream, lane, (int)blocks.value);
+        Py_END_ALLOW_THREADS;
+        result = leave(plan, &visit, status);
+    }
+    Py_DECREF(tuple);
     return result;
 }
 

@@ -3,6 +3,8 @@ processor, unless the plan goes through host memory; then it runs on the worker'
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import _cgxffcv
 import torch
 import torch.distributed as dist
@@ -16,7 +18,7 @@ class Lane:
     """The stream of a GPU on which the hook works."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self.index = device, device.index
         self.stream = torch.cuda.Stream(device)
         self.number = self.stream.cuda_stream
         self._moment = torch.cuda.Event()
@@ -25,6 +27,19 @@ class Lane:
         """What is put on the lane from now on comes after what backward has put on its stream so far."""
         self._moment.record(torch.cuda.current_stream(self.device))
         self.stream.wait_event(self._moment)
+
+    def wait_for(self, work: dist.Work) -> None:
+        """What is put on the lane from now on comes after what a process group does."""
+        with torch.cuda.stream(self.stream):
+            work.wait()
+
+    def mark(self) -> torch.cuda.Event | None:
+        """The moment at which the GPU's current stream comes here; None while it is recorded."""
+        if torch.cuda.is_current_stream_capturing():
+            return None
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
 
     def finished(self, result: torch.Tensor) -> torch.futures.Future:
         """A future of `result` as what is on the lane now leaves it; streams that wait for it wait for that."""
@@ -51,6 +66,10 @@ class GpuPlan:
 
     def put(self, buffer: torch.Tensor, stream: int) -> None:
         self._plan.put([self.tensor(buffer)], stream)
+
+    @property
+    def put_beside(self) -> Callable[[_cgxffcv.Tensor, int, int, int], None]:
+        return self._plan.put_beside
 
 
 class GpuMessages(GpuPlan):

@@ -49,10 +49,10 @@ class Names:
 
     def __init__(self, model: Any) -> None:
         named = model.named_parameters() if hasattr(model, "named_parameters") else model
-        self._parameters = []  # held, so that no other gets the identity of one
+        self._parameters: dict[int, Any] = {}  # held, so that no other gets the identity of one
         self._by_identity: dict[int, str] = {}
         for name, parameter in named or ():
-            self._parameters.append(parameter)
+            self._parameters[id(parameter)] = parameter
             self._by_identity[id(parameter)] = _plain_name(name)
 
     def all(self) -> list[str]:
@@ -60,6 +60,13 @@ class Names:
 
     def of(self, identity: int) -> str | None:
         return self._by_identity.get(identity)
+
+    def parameter(self, identity: int) -> Any:
+        """None for one that is not the model's."""
+        return self._parameters.get(identity)
+
+    def identity(self, name: str) -> int | None:
+        return next((identity for identity, own in self._by_identity.items() if own == name), None)
 
 
 def _plain_name(name: str) -> str:

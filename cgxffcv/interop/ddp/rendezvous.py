@@ -43,10 +43,12 @@ class Meeting:
         self.store = distributed_c10d._get_process_group_store(group)
         self.timeout = timeout
         self.name = f"cgxffcv/{self.store.add(f'cgxffcv/meetings/{self.rank}', 1)}"
+        self._gathered = 0
 
     def gather(self, what: str, mine: Any) -> list[Any]:
         """What each rank says to `what`. CommTimeout naming the ranks that have said nothing at the deadline."""
-        keys = [f"{self.name}/{what}/{rank}" for rank in range(self.size)]
+        self._gathered += 1
+        keys = [f"{self.name}/{self._gathered}/{what}/{rank}" for rank in range(self.size)]
         self.store.set(keys[self.rank], json.dumps(mine))
         end, pause, there = time.monotonic() + self.timeout, _SHORTEST, 0
         while there < self.size:
@@ -139,7 +141,7 @@ def join(group: dist.ProcessGroup, timeout: float, settings: dict[str, Any], sha
     host = str(rank * pretended // size) if pretended else host_name()
     told = meeting.gather("settings", {"host": host, "settings": settings})
     for other, said in enumerate(told):
-        _compare(rank, settings, other, said["settings"])
+        compare(rank, settings, other, said["settings"])
     nodes = _numbered([said["host"] for said in told])
     joined, reason = None, "CGX_INNER_COMMUNICATOR_TYPE asks for the process group"
     if max(nodes) > 0:
@@ -149,7 +151,8 @@ def join(group: dist.ProcessGroup, timeout: float, settings: dict[str, Any], sha
     return Place(rank, size, nodes, reason, joined, meeting)
 
 
-def _compare(rank: int, mine: dict[str, Any], other: int, theirs: dict[str, Any]) -> None:
+def compare(rank: int, mine: dict[str, Any], other: int, theirs: dict[str, Any]) -> None:
+    """CommError that names the first thing in which two ranks differ."""
     for name in sorted({*mine, *theirs}):
         if mine.get(name) != theirs.get(name):
             error = CommError(

@@ -14,8 +14,9 @@ from cgxffcv.allreduce import ALGORITHMS, CODECS, ROUNDINGS, UNCOMPRESSED
 from cgxffcv.comm import Comm, CommError
 from cgxffcv.interop.ddp import rendezvous, settings
 from cgxffcv.interop.ddp.backend import refuse_cgx_backend
-from cgxffcv.interop.ddp.buckets import Buckets
-from cgxffcv.interop.ddp.layout import Layout, Names, Rules
+from cgxffcv.interop.ddp.layout import Names, Rules
+from cgxffcv.interop.ddp.memory import Memory
+from cgxffcv.interop.ddp.table import Buckets
 
 
 def _one_of(argument: str, value: str, allowed: tuple[str, ...]) -> str:
@@ -85,7 +86,9 @@ class CGXState:
             "seed": seed,
             "threads": threads,
         }
+        self._memory = Memory()
         self._buckets: Buckets | None = None
+        self._kept: dict[int, Any] = {}  # of the buckets, to be asked first
 
     def _check_names(self, model: Any) -> None:
         for rule in (self._rules.bits, self._rules.bucket_size):
@@ -102,27 +105,63 @@ class CGXState:
             "bucket_size": {"default": rules.bucket_size.default, **rules.bucket_size.own},
             "CGX_INTRA_COMPRESS": inside,
             "CGX_INNER_COMMUNICATOR_TYPE": self._environment.shares_memory,
+            **self._memory.said(),
             **self.options,
         }
-        group = self.process_group or dist.group.WORLD
+        group = self._group()
         place = rendezvous.join(group, self.timeout, agreed, self._environment.shares_memory)
         if not inside and place.node_count == 1:
             plain = settings.PerLayer("bits", UNCOMPRESSED, UNCOMPRESSED, settings.check_bits)
             rules = Rules(rules.names, plain, rules.bucket_size, rules.layer_min_size)
         if place.comm is not None:
             weakref.finalize(self, _leave, place.comm).atexit = False
-        self._buckets = Buckets(group, place, rules, self.options, self.timeout)
+        self._buckets = Buckets(group, place, rules, self.options, self.timeout, self._memory)
+        self._kept = self._buckets.kept
         return self._buckets
+
+    def _group(self) -> dist.ProcessGroup:
+        return self.process_group or dist.group.WORLD
 
     def reduce(self, bucket: dist.GradBucket) -> torch.futures.Future:
         """What `cgx_hook` does."""
         buffer = bucket.buffer()
+        kept = self._kept.get(id(buffer))
+        if kept is not None:
+            future = kept.put()
+            if future is not None:
+                return future
         if buffer.layout is not torch.strided:  # sparse gradients have buckets of their own
-            return default_hooks.allreduce_hook(self.process_group or dist.group.WORLD, bucket)
-        key = tuple(map(id, bucket.parameters()))
+            return default_hooks.allreduce_hook(self._group(), bucket)
         buckets = self._buckets or self._join()
-        known = buckets.get(key) or buckets.add(Layout.of(key, bucket))
-        return known.put(bucket)
+        if kept is None and bucket.index() == 0:
+            buckets.begin_step()
+        return buckets.put(buffer, bucket)
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's part of what a training needs to go on exactly: the residuals of error feedback, by the names of
+        parameters (float32 tensors of their shapes, in host memory), the number of the next run, which keys random
+        numbers, and what a trial of plain sums has found. Each rank saves its own, between two steps. ValueError if
+        there are residuals and CGXState was not given the model, which has the names."""
+        rank, ranks = self._place()
+        if self._buckets is not None:
+            self._buckets.settle()
+        return self._memory.write(self._buckets or (), self._rules.names, rank, ranks)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up what `state_dict` has given on this rank, of as many ranks. All ranks do, before the first step;
+        later it waits for the others. ValueError, and nothing is changed, for what does not fit."""
+        rank, ranks = self._place()
+        if self._buckets is not None:
+            self._buckets.settle()
+        self._memory.read(state, self._rules.names, rank, ranks)
+        if self._buckets is not None:
+            self._buckets.load()
+
+    def _place(self) -> tuple[int, int]:
+        """This rank, and how many there are."""
+        if not dist.is_initialized():
+            raise ValueError("a CGXState has a rank's own state: call init_process_group first")
+        return dist.get_rank(self._group()), dist.get_world_size(self._group())
 
     @property
     def wire_bytes(self) -> int:
@@ -131,7 +170,7 @@ class CGXState:
 
     def explain(self) -> str:
         """What was chosen for each bucket and why; nothing before the first step."""
-        return "\n".join(bucket.explain() for bucket in self._buckets or ())
+        return "" if self._buckets is None else self._buckets.explain()
 
 
 def cgx_hook(state: CGXState, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:

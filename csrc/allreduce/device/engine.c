@@ -18,7 +18,10 @@ static const ExchangeLaunch launchers[QUANT_CODEC_COUNT] = {[QUANT_MAXMIN] = all
 ExchangeRound allreduce_device_round(const DeviceEngine *engine, const DeviceExtent *extent, int number) {
     const DeviceShare *shares = extent->tiles.shares + (int64_t)number * extent->tiles.owners;
     const DeviceShare *last = &shares[extent->tiles.owners - 1], *own = &shares[comm_rank(engine->setup->comm)];
-    ExchangeRound round = {.begin = shares->tile, .end = last->tile + last->tiles, .number = (uint32_t)number};
+    ExchangeRound round = {.begin = shares->tile,
+                           .end = last->tile + last->tiles,
+                           .number = (uint32_t)number,
+                           .blocks = engine->setup->blocks};
     round.own_begin = extent->one_shot ? round.begin : own->tile;
     round.own_end = extent->one_shot ? round.begin : own->tile + own->tiles;
     if (number == extent->tiles.rounds - 1) round.rounds = (uint32_t)extent->tiles.rounds;

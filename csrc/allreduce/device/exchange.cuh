@@ -527,13 +527,14 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
 
 /* ---- launches ---- */
 
-static inline unsigned exchange_grid(int64_t tiles) {
+static inline unsigned exchange_grid(int64_t tiles, int64_t limit) {
     static int multiprocessors; /* as many on all GPUs of a process; found once, threads find the same */
     int device = 0;
     if (multiprocessors == 0 && cudaGetDevice(&device) == cudaSuccess) {
         (void)cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
     }
     int64_t most = (int64_t)(multiprocessors > 0 ? multiprocessors : 1) * BLOCKS_EACH;
+    if (limit > 0 && limit < most) most = limit;
     return (unsigned)(tiles < 1 ? 1 : tiles < most ? tiles : most);
 }
 
@@ -543,14 +544,14 @@ static Status exchange_launch_type(ExchangeKernel kernel, const ExchangePlan *pl
     int64_t own = round->own_end - round->own_begin, all = round->end - round->begin;
     switch (kernel) {
     case EXCHANGE_PUSH:
-        return LAUNCH_AFTER((exchange_push_kernel<TYPE, CODEC>), exchange_grid(all - own), WARPS * WARP, 0, stream,
-                            plan, *round, buffer);
+        return LAUNCH_AFTER((exchange_push_kernel<TYPE, CODEC>), exchange_grid(all - own, round->blocks), WARPS * WARP,
+                            0, stream, plan, *round, buffer);
     case EXCHANGE_REDUCE:
-        return LAUNCH_AFTER((exchange_reduce_kernel<TYPE, CODEC>), exchange_grid(own), WARPS * WARP, 0, stream, plan,
-                            *round, buffer);
+        return LAUNCH_AFTER((exchange_reduce_kernel<TYPE, CODEC>), exchange_grid(own, round->blocks), WARPS * WARP, 0,
+                            stream, plan, *round, buffer);
     default:
-        return LAUNCH_AFTER((exchange_gather_kernel<TYPE, CODEC>), exchange_grid(all), WARPS * WARP, 0, stream, plan,
-                            *round, buffer);
+        return LAUNCH_AFTER((exchange_gather_kernel<TYPE, CODEC>), exchange_grid(all, round->blocks), WARPS * WARP, 0,
+                            stream, plan, *round, buffer);
     }
 }
 

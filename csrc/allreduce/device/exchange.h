@@ -53,6 +53,7 @@ typedef struct ExchangeRound {
     int64_t begin, end, own_begin, own_end;
     uint32_t number;
     uint32_t rounds; /* of the run, with its last kernel; else 0 */
+    int64_t blocks;  /* at most; 0: as many as there is room for */
 } ExchangeRound;
 
 typedef enum ExchangeKernel { EXCHANGE_PUSH, EXCHANGE_REDUCE, EXCHANGE_GATHER } ExchangeKernel;

@@ -120,6 +120,16 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned) {
 
 cudaError_t cudaStreamCreate(cudaStream_t *out) { return cudaStreamCreateWithFlags(out, 0); }
 
+/* For tests in Python, through ctypes: a stream of the current device; and a copy on its default stream. */
+extern "C" __attribute__((visibility("default"))) void *emulated_stream(void) {
+    cudaStream_t stream = nullptr;
+    return cudaStreamCreate(&stream) == cudaSuccess ? stream : nullptr;
+}
+
+extern "C" __attribute__((visibility("default"))) int emulated_copy(void *to, const void *from, size_t bytes) {
+    return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, nullptr);
+}
+
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
     Locked locked(lock);
     Stream *stream = stream_of(handle);

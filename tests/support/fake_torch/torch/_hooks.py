@@ -15,11 +15,13 @@ class Future:
         return cls
 
     def __init__(self, *, devices=None):
-        assert devices is None
         self._done, self._value, self._error, self._next = threading.Event(), None, None, None
+        self._devices, self._stream = devices, None
 
     def set_result(self, value):
         self._value = value
+        if self._devices is not None:
+            self._stream = sys.modules["torch"].cuda.current_stream().cuda_stream
         self._done.set()
         if self._next is not None:
             self._next()
@@ -43,6 +45,9 @@ class Future:
         assert self._done.wait(60)
         if self._error is not None:
             raise RuntimeError(f"{type(self._error).__name__}: {self._error}")
+        if self._stream is not None:
+            cuda = sys.modules["torch"].cuda
+            cuda.order(cuda.current_stream().cuda_stream, self._stream)
         return self._value
 
 
@@ -94,6 +99,25 @@ class Buffer(np.ndarray):
         return self.itemsize
 
 
+class GpuBucket:
+    """Its buffer comes again at every step."""
+
+    def __init__(self, parameters, buffer, index, last):
+        self._parameters, self._buffer, self._index, self._last = parameters, buffer, index, last
+
+    def buffer(self):
+        return self._buffer
+
+    def parameters(self):
+        return list(self._parameters)
+
+    def is_last(self):
+        return self._last
+
+    def index(self):
+        return self._index
+
+
 class GradBucket:
     def __init__(self, parameters, gradients, last=True):
         flat = [np.ravel(gradients[parameter]) for parameter in parameters]
@@ -107,6 +131,9 @@ class GradBucket:
 
     def is_last(self):
         return self._last
+
+    def index(self):
+        return 0
 
 
 class Backend:
@@ -126,6 +153,7 @@ def install(torch, distributed):
     """Into the stand-in's modules."""
     vars(torch).update(strided="strided", bfloat16="bfloat16", dtype=np.dtype)
     torch.futures = _module("torch.futures", Future=Future)
+    torch._C = types.SimpleNamespace()
     torch.cuda.Stream = object
     core = _module("torch.distributed.distributed_c10d", _get_process_group_store=lambda group: group.store)
     hooks = _module("torch.distributed.algorithms.ddp_comm_hooks.default_hooks")

@@ -1,0 +1,173 @@
+"""What the hook puts on a GPU beside a backward pass, and the end of that pass, where the gradients are waited for.
+
+A future that knows streams costs some 30 us of the thread that launches backward's kernels. Within a backward pass none
+is needed: autograd calls back at its end, before DistributedDataParallel looks at the first gradient, and what comes
+later on the stream then waits for all sums at once. So a bucket that comes again gets a future that is complete from
+the start, and is the same at every step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import _cgxffcv
+import torch
+import torch.distributed as dist
+
+from cgxffcv.interop.ddp.gpu import Lane
+from cgxffcv.interop.ddp.trial import Trial
+
+# A kernel that waits for other ranks holds its multiprocessors meanwhile, and backward needs them.
+BLOCKS = 32
+BLOCKS_VARIABLE = "CGXFFCV_HOOK_BLOCKS"
+
+_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)  # -1: outside of a backward pass
+_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+
+
+def blocks_beside() -> int:
+    """Of a kernel beside backward; ValueError for what is none."""
+    text = os.environ.get(BLOCKS_VARIABLE, "").strip() or str(BLOCKS)
+    if not text.isdecimal() or int(text) > 65535:
+        raise ValueError(
+            f"{BLOCKS_VARIABLE}={text!r}: a number of blocks is expected, or 0 for all that there is room for"
+        )
+    return int(text)
+
+
+def begin_step(trial: Trial | None) -> None:
+    """Before the first bucket of a step, unless it is being recorded in a graph."""
+    if trial is not None and trial.decision is None and not torch.cuda.is_current_stream_capturing():
+        trial.begin()
+
+
+class Beside:
+    """Of one GPU and one state. A trial, if there is one, is measured by the ends of passes here."""
+
+    def __init__(self, lane: Lane, group: dist.ProcessGroup, trial: Trial | None) -> None:
+        self.lane, self.blocks = lane, blocks_beside()
+        self.works: list[Any] = []  # that the process group has begun since the last end
+        self._stream = 0  # on which backward worked when a bucket came last
+        self._used = False  # the lane, since the last end
+        self._group, self._sums, self._trial = group, _average_of(group), trial
+        self._pass = -1
+
+    def enter(self) -> bool:
+        """Whether a backward pass is under way, whose end will be noticed."""
+        number = _task()
+        if number < 0 or _stream is None:
+            return False
+        if number != self._pass:
+            torch.autograd.Variable._execution_engine.queue_callback(self._end)  # type: ignore[attr-defined]
+            self._pass = number
+        self._stream = _stream(self.lane.index)
+        return True
+
+    def issue(self, put: Callable[[int], None]) -> None:
+        """After `enter`: puts something on the lane, given backward's stream."""
+        self._used = True
+        put(self._stream)
+
+    @property
+    def can_sum(self) -> bool:
+        """Whether the process group has an average on GPUs."""
+        return self._sums is not None
+
+    def sum_plainly(self, tensors: list[torch.Tensor]) -> bool:
+        """After `enter`: averages a tensor by the process group; False where it cannot."""
+        if self._sums is None:
+            return False
+        self.works.append(self._group.allreduce(tensors, self._sums))
+        return True
+
+    def _end(self) -> None:
+        self._pass = -1
+        here = _stream(self.lane.index)
+        self._join(here)
+        if self._stream != here:
+            with torch.cuda.stream(torch.cuda.ExternalStream(self._stream, self.lane.device)):
+                self._join(self._stream)
+        self.works.clear()
+        self._used = False
+        if self._trial is not None:
+            self._trial.end(self.lane.mark)
+
+    def _join(self, stream: int) -> None:
+        """What comes on the stream, which is the current one, finds all sums."""
+        for work in self.works:
+            work.wait()
+        if self._used:
+            _cgxffcv.device_order(self.lane.index, stream, self.lane.number)
+
+
+def _average_of(group: dist.ProcessGroup) -> Any:
+    if "nccl" not in dist.get_backend(group):
+        return None
+    options = dist.AllreduceOptions()  # all_reduce of torch.distributed makes one at every call
+    options.reduceOp = dist.ReduceOp.AVG
+    if hasattr(options, "asyncOp"):
+        options.asyncOp = True
+    return options
+
+
+class KeptFuture(torch.futures.Future):
+    """Of a buffer, complete. DistributedDataParallel takes it for that, once the pass is over; who asks for it in
+    Python, as a hook around this one may, gets a future that knows the streams."""
+
+    def __init__(self, buffer: torch.Tensor, proper: Callable[[], torch.futures.Future]) -> None:
+        super().__init__()
+        super().set_result(buffer)
+        self._proper = proper
+
+    def then(self, callback: Callable) -> torch.futures.Future:
+        return self._proper().then(callback)
+
+    def add_done_callback(self, callback: Callable) -> None:
+        self._proper().add_done_callback(callback)
+
+    def wait(self) -> torch.Tensor:
+        return self._proper().wait()
+
+    def value(self) -> torch.Tensor:
+        return self._proper().wait()
+
+
+class Kept:
+    """A bucket whose buffer has come again: all that does not change from step to step. `put` puts its sum on the lane,
+    given backward's stream and the blocks that its kernels may have."""
+
+    def __init__(
+        self,
+        buffer: torch.Tensor,
+        bucket: dist.GradBucket,
+        beside: Beside,
+        trial: Trial | None,
+        put: Callable[[int, int], None] | None,
+    ) -> None:
+        self.buffer, self._beside, self._trial, self._tensors = buffer, beside, trial, [buffer]
+        self._begins = trial is not None and bucket.index() == 0
+        blocks = 0 if bucket.is_last() else beside.blocks  # behind the last one nothing is left of backward
+        self._put = None if put is None else lambda stream: put(stream, blocks)
+        self._future = KeptFuture(buffer, _proper(beside, buffer))
+
+    def put(self) -> torch.futures.Future | None:
+        """None where the bucket has to go the usual way."""
+        if self._begins:
+            begin_step(self._trial)
+        if not self._beside.enter():
+            return None
+        if self._put is not None and not (self._trial is not None and self._trial.plain):
+            self._beside.issue(self._put)
+        elif not self._beside.sum_plainly(self._tensors):
+            return None
+        return self._future
+
+
+def _proper(beside: Beside, buffer: torch.Tensor) -> Callable[[], torch.futures.Future]:
+    def proper() -> torch.futures.Future:
+        for work in beside.works:
+            beside.lane.wait_for(work)
+        return beside.lane.finished(buffer)
+
+    return proper

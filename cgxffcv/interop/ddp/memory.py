@@ -1,0 +1,110 @@
+"""What a state keeps from step to step: residuals, by parameter, the number of the next run, and what a trial has
+found. With names for the parameters it can be written down, and taken up by another run of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from cgxffcv.interop.ddp.buckets import Bucket
+from cgxffcv.interop.ddp.layout import Names
+
+VERSION = 1
+_MEMBERS = {"version": int, "rank": int, "ranks": int, "call": int, "plain": (bool, type(None)), "residuals": dict}
+
+
+class Memory:
+    def __init__(self) -> None:
+        self.call = 0
+        self.plain: bool | None = None  # what a trial has found
+        self._residuals: dict[int, np.ndarray] = {}  # by parameter, of those that are in no bucket now
+
+    def save(self, bucket: Bucket) -> None:
+        """Of a bucket that goes."""
+        if bucket.plan is not None:
+            bucket.finish()
+            self.call = max(self.call, bucket.plan.call)
+            self._residuals |= _residuals_of(bucket)
+
+    def restore(self, bucket: Bucket) -> None:
+        """Into a bucket; what it takes up is in no other one."""
+        if bucket.plan is None:
+            return
+        bucket.finish()
+        bucket.plan.call = self.call
+        if not bucket.plan.feeds_back:
+            return
+        residual = np.zeros(bucket.layout.elems, np.float32)
+        for identity, first, elems in bucket.layout.spans():
+            kept = self._residuals.pop(identity, None)
+            if kept is not None:
+                residual[first : first + elems] = kept
+        bucket.plan.restore(residual)
+
+    def said(self) -> dict[str, Any]:
+        """What has to be the same on all ranks."""
+        return {"the number of the next run": self.call, "what a trial of plain sums has found": self.plain}
+
+    # ---- written down ----
+
+    def write(self, buckets: Iterable[Bucket], names: Names, rank: int, ranks: int) -> dict[str, Any]:
+        """All of it, and what is in the buckets now; tensors in host memory."""
+        found, call = dict(self._residuals), self.call
+        for bucket in buckets:
+            if bucket.plan is not None:
+                bucket.finish()
+                call = max(call, bucket.plan.call)
+                found |= _residuals_of(bucket)
+        residuals = {}
+        for identity, kept in found.items():
+            parameter = names.parameter(identity)
+            if parameter is None:
+                raise ValueError(
+                    "state_dict: residuals of error feedback are saved by the names of their parameters: give CGXState "
+                    "the model that has the names, model=..."
+                )
+            residuals[names.of(identity)] = torch.from_numpy(kept).reshape(parameter.shape)
+        held = {"version": VERSION, "rank": rank, "ranks": ranks, "call": call, "plain": self.plain}
+        return held | {"residuals": residuals}
+
+    def read(self, held: Mapping[str, Any], names: Names, rank: int, ranks: int) -> None:
+        """ValueError, and nothing is changed, for what was not written for this rank and this model."""
+        _check(held, rank, ranks)
+        found = {}
+        for name, residual in held["residuals"].items():
+            identity = names.identity(name)
+            if identity is None:
+                hint = "" if names.all() else ": give CGXState the model that has the names, model=..."
+                raise ValueError(f"load_state_dict: no parameter of the model is called {name!r}{hint}")
+            shape = tuple(names.parameter(identity).shape)
+            if not isinstance(residual, torch.Tensor) or tuple(residual.shape) != shape:
+                theirs = tuple(getattr(residual, "shape", ())) or type(residual).__name__
+                raise ValueError(f"load_state_dict: the residual of {name!r} must have the shape {shape}, not {theirs}")
+            found[identity] = residual.detach().cpu().float().reshape(-1).numpy().copy()
+        self._residuals, self.call, self.plain = found, held["call"], held["plain"]
+
+
+def _residuals_of(bucket: Bucket) -> dict[int, np.ndarray]:
+    """By parameter; of a plan over which nothing is under way."""
+    if bucket.plan is None or not bucket.plan.feeds_back:
+        return {}
+    residual = bucket.plan.residual
+    return {identity: residual[first : first + elems].copy() for identity, first, elems in bucket.layout.spans()}
+
+
+def _check(held: Mapping[str, Any], rank: int, ranks: int) -> None:
+    if not isinstance(held, Mapping) or held.keys() != _MEMBERS.keys():
+        raise ValueError("load_state_dict: what CGXState.state_dict() has given is expected, of the same version")
+    for name, kind in _MEMBERS.items():
+        if not isinstance(held[name], kind):
+            raise ValueError(f"load_state_dict: {name} cannot be {held[name]!r}")
+    if held["version"] != VERSION:
+        raise ValueError(f"load_state_dict: version {VERSION} is expected, not {held['version']}")
+    if (held["rank"], held["ranks"]) != (rank, ranks):
+        raise ValueError(
+            f"load_state_dict: this is rank {rank} of {ranks}, and the state is that of rank {held['rank']} of "
+            f"{held['ranks']}: residuals are each rank's own; with other ranks leave them, and they begin at zero"
+        )

@@ -1,0 +1,155 @@
+"""All buckets of a state, by the identities of their parameters. What outlives a bucket is the residual, which belongs
+to parameters, and the number of the next run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from cgxffcv import comm
+from cgxffcv.allreduce import AllreducePlan
+from cgxffcv.interop.ddp import gpu
+from cgxffcv.interop.ddp.across import Carrier, best_algorithm, compresses
+from cgxffcv.interop.ddp.beside import Beside, Kept, begin_step
+from cgxffcv.interop.ddp.buckets import Bucket, CarriedBucket, HostBucket, PlainBucket
+from cgxffcv.interop.ddp.gpu_buckets import CarriedGpuBucket, CarriedOnGpuBucket, GpuBucket
+from cgxffcv.interop.ddp.layout import Layout, Rules
+from cgxffcv.interop.ddp.memory import Memory
+from cgxffcv.interop.ddp.rendezvous import Place, compare
+from cgxffcv.interop.ddp.trial import Trial
+from cgxffcv.interop.ddp.worker import Worker
+
+
+class Buckets:
+    """memory: what an earlier run of the training has left, and what this one would leave."""
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup,
+        place: Place,
+        rules: Rules,
+        options: dict[str, Any],
+        timeout: float,
+        memory: Memory,
+    ) -> None:
+        self.group, self.place, self.rules, self.options = group, place, rules, dict(options)
+        self.memory, self.worker = memory, Worker()
+        self.comm, self._wish = place.comm, options["algorithm"]
+        self._carrier: Carrier | None = None
+        if place.comm is None and place.size > 1:
+            self.comm = comm.apart(place.rank, place.nodes)
+            self._carrier = Carrier(group, place, place.meeting, timeout)
+            self.options["algorithm"] = best_algorithm(options["algorithm"], place)
+        else:
+            self.options["timeout"] = timeout
+        self.trial: Trial | None = None
+        self.kept: dict[int, Kept] = {}  # by the identities of their buffers, which they hold
+        self._besides: dict[int, Beside] = {}
+        self._known: dict[tuple[int, ...], Bucket] = {}
+
+    def __iter__(self) -> Iterator[Bucket]:
+        return iter(self._known.values())
+
+    def put(self, buffer: torch.Tensor, bucket: dist.GradBucket) -> torch.futures.Future:
+        """Averages the bucket's buffer in place; the first time, and while its buffers are not the same."""
+        key = tuple(map(id, bucket.parameters()))
+        known = self._known.get(key) or self._add(Layout.of(key, bucket))
+        kept = known.keep(buffer, bucket)
+        if kept is not None:
+            self.kept[id(buffer)] = kept
+        return known.put(bucket)
+
+    def begin_step(self) -> None:
+        begin_step(self.trial)
+
+    def _add(self, layout: Layout) -> Bucket:
+        """Makes the bucket; those that held one of its parameters before are no more. Collective."""
+        self.worker.drain()
+        self.kept.clear()
+        bucket = self._make(layout)
+        members = set(layout.key)
+        for key in list(self._known):
+            if not members.isdisjoint(key):
+                self.memory.save(self._known.pop(key))
+        self.memory.restore(bucket)
+        self._known[layout.key] = bucket
+        return bucket
+
+    def settle(self) -> None:
+        """Waits until nothing is under way on the processor, and tells the memory what a trial has found."""
+        self.worker.drain()
+        if self.trial is not None:
+            self.memory.plain = self.trial.decision
+
+    def load(self) -> None:
+        """From the memory, which has changed. Collective."""
+        for rank, said in enumerate(self.place.meeting.gather("load_state_dict", self.memory.said())):
+            compare(self.place.rank, self.memory.said(), rank, said)
+        for bucket in self:
+            self.memory.restore(bucket)
+        if self.trial is not None:
+            self.trial.resume(self.memory.plain)
+
+    # ---- making ----
+
+    def _make(self, layout: Layout) -> Bucket:
+        table = self.rules.table(layout) | {"dtype": layout.dtype}
+        on_gpu = layout.device.type == "cuda"
+        if self._carrier is not None:
+            self._carrier.agree(table)
+        if (on_gpu or self._carrier is not None) and not compresses(table, self.options["algorithm"]):
+            return PlainBucket(layout, self.group, *(self._beside(layout.device) if on_gpu else ()))
+        if on_gpu:
+            return self._make_on_gpu(layout, table)
+        plan = AllreducePlan(self.comm, **table, **self.options)
+        if self._carrier is None:
+            return HostBucket(layout, plan, self.worker)
+        return CarriedBucket(layout, plan, self.worker, self._carrier)
+
+    def _beside(self, device: torch.device) -> tuple[Beside, Trial | None]:
+        """The first GPU's ends of passes tell the time."""
+        if not self._besides and self._wish == "auto" and self.place.size > 1:
+            self.trial = Trial(self._gather_times, self.memory.plain)
+        if device.index not in self._besides:
+            clock = None if self._besides else self.trial
+            self._besides[device.index] = Beside(gpu.Lane(device), self.group, clock)
+        return self._besides[device.index], self.trial
+
+    def _gather_times(self, mine: list[float]) -> list[list[float]]:
+        return self.place.meeting.gather("times of steps", mine)
+
+    def _make_on_gpu(self, layout: Layout, table: dict[str, Any]) -> Bucket:
+        device = layout.device.index
+        beside, trial = self._beside(layout.device)
+        if self._carrier is not None:
+            messages = self._carry_on_gpus(self._carrier, layout, table)
+            if messages is not None:
+                return CarriedOnGpuBucket(layout, messages, self.group, beside, trial)
+            plan = AllreducePlan(self.comm, **table, **self.options)
+            return CarriedGpuBucket(layout, plan, self.group, beside, trial, self.worker, self._carrier)
+        with torch.cuda.device(device):
+            plan = AllreducePlan(self.comm, **table, **self.options, device=device, compare=False)
+        if plan.algorithm == "exact":  # what auto has found cheaper; then the group's own way is the cheapest
+            reason = next((line for line in plan.explain().splitlines() if line.startswith("algorithm: ")), "")
+            return PlainBucket(layout, self.group, beside, trial, reason)
+        return GpuBucket(layout, plan, self.group, beside, trial, self.worker)
+
+    def _carry_on_gpus(self, carrier: Carrier, layout: Layout, table: dict[str, Any]) -> gpu.GpuMessages | None:
+        """None where the kernels, or the process group, do not do it; the same on all ranks."""
+        if not carrier.on_gpus:
+            return None
+        options = self.options | {"algorithm": "sra"} if self._wish == "auto" and self.place.size > 2 else self.options
+        try:
+            with torch.cuda.device(layout.device):
+                plan = AllreducePlan(self.comm, **table, **options, device=layout.device.index, compare=False)
+        except ValueError:  # a codec or an algorithm that they do not have
+            return None
+        return gpu.GpuMessages(layout, plan, carrier.gpu_group())
+
+    def explain(self) -> str:
+        """What was chosen for each bucket and why."""
+        tried = [f"on this link: {self.trial.explain()}\n"] if self.trial is not None else []
+        return "\n".join([*tried, *(bucket.explain() for bucket in self)])

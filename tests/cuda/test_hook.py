@@ -1,0 +1,39 @@
+"""The hook for DistributedDataParallel on GPUs: what it puts beside a backward pass is there at its end and not before,
+bit for bit, under the stand-in for PyTorch and with streams that do nothing before somebody waits for them."""
+
+from pathlib import Path
+
+import _cgxffcv
+import pytest
+from checkout import ROOT, environ
+from ranks import Launch, run
+
+DEVICES = _cgxffcv.devices()
+EMULATED = bool(DEVICES) and DEVICES[0]["name"] == "emulated device"
+pytestmark = pytest.mark.skipif(not EMULATED, reason="the stand-in for PyTorch needs the emulated build")
+WORKER = Path(__file__).parent / "worker_hook.py"
+
+
+def ranks(tmp_path, case, **variables):
+    paths = environ(ROOT / "tests/support/fake_torch", ROOT / "tests/mpi", ROOT / "tests/support")["PYTHONPATH"]
+    options = {"CGXFFCV_EMULATED_STREAMS": "late", "CGXFFCV_EMULATED_DEVICES": 1, "PYTHONPATH": paths, **variables}
+    results = run(Launch("torchrun", 2), tmp_path / "out", case, script=WORKER, limit=240, **options)
+    return [result["value"] for result in results]
+
+
+def test_what_is_put_beside_a_backward_pass_is_there_at_its_end(tmp_path):
+    ranks(tmp_path, "values")
+
+
+def test_steps_decide_whether_compression_is_the_faster(tmp_path):
+    mine, other = ranks(tmp_path, "trial")
+    for case in mine:
+        for name in ("ways", "after", "plain"):
+            assert mine[case][name] == other[case][name]
+    slow, fast = mine["slow"], mine["fast"]
+    assert slow["ways"][:-1] == fast["ways"][:-1] and sum(fast["ways"]) == 6
+    assert slow["after"] == [2, 2] and slow["plain"] is True and slow["error"] < 1e-6
+    assert fast["after"] == [0, 0] and fast["plain"] is False and fast["error"] > 1e-3
+    assert "3000.00 ms with compressed sums and 2000.00 ms with plain ones" in slow["text"]
+    assert "not compressed" in slow["text"] and "kernels" in fast["text"]
+    assert fast["sent"] < slow["sent"] / 2

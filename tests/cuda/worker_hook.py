@@ -1,0 +1,240 @@
+"""The ranks of tests/cuda/test_hook.py: worker_hook.py CASE OUT, under the stand-in for PyTorch on an emulated GPU."""
+
+import os
+import sys
+import time
+from typing import ClassVar
+
+import numpy as np
+from allreduce_model import Case, simulate
+from quant_model import complete
+from torch import _gpu, _hooks
+from torch import distributed as dist
+from worker_comm import CASE, OUT, put, result
+
+from cgxffcv.interop.ddp import trial as trials
+from cgxffcv.interop.torch import CGXState, cgx_hook
+
+RANK, SIZE = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+SHAPES = {"a": (40, 50), "bias": (60,), "b": (30, 40), "small": (7, 9)}
+FIRST, LATER = [["a", "bias", "b", "small"]], [["small", "b"], ["bias", "a"]]  # buckets, and rebuilt ones
+
+
+class Store:
+    """Of files that all ranks see."""
+
+    counts: ClassVar = {}
+
+    def set(self, key, value):
+        put(f"store {key.replace('/', '|')}", value)
+
+    def add(self, key, amount):
+        self.counts[key] = self.counts.get(key, 0) + amount
+        return self.counts[key]
+
+    def check(self, keys):
+        return all((OUT / f"store {key.replace('/', '|')}").exists() for key in keys)
+
+    def get(self, key):
+        return (OUT / f"store {key.replace('/', '|')}").read_bytes()
+
+
+class Work:
+    """An average that a process group has begun: it is there when somebody waits for it."""
+
+    def __init__(self, group, buffer):
+        self._group, self._buffer = group, buffer
+
+    def wait(self):
+        self._group.waited += 1
+        values = self._buffer.read()
+        name = f"plain/{self._group.store.add('plain', 1)}"
+        self._group.store.set(f"{name}/{RANK}", values.astype(np.float32).tobytes().hex())
+        keys = [f"{name}/{rank}" for rank in range(SIZE)]
+        while not self._group.store.check(keys):
+            time.sleep(0.001)
+        everyones = [np.frombuffer(bytes.fromhex(self._group.store.get(key).decode()), np.float32) for key in keys]
+        self._buffer.write(sum(everyones) / np.float32(SIZE))
+
+
+class Group(_hooks.ProcessGroup):
+    def __init__(self):
+        super().__init__(RANK, SIZE, Store())
+        self.begun = self.waited = 0
+
+    def allreduce(self, tensors, options):
+        assert options.reduceOp == "average" and options.asyncOp
+        self.begun += 1
+        return Work(self, tensors[0])
+
+
+class Options:
+    asyncOp = False
+
+
+class Usual:
+    """default_hooks.allreduce_hook, when a bucket goes the group's way before its buffer has come again."""
+
+    def __call__(self, group, bucket):
+        group.allreduce([bucket.buffer()], self.options).wait()
+        future = _hooks.Future(devices=[_gpu.DEVICE])
+        future.set_result(bucket.buffer())
+        return future
+
+    def __init__(self):
+        self.options = Options()
+        self.options.reduceOp, self.options.asyncOp = "average", True
+
+
+class Model:
+    """Parameters whose gradients are drawn, and DistributedDataParallel's buckets of them."""
+
+    def __init__(self, state, group):
+        self.parameters = {name: _hooks.Parameter(*shape) for name, shape in SHAPES.items()}
+        self.state, self.group, self.step = state, group, 0
+        self.buckets = []
+
+    def build(self, names):
+        self.buckets = []
+        for index, own in enumerate(names):
+            buffer = _gpu.Buffer(sum(int(np.prod(SHAPES[name])) for name in own))
+            parameters = [self.parameters[name] for name in own]
+            self.buckets.append((own, _hooks.GpuBucket(parameters, buffer, index, index == len(names) - 1)))
+
+    def backward(self, hook=cgx_hook, takes=lambda: 0.0):
+        """What is in the buckets after a step that `takes` so many seconds, as the optimiser would read it."""
+        with _gpu.engine.backward():
+            futures = []
+            for names, bucket in self.buckets:
+                bucket.buffer().write(np.concatenate([drawn(RANK, self.step)[n].ravel() for n in names]))
+                futures.append(hook(self.state, bucket))
+            _gpu.Event.clock += takes()
+        assert all(type(future).__mro__[-2] is _hooks.Future for future in futures)
+        for future in futures:  # as DistributedDataParallel's core does, which knows no Python
+            _hooks.Future.wait(future)
+        self.step += 1
+        return {tuple(names): bucket.buffer().read() for names, bucket in self.buckets}
+
+
+def drawn(rank, step):
+    random = np.random.default_rng([rank, step])
+    return {name: random.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
+
+
+class Expected:
+    """The byte-level model of a bucket's average, with residuals that follow their parameters."""
+
+    def __init__(self, feedback, algorithm):
+        self.specs = {"a": complete(3, 256), "b": complete(8, 256), "bias": None, "small": None}
+        self.kept = {n: [np.zeros(int(np.prod(s)), np.float32) for _ in range(SIZE)] for n, s in SHAPES.items()}
+        self.feedback, self.algorithm = feedback, algorithm
+
+    def of(self, names, step):
+        layers = [(int(np.prod(SHAPES[n])), self.specs[n]) for n in names]
+        case = Case(layers, feedback=self.feedback, algorithm=self.algorithm)
+        if self.feedback:
+            case.residual = [np.concatenate([self.kept[n][r] for n in names]) for r in range(SIZE)]
+        flat = [np.concatenate([drawn(rank, step)[n].ravel() for n in names]) for rank in range(SIZE)]
+        out = simulate(case, flat)
+        ends = np.cumsum([np.prod(SHAPES[n]) for n in names])[:-1]
+        for rank in range(SIZE if self.feedback else 0):
+            for name, part in zip(names, np.split(case.residual[rank], ends), strict=True):
+                self.kept[name][rank] = part
+        return out
+
+    def check(self, found, step):
+        for names, values in found.items():
+            assert values.tobytes() == self.of(list(names), step).tobytes(), (names, step)
+
+
+def new(group, **options):
+    """A model with its state, in 3 and 8 bits."""
+    model = Model(None, group)
+    bits = {"default": 3, "b": 8}
+    params = {"bits": bits, "bucket_size": 256}
+    model.state = CGXState(group, 1024, params, model=model.parameters.items(), **options)
+    return model
+
+
+# --- cases ---------------------------------------------------------------------------------------------------------
+
+
+def values():
+    """Steps before and after the buckets are rebuilt, the quick way among them; a hook around ours; a resumed run."""
+    group, expected = Group(), Expected(True, "sra")
+    model = new(group, error_feedback=True, algorithm="sra")
+    model.build(FIRST)
+    expected.check(model.backward(), 0)
+    model.build(LATER)
+    for step in range(1, 5):
+        expected.check(model.backward(), step)
+    assert len(model.state._kept) == 2
+
+    seen = {}
+
+    def around(state, bucket):
+        future = cgx_hook(state, bucket)
+        return future.then(lambda done: seen.setdefault(bucket.index(), done.wait().read()) is None or done.wait())
+
+    found = model.backward(around)
+    assert [seen[i].tobytes() for i in range(2)] == [values.tobytes() for values in found.values()]
+    expected.check(found, 5)
+
+    saved = model.state.state_dict()
+    assert saved["call"] == 6 and set(saved["residuals"]) == set(SHAPES)
+    other = new(Group(), error_feedback=True, algorithm="sra")
+    other.state.load_state_dict(saved)
+    other.step = 6
+    other.build(LATER)
+    expected.check(other.backward(), 6)
+    other.state.load_state_dict(saved)  # in the midst of a run
+    mine = other.state.state_dict()
+    assert mine["call"] == 6
+    for name, residual in mine["residuals"].items():
+        assert residual.tobytes() == saved["residuals"][name].tobytes()
+
+
+def tried(compressed, plain):
+    """A trial of steps that take so long by the clock; the ways of all steps, and what was decided."""
+    group = Group()
+    model = new(group)
+    model.build(LATER)
+    ways = []
+    while model.state._buckets is None or model.state._buckets.trial.decision is None:
+        before = group.begun
+        model.backward(takes=lambda before=before: plain if group.begun > before else compressed)
+        ways.append(group.begun > before)
+        assert group.begun == group.waited and len(ways) < 2 * trials.STEPS
+    after = []
+    for _ in range(2):
+        before = group.begun
+        found = model.backward()
+        after.append(group.begun - before)
+    exact = [np.mean([np.concatenate([drawn(r, model.step - 1)[n].ravel() for n in names]) for r in range(SIZE)], 0)
+             for names in found]  # fmt: skip
+    error = max(np.abs(x - y).max() for x, y in zip(found.values(), exact, strict=True))
+    state = model.state.state_dict()
+    return {"ways": ways, "after": after, "error": float(error), "text": model.state.explain(), "plain": state["plain"],
+            "sent": model.state.wire_bytes}  # fmt: skip
+
+
+def trial():
+    return {"slow": tried(3.0, 2.0), "fast": tried(2.0, 3.0)}
+
+
+def install():
+    usual = sys.modules["torch.distributed.algorithms.ddp_comm_hooks.default_hooks"]
+    usual.allreduce_hook = Usual()
+    dist.AllreduceOptions = Options
+    dist.ReduceOp = type("ReduceOp", (), {"AVG": "average"})
+    dist.get_backend = lambda group: "nccl"
+    dist.is_initialized = lambda: True
+
+
+def main():
+    install()
+    value = globals()[CASE]()
+    result(RANK, value=value)
+
+
+main()
