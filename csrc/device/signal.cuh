@@ -10,7 +10,7 @@
 /* Behind everything that this thread has written, or has seen of others' at the block's last barrier. */
 static __device__ __forceinline__ void signal_store(uint32_t *to, uint32_t value) {
     __threadfence_system();
-    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+    asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
 }
 
 static __device__ __forceinline__ uint32_t signal_load(const uint32_t *from) {

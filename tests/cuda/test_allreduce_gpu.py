@@ -46,10 +46,21 @@ def test_scatter_reduce(tmp_path):
     assert match(tmp_path, 3, ways)["kinds"] == [PEER]
 
 
+@pytest.mark.parametrize("algorithm, ranks", [("one_shot", 2), ("sra", 3)])
+def test_whole_pieces(tmp_path, algorithm, ranks):
+    """Buckets of 128 to 1,024 elements and codes of 2, 4 and 8 bits, which have kernels of their own, in layers that
+    begin at any element and end within a piece."""
+    shapes = [(4, 1024), (2, 1024), (8, 1024), (4, 512), (8, 128), (2, 256)]
+    ways = [{"algorithm": algorithm, "bits": bits, "bucket_size": bucket} for bits, bucket in shapes]
+    ways += [way | {"error_feedback": True, "average": False} for way in ways[2:4]]
+    ways += [ways[0] | {"dtype": "float16"}, ways[4] | {"dtype": "bfloat16", "error_feedback": True}]
+    assert match(tmp_path, ranks, ways)["kinds"] == [PEER]
+
+
 @pytest.mark.parametrize("algorithm, ranks, bits", [("one_shot", 4, 4), ("sra", 2, 8)])
 def test_several_rounds(tmp_path, algorithm, ranks, bits):
     """Windows so small that a run takes several rounds, in host memory, of ranks that share GPUs, as late as can be."""
     way = {"algorithm": algorithm, "error_feedback": True, "rounding": "stochastic", "bits": bits}
-    small = {"CGXFFCV_COMM_WINDOW_KIB": 16, "CGXFFCV_P2P": 0, "CGXFFCV_EMULATED_STREAMS": "late"}
+    small = {"CGXFFCV_COMM_WINDOW_KIB": 8, "CGXFFCV_P2P": 0, "CGXFFCV_EMULATED_STREAMS": "late"}
     found = match(tmp_path, ranks, [way, way], ranks // 2, **small)
     assert found["kinds"] == [STAGED] and not found["rounds"].endswith("in 1 round")

@@ -17,11 +17,16 @@ OWN = {"bits": {"e": 5}, "bucket_size": {"e": 70}}
 
 
 def inputs(world, dtype, seed):
-    """This rank's buffer; rank 1 has a NaN in one bucket and rank 0 an infinity in another."""
+    """This rank's buffer: once with a NaN of rank 1 and an infinity of rank 0, once with zeros of both signs, a bucket
+    of one value, subnormal numbers, and one that is too large for a grid."""
     elems = sum(int(np.prod(shape)) for _, shape in LAYERS)
     x = np.random.default_rng(10 * seed + world.rank).standard_normal(elems).astype(np.float32)
     if seed == 1:
         x[3000 if world.rank == 1 else 5000] = np.nan if world.rank == 1 else np.inf
+    if seed == 2:
+        x[:300], x[300:600], x[700:800] = -0.0, 5.0, 0.0
+        x[1024:1600] *= np.float32(1e-41)
+        x[2500] = 1e38 * (1 - 2 * world.rank)
     return from_float32(x, dtype)
 
 

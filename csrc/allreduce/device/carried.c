@@ -33,7 +33,6 @@ Status allreduce_carried_create(DeviceEngine *engine, bool *fits) {
     carried->region_bytes = largest_share(&own->tiles);
     size_t bytes = (size_t)own->tiles.count * sizeof *own->tiles.tiles;
     TRY(device_alloc(bytes, &own->on_device));
-    TRY(device_alloc(sizeof *own->plan, &own->plan));
     TRY(device_copy(own->on_device, own->tiles.tiles, bytes, NULL));
     TRY(device_stream_synchronize(NULL));
     memory_free(own->tiles.tiles);
@@ -67,9 +66,8 @@ static Status bind(void *state, void *window, void *outgoing) {
         uintptr_t at = (uintptr_t)outgoing + (uintptr_t)r * carried->region_bytes;
         carried->window.base[r] = r == me ? window : (void *)(at - (uintptr_t)me * carried->region_bytes);
     }
-    ExchangePlan plan = allreduce_device_plan(engine, &engine->setup->extents[0], own);
-    TRY(device_copy(own->plan, &plan, sizeof plan, NULL));
-    return device_stream_synchronize(NULL);
+    own->plan = allreduce_device_plan(engine, &engine->setup->extents[0], own);
+    return STATUS_OK;
 }
 
 /* ---- runs ---- */
@@ -93,8 +91,7 @@ static Status step(void *state, AllreduceStep number, void *buffer, DeviceStream
     bool empty = number == ALLREDUCE_REDUCE ? round.own_begin == round.own_end
                                             : round.end - round.begin == round.own_end - round.own_begin;
     if (empty && number != ALLREDUCE_GATHER) return STATUS_OK;
-    QuantType type = (QuantType)engine->setup->options.type;
-    return allreduce_device_launch(engine)(kernels[number], type, own->plan, &round, buffer, stream);
+    return allreduce_device_put(engine, own, kernels[number], &round, buffer, stream);
 }
 
 Status allreduce_carried_wait(const DeviceEngine *engine, DeviceStream *stream, DeviceEvent *event) {

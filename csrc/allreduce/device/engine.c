@@ -28,17 +28,28 @@ ExchangeRound allreduce_device_round(const DeviceEngine *engine, const DeviceExt
     return round;
 }
 
-ExchangeLaunch allreduce_device_launch(const DeviceEngine *engine) { return launchers[engine->setup->options.codec]; }
+Status allreduce_device_put(const DeviceEngine *engine, const DeviceExtent *extent, ExchangeKernel kernel,
+                            const ExchangeRound *round, void *buffer, DeviceStream *stream) {
+    QuantType type = (QuantType)engine->setup->options.type;
+    const ExchangeLaunch launch = launchers[engine->setup->options.codec];
+    const bool others = extent->tiles.quick < extent->tiles.count;
+    ExchangeRound first = *round;
+    if (others) first.rounds = 0; /* a later kernel is the run's last */
+    if (extent->tiles.quick > 0) {
+        TRY(allreduce_exchange_quick(kernel, type, &extent->plan, &first, buffer, stream));
+    }
+    return others ? launch(kernel, type, &extent->plan, round, buffer, stream) : STATUS_OK;
+}
 
 static Status put_round(DeviceEngine *engine, const DeviceExtent *extent, int number, void *buffer,
                         DeviceStream *stream) {
-    ExchangeLaunch launch = allreduce_device_launch(engine);
-    QuantType type = (QuantType)engine->setup->options.type;
     ExchangeRound round = allreduce_device_round(engine, extent, number);
     bool pushes = round.own_end - round.own_begin < round.end - round.begin;
-    if (pushes) TRY(launch(EXCHANGE_PUSH, type, extent->plan, &round, buffer, stream));
-    if (round.own_begin < round.own_end) TRY(launch(EXCHANGE_REDUCE, type, extent->plan, &round, buffer, stream));
-    return launch(EXCHANGE_GATHER, type, extent->plan, &round, buffer, stream);
+    if (pushes) TRY(allreduce_device_put(engine, extent, EXCHANGE_PUSH, &round, buffer, stream));
+    if (round.own_begin < round.own_end) {
+        TRY(allreduce_device_put(engine, extent, EXCHANGE_REDUCE, &round, buffer, stream));
+    }
+    return allreduce_device_put(engine, extent, EXCHANGE_GATHER, &round, buffer, stream);
 }
 
 static Status put_rounds(DeviceEngine *engine, const DeviceExtent *extent, void *buffer, DeviceStream *stream) {
@@ -77,7 +88,6 @@ static void destroy(void *state) {
         DeviceExtent *extent = &engine->extents[i];
         allreduce_tiles_destroy(&extent->tiles);
         device_free(extent->on_device);
-        device_free(extent->plan);
     }
     memory_free(engine->residual_copy);
     device_free(engine->residual);
@@ -87,12 +97,14 @@ static void destroy(void *state) {
     memory_free(engine);
 }
 
+/* Rows of flags. */
 static int rows_of(const DeviceEngine *engine, const DeviceExtent *extent) {
     return comm_size(engine->setup->comm) * (extent->one_shot ? 1 : 2);
 }
 
 static uint64_t region_bytes(const DeviceEngine *engine, const DeviceExtent *extent) {
-    return engine->hall->data_bytes / (uint64_t)rows_of(engine, extent) / 256 * 256;
+    uint64_t others = (uint64_t)comm_size(engine->setup->comm) - 1;
+    return engine->hall->data_bytes / (extent->one_shot ? others : 2 * others) / 256 * 256;
 }
 
 static ExchangeWindow window_of(const DeviceEngine *engine, const DeviceExtent *extent) {
@@ -174,10 +186,8 @@ static Status make_extent(DeviceEngine *engine, int number, bool *fits) {
     own->wire_bytes = count_bytes(engine, own);
     size_t bytes = (size_t)own->tiles.count * sizeof *own->tiles.tiles;
     TRY(device_alloc(bytes, &own->on_device));
-    TRY(device_alloc(sizeof *own->plan, &own->plan));
-    ExchangePlan plan = allreduce_device_plan(engine, extent, own);
+    own->plan = allreduce_device_plan(engine, extent, own);
     TRY(device_copy(own->on_device, own->tiles.tiles, bytes, NULL));
-    TRY(device_copy(own->plan, &plan, sizeof plan, NULL));
     TRY(device_stream_synchronize(NULL));
     memory_free(own->tiles.tiles);
     own->tiles.tiles = NULL;

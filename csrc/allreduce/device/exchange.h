@@ -16,18 +16,18 @@ typedef struct ExchangeState {
     uint32_t failed; /* 1: a kernel has given up; nothing is stored any more */
 } ExchangeState;
 
-/* A window has two halves, for odd and even rounds; each has the data regions (terms of every rank, then results of
- * every rank) and behind them as many rows of flags. */
+/* A window has two halves, for odd and even rounds; each has the data regions (terms of every other rank, then results
+ * of every other rank) and behind them rows of flags, of all ranks. */
 typedef struct ExchangeWindow {
     uint8_t *base[EXCHANGE_MAX_RANKS]; /* of each rank's window */
-    uint8_t *own; /* device memory for this rank's terms and results, which host memory would hold far away; NULL: they
-                   * stand in its window, as those of others do */
+    uint8_t *own; /* device memory for this rank's own terms or results; NULL: they stand in its window, as those of
+                   * others do, which then has a region for them */
     int32_t ranks, rank;
     uint64_t half_bytes, region_bytes, flags_at;
     uint32_t flags; /* of a row */
 } ExchangeWindow;
 
-/* What does not change from run to run of a plan, in device memory. */
+/* What does not change from run to run of a plan; kernels get it as it is when they are launched. */
 typedef struct ExchangePlan {
     ExchangeWindow window;
     ExchangeState *state;
@@ -58,7 +58,8 @@ typedef struct ExchangeRound {
 
 typedef enum ExchangeKernel { EXCHANGE_PUSH, EXCHANGE_REDUCE, EXCHANGE_GATHER } ExchangeKernel;
 
-/* Puts a kernel on the stream, one function for each codec; `plan` lies in device memory. */
+/* Puts a kernel on the stream: one function for each codec, which passes by the tiles of the quick way, and one for
+ * those. */
 typedef Status (*ExchangeLaunch)(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
                                  const ExchangeRound *round, void *buffer, DeviceStream *stream);
 #define EXCHANGE_LAUNCH(name)                                                                                          \
@@ -68,5 +69,6 @@ EXCHANGE_LAUNCH(allreduce_exchange_maxmin);
 EXCHANGE_LAUNCH(allreduce_exchange_sign);
 EXCHANGE_LAUNCH(allreduce_exchange_spikes);
 EXCHANGE_LAUNCH(allreduce_exchange_rotated);
+EXCHANGE_LAUNCH(allreduce_exchange_quick);
 
 #endif

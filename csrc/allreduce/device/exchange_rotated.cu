@@ -1,6 +1,9 @@
-/* The exchange with the codec "rotated". */
+/* The exchange with the codec "rotated", bucket by bucket. */
 #include "allreduce/device/exchange.cuh"
+#include "allreduce/device/exchange_buckets.cuh"
+
+template <QuantType TYPE> using Buckets = ExchangeBuckets<TYPE, QUANT_ROTATED>;
 
 extern "C" EXCHANGE_LAUNCH(allreduce_exchange_rotated) {
-    return exchange_launch<QUANT_ROTATED>(kernel, type, plan, round, buffer, stream);
+    return exchange_launch<Buckets>(kernel, type, plan, round, buffer, stream);
 }

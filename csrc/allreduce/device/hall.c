@@ -11,8 +11,8 @@
 
 #define SWITCH_VARIABLE "CGXFFCV_COMM_KERNELS"
 #define SIZE_VARIABLE "CGXFFCV_COMM_WINDOW_KIB" /* of the data of a half, for tests and for scarce memory */
-#define LEAST_KIB 16
-#define DATA_BYTES (UINT64_C(12) << 20)   /* of a half */
+#define LEAST_KIB 8
+#define DATA_BYTES (UINT64_C(10) << 20)   /* of a half; a region of it may be as large, for what is the rank's own */
 #define HOST_BYTES (UINT64_C(28) << 20)   /* of the halves of all ranks, where they share the host's memory */
 #define OUTBOX_BYTES (UINT64_C(32) << 20) /* of a rank between nodes, in all */
 #define FLAGS (UINT64_C(64) << 10)
@@ -94,7 +94,7 @@ static Status make_hall(Comm *comm, uint32_t number, uint64_t data_bytes, Exchan
     *hall = (ExchangeHall){.flags = FLAGS, .comm = comm, .number = number, .users = 1};
     TRY_GOTO(make_window(comm, data_bytes, hall, why));
     if (hall->window == NULL) goto done;
-    if (hall->kind != COMM_WINDOW_PEER) TRY_GOTO(make_own(hall, hall->data_bytes / (uint64_t)comm_size(comm)));
+    TRY_GOTO(make_own(hall, hall->data_bytes / (uint64_t)(comm_size(comm) - 1)));
     TRY_GOTO(device_alloc(sizeof *hall->state, &hall->state));
     TRY_GOTO(device_fill(hall->state, 0, sizeof *hall->state, NULL));
     TRY_GOTO(device_stream_synchronize(NULL));

@@ -8,7 +8,7 @@
 typedef struct ExchangeHall {
     CommWindow *window;   /* owned */
     ExchangeState *state; /* owned, in device memory */
-    uint8_t *own;         /* owned, in device memory, where the window is not: this rank's own regions */
+    uint8_t *own;         /* owned, in device memory: a region for what is this rank's own */
     CommWindowKind kind;
     uint64_t data_bytes, flags; /* of a half: of all regions, words of all rows */
     uint64_t half_bytes;

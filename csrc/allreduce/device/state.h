@@ -8,7 +8,7 @@
 typedef struct DeviceExtent {
     DeviceTiles tiles;     /* owned; the tiles themselves only while they are made */
     DeviceTile *on_device; /* owned, in device memory */
-    ExchangePlan *plan;    /* owned, in device memory */
+    ExchangePlan plan;
     bool one_shot;
     uint64_t wire_bytes; /* that this rank sends */
 } DeviceExtent;
@@ -36,7 +36,9 @@ typedef struct DeviceEngine {
 /* What kernels go by: in the hall's window, or in the carried one. */
 ExchangePlan allreduce_device_plan(const DeviceEngine *engine, const AllreduceExtent *extent, const DeviceExtent *own);
 ExchangeRound allreduce_device_round(const DeviceEngine *engine, const DeviceExtent *extent, int number);
-ExchangeLaunch allreduce_device_launch(const DeviceEngine *engine);
+/* Puts a kernel of a round on the stream, for each way that tiles go. */
+Status allreduce_device_put(const DeviceEngine *engine, const DeviceExtent *extent, ExchangeKernel kernel,
+                            const ExchangeRound *round, void *buffer, DeviceStream *stream);
 
 /* ---- carried.c ---- */
 

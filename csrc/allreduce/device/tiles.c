@@ -17,6 +17,18 @@ typedef struct Walk {
     DeviceRoom *used;   /* [owners]: of it */
 } Walk;
 
+/* Of max-min buckets, rounded to nearest, that fill whole groups, up to a piece, with codes of which a lane's four fill
+ * whole bytes: what quant/cuda/quads.cuh does. */
+static uint16_t quick_groups(const QuantSpec *spec) {
+    bool codes = spec->bits == 2 || spec->bits == 4 || spec->bits == 8;
+    bool plain = spec->codec == QUANT_MAXMIN && spec->rounding == QUANT_NEAREST && !spec->half_metadata;
+    if (!plain || !codes) return 0;
+    for (uint16_t groups = 1; groups <= 8; groups *= 2) {
+        if (spec->bucket_size == groups * (TILES_PIECE / 8)) return groups;
+    }
+    return 0;
+}
+
 static DeviceTile describe_tile(const WireMap *map, const WireSegment *segment, int64_t first, int64_t elems) {
     const WireLayer *layer = wire_layer(map, segment->layer);
     DeviceTile tile = {.first = first, .elems = elems, .bucket_size = RAW_ELEMS};
@@ -45,7 +57,7 @@ static DeviceTile *find_tile(Walk *walk, int64_t round, uint32_t number) {
     return walk->to->tiles + walk->to->shares[round * walk->to->owners + walk->owner].tile + number;
 }
 
-static void add_tile(Walk *walk, const WireSegment *segment, int64_t first, int64_t elems) {
+static void add_tile(Walk *walk, const WireSegment *segment, int64_t first, int64_t elems, uint16_t groups) {
     DeviceRoom *used = &walk->used[walk->owner];
     uint64_t bytes = tile_bytes(walk->map, segment, elems);
     int64_t *round = &walk->rounds_of[walk->owner];
@@ -63,6 +75,7 @@ static void add_tile(Walk *walk, const WireSegment *segment, int64_t first, int6
         tile.bytes = (uint32_t)bytes;
         tile.owner = (uint16_t)walk->owner;
         tile.number = used->tiles;
+        tile.groups = groups;
         *find_tile(walk, *round, used->tiles) = tile;
     } else if (walk->to->shares != NULL) {
         walk->to->shares[*round * walk->to->owners + walk->owner].tiles++;
@@ -71,19 +84,28 @@ static void add_tile(Walk *walk, const WireSegment *segment, int64_t first, int6
     used->tiles++;
     if (!walk->writes && walk->to->shares == NULL) {
         walk->to->count++;
+        walk->to->quick += groups != 0;
         walk->to->bytes += bytes;
         walk->to->owned[walk->owner] += bytes;
     }
 }
 
+/* The elements of a tile of a segment, at most. */
+static int64_t tile_elems(const Walk *walk, const WireSegment *segment, int64_t bucket) {
+    int64_t buckets = TILES_ELEMS / bucket;
+    while (buckets > 1 && tile_bytes(walk->map, segment, buckets * bucket) > walk->room.bytes) buckets /= 2;
+    return buckets > 1 ? buckets * bucket : bucket;
+}
+
 static void cut_segment(Walk *walk, const WireSegment *segment) {
     const WireLayer *layer = wire_layer(walk->map, segment->layer);
-    int64_t bucket = layer->raw ? RAW_ELEMS : layer->spec.bucket_size, buckets = TILES_ELEMS / bucket;
-    while (buckets > 1 && tile_bytes(walk->map, segment, buckets * bucket) > walk->room.bytes) buckets /= 2;
-    int64_t step = buckets > 1 ? buckets * bucket : bucket;
-    for (int64_t at = 0; at < segment->elems; at += step) {
-        int64_t left = segment->elems - at;
-        add_tile(walk, segment, segment->first + at, left < step ? left : step);
+    int64_t step = tile_elems(walk, segment, layer->raw ? RAW_ELEMS : layer->spec.bucket_size);
+    uint16_t groups = layer->raw || step % TILES_PIECE != 0 ? 0 : quick_groups(&layer->spec);
+    int64_t quick = groups == 0 ? 0 : segment->elems / TILES_PIECE * TILES_PIECE;
+    for (int64_t at = 0; at < segment->elems;) {
+        int64_t left = (at < quick ? quick : segment->elems) - at, elems = left < step ? left : step;
+        add_tile(walk, segment, segment->first + at, elems, at < quick ? groups : 0);
+        at += elems;
     }
 }
 

@@ -1,4 +1,5 @@
-/* An extent cut for kernels: tiles of whole buckets of one layer, in rounds that fit a window. A tile is a run of
+/* An extent cut for kernels: tiles of whole buckets of one layer, in rounds that fit a window. Those of whole pieces
+ * that go the quick way (quant/cuda/quads.cuh) are apart from what is left of their layer. A tile is a run of
  * docs/WIRE.md of its own, so it needs to know nothing of slices. Pure arithmetic; every rank comes to the same.
  * Private to this folder. */
 #ifndef CGXFFCV_ALLREDUCE_DEVICE_TILES_H
@@ -7,6 +8,7 @@
 #include "allreduce/map.h"
 
 #define TILES_ELEMS 8192 /* of a tile, unless one bucket has more */
+#define TILES_PIECE 1024 /* elements of a piece, 8 groups of 128 */
 
 /* What a kernel knows of a tile. Its parts stand in the region of its round and owner: `at` is where it begins. */
 typedef struct DeviceTile {
@@ -19,6 +21,7 @@ typedef struct DeviceTile {
     uint16_t owner;           /* of the sum; 0 with one-shot */
     uint16_t scale;           /* a QuantScale */
     uint32_t number;          /* in its round, of its owner */
+    uint16_t groups;          /* where whole pieces go the quick way: groups of a bucket; else 0 */
 } DeviceTile;
 
 /* Tiles [tile, tile + tiles) of an owner in a round. */
@@ -28,9 +31,9 @@ typedef struct DeviceShare {
 } DeviceShare;
 
 typedef struct DeviceTiles {
-    DeviceTile *tiles;   /* owned, [count]: by round, then owner */
-    DeviceShare *shares; /* owned, [rounds * owners] */
-    int64_t count;
+    DeviceTile *tiles;    /* owned, [count]: by round, then owner */
+    DeviceShare *shares;  /* owned, [rounds * owners] */
+    int64_t count, quick; /* quick: of them, those whose pieces go the quick way */
     int rounds, owners;
     uint64_t bytes;  /* of all tiles; what each owner's take: */
     uint64_t *owned; /* owned, [owners] */

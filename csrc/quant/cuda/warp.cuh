@@ -326,6 +326,27 @@ __device__ static __forceinline__ uint32_t quant_four_codes_at(const QuantRoom *
 
 /* ---- reductions ---- */
 
+/* NaN where one of the two is. */
+__device__ static __forceinline__ float quant_min_nan(float a, float b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    float least;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(least) : "f"(a), "f"(b));
+    return least;
+#else
+    return a != a ? a : b != b ? b : fminf(a, b);
+#endif
+}
+
+__device__ static __forceinline__ float quant_max_nan(float a, float b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    float greatest;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(greatest) : "f"(a), "f"(b));
+    return greatest;
+#else
+    return a != a ? a : b != b ? b : fmaxf(a, b);
+#endif
+}
+
 __device__ static __forceinline__ float quant_warp_least(float value) {
 #pragma unroll
     for (int distance = WARP / 2; distance > 0; distance /= 2) {

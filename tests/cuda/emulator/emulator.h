@@ -237,6 +237,11 @@ static inline int __float2int_rn(float x) { return (int)nearbyintf(x); }
 static inline int __float2int_rz(float x) { return (int)x; }
 static inline int __float2int_rd(float x) { return (int)floorf(x); }
 static inline int __float2int_ru(float x) { return (int)ceilf(x); }
+static inline float __fadd_rz(float a, float b) {
+    double sum = (double)a + (double)b; /* exact, but for operands of very different size */
+    float rounded = (float)sum;
+    return std::fabs((double)rounded) > std::fabs(sum) ? nextafterf(rounded, 0.0f) : rounded;
+}
 static inline unsigned __float2uint_rn(float x) { return x > 0.0f ? (unsigned)nearbyintf(x) : 0u; }
 static inline unsigned __float2uint_rz(float x) { return x > 0.0f ? (unsigned)x : 0u; }
 static inline float __int2float_rn(int x) { return (float)x; }

@@ -1,0 +1,321 @@
+/* A tile's buckets one by one, of every codec and size, and what travels as it is. Functions of a tile are calls, so
+ * that their registers are not those of the quick way. */
+#ifndef CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_BUCKETS_CUH
+#define CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_BUCKETS_CUH
+
+#include "allreduce/device/exchange_ground.cuh"
+#include "quant/cuda/bucket.cuh"
+
+__device__ static __forceinline__ QuantSpec exchange_spec(const ExchangePlan *plan, const DeviceTile &tile,
+                                                          QuantCodec codec) {
+    QuantSpec spec = {};
+    spec.bits = tile.bits;
+    spec.bucket_size = tile.bucket_size;
+    spec.type = plan->type;
+    spec.codec = codec;
+    spec.half_metadata = plan->half_metadata;
+    spec.spikes = tile.spikes;
+    spec.scale = (QuantScale)tile.scale;
+    return spec;
+}
+
+/* A bucket of a tile, or a piece of a raw one. */
+struct ExchangeBucket {
+    int64_t first, elems; /* in the tile */
+    QuantPlace place;
+    uint64_t number;
+};
+
+__device__ static __forceinline__ ExchangeBucket exchange_bucket(const DeviceTile &tile, int64_t number) {
+    ExchangeBucket bucket = {};
+    bucket.number = (uint64_t)number;
+    bucket.first = number * tile.bucket_size;
+    int64_t left = tile.elems - bucket.first;
+    bucket.elems = left < tile.bucket_size ? left : tile.bucket_size;
+    bucket.place.metadata = tile.at + bucket.number * tile.metadata;
+    bucket.place.spikes = tile.at + tile.spikes_at + bucket.number * (uint64_t)(tile.spikes * QUANT_SPIKE_BYTES);
+    bucket.place.codes = tile.at + tile.codes_at + bucket.number * tile.codes;
+    return bucket;
+}
+
+#define FOR_BUCKETS(number, tile)                                                                                      \
+    for (int64_t number = threadIdx.x / WARP; number * (tile).bucket_size < (tile).elems; number += WARPS)
+
+/* ---- elements ---- */
+
+/* v = four elements of group j, or v + those. */
+__device__ static __forceinline__ void exchange_put_group(float (&v)[QUANT_ROWS], int j, bool add,
+                                                          const float (&four)[4]) {
+#pragma unroll
+    for (int c = 0; c < 4; c++) v[4 * j + c] = add ? QUANT_ADD(v[4 * j + c], four[c]) : four[c];
+}
+
+/* Own elements from one on, with what earlier runs have lost. */
+template <QuantType TYPE, QuantLie LIE> struct ExchangeOwn {
+    typedef typename QuantElement<TYPE>::Stored Stored;
+    const Stored *x;
+    const float *residual; /* NULL: none */
+    float scale;
+
+    __device__ __forceinline__ ExchangeOwn(const ExchangePlan *plan, const void *buffer, int64_t first, bool raw)
+        : x((const Stored *)buffer + first),
+          residual(raw || plan->residual == nullptr ? nullptr : plan->residual + first), scale(plan->scale) {}
+
+    __device__ __forceinline__ void take(int64_t first, int count, bool add, float (&v)[QUANT_ROWS]) const {
+        FOR_GROUPS(j, count) {
+            float four[4], lost[4] = {};
+            quant_load_group<TYPE, LIE, false>(x + first, j, count, four);
+            if (residual != nullptr) quant_load_group<QUANT_F32, LIE, false>(residual + first, j, count, lost);
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+                if (residual != nullptr) four[c] = QUANT_ADD(lost[c], four[c]);
+                four[c] = QUANT_MUL(four[c], scale);
+            }
+            exchange_put_group(v, j, add, four);
+        }
+    }
+
+    __device__ __forceinline__ void piece(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
+        take(first, count, false, v);
+    }
+};
+
+/* The terms of all ranks in rank order, with own elements in this rank's place. */
+template <QuantType TYPE, QuantCodec CODEC> struct ExchangeSum {
+    const ExchangePlan *plan;
+    const QuantSpec *spec;
+    const DeviceTile &tile;
+    ExchangeOwn<TYPE, quant_lie<CODEC>()> own;
+    ExchangeBucket bucket;
+    uint32_t epoch;
+    QuantRoom *room;
+
+    __device__ __forceinline__ void piece(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
+        for (int rank = 0; rank < plan->ranks; rank++) {
+            if (rank == plan->rank) {
+                own.take(first, count, rank > 0, v);
+                continue;
+            }
+            const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, rank);
+            bool sound =
+                quant_warp_decode<CODEC>(base, bucket.place, *spec, bucket.elems, first, count, rank > 0, v, room);
+            if (!sound) exchange_fail(plan, COMM_WINDOW_SOUND, rank, tile.number, epoch);
+        }
+    }
+};
+
+/* This rank's random numbers for a bucket; signs of a rotation are the same on all ranks. */
+__device__ static __forceinline__ QuantRandom exchange_random(const ExchangePlan *plan, const DeviceTile &tile,
+                                                              const ExchangeBucket &bucket) {
+    uint64_t quads = (uint64_t)((tile.bucket_size + 3) / 4);
+    QuantRandom random = {plan->seed, __ldcg(plan->call), (uint32_t)plan->rank, tile.quad + bucket.number * quads};
+    return random;
+}
+
+__device__ static __forceinline__ QuantKeep exchange_keep(const ExchangePlan *plan, const DeviceTile &tile,
+                                                          const ExchangeBucket &bucket) {
+    QuantKeep keep = {plan->residual == nullptr ? nullptr : plan->residual + tile.first + bucket.first, plan->unscaled};
+    return keep;
+}
+
+/* Elements that travel as they are: a piece at base + at. */
+template <QuantType TYPE, QuantLie LIE>
+__device__ __forceinline__ void exchange_take_raw(const uint8_t *base, uint64_t at, int64_t first, int count, bool add,
+                                                  float (&v)[QUANT_ROWS]) {
+    const auto *from = reinterpret_cast<const typename QuantElement<TYPE>::Stored *>(base + at) + first;
+    FOR_GROUPS(j, count) {
+        float four[4];
+        quant_load_group<TYPE, LIE, true>(from, j, count, four);
+        exchange_put_group(v, j, add, four);
+    }
+}
+
+template <QuantType TYPE, QuantLie LIE>
+__device__ __forceinline__ void exchange_put_raw(QuantSink sink, uint64_t at, int64_t first, int count,
+                                                 const float (&v)[QUANT_ROWS]) {
+    for (int s = 0; s < sink.count; s++) quant_store_piece<TYPE, LIE>(sink.bases[s] + at, first, count, v);
+}
+
+/* ---- encoding ---- */
+
+/* Quantises a bucket of a source, with this rank's random numbers. */
+template <QuantType TYPE, QuantCodec CODEC, typename Source>
+__device__ __forceinline__ void exchange_encode(const ExchangePlan *plan, const Source &source, const DeviceTile &tile,
+                                                const ExchangeBucket &bucket, const QuantSpec &spec, QuantSink sink,
+                                                QuantRoom *room) {
+    QuantRandom random = exchange_random(plan, tile, bucket);
+    const bool draws = CODEC == QUANT_ROTATED || plan->stochastic;
+    quant_warp_encode<TYPE, CODEC>(source, spec, bucket.elems, draws ? &random : nullptr, bucket.place, sink,
+                                   exchange_keep(plan, tile, bucket), room);
+}
+
+template <QuantType TYPE, QuantCodec CODEC>
+__device__ __forceinline__ void exchange_push_tile(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
+                                                   QuantSink sink, QuantRoom *room) {
+    float v[QUANT_ROWS];
+    FOR_BUCKETS(number, tile) {
+        ExchangeBucket bucket = exchange_bucket(tile, number);
+        ExchangeOwn<TYPE, quant_lie<CODEC>()> own(plan, buffer, tile.first + bucket.first, tile.bits == 0);
+        if (tile.bits == 0) {
+            own.piece(0, (int)bucket.elems, v);
+            exchange_put_raw<TYPE, quant_lie<CODEC>()>(sink, tile.at, bucket.first, (int)bucket.elems, v);
+        } else {
+            exchange_encode<TYPE, CODEC>(plan, own, tile, bucket, exchange_spec(plan, tile, CODEC), sink, room);
+        }
+    }
+}
+
+/* ---- rotated: a bucket's terms are added as values ---- */
+
+/* In rank order, with own elements in this rank's place; rank 1 begins with its own, since a + b = b + a. */
+template <QuantType TYPE, int PIECES>
+__device__ __forceinline__ void
+exchange_add_values(const ExchangePlan *plan, const ExchangeOwn<TYPE, QUANT_STRIPED> &own, const ExchangeBucket &bucket,
+                    const QuantSpec &spec, const QuantRandom &random, uint32_t epoch, QuantValues<PIECES> &values,
+                    QuantRoom *room) {
+    for (int i = 0; i < plan->ranks; i++) {
+        int rank = plan->rank == 1 && i < 2 ? 1 - i : i;
+        if (rank != plan->rank) {
+            const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, rank);
+            quant_decode_values(base, bucket.place, spec, bucket.elems, i > 0, values, room);
+        } else if (i == 0) {
+            quant_enter(own, bucket.elems, random, values, room);
+        } else {
+            QuantValues<PIECES> mine;
+            quant_enter(own, bucket.elems, random, mine, room);
+            quant_add_values(mine, values);
+        }
+    }
+}
+
+template <QuantType TYPE, int PIECES>
+__device__ __forceinline__ void
+exchange_reduce_values(const ExchangePlan *plan, const ExchangeOwn<TYPE, QUANT_STRIPED> &own, const DeviceTile &tile,
+                       const ExchangeBucket &bucket, const QuantSpec &spec, uint32_t epoch, QuantSink sink,
+                       QuantRoom *room) {
+    QuantValues<PIECES> values;
+    QuantRandom random = exchange_random(plan, tile, bucket);
+    exchange_add_values(plan, own, bucket, spec, random, epoch, values, room);
+    quant_encode_values(values, spec, bucket.elems, random, bucket.place, sink, exchange_keep(plan, tile, bucket),
+                        room);
+}
+
+/* Adds rows [row, row + rows) of a bucket and stores what has left. */
+template <QuantType TYPE, int PIECES>
+__device__ __forceinline__ void exchange_gather_values(const ExchangePlan *plan, void *buffer, const DeviceTile &tile,
+                                                       const ExchangeBucket &bucket, uint32_t epoch, int row, int rows,
+                                                       QuantRoom *room) {
+    QuantValues<PIECES> values;
+    const QuantSpec spec = exchange_spec(plan, tile, QUANT_ROTATED);
+    for (int i = 0; i < rows; i++) {
+        const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, row + i);
+        quant_decode_values(base, bucket.place, spec, bucket.elems, i > 0, values, room);
+    }
+    quant_leave(values, exchange_random(plan, tile, bucket), room);
+    FOR_PIECES(p, values) exchange_divide(plan, values.v[p]);
+    quant_store_values<TYPE>(buffer, tile.first + bucket.first, bucket.elems, values);
+}
+
+/* ---- buckets of a tile ---- */
+
+/* Adds the terms of a quantised bucket and encodes the sum. */
+template <QuantType TYPE, QuantCodec CODEC>
+__device__ __forceinline__ void exchange_reduce_bucket(const ExchangePlan *plan,
+                                                       const ExchangeOwn<TYPE, quant_lie<CODEC>()> &own,
+                                                       const DeviceTile &tile, const ExchangeBucket &bucket,
+                                                       uint32_t epoch, QuantSink sink, QuantRoom *room) {
+    const QuantSpec spec = exchange_spec(plan, tile, CODEC);
+    if constexpr (CODEC == QUANT_ROTATED) {
+#define CALL(PIECES) exchange_reduce_values<TYPE, PIECES>(plan, own, tile, bucket, spec, epoch, sink, room)
+        QUANT_BY_PIECES(bucket.elems, CALL)
+#undef CALL
+    } else {
+        ExchangeSum<TYPE, CODEC> sum = {plan, &spec, tile, own, bucket, epoch, room};
+        exchange_encode<TYPE, CODEC>(plan, sum, tile, bucket, spec, sink, room);
+    }
+}
+
+template <QuantType TYPE, QuantCodec CODEC>
+__device__ __forceinline__ void exchange_reduce_tile(const ExchangePlan *plan, const void *buffer,
+                                                     const DeviceTile &tile, uint32_t epoch, QuantSink sink,
+                                                     QuantRoom *room) {
+    float v[QUANT_ROWS];
+    FOR_BUCKETS(number, tile) {
+        ExchangeBucket bucket = exchange_bucket(tile, number);
+        ExchangeOwn<TYPE, quant_lie<CODEC>()> own(plan, buffer, tile.first + bucket.first, tile.bits == 0);
+        if (tile.bits != 0) {
+            exchange_reduce_bucket<TYPE, CODEC>(plan, own, tile, bucket, epoch, sink, room);
+            continue;
+        }
+        for (int rank = 0; rank < plan->ranks; rank++) {
+            const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, rank);
+            if (rank == plan->rank) {
+                own.take(0, (int)bucket.elems, rank > 0, v);
+            } else {
+                exchange_take_raw<TYPE, quant_lie<CODEC>()>(base, tile.at, bucket.first, (int)bucket.elems, rank > 0,
+                                                            v);
+            }
+        }
+        exchange_divide(plan, v);
+        exchange_put_raw<TYPE, quant_lie<CODEC>()>(sink, tile.at, bucket.first, (int)bucket.elems, v);
+    }
+}
+
+/* Adds rows [row, row + rows) of a piece, with rotated only of what travels as it is. */
+template <QuantType TYPE, QuantCodec CODEC>
+__device__ __forceinline__ void exchange_add_rows(const ExchangePlan *plan, const DeviceTile &tile,
+                                                  const ExchangeBucket &bucket, uint32_t epoch, int row, int rows,
+                                                  int64_t first, int count, float (&v)[QUANT_ROWS], QuantRoom *room) {
+    const QuantSpec spec = exchange_spec(plan, tile, CODEC);
+    for (int i = 0; i < rows; i++) {
+        const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, row + i);
+        if (CODEC == QUANT_ROTATED || tile.bits == 0) {
+            exchange_take_raw<TYPE, quant_lie<CODEC>()>(base, tile.at, bucket.first + first, count, i > 0, v);
+        } else {
+            bool sound = quant_warp_decode<CODEC>(base, bucket.place, spec, bucket.elems, first, count, i > 0, v, room);
+            int from = plan->one_shot ? i : (int)tile.owner;
+            if (!sound) exchange_fail(plan, COMM_WINDOW_SOUND, from, tile.number, epoch);
+        }
+    }
+}
+
+template <QuantType TYPE, QuantCodec CODEC>
+__device__ __forceinline__ void exchange_gather_tile(const ExchangePlan *plan, void *buffer, const DeviceTile &tile,
+                                                     uint32_t epoch, int row, int rows, QuantRoom *room) {
+    float v[QUANT_ROWS];
+    FOR_BUCKETS(number, tile) {
+        ExchangeBucket bucket = exchange_bucket(tile, number);
+        if (CODEC == QUANT_ROTATED && tile.bits != 0) {
+#define CALL(PIECES) exchange_gather_values<TYPE, PIECES>(plan, buffer, tile, bucket, epoch, row, rows, room)
+            QUANT_BY_PIECES(bucket.elems, CALL)
+#undef CALL
+            continue;
+        }
+        for (int64_t first = 0; first < bucket.elems; first += QUANT_PIECE) {
+            int count = quant_piece_count(bucket.elems, first);
+            exchange_add_rows<TYPE, CODEC>(plan, tile, bucket, epoch, row, rows, first, count, v, room);
+            if (tile.bits != 0 || plan->one_shot) exchange_divide(plan, v);
+            quant_store_piece<TYPE, quant_lie<CODEC>()>(buffer, tile.first + bucket.first + first, count, v);
+        }
+    }
+}
+
+template <QuantType TYPE, QuantCodec CODEC> struct ExchangeBuckets {
+    static constexpr bool QUICK = false;
+    static constexpr int GATHERERS = BLOCKS_EACH;
+
+    __device__ static __forceinline__ void push(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
+                                                QuantSink sink, QuantRoom *room) {
+        exchange_push_tile<TYPE, CODEC>(plan, buffer, tile, sink, room);
+    }
+    __device__ static __forceinline__ void reduce(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
+                                                  uint32_t epoch, QuantSink sink, QuantRoom *room) {
+        exchange_reduce_tile<TYPE, CODEC>(plan, buffer, tile, epoch, sink, room);
+    }
+    __device__ static __forceinline__ void gather(const ExchangePlan *plan, void *buffer, const DeviceTile &tile,
+                                                  uint32_t epoch, int row, int rows, QuantRoom *room) {
+        exchange_gather_tile<TYPE, CODEC>(plan, buffer, tile, epoch, row, rows, room);
+    }
+};
+
+#endif

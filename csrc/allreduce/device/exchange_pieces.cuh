@@ -1,0 +1,134 @@
+/* A tile's whole pieces where that goes the quick way: quant/cuda/quads.cuh, from elements to windows and back. */
+#ifndef CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_PIECES_CUH
+#define CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_PIECES_CUH
+
+#include "allreduce/device/exchange_ground.cuh"
+#include "quant/cuda/quads.cuh"
+
+struct ExchangePiece {
+    int64_t first; /* in the flat buffer */
+    QuantPlace place;
+};
+
+__device__ static __forceinline__ ExchangePiece exchange_piece(const DeviceTile &tile, int64_t number) {
+    ExchangePiece piece = {};
+    piece.first = tile.first + number * QUANT_PIECE;
+    piece.place.metadata = tile.at + (uint64_t)number * (QUADS_GROUPS / tile.groups) * tile.metadata;
+    piece.place.codes = tile.at + tile.codes_at + (uint64_t)number * (QUANT_PIECE / 8) * (uint64_t)tile.bits;
+    return piece;
+}
+
+#define FOR_EACH_OF(values, k) _Pragma("unroll") for (int k = 0; k < (int)(sizeof(values) / sizeof((values)[0])); k++)
+
+#define FOR_PIECES_OF(number, tile)                                                                                    \
+    for (int64_t number = threadIdx.x / WARP; number * QUANT_PIECE < (tile).elems; number += WARPS)
+
+/* ---- whole pieces ---- */
+
+/* Own elements of half a piece, with what earlier runs have lost, added to v or put there. */
+template <QuantType TYPE, bool ADD>
+__device__ __forceinline__ void exchange_own(const ExchangePlan *plan, const void *buffer, int64_t first, int half,
+                                             QuadsHalf &v) {
+    QuadsHalf own;
+    quads_load<TYPE>((const typename QuantElement<TYPE>::Stored *)buffer + first, half, own);
+    if (plan->residual != nullptr) {
+        QuadsHalf lost;
+        quads_load<QUANT_F32>(plan->residual + first, half, lost);
+        FOR_EACH_OF(own, k) own[k] = QUANT_ADD(lost[k], own[k]);
+    }
+    FOR_EACH_OF(own, k) {
+        const float scaled = QUANT_MUL(own[k], plan->scale);
+        v[k] = ADD ? QUANT_ADD(v[k], scaled) : scaled;
+    }
+}
+
+/* Adds rows [row, row + rows) of half a piece in their order. */
+__device__ static __forceinline__ void exchange_add_pieces(const ExchangePlan *plan, const DeviceTile &tile,
+                                                           const ExchangePiece &piece, uint32_t epoch, int row,
+                                                           int rows, int half, QuadsHalf &v) {
+    for (int i = row; i < row + rows; i++) {
+        const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, i);
+        quads_add(base, piece.place, tile.bits, tile.groups, half, v);
+    }
+}
+
+template <int GROUPS>
+__device__ __forceinline__ void exchange_encode_piece(const ExchangePlan *plan, const DeviceTile &tile,
+                                                      const ExchangePiece &piece, const QuadsHalf (&v)[2],
+                                                      QuantSink sink, QuantRoom *room) {
+    QuantKeep keep = {plan->residual == nullptr ? nullptr : plan->residual + piece.first, plan->unscaled};
+    quads_encode<GROUPS>(v, tile.bits, piece.place, sink, keep, room);
+}
+
+/* Quantises the pieces of a tile into the sink: own elements, or with REDUCES the sum of all ranks' terms in their
+ * order. */
+template <QuantType TYPE, int GROUPS, bool REDUCES>
+__device__ __forceinline__ void exchange_encode_pieces(const ExchangePlan *plan, const void *buffer,
+                                                       const DeviceTile &tile, uint32_t epoch, QuantSink sink,
+                                                       QuantRoom *room) {
+    QuadsHalf v[2];
+    FOR_PIECES_OF(number, tile) {
+        const ExchangePiece piece = exchange_piece(tile, number);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            if (REDUCES) {
+                quads_begin(v[half]);
+                exchange_add_pieces(plan, tile, piece, epoch, 0, plan->rank, half, v[half]);
+            }
+            exchange_own<TYPE, REDUCES>(plan, buffer, piece.first, half, v[half]);
+            if (REDUCES) {
+                const int next = plan->rank + 1;
+                exchange_add_pieces(plan, tile, piece, epoch, next, plan->ranks - next, half, v[half]);
+            }
+        }
+        exchange_encode_piece<GROUPS>(plan, tile, piece, v, sink, room);
+    }
+}
+
+template <QuantType TYPE, bool REDUCES>
+__device__ __forceinline__ void exchange_encode_tile(const ExchangePlan *plan, const void *buffer,
+                                                     const DeviceTile &tile, uint32_t epoch, QuantSink sink,
+                                                     QuantRoom *room) {
+    if (tile.groups == 8) exchange_encode_pieces<TYPE, 8, REDUCES>(plan, buffer, tile, epoch, sink, room);
+    if (tile.groups == 4) exchange_encode_pieces<TYPE, 4, REDUCES>(plan, buffer, tile, epoch, sink, room);
+    if (tile.groups == 2) exchange_encode_pieces<TYPE, 2, REDUCES>(plan, buffer, tile, epoch, sink, room);
+    if (tile.groups == 1) exchange_encode_pieces<TYPE, 1, REDUCES>(plan, buffer, tile, epoch, sink, room);
+}
+
+/* Adds rows [row, row + rows) of a tile's pieces and stores their sum. */
+template <QuantType TYPE>
+__device__ __forceinline__ void exchange_gather_pieces(const ExchangePlan *plan, void *buffer, const DeviceTile &tile,
+                                                       uint32_t epoch, int row, int rows) {
+    QuadsHalf v;
+    FOR_PIECES_OF(number, tile) {
+        const ExchangePiece piece = exchange_piece(tile, number);
+        auto *to = (typename QuantElement<TYPE>::Stored *)buffer + piece.first;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            quads_begin(v);
+            exchange_add_pieces(plan, tile, piece, epoch, row, rows, half, v);
+            exchange_divide(plan, v);
+            quads_store<TYPE>(to, half, v);
+        }
+    }
+}
+
+template <QuantType TYPE> struct ExchangePieces {
+    static constexpr bool QUICK = true;
+    static constexpr int GATHERERS = 2 * BLOCKS_EACH; /* which takes half of the registers */
+
+    __device__ static __forceinline__ void push(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
+                                                QuantSink sink, QuantRoom *room) {
+        exchange_encode_tile<TYPE, false>(plan, buffer, tile, 0, sink, room);
+    }
+    __device__ static __forceinline__ void reduce(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
+                                                  uint32_t epoch, QuantSink sink, QuantRoom *room) {
+        exchange_encode_tile<TYPE, true>(plan, buffer, tile, epoch, sink, room);
+    }
+    __device__ static __forceinline__ void gather(const ExchangePlan *plan, void *buffer, const DeviceTile &tile,
+                                                  uint32_t epoch, int row, int rows, QuantRoom *) {
+        exchange_gather_pieces<TYPE>(plan, buffer, tile, epoch, row, rows);
+    }
+};
+
+#endif
