@@ -11,6 +11,7 @@ import numpy as np
 from cgxffcv.decoders import FieldDecoder
 
 ARGUMENT_BYTES = 1024
+MAX_NAME = 16  # bytes of a field's name in a file
 
 # What the C core takes for one field: see csrc/python/beton_values.c.
 Spec = dict[str, Any]

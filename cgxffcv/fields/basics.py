@@ -21,8 +21,8 @@ def _scalar(value: Any) -> Any:
 
 
 class IntField(CoreField):
-    """A whole number, stored as int64 in the record. Takes int, bool, NumPy integers, arrays of one integer; no floats,
-    of which some would lose something."""
+    """A whole number, stored as int64 in the record. Takes int, bool, NumPy integers, arrays of one integer, and floats
+    that are whole numbers, as tables read from text have them; others would lose something."""
 
     def describe(self, name: str) -> Spec:
         return spec("int", name)
@@ -30,8 +30,11 @@ class IntField(CoreField):
     def convert(self, value: Any) -> int:
         if type(value) is int:
             return value
+        number = _scalar(value)
+        if isinstance(number, float) and number.is_integer():
+            return int(number)
         try:
-            return operator.index(_scalar(value))
+            return operator.index(number)
         except TypeError:
             raise TypeError(f"a whole number was expected, not {type(value).__name__} {value!r:.60}") from None
 

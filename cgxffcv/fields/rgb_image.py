@@ -53,6 +53,18 @@ def _from_pillow(image: Any) -> np.ndarray:
     return _pixels(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def _check_resolution(resolution: Any) -> int:
+    """Of one number, or of two that are equal, as FFCV's documentation has it; 0 is none."""
+    if resolution is None:
+        return 0
+    sides = tuple(resolution) if isinstance(resolution, tuple | list) else (resolution,)
+    if len(sides) == 2 and sides[0] == sides[1]:
+        sides = sides[:1]
+    if len(sides) != 1:
+        raise ValueError(f"max_resolution must be one number, of the longer side, not {resolution!r}")
+    return _check_int("max_resolution", sides[0], 1, 65535)
+
+
 def _check_pixels(width: int, height: int) -> None:
     """Before anything is decoded: what the core asks of JPEG streams by itself."""
     limit = _cgxffcv.max_image_pixels()
@@ -101,7 +113,7 @@ class RGBImageField(CoreField):
     write_mode: "raw" (pixels), "jpg", "proportion" (each image JPEG with `compress_probability`, a pure function of the
     writer's seed and the sample's index), "smart" (JPEG if height * width * 3 > `smart_threshold`, in bytes; None means
     never), "given" (JPEG if it comes as JPEG).
-    max_resolution: images whose longer side exceeds it are reduced to it by area resampling.
+    max_resolution: images whose longer side exceeds it are reduced to it by area resampling; (n, n) says the same.
     jpeg_quality: 1..100, for what is encoded here (baseline 4:2:0).
 
     Takes uint8 arrays and tensors (height, width, 3), Pillow images, and image files as bytes or by their path (all but
@@ -113,7 +125,7 @@ class RGBImageField(CoreField):
     def __init__(
         self,
         write_mode: str = "raw",
-        max_resolution: int | None = None,
+        max_resolution: int | tuple[int, int] | None = None,
         smart_threshold: int | None = None,
         jpeg_quality: int = 90,
         compress_probability: float = 0.5,
@@ -121,7 +133,7 @@ class RGBImageField(CoreField):
         if write_mode not in WRITE_MODES:
             raise ValueError(f"write_mode must be one of {', '.join(WRITE_MODES)}, not {write_mode!r}")
         self.write_mode = write_mode
-        self.max_resolution = 0 if max_resolution is None else _check_int("max_resolution", max_resolution, 1, 65535)
+        self.max_resolution = _check_resolution(max_resolution)
         self.smart_threshold = -1 if smart_threshold is None else _check_int("smart_threshold", smart_threshold, 0)
         self.jpeg_quality = _check_int("jpeg_quality", jpeg_quality, 1, 100)
         self.compress_probability = float(compress_probability)

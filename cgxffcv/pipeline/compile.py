@@ -12,7 +12,7 @@ import numpy as np
 
 from cgxffcv import decoders as dec
 from cgxffcv import transforms as tf
-from cgxffcv.fields.base import Field
+from cgxffcv.fields.base import MAX_NAME, Field
 from cgxffcv.fields.json import parse_row
 from cgxffcv.interop.torch import find_torch, to_bfloat16, without_gradients
 from cgxffcv.pipeline.operation import RunOperation
@@ -97,6 +97,20 @@ class DecodeField:
             raise beton_error(reason, self.path, self.name, sample) from cause
 
 
+@dataclass(frozen=True)
+class NormalizeBatch:
+    """NormalizeImage behind a step on whole batches."""
+
+    step: tf.NormalizeImage
+    channel: int
+
+    def __call__(self, values: Any, ids: np.ndarray) -> Any:
+        return self.step.of_batch(values, self.channel)
+
+    def __repr__(self) -> str:
+        return repr(self.step)
+
+
 class ParseJSON:
     """Rows of padded UTF-8 to Python values."""
 
@@ -151,7 +165,9 @@ class ImageCompiler:
             )
         if isinstance(step, tf.LabelOperation):
             raise TypeError(f"pipeline '{self.name}': {step!r} is for fields of int, not image")
-        if isinstance(step, (tf.ImageOperation, tf.NormalizeImage)):
+        if self.steps and isinstance(step, tf.NormalizeImage):
+            self.steps.append(NormalizeBatch(step, 1 if self.planes else 3))
+        elif isinstance(step, (tf.ImageOperation, tf.NormalizeImage)):
             if self.steps:
                 raise TypeError(
                     f"pipeline '{self.name}': {step!r} must come before {self.steps[0]!r}, from which steps run on "
@@ -160,6 +176,12 @@ class ImageCompiler:
             (self.add_operation if isinstance(step, tf.ImageOperation) else self.add_normalize)(step)
         elif self.steps or not self.fuse(step):
             self.steps.append(as_step(self.name, step))
+
+    @property
+    def planes(self) -> bool:
+        """Whether the batch has its channels in front by now."""
+        later = (isinstance(getattr(step, "step", None), tf.ToTorchImage) for step in self.steps)
+        return self.torch_image is not None or any(later)
 
     def add_operation(self, step) -> None:
         if self.normalize is not None and step.phase != "fill":
@@ -268,12 +290,19 @@ def core_column(
 
 
 def leading_labels(transforms: list) -> list[tf.LabelOperation]:
-    """What the core does to labels: any that replace them, and then one that pairs them; taken off the list."""
+    """What the core does to labels: any that replace them, and then one that pairs them; taken off the list. ToTensor,
+    which changes no value, may stand before them."""
     labels: list[tf.LabelOperation] = []
-    while transforms and isinstance(transforms[0], tf.LabelOperation):
-        labels.append(transforms.pop(0))
-        if labels[-1].phase == "label":
+    passed: list[tf.ToTensor] = []
+    while transforms and isinstance(transforms[0], (tf.LabelOperation, tf.ToTensor)):
+        step = transforms.pop(0)
+        if isinstance(step, tf.ToTensor):
+            passed.append(step)
+            continue
+        labels.append(step)
+        if step.phase == "label":
             break
+    transforms[:0] = passed
     return labels
 
 
@@ -326,7 +355,9 @@ def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: s
         output.columns[0] = core_column(source, "int", labels=tuple(core_operation(step, draws) for step in labels))
     for step in transforms:
         if isinstance(step, tf.LabelOperation):
-            raise TypeError(f"pipeline '{name}': {step!r} must come first, and is for fields of int, not {kind}")
+            why = "labels are replaced, then paired once, before all steps but ToTensor"
+            why = why if kind == "int" else f"it is for fields of int, not {kind}"
+            raise TypeError(f"pipeline '{name}': {step!r} must come first: {why}")
         of_arrays = isinstance(step, tf.ToTorchImage) and kind in ("array", "tensor")
         if isinstance(step, (*IMAGE_STEPS, tf.RandomResizedCrop, tf.ToTorchImage)) and not of_arrays:
             raise TypeError(f"pipeline '{name}': {step!r} is for images, and the field holds {kind}")
@@ -361,6 +392,11 @@ def add_default(spec: PipelineSpec, tensors: bool) -> PipelineSpec:
     return PipelineSpec(spec.source, None, [tf.ToTensor()], spec.draws)
 
 
+def in_file(name: str, fields: Mapping[str, str]) -> str:
+    """The name that the file has for a field: of a longer one the first 16 bytes (see DatasetWriter)."""
+    return name[:MAX_NAME] if isinstance(name, str) and name not in fields and name[:MAX_NAME] in fields else name
+
+
 def compile_outputs(
     fields: Mapping[str, str],
     pipelines: Mapping[str, Any],
@@ -375,6 +411,7 @@ def compile_outputs(
         ValueError: a pipeline of an unknown field. TypeError: an operation that does not fit.
     """
     custom = custom or {}
+    pipelines = {in_file(name, fields): pipeline for name, pipeline in pipelines.items()}
     order, tensors = [*fields, *(name for name in pipelines if name not in fields)], wants_tensors(arrays)
     outputs, images = [], 0
     for name in order:

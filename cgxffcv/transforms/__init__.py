@@ -64,6 +64,21 @@ class NormalizeImage(Transform):
         if self.type not in IMAGE_TYPES[1:]:
             raise ValueError(f"type must be one of {', '.join(IMAGE_TYPES[1:])}, not {self.type}")
 
+    def of_batch(self, batch: Any, channel: int) -> Any:
+        """Of a whole batch, behind steps that do not fuse; `channel` is the number of its dimension of channels."""
+        if batch.ndim != 4 or batch.shape[channel] != 3:
+            where = "(batch, 3, height, width)" if channel == 1 else "(batch, height, width, 3)"
+            raise TypeError(f"{self!r} takes images {where} there, not {tuple(batch.shape)}")
+        shape = [3 if dim == channel else 1 for dim in range(4)]
+        mean, std = (np.reshape(values, shape) for values in (self.mean, self.std))
+        if is_tensor(batch):
+            torch = find_torch()
+            mean, std = (torch.as_tensor(values, device=batch.device) for values in (mean, std))
+            return ((batch - mean) / std).to(getattr(torch, self.type))
+        if self.type == "bfloat16":
+            raise TypeError("NumPy has no bfloat16: put ToTensor() before steps that cannot be fused")
+        return ((batch - mean) / std).astype(self.type)
+
 
 class ToTensor(Transform):
     """Arrays become torch tensors over the same memory; where torch is not installed they stay NumPy arrays. What is no

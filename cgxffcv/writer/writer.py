@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 
 from cgxffcv import files
 from cgxffcv.fields import Field, FloatField, IntField, NDArrayField, RGBImageField
-from cgxffcv.fields.base import CoreField
+from cgxffcv.fields.base import MAX_NAME, CoreField
 from cgxffcv.progress import Progress
 from cgxffcv.reader import beton_error
 from cgxffcv.wording import counted, size
@@ -33,6 +34,22 @@ MIN_PAGE_SIZE = 2 << 20
 DEFAULT_PAGE_SIZE = 8 << 20
 BATCH_BYTES = 64 << 20
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
+
+
+def stored_names(names: Iterable[str]) -> list[str]:
+    """Names of fields as a file has them; ValueError where two are the same there."""
+    stored: dict[str, str] = {}
+    for name in names:
+        short = name[:MAX_NAME] if name.isascii() else name  # which the core refuses
+        if short in stored:
+            raise ValueError(
+                f"fields {stored[short]!r} and {name!r} begin with the same {MAX_NAME} bytes, which are all that the "
+                "file keeps of a name"
+            )
+        if short != name:
+            warnings.warn(f"field {name!r} is {short!r} in the file, which keeps {MAX_NAME} bytes", stacklevel=3)
+        stored[short] = name
+    return list(stored)
 
 
 @dataclass(frozen=True)
@@ -66,7 +83,8 @@ class DatasetWriter:
     """Writes one .beton file.
 
     fname: the file; one that exists is replaced when the new one is complete.
-    fields: {name: Field}, in the order of a sample's values. Names are printable ASCII, 1 to 16 bytes.
+    fields: {name: Field}, in the order of a sample's values. Names are printable ASCII, 1 to 16 bytes. Of longer ones
+        the file keeps the first 16 bytes, as with FFCV; a warning says so, and they must differ from all others.
     page_size: a power of two from 2 MiB to 1 GiB; it grows by itself when one sample needs more.
     num_workers: processes (or threads, see `worker_kind`) that make samples; -1: one a core.
 
@@ -128,7 +146,9 @@ class DatasetWriter:
         self.checksums, self.seed, self.on_error, self.durable = bool(checksums), seed, on_error, bool(durable)
         self.worker_timeout = float(worker_timeout)
         self.worker_kind, self.progress, self.allow_small_pages = worker_kind, progress, bool(allow_small_pages)
-        self._specs = [field.describe(name) for name, field in self.fields.items()]
+        self._specs = [
+            field.describe(name) for name, field in zip(stored_names(self.fields), self.fields.values(), strict=True)
+        ]
         self._used = False
         _cgxffcv.Encoder(self._specs, seed=0, threads=1, skip_bad=False)  # refuses bad names, shapes and modes now
         usual = MIN_PAGE_SIZE <= self.page_size <= 1 << 30 and self.page_size & (self.page_size - 1) == 0

@@ -408,6 +408,24 @@ def test_bad_arguments(make, error, text):
         make()
 
 
+@pytest.mark.parametrize("front", [[], [tf.ToTorchImage()], [tf.ToTorchImage(channels_last=False)]])
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+def test_normalising_behind_a_users_step(files, front, kind):
+    """On the whole batch, to the same values as in the workers; channels are where ToTorchImage has put them."""
+    normalise = tf.NormalizeImage((125.3, 123.0, 113.9), (63.0, 62.1, 66.7), kind)
+    chains = [[*front, normalise], [*front, lambda batch: batch, normalise], [lambda batch: batch, *front, normalise]]
+    batches = []
+    for chain in chains:
+        with Loader(files["32x32"], 4, pipelines={"image": chain}) as loader:
+            batches.append(next(iter(loader))[0].copy())
+    assert batches[0].shape == ((4, 3, 32, 32) if front else (4, 32, 32, 3)) and batches[0].dtype == kind
+    for got in batches[1:]:
+        np.testing.assert_array_equal(got, batches[0])
+    bad = [lambda batch: batch[..., :2], normalise]
+    with Loader(files["32x32"], 4, pipelines={"image": bad}) as loader, pytest.raises(TypeError, match="takes images"):
+        next(iter(loader))
+
+
 @pytest.mark.parametrize("steps, error, text", [
     ([tf.RandomCrop(50)], ValueError, "50x50"),
     ([tf.RandomCrop(32, 32, "reflect")], ValueError, "padding must be in 0..31"),

@@ -93,6 +93,7 @@ def test_max_resolution(tmp_path, limit):
     rng = np.random.default_rng(limit)
     sides = [(int(h), int(w)) for h, w in rng.integers(1, 120, (40, 2))] + [(100, 1), (1, 100), (100, 100), (49, 29)]
     images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in sides]
+    assert RGBImageField(max_resolution=(limit, limit)).describe("image")["max_resolution"] == limit
     fields = {"image": RGBImageField(max_resolution=limit)}
     DatasetWriter(tmp_path / "x.beton", fields, num_workers=2, worker_kind="thread").from_indexed_dataset(images)
     with Reader(tmp_path / "x.beton") as reader:

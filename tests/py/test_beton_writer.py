@@ -6,6 +6,7 @@ import signal
 import tarfile
 import threading
 import time
+import warnings
 
 import _cgxffcv
 import beton_files as files
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 from package_writer import FIELDS, Samples, write
 
-from cgxffcv import BetonError, DatasetWriter, Reader, beton
+from cgxffcv import BetonError, DatasetWriter, Loader, Reader, beton
+from cgxffcv.decoders import IntDecoder
 from cgxffcv.fields import (
     BytesField,
     Field,
@@ -190,6 +192,9 @@ def test_no_worker_is_left_behind(tmp_path):
         (IntField(), True, 1),
         (IntField(), np.int8(-5), -5),
         (IntField(), np.array([7]), 7),
+        (IntField(), 3.0, 3),
+        (IntField(), np.float64(-(2.0**63)), -(1 << 63)),
+        (IntField(), np.array([5], np.float32), 5),
         (IntField(), np.array(7, np.uint16), 7),
         (IntField(), -(1 << 63), -(1 << 63)),
         (FloatField(), 3, 3.0),
@@ -221,11 +226,33 @@ def test_a_list_of_one_number_is_a_sample(tmp_path):
         assert [reader[i]["n"] for i in range(2)] == [1, 2]
 
 
+def test_long_names_are_cut(tmp_path):
+    """As FFCV does, but never silently; pipelines may go by the long name."""
+    fields = {"n": IntField(), "seventeen letters": IntField()}
+    with pytest.warns(UserWarning, match="field 'seventeen letters' is 'seventeen letter' in the file"):
+        writer = DatasetWriter(tmp_path / "x.beton", fields, num_workers=1)
+    writer.from_indexed_dataset([{"seventeen letters": 9, "n": i} for i in range(4)])
+    with Reader(tmp_path / "x.beton") as reader:
+        assert reader[2] == {"n": 2, "seventeen letter": 9}
+    for name in ("seventeen letters", "seventeen letter"):
+        with Loader(tmp_path / "x.beton", 4, pipelines={name: [IntDecoder()], "n": None}) as loader:
+            assert [rows.tolist() for rows in next(iter(loader))] == [[[9]] * 4]
+    for other in ("seventeen letter", "seventeen letter!"):
+        with pytest.raises(ValueError, match="begin with the same 16 bytes"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            DatasetWriter("x", {other: IntField(), "seventeen letters": IntField()})
+    with pytest.raises(ValueError, match="no field is named 'seventeen lettres'"):
+        Loader(tmp_path / "x.beton", 4, pipelines={"seventeen lettres": []})
+
+
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        (IntField(), 1.0, "whole number"),
-        (IntField(), np.float32(3), "whole number"),
+        (IntField(), 1.5, "whole number"),
+        (IntField(), np.float32(3.7), "whole number"),
+        (IntField(), "7", "whole number"),
+        (IntField(), float("nan"), "whole number"),
+        (IntField(), 2.0**63, "too large|too big|int"),
         (IntField(), [7], "whole number"),
         (IntField(), float("inf"), "whole number"),
         (IntField(), [1, 2], "whole number"),
@@ -280,7 +307,8 @@ def test_torch_dtypes_by_name(tmp_path):
         (lambda: RGBImageField(smart_threshold=-1), ValueError, "smart_threshold"),
         (lambda: DatasetWriter("x", {}), ValueError, "at least one"),
         (lambda: DatasetWriter("x", {"": IntField()}), ValueError, "1 to 16 bytes"),
-        (lambda: DatasetWriter("x", {"seventeen letters": IntField()}), ValueError, "16 bytes"),
+        (lambda: RGBImageField(max_resolution=(256, 128)), ValueError, "one number, of the longer side"),
+        (lambda: RGBImageField(max_resolution=(0, 0)), ValueError, "max_resolution"),
         (lambda: DatasetWriter("x", {"é": IntField()}), ValueError, "ASCII"),
         (lambda: DatasetWriter("x", {"a\n": IntField()}), ValueError, "0x0a"),
         (lambda: DatasetWriter("x", {"n": int}), TypeError, "type"),

@@ -112,6 +112,13 @@ def test_a_crop_behind_a_plain_decoder_is_the_decoder_that_crops(path, size):
             np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("chain", [[tf.ReplaceLabel([1], 2), tf.LabelMixup(1, True)], [tf.ReplaceLabel([3], 7)]])
+def test_labels_may_be_tensors_first(path, chain):
+    with load(path, [], [*chain, tf.ToTensor()]) as one, load(path, [], [tf.ToTensor(), *chain]) as other:
+        for (_, got, _), (_, want, _) in zip(one, other, strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("image, label, error, text", [
     ([tf.Poison(np.zeros((9, 13, 3)), np.zeros((9, 14)), [1])], [], ValueError, "mask .9x13. and alpha .9x14. must"),
     ([tf.RandomCrop(5), tf.Poison(*picture(), [1])], [], ValueError, "the size of the images, 5x5"),

@@ -1,9 +1,11 @@
 """The loading half of FFCV's CIFAR example, with its imports renamed and nothing else changed in spirit."""
 
 import importlib
+import re
 
 import numpy as np
 import pytest
+from checkout import ROOT
 
 from cgxffcv.cifar import sample
 
@@ -46,7 +48,10 @@ PATHS = {
     "transforms.random_resized_crop": ["RandomResizedCrop"],
     "transforms.replace_label": ["ReplaceLabel"],
     "transforms.translate": ["RandomTranslate"],
+    "traversal_order": ["Random", "Sequential"],
     "traversal_order.base": ["TraversalOrder"],
+    "traversal_order.random": ["Random"],
+    "traversal_order.sequential": ["Sequential"],
     "writer": ["DatasetWriter"],
 }  # fmt: skip
 
@@ -55,6 +60,14 @@ PATHS = {
 def test_ffcvs_paths(path):
     module = importlib.import_module(f"cgxffcv.{path}")
     assert [name for name in PATHS[path] if not hasattr(module, name)] == []
+
+
+def test_the_page_has_a_line_for_each_name():
+    page = (ROOT / "docs/coming-from-ffcv.md").read_text()
+    table = page[page.index("## FFCV's names") : page.index("## What is different")]
+    words = set(re.findall(r"\w+", table))
+    assert {name for names in PATHS.values() for name in names} - words == set()
+    assert {path.split(".")[-1] for path in PATHS if path.startswith("transforms.")} - words == set()
 
 
 def test_the_cifar_example(tmp_path):

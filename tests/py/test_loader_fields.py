@@ -1,6 +1,5 @@
 """What the loader's decoders and the steps behind them give, field by field."""
 
-import importlib
 import lzma
 import sys
 import types
@@ -17,8 +16,8 @@ from cgxffcv import decoders as dec
 from cgxffcv import transforms as tf
 from cgxffcv.errors import UserError
 from cgxffcv.fields import JSONField
-from cgxffcv.loader import Loader, PipelineSpec
-from cgxffcv.traversal_order import TraversalOrder
+from cgxffcv.loader import Loader, OrderOption, PipelineSpec
+from cgxffcv.traversal_order import Random, Sequential, TraversalOrder
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
@@ -212,27 +211,6 @@ def test_resident_pixels_are_of_the_samples_in_use(mixed):
 # ---- FFCV's ways ----
 
 
-def test_ffcvs_import_paths():
-    names = {
-        "fields.basics": "IntDecoder FloatDecoder IntField FloatField", "fields.bytes": "BytesDecoder BytesField",
-        "fields.ndarray": "NDArrayDecoder NDArrayField TorchTensorField", "fields.json": "JSONField",
-        "fields.rgb_image": "SimpleRGBImageDecoder CenterCropRGBImageDecoder RandomResizedCropRGBImageDecoder",
-        "loader.loader": "Loader OrderOption", "loader.epoch_iterator": "EpochIterator",
-        "pipeline.operation": "Operation", "pipeline.pipeline_spec": "PipelineSpec",
-        "traversal_order.base": "TraversalOrder", "traversal_order": "TraversalOrder",
-        "transforms.cutout": "Cutout", "transforms.flip": "RandomHorizontalFlip",
-        "transforms.translate": "RandomTranslate", "transforms.normalize": "NormalizeImage",
-        "transforms.mixup": "ImageMixup LabelMixup MixupToOneHot", "transforms.poisoning": "Poison",
-        "transforms.replace_label": "ReplaceLabel", "transforms.random_resized_crop": "RandomResizedCrop",
-        "transforms.color_jitter": "RandomBrightness RandomContrast RandomSaturation",
-        "transforms.module": "ModuleWrapper", "transforms.common": "Squeeze",
-        "transforms.ops": "Convert ToDevice ToTensor ToTorchImage View",
-    }  # fmt: skip
-    for module, wanted in names.items():
-        found = importlib.import_module(f"cgxffcv.{module}")
-        assert [name for name in wanted.split() if not hasattr(found, name)] == [], module
-
-
 def test_an_order_over_traversal_order(path):
     class Backwards(TraversalOrder):
         def sample_order(self, epoch):
@@ -242,6 +220,23 @@ def test_an_order_over_traversal_order(path):
         assert flat(ids_of(loader)) == [7, 2, 9, 4]
     with Loader(path, 2) as loader, pytest.raises(TypeError, match="abstract"):
         loader.order = TraversalOrder
+
+
+def test_ffcvs_classes_of_orders(path):
+    """They give what the options give, and may be gone on from."""
+
+    class Halved(Random):
+        def sample_order(self, epoch):
+            order = super().sample_order(epoch)
+            return order[: len(order) // 2]
+
+    chosen = {"indices": [4, 9, 2, 7, 5, 0], "seed": 8, "drop_last": False, "ids": True}
+    for cls, option in ((Random, OrderOption.RANDOM), (Sequential, OrderOption.SEQUENTIAL)):
+        with Loader(path, 4, order=cls, **chosen) as loader, Loader(path, 4, order=option, **chosen) as other:
+            for _ in range(2):
+                assert flat(ids_of(loader)) == flat(ids_of(other))
+    with Loader(path, 4, order=Halved, **chosen) as loader, Loader(path, 4, order=Random, **chosen) as other:
+        assert flat(ids_of(loader)) == flat(ids_of(other))[:3]
 
 
 @pytest.mark.parametrize("lengths", [False, True])

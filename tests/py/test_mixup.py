@@ -237,7 +237,7 @@ def test_lambda_has_the_beta_distribution(alpha):
     ([NORMALIZE[0], tf.ImageMixup(1, True)], [], "must come before"),
     ([tf.LabelMixup(1, True)], [], "for fields of int"),
     ([], [tf.ImageMixup(1, True)], "for images"),
-    ([], [tf.ToTensor(), tf.LabelMixup(1, True)], "must come first"),
+    ([], [tf.Squeeze(), tf.LabelMixup(1, True)], "must come first: labels are replaced, then paired once"),
     ([], [tf.LabelMixup(1, True), tf.LabelMixup(1, True)], "must come first"),
 ])  # fmt: skip
 def test_refusals(path, image, label, text):

@@ -106,6 +106,15 @@ def test_views_and_kinds_of_numbers(path):
     assert image.dtype == torch.int8 and label.dtype == torch.int32 and label.shape == (8,)
 
 
+def test_normalising_behind_a_module(path):
+    normalise = NormalizeImage(MEAN, STD, torch.bfloat16)
+    front = [SimpleRGBImageDecoder(), ToTensor(), ToDevice(CPU), ToTorchImage()]
+    chains = [[*front, normalise], [*front, torch.nn.Identity(), normalise]]
+    batches = [next(iter(Loader(path, 8, pipelines={"image": chain, "label": None})))[0] for chain in chains]
+    assert batches[1].dtype == torch.bfloat16 and batches[1].is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(batches[1], batches[0], rtol=0, atol=0)
+
+
 class Scaled(Operation):
     """On tensors: its memory is torch's."""
 

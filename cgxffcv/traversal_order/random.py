@@ -1,0 +1,15 @@
+"""FFCV's module of this name."""
+
+from __future__ import annotations
+
+import _cgxffcv
+import numpy as np
+
+from cgxffcv.traversal_order.base import TraversalOrder
+
+
+class Random(TraversalOrder):
+    """What OrderOption.RANDOM gives, for subclasses that go on from it."""
+
+    def sample_order(self, epoch: int) -> np.ndarray:
+        return _cgxffcv.loader_shuffled(self.indices, self.seed, epoch)

@@ -1,0 +1,14 @@
+"""FFCV's module of this name."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cgxffcv.traversal_order.base import TraversalOrder
+
+
+class Sequential(TraversalOrder):
+    """What OrderOption.SEQUENTIAL gives, for subclasses that go on from it."""
+
+    def sample_order(self, epoch: int) -> np.ndarray:
+        return self.indices
