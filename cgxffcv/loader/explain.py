@@ -18,18 +18,18 @@ def _called(step: Any) -> str:
     return text if len(text) <= 100 else text[:97] + "..."
 
 
-def _header(plan: Plan, path: str) -> str:
+def _header(plan: Plan) -> str:
     order = type(plan.own_order.source).__name__ if plan.own_order else plan.order_option.name
     ranks = f" on each of {counted(plan.world_size, 'rank')}" if plan.world_size > 1 else ""
     return (
-        f"{path}: {counted(plan.num_samples, 'sample')} in use, batches of {plan.batch_size}{ranks}, order {order}, "
-        f"seed {plan.seed}"
+        f"{plan.sources}: {counted(plan.num_samples, 'sample')} in use, batches of {plan.batch_size}{ranks}, "
+        f"order {order}, seed {plan.seed}"
     )
 
 
-def explain(plan: Plan, path: str) -> str:
+def explain(plan: Plan) -> str:
     arrays, _ = plan.core.gather(np.zeros(0, np.int64), 0, True)  # of no samples: shapes and types
-    lines, column = [_header(plan, path)], 0
+    lines, column = [_header(plan)], 0
     for output in plan.outputs:
         mine = arrays[column : column + len(output.columns)]
         column += len(output.columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import operator
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import _cgxffcv
@@ -15,6 +15,7 @@ from cgxffcv.loader.epoch_iterator import EpochIterator
 from cgxffcv.loader.explain import explain
 from cgxffcv.loader.orders import OrderOption, as_ids
 from cgxffcv.loader.settings import Plan, Setting
+from cgxffcv.loader.sources import Readers, absolute, all_paths
 from cgxffcv.pipeline.compile import Output
 from cgxffcv.reader import Reader, check_custom_names, custom_fields_of, layouts_of
 from cgxffcv.sheet import as_html
@@ -36,7 +37,7 @@ def _again(arguments: Mapping[str, Any], next_epoch: int) -> Loader:
 
 
 class Loader:
-    """Batches of a .beton file, made by worker threads.
+    """Batches of a .beton file, or of several, made by worker threads.
 
     Iterating gives tuples with one entry for each field (pipelines may drop or add entries): NumPy arrays over the
     batch's own memory, without a copy, or torch tensors where ToTensor is in the pipeline and torch is installed, or
@@ -49,7 +50,8 @@ class Loader:
     like an argument, and counts from the next epoch on. `next_epoch` is the number of the epoch that comes next.
 
     Args:
-        fname: path of the file; the attribute is the absolute one.
+        fname: path of the file, or a list of paths of files with the same fields, which are read as one: their samples
+            follow each other, and so do sample numbers. The attribute is the absolute path, or a tuple of them.
         batch_size: samples a batch, on each rank.
         num_workers: threads; below 1: as many as processors.
         os_cache: False, for data larger than memory: workers read their samples into memory of their own, where they
@@ -85,7 +87,7 @@ class Loader:
 
     def __init__(
         self,
-        fname: str | os.PathLike,
+        fname: str | os.PathLike | Sequence[str | os.PathLike],
         batch_size: int,
         num_workers: int = -1,
         os_cache: bool = True,
@@ -110,8 +112,7 @@ class Loader:
         on_error: str = "raise",
     ):
         arguments = {name: value for name, value in locals().items() if name != "self"}
-        # absolute, so that filter() and `reader` find the file from another folder, too
-        self._fname = os.path.abspath(os.fspath(fname))
+        self._fname = absolute(fname)
         self._next_epoch = 0
         self._pass = self._passes = 0  # the number of the pass under way (0: none), and of the last one
         self._last: Plan | None = None  # of the pass under way, or of the last one
@@ -119,11 +120,12 @@ class Loader:
         self._total = 0  # its batches
         self._drawn: tuple[int, np.ndarray] | None = None  # an epoch, and what an own order has already given for it
         self._resume: tuple[int, int, np.ndarray | None] | None = None  # epoch, samples done, samples of an own order
-        self._reader: Reader | None = None
+        self._reader: Reader | Readers | None = None
         self._plan: Plan
-        custom = custom_fields_of(self._fname, custom_fields) if custom_fields else {}
+        first = all_paths(self._fname)[0]
+        custom = custom_fields_of(first, custom_fields) if custom_fields else {}
         core = _cgxffcv.Loader(self._fname, layouts_of(custom))
-        check_custom_names(self._fname, custom_fields or {}, core.fields())
+        check_custom_names(first, custom_fields or {}, core.fields())
         self._adopt(Plan({**arguments, "fname": self._fname}, core, custom, None), None)
 
     # ---- settings ----
@@ -174,7 +176,7 @@ class Loader:
         self._adopt(Plan(arguments, before.core.again(), before.custom, before), before)
 
     @property
-    def fname(self) -> str | bytes:
+    def fname(self) -> str | bytes | tuple[str | bytes, ...]:
         return self._fname
 
     @property
@@ -182,12 +184,13 @@ class Loader:
         return self._plan.outputs
 
     @property
-    def reader(self) -> Reader:
-        """The file sample by sample; opened when it is first asked for, closed with the Loader."""
+    def reader(self) -> Reader | Readers:
+        """The file, or files, sample by sample; opened when it is first asked for, closed with the Loader."""
         if self._reader is None:
             if self._core.closed:
                 raise ValueError("this Loader has been closed")
-            self._reader = Reader(self._fname, self._plan.arguments["custom_fields"])
+            custom, several = self._plan.arguments["custom_fields"], isinstance(self._fname, tuple)
+            self._reader = Readers(self._plan.sources, custom) if several else Reader(self._fname, custom)
         return self._reader
 
     @property
@@ -214,7 +217,7 @@ class Loader:
 
     def _take_changes(self) -> None:
         """What has been assigned to decoders and transforms themselves (`decoder.output_size = ...`) counts as well."""
-        if self._plan.outdated(self._fname):
+        if self._plan.outdated():
             before = self._plan
             self._adopt(Plan(before.arguments, before.core.again(), before.custom, before), before, ordered=True)
 
@@ -385,7 +388,7 @@ class Loader:
 
     def explain(self) -> str:
         """What is done to each sample and each batch, where, and what it takes of memory: a text to print."""
-        return explain(self._plan, self._fname)
+        return explain(self._plan)
 
     def __reduce__(self) -> tuple:
         """A copy, or what another process unpickles, is a loader of its own with the same settings and seed, before its

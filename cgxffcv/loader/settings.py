@@ -16,6 +16,7 @@ import numpy as np
 
 from cgxffcv.loader.orders import OrderOption, OwnOrder, as_ids, choose_order
 from cgxffcv.loader.ranks import choose_ranks
+from cgxffcv.loader.sources import Sources
 from cgxffcv.pipeline.compile import Output, compile_outputs
 from cgxffcv.wording import counted
 
@@ -71,6 +72,7 @@ class Plan:
     ):
         self.core, self.custom, self.arguments = core, custom, copied(arguments)
         given = self.arguments
+        self.sources = Sources(given["fname"], core.firsts)
         self.rank, self.world_size = choose_ranks(given["distributed"], given["rank"], given["world_size"])
         drawn = before is not None and before.arguments["seed"] is None and before.world_size == 1
         if drawn and given["seed"] is None and self.world_size == 1:
@@ -114,12 +116,13 @@ class Plan:
         self.order_option, source, self.window = choose_order(order, kwargs, loader)
         self.own_order = None if source is None else OwnOrder(source, self.chosen, self.core.in_file)
 
-    def compile(self, path: str) -> list[Output]:
-        return compile_outputs(self.core.fields(), self.arguments["pipelines"], path, self.custom, self.arrays)
+    def compile(self) -> list[Output]:
+        fields, path_of = self.core.fields(), self.sources.path_of
+        return compile_outputs(fields, self.arguments["pipelines"], path_of, self.custom, self.arrays)
 
-    def outdated(self, path: str) -> bool:
+    def outdated(self) -> bool:
         """Whether the pipelines' decoders and transforms have other values now than when the core was made ready."""
-        return not same_columns(self.outputs, self.compile(path))
+        return not same_columns(self.outputs, self.compile())
 
     def prepare(self, loader: Loader, ordered: Plan | None = None) -> None:
         """Everything that is left to check, and the core made ready. ordered: a plan whose order goes on."""
@@ -127,7 +130,7 @@ class Plan:
             self.choose_order(loader)
         else:
             self.order_option, self.own_order, self.window = ordered.order_option, ordered.own_order, ordered.window
-        self.outputs = self.compile(loader.fname)
+        self.outputs = self.compile()
         self.core.prepare(
             [column for output in self.outputs for column in output.columns],
             self.chosen,
@@ -178,6 +181,8 @@ class Plan:
             "num_samples": self.num_samples,
             "indices": known,
         }
+        if len(self.sources.paths) > 1:
+            identity["firsts"] = list(self.sources.firsts)
         if self.order_option is OrderOption.QUASI_RANDOM:
             identity["window_pages"] = self.window
         return identity

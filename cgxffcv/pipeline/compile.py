@@ -84,7 +84,7 @@ class DecodeField:
     decoder: dec.FieldDecoder
     field: Field
     name: str
-    path: str
+    path_of: Callable[[int], str]
 
     def __call__(self, values: Any, ids: np.ndarray) -> Any:
         records, *rest = values if isinstance(values, tuple) else (values,)
@@ -94,7 +94,7 @@ class DecodeField:
         except dec.SampleError as error:
             cause, (sample,) = error.__cause__, error.args
             reason = f"{type(self.field).__name__}.decode: {type(cause).__name__}: {cause}"
-            raise beton_error(reason, self.path, self.name, sample) from cause
+            raise beton_error(reason, self.path_of(sample), self.name, sample) from cause
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ class NormalizeBatch:
 class ParseJSON:
     """Rows of padded UTF-8 to Python values."""
 
-    def __init__(self, name: str, path: str):
-        self.name, self.path = name, path
+    def __init__(self, name: str, path_of: Callable[[int], str]):
+        self.name, self.path_of = name, path_of
 
     def __call__(self, rows, ids) -> list:
         return [self.parse(row, sample) for row, sample in zip(rows, ids.tolist(), strict=True)]
@@ -124,9 +124,8 @@ class ParseJSON:
         try:
             return parse_row(row)
         except (ValueError, RecursionError) as error:
-            raise beton_error(
-                f"JSONDecoder: text that does not parse: {error}; write it again", self.path, self.name, sample
-            ) from None
+            reason = f"JSONDecoder: text that does not parse: {error}; write it again"
+            raise beton_error(reason, self.path_of(sample), self.name, sample) from None
 
 
 def split_lengths(value):
@@ -323,7 +322,9 @@ def compile_image(name: str, source: str, decoder: dec.Decoder, transforms: Sequ
     return Output(name, [column], compiler.all_steps(), worker)
 
 
-def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: str, own: Field | None) -> Output:
+def compile_output(
+    name: str, kind: str, spec: PipelineSpec, draws: int, path_of: Callable[[int], str], own: Field | None
+) -> Output:
     decoder, transforms = split_decoder(name, kind, spec, own)
     source = spec.source or name
     if (
@@ -343,9 +344,9 @@ def compile_output(name: str, kind: str, spec: PipelineSpec, draws: int, path: s
     if isinstance(decoder, dec.FieldDecoder):
         if own.layout()[2] >= 0:
             output.columns += [core_column(source, "bytes"), core_column(source, "byte_size")]
-        output.steps.append(DecodeField(decoder, own, source, path))
+        output.steps.append(DecodeField(decoder, own, source, path_of))
     if isinstance(decoder, dec.JSONDecoder):
-        output.steps.append(ParseJSON(source, path))
+        output.steps.append(ParseJSON(source, path_of))
     if isinstance(decoder, dec.BytesDecoder) and decoder.lengths:
         output.columns.append(core_column(source, "byte_size"))
         output.steps.append(OnValues(split_lengths))
@@ -400,12 +401,12 @@ def in_file(name: str, fields: Mapping[str, str]) -> str:
 def compile_outputs(
     fields: Mapping[str, str],
     pipelines: Mapping[str, Any],
-    path: str,
+    path_of: Callable[[int], str],
     custom: Mapping[str, Field] | None = None,
     arrays: str | None = "numpy",
 ) -> list[Output]:
     """Outputs in the file's order of fields, then those of other names in the order given; None switches one off.
-    `arrays` says what outputs without a pipeline are.
+    `path_of` gives the file of a sample, for errors; `arrays` says what outputs without a pipeline are.
 
     Raises:
         ValueError: a pipeline of an unknown field. TypeError: an operation that does not fit.
@@ -424,6 +425,6 @@ def compile_outputs(
             raise ValueError(f"pipeline '{name}': no field is named '{source}'; the file has {', '.join(fields)}")
         kind = fields[source]
         draws = images % MAX_SHARED if spec.draws is None else spec.draws
-        outputs.append(compile_output(name, kind, spec, draws, path, custom.get(source)))
+        outputs.append(compile_output(name, kind, spec, draws, path_of, custom.get(source)))
         images += outputs[-1].columns[0]["image"] is not None
     return outputs

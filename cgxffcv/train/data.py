@@ -187,7 +187,7 @@ def whole_loader(
 
 def core_operations(steps: list[Any]) -> tuple:
     """Operations of `augmentation` as the C core takes them."""
-    (output,) = compile_outputs({IMAGE: "image"}, {IMAGE: [SimpleRGBImageDecoder(), *steps]}, "")
+    (output,) = compile_outputs({IMAGE: "image"}, {IMAGE: [SimpleRGBImageDecoder(), *steps]}, str)
     return output.columns[0]["image"]["operations"]
 
 

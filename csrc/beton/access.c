@@ -3,13 +3,13 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "beton/reader_private.h"
+#include "beton/set.h"
 
 #define LLU(x) ((unsigned long long)(x))
 
 static Status at_value(const BetonReader *reader, Status status, const BetonField *field, uint64_t sample) {
     error_at_path(status, reader->path);
-    error_at_sample(status, (int64_t)sample);
+    error_at_sample(status, (int64_t)(reader->first + sample));
     return error_at_field(status, field->name);
 }
 
@@ -37,6 +37,7 @@ static Status check_kind(const BetonReader *reader, size_t field, BetonKind kind
 Status beton_reader_int(const BetonReader *reader, size_t field, uint64_t sample, int64_t *out) {
     TRY(check_place(reader, field, sample));
     TRY(check_kind(reader, field, BETON_INT));
+    reader = beton_set_reader(reader, &sample);
     *out = load_i64(beton_reader_record(reader, &reader->fields[field], sample));
     return STATUS_OK;
 }
@@ -44,6 +45,7 @@ Status beton_reader_int(const BetonReader *reader, size_t field, uint64_t sample
 Status beton_reader_float(const BetonReader *reader, size_t field, uint64_t sample, double *out) {
     TRY(check_place(reader, field, sample));
     TRY(check_kind(reader, field, BETON_FLOAT));
+    reader = beton_set_reader(reader, &sample);
     *out = load_f64(beton_reader_record(reader, &reader->fields[field], sample));
     return STATUS_OK;
 }
@@ -83,7 +85,7 @@ static Status fetch(const BetonReader *reader, const BetonField *field, uint64_t
                             LLU(size), LLU(location.pointer));
         return at_value(reader, status, field, sample);
     }
-    *out = (BetonRegion){reader->map + location.pointer, size, location.pointer};
+    *out = (BetonRegion){reader->map + location.pointer, size, reader->base + location.pointer};
     return STATUS_OK;
 }
 
@@ -91,6 +93,7 @@ Status beton_reader_image(const BetonReader *reader, size_t field, uint64_t samp
     BetonImage image = {0};
     TRY(check_place(reader, field, sample));
     TRY(check_kind(reader, field, BETON_IMAGE));
+    reader = beton_set_reader(reader, &sample);
     TRY(fetch(reader, &reader->fields[field], sample, &image.region));
     const unsigned char *record = beton_reader_record(reader, &reader->fields[field], sample);
     image.mode = record[0] == BETON_IMAGE_RAW ? BETON_IMAGE_RAW : BETON_IMAGE_JPEG;
@@ -102,6 +105,7 @@ Status beton_reader_image(const BetonReader *reader, size_t field, uint64_t samp
 
 Status beton_reader_region(const BetonReader *reader, size_t field, uint64_t sample, BetonRegion *out) {
     TRY(check_place(reader, field, sample));
+    reader = beton_set_reader(reader, &sample);
     const BetonField *own = &reader->fields[field];
     BetonRegion region = {0};
     if (!own->has_data) {
@@ -117,6 +121,13 @@ Status beton_reader_region(const BetonReader *reader, size_t field, uint64_t sam
         region.size--;
     }
     *out = region;
+    return STATUS_OK;
+}
+
+Status beton_reader_record_of(const BetonReader *reader, size_t field, uint64_t sample, const unsigned char **out) {
+    TRY(check_place(reader, field, sample));
+    reader = beton_set_reader(reader, &sample);
+    *out = beton_reader_record(reader, &reader->fields[field], sample);
     return STATUS_OK;
 }
 
@@ -153,6 +164,7 @@ Status beton_reader_floats(const BetonReader *reader, size_t field, uint64_t fir
 Status beton_reader_sample_span(const BetonReader *reader, uint64_t sample, BetonSpan *out) {
     BetonSpan span = {UINT64_MAX, 0};
     TRY(check_place(reader, 0, sample));
+    reader = beton_set_reader(reader, &sample);
     for (size_t i = 0; i < reader->num_fields; i++) {
         BetonRegion region = {0};
         if (!reader->fields[i].has_data) continue;

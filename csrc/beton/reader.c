@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "beton/extension.h"
+#include "beton/set.h"
 
 static Status open_file(BetonReader *reader) {
     struct stat info;
@@ -70,7 +71,8 @@ done:
 
 void beton_reader_close(BetonReader *reader) {
     if (reader == NULL) return;
-    if (reader->map != NULL) munmap((void *)(uintptr_t)reader->map, (size_t)reader->size);
+    beton_set_close(reader);
+    if (reader->map != NULL && !reader->lodged) munmap((void *)(uintptr_t)reader->map, (size_t)reader->size);
     if (reader->descriptor >= 0) close(reader->descriptor);
     memory_free(reader->entry_of);
     memory_free(reader->fields);
@@ -122,6 +124,7 @@ static Status fail_short(const BetonReader *reader, uint64_t bytes) {
 
 Status beton_reader_copy(const BetonReader *reader, BetonSpan span, void *to) {
     unsigned char *at = to;
+    if (reader->num_parts > 0) return beton_set_copy(reader, span, to);
     while (span.begin < span.end) {
         ssize_t got;
         RETRY_EINTR(got, pread(reader->descriptor, at, (size_t)(span.end - span.begin), (off_t)span.begin));
@@ -147,16 +150,23 @@ Status beton_damaged_image(Status status) {
 
 static bool lost(const BetonReader *reader) { return atomic_load_explicit(&reader->lost, memory_order_relaxed); }
 
+static Status fail_lost(const BetonReader *reader) {
+    Status status =
+        error_fail(STATUS_FORMAT, "the file was shorter for a while, or its disk has failed; open it again");
+    return error_at_path(status, reader->path);
+}
+
 Status beton_reader_check_length(const BetonReader *reader) {
     struct stat info;
+    if (reader->num_parts > 0) {
+        TRY(beton_set_check_length(reader));
+        return lost(reader) ? fail_lost(reader) : STATUS_OK;
+    }
     if (fstat(reader->descriptor, &info) != 0) {
         return error_at_path(error_fail_errno(STATUS_IO, errno, "cannot ask for the file's size"), reader->path);
     }
     if ((uint64_t)info.st_size < reader->size) return fail_short(reader, (uint64_t)info.st_size);
-    if (!lost(reader)) return STATUS_OK;
-    Status status =
-        error_fail(STATUS_FORMAT, "the file was shorter for a while, or its disk has failed; open it again");
-    return error_at_path(status, reader->path);
+    return lost(reader) ? fail_lost(reader) : STATUS_OK;
 }
 
 void beton_reader_enter(const BetonReader *reader, Guard *guard) {

@@ -110,10 +110,23 @@ typedef struct BetonColumn {
  * BETON_CUSTOM. */
 Status beton_reader_open(const char *path, const BetonCustom *custom, size_t num_custom, BetonReader **out);
 
+/* Several files with the same fields as one: their samples follow each other, and errors name a sample by its number in
+ * the whole; offsets go on from file to file, pages are as large as the largest that a file has. It serves everything
+ * but beton_reader_column, _ints, _floats, _data_span, _has_checksums and _verify. */
+Status beton_reader_open_set(const char *const *paths, size_t count, const BetonCustom *custom, size_t num_custom,
+                             BetonReader **out);
+
 /* Does nothing if NULL; no other thread may still use the reader. */
 void beton_reader_close(BetonReader *reader);
 
 const char *beton_reader_path(const BetonReader *reader);
+
+/* How many files it reads, and the number of the first sample of one of them. */
+size_t beton_reader_num_files(const BetonReader *reader);
+uint64_t beton_reader_first_sample(const BetonReader *reader, size_t file);
+
+/* Of the file that has the sample. */
+const char *beton_reader_path_of(const BetonReader *reader, uint64_t sample);
 uint64_t beton_reader_num_samples(const BetonReader *reader);
 size_t beton_reader_num_fields(const BetonReader *reader);
 const BetonField *beton_reader_field(const BetonReader *reader, size_t field);
@@ -128,6 +141,9 @@ Status beton_reader_image(const BetonReader *reader, size_t field, uint64_t samp
 
 /* The bytes of a value of any field that has data; for JSON without the NUL (a missing NUL is STATUS_FORMAT). */
 Status beton_reader_region(const BetonReader *reader, size_t field, uint64_t sample, BetonRegion *out);
+
+/* The record of a value of any field; borrowed from the reader's mapping until beton_reader_close. */
+Status beton_reader_record_of(const BetonReader *reader, size_t field, uint64_t sample, const unsigned char **out);
 
 /* The records of any field. */
 Status beton_reader_column(const BetonReader *reader, size_t field, BetonColumn *out);

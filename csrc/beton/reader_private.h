@@ -25,6 +25,13 @@ struct BetonReader {
     uint64_t *entry_of;
     /* the extension block and its region checksums in (sample, data field) order, in the mapping; NULL without one */
     const unsigned char *extension, *checksums;
+    /* Of a set of files: one reader each, owned; the set itself has no records and no table. */
+    BetonReader **parts;
+    size_t num_parts;
+    /* Of a file in a set: the number of its first sample, the offset of its first byte, and whether its mapping lies in
+     * the set's. */
+    uint64_t first, base;
+    bool lodged;
 };
 
 #define READER_NO_ENTRY UINT64_MAX

@@ -178,21 +178,50 @@ static PyObject *new_of_file(PyTypeObject *type, PyObject *file) {
     return (PyObject *)self;
 }
 
+/* Opens the file, or the files as one; `paths` is a tuple of bytes. */
+static Status open_files(PyObject *paths, const BetonCustom *customs, size_t custom_count, BetonReader **out) {
+    const size_t count = (size_t)PyTuple_GET_SIZE(paths);
+    const char **texts = NULL;
+    Status status;
+    TRY(memory_alloc(count, sizeof *texts, &texts));
+    for (size_t i = 0; i < count; i++) texts[i] = PyBytes_AS_STRING(PyTuple_GET_ITEM(paths, (Py_ssize_t)i));
+    Py_BEGIN_ALLOW_THREADS status = beton_reader_open_set(texts, count, customs, custom_count, out);
+    Py_END_ALLOW_THREADS memory_free(texts);
+    return status;
+}
+
+/* One path, or a sequence of them, as a tuple of bytes. */
+static PyObject *paths_of(PyObject *given) {
+    const bool many = PyTuple_Check(given) || PyList_Check(given);
+    PyObject *list = many ? py_arguments_tuple(given, "paths", 1, PY_SSIZE_T_MAX) : PyTuple_Pack(1, given);
+    PyObject *paths = list == NULL ? NULL : PyTuple_New(PyTuple_GET_SIZE(list));
+    for (Py_ssize_t i = 0; paths != NULL && i < PyTuple_GET_SIZE(list); i++) {
+        PyObject *path = NULL;
+        if (!PyUnicode_FSConverter(PyTuple_GET_ITEM(list, i), &path)) {
+            Py_CLEAR(paths);
+        } else {
+            PyTuple_SET_ITEM(paths, i, path);
+        }
+    }
+    Py_XDECREF(list);
+    return paths;
+}
+
 static PyObject *loader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"path", "custom", NULL};
     PyObject *path = NULL, *specs = NULL;
     BetonReader *reader = NULL;
     BetonCustom *customs = NULL;
     size_t count = 0;
-    Status status;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|O", names, PyUnicode_FSConverter, &path, &specs)) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O", names, &path, &specs)) return NULL;
+    PyObject *paths = paths_of(path);
+    if (paths == NULL) return NULL;
     if (specs != NULL && py_beton_customs_of(specs, &customs, &count) < 0) {
-        Py_DECREF(path);
+        Py_DECREF(paths);
         return NULL;
     }
-    const char *text = PyBytes_AS_STRING(path);
-    Py_BEGIN_ALLOW_THREADS status = beton_reader_open(text, customs, count, &reader);
-    Py_END_ALLOW_THREADS Py_DECREF(path);
+    Status status = open_files(paths, customs, count, &reader);
+    Py_DECREF(paths);
     memory_free(customs);
     if (status != STATUS_OK) {
         ModuleState *state = py_module_state_of_type(type);
@@ -485,9 +514,29 @@ static PyObject *get_in_file(LoaderObject *self, void *unused) {
     return PyLong_FromUnsignedLongLong(beton_reader_num_samples(self->reader));
 }
 
+static PyObject *get_firsts(LoaderObject *self, void *unused) {
+    (void)unused;
+    if (self->reader == NULL) {
+        PyErr_SetString(PyExc_ValueError, "this Loader has been closed");
+        return NULL;
+    }
+    const size_t count = beton_reader_num_files(self->reader);
+    PyObject *firsts = PyTuple_New((Py_ssize_t)count);
+    for (size_t i = 0; firsts != NULL && i < count; i++) {
+        PyObject *first = PyLong_FromUnsignedLongLong(beton_reader_first_sample(self->reader, i));
+        if (first == NULL) {
+            Py_CLEAR(firsts);
+        } else {
+            PyTuple_SET_ITEM(firsts, (Py_ssize_t)i, first);
+        }
+    }
+    return firsts;
+}
+
 static PyGetSetDef loader_getset[] = {
+    {"firsts", (getter)get_firsts, NULL, "The number of the first sample of each file.", NULL},
     {"closed", (getter)loader_get_closed, NULL, "Whether close() has been called.", NULL},
-    {"in_file", (getter)get_in_file, NULL, "The number of samples in the file.", NULL},
+    {"in_file", (getter)get_in_file, NULL, "The number of samples in the file, or in all of them.", NULL},
     {"samples", (getter)get_samples, NULL, "The number of samples in use.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

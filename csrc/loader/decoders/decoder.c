@@ -52,7 +52,7 @@ Status loader_decoder_fail(const DecoderChunk *chunk, const DecoderOutput *outpu
     if (status == STATUS_OK) return status;
     chunk->scratch->failed_at = (int64_t)(chunk->first + i);
     error_at_operation(status, operation);
-    error_at_path(status, beton_reader_path(chunk->source->reader));
+    error_at_path(status, beton_reader_path_of(chunk->source->reader, chunk->ids[i]));
     error_at_sample(status, (int64_t)chunk->ids[i]);
     return error_at_field(status, output->about->name);
 }

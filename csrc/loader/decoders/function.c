@@ -28,10 +28,11 @@ static Status prepare(const LoaderSource *source, const Traversal *in_use, const
     return STATUS_OK;
 }
 
-static Status make_row(const DecoderChunk *chunk, const DecoderOutput *output, const unsigned char *record,
-                       uint64_t sample, unsigned char *row) {
+static Status make_row(const DecoderChunk *chunk, const DecoderOutput *output, uint64_t sample, unsigned char *row) {
     const LoaderRow *call = output->state;
+    const unsigned char *record;
     BetonRegion region = {0};
+    TRY(beton_reader_record_of(chunk->source->reader, output->field, sample, &record));
     if (output->about->has_data) {
         TRY(loader_source_region(chunk->source, output->field, sample, &region));
     }
@@ -43,12 +44,8 @@ static Status make_row(const DecoderChunk *chunk, const DecoderOutput *output, c
 
 static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
     const size_t width = output->array.sample_bytes;
-    BetonColumn column;
-    TRY(loader_decoder_fail(chunk, output, 0, "read",
-                            beton_reader_column(chunk->source->reader, output->field, &column)));
     for (size_t i = 0; i < chunk->count; i++) {
-        const unsigned char *record = column.data + chunk->ids[i] * column.stride;
-        Status status = make_row(chunk, output, record, chunk->ids[i], rows + i * width);
+        Status status = make_row(chunk, output, chunk->ids[i], rows + i * width);
         TRY(loader_decoder_fail(chunk, output, i, "decode", status));
     }
     return STATUS_OK;

@@ -43,7 +43,7 @@ static Status find_size(const LoaderSource *source, const Traversal *in_use, con
                        "size; choose samples of one size with indices, or write the file with one size",
                        image.height, image.width, state->height, state->width);
         error_at_sample(status, (int64_t)sample);
-        return error_at_path(error_at_field(status, about->name), beton_reader_path(source->reader));
+        return error_at_path(error_at_field(status, about->name), beton_reader_path_of(source->reader, sample));
     }
     return STATUS_OK;
 }

@@ -15,11 +15,11 @@ static Status prepare(const LoaderSource *source, const Traversal *in_use, const
 
 static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
     const size_t width = output->array.sample_bytes;
-    BetonColumn column;
-    TRY(loader_decoder_fail(chunk, output, 0, "read",
-                            beton_reader_column(chunk->source->reader, output->field, &column)));
     for (size_t i = 0; i < chunk->count; i++) {
-        memcpy(rows + i * width, column.data + chunk->ids[i] * column.stride, width);
+        const unsigned char *record;
+        Status status = beton_reader_record_of(chunk->source->reader, output->field, chunk->ids[i], &record);
+        TRY(loader_decoder_fail(chunk, output, i, "read", status));
+        memcpy(rows + i * width, record, width);
     }
     return STATUS_OK;
 }

@@ -1,0 +1,87 @@
+"""The file that a Loader reads, or several that it reads as one."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from cgxffcv.reader import FieldInfo, Reader
+
+
+def absolute(fname: Any) -> Any:
+    """A path, or a tuple of paths, so that they are found from another folder, too."""
+    if isinstance(fname, (str, bytes, os.PathLike)):
+        return os.path.abspath(os.fspath(fname))
+    if not isinstance(fname, Iterable):
+        raise TypeError(f"fname must be a path or a list of paths, not {fname!r}")
+    paths = tuple(os.path.abspath(os.fspath(path)) for path in fname)
+    if not paths:
+        raise ValueError("fname: the list of files is empty")
+    return paths
+
+
+def all_paths(fname: Any) -> tuple:
+    """Of what `absolute` gave."""
+    return fname if isinstance(fname, tuple) else (fname,)
+
+
+class Sources:
+    """The files of a Loader. firsts: the number of each file's first sample in the whole."""
+
+    def __init__(self, fname: Any, firsts: Sequence[int]):
+        self.paths, self.firsts = all_paths(fname), tuple(firsts)
+
+    def path_of(self, sample: int) -> str:
+        """The file that has the sample."""
+        return self.paths[bisect_right(self.firsts, sample) - 1]
+
+    def __str__(self) -> str:
+        more = len(self.paths) - 1
+        return f"{self.paths[0]}{f' (and {more} more)' if more else ''}"
+
+
+class Readers(Sequence[dict[str, Any]]):
+    """The Readers of several files, one after the other: sample numbers go on from file to file."""
+
+    def __init__(self, sources: Sources, custom_fields: Mapping[str, Any] | None):
+        self.path = str(sources)
+        self._readers = [Reader(path, custom_fields) for path in sources.paths]
+        self._firsts = sources.firsts
+        self.num_samples: int = sum(reader.num_samples for reader in self._readers)
+
+    @property
+    def fields(self) -> dict[str, FieldInfo]:
+        """As the first file describes them."""
+        return self._readers[0].fields
+
+    @property
+    def field_names(self) -> list[str]:
+        return list(self.fields)
+
+    def _find(self, index: int) -> tuple[Reader, int]:
+        sample = range(self.num_samples)[index]
+        file = bisect_right(self._firsts, sample) - 1
+        return self._readers[file], sample - self._firsts[file]
+
+    def value(self, index: int, field: str) -> Any:
+        """One field of one sample."""
+        reader, sample = self._find(index)
+        return reader.value(sample, field)
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self.num_samples))]
+        reader, sample = self._find(index)
+        return reader[sample]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (sample for reader in self._readers for sample in reader)
+
+    def close(self) -> None:
+        for reader in self._readers:
+            reader.close()
