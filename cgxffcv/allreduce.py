@@ -166,6 +166,23 @@ def _whole(argument: str, value: object) -> int:
         raise TypeError(f"{argument} must be a whole number, not {value!r}") from None
 
 
+def check_timeout(value: object) -> None:
+    """TypeError or ValueError for what is neither None nor a number of seconds above 0."""
+    if value is None:
+        return
+    expected = "timeout must be a number of seconds above 0, or None"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{expected}, not {value!r}")
+    if not value > 0:
+        raise ValueError(f"{expected}, not {value!r}")
+
+
+def check_switch(argument: str, value: object) -> None:
+    """TypeError for what is neither True nor False: a text, say, would count as True whatever it says."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{argument} must be True or False, not {value!r}")
+
+
 def _count(argument: str, value: object, bits: int) -> int:
     """A whole number that fits that many bits."""
     number = _whole(argument, value)
@@ -227,11 +244,11 @@ class AllreducePlan:
     neither float32, float16 nor bfloat16 (taken as uint16), and every op but "sum" and "average", travels exactly.
     codec, rounding, half_metadata, spikes, scale: see QuantSpec, where scale "auto" is "mse" with error feedback.
     algorithm: one of ALGORITHMS; "auto" goes by costs (collective; see cgxffcv.costs), and where plain is
-    the faster on this link it sends plain, and `explain` says so. average: False gives the sum; `op` names any
-    operation. error_feedback: what quantisation lost is added at the next run. seed: of stochastic rounding, equal on
-    all ranks. threads: that quantise. timeout: seconds that a run may take; else the communicator's. device: the
-    number of the GPU on which the buffers lie; None: in host memory. compare: there, too, the ranks compare before
-    every run what they are about to do; False: only now.
+    the faster on this link it sends plain, and `explain` says so. average: False gives the sum; `op`, unless it is
+    None, names any operation. error_feedback: what quantisation lost is added at the next run. seed: of stochastic
+    rounding, equal on all ranks. threads: that quantise. timeout: seconds that a run may take; else the communicator's.
+    device: the number of the GPU on which the buffers lie; None: in host memory. compare: there, too, the ranks compare
+    before every run what they are about to do; False: only now.
 
     After a run the buffers of all ranks are equal bit for bit. All ranks make and run their plans in the same order.
     Raises ValueError naming the layer or the option.
@@ -267,8 +284,12 @@ class AllreducePlan:
         plan_bucket, own_bucket = _per_layer("bucket_size", bucket_size, 1024, names)
         self.dtype = dtype_name(dtype)
         self.op = op if op is not None else "average" if average else "sum"
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout must be a number of seconds above 0, or None, not {timeout!r}")
+        if not isinstance(comm, _cgxffcv.Comm):
+            raise TypeError(f"comm must be a cgxffcv.comm.Comm, not {type(comm).__name__}")
+        check_timeout(timeout)
+        switches = {"average": average, "error_feedback": error_feedback, "half_metadata": half_metadata}
+        for argument, value in (switches | {"compare": compare}).items():
+            check_switch(argument, value)
         quantised = any(width not in (0, UNCOMPRESSED) for width in (plan_bits, *own_bits))
         quantises = quantised and self.dtype in QUANTIZED_DTYPES and self.op in ("sum", "average")
         lines = costs.of(comm, device) if algorithm == "auto" and quantises and comm.size > 1 else None

@@ -14,19 +14,30 @@ each call the ranks compare what they were asked for, so that a difference is an
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import _cgxffcv
 
 from cgxffcv import tensors
-from cgxffcv.allreduce import QUANTIZED_DTYPES, UNCOMPRESSED, AllreducePlan, dtype_name
+from cgxffcv.allreduce import (
+    OPS,
+    QUANTIZED_DTYPES,
+    UNCOMPRESSED,
+    AllreducePlan,
+    check_switch,
+    check_timeout,
+    dtype_name,
+)
+from cgxffcv.nearest import suggest
 from cgxffcv.tensors import Taken
 
 __all__ = ["Handle", "plans", "reduce", "reduce_async"]
@@ -94,16 +105,34 @@ def _widths(bits: int | Mapping) -> Iterator[Any]:
     return iter(bits.values() if isinstance(bits, Mapping) else [bits])
 
 
+@functools.cache
+def _known_options() -> tuple[str, ...]:
+    """Of AllreducePlan, those that a call may have, too."""
+    given = inspect.signature(AllreducePlan.__init__).parameters
+    decided = ("bits", "dtype", "op", "average", "device", "compare")  # by the arrays, or in other words
+    return tuple(name for name, it in given.items() if it.kind is it.KEYWORD_ONLY and name not in decided)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    known = _known_options()
+    for name, value in options.items():
+        if name not in known:
+            raise TypeError(f"allreduce() takes no {name!r}{suggest(name, known)}; its options are {', '.join(known)}")
+        if name in ("error_feedback", "half_metadata"):
+            check_switch(name, value)
+    check_timeout(options.get("timeout"))
+
+
 def _wish(op: str, bits: int | Mapping, key: object, options: dict[str, Any]) -> Wish:
+    if op not in OPS:
+        raise ValueError(f"op must be one of {', '.join(OPS)}, not {op!r}")
     if key is not None and not isinstance(key, str):
         raise TypeError(f"key must be a text, not {key!r}")
+    _check_options(options)
     if options.get("error_feedback") and key is None:
         raise ValueError("error_feedback=True needs key=...: what was lost is kept and added by that name")
     if isinstance(bits, Mapping):
         bits = dict(sorted(bits.items(), key=repr))
-    for name in ("device", "compare", "average"):
-        if name in options:
-            raise TypeError(f"allreduce() takes no {name!r}")
     return Wish(op, bits, key, options)
 
 
@@ -169,6 +198,8 @@ def _in_place(taken: Taken, argument: str, in_place: bool | None) -> Taken:
 
 def _collect(arrays: Any, wish: Wish, dtype: object, stream: object, in_place: bool | None) -> Collected:
     names, items = _leaves(arrays)
+    if in_place is not None:
+        check_switch("in_place", in_place)
     wanted = None if dtype is None else dtype_name(dtype)
     groups: dict[tuple[int, str], tuple[list, list]] = {}
     kept = []
@@ -389,10 +420,14 @@ class Handle:
 
     def __del__(self) -> None:
         future = getattr(self, "_future", None)
-        if future is not None and not self._waited and future.done() and future.exception() is not None:
-            warnings.warn(
-                f"an allreduce that nobody waited for failed: {future.exception()}", RuntimeWarning, stacklevel=2
-            )
+        if future is not None and not self._waited and self._process == os.getpid():
+            future.add_done_callback(_warn_of_failure)  # at once, or when the call comes to its end
+
+
+def _warn_of_failure(future: Future) -> None:
+    if not future.cancelled() and future.exception() is not None:
+        message = f"an allreduce that nobody waited for failed: {future.exception()}"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 def reduce_async(

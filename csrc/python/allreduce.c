@@ -184,6 +184,7 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
 static int plan_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((AllreduceObject *)self)->comm);
+    Py_VISIT(((AllreduceObject *)self)->carried);
     return 0;
 }
 

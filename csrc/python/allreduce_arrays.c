@@ -1,5 +1,6 @@
 /* Runs of a plan over arrays of any framework: at once, or begun on one thread and run on another. Arrays that lie one
  * behind the other are reduced where they are; others go through a flat copy. */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -22,12 +23,29 @@ static ModuleState *plan_state(const AllreduceObject *plan) {
 
 /* ---- arguments ---- */
 
+static void name_place(int device, char text[32]) {
+    if (device < 0) {
+        snprintf(text, 32, "in host memory");
+    } else {
+        snprintf(text, 32, "on GPU %d", device);
+    }
+}
+
+static int refuse_place(const AllreduceObject *plan, const Tensor *tensor, Py_ssize_t number) {
+    char theirs[32], ours[32];
+    name_place(tensor->device, theirs);
+    name_place(plan->device, ours);
+    PyErr_Format(PyExc_ValueError, "tensors: number %zd lies %s, and the plan is made for arrays %s", number, theirs,
+                 ours);
+    return -1;
+}
+
 static int check_tensor(const AllreduceObject *plan, const Tensor *tensor, Py_ssize_t number) {
-    const char *why = !tensor->contiguous              ? "is not in C order"
-                      : !tensor->writable              ? "is read-only"
-                      : tensor->type != plan->type     ? "has another type of elements than the plan"
-                      : tensor->device != plan->device ? "lies on another device than that of the plan"
-                                                       : NULL;
+    const char *why = !tensor->contiguous          ? "is not in C order"
+                      : !tensor->writable          ? "is read-only"
+                      : tensor->type != plan->type ? "has another type of elements than the plan"
+                                                   : NULL;
+    if (why == NULL && tensor->device != plan->device) return refuse_place(plan, tensor, number);
     if (why == NULL) return 0;
     PyErr_Format(PyExc_ValueError, "tensors: number %zd %s", number, why);
     return -1;

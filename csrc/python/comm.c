@@ -44,8 +44,12 @@ static Status warn(void *context, int rank, const char *message) {
 int py_comm_parse_timeout(PyObject *object, const char *argument, double *seconds) {
     *seconds = 0;
     if (object == NULL || object == Py_None) return 0;
-    double value = PyFloat_AsDouble(object);
-    if (value == -1.0 && PyErr_Occurred()) return -1;
+    double value = PyBool_Check(object) ? 0 : PyFloat_AsDouble(object);
+    if (value == -1.0 && PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_TypeError, "%s must be a number of seconds above 0, or None, not %R", argument, object);
+    }
+    if (PyErr_Occurred()) return -1;
     if (!(value > 0)) {
         PyErr_Format(PyExc_ValueError, "%s=%R: a number of seconds above 0 is expected, or None", argument, object);
         return -1;

@@ -27,3 +27,14 @@ def test_killed_while_others_wait_for_the_background(tmp_path):
     for values in (results[0], results[2]):
         assert values["type"] == "PeerLost" and values["rank"] == 1, job.text()
         assert "in the background: " in values["broken"] and "rank 1 (process" in values["broken"], values
+
+
+def test_the_end_of_a_process_waits_for_what_is_under_way(tmp_path):
+    """Without wait(): a call that all ranks make is carried out, one that another rank never makes is warned about."""
+    job = start(Launch("shm", 2), tmp_path, "ends", script=SCRIPT, recover=False)
+    job.wait(60)
+    assert job.codes() == [0, 0], job.text()
+    assert job.result(1)["second"] == 0.5
+    said = (tmp_path / "log.0").read_text()
+    assert "an allreduce that nobody waited for failed: allreduce: rank 1 has left" in said, said
+    assert "nobody waited" not in (tmp_path / "log.1").read_text()

@@ -3,7 +3,9 @@ as in worker_comm.py."""
 
 import os
 import signal
+import sys
 import threading
+import time
 
 import _cgxffcv
 import numpy as np
@@ -47,6 +49,21 @@ def host():
     alone = part.allreduce(np.full(3, world.rank), op="max").tolist()
     result(world.rank, worst=worst, lost=lost, alone=alone)
     world.close()
+
+
+def ends():
+    """Rank 0 ends while two calls are under way, of which rank 1 makes one, later."""
+    world = join(timeout=50)
+    world.allreduce_async(np.ones(3, F)).wait()
+    x = np.full(1000, world.rank, F)
+    if world.rank == 0:
+        world.allreduce_async(x)
+        world.allreduce_async(x)
+        result(0)
+        sys.exit(0)
+    time.sleep(0.5)
+    result(1, second=float(world.allreduce_async(x).wait()[0]))
+    sys.exit(0)
 
 
 def killed():

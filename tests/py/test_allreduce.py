@@ -1,6 +1,8 @@
 """The allreduce over shared memory, ranks as threads, against the NumPy simulation byte for byte."""
 
+import gc
 import re
+import weakref
 from contextlib import nullcontext
 
 import _cgxffcv
@@ -11,7 +13,7 @@ from allreduce_model import Case, simulate
 from thread_ranks import all_good, run_ranks
 
 from cgxffcv import allreduce as ar
-from cgxffcv import costs
+from cgxffcv import comm, costs
 
 # Rings of more than four ranks are warned about; one test below looks at that.
 pytestmark = pytest.mark.filterwarnings("ignore:a ring of:RuntimeWarning")
@@ -590,6 +592,10 @@ def test_replicas_that_differ_are_seen():
         ({"seed": -1}, ValueError, "seed must be in 0..2"),
         ({"timeout": -1}, ValueError, "timeout must be a number of seconds above 0"),
         ({"timeout": float("nan")}, ValueError, "timeout must be"),
+        ({"timeout": "x"}, TypeError, "timeout must be a number of seconds above 0, or None, not 'x'"),
+        ({"average": "no"}, TypeError, "average must be True or False, not 'no'"),
+        ({"error_feedback": 1}, TypeError, "error_feedback must be True or False, not 1"),
+        ({"device": "cuda"}, TypeError, "device must be a whole number"),
     ],
     ids=str,
 )
@@ -600,6 +606,44 @@ def test_refusals(options, error, message):
             ar.AllreducePlan(world, given.pop("layers"), **given)
 
     all_good(run_ranks(1, work))
+
+
+def test_a_plan_of_no_communicator():
+    for given in (None, 3, "world"):
+        with pytest.raises(TypeError, match="comm must be a cgxffcv.comm.Comm, not "):
+            ar.AllreducePlan(given, [10])
+
+
+def test_plans_in_cycles_are_collected():
+    with comm.world() as world:
+        plan = ar.AllreducePlan(world, [1000], error_feedback=True)
+        plan.itself = plan
+        cycle = type("Cycle", (), {})()
+        cycle.plan, cycle.itself = ar.AllreducePlan(world, [10])._plan, cycle
+        left = weakref.ref(plan), weakref.ref(cycle)
+        del plan, cycle
+        gc.collect()
+        assert [ref() for ref in left] == [None, None]
+
+
+def test_a_residual_goes_on_in_another_plan():
+    def work(world, rank):
+        one, other = (ar.AllreducePlan(world, [4096], bits=2, algorithm="sra", error_feedback=True) for _ in range(2))
+        x = np.random.default_rng(rank).standard_normal(4096).astype(F)
+        one.run(x.copy())
+        assert one.feeds_back and np.abs(one.residual).max() > 0
+        other.restore(one.residual)
+        other.call = one.call
+        assert one.run(x.copy()).tobytes() == other.run(x.copy()).tobytes()
+        for wrong, words in ((np.zeros(5, F), "the plan's 4096 elements, not 5"), (np.zeros(4096), "float32")):
+            with pytest.raises((ValueError, TypeError), match=words):
+                other.restore(wrong)
+        exact = ar.AllreducePlan(world, [4096], bits=32)
+        assert not exact.feeds_back
+        with pytest.raises(ValueError, match="keeps no residual"):
+            exact.restore(np.zeros(4096, F))
+
+    all_good(run_ranks(2, work))
 
 
 def test_long_ring_is_warned_about():

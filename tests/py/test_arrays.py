@@ -273,7 +273,20 @@ REFUSED = [
     (lambda: np.ones(3, F), {"key": 7}, TypeError, "key must be a text"),
     (lambda: np.ones(3, F), {"stream": "fast"}, TypeError, "stream must be a CUDA stream or its address"),
     (lambda: np.ones(3, F), {"device": 0}, TypeError, "takes no 'device'"),
-    (lambda: np.ones(3, F), {"nonsense": 0}, TypeError, "nonsense"),
+    (lambda: np.ones(3, F), {"nonsense": 0}, TypeError, "takes no 'nonsense'; its options are bucket_size, "),
+    (lambda: np.ones(3, F), {"bucketsize": 8}, TypeError, "did you mean bucket_size"),
+    (
+        lambda: np.ones(3, F),
+        {"timeout": "x"},
+        TypeError,
+        "timeout must be a number of seconds above 0, or None, not 'x'",
+    ),
+    (lambda: np.ones(3, F), {"timeout": True}, TypeError, "timeout must be .* not True"),
+    (lambda: np.ones(3, F), {"timeout": -1}, ValueError, "timeout must be .* not -1"),
+    (lambda: np.ones(3, F), {"op": None}, ValueError, "op must be one of sum, average, min, max, prod, not None"),
+    (lambda: np.ones(3, F), {"error_feedback": "no", "key": "k"}, TypeError, "error_feedback must be True or False"),
+    (lambda: np.ones(3, F), {"half_metadata": 1}, TypeError, "half_metadata must be True or False, not 1"),
+    (lambda: np.ones(3, F), {"in_place": "no"}, TypeError, "in_place must be True or False, not 'no'"),
     (lambda: np.ones(3, np.int16), {"dtype": "float32"}, TypeError, "float32"),
 ]
 

@@ -18,7 +18,7 @@ WORKER = Path(__file__).parent / "worker_hook.py"
 
 def run(tmp_path, launch, cases, **variables):
     """What the cases returned, by rank; fails if one of them raised."""
-    results = ranks.run(launch, tmp_path, cases, script=WORKER, limit=120, **variables)
+    results = ranks.run(launch, tmp_path, cases, script=WORKER, limit=300, **variables)
     for result in results:
         for case, value in result.items():
             assert not isinstance(value, dict), f"{case}: {value}"
@@ -27,15 +27,23 @@ def run(tmp_path, launch, cases, **variables):
 
 def test_values_and_settings(tmp_path):
     """Two ranks in torchrun's environment."""
-    cases = "values,own_bits,settings,accumulated,uneven,sparse,not_a_number"
+    cases = "values,own_bits,settings,accumulated,uneven,sparse,not_a_number,frozen,several,at_the_end"
     results = run(tmp_path, Launch("torchrun", 2), cases)
     assert results[0] == results[1]
+
+
+def test_a_run_that_goes_on_from_a_checkpoint(tmp_path):
+    run(tmp_path, Launch("torchrun", 2), "resumed,without_names")
+
+
+def test_three_ranks(tmp_path):
+    run(tmp_path, Launch("torchrun", 3), "own_bits,accumulated,several,at_the_end")
 
 
 @pytest.mark.parametrize(("size", "nodes"), [(2, 2), (4, 2)])
 def test_ranks_on_several_nodes(tmp_path, size, nodes):
     """Pretended ones: what is compressed goes through the process group."""
-    run(tmp_path, Launch("torchrun", size, nodes), "values,own_bits,uneven,not_a_number")
+    run(tmp_path, Launch("torchrun", size, nodes), "values,own_bits,uneven,not_a_number,resumed")
 
 
 @needs_mpirun
@@ -73,4 +81,9 @@ def test_on_gpus(tmp_path, size, nodes):
     gpus = torch.cuda.device_count()
     if gpus == 0:
         pytest.skip("needs a GPU")
-    run(tmp_path, Launch("torchrun", size, nodes), "on_gpus" if nodes == 1 else "own_bits,uneven", TEST_GPUS=gpus)
+    run(
+        tmp_path,
+        Launch("torchrun", size, nodes),
+        "on_gpus" if nodes == 1 else "own_bits,uneven,resumed",
+        TEST_GPUS=gpus,
+    )

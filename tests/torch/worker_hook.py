@@ -9,22 +9,27 @@ import signal
 import sys
 import traceback
 import warnings
+import weakref
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from allreduce_model import Case, simulate
 from quant_model import complete
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
+from cgxffcv.interop.ddp import beside
 from cgxffcv.interop.torch import CGXState, cgx_hook
 
 CASES, OUT = sys.argv[1].split(","), Path(sys.argv[2])
 SMALL = 8_000  # bytes of a bucket
 NODES = int(os.environ.get("CGXFFCV_COMM_NODES", 1))
 GPUS = int(os.environ.get("TEST_GPUS", 0))
+ALGORITHM = "two_level" if 1 < NODES < int(os.environ.get("WORLD_SIZE", 0)) else "sra"
 DEVICE = f"cuda:{int(os.environ['LOCAL_RANK']) % GPUS}" if GPUS else "cpu"
 
 
@@ -84,10 +89,10 @@ def drawn(model, rank, step):
 class Model:
     """What must come out: the byte-level model of the allreduce over the buckets that the hook saw."""
 
-    def __init__(self, module, bits, bucket_size=512, **options):
+    def __init__(self, module, bits, bucket_size=512, rounding="nearest", **options):
         self.module, self.bits, self.bucket_size, self.options = module, bits, bucket_size, options
         self.names = {id(p): n for n, p in module.named_parameters()}
-        self.calls, self.residual = {}, {}
+        self.rounding, self.call, self.residual = rounding, 0, {}
         self.seen = []  # names by bucket, in the order of calls
 
     def hook(self, state, bucket):
@@ -96,7 +101,7 @@ class Model:
 
     def spec(self, name, shape, dtype):
         bits = self.bits.get(name) or (self.bits["default"] if len(shape) > 1 and np.prod(shape) >= 1024 else 32)
-        return None if bits == 32 else complete(bits, self.bucket_size, dtype)
+        return None if bits == 32 else complete(bits, self.bucket_size, dtype, rounding=self.rounding)
 
     def is_plain(self, names):
         """Whether nothing of a bucket is compressed."""
@@ -108,14 +113,13 @@ class Model:
         dtype = str(self.module.dtype).removeprefix("torch.")
         shapes = [tuple(gradients[0][name].shape) for name in names]
         layers = [(int(np.prod(s)), self.spec(n, s, dtype)) for n, s in zip(names, shapes, strict=True)]
-        case = Case(layers, dtype, nodes=NODES, call=self.calls.get(tuple(names), 0), **self.options)
+        case = Case(layers, dtype, nodes=NODES, call=self.call, **self.options)
         if case.feedback:
             zeros = {n: [np.zeros(e, np.float32) for _ in gradients] for n, (e, _) in zip(names, layers, strict=True)}
             kept = [self.residual.get(n, zeros[n]) for n in names]
             case.residual = [np.concatenate([k[r] for k in kept]) for r in range(len(gradients))]
         flat = [np.concatenate([as_numpy(g[name]).ravel() for name in names]) for g in gradients]
         out = simulate(case, flat)
-        self.calls[tuple(names)] = case.call
         result, first = {}, 0
         for name, (elems, _) in zip(names, layers, strict=True):
             result[name] = out[first : first + elems]
@@ -125,17 +129,18 @@ class Model:
         return result
 
 
-def check_steps(model, module, wrapped, *, steps=4, without=()):
+def check_steps(model, module, wrapped, *, steps=4, without=(), first=0):
     """Gradients of some steps, bit for bit; rank 1 leaves out the parameters `without`."""
     ranks, me = range(dist.get_world_size()), dist.get_rank()
-    for step in range(steps):
+    trained = sorted(name for name, parameter in module.named_parameters() if parameter.requires_grad)
+    for step in range(first, first + steps):
         everyones = [drawn(module, rank, step) for rank in ranks]
         for name in without:
             everyones[1][name].zero_()
         model.seen.clear()
         module.zero_grad()
         wrapped(everyones[me], without if me == 1 else ()).backward()
-        assert sorted(n for names in model.seen for n in names) == sorted(n for n, _ in module.named_parameters())
+        assert sorted(n for names in model.seen for n in names) == trained
         for names in model.seen:
             for name, expected in model.expected(names, everyones).items():
                 found = as_numpy(dict(module.named_parameters())[name].grad).ravel()
@@ -144,27 +149,37 @@ def check_steps(model, module, wrapped, *, steps=4, without=()):
                     assert (np.abs(found - expected) <= 1e-6 * scale).all()
                 else:
                     assert found.tobytes() == expected.tobytes(), (name, step, names)
-        digest(p.grad for p in module.parameters())
+        model.call += 1
+        digest(p.grad for p in module.parameters() if p.requires_grad)
 
 
 # --- what works ----------------------------------------------------------------------------------------------------
 
 
-ALGORITHM = "two_level" if 1 < NODES < int(os.environ.get("WORLD_SIZE", 0)) else "sra"
+class Training:
+    """A module in DistributedDataParallel with the hook, and what must come out."""
+
+    def __init__(
+        self, dtype=torch.float32, algorithm=ALGORITHM, feedback=False, bits=4, ddp=None, frozen=(), **options
+    ):
+        self.module = Weights(dtype)
+        for name in frozen:
+            getattr(self.module, name).requires_grad_(False)
+        settings = {"bucket_cap_mb": SMALL / 2**20, **(ddp or {})}
+        self.wrapped = DistributedDataParallel(self.module, **settings)
+        rules = bits if isinstance(bits, dict) else {"default": bits}
+        own = {"algorithm": algorithm, "error_feedback": feedback, "timeout": 60, **options}
+        self.state = CGXState(None, 1024, {"bits": bits, "bucket_size": 512}, model=self.module, **own)
+        self.model = Model(self.module, rules, algorithm=algorithm, feedback=feedback, **options)
+        self.wrapped.register_comm_hook(self.state, hooked(self.model))
+
+    def check(self, **more):
+        check_steps(self.model, self.module, self.wrapped, **more)
+        return len(self.model.seen)
 
 
-def run_values(dtype=torch.float32, algorithm=ALGORITHM, feedback=False, bits=4, ddp=None, **more):
-    module = Weights(dtype)
-    wrapped = DistributedDataParallel(module, **{"bucket_cap_mb": SMALL / 2**20, **(ddp or {})})
-    rules = bits if isinstance(bits, dict) else {"default": bits}
-    state = CGXState(
-        None, 1024, {"bits": bits, "bucket_size": 512}, model=module if isinstance(bits, dict) else None,
-        algorithm=algorithm, error_feedback=feedback, timeout=60,
-    )  # fmt: skip
-    model = Model(module, rules, algorithm=algorithm, feedback=feedback)
-    wrapped.register_comm_hook(state, hooked(model))
-    check_steps(model, module, wrapped, **more)
-    return len(model.seen)
+def run_values(*arguments, steps=4, without=(), **options):
+    return Training(*arguments, **options).check(steps=steps, without=without)
 
 
 def hooked(model):
@@ -187,13 +202,16 @@ def values():
 
 
 def on_gpus():
-    """The same bytes from the kernels. Residuals stay with buckets there, so these are not rebuilt."""
+    """The same bytes from the kernels; enough steps for buckets that come again."""
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for algorithm in ("one_shot", "sra"):
-            run_values(dtype, algorithm)
-            run_values(dtype, algorithm, feedback=True, ddp={"find_unused_parameters": True})
-    run_values(bits={"default": 3, "a_weight": 8, "c_weight": 32, "b_small": 2}, steps=3)
-    run_values(bits=32, steps=3)
+            for feedback in (False, True):
+                assert run_values(dtype, algorithm, feedback, steps=6) > 1
+    run_values(bits={"default": 3, "a_weight": 8, "c_weight": 32, "b_small": 2}, steps=5)
+    run_values(bits=32, steps=5)
+    settings()
+    resumed()
+    several()
 
 
 def own_bits():
@@ -206,6 +224,105 @@ def settings():
     run_values(ddp={"gradient_as_bucket_view": True}, steps=3)
     run_values(ddp={"static_graph": True}, steps=3)
     run_values(ddp={"find_unused_parameters": True}, steps=3, without=("b_weight", "a_bias"))
+
+
+def frozen():
+    """A parameter without gradients is in no bucket."""
+    run_values(frozen=("b_weight",), feedback=True, steps=3)
+
+
+def several():
+    """Two models with states of their own, step by step in turns."""
+    one, other = Training(feedback=True), Training(torch.bfloat16, bits=3, ddp={"gradient_as_bucket_view": True})
+    for step in range(4):
+        one.check(first=step, steps=1)
+        other.check(first=step, steps=1)
+    assert one.state.explain() != other.state.explain()
+
+
+def resumed():
+    """A run that goes on from a checkpoint does what one does that was never interrupted: residuals, random numbers;
+    a state of other ranks, or of another model, is refused."""
+    options = {"feedback": True, "rounding": "stochastic"}
+    first = Training(**options)
+    first.check(steps=3)
+    path = OUT / f"checkpoint.{dist.get_rank()}"
+    torch.save(first.state.state_dict(), path)
+    residual = {name: list(kept) for name, kept in first.model.residual.items()}
+    first.check(first=3)
+
+    saved = torch.load(path)
+    again = Training(**options)
+    again.state.load_state_dict(saved)
+    again.model.residual, again.model.call = residual, 3
+    again.check(first=3)
+    mine, theirs = again.state.state_dict(), first.state.state_dict()
+    assert mine["call"] == theirs["call"] == 7 and mine["residuals"].keys() == theirs["residuals"].keys()
+    again.state.load_state_dict(mine)  # in the midst of a run
+    again.check(first=7, steps=2)
+
+    names = {f"other.{name}": value for name, value in saved["residuals"].items()}
+    flat = {name: value.reshape(-1) for name, value in saved["residuals"].items()}
+    wrong = [({"rank": 7}, "that of rank 7"), ({"residuals": names}, "no parameter of the model is called 'other."),
+             ({"version": 9}, "version 1 is expected"), ({"call": "3"}, "call cannot be '3'"),
+             ({"residuals": flat}, "must have the shape")]  # fmt: skip
+    for change, words in wrong:
+        with pytest.raises(ValueError, match=words):
+            again.state.load_state_dict(saved | change)
+    with pytest.raises(ValueError, match="what CGXState.state_dict"):
+        again.state.load_state_dict({"residuals": {}})
+
+
+def without_names():
+    """Residuals are saved by names: a state that has none says so. Without error feedback none are needed."""
+    for feedback in (False, True):
+        module = Weights(torch.float32)
+        wrapped = DistributedDataParallel(module)
+        state = CGXState(None, compression_params={"bits": 4}, error_feedback=feedback, algorithm=ALGORITHM)
+        wrapped.register_comm_hook(state, cgx_hook)
+        wrapped(drawn(module, dist.get_rank(), 0)).backward()
+        if feedback:
+            with pytest.raises(ValueError, match="give CGXState the model"):
+                state.state_dict()
+        else:
+            assert state.state_dict()["call"] == 1
+
+
+class NoLane:
+    index = 0
+
+
+def at_the_end():
+    """What the hook does on GPUs relies on: what it leaves to the end of a backward pass is there when
+    DistributedDataParallel looks at the gradients. Here sums of the process group, which are waited for then."""
+    beside._stream = lambda index: 0
+    size, group = dist.get_world_size(), dist.group.WORLD
+    for ddp in ({}, {"gradient_as_bucket_view": True}, {"static_graph": True}, {"find_unused_parameters": True}):
+        module, known = Weights(torch.float32), {}
+        wrapped = DistributedDataParallel(module, bucket_cap_mb=SMALL / 2**20, **ddp)
+        passes = beside.Beside(NoLane(), group, None)
+        passes._sums = dist.AllreduceOptions()  # a sum, which gloo has
+
+        def hook(state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+            buffer = bucket.buffer()
+            came, known[bucket.index()] = known.get(bucket.index()), weakref.ref(buffer)  # noqa: B023
+            if came is None or came() is not buffer:
+                return default_hooks.allreduce_hook(group, bucket)
+            buffer.div_(size)
+            state.append(bucket.index())
+            return beside.Kept(buffer, bucket, passes, None, None).put()  # noqa: B023
+
+        quick: list[int] = []
+        wrapped.register_comm_hook(quick, hook)
+        for step in range(5):
+            everyones = [drawn(module, rank, step) for rank in range(size)]
+            module.zero_grad()
+            wrapped(everyones[dist.get_rank()]).backward()
+            for name, parameter in module.named_parameters():
+                expected = sum(gradients[name] for gradients in everyones) / size
+                assert (parameter.grad - expected).abs().max() < 1e-5, (ddp, step, name)
+            assert not passes.works
+        assert len(quick) >= 4
 
 
 def accumulated():

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
-from cgxffcv.allreduce import ALGORITHMS, CODECS, ROUNDINGS, UNCOMPRESSED
+from cgxffcv.allreduce import ALGORITHMS, CODECS, ROUNDINGS, UNCOMPRESSED, check_switch
 from cgxffcv.comm import Comm, CommError
 from cgxffcv.interop.ddp import rendezvous, settings
 from cgxffcv.interop.ddp.backend import refuse_cgx_backend
@@ -76,10 +76,11 @@ class CGXState:
         )
         self._rules = Rules(Names(model), bits, sizes, least)
         self._check_names(model)
+        check_switch("error_feedback", error_feedback)
         self.process_group = process_group
         self.timeout = rendezvous.timeout_of(timeout)
         self.options = {
-            "error_feedback": bool(error_feedback),
+            "error_feedback": error_feedback,
             "codec": _one_of("codec", codec, CODECS),
             "rounding": _one_of("rounding", rounding, ROUNDINGS),
             "algorithm": _one_of("algorithm", algorithm or environment.algorithm, ALGORITHMS),
