@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cgxffcv import files
-from cgxffcv.allreduce import CODECS
+from cgxffcv.allreduce import ALGORITHMS, CODECS
 from cgxffcv.app import process
 from cgxffcv.app.usage import Parser, add_json, number, whole
 from cgxffcv.bench import charts, links, machine, processes
@@ -32,6 +32,7 @@ from cgxffcv.errors import UsageError, UserError
 from cgxffcv.wording import counted
 
 POLL_SECONDS = 0.05
+JOB = ("steps", "warmup", "bucket_mb", "codec", "algorithm", "error_feedback")
 LOG_LINES = 6
 ERRORS = ("Error", "error:")
 
@@ -48,8 +49,10 @@ def _parser() -> Parser:
     p.add_argument("--warmup", type=whole(3), default=10, help="before them; default 10")
     p.add_argument("--bucket-mb", type=number(0.001), default=25, help="DDP's bucket_cap_mb; default 25")
     p.add_argument("--codec", choices=CODECS, default="maxmin", help="ours")
+    p.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="ours; auto may go plain")
     p.add_argument("--error-feedback", action="store_true", help="ours")
     p.add_argument("--timeout", type=number(1), default=300, metavar="SECONDS", help="of a way; default 300")
+    p.add_argument("--budget", type=number(1), metavar="SECONDS", help="of all: ways that are left then are left out")
     add_json(p)
     charts.add_chart(p, "steps by way and link")
     return p
@@ -155,13 +158,20 @@ def run(job: dict[str, Any], link: str, ranks: int, timeout: float) -> list[dict
     return found
 
 
-def rows_of(options: argparse.Namespace, model: str, link: str, device: str, ranks: int) -> list[dict[str, Any]]:
-    """All ways of one model on one link; a way that fails costs the others a new start."""
-    job = {name: getattr(options, name) for name in ("steps", "warmup", "bucket_mb", "codec", "error_feedback")}
+def rows_of(
+    options: argparse.Namespace, model: str, link: str, device: str, ranks: int, end: float
+) -> list[dict[str, Any]]:
+    """All ways of one model on one link, until `end` by the clock; a way that fails costs the others a new start."""
+    job = {name: getattr(options, name) for name in JOB}
     job |= {"model": model, "batch": options.batch_size or MODELS[model].batch, "device": device}
     rows: list[dict[str, Any]] = []
     while len(rows) < len(options.ways):
-        rows += run(job | {"ways": options.ways[len(rows) :]}, link, ranks, options.timeout)
+        left = end - time.monotonic()
+        if left <= 0:
+            why = f"left out: --budget {options.budget:g}"
+            rows += [{"way": way, "error": why} for way in options.ways[len(rows) :]]
+            break
+        rows += run(job | {"ways": options.ways[len(rows) :]}, link, ranks, min(options.timeout, left))
     for row in rows:
         row |= {"model": model, "link": link, "batch": job["batch"]}
         if row["way"] != "floor" and not row.get("error") and not row["replicas_equal"]:
@@ -177,12 +187,12 @@ def heading(model: str, link: str, options: argparse.Namespace) -> str:
     unit = f"{MODELS[model].unit}/s"
     return (
         f"\n{model}, batch {batch} a rank, {links.WORDS[link]}\n"
-        f"{'':<20} {'ms a step':>10} {'over floor':>11} {'least':>9} {'most':>9} {unit:>12} {'MB sent':>9}"
+        f"{'':<22} {'ms a step':>10} {'over floor':>11} {'least':>9} {'most':>9} {unit:>12} {'MB sent':>9}"
     )
 
 
 def line_of(row: dict[str, Any], floor: float | None) -> str:
-    title = f"{WAYS[row['way']]:<20}"
+    title = f"{WAYS[row['way']] + ' (plain)' * bool(row.get('went_plain')):<22}"
     if row.get("error"):
         return f"{title} {row['error']}"
     middle, sent = 1e3 * row["step_seconds"], row["wire_bytes"]
@@ -226,9 +236,10 @@ def main(argv: Sequence[str]) -> int:
     head = {"command": shlex.join(["python", "-m", "cgxffcv", "bench", "ddp", *argv]), "machine": machine.describe()}
     head |= {"options": vars(options), "device": device, "ranks": ranks}
     rows: list[dict[str, Any]] = []
+    end = time.monotonic() + (options.budget or float("inf"))
     for model in options.model:
         for link in options.links:
-            rows += rows_of(options, model, link, device, ranks)
+            rows += rows_of(options, model, link, device, ranks, end)
             if options.json and loud:
                 machine.write_json(options.json, {**head, "rows": rows})
             if loud:

@@ -1,8 +1,8 @@
 """One rank of `bench ddp`: python -m cgxffcv.bench.ddp_rank JOB, in an environment like torchrun's.
 
-JOB is JSON: model, ways, batch, steps, warmup, device, bucket_mb, codec, error_feedback. Rank 0 prints a line of JSON
-for each way. A step is forward under bfloat16's autocast, backward with the sums, and SGD with momentum; on a GPU its
-time is that between the ends of two steps, by events. Each way begins with a new network.
+JOB is JSON: model, ways, batch, steps, warmup, device, bucket_mb, codec, algorithm, error_feedback. Rank 0 prints a
+line of JSON for each way. A step is forward under bfloat16's autocast, backward with the sums, and SGD with momentum;
+on a GPU its time is that between the ends of two steps, by events. Each way begins with a new network.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import debugging_hooks, default
 from torch.nn.parallel import DistributedDataParallel
 
 from cgxffcv.bench import ddp_models
+from cgxffcv.interop.ddp import trial
 
 Job = dict[str, Any]
 
@@ -39,7 +40,7 @@ def register(model: DistributedDataParallel, way: str, job: Job) -> Any:
         from cgxffcv.interop.torch import CGXState, cgx_hook
 
         params = {"bits": int(way.removeprefix("ours")), "bucket_size": 1024}
-        own = {"codec": job["codec"], "error_feedback": job["error_feedback"]}
+        own = {name: job[name] for name in ("codec", "algorithm", "error_feedback")}
         state = CGXState(None, layer_min_size=1024, compression_params=params, **own)
         model.register_comm_hook(state, cgx_hook)
         return state
@@ -98,9 +99,11 @@ def measure(way: str, job: Job, device: torch.device) -> dict[str, Any]:
     state = register(parallel, way, job)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     inputs, labels = ddp_models.batch_of(job["model"], job["batch"], dist.get_rank(), device)
-    clock, loss = Clock(device), None
-    for step in range(job["warmup"] + job["steps"]):
-        if step == job["warmup"]:
+    clock, loss, warmup = Clock(device), None, job["warmup"]
+    if way.startswith("ours"):  # its first steps try both ways
+        warmup = max(warmup, trial.STEPS + 4)
+    for step in range(warmup + job["steps"]):
+        if step == warmup:
             dist.barrier()
             clock.mark()
         optimizer.zero_grad(set_to_none=True)
@@ -108,7 +111,7 @@ def measure(way: str, job: Job, device: torch.device) -> dict[str, Any]:
             loss = parallel(inputs, labels)
         loss.backward()
         optimizer.step()
-        if step >= job["warmup"]:
+        if step >= warmup:
             clock.mark()
     steps: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(steps, clock.seconds())
@@ -117,7 +120,8 @@ def measure(way: str, job: Job, device: torch.device) -> dict[str, Any]:
     found = {"way": way, "step_seconds": middle, "steps_seconds": seconds, "parameters": elems, "loss": float(loss)}
     found |= {"items_per_second": dist.get_world_size() * ddp_models.items(job["model"], job["batch"]) / middle}
     found |= {"wire_bytes": wire_bytes(way, state, elems), "replicas_equal": equal_replicas(model)}
-    return found | {"explain": state.explain() if way.startswith("ours") else None}
+    ours = way.startswith("ours")
+    return found | {"explain": state.explain() if ours else None, "went_plain": bool(state.plain) if ours else None}
 
 
 def main(words: list[str]) -> None:

@@ -12,7 +12,17 @@ def found_torch(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "words", ["--model vgg", "--links wire", "--ways ours9", "--gpus 1", "--warmup 2", "--codec x"]
+    "words",
+    [
+        "--model vgg",
+        "--links wire",
+        "--ways ours9",
+        "--gpus 1",
+        "--warmup 2",
+        "--codec x",
+        "--algorithm x",
+        "--budget 0",
+    ],
 )
 def test_wrong_words_are_one_line(words):
     with pytest.raises(UsageError) as caught:
@@ -54,3 +64,27 @@ def test_the_table_has_a_line_for_each_way():
     assert text[4].split()[-6:] == ["50.00", "10.00", "30.00", "50.00", "7", "0.0000"] and text[5].endswith(
         "rank 1: no"
     )
+
+
+def test_ways_that_are_left_when_the_budget_is_used_up_are_left_out(monkeypatch):
+    """A clock that goes on by 40 s for each start of the ranks, which gives two ways."""
+    now, limits = [0.0], []
+
+    def run(job, link, ranks, timeout):
+        now[0] += 40
+        limits.append(timeout)
+        return [{"way": way, "step_seconds": 1.0, "replicas_equal": True} for way in job["ways"][:2]]
+
+    monkeypatch.setattr(ddp.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ddp, "run", run)
+    options = ddp.parse(["--budget", "60", "--ways", "plain,bf16,ours8,ours4,ours3,ours2", "--timeout", "50"])
+    rows = ddp.rows_of(options, "tiny", "any", "cpu", 2, 60.0)
+    assert [row["way"] for row in rows] == options.ways and limits == [50, 20]
+    assert [row.get("error") for row in rows] == [None] * 4 + ["left out: --budget 60"] * 2
+
+
+def test_what_went_plain_says_so():
+    row = {"model": "gpt2", "link": "any", "wire_bytes": 5, "items_per_second": 7.0, "steps_seconds": [0.03]}
+    rows = [row | {"way": "ours4", "step_seconds": 0.05, "went_plain": plain} for plain in (True, False, None)]
+    text = ddp.text(rows, ddp.parse(["--model", "gpt2"])).splitlines()
+    assert ["(plain)" in line for line in text[3:]] == [True, False, False]

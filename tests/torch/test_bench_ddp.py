@@ -37,13 +37,13 @@ def bench(tmp_path, ways, **variables):
 
 
 def test_all_ways_train_replicas(tmp_path):
-    code, table, rows = bench(tmp_path, "floor,plain,bf16,powersgd,ours4")
+    code, table, rows = bench(tmp_path, "floor,plain,bf16,powersgd,ours8,ours4,ours3,ours2")
     assert code == 0, table
     elems = 64 * 96 + 96 + 96 * 48 + 48 + 48 * 10 + 10
     assert [rows[way]["wire_bytes"] for way in ("floor", "plain", "bf16")] == [0, 4 * elems, 2 * elems]
     assert 0 < rows["powersgd"]["wire_bytes"] < 4 * elems
     assert not rows["floor"]["replicas_equal"]
-    for way in ("plain", "bf16", "powersgd", "ours4"):
+    for way in ("plain", "bf16", "powersgd", "ours8", "ours4", "ours3", "ours2"):
         row = rows[way]
         assert row["replicas_equal"] and row["parameters"] == elems and len(row["steps_seconds"]) == 3
         assert row["items_per_second"] == pytest.approx(32 / row["step_seconds"])

@@ -169,6 +169,13 @@ class CGXState:
         """Bytes that this rank sends in a step, each receiver counted; 0 before the first."""
         return sum(bucket.wire_bytes for bucket in self._buckets or ())
 
+    @property
+    def plain(self) -> bool | None:
+        """Whether the first steps have found that plain sums are the faster; None as long as they have not decided, and
+        where nothing is tried."""
+        trial = None if self._buckets is None else self._buckets.trial
+        return self._memory.plain if trial is None else trial.decision
+
     def explain(self) -> str:
         """What was chosen for each bucket and why; nothing before the first step."""
         return "" if self._buckets is None else self._buckets.explain()
