@@ -40,8 +40,9 @@ def world(
     stall: float | None = None,
 ) -> Comm:
     """Makes the communicator of all ranks that mpirun (or srun with PMIx) started; of one rank without a launcher.
-    Collective. A job of several processes that MPI cannot join (torchrun, srun without PMIx, another MPI's mpirun) is
-    refused: alone, each would train by itself.
+    Collective. A job of several processes that MPI cannot join (torchrun, srun without PMIx) is refused: alone, each
+    would train by itself. The library of MPI is opened here, where there are several ranks: the one beside their
+    launcher, or what CGXFFCV_MPI_LIBRARY names.
 
     MPI is initialised unless it is already (by mpi4py, say), and ended at exit by whoever began it. From the first
     call on, an exception that ends this process, Ctrl-C included, aborts its communicators, so that the other ranks
@@ -53,8 +54,8 @@ def world(
     4194304), else 256 KiB; each rank owns about 7 MiB of slots, of which only those in use take memory. stall: seconds
     without a sign of life before a rank is warned about, else 5.
 
-    Raises NotBuiltError if mpirun started several ranks and this build has no MPI; CommError, CommTimeout if the ranks
-    do not come together; ValueError for arguments out of range.
+    Raises NotBuiltError if mpirun started several ranks and no library of MPI is found; CommError, CommTimeout if the
+    ranks do not come together; ValueError for arguments out of range.
     """
     here = place.or_alone()
     if here.size > 1 and not here.joins:

@@ -18,7 +18,7 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
 }
 has_venv() { "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; }
 has_compiler() { "${COMPILER[@]}" -E -x c - <<<'#include <stdio.h>' >/dev/null 2>&1; }
-has_mpi() { command -v mpicc >/dev/null && command -v mpirun >/dev/null; }
+has_mpi() { command -v mpirun >/dev/null; }
 has_jpeg() {
     [ -e /usr/include/jpeglib.h ] || [ -e /usr/local/include/jpeglib.h ] ||
         compgen -G '/usr/include/*/jpeglib.h' >/dev/null
@@ -36,7 +36,7 @@ find_missing() {
     has_venv || need+=("$python-venv")
     # shellcheck disable=SC2206
     has_compiler || need+=($compiler libc6-dev)
-    [ "${CGXFFCV_MPI:-auto}" = 0 ] || has_mpi || like+=(libopenmpi-dev openmpi-bin)
+    [ "${CGXFFCV_MPI:-auto}" = 0 ] || has_mpi || like+=(openmpi-bin)
     [ "${CGXFFCV_JPEG:-auto}" = 0 ] || has_jpeg || like+=(libjpeg-dev)
 }
 
@@ -110,7 +110,6 @@ package() {
     local -a sources=(csrc cgxffcv setup.py pyproject.toml README.md)
     switches=$(
         env | grep -E '^(CGXFFCV_(CUDA|MPI|NCCL|ONEDNN|JPEG|CUDA_ARCH|DEBUG|SANITIZE|WERROR)|CC)=' | sort
-        command -v mpicc
         has_jpeg && echo jpeg
         [ -e /proc/driver/nvidia/version ] && echo gpu
         find "${sources[@]}" -type f -not -name '*.pyc' | sort | cksum  # a file that was deleted or renamed

@@ -23,7 +23,6 @@ from cgxffcv import __version__, files
 TIMEOUT = 10.0
 APT = {
     "compiler": ["gcc", "python3-dev", "python3-venv"],
-    "mpi": ["libopenmpi-dev", "openmpi-bin"],
     "jpeg": ["libjpeg-dev"],
 }
 USE = {
@@ -35,7 +34,6 @@ USE = {
 }
 # what brings a library back that the extension module is linked with
 LIBRARIES = {
-    "mpi": ["openmpi-bin"],
     "jpeg": ["libjpeg-dev"],
     "gomp": ["libgomp1"],
     "stdc++": ["libstdc++6"],
@@ -175,14 +173,26 @@ def cuda() -> dict[str, Any]:
     }
 
 
+def _mpi_library() -> tuple[dict[str, str] | None, str | None]:
+    """What ranks started from here would meet through, or why they could not."""
+    try:
+        import _cgxffcv
+
+        return _cgxffcv.mpi_library(open=True), None
+    except (ImportError, RuntimeError) as error:  # NotBuiltError and CommError among them
+        return None, str(error)
+
+
 def mpi() -> dict[str, Any]:
+    library, why = _mpi_library()
     version = first_match(r"\(Open MPI\)\s+(\S+)", output("mpirun", "--version"))
     details = output("ompi_info", "--parsable", "--all") if version else None
     cuda = first_match(r"mpi_built_with_cuda_support:value:(\w+)", details)
     return {
         "mpirun": shutil.which("mpirun"),
         "open_mpi": version,
-        "mpicc": shutil.which("mpicc"),
+        "library": library,
+        "why_no_library": why,
         "cuda_aware": None if cuda is None else cuda == "true",
     }
 
@@ -199,7 +209,7 @@ def found() -> dict[str, str | None]:
     awareness = {True: ", CUDA-aware", False: ", not CUDA-aware", None: ""}[m["cuda_aware"]]
     return {
         "onednn": f"{onednn}{' with headers' if headers else ''}" if onednn else None,
-        "mpi": f"Open MPI {m['open_mpi']}{awareness}" if m["open_mpi"] else None,
+        "mpi": f"{m['library']['version']} ({m['library']['path']}){awareness}" if m["library"] else None,
         "jpeg": jpeg,
         "cuda": f"CUDA toolkit {cuda}" if cuda else None,
         "nccl": nccl,
@@ -250,11 +260,14 @@ def diagnose(report: dict[str, Any]) -> tuple[list[str], str | None]:
             continue
         here = report["found"][part]
         reason = f"{here} is here, but this build was made without it" if here else "not installed"
-        missing.append(f"{part} ({USE[part]}): {reason}")
+        missing.append(f"{part} ({USE[part]}): {'this build was made without it' if part == 'mpi' else reason}")
         mend.build = True
-        if here is None or (part == "mpi" and report["mpi"]["mpicc"] is None):
+        if here is None:
             mend.packages += APT.get(part, [])
-    if info.get("mpi") and report["mpi"]["mpirun"] is None:
+    if info.get("mpi") and report["mpi"]["library"] is None:
+        missing.append(f"the library of MPI ({USE['mpi']}): {report['mpi']['why_no_library']}")
+        mend.packages.append("openmpi-bin")
+    elif info.get("mpi") and report["mpi"]["mpirun"] is None:
         missing.append("mpirun, which starts several ranks: not installed")
         mend.packages.append("openmpi-bin")
     if info and not info.get("cuda") and report["gpu"]["devices"]:

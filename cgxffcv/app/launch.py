@@ -20,14 +20,23 @@ from cgxffcv.errors import UsageError, UserError
 from cgxffcv.nearest import suggest
 from cgxffcv.wording import counted
 
-MPIRUN = "mpirun"
+NO_MPIRUN = (
+    "mpirun is not installed. On Debian or Ubuntu: sudo apt-get install -y openmpi-bin; anywhere: "
+    "pip install 'cgxffcv[mpi]'"
+)
 OWN = ("train", "bench", "calibrate")
 ALONE = ("write", "convert", "predict", "launch", "info", "verify", "doctor")
 
 
+def mpirun() -> str | None:
+    """The mpirun that PATH has, else the one beside Python, where the wheels of MPI put theirs; None without one."""
+    own = os.path.join(os.path.dirname(sys.executable), "mpirun")
+    return "mpirun" if shutil.which("mpirun") else shutil.which(own)
+
+
 def command(np: int, program: Sequence[str], cores: int, root: bool, environ: Mapping[str, str]) -> list[str]:
     """The mpirun command for `np` ranks of `program` on `cores` cores."""
-    words = [MPIRUN, "-np", str(np), "--oversubscribe", "--bind-to", "none"]
+    words = [mpirun() or "mpirun", "-np", str(np), "--oversubscribe", "--bind-to", "none"]
     if "OMPI_MCA_btl" not in environ:
         words += ["--mca", "btl", "^tcp"]
     if root:
@@ -49,10 +58,8 @@ def _resolved(program: Sequence[str]) -> list[str]:
 
 def _check(np: int, program: Sequence[str]) -> None:
     """What would otherwise be said once by each rank, in mpirun's words."""
-    if shutil.which(MPIRUN) is None:
-        raise UserError(
-            "mpirun is not installed. On Debian or Ubuntu: sudo apt-get install -y openmpi-bin libopenmpi-dev"
-        )
+    if mpirun() is None:
+        raise UserError(NO_MPIRUN)
     first = program[0]
     if first.endswith(".py"):
         if not os.path.isfile(first):

@@ -13,7 +13,6 @@ import importlib.util
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -379,8 +378,8 @@ def draw_rows(axes: Any, rows: Sequence[Row], options: argparse.Namespace) -> No
 
 def prepare(options: argparse.Namespace, work: Path) -> Place:
     device, ranks, on, note = choose_device(options)
-    if ranks > 1 and shutil.which(launch.MPIRUN) is None:
-        raise UserError("several ranks need mpirun: sudo apt-get install -y openmpi-bin libopenmpi-dev")
+    if ranks > 1 and launch.mpirun() is None:
+        raise UserError(launch.NO_MPIRUN)
     return Place(device, ranks, _checkout(), work, *write_data(options, work), on, note)
 
 

@@ -89,10 +89,14 @@ static Status create_from_mpi(const CommOptions *options, Comm **out) {
     int64_t deadline_ns = clock_deadline_ns(timeout_s);
     TRY_GOTO(comm_net_create_world(deadline_ns, &options->hooks, &net, &rank, &size));
     if (options->ranks > 0 && options->ranks != size) {
-        FAIL_GOTO(STATUS_TRANSPORT,
-                  "the launcher started %d ranks, but MPI knows %d (this is rank %d): the launcher and the MPI library "
-                  "that this build uses are not of one installation",
-                  options->ranks, size, rank);
+        CommMpiName name;
+        TRY_GOTO(comm_mpi_name(true, &name));
+        FAIL_GOTO(
+            STATUS_TRANSPORT,
+            "the launcher started %d ranks, but MPI knows %d (this is rank %d): the launcher and the MPI library, "
+            "%.300s (%.100s), are not of one installation. Start the ranks with that library's mpirun (cgxffcv "
+            "launch -np %d), or name the launcher's libmpi in CGXFFCV_MPI_LIBRARY",
+            options->ranks, size, rank, name.path, name.version, options->ranks);
     }
     if (options->nodes > size) {
         FAIL_GOTO(STATUS_ARGUMENT, "nodes=%d, but there are only %d ranks", options->nodes, size);

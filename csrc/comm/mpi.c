@@ -1,12 +1,12 @@
-/* Frames between hosts over MPI's nonblocking point-to-point calls: the one file that sees mpi.h.
+/* Frames between hosts over MPI's nonblocking point-to-point calls.
  *
  * Every communicator has its own tags on one duplicate of MPI_COMM_WORLD. Receives are posted ahead in small windows,
  * a window for each (sender, channel) that was ever asked for, so that large frames travel while the reader works.
  * One lock serialises our calls of MPI; none of them blocks, so nobody waits for it long. */
+#include "comm/mpi_library.h"
 #include "comm/net.h"
 #include "comm/start.h"
 
-#include <mpi.h>
 #include <pthread.h>
 #include <sched.h>
 #include <string.h>
@@ -59,7 +59,7 @@ typedef struct MpiJob {
 
 struct CommNet {
     CommNet *world; /* borrowed; itself for the net of the world */
-    MPI_Comm mpi;   /* of the world's net */
+    MpiHandle mpi;  /* of the world's net: the duplicate of MPI's world */
     CommNet *next;  /* of the world's net: the one before */
 
     int rank, size, tag_base;
@@ -69,11 +69,11 @@ struct CommNet {
     _Atomic int *sending; /* owned, [size]: sends under way */
     _Atomic bool *left;   /* owned, [size] */
 
-    bool deaf;             /* a receive could not be posted */
-    MPI_Request *requests; /* owned, with jobs: [capacity], [count] in use */
+    bool deaf;               /* a receive could not be posted */
+    unsigned char *requests; /* owned, with jobs: [capacity], [count] in use, in steps of handle_bytes */
     MpiJob *jobs;
     int *indices;
-    MPI_Status *statuses;
+    unsigned char *statuses; /* in steps of status_bytes */
     int count, capacity;
 
     ControlMessage control; /* where the next one arrives */
@@ -87,63 +87,72 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
  * left) is still under way to the old one. */
 static CommNet *worlds;
 static pid_t initialised_by; /* this process, or the one that forked it, or 0 */
+static const CommMpi *mpi;   /* borrowed: set, under the lock, before there is a net */
 
 static Status check_mpi(int error, const char *what) {
-    if (error == MPI_SUCCESS) return STATUS_OK;
-    char text[MPI_MAX_ERROR_STRING + 1] = "";
+    if (error == MPI_OK) return STATUS_OK;
+    char text[MPI_ERROR_TEXT_BYTES] = "";
     int length = 0;
-    MPI_Error_string(error, text, &length);
+    mpi->Error_string(error, text, &length);
     FAIL(STATUS_TRANSPORT, "%s: %.400s", what, text);
 }
 
-#define TRY_MPI(call) TRY(check_mpi((call), #call))
-#define TRY_MPI_GOTO(call) TRY_GOTO(check_mpi((call), #call))
+#define TRY_MPI(name, ...) TRY(check_mpi(mpi->name(__VA_ARGS__), "MPI_" #name))
+#define TRY_MPI_GOTO(name, ...) TRY_GOTO(check_mpi(mpi->name(__VA_ARGS__), "MPI_" #name))
+
+/* Whether the request is done; what else is known of it is not wanted. */
+static int mpi_test(void *request, int *finished) {
+    return mpi->Test(request, finished, (void *)mpi->abi.status_ignore);
+}
 
 /* ---- requests ---- */
 
 static Status reserve(CommNet *net) {
     if (net->count < net->capacity) return STATUS_OK;
     size_t old = (size_t)net->capacity, new = old == 0 ? 32 : 2 * old;
-    TRY(memory_resize(&net->requests, old * sizeof *net->requests, new * sizeof *net->requests));
+    TRY(memory_resize(&net->requests, old * mpi->abi.handle_bytes, new * mpi->abi.handle_bytes));
     TRY(memory_resize(&net->jobs, old * sizeof *net->jobs, new * sizeof *net->jobs));
     TRY(memory_resize(&net->indices, old * sizeof *net->indices, new * sizeof *net->indices));
-    TRY(memory_resize(&net->statuses, old * sizeof *net->statuses, new * sizeof *net->statuses));
+    TRY(memory_resize(&net->statuses, old * mpi->abi.status_bytes, new * mpi->abi.status_bytes));
     net->capacity = (int)new;
     return STATUS_OK;
 }
 
-static void add(CommNet *net, MPI_Request request, const MpiJob *job) {
-    net->requests[net->count] = request;
-    net->jobs[net->count++] = *job;
+static unsigned char *request_at(const CommNet *net, int index) {
+    return net->requests + (size_t)index * mpi->abi.handle_bytes;
 }
+
+static bool request_is_null(const CommNet *net, int index) {
+    return memcmp(request_at(net, index), &mpi->abi.request_null, mpi->abi.handle_bytes) == 0;
+}
+
+/* The request has been written behind those in use. */
+static void add(CommNet *net, const MpiJob *job) { net->jobs[net->count++] = *job; }
 
 static Status start_send(CommNet *net, int to, int channel, const void *frame, size_t bytes, const MpiJob *job) {
     TRY(reserve(net));
-    MPI_Request request;
-    TRY_MPI(MPI_Isend(frame, (int)bytes, MPI_BYTE, net->world_rank_of[to], net->tag_base + channel, net->world->mpi,
-                      &request));
+    TRY_MPI(Isend, frame, (int)bytes, mpi->abi.byte, net->world_rank_of[to], net->tag_base + channel, net->world->mpi,
+            request_at(net, net->count));
     net->sending[to]++;
-    add(net, request, job);
+    add(net, job);
     return STATUS_OK;
 }
 
 static Status start_receive(CommNet *net, int from, int channel, MpiWindow *window, int frame) {
     TRY(reserve(net));
-    MPI_Request request;
     window->done[frame] = false;
-    TRY_MPI(MPI_Irecv(window->memory + (size_t)frame * (size_t)window->frame_bytes, window->frame_bytes, MPI_BYTE,
-                      net->world_rank_of[from], net->tag_base + channel, net->world->mpi, &request));
+    TRY_MPI(Irecv, window->memory + (size_t)frame * (size_t)window->frame_bytes, window->frame_bytes, mpi->abi.byte,
+            net->world_rank_of[from], net->tag_base + channel, net->world->mpi, request_at(net, net->count));
     window->posted[(window->first + window->posted_count++) % window->count] = frame;
-    add(net, request, &(MpiJob){.kind = JOB_RECEIVE, .rank = from, .window = window, .frame = frame});
+    add(net, &(MpiJob){.kind = JOB_RECEIVE, .rank = from, .window = window, .frame = frame});
     return STATUS_OK;
 }
 
 static Status start_control(CommNet *net) {
     TRY(reserve(net));
-    MPI_Request request;
-    TRY_MPI(MPI_Irecv(&net->control, (int)sizeof net->control, MPI_BYTE, MPI_ANY_SOURCE, net->tag_base + CONTROL,
-                      net->world->mpi, &request));
-    add(net, request, &(MpiJob){.kind = JOB_CONTROL, .rank = -1});
+    TRY_MPI(Irecv, &net->control, (int)sizeof net->control, mpi->abi.byte, mpi->abi.any_source, net->tag_base + CONTROL,
+            net->world->mpi, request_at(net, net->count));
+    add(net, &(MpiJob){.kind = JOB_CONTROL, .rank = -1});
     return STATUS_OK;
 }
 
@@ -172,7 +181,7 @@ static void heed_control(CommNet *net) {
 }
 
 /* A finished request's consequences; *again says that the control receive must be posted again. */
-static Status finish(CommNet *net, const MpiJob *job, const MPI_Status *result, bool *again) {
+static Status finish(CommNet *net, const MpiJob *job, const void *result, bool *again) {
     if (job->kind == JOB_SEND) {
         net->sending[job->rank]--;
         memory_free(job->copy);
@@ -182,7 +191,7 @@ static Status finish(CommNet *net, const MpiJob *job, const MPI_Status *result, 
         *again = true;
     } else {
         int bytes = 0;
-        TRY_MPI(MPI_Get_count(result, MPI_BYTE, &bytes));
+        TRY_MPI(Get_count, result, mpi->abi.byte, &bytes);
         job->window->got[job->frame] = bytes < 0 ? 0 : (size_t)bytes;
         job->window->done[job->frame] = true;
     }
@@ -193,26 +202,36 @@ static Status finish(CommNet *net, const MpiJob *job, const MPI_Status *result, 
 static void compact(CommNet *net) {
     int kept = 0;
     for (int i = 0; i < net->count; i++) {
-        if (net->requests[i] == MPI_REQUEST_NULL) continue;
-        net->requests[kept] = net->requests[i];
+        if (request_is_null(net, i)) continue;
+        memmove(request_at(net, kept), request_at(net, i), mpi->abi.handle_bytes);
         net->jobs[kept++] = net->jobs[i];
     }
     net->count = kept;
 }
 
+/* Its error, where the call that filled it said that one has failed. */
+static int status_error(const unsigned char *result, bool one_has_failed) {
+    int error = MPI_OK;
+    if (one_has_failed) memcpy(&error, result + mpi->abi.status_error_at, sizeof error);
+    return error;
+}
+
 static Status test_requests(CommNet *net) {
-    int finished = 0;
-    int error = MPI_Testsome(net->count, net->requests, &finished, net->indices, net->statuses);
-    if (error != MPI_SUCCESS && error != MPI_ERR_IN_STATUS) return check_mpi(error, "MPI_Testsome");
-    if (finished == MPI_UNDEFINED || finished == 0) return STATUS_OK;
+    int finished = 0, class = MPI_OK;
+    int error = mpi->Testsome(net->count, net->requests, &finished, net->indices, net->statuses);
+    if (error != MPI_OK) mpi->Error_class(error, &class);
+    if (class != MPI_OK && class != mpi->abi.err_in_status) return check_mpi(error, "MPI_Testsome");
+    if (finished == mpi->abi.undefined || finished == 0) return STATUS_OK;
     Status status = STATUS_OK;
     bool again = false;
     for (int i = 0; i < finished && status == STATUS_OK; i++) {
         const MpiJob *job = &net->jobs[net->indices[i]];
-        if (error == MPI_ERR_IN_STATUS && net->statuses[i].MPI_ERROR != MPI_SUCCESS) {
-            status = error_at_rank(check_mpi(net->statuses[i].MPI_ERROR, "transfer over MPI"), job->rank);
+        const unsigned char *result = net->statuses + (size_t)i * mpi->abi.status_bytes;
+        int failure = status_error(result, class != MPI_OK);
+        if (failure != MPI_OK) {
+            status = error_at_rank(check_mpi(failure, "transfer over MPI"), job->rank);
         } else {
-            status = finish(net, job, &net->statuses[i], &again);
+            status = finish(net, job, result, &again);
         }
     }
     compact(net);
@@ -311,7 +330,7 @@ int comm_net_sending_to(const CommNet *net, int to) { return net->sending[to]; }
 
 static bool mpi_is_over(void) {
     int finalized = 0;
-    return MPI_Finalized(&finalized) != MPI_SUCCESS || finalized;
+    return mpi == NULL || mpi->Finalized(&finalized) != MPI_OK || finalized;
 }
 
 static void tell_all(CommNet *net, const ControlMessage *message, const bool *skip) {
@@ -355,7 +374,7 @@ static void free_net(CommNet *net) {
 
 static Status check_tags(const CommNet *world, uint32_t id) {
     int *largest = NULL, found = 0;
-    TRY_MPI(MPI_Comm_get_attr(world->mpi, MPI_TAG_UB, &largest, &found));
+    TRY_MPI(Comm_get_attr, world->mpi, mpi->abi.tag_ub, &largest, &found);
     int limit = found ? *largest : 32767;
     if (id >= (uint32_t)limit / TAGS_PER_NET) {
         FAIL(STATUS_TRANSPORT, "MPI has no tags left for communicator number %u (largest tag %d)", id, limit);
@@ -401,10 +420,10 @@ static int sends_left(const CommNet *net) {
 static bool cancel_receives(CommNet *net) {
     bool all = true;
     for (int i = 0; i < net->count; i++) {
-        if (net->jobs[i].kind == JOB_SEND || net->requests[i] == MPI_REQUEST_NULL) continue;
+        if (net->jobs[i].kind == JOB_SEND || request_is_null(net, i)) continue;
         int finished = 0;
-        if (MPI_Cancel(&net->requests[i]) != MPI_SUCCESS) all = false;
-        if (MPI_Test(&net->requests[i], &finished, MPI_STATUS_IGNORE) != MPI_SUCCESS || !finished) all = false;
+        if (mpi->Cancel(request_at(net, i)) != MPI_OK) all = false;
+        if (mpi_test(request_at(net, i), &finished) != MPI_OK || !finished) all = false;
     }
     return all;
 }
@@ -439,29 +458,27 @@ bool comm_net_destroy(CommNet *net, const bool *skip) {
 
 /* ---- the world ---- */
 
-int comm_net_running_size(void) {
-    int initialised = 0, finalized = 0, size = 0;
-    MPI_Initialized(&initialised);
-    MPI_Finalized(&finalized);
-    return initialised && !finalized && MPI_Comm_size(MPI_COMM_WORLD, &size) == MPI_SUCCESS ? size : 0;
-}
-
 static void start_mpi(void) {
     int provided;
-    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS) return;
+    if (mpi->Init_thread(NULL, NULL, mpi->abi.thread_multiple, &provided) != MPI_OK) return;
     initialised_by = getpid();
-    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-    MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN);
+    mpi->Comm_set_errhandler(mpi->abi.comm_world, mpi->abi.errors_return);
+    mpi->Comm_set_errhandler(mpi->abi.comm_self, mpi->abi.errors_return);
 }
 
 static Status initialise(int64_t deadline_ns, const CommHooks *hooks) {
-    int initialised = 0, finalized = 0, provided = MPI_THREAD_SINGLE;
-    TRY_MPI(MPI_Initialized(&initialised));
-    TRY_MPI(MPI_Finalized(&finalized));
+    int initialised = 0, finalized = 0, provided = 0;
+    const CommMpi *open = NULL;
+    TRY(comm_mpi_open(&open));
+    pthread_mutex_lock(&lock);
+    mpi = open;
+    pthread_mutex_unlock(&lock);
+    TRY_MPI(Initialized, &initialised);
+    TRY_MPI(Finalized, &finalized);
     if (finalized) FAIL(STATUS_TRANSPORT, "MPI has been finalised: no communicator can be made any more");
     if (!initialised) TRY(comm_start_once(start_mpi, "MPI_Init", deadline_ns, hooks));
-    TRY_MPI(MPI_Query_thread(&provided));
-    if (provided < MPI_THREAD_SERIALIZED) {
+    TRY_MPI(Query_thread, &provided);
+    if (provided < mpi->abi.thread_serialized) {
         FAIL(STATUS_TRANSPORT,
              "MPI was initialised without thread support (level %d): ask for MPI_THREAD_MULTIPLE, or "
              "let cgxffcv initialise it",
@@ -471,11 +488,11 @@ static Status initialise(int64_t deadline_ns, const CommHooks *hooks) {
 }
 
 /* Polls one request, letting signals through. */
-static Status complete(MPI_Request *request, int64_t deadline_ns, const CommHooks *hooks, const char *what) {
+static Status complete(MpiHandle *request, int64_t deadline_ns, const CommHooks *hooks, const char *what) {
     int finished = 0;
     for (int turn = 1;; turn++) {
         pthread_mutex_lock(&lock);
-        int error = MPI_Test(request, &finished, MPI_STATUS_IGNORE);
+        int error = mpi_test(request, &finished);
         pthread_mutex_unlock(&lock);
         TRY(check_mpi(error, what));
         if (finished) return STATUS_OK;
@@ -494,15 +511,14 @@ static Status complete(MPI_Request *request, int64_t deadline_ns, const CommHook
 Status comm_net_create_world(int64_t deadline_ns, const CommHooks *hooks, CommNet **out, int *rank, int *size) {
     Status status = STATUS_OK;
     CommNet *net = NULL;
-    MPI_Request request;
+    MpiHandle request = 0;
     TRY(initialise(deadline_ns, hooks));
     TRY(memory_calloc(1, sizeof *net, &net));
     net->world = net;
-    net->mpi = MPI_COMM_NULL;
-    TRY_MPI_GOTO(MPI_Comm_rank(MPI_COMM_WORLD, &net->rank));
-    TRY_MPI_GOTO(MPI_Comm_size(MPI_COMM_WORLD, &net->size));
+    TRY_MPI_GOTO(Comm_rank, mpi->abi.comm_world, &net->rank);
+    TRY_MPI_GOTO(Comm_size, mpi->abi.comm_world, &net->size);
     pthread_mutex_lock(&lock);
-    int error = MPI_Comm_idup(MPI_COMM_WORLD, &net->mpi, &request);
+    int error = mpi->Comm_idup(mpi->abi.comm_world, &net->mpi, &request);
     pthread_mutex_unlock(&lock);
     TRY_GOTO(check_mpi(error, "MPI_Comm_idup"));
     status = complete(&request, deadline_ns, hooks, "the new world communicator");
@@ -510,7 +526,7 @@ Status comm_net_create_world(int64_t deadline_ns, const CommHooks *hooks, CommNe
         net = NULL; /* MPI still writes into it */
         goto done;
     }
-    TRY_MPI_GOTO(MPI_Comm_set_errhandler(net->mpi, MPI_ERRORS_RETURN));
+    TRY_MPI_GOTO(Comm_set_errhandler, net->mpi, mpi->abi.errors_return);
     *rank = net->rank;
     *size = net->size;
     *out = net;
@@ -527,14 +543,14 @@ done:
 Status comm_net_gather(CommNet *world, const void *mine, size_t bytes, void *all, int64_t deadline_ns,
                        const CommHooks *hooks) {
     Status status = STATUS_OK;
-    MPI_Request request;
+    MpiHandle request = 0;
     unsigned char *blocks = NULL; /* owned: rank r's block at r, mine once more at the end */
     size_t n = (size_t)world->size;
     TRY(memory_alloc(n + 1, bytes, &blocks));
     memcpy(blocks + n * bytes, mine, bytes);
     pthread_mutex_lock(&lock);
-    int error =
-        MPI_Iallgather(blocks + n * bytes, (int)bytes, MPI_BYTE, blocks, (int)bytes, MPI_BYTE, world->mpi, &request);
+    int error = mpi->Iallgather(blocks + n * bytes, (int)bytes, mpi->abi.byte, blocks, (int)bytes, mpi->abi.byte,
+                                world->mpi, &request);
     pthread_mutex_unlock(&lock);
     TRY_GOTO(check_mpi(error, "MPI_Iallgather"));
     status = complete(&request, deadline_ns, hooks, "the new world communicator");
@@ -552,19 +568,20 @@ Status comm_net_world_allreduce(CommNet *world, float *data, int64_t elems) {
     const int64_t most = INT64_C(1) << 30;
     for (int64_t at = 0; at < elems; at += most) {
         int count = (int)(elems - at < most ? elems - at : most);
-        TRY_MPI(MPI_Allreduce(MPI_IN_PLACE, data + at, count, MPI_FLOAT, MPI_SUM, world->mpi));
+        TRY_MPI(Allreduce, (const void *)mpi->abi.in_place, data + at, count, mpi->abi.float32, mpi->abi.sum,
+                world->mpi);
     }
     return STATUS_OK;
 }
 
 /* Whether every rank has come to the end of its program; after a failure some may never. */
 static bool meet_at_end(bool after_failure) {
-    MPI_Request request;
+    MpiHandle request = 0;
     int64_t deadline_ns = clock_deadline_ns(after_failure ? MEET_S : 1e9);
     int finished = 0;
-    if (MPI_Ibarrier(MPI_COMM_WORLD, &request) != MPI_SUCCESS) return false;
+    if (mpi->Ibarrier(mpi->abi.comm_world, &request) != MPI_OK) return false;
     while (!clock_expired(deadline_ns)) {
-        if (MPI_Test(&request, &finished, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
+        if (mpi_test(&request, &finished) != MPI_OK) return false;
         if (finished) return true;
         usleep(500);
     }
@@ -573,5 +590,5 @@ static bool meet_at_end(bool after_failure) {
 
 void comm_net_finalize(bool after_failure) {
     if (initialised_by != getpid() || mpi_is_over()) return;
-    if (meet_at_end(after_failure)) MPI_Finalize();
+    if (meet_at_end(after_failure)) mpi->Finalize();
 }

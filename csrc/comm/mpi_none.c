@@ -4,8 +4,14 @@
 int comm_net_running_size(void) { return 0; }
 
 static Status not_built(void) {
-    FAIL(STATUS_NOT_BUILT, "mpirun started several ranks, but this build of cgxffcv has no MPI: apt install "
-                           "libopenmpi-dev openmpi-bin, then build again with CGXFFCV_MPI=1");
+    FAIL(STATUS_NOT_BUILT, "several ranks need MPI, but this build of cgxffcv has none: build again with "
+                           "CGXFFCV_MPI=1");
+}
+
+Status comm_mpi_name(bool open, CommMpiName *out) {
+    if (open) return not_built();
+    *out = (CommMpiName){0};
+    return STATUS_OK;
 }
 
 Status comm_net_create_world(int64_t deadline_ns, const CommHooks *hooks, CommNet **out, int *rank, int *size) {

@@ -2,7 +2,6 @@
  * and polled, so that each wait has the communicator's deadline and hears of abort, lost ranks and signals. */
 #include "comm/internal.h"
 
-#include <dlfcn.h>
 #include <nccl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/library.h"
 #include "base/memory.h"
 
 #define SWITCH_VARIABLE "CGXFFCV_COMM_NCCL"
@@ -67,10 +67,9 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 /* ---- the library ---- */
 
 static bool find(const char *name, void *out) {
-    void *symbol = dlsym(nccl.library, name);
-    memcpy(out, &symbol, sizeof symbol);
-    if (symbol == NULL) snprintf(load_why, sizeof load_why, "the NCCL library has no %s", name);
-    return symbol != NULL;
+    if (library_function(nccl.library, name, out)) return true;
+    snprintf(load_why, sizeof load_why, "the NCCL library has no %s", name);
+    return false;
 }
 
 static bool find_all(void) {
@@ -83,14 +82,18 @@ static bool find_all(void) {
 }
 
 static void nccl_load(void) {
-    const char *wish = getenv(LIBRARY_VARIABLE);
-    const char *name = wish != NULL && *wish != '\0' ? wish : "libnccl.so.2";
+    static const LibraryWish wish = {.variable = LIBRARY_VARIABLE,
+                                     .package = "nvidia/nccl/lib/libnccl.so.2",
+                                     .name = "libnccl.so.2",
+                                     .remedy = "apt install libnccl2, or pip install 'cgxffcv[cuda13]'"};
+    char why[LIBRARY_WHY_BYTES], path[LIBRARY_PATH_BYTES];
     int version = 0;
-    nccl.library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    nccl.library = library_open(&wish, why);
+    if (nccl.library != NULL) library_path(nccl.library, path);
     if (nccl.library == NULL) {
-        snprintf(load_why, sizeof load_why, "%s cannot be loaded (apt install libnccl2)", name);
+        snprintf(load_why, sizeof load_why, "%.*s", (int)sizeof load_why - 1, why);
     } else if (find_all() && nccl.get_version(&version) != ncclSuccess) {
-        snprintf(load_why, sizeof load_why, "%s does not tell its version", name);
+        snprintf(load_why, sizeof load_why, "%.150s does not tell its version", path);
     } else if (version > 0 && version < OLDEST_VERSION) {
         snprintf(load_why, sizeof load_why, "NCCL is too old (%d); 2.14 or newer is needed", version);
     } else {

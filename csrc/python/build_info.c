@@ -1,9 +1,12 @@
-/* What this build holds and what this processor can do. */
-#include "python/module.h"
+/* What this build holds and what this processor can do; which libraries it has opened, and where it looks for them. */
+#include "python/arguments.h"
 
 #include "base/cpu.h"
+#include "base/library.h"
 #include "comm/comm.h"
 #include "device/device.h"
+
+#define FOLDERS_MAX 256
 
 static PyObject *build_info(PyObject *module, PyObject *unused) {
     (void)module;
@@ -26,13 +29,52 @@ static PyObject *nccl_version(PyObject *module, PyObject *unused) {
     return PyLong_FromLong(version);
 }
 
+static PyObject *mpi_library(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"open", NULL};
+    int open = 0;
+    CommMpiName name;
+    Status status;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|p:mpi_library", names, &open)) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    status = comm_mpi_name(open, &name);
+    Py_END_ALLOW_THREADS;
+    if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
+    if (name.family == NULL) Py_RETURN_NONE;
+    return Py_BuildValue("{ss sO& ss}", "family", name.family, "path", PyUnicode_DecodeFSDefault, name.path, "version",
+                         name.version);
+}
+
+/* Libraries are looked for where Python looks for packages at the time of the import. A name that is no text holds no
+ * wheels. */
+static int take_folders(void) {
+    PyObject *path = PySys_GetObject("path"); /* borrowed */
+    const char *folders[FOLDERS_MAX];
+    int count = 0;
+    PyObject *entries = path == NULL ? NULL : py_arguments_tuple(path, "entries of sys.path", 0, FOLDERS_MAX);
+    for (Py_ssize_t i = 0; entries != NULL && i < PyTuple_GET_SIZE(entries); i++) {
+        PyObject *entry = PyTuple_GET_ITEM(entries, i);
+        const char *folder = PyUnicode_Check(entry) ? PyUnicode_AsUTF8(entry) : NULL;
+        if (folder != NULL && folder[0] == '/') folders[count++] = folder;
+    }
+    PyErr_Clear();
+    Status status = library_set_folders(folders, count);
+    Py_XDECREF(entries);
+    if (status == STATUS_OK) return 0;
+    PyErr_NoMemory();
+    return -1;
+}
+
 static PyMethodDef functions[] = {
     {"build_info", build_info, METH_NOARGS,
      "build_info()\n--\n\nThe optional parts of this build, the compiler, and the processor's features, as a dict."},
     {"nccl_version", nccl_version, METH_NOARGS,
      "nccl_version()\n--\n\nThe version of the NCCL library that sums between GPUs would go through: 22809 is 2.28.9; "
      "0 without one."},
+    {"mpi_library", (PyCFunction)(void (*)(void))mpi_library, METH_VARARGS | METH_KEYWORDS,
+     "mpi_library(open=False)\n--\n\nThe MPI library that this process has opened, as a dict of family ('Open MPI'), "
+     "path and version; None if it has\nopened none, as before ranks meet. With open=True it opens the one that ranks "
+     "started from here would use;\nNotBuiltError if there is none, CommError if it is of no use."},
     {NULL, NULL, 0, NULL},
 };
 
-int py_build_info_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }
+int py_build_info_add(PyObject *module) { return take_folders() < 0 ? -1 : PyModule_AddFunctions(module, functions); }

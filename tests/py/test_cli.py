@@ -282,7 +282,8 @@ def made_up(**changes):
                  "info": {"onednn": True, "mpi": True, "jpeg": True, "cuda": False, "compiler": "1"}},
         "gpu": {"driver": None, "devices": []},
         "cuda": {},
-        "mpi": {"mpirun": "/usr/bin/mpirun", "mpicc": "/usr/bin/mpicc", "open_mpi": "4.1.4", "cuda_aware": False},
+        "mpi": {"mpirun": "/usr/bin/mpirun", "open_mpi": "4.1.4", "cuda_aware": False, "why_no_library": None,
+                "library": {"family": "Open MPI", "path": "libmpi.so", "version": "Open MPI v4.1.4"}},
         "found": {"onednn": "3", "mpi": "Open MPI 4.1.4", "jpeg": "so", "cuda": None, "nccl": None},
         "gcc": "12.2.0",
     }  # fmt: skip
@@ -299,12 +300,12 @@ def test_doctor_names_one_command(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
     info = {"onednn": True, "mpi": False, "jpeg": False, "cuda": False}
-    report = made_up(core={"info": info}, found={"mpi": None, "jpeg": None}, mpi={"mpirun": None, "mpicc": None})
+    report = made_up(core={"info": info}, found={"mpi": None, "jpeg": None})
     checkout = doctor.checkout
     monkeypatch.setattr(doctor, "checkout", lambda: None)
     missing, remedy = doctor.diagnose(report)
     assert [line.split()[0] for line in missing] == ["mpi", "jpeg"] and "\n" not in remedy
-    assert remedy.startswith("sudo apt-get install -y libopenmpi-dev openmpi-bin libjpeg-dev && ")
+    assert remedy.startswith("sudo apt-get install -y libjpeg-dev && ")
     pip = f"{sys.executable} -m pip install --force-reinstall --no-deps --no-cache-dir"
     monkeypatch.setattr(doctor, "_origin", dict)
     assert doctor.diagnose(report)[1].endswith(f" && {pip} SOURCE")
@@ -345,7 +346,6 @@ def test_doctor_builds_again_from_where_it_came(monkeypatch, tmp_path, origin, s
 @pytest.mark.parametrize(
     "error, remedy",
     [
-        ("libmpi.so.40: cannot open shared object file: No such file or directory", "apt-get install -y openmpi-bin"),
         ("libjpeg.so.62: cannot open shared object file", "apt-get install -y libjpeg-dev"),
         ("libstdc++.so.6: version `GLIBCXX_3.4.32' not found", "apt-get install -y libstdc++6"),
         ("libdnnl.so.3: cannot open shared object file", "-m pip install --force-reinstall onednn-cpu-gomp"),
@@ -366,6 +366,9 @@ def test_a_library_that_is_gone_comes_back_without_a_build(monkeypatch, tmp_path
 def test_what_is_only_not_installed_needs_no_build():
     missing, remedy = doctor.diagnose(made_up(mpi={"mpirun": None}))
     assert missing == ["mpirun, which starts several ranks: not installed"]
+    assert remedy.endswith("apt-get install -y openmpi-bin")
+    missing, remedy = doctor.diagnose(made_up(mpi={"mpirun": None, "library": None, "why_no_library": "none is here"}))
+    assert missing == ["the library of MPI (several ranks under mpirun): none is here"]
     assert remedy.endswith("apt-get install -y openmpi-bin")
 
 

@@ -47,8 +47,6 @@ FOREIGN = {
     },
     "srun's first": {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"},
     "srun of another age": {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
-    "srun with PMI-2": {"PMI_RANK": "1", "PMI_SIZE": "2", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"},
-    "Hydra": {"PMI_RANK": "1", "PMI_SIZE": "2", "PMI_FD": "7", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"},
     "MVAPICH": {"MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2"},
     "MVAPICH 3": {"MVP_COMM_WORLD_RANK": "1", "MVP_COMM_WORLD_SIZE": "2"},
     "jsrun": {"JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_SIZE": "2"},
@@ -108,6 +106,16 @@ def test_srun_with_pmix_is_joined(monkeypatch):
     put(monkeypatch, **FOREIGN["srun"], PMIX_RANK="1", PMIX_NAMESPACE="slurm.pmix.7.0")
     here = place.find()
     assert here.joins and (here.rank, here.size, here.local_rank) == (1, 2, 1)
+
+
+HYDRA = {"PMI_RANK": "1", "PMI_SIZE": "2", "PMI_FD": "7", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
+
+
+@pytest.mark.parametrize("more", [{}, FOREIGN["srun"]], ids=["Hydra", "srun with PMI-2"])
+def test_the_launcher_of_mpich_is_joined(monkeypatch, more):
+    put(monkeypatch, **HYDRA, **more)
+    here = place.find()
+    assert here.joins and (here.rank, here.size, here.local_rank, here.local_size) == (1, 2, 1, 2)
 
 
 def test_only_pmix(monkeypatch):

@@ -20,7 +20,7 @@ INCLUDE = [f"-I{CSRC}", f"-I{ROOT / 'tests/support'}"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 ISA_FLAGS = {"_avx2": AVX2, "_avx512": AVX512, "_avx512bf16": [*AVX512, "-mavx512bf16"]}
-LIBRARY = re.compile(r"^#include <(mpi|nccl|jpeglib|cuda|cudnn|cublas|oneapi/)", re.M)
+LIBRARY = re.compile(r"^#include <(nccl|jpeglib|cuda|cudnn|cublas|oneapi/)", re.M)
 
 
 def sources(*rooms, others=()):
@@ -29,7 +29,11 @@ def sources(*rooms, others=()):
              if "cuda" not in path.relative_to(CSRC / room).parts and not LIBRARY.search(path.read_text())]  # fmt: skip
     other = [CSRC / name for name in others]
     twins = {path.with_name(f"{path.stem}_none.c") for path in other}
-    return [path for path in found if path not in twins] + other
+    return [path for path in found if path not in twins and not _has_twin(path)] + other
+
+
+def _has_twin(path):
+    return path.with_name(f"{path.stem}_none.c").exists()
 
 
 def sources_of(program):

@@ -1,0 +1,115 @@
+"""Which MPI library is opened, when, and what is said of one that is of no use."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import _cgxffcv
+import pytest
+from ranks import environment, mpirun, needs_mpirun
+
+HERE = Path(__file__).resolve().parent
+LOADED = "import sys; text = open('/proc/self/maps').read(); sys.exit('libmpi' in text or 'libopen-pal' in text)"
+OPEN = "import _cgxffcv; print(_cgxffcv.mpi_library(open=True))"
+HYDRA = {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
+
+pytestmark = pytest.mark.skipif(not _cgxffcv.build_info()["mpi"], reason="this build has no MPI")
+
+
+def python(code, **variables):
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, env=environment(**variables), capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+def stand_in(folder, name, *flags):
+    target = folder / name
+    command = ["gcc", "-shared", "-fPIC", *flags, str(HERE / "other_mpi.c"), "-o", str(target)]
+    subprocess.run(command, check=True)
+    return target
+
+
+@pytest.mark.parametrize(
+    "code", ["import _cgxffcv", "from cgxffcv import comm; comm.world().allreduce(__import__('numpy').ones(3, 'f4'))"]
+)
+def test_nothing_of_mpi_is_loaded_before_ranks_meet(code):
+    done = python(f"{code}\nimport _cgxffcv\nassert _cgxffcv.mpi_library() is None\n{LOADED}")
+    assert done.returncode == 0, done.stderr
+
+
+@needs_mpirun
+def test_the_launchers_is_opened(tmp_path):
+    """Also where the process is not the launcher's own child."""
+    code = "from cgxffcv import comm; import _cgxffcv; world = comm.world(); print(_cgxffcv.mpi_library())"
+    command = [*mpirun(2, recover=False), "sh", "-c", f'"{sys.executable}" -c "{code}" && true']
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    told = [eval(line) for line in done.stdout.splitlines()]
+    assert len(told) == 2 and told[0] == told[1]
+    says = subprocess.run(["mpirun", "--version"], capture_output=True, text=True, check=True).stdout
+    assert told[0]["version"].removeprefix("Open MPI v") in says
+    assert Path(told[0]["path"]).is_file() and told[0]["family"] in ("Open MPI", "MPICH", "MPI 5.0")
+
+
+def test_one_beside_mpirun_on_path(tmp_path):
+    """A prefix as a wheel or a module system makes it, found from the mpirun that PATH has first."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "lib").mkdir()
+    run = tmp_path / "bin" / "mpirun"
+    run.write_text("#!/bin/sh\n")
+    run.chmod(0o755)
+    library = stand_in(tmp_path / "lib", "libmpi.so.12")
+    done = python(OPEN, PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", **HYDRA)
+    assert str({"family": "MPICH", "path": str(library)})[:-1] in done.stdout, done.stderr
+    assert "'MPICH Version:      9.9'" in done.stdout
+
+
+def test_one_in_the_prefix_of_pythons_packages(tmp_path):
+    packages = tmp_path / "lib" / "python3" / "site-packages"
+    packages.mkdir(parents=True)
+    library = stand_in(tmp_path / "lib", "libmpi.so.12")
+    code = f"import sys; sys.path.append({str(packages)!r}); {OPEN}"
+    done = python(code, PATH="/nowhere", **HYDRA)
+    assert os.path.realpath(eval(done.stdout)["path"]) == str(library), done.stderr
+
+
+def test_one_of_another_launcher_is_refused_and_named(tmp_path):
+    """The stand-in knows one rank, and ends the process if it sees a handle that MPICH does not have."""
+    library = stand_in(tmp_path, "libmpi.so.12")
+    code = "from cgxffcv import comm; comm.world(timeout=20)"
+    done = python(code, CGXFFCV_MPI_LIBRARY=str(library), **HYDRA)
+    assert f"started 2 ranks, but MPI knows 1 (this is rank 0): the launcher and the MPI library, {library} (MPICH" in (
+        done.stderr
+    )
+    assert "cgxffcv launch -np 2" in done.stderr and "CGXFFCV_MPI_LIBRARY" in done.stderr
+    assert "other_mpi: finalised" in done.stderr and done.returncode == 1
+
+
+def test_what_is_no_mpi_is_refused(tmp_path):
+    (tmp_path / "empty.c").write_text("int nothing;\n")
+    subprocess.run(["gcc", "-shared", str(tmp_path / "empty.c"), "-o", str(tmp_path / "libmpi.so.40")], check=True)
+    done = python(OPEN, CGXFFCV_MPI_LIBRARY=str(tmp_path / "libmpi.so.40"))
+    assert "CommError" in done.stderr and f"{tmp_path}/libmpi.so.40 has no MPI_Initialized" in done.stderr
+    assert "openmpi-bin" in done.stderr
+
+
+def test_an_unknown_family_is_refused(tmp_path):
+    library = stand_in(tmp_path, "libmpi.so.1", "-DUNKNOWN")
+    done = python(OPEN, CGXFFCV_MPI_LIBRARY=str(library))
+    assert f"CommError: {library} calls itself A library of 1994: it is neither Open MPI nor MPICH" in done.stderr
+
+
+def test_one_that_is_not_there_is_named(tmp_path):
+    done = python(OPEN, CGXFFCV_MPI_LIBRARY="/nowhere/libmpi.so.40")
+    assert "NotBuiltError: CGXFFCV_MPI_LIBRARY=/nowhere/libmpi.so.40 cannot be opened" in done.stderr
+
+
+def test_two_in_one_process_are_refused(tmp_path):
+    first, second = stand_in(tmp_path, "libmpi.so.12", "-Wl,-soname,libmpi.so.12"), stand_in(tmp_path, "libother.so")
+    code = f"import ctypes; ctypes.CDLL({str(first)!r}); {OPEN}"
+    done = python(code, CGXFFCV_MPI_LIBRARY=str(second))
+    assert f"CommError: CGXFFCV_MPI_LIBRARY={second}, but this process has opened {first} already" in done.stderr
+    done = python(code, PATH="/nowhere")  # what is there is taken
+    assert eval(done.stdout)["path"] == str(first), done.stderr
