@@ -1,0 +1,51 @@
+"""What an import brings with it: little Python, and no library that can wait until it is needed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+# The kept ones are told by name, so that a new one is noticed.
+LATER = {
+    "matplotlib", "PIL", "torch", "jax", "cupy", "tqdm", "yaml", "safetensors",
+    "asyncio", "concurrent", "multiprocessing", "subprocess", "tempfile", "unittest", "logging", "email", "http",
+    "urllib.request", "argparse", "importlib.metadata", "cgxffcv.app", "cgxffcv.bench", "cgxffcv.cifar",
+}  # fmt: skip
+LIBRARIES = ("libmpi", "libopen-pal", "libnccl", "libcudnn", "libcublas", "libcuda.")
+
+TOLD = """
+import json, sys
+before = set(sys.modules)
+exec(sys.argv[1])
+maps = {line.split()[-1].rpartition("/")[2] for line in open("/proc/self/maps") if "/" in line}
+print(json.dumps([sorted(set(sys.modules) - before), sorted(maps)]))
+"""
+
+
+def told(code):
+    done = subprocess.run([sys.executable, "-c", TOLD, code], capture_output=True, text=True, timeout=100, check=True)
+    modules, maps = json.loads(done.stdout)
+    return set(modules), maps
+
+
+def test_the_package_alone_is_itself_and_future():
+    modules, maps = told("import cgxffcv; cgxffcv.__version__; dir(cgxffcv)")
+    assert modules <= {"cgxffcv", "__future__"}
+    assert not [name for name in maps if name.startswith(("libdnnl", "libjpeg", "_cgxffcv", *LIBRARIES))]
+
+
+@pytest.mark.parametrize(
+    "code, more",
+    [
+        ("from cgxffcv.loader import Loader, OrderOption", {"cgxffcv.comm", "cgxffcv.nn", "cgxffcv.train"}),
+        ("from cgxffcv import comm", {"cgxffcv.loader", "cgxffcv.nn", "cgxffcv.train", "cgxffcv.fields"}),
+        ("import cgxffcv.nn", {"cgxffcv.comm", "cgxffcv.loader", "cgxffcv.train"}),
+        ("import cgxffcv.train", {"cgxffcv.comm"}),
+        ("import _cgxffcv; _cgxffcv.build_info()", {"cgxffcv"}),
+    ],
+)
+def test_a_part_brings_no_other_part(code, more):
+    modules, maps = told(code)
+    assert not {name for name in modules for later in LATER | more if name == later or name.startswith(f"{later}.")}
+    assert not [name for name in maps if name.startswith(LIBRARIES)]
