@@ -75,7 +75,11 @@ def test_the_notebook(tmp_path):
     run(str(script), cwd=tmp_path)
 
 
-ELSEWHERE = {"vanilla_pytorch.py": "py/test_bench_table.py", "torch_ddp_hook.py": "torch/test_example.py"}
+ELSEWHERE = {
+    "vanilla_pytorch.py": "py/test_bench_table.py",
+    "torch_ddp_hook.py": "torch/test_example.py",
+    "imagenet_torch.py": "torch/test_imagenet.py",
+}
 
 
 def test_all_examples_are_tested():
