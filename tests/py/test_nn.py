@@ -51,6 +51,7 @@ def test_reference_by_finite_differences(name):
         assert slope == pytest.approx((gradients[layer.name] * direction).sum(), rel=2e-4, abs=1e-7), layer.name
 
 
+@pytest.mark.needs_bfloat16
 @pytest.mark.parametrize(("convolution", "least"), [("direct", 0.95), ("winograd2", 0.95), ("winograd4", 0.9)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bfloat16_step_stays_near_the_reference(name, convolution, least):

@@ -637,6 +637,7 @@ def test_averaging_is_followed_step_by_step(files):
             np.testing.assert_array_equal(after[name], after[f"slow.{name}"])
 
 
+@pytest.mark.needs_bfloat16
 def test_bfloat16_learns_too(files):
     with trainer_of(files, "muon", precision="bfloat16") as trainer:
         assert trainer.precision == "bfloat16"

@@ -40,13 +40,13 @@ INLINE void stem_tile(const StemShape *shape, const float *input, const float *w
 /* All channels of the outputs from `x` on: pixel by pixel, since a store may run over into the next pixel. */
 INLINE void stem_tiles(const StemShape *shape, const float *input, const float *weights, const float *bias, int pixels,
                        float *row) {
-    int c = 0, rounded = stem_rounded(shape);
-    for (; c + 2 * LANES <= rounded; c += 2 * LANES) {
-        if (c >= shape->out_channels) return;
-        stem_tile(shape, input, weights + c, bias == NULL ? NULL : bias + c, pixels, 2, row + c);
-    }
-    if (c < shape->out_channels) {
-        stem_tile(shape, input, weights + c, bias == NULL ? NULL : bias + c, pixels, 1, row + c);
+    for (int c = 0; c < shape->out_channels; c += 2 * LANES) {
+        const float *start = bias == NULL ? NULL : bias + c;
+        if (shape->out_channels - c > LANES) {
+            stem_tile(shape, input, weights + c, start, pixels, 2, row + c);
+        } else {
+            stem_tile(shape, input, weights + c, start, pixels, 1, row + c);
+        }
     }
 }
 
@@ -54,7 +54,7 @@ INLINE void stem_tiles(const StemShape *shape, const float *input, const float *
 static inline void stem_row(const StemShape *shape, const float *input, const float *weights, const float *bias,
                             float *row) {
     int step = shape->stride * shape->input.channels, width = shape->out_width;
-    bool tiles = stem_rounded(shape) <= 2 * LANES || shape->out_channels % LANES == 0;
+    bool tiles = shape->out_channels <= 2 * LANES || shape->out_channels % LANES == 0;
     int x = 0;
     while (x < width) {
         if (tiles && width >= STEM_TILE) {
