@@ -43,10 +43,10 @@ TESTS = {
     "loader": [f"{UNITS} -k loader", "tests/py -k 'loader or selection'"],
     "comm": [f"{UNITS} -k comm", "tests/mpi/test_comm.py"],
     "quant": [f"{UNITS} -k quantize", "tests/py/test_quantize.py"],
-    "allreduce": [f"{UNITS} -k allreduce", "tests/py/test_allreduce.py"],
+    "allreduce": [f"{UNITS} -k allreduce", "tests/py -k allreduce"],
     "nn": ["tests/py -k 'test_nn'"],
     "optim": ["tests/py -k 'optim or muon'"],
-    "train": [f"{UNITS} -k 'trainer or feed'", "tests/py -k 'train'"],
+    "train": [f"{UNITS} -k 'trainer or feed'", "tests/py -k 'train or resuming'"],
     "python": ["tests/py -k 'beton or loader or nn or optim or quantize or trainer or stub'"],
     "cgxffcv": ["tests/py"],
 }

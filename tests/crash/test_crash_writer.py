@@ -52,8 +52,14 @@ while True:
 
 
 def start(*arguments):
-    process = subprocess.Popen([sys.executable, "-c", WRITER, *map(str, arguments)], stdout=subprocess.PIPE, text=True,
-                               stderr=subprocess.PIPE, env=environ(), start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        stderr=subprocess.PIPE,
+        env=environ(),
+        start_new_session=True,
+    )
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -296,8 +302,9 @@ def small_disk(tmp_path):
         pytest.skip("mounting a small tmpfs needs root")
     folder = tmp_path / "disk"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)], capture_output=True,
-                          text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         pytest.skip(f"a small tmpfs cannot be mounted here: {done.stderr.strip()}")
     yield folder

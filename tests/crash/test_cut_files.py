@@ -63,8 +63,14 @@ print("done")
 
 @pytest.mark.parametrize("how", ["loader", "reader", "open", "verify"])
 def test_a_file_cut_while_it_is_read(tmp_path, how):
-    done = subprocess.run([sys.executable, "-c", READER, str(tmp_path), how, str(ROUNDS)], capture_output=True,
-                          text=True, timeout=120, check=False, env=environ())  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", READER, str(tmp_path), how, str(ROUNDS)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environ(),
+    )
     assert (done.returncode, done.stdout) == (0, "done\n"), (done.returncode, done.stderr[-2000:])
 
 
@@ -155,6 +161,12 @@ print("done")
 
 @pytest.mark.parametrize("cut", [0, 100, 4096, 3 * 4096 + 1])
 def test_a_file_cut_between_opening_and_asking(tmp_path, cut):
-    done = subprocess.run([sys.executable, "-c", ACCESSORS, str(tmp_path), str(cut)], capture_output=True, text=True,
-                          timeout=120, check=False, env=environ())  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", ACCESSORS, str(tmp_path), str(cut)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environ(),
+    )
     assert (done.returncode, done.stdout) == (0, "done\n"), (done.returncode, done.stdout, done.stderr[-2000:])

@@ -110,13 +110,21 @@ else:
     assert how in TOLD or how == "verify", "data of a file that has lost it"
     print("told")
 """
-USERS = ["len", "repr", "stats", "state", "close", "info_command", "verify_command", "iterate", "random", "quasi",
-         "uncached", "resident", "again", "get_batch", "filter", "reader", "setting", "verify", "merge"]  # fmt: skip
+USERS = (
+    "len repr stats state close info_command verify_command iterate random quasi uncached resident again get_batch "
+    "filter reader setting verify merge"
+).split()
 
 
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("cut", [0, 4096 + 1])
 def test_a_file_cut_after_it_was_opened(tmp_path, user, cut):
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path), str(cut), user], capture_output=True,
-                          text=True, timeout=120, check=False, env=environ())  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path), str(cut), user],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environ(),
+    )
     assert done.returncode == 0 and done.stdout in ("refused\n", "told\n"), (done.returncode, done.stdout, done.stderr)

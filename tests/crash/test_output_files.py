@@ -35,8 +35,9 @@ def write_beton(path, durable=True):
 def write_moved_beton(path):
     """More samples than were said: the data moves into a second file at the end."""
     rows = ((np.zeros(100, np.uint8), i) for i in range(3000))
-    DatasetWriter(path, {"b": BytesField(), "n": IntField()}, page_size=4096, num_workers=1,
-                  allow_small_pages=True).from_iterable(rows)  # fmt: skip
+    DatasetWriter(
+        path, {"b": BytesField(), "n": IntField()}, page_size=4096, num_workers=1, allow_small_pages=True
+    ).from_iterable(rows)
 
 
 def merge(path):
@@ -176,8 +177,9 @@ def test_a_process_that_goes_elsewhere(tmp_path, monkeypatch):
                 os.chdir("elsewhere")
             yield np.zeros(100, np.uint8), i
 
-    DatasetWriter("x.beton", {"b": BytesField(), "n": IntField()}, page_size=4096, num_workers=1,
-                  allow_small_pages=True).from_iterable(samples())  # fmt: skip
+    DatasetWriter(
+        "x.beton", {"b": BytesField(), "n": IntField()}, page_size=4096, num_workers=1, allow_small_pages=True
+    ).from_iterable(samples())
     assert listing(tmp_path) == ["elsewhere", "x.beton"]
 
 
@@ -257,8 +259,10 @@ def _save_often(save, path, number):
 def test_several_write_one_path(tmp_path, save, load, kind):
     """Each writes a file of its own; the last to end stays, whole."""
     path = tmp_path / "x"
-    pools = {"thread": ThreadPoolExecutor(4),
-             "process": ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("forkserver"))}  # fmt: skip
+    pools = {
+        "thread": ThreadPoolExecutor(4),
+        "process": ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("forkserver")),
+    }
     with pools[kind] as pool:
         for done in [pool.submit(_save_often, save, path, number) for number in range(4)]:
             done.result(timeout=100)

@@ -14,8 +14,15 @@ STAGED = "on the GPUs by kernels that write into page-locked host memory"
 
 
 def match(out, ranks, ways, gpus=4, **variables):
-    results = run(Launch("shm", ranks), out, "match", json.dumps(ways), script="worker_device.py",
-                  CGXFFCV_EMULATED_DEVICES=gpus, **variables)  # fmt: skip
+    results = run(
+        Launch("shm", ranks),
+        out,
+        "match",
+        json.dumps(ways),
+        script="worker_device.py",
+        CGXFFCV_EMULATED_DEVICES=gpus,
+        **variables,
+    )
     return results[0]
 
 

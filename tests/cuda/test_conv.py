@@ -155,8 +155,15 @@ def test_channels_as_rows_can_be_turned_off(monkeypatch):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_several_convolutions(precision):
     """Their filters lie behind one another in the flat buffers; the values change between two calls."""
-    nodes = [Conv("stem", 8, 3, 1, 1), Conv("a", 24), Norm("na"), Conv("b", 40, 2, 1, 0), Norm("nb"),
-             Conv("c", 8, 3, 2, 1), Norm("nc")]  # fmt: skip
+    nodes = [
+        Conv("stem", 8, 3, 1, 1),
+        Conv("a", 24),
+        Norm("na"),
+        Conv("b", 40, 2, 1, 0),
+        Norm("nb"),
+        Conv("c", 8, 3, 2, 1),
+        Norm("nc"),
+    ]
     network = make(nodes, precision, seed=3)
     plan = network.plan(5, (8, 9), keep_all=True)
     for seed in range(3):
@@ -188,8 +195,13 @@ def test_fixed_algorithms_give_the_same_bytes(precision):
 
 
 def test_frozen_blocks_keep_their_gradients():
-    nodes = [Conv("stem", 8, 3, 1, 1, block=0), Norm("n0", block=0), Conv("a", 16, block=1), Norm("n1", block=1),
-             Conv("b", 8, block=2)]  # fmt: skip
+    nodes = [
+        Conv("stem", 8, 3, 1, 1, block=0),
+        Norm("n0", block=0),
+        Conv("a", 16, block=1),
+        Norm("n1", block=1),
+        Conv("b", 8, block=2),
+    ]
     network = make(nodes, "float32", seed=2)
     plan = network.plan(4, 6, keep_all=True)
     rng = np.random.default_rng(0)
@@ -236,9 +248,14 @@ def plans_of():
     def call(directory):
         env = environ(CGXFFCV_CACHE=directory)
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, env=env, check=False,
+            [sys.executable, "-c", SCRIPT],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=env,
+            check=False,
             cwd=Path(__file__).parent,
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
         return [line.split("|") for line in done.stdout.splitlines()]
 
@@ -272,8 +289,14 @@ def test_damaged_file_is_made_again(plans_of, tmp_path, damage):
     plans_of(tmp_path)
     path = the_file(tmp_path)
     good = path.read_bytes()
-    path.write_bytes({"cut": good[:-30], "bits": good.replace(b"engine", b"engime"), "empty": b"",
-                      "foreign": b"\x7fELF" + bytes(5000)}[damage])  # fmt: skip
+    path.write_bytes(
+        {
+            "cut": good[:-30],
+            "bits": good.replace(b"engine", b"engime"),
+            "empty": b"",
+            "foreign": b"\x7fELF" + bytes(5000),
+        }[damage]
+    )
     assert any("fastest of" in line[2] for line in plans_of(tmp_path))
     assert path.read_bytes().count(b"engine") == good.count(b"engine")
     assert all(line[2].endswith("remembered") for line in plans_of(tmp_path))

@@ -93,8 +93,9 @@ def test_tests_give_the_same_logits(data, ranks):
     seen = []
     pipelines = {"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]}
     for rank in range(ranks):
-        with Loader(path, 3, pipelines=pipelines, num_workers=1, drop_last=False, rank=rank, world_size=ranks, seed=0,
-                    ids=True) as loader:  # fmt: skip
+        with Loader(
+            path, 3, pipelines=pipelines, num_workers=1, drop_last=False, rank=rank, world_size=ranks, seed=0, ids=True
+        ) as loader:
             ids = share_of(loader)
             assert ids.tolist() == np.concatenate([batch[-1] for batch in loader]).tolist()
             on_gpu = ResidentEvaluation(resident, loader)
@@ -270,10 +271,14 @@ for index in (0, 1):
 def test_page_locked_batches_leave_the_threads_gpu(data, tmp_path):
     path, _, _ = data
     done = subprocess.run(
-        [sys.executable, "-c", DEVICES, path], capture_output=True, text=True,
-        timeout=60, env=environ(CGXFFCV_EMULATED_DEVICES=2),
-        check=False, cwd=tmp_path,
-    )  # fmt: skip
+        [sys.executable, "-c", DEVICES, path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environ(CGXFFCV_EMULATED_DEVICES=2),
+        check=False,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -346,8 +351,12 @@ def test_a_set_that_does_not_fit_is_fed(tmp_path):
     script = tmp_path / "fallback.py"
     script.write_text(FALLBACK)
     done = subprocess.run(
-        [sys.executable, str(script), path], capture_output=True, text=True,
-        timeout=120, env=environ(CGXFFCV_EMULATED_MEMORY=12 << 20), check=False,
-    )  # fmt: skip
+        [sys.executable, str(script), path],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environ(CGXFFCV_EMULATED_MEMORY=12 << 20),
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("False ['the training set stays in host memory: ")

@@ -28,8 +28,13 @@ if not EMULATED:
 
 
 def nodes_of(channels, activation="gelu"):
-    return [Conv("stem", 24, 1, 1, 0), Norm("first", "none"), Conv("conv", channels, 3, 1, 1),
-            Norm("norm", activation, pool=2), Head()]  # fmt: skip
+    return [
+        Conv("stem", 24, 1, 1, 0),
+        Norm("first", "none"),
+        Conv("conv", channels, 3, 1, 1),
+        Norm("norm", activation, pool=2),
+        Head(),
+    ]
 
 
 class Run:
@@ -104,11 +109,17 @@ def test_against_float64(case, precision, monkeypatch):
     keep, unit = nodes[3].keep, UNIT[precision]
     pixels = terms["normal"][..., 0].size
     statistic = run.network._statistic("norm")
-    for offset, wanted in ((statistic.mean_offset, terms["mean"]),
-                           (statistic.variance_offset, terms["variance"] * pixels / max(pixels - 1, 1))):  # fmt: skip
+    for offset, wanted in (
+        (statistic.mean_offset, terms["mean"]),
+        (statistic.variance_offset, terms["variance"] * pixels / max(pixels - 1, 1)),
+    ):
         places = slice(offset, offset + statistic.channels)
-        np.testing.assert_allclose(run.running[places], run.before[places] * keep + (1 - keep) * wanted,
-                                   rtol=1e-6, atol=2e-2 * unit * np.abs(y).max())  # fmt: skip
+        np.testing.assert_allclose(
+            run.running[places],
+            run.before[places] * keep + (1 - keep) * wanted,
+            rtol=1e-6,
+            atol=2e-2 * unit * np.abs(y).max(),
+        )
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

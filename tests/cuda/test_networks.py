@@ -122,9 +122,14 @@ def test_to_look_at_a_gpu_is_not_to_use_it():
     """The second one is another process's: it is listed, and only its selection fails."""
     env = environ(CGXFFCV_EMULATED_DEVICES=2, CGXFFCV_EMULATED_FAULT="busy")
     done = subprocess.run(
-        [sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=60, env=env, check=False,
+        [sys.executable, "-c", BUSY],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=env,
+        check=False,
         cwd=Path(__file__).parent,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     count, (first, second), error = json.loads(done.stdout)
     assert count == 2 and "another process holds the GPU" in error

@@ -277,8 +277,9 @@ def test_evaluation(activation, pool, precision):
     x = plan.read(0).astype(np.float64)
     statistics = [network.running_mean("norm"), network.running_variance("norm")]
     gamma, beta = (network.parameter(f"norm.{name}").astype(np.float64) for name in ("scale", "bias"))
-    out, _ = norm_forward(nodes[1], x, gamma, beta, None, *(s.astype(np.float64) for s in statistics),
-                          store=STORE[precision])  # fmt: skip
+    out, _ = norm_forward(
+        nodes[1], x, gamma, beta, None, *(s.astype(np.float64) for s in statistics), store=STORE[precision]
+    )
     expected = out.max((1, 2))
     rounding = (2 if pool[1] == "after" else 1) * UNIT[precision]
     bound = rounding * np.abs(expected) + FUNCTION + 1e-6 * np.abs(out).max() + SMALLEST

@@ -21,9 +21,15 @@ pytestmark = pytest.mark.skipif(not DEVICES, reason=f"no GPU: {_cgxffcv.why_no_d
 needs_nccl = pytest.mark.skipif(not NCCL, reason="needs NCCL and two GPUs")
 
 SMALL = recipes.get("airbench94").replace(
-    name="small", widths=(8, 8, 8), head_scale=1 / 8, batch_size=16, epochs=2, whiten_images=50, lr=0.1,
+    name="small",
+    widths=(8, 8, 8),
+    head_scale=1 / 8,
+    batch_size=16,
+    epochs=2,
+    whiten_images=50,
+    lr=0.1,
     whiten_bias_epochs=1,
-)  # fmt: skip
+)
 PLAIN, NARROW = {"bits": 32}, {"bits": 4, "bucket_size": 64, "layer_min_size": 16}
 SHM2 = Launch("shm", 2)
 

@@ -89,9 +89,14 @@ def test_stem(stem, precision):
 
 @pytest.mark.parametrize(
     ("stem", "precision", "size"),
-    [("resnet9", "float32", (3, 301)), ("resnet9", "float16", (3, 301)), ("resnet9", "float16", (21, 60)),
-     ("trained", "float16", (150, 66)), ("whitening", "float16", (3, 601))],
-)  # fmt: skip
+    [
+        ("resnet9", "float32", (3, 301)),
+        ("resnet9", "float16", (3, 301)),
+        ("resnet9", "float16", (21, 60)),
+        ("trained", "float16", (150, 66)),
+        ("whitening", "float16", (3, 601)),
+    ],
+)
 def test_several_tiles(stem, precision, size):
     node = STEMS[stem]
     network = make(node, 3, precision)

@@ -210,12 +210,20 @@ def tried(compressed, plain):
         before = group.begun
         found = model.backward()
         after.append(group.begun - before)
-    exact = [np.mean([np.concatenate([drawn(r, model.step - 1)[n].ravel() for n in names]) for r in range(SIZE)], 0)
-             for names in found]  # fmt: skip
+    exact = [
+        np.mean([np.concatenate([drawn(r, model.step - 1)[n].ravel() for n in names]) for r in range(SIZE)], 0)
+        for names in found
+    ]
     error = max(np.abs(x - y).max() for x, y in zip(found.values(), exact, strict=True))
     state = model.state.state_dict()
-    return {"ways": ways, "after": after, "error": float(error), "text": model.state.explain(), "plain": state["plain"],
-            "sent": model.state.wire_bytes}  # fmt: skip
+    return {
+        "ways": ways,
+        "after": after,
+        "error": float(error),
+        "text": model.state.explain(),
+        "plain": state["plain"],
+        "sent": model.state.wire_bytes,
+    }
 
 
 def trial():

@@ -113,8 +113,30 @@ def mutate(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
     return bytes(out[:MOST_BYTES])
 
 
-NODES = [None, True, -1, 0, 1, 2**63, 10**400, 0.5, 1e999, "", "F32", "BF16", "\ud800", [], [0], [0, 24], {}, [2, 3],
-         {"dtype": "U8", "shape": [], "data_offsets": [0, 1]}, "[" * 2000, "1e999", "9" * 5000]  # fmt: skip
+NODES = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**63,
+    10**400,
+    0.5,
+    1e999,
+    "",
+    "F32",
+    "BF16",
+    "\ud800",
+    [],
+    [0],
+    [0, 24],
+    {},
+    [2, 3],
+    {"dtype": "U8", "shape": [], "data_offsets": [0, 1]},
+    "[" * 2000,
+    "1e999",
+    "9" * 5000,
+]
 
 
 def _mutate_node(rng: random.Random, node: object) -> object:

@@ -35,11 +35,15 @@ def write(path, fields, samples, **options):
 def reader(folder):
     image = {"image": RGBImageField(write_mode="jpg", jpeg_quality=50), "label": IntField()}
     mixed = {
-        "raw": RGBImageField(), "b": BytesField(), "j": JSONField(), "x": FloatField(),
+        "raw": RGBImageField(),
+        "b": BytesField(),
+        "j": JSONField(),
+        "x": FloatField(),
         "a": NDArrayField(np.dtype("<i4"), (2, 3)),
-    }  # fmt: skip
-    values = [(pixels(i, 8, 8), np.arange(i, dtype=np.uint8), {"n": i}, i / 2, np.full((2, 3), i, "<i4"))
-              for i in range(3)]  # fmt: skip
+    }
+    values = [
+        (pixels(i, 8, 8), np.arange(i, dtype=np.uint8), {"n": i}, i / 2, np.full((2, 3), i, "<i4")) for i in range(3)
+    ]
     for checksums in (False, True):
         name = "sums" if checksums else "plain"
         write(folder / f"image_{name}", image, [(pixels(i), i) for i in range(2)], page_size=256, checksums=checksums)
@@ -97,11 +101,18 @@ def writer(folder):
 def yaml(folder):
     (folder / "default").write_bytes((ROOT / "default_config.yaml").read_bytes()[:2000])
     texts = [
-        "training:\n  lr: 0.1\n  epochs: 3\n", "training.lr: 1e-3\n", '{"training": {"lr": 0.5}}',
-        "comm: {compression: none}\n", "training: &a {lr: 1}\nlog: *a\n", "training:\n  seed: 0x10\n", "- 1\n- 2\n",
-        "training:\n  seed: !!python/object:os.system x\n", "? [a]\n: b\n", "a: !!timestamp 2001-01-01\n",
+        "training:\n  lr: 0.1\n  epochs: 3\n",
+        "training.lr: 1e-3\n",
+        '{"training": {"lr": 0.5}}',
+        "comm: {compression: none}\n",
+        "training: &a {lr: 1}\nlog: *a\n",
+        "training:\n  seed: 0x10\n",
+        "- 1\n- 2\n",
+        "training:\n  seed: !!python/object:os.system x\n",
+        "? [a]\n: b\n",
+        "a: !!timestamp 2001-01-01\n",
         "%YAML 1.1\n---\n",
-    ]  # fmt: skip
+    ]
     for i, text in enumerate(texts):
         (folder / f"text{i}").write_text(text)
 

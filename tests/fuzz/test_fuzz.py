@@ -51,9 +51,16 @@ def beton(build):
     return build("beton")
 
 
-ALL_KINDS = [("image", "raw", None), ("int", "n", None), ("json", "doc", None), ("float", "x", None),
-             ("bytes", "sixteen letters!", None), ("array", "arr", ("<i4", (2, 3))),
-             ("tensor", "t", ("|u1", (1, 3, 1))), ("image", "jpg", None)]  # fmt: skip
+ALL_KINDS = [
+    ("image", "raw", None),
+    ("int", "n", None),
+    ("json", "doc", None),
+    ("float", "x", None),
+    ("bytes", "sixteen letters!", None),
+    ("array", "arr", ("<i4", (2, 3))),
+    ("tensor", "t", ("|u1", (1, 3, 1))),
+    ("image", "jpg", None),
+]
 
 
 def jpeg(seed):

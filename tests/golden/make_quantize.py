@@ -40,8 +40,15 @@ def main():
         wire = model.quantize(typed, spec, **random)
         again = {key: value for key, value in random.items() if key != "rank"}
         decoded = model.from_float32(model.dequantize32(wire, spec, x.size, **again), spec["dtype"])
-        out.append({"spec": spec, "random": random, "input": typed.tobytes().hex(), "wire": wire.hex(),
-                    "output": decoded.tobytes().hex()})  # fmt: skip
+        out.append(
+            {
+                "spec": spec,
+                "random": random,
+                "input": typed.tobytes().hex(),
+                "wire": wire.hex(),
+                "output": decoded.tobytes().hex(),
+            }
+        )
     lines = ",\n".join(json.dumps(case) for case in out)
     (HERE / "quantize.json").write_text(f"[\n{lines}\n]\n")
 

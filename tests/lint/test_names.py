@@ -296,10 +296,17 @@ def made_up(**changes):
 def test_names_are_read():
     names = names_of(MADE_UP["low/low.h"])
     assert names.declared == {
-        "LOW_MOST": "macro", "LowKind": "type", "LOW_ONE": "constant", "LOW_TWO": "constant", "LowThing": "type",
-        "LowHook": "type", "low_open": "function", "low_twice": "inline", "low_things": "variable",
+        "LOW_MOST": "macro",
+        "LowKind": "type",
+        "LOW_ONE": "constant",
+        "LOW_TWO": "constant",
+        "LowThing": "type",
+        "LowHook": "type",
+        "low_open": "function",
+        "low_twice": "inline",
+        "low_things": "variable",
         "low_last": "variable",
-    }  # fmt: skip
+    }
     assert names.defined == ["low_twice"] and names.alias == {"LOW_MOST": "3"}
 
 

@@ -12,9 +12,17 @@ def places(*launches):
 
 
 MATCHES = places(
-    Launch("mpi", 1), Launch("mpi", 2), Launch("mpi", 3), Launch("mpi", 5), Launch("mpi", 7), Launch("shm", 3),
-    Launch("mpi", 4, 2), Launch("mpi", 3, 3), Launch("mpi", 6, 2), Launch("shm", 6, 3),
-)  # fmt: skip
+    Launch("mpi", 1),
+    Launch("mpi", 2),
+    Launch("mpi", 3),
+    Launch("mpi", 5),
+    Launch("mpi", 7),
+    Launch("shm", 3),
+    Launch("mpi", 4, 2),
+    Launch("mpi", 3, 3),
+    Launch("mpi", 6, 2),
+    Launch("shm", 6, 3),
+)
 FAILS = places(Launch("shm", 2), Launch("mpi", 3), Launch("mpi", 4, 2))
 
 

@@ -23,9 +23,16 @@ from cgxffcv.writer import DatasetWriter
 
 LIMIT = 240
 TINY = [
-    "--training.recipe=airbench94", "--recipe.widths=16,16,16", "--batch-size", "200", "--epochs", "2",
-    "--recipe.whiten_images=500", "--val-batch-size", "100",
-]  # fmt: skip
+    "--training.recipe=airbench94",
+    "--recipe.widths=16,16,16",
+    "--batch-size",
+    "200",
+    "--epochs",
+    "2",
+    "--recipe.whiten_images=500",
+    "--val-batch-size",
+    "100",
+]
 
 pytestmark = [
     pytest.mark.skipif(not build_info()["onednn"], reason="this build has no oneDNN"),
@@ -57,9 +64,13 @@ def words(data, log, *options, ranks=0):
 
 def train(data, log, *options, ranks=0):
     return subprocess.run(
-        words(data, log, *options, ranks=ranks), capture_output=True, text=True, timeout=LIMIT, env=environ(),
+        words(data, log, *options, ranks=ranks),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env=environ(),
         check=False,
-    )  # fmt: skip
+    )
 
 
 def events(log, name):
@@ -135,9 +146,12 @@ def test_stopped_and_resumed_gives_the_same_bytes(data, tmp_path, number):
     assert whole.returncode == 0, whole.stderr
     log = tmp_path / "parts"
     process = subprocess.Popen(
-        words(data, log, *LONGER, *bits, ranks=ranks), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        words(data, log, *LONGER, *bits, ranks=ranks),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=environ(),
-    )  # fmt: skip
+    )
     wait_for_epoch(process, log)
     process.send_signal(number)
     process.communicate(timeout=LIMIT)
@@ -227,9 +241,12 @@ def test_files_that_do_not_fit(data, tmp_path):
 
 def test_the_second_run_in_a_folder_is_refused(data, tmp_path):
     first = subprocess.Popen(
-        words(data, tmp_path, *LONGER, "--epochs", "500"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        words(data, tmp_path, *LONGER, "--epochs", "500"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=environ(),
-    )  # fmt: skip
+    )
     try:
         wait_for_epoch(first, tmp_path)
         for again in ([], ["--resume"]):

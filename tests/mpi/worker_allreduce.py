@@ -31,13 +31,20 @@ def match():
     for dtype in ("float32", "bfloat16"):
         for algorithm in ALGORITHMS:
             for feedback in (False, True):
-                table = [(n, None if d < 2 or n < 1024 or algorithm == "exact" else complete(3, 512, dtype))
-                         for n, d in LAYERS]  # fmt: skip
+                table = [
+                    (n, None if d < 2 or n < 1024 or algorithm == "exact" else complete(3, 512, dtype))
+                    for n, d in LAYERS
+                ]
                 case = Case(table, dtype, "average", algorithm, world.nodes, feedback and algorithm != "exact")
                 plan = ar.AllreducePlan(
-                    world, [(n,) + (1,) * (d - 1) for n, d in LAYERS], bits=3, bucket_size=512, dtype=dtype,
-                    algorithm=algorithm, error_feedback=feedback,
-                )  # fmt: skip
+                    world,
+                    [(n,) + (1,) * (d - 1) for n, d in LAYERS],
+                    bits=3,
+                    bucket_size=512,
+                    dtype=dtype,
+                    algorithm=algorithm,
+                    error_feedback=feedback,
+                )
                 for seed in range(2):
                     buffers = inputs(world.size, dtype, seed)
                     expected = simulate(case, buffers)

@@ -61,12 +61,19 @@ def train(world):
         test = trainer.evaluate()
         trainer.save(OUT / "final.safetensors")
         return {
-            "hashes": [epoch.replica_hash for epoch in epochs], "images": [epoch.images for epoch in epochs],
-            "accuracy": test.accuracy, "tested": test.images, "correct": test.correct, "loss": test.loss,
-            "losses": [step.loss for step in steps], "wire": [step.wire_bytes for step in steps],
-            "skipped": [step.step for step in steps if step.skipped], "plain": trainer._core.wire(0)[1],
-            "explain": trainer.explain(), "resident": trainer.resident,
-        }  # fmt: skip
+            "hashes": [epoch.replica_hash for epoch in epochs],
+            "images": [epoch.images for epoch in epochs],
+            "accuracy": test.accuracy,
+            "tested": test.images,
+            "correct": test.correct,
+            "loss": test.loss,
+            "losses": [step.loss for step in steps],
+            "wire": [step.wire_bytes for step in steps],
+            "skipped": [step.step for step in steps if step.skipped],
+            "plain": trainer._core.wire(0)[1],
+            "explain": trainer.explain(),
+            "resident": trainer.resident,
+        }
 
 
 def resume(world):
@@ -103,9 +110,11 @@ def poison(world):
         trainer._steps.core = Poisoned()
         steps, epochs = finish(trainer)
         return {
-            "skipped": [step.step for step in steps if step.skipped], "hashes": [e.replica_hash for e in epochs],
-            "reported": [epoch.skipped for epoch in epochs], "accuracy": trainer.evaluate().accuracy,
-        }  # fmt: skip
+            "skipped": [step.step for step in steps if step.skipped],
+            "hashes": [e.replica_hash for e in epochs],
+            "reported": [epoch.skipped for epoch in epochs],
+            "accuracy": trainer.evaluate().accuracy,
+        }
 
 
 def leave(world, end=lambda: os._exit(3)):

@@ -30,9 +30,13 @@ def layer(x, i):
 
 @pytest.mark.parametrize(
     ("codec", "rounding", "widths"),
-    [("maxmin", "nearest", (2, 4, 8)), ("maxmin", "stochastic", (3, 5)), ("maxmin_spikes", "nearest", (2, 3)),
-     ("rotated", "nearest", (1, 2, 3, 4))],
-)  # fmt: skip
+    [
+        ("maxmin", "nearest", (2, 4, 8)),
+        ("maxmin", "stochastic", (3, 5)),
+        ("maxmin_spikes", "nearest", (2, 3)),
+        ("rotated", "nearest", (1, 2, 3, 4)),
+    ],
+)
 def test_losses_are_those_of_the_quantiser(codec, rounding, widths):
     """In float64, with the residual added, of each layer at each width; and the bytes on the wire."""
 
@@ -71,8 +75,10 @@ def test_choice_is_the_best_of_all():
             lost = np.sort(rng.exponential(size=(layers, count)), 1)[:, ::-1].copy()
             sizes = np.sort(rng.integers(1, 1000, (layers, count)), 1).astype(np.uint64)
             budget = float(lost.min(1).sum() + rng.uniform(0, 1) * (lost.max(1) - lost.min(1)).sum())
-            every = [(lost[range(layers), c].sum(), int(sizes[range(layers), c].sum()))
-                     for c in itertools.product(range(count), repeat=layers)]  # fmt: skip
+            every = [
+                (lost[range(layers), c].sum(), int(sizes[range(layers), c].sum()))
+                for c in itertools.product(range(count), repeat=layers)
+            ]
             chosen = list(_cgxffcv.allreduce_choose_widths(lost, sizes, budget))
             total, size = lost[range(layers), chosen].sum(), int(sizes[range(layers), chosen].sum())
             within = [s for e, s in every if e <= budget * (1 - layers * 2.0**-14)]

@@ -23,9 +23,12 @@ def path(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("arrays") / "a.beton")
     shape = (9, 8, 3)
     fields = {
-        "image": RGBImageField(), "array": NDArrayField("uint8", shape), "tensor": TorchTensorField("uint8", shape),
-        "grey": NDArrayField("uint8", shape[:2]), "real": NDArrayField("float32", shape),
-    }  # fmt: skip
+        "image": RGBImageField(),
+        "array": NDArrayField("uint8", shape),
+        "tensor": TorchTensorField("uint8", shape),
+        "grey": NDArrayField("uint8", shape[:2]),
+        "real": NDArrayField("float32", shape),
+    }
     pixels = np.random.default_rng(5).integers(0, 256, (COUNT, 9, 8, 3), dtype=np.uint8)
     samples = [(one, one, one, one[:, :, 0], one.astype(np.float32)) for one in pixels]
     DatasetWriter(path, fields, num_workers=1, progress=False).from_indexed_dataset(samples)
@@ -37,9 +40,12 @@ def path(tmp_path_factory):
 def test_as_of_an_image(path, name, evaluate):
     steps = STEPS[name]
     pipelines = {
-        "image": PipelineSpec("image", None, steps, draws=5), "array": PipelineSpec("array", None, steps, draws=5),
-        "tensor": PipelineSpec("tensor", NDArrayDecoder(), steps, draws=5), "grey": None, "real": None,
-    }  # fmt: skip
+        "image": PipelineSpec("image", None, steps, draws=5),
+        "array": PipelineSpec("array", None, steps, draws=5),
+        "tensor": PipelineSpec("tensor", NDArrayDecoder(), steps, draws=5),
+        "grey": None,
+        "real": None,
+    }
     options = {"order": OrderOption.RANDOM, "seed": 3, "drop_last": False, "evaluate": evaluate, "arrays": "numpy"}
     with Loader(path, 8, 2, pipelines=pipelines, **options) as loader:
         for _ in range(2):

@@ -199,11 +199,16 @@ def test_conversions_and_layouts(files, case, finish, size):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("mean, std", [
-    ((0, 0, 0), (1, 1, 1)), ((127.5, 0, 255), (127.5, 255, 0.125)), ((128, 1e6, -3.7), (1e-3, 7e4, 3e-7)),
-    ((125.30691805, 122.95039414, 113.86538318), (62.99321928, 62.08870764, 66.70489964)),
-    ((1 / 3, 2e-9, 254.9), (3, 1e9, 0.7)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "mean, std",
+    [
+        ((0, 0, 0), (1, 1, 1)),
+        ((127.5, 0, 255), (127.5, 255, 0.125)),
+        ((128, 1e6, -3.7), (1e-3, 7e4, 3e-7)),
+        ((125.30691805, 122.95039414, 113.86538318), (62.99321928, 62.08870764, 66.70489964)),
+        ((1 / 3, 2e-9, 254.9), (3, 1e9, 0.7)),
+    ],
+)
 def test_every_level_is_rounded_once_from_float64(tmp_path, dtype, mean, std):
     """All 256 levels of each channel, whether the vector kernels' arithmetic or the table gives them."""
     levels = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
@@ -220,8 +225,12 @@ def test_every_level_on_every_instruction_set(tmp_path):
     for level in ("scalar", "avx2", "avx512"):
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-k", "every_level_is_rounded or ties", __file__],
-            env={**os.environ, "CGXFFCV_CPU": level}, capture_output=True, text=True, check=False, timeout=300,
-        )  # fmt: skip
+            env={**os.environ, "CGXFFCV_CPU": level},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
         assert done.returncode == 0, (level, done.stdout)
 
 
@@ -243,8 +252,12 @@ def test_instruction_sets_agree_to_the_bit(files):
         environment = {**os.environ, "CGXFFCV_CPU": level, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         done = subprocess.run(
             [sys.executable, __file__, *(f"{name}={path}" for name, path in files.items())],
-            env=environment, capture_output=True, text=True, check=True, timeout=300,
-        )  # fmt: skip
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        )
         found[level] = done.stdout
     assert len(found["scalar"]) == 65 and len(set(found.values())) == 1, found
 
@@ -286,9 +299,11 @@ def test_changes_of_randaugment_are_those_of_pillow(change):
         share, factor = magnitude / 30, 1 + sign * 0.9 * magnitude / 30
         shear, moved = sign * 0.3 * share, [sign * int(150 / 331 * side * share) for side in (33, 40)]
         affine = {
-            "ShearX": (1, shear, 0, 0, 1, 0), "ShearY": (1, 0, 0, shear, 1, 0),
-            "TranslateX": (1, 0, -moved[0], 0, 1, 0), "TranslateY": (1, 0, 0, 0, 1, -moved[1]),
-        }  # fmt: skip
+            "ShearX": (1, shear, 0, 0, 1, 0),
+            "ShearY": (1, 0, 0, shear, 1, 0),
+            "TranslateX": (1, 0, -moved[0], 0, 1, 0),
+            "TranslateY": (1, 0, 0, 0, 1, -moved[1]),
+        }
         if change in affine:
             want = given.transform(given.size, Image.Transform.AFFINE, affine[change], fillcolor=FILL)
         else:
@@ -376,33 +391,36 @@ def test_draws_do_not_depend_on_steps_without_draws(files):
     np.testing.assert_array_equal(plain, more)
 
 
-@pytest.mark.parametrize("make, error, text", [
-    (lambda: tf.RandomHorizontalFlip(1.5), ValueError, "flip_prob"),
-    (lambda: tf.RandomTranslate(-1), ValueError, "padding"),
-    (lambda: tf.RandomTranslate(1.5), TypeError, "padding"),
-    (lambda: tf.RandomCrop(0), ValueError, "size"),
-    (lambda: tf.RandomCrop(8, 2, "mirror"), ValueError, "reflect"),
-    (lambda: tf.Cutout(4, (1, 2)), ValueError, "fill"),
-    (lambda: tf.NormalizeImage(MEAN, (1, 0, 1), np.float32), ValueError, "std"),
-    (lambda: tf.NormalizeImage(MEAN, STD, np.int32), ValueError, "int32"),
-    (lambda: tf.NormalizeImage((1, 2), STD, np.float32), ValueError, "mean"),
-    (lambda: tf.Convert("flot16"), TypeError, "flot16"),
-    (lambda: tf.RandomBrightness(-0.1), ValueError, "magnitude must be in 0..100, not -0.1"),
-    (lambda: tf.RandomBrightness(0.1, 2), ValueError, "p must be in 0..1"),
-    (lambda: tf.RandomBrightness(), TypeError, "RandomBrightness: missing a required argument: 'magnitude'"),
-    (lambda: tf.RandomBrightness("much"), TypeError, "magnitude must be a number, not 'much'"),
-    (lambda: tf.GaussianBlur(4), ValueError, "kernel_size must be odd, not 4"),
-    (lambda: tf.GaussianBlur(33), ValueError, "kernel_size must be in 1..31, not 33"),
-    (lambda: tf.GaussianBlur(3, (2, 1)), ValueError, "sigma must be in order, not 2 and 1"),
-    (lambda: tf.GaussianBlur(3, 2), ValueError, "sigma must be two numbers"),
-    (lambda: tf.RandomErasing(ratio=(0, 1)), ValueError, "ratio must be in 0.001..1000, not 0"),
-    (lambda: tf.RandomHue(0.6), ValueError, "magnitude must be in 0..0.5"),
-    (lambda: tf.CutMix(0), ValueError, "alpha"),
-    (lambda: tf.RandAugment(5), ValueError, "num_ops must be in 1..4, not 5"),
-    (lambda: tf.RandAugment(2, 31), ValueError, "magnitude must be below num_magnitude_bins, which is 31, not 31"),
-    (lambda: tf.RandAugment(2, 0, 1), ValueError, "num_magnitude_bins must be in 2..1001"),
-    (lambda: tf.RandAugment(2, 1.5), TypeError, "magnitude must be a whole number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make, error, text",
+    [
+        (lambda: tf.RandomHorizontalFlip(1.5), ValueError, "flip_prob"),
+        (lambda: tf.RandomTranslate(-1), ValueError, "padding"),
+        (lambda: tf.RandomTranslate(1.5), TypeError, "padding"),
+        (lambda: tf.RandomCrop(0), ValueError, "size"),
+        (lambda: tf.RandomCrop(8, 2, "mirror"), ValueError, "reflect"),
+        (lambda: tf.Cutout(4, (1, 2)), ValueError, "fill"),
+        (lambda: tf.NormalizeImage(MEAN, (1, 0, 1), np.float32), ValueError, "std"),
+        (lambda: tf.NormalizeImage(MEAN, STD, np.int32), ValueError, "int32"),
+        (lambda: tf.NormalizeImage((1, 2), STD, np.float32), ValueError, "mean"),
+        (lambda: tf.Convert("flot16"), TypeError, "flot16"),
+        (lambda: tf.RandomBrightness(-0.1), ValueError, "magnitude must be in 0..100, not -0.1"),
+        (lambda: tf.RandomBrightness(0.1, 2), ValueError, "p must be in 0..1"),
+        (lambda: tf.RandomBrightness(), TypeError, "RandomBrightness: missing a required argument: 'magnitude'"),
+        (lambda: tf.RandomBrightness("much"), TypeError, "magnitude must be a number, not 'much'"),
+        (lambda: tf.GaussianBlur(4), ValueError, "kernel_size must be odd, not 4"),
+        (lambda: tf.GaussianBlur(33), ValueError, "kernel_size must be in 1..31, not 33"),
+        (lambda: tf.GaussianBlur(3, (2, 1)), ValueError, "sigma must be in order, not 2 and 1"),
+        (lambda: tf.GaussianBlur(3, 2), ValueError, "sigma must be two numbers"),
+        (lambda: tf.RandomErasing(ratio=(0, 1)), ValueError, "ratio must be in 0.001..1000, not 0"),
+        (lambda: tf.RandomHue(0.6), ValueError, "magnitude must be in 0..0.5"),
+        (lambda: tf.CutMix(0), ValueError, "alpha"),
+        (lambda: tf.RandAugment(5), ValueError, "num_ops must be in 1..4, not 5"),
+        (lambda: tf.RandAugment(2, 31), ValueError, "magnitude must be below num_magnitude_bins, which is 31, not 31"),
+        (lambda: tf.RandAugment(2, 0, 1), ValueError, "num_magnitude_bins must be in 2..1001"),
+        (lambda: tf.RandAugment(2, 1.5), TypeError, "magnitude must be a whole number"),
+    ],
+)
 def test_bad_arguments(make, error, text):
     with pytest.raises(error, match=text):
         make()
@@ -426,23 +444,34 @@ def test_normalising_behind_a_users_step(files, front, kind):
         next(iter(loader))
 
 
-@pytest.mark.parametrize("steps, error, text", [
-    ([tf.RandomCrop(50)], ValueError, "50x50"),
-    ([tf.RandomCrop(32, 32, "reflect")], ValueError, "padding must be in 0..31"),
-    ([tf.RandomCrop((32, 9)), tf.RandomCrop(9, 9, "reflect")], ValueError, "in 0..8 for images of 32x9, not 9"),
-    ([tf.RandomCrop((9, 32)), tf.RandomCrop(9, 9, "reflect")], ValueError, "in 0..8 for images of 9x32, not 9"),
-    ([tf.Cutout(33)], ValueError, "33x33"),
-    ([tf.RandomCrop((4, 32)), tf.GaussianBlur(9)], ValueError, "needs images of 5 pixels a side, not 4x32"),
-    ([tf.RandomTranslate(2, (0, 0.5, 0))], ValueError, "0..255"),
-    ([tf.Cutout(2, 256)], ValueError, "0..255"),
-    ([tf.RandomHorizontalFlip()] * 17, ValueError, "RandomHorizontalFlip can be done 16 times at most in one pipeline"),
-    ([tf.RandAugment(4), tf.RandAugment(4), tf.RandAugment(1)], ValueError, "at most 32 .* RandAugment counts as four"),
-    ([FINISHES["float32"][0], tf.RandomTranslate(2)], TypeError, "must come before"),
-    ([FINISHES["float32"][0]] * 2, TypeError, "twice"),
-    ([lambda batch: batch, tf.Cutout(2)], TypeError, "whole batches"),
-    ([tf.Cutout], TypeError, "class"),
-    ([3], TypeError, "3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "steps, error, text",
+    [
+        ([tf.RandomCrop(50)], ValueError, "50x50"),
+        ([tf.RandomCrop(32, 32, "reflect")], ValueError, "padding must be in 0..31"),
+        ([tf.RandomCrop((32, 9)), tf.RandomCrop(9, 9, "reflect")], ValueError, "in 0..8 for images of 32x9, not 9"),
+        ([tf.RandomCrop((9, 32)), tf.RandomCrop(9, 9, "reflect")], ValueError, "in 0..8 for images of 9x32, not 9"),
+        ([tf.Cutout(33)], ValueError, "33x33"),
+        ([tf.RandomCrop((4, 32)), tf.GaussianBlur(9)], ValueError, "needs images of 5 pixels a side, not 4x32"),
+        ([tf.RandomTranslate(2, (0, 0.5, 0))], ValueError, "0..255"),
+        ([tf.Cutout(2, 256)], ValueError, "0..255"),
+        (
+            [tf.RandomHorizontalFlip()] * 17,
+            ValueError,
+            "RandomHorizontalFlip can be done 16 times at most in one pipeline",
+        ),
+        (
+            [tf.RandAugment(4), tf.RandAugment(4), tf.RandAugment(1)],
+            ValueError,
+            "at most 32 .* RandAugment counts as four",
+        ),
+        ([FINISHES["float32"][0], tf.RandomTranslate(2)], TypeError, "must come before"),
+        ([FINISHES["float32"][0]] * 2, TypeError, "twice"),
+        ([lambda batch: batch, tf.Cutout(2)], TypeError, "whole batches"),
+        ([tf.Cutout], TypeError, "class"),
+        ([3], TypeError, "3"),
+    ],
+)
 def test_bad_pipelines(files, steps, error, text):
     with pytest.raises(error, match=text) as caught:
         Loader(files["32x32"], 4, pipelines={"image": steps})

@@ -122,12 +122,14 @@ def test_the_smallest_size_runs(tmp_path):
     assert (row["count"], row["size"], row["type"], row["redop"], row["wrong"]) == (1, 1, "uint8", "max", 0)
 
 
-@pytest.mark.parametrize(
-    "words",
-    ["-b 0", "-b x", "-b 1T", "-b 1e99", "-b -4", "-b 8K -e 4K", "-i 0", "-f 1", "-f nan", "--bits 9", "--bits 0",
-     "--codec sign --bits 4", "-d complex64", "-o xor", "-d int32 -o average", "--half-metadata", "--threads 0",
-     "--rounds 0", "-n -1", "-w -1", "--nodes 0", "--nodes 7", "--bucket-size 0", "--bucket-size 99999999"],
-)  # fmt: skip
+WRONG_WORDS = (
+    "-b 0, -b x, -b 1T, -b 1e99, -b -4, -b 8K -e 4K, -i 0, -f 1, -f nan, --bits 9, --bits 0, --codec sign --bits 4, "
+    "-d complex64, -o xor, -d int32 -o average, --half-metadata, --threads 0, --rounds 0, -n -1, -w -1, --nodes 0, "
+    "--nodes 7, --bucket-size 0, --bucket-size 99999999"
+).split(", ")
+
+
+@pytest.mark.parametrize("words", WRONG_WORDS)
 def test_wrong_words_are_one_line(words, capsys):
     with pytest.raises(UsageError) as caught:
         bench.main([*words.split(), *QUICK])

@@ -18,11 +18,10 @@ from cgxffcv.bench import cifar, peak
 from cgxffcv.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = [
-    "--recipe", "airbench94", "--set", "widths=[16,16,16]", "--set", "head_scale=0.0625", "--set", "batch_size=50",
-    "--set", "epochs=1", "--set", "lr=0.1", "--set", "whiten_images=100", "--threads", "1", "--target", "0.5",
-    "--device", "cpu",
-]  # fmt: skip
+SMALL = (
+    "--recipe airbench94 --set widths=[16,16,16] --set head_scale=0.0625 --set batch_size=50 --set epochs=1 --set "
+    "lr=0.1 --set whiten_images=100 --threads 1 --target 0.5 --device cpu"
+).split()
 needs_onednn = pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN")
 
 
@@ -71,8 +70,7 @@ def test_figures_of_two_runs(files, tmp_path):
 
 @needs_onednn
 def test_held_out_images_are_tested_and_not_trained_on(files):
-    done = bench(files, *SMALL, "--runs", "1", "--first-seed", "2", "--holdout", "100", "--empty-cache", "--json",
-                 "-")  # fmt: skip
+    done = bench(files, *SMALL, "--runs", "1", "--first-seed", "2", "--holdout", "100", "--empty-cache", "--json", "-")
     assert done.returncode == 0, done.stderr
     run = json.loads(done.stdout)["runs"][0]
     assert run["images"] == 150 and 100 * run["accuracy"] == pytest.approx(round(100 * run["accuracy"]))
@@ -180,8 +178,13 @@ def test_a_trainer_that_can_start_afresh(files, monkeypatch):
 def test_an_interrupted_benchmark_leaves_its_runs(files, tmp_path):
     out, (train, test) = tmp_path / "figures.json", files
     command = [sys.executable, "-m", "cgxffcv", "bench", "cifar", "--train", train, "--test", test, *SMALL]
-    asked = subprocess.Popen([*command, "--runs", "500", "--json", str(out)], cwd=ROOT, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, text=True)  # fmt: skip
+    asked = subprocess.Popen(
+        [*command, "--runs", "500", "--json", str(out)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     lines = [asked.stdout.readline() for _ in range(2)]
     asked.terminate()
     rest, errors = asked.communicate(timeout=60)
@@ -217,9 +220,13 @@ def test_a_test_on_the_training_set_is_refused(files, tmp_path):
 
 @pytest.mark.parametrize(
     "device, gpus, expected",
-    [("cpu", ["H100"], "airbench90"), ("auto", [], "airbench90"), ("auto", ["H100"], "airbench94"),
-     ("gpu", ["H100"], "airbench94")],
-)  # fmt: skip
+    [
+        ("cpu", ["H100"], "airbench90"),
+        ("auto", [], "airbench90"),
+        ("auto", ["H100"], "airbench94"),
+        ("gpu", ["H100"], "airbench94"),
+    ],
+)
 def test_the_usual_recipe_fits_the_device(monkeypatch, device, gpus, expected):
     monkeypatch.setattr(cifar.machine, "usable_gpus", lambda: (gpus, ""))
     assert cifar.usual_recipe(device) == expected and expected in recipes.RECIPES
@@ -243,9 +250,11 @@ def test_a_failing_run_is_told(files):
 
 def test_summary_of_one_run_has_no_deviation():
     run = {
-        "accuracy": 0.9, "flops": {"train": 1e12, "optimizer": 0.0, "test": 0.0}, "images": 100,
+        "accuracy": 0.9,
+        "flops": {"train": 1e12, "optimizer": 0.0, "test": 0.0},
+        "images": 100,
         "seconds": {"steps": 10.0, "field": 12.5, "again": None},
-    }  # fmt: skip
+    }
     summary = cifar.summarise([run], 0.9, 200.0)
     assert summary["accuracy"]["deviation"] is None and summary["accuracy"]["standard_error"] is None
     assert (summary["gflops"], summary["share_of_peak"], summary["images_per_second"]) == (100.0, 0.5, 10.0)

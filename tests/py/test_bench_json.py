@@ -15,8 +15,15 @@ SMALL = {
 
 
 def bench(name, *options, cwd):
-    return subprocess.run([sys.executable, "-m", "cgxffcv", "bench", name, *SMALL[name], *options], cwd=cwd, text=True,
-                          capture_output=True, timeout=120, check=False, env=environ())  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "cgxffcv", "bench", name, *SMALL[name], *options],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+        env=environ(),
+    )
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -220,11 +220,17 @@ def test_without_pytorch_the_first_row_says_so(tmp_path):
 @needs_onednn
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_table_leaves_no_process(tmp_path, number, code):
-    command = [sys.executable, "-m", "cgxffcv", "bench", "table", "--source", "sample", "--epochs", "500", "--rows",
-               "plain", "--gpus", "1", "--device", "cpu", "--json", "t.json", "--keep", "k"]  # fmt: skip
+    words = "cgxffcv bench table --source sample --epochs 500 --rows plain --gpus 1 --device cpu --json t.json --keep k"
+    command = [sys.executable, "-m", *words.split()]
     # a shell may have started the tests with an ignored SIGINT
-    asked = subprocess.Popen(command, cwd=tmp_path, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
+    asked = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     log, deadline = tmp_path / "k" / "plain" / "run.jsonl", time.monotonic() + 60
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -309,8 +315,15 @@ def test_a_program_ends_with_all_that_it_started():
 
 def test_programs_find_this_package_and_a_cache(tmp_path):
     code = "import cgxffcv, os; print(cgxffcv.__file__, os.environ['CGXFFCV_CACHE'], end='')"
-    done = subprocess.run(processes.interpreter("-c", code), cwd=tmp_path, env=processes.environment(tmp_path / "c"),
-                          capture_output=True, text=True, timeout=60, check=True)  # fmt: skip
+    done = subprocess.run(
+        processes.interpreter("-c", code),
+        cwd=tmp_path,
+        env=processes.environment(tmp_path / "c"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert done.stdout == f"{ROOT / 'cgxffcv' / '__init__.py'} {tmp_path / 'c'}"
     assert processes.environment().get(processes.CACHE) == os.environ.get(processes.CACHE)
 

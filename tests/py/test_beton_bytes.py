@@ -18,8 +18,9 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 def write(path, fields, samples, page=2 << 20, **options):
     options.setdefault("num_workers", 1)
-    return DatasetWriter(path, files.package_fields(fields), page_size=page, allow_small_pages=page < 2 << 20,
-                         **options).from_indexed_dataset(files.package_samples(fields, samples))  # fmt: skip
+    return DatasetWriter(
+        path, files.package_fields(fields), page_size=page, allow_small_pages=page < 2 << 20, **options
+    ).from_indexed_dataset(files.package_samples(fields, samples))
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -104,8 +105,14 @@ def vector_samples():
     ]
 
 
-VECTOR_FIELDS = {"image": RGBImageField(), "label": IntField(), "vec": NDArrayField(np.float32, (2,)),
-                 "txt": BytesField(), "meta": JSONField(), "w": FloatField()}  # fmt: skip
+VECTOR_FIELDS = {
+    "image": RGBImageField(),
+    "label": IntField(),
+    "vec": NDArrayField(np.float32, (2,)),
+    "txt": BytesField(),
+    "meta": JSONField(),
+    "w": FloatField(),
+}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -146,8 +153,9 @@ def test_a_wrong_guess_of_the_number_of_samples_changes_nothing(tmp_path, claime
     wanted = tmp_path / "wanted.beton"
     write(wanted, fields, samples, 256, checksums=checksums)
     path = tmp_path / "x.beton"
-    writer = DatasetWriter(path, files.package_fields(fields), page_size=256, allow_small_pages=True, num_workers=1,
-                           checksums=checksums)  # fmt: skip
+    writer = DatasetWriter(
+        path, files.package_fields(fields), page_size=256, allow_small_pages=True, num_workers=1, checksums=checksums
+    )
     writer.from_iterable(iter(samples), length=claimed)
     assert path.read_bytes() == wanted.read_bytes()
 
@@ -161,8 +169,15 @@ def test_skipping_samples_gives_the_file_of_the_others(tmp_path):
         bad[i] = (bad[i][0], np.zeros(4, np.int32)) if i % 2 else (bad[i][0],)
     for kind in ("thread", "process"):
         path = tmp_path / f"{kind}.beton"
-        writer = DatasetWriter(path, files.package_fields(fields), page_size=1024, allow_small_pages=True,
-                               num_workers=2, worker_kind=kind, on_error="skip")  # fmt: skip
+        writer = DatasetWriter(
+            path,
+            files.package_fields(fields),
+            page_size=1024,
+            allow_small_pages=True,
+            num_workers=2,
+            worker_kind=kind,
+            on_error="skip",
+        )
         report = writer.from_indexed_dataset(bad, chunksize=11)
         assert path.read_bytes() == model.write(fields, good, 1024)
         assert [skip.index for skip in report.skipped] == list(range(0, 300, 7))
@@ -215,10 +230,16 @@ def test_columns_and_rows_give_the_same_file(tmp_path):
     DatasetWriter(tmp_path / "rows.beton", fields, num_workers=1).from_indexed_dataset(
         list(zip(images, labels, weights, vectors, strict=True))
     )
-    model_fields = [("image", "image", None), ("int", "label", None), ("float", "w", None),
-                    ("array", "v", ("<f2", (2, 3)))]  # fmt: skip
-    samples = [(("raw", 7, 5, images[i].tobytes()), int(labels[i]), float(weights[i]), vectors[i].tobytes())
-               for i in range(301)]  # fmt: skip
+    model_fields = [
+        ("image", "image", None),
+        ("int", "label", None),
+        ("float", "w", None),
+        ("array", "v", ("<f2", (2, 3))),
+    ]
+    samples = [
+        (("raw", 7, 5, images[i].tobytes()), int(labels[i]), float(weights[i]), vectors[i].tobytes())
+        for i in range(301)
+    ]
     wanted = model.write(model_fields, samples, 8 << 20)
     assert made[0] == made[1] == (tmp_path / "rows.beton").read_bytes() == wanted
 

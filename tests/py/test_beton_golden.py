@@ -51,7 +51,10 @@ def test_every_golden_file_is_in_order(open_golden, name):
     reader = open_golden(name)
     entry = MANIFEST.get(name, {"num_samples": 2, "page_size": 2 << 20, "fields": ["image"] * 6})
     assert (len(reader), reader.page_size, len(reader.fields)) == (
-        entry["num_samples"], entry["page_size"], len(entry["fields"]))  # fmt: skip
+        entry["num_samples"],
+        entry["page_size"],
+        len(entry["fields"]),
+    )
     report = beton.verify(reader.path, num_workers=1)
     assert report.ok and report.num_samples == len(reader), str(report)
     assert str(beton.info(reader.path)).count("\n") == 3 + len(reader.fields)

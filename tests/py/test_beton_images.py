@@ -115,8 +115,17 @@ def test_max_resolution_of_ffcv():
 
 @needs_jpeg
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True},
-                                     {"quality": 30}, {"optimize": True, "restart_marker_rows": 1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"subsampling": 0},
+        {"subsampling": 1},
+        {"progressive": True},
+        {"quality": 30},
+        {"optimize": True, "restart_marker_rows": 1},
+    ],
+)
 def test_accurate_decoding_is_pillows(seed, options):
     rng = np.random.default_rng(seed)
     height, width = (int(side) for side in rng.integers(1, 90, 2))
@@ -162,10 +171,20 @@ def test_headers_that_are_none():
     good = jpeg_bytes(Image.fromarray(picture(np.random.default_rng(3), 20, 20)))
     frame = good.index(b"\xff\xc0")
     assert _cgxffcv.jpeg_header(good[: frame + 10]) == (20, 20, 3, False)
-    cases = [b"", b"\xff", b"\x89PNG....", good[:2], good[:4], good[: frame + 9], b"\xff\xd8\xff\xd9",
-             good[:frame] + b"\0" + good[frame:], good[:2] + b"\xff\xe0\xff\xff" + good[4:200],
-             good[:2] + b"\xff\xd0\xff\xdb" + bytes(0xFFD9) + good[frame:],
-             good[:frame] + b"\xff\xc3" + good[frame + 2 :], good[:2] + b"\xff\xe0\0\1" + good[2:]]  # fmt: skip
+    cases = [
+        b"",
+        b"\xff",
+        b"\x89PNG....",
+        good[:2],
+        good[:4],
+        good[: frame + 9],
+        b"\xff\xd8\xff\xd9",
+        good[:frame] + b"\0" + good[frame:],
+        good[:2] + b"\xff\xe0\xff\xff" + good[4:200],
+        good[:2] + b"\xff\xd0\xff\xdb" + bytes(0xFFD9) + good[frame:],
+        good[:frame] + b"\xff\xc3" + good[frame + 2 :],
+        good[:2] + b"\xff\xe0\0\1" + good[2:],
+    ]
     for data in cases:
         with pytest.raises(BetonError):
             _cgxffcv.jpeg_header(data)
@@ -261,8 +280,13 @@ def test_jpeg_is_stored_as_our_encoder_makes_it(tmp_path):
 def test_jpeg_streams_pass_through_unchanged(tmp_path):
     rng = np.random.default_rng(6)
     image = Image.fromarray(picture(rng, 40, 56))
-    streams = [jpeg_bytes(image), jpeg_bytes(image, progressive=True), jpeg_bytes(image, subsampling=0),
-               jpeg_bytes(image.convert("L")), jpeg_bytes(image) + b"tail"]  # fmt: skip
+    streams = [
+        jpeg_bytes(image),
+        jpeg_bytes(image, progressive=True),
+        jpeg_bytes(image, subsampling=0),
+        jpeg_bytes(image.convert("L")),
+        jpeg_bytes(image) + b"tail",
+    ]
     (tmp_path / "one.jpg").write_bytes(streams[1])
     given = [*streams, bytearray(streams[0]), memoryview(streams[2]), str(tmp_path / "one.jpg"), tmp_path / "one.jpg"]
     want = [*streams, streams[0], streams[2], streams[1], streams[1]]
@@ -278,12 +302,14 @@ def test_jpeg_streams_are_decoded_where_pixels_are_wanted(tmp_path):
     data = jpeg_bytes(Image.fromarray(picture(np.random.default_rng(7), 40, 56)))
     pixels = _cgxffcv.jpeg_decode(data)
     small = area_reference(pixels, 20, 28)
-    cases = [(RGBImageField("raw"), ("raw", 56, 40, pixels.tobytes())),
-             (RGBImageField("smart", smart_threshold=40 * 56 * 3), ("raw", 56, 40, pixels.tobytes())),
-             (RGBImageField("raw", max_resolution=28), ("raw", 28, 20, small.tobytes())),
-             (RGBImageField("jpg", max_resolution=28), ("jpg", 28, 20, _cgxffcv.jpeg_encode(small, 90))),
-             (RGBImageField("given", max_resolution=28), ("jpg", 28, 20, _cgxffcv.jpeg_encode(small, 90))),
-             (RGBImageField("jpg", max_resolution=56), ("jpg", 56, 40, data))]  # fmt: skip
+    cases = [
+        (RGBImageField("raw"), ("raw", 56, 40, pixels.tobytes())),
+        (RGBImageField("smart", smart_threshold=40 * 56 * 3), ("raw", 56, 40, pixels.tobytes())),
+        (RGBImageField("raw", max_resolution=28), ("raw", 28, 20, small.tobytes())),
+        (RGBImageField("jpg", max_resolution=28), ("jpg", 28, 20, _cgxffcv.jpeg_encode(small, 90))),
+        (RGBImageField("given", max_resolution=28), ("jpg", 28, 20, _cgxffcv.jpeg_encode(small, 90))),
+        (RGBImageField("jpg", max_resolution=56), ("jpg", 56, 40, data)),
+    ]
     for field, want in cases:
         DatasetWriter(tmp_path / "x.beton", {"image": field}, num_workers=1).from_indexed_dataset([(data,)])
         with Reader(tmp_path / "x.beton") as reader:
@@ -300,8 +326,14 @@ def test_other_images_come_through_pillow(tmp_path):
     cmyk = jpeg_bytes(image.convert("CMYK"), quality=100)
     want_cmyk = np.asarray(Image.open(io.BytesIO(cmyk)).convert("RGB"))
     given = [image, image.convert("L"), image.convert("P"), str(tmp_path / "a.png"), png, cmyk]
-    want = [pixels, np.asarray(image.convert("L").convert("RGB")), np.asarray(image.convert("P").convert("RGB")),
-            pixels, pixels, want_cmyk]  # fmt: skip
+    want = [
+        pixels,
+        np.asarray(image.convert("L").convert("RGB")),
+        np.asarray(image.convert("P").convert("RGB")),
+        pixels,
+        pixels,
+        want_cmyk,
+    ]
     DatasetWriter(tmp_path / "x.beton", {"image": RGBImageField()}, num_workers=1).from_indexed_dataset(
         [(value,) for value in given]
     )
@@ -407,8 +439,11 @@ def test_one_answer_for_files_bytes_and_opened_images(tmp_path, name, mode):
 def test_bad_images_stop_with_index_and_reason(tmp_path, value, reason):
     good = np.zeros((4, 4, 3), np.uint8)
     with pytest.raises(BetonError) as caught:
-        DatasetWriter(tmp_path / "x.beton", {"n": IntField(), "image": RGBImageField("jpg")}, num_workers=1,
-                      ).from_indexed_dataset([(0, good), (1, good), (2, value), (3, good)])  # fmt: skip
+        DatasetWriter(
+            tmp_path / "x.beton",
+            {"n": IntField(), "image": RGBImageField("jpg")},
+            num_workers=1,
+        ).from_indexed_dataset([(0, good), (1, good), (2, value), (3, good)])
     assert (caught.value.sample, caught.value.field) == (2, "image") and reason in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 

@@ -31,9 +31,12 @@ def test_verify_finds_every_changed_byte_of_values_when_there_are_checksums(tmp_
     data = (tmp_path / "x.beton").read_bytes()
     _, samples, _ = model.read(data)
     begin = int.from_bytes(data[16:24], "little") // 4096 * 4096 - 4096
-    used = sum(len(model.region_of(kind, value)) or 1
-               for sample in samples for (kind, _, _), value in zip(FIELDS, sample, strict=True)
-               if kind not in model.DATALESS)  # fmt: skip
+    used = sum(
+        len(model.region_of(kind, value)) or 1
+        for sample in samples
+        for (kind, _, _), value in zip(FIELDS, sample, strict=True)
+        if kind not in model.DATALESS
+    )
     for at in range(begin, begin + used, 3):
         broken = bytearray(data)
         broken[at] ^= 0x10
@@ -72,7 +75,9 @@ def test_reader_manners(tmp_path):
     with Reader(tmp_path / "x.beton") as reader:
         assert len(reader) == 10 and "10 samples" in repr(reader)
         assert reader[-1]["n"] == reader[np.int64(9)]["n"] and [s["n"] for s in reader[2:8:3]] == [
-            reader[2]["n"], reader[5]["n"]]  # fmt: skip
+            reader[2]["n"],
+            reader[5]["n"],
+        ]
         for index in (10, -11):
             with pytest.raises(IndexError, match="10"):
                 reader[index]
@@ -111,9 +116,13 @@ def test_a_file_that_is_cut_while_it_is_open(tmp_path):
     with Reader(path) as reader:
         assert reader[3]["n"] == Samples(10)[3][1]
         os.truncate(path, 5000)
-        for call in (lambda: reader[3], lambda: reader.column("n"), lambda: reader.sample_span(3),
-                     lambda: reader.stored_image(3, "img"),
-                     lambda: reader._file.verify(0, 10, threads=1, decode_jpeg=True, max_problems=1)):  # fmt: skip
+        for call in (
+            lambda: reader[3],
+            lambda: reader.column("n"),
+            lambda: reader.sample_span(3),
+            lambda: reader.stored_image(3, "img"),
+            lambda: reader._file.verify(0, 10, threads=1, decode_jpeg=True, max_problems=1),
+        ):
             with pytest.raises(BetonError, match=f"5000 bytes of {len(data)}"):
                 call()
         path.write_bytes(data)

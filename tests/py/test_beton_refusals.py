@@ -13,16 +13,23 @@ from cgxffcv.decoders import JSONDecoder
 from cgxffcv.fields import BytesField
 
 PAGE = 4096
-FIELDS = [("image", "img", None), ("int", "n", None), ("bytes", "b", None), ("json", "doc", None),
-          ("array", "arr", ("<f4", (2, 2)))]  # fmt: skip
+FIELDS = [
+    ("image", "img", None),
+    ("int", "n", None),
+    ("bytes", "b", None),
+    ("json", "doc", None),
+    ("array", "arr", ("<f4", (2, 2))),
+]
 METADATA = 24 + 5 * 1041
 # image 0, n 16, b 24, doc 40, arr 56
 OFFSETS, RECORD = model.layout([field[0] for field in FIELDS])
 
 
 def samples(count=3):
-    return [(("raw", 2, 3, bytes(range(s, s + 18))), s, b"bytes"[: s + 1], b'{"s": %d}' % s, bytes(16))
-            for s in range(count)]  # fmt: skip
+    return [
+        (("raw", 2, 3, bytes(range(s, s + 18))), s, b"bytes"[: s + 1], b'{"s": %d}' % s, bytes(16))
+        for s in range(count)
+    ]
 
 
 def good(count=3):
@@ -284,8 +291,10 @@ def test_dtype_text_that_cannot_fit(tmp_path, length):
     refused(tmp_path, data, "760", offset=descriptor(4), field="arr")
 
 
-@pytest.mark.parametrize("text", ["|O", "<V4", "<U1", "|S4", "<m8", "<M8", ">f4", "|f4", "<f3", "<f16", "=f4", "f4", "",
-                                  '<f4", [2]', "<b1", "<u1", "<i1", "|u2"])  # fmt: skip
+NO_DTYPES = "|O <V4 <U1 |S4 <m8 <M8 >f4 |f4 <f3 <f16 =f4 f4 <b1 <u1 <i1 |u2".split()
+
+
+@pytest.mark.parametrize("text", [*NO_DTYPES, "", '<f4", [2]'])
 def test_dtypes(tmp_path, text):
     encoded = f'[["", "{text}"]]'.encode()
     data = good()
@@ -293,8 +302,17 @@ def test_dtypes(tmp_path, text):
     refused(tmp_path, data, "dtype", offset=descriptor(4), field="arr")
 
 
-@pytest.mark.parametrize("text", [b'[["a", "<f4"]]', b'[["", "<f4"], ["", "<f4"]]', b'["", "<f4"]', b'[["", "<f4"]',
-                                  b'[["", "<f4"]] ', b"\xff" * 13])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'[["a", "<f4"]]',
+        b'[["", "<f4"], ["", "<f4"]]',
+        b'["", "<f4"]',
+        b'[["", "<f4"]',
+        b'[["", "<f4"]] ',
+        b"\xff" * 13,
+    ],
+)
 def test_dtype_texts(tmp_path, text):
     data = good()
     put(data, descriptor(4) + 17 + 256, f"<Q{len(text)}s", len(text), text)
@@ -307,9 +325,17 @@ def test_shapes_that_overflow(tmp_path):
     refused(tmp_path, data, "overflows", field="arr")
 
 
-@pytest.mark.parametrize(("name", "reason"), [(b"", "no name"), (b"a\x1f", "0x1f"), (b"a\x7f", "0x7f"),
-                                              (b"\x80bc", "0x80"), (b"a\0b", "after its end"),
-                                              (b"a" + b"\0" * 14 + b"z", "after its end")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (b"", "no name"),
+        (b"a\x1f", "0x1f"),
+        (b"a\x7f", "0x7f"),
+        (b"\x80bc", "0x80"),
+        (b"a\0b", "after its end"),
+        (b"a" + b"\0" * 14 + b"z", "after its end"),
+    ],
+)
 def test_names(tmp_path, name, reason):
     data = good()
     put(data, descriptor(1) + 1, "16s", name)

@@ -1,4 +1,4 @@
-"""DatasetWriter's ways in, its policies and its refusals; custom fields; shards, folders, merging."""
+"""DatasetWriter's ways in, its policies and its refusals; shards, folders, merging."""
 
 import io
 import os
@@ -19,7 +19,6 @@ from cgxffcv import BetonError, DatasetWriter, Loader, Reader, beton
 from cgxffcv.decoders import IntDecoder
 from cgxffcv.fields import (
     BytesField,
-    Field,
     FloatField,
     IntField,
     JSONField,
@@ -98,9 +97,13 @@ def wrong_type(sample):
     return (*sample[:1], "three", *sample[2:])
 
 
-BAD = [(explode, None, "KeyError: 'gone'", KeyError), (too_short, None, "3 values for 4 fields", ValueError),
-       (wrong_type, "n", "'three'", TypeError), (lambda s: 7, None, "tuple", TypeError),
-       (lambda s: (*s[:3], {1, 2}), "d", "not JSON serializable", TypeError)]  # fmt: skip
+BAD = [
+    (explode, None, "KeyError: 'gone'", KeyError),
+    (too_short, None, "3 values for 4 fields", ValueError),
+    (wrong_type, "n", "'three'", TypeError),
+    (lambda s: 7, None, "tuple", TypeError),
+    (lambda s: (*s[:3], {1, 2}), "d", "not JSON serializable", TypeError),
+]
 
 
 @pytest.mark.parametrize(("kind", "workers"), [("thread", 1), ("thread", 2), ("process", 2)])
@@ -119,8 +122,9 @@ def test_a_bad_sample_stops_with_index_field_and_cause(tmp_path, kind, workers, 
 
 @pytest.mark.parametrize(("kind", "workers"), [("thread", 2), ("process", 2)])
 def test_bad_samples_can_be_left_out(tmp_path, kind, workers):
-    report = write(tmp_path / "x.beton", Samples(50, 33, wrong_type), num_workers=workers, worker_kind=kind,
-                   on_error="skip")  # fmt: skip
+    report = write(
+        tmp_path / "x.beton", Samples(50, 33, wrong_type), num_workers=workers, worker_kind=kind, on_error="skip"
+    )
     samples = files.random_samples(np.random.default_rng(0), FIELDS, 50)
     assert (tmp_path / "x.beton").read_bytes() == model.write(FIELDS, samples[:33] + samples[34:], 4096)
     assert [(skip.index, skip.field) for skip in report.skipped] == [(33, "n")] and "three" in report.skipped[0].reason
@@ -207,13 +211,16 @@ def test_no_worker_is_left_behind(tmp_path):
         (BytesField(), np.array([], np.uint8), b""),
         (NDArrayField(">f4".replace(">", "<"), (2,)), np.array([1, 2], np.float32), np.array([1, 2], np.float32)),
         (NDArrayField(bool, 2), np.array([True, False]), np.array([True, False])),
-        (NDArrayField("int16", (2, 2)), np.arange(8, dtype=np.int16).reshape(2, 4)[:, ::2],
-         np.array([[0, 2], [4, 6]], np.int16)),
+        (
+            NDArrayField("int16", (2, 2)),
+            np.arange(8, dtype=np.int16).reshape(2, 4)[:, ::2],
+            np.array([[0, 2], [4, 6]], np.int16),
+        ),
         (NDArrayField("f4", (1,)), np.float32(1.5), np.array([1.5], np.float32)),
         (NDArrayField("f4", (2,)), np.array([[1], [2]], np.float32), np.array([1, 2], np.float32)),
         (JSONField(), None, None),
     ],
-)  # fmt: skip
+)
 def test_values_that_are_taken(tmp_path, field, value, want):
     DatasetWriter(tmp_path / "x.beton", {"f": field}, num_workers=1).from_indexed_dataset([(value,)])
     with Reader(tmp_path / "x.beton") as reader:
@@ -384,103 +391,6 @@ def test_a_sample_over_one_gibibyte(tmp_path):
     assert caught.value.sample == 0 and clean(tmp_path) == []
 
 
-# ---- custom fields
-
-
-class Box(Field):
-    """Two corners in the record, a label's text as data, a scale in the file's header."""
-
-    metadata_type = np.dtype([("x", "<u2"), ("y", "<u2"), ("ptr", "<u8"), ("size", "<u8")], align=True)
-
-    def __init__(self, scale=1):
-        self.scale = scale
-
-    def to_binary(self):
-        return np.array([self.scale], "<i4").view(np.uint8)
-
-    @classmethod
-    def from_binary(cls, arguments):
-        return cls(int(arguments[:4].view("<i4")[0]))
-
-    def encode(self, destination, value, malloc):
-        x, y, text = value
-        destination["x"], destination["y"] = x * self.scale, y * self.scale
-        destination["ptr"], data = malloc(len(text))
-        data[:] = np.frombuffer(text, np.uint8)
-
-    def decode(self, record, data):
-        return int(record["x"]) // self.scale, int(record["y"]) // self.scale, data
-
-
-class Flags(Field):
-    """No data, five bytes, no alignment."""
-
-    metadata_type = np.dtype([("a", "u1"), ("b", "<u4")])
-
-    def encode(self, destination, value, malloc):
-        destination["a"], destination["b"] = value
-
-
-class Fixed(Field):
-    """A pointer but no size: only the allocation table knows it."""
-
-    metadata_type = np.dtype([("kind", "u1"), ("ptr", "<u8")])
-
-    def encode(self, destination, value, malloc):
-        destination["kind"] = len(value) % 256
-        destination["ptr"], data = malloc(len(value))
-        data[:] = np.frombuffer(value, np.uint8)
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_custom_fields(tmp_path, workers):
-    fields = {"flags": Flags(), "box": Box(3), "n": IntField(), "fixed": Fixed()}
-    samples = [((i, i * i), (i, 2 * i, b"text" * (i % 3)), i, bytes(1 + i)) for i in range(40)]
-    write(tmp_path / "x.beton", samples, fields, num_workers=workers, worker_kind="process", checksums=True)
-    classes = {"flags": Flags, "box": Box, "fixed": Fixed}
-    with Reader(tmp_path / "x.beton", custom_fields=classes) as reader:
-        assert [entry["record_offset"] for entry in reader._file.fields] == [0, 8, 32, 40]
-        for i, (flags, box, n, fixed) in enumerate(samples):
-            got = reader[i]
-            assert (tuple(got["flags"][0]), got["flags"][1]) == (flags, None)
-            assert got["box"] == box and got["n"] == n
-            assert got["fixed"][1] == fixed and got["fixed"][0]["kind"] == (1 + i) % 256
-    assert beton.verify(tmp_path / "x.beton", classes, num_workers=1).ok
-    beton.merge(tmp_path / "y.beton", [tmp_path / "x.beton"], custom_fields=classes, page_size=4096,
-                allow_small_pages=True, checksums=True)  # fmt: skip
-    assert (tmp_path / "y.beton").read_bytes() == (tmp_path / "x.beton").read_bytes()
-    with pytest.raises(BetonError, match="custom_fields"):
-        Reader(tmp_path / "x.beton")
-
-
-def test_custom_fields_that_do_not_keep_their_word(tmp_path):
-    class Twice(Fixed):
-        def encode(self, destination, value, malloc):
-            malloc(1), malloc(1)
-
-    class Never(Fixed):
-        def encode(self, destination, value, malloc):
-            pass
-
-    class Always(Flags):
-        def encode(self, destination, value, malloc):
-            malloc(1)
-
-    for field, reason in [(Twice(), "twice"), (Never(), "must call malloc"), (Always(), "must not call malloc"),
-                          (Fixed(), "empty value")]:  # fmt: skip
-        with pytest.raises(BetonError, match=reason):
-            DatasetWriter(tmp_path / "x.beton", {"f": field}, num_workers=1).from_indexed_dataset([(b"",)])
-    with pytest.raises(TypeError, match="metadata_type"):
-        DatasetWriter(tmp_path / "x.beton", {"f": Field()})
-
-    class Wide(Flags):
-        def to_binary(self):
-            return bytes(1025)
-
-    with pytest.raises(ValueError, match="1025"):
-        DatasetWriter(tmp_path / "x.beton", {"f": Wide()})
-
-
 def test_rows_of_an_array_are_samples(tmp_path):
     table = np.random.default_rng(1).normal(size=(10, 2))
     fields = {"a": FloatField(), "b": FloatField()}
@@ -587,8 +497,18 @@ def test_a_writer_in_use_refuses_another_thread(tmp_path):
     fields = [field.describe(name) for name, field in {"img": RGBImageField("jpg")}.items()]
     if not _cgxffcv.build_info()["jpeg"]:
         pytest.skip("this build has no libjpeg-turbo")
-    core = _cgxffcv.Writer(str(tmp_path / "x.beton"), fields, page_size=8 << 20, small_pages=False, checksums=False,
-                           durable=False, expected_samples=0, threads=1, seed=0, skip_bad=False)  # fmt: skip
+    core = _cgxffcv.Writer(
+        str(tmp_path / "x.beton"),
+        fields,
+        page_size=8 << 20,
+        small_pages=False,
+        checksums=False,
+        durable=False,
+        expected_samples=0,
+        threads=1,
+        seed=0,
+        skip_bad=False,
+    )
     rows = [(np.zeros((2000, 2000, 3), np.uint8),)] * 20
     thread = threading.Thread(target=core.append, args=(0, rows))
     thread.start()

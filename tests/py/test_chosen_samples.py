@@ -119,36 +119,56 @@ def test_labels_may_be_tensors_first(path, chain):
             np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize("image, label, error, text", [
-    ([tf.Poison(np.zeros((9, 13, 3)), np.zeros((9, 14)), [1])], [], ValueError, "mask .9x13. and alpha .9x14. must"),
-    ([tf.RandomCrop(5), tf.Poison(*picture(), [1])], [], ValueError, "the size of the images, 5x5"),
-    ([tf.RandomHorizontalFlip(), tf.RandomResizedCrop((0.1, 1), (1, 1), 4)], [], TypeError, "must come first"),
-    ([CenterCropRGBImageDecoder((5, 5), 1), tf.RandomResizedCrop((0.1, 1), (1, 1), 4)], [], TypeError, "must come fi"),
-    ([], [tf.RandomResizedCrop((0.1, 1), (1, 1), 4)], TypeError, "is for images"),
-    ([], [tf.Poison(*picture(), [1])], TypeError, "is for images"),
-    ([tf.ReplaceLabel([1], 2)], [], TypeError, "fields of int"),
-    ([], [tf.LabelMixup(1, True), tf.ReplaceLabel([1], 2)], TypeError, "must come first"),
-    ([], [tf.ReplaceLabel([1], 2)] * 9, ValueError, "at most 8 image operations fit a label"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "image, label, error, text",
+    [
+        (
+            [tf.Poison(np.zeros((9, 13, 3)), np.zeros((9, 14)), [1])],
+            [],
+            ValueError,
+            "mask .9x13. and alpha .9x14. must",
+        ),
+        ([tf.RandomCrop(5), tf.Poison(*picture(), [1])], [], ValueError, "the size of the images, 5x5"),
+        ([tf.RandomHorizontalFlip(), tf.RandomResizedCrop((0.1, 1), (1, 1), 4)], [], TypeError, "must come first"),
+        (
+            [CenterCropRGBImageDecoder((5, 5), 1), tf.RandomResizedCrop((0.1, 1), (1, 1), 4)],
+            [],
+            TypeError,
+            "must come fi",
+        ),
+        ([], [tf.RandomResizedCrop((0.1, 1), (1, 1), 4)], TypeError, "is for images"),
+        ([], [tf.Poison(*picture(), [1])], TypeError, "is for images"),
+        ([tf.ReplaceLabel([1], 2)], [], TypeError, "fields of int"),
+        ([], [tf.LabelMixup(1, True), tf.ReplaceLabel([1], 2)], TypeError, "must come first"),
+        ([], [tf.ReplaceLabel([1], 2)] * 9, ValueError, "at most 8 image operations fit a label"),
+    ],
+)
 def test_bad_pipelines(path, image, label, error, text):
     with pytest.raises(error, match=text):
         load(path, image, label)
 
 
-@pytest.mark.parametrize("make, error, text", [
-    (lambda: tf.Poison(np.zeros((4, 4)), np.zeros((4, 4)), [1]), (TypeError, ValueError), "mask"),
-    (lambda: tf.Poison(np.zeros((4, 4, 1)), np.zeros((4, 4)), [1]), ValueError, "mask must be .height, width, 3"),
-    (lambda: tf.Poison(np.zeros((4, 4, 3)), np.full((4, 4), np.nan), [1]), ValueError, "alpha must be finite"),
-    (lambda: tf.Poison(np.zeros((4, 4, 3)), np.zeros((4, 4)), [1.5]), TypeError, "indices must be numbers of samples"),
-    (lambda: tf.Poison(np.zeros((4, 4, 3)), np.zeros((4, 4)), [1], (5, 2)), ValueError, "clamp must be in order"),
-    (lambda: tf.ReplaceLabel([1], 1.5), TypeError, "new_label must be a whole number"),
-    (lambda: tf.MixupToOneHot(0), ValueError, "num_classes"),
-    (lambda: tf.MixupToOneHot(3)(np.array([[1, 3, 0.5]], np.float32)), ValueError, "label 3 is not one of"),
-    (lambda: tf.MixupToOneHot(3)(np.array([[-1, 2, 0.5]], np.float32)), ValueError, "label -1 is not one of"),
-    (lambda: tf.MixupToOneHot(3)(np.zeros((2, 1))), TypeError, "takes labels of LabelMixup"),
-    (lambda: tf.RandomResizedCrop((0.1, 2), (1, 1), 4), ValueError, "scale must be within 0..1"),
-    (lambda: tf.RandomResizedCrop((0.1, 1), (1, 1), 0), ValueError, "output_size"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make, error, text",
+    [
+        (lambda: tf.Poison(np.zeros((4, 4)), np.zeros((4, 4)), [1]), (TypeError, ValueError), "mask"),
+        (lambda: tf.Poison(np.zeros((4, 4, 1)), np.zeros((4, 4)), [1]), ValueError, "mask must be .height, width, 3"),
+        (lambda: tf.Poison(np.zeros((4, 4, 3)), np.full((4, 4), np.nan), [1]), ValueError, "alpha must be finite"),
+        (
+            lambda: tf.Poison(np.zeros((4, 4, 3)), np.zeros((4, 4)), [1.5]),
+            TypeError,
+            "indices must be numbers of samples",
+        ),
+        (lambda: tf.Poison(np.zeros((4, 4, 3)), np.zeros((4, 4)), [1], (5, 2)), ValueError, "clamp must be in order"),
+        (lambda: tf.ReplaceLabel([1], 1.5), TypeError, "new_label must be a whole number"),
+        (lambda: tf.MixupToOneHot(0), ValueError, "num_classes"),
+        (lambda: tf.MixupToOneHot(3)(np.array([[1, 3, 0.5]], np.float32)), ValueError, "label 3 is not one of"),
+        (lambda: tf.MixupToOneHot(3)(np.array([[-1, 2, 0.5]], np.float32)), ValueError, "label -1 is not one of"),
+        (lambda: tf.MixupToOneHot(3)(np.zeros((2, 1))), TypeError, "takes labels of LabelMixup"),
+        (lambda: tf.RandomResizedCrop((0.1, 2), (1, 1), 4), ValueError, "scale must be within 0..1"),
+        (lambda: tf.RandomResizedCrop((0.1, 1), (1, 1), 0), ValueError, "output_size"),
+    ],
+)
 def test_bad_arguments(make, error, text):
     with pytest.raises(error, match=text):
         make()

@@ -35,11 +35,13 @@ def test_version_is_one():
     [
         ([], "required"),
         (["trian"], "invalid choice: 'trian'; expected one of write, convert, train, predict, calibrate, "),
-        (["trian"], "bench; did you mean train?; see cgxffcv --help"), (["bench"], "required: NAME; see"),
+        (["trian"], "bench; did you mean train?; see cgxffcv --help"),
+        (["bench"], "required: NAME; see"),
         (["bench", "cifra"], "cifar, table; did you mean cifar?; see cgxffcv bench --help"),
-        (["info"], "required: FILE.beton"), (["launch"], "required: -np"),
+        (["info"], "required: FILE.beton"),
+        (["launch"], "required: -np"),
     ],
-)  # fmt: skip
+)
 def test_wrong_usage(arguments, expected):
     done = command("-m", "cgxffcv", *arguments)
     assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
@@ -59,10 +61,9 @@ def test_wrong_usage(arguments, expected):
         (["train", "--quantization-bits", "9"], "expected a whole number from 1 to 8, or 32; see cgxffcv train --help"),
         (["train", "--recipe.bias_scale=x"], "recipe.bias_scale = 'x': expected a number; see cgxffcv train --help"),
         (["bench", "allreduce", "-i", "1K", "-f", "2"], "-i and -f: give one of them"),
-        *[(["bench", name, "--nonsense"], f"; see cgxffcv bench {name} --help")
-          for name in cli.BENCHES],
+        *[(["bench", name, "--nonsense"], f"; see cgxffcv bench {name} --help") for name in cli.BENCHES],
     ],
-)  # fmt: skip
+)
 def test_wrong_usage_is_one_line(arguments, expected):
     done = command("-m", "cgxffcv", *arguments)
     assert done.returncode == 2 and done.stdout == "" and expected in done.stderr, done.stderr
@@ -82,8 +83,10 @@ def test_each_command_of_the_package_is_its_script(tmp_path):
     for words in (["-m", "cgxffcv", "write"], [str(ROOT / "write_datasets.py")]):
         done = command(*words, "--data.source=sample", cwd=tmp_path)
         assert done.returncode == 0 and "data/cifar_test.beton: 1,000 samples" in done.stdout, done.stderr
-    for name, words in (("cgxffcv train", ["-m", "cgxffcv", "train"]),
-                        ("train_cifar_ffcv_cgx.py", [str(ROOT / "train_cifar_ffcv_cgx.py")])):  # fmt: skip
+    for name, words in (
+        ("cgxffcv train", ["-m", "cgxffcv", "train"]),
+        ("train_cifar_ffcv_cgx.py", [str(ROOT / "train_cifar_ffcv_cgx.py")]),
+    ):
         done = command(*words, "--epoch=1", cwd=tmp_path)
         assert done.returncode == 2 and done.stderr.startswith(f"{name}: error: unknown option --epoch"), done.stderr
         said[name] = done.stderr.replace(name, "")
@@ -136,9 +139,12 @@ def test_sigterm_ends_with_a_message():
     text = "import time\nfrom cgxffcv.app import process\ndef main():\n    print('up', flush=True)\n"
     text += "    while True:\n        time.sleep(0.02)\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", text + "process.run('prog', main)"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, cwd=ROOT,
-    )  # fmt: skip
+        [sys.executable, "-c", text + "process.run('prog', main)"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
     assert process.stdout.readline() == "up\n"
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=20)
@@ -162,8 +168,13 @@ def test_the_rank_that_knows_best_speaks_first(monkeypatch):
     delays = {}
     for number in (0, 1):
         monkeypatch.setattr(process, "rank", lambda number=number: number)
-        errors = {"own": UserError("x"), "system": OSError("x"), "heard": CommError("rank 3 aborted"),
-                  "lost": PeerLost("rank 3 died"), "bug": ZeroDivisionError()}  # fmt: skip
+        errors = {
+            "own": UserError("x"),
+            "system": OSError("x"),
+            "heard": CommError("rank 3 aborted"),
+            "lost": PeerLost("rank 3 died"),
+            "bug": ZeroDivisionError(),
+        }
         delays[number] = {kind: process._verdict("prog", error)[1] for kind, error in errors.items()}
     assert delays[0]["own"] == 0 < delays[1]["own"] < delays[0]["heard"] == delays[1]["heard"]
     assert {delays[n][kind] for n in (0, 1) for kind in ("system", "lost", "bug")} == {0}
@@ -278,15 +289,23 @@ def test_doctor_as_text_and_as_json(capsys):
 
 def made_up(**changes):
     report = {
-        "core": {"loaded": True, "path": "x.so",
-                 "info": {"onednn": True, "mpi": True, "jpeg": True, "cuda": False, "compiler": "1"}},
+        "core": {
+            "loaded": True,
+            "path": "x.so",
+            "info": {"onednn": True, "mpi": True, "jpeg": True, "cuda": False, "compiler": "1"},
+        },
         "gpu": {"driver": None, "devices": []},
         "cuda": {},
-        "mpi": {"mpirun": "/usr/bin/mpirun", "open_mpi": "4.1.4", "cuda_aware": False, "why_no_library": None,
-                "library": {"family": "Open MPI", "path": "libmpi.so", "version": "Open MPI v4.1.4"}},
+        "mpi": {
+            "mpirun": "/usr/bin/mpirun",
+            "open_mpi": "4.1.4",
+            "cuda_aware": False,
+            "why_no_library": None,
+            "library": {"family": "Open MPI", "path": "libmpi.so", "version": "Open MPI v4.1.4"},
+        },
         "found": {"onednn": "3", "mpi": "Open MPI 4.1.4", "jpeg": "so", "cuda": None, "nccl": None},
         "gcc": "12.2.0",
-    }  # fmt: skip
+    }
     for key, value in changes.items():
         report[key] = {**report[key], **value} if isinstance(report[key], dict) else value
     return report
@@ -373,13 +392,23 @@ def test_what_is_only_not_installed_needs_no_build():
 
 
 H100 = {
-    "name": "NVIDIA H100", "compute_capability": (9, 0), "multiprocessors": 132, "memory_bytes": 80 * 10**9,
-    "free_bytes": 79 * 10**9, "driver_version": 13000, "runtime_version": 13000, "problem": None,
-}  # fmt: skip
+    "name": "NVIDIA H100",
+    "compute_capability": (9, 0),
+    "multiprocessors": 132,
+    "memory_bytes": 80 * 10**9,
+    "free_bytes": 79 * 10**9,
+    "driver_version": 13000,
+    "runtime_version": 13000,
+    "problem": None,
+}
 CUDA = {
-    "architectures": "75;80;86;90", "why_no_device": "", "devices": [H100], "cudnn": "9.13.0", "nccl": "2.28.9",
+    "architectures": "75;80;86;90",
+    "why_no_device": "",
+    "devices": [H100],
+    "cudnn": "9.13.0",
+    "nccl": "2.28.9",
     "plan_cache": {"folder": "/home/me/.cache/cgxffcv", "writable": True},
-}  # fmt: skip
+}
 WITH_CUDA = {"info": {"onednn": True, "mpi": True, "jpeg": True, "cuda": True, "compiler": "1"}}
 DRIVER = {"driver": "580.1", "devices": [{"name": "NVIDIA H100"}]}
 
@@ -389,35 +418,59 @@ def test_doctor_on_gpus(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "checkout", lambda: tmp_path)
     monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
     monkeypatch.setattr(doctor.sys, "prefix", str(tmp_path / ".venv"))
-    lost = {**H100, "name": "Tesla M40", "compute_capability": (5, 2), "problem": "rebuild with CGXFFCV_CUDA_ARCH=52",
-            "free_bytes": None}  # fmt: skip
+    lost = {
+        **H100,
+        "name": "Tesla M40",
+        "compute_capability": (5, 2),
+        "problem": "rebuild with CGXFFCV_CUDA_ARCH=52",
+        "free_bytes": None,
+    }
     unwritable = {"folder": "/nowhere", "writable": False}
     cases = [  # what is there, what doctor says of it (None: nothing), its remedy
         ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": CUDA}, None, None),
-        ({"gpu": DRIVER}, "there is a GPU; the CUDA toolkit is not installed",
-         "sudo apt-get install -y cuda-toolkit-13-0 libcudnn9-dev-cuda-13 libnccl-dev && make clean build"),
-        ({"gpu": DRIVER, "found": {"cuda": "CUDA toolkit 13.0"}}, "CUDA toolkit 13.0 is here, but this build was made",
-         "make clean build"),
-        ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "devices": [], "why_no_device": "update the driver"}},
-         "GPUs cannot be used: update the driver", None),
-        ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "devices": [H100, lost]}},
-         "GPU 1 (Tesla M40) cannot be used", "CGXFFCV_CUDA_ARCH='75;80;86;90;52' make clean build"),
-        ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "plan_cache": unwritable}},
-         "/nowhere cannot be written: each process looks for the fastest convolutions again; set CGXFFCV_CACHE", None),
-        ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "devices": [H100, H100], "nccl": None}},
-         "NCCL is not here: gradients go between the GPUs through host memory",
-         "sudo apt-get install -y libnccl2 libnccl-dev && make clean build"),
+        (
+            {"gpu": DRIVER},
+            "there is a GPU; the CUDA toolkit is not installed",
+            "sudo apt-get install -y cuda-toolkit-13-0 libcudnn9-dev-cuda-13 libnccl-dev && make clean build",
+        ),
+        (
+            {"gpu": DRIVER, "found": {"cuda": "CUDA toolkit 13.0"}},
+            "CUDA toolkit 13.0 is here, but this build was made",
+            "make clean build",
+        ),
+        (
+            {"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "devices": [], "why_no_device": "update the driver"}},
+            "GPUs cannot be used: update the driver",
+            None,
+        ),
+        (
+            {"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "devices": [H100, lost]}},
+            "GPU 1 (Tesla M40) cannot be used",
+            "CGXFFCV_CUDA_ARCH='75;80;86;90;52' make clean build",
+        ),
+        (
+            {"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "plan_cache": unwritable}},
+            "/nowhere cannot be written: each process looks for the fastest convolutions again; set CGXFFCV_CACHE",
+            None,
+        ),
+        (
+            {"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "devices": [H100, H100], "nccl": None}},
+            "NCCL is not here: gradients go between the GPUs through host memory",
+            "sudo apt-get install -y libnccl2 libnccl-dev && make clean build",
+        ),
         ({"core": WITH_CUDA, "cuda": {**CUDA, "devices": [], "why_no_device": "no driver"}}, None, None),
-    ]  # fmt: skip
+    ]
     for there, expected, command in cases:
         missing, remedy = doctor.diagnose(made_up(**there))
         assert len(missing) == (expected is not None) and remedy == command, (missing, remedy)
         assert expected is None or expected in missing[0], missing
     text = "\n".join(doctor._cuda_lines({**CUDA, "devices": [H100, lost]}))
-    for part in ("capabilities 75, 80, 86, 90; runtime 13.0, the driver takes 13.0; cuDNN 9.13.0, NCCL 2.28.9",
-                 "0: NVIDIA H100, compute capability 9.0, 132 multiprocessors, 79.0 of 80.0 GB free, usable",
-                 "1: Tesla M40, compute capability 5.2, 132 multiprocessors, 80.0 GB, CANNOT BE USED",
-                 ".cache/cgxffcv (writable)"):  # fmt: skip
+    for part in (
+        "capabilities 75, 80, 86, 90; runtime 13.0, the driver takes 13.0; cuDNN 9.13.0, NCCL 2.28.9",
+        "0: NVIDIA H100, compute capability 9.0, 132 multiprocessors, 79.0 of 80.0 GB free, usable",
+        "1: Tesla M40, compute capability 5.2, 132 multiprocessors, 80.0 GB, CANNOT BE USED",
+        ".cache/cgxffcv (writable)",
+    ):
         assert part in text
     assert "no device: why" in "\n".join(doctor._cuda_lines({**CUDA, "devices": [], "why_no_device": "why"}))
 
@@ -425,11 +478,17 @@ def test_doctor_on_gpus(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "architectures, capability, runs",
     [
-        ("75;80;90", (8, 0), True), ("75;80;90", (8, 9), True), ("75;80;90", (10, 0), True), ("90", (12, 1), True),
-        ("80;90", (7, 5), False), ("89;90", (8, 6), False), ("100;120", (11, 0), False), ("90a", (9, 0), True),
+        ("75;80;90", (8, 0), True),
+        ("75;80;90", (8, 9), True),
+        ("75;80;90", (10, 0), True),
+        ("90", (12, 1), True),
+        ("80;90", (7, 5), False),
+        ("89;90", (8, 6), False),
+        ("100;120", (11, 0), False),
+        ("90a", (9, 0), True),
         ("emulated", (9, 0), True),
     ],
-)  # fmt: skip
+)
 def test_which_gpus_a_build_has_code_for(architectures, capability, runs):
     problem = doctor._no_code(architectures, capability)
     assert (problem is None) == runs

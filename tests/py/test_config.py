@@ -53,9 +53,14 @@ def test_precedence_file_then_command_line_then_environment(file):
     first = file("training:\n  epochs: 1\n  seed: 1\n  lr: 1\n  batch_size: 1\n", "a.yaml")
     second = file("training:\n  epochs: 2\n  seed: 2\n  lr: 2\n", "b.yaml")
     c = load(
-        "--config-file", first, "--training.epochs=3", f"--config-file={second}", "--training.seed", "3",
+        "--config-file",
+        first,
+        "--training.epochs=3",
+        f"--config-file={second}",
+        "--training.seed",
+        "3",
         CGXFFCV__TRAINING__EPOCHS="4",
-    )  # fmt: skip
+    )
     assert (c.training.batch_size, c.training.lr, c.training.seed, c.training.epochs) == (1, 2.0, 3, 4)
     assert c.origin("training.batch_size") == f"{first}:5"
     assert c.origin("training.lr") == f"{second}:4"
@@ -74,11 +79,12 @@ def test_dotted_environment_names_work_too():
 
 
 def test_flat_flags_say_the_same_as_the_full_names():
-    c = load(
-        "--batch-size", "7", "--val-batch-size", "8", "--epochs", "9", "--base-lr", "0.3", "--momentum", "0.8",
-        "--wd", "1e-3", "--no-cuda", "--seed", "5", "--dist-backend", "cgx", "--quantization-bits", "4",
-        "--quantization-bucket-size", "512", "--local_rank", "1", "--log-dir", "L", "--dataset-dir", "D/",
-    )  # fmt: skip
+    flags = (
+        "--batch-size 7 --val-batch-size 8 --epochs 9 --base-lr 0.3 --momentum 0.8 --wd 1e-3 --no-cuda --seed 5 "
+        "--dist-backend cgx --quantization-bits 4 --quantization-bucket-size 512 --local_rank 1 --log-dir L "
+        "--dataset-dir D/"
+    )
+    c = load(*flags.split())
     t = c.training
     assert (t.batch_size, t.val_batch_size, t.epochs, t.lr, t.momentum) == (7, 8, 9, 0.3, 0.8)
     assert (t.weight_decay, t.device, t.seed, c.comm.backend) == (1e-3, "cpu", 5, "cgx")
@@ -174,9 +180,10 @@ def test_mistakes_on_the_command_line(argv, expected):
 
 
 def test_mistakes_in_the_environment():
-    assert "CGXFFCV__TRAINING__LRR: unknown parameter training.lrr; did you mean" in problems(
-        CGXFFCV__TRAINING__LRR="1"
-    )[0]  # fmt: skip
+    assert (
+        "CGXFFCV__TRAINING__LRR: unknown parameter training.lrr; did you mean"
+        in problems(CGXFFCV__TRAINING__LRR="1")[0]
+    )
     assert "environment CGXFFCV__TRAINING__LR: training.lr = 'x': expected" in problems(CGXFFCV__TRAINING__LR="x")[0]
 
 
@@ -253,7 +260,7 @@ HOSTILE = {
     "nothing": ("", "the file is empty"),
     "blanks": (" \n\n", "the file is empty"),
     "a directive": ("%YAML 9.1\n---\ntraining: {lr: 1}", "not valid YAML"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -286,13 +293,17 @@ def test_text_is_taken_as_it_is_written(file):
     assert load("--config-file", file("\ufefflog: {dir: x, progress: off}")).log.progress == "off"
 
 
+YAML_WORDS = [
+    *"null true -1 0 1 1e400 -.inf .nan [] [1] [a] [null] [true] [.inf] [1e400] [2026-11-29] 2026-11-29".split(),
+    *"a,b 1:2 1:2,3:x 1,,2 : , '\u00e9'".split(),
+    *["", "9" * 39, "9" * 5000, "0x" + "f" * 30, "[[1, 2], [3, 4]]", '"\\ud800"'],
+]
+
+
 @pytest.mark.parametrize("key", SCHEMA)
 def test_every_parameter_takes_or_refuses_every_kind_of_value(file, key):
     section, name = key.split(".")
-    words = ["", "null", "true", "-1", "0", "1", "1e400", "-.inf", ".nan", "9" * 39, "9" * 5000, "0x" + "f" * 30, "[]",
-             "[1]", "[a]", "[[1, 2], [3, 4]]", "[null]", "[true]", "[.inf]", "[1e400]", "[2026-11-29]", "2026-11-29",
-             "'\u00e9'", '"\\ud800"', "a,b", "1:2", "1:2,3:x", "1,,2", ":", ","]  # fmt: skip
-    for word in words:
+    for word in YAML_WORDS:
         raws, found = [word], []
         raws += [raw for raw, _ in config_file.read(file(f"{section}:\n  {name}: {word}\n"), found).values()]
         assert len(found) + len(raws) == 2
@@ -408,8 +419,12 @@ def test_help_is_short_and_help_all_is_not(capsys):
 def test_a_programs_help_shows_what_it_uses(capsys):
     out = shown_help(capsys, "--help", used=["data.train_dataset", "log.progress"])
     assert set(re.findall(r"--[a-z][\w.-]+", out)) - {"--section.name"} == {
-        "--help", "--config-file", "--dataset-dir", "--data.train_dataset", "--log.progress",
-    }  # fmt: skip
+        "--help",
+        "--config-file",
+        "--dataset-dir",
+        "--data.train_dataset",
+        "--log.progress",
+    }
     assert "training:" not in out
     assert config.load(["--epochs=3"], environ={}, used=["log.progress"]).training.epochs == 3
 
@@ -417,14 +432,25 @@ def test_a_programs_help_shows_what_it_uses(capsys):
 @pytest.mark.parametrize(
     "word, meant",
     [
-        ("--lerning_rate", "--training.lr"), ("--learning-rate", "--training.lr"), ("--lr", "--training.lr"),
-        ("--training.learning_rate", "--training.lr"), ("--Epochs", "--epochs"), ("--num-epochs", "--epochs"),
-        ("--batchsize", "--batch-size"), ("--training.wd", "--wd"), ("--log_dir", "--log-dir"),
-        ("--training.workers", "--training.num_workers"), ("--data.workers", "--data.num_workers"),
-        ("--output", "--log.dir"), ("--test-data", "--data.val_dataset"), ("--tta", "--training.lr_tta"),
-        ("--checkpoint", "--training.resume"), ("--xyzzy", None), ("--" + "epochs" * 5000, None),
+        ("--lerning_rate", "--training.lr"),
+        ("--learning-rate", "--training.lr"),
+        ("--lr", "--training.lr"),
+        ("--training.learning_rate", "--training.lr"),
+        ("--Epochs", "--epochs"),
+        ("--num-epochs", "--epochs"),
+        ("--batchsize", "--batch-size"),
+        ("--training.wd", "--wd"),
+        ("--log_dir", "--log-dir"),
+        ("--training.workers", "--training.num_workers"),
+        ("--data.workers", "--data.num_workers"),
+        ("--output", "--log.dir"),
+        ("--test-data", "--data.val_dataset"),
+        ("--tta", "--training.lr_tta"),
+        ("--checkpoint", "--training.resume"),
+        ("--xyzzy", None),
+        ("--" + "epochs" * 5000, None),
     ],
-)  # fmt: skip
+)
 def test_the_name_that_was_meant(word, meant):
     (line,) = problems(f"{word}=1")
     assert line.endswith(f"; did you mean {meant}?") if meant else "mean" not in line

@@ -90,13 +90,18 @@ def test_bad_samples(folder, tmp_path, capsys):
     assert len(stored(tmp_path / "a.beton")) == 5 and "dog/1.jpg" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words, text", [
-    (["x.zip", "y.beton"], "one folder, tar files or .beton files are expected, not x.zip"),
-    (["a.beton", "--mode", "raw", "y.beton"], "copied as they are"),
-    (["a.tar", "--shuffle", "y.beton"], "no --shuffle"),
-    (["missing.beton", "y.beton"], "missing.beton"), (["missing.tar", "y.beton"], "missing.tar"),
-    (["y.beton"], "required"), (["--quality", "0", "a", "y.beton"], "from 1 to 100"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        (["x.zip", "y.beton"], "one folder, tar files or .beton files are expected, not x.zip"),
+        (["a.beton", "--mode", "raw", "y.beton"], "copied as they are"),
+        (["a.tar", "--shuffle", "y.beton"], "no --shuffle"),
+        (["missing.beton", "y.beton"], "missing.beton"),
+        (["missing.tar", "y.beton"], "missing.tar"),
+        (["y.beton"], "required"),
+        (["--quality", "0", "a", "y.beton"], "from 1 to 100"),
+    ],
+)
 def test_refusals(words, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=text):

@@ -10,10 +10,18 @@ NAMES = ["embed.weight", "blocks.0.attn.weight", "blocks.0.norm.weight", "head.w
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch):
     for name in (
-        "COMPRESSION_QUANTIZATION_BITS", "COMPRESSION_BUCKET_SIZE", "COMPRESSION_MINIMAL_SIZE", "INTRA_COMPRESS",
-        "COMPRESSION_SKIP_INCOMPLETE_BUCKETS", "FUSION_BUFFER_SIZE_MB", "INNER_COMMUNICATOR_TYPE", "INTRA_BROADCAST",
-        "CROSS_COMMUNICATOR_TYPE", "INNER_REDUCTION_TYPE", "CROSS_REDUCTION_TYPE",
-    ):  # fmt: skip
+        "COMPRESSION_QUANTIZATION_BITS",
+        "COMPRESSION_BUCKET_SIZE",
+        "COMPRESSION_MINIMAL_SIZE",
+        "INTRA_COMPRESS",
+        "COMPRESSION_SKIP_INCOMPLETE_BUCKETS",
+        "FUSION_BUFFER_SIZE_MB",
+        "INNER_COMMUNICATOR_TYPE",
+        "INTRA_BROADCAST",
+        "CROSS_COMMUNICATOR_TYPE",
+        "INNER_REDUCTION_TYPE",
+        "CROSS_REDUCTION_TYPE",
+    ):
         monkeypatch.delenv(f"CGX_{name}", raising=False)
 
 
@@ -23,11 +31,18 @@ def test_without_variables():
 
 def test_variables_are_defaults(monkeypatch):
     for name, value in {
-        "COMPRESSION_QUANTIZATION_BITS": "4", "COMPRESSION_BUCKET_SIZE": " 512 ", "COMPRESSION_MINIMAL_SIZE": "0",
-        "INNER_REDUCTION_TYPE": "Ring", "CROSS_REDUCTION_TYPE": "SRA", "INNER_COMMUNICATOR_TYPE": "nccl",
-        "CROSS_COMMUNICATOR_TYPE": "MPI", "INTRA_COMPRESS": "0", "INTRA_BROADCAST": "1",
-        "COMPRESSION_SKIP_INCOMPLETE_BUCKETS": "1", "FUSION_BUFFER_SIZE_MB": "64",
-    }.items():  # fmt: skip
+        "COMPRESSION_QUANTIZATION_BITS": "4",
+        "COMPRESSION_BUCKET_SIZE": " 512 ",
+        "COMPRESSION_MINIMAL_SIZE": "0",
+        "INNER_REDUCTION_TYPE": "Ring",
+        "CROSS_REDUCTION_TYPE": "SRA",
+        "INNER_COMMUNICATOR_TYPE": "nccl",
+        "CROSS_COMMUNICATOR_TYPE": "MPI",
+        "INTRA_COMPRESS": "0",
+        "INTRA_BROADCAST": "1",
+        "COMPRESSION_SKIP_INCOMPLETE_BUCKETS": "1",
+        "FUSION_BUFFER_SIZE_MB": "64",
+    }.items():
         monkeypatch.setenv(f"CGX_{name}", value)
     assert Environment.read() == Environment(4, 512, 0, "ring", False, False)
 
@@ -65,8 +80,13 @@ def test_names_count_before_patterns_and_later_patterns_before_earlier_ones():
     rules.check_names(NAMES)
     assert rules.default == 4
     assert [rules.of(name) for name in [*NAMES, None]] == [
-        (3, False), (2, False), (2, False), (8, True), (None, False), (None, False)
-    ]  # fmt: skip
+        (3, False),
+        (2, False),
+        (2, False),
+        (8, True),
+        (None, False),
+        (None, False),
+    ]
     assert PerLayer("bits", {"*": 2}, 5, check_bits).default == 5
 
 

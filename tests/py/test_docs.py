@@ -14,6 +14,8 @@ from cgxffcv.app.schema import FLAGS, SCHEMA
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 README = (ROOT / "README.md").read_text()
+# Options of other commands than the training script's: bench's, info's, mpirun's.
+OTHERS = "--recipe --runs --bits --dtype --thumbnails --allow-run-as-root --bind-to --mca --oversubscribe".split()
 
 
 def blocks(text, language=""):
@@ -47,17 +49,7 @@ def test_flags_and_parameters_exist():
             continue
         for option in re.findall(r"(?<![\w-])(--[a-z][\w.-]*)", page.read_text()):
             known = option in flat or option.removeprefix("--") in SCHEMA
-            other = option in (
-                "--recipe",
-                "--runs",
-                "--bits",
-                "--dtype",
-                "--thumbnails",
-                "--allow-run-as-root",
-                "--bind-to",
-                "--mca",
-                "--oversubscribe",
-            )
+            other = option in OTHERS
             assert known or other, f"{page.name} names {option}"
 
 
@@ -86,9 +78,14 @@ def test_python_blocks_parse():
 def test_the_readmes_python_runs(tmp_path):
     for block in blocks(README, "python"):
         done = subprocess.run(
-            [sys.executable, "-c", block], capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False,
+            [sys.executable, "-c", block],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=tmp_path,
+            check=False,
             env=environ(),
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("(100, 3, 32, 32) float16 (100, 1)") == 10
 

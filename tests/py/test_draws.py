@@ -31,9 +31,16 @@ class Noise:
         return 60
 
     def __getitem__(self, i):
-        return (random.getrandbits(60), np.random.randint(0, 1 << 60), self.own.integers(0, 1 << 60),
-                self.parts[0]["state"].randint(0, 1 << 60), self.parts[1].getrandbits(60), self.partial(),
-                MODULE_GENERATOR.integers(0, 1 << 60), self.function())  # fmt: skip
+        return (
+            random.getrandbits(60),
+            np.random.randint(0, 1 << 60),
+            self.own.integers(0, 1 << 60),
+            self.parts[0]["state"].randint(0, 1 << 60),
+            self.parts[1].getrandbits(60),
+            self.partial(),
+            MODULE_GENERATOR.integers(0, 1 << 60),
+            self.function(),
+        )
 
 
 class Wrapped:
@@ -85,8 +92,15 @@ class Hidden:
     def __getitem__(self, i):
         from hidden_noises import noise
 
-        return (self.own.integers(0, 1 << 60), self.shared, np.random.Generator(self.bits).integers(0, 1 << 60),
-                self.many[-1].integers(0, 1 << 60), *self.default(), noises.inner.noise()[0], noise()[1])  # fmt: skip
+        return (
+            self.own.integers(0, 1 << 60),
+            self.shared,
+            np.random.Generator(self.bits).integers(0, 1 << 60),
+            self.many[-1].integers(0, 1 << 60),
+            *self.default(),
+            noises.inner.noise()[0],
+            noise()[1],
+        )
 
 
 noises = types.ModuleType("noises")

@@ -35,11 +35,16 @@ def test_explain(path):
         return batch / 2
 
     pipelines = {
-        "image": [RandomResizedCropRGBImageDecoder((8, 6)), tf.RandomHorizontalFlip(), tf.Convert("float32"),
-                  tf.ToTorchImage(False), halve],
+        "image": [
+            RandomResizedCropRGBImageDecoder((8, 6)),
+            tf.RandomHorizontalFlip(),
+            tf.Convert("float32"),
+            tf.ToTorchImage(False),
+            halve,
+        ],
         "label": [IntDecoder(), tf.LabelMixup(1, True), tf.MixupToOneHot(50)],
         "text": [BytesDecoder(lengths=True)],
-    }  # fmt: skip
+    }
     with Loader(path, 16, 2, order=OrderOption.RANDOM, pipelines=pipelines, seed=7, batches_ahead=2) as loader:
         before = loader.explain().splitlines()
         assert "40 samples in use, batches of 16, order RANDOM, seed 7" in before[0]

@@ -109,10 +109,13 @@ def test_sample_numbers(path):
             assert labels[:, 0].tolist() == [11 * i for i in ids.tolist()]
 
 
-@pytest.mark.parametrize("query, want", [
-    (None, [0, 5, 10]),
-    ((AllocationQuery((1,), np.int64), AllocationQuery((1,), np.int32)), [0, 50, 100]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "query, want",
+    [
+        (None, [0, 5, 10]),
+        ((AllocationQuery((1,), np.int64), AllocationQuery((1,), np.int32)), [0, 50, 100]),
+    ],
+)
 def test_memories(path, query, want):
     with load(path, pipelines={"label": [IntDecoder(), Halves(query)]}) as loader:
         assert loader.get_batch([0, 1, 2])[1][:, 0].tolist() == want

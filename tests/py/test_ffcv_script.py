@@ -11,18 +11,36 @@ from cgxffcv.cifar import sample
 
 # What scripts written for FFCV 1.0.2 import, by module.
 PATHS = {
-    "fields": ["BytesField", "FloatField", "IntField", "JSONField", "NDArrayField", "RGBImageField",
-               "TorchTensorField"],
-    "fields.decoders": ["IntDecoder", "FloatDecoder", "NDArrayDecoder", "BytesDecoder", "SimpleRGBImageDecoder",
-                        "CenterCropRGBImageDecoder", "RandomResizedCropRGBImageDecoder"],
+    "fields": [
+        "BytesField",
+        "FloatField",
+        "IntField",
+        "JSONField",
+        "NDArrayField",
+        "RGBImageField",
+        "TorchTensorField",
+    ],
+    "fields.decoders": [
+        "IntDecoder",
+        "FloatDecoder",
+        "NDArrayDecoder",
+        "BytesDecoder",
+        "SimpleRGBImageDecoder",
+        "CenterCropRGBImageDecoder",
+        "RandomResizedCropRGBImageDecoder",
+    ],
     "loader": ["Loader", "OrderOption"],
     "fields.base": ["Field"],
     "fields.basics": ["FloatDecoder", "FloatField", "IntDecoder", "IntField"],
     "fields.bytes": ["BytesDecoder", "BytesField"],
     "fields.json": ["JSONField"],
     "fields.ndarray": ["NDArrayDecoder", "NDArrayField", "TorchTensorField"],
-    "fields.rgb_image": ["CenterCropRGBImageDecoder", "RGBImageField", "RandomResizedCropRGBImageDecoder",
-                         "SimpleRGBImageDecoder"],
+    "fields.rgb_image": [
+        "CenterCropRGBImageDecoder",
+        "RGBImageField",
+        "RandomResizedCropRGBImageDecoder",
+        "SimpleRGBImageDecoder",
+    ],
     "loader.epoch_iterator": ["EpochIterator"],
     "loader.loader": ["Loader", "OrderOption"],
     "pipeline": ["Compiler", "PipelineSpec"],
@@ -32,10 +50,11 @@ PATHS = {
     "pipeline.pipeline_spec": ["PipelineSpec"],
     "pipeline.state": ["State"],
     "reader": ["Reader"],
-    "transforms": ["Convert", "Cutout", "ImageMixup", "LabelMixup", "MixupToOneHot", "ModuleWrapper", "NormalizeImage",
-                   "Poison", "RandomBrightness", "RandomContrast", "RandomHorizontalFlip", "RandomResizedCrop",
-                   "RandomSaturation", "RandomTranslate", "ReplaceLabel", "Squeeze", "ToDevice", "ToTensor",
-                   "ToTorchImage", "View"],
+    "transforms": (
+        "Convert Cutout ImageMixup LabelMixup MixupToOneHot ModuleWrapper NormalizeImage Poison RandomBrightness "
+        "RandomContrast RandomHorizontalFlip RandomResizedCrop RandomSaturation RandomTranslate ReplaceLabel Squeeze "
+        "ToDevice ToTensor ToTorchImage View"
+    ).split(),
     "transforms.color_jitter": ["RandomBrightness", "RandomContrast", "RandomSaturation"],
     "transforms.common": ["Squeeze"],
     "transforms.cutout": ["Cutout"],
@@ -53,7 +72,7 @@ PATHS = {
     "traversal_order.random": ["Random"],
     "traversal_order.sequential": ["Sequential"],
     "writer": ["DatasetWriter"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -96,9 +115,13 @@ def test_the_cifar_example(tmp_path):
         image_pipeline.extend([ToTensor(), ToTorchImage(), Convert(np.float16)])
         ordering = OrderOption.RANDOM if name == "train" else OrderOption.SEQUENTIAL
         loaders[name] = Loader(
-            str(tmp_path / "train.beton"), batch_size=512, num_workers=2, order=ordering, drop_last=(name == "train"),
+            str(tmp_path / "train.beton"),
+            batch_size=512,
+            num_workers=2,
+            order=ordering,
+            drop_last=(name == "train"),
             pipelines={"image": image_pipeline, "label": label_pipeline},
-        )  # fmt: skip
+        )
     assert (len(loaders["train"]), len(loaders["test"])) == (2, 3)
     seen = []
     for batch_images, batch_labels in loaders["test"]:

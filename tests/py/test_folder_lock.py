@@ -28,9 +28,11 @@ time.sleep(600)
 def other(tmp_path):
     """A process that holds the lock of tmp_path / "log"."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "log")], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", HOLD, str(tmp_path / "log")],
+        stdout=subprocess.PIPE,
+        text=True,
         env=environ(),
-    )  # fmt: skip
+    )
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()

@@ -104,8 +104,11 @@ def test_the_packages_own_forks_warn_of_nothing(tmp_path, warnings):
     """Whatever a user's warning filters are: test runners show all warnings, some end at one."""
     done = subprocess.run(
         [sys.executable, "-W", warnings, "-c", OWN_FORKS, str(tmp_path / "x.beton")],
-        timeout=60, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        timeout=60,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0 and done.stderr == "", done.stderr
 
 
@@ -115,8 +118,17 @@ def test_threads_of_the_parent(tmp_path, what, threads):
     if what == "network" and not cgxffcv.build_info()["onednn"]:
         pytest.skip("this build has no oneDNN, so no networks on the CPU")
     done = subprocess.run(
-        [sys.executable, *THE_PROGRAM_FORKS, "-c", SCRIPT.format(maker=MAKERS[what]), str(threads),
-         str(tmp_path / "x.beton")],
-        timeout=60, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            *THE_PROGRAM_FORKS,
+            "-c",
+            SCRIPT.format(maker=MAKERS[what]),
+            str(threads),
+            str(tmp_path / "x.beton"),
+        ],
+        timeout=60,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0 and done.stderr == "", done.stderr

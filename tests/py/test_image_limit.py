@@ -170,9 +170,13 @@ def test_the_limit_is_the_users(limit, tmp_path):
     stream = _cgxffcv.jpeg_encode(np.zeros((20, 30, 3), np.uint8))
     path = file_of(tmp_path / "x.beton", [stream], (20, 30))
     limit(599)
-    for call in (lambda: _cgxffcv.jpeg_decode(stream), lambda: Loader(path, 1), lambda: Reader(path)[0],
-                 lambda: _cgxffcv.resize_area(np.zeros((1, 1, 3), np.uint8), 20, 30),
-                 lambda: _cgxffcv.jpeg_encode(np.zeros((20, 30, 3), np.uint8))):  # fmt: skip
+    for call in (
+        lambda: _cgxffcv.jpeg_decode(stream),
+        lambda: Loader(path, 1),
+        lambda: Reader(path)[0],
+        lambda: _cgxffcv.resize_area(np.zeros((1, 1, 3), np.uint8), 20, 30),
+        lambda: _cgxffcv.jpeg_encode(np.zeros((20, 30, 3), np.uint8)),
+    ):
         with pytest.raises(ValueError, match=f"{LIMIT} 599"):
             call()
     for enough in (600, 0):
@@ -184,10 +188,19 @@ def test_the_limit_is_the_users(limit, tmp_path):
             limit(wrong)
 
 
-@pytest.mark.parametrize("text, said", [
-    ("599", "over the limit of 599"), ("600", "fine"), ("0", "fine"), ("", "fine"), ("many", "'many'; a whole number"),
-    ("-1", "'-1'; a whole number"), ("1e9", "'1e9'; a whole number"), ("9" * 30, "; a whole number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("599", "over the limit of 599"),
+        ("600", "fine"),
+        ("0", "fine"),
+        ("", "fine"),
+        ("many", "'many'; a whole number"),
+        ("-1", "'-1'; a whole number"),
+        ("1e9", "'1e9'; a whole number"),
+        ("9" * 30, "; a whole number"),
+    ],
+)
 def test_the_environment_sets_the_limit(text, said):
     code = f"""
 import _cgxffcv
@@ -198,8 +211,9 @@ except ValueError as error:
     print(error)
 """
     environ = {**os.environ, "CGXFFCV_MAX_IMAGE_PIXELS": text}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True,
-                          env=environ)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=environ
+    )
     assert said in done.stdout, done
 
 

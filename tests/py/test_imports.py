@@ -8,10 +8,30 @@ import pytest
 
 # The kept ones are told by name, so that a new one is noticed.
 LATER = {
-    "matplotlib", "PIL", "torch", "jax", "cupy", "tqdm", "yaml", "safetensors",
-    "asyncio", "concurrent", "multiprocessing", "subprocess", "tempfile", "unittest", "logging", "email", "http",
-    "urllib.request", "argparse", "importlib.metadata", "cgxffcv.app", "cgxffcv.bench", "cgxffcv.cifar",
-}  # fmt: skip
+    "matplotlib",
+    "PIL",
+    "torch",
+    "jax",
+    "cupy",
+    "tqdm",
+    "yaml",
+    "safetensors",
+    "asyncio",
+    "concurrent",
+    "multiprocessing",
+    "subprocess",
+    "tempfile",
+    "unittest",
+    "logging",
+    "email",
+    "http",
+    "urllib.request",
+    "argparse",
+    "importlib.metadata",
+    "cgxffcv.app",
+    "cgxffcv.bench",
+    "cgxffcv.cifar",
+}
 LIBRARIES = ("libmpi", "libopen-pal", "libnccl", "libcudnn", "libcublas", "libcuda.")
 
 TOLD = """

@@ -21,26 +21,37 @@ ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "ended from o
 
 def command(*words, cwd, folders=(), **variables):
     return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, timeout=60, cwd=cwd, check=False,
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=cwd,
+        check=False,
         env=environ(*folders, **variables),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("number", list(ENDS))
 @pytest.mark.parametrize(
     "name, words, modules",
     [
-        ("write_datasets.py", [str(ROOT / "write_datasets.py"), "--data.source=sample"],
-         ["cgxffcv.app.process", "argparse", "numpy", "yaml", "cgxffcv.recipes", "_cgxffcv"]),
-        ("train_cifar_ffcv_cgx.py", [str(ROOT / "train_cifar_ffcv_cgx.py")],
-         ["cgxffcv.app.commands", "cgxffcv.app.config"]),
+        (
+            "write_datasets.py",
+            [str(ROOT / "write_datasets.py"), "--data.source=sample"],
+            ["cgxffcv.app.process", "argparse", "numpy", "yaml", "cgxffcv.recipes", "_cgxffcv"],
+        ),
+        (
+            "train_cifar_ffcv_cgx.py",
+            [str(ROOT / "train_cifar_ffcv_cgx.py")],
+            ["cgxffcv.app.commands", "cgxffcv.app.config"],
+        ),
         ("cgxffcv", ["-m", "cgxffcv", "doctor"], ["cgxffcv.app.cli", "importlib.metadata", "_cgxffcv"]),
         ("cgxffcv", ["-m", "cgxffcv", "info", "x"], ["cgxffcv.beton", "numpy"]),
         ("cgxffcv", ["-m", "cgxffcv", "bench", "loader"], ["cgxffcv.bench", "concurrent.futures", "_cgxffcv"]),
         ("cgxffcv", ["-m", "cgxffcv", "launch", "-np", "2", "train"], ["cgxffcv.app.launch"]),
         ("cgxffcv train", ["-m", "cgxffcv", "train"], ["cgxffcv.app.session"]),
     ],
-)  # fmt: skip
+)
 def test_at_the_start(tmp_path, number, name, words, modules):
     (tmp_path / "sitecustomize.py").write_text(HOOK)
     for module in modules:

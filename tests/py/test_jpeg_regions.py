@@ -95,9 +95,17 @@ STREAMS = {
 
 def regions(rng, height, width):
     """All borders, single pixels, and some at random."""
-    found = [(0, 0, height, width), (0, 0, 1, 1), (height - 1, width - 1, 1, 1), (0, width - 1, height, 1),
-             (height - 1, 0, 1, width), (0, 0, height, 1), (0, 0, 1, width), (height // 2, 0, 1, width),
-             (0, width // 2, height, 1)]  # fmt: skip
+    found = [
+        (0, 0, height, width),
+        (0, 0, 1, 1),
+        (height - 1, width - 1, 1, 1),
+        (0, width - 1, height, 1),
+        (height - 1, 0, 1, width),
+        (0, 0, height, 1),
+        (0, 0, 1, width),
+        (height // 2, 0, 1, width),
+        (0, width // 2, height, 1),
+    ]
     for _ in range(120):
         h, w = int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))
         found.append((int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w))
@@ -178,8 +186,12 @@ def test_damage_is_noticed_down_to_the_last_row():
     whole = _cgxffcv.jpeg_decode(good)
     part = _cgxffcv.jpeg_decode(damaged, region=(5, 7, 40, 50))
     np.testing.assert_array_equal(part, whole[5:45, 7:57])
-    for data, region in ((damaged, (100, 0, 9, 9)), (damaged, (5, 7, 155, 50)), (good[:-2], (5, 7, 40, 50)),
-                         (good[: len(good) // 2] + bytes(len(good) // 2), (100, 0, 9, 9))):  # fmt: skip
+    for data, region in (
+        (damaged, (100, 0, 9, 9)),
+        (damaged, (5, 7, 155, 50)),
+        (good[:-2], (5, 7, 40, 50)),
+        (good[: len(good) // 2] + bytes(len(good) // 2), (100, 0, 9, 9)),
+    ):
         with pytest.raises(BetonError, match="corrupt JPEG data"):
             _cgxffcv.jpeg_decode(data, region=region)
 
@@ -216,10 +228,18 @@ def test_what_lies_behind_the_crop_may_be_damaged(tmp_path):
     assert 4 <= seen < 28
 
 
-@pytest.mark.parametrize("at, value, text", [
-    (1, 0xC9, "arithmetic"), (1, 0xCA, "arithmetic"), (1, 0xC3, "lossless"), (4, 12, "12 bits"), (9, 4, "4 components"),
-    (9, 2, "2 components"), (6, 97, "97 pixels where"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "at, value, text",
+    [
+        (1, 0xC9, "arithmetic"),
+        (1, 0xCA, "arithmetic"),
+        (1, 0xC3, "lossless"),
+        (4, 12, "12 bits"),
+        (9, 4, "4 components"),
+        (9, 2, "2 components"),
+        (6, 97, "97 pixels where"),
+    ],
+)
 def test_what_is_refused_names_its_sample(tmp_path, at, value, text):
     """A stream that another program put there."""
     path = str(tmp_path / "a.beton")
@@ -254,8 +274,10 @@ def test_a_plain_decoder_decodes_what_is_shown(tmp_path):
     for chosen in (["a"], ["b"], ["c"], ["a", "b", "c"]):
         views = {name: pipelines[name] for name in chosen}
         options = {"pipelines": {"image": None, **views}, "seed": 3, "drop_last": False}
-        with loader_of(str(tmp_path / "jpg.beton"), images, **views) as loader, \
-                Loader(str(tmp_path / "raw.beton"), 4, 2, **options) as other:  # fmt: skip
+        with (
+            loader_of(str(tmp_path / "jpg.beton"), images, **views) as loader,
+            Loader(str(tmp_path / "raw.beton"), 4, 2, **options) as other,
+        ):
             for got, want in zip(loader, other, strict=True):
                 for one, right in zip(got, want, strict=True):
                     np.testing.assert_array_equal(one, right)

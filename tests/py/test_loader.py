@@ -234,8 +234,14 @@ def test_ranks_from_the_environment(path, monkeypatch):
 
 def test_pixels_do_not_depend_on_workers_ranks_or_batches(path):
     expected = everything(path, num_workers=1, batches_ahead=1)
-    for options in ({"num_workers": 5}, {"batch_size": 1}, {"batch_size": 103}, {"batches_ahead": 9},
-                    {"resident": True}, {"os_cache": False}):  # fmt: skip
+    for options in (
+        {"num_workers": 5},
+        {"batch_size": 1},
+        {"batch_size": 103},
+        {"batches_ahead": 9},
+        {"resident": True},
+        {"os_cache": False},
+    ):
         for got, want in zip(everything(path, **options), expected, strict=True):
             assert got.keys() == want.keys()
             assert all(np.array_equal(got[i], want[i]) for i in want), options
@@ -314,11 +320,18 @@ def test_resume_on_another_number_of_ranks(path):
     assert [a + b for a, b in zip(*parts, strict=True)] == rest
 
 
-@pytest.mark.parametrize("change, text", [
-    ({"version": 2}, "version"), ({"order": "SEQUENTIAL"}, "order"), ({"num_samples": 5}, "num_samples"),
-    ({"samples_done": 13}, "multiple"), ({"samples_done": -8}, "multiple"), ({"seed": -1}, "seed"),
-    ({"epoch": -1}, "epoch"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"version": 2}, "version"),
+        ({"order": "SEQUENTIAL"}, "order"),
+        ({"num_samples": 5}, "num_samples"),
+        ({"samples_done": 13}, "multiple"),
+        ({"samples_done": -8}, "multiple"),
+        ({"seed": -1}, "seed"),
+        ({"epoch": -1}, "epoch"),
+    ],
+)
 def test_a_state_that_does_not_fit_is_refused(path, change, text):
     with Loader(path, 8, order=RANDOM, seed=1, ids=True) as loader:
         with pytest.raises(ValueError, match=text):
@@ -329,31 +342,34 @@ def test_a_state_that_does_not_fit_is_refused(path, change, text):
 # ---- errors ----
 
 
-@pytest.mark.parametrize("options, error, text", [
-    ({"batch_size": 0}, ValueError, "batch_size must be at least 1, not 0"),
-    ({"batch_size": -1}, ValueError, "batch_size"),
-    ({"batch_size": 2.5}, TypeError, "float"),
-    ({"batches_ahead": 0}, ValueError, "batches_ahead"),
-    ({"num_workers": 10**6}, ValueError, "num_workers"),
-    ({"rank": 2, "world_size": 2, "seed": 1}, ValueError, "rank must be in 0..1, not 2"),
-    ({"rank": 1}, ValueError, "together"),
-    ({"seed": -1}, ValueError, "seed"),
-    ({"seed": "x"}, TypeError, "integer"),
-    ({"indices": [N]}, IndexError, "103 samples"),
-    ({"indices": [-1]}, IndexError, "-1"),
-    ({"indices": [0.5]}, TypeError, "indices"),
-    ({"indices": [[1]]}, TypeError, "indices"),
-    ({"order": "random"}, TypeError, "OrderOption"),
-    ({"order": RANDOM, "order_kwargs": {"window_pages": 2}}, TypeError, "window_pages"),
-    ({"order": QUASI, "order_kwargs": {"window_pages": 0}}, ValueError, "window_pages"),
-    ({"custom_fields": {"x": object}}, KeyError, "has no field .x."),
-    ({"pipelines": {"images": []}}, ValueError, "image, label"),
-    ({"pipelines": {"image": 5}}, TypeError, "list"),
-    ({"pipelines": {"image": [dec.IntDecoder()]}}, TypeError, "SimpleRGBImageDecoder"),
-    ({"pipelines": {"image": [dec.SimpleRGBImageDecoder]}}, TypeError, "class"),
-    ({"pipelines": {"label": [tf.Cutout(1)]}}, TypeError, "images"),
-    ({"pipelines": {"label": [dec.IntDecoder(), dec.IntDecoder()]}}, TypeError, "no transform"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, error, text",
+    [
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, not 0"),
+        ({"batch_size": -1}, ValueError, "batch_size"),
+        ({"batch_size": 2.5}, TypeError, "float"),
+        ({"batches_ahead": 0}, ValueError, "batches_ahead"),
+        ({"num_workers": 10**6}, ValueError, "num_workers"),
+        ({"rank": 2, "world_size": 2, "seed": 1}, ValueError, "rank must be in 0..1, not 2"),
+        ({"rank": 1}, ValueError, "together"),
+        ({"seed": -1}, ValueError, "seed"),
+        ({"seed": "x"}, TypeError, "integer"),
+        ({"indices": [N]}, IndexError, "103 samples"),
+        ({"indices": [-1]}, IndexError, "-1"),
+        ({"indices": [0.5]}, TypeError, "indices"),
+        ({"indices": [[1]]}, TypeError, "indices"),
+        ({"order": "random"}, TypeError, "OrderOption"),
+        ({"order": RANDOM, "order_kwargs": {"window_pages": 2}}, TypeError, "window_pages"),
+        ({"order": QUASI, "order_kwargs": {"window_pages": 0}}, ValueError, "window_pages"),
+        ({"custom_fields": {"x": object}}, KeyError, "has no field .x."),
+        ({"pipelines": {"images": []}}, ValueError, "image, label"),
+        ({"pipelines": {"image": 5}}, TypeError, "list"),
+        ({"pipelines": {"image": [dec.IntDecoder()]}}, TypeError, "SimpleRGBImageDecoder"),
+        ({"pipelines": {"image": [dec.SimpleRGBImageDecoder]}}, TypeError, "class"),
+        ({"pipelines": {"label": [tf.Cutout(1)]}}, TypeError, "images"),
+        ({"pipelines": {"label": [dec.IntDecoder(), dec.IntDecoder()]}}, TypeError, "no transform"),
+    ],
+)
 def test_bad_arguments(path, options, error, text):
     with pytest.raises(error, match=text):
         Loader(path, **{"batch_size": 4, **options})

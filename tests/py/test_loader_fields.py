@@ -242,8 +242,12 @@ def test_ffcvs_classes_of_orders(path):
 @pytest.mark.parametrize("lengths", [False, True])
 def test_json_is_unpacked(mixed, lengths):
     path, fields = mixed
-    with Loader(path, 4, drop_last=False, pipelines={"info": [dec.BytesDecoder(lengths)], **{
-        name: None for name in fields if name != "info"}}) as loader:  # fmt: skip
+    with Loader(
+        path,
+        4,
+        drop_last=False,
+        pipelines={"info": [dec.BytesDecoder(lengths)], **{name: None for name in fields if name != "info"}},
+    ) as loader:
         assert [value for (rows,) in loader for value in JSONField.unpack(rows)] == fields["info"][1]
     row = np.frombuffer(b'{"a": [1]}', np.uint8)
     assert JSONField.unpack(row) == {"a": [1]} and JSONField.unpack(row[None]) == [{"a": [1]}]
@@ -256,9 +260,9 @@ def test_json_is_unpacked(mixed, lengths):
             JSONField.unpack(wrong)
 
 
-@pytest.mark.parametrize("device, name", [
-    ("cpu", "cpu"), (0, "cuda:0"), (np.int64(3), "cuda:3"), ("cuda:1", "cuda:1"), ("cuda", "cuda")
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "device, name", [("cpu", "cpu"), (0, "cuda:0"), (np.int64(3), "cuda:3"), ("cuda:1", "cuda:1"), ("cuda", "cuda")]
+)
 def test_devices_by_name_and_number(monkeypatch, device, name):
     monkeypatch.setattr(tf, "find_torch", lambda: types.SimpleNamespace(device=str))
     assert tf.ToDevice(device).device == name

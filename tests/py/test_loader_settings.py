@@ -119,14 +119,24 @@ def test_a_drawn_seed_stays(path):
         assert loader.seed == seed and flat(epoch_of(loader)) == reference.shuffled(range(N), seed, 0)
 
 
-@pytest.mark.parametrize("name, value, error, text", [
-    ("batch_size", 0, ValueError, "batch_size must be at least 1, not 0"), ("batch_size", 2.5, TypeError, "float"),
-    ("seed", -1, ValueError, "seed"), ("indices", [N], IndexError, "40 samples"), ("indices", 3, TypeError, "indices"),
-    ("indices", [[1], [2, 3]], TypeError, "indices"), ("order", "random", TypeError, "OrderOption"),
-    ("order_kwargs", {"x": 1}, TypeError, "x"), ("rank", 1, ValueError, "rank must be in 0..0"),
-    ("pipelines", {"nobody": []}, ValueError, "nobody"), ("batches_ahead", 0, ValueError, "batches_ahead"),
-    ("next_epoch", -1, ValueError, "epoch"), ("next_epoch", 2.5, TypeError, "float"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, value, error, text",
+    [
+        ("batch_size", 0, ValueError, "batch_size must be at least 1, not 0"),
+        ("batch_size", 2.5, TypeError, "float"),
+        ("seed", -1, ValueError, "seed"),
+        ("indices", [N], IndexError, "40 samples"),
+        ("indices", 3, TypeError, "indices"),
+        ("indices", [[1], [2, 3]], TypeError, "indices"),
+        ("order", "random", TypeError, "OrderOption"),
+        ("order_kwargs", {"x": 1}, TypeError, "x"),
+        ("rank", 1, ValueError, "rank must be in 0..0"),
+        ("pipelines", {"nobody": []}, ValueError, "nobody"),
+        ("batches_ahead", 0, ValueError, "batches_ahead"),
+        ("next_epoch", -1, ValueError, "epoch"),
+        ("next_epoch", 2.5, TypeError, "float"),
+    ],
+)
 def test_a_bad_value_is_refused_and_changes_nothing(path, name, value, error, text):
     with Loader(path, 8, seed=1, order=RANDOM) as loader:
         with pytest.raises(error, match=text):
@@ -215,10 +225,13 @@ def test_settings_after_load_state_dict(path):
         assert flat(epoch_of(loader)) == reference.shuffled(range(N), 3, 0)
 
 
-@pytest.mark.parametrize("options, others", [
-    ({"indices": range(20)}, {"indices": range(20, 40)}),
-    ({"order": OrderOption.QUASI_RANDOM}, {"order": OrderOption.QUASI_RANDOM, "order_kwargs": {"window_pages": 3}}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, others",
+    [
+        ({"indices": range(20)}, {"indices": range(20, 40)}),
+        ({"order": OrderOption.QUASI_RANDOM}, {"order": OrderOption.QUASI_RANDOM, "order_kwargs": {"window_pages": 3}}),
+    ],
+)
 def test_a_state_of_other_samples_or_windows_is_refused(path, options, others):
     with Loader(path, 5, **options) as one:
         state = one.state_dict()
@@ -310,10 +323,18 @@ def test_a_class_that_fails_leaves_the_loader_as_it_was(path):
         assert loader.order is OrderOption.SEQUENTIAL and flat(epoch_of(loader)) == list(range(N))
 
 
-@pytest.mark.parametrize("order", [
-    list(range(N)), np.arange(N), Drawing(), Sized(), lambda epoch: np.arange(N), lambda epoch: iter(range(N)),
-    type("Whole", (), {"__init__": lambda self, loader: None, "sample_order": lambda self, epoch: range(N)}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "order",
+    [
+        list(range(N)),
+        np.arange(N),
+        Drawing(),
+        Sized(),
+        lambda epoch: np.arange(N),
+        lambda epoch: iter(range(N)),
+        type("Whole", (), {"__init__": lambda self, loader: None, "sample_order": lambda self, epoch: range(N)}),
+    ],
+)
 def test_orders_are_restricted_to_indices(path, order):
     chosen = [30, 3, 17]
     with Loader(path, 1, order=order, indices=chosen, resident=True) as loader:
@@ -404,11 +425,16 @@ def test_an_order_that_was_drawn_ahead_is_in_the_state(path):
         assert flat(epoch_of(loader)) == expected
 
 
-@pytest.mark.parametrize("change, error, text", [
-    ({"samples": None}, ValueError, "does not hold the samples"), ({"samples": [N]}, IndexError, "40 samples"),
-    ({"samples": [1, 2]}, ValueError, "8 samples are done of an epoch of 2"), ({"samples": "abc"}, TypeError, "whole"),
-    ({"samples": [*range(10), 35]}, ValueError, "not among"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, error, text",
+    [
+        ({"samples": None}, ValueError, "does not hold the samples"),
+        ({"samples": [N]}, IndexError, "40 samples"),
+        ({"samples": [1, 2]}, ValueError, "8 samples are done of an epoch of 2"),
+        ({"samples": "abc"}, TypeError, "whole"),
+        ({"samples": [*range(10), 35]}, ValueError, "not among"),
+    ],
+)
 def test_a_state_whose_samples_do_not_fit_is_refused(path, change, error, text):
     with Loader(path, 8, order=Drawing(), indices=range(30)) as loader:
         iterator = iter(loader)

@@ -187,12 +187,16 @@ def test_of_the_bad_samples_the_first_is_told(tmp_path, decoder, workers):
             assert caught.value.sample == bad[0]
 
 
-@pytest.mark.parametrize("steps", [
-    [tf.ImageMixup(1, False), tf.RandomCrop(9)],
-    [tf.RandomCrop(20), tf.CutMix(1, False), tf.RandomVerticalFlip(), tf.RandomCrop(5)],
-    [tf.Cutout(9), tf.RandomCrop(7), tf.RandomContrast(1)],
-    [tf.RandomContrast(1, 1), tf.GaussianBlur(7, p=1), tf.RandomCrop(11)],
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [tf.ImageMixup(1, False), tf.RandomCrop(9)],
+        [tf.RandomCrop(20), tf.CutMix(1, False), tf.RandomVerticalFlip(), tf.RandomCrop(5)],
+        [tf.Cutout(9), tf.RandomCrop(7), tf.RandomContrast(1)],
+        [tf.RandomContrast(1, 1), tf.GaussianBlur(7, p=1), tf.RandomCrop(11)],
+    ],
+    ids=str,
+)
 def test_a_jpeg_is_decoded_as_far_as_the_chain_looks(tmp_path, steps):
     """The same as of images whose pixels are all there."""
     noise = np.random.default_rng(3).integers(0, 256, (14, 5, 6, 3), np.uint8).repeat(8, 1).repeat(8, 2)
@@ -210,8 +214,10 @@ def test_a_jpeg_is_decoded_as_far_as_the_chain_looks(tmp_path, steps):
 
 def test_two_views_of_one_image(path):
     views = {
-        "image": [tf.ImageMixup(0.5, True)], "label": [tf.LabelMixup(0.5, True)], "plain": PipelineSpec("image"),
-    }  # fmt: skip
+        "image": [tf.ImageMixup(0.5, True)],
+        "label": [tf.LabelMixup(0.5, True)],
+        "plain": PipelineSpec("image"),
+    }
     with Loader(path, 8, pipelines=views, seed=SEED, num_workers=1) as batches:
         for mixed, labels, plain in batches:
             weight = float(labels[0, 2])
@@ -232,24 +238,30 @@ def test_lambda_has_the_beta_distribution(alpha):
         assert abs(np.mean(lambdas <= point) - want) <= 5 * np.sqrt(want * (1 - want) / n) + 1e-3, point
 
 
-@pytest.mark.parametrize("image, label, text", [
-    ([tf.ImageMixup(1, True), tf.ImageMixup(1, True)], [], "once"),
-    ([NORMALIZE[0], tf.ImageMixup(1, True)], [], "must come before"),
-    ([tf.LabelMixup(1, True)], [], "for fields of int"),
-    ([], [tf.ImageMixup(1, True)], "for images"),
-    ([], [tf.Squeeze(), tf.LabelMixup(1, True)], "must come first: labels are replaced, then paired once"),
-    ([], [tf.LabelMixup(1, True), tf.LabelMixup(1, True)], "must come first"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "image, label, text",
+    [
+        ([tf.ImageMixup(1, True), tf.ImageMixup(1, True)], [], "once"),
+        ([NORMALIZE[0], tf.ImageMixup(1, True)], [], "must come before"),
+        ([tf.LabelMixup(1, True)], [], "for fields of int"),
+        ([], [tf.ImageMixup(1, True)], "for images"),
+        ([], [tf.Squeeze(), tf.LabelMixup(1, True)], "must come first: labels are replaced, then paired once"),
+        ([], [tf.LabelMixup(1, True), tf.LabelMixup(1, True)], "must come first"),
+    ],
+)
 def test_refusals(path, image, label, text):
     with pytest.raises((TypeError, ValueError), match=text):
         loader(path, image, label)
 
 
-@pytest.mark.parametrize("make, error, text", [
-    (lambda: tf.ImageMixup(0, True), ValueError, "alpha must be in 0.001..1000, not 0"),
-    (lambda: tf.LabelMixup(float("nan"), True), ValueError, "alpha"),
-    (lambda: tf.ImageMixup(1), TypeError, "same_lambda"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make, error, text",
+    [
+        (lambda: tf.ImageMixup(0, True), ValueError, "alpha must be in 0.001..1000, not 0"),
+        (lambda: tf.LabelMixup(float("nan"), True), ValueError, "alpha"),
+        (lambda: tf.ImageMixup(1), TypeError, "same_lambda"),
+    ],
+)
 def test_bad_arguments(make, error, text):
     with pytest.raises(error, match=text):
         make()

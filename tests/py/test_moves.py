@@ -62,10 +62,15 @@ def test_the_caller_waits_for_the_oldest_of_too_many(copies):
     assert [source for source, _ in copies._kept] == batches[2:]
 
 
-@pytest.mark.parametrize("batch, device, beside", [
-    (Batch(pinned=False), "cuda:0", True),  # which torch copies aside before it returns
-    (Batch(), "cpu", True), (Batch(), "cuda:0", False), (Batch(is_cuda=True), "cuda:1", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "batch, device, beside",
+    [
+        (Batch(pinned=False), "cuda:0", True),  # which torch copies aside before it returns
+        (Batch(), "cpu", True),
+        (Batch(), "cuda:0", False),
+        (Batch(is_cuda=True), "cuda:1", True),
+    ],
+)
 def test_nothing_else_is_kept(copies, batch, device, beside):
     interop.move(batch, device, beside)
     assert not copies._kept

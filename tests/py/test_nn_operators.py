@@ -259,8 +259,9 @@ CONVS = [
 @pytest.mark.parametrize("case", CONVS, ids=lambda c: "x".join(map(str, c[:5])))
 def test_conv(case, batch, precision):
     channels_in, channels, kernel, stride, padding, size = case
-    check_all([Conv("stem", channels_in, 1, 1, 0), Conv("conv", channels, kernel, stride, padding)], size, batch,
-              precision)  # fmt: skip
+    check_all(
+        [Conv("stem", channels_in, 1, 1, 0), Conv("conv", channels, kernel, stride, padding)], size, batch, precision
+    )
 
 
 NORMS = {

@@ -30,8 +30,15 @@ def sample(i):
 def path(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("os_cache") / "all.beton")
     jpeg = "jpg" if _cgxffcv.build_info()["jpeg"] else "raw"
-    fields = {"raw": RGBImageField(), "jpg": RGBImageField(jpeg), "n": IntField(), "x": FloatField(),
-              "bytes": BytesField(), "json": JSONField(), "array": NDArrayField(np.float64, (3, 5))}  # fmt: skip
+    fields = {
+        "raw": RGBImageField(),
+        "jpg": RGBImageField(jpeg),
+        "n": IntField(),
+        "x": FloatField(),
+        "bytes": BytesField(),
+        "json": JSONField(),
+        "array": NDArrayField(np.float64, (3, 5)),
+    }
     DatasetWriter(path, fields, page_size=2 << 20, progress=False).from_indexed_dataset(
         [sample(i) for i in range(COUNT)]
     )

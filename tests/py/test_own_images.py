@@ -87,14 +87,21 @@ def test_views_grow_with_the_image_and_are_mirrored_only_where_training_is():
     assert recipe.fitted(96, 10).views[2] == TestView(-3, -3, False, 0.125)
     upright = recipe.replace(flip="none").views
     assert [(view.dy, view.mirror, view.weight) for view in upright] == [
-        (0, False, 0.5), (-1, False, 0.25), (1, False, 0.25),
-    ]  # fmt: skip
+        (0, False, 0.5),
+        (-1, False, 0.25),
+        (1, False, 0.25),
+    ]
 
 
-@pytest.mark.parametrize(("side", "classes", "wanted"), [
-    (32, 1, "classes = 1: expected a whole number from 2 to 1,000"), (32, 1001, "from 2 to 1,000"),
-    (15, 10, "side = 15: expected a whole number from 16 to 96"), (97, 10, "from 16 to 96"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("side", "classes", "wanted"),
+    [
+        (32, 1, "classes = 1: expected a whole number from 2 to 1,000"),
+        (32, 1001, "from 2 to 1,000"),
+        (15, 10, "side = 15: expected a whole number from 16 to 96"),
+        (97, 10, "from 16 to 96"),
+    ],
+)
 def test_limits_of_recipes(side, classes, wanted):
     with pytest.raises(RecipeError, match=wanted):
         recipes.get("resnet9").fitted(side, classes)
@@ -154,8 +161,12 @@ def test_fields_that_are_not_clear(tmp_path):
 
 def test_names_that_are_none(tmp_path):
     path = write(tmp_path / "x.beton", *pictures(12, 16, 3))
-    for text, wanted in ((b"a\nb\n", "names 2 classes, but there is a label 2"), (b"a\nb\na\n", "there twice"),
-                         (b"a\n\nc\n", "no name"), (b"\xff\n", "UTF-8")):  # fmt: skip
+    for text, wanted in (
+        (b"a\nb\n", "names 2 classes, but there is a label 2"),
+        (b"a\nb\na\n", "there twice"),
+        (b"a\n\nc\n", "no name"),
+        (b"\xff\n", "UTF-8"),
+    ):
         (tmp_path / "x.beton.classes").write_bytes(text)
         with pytest.raises(DataError, match=wanted):
             look_at(path)

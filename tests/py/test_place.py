@@ -14,8 +14,7 @@ from cgxffcv import claim, comm, place
 from cgxffcv.app import process
 from cgxffcv.loader import find_ranks
 
-PREFIXES = ("OMPI_", "PMIX_", "PMI_", "MPI_", "MV2_", "MVP_", "JSM_", "PALS_", "FLUX_", "HOROVOD_", "SLURM_", "RANK",
-            "WORLD_SIZE", "LOCAL_")  # fmt: skip
+PREFIXES = tuple("OMPI_ PMIX_ PMI_ MPI_ MV2_ MVP_ JSM_ PALS_ FLUX_ HOROVOD_ SLURM_ RANK WORLD_SIZE LOCAL_".split())
 
 
 @pytest.fixture(autouse=True)
@@ -94,8 +93,16 @@ def test_alone(name, monkeypatch):
 
 
 def test_who_is_nearest_counts(monkeypatch):
-    put(monkeypatch, **FOREIGN["srun"], OMPI_COMM_WORLD_RANK="2", OMPI_COMM_WORLD_SIZE="3", PMIX_RANK="2",
-        PMIX_NAMESPACE="job", OMPI_COMM_WORLD_LOCAL_RANK="1", OMPI_COMM_WORLD_LOCAL_SIZE="2")  # fmt: skip
+    put(
+        monkeypatch,
+        **FOREIGN["srun"],
+        OMPI_COMM_WORLD_RANK="2",
+        OMPI_COMM_WORLD_SIZE="3",
+        PMIX_RANK="2",
+        PMIX_NAMESPACE="job",
+        OMPI_COMM_WORLD_LOCAL_RANK="1",
+        OMPI_COMM_WORLD_LOCAL_SIZE="2",
+    )
     here = place.find()
     assert here.joins and here.job == "job"
     assert (here.rank, here.size, here.local_rank, here.local_size) == (2, 3, 1, 2) == (*find_ranks(), 1, 2)

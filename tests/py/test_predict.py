@@ -27,7 +27,7 @@ RECIPES = {
         **SMALL, lr=0.1, depths=(2, 3, 3), head_scale=1 / 16, hardest=(), test_share=1.0
     ),
     "resnet9": recipes.get("resnet9").replace(batch_size=25, epochs=0.3, lr=0.05),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", params=RECIPES)
@@ -196,13 +196,19 @@ def test_pictures_of_other_sizes(network, tmp_path, capsys):
         (lambda p: (p / "x.npy").write_bytes(b"nothing"), "x.npy: not a readable .npy file"),
         (lambda p: np.save(p / "x.npy", np.array([{}]), allow_pickle=True), "not a readable .npy file"),
         (lambda p: (p / "x.png").write_bytes(b"nothing"), "x.png: "),
-        (lambda p: DatasetWriter(p / "x.beton", {"n": IntField()}, num_workers=1).from_arrays(n=np.arange(3)),
-         'a field "image"'),
+        (
+            lambda p: DatasetWriter(p / "x.beton", {"n": IntField()}, num_workers=1).from_arrays(n=np.arange(3)),
+            'a field "image"',
+        ),
         (lambda p: small_data.write(p / "x.beton", *(a[:0] for a in small_data.images_and_labels(3))), "no images"),
-        (lambda p: small_data.write(p / "x.beton", small_data.images_and_labels(3)[0][:, :8, :8].copy(), np.arange(3)),
-         r"x.beton\[0\]: uint8 of the shape \(8, 8, 3\)"),
+        (
+            lambda p: small_data.write(
+                p / "x.beton", small_data.images_and_labels(3)[0][:, :8, :8].copy(), np.arange(3)
+            ),
+            r"x.beton\[0\]: uint8 of the shape \(8, 8, 3\)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_files_that_cannot_be(network, tmp_path, capsys, make, match):
     make(tmp_path)
     with pytest.raises(UserError, match=match):

@@ -181,9 +181,17 @@ def test_error_bound(bits):
 
 @pytest.mark.parametrize(
     ("bucket", "bits", "expected"),
-    [(128, 8, 3.44e-5), (128, 4, 9.95e-3), (128, 3, 0.0457), (128, 2, 0.251),
-     (1024, 8, 5.43e-5), (1024, 4, 1.57e-2), (1024, 3, 0.0720), (1024, 2, 0.40)],
-)  # fmt: skip
+    [
+        (128, 8, 3.44e-5),
+        (128, 4, 9.95e-3),
+        (128, 3, 0.0457),
+        (128, 2, 0.251),
+        (1024, 8, 5.43e-5),
+        (1024, 4, 1.57e-2),
+        (1024, 3, 0.0720),
+        (1024, 2, 0.40),
+    ],
+)
 def test_error_energy(bucket, bits, expected):
     """Gaussian data: the published energies within 1 %, twice as much when stochastic, whose mean has no bias."""
     x = np.random.default_rng(1).standard_normal(1 << 20).astype(F)

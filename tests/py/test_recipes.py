@@ -10,8 +10,11 @@ from cgxffcv import recipes
 def test_the_default_is_ffcv_with_a_shared_batch_and_fewer_epochs():
     ffcv, default = (recipes.get(name).as_dict() for name in ("ffcv", "resnet9"))
     assert {name: value for name, value in default.items() if value != ffcv[name]} == {
-        "name": "resnet9", "summary": default["summary"], "batch_scope": "global", "epochs": 20,
-    }  # fmt: skip
+        "name": "resnet9",
+        "summary": default["summary"],
+        "batch_scope": "global",
+        "epochs": 20,
+    }
     assert "93.2 % on two" in ffcv["summary"]
 
 

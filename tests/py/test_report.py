@@ -36,9 +36,17 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize(
     "seconds, text",
-    [(0, "0.0 s"), (12.34, "12.3 s"), (99.96, "1 min 40 s"), (245, "4 min 05 s"), (3599.6, "1 h 00 min"),
-     (5230, "1 h 27 min"), (float("inf"), "?"), (float("nan"), "?")],
-)  # fmt: skip
+    [
+        (0, "0.0 s"),
+        (12.34, "12.3 s"),
+        (99.96, "1 min 40 s"),
+        (245, "4 min 05 s"),
+        (3599.6, "1 h 00 min"),
+        (5230, "1 h 27 min"),
+        (float("inf"), "?"),
+        (float("nan"), "?"),
+    ],
+)
 def test_duration(seconds, text):
     assert wording.duration(seconds) == text
 

@@ -22,8 +22,18 @@ def rotated(bits, bucket=1024, dtype="float32", scale="unbiased"):
 @pytest.mark.parametrize("bits", range(1, 5))
 def test_bytes(kernels, bits, dtype):
     """Every bucket size, whole and short last buckets of every length class."""
-    for bucket, n in ((64, 1), (64, 96), (64, 97), (128, 1000), (256, 800), (512, 1025), (1024, 5000), (2048, 4099),
-                      (4096, 4096), (4096, 6100)):  # fmt: skip
+    for bucket, n in (
+        (64, 1),
+        (64, 96),
+        (64, 97),
+        (128, 1000),
+        (256, 800),
+        (512, 1025),
+        (1024, 5000),
+        (2048, 4099),
+        (4096, 4096),
+        (4096, 6100),
+    ):
         for scale in SCALES:
             check(normal(n, dtype, bucket), rotated(bits, bucket, dtype, scale), **RANDOM)
 

@@ -338,8 +338,16 @@ def test_a_recipe_with_changes():
 
 
 def test_a_configuration_of_ffcvs_trains_what_ffcv_does():
-    theirs = {"batch_size": 512, "epochs": 16, "lr": 0.5, "momentum": 0.9, "lr_peak_epoch": 4, "weight_decay": 5e-4,
-              "label_smoothing": 0.1, "lr_tta": True}  # fmt: skip
+    theirs = {
+        "batch_size": 512,
+        "epochs": 16,
+        "lr": 0.5,
+        "momentum": 0.9,
+        "lr_peak_epoch": 4,
+        "weight_decay": 5e-4,
+        "label_smoothing": 0.1,
+        "lr_tta": True,
+    }
     recipe = chosen(*(f"--training.{name}={value}" for name, value in theirs.items()))[0]
     ffcv = recipes.get("ffcv").replace(**theirs)
     assert recipe.replace(name="", summary="", batch_scope="process") == ffcv.replace(name="", summary="")

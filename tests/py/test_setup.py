@@ -15,8 +15,13 @@ def build(tmp_path, **environ):
     switches = {key: value for key, value in os.environ.items() if not key.startswith("CGXFFCV_") and key != "CC"}
     return subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--build-temp", str(tmp_path), "--build-lib", str(tmp_path)],
-        cwd=ROOT, env={**switches, **environ}, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**switches, **environ},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def compiler(tmp_path, lacks):

@@ -66,11 +66,19 @@ def epochs(loader, count=2):
     return [batch for _ in range(count) for batch in loader]
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"order": OrderOption.RANDOM}, {"order": OrderOption.RANDOM, "indices": np.arange(0, TOTAL, 3)},
-    {"order": OrderOption.RANDOM, "rank": 1, "world_size": 3, "drop_last": False}, {"os_cache": False},
-    {"order": np.arange(TOTAL)[::-1].copy()}, {"resident": True, "order": OrderOption.RANDOM},
-], ids=["sequential", "random", "indices", "ranks", "no os_cache", "own order", "resident"])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"order": OrderOption.RANDOM},
+        {"order": OrderOption.RANDOM, "indices": np.arange(0, TOTAL, 3)},
+        {"order": OrderOption.RANDOM, "rank": 1, "world_size": 3, "drop_last": False},
+        {"os_cache": False},
+        {"order": np.arange(TOTAL)[::-1].copy()},
+        {"resident": True, "order": OrderOption.RANDOM},
+    ],
+    ids=["sequential", "random", "indices", "ranks", "no os_cache", "own order", "resident"],
+)
 def test_batches_are_those_of_one_file(several, merged, options):
     options = {"batch_size": 7, "num_workers": 2, "seed": 5, "ids": True, "pipelines": pipelines(), **options}
     with Loader(several, **options) as loader, Loader(merged, **options) as whole:
@@ -153,12 +161,17 @@ def test_errors_name_the_file_and_the_number_in_the_whole(several, tmp_path):
     assert caught.value.path == str(bad) and caught.value.sample == 40 and caught.value.field == "about"
 
 
-@pytest.mark.parametrize("fields, text", [
-    ({"image": ("image", [np.zeros((8, 7, 3), np.uint8)])}, "it has 1 fields, but .* has 5"),
-    ({**columns(0, 1), "about": ("bytes", [b"{}"])}, "'about': the field holds bytes, but json in"),
-    ({("label" if k == "weight" else "weight" if k == "label" else k): v for k, v in columns(0, 1).items()},
-     "'weight' stands where that has 'label'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields, text",
+    [
+        ({"image": ("image", [np.zeros((8, 7, 3), np.uint8)])}, "it has 1 fields, but .* has 5"),
+        ({**columns(0, 1), "about": ("bytes", [b"{}"])}, "'about': the field holds bytes, but json in"),
+        (
+            {("label" if k == "weight" else "weight" if k == "label" else k): v for k, v in columns(0, 1).items()},
+            "'weight' stands where that has 'label'",
+        ),
+    ],
+)
 def test_files_with_other_fields_are_refused(several, tmp_path, fields, text):
     other = tiny_beton.write(tmp_path / "other.beton", fields)
     with pytest.raises(ValueError, match=text) as caught:

@@ -88,9 +88,14 @@ def test_stages_give_the_models_bytes(nodes, algorithm, codec, dtype, feedback):
         for n, d in LAYERS
     ]
     case = Case(
-        [(n, spec) for (n, _), spec in zip(LAYERS, specs, strict=True)], dtype, "average", algorithm,
-        len(set(nodes)), feedback, seed=9,
-    )  # fmt: skip
+        [(n, spec) for (n, _), spec in zip(LAYERS, specs, strict=True)],
+        dtype,
+        "average",
+        algorithm,
+        len(set(nodes)),
+        feedback,
+        seed=9,
+    )
     for step in range(2):
         random = np.random.default_rng(step)
         buffers = [from_float32(random.standard_normal(ELEMS).astype(np.float32), dtype) for _ in nodes]

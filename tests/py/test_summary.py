@@ -40,10 +40,15 @@ def run(folder, tests):
 def test_failures_come_last(tmp_path):
     out = run(tmp_path, TESTS)
     order = [
-        "= skipped =", "    3  no GPU here", "    1  by hand", "= ERRORS =", "= FAILURES =",
-        "= short test summary info =", "FAILED test_it.py::test_wrong",
+        "= skipped =",
+        "    3  no GPU here",
+        "    1  by hand",
+        "= ERRORS =",
+        "= FAILURES =",
+        "= short test summary info =",
+        "FAILED test_it.py::test_wrong",
         "ERROR test_it.py::test_of_broken - OSError: no disk",
-    ]  # fmt: skip
+    ]
     places = [out.index(text) for text in order]
     assert places == sorted(places), out
     assert "SKIPPED" not in out and out.count("no GPU here") == 1

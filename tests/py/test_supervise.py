@@ -14,12 +14,15 @@ from cgxffcv.app import supervise
 
 RULE = "-" * 74 + "\n"
 FAILED = {
-    "4": RULE + "Primary job  terminated normally, but 1 process returned\na non-zero exit code. Aborted.\n" + RULE
-    + RULE + "mpirun detected that one or more processes exited with non-zero status, thus causing\nthe job\n\n"
+    "4": RULE
+    + "Primary job  terminated normally, but 1 process returned\na non-zero exit code. Aborted.\n"
+    + RULE
+    + RULE
+    + "mpirun detected that one or more processes exited with non-zero status, thus causing\nthe job\n\n"
     "  Process name: [[1,1],0]\n  Exit code:    2\n" + RULE,
     "5": RULE + "prterun detected that one or more processes exited with non-zero status,\nthus\n" + RULE,
     "6": RULE + "\nprterun detected that one or more processes exited with non-zero status,\nthus\n" + RULE,
-}  # fmt: skip
+}
 KILLED = RULE + "prterun noticed that process rank 1 with PID 25 on node x exited on\nsignal 9 (Killed).\n" + RULE
 OTHER = RULE + "mpirun was unable to launch the specified application\n" + RULE
 
@@ -48,9 +51,18 @@ def test_boxes_that_say_nothing_new_are_left_out(piece):
 @pytest.mark.parametrize("piece", [1, 7, 10_000])
 @pytest.mark.parametrize(
     "text",
-    [KILLED, OTHER, "no end of line", "- one\n-- two\n---", "a\n" + RULE, RULE[:-1], "x" + RULE + "mpirun detected\n",
-     RULE + "a table\n" + RULE + "b\n", "mpirun detected that one or more processes exited with non-zero status\n"],
-)  # fmt: skip
+    [
+        KILLED,
+        OTHER,
+        "no end of line",
+        "- one\n-- two\n---",
+        "a\n" + RULE,
+        RULE[:-1],
+        "x" + RULE + "mpirun detected\n",
+        RULE + "a table\n" + RULE + "b\n",
+        "mpirun detected that one or more processes exited with non-zero status\n",
+    ],
+)
 def test_all_else_is_passed_on(piece, text):
     assert passed_on(text, piece) == text
 
@@ -92,9 +104,12 @@ process.run("prog", lambda: supervise.run([sys.executable, "-c", sys.argv[2]]))
 
 def supervised(grace, program):
     return subprocess.Popen(
-        [sys.executable, "-c", SUPERVISOR, str(grace), program], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env=environ(),
-    )  # fmt: skip
+        [sys.executable, "-c", SUPERVISOR, str(grace), program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ(),
+    )
 
 
 def ends(process, code, message):

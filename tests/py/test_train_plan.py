@@ -59,9 +59,14 @@ def test_demo_is_constant_in_its_20_epochs():
     (group,) = plan.groups
     assert [factor(group, t) for t in (0, 500, 959)] == [0.1] * 3
     assert group.points == (
-        (0, 1.0), (2880, 1.0), (2880, 0.2), (5760, 0.2), (5760, pytest.approx(0.04)), (7680, pytest.approx(0.04)),
+        (0, 1.0),
+        (2880, 1.0),
+        (2880, 0.2),
+        (5760, 0.2),
+        (5760, pytest.approx(0.04)),
+        (7680, pytest.approx(0.04)),
         (7680, pytest.approx(0.008)),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 8])
@@ -110,8 +115,12 @@ def test_savers():
     )
     plan = make_plan(recipe, 50_000)
     assert [(p.first_step, p.side, p.first_block) for p in plan.phases] == [
-        (0, 20, 0), (25, 20, 1), (40, 28, 1), (100, 32, 1), (160, 32, 2),
-    ]  # fmt: skip
+        (0, 20, 0),
+        (25, 20, 1),
+        (40, 28, 1),
+        (100, 32, 1),
+        (160, 32, 2),
+    ]
     assert group_of(plan, FILTERS, 1).steps == (0, 160)
     assert group_of(plan, FILTERS, 2).steps == (0, 200)
     never = make_plan(recipe.replace(whiten_bias_epochs=0), 50_000)
@@ -124,8 +133,10 @@ def test_airbench94_fast():
     assert plan.epoch_starts == (0, 32, 64, 96, 128, 144, 160, 176, 192, 208, 224, 240)
     assert plan.fractions == (1,) * 4 + (0.5,) * 8
     assert [(p.first_step, p.side, p.first_block) for p in plan.phases] == [
-        (0, 24, 0), (32, 24, 1), (102, 32, 1),
-    ]  # fmt: skip
+        (0, 24, 0),
+        (32, 24, 1),
+        (102, 32, 1),
+    ]
 
 
 def relative(group, t):

@@ -14,8 +14,9 @@ from cgxffcv.fields.decoders import BytesDecoder, FieldDecoder, FunctionDecoder
 
 COUNT = 23
 RECORD = np.dtype([("ptr", "<u8"), ("size", "<u8"), ("scale", "<f4"), ("number", "<u4")], align=True)
-ROW = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64,
-                       ctypes.c_uint64)  # fmt: skip
+ROW = ctypes.CFUNCTYPE(
+    ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64
+)
 
 
 class Scaled(Field):
@@ -59,8 +60,14 @@ def data_of(i):
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("own") / "own.beton")
-    fields = {"scaled": Scaled(5), "plain": Plain(), "label": IntField(), "weight": FloatField(), "text": BytesField(),
-              "array": NDArrayField("int16", (2, 3))}  # fmt: skip
+    fields = {
+        "scaled": Scaled(5),
+        "plain": Plain(),
+        "label": IntField(),
+        "weight": FloatField(),
+        "text": BytesField(),
+        "array": NDArrayField("int16", (2, 3)),
+    }
     samples = [((i, data_of(i)), (i, -i), 3 * i, i / 4, data_of(i), np.full((2, 3), i, np.int16)) for i in range(COUNT)]
     DatasetWriter(path, fields, progress=False).from_indexed_dataset(samples)
     return path

@@ -10,11 +10,16 @@ from cgxffcv.writer import WriteReport
 @pytest.mark.parametrize(
     "number, noun, expected",
     [
-        (1, "problem", "1 problem"), (0, "problem", "0 problems"), (2, "process", "2 processes"),
-        (1, "process", "1 process"), (1.0, "epoch", "1 epoch"), (2.5, "epoch", "2.5 epochs"),
-        (12345, "image", "12,345 images"), (3, "JPEG image", "3 JPEG images"),
+        (1, "problem", "1 problem"),
+        (0, "problem", "0 problems"),
+        (2, "process", "2 processes"),
+        (1, "process", "1 process"),
+        (1.0, "epoch", "1 epoch"),
+        (2.5, "epoch", "2.5 epochs"),
+        (12345, "image", "12,345 images"),
+        (3, "JPEG image", "3 JPEG images"),
     ],
-)  # fmt: skip
+)
 def test_counts(number, noun, expected):
     assert counted(number, noun) == expected
 

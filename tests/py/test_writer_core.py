@@ -10,8 +10,16 @@ import pytest
 from cgxffcv.fields import BytesField, IntField
 
 SPECS = [BytesField().describe("b"), IntField().describe("n")]
-OPTIONS = {"page_size": 4096, "small_pages": True, "checksums": False, "durable": False, "expected_samples": 2,
-           "threads": 1, "seed": 0, "skip_bad": False}  # fmt: skip
+OPTIONS = {
+    "page_size": 4096,
+    "small_pages": True,
+    "checksums": False,
+    "durable": False,
+    "expected_samples": 2,
+    "threads": 1,
+    "seed": 0,
+    "skip_bad": False,
+}
 
 
 def writer(path, **options):

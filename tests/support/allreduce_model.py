@@ -218,8 +218,10 @@ class Simulation:
             for members in nodes:
                 total = np.empty(sum(layer.values(layer.elems) for layer in self.table), self.x[0].dtype)
                 for piece in pieces(self.case, low, high):
-                    terms = [self.own(r, piece, False) if r == members[j] else self.sent(r, self.own(r, piece), piece)
-                             for r in members]  # fmt: skip
+                    terms = [
+                        self.own(r, piece, False) if r == members[j] else self.sent(r, self.own(r, piece), piece)
+                        for r in members
+                    ]
                     total[piece.values] = self.sum_of(terms)
                 sums.append(total)
             self.sra([members[j] for members in nodes], low, high, sums)

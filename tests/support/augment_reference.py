@@ -101,8 +101,14 @@ def turned_hue(image, turn):
     hue = np.where(r == high, from_red, np.where(g == high, from_green, from_blue)) + 6 * turn
     sixth, part = hue // 65536 % 6, ((high - low) * (hue % 65536) + 32768) // 65536
     rising, falling = low + part, high - part
-    table = [(high, rising, low), (falling, high, low), (low, high, rising), (low, falling, high), (rising, low, high),
-             (high, low, falling)]  # fmt: skip
+    table = [
+        (high, rising, low),
+        (falling, high, low),
+        (low, high, rising),
+        (low, falling, high),
+        (rising, low, high),
+        (high, low, falling),
+    ]
     out = np.stack([np.choose(sixth, [row[c] for row in table]) for c in range(3)], axis=2)
     return np.where((high > low)[..., None], out, values).astype(np.uint8)
 
@@ -119,9 +125,21 @@ def blurred(image, size, sigma):
 
 
 RAND_CHANGES = (
-    "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
-    "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize",
-)  # fmt: skip
+    "Identity",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+    "Brightness",
+    "Color",
+    "Contrast",
+    "Sharpness",
+    "Posterize",
+    "Solarize",
+    "AutoContrast",
+    "Equalize",
+)
 
 
 def rand_change(words):

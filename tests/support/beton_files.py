@@ -56,8 +56,13 @@ def package_fields(fields):
         if kind in ("array", "tensor"):
             made[name] = (NDArrayField if kind == "array" else TorchTensorField)(np.dtype(argument[0]), argument[1])
         else:
-            made[name] = {"int": IntField, "float": FloatField, "image": lambda: RGBImageField("given"),
-                          "bytes": BytesField, "json": JSONField}[kind]()  # fmt: skip
+            made[name] = {
+                "int": IntField,
+                "float": FloatField,
+                "image": lambda: RGBImageField("given"),
+                "bytes": BytesField,
+                "json": JSONField,
+            }[kind]()
     return made
 
 

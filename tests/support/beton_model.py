@@ -9,11 +9,32 @@ import math
 import struct
 
 TYPES = {"float": 0, "int": 1, "image": 2, "bytes": 3, "array": 4, "json": 5, "tensor": 6}
-RECORDS = {"float": (8, 8), "int": (8, 8), "image": (13, 1), "bytes": (16, 1), "array": (8, 8), "json": (16, 1),
-           "tensor": (8, 8)}  # fmt: skip
+RECORDS = {
+    "float": (8, 8),
+    "int": (8, 8),
+    "image": (13, 1),
+    "bytes": (16, 1),
+    "array": (8, 8),
+    "json": (16, 1),
+    "tensor": (8, 8),
+}
 DATALESS = ("int", "float")
-ITEM_BYTES = {"|b1": 1, "|i1": 1, "|u1": 1, "<i2": 2, "<u2": 2, "<i4": 4, "<u4": 4, "<i8": 8, "<u8": 8, "<f2": 2,
-              "<f4": 4, "<f8": 8, "<c8": 8, "<c16": 16}  # fmt: skip
+ITEM_BYTES = {
+    "|b1": 1,
+    "|i1": 1,
+    "|u1": 1,
+    "<i2": 2,
+    "<u2": 2,
+    "<i4": 4,
+    "<u4": 4,
+    "<i8": 8,
+    "<u8": 8,
+    "<f2": 2,
+    "<f4": 4,
+    "<f8": 8,
+    "<c8": 8,
+    "<c16": 16,
+}
 HEADER, DESCRIPTOR, ENTRY = 24, 1041, 24
 
 
@@ -81,8 +102,10 @@ def write(fields, samples, page=2 << 20):
     """The file's bytes."""
     kinds = [kind for kind, _, _ in fields]
     record_offsets, record_bytes = layout(kinds)
-    regions = [[region_of(kind, value) for kind, value in zip(kinds, sample, strict=True) if kind not in DATALESS]
-               for sample in samples]  # fmt: skip
+    regions = [
+        [region_of(kind, value) for kind, value in zip(kinds, sample, strict=True) if kind not in DATALESS]
+        for sample in samples
+    ]
     sizes = [[max(len(region), 1) for region in sample] for sample in regions]
     while any(sum(sample) > page for sample in sizes):
         page *= 2
@@ -138,8 +161,12 @@ def read(data):
     samples = []
     for s in range(num_samples):
         base = HEADER + DESCRIPTOR * count + s * record_bytes
-        samples.append(tuple(read_value(data, kind, argument, base + offset, sizes)
-                             for (kind, _, argument), offset in zip(fields, offsets, strict=True)))  # fmt: skip
+        samples.append(
+            tuple(
+                read_value(data, kind, argument, base + offset, sizes)
+                for (kind, _, argument), offset in zip(fields, offsets, strict=True)
+            )
+        )
     return fields, samples, page
 
 

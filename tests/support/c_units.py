@@ -25,8 +25,12 @@ LIBRARY = re.compile(r"^#include <(nccl|jpeglib|cuda|cudnn|cublas|oneapi/)", re.
 
 def sources(*rooms, others=()):
     """The C files of each room that need no library, and `others` ("comm/mpi.c") in place of their twins without."""
-    found = [path for room in rooms for path in sorted((CSRC / room).rglob("*.c"))
-             if "cuda" not in path.relative_to(CSRC / room).parts and not LIBRARY.search(path.read_text())]  # fmt: skip
+    found = [
+        path
+        for room in rooms
+        for path in sorted((CSRC / room).rglob("*.c"))
+        if "cuda" not in path.relative_to(CSRC / room).parts and not LIBRARY.search(path.read_text())
+    ]
     other = [CSRC / name for name in others]
     twins = {path.with_name(f"{path.stem}_none.c") for path in other}
     return [path for path in found if path not in twins and not _has_twin(path)] + other

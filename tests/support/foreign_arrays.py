@@ -10,10 +10,17 @@ Delete = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 class DLTensor(ctypes.Structure):
     _fields_ = [
-        ("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32), ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.c_void_p), ("strides", ctypes.c_void_p), ("byte_offset", ctypes.c_uint64),
-    ]  # fmt: skip
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("byte_offset", ctypes.c_uint64),
+    ]
 
 
 class Old(ctypes.Structure):
@@ -22,9 +29,13 @@ class Old(ctypes.Structure):
 
 class Versioned(ctypes.Structure):
     _fields_ = [
-        ("major", ctypes.c_uint32), ("minor", ctypes.c_uint32), ("context", ctypes.c_void_p), ("deleter", Delete),
-        ("flags", ctypes.c_uint64), ("tensor", DLTensor),
-    ]  # fmt: skip
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("context", ctypes.c_void_p),
+        ("deleter", Delete),
+        ("flags", ctypes.c_uint64),
+        ("tensor", DLTensor),
+    ]
 
 
 NAMES = {Old: b"dltensor", Versioned: b"dltensor_versioned"}
@@ -87,8 +98,11 @@ class CudaArray:
         array = np.ascontiguousarray(array)
         self.tensor = _cgxffcv.tensor_of_buffer(array).copy(device)
         self.said = {
-            "shape": array.shape, "typestr": array.dtype.str, "data": (address_of(self.tensor), False), "version": 3,
-        } | said  # fmt: skip
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (address_of(self.tensor), False),
+            "version": 3,
+        } | said
 
     @property
     def __cuda_array_interface__(self):

@@ -22,8 +22,18 @@ from hostile_values import Evil, fresh, hostile_values, lists_in, places, put, t
 LIMIT = int(os.environ.get("HOSTILE_CALLS", "150"))  # calls of each template, chosen by chance where there are more
 SECONDS = 120  # for one call, with which nothing here comes near
 # What a call may end with. SystemError and AssertionError are not among it.
-FINE = (TypeError, ValueError, OverflowError, LookupError, BufferError, MemoryError, OSError, RuntimeError, ImportError,
-        AttributeError)  # fmt: skip
+FINE = (
+    TypeError,
+    ValueError,
+    OverflowError,
+    LookupError,
+    BufferError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    ImportError,
+    AttributeError,
+)
 
 
 # ---- calls ----
@@ -164,19 +174,8 @@ def strangers(walk, name, kind, methods):
 
 
 def as_any_object(walk, name, thing):
-    for function in (
-        repr,
-        hash,
-        dir,
-        copy.copy,
-        copy.deepcopy,
-        pickle.dumps,
-        weakref.ref,
-        bytes,
-        iter,
-        len,
-        gc.get_referents,
-    ):
+    copies = copy.copy, copy.deepcopy, pickle.dumps, weakref.ref
+    for function in (repr, hash, dir, bytes, iter, len, gc.get_referents, *copies):
         walk.call(f"{function.__name__} of {name}", function, (thing,), {})
     walk.call(f"init of {name}", thing.__init__, (1,), {})
     walk.call(f"comparison of {name}", thing.__eq__, (thing,), {})

@@ -21,23 +21,36 @@ def refuse():
     raise Refusal("by itself")
 
 
-NODES = Description("net", (
-    Conv("conv", 8, block=1), Norm("norm", "relu", 2, "before", block=1), Head("head", 4, 0.5, block=2)
-)).core()  # fmt: skip
+NODES = Description(
+    "net", (Conv("conv", 8, block=1), Norm("norm", "relu", 2, "before", block=1), Head("head", 4, 0.5, block=2))
+).core()
 MODEL = {"backend": "cpu", "precision": "float32", "convolution": "auto", "threads": 1, "deterministic": False}
 RULE = Sgd(0.9, 1e-4).group()
 MUON = Muon(0.9).group()
 MEAN, STD = (120.0, 121.0, 122.0), (50.0, 51.0, 52.0)
 BATCH, SIDE, CLASSES = 4, 8, 4
 SPEC = {
-    "bits": 4, "bucket_size": 64, "dtype": "float32", "codec": "maxmin", "rounding": "nearest", "half_metadata": False,
-    "spikes": None, "scale": "auto",
-}  # fmt: skip
+    "bits": 4,
+    "bucket_size": 64,
+    "dtype": "float32",
+    "codec": "maxmin",
+    "rounding": "nearest",
+    "half_metadata": False,
+    "spikes": None,
+    "scale": "auto",
+}
 RANDOM = {"seed": 1, "call": 2, "rank": 3, "quad": 4}
 OPTIONS = SPEC | {
-    "op": "average", "layer_min_size": 16, "spikes": 0, "algorithm": "one_shot", "error_feedback": True, "seed": 1,
-    "threads": 1, "timeout": 5.0, "costs": None,
-}  # fmt: skip
+    "op": "average",
+    "layer_min_size": 16,
+    "spikes": 0,
+    "algorithm": "one_shot",
+    "error_feedback": True,
+    "seed": 1,
+    "threads": 1,
+    "timeout": 5.0,
+    "costs": None,
+}
 LAYERS = [
     {"name": "a", "shape": "100", "elems": 100, "dims": 1, "bits": 4, "bucket_size": 64},
     {"name": None, "shape": None, "elems": 7, "dims": 2, "bits": 32, "bucket_size": 64},
@@ -45,14 +58,23 @@ LAYERS = [
 FIELDS = [
     field.describe(name)
     for name, field in {
-        "image": RGBImageField(), "label": IntField(), "array": NDArrayField("float32", 2), "bytes": BytesField(),
+        "image": RGBImageField(),
+        "label": IntField(),
+        "array": NDArrayField("float32", 2),
+        "bytes": BytesField(),
         "float": FloatField(),
     }.items()
-]  # fmt: skip
+]
 WRITER = {
-    "page_size": 1 << 16, "small_pages": True, "checksums": True, "durable": False, "expected_samples": 4, "threads": 1,
-    "seed": 0, "skip_bad": True,
-}  # fmt: skip
+    "page_size": 1 << 16,
+    "small_pages": True,
+    "checksums": True,
+    "durable": False,
+    "expected_samples": 4,
+    "threads": 1,
+    "seed": 0,
+    "skip_bad": True,
+}
 IMAGE = {
     "operations": (
         core_operation(RandomHorizontalFlip(), 0),
@@ -64,10 +86,20 @@ IMAGE = {
 }
 OUTPUTS = [core_column("image", "image", image=IMAGE), core_column("label", "int")]
 PREPARE = {
-    "batch_size": 2, "order": "random", "window_pages": 2, "seed": 3, "workers": 1, "batches_ahead": 2,
-    "world_size": 1, "rank": 0, "drop_last": False, "resident": False, "read_ahead": False, "blank_damaged": False,
+    "batch_size": 2,
+    "order": "random",
+    "window_pages": 2,
+    "seed": 3,
+    "workers": 1,
+    "batches_ahead": 2,
+    "world_size": 1,
+    "rank": 0,
+    "drop_last": False,
+    "resident": False,
+    "read_ahead": False,
+    "blank_damaged": False,
     "page_locked": None,
-}  # fmt: skip
+}
 
 
 def row(i):
@@ -106,10 +138,20 @@ REDUCTION = Compression(4, 64, 16, error_feedback=True, layers={"head.weight": 8
 def trainer_settings():
     group = Group("all", Sgd(0.9, 1e-4), 0.1, ((0, 1.0), (5.0, 0.5))).core()
     return {
-        "groups": [group], "phases": [vars(Phase(0, SIDE, 0))], "steps": 1000, "side": SIDE, "batch": BATCH,
-        "test_batch": 8, "mean": MEAN, "std": STD, "label_smoothing": 0.1, "loss": "mean", "project": "always",
-        "lookahead_every": 2, "lookahead_base": 0.5,
-    }  # fmt: skip
+        "groups": [group],
+        "phases": [vars(Phase(0, SIDE, 0))],
+        "steps": 1000,
+        "side": SIDE,
+        "batch": BATCH,
+        "test_batch": 8,
+        "mean": MEAN,
+        "std": STD,
+        "label_smoothing": 0.1,
+        "loss": "mean",
+        "project": "always",
+        "lookahead_every": 2,
+        "lookahead_base": 0.5,
+    }
 
 
 def a_trainer(comm=None, reduction=REDUCTION, **changes):

@@ -278,8 +278,9 @@ def winograd_filter_gradient(x, dy, tile, padding):
     at, g, bt = toom_cook(tile)
     n, height, width, c = dy.shape
     rows, columns = -(-height // tile), -(-width // tile)
-    values = bf16(np.einsum("ia,nrsabc,jb->nrsijc", bt, winograd_tiles(x, tile, padding, rows, columns), bt,
-                            optimize=True))  # fmt: skip
+    values = bf16(
+        np.einsum("ia,nrsabc,jb->nrsijc", bt, winograd_tiles(x, tile, padding, rows, columns), bt, optimize=True)
+    )
     padded = np.pad(dy, ((0, 0), (0, rows * tile - height), (0, columns * tile - width), (0, 0)))
     padded = padded.reshape(n, rows, tile, columns, tile, c)
     gradients = bf16(np.einsum("ai,nrasbo,bj->nrsijo", at, padded, at, optimize=True))

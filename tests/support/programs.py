@@ -54,10 +54,10 @@ def build_emulated(program, directory):
     """As tests/cuda/emulator/build.py compiles."""
     include = ["-isystem", str(cuda_include()), f"-I{CSRC}", f"-I{EMULATOR}", f"-I{ROOT / 'tests/support'}"]
     machine = ["g++", "-O2", "-g", "-std=gnu++17", "-Wall", "-Wextra", "-Werror", *include]
-    kernels = ["g++", "-O1", "-g", "-std=gnu++17", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", *include,
-               "-fno-strict-aliasing", "-ffp-contract=off", "-fsanitize=thread",
-               "--param=tsan-instrument-func-entry-exit=0", '-DCGXFFCV_CUDA_ARCHITECTURES="emulated"',
-               "-include", "emulator.h", "-x", "c++"]  # fmt: skip
+    looks = ["-Wno-unknown-pragmas", "-fno-strict-aliasing", "-ffp-contract=off"]
+    watched = ["-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
+    language = ['-DCGXFFCV_CUDA_ARCHITECTURES="emulated"', "-include", "emulator.h", "-x", "c++"]
+    kernels = [*machine, "-O1", *looks, *watched, *language]  # the last -O holds
     c = ["gcc", "-O1", "-g", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", *include]
     c_sources, cuda_sources = sources_of(program)
     objects = [compile_object(kernels, source, directory) for source in [program, *cuda_sources]]
@@ -72,11 +72,18 @@ def build_for_gpu(program, directory):
     include = [f"-I{CSRC}", f"-I{EMULATOR}", f"-I{ROOT / 'tests/support'}"]
     c_sources, cuda_sources = sources_of(program)
     target = directory / f"{program.stem}_gpu"
-    objects = [compile_object(["gcc", "-O1", "-g", "-std=gnu11", "-D_GNU_SOURCE", *include, "-isystem",
-                               str(cuda_include())], source, directory) for source in c_sources]  # fmt: skip
+    objects = [
+        compile_object(
+            ["gcc", "-O1", "-g", "-std=gnu11", "-D_GNU_SOURCE", *include, "-isystem", str(cuda_include())],
+            source,
+            directory,
+        )
+        for source in c_sources
+    ]
     command = [find_nvcc(), "-std=c++17", "-O2", "-arch=native", '-DCGXFFCV_CUDA_ARCHITECTURES="native"', *include]
-    subprocess.run([*command, str(program), *map(str, cuda_sources), *objects, "-o", str(target)],
-                   check=True, timeout=300)  # fmt: skip
+    subprocess.run(
+        [*command, str(program), *map(str, cuda_sources), *objects, "-o", str(target)], check=True, timeout=300
+    )
     return target
 
 

@@ -228,14 +228,28 @@ def quantize_bucket(x, spec, uniform):
 
 
 def complete(
-    bits, bucket_size=1024, dtype="float32", codec="maxmin", rounding="nearest", half_metadata=False, spikes=None,
+    bits,
+    bucket_size=1024,
+    dtype="float32",
+    codec="maxmin",
+    rounding="nearest",
+    half_metadata=False,
+    spikes=None,
     scale="unbiased",
-):  # fmt: skip
+):
     if spikes is None:
         spikes = min(256, -(-bucket_size // 128)) if codec == "maxmin_spikes" else 0
     rotated = {"scale": scale} if codec == "rotated" else {}
-    return {"bits": bits, "bucket_size": bucket_size, "dtype": dtype, "codec": codec, "rounding": rounding,
-                "half_metadata": half_metadata, "spikes": spikes, **rotated}  # fmt: skip
+    return {
+        "bits": bits,
+        "bucket_size": bucket_size,
+        "dtype": dtype,
+        "codec": codec,
+        "rounding": rounding,
+        "half_metadata": half_metadata,
+        "spikes": spikes,
+        **rotated,
+    }
 
 
 def metadata_values(spec):

@@ -24,6 +24,12 @@ class Shim:
         preload = " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(self.library)]))
         failure = {} if fail is None else {"SHIM_FAIL": "{}:{}:{}".format(*fail)}
         env = environ(LD_PRELOAD=preload, SHIM_LOG=log, **failure)
-        done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=env, capture_output=True,
-                              text=True, timeout=120, check=False)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         return done, log.read_text().splitlines() if log.exists() else []

@@ -1,6 +1,54 @@
-"""What tests of trainers share: training to the end, and comparing two states."""
+"""What tests of trainers share: small recipes, trainers of them, training to the end, and comparing two states."""
 
 import numpy as np
+from thread_ranks import all_good, run_ranks
+
+from cgxffcv import recipes
+from cgxffcv.train import Trainer
+
+MUON = recipes.get("airbench94").replace(
+    name="small",
+    widths=(16, 16, 16),
+    head_scale=1 / 16,
+    batch_size=50,
+    epochs=2,
+    whiten_images=100,
+    lr=0.1,
+    whiten_bias_epochs=1,
+)
+SMALL = {
+    "muon": MUON,
+    "savers": MUON.replace(
+        depths=(2, 3, 2),
+        resolutions=((0, 16), (0.3, 24), (0.6, 32)),
+        hardest=((0.4, 0.5),),
+        epochs=3,
+        freeze_block1_share=0.2,
+        activation="relu",
+        whiten_bias_random=False,
+        whiten_bias_epochs=0.5,
+    ),
+    "averaging": recipes.get("airbench93").replace(
+        name="small", widths=(16, 16, 16), batch_size=50, epochs=2.6, whiten_images=100, lr=250.0
+    ),
+    "sgd": recipes.get("ffcv").replace(name="small", batch_size=10, epochs=0.2, lr=0.05, lr_peak_epoch=0.1),
+}
+
+
+def trainer_of(files, name, **options):
+    usual = {"threads": 2, "precision": "float32", "num_workers": 2, "device": "cpu"}
+    return Trainer(SMALL[name], *files, **(usual | options))
+
+
+def on_ranks(ranks, name, files, work):
+    """work(trainer) on so many ranks; the results."""
+    return all_good(run_ranks(ranks, lambda world, rank: with_it(trainer_of(files, name, threads=1, comm=world), work)))
+
+
+def with_it(trainer, work):
+    """work(trainer), which is closed behind it."""
+    with trainer:
+        return work(trainer)
 
 
 def finish(trainer):

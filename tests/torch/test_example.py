@@ -24,9 +24,14 @@ def test_the_example_under_torchrun(tmp_path):
         str(ROOT / "examples/torch_ddp_hook.py"),
     ]
     done = subprocess.run(
-        [sys.executable, *words, "--bits", "4"], capture_output=True, text=True, timeout=240, cwd=tmp_path, check=False,
+        [sys.executable, *words, "--bits", "4"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=tmp_path,
+        check=False,
         env=environ(OMP_NUM_THREADS=1),
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     first, last = map(float, re.search(r"loss: first ([\d.]+), last ([\d.]+)", done.stdout).groups())
     assert first > 2 and last < 1

@@ -141,9 +141,12 @@ def test_operations_on_tensors(path):
 
 def test_default_pipelines(tmp_path):
     fields = {
-        "t": TorchTensorField(torch.float32, (2, 3)), "j": JSONField(), "b": BytesField(), "f": FloatField(),
+        "t": TorchTensorField(torch.float32, (2, 3)),
+        "j": JSONField(),
+        "b": BytesField(),
+        "f": FloatField(),
         "a": NDArrayField(np.dtype("int16"), (2,)),
-    }  # fmt: skip
+    }
     samples = [(torch.full((2, 3), i), {"n": i}, bytes([i] * 4), i / 2, np.array([i, -i], np.int16)) for i in range(12)]
     samples = [(tensor.float(), *rest) for tensor, *rest in samples]
     DatasetWriter(str(tmp_path / "a.beton"), fields, num_workers=1).from_indexed_dataset(samples)

@@ -263,9 +263,13 @@ def resumed():
 
     names = {f"other.{name}": value for name, value in saved["residuals"].items()}
     flat = {name: value.reshape(-1) for name, value in saved["residuals"].items()}
-    wrong = [({"rank": 7}, "that of rank 7"), ({"residuals": names}, "no parameter of the model is called 'other."),
-             ({"version": 9}, "version 1 is expected"), ({"call": "3"}, "call cannot be '3'"),
-             ({"residuals": flat}, "must have the shape")]  # fmt: skip
+    wrong = [
+        ({"rank": 7}, "that of rank 7"),
+        ({"residuals": names}, "no parameter of the model is called 'other."),
+        ({"version": 9}, "version 1 is expected"),
+        ({"call": "3"}, "call cannot be '3'"),
+        ({"residuals": flat}, "must have the shape"),
+    ]
     for change, words in wrong:
         with pytest.raises(ValueError, match=words):
             again.state.load_state_dict(saved | change)

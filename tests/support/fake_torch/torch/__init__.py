@@ -254,8 +254,16 @@ class DistributedSampler:
 
 
 class DataLoader:
-    def __init__(self, dataset, batch_size, sampler=None, drop_last=False, num_workers=0, pin_memory=False,
-                 persistent_workers=False):  # fmt: skip
+    def __init__(
+        self,
+        dataset,
+        batch_size,
+        sampler=None,
+        drop_last=False,
+        num_workers=0,
+        pin_memory=False,
+        persistent_workers=False,
+    ):
         assert num_workers > 0 or not persistent_workers
         self.dataset, self.batch_size, self.sampler, self.drop_last = dataset, batch_size, sampler, drop_last
 
@@ -281,19 +289,31 @@ def _module(name, **members):
 
 cuda = _module("torch.cuda", is_available=lambda: False)
 nn = _module(
-    "torch.nn", Module=Module, Sequential=Sequential, Conv2d=Conv2d, BatchNorm2d=BatchNorm2d, ReLU=ReLU,
-    MaxPool2d=MaxPool2d, AdaptiveMaxPool2d=AdaptiveMaxPool2d, Flatten=Flatten, Linear=Linear,
+    "torch.nn",
+    Module=Module,
+    Sequential=Sequential,
+    Conv2d=Conv2d,
+    BatchNorm2d=BatchNorm2d,
+    ReLU=ReLU,
+    MaxPool2d=MaxPool2d,
+    AdaptiveMaxPool2d=AdaptiveMaxPool2d,
+    Flatten=Flatten,
+    Linear=Linear,
     CrossEntropyLoss=CrossEntropyLoss,
     parallel=types.SimpleNamespace(DistributedDataParallel=DistributedDataParallel),
-)  # fmt: skip
+)
 optim = _module("torch.optim", SGD=SGD, lr_scheduler=types.SimpleNamespace(MultiStepLR=MultiStepLR))
 utils = _module("torch.utils")
-utils.data = _module("torch.utils.data", DataLoader=DataLoader, Dataset=Dataset, Subset=Subset,
-                     DistributedSampler=DistributedSampler)  # fmt: skip
+utils.data = _module(
+    "torch.utils.data", DataLoader=DataLoader, Dataset=Dataset, Subset=Subset, DistributedSampler=DistributedSampler
+)
 distributed = _module(
-    "torch.distributed", init_process_group=_join, broadcast=lambda buffer, rank: None, all_reduce=lambda sums: None,
+    "torch.distributed",
+    init_process_group=_join,
+    broadcast=lambda buffer, rank: None,
+    all_reduce=lambda sums: None,
     destroy_process_group=lambda: None,
-)  # fmt: skip
+)
 
 from torch import _hooks  # noqa: E402
 

@@ -118,9 +118,16 @@ class Buffer:
 
 
 vars(sys.modules["torch.cuda"]).update(
-    Stream=Stream, Event=Event, ExternalStream=Stream, current_stream=current_stream, stream=stream, device=device,
-    is_current_stream_capturing=lambda: False, device_count=lambda: 1, order=order,
-)  # fmt: skip
+    Stream=Stream,
+    Event=Event,
+    ExternalStream=Stream,
+    current_stream=current_stream,
+    stream=stream,
+    device=device,
+    is_current_stream_capturing=lambda: False,
+    device_count=lambda: 1,
+    order=order,
+)
 torch._C._current_graph_task_id = lambda: engine.task
 torch._C._cuda_getCurrentRawStream = lambda index: _current[-1]
 torch.autograd = types.SimpleNamespace(Variable=types.SimpleNamespace(_execution_engine=engine))

@@ -160,7 +160,12 @@ def install(torch, distributed):
     _module("torch.distributed.algorithms.ddp_comm_hooks", default_hooks=hooks)
     _module("torch.distributed.algorithms")
     vars(distributed).update(
-        ProcessGroup=ProcessGroup, GradBucket=GradBucket, Backend=Backend, distributed_c10d=core,
-        is_available=lambda: True, is_initialized=lambda: False, get_rank=lambda group: group.rank,
+        ProcessGroup=ProcessGroup,
+        GradBucket=GradBucket,
+        Backend=Backend,
+        distributed_c10d=core,
+        is_available=lambda: True,
+        is_initialized=lambda: False,
+        get_rank=lambda group: group.rank,
         get_world_size=lambda group: group.size,
-    )  # fmt: skip
+    )
