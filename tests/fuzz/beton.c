@@ -3,6 +3,7 @@
  * damage. Each must give STATUS_FORMAT, at opening or at reading, or a file that reads the same. "lax" is for files
  * without checksums: there a flip may change what the format gives no means to notice (numbers, letters of names, int
  * for float, array for tensor, the length of time that is a dtype of equal size), but nothing else. */
+#include "beton/reader.h"
 #include "harness.h"
 
 /* All that a file says, in one running hash; FORMAT errors come through. */

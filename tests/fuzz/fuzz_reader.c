@@ -2,6 +2,7 @@
 /* A .beton file of any bytes: opened, every value fetched and read to its last byte, verified with all JPEG streams
  * decoded. The mutator puts the checksums of the extension block right again, or nothing behind them would be seen. */
 #include "beton/extension.h"
+#include "beton/reader.h"
 #include "fuzz.h"
 
 #define MOST_VALUES 2000

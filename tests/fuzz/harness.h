@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include "base/philox.h"
-#include "beton/reader.h"
 #include "image/jpeg.h"
 
 #define DIE(...)                                                                                                       \
