@@ -1,0 +1,84 @@
+"""Tar files of samples: which members make a sample, what they are decoded to, and what is not done with them."""
+
+import io
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+
+from cgxffcv.writer.webshards import Shards, expand
+
+
+def shard(path, members):
+    """A tar file of {name: bytes, or None for a folder}."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.type = tarfile.DIRTYPE if data is None else tarfile.REGTYPE
+            member.size = len(data or b"")
+            tar.addfile(member, io.BytesIO(data or b""))
+    return path
+
+
+def array_bytes(array):
+    out = io.BytesIO()
+    np.save(out, array, allow_pickle=True)
+    return out.getvalue()
+
+
+def test_a_range_of_one():
+    assert expand("a-{7..7}.tar") == ["a-7.tar"]
+
+
+def test_folders_are_no_samples_and_part_of_keys(tmp_path):
+    """Two samples, though their files have one name."""
+    members = {"one": None, "one/a.cls": b"1", "two": None, "two/a.cls": b"2", "two/a.txt": "ü".encode()}
+    shards = Shards(shard(tmp_path / "x.tar", members)).decode()
+    assert list(shards) == [{"__key__": "one/a", "cls": 1}, {"__key__": "two/a", "cls": 2, "txt": "ü"}]
+    assert shards.count() == 2
+
+
+def test_extensions_by_their_last_part_in_any_case(tmp_path):
+    members = {
+        "a.Seg.CLS": b"7",
+        "a.JSON": b"[1]",
+        "a.JPG": b"\xff",
+        "a.id": b"-3",
+        "a.mask.npy": array_bytes(np.eye(2)),
+    }
+    (sample,) = Shards([shard(tmp_path / "x.tar", members)]).decode()
+    np.testing.assert_array_equal(sample.pop("mask.npy"), np.eye(2))
+    assert sample == {"__key__": "a", "seg.cls": 7, "json": [1], "jpg": b"\xff", "id": -3}
+
+
+def test_the_first_name_that_is_there_is_taken(tmp_path):
+    shards = Shards(shard(tmp_path / "x.tar", {"a.png": b"p", "a.jpeg": b"j", "a.cls": b"1"}))
+    assert list(shards.to_tuple("jpg;jpeg;png cls")) == [(b"j", b"1")]
+    assert list(shards.rename(image="jpg;png;jpeg", none="txt")) == [
+        {"__key__": "a", "image": b"p", "jpeg": b"j", "cls": b"1"}
+    ]
+
+
+def test_functions_for_the_first_values_only(tmp_path):
+    shards = Shards(shard(tmp_path / "x.tar", {"a.cls": b"1", "a.id": b"2"})).decode().to_tuple("cls", "id")
+    assert list(shards.map_tuple(lambda value: value + 10)) == [(11, 2)]
+
+
+class Run:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_nothing_is_unpickled(tmp_path):
+    objects = array_bytes(np.array([Run(tmp_path / "ran")], object))
+    assert pickle.dumps(Run(tmp_path / "ran")) and not (tmp_path / "ran").exists()
+    shards = Shards(shard(tmp_path / "x.tar", {"a.npy": objects})).decode()
+    with pytest.raises(ValueError, match="sample 'a'.*allow_pickle=False"):
+        list(shards)
+    assert not (tmp_path / "ran").exists()
