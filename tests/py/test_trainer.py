@@ -223,8 +223,7 @@ def test_wrong_data(files, tmp_path):
     small = small_data.write(tmp_path / "b.beton", np.ascontiguousarray(images[:, :28, :28]), labels)
     with pytest.raises(DataError, match="images of 28 x 28"):
         Trainer(MUON, small, threads=1)
-    with pytest.raises(DataError, match="training needs a field 'image' of colour images"):
-        Trainer(MUON, small_data.write(tmp_path / "d.beton", images, labels, image="picture"), threads=1)
+    Trainer(MUON, small_data.write(tmp_path / "d.beton", images, labels, image="picture"), threads=1).close()
     empty = small_data.write(tmp_path / "e.beton", images[:0], labels[:0])
     for train, test in ((empty, None), (files[0], empty)):
         with pytest.raises(DataError, match="e.beton: holds no samples"):
