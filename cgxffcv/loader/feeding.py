@@ -1,4 +1,4 @@
-"""A Loader that feeds a GPU: the trainer's core takes its batches, and Python only says which samples come."""
+"""A Loader that feeds a training: the trainer's core takes its batches, and Python only says which samples come."""
 
 from __future__ import annotations
 
@@ -20,29 +20,34 @@ class Feeding:
 
     def __init__(self, loader: Loader):
         self.loader, self._core = loader, loader._core
-        self._coming = np.zeros(0, np.int64)
+        self._coming, self._epoch = np.zeros(0, np.int64), 0
 
-    def expect(self, ids: np.ndarray) -> None:
-        """These samples come next; reading begins."""
+    def expect(self, ids: np.ndarray, epoch: int = 0) -> None:
+        """These samples come next, as they are in that epoch; reading begins."""
         ids = np.ascontiguousarray(ids, np.int64)
-        if len(ids) == 0 or _same(self._coming, ids):
+        if len(ids) == 0 or (epoch == self._epoch and _same(self._coming, ids)):
             return
         self._coming = np.zeros(0, np.int64)
-        self._core.begin(0, 0, True, False, ids)
-        self._coming = ids
+        self._core.begin(epoch, 0, False, False, ids)
+        self._coming, self._epoch = ids, epoch
 
-    def take(self, ids: np.ndarray) -> Any:
+    def take(self, ids: np.ndarray, epoch: int = 0) -> Any:
         """What gives the batches of these samples next, and must be asked for all of them. A failure meanwhile is no
         obstacle to what is expected after it."""
         ids = np.ascontiguousarray(ids, np.int64)
-        if not _same(self._coming[: len(ids)], ids):
-            self.expect(ids)
+        if epoch != self._epoch or not _same(self._coming[: len(ids)], ids):
+            self.expect(ids, epoch)
         self._left, self._coming = self._coming[len(ids) :], np.zeros(0, np.int64)
         return self._core
 
     def taken(self) -> None:
         """All that was asked for has come."""
         self._coming = self._left
+
+    def reseed(self, seed: int) -> None:
+        """Augmentations of another seed; nothing is expected any more."""
+        self._coming = np.zeros(0, np.int64)
+        self._core.reseed(seed)
 
     def seconds(self) -> float:
         """How long batches have been waited for."""

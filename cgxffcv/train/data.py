@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from typing import Any
 
@@ -13,7 +13,7 @@ from _cgxffcv import BetonError
 
 from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
 from cgxffcv.errors import DataError
-from cgxffcv.loader import Loader, OrderOption, PipelineSpec
+from cgxffcv.loader import Loader, PipelineSpec
 from cgxffcv.loader.orders import as_ids, random_order, share_of_order
 from cgxffcv.pipeline.compile import compile_outputs
 from cgxffcv.reader import Reader
@@ -35,9 +35,7 @@ __all__ = [
     "evaluation_loader",
     "feeding_loader",
     "labelled_images",
-    "reseed",
     "share_of",
-    "training_loader",
     "whitening_images",
     "whole_pixels",
     "whole_loader",
@@ -99,8 +97,8 @@ class Samples:
     """The samples in use of a file of labelled images, for which nothing stays open.
 
     `numbers`: theirs in the file, int64, in the order given. `seed`: of their random orders, which are those that
-    `training_loader` has by itself. DataError if none is in use, if a label names no class of the recipe, or if the
-    first image has another size than the recipe's; IndexError and TypeError for wrong indices.
+    a Loader with OrderOption.RANDOM has. DataError if none is in use, if a label names no class of the recipe, or if
+    the first image has another size than the recipe's; IndexError and TypeError for wrong indices.
     """
 
     def __init__(self, path: str | PathLike[str], recipe: Recipe, indices: np.ndarray | None = None, seed: int = 0):
@@ -146,26 +144,8 @@ ALONE = {"rank": 0, "world_size": 1}
 IN_ORDER = {"seed": 0, "evaluate": True, "drop_last": False}
 
 
-def _pipelines(steps: list[Any]) -> dict[str, Any]:
+def _pipelines(steps: Sequence[Any]) -> dict[str, Any]:
     return {IMAGE: [SimpleRGBImageDecoder(), *steps], LABEL: [IntDecoder()]}
-
-
-def training_loader(
-    path: str | PathLike[str],
-    recipe: Recipe,
-    batch: int,
-    seed: int,
-    workers: int,
-    rank: int,
-    ranks: int,
-    indices: np.ndarray | None = None,
-    order: Any = None,
-) -> Loader:
-    """Shuffled, augmented batches of this rank: uint8 images (batch, side, side, 3), int64 labels (batch, 1) and sample
-    numbers (batch,)."""
-    chosen = {"order": OrderOption.RANDOM if order is None else order, "seed": seed, "indices": indices}
-    place = {"num_workers": workers, "rank": rank, "world_size": ranks, "resident": True}
-    return _open(path, batch, _pipelines(augmentation(recipe)), **chosen, **place, drop_last=True, ids=True)
 
 
 def evaluation_loader(
@@ -179,8 +159,8 @@ def evaluation_loader(
 def whole_loader(
     path: str | PathLike[str], recipe: Recipe, batch: int, workers: int, indices: np.ndarray | None = None
 ) -> Loader:
-    """All samples in use, once, as `training_loader` would give them with its random operations neutral: for the memory
-    of a GPU, which then performs these operations itself."""
+    """All samples in use, once, as the recipe augments them with its random operations neutral: for the memory of a
+    GPU, which then performs these operations itself."""
     pipelines = _pipelines(augmentation(recipe))
     return _open(path, batch, pipelines, num_workers=workers, **ALONE, **IN_ORDER, ids=True, indices=indices)
 
@@ -192,22 +172,25 @@ def core_operations(steps: list[Any]) -> tuple:
 
 
 def feeding_loader(
-    path: str | PathLike[str], batch: int, workers: int, gpu: int, indices: np.ndarray | None, keep: bool = True
+    path: str | PathLike[str],
+    batch: int,
+    workers: int,
+    gpu: int | None,
+    indices: np.ndarray | None,
+    keep: bool = True,
+    steps: Sequence[Any] = (),
+    seed: int = 0,
 ) -> Loader:
-    """Page-locked batches for a GPU: uint8 images (batch, side, side, 3), not augmented, and int64 labels (batch, 1).
-    `keep`: JPEG images are decoded once and kept in host memory."""
-    chosen = {"num_workers": workers, "indices": indices, "resident": keep, "page_locked": gpu}
-    return _open(path, batch, _pipelines([]), **chosen, **ALONE, **IN_ORDER)
+    """Batches for the trainer's core, any samples in any order: uint8 images (batch, side, side, 3) and int64 labels
+    (batch, 1). For a GPU, if one is given, they are page-locked. `keep`: JPEG images are decoded once and kept in host
+    memory. `steps`: how images are augmented, see `augmentation`."""
+    chosen = {"num_workers": workers, "indices": indices, "resident": keep, "page_locked": gpu, "seed": seed}
+    return _open(path, batch, _pipelines(steps), **chosen, **ALONE, drop_last=False)
 
 
 def share_of(loader: Loader) -> np.ndarray:
     """The sample numbers of this rank in the loader's next pass, in order, where no sample is left out."""
     return share_of_order(loader.next_traversal_order(), loader.batch_size, loader.rank, loader.world_size)
-
-
-def reseed(loader: Loader, seed: int) -> None:
-    """Orders and augmentations of another seed, from the first epoch on."""
-    loader.load_state_dict(loader.state_dict() | {"epoch": 0, "samples_done": 0, "seed": seed})
 
 
 def whole_pixels(path: str | PathLike[str], numbers: np.ndarray, workers: int) -> Iterator[np.ndarray]:

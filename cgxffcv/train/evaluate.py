@@ -9,7 +9,7 @@ import numpy as np
 
 from cgxffcv.recipes import Recipe, TestView
 
-__all__ = ["EvaluationSums", "LoaderEvaluation", "run_evaluation"]
+__all__ = ["EvaluationSums", "run_evaluation"]
 
 
 class EvaluationSums(NamedTuple):
@@ -42,40 +42,9 @@ def _choose(core_ids: np.ndarray, confidence: np.ndarray, share: float, comm: An
     return np.isin(core_ids, least_confident(everyone["confidence"], everyone["id"], count))
 
 
-class LoaderEvaluation:
-    """This rank's share of the test set, batch by batch from a loader, for `run_evaluation` on a CPU."""
-
-    def __init__(self, core: Any, loader: Any):
-        self._core, self._loader = core, loader
-        self._ids = np.zeros(0, np.int64)
-
-    def first(self, views: tuple[TestView, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Labels, sample numbers and logits (images, classes) of all images."""
-        labels, ids, logits = [], [], []
-        for images, label, number in self._loader:
-            if len(images) == 0:
-                continue
-            logits.append(self._core.evaluate(images, views))
-            labels.append(np.array(label).reshape(-1))
-            ids.append(np.array(number))
-        label, self._ids = (np.concatenate(x) if x else np.zeros(0, np.int64) for x in (labels, ids))
-        return label, self._ids, np.concatenate(logits) if logits else np.zeros((0, 1), np.float32)
-
-    def again(self, positions: np.ndarray, views: tuple[TestView, ...]) -> np.ndarray:
-        """Logits of the images with these indices in `first`'s results."""
-        size = self._loader.batch_size
-        parts = [positions[at : at + size] for at in range(0, len(positions), size)]
-        return np.concatenate(
-            [self._core.evaluate(self._loader.get_batch(self._ids[part])[0], views) for part in parts]
-        )
-
-    def close(self) -> None:
-        self._loader.close()
-
-
 def run_evaluation(source: Any, recipe: Recipe, comm: Any, tta: bool = True) -> EvaluationSums:
-    """Tests this rank's share, which a LoaderEvaluation, ResidentEvaluation or FedEvaluation gives; collective only
-    where the least confident images are sought among all ranks."""
+    """Tests this rank's share, which a ResidentEvaluation or FedEvaluation gives; collective only where the least
+    confident images are sought among all ranks."""
     begin = time.perf_counter()
     views = recipe.views if tta else (TestView(),)
     few = len(views) > 1 and recipe.test_share < 1

@@ -1,5 +1,6 @@
-"""Data sets that do not fit a GPU's memory: loader threads fill page-locked buffers, which are uploaded beside the
-steps; augmentation, views and sums are the GPU's work, as for resident data, and give the same bytes."""
+"""Training and testing on what loader threads bring batch by batch. For a GPU they fill page-locked buffers, which are
+uploaded beside the steps; augmentation, views and sums are the GPU's work, as for resident data, and give the same
+bytes. For a CPU they augment, too, and batches are used where they lie."""
 
 from __future__ import annotations
 
@@ -11,33 +12,48 @@ import numpy as np
 from cgxffcv.loader import Loader
 from cgxffcv.loader.feeding import Feeding
 from cgxffcv.recipes import TestView
+from cgxffcv.train.optim import patch_moments, whitening_filters
 from cgxffcv.train.resident import SAMPLE, load_set
 
-__all__ = ["FedEvaluation", "FedTraining"]
+__all__ = ["FedEvaluation", "FedTraining", "HostTraining"]
 
 
-class FedTraining:
-    """Steps on batches that come from a loader while earlier ones are worked on.
+class _LoaderTraining:
+    """Steps on batches that come from a loader while earlier ones are worked on. core: a `_cgxffcv.Runner`."""
 
-    trainer: a `_cgxffcv.Trainer` of a model on a GPU. loader: see `data.feeding_loader`. operations: how training
+    resident = False
+
+    def __init__(self, core: Any, loader: Loader):
+        self.core, self.passes = core, Feeding(loader)
+
+    def expect(self, ids: np.ndarray, epoch: int) -> None:
+        """The samples of the next runs: reading begins."""
+        self.passes.expect(ids, epoch)
+
+    def run(self, ids: np.ndarray, epoch: int, records: np.ndarray, losses: np.ndarray | None) -> None:
+        """As ResidentTraining.run; a failure of the loader (an unreadable image, say) comes after the steps before."""
+        self.core.run(self.passes.take(ids, epoch), epoch, records, losses)
+        self.passes.taken()
+
+    def wait_seconds(self) -> float:
+        """How long batches have been waited for."""
+        return self.passes.seconds()
+
+    def close(self) -> None:
+        self.core.close()
+        self.passes.close()
+
+
+class FedTraining(_LoaderTraining):
+    """On a GPU.
+
+    trainer: a `_cgxffcv.Trainer` of a model there. loader: see `data.feeding_loader`. operations: how training
     augments, see `data.core_operations`. graphs: record each phase's step once and replay it. MemoryError if there is
     no room for a batch.
     """
 
-    resident = False
-
     def __init__(self, trainer: Any, loader: Loader, operations: tuple, seed: int, graphs: bool = True):
-        self.passes = Feeding(loader)
-        self.core = _cgxffcv.Runner(trainer, operations, seed, graphs)
-
-    def expect(self, ids: np.ndarray) -> None:
-        """The samples of the next runs: reading begins."""
-        self.passes.expect(ids)
-
-    def run(self, ids: np.ndarray, epoch: int, records: np.ndarray, losses: np.ndarray | None) -> None:
-        """As ResidentTraining.run; a failure of the loader (an unreadable image, say) comes after the steps before."""
-        self.core.run(self.passes.take(ids), epoch, records, losses)
-        self.passes.taken()
+        super().__init__(_cgxffcv.Runner(trainer, operations, seed, graphs), loader)
 
     def whiten(self, loader: Loader, epsilon: float) -> None:
         """Sets the frozen layer from all images of this loader, which lie on the GPU meanwhile."""
@@ -47,13 +63,35 @@ class FedTraining:
         finally:
             self.core.drop(SAMPLE)
 
-    def wait_seconds(self) -> float:
-        """How long batches have been waited for."""
-        return self.passes.seconds()
+    def restart(self, seed: int) -> None:
+        """Augmentation of another seed, from step 0 on."""
+        self.core.restart(seed)
 
-    def close(self) -> None:
-        self.core.close()
-        self.passes.close()
+
+class HostTraining(_LoaderTraining):
+    """On a CPU.
+
+    trainer: a `_cgxffcv.Trainer` of a model there. loader: see `data.feeding_loader`; it augments.
+    """
+
+    def __init__(self, trainer: Any, loader: Loader):
+        super().__init__(_cgxffcv.Runner(trainer, (), 0, False), loader)
+        self._trainer = trainer
+
+    def whiten(self, images: np.ndarray, epsilon: float, threads: int) -> None:
+        """Sets the frozen layer from normalised images, float32 (n, 3, side, side)."""
+        filters = whitening_filters(patch_moments(images, threads=threads), epsilon)
+        parameters = self._trainer.read("parameters")
+        for name, _, _, trained, shape, offset in self._trainer.layers():
+            if not trained:
+                assert shape == (24, 2, 2, 3), f"{name} is no whitening layer"
+                parameters[offset : offset + filters.size] = filters.transpose(0, 2, 3, 1).reshape(-1)
+        self._trainer.write("parameters", parameters)
+
+    def restart(self, seed: int) -> None:
+        """Augmentation of another seed, from step 0 on."""
+        self.core.restart(seed)
+        self.passes.reseed(seed)
 
 
 class FedEvaluation:

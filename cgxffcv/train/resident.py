@@ -58,7 +58,7 @@ class ResidentTraining:
         """Where samples lie in the set, int32."""
         return self._position[ids]
 
-    def expect(self, ids: np.ndarray) -> None:
+    def expect(self, ids: np.ndarray, epoch: int) -> None:
         """The samples of the next runs; they are there already."""
 
     def run(self, ids: np.ndarray, epoch: int, records: np.ndarray, losses: np.ndarray | None) -> None:
@@ -69,6 +69,10 @@ class ResidentTraining:
     def whiten(self, count: int, epsilon: float) -> None:
         """Sets the frozen layer from the first `count` images."""
         self.core.whiten(TRAIN, count, epsilon)
+
+    def restart(self, seed: int) -> None:
+        """Augmentation of another seed, from step 0 on."""
+        self.core.restart(seed)
 
     def wait_seconds(self) -> float:
         """How long batches have been waited for: never."""

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -24,24 +24,21 @@ from cgxffcv.train.data import (
     core_operations,
     evaluation_loader,
     feeding_loader,
-    reseed,
-    training_loader,
     whitening_images,
     whole_loader,
 )
-from cgxffcv.train.evaluate import LoaderEvaluation
-from cgxffcv.train.fed import FedEvaluation, FedTraining
+from cgxffcv.train.fed import FedEvaluation, FedTraining, HostTraining
 from cgxffcv.train.interface import StepReport
-from cgxffcv.train.optim import patch_moments, whitening_filters
 from cgxffcv.train.plan import TrainingPlan
 from cgxffcv.train.resident import RECORD_FIELDS, ResidentEvaluation, ResidentTraining
 from cgxffcv.train.selection import HardestImages
 from cgxffcv.train.tally import Tally, TrainingDiverged
 from cgxffcv.train.team import Team
 
-__all__ = ["DeviceSteps", "LoaderSteps", "Parts", "Steps", "open_evaluation", "open_steps"]
+__all__ = ["Parts", "Steps", "open_evaluation", "open_steps"]
 
 READ_BATCH = 1000  # images at a time on their way to the GPU
+HOST_STEPS = 1  # on a CPU, whose steps take long: each is reported as soon as it is done
 FED_STEPS = 64  # of batches on their way to a GPU, between two returns to the host
 # Of the container or its control group, versions 2 and 1; "max" or a number.
 MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -75,148 +72,64 @@ class Parts:
         return self.samples.order(epoch) if self.hardest is None else self.hardest.sample_order(epoch)
 
 
-class Steps(Protocol):
-    """Steps on one source of batches."""
+class Steps:
+    """Steps on one source of batches.
 
-    at_once: int | None  # steps between two returns to the host, where nobody wishes otherwise; None: all of a pass
-    load_seconds: float  # waiting for batches, in this process
-    device_seconds: float | None  # of steps and whitening since the last restart, by the GPU's clock; None: unknown
+    `at_once`: steps between two returns to the host, where nobody wishes otherwise; None: all of a pass.
+    `load_seconds`: waiting for batches, in this process. `device_seconds`: of steps and whitening since the last
+    restart, by the GPU's clock; None on a CPU.
+    """
+
+    def __init__(self, parts: Parts, data: ResidentTraining | FedTraining | HostTraining):
+        self.core, self.data, self._parts, self.load_seconds = parts.core, data, parts, 0.0
+        on_host = isinstance(data, HostTraining)
+        self.device_seconds = None if on_host else 0.0
+        self.at_once = None if data.resident else HOST_STEPS if on_host else FED_STEPS
 
     def whiten(self, count: int, epsilon: float) -> None:
         """Sets the frozen whitening layer from the first `count` training images."""
-
-    def run(self, epoch: int, end: int, at_once: int | None) -> Iterator[StepReport]:
-        """The steps of a pass from where the core stands to before step `end`. A step is counted in the tally before
-        its report comes. `at_once`: steps between two returns to the host, where the source may do several; None: all.
-        May be closed early: the core then stands between two steps."""
-
-    def restart(self, seed: int) -> None:
-        """Orders and augmentation of another seed, from the first epoch on."""
-
-    def close(self) -> None: ...
-
-
-class LoaderSteps:
-    """Each batch from a loader's threads, for a CPU."""
-
-    at_once, device_seconds = 1, None
-
-    def __init__(self, parts: Parts, seed: int):
-        self.core, self._parts, self.load_seconds = parts.core, parts, 0.0
-        team = parts.team
-        self._loader = training_loader(
-            parts.path,
-            parts.recipe,
-            parts.plan.local_batch,
-            seed,
-            parts.workers,
-            team.rank,
-            team.ranks,
-            parts.indices,
-            parts.hardest,
-        )
-
-    def whiten(self, count: int, epsilon: float) -> None:
-        parts = self._parts
-        images = whitening_images(parts.path, parts.recipe, count, parts.workers, parts.indices)
-        filters = whitening_filters(patch_moments(images, threads=parts.threads), epsilon)
-        parameters = self.core.read("parameters")
-        for name, _, _, trained, shape, offset in self.core.layers():
-            if not trained:
-                assert shape == (24, 2, 2, 3), f"{name} is no whitening layer"
-                parameters[offset : offset + filters.size] = filters.transpose(0, 2, 3, 1).reshape(-1)
-        self.core.write("parameters", parameters)
-
-    def run(self, epoch: int, end: int, at_once: int | None) -> Iterator[StepReport]:
-        self._seek(epoch, self.core.steps_done - self._parts.plan.epoch_starts[epoch])
-        passing = iter(self._loader)
-        last = time.perf_counter()
-        try:
-            while self.core.steps_done < end:
-                batch = next(passing)
-                loaded = time.perf_counter()
-                report, loss = self._step(epoch, *batch)
-                del batch
-                now = time.perf_counter()
-                report = report._replace(seconds=now - last, load_seconds=loaded - last)
-                last = now
-                self.load_seconds += report.load_seconds
-                self._parts.tally.count(report, loss)
-                yield report
-        finally:
-            passing.close()
-
-    def _step(self, epoch: int, images: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> tuple[StepReport, float]:
-        """Without its seconds; and the sum of the losses."""
-        hardest = self._parts.hardest
-        losses = None if hardest is None else np.empty(len(images), np.float32)
-        step, loss, correct, count, skipped, side, wire = self.core.step(images, labels, losses)
-        if hardest is not None:
-            hardest.record(ids, losses)
-        rate = self.core.rate(0, step)[0]
-        steps = self._parts.plan.steps
-        return StepReport(epoch, step, steps, count, loss / count, correct, rate, 0, 0, wire, skipped, side), loss
-
-    def _seek(self, epoch: int, batch: int) -> None:
-        within = batch > 0 and self._parts.hardest is not None
-        position = {
-            "epoch": epoch,
-            "samples_done": batch * self._parts.plan.global_batch,
-            "samples": self._parts.order(epoch) if within else None,
-        }
-        self._loader.load_state_dict(self._loader.state_dict() | position)
-
-    def restart(self, seed: int) -> None:
-        reseed(self._loader, seed)
-
-    def close(self) -> None:
-        self._loader.close()
-
-
-class DeviceSteps:
-    """Batches augmented on the GPU, from a data set that lies there or that loader threads bring batch by batch."""
-
-    def __init__(self, parts: Parts, data: ResidentTraining | FedTraining):
-        self.core, self.data, self._parts, self.load_seconds = parts.core, data, parts, 0.0
-        self.device_seconds = 0.0
-        self.at_once = None if data.resident else FED_STEPS
-
-    def whiten(self, count: int, epsilon: float) -> None:
         parts, data = self._parts, self.data
         if isinstance(data, ResidentTraining):
             data.whiten(count, epsilon)
-        else:
+        elif isinstance(data, FedTraining):
             with whole_loader(parts.path, parts.recipe, READ_BATCH, parts.workers, parts.indices[:count]) as loader:
                 data.whiten(loader, epsilon)
+        else:
+            images = whitening_images(parts.path, parts.recipe, count, parts.workers, parts.indices)
+            data.whiten(images, epsilon, parts.threads)
         self._take_seconds()
 
     def _take_seconds(self) -> None:
-        self.device_seconds += self.data.core.seconds()
+        if self.device_seconds is not None:
+            self.device_seconds += self.data.core.seconds()
 
     def run(self, epoch: int, end: int, at_once: int | None) -> Iterator[StepReport]:
+        """The steps of a pass from where the core stands to before step `end`. A step is counted in the tally before
+        its report comes. `at_once`: steps between two returns to the host; None: all. May be closed early: the core
+        then stands between two steps."""
         plan, batch, at, ids = self._parts.plan, self._parts.plan.local_batch, -1, np.zeros(0, np.int64)
         while self.core.steps_done < end:
             if self.core.steps_done != at:
                 at = self.core.steps_done
                 ids = self._samples(epoch, at, end)
-                self.data.expect(ids)
+                self.data.expect(ids, epoch)
             steps = min(end - at, at_once or end)
             mine, ids, at = ids[: steps * batch], ids[steps * batch :], at + steps
-            ahead = ids
+            ahead = ids, epoch
             if at == end < plan.steps and self._parts.hardest is None:
-                ahead = self._samples(epoch + 1, end, plan.epoch_end(epoch + 1))
+                ahead = self._samples(epoch + 1, end, plan.epoch_end(epoch + 1)), epoch + 1
             yield from self._run(epoch, steps, mine, ahead)
 
-    def _run(self, epoch: int, steps: int, ids: np.ndarray, ahead: np.ndarray) -> Iterator[StepReport]:
+    def _run(self, epoch: int, steps: int, ids: np.ndarray, ahead: tuple[np.ndarray, int]) -> Iterator[StepReport]:
         """All of these steps are done before the first report, and take the same time each. What a failure leaves
-        undone is not counted. `ahead`: the samples that will come next."""
+        undone is not counted. `ahead`: the samples that will come next, and their epoch."""
         hardest, batch = self._parts.hardest, self._parts.plan.local_batch
         begin, waited, before = time.perf_counter(), self.data.wait_seconds(), self.core.steps_done
         records = np.zeros((steps, RECORD_FIELDS))
         losses = None if hardest is None else np.empty(len(ids), np.float32)
         try:
             self.data.run(ids, epoch, records, losses)
-            self.data.expect(ahead)
+            self.data.expect(*ahead)
         except MemoryError as error:
             if not self.data.resident:
                 raise
@@ -266,12 +179,14 @@ class DeviceSteps:
         plan, team = self._parts.plan, self._parts.team
         first = (step - plan.epoch_starts[epoch]) * plan.global_batch
         shared = self._parts.order(epoch)[first : first + (end - step) * plan.global_batch]
-        return shared.reshape(end - step, team.ranks, plan.local_batch)[:, team.rank].reshape(-1)
+        return share_of_order(shared, plan.local_batch, team.rank, team.ranks)
 
     def restart(self, seed: int) -> None:
-        self.data.core.restart(seed)
-        self.data.core.seconds()
-        self.device_seconds = 0.0
+        """Orders and augmentation of another seed, from the first epoch on."""
+        self.data.restart(seed)
+        if self.device_seconds is not None:
+            self.data.core.seconds()
+            self.device_seconds = 0.0
 
     def close(self) -> None:
         self.data.close()
@@ -304,28 +219,30 @@ def _fed_data(parts: Parts, seed: int, gpu: int, graphs: bool) -> FedTraining:
         raise
 
 
+def _host_data(parts: Parts, seed: int) -> HostTraining:
+    steps = augmentation(parts.recipe)
+    loader = feeding_loader(parts.path, parts.plan.local_batch, parts.workers, None, parts.indices, True, steps, seed)
+    return HostTraining(parts.core, loader)
+
+
 def open_steps(parts: Parts, seed: int, gpu: int | None, resident: bool, graphs: bool) -> Steps:
     """On a GPU: the data set into its memory, if it is wanted there and fits, else batch by batch."""
     if gpu is None:
-        return LoaderSteps(parts, seed)
+        return Steps(parts, _host_data(parts, seed))
     if resident:
         try:
-            return DeviceSteps(parts, _resident_data(parts, seed, graphs))
+            return Steps(parts, _resident_data(parts, seed, graphs))
         except MemoryError as error:
             warnings.warn(f"the training set stays in host memory: {error}", stacklevel=4)
-    return DeviceSteps(parts, _fed_data(parts, seed, gpu, graphs))
+    return Steps(parts, _fed_data(parts, seed, gpu, graphs))
 
 
 def open_evaluation(
     steps: Steps, parts: Parts, gpu: int | None, samples: Samples, batch: int
-) -> LoaderEvaluation | ResidentEvaluation | FedEvaluation:
+) -> ResidentEvaluation | FedEvaluation:
     """The test set, `batch` images at a time: beside the training set, if that is on the GPU and there is room for
     both, else batch by batch."""
     rank, ranks = parts.team.rank, parts.team.ranks
-    if not isinstance(steps, DeviceSteps) or gpu is None:
-        return LoaderEvaluation(
-            parts.core, evaluation_loader(samples.path, batch, parts.workers, rank, ranks, samples.numbers)
-        )
     if steps.data.resident:
         try:
             with evaluation_loader(samples.path, batch, parts.workers, rank, ranks, samples.numbers) as loader:

@@ -26,7 +26,7 @@ from cgxffcv.train.evaluate import run_evaluation
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport
 from cgxffcv.train.plan import LOOKAHEAD_BASE, TrainingPlan, image_flops, make_plan, training_flops
 from cgxffcv.train.selection import HardestImages
-from cgxffcv.train.steps import DeviceSteps, Parts, open_evaluation, open_steps
+from cgxffcv.train.steps import Parts, open_evaluation, open_steps
 from cgxffcv.train.tally import Tally, TrainingDiverged, compare_replicas, epoch_report
 from cgxffcv.train.team import Team
 from cgxffcv.wording import counted
@@ -97,7 +97,7 @@ class Trainer:
         in_turn = 0 if comm is None or gpu is not None else comm.local_rank
         self.gpu = choose_gpu(device, gpu or 0, in_turn)  # None: on the CPU
         self.deterministic = deterministic
-        self.steps_at_once: int | None = None  # on a GPU, between two returns to the host; None: as is best
+        self.steps_at_once: int | None = None  # between two returns to the host; None: as is best
         self.whitening_seconds = 0.0  # including the reading of its images
         self._tally = Tally(self.recipe)
         self._begin()
@@ -329,7 +329,7 @@ class Trainer:
     @property
     def _device(self) -> Any:
         """The training data of a GPU; None on a CPU."""
-        return self._steps.data if isinstance(self._steps, DeviceSteps) else None
+        return None if self.gpu is None else self._steps.data
 
     @property
     def resident(self) -> bool:
@@ -339,9 +339,9 @@ class Trainer:
     # ---- training ----
 
     def run_epoch(self) -> Iterator[StepReport]:
-        """Trains the next epoch, or the rest of an interrupted one; one report after each step. On a GPU all steps
-        (or `steps_at_once`; 64 where a rank's data do not lie on its GPU) are done before the first report, and take
-        the same time each.
+        """Trains the next epoch, or the rest of an interrupted one; one report after each step. `steps_at_once` steps
+        (if None: one on a CPU, on a GPU all, or 64 where a rank's data do not lie on its GPU) are done before the first
+        of their reports, and take the same time each.
 
         Raises TrainingDiverged after ten steps in a row whose update had to be left out.
         """

@@ -64,16 +64,16 @@ void loader_feed_destroy(LoaderFeed *feed) {
     memory_free(feed);
 }
 
-Status loader_feed_check(const LoaderFeed *feed, const Loader *loader) {
-    uint64_t side = (uint64_t)feed->config.side;
+Status loader_feed_check(const Loader *loader, int side) {
+    uint64_t pixels = (uint64_t)side;
     if (loader_outputs(loader) == 2) {
         const LoaderArray *images = loader_array(loader, 0), *labels = loader_array(loader, 1);
-        bool fits = images->dtype == BETON_U8 && images->ndim == 3 && images->shape[0] == side &&
-                    images->shape[1] == side && images->shape[2] == CHANNELS;
+        bool fits = images->dtype == BETON_U8 && images->ndim == 3 && images->shape[0] == pixels &&
+                    images->shape[1] == pixels && images->shape[2] == CHANNELS;
         if (fits && labels->dtype == BETON_I64 && labels->sample_bytes == sizeof(int64_t)) return STATUS_OK;
     }
-    FAIL(STATUS_ARGUMENT, "a loader that feeds a GPU gives uint8 images of %d x %d x 3 and int64 labels, nothing else",
-         feed->config.side, feed->config.side);
+    FAIL(STATUS_ARGUMENT, "a training's loader gives uint8 images of %d x %d x 3 and int64 labels, nothing else", side,
+         side);
 }
 
 Status loader_feed_check_labels(const int64_t *labels, const int64_t *ids, int64_t count, int64_t classes) {

@@ -30,7 +30,7 @@ typedef struct LoaderFeedBatch {
 } LoaderFeedBatch;
 
 /* A loader that gives other batches than uint8 images (side, side, 3) and int64 labels is refused. */
-Status loader_feed_check(const LoaderFeed *feed, const Loader *loader);
+Status loader_feed_check(const Loader *loader, int side);
 
 /* The next batch of the loader's pass: waits for it, begins its upload, makes `reader` wait for that. Labels outside
  * the classes are refused. */

@@ -1,4 +1,5 @@
-/* _cgxffcv.Runner: trains and tests a Trainer's model on data sets in the memory of a GPU. */
+/* _cgxffcv.Runner: trains and tests a Trainer's model, many steps at a time, on what a Loader gives or on data sets in
+ * the memory of a GPU. */
 #include <string.h>
 
 #include "python/arguments.h"
@@ -421,8 +422,8 @@ static PyMethodDef methods[] = {
      "whiten(which, count, epsilon)\n--\n\nSets the frozen layer from the set's first images."},
     {"run", (PyCFunction)run_method, METH_VARARGS,
      "run(order, epoch, records, losses)\n--\n\nlen(records) steps on the positions `order`, int32, or on the next "
-     "batches of a Loader's pass: uint8 images, not augmented, and int64 labels, page-locked. `records`, float64 "
-     "(steps, 5), gets loss sum, correct, images, skipped, side; `losses`, float32 or None, each image's."},
+     "batches of a Loader's pass: uint8 images, for a GPU not augmented and page-locked, and int64 labels. `records`, "
+     "float64 (steps, 5), gets loss sum, correct, images, skipped, side; `losses`, float32 or None, each image's."},
     {"evaluate", (PyCFunction)evaluate_method, METH_VARARGS,
      "evaluate(which, positions, count, views)\n--\n\nLogits as evaluate() gives them, of `positions` (int32) or, "
      "if None, of the first `count` images."},
@@ -441,8 +442,9 @@ static PyMethodDef methods[] = {
 
 static PyType_Slot slots[] = {
     {Py_tp_doc,
-     "Runner(trainer, operations, seed, graphs)\n--\n\nGets ready to train on data in the GPU's memory or on "
-     "what a Loader gives, augmented by these operations (as a Loader's), with steps recorded as graphs or not."},
+     "Runner(trainer, operations, seed, graphs)\n--\n\nGets ready to train on what a Loader gives or, on a GPU, on "
+     "data in its memory; there images are augmented by these operations (as a Loader's), and steps recorded as graphs "
+     "or not. For a trainer on the CPU the Loader augments."},
     {Py_tp_new, runner_new},
     {Py_tp_dealloc, runner_dealloc},
     {Py_tp_methods, methods},

@@ -319,7 +319,7 @@ static PyObject *trainer_close_method(TrainerObject *self, PyObject *unused) {
     (void)unused;
     if (self->trainer != NULL && py_trainer_ready(self) < 0) return NULL;
     if (self->runners > 0) {
-        PyErr_SetString(PyExc_ValueError, "this trainer has data on a GPU: close its Runner first");
+        PyErr_SetString(PyExc_ValueError, "this trainer is in use: close its Runner first");
         return NULL;
     }
     trainer_free(self);

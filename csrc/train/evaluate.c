@@ -1,7 +1,7 @@
-/* Testing on a set in device memory, or on what a loader feeds the device with. */
+/* Testing on a set in device memory, or on what a loader gives. */
 #include <string.h>
 
-#include "train/runner_private.h"
+#include "train/source.h"
 #include "train/step_kernels.h"
 #include "train/step_stream.h"
 
@@ -40,10 +40,7 @@ static Status reserve_evaluation(TrainRunner *r, int64_t count) {
 static Status evaluation_images_at(TrainRunner *r, const GatherSet *set, bool chosen, int64_t first, int count,
                                    NnImages *out) {
     size_t bytes = (size_t)set->height * (size_t)set->width * 3;
-    *out = (NnImages){
-        .data = set->images + (size_t)first * bytes, .on_device = true, .type = PIXELS_U8, .layout = PIXELS_NHWC};
-    memcpy(out->mean, r->config.mean, sizeof r->config.mean);
-    memcpy(out->std, r->config.std, sizeof r->config.std);
+    *out = train_runner_images(r, set->images + (size_t)first * bytes);
     if (!chosen) return STATUS_OK;
     out->data = r->evaluation_images;
     return augment_gather_plain(set, r->positions + first, count, r->evaluation_images, r->stream);
@@ -114,6 +111,28 @@ Status train_runner_evaluate(TrainRunner *r, TrainSet which, const int32_t *posi
 
 /* ---- of what a loader gives ---- */
 
+static Status check_test_batch(const TrainerConfig *config, int count, int64_t left) {
+    if (count >= 1 && count <= left && count <= config->test_batch) return STATUS_OK;
+    FAIL(STATUS_ARGUMENT, "the loader gave %d images at once where a test takes %d and %lld are left", count,
+         config->test_batch, (long long)left);
+}
+
+/* On the CPU, where each batch lies. */
+static Status evaluate_on_host(TrainSource *source, int64_t count, const TrainerView *views, int view_count,
+                               float *logits, int64_t *labels) {
+    Trainer *trainer = source->r->trainer;
+    size_t classes = trainer_classes(trainer);
+    for (int64_t at = 0; at < count;) {
+        StepBatch batch;
+        TRY(train_source_take(source, &batch));
+        TRY(check_test_batch(&trainer->config, batch.count, count - at));
+        TRY(trainer_evaluate(trainer, &batch.images, batch.count, views, view_count, logits + (size_t)at * classes));
+        memcpy(labels + at, batch.labels, (size_t)batch.count * sizeof *labels);
+        at += batch.count;
+    }
+    return STATUS_OK;
+}
+
 /* The next batch, to position `at`; *here are its images. */
 static Status put_fed_batch(TrainRunner *r, Loader *loader, int64_t at, int64_t left, const TrainerView *views,
                             int view_count, int64_t *labels, int *here) {
@@ -121,10 +140,7 @@ static Status put_fed_batch(TrainRunner *r, Loader *loader, int64_t at, int64_t 
     LoaderFeedBatch batch;
     NnImages images;
     TRY(loader_feed_next(r->feed, loader, &batch));
-    if (batch.count < 1 || batch.count > left || batch.count > config->test_batch) {
-        FAIL(STATUS_ARGUMENT, "the loader gave %d images at once where a test takes %d and %lld are left", batch.count,
-             config->test_batch, (long long)left);
-    }
+    TRY(check_test_batch(config, batch.count, left));
     GatherSet set = {batch.images, batch.labels, batch.ids, batch.count, config->side, config->side};
     TRY(evaluation_images_at(r, &set, false, 0, batch.count, &images));
     TRY(put_views(r, images, at, batch.count, views, view_count));
@@ -171,6 +187,13 @@ Status train_runner_evaluate_fed(TrainRunner *r, Loader *loader, int64_t count, 
     if (count < 0 || view_count < 1) {
         FAIL(STATUS_ARGUMENT, "a test takes images and at least one view, not %lld and %d", (long long)count,
              view_count);
+    }
+    if (r->stream == NULL) {
+        TrainSource source;
+        TRY(train_source_open_host(r, loader, NULL, &source));
+        Status status = evaluate_on_host(&source, count, views, view_count, logits, labels);
+        (void)train_source_settle(&source);
+        return status;
     }
     TRY(train_runner_need_feed(r, loader));
     TRY(reserve_evaluation(r, (int64_t)config->test_batch * FED_BATCHES));

@@ -91,11 +91,13 @@ static Status check_steps(const TrainRunner *r, int steps, int64_t most) {
          steps, (long long)most, (long long)left);
 }
 
-static Status open_source(TrainRunner *r, const TrainBatches *from, int steps, uint32_t epoch, TrainSource *out) {
+static Status open_source(TrainRunner *r, const TrainBatches *from, int steps, uint32_t epoch, float *losses,
+                          TrainSource *out) {
     const TrainerConfig *config = &r->trainer->config;
     int64_t count = r->sets[TRAIN_SET_TRAINING].count, images = (int64_t)steps * config->batch;
     if (from->loader != NULL) {
         TRY(check_steps(r, steps, INT32_MAX / config->batch));
+        if (r->stream == NULL) return train_source_open_host(r, from->loader, losses, out);
         return train_source_open_feed(r, from->loader, images, epoch, out);
     }
     if (count > 0 && count < config->batch) {
@@ -110,9 +112,9 @@ Status train_runner_run(TrainRunner *r, const TrainBatches *from, int steps, uin
                         float *losses, int *done) {
     TrainSource source;
     *done = 0;
-    TRY(open_source(r, from, steps, epoch, &source));
+    TRY(open_source(r, from, steps, epoch, losses, &source));
     source.steps.context = &source;
-    TRY(warm_up_phases(r, &source));
+    if (r->stream != NULL) TRY(warm_up_phases(r, &source));
     Status status = train_steps_run(r->trainer, &source.steps, r->graphs, steps, out, losses, done);
     ErrorRecord cause = *error_record();
     Status settled = train_source_settle(&source);
@@ -122,8 +124,12 @@ Status train_runner_run(TrainRunner *r, const TrainBatches *from, int steps, uin
 Status train_runner_restart(TrainRunner *r, uint64_t seed) {
     size_t momenta;
     float *momentum = trainer_buffer(r->trainer, TRAINER_MOMENTUM, &momenta);
-    TRY(device_fill(momentum, 0, momenta * sizeof *momentum, r->stream));
-    TRY(device_stream_synchronize(r->stream));
+    if (r->stream == NULL) {
+        memset(momentum, 0, momenta * sizeof *momentum);
+    } else {
+        TRY(device_fill(momentum, 0, momenta * sizeof *momentum, r->stream));
+        TRY(device_stream_synchronize(r->stream));
+    }
     r->config.seed = seed;
     return trainer_set_step(r->trainer, 0);
 }
@@ -135,6 +141,7 @@ Status train_runner_look(TrainRunner *r, const TrainBatches *from, int count, ui
     TrainSource source;
     StepBatch batch;
     bool fed = from->loader != NULL;
+    TRY(train_runner_need_device(r));
     if (count < 1 || count > config->batch || (fed && count != config->batch)) {
         FAIL(STATUS_ARGUMENT, "a look at %d images, but a batch has %d", count, config->batch);
     }
@@ -149,6 +156,7 @@ Status train_runner_look(TrainRunner *r, const TrainBatches *from, int count, ui
 }
 
 Status train_runner_take_seconds(TrainRunner *r, double *out) {
+    TRY(train_runner_need_device(r));
     *out = r->trainer->on_stream->seconds;
     r->trainer->on_stream->seconds = 0;
     return STATUS_OK;

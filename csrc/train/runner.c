@@ -1,5 +1,5 @@
-/* Owns device memory for the sets, for one batch, and what its runs (run.c) and tests (evaluate.c) keep
- * there. */
+/* Owns, for a trainer on a GPU, device memory for the sets, for one batch, and what its runs (run.c) and tests
+ * (evaluate.c) keep there. */
 #include "train/runner_private.h"
 
 #include "base/memory.h"
@@ -23,16 +23,19 @@ static Status create_batch(TrainRunner *r) {
 Status train_runner_create(Trainer *trainer, const TrainRunnerConfig *config, TrainRunner **out) {
     Status status = STATUS_OK;
     TrainRunner *r = NULL;
-    if (trainer->stream == NULL) FAIL(STATUS_ARGUMENT, "data on a GPU need a trainer whose model is there");
-    if (trainer->on_stream->taken) FAIL(STATUS_ARGUMENT, "this trainer has a Runner already: close that first");
-    TRY(augment_gather_check(config->ops, config->op_count, trainer->config.side, trainer->config.side));
+    if (trainer->taken) FAIL(STATUS_ARGUMENT, "this trainer has a Runner already: close that first");
+    if (trainer->stream != NULL) {
+        TRY(augment_gather_check(config->ops, config->op_count, trainer->config.side, trainer->config.side));
+    } else if (config->op_count > 0) {
+        FAIL(STATUS_ARGUMENT, "a trainer on the CPU takes images as its loader augments them: give it no operations");
+    }
     TRY(memory_calloc(1, sizeof *r, &r));
     r->trainer = trainer;
     r->model = trainer->model;
     r->stream = trainer->stream;
     r->config = *config;
-    trainer->on_stream->taken = true;
-    TRY_GOTO(create_batch(r));
+    trainer->taken = true;
+    if (r->stream != NULL) TRY_GOTO(create_batch(r));
     *out = r;
     r = NULL;
 done:
@@ -47,11 +50,9 @@ static void free_set(SetMemory *set) {
     *set = (SetMemory){0};
 }
 
-void train_runner_destroy(TrainRunner *r) {
-    if (r == NULL) return;
+static void free_memory(TrainRunner *r) {
     (void)device_stream_synchronize(r->stream);
     train_runner_free_run(r);
-    r->trainer->on_stream->taken = false;
     loader_feed_destroy(r->feed);
     for (int i = 0; i < TRAIN_SETS; i++) free_set(&r->sets[i]);
     train_runner_free_evaluation(r);
@@ -60,12 +61,25 @@ void train_runner_destroy(TrainRunner *r) {
     device_free(r->batch_images);
     device_free(r->batch_labels);
     device_free(r->batch_losses);
+}
+
+void train_runner_destroy(TrainRunner *r) {
+    if (r == NULL) return;
+    r->trainer->taken = false;
+    if (r->stream != NULL) free_memory(r);
     memory_free(r);
 }
 
 /* ---- the sets ---- */
 
+Status train_runner_need_device(const TrainRunner *r) {
+    if (r->stream != NULL) return STATUS_OK;
+    FAIL(STATUS_ARGUMENT,
+         "data sets lie in a GPU's memory, and this trainer is on the CPU: give it a Loader's batches");
+}
+
 Status train_runner_drop(TrainRunner *r, TrainSet which) {
+    TRY(train_runner_need_device(r));
     TRY(device_stream_synchronize(r->stream));
     if (which == TRAIN_SET_TRAINING) train_runner_free_run(r);
     free_set(&r->sets[which]);
@@ -93,6 +107,7 @@ Status train_runner_put(TrainRunner *r, TrainSet which, const uint8_t *images, c
                         const int64_t *ids, int64_t count) {
     SetMemory *set = &r->sets[which];
     size_t bytes = image_bytes(r), at = (size_t)set->filled, n = (size_t)count;
+    TRY(train_runner_need_device(r));
     if (count < 0 || count > set->count - set->filled) {
         FAIL(STATUS_ARGUMENT, "%lld more images, but there is room for %lld", (long long)count,
              (long long)(set->count - set->filled));
@@ -109,6 +124,7 @@ Status train_runner_put(TrainRunner *r, TrainSet which, const uint8_t *images, c
 Status train_runner_need(const TrainRunner *r, TrainSet which, GatherSet *out) {
     const SetMemory *set = &r->sets[which];
     int side = r->trainer->config.side;
+    TRY(train_runner_need_device(r));
     if (set->count == 0 || set->filled < set->count) {
         FAIL(STATUS_ARGUMENT, "the %s set has %lld of its %lld images", NAMES[which], (long long)set->filled,
              (long long)set->count);
@@ -143,5 +159,5 @@ Status train_runner_need_feed(TrainRunner *r, const Loader *loader) {
                              .poll = config->check,
                              .poll_context = config->check_context};
     if (r->feed == NULL) TRY(loader_feed_create(&feed, &r->feed));
-    return loader_feed_check(r->feed, loader);
+    return loader_feed_check(loader, config->side);
 }

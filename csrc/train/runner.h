@@ -1,7 +1,7 @@
-/* Training and testing on a GPU, on data sets that lie in its memory, or on batches that a loader feeds it with: steps
- * are recorded once in each phase as a graph, which reads its step number, its rates and its images' positions from
- * device memory; sums are read back once a run. Both give the same bytes. Needs a trainer whose model is on the CUDA
- * backend.
+/* Training and testing, many steps at a time, on the batches of a loader, or on data sets in a GPU's memory. On a GPU
+ * steps are recorded once in each phase as a graph, which reads its step number, its rates and its images' positions
+ * from device memory; sums are read back once a run. Sets and loaders give the same bytes. For a trainer on the CPU,
+ * the loader augments; what is said of sets is refused there.
  *
  *   train_runner_create -> train_runner_begin_load, train_runner_put ... for each set that fits -> train_runner_whiten
  *   -> train_runner_run ... -> train_runner_evaluate; train_runner_restart begins the next training */
@@ -16,7 +16,7 @@
 typedef enum TrainSet { TRAIN_SET_TRAINING, TRAIN_SET_TEST, TRAIN_SET_SAMPLE, TRAIN_SETS } TrainSet;
 
 typedef struct TrainRunnerConfig {
-    AugmentOp ops[GATHER_MAX_OPS]; /* of training */
+    AugmentOp ops[GATHER_MAX_OPS]; /* of training, on a GPU */
     int op_count;
     uint64_t seed; /* of the augmentation */
     float mean[3], std[3];
@@ -45,14 +45,15 @@ Status train_runner_drop(TrainRunner *runner, TrainSet which);
 Status train_runner_whiten(TrainRunner *runner, TrainSet which, int64_t count, double epsilon);
 
 /* Where images come from: from positions of a set, or in batches from the pass of a loader that is under way, which
- * must be one of the trainer's device (page_locked) and give uint8 images (side, side, 3), not augmented, and int64
- * labels. The loader is borrowed during the call, and only the batches that are needed are taken. */
+ * must give uint8 images (side, side, 3) and int64 labels. For a trainer on a GPU it must be one of that device
+ * (page_locked), and its images not augmented. The loader is borrowed during the call, and only the batches that are
+ * needed are taken. */
 typedef struct TrainBatches {
     const int32_t *positions;
     Loader *loader; /* NULL: the positions */
 } TrainBatches;
 
-/* The first run also makes plans and records the steps of all phases to come, before its clock begins.
+/* On a GPU the first run also makes plans and records the steps of all phases to come, before its clock begins.
  *
  * `steps` steps on the images positions[0], positions[1], ... of the training set (positions, not sample numbers; steps
  * x batch of them, this rank's, at most as many as the set has), or on as many batches of a loader, each of the
@@ -63,7 +64,8 @@ typedef struct TrainBatches {
 Status train_runner_run(TrainRunner *runner, const TrainBatches *source, int steps, uint32_t epoch, TrainerStep *out,
                         float *losses, int *done);
 
-/* Begins again with other parameters (which the caller has set): step 0, momenta zero. Graphs, plans and data stay. */
+/* Begins again with other parameters (which the caller has set): step 0, momenta zero. Graphs, plans and data stay. On
+ * the CPU the seed says nothing: draws are the loader's. */
 Status train_runner_restart(TrainRunner *runner, uint64_t seed);
 
 /* The weighted sum of the views' logits of images positions[i] of a set (NULL: the first `count`): (count, classes),

@@ -13,11 +13,11 @@ typedef struct SetMemory {
     int64_t count, filled;
 } SetMemory;
 
-/* Memory is device memory, or with a name in host_ page-locked; all owned. */
+/* Memory is device memory, or with a name in host_ page-locked; all owned, and none of it for a trainer on the CPU. */
 struct TrainRunner {
     Trainer *trainer;     /* borrowed */
     NnModel *model;       /* borrowed */
-    DeviceStream *stream; /* borrowed */
+    DeviceStream *stream; /* borrowed; NULL on the CPU */
     TrainRunnerConfig config;
     SetMemory sets[TRAIN_SETS];
     LoaderFeed *feed; /* owned; NULL before the first batch from a loader */
@@ -41,10 +41,16 @@ struct TrainRunner {
     uint64_t *moments, *host_moments; /* of the whitening; NULL before the first */
 };
 
+/* Refuses a trainer on the CPU. */
+Status train_runner_need_device(const TrainRunner *runner);
+
 /* The set, or a refusal if it is not complete. */
 Status train_runner_need(const TrainRunner *runner, TrainSet which, GatherSet *out);
 
 Status train_runner_check_positions(const int32_t *positions, int64_t count, int64_t limit);
+
+/* uint8 images of the trainer's side, in the memory of its model. */
+NnImages train_runner_images(const TrainRunner *runner, const uint8_t *data);
 
 /* Makes r->feed if there is none, and refuses a loader that does not suit it. */
 Status train_runner_need_feed(TrainRunner *runner, const Loader *loader);

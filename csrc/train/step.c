@@ -138,7 +138,7 @@ Status train_steps_run(Trainer *trainer, const StepSource *source, const StepGra
     int64_t first = trainer->step;
     *done = 0;
     if (trainer->config.allreduce != NULL) TRY(allreduce_set_call(trainer->config.allreduce, (uint32_t)first));
-    TRY(trainer->way->begin(trainer, source, steps));
+    TRY(trainer->way->begin(trainer, source, steps, out));
     if (trainer->slow != NULL && first == 0) TRY(begin_averaging(trainer));
     TRY(train_step_save_statistics(trainer));
     Status status = put_steps(trainer, source, graphs, steps, done);

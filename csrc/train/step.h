@@ -37,7 +37,7 @@ typedef struct StepGraphs {
 
 /* What differs between host memory (step_host.c) and a stream (step_stream.c). */
 struct StepWay {
-    Status (*begin)(Trainer *trainer, const StepSource *source, int steps);
+    Status (*begin)(Trainer *trainer, const StepSource *source, int steps, TrainerStep *out);
     Status (*shrink)(Trainer *trainer, const StepBatch *batch, int side, float **out);
     /* The plan's totals become those of the step, and a loss that is not finite makes the first gradient NaN, which all
      * ranks get to see. */
@@ -48,7 +48,7 @@ struct StepWay {
     Status (*close)(Trainer *trainer, const StepBatch *batch);
     /* After `steps` more steps: lets the host not run too far ahead. */
     Status (*throttle)(Trainer *trainer, int steps, bool recorded);
-    /* Waits for `done` steps; `losses` (NULL: not wanted) of batches in device memory. */
+    /* Waits for `done` steps, which `out` tells of; `losses` (NULL: not wanted) of batches in device memory. */
     Status (*finish)(Trainer *trainer, int64_t first, int done, TrainerStep *out, float *losses);
 };
 

@@ -1,12 +1,13 @@
-/* A step in host memory: one at a time, whose results stand in the trainer when it is done. */
+/* A step in host memory: done when it returns, and its record written. */
 #include <math.h>
 
 #include "augment/shrink.h"
 #include "base/memory.h"
 #include "train/step.h"
 
-static Status host_begin(Trainer *trainer, const StepSource *source, int steps) {
-    (void)trainer, (void)source, (void)steps;
+static Status host_begin(Trainer *trainer, const StepSource *source, int steps, TrainerStep *out) {
+    (void)source, (void)steps;
+    trainer->record = out;
     return STATUS_OK;
 }
 
@@ -37,11 +38,11 @@ Status train_step_shrink_on_host(Trainer *trainer, const StepBatch *batch, int s
 static Status host_count(Trainer *trainer, NnPlan *plan) {
     NnStepTotals totals;
     TRY(nn_plan_take_totals(plan, &totals));
-    trainer->last = (TrainerStep){.step = trainer->step,
-                                  .loss = totals.loss,
-                                  .correct = totals.correct,
-                                  .images = totals.images,
-                                  .side = trainer_phase(trainer, trainer->step)->side};
+    *trainer->record = (TrainerStep){.step = trainer->step,
+                                     .loss = totals.loss,
+                                     .correct = totals.correct,
+                                     .images = totals.images,
+                                     .side = trainer_phase(trainer, trainer->step)->side};
     if (!isfinite(totals.loss)) *nn_model_gradient_data(trainer->model) = NAN;
     return STATUS_OK;
 }
@@ -52,25 +53,26 @@ static Status host_update(Trainer *trainer, int phase) {
     (void)phase;
     for (int g = 0; g < trainer->config.group_count; g++) rates[g] = trainer_rate(trainer, g, trainer->step);
     TRY(optim_gradients_finite(trainer->optim, rates, &finite));
-    trainer->last.skipped = !finite;
+    trainer->record->skipped = !finite;
     return finite ? optim_step(trainer->optim, rates) : STATUS_OK;
 }
 
 static Status host_close(Trainer *trainer, const StepBatch *batch) {
     (void)batch;
-    if (!trainer->last.skipped) return train_step_save_statistics(trainer);
+    if (!trainer->record->skipped) return train_step_save_statistics(trainer);
     return trainer_copy(trainer, nn_model_statistic_data(trainer->model), trainer->backup,
                         nn_model_statistic_elems(trainer->model));
 }
 
 static Status host_throttle(Trainer *trainer, int steps, bool recorded) {
-    (void)trainer, (void)steps, (void)recorded;
+    (void)recorded;
+    trainer->record += steps;
     return STATUS_OK;
 }
 
 static Status host_finish(Trainer *trainer, int64_t first, int done, TrainerStep *out, float *losses) {
-    (void)first, (void)losses;
-    if (done > 0) *out = trainer->last;
+    (void)first, (void)done, (void)out, (void)losses;
+    trainer->record = NULL;
     return STATUS_OK;
 }
 

@@ -133,7 +133,8 @@ Status train_stream_wait(Trainer *trainer) {
     return STATUS_OK;
 }
 
-static Status stream_begin(Trainer *trainer, const StepSource *source, int steps) {
+static Status stream_begin(Trainer *trainer, const StepSource *source, int steps, TrainerStep *out) {
+    (void)out;
     TRY(train_stream_reserve(trainer, steps, 1));
     trainer->on_stream->unmarked = trainer->on_stream->marked = 0;
     TRY(train_stream_begin(trainer));

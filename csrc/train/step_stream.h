@@ -20,7 +20,6 @@ struct StepStream {
     DeviceEvent *begin, *end, *marks[2];
     int unmarked, marked; /* steps of a run since its last mark; its marks */
     double seconds;
-    bool taken; /* a runner has recorded steps with it */
 };
 
 Status train_stream_create(const Trainer *trainer, StepStream **out);

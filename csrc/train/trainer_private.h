@@ -34,7 +34,8 @@ struct Trainer {
     uint64_t *hash;        /* owned, device memory; NULL on the CPU and before the first hash */
     uint64_t *host_hash;   /* owned, page-locked; likewise */
     int64_t step;          /* steps done */
-    TrainerStep last;      /* on the CPU: the step that has just been done */
+    TrainerStep *record;   /* on the CPU, borrowed during a run: what becomes of the step under way */
+    bool taken;            /* a runner works with it */
 };
 
 /* Zeroed memory of the model's backend, and copies within it (on the model's stream). */

@@ -296,7 +296,7 @@ static void test_all_batches(Pace chosen, uint32_t seed, int count) {
     Loader loader = new_loader();
     loader.count = count;
     memset(seen, 0, sizeof seen);
-    CHECK_OK(loader_feed_check(feed, &loader));
+    CHECK_OK(loader_feed_check(&loader, SIDE));
     CHECK_OK(loader_feed_blank(feed, &batch)); /* nobody waits for it here */
     for (int i = 0; i < BATCHES; i++) {
         CHECK_OK(loader_feed_next(feed, &loader, &batch));
@@ -387,13 +387,13 @@ static void test_refusals(void) {
     LoaderFeed *feed = start(reader);
     Loader loader = new_loader();
     loader.outputs = 1;
-    CHECK(loader_feed_check(feed, &loader) == STATUS_ARGUMENT);
+    CHECK(loader_feed_check(&loader, SIDE) == STATUS_ARGUMENT);
     loader = new_loader();
     loader.images.shape[1] = SIDE + 1;
-    CHECK(loader_feed_check(feed, &loader) == STATUS_ARGUMENT);
+    CHECK(loader_feed_check(&loader, SIDE) == STATUS_ARGUMENT);
     loader = new_loader();
     loader.labels.dtype = BETON_F64;
-    CHECK(loader_feed_check(feed, &loader) == STATUS_ARGUMENT);
+    CHECK(loader_feed_check(&loader, SIDE) == STATUS_ARGUMENT);
     loader = new_loader();
     CHECK_OK(loader_feed_next(feed, &loader, &batch));
     CHECK(polls > 0);

@@ -51,9 +51,9 @@ def test_batches_are_the_loaders(data, name):
         for epoch in (0, 1, 4):
             loader.next_epoch = epoch
             batches = [tuple(np.array(part) for part in batch) for batch in loader]
-            fed.expect(np.concatenate([batch[-1] for batch in batches]))
+            fed.expect(np.concatenate([batch[-1] for batch in batches]), epoch)
             for images, labels, ids in batches:
-                got, got_labels = fed.core.look(fed.passes.take(ids), epoch)
+                got, got_labels = fed.core.look(fed.passes.take(ids, epoch), epoch)
                 fed.passes.taken()
                 np.testing.assert_array_equal(got, images)
                 np.testing.assert_array_equal(got_labels, labels.reshape(-1))

@@ -10,9 +10,11 @@ from optim_reference import reference_step
 from ranks import Launch, needs_mpirun, start
 
 from cgxffcv import checkpoint, nn, recipes
+from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
+from cgxffcv.loader import Loader, OrderOption
 from cgxffcv.nn.recipe import describe
 from cgxffcv.train import Muon, Rate, Trainer
-from cgxffcv.train.data import training_loader
+from cgxffcv.train.data import augmentation
 from cgxffcv.train.plan import make_plan
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN (see cgxffcv doctor)")
@@ -72,7 +74,9 @@ def numpy_training(recipe, files, ranks):
     step_plan = network.plan(plan.local_batch, 32)
     options = {"label_smoothing": recipe.label_smoothing, "mean": recipe.mean, "std": recipe.std}
     reduction = "sum" if recipe.loss_sum else "mean"
-    loaders = [training_loader(files[0], recipe, plan.local_batch, 0, 1, rank, ranks) for rank in range(ranks)]
+    pipelines = {"image": [SimpleRGBImageDecoder(), *augmentation(recipe)], "label": [IntDecoder()]}
+    chosen = {"order": OrderOption.RANDOM, "seed": 0, "pipelines": pipelines, "world_size": ranks}
+    loaders = [Loader(files[0], plan.local_batch, rank=rank, **chosen) for rank in range(ranks)]
     step = 0
     for _ in range(plan.epochs):
         for batches in zip(*loaders, strict=True):
@@ -80,7 +84,7 @@ def numpy_training(recipe, files, ranks):
             total = dict.fromkeys(value, 0.0)
             for rank in reversed(range(ranks)):
                 kept = network.running.copy()
-                images, labels, _ = batches[rank]
+                images, labels = batches[rank]
                 step_plan.step(
                     images, labels.reshape(-1), reduction=reduction, first_block=phase.first_block, **options
                 )

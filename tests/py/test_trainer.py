@@ -1,5 +1,6 @@
 """Whole trainings on small data: learning, determinism, testing, refusals."""
 
+import os
 import signal
 
 import _cgxffcv
@@ -275,7 +276,51 @@ def test_an_epoch_can_be_left_and_taken_up(files):
         same_state(whole.state_dict(), broken.state_dict())
 
 
-def test_an_interrupted_step_has_not_happened(files):
+@pytest.mark.parametrize("at_once", [2, 100])
+@pytest.mark.parametrize("name", ["muon", "savers", "averaging"])
+def test_many_steps_at_once_are_the_same_steps(files, name, at_once):
+    """Reports and states; left in mid-epoch, the training stands behind the steps that have been done at once."""
+
+    def what(steps):
+        return [step._replace(seconds=0, load_seconds=0) for step in steps]
+
+    with trainer_of(files, name) as one, trainer_of(files, name) as many:
+        many.steps_at_once = at_once
+        reports = many.run_epoch()
+        first = next(reports)
+        reports.close()
+        done = min(at_once, many.plan.epoch_end(0))
+        assert many.step == done
+        one_by_one, _ = finish(one)
+        assert what([first, *finish(many)[0]]) == what([one_by_one[0], *one_by_one[done:]])
+        assert one.evaluate()._replace(seconds=0) == many.evaluate()._replace(seconds=0)
+        same_state(one.state_dict(), many.state_dict())
+
+
+def test_a_file_cut_short_leaves_whole_steps(tmp_path):
+    """What the loader has read before is trained on and counted, though all steps were to be done at once."""
+    path = small_data.write(tmp_path / "a.beton", *small_data.images_and_labels(1000))
+    recipe, after = MUON.replace(epochs=1), []
+
+    def parameters(trainer):
+        return {name: trainer._core.read(name).tobytes() for name in ("parameters", "statistics", "momentum")}
+
+    with trainer_of((path,), recipe) as trainer:
+        for _ in trainer.run_epoch():
+            after.append(parameters(trainer))
+    with trainer_of((path,), recipe) as trainer:
+        next(trainer.run_epoch())
+        trainer.steps_at_once = 100
+        os.truncate(path, 8192)
+        with pytest.raises((_cgxffcv.BetonError, OSError), match="a.beton"):
+            list(trainer.run_epoch())
+        assert 1 <= trainer.step < 20
+        assert parameters(trainer) == after[trainer.step - 1]
+        assert trainer._tally.sums.images == 50 * trainer.step
+
+
+@pytest.mark.parametrize("at_once", [1, 100])
+def test_an_interrupted_step_has_not_happened(files, at_once):
     """A signal in the middle of a step ends it; what is then trained is what would have been trained anyway."""
 
     class Stop(Exception):
@@ -286,6 +331,7 @@ def test_an_interrupted_step_has_not_happened(files):
 
     with trainer_of(files, "sgd") as whole, trainer_of(files, "sgd") as broken:
         finish(whole)
+        broken.steps_at_once = at_once
         before = signal.signal(signal.SIGALRM, stop)
         try:
             signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)

@@ -37,7 +37,7 @@ SMALL = {
 
 def trainer_of(files, name, **options):
     usual = {"threads": 2, "precision": "float32", "num_workers": 2, "device": "cpu"}
-    return Trainer(SMALL[name], *files, **(usual | options))
+    return Trainer(SMALL[name] if isinstance(name, str) else name, *files, **(usual | options))
 
 
 def on_ranks(ranks, name, files, work):
