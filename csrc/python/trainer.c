@@ -1,4 +1,4 @@
-/* _cgxffcv.Trainer: the training step and the test on NumPy batches. See cgxffcv.train.Trainer for the public face. */
+/* _cgxffcv.Trainer: what a _cgxffcv.Runner trains. See cgxffcv.train.Trainer for the public face. */
 #include <math.h>
 #include <string.h>
 
@@ -136,101 +136,6 @@ static void trainer_dealloc(TrainerObject *self) {
     Py_DECREF(type);
 }
 
-/* --- batches ---------------------------------------------------------------------------------------------------- */
-
-/* Images as an argument: uint8 or float32, (N, H, W, 3) or (N, 3, H, W). */
-static int trainer_take_images(const TrainerObject *self, PyObject *object, ArrayView *view, NnImages *images) {
-    const unsigned types = 1u << ARRAY_U8 | 1u << ARRAY_F32;
-    if (py_array_acquire(object, "images", types, 4, false, view) < 0) return -1;
-    const int64_t *shape = view->shape;
-    bool nhwc = shape[3] == 3 && shape[1] == self->side && shape[2] == self->side;
-    bool nchw = shape[1] == 3 && shape[2] == self->side && shape[3] == self->side;
-    if (!nhwc && !nchw) {
-        PyErr_Format(PyExc_ValueError,
-                     "images must have the shape (N, %d, %d, 3) or (N, 3, %d, %d), not (%lld, %lld, %lld, %lld)",
-                     self->side, self->side, self->side, self->side, (long long)shape[0], (long long)shape[1],
-                     (long long)shape[2], (long long)shape[3]);
-        py_array_release(view);
-        return -1;
-    }
-    if (shape[0] > INT32_MAX) {
-        PyErr_SetString(PyExc_ValueError, "too many images at once");
-        py_array_release(view);
-        return -1;
-    }
-    *images = (NnImages){.data = view->data,
-                         .type = view->type == ARRAY_U8 ? PIXELS_U8 : PIXELS_F32,
-                         .layout = nhwc ? PIXELS_NHWC : PIXELS_NCHW};
-    memcpy(images->mean, self->mean, sizeof self->mean);
-    memcpy(images->std, self->std, sizeof self->std);
-    return 0;
-}
-
-static int take_labels(const TrainerObject *self, PyObject *object, int64_t count, ArrayView *view) {
-    if (py_array_acquire(object, "labels", 1u << ARRAY_I64, -1, false, view) < 0) return -1;
-    const int64_t *labels = view->data;
-    if (view->elems != count) {
-        PyErr_Format(PyExc_ValueError, "there are %lld images, but %lld labels", (long long)count,
-                     (long long)view->elems);
-        py_array_release(view);
-        return -1;
-    }
-    for (int64_t i = 0; i < count; i++) {
-        if (labels[i] >= 0 && labels[i] < self->classes) continue;
-        PyErr_Format(PyExc_ValueError, "label %lld (image %lld of the batch) is not one of the %d classes 0..%d",
-                     (long long)labels[i], (long long)i, self->classes, self->classes - 1);
-        py_array_release(view);
-        return -1;
-    }
-    return 0;
-}
-
-static int take_losses(PyObject *object, int64_t count, ArrayView *view) {
-    if (py_array_acquire(object, "losses", 1u << ARRAY_F32, 1, true, view) < 0) return -1;
-    if (view->elems == count) return 0;
-    PyErr_Format(PyExc_ValueError, "there are %lld images, but room for %lld losses", (long long)count,
-                 (long long)view->elems);
-    py_array_release(view);
-    return -1;
-}
-
-static PyObject *step_result(TrainerObject *self, const TrainerStep *done) {
-    uint64_t wire = 0;
-    if (self->allreduce != NULL) {
-        const TrainerPhase *phase = trainer_phase(self->trainer, done->step);
-        size_t elems = nn_model_gradient_elems(self->model, phase->first_block);
-        wire = allreduce_bytes(self->allreduce, (int64_t)elems).wire;
-    }
-    return Py_BuildValue("LdLLNiK", (long long)done->step, done->loss, (long long)done->correct,
-                         (long long)done->images, PyBool_FromLong(done->skipped), done->side, (unsigned long long)wire);
-}
-
-static PyObject *trainer_step_method(TrainerObject *self, PyObject *args) {
-    PyObject *images_in, *labels_in, *losses = Py_None, *result = NULL;
-    ArrayView images_view, labels_view, losses_view;
-    NnImages images;
-    TrainerStep done;
-    Status status;
-    if (!PyArg_ParseTuple(args, "OO|O", &images_in, &labels_in, &losses)) return NULL;
-    if (trainer_take_images(self, images_in, &images_view, &images) < 0) return NULL;
-    if (take_labels(self, labels_in, images_view.shape[0], &labels_view) < 0) goto no_labels;
-    if (losses != Py_None && take_losses(losses, images_view.shape[0], &losses_view) < 0) goto no_losses;
-    if (py_trainer_enter(self) == 0) {
-        Py_BEGIN_ALLOW_THREADS;
-        status = trainer_step(self->trainer, &images, labels_view.data, (int)images_view.shape[0],
-                              losses == Py_None ? NULL : losses_view.data, &done);
-        Py_END_ALLOW_THREADS;
-        result = status == STATUS_OK ? step_result(self, &done) : py_trainer_raise(self, status);
-        py_trainer_leave(self);
-    }
-    if (losses != Py_None) py_array_release(&losses_view);
-no_losses:
-    py_array_release(&labels_view);
-no_labels:
-    py_array_release(&images_view);
-    return result;
-}
-
 static int parse_view(PyObject *item, void *out) {
     TrainerView *view = out;
     int mirror = 0;
@@ -242,33 +147,6 @@ static int parse_view(PyObject *item, void *out) {
 
 int py_trainer_parse_views(PyObject *sequence, TrainerView views[TRAINER_MAX_VIEWS]) {
     return py_arguments_fill(sequence, "views", 1, TRAINER_MAX_VIEWS, parse_view, views, sizeof *views);
-}
-
-static PyObject *trainer_evaluate_method(TrainerObject *self, PyObject *args) {
-    PyObject *images_in, *views_in, *out;
-    ArrayView view;
-    NnImages images;
-    TrainerView views[TRAINER_MAX_VIEWS];
-    Status status;
-    if (!PyArg_ParseTuple(args, "OO", &images_in, &views_in)) return NULL;
-    int view_count = py_trainer_parse_views(views_in, views);
-    if (view_count < 0 || trainer_take_images(self, images_in, &view, &images) < 0) return NULL;
-    const int64_t shape[2] = {view.shape[0], self->classes};
-    out = py_array_new(ARRAY_F32, 2, shape);
-    if (out != NULL && py_trainer_enter(self) < 0) Py_CLEAR(out);
-    if (out != NULL) {
-        float *logits = py_array_data(out);
-        Py_BEGIN_ALLOW_THREADS;
-        status = trainer_evaluate(self->trainer, &images, (int)shape[0], views, view_count, logits);
-        Py_END_ALLOW_THREADS;
-        py_trainer_leave(self);
-        if (status != STATUS_OK) {
-            Py_CLEAR(out);
-            py_trainer_raise(self, status);
-        }
-    }
-    py_array_release(&view);
-    return out;
 }
 
 /* --- questions ---------------------------------------------------------------------------------------------------- */
@@ -348,13 +226,6 @@ static PyObject *get_optimizer_flops(TrainerObject *self, void *unused) {
 }
 
 static PyMethodDef trainer_methods[] = {
-    {"step", (PyCFunction)trainer_step_method, METH_VARARGS,
-     "step(images, labels, losses=None)\n--\n\nOne training step. Images uint8 or normalised float32, (N, H, W, 3) or "
-     "(N, 3, H, W); labels int64; losses float32 (N,) gets each image's smoothed cross entropy. Gives (step, loss sum, "
-     "correct, images, skipped, side, wire bytes)."},
-    {"evaluate", (PyCFunction)trainer_evaluate_method, METH_VARARGS,
-     "evaluate(images, views)\n--\n\nThe weighted sum of the logits of the views (dy, dx, mirror, weight): float32 "
-     "(N, classes)."},
     {"read", (PyCFunction)py_trainer_read, METH_O,
      "read(name)\n--\n\nA copy of a buffer, float32: parameters, statistics, momentum, slow_parameters, "
      "slow_statistics, residual; None if this training has no such buffer."},

@@ -150,24 +150,3 @@ Status train_steps_run(Trainer *trainer, const StepSource *source, const StepGra
     }
     return status == STATUS_OK ? finished : error_adopt(&cause);
 }
-
-/* ---- a batch in host memory ---- */
-
-static Status next_given(void *context, StepBatch *out) {
-    *out = *(const StepBatch *)context;
-    return STATUS_OK;
-}
-
-Status trainer_step(Trainer *trainer, const NnImages *images, const int64_t *labels, int count, float *losses,
-                    TrainerStep *out) {
-    StepBatch batch = {*images, labels, losses, count};
-    const StepSource source = {.next = next_given, .context = &batch};
-    int done;
-    if (trainer->step >= trainer->config.steps) {
-        FAIL(STATUS_ARGUMENT, "the training is over: all %lld steps are done", (long long)trainer->config.steps);
-    }
-    if (count < 1 || count > trainer->config.batch) {
-        FAIL(STATUS_ARGUMENT, "a step takes 1 to %d images, not %d", trainer->config.batch, count);
-    }
-    return train_steps_run(trainer, &source, NULL, 1, out, NULL, &done);
-}

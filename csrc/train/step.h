@@ -10,7 +10,7 @@
 
 #include "train/trainer_private.h"
 
-/* In host memory, or all of it in device memory (images.on_device). */
+/* In memory of the model's backend. */
 typedef struct StepBatch {
     NnImages images;       /* (count, side, side, 3) or planes first, of the trainer's side */
     const int64_t *labels; /* (count) */
@@ -48,7 +48,7 @@ struct StepWay {
     Status (*close)(Trainer *trainer, const StepBatch *batch);
     /* After `steps` more steps: lets the host not run too far ahead. */
     Status (*throttle)(Trainer *trainer, int steps, bool recorded);
-    /* Waits for `done` steps, which `out` tells of; `losses` (NULL: not wanted) of batches in device memory. */
+    /* Waits for `done` steps, which `out` tells of; `losses` (NULL: not wanted) where batches have none. */
     Status (*finish)(Trainer *trainer, int64_t first, int done, TrainerStep *out, float *losses);
 };
 
@@ -60,9 +60,6 @@ Status train_step_put(Trainer *trainer, int phase, const StepBatch *batch, bool 
 
 /* Keeps the running statistics in case the next step is skipped. */
 Status train_step_save_statistics(Trainer *trainer);
-
-/* The `shrink` of batches in host memory. */
-Status train_step_shrink_on_host(Trainer *trainer, const StepBatch *batch, int side, float **out);
 
 /* `steps` steps from trainer->step on; `graphs`, NULL or one for each phase. See train_runner_run. */
 Status train_steps_run(Trainer *trainer, const StepSource *source, const StepGraphs *graphs, int steps,

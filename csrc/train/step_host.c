@@ -21,7 +21,7 @@ static Status make_room(Trainer *trainer, size_t elems) {
     return STATUS_OK;
 }
 
-Status train_step_shrink_on_host(Trainer *trainer, const StepBatch *batch, int side, float **out) {
+static Status host_shrink(Trainer *trainer, const StepBatch *batch, int side, float **out) {
     int from = trainer->config.side;
     const NnImages *images = &batch->images;
     const AugmentShrunk shrunk = {images->data, images->type == PIXELS_F32, images->layout == PIXELS_NCHW, images->mean,
@@ -76,5 +76,5 @@ static Status host_finish(Trainer *trainer, int64_t first, int done, TrainerStep
     return STATUS_OK;
 }
 
-const StepWay train_step_host = {
-    host_begin, train_step_shrink_on_host, host_count, host_update, host_close, host_throttle, host_finish};
+const StepWay train_step_host = {host_begin, host_shrink,   host_count, host_update,
+                                 host_close, host_throttle, host_finish};

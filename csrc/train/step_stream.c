@@ -179,7 +179,6 @@ static Status stream_finish(Trainer *trainer, int64_t first, int done, TrainerSt
 static Status stream_shrink(Trainer *trainer, const StepBatch *batch, int side, float **out) {
     const NnImages *images = &batch->images;
     int from = trainer->config.side;
-    if (!images->on_device) return train_step_shrink_on_host(trainer, batch, side, out);
     *out = trainer->on_stream->shrunk;
     return augment_shrink_on_device(images->data, batch->count, from, from, side, images->mean, images->std, *out,
                                     trainer->stream);
@@ -206,7 +205,7 @@ static Status stream_close(Trainer *trainer, const StepBatch *batch) {
                                       .elems = nn_model_statistic_elems(trainer->model),
                                       .losses = batch->losses,
                                       .all_losses = s->all_losses,
-                                      .batch = batch->images.on_device ? batch->count : 0};
+                                      .batch = batch->count};
     return train_step_close(&closing, trainer->stream);
 }
 

@@ -1,6 +1,5 @@
-/* The training step: batch -> forward, backward -> gradients over all ranks -> optimizer; and the test.
- *
- *   nn_model_create, nn_model_initialise -> trainer_create -> trainer_step ... -> trainer_evaluate
+/* What a training consists of besides the model: plans, optimizer, schedules, averages; and the test. Its steps are
+ * taken by a runner (runner.h).
  *
  * A trainer owns plans and optimizer; the model is borrowed. Everything that a resumed run needs besides the model's
  * parameters and statistics stands in the buffers of trainer_buffer and in the step number. */
@@ -42,7 +41,7 @@ typedef struct TrainerConfig {
     int phase_count;
     int64_t steps;
     int side;       /* of the images that come in; phases may shrink them */
-    int batch;      /* the largest of trainer_step */
+    int batch;      /* images of a step */
     int test_batch; /* the largest of trainer_evaluate */
     double label_smoothing;
     LossReduction reduction;
@@ -65,6 +64,7 @@ Status trainer_create(const TrainerConfig *config, NnModel *model, Trainer **out
 /* NULL does nothing. */
 void trainer_destroy(Trainer *trainer);
 
+/* The step number rises also when the update is left out; a step that fails has changed nothing. */
 typedef struct TrainerStep {
     int64_t step; /* the number of this step */
     double loss;  /* sum over this rank's images */
@@ -72,11 +72,6 @@ typedef struct TrainerStep {
     bool skipped; /* a loss or a gradient was not finite on some rank: nothing was updated */
     int side;
 } TrainerStep;
-
-/* One step on this rank's images, in host memory. The step number rises also when the update is left out. A step that
- * fails has changed nothing. `losses` (NULL: not wanted) gets the smoothed cross entropy of each image. */
-Status trainer_step(Trainer *trainer, const NnImages *images, const int64_t *labels, int count, float *losses,
-                    TrainerStep *out);
 
 /* One view of the test images: pixel (y, x) comes from (y + dy, x + dx), reflected at the edges; then mirrored. */
 typedef struct TrainerView {

@@ -83,30 +83,6 @@ def test_whitening_is_the_cpus(data, count):
     assert resident.core.seconds() > 0 and resident.core.seconds() == 0
 
 
-def test_a_step_on_a_batch_of_the_host_is_that_of_a_run(data):
-    """Parameters, statistics and sums, bit for bit; and a step that is skipped in between changes nothing."""
-    path, images, labels = data
-    states = []
-    for from_host in (False, True):
-        network, core, resident = resident_of(path, [], deterministic=True)
-        network.initialise(3)
-        resident.whiten(20, 5e-4)
-        losses, records = np.zeros(40, np.float32), np.zeros((2, 5))
-        if from_host:
-            bad = np.full((20, 32, 32, 3), np.nan, np.float32)
-            steps = [core.step(images[:20], labels[:20], losses[:20]), core.step(bad, labels[:20])]
-            core.steps_done = 1
-            steps.append(core.step(images[20:40], labels[20:40], losses[20:]))
-            assert [step[4] for step in steps] == [False, True, False] and [step[0] for step in steps] == [0, 1, 1]
-            records[:] = [(step[1], step[2], step[3], step[4], step[5]) for step in steps if not step[4]]
-        else:
-            resident.run(np.arange(40), 0, records, losses)
-        states.append([core.read("parameters"), core.read("statistics"), core.read("momentum"), losses, records])
-        resident.close()
-    for of_run, of_steps in zip(*states, strict=True):
-        np.testing.assert_array_equal(of_run, of_steps)
-
-
 def test_refusals(data):
     path, images, labels = data
     _, core, resident = resident_of(path, [])

@@ -21,8 +21,14 @@ WRONG_ITEMS = {
     "trainer's groups": lambda: good.a_trainer(groups=["x"]),
     "rules": lambda: good.a_trainer(groups=[good.trainer_settings()["groups"][0] | {"rule": "x"}]),
     "phases": lambda: good.a_trainer(phases=["x"]),
-    "views": lambda: good.a_trainer().evaluate(good.images(), ["x"]),
+    "views": lambda: good.a_runner().evaluate_fed(good.feeding_loader(), good.BATCH, ["x"]),
 }
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Where the good calls' files lie."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("call", WRONG_ITEMS.values(), ids=WRONG_ITEMS)
@@ -56,7 +62,7 @@ def test_a_list_that_is_emptied_counts_as_it_was():
 
 def test_how_many_there_must_be():
     with pytest.raises(ValueError, match="there must be 1 to 16 views, not 17"):
-        good.a_trainer().evaluate(good.images(), [(0, 0, False, 1.0)] * 17)
+        good.a_runner().evaluate_fed(good.feeding_loader(), good.BATCH, good.VIEWS[:1] * 17)
     with pytest.raises(ValueError, match="values of mean: 3 expected, not 2"):
         good.net_plan().evaluate(good.images(), mean=(1, 2), std=good.STD)
 
@@ -78,16 +84,15 @@ def test_a_communicator_that_is_none():
 
 
 def test_arrays_that_are_not_aligned():
-    trainer, images = good.a_trainer(), np.zeros(good.images().size * 4 + 1, np.uint8)[1:].view(np.float32)
+    plan, images = good.net_plan(), np.zeros(good.images().size * 4 + 1, np.uint8)[1:].view(np.float32)
     with pytest.raises(ValueError, match="images is not aligned in memory"):
-        trainer.step(images.reshape(good.images().shape), good.labels())
+        plan.step(images.reshape(good.images().shape), good.labels())
     with pytest.raises(ValueError, match="labels is not aligned in memory"):
-        trainer.step(good.images(), unaligned(good.BATCH).view(np.int64))
+        plan.step(good.images(), unaligned(good.BATCH).view(np.int64), mean=good.MEAN, std=good.STD)
 
 
-def test_a_range_of_rows_that_no_array_has(tmp_path, monkeypatch):
+def test_a_range_of_rows_that_no_array_has():
     """What was refused leaves the writer as it was."""
-    monkeypatch.chdir(tmp_path)
     writer = good.column_writer()
     for end in (5, 2**40, 2**61, 2**62 + 3):
         with pytest.raises(ValueError, match="at least"):
@@ -97,9 +102,9 @@ def test_a_range_of_rows_that_no_array_has(tmp_path, monkeypatch):
 
 
 def test_an_object_that_is_closed_while_its_arguments_are_read():
-    trainer = good.a_trainer()
-    with pytest.raises(ValueError, match="this trainer is closed"):
-        trainer.evaluate(good.images(), [(Evil(0, trainer.close), 0, False, 1.0)])
+    runner = good.a_runner()
+    with pytest.raises(ValueError, match="this runner is closed"):
+        runner.evaluate_fed(good.feeding_loader(), good.BATCH, [(Evil(0, runner.close), 0, False, 1.0)])
 
 
 # ---- dicts that fill a C struct ----
@@ -185,8 +190,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("number", [-1, -TOO_LARGE, TOO_LARGE, TOO_LARGE + 1, 10**40])
 @pytest.mark.parametrize("name", WRAPPED)
-def test_numbers_are_not_wrapped(name, number, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_numbers_are_not_wrapped(name, number):
     with pytest.raises(ValueError, match=f"{name.split()[-1]} must be in 0..2.64-1, not {number}$"):
         WRAPPED[name](number)
     with pytest.raises(TypeError, match="must be a whole number, not float"):
@@ -194,8 +198,7 @@ def test_numbers_are_not_wrapped(name, number, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [-1, 2**32, 2**64])
-def test_epochs_are_not_wrapped(number, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_epochs_are_not_wrapped(number):
     loader = good.a_loader()
     for call in (
         lambda: loader.begin(number, 0, False, False, None),

@@ -11,8 +11,10 @@ from thread_ranks import all_good, run_ranks
 from trainings import MUON, SMALL, finish, same_state, trainer_of, with_it
 
 from cgxffcv import costs, nn, recipes
+from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
 from cgxffcv.errors import DataError
 from cgxffcv.fields import BytesField, IntField, RGBImageField
+from cgxffcv.loader import Loader
 from cgxffcv.recipes import SIX, RecipeError
 from cgxffcv.train import Compression, Trainer, TrainingDiverged
 from cgxffcv.train.evaluate import least_confident
@@ -317,6 +319,37 @@ def test_a_file_cut_short_leaves_whole_steps(tmp_path):
         assert 1 <= trainer.step < 20
         assert parameters(trainer) == after[trainer.step - 1]
         assert trainer._tally.sums.images == 50 * trainer.step
+
+
+def test_what_the_core_takes_no_batches_of(files):
+    """What is a GPU's is refused on a CPU, and a loader that gives something else than a step takes."""
+    pipelines = {"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]}
+    with trainer_of(files, "muon") as trainer:
+        core, records = trainer._steps.data.core, np.zeros((1, 5))
+        for call in (
+            lambda: core.begin(0, 5),
+            lambda: core.put(0, np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int64), np.zeros(1, np.int64)),
+            lambda: core.drop(0),
+            lambda: core.whiten(0, 5, 1e-3),
+            lambda: core.run(np.zeros(50, np.int32), 0, records, None),
+            lambda: core.evaluate(1, None, 5, [(0, 0, False, 1.0)]),
+            lambda: core.look(np.zeros(50, np.int32), 0),
+            lambda: core.seconds(),
+        ):
+            with pytest.raises(ValueError, match="data sets lie in a GPU's memory, and this trainer is on the CPU"):
+                call()
+        with pytest.raises(ValueError, match="has a Runner already"):
+            _cgxffcv.Runner(trainer._core, (), 0, False)
+        for batch, chosen, match in (
+            (50, pipelines | {"label": None}, "gives uint8 images of 32 x 32 x 3 and int64 labels, nothing else"),
+            (49, pipelines, "the loader gave 49 images where a step takes 50"),
+        ):
+            with Loader(files[0], batch, pipelines=chosen) as loader, pytest.raises(ValueError, match=match):
+                loader._core.begin(0, 0, False, False, None)
+                core.run(loader._core, 0, records, None)
+        with Loader(files[0], 50, pipelines=pipelines) as idle, pytest.raises(ValueError, match="gave 0 images where"):
+            core.run(idle._core, 0, records, None)
+        assert trainer.step == 0
 
 
 @pytest.mark.parametrize("at_once", [1, 100])

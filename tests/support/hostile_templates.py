@@ -28,6 +28,7 @@ MODEL = {"backend": "cpu", "precision": "float32", "convolution": "auto", "threa
 RULE = Sgd(0.9, 1e-4).group()
 MUON = Muon(0.9).group()
 MEAN, STD = (120.0, 121.0, 122.0), (50.0, 51.0, 52.0)
+VIEWS = [(0, 0, False, 1.0), (1, -1, True, 0.5)]
 BATCH, SIDE, CLASSES = 4, 8, 4
 SPEC = {
     "bits": 4,
@@ -283,6 +284,24 @@ def stepped_plan():
     return plan
 
 
+def feeding_loader():
+    """Of a trainer's batches, under way."""
+    loader = _cgxffcv.Loader(the_file())
+    outputs = [core_column("image", "image"), core_column("label", "int")]
+    loader.prepare(outputs, np.arange(4), **PREPARE | {"batch_size": BATCH})
+    loader.begin(0, 0, False, False, None)
+    return loader
+
+
+def a_runner():
+    return _cgxffcv.Runner(a_trainer(), (), 7, False)
+
+
+def of_runner(name, *args):
+    """A method that takes a loader first."""
+    return lambda: method(a_runner, name, feeding_loader(), *args)()
+
+
 def begun_loader():
     loader = a_loader()
     loader.begin(0, 0, False, False, None)
@@ -496,8 +515,6 @@ TYPES = {
             {"refuse": refuse, "collect": gc.collect},
         ),
         "with a communicator": trainer_of_comm,
-        "step": method(a_trainer, "step", images(), labels(), np.zeros(BATCH, np.float32)),
-        "evaluate": method(a_trainer, "evaluate", images(), [(0, 0, False, 1.0), (1, -1, True, 0.5)]),
         "rate": method(a_trainer, "rate", 0, 5),
         "wire": method(lambda: a_trainer(a_comm()), "wire", 0),
         "layers": method(a_trainer, "layers"),
@@ -510,7 +527,15 @@ TYPES = {
         "explain": method(lambda: a_trainer(a_comm()), "explain"),
         "close": method(a_trainer, "close"),
     },
-    "Runner": {},
+    "Runner": {
+        "": lambda: (_cgxffcv.Runner, (a_trainer(), (), 7, False), {}, {"refuse": refuse, "collect": gc.collect}),
+        **dict.fromkeys(("begin", "put", "drop", "whiten", "evaluate", "look", "seconds")),  # of a GPU
+        "run": of_runner("run", 3, np.zeros((1, 5)), np.zeros(BATCH, np.float32)),
+        "evaluate_fed": of_runner("evaluate_fed", BATCH, VIEWS),
+        "restart": method(a_runner, "restart", 5),
+        "graphs": method(a_runner, "graphs"),
+        "close": method(a_runner, "close"),
+    },
 }
 
 
@@ -533,4 +558,5 @@ MAKERS = {
     "Plan": stepped_plan,
     "Optimizer": an_optimizer,
     "Trainer": a_trainer,
+    "Runner": a_runner,
 }
