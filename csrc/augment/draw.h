@@ -77,7 +77,8 @@ typedef struct AugmentFill {
 
 /* The index of a draw within PHILOX_AUGMENT: the operation's number (below 64), how many of that number come before it
  * in the same list of operations (below 16), and the number of the list (below 64; lists that share it share their
- * draws). A list's draws do not depend on operations that draw nothing. */
+ * draws). Each has a stream of words of its own, of which it takes as many as it likes without moving another's draws:
+ * no entry says how many. */
 HOST_DEVICE uint32_t augment_draw_index(uint32_t number, uint32_t occurrence, uint32_t list) {
     return number | (occurrence % AUGMENT_MAX_OCCURRENCES) << 6 | (list & 63u) << 10;
 }
