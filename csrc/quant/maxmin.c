@@ -1,12 +1,26 @@
 /* The codec "maxmin": a uniform grid between the bucket's extremes. */
 #include "quant/codec.h"
 
+/* To nearest, elements on their way to codes need not be scaled by themselves: (s x - s min) / s unit is the same, bit
+ * for bit, as (x - min) / unit for a power of two s. Where scaled numbers fall below 2^-126 and lose bits, the two
+ * differ only in what neither code sees: beside a minimum of at least 2^-101 such an element is nothing, and from a
+ * smaller one it is less than 2^-30 of these units away, which is code 0. */
+static void encode_codes(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input,
+                         const QuantRandom *random, QuantGrid grid, uint8_t *codes) {
+    if (random == NULL && grid.unit >= 0x1p-70f && grid.unit <= 0x1p60f) {
+        grid.unit /= input.scale;
+        grid.min /= input.scale;
+        input.scale = 1.0f;
+    }
+    quant_codes_encode(kernels, spec, input, random, grid, codes);
+}
+
 static void maxmin_encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input,
                           const QuantRandom *random, QuantWire wire) {
     QuantRange range = kernels->range(input);
     QuantGrid grid = range.magnitude >= QUANT_MAGNITUDE_LIMIT ? quant_grid_nan()
                                                               : quant_grid_between(range.min, range.max, spec->bits);
-    quant_codes_encode(kernels, spec, input, random, grid, wire.codes);
+    encode_codes(kernels, spec, input, random, grid, wire.codes);
     quant_grid_store(spec, grid, wire.metadata);
 }
 

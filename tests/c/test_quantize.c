@@ -1,4 +1,5 @@
 // rooms: base quant
+#include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -109,6 +110,45 @@ static void one_case(uint32_t i) {
     release(first_out, in), release(out, in), release(first, wire_bytes), release(wire, wire_bytes), release(x, in);
 }
 
+/* Elements that are multiplied by a power of two on their way have the codes of those multiplied before. */
+static void scaled_case(QuantSpec spec, uint64_t seed, const float *x, int64_t elems, float scale) {
+    float scaled[64];
+    uint8_t one[256], other[256];
+    const QuantRandom random = {seed, 0, 0, 0};
+    for (int64_t k = 0; k < elems; k++) scaled[k] = x[k] * scale;
+    for (int k = 0; k < 3; k++) {
+        if (!quantize_select_kernels(names[k])) continue;
+        CHECK_OK(quantize(&spec, (QuantInput){x, QUANT_F32, elems, scale}, &random, NULL, one));
+        CHECK_OK(quantize(&spec, (QuantInput){scaled, QUANT_F32, elems, 1.0f}, &random, NULL, other));
+        CHECK(memcmp(one, other, quantize_wire_bytes(&spec, elems)) == 0);
+    }
+}
+
+/* At whatever size of elements and minima, on either side of where scaled numbers lose bits. */
+static void test_scaled_on_the_way(void) {
+    static const int exponents[] = {-149, -130, -126, -122, -121, -110, -101, -100, -97, -95, -80,
+                                    -70,  -66,  -65,  -40,  0,    55,   60,   64,   66,  100, 127};
+    const uint32_t sizes = sizeof exponents / sizeof *exponents;
+    float x[64];
+    for (uint32_t i = 0; i < 2000; i++) {
+        QuantSpec spec = {
+            .bits = 1 + (int)draw(8 * i, 8), .bucket_size = 64, .rounding = (QuantRounding)draw(8 * i, 2)};
+        const int great = exponents[draw(8 * i + 2, sizes)], small = exponents[draw(8 * i + 3, sizes)];
+        for (uint32_t k = 0; k < 64; k++) {
+            Philox4 p = philox_at(i, 2, k, PHILOX_TEST, 0);
+            float value = ldexpf(1.0f + philox_uniform(p.word[0]), p.word[1] % 3 == 0 ? great : small);
+            x[k] = p.word[2] % 5 == 0 || draw(8 * i + 4, 2) != 0 ? value : -value;
+        }
+        scaled_case(spec, i, x, 64, draw(8 * i + 1, 2) != 0 ? 0x1p-5f : 0x1p-8f);
+    }
+    /* The scaled element is rounded up to half a unit. */
+    const float half[] = {0, 0x1p-121f, 0x1p-122f - 0x1p-145f};
+    scaled_case((QuantSpec){.bits = 1, .bucket_size = 64}, 0, half, 3, 0x1p-5f);
+    /* The scaled element is rounded to nothing, and its random number is 0. */
+    const float tiny[] = {0x1p-149f, 0, 1};
+    scaled_case((QuantSpec){.bits = 1, .bucket_size = 64, .rounding = QUANT_STOCHASTIC}, 12450748, tiny, 3, 0x1p-5f);
+}
+
 static void test_refusals(void) {
     QuantSpec good = {.bits = 4, .bucket_size = 1024};
     CHECK_OK(quantize_check(&good));
@@ -138,6 +178,7 @@ static void test_sizes(void) {
 
 int main(void) {
     for (uint32_t i = 0; i < 300; i++) one_case(i);
+    test_scaled_on_the_way();
     quantize_select_kernels(NULL);
     test_refusals();
     test_sizes();
