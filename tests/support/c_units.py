@@ -37,7 +37,8 @@ def sources(*rooms, others=()):
 
 
 def _has_twin(path):
-    return path.with_name(f"{path.stem}_none.c").exists()
+    """Of its own: that of a file of kernels beside it is not."""
+    return path.with_name(f"{path.stem}_none.c").exists() and not path.with_suffix(".cu").exists()
 
 
 def sources_of(program):
