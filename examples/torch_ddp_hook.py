@@ -1,6 +1,7 @@
 """PyTorch's DistributedDataParallel with gradients in few bits: two lines in a script that is otherwise as it was.
 
 torchrun --nproc-per-node 2 examples/torch_ddp_hook.py --bits 4
+mpirun -np 2 python examples/torch_ddp_hook.py --bits 4
 
 On GPUs if there are enough of them, else on the CPU. The data are drawn: which of ten directions an image points in.
 """
@@ -17,6 +18,15 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cgxffcv.interop.torch import CGXState, cgx_hook
+
+
+def take_ranks_of_mpirun() -> None:
+    """Open MPI's variables under the names that torchrun gives them, and where the ranks of one host meet."""
+    if "OMPI_COMM_WORLD_RANK" in os.environ:
+        for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
+            os.environ[name.replace("SIZE", "WORLD_SIZE")] = os.environ[f"OMPI_COMM_WORLD_{name}"]
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", "29500")
 
 
 def network() -> nn.Sequential:
@@ -65,8 +75,9 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=4, help="1 to 8, or 32 for none")
     parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
+    take_ranks_of_mpirun()
     if "RANK" not in os.environ:
-        parser.exit(2, "start this with torchrun --nproc-per-node 2\n")
+        parser.exit(2, "start this with torchrun --nproc-per-node 2, or with mpirun -np 2 python\n")
 
     gpus = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpus else torch.device("cpu")

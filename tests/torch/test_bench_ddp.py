@@ -29,7 +29,7 @@ def bench(tmp_path, ways, **variables):
         "--json",
         str(tmp_path / "rows.json"),
     ]
-    options = {"capture_output": True, "text": True, "timeout": 240, "cwd": tmp_path, "check": False}
+    options = {"capture_output": True, "text": True, "timeout": 600, "cwd": tmp_path, "check": False}
     done = subprocess.run(command, env=environ(**variables), **options)
     assert "Traceback" not in done.stderr, done.stderr
     kept = json.loads((tmp_path / "rows.json").read_text())

@@ -1,9 +1,9 @@
 """What the hook puts on a GPU beside a backward pass, and the end of that pass, where the gradients are waited for.
 
-A future that knows streams costs some 30 us of the thread that launches backward's kernels. Within a backward pass none
-is needed: autograd calls back at its end, before DistributedDataParallel looks at the first gradient, and what comes
-later on the stream then waits for all sums at once. So a bucket that comes again gets a future that is complete from
-the start, and is the same at every step."""
+A future that knows streams costs the thread that launches backward's kernels a search for tensors, an event and two
+changes of the stream. Within a backward pass none is needed: autograd calls back at its end, before
+DistributedDataParallel looks at the first gradient, and what comes later on the stream then waits for all sums at once.
+So a bucket that comes again gets a future that is complete from the start, and is the same at every step."""
 
 from __future__ import annotations
 
