@@ -30,6 +30,7 @@ class Bucket(ABC):
     def __init__(self, layout: Layout, plan: AllreducePlan | None) -> None:
         self.layout, self.plan = layout, plan
         self._came: weakref.ref[torch.Tensor] | None = None
+        self.kept_as = 0  # the identity of the buffer that has come again
 
     @abstractmethod
     def put(self, bucket: dist.GradBucket) -> torch.futures.Future:

@@ -50,7 +50,8 @@ class Lane:
 
 
 class GpuPlan:
-    """A plan, and the tensor over which it ran last, as the core knows it."""
+    """A plan, and the tensor over which it ran last, as the core knows it. It does not keep its memory: what
+    DistributedDataParallel has made anew it wants back."""
 
     def __init__(self, layout: Layout, plan: AllreducePlan) -> None:
         self.plan, self._layout, self._shape = plan, layout, (layout.elems,)
@@ -60,7 +61,7 @@ class GpuPlan:
     def tensor(self, buffer: torch.Tensor) -> _cgxffcv.Tensor:
         address = buffer.data_ptr()
         if address != self._address:
-            self._tensor = _cgxffcv.tensor_of_address(buffer, address, self._shape, None, self._layout.dtype, True)
+            self._tensor = _cgxffcv.tensor_of_address(None, address, self._shape, None, self._layout.dtype, True)
             self._address = address
         return self._tensor
 

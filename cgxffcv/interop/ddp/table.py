@@ -59,7 +59,9 @@ class Buckets:
         known = self._known.get(key) or self._add(Layout.of(key, bucket))
         kept = known.keep(buffer, bucket)
         if kept is not None:
-            self.kept[id(buffer)] = kept
+            self.kept.pop(known.kept_as, None)
+            known.kept_as = id(buffer)
+            self.kept[known.kept_as] = kept
         return known.put(bucket)
 
     def begin_step(self) -> None:
