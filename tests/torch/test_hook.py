@@ -56,7 +56,7 @@ def test_training_of_three_ranks_under_mpirun(tmp_path):
 def test_failures_name_the_rank(tmp_path):
     """One after the other, each with a state of its own; at last rank 1 is killed in the hook."""
     job = ranks.start(Launch("torchrun", 2), tmp_path, "different_bits,nobody_comes,raises,killed", script=WORKER)
-    job.reached(1, "before_the_end", limit=100)
+    job.reached(1, "before_the_end", limit=300)
     told, others = job.wait()[0], json.loads((tmp_path / "before_the_end.1").read_text())
     for rank, said in enumerate((told["different_bits"], others["different_bits"])):
         assert (said["type"], said["operation"], said["rank"]) == ("CommError", "rendezvous", str(1 - rank))
