@@ -32,9 +32,14 @@ def photos(tmp_path_factory):
 
 def run(*words, cwd, status=0):
     done = subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, timeout=240, cwd=cwd, check=False,
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=cwd,
+        check=False,
         env=environ(ROOT / "examples", OMP_NUM_THREADS=1),
-    )  # fmt: skip
+    )
     assert done.returncode == status, done.stderr
     return done.stdout if status == 0 else done.stderr
 
@@ -66,12 +71,15 @@ def test_two_ranks_with_few_bits(tmp_path, photos):
     assert re.search(r"^epoch  1: 32 px, loss [\d.]+, ", out, re.M)
 
 
-@pytest.mark.parametrize("words, message", [
-    ([], "give --train and --val, or --photos"),
-    (["--train", "a.beton"], "give --train and --val, or --photos"),
-    (["--train", "a.beton", "--val", "b.beton", "--photos", "c"], "give --train and --val, or --photos"),
-    (["--photos", "nowhere"], "imagenet_torch.py: --photos nowhere: no .jpg or .jpeg in it"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "give --train and --val, or --photos"),
+        (["--train", "a.beton"], "give --train and --val, or --photos"),
+        (["--train", "a.beton", "--val", "b.beton", "--photos", "c"], "give --train and --val, or --photos"),
+        (["--photos", "nowhere"], "imagenet_torch.py: --photos nowhere: no .jpg or .jpeg in it"),
+    ],
+)
 def test_mistakes(tmp_path, words, message):
     status = 1 if message.startswith("imagenet") else 2
     assert message in run(SCRIPT, *words, cwd=tmp_path, status=status)
