@@ -156,7 +156,7 @@ def draw(count: int, seed: int, rooms: list[str]) -> list[Mutation]:
         text = path.read_text()
         choices = [
             (line, swap)
-            for line in code_lines(text, path.suffix == ".c")
+            for line in code_lines(text, path.suffix in (".c", ".h"))
             for swap in SWAPS
             if re.search(swap[0], STRING.sub("", line)) and text.count(line) == 1
         ]
@@ -214,7 +214,7 @@ def verdict(mutation: Mutation) -> str:
     try:
         path.write_text(text.replace(mutation.old, mutation.new))
         for arguments in tests:
-            if path.suffix == ".c" and not built and not arguments.startswith(NO_BUILD):
+            if path.suffix in (".c", ".h") and not built and not arguments.startswith(NO_BUILD):
                 built = True
                 if not build():
                     return "does not compile"
