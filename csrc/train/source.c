@@ -1,4 +1,4 @@
-/* What a batch is gathered from, and the order in which. */
+/* Where a step's batch comes from, and in which order. */
 #include "train/source.h"
 
 #include <string.h>
