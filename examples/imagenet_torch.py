@@ -322,8 +322,10 @@ def measure(training: Training, feed: Feed) -> None:
     if not is_first():
         return
     threads = feed.loader.num_workers
-    print(f"{steps} steps of {options.batch} images of {options.resolution} px on {training.device.type}, "
-          f"{world_size()} x {threads} threads")  # fmt: skip
+    print(
+        f"{steps} steps of {options.batch} images of {options.resolution} px on {training.device.type}, "
+        f"{world_size()} x {threads} threads"
+    )
     print(f"the loader alone:           {images / alone:>10,.0f} images/s")
     print(f"the network, of one batch:  {images / network:>10,.0f} images/s")
     print(f"both together:              {images / both:>10,.0f} images/s, {network / both:.1%} of the network's rate")

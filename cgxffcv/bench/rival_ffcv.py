@@ -50,9 +50,13 @@ def main(cell, path, threads, epochs, batch):
     cell = json.loads(cell)
     order = OrderOption.RANDOM if cell["shuffled"] else OrderOption.SEQUENTIAL
     loader = Loader(
-        path, int(batch), num_workers=int(threads), order=order, drop_last=cell["drop_last"],
+        path,
+        int(batch),
+        num_workers=int(threads),
+        order=order,
+        drop_last=cell["drop_last"],
         pipelines={"image": pipeline(cell)},
-    )  # fmt: skip
+    )
     first, _ = epoch(loader)
     cpu = time.process_time()
     passes = [epoch(loader) for _ in range(int(epochs))]

@@ -135,10 +135,14 @@ HOOKS += ["pointer_field", "size_field", "layout"]
 # Records of the fields that the core stores, as FFCV's `encode` fills them.
 BYTES_RECORD = np.dtype([("ptr", "<u8"), ("size", "<u8")])
 RECORDS = {
-    "int": np.dtype("<i8"), "float": np.dtype("<f8"), "bytes": BYTES_RECORD, "json": BYTES_RECORD,
+    "int": np.dtype("<i8"),
+    "float": np.dtype("<f8"),
+    "bytes": BYTES_RECORD,
+    "json": BYTES_RECORD,
     "image": np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")]),
-    "array": np.dtype("<u8"), "tensor": np.dtype("<u8"),
-}  # fmt: skip
+    "array": np.dtype("<u8"),
+    "tensor": np.dtype("<u8"),
+}
 
 
 class Encoded:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class EpochIterator(Iterator):
     """One pass over the data; len() is what is left of it. A newer pass of the same Loader ends it."""
 
-    def __init__(self, loader: Loader, plan: Plan, number: int, left: int):
+    def __init__(self, loader: Loader, plan: Plan, epoch: int, number: int, left: int):
         self._loader: Loader | None = loader
-        self._plan, self._number, self._left = plan, number, left
+        self._plan, self._epoch, self._number, self._left = plan, epoch, number, left
 
     def __len__(self) -> int:
         return self._left
@@ -40,7 +40,7 @@ class EpochIterator(Iterator):
             self.close()
             raise StopIteration
         self._left -= 1
-        return self._plan.finish(*batch)
+        return self._plan.finish(*batch, self._epoch, self._plan.evaluate)
 
     def close(self) -> None:
         """Ends the pass; its workers stop."""

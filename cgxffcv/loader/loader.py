@@ -232,7 +232,7 @@ class Loader:
         self._next_epoch = epoch + 1
         self._passes += 1
         self._pass = self._passes
-        return EpochIterator(self, plan, self._pass, total - first)
+        return EpochIterator(self, plan, epoch, self._pass, total - first)
 
     def _next_pass(self) -> tuple[int, int, np.ndarray | None]:
         """Epoch, first batch and, of an own order, the samples of the pass that comes next."""
@@ -296,7 +296,8 @@ class Loader:
             epoch = max(self._next_epoch - 1, 0)
         plan = self._plan
         neutral = plan.evaluate if evaluate is None else bool(evaluate)
-        return plan.finish(*plan.core.gather(as_ids(ids, "ids", plan.core.in_file), check_epoch(epoch), neutral))
+        arrays, ids = plan.core.gather(as_ids(ids, "ids", plan.core.in_file), check_epoch(epoch), neutral)
+        return plan.finish(arrays, ids, epoch, neutral)
 
     def filter(self, field_name: str, condition: Callable[[Any], bool]) -> Loader:
         """A Loader over the samples for whose value `condition` holds.

@@ -18,6 +18,7 @@ from cgxffcv.loader.orders import OrderOption, OwnOrder, as_ids, choose_order
 from cgxffcv.loader.ranks import choose_ranks
 from cgxffcv.loader.sources import Sources
 from cgxffcv.pipeline.compile import Output, compile_outputs
+from cgxffcv.pipeline.later import Pass
 from cgxffcv.wording import counted
 
 if TYPE_CHECKING:
@@ -162,12 +163,12 @@ class Plan:
         if isinstance(self.arguments["order"], type):
             self.choose_order(loader)
 
-    def finish(self, arrays: tuple, ids: np.ndarray) -> tuple:
+    def finish(self, arrays: tuple, ids: np.ndarray, epoch: int, evaluate: bool) -> tuple:
         """A batch of the core through the steps that are left for Python."""
-        entries, column = [], 0
+        entries, column, when = [], 0, Pass(self.seed, epoch, evaluate)
         for output in self.outputs:
             width = len(output.columns)
-            entries.append(output.finish(arrays[column : column + width], ids))
+            entries.append(output.finish(arrays[column : column + width], ids, when))
             column += width
         if self.ids:
             entries.append(ids)

@@ -15,6 +15,7 @@ from cgxffcv import transforms as tf
 from cgxffcv.fields.base import MAX_NAME, Field
 from cgxffcv.fields.json import parse_row
 from cgxffcv.interop.torch import find_torch, to_bfloat16, without_gradients
+from cgxffcv.pipeline.later import NormalizeBatch, OperateOnBatch, Pass, core_operation
 from cgxffcv.pipeline.operation import RunOperation
 from cgxffcv.reader import beton_error
 
@@ -49,18 +50,18 @@ class PipelineSpec:
 @dataclass
 class Output:
     """One entry of a batch: its columns of the C loader, and what Python does to them. Every step gets what came before
-    it and the batch's sample numbers."""
+    it and the batch's sample numbers, and what draws the pass, too."""
 
     name: str
     columns: list[dict[str, Any]]
     steps: list[Callable] = field(default_factory=list)
     worker: list[Any] = field(default_factory=list)  # decoder and transforms that the core carries out
 
-    def finish(self, arrays: Sequence, ids) -> Any:
+    def finish(self, arrays: Sequence, ids, when: Pass) -> Any:
         value = arrays[0] if len(arrays) == 1 else tuple(arrays)
         with without_gradients() if self.steps else contextlib.nullcontext():
             for step in self.steps:
-                value = step(value, ids)
+                value = step(value, ids, when) if isinstance(step, OperateOnBatch) else step(value, ids)
         return value
 
 
@@ -97,20 +98,6 @@ class DecodeField:
             raise beton_error(reason, self.path_of(sample), self.name, sample) from cause
 
 
-@dataclass(frozen=True)
-class NormalizeBatch:
-    """NormalizeImage behind a step on whole batches."""
-
-    step: tf.NormalizeImage
-    channel: int
-
-    def __call__(self, values: Any, ids: np.ndarray) -> Any:
-        return self.step.of_batch(values, self.channel)
-
-    def __repr__(self) -> str:
-        return repr(self.step)
-
-
 class ParseJSON:
     """Rows of padded UTF-8 to Python values."""
 
@@ -137,11 +124,6 @@ def to_channels_last(batch):
     return batch.transpose(0, 3, 1, 2)
 
 
-def core_operation(step: Any, draws: int, normalized: bool = False) -> dict[str, Any]:
-    """An operation on images or labels as the core takes it."""
-    return {"operation": step.operation, "draws": draws, "normalized": normalized, "values": step.values()}
-
-
 @dataclass
 class ImageCompiler:
     """Walks the transforms of one image output: what fuses goes to C, the rest becomes steps on batches."""
@@ -166,12 +148,9 @@ class ImageCompiler:
             raise TypeError(f"pipeline '{self.name}': {step!r} is for fields of int, not image")
         if self.steps and isinstance(step, tf.NormalizeImage):
             self.steps.append(NormalizeBatch(step, 1 if self.planes else 3))
+        elif self.steps and isinstance(step, tf.ImageOperation):
+            self.add_later(step)
         elif isinstance(step, (tf.ImageOperation, tf.NormalizeImage)):
-            if self.steps:
-                raise TypeError(
-                    f"pipeline '{self.name}': {step!r} must come before {self.steps[0]!r}, from which steps run on "
-                    "whole batches"
-                )
             (self.add_operation if isinstance(step, tf.ImageOperation) else self.add_normalize)(step)
         elif self.steps or not self.fuse(step):
             self.steps.append(as_step(self.name, step))
@@ -181,6 +160,23 @@ class ImageCompiler:
         """Whether the batch has its channels in front by now."""
         later = (isinstance(getattr(step, "step", None), tf.ToTorchImage) for step in self.steps)
         return self.torch_image is not None or any(later)
+
+    def add_later(self, step) -> None:
+        """An operation behind a user's step works on whole batches, which must still be arrays of pixels."""
+        done = [self.normalize, self.torch_image, *(tf.ToTensor(),) * self.tensor, self.device]
+        done += [getattr(own, "step", None) for own in self.steps]
+        built_in = [other for other in done if isinstance(other, tf.Transform)]
+        if built_in or step.phase == "mix" or self.type != "uint8":
+            other = built_in[0] if built_in else self.steps[0]
+            raise TypeError(
+                f"pipeline '{self.name}': {step!r} must come before {other!r}; only a step of your own that gives "
+                "arrays of pixels may come before an operation on images that mixes no batch"
+            )
+        if not isinstance(self.steps[-1], OperateOnBatch):
+            later = [own for part in self.steps if isinstance(part, OperateOnBatch) for own in part.operations]
+            before = [*(operation for operation, _ in self.operations), *later]
+            self.steps.append(OperateOnBatch(self.name, self.draws, before))
+        self.steps[-1].operations.append(step)
 
     def add_operation(self, step) -> None:
         if self.normalize is not None and step.phase != "fill":

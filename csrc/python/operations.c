@@ -282,4 +282,6 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-int py_operations_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }
+int py_operations_add(PyObject *module) {
+    return PyModule_AddFunctions(module, functions) < 0 ? -1 : py_operations_batch_add(module);
+}

@@ -10,4 +10,7 @@
  * or -1 with an exception set. */
 int py_operations_parse(PyObject *tuple, const char *where, int room, AugmentOp *ops, int *count);
 
+/* operations_batch.c: augment_images; 0 or -1. */
+int py_operations_batch_add(PyObject *module);
+
 #endif

@@ -340,6 +340,8 @@ def column_writer():
     return _cgxffcv.Writer("columns.beton", [field for field in FIELDS if field["kind"] != "bytes"], **WRITER)
 
 
+CROP = {"operation": "RandomCrop", "draws": 1, "normalized": False, "values": ((8, 9), 2, (1.0, 2.0, 3.0))}
+
 # None: what needs no template, or has none without a device, a second rank, or a state of the object: `blunt` calls it.
 FUNCTIONS = {
     "build_info": plain(_cgxffcv.build_info),
@@ -357,6 +359,9 @@ FUNCTIONS = {
     "resize_area": plain(_cgxffcv.resize_area, image(), 7, 9),
     "image_operations": plain(_cgxffcv.image_operations),
     "check_operation": plain(_cgxffcv.check_operation, "RandomCrop", ((8, 9), 2, (1.0, 2.0, 3.0))),
+    "augment_images": plain(
+        _cgxffcv.augment_images, np.zeros((2, 9, 9, 3), np.uint8), np.arange(2), (CROP, CROP), 1, 3, 2, False
+    ),
     "loader_shuffled": plain(_cgxffcv.loader_shuffled, np.arange(9), 1, 2),
     "loader_share": plain(_cgxffcv.loader_share, np.arange(9), 2, 2, 1, False),
     "quantize": plain(_cgxffcv.quantize, np.ones(100, np.float32), "float32", SPEC, RANDOM, 2, wire()),
