@@ -49,6 +49,7 @@ struct Comm {
     /* The open operation. */
     _Atomic uintptr_t user; /* the thread inside begin/end, 0 for none */
     int depth;
+    bool heard;   /* an operation of this rank has failed */
     bool in_hook; /* a hook runs: a signal handler, which must not begin another operation inside this one */
     char operation[STATUS_NAME_BYTES];
     double operation_timeout_s;
@@ -108,6 +109,8 @@ extern _Atomic bool comm_aborted_here;
 
 /* Breaks the communicator on all its ranks, unless it is broken. */
 void comm_wait_break(Comm *comm, const AbortRecord *record);
+/* Whether it is broken, or a rank of this host has died, which breaks it. From any thread; asks no other host. */
+bool comm_wait_lost(Comm *comm);
 
 /* poll.c: waiting for a GPU, between begin and end. */
 /* Between two looks of a loop that began then. */
@@ -123,6 +126,17 @@ Status comm_poll_device(Comm *comm, DeviceStream *stream, DeviceEvent *event, St
 Status comm_watch_add(Comm *comm);
 void comm_watch_remove(Comm *comm);
 void comm_watch_each(void (*visit)(Comm *comm, void *context), void *context);
+
+/* What a GPU does for a communicator goes on without this process, which may be waiting for it by other means than
+ * ours: on every beat that thread says whether a rank has been lost. */
+typedef struct CommGuard {
+    Comm *comm; /* borrowed */
+    void (*beat)(void *context, bool lost);
+    void *context;
+    struct CommGuard *next;
+} CommGuard;
+void comm_watch_guard(CommGuard *guard);
+void comm_watch_unguard(CommGuard *guard); /* it is not called any more; does nothing if it never was */
 
 /* stream.c, with the private lane allowed */
 Status comm_stream_publish(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, const int *ranks,

@@ -18,6 +18,7 @@
 #define OLDEST_VERSION 21400 /* the first whose calls need not block */
 #define FINALIZE_S 5.0
 #define ABORT_S 0.5 /* how long a failure waits for its own cleaning up */
+#define PATIENT_BEATS 10
 
 /* Its functions, found by name. */
 typedef struct Nccl {
@@ -38,15 +39,18 @@ typedef struct Nccl {
 } Nccl;
 
 struct CommDevice {
-    Comm *comm;       /* borrowed */
-    int gpu;          /* the calling thread's when it was made */
-    uint32_t number;  /* among those of the communicator, from 1 on */
-    int users;        /* that have created it and not destroyed it; under `lock` */
-    CommDevice *next; /* in `devices` */
-    DeviceEvent *ran; /* owned: after the sum that was put last */
-    ncclComm_t nccl;  /* owned; NULL once aborted */
-    pthread_t ending; /* the thread that ends it, if `ends` */
+    Comm *comm;           /* borrowed */
+    int gpu;              /* the calling thread's when it was made */
+    uint32_t number;      /* among those of the communicator, from 1 on */
+    int users;            /* that have created it and not destroyed it; under `lock` */
+    CommDevice *next;     /* in `devices` */
+    DeviceEvent *ran;     /* owned: after the sum that was put last */
+    pthread_mutex_t busy; /* around all use of what follows */
+    ncclComm_t nccl;      /* owned; NULL once aborted */
+    pthread_t ending;     /* the thread that ends it, if `ends` */
     bool ends;
+    CommGuard guard;
+    int failures; /* beats on which NCCL has said so, while nobody was known to be lost */
     char name[32];
 };
 
@@ -145,25 +149,54 @@ static bool await_ending(CommDevice *device, double seconds) {
     return !device->ends;
 }
 
-/* Ends what hangs on the device; the error record stays as it is. NCCL does that at once, but comes back from it only
- * when no recorded graph holds a sum any more, which the caller destroys after it has heard of the failure: a thread
- * waits for that. */
+/* Ends what hangs on the device. NCCL does that at once, but comes back from it only when no recorded graph holds a sum
+ * any more, which the caller destroys after it has heard of the failure: a thread waits for that. */
+static void begin_ending(CommDevice *device) {
+    if (device->nccl == NULL) return;
+    device->ends = pthread_create(&device->ending, NULL, abort_nccl, device->nccl) == 0;
+    if (!device->ends) (void)nccl.comm_abort(device->nccl);
+    device->nccl = NULL;
+}
+
+/* The error record stays as it is. */
 static Status give_up(CommDevice *device, Status status) {
     ErrorRecord cause = *error_record();
-    if (device->nccl != NULL) {
-        device->ends = pthread_create(&device->ending, NULL, abort_nccl, device->nccl) == 0;
-        if (!device->ends) (void)nccl.comm_abort(device->nccl);
-        (void)await_ending(device, ABORT_S);
-    }
-    device->nccl = NULL;
+    begin_ending(device);
+    (void)await_ending(device, ABORT_S);
     (void)cudaGetLastError();
     return status == STATUS_OK ? status : error_adopt(&cause);
+}
+
+/* What has become of the sums. */
+static ncclResult_t nccl_ask(const CommDevice *device) {
+    ncclResult_t result = ncclSuccess, asked = nccl.async_error(device->nccl, &result);
+    return asked != ncclSuccess ? asked : result;
+}
+
+static bool is_failure(ncclResult_t result) { return result != ncclSuccess && result != ncclInProgress; }
+
+/* A sum would never end, nor who waits for it by the means of CUDA. Who is inside of a call here hears by itself; and a
+ * failure of NCCL's may be that of a rank which is soon found to be lost. */
+static void nccl_beat(void *context, bool lost) {
+    CommDevice *device = context;
+    if (pthread_mutex_trylock(&device->busy) != 0) return;
+    bool failed = !lost && device->nccl != NULL && is_failure(nccl_ask(device));
+    device->failures = failed ? device->failures + 1 : 0;
+    if (device->failures == PATIENT_BEATS) {
+        AbortRecord record = {.code = STATUS_TRANSPORT, .rank = device->comm->rank};
+        snprintf(record.message, sizeof record.message, "rank %d: NCCL failed in a sum", device->comm->rank);
+        comm_segment_abort(&device->comm->segment, &record);
+        lost = true;
+    }
+    if (lost) begin_ending(device);
+    pthread_mutex_unlock(&device->busy);
 }
 
 static void nccl_release(CommDevice *device) {
     bool mine = device->comm->owner_pid == (int)getpid(); /* a forked child has none of the threads */
     if (mine && !await_ending(device, FINALIZE_S)) (void)pthread_detach(device->ending);
     if (mine) device_event_destroy(device->ran);
+    pthread_mutex_destroy(&device->busy);
     memory_free(device);
 }
 
@@ -253,11 +286,14 @@ static Status nccl_connect(Comm *comm, uint32_t number, CommDevice **out) {
     device->comm = comm;
     device->number = number;
     device->users = 1;
+    device->guard = (CommGuard){.comm = comm, .beat = nccl_beat, .context = device};
+    pthread_mutex_init(&device->busy, NULL);
     snprintf(device->name, sizeof device->name, "NCCL %d.%d.%d", nccl.version / 10000, nccl.version / 100 % 100,
              nccl.version % 100);
     TRY_GOTO(device_current(&device->gpu));
     TRY_GOTO(device_event_create(&device->ran));
     TRY_GOTO(connect(device));
+    comm_watch_guard(&device->guard);
     pthread_mutex_lock(&lock);
     device->next = devices;
     devices = device;
@@ -330,6 +366,7 @@ static bool nccl_forget(CommDevice *device) {
 
 void comm_device_destroy(CommDevice *device) {
     if (device == NULL || !nccl_forget(device)) return;
+    comm_watch_unguard(&device->guard);
     if (device->nccl != NULL && device->comm->owner_pid == (int)getpid()) {
         bool quiet = !comm_broken(device->comm, NULL) && nccl_finalize(device);
         if (quiet) {
@@ -375,13 +412,22 @@ static Status nccl_allreduce(CommDevice *device, const CommPiece *pieces, int co
 /* The other ranks hear of a failure first. */
 static Status nccl_end(CommDevice *device, Status status) {
     status = comm_end(device->comm, status);
-    return status == STATUS_OK ? status : give_up(device, status);
+    if (status != STATUS_OK) status = give_up(device, status);
+    pthread_mutex_unlock(&device->busy);
+    return status;
 }
 
 /* Where the communicator has failed meanwhile, what an earlier sum has put on a stream would hang there for ever. */
 static Status nccl_begin(CommDevice *device) {
     Status status = comm_begin(device->comm, "sum on GPUs", 0);
-    return status != STATUS_OK && comm_broken(device->comm, NULL) ? give_up(device, status) : status;
+    if (status == STATUS_OK) {
+        pthread_mutex_lock(&device->busy);
+        return status;
+    }
+    if (!comm_broken(device->comm, NULL) || pthread_mutex_trylock(&device->busy) != 0) return status;
+    status = give_up(device, status);
+    pthread_mutex_unlock(&device->busy);
+    return status;
 }
 
 Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, CommType type, bool average,
@@ -391,13 +437,10 @@ Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int co
 }
 
 static Status check_sums(void *context) {
-    CommDevice *device = context;
-    ncclResult_t result = ncclSuccess;
+    const CommDevice *device = context;
     TRY(check_alive(device));
-    ncclResult_t asked = nccl.async_error(device->nccl, &result);
-    if (asked != ncclSuccess) result = asked;
-    return result == ncclSuccess || result == ncclInProgress ? STATUS_OK
-                                                             : nccl_fail(result, "a sum failed", device->nccl);
+    ncclResult_t result = nccl_ask(device);
+    return is_failure(result) ? nccl_fail(result, "a sum failed", device->nccl) : STATUS_OK;
 }
 
 Status comm_device_wait(CommDevice *device, DeviceStream *stream, DeviceEvent *event) {

@@ -15,6 +15,7 @@
 #define LEFT_GRACE_NS 200000000LL
 #define NET_YIELD_NS 1000000LL
 #define NET_SLEEP_NS 100000LL
+#define LOSS_TEXT "rank %d (process %d) died"
 
 /* ---- broken communicators ---- */
 
@@ -46,7 +47,11 @@ static Status check_abort(Comm *comm) {
     return record == NULL ? STATUS_OK : fail_aborted(comm, record);
 }
 
-static Status fail_broken(const AbortRecord *record, const char *operation) {
+/* Of a loss that was noticed between two operations the first one tells as those do that wait. */
+static Status fail_broken(Comm *comm, const AbortRecord *record, const char *operation) {
+    bool heard = comm->heard || record->code != STATUS_PEER_LOST;
+    comm->heard = true;
+    if (!heard) return error_at_operation(fail_aborted(comm, record), operation);
     const char *separator = record->operation[0] == '\0' ? "" : ": ";
     Status status = error_fail(STATUS_TRANSPORT, "the communicator is broken (%s%s%s): make a new one",
                                record->operation, separator, record->message);
@@ -123,7 +128,7 @@ Status comm_begin(Comm *comm, const char *operation, double timeout_s) {
     Status status = STATUS_OK;
     if (comm->net != NULL) status = comm_net_progress(comm->net);
     const AbortRecord *record = abort_record(comm);
-    if (status == STATUS_OK && record != NULL) status = fail_broken(record, operation);
+    if (status == STATUS_OK && record != NULL) status = fail_broken(comm, record, operation);
     if (status != STATUS_OK) {
         atomic_store(&comm->user, 0);
         return status;
@@ -160,6 +165,7 @@ Status comm_end(Comm *comm, Status status) {
     if (--comm->depth > 0) return status;
     if (status != STATUS_OK) {
         AbortRecord record;
+        comm->heard = true;
         describe_failure(comm, status, &record);
         comm_wait_break(comm, &record);
         error_at_operation(status, comm->operation);
@@ -216,7 +222,7 @@ static Status timed_out(const Comm *comm) {
 
 static Status peer_lost(const Comm *comm, int rank) {
     const Seat *seat = comm_segment_seat(&comm->segment, comm->places[rank].seat);
-    Status status = error_fail(STATUS_PEER_LOST, "rank %d (process %d) died", rank, (int)atomic_load(&seat->pid));
+    Status status = error_fail(STATUS_PEER_LOST, LOSS_TEXT, rank, (int)atomic_load(&seat->pid));
     return error_at_operation(error_at_rank(status, rank), comm->operation);
 }
 
@@ -234,6 +240,18 @@ static Status warn_stalled(Comm *comm, int rank) {
     Status status = comm->hooks.warn(comm->hooks.context, rank, text);
     comm->in_hook = false;
     return status;
+}
+
+bool comm_wait_lost(Comm *comm) {
+    for (int seat = 0; seat < comm->segment.seats && comm_segment_aborted(&comm->segment) == NULL; seat++) {
+        if (seat == comm->segment.seat) continue;
+        if (comm_segment_health(&comm->segment, seat, INT64_MAX) != SEAT_DEAD) continue;
+        AbortRecord record = {.code = STATUS_PEER_LOST, .rank = comm->rank_of_seat[seat]};
+        snprintf(record.message, sizeof record.message, LOSS_TEXT, record.rank,
+                 (int)atomic_load(&comm_segment_seat(&comm->segment, seat)->pid));
+        comm_segment_abort(&comm->segment, &record);
+    }
+    return comm_segment_aborted(&comm->segment) != NULL;
 }
 
 static Status check_peers(Comm *comm) {

@@ -1,5 +1,6 @@
-/* The register of this process's live communicators, and the thread that beats their hearts four times a second. A
- * stopped or dead process beats no more: that is how the others tell. The thread ends with the last communicator; a
+/* The register of this process's live communicators, and the thread that beats their hearts five times a second. A
+ * stopped or dead process beats no more: that is how the others tell. The thread also looks after what GPUs do for a
+ * communicator, which nobody may be waiting for; it ends with the last communicator; a
  * forked child inherits neither register nor thread. */
 #include <time.h>
 
@@ -12,7 +13,8 @@
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    Comm *first; /* borrowed: each removes itself before it is freed */
+    Comm *first;       /* borrowed: each removes itself before it is freed */
+    CommGuard *guards; /* likewise */
     bool running;
 } watch = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -32,6 +34,7 @@ static void make_condition(void) {
 
 static void after_fork_child(void) {
     watch.first = NULL;
+    watch.guards = NULL;
     watch.running = false;
     make_condition();
     pthread_mutex_unlock(&watch.lock);
@@ -47,6 +50,7 @@ static void *beat(void *unused) {
     pthread_mutex_lock(&watch.lock);
     while (watch.first != NULL) {
         for (Comm *comm = watch.first; comm != NULL; comm = comm->next) comm_segment_heartbeat(&comm->segment);
+        for (CommGuard *g = watch.guards; g != NULL; g = g->next) g->beat(g->context, comm_wait_lost(g->comm));
         struct timespec until = clock_timespec(clock_now_ns() + BEAT_EVERY_NS);
         pthread_cond_timedwait(&watch.changed, &watch.lock, &until);
     }
@@ -82,5 +86,20 @@ void comm_watch_remove(Comm *comm) {
 void comm_watch_each(void (*visit)(Comm *comm, void *context), void *context) {
     pthread_mutex_lock(&watch.lock);
     for (Comm *comm = watch.first; comm != NULL; comm = comm->next) visit(comm, context);
+    pthread_mutex_unlock(&watch.lock);
+}
+
+void comm_watch_guard(CommGuard *guard) {
+    pthread_mutex_lock(&watch.lock);
+    guard->next = watch.guards;
+    watch.guards = guard;
+    pthread_mutex_unlock(&watch.lock);
+}
+
+void comm_watch_unguard(CommGuard *guard) {
+    pthread_mutex_lock(&watch.lock);
+    CommGuard **link = &watch.guards;
+    while (*link != NULL && *link != guard) link = &(*link)->next;
+    if (*link != NULL) *link = guard->next;
     pthread_mutex_unlock(&watch.lock);
 }

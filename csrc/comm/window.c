@@ -48,6 +48,7 @@ struct CommWindow {
     bool joined;             /* all ranks have it */
     CommWindowSigns *signs;  /* owned */
     DeviceStream *stream;    /* owned: for filling and probing */
+    CommGuard guard;
 };
 
 /* What a rank tells the others before they reach for its memory. */
@@ -218,6 +219,11 @@ static void check_place(const Comm *comm, CommWindowKind kind, char *why) {
     snprintf(why, COMM_WHY_BYTES, "%s", apart && kind != COMM_WINDOW_FORWARDED ? "the ranks lie on several nodes" : "");
 }
 
+/* Kernels that wait would go on to their deadline, and with them whoever waits by the means of CUDA. */
+static void window_beat(void *context, bool lost) {
+    if (lost) comm_window_abort(context);
+}
+
 static Status window_create(Comm *comm, CommWindowKind kind, size_t bytes, CommWindow **out, char *why) {
     Status status = STATUS_OK;
     CommWindow *w = NULL;
@@ -241,6 +247,8 @@ static Status window_create(Comm *comm, CommWindowKind kind, size_t bytes, CommW
         goto done;
     }
     w->joined = true;
+    w->guard = (CommGuard){.comm = comm, .beat = window_beat, .context = w};
+    comm_watch_guard(&w->guard);
     *out = w;
     w = NULL;
 done:
@@ -282,6 +290,7 @@ static void window_release(CommWindow *w) {
 
 void comm_window_destroy(CommWindow *w) {
     if (w == NULL) return;
+    comm_watch_unguard(&w->guard);
     if (w->comm->owner_pid == (int)getpid()) window_release(w); /* what a forked child has is not its own */
     if (w->hall != NULL) munmap(w->hall, w->hall_bytes);
     memory_free(w->bases);

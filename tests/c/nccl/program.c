@@ -243,10 +243,58 @@ static void test_sums_fail(void) {
     CHECK(fake_aborted == 4 && fake_destroyed == 0);
 }
 
+/* ---- a rank that dies while the others wait by the means of CUDA ---- */
+
+#define NO_PROCESS 2000000000
+static _Atomic int survivors;
+
+/* As of a process that is there no more: no heart beats, and the number is nobody's. */
+static void die(Comm *comm) {
+    comm_watch_remove(comm);
+    atomic_store(&comm_segment_seat(&comm->segment, comm->segment.seat)->pid, NO_PROCESS);
+    while (survivors > 0) usleep(10000);
+}
+
+static void survive(CommDevice *device, const CommPiece *piece, cudaStream_t stream) {
+    double begin = clock_now_seconds();
+    RANK_CHECK(comm_device_allreduce(device, piece, 1, COMM_F32, false, (DeviceStream *)stream) == STATUS_OK);
+    while (cudaStreamQuery(stream) == cudaErrorNotReady && clock_now_seconds() - begin < 10) usleep(10000);
+    RANK_CHECK(cudaStreamQuery(stream) != cudaErrorNotReady);
+    RANK_CHECK(comm_device_allreduce(device, piece, 1, COMM_F32, false, (DeviceStream *)stream) == STATUS_PEER_LOST);
+    RANK_CHECK(error_record()->rank == fake_fault_rank && strstr(error_record()->message, "died") != NULL);
+    RANK_CHECK(comm_device_wait(device, (DeviceStream *)stream, NULL) == STATUS_TRANSPORT);
+    RANK_CHECK(strstr(error_record()->message, "the communicator is broken") != NULL);
+    survivors--;
+}
+
+static void loss_body(Comm *comm) {
+    float data[ELEMS] = {0};
+    char why[COMM_WHY_BYTES];
+    CommDevice *device = NULL;
+    cudaStream_t stream = fake_stream_create();
+    const CommPiece piece = {data, ELEMS};
+    RANK_CHECK(comm_device_create(comm, &device, why) == STATUS_OK && device != NULL);
+    if (comm_rank(comm) == fake_fault_rank) {
+        die(comm);
+    } else {
+        survive(device, &piece, stream);
+    }
+    comm_device_destroy(device);
+    fake_stream_destroy(stream);
+}
+
+static void test_nobody_waits(void) {
+    fault(FAKE_WELL, 1, STATUS_OK, STATUS_OK, "");
+    survivors = 2;
+    run(3, 30, loss_body);
+    CHECK(fake_aborted == 3 && fake_destroyed == 0);
+}
+
 int main(void) {
     test_sums();
     test_not_used();
     test_connecting_fails();
     test_sums_fail();
+    test_nobody_waits();
     return check_result();
 }
