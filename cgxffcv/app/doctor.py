@@ -315,7 +315,7 @@ def _diagnose_gpus(report: dict[str, Any], mend: Mending) -> list[str]:
         )
     if len(cuda["devices"]) > 1 and cuda["nccl"] is None:
         built = report["core"]["info"].get("nccl")
-        wrong.append("NCCL is not here: gradients go between the GPUs through host memory")
+        wrong.append("NCCL is not here: uncompressed gradients go between the GPUs by kernels of our own alone")
         mend.toolkit += ["libnccl2"] if built else ["libnccl2", "libnccl-dev"]
         mend.build |= not built
     if lacking:

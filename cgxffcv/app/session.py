@@ -133,8 +133,8 @@ def choose_device(config: Config, say: process.Say) -> int | None:
         raise UserError(f"data.gpu = {first} ({origin}): {error}; or use --training.device=cpu") from None
     if process.local_ranks() > count:
         say(
-            f"note: {process.local_ranks()} ranks share {wording.counted(count, 'GPU')}, and their "
-            "gradients go through host memory; one rank for each GPU is faster"
+            f"note: {process.local_ranks()} ranks share {wording.counted(count, 'GPU')}: one rank for each GPU "
+            "is faster"
         )
     return index
 

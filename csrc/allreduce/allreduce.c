@@ -7,7 +7,8 @@
 #include "base/memory.h"
 
 /* The first that serves does the work. */
-static const AllreduceEngine *const engines[] = {&allreduce_device, &allreduce_nccl, &allreduce_host};
+static const AllreduceEngine *const engines[] = {&allreduce_device, &allreduce_nccl, &allreduce_device_left,
+                                                 &allreduce_host};
 
 struct Allreduce {
     AllreduceSetup setup;

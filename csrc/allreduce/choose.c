@@ -4,7 +4,8 @@
 #include "allreduce/engine.h"
 #include "base/memory.h"
 
-#define SMALL_BYTES 32768 /* of all a rank sends: below it latency decides */
+#define SMALL_BYTES 32768  /* of all a rank sends: below it latency decides */
+#define BUS_BYTES 524288.0 /* likewise: from there on a bus's second direction gains more than a third kernel costs */
 
 /* The first node with another number of ranks than node 0; 0 if there is none. */
 static int odd_node(const Comm *comm) {
@@ -35,12 +36,15 @@ static Status choose_by_rule(const Choice *choice) {
     int size = comm_size(comm);
     bool quantises = choice->table->any_quantized;
     double item = quantises ? (double)options->bits / 8.0 : (double)allreduce_type_bytes(options->type);
-    bool small = (double)choice->table->elems * item * (size - 1) <= SMALL_BYTES;
-    if (small) return choose(choice, ALLREDUCE_ONE_SHOT, "by rule: a small call, latency decides");
+    double sent = (double)choice->table->elems * item * (size - 1);
+    if (sent <= SMALL_BYTES) return choose(choice, ALLREDUCE_ONE_SHOT, "by rule: a small call, latency decides");
     if (comm_nodes(comm) > 1 && comm_local_size(comm) > 1 && allreduce_nodes_are_equal(comm)) {
         return choose(choice, ALLREDUCE_TWO_LEVEL, "by rule: several ranks on each of several nodes");
     }
     if (!quantises) return choose(choice, ALLREDUCE_EXACT, "by rule: nothing in this call is quantised");
+    if (size == 2 && choice->setup->link == ALLREDUCE_LINK_BUS && sent >= BUS_BYTES) {
+        return choose(choice, ALLREDUCE_SRA, "by rule: two ranks by way of host memory, in both directions at once");
+    }
     if (size == 2) return choose(choice, ALLREDUCE_ONE_SHOT, "by rule: two ranks, one quantisation");
     return choose(choice, ALLREDUCE_SRA, "by rule: more than two ranks");
 }

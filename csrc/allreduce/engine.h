@@ -22,6 +22,12 @@ typedef struct AllreduceExtent {
     AllreduceBytes bytes; /* that the algorithm sends */
 } AllreduceExtent;
 
+/* The way between the ranks, as far as a rule asks for it. */
+typedef enum AllreduceLink {
+    ALLREDUCE_LINK_ANY, /* host memory, or not known (yet) */
+    ALLREDUCE_LINK_BUS  /* GPUs by way of host memory, on a bus that is as fast in both directions at once */
+} AllreduceLink;
+
 /* What an engine works on: does not change while the engine lives, and is borrowed until its destroy. */
 typedef struct AllreduceSetup {
     Comm *comm; /* borrowed */
@@ -31,6 +37,7 @@ typedef struct AllreduceSetup {
     char *texts;            /* owned: their names and shapes */
     bool exact;             /* nothing is quantised, whatever the layers' size */
     bool on_device, compares;
+    AllreduceLink link;   /* that the choice of algorithms went by */
     void *data;           /* borrowed: the only buffer in device memory; NULL: each run has its own */
     DeviceStream *stream; /* borrowed; with data */
     AllreduceExtent extents[ALLREDUCE_MAX_EXTENTS]; /* the first is the longest */
@@ -64,8 +71,9 @@ typedef struct AllreduceEngine {
     bool counts;     /* runs raise run->call by themselves, when they are over */
     /* With *state NULL and STATUS_OK the engine does not serve, the same on all ranks, and `why` (ALLREDUCE_WHY_BYTES)
      * holds the reason; at first it holds that of the engine asked before, or "". One whose put does not begin with
-     * allreduce_agree compares here what the ranks are about to do (allreduce_compare). */
-    Status (*create)(const AllreduceSetup *setup, char *why, void **state);
+     * allreduce_agree compares here what the ranks are about to do (allreduce_compare). The setup changes here only
+     * (allreduce_settle). */
+    Status (*create)(AllreduceSetup *setup, char *why, void **state);
     void (*destroy)(void *state); /* NULL does nothing */
     /* As in allreduce.h. `told` NULL: not wanted; it is called only where the setup has `data`. */
     Status (*told)(void *state, int64_t begin, int64_t end);
@@ -86,7 +94,7 @@ typedef struct AllreduceEngine {
     const AllreduceStages *stages;     /* NULL: its bytes cannot be moved by others */
 } AllreduceEngine;
 
-extern const AllreduceEngine allreduce_device, allreduce_host, allreduce_nccl;
+extern const AllreduceEngine allreduce_device, allreduce_device_left, allreduce_host, allreduce_nccl;
 
 /* ---- allreduce.c ---- */
 
@@ -98,6 +106,9 @@ const AllreduceSetup *allreduce_setup_of(const Allreduce *allreduce);
 Status allreduce_setup_fill(AllreduceSetup *setup, Comm *comm, const AllreduceBuffer *buffer,
                             const AllreduceOptions *options);
 void allreduce_setup_free(AllreduceSetup *setup);
+
+/* Chooses once more, now that the way is known: all ranks alike, before anything is made for the extents. */
+Status allreduce_settle(AllreduceSetup *setup, AllreduceLink link);
 
 /* NULL where no run has so many elements. */
 const AllreduceExtent *allreduce_find_extent(const AllreduceSetup *setup, int64_t elems);

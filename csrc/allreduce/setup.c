@@ -117,6 +117,25 @@ static Status add_extents(AllreduceSetup *setup, const AllreduceBuffer *buffer) 
     return STATUS_OK;
 }
 
+Status allreduce_settle(AllreduceSetup *setup, AllreduceLink link) {
+    bool asked = setup->options.algorithm != ALLREDUCE_AUTO || setup->options.costs != NULL;
+    if (asked || setup->link == link) return STATUS_OK;
+    setup->link = link;
+    for (int i = 0; i < setup->extent_count; i++) {
+        AllreduceExtent *extent = &setup->extents[i];
+        AllreduceAlgorithm before = extent->algorithm;
+        int layer_count = extent->map->layers;
+        memory_free(extent->map);
+        extent->map = NULL;
+        TRY(make_map(setup, extent, layer_count));
+        TRY(allreduce_count_bytes(setup, extent));
+        if (extent->algorithm == before) continue;
+        extent->number = 0; /* it is like others now */
+        TRY(allreduce_number(setup, extent));
+    }
+    return STATUS_OK;
+}
+
 /* Whether that was chosen for all lengths, whatever was asked for. */
 static bool became_exact(const AllreduceSetup *setup) {
     bool exact = true;

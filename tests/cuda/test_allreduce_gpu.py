@@ -4,10 +4,13 @@ import json
 
 import _cgxffcv
 import pytest
-from ranks import Launch, run
+from ranks import Launch, run, start
 
 DEVICES = _cgxffcv.devices()
+EMULATED = bool(DEVICES) and DEVICES[0]["name"] == "emulated device"
+NCCL = EMULATED or (_cgxffcv.build_info()["nccl"] and len(DEVICES) > 1)
 pytestmark = pytest.mark.skipif(not DEVICES, reason=f"no GPU: {_cgxffcv.why_no_device()}")
+needs_nccl = pytest.mark.skipif(not NCCL, reason="needs NCCL and two GPUs")
 
 PEER = "on the GPUs by kernels that write into each other's memory"
 STAGED = "on the GPUs by kernels that write into page-locked host memory"
@@ -71,3 +74,82 @@ def test_several_rounds(tmp_path, algorithm, ranks, bits):
     small = {"CGXFFCV_COMM_WINDOW_KIB": 8, "CGXFFCV_P2P": 0, "CGXFFCV_EMULATED_STREAMS": "late"}
     found = match(tmp_path, ranks, [way, way], ranks // 2, **small)
     assert found["kinds"] == [STAGED] and not found["rounds"].endswith("in 1 round")
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_the_rule_for_two_ranks_goes_by_the_way_between_them(tmp_path, staged):
+    """A bus is as fast in both directions at once, which only the owners' kernels of scatter-reduce use."""
+    calls = [(1 << 20, 4, "auto"), ((1 << 20) - 1024, 4, "auto"), (1 << 19, 8, "auto"), (1 << 20, 4, "one_shot")]
+    calls += [(1 << 15, 4, "auto")]
+    how = {"script": "worker_device.py", "CGXFFCV_EMULATED_DEVICES": 2, "CGXFFCV_COMM_WINDOW_KIB": 64}
+    how |= {"CGXFFCV_P2P": 0} if staged else {}
+    results = run(Launch("shm", 2), tmp_path, "choose", json.dumps(calls), limit=120, **how)
+    bus = "algorithm: sra (by rule: two ranks by way of host memory, in both directions at once)"
+    two = "algorithm: one_shot (by rule: two ranks, one quantisation)"
+    asked = "algorithm: one_shot (as asked for)"
+    small = "algorithm: one_shot (by rule: a small call, latency decides)"
+    expected = [bus, two, bus, asked, small] if staged else [two, two, two, asked, small]
+    for values in results:
+        assert values["chosen"] == [[STAGED if staged else PEER, line] for line in expected]
+
+
+# ---- what is not quantised ----
+
+ALL, PART = "uncompressed, each adding everything", "uncompressed, each adding a part"
+TYPES = ("float32", "float16", "bfloat16")
+
+
+def exact(out, ranks, ways, gpus=4, **variables):
+    how = {"script": "worker_device.py", "CGXFFCV_EMULATED_DEVICES": gpus, "CGXFFCV_COMM_NCCL": 0} | variables
+    return run(Launch("shm", ranks), out, "exact", json.dumps(ways), limit=120, **how)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_exact_sums(tmp_path, ranks):
+    """All types, buffers that begin anywhere, two blocks and one that is not full, plans in turns."""
+    ways = [(11001, 0, 2, {"dtype": dtype, "average": average}) for dtype in TYPES for average in (False, True)]
+    ways += [(5000, offset, 1, {"dtype": "bfloat16", "algorithm": "sra"}) for offset in (0, 3)]
+    ways += [(5000, 1, 1, {"algorithm": "one_shot"}), (2, 0, 1, {}), (1, 0, 1, {"algorithm": "sra"})]
+    results = exact(tmp_path, ranks, ways, CGXFFCV_COMM_WINDOW_KIB=256)
+    parts = [False] * 6 + [True, True, False, False, True]
+    for values in results:
+        assert values["lines"] == [f"{PEER}, in 1 round, {PART if part else ALL}" for part in parts]
+        for (elems, _, _, options), part, (wire, plain) in zip(ways, parts, values["bytes"], strict=True):
+            item = 4 if options.get("dtype", "float32") == "float32" else 2
+            assert wire == plain and (part or wire == elems * item * (ranks - 1))
+    for way, (elems, _, _, options) in enumerate(ways):  # what is sent in parts, over all ranks
+        item = 4 if options.get("dtype", "float32") == "float32" else 2
+        if parts[way]:
+            assert sum(values["bytes"][way][0] for values in results) == 2 * elems * item * (ranks - 1)
+
+
+@pytest.mark.parametrize("algorithm, streams, seed", [("one_shot", "late", 1), ("sra", "", 2), ("sra", "late", 3)])
+def test_exact_sums_in_several_rounds(tmp_path, algorithm, streams, seed):
+    """Windows so small that blocks go through them again and again, in host memory, of ranks that share a GPU; and
+    each process has its blocks in an order of its own."""
+    ways = [(elems, 0, 2, {"algorithm": algorithm, "dtype": "float16"}) for elems in (9000, 100, 20001)]
+    variables = {"CGXFFCV_COMM_WINDOW_KIB": 16, "CGXFFCV_P2P": 0, "CGXFFCV_EMULATED_STREAMS": streams}
+    results = exact(tmp_path, 3, ways, gpus=2, CGXFFCV_EMULATED_SEED=seed, **variables)
+    for line, several in zip(results[0]["lines"], (True, False, True), strict=True):
+        assert line.startswith(STAGED) and line.endswith(ALL if algorithm == "one_shot" else PART)
+        assert (" in 1 round, " in line) != several
+
+
+# ---- a rank that dies while another waits by the means of CUDA ----
+
+
+@pytest.mark.parametrize("way", ["quantised", "exact", pytest.param("nccl", marks=needs_nccl)])
+def test_waits_of_the_framework_end(tmp_path, way):
+    """Nobody polls for the sum; the thread that beats the process's heart ends it, and the next call says who died."""
+    variables = {"CGXFFCV_EMULATED_DEVICES": 2, "CGXFFCV_EMULATED_STREAMS": "late", "CGXFFCV_COMM_WINDOW_KIB": 64}
+    if EMULATED:
+        variables["CGXFFCV_NCCL_LIBRARY"] = _cgxffcv.__file__
+    options = {"bits": 4 if way == "quantised" else 32}
+    if way == "nccl":
+        variables["CGXFFCV_COMM_KERNELS"] = 0
+    job = start(Launch("shm", 2), tmp_path, "unwatched", json.dumps(options), script="worker_device.py", **variables)
+    found = job.wait(150)[0]
+    assert found is not None, job.text()
+    assert found["line"].startswith("on the GPUs by NCCL" if way == "nccl" else "on the GPUs by kernels")
+    assert (found["first"]["type"], found["first"]["rank"]) == ("PeerLost", 1), found
+    assert "the communicator is broken" in found["second"]["text"], found

@@ -29,13 +29,17 @@ def run(out, case, *arguments, limit=120, without=(), **more):
     return results
 
 
-@pytest.mark.parametrize("streams", ["", "late"])
-def test_the_bytes_of_host_memory(tmp_path, streams):
-    for values in run(tmp_path / "out", "gpu", CGXFFCV_EMULATED_STREAMS=streams):
+@pytest.mark.parametrize("streams, nccl", [("", False), ("late", True)])
+def test_the_bytes_of_host_memory(tmp_path, streams, nccl):
+    variables = {"CGXFFCV_COMM_EXACT_KIB": 0} if nccl else {}
+    for values in run(tmp_path / "out", "gpu", CGXFFCV_EMULATED_STREAMS=streams, **variables):
         texts = values["explained"]
-        assert ("by NCCL" in texts["float32 average 32"]) == bool(NCCL)
+        by_nccl = nccl and NCCL
+        assert texts["float32 average 32"].startswith("on the GPUs by NCCL" if by_nccl else "on the GPUs by kernels")
         for name in ("float64 average 32", "int64 sum 32", "uint8 max 32", "float32 prod 32"):
-            assert texts[name].startswith("from the GPU through host memory (numbers other than float32"), texts[name]
+            sums = "average" in name or "sum" in name
+            why = "numbers other than float32, float16 and bfloat16" if sums else "operations other than sums"
+            assert texts[name].startswith(f"from the GPU through host memory ({why}"), texts[name]
 
 
 def test_ranks_that_ask_for_different_things(tmp_path):

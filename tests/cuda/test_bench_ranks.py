@@ -14,9 +14,9 @@ NCCL = EMULATED or (_cgxffcv.build_info()["nccl"] and len(DEVICES) > 1)
 pytestmark = [needs_mpirun, pytest.mark.skipif(not DEVICES, reason=f"no GPU: {_cgxffcv.why_no_device()}")]
 
 
-def run(tmp_path, *words):
+def run(tmp_path, *words, **variables):
     """What a command of two ranks prints."""
-    variables = {"CGXFFCV_EMULATED_DEVICES": 2, "CGXFFCV_CACHE": tmp_path}
+    variables |= {"CGXFFCV_EMULATED_DEVICES": 2, "CGXFFCV_CACHE": tmp_path}
     variables |= {"CGXFFCV_NCCL_LIBRARY": _cgxffcv.__file__} if EMULATED else {}
     options = {"capture_output": True, "text": True, "timeout": 120, "cwd": tmp_path, "check": False}
     command = [*mpirun(2, False), sys.executable, "-m", "cgxffcv", *words, "--device", "gpu"]
@@ -25,9 +25,9 @@ def run(tmp_path, *words):
     return done.stdout
 
 
-def rows_of(tmp_path, *words):
+def rows_of(tmp_path, *words, **variables):
     kept = tmp_path / "rows.json"
-    run(tmp_path, "bench", "allreduce", "--json", str(kept), *words)
+    run(tmp_path, "bench", "allreduce", "--json", str(kept), *words, **variables)
     return json.loads(kept.read_text())["rows"]
 
 
@@ -44,7 +44,8 @@ def test_ours_and_rivals_are_right(tmp_path, words):
 
 
 def test_calibrated_lines_choose_between_gpus(tmp_path):
-    run(tmp_path, "calibrate", "--sizes", "2048", "8192", "--repeats", "1")
+    nccl = {"CGXFFCV_COMM_EXACT_KIB": 0}
+    run(tmp_path, "calibrate", "--sizes", "2048", "8192", "--repeats", "1", **nccl)
     [path] = tmp_path.glob("costs-*.json")
     held = json.loads(path.read_text())
     assert set(held["lines"]) == {"one_shot", "sra", "exact"} and held["about"]["site"] == "device"
@@ -52,7 +53,7 @@ def test_calibrated_lines_choose_between_gpus(tmp_path):
     for latency, chosen in ((1.0, "sra"), (1e-6, "exact")):
         held["lines"] = {"sra": [1e-3, 0.0, 0.0], "exact": [latency, 0.0, 0.0]}
         path.write_text(json.dumps(held))
-        [row] = rows_of(tmp_path, "--sizes", "8K", "-n", "2", "--rounds", "1", "--no-rival")
+        [row] = rows_of(tmp_path, "--sizes", "8K", "-n", "2", "--rounds", "1", "--no-rival", **nccl)
         assert row["algorithm"] == chosen and row["wrong"] == 0
         assert ("plain is the faster here, 1.0 us; 4 bits by sra" in row["explain"]) == (chosen == "exact")
         assert ("by NCCL" in row["explain"]) == (chosen == "exact" and NCCL)

@@ -2,12 +2,13 @@
 
 import json
 import os
+import signal
 
 import _cgxffcv
 import numpy as np
 from foreign_arrays import CudaArray, Forged, address_of
 from quant_model import from_float32
-from worker_comm import ARGUMENTS, CASE, join, result
+from worker_comm import ARGUMENTS, CASE, caught, join, result
 
 from cgxffcv.allreduce import AllreducePlan, check_replicas
 
@@ -68,4 +69,71 @@ def match():
     os._exit(0) if ARGUMENTS[1:] == ["leave"] else world.close()
 
 
-{"match": match}[CASE]()
+def hostile(rank, elems, dtype, seed):
+    """Numbers of all sizes, down to the smallest and up to what is none."""
+    random = np.random.default_rng(10 * seed + rank)
+    x = random.standard_normal(elems) * 10.0 ** random.integers(-6, 4, elems)
+    x[random.integers(0, elems, elems // 50 + 1)] = random.choice([np.nan, np.inf, -np.inf, -0.0, 65504.0, 1e-7])
+    return from_float32(x.astype(np.float32), dtype)
+
+
+def exact():
+    """Each way of the arguments: what is not quantised, on the GPU and by the processors."""
+    world = join(timeout=60)
+    device = world.rank % len(_cgxffcv.devices())
+    _cgxffcv.select_device(device)
+    lines, plans = [], []
+    for number, (elems, offset, runs, options) in enumerate(json.loads(ARGUMENTS[0])):
+        layers = [("a", (elems - elems // 3,)), ("b", (elems // 3, 1))]
+        there, here = (AllreducePlan(world, layers, bits=32, device=d, **options) for d in (device, None))
+        plans.append(there)
+        kind = {"code": 4} if there.dtype == "bfloat16" else {}
+        for run in range(runs):
+            whole = hostile(world.rank, elems + offset, there.dtype, 100 * number + run)
+            on_gpu, x = CudaArray(whole, device), whole[offset:]
+            at = address_of(on_gpu.tensor) + offset * x.itemsize
+            there.run(Forged(at, x.shape, device=(2, device), bits=8 * x.itemsize, **kind))
+            there.wait()
+            here.run(x)
+            got = on_gpu.numpy()
+            assert got.tobytes() == whole.tobytes(), (elems, options, run, np.flatnonzero(got != whole)[:9])
+            check_replicas(world, got[offset:])
+        assert there.call == here.call == runs
+        lines.append(there.explain().splitlines()[0])
+    result(world.rank, lines=lines, bytes=[[plan.wire_bytes, plan.plain_bytes] for plan in plans])
+    world.close()
+
+
+def unwatched():
+    """Rank 1 dies before it takes part in a sum for which rank 0 waits by the means of CUDA alone."""
+    world = join(timeout=100)
+    device = world.rank % len(_cgxffcv.devices())
+    _cgxffcv.select_device(device)
+    plan = AllreducePlan(world, LAYERS, device=device, algorithm="one_shot", **json.loads(ARGUMENTS[0]))
+    x = CudaArray(inputs(world, "float32", 0), device)
+    plan.run(x)
+    plan.wait()
+    plan.run(x)  # put on the stream, where emulated ones are late: rank 1's never runs
+    if world.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    x.numpy()
+    first, second = (caught(world, lambda: plan.run(x)) for _ in range(2))
+    result(0, line=plan.explain().splitlines()[0], first=first, second=second)
+    os._exit(0)
+
+
+def choose():
+    """What is chosen for buffers of so many elements and bits, before anything runs."""
+    world = join(timeout=60)
+    _cgxffcv.select_device(world.rank % len(_cgxffcv.devices()))
+    chosen, plans = [], []
+    for elems, bits, algorithm in json.loads(ARGUMENTS[0]):
+        device = world.rank % len(_cgxffcv.devices())
+        plans.append(AllreducePlan(world, [("a", (elems, 1))], bits=bits, algorithm=algorithm, device=device))
+        lines = plans[-1].explain().splitlines()
+        chosen.append([lines[0].split(", in ")[0], next(x for x in lines if x.startswith("algorithm: "))])
+    result(world.rank, chosen=chosen)
+    world.close()
+
+
+{"match": match, "exact": exact, "choose": choose, "unwatched": unwatched}[CASE]()

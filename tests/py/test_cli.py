@@ -455,7 +455,7 @@ def test_doctor_on_gpus(monkeypatch, tmp_path):
         ),
         (
             {"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "devices": [H100, H100], "nccl": None}},
-            "NCCL is not here: gradients go between the GPUs through host memory",
+            "NCCL is not here: uncompressed gradients go between the GPUs by kernels of our own alone",
             "sudo apt-get install -y libnccl2 libnccl-dev && make clean build",
         ),
         ({"core": WITH_CUDA, "cuda": {**CUDA, "devices": [], "why_no_device": "no driver"}}, None, None),

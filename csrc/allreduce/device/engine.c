@@ -1,6 +1,6 @@
-/* The engine of quantised sums on GPUs of one host: kernels that write codes into each other's windows, in device
- * memory where the GPUs reach each other, else in page-locked host memory. Runs are put on the caller's stream, may be
- * recorded, and count themselves. */
+/* The engines of sums on GPUs by our own kernels, which write codes or elements into each other's windows, in device
+ * memory where the GPUs reach each other, else in page-locked host memory: of what is quantised and of small sums, and,
+ * behind NCCL, of what that leaves. Runs are put on the caller's stream, may be recorded, and count themselves. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -54,6 +54,10 @@ static Status put_round(DeviceEngine *engine, const DeviceExtent *extent, int nu
 
 static Status put_rounds(DeviceEngine *engine, const DeviceExtent *extent, void *buffer, DeviceStream *stream) {
     TRY(allreduce_hall_enter(engine->hall, stream));
+    if (engine->setup->exact) {
+        QuantType type = (QuantType)engine->setup->options.type;
+        TRY(allreduce_exchange_exact(type, &extent->plan, &extent->exact, buffer, stream));
+    }
     for (int i = 0; i < extent->tiles.rounds; i++) TRY(put_round(engine, extent, i, buffer, stream));
     return allreduce_hall_ran(engine->hall, stream);
 }
@@ -174,9 +178,7 @@ static uint64_t count_bytes(const DeviceEngine *engine, const DeviceExtent *exte
 }
 
 /* *fits: whether every bucket does. */
-static Status make_extent(DeviceEngine *engine, int number, bool *fits) {
-    const AllreduceExtent *extent = &engine->setup->extents[number];
-    DeviceExtent *own = &engine->extents[number];
+static Status make_tiles(const DeviceEngine *engine, const AllreduceExtent *extent, DeviceExtent *own, bool *fits) {
     own->one_shot = extent->algorithm == ALLREDUCE_ONE_SHOT;
     ExchangeWindow window = window_of(engine, own);
     DeviceRoom room = {(uint32_t)window.region_bytes, window.flags};
@@ -186,11 +188,25 @@ static Status make_extent(DeviceEngine *engine, int number, bool *fits) {
     own->wire_bytes = count_bytes(engine, own);
     size_t bytes = (size_t)own->tiles.count * sizeof *own->tiles.tiles;
     TRY(device_alloc(bytes, &own->on_device));
-    own->plan = allreduce_device_plan(engine, extent, own);
     TRY(device_copy(own->on_device, own->tiles.tiles, bytes, NULL));
     TRY(device_stream_synchronize(NULL));
     memory_free(own->tiles.tiles);
     own->tiles.tiles = NULL;
+    return STATUS_OK;
+}
+
+static Status make_extent(DeviceEngine *engine, int number, bool *fits) {
+    const AllreduceExtent *extent = &engine->setup->extents[number];
+    DeviceExtent *own = &engine->extents[number];
+    if (engine->setup->exact) {
+        allreduce_exact_choose(engine->setup, extent, own);
+        ExchangeWindow window = window_of(engine, own);
+        allreduce_exact_cut(engine->setup, extent, &window, own);
+    } else {
+        TRY(make_tiles(engine, extent, own, fits));
+        if (!*fits) return STATUS_OK;
+    }
+    own->plan = allreduce_device_plan(engine, extent, own);
     return STATUS_OK;
 }
 
@@ -216,7 +232,6 @@ static Status make_extents(DeviceEngine *engine, char *why, bool *fits) {
 static const char *refusal(const AllreduceSetup *setup) {
     const AllreduceOptions *options = &setup->options;
     int size = comm_size(setup->comm);
-    if (setup->exact) return ""; /* of which the other engines know more */
     if (options->type > ALLREDUCE_BF16 || options->op > ALLREDUCE_AVERAGE) return "what is not quantised";
     if (size == 1) return "one rank";
     if (size > EXCHANGE_MAX_RANKS) return "more than 16 ranks";
@@ -229,30 +244,76 @@ static const char *refusal(const AllreduceSetup *setup) {
     return NULL;
 }
 
-static Status create(const AllreduceSetup *setup, char *why, void **state) {
+/* With or without a hall; the state in *state, unless `why` says why there is none. */
+static Status make(AllreduceSetup *setup, ExchangeHall *hall, char *why, void **state) {
     Status status = STATUS_OK;
     DeviceEngine *engine = NULL;
     bool fits = true;
+    TRY_GOTO(memory_calloc(1, sizeof *engine, &engine));
+    engine->setup = setup;
+    engine->hall = hall;
+    hall = NULL;
+    TRY_GOTO(make_extents(engine, why, &fits));
+    if (fits) {
+        *state = engine;
+        engine = NULL;
+    }
+done:
+    allreduce_hall_leave(hall);
+    destroy(engine);
+    return status;
+}
+
+/* Of sums that are exact: `left` by NCCL, or before it is asked. */
+static Status create_exact(AllreduceSetup *setup, bool left, char *why, void **state) {
+    ExchangeHall *hall = NULL;
+    bool wanted = left;
+    if (!setup->on_device || !allreduce_exact_can(setup)) return STATUS_OK;
+    if (!left) {
+        TRY(allreduce_compare(setup, setup->extents, setup->extent_count));
+        TRY(allreduce_exact_wanted(setup, &wanted));
+    }
+    if (!wanted) return STATUS_OK;
+    TRY(allreduce_hall_join(setup->comm, &hall, why));
+    if (hall == NULL) return STATUS_OK;
+    if (!left && hall->kind == COMM_WINDOW_FORWARDED && !allreduce_exact_asked(setup)) {
+        allreduce_hall_leave(hall);
+        return STATUS_OK;
+    }
+    return make(setup, hall, why, state);
+}
+
+/* NCCL's reason tells more than the lack of windows. */
+static Status create_left(AllreduceSetup *setup, char *why, void **state) {
+    char ours[ALLREDUCE_WHY_BYTES];
+    (void)why;
+    return create_exact(setup, true, ours, state);
+}
+
+static Status create_carried(AllreduceSetup *setup, const char *refused, char *why, void **state) {
+    if (setup->exact) refused = "nothing is quantised";
+    if (refused != NULL) FAIL(STATUS_ARGUMENT, "no GPU sums what others carry: %s", refused);
+    TRY(make(setup, NULL, why, state));
+    if (*state == NULL) FAIL(STATUS_ARGUMENT, "a message of more than 4 GiB cannot be carried");
+    return STATUS_OK;
+}
+
+static Status create(AllreduceSetup *setup, char *why, void **state) {
+    ExchangeHall *hall = NULL;
     if (!setup->on_device) return STATUS_OK;
-    const char *refused = refusal(setup);
-    bool carried = comm_is_apart(setup->comm);
-    if (refused != NULL && carried) FAIL(STATUS_ARGUMENT, "no GPU sums what others carry: %s", refused);
+    const char *refused = setup->exact ? NULL : refusal(setup);
+    if (comm_is_apart(setup->comm)) return create_carried(setup, refused, why, state);
+    if (setup->exact) return create_exact(setup, false, why, state);
     if (refused != NULL) {
         snprintf(why, ALLREDUCE_WHY_BYTES, "%s", refused);
         return STATUS_OK;
     }
-    if (!carried) TRY(allreduce_compare(setup, setup->extents, setup->extent_count));
-    TRY(memory_calloc(1, sizeof *engine, &engine));
-    engine->setup = setup;
-    if (!carried) TRY_GOTO(allreduce_hall_join(setup->comm, &engine->hall, why));
-    if (engine->hall == NULL && !carried) goto done;
-    TRY_GOTO(make_extents(engine, why, &fits));
-    if (!fits && carried) FAIL_GOTO(STATUS_ARGUMENT, "a message of more than 4 GiB cannot be carried");
-    if (!fits) goto done;
-    *state = engine;
-    engine = NULL;
-done:
-    destroy(engine);
+    TRY(allreduce_compare(setup, setup->extents, setup->extent_count));
+    TRY(allreduce_hall_join(setup->comm, &hall, why));
+    if (hall == NULL) return STATUS_OK;
+    Status status = hall->kind == COMM_WINDOW_STAGED ? allreduce_settle(setup, ALLREDUCE_LINK_BUS) : STATUS_OK;
+    if (status == STATUS_OK) return make(setup, hall, why, state);
+    allreduce_hall_leave(hall);
     return status;
 }
 
@@ -280,7 +341,8 @@ static Status restore(void *state, const float *residual, int64_t elems) {
 
 static AllreduceBytes bytes_of(const void *state, const AllreduceExtent *extent) {
     const DeviceEngine *engine = state;
-    return (AllreduceBytes){engine->extents[extent - engine->setup->extents].wire_bytes, extent->bytes.plain};
+    uint64_t wire = engine->extents[extent - engine->setup->extents].wire_bytes;
+    return (AllreduceBytes){wire, engine->setup->exact ? wire : extent->bytes.plain};
 }
 
 static size_t explain(const void *state, char *text, size_t room) {
@@ -290,8 +352,13 @@ static size_t explain(const void *state, char *text, size_t room) {
                                         [COMM_WINDOW_STAGED] = "page-locked host memory",
                                         [COMM_WINDOW_FORWARDED] = "host memory, from where it is sent on"};
     const char *into = engine->hall == NULL ? "messages that the caller moves" : where[engine->hall->kind];
-    size_t used = (size_t)snprintf(text, room, "on the GPUs by kernels that write into %s, in %d round%s\n", into,
-                                   extent->tiles.rounds, extent->tiles.rounds == 1 ? "" : "s");
+    bool exact = engine->setup->exact;
+    int rounds = exact ? (int)extent->exact.rounds : extent->tiles.rounds;
+    const char *how = !exact             ? ""
+                      : extent->one_shot ? ", uncompressed, each adding everything"
+                                         : ", uncompressed, each adding a part";
+    size_t used = (size_t)snprintf(text, room, "on the GPUs by kernels that write into %s, in %d round%s%s\n", into,
+                                   rounds, rounds == 1 ? "" : "s", how);
     size_t full = used < room ? used : room;
     return used + allreduce_describe(engine->setup, text + full, room - full);
 }
@@ -315,3 +382,14 @@ const AllreduceEngine allreduce_device = {.recordable = true,
                                           .explain = explain,
                                           .abort = stop,
                                           .carriage = &allreduce_carried};
+
+const AllreduceEngine allreduce_device_left = {.recordable = true,
+                                               .counts = true,
+                                               .create = create_left,
+                                               .destroy = destroy,
+                                               .put = put,
+                                               .wait = wait,
+                                               .set_call = set_call,
+                                               .bytes = bytes_of,
+                                               .explain = explain,
+                                               .abort = stop};

@@ -13,6 +13,7 @@
 typedef struct ExchangeState {
     uint32_t epoch;  /* the rounds that are over, of all runs; only grows */
     uint32_t ticket; /* blocks of a run's last kernel that are done */
+    uint32_t begun;  /* blocks of a sum that is exact that have a number */
     uint32_t failed; /* 1: a kernel has given up; nothing is stored any more */
 } ExchangeState;
 
@@ -56,6 +57,14 @@ typedef struct ExchangeRound {
     int64_t blocks;  /* at most; 0: as many as there is room for */
 } ExchangeRound;
 
+/* A run in which nothing is quantised, in one launch (exact.cu). */
+typedef struct ExchangeExact {
+    int64_t elems;
+    uint32_t blocks, rounds;
+    uint32_t slice; /* bytes of a block's place in a row of a window; a multiple of 16 */
+    bool spread;    /* each rank adds a part and hands it on; else everyone adds everything */
+} ExchangeExact;
+
 typedef enum ExchangeKernel { EXCHANGE_PUSH, EXCHANGE_REDUCE, EXCHANGE_GATHER } ExchangeKernel;
 
 /* Puts a kernel on the stream: one function for each codec, which passes by the tiles of the quick way, and one for
@@ -70,5 +79,7 @@ EXCHANGE_LAUNCH(allreduce_exchange_sign);
 EXCHANGE_LAUNCH(allreduce_exchange_spikes);
 EXCHANGE_LAUNCH(allreduce_exchange_rotated);
 EXCHANGE_LAUNCH(allreduce_exchange_quick);
+Status allreduce_exchange_exact(QuantType type, const ExchangePlan *plan, const ExchangeExact *run, void *buffer,
+                                DeviceStream *stream);
 
 #endif

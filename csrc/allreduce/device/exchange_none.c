@@ -1,10 +1,12 @@
 /* The twin of a build without CUDA, where nobody has a window. */
 #include "allreduce/device/exchange.h"
 
+#define NO_CUDA "this build has no CUDA. " DEVICE_CUDA_REMEDY
+
 #define ABSENT(name)                                                                                                   \
     EXCHANGE_LAUNCH(name) {                                                                                            \
         (void)kernel, (void)type, (void)plan, (void)round, (void)buffer, (void)stream;                                 \
-        FAIL(STATUS_NOT_BUILT, "this build has no CUDA. " DEVICE_CUDA_REMEDY);                                         \
+        FAIL(STATUS_NOT_BUILT, NO_CUDA);                                                                               \
     }
 
 ABSENT(allreduce_exchange_maxmin)
@@ -12,3 +14,9 @@ ABSENT(allreduce_exchange_sign)
 ABSENT(allreduce_exchange_spikes)
 ABSENT(allreduce_exchange_rotated)
 ABSENT(allreduce_exchange_quick)
+
+Status allreduce_exchange_exact(QuantType type, const ExchangePlan *plan, const ExchangeExact *run, void *buffer,
+                                DeviceStream *stream) {
+    (void)type, (void)plan, (void)run, (void)buffer, (void)stream;
+    FAIL(STATUS_NOT_BUILT, NO_CUDA);
+}

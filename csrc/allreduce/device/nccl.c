@@ -170,12 +170,14 @@ static bool serves(const AllreduceSetup *setup, char *why) {
     bool sums = setup->options.type == ALLREDUCE_F32 && setup->options.op <= ALLREDUCE_AVERAGE;
     if ((!setup->exact || !sums) && why[0] == '\0') {
         snprintf(why, ALLREDUCE_WHY_BYTES, "%s are summed by the processor",
-                 setup->exact ? "numbers other than float32" : "compressed gradients");
+                 !setup->exact                           ? "compressed gradients"
+                 : setup->options.op > ALLREDUCE_AVERAGE ? "operations other than sums"
+                                                         : "numbers other than float32, float16 and bfloat16");
     }
     return setup->exact && sums;
 }
 
-static Status create(const AllreduceSetup *setup, char *why, void **state) {
+static Status create(AllreduceSetup *setup, char *why, void **state) {
     Status status = STATUS_OK;
     CommDevice *nccl = NULL;
     NcclEngine *engine = NULL;

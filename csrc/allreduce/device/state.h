@@ -8,6 +8,7 @@
 typedef struct DeviceExtent {
     DeviceTiles tiles;     /* owned; the tiles themselves only while they are made */
     DeviceTile *on_device; /* owned, in device memory */
+    ExchangeExact exact;   /* in place of tiles, where nothing is quantised */
     ExchangePlan plan;
     bool one_shot;
     uint64_t wire_bytes; /* that this rank sends */
@@ -50,5 +51,18 @@ void allreduce_carried_destroy(DeviceEngine *engine);
 Status allreduce_carried_wait(const DeviceEngine *engine, DeviceStream *stream, DeviceEvent *event);
 
 extern const AllreduceCarriage allreduce_carried;
+
+/* ---- exact.c ---- */
+
+/* Whether kernels can take the sum, of which nothing is quantised; and whether they are to, although NCCL may be there.
+ * The second is collective. */
+bool allreduce_exact_can(const AllreduceSetup *setup);
+Status allreduce_exact_wanted(const AllreduceSetup *setup, bool *wanted);
+bool allreduce_exact_asked(const AllreduceSetup *setup); /* by the name of an algorithm */
+
+/* Fills own->one_shot; then, with a row's bytes, own->exact and wire_bytes. */
+void allreduce_exact_choose(const AllreduceSetup *setup, const AllreduceExtent *extent, DeviceExtent *own);
+void allreduce_exact_cut(const AllreduceSetup *setup, const AllreduceExtent *extent, const ExchangeWindow *window,
+                         DeviceExtent *own);
 
 #endif

@@ -109,7 +109,7 @@ static Status make_copy(HostEngine *host) {
     return device_event_create(&host->copied);
 }
 
-static Status create(const AllreduceSetup *setup, char *why, void **state) {
+static Status create(AllreduceSetup *setup, char *why, void **state) {
     Status status = STATUS_OK;
     HostEngine *host = NULL;
     Need need = need_of(setup);

@@ -1,0 +1,242 @@
+/* Sums of what is not quantised, in one kernel: a block of THREADS threads has a place of its own, of run.slice bytes,
+ * in each row of a window, and goes through all rounds of a run with it.
+ *
+ * each adds all    a block stores its elements into row `rank` of every other window, raises its flag there, waits for
+ *                  the others' flags, adds all terms in rank order, divides, stores the sum
+ * spread           the elements of a block and round are cut into one part for each rank: the parts go to their owners,
+ *                  who add them, and their sums to all, in rows ranks + rank
+ *
+ * Terms are elements of the buffer's type, scaled. Blocks number themselves in the order in which they begin, so two
+ * ranks' blocks of one number find each other, however many run at a time and in whatever order. Halves, epochs, flags
+ * and failures are those of exchange.cuh: a block that has nothing to send in a round raises its flags all the same,
+ * for they say that it has read what came two rounds before. */
+#include "allreduce/device/exchange.cuh"
+
+#define THREADS 512
+#define EACH 2 /* accesses that a thread has under way */
+
+/* 16 bytes of elements. */
+template <QuantType TYPE> struct ExactUnit {
+    typedef typename QuantElement<TYPE>::Stored Stored;
+    static constexpr int ELEMS = (int)(sizeof(uint4) / sizeof(Stored));
+
+    /* Elements [at, at + ELEMS) of the buffer; zeros beyond `end`. */
+    __device__ static __forceinline__ uint4 load(const Stored *x, int64_t at, int64_t end) {
+        if ((uintptr_t)x % sizeof(uint4) == 0 && at + ELEMS <= end) return *reinterpret_cast<const uint4 *>(x + at);
+        Pack<Stored> pack;
+#pragma unroll
+        for (int i = 0; i < ELEMS; i++) pack[i] = at + i < end ? x[at + i] : Stored(0);
+        return bits_of_pack(pack);
+    }
+
+    __device__ static __forceinline__ void store(Stored *x, int64_t at, int64_t end, uint4 bits) {
+        if ((uintptr_t)x % sizeof(uint4) == 0 && at + ELEMS <= end) {
+            *reinterpret_cast<uint4 *>(x + at) = bits;
+            return;
+        }
+        const Pack<Stored> pack = pack_of_bits<Stored>(bits);
+#pragma unroll
+        for (int i = 0; i < ELEMS; i++) {
+            if (at + i < end) x[at + i] = pack[i];
+        }
+    }
+
+    __device__ static __forceinline__ void add(float (&sum)[ELEMS], uint4 bits, bool more) {
+        const Pack<Stored> pack = pack_of_bits<Stored>(bits);
+#pragma unroll
+        for (int i = 0; i < ELEMS; i++) {
+            const float value = QuantElement<TYPE>::widened(pack[i]);
+            sum[i] = more ? QUANT_ADD(sum[i], value) : value;
+        }
+    }
+
+    __device__ static __forceinline__ uint4 narrowed(const float (&values)[ELEMS]) {
+        Pack<Stored> pack;
+#pragma unroll
+        for (int i = 0; i < ELEMS; i++) pack[i] = QuantElement<TYPE>::narrowed(values[i]);
+        return bits_of_pack(pack);
+    }
+
+    /* Own elements as they travel. */
+    __device__ static __forceinline__ uint4 term(const ExchangePlan *plan, const Stored *x, int64_t at, int64_t end) {
+        float values[ELEMS];
+        add(values, load(x, at, end), false);
+#pragma unroll
+        for (int i = 0; i < ELEMS; i++) values[i] = QUANT_MUL(values[i], plan->scale);
+        return narrowed(values);
+    }
+
+    __device__ static __forceinline__ uint4 result(const ExchangePlan *plan, float (&sum)[ELEMS]) {
+        exchange_divide(plan, sum);
+        return narrowed(sum);
+    }
+};
+
+/* What a block does in a round. */
+template <QuantType TYPE> struct ExactBlock {
+    typedef ExactUnit<TYPE> Unit;
+    typedef typename Unit::Stored Stored;
+    const ExchangePlan *plan;
+    const ExchangeExact &run;
+    Stored *x;
+    uint32_t number, round, epoch;
+
+    __device__ __forceinline__ int parts() const { return run.spread ? plan->ranks : 1; }
+
+    /* Elements [begin, end) of a part, in the buffer. */
+    __device__ __forceinline__ int64_t begin(int part) const {
+        const int64_t each = run.slice / (int64_t)sizeof(Stored);
+        const int64_t at = (((int64_t)round * gridDim.x + number) * parts() + part) * each;
+        return at < run.elems ? at : run.elems;
+    }
+    __device__ __forceinline__ int64_t end(int part) const {
+        const int64_t each = run.slice / (int64_t)sizeof(Stored), from = begin(part);
+        return run.elems - from < each ? run.elems : from + each;
+    }
+
+    /* This block's place in a row of a rank's window. */
+    __device__ __forceinline__ uint4 *place(int rank, int row) const {
+        uint8_t *region = exchange_region(&plan->window, rank, epoch, row);
+        return reinterpret_cast<uint4 *>(region + (uint64_t)number * run.slice);
+    }
+
+    __device__ __forceinline__ DeviceTile tile(int owner) const {
+        DeviceTile own = {};
+        own.number = number;
+        own.owner = (uint16_t)owner;
+        own.at = number * run.slice;
+        own.bytes = run.slice;
+        return own;
+    }
+
+    __device__ __forceinline__ void raise(int row) const {
+        __syncthreads();
+        const int rank = (int)threadIdx.x;
+        if (rank < plan->ranks) exchange_raise(plan, rank, epoch, row, tile(rank));
+    }
+
+    /* Rows first .. of all other ranks. */
+    __device__ __forceinline__ bool await(int first) const {
+        const int rank = (int)threadIdx.x;
+        const DeviceTile from = tile(rank);
+        bool here = rank >= plan->ranks || rank == plan->rank;
+        if (!here) here = exchange_await(plan, &from, epoch, first + rank);
+        return __syncthreads_and(here) != 0;
+    }
+
+    /* Own elements of a part to the rank that owns it, or to all. */
+    __device__ __forceinline__ void send(int part) const {
+        const int64_t from = begin(part), to = end(part);
+        for (int64_t i = threadIdx.x; from + i * Unit::ELEMS < to; i += EACH * THREADS) {
+            uint4 terms[EACH];
+#pragma unroll
+            for (int k = 0; k < EACH; k++) terms[k] = Unit::term(plan, x, from + (i + k * THREADS) * Unit::ELEMS, to);
+            for (int rank = run.spread ? part : 0; rank < (run.spread ? part + 1 : plan->ranks); rank++) {
+                if (rank == plan->rank) continue;
+                uint4 *there = place(rank, plan->rank) + i;
+#pragma unroll
+                for (int k = 0; k < EACH; k++) {
+                    if (from + (i + k * THREADS) * Unit::ELEMS < to) there[k * THREADS] = terms[k];
+                }
+            }
+        }
+    }
+
+    /* The terms of all ranks of units i, i + THREADS .. of a part. */
+    __device__ __forceinline__ void sum(int64_t i, int64_t from, int64_t to, float (&sums)[EACH][Unit::ELEMS]) const {
+#pragma unroll 2
+        for (int rank = 0; rank < plan->ranks; rank++) {
+            const uint4 *row = place(plan->rank, rank) + i;
+#pragma unroll
+            for (int k = 0; k < EACH; k++) {
+                const int64_t at = from + (i + k * THREADS) * Unit::ELEMS;
+                if (at >= to) continue;
+                const uint4 bits = rank == plan->rank ? Unit::term(plan, x, at, to) : __ldcg(row + k * THREADS);
+                Unit::add(sums[k], bits, rank > 0);
+            }
+        }
+    }
+
+    /* Of a part; to all where it is this rank's. */
+    __device__ __forceinline__ void reduce(int part) const {
+        const int64_t from = begin(part), to = end(part);
+        for (int64_t i = threadIdx.x; from + i * Unit::ELEMS < to; i += EACH * THREADS) {
+            float sums[EACH][Unit::ELEMS];
+            sum(i, from, to, sums);
+#pragma unroll
+            for (int k = 0; k < EACH; k++) {
+                const int64_t at = from + (i + k * THREADS) * Unit::ELEMS;
+                if (at >= to) continue;
+                const uint4 bits = Unit::result(plan, sums[k]);
+                for (int rank = 0; run.spread && rank < plan->ranks; rank++) {
+                    if (rank != plan->rank) place(rank, plan->ranks + plan->rank)[i + k * THREADS] = bits;
+                }
+                Unit::store(x, at, to, bits);
+            }
+        }
+    }
+
+    /* What the owner of a part has made of it. */
+    __device__ __forceinline__ void take(int part) const {
+        const int64_t from = begin(part), to = end(part);
+        const uint4 *row = place(plan->rank, plan->ranks + part);
+        for (int64_t i = threadIdx.x; from + i * Unit::ELEMS < to; i += THREADS) {
+            Unit::store(x, from + i * Unit::ELEMS, to, __ldcg(row + i));
+        }
+    }
+
+    /* False where another rank was waited for in vain. */
+    __device__ __forceinline__ bool go() const {
+        for (int part = 0; part < parts(); part++) {
+            if (!run.spread || part != plan->rank) send(part);
+        }
+        raise(plan->rank);
+        if (!await(0)) return false;
+        reduce(run.spread ? plan->rank : 0);
+        if (!run.spread) return true;
+        raise(plan->ranks + plan->rank);
+        if (!await(plan->ranks)) return false;
+        for (int part = 0; part < plan->ranks; part++) {
+            if (part != plan->rank) take(part);
+        }
+        return true;
+    }
+};
+
+/* A block's number; once all have one the next launch counts from 0 again. */
+__device__ static __forceinline__ uint32_t exact_number(ExchangeState *state) {
+    uint32_t number = atomicAdd(&state->begun, 1u);
+    if (number == gridDim.x - 1) state->begun = 0;
+    return number;
+}
+
+template <QuantType TYPE>
+static __global__ void __launch_bounds__(THREADS, 1)
+    exact_sum_kernel(const __grid_constant__ ExchangePlan plan, const __grid_constant__ ExchangeExact run,
+                     typename QuantElement<TYPE>::Stored *x) {
+    __shared__ uint32_t number;
+    ExchangeRound all = {};
+    uint32_t epoch;
+    all.rounds = run.rounds;
+    bool goes_on = exchange_begin(&plan, all, &epoch);
+    if (threadIdx.x == 0) number = exact_number(plan.state);
+    goes_on = __syncthreads_and(goes_on) != 0;
+    for (uint32_t round = 0; goes_on && round < run.rounds; round++) {
+        const ExactBlock<TYPE> block = {&plan, run, x, number, round, epoch + round};
+        goes_on = block.go();
+    }
+    exchange_end(&plan, all);
+}
+
+template <QuantType TYPE>
+static Status exact_launch(const ExchangePlan *plan, const ExchangeExact *run, void *buffer, DeviceStream *stream) {
+    auto *x = (typename QuantElement<TYPE>::Stored *)buffer;
+    return LAUNCH_AFTER((exact_sum_kernel<TYPE>), run->blocks, THREADS, 0, stream, *plan, *run, x);
+}
+
+extern "C" Status allreduce_exchange_exact(QuantType type, const ExchangePlan *plan, const ExchangeExact *run,
+                                           void *buffer, DeviceStream *stream) {
+    if (type == QUANT_F16) return exact_launch<QUANT_F16>(plan, run, buffer, stream);
+    if (type == QUANT_BF16) return exact_launch<QUANT_BF16>(plan, run, buffer, stream);
+    return exact_launch<QUANT_F32>(plan, run, buffer, stream);
+}
