@@ -208,10 +208,11 @@ uint64_t allreduce_stage_bytes(const Allreduce *allreduce, AllreduceStage stage,
 Status allreduce_stage_encode(Allreduce *allreduce, AllreduceStage stage, const void *buffer, void *messages);
 
 /* Takes the messages of the other members, one after the other; writes the result, if the stage has one. TRANSPORT if a
- * rank is in another run. */
+ * rank is in another run, or cannot have written its message. */
 Status allreduce_stage_reduce(Allreduce *allreduce, AllreduceStage stage, void *buffer, const void *messages,
                               void *result);
 
+/* TRANSPORT, naming the rank, before anything is decoded, if a result cannot be what it wrote. */
 Status allreduce_stage_finish(Allreduce *allreduce, void *buffer, const void *gathered);
 
 /* The same on a GPU (one_shot, sra), in steps that are put on a stream, with the caller's collectives between them on

@@ -122,6 +122,10 @@ Status quantize(const QuantSpec *spec, QuantInput from, const QuantRandom *rando
 Status dequantize(const QuantSpec *spec, const void *wire, int64_t elems, const QuantTarget *target,
                   const QuantRandom *random, Pool *pool);
 
+/* STATUS_TRANSPORT if the piece cannot be what quantize wrote: a range, spike or code that it never writes, padding
+ * that is not zero. Reads all ranges and few codes. */
+Status quantize_inspect(const QuantSpec *spec, const void *wire, int64_t elems);
+
 /* The same from and to the values of `elems` elements: sums. With a domain they are float32, aligned as such. */
 Status quantize_sum(const QuantSpec *spec, QuantInput sum, const QuantRandom *random, Pool *pool, void *wire);
 Status dequantize_sum(const QuantSpec *spec, const void *wire, int64_t elems, const QuantTarget *target, Pool *pool);

@@ -150,3 +150,87 @@ def test_what_does_not_fit_is_refused():
     for rank, nodes in ((2, [0, 1]), (-1, [0, 1]), (0, [0])):
         with pytest.raises(ValueError):
             comm.apart(rank, nodes)
+
+
+# ---- what no encoder writes ----
+
+
+def results_of(**options):
+    """Plans of two ranks over 999 elements in buckets of 256, then 5 that are not quantised; and the two results."""
+    worlds = [comm.apart(rank, [0, 1]) for rank in range(2)]
+    layers = {"layers": [(999, 1), (5,)], "bucket_size": 256, "layer_min_size": 10} | options
+    plans = [allreduce.AllreducePlan(world, **layers, algorithm="sra") for world in worlds]
+    buffers = [np.random.default_rng(rank).standard_normal(1004).astype(np.float32) for rank in range(2)]
+    if plans[0].dtype != "float32":
+        buffers = [from_float32(buffer, plans[0].dtype) for buffer in buffers]
+    return plans, buffers, exchange(plans, [[0, 1]], "across", buffers)
+
+
+def refusal(options, at, value, words):
+    """Rank 1's result with something in place of its bytes from `at` on."""
+    plans, buffers, results = results_of(**options)
+    bad = results[1].copy()
+    value = np.atleast_1d(value).view(np.uint8)
+    bad[at : at + len(value)] = value
+    before = buffers[0].copy()
+    with pytest.raises(comm.CommError, match=f"rank 1 cannot have written what came from it: .*{words}") as caught:
+        plans[0].stage_finish(buffers[0], np.concatenate([results[0], bad]))
+    assert caught.value.rank == 1 and buffers[0].tobytes() == before.tobytes()
+    plans[1].stage_finish(buffers[1], np.concatenate(results))
+
+
+F32, U32, RANGE = np.float32, np.uint32, "bucket 0 has a range that no encoder writes"
+# Of rank 1: buckets of 256 and 231 elements, 3 bits: ranges of 8 bytes each, codes from 16 on, 96 and 87 bytes; from
+# 208 on 20 bytes that travel as they are, in 32.
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "words"),
+    [
+        (0, F32(-1), RANGE),
+        (0, F32(np.inf), RANGE),
+        (0, F32(1e-40), RANGE),
+        (0, F32(2.0**125), RANGE),
+        (4, F32(-0.0), RANGE),
+        (4, F32(2.0**125), RANGE),
+        (0, U32(0x7FC00000), RANGE),
+        (0, np.array([0x7FC00001] * 2, U32), RANGE),
+        (0, F32(0), "bucket 0 has codes"),
+        (0, np.array([0x7FC00000] * 2, U32), "bucket 0 has codes"),
+        (8, F32(-1), "bucket 1 has a range"),
+        (16 + 96 + 86, np.uint8(0xFF), "bucket 1 has codes"),
+        (207, np.uint8(1), "its padding is not zero"),
+        (239, np.uint8(1), "its padding is not zero"),
+    ],
+)
+def test_what_maxmin_never_writes_is_refused(at, value, words):
+    refusal({"bits": 3}, at, value, words)
+
+
+@pytest.mark.parametrize(
+    ("options", "at", "value"),
+    [
+        ({"dtype": "float16", "half_metadata": True, "bits": 4}, 0, np.array([1, -1], np.float16)),
+        ({"dtype": "bfloat16", "half_metadata": True, "bits": 4}, 0, np.array([0x8000, 0x3F80], np.uint16)),
+        ({"bits": 1, "codec": "sign"}, 0, F32(-1)),
+        ({"bits": 1, "codec": "sign"}, 0, U32(0x7F800001)),
+        ({"bits": 2, "codec": "rotated"}, 0, F32(-1)),
+        ({"bits": 2, "codec": "rotated", "scale": "mse"}, 0, F32(1e-35)),
+        ({"bits": 2, "codec": "maxmin_spikes", "spikes": 2}, 16, np.array([9, 0x3F80, 9, 0x3F80], np.uint16)),
+        ({"bits": 2, "codec": "maxmin_spikes", "spikes": 2}, 16, np.array([9, 0x7F80], np.uint16)),
+        ({"bits": 2, "codec": "maxmin_spikes", "spikes": 2}, 20, np.array([256, 0x3F80], np.uint16)),
+    ],
+)
+def test_what_other_codecs_never_write_is_refused(options, at, value):
+    refusal(options, at, value, RANGE)
+
+
+def test_a_term_that_nobody_writes_is_refused():
+    plans, buffers, _ = results_of(bits=3)
+    _, _, each, result = plans[0].stage_messages("across")
+    messages = np.empty(each, np.uint8)
+    plans[1].stage_encode("across", buffers[1], messages)
+    messages[96:100] = np.atleast_1d(F32(np.nan)).view(np.uint8)
+    with pytest.raises(comm.CommError, match="rank 1 cannot have written .*a range") as caught:
+        plans[0].stage_reduce("across", buffers[0], messages, np.empty(result, np.uint8))
+    assert caught.value.rank == 1

@@ -68,6 +68,10 @@ Status allreduce_add_last(HostEngine *host, const WireSlice *slice, const void *
 Status allreduce_add_own(HostEngine *host, const WireSlice *slice, Summands own, bool feedback, const void *accumulate,
                          void *sum);
 
+/* TRANSPORT if a slice, or bytes that must be zero, cannot be what another rank wrote. */
+Status allreduce_inspect(const HostEngine *host, const WireSlice *slice, const void *wire);
+Status allreduce_inspect_padding(const uint8_t *bytes, uint64_t count);
+
 /* Decodes results into `to` of the buffer's type. */
 Status allreduce_decode_result(HostEngine *host, const WireSlice *slice, const void *wire, void *to);
 

@@ -258,6 +258,27 @@ Status allreduce_add_own(HostEngine *host, const WireSlice *slice, Summands own,
     return STATUS_OK;
 }
 
+Status allreduce_inspect_padding(const uint8_t *bytes, uint64_t count) {
+    for (uint64_t i = 0; i < count; i++) {
+        if (bytes[i] != 0) FAIL(STATUS_TRANSPORT, "its padding is not zero");
+    }
+    return STATUS_OK;
+}
+
+Status allreduce_inspect(const HostEngine *host, const WireSlice *slice, const void *wire) {
+    for (int i = 0; i < slice->segments; i++) {
+        Part part = part_of(host, slice, i);
+        const uint8_t *from = (const uint8_t *)wire + part.segment->offset;
+        if (!part.layer->raw) {
+            TRY(quantize_inspect(&part.layer->spec, from, part.segment->elems));
+            continue;
+        }
+        uint64_t used = (uint64_t)part.segment->elems * allreduce_type_bytes(host->map->raw_type);
+        TRY(allreduce_inspect_padding(from + used, part.segment->bytes - used));
+    }
+    return STATUS_OK;
+}
+
 Status allreduce_decode_result(HostEngine *host, const WireSlice *slice, const void *wire, void *to) {
     const WireMap *map = host->map;
     for (int i = 0; i < slice->segments; i++) {

@@ -83,10 +83,32 @@ static Status encode(void *state, const AllreduceExtent *extent, AllreduceStage 
 
 /* ---- reducing ---- */
 
+/* What was found is this rank's fault. */
+static Status blame(int rank) {
+    ErrorRecord found = *error_record();
+    Status status =
+        error_fail(STATUS_TRANSPORT, "rank %d cannot have written what came from it: %.200s", rank, found.message);
+    return error_at_rank(status, rank);
+}
+
+/* Before anything of them is decoded: the slices of a chunk, from a rank whose messages or results they are. */
+static Status inspect_chunk(const Stage *stage, const WireChunk *chunk, const uint8_t *from, int rank) {
+    const WireMap *map = stage->host->map;
+    for (int64_t s = 0; s < chunk->slices; s++) {
+        const WireSlice *slice = wire_slice(map, chunk->slice + s);
+        uint64_t at = slice->at - wire_slice(map, chunk->slice)->at;
+        if (allreduce_inspect(stage->host, slice, from + at) != STATUS_OK) return blame(rank);
+    }
+    return STATUS_OK;
+}
+
+/* That of a member, for this rank. */
 static Status check_message(const Stage *stage, int member, const uint8_t *message) {
     const AllreduceSetup *setup = stage->host->setup;
     int rank = allreduce_stage_rank(setup, stage->host->extent, stage->number, member);
-    return allreduce_check_header(setup, stage->host->extent, message, rank);
+    WireChunk chunk = chunk_of(stage, stage->messages.me);
+    TRY(allreduce_check_header(setup, stage->host->extent, message, rank));
+    return inspect_chunk(stage, &chunk, message + sizeof(AllreduceHeader), rank);
 }
 
 /* Sums of a node are quantised later, and get their residual then. */
@@ -181,10 +203,31 @@ static Status finish_one_shot(const Stage *stage, const uint8_t *messages) {
     return STATUS_OK;
 }
 
+/* Whose sum a chunk is. */
+static int owner_of(const HostEngine *host, int chunk) {
+    const Comm *comm = host->setup->comm;
+    if (!has_levels(host)) return chunk;
+    return comm_rank_at(comm, chunk % comm_nodes(comm), chunk / comm_nodes(comm));
+}
+
+static Status check_results(const Stage *stage, const uint8_t *gathered) {
+    const HostEngine *host = stage->host;
+    for (int c = 0; c < host->map->chunks; c++) {
+        const WireChunk *chunk = wire_chunk(host->map, c);
+        const uint8_t *result = gathered + (uint64_t)c * stage->messages.result;
+        TRY(inspect_chunk(stage, chunk, result, owner_of(host, c)));
+        if (allreduce_inspect_padding(result + chunk->bytes, stage->messages.result - chunk->bytes) != STATUS_OK) {
+            return blame(owner_of(host, c));
+        }
+    }
+    return STATUS_OK;
+}
+
 static Status finish(void *state, const AllreduceExtent *extent, void *buffer, const void *gathered) {
     Stage stage = stage_begin(state, extent, ALLREDUCE_ACROSS, buffer);
     HostEngine *host = stage.host;
     if (extent->algorithm == ALLREDUCE_ONE_SHOT) return finish_one_shot(&stage, gathered);
+    TRY(check_results(&stage, gathered));
     for (int c = 0; c < host->map->chunks; c++) {
         const WireChunk *chunk = wire_chunk(host->map, c);
         const uint8_t *result = (const uint8_t *)gathered + (uint64_t)c * stage.messages.result;
