@@ -11,6 +11,7 @@ layers and ranks, stays within a budget (the idea of L-GreCo, arXiv 2210.17357).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import _cgxffcv
 import numpy as np
@@ -23,10 +24,11 @@ __all__ = ["AdaptiveBits"]
 class AdaptiveBits:
     """Runs a plan, and before every `every`-th of its runs gives each layer other bits.
 
-    plan: an AllreducePlan over buffers in host memory. widths: bits to choose from; default 2 to 8, with the codec
-    "rotated" 1 to 4. budget: the share of the elements' energy that quantisation may lose; None: as much as the plan's
-    own bits for all layers would lose at that time. Layers to which the plan's `bits` gives a number by name or index
-    keep it, and layers that are not quantised stay so.
+    plan: an AllreducePlan, in host memory or on a GPU, whose runs are then counted from its `call` at this moment on.
+    A GPU's buffer is copied to host memory for a measurement, which is the processors' work in both cases. widths: bits
+    to choose from; default 2 to 8, with the codec "rotated" 1 to 4. budget: the share of the elements' energy that
+    quantisation may lose; None: as much as the plan's own bits for all layers would lose at that time. Layers to which
+    the plan's `bits` gives a number by name or index keep it, and layers that are not quantised stay so.
 
     Raises ValueError naming the argument.
     """
@@ -49,8 +51,7 @@ class AdaptiveBits:
             raise ValueError("budget must be given for a plan whose own bits quantise nothing")
         if plan.codec == "sign":
             raise ValueError("the codec sign has one width: there is nothing to choose")
-        if plan.device is not None:
-            raise ValueError("bits are adapted for buffers in host memory: the plan's device must be None")
+        self._runs = plan.call
         self.plan, self.every, self.budget = plan, every, budget
         self.widths = tuple(sorted(set(widths) | ({plan.bits} if budget is None else set())))
         self._fixed = np.array(plan.layer_bits) != 0
@@ -60,17 +61,20 @@ class AdaptiveBits:
         """Of each layer; 0 where the plan's own rule holds."""
         return self.plan.layer_bits
 
-    def run(self, buffer: np.ndarray) -> np.ndarray:
+    def run(self, buffer: Any, stream: object = None) -> Any:
         """The plan's run. Collective."""
-        if self.plan.call % self.every == 0 and self.plan.comm.size > 1:
-            self.measure(buffer)
-        return self.plan.run(buffer)
+        if self.plan.device is None:
+            self._runs = self.plan.call  # a GPU's tells of runs that are over
+        if self._runs % self.every == 0 and self.plan.comm.size > 1:
+            self.measure(buffer, stream)
+        self._runs += 1
+        return self.plan.run(buffer, stream)
 
-    def measure(self, buffer: np.ndarray) -> None:
+    def measure(self, buffer: Any, stream: object = None) -> None:
         """Chooses the bits for this buffer, on rank 0, for all. Where the losses are no numbers, the bits stay.
         Collective."""
         comm = self.plan.comm
-        lost, sizes = self.plan.losses(buffer, self.widths)
+        lost, sizes = self.plan.losses(buffer, self.widths, stream)
         rows = (sizes[:, 0] > 0) & ~self._fixed
         comm.allreduce(lost, op="sum")
         if not rows.any() or not np.isfinite(lost[rows]).all():
@@ -79,7 +83,7 @@ class AdaptiveBits:
         bits = np.array(self.plan.layer_bits)
         bits[rows] = np.array(self.widths)[np.frombuffer(chosen, np.uint8)]
         if tuple(bits.tolist()) != self.plan.layer_bits:
-            self.plan.set_bits(bits.tolist())
+            self.plan.set_bits(bits.tolist(), stream)
 
     def _choose(self, lost: np.ndarray, sizes: np.ndarray) -> bytes:
         """Which width each of some layers gets."""

@@ -363,11 +363,13 @@ class AllreducePlan:
         """Takes what was gathered. Raises CommError if a rank was in another run."""
         self._plan.stage_finish(_plain(buffer, "buffer")[0], gathered)
 
-    def set_bits(self, bits: Sequence[int]) -> None:
+    def set_bits(self, bits: Sequence[int], stream: object = None) -> None:
         """Bits of each layer from the next run on, 0 for the plan's own rule. `call` and `residual` go on. All ranks
-        together, with the same."""
+        together, with the same. On a GPU it waits for the runs that are on `stream` (None: the default one)."""
         if len(bits) != len(self.layer_bits):
             raise ValueError(f"bits must be one number for each of {len(self.layer_bits)} layers, not {len(bits)}")
+        if self.device is not None:
+            self.wait(stream)
         residual = self._plan.residual
         plan = self._make([_whole("bits", each) for each in bits])
         plan.call = self._plan.call
@@ -375,11 +377,19 @@ class AllreducePlan:
             plan.restore(residual)
         self._plan, self.layer_bits = plan, tuple(bits)
 
-    def losses(self, buffer: np.ndarray, widths: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def losses(self, buffer: Any, widths: Sequence[int], stream: object = None) -> tuple[np.ndarray, np.ndarray]:
         """What quantising this rank's elements (with the residual) would lose at each width: ||x - x'||^2 of each layer
         with each of the widths and, in the last column, ||x||^2; and the bytes of each layer with each of the widths.
-        Zeros for layers that are not quantised. In host memory."""
-        return self._plan.losses(_plain(buffer, "buffer")[0], self._plan.residual, widths)
+        Zeros for layers that are not quantised. The processors measure: of a buffer on a GPU, which is complete on
+        `stream` as for `run`, a copy."""
+        if isinstance(buffer, np.ndarray):
+            here = _plain(buffer, "buffer")[0]
+        else:
+            taken = take(buffer, "buffer", stream=stream)
+            if self.device is not None:
+                self._plan.wait(taken.stream)
+            here = taken.tensor.copy(-1, taken.stream).numpy()
+        return self._plan.losses(here, self._plan.residual, widths)
 
     def explain(self) -> str:
         """What was chosen and why, what travels how, what it is predicted to cost."""

@@ -153,3 +153,10 @@ def test_waits_of_the_framework_end(tmp_path, way):
     assert found["line"].startswith("on the GPUs by NCCL" if way == "nccl" else "on the GPUs by kernels")
     assert (found["first"]["type"], found["first"]["rank"]) == ("PeerLost", 1), found
     assert "the communicator is broken" in found["second"]["text"], found
+
+
+def test_bits_are_adapted(tmp_path):
+    ways = [{"error_feedback": True}, {"dtype": "float16", "codec": "rotated"}]
+    how = {"script": "worker_device.py", "CGXFFCV_EMULATED_DEVICES": 2, "CGXFFCV_COMM_WINDOW_KIB": 64}
+    first, second = run(Launch("shm", 2), tmp_path, "adapt", json.dumps(ways), limit=120, **how)
+    assert first["chosen"] == second["chosen"] and len({tuple(bits) for bits in first["chosen"]}) > 2

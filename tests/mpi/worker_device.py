@@ -10,6 +10,7 @@ from foreign_arrays import CudaArray, Forged, address_of
 from quant_model import from_float32
 from worker_comm import ARGUMENTS, CASE, caught, join, result
 
+from cgxffcv.adaptive import AdaptiveBits
 from cgxffcv.allreduce import AllreducePlan, check_replicas
 
 # Buckets that begin at any element, layers that travel as they are, one that has bits and buckets of its own.
@@ -122,6 +123,31 @@ def unwatched():
     os._exit(0)
 
 
+def adapt():
+    """Bits that are chosen anew at every second run: the same on the GPU and in host memory, and so are the sums."""
+    world = join(timeout=100)
+    device = world.rank % len(_cgxffcv.devices())
+    _cgxffcv.select_device(device)
+    chosen = []
+    for options in json.loads(ARGUMENTS[0]):
+        common = {"bits": 4, "layer_min_size": 500, "algorithm": "one_shot", "bucket_size": 256} | options
+        there, here = (AdaptiveBits(AllreducePlan(world, LAYERS, device=d, **common), every=2) for d in (device, None))
+        for seed in (2, 3, 4, 5):
+            x = inputs(world, there.plan.dtype, seed)
+            x[:4000] *= seed
+            on_gpu = CudaArray(x, device)
+            there.run(on_gpu)
+            there.plan.wait()
+            here.run(x)
+            assert on_gpu.numpy().tobytes() == x.tobytes() and there.bits == here.bits, (options, seed)
+            if here.plan.residual is not None:
+                np.testing.assert_array_equal(there.plan.residual, here.plan.residual)
+            chosen.append(here.bits)
+        assert there.plan.call == here.plan.call == 4
+    result(world.rank, chosen=chosen)
+    world.close()
+
+
 def choose():
     """What is chosen for buffers of so many elements and bits, before anything runs."""
     world = join(timeout=60)
@@ -136,4 +162,4 @@ def choose():
     world.close()
 
 
-{"match": match, "exact": exact, "choose": choose, "unwatched": unwatched}[CASE]()
+{"match": match, "exact": exact, "adapt": adapt, "choose": choose, "unwatched": unwatched}[CASE]()
