@@ -1,4 +1,5 @@
-"""The command line: cgxffcv write | convert | train | predict | calibrate | launch | info | verify | doctor | bench."""
+"""The command line: cgxffcv write | convert | train | predict | export | calibrate | launch | info | verify | doctor |
+bench."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ BENCHES = {
     "cifar": "trainings of a recipe with several seeds: accuracy, seconds, share of the machine's peak",
     "table": "the demo's training: usual PyTorch code, ours, ours compressed",
 }
-COMMANDS = ("write", "convert", "train", "predict", "calibrate")  # those with a module of their own in app/commands
+# Those with a module of their own in app/commands.
+COMMANDS = ("write", "convert", "train", "predict", "export", "calibrate")
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -94,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
         ("convert", "write a .beton file from a folder of images, tar files, or other .beton files"),
         ("train", "train on them: alone, or on several ranks through cgxffcv launch"),
         ("predict", "what a trained network says of images"),
+        ("export", "a trained network for PyTorch or ONNX"),
         ("calibrate", "measure what allreduces cost between these ranks (under mpirun), for their choice of algorithm"),
     ):
         commands.add_parser(name, help=text)  # for the list alone: `run` hands its options to the command

@@ -58,6 +58,15 @@ def test_allreduce_arrays(tmp_path):
     assert exact < 1e-6 < narrow < 0.16 and fed < 0.1  # 2 bits alone: 0.9
 
 
+def test_digits(tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    if not build_info()["onednn"]:
+        pytest.skip("this build has no oneDNN")
+    out = run(str(EXAMPLES / "digits.py"), str(tmp_path), cwd=tmp_path)
+    ours, theirs = (float(x) / 100 for x in re.findall(r"([\d.]+)%", out))
+    assert theirs > 0.98 and ours > 0.98 and "classes of the checkpoint: 0 1 2" in out
+
+
 def cells(name):
     notebook = json.loads((EXAMPLES / name).read_text())
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
@@ -79,6 +88,7 @@ ELSEWHERE = {
     "vanilla_pytorch.py": "py/test_bench_table.py",
     "torch_ddp_hook.py": "torch/test_example.py",
     "imagenet_torch.py": "torch/test_imagenet.py",
+    "torch_network.py": "torch/test_export.py",
 }
 
 

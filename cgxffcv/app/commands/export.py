@@ -1,0 +1,36 @@
+"""`cgxffcv export`: a trained network for PyTorch or ONNX."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from cgxffcv.app.usage import Parser
+
+DESCRIPTION = """\
+Writes a trained network for others. CHECKPOINT is a run's last.safetensors or best.safetensors, or its log folder (the
+best). torch: safetensors with PyTorch's names and layouts, which the module in examples/torch_network.py loads; onnx:
+a model from uint8 images (n, side, side, 3) to logits, for onnxruntime and others (needs the package onnx). Both
+normalise by themselves and take the plain view."""
+
+
+def make_parser(prog: str) -> Parser:
+    parser = Parser(prog=prog, description=DESCRIPTION)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT")
+    parser.add_argument("out", metavar="OUT", help="the file; one that exists is replaced when the new one is complete")
+    parser.add_argument("--to", choices=("torch", "onnx"), required=True, help="what reads it")
+    return parser
+
+
+def main(prog: str, arguments: Sequence[str]) -> int:
+    options = make_parser(prog).parse_args(list(arguments))
+    from cgxffcv import nn
+    from cgxffcv.nn import export
+
+    path = options.checkpoint
+    if os.path.isdir(path):
+        path = os.path.join(path, "best.safetensors")
+    classifier = nn.load(path, precision="float32")
+    (export.to_torch if options.to == "torch" else export.to_onnx)(classifier, options.out)
+    print(f"{options.out}: {classifier.network.description.name}, {len(classifier.classes)} classes")
+    return 0

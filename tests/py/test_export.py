@@ -1,0 +1,62 @@
+"""Networks for others: the safetensors file, tensor by tensor; ONNX by onnxruntime. tests/torch has PyTorch's."""
+
+import sys
+
+import _cgxffcv
+import exported
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from cgxffcv import checkpoint
+from cgxffcv.app import cli
+from cgxffcv.checkpoint import CheckpointError
+from cgxffcv.errors import UserError
+from cgxffcv.nn import export
+
+pytestmark = pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN (see cgxffcv doctor)")
+
+
+def test_tensors_have_the_names_and_layouts_of_torch(tmp_path):
+    made = exported.classifier("airbench96")
+    export.to_torch(made, tmp_path / "x.safetensors")
+    tensors = safetensors_numpy.load_file(tmp_path / "x.safetensors")
+    network = made.network
+    for layer in network.layers:
+        values = network.parameter(layer.name)
+        other = tensors[layer.name.replace(".scale", ".weight")]
+        np.testing.assert_array_equal(other, values.transpose(0, 3, 1, 2) if values.ndim == 4 else values)
+    np.testing.assert_array_equal(tensors["b2.norm3.weight"], np.ones(16))  # a scale that is not trained
+    np.testing.assert_array_equal(tensors["b1.norm1.running_var"], network.running_variance("b1.norm1"))
+    assert tensors["b1.norm1.num_batches_tracked"].shape == () and tensors["mean"].ravel().tolist() == [100, 90, 80]
+    about = checkpoint.read_header(tmp_path / "x.safetensors")
+    assert about["side"] == 48 and about["classes"] == ["0", "1", "2"]
+    assert [node["name"] for node in about["nodes"]] == [node.name for node in network.description.nodes]
+
+
+@pytest.mark.parametrize("name", exported.CASES)
+def test_onnx_gives_the_same_logits(tmp_path, name):
+    pytest.importorskip("onnx", reason="the package onnx is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
+    made, images = exported.classifier(name), exported.images(name)
+    export.to_onnx(made, tmp_path / "x.onnx")
+    session = runtime.InferenceSession(tmp_path / "x.onnx", providers=["CPUExecutionProvider"])
+    expected = made.logits(images, tta=False)
+    (logits,) = session.run(None, {"images": images})
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert session.get_modelmeta().custom_metadata_map["classes"].split("\n") == list(made.classes)
+
+
+def test_without_onnx_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match="pip install onnx"):
+        export.to_onnx(exported.classifier("silu"), tmp_path / "x.onnx")
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_the_command(tmp_path, capsys):
+    (tmp_path / "best.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="best.safetensors"):
+        cli.run(["export", str(tmp_path), "--to", "torch", str(tmp_path / "x")])
+    with pytest.raises(UserError, match="--to"):
+        cli.run(["export", str(tmp_path), str(tmp_path / "x")])

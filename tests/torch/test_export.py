@@ -1,0 +1,39 @@
+"""An exported network in PyTorch gives the logits that ours gives."""
+
+import importlib.util
+
+import exported
+import numpy as np
+import pytest
+from checkout import ROOT
+
+from cgxffcv.nn import export
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.skipif(
+        any(importlib.util.find_spec(name) is None for name in ("torch", "safetensors")),
+        reason="needs PyTorch and safetensors: make test-torch",
+    ),
+]
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location("torch_network", ROOT / "examples" / "torch_network.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Network(path)
+
+
+@pytest.mark.parametrize("name", exported.CASES)
+def test_same_logits(tmp_path, name):
+    import torch
+
+    made, images = exported.classifier(name), exported.images(name)
+    export.to_torch(made, tmp_path / "x.safetensors")
+    network = load(tmp_path / "x.safetensors").eval()
+    with torch.no_grad():
+        logits = network(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    expected = made.logits(images, tta=False)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert network.classes == list(made.classes)
