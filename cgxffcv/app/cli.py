@@ -1,5 +1,5 @@
-"""The command line: cgxffcv write | convert | train | predict | export | calibrate | launch | info | verify | doctor |
-bench."""
+"""The command line: cgxffcv write | convert | train | predict | export | report | calibrate | launch | info | verify |
+doctor | bench."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BENCHES = {
     "table": "the demo's training: usual PyTorch code, ours, ours compressed",
 }
 # Those with a module of their own in app/commands.
-COMMANDS = ("write", "convert", "train", "predict", "export", "calibrate")
+COMMANDS = ("write", "convert", "train", "predict", "export", "report", "calibrate")
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -97,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
         ("train", "train on them: alone, or on several ranks through cgxffcv launch"),
         ("predict", "what a trained network says of images"),
         ("export", "a trained network for PyTorch or ONNX"),
+        ("report", "a page about one or several runs: curves, mistakes, times, bytes"),
         ("calibrate", "measure what allreduces cost between these ranks (under mpirun), for their choice of algorithm"),
     ):
         commands.add_parser(name, help=text)  # for the list alone: `run` hands its options to the command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import sys
 import time
 from collections import deque
@@ -14,7 +15,7 @@ from _cgxffcv import CommError
 
 from cgxffcv import __version__, claim, device, recipes
 from cgxffcv.app import config as configuration
-from cgxffcv.app import process
+from cgxffcv.app import doctor, process
 from cgxffcv.app.config import Config
 from cgxffcv.app.report import RunLog, set_aside, was_interrupted
 from cgxffcv.progress import Progress
@@ -112,8 +113,17 @@ class Run:
         configuration.save(config, self.folder / "config.yaml")
         start = {"version": __version__, "ranks": self.ranks, "steps": self.trainer.steps, "step": self.trainer.step}
         start |= {"resumed": self.resumed, "changes": self.changes, "warning": self.warning}
-        log.event("start", start | {"config": config.as_dict()})
+        log.event("start", start | {"machine": self._machine(), "config": config.as_dict()})
         return log
+
+    def _machine(self) -> dict[str, Any]:
+        """What rank 0 computes on."""
+        found = doctor.system()
+        gpu = self.trainer.gpu
+        memory = size(found["memory_bytes"]) if found["memory_bytes"] else None
+        machine = {"processor": found["processor"], "cores": found["usable_cores"], "memory": memory, "os": found["os"]}
+        machine |= {"gpu": None if gpu is None else device.devices()[gpu]["name"], "precision": self.trainer.precision}
+        return machine | {"host": socket.gethostname()}
 
     def __enter__(self) -> Run:
         t = self.trainer

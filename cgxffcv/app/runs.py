@@ -1,0 +1,146 @@
+"""A run's log folder, read again: what was configured, what each epoch brought, where the time went."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from cgxffcv import files
+from cgxffcv.errors import UserError
+from cgxffcv.wording import duration, size
+
+__all__ = ["RunRecord", "read"]
+
+LOG = "run.jsonl"
+
+
+@dataclass
+class RunRecord:
+    """One run as run.jsonl tells it. `steps` and `epochs`: the records of these events in order, each number once (a
+    run that went on has the later one); `state`: finished, failed, interrupted or unfinished."""
+
+    folder: Path
+    name: str
+    start: dict[str, Any]
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    end: dict[str, Any] | None = None
+    state: str = "unfinished"
+    error: str | None = None
+    last_time: float = 0.0
+
+    def setting(self, key: str) -> Any:
+        """The value of "section.name"; None if the run had none."""
+        section, _, name = key.partition(".")
+        return self.start.get("config", {}).get(section, {}).get(name)
+
+    def settings(self) -> dict[str, Any]:
+        """All of them, "section.name" to value."""
+        config = self.start.get("config", {})
+        return {f"{section}.{name}": value for section, values in config.items() for name, value in values.items()}
+
+    def curve(self, key: str) -> list[tuple[float, float]]:
+        """(epoch, value) of the epochs that have one."""
+        return [(e["epoch"], e[key]) for e in self.epochs if isinstance(e.get(key), int | float)]
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the last test."""
+        tests = self.curve("test_accuracy")
+        return tests[-1][1] if tests else None
+
+    @property
+    def best(self) -> float | None:
+        tests = self.curve("test_accuracy")
+        return max(value for _, value in tests) if tests else None
+
+    @property
+    def seconds(self) -> float:
+        """From start to end; of a run that has no end, up to its last record."""
+        return self.end["seconds"] if self.end else max(self.last_time - self.start.get("time", 0.0), 0.0)
+
+    @property
+    def wire_bytes(self) -> int:
+        """What all ranks sent for gradients."""
+        return sum(epoch.get("wire_bytes") or 0 for epoch in self.epochs)
+
+    def shares(self) -> dict[str, float]:
+        """Seconds by what they went into."""
+        waited = sum(step.get("load_seconds") or 0.0 for step in self.steps)
+        trained = sum(step.get("seconds") or 0.0 for step in self.steps) - waited
+        tested = sum(epoch.get("test_seconds") or 0.0 for epoch in self.epochs)
+        rest = max(self.seconds - trained - waited - tested, 0.0)
+        return {
+            "training steps": max(trained, 0.0),
+            "waiting for data": waited,
+            "tests": tested,
+            "everything else": rest,
+        }
+
+    def summary(self) -> list[tuple[str, str]]:
+        """(what, value), for people."""
+        best = f" (best {self.best:.2%})" if self.best is not None and self.best != self.accuracy else ""
+        epochs = f"{len(self.epochs)}, {self.epochs[-1].get('steps', 0):,} steps" if self.epochs else "0"
+        rows = [("test accuracy", "-" if self.accuracy is None else f"{self.accuracy:.2%}{best}")]
+        rows += [("recipe", str(self.setting("training.recipe"))), ("epochs", epochs)]
+        rows += [("time", duration(self.seconds)), ("processes", str(self.start.get("ranks", 1)))]
+        if self.wire_bytes:
+            bits = self.setting("compression.bits")
+            how = f", in {bits} bits a value" if bits not in (None, 32) else ""
+            rows.append(("sent for gradients", size(self.wire_bytes) + how))
+        rows.append(("state", self.state + (f": {self.error}" if self.error else "")))
+        return rows
+
+    def _repr_html_(self) -> str:
+        cells = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in self.summary())
+        return f"<table><caption>{html.escape(self.name)}</caption>{cells}</table>"
+
+
+def _take(run: RunRecord, record: dict[str, Any]) -> None:
+    kind = record["event"]
+    run.last_time = float(record.get("time") or run.last_time)
+    if kind == "start":
+        first = run.start.get("time")
+        run.start = record | ({"time": first} if first is not None else {})
+        run.end, run.state, run.error = None, "unfinished", None
+    elif kind == "step":
+        while run.steps and run.steps[-1]["step"] >= record["step"]:
+            run.steps.pop()
+        run.steps.append(record)
+    elif kind == "epoch":
+        while run.epochs and run.epochs[-1]["epoch"] >= record["epoch"]:
+            run.epochs.pop()
+        run.epochs.append(record)
+    elif kind == "end":
+        run.end, run.state = record, "finished"
+    elif kind in ("failed", "interrupted"):
+        run.state, run.error = kind, record.get("error")
+
+
+def read(path: str | PathLike[str]) -> RunRecord:
+    """The run of a log folder, or of its run.jsonl; a last line that was cut off is passed over. UserError if there is
+    no log, or if it is none."""
+    folder = Path(path)
+    log = folder if folder.name == LOG else folder / LOG
+    try:
+        with files.open_plain(log, "r", encoding="utf-8") as file:
+            lines = file.readlines()
+    except FileNotFoundError:
+        raise UserError(f"{os.fspath(path)}: no {LOG} there; name a run's log folder (log.dir)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{log}: cannot be read: {error}") from None
+    run = RunRecord(log.parent, log.parent.name or str(log.parent), {})
+    for number, line in enumerate(lines, 1):
+        try:
+            _take(run, json.loads(line))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            if number < len(lines):
+                raise UserError(f"{log}, line {number}: no record of a run ({error})") from None
+    if not run.start:
+        raise UserError(f"{log}: no run has begun in it")
+    return run

@@ -1,0 +1,185 @@
+"""Runs read again from their logs, charts, the page about them."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import _cgxffcv
+import numpy as np
+import pytest
+import small_data
+
+from cgxffcv.app import cli, mistakes, page, runs, svg
+from cgxffcv.errors import UserError
+
+CONFIG = {"training": {"recipe": "demo", "lr": 0.1}, "compression": {"bits": 4, "algorithm": "sra"}, "data": {}}
+
+
+def write_log(folder, *, lr=0.1, epochs=3, end=True, ranks=2):
+    """A log of `epochs` epochs of 4 steps, a second each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = CONFIG | {"training": {"recipe": "demo", "lr": lr}}
+    records = [{"event": "start", "time": 100.0, "ranks": ranks, "version": "0.1.0", "config": config,
+                "machine": {"processor": "a <fast> one", "gpus": []}}]  # fmt: skip
+    for epoch in range(epochs):
+        for step in range(4):
+            records.append({
+                "event": "step", "time": 101.0 + 4 * epoch + step, "epoch": epoch, "step": 4 * epoch + step,
+                "loss": 2.0 / (1 + epoch), "rate": lr, "seconds": 1.0, "load_seconds": 0.25, "skipped": False,
+            })  # fmt: skip
+        records.append({
+            "event": "epoch", "time": 105.0 + 4 * epoch, "epoch": epoch + 1, "steps": 4 * epoch + 4, "seconds": 4.0,
+            "train_loss": 1.5, "train_accuracy": 0.3 + 0.1 * epoch, "test_loss": 1.2,
+            "test_accuracy": 0.4 + 0.1 * epoch, "test_seconds": 0.5, "wire_bytes": 8000, "images_per_second": 100.0,
+        })  # fmt: skip
+    if end:
+        records.append({"event": "end", "time": 120.0, "seconds": 20.0, "test_accuracy": 0.6, "best_accuracy": 0.6})
+    (folder / "run.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def test_a_log_is_read(tmp_path):
+    run = runs.read(write_log(tmp_path / "a"))
+    assert (run.name, run.state, run.seconds, run.wire_bytes) == ("a", "finished", 20.0, 24000)
+    assert run.accuracy == pytest.approx(0.6)
+    np.testing.assert_allclose(run.curve("test_accuracy"), [(1, 0.4), (2, 0.5), (3, 0.6)])
+    shares = run.shares()
+    assert shares == {"training steps": 9.0, "waiting for data": 3.0, "tests": 1.5, "everything else": 6.5}
+    assert ("sent for gradients", "24.0 kB, in 4 bits a value") in run.summary()
+    assert "<caption>a</caption>" in run._repr_html_() and "60.00%" in run._repr_html_()
+    assert runs.read(tmp_path / "a" / "run.jsonl").name == "a"
+
+
+def test_a_run_that_went_on_counts_each_step_once(tmp_path):
+    log = write_log(tmp_path / "a", end=False) / "run.jsonl"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines, *lines[:1], *lines[6:]]) + '\n{"event": "interrupted", "time": 190}\n{"eve')
+    run = runs.read(tmp_path / "a")
+    assert [step["step"] for step in run.steps] == list(range(12)) and len(run.epochs) == 3
+    assert run.state == "interrupted" and run.seconds == 90.0
+
+
+@pytest.mark.parametrize(("text", "wanted"), [
+    ("", "no run has begun"), ('{"event": "end"}\n', "no run has begun"), ("[]\n[]\n", "line 1: no record of a run"),
+    ("nonsense\n{}\n", "line 1: no record of a run"),
+])  # fmt: skip
+def test_logs_that_are_none(tmp_path, text, wanted):
+    (tmp_path / "run.jsonl").write_text(text)
+    with pytest.raises(UserError, match=wanted):
+        runs.read(tmp_path)
+    with pytest.raises(UserError, match="no run.jsonl there"):
+        runs.read(tmp_path / "other")
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [
+    (0.0, 1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0.37, 0.92, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]),
+    (0, 12000, [0, 2000, 4000, 6000, 8000, 10000, 12000]), (3, 3, [3, 3.5, 4, 4.5, 5, 5.5, 6]),
+])  # fmt: skip
+def test_ticks_are_round(low, high, expected):
+    assert svg.ticks(low, high) == pytest.approx(expected)
+
+
+def test_a_chart_has_the_points_where_they_belong():
+    curve = svg.Curve("a < b", [(0, 0.0), (1, 0.5), (2, 1.0), (3, float("nan"))], "#123456")
+    drawn = ET.fromstring(svg.chart([curve], "epoch", "share", percent=True))
+    name = "{http://www.w3.org/2000/svg}"
+    (line,) = drawn.iter(f"{name}polyline")
+    points = np.array([[float(v) for v in pair.split(",")] for pair in line.get("points").split()])
+    assert len(points) == 3 and np.ptp(np.diff(points, axis=0), axis=0).max() < 0.11  # on one line, evenly
+    labels = {text.text: (float(text.get("x")), float(text.get("y"))) for text in drawn.iter(f"{name}text")}
+    assert abs(labels["100 %"][1] - 4 - points[2, 1]) < 0.11 and abs(labels["2"][0] - points[2, 0]) < 0.11
+    assert [t.text for t in drawn.iter(f"{name}title")][1] == "a < b: 50 % at 1"
+    assert svg.chart([svg.Curve("none", [], "#000")], "x", "y") == ""
+
+
+class Tags(HTMLParser):
+    """What is open at the end, and what the page would load."""
+
+    EMPTY = ("meta", "img", "br", "line", "circle", "rect", "polyline")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.loads = [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+        self.loads += [value for key, value in attrs if key in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+
+def whole(text):
+    """Asserts that every tag is closed and that nothing is loaded from elsewhere."""
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == [] and all(value.startswith("data:image/png;base64,") for value in tags.loads)
+    assert "<script" not in text
+    return tags
+
+
+def test_the_page_about_several_runs(tmp_path):
+    found = [runs.read(write_log(tmp_path / "a")), runs.read(write_log(tmp_path / "b & c", lr=0.2, end=False))]
+    text = page.page(found)
+    whole(text)
+    assert text.count('<svg viewBox="0 0 560 320"') == 4 and "b &amp; c" in text and "a &lt;fast&gt; one" in text
+    differences = re.search(r"<h2>What differs</h2>(.*?)</section>", text)[1]
+    assert re.findall(r"<tr><th>([^<]+)</th><td>([^<]+)</td><td>([^<]+)</td>", differences) == [
+        ("training.lr", "0.1", "0.2")
+    ]
+
+
+def test_confusion_and_mistakes(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+    worst = [mistakes.Mistake(7, images[0], 0, 1, 0.98), mistakes.Mistake(9, images[1], 1, 0, 0.5)]
+    verdicts = mistakes.Verdicts(("ant", "<bee>"), np.array([[8, 2], [1, 9]]), worst, "best.safetensors")
+    text = page.page([runs.read(write_log(tmp_path / "a"))], verdicts)
+    tags = whole(text)
+    assert len(tags.loads) == 2 and "<b>&lt;bee&gt;</b> 98.0%<br>is ant" in text and "85.00%" in text
+    assert "2 of 10 images of ant were taken for &lt;bee&gt;" in text
+    many = np.eye(30, dtype=np.int64) * 5
+    many[3, 4] = 2
+    names = tuple(f"kind {i}" for i in range(30))
+    text = page.page([runs.read(tmp_path / "a")], mistakes.Verdicts(names, many, [], "last.safetensors"))
+    assert "kind 3 taken for kind 4" in text and "<td>kind 5 taken" not in text
+
+
+@pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN (see cgxffcv doctor)")
+def test_the_command_after_a_training(tmp_path, capsys):
+    train, test = small_data.make(tmp_path, 200, 60)
+    words = ["train", f"--data.train_dataset={train}", f"--data.val_dataset={test}", "--training.recipe=airbench94"]
+    words += ["--recipe.widths=16,16,16", "--epochs=2", "--batch-size=50", "--no-cuda", "--training.num_workers=1"]
+    words += [f"--log-dir={tmp_path / 'run'}", "--recipe.whiten_images=100"]
+    assert cli.run(words) == 0
+    assert cli.run(["report", str(tmp_path / "run"), "-o", str(tmp_path / "x.html")]) == 0
+    text = (tmp_path / "x.html").read_text()
+    whole(text)
+    assert "airplane" in text and "best.safetensors takes for what" in text and "processor" in text
+    verdicts = mistakes.judge(tmp_path / "run", test)
+    assert verdicts.confusion.sum() == 60 and len(verdicts.worst) == min(24, 60 - np.trace(verdicts.confusion))
+    (tmp_path / "test.beton").unlink()
+    assert cli.run(["report", str(tmp_path / "run"), "-o", str(tmp_path / "x.html")]) == 0
+    assert "the test set is not there any more" in (tmp_path / "x.html").read_text()
+
+
+def test_a_picture_needs_matplotlib(tmp_path):
+    write_log(tmp_path / "a")
+    words = [
+        "report",
+        str(tmp_path / "a"),
+        "-o",
+        str(tmp_path / "x.html"),
+        "--png",
+        str(tmp_path / "x.png"),
+        "--no-images",
+    ]
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        with pytest.raises(UserError, match="pip install matplotlib"):
+            cli.run(words)
+    else:
+        assert cli.run(words) == 0 and (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
