@@ -113,7 +113,7 @@ def _curves(runs: Sequence[RunRecord]) -> str:
         return [Curve(run.name, _by_epoch(run, key), colour, faint=False) for run, colour in coloured]
 
     keys = _legend([(run.name, colour, "") for run, colour in coloured] if several else [])
-    kinds = _legend([("test", COLOURS[0], ""), ("training, augmented images", COLOURS[0], "dashed")])
+    kinds = _legend([("test", "currentColor", ""), ("training, augmented images", "currentColor", "dashed")])
     accuracy = pair("test_accuracy", "train_accuracy")
     parts = [
         ("Accuracy", svg.chart(accuracy, "epoch", "accuracy", percent=True), kinds + keys),
@@ -123,7 +123,7 @@ def _curves(runs: Sequence[RunRecord]) -> str:
             "Speed",
             svg.chart(
                 [Curve(run.name, run.curve("images_per_second"), colour) for run, colour in coloured],
-                "epoch", "images a second",
+                "epoch", "images a second", from_zero=True,
             ),
             keys,
         ),

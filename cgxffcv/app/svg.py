@@ -11,7 +11,7 @@ __all__ = ["COLOURS", "Curve", "chart", "shares", "ticks"]
 
 COLOURS = ("#2f6fde", "#e0663b", "#2a9d6f", "#9055c7", "#b8900f", "#d6437e", "#3aa0c4", "#7a7a7a")
 WIDTH, HEIGHT = 560, 320
-LEFT, RIGHT, TOP, BOTTOM = 62, 18, 22, 46
+LEFT, RIGHT, TOP, BOTTOM = 76, 18, 22, 46
 MOST_MARKS, MOST_POINTS = 40, 600
 GREY = "#99999988"
 
@@ -57,9 +57,9 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 class _Frame:
     """From values to places."""
 
-    def __init__(self, curves: Sequence[Sequence[tuple[float, float]]], whole: bool):
+    def __init__(self, curves: Sequence[Sequence[tuple[float, float]]], whole: bool, from_zero: bool):
         xs = [x for points in curves for x, _ in points]
-        ys = [y for points in curves for _, y in points]
+        ys = [y for points in curves for _, y in points] + [0.0] * from_zero
         self.x_ticks = [t for t in ticks(min(xs), max(xs), 8) if not whole or t == int(t)]
         self.y_ticks = ticks(min(ys), max(ys))
         self.x0, self.x1 = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
@@ -89,7 +89,7 @@ def _axes(frame: _Frame, x_label: str, y_label: str, percent: bool) -> list[str]
         if frame.x0 <= value <= frame.x1:
             out.append(_text(frame.x(value), HEIGHT - BOTTOM + 18, _shown(value, False)))
     out.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label))
-    return [*out, _text(14, (TOP + HEIGHT - BOTTOM) / 2, y_label, turn="left")]
+    return [*out, _text(12, (TOP + HEIGHT - BOTTOM) / 2, y_label, turn="left")]
 
 
 def _line(frame: _Frame, curve: Curve, points: list[tuple[float, float]], percent: bool) -> str:
@@ -107,13 +107,20 @@ def _line(frame: _Frame, curve: Curve, points: list[tuple[float, float]], percen
     return out
 
 
-def chart(curves: Sequence[Curve], x_label: str, y_label: str, percent: bool = False, whole: bool = True) -> str:
+def chart(
+    curves: Sequence[Curve],
+    x_label: str,
+    y_label: str,
+    percent: bool = False,
+    whole: bool = True,
+    from_zero: bool = False,
+) -> str:
     """An SVG element with these curves; empty without points. percent: y is a share; whole: ticks of x are whole
-    numbers."""
+    numbers; from_zero: y begins at 0."""
     drawn = [(curve, points) for curve in curves if (points := _thinned(curve.points))]
     if not drawn:
         return ""
-    frame = _Frame([points for _, points in drawn], whole)
+    frame = _Frame([points for _, points in drawn], whole, from_zero)
     parts = _axes(frame, x_label, y_label, percent)
     drawn.sort(key=lambda item: not item[0].faint)
     parts += [_line(frame, curve, points, percent) for curve, points in drawn]
