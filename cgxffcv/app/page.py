@@ -123,11 +123,13 @@ def _curves(runs: Sequence[RunRecord]) -> str:
             "Speed",
             svg.chart(
                 [Curve(run.name, run.curve("images_per_second"), colour) for run, colour in coloured],
-                "epoch", "images a second", from_zero=True,
+                "epoch",
+                "images a second",
+                from_zero=True,
             ),
             keys,
         ),
-    ]  # fmt: skip
+    ]
     return (
         f'<div class="two">{"".join(_section(title, drawn and drawn + below) for title, drawn, below in parts)}</div>'
     )
@@ -209,8 +211,11 @@ def _machine(runs: Sequence[RunRecord]) -> str:
     for run in runs:
         found = run.start.get("machine")
         if isinstance(found, dict):
-            rows = [(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-                    for name, value in found.items() if value]  # fmt: skip
+            rows = [
+                (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+                for name, value in found.items()
+                if value
+            ]
             title = f"<p>{_e(run.name)}</p>" if len(runs) > 1 else ""
             parts.append(title + _rows([*rows, ("cgxffcv", str(run.start.get("version")))]))
     return "".join(parts)

@@ -12,9 +12,10 @@ from cgxffcv.errors import UserError
 __all__ = ["write"]
 
 PANELS = (
-    ("accuracy", "test_accuracy", "train_accuracy"), ("loss", "test_loss", "train_loss"),
+    ("accuracy", "test_accuracy", "train_accuracy"),
+    ("loss", "test_loss", "train_loss"),
     ("images a second", "images_per_second", None),
-)  # fmt: skip
+)
 
 
 def write(runs: Sequence[RunRecord], path: str) -> None:

@@ -20,19 +20,47 @@ def write_log(folder, *, lr=0.1, epochs=3, end=True, ranks=2):
     """A log of `epochs` epochs of 4 steps, a second each."""
     folder.mkdir(parents=True, exist_ok=True)
     config = CONFIG | {"training": {"recipe": "demo", "lr": lr}}
-    records = [{"event": "start", "time": 100.0, "ranks": ranks, "version": "0.1.0", "config": config,
-                "machine": {"processor": "a <fast> one", "gpus": []}}]  # fmt: skip
+    records = [
+        {
+            "event": "start",
+            "time": 100.0,
+            "ranks": ranks,
+            "version": "0.1.0",
+            "config": config,
+            "machine": {"processor": "a <fast> one", "gpus": []},
+        }
+    ]
     for epoch in range(epochs):
         for step in range(4):
-            records.append({
-                "event": "step", "time": 101.0 + 4 * epoch + step, "epoch": epoch, "step": 4 * epoch + step,
-                "loss": 2.0 / (1 + epoch), "rate": lr, "seconds": 1.0, "load_seconds": 0.25, "skipped": False,
-            })  # fmt: skip
-        records.append({
-            "event": "epoch", "time": 105.0 + 4 * epoch, "epoch": epoch + 1, "steps": 4 * epoch + 4, "seconds": 4.0,
-            "train_loss": 1.5, "train_accuracy": 0.3 + 0.1 * epoch, "test_loss": 1.2,
-            "test_accuracy": 0.4 + 0.1 * epoch, "test_seconds": 0.5, "wire_bytes": 8000, "images_per_second": 100.0,
-        })  # fmt: skip
+            records.append(
+                {
+                    "event": "step",
+                    "time": 101.0 + 4 * epoch + step,
+                    "epoch": epoch,
+                    "step": 4 * epoch + step,
+                    "loss": 2.0 / (1 + epoch),
+                    "rate": lr,
+                    "seconds": 1.0,
+                    "load_seconds": 0.25,
+                    "skipped": False,
+                }
+            )
+        records.append(
+            {
+                "event": "epoch",
+                "time": 105.0 + 4 * epoch,
+                "epoch": epoch + 1,
+                "steps": 4 * epoch + 4,
+                "seconds": 4.0,
+                "train_loss": 1.5,
+                "train_accuracy": 0.3 + 0.1 * epoch,
+                "test_loss": 1.2,
+                "test_accuracy": 0.4 + 0.1 * epoch,
+                "test_seconds": 0.5,
+                "wire_bytes": 8000,
+                "images_per_second": 100.0,
+            }
+        )
     if end:
         records.append({"event": "end", "time": 120.0, "seconds": 20.0, "test_accuracy": 0.6, "best_accuracy": 0.6})
     (folder / "run.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -60,10 +88,15 @@ def test_a_run_that_went_on_counts_each_step_once(tmp_path):
     assert run.state == "interrupted" and run.seconds == 90.0
 
 
-@pytest.mark.parametrize(("text", "wanted"), [
-    ("", "no run has begun"), ('{"event": "end"}\n', "no run has begun"), ("[]\n[]\n", "line 1: no record of a run"),
-    ("nonsense\n{}\n", "line 1: no record of a run"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", "no run has begun"),
+        ('{"event": "end"}\n', "no run has begun"),
+        ("[]\n[]\n", "line 1: no record of a run"),
+        ("nonsense\n{}\n", "line 1: no record of a run"),
+    ],
+)
 def test_logs_that_are_none(tmp_path, text, wanted):
     (tmp_path / "run.jsonl").write_text(text)
     with pytest.raises(UserError, match=wanted):
@@ -72,10 +105,15 @@ def test_logs_that_are_none(tmp_path, text, wanted):
         runs.read(tmp_path / "other")
 
 
-@pytest.mark.parametrize(("low", "high", "expected"), [
-    (0.0, 1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0.37, 0.92, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]),
-    (0, 12000, [0, 2000, 4000, 6000, 8000, 10000, 12000]), (3, 3, [3, 3.5, 4, 4.5, 5, 5.5, 6]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.0, 1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (0.37, 0.92, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]),
+        (0, 12000, [0, 2000, 4000, 6000, 8000, 10000, 12000]),
+        (3, 3, [3, 3.5, 4, 4.5, 5, 5.5, 6]),
+    ],
+)
 def test_ticks_are_round(low, high, expected):
     assert svg.ticks(low, high) == pytest.approx(expected)
 
