@@ -12,6 +12,7 @@ from cgxffcv.interop.torch import find_torch, is_tensor
 from cgxffcv.pipeline.allocation_query import AllocationQuery
 from cgxffcv.pipeline.state import State
 from cgxffcv.transforms import Transform
+from cgxffcv.wording import brief
 
 __all__ = ["AllocationQuery", "Operation", "State"]
 
@@ -70,15 +71,41 @@ class RunOperation:
             raise TypeError(f"{self!r} works on arrays, not on {type(batch).__name__}")
         state = state_of(batch)
         if self.code is None or state != self.state:
-            _, self.query = self.operation.declare_state_and_memory(state)
-            self.code, self.state = self.operation.generate_code(), state
-        given = (batch, allocated(self.query, len(batch)))
+            self.declare(state)
+        given = (batch, self.destination(len(batch)))
         made = self.code(*given, ids) if getattr(self.code, "with_indices", False) else self.code(*given)
         if made is None:
             raise TypeError(f"what {self!r} generates returned nothing: it must return the batch")
         if (is_tensor(made) or isinstance(made, np.ndarray)) and len(made) != len(batch):
             raise ValueError(f"what {self!r} generates returned {len(made)} rows of a batch of {len(batch)}")
         return made
+
+    def declare(self, state: State) -> None:
+        """Asks the operation what it does to batches of this state."""
+        declared = self.ask("declare_state_and_memory", state)
+        if not isinstance(declared, (tuple, list)) or len(declared) != 2:
+            raise TypeError(
+                f"{self!r}: declare_state_and_memory must return (state, AllocationQuery or None), not "
+                f"{brief(declared)}"
+            )
+        code = self.ask("generate_code")
+        if not callable(code):
+            raise TypeError(f"{self!r}: generate_code must return a function, not {brief(code)}")
+        self.code, self.query, self.state = code, declared[1], state
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self.operation, name)(*arguments)
+        except Exception as error:
+            raise TypeError(f"{self!r}: {name} failed: {type(error).__name__}: {error}") from error
+
+    def destination(self, samples: int) -> Any:
+        try:
+            return allocated(self.query, samples)
+        except (AttributeError, TypeError, ValueError, OverflowError, MemoryError) as error:
+            raise TypeError(
+                f"{self!r}: declare_state_and_memory asks for memory that cannot be had, {brief(self.query)}: {error}"
+            ) from error
 
     def __repr__(self) -> str:
         return repr(self.operation)

@@ -17,6 +17,7 @@ from cgxffcv.decoders import RandomResizedCropRGBImageDecoder
 from cgxffcv.device import check
 from cgxffcv.interop.torch import find_torch, is_tensor, move
 from cgxffcv.transforms.operations import OPERATIONS, ImageOperation, LabelOperation, Transform, limits, pair, three
+from cgxffcv.wording import brief
 
 __all__ = [
     "Convert",
@@ -35,17 +36,35 @@ __all__ = [
 ]
 
 
+MAX_DIMS = 64  # NumPy's
+MAX_CLASSES = 2**24  # whole numbers that float32 tells apart
+
+
+def whole(value: Any, who: str, name: str, least: int, most: int) -> int:
+    """A whole number within bounds."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{who}: {name} must be a whole number, not {brief(value)}")
+    number = operator.index(value)
+    if not least <= number <= most:
+        raise ValueError(f"{who}: {name} must be in {least}..{most}, not {brief(number)}")
+    return number
+
+
 def dtype_name(dtype: Any) -> str:
     """The name of a NumPy, torch or ml_dtypes dtype, or of its name: "float16", "bfloat16"..."""
-    text = str(dtype)
-    if text.startswith("torch."):
-        return text.removeprefix("torch.")
+    text = str(dtype).removeprefix("torch.")
     if text == "bfloat16":
         return text
+    named = isinstance(dtype, str) or str(dtype).startswith("torch.")
     try:
-        return np.dtype(dtype).name
+        found = None if dtype is None else np.dtype(text if named else dtype)
     except TypeError:
-        raise TypeError(f"{dtype!r} is no dtype: pass numpy.float16, 'bfloat16', torch.float16 or the like") from None
+        found = None
+    if found is None or found.kind not in "biufc":
+        raise TypeError(
+            f"{brief(dtype)} is no dtype of numbers: pass numpy.float16, 'bfloat16', torch.float16 or the like"
+        )
+    return found.name
 
 
 class NormalizeImage(Transform):
@@ -197,9 +216,12 @@ class Squeeze(Transform):
     but the batch."""
 
     def __init__(self, *dims: int):
-        self.dims = tuple(operator.index(dim) for dim in dims)
+        self.dims = tuple(whole(dim, "Squeeze", "a dimension", -MAX_DIMS, MAX_DIMS - 1) for dim in dims)
 
     def __call__(self, batch):
+        beyond = [dim for dim in self.dims if not -batch.ndim <= dim < batch.ndim]
+        if beyond:
+            raise ValueError(f"{self!r}: a batch of shape {tuple(batch.shape)} has no dimension {beyond[0]}")
         dims = {dim % batch.ndim for dim in self.dims} if self.dims else set(range(1, batch.ndim))
         shape = [size for dim, size in enumerate(batch.shape) if dim not in dims or size != 1]
         return batch.reshape(shape)
@@ -209,6 +231,9 @@ class ModuleWrapper(Transform):
     """Runs a torch module, or any callable, on the whole batch (without gradients, as all steps of a pipeline)."""
 
     def __init__(self, module):
+        if isinstance(module, type) or not callable(module):
+            hint = f": write {module.__name__}(...)" if isinstance(module, type) else ""
+            raise TypeError(f"ModuleWrapper: module must be called on a batch, which {brief(module)} cannot be{hint}")
         self.module = module
 
     def __call__(self, batch):
@@ -220,9 +245,7 @@ class MixupToOneHot(Transform):
     of two equal labels add up to 1."""
 
     def __init__(self, num_classes: int):
-        self.num_classes = operator.index(num_classes)
-        if self.num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, not {num_classes}")
+        self.num_classes = whole(num_classes, "MixupToOneHot", "num_classes", 1, MAX_CLASSES)
 
     def __call__(self, batch):
         if batch.ndim != 2 or batch.shape[1] != 3:

@@ -5,33 +5,47 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import _cgxffcv
 import numpy as np
 
+from cgxffcv.wording import brief
+
+
+def numbers(values: Any, name: str, what: str) -> np.ndarray:
+    """float64, of whatever NumPy takes for numbers (but no texts)."""
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind in "biuf":
+            return array.astype(np.float64)
+    except ValueError:  # rows of different lengths
+        pass
+    raise TypeError(f"{name} must be {what}, not {brief(values)}")
+
 
 def three(values: Any, name: str) -> tuple[float, float, float]:
-    array = np.asarray(values, dtype=np.float64)
+    array = numbers(values, name, "three numbers, one a channel")
     if array.ndim == 0:
         array = np.repeat(array, 3)
     if array.shape != (3,) or not np.isfinite(array).all():
-        raise ValueError(f"{name} must be three finite numbers, one a channel, not {values!r}")
+        raise ValueError(f"{name} must be three finite numbers, one a channel, not {brief(values)}")
     return tuple(array.tolist())
 
 
 def pair(size: Any, name: str) -> tuple[Any, Any]:
-    both = (size, size) if np.ndim(size) == 0 else tuple(size)
+    both = tuple(size) if isinstance(size, (tuple, list, np.ndarray)) and np.ndim(size) > 0 else (size, size)
     if len(both) != 2:
-        raise ValueError(f"{name} must be a number or (height, width), not {size!r}")
+        raise ValueError(f"{name} must be a number or (height, width), not {brief(size)}")
     return both
 
 
 def limits(values: Any, name: str) -> tuple[float, float]:
-    both = tuple(values) if np.ndim(values) == 1 else ()
-    if len(both) != 2:
-        raise ValueError(f"{name} must be two numbers, the lower one first, not {values!r}")
+    what = "two numbers, the lower one first"
+    both = numbers(values, name, what)
+    if both.shape != (2,):
+        raise ValueError(f"{name} must be {what}, not {brief(values)}")
     return float(both[0]), float(both[1])
 
 
@@ -41,14 +55,16 @@ def border(fill: Any, name: str) -> Any:
 
 def samples(values: Any, name: str) -> np.ndarray:
     """Whole numbers, each once, rising."""
-    array = np.asarray(list(values))
+    array = np.asarray(list(values) if isinstance(values, Iterable) else values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise TypeError(f"{name} must be numbers of samples, not {values!r}")
+        raise TypeError(f"{name} must be numbers of samples, not {brief(values)}")
+    if array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} holds {int(array.max())}, which is no number of a sample")
     return np.unique(array.astype(np.int64))
 
 
 def plane(values: Any, name: str) -> np.ndarray:
-    array = np.array(values, dtype=np.float32, order="C")  # a copy: what the caller does to his counts no more
+    array = numbers(values, name, "an array of numbers").astype(np.float32, order="C")  # a copy, not the caller's own
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite")
     return array
