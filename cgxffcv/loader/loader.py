@@ -66,7 +66,8 @@ class Loader:
         pipelines: for each field a list of a decoder and transforms, a PipelineSpec, or None to leave it out.
         custom_fields: {name: class or instance} of a user's own fields, see cgxffcv.fields.Field.
         drop_last: leave out the last batch if it is incomplete; else the ranks share it evenly, to within one sample.
-        batches_ahead: batches made in advance.
+        batches_ahead: batches made in advance, at most; None: 3, or fewer, 1 at least, where these and the
+            two that the program may have take more than 256 MiB.
         recompile: accepted for FFCV's sake; nothing is compiled at run time.
         order_kwargs: window_pages of QUASI_RANDOM, or the arguments of a class given as `order`.
         rank, world_size: this process's part: the permutation of an epoch is one for all ranks, and global batch g, of
@@ -77,8 +78,10 @@ class Loader:
         evaluate: random operations are neutral: no flip, no shift, the central crop, no hole.
         page_locked: the number of a GPU, which can then copy batches beside its work; None: ordinary memory.
         arrays: "torch" or "numpy": what fields without a pipeline give; None: tensors if the program uses torch.
-        on_error: "raise" ends the pass at a JPEG image that is damaged; "zero" makes it black before what follows in
-            the pipeline, and counts it (stats()["blanked"]).
+        on_error: "raise" ends the pass at a sample that is damaged; "zero" makes a damaged JPEG image black before what
+            follows in the pipeline, and counts it (stats()["blanked"]); "skip" leaves out a sample of which the workers
+            cannot make a value: its batch is shorter, what it would be without it, perhaps empty, so that all ranks
+            have equally many batches, and it is counted (stats()["skipped"]). get_batch raises in any case.
 
     Raises:
         OSError, BetonError: the file cannot be opened, or is not as the format demands. ValueError, TypeError,
@@ -98,7 +101,7 @@ class Loader:
         pipelines: Mapping[str, Any] | None = None,
         custom_fields: Mapping[str, Any] | None = None,
         drop_last: bool = True,
-        batches_ahead: int = 3,
+        batches_ahead: int | None = None,
         recompile: bool = False,
         order_kwargs: Mapping[str, Any] | None = None,
         *,

@@ -81,11 +81,13 @@ class Plan:
         else:
             self.seed = choose_seed(given["seed"], self.world_size, given["order"])
         self.batch_size, self.batches_ahead = given["batch_size"], given["batches_ahead"]
+        if isinstance(self.batches_ahead, (int, np.integer)) and self.batches_ahead < 1:
+            raise ValueError(f"batches_ahead must be at least 1, not {self.batches_ahead}")
         for name in ("distributed", "drop_last", "ids", "evaluate", "os_cache", "resident"):
             setattr(self, name, bool(given[name]))
         self.chosen = None if given["indices"] is None else as_ids(given["indices"], "indices", core.in_file).copy()
-        if self.on_error not in ("raise", "zero"):
-            raise ValueError(f"on_error must be 'raise' or 'zero', not {self.on_error!r}")
+        if self.on_error not in ("raise", "zero", "skip"):
+            raise ValueError(f"on_error must be 'raise', 'zero' or 'skip', not {self.on_error!r}")
         self._indices: np.ndarray | None = None
         self.num_samples = core.in_file if self.chosen is None else len(self.chosen)
         self.outputs: list[Output] = []
@@ -140,15 +142,17 @@ class Plan:
             window_pages=self.window,
             seed=self.seed,
             workers=self.arguments["num_workers"],
-            batches_ahead=self.batches_ahead,
+            batches_ahead=0 if self.batches_ahead is None else self.batches_ahead,
             world_size=self.world_size,
             rank=self.rank,
             drop_last=self.drop_last,
             resident=self.resident,
             read_ahead=not self.os_cache,
             blank_damaged=self.on_error == "zero",
+            skip_damaged=self.on_error == "skip",
             page_locked=self.arguments["page_locked"],
         )
+        self.batches_ahead = self.core.stats()["batches_ahead"]
         if self.own_order is None and self.num_samples > 0 and self.core.batches(self.num_samples) == 0:
             warn(
                 f"one batch of {self.batch_size} on {counted(self.world_size, 'rank')} is not filled by "

@@ -14,6 +14,8 @@
 
 #define MAX_WORKERS 1024
 #define MAX_AHEAD 4096
+#define AHEAD 3                         /* batches, if nobody says so, ... */
+#define AHEAD_BYTES ((size_t)256 << 20) /* ... or fewer, so that all buffers fit into this */
 
 struct Loader {
     LoaderSource source;
@@ -23,12 +25,13 @@ struct Loader {
     Slots *slots;     /* owned; batches in callers' hands keep its memory */
     Workers *workers; /* owned */
     int threads;
+    size_t ahead; /* batches */
 };
 
 NAMES_DEFINE(loader_order_name, "sequential", "random", "quasi_random")
 
 LoaderConfig loader_config_default(void) {
-    return (LoaderConfig){.world_size = 1, .batches_ahead = 3, .window_pages = 8, .drop_last = true};
+    return (LoaderConfig){.world_size = 1, .window_pages = 8, .drop_last = true};
 }
 
 /* ---- creation ---- */
@@ -46,7 +49,7 @@ static Status check_config(const LoaderConfig *c) {
     }
     if (c->workers > MAX_WORKERS)
         FAIL(STATUS_ARGUMENT, "num_workers must be at most %d, not %d", MAX_WORKERS, c->workers);
-    if (c->batches_ahead < 1 || c->batches_ahead > MAX_AHEAD) {
+    if (c->batches_ahead > MAX_AHEAD) {
         FAIL(STATUS_ARGUMENT, "batches_ahead must be in 1..%d, not %zu", MAX_AHEAD, c->batches_ahead);
     }
     if ((unsigned)c->order > LOADER_QUASI_RANDOM) FAIL(STATUS_ARGUMENT, "unknown order %d", (int)c->order);
@@ -60,6 +63,15 @@ static size_t largest_batch(const Loader *loader, const LoaderConfig *config) {
     return config->batch_size < most ? config->batch_size : (size_t)most;
 }
 
+/* The caller has two batches for a moment, whenever it asks for the next while it has one. */
+static size_t choose_ahead(const Loader *loader, const LoaderConfig *config) {
+    size_t bytes = 1, ahead = AHEAD;
+    if (config->batches_ahead > 0) return config->batches_ahead;
+    for (size_t i = 0; i < loader->pipeline.count; i++) bytes += loader->pipeline.outputs[i].array.sample_bytes;
+    while (ahead > 1 && bytes > AHEAD_BYTES / (ahead + 2) / largest_batch(loader, config)) ahead--;
+    return ahead;
+}
+
 static Status create_slots(Loader *loader, const LoaderConfig *config) {
     size_t *bytes = NULL;
     TRY(memory_alloc(loader->pipeline.count, sizeof *bytes, &bytes));
@@ -68,7 +80,7 @@ static Status create_slots(Loader *loader, const LoaderConfig *config) {
     SlotsConfig slots = {.batch_size = largest_batch(loader, config),
                          .arrays = loader->pipeline.count,
                          .sample_bytes = bytes,
-                         .spare = config->batches_ahead + 1,
+                         .spare = loader->ahead + 1,
                          .page_locked = config->page_locked,
                          .device = config->device};
     Status status = loader_slots_create(&slots, &loader->slots);
@@ -82,16 +94,18 @@ static Status create_workers(Loader *loader, const LoaderConfig *config) {
         .slots = loader->slots,
         .split = loader->split,
         .count = loader->threads,
-        .ahead = config->batches_ahead,
+        .ahead = loader->ahead,
         .chunk = loader_pipeline_chunk(&loader->pipeline, largest_batch(loader, config), loader->threads),
-        .read_ahead = config->read_ahead};
+        .read_ahead = config->read_ahead,
+        .skip_damaged = config->skip_damaged};
     return loader_workers_create(&workers, &loader->workers);
 }
 
 static Status keep_one(void *context, size_t item, DecoderScratch *scratch) {
     Loader *loader = context;
     uint64_t sample = loader->order.samples == NULL ? item : loader->order.samples[item];
-    return loader_pipeline_keep(&loader->pipeline, scratch, sample);
+    Status status = loader_pipeline_keep(&loader->pipeline, scratch, sample);
+    return loader_workers_skip(loader->workers, status, sample) ? STATUS_OK : status;
 }
 
 static Status make_resident(Loader *loader) {
@@ -124,6 +138,7 @@ Status loader_create(const LoaderConfig *config, Loader **out) {
     loader->source.windows = config->read_ahead;
     loader->source.whole_pages = config->order == LOADER_QUASI_RANDOM;
     TRY_GOTO(look_into_file(loader, config));
+    loader->ahead = choose_ahead(loader, config);
     TRY_GOTO(create_slots(loader, config));
     TRY_GOTO(create_workers(loader, config));
     if (config->resident) TRY_GOTO(make_resident(loader));
@@ -173,6 +188,7 @@ void loader_stats(const Loader *loader, LoaderStats *out) {
     SlotsStats slots = loader_slots_stats(loader->slots);
     loader_workers_stats(loader->workers, &stats);
     stats.blanked = loader->pipeline.blanked == NULL ? 0 : atomic_load(loader->pipeline.blanked);
+    stats.batches_ahead = loader->ahead;
     stats.slots = slots.live;
     stats.slots_held = slots.held;
     stats.slot_bytes = loader_slots_batch_bytes(loader->slots);

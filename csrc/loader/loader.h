@@ -99,7 +99,7 @@ typedef struct LoaderConfig {
     size_t batch_size; /* of this rank */
     size_t world_size, rank;
     int workers;          /* threads; below 1: as many as processors */
-    size_t batches_ahead; /* batches being made or waiting, at least 1 */
+    size_t batches_ahead; /* batches being made or waiting; 0: 3, or fewer where they are large */
     LoaderOrder order;
     size_t window_pages; /* of LOADER_QUASI_RANDOM, at least 1 */
     uint64_t seed;
@@ -114,12 +114,15 @@ typedef struct LoaderConfig {
      * for before they are needed. */
     bool read_ahead;
     bool blank_damaged; /* damaged JPEG images are black, and counted; else they end the pass */
+    /* Samples that are damaged are left out of their batches, which are shorter then, and counted. A batch is what it
+     * would be without them; also one of which nothing is left is given. */
+    bool skip_damaged;
     /* Batches lie in page-locked memory, from which `device` can copy beside its work. */
     bool page_locked;
     int device;
 } LoaderConfig;
 
-/* Sequential, one rank, three batches ahead, drop_last, window of 8 pages; the rest zero. */
+/* Sequential, one rank, as many batches ahead as fit, drop_last, window of 8 pages; the rest zero. */
 LoaderConfig loader_config_default(void);
 
 /* Checks the configuration against the file: fields and their kinds, indices, image sizes. Starts no thread, unless
@@ -209,7 +212,9 @@ typedef struct LoaderStats {
     int64_t decode_ns;                      /* of it, the JPEG decoder */
     int64_t idle_ns;                        /* all workers waited for room or work during passes */
     uint64_t blanked;                       /* damaged images that came out black (blank_damaged), each time */
+    uint64_t skipped;                       /* damaged samples that were left out (skip_damaged), each time */
     int workers;                            /* threads running now */
+    size_t batches_ahead;                   /* as configured, or chosen */
     size_t slots, slots_held;               /* batch buffers that exist; of them, held by callers */
     size_t slot_bytes;                      /* one buffer */
     size_t memory_bytes, memory_peak_bytes; /* buffers, scratch, orders, resident pixels */

@@ -1,9 +1,11 @@
 /* Workers take chunks of the oldest open batch and open the next one while there is room; a finished batch waits until
- * it is its turn. A loop goes before. One mutex guards everything here; it is not held while samples are made. Owns
- * threads and the pass's list of samples. */
+ * it is its turn. A batch that turns out to have damaged samples, which are to be left out, is made again without them
+ * when it is its turn. A loop goes before. One mutex guards everything here; it is not held while samples are made.
+ * Owns threads and the pass's list of samples. */
 #include "loader/workers.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
@@ -14,6 +16,8 @@
 typedef struct Flight {
     LoaderBatch *batch; /* owned reference; NULL if opening it failed */
     size_t chunks, taken, done;
+    size_t planned; /* samples that it would have if all were sound */
+    bool again;     /* samples have been found that are to be left out */
     bool failed;
     int64_t failed_at; /* position in the batch of the first bad sample */
     ErrorRecord error;
@@ -48,11 +52,13 @@ struct Workers {
     int sleeping;
     bool any_pass, active;
     WorkersPass pass;
-    uint64_t batches;   /* of the pass */
-    uint64_t opened;    /* batches below it have been opened */
-    uint64_t delivered; /* batches below it have been given out */
-    Flight *flights;    /* owned, config.ahead */
-    Loop *loop;         /* borrowed from loader_workers_run, which waits for it; or NULL */
+    uint64_t batches;       /* of the pass */
+    uint64_t opened;        /* batches below it have been opened */
+    uint64_t delivered;     /* batches below it have been given out */
+    Flight *flights;        /* owned, config.ahead */
+    Flight *remade;         /* the oldest one, while it is made again; or NULL */
+    atomic_uchar *left_out; /* owned, a flag for each sample of the file, once set for good; NULL if none is */
+    Loop *loop;             /* borrowed from loader_workers_run, which waits for it; or NULL */
     LoaderStats totals;
 };
 
@@ -78,19 +84,37 @@ static void fail_flight(Flight *flight, int64_t at) {
     flight->error = *error_record();
 }
 
-static void open_batch(Workers *workers) {
+static bool is_left_out(const Workers *workers, uint64_t sample) {
+    return workers->left_out != NULL && atomic_load_explicit(&workers->left_out[sample], memory_order_relaxed) != 0;
+}
+
+/* Takes those samples from the batch that are left out, and begins it from the start. */
+static void begin_flight(Workers *workers, Flight *flight) {
     const size_t chunk = workers->config.chunk;
+    LoaderBatch *batch = flight->batch;
+    uint64_t *ids = loader_slots_ids(batch);
+    size_t kept = 0;
+    for (size_t i = 0; i < batch->count; i++) {
+        if (!is_left_out(workers, ids[i])) ids[kept++] = ids[i];
+    }
+    batch->count = kept;
+    flight->chunks = (kept + chunk - 1) / chunk;
+    flight->taken = flight->done = 0;
+    flight->again = false;
+}
+
+static void open_batch(Workers *workers) {
     Flight *flight = flight_of(workers, workers->opened);
     LoaderPart part = loader_split_part(&workers->config.split, workers->pass.samples, workers->opened);
-    *flight = (Flight){.chunks = (part.count + chunk - 1) / chunk};
+    *flight = (Flight){.planned = part.count};
     if (loader_slots_take(workers->config.slots, part.count, &flight->batch) != STATUS_OK) {
-        flight->chunks = 0;
         fail_flight(flight, 0);
     } else {
         flight->batch->index = workers->opened;
         flight->batch->epoch = workers->pass.draws.epoch;
         uint64_t *ids = loader_slots_ids(flight->batch);
         for (size_t i = 0; i < part.count; i++) ids[i] = workers->pass.ids[part.first + i];
+        begin_flight(workers, flight);
     }
     workers->opened++;
     if (flight->chunks == 0) pthread_cond_broadcast(&workers->ready);
@@ -110,8 +134,13 @@ static void take_chunk(Workers *workers, Flight *flight, Job *job) {
     }
 }
 
-/* Finds a chunk in the newest open batch (older ones are handed out completely), or opens another. */
+/* Finds a chunk in the batch that is made again, or in the newest open one (older ones are handed out completely), or
+ * opens another. */
 static bool find_job(Workers *workers, Job *job) {
+    if (workers->active && workers->remade != NULL && workers->remade->taken < workers->remade->chunks) {
+        take_chunk(workers, workers->remade, job);
+        return true;
+    }
     while (workers->active) {
         if (workers->opened > workers->delivered) {
             Flight *flight = flight_of(workers, workers->opened - 1);
@@ -143,7 +172,12 @@ static void run_job(Worker *worker, const Job *job) {
     workers->totals.work_ns += spent;
     workers->totals.decode_ns += worker->scratch.decode_ns;
     worker->held = loader_pipeline_scratch_bytes(&worker->scratch);
-    if (status != STATUS_OK) fail_flight(job->flight, worker->scratch.failed_at);
+    const int64_t at = worker->scratch.failed_at;
+    if (status != STATUS_OK && at >= 0 && loader_workers_skip(workers, status, job->batch->ids[at])) {
+        job->flight->again = true;
+    } else if (status != STATUS_OK) {
+        fail_flight(job->flight, at);
+    }
     job->flight->done++;
     bool cut = finished(job->flight) && loader_source_check(workers->config.pipeline->source) != STATUS_OK;
     if (cut) fail_flight(job->flight, -1); /* whatever else its samples say */
@@ -229,6 +263,10 @@ Status loader_workers_create(const WorkersConfig *config, Workers **out) {
     pthread_condattr_destroy(&monotonic);
     TRY_GOTO(memory_calloc((size_t)config->count, sizeof *workers->list, &workers->list));
     TRY_GOTO(memory_calloc(config->ahead, sizeof *workers->flights, &workers->flights));
+    if (config->skip_damaged) {
+        const size_t samples = (size_t)beton_reader_num_samples(config->pipeline->source->reader);
+        TRY_GOTO(memory_calloc(samples, sizeof *workers->left_out, &workers->left_out));
+    }
     *out = workers;
     workers = NULL;
 done:
@@ -248,6 +286,7 @@ void loader_workers_destroy(Workers *workers) {
         loader_pipeline_scratch_fini(&workers->list[i].scratch);
     }
     memory_free(workers->pass.ids);
+    memory_free(workers->left_out);
     memory_free(workers->flights);
     memory_free(workers->list);
     pthread_cond_destroy(&workers->ready);
@@ -260,6 +299,7 @@ void loader_workers_destroy(Workers *workers) {
  * so the wait is. */
 static void end_pass(Workers *workers) {
     workers->active = false;
+    workers->remade = NULL;
     while (workers->busy > 0) pthread_cond_wait(&workers->ready, &workers->mutex);
     for (; workers->delivered < workers->opened; workers->delivered++) {
         Flight *flight = flight_of(workers, workers->delivered);
@@ -319,6 +359,7 @@ static LoaderBatch *deliver(Workers *workers, Flight *flight) {
     workers->delivered++;
     workers->totals.batches++;
     workers->totals.samples += batch->count;
+    workers->totals.skipped += flight->planned - batch->count;
     loader_slots_hand_over(batch);
     if (workers->sleeping > 0) pthread_cond_broadcast(&workers->work);
     return batch;
@@ -335,6 +376,13 @@ Status loader_workers_next(Workers *workers, LoaderPoll poll, void *context, Loa
     }
     Flight *flight = flight_of(workers, workers->delivered);
     TRY_GOTO(wait_for(workers, flight, poll, context));
+    while (flight->again && !flight->failed) {
+        begin_flight(workers, flight);
+        workers->remade = flight;
+        pthread_cond_broadcast(&workers->work);
+        TRY_GOTO(wait_for(workers, flight, poll, context));
+        workers->remade = NULL;
+    }
     if (flight->failed) {
         uint64_t delivered = workers->delivered;
         ErrorRecord error = flight->error;
@@ -362,6 +410,12 @@ Status loader_workers_run(Workers *workers, size_t items, WorkersTask task, void
     return loop.failed ? error_adopt(&loop.error) : STATUS_OK;
 }
 
+bool loader_workers_skip(Workers *workers, Status status, uint64_t sample) {
+    if (status != STATUS_FORMAT || workers->left_out == NULL) return false;
+    atomic_store_explicit(&workers->left_out[sample], 1, memory_order_relaxed);
+    return true;
+}
+
 LoaderPosition loader_workers_position(Workers *workers) {
     pthread_mutex_lock(&workers->mutex);
     LoaderPosition position = {workers->pass.draws.epoch, workers->delivered};
@@ -380,5 +434,8 @@ void loader_workers_stats(Workers *workers, LoaderStats *stats) {
     stats->workers = workers->started;
     stats->memory_bytes = workers->pass.ids == NULL ? 0 : (size_t)workers->pass.samples * sizeof(uint64_t);
     for (int i = 0; i < workers->started; i++) stats->memory_bytes += workers->list[i].held;
+    if (workers->left_out != NULL) {
+        stats->memory_bytes += (size_t)beton_reader_num_samples(workers->config.pipeline->source->reader);
+    }
     pthread_mutex_unlock(&workers->mutex);
 }

@@ -16,6 +16,7 @@ typedef struct WorkersConfig {
     size_t ahead; /* batches in flight, at least 1 */
     size_t chunk; /* samples a worker takes at once */
     bool read_ahead;
+    bool skip_damaged;
 } WorkersConfig;
 
 typedef struct WorkersPass {
@@ -39,6 +40,9 @@ typedef Status (*WorkersTask)(void *context, size_t item, DecoderScratch *scratc
 /* Runs task(context, item, scratch) for each item in [0, items) and waits for all; a pass under way goes on afterwards.
  * After a failure no further items are begun; the first item's failure becomes the caller's. */
 Status loader_workers_run(Workers *workers, size_t items, WorkersTask task, void *context);
+
+/* Whether a failure is that of a damaged sample which is to be left out; from now on it is. */
+bool loader_workers_skip(Workers *workers, Status status, uint64_t sample);
 
 LoaderPosition loader_workers_position(Workers *workers);
 

@@ -136,7 +136,8 @@ static const SpecTable settings_table = {
      SPEC_MEMBER(LoaderConfig, window_pages), SPEC_MEMBER(LoaderConfig, seed), SPEC_MEMBER(LoaderConfig, workers),
      SPEC_MEMBER(LoaderConfig, batches_ahead), SPEC_MEMBER(LoaderConfig, world_size), SPEC_MEMBER(LoaderConfig, rank),
      SPEC_MEMBER(LoaderConfig, drop_last), SPEC_MEMBER(LoaderConfig, resident), SPEC_MEMBER(LoaderConfig, read_ahead),
-     SPEC_MEMBER(LoaderConfig, blank_damaged), SPEC_WHOLE("page_locked", parse_page_locked)}};
+     SPEC_MEMBER(LoaderConfig, blank_damaged), SPEC_MEMBER(LoaderConfig, skip_damaged),
+     SPEC_WHOLE("page_locked", parse_page_locked)}};
 
 int py_loader_spec_parse(PyObject *outputs, PyObject *settings, LoaderSpec *out) {
     out->config = loader_config_default();

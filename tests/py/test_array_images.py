@@ -70,8 +70,11 @@ def test_arrays_without_image_operations_stay_arrays(path):
 
 @pytest.mark.parametrize("field", ["grey", "real"])
 def test_other_arrays_are_refused(path, field):
-    with pytest.raises(TypeError, match=f"field '{field}': operations on images take arrays of uint8 and shape"):
-        Loader(path, 4, pipelines={field: [tf.RandomHorizontalFlip()]})
+    got = {"grey": r"uint8 and shape \(9, 8\)", "real": r"float32 and shape \(9, 8, 3\)"}[field]
+    for step in (tf.RandomHorizontalFlip(), tf.NormalizeImage(0, 1, np.float32)):
+        said = f"field '{field}': {type(step).__name__} takes images: arrays of uint8 and shape .*3\\), not of {got}"
+        with pytest.raises(TypeError, match=said):
+            Loader(path, 4, pipelines={field: [step]})
 
 
 def test_no_samples(tmp_path):

@@ -1,5 +1,7 @@
 """JPEG images whose data is damaged: an error that names the sample, or black pixels that are counted."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from cgxffcv.fields.decoders import (
     RandomResizedCropRGBImageDecoder,
     SimpleRGBImageDecoder,
 )
-from cgxffcv.loader import Loader, PipelineSpec
+from cgxffcv.loader import Loader, OrderOption, PipelineSpec
 
 COUNT, BAD = 14, [2, 9]
 PIPELINES = {
@@ -45,7 +47,7 @@ def files(tmp_path_factory):
 def load(path, steps, **options):
     pipelines = {"image": steps, "again": PipelineSpec("image", steps[0])}
     options = {"pipelines": pipelines, "seed": 7, "drop_last": False, "arrays": "numpy", **options}
-    return Loader(path, 4, 2, **options)
+    return Loader(path, 4, options.pop("num_workers", 2), **options)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -79,5 +81,78 @@ def test_an_error_by_default(files, name):
         assert caught.value.sample == BAD[0] and caught.value.field == "image"
         loader.on_error = "zero"
         assert len(list(loader)) == 4
-        with pytest.raises(ValueError, match="on_error must be 'raise' or 'zero', not 'skip'"):
-            loader.on_error = "skip"
+        with pytest.raises(ValueError, match="on_error must be 'raise', 'zero' or 'skip', not 'ignore'"):
+            loader.on_error = "ignore"
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("options", [{}, {"order": OrderOption.RANDOM}, {"os_cache": False}], ids=str)
+def test_left_out(files, name, options):
+    """Each batch is what it would be without them: mixed, too, and the second time, when they are known."""
+    with (
+        load(files[0], PIPELINES[name], on_error="skip", ids=True, **options) as loader,
+        load(files[1], PIPELINES[name], ids=True, **options) as whole,
+    ):
+        for epoch in range(3):
+            for got, want in zip(loader, whole, strict=True):
+                ids = [sample for sample in want[-1].tolist() if sample not in BAD]
+                assert got[-1].tolist() == ids
+                if ids:
+                    for one, other in zip(got, whole.get_batch(ids, epoch), strict=True):
+                        np.testing.assert_array_equal(one, other)
+            assert loader.stats()["skipped"] == (epoch + 1) * len(BAD)
+        assert loader.stats()["samples"] == 3 * (COUNT - len(BAD)) and loader.stats()["blanked"] == 0
+        with pytest.raises(BetonError, match="damaged"):
+            loader.get_batch(BAD)
+
+
+def test_left_out_and_resumed(files):
+    options = {"on_error": "skip", "ids": True, "order": OrderOption.RANDOM, "num_workers": 1}
+    with load(files[0], PIPELINES["mixed"], **options) as loader:
+        want = [*loader, *loader]
+    lengths = [len(batch[-1]) for batch in want]
+    for taken in range(1, len(want) // 2):
+        with load(files[0], PIPELINES["mixed"], **options) as loader:
+            passing = iter(loader)
+            for _ in range(taken):
+                next(passing)
+            state = loader.state_dict()
+        with load(files[0], PIPELINES["mixed"], **options) as loader:
+            loader.load_state_dict(state)
+            rest = [*loader, *loader]
+        assert [len(batch[-1]) for batch in rest] == lengths[taken:]
+        for got, other in zip(rest, want[taken:], strict=True):
+            for one, two in zip(got, other, strict=True):
+                np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_a_batch_of_which_nothing_is_left_is_empty(files, resident):
+    order = [2, 9, 2, 9, 0, 1, 2, 3]
+    with load(files[0], PIPELINES["part"], on_error="skip", ids=True, order=order, resident=resident) as loader:
+        first, second = loader
+        assert len(loader) == 2 and first[0].shape == (0, 20, 20, 3) and first[-1].size == 0
+        assert second[-1].tolist() == [0, 1, 3] and loader.stats()["skipped"] == 5
+
+
+def test_left_out_among_ranks(files):
+    """Every rank has as many batches as if all samples were sound."""
+    lengths, seen = [], []
+    for rank in range(3):
+        options = {"on_error": "skip", "ids": True, "rank": rank, "world_size": 3, "seed": 1}
+        with load(files[0], PIPELINES["centre"], order=OrderOption.RANDOM, **options) as loader:
+            batches = [batch[-1].tolist() for batch in loader]
+            assert len(batches) == len(loader)
+            lengths.append(len(batches))
+            seen += sum(batches, [])
+    assert len(set(lengths)) == 1 and sorted(seen) == [i for i in range(COUNT) if i not in BAD]
+
+
+def test_a_file_that_becomes_shorter_is_an_error_in_any_case(files, tmp_path):
+    path = tmp_path / "cut.beton"
+    path.write_bytes(Path(files[1]).read_bytes())
+    with load(str(path), PIPELINES["whole"], on_error="skip") as loader:
+        with open(path, "r+b") as file:
+            file.truncate(8192)
+        with pytest.raises(BetonError, match="shorter"):
+            list(loader)

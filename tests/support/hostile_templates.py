@@ -99,6 +99,7 @@ PREPARE = {
     "resident": False,
     "read_ahead": False,
     "blank_damaged": False,
+    "skip_damaged": False,
     "page_locked": None,
 }
 

@@ -1,5 +1,7 @@
 /* NDArray and TorchTensor fields that hold colour images, uint8 (height, width, 3): each goes through `augment` into
  * the batch. */
+#include <stdio.h>
+
 #include "base/memory.h"
 #include "loader/decoders/pixels.h"
 
@@ -10,15 +12,26 @@ typedef struct ArrayImage {
 
 static const BetonKind kinds[] = {BETON_ARRAY, BETON_TENSOR};
 
-static Status check_shape(const BetonField *about) {
-    const uint64_t *shape = about->shape;
-    if (about->dtype == BETON_U8 && about->ndim == 3 && shape[2] == AUGMENT_CHANNELS && shape[0] <= UINT16_MAX &&
-        shape[1] <= UINT16_MAX) {
-        return STATUS_OK;
+/* Names the first step that asks for an image, what the field holds, and what it would take. */
+static Status refuse(const BetonField *about, const AugmentSpec *image) {
+    char shape[256] = "";
+    size_t used = 0;
+    for (int i = 0; i < about->ndim && used < sizeof shape; i++) {
+        used += (size_t)snprintf(shape + used, sizeof shape - used, "%s%llu", i == 0 ? "" : ", ",
+                                 (unsigned long long)about->shape[i]);
     }
+    const char *step =
+        image != NULL && image->op_count > 0 ? augment_entry(image->ops[0].kind)->name : "NormalizeImage";
     FAIL(STATUS_TYPE,
-         "operations on images take arrays of uint8 and shape (height, width, 3), which these are not; a callable on "
-         "the batch takes any");
+         "%s takes images: arrays of uint8 and shape (height, width, 3), not of %s and shape (%s); a callable on the "
+         "batch takes any",
+         step, beton_dtype_name((int)about->dtype), shape);
+}
+
+static bool is_image(const BetonField *about) {
+    const uint64_t *shape = about->shape;
+    return about->dtype == BETON_U8 && about->ndim == 3 && shape[2] == AUGMENT_CHANNELS && shape[0] <= UINT16_MAX &&
+           shape[1] <= UINT16_MAX;
 }
 
 static Status prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
@@ -26,7 +39,7 @@ static Status prepare(const LoaderSource *source, const Traversal *in_use, const
     ArrayImage *state = NULL;
     const BetonField *about = output->about;
     (void)source, (void)in_use;
-    TRY(check_shape(about));
+    if (!is_image(about)) return refuse(about, wish->image);
     TRY(memory_calloc(1, sizeof *state, &state));
     output->state = state;
     state->height = (int32_t)about->shape[0];
