@@ -346,6 +346,7 @@ CROP = {"operation": "RandomCrop", "draws": 1, "normalized": False, "values": ((
 # None: what needs no template, or has none without a device, a second rank, or a state of the object: `blunt` calls it.
 FUNCTIONS = {
     "build_info": plain(_cgxffcv.build_info),
+    "mpi_library": plain(_cgxffcv.mpi_library, open=False),
     "nccl_version": plain(_cgxffcv.nccl_version),
     "devices": plain(_cgxffcv.devices),
     "why_no_device": plain(_cgxffcv.why_no_device),
@@ -457,7 +458,8 @@ TYPES = {
         "run": method(a_plan_of_comm, "run", np.ones(107, np.float32)),
         "put": method(a_plan_of_comm, "put", [a_tensor(), a_tensor(7)], 0),
         "wait": method(a_plan_of_comm, "wait", 0),
-        **dict.fromkeys(("carried_space", "carried_bind", "carried_step")),  # of a GPU
+        **dict.fromkeys(("put_beside", "carried_space", "carried_bind", "carried_step")),  # of a GPU
+        "restore": method(a_plan_of_comm, "restore", np.ones(107, np.float32)),
         **{name: stage(name) for name in ("stage_messages", "stage_encode", "stage_reduce", "stage_finish")},
         "losses": method(a_plan_of_comm, "losses", np.ones(107, np.float32), np.ones(107, np.float32), (2, 4)),
         "explain": method(a_plan_of_comm, "explain"),
