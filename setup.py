@@ -159,7 +159,7 @@ def find_cuda(cuda):
     cuda.cflags = [f"-isystem{include}" for include in includes if include.is_dir() and home in include.parents]
     directories = [d for d in (home / "lib64", *home.glob("targets/*/lib")) if d.is_dir()]
     cuda.libs = [f"-L{d}" for d in directories] + [f"-Wl,-rpath,{d}" for d in directories]
-    cuda.libs += ["-lcudart", "-lcublasLt", "-lcudnn"]
+    cuda.libs += ["-lcudart_static"]  # cuBLASLt, cuDNN and NCCL are opened when they are needed
     because = "there is no GPU" if not gpu_here() else "of the GPUs here"
     because = "CGXFFCV_CUDA_ARCH" if os.environ.get("CGXFFCV_CUDA_ARCH") else because
     cuda.note = f"{'kernels':<10} for {';'.join(cuda_architectures())} ({because}): built now, some 3 minutes "

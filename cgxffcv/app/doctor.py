@@ -37,8 +37,6 @@ LIBRARIES = {
     "jpeg": ["libjpeg-dev"],
     "gomp": ["libgomp1"],
     "stdc++": ["libstdc++6"],
-    **dict.fromkeys(["cudart", "cublas", "cublasLt"], ["cuda-toolkit-13-0"]),
-    "cudnn": ["libcudnn9-cuda-13"],
 }
 CUDA_PACKAGES = ["cuda-toolkit-13-0", "libcudnn9-dev-cuda-13", "libnccl-dev"]
 FRAMEWORKS = ("torch", "jax", "cupy", "Pillow", "matplotlib")
@@ -115,15 +113,6 @@ def gpus() -> dict[str, Any]:
     return {"driver": driver, "devices": [{"name": name} for name in names]}
 
 
-def _cudnn_version() -> str | None:
-    """Of the library that the extension module has loaded."""
-    try:
-        number = int(ctypes.CDLL("libcudnn.so.9").cudnnGetVersion())
-    except (OSError, AttributeError):
-        return None
-    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
-
-
 def plan_cache() -> dict[str, Any]:
     """Where the fastest convolutions are remembered (csrc/nn/cuda/conv/plans.h), and whether that can be written."""
     folder = files.cache_folder()
@@ -162,12 +151,12 @@ def cuda() -> dict[str, Any]:
             devices[0] |= {"free_bytes": _cgxffcv.device_free_memory(), "problem": None}
         except (ValueError, _cgxffcv.CudaError) as error:
             devices[0]["problem"] = str(error)
-    nccl = _cgxffcv.nccl_version()
+    nccl, cudnn = _cgxffcv.nccl_version(), _cgxffcv.cudnn_version()
     return {
         "architectures": info["cuda_architectures"],
         "why_no_device": _cgxffcv.why_no_device(),
         "devices": devices,
-        "cudnn": _cudnn_version(),
+        "cudnn": f"{cudnn // 10000}.{cudnn // 100 % 100}.{cudnn % 100}" if cudnn else None,
         "nccl": f"{nccl // 10000}.{nccl // 100 % 100}.{nccl % 100}" if nccl else None,
         "plan_cache": plan_cache(),
     }
@@ -308,6 +297,9 @@ def _diagnose_gpus(report: dict[str, Any], mend: Mending) -> list[str]:
         if device["problem"]:
             wrong.append(f"GPU {index} ({device['name']}) cannot be used: {device['problem']}")
             lacking += ["".join(map(str, device["compute_capability"]))] if "rebuild" in device["problem"] else []
+    if cuda["devices"] and cuda["cudnn"] is None:
+        wrong.append("cuDNN 9 for CUDA 13, through which GPUs train, is not here")
+        mend.python.append("nvidia-cudnn-cu13 nvidia-cublas")
     if cuda["devices"] and not cuda["plan_cache"]["writable"]:
         wrong.append(
             f"{cuda['plan_cache']['folder']} cannot be written: each process looks for the fastest convolutions again; "

@@ -1,6 +1,9 @@
 /* The twin of nn/cuda in a build without CUDA. */
 #include "device/device.h"
+#include "nn/libraries.h"
 #include "nn/ops.h"
+
+int nn_cudnn_version(void) { return 0; }
 
 Status nn_ops_cuda(const OpsTable **out) {
     (void)out;

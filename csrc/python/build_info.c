@@ -5,6 +5,7 @@
 #include "base/library.h"
 #include "comm/comm.h"
 #include "device/device.h"
+#include "nn/libraries.h"
 
 #define FOLDERS_MAX 256
 
@@ -25,6 +26,15 @@ static PyObject *nccl_version(PyObject *module, PyObject *unused) {
     int version;
     Py_BEGIN_ALLOW_THREADS; /* it may load a large library */
     version = comm_nccl_version();
+    Py_END_ALLOW_THREADS;
+    return PyLong_FromLong(version);
+}
+
+static PyObject *cudnn_version(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    int version;
+    Py_BEGIN_ALLOW_THREADS;
+    version = nn_cudnn_version();
     Py_END_ALLOW_THREADS;
     return PyLong_FromLong(version);
 }
@@ -70,6 +80,9 @@ static PyMethodDef functions[] = {
     {"nccl_version", nccl_version, METH_NOARGS,
      "nccl_version()\n--\n\nThe version of the NCCL library that sums between GPUs would go through: 22809 is 2.28.9; "
      "0 without one."},
+    {"cudnn_version", cudnn_version, METH_NOARGS,
+     "cudnn_version()\n--\n\nThe version of the cuDNN library that convolutions on GPUs would go through: 91300 is "
+     "9.13.0; 0 without one."},
     {"mpi_library", (PyCFunction)(void (*)(void))mpi_library, METH_VARARGS | METH_KEYWORDS,
      "mpi_library(open=False)\n--\n\nThe MPI library that this process has opened, as a dict of family ('Open MPI'), "
      "path and version; None if it has\nopened none, as before ranks meet. With open=True it opens the one that ranks "

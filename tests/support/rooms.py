@@ -41,7 +41,7 @@ SEAMS = {
     },
     "allreduce": {"adapt.h", "allreduce.h", "trial.h"},
     "optim": {"optim.h"},
-    "nn": {"model.h", "whiten.h"},
+    "nn": {"libraries.h", "model.h", "whiten.h"},
     "train": {"gradients.h", "runner.h", "schedule.h", "trainer.h"},
 }
 # header: the files that may include it ("*" is one path component)
@@ -50,7 +50,7 @@ ONLY_IN = {
     "numpy/arrayobject.h": ["python/array.c"],
     "numpy/ndarraytypes.h": [],
     "mpi.h": [],
-    "cudnn.h": ["nn/cuda/conv/cudnn.c", "nn/cuda/conv/cudnn_graph.c", "nn/cuda/conv/cudnn_graph.h"],
+    "cudnn.h": ["nn/cuda/conv/cudnn_library.h"],
     "cublasLt.h": ["optim/cuda/cublas.c"],
     "cublas_v2.h": [],
     "oneapi/dnnl/dnnl.h": ["nn/cpu/dnnl.c"],

@@ -1,10 +1,14 @@
-/* Matrix products by cublasLt. A handle owns its workspace, and a choice (descriptors and the algorithm that the
- * library thinks best) for each shape it has seen. Algorithms are taken by the library's rules, never by timing, and
- * without reductions in the output's type, so that a shape's sums are always taken in the same order. */
+/* Matrix products by cublasLt, whose library is opened when the first handle is made. A handle owns its workspace, and
+ * a choice (descriptors and the algorithm that the library thinks best) for each shape it has seen. Algorithms are
+ * taken by the library's rules, never by timing, and without reductions in the output's type, so that a shape's sums
+ * are always taken in the same order. */
 #include "optim/cuda/gemm.h"
 
 #include <cublasLt.h>
+#include <pthread.h>
+#include <stdio.h>
 
+#include "base/library.h"
 #include "base/memory.h"
 
 #define WORKSPACE_BYTES ((size_t)32 << 20)
@@ -25,11 +29,60 @@ struct CudaGemm {
     size_t count;
 };
 
+/* ---- the library ---- */
+
+#define REMEDY "pip install 'cgxffcv[cuda13]', or apt install libcublas-13-0"
+#define CUBLAS_CALLS(X)                                                                                                \
+    X(cublasLtGetStatusString)                                                                                         \
+    X(cublasLtMatrixLayoutCreate)                                                                                      \
+    X(cublasLtMatrixLayoutSetAttribute)                                                                                \
+    X(cublasLtMatmulDescCreate)                                                                                        \
+    X(cublasLtMatmulDescSetAttribute)                                                                                  \
+    X(cublasLtMatmulPreferenceCreate)                                                                                  \
+    X(cublasLtMatmulPreferenceSetAttribute)                                                                            \
+    X(cublasLtMatmulAlgoGetHeuristic)                                                                                  \
+    X(cublasLtMatmulPreferenceDestroy)                                                                                 \
+    X(cublasLtMatrixLayoutDestroy)                                                                                     \
+    X(cublasLtMatmulDescDestroy)                                                                                       \
+    X(cublasLtCreate)                                                                                                  \
+    X(cublasLtDestroy)                                                                                                 \
+    X(cublasLtMatmul)
+
+static struct {
+#define CUBLAS_MEMBER(name) __typeof__(name) *name;
+    CUBLAS_CALLS(CUBLAS_MEMBER)
+#undef CUBLAS_MEMBER
+} blas;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static char load_why[LIBRARY_WHY_BYTES]; /* "" if it is open */
+
+static void cublas_load(void) {
+    static const LibraryWish wish = {.variable = "CGXFFCV_CUBLASLT_LIBRARY",
+                                     .package = "nvidia/cu13/lib/libcublasLt.so.13",
+                                     .name = "libcublasLt.so.13",
+                                     .remedy = REMEDY};
+    void *library = library_open(&wish, load_why);
+#define CUBLAS_FIND(name)                                                                                              \
+    if (load_why[0] == '\0' && !library_function(library, #name, &blas.name)) {                                        \
+        snprintf(load_why, sizeof load_why, "cublasLt has no " #name ": " REMEDY);                                     \
+    }
+    CUBLAS_CALLS(CUBLAS_FIND)
+#undef CUBLAS_FIND
+}
+
+static Status cublas_open(void) {
+    pthread_once(&once, cublas_load);
+    if (load_why[0] != '\0') FAIL(STATUS_NOT_BUILT, "matrix products on GPUs need cublasLt: %s", load_why);
+    return STATUS_OK;
+}
+
+/* ---- descriptors ---- */
+
 static Status fail(cublasStatus_t error, const char *what) {
     Status code = error == CUBLAS_STATUS_ALLOC_FAILED       ? STATUS_MEMORY
                   : error == CUBLAS_STATUS_EXECUTION_FAILED ? STATUS_CUDA
                                                             : STATUS_LIBRARY;
-    return error_fail(code, "%s: %s", what, cublasLtGetStatusString(error));
+    return error_fail(code, "%s: %s", what, blas.cublasLtGetStatusString(error));
 }
 
 #define TRY_CUBLAS(call)                                                                                               \
@@ -61,11 +114,11 @@ static cudaDataType_t data_type(CudaGemmType type) {
 /* Rows of `row` stored elements, `rows` of them: to the library as many columns. */
 static Status make_layout(CudaGemmType type, int64_t rows, int64_t columns, int64_t row, int batch, int64_t stride,
                           cublasLtMatrixLayout_t *out) {
-    TRY_CUBLAS(cublasLtMatrixLayoutCreate(out, data_type(type), (uint64_t)columns, (uint64_t)rows, row));
+    TRY_CUBLAS(blas.cublasLtMatrixLayoutCreate(out, data_type(type), (uint64_t)columns, (uint64_t)rows, row));
     int32_t count = batch;
-    TRY_CUBLAS(cublasLtMatrixLayoutSetAttribute(*out, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count));
-    TRY_CUBLAS(
-        cublasLtMatrixLayoutSetAttribute(*out, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof stride));
+    TRY_CUBLAS(blas.cublasLtMatrixLayoutSetAttribute(*out, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count));
+    TRY_CUBLAS(blas.cublasLtMatrixLayoutSetAttribute(*out, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride,
+                                                     sizeof stride));
     return STATUS_OK;
 }
 
@@ -74,11 +127,11 @@ static Status describe_choice(GemmChoice *choice) {
     const CudaGemmShape *s = &choice->shape;
     int32_t transpose_a = s->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
     int32_t transpose_b = s->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
-    TRY_CUBLAS(cublasLtMatmulDescCreate(&choice->product, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-    TRY_CUBLAS(
-        cublasLtMatmulDescSetAttribute(choice->product, CUBLASLT_MATMUL_DESC_TRANSA, &transpose_a, sizeof transpose_a));
-    TRY_CUBLAS(
-        cublasLtMatmulDescSetAttribute(choice->product, CUBLASLT_MATMUL_DESC_TRANSB, &transpose_b, sizeof transpose_b));
+    TRY_CUBLAS(blas.cublasLtMatmulDescCreate(&choice->product, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    TRY_CUBLAS(blas.cublasLtMatmulDescSetAttribute(choice->product, CUBLASLT_MATMUL_DESC_TRANSA, &transpose_a,
+                                                   sizeof transpose_a));
+    TRY_CUBLAS(blas.cublasLtMatmulDescSetAttribute(choice->product, CUBLASLT_MATMUL_DESC_TRANSB, &transpose_b,
+                                                   sizeof transpose_b));
     TRY(make_layout(s->in, s->transpose_b ? s->n : s->k, s->transpose_b ? s->k : s->n, s->row_b, s->batch, s->stride_b,
                     &choice->a));
     TRY(make_layout(s->in, s->transpose_a ? s->k : s->m, s->transpose_a ? s->m : s->k, s->row_a, s->batch, s->stride_a,
@@ -97,16 +150,16 @@ static Status choose(const CudaGemm *gemm, GemmChoice *choice) {
     static const cublasLtMatmulPreferenceAttributes_t aligned[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
-    TRY_CUBLAS_GOTO(cublasLtMatmulPreferenceCreate(&wishes));
-    TRY_CUBLAS_GOTO(cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
-                                                         sizeof workspace));
-    TRY_CUBLAS_GOTO(cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                                                         &reductions, sizeof reductions));
+    TRY_CUBLAS_GOTO(blas.cublasLtMatmulPreferenceCreate(&wishes));
+    TRY_CUBLAS_GOTO(blas.cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                              &workspace, sizeof workspace));
+    TRY_CUBLAS_GOTO(blas.cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                                              &reductions, sizeof reductions));
     for (size_t i = 0; i < sizeof aligned / sizeof *aligned; i++) {
-        TRY_CUBLAS_GOTO(cublasLtMatmulPreferenceSetAttribute(wishes, aligned[i], &alignment, sizeof alignment));
+        TRY_CUBLAS_GOTO(blas.cublasLtMatmulPreferenceSetAttribute(wishes, aligned[i], &alignment, sizeof alignment));
     }
-    TRY_CUBLAS_GOTO(cublasLtMatmulAlgoGetHeuristic(gemm->library, choice->product, choice->a, choice->b, choice->d,
-                                                   choice->d, wishes, 1, &found, &count));
+    TRY_CUBLAS_GOTO(blas.cublasLtMatmulAlgoGetHeuristic(gemm->library, choice->product, choice->a, choice->b, choice->d,
+                                                        choice->d, wishes, 1, &found, &count));
     if (count < 1) {
         FAIL_GOTO(STATUS_LIBRARY, "cublasLt has no algorithm for %d products of %lld x %lld by %lld x %lld",
                   choice->shape.batch, (long long)choice->shape.m, (long long)choice->shape.k,
@@ -114,15 +167,15 @@ static Status choose(const CudaGemm *gemm, GemmChoice *choice) {
     }
     choice->algorithm = found.algo;
 done:
-    if (wishes != NULL) (void)cublasLtMatmulPreferenceDestroy(wishes);
+    if (wishes != NULL) (void)blas.cublasLtMatmulPreferenceDestroy(wishes);
     return status;
 }
 
 static void destroy_gemm_choice(GemmChoice *choice) {
-    if (choice->d != NULL) (void)cublasLtMatrixLayoutDestroy(choice->d);
-    if (choice->b != NULL) (void)cublasLtMatrixLayoutDestroy(choice->b);
-    if (choice->a != NULL) (void)cublasLtMatrixLayoutDestroy(choice->a);
-    if (choice->product != NULL) (void)cublasLtMatmulDescDestroy(choice->product);
+    if (choice->d != NULL) (void)blas.cublasLtMatrixLayoutDestroy(choice->d);
+    if (choice->b != NULL) (void)blas.cublasLtMatrixLayoutDestroy(choice->b);
+    if (choice->a != NULL) (void)blas.cublasLtMatrixLayoutDestroy(choice->a);
+    if (choice->product != NULL) (void)blas.cublasLtMatmulDescDestroy(choice->product);
 }
 
 static Status find_gemm_choice(CudaGemm *gemm, const CudaGemmShape *shape, const GemmChoice **out) {
@@ -147,9 +200,10 @@ done:
 Status optim_cuda_gemm_create(DeviceStream *stream, CudaGemm **out) {
     Status status = STATUS_OK;
     CudaGemm *gemm = NULL;
+    TRY(cublas_open());
     TRY(memory_calloc(1, sizeof *gemm, &gemm));
     gemm->stream = stream;
-    TRY_CUBLAS_GOTO(cublasLtCreate(&gemm->library));
+    TRY_CUBLAS_GOTO(blas.cublasLtCreate(&gemm->library));
     TRY_GOTO(device_alloc(WORKSPACE_BYTES, &gemm->workspace));
     TRY_GOTO(device_fill(gemm->workspace, 0, WORKSPACE_BYTES, stream)); /* products may read what they ignore */
     *out = gemm;
@@ -164,7 +218,7 @@ void optim_cuda_gemm_destroy(CudaGemm *gemm) {
     for (size_t i = gemm->count; i > 0; i--) destroy_gemm_choice(&gemm->choices[i - 1]);
     memory_free(gemm->choices);
     device_free(gemm->workspace);
-    if (gemm->library != NULL) (void)cublasLtDestroy(gemm->library);
+    if (gemm->library != NULL) (void)blas.cublasLtDestroy(gemm->library);
     memory_free(gemm);
 }
 
@@ -172,8 +226,8 @@ Status optim_cuda_gemm_batched(CudaGemm *gemm, const CudaGemmShape *shape, float
                                float beta, const void *c, void *d) {
     const GemmChoice *choice = NULL;
     TRY(find_gemm_choice(gemm, shape, &choice));
-    TRY_CUBLAS(cublasLtMatmul(gemm->library, choice->product, &alpha, b, choice->a, a, choice->b, &beta,
-                              beta == 0 ? d : c, choice->d, d, choice->d, &choice->algorithm, gemm->workspace,
-                              WORKSPACE_BYTES, (cudaStream_t)gemm->stream));
+    TRY_CUBLAS(blas.cublasLtMatmul(gemm->library, choice->product, &alpha, b, choice->a, a, choice->b, &beta,
+                                   beta == 0 ? d : c, choice->d, d, choice->d, &choice->algorithm, gemm->workspace,
+                                   WORKSPACE_BYTES, (cudaStream_t)gemm->stream));
     return STATUS_OK;
 }

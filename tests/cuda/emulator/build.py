@@ -14,7 +14,7 @@ from pathlib import Path
 
 EMULATOR = Path(__file__).resolve().parent
 ROOT = EMULATOR.parents[2]
-LIBRARIES = re.compile(r"#include <(cudnn|cublasLt)\.h>")
+LIBRARIES = re.compile(r'#include (<(cudnn|cublasLt)\.h>|"nn/cuda/conv/cudnn_\w+\.h")')
 
 spec = importlib.util.spec_from_file_location("cgxffcv_setup", ROOT / "setup.py")
 ours = importlib.util.module_from_spec(spec)

@@ -1,9 +1,8 @@
-/* Convolutions through cuDNN's graph API: with cudnn_graph.c the only file that knows cuDNN. A convolution is a graph
+/* Convolutions through cuDNN's graph API: with cudnn_graph.c the only file that calls cuDNN. A convolution is a graph
  * of one operation; the heuristics propose engines with settings (knobs), each is timed, and the fastest is remembered
  * as its number and knobs, from which a later process builds the same plan without heuristics and without timing. Owns
  * one library handle for each device, kept until the process ends: to make one loads libraries of hundreds of
  * megabytes. */
-#include <cudnn.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -111,11 +110,11 @@ static Status make_pack(void *const operands[OPERANDS], void *workspace, Descrip
 
 static Status execute(Library *library, DeviceStream *stream, Descriptor plan, Descriptor pack) {
     if (!library->stream_set || library->stream != stream) {
-        TRY_CUDNN(cudnnSetStream(library->handle, (cudaStream_t)stream), "choosing the stream");
+        TRY_CUDNN(nn_cudnn.cudnnSetStream(library->handle, (cudaStream_t)stream), "choosing the stream");
         library->stream = stream;
         library->stream_set = true;
     }
-    TRY_CUDNN(cudnnBackendExecute(library->handle, plan, pack), "running a convolution");
+    TRY_CUDNN(nn_cudnn.cudnnBackendExecute(library->handle, plan, pack), "running a convolution");
     return STATUS_OK;
 }
 
@@ -212,8 +211,8 @@ static Status propose(Search *search, cudnnBackendHeurMode_t mode) {
                                     &search->graph->graph));
     TRY_GOTO(nn_cuda_descriptor_set(heuristic, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode));
     TRY_GOTO(nn_cuda_descriptor_finalize(heuristic, "asking for engines"));
-    cudnnStatus_t error = cudnnBackendGetAttribute(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS,
-                                                   CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, &there, NULL);
+    cudnnStatus_t error = nn_cudnn.cudnnBackendGetAttribute(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS,
+                                                            CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, &there, NULL);
     if (error != CUDNN_STATUS_SUCCESS) {
         status = nn_cuda_conv_failed(error, "counting engines");
         goto done;
@@ -323,7 +322,7 @@ static Status find_fastest(Search *search, Candidate *out) {
         char why[STATUS_MESSAGE_BYTES / 2];
         snprintf(why, sizeof why, "%.*s", (int)sizeof why - 1, error_record()->message);
         FAIL(STATUS_LIBRARY, "cuDNN %zu has no engine that may be used for the convolution \"%s\"; last: %s",
-             cudnnGetVersion(), search->key, why);
+             nn_cudnn.cudnnGetVersion(), search->key, why);
     }
     bool worth = ready->plan == NULL ||
                  (compiled->plan != NULL && compiled->milliseconds < COMPILED_MUST_GAIN * ready->milliseconds);
@@ -406,12 +405,13 @@ static Status library_init(int device, Library *library) {
     Status status = STATUS_OK;
     DeviceInfo info;
     char name[DEVICE_NAME_BYTES + 16], version[32];
+    TRY(nn_cudnn_open());
     TRY(device_describe(device, &info));
     snprintf(name, sizeof name, "%s sm_%d%d", info.name, info.major, info.minor);
-    snprintf(version, sizeof version, "cuDNN %zu", cudnnGetVersion());
+    snprintf(version, sizeof version, "cuDNN %zu", nn_cudnn.cudnnGetVersion());
     TRY_PTHREAD(pthread_mutex_init(&library->lock, NULL));
     TRY_GOTO(nn_cuda_plans_open(name, version, &library->plans));
-    cudnnStatus_t error = cudnnCreate(&library->handle);
+    cudnnStatus_t error = nn_cudnn.cudnnCreate(&library->handle);
     if (error != CUDNN_STATUS_SUCCESS) {
         library->handle = NULL;
         status = nn_cuda_conv_failed(error, "starting the library");
@@ -459,7 +459,7 @@ void nn_cuda_convs_destroy(CudaConvs *convs) {
 }
 
 void nn_cuda_convs_describe(const CudaConvs *convs, NnPlanLibrary *out) {
-    size_t version = cudnnGetVersion();
+    size_t version = nn_cudnn.cudnnGetVersion();
     PlansReport report;
     nn_cuda_plans_report(convs->library->plans, &report);
     snprintf(out->name, sizeof out->name, "cuDNN %zu.%zu.%zu", version / 10000, version % 10000 / 100, version % 100);

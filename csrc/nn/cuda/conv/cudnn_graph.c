@@ -2,7 +2,6 @@
  * library offers for it. */
 #include "nn/cuda/conv/cudnn_graph.h"
 
-#include <cudnn.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -15,7 +14,7 @@
 
 Status nn_cuda_conv_failed(cudnnStatus_t error, const char *what) {
     char detail[384] = "";
-    cudnnGetLastErrorString(detail, sizeof detail);
+    nn_cudnn.cudnnGetLastErrorString(detail, sizeof detail);
     detail[sizeof detail - 1] = '\0';
     (void)cudaGetLastError();
     const char *remedy = "";
@@ -25,30 +24,30 @@ Status nn_cuda_conv_failed(cudnnStatus_t error, const char *what) {
         remedy = "; all libcudnn*.so.9 must be installed, of one version (apt install --reinstall libcudnn9-cuda-13)";
     }
     Status code = CUDNN_STATUS_CATEGORY(error) == CUDNN_STATUS_EXECUTION_FAILED ? STATUS_CUDA : STATUS_LIBRARY;
-    return error_fail(code, "cuDNN %zu: %s: %s%s%s%s", cudnnGetVersion(), what, cudnnGetErrorString(error),
-                      detail[0] == '\0' ? "" : ": ", detail, remedy);
+    return error_fail(code, "cuDNN %zu: %s: %s%s%s%s", nn_cudnn.cudnnGetVersion(), what,
+                      nn_cudnn.cudnnGetErrorString(error), detail[0] == '\0' ? "" : ": ", detail, remedy);
 }
 
 Status nn_cuda_descriptor_create(cudnnBackendDescriptorType_t type, Descriptor *out) {
     Descriptor descriptor = NULL;
-    TRY_CUDNN(cudnnBackendCreateDescriptor(type, &descriptor), "creating a descriptor");
+    TRY_CUDNN(nn_cudnn.cudnnBackendCreateDescriptor(type, &descriptor), "creating a descriptor");
     *out = descriptor;
     return STATUS_OK;
 }
 
 void nn_cuda_descriptor_destroy(Descriptor *descriptor) {
-    if (*descriptor != NULL) (void)cudnnBackendDestroyDescriptor(*descriptor);
+    if (*descriptor != NULL) (void)nn_cudnn.cudnnBackendDestroyDescriptor(*descriptor);
     *descriptor = NULL;
 }
 
 Status nn_cuda_descriptor_finalize(Descriptor descriptor, const char *what) {
-    TRY_CUDNN(cudnnBackendFinalize(descriptor), what);
+    TRY_CUDNN(nn_cudnn.cudnnBackendFinalize(descriptor), what);
     return STATUS_OK;
 }
 
 Status nn_cuda_descriptor_set(Descriptor descriptor, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
                               int64_t count, const void *values) {
-    cudnnStatus_t error = cudnnBackendSetAttribute(descriptor, name, type, count, values);
+    cudnnStatus_t error = nn_cudnn.cudnnBackendSetAttribute(descriptor, name, type, count, values);
     if (error == CUDNN_STATUS_SUCCESS) return STATUS_OK;
     char what[48];
     snprintf(what, sizeof what, "setting attribute %d", (int)name);
@@ -58,7 +57,7 @@ Status nn_cuda_descriptor_set(Descriptor descriptor, cudnnBackendAttributeName_t
 Status nn_cuda_descriptor_get(Descriptor descriptor, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
                               int64_t room, int64_t *count, void *values) {
     int64_t there = -1;
-    cudnnStatus_t error = cudnnBackendGetAttribute(descriptor, name, type, room, &there, values);
+    cudnnStatus_t error = nn_cudnn.cudnnBackendGetAttribute(descriptor, name, type, room, &there, values);
     if (error != CUDNN_STATUS_SUCCESS) {
         char what[48];
         snprintf(what, sizeof what, "getting attribute %d", (int)name);
@@ -72,7 +71,7 @@ Status nn_cuda_descriptor_get_one(Descriptor descriptor, cudnnBackendAttributeNa
                                   cudnnBackendAttributeType_t type, void *value) {
     int64_t count = 0;
     TRY(nn_cuda_descriptor_get(descriptor, name, type, 1, &count, value));
-    if (count == 0) FAIL(STATUS_LIBRARY, "cuDNN %zu: attribute %d has no value", cudnnGetVersion(), (int)name);
+    if (count == 0) FAIL(STATUS_LIBRARY, "cuDNN %zu: attribute %d has no value", nn_cudnn.cudnnGetVersion(), (int)name);
     return STATUS_OK;
 }
 

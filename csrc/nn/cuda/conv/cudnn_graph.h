@@ -3,9 +3,8 @@
 #ifndef CGXFFCV_NN_CUDA_CONV_CUDNN_GRAPH_H
 #define CGXFFCV_NN_CUDA_CONV_CUDNN_GRAPH_H
 
-#include <cudnn.h>
-
 #include "nn/cuda/conv/conv.h"
+#include "nn/cuda/conv/cudnn_library.h"
 #include "nn/cuda/conv/plans.h"
 
 #define CONV_POINTER_ALIGNMENT 16
