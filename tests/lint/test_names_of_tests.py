@@ -14,7 +14,7 @@ FOLDERS = ("c", "fuzz", "mpi", "support")  # tests/cuda/emulator is CUDA's inter
 # What somebody else looks for: libc, libFuzzer, AddressSanitizer; and NCCL's own name of what it hides.
 ENTRY = {"main", "LLVMFuzzerTestOneInput", "LLVMFuzzerCustomMutator", "LLVMFuzzerMutate", "__asan_default_options"}
 HIDDEN = {"ncclComm"}
-LIBRARIES = re.compile(r"cuda[A-Z]|nccl[A-Z]|MPI_|__(?:wrap|real)_")  # whose functions are stood in for
+LIBRARIES = re.compile(r"cuda[A-Z]|cudnn[A-Z]|nccl[A-Z]|MPI_|__(?:wrap|real)_")  # whose functions are stood in for
 LOADED = {"support/shim.c"}  # a library that Python loads: it stands in for libc, and Python calls the rest
 ROOMS = re.compile(r"// rooms: ([^\n]*)\n")
 

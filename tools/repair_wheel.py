@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""Makes a built wheel one for other machines: what auditwheel puts in, with licences and a list of what is inside.
+
+usage: tools/repair_wheel.py WHEEL FOLDER [auditwheel's options...]
+
+auditwheel copies libjpeg-turbo in and names the oldest Linux that the wheel runs on. oneDNN stays a package of its own
+(onednn-cpu-gomp, larger than all of this); cuBLASLt, cuDNN, NCCL and MPI are opened at run time. For each library that
+was copied the licence that its system package brings goes into .dist-info/licenses, and
+.dist-info/sboms/cgxffcv.cdx.json
+(PEP 770, CycloneDX 1.6) says what it is. Needs auditwheel and patchelf.
+"""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+EXCLUDED = ("libdnnl.so.3",)
+# library: name, licence (SPDX), where Debian and Red Hat put its text
+KNOWN = {
+    "libjpeg": (
+        "libjpeg-turbo",
+        "IJG AND BSD-3-Clause AND Zlib",
+        ("/usr/share/doc/libjpeg62-turbo/copyright", "/usr/share/licenses/libjpeg-turbo/LICENSE.md"),
+    ),
+    "libgomp": (
+        "libgomp",
+        "GPL-3.0-or-later WITH GCC-exception-3.1",
+        ("/usr/share/doc/libgomp1/copyright", "/usr/share/licenses/libgomp/COPYING.RUNTIME"),
+    ),
+}
+
+
+def known(library: str) -> tuple[str, str, tuple[str, ...]]:
+    """What a copied library is, by its file's name: libjpeg-0b4c0f9c.so.62.3.0."""
+    stem = re.match(r"lib[a-z]+", library)
+    if stem is None or stem[0] not in KNOWN:
+        sys.exit(
+            f"repair_wheel: {library} was copied into the wheel, but its licence is not known here: add it to KNOWN"
+        )
+    return KNOWN[stem[0]]
+
+
+def licence(library: str) -> bytes:
+    places = [Path(place) for place in known(library)[2]]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        sys.exit(f"repair_wheel: the licence of {library} is at none of {', '.join(map(str, places))}")
+    return found.read_bytes()
+
+
+def bill(name: str, version: str, libraries: dict[str, bytes]) -> bytes:
+    """The software bill of materials."""
+    components = [
+        {
+            "type": "library",
+            "name": known(library)[0],
+            "version": (re.search(r"\.so\.([\d.]+)$", library) or ["", "unknown"])[1],
+            "description": f"copied into the wheel as {library}; the version is that of its binary interface",
+            "licenses": [{"expression": known(library)[1]}],
+            "hashes": [{"alg": "SHA-256", "content": hashlib.sha256(content).hexdigest()}],
+        }
+        for library, content in sorted(libraries.items())
+    ]
+    own = {"type": "library", "name": name, "version": version, "purl": f"pkg:pypi/{name}@{version}"}
+    document = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"component": {**own, "licenses": [{"expression": "Apache-2.0"}]}},
+        "components": components,
+    }
+    return (json.dumps(document, indent=2) + "\n").encode()
+
+
+def complete(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The files of a repaired wheel with licences, the bill and a new RECORD."""
+    info = next(name.split("/")[0] for name in files if name.endswith(".dist-info/WHEEL"))
+    name, version = info.removesuffix(".dist-info").split("-")
+    libraries = {n.rpartition("/")[2]: content for n, content in files.items() if n.startswith(f"{name}.libs/")}
+    for library in libraries:
+        files[f"{info}/licenses/{known(library)[0]}.txt"] = licence(library)
+    files[f"{info}/sboms/{name}.cdx.json"] = bill(name, version, libraries)
+    rows = io.StringIO()
+    writer = csv.writer(rows, lineterminator="\n")
+    record = f"{info}/RECORD"
+    for path, content in files.items():
+        if path != record:
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            writer.writerow([path, f"sha256={digest}", len(content)])
+    writer.writerow([record, "", ""])
+    return {**{path: content for path, content in files.items() if path != record}, record: rows.getvalue().encode()}
+
+
+def reach_onednn(module: bytes) -> bytes:
+    """The module with the path to oneDNN's package, which auditwheel takes out: PREFIX/lib, above
+    PREFIX/lib/pythonX.Y/site-packages."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "module.so"
+        path.write_bytes(module)
+        subprocess.run(["patchelf", "--add-rpath", "$ORIGIN/../..", str(path)], check=True)
+        return path.read_bytes()
+
+
+def rewrite(wheel: Path, target: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        modes = {item.filename: item.external_attr for item in archive.infolist()}
+        files = {item.filename: archive.read(item) for item in archive.infolist() if not item.is_dir()}
+    files |= {name: reach_onednn(content) for name, content in files.items() if re.match(r"_cgxffcv.*\.so$", name)}
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for path, content in complete(files).items():
+            item = zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0))
+            item.external_attr = modes.get(path, 0o644 << 16)
+            item.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(item, content)
+
+
+def main(wheel: str, folder: str, *options: str) -> None:
+    excluded = [word for name in EXCLUDED for word in ("--exclude", name)]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [sys.executable, "-m", "auditwheel", "repair", *excluded, *options, "-w", scratch, wheel]
+        subprocess.run(command, check=True)
+        for repaired in Path(scratch).glob("*.whl"):
+            rewrite(repaired, Path(folder) / repaired.name)
+            print(f"repair_wheel: {repaired.name}, {(Path(folder) / repaired.name).stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
