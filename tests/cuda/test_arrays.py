@@ -31,8 +31,8 @@ def run(out, case, *arguments, limit=120, without=(), **more):
 
 @pytest.mark.parametrize("streams, nccl", [("", False), ("late", True)])
 def test_the_bytes_of_host_memory(tmp_path, streams, nccl):
-    variables = {"CGXFFCV_COMM_EXACT_KIB": 0} if nccl else {}
-    for values in run(tmp_path / "out", "gpu", CGXFFCV_EMULATED_STREAMS=streams, **variables):
+    variables = {"CGXFFCV_COMM_WINDOW_KIB": 256} | ({"CGXFFCV_COMM_EXACT_KIB": 0} if nccl else {})
+    for values in run(tmp_path / "out", "gpu", limit=240, CGXFFCV_EMULATED_STREAMS=streams, **variables):
         texts = values["explained"]
         by_nccl = nccl and NCCL
         assert texts["float32 average 32"].startswith("on the GPUs by NCCL" if by_nccl else "on the GPUs by kernels")
