@@ -36,7 +36,8 @@ Status allreduce_device_put(const DeviceEngine *engine, const DeviceExtent *exte
     ExchangeRound first = *round;
     if (others) first.rounds = 0; /* a later kernel is the run's last */
     if (extent->tiles.quick > 0) {
-        TRY(allreduce_exchange_quick(kernel, type, &extent->plan, &first, buffer, stream));
+        const ExchangeLaunch quick = extent->plan.window.far ? allreduce_exchange_quick_far : allreduce_exchange_quick;
+        TRY(quick(kernel, type, &extent->plan, &first, buffer, stream));
     }
     return others ? launch(kernel, type, &extent->plan, round, buffer, stream) : STATUS_OK;
 }
@@ -114,6 +115,7 @@ static uint64_t region_bytes(const DeviceEngine *engine, const DeviceExtent *ext
 static ExchangeWindow window_of(const DeviceEngine *engine, const DeviceExtent *extent) {
     const ExchangeHall *hall = engine->hall;
     ExchangeWindow window = {.own = hall->own,
+                             .far = hall->kind != COMM_WINDOW_PEER,
                              .ranks = comm_size(engine->setup->comm),
                              .rank = comm_rank(engine->setup->comm),
                              .half_bytes = hall->half_bytes,

@@ -23,6 +23,7 @@ typedef struct ExchangeWindow {
     uint8_t *base[EXCHANGE_MAX_RANKS]; /* of each rank's window */
     uint8_t *own; /* device memory for this rank's own terms or results; NULL: they stand in its window, as those of
                    * others do, which then has a region for them */
+    bool far;     /* windows are in host memory */
     int32_t ranks, rank;
     uint64_t half_bytes, region_bytes, flags_at;
     uint32_t flags; /* of a row */
@@ -67,8 +68,8 @@ typedef struct ExchangeExact {
 
 typedef enum ExchangeKernel { EXCHANGE_PUSH, EXCHANGE_REDUCE, EXCHANGE_GATHER } ExchangeKernel;
 
-/* Puts a kernel on the stream: one function for each codec, which passes by the tiles of the quick way, and one for
- * those. */
+/* Puts a kernel on the stream: one function for each codec, which passes by the tiles of the quick way, and for
+ * those one for windows near and one for windows far away. */
 typedef Status (*ExchangeLaunch)(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
                                  const ExchangeRound *round, void *buffer, DeviceStream *stream);
 #define EXCHANGE_LAUNCH(name)                                                                                          \
@@ -79,6 +80,7 @@ EXCHANGE_LAUNCH(allreduce_exchange_sign);
 EXCHANGE_LAUNCH(allreduce_exchange_spikes);
 EXCHANGE_LAUNCH(allreduce_exchange_rotated);
 EXCHANGE_LAUNCH(allreduce_exchange_quick);
+EXCHANGE_LAUNCH(allreduce_exchange_quick_far);
 Status allreduce_exchange_exact(QuantType type, const ExchangePlan *plan, const ExchangeExact *run, void *buffer,
                                 DeviceStream *stream);
 

@@ -14,6 +14,7 @@ ABSENT(allreduce_exchange_sign)
 ABSENT(allreduce_exchange_spikes)
 ABSENT(allreduce_exchange_rotated)
 ABSENT(allreduce_exchange_quick)
+ABSENT(allreduce_exchange_quick_far)
 
 Status allreduce_exchange_exact(QuantType type, const ExchangePlan *plan, const ExchangeExact *run, void *buffer,
                                 DeviceStream *stream) {

@@ -42,13 +42,15 @@ __device__ __forceinline__ void exchange_own(const ExchangePlan *plan, const voi
     }
 }
 
-/* Adds rows [row, row + rows) of half a piece in their order. */
-__device__ static __forceinline__ void exchange_add_pieces(const ExchangePlan *plan, const DeviceTile &tile,
-                                                           const ExchangePiece &piece, uint32_t epoch, int row,
-                                                           int rows, int half, QuadsHalf &v) {
+/* Adds rows [row, row + rows) of half a piece in their order; with FAR those of others are far away. */
+template <bool FAR>
+__device__ __forceinline__ void exchange_add_pieces(const ExchangePlan *plan, const DeviceTile &tile,
+                                                    const ExchangePiece &piece, uint32_t epoch, int row, int rows,
+                                                    int half, QuantRoom *room, QuadsHalf &v) {
     for (int i = row; i < row + rows; i++) {
         const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, i);
-        quads_add(base, piece.place, tile.bits, tile.groups, half, v);
+        const bool far = i % plan->ranks != plan->rank;
+        quads_add<FAR>(base, piece.place, tile.bits, tile.groups, half, far, room, v);
     }
 }
 
@@ -62,7 +64,7 @@ __device__ __forceinline__ void exchange_encode_piece(const ExchangePlan *plan, 
 
 /* Quantises the pieces of a tile into the sink: own elements, or with REDUCES the sum of all ranks' terms in their
  * order. */
-template <QuantType TYPE, int GROUPS, bool REDUCES>
+template <QuantType TYPE, int GROUPS, bool REDUCES, bool FAR>
 __device__ __forceinline__ void exchange_encode_pieces(const ExchangePlan *plan, const void *buffer,
                                                        const DeviceTile &tile, uint32_t epoch, QuantSink sink,
                                                        QuantRoom *room) {
@@ -73,32 +75,32 @@ __device__ __forceinline__ void exchange_encode_pieces(const ExchangePlan *plan,
         for (int half = 0; half < 2; half++) {
             if (REDUCES) {
                 quads_begin(v[half]);
-                exchange_add_pieces(plan, tile, piece, epoch, 0, plan->rank, half, v[half]);
+                exchange_add_pieces<FAR>(plan, tile, piece, epoch, 0, plan->rank, half, room, v[half]);
             }
             exchange_own<TYPE, REDUCES>(plan, buffer, piece.first, half, v[half]);
             if (REDUCES) {
                 const int next = plan->rank + 1;
-                exchange_add_pieces(plan, tile, piece, epoch, next, plan->ranks - next, half, v[half]);
+                exchange_add_pieces<FAR>(plan, tile, piece, epoch, next, plan->ranks - next, half, room, v[half]);
             }
         }
         exchange_encode_piece<GROUPS>(plan, tile, piece, v, sink, room);
     }
 }
 
-template <QuantType TYPE, bool REDUCES>
+template <QuantType TYPE, bool REDUCES, bool FAR>
 __device__ __forceinline__ void exchange_encode_tile(const ExchangePlan *plan, const void *buffer,
                                                      const DeviceTile &tile, uint32_t epoch, QuantSink sink,
                                                      QuantRoom *room) {
-    if (tile.groups == 8) exchange_encode_pieces<TYPE, 8, REDUCES>(plan, buffer, tile, epoch, sink, room);
-    if (tile.groups == 4) exchange_encode_pieces<TYPE, 4, REDUCES>(plan, buffer, tile, epoch, sink, room);
-    if (tile.groups == 2) exchange_encode_pieces<TYPE, 2, REDUCES>(plan, buffer, tile, epoch, sink, room);
-    if (tile.groups == 1) exchange_encode_pieces<TYPE, 1, REDUCES>(plan, buffer, tile, epoch, sink, room);
+    if (tile.groups == 8) exchange_encode_pieces<TYPE, 8, REDUCES, FAR>(plan, buffer, tile, epoch, sink, room);
+    if (tile.groups == 4) exchange_encode_pieces<TYPE, 4, REDUCES, FAR>(plan, buffer, tile, epoch, sink, room);
+    if (tile.groups == 2) exchange_encode_pieces<TYPE, 2, REDUCES, FAR>(plan, buffer, tile, epoch, sink, room);
+    if (tile.groups == 1) exchange_encode_pieces<TYPE, 1, REDUCES, FAR>(plan, buffer, tile, epoch, sink, room);
 }
 
 /* Adds rows [row, row + rows) of a tile's pieces and stores their sum. */
-template <QuantType TYPE>
+template <QuantType TYPE, bool FAR>
 __device__ __forceinline__ void exchange_gather_pieces(const ExchangePlan *plan, void *buffer, const DeviceTile &tile,
-                                                       uint32_t epoch, int row, int rows) {
+                                                       uint32_t epoch, int row, int rows, QuantRoom *room) {
     QuadsHalf v;
     FOR_PIECES_OF(number, tile) {
         const ExchangePiece piece = exchange_piece(tile, number);
@@ -106,28 +108,28 @@ __device__ __forceinline__ void exchange_gather_pieces(const ExchangePlan *plan,
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             quads_begin(v);
-            exchange_add_pieces(plan, tile, piece, epoch, row, rows, half, v);
+            exchange_add_pieces<FAR>(plan, tile, piece, epoch, row, rows, half, room, v);
             exchange_divide(plan, v);
             quads_store<TYPE>(to, half, v);
         }
     }
 }
 
-template <QuantType TYPE> struct ExchangePieces {
+template <QuantType TYPE, bool FAR> struct ExchangePieces {
     static constexpr bool QUICK = true;
-    static constexpr int GATHERERS = 2 * BLOCKS_EACH; /* which takes half of the registers */
+    static constexpr int GATHERERS = FAR ? BLOCKS_EACH : 2 * BLOCKS_EACH; /* near, half of the registers do */
 
     __device__ static __forceinline__ void push(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
                                                 QuantSink sink, QuantRoom *room) {
-        exchange_encode_tile<TYPE, false>(plan, buffer, tile, 0, sink, room);
+        exchange_encode_tile<TYPE, false, FAR>(plan, buffer, tile, 0, sink, room);
     }
     __device__ static __forceinline__ void reduce(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
                                                   uint32_t epoch, QuantSink sink, QuantRoom *room) {
-        exchange_encode_tile<TYPE, true>(plan, buffer, tile, epoch, sink, room);
+        exchange_encode_tile<TYPE, true, FAR>(plan, buffer, tile, epoch, sink, room);
     }
     __device__ static __forceinline__ void gather(const ExchangePlan *plan, void *buffer, const DeviceTile &tile,
-                                                  uint32_t epoch, int row, int rows, QuantRoom *) {
-        exchange_gather_pieces<TYPE>(plan, buffer, tile, epoch, row, rows);
+                                                  uint32_t epoch, int row, int rows, QuantRoom *room) {
+        exchange_gather_pieces<TYPE, FAR>(plan, buffer, tile, epoch, row, rows, room);
     }
 };
 

@@ -1,7 +1,9 @@
-/* The exchange of whole pieces of max-min buckets, the quick way. */
+/* The exchange of whole pieces of max-min buckets, the quick way, through windows in the memory of GPUs. */
 #include "allreduce/device/exchange.cuh"
 #include "allreduce/device/exchange_pieces.cuh"
 
+template <QuantType TYPE> using Pieces = ExchangePieces<TYPE, false>;
+
 extern "C" EXCHANGE_LAUNCH(allreduce_exchange_quick) {
-    return exchange_launch<ExchangePieces>(kernel, type, plan, round, buffer, stream);
+    return exchange_launch<Pieces>(kernel, type, plan, round, buffer, stream);
 }

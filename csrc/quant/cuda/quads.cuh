@@ -146,19 +146,30 @@ __device__ __forceinline__ void quads_encode(const QuadsHalf (&v)[2], int bits, 
 
 /* ---- from the wire: others write it, so the nearer cache is passed by ---- */
 
-/* The codes of this lane's quads in one half of a piece. */
-__device__ static __forceinline__ void quads_fetch(const uint8_t *codes, int bits, int half,
-                                                   uint32_t (&words)[QUADS_HALF]) {
-    const int at = half * QUADS_HALF * WARP + quant_lane();
+/* The codes of this lane's quads of a half, which begins at `codes`. */
+template <bool OTHERS>
+__device__ __forceinline__ void quads_fetch(const uint8_t *codes, int bits, uint32_t (&words)[QUADS_HALF]) {
     if (bits == 4) {
-        const unsigned short *from = reinterpret_cast<const unsigned short *>(codes) + at;
-        FOR_HALF(j) words[j] = __ldcg(from + j * WARP);
+        const unsigned short *from = reinterpret_cast<const unsigned short *>(codes) + quant_lane();
+        FOR_HALF(j) words[j] = quant_read<OTHERS>(from + j * WARP);
     } else if (bits == 2) {
-        FOR_HALF(j) words[j] = __ldcg(codes + at + j * WARP);
+        const uint8_t *from = codes + quant_lane();
+        FOR_HALF(j) words[j] = quant_read<OTHERS>(from + j * WARP);
     } else {
-        const unsigned int *from = reinterpret_cast<const unsigned int *>(codes) + at;
-        FOR_HALF(j) words[j] = __ldcg(from + j * WARP);
+        const unsigned int *from = reinterpret_cast<const unsigned int *>(codes) + quant_lane();
+        FOR_HALF(j) words[j] = quant_read<OTHERS>(from + j * WARP);
     }
+}
+
+/* The same of memory that is far away, which wants to be read in large parts. */
+__device__ static __forceinline__ void quads_fetch_far(const uint8_t *codes, int bits, QuantRoom *room,
+                                                       uint32_t (&words)[QUADS_HALF]) {
+    __syncwarp();
+    for (int i = quant_lane(); i < bits * QUANT_PIECE / 16 / QUANT_CHUNK; i += WARP) {
+        reinterpret_cast<uint4 *>(room->codes)[i] = __ldcg(reinterpret_cast<const uint4 *>(codes) + i);
+    }
+    __syncwarp();
+    quads_fetch<false>(room->codes, bits, words);
 }
 
 /* (unit, min) of each group of a half, of `groups` (a power of two) a bucket. */
@@ -172,15 +183,21 @@ __device__ static __forceinline__ void quads_fetch_grids(const uint8_t *metadata
     }
 }
 
-/* Adds one half of a piece to v, which begins as quads_begin. */
-__device__ static __forceinline__ void quads_add(const uint8_t *base, QuantPlace place, int bits, int groups, int half,
-                                                 QuadsHalf &v) {
+/* Adds one half of a piece to v, which begins as quads_begin; with FAR by way of the room, where `far` says so. */
+template <bool FAR>
+__device__ __forceinline__ void quads_add(const uint8_t *base, QuantPlace place, int bits, int groups, int half,
+                                          bool far, QuantRoom *room, QuadsHalf &v) {
     const uint32_t mask = (1u << bits) - 1u;
     const float one = float_of_bits(QUADS_ONE);
+    const uint8_t *codes = base + place.codes + half * bits * (QUANT_PIECE / 16);
     uint32_t words[QUADS_HALF];
     float2 grids[QUADS_HALF];
     quads_fetch_grids(base + place.metadata, groups, half, grids);
-    quads_fetch(base + place.codes, bits, half, words);
+    if (FAR && far) {
+        quads_fetch_far(codes, bits, room, words);
+    } else {
+        quads_fetch<true>(codes, bits, words);
+    }
     FOR_HALF(j) {
         const bool finite = quant_is_finite(grids[j].x) && quant_is_finite(grids[j].y);
         const float unit = finite ? grids[j].x : float_of_bits(QUANT_NAN_F32);
