@@ -16,7 +16,7 @@ from cgxffcv.classes import names_file, read_names, write_names
 from cgxffcv.errors import ConfigError, DataError
 from cgxffcv.fields import FloatField, IntField, RGBImageField
 from cgxffcv.reader import Reader
-from cgxffcv.recipes import RecipeError, TestView
+from cgxffcv.recipes import RecipeError
 from cgxffcv.train import Trainer, fitted, look_at
 from cgxffcv.writer import DatasetWriter
 
@@ -83,8 +83,8 @@ def test_a_recipe_keeps_its_shares_of_the_image():
 
 def test_views_grow_with_the_image_and_are_mirrored_only_where_training_is():
     recipe = recipes.get("airbench94")
-    assert recipe.views[0] == TestView(0, 0, False, 0.25) and recipe.views[2] == TestView(-1, -1, False, 0.125)
-    assert recipe.fitted(96, 10).views[2] == TestView(-3, -3, False, 0.125)
+    assert recipe.views[0] == (0, 0, False, 0.25) and recipe.views[2] == (-1, -1, False, 0.125)
+    assert recipe.fitted(96, 10).views[2] == (-3, -3, False, 0.125)
     upright = recipe.replace(flip="none").views
     assert [(view.dy, view.mirror, view.weight) for view in upright] == [
         (0, False, 0.5),
