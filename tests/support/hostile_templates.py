@@ -346,6 +346,7 @@ CROP = {"operation": "RandomCrop", "draws": 1, "normalized": False, "values": ((
 # None: what needs no template, or has none without a device, a second rank, or a state of the object: `blunt` calls it.
 FUNCTIONS = {
     "build_info": plain(_cgxffcv.build_info),
+    "cudnn_version": plain(_cgxffcv.cudnn_version),
     "mpi_library": plain(_cgxffcv.mpi_library, open=False),
     "nccl_version": plain(_cgxffcv.nccl_version),
     "devices": plain(_cgxffcv.devices),
