@@ -34,7 +34,7 @@ def test_version_is_one():
     "arguments, expected",
     [
         ([], "required"),
-        (["trian"], "invalid choice: 'trian'; expected one of write, convert, train, predict, calibrate, "),
+        (["trian"], "invalid choice: 'trian'; expected one of write, convert, train, predict, export, report, "),
         (["trian"], "bench; did you mean train?; see cgxffcv --help"),
         (["bench"], "required: NAME; see"),
         (["bench", "cifra"], "cifar, table; did you mean cifar?; see cgxffcv bench --help"),
