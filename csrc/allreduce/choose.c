@@ -4,8 +4,9 @@
 #include "allreduce/engine.h"
 #include "base/memory.h"
 
-#define SMALL_BYTES 32768  /* of all a rank sends: below it latency decides */
-#define BUS_BYTES 524288.0 /* likewise: from there on a bus's second direction gains more than a third kernel costs */
+#define SMALL_BYTES 32768 /* of all a rank sends: below it latency decides */
+/* Likewise: from there on a bus's second direction gains more than a third kernel costs. */
+#define BUS_BYTES 2097152.0
 
 /* The first node with another number of ranks than node 0; 0 if there is none. */
 static int odd_node(const Comm *comm) {

@@ -80,7 +80,7 @@ def test_several_rounds(tmp_path, algorithm, ranks, bits):
 @pytest.mark.parametrize("staged", [False, True])
 def test_the_rule_for_two_ranks_goes_by_the_way_between_them(tmp_path, staged):
     """A bus is as fast in both directions at once, which only the owners' kernels of scatter-reduce use."""
-    calls = [(1 << 20, 4, "auto"), ((1 << 20) - 1024, 4, "auto"), (1 << 19, 8, "auto"), (1 << 20, 4, "one_shot")]
+    calls = [(1 << 22, 4, "auto"), ((1 << 22) - 1024, 4, "auto"), (1 << 21, 8, "auto"), (1 << 22, 4, "one_shot")]
     calls += [(1 << 15, 4, "auto")]
     how = {"script": "worker_device.py", "CGXFFCV_EMULATED_DEVICES": 2, "CGXFFCV_COMM_WINDOW_KIB": 64}
     how |= {"CGXFFCV_P2P": 0} if staged else {}
