@@ -20,7 +20,8 @@ CHECKPOINTS = ("best.safetensors", "last.safetensors")
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test image with its class, the one it was taken for, and how sure the network was (0 to 1)."""
+    """A test image, its number in the file, with its class, the one it was taken for, and how sure the network was
+    (0 to 1)."""
 
     number: int
     image: np.ndarray
@@ -31,38 +32,47 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """`confusion`[label, taken for]: images, int64 (classes, classes); `worst`: the surest mistakes first."""
+    """`confusion`[label, taken for]: images, int64 (classes, classes); `worst`: the surest mistakes first; `images`: as
+    many as the test set has, of which those that `confusion` counts were judged."""
 
     classes: tuple[str, ...]
     confusion: np.ndarray
     worst: list[Mistake]
     checkpoint: str
+    images: int
+
+    @property
+    def judged(self) -> int:
+        return int(self.confusion.sum())
 
     @property
     def accuracy(self) -> float:
-        return float(np.trace(self.confusion) / self.confusion.sum())
+        return float(np.trace(self.confusion) / self.judged)
 
 
 def _judge(classifier: Any, file: Any, image: str, labels: np.ndarray, most: int, name: str) -> Verdicts:
     classes = classifier.recipe.classes
     confusion = np.zeros((classes, classes), np.int64)
     worst: list[Mistake] = []
-    for at in range(0, len(labels), BATCH):
-        part = labels[at : at + BATCH]
-        images = np.stack([file.value(at + i, image) for i in range(len(part))])
+    chosen = np.linspace(0, len(labels) - 1, min(len(labels), MOST_IMAGES)).astype(np.int64)
+    for at in range(0, len(chosen), BATCH):
+        numbers = chosen[at : at + BATCH]
+        part = labels[numbers]
+        images = np.stack([file.value(int(number), image) for number in numbers])
         probabilities = classifier.probabilities(images, tta=False)
         taken = probabilities.argmax(axis=1)
         np.add.at(confusion, (part, taken), 1)
         for i in np.flatnonzero(taken != part):
             worst.append(
-                Mistake(at + int(i), images[i], int(part[i]), int(taken[i]), float(probabilities[i, taken[i]]))
+                Mistake(int(numbers[i]), images[i], int(part[i]), int(taken[i]), float(probabilities[i, taken[i]]))
             )
         worst = sorted(worst, key=lambda mistake: -mistake.probability)[:most]
-    return Verdicts(classifier.classes, confusion, worst, name)
+    return Verdicts(classifier.classes, confusion, worst, name, len(labels))
 
 
 def judge(folder: Path, test: str | None, most: int = 24) -> Verdicts:
-    """On the first 10,000 test images, each as it is. UserError without a checkpoint or a test set that fits it."""
+    """On the test images, each as it is; of more than 10,000, on so many from all over the file, which may be in the
+    order of classes. UserError without a checkpoint or a test set that fits it."""
     from cgxffcv import nn
     from cgxffcv.reader import Reader
     from cgxffcv.train.data import IMAGE, LABEL, labelled_images
@@ -76,7 +86,7 @@ def judge(folder: Path, test: str | None, most: int = 24) -> Verdicts:
     try:
         with Reader(test) as file:
             fields = labelled_images(file)
-            labels = file.column(fields[LABEL])[:MOST_IMAGES]
+            labels = file.column(fields[LABEL])
             if len(labels) == 0 or labels.min() < 0 or labels.max() >= classifier.recipe.classes:
                 raise UserError(f"{test}: its labels are not those of {found[0].name}")
             return _judge(classifier, file, fields[IMAGE], labels, most, found[0].name)

@@ -270,7 +270,11 @@ def _judged(verdicts: Verdicts | None, problem: str | None) -> str:
         return _section("Mistakes", f"<p class='dim'>Not shown: {_e(problem)}</p>") if problem else ""
     figures = "".join(_figure(mistake, verdicts.classes) for mistake in verdicts.worst)
     wrong = f'<div class="wrong">{figures}</div>' if figures else "<p>There is none.</p>"
-    title = f"What {verdicts.checkpoint} takes for what: {verdicts.accuracy:.2%} of the plain images"
+    title = f"What {verdicts.checkpoint} takes for what: {verdicts.accuracy:.2%} of "
+    if verdicts.judged < verdicts.images:
+        title += f"{verdicts.judged:,} plain images from all over the {verdicts.images:,} of the test set"
+    else:
+        title += "the plain images"
     return _section(title, _confusion(verdicts)) + _section("Most surely wrong", wrong)
 
 

@@ -12,6 +12,7 @@ import small_data
 
 from cgxffcv.app import cli, mistakes, page, runs, svg
 from cgxffcv.errors import UserError
+from cgxffcv.reader import Reader
 
 CONFIG = {"training": {"recipe": "demo", "lr": 0.1}, "compression": {"bits": 4, "algorithm": "sra"}, "data": {}}
 
@@ -173,20 +174,21 @@ def test_the_page_about_several_runs(tmp_path):
 def test_confusion_and_mistakes(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
     worst = [mistakes.Mistake(7, images[0], 0, 1, 0.98), mistakes.Mistake(9, images[1], 1, 0, 0.5)]
-    verdicts = mistakes.Verdicts(("ant", "<bee>"), np.array([[8, 2], [1, 9]]), worst, "best.safetensors")
+    verdicts = mistakes.Verdicts(("ant", "<bee>"), np.array([[8, 2], [1, 9]]), worst, "best.safetensors", 20)
     text = page.page([runs.read(write_log(tmp_path / "a"))], verdicts)
     tags = whole(text)
     assert len(tags.loads) == 2 and "<b>&lt;bee&gt;</b> 98.0%<br>is ant" in text and "85.00%" in text
-    assert "2 of 10 images of ant were taken for &lt;bee&gt;" in text
+    assert "2 of 10 images of ant were taken for &lt;bee&gt;" in text and "85.00% of the plain images" in text
     many = np.eye(30, dtype=np.int64) * 5
     many[3, 4] = 2
     names = tuple(f"kind {i}" for i in range(30))
-    text = page.page([runs.read(tmp_path / "a")], mistakes.Verdicts(names, many, [], "last.safetensors"))
+    text = page.page([runs.read(tmp_path / "a")], mistakes.Verdicts(names, many, [], "last.safetensors", 9000))
+    assert "of 152 plain images from all over the 9,000 of the test set" in text
     assert "kind 3 taken for kind 4" in text and "<td>kind 5 taken" not in text
 
 
 @pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN (see cgxffcv doctor)")
-def test_the_command_after_a_training(tmp_path, capsys):
+def test_the_command_after_a_training(tmp_path, capsys, monkeypatch):
     train, test = small_data.make(tmp_path, 200, 60)
     words = ["train", f"--data.train_dataset={train}", f"--data.val_dataset={test}", "--training.recipe=airbench94"]
     words += ["--recipe.widths=16,16,16", "--epochs=2", "--batch-size=50", "--no-cuda", "--training.num_workers=1"]
@@ -198,6 +200,15 @@ def test_the_command_after_a_training(tmp_path, capsys):
     assert "airplane" in text and "best.safetensors takes for what" in text and "processor" in text
     verdicts = mistakes.judge(tmp_path / "run", test)
     assert verdicts.confusion.sum() == 60 and len(verdicts.worst) == min(24, 60 - np.trace(verdicts.confusion))
+    monkeypatch.setattr(mistakes, "MOST_IMAGES", 7)
+    few = mistakes.judge(tmp_path / "run", test, most=60)
+    assert (few.judged, few.images) == (7, 60)
+    chosen = np.linspace(0, 59, 7).astype(int)
+    with Reader(test) as file:
+        assert few.confusion.sum(axis=1).tolist() == np.bincount(file.column("label")[chosen], minlength=10).tolist()
+        for mistake in few.worst:
+            assert mistake.number in chosen
+            np.testing.assert_array_equal(mistake.image, file.value(mistake.number, "image"))
     (tmp_path / "test.beton").unlink()
     assert cli.run(["report", str(tmp_path / "run"), "-o", str(tmp_path / "x.html")]) == 0
     assert "the test set is not there any more" in (tmp_path / "x.html").read_text()
