@@ -194,6 +194,16 @@ def _check(config: Config) -> None:
         raise ConfigError(
             ["data.source = folder needs data.folder, your images in one sub-folder a class: --data.folder=DIR"]
         )
+    root = Path(config.data.root).resolve()
+    for key, images in (("data.folder", config.data.folder), ("data.val_folder", config.data.val_folder)):
+        if images is not None and root.is_relative_to(Path(images).resolve()):
+            raise ConfigError(
+                [
+                    f"data.root = {config.data.root} ({config.origin('data.root')}) is inside {key} = {images} "
+                    f"({config.origin(key)}): the .beton files made of these images would become a class; keep them "
+                    "elsewhere: --data.root=DIR"
+                ]
+            )
 
 
 def _make(folder: Path, config: Config, training: ClassFolder, testing: ClassFolder | None, say: process.Say) -> None:

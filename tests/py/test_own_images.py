@@ -288,6 +288,21 @@ def test_folders_that_are_none(folder, tmp_path):
         prepare(folder)
 
 
+@pytest.mark.parametrize("inside", [".", "ant", "new/one", "link"])
+@pytest.mark.parametrize("key", ["folder", "val_folder"])
+def test_files_are_not_made_among_the_images(folder, tmp_path, inside, key):
+    (tmp_path / "pictures" / "link").symlink_to("bee")
+    (tmp_path / "other").mkdir()
+    images, root = {"folder": folder, "val_folder": tmp_path / "other"}, folder / inside
+    if key == "val_folder":
+        images = {"folder": tmp_path / "other", "val_folder": folder}
+    words = [f"--data.{name}={value}" for name, value in images.items()]
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=rf"data.root = .* \(--data.root\) is inside data.{key} = .*--data.root=DIR"):
+        own_folder.prepare(config.load([*words, "--data.source=folder", f"--data.root={root}"], environ={}), print)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_one_image_a_class_leaves_nothing_for_the_test(tmp_path):
     for number, name in enumerate(NAMES[:2]):
         (tmp_path / "few" / name).mkdir(parents=True)
