@@ -9,7 +9,7 @@ from os import PathLike
 from cgxffcv import files
 from cgxffcv.errors import DataError
 
-__all__ = ["check_names", "names_file", "read_names", "write_names"]
+__all__ = ["check_names", "names_file", "plain_names", "read_names", "write_names"]
 
 MOST_BYTES = 1 << 20
 
@@ -24,9 +24,15 @@ def _plain(name: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in name.encode("utf-8", "backslashreplace").decode())
 
 
+def plain_names(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """The names as a file of them has them; DataError if that makes two the same, or one empty."""
+    return check_names([_plain(name) for name in names], where)
+
+
 def write_names(path: str | PathLike[str], names: Sequence[str]) -> None:
-    """Writes the names of the classes of the .beton file `path`, whole or not at all."""
-    files.write(names_file(path), "".join(f"{_plain(name)}\n" for name in names))
+    """Writes the names of the classes of the .beton file `path`, whole or not at all. DataError as of plain_names."""
+    where = names_file(path)
+    files.write(where, "".join(f"{name}\n" for name in plain_names(names, where)))
 
 
 def read_names(path: str | PathLike[str]) -> tuple[str, ...] | None:
@@ -53,6 +59,6 @@ def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
     for number, name in enumerate(names):
         if not isinstance(name, str) or not name.strip() or name in seen:
             what = "there twice" if name in seen else "no name"
-            raise DataError(f"{where}: class {number}, {name!r}, is {what}; expected one name a line, each once")
+            raise DataError(f"{where}: class {number}, {name!r}, is {what}; expected a name for each class, each once")
         seen.add(name)
     return tuple(names)

@@ -21,7 +21,7 @@ import numpy as np
 
 from cgxffcv.app import process
 from cgxffcv.app.config import Config
-from cgxffcv.classes import names_file, write_names
+from cgxffcv.classes import names_file, plain_names, write_names
 from cgxffcv.errors import ConfigError, DataError
 from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.recipes import CLASSES
@@ -38,7 +38,8 @@ NO_IMAGES = ("thumbs.db", "desktop.ini")  # that systems leave in folders, besid
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """FOLDER/CLASS/**/IMAGE: the classes by name, each image's path and class number, and the other files."""
+    """FOLDER/CLASS/**/IMAGE: the classes by name, each image's path and class number, and what else is there: other
+    files, links to folders (which are not followed: they may lead in circles)."""
 
     root: Path
     classes: tuple[str, ...]
@@ -48,17 +49,19 @@ class ClassFolder:
 
     @classmethod
     def read(cls, folder: str, key: str, classes: Sequence[str] | None = None) -> ClassFolder:
-        """classes: those of the training folder, for the test's. DataError names what is missing."""
+        """classes: those of the training folder, for the test's. DataError names what is missing; OSError: a folder
+        cannot be read."""
         root = Path(folder)
         if not root.is_dir():
             raise DataError(f"{folder}: {'is no folder' if root.exists() else 'no such folder'} ({key})")
         found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         names = _checked_classes(folder, key, found, classes)
+        plain_names(names, f"{folder} ({key})")  # before any image is read
         paths: list[str] = []
         labels: list[int] = []
         others: list[str] = []
         for label, name in enumerate(names):
-            images, rest = _images_below(root / name)
+            images, rest = _images_below(root / name) if name in found else ([], [])
             if not images and classes is None:
                 raise DataError(
                     f"{root / name}: a class without images (files that end in {', '.join(IMAGE_SUFFIXES)})"
@@ -70,11 +73,16 @@ class ClassFolder:
 
     def listing(self) -> list[Any]:
         """What changes when an image does."""
-        entries = []
-        for path in self.paths:
-            found = os.stat(path)
-            entries.append([os.path.relpath(path, self.root), found.st_size, found.st_mtime_ns])
-        return [list(self.classes), entries]
+        return [list(self.classes), [[os.path.relpath(path, self.root), *_state(path)] for path in self.paths]]
+
+
+def _state(path: str) -> tuple[int | None, int | None]:
+    """Size and time of change; None for what is not there (a link that leads nowhere): the writer says so."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None, None
+    return found.st_size, found.st_mtime_ns
 
 
 def _checked_classes(folder: str, key: str, found: list[str], wanted: Sequence[str] | None) -> Sequence[str]:
@@ -96,9 +104,13 @@ def _checked_classes(folder: str, key: str, found: list[str], wanted: Sequence[s
 
 
 def _images_below(folder: Path) -> tuple[list[str], list[str]]:
+    def unreadable(error: OSError) -> None:
+        raise error
+
     images, others = [], []
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        others += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
         for name in names:
             if name.startswith(".") or name.lower() in NO_IMAGES:
                 continue
@@ -227,28 +239,42 @@ def _make(folder: Path, config: Config, training: ClassFolder, testing: ClassFol
     others = training.others + (() if testing is None else testing.others)
     if others:
         more = ", ..." if len(others) > TOLD else ""
-        say(f"note: {counted(len(others), 'file')} with no image's ending left out: {', '.join(others[:TOLD])}{more}")
+        say(
+            f"note: {len(others):,} left out (files with no image's ending, links to folders): "
+            f"{', '.join(others[:TOLD])}{more}"
+        )
     _write(folder / "train.beton", rest, training.classes, config, say)
     _write(folder / "test.beton", tested, training.classes, config, say)
+
+
+def _read(config: Config, key: str, classes: Sequence[str] | None = None) -> ClassFolder:
+    origin = f"{key}, {config.origin(key)}"
+    try:
+        return ClassFolder.read(getattr(config.data, key.removeprefix("data.")), origin, classes)
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror} ({origin})") from error
+
+
+def _made(folder: Path) -> bool:
+    files = [folder / "train.beton", folder / "test.beton"]
+    return all(file.is_file() and Path(names_file(file)).is_file() for file in files)
 
 
 def prepare(config: Config, say: process.Say) -> None:
     """Makes the .beton files of data.folder unless they are there, and puts their names into the configuration. Every
     rank calls it; one makes them, the others wait.
 
-    Raises ConfigError without data.folder; DataError for folders that are not there, without classes or images, and,
-    unless data.on_error is skip, for the first image that cannot be read.
+    Raises ConfigError without data.folder, and with data.root inside the images' folders; DataError for folders that
+    are not there, that cannot be read, without classes or images, for classes whose names would be the same in a file,
+    and, unless data.on_error is skip, for the first image that cannot be read.
     """
     _check(config)
-    training = ClassFolder.read(config.data.folder, f"data.folder, {config.origin('data.folder')}")
-    testing = None
-    if config.data.val_folder is not None:
-        origin = f"data.val_folder, {config.origin('data.val_folder')}"
-        testing = ClassFolder.read(config.data.val_folder, origin, training.classes)
+    training = _read(config, "data.folder")
+    testing = None if config.data.val_folder is None else _read(config, "data.val_folder", training.classes)
     folder = Path(config.data.root) / _name(config, training, testing)
     try:
         with _alone(folder):
-            if not Path(names_file(folder / "test.beton")).exists():  # it is the last one written
+            if not _made(folder):
                 _make(folder, config, training, testing, say)
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(folder)):

@@ -1,5 +1,6 @@
 """Images of one's own: recipes that fit them, a folder that becomes .beton files, trainings, and what is refused."""
 
+import errno
 import io
 import json
 import os
@@ -214,6 +215,51 @@ def test_a_folder_becomes_two_files_once(folder):
     assert said == "" and os.stat(again.data.train_dataset).st_mtime_ns == before.st_mtime_ns
     (folder / "ant" / "00.png").write_bytes((folder / "bee" / "01.png").read_bytes())
     assert prepare(folder, "--data.side=16", "--data.val_share=0.25")[0].data.train_dataset != c.data.train_dataset
+
+
+def test_files_that_went_are_made_again(folder):
+    c, _ = prepare(folder)
+    made = [c.data.train_dataset, c.data.val_dataset]
+    for path in [*made, *map(names_file, made)]:
+        os.unlink(path)
+        assert "3 classes" in prepare(folder)[1] and os.path.isfile(path)
+
+
+def test_a_link_to_a_folder_is_named_and_one_to_nothing_is_a_bad_image(folder):
+    (folder / "ant" / "more").symlink_to(folder / "bee")
+    c, said = prepare(folder)
+    assert f"1 left out (files with no image's ending, links to folders): {folder / 'ant' / 'more'}" in said
+    (folder / "ant" / "gone.png").symlink_to("nowhere.png")
+    with pytest.raises(DataError, match=r"gone\.png.*--data.on_error=skip"):
+        prepare(folder)
+    c, said = prepare(folder, "--data.on_error=skip")
+    assert "left out: " in said and "gone.png" in said
+    with Reader(c.data.train_dataset) as train, Reader(c.data.val_dataset) as test:
+        assert len(train) + len(test) == 24
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(folder, monkeypatch):
+    (folder / "bee" / "inner").mkdir()
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("inner"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"inner: cannot be read: Permission denied \(data.folder, --data.folder\)"):
+        prepare(folder)
+
+
+def test_classes_that_would_have_one_name_in_a_file(folder):
+    (folder / "ant").rename(folder / "c\nw")
+    (folder / "bee").rename(folder / "c\tw")
+    with pytest.raises(DataError, match=r"pictures \(data.folder, --data.folder\): class 1, 'c\?w', is there twice"):
+        prepare(folder)
+    with pytest.raises(DataError, match="there twice"):
+        cli.run(["convert", str(folder), str(folder.parent / "x.beton"), "--workers=1"])
+    assert not list(folder.parent.rglob("*.beton"))
 
 
 def test_a_folder_for_the_test(folder, tmp_path):

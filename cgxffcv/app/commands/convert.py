@@ -19,7 +19,7 @@ from typing import Any
 from cgxffcv import beton, interrupts
 from cgxffcv.app import process
 from cgxffcv.app.usage import Parser, whole
-from cgxffcv.classes import write_names
+from cgxffcv.classes import plain_names, write_names
 from cgxffcv.errors import UserError
 from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.writer import DatasetWriter, WriteReport
@@ -66,8 +66,9 @@ def convert(options: argparse.Namespace) -> WriteReport:
     if endings == {".beton"}:
         return _merge(options, common)
     if len(names) == 1 and os.path.isdir(names[0]):
+        classes = plain_names(ImageFolder(names[0]).classes, names[0])
         report = _writer(options, common).from_image_folder(names[0], shuffle_indices=options.shuffle)
-        write_names(options.out, ImageFolder(names[0]).classes)
+        write_names(options.out, classes)
         return report
     if endings <= {".tar", ".tgz", ".gz"}:
         if options.shuffle:
