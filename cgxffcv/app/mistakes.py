@@ -80,7 +80,7 @@ def judge(folder: Path, test: str | None, most: int = 24) -> Verdicts:
     found = [folder / name for name in CHECKPOINTS if (folder / name).is_file()]
     if not found:
         raise UserError(f"{folder}: no checkpoint there")
-    if test is None or not Path(test).is_file():
+    if not isinstance(test, str) or not Path(test).is_file():
         raise UserError(f"{test}: the test set is not there any more")
     classifier = nn.load(found[0])
     try:

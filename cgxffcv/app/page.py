@@ -169,15 +169,14 @@ def _wire(runs: Sequence[RunRecord]) -> str:
     rows = []
     for run in runs:
         if run.wire_bytes and run.steps:
-            ranks = run.start.get("ranks", 1)
-            a_step = run.wire_bytes / len(run.steps) / ranks
             bits = run.setting("compression.bits")
             how = (
                 f"{bits} bits a value, {run.setting('compression.algorithm')}"
                 if bits not in (None, 32)
                 else "uncompressed"
             )
-            cells = (run.name, counted(ranks, "process"), how, size(run.wire_bytes), f"{size(a_step)} a step of each")
+            a_step = f"{size(run.wire_bytes_a_step)} a step of rank 0"
+            cells = (run.name, counted(run.ranks, "process"), how, size(run.wire_bytes), a_step)
             rows.append("<tr>" + "".join(f"<td>{_e(cell)}</td>" for cell in cells) + "</tr>")
     return f'<table class="lines">{"".join(rows)}</table>' if rows else ""
 

@@ -17,12 +17,17 @@ from cgxffcv.wording import duration, size
 __all__ = ["RunRecord", "read"]
 
 LOG = "run.jsonl"
+NEEDED = {"start": ("time",), "step": ("epoch", "step"), "epoch": ("epoch",), "end": ("seconds",)}
+SECONDS = ("time", "seconds", "load_seconds", "test_seconds")
+WHOLE = ("ranks", "epoch", "step", "steps", "wire_bytes")
+MOST = 1 << 53  # of a number in a record
 
 
 @dataclass
 class RunRecord:
     """One run as run.jsonl tells it. `steps` and `epochs`: the records of these events in order, each number once (a
-    run that went on has the later one); `state`: finished, failed, interrupted or unfinished."""
+    run that went on has the later one); `state`: finished, failed, interrupted or unfinished; `earlier`: seconds of the
+    processes before the last one, which began at `began`."""
 
     folder: Path
     name: str
@@ -33,6 +38,8 @@ class RunRecord:
     state: str = "unfinished"
     error: str | None = None
     last_time: float = 0.0
+    began: float = 0.0
+    earlier: float = 0.0
 
     def setting(self, key: str) -> Any:
         """The value of "section.name"; None if the run had none."""
@@ -61,13 +68,22 @@ class RunRecord:
 
     @property
     def seconds(self) -> float:
-        """From start to end; of a run that has no end, up to its last record."""
-        return self.end["seconds"] if self.end else max(self.last_time - self.start.get("time", 0.0), 0.0)
+        """From start to end, summed over the processes of a run that went on; without an end, up to the last record."""
+        return self.earlier + (self.end["seconds"] if self.end else max(self.last_time - self.began, 0.0))
 
     @property
     def wire_bytes(self) -> int:
-        """What all ranks sent for gradients."""
+        """What all ranks sent for gradients, in the epochs that came to their ends."""
         return sum(epoch.get("wire_bytes") or 0 for epoch in self.epochs)
+
+    @property
+    def wire_bytes_a_step(self) -> float:
+        """What rank 0 sent for gradients, the mean of all steps."""
+        return sum(step.get("wire_bytes") or 0 for step in self.steps) / max(len(self.steps), 1)
+
+    @property
+    def ranks(self) -> int:
+        return self.start.get("ranks") or 1
 
     def shares(self) -> dict[str, float]:
         """Seconds by what they went into."""
@@ -85,10 +101,10 @@ class RunRecord:
     def summary(self) -> list[tuple[str, str]]:
         """(what, value), for people."""
         best = f" (best {self.best:.2%})" if self.best is not None and self.best != self.accuracy else ""
-        epochs = f"{len(self.epochs)}, {self.epochs[-1].get('steps', 0):,} steps" if self.epochs else "0"
+        epochs = f"{len(self.epochs)}, {self.epochs[-1].get('steps') or 0:,} steps" if self.epochs else "0"
         rows = [("test accuracy", "-" if self.accuracy is None else f"{self.accuracy:.2%}{best}")]
         rows += [("recipe", str(self.setting("training.recipe"))), ("epochs", epochs)]
-        rows += [("time", duration(self.seconds)), ("processes", str(self.start.get("ranks", 1)))]
+        rows += [("time", duration(self.seconds)), ("processes", str(self.ranks))]
         if self.wire_bytes:
             bits = self.setting("compression.bits")
             how = f", in {bits} bits a value" if bits not in (None, 32) else ""
@@ -101,14 +117,31 @@ class RunRecord:
         return f"<table><caption>{html.escape(self.name)}</caption>{cells}</table>"
 
 
+def _check(record: dict[str, Any]) -> None:
+    """ValueError or TypeError unless a record has what is calculated with, as numbers that can be; null is as none."""
+    for name in NEEDED.get(record["event"], ()):
+        if record.get(name) is None:
+            raise ValueError(f"no {name}")
+    for names, kinds in ((SECONDS, (int, float)), (WHOLE, (int,))):
+        for name in names:
+            value = record.get(name)
+            if value is not None and (type(value) not in kinds or not 0 <= value < MOST):
+                raise ValueError(f"{name} = {value!r}; expected a {'whole ' * (kinds == (int,))}number from 0 on")
+    config = record.get("config", {})
+    if not isinstance(config, dict) or not all(isinstance(values, dict) for values in config.values()):
+        raise ValueError("config: expected sections with values")
+
+
 def _take(run: RunRecord, record: dict[str, Any]) -> None:
-    kind = record["event"]
-    run.last_time = float(record.get("time") or run.last_time)
+    _check(record)
+    kind, now = record["event"], record.get("time")
     if kind == "start":
-        first = run.start.get("time")
-        run.start = record | ({"time": first} if first is not None else {})
+        if run.start:
+            run.earlier = run.seconds
+        run.start, run.began = record | {"time": run.start.get("time", now)}, float(now)
         run.end, run.state, run.error = None, "unfinished", None
-    elif kind == "step":
+    run.last_time = float(now or run.last_time)
+    if kind == "step":
         while run.steps and run.steps[-1]["step"] >= record["step"]:
             run.steps.pop()
         run.steps.append(record)
@@ -138,9 +171,11 @@ def read(path: str | PathLike[str]) -> RunRecord:
     for number, line in enumerate(lines, 1):
         try:
             _take(run, json.loads(line))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except json.JSONDecodeError as error:
             if number < len(lines):
                 raise UserError(f"{log}, line {number}: no record of a run ({error})") from None
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{log}, line {number}: no record of a run ({error})") from None
     if not run.start:
         raise UserError(f"{log}: no run has begun in it")
     return run

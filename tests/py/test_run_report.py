@@ -44,6 +44,7 @@ def write_log(folder, *, lr=0.1, epochs=3, end=True, ranks=2):
                     "seconds": 1.0,
                     "load_seconds": 0.25,
                     "skipped": False,
+                    "wire_bytes": 1000,
                 }
             )
         records.append(
@@ -83,17 +84,60 @@ def test_a_log_is_read(tmp_path):
 def test_a_run_that_went_on_counts_each_step_once(tmp_path):
     log = write_log(tmp_path / "a", end=False) / "run.jsonl"
     lines = log.read_text().splitlines()
-    log.write_text("\n".join([*lines, *lines[:1], *lines[6:]]) + '\n{"event": "interrupted", "time": 190}\n{"eve')
+    again = lines[0].replace("100.0", "150.0")
+    log.write_text("\n".join([*lines, again, *lines[6:]]) + '\n{"event": "interrupted", "time": 190}\n{"eve')
     run = runs.read(tmp_path / "a")
     assert [step["step"] for step in run.steps] == list(range(12)) and len(run.epochs) == 3
-    assert run.state == "interrupted" and run.seconds == 90.0
+    assert run.state == "interrupted" and run.start["time"] == 100.0
+    assert run.seconds == (113 - 100) + (190 - 150)
+    end = '{"event": "end", "time": 260, "seconds": 7}'
+    log.write_text("\n".join([*lines, again, *lines[6:], again.replace("150.0", "250.0"), end]) + "\n")
+    assert runs.read(tmp_path / "a").seconds == (113 - 100) + 0 + 7
+
+
+def test_bytes_of_a_step_are_those_of_all_steps(tmp_path):
+    log = write_log(tmp_path / "a", epochs=2, end=False) / "run.jsonl"
+    log.write_text("\n".join(log.read_text().splitlines()[:-1]) + "\n")  # the last epoch has no end
+    run = runs.read(tmp_path / "a")
+    assert (run.wire_bytes, run.wire_bytes_a_step, len(run.steps)) == (8000, 1000, 8)
+    assert "<td>8.0 kB</td><td>1.0 kB a step of rank 0</td>" in page.page([run])
+
+
+@pytest.mark.parametrize("line", [0, 1, 2, -1])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"time": "x"},
+        {"time": -1},
+        {"time": float("nan")},
+        {"seconds": [1]},
+        {"wire_bytes": 1.5},
+        {"ranks": True},
+        {"ranks": "2"},
+        {"epoch": {}},
+        {"step": 10**30},
+        {"config": []},
+        {"config": {"data": 1}},
+        {"event": []},
+    ],
+    ids=str,
+)
+def test_a_log_with_other_values_is_refused_with_its_line(tmp_path, line, change):
+    log = write_log(tmp_path / "a") / "run.jsonl"
+    records = [json.loads(text) for text in log.read_text().splitlines()]
+    records[line] |= change
+    log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(UserError, match=rf"line {line % len(records) + 1}: no record of a run \("):
+        runs.read(tmp_path / "a")
 
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
         ("", "no run has begun"),
-        ('{"event": "end"}\n', "no run has begun"),
+        ('{"event": "end", "seconds": 1}\n', "no run has begun"),
+        ('{"event": "end"}\n', "line 1: no record of a run .no seconds"),
+        ('{"event": "start"}', "line 1: no record of a run .no time"),
         ("[]\n[]\n", "line 1: no record of a run"),
         ("nonsense\n{}\n", "line 1: no record of a run"),
     ],
