@@ -29,13 +29,14 @@ class Curve:
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Round numbers from at most `low` to at least `high`."""
-    if not high > low:
+    if not high - low > 1e-9 * max(abs(low), abs(high)):  # all the same, but for rounding
         high = low + (abs(low) or 1.0)
     rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
+    exponent = math.floor(math.log10(rough))
+    power = 10.0**exponent
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(number * step, 12) for number in range(first, last + 1)]
+    return [round(number * step, max(12, 3 - exponent)) for number in range(first, last + 1)]
 
 
 def _shown(value: float, percent: bool) -> str:

@@ -157,10 +157,13 @@ def test_logs_that_are_none(tmp_path, text, wanted):
         (0.37, 0.92, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]),
         (0, 12000, [0, 2000, 4000, 6000, 8000, 10000, 12000]),
         (3, 3, [3, 3.5, 4, 4.5, 5, 5.5, 6]),
+        (2.302585092994046, 2.3025850929940455, [2, 2.5, 3, 3.5, 4, 4.5, 5]),
+        (1e-14, 2e-14, [1e-14, 1.2e-14, 1.4e-14, 1.6e-14, 1.8e-14, 2e-14]),
     ],
 )
 def test_ticks_are_round(low, high, expected):
-    assert svg.ticks(low, high) == pytest.approx(expected)
+    assert svg.ticks(low, high) == pytest.approx(expected, rel=1e-6, abs=0 if low else 1e-12)
+    assert "polyline" in svg.chart([svg.Curve("a", [(0, low), (1, high)], "#000")], "x", "y")
 
 
 def test_a_chart_has_the_points_where_they_belong():
