@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from cgxffcv import checkpoint
+from cgxffcv import checkpoint, nn
 from cgxffcv.app import cli
 from cgxffcv.checkpoint import CheckpointError
 from cgxffcv.errors import UserError
@@ -52,6 +52,18 @@ def test_without_onnx_it_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="pip install onnx"):
         export.to_onnx(exported.classifier("silu"), tmp_path / "x.onnx")
     assert not (tmp_path / "x.onnx").exists()
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+def test_the_checkpoint_is_not_replaced(tmp_path, monkeypatch, kind):
+    kept, link = tmp_path / "best.safetensors", tmp_path / "link"
+    kept.write_bytes(b"a checkpoint")
+    link.symlink_to(kept)
+    monkeypatch.setattr(nn, "load", lambda *_, **__: exported.classifier("silu"))
+    for source, out in ((kept, kept), (tmp_path, kept), (kept, link)):
+        with pytest.raises(UserError, match="OUT is CHECKPOINT itself"):
+            cli.run(["export", str(source), "--to", kind, str(out)])
+    assert kept.read_bytes() == b"a checkpoint"
 
 
 def test_the_command(tmp_path, capsys):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from cgxffcv.app.usage import Parser
+from cgxffcv.errors import UserError
 
 DESCRIPTION = """\
 Writes a trained network for others. CHECKPOINT is a run's last.safetensors or best.safetensors, or its log folder (the
@@ -31,6 +32,8 @@ def main(prog: str, arguments: Sequence[str]) -> int:
     if os.path.isdir(path):
         path = os.path.join(path, "best.safetensors")
     classifier = nn.load(path, precision="float32")
+    if os.path.exists(options.out) and os.path.samefile(path, options.out):
+        raise UserError(f"{options.out}: OUT is CHECKPOINT itself, which would be lost; name another file")
     (export.to_torch if options.to == "torch" else export.to_onnx)(classifier, options.out)
     print(f"{options.out}: {classifier.network.description.name}, {len(classifier.classes)} classes")
     return 0
