@@ -30,9 +30,17 @@ SITES = {"host": (1 << 10, 1 << 15, 1 << 18, 1 << 21), "device": (1 << 14, 1 << 
 LONGEST = 1e9  # seconds that anything may take in a file's lines
 QUICK, THOROUGH = 4, 20  # repeats of each measurement, of which the best counts
 LINKS = (
-    "CGXFFCV_P2P", "CGXFFCV_COMM_NCCL", "CGXFFCV_COMM_KERNELS", "CGXFFCV_COMM_EXACT_KIB", "NCCL_P2P_DISABLE",
-    "NCCL_SHM_DISABLE", "NCCL_SOCKET_NTHREADS", "NCCL_NSOCKS_PERTHREAD", "OMPI_MCA_btl", "OMPI_MCA_pml",
-)  # fmt: skip
+    "CGXFFCV_P2P",
+    "CGXFFCV_COMM_NCCL",
+    "CGXFFCV_COMM_KERNELS",
+    "CGXFFCV_COMM_EXACT_KIB",
+    "NCCL_P2P_DISABLE",
+    "NCCL_SHM_DISABLE",
+    "NCCL_SOCKET_NTHREADS",
+    "NCCL_NSOCKS_PERTHREAD",
+    "OMPI_MCA_btl",
+    "OMPI_MCA_pml",
+)
 _remembered: weakref.WeakKeyDictionary[_cgxffcv.Comm, dict[str, Lines | None]] = weakref.WeakKeyDictionary()
 
 

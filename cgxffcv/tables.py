@@ -25,9 +25,12 @@ DESCRIPTOR = np.dtype([("type_id", "u1"), ("name", "u1", 16), ("arguments", "u1"
 REGION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 PACKED = ("image", "bytes", "json")
 PLAIN = {
-    "int": fields.IntField, "float": fields.FloatField, "image": fields.RGBImageField, "bytes": fields.BytesField,
+    "int": fields.IntField,
+    "float": fields.FloatField,
+    "image": fields.RGBImageField,
+    "bytes": fields.BytesField,
     "json": fields.JSONField,
-}  # fmt: skip
+}
 SHAPED = {"array": fields.NDArrayField, "tensor": fields.TorchTensorField}
 
 

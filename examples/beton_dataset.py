@@ -51,21 +51,32 @@ def main(folder: Path) -> None:
         print("sample 123:", sample["image"].shape, sample["label"], sample["centre"], sample["about"])
 
     augmentation = [
-        SimpleRGBImageDecoder(), RandomHorizontalFlip(), RandomTranslate(padding=2), Cutout(4, (125, 122, 113)),
-        ToTorchImage(), Convert(np.float32), NormalizeImage(np.full(3, 127.5), np.full(3, 50.0), np.float32),
-    ]  # fmt: skip
+        SimpleRGBImageDecoder(),
+        RandomHorizontalFlip(),
+        RandomTranslate(padding=2),
+        Cutout(4, (125, 122, 113)),
+        ToTorchImage(),
+        Convert(np.float32),
+        NormalizeImage(np.full(3, 127.5), np.full(3, 50.0), np.float32),
+    ]
     with Loader(
-        path, batch_size=100, order=OrderOption.RANDOM, seed=1,
+        path,
+        batch_size=100,
+        order=OrderOption.RANDOM,
+        seed=1,
         pipelines={"image": augmentation, "label": [IntDecoder()], "about": None},
-    ) as loader:  # fmt: skip
+    ) as loader:
         for epoch in range(2):
             total = 0.0
             for images, labels, centres in loader:  # noqa: B007
                 total += float(images.mean())
             print(
                 f"epoch {epoch}: {len(loader)} batches, mean {total / len(loader):.3f}; the last:",
-                images.shape, images.dtype, labels.shape, centres.shape,
-            )  # fmt: skip
+                images.shape,
+                images.dtype,
+                labels.shape,
+                centres.shape,
+            )
 
 
 if __name__ == "__main__":

@@ -143,12 +143,16 @@ def make_loaders(options, rank, ranks, pinned):
     sampler = DistributedSampler(train, ranks, rank, shuffle=True, seed=options.seed, drop_last=True)
     share = Subset(test, range(rank, len(test), ranks))
     usual_options = {
-        "batch_size": options.batch_size, "num_workers": options.workers, "pin_memory": pinned,
+        "batch_size": options.batch_size,
+        "num_workers": options.workers,
+        "pin_memory": pinned,
         "persistent_workers": options.workers > 0,
-    }  # fmt: skip
-    return DataLoader(train, sampler=sampler, drop_last=True, **usual_options), sampler, DataLoader(
-        share, **usual_options
-    )  # fmt: skip
+    }
+    return (
+        DataLoader(train, sampler=sampler, drop_last=True, **usual_options),
+        sampler,
+        DataLoader(share, **usual_options),
+    )
 
 
 # --- network ---------------------------------------------------------------------------------------------------------
@@ -313,8 +317,16 @@ def main():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [60, 120, 160], gamma=0.2)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    report("start", ranks=ranks, device=str(device), torch=torch.__version__, torchvision=usual is not None,
-           images=len(train_loader.dataset), parameters=parameters, workers=options.workers)  # fmt: skip
+    report(
+        "start",
+        ranks=ranks,
+        device=str(device),
+        torch=torch.__version__,
+        torchvision=usual is not None,
+        images=len(train_loader.dataset),
+        parameters=parameters,
+        workers=options.workers,
+    )
     best = accuracy = 0.0
     for epoch in range(1, options.epochs + 1):
         sampler.set_epoch(epoch)

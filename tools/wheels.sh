@@ -45,7 +45,7 @@ build() {
     rm -rf "$OUT/$name/tree"
     mkdir -p "$OUT/$name/tree"
     git ls-files -z tests pyproject.toml setup.py csrc default_config.yaml | xargs -0 cp --parents -t "$OUT/$name/tree"
-    (cd "$OUT/$name/tree" && exec "$venv/bin/python" -P -m pytest -q -p no:cacheprovider -m "not medium and not long and not torch" \
+    (cd "$OUT/$name/tree" && exec "$venv/bin/python" -m pytest -q -p no:cacheprovider -m "not medium and not long and not torch" \
         "${TESTS[@]/#/tests/py/test_}") 2>&1
 }
 

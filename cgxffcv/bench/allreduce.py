@@ -47,10 +47,18 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 ROUND_SECONDS = {"host": 0.2, "device": 0.04}
 MOST_RUNS = 1000  # in a round
 COLUMNS = (
-    ("size", "(B)", 12), ("count", "(elements)", 12), ("type", "", 9), ("redop", "", 8), ("time", "(us)", 10),
-    ("algbw", "(GB/s)", 8), ("busbw", "(GB/s)", 8), ("#wrong", "", 7), ("wire", "(B sent)", 12),
-    ("error", "(energy)", 10), ("algorithm", "", 10),
-)  # fmt: skip
+    ("size", "(B)", 12),
+    ("count", "(elements)", 12),
+    ("type", "", 9),
+    ("redop", "", 8),
+    ("time", "(us)", 10),
+    ("algbw", "(GB/s)", 8),
+    ("busbw", "(GB/s)", 8),
+    ("#wrong", "", 7),
+    ("wire", "(B sent)", 12),
+    ("error", "(energy)", 10),
+    ("algorithm", "", 10),
+)
 
 
 def parse_size(text: str) -> int:

@@ -33,10 +33,15 @@ def make_parser(prog: str) -> Parser:
     parser = Parser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a folder, tar files, or .beton files")
     parser.add_argument("out", metavar="OUT.beton", help="one that exists is replaced when the new one is complete")
-    parser.add_argument("--mode", choices=("given", "jpg", "raw"), default="given", help="how images are stored: JPEG "
-                        "if they are (given), JPEG, or as pixels")  # fmt: skip
-    parser.add_argument("--max-resolution", type=whole(1, 65535), metavar="PIXELS", help="of the longer side; larger "
-                        "images are reduced")  # fmt: skip
+    parser.add_argument(
+        "--mode",
+        choices=("given", "jpg", "raw"),
+        default="given",
+        help="how images are stored: JPEG if they are (given), JPEG, or as pixels",
+    )
+    parser.add_argument(
+        "--max-resolution", type=whole(1, 65535), metavar="PIXELS", help="of the longer side; larger images are reduced"
+    )
     parser.add_argument("--quality", type=whole(1, 100), default=90, help="of JPEG that is encoded here (90)")
     parser.add_argument("--shuffle", action="store_true", help="in an order drawn from --seed (folders)")
     parser.add_argument("--seed", type=whole(0), default=0, help="of --shuffle (0)")
