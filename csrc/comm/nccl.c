@@ -445,5 +445,8 @@ static Status check_sums(void *context) {
 
 Status comm_device_wait(CommDevice *device, DeviceStream *stream, DeviceEvent *event) {
     TRY(nccl_begin(device));
-    return nccl_end(device, comm_poll_device(device->comm, stream, event, check_sums, device));
+    Status status = comm_poll_device(device->comm, stream, event, check_sums, device);
+    /* What was stopped before this wait began has ended, too. */
+    if (status == STATUS_OK) status = comm_poll_blame(device->comm, check_sums(device));
+    return nccl_end(device, status);
 }

@@ -2,6 +2,7 @@
  * not ranks, and nothing of operations or deadlines. */
 #include "comm/segment.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <stdio.h>
@@ -244,7 +245,7 @@ uint64_t comm_segment_process_start(int pid) {
     char name[64], text[1024];
     snprintf(name, sizeof name, "/proc/%d/stat", pid);
     FILE *file = fopen(name, "re");
-    if (file == NULL) return 0;
+    if (file == NULL) return errno == ENOENT || errno == ESRCH ? 0 : COMM_SEGMENT_START_UNKNOWN;
     size_t got = fread(text, 1, sizeof text - 1, file);
     fclose(file);
     text[got] = '\0';
@@ -255,11 +256,18 @@ uint64_t comm_segment_process_start(int pid) {
     return at == NULL ? 0 : strtoull(at + 1, NULL, 10);
 }
 
+/* Not so where /proc cannot be looked at: this process may have no descriptors left. */
+static bool process_is_gone(int pid, uint64_t start_time) {
+    uint64_t found = comm_segment_process_start(pid);
+    bool known = found != COMM_SEGMENT_START_UNKNOWN && start_time != COMM_SEGMENT_START_UNKNOWN;
+    return known && found != start_time;
+}
+
 SeatHealth comm_segment_health(const CommSegment *s, int seat, int64_t stall_ns) {
     Seat *other = comm_segment_seat(s, seat);
     if (atomic_load(&other->state) != SEAT_TAKEN) return SEAT_WELL;
     if (clock_now_ns() - atomic_load(&other->heartbeat_ns) < CLOCK_NS_PER_SECOND / 2) return SEAT_WELL;
-    if (comm_segment_process_start(atomic_load(&other->pid)) != atomic_load(&other->start_time)) {
+    if (process_is_gone(atomic_load(&other->pid), atomic_load(&other->start_time))) {
         /* It may have left between the two looks. */
         return atomic_load(&other->state) == SEAT_TAKEN ? SEAT_DEAD : SEAT_WELL;
     }

@@ -150,7 +150,10 @@ typedef enum SeatHealth { SEAT_WELL, SEAT_STALLED, SEAT_DEAD } SeatHealth;
 /* Looks the process of a seat up (a few microseconds); SEAT_STALLED after `stall_ns` without a heartbeat. */
 SeatHealth comm_segment_health(const CommSegment *segment, int seat, int64_t stall_ns);
 
-/* When a process started, in the kernel's ticks; 0 if there is none (a zombie counts as none). */
+#define COMM_SEGMENT_START_UNKNOWN UINT64_MAX
+
+/* When a process started, in the kernel's ticks; 0 if there is none (a zombie counts as none), UNKNOWN if /proc cannot
+ * be looked at, as without descriptors. */
 uint64_t comm_segment_process_start(int pid);
 
 #endif

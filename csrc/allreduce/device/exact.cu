@@ -220,7 +220,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
     all.rounds = run.rounds;
     bool goes_on = exchange_begin(&plan, all, &epoch);
     if (threadIdx.x == 0) number = exact_number(plan.state);
-    goes_on = __syncthreads_and(goes_on) != 0;
+    __syncthreads();
     for (uint32_t round = 0; goes_on && round < run.rounds; round++) {
         const ExactBlock<TYPE> block = {&plan, run, x, number, round, epoch + round};
         goes_on = block.go();

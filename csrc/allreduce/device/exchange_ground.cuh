@@ -60,7 +60,7 @@ __device__ static __forceinline__ bool exchange_begin(const ExchangePlan *plan, 
                                                       uint32_t *epoch) {
     grid_begin();
     *epoch = __ldcg(&plan->state->epoch) + round.number + 1;
-    return __ldcg(&plan->state->failed) == 0;
+    return __syncthreads_and(__ldcg(&plan->state->failed) == 0) != 0; /* alike for the block, which has barriers */
 }
 
 /* ---- waiting ---- */
