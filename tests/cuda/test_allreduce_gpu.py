@@ -136,6 +136,15 @@ def test_exact_sums_in_several_rounds(tmp_path, algorithm, streams, seed):
         assert (" in 1 round, " in line) != several
 
 
+@pytest.mark.parametrize("algorithm", ["one_shot", "sra"])
+def test_exact_sums_in_few_blocks(tmp_path, algorithm):
+    """One block on rank 0, two on rank 1, which go from place to place: in one round, and in several."""
+    ways = [(60000, 0, 2, {"algorithm": algorithm, "beside": True}), (300, 0, 1, {"algorithm": algorithm})]
+    for kib in (512, 32):
+        results = exact(tmp_path / str(kib), 2, ways, CGXFFCV_COMM_WINDOW_KIB=kib)
+        assert (" in 1 round, " in results[0]["lines"][0]) == (kib == 512)
+
+
 # ---- a rank that dies while another waits by the means of CUDA ----
 
 

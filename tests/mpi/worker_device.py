@@ -83,8 +83,9 @@ def exact():
     world = join(timeout=60)
     device = world.rank % len(_cgxffcv.devices())
     _cgxffcv.select_device(device)
-    lines, plans = [], []
+    lines, plans, few = [], [], world.rank + 1
     for number, (elems, offset, runs, options) in enumerate(json.loads(ARGUMENTS[0])):
+        beside = options.pop("beside", False)
         layers = [("a", (elems - elems // 3,)), ("b", (elems // 3, 1))]
         there, here = (AllreducePlan(world, layers, bits=32, device=d, **options) for d in (device, None))
         plans.append(there)
@@ -93,7 +94,11 @@ def exact():
             whole = hostile(world.rank, elems + offset, there.dtype, 100 * number + run)
             on_gpu, x = CudaArray(whole, device), whole[offset:]
             at = address_of(on_gpu.tensor) + offset * x.itemsize
-            there.run(Forged(at, x.shape, device=(2, device), bits=8 * x.itemsize, **kind))
+            if beside:  # in fewer blocks than the sum has places, and in others on each rank
+                tensor = _cgxffcv.tensor_of_address(None, at, x.shape, None, there.dtype, True)
+                there._plan.put_beside(tensor, 0, 0, few)
+            else:
+                there.run(Forged(at, x.shape, device=(2, device), bits=8 * x.itemsize, **kind))
             there.wait()
             here.run(x)
             got = on_gpu.numpy()

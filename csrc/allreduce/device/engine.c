@@ -57,7 +57,7 @@ static Status put_rounds(DeviceEngine *engine, const DeviceExtent *extent, void 
     TRY(allreduce_hall_enter(engine->hall, stream));
     if (engine->setup->exact) {
         QuantType type = (QuantType)engine->setup->options.type;
-        TRY(allreduce_exchange_exact(type, &extent->plan, &extent->exact, buffer, stream));
+        TRY(allreduce_exchange_exact(type, &extent->plan, &extent->exact, engine->setup->blocks, buffer, stream));
     }
     for (int i = 0; i < extent->tiles.rounds; i++) TRY(put_round(engine, extent, i, buffer, stream));
     return allreduce_hall_ran(engine->hall, stream);

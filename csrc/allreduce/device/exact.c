@@ -75,7 +75,7 @@ void allreduce_exact_cut(const AllreduceSetup *setup, const AllreduceExtent *ext
     uint64_t slice = round_up(ceil_divide(row, blocks), UNIT), room = window->region_bytes / blocks / UNIT * UNIT;
     if (slice > room) slice = room;
     own->exact = (ExchangeExact){.elems = extent->elems,
-                                 .blocks = (uint32_t)blocks,
+                                 .places = (uint32_t)blocks,
                                  .rounds = (uint32_t)ceil_divide(row, slice * blocks),
                                  .slice = (uint32_t)slice,
                                  .spread = !own->one_shot};

@@ -1,15 +1,17 @@
 /* Sums of what is not quantised, in one kernel: a block of THREADS threads has a place of its own, of run.slice bytes,
- * in each row of a window, and goes through all rounds of a run with it.
+ * in each row of a window, and goes through all rounds of a run with it; where there are fewer blocks than places, it
+ * then takes another.
  *
  * each adds all    a block stores its elements into row `rank` of every other window, raises its flag there, waits for
  *                  the others' flags, adds all terms in rank order, divides, stores the sum
  * spread           the elements of a block and round are cut into one part for each rank: the parts go to their owners,
  *                  who add them, and their sums to all, in rows ranks + rank
  *
- * Terms are elements of the buffer's type, scaled. Blocks number themselves in the order in which they begin, so two
- * ranks' blocks of one number find each other, however many run at a time and in whatever order. Halves, epochs, flags
- * and failures are those of exchange.cuh: a block that has nothing to send in a round raises its flags all the same,
- * for they say that it has read what came two rounds before. */
+ * Terms are elements of the buffer's type, scaled. Blocks take places in ascending order as they come to them, so that
+ * of the places that are not done the first is always at work, on every rank: two ranks' blocks of one place find each
+ * other, however many run at a time and in whatever order. Halves, epochs, flags and failures are those of
+ * exchange.cuh: a block that has nothing to send in a round raises its flags all the same, for they say that it has
+ * read what came two rounds before. */
 #include "allreduce/device/exchange.cuh"
 
 #define THREADS 512
@@ -86,7 +88,7 @@ template <QuantType TYPE> struct ExactBlock {
     /* Elements [begin, end) of a part, in the buffer. */
     __device__ __forceinline__ int64_t begin(int part) const {
         const int64_t each = run.slice / (int64_t)sizeof(Stored);
-        const int64_t at = (((int64_t)round * gridDim.x + number) * parts() + part) * each;
+        const int64_t at = (((int64_t)round * run.places + number) * parts() + part) * each;
         return at < run.elems ? at : run.elems;
     }
     __device__ __forceinline__ int64_t end(int part) const {
@@ -203,40 +205,47 @@ template <QuantType TYPE> struct ExactBlock {
     }
 };
 
-/* A block's number; once all have one the next launch counts from 0 again. */
-__device__ static __forceinline__ uint32_t exact_number(ExchangeState *state) {
-    uint32_t number = atomicAdd(&state->begun, 1u);
-    if (number == gridDim.x - 1) state->begun = 0;
-    return number;
+/* The next place that nobody has taken, for the block; `places` or more where there is none, which every block hears
+ * once, the last of them for the next launch. */
+__device__ static __forceinline__ uint32_t exact_take(ExchangeState *state, uint32_t places) {
+    __shared__ uint32_t place;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        place = atomicAdd(&state->begun, 1u);
+        if (place == places + gridDim.x - 1) state->begun = 0;
+    }
+    __syncthreads();
+    return place;
 }
 
 template <QuantType TYPE>
 static __global__ void __launch_bounds__(THREADS, 1)
     exact_sum_kernel(const __grid_constant__ ExchangePlan plan, const __grid_constant__ ExchangeExact run,
                      typename QuantElement<TYPE>::Stored *x) {
-    __shared__ uint32_t number;
     ExchangeRound all = {};
-    uint32_t epoch;
+    uint32_t epoch, place;
     all.rounds = run.rounds;
     bool goes_on = exchange_begin(&plan, all, &epoch);
-    if (threadIdx.x == 0) number = exact_number(plan.state);
-    __syncthreads();
-    for (uint32_t round = 0; goes_on && round < run.rounds; round++) {
-        const ExactBlock<TYPE> block = {&plan, run, x, number, round, epoch + round};
-        goes_on = block.go();
+    while ((place = exact_take(plan.state, run.places)) < run.places) {
+        for (uint32_t round = 0; goes_on && round < run.rounds; round++) {
+            const ExactBlock<TYPE> block = {&plan, run, x, place, round, epoch + round};
+            goes_on = block.go();
+        }
     }
     exchange_end(&plan, all);
 }
 
 template <QuantType TYPE>
-static Status exact_launch(const ExchangePlan *plan, const ExchangeExact *run, void *buffer, DeviceStream *stream) {
+static Status exact_launch(const ExchangePlan *plan, const ExchangeExact *run, int limit, void *buffer,
+                           DeviceStream *stream) {
     auto *x = (typename QuantElement<TYPE>::Stored *)buffer;
-    return LAUNCH_AFTER((exact_sum_kernel<TYPE>), run->blocks, THREADS, 0, stream, *plan, *run, x);
+    const unsigned blocks = limit > 0 && (uint32_t)limit < run->places ? (unsigned)limit : run->places;
+    return LAUNCH_AFTER((exact_sum_kernel<TYPE>), blocks, THREADS, 0, stream, *plan, *run, x);
 }
 
 extern "C" Status allreduce_exchange_exact(QuantType type, const ExchangePlan *plan, const ExchangeExact *run,
-                                           void *buffer, DeviceStream *stream) {
-    if (type == QUANT_F16) return exact_launch<QUANT_F16>(plan, run, buffer, stream);
-    if (type == QUANT_BF16) return exact_launch<QUANT_BF16>(plan, run, buffer, stream);
-    return exact_launch<QUANT_F32>(plan, run, buffer, stream);
+                                           int limit, void *buffer, DeviceStream *stream) {
+    if (type == QUANT_F16) return exact_launch<QUANT_F16>(plan, run, limit, buffer, stream);
+    if (type == QUANT_BF16) return exact_launch<QUANT_BF16>(plan, run, limit, buffer, stream);
+    return exact_launch<QUANT_F32>(plan, run, limit, buffer, stream);
 }

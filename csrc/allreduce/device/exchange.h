@@ -13,7 +13,7 @@
 typedef struct ExchangeState {
     uint32_t epoch;  /* the rounds that are over, of all runs; only grows */
     uint32_t ticket; /* blocks of a run's last kernel that are done */
-    uint32_t begun;  /* blocks of a sum that is exact that have a number */
+    uint32_t begun;  /* places of a sum that is exact that blocks have asked for */
     uint32_t failed; /* 1: a kernel has given up; nothing is stored any more */
 } ExchangeState;
 
@@ -61,9 +61,9 @@ typedef struct ExchangeRound {
 /* A run in which nothing is quantised, in one launch (exact.cu). */
 typedef struct ExchangeExact {
     int64_t elems;
-    uint32_t blocks, rounds;
-    uint32_t slice; /* bytes of a block's place in a row of a window; a multiple of 16 */
-    bool spread;    /* each rank adds a part and hands it on; else everyone adds everything */
+    uint32_t places, rounds; /* places: for a block each */
+    uint32_t slice;          /* bytes of a place in a row of a window; a multiple of 16 */
+    bool spread;             /* each rank adds a part and hands it on; else everyone adds everything */
 } ExchangeExact;
 
 typedef enum ExchangeKernel { EXCHANGE_PUSH, EXCHANGE_REDUCE, EXCHANGE_GATHER } ExchangeKernel;
@@ -81,7 +81,8 @@ EXCHANGE_LAUNCH(allreduce_exchange_spikes);
 EXCHANGE_LAUNCH(allreduce_exchange_rotated);
 EXCHANGE_LAUNCH(allreduce_exchange_quick);
 EXCHANGE_LAUNCH(allreduce_exchange_quick_far);
-Status allreduce_exchange_exact(QuantType type, const ExchangePlan *plan, const ExchangeExact *run, void *buffer,
-                                DeviceStream *stream);
+/* `limit`: blocks at most, of which ranks may have different numbers; 0: one for each place. */
+Status allreduce_exchange_exact(QuantType type, const ExchangePlan *plan, const ExchangeExact *run, int limit,
+                                void *buffer, DeviceStream *stream);
 
 #endif

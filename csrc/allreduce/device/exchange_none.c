@@ -16,8 +16,8 @@ ABSENT(allreduce_exchange_rotated)
 ABSENT(allreduce_exchange_quick)
 ABSENT(allreduce_exchange_quick_far)
 
-Status allreduce_exchange_exact(QuantType type, const ExchangePlan *plan, const ExchangeExact *run, void *buffer,
-                                DeviceStream *stream) {
-    (void)type, (void)plan, (void)run, (void)buffer, (void)stream;
+Status allreduce_exchange_exact(QuantType type, const ExchangePlan *plan, const ExchangeExact *run, int limit,
+                                void *buffer, DeviceStream *stream) {
+    (void)type, (void)plan, (void)run, (void)limit, (void)buffer, (void)stream;
     FAIL(STATUS_NOT_BUILT, NO_CUDA);
 }
