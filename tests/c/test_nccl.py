@@ -25,7 +25,7 @@ def test_sums_through_nccl(tmp_path):
     include = [f"-isystem{folder_of(header)}" for header in ("nccl.h", "cuda_runtime.h")]
     gcc = ["gcc", *FLAGS, *SANITIZE, *include, *INCLUDE, f"-I{HERE / 'nccl'}"]
     subprocess.run([*gcc, "-shared", "-fPIC", str(HERE / "nccl/fake.c"), "-o", str(library)], check=True)
-    rooms = sources("base", "comm", "device", others=["comm/nccl.c"])
+    rooms = sources("base", "comm", "device", others=["nccl"])
     files = [HERE / "nccl/program.c", HERE / "nccl/device.c", *rooms]
     link = [f"-L{tmp_path}", "-lfake", f"-Wl,-rpath,{tmp_path}", "-Wl,--allow-multiple-definition", "-ldl", "-lm"]
     subprocess.run([*gcc, *map(str, files), "-o", str(program), *link], check=True)

@@ -1,4 +1,4 @@
-// rooms: base nn/cuda/conv
+// rooms: base, with nn/cuda/conv/plans.c
 /* The cache of convolution plans on disk: what is stored is found by the next process, whatever lies in the file. */
 #include "nn/cuda/conv/plans.h"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import _cgxffcv
 import programs
 import pytest
+import shared_memory
 
 pytestmark = pytest.mark.medium
 
@@ -14,16 +15,12 @@ PROGRAM = Path(__file__).resolve().parent / "window_ranks.cu"
 KINDS = ["peer", "staged", "forwarded"]
 
 
-def left_behind():
-    return {path.name for path in Path("/dev/shm").iterdir() if "cgxffcv" in path.name}
-
-
 def run(built, case, kind, ranks, *settings, **environment):
     """What each rank says, by rank; the one that is lost says nothing."""
-    before = left_behind()
+    before = shared_memory.files()
     done = programs.run(built(PROGRAM), case, kind, str(ranks), *settings, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert left_behind() == before
+    assert not shared_memory.left_since(before)
     said = dict(re.findall(r"^rank (\d): (.*)$", done.stdout, re.M))
     return [said.get(str(rank)) for rank in range(ranks)]
 

@@ -1,4 +1,4 @@
-// rooms: base comm device
+// rooms: base comm device, with cuda
 /* Windows between ranks (test_window.py): `window_ranks CASE KIND RANKS [NAME=VALUE@RANK ...]` starts that many
  * processes, the named ones with more in their environment; each says how the case went, in a line. */
 #include "comm/window.cuh"

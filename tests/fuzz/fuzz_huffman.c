@@ -1,4 +1,4 @@
-// rooms: base image, with image/jpeg.c
+// rooms: base image, with jpeg
 /* Our entropy decoder beside libjpeg-turbo's. The input is read as a program that writes a small sequential JPEG: its
  * size, its sampling, its tables, and a code after the other, so that most streams are sound, and those that are not
  * have a fault in their data. Behind the input's end come random bytes. */

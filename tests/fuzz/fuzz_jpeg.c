@@ -1,4 +1,4 @@
-// rooms: base image, with image/jpeg.c
+// rooms: base image, with jpeg
 /* A JPEG stream of any bytes: its header read, and what the header says of moderate size decoded both ways. */
 #include "decoders.h"
 

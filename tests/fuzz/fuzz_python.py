@@ -37,7 +37,7 @@ import numpy as np
 from cgxffcv.errors import ConfigError, DataError
 
 FOLDER = Path("/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir())
-FILE = FOLDER / f"cgxffcv-fuzz-{os.getpid()}"
+FILE = FOLDER / f"fuzzed-{os.getpid()}"
 MOST_BYTES = 1 << 16
 
 

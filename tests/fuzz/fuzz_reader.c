@@ -1,4 +1,4 @@
-// rooms: base beton image, with image/jpeg.c
+// rooms: base beton image, with jpeg
 /* A .beton file of any bytes: opened, every value fetched and read to its last byte, verified with all JPEG streams
  * decoded. The mutator puts the checksums of the extension block right again, or nothing behind them would be seen. */
 #include "beton/extension.h"

@@ -1,4 +1,4 @@
-// rooms: base beton image, with image/jpeg.c
+// rooms: base beton image, with jpeg
 /* What a writer is given: the input is read as a program that makes a schema, options and samples. Whatever is accepted
  * is written, read back and compared with what was given; chunks go directly or packed, as from another process, and
  * the rest of the input goes in as a packed chunk that no process made. */
@@ -141,7 +141,7 @@ typedef struct Case {
 
 static const char *target_path(void) {
     static char path[64];
-    if (path[0] == '\0') snprintf(path, sizeof path, "/dev/shm/cgxffcv-fuzz-%d.beton", (int)getpid());
+    if (path[0] == '\0') snprintf(path, sizeof path, "/dev/shm/fuzzed-%d.beton", (int)getpid());
     return path;
 }
 

@@ -1,4 +1,4 @@
-// rooms: base image, with image/jpeg.c
+// rooms: base image, with jpeg
 /* jpeg FILE...: every truncation of a JPEG stream is refused unless its end marker is still there; every single-bit
  * flip is refused or decoded within the buffer. */
 #include "harness.h"

@@ -3,10 +3,9 @@ waited for the deadline of 100 s instead, the hard limit of the job is passed.""
 
 import os
 import signal
-import time
-from pathlib import Path
 
 import pytest
+import shared_memory
 from ranks import Launch, needs_mpirun, run, start
 
 PLACES = [
@@ -180,13 +179,9 @@ def test_rank_that_never_comes(tmp_path):
     assert values["rank"] == 1 and "rank 1" in values["text"]
 
 
-def shared_memory_files():
-    return {path.name for path in Path("/dev/shm").iterdir()} if Path("/dev/shm").is_dir() else set()
-
-
 @pytest.mark.parametrize("launch", [Launch("shm", 2), Launch("shm", 3)], ids=str)
 def test_two_jobs_at_once_and_nothing_left_after_kill(launch, tmp_path):
-    before = shared_memory_files()
+    before = shared_memory.files()
     jobs = [start(launch, tmp_path / name, "lingering") for name in "ab"]
     try:
         for job in jobs:
@@ -200,13 +195,12 @@ def test_two_jobs_at_once_and_nothing_left_after_kill(launch, tmp_path):
     finally:
         for job in jobs:
             job.kill()
-    time.sleep(0.05)
-    assert not {name for name in shared_memory_files() - before if "cgxffcv" in name}
+    assert not shared_memory.left_since(before)
 
 
 @needs_mpirun
 def test_killed_job_under_mpirun_leaves_nothing(tmp_path):
-    before = shared_memory_files()
+    before = shared_memory.files()
     job = start(Launch("mpi", 3), tmp_path, "lingering")
     try:
         pids = [job.pid(rank) for rank in range(3)]
@@ -216,4 +210,4 @@ def test_killed_job_under_mpirun_leaves_nothing(tmp_path):
             os.kill(pid, signal.SIGKILL)
     finally:
         job.kill()
-    assert not {name for name in shared_memory_files() - before if "cgxffcv" in name}
+    assert not shared_memory.left_since(before)

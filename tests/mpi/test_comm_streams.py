@@ -16,7 +16,7 @@ pytestmark = needs_mpirun
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     target = tmp_path_factory.mktemp("streams") / "streams"
-    files = [WORKERS / "streams.c", *sources("base", "device", "comm", others=["comm/mpi.c"])]
+    files = [WORKERS / "streams.c", *sources("base", "device", "comm", others=["mpi"])]
     subprocess.run(["gcc", *FLAGS, *SANITIZE, *INCLUDE, *map(str, files), "-o", str(target), "-lm"], check=True)
     return target
 

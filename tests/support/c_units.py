@@ -1,11 +1,11 @@
 """Programs of C over rooms of the core, compiled as in a build without optional libraries.
 
-A program's first line names its rooms, and files of libraries that it has all the same:
+A program's first line names its rooms, and optional parts (setup.py's) or single files that it has all the same:
 
-// rooms: base beton image, with image/jpeg.c
+// rooms: base beton image, with jpeg
 """
 
-import re
+import importlib.util
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,32 +13,24 @@ from pathlib import Path
 
 from checkout import CSRC, ROOT
 
+spec = importlib.util.spec_from_file_location("cgxffcv_setup", ROOT / "setup.py")
+ours = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(ours)
+
 FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 INCLUDE = [f"-I{CSRC}", f"-I{ROOT / 'tests/support'}"]
-# As in setup.py: what a file may use is in the end of its name.
-AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
-AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
-ISA_FLAGS = {"_avx2": AVX2, "_avx512": AVX512, "_avx512bf16": [*AVX512, "-mavx512bf16"]}
-LIBRARY = re.compile(r"^#include <(nccl|jpeglib|cuda|cudnn|cublas|oneapi/)", re.M)
 
 
 def sources(*rooms, others=()):
-    """The C files of each room that need no library, and `others` ("comm/mpi.c") in place of their twins without."""
-    found = [
-        path
-        for room in rooms
-        for path in sorted((CSRC / room).rglob("*.c"))
-        if "cuda" not in path.relative_to(CSRC / room).parts and not LIBRARY.search(path.read_text())
-    ]
-    other = [CSRC / name for name in others]
-    twins = {path.with_name(f"{path.stem}_none.c") for path in other}
-    return [path for path in found if path not in twins and not _has_twin(path)] + other
-
-
-def _has_twin(path):
-    """Of its own: that of a file of kernels beside it is not."""
-    return path.with_name(f"{path.stem}_none.c").exists() and not path.with_suffix(".cu").exists()
+    """The files of each room that a build with no optional part but those of `others` compiles, and single files."""
+    parts = ours.features()
+    for name in others:
+        if name in parts:
+            parts[name].found = True
+    folders = {CSRC / room for room in rooms}
+    chosen = [path for path in ours.choose_sources(parts) if folders & set(path.parents)]
+    return chosen + [CSRC / name for name in others if name not in parts]
 
 
 def sources_of(program):
@@ -62,7 +54,7 @@ class Compiler:
     def _object(self, source):
         if source not in self._objects:
             target = self.folder / f"{source.relative_to(ROOT).as_posix().replace('/', '.')}.o"
-            isa = next((flags for suffix, flags in ISA_FLAGS.items() if source.stem.endswith(suffix)), [])
+            isa = next((flags for suffix, flags in ours.ISA_FLAGS.items() if source.stem.endswith(suffix)), [])
             command = ["gcc", *self.flags, *isa, *INCLUDE, "-c", str(source), "-o", str(target)]
             subprocess.run(command, check=True)
             self._objects[source] = str(target)

@@ -20,14 +20,7 @@ def sources_of(program):
     if not program.read_text().startswith("// rooms: "):
         return C_SOURCES, CUDA_SOURCES
     found = c_units.sources_of(program)
-    rooms = {path.parent for path in found}
-    without = {
-        CSRC / "device/none.c",
-        *(room / f"{name}.c" for room in rooms for name in ("window_none", "mpi_library")),
-    }
-    windows = [room / "window.c" for room in rooms if room / "window_none.c" in found]
-    c = [path for path in [*found, *windows] if path not in without]
-    return [*c, CSRC / "device/cuda.c"], [path for room in sorted(rooms) for path in sorted(room.glob("*.cu"))]
+    return [path for path in found if path.suffix == ".c"], [path for path in found if path.suffix == ".cu"]
 
 
 def cuda_include():
