@@ -72,7 +72,7 @@ def features():
             "cuda",
             "install the CUDA toolkit 13 and cuDNN 9 (apt install cuda-toolkit-13-0 libcudnn9-dev-cuda-13)",
             ["device/cuda.c", "nn/cuda/**/*.c", "optim/cuda/*.c", "quant/cuda/*.c", "**/*.cu"],
-            ["device/none.c", "*/cuda_none.c", "allreduce/device/*_none.c", "comm/window_probe_none.c", "train/*_none.c"],
+            ["device/none.c", "*/cuda_none.c", "comm/window*_none.c", "allreduce/device/*_none.c", "train/*_none.c"],
         ),
         "nccl": Feature("nccl", "apt install libnccl-dev", ["comm/nccl.c"], ["comm/nccl_none.c"]),
     }
