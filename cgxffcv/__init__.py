@@ -28,7 +28,9 @@ _EXPORTS = {
     "DatasetWriter": "cgxffcv.writer",
     "Loader": "cgxffcv.loader",
     "OrderOption": "cgxffcv.loader",
+    "RankError": "cgxffcv.errors",
     "Reader": "cgxffcv.reader",
+    "launch": "cgxffcv.ranks",
 }
 
 __all__ = [*_EXPORTS, "__version__"]
@@ -45,8 +47,10 @@ if TYPE_CHECKING:
     from _cgxffcv import build_info as build_info
     from _cgxffcv import set_max_image_pixels as set_max_image_pixels
 
+    from cgxffcv.errors import RankError as RankError
     from cgxffcv.loader import Loader as Loader
     from cgxffcv.loader import OrderOption as OrderOption
+    from cgxffcv.ranks import launch as launch
     from cgxffcv.reader import Reader as Reader
     from cgxffcv.writer import DatasetWriter as DatasetWriter
 

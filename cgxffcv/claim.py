@@ -68,7 +68,8 @@ def is_first_left() -> bool:
     return bool(here.job) and not any(_owner(here, rank) for rank in range(min(here.rank, MOST_RANKS_ASKED)))
 
 
-def _is_stopped(pid: int) -> bool:
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped the process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
     except (OSError, IndexError):
@@ -86,6 +87,6 @@ def absent(here: Place) -> tuple[int | None, str]:
         also = ", or have given up already" if len(missing) > 1 else ""  # at the same deadline as this one
         return missing[0], f"rank{'s' * (len(missing) > 1)} {names} of {here.size} did not call comm.world(){also}"
     for rank, pid in owners.items():
-        if _is_stopped(pid):
+        if is_stopped(pid):
             return rank, f"rank {rank} (process {pid}) is stopped"
     return None, f"all {here.size} ranks have called comm.world(), but MPI did not bring them together"

@@ -1,7 +1,8 @@
 """Communicators: the ranks of a job, how they find each other, and how they fail together.
 
 Under mpirun, `world()` gives the communicator of all ranks; inside a host they talk through shared memory, between
-hosts through MPI. Without mpirun it has one rank, so the same program runs alone::
+hosts through MPI. In a function that `cgxffcv.launch` runs it has that call's ranks. Elsewhere it has one rank, so the
+same program runs alone::
 
     from cgxffcv import comm
 
@@ -18,14 +19,16 @@ died, they can make a new one.
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 import _cgxffcv
 from _cgxffcv import Comm, CommError, CommTimeout, PeerLost
 
-from cgxffcv import claim, place
+from cgxffcv import claim, place, seat
 
 __all__ = ["Comm", "CommError", "CommTimeout", "PeerLost", "abort_all", "apart", "attach", "segment", "world"]
 
@@ -39,10 +42,10 @@ def world(
     slot_bytes: int | None = None,
     stall: float | None = None,
 ) -> Comm:
-    """Makes the communicator of all ranks that mpirun (or srun with PMIx) started; of one rank without a launcher.
-    Collective. A job of several processes that MPI cannot join (torchrun, srun without PMIx) is refused: alone, each
-    would train by itself. The library of MPI is opened here, where there are several ranks: the one beside their
-    launcher, or what CGXFFCV_MPI_LIBRARY names.
+    """Makes the communicator of all ranks that mpirun (or srun with PMIx) or `cgxffcv.launch` started; of one rank
+    without a launcher. Collective. A job of several processes that MPI cannot join (torchrun, srun without PMIx) is
+    refused: alone, each would train by itself. The library of MPI is opened here, where mpirun started several ranks:
+    the one beside their launcher, or what CGXFFCV_MPI_LIBRARY names.
 
     MPI is initialised unless it is already (by mpi4py, say), and ended at exit by whoever began it. From the first
     call on, an exception that ends this process, Ctrl-C included, aborts its communicators, so that the other ranks
@@ -58,6 +61,8 @@ def world(
     ranks do not come together; ValueError for arguments out of range.
     """
     here = place.or_alone()
+    if here.launcher == seat.LAUNCHER:
+        return _launched(here, slot_bytes, timeout=timeout, nodes=nodes, stall=stall)
     if here.size > 1 and not here.joins:
         raise CommError(
             f"world: {here.launcher} says ({here.variables}) that this is process {here.rank} of {here.size}, and its "
@@ -83,6 +88,14 @@ def world(
             f"meant to run alone is started without {here.variables}"
         )
     return joined
+
+
+def _launched(here: place.Place, slot_bytes: int | None, **options: Any) -> Comm:
+    fd = seat.segment(slot_bytes)
+    try:
+        return attach(fd, here.rank, here.size, **options)
+    finally:
+        os.close(fd)
 
 
 def segment(size: int, slot_bytes: int | None = None) -> int:

@@ -23,3 +23,11 @@ class ConfigError(UserError, ValueError):
 
 class DataError(UserError):
     """The data cannot be had or is not CIFAR-10; the message says what to do."""
+
+
+class RankError(RuntimeError):
+    """A rank of `cgxffcv.launch` failed: which (`rank`), and its traceback, are the message."""
+
+    def __init__(self, message: str, rank: int):
+        self.rank = rank
+        super().__init__(message)

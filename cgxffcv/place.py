@@ -49,6 +49,15 @@ _LAUNCHERS = (
 )
 
 
+_settled: Place | None = None
+
+
+def settle(here: Place) -> None:
+    """This process is `here`, whatever the environment says: a rank of `cgxffcv.launch`, before anything asks."""
+    global _settled
+    _settled = here
+
+
 def _number(name: str) -> int | None:
     text = os.environ.get(name, "")
     return int(text) if text.isdecimal() else None
@@ -67,7 +76,9 @@ def _said_by(launcher: _Launcher) -> Place | None:
     return Place(launcher.name, rank, size, *local, launcher.joins, f"{launcher.rank} and {launcher.size}")
 
 
-def _of_environment() -> Place | None:
+def _told() -> Place | None:
+    if _settled is not None:
+        return _settled
     found = next((place for place in map(_said_by, _LAUNCHERS) if place is not None), None)
     pmix = _number("PMIX_RANK")
     if pmix is None:
@@ -89,9 +100,9 @@ def _of_torch() -> Place | None:
 
 
 def find() -> Place | None:
-    """This process's place, from torch.distributed where it is initialised, else from the environment; None where
-    nobody says. A process group of one process says nothing of the job around it."""
-    told, group = _of_environment(), _of_torch()
+    """This process's place, from torch.distributed where it is initialised, else from `cgxffcv.launch` or from the
+    environment; None where nobody says. A process group of one process says nothing of the job around it."""
+    told, group = _told(), _of_torch()
     if group is None or (told is not None and (group.size == 1 or (group.rank, group.size) == (told.rank, told.size))):
         return told
     return group

@@ -12,7 +12,10 @@ HERE = Path(__file__).resolve().parent
 ONE_BY_ONE = {
     "mpi",
     "crash",
-    *(f"py/test_{name}.py" for name in ("fork", "folder_lock", "interrupts", "loader_life", "supervise", "train_here")),
+    *(
+        f"py/test_{name}.py"
+        for name in ("fork", "folder_lock", "interrupts", "launch", "loader_life", "supervise", "train_here")
+    ),
 }
 # They begin first, since they take longest; the other files follow in their order, each in one worker.
 LONGEST = ("py/test_emulated_gpu.py", "one by one")

@@ -9,7 +9,8 @@ from checkout import ROOT
 # From the ground up: folders of cgxffcv, and modules beside them.
 FLOORS = (
     "errors nearest wording place files progress interrupts",
-    "device tensors claim costs comm allreduce adaptive arrays interop decoders transforms recipes checkpoint",
+    "device tensors claim costs seat comm allreduce adaptive arrays ranks interop",
+    "decoders transforms recipes checkpoint",
     "fields tables sheet classes reader writer beton cifar traversal_order pipeline loader",
     "nn train app bench start __main__",
 )

@@ -1,0 +1,126 @@
+"""Functions for ranks of cgxffcv.launch: in a module, so that they travel by name where cloudpickle is missing."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+import cgxffcv
+from cgxffcv import comm, place
+from cgxffcv.loader.ranks import find_ranks
+
+
+def means(count):
+    """Of two communicators, one after the other."""
+    found = []
+    for _ in range(2):
+        with comm.world() as world:
+            mine = np.arange(count, dtype=np.float32) * (world.rank + 1)
+            found.append(world.allreduce(mine))
+            found.append([int(other) for other in world.allgather(b"%d" % world.rank)])
+    return *found, os.getpid()
+
+
+def places():
+    here = place.find()
+    return find_ranks(), here.local_rank, here.local_size, os.environ["OMP_NUM_THREADS"]
+
+
+def printing():
+    with comm.world() as world:
+        for number in range(3):
+            print(f"rank {world.rank} line {number} ü", end="\r" if number == 1 else "\n")
+        print(f"error of rank {world.rank}", file=sys.stderr)
+
+
+def saying_and_waiting(path):
+    print("waiting")
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    print("went on")
+
+
+def raising():
+    with comm.world() as world:
+        if world.rank == 1:
+            print("just before")
+            raise ValueError("the second one fails")
+        world.barrier()
+
+
+def leaving():
+    sys.exit(3)
+
+
+def ending():
+    os._exit(4)
+
+
+def unpicklable():
+    return threading.Lock()
+
+
+def killed():
+    with comm.world() as world:
+        if world.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        world.barrier()
+
+
+def crashing():
+    if place.find().rank == 1:
+        ctypes.string_at(0)
+
+
+def hanging():
+    if place.find().rank == 1:
+        time.sleep(600)
+    if place.find().rank == 2:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def absent():
+    if place.find().rank == 0:
+        comm.world()
+
+
+def nested():
+    cgxffcv.launch(means, 2, (4,))
+
+
+def asked_in_children():
+    """What a child of a rank is told: one of a fork, one with an interpreter of its own."""
+    read, write = os.pipe()
+    if os.fork() == 0:
+        with contextlib.suppress(comm.CommError):
+            comm.world()
+            os.write(write, b"joined")
+        os.write(write, b".")
+        os._exit(0)
+    os.wait()
+    code = "from cgxffcv import comm; print(comm.world().size)"
+    fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return os.read(read, 100), fresh.stdout.strip()
+
+
+def busy(folder, stubborn):
+    """Says who it is and who its child is, then waits; `stubborn`: whatever it is told."""
+    child = subprocess.Popen(["sleep", "600"])
+    rank = place.find().rank
+    part = Path(folder) / f"part.{rank}"
+    part.write_text(f"{os.getpid()} {child.pid}")
+    part.rename(Path(folder) / f"rank.{rank}")
+    while True:
+        try:
+            time.sleep(600)
+        except KeyboardInterrupt:
+            (Path(folder) / f"interrupted.{rank}").touch()
+            if not stubborn:
+                raise
