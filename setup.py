@@ -2,6 +2,7 @@
 
 Switches (environment): CGXFFCV_CUDA, CGXFFCV_MPI, CGXFFCV_NCCL, CGXFFCV_ONEDNN, CGXFFCV_JPEG = auto | 0 | 1;
 CGXFFCV_CUDA_ARCH (for example "90" or "75;80;90"; unset: what this machine's GPUs need, without one 75;80;90),
+CGXFFCV_CUDA_QUICK=1 (kernels are compiled ten times as fast and are slow themselves: to see that they compile),
 CGXFFCV_DEBUG=1, CGXFFCV_SANITIZE=address,undefined, CGXFFCV_WERROR=1. `auto` takes what is there and prints a table;
 `1` and missing stops with the package to install. CUDA's kernels take minutes: without a GPU, and without
 CGXFFCV_CUDA_ARCH, `auto` leaves them out.
@@ -264,7 +265,8 @@ def compile_command(source, parts, include_dirs):
         common.append(f'-DCGXFFCV_CUDA_ARCHITECTURES="{";".join(architectures)}"')
         warn = ["-Werror=all-warnings"] if os.environ.get("CGXFFCV_WERROR") == "1" else []
         fmad = "false" if source.relative_to(CSRC).parts[0] in UNCONTRACTED else "true"
-        flags = ["-std=c++17", "-O3", "-lineinfo", f"--fmad={fmad}", *targets, *warn, f"-Xcompiler={host}"]
+        optimise = ["--Ofast-compile=max"] if os.environ.get("CGXFFCV_CUDA_QUICK") == "1" else ["-O3", "-lineinfo"]
+        flags = ["-std=c++17", *optimise, f"--fmad={fmad}", *targets, *warn, f"-Xcompiler={host}"]
         return [parts["cuda"].why, *flags, *(f for f in common if not f.startswith(("-pthread", "-isystem")))]
     flags = C_FLAGS + WARNINGS + optimise
     if os.environ.get("CGXFFCV_WERROR") == "1":

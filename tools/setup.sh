@@ -109,7 +109,7 @@ package() {
     local switches
     local -a sources=(csrc cgxffcv setup.py pyproject.toml README.md)
     switches=$(
-        env | grep -E '^(CGXFFCV_(CUDA|MPI|NCCL|ONEDNN|JPEG|CUDA_ARCH|DEBUG|SANITIZE|WERROR)|CC)=' | sort
+        env | grep -E '^(CGXFFCV_(CUDA|MPI|NCCL|ONEDNN|JPEG|CUDA_ARCH|CUDA_QUICK|DEBUG|SANITIZE|WERROR)|CC)=' | sort
         has_jpeg && echo jpeg
         [ -e /proc/driver/nvidia/version ] && echo gpu
         find "${sources[@]}" -type f -not -name '*.pyc' | sort | cksum  # a file that was deleted or renamed
