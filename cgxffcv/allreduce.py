@@ -26,6 +26,7 @@ import numpy as np
 
 from cgxffcv import costs
 from cgxffcv.tensors import stream_number, take
+from cgxffcv.wording import as_table, counted
 
 ALGORITHMS, DTYPES, OPS = _cgxffcv.ALLREDUCE_ALGORITHMS, _cgxffcv.ALLREDUCE_DTYPES, _cgxffcv.ALLREDUCE_OPS
 CODECS, QUANTIZED_DTYPES, ROUNDINGS = _cgxffcv.CODECS, _cgxffcv.QUANTIZED_DTYPES, _cgxffcv.ROUNDINGS
@@ -394,6 +395,10 @@ class AllreducePlan:
     def explain(self) -> str:
         """What was chosen and why, what travels how, what it is predicted to cost."""
         return self._plan.explain()
+
+    def _repr_html_(self) -> str:
+        rows = [line.partition(":")[::2] for line in self.explain().strip().splitlines()]
+        return as_table(f"AllreducePlan of {counted(self.elems, 'element')}", rows)
 
     @property
     def elems(self) -> int:

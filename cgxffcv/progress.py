@@ -1,12 +1,14 @@
-"""How far something is: one bar, or plain lines without a terminal."""
+"""How far something is: one bar in a terminal, tqdm's in a notebook, or plain lines without either."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import sys
 import time
-from typing import TextIO
+import warnings
+from typing import Any, TextIO
 
 from cgxffcv.wording import duration
 
@@ -36,10 +38,31 @@ def terminal_columns(stream: TextIO) -> int | None:
         return FALLBACK_COLUMNS if stream.isatty() and "OMPI_COMM_WORLD_SIZE" not in os.environ else None
 
 
+def in_notebook() -> bool:
+    """Whether this process is a notebook's kernel."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
+
+
+def is_watched(stream: TextIO) -> bool:
+    """Whether somebody sees `stream` as it grows: a terminal, a notebook."""
+    return stream.isatty() or in_notebook()
+
+
+def _notebook_bar(label: str, total: float, begun: float) -> Any:
+    """tqdm's bar: a widget where ipywidgets is installed, else text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a widget would be prettier
+        from tqdm.auto import tqdm
+    shown = "{desc} {percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]"
+    return tqdm(desc=label, total=total, initial=begun, bar_format=shown)
+
+
 class Progress:
     """A line that says how far something is: redrawn in a terminal, else a new line every `interval` seconds.
 
-    mode: "auto" (a bar if `stream` is a terminal, else lines), "bar", "lines" or "off".
+    mode: "auto" (a bar if `stream` is a terminal; in a notebook tqdm's, if it is installed; else lines), "bar",
+    "notebook", "lines" or "off".
     """
 
     def __init__(
@@ -47,9 +70,15 @@ class Progress:
     ):
         self.label, self.total, self.interval = label, total, interval
         self.stream = sys.stderr if stream is None else stream
-        self.mode = ("bar" if terminal_columns(self.stream) else "lines") if mode == "auto" else mode
+        self.mode = self._chosen() if mode == "auto" else mode
+        self._tqdm: Any = None
         self.started = time.monotonic()
         self._begun, self._shown, self._width = 0.0, self.started, 0
+
+    def _chosen(self) -> str:
+        if terminal_columns(self.stream):
+            return "bar"
+        return "notebook" if in_notebook() and importlib.util.find_spec("tqdm") is not None else "lines"
 
     def begin_at(self, done: float) -> None:
         """Says that `done` was there at the start, so that rates and ETA leave it out."""
@@ -62,7 +91,7 @@ class Progress:
 
     def update(self, done: float, text: str = "") -> None:
         """Shows that `done` of the total is done, if it is time to show something. `text` follows the percentage."""
-        wait = BAR_INTERVAL if self.mode == "bar" else self.interval
+        wait = self.interval if self.mode == "lines" else BAR_INTERVAL
         now = time.monotonic()
         if self.mode == "off" or now - self._shown < wait:
             return
@@ -84,7 +113,21 @@ class Progress:
         self.stream.write(text + "\n")
         self.stream.flush()
 
+    def _draw_tqdm(self, done: float, text: str, final: bool) -> None:
+        if self._tqdm is None:
+            self._tqdm = _notebook_bar(self.label, self.total, self._begun)
+        self._tqdm.total, self._tqdm.n = self.total, done
+        self._tqdm.set_description_str(self.label, refresh=False)
+        self._tqdm.set_postfix_str(text, refresh=False)
+        self._tqdm.refresh()
+        if final:
+            self._tqdm.close()
+            self._tqdm = None
+
     def _draw(self, done: float, text: str, final: bool) -> None:
+        if self.mode == "notebook":
+            self._draw_tqdm(done, text, final)
+            return
         share = min(done / self.total, 1.0) if self.total else 1.0
         left = "" if final or not math.isfinite(self.eta(done)) else f"  ETA {duration(self.eta(done))}"
         line = f"{self.label} {share:4.0%}  {text}{left}".rstrip()

@@ -17,7 +17,7 @@ from cgxffcv import files
 from cgxffcv.fields.base import ARGUMENT_BYTES, LAYOUT, CoreField, Field
 from cgxffcv.sheet import as_html
 from cgxffcv.tables import Tables
-from cgxffcv.wording import counted
+from cgxffcv.wording import as_table, counted
 
 DESCRIPTOR_BYTES = 17 + ARGUMENT_BYTES
 CUSTOM_TYPE = 255
@@ -240,11 +240,12 @@ class Reader(Sequence[dict[str, Any]]):
         self.close()
 
     def _repr_html_(self) -> str:
-        lines = [f"{self.path}: {counted(self.num_samples, 'sample')}"]
+        rows = []
         for info in self.fields.values():
             known = {name: value for name, value in vars(info).items() if name != "name" and value not in (None, 0)}
-            lines.append(f"  {info.name}: {', '.join(f'{name} {value}' for name, value in known.items())}")
-        return as_html("\n".join(lines), None if self.closed else self)
+            rows.append((info.name, ", ".join(f"{name} {value}" for name, value in known.items())))
+        table = as_table(f"{self.path}: {counted(self.num_samples, 'sample')}", rows)
+        return as_html(table, None if self.closed else self)
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}: {info.kind}" for name, info in self.fields.items())

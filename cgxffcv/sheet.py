@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import struct
 import zlib
 from typing import TYPE_CHECKING
@@ -66,9 +65,9 @@ def contact_sheet(reader: Reader, field: str | None = None, count: int = 64, sid
     return sheet
 
 
-def as_html(text: str, reader: Reader | None) -> str:
-    """The text, and below it a contact sheet, if there are images that can be read."""
-    parts = [f"<pre>{html.escape(text)}</pre>"]
+def as_html(told: str, reader: Reader | None) -> str:
+    """What is told in HTML, and below it a contact sheet, if there are images that can be read."""
+    parts = [told]
     try:
         sheet = None if reader is None else contact_sheet(reader, count=16)
     except ValueError:  # BetonError is one: what cannot be read is told when it is read

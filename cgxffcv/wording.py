@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
+from collections.abc import Iterable
 from typing import Any
 
 LONGEST = 80
@@ -43,3 +45,12 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def as_table(caption: str, rows: Iterable[tuple[str, str]]) -> str:
+    """An HTML table of (what, value), as notebooks show it."""
+    left = ' style="text-align: left"'
+    cells = "".join(
+        f"<tr><th{left}>{html.escape(what)}</th><td{left}>{html.escape(value)}</td></tr>" for what, value in rows
+    )
+    return f"<table><caption>{html.escape(caption)}</caption>{cells}</table>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 
 from cgxffcv import files
 from cgxffcv.errors import UserError
-from cgxffcv.wording import duration, size
+from cgxffcv.wording import as_table, duration, size
 
 __all__ = ["RunRecord", "read"]
 
@@ -113,8 +112,7 @@ class RunRecord:
         return rows
 
     def _repr_html_(self) -> str:
-        cells = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in self.summary())
-        return f"<table><caption>{html.escape(self.name)}</caption>{cells}</table>"
+        return as_table(self.name, self.summary())
 
 
 def _check(record: dict[str, Any]) -> None:

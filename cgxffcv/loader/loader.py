@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import html
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -418,7 +419,9 @@ class Loader:
         self.close()
 
     def _repr_html_(self) -> str:
-        return as_html(repr(self), None) if self._core.closed else as_html(self.explain(), self.reader)
+        closed = self._core.closed
+        told = html.escape(repr(self) if closed else self.explain())
+        return as_html(f"<pre>{told}</pre>", None if closed else self.reader)
 
     def __repr__(self) -> str:
         return (

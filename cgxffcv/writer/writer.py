@@ -23,7 +23,7 @@ import numpy as np
 from cgxffcv import files
 from cgxffcv.fields import Field, FloatField, IntField, NDArrayField, RGBImageField
 from cgxffcv.fields.base import MAX_NAME, CoreField
-from cgxffcv.progress import Progress
+from cgxffcv.progress import Progress, is_watched
 from cgxffcv.reader import beton_error
 from cgxffcv.wording import counted, size
 from cgxffcv.writer.draws import Draws
@@ -103,7 +103,7 @@ class DatasetWriter:
     worker_timeout: seconds for which a worker process may hang (finish no sample and use less than a hundredth of a
         processor) or be stopped (SIGSTOP) before that ends the writing with RuntimeError. One that is only slow is
         waited for as long as it lives; a warning names it after a minute.
-    progress: a progress line on stderr; by default only in a terminal.
+    progress: a progress line on stderr; by default only in a terminal or a notebook.
     allow_small_pages: page sizes below 2 MiB, for tests.
 
     One DatasetWriter writes one file: call one of the from_... methods, once.
@@ -295,7 +295,7 @@ class _Run:
         self.skipped: list[Skipped] = []
         self.done = 0
         total = total or expected
-        wanted = sys.stderr.isatty() if owner.progress is None else owner.progress
+        wanted = is_watched(sys.stderr) if owner.progress is None else owner.progress
         self.progress = Progress(f"writing {os.path.basename(owner.fname)}", max(total, 1), "auto" if wanted else "off")
 
     def index(self, position: int) -> int:

@@ -21,6 +21,15 @@ F = np.float32
 ALGORITHMS = ("one_shot", "sra", "ring", "two_level", "exact")
 
 
+def test_a_notebook_shows_a_plan_as_a_table():
+    def work(world, rank):
+        return ar.AllreducePlan(world, [("a<b", (64, 64))], algorithm="sra")._repr_html_()
+
+    shown = all_good(run_ranks(2, work))[0]
+    assert "<caption>AllreducePlan of 4,096 elements</caption>" in shown
+    assert re.search(r"<th[^>]*>layers</th><td[^>]*> *1, 4096 elements of float32", shown)
+
+
 def test_wire_bytes_are_counted():
     """Against what the algorithms send by the definition, for layers whose chunks are all alike."""
     n, size = 6 * 12 * 1024, 6

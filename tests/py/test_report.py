@@ -6,6 +6,7 @@ import io
 import json
 import os
 import struct
+import sys
 import termios
 
 import pytest
@@ -108,6 +109,35 @@ def test_under_mpirun_its_terminal_counts(monkeypatch, tmp_path):
     assert progress.terminal_columns(io.StringIO()) == 99
     os.close(ours)
     os.close(theirs)
+
+
+class Kernel:
+    """IPython in a notebook, as far as it is looked at."""
+
+    kernel = None
+
+    @classmethod
+    def get_ipython(cls):
+        return cls
+
+
+def test_a_notebook_has_the_bar_of_tqdm(monkeypatch, capsys, clock):
+    pytest.importorskip("tqdm", reason="tqdm is not installed")
+    assert progress.Progress("writing", 100).mode == "lines" and not progress.is_watched(io.StringIO())
+    monkeypatch.setitem(sys.modules, "IPython", Kernel)
+    assert progress.is_watched(io.StringIO())
+    bar = progress.Progress("writing", 100)
+    bar.begin_at(10)
+    for done in (20, 60):
+        clock.now += 1
+        bar.update(done, f"{done} samples")
+    bar.note("a line of its own")
+    bar.finish("all of them")
+    told = capsys.readouterr().err
+    assert "writing  20% |" in told and "60 samples" in told and "a line of its own\n" in told
+    assert "writing 100% |" in told and "all of them" in told.rpartition("100%")[2]
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert progress.Progress("writing", 100).mode == "lines"
 
 
 def test_a_terminal_is_not_flooded(clock):
