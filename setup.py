@@ -163,8 +163,9 @@ def find_cuda(cuda):
     cuda.libs += ["-lcudart_static"]  # cuBLASLt, cuDNN and NCCL are opened when they are needed
     because = "there is no GPU" if not gpu_here() else "of the GPUs here"
     because = "CGXFFCV_CUDA_ARCH" if os.environ.get("CGXFFCV_CUDA_ARCH") else because
-    cuda.note = f"{'kernels':<10} for {';'.join(cuda_architectures())} ({because}): built now, some 3 minutes "
-    cuda.note += "each on 2 cores; CGXFFCV_CUDA_ARCH=90 is one, CGXFFCV_CUDA=0 none"
+    cuda.note = f"{'kernels':<10} for {';'.join(cuda_architectures())} ({because}): built now, "
+    cuda.note += "quickly, and slow to run (CGXFFCV_CUDA_QUICK=1)" if quick_kernels() else "minutes each on 2 cores"
+    cuda.note += "; CGXFFCV_CUDA_ARCH=90 is one, CGXFFCV_CUDA=0 none"
 
 
 def find_nccl(nccl, cuda):
@@ -247,6 +248,10 @@ def cuda_architectures():
     return usable or ["75", "80", "90"]
 
 
+def quick_kernels():
+    return os.environ.get("CGXFFCV_CUDA_QUICK") == "1"
+
+
 def compile_command(source, parts, include_dirs):
     debug, sanitize = os.environ.get("CGXFFCV_DEBUG") == "1", os.environ.get("CGXFFCV_SANITIZE")
     common = [part.macro for part in parts.values()] + [f"-I{CSRC}"]
@@ -265,7 +270,7 @@ def compile_command(source, parts, include_dirs):
         common.append(f'-DCGXFFCV_CUDA_ARCHITECTURES="{";".join(architectures)}"')
         warn = ["-Werror=all-warnings"] if os.environ.get("CGXFFCV_WERROR") == "1" else []
         fmad = "false" if source.relative_to(CSRC).parts[0] in UNCONTRACTED else "true"
-        optimise = ["--Ofast-compile=max"] if os.environ.get("CGXFFCV_CUDA_QUICK") == "1" else ["-O3", "-lineinfo"]
+        optimise = ["--Ofast-compile=max"] if quick_kernels() else ["-O3", "-lineinfo"]
         flags = ["-std=c++17", *optimise, f"--fmad={fmad}", *targets, *warn, f"-Xcompiler={host}"]
         return [parts["cuda"].why, *flags, *(f for f in common if not f.startswith(("-pthread", "-isystem")))]
     flags = C_FLAGS + WARNINGS + optimise

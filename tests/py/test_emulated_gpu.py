@@ -71,7 +71,10 @@ STREAMS = [
 ]
 # A choice of the trainings with streams that run at once; all of them so are for the long tier.
 PROMPT = [
-    "test_ranks.py",
+    "test_ranks.py::test_nccl_gives_the_same_bytes_in_any_pieces",
+    "test_ranks.py::test_a_rank_that_dies_ends_the_others",
+    "test_ranks.py::test_kernels_do_not_wait_for_a_lost_rank",
+    "test_ranks.py::test_compressed_gradients",
     "test_fed.py::test_a_set_that_does_not_fit_is_fed",
     "test_trainer_gpu.py::test_it_trains_as_the_cpu_does",
     "test_trainer_gpu.py::test_graphs_change_nothing",
