@@ -15,7 +15,7 @@ from cgxffcv import transforms as tf
 from cgxffcv.fields.base import MAX_NAME, Field
 from cgxffcv.fields.json import parse_row
 from cgxffcv.interop.torch import find_torch, to_bfloat16, without_gradients
-from cgxffcv.pipeline.later import NormalizeBatch, OperateOnBatch, Pass, core_operation
+from cgxffcv.pipeline.later import PIXELS, NormalizeBatch, OperateOnBatch, Pass, core_operation
 from cgxffcv.pipeline.operation import RunOperation
 from cgxffcv.reader import beton_error
 
@@ -121,7 +121,7 @@ def split_lengths(value):
 
 
 def to_channels_last(batch):
-    return batch.transpose(0, 3, 1, 2)
+    return (batch[..., None] if batch.ndim == 3 else batch).transpose(0, 3, 1, 2)
 
 
 @dataclass
@@ -132,11 +132,14 @@ class ImageCompiler:
     draws: int
     operations: list[tuple[tf.ImageOperation, bool]] = field(default_factory=list)  # with: after normalisation?
     normalize: tf.NormalizeImage | None = None
-    type: str = "uint8"
+    source: str = "uint8"  # what the pixels are in the file
     torch_image: tf.ToTorchImage | None = None
     tensor: bool = False
     device: tf.ToDevice | None = None
     steps: list[Callable] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.type = self.source
 
     def add(self, step) -> None:
         if isinstance(step, tf.RandomResizedCrop):
@@ -166,7 +169,7 @@ class ImageCompiler:
         done = [self.normalize, self.torch_image, *(tf.ToTensor(),) * self.tensor, self.device]
         done += [getattr(own, "step", None) for own in self.steps]
         built_in = [other for other in done if isinstance(other, tf.Transform)]
-        if built_in or step.phase == "mix" or self.type != "uint8":
+        if built_in or step.phase == "mix" or self.type != self.source:
             other = built_in[0] if built_in else self.steps[0]
             raise TypeError(
                 f"pipeline '{self.name}': {step!r} must come before {other!r}; only a step of your own that gives "
@@ -186,6 +189,10 @@ class ImageCompiler:
     def add_normalize(self, step) -> None:
         if self.normalize is not None:
             raise TypeError(f"pipeline '{self.name}' normalises twice: {self.normalize!r} and {step!r}")
+        if self.type != self.source != "uint8":
+            raise TypeError(
+                f"pipeline '{self.name}': {step!r} must come before Convert, which rounds pixels of {self.source}"
+            )
         self.normalize, self.type = step, step.type
 
     def fuse(self, step) -> bool:
@@ -202,12 +209,15 @@ class ImageCompiler:
         return True
 
     def fuse_convert(self, target: str) -> bool:
-        """From uint8 every type is exact; after normalisation one further rounding fuses, from the type it gave."""
+        """From uint8 every type is exact; after normalisation one further rounding fuses, from the type it gave. Of
+        other pixels one conversion fuses."""
         if target == self.type:
             return True
-        if target not in tf.IMAGE_TYPES:
+        if target not in (*tf.FLOATS, self.source):
             return False
-        if self.normalize is not None and (self.type != self.normalize.type or target == "uint8"):
+        if self.normalize is not None and (self.type != self.normalize.type or target not in tf.FLOATS):
+            return False
+        if self.normalize is None and self.type != self.source != "uint8":
             return False
         self.type = target
         return True
@@ -301,11 +311,13 @@ def leading_labels(transforms: list) -> list[tf.LabelOperation]:
     return labels
 
 
-IMAGE_STEPS = (tf.ImageOperation, tf.NormalizeImage)  # which make images of uint8 arrays
+IMAGE_STEPS = (tf.ImageOperation, tf.NormalizeImage)  # which make images of arrays of PIXELS
 
 
-def compile_image(name: str, source: str, decoder: dec.Decoder, transforms: Sequence, draws: int) -> Output:
-    compiler = ImageCompiler(name, draws)
+def compile_image(
+    name: str, source: str, decoder: dec.Decoder, transforms: Sequence, draws: int, pixels: str = "uint8"
+) -> Output:
+    compiler = ImageCompiler(name, draws, source=pixels)
     for step in transforms:
         compiler.add(step)
     if isinstance(decoder, dec.ImageDecoder):
@@ -319,8 +331,15 @@ def compile_image(name: str, source: str, decoder: dec.Decoder, transforms: Sequ
 
 
 def compile_output(
-    name: str, kind: str, spec: PipelineSpec, draws: int, path_of: Callable[[int], str], own: Field | None
+    name: str,
+    kind: str,
+    spec: PipelineSpec,
+    draws: int,
+    path_of: Callable[[int], str],
+    own: Field | None,
+    dtype: str | None = None,
 ) -> Output:
+    """`dtype`: of a field of arrays."""
     decoder, transforms = split_decoder(name, kind, spec, own)
     source = spec.source or name
     if (
@@ -332,7 +351,8 @@ def compile_output(
     if isinstance(decoder, dec.ImageDecoder):
         return compile_image(name, source, decoder, transforms, draws)
     if type(decoder) is dec.NDArrayDecoder and any(isinstance(step, IMAGE_STEPS) for step in transforms):
-        return compile_image(name, source, decoder, transforms, draws)
+        pixels = dtype if dtype in PIXELS else "uint8"  # the core refuses others
+        return compile_image(name, source, decoder, transforms, draws, pixels)
     function = None
     if isinstance(decoder, dec.FunctionDecoder):
         function = {"address": decoder.address, "dtype": decoder.dtype, "shape": decoder.shape}
@@ -400,14 +420,16 @@ def compile_outputs(
     path_of: Callable[[int], str],
     custom: Mapping[str, Field] | None = None,
     arrays: str | None = "numpy",
+    dtypes: Mapping[str, str] | None = None,
 ) -> list[Output]:
     """Outputs in the file's order of fields, then those of other names in the order given; None switches one off.
-    `path_of` gives the file of a sample, for errors; `arrays` says what outputs without a pipeline are.
+    `path_of` gives the file of a sample, for errors; `arrays` says what outputs without a pipeline are; `dtypes` are
+    those of fields of arrays.
 
     Raises:
         ValueError: a pipeline of an unknown field. TypeError: an operation that does not fit.
     """
-    custom = custom or {}
+    custom, dtypes = custom or {}, dtypes or {}
     pipelines = {in_file(name, fields): pipeline for name, pipeline in pipelines.items()}
     order, tensors = [*fields, *(name for name in pipelines if name not in fields)], wants_tensors(arrays)
     outputs, images = [], 0
@@ -421,6 +443,6 @@ def compile_outputs(
             raise ValueError(f"pipeline '{name}': no field is named '{source}'; the file has {', '.join(fields)}")
         kind = fields[source]
         draws = images % MAX_SHARED if spec.draws is None else spec.draws
-        outputs.append(compile_output(name, kind, spec, draws, path_of, custom.get(source)))
+        outputs.append(compile_output(name, kind, spec, draws, path_of, custom.get(source), dtypes.get(source)))
         images += outputs[-1].columns[0]["image"] is not None
     return outputs

@@ -11,6 +11,8 @@ import numpy as np
 
 from cgxffcv import transforms as tf
 
+PIXELS = ("uint8", "uint16", "float32")  # types of images
+
 
 class Pass(NamedTuple):
     """What random choices depend on, beside the sample; with `evaluate` they are neutral."""
@@ -33,13 +35,15 @@ class OperateOnBatch:
         self.operations: list[tf.ImageOperation] = []
 
     def __call__(self, values: Any, ids: np.ndarray, when: Pass) -> np.ndarray:
-        if not isinstance(values, np.ndarray) or values.dtype != np.uint8 or values.ndim != 4:
+        if not isinstance(values, np.ndarray) or values.dtype.name not in PIXELS or values.ndim not in (3, 4):
             array = isinstance(values, np.ndarray)
             what = f"{values.dtype} {values.shape}" if array else type(values).__name__
             raise TypeError(
-                f"pipeline '{self.name}': {self!r} works on arrays of uint8 (batch, height, width, 3); the step before "
-                f"it gives {what}"
+                f"pipeline '{self.name}': {self!r} works on arrays of {', '.join(PIXELS)} (batch, height, width, "
+                f"channels); the step before it gives {what}"
             )
+        if values.ndim == 3:
+            return self(values[..., None], ids, when)[..., 0]
         chain = tuple(core_operation(step, self.draws) for step in (*self.before, *self.operations))
         return _cgxffcv.augment_images(np.ascontiguousarray(values), ids, chain, len(self.before), *when)
 

@@ -16,7 +16,17 @@ from _cgxffcv import IMAGE_TYPES, tensor_of_buffer
 from cgxffcv.decoders import RandomResizedCropRGBImageDecoder
 from cgxffcv.device import check
 from cgxffcv.interop.torch import find_torch, is_tensor, move
-from cgxffcv.transforms.operations import OPERATIONS, ImageOperation, LabelOperation, Transform, limits, pair, three
+from cgxffcv.transforms.operations import (
+    MAX_CHANNELS,
+    OPERATIONS,
+    ImageOperation,
+    LabelOperation,
+    Transform,
+    by_channel,
+    limits,
+    of_channels,
+    pair,
+)
 from cgxffcv.wording import brief
 
 __all__ = [
@@ -37,6 +47,7 @@ __all__ = [
 
 
 MAX_DIMS = 64  # NumPy's
+FLOATS = tuple(name for name in IMAGE_TYPES if "float" in name)  # to which the core converts images
 MAX_CLASSES = 2**24  # whole numbers that float32 tells apart
 
 
@@ -68,28 +79,35 @@ def dtype_name(dtype: Any) -> str:
 
 
 class NormalizeImage(Transform):
-    """(value - mean) / std with mean and std in 0..255 units, computed in float64 and rounded once to `type`.
+    """(value - mean) / std with mean and std in the units of the pixels (0..255 of uint8), computed in float64 and
+    rounded once to `type`.
 
     Args:
-        mean, std: three numbers.
+        mean, std: one number, or one a channel.
         type: numpy.float32, numpy.float16, "bfloat16" (NumPy arrays then hold its bits as uint16), or torch dtypes.
     """
 
     def __init__(self, mean, std, type):  # noqa: A002 (FFCV's name)
-        self.mean, self.std = three(mean, "mean"), three(std, "std")
+        self.mean, self.std = by_channel(mean, "mean"), by_channel(std, "std")
         if min(self.std) <= 0:
             raise ValueError(f"std must be above 0, not {std!r}")
         self.type = dtype_name(type)
-        if self.type not in IMAGE_TYPES[1:]:
-            raise ValueError(f"type must be one of {', '.join(IMAGE_TYPES[1:])}, not {self.type}")
+        if self.type not in FLOATS:
+            raise ValueError(f"type must be one of {', '.join(FLOATS)}, not {self.type}")
 
     def of_batch(self, batch: Any, channel: int) -> Any:
         """Of a whole batch, behind steps that do not fuse; `channel` is the number of its dimension of channels."""
-        if batch.ndim != 4 or batch.shape[channel] != 3:
-            where = "(batch, 3, height, width)" if channel == 1 else "(batch, height, width, 3)"
-            raise TypeError(f"{self!r} takes images {where} there, not {tuple(batch.shape)}")
-        shape = [3 if dim == channel else 1 for dim in range(4)]
-        mean, std = (np.reshape(values, shape) for values in (self.mean, self.std))
+        if batch.ndim == 3 and channel == 3:
+            return self.of_batch(batch[..., None], channel)[..., 0]
+        if batch.ndim != 4 or not 1 <= batch.shape[channel] <= MAX_CHANNELS:
+            where = "(batch, channels, height, width)" if channel == 1 else "(batch, height, width, channels)"
+            raise TypeError(
+                f"{self!r} takes images {where} of up to {MAX_CHANNELS} channels there, not {tuple(batch.shape)}"
+            )
+        channels = batch.shape[channel]
+        shape = [channels if dim == channel else 1 for dim in range(4)]
+        both = (("mean", self.mean), ("std", self.std))
+        mean, std = (np.reshape(of_channels(values, f"{self!r}: {name}", channels), shape) for name, values in both)
         if is_tensor(batch):
             torch = find_torch()
             mean, std = (torch.as_tensor(values, device=batch.device) for values in (mean, std))
@@ -166,7 +184,8 @@ class ToDevice(Transform):
 
 
 class ToTorchImage(Transform):
-    """Images (batch, height, width, 3) become (batch, 3, height, width).
+    """Images (batch, height, width, channels) become (batch, channels, height, width); those of one channel may be
+    (batch, height, width).
 
     Args:
         channels_last: keep the memory in the order of height, width, channel; else it is contiguous in the new shape.
@@ -178,6 +197,8 @@ class ToTorchImage(Transform):
         self.convert_back_int16 = bool(convert_back_int16)
 
     def __call__(self, batch):
+        if batch.ndim == 3:
+            batch = batch[..., None]
         if batch.ndim != 4:
             raise TypeError(f"{self!r} takes images (batch, height, width, channels), not {tuple(batch.shape)}")
         if is_tensor(batch):

@@ -11,7 +11,7 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
-from cgxffcv.wording import brief
+from cgxffcv.wording import brief, counted
 
 
 def numbers(values: Any, name: str, what: str) -> np.ndarray:
@@ -25,13 +25,30 @@ def numbers(values: Any, name: str, what: str) -> np.ndarray:
     raise TypeError(f"{name} must be {what}, not {brief(values)}")
 
 
-def three(values: Any, name: str) -> tuple[float, float, float]:
-    array = numbers(values, name, "three numbers, one a channel")
-    if array.ndim == 0:
+MAX_CHANNELS = 4
+
+
+def by_channel(values: Any, name: str) -> tuple[float, ...]:
+    """One number a channel, of images of up to four; of a single one three, which any number of channels takes."""
+    what = "one number, or one a channel (up to four)"
+    array = numbers(values, name, what)
+    if array.size == 1:
         array = np.repeat(array, 3)
-    if array.shape != (3,) or not np.isfinite(array).all():
-        raise ValueError(f"{name} must be three finite numbers, one a channel, not {brief(values)}")
+    if array.ndim != 1 or not 1 <= len(array) <= MAX_CHANNELS or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be {what}, finite, not {brief(values)}")
     return tuple(array.tolist())
+
+
+def of_channels(values: tuple[float, ...], name: str, channels: int) -> tuple[float, ...]:
+    """What `by_channel` gave, one number a channel."""
+    if len(set(values)) == 1:
+        return values[:1] * channels
+    if len(values) != channels:
+        raise ValueError(
+            f"{name} must be one number, or one a channel, of images of {counted(channels, 'channel')}, "
+            f"not {len(values)} numbers"
+        )
+    return values
 
 
 def pair(size: Any, name: str) -> tuple[Any, Any]:
@@ -50,7 +67,7 @@ def limits(values: Any, name: str) -> tuple[float, float]:
 
 
 def border(fill: Any, name: str) -> Any:
-    return fill if isinstance(fill, str) else three(fill, name)
+    return fill if isinstance(fill, str) else by_channel(fill, name)
 
 
 def samples(values: Any, name: str) -> np.ndarray:
@@ -74,7 +91,7 @@ def plane(values: Any, name: str) -> np.ndarray:
 SHAPES: dict[str, Callable[[Any, str], Any]] = {
     "limits": limits,
     "size": pair,
-    "colour": three,
+    "colour": by_channel,
     "border": border,
     "samples": samples,
     "plane": plane,

@@ -1,4 +1,4 @@
-/* Augmentation of uint8 images on the CPU by a chain of operations (operation.h), normalised, converted and laid out on
+/* Augmentation of images on the CPU by a chain of operations (operation.h), normalised, converted and laid out on
  * the way, from the source pixels straight to their place in a batch. A chain is drawn first: what it does to a sample,
  * and which part of the source that needs, is known before anything of the sample is decoded.
  *
@@ -17,28 +17,27 @@
 
 #define AUGMENT_MAX_OPS 32
 
-typedef enum ImageType {
-    IMAGE_U8,
-    IMAGE_F32,
-    IMAGE_F16,
-    IMAGE_BF16, /* bfloat16, in 16 bits */
-    IMAGE_TYPES
-} ImageType;
-
 typedef enum ImageLayout { IMAGE_HWC, IMAGE_CHW } ImageLayout;
 
 /* "float32", "chw"; NULL if there is no such number. */
 const char *augment_type_name(int type);
 const char *augment_layout_name(int layout);
 
+/* One number a channel. */
+typedef struct AugmentChannels {
+    double value[AUGMENT_MAX_CHANNELS];
+    int count; /* of the numbers; 0: as many as there are channels, or all the same */
+} AugmentChannels;
+
 typedef struct AugmentSpec {
-    int32_t height, width; /* of the source, HWC, 3 channels */
+    int32_t height, width; /* of the source, HWC */
+    AugmentFormat format;  /* of its pixels */
     int op_count;
     AugmentOp ops[AUGMENT_MAX_OPS]; /* in the order of their effect */
     bool normalize;                 /* value = (v - mean) / std in float64, rounded once to `normalized_type` */
-    double mean[AUGMENT_CHANNELS], std[AUGMENT_CHANNELS];
+    AugmentChannels mean, std;
     ImageType normalized_type; /* read only if `normalize` */
-    ImageType type;            /* of the output; a second rounding only where it is narrower */
+    ImageType type;            /* of the output, the source's or a float; a second rounding only where it is narrower */
     ImageLayout layout;
 } AugmentSpec;
 
@@ -48,7 +47,7 @@ typedef struct AugmentPart {
 
 /* Pixels of a source, HWC; what lies outside the part is never read. */
 typedef struct AugmentImage {
-    const uint8_t *pixels; /* borrowed: of the part's first row and column */
+    const uint8_t *pixels; /* borrowed, not aligned: of the part's first row and column */
     size_t stride;         /* bytes from row to row */
     AugmentPart part;
 } AugmentImage;
@@ -60,6 +59,7 @@ Status augment_create(const AugmentSpec *spec, Augment **out);
 void augment_destroy(Augment *augment);
 
 size_t augment_type_bytes(ImageType type);
+int32_t augment_channels(AugmentFormat format);
 void augment_output_size(const Augment *augment, int32_t *height, int32_t *width);
 
 /* Scratch memory that one thread needs for this Augment alone, in bytes; may be 0. Prepared once. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "augment/cpu/filter.h"
+#include "augment/cpu/general.h"
 #include "augment/cpu/pass.h"
 #include "augment/cpu/whole.h"
 #include "base/memory.h"
@@ -20,9 +21,12 @@ struct Augment {
     size_t image_bytes;  /* of the largest image between two passes */
     size_t rows_at;      /* in scratch memory, of what an operation after moves and fills needs */
     size_t scratch_bytes;
+    AugmentGeneral *general; /* owned: does it all instead, where the source is not three channels of uint8 */
 };
 
 size_t augment_type_bytes(ImageType type) { return type == IMAGE_U8 ? 1 : type == IMAGE_F32 ? 4 : 2; }
+
+int32_t augment_channels(AugmentFormat format) { return format.channels == 0 ? AUGMENT_CHANNELS : format.channels; }
 
 void augment_output_size(const Augment *a, int32_t *height, int32_t *width) {
     *height = a->sizes[a->spec.op_count].height;
@@ -41,17 +45,31 @@ void augment_scratch_init(const Augment *a, void *scratch) {
     }
 }
 
-bool augment_mixes(const Augment *a) { return a->mixing >= 0; }
+bool augment_mixes(const Augment *a) {
+    return a->mixing >= 0 || (a->general != NULL && augment_general_mixes(a->general));
+}
 
 /* ---- checks ---- */
 
 static AugmentPhase phase_of(const AugmentOp *op) { return augment_entry(op->kind)->phase; }
 
+/* `count` numbers, 0 for the same one everywhere, are for images of so many channels. */
+static Status check_count(const char *name, int count, int32_t channels) {
+    if (count == 0 || count == channels) return STATUS_OK;
+    FAIL(STATUS_ARGUMENT, "%s must be one number, or one a channel, of images of %d %s, not %d numbers", name, channels,
+         channels == 1 ? "channel" : "channels", count);
+}
+
 /* Checks an operation on images of *size and updates the size. */
-static Status check_op(const AugmentOp *op, AugmentSize *size) {
+static Status check_op(const AugmentOp *op, AugmentFormat format, AugmentSize *size) {
     static const AugmentKey key = {0};
-    TRY(augment_op_check(op));
+    TRY(augment_op_check(op, format));
     const AugmentEntry *entry = augment_entry(op->kind);
+    const AugmentFill *fill = augment_op_fill(op);
+    if (fill != NULL) {
+        TRY(error_at_operation(check_count("fill", fill->count, augment_channels(format)), entry->name));
+    }
+    if (!augment_format_rgb(format)) TRY(error_at_operation(augment_general_takes(op, format), entry->name));
     if (entry->fits != NULL) TRY(error_at_operation(entry->fits(&op->as, *size), entry->name));
     if (entry->phase != AUGMENT_MOVE) return STATUS_OK;
     AugmentDrawn neutral = augment_op_draw(op, &key, true, *size);
@@ -64,7 +82,7 @@ static Status check_ops(const AugmentSpec *spec, AugmentSize *sizes) {
     for (int i = 0; i < spec->op_count; i++) {
         const AugmentOp *op = &spec->ops[i];
         sizes[i + 1] = sizes[i];
-        TRY(check_op(op, &sizes[i + 1]));
+        TRY(check_op(op, spec->format, &sizes[i + 1]));
         if (phase_of(op) > AUGMENT_MIX) FAIL(STATUS_ARGUMENT, "%s is for labels", augment_entry(op->kind)->name);
         if (mixes && phase_of(op) == AUGMENT_MIX) FAIL(STATUS_ARGUMENT, "images can be mixed once only");
         mixes = mixes || phase_of(op) == AUGMENT_MIX;
@@ -73,6 +91,41 @@ static Status check_ops(const AugmentSpec *spec, AugmentSize *sizes) {
         if (normalized && phase_of(op) != AUGMENT_FILL) FAIL(STATUS_ARGUMENT, "only a hole can follow normalisation");
     }
     return STATUS_OK;
+}
+
+static bool is_whole(ImageType type) { return type == IMAGE_U8 || type == IMAGE_U16; }
+
+static Status check_normalization(const AugmentSpec *spec) {
+    const int32_t channels = augment_channels(spec->format);
+    if (is_whole(spec->type) || is_whole(spec->normalized_type)) {
+        FAIL(STATUS_ARGUMENT, "a normalised image must be float32, float16 or bfloat16, not %s",
+             augment_type_name((int)(is_whole(spec->type) ? spec->type : spec->normalized_type)));
+    }
+    TRY(error_at_operation(check_count("mean", spec->mean.count, channels), "NormalizeImage"));
+    TRY(error_at_operation(check_count("std", spec->std.count, channels), "NormalizeImage"));
+    for (int c = 0; c < channels; c++) {
+        const double mean = spec->mean.value[c], std = spec->std.value[c];
+        if (isfinite(mean) && std > 0 && isfinite(std)) continue;
+        FAIL(STATUS_ARGUMENT, "mean must be finite and std above 0, not %g and %g", mean, std);
+    }
+    return STATUS_OK;
+}
+
+static Status check_types(const AugmentSpec *spec) {
+    const AugmentFormat format = spec->format;
+    if ((unsigned)spec->type >= IMAGE_TYPES || (unsigned)spec->normalized_type >= IMAGE_TYPES) {
+        FAIL(STATUS_ARGUMENT, "unknown image type %d or %d", (int)spec->type, (int)spec->normalized_type);
+    }
+    if (format.channels < 0 || format.channels > AUGMENT_MAX_CHANNELS ||
+        (!is_whole(format.type) && format.type != IMAGE_F32)) {
+        FAIL(STATUS_ARGUMENT, "images have 1 to %d channels of uint8, uint16 or float32, not %d of %s",
+             AUGMENT_MAX_CHANNELS, format.channels, augment_type_name((int)format.type));
+    }
+    if (is_whole(spec->type) && spec->type != format.type) {
+        FAIL(STATUS_ARGUMENT, "images of %s can become floats, not %s", augment_type_name((int)format.type),
+             augment_type_name((int)spec->type));
+    }
+    return spec->normalize ? check_normalization(spec) : STATUS_OK;
 }
 
 static Status check_spec(const AugmentSpec *spec, AugmentSize *sizes) {
@@ -84,17 +137,7 @@ static Status check_spec(const AugmentSpec *spec, AugmentSize *sizes) {
     if (spec->op_count < 0 || spec->op_count > AUGMENT_MAX_OPS) {
         FAIL(STATUS_ARGUMENT, "at most %d image operations fit one pipeline, not %d", AUGMENT_MAX_OPS, spec->op_count);
     }
-    if ((unsigned)spec->type >= IMAGE_TYPES || (unsigned)spec->normalized_type >= IMAGE_TYPES) {
-        FAIL(STATUS_ARGUMENT, "unknown image type %d or %d", (int)spec->type, (int)spec->normalized_type);
-    }
-    if (spec->normalize && (spec->type == IMAGE_U8 || spec->normalized_type == IMAGE_U8)) {
-        FAIL(STATUS_ARGUMENT, "a normalised image must be float32, float16 or bfloat16, not uint8");
-    }
-    for (int c = 0; spec->normalize && c < AUGMENT_CHANNELS; c++) {
-        if (!isfinite(spec->mean[c]) || !(spec->std[c] > 0) || !isfinite(spec->std[c])) {
-            FAIL(STATUS_ARGUMENT, "mean must be finite and std above 0, not %g and %g", spec->mean[c], spec->std[c]);
-        }
-    }
+    TRY(check_types(spec));
     return check_ops(spec, sizes);
 }
 
@@ -171,10 +214,16 @@ Status augment_create(const AugmentSpec *spec, Augment **out) {
     TRY(memory_calloc(1, sizeof *a, &a));
     TRY_GOTO(check_spec(spec, a->sizes));
     a->spec = *spec;
-    cut(a);
-    TRY_GOTO(memory_calloc((size_t)a->count, sizeof *a->passes, &a->passes));
-    for (int i = 0; i < a->count; i++) make_pass(a, i);
-    place_scratch(a);
+    if (augment_format_rgb(spec->format)) {
+        cut(a);
+        TRY_GOTO(memory_calloc((size_t)a->count, sizeof *a->passes, &a->passes));
+        for (int i = 0; i < a->count; i++) make_pass(a, i);
+        place_scratch(a);
+    } else {
+        a->mixing = -1;
+        TRY_GOTO(augment_general_create(&a->spec, a->sizes, &a->general));
+        a->scratch_bytes = augment_general_scratch_bytes(a->general);
+    }
     *out = a;
     a = NULL;
 done:
@@ -184,6 +233,7 @@ done:
 
 void augment_destroy(Augment *a) {
     if (a == NULL) return;
+    augment_general_destroy(a->general);
     memory_free(a->passes);
     memory_free(a);
 }
@@ -213,6 +263,7 @@ static void reach(int32_t *first, int32_t *count, int32_t size, bool reflect) {
 
 /* The first pass alone may leave out pixels: it makes all of the image that the others begin with. */
 AugmentPart augment_part(const Augment *a, const AugmentDrawn *drawn) {
+    if (a->general != NULL) return (AugmentPart){0, 0, a->spec.height, a->spec.width};
     const AugmentSize *size = &a->sizes[a->first[1]];
     AugmentPart part = {0, 0, size->height, size->width};
     for (int i = a->first[1] - 1; i >= 0; i--) {
@@ -344,6 +395,10 @@ static uint8_t *run_until_mixed(const Augment *a, const AugmentDrawn *drawn, con
 }
 
 void augment_begin(const Augment *a, const AugmentDrawn *drawn, const AugmentImage *image, void *scratch) {
+    if (a->general != NULL) {
+        augment_general_begin(a->general, drawn, image, scratch);
+        return;
+    }
     (void)run_until_mixed(a, drawn, image, NULL, scratch);
 }
 
@@ -366,6 +421,10 @@ void augment_run(const Augment *a, const AugmentDrawn *drawn, const AugmentImage
                  void *scratch) {
     if (a->count == 1) { /* of most chains, which is all there is */
         augment_pass_run(a->passes, drawn, image, next, out, scratch);
+        return;
+    }
+    if (a->general != NULL) {
+        augment_general_run(a->general, drawn, image, out, scratch);
         return;
     }
     if (a->mixing < 0) {

@@ -10,9 +10,10 @@
 
 #include "base/philox.h"
 
-#define AUGMENT_CHANNELS 3
-#define AUGMENT_LEVELS 256 /* values that a channel has */
-#define AUGMENT_ONE 65536  /* an amount is in units of 1 / AUGMENT_ONE: whole numbers, the same on every machine */
+#define AUGMENT_CHANNELS 3     /* of the images for which there are vector and device kernels */
+#define AUGMENT_MAX_CHANNELS 4 /* of any */
+#define AUGMENT_LEVELS 256     /* values that a channel has */
+#define AUGMENT_ONE 65536      /* an amount is in units of 1 / AUGMENT_ONE: whole numbers, the same on every machine */
 
 typedef struct AugmentKey {
     uint64_t seed;
@@ -69,8 +70,9 @@ typedef struct AugmentPixel {
 
 /* What an operation puts where no pixel is. */
 typedef struct AugmentFill {
-    double colour[AUGMENT_CHANNELS]; /* 0..255, or normalised */
-    bool reflect;                    /* mirrors the image instead, the edge pixel not repeated */
+    double colour[AUGMENT_MAX_CHANNELS]; /* in the image's units, or normalised */
+    int count;    /* of its values, one a channel; 0: as many as the image has channels, or all the same */
+    bool reflect; /* mirrors the image instead, the edge pixel not repeated */
 } AugmentFill;
 
 #define AUGMENT_MAX_OCCURRENCES 16

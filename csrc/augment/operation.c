@@ -36,12 +36,18 @@ const int32_t *augment_op_rounds(const AugmentOp *op) { return find_value(op, AU
 
 const AugmentFill *augment_op_fill(const AugmentOp *op) { return find_value(op, AUGMENT_RGB, AUGMENT_BORDER); }
 
-static Status check_fill(const char *name, const AugmentFill *fill, bool normalized) {
-    for (int c = 0; c < AUGMENT_CHANNELS; c++) {
+bool augment_format_rgb(AugmentFormat format) {
+    return format.type == IMAGE_U8 && (format.channels == 0 || format.channels == AUGMENT_CHANNELS);
+}
+
+static Status check_fill(const char *name, const AugmentFill *fill, bool normalized, AugmentFormat format) {
+    const bool whole = !normalized && format.type != IMAGE_F32;
+    const int most = format.type == IMAGE_U16 ? UINT16_MAX : UINT8_MAX;
+    for (int c = 0; c < AUGMENT_MAX_CHANNELS; c++) {
         double value = fill->colour[c];
-        if (normalized ? isfinite(value) : value >= 0 && value <= 255 && value == floor(value)) continue;
-        FAIL(STATUS_ARGUMENT, "%s must be %s, not %g", name, normalized ? "finite" : "three whole numbers in 0..255",
-             value);
+        if (whole ? value >= 0 && value <= most && value == floor(value) : isfinite(value)) continue;
+        if (!whole) FAIL(STATUS_ARGUMENT, "%s must be finite, not %g", name, value);
+        FAIL(STATUS_ARGUMENT, "%s must be whole numbers in 0..%d, not %g", name, most, value);
     }
     return STATUS_OK;
 }
@@ -58,7 +64,7 @@ static Status check_limits(const AugmentParameter *p, const AugmentLimits *limit
     FAIL(STATUS_ARGUMENT, "the limits of %s must be in order, not %g and %g", p->name, limits->low, limits->high);
 }
 
-static Status check_parameter(const AugmentOp *op, const AugmentParameter *p) {
+static Status check_parameter(const AugmentOp *op, const AugmentParameter *p, AugmentFormat format) {
     const void *value = value_of(op, p);
     switch (p->type) {
     case AUGMENT_NUMBER:
@@ -80,7 +86,7 @@ static Status check_parameter(const AugmentOp *op, const AugmentParameter *p) {
         return check_number(p, ((const AugmentSize *)value)->width, 1, UINT16_MAX);
     case AUGMENT_RGB:
     case AUGMENT_BORDER:
-        return check_fill(p->name, value, op->normalized);
+        return check_fill(p->name, value, op->normalized, format);
     case AUGMENT_FLAG:
     case AUGMENT_WHOLE:
     case AUGMENT_SAMPLES:
@@ -91,11 +97,11 @@ static Status check_parameter(const AugmentOp *op, const AugmentParameter *p) {
     return STATUS_OK;
 }
 
-Status augment_op_check(const AugmentOp *op) {
+Status augment_op_check(const AugmentOp *op, AugmentFormat format) {
     if ((unsigned)op->kind >= AUGMENT_KINDS) FAIL(STATUS_ARGUMENT, "unknown image operation %d", (int)op->kind);
     const AugmentEntry *entry = &entries[op->kind];
     for (const AugmentParameter *p = entry->parameters; p->name != NULL; p++) {
-        TRY(error_at_operation(check_parameter(op, p), entry->name));
+        TRY(error_at_operation(check_parameter(op, p, format), entry->name));
     }
     return entry->agree == NULL ? STATUS_OK : error_at_operation(entry->agree(&op->as), entry->name);
 }

@@ -53,6 +53,21 @@ typedef enum AugmentPhase {
     AUGMENT_LABEL
 } AugmentPhase;
 
+typedef enum ImageType {
+    IMAGE_U8,
+    IMAGE_F32,
+    IMAGE_F16,
+    IMAGE_BF16, /* bfloat16, in 16 bits */
+    IMAGE_U16,
+    IMAGE_TYPES
+} ImageType;
+
+/* What pixels are; all zero: three channels of uint8. */
+typedef struct AugmentFormat {
+    int32_t channels; /* 1 to AUGMENT_MAX_CHANNELS; 0: 3 */
+    ImageType type;   /* IMAGE_U8, IMAGE_U16, IMAGE_F32 */
+} AugmentFormat;
+
 typedef struct AugmentOp {
     AugmentKind kind;
     uint32_t draw;   /* from augment_draw_index */
@@ -101,6 +116,16 @@ typedef struct AugmentParameter {
 #define AUGMENT_MAX_PADDING 1024
 #define AUGMENT_MAX_RADIUS 15 /* of a LOCAL operation */
 
+/* COLOUR in images of other formats (cpu/general.h): with what the factor that was drawn blends values. An operation of
+ * AUGMENT_NOTHING takes three channels of uint8 only or, where it has `levels`, uint8 of any channels. */
+typedef enum AugmentOther {
+    AUGMENT_NOTHING,
+    AUGMENT_BLACK,
+    AUGMENT_MEAN, /* the image's mean grey: of three channels, or of one, which is grey */
+    AUGMENT_GREY, /* the pixel's own: of three channels */
+    AUGMENT_TURN  /* nothing, but it turns the hue: of three channels */
+} AugmentOther;
+
 typedef struct AugmentEntry {
     const char *name; /* in Python */
     const char *doc;  /* NULL: a part of another (`then`), which users do not see */
@@ -109,6 +134,7 @@ typedef struct AugmentEntry {
     int columns;     /* LABEL: float32 values that it makes of a label */
     bool mean;       /* COLOUR: the formula asks for the image's mean grey */
     bool levels;     /* COLOUR: the formula treats every value alike, by itself */
+    AugmentOther other;
     /* The part that follows this one, with the same Type, values and number, so that it draws the same; 0: none. */
     AugmentKind then;
     /* Refuses parameters that are in their ranges, but do not go together; NULL: all do. */
@@ -123,8 +149,11 @@ const AugmentEntry *augment_entry(AugmentKind kind);
 /* AUGMENT_KINDS if there is none. */
 AugmentKind augment_find(const char *name);
 
-/* Refuses parameters that are out of their ranges. */
-Status augment_op_check(const AugmentOp *op);
+/* Refuses parameters that are out of their ranges, and fills that are none of that format's pixels. */
+Status augment_op_check(const AugmentOp *op, AugmentFormat format);
+
+/* Whether pixels are three channels of uint8. */
+bool augment_format_rgb(AugmentFormat format);
 
 /* The operation's parameter of that type; NULL if it has none. augment_op_fill: of either type that fills. */
 const int32_t *augment_op_padding(const AugmentOp *op);

@@ -439,19 +439,36 @@ static PyObject *loader_batches_(LoaderObject *self, PyObject *args) {
     return PyLong_FromUnsignedLongLong(loader_batches_of(loader, samples.value));
 }
 
-static PyObject *loader_fields(LoaderObject *self, PyObject *unused) {
-    (void)unused;
+/* A dict of what `of` says of each field but those of which it says NULL. */
+static PyObject *fields_dict(LoaderObject *self, const char *(*of)(const BetonField *)) {
     if (hold_reader(self) < 0) return NULL;
     const BetonReader *reader = self->reader;
     PyObject *fields = PyDict_New();
     for (size_t i = 0; fields != NULL && i < beton_reader_num_fields(reader); i++) {
         const BetonField *field = beton_reader_field(reader, i);
-        PyObject *kind = PyUnicode_FromString(beton_kind_name(field->kind));
-        if (kind == NULL || PyDict_SetItemString(fields, field->name, kind) < 0) Py_CLEAR(fields);
-        Py_XDECREF(kind);
+        if (of(field) == NULL) continue;
+        PyObject *said = PyUnicode_FromString(of(field));
+        if (said == NULL || PyDict_SetItemString(fields, field->name, said) < 0) Py_CLEAR(fields);
+        Py_XDECREF(said);
     }
     self->busy = false;
     return fields;
+}
+
+static const char *kind_of(const BetonField *field) { return beton_kind_name(field->kind); }
+
+static const char *dtype_of(const BetonField *field) {
+    return field->kind == BETON_ARRAY || field->kind == BETON_TENSOR ? beton_dtype_name((int)field->dtype) : NULL;
+}
+
+static PyObject *loader_fields(LoaderObject *self, PyObject *unused) {
+    (void)unused;
+    return fields_dict(self, kind_of);
+}
+
+static PyObject *loader_dtypes(LoaderObject *self, PyObject *unused) {
+    (void)unused;
+    return fields_dict(self, dtype_of);
 }
 
 static PyObject *loader_stats_(LoaderObject *self, PyObject *unused) {
@@ -489,6 +506,7 @@ static PyMethodDef loader_methods[] = {
      "position()\n--\n\n(epoch, batch) that comes next, or None before the first pass."},
     {"batches", CALL(loader_batches_), METH_VARARGS, "batches(samples)\n--\n\nBatches of a pass over so many samples."},
     {"fields", CALL(loader_fields), METH_NOARGS, "fields()\n--\n\nThe file's fields, in order: {name: kind}."},
+    {"dtypes", CALL(loader_dtypes), METH_NOARGS, "dtypes()\n--\n\nOf the fields of arrays and tensors: {name: dtype}."},
     {"stats", CALL(loader_stats_), METH_NOARGS, "stats()\n--\n\nCounts, seconds and bytes as a dict."},
     {"close", CALL(loader_close), METH_NOARGS, "close()\n--\n\nStops the threads and closes the file."},
     {NULL, NULL, 0, NULL},

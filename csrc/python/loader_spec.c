@@ -7,8 +7,18 @@
 /* ---- an image ---- */
 
 static int parse_channels(PyObject *value, void *out) {
-    double *channels = out;
-    return py_arguments_unpack(value, "ddd;mean and std are tuples of 3", &channels[0], &channels[1], &channels[2]);
+    AugmentChannels *channels = out;
+    const Py_ssize_t given = PyTuple_Check(value) ? PyTuple_GET_SIZE(value) : 0;
+    if (given < 1 || given > AUGMENT_MAX_CHANNELS) {
+        PyErr_SetString(PyExc_TypeError, "mean and std are tuples of one to four numbers");
+        return -1;
+    }
+    for (Py_ssize_t c = 0; c < given; c++) {
+        channels->value[c] = PyFloat_AsDouble(PyTuple_GET_ITEM(value, c));
+        if (channels->value[c] == -1 && PyErr_Occurred()) return -1;
+    }
+    channels->count = py_operations_spread(channels->value, (int)given);
+    return 0;
 }
 
 static const SpecTable normalize_table = {"normalisation",

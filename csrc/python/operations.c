@@ -41,17 +41,27 @@ static int parse_limits(const AugmentParameter *p, PyObject *value, AugmentLimit
     return parse_number(p, PyTuple_GET_ITEM(value, 1), &out->high);
 }
 
+int py_operations_spread(double *values, int given) {
+    for (int c = 1; c < given; c++) {
+        if (values[c] != values[0]) return given;
+    }
+    for (int c = given; c < AUGMENT_MAX_CHANNELS; c++) values[c] = values[0];
+    return 0;
+}
+
 static int parse_fill(const AugmentParameter *p, PyObject *value, AugmentFill *out) {
     if (PyUnicode_Check(value) && p->type == AUGMENT_BORDER) {
         out->reflect = PyUnicode_CompareWithASCIIString(value, "reflect") == 0;
         if (out->reflect) return 0;
-        PyErr_Format(PyExc_ValueError, "%s must be three numbers or 'reflect', not %R", p->name, value);
+        PyErr_Format(PyExc_ValueError, "%s must be one to four numbers or 'reflect', not %R", p->name, value);
         return -1;
     }
-    if (!PyTuple_Check(value) || PyTuple_GET_SIZE(value) != 3) return wrong(p, "three numbers", value);
-    for (int c = 0; c < AUGMENT_CHANNELS; c++) {
+    const Py_ssize_t given = PyTuple_Check(value) ? PyTuple_GET_SIZE(value) : 0;
+    if (given < 1 || given > AUGMENT_MAX_CHANNELS) return wrong(p, "one to four numbers", value);
+    for (Py_ssize_t c = 0; c < given; c++) {
         if (parse_number(p, PyTuple_GET_ITEM(value, c), &out->colour[c]) < 0) return -1;
     }
+    out->count = py_operations_spread(out->colour, (int)given);
     return 0;
 }
 
@@ -267,7 +277,7 @@ static PyObject *check_operation(PyObject *module, PyObject *args) {
         return NULL;
     }
     op.normalized = true; /* where it will stand is not known yet: a fill of any units */
-    Status status = augment_op_check(&op);
+    Status status = augment_op_check(&op, (AugmentFormat){0});
     return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state(module), status);
 }
 

@@ -10,6 +10,10 @@
  * or -1 with an exception set. */
 int py_operations_parse(PyObject *tuple, const char *where, int room, AugmentOp *ops, int *count);
 
+/* `values` has room for AUGMENT_MAX_CHANNELS, of which so many were given: their number; or 0 where all are the same,
+ * which then fills the room. */
+int py_operations_spread(double *values, int given);
+
 /* operations_batch.c: augment_images; 0 or -1. */
 int py_operations_batch_add(PyObject *module);
 

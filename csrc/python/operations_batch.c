@@ -26,13 +26,14 @@ static int parse_rest(PyObject *tuple, Py_ssize_t done, AugmentSpec *spec) {
 typedef struct Batch {
     AugmentSpec spec;
     ArrayView images, ids;
+    size_t pixel_bytes;
     uint64_t seed, epoch;
     bool evaluate;
 } Batch;
 
 static Status run(const Batch *batch, const Augment *augment, uint8_t *out, size_t out_bytes) {
     const AugmentSpec *spec = &batch->spec;
-    const size_t stride = (size_t)spec->width * AUGMENT_CHANNELS;
+    const size_t stride = (size_t)spec->width * batch->pixel_bytes;
     const uint64_t *ids = batch->ids.data;
     const uint8_t *pixels = batch->images.data;
     void *scratch = NULL;
@@ -52,31 +53,39 @@ static Status run(const Batch *batch, const Augment *augment, uint8_t *out, size
 static PyObject *augmented(PyObject *module, const Batch *batch, const Augment *augment) {
     int32_t height, width;
     augment_output_size(augment, &height, &width);
-    const int64_t shape[] = {batch->ids.elems, height, width, AUGMENT_CHANNELS};
-    PyObject *result = py_array_new(ARRAY_U8, 4, shape);
+    const int64_t shape[] = {batch->ids.elems, height, width, batch->spec.format.channels};
+    PyObject *result = py_array_new(batch->images.type, 4, shape);
     if (result == NULL) return NULL;
     uint8_t *out = py_array_data(result);
     Status status;
     Py_BEGIN_ALLOW_THREADS;
-    status = run(batch, augment, out, (size_t)height * (size_t)width * AUGMENT_CHANNELS);
+    status = run(batch, augment, out, (size_t)height * (size_t)width * batch->pixel_bytes);
     Py_END_ALLOW_THREADS;
     if (status == STATUS_OK) return result;
     Py_DECREF(result);
     return py_errors_raise(py_module_state(module), status);
 }
 
+static ImageType type_of(ArrayType type) {
+    return type == ARRAY_F32 ? IMAGE_F32 : type == ARRAY_U16 ? IMAGE_U16 : IMAGE_U8;
+}
+
 static PyObject *check_and_augment(PyObject *module, Batch *batch) {
     const int64_t *shape = batch->images.shape;
-    if (shape[1] < 1 || shape[2] < 1 || shape[1] > UINT16_MAX || shape[2] > UINT16_MAX ||
-        shape[3] != AUGMENT_CHANNELS || shape[0] != batch->ids.elems) {
+    if (shape[1] < 1 || shape[2] < 1 || shape[1] > UINT16_MAX || shape[2] > UINT16_MAX || shape[3] < 1 ||
+        shape[3] > AUGMENT_MAX_CHANNELS || shape[0] != batch->ids.elems) {
         return PyErr_Format(PyExc_TypeError,
-                            "operations on images take a batch (%lld, height, width, 3), not (%lld, %lld, %lld, %lld)",
-                            (long long)batch->ids.elems, (long long)shape[0], (long long)shape[1], (long long)shape[2],
-                            (long long)shape[3]);
+                            "operations on images take a batch (%lld, height, width, 1 to %d), not (%lld, %lld, %lld, "
+                            "%lld)",
+                            (long long)batch->ids.elems, AUGMENT_MAX_CHANNELS, (long long)shape[0], (long long)shape[1],
+                            (long long)shape[2], (long long)shape[3]);
     }
     Augment *augment = NULL;
     batch->spec.height = (int32_t)shape[1];
     batch->spec.width = (int32_t)shape[2];
+    batch->spec.format = (AugmentFormat){(int32_t)shape[3], type_of(batch->images.type)};
+    batch->spec.type = batch->spec.format.type;
+    batch->pixel_bytes = (size_t)(batch->images.item_bytes * shape[3]);
     Status status = augment_create(&batch->spec, &augment);
     if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
     PyObject *result = NULL;
@@ -94,7 +103,8 @@ static PyObject *augment_images(PyObject *module, PyObject *args) {
     ArgumentsNumber done = {"done", PY_SSIZE_T_MAX, 0}, seed = {"seed", UINT64_MAX, 0};
     ArgumentsNumber epoch = {"epoch", UINT32_MAX, 0};
     int evaluate;
-    Batch batch = {.spec = {.type = IMAGE_U8, .layout = IMAGE_HWC}};
+    Batch batch = {.spec = {.layout = IMAGE_HWC}};
+    const unsigned types = 1u << ARRAY_U8 | 1u << ARRAY_U16 | 1u << ARRAY_F32;
     if (!PyArg_ParseTuple(args, "OOOO&O&O&p:augment_images", &images, &ids, &operations, py_arguments_number, &done,
                           py_arguments_number, &seed, py_arguments_number, &epoch, &evaluate)) {
         return NULL;
@@ -106,7 +116,7 @@ static PyObject *augment_images(PyObject *module, PyObject *args) {
     PyObject *tuple = py_arguments_tuple(operations, "operations", 0, PY_SSIZE_T_MAX);
     if (tuple == NULL) return NULL;
     if (parse_rest(tuple, (Py_ssize_t)done.value, &batch.spec) == 0 &&
-        py_array_acquire(images, "the batch", 1u << ARRAY_U8, 4, false, &batch.images) == 0) {
+        py_array_acquire(images, "the batch", types, 4, false, &batch.images) == 0) {
         if (py_array_acquire(ids, "ids", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &batch.ids) == 0) {
             result = check_and_augment(module, &batch);
             py_array_release(&batch.ids);
@@ -120,7 +130,8 @@ static PyObject *augment_images(PyObject *module, PyObject *args) {
 static PyMethodDef functions[] = {
     {"augment_images", augment_images, METH_VARARGS,
      "augment_images(images, ids, operations, done, seed, epoch, evaluate)\n--\n\nA pipeline's operations but for the "
-     "first `done`, on a batch of uint8 (batch, height, width, 3)\nin memory; `ids` are its sample numbers."},
+     "first `done`, on a batch (batch, height, width, channels)\nin memory, of uint8, uint16 or float32; `ids` are its "
+     "sample numbers."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -26,11 +26,11 @@ def path(tmp_path_factory):
         "image": RGBImageField(),
         "array": NDArrayField("uint8", shape),
         "tensor": TorchTensorField("uint8", shape),
-        "grey": NDArrayField("uint8", shape[:2]),
-        "real": NDArrayField("float32", shape),
+        "deep": NDArrayField("uint8", (9, 8, 5)),
+        "real": NDArrayField("float64", shape),
     }
     pixels = np.random.default_rng(5).integers(0, 256, (COUNT, 9, 8, 3), dtype=np.uint8)
-    samples = [(one, one, one, one[:, :, 0], one.astype(np.float32)) for one in pixels]
+    samples = [(one, one, one, np.repeat(one[..., :1], 5, 2), one.astype(np.float64)) for one in pixels]
     DatasetWriter(path, fields, num_workers=1, progress=False).from_indexed_dataset(samples)
     return path
 
@@ -43,7 +43,7 @@ def test_as_of_an_image(path, name, evaluate):
         "image": PipelineSpec("image", None, steps, draws=5),
         "array": PipelineSpec("array", None, steps, draws=5),
         "tensor": PipelineSpec("tensor", NDArrayDecoder(), steps, draws=5),
-        "grey": None,
+        "deep": None,
         "real": None,
     }
     options = {"order": OrderOption.RANDOM, "seed": 3, "drop_last": False, "evaluate": evaluate, "arrays": "numpy"}
@@ -57,22 +57,25 @@ def test_as_of_an_image(path, name, evaluate):
 
 def test_arrays_without_image_operations_stay_arrays(path):
     steps = [NDArrayDecoder(), tf.ToTorchImage(False), tf.Convert(np.float64)]
-    pipelines = {"array": steps, "real": steps, "image": None, "tensor": None, "grey": None}
+    pipelines = {"array": steps, "real": steps, "image": None, "tensor": None, "deep": None}
     with Loader(path, 4, pipelines=pipelines, arrays="numpy") as loader:
         for array, real in loader:
             assert array.shape == (4, 3, 9, 8) and array.dtype == np.float64
             np.testing.assert_array_equal(array, real)
-    loader = Loader(path, 4, pipelines={**pipelines, "grey": [tf.ToTorchImage()]})
-    with pytest.raises(TypeError, match="takes images .batch, height, width, channels., not .4, 9, 8."):
+    loader = Loader(
+        path, 4, pipelines={**pipelines, "deep": [tf.Squeeze(), lambda batch: batch[0, 0], tf.ToTorchImage()]}
+    )
+    with pytest.raises(TypeError, match="takes images .batch, height, width, channels., not .8, 5."):
         next(iter(loader))
     loader.close()
 
 
-@pytest.mark.parametrize("field", ["grey", "real"])
+@pytest.mark.parametrize("field", ["deep", "real"])
 def test_other_arrays_are_refused(path, field):
-    got = {"grey": r"uint8 and shape \(9, 8\)", "real": r"float32 and shape \(9, 8, 3\)"}[field]
+    got = {"deep": r"uint8 and shape \(9, 8, 5\)", "real": r"float64 and shape \(9, 8, 3\)"}[field]
     for step in (tf.RandomHorizontalFlip(), tf.NormalizeImage(0, 1, np.float32)):
-        said = f"field '{field}': {type(step).__name__} takes images: arrays of uint8 and shape .*3\\), not of {got}"
+        takes = r"takes images: arrays of uint8, uint16 or float32 and shape .*1 to 4\), not of"
+        said = f"field '{field}': {type(step).__name__} {takes} {got}"
         with pytest.raises(TypeError, match=said):
             Loader(path, 4, pipelines={field: [step]})
 

@@ -99,11 +99,12 @@ def test_refusals(path, chain, text):
 @pytest.mark.parametrize(
     "step, text",
     [
-        (lambda batch: batch / 2, r"works on arrays of uint8 .*; the step before it gives float64 \(8, 24, 24, 3\)"),
-        (lambda batch: batch[0], r"the step before it gives uint8 \(24, 24, 3\)"),
+        (lambda batch: batch / 2, r"works on arrays of uint8, .*; the step before it gives float64 \(8, 24, 24, 3\)"),
+        (lambda batch: batch[0, 0], r"the step before it gives uint8 \(24, 3\)"),
+        (lambda batch: batch[0], r"take a batch \(8, height, width, 1 to 4\), not \(24, 24, 3, 1\)"),
         (lambda batch: list(batch), "the step before it gives list"),
-        (lambda batch: batch[..., :2], r"take a batch \(8, height, width, 3\), not \(8, 24, 24, 2\)"),
-        (lambda batch: batch[1:], r"take a batch \(8, height, width, 3\), not \(7, 24, 24, 3\)"),
+        (lambda batch: np.repeat(batch, 2, 3), r"take a batch \(8, height, width, 1 to 4\), not \(8, 24, 24, 6\)"),
+        (lambda batch: batch[1:], r"take a batch \(8, height, width, 1 to 4\), not \(7, 24, 24, 3\)"),
         (lambda batch: batch[:, :0], r"not \(8, 0, 24, 3\)"),
         (lambda batch: batch[:, :4, :4], "6x6"),
     ],

@@ -76,8 +76,40 @@ def happens(word, p):
     return (word >> 8) / 2**24 < np.float32(p)
 
 
+def is_float(image):
+    return image.dtype.kind == "f"
+
+
+def wide(image):
+    return image.astype(np.float64 if is_float(image) else np.int64)
+
+
 def grey(image):
-    return image.astype(np.int64) @ (2989, 5870, 1140) // 10000
+    if image.shape[2] == 1:
+        return wide(image)[..., 0]
+    r, g, b = np.moveaxis(wide(image), 2, 0)
+    sums = 2989 * r + 5870 * g + 1140 * b
+    return sums / 10000 if is_float(image) else sums // 10000
+
+
+def mean_grey(image):
+    """In units of 1 / 65,536; of floats summed row by row."""
+    greys = grey(image).ravel()
+    return np.cumsum(greys)[-1] / len(greys) * 65536 if is_float(image) else int(greys.sum()) * 65536 // len(greys)
+
+
+def cut_off(values, image):
+    """Whole numbers to the type of the image; floats have no limits."""
+    return (values if is_float(image) else np.clip(values, 0, np.iinfo(image.dtype).max)).astype(image.dtype)
+
+
+def by_channel(values, channels):
+    """A number for all channels, or one for each."""
+    values = np.array(values)
+    if len(set(values.tolist())) == 1:
+        return np.repeat(values[:1], channels)
+    assert len(values) == channels
+    return values
 
 
 def blended(step, words, image, other):
@@ -86,20 +118,23 @@ def blended(step, words, image, other):
         return image
     low, high = int(max(0.0, 1 - step.magnitude) * 65536), int((1 + step.magnitude) * 65536)
     factor = low + below(words[1], high - low + 1)
-    sums = factor * image.astype(np.int64) * 65536 + (65536 - factor) * np.asarray(other, np.int64)
-    return np.clip(sums >> 32, 0, 255).astype(np.uint8)
+    sums = factor * wide(image) * 65536 + (65536 - factor) * np.asarray(other, wide(image).dtype)
+    return cut_off(sums / 2**32 if is_float(image) else sums >> 32, image)
 
 
 def turned_hue(image, turn):
     """By turn / 65,536 of the circle: hue in sixths from the definition of HSV, then back by a table of sixths."""
-    values = image.astype(np.int64)
+    values = wide(image)
     high, low = values.max(2), values.min(2)
-    span = np.maximum(high - low, 1)
+    span = np.where(high > low, high - low, 1)
     r, g, b = np.moveaxis(values, 2, 0)
-    from_red = ((g - b) * 65536 + 6 * 65536 * span) // span % (6 * 65536)
-    from_green, from_blue = ((b - r + 2 * span) * 65536) // span, ((r - g + 4 * span) * 65536) // span
-    hue = np.where(r == high, from_red, np.where(g == high, from_green, from_blue)) + 6 * turn
-    sixth, part = hue // 65536 % 6, ((high - low) * (hue % 65536) + 32768) // 65536
+    divide = np.true_divide if is_float(image) else np.floor_divide
+    from_red = divide((6 * span + g - b) * 65536, span) % (6 * 65536)
+    from_green, from_blue = divide((2 * span + b - r) * 65536, span), divide((4 * span + r - g) * 65536, span)
+    hue = np.where(r == high, from_red, np.where(g == high, from_green, from_blue)) + 6 * (65536 + turn)
+    hue = hue % (6 * 65536)
+    sixth = (hue // 65536).astype(int)
+    part = divide((high - low) * (hue % 65536) + (0 if is_float(image) else 32768), 65536)
     rising, falling = low + part, high - part
     table = [
         (high, rising, low),
@@ -110,7 +145,7 @@ def turned_hue(image, turn):
         (high, low, falling),
     ]
     out = np.stack([np.choose(sixth, [row[c] for row in table]) for c in range(3)], axis=2)
-    return np.where((high > low)[..., None], out, values).astype(np.uint8)
+    return np.where((high > low)[..., None], out, values).astype(image.dtype)
 
 
 def blurred(image, size, sigma):
@@ -118,10 +153,21 @@ def blurred(image, size, sigma):
     bell = np.exp(-0.5 * np.arange(-radius, radius + 1) ** 2 / sigma**2)
     weights = (bell / bell.sum() * 65536 + 0.5).astype(np.int64)
     weights[radius] = 65536 - (weights.sum() - weights[radius])
-    padded = np.pad(image.astype(np.int64), ((radius, radius), (radius, radius), (0, 0)), mode="reflect")
-    height, width = image.shape[:2]
-    rows = (sum(w * padded[:, i : i + width] for i, w in enumerate(weights)) + 128) >> 8
-    return ((sum(w * rows[i : i + height] for i, w in enumerate(weights)) + 2**23) >> 24).astype(np.uint8)
+    padded = np.pad(wide(image), ((radius, radius), (radius, radius), (0, 0)), mode="reflect")
+    rows = summed(np.moveaxis(padded, 1, 0), weights)
+    rows = rows / 65536 if is_float(image) else (rows + 128) >> 8
+    sums = summed(np.moveaxis(rows, 1, 0), weights)
+    return (sums / 65536 if is_float(image) else (sums + 2**23) >> 24).astype(image.dtype)
+
+
+def summed(padded, weights):
+    """Along the first axis, from the middle outwards: floats are rounded in that order."""
+    radius, size = len(weights) // 2, padded.shape[0] - len(weights) + 1
+    sums = weights[radius] * padded[radius : radius + size]
+    for i in range(1, radius + 1):
+        before, after = (padded[first : first + size] for first in (radius - i, radius + i))
+        sums = sums + weights[radius + i] * (before + after)
+    return sums
 
 
 RAND_CHANGES = (
@@ -245,7 +291,7 @@ def rectangle(words, scale, ratio, size):
 def filled(step, image, place):
     y, x, height, width = place
     image = image.copy()
-    image[y : y + height, x : x + width] = np.asarray(step.fill, image.dtype)
+    image[y : y + height, x : x + width] = by_channel(step.fill, image.shape[2]).astype(image.dtype)
     return image
 
 
@@ -255,7 +301,7 @@ def apply_random(step, image, words):
     if kind == "RandomVerticalFlip":
         return image[::-1] if happens(words[0], step.flip_prob) else image
     if kind == "RandomContrast":
-        return blended(step, words, image, int(grey(image).sum()) * 65536 // (size[0] * size[1]))
+        return blended(step, words, image, mean_grey(image))
     if kind == "RandomSaturation":
         return blended(step, words, image, grey(image)[..., None] * 65536)
     if kind == "RandomErasing":
@@ -272,7 +318,7 @@ def apply_random(step, image, words):
         most = int(step.magnitude * 65536)
         return turned_hue(image, below(words[1], 2 * most + 1) - most)
     if kind == "RandomGrayscale":
-        return np.repeat(grey(image)[..., None], 3, axis=2).astype(np.uint8)
+        return np.repeat(grey(image)[..., None], 3, axis=2).astype(image.dtype)
     if kind == "Solarization":
         return np.where(image >= step.threshold, 255 - image, image)
     assert kind == "GaussianBlur"
@@ -284,8 +330,8 @@ def apply_random(step, image, words):
 def padded(image, padding, step):
     if step.fill == "reflect":
         return np.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode="reflect")
-    out = np.empty((image.shape[0] + 2 * padding, image.shape[1] + 2 * padding, 3), image.dtype)
-    out[:] = np.asarray(step.fill, image.dtype)
+    out = np.empty((image.shape[0] + 2 * padding, image.shape[1] + 2 * padding, image.shape[2]), image.dtype)
+    out[:] = by_channel(step.fill, image.shape[2]).astype(image.dtype)
     out[padding : padding + image.shape[0], padding : padding + image.shape[1]] = image
     return out
 
@@ -311,7 +357,7 @@ def apply(step, image, words, epoch, evaluate):
             return image
         low, high = int(max(0.0, 1 - step.magnitude) * 65536), int((1 + step.magnitude) * 65536)
         factor = (low + below(words[1], high - low + 1)) / 65536
-        return np.clip(factor * image.astype(np.float64), 0, 255).astype(np.uint8)
+        return cut_off(factor * image.astype(np.float64), image)
     return image if evaluate else apply_random(step, image, words)
 
 
@@ -346,8 +392,8 @@ def widened(values, dtype):
 
 
 def pipeline(steps, image, key, number=0, evaluate=False):
-    """One image (H, W, 3) uint8 through a list of transforms."""
-    seen, dtype = {}, "uint8"
+    """One image (H, W, channels) of uint8, uint16 or float32 through a list of transforms."""
+    seen, dtype, channels = {}, str(image.dtype), image.shape[2]
     for step in steps:
         if isinstance(step, tf.RandAugment):
             first = seen.get(step.operation, 0)
@@ -363,7 +409,8 @@ def pipeline(steps, image, key, number=0, evaluate=False):
                 step.fill = tuple(to_bfloat16(np.array(step.fill)).tolist())
             image = apply(step, image, draws(step, occurrence, number, key), key[1], evaluate)
         elif isinstance(step, tf.NormalizeImage):
-            image = rounded((widened(image, dtype) - np.array(step.mean)) / np.array(step.std), step.type)
+            mean, std = by_channel(step.mean, channels), by_channel(step.std, channels)
+            image = rounded((widened(image, dtype) - mean) / std, step.type)
             dtype = step.type
         elif isinstance(step, tf.Convert):
             image = rounded(widened(image, dtype), step.target_dtype)

@@ -32,6 +32,8 @@ uint32_t augment_bits(double value, ImageType type) {
         return half_from_double(value);
     case IMAGE_BF16:
         return bfloat16_from_double(value);
+    case IMAGE_U16:
+        return (uint16_t)value;
     default:
         return (uint8_t)value;
     }
@@ -39,7 +41,7 @@ uint32_t augment_bits(double value, ImageType type) {
 
 uint32_t augment_level(const AugmentSpec *spec, int channel, double level) {
     if (!spec->normalize) return augment_bits(level, spec->type);
-    double value = (level - spec->mean[channel]) / spec->std[channel];
+    double value = (level - spec->mean.value[channel]) / spec->std.value[channel];
     return augment_bits(rounded(value, spec->normalized_type), spec->type);
 }
 
@@ -69,8 +71,8 @@ static double nudged(double value, int steps) {
 static bool find_affine(AugmentPass *a, int channel) {
     static const int steps[] = {0, 1, -1, 2, -2, 3, -3, 4, -4};
     const int count = (int)(sizeof steps / sizeof *steps);
-    double shift = a->spec.normalize ? a->spec.mean[channel] : 0;
-    double factor = a->spec.normalize ? 1 / a->spec.std[channel] : 1;
+    double shift = a->spec.normalize ? a->spec.mean.value[channel] : 0;
+    double factor = a->spec.normalize ? 1 / a->spec.std.value[channel] : 1;
     a->shift[channel] = shift;
     a->factor[channel] = factor;
     if (reproduces(a, channel, shift, factor)) return true;

@@ -4,10 +4,10 @@
 
 #include "augment/cpu/rows.h"
 
-/* The bits of `value` in `type`, rounded once (uint8 truncates). */
+/* The bits of `value` in `type`, rounded once (whole numbers truncate). */
 uint32_t augment_bits(double value, ImageType type);
 
-/* The bits of the output for a source level (0..255). */
+/* The bits of the output for a value of the source. */
 uint32_t augment_level(const AugmentSpec *spec, int channel, double level);
 
 /* Fills table, shift, factor and affine from the spec. */

@@ -25,7 +25,9 @@ HOST_DEVICE AugmentPixel augment_brightness_pixel(const AugmentBrightness *op, c
 #endif
 
 AUGMENT_OPERATION(brightness, AugmentBrightness, COLOUR, .name = "RandomBrightness", .number = 6, .levels = true,
+                  .other = AUGMENT_BLACK,
                   .doc = "With probability `p` multiplies each image by a factor that is uniform in\n"
-                         "max(0, 1 - magnitude)..1 + magnitude, cut off at 255 and rounded down.",
+                         "max(0, 1 - magnitude)..1 + magnitude, cut off at 255 (65,535 of uint16) and rounded down;\n"
+                         "float32 is neither cut off nor made whole.",
                   .parameters = {AUGMENT_PARAMETER(AugmentBrightness, magnitude, NUMBER, .required = true, .most = 100),
                                  AUGMENT_PARAMETER(AugmentBrightness, p, NUMBER, .value = 0.5, .most = 1)})

@@ -1,5 +1,5 @@
-/* NDArray and TorchTensor fields that hold colour images, uint8 (height, width, 3): each goes through `augment` into
- * the batch. */
+/* NDArray and TorchTensor fields that hold images, (height, width) or (height, width, channels) of uint8, uint16 or
+ * float32: each goes through `augment` into the batch. */
 #include <stdio.h>
 
 #include "base/memory.h"
@@ -8,6 +8,7 @@
 typedef struct ArrayImage {
     Augment *augment; /* owned */
     int32_t height, width;
+    size_t row_bytes;
 } ArrayImage;
 
 static const BetonKind kinds[] = {BETON_ARRAY, BETON_TENSOR};
@@ -23,15 +24,30 @@ static Status refuse(const BetonField *about, const AugmentSpec *image) {
     const char *step =
         image != NULL && image->op_count > 0 ? augment_entry(image->ops[0].kind)->name : "NormalizeImage";
     FAIL(STATUS_TYPE,
-         "%s takes images: arrays of uint8 and shape (height, width, 3), not of %s and shape (%s); a callable on the "
-         "batch takes any",
-         step, beton_dtype_name((int)about->dtype), shape);
+         "%s takes images: arrays of uint8, uint16 or float32 and shape (height, width) or (height, width, 1 to %d), "
+         "not "
+         "of %s and shape (%s); a callable on the batch takes any",
+         step, AUGMENT_MAX_CHANNELS, beton_dtype_name((int)about->dtype), shape);
 }
 
-static bool is_image(const BetonField *about) {
-    const uint64_t *shape = about->shape;
-    return about->dtype == BETON_U8 && about->ndim == 3 && shape[2] == AUGMENT_CHANNELS && shape[0] <= UINT16_MAX &&
-           shape[1] <= UINT16_MAX;
+static bool type_of(BetonDtype dtype, ImageType *out) {
+    *out = dtype == BETON_F32 ? IMAGE_F32 : dtype == BETON_U16 ? IMAGE_U16 : IMAGE_U8;
+    return dtype == BETON_F32 || dtype == BETON_U16 || dtype == BETON_U8;
+}
+
+static bool is_image(const BetonField *about, AugmentFormat *out) {
+    const uint64_t *shape = about->shape, channels = about->ndim == 3 ? shape[2] : 1;
+    if ((about->ndim != 2 && about->ndim != 3) || channels < 1 || channels > AUGMENT_MAX_CHANNELS) return false;
+    out->channels = (int32_t)channels;
+    return type_of(about->dtype, &out->type) && shape[0] <= UINT16_MAX && shape[1] <= UINT16_MAX;
+}
+
+/* The output has as many dimensions as the field, unless its channels come first. */
+static void drop_channel(const BetonField *about, const LoaderOutput *wish, DecoderOutput *output) {
+    const LoaderArray array = output->array;
+    if (about->ndim == 3 || (wish->image != NULL && wish->image->layout == IMAGE_CHW)) return;
+    loader_decoder_set_array(output, array.dtype, 2, array.shape);
+    output->array.bfloat16 = array.bfloat16;
 }
 
 static Status prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
@@ -39,13 +55,18 @@ static Status prepare(const LoaderSource *source, const Traversal *in_use, const
     ArrayImage *state = NULL;
     const BetonField *about = output->about;
     (void)source, (void)in_use;
-    if (!is_image(about)) return refuse(about, wish->image);
+    AugmentFormat format;
+    if (!is_image(about, &format)) return refuse(about, wish->image);
     TRY(memory_calloc(1, sizeof *state, &state));
     output->state = state;
     state->height = (int32_t)about->shape[0];
     state->width = (int32_t)about->shape[1];
     output->work_bytes = (size_t)about->value_bytes;
-    return loader_pixels_prepare(wish->image, (uint32_t)state->height, (uint32_t)state->width, output, &state->augment);
+    state->row_bytes = (size_t)state->width * (size_t)format.channels * augment_type_bytes(format.type);
+    TRY(loader_pixels_prepare(wish->image, format, (uint32_t)state->height, (uint32_t)state->width, output,
+                              &state->augment));
+    drop_channel(about, wish, output);
+    return STATUS_OK;
 }
 
 static void destroy(DecoderOutput *output) {
@@ -65,8 +86,7 @@ static Status decode_chunk(const DecoderChunk *chunk, const DecoderOutput *outpu
         Status status = loader_source_region(chunk->source, output->field, chunk->ids[i], &region);
         if (status == STATUS_OK && region.size != output->about->value_bytes) status = loader_decoder_fail_changed();
         TRY(loader_decoder_fail(chunk, output, i, "read", status));
-        const AugmentImage image = {
-            region.data, (size_t)state->width * AUGMENT_CHANNELS, {0, 0, state->height, state->width}};
+        const AugmentImage image = {region.data, state->row_bytes, {0, 0, state->height, state->width}};
         loader_pixels_augment(chunk, output, state->augment, &image, i, NULL, begin);
     }
     return STATUS_OK;

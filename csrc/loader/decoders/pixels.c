@@ -11,6 +11,7 @@ static BetonDtype dtype_of(ImageType type) {
     case IMAGE_F16:
         return BETON_F16;
     case IMAGE_BF16:
+    case IMAGE_U16:
         return BETON_U16;
     default:
         return BETON_U8;
@@ -20,16 +21,17 @@ static BetonDtype dtype_of(ImageType type) {
 static const AugmentSpec unchanged = {.type = IMAGE_U8, .layout = IMAGE_HWC};
 
 static void set_array(const AugmentSpec *spec, int32_t height, int32_t width, DecoderOutput *output) {
-    const uint64_t h = (uint64_t)height, w = (uint64_t)width;
-    const uint64_t hwc[] = {h, w, AUGMENT_CHANNELS}, chw[] = {AUGMENT_CHANNELS, h, w};
+    const uint64_t h = (uint64_t)height, w = (uint64_t)width, channels = (uint64_t)augment_channels(spec->format);
+    const uint64_t hwc[] = {h, w, channels}, chw[] = {channels, h, w};
     loader_decoder_set_array(output, dtype_of(spec->type), 3, spec->layout == IMAGE_CHW ? chw : hwc);
     output->array.bfloat16 = spec->type == IMAGE_BF16;
 }
 
-Status loader_pixels_prepare(const AugmentSpec *wish, uint32_t height, uint32_t width, DecoderOutput *output,
-                             Augment **out) {
+Status loader_pixels_prepare(const AugmentSpec *wish, AugmentFormat format, uint32_t height, uint32_t width,
+                             DecoderOutput *output, Augment **out) {
     AugmentSpec spec = wish == NULL ? unchanged : *wish;
     int32_t out_height, out_width;
+    spec.format = format;
     spec.height = (int32_t)height;
     spec.width = (int32_t)width;
     TRY(augment_create(&spec, out));

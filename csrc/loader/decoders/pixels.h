@@ -5,10 +5,12 @@
 #include "augment/augment.h"
 #include "loader/decoders/decoder.h"
 
-/* Makes the chain for images of this size, and says what the output is: its array, and the scratch memory of the chain.
- */
-Status loader_pixels_prepare(const AugmentSpec *wish, uint32_t height, uint32_t width, DecoderOutput *output,
-                             Augment **out);
+#define PIXELS_RGB ((AugmentFormat){AUGMENT_CHANNELS, IMAGE_U8})
+
+/* Makes the chain for images of this format and size, and says what the output is: its array, and the scratch memory of
+ * the chain. */
+Status loader_pixels_prepare(const AugmentSpec *wish, AugmentFormat format, uint32_t height, uint32_t width,
+                             DecoderOutput *output, Augment **out);
 
 /* The output's array where no sample is in use, so that there is no size. */
 void loader_pixels_prepare_none(const AugmentSpec *wish, DecoderOutput *output);

@@ -22,7 +22,7 @@ static const AugmentOp *pairing(const Labels *labels) {
 
 static Status check_labels(const Labels *labels) {
     for (int i = 0; i < labels->count; i++) {
-        TRY(augment_op_check(&labels->ops[i]));
+        TRY(augment_op_check(&labels->ops[i], (AugmentFormat){0}));
         const AugmentEntry *entry = augment_entry(labels->ops[i].kind);
         if (entry->phase < AUGMENT_VALUE) FAIL(STATUS_ARGUMENT, "%s is for images", entry->name);
         if (entry->phase == AUGMENT_LABEL && i < labels->count - 1) {

@@ -13,6 +13,6 @@
     X(LOADER_FUNCTION, loader_decoder_function)   /* rows that a user's C function makes */                            \
     X(LOADER_CENTER_CROP, loader_decoder_center_crop) /* central squares of images, resampled to one size */           \
     X(LOADER_RANDOM_CROP, loader_decoder_random_crop) /* random rectangles of images, resampled to one size */         \
-    X(LOADER_ARRAY_IMAGE, loader_decoder_array_image) /* uint8 arrays (height, width, 3), through `augment` */
+    X(LOADER_ARRAY_IMAGE, loader_decoder_array_image) /* images in arrays, through `augment` */
 
 #endif
