@@ -211,7 +211,6 @@ static Status check_ids(const Loader *loader, const uint64_t *ids, uint64_t coun
 }
 
 Status loader_begin(Loader *loader, const LoaderPass *pass) {
-    Status status = STATUS_OK;
     WorkersPass begun = {.samples = pass->order == NULL ? loader->order.count : pass->order_count,
                          .draws = {pass->epoch, pass->evaluate},
                          .first_batch = pass->first_batch};
@@ -219,19 +218,14 @@ Status loader_begin(Loader *loader, const LoaderPass *pass) {
         FAIL(STATUS_ARGUMENT, "batch %llu is beyond the epoch's %llu batches", (unsigned long long)pass->first_batch,
              (unsigned long long)loader_batches_of(loader, begun.samples));
     }
-    TRY_GOTO(memory_alloc((size_t)begun.samples, sizeof *begun.ids, &begun.ids));
+    if (pass->order != NULL) TRY(check_ids(loader, pass->order, pass->order_count, "order"));
+    TRY(loader_workers_room(loader->workers, begun.samples, &begun.ids));
     if (pass->order == NULL) {
-        TRY_GOTO(loader_traversal_make(&loader->order, pass->epoch, pass->sequential, begun.ids));
+        TRY(loader_traversal_make(&loader->order, pass->epoch, pass->sequential, begun.ids));
     } else {
-        TRY_GOTO(check_ids(loader, pass->order, pass->order_count, "order"));
         memcpy(begun.ids, pass->order, (size_t)pass->order_count * sizeof *begun.ids);
     }
-    WorkersPass handed = begun;
-    begun.ids = NULL;
-    TRY_GOTO(loader_workers_begin(loader->workers, handed));
-done:
-    memory_free(begun.ids);
-    return status;
+    return loader_workers_begin(loader->workers, begun);
 }
 
 Status loader_next(Loader *loader, LoaderPoll poll, void *context, LoaderBatch **out) {

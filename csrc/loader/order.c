@@ -1,37 +1,41 @@
 /* Shuffles, and where the batches of an order begin: nothing here knows a file. */
 #include "loader/order.h"
 
+#include "base/cpu.h"
 #include "base/philox.h"
+#include "loader/draws.h"
 
-/* One list of draws: draw i takes half of a counter's four words, so that two draws cost one counter. */
-typedef struct Draws {
-    uint64_t seed;
-    uint32_t epoch, index;
-    uint64_t counter; /* that `random` holds; UINT64_MAX: none */
-    Philox4 random;
-} Draws;
-
-/* Uniform in [0, n), bias below n / 2^64. */
-static uint64_t draw_below(Draws *draws, uint64_t i, uint64_t n) {
-    if (draws->counter != i / 2) {
-        draws->counter = i / 2;
-        draws->random = philox_at(draws->seed, draws->epoch, i / 2, PHILOX_ORDER, draws->index);
+static void draw_scalar(const LoaderDraws *draws, uint64_t first, uint64_t groups, uint64_t *out) {
+    for (uint64_t i = first; i < first + groups * LOADER_DRAWS_GROUP; i++, out += 2) {
+        const Philox4 random = philox_at(draws->seed, draws->epoch, i, PHILOX_ORDER, draws->index);
+        out[0] = (uint64_t)random.word[1] << 32 | random.word[0];
+        out[1] = (uint64_t)random.word[3] << 32 | random.word[2];
     }
-    const uint32_t *word = draws->random.word + 2 * (i % 2);
-    uint64_t wide = (uint64_t)word[1] << 32 | word[0];
-    return (uint64_t)(((unsigned __int128)wide * n) >> 64);
 }
 
-/* Fisher and Yates, from the end. The places to swap with do not depend on what lies there: they are
- * drawn in blocks and fetched ahead, which hides the memory's latency. */
+static LoaderDrawsKernel best_kernel(void) {
+#if defined(__x86_64__)
+    if (cpu_features()->avx2) return loader_draws_avx2;
+#endif
+    return draw_scalar;
+}
+
+/* Uniform in [0, n), bias below n / 2^64. */
+static uint64_t below(uint64_t draw, uint64_t n) { return (uint64_t)(((unsigned __int128)draw * n) >> 64); }
+
+/* Fisher and Yates, from the end; item i takes draw i. The places to swap with do not depend on what lies there: they
+ * are drawn in blocks and fetched ahead, which hides the memory's latency. */
 void loader_shuffle(uint64_t *items, uint64_t first, uint64_t last, uint64_t seed, uint32_t epoch, LoaderShuffle what) {
-    enum { BLOCK = 128 };
-    Draws draws = {.seed = seed, .epoch = epoch, .index = (uint32_t)what, .counter = UINT64_MAX};
-    uint64_t other[BLOCK];
+    enum { GROUPS = 9, DRAWS = GROUPS * 2 * LOADER_DRAWS_GROUP, BLOCK = DRAWS - 2 };
+    const LoaderDraws draws = {seed, epoch, (uint32_t)what};
+    const LoaderDrawsKernel draw = best_kernel();
+    uint64_t drawn[DRAWS], other[BLOCK];
     while (last > first + 1) {
-        uint64_t count = last - first - 1 < BLOCK ? last - first - 1 : BLOCK;
+        const uint64_t count = last - first - 1 < BLOCK ? last - first - 1 : BLOCK;
+        const uint64_t counter = (last - count) / 2, end = (last - 1) / 2 + 1;
+        draw(&draws, counter, (end - counter + LOADER_DRAWS_GROUP - 1) / LOADER_DRAWS_GROUP, drawn);
         for (uint64_t k = 0; k < count; k++) {
-            other[k] = first + draw_below(&draws, last - 1 - k, last - k - first);
+            other[k] = first + below(drawn[last - 1 - k - 2 * counter], last - k - first);
             __builtin_prefetch(&items[other[k]], 1);
         }
         for (uint64_t k = 0; k < count; k++, last--) {

@@ -306,8 +306,6 @@ static void end_pass(Workers *workers) {
         loader_batch_release(flight->batch);
         flight->batch = NULL;
     }
-    memory_free(workers->pass.ids);
-    workers->pass.ids = NULL;
 }
 
 void loader_workers_stop(Workers *workers) {
@@ -318,13 +316,21 @@ void loader_workers_stop(Workers *workers) {
     pthread_mutex_unlock(&workers->mutex);
 }
 
+Status loader_workers_room(Workers *workers, uint64_t samples, uint64_t **out) {
+    loader_workers_stop(workers);
+    if (workers->pass.ids == NULL || workers->pass.samples != samples) {
+        memory_free(workers->pass.ids);
+        workers->pass.ids = NULL;
+        TRY(memory_alloc((size_t)samples, sizeof **out, &workers->pass.ids));
+        workers->pass.samples = samples;
+    }
+    *out = workers->pass.ids;
+    return STATUS_OK;
+}
+
 Status loader_workers_begin(Workers *workers, WorkersPass pass) {
     loader_workers_stop(workers);
-    Status status = start_workers(workers);
-    if (status != STATUS_OK) {
-        memory_free(pass.ids);
-        return status;
-    }
+    TRY(start_workers(workers));
     pthread_mutex_lock(&workers->mutex);
     workers->pass = pass;
     workers->batches = loader_split_batches(&workers->config.split, pass.samples);

@@ -20,7 +20,7 @@ typedef struct WorkersConfig {
 } WorkersConfig;
 
 typedef struct WorkersPass {
-    uint64_t *ids; /* of the whole epoch, all ranks; the workers take ownership, also on failure */
+    uint64_t *ids; /* from loader_workers_room: of the whole epoch, all ranks */
     uint64_t samples;
     PipelineDraws draws;
     uint64_t first_batch;
@@ -28,6 +28,10 @@ typedef struct WorkersPass {
 
 Status loader_workers_create(const WorkersConfig *config, Workers **out);
 void loader_workers_destroy(Workers *workers); /* joins the workers; NULL does nothing */
+
+/* Room for the samples of a pass, which the workers own: that of the pass before, which is stopped, where it fits,
+ * since the system takes longer to give memory than an order takes to be drawn. */
+Status loader_workers_room(Workers *workers, uint64_t samples, uint64_t **out);
 
 /* Starts a pass, after stopping the one under way; the first call starts the threads. */
 Status loader_workers_begin(Workers *workers, WorkersPass pass);
