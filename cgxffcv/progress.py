@@ -54,7 +54,7 @@ def _notebook_bar(label: str, total: float, begun: float) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a widget would be prettier
         from tqdm.auto import tqdm
-    shown = "{desc} {percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]"
+    shown = "{desc} {percentage:3.0f}% |{bar}| {unit} [{elapsed}<{remaining}]"
     return tqdm(desc=label, total=total, initial=begun, bar_format=shown)
 
 
@@ -118,20 +118,20 @@ class Progress:
             self._tqdm = _notebook_bar(self.label, self.total, self._begun)
         self._tqdm.total, self._tqdm.n = self.total, done
         self._tqdm.set_description_str(self.label, refresh=False)
-        self._tqdm.set_postfix_str(text, refresh=False)
+        self._tqdm.unit = text
         self._tqdm.refresh()
         if final:
             self._tqdm.close()
             self._tqdm = None
 
     def _draw(self, done: float, text: str, final: bool) -> None:
-        if self.mode == "notebook":
+        if self.mode == "notebook" and not (final and self._tqdm is None):  # a line says what was done at once
             self._draw_tqdm(done, text, final)
             return
         share = min(done / self.total, 1.0) if self.total else 1.0
         left = "" if final or not math.isfinite(self.eta(done)) else f"  ETA {duration(self.eta(done))}"
         line = f"{self.label} {share:4.0%}  {text}{left}".rstrip()
-        if self.mode == "lines":
+        if self.mode != "bar":
             self.stream.write(line + "\n")
         else:
             columns = (terminal_columns(self.stream) or FALLBACK_COLUMNS) - 1

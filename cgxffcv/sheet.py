@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PNG = b"\x89PNG\r\n\x1a\n"
 WHITE, GAP = 255, 2
+SHOWN = 400  # pixels across a notebook's sheet
 
 
 def png(image: np.ndarray) -> bytes:
@@ -41,7 +42,8 @@ def thumbnail(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def contact_sheet(reader: Reader, field: str | None = None, count: int = 64, side: int = 96) -> np.ndarray:
-    """Images of samples at even distances, row after row. field: by default the first that holds images.
+    """Images of samples at even distances, row after row, each within side x side, in cells that are as large as the
+    largest of them needs. field: by default the first that holds images.
 
     Raises:
         ValueError: there are no images. BetonError: one cannot be read.
@@ -56,10 +58,10 @@ def contact_sheet(reader: Reader, field: str | None = None, count: int = 64, sid
     if count < 1:
         raise ValueError(f"{reader.path} has no samples to show")
     columns = int(np.ceil(np.sqrt(count)))
-    cell = side + GAP
+    smalls = [thumbnail(reader.value(place * len(reader) // count, field), side) for place in range(count)]
+    cell = max(max(small.shape[:2]) for small in smalls) + GAP
     sheet = np.full((-(-count // columns) * cell, columns * cell, 3), WHITE, np.uint8)
-    for place in range(count):
-        small = thumbnail(reader.value(place * len(reader) // count, field), side)
+    for place, small in enumerate(smalls):
         y, x = place // columns * cell, place % columns * cell
         sheet[y : y + small.shape[0], x : x + small.shape[1]] = small
     return sheet
@@ -73,5 +75,7 @@ def as_html(told: str, reader: Reader | None) -> str:
     except ValueError:  # BetonError is one: what cannot be read is told when it is read
         sheet = None
     if sheet is not None:
-        parts.append(f'<img src="data:image/png;base64,{base64.b64encode(png(sheet)).decode()}"/>')
+        zoom = max(1, SHOWN // sheet.shape[1])  # tiny pictures are shown larger
+        look = f'width="{zoom * sheet.shape[1]}" style="image-rendering: pixelated"'
+        parts.append(f'<img {look} src="data:image/png;base64,{base64.b64encode(png(sheet)).decode()}"/>')
     return "".join(parts)

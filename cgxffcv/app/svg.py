@@ -1,4 +1,4 @@
-"""Charts as SVG text, to stand in a page: curves, and bars of shares."""
+"""Charts as SVG text, to stand in a page or a notebook: curves, and bars of shares."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["COLOURS", "Curve", "chart", "shares", "ticks"]
+__all__ = ["COLOURS", "Curve", "Figure", "chart", "shares", "ticks"]
 
 COLOURS = ("#2f6fde", "#e0663b", "#2a9d6f", "#9055c7", "#b8900f", "#d6437e", "#3aa0c4", "#7a7a7a")
 WIDTH, HEIGHT = 560, 320
@@ -128,6 +128,23 @@ def chart(
     label = html.escape(f"{y_label} by {x_label}")
     head = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{label}">'
     return head + "".join(parts) + "</svg>"
+
+
+class Figure:
+    """A chart and the names of its curves, which a notebook shows by itself; the arguments are those of `chart`."""
+
+    def __init__(self, curves: Sequence[Curve], x_label: str, y_label: str, **options: bool) -> None:
+        self.curves = tuple(curves)
+        self.svg = chart(self.curves, x_label, y_label, **options)
+
+    def _repr_html_(self) -> str:
+        names = "".join(
+            f'<span style="margin-left: 18px"><span style="color: {curve.colour}">&#9644;</span> '
+            f"{html.escape(curve.name)}</span>"
+            for curve in self.curves
+        )
+        style = f"max-width: {WIDTH}px; font: 12px sans-serif; fill: currentColor"
+        return f'<div style="{style}">{self.svg}<div>{names}</div></div>'
 
 
 def shares(parts: Sequence[tuple[str, float]], shown: Sequence[str]) -> str:

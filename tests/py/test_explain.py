@@ -82,6 +82,13 @@ def test_contact_sheet(path):
     assert thumbnail(images()[0], 99) is not None and thumbnail(images()[0], 99).shape == images()[0].shape
 
 
+def test_a_sheet_of_tiny_images_has_tiny_cells_and_is_shown_larger(path):
+    with Reader(path) as reader:
+        sheet = contact_sheet(reader, count=16)
+        assert sheet.shape == (4 * (31 + GAP), 4 * (31 + GAP), 3)
+        assert f'width="{3 * sheet.shape[1]}"' in reader._repr_html_()
+
+
 def test_what_notebooks_show(path):
     with Reader(path) as reader:
         shown = reader._repr_html_()

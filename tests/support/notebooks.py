@@ -1,0 +1,70 @@
+"""Runs a notebook from its first cell to its last, in a kernel where nbclient is installed, else as a script."""
+
+import ast
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from checkout import environ
+
+HAS_KERNEL = all(find_spec(name) is not None for name in ("nbclient", "ipykernel"))
+
+# What the notebooks take of IPython, for where it is not installed. A value is asked for what a notebook would show.
+STAND_IN = """
+class HTML:
+    def __init__(self, data):
+        self._data = data
+    def _repr_html_(self):
+        return self._data
+class Handle:
+    def update(self, value):
+        display(value)
+def display(value, display_id=None):
+    print(value._repr_html_() if hasattr(value, "_repr_html_") else repr(value))
+    return Handle()
+"""
+
+
+def cells(path):
+    notebook = json.loads(Path(path).read_text())
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def _as_script(code):
+    """A cell whose last value is displayed."""
+    tree = ast.parse(code)
+    if isinstance(tree.body[-1], ast.Expr):
+        tree.body[-1].value = ast.Call(ast.Name("display"), [tree.body[-1].value], [])
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def _in_kernel(path, folder, limit):
+    import nbclient
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=limit, resources={"metadata": {"path": str(folder)}}).execute(
+        env=environ()
+    )
+    told = []
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        told += [output["text"]] if output.output_type == "stream" else output["data"].values()
+    return "\n".join(told)
+
+
+def execute(path, folder, limit=240):
+    """Everything that the notebook shows, as one text; folder: an empty one to work in. Fails where a cell does."""
+    if HAS_KERNEL:
+        return _in_kernel(path, folder, limit)
+    (folder / "IPython").mkdir()
+    (folder / "IPython/__init__.py").touch()
+    (folder / "IPython/display.py").write_text(STAND_IN)
+    script = folder / "notebook.py"
+    script.write_text("\n".join(["from IPython.display import display", *map(_as_script, cells(path))]))
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=limit, env=environ(folder), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
