@@ -77,7 +77,8 @@ class Loader:
             mapping in any case).
         ids: each batch ends with its sample numbers, int64, shape (batch,).
         evaluate: random operations are neutral: no flip, no shift, the central crop, no hole.
-        page_locked: the number of a GPU, which can then copy batches beside its work; None: ordinary memory.
+        page_locked: the number of a GPU, which can then copy batches beside its work; None: that of a pipeline's
+            ToDevice, if there is one; False: ordinary memory.
         arrays: "torch" or "numpy": what fields without a pipeline give; None: tensors if the program uses torch.
         on_error: "raise" ends the pass at a sample that is damaged; "zero" makes a damaged JPEG image black before what
             follows in the pipeline, and counts it (stats()["blanked"]); "skip" leaves out a sample of which the workers
@@ -111,7 +112,7 @@ class Loader:
         resident: bool = False,
         ids: bool = False,
         evaluate: bool = False,
-        page_locked: int | None = None,
+        page_locked: int | bool | None = None,
         arrays: str | None = None,
         on_error: str = "raise",
     ):

@@ -119,6 +119,14 @@ class Plan:
         self.order_option, source, self.window = choose_order(order, kwargs, loader)
         self.own_order = None if source is None else OwnOrder(source, self.chosen, self.core.in_file)
 
+    def choose_page_locked(self) -> int | None:
+        """The GPU for which batches lie in page-locked memory: the one given, or the first to which a pipeline moves
+        them."""
+        given = self.arguments["page_locked"]
+        moves = (output.gpu for output in self.outputs if output.gpu is not None)
+        self.page_locked = next(moves, None) if given is None else None if given is False else given
+        return self.page_locked
+
     def compile(self) -> list[Output]:
         fields, path_of = self.core.fields(), self.sources.path_of
         dtypes = self.core.dtypes()
@@ -151,7 +159,7 @@ class Plan:
             read_ahead=not self.os_cache,
             blank_damaged=self.on_error == "zero",
             skip_damaged=self.on_error == "skip",
-            page_locked=self.arguments["page_locked"],
+            page_locked=self.choose_page_locked(),
         )
         self.batches_ahead = self.core.stats()["batches_ahead"]
         if self.own_order is None and self.num_samples > 0 and self.core.batches(self.num_samples) == 0:

@@ -57,6 +57,12 @@ class Output:
     steps: list[Callable] = field(default_factory=list)
     worker: list[Any] = field(default_factory=list)  # decoder and transforms that the core carries out
 
+    @property
+    def gpu(self) -> int | None:
+        """Where its first ToDevice moves the batches, if that is a GPU of this machine."""
+        steps = (getattr(step, "step", None) for step in self.steps)
+        return next((step.gpu for step in steps if isinstance(step, tf.ToDevice)), None)
+
     def finish(self, arrays: Sequence, ids, when: Pass) -> Any:
         value = arrays[0] if len(arrays) == 1 else tuple(arrays)
         with without_gradients() if self.steps else contextlib.nullcontext():

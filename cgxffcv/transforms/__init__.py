@@ -11,7 +11,7 @@ import operator
 from typing import Any
 
 import numpy as np
-from _cgxffcv import IMAGE_TYPES, tensor_of_buffer
+from _cgxffcv import IMAGE_TYPES, devices, tensor_of_buffer
 
 from cgxffcv.decoders import RandomResizedCropRGBImageDecoder
 from cgxffcv.device import check
@@ -158,7 +158,8 @@ def gpu_number(device: str) -> int:
 class ToDevice(Transform):
     """Moves the batch to a device: a name, a torch.device, or the number of a GPU. Torch tensors go wherever torch can.
     Where torch is not installed, NumPy arrays go to a GPU as the last step of a pipeline, wherever this one stands in
-    it, and become arrays with DLPack (`cupy.from_dlpack(batch)`)."""
+    it, and become arrays with DLPack (`cupy.from_dlpack(batch)`). The Loader's batches then lie in page-locked memory,
+    from which a GPU copies beside its work, unless its `page_locked` says otherwise."""
 
     def __init__(self, device, non_blocking: bool = True):
         self.device = device_name(device)
@@ -167,6 +168,13 @@ class ToDevice(Transform):
 
     def _arguments(self) -> str:
         return f"{self.device!r}, non_blocking={self.non_blocking}"
+
+    @property
+    def gpu(self) -> int | None:
+        """The number of the GPU; None if it is none of those that the core sees."""
+        kind, _, number = self.device.partition(":")
+        known = kind == "cuda" and int(number or 0) < len(devices())
+        return int(number or 0) if known else None
 
     @property
     def comes_last(self) -> bool:

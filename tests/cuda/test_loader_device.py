@@ -26,7 +26,7 @@ def path(tmp_path):
     return tiny_beton.write(tmp_path / "a.beton", fields)
 
 
-@pytest.mark.parametrize("page_locked", [None, 0])
+@pytest.mark.parametrize("page_locked", [None, 0, False])
 def test_batches(path, page_locked):
     steps = [SimpleRGBImageDecoder(), tf.RandomHorizontalFlip(), tf.RandomContrast(0.5)]
     finish = [tf.ToTensor(), tf.ToDevice(0), tf.ToTorchImage(), tf.Convert(np.float16)]
@@ -37,9 +37,17 @@ def test_batches(path, page_locked):
         want = [[array.copy() for array in batch] for batch in loader]
     moved = {"image": [*steps, *finish], "label": labels}
     with Loader(path, 5, pipelines=moved, page_locked=page_locked, **options) as loader:
+        assert loader.page_locked is (None if page_locked is False else 0)
         kept = list(loader)
         gc.collect()
     for batch, arrays in zip(kept, want, strict=True):
         for there, array in zip(batch, arrays, strict=True):
             assert there.__dlpack_device__() == (2, 0) and there.dtype == array.dtype.name
             np.testing.assert_array_equal(there.copy(-1).numpy(), array)
+
+
+def test_batches_that_stay_are_not_page_locked(path):
+    with Loader(path, 5, pipelines={"label": [IntDecoder(), tf.ToDevice("cpu")]}) as loader:
+        assert loader.page_locked is None
+        loader.pipelines = {"label": [IntDecoder(), tf.ToDevice("cuda")]}
+        assert next(iter(loader))[1].__dlpack_device__() == (2, 0) and loader.page_locked == 0
