@@ -11,7 +11,7 @@
 
 static AllreduceType wide_type_of(AllreduceType type) { return type <= ALLREDUCE_BF16 ? ALLREDUCE_F32 : type; }
 
-/* ---- chunks, slices, segments ---- */
+/* ---- chunks, slices, spans ---- */
 
 /* The map in the making: the first pass only counts, the second writes. */
 typedef struct Cut {
@@ -22,15 +22,15 @@ typedef struct Cut {
     uint64_t slot_bytes; /* of a slice at most */
     /* where the walk over the buckets stands */
     int layer;
-    int64_t slices, segments, values;
+    int64_t slices, spans, values;
     WireSlice open; /* the slice being filled; no elements: none */
     /* NULL while counting */
     WireChunk *chunk;
     WireSlice *slice;
-    WireSegment *segment;
+    WireSpan *span;
 } Cut;
 
-static uint64_t segment_bytes(const Cut *cut, const WireLayer *layer, int64_t elems) {
+static uint64_t span_bytes(const Cut *cut, const WireLayer *layer, int64_t elems) {
     if (!layer->raw) return quantize_wire_bytes(&layer->spec, elems);
     uint64_t bytes = (uint64_t)elems * allreduce_type_bytes(cut->raw_type);
     return round_up(bytes, QUANTIZE_PIECE_ALIGNMENT);
@@ -44,14 +44,14 @@ static void close_slice(Cut *cut) {
 }
 
 /* Adds elements of one layer, from `first` on, to the open slice. */
-static void add_segment(Cut *cut, int layer, int64_t first, int64_t elems) {
+static void add_span(Cut *cut, int layer, int64_t first, int64_t elems) {
     const WireLayer *of = &cut->table->layers[layer];
     WireSlice *open = &cut->open;
     if (open->elems == 0) {
-        *open = (WireSlice){.first = first, .first_value = cut->values, .segment = cut->segments};
+        *open = (WireSlice){.first = first, .first_value = cut->values, .span = cut->spans};
     }
     int64_t bucket = (first - of->first) / of->spec.bucket_size;
-    WireSegment segment = {
+    WireSpan span = {
         .layer = layer,
         .first = first,
         .elems = elems,
@@ -59,15 +59,15 @@ static void add_segment(Cut *cut, int layer, int64_t first, int64_t elems) {
         .values = of->raw ? elems : quantize_values(&of->spec, elems),
         .quad = of->quad + (uint64_t)bucket * wire_bucket_quads(of),
         .offset = open->bytes,
-        .bytes = (uint32_t)segment_bytes(cut, of, elems),
+        .bytes = (uint32_t)span_bytes(cut, of, elems),
     };
-    if (cut->segment != NULL) cut->segment[cut->segments] = segment;
-    cut->segments++;
-    open->segments++;
+    if (cut->span != NULL) cut->span[cut->spans] = span;
+    cut->spans++;
+    open->spans++;
     open->elems += elems;
-    open->values += segment.values;
-    cut->values += segment.values;
-    open->bytes += segment.bytes;
+    open->values += span.values;
+    cut->values += span.values;
+    open->bytes += span.bytes;
 }
 
 /* How many buckets of a layer fit into `room` elements and `bytes` bytes; each of `left` is whole but the last. */
@@ -77,7 +77,7 @@ static int64_t buckets_that_fit(const Cut *cut, const WireLayer *layer, int64_t 
     while (low < high) {
         int64_t middle = low + (high - low + 1) / 2, elems = middle * layer->spec.bucket_size;
         if (elems > elems_left) elems = elems_left;
-        bool fits = elems <= room && segment_bytes(cut, layer, elems) <= bytes;
+        bool fits = elems <= room && span_bytes(cut, layer, elems) <= bytes;
         if (fits) {
             low = middle;
         } else {
@@ -101,7 +101,7 @@ static Status add_buckets(Cut *cut, int index, int64_t from, int64_t to) {
         }
         if (count == 0) {
             int64_t one = end - at < size ? end - at : size;
-            uint64_t bytes = segment_bytes(cut, layer, one);
+            uint64_t bytes = span_bytes(cut, layer, one);
             if (bytes > cut->slot_bytes) {
                 FAIL(STATUS_ARGUMENT,
                      "a bucket of %lld elements takes %llu bytes, and a slot of this communicator holds %llu: use a "
@@ -111,7 +111,7 @@ static Status add_buckets(Cut *cut, int index, int64_t from, int64_t to) {
             count = 1;
         }
         int64_t stop = (from + count) * size < end ? (from + count) * size : end;
-        add_segment(cut, index, layer->first + at, stop - at);
+        add_span(cut, index, layer->first + at, stop - at);
         from += count;
     }
     return STATUS_OK;
@@ -141,7 +141,7 @@ static int64_t share(int64_t count, int i, int parts) { return count / parts * i
 
 static Status cut_all(Cut *cut) {
     int64_t buckets = cut->table->buckets;
-    cut->slices = cut->segments = cut->values = 0;
+    cut->slices = cut->spans = cut->values = 0;
     cut->layer = 0;
     for (int o = 0; o < cut->outer; o++) {
         int64_t base = share(buckets, o, cut->outer), size = share(buckets, o + 1, cut->outer) - base;
@@ -195,7 +195,7 @@ static WireMap measure_map(const Cut *cut, const AllreduceOptions *options, doub
                    .layers = cut->table->count,
                    .chunks = cut->outer * cut->inner,
                    .slices = cut->slices,
-                   .segments = cut->segments,
+                   .spans = cut->spans,
                    .elems = cut->table->elems,
                    .buckets = cut->table->buckets,
                    .any_quantized = cut->table->any_quantized,
@@ -207,7 +207,7 @@ static WireMap measure_map(const Cut *cut, const AllreduceOptions *options, doub
     map.layers_at = place(&map.bytes, map.layers, sizeof(WireLayer));
     map.chunks_at = place(&map.bytes, map.chunks, sizeof(WireChunk));
     map.slices_at = place(&map.bytes, map.slices, sizeof(WireSlice));
-    map.segments_at = place(&map.bytes, map.segments, sizeof(WireSegment));
+    map.spans_at = place(&map.bytes, map.spans, sizeof(WireSpan));
     return map;
 }
 
@@ -246,7 +246,7 @@ Status allreduce_map_create(const Comm *comm, const WireTable *table, const Allr
     memcpy(block + map.layers_at, table->layers, (size_t)table->count * sizeof *table->layers);
     cut.chunk = (WireChunk *)(block + map.chunks_at);
     cut.slice = (WireSlice *)(block + map.slices_at);
-    cut.segment = (WireSegment *)(block + map.segments_at);
+    cut.span = (WireSpan *)(block + map.spans_at);
     TRY_GOTO(cut_all(&cut));
     sum_up(&map, &cut);
     memcpy(block, &map, sizeof map);

@@ -1,5 +1,5 @@
 /* How a run is cut for the wire: layers into buckets, buckets into chunks, chunks into slices that fit a slot and a
- * cache, slices into segments of one layer. Made once, the same on every rank; docs/WIRE.md. Private to this folder. */
+ * cache, slices into spans of one layer. Made once, the same on every rank; docs/WIRE.md. Private to this folder. */
 #ifndef CGXFFCV_ALLREDUCE_MAP_H
 #define CGXFFCV_ALLREDUCE_MAP_H
 
@@ -30,28 +30,28 @@ typedef struct WireChunk {
 typedef struct WireSlice {
     int64_t first, elems;
     int64_t first_value, values; /* of those of all slices */
-    int64_t segment;             /* the first of them */
-    int segments;
+    int64_t span;                /* the first of them */
+    int spans;
     uint32_t bytes;
     uint64_t at; /* bytes of the slices before it */
 } WireSlice;
 
 /* A run of buckets of one layer inside a slice. */
-typedef struct WireSegment {
+typedef struct WireSpan {
     int layer;
     int64_t first, elems; /* in the flat buffer */
     int64_t first_value, values;
     uint64_t quad;
     uint32_t offset, bytes; /* in the slice */
-} WireSegment;
+} WireSpan;
 
 /* One block of memory without pointers, which can be copied to wherever somebody walks it: this, and behind it the
  * arrays, each so many bytes from here as its `_at` says. */
 typedef struct WireMap {
     size_t bytes; /* of the block */
-    size_t layers_at, chunks_at, slices_at, segments_at;
+    size_t layers_at, chunks_at, slices_at, spans_at;
     int layers, chunks;
-    int64_t slices, segments;
+    int64_t slices, spans;
     int64_t elems, buckets;
     bool any_quantized, any_domain; /* of a layer's codec, and then sums cannot lie where the elements do */
     AllreduceType type, wide_type;  /* of the buffer; of sums: float32 for the three types that can be quantised, else
@@ -74,8 +74,8 @@ static inline const WireSlice *wire_slice(const WireMap *map, int64_t index) {
     return (const WireSlice *)((const char *)map + map->slices_at) + index;
 }
 
-static inline const WireSegment *wire_segment(const WireMap *map, int64_t index) {
-    return (const WireSegment *)((const char *)map + map->segments_at) + index;
+static inline const WireSpan *wire_span(const WireMap *map, int64_t index) {
+    return (const WireSpan *)((const char *)map + map->spans_at) + index;
 }
 
 /* Whether sums can lie where the elements do. */

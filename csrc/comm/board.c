@@ -79,7 +79,7 @@ static Status post(const Round *round, const void *mine) {
     if (round->bytes > 0) memcpy(board->data, mine, round->bytes);
     atomic_store_explicit(&board->round, comm->round, memory_order_release);
     for (int seat = 0; seat < comm->segment.seats; seat++) {
-        if (seat != comm->segment.seat) comm_segment_ring(&comm->segment, seat);
+        if (seat != comm->segment.seat) comm_segment_wake(&comm->segment, seat);
     }
     return comm->net == NULL ? STATUS_OK : post_remote(round, mine);
 }

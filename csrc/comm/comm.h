@@ -8,7 +8,7 @@
  * per communicator: comm_begin refuses a second one. Only comm_abort may come from any thread at any time. All ranks
  * make the same calls in the same order.
  *
- * Streams. Each rank owns a small ring of slots (comm_slots of comm_slot_bytes each). A producer acquires a slot, fills
+ * Streams. Each rank owns a small pool of slots (comm_slots of comm_slot_bytes each). A producer acquires a slot, fills
  * it in place, and publishes it to one rank or to several (write once, read many); its readers get a pointer to the
  * very bytes, and the slot is free again when the last of them has released it. A stream is (from, to, lane): its
  * slices arrive whole, in the order of publication; streams know nothing of each other. A rank may publish to itself.
@@ -131,7 +131,7 @@ typedef struct CommSlice {
     uint32_t token; /* private */
 } CommSlice;
 
-/* Takes a free slot of this rank's ring. *got says whether there was one. */
+/* Takes a free slot of this rank's pool. *got says whether there was one. */
 Status comm_try_acquire(Comm *comm, CommSlot *slot, bool *got);
 Status comm_acquire(Comm *comm, CommSlot *slot);
 /* Gives an acquired slot back unpublished. */

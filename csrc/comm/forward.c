@@ -17,7 +17,7 @@
 #include "base/memory.h"
 #include "comm/internal.h"
 
-#define RING (UINT32_C(1) << 17)
+#define MOST_PARCELS (UINT32_C(1) << 17)
 #define LETTER_ALIGNMENT 16
 #define LANE 0
 #define NO_FLAG UINT32_MAX /* more of this parcel follows */
@@ -248,10 +248,10 @@ static void *forward_main(void *context) {
 
 /* ---- making ---- */
 
-static Status make_ring(CommForward *f) {
-    TRY(device_host_alloc(RING * sizeof *f->post.parcels, &f->post.parcels));
-    memset(f->post.parcels, 0, RING * sizeof *f->post.parcels);
-    f->post.mask = RING - 1;
+static Status make_post(CommForward *f) {
+    TRY(device_host_alloc(MOST_PARCELS * sizeof *f->post.parcels, &f->post.parcels));
+    memset(f->post.parcels, 0, MOST_PARCELS * sizeof *f->post.parcels);
+    f->post.mask = MOST_PARCELS - 1;
     TRY(device_alloc(sizeof *f->post.next, &f->post.next));
     TRY(device_fill(f->post.next, 0, sizeof *f->post.next, NULL));
     return device_stream_synchronize(NULL);
@@ -261,7 +261,7 @@ static Status make_ring(CommForward *f) {
 static Status start(CommForward *f) {
     f->comm->hooks = (CommHooks){0};
     TRY(memory_calloc((size_t)f->comm->size, sizeof *f->envelopes, &f->envelopes));
-    TRY(make_ring(f));
+    TRY(make_post(f));
     TRY_PTHREAD(pthread_create(&f->thread, NULL, forward_main, f));
     f->started = true;
     return STATUS_OK;

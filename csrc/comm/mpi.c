@@ -41,7 +41,7 @@ typedef struct MpiWindow {
     unsigned char *memory; /* owned, count frames */
     size_t got[WINDOW_MAX];
     bool done[WINDOW_MAX];
-    int posted[WINDOW_MAX], first, posted_count; /* frames in the order of posting, a ring */
+    int posted[WINDOW_MAX], first, posted_count; /* frames in the order of posting, circular */
     int held;
 } MpiWindow;
 

@@ -131,7 +131,7 @@ static Status take_seat(CommSegment *s, int seat) {
     if (!atomic_compare_exchange_strong(&mine->state, &empty, SEAT_TAKEN)) {
         FAIL(STATUS_ARGUMENT, "rank %d of this shared segment is taken already", seat);
     }
-    comm_segment_ring_all(s);
+    comm_segment_wake_all(s);
     return STATUS_OK;
 }
 
@@ -187,7 +187,7 @@ void comm_segment_close(CommSegment *s, bool keep_mapping) {
     if (s->base == NULL) return;
     if (atomic_load(&comm_segment_seat(s, s->seat)->pid) == (int)getpid()) {
         atomic_store(&comm_segment_seat(s, s->seat)->state, SEAT_LEFT);
-        comm_segment_ring_all(s);
+        comm_segment_wake_all(s);
     }
     if (s->mapped && !keep_mapping) munmap(s->base, s->bytes);
     s->base = NULL;
@@ -197,20 +197,20 @@ static long futex(_Atomic uint32_t *word, int operation, uint32_t value, const s
     return syscall(SYS_futex, (void *)word, operation, value, timeout, NULL, 0);
 }
 
-void comm_segment_ring(const CommSegment *s, int seat) {
+void comm_segment_wake(const CommSegment *s, int seat) {
     Seat *to = comm_segment_seat(s, seat);
     atomic_fetch_add(&to->doorbell, 1);
     if (atomic_load(&to->sleeping) != 0) futex(&to->doorbell, FUTEX_WAKE, 1, NULL);
 }
 
-void comm_segment_ring_all(const CommSegment *s) {
-    for (int seat = 0; seat < s->seats; seat++) comm_segment_ring(s, seat);
+void comm_segment_wake_all(const CommSegment *s) {
+    for (int seat = 0; seat < s->seats; seat++) comm_segment_wake(s, seat);
 }
 
 bool comm_segment_sleep(const CommSegment *s, uint32_t seen, int64_t ns) {
     Seat *mine = comm_segment_seat(s, s->seat);
     struct timespec limit = {.tv_sec = ns / CLOCK_NS_PER_SECOND, .tv_nsec = ns % CLOCK_NS_PER_SECOND};
-    /* Sequentially consistent, as the ring is: either the ringer sees the flag or this sees the new number. */
+    /* Sequentially consistent, as the waking is: either the waker sees the flag or this sees the new number. */
     atomic_store(&mine->sleeping, 1);
     long result = 0;
     if (atomic_load(&mine->doorbell) == seen) result = futex(&mine->doorbell, FUTEX_WAIT, seen, &limit);
@@ -231,7 +231,7 @@ bool comm_segment_abort(const CommSegment *s, const AbortRecord *record) {
     header->abort.operation[sizeof record->operation - 1] = '\0';
     header->abort.message[sizeof record->message - 1] = '\0';
     atomic_store(&header->abort_state, ABORT_SET);
-    comm_segment_ring_all(s);
+    comm_segment_wake_all(s);
     return true;
 }
 

@@ -131,9 +131,9 @@ static inline uint32_t comm_segment_doorbell(const CommSegment *s) {
     return atomic_load_explicit(&s->seat_array[s->seat].doorbell, memory_order_acquire);
 }
 
-/* Tells that seat that something has changed for it. */
-void comm_segment_ring(const CommSegment *segment, int seat);
-void comm_segment_ring_all(const CommSegment *segment);
+/* Tells that seat, by its doorbell, that something has changed for it. */
+void comm_segment_wake(const CommSegment *segment, int seat);
+void comm_segment_wake_all(const CommSegment *segment);
 
 /* Sleeps until this seat's doorbell differs from `seen`, at most `ns`; false if a signal cut it short. */
 bool comm_segment_sleep(const CommSegment *segment, uint32_t seen, int64_t ns);

@@ -73,7 +73,7 @@ static void enqueue(Comm *comm, int to, int index, size_t bytes, uint64_t tag, i
     uint32_t at = atomic_load_explicit(&queue->published, memory_order_relaxed);
     queue->entry[at % SEGMENT_SLOTS_MAX] = (QueueEntry){.slot = (uint32_t)index, .bytes = (uint32_t)bytes, .tag = tag};
     atomic_store_explicit(&queue->published, at + 1, memory_order_release);
-    comm_segment_ring(&comm->segment, place->seat);
+    comm_segment_wake(&comm->segment, place->seat);
 }
 
 static Status check_publish(const Comm *comm, const CommSlot *slot, size_t bytes, const int *ranks, int count) {
@@ -215,5 +215,5 @@ void comm_release(Comm *comm, const CommSlice *slice) {
     atomic_store_explicit(&queue->released, released + 1, memory_order_relaxed);
     SlotMark *mark = comm_segment_mark(&comm->segment, seat, (int)slice->token);
     if (atomic_fetch_sub_explicit(&mark->readers, 1, memory_order_acq_rel) == 1)
-        comm_segment_ring(&comm->segment, seat);
+        comm_segment_wake(&comm->segment, seat);
 }

@@ -48,7 +48,7 @@ typedef struct CommWindowParcel {
 
 /* Where kernels put parcels. No more than mask + 1 may be on their way. */
 typedef struct CommWindowPost {
-    CommWindowParcel *parcels; /* a ring in mapped host memory */
+    CommWindowParcel *parcels; /* circular, in mapped host memory */
     uint32_t *next;            /* in device memory */
     uint32_t mask;
 } CommWindowPost;

@@ -38,7 +38,7 @@ struct jpeg_entropy_decoder {
 typedef struct Entropy {
     JpegHuffmanTable dc[NUM_HUFF_TBLS], ac[NUM_HUFF_TBLS];
     JpegHuffmanReader reader;
-    const uint8_t *marker, *end; /* borrowed: what ends the segment, and all that there is room for */
+    const uint8_t *marker, *end; /* borrowed: what ends the interval, and all that there is room for */
     int32_t predictions[MAX_COMPS_IN_SCAN];
     uint64_t left;       /* groups of blocks until the scan's end ... */
     uint32_t to_restart; /* ... and until the next restart marker, which is number `restart` */
@@ -52,9 +52,9 @@ struct JpegDecoder {
     Entropy entropy;
     JHUFF_TBL standard[2][NUM_STANDARD]; /* of DC, of AC */
     bool by_library;                     /* entropy decoding */
-    uint8_t *segment;                    /* owned: data between two markers, for `entropy` */
+    uint8_t *interval;                   /* owned: data between two markers, for `entropy` */
     uint8_t *strip;                      /* owned: rows on their way */
-    size_t segment_bytes, strip_bytes;
+    size_t interval_bytes, strip_bytes;
     uint32_t given; /* rows of the region that have gone on their way */
 };
 
@@ -106,9 +106,9 @@ static Status reserve(uint8_t **buffer, size_t *capacity, size_t bytes) {
 
 /* ---- entropy decoding ---- */
 
-static void begin_segment(JpegDecoder *decoder, const uint8_t *at) {
+static void begin_interval(JpegDecoder *decoder, const uint8_t *at) {
     Entropy *entropy = &decoder->entropy;
-    entropy->marker = jpeg_huffman_begin(&entropy->reader, at, entropy->end, decoder->segment);
+    entropy->marker = jpeg_huffman_begin(&entropy->reader, at, entropy->end, decoder->interval);
     entropy->to_restart = decoder->library.restart_interval;
     memset(entropy->predictions, 0, sizeof entropy->predictions);
 }
@@ -122,7 +122,7 @@ static void go_past_restart(JpegDecoder *decoder) {
         leave_saying(&decoder->failure, "a restart marker is not where it belongs");
     }
     entropy->restart = (entropy->restart + 1) % 8;
-    begin_segment(decoder, marker + 2);
+    begin_interval(decoder, marker + 2);
 }
 
 /* The library goes on behind the scan. */
@@ -168,9 +168,9 @@ static void take_over_entropy(JpegDecoder *decoder) {
     }
     entropy->left = (uint64_t)library->MCUs_per_row * library->MCU_rows_in_scan;
     entropy->restart = 0;
-    const size_t room = decoder->segment_bytes - JPEG_HUFFMAN_BEYOND, bytes = library->src->bytes_in_buffer;
+    const size_t room = decoder->interval_bytes - JPEG_HUFFMAN_BEYOND, bytes = library->src->bytes_in_buffer;
     entropy->end = library->src->next_input_byte + (bytes < room ? bytes : room);
-    begin_segment(decoder, library->src->next_input_byte);
+    begin_interval(decoder, library->src->next_input_byte);
     library->client_data = decoder;
     library->entropy->decode_mcu = decode_group;
 }
@@ -264,13 +264,13 @@ Status jpeg_decoder_create(JpegDecoder **out) {
 void jpeg_decoder_destroy(JpegDecoder *decoder) {
     if (decoder == NULL) return;
     jpeg_destroy_decompress(&decoder->library);
-    memory_free(decoder->segment);
+    memory_free(decoder->interval);
     memory_free(decoder->strip);
     memory_free(decoder);
 }
 
 size_t jpeg_decoder_bytes(const JpegDecoder *decoder) {
-    return sizeof *decoder + decoder->segment_bytes + decoder->strip_bytes;
+    return sizeof *decoder + decoder->interval_bytes + decoder->strip_bytes;
 }
 
 void jpeg_decoder_leave_to_library(JpegDecoder *decoder) { decoder->by_library = true; }
@@ -376,7 +376,7 @@ static Status run(JpegDecoder *decoder, const Job *job) {
              wish->height);
     }
     TRY(jpeg_check_scans(job->data, job->size, info));
-    TRY(reserve(&decoder->segment, &decoder->segment_bytes, most_bytes(job) + JPEG_HUFFMAN_BEYOND));
+    TRY(reserve(&decoder->interval, &decoder->interval_bytes, most_bytes(job) + JPEG_HUFFMAN_BEYOND));
     decoder->given = 0;
     if (decodes(decoder, job)) return STATUS_OK;
     if (!decoder->by_library) { /* whose word is the last on streams with faults */

@@ -87,13 +87,13 @@ static bool is_frame(unsigned marker) {
            marker != MARKER_DAC;
 }
 
-static Status parse_frame(const unsigned char *segment, size_t left, unsigned marker, JpegInfo *out) {
+static Status parse_frame(const unsigned char *body, size_t left, unsigned marker, JpegInfo *out) {
     if (marker > MARKER_SOF2) {
         FAIL(STATUS_FORMAT, "JPEG of an unsupported kind (frame marker 0x%02X: %s)", marker,
              marker < MARKER_SOF9 ? "lossless or hierarchical" : "arithmetic coding");
     }
-    if (left < FRAME_BYTES || be16(segment) < FRAME_BYTES) FAIL(STATUS_FORMAT, "JPEG data that ends in its header");
-    unsigned precision = segment[2], height = be16(segment + 3), width = be16(segment + 5), components = segment[7];
+    if (left < FRAME_BYTES || be16(body) < FRAME_BYTES) FAIL(STATUS_FORMAT, "JPEG data that ends in its header");
+    unsigned precision = body[2], height = be16(body + 3), width = be16(body + 5), components = body[7];
     if (precision != 8) FAIL(STATUS_FORMAT, "JPEG of %u bits a sample; only 8 are supported", precision);
     if (width == 0 || height == 0 || width > JPEG_MAX_SIDE || height > JPEG_MAX_SIDE) {
         FAIL(STATUS_FORMAT, "JPEG of %u x %u pixels; sides are 1 to %d", width, height, JPEG_MAX_SIDE);

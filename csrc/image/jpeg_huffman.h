@@ -29,14 +29,14 @@ typedef struct JpegHuffmanTable {
  * symbol of DC above 15. */
 void jpeg_huffman_make(JpegHuffmanTable *table, const uint8_t *counts, const uint8_t *values);
 
-/* A segment: what lies between two markers. */
+/* A restart interval: what lies between two markers of a scan. */
 typedef struct JpegHuffmanReader {
-    const uint8_t *at, *end; /* borrowed, of the room: the next byte, and the segment's end */
+    const uint8_t *at, *end; /* borrowed, of the room: the next byte, and the interval's end */
     uint64_t bits;           /* the next bit on top */
     int count;               /* of them */
 } JpegHuffmanReader;
 
-/* Copies the segment that begins at `at` into `room`, which has as many bytes as there are until `end`, and
+/* Copies the interval that begins at `at` into `room`, which has as many bytes as there are until `end`, and
  * JPEG_HUFFMAN_BEYOND. Where it ends: at a marker, or at the stream's end. */
 const uint8_t *jpeg_huffman_begin(JpegHuffmanReader *reader, const uint8_t *at, const uint8_t *end, uint8_t *room);
 
@@ -44,7 +44,7 @@ const uint8_t *jpeg_huffman_begin(JpegHuffmanReader *reader, const uint8_t *at, 
 bool jpeg_huffman_block(JpegHuffmanReader *reader, const JpegHuffmanTable *dc, const JpegHuffmanTable *ac,
                         int32_t *prediction, int16_t *block);
 
-/* Whether all bytes of the segment were taken, the last one not necessarily to its end. */
+/* Whether all bytes of the interval were taken, the last one not necessarily to its end. */
 bool jpeg_huffman_ends(const JpegHuffmanReader *reader);
 
 #endif

@@ -390,7 +390,7 @@ static void forge(Comm *comm, QueueEntry entry) {
     uint32_t at = atomic_load(&queue->published);
     queue->entry[at % SEGMENT_SLOTS_MAX] = entry;
     atomic_store(&queue->published, at + 1);
-    comm_segment_ring(&comm->segment, comm->places[0].seat);
+    comm_segment_wake(&comm->segment, comm->places[0].seat);
 }
 
 /* What a peer's damaged memory says is not followed out of the slots. */

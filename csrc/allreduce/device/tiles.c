@@ -1,4 +1,4 @@
-/* Walks a map's chunks and cuts their segments into tiles, and tiles into rounds. */
+/* Walks a map's chunks and cuts their spans into tiles, and tiles into rounds. */
 #include "allreduce/device/tiles.h"
 
 #include "base/checked.h"
@@ -29,13 +29,13 @@ static uint16_t quick_groups(const QuantSpec *spec) {
     return 0;
 }
 
-static DeviceTile describe_tile(const WireMap *map, const WireSegment *segment, int64_t first, int64_t elems) {
-    const WireLayer *layer = wire_layer(map, segment->layer);
+static DeviceTile describe_tile(const WireMap *map, const WireSpan *span, int64_t first, int64_t elems) {
+    const WireLayer *layer = wire_layer(map, span->layer);
     DeviceTile tile = {.first = first, .elems = elems, .bucket_size = RAW_ELEMS};
     if (layer->raw) return tile;
     QuantLayout layout = quantize_layout(&layer->spec, elems);
     tile.bucket_size = layer->spec.bucket_size;
-    tile.quad = segment->quad + (uint64_t)((first - segment->first) / tile.bucket_size) * wire_bucket_quads(layer);
+    tile.quad = span->quad + (uint64_t)((first - span->first) / tile.bucket_size) * wire_bucket_quads(layer);
     tile.spikes_at = (uint32_t)layout.spikes_at;
     tile.codes_at = (uint32_t)layout.codes_at;
     tile.metadata = (uint32_t)layout.metadata;
@@ -46,8 +46,8 @@ static DeviceTile describe_tile(const WireMap *map, const WireSegment *segment, 
     return tile;
 }
 
-static uint64_t tile_bytes(const WireMap *map, const WireSegment *segment, int64_t elems) {
-    const WireLayer *layer = wire_layer(map, segment->layer);
+static uint64_t tile_bytes(const WireMap *map, const WireSpan *span, int64_t elems) {
+    const WireLayer *layer = wire_layer(map, span->layer);
     if (!layer->raw) return quantize_wire_bytes(&layer->spec, elems);
     return round_up((uint64_t)elems * allreduce_type_bytes(map->type), QUANTIZE_PIECE_ALIGNMENT);
 }
@@ -57,9 +57,9 @@ static DeviceTile *find_tile(Walk *walk, int64_t round, uint32_t number) {
     return walk->to->tiles + walk->to->shares[round * walk->to->owners + walk->owner].tile + number;
 }
 
-static void add_tile(Walk *walk, const WireSegment *segment, int64_t first, int64_t elems, uint16_t groups) {
+static void add_tile(Walk *walk, const WireSpan *span, int64_t first, int64_t elems, uint16_t groups) {
     DeviceRoom *used = &walk->used[walk->owner];
-    uint64_t bytes = tile_bytes(walk->map, segment, elems);
+    uint64_t bytes = tile_bytes(walk->map, span, elems);
     int64_t *round = &walk->rounds_of[walk->owner];
     if (bytes > walk->room.bytes) {
         walk->too_large = true;
@@ -70,7 +70,7 @@ static void add_tile(Walk *walk, const WireSegment *segment, int64_t first, int6
         *used = (DeviceRoom){0, 0};
     }
     if (walk->writes) {
-        DeviceTile tile = describe_tile(walk->map, segment, first, elems);
+        DeviceTile tile = describe_tile(walk->map, span, first, elems);
         tile.at = used->bytes;
         tile.bytes = (uint32_t)bytes;
         tile.owner = (uint16_t)walk->owner;
@@ -90,21 +90,21 @@ static void add_tile(Walk *walk, const WireSegment *segment, int64_t first, int6
     }
 }
 
-/* The elements of a tile of a segment, at most. */
-static int64_t tile_elems(const Walk *walk, const WireSegment *segment, int64_t bucket) {
+/* The elements of a tile of a span, at most. */
+static int64_t tile_elems(const Walk *walk, const WireSpan *span, int64_t bucket) {
     int64_t buckets = TILES_ELEMS / bucket;
-    while (buckets > 1 && tile_bytes(walk->map, segment, buckets * bucket) > walk->room.bytes) buckets /= 2;
+    while (buckets > 1 && tile_bytes(walk->map, span, buckets * bucket) > walk->room.bytes) buckets /= 2;
     return buckets > 1 ? buckets * bucket : bucket;
 }
 
-static void cut_segment(Walk *walk, const WireSegment *segment) {
-    const WireLayer *layer = wire_layer(walk->map, segment->layer);
-    int64_t step = tile_elems(walk, segment, layer->raw ? RAW_ELEMS : layer->spec.bucket_size);
+static void cut_span(Walk *walk, const WireSpan *span) {
+    const WireLayer *layer = wire_layer(walk->map, span->layer);
+    int64_t step = tile_elems(walk, span, layer->raw ? RAW_ELEMS : layer->spec.bucket_size);
     uint16_t groups = layer->raw || step % TILES_PIECE != 0 ? 0 : quick_groups(&layer->spec);
-    int64_t quick = groups == 0 ? 0 : segment->elems / TILES_PIECE * TILES_PIECE;
-    for (int64_t at = 0; at < segment->elems;) {
-        int64_t left = (at < quick ? quick : segment->elems) - at, elems = left < step ? left : step;
-        add_tile(walk, segment, segment->first + at, elems, at < quick ? groups : 0);
+    int64_t quick = groups == 0 ? 0 : span->elems / TILES_PIECE * TILES_PIECE;
+    for (int64_t at = 0; at < span->elems;) {
+        int64_t left = (at < quick ? quick : span->elems) - at, elems = left < step ? left : step;
+        add_tile(walk, span, span->first + at, elems, at < quick ? groups : 0);
         at += elems;
     }
 }
@@ -121,7 +121,7 @@ static int64_t walk_all(Walk *walk) {
         }
         for (int64_t s = chunk->slice; s < chunk->slice + chunk->slices; s++) {
             const WireSlice *slice = wire_slice(walk->map, s);
-            for (int i = 0; i < slice->segments; i++) cut_segment(walk, wire_segment(walk->map, slice->segment + i));
+            for (int i = 0; i < slice->spans; i++) cut_span(walk, wire_span(walk->map, slice->span + i));
         }
         int64_t reached = walk->rounds_of[walk->owner] + (walk->used[walk->owner].tiles > 0);
         if (reached > rounds) rounds = reached;

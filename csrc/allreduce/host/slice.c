@@ -1,4 +1,4 @@
-/* One slice: its segments to the wire and back, with the residual of error feedback. Quantised segments and those that
+/* One slice: its spans to the wire and back, with the residual of error feedback. Quantised spans and those that
  * travel as they are differ only here. */
 #include <string.h>
 
@@ -25,26 +25,26 @@ bool allreduce_is_sum(const HostEngine *host, Summands from) {
 
 static Summands sum_of(const HostEngine *host, const void *x) { return (Summands){x, host->map->wide_type, false}; }
 
-static QuantRandom random_of(const HostEngine *host, const WireSegment *segment) {
+static QuantRandom random_of(const HostEngine *host, const WireSpan *span) {
     const AllreduceSetup *setup = host->setup;
-    return (QuantRandom){setup->options.seed, setup->run->call, (uint32_t)comm_rank(setup->comm), segment->quad};
+    return (QuantRandom){setup->options.seed, setup->run->call, (uint32_t)comm_rank(setup->comm), span->quad};
 }
 
 static QuantInput input_of(const HostEngine *host, Summands from, int64_t elems) {
     return (QuantInput){from.x, (QuantType)from.type, elems, (float)scale_of(host, from)};
 }
 
-/* A segment of a slice with what belongs to it at hand. */
+/* A span of a slice with what belongs to it at hand. */
 typedef struct Part {
-    const WireSegment *segment;
+    const WireSpan *span;
     const WireLayer *layer;
     int64_t at, value_at; /* of its first element and value in the slice */
 } Part;
 
 static Part part_of(const HostEngine *host, const WireSlice *slice, int index) {
-    const WireSegment *segment = wire_segment(host->map, slice->segment + index);
-    return (Part){segment, wire_layer(host->map, segment->layer), segment->first - slice->first,
-                  segment->first_value - slice->first_value};
+    const WireSpan *span = wire_span(host->map, slice->span + index);
+    return (Part){span, wire_layer(host->map, span->layer), span->first - slice->first,
+                  span->first_value - slice->first_value};
 }
 
 static const void *offset_const(const void *base, int64_t elems, AllreduceType type) {
@@ -70,9 +70,9 @@ static Status convert(const HostEngine *host, Summands from, AllreduceType to_ty
 }
 
 static Status encode_raw(const HostEngine *host, Part part, Summands from, double divisor, uint8_t *to) {
-    int64_t elems = part.segment->elems;
+    int64_t elems = part.span->elems;
     uint64_t used = (uint64_t)elems * allreduce_type_bytes(host->map->raw_type);
-    memset(to + used, 0, part.segment->bytes - used);
+    memset(to + used, 0, part.span->bytes - used);
     return convert(host, from, host->map->raw_type, to, elems, divisor);
 }
 
@@ -82,14 +82,14 @@ static Status encode_raw(const HostEngine *host, Part part, Summands from, doubl
  * does not stay. */
 static Status keep_lost(HostEngine *host, Part part, const float *value, const uint8_t *wire) {
     const QuantSpec *spec = &part.layer->spec;
-    int64_t elems = part.segment->elems;
-    float *residual = host->residual + part.segment->first;
-    QuantRandom random = random_of(host, part.segment);
+    int64_t elems = part.span->elems;
+    float *residual = host->residual + part.span->first;
+    QuantRandom random = random_of(host, part.span);
     QuantTarget decoded = {NULL, 1.0f, 1.0f, QUANT_F32, host->lost};
     QuantTarget kept = {NULL, 1.0f, (float)host->map->scale, QUANT_F32, residual};
     TRY(dequantize_sum(spec, wire, elems, &decoded, host->pool));
     FloatMode mode = float_mode_begin();
-    for (int64_t i = 0; i < part.segment->values; i++) host->lost[i] = value[i] - host->lost[i];
+    for (int64_t i = 0; i < part.span->values; i++) host->lost[i] = value[i] - host->lost[i];
     float_mode_end(mode);
     TRY(quantize_leave(spec, (QuantInput){host->lost, QUANT_F32, elems, 1.0f}, &random, &kept, host->pool));
     for (int64_t i = 0; i < elems; i++) residual[i] = __builtin_isfinite(residual[i]) ? residual[i] : 0.0f;
@@ -97,8 +97,8 @@ static Status keep_lost(HostEngine *host, Part part, const float *value, const u
 }
 
 static Status quantise(HostEngine *host, Part part, Summands from, uint8_t *to) {
-    QuantRandom random = random_of(host, part.segment);
-    QuantInput input = input_of(host, from, part.segment->elems);
+    QuantRandom random = random_of(host, part.span);
+    QuantInput input = input_of(host, from, part.span->elems);
     if (part.layer->spec.half_metadata && (from.type == ALLREDUCE_F32 || input.scale != 1.0f)) {
         QuantTarget target = {NULL, 1.0f, 1.0f, part.layer->spec.type, host->half};
         TRY(quantize_pass(input, &target, host->pool));
@@ -116,9 +116,9 @@ static Status quantize_keeping(HostEngine *host, Part part, const float *value, 
 /* In host->scaled, as values: (x + residual) * scale of elements; x + residual * scale of sums. */
 static Status correct(HostEngine *host, Part part, Summands from) {
     const QuantSpec *spec = &part.layer->spec;
-    const float *residual = host->residual + part.segment->first;
-    int64_t elems = part.segment->elems;
-    QuantRandom random = random_of(host, part.segment);
+    const float *residual = host->residual + part.span->first;
+    int64_t elems = part.span->elems;
+    QuantRandom random = random_of(host, part.span);
     if (!from.fresh) {
         QuantTarget target = {from.x, 1.0f, 1.0f, QUANT_F32, host->scaled};
         QuantInput input = {residual, QUANT_F32, elems, (float)host->map->scale};
@@ -140,9 +140,9 @@ static Summands summands_of(Summands all, Part part) {
 }
 
 Status allreduce_encode_term(HostEngine *host, const WireSlice *slice, Summands from, bool feedback, void *wire) {
-    for (int i = 0; i < slice->segments; i++) {
+    for (int i = 0; i < slice->spans; i++) {
         Part part = part_of(host, slice, i);
-        uint8_t *to = (uint8_t *)wire + part.segment->offset;
+        uint8_t *to = (uint8_t *)wire + part.span->offset;
         Summands own = summands_of(from, part);
         if (part.layer->raw) {
             TRY(encode_raw(host, part, own, 1.0, to));
@@ -157,9 +157,9 @@ Status allreduce_encode_term(HostEngine *host, const WireSlice *slice, Summands 
 }
 
 Status allreduce_encode_result(HostEngine *host, const WireSlice *slice, const void *sum, bool feedback, void *wire) {
-    for (int i = 0; i < slice->segments; i++) {
+    for (int i = 0; i < slice->spans; i++) {
         Part part = part_of(host, slice, i);
-        uint8_t *to = (uint8_t *)wire + part.segment->offset;
+        uint8_t *to = (uint8_t *)wire + part.span->offset;
         Summands from = summands_of(sum_of(host, sum), part);
         if (part.layer->raw) {
             TRY(encode_raw(host, part, from, divisor_of(host), to));
@@ -193,40 +193,40 @@ static Status combine(HostEngine *host, Summands from, int64_t elems, Summands b
 /* Sums of a part: quantised ones are added as values. */
 static Status add_part(HostEngine *host, Part part, const void *wire, Summands before, void *sum) {
     const WireMap *map = host->map;
-    const uint8_t *from = (const uint8_t *)wire + part.segment->offset;
+    const uint8_t *from = (const uint8_t *)wire + part.span->offset;
     before = summands_of(before, part);
     void *to = offset(sum, part.value_at, map->wide_type);
-    if (part.layer->raw) return combine(host, (Summands){from, map->raw_type, false}, part.segment->elems, before, to);
+    if (part.layer->raw) return combine(host, (Summands){from, map->raw_type, false}, part.span->elems, before, to);
     QuantTarget target = {before.x, (float)scale_of(host, before), 1.0f, QUANT_F32, to};
-    return dequantize_sum(&part.layer->spec, from, part.segment->elems, &target, host->pool);
+    return dequantize_sum(&part.layer->spec, from, part.span->elems, &target, host->pool);
 }
 
 Status allreduce_add_term(HostEngine *host, const WireSlice *slice, const void *wire, Summands before, void *sum) {
-    for (int i = 0; i < slice->segments; i++) TRY(add_part(host, part_of(host, slice, i), wire, before, sum));
+    for (int i = 0; i < slice->spans; i++) TRY(add_part(host, part_of(host, slice, i), wire, before, sum));
     return STATUS_OK;
 }
 
 /* to = (before + what is decoded) / divisor, elements of the buffer's type; `before` are values or none. */
 static Status decode_last(const HostEngine *host, Part part, const uint8_t *wire, Summands before, void *to) {
-    QuantRandom random = random_of(host, part.segment);
+    QuantRandom random = random_of(host, part.span);
     QuantTarget target = {before.x, 1.0f, (float)divisor_of(host), (QuantType)host->map->type, to};
-    return dequantize(&part.layer->spec, wire, part.segment->elems, &target, &random, host->pool);
+    return dequantize(&part.layer->spec, wire, part.span->elems, &target, &random, host->pool);
 }
 
 Status allreduce_add_last(HostEngine *host, const WireSlice *slice, const void *wire, const void *accumulate,
                           void *to) {
     const Summands before = sum_of(host, accumulate);
     const WireMap *map = host->map;
-    for (int i = 0; i < slice->segments; i++) {
+    for (int i = 0; i < slice->spans; i++) {
         Part part = part_of(host, slice, i);
-        const uint8_t *from = (const uint8_t *)wire + part.segment->offset;
+        const uint8_t *from = (const uint8_t *)wire + part.span->offset;
         void *end = offset(to, part.at, map->type);
         if (!part.layer->raw) {
             TRY(decode_last(host, part, from, summands_of(before, part), end));
             continue;
         }
         TRY(add_part(host, part, wire, before, host->sum));
-        TRY(convert(host, summands_of(sum_of(host, host->sum), part), map->type, end, part.segment->elems,
+        TRY(convert(host, summands_of(sum_of(host, host->sum), part), map->type, end, part.span->elems,
                     divisor_of(host)));
     }
     return STATUS_OK;
@@ -234,14 +234,14 @@ Status allreduce_add_last(HostEngine *host, const WireSlice *slice, const void *
 
 /* sum = before (op) elements or values of a part, with the residual. */
 static Status add_own_part(HostEngine *host, Part part, Summands own, bool feedback, Summands before, void *to) {
-    if (part.layer->raw || (!own.fresh && !feedback)) return combine(host, own, part.segment->values, before, to);
+    if (part.layer->raw || (!own.fresh && !feedback)) return combine(host, own, part.span->values, before, to);
     if (feedback) {
         TRY(correct(host, part, own));
-        return combine(host, sum_of(host, host->scaled), part.segment->values, before, to);
+        return combine(host, sum_of(host, host->scaled), part.span->values, before, to);
     }
-    QuantRandom random = random_of(host, part.segment);
+    QuantRandom random = random_of(host, part.span);
     QuantTarget target = {before.x, (float)scale_of(host, before), 1.0f, QUANT_F32, to};
-    QuantInput input = input_of(host, own, part.segment->elems);
+    QuantInput input = input_of(host, own, part.span->elems);
     return quantize_enter(&part.layer->spec, input, &random, &target, host->pool);
 }
 
@@ -250,7 +250,7 @@ Status allreduce_add_own(HostEngine *host, const WireSlice *slice, Summands own,
     const Summands before = sum_of(host, accumulate);
     bool enters = own.fresh && host->map->any_domain;
     if (!feedback && !enters) return combine(host, own, slice->values, before, sum);
-    for (int i = 0; i < slice->segments; i++) {
+    for (int i = 0; i < slice->spans; i++) {
         Part part = part_of(host, slice, i);
         void *to = offset(sum, part.value_at, host->map->wide_type);
         TRY(add_own_part(host, part, summands_of(own, part), feedback, summands_of(before, part), to));
@@ -266,27 +266,27 @@ Status allreduce_inspect_padding(const uint8_t *bytes, uint64_t count) {
 }
 
 Status allreduce_inspect(const HostEngine *host, const WireSlice *slice, const void *wire) {
-    for (int i = 0; i < slice->segments; i++) {
+    for (int i = 0; i < slice->spans; i++) {
         Part part = part_of(host, slice, i);
-        const uint8_t *from = (const uint8_t *)wire + part.segment->offset;
+        const uint8_t *from = (const uint8_t *)wire + part.span->offset;
         if (!part.layer->raw) {
-            TRY(quantize_inspect(&part.layer->spec, from, part.segment->elems));
+            TRY(quantize_inspect(&part.layer->spec, from, part.span->elems));
             continue;
         }
-        uint64_t used = (uint64_t)part.segment->elems * allreduce_type_bytes(host->map->raw_type);
-        TRY(allreduce_inspect_padding(from + used, part.segment->bytes - used));
+        uint64_t used = (uint64_t)part.span->elems * allreduce_type_bytes(host->map->raw_type);
+        TRY(allreduce_inspect_padding(from + used, part.span->bytes - used));
     }
     return STATUS_OK;
 }
 
 Status allreduce_decode_result(HostEngine *host, const WireSlice *slice, const void *wire, void *to) {
     const WireMap *map = host->map;
-    for (int i = 0; i < slice->segments; i++) {
+    for (int i = 0; i < slice->spans; i++) {
         Part part = part_of(host, slice, i);
-        const uint8_t *from = (const uint8_t *)wire + part.segment->offset;
+        const uint8_t *from = (const uint8_t *)wire + part.span->offset;
         void *end = offset(to, part.at, map->type);
         if (part.layer->raw) {
-            TRY(convert(host, (Summands){from, map->raw_type, false}, map->type, end, part.segment->elems, 1.0));
+            TRY(convert(host, (Summands){from, map->raw_type, false}, map->type, end, part.span->elems, 1.0));
         } else {
             TRY(decode_last(host, part, from, sum_of(host, NULL), end));
         }

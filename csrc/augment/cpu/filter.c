@@ -1,5 +1,5 @@
-/* Separable filters in place: each row is summed along itself once and waits, in a ring as high as the filter, until
- * the sums along the columns have used it. */
+/* Separable filters in place: each row is summed along itself once and waits, in a circular buffer as high as the
+ * filter, until the sums along the columns have used it. */
 #include "augment/cpu/filter.h"
 
 #include <string.h>
@@ -7,7 +7,7 @@
 #include "augment/cpu/filter_private.h"
 #include "base/cpu.h"
 
-#define RING (2 * AUGMENT_MAX_RADIUS + 1)
+#define MOST_ROWS (2 * AUGMENT_MAX_RADIUS + 1)
 
 typedef struct Filter {
     FilterTaps taps;
@@ -15,18 +15,18 @@ typedef struct Filter {
     AugmentSize size;
     uint8_t *pixels;
     uint32_t *sums;
-    uint16_t *ring;
-    uint8_t *row; /* one, with its mirrored ends */
+    uint16_t *summed; /* circular, MOST_ROWS rows */
+    uint8_t *row;     /* one, with its mirrored ends */
 } Filter;
 
 static size_t values_of(int32_t width) { return (size_t)width * AUGMENT_CHANNELS; }
 
 size_t augment_filter_bytes(int32_t width) {
     const size_t values = values_of(width);
-    return values * sizeof(uint32_t) + RING * values * sizeof(uint16_t) + values_of(width + RING);
+    return values * sizeof(uint32_t) + MOST_ROWS * values * sizeof(uint16_t) + values_of(width + MOST_ROWS);
 }
 
-static uint16_t *ring_row(const Filter *f, int32_t y) { return f->ring + (size_t)(y % RING) * f->taps.values; }
+static uint16_t *summed_row(const Filter *f, int32_t y) { return f->summed + (size_t)(y % MOST_ROWS) * f->taps.values; }
 
 static void sum_row(const Filter *f, int32_t y) {
     const int32_t radius = f->taps.radius, width = f->size.width;
@@ -36,14 +36,14 @@ static void sum_row(const Filter *f, int32_t y) {
         memcpy(own - i * AUGMENT_CHANNELS, own + i * AUGMENT_CHANNELS, AUGMENT_CHANNELS);
         memcpy(own + (width - 1 + i) * AUGMENT_CHANNELS, own + (width - 1 - i) * AUGMENT_CHANNELS, AUGMENT_CHANNELS);
     }
-    f->kernels->across(&f->taps, own, f->sums, ring_row(f, y));
+    f->kernels->across(&f->taps, own, f->sums, summed_row(f, y));
 }
 
 static void sum_columns(const Filter *f, int32_t y) {
-    const uint16_t *rows[RING] = {ring_row(f, y)};
+    const uint16_t *rows[MOST_ROWS] = {summed_row(f, y)};
     for (int32_t i = 1; i <= f->taps.radius; i++) {
-        rows[2 * i - 1] = ring_row(f, augment_reflect(y - i, f->size.height));
-        rows[2 * i] = ring_row(f, augment_reflect(y + i, f->size.height));
+        rows[2 * i - 1] = summed_row(f, augment_reflect(y - i, f->size.height));
+        rows[2 * i] = summed_row(f, augment_reflect(y + i, f->size.height));
     }
     f->kernels->down(&f->taps, rows, f->sums, f->pixels + (size_t)y * f->taps.values);
 }
@@ -58,8 +58,8 @@ static const FilterKernels *best_kernels(void) {
 void augment_filter(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, uint8_t *pixels, void *scratch) {
     const size_t values = values_of(size.width);
     Filter f = {.taps.values = values, .kernels = best_kernels(), .size = size, .pixels = pixels, .sums = scratch};
-    f.ring = (uint16_t *)(void *)(f.sums + values);
-    f.row = (uint8_t *)(void *)(f.ring + RING * values);
+    f.summed = (uint16_t *)(void *)(f.sums + values);
+    f.row = (uint8_t *)(void *)(f.summed + MOST_ROWS * values);
     f.taps.radius = augment_op_taps(op, drawn, f.taps.weights);
     for (int32_t y = 0, summed = 0; y < size.height; y++) {
         const int32_t last = y + f.taps.radius < size.height ? y + f.taps.radius : size.height - 1;

@@ -26,21 +26,21 @@ INLINE Vf vf_exp(Vf x) {
 
 #if defined(__AVX512F__)
 
-/* Cubic pieces of a function on 0 .. TABLE_END, one for each of 32 equal segments, which one instruction looks up. */
-#define TABLE_SEGMENTS 32
+/* Cubic pieces of a function on 0 .. TABLE_END, one for each of 32 equal intervals, which one instruction looks up. */
+#define TABLE_INTERVALS 32
 #define TABLE_END 5.5f
 
 typedef struct Table {
-    float coefficients[4][TABLE_SEGMENTS]; /* of 1, u, u^2, u^3; u is the place within the segment, 0 .. 1 */
+    float coefficients[4][TABLE_INTERVALS]; /* of 1, u, u^2, u^3; u: where within the interval, 0 .. 1 */
 } Table;
 
-/* The cubic through the function's values at the Chebyshev points of each segment. */
+/* The cubic through the function's values at the Chebyshev points of each interval. */
 static void table_fit(Table *table, double (*function)(double)) {
     static const double nodes[4] = {0.038060233744356624, 0.30865828381745514, 0.6913417161825449, 0.9619397662556434};
-    const double width = (double)TABLE_END / TABLE_SEGMENTS;
-    for (int segment = 0; segment < TABLE_SEGMENTS; segment++) {
+    const double width = (double)TABLE_END / TABLE_INTERVALS;
+    for (int interval = 0; interval < TABLE_INTERVALS; interval++) {
         double divided[4], cubic[4] = {0};
-        for (int i = 0; i < 4; i++) divided[i] = function(((double)segment + nodes[i]) * width);
+        for (int i = 0; i < 4; i++) divided[i] = function(((double)interval + nodes[i]) * width);
         for (int step = 1; step < 4; step++) {
             for (int i = 3; i >= step; i--) divided[i] = (divided[i] - divided[i - 1]) / (nodes[i] - nodes[i - step]);
         }
@@ -48,24 +48,24 @@ static void table_fit(Table *table, double (*function)(double)) {
             for (int k = 3; k > 0; k--) cubic[k] = cubic[k - 1] - cubic[k] * nodes[i];
             cubic[0] = divided[i] - cubic[0] * nodes[i];
         }
-        for (int k = 0; k < 4; k++) table->coefficients[k][segment] = (float)cubic[k];
+        for (int k = 0; k < 4; k++) table->coefficients[k][interval] = (float)cubic[k];
     }
 }
 
-INLINE Vf table_pick(const float *coefficients, __m512i segment) {
-    return (Vf)_mm512_permutex2var_ps(_mm512_loadu_ps(coefficients), segment, _mm512_loadu_ps(coefficients + LANES));
+INLINE Vf table_pick(const float *coefficients, __m512i interval) {
+    return (Vf)_mm512_permutex2var_ps(_mm512_loadu_ps(coefficients), interval, _mm512_loadu_ps(coefficients + LANES));
 }
 
 /* The function at t >= 0; beyond the end its value at the end. */
 INLINE Vf table_at(const Table *table, Vf t) {
     const float last = 31.999998f; /* the largest float below 32 */
-    Vf place = vf_min(t * (TABLE_SEGMENTS / TABLE_END), vf_set(last));
-    Vf whole = (Vf)_mm512_roundscale_ps((__m512)place, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    __m512i segment = _mm512_cvttps_epi32((__m512)place);
-    Vf u = place - whole;
-    Vf value = vf_fma(table_pick(table->coefficients[3], segment), u, table_pick(table->coefficients[2], segment));
-    value = vf_fma(value, u, table_pick(table->coefficients[1], segment));
-    return vf_fma(value, u, table_pick(table->coefficients[0], segment));
+    Vf scaled = vf_min(t * (TABLE_INTERVALS / TABLE_END), vf_set(last));
+    Vf whole = (Vf)_mm512_roundscale_ps((__m512)scaled, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    __m512i interval = _mm512_cvttps_epi32((__m512)scaled);
+    Vf u = scaled - whole;
+    Vf value = vf_fma(table_pick(table->coefficients[3], interval), u, table_pick(table->coefficients[2], interval));
+    value = vf_fma(value, u, table_pick(table->coefficients[1], interval));
+    return vf_fma(value, u, table_pick(table->coefficients[0], interval));
 }
 
 static Table gelu_tail, gelu_slope_tail;
