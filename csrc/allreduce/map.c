@@ -184,7 +184,7 @@ static double choose_scale(const Comm *comm, const AllreduceOptions *options) {
 }
 
 /* Takes room for an array in a block of *bytes so far. */
-static size_t place(size_t *bytes, int64_t count, size_t item_bytes) {
+static size_t place_array(size_t *bytes, int64_t count, size_t item_bytes) {
     size_t at = *bytes;
     *bytes += round_up((size_t)count * item_bytes, ALIGNMENT);
     return at;
@@ -204,10 +204,10 @@ static WireMap measure_map(const Cut *cut, const AllreduceOptions *options, doub
                    .wide_type = wide_type_of(options->type),
                    .raw_type = cut->raw_type,
                    .scale = scale};
-    map.layers_at = place(&map.bytes, map.layers, sizeof(WireLayer));
-    map.chunks_at = place(&map.bytes, map.chunks, sizeof(WireChunk));
-    map.slices_at = place(&map.bytes, map.slices, sizeof(WireSlice));
-    map.spans_at = place(&map.bytes, map.spans, sizeof(WireSpan));
+    map.layers_at = place_array(&map.bytes, map.layers, sizeof(WireLayer));
+    map.chunks_at = place_array(&map.bytes, map.chunks, sizeof(WireChunk));
+    map.slices_at = place_array(&map.bytes, map.slices, sizeof(WireSlice));
+    map.spans_at = place_array(&map.bytes, map.spans, sizeof(WireSpan));
     return map;
 }
 

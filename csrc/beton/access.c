@@ -13,7 +13,7 @@ static Status at_value(const BetonReader *reader, Status status, const BetonFiel
     return error_at_field(status, field->name);
 }
 
-static Status check_place(const BetonReader *reader, size_t field, uint64_t sample) {
+static Status check_indices(const BetonReader *reader, size_t field, uint64_t sample) {
     if (field >= reader->num_fields) {
         return error_at_path(error_fail(STATUS_INDEX, "field %zu of a file with %zu fields", field, reader->num_fields),
                              reader->path);
@@ -35,7 +35,7 @@ static Status check_kind(const BetonReader *reader, size_t field, BetonKind kind
 }
 
 Status beton_reader_int(const BetonReader *reader, size_t field, uint64_t sample, int64_t *out) {
-    TRY(check_place(reader, field, sample));
+    TRY(check_indices(reader, field, sample));
     TRY(check_kind(reader, field, BETON_INT));
     reader = beton_set_reader(reader, &sample);
     *out = load_i64(beton_reader_record(reader, &reader->fields[field], sample));
@@ -43,7 +43,7 @@ Status beton_reader_int(const BetonReader *reader, size_t field, uint64_t sample
 }
 
 Status beton_reader_float(const BetonReader *reader, size_t field, uint64_t sample, double *out) {
-    TRY(check_place(reader, field, sample));
+    TRY(check_indices(reader, field, sample));
     TRY(check_kind(reader, field, BETON_FLOAT));
     reader = beton_set_reader(reader, &sample);
     *out = load_f64(beton_reader_record(reader, &reader->fields[field], sample));
@@ -91,7 +91,7 @@ static Status fetch(const BetonReader *reader, const BetonField *field, uint64_t
 
 Status beton_reader_image(const BetonReader *reader, size_t field, uint64_t sample, BetonImage *out) {
     BetonImage image = {0};
-    TRY(check_place(reader, field, sample));
+    TRY(check_indices(reader, field, sample));
     TRY(check_kind(reader, field, BETON_IMAGE));
     reader = beton_set_reader(reader, &sample);
     TRY(fetch(reader, &reader->fields[field], sample, &image.region));
@@ -104,7 +104,7 @@ Status beton_reader_image(const BetonReader *reader, size_t field, uint64_t samp
 }
 
 Status beton_reader_region(const BetonReader *reader, size_t field, uint64_t sample, BetonRegion *out) {
-    TRY(check_place(reader, field, sample));
+    TRY(check_indices(reader, field, sample));
     reader = beton_set_reader(reader, &sample);
     const BetonField *own = &reader->fields[field];
     BetonRegion region = {0};
@@ -125,14 +125,14 @@ Status beton_reader_region(const BetonReader *reader, size_t field, uint64_t sam
 }
 
 Status beton_reader_record_of(const BetonReader *reader, size_t field, uint64_t sample, const unsigned char **out) {
-    TRY(check_place(reader, field, sample));
+    TRY(check_indices(reader, field, sample));
     reader = beton_set_reader(reader, &sample);
     *out = beton_reader_record(reader, &reader->fields[field], sample);
     return STATUS_OK;
 }
 
 Status beton_reader_column(const BetonReader *reader, size_t field, BetonColumn *out) {
-    if (field >= reader->num_fields) return check_place(reader, field, 0);
+    if (field >= reader->num_fields) return check_indices(reader, field, 0);
     *out = (BetonColumn){reader->map + reader->metadata + reader->fields[field].record_offset,
                          (size_t)reader->record_bytes};
     return STATUS_OK;
@@ -140,7 +140,7 @@ Status beton_reader_column(const BetonReader *reader, size_t field, BetonColumn 
 
 /* Samples [first, first + count) of 8-byte records. */
 static Status copy_words(const BetonReader *reader, size_t field, BetonKind kind, BetonSpan samples, void *out) {
-    if (field >= reader->num_fields) return check_place(reader, field, 0);
+    if (field >= reader->num_fields) return check_indices(reader, field, 0);
     TRY(check_kind(reader, field, kind));
     if (samples.end < samples.begin || samples.end > reader->num_samples) {
         return error_at_path(error_fail(STATUS_INDEX, "samples %llu to %llu of a file with %llu samples",
@@ -163,7 +163,7 @@ Status beton_reader_floats(const BetonReader *reader, size_t field, uint64_t fir
 
 Status beton_reader_sample_span(const BetonReader *reader, uint64_t sample, BetonSpan *out) {
     BetonSpan span = {UINT64_MAX, 0};
-    TRY(check_place(reader, 0, sample));
+    TRY(check_indices(reader, 0, sample));
     reader = beton_set_reader(reader, &sample);
     for (size_t i = 0; i < reader->num_fields; i++) {
         BetonRegion region = {0};

@@ -49,7 +49,7 @@ Status beton_chunk_unpack(const BetonSchema *schema, const unsigned char *bytes,
             memory_free(chunk->parts);
             FAIL(STATUS_ARGUMENT, "a packed chunk of %llu bytes is damaged", (unsigned long long)size);
         }
-        chunk->parts[i] = (ChunkPart){bytes + at, bytes_here};
+        chunk->parts[i] = (BetonChunkPart){bytes + at, bytes_here};
         at += bytes_here;
     }
     return STATUS_OK;

@@ -79,7 +79,7 @@ static Status reserve(BetonEncoder *encoder, size_t count) {
     if (count <= encoder->capacity) return STATUS_OK;
     release_slots(encoder);
     TRY(memory_alloc(count, (size_t)schema->record_bytes, &encoder->chunk.records));
-    TRY(memory_alloc(count, sizeof(ChunkPart) * (schema->num_data_fields + 1), &encoder->chunk.parts));
+    TRY(memory_alloc(count, sizeof(BetonChunkPart) * (schema->num_data_fields + 1), &encoder->chunk.parts));
     TRY(memory_alloc(count, 1, &encoder->bad));
     encoder->capacity = count;
     return STATUS_OK;
@@ -90,12 +90,12 @@ static Status encode_fields(BetonEncoder *encoder, EncodeJob *job, size_t slot, 
     BetonChunk *chunk = &encoder->chunk;
     const BetonValue *row = encoder->values + slot * schema->num_fields;
     unsigned char *record = chunk->records + slot * schema->record_bytes;
-    ChunkPart *parts = chunk->parts + slot * schema->num_data_fields;
+    BetonChunkPart *parts = chunk->parts + slot * schema->num_data_fields;
     uint64_t total = 0;
     memset(record, 0, (size_t)schema->record_bytes);
     for (size_t i = 0; i < schema->num_fields; i++) {
         const BetonField *field = &schema->fields[i];
-        ChunkPart unused, *part = field->has_data ? &parts[field->data_index] : &unused;
+        BetonChunkPart unused, *part = field->has_data ? &parts[field->data_index] : &unused;
         *field_name = field->name;
         job->field = (uint32_t)i;
         if (row[i].source == BETON_SOURCE_BAD) {

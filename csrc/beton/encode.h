@@ -19,16 +19,16 @@ typedef struct EncodeJob {
 } EncodeJob;
 
 /* A region to be: borrowed from the caller's value or from the job's arena. */
-typedef struct ChunkPart {
+typedef struct BetonChunkPart {
     const unsigned char *data;
     uint64_t size;
-} ChunkPart;
+} BetonChunkPart;
 
 struct BetonChunk {
     size_t count;
     const BetonSchema *schema; /* borrowed */
     unsigned char *records;    /* count * record_bytes; pointers not set */
-    ChunkPart *parts;          /* count * num_data_fields */
+    BetonChunkPart *parts;     /* count * num_data_fields */
     BetonSkip *skips;          /* num_skips, by index */
     size_t num_skips;
 };

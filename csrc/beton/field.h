@@ -7,7 +7,7 @@
 #include "beton/writer.h"
 
 typedef struct EncodeJob EncodeJob;
-typedef struct ChunkPart ChunkPart;
+typedef struct BetonChunkPart BetonChunkPart;
 
 /* What a record says of its data. */
 typedef struct FieldLocation {
@@ -29,7 +29,7 @@ typedef struct FieldKind {
     Status (*describe)(const BetonFieldSpec *spec, BetonField *field, unsigned char *arguments);
     /* Fills the zeroed record (all but the pointer) and, of fields with data, the part. */
     Status (*encode)(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
-                     ChunkPart *part);
+                     BetonChunkPart *part);
 } FieldKind;
 
 extern const FieldKind beton_field_kind_float, beton_field_kind_int, beton_field_kind_image, beton_field_kind_bytes,

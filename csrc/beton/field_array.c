@@ -103,7 +103,7 @@ static Status array_describe(const BetonFieldSpec *spec, BetonField *field, unsi
 }
 
 static Status array_encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
-                           ChunkPart *part) {
+                           BetonChunkPart *part) {
     (void)job, (void)record;
     uint64_t wanted = beton_dtype_bytes(spec->dtype);
     for (int i = 0; i < spec->ndim; i++) wanted *= spec->shape[i];
@@ -111,7 +111,7 @@ static Status array_encode(EncodeJob *job, const BetonFieldSpec *spec, const Bet
         FAIL(STATUS_ARGUMENT, "the array has %llu bytes; its field's dtype and shape take %llu",
              (unsigned long long)value->size, (unsigned long long)wanted);
     }
-    *part = (ChunkPart){value->data, value->size};
+    *part = (BetonChunkPart){value->data, value->size};
     return STATUS_OK;
 }
 

@@ -9,16 +9,16 @@ static Status bytes_locate(const BetonField *field, const unsigned char *record,
 }
 
 static Status encode_bytes(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
-                           ChunkPart *part) {
+                           BetonChunkPart *part) {
     (void)job, (void)spec;
     if (value->source != BETON_SOURCE_BYTES) FAIL(STATUS_TYPE, "bytes were expected");
     store_u64(record + 8, value->size);
-    *part = (ChunkPart){value->data, value->size};
+    *part = (BetonChunkPart){value->data, value->size};
     return STATUS_OK;
 }
 
 static Status encode_json(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
-                          ChunkPart *part) {
+                          BetonChunkPart *part) {
     const unsigned char *text = value->data;
     if (value->source != BETON_SOURCE_BYTES || value->size == 0 || text[value->size - 1] != 0) {
         FAIL(STATUS_TYPE, "JSON text that ends in NUL was expected");

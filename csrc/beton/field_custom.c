@@ -42,7 +42,7 @@ static Status custom_describe(const BetonFieldSpec *spec, BetonField *field, uns
 }
 
 static Status custom_encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
-                            ChunkPart *part) {
+                            BetonChunkPart *part) {
     (void)job;
     if (value->record == NULL) FAIL(STATUS_TYPE, "a custom field's value needs its record");
     memcpy(record, value->record, spec->custom.record_bytes);
@@ -52,7 +52,7 @@ static Status custom_encode(EncodeJob *job, const BetonFieldSpec *spec, const Be
     } else if (value->size == 0) {
         FAIL(STATUS_ARGUMENT, "a custom field whose record has no size cannot hold an empty value");
     }
-    *part = (ChunkPart){value->data, value->size};
+    *part = (BetonChunkPart){value->data, value->size};
     return STATUS_OK;
 }
 

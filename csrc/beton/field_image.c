@@ -147,7 +147,7 @@ static Status make_contiguous(EncodeJob *job, Picture *picture) {
 }
 
 static Status image_encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
-                           ChunkPart *part) {
+                           BetonChunkPart *part) {
     Picture picture;
     TRY(take(value, &picture));
     ImageSize to = reduced(picture.size, spec->max_resolution);
@@ -171,9 +171,9 @@ static Status image_encode(EncodeJob *job, const BetonFieldSpec *spec, const Bet
     store_u16(record + BETON_IMAGE_WIDTH, (uint16_t)to.width);
     store_u16(record + BETON_IMAGE_HEIGHT, (uint16_t)to.height);
     if (as_jpeg)
-        *part = (ChunkPart){picture.jpeg, picture.jpeg_bytes};
+        *part = (BetonChunkPart){picture.jpeg, picture.jpeg_bytes};
     else
-        *part = (ChunkPart){picture.pixels, (uint64_t)to.width * to.height * 3};
+        *part = (BetonChunkPart){picture.pixels, (uint64_t)to.width * to.height * 3};
     return STATUS_OK;
 }
 

@@ -7,7 +7,7 @@ static Status check_source(const BetonValue *value) {
 }
 
 static Status encode_float(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
-                           ChunkPart *part) {
+                           BetonChunkPart *part) {
     (void)job, (void)spec, (void)part;
     TRY(check_source(value));
     store_f64(record, value->number);
@@ -15,7 +15,7 @@ static Status encode_float(EncodeJob *job, const BetonFieldSpec *spec, const Bet
 }
 
 static Status encode_int(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
-                         ChunkPart *part) {
+                         BetonChunkPart *part) {
     (void)job, (void)spec, (void)part;
     TRY(check_source(value));
     store_i64(record, value->integer);

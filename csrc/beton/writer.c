@@ -119,8 +119,8 @@ done:
 }
 
 typedef struct ChecksumLoop {
-    const ChunkPart *parts; /* borrowed */
-    uint64_t *out;          /* borrowed */
+    const BetonChunkPart *parts; /* borrowed */
+    uint64_t *out;               /* borrowed */
     size_t count;
 } ChecksumLoop;
 
@@ -136,7 +136,7 @@ static Status checksum_batch(void *context, size_t item, int thread) {
     return STATUS_OK;
 }
 
-static uint64_t stored_bytes(const ChunkPart *part) { return part->size == 0 ? 1 : part->size; }
+static uint64_t stored_bytes(const BetonChunkPart *part) { return part->size == 0 ? 1 : part->size; }
 
 /* A sample's regions lie in one page; the page grows when even an empty one is too small. */
 static void find_room(BetonWriter *writer, uint64_t total) {
@@ -148,7 +148,7 @@ static void find_room(BetonWriter *writer, uint64_t total) {
     if ((writer->cursor & mask) + total > writer->page_size) writer->cursor = (writer->cursor + mask) & ~mask;
 }
 
-static Status place_sample(BetonWriter *writer, const ChunkPart *parts, BetonEntry *entries) {
+static Status place_sample(BetonWriter *writer, const BetonChunkPart *parts, BetonEntry *entries) {
     static const unsigned char reserved = 0;
     size_t count = writer->schema->num_data_fields;
     uint64_t total = 0;

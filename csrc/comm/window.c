@@ -213,7 +213,7 @@ static Status window_join(CommWindow *w, Offer *offers, int *fd, char *why) {
     return window_settle(w, window_clear(w), why);
 }
 
-static void check_place(const Comm *comm, CommWindowKind kind, char *why) {
+static void check_nodes(const Comm *comm, CommWindowKind kind, char *why) {
     bool apart = comm->nodes > 1;
     for (int rank = 0; rank < comm->size; rank++) apart = apart || !comm->shares[rank];
     snprintf(why, COMM_WHY_BYTES, "%s", apart && kind != COMM_WINDOW_FORWARDED ? "the ranks lie on several nodes" : "");
@@ -233,7 +233,7 @@ static Status window_create(Comm *comm, CommWindowKind kind, size_t bytes, CommW
     *out = NULL;
     TRY_GOTO(comm_agree(comm, same, sizeof same));
     if (bytes / (size_t)comm->size < COMM_WINDOW_MIN) FAIL_GOTO(STATUS_ARGUMENT, "a window of %zu bytes", bytes);
-    check_place(comm, kind, why);
+    check_nodes(comm, kind, why);
     if (why[0] != '\0') goto done;
     TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *offers, &offers));
     TRY_GOTO(memory_calloc(1, sizeof *w, &w));

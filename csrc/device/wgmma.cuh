@@ -69,7 +69,7 @@ template <int PENDING> __device__ __forceinline__ void wgmma_wait(void) {
 }
 
 /* A factor that begins in that row of its memory, or 16 bytes times a number further. */
-__device__ static __forceinline__ uint64_t factor_place(const void *begin) {
+__device__ static __forceinline__ uint64_t factor_descriptor(const void *begin) {
     const uint64_t unused = 1, eight_rows = 8 * FACTOR_ROW, swizzled = 1;
     return shared_address(begin) >> 4 | unused << 16 | eight_rows >> 4 << 32 | swizzled << 62;
 }

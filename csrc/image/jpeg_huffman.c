@@ -23,7 +23,7 @@
 
 /* Where coefficient k of the stream's order stands in a block by rows. What corrupt streams have beyond its last is put
  * there, as libjpeg does. */
-static const uint8_t place[JPEG_HUFFMAN_BLOCK + 16] = {
+static const uint8_t natural_order[JPEG_HUFFMAN_BLOCK + 16] = {
     0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13,
     6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31,
     39, 46, 53, 60, 61, 54, 47, 55, 62, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63};
@@ -141,7 +141,7 @@ static inline __attribute__((always_inline)) int add_ac(JpegHuffmanReader *reade
     }
     take(reader, ALL(entry));
     k += (int)ZEROS(entry);
-    if (block != NULL) block[place[k]] = (int16_t)value_of(bits, entry);
+    if (block != NULL) block[natural_order[k]] = (int16_t)value_of(bits, entry);
     return k + 1;
 }
 

@@ -71,7 +71,7 @@ static bool is_size(ImageSize size) {
     return size.width >= 1 && size.height >= 1 && size.width <= RESIZE_MAX_SIDE && size.height <= RESIZE_MAX_SIDE;
 }
 
-static Status place(Resizer *resizer, ResizeFilter filter, ResizeGrid grid) {
+static Status place_axes(Resizer *resizer, ResizeFilter filter, ResizeGrid grid) {
     const uint32_t height = resizer->to.height, width = resizer->to.width;
     TRY(reserve(&resizer->places, 2 * ((size_t)height + width), sizeof(uint32_t)));
     uint32_t *places = resizer->places.memory;
@@ -159,7 +159,7 @@ Status resizer_begin_reduced(Resizer *resizer, ResizeFilter filter, ResizeGrid g
      * half. */
     resizer->columns.factor = filter == RESIZE_AREA ? 1.0 / ((double)from.width * from.height) : 1.0;
     resizer->columns.half = filter == RESIZE_AREA ? 0.5 + 1e-11 : 0.5;
-    TRY(place(resizer, filter, grid));
+    TRY(place_axes(resizer, filter, grid));
     TRY(weigh(resizer, filter));
     return make_room(resizer);
 }

@@ -47,7 +47,7 @@ static int64_t chunk_count(const Muon *muon, const Matrix *x) {
 }
 
 /* The index in X of element i of the parameter. */
-static int64_t place(const Matrix *x, int64_t i) {
+static int64_t matrix_place(const Matrix *x, int64_t i) {
     if (x->m == x->given.rows) return i;
     return i % x->given.columns * x->n + i / x->given.columns;
 }
@@ -70,7 +70,7 @@ static void momentum_chunk(const Muon *muon, Matrix *x, int64_t item, int thread
             update[lane] += (double)u[lane] * (double)u[lane];
             weight[lane] += (double)w[i + lane] * (double)w[i + lane];
         }
-        for (int64_t lane = 0; lane < here; lane++) to[plain ? i + lane : place(x, i + lane)] = u[lane];
+        for (int64_t lane = 0; lane < here; lane++) to[plain ? i + lane : matrix_place(x, i + lane)] = u[lane];
     }
     x->sums[2 * item] = x->sums[2 * item + 1] = 0;
     for (int lane = 0; lane < 8; lane++) {
@@ -150,7 +150,7 @@ static void update_chunk(const Muon *muon, Matrix *x, int64_t item, int thread) 
     float *w = x->given.value, rate = x->rate.rate, keep = 1.0f - rate * x->given.group.decay;
     bool plain = x->m == x->given.rows;
     for (int64_t i = begin; i < end; i++) {
-        w[i] = keep * (x->weight_scale * w[i] - rate * x->x[plain ? i : place(x, i)]);
+        w[i] = keep * (x->weight_scale * w[i] - rate * x->x[plain ? i : matrix_place(x, i)]);
     }
 }
 

@@ -78,19 +78,19 @@ int py_allreduce_parse(PyObject *kwargs, AllreduceSettings *out) {
 }
 
 /* Where the buffers of a plan lie. */
-typedef struct PlanPlace {
+typedef struct PlanSite {
     int device; /* -1: in host memory */
     bool compares;
-} PlanPlace;
+} PlanSite;
 
 static Status create(Comm *comm, const AllreduceLayer *layers, int count, const AllreduceOptions *options,
-                     PlanPlace place, Allreduce **out) {
+                     PlanSite site, Allreduce **out) {
     Status status;
     TensorVisit visit;
     AllreduceBuffer buffer = {
-        .layers = layers, .layer_count = count, .on_device = place.device >= 0, .compares = place.compares};
+        .layers = layers, .layer_count = count, .on_device = site.device >= 0, .compares = site.compares};
     Py_BEGIN_ALLOW_THREADS;
-    status = py_tensor_visit(place.device, &visit);
+    status = py_tensor_visit(site.device, &visit);
     if (status == STATUS_OK) {
         status = allreduce_create(comm, &buffer, options, out);
         py_tensor_leave(&visit);
@@ -101,7 +101,7 @@ static Status create(Comm *comm, const AllreduceLayer *layers, int count, const 
 
 /* The plan of a tuple of layers; NULL with an exception set. */
 static Allreduce *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject *tuple, const AllreduceOptions *options,
-                            PlanPlace place) {
+                            PlanSite site) {
     Allreduce *allreduce = NULL;
     AllreduceLayer *layers = NULL;
     Py_ssize_t count = PyTuple_GET_SIZE(tuple);
@@ -118,7 +118,7 @@ static Allreduce *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject 
         if (py_spec_fill(&layer_table, PyTuple_GET_ITEM(tuple, i), keep, &layers[i]) < 0) status = STATUS_ARGUMENT;
     }
     if (status == STATUS_OK) {
-        status = create(comm, layers, (int)count, options, place, &allreduce);
+        status = create(comm, layers, (int)count, options, site, &allreduce);
         if (status != STATUS_OK) py_errors_raise(state, status);
     }
     memory_free(layers);
@@ -146,25 +146,25 @@ static void end_plan(CommDependent *dependent) {
     destroy_plan(self);
 }
 
-static int parse_place(PyObject *args, PyObject **comm, PyObject **layers, PlanPlace *place) {
+static int parse_site(PyObject *args, PyObject **comm, PyObject **layers, PlanSite *site) {
     PyObject *device = NULL;
     uint64_t index = UINT64_MAX;
     int compares = 1;
     if (!PyArg_ParseTuple(args, "OO|Op:AllreducePlan", comm, layers, &device, &compares)) return -1;
     if (device != NULL && py_arguments_whole(device, "device", -1, INT32_MAX, &index) < 0) return -1;
-    *place = (PlanPlace){.device = (int)(int64_t)index, .compares = compares};
+    *site = (PlanSite){.device = (int)(int64_t)index, .compares = compares};
     return 0;
 }
 
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     PyObject *comm, *layers;
     AllreduceSettings settings = {.options = allreduce_defaults()};
-    PlanPlace place;
-    if (parse_place(args, &comm, &layers, &place) < 0) return NULL;
+    PlanSite site;
+    if (parse_site(args, &comm, &layers, &site) < 0) return NULL;
     if (py_allreduce_parse(kwargs, &settings) < 0) return NULL;
     PyObject *copy = py_arguments_tuple(layers, "layers", 0, MAX_LAYERS);
     if (copy == NULL) return NULL;
-    Allreduce *allreduce = make_plan(type, comm, copy, &settings.options, place);
+    Allreduce *allreduce = make_plan(type, comm, copy, &settings.options, site);
     Py_DECREF(copy);
     if (allreduce == NULL) return NULL;
     AllreduceObject *self = (AllreduceObject *)type->tp_alloc(type, 0);
@@ -175,7 +175,7 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     self->allreduce = allreduce;
     self->comm = Py_NewRef(comm);
     self->type = settings.options.type;
-    self->device = place.device;
+    self->device = site.device;
     self->dependent.end = end_plan;
     if (self->device >= 0) py_comm_object_add(comm, &self->dependent);
     return (PyObject *)self;

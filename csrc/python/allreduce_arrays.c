@@ -23,7 +23,7 @@ static ModuleState *plan_state(const AllreduceObject *plan) {
 
 /* ---- arguments ---- */
 
-static void name_place(int device, char text[32]) {
+static void name_device(int device, char text[32]) {
     if (device < 0) {
         snprintf(text, 32, "in host memory");
     } else {
@@ -31,10 +31,10 @@ static void name_place(int device, char text[32]) {
     }
 }
 
-static int refuse_place(const AllreduceObject *plan, const Tensor *tensor, Py_ssize_t number) {
+static int refuse_device(const AllreduceObject *plan, const Tensor *tensor, Py_ssize_t number) {
     char theirs[32], ours[32];
-    name_place(tensor->device, theirs);
-    name_place(plan->device, ours);
+    name_device(tensor->device, theirs);
+    name_device(plan->device, ours);
     PyErr_Format(PyExc_ValueError, "tensors: number %zd lies %s, and the plan is made for arrays %s", number, theirs,
                  ours);
     return -1;
@@ -45,7 +45,7 @@ static int check_tensor(const AllreduceObject *plan, const Tensor *tensor, Py_ss
                       : !tensor->writable          ? "is read-only"
                       : tensor->type != plan->type ? "has another type of elements than the plan"
                                                    : NULL;
-    if (why == NULL && tensor->device != plan->device) return refuse_place(plan, tensor, number);
+    if (why == NULL && tensor->device != plan->device) return refuse_device(plan, tensor, number);
     if (why == NULL) return 0;
     PyErr_Format(PyExc_ValueError, "tensors: number %zd %s", number, why);
     return -1;

@@ -233,7 +233,7 @@ static PyObject *reader_value(FileObject *self, size_t index, uint64_t sample, b
     { "sample", UINT64_MAX, 0 }
 
 /* 0, or -1 with an exception set. */
-static int check_place(FileObject *self, Py_ssize_t field, uint64_t sample) {
+static int check_indices(FileObject *self, Py_ssize_t field, uint64_t sample) {
     if (field < 0 || (size_t)field >= beton_reader_num_fields(self->reader)) {
         PyErr_Format(PyExc_IndexError, "field %zd of a file with %zu", field, beton_reader_num_fields(self->reader));
         return -1;
@@ -266,7 +266,7 @@ static PyObject *value(FileObject *self, PyObject *args, PyObject *kwargs) {
     int view = 0, fast = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nO&|pp:value", names, &field, py_arguments_number, &sample, &view,
                                      &fast) ||
-        check_place(self, field, sample.value) < 0) {
+        check_indices(self, field, sample.value) < 0) {
         return NULL;
     }
     Guard guard;
@@ -288,7 +288,7 @@ static PyObject *stored_image(FileObject *self, PyObject *args) {
     ArgumentsNumber sample = SAMPLE;
     Guard guard;
     if (!PyArg_ParseTuple(args, "nO&:stored_image", &field, py_arguments_number, &sample) ||
-        check_place(self, field, sample.value) < 0) {
+        check_indices(self, field, sample.value) < 0) {
         return NULL;
     }
     beton_reader_enter(self->reader, &guard);
@@ -299,11 +299,11 @@ static PyObject *column(FileObject *self, PyObject *args) {
     Py_ssize_t field;
     if (!PyArg_ParseTuple(args, "n:column", &field)) return NULL;
     if (field < 0 || (size_t)field >= beton_reader_num_fields(self->reader)) {
-        check_place(self, field, 0);
+        check_indices(self, field, 0);
         return NULL;
     }
     uint64_t count = beton_reader_num_samples(self->reader);
-    if (count > 0 && check_place(self, field, 0) < 0) return NULL;
+    if (count > 0 && check_indices(self, field, 0) < 0) return NULL;
     BetonKind kind = beton_reader_field(self->reader, (size_t)field)->kind;
     int64_t shape[] = {(int64_t)count};
     PyObject *array = py_array_new(kind == BETON_FLOAT ? ARRAY_F64 : ARRAY_I64, 1, shape);
@@ -328,7 +328,7 @@ static PyObject *sample_span(FileObject *self, PyObject *args) {
     BetonSpan span;
     Guard guard;
     if (!PyArg_ParseTuple(args, "O&:sample_span", py_arguments_number, &sample) ||
-        check_place(self, 0, sample.value) < 0) {
+        check_indices(self, 0, sample.value) < 0) {
         return NULL;
     }
     beton_reader_enter(self->reader, &guard);

@@ -81,7 +81,7 @@ static bool in_c_order(const Tensor *tensor, const int64_t *strides, int64_t uni
 }
 
 /* The first and the last byte must lie on the GPU. */
-static int check_place(ModuleState *state, const Tensor *tensor, uint64_t bytes) {
+static int check_device(ModuleState *state, const Tensor *tensor, uint64_t bytes) {
     if (tensor->device < 0 || tensor->elems == 0) return 0;
     if ((uintptr_t)tensor->data % allreduce_type_bytes(tensor->type) != 0) {
         PyErr_Format(PyExc_ValueError, "an array of %s on a GPU must begin at a multiple of its elements' size",
@@ -127,7 +127,7 @@ int py_tensor_measure(ModuleState *state, Tensor *tensor, const int64_t *strides
     }
     tensor->elems = (int64_t)elems;
     tensor->contiguous = in_c_order(tensor, strides, unit);
-    return check_place(state, tensor, bytes);
+    return check_device(state, tensor, bytes);
 }
 
 /* ---- made ---- */

@@ -7,9 +7,9 @@
 #include "base/memory.h"
 #include "train/step_kernels.h"
 
-/* Steps between two looks at how far the device is, at least; two chunks may be under way. */
-#define CHUNK 32
-#define CHUNK_OF_RANKS 2 /* of recorded steps with exchanges; of others 1 */
+/* Steps between two looks at how far the device is, at least; twice as many may be under way. */
+#define STEPS_UNSEEN 32
+#define STEPS_UNSEEN_OF_RANKS 2 /* of recorded steps with exchanges; of others 1 */
 
 /* ---- memory ---- */
 
@@ -141,13 +141,14 @@ static Status stream_begin(Trainer *trainer, const StepSource *source, int steps
     return train_stream_set(trainer, source, steps, false);
 }
 
-/* Keeps the device at most two chunks behind, so that an interruption is noticed. Ranks keep it closer: where the
- * device waits for a lost rank, its queue must never be so full that a launch waits, too, since that wait would have no
- * deadline. */
+/* Keeps the device at most twice STEPS_UNSEEN steps behind, so that an interruption is noticed. Ranks keep it closer:
+ * where the device waits for a lost rank, its queue must never be so full that a launch waits, too, since that wait
+ * would have no deadline. */
 static Status stream_throttle(Trainer *trainer, int steps, bool recorded) {
     StepStream *s = trainer->on_stream;
     s->unmarked += steps;
-    if (s->unmarked < (trainer->config.allreduce == NULL ? CHUNK : recorded ? CHUNK_OF_RANKS : 1)) return STATUS_OK;
+    int least = trainer->config.allreduce == NULL ? STEPS_UNSEEN : recorded ? STEPS_UNSEEN_OF_RANKS : 1;
+    if (s->unmarked < least) return STATUS_OK;
     s->unmarked = 0;
     TRY(device_event_record(s->marks[s->marked % 2], trainer->stream));
     return s->marked++ == 0 ? STATUS_OK : trainer_wait(trainer, trainer->stream, s->marks[s->marked % 2]);

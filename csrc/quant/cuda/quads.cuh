@@ -111,12 +111,12 @@ __device__ static __forceinline__ void quads_keep(QuantKeep keep, QuantGrid grid
     }
 }
 
-/* The room's codes of a piece, to a multiple of QUANT_CHUNK. */
+/* The room's codes of a piece, to a multiple of QUANT_MOVE_BYTES. */
 __device__ static __forceinline__ void quads_emit(QuantSink sink, uint64_t at, int bits, const QuantRoom *room) {
     __syncwarp();
-    for (int i = quant_lane(); i < bits * QUANT_PIECE / 8 / QUANT_CHUNK; i += WARP) {
-        uint4 chunk = reinterpret_cast<const uint4 *>(room->codes)[i];
-        for (int s = 0; s < sink.count; s++) reinterpret_cast<uint4 *>(sink.bases[s] + at)[i] = chunk;
+    for (int i = quant_lane(); i < bits * QUANT_PIECE / 8 / QUANT_MOVE_BYTES; i += WARP) {
+        uint4 moved = reinterpret_cast<const uint4 *>(room->codes)[i];
+        for (int s = 0; s < sink.count; s++) reinterpret_cast<uint4 *>(sink.bases[s] + at)[i] = moved;
     }
     __syncwarp();
 }
@@ -165,7 +165,7 @@ __device__ __forceinline__ void quads_fetch(const uint8_t *codes, int bits, uint
 __device__ static __forceinline__ void quads_fetch_far(const uint8_t *codes, int bits, QuantRoom *room,
                                                        uint32_t (&words)[QUADS_HALF]) {
     __syncwarp();
-    for (int i = quant_lane(); i < bits * QUANT_PIECE / 16 / QUANT_CHUNK; i += WARP) {
+    for (int i = quant_lane(); i < bits * QUANT_PIECE / 16 / QUANT_MOVE_BYTES; i += WARP) {
         reinterpret_cast<uint4 *>(room->codes)[i] = __ldcg(reinterpret_cast<const uint4 *>(codes) + i);
     }
     __syncwarp();

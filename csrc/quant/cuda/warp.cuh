@@ -12,12 +12,12 @@ extern "C" {
 #define QUANT_ROWS 32
 #define QUANT_PIECE (QUANT_ROWS * WARP)
 #define QUANT_GROUP (4 * WARP)
-#define QUANT_CHUNK 16 /* bytes that are moved at once */
+#define QUANT_MOVE_BYTES 16 /* bytes that are moved at once */
 
 /* A warp's shared memory. */
 struct alignas(16) QuantRoom {
-    uint8_t codes[QUANT_PIECE + 2 * QUANT_CHUNK]; /* what is packed may begin within a chunk and is read by words */
-    uint32_t words[QUANTIZE_MAX_SPIKES];          /* random numbers, or spikes that came in */
+    uint8_t codes[QUANT_PIECE + 2 * QUANT_MOVE_BYTES]; /* what is packed may begin within a move and is read by words */
+    uint32_t words[QUANTIZE_MAX_SPIKES];               /* random numbers, or spikes that came in */
 };
 
 /* How the elements of a piece lie: v[k] of a lane is element 32 k + lane, so that the 32 partial sums of docs/WIRE.md
@@ -34,7 +34,8 @@ struct QuantPlace {
     uint64_t metadata, spikes, codes;
 };
 
-/* Where a bucket is written to: the same bytes at the same places behind several bases, multiples of QUANT_CHUNK. */
+/* Where a bucket is written to: the same bytes at the same places behind several bases, which are multiples of
+ * QUANT_MOVE_BYTES. */
 struct QuantSink {
     uint8_t *const *bases;
     int count;
@@ -198,8 +199,8 @@ template <int BITS> __device__ __forceinline__ void quant_pack(QuantRoom *room, 
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < 2 && own; i++) {
-        uint4 chunk = reinterpret_cast<const uint4 *>(room->codes)[2 * lane + i];
-        codes[4 * i] = chunk.x, codes[4 * i + 1] = chunk.y, codes[4 * i + 2] = chunk.z, codes[4 * i + 3] = chunk.w;
+        uint4 moved = reinterpret_cast<const uint4 *>(room->codes)[2 * lane + i];
+        codes[4 * i] = moved.x, codes[4 * i + 1] = moved.y, codes[4 * i + 2] = moved.z, codes[4 * i + 3] = moved.w;
     }
     __syncwarp();
 #pragma unroll
@@ -242,14 +243,14 @@ template <QuantLie LIE> __device__ constexpr bool quant_packs_at_once(int bits) 
     return LIE == QUANT_QUADS && (bits == 2 || bits == 4 || bits == 8);
 }
 
-/* Writes `bytes` of shared memory (at a multiple of QUANT_CHUNK). */
+/* Writes `bytes` of shared memory (at a multiple of QUANT_MOVE_BYTES). */
 __device__ static __forceinline__ void quant_emit(QuantSink sink, uint64_t at, const uint8_t *from, int bytes) {
-    int whole = at % QUANT_CHUNK == 0 ? bytes / QUANT_CHUNK : 0;
+    int whole = at % QUANT_MOVE_BYTES == 0 ? bytes / QUANT_MOVE_BYTES : 0;
     for (int i = quant_lane(); i < whole; i += WARP) {
-        uint4 chunk = reinterpret_cast<const uint4 *>(from)[i];
-        for (int s = 0; s < sink.count; s++) reinterpret_cast<uint4 *>(sink.bases[s] + at)[i] = chunk;
+        uint4 moved = reinterpret_cast<const uint4 *>(from)[i];
+        for (int s = 0; s < sink.count; s++) reinterpret_cast<uint4 *>(sink.bases[s] + at)[i] = moved;
     }
-    for (int i = whole * QUANT_CHUNK + quant_lane(); i < bytes; i += WARP) {
+    for (int i = whole * QUANT_MOVE_BYTES + quant_lane(); i < bytes; i += WARP) {
         for (int s = 0; s < sink.count; s++) sink.bases[s][at + (uint64_t)i] = from[i];
     }
 }
@@ -297,15 +298,15 @@ __device__ static __forceinline__ uint64_t quant_fetch_word(const uint8_t *from,
     return (uint64_t)both.y << 32 | both.x;
 }
 
-/* Brings `bytes` at base + at into the room, in chunks; returns how many bytes of the room come before them. The base
- * is a multiple of QUANT_CHUNK, and the memory behind it ends at one. */
+/* Brings `bytes` at base + at into the room; returns how many bytes of the room come before them. The base is a
+ * multiple of QUANT_MOVE_BYTES, and the memory behind it ends at one. */
 __device__ static __forceinline__ int quant_fetch(const uint8_t *base, uint64_t at, int bytes, QuantRoom *room) {
-    int before = (int)(at % QUANT_CHUNK), chunks = (before + bytes + QUANT_CHUNK - 1) / QUANT_CHUNK;
+    int before = (int)(at % QUANT_MOVE_BYTES), moves = (before + bytes + QUANT_MOVE_BYTES - 1) / QUANT_MOVE_BYTES;
     const uint4 *from = reinterpret_cast<const uint4 *>(base + (at - (uint64_t)before));
     uint4 *to = reinterpret_cast<uint4 *>(room->codes);
     __syncwarp();
-    for (int i = quant_lane(); i < chunks; i += WARP) to[i] = __ldcg(from + i);
-    if (quant_lane() == 0) to[chunks] = make_uint4(0, 0, 0, 0); /* the last code may end with the last word */
+    for (int i = quant_lane(); i < moves; i += WARP) to[i] = __ldcg(from + i);
+    if (quant_lane() == 0) to[moves] = make_uint4(0, 0, 0, 0); /* the last code may end with the last word */
     __syncwarp();
     return before;
 }

@@ -27,7 +27,7 @@ static inline void wgmma_begin(void) {}
 static inline void wgmma_commit(void) {}
 template <int PENDING> static inline void wgmma_wait(void) {}
 
-static inline uint64_t factor_place(const void *begin) { return (uint64_t)(uintptr_t)begin; }
+static inline uint64_t factor_descriptor(const void *begin) { return (uint64_t)(uintptr_t)begin; }
 
 template <typename T> UNCHECKED double emulator_factor(uint64_t begin, int row, int element) {
     uint64_t address = begin + (uint64_t)(row * 128 + element * 2);

@@ -9,7 +9,7 @@
  *
  * Block x: images 2 x and 2 x + 1, then 2 gridDim.x further on. Warp group 0 or 1: the first or the second of them; its
  * warp w the output channels 16 w to 16 w + 15, all positions. Warp group 2: copies, 8 threads a position or filter.
- * Buffers, of type T, where n = 64 chunks: from (images, height, width, n), to (images, height, width, 64), filters
+ * Buffers, of type T, where n = 64 slabs: from (images, height, width, n), to (images, height, width, 64), filters
  * (64, 3, 3, n), or for data gradients (n, 3, 3, 64). Shared: maps [2 stages][2 images][position][64 channels] and
  * filters [9 taps][64][64], rows of 128 bytes in the order of factor_offset. */
 #include "device/wgmma.cuh"
@@ -41,7 +41,7 @@ typedef struct Narrow {
     const void *from, *filters;
     void *to;
     int images, height; /* the width is the kernel's pitch less 1 */
-    int chunks;         /* times 64 channels of `from` */
+    int slabs;          /* times 64 channels of `from` */
 } Narrow;
 
 typedef struct Barriers {
@@ -70,7 +70,7 @@ template <typename T, int PITCH, int COLUMNS> struct MapCopy {
     int row, eight;
 
     __device__ __forceinline__ MapCopy(const Narrow &args) {
-        int thread = (int)threadIdx.x % WARP_GROUP, channels = args.chunks * CHANNELS;
+        int thread = (int)threadIdx.x % WARP_GROUP, channels = args.slabs * CHANNELS;
         row = thread / EIGHTS;
         eight = thread % EIGHTS;
 #pragma unroll
@@ -81,10 +81,10 @@ template <typename T, int PITCH, int COLUMNS> struct MapCopy {
         }
     }
 
-    __device__ __forceinline__ void run(const Narrow &args, int image, int chunk, char *to) const {
-        size_t map_elems = (size_t)(args.height * WIDTH * args.chunks * CHANNELS);
+    __device__ __forceinline__ void run(const Narrow &args, int image, int slab, char *to) const {
+        size_t map_elems = (size_t)(args.height * WIDTH * args.slabs * CHANNELS);
         bool there = image < args.images;
-        const T *from = static_cast<const T *>(args.from) + (there ? image : 0) * map_elems + chunk * CHANNELS;
+        const T *from = static_cast<const T *>(args.from) + (there ? image : 0) * map_elems + slab * CHANNELS;
         to += row * FACTOR_ROW + factor_offset(row, eight);
 #pragma unroll
         for (int i = 0; i < TURNS; i++) {
@@ -98,11 +98,11 @@ template <typename T, int PITCH, int COLUMNS> struct MapCopy {
 /* Forward: filters (64, taps, input channels), 8 input channels of each of the 64 together. For data gradients: filters
  * (input channels, taps, 64) of the mirrored tap, 8 of the 64 together. */
 template <typename T, bool DATA>
-__device__ __forceinline__ void copy_filters(const Narrow &args, int chunk, int tap, char *to) {
+__device__ __forceinline__ void copy_filters(const Narrow &args, int slab, int tap, char *to) {
     constexpr int STEP = WARP_GROUP / EIGHTS;
     int thread = (int)threadIdx.x % WARP_GROUP, eight = thread % EIGHTS, row = thread / EIGHTS;
-    int channels = args.chunks * CHANNELS, row_elems = TAPS * (DATA ? CHANNELS : channels);
-    int first = DATA ? chunk * CHANNELS * row_elems + (TAPS - 1 - tap) * CHANNELS : tap * channels + chunk * CHANNELS;
+    int channels = args.slabs * CHANNELS, row_elems = TAPS * (DATA ? CHANNELS : channels);
+    int first = DATA ? slab * CHANNELS * row_elems + (TAPS - 1 - tap) * CHANNELS : tap * channels + slab * CHANNELS;
     const T *from = static_cast<const T *>(args.filters) + first + row * row_elems + eight * 8;
     to += row * FACTOR_ROW + factor_offset(row, eight);
 #pragma unroll
@@ -142,14 +142,14 @@ __device__ __forceinline__ void copy_all(const Narrow &args, char *maps, char *s
     Arrivals arrivals;
     const MapCopy<T, PITCH, COLUMNS> map_copy(args);
     for (int first = (int)blockIdx.x * GROUPS; first < args.images; first += (int)gridDim.x * GROUPS) {
-        for (int chunk = 0; chunk < args.chunks; chunk++, stage.next<STAGES>()) {
+        for (int slab = 0; slab < args.slabs; slab++, stage.next<STAGES>()) {
             for (int tap = 0; tap < TAPS; tap++, slot.next<SLOTS>()) {
                 copy_barrier_wait(&barriers.read[slot.place], slot.parity ^ 1);
-                bool kept = args.chunks == 1 && first >= (int)gridDim.x * GROUPS;
-                if (!kept) copy_filters<T, DATA>(args, chunk, tap, slots + slot.place * SLOT_BYTES);
+                bool kept = args.slabs == 1 && first >= (int)gridDim.x * GROUPS;
+                if (!kept) copy_filters<T, DATA>(args, slab, tap, slots + slot.place * SLOT_BYTES);
                 for (int g = 0; tap == 0 && g < GROUPS; g++) {
                     char *to = maps + (stage.place * GROUPS + g) * map_bytes(PITCH, COLUMNS);
-                    map_copy.run(args, first + g, chunk, to);
+                    map_copy.run(args, first + g, slab, to);
                 }
                 arrivals.started(barriers.there);
             }
@@ -168,7 +168,7 @@ __device__ __forceinline__ void add_tap(float (&sums)[COLUMNS / 2], const char *
     wgmma_begin();
 #pragma unroll
     for (int k = 0; k < CHANNELS; k += 16) {
-        uint64_t a = factor_place(filters + k * (DATA ? FACTOR_ROW : 2)), b = factor_place(moved + k * 2);
+        uint64_t a = factor_descriptor(filters + k * (DATA ? FACTOR_ROW : 2)), b = factor_descriptor(moved + k * 2);
         WarpGroupProduct<COLUMNS, T, DATA>::run(sums, a, b, add || k > 0);
     }
     wgmma_commit();
@@ -208,12 +208,12 @@ __device__ __forceinline__ void multiply_all(const Narrow &args, const char *map
     bool first_lane = threadIdx.x % WARP == 0;
     for (int first = (int)blockIdx.x * GROUPS; first < args.images; first += (int)gridDim.x * GROUPS) {
         float sums[COLUMNS / 2];
-        for (int chunk = 0; chunk < args.chunks; chunk++, stage.next<STAGES>()) {
+        for (int slab = 0; slab < args.slabs; slab++, stage.next<STAGES>()) {
             const char *map = maps + (stage.place * GROUPS + group) * map_bytes(PITCH, COLUMNS);
             for (int tap = 0; tap < TAPS; tap++, slot.next<SLOTS>()) {
                 copy_barrier_wait(&barriers.there[slot.place], slot.parity);
-                add_tap<T, PITCH, COLUMNS, DATA>(sums, map, slots + slot.place * SLOT_BYTES, tap, chunk + tap > 0);
-                if (chunk + tap == 0) continue;
+                add_tap<T, PITCH, COLUMNS, DATA>(sums, map, slots + slot.place * SLOT_BYTES, tap, slab + tap > 0);
+                if (slab + tap == 0) continue;
                 wgmma_wait<1>();
                 if (first_lane) copy_barrier_arrive(&barriers.read[done.place]);
                 done.next<SLOTS>();

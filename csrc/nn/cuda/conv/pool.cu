@@ -34,19 +34,19 @@ extern "C" {
 #define EXCHANGE_BYTES (UNIT * (POOLED_STRIDE + INDEX_STRIDE))
 #define MERGE_FLOATS 17 /* count, means, deviations of 8 channels */
 
-/* A position has `CHUNKS` times 8 input channels. */
+/* A position has `PACKS` packs of 8 input channels. */
 __host__ __device__ constexpr int odd(int number) { return number | 1; }
-__host__ __device__ constexpr int pair_bytes(int chunks) { return odd(2 * chunks) * 16; }
-__host__ __device__ constexpr int filter_bytes(int chunks) { return odd(9 * chunks) * 16; }
+__host__ __device__ constexpr int pair_bytes(int packs) { return odd(2 * packs) * 16; }
+__host__ __device__ constexpr int filter_bytes(int packs) { return odd(9 * packs) * 16; }
 
 typedef struct PoolMaps {
-    int images, channels;              /* channels of the whole output */
-    Divisor row_chunks;                /* chunks of a row that are read */
-    uint32_t image_chunks, all_chunks; /* chunks of an image that are read, and of all of it */
-    uint32_t skipped;                  /* chunks at the end of a row that no window reads */
-    Divisor across;                    /* windows in a row */
-    uint32_t windows;                  /* in an image */
-    int row_bytes, bytes;              /* in shared memory: a row; an image */
+    int images, channels;            /* channels of the whole output */
+    Divisor row_packs;               /* packs of a row that are read */
+    uint32_t image_packs, all_packs; /* packs of an image that are read, and of all of it */
+    uint32_t skipped;                /* packs at the end of a row that no window reads */
+    Divisor across;                  /* windows in a row */
+    uint32_t windows;                /* in an image */
+    int row_bytes, bytes;            /* in shared memory: a row; an image */
 } PoolMaps;
 
 /* From an unsigned number: fewer instructions. */
@@ -55,21 +55,21 @@ __device__ static __forceinline__ int lane_of_thread(void) { return (int)(thread
 /* ---- into shared memory ------------------------------------------------------------------------------------------*/
 
 /* Within its border of zeros, which stays. */
-template <typename T, int CHUNKS>
+template <typename T, int PACKS>
 __device__ __forceinline__ void copy_map(const T *input, const PoolMaps &maps, int image, char *to) {
-    const T *from = input + (size_t)image * maps.all_chunks * 8;
-    for (uint32_t i = threadIdx.x; i < maps.image_chunks; i += THREADS) {
-        uint32_t rest, row = divide(i, maps.row_chunks, &rest), column = rest / CHUNKS + 1, chunk = rest % CHUNKS;
-        char *place = to + (row + 1) * (uint32_t)maps.row_bytes + column / 2 * (uint32_t)pair_bytes(CHUNKS);
-        cp_async_16(place + (column % 2 * CHUNKS + chunk) * 16, from + ((size_t)i + row * maps.skipped) * 8, false);
+    const T *from = input + (size_t)image * maps.all_packs * 8;
+    for (uint32_t i = threadIdx.x; i < maps.image_packs; i += THREADS) {
+        uint32_t rest, row = divide(i, maps.row_packs, &rest), column = rest / PACKS + 1, pack = rest % PACKS;
+        char *place = to + (row + 1) * (uint32_t)maps.row_bytes + column / 2 * (uint32_t)pair_bytes(PACKS);
+        cp_async_16(place + (column % 2 * PACKS + pack) * 16, from + ((size_t)i + row * maps.skipped) * 8, false);
     }
 }
 
-template <typename T, int CHUNKS> __device__ __forceinline__ void copy_filters(const T *filters, char *to) {
-    constexpr int ROW = 9 * CHUNKS;
+template <typename T, int PACKS> __device__ __forceinline__ void copy_filters(const T *filters, char *to) {
+    constexpr int ROW = 9 * PACKS;
     const T *from = filters + (size_t)blockIdx.y * BLOCK_CHANNELS * ROW * 8;
     for (int i = (int)threadIdx.x; i < BLOCK_CHANNELS * ROW; i += THREADS) {
-        cp_async_16(to + i / ROW * filter_bytes(CHUNKS) + i % ROW * 16, from + i * 8, false);
+        cp_async_16(to + i / ROW * filter_bytes(PACKS) + i % ROW * 16, from + i * 8, false);
     }
 }
 
@@ -78,25 +78,25 @@ template <typename T, int CHUNKS> __device__ __forceinline__ void copy_filters(c
 /* Sums of 8 windows: of their upper and lower rows, for each 8 channels. */
 typedef float Sums[2][TILES][4];
 
-/* Terms of a row of the filters, in chunks: two at a time, and one at the end if their number is odd. */
-__host__ __device__ constexpr int terms_of(int chunks) { return 3 * chunks; }
+/* Terms of a row of the filters, in packs: two at a time, and one at the end if their number is odd. */
+__host__ __device__ constexpr int terms_of(int packs) { return 3 * packs; }
 
 /* Where in a row of the map a lane reads from for its 8 windows: of term `k`, and the next one for the upper half of
  * the warp, what the left and the right columns of windows multiply. */
-template <int CHUNKS> __device__ __forceinline__ int lane_offset(int k) {
+template <int PACKS> __device__ __forceinline__ int lane_offset(int k) {
     int eight = lane_of_thread() / 8, right = eight % 2, term = k + eight / 2;
-    return (term + right * CHUNKS + (term / CHUNKS + right) / 2) * 16;
+    return (term + right * PACKS + (term / PACKS + right) / 2) * 16;
 }
 
 /* What 8 windows read of one row of the map, as left factors. */
-template <int CHUNKS> struct MapRow {
-    static constexpr int STEPS = terms_of(CHUNKS) / 2;
+template <int PACKS> struct MapRow {
+    static constexpr int STEPS = terms_of(PACKS) / 2;
     uint32_t steps[STEPS][4], last[2];
 };
 
 /* How the lanes of a warp walk: place of each one's window, its offsets there, its places in the filters. */
-template <int CHUNKS> struct Lanes {
-    static constexpr int STEPS = MapRow<CHUNKS>::STEPS;
+template <int PACKS> struct Lanes {
+    static constexpr int STEPS = MapRow<PACKS>::STEPS;
     const char *windows[EIGHTS];
     int offsets[STEPS + 1];
     const char *filters, *last_filters;
@@ -104,21 +104,21 @@ template <int CHUNKS> struct Lanes {
     __device__ __forceinline__ Lanes(const char *filter_rows) {
         int lane = lane_of_thread();
 #pragma unroll
-        for (int i = 0; i < STEPS; i++) offsets[i] = lane_offset<CHUNKS>(2 * i);
+        for (int i = 0; i < STEPS; i++) offsets[i] = lane_offset<PACKS>(2 * i);
         /* of one term; the upper half of the warp is not asked */
-        offsets[STEPS] = lane_offset<CHUNKS>(2 * STEPS) - lane / 16 * 16;
-        filters = filter_rows + (lane / 16 * 8 + lane % 8) * filter_bytes(CHUNKS) + lane / 8 % 2 * 16;
-        last_filters = filter_rows + lane * filter_bytes(CHUNKS);
+        offsets[STEPS] = lane_offset<PACKS>(2 * STEPS) - lane / 16 * 16;
+        filters = filter_rows + (lane / 16 * 8 + lane % 8) * filter_bytes(PACKS) + lane / 8 % 2 * 16;
+        last_filters = filter_rows + lane * filter_bytes(PACKS);
     }
 };
 
 /* Adds what row Y of the filters makes of the map. The lower row of windows reads the map's row Y + 1, which is kept:
  * with the next row of the filters it is the upper one's. */
-template <typename T, int CHUNKS, int Y>
-__device__ __forceinline__ void add_filter_row(Sums (&sums)[EIGHTS], MapRow<CHUNKS> (&upper)[EIGHTS],
-                                               MapRow<CHUNKS> (&lower)[EIGHTS], const Lanes<CHUNKS> &lanes,
+template <typename T, int PACKS, int Y>
+__device__ __forceinline__ void add_filter_row(Sums (&sums)[EIGHTS], MapRow<PACKS> (&upper)[EIGHTS],
+                                               MapRow<PACKS> (&lower)[EIGHTS], const Lanes<PACKS> &lanes,
                                                int row_bytes) {
-    constexpr int ALL = terms_of(CHUNKS), STEPS = MapRow<CHUNKS>::STEPS, PITCH = filter_bytes(CHUNKS);
+    constexpr int ALL = terms_of(PACKS), STEPS = MapRow<PACKS>::STEPS, PITCH = filter_bytes(PACKS);
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
 #pragma unroll
@@ -163,12 +163,12 @@ __device__ __forceinline__ void add_filter_row(Sums (&sums)[EIGHTS], MapRow<CHUN
 }
 
 /* The windows' sums. */
-template <typename T, int CHUNKS>
-__device__ __forceinline__ void convolve(Sums (&sums)[EIGHTS], const Lanes<CHUNKS> &lanes, int row_bytes) {
-    MapRow<CHUNKS> even[EIGHTS], odd[EIGHTS];
-    add_filter_row<T, CHUNKS, 0>(sums, even, odd, lanes, row_bytes);
-    add_filter_row<T, CHUNKS, 1>(sums, odd, even, lanes, row_bytes);
-    add_filter_row<T, CHUNKS, 2>(sums, even, odd, lanes, row_bytes);
+template <typename T, int PACKS>
+__device__ __forceinline__ void convolve(Sums (&sums)[EIGHTS], const Lanes<PACKS> &lanes, int row_bytes) {
+    MapRow<PACKS> even[EIGHTS], odd[EIGHTS];
+    add_filter_row<T, PACKS, 0>(sums, even, odd, lanes, row_bytes);
+    add_filter_row<T, PACKS, 1>(sums, odd, even, lanes, row_bytes);
+    add_filter_row<T, PACKS, 2>(sums, even, odd, lanes, row_bytes);
 }
 
 /* ---- the pool ----------------------------------------------------------------------------------------------------*/
@@ -372,18 +372,18 @@ __device__ __forceinline__ void take_pooled(Taker &taker, const ConvPool &args, 
 }
 
 /* One unit of the warp: windows `first` and on of an image whose map is in shared memory. */
-template <typename T, int CHUNKS, typename Taker>
+template <typename T, int PACKS, typename Taker>
 __device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, const PoolMaps &maps, int image,
-                                        uint32_t first, const char *map, Lanes<CHUNKS> &lanes, char *exchange) {
+                                        uint32_t first, const char *map, Lanes<PACKS> &lanes, char *exchange) {
     int lane = lane_of_thread();
 #pragma unroll
     for (int i = 0; i < EIGHTS; i++) {
         uint32_t window = first + (uint32_t)(i * 8 + lane % 8), across;
         uint32_t down = divide(window < maps.windows ? window : maps.windows - 1, maps.across, &across);
-        lanes.windows[i] = map + 2 * (int)down * maps.row_bytes + (int)across * pair_bytes(CHUNKS);
+        lanes.windows[i] = map + 2 * (int)down * maps.row_bytes + (int)across * pair_bytes(PACKS);
     }
     Sums sums[EIGHTS] = {};
-    convolve<T, CHUNKS>(sums, lanes, maps.row_bytes);
+    convolve<T, PACKS>(sums, lanes, maps.row_bytes);
     pool_sums<T>(sums, exchange);
     __syncwarp();
     take_pooled<T>(taker, args, maps, image, first, exchange);
@@ -392,32 +392,32 @@ __device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, cons
 }
 
 /* Images from the last to the first: where the convolution before ended, the cache still holds them. */
-template <typename T, int CHUNKS, template <typename> class Taker>
+template <typename T, int PACKS, template <typename> class Taker>
 __global__ void __launch_bounds__(THREADS, 1) conv_pool_kernel(ConvPool args, PoolMaps maps) {
     DYNAMIC_SHARED(char, filters);
     int warp = (int)(threadIdx.x / WARP);
-    char *exchange = filters + BLOCK_CHANNELS * filter_bytes(CHUNKS) + warp * EXCHANGE_BYTES;
-    char *shared_maps = filters + BLOCK_CHANNELS * filter_bytes(CHUNKS) + WARPS * EXCHANGE_BYTES;
+    char *exchange = filters + BLOCK_CHANNELS * filter_bytes(PACKS) + warp * EXCHANGE_BYTES;
+    char *shared_maps = filters + BLOCK_CHANNELS * filter_bytes(PACKS) + WARPS * EXCHANGE_BYTES;
     const T *input = static_cast<const T *>(args.input);
     Taker<T> taker;
-    Lanes<CHUNKS> lanes(filters);
+    Lanes<PACKS> lanes(filters);
     for (int i = (int)threadIdx.x * 16; i < 2 * maps.bytes; i += THREADS * 16) {
         *reinterpret_cast<uint4 *>(shared_maps + i) = make_uint4(0, 0, 0, 0);
     }
     __syncthreads();
     grid_begin();
-    copy_filters<T, CHUNKS>(static_cast<const T *>(args.filters), filters);
+    copy_filters<T, PACKS>(static_cast<const T *>(args.filters), filters);
     int image = maps.images - 1 - (int)blockIdx.x, place = 0;
-    copy_map<T, CHUNKS>(input, maps, image, shared_maps);
+    copy_map<T, PACKS>(input, maps, image, shared_maps);
     cp_async_commit();
     for (; image >= 0; image -= (int)gridDim.x, place ^= 1) {
         cp_async_wait<0>();
         __syncthreads(); /* this map is there, and all are done with the one before */
         int next = image - (int)gridDim.x;
-        if (next >= 0) copy_map<T, CHUNKS>(input, maps, next, shared_maps + (place ^ 1) * maps.bytes);
+        if (next >= 0) copy_map<T, PACKS>(input, maps, next, shared_maps + (place ^ 1) * maps.bytes);
         cp_async_commit();
         for (uint32_t first = (uint32_t)warp * UNIT; first < maps.windows; first += WARPS * UNIT) {
-            do_unit<T, CHUNKS>(taker, args, maps, image, first, shared_maps + place * maps.bytes, lanes, exchange);
+            do_unit<T, PACKS>(taker, args, maps, image, first, shared_maps + place * maps.bytes, lanes, exchange);
         }
     }
     taker.end(args, maps, filters);
@@ -425,28 +425,28 @@ __global__ void __launch_bounds__(THREADS, 1) conv_pool_kernel(ConvPool args, Po
 
 /* ---- launchers ---------------------------------------------------------------------------------------------------*/
 
-#define CHUNKS_24 3 /* 24 input channels */
+#define PACKS_24 3 /* 24 input channels */
 
 static PoolMaps maps_of(const ConvPoolShape *shape) {
-    int down = shape->height / 2, across = shape->width / 2, chunks = shape->in_channels / 8;
+    int down = shape->height / 2, across = shape->width / 2, packs = shape->in_channels / 8;
     int rows = shape->height < 2 * down + 1 ? shape->height : 2 * down + 1;
     int columns = shape->width < 2 * across + 1 ? shape->width : 2 * across + 1;
     PoolMaps maps;
     maps.images = shape->images;
     maps.channels = shape->out_channels;
-    maps.row_chunks = make_divisor(columns * chunks);
-    maps.image_chunks = (uint32_t)(rows * columns * chunks);
-    maps.all_chunks = (uint32_t)(shape->height * shape->width * chunks);
-    maps.skipped = (uint32_t)((shape->width - columns) * chunks);
+    maps.row_packs = make_divisor(columns * packs);
+    maps.image_packs = (uint32_t)(rows * columns * packs);
+    maps.all_packs = (uint32_t)(shape->height * shape->width * packs);
+    maps.skipped = (uint32_t)((shape->width - columns) * packs);
     maps.across = make_divisor(across);
     maps.windows = (uint32_t)(down * across);
-    maps.row_bytes = (across + 1) * pair_bytes(chunks);
+    maps.row_bytes = (across + 1) * pair_bytes(packs);
     maps.bytes = (2 * down + 2) * maps.row_bytes;
     return maps;
 }
 
-static size_t shared_bytes(const PoolMaps &maps, int chunks) {
-    size_t filters = (size_t)BLOCK_CHANNELS * (size_t)filter_bytes(chunks);
+static size_t shared_bytes(const PoolMaps &maps, int packs) {
+    size_t filters = (size_t)BLOCK_CHANNELS * (size_t)filter_bytes(packs);
     return filters + (size_t)WARPS * EXCHANGE_BYTES + 2 * (size_t)maps.bytes;
 }
 
@@ -455,7 +455,7 @@ static bool device_fits(size_t shared) {
     struct cudaFuncAttributes code;
     DeviceInfo info;
     int device;
-    const void *kernel = reinterpret_cast<const void *>(conv_pool_kernel<__half, CHUNKS_24, KeepStatistics>);
+    const void *kernel = reinterpret_cast<const void *>(conv_pool_kernel<__half, PACKS_24, KeepStatistics>);
     if (cudaGetDevice(&device) != cudaSuccess || device_describe(device, &info) != STATUS_OK) return false;
     if (10 * info.major + info.minor < MMA_LEAST_CAPABILITY || info.shared_bytes < shared) return false;
     return cudaFuncGetAttributes(&code, kernel) == cudaSuccess && code.ptxVersion >= MMA_LEAST_CAPABILITY;
@@ -463,9 +463,9 @@ static bool device_fits(size_t shared) {
 
 extern "C" bool nn_cuda_conv_pool_fits(const ConvPoolShape *shape) {
     if (shape->precision == PRECISION_FLOAT32) return false;
-    if (shape->in_channels != 8 * CHUNKS_24 || shape->out_channels % BLOCK_CHANNELS != 0) return false;
+    if (shape->in_channels != 8 * PACKS_24 || shape->out_channels % BLOCK_CHANNELS != 0) return false;
     if (shape->height < 2 || shape->width < 2 || shape->height > 64 || shape->width > 64) return false;
-    return device_fits(shared_bytes(maps_of(shape), CHUNKS_24));
+    return device_fits(shared_bytes(maps_of(shape), PACKS_24));
 }
 
 static int conv_pool_blocks(const ConvPoolShape *shape) {
@@ -476,9 +476,9 @@ template <template <typename> class Taker>
 static Status launch(const ConvPoolShape *shape, const ConvPool &args, DeviceStream *stream) {
     PoolMaps maps = maps_of(shape);
     dim3 grid((unsigned)conv_pool_blocks(shape), (unsigned)(shape->out_channels / BLOCK_CHANNELS));
-    auto kernel = shape->precision == PRECISION_FLOAT16 ? conv_pool_kernel<__half, CHUNKS_24, Taker>
-                                                        : conv_pool_kernel<__nv_bfloat16, CHUNKS_24, Taker>;
-    return LAUNCH_AFTER(kernel, grid, THREADS, shared_bytes(maps, CHUNKS_24), stream, args, maps);
+    auto kernel = shape->precision == PRECISION_FLOAT16 ? conv_pool_kernel<__half, PACKS_24, Taker>
+                                                        : conv_pool_kernel<__nv_bfloat16, PACKS_24, Taker>;
+    return LAUNCH_AFTER(kernel, grid, THREADS, shared_bytes(maps, PACKS_24), stream, args, maps);
 }
 
 extern "C" Status nn_cuda_conv_pool_statistics(const ConvPoolShape *shape, ConvPool args, DeviceStream *stream) {
