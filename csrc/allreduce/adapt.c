@@ -39,7 +39,7 @@ static Status scale_create(int64_t bucket, Scale *out) {
 }
 
 /* Adds what the spec loses of scale->x, which is a layer's from element `at` on. */
-static Status weigh(Scale *scale, const WireLayer *layer, int64_t at, int64_t elems, double *lost) {
+static Status adapt_weigh(Scale *scale, const WireLayer *layer, int64_t at, int64_t elems, double *lost) {
     QuantRandom random = scale->random;
     QuantTarget target = {NULL, 1.0f, 1.0f, QUANT_F32, scale->decoded};
     random.quad = layer->quad + (uint64_t)(at / layer->spec.bucket_size) * wire_bucket_quads(layer);
@@ -54,8 +54,8 @@ static Status weigh(Scale *scale, const WireLayer *layer, int64_t at, int64_t el
 }
 
 /* A layer's elements from `at` on, with their residual (NULL: none), as float32. */
-static Status take(Scale *scale, const WireLayer *layer, const void *buffer, const float *residual, int64_t at,
-                   int64_t elems) {
+static Status adapt_take(Scale *scale, const WireLayer *layer, const void *buffer, const float *residual, int64_t at,
+                         int64_t elems) {
     QuantType type = layer->spec.type;
     const uint8_t *x = (const uint8_t *)buffer + (layer->first + at) * (int64_t)quantize_item_bytes(type);
     const float *kept = residual == NULL ? NULL : residual + layer->first + at;
@@ -67,10 +67,10 @@ static Status measure_layer(Scale *scale, const WireLayer *layer, const void *bu
                             const int *widths, int count, double *lost) {
     for (int64_t at = 0; at < layer->elems; at += scale->step) {
         int64_t elems = layer->elems - at < scale->step ? layer->elems - at : scale->step;
-        TRY(take(scale, layer, buffer, residual, at, elems));
+        TRY(adapt_take(scale, layer, buffer, residual, at, elems));
         for (int w = 0; w < count; w++) {
             scale->spec.bits = widths[w];
-            TRY(weigh(scale, layer, at, elems, &lost[w]));
+            TRY(adapt_weigh(scale, layer, at, elems, &lost[w]));
         }
         for (int64_t i = 0; i < elems; i++) lost[count] += (double)scale->x[i] * (double)scale->x[i];
     }

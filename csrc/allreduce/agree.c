@@ -42,9 +42,9 @@ Status allreduce_number(const AllreduceSetup *setup, AllreduceExtent *extent) {
 }
 
 /* What another rank says may be anything. */
-static const char *spell(const char *name) { return name == NULL ? "?" : name; }
+static const char *header_name(const char *name) { return name == NULL ? "?" : name; }
 
-static void describe(const AllreduceHeader *a, char *text, size_t text_bytes) {
+static void header_describe(const AllreduceHeader *a, char *text, size_t text_bytes) {
     if (a->magic != HEADER_MAGIC || a->version != HEADER_VERSION) {
         snprintf(text, text_bytes, "another version of the library");
         return;
@@ -52,10 +52,11 @@ static void describe(const AllreduceHeader *a, char *text, size_t text_bytes) {
     snprintf(text, text_bytes,
              "run %u of plan %u of its kind: %s of %lld %s in %u layers, %u bits, buckets of %lld, %s, codec %u, "
              "rounding %u, seed %llu, %u threads%s%s",
-             a->call, a->number, spell(allreduce_op_name((int)a->op)), (long long)a->elems,
-             spell(allreduce_type_name((int)a->type)), a->layers, a->bits, (long long)a->bucket_size,
-             spell(allreduce_algorithm_name((int)a->algorithm)), a->codec, a->rounding, (unsigned long long)a->seed,
-             a->threads, a->half_metadata != 0 ? ", 16-bit metadata" : "", a->feedback != 0 ? ", error feedback" : "");
+             a->call, a->number, header_name(allreduce_op_name((int)a->op)), (long long)a->elems,
+             header_name(allreduce_type_name((int)a->type)), a->layers, a->bits, (long long)a->bucket_size,
+             header_name(allreduce_algorithm_name((int)a->algorithm)), a->codec, a->rounding,
+             (unsigned long long)a->seed, a->threads, a->half_metadata != 0 ? ", 16-bit metadata" : "",
+             a->feedback != 0 ? ", error feedback" : "");
 }
 
 static void describe_layer(const AllreduceSetup *setup, const WireMap *map, int64_t index,
@@ -145,8 +146,8 @@ done:
 static Status tell_difference(const AllreduceSetup *setup, const AllreduceHeader *mine, const AllreduceHeader *other,
                               int rank) {
     char expected[320], got[320];
-    describe(mine, expected, sizeof expected);
-    describe(other, got, sizeof got);
+    header_describe(mine, expected, sizeof expected);
+    header_describe(other, got, sizeof got);
     bool same_version = other->magic == mine->magic && other->version == mine->version;
     bool order = same_version && other->number != mine->number;
     Status status = error_fail(STATUS_TRANSPORT, "the ranks disagree: rank %d expected %s; rank %d has %s%s",

@@ -25,7 +25,7 @@ typedef struct Choice {
     AllreduceExtent *extent;
 } Choice;
 
-static Status choose(const Choice *choice, AllreduceAlgorithm algorithm, const char *reason) {
+static Status choice_take(const Choice *choice, AllreduceAlgorithm algorithm, const char *reason) {
     choice->extent->algorithm = algorithm;
     snprintf(choice->extent->reason, sizeof choice->extent->reason, "%s", reason);
     return STATUS_OK;
@@ -38,16 +38,17 @@ static Status choose_by_rule(const Choice *choice) {
     bool quantises = choice->table->any_quantized;
     double item = quantises ? (double)options->bits / 8.0 : (double)allreduce_type_bytes(options->type);
     double sent = (double)choice->table->elems * item * (size - 1);
-    if (sent <= SMALL_BYTES) return choose(choice, ALLREDUCE_ONE_SHOT, "by rule: a small call, latency decides");
+    if (sent <= SMALL_BYTES) return choice_take(choice, ALLREDUCE_ONE_SHOT, "by rule: a small call, latency decides");
     if (comm_nodes(comm) > 1 && comm_local_size(comm) > 1 && allreduce_nodes_are_equal(comm)) {
-        return choose(choice, ALLREDUCE_TWO_LEVEL, "by rule: several ranks on each of several nodes");
+        return choice_take(choice, ALLREDUCE_TWO_LEVEL, "by rule: several ranks on each of several nodes");
     }
-    if (!quantises) return choose(choice, ALLREDUCE_EXACT, "by rule: nothing in this call is quantised");
+    if (!quantises) return choice_take(choice, ALLREDUCE_EXACT, "by rule: nothing in this call is quantised");
     if (size == 2 && choice->setup->link == ALLREDUCE_LINK_BUS && sent >= BUS_BYTES) {
-        return choose(choice, ALLREDUCE_SRA, "by rule: two ranks by way of host memory, in both directions at once");
+        return choice_take(choice, ALLREDUCE_SRA,
+                           "by rule: two ranks by way of host memory, in both directions at once");
     }
-    if (size == 2) return choose(choice, ALLREDUCE_ONE_SHOT, "by rule: two ranks, one quantisation");
-    return choose(choice, ALLREDUCE_SRA, "by rule: more than two ranks");
+    if (size == 2) return choice_take(choice, ALLREDUCE_ONE_SHOT, "by rule: two ranks, one quantisation");
+    return choice_take(choice, ALLREDUCE_SRA, "by rule: more than two ranks");
 }
 
 /* Where nothing quantised is cheaper than what was asked for, it is also nearer to the sum. */
@@ -58,7 +59,7 @@ static Status choose_plain(const Choice *choice, AllreduceAlgorithm next, double
         snprintf(reason + length, sizeof reason - (size_t)length, "; %d bits by %s take %.1f us",
                  choice->setup->options.bits, allreduce_algorithm_name((int)next), next_seconds * 1e6);
     }
-    return choose(choice, ALLREDUCE_EXACT, reason);
+    return choice_take(choice, ALLREDUCE_EXACT, reason);
 }
 
 static Status choose_by_costs(const Choice *choice) {
@@ -67,7 +68,7 @@ static Status choose_by_costs(const Choice *choice) {
     AllreduceAlgorithm best = ALLREDUCE_AUTO;
     double least = 0, plain = allreduce_predict(setup, ALLREDUCE_EXACT, choice->table->elems);
     if (choice->extent != first) { /* one engine does all: it compresses every length, or none */
-        if (first->algorithm == ALLREDUCE_EXACT) return choose(choice, ALLREDUCE_EXACT, first->reason);
+        if (first->algorithm == ALLREDUCE_EXACT) return choice_take(choice, ALLREDUCE_EXACT, first->reason);
         plain = 0;
     }
     for (int a = 0; a < ALLREDUCE_ALGORITHMS; a++) {
@@ -79,7 +80,7 @@ static Status choose_by_costs(const Choice *choice) {
     }
     if (plain > 0 && (best == ALLREDUCE_AUTO || plain <= least)) return choose_plain(choice, best, plain, least);
     if (best == ALLREDUCE_AUTO) return choose_by_rule(choice);
-    return choose(choice, best, "by measured costs: the cheapest of those below");
+    return choice_take(choice, best, "by measured costs: the cheapest of those below");
 }
 
 Status allreduce_choose(const AllreduceSetup *setup, const WireTable *table, AllreduceExtent *extent) {
@@ -91,8 +92,8 @@ Status allreduce_choose(const AllreduceSetup *setup, const WireTable *table, All
              "two_level needs the same number of ranks on every node, and node 0 has %d, node %d has %d: use sra",
              comm_local_size_of(comm, 0), odd_node(comm), comm_local_size_of(comm, odd_node(comm)));
     }
-    if (comm_size(comm) == 1) return choose(&choice, ALLREDUCE_SRA, "one rank: nothing is sent");
-    if (options->algorithm != ALLREDUCE_AUTO) return choose(&choice, options->algorithm, "as asked for");
+    if (comm_size(comm) == 1) return choice_take(&choice, ALLREDUCE_SRA, "one rank: nothing is sent");
+    if (options->algorithm != ALLREDUCE_AUTO) return choice_take(&choice, options->algorithm, "as asked for");
     return options->costs != NULL && table->any_quantized ? choose_by_costs(&choice) : choose_by_rule(&choice);
 }
 

@@ -10,7 +10,7 @@ typedef struct Text {
     size_t limit, used;
 } Text;
 
-__attribute__((format(printf, 2, 3))) static void add(Text *text, const char *format, ...) {
+__attribute__((format(printf, 2, 3))) static void explain_add(Text *text, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     size_t room = text->used < text->limit ? text->limit - text->used : 0;
@@ -27,8 +27,8 @@ static void add_special_layers(Text *text, const AllreduceSetup *setup) {
         const char *name = setup->layers[i].name;
         bool usual = layer->spec.bits == setup->options.bits && layer->spec.bucket_size == setup->options.bucket_size;
         if (layer->raw || usual) continue;
-        add(text, "  layer %d%s%s: %d bits, buckets of %lld\n", i, name == NULL ? "" : " ", name == NULL ? "" : name,
-            layer->spec.bits, (long long)layer->spec.bucket_size);
+        explain_add(text, "  layer %d%s%s: %d bits, buckets of %lld\n", i, name == NULL ? "" : " ",
+                    name == NULL ? "" : name, layer->spec.bits, (long long)layer->spec.bucket_size);
     }
 }
 
@@ -42,35 +42,36 @@ static void add_layers(Text *text, const AllreduceSetup *setup) {
         quantized_layers++;
         quantised += layer->elems;
     }
-    add(text, "layers: %d, %lld elements of %s; quantised: %lld layers, %lld elements", extent->map->layers,
-        (long long)extent->elems, allreduce_type_name((int)options->type), (long long)quantized_layers,
-        (long long)quantised);
+    explain_add(text, "layers: %d, %lld elements of %s; quantised: %lld layers, %lld elements", extent->map->layers,
+                (long long)extent->elems, allreduce_type_name((int)options->type), (long long)quantized_layers,
+                (long long)quantised);
     if (quantised > 0) {
-        add(text, " (%d bits, buckets of %lld, %s, %s%s)", options->bits, (long long)options->bucket_size,
-            quantize_codec_name((int)options->codec), quantize_rounding_name((int)options->rounding),
-            extent->feedback ? ", error feedback" : "");
+        explain_add(text, " (%d bits, buckets of %lld, %s, %s%s)", options->bits, (long long)options->bucket_size,
+                    quantize_codec_name((int)options->codec), quantize_rounding_name((int)options->rounding),
+                    extent->feedback ? ", error feedback" : "");
     }
-    add(text, "\n");
+    explain_add(text, "\n");
     add_special_layers(text, setup);
 }
 
 static void add_topology(Text *text, const Comm *comm) {
     int shared = 0;
     for (int r = 0; r < comm_size(comm); r++) shared += comm_shares_memory(comm, r);
-    add(text, "ranks: %d on %d node%s; from rank %d, %d through shared memory and %d through MPI\n", comm_size(comm),
-        comm_nodes(comm), comm_nodes(comm) == 1 ? "" : "s", comm_rank(comm), shared - 1, comm_size(comm) - shared);
+    explain_add(text, "ranks: %d on %d node%s; from rank %d, %d through shared memory and %d through MPI\n",
+                comm_size(comm), comm_nodes(comm), comm_nodes(comm) == 1 ? "" : "s", comm_rank(comm), shared - 1,
+                comm_size(comm) - shared);
 }
 
 static void add_costs(Text *text, const AllreduceSetup *setup) {
     for (int a = 0; setup->options.costs != NULL && a < ALLREDUCE_ALGORITHMS; a++) {
         double seconds = allreduce_predict(setup, (AllreduceAlgorithm)a, setup->extents[0].elems);
-        if (seconds > 0) add(text, "predicted: %-9s %10.1f us\n", allreduce_algorithm_name(a), seconds * 1e6);
+        if (seconds > 0) explain_add(text, "predicted: %-9s %10.1f us\n", allreduce_algorithm_name(a), seconds * 1e6);
     }
 }
 
 static void add_choice(Text *text, const AllreduceSetup *setup) {
     const AllreduceExtent *extent = &setup->extents[0];
-    add(text, "algorithm: %s (%s)\n", allreduce_algorithm_name((int)extent->algorithm), extent->reason);
+    explain_add(text, "algorithm: %s (%s)\n", allreduce_algorithm_name((int)extent->algorithm), extent->reason);
 }
 
 size_t allreduce_describe_choice(const AllreduceSetup *setup, char *out, size_t bytes) {
@@ -86,12 +87,14 @@ size_t allreduce_describe(const AllreduceSetup *setup, char *out, size_t bytes) 
     int size = comm_size(setup->comm);
     add_choice(&text, setup);
     if (extent->algorithm == ALLREDUCE_RING && size > 4) {
-        add(&text, "warning: a ring of %d ranks quantises %d times on the way; sra quantises twice\n", size, size);
+        explain_add(&text, "warning: a ring of %d ranks quantises %d times on the way; sra quantises twice\n", size,
+                    size);
     }
     add_topology(&text, setup->comm);
     add_layers(&text, setup);
-    add(&text, "sent by this rank: %llu bytes, %llu without quantisation; at most %u in a slice\n",
-        (unsigned long long)extent->bytes.wire, (unsigned long long)extent->bytes.plain, extent->map->max_slice_bytes);
+    explain_add(&text, "sent by this rank: %llu bytes, %llu without quantisation; at most %u in a slice\n",
+                (unsigned long long)extent->bytes.wire, (unsigned long long)extent->bytes.plain,
+                extent->map->max_slice_bytes);
     add_costs(&text, setup);
     return text.used;
 }

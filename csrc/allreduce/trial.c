@@ -143,28 +143,28 @@ const Allreduce *allreduce_trial_of(const AllreduceTrial *trial) { return trial-
 
 /* ---- runs ---- */
 
-static Status put(AllreduceTrial *trial, int64_t elems) {
+static Status trial_put(AllreduceTrial *trial, int64_t elems) {
     const CommPiece piece = {trial->data, elems};
     if (trial->site == TRIAL_MPI) return comm_mpi_allreduce(trial->comm, trial->data, elems);
     if (trial->allreduce != NULL) return allreduce_put(trial->allreduce, trial->data, elems, trial->stream);
     return comm_device_allreduce(trial->nccl, &piece, 1, trial->type, trial->average, trial->stream);
 }
 
-static Status wait(AllreduceTrial *trial) {
+static Status trial_wait(AllreduceTrial *trial) {
     if (trial->stream == NULL) return STATUS_OK;
     if (trial->nccl != NULL) return comm_device_wait(trial->nccl, trial->stream, NULL);
     return allreduce_wait(trial->allreduce, trial->stream, NULL);
 }
 
 static Status put_all(AllreduceTrial *trial, int64_t elems, int runs) {
-    for (int i = 0; i < runs; i++) TRY(put(trial, elems));
+    for (int i = 0; i < runs; i++) TRY(trial_put(trial, elems));
     return STATUS_OK;
 }
 
 /* A graph of so many runs, launched once: the first launch of one takes longer. */
 static Status record(AllreduceTrial *trial, int64_t elems, int runs) {
     if (trial->graph != NULL && trial->graph_runs == runs && trial->graph_elems == elems) return STATUS_OK;
-    TRY(wait(trial));
+    TRY(trial_wait(trial));
     device_graph_destroy(trial->graph);
     trial->graph = NULL;
     TRY(device_capture_begin(trial->stream));
@@ -176,18 +176,18 @@ static Status record(AllreduceTrial *trial, int64_t elems, int runs) {
     trial->graph_runs = runs;
     trial->graph_elems = elems;
     TRY(device_graph_launch(trial->graph, trial->stream));
-    return wait(trial);
+    return trial_wait(trial);
 }
 
 static Status time_on_device(AllreduceTrial *trial, int64_t elems, int launches, bool recorded, double *seconds) {
     float milliseconds = 0;
     TRY(device_event_record(trial->begin, trial->stream));
     for (int i = 0; i < launches; i++) {
-        if (i > 0 && i % IN_FLIGHT == 0) TRY(wait(trial));
-        TRY(recorded ? device_graph_launch(trial->graph, trial->stream) : put(trial, elems));
+        if (i > 0 && i % IN_FLIGHT == 0) TRY(trial_wait(trial));
+        TRY(recorded ? device_graph_launch(trial->graph, trial->stream) : trial_put(trial, elems));
     }
     TRY(device_event_record(trial->end, trial->stream));
-    TRY(wait(trial));
+    TRY(trial_wait(trial));
     TRY(device_event_elapsed(trial->begin, trial->end, &milliseconds));
     *seconds = (double)milliseconds / 1e3;
     return STATUS_OK;

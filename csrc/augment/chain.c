@@ -33,7 +33,9 @@ void augment_output_size(const Augment *a, int32_t *height, int32_t *width) {
     *width = a->sizes[a->spec.op_count].width;
 }
 
-static size_t image_bytes(AugmentSize size) { return (size_t)size.height * (size_t)size.width * AUGMENT_CHANNELS; }
+static size_t chain_image_bytes(AugmentSize size) {
+    return (size_t)size.height * (size_t)size.width * AUGMENT_CHANNELS;
+}
 
 /* Scratch memory holds the images between passes; of a chain that mixes, the last two images before that, and which of
  * them is the older; then each pass's own, and what one operation after moves and fills needs. */
@@ -151,7 +153,7 @@ static AugmentPhase turn_of(const AugmentOp *op) {
 
 /* In a pass moves come before fills, those before colours and filters, and mixing last; one of the moves at most pads.
  * The last pass converts, with nothing after that but fills. */
-static void cut(Augment *a) {
+static void chain_cut(Augment *a) {
     bool padded = false;
     AugmentPhase before = AUGMENT_MOVE;
     a->count = 1;
@@ -183,11 +185,11 @@ static void make_pass(Augment *a, int index) {
         part.ops[part.op_count++] = a->spec.ops[i];
     }
     augment_pass_init(&a->passes[index], &part, a->sizes[end]);
-    if (!last && image_bytes(a->sizes[end]) > a->image_bytes) a->image_bytes = image_bytes(a->sizes[end]);
+    if (!last && chain_image_bytes(a->sizes[end]) > a->image_bytes) a->image_bytes = chain_image_bytes(a->sizes[end]);
 }
 
 static size_t kept_bytes(const Augment *a) {
-    return a->mixing < 0 ? 0 : image_bytes(a->sizes[a->first[a->mixing + 1]]);
+    return a->mixing < 0 ? 0 : chain_image_bytes(a->sizes[a->first[a->mixing + 1]]);
 }
 
 static size_t working_bytes(AugmentPhase phase, AugmentSize size) {
@@ -215,7 +217,7 @@ Status augment_create(const AugmentSpec *spec, Augment **out) {
     TRY_GOTO(check_spec(spec, a->sizes));
     a->spec = *spec;
     if (augment_format_rgb(spec->format)) {
-        cut(a);
+        chain_cut(a);
         TRY_GOTO(memory_calloc((size_t)a->count, sizeof *a->passes, &a->passes));
         for (int i = 0; i < a->count; i++) make_pass(a, i);
         place_scratch(a);

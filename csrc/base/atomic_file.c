@@ -167,7 +167,7 @@ done:
     return status;
 }
 
-static Status create(const char *path, AtomicFile **out) {
+static Status atomic_file_open_new(const char *path, AtomicFile **out) {
     char target[PATH_MAX];
     const char *name;
     int folder = -1;
@@ -177,7 +177,9 @@ static Status create(const char *path, AtomicFile **out) {
     return create_in(folder, path, name, out);
 }
 
-Status atomic_file_create(const char *path, AtomicFile **out) { return error_at_path(create(path, out), path); }
+Status atomic_file_create(const char *path, AtomicFile **out) {
+    return error_at_path(atomic_file_open_new(path, out), path);
+}
 
 Status atomic_file_create_again(const AtomicFile *other, AtomicFile **out) {
     int folder = fcntl(other->folder, F_DUPFD_CLOEXEC, 0);

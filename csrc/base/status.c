@@ -9,7 +9,7 @@ static _Thread_local ErrorRecord record = {.rank = -1, .offset = -1, .sample = -
 
 const ErrorRecord *error_record(void) { return &record; }
 
-static void start(Status code, int errno_value, const char *format, va_list arguments) {
+static void record_start(Status code, int errno_value, const char *format, va_list arguments) {
     record = (ErrorRecord){.code = code, .errno_value = errno_value, .rank = -1, .offset = -1, .sample = -1};
     vsnprintf(record.message, sizeof record.message, format, arguments);
 }
@@ -17,7 +17,7 @@ static void start(Status code, int errno_value, const char *format, va_list argu
 Status error_fail(Status code, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    start(code, 0, format, arguments);
+    record_start(code, 0, format, arguments);
     va_end(arguments);
     return code;
 }
@@ -25,7 +25,7 @@ Status error_fail(Status code, const char *format, ...) {
 Status error_fail_errno(Status code, int errno_value, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    start(code, errno_value, format, arguments);
+    record_start(code, errno_value, format, arguments);
     va_end(arguments);
     char text[128];
     size_t used = strlen(record.message);

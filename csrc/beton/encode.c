@@ -74,7 +74,7 @@ void beton_encoder_destroy(BetonEncoder *encoder) {
     memory_free(encoder);
 }
 
-static Status reserve(BetonEncoder *encoder, size_t count) {
+static Status encoder_reserve(BetonEncoder *encoder, size_t count) {
     const BetonSchema *schema = encoder->schema;
     if (count <= encoder->capacity) return STATUS_OK;
     release_slots(encoder);
@@ -180,7 +180,7 @@ static int compare_skips(const void *a, const void *b) {
 
 Status beton_encoder_run(BetonEncoder *encoder, uint64_t first_index, const BetonValue *values, size_t count,
                          const BetonChunk **out) {
-    TRY(reserve(encoder, count));
+    TRY(encoder_reserve(encoder, count));
     for (int i = 0; i < encoder->threads; i++) beton_arena_reset(&encoder->jobs[i].arena);
     encoder->chunk.num_skips = 0;
     encoder->first_failed = UINT64_MAX;

@@ -46,7 +46,7 @@ typedef struct Picture {
     size_t stride;
 } Picture;
 
-static Status take(const BetonValue *value, Picture *picture) {
+static Status image_take(const BetonValue *value, Picture *picture) {
     *picture = (Picture){0};
     switch (value->source) {
     case BETON_SOURCE_PIXELS:
@@ -96,7 +96,7 @@ static bool wants_jpeg(const EncodeJob *job, const BetonFieldSpec *spec, const P
     }
 }
 
-static Status decode(EncodeJob *job, Arena *arena, Picture *picture) {
+static Status image_decode(EncodeJob *job, Arena *arena, Picture *picture) {
     unsigned char *pixels;
     size_t stride = (size_t)picture->size.width * 3;
     TRY(beton_arena_alloc(arena, stride * picture->size.height, &pixels));
@@ -108,7 +108,7 @@ static Status decode(EncodeJob *job, Arena *arena, Picture *picture) {
     return STATUS_OK;
 }
 
-static Status reduce(EncodeJob *job, Arena *arena, ImageSize to, Picture *picture) {
+static Status image_reduce(EncodeJob *job, Arena *arena, ImageSize to, Picture *picture) {
     unsigned char *pixels;
     size_t stride = (size_t)to.width * 3;
     TRY(beton_arena_alloc(arena, stride * to.height, &pixels));
@@ -149,7 +149,7 @@ static Status make_contiguous(EncodeJob *job, Picture *picture) {
 static Status image_encode(EncodeJob *job, const BetonFieldSpec *spec, const BetonValue *value, unsigned char *record,
                            BetonChunkPart *part) {
     Picture picture;
-    TRY(take(value, &picture));
+    TRY(image_take(value, &picture));
     ImageSize to = reduced(picture.size, spec->max_resolution);
     bool resized = to.width != picture.size.width || to.height != picture.size.height;
     bool as_jpeg = wants_jpeg(job, spec, &picture, to);
@@ -160,8 +160,8 @@ static Status image_encode(EncodeJob *job, const BetonFieldSpec *spec, const Bet
         }
     } else {
         /* what will not be stored as it is goes into memory that is taken back after the value */
-        if (picture.pixels == NULL) TRY(decode(job, resized || as_jpeg ? &job->scratch : &job->arena, &picture));
-        if (resized) TRY(reduce(job, as_jpeg ? &job->scratch : &job->arena, to, &picture));
+        if (picture.pixels == NULL) TRY(image_decode(job, resized || as_jpeg ? &job->scratch : &job->arena, &picture));
+        if (resized) TRY(image_reduce(job, as_jpeg ? &job->scratch : &job->arena, to, &picture));
         if (as_jpeg)
             TRY(compress(job, spec->jpeg_quality, &picture));
         else

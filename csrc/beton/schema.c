@@ -34,7 +34,7 @@ static Status check_unique(const BetonFieldSpec *specs, size_t count) {
     return STATUS_OK;
 }
 
-static Status describe(const BetonFieldSpec *spec, BetonField *field, unsigned char *descriptor) {
+static Status schema_describe(const BetonFieldSpec *spec, BetonField *field, unsigned char *descriptor) {
     TRY(check_name(spec));
     const FieldKind *kind = beton_field_kind_of((unsigned)spec->kind);
     if (kind == NULL) FAIL(STATUS_ARGUMENT, "unknown field type %d", (int)spec->kind);
@@ -69,7 +69,7 @@ Status beton_schema_create(const BetonFieldSpec *fields, size_t num_fields, Beto
     store_u16(schema->head + BETON_HEADER_NUM_FIELDS, (uint16_t)num_fields);
     for (size_t i = 0; i < num_fields; i++) {
         unsigned char *descriptor = schema->head + BETON_HEADER_BYTES + i * BETON_DESCRIPTOR_BYTES;
-        TRY_GOTO(describe(&schema->specs[i], &schema->fields[i], descriptor));
+        TRY_GOTO(schema_describe(&schema->specs[i], &schema->fields[i], descriptor));
         if (schema->fields[i].has_data) schema->fields[i].data_index = schema->num_data_fields++;
     }
     TRY_GOTO(check_unique(schema->specs, num_fields));

@@ -114,7 +114,7 @@ static void join_field(BetonField *to, const BetonField *own, bool none_before) 
     to->num_raw += own->num_raw;
 }
 
-static Status add_part(BetonReader *set, BetonReader *part) {
+static Status set_add_part(BetonReader *set, BetonReader *part) {
     set->parts[set->num_parts++] = part;
     TRY(check_part(set, part));
     part->first = set->num_samples;
@@ -200,7 +200,7 @@ static Status open_parts(BetonReader *set, const char *const *paths, size_t coun
             }
             set->num_fields = part->num_fields;
         }
-        TRY(add_part(set, part));
+        TRY(set_add_part(set, part));
     }
     return STATUS_OK;
 }

@@ -65,7 +65,7 @@ static Status check_options(const BetonWriterOptions *options) {
     return STATUS_OK;
 }
 
-static Status reserve(BetonWriter *writer, uint64_t samples) {
+static Status writer_reserve(BetonWriter *writer, uint64_t samples) {
     if (samples <= writer->capacity) return STATUS_OK;
     uint64_t grown = writer->capacity * 2 > samples ? writer->capacity * 2 : samples;
     size_t record = (size_t)writer->schema->record_bytes, parts = writer->schema->num_data_fields;
@@ -108,7 +108,7 @@ Status beton_writer_create(const char *path, const BetonSchema *schema, const Be
     TRY_GOTO(lay_out(writer, options->expected_samples, 0, &layout));
     writer->base = layout.data;
     if (options->checksums) TRY_GOTO(pool_create(options->threads, &writer->pool));
-    TRY_GOTO(reserve(writer, options->expected_samples));
+    TRY_GOTO(writer_reserve(writer, options->expected_samples));
     TRY_GOTO(atomic_file_create(path, &writer->file));
     TRY_GOTO(beton_sink_init(&writer->sink, writer->file, options->durable));
     *out = writer;
@@ -173,7 +173,7 @@ Status beton_writer_append(BetonWriter *writer, const BetonChunk *chunk) {
     const BetonSchema *schema = writer->schema;
     size_t parts = schema->num_data_fields, record = (size_t)schema->record_bytes;
     if (chunk->count == 0) return STATUS_OK;
-    TRY(reserve(writer, writer->num_samples + chunk->count));
+    TRY(writer_reserve(writer, writer->num_samples + chunk->count));
     if (writer->options.checksums && parts != 0) {
         ChecksumLoop loop = {chunk->parts, writer->checksums + writer->num_samples * parts, chunk->count * parts};
         size_t items = (loop.count + CHECKSUM_BATCH - 1) / CHECKSUM_BATCH;

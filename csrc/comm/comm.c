@@ -164,7 +164,7 @@ static Status gather_parent(void *context, const void *mine, size_t bytes, void 
     return comm_allgather(context, mine, bytes, all);
 }
 
-static Status split(Comm *comm, int color, int key, Comm **out) {
+static Status comm_make_part(Comm *comm, int color, int key, Comm **out) {
     Nursery nursery = {.gather = gather_parent,
                        .context = comm,
                        .rank = comm->rank,
@@ -185,7 +185,7 @@ static Status split(Comm *comm, int color, int key, Comm **out) {
 
 Status comm_split(Comm *comm, int color, int key, Comm **out) {
     TRY(comm_begin(comm, "split", 0));
-    return comm_end(comm, split(comm, color, key, out));
+    return comm_end(comm, comm_make_part(comm, color, key, out));
 }
 
 /* ---- destroyed ---- */

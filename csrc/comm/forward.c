@@ -258,7 +258,7 @@ static Status make_post(CommForward *f) {
 }
 
 /* The thread has none of the hooks, which are for the thread that made the communicator. */
-static Status start(CommForward *f) {
+static Status forward_start(CommForward *f) {
     f->comm->hooks = (CommHooks){0};
     TRY(memory_calloc((size_t)f->comm->size, sizeof *f->envelopes, &f->envelopes));
     TRY(make_post(f));
@@ -276,7 +276,7 @@ Status comm_forward_create(Comm *comm, void *const *bases, size_t bytes, CommWin
     f->bytes = bytes;
     f->signs = signs;
     TRY_GOTO(comm_split(comm, 0, comm->rank, &f->comm));
-    TRY_GOTO(start(f));
+    TRY_GOTO(forward_start(f));
     *out = f;
     f = NULL;
 done:

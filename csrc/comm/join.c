@@ -65,7 +65,7 @@ void comm_join_free(Comm *comm) {
     memory_free(comm);
 }
 
-static Status allocate(int rank, int size, const CommOptions *options, Comm **out) {
+static Status join_allocate(int rank, int size, const CommOptions *options, Comm **out) {
     Status status = STATUS_OK;
     Comm *comm = NULL;
     TRY(memory_calloc(1, sizeof *comm, &comm));
@@ -145,7 +145,7 @@ Status comm_join_segment(CommSegment *segment, int rank, int size, const CommOpt
     bool registered = false;
     int nodes = options->nodes > 0 ? options->nodes : 1;
     if (nodes > size) FAIL(STATUS_ARGUMENT, "nodes=%d, but there are only %d ranks", nodes, size);
-    TRY_GOTO(allocate(rank, size, options, &comm));
+    TRY_GOTO(join_allocate(rank, size, options, &comm));
     TRY_GOTO(memory_calloc((size_t)size, sizeof *keys, &keys));
     for (int other = 0; other < size; other++) {
         keys[other] = (uint64_t)other * (uint64_t)nodes / (uint64_t)size;
@@ -170,7 +170,7 @@ Status comm_join_nobody(CommSegment *segment, int rank, int size, const int *nod
     Status status = STATUS_OK;
     Comm *comm = NULL;
     uint64_t *keys = NULL;
-    TRY_GOTO(allocate(rank, size, options, &comm));
+    TRY_GOTO(join_allocate(rank, size, options, &comm));
     TRY_GOTO(memory_calloc((size_t)size, sizeof *keys, &keys));
     for (int other = 0; other < size; other++) {
         keys[other] = (uint64_t)node_of[other];
@@ -191,7 +191,7 @@ done:
 
 /* ---- by gathering ---- */
 
-static Status gather(const Join *join, const void *mine, size_t bytes, void *all) {
+static Status join_gather(const Join *join, const void *mine, size_t bytes, void *all) {
     return join->nursery->gather(join->nursery->context, mine, bytes, all);
 }
 
@@ -228,7 +228,7 @@ static Status gather_infos(Join *join) {
                      .world_rank = n->world_rank,
                      .nodes = n->options.nodes,
                      .next_id = atomic_load(&next_id)};
-    TRY(gather(join, &mine, sizeof mine, join->infos));
+    TRY(join_gather(join, &mine, sizeof mine, join->infos));
     for (int rank = 0; rank < n->size; rank++) {
         const JoinInfo *info = &join->infos[rank];
         if (info->next_id > join->id) join->id = info->next_id;
@@ -256,7 +256,7 @@ static Status fill_places(Join *join, int *seats) {
     Status status = STATUS_OK;
     uint64_t *keys = NULL;
     const JoinInfo *mine = my_info(join);
-    TRY_GOTO(allocate(join->rank, join->size, &join->nursery->options, &join->comm));
+    TRY_GOTO(join_allocate(join->rank, join->size, &join->nursery->options, &join->comm));
     TRY_GOTO(memory_calloc((size_t)join->size, sizeof *keys, &keys));
     *seats = 0;
     for (int rank = 0; rank < join->size; rank++) {
@@ -350,13 +350,13 @@ static Status join_all(Join *join) {
     }
     ErrorRecord first = *error_record();
     JoinOffer offer = {.token = join->token, .pid = (int32_t)getpid(), .fd = join->fd};
-    TRY(gather(join, &offer, sizeof offer, join->offers));
+    TRY(join_gather(join, &offer, sizeof offer, join->offers));
     if (status != STATUS_OK) error_adopt(&first);
     if (joins) status = join_up(join, status, seats);
     JoinOutcome outcome = {.code = (int32_t)status, .cut_off = join->cut_off};
     if (status != STATUS_OK) snprintf(outcome.message, sizeof outcome.message, "%.190s", error_record()->message);
     first = *error_record();
-    TRY(gather(join, &outcome, sizeof outcome, join->outcomes));
+    TRY(join_gather(join, &outcome, sizeof outcome, join->outcomes));
     for (int rank = 0; rank < join->nursery->size; rank++) join->cut_off |= join->outcomes[rank].cut_off != 0;
     if (status != STATUS_OK) return error_adopt(&first);
     return joins ? check_outcomes(join) : STATUS_OK;

@@ -107,7 +107,7 @@ static int mpi_test(void *request, int *finished) {
 
 /* ---- requests ---- */
 
-static Status reserve(CommNet *net) {
+static Status net_reserve(CommNet *net) {
     if (net->count < net->capacity) return STATUS_OK;
     size_t old = (size_t)net->capacity, new = old == 0 ? 32 : 2 * old;
     TRY(memory_resize(&net->requests, old * mpi->abi.handle_bytes, new * mpi->abi.handle_bytes));
@@ -127,32 +127,32 @@ static bool request_is_null(const CommNet *net, int index) {
 }
 
 /* The request has been written behind those in use. */
-static void add(CommNet *net, const MpiJob *job) { net->jobs[net->count++] = *job; }
+static void net_add(CommNet *net, const MpiJob *job) { net->jobs[net->count++] = *job; }
 
 static Status start_send(CommNet *net, int to, int channel, const void *frame, size_t bytes, const MpiJob *job) {
-    TRY(reserve(net));
+    TRY(net_reserve(net));
     TRY_MPI(Isend, frame, (int)bytes, mpi->abi.byte, net->world_rank_of[to], net->tag_base + channel, net->world->mpi,
             request_at(net, net->count));
     net->sending[to]++;
-    add(net, job);
+    net_add(net, job);
     return STATUS_OK;
 }
 
 static Status start_receive(CommNet *net, int from, int channel, MpiWindow *window, int frame) {
-    TRY(reserve(net));
+    TRY(net_reserve(net));
     window->done[frame] = false;
     TRY_MPI(Irecv, window->memory + (size_t)frame * (size_t)window->frame_bytes, window->frame_bytes, mpi->abi.byte,
             net->world_rank_of[from], net->tag_base + channel, net->world->mpi, request_at(net, net->count));
     window->posted[(window->first + window->posted_count++) % window->count] = frame;
-    add(net, &(MpiJob){.kind = JOB_RECEIVE, .rank = from, .window = window, .frame = frame});
+    net_add(net, &(MpiJob){.kind = JOB_RECEIVE, .rank = from, .window = window, .frame = frame});
     return STATUS_OK;
 }
 
 static Status start_control(CommNet *net) {
-    TRY(reserve(net));
+    TRY(net_reserve(net));
     TRY_MPI(Irecv, &net->control, (int)sizeof net->control, mpi->abi.byte, mpi->abi.any_source, net->tag_base + CONTROL,
             net->world->mpi, request_at(net, net->count));
-    add(net, &(MpiJob){.kind = JOB_CONTROL, .rank = -1});
+    net_add(net, &(MpiJob){.kind = JOB_CONTROL, .rank = -1});
     return STATUS_OK;
 }
 
@@ -181,7 +181,7 @@ static void heed_control(CommNet *net) {
 }
 
 /* A finished request's consequences; *again says that the control receive must be posted again. */
-static Status finish(CommNet *net, const MpiJob *job, const void *result, bool *again) {
+static Status net_finish(CommNet *net, const MpiJob *job, const void *result, bool *again) {
     if (job->kind == JOB_SEND) {
         net->sending[job->rank]--;
         memory_free(job->copy);
@@ -231,7 +231,7 @@ static Status test_requests(CommNet *net) {
         if (failure != MPI_OK) {
             status = error_at_rank(check_mpi(failure, "transfer over MPI"), job->rank);
         } else {
-            status = finish(net, job, result, &again);
+            status = net_finish(net, job, result, &again);
         }
     }
     compact(net);
@@ -282,7 +282,7 @@ static Status open_window(CommNet *net, int from, int channel) {
     return STATUS_OK;
 }
 
-static Status take(CommNet *net, int from, int channel, CommNetFrame *out) {
+static Status net_take(CommNet *net, int from, int channel, CommNetFrame *out) {
     *out = (CommNetFrame){0};
     MpiWindow *window = *window_at(net, from, channel);
     if (window == NULL) {
@@ -306,7 +306,7 @@ static Status take(CommNet *net, int from, int channel, CommNetFrame *out) {
 
 Status comm_net_take(CommNet *net, int from, int channel, CommNetFrame *out) {
     pthread_mutex_lock(&lock);
-    Status status = take(net, from, channel, out);
+    Status status = net_take(net, from, channel, out);
     pthread_mutex_unlock(&lock);
     return status;
 }

@@ -118,7 +118,7 @@ static Status fill_functions(CommMpi *mpi) {
 }
 
 /* What was opened: its functions, its family, what it says of itself. */
-static Status fill(void *library, CommMpi *mpi) {
+static Status mpi_bind(void *library, CommMpi *mpi) {
     char said[VERSION_BYTES] = "";
     int length = 0;
     *mpi = (CommMpi){.library = library};
@@ -186,7 +186,7 @@ static void *open_beside(const char *program, char why[LIBRARY_WHY_BYTES]) {
 }
 
 /* The process's parent, 0 if it is not known; its program in `path`, "" if that is not known. */
-static int look_up(int pid, char path[LIBRARY_PATH_BYTES]) {
+static int mpi_look_in(int pid, char path[LIBRARY_PATH_BYTES]) {
     char name[32], text[512];
     snprintf(name, sizeof name, "/proc/%d/exe", pid);
     ssize_t length = readlink(name, path, LIBRARY_PATH_BYTES - 1);
@@ -215,7 +215,7 @@ static void *open_beside_launcher(char why[LIBRARY_WHY_BYTES]) {
     int pid = getppid();
     void *library = NULL;
     for (int i = 0; i < ANCESTORS && pid > 1 && library == NULL; i++) {
-        pid = look_up(pid, program);
+        pid = mpi_look_in(pid, program);
         if (is_launcher(program)) library = open_beside(program, why);
     }
     return library;
@@ -286,7 +286,7 @@ static Status find_library(void **out) {
 static Status open_once(void *library) {
     if (atomic_load(&current) != NULL) return STATUS_OK;
     if (library == NULL) TRY(find_library(&library));
-    TRY(fill(library, &opened));
+    TRY(mpi_bind(library, &opened));
     atomic_store(&current, &opened);
     return STATUS_OK;
 }

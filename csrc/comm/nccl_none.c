@@ -17,19 +17,19 @@ const char *comm_device_name(const CommDevice *device) {
     return "";
 }
 
-static Status absent(void) {
+static Status nccl_absent(void) {
     FAIL(STATUS_NOT_BUILT, "this build has no NCCL: apt install libnccl-dev, then build again with CGXFFCV_NCCL=1");
 }
 
 Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, CommType type, bool average,
                              DeviceStream *stream) {
     (void)device, (void)pieces, (void)count, (void)type, (void)average, (void)stream;
-    return absent();
+    return nccl_absent();
 }
 
 Status comm_device_wait(CommDevice *device, DeviceStream *stream, DeviceEvent *event) {
     (void)device, (void)stream, (void)event;
-    return absent();
+    return nccl_absent();
 }
 
 int comm_nccl_version(void) { return 0; }

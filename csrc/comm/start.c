@@ -17,7 +17,7 @@ static struct {
     bool ended;
 } start = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-static void *run(void *unused) {
+static void *start_run(void *unused) {
     (void)unused;
     start.work();
     pthread_mutex_lock(&start.lock);
@@ -48,7 +48,7 @@ static Status begin_once(void (*work)(void)) {
     pthread_condattr_destroy(&attributes);
     start.work = work;
     start.ended = false;
-    TRY(comm_start_thread(run, "a thread"));
+    TRY(comm_start_thread(start_run, "a thread"));
     start.pid = getpid();
     return STATUS_OK;
 }

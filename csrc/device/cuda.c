@@ -36,7 +36,7 @@ static const char *remedy(cudaError_t error) {
     }
 }
 
-static Status fail(cudaError_t error, const char *what) {
+static Status cuda_fail(cudaError_t error, const char *what) {
     Status code = error == cudaErrorMemoryAllocation ? STATUS_MEMORY : STATUS_CUDA;
     (void)cudaGetLastError();
     return error_fail(code, "%s: %s (%s)%s", what, cudaGetErrorString(error), cudaGetErrorName(error), remedy(error));
@@ -45,7 +45,7 @@ static Status fail(cudaError_t error, const char *what) {
 #define TRY_CUDA(call)                                                                                                 \
     do {                                                                                                               \
         cudaError_t try_cuda_ = (call);                                                                                \
-        if (try_cuda_ != cudaSuccess) return fail(try_cuda_, #call);                                                   \
+        if (try_cuda_ != cudaSuccess) return cuda_fail(try_cuda_, #call);                                              \
     } while (0)
 
 static void probe(void) {
@@ -210,7 +210,7 @@ Status device_host_register(void *memory, size_t bytes, void *out) {
     cudaError_t error = cudaHostGetDevicePointer(&mapped, memory, 0);
     if (error != cudaSuccess) {
         (void)cudaHostUnregister(memory);
-        return fail(error, "cudaHostGetDevicePointer");
+        return cuda_fail(error, "cudaHostGetDevicePointer");
     }
     memcpy(out, &mapped, sizeof mapped);
     return STATUS_OK;
@@ -268,7 +268,7 @@ Status device_query(DeviceStream *stream, DeviceEvent *event, bool *done) {
     *done = error == cudaSuccess;
     if (error == cudaSuccess) return STATUS_OK;
     (void)cudaGetLastError();
-    return error == cudaErrorNotReady ? STATUS_OK : fail(error, "the GPU failed");
+    return error == cudaErrorNotReady ? STATUS_OK : cuda_fail(error, "the GPU failed");
 }
 
 Status device_capturing(DeviceStream *stream, bool *out) {
@@ -336,7 +336,7 @@ Status device_capture_end(DeviceStream *stream, DeviceGraph **out) {
     error = cudaGraphUpload(ready, (cudaStream_t)stream);
     if (error != cudaSuccess) {
         (void)cudaGraphExecDestroy(ready);
-        return fail(error, "cudaGraphUpload");
+        return cuda_fail(error, "cudaGraphUpload");
     }
     *out = (DeviceGraph *)ready;
     return STATUS_OK;

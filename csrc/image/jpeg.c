@@ -94,7 +94,7 @@ static void leave_saying(Failure *failure, const char *message) {
     longjmp(failure->back, 1);
 }
 
-static Status reserve(uint8_t **buffer, size_t *capacity, size_t bytes) {
+static Status jpeg_reserve(uint8_t **buffer, size_t *capacity, size_t bytes) {
     if (bytes <= *capacity) return STATUS_OK;
     memory_free(*buffer);
     *buffer = NULL;
@@ -286,7 +286,7 @@ typedef struct Job {
     void *context;
 } Job;
 
-static void start(JpegDecoder *decoder, const Job *job) {
+static void decoder_start(JpegDecoder *decoder, const Job *job) {
     struct jpeg_decompress_struct *library = &decoder->library;
     const JpegWish *wish = job->wish;
     jpeg_mem_src(library, job->data, (unsigned long)job->size);
@@ -348,7 +348,7 @@ static bool decodes(JpegDecoder *decoder, const Job *job) {
         jpeg_abort_decompress(library);
         return false;
     }
-    start(decoder, job);
+    decoder_start(decoder, job);
     if (job->rgb != NULL)
         read_rows(library, job->rgb, job->stride, library->output_height);
     else
@@ -367,7 +367,7 @@ static size_t most_bytes(const Job *job) {
     return bytes < job->size ? (size_t)bytes : job->size;
 }
 
-static Status run(JpegDecoder *decoder, const Job *job) {
+static Status decoder_run(JpegDecoder *decoder, const Job *job) {
     const JpegWish *wish = job->wish;
     JpegInfo info;
     TRY(jpeg_parse_header(job->data, job->size, &info));
@@ -376,7 +376,7 @@ static Status run(JpegDecoder *decoder, const Job *job) {
              wish->height);
     }
     TRY(jpeg_check_scans(job->data, job->size, info));
-    TRY(reserve(&decoder->interval, &decoder->interval_bytes, most_bytes(job) + JPEG_HUFFMAN_BEYOND));
+    TRY(jpeg_reserve(&decoder->interval, &decoder->interval_bytes, most_bytes(job) + JPEG_HUFFMAN_BEYOND));
     decoder->given = 0;
     if (decodes(decoder, job)) return STATUS_OK;
     if (!decoder->by_library) { /* whose word is the last on streams with faults */
@@ -394,7 +394,7 @@ Status jpeg_decode(JpegDecoder *decoder, const void *data, size_t size, JpegIdct
     if (stride < (size_t)width * CHANNELS || stride > INT_MAX) {
         FAIL(STATUS_ARGUMENT, "rows of %u pixels do not fit a stride of %zu bytes", width, stride);
     }
-    return run(decoder, &(Job){.data = data, .size = size, .wish = &wish, .rgb = rgb, .stride = stride});
+    return decoder_run(decoder, &(Job){.data = data, .size = size, .wish = &wish, .rgb = rgb, .stride = stride});
 }
 
 Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, const JpegWish *wish, JpegTake take,
@@ -411,8 +411,8 @@ Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, c
     }
     /* The library looks for the end only behind the last row. */
     if (!jpeg_has_end(data, size)) FAIL(STATUS_FORMAT, "corrupt JPEG data: it has no end marker");
-    TRY(reserve(&decoder->strip, &decoder->strip_bytes, STRIP_ROWS * (size_t)width * CHANNELS));
-    return run(decoder, &(Job){.data = data, .size = size, .wish = wish, .take = take, .context = context});
+    TRY(jpeg_reserve(&decoder->strip, &decoder->strip_bytes, STRIP_ROWS * (size_t)width * CHANNELS));
+    return decoder_run(decoder, &(Job){.data = data, .size = size, .wish = wish, .take = take, .context = context});
 }
 
 /* ---- encoding ---- */
@@ -488,7 +488,7 @@ Status jpeg_encode(JpegEncoder *encoder, const uint8_t *rgb, size_t stride, uint
         FAIL(STATUS_ARGUMENT, "rows of %u pixels do not fit a stride of %zu bytes", width, stride);
     }
     const size_t blocks = (((size_t)width + 15) / 16) * (((size_t)height + 15) / 16);
-    TRY(reserve(&encoder->buffer, &encoder->capacity, blocks * 16 * 16 * 3 + HEADER_BYTES));
+    TRY(jpeg_reserve(&encoder->buffer, &encoder->capacity, blocks * 16 * 16 * 3 + HEADER_BYTES));
     encoder->library.image_width = width;
     encoder->library.image_height = height;
     if (!encodes(encoder, rgb, stride, quality)) {

@@ -58,7 +58,7 @@ size_t resizer_bytes(const Resizer *resizer) {
     return sizeof *resizer + resizer->places.bytes + resizer->weights.bytes + resizer->sums.bytes;
 }
 
-static Status reserve(Block *block, size_t count, size_t size) {
+static Status resizer_reserve(Block *block, size_t count, size_t size) {
     if (count * size <= block->bytes) return STATUS_OK;
     memory_free(block->memory);
     *block = (Block){0};
@@ -73,7 +73,7 @@ static bool is_size(ImageSize size) {
 
 static Status place_axes(Resizer *resizer, ResizeFilter filter, ResizeGrid grid) {
     const uint32_t height = resizer->to.height, width = resizer->to.width;
-    TRY(reserve(&resizer->places, 2 * ((size_t)height + width), sizeof(uint32_t)));
+    TRY(resizer_reserve(&resizer->places, 2 * ((size_t)height + width), sizeof(uint32_t)));
     uint32_t *places = resizer->places.memory;
     resizer->rows = (ResizeAxis){.from = resizer->from.height,
                                  .to = height,
@@ -94,7 +94,7 @@ static Status place_axes(Resizer *resizer, ResizeFilter filter, ResizeGrid grid)
     return STATUS_OK;
 }
 
-static Status weigh(Resizer *resizer, ResizeFilter filter) {
+static Status resizer_weigh(Resizer *resizer, ResizeFilter filter) {
     const ResizeKernels *kernels = resizer->kernels;
     ResizeColumns *columns = &resizer->columns;
     const size_t of_rows = (size_t)resizer->to.height * resizer->rows.taps;
@@ -102,7 +102,7 @@ static Status weigh(Resizer *resizer, ResizeFilter filter) {
     const size_t most = of_rows > of_columns ? of_rows : of_columns;
     const size_t totals = (size_t)resizer->to.width * RESIZE_CHANNELS + RESIZE_LANES;
     const size_t lanes = kernels->lanes_bytes == NULL ? 0 : kernels->lanes_bytes(&columns->axis);
-    TRY(reserve(&resizer->weights, lanes + (most + totals) * sizeof(double) + of_rows * sizeof(float), 1));
+    TRY(resizer_reserve(&resizer->weights, lanes + (most + totals) * sizeof(double) + of_rows * sizeof(float), 1));
     double *weights = (double *)(void *)((uint8_t *)resizer->weights.memory + lanes);
     columns->lanes = lanes > 0 ? resizer->weights.memory : NULL;
     columns->totals = weights + most;
@@ -126,13 +126,13 @@ static uint32_t count_live(const ResizeAxis *rows) {
     return most;
 }
 
-static Status make_room(Resizer *resizer) {
+static Status resizer_make_room(Resizer *resizer) {
     const size_t row = (size_t)resize_axis_pixels(&resizer->columns.axis) * RESIZE_CHANNELS;
     const size_t taps = (size_t)resizer->columns.axis.taps * RESIZE_CHANNELS + RESIZE_LANES;
     const size_t floats =
         (row + (taps > RESIZE_BEYOND ? taps : RESIZE_BEYOND) + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;
     resizer->live = count_live(&resizer->rows);
-    TRY(reserve(&resizer->sums, floats * ((size_t)resizer->live + 1), sizeof(float)));
+    TRY(resizer_reserve(&resizer->sums, floats * ((size_t)resizer->live + 1), sizeof(float)));
     resizer->sums_floats = floats;
     resizer->passing = resizer->sums.memory;
     resizer->waiting = resizer->passing + floats;
@@ -160,8 +160,8 @@ Status resizer_begin_reduced(Resizer *resizer, ResizeFilter filter, ResizeGrid g
     resizer->columns.factor = filter == RESIZE_AREA ? 1.0 / ((double)from.width * from.height) : 1.0;
     resizer->columns.half = filter == RESIZE_AREA ? 0.5 + 1e-11 : 0.5;
     TRY(place_axes(resizer, filter, grid));
-    TRY(weigh(resizer, filter));
-    return make_room(resizer);
+    TRY(resizer_weigh(resizer, filter));
+    return resizer_make_room(resizer);
 }
 
 Status resizer_begin(Resizer *resizer, ResizeFilter filter, ImageSize from, ImageSize to, uint8_t *out,
@@ -169,7 +169,7 @@ Status resizer_begin(Resizer *resizer, ResizeFilter filter, ImageSize from, Imag
     return resizer_begin_reduced(resizer, filter, (ResizeGrid){1, 0, 0}, from, to, out, out_stride);
 }
 
-static void copy_rows(const Resizer *resizer, const uint8_t *rgb, size_t stride, uint32_t count) {
+static void resizer_copy_rows(const Resizer *resizer, const uint8_t *rgb, size_t stride, uint32_t count) {
     for (uint32_t y = 0; y < count; y++) {
         memcpy(resizer->out + (resizer->given + y) * resizer->out_stride, rgb + y * stride,
                (size_t)resizer->to.width * RESIZE_CHANNELS);
@@ -178,7 +178,7 @@ static void copy_rows(const Resizer *resizer, const uint8_t *rgb, size_t stride,
 
 /* Adds what source rows [given, end), the first of which is at `rgb`, have of output row y; whether that was all of
  * it. */
-static bool add_part(Resizer *resizer, uint32_t y, uint32_t end, const uint8_t *rgb, size_t stride) {
+static bool resizer_add_part(Resizer *resizer, uint32_t y, uint32_t end, const uint8_t *rgb, size_t stride) {
     const ResizeAxis *rows = &resizer->rows;
     const uint32_t first = rows->first[y], last = first + rows->count[y], given = resizer->given;
     const uint32_t from = first > given ? first : given, until = last < end ? last : end;
@@ -196,10 +196,10 @@ static bool add_part(Resizer *resizer, uint32_t y, uint32_t end, const uint8_t *
 void resizer_push(Resizer *resizer, const uint8_t *rgb, size_t stride, uint32_t count) {
     const uint32_t end = resizer->given + count;
     if (resizer->copies) {
-        copy_rows(resizer, rgb, stride, count);
+        resizer_copy_rows(resizer, rgb, stride, count);
     } else {
         for (uint32_t y = resizer->done; y < resizer->to.height && resizer->rows.first[y] < end; y++) {
-            if (add_part(resizer, y, end, rgb, stride)) resizer->done = y + 1;
+            if (resizer_add_part(resizer, y, end, rgb, stride)) resizer->done = y + 1;
         }
     }
     resizer->given = end;

@@ -23,13 +23,13 @@ struct LoaderFeed {
     LoaderBatch *batch; /* owned reference, or NULL */
 };
 
-static size_t image_bytes(const LoaderFeed *feed) {
+static size_t feed_image_bytes(const LoaderFeed *feed) {
     return (size_t)feed->config.side * (size_t)feed->config.side * CHANNELS;
 }
 
 static Status create_slot(const LoaderFeed *feed, Slot *slot) {
     size_t batch = (size_t)feed->config.batch;
-    TRY(device_alloc(batch * image_bytes(feed), &slot->images));
+    TRY(device_alloc(batch * feed_image_bytes(feed), &slot->images));
     TRY(device_alloc(batch * sizeof *slot->labels, &slot->labels));
     TRY(device_alloc(batch * sizeof *slot->ids, &slot->ids));
     TRY(device_event_create(&slot->uploaded));
@@ -112,7 +112,7 @@ static Status check_batch(const LoaderFeed *feed, const LoaderBatch *batch) {
 static Status upload(LoaderFeed *feed, const LoaderBatch *batch, Slot *slot) {
     size_t count = batch->count;
     if (slot->used) TRY(device_stream_wait(feed->stream, slot->free));
-    TRY(device_copy(slot->images, batch->arrays[0], count * image_bytes(feed), feed->stream));
+    TRY(device_copy(slot->images, batch->arrays[0], count * feed_image_bytes(feed), feed->stream));
     TRY(device_copy(slot->labels, batch->arrays[1], count * sizeof *slot->labels, feed->stream));
     TRY(device_copy(slot->ids, batch->ids, count * sizeof *slot->ids, feed->stream));
     TRY(device_event_record(slot->uploaded, feed->stream));
@@ -149,7 +149,7 @@ Status loader_feed_blank(LoaderFeed *feed, LoaderFeedBatch *out) {
     DeviceStream *reader = feed->config.reader;
     Slot *slot = &feed->slots[feed->last];
     TRY(loader_feed_settle(feed));
-    TRY(device_fill(slot->images, 0, batch * image_bytes(feed), reader));
+    TRY(device_fill(slot->images, 0, batch * feed_image_bytes(feed), reader));
     TRY(device_fill(slot->labels, 0, batch * sizeof *slot->labels, reader));
     TRY(device_fill(slot->ids, 0, batch * sizeof *slot->ids, reader));
     *out = (LoaderFeedBatch){

@@ -35,7 +35,7 @@ struct Slots {
 };
 
 /* The bytes of a buffer for `samples`; *offsets (arrays of them and one for the ids) may be NULL. */
-static Status measure(const Slots *slots, size_t samples, size_t *offsets, size_t *bytes) {
+static Status slots_measure(const Slots *slots, size_t samples, size_t *offsets, size_t *bytes) {
     uint64_t total = 0;
     for (size_t i = 0; i <= slots->arrays; i++) {
         uint64_t size, sample = i < slots->arrays ? slots->sample_bytes[i] : sizeof(uint64_t);
@@ -65,7 +65,7 @@ Status loader_slots_create(const SlotsConfig *config, Slots **out) {
     slots->device = config->device;
     TRY_GOTO(memory_alloc(config->arrays, sizeof *slots->sample_bytes, &slots->sample_bytes));
     for (size_t i = 0; i < config->arrays; i++) slots->sample_bytes[i] = config->sample_bytes[i];
-    TRY_GOTO(measure(slots, config->batch_size, NULL, &slots->batch_bytes));
+    TRY_GOTO(slots_measure(slots, config->batch_size, NULL, &slots->batch_bytes));
     *out = slots;
     slots = NULL;
 done:
@@ -154,7 +154,7 @@ static Status create_slot(Slots *slots, size_t samples, Slot **out) {
     Slot *slot = NULL;
     size_t *offsets = NULL, bytes = 0;
     TRY_GOTO(memory_alloc(slots->arrays + 1, sizeof *offsets, &offsets));
-    TRY_GOTO(measure(slots, samples, offsets, &bytes));
+    TRY_GOTO(slots_measure(slots, samples, offsets, &bytes));
     TRY_GOTO(memory_calloc(1, sizeof *slot + slots->arrays * sizeof slot->arrays[0], &slot));
     TRY_GOTO(alloc_memory(slots, bytes, &slot->memory));
     for (size_t i = 0; i < slots->arrays; i++) slot->arrays[i] = slot->memory + offsets[i];

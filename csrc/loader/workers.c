@@ -158,7 +158,7 @@ static bool find_job(Workers *workers, Job *job) {
 
 /* ---- workers ---- */
 
-static void run_job(Worker *worker, const Job *job) {
+static void worker_run_job(Worker *worker, const Job *job) {
     Workers *workers = worker->workers;
     if (job->ahead_ids != NULL)
         loader_source_read_ahead(workers->config.pipeline->source, job->ahead_ids, job->ahead_count);
@@ -217,7 +217,7 @@ static void *work(void *argument) {
         if (run_item(worker)) continue;
         if (find_job(workers, &job)) {
             pthread_mutex_unlock(&workers->mutex);
-            run_job(worker, &job);
+            worker_run_job(worker, &job);
             continue;
         }
         bool in_pass = workers->active;

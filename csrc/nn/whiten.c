@@ -11,7 +11,7 @@
 #define MAX_SIZE 64
 
 /* One rotation in the plane (p, q) that brings matrix[p][q] to zero (Golub and Van Loan, section 8.5). */
-static void rotate(double *matrix, double *vectors, int n, int p, int q) {
+static void whiten_rotate(double *matrix, double *vectors, int n, int p, int q) {
     double apq = matrix[p * n + q];
     double theta = (matrix[q * n + q] - matrix[p * n + p]) / (2 * apq);
     double t = (theta >= 0 ? 1 : -1) / (fabs(theta) + sqrt(theta * theta + 1));
@@ -38,7 +38,7 @@ static bool sweep(double *matrix, double *vectors, int n, double negligible) {
     for (int p = 0; p < n; p++) {
         for (int q = p + 1; q < n; q++) {
             if (fabs(matrix[p * n + q]) <= negligible) continue;
-            rotate(matrix, vectors, n, p, q);
+            whiten_rotate(matrix, vectors, n, p, q);
             rotated = true;
         }
     }

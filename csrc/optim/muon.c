@@ -208,7 +208,7 @@ static size_t cut_scratch(Matrix *x, float *base) {
     return at;
 }
 
-static Status allocate(Muon *muon) {
+static Status muon_allocate(Muon *muon) {
     size_t floats = 0, sums = 0;
     for (int i = 0; i < muon->count; i++) {
         floats += cut_scratch(&muon->matrices[i], NULL);
@@ -244,7 +244,7 @@ Status optim_muon_create(const MuonMatrix *matrices, int count, Pool *pool, Muon
                                      .n = rows < columns ? columns : rows,
                                      .elems = rows * columns};
     }
-    TRY_GOTO(allocate(muon));
+    TRY_GOTO(muon_allocate(muon));
     *out = muon;
     muon = NULL;
 done:

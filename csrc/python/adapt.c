@@ -29,8 +29,8 @@ static int check_elems(const char *argument, int64_t elems, int64_t expected) {
 }
 
 /* (losses and energy, bytes) of a plan that is taken. */
-static PyObject *weigh(PyObject *plan, const Allreduce *allreduce, const ArrayView *buffer, const float *residual,
-                       const int *widths, int count) {
+static PyObject *adapt_weigh(PyObject *plan, const Allreduce *allreduce, const ArrayView *buffer, const float *residual,
+                             const int *widths, int count) {
     int64_t rows = allreduce_layers(allreduce);
     PyObject *lost = py_array_new(ARRAY_F64, 2, (int64_t[]){rows, count + 1});
     PyObject *bytes = lost == NULL ? NULL : py_array_new(ARRAY_U64, 2, (int64_t[]){rows, count});
@@ -63,7 +63,7 @@ PyObject *py_adapt_losses(PyObject *plan, PyObject *args) {
     if (feedback && py_array_acquire(residual_in, "residual", 1u << ARRAY_F32, -1, false, &residual) < 0) goto release;
     if (check_elems("buffer", buffer.elems, allreduce_elems(allreduce)) == 0 &&
         (!feedback || check_elems("residual", residual.elems, allreduce_elems(allreduce)) == 0)) {
-        result = weigh(plan, allreduce, &buffer, feedback ? residual.data : NULL, widths, count);
+        result = adapt_weigh(plan, allreduce, &buffer, feedback ? residual.data : NULL, widths, count);
     }
     if (feedback) py_array_release(&residual);
 release:
@@ -88,7 +88,7 @@ static PyObject *tuple_of(const int *choice, int64_t layers) {
     return tuple;
 }
 
-static PyObject *choose(PyObject *module, const ArrayView *lost, const ArrayView *bytes, double budget) {
+static PyObject *adapt_choose(PyObject *module, const ArrayView *lost, const ArrayView *bytes, double budget) {
     int *choice = NULL;
     if (lost->shape[0] != bytes->shape[0] || lost->shape[1] != bytes->shape[1]) {
         PyErr_SetString(PyExc_ValueError, "lost and bytes must have the same shape: layers by widths");
@@ -121,7 +121,7 @@ static PyObject *choose_widths(PyObject *module, PyObject *args) {
         py_array_release(&lost);
         return NULL;
     }
-    result = choose(module, &lost, &bytes, budget);
+    result = adapt_choose(module, &lost, &bytes, budget);
     py_array_release(&bytes);
     py_array_release(&lost);
     return result;

@@ -83,8 +83,8 @@ typedef struct PlanSite {
     bool compares;
 } PlanSite;
 
-static Status create(Comm *comm, const AllreduceLayer *layers, int count, const AllreduceOptions *options,
-                     PlanSite site, Allreduce **out) {
+static Status plan_create(Comm *comm, const AllreduceLayer *layers, int count, const AllreduceOptions *options,
+                          PlanSite site, Allreduce **out) {
     Status status;
     TensorVisit visit;
     AllreduceBuffer buffer = {
@@ -118,7 +118,7 @@ static Allreduce *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject 
         if (py_spec_fill(&layer_table, PyTuple_GET_ITEM(tuple, i), keep, &layers[i]) < 0) status = STATUS_ARGUMENT;
     }
     if (status == STATUS_OK) {
-        status = create(comm, layers, (int)count, options, site, &allreduce);
+        status = plan_create(comm, layers, (int)count, options, site, &allreduce);
         if (status != STATUS_OK) py_errors_raise(state, status);
     }
     memory_free(layers);
@@ -466,7 +466,7 @@ static int fill_size(PyObject *item, void *out) {
     return 0;
 }
 
-static PyObject *measure(PyObject *module, PyObject *args) {
+static PyObject *plan_measure(PyObject *module, PyObject *args) {
     PyObject *comm_object, *site_name, *sizes;
     int64_t elems[TRIAL_MOST_SIZES];
     int repeats;
@@ -527,7 +527,7 @@ static PyObject *compare_calls(PyObject *module, PyObject *args) {
 }
 
 static PyMethodDef functions[] = {
-    {"allreduce_measure", measure, METH_VARARGS,
+    {"allreduce_measure", plan_measure, METH_VARARGS,
      "allreduce_measure(comm, site, sizes, repeats)\n--\n\n{algorithm: (latency, seconds an element, seconds a byte)}, "
      "from calls of so many\nfloat32. Collective."},
     {"allreduce_check_replicas", check_replicas, METH_VARARGS,

@@ -127,7 +127,7 @@ static Status run_through_flat(AllreduceObject *plan, PyObject *tuple, size_t by
     return plan->device >= 0 ? device_event_record(room->free, stream) : STATUS_OK;
 }
 
-static Status run(AllreduceObject *plan, PyObject *tuple, DeviceStream *stream) {
+static Status arrays_run(AllreduceObject *plan, PyObject *tuple, DeviceStream *stream) {
     size_t bytes;
     char *flat = find_flat(tuple, &bytes);
     if (flat == NULL && bytes > 0) return run_through_flat(plan, tuple, bytes, stream);
@@ -137,10 +137,10 @@ static Status run(AllreduceObject *plan, PyObject *tuple, DeviceStream *stream) 
 /* Waits for what was on the stream when the run was begun, on another stream. */
 static Status run_aside(AllreduceObject *plan, const RunObject *later) {
     AllreduceRoom *room = &plan->room;
-    if (plan->device < 0) return run(plan, later->tensors, NULL);
+    if (plan->device < 0) return arrays_run(plan, later->tensors, NULL);
     if (room->aside == NULL) TRY(device_stream_create(&room->aside));
     TRY(device_stream_wait(room->aside, later->ready));
-    TRY(run(plan, later->tensors, room->aside));
+    TRY(arrays_run(plan, later->tensors, room->aside));
     return device_event_record(later->done, room->aside);
 }
 
@@ -187,7 +187,7 @@ PyObject *py_allreduce_put(PyObject *object, PyObject *args, PyObject *kwargs) {
     if (check_tensors(plan, tensors) == 0 && enter(plan, &visit) == 0) {
         Status status;
         Py_BEGIN_ALLOW_THREADS;
-        status = run(plan, tensors, stream);
+        status = arrays_run(plan, tensors, stream);
         Py_END_ALLOW_THREADS;
         result = leave(plan, &visit, status);
     }
@@ -271,7 +271,7 @@ static int device_of(ModuleState *state, PyObject *tuple, int *device) {
     return 0;
 }
 
-static PyObject *begin(PyObject *module, PyObject *args, PyObject *kwargs) {
+static PyObject *arrays_begin(PyObject *module, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"tensors", "stream", NULL};
     ModuleState *state = py_module_state(module);
     PyTypeObject *type = (PyTypeObject *)state->allreduce_run_type;
@@ -422,7 +422,7 @@ static PyType_Spec run_spec = {
 };
 
 static PyMethodDef functions[] = {
-    {"allreduce_begin", METHOD(begin), METH_VARARGS | METH_KEYWORDS,
+    {"allreduce_begin", METHOD(arrays_begin), METH_VARARGS | METH_KEYWORDS,
      "allreduce_begin(tensors, stream=0)\n--\n\nAn AllreduceRun of arrays as what is on the stream now leaves them."},
     {NULL, NULL, 0, NULL},
 };

@@ -108,7 +108,7 @@ int py_beton_customs_of(PyObject *specs, BetonCustom **out, size_t *count) {
 }
 
 /* Room for `count` rows; the values are zeroed. */
-static int start(ValueBatch *batch, size_t count) {
+static int values_start(ValueBatch *batch, size_t count) {
     if (batch->objects == NULL && (batch->objects = PyList_New(0)) == NULL) return -1;
     if (count > batch->capacity) {
         uint64_t values;
@@ -148,7 +148,7 @@ static bool is_byte_format(const char *format) {
            strcmp(format, "<B") == 0;
 }
 
-static int pixels_of(const Py_buffer *buffer, BetonValue *value) {
+static int values_pixels_of(const Py_buffer *buffer, BetonValue *value) {
     const Py_ssize_t *shape = buffer->shape, *strides = buffer->strides;
     if (shape[2] != 3 || shape[0] < 1 || shape[1] < 1 || shape[0] > UINT16_MAX || shape[1] > UINT16_MAX) {
         PyErr_Format(PyExc_ValueError,
@@ -171,7 +171,7 @@ static int pixels_of(const Py_buffer *buffer, BetonValue *value) {
 static int image_of(ValueBatch *batch, PyObject *object, BetonValue *value) {
     const Py_buffer *buffer = hold_buffer(batch, object, PyBUF_STRIDES | PyBUF_FORMAT);
     if (buffer == NULL) return -1;
-    if (is_byte_format(buffer->format) && buffer->ndim == 3) return pixels_of(buffer, value);
+    if (is_byte_format(buffer->format) && buffer->ndim == 3) return values_pixels_of(buffer, value);
     if (is_byte_format(buffer->format) && buffer->ndim == 1 && PyBuffer_IsContiguous(buffer, 'C')) {
         *value = (BetonValue){.source = BETON_SOURCE_JPEG, .data = buffer->buf, .size = (uint64_t)buffer->len};
         return 0;
@@ -283,7 +283,7 @@ int py_value_batch_from_rows(ValueBatch *batch, PyObject *rows) {
     PyObject *tuple = py_arguments_tuple(rows, "rows", 0, PY_SSIZE_T_MAX);
     if (tuple == NULL) return -1;
     size_t count = (size_t)PyTuple_GET_SIZE(tuple);
-    int result = start(batch, count);
+    int result = values_start(batch, count);
     for (size_t i = 0; i < count && result == 0; i++) {
         result = take_row(batch, PyTuple_GET_ITEM(tuple, (Py_ssize_t)i), batch->values + i * batch->num_fields);
     }
@@ -333,7 +333,7 @@ static int take_column(ValueBatch *batch, size_t field, Py_ssize_t begin, Py_ssi
         one.ndim = 3;
         one.shape = buffer->shape + 1;
         one.strides = buffer->strides + 1;
-        if (pixels_of(&one, &first) < 0) return -1;
+        if (values_pixels_of(&one, &first) < 0) return -1;
     }
     Py_ssize_t stride = buffer->strides[0];
     first.size = (uint64_t)stride;
@@ -356,7 +356,7 @@ int py_value_batch_from_arrays(ValueBatch *batch, PyObject *columns, Py_ssize_t 
     for (size_t i = 0; i < batch->num_fields; i++) {
         if (hold_column(batch, i, PyTuple_GET_ITEM(columns, (Py_ssize_t)i), end) < 0) return -1;
     }
-    if (start(batch, (size_t)(end - begin)) < 0) return -1; /* there are so many rows */
+    if (values_start(batch, (size_t)(end - begin)) < 0) return -1; /* there are so many rows */
     for (size_t i = 0; i < batch->num_fields; i++) {
         if (take_column(batch, i, begin, end) < 0) return -1;
     }

@@ -95,7 +95,7 @@ static Comm *open_comm(PyObject *self) {
     return comm;
 }
 
-static Comm *take(PyObject *self) {
+static Comm *comm_take(PyObject *self) {
     Comm *comm = open_comm(self);
     if (comm != NULL) ((CommObject *)self)->in_use++;
     return comm;
@@ -106,7 +106,7 @@ Comm *py_comm_object_take(ModuleState *state, PyObject *object, const char *argu
         PyErr_Format(PyExc_TypeError, "%s must be a cgxffcv.comm.Comm, not %s", argument, Py_TYPE(object)->tp_name);
         return NULL;
     }
-    return take(object);
+    return comm_take(object);
 }
 
 void py_comm_object_give(PyObject *object) { ((CommObject *)object)->in_use--; }
@@ -200,7 +200,7 @@ static PyObject *split(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"color", "key", NULL};
     int color, key = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|i:split", names, &color, &key)) return NULL;
-    Comm *comm = take(self), *part = NULL;
+    Comm *comm = comm_take(self), *part = NULL;
     if (comm == NULL) return NULL;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
@@ -304,7 +304,7 @@ static PyObject *comm_object_exit(PyObject *self, PyObject *args) {
         return NULL;
     }
     if (((CommObject *)self)->comm != NULL) {
-        (void)take(self); /* what the value's own methods do cannot close it meanwhile */
+        (void)comm_take(self); /* what the value's own methods do cannot close it meanwhile */
         if (is_failure(type, value)) abort_with(self, ((PyTypeObject *)type)->tp_name, value);
         py_comm_object_give(self);
     }

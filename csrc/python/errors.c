@@ -79,7 +79,7 @@ static PyObject *text_or_none(const char *text) {
 }
 
 /* "path: offset 24, field 'image', sample 3: reason", with the parts that are known. */
-static PyObject *describe(const ErrorRecord *r) {
+static PyObject *record_describe(const ErrorRecord *r) {
     char where[STATUS_PATH_BYTES + 160] = "";
     size_t used = 0;
 #define ADD(...)                                                                                                       \
@@ -124,7 +124,7 @@ PyObject *py_errors_raise(ModuleState *state, Status status) {
     }
     const ErrorRecord *r = error_record();
     if (status == STATUS_IO) return raise_os_error(r);
-    PyObject *message = describe(r);
+    PyObject *message = record_describe(r);
     if (message == NULL) return NULL;
     PyObject *type = exception_of(state, status);
     PyObject *exception = PyObject_CallOneArg(type, message);

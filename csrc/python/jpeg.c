@@ -27,7 +27,7 @@ typedef struct Decoding {
     uint8_t *to;
 } Decoding;
 
-static void copy_rows(void *context, const uint8_t *rgb, size_t stride, uint32_t count) {
+static void jpeg_copy_rows(void *context, const uint8_t *rgb, size_t stride, uint32_t count) {
     Decoding *decoding = context;
     const size_t row_bytes = (size_t)decoding->wish.region.width * 3;
     for (uint32_t y = 0; y < count; y++, decoding->to += row_bytes) memcpy(decoding->to, rgb + y * stride, row_bytes);
@@ -40,7 +40,7 @@ static Status decode_into(const Py_buffer *stream, Decoding *decoding) {
     Status status = decoding->whole
                         ? jpeg_decode(decoder, stream->buf, (size_t)stream->len, wish->idct, wish->width, wish->height,
                                       decoding->to, (size_t)wish->width * 3)
-                        : jpeg_decode_region(decoder, stream->buf, (size_t)stream->len, wish, copy_rows, decoding);
+                        : jpeg_decode_region(decoder, stream->buf, (size_t)stream->len, wish, jpeg_copy_rows, decoding);
     jpeg_decoder_destroy(decoder);
     return status;
 }
@@ -85,7 +85,7 @@ static PyObject *decode_stream(PyObject *module, const Py_buffer *stream, PyObje
     return py_errors_raise(py_module_state(module), status);
 }
 
-static PyObject *decode(PyObject *module, PyObject *args, PyObject *kwargs) {
+static PyObject *jpeg_decode_array(PyObject *module, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"data", "fast", "region", "shrink", NULL};
     PyObject *object, *region = NULL;
     ArgumentsNumber shrink = {"shrink", 8, 1};
@@ -206,7 +206,7 @@ static PyObject *set_max_pixels(PyObject *module, PyObject *object) {
 static PyMethodDef functions[] = {
     {"jpeg_header", header, METH_O,
      "jpeg_header(data)\n--\n\n(width, height, components, progressive) of a JPEG stream, which is not decoded."},
-    {"jpeg_decode", (PyCFunction)(void (*)(void))decode, METH_VARARGS | METH_KEYWORDS,
+    {"jpeg_decode", (PyCFunction)(void (*)(void))jpeg_decode_array, METH_VARARGS | METH_KEYWORDS,
      "jpeg_decode(data, fast=False, region=None, shrink=1)\n--\n\nDecode a JPEG stream to uint8 (height, width, 3) "
      "RGB. `fast` "
      "takes libjpeg-turbo's fast IDCT, as FFCV does. With `region` (y, x, height, width) only that part, the same "

@@ -241,7 +241,7 @@ static PyObject *loader_again(LoaderObject *self, PyObject *unused) {
     return new_of_file(Py_TYPE(self), Py_NewRef(self->file));
 }
 
-static PyObject *prepare(LoaderObject *self, const LoaderConfig *config) {
+static PyObject *prepare_loader(LoaderObject *self, const LoaderConfig *config) {
     Status status;
     Loader *loader = NULL;
     self->busy = true;
@@ -268,7 +268,7 @@ static PyObject *loader_prepare(LoaderObject *self, PyObject *args, PyObject *kw
         PyErr_SetString(PyExc_TypeError, "prepare() is called once, on a Loader that is open");
     } else {
         spec->config.reader = self->reader;
-        result = prepare(self, &spec->config);
+        result = prepare_loader(self, &spec->config);
         if (result != NULL) self->outputs = Py_NewRef(outputs);
     }
     if (indices != Py_None) py_array_release(&view);

@@ -31,7 +31,7 @@ typedef struct Batch {
     bool evaluate;
 } Batch;
 
-static Status run(const Batch *batch, const Augment *augment, uint8_t *out, size_t out_bytes) {
+static Status batch_run(const Batch *batch, const Augment *augment, uint8_t *out, size_t out_bytes) {
     const AugmentSpec *spec = &batch->spec;
     const size_t stride = (size_t)spec->width * batch->pixel_bytes;
     const uint64_t *ids = batch->ids.data;
@@ -59,7 +59,7 @@ static PyObject *augmented(PyObject *module, const Batch *batch, const Augment *
     uint8_t *out = py_array_data(result);
     Status status;
     Py_BEGIN_ALLOW_THREADS;
-    status = run(batch, augment, out, (size_t)height * (size_t)width * batch->pixel_bytes);
+    status = batch_run(batch, augment, out, (size_t)height * (size_t)width * batch->pixel_bytes);
     Py_END_ALLOW_THREADS;
     if (status == STATUS_OK) return result;
     Py_DECREF(result);

@@ -31,7 +31,7 @@ static size_t room(const OptimTensor *t) {
     return ((size_t)(t->rows * t->columns) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
-static Status allocate(OptimizerGpu *gpu, const OptimTensor *tensors, int count) {
+static Status optimizer_allocate(OptimizerGpu *gpu, const OptimTensor *tensors, int count) {
     size_t elems = ALIGNMENT;
     for (int i = 0; i < count; i++) elems += 2 * room(&tensors[i]);
     TRY(device_select(0));
@@ -46,7 +46,7 @@ Status py_optimizer_gpu_create(OptimTensor *tensors, int count, OptimizerGpu **o
     Status status = STATUS_OK;
     OptimizerGpu *gpu = NULL;
     TRY(memory_calloc(1, sizeof *gpu, &gpu));
-    TRY_GOTO(allocate(gpu, tensors, count));
+    TRY_GOTO(optimizer_allocate(gpu, tensors, count));
     float *next = gpu->memory;
     for (int i = 0; i < count; i++) {
         OptimTensor *t = &tensors[i];

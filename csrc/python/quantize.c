@@ -72,7 +72,7 @@ typedef struct Job {
     const QuantTarget *target; /* NULL: quantise, else dequantise */
 } Job;
 
-static Status run_job(const Job *job, int threads) {
+static Status quantize_run_job(const Job *job, int threads) {
     Status status = STATUS_OK;
     Pool *pool = NULL;
     if (threads > 1) TRY(pool_create(threads, &pool));
@@ -91,10 +91,10 @@ static PyObject *finish_job(PyObject *module, const Job *job, int threads) {
     if (threads < 1) return PyErr_Format(PyExc_ValueError, "threads must be at least 1, not %d", threads);
     if (job->elems >= BIG_ELEMS) {
         Py_BEGIN_ALLOW_THREADS;
-        status = run_job(job, threads);
+        status = quantize_run_job(job, threads);
         Py_END_ALLOW_THREADS;
     } else {
-        status = run_job(job, 1);
+        status = quantize_run_job(job, 1);
     }
     if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
     Py_RETURN_NONE;

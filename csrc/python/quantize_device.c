@@ -27,14 +27,14 @@ static int layer_parse(PyObject *item, void *out) {
     return 0;
 }
 
-static void *elements(const DeviceJob *job) {
+static void *device_job_elements(const DeviceJob *job) {
     return job->memory + (size_t)job->skip * quantize_item_bytes(job->spec.type);
 }
 
 static Status make_batch(const DeviceJob *job, QuantDeviceBatch **batch) {
     Status status = STATUS_OK;
     QuantDeviceRun *runs = NULL;
-    uint8_t *x = elements(job), *wire = job->coded;
+    uint8_t *x = device_job_elements(job), *wire = job->coded;
     TRY(memory_calloc((size_t)job->count, sizeof *runs, &runs));
     for (int i = 0; i < job->count; i++) {
         runs[i] = (QuantDeviceRun){job->spec, x, job->layers[i], 1.0f, job->random, wire};
@@ -62,11 +62,11 @@ static Status run_timed(DeviceJob *job, const QuantDeviceBatch *batch, int which
 static Status run_batch(DeviceJob *job, const QuantDeviceBatch *batch) {
     size_t bytes = (size_t)job->x.elems * quantize_item_bytes(job->spec.type);
     TRY(device_fill(job->coded, 0, (size_t)job->wire.elems, NULL));
-    TRY(device_copy(elements(job), job->x.data, bytes, NULL));
+    TRY(device_copy(device_job_elements(job), job->x.data, bytes, NULL));
     TRY(run_timed(job, batch, 0));
     TRY(device_copy(job->wire.data, job->coded, (size_t)job->wire.elems, NULL));
     TRY(run_timed(job, batch, 1));
-    TRY(device_copy(job->out.data, elements(job), bytes, NULL));
+    TRY(device_copy(job->out.data, device_job_elements(job), bytes, NULL));
     return quantize_batch_finish(batch, NULL);
 }
 
@@ -104,7 +104,7 @@ static int check_sizes(const DeviceJob *job) {
     return -1;
 }
 
-static PyObject *run_job(PyObject *module, DeviceJob *job) {
+static PyObject *device_job_run(PyObject *module, DeviceJob *job) {
     Status status;
     if (check_sizes(job) < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS;
@@ -121,7 +121,7 @@ static PyObject *run_with_arrays(PyObject *module, DeviceJob *job, PyObject *x, 
     if (py_array_acquire(x, "array", types, 1, false, &job->x) < 0) return NULL;
     if (py_array_acquire(wire, "wire", 1u << ARRAY_U8, 1, true, &job->wire) < 0) goto release_x;
     if (py_array_acquire(out, "out", types, 1, true, &job->out) < 0) goto release_wire;
-    result = run_job(module, job);
+    result = device_job_run(module, job);
     py_array_release(&job->out);
 release_wire:
     py_array_release(&job->wire);

@@ -22,7 +22,7 @@ static int ready(const RunnerObject *self) {
     return -1;
 }
 
-static PyObject *finish(RunnerObject *self, Status status) {
+static PyObject *runner_finish(RunnerObject *self, Status status) {
     return status == STATUS_OK ? Py_NewRef(Py_None) : py_trainer_raise(self->trainer, status);
 }
 
@@ -122,7 +122,7 @@ static PyObject *begin_method(RunnerObject *self, PyObject *args) {
     status = train_runner_begin_load(self->runner, set, count);
     Py_END_ALLOW_THREADS;
     runner_object_leave(self);
-    return finish(self, status);
+    return runner_finish(self, status);
 }
 
 /* Images uint8 (N, side, side, 3), labels and numbers int64 (N,). */
@@ -149,7 +149,7 @@ static PyObject *put_arrays(RunnerObject *self, TrainSet set, const ArrayView *i
     status = train_runner_put(self->runner, set, images->data, labels->data, ids->data, images->shape[0]);
     Py_END_ALLOW_THREADS;
     runner_object_leave(self);
-    return finish(self, status);
+    return runner_finish(self, status);
 }
 
 static PyObject *put_method(RunnerObject *self, PyObject *args) {
@@ -181,7 +181,7 @@ static PyObject *drop_method(RunnerObject *self, PyObject *args) {
     status = train_runner_drop(self->runner, set);
     Py_END_ALLOW_THREADS;
     runner_object_leave(self);
-    return finish(self, status);
+    return runner_finish(self, status);
 }
 
 static PyObject *whiten_method(RunnerObject *self, PyObject *args) {
@@ -196,7 +196,7 @@ static PyObject *whiten_method(RunnerObject *self, PyObject *args) {
     status = train_runner_whiten(self->runner, set, count, epsilon);
     Py_END_ALLOW_THREADS;
     runner_object_leave(self);
-    return finish(self, status);
+    return runner_finish(self, status);
 }
 
 /* ---- runs ---- */
@@ -296,7 +296,7 @@ static PyObject *run_method(RunnerObject *self, PyObject *args) {
         Py_END_ALLOW_THREADS;
         runner_object_leave(self);
         write_records(steps, done, arrays.records.data);
-        result = finish(self, status);
+        result = runner_finish(self, status);
     }
     release_run(&arrays);
     PyMem_Free(steps);
@@ -394,7 +394,7 @@ static PyObject *look_method(RunnerObject *self, PyObject *args) {
 static PyObject *restart_method(RunnerObject *self, PyObject *seed_in) {
     uint64_t seed;
     if (py_arguments_whole(seed_in, "seed", 0, UINT64_MAX, &seed) < 0 || ready(self) < 0) return NULL;
-    return finish(self, train_runner_restart(self->runner, seed));
+    return runner_finish(self, train_runner_restart(self->runner, seed));
 }
 
 static PyObject *seconds_method(RunnerObject *self, PyObject *unused) {

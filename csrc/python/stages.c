@@ -21,7 +21,7 @@ static int stage_of(const char *name, AllreduceStage *out) {
     return -1;
 }
 
-static PyObject *raise(PyObject *plan, Status status) {
+static PyObject *stage_raise(PyObject *plan, Status status) {
     return py_errors_raise(py_module_state_of_type(Py_TYPE(plan)), status);
 }
 
@@ -47,7 +47,7 @@ PyObject *py_stages_messages(PyObject *plan, PyObject *args) {
     Allreduce *allreduce = py_allreduce_take(plan, &types);
     if (allreduce == NULL) return NULL;
     Status status = allreduce_stage_messages(allreduce, stage, &messages);
-    PyObject *sizes = status == STATUS_OK ? sizes_of(allreduce, stage, &messages) : raise(plan, status);
+    PyObject *sizes = status == STATUS_OK ? sizes_of(allreduce, stage, &messages) : stage_raise(plan, status);
     py_allreduce_give(plan);
     if (sizes == NULL) return NULL;
     return Py_BuildValue("(iNKK)", messages.me, sizes, (unsigned long long)messages.from_each,
@@ -70,7 +70,7 @@ static PyObject *step_end(Step *step, Status status, bool failed) {
     if (step->has_result) py_array_release(&step->result);
     py_allreduce_give(step->plan);
     if (failed) return NULL;
-    return status == STATUS_OK ? Py_NewRef(Py_None) : raise(step->plan, status);
+    return status == STATUS_OK ? Py_NewRef(Py_None) : stage_raise(step->plan, status);
 }
 
 /* 0, or -1 with an exception set. */
@@ -183,7 +183,7 @@ PyObject *py_stages_space(PyObject *plan, PyObject *unused) {
     if (allreduce == NULL) return NULL;
     Status status = allreduce_carried_space(allreduce, &space);
     py_allreduce_give(plan);
-    if (status != STATUS_OK) return raise(plan, status);
+    if (status != STATUS_OK) return stage_raise(plan, status);
     return Py_BuildValue("(Kii)", (unsigned long long)space.region_bytes, space.rows, space.outgoing);
 }
 
@@ -228,7 +228,7 @@ PyObject *py_stages_bind(PyObject *plan, PyObject *args) {
         Py_END_ALLOW_THREADS;
     }
     if (status == STATUS_OK) Py_XSETREF(self->carried, PyTuple_Pack(2, window, outgoing));
-    result = status == STATUS_OK ? Py_NewRef(Py_None) : raise(plan, status);
+    result = status == STATUS_OK ? Py_NewRef(Py_None) : stage_raise(plan, status);
 done:
     py_allreduce_give(plan);
     return result;
@@ -274,7 +274,7 @@ PyObject *py_stages_step(PyObject *plan, PyObject *args) {
         Py_BEGIN_ALLOW_THREADS;
         status = step_on_device(self, allreduce, step, tensor->data, stream);
         Py_END_ALLOW_THREADS;
-        result = status == STATUS_OK ? Py_NewRef(Py_None) : raise(plan, status);
+        result = status == STATUS_OK ? Py_NewRef(Py_None) : stage_raise(plan, status);
     }
     py_allreduce_give(plan);
     return result;

@@ -1,7 +1,7 @@
 /* What a run records of its plans: how each convolution is computed, and by which library. */
 #include "python/trainer.h"
 
-static PyObject *spell(const TrainerObject *self, const NnPlan *plan, int side, const NnPassAlgorithm *pass) {
+static PyObject *algorithm_tuple(const TrainerObject *self, const NnPlan *plan, int side, const NnPassAlgorithm *pass) {
     static const char *const sources[] = {
         [ALGORITHM_FIXED] = "fixed", [ALGORITHM_TIMED] = "timed", [ALGORITHM_CACHED] = "cached"};
     const NnAlgorithm *a = &pass->algorithm;
@@ -16,7 +16,7 @@ static int append_plan(const TrainerObject *self, const NnPlan *plan, int side, 
     int count = 0, result = 0;
     nn_plan_algorithms(plan, room, &count);
     for (int i = 0; i < count && result == 0; i++) {
-        PyObject *item = spell(self, plan, side, &room[i]);
+        PyObject *item = algorithm_tuple(self, plan, side, &room[i]);
         result = item == NULL ? -1 : PyList_Append(list, item);
         Py_XDECREF(item);
     }

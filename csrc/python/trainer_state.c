@@ -70,7 +70,7 @@ PyObject *py_trainer_read(TrainerObject *self, PyObject *name_in) {
     return out;
 }
 
-static PyObject *fill(TrainerObject *self, const char *name, const ArrayView *view) {
+static PyObject *state_fill(TrainerObject *self, const char *name, const ArrayView *view) {
     Buffer buffer;
     Status status = STATUS_OK;
     if (find_buffer(self, name, &buffer) < 0) return NULL;
@@ -98,7 +98,7 @@ PyObject *py_trainer_write(TrainerObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "sO", &name, &array)) return NULL;
     if (py_array_acquire(array, name, 1u << ARRAY_F32, -1, false, &view) < 0) return NULL;
     if (py_trainer_enter(self) == 0) {
-        result = fill(self, name, &view);
+        result = state_fill(self, name, &view);
         py_trainer_leave(self);
     }
     py_array_release(&view);

@@ -1,26 +1,26 @@
 /* The twin of a build without CUDA. */
 #include "quant/device.h"
 
-static Status absent(void) { FAIL(STATUS_NOT_BUILT, "this build has no CUDA. " DEVICE_CUDA_REMEDY); }
+static Status quant_absent(void) { FAIL(STATUS_NOT_BUILT, "this build has no CUDA. " DEVICE_CUDA_REMEDY); }
 
 Status quantize_batch_create(const QuantDeviceRun *runs, int count, QuantDeviceBatch **out) {
     (void)runs, (void)count, (void)out;
-    return absent();
+    return quant_absent();
 }
 
 void quantize_batch_destroy(QuantDeviceBatch *batch) { (void)batch; }
 
 Status quantize_batch_encode(const QuantDeviceBatch *batch, DeviceStream *stream) {
     (void)batch, (void)stream;
-    return absent();
+    return quant_absent();
 }
 
 Status quantize_batch_decode(const QuantDeviceBatch *batch, DeviceStream *stream) {
     (void)batch, (void)stream;
-    return absent();
+    return quant_absent();
 }
 
 Status quantize_batch_finish(const QuantDeviceBatch *batch, DeviceStream *stream) {
     (void)batch, (void)stream;
-    return absent();
+    return quant_absent();
 }

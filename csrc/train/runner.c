@@ -7,7 +7,7 @@
 
 static const char *const NAMES[TRAIN_SETS] = {"training", "test", "sample"};
 
-static size_t image_bytes(const TrainRunner *r) {
+static size_t runner_image_bytes(const TrainRunner *r) {
     return (size_t)r->trainer->config.side * (size_t)r->trainer->config.side * 3;
 }
 
@@ -15,7 +15,7 @@ static size_t image_bytes(const TrainRunner *r) {
 
 static Status create_batch(TrainRunner *r) {
     size_t batch = (size_t)r->trainer->config.batch;
-    TRY(device_alloc(batch * image_bytes(r), &r->batch_images));
+    TRY(device_alloc(batch * runner_image_bytes(r), &r->batch_images));
     TRY(device_alloc(batch * sizeof(int64_t), &r->batch_labels));
     return device_alloc(batch * sizeof(float), &r->batch_losses);
 }
@@ -92,7 +92,7 @@ Status train_runner_begin_load(TrainRunner *r, TrainSet which, int64_t count) {
         FAIL(STATUS_ARGUMENT, "a resident set has 1 to %d images, not %lld", INT32_MAX, (long long)count);
     }
     TRY(train_runner_drop(r, which));
-    Status status = device_alloc((size_t)count * image_bytes(r), &set->images);
+    Status status = device_alloc((size_t)count * runner_image_bytes(r), &set->images);
     if (status == STATUS_OK) status = device_alloc((size_t)count * sizeof(int64_t), &set->labels);
     if (status == STATUS_OK) status = device_alloc((size_t)count * sizeof(int64_t), &set->ids);
     if (status != STATUS_OK) {
@@ -106,7 +106,7 @@ Status train_runner_begin_load(TrainRunner *r, TrainSet which, int64_t count) {
 Status train_runner_put(TrainRunner *r, TrainSet which, const uint8_t *images, const int64_t *labels,
                         const int64_t *ids, int64_t count) {
     SetMemory *set = &r->sets[which];
-    size_t bytes = image_bytes(r), at = (size_t)set->filled, n = (size_t)count;
+    size_t bytes = runner_image_bytes(r), at = (size_t)set->filled, n = (size_t)count;
     TRY(train_runner_need_device(r));
     if (count < 0 || count > set->count - set->filled) {
         FAIL(STATUS_ARGUMENT, "%lld more images, but there is room for %lld", (long long)count,

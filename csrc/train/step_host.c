@@ -11,7 +11,7 @@ static Status host_begin(Trainer *trainer, const StepSource *source, int steps, 
     return STATUS_OK;
 }
 
-static Status make_room(Trainer *trainer, size_t elems) {
+static Status host_make_room(Trainer *trainer, size_t elems) {
     if (elems <= trainer->shrunk_room) return STATUS_OK;
     memory_free(trainer->shrunk);
     trainer->shrunk = NULL;
@@ -30,7 +30,7 @@ static Status host_shrink(Trainer *trainer, const StepBatch *batch, int side, fl
     if (images->mirror || images->shift_y != 0 || images->shift_x != 0) {
         FAIL(STATUS_ARGUMENT, "views of images cannot be shrunk");
     }
-    TRY(make_room(trainer, (size_t)trainer->config.batch * (size_t)side * (size_t)side * 3));
+    TRY(host_make_room(trainer, (size_t)trainer->config.batch * (size_t)side * (size_t)side * 3));
     *out = trainer->shrunk;
     return augment_shrink(&shrunk, batch->count, from, from, side, nn_model_pool(trainer->model), *out);
 }

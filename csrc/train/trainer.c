@@ -230,7 +230,7 @@ Status trainer_evaluation_plan(Trainer *trainer, NnPlan **out) {
     return STATUS_OK;
 }
 
-static size_t image_bytes(const Trainer *trainer, PixelType type) {
+static size_t trainer_image_bytes(const Trainer *trainer, PixelType type) {
     size_t pixels = (size_t)trainer->config.side * (size_t)trainer->config.side * 3;
     return pixels * (type == PIXELS_U8 ? 1 : type == PIXELS_BF16 ? 2 : 4);
 }
@@ -239,7 +239,7 @@ static size_t image_bytes(const Trainer *trainer, PixelType type) {
 static Status evaluate_part(Trainer *trainer, NnPlan *plan, const NnImages *images, int first, int count,
                             const TrainerView *view, size_t classes, float *logits) {
     NnImages seen = *images;
-    seen.data = (const uint8_t *)images->data + (size_t)first * image_bytes(trainer, images->type);
+    seen.data = (const uint8_t *)images->data + (size_t)first * trainer_image_bytes(trainer, images->type);
     seen.mirror = view->mirror;
     seen.shift_y = view->dy;
     seen.shift_x = view->dx;

@@ -63,14 +63,14 @@ static Status put_rounds(DeviceEngine *engine, const DeviceExtent *extent, void 
     return allreduce_hall_ran(engine->hall, stream);
 }
 
-static Status put(void *state, const AllreduceExtent *extent, void *buffer, DeviceStream *stream) {
+static Status device_engine_put(void *state, const AllreduceExtent *extent, void *buffer, DeviceStream *stream) {
     DeviceEngine *engine = state;
     const DeviceExtent *own = &engine->extents[extent - engine->setup->extents];
     TRY(comm_begin(engine->setup->comm, "sum on GPUs", 0));
     return comm_end(engine->setup->comm, put_rounds(engine, own, buffer, stream));
 }
 
-static Status wait(void *state, DeviceStream *stream, DeviceEvent *event) {
+static Status device_engine_wait(void *state, DeviceStream *stream, DeviceEvent *event) {
     const DeviceEngine *engine = state;
     if (engine->hall == NULL) return allreduce_carried_wait(engine, stream, event);
     return comm_window_wait(engine->hall->window, stream, event);
@@ -86,7 +86,7 @@ static Status set_call(void *state, uint32_t call) {
 
 /* ---- making ---- */
 
-static void destroy(void *state) {
+static void device_engine_destroy(void *state) {
     DeviceEngine *engine = state;
     if (engine == NULL) return;
     for (int i = 0; i < ALLREDUCE_MAX_EXTENTS; i++) {
@@ -262,7 +262,7 @@ static Status make(AllreduceSetup *setup, ExchangeHall *hall, char *why, void **
     }
 done:
     allreduce_hall_leave(hall);
-    destroy(engine);
+    device_engine_destroy(engine);
     return status;
 }
 
@@ -300,7 +300,7 @@ static Status create_carried(AllreduceSetup *setup, const char *refused, char *w
     return STATUS_OK;
 }
 
-static Status create(AllreduceSetup *setup, char *why, void **state) {
+static Status device_engine_create(AllreduceSetup *setup, char *why, void **state) {
     ExchangeHall *hall = NULL;
     if (!setup->on_device) return STATUS_OK;
     const char *refused = setup->exact ? NULL : refusal(setup);
@@ -341,13 +341,13 @@ static Status restore(void *state, const float *residual, int64_t elems) {
 
 /* ---- questions ---- */
 
-static AllreduceBytes bytes_of(const void *state, const AllreduceExtent *extent) {
+static AllreduceBytes device_engine_bytes_of(const void *state, const AllreduceExtent *extent) {
     const DeviceEngine *engine = state;
     uint64_t wire = engine->extents[extent - engine->setup->extents].wire_bytes;
     return (AllreduceBytes){wire, engine->setup->exact ? wire : extent->bytes.plain};
 }
 
-static size_t explain(const void *state, char *text, size_t room) {
+static size_t device_engine_explain(const void *state, char *text, size_t room) {
     const DeviceEngine *engine = state;
     const DeviceExtent *extent = &engine->extents[0];
     static const char *const where[] = {[COMM_WINDOW_PEER] = "each other's memory",
@@ -365,7 +365,7 @@ static size_t explain(const void *state, char *text, size_t room) {
     return used + allreduce_describe(engine->setup, text + full, room - full);
 }
 
-static void stop(void *state, const char *message) {
+static void device_engine_stop(void *state, const char *message) {
     const DeviceEngine *engine = state;
     (void)message;
     if (engine->hall != NULL) comm_window_abort(engine->hall->window);
@@ -373,25 +373,25 @@ static void stop(void *state, const char *message) {
 
 const AllreduceEngine allreduce_device = {.recordable = true,
                                           .counts = true,
-                                          .create = create,
-                                          .destroy = destroy,
-                                          .put = put,
-                                          .wait = wait,
+                                          .create = device_engine_create,
+                                          .destroy = device_engine_destroy,
+                                          .put = device_engine_put,
+                                          .wait = device_engine_wait,
                                           .set_call = set_call,
                                           .residual = residual_of,
                                           .restore = restore,
-                                          .bytes = bytes_of,
-                                          .explain = explain,
-                                          .abort = stop,
+                                          .bytes = device_engine_bytes_of,
+                                          .explain = device_engine_explain,
+                                          .abort = device_engine_stop,
                                           .carriage = &allreduce_carried};
 
 const AllreduceEngine allreduce_device_left = {.recordable = true,
                                                .counts = true,
                                                .create = create_left,
-                                               .destroy = destroy,
-                                               .put = put,
-                                               .wait = wait,
+                                               .destroy = device_engine_destroy,
+                                               .put = device_engine_put,
+                                               .wait = device_engine_wait,
                                                .set_call = set_call,
-                                               .bytes = bytes_of,
-                                               .explain = explain,
-                                               .abort = stop};
+                                               .bytes = device_engine_bytes_of,
+                                               .explain = device_engine_explain,
+                                               .abort = device_engine_stop};

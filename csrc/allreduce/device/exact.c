@@ -32,7 +32,7 @@ bool allreduce_exact_can(const AllreduceSetup *setup) {
     return can;
 }
 
-static uint64_t bytes_of(const AllreduceSetup *setup, const AllreduceExtent *extent) {
+static uint64_t exact_bytes_of(const AllreduceSetup *setup, const AllreduceExtent *extent) {
     return (uint64_t)extent->elems * allreduce_type_bytes(setup->options.type);
 }
 
@@ -47,12 +47,12 @@ Status allreduce_exact_wanted(const AllreduceSetup *setup, bool *wanted) {
     int64_t limit = kib;
     TRY(comm_begin(setup->comm, "agreement on " LIMIT_VARIABLE, 0));
     TRY(comm_end(setup->comm, comm_agree(setup->comm, &limit, sizeof limit)));
-    *wanted = allreduce_exact_asked(setup) || bytes_of(setup, &setup->extents[0]) <= (uint64_t)limit << 10;
+    *wanted = allreduce_exact_asked(setup) || exact_bytes_of(setup, &setup->extents[0]) <= (uint64_t)limit << 10;
     return STATUS_OK;
 }
 
 void allreduce_exact_choose(const AllreduceSetup *setup, const AllreduceExtent *extent, DeviceExtent *own) {
-    double others = (double)comm_size(setup->comm) - 1, bytes = (double)bytes_of(setup, extent);
+    double others = (double)comm_size(setup->comm) - 1, bytes = (double)exact_bytes_of(setup, extent);
     double spared = bytes * (others - 2 * others / (others + 1));
     own->one_shot = setup->options.algorithm == ALLREDUCE_ONE_SHOT ||
                     (setup->options.algorithm != ALLREDUCE_SRA && spared <= SPREAD_BYTES);
@@ -67,7 +67,7 @@ static uint64_t owned_by(uint64_t bytes, uint64_t slice, uint64_t ranks, uint64_
 
 void allreduce_exact_cut(const AllreduceSetup *setup, const AllreduceExtent *extent, const ExchangeWindow *window,
                          DeviceExtent *own) {
-    uint64_t bytes = bytes_of(setup, extent), ranks = (uint64_t)comm_size(setup->comm);
+    uint64_t bytes = exact_bytes_of(setup, extent), ranks = (uint64_t)comm_size(setup->comm);
     uint64_t row = round_up(ceil_divide(bytes, own->one_shot ? 1 : ranks), UNIT); /* of a run, in one round */
     uint64_t blocks = ceil_divide(row, BLOCK_BYTES), most = window->region_bytes / UNIT;
     if (blocks > MOST_BLOCKS) blocks = MOST_BLOCKS;

@@ -45,7 +45,7 @@ static Status choose_piece(NcclEngine *engine) {
     return comm_agree(engine->setup->comm, &engine->piece_elems, sizeof engine->piece_elems);
 }
 
-static Status cut(NcclEngine *engine) {
+static Status nccl_cut(NcclEngine *engine) {
     const WireMap *map = engine->setup->extents[0].map;
     int64_t begin = 0;
     TRY(memory_calloc((size_t)map->layers + 1, sizeof *engine->ends, &engine->ends));
@@ -86,7 +86,7 @@ static Status told(void *state, int64_t begin, int64_t end) {
 }
 
 /* Sums what has not been, and makes the caller's stream wait for all of it. */
-static Status put(void *state, const AllreduceExtent *extent, void *buffer, DeviceStream *stream) {
+static Status nccl_put(void *state, const AllreduceExtent *extent, void *buffer, DeviceStream *stream) {
     NcclEngine *engine = state;
     float *data = buffer;
     int64_t elems = extent->elems, late = elems < LATE_ELEMS ? elems : LATE_ELEMS;
@@ -102,14 +102,14 @@ static Status put(void *state, const AllreduceExtent *extent, void *buffer, Devi
     return device_stream_wait(stream, engine->summed);
 }
 
-static Status wait(void *state, DeviceStream *stream, DeviceEvent *event) {
+static Status nccl_wait(void *state, DeviceStream *stream, DeviceEvent *event) {
     const NcclEngine *engine = state;
     return comm_device_wait(engine->nccl, stream, event);
 }
 
 /* ---- making ---- */
 
-static void destroy(void *state) {
+static void nccl_destroy(void *state) {
     NcclEngine *engine = state;
     if (engine == NULL) return;
     comm_device_destroy(engine->nccl);
@@ -129,19 +129,19 @@ static Status rehearse(NcclEngine *engine) {
             TRY(told(engine, begin, engine->ends[k]));
             begin = engine->ends[k];
         }
-        TRY(put(engine, extent, engine->setup->data, engine->setup->stream));
+        TRY(nccl_put(engine, extent, engine->setup->data, engine->setup->stream));
     }
-    return wait(engine, engine->setup->stream, NULL);
+    return nccl_wait(engine, engine->setup->stream, NULL);
 }
 
 /* Of the longest sum, as a whole, at its best: the first one makes the connections, and others may wait for a rank.
  * Rank 0's, on all ranks. */
-static Status measure(NcclEngine *engine) {
+static Status nccl_measure(NcclEngine *engine) {
     const AllreduceExtent *extent = &engine->setup->extents[0];
     for (int i = 0; i < MEASURED_SUMS; i++) {
         float milliseconds = 0;
-        TRY(put(engine, extent, engine->setup->data, engine->setup->stream));
-        TRY(wait(engine, engine->setup->stream, NULL));
+        TRY(nccl_put(engine, extent, engine->setup->data, engine->setup->stream));
+        TRY(nccl_wait(engine, engine->setup->stream, NULL));
         TRY(device_event_elapsed(engine->ready, engine->summed, &milliseconds));
         double rate = milliseconds > 0 ? (double)extent->elems * sizeof(float) / (milliseconds * 1e-3) : 0;
         if (rate > engine->bytes_per_s) engine->bytes_per_s = rate;
@@ -149,15 +149,15 @@ static Status measure(NcclEngine *engine) {
     return comm_broadcast(engine->setup->comm, 0, &engine->bytes_per_s, sizeof engine->bytes_per_s);
 }
 
-static Status prepare(NcclEngine *engine) {
+static Status nccl_prepare(NcclEngine *engine) {
     bool fixed = engine->setup->data != NULL;
     begin_run(engine);
     TRY(device_stream_create(&engine->stream));
     TRY(device_event_create(&engine->ready));
     TRY(device_event_create(&engine->summed));
-    if (fixed) TRY(measure(engine));
+    if (fixed) TRY(nccl_measure(engine));
     TRY(choose_piece(engine));
-    TRY(cut(engine));
+    TRY(nccl_cut(engine));
     return fixed ? rehearse(engine) : STATUS_OK;
 }
 
@@ -177,7 +177,7 @@ static bool serves(const AllreduceSetup *setup, char *why) {
     return setup->exact && sums;
 }
 
-static Status create(AllreduceSetup *setup, char *why, void **state) {
+static Status nccl_create(AllreduceSetup *setup, char *why, void **state) {
     Status status = STATUS_OK;
     CommDevice *nccl = NULL;
     NcclEngine *engine = NULL;
@@ -189,18 +189,18 @@ static Status create(AllreduceSetup *setup, char *why, void **state) {
     engine->setup = setup;
     engine->nccl = nccl;
     nccl = NULL;
-    TRY_GOTO(prepare(engine));
+    TRY_GOTO(nccl_prepare(engine));
     *state = engine;
     engine = NULL;
 done:
     comm_device_destroy(nccl);
-    destroy(engine);
+    nccl_destroy(engine);
     return status;
 }
 
 /* ---- questions ---- */
 
-static size_t explain(const void *state, char *text, size_t room) {
+static size_t nccl_explain(const void *state, char *text, size_t room) {
     const NcclEngine *engine = state;
     char how[80] = "as a whole";
     if (engine->end_count > 0 && engine->setup->data != NULL) {
@@ -215,9 +215,9 @@ static size_t explain(const void *state, char *text, size_t room) {
 }
 
 const AllreduceEngine allreduce_nccl = {.recordable = true,
-                                        .create = create,
-                                        .destroy = destroy,
+                                        .create = nccl_create,
+                                        .destroy = nccl_destroy,
                                         .told = told,
-                                        .put = put,
-                                        .wait = wait,
-                                        .explain = explain};
+                                        .put = nccl_put,
+                                        .wait = nccl_wait,
+                                        .explain = nccl_explain};

@@ -15,7 +15,7 @@ typedef struct Need {
     bool scales, feedback;
 } Need;
 
-static void raise(size_t *most, uint64_t value) {
+static void host_grow(size_t *most, uint64_t value) {
     if (value > *most) *most = value;
 }
 
@@ -29,24 +29,24 @@ static void need_holdings(const AllreduceSetup *setup, const AllreduceExtent *ex
     for (int c = 0; c < map->chunks; c++) {
         const WireChunk *chunk = wire_chunk(map, c);
         for (int i = 0; ring && i < 2; i++) {
-            raise(&need->kept[i], chunk->bytes);
-            if (apart) raise(&need->partial[i], (uint64_t)chunk->values);
+            host_grow(&need->kept[i], chunk->bytes);
+            if (apart) host_grow(&need->partial[i], (uint64_t)chunk->values);
         }
         if (ring || c / nodes != mine) continue;
         shard_bytes += chunk->bytes;
         shard_values += (uint64_t)chunk->values;
     }
-    raise(&need->kept[0], shard_bytes);
-    if (apart) raise(&need->partial[0], shard_values);
+    host_grow(&need->kept[0], shard_bytes);
+    if (apart) host_grow(&need->partial[0], shard_values);
 }
 
 static Need need_of(const AllreduceSetup *setup) {
     Need need = {0};
     for (int i = 0; i < setup->extent_count; i++) {
         const AllreduceExtent *extent = &setup->extents[i];
-        raise(&need.slice_elems, (uint64_t)extent->map->max_slice_elems);
-        raise(&need.slice_values, (uint64_t)extent->map->max_slice_values);
-        raise(&need.slice_bytes, extent->map->max_slice_bytes);
+        host_grow(&need.slice_elems, (uint64_t)extent->map->max_slice_elems);
+        host_grow(&need.slice_values, (uint64_t)extent->map->max_slice_values);
+        host_grow(&need.slice_bytes, extent->map->max_slice_bytes);
         need.scales =
             need.scales || extent->feedback || extent->map->scale != 1.0 || extent->map->type != extent->map->wide_type;
         need.feedback = need.feedback || extent->feedback;
@@ -77,7 +77,7 @@ static Status make_scratch(HostEngine *host, const Need *need) {
     return memory_alloc(ranks, need->slice_bytes, &host->stash);
 }
 
-static void destroy(void *state) {
+static void host_engine_destroy(void *state) {
     HostEngine *host = state;
     if (host == NULL) return;
     pool_destroy(host->pool);
@@ -109,7 +109,7 @@ static Status make_copy(HostEngine *host) {
     return device_event_create(&host->copied);
 }
 
-static Status create(AllreduceSetup *setup, char *why, void **state) {
+static Status host_engine_create(AllreduceSetup *setup, char *why, void **state) {
     Status status = STATUS_OK;
     HostEngine *host = NULL;
     Need need = need_of(setup);
@@ -124,7 +124,7 @@ static Status create(AllreduceSetup *setup, char *why, void **state) {
     *state = host;
     host = NULL;
 done:
-    destroy(host);
+    host_engine_destroy(host);
     return status;
 }
 
@@ -143,7 +143,7 @@ static Status scatter_gather(HostEngine *host, void *buffer) {
     return allreduce_exchange(host, &exchange);
 }
 
-static Status run(HostEngine *host, void *buffer) {
+static Status host_engine_run(HostEngine *host, void *buffer) {
     for (int r = 0; r < comm_size(host->setup->comm); r++) host->members[0][r] = r;
     TRY(allreduce_agree(host->setup, host->extent, host->headers));
     switch (host->extent->algorithm) {
@@ -161,7 +161,7 @@ static Status run(HostEngine *host, void *buffer) {
 static Status run_in_host_memory(HostEngine *host, void *buffer) {
     Comm *comm = host->setup->comm;
     TRY(comm_begin(comm, "allreduce", host->setup->options.timeout_s));
-    return comm_end(comm, run(host, buffer));
+    return comm_end(comm, host_engine_run(host, buffer));
 }
 
 /* The run before may still be on its way up, on another stream. */
@@ -175,7 +175,7 @@ static Status run_in_device_memory(HostEngine *host, void *data, DeviceStream *s
     return device_event_record(host->copied, stream);
 }
 
-static Status put(void *state, const AllreduceExtent *extent, void *buffer, DeviceStream *stream) {
+static Status host_engine_put(void *state, const AllreduceExtent *extent, void *buffer, DeviceStream *stream) {
     HostEngine *host = state;
     if (comm_size(host->setup->comm) == 1) return STATUS_OK;
     host->extent = extent;
@@ -183,7 +183,7 @@ static Status put(void *state, const AllreduceExtent *extent, void *buffer, Devi
     return host->setup->on_device ? run_in_device_memory(host, buffer, stream) : run_in_host_memory(host, buffer);
 }
 
-static Status wait(void *state, DeviceStream *stream, DeviceEvent *event) {
+static Status host_engine_wait(void *state, DeviceStream *stream, DeviceEvent *event) {
     (void)state;
     return event == NULL ? device_stream_synchronize(stream) : device_event_synchronize(event);
 }
@@ -200,7 +200,7 @@ static Status restore(void *state, const float *from, int64_t elems) {
     return STATUS_OK;
 }
 
-static size_t explain(const void *state, char *text, size_t room) {
+static size_t host_engine_explain(const void *state, char *text, size_t room) {
     const HostEngine *host = state;
     size_t used = 0;
     if (host->setup->on_device) {
@@ -211,11 +211,11 @@ static size_t explain(const void *state, char *text, size_t room) {
 }
 
 const AllreduceEngine allreduce_host = {.agrees = true,
-                                        .create = create,
-                                        .destroy = destroy,
-                                        .put = put,
-                                        .wait = wait,
+                                        .create = host_engine_create,
+                                        .destroy = host_engine_destroy,
+                                        .put = host_engine_put,
+                                        .wait = host_engine_wait,
                                         .residual = residual,
                                         .restore = restore,
-                                        .explain = explain,
+                                        .explain = host_engine_explain,
                                         .stages = &allreduce_host_stages};

@@ -68,8 +68,8 @@ static Status encode_message(const Stage *stage, int member, uint8_t *to) {
     return STATUS_OK;
 }
 
-static Status encode(void *state, const AllreduceExtent *extent, AllreduceStage number, const void *buffer,
-                     void *messages) {
+static Status stage_encode(void *state, const AllreduceExtent *extent, AllreduceStage number, const void *buffer,
+                           void *messages) {
     Stage stage = stage_begin(state, extent, number, (void *)(uintptr_t)buffer);
     uint8_t *to = messages;
     if (extent->algorithm == ALLREDUCE_ONE_SHOT) return encode_message(&stage, 0, to);
@@ -157,8 +157,8 @@ static Status reduce_slice(const Stage *stage, const WireSlice *slice, const uin
     return STATUS_OK;
 }
 
-static Status reduce(void *state, const AllreduceExtent *extent, AllreduceStage number, void *buffer,
-                     const void *messages, void *result) {
+static Status stage_reduce(void *state, const AllreduceExtent *extent, AllreduceStage number, void *buffer,
+                           const void *messages, void *result) {
     Stage stage = stage_begin(state, extent, number, buffer);
     const uint8_t *message = messages;
     for (int m = 0; m < stage.messages.members; m++) {
@@ -223,7 +223,7 @@ static Status check_results(const Stage *stage, const uint8_t *gathered) {
     return STATUS_OK;
 }
 
-static Status finish(void *state, const AllreduceExtent *extent, void *buffer, const void *gathered) {
+static Status stage_finish(void *state, const AllreduceExtent *extent, void *buffer, const void *gathered) {
     Stage stage = stage_begin(state, extent, ALLREDUCE_ACROSS, buffer);
     HostEngine *host = stage.host;
     if (extent->algorithm == ALLREDUCE_ONE_SHOT) return finish_one_shot(&stage, gathered);
@@ -241,4 +241,4 @@ static Status finish(void *state, const AllreduceExtent *extent, void *buffer, c
     return STATUS_OK;
 }
 
-const AllreduceStages allreduce_host_stages = {.encode = encode, .reduce = reduce, .finish = finish};
+const AllreduceStages allreduce_host_stages = {.encode = stage_encode, .reduce = stage_reduce, .finish = stage_finish};

@@ -5,14 +5,14 @@
 
 static const BetonKind kinds[] = {BETON_ARRAY, BETON_TENSOR};
 
-static Status prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
-                      DecoderOutput *output) {
+static Status array_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+                            DecoderOutput *output) {
     (void)source, (void)in_use, (void)wish;
     loader_decoder_set_array(output, output->about->dtype, output->about->ndim, output->about->shape);
     return STATUS_OK;
 }
 
-static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
+static Status array_decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
     const size_t width = output->array.sample_bytes;
     for (size_t i = 0; i < chunk->count; i++) {
         BetonRegion region = {0};
@@ -28,5 +28,5 @@ const DecoderEntry loader_decoder_array = {.name = "array",
                                            .what = "the decoder of arrays",
                                            .kinds = kinds,
                                            .kind_count = 2,
-                                           .prepare = prepare,
-                                           .decode = decode};
+                                           .prepare = array_prepare,
+                                           .decode = array_decode};

@@ -50,8 +50,8 @@ static void drop_channel(const BetonField *about, const LoaderOutput *wish, Deco
     output->array.bfloat16 = array.bfloat16;
 }
 
-static Status prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
-                      DecoderOutput *output) {
+static Status array_image_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+                                  DecoderOutput *output) {
     ArrayImage *state = NULL;
     const BetonField *about = output->about;
     (void)source, (void)in_use;
@@ -69,17 +69,17 @@ static Status prepare(const LoaderSource *source, const Traversal *in_use, const
     return STATUS_OK;
 }
 
-static void destroy(DecoderOutput *output) {
+static void array_image_destroy(DecoderOutput *output) {
     ArrayImage *state = output->state;
     augment_destroy(state->augment);
     memory_free(state);
 }
 
-static void init_scratch(const DecoderOutput *output, void *scratch) {
+static void array_image_init_scratch(const DecoderOutput *output, void *scratch) {
     augment_scratch_init(((const ArrayImage *)output->state)->augment, scratch);
 }
 
-static Status decode_chunk(const DecoderChunk *chunk, const DecoderOutput *output, bool begin) {
+static Status array_image_decode_chunk(const DecoderChunk *chunk, const DecoderOutput *output, bool begin) {
     const ArrayImage *state = output->state;
     for (size_t i = 0; i < chunk->count; i++) {
         BetonRegion region = {0};
@@ -92,16 +92,16 @@ static Status decode_chunk(const DecoderChunk *chunk, const DecoderOutput *outpu
     return STATUS_OK;
 }
 
-static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
+static Status array_image_decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
     (void)rows;
-    return loader_pixels_run(chunk, output, decode_chunk);
+    return loader_pixels_run(chunk, output, array_image_decode_chunk);
 }
 
 const DecoderEntry loader_decoder_array_image = {.name = "array_image",
                                                  .what = "the decoder of images in arrays",
                                                  .kinds = kinds,
                                                  .kind_count = 2,
-                                                 .prepare = prepare,
-                                                 .decode = decode,
-                                                 .init_scratch = init_scratch,
-                                                 .destroy = destroy};
+                                                 .prepare = array_image_prepare,
+                                                 .decode = array_image_decode,
+                                                 .init_scratch = array_image_init_scratch,
+                                                 .destroy = array_image_destroy};

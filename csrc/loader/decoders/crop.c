@@ -93,8 +93,8 @@ static Status check_crop(const LoaderCrop *crop) {
     FAIL(STATUS_ARGUMENT, "a crop takes shares of the area in 0..1 and ratios above 0, the lower limit first");
 }
 
-static Status prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
-                      DecoderOutput *output) {
+static Status crop_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+                           DecoderOutput *output) {
     const LoaderCrop *crop = wish->crop;
     const BetonField *about = output->about;
     CropState *state = NULL;
@@ -112,7 +112,7 @@ static Status prepare(const LoaderSource *source, const Traversal *in_use, const
     return STATUS_OK;
 }
 
-static void destroy(DecoderOutput *output) {
+static void crop_destroy(DecoderOutput *output) {
     CropState *state = output->state;
     augment_destroy(state->augment);
     memory_free(state);
@@ -123,7 +123,7 @@ static bool same_values(const DecoderOutput *output, const DecoderOutput *other)
     return a->fast_jpeg == b->fast_jpeg && !a->crop.shrinks && !b->crop.shrinks; /* each by its own rectangle */
 }
 
-static void init_scratch(const DecoderOutput *output, void *scratch) {
+static void crop_init_scratch(const DecoderOutput *output, void *scratch) {
     const CropState *state = output->state;
     augment_scratch_init(state->augment, scratch);
 }
@@ -188,7 +188,7 @@ typedef struct Rows {
     uint32_t y; /* of the image: the next row */
 } Rows;
 
-static void take(void *context, const uint8_t *rgb, size_t stride, uint32_t count) {
+static void crop_take(void *context, const uint8_t *rgb, size_t stride, uint32_t count) {
     Rows *rows = context;
     const uint32_t end = rows->y + count;
     for (const DecoderOutput *view = rows->first; view != NULL; view = next_view(rows->chunk, view)) {
@@ -213,14 +213,15 @@ static Status resample(const DecoderChunk *chunk, const DecoderOutput *output, s
     rows.y = rows.region.y;
     if (image->mode == BETON_IMAGE_RAW) {
         const size_t stride = (size_t)image->width * AUGMENT_CHANNELS;
-        take(&rows, (const uint8_t *)image->region.data + rows.y * stride + (size_t)rows.region.x * AUGMENT_CHANNELS,
-             stride, rows.region.height);
+        crop_take(&rows,
+                  (const uint8_t *)image->region.data + rows.y * stride + (size_t)rows.region.x * AUGMENT_CHANNELS,
+                  stride, rows.region.height);
         return STATUS_OK;
     }
     const JpegWish wish = {state->fast_jpeg ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height,
                            cut_of(chunk, output)->shrink, rows.region};
     bool blank = false;
-    TRY(loader_pixels_stream(chunk, output, i, image, &wish, take, &rows, &blank));
+    TRY(loader_pixels_stream(chunk, output, i, image, &wish, crop_take, &rows, &blank));
     for (const DecoderOutput *view = output; blank && view != NULL; view = next_view(chunk, view)) {
         const LoaderCrop *crop = &((const CropState *)view->state)->crop;
         memset(resampled(chunk, view), 0, (size_t)crop->height * crop->width * AUGMENT_CHANNELS);
@@ -248,18 +249,18 @@ static Status decode_one(const DecoderChunk *chunk, const DecoderOutput *output,
     return STATUS_OK;
 }
 
-static Status decode_chunk(const DecoderChunk *chunk, const DecoderOutput *output, bool begin) {
+static Status crop_decode_chunk(const DecoderChunk *chunk, const DecoderOutput *output, bool begin) {
     for (size_t i = 0; i < chunk->count; i++) TRY(decode_one(chunk, output, i, begin));
     return STATUS_OK;
 }
 
-static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
+static Status crop_decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
     (void)rows;
-    return loader_pixels_run(chunk, output, decode_chunk);
+    return loader_pixels_run(chunk, output, crop_decode_chunk);
 }
 
-static Status reserve(const LoaderSource *source, const Traversal *in_use, DecoderOutput *outputs,
-                      DecoderOutput *output) {
+static Status crop_reserve(const LoaderSource *source, const Traversal *in_use, DecoderOutput *outputs,
+                           DecoderOutput *output) {
     (void)source, (void)in_use, (void)outputs, (void)output;
     FAIL(STATUS_ARGUMENT, "a loader that crops while it decodes cannot keep the pixels (resident)");
 }
@@ -269,12 +270,12 @@ static Status reserve(const LoaderSource *source, const Traversal *in_use, Decod
                                 .what = (words),                                                                       \
                                 .kinds = kinds,                                                                        \
                                 .kind_count = 1,                                                                       \
-                                .prepare = prepare,                                                                    \
-                                .decode = decode,                                                                      \
+                                .prepare = crop_prepare,                                                               \
+                                .decode = crop_decode,                                                                 \
                                 .same_values = same_values,                                                            \
-                                .init_scratch = init_scratch,                                                          \
-                                .reserve = reserve,                                                                    \
-                                .destroy = destroy}
+                                .init_scratch = crop_init_scratch,                                                     \
+                                .reserve = crop_reserve,                                                               \
+                                .destroy = crop_destroy}
 
 ENTRY(loader_decoder_center_crop, "center_crop", "the decoder of central crops");
 ENTRY(loader_decoder_random_crop, "random_resized_crop", "the decoder of random crops");

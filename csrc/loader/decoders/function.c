@@ -8,8 +8,8 @@
 static const BetonKind kinds[] = {BETON_FLOAT, BETON_INT,  BETON_IMAGE,  BETON_BYTES,
                                   BETON_ARRAY, BETON_JSON, BETON_TENSOR, BETON_CUSTOM};
 
-static Status prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
-                      DecoderOutput *output) {
+static Status function_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+                               DecoderOutput *output) {
     const LoaderFunction *function = wish->function;
     LoaderRow *state = NULL;
     uint64_t bytes = function == NULL ? 0 : beton_dtype_bytes(function->dtype);
@@ -42,7 +42,7 @@ static Status make_row(const DecoderChunk *chunk, const DecoderOutput *output, u
     return STATUS_OK;
 }
 
-static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
+static Status function_decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
     const size_t width = output->array.sample_bytes;
     for (size_t i = 0; i < chunk->count; i++) {
         Status status = make_row(chunk, output, chunk->ids[i], rows + i * width);
@@ -51,12 +51,12 @@ static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, uns
     return STATUS_OK;
 }
 
-static void destroy(DecoderOutput *output) { memory_free(output->state); }
+static void function_destroy(DecoderOutput *output) { memory_free(output->state); }
 
 const DecoderEntry loader_decoder_function = {.name = "function",
                                               .what = "a function",
                                               .kinds = kinds,
                                               .kind_count = sizeof kinds / sizeof *kinds,
-                                              .prepare = prepare,
-                                              .decode = decode,
-                                              .destroy = destroy};
+                                              .prepare = function_prepare,
+                                              .decode = function_decode,
+                                              .destroy = function_destroy};

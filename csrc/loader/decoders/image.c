@@ -48,8 +48,8 @@ static Status find_size(const LoaderSource *source, const Traversal *in_use, con
     return STATUS_OK;
 }
 
-static Status prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
-                      DecoderOutput *output) {
+static Status image_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+                            DecoderOutput *output) {
     ImageState *state = NULL;
     TRY(memory_calloc(1, sizeof *state, &state));
     output->state = state;
@@ -67,7 +67,7 @@ static Status prepare(const LoaderSource *source, const Traversal *in_use, const
     return STATUS_OK;
 }
 
-static void destroy(DecoderOutput *output) {
+static void image_destroy(DecoderOutput *output) {
     ImageState *state = output->state;
     augment_destroy(state->augment);
     memory_free(state->own_kept);
@@ -80,7 +80,7 @@ static bool same_values(const DecoderOutput *output, const DecoderOutput *other)
     return a->fast_jpeg == b->fast_jpeg;
 }
 
-static void init_scratch(const DecoderOutput *output, void *scratch) {
+static void image_init_scratch(const DecoderOutput *output, void *scratch) {
     const ImageState *state = output->state;
     if (state->augment != NULL) augment_scratch_init(state->augment, scratch);
 }
@@ -149,19 +149,19 @@ static Status decode_kept(const DecoderChunk *chunk, const DecoderOutput *output
     return STATUS_OK;
 }
 
-static Status decode_chunk(const DecoderChunk *chunk, const DecoderOutput *output, bool begin) {
+static Status image_decode_chunk(const DecoderChunk *chunk, const DecoderOutput *output, bool begin) {
     const ImageState *state = output->state;
     return state->kept == NULL ? decode_from_file(chunk, output, begin) : decode_kept(chunk, output, begin);
 }
 
-static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
+static Status image_decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
     const ImageState *state = output->state;
     (void)rows;
     if (state->augment == NULL) {
         Status status = error_fail(STATUS_ARGUMENT, "this loader has no samples in use");
         return loader_decoder_fail(chunk, output, 0, "read", status);
     }
-    return loader_pixels_run(chunk, output, decode_chunk);
+    return loader_pixels_run(chunk, output, image_decode_chunk);
 }
 
 /* ---- resident pixels ---- */
@@ -174,8 +174,8 @@ static Status mark_in_use(const LoaderSource *source, const Traversal *in_use, I
 }
 
 /* Of raw images nothing is kept: their pixels are in the file as they are. */
-static Status reserve(const LoaderSource *source, const Traversal *in_use, DecoderOutput *outputs,
-                      DecoderOutput *output) {
+static Status image_reserve(const LoaderSource *source, const Traversal *in_use, DecoderOutput *outputs,
+                            DecoderOutput *output) {
     ImageState *state = output->state;
     uint64_t bytes;
     if (output->about->num_jpeg == 0) return STATUS_OK;
@@ -210,10 +210,10 @@ const DecoderEntry loader_decoder_image = {.name = "image",
                                            .what = "the image decoder",
                                            .kinds = kinds,
                                            .kind_count = 1,
-                                           .prepare = prepare,
-                                           .decode = decode,
+                                           .prepare = image_prepare,
+                                           .decode = image_decode,
                                            .same_values = same_values,
-                                           .init_scratch = init_scratch,
-                                           .reserve = reserve,
+                                           .init_scratch = image_init_scratch,
+                                           .reserve = image_reserve,
                                            .keep = keep,
-                                           .destroy = destroy};
+                                           .destroy = image_destroy};

@@ -110,7 +110,7 @@ typedef struct Copy {
     size_t row_bytes;
 } Copy;
 
-static void copy_rows(void *context, const uint8_t *rgb, size_t stride, uint32_t count) {
+static void pixels_copy_rows(void *context, const uint8_t *rgb, size_t stride, uint32_t count) {
     Copy *copy = context;
     for (uint32_t y = 0; y < count; y++, copy->to += copy->row_bytes) {
         memcpy(copy->to, rgb + y * stride, copy->row_bytes);
@@ -133,7 +133,7 @@ Status loader_pixels_find(const DecoderChunk *chunk, const DecoderOutput *output
     const JpegRegion region = {(uint32_t)part.y, (uint32_t)part.x, (uint32_t)part.height, (uint32_t)part.width};
     const JpegWish wish = {fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height, 1, region};
     bool blank = false;
-    TRY(loader_pixels_stream(chunk, output, i, image, &wish, copy_rows, &(Copy){buffer, row_bytes}, &blank));
+    TRY(loader_pixels_stream(chunk, output, i, image, &wish, pixels_copy_rows, &(Copy){buffer, row_bytes}, &blank));
     if (blank) memset(buffer, 0, row_bytes * (size_t)part.height);
     return STATUS_OK;
 }

@@ -5,15 +5,15 @@
 
 static const BetonKind kinds[] = {BETON_CUSTOM};
 
-static Status prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
-                      DecoderOutput *output) {
+static Status record_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+                             DecoderOutput *output) {
     const uint64_t bytes = output->about->record_bytes;
     (void)source, (void)in_use, (void)wish;
     loader_decoder_set_array(output, BETON_U8, 1, &bytes);
     return STATUS_OK;
 }
 
-static Status decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
+static Status record_decode(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows) {
     const size_t width = output->array.sample_bytes;
     for (size_t i = 0; i < chunk->count; i++) {
         const unsigned char *record;
@@ -28,5 +28,5 @@ const DecoderEntry loader_decoder_record = {.name = "record",
                                             .what = "the decoder of records",
                                             .kinds = kinds,
                                             .kind_count = 1,
-                                            .prepare = prepare,
-                                            .decode = decode};
+                                            .prepare = record_prepare,
+                                            .decode = record_decode};

@@ -347,7 +347,7 @@ static Status execute(const DnnlConv *conv, const ConvSize *size, int thread, vo
     return code == dnnl_success ? STATUS_OK : fail_dnnl(code, "dnnl_primitive_execute");
 }
 
-static size_t image_bytes(const DnnlConv *conv, bool output) {
+static size_t conv_image_bytes(const DnnlConv *conv, bool output) {
     const ConvShape *s = &conv->shape;
     size_t item = conv->precision == PRECISION_BFLOAT16 ? 2 : 4;
     return output ? (size_t)(s->out_height * s->out_width) * (size_t)s->out_channels * item
@@ -357,7 +357,7 @@ static size_t image_bytes(const DnnlConv *conv, bool output) {
 static Status dnnl_conv_run(Conv *base, const ConvCall *call, const void *from, void *to) {
     DnnlConv *conv = (DnnlConv *)base;
     bool forward = conv->direction == CONV_FORWARD;
-    size_t from_bytes = image_bytes(conv, !forward), to_bytes = image_bytes(conv, forward);
+    size_t from_bytes = conv_image_bytes(conv, !forward), to_bytes = conv_image_bytes(conv, forward);
     for (int images = call->images; images > 0;) {
         const ConvSize *size = size_for(conv, images);
         TRY(execute(conv, size, call->thread, (void *[]){(void *)(uintptr_t)from, conv->packed, to, call->scratch}));
@@ -372,7 +372,7 @@ static Status dnnl_conv_run(Conv *base, const ConvCall *call, const void *from, 
 static Status dnnl_conv_run_filter(Conv *base, const ConvCall *call, const void *input, const void *output_gradient,
                                    float *partial) {
     DnnlConv *conv = (DnnlConv *)base;
-    size_t input_bytes = image_bytes(conv, false), gradient_bytes = image_bytes(conv, true);
+    size_t input_bytes = conv_image_bytes(conv, false), gradient_bytes = conv_image_bytes(conv, true);
     bool add = !call->begins;
     for (int images = call->images; images > 0; add = true) {
         const ConvSize *size = size_for(conv, images);

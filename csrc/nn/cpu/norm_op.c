@@ -34,7 +34,8 @@ Status nn_cpu_norm_op_create(Context *context, int op) {
 }
 
 /* Adds the group's statistics to its chunk's. */
-static void merge(double *to, bool begins, double count, size_t channels, const float *mean, const float *deviations) {
+static void norm_merge(double *to, bool begins, double count, size_t channels, const float *mean,
+                       const float *deviations) {
     double before = begins ? 0 : to[0], total = before + count;
     double *means = to + 1, *squares = to + 1 + channels;
     for (size_t c = 0; c < channels; c++) {
@@ -58,7 +59,8 @@ Status nn_cpu_pass_norm_statistics(const Group *group, int op) {
                       nn_cpu_group_tensor(group, o->index));
     }
     kernels->moments(nn_cpu_group_tensor(group, o->saved), pixels, saved.channels, mean, deviations);
-    merge(chunk_sums(state, group->chunk, saved.channels), group->begins, (double)pixels, channels, mean, deviations);
+    norm_merge(chunk_sums(state, group->chunk, saved.channels), group->begins, (double)pixels, channels, mean,
+               deviations);
     return STATUS_OK;
 }
 
@@ -109,7 +111,9 @@ Status nn_cpu_close_norm_running(Context *context, const Job *job, int op) {
     return STATUS_OK;
 }
 
-static size_t bytes_of(const Group *group, int tensor) { return group->context->program->tensors[tensor].image_bytes; }
+static size_t norm_bytes_of(const Group *group, int tensor) {
+    return group->context->program->tensors[tensor].image_bytes;
+}
 
 /* Normalise, activate, then pool image by image. */
 static void apply_then_pool(const Group *group, int op, uint8_t *index) {
@@ -124,8 +128,8 @@ static void apply_then_pool(const Group *group, int op, uint8_t *index) {
         kernels->normalise(from, maps_pixels(&maps), maps.channels, &group->context->states[op].terms,
                            o->node.activation, NULL, RESIDUAL_NONE, full);
         kernels->pool(full, &maps, o->node.pool, to, index == NULL ? NULL : index + (size_t)i * pooled);
-        from += bytes_of(group, o->input);
-        to += bytes_of(group, o->output);
+        from += norm_bytes_of(group, o->input);
+        to += norm_bytes_of(group, o->output);
     }
 }
 
@@ -186,10 +190,10 @@ static void reduce_pooled(const Group *group, int op, float *sums, char *full) {
         kernels->unpool(gradient, index, &maps, o->node.pool, full);
         kernels->reduce(saved, maps_pixels(&maps), maps.channels, &group->context->states[op].terms, o->node.activation,
                         full, NULL, false, NULL, dz, sums, sums + channels);
-        gradient += bytes_of(group, o->output_gradient);
-        index += bytes_of(group, o->index);
-        saved += bytes_of(group, o->saved);
-        dz += bytes_of(group, o->activation_gradient);
+        gradient += norm_bytes_of(group, o->output_gradient);
+        index += norm_bytes_of(group, o->index);
+        saved += norm_bytes_of(group, o->saved);
+        dz += norm_bytes_of(group, o->activation_gradient);
     }
 }
 
@@ -252,10 +256,10 @@ Status nn_cpu_pass_norm_backward(const Group *group, int op) {
     for (int i = 0; i < group->count; i++) {
         kernels->norm_backward(x, dz, maps_pixels(&saved), saved.channels, terms, pooled);
         kernels->unpool(pooled, index, &input, o->node.pool, to);
-        x += bytes_of(group, o->saved);
-        dz += bytes_of(group, o->activation_gradient);
-        index += bytes_of(group, o->index);
-        to += bytes_of(group, o->input_gradient);
+        x += norm_bytes_of(group, o->saved);
+        dz += norm_bytes_of(group, o->activation_gradient);
+        index += norm_bytes_of(group, o->index);
+        to += norm_bytes_of(group, o->input_gradient);
     }
     return STATUS_OK;
 }

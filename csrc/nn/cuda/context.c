@@ -86,7 +86,7 @@ static Status allocate_host_copies(Context *context) {
     return nn_cuda_context_alloc(context, batch * (classes + 1) * sizeof(float), &context->host_logits);
 }
 
-static Status allocate(Context *context) {
+static Status context_allocate(Context *context) {
     const Program *program = context->program;
     NnModel *model = context->model;
     TRY(nn_cuda_context_alloc(context, program->arena_bytes, &context->arena));
@@ -117,7 +117,7 @@ Status nn_cuda_context_create(NnModel *model, const Program *program, Context **
     TRY_GOTO(memory_calloc((size_t)context->block_room, sizeof *context->blocks, &context->blocks));
     TRY_GOTO(memory_calloc((size_t)program->op_count, sizeof *context->states, &context->states));
     TRY_GOTO(nn_cuda_convs_create(context->stream, &context->convs));
-    TRY_GOTO(allocate(context));
+    TRY_GOTO(context_allocate(context));
     nn_cuda_conv_pool_choose(context);
     for (int i = 0; i < program->op_count; i++) TRY_GOTO(create_op(context, i));
     TRY_GOTO(allocate_workspace(context));

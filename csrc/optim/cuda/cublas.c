@@ -78,7 +78,7 @@ static Status cublas_open(void) {
 
 /* ---- descriptors ---- */
 
-static Status fail(cublasStatus_t error, const char *what) {
+static Status cublas_fail(cublasStatus_t error, const char *what) {
     Status code = error == CUBLAS_STATUS_ALLOC_FAILED       ? STATUS_MEMORY
                   : error == CUBLAS_STATUS_EXECUTION_FAILED ? STATUS_CUDA
                                                             : STATUS_LIBRARY;
@@ -88,14 +88,14 @@ static Status fail(cublasStatus_t error, const char *what) {
 #define TRY_CUBLAS(call)                                                                                               \
     do {                                                                                                               \
         cublasStatus_t try_cublas_ = (call);                                                                           \
-        if (try_cublas_ != CUBLAS_STATUS_SUCCESS) return fail(try_cublas_, #call);                                     \
+        if (try_cublas_ != CUBLAS_STATUS_SUCCESS) return cublas_fail(try_cublas_, #call);                              \
     } while (0)
 
 #define TRY_CUBLAS_GOTO(call)                                                                                          \
     do {                                                                                                               \
         cublasStatus_t try_cublas_ = (call);                                                                           \
         if (try_cublas_ != CUBLAS_STATUS_SUCCESS) {                                                                    \
-            status = fail(try_cublas_, #call);                                                                         \
+            status = cublas_fail(try_cublas_, #call);                                                                  \
             goto done;                                                                                                 \
         }                                                                                                              \
     } while (0)
@@ -139,7 +139,7 @@ static Status describe_choice(GemmChoice *choice) {
     return make_layout(s->out, s->m, s->n, s->row_d, s->batch, s->stride_d, &choice->d);
 }
 
-static Status choose(const CudaGemm *gemm, GemmChoice *choice) {
+static Status cublas_choose(const CudaGemm *gemm, GemmChoice *choice) {
     Status status = STATUS_OK;
     cublasLtMatmulPreference_t wishes = NULL;
     cublasLtMatmulHeuristicResult_t found;
@@ -186,7 +186,7 @@ static Status find_gemm_choice(CudaGemm *gemm, const CudaGemmShape *shape, const
     }
     GemmChoice choice = {.shape = *shape};
     TRY_GOTO(describe_choice(&choice));
-    TRY_GOTO(choose(gemm, &choice));
+    TRY_GOTO(cublas_choose(gemm, &choice));
     TRY_GOTO(
         memory_resize(&gemm->choices, gemm->count * sizeof *gemm->choices, (gemm->count + 1) * sizeof *gemm->choices));
     gemm->choices[gemm->count] = choice;

@@ -204,7 +204,7 @@ static Status make_lanes(CudaMuon *muon, DeviceStream *stream) {
 }
 
 /* Takes `bytes` of the arena; with `base` NULL only counts. */
-static void *cut(uint8_t *base, size_t *at, size_t bytes) {
+static void *muon_cut(uint8_t *base, size_t *at, size_t bytes) {
     void *part = base == NULL ? NULL : base + *at;
     *at += round_up(bytes, BUFFER_ALIGNMENT);
     return part;
@@ -216,14 +216,14 @@ static size_t cut_arena(CudaMuon *muon, uint8_t *base) {
         Batch *b = &muon->batches[i];
         size_t x_bytes = (size_t)(b->count * matrix_elems(b)) * STORAGE_BYTES;
         size_t square_bytes = (size_t)(b->count * small_side(b) * small_side(b)) * STORAGE_BYTES;
-        b->x[0] = cut(base, &at, x_bytes);
-        b->x[1] = cut(base, &at, x_bytes);
-        b->square = cut(base, &at, square_bytes);
-        b->poly = cut(base, &at, square_bytes);
+        b->x[0] = muon_cut(base, &at, x_bytes);
+        b->x[1] = muon_cut(base, &at, x_bytes);
+        b->square = muon_cut(base, &at, square_bytes);
+        b->poly = muon_cut(base, &at, square_bytes);
     }
-    muon->scales = cut(base, &at, matrices * sizeof *muon->scales);
-    muon->matrices = cut(base, &at, matrices * sizeof *muon->matrices);
-    muon->tiles = cut(base, &at, (size_t)muon->tile_count * sizeof *muon->tiles);
+    muon->scales = muon_cut(base, &at, matrices * sizeof *muon->scales);
+    muon->matrices = muon_cut(base, &at, matrices * sizeof *muon->matrices);
+    muon->tiles = muon_cut(base, &at, (size_t)muon->tile_count * sizeof *muon->tiles);
     return at;
 }
 

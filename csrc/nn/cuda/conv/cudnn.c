@@ -332,7 +332,7 @@ static Status find_fastest(Search *search, Candidate *out) {
     return STATUS_OK;
 }
 
-static void describe(CudaConv *conv, NnAlgorithmSource source, const char *how) {
+static void conv_describe(CudaConv *conv, NnAlgorithmSource source, const char *how) {
     const Candidate *chosen = &conv->chosen;
     conv->source = source;
     snprintf(conv->text, sizeof conv->text, "%s, %.4f ms, workspace %.1f MiB%s, %s", chosen->text,
@@ -354,7 +354,7 @@ static Status search_plan(CudaConv *conv, const CudaConvShape *shape, const char
     TRY_GOTO(find_fastest(search, &conv->chosen));
     const Candidate *chosen = &conv->chosen;
     snprintf(how, sizeof how, "fastest of %d", search->timed);
-    describe(conv, search->timed == 0 ? ALGORITHM_FIXED : ALGORITHM_TIMED, how);
+    conv_describe(conv, search->timed == 0 ? ALGORITHM_FIXED : ALGORITHM_TIMED, how);
     if (search->timed == 0) goto done;
     int length = snprintf(value, sizeof value, "%s ns %.0f", chosen->text, (double)chosen->milliseconds * 1e6);
     if (length < (int)sizeof value) status = nn_cuda_plans_store(conv->convs->library->plans, key, value);
@@ -391,7 +391,7 @@ static Status reuse_plan(CudaConv *conv, const CudaConvShape *shape, const char 
     } else {
         goto done;
     }
-    describe(conv, own ? ALGORITHM_TIMED : ALGORITHM_CACHED, "remembered");
+    conv_describe(conv, own ? ALGORITHM_TIMED : ALGORITHM_CACHED, "remembered");
 done:
     nn_cuda_descriptor_destroy(&pack);
     bench_fini(&bench);

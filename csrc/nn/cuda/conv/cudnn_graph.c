@@ -252,7 +252,7 @@ done:
 }
 
 /* The word and the number behind it; false, and nowhere further, if they do not stand there. */
-static bool take(const char **at, const char *word, int64_t least, int64_t most, int64_t *out) {
+static bool candidate_parse(const char **at, const char *word, int64_t least, int64_t most, int64_t *out) {
     size_t length = strlen(word);
     char *end = NULL;
     if (strncmp(*at, word, length) != 0) return false;
@@ -281,17 +281,19 @@ Status nn_cuda_candidate_restore(const Graph *graph, const char *text, Candidate
     const char *at = text;
     TRY(nn_cuda_descriptor_get_one(graph->graph, CUDNN_ATTR_OPERATIONGRAPH_ENGINE_GLOBAL_COUNT, CUDNN_TYPE_INT64,
                                    &engines));
-    if (!take(&at, "engine ", 0, engines - 1, &index) || !take(&at, " knobs ", 0, CUDNN_KNOB_TYPE_COUNTS, &count)) {
+    if (!candidate_parse(&at, "engine ", 0, engines - 1, &index) ||
+        !candidate_parse(&at, " knobs ", 0, CUDNN_KNOB_TYPE_COUNTS, &count)) {
         FAIL(STATUS_FORMAT, "\"%s\" is no plan of this library", text);
     }
     for (int64_t i = 0; i < count; i++) {
         int64_t type = 0, value = 0;
-        if (!take(&at, " ", 0, CUDNN_KNOB_TYPE_COUNTS - 1, &type) || !take(&at, "=", INT64_MIN, INT64_MAX, &value)) {
+        if (!candidate_parse(&at, " ", 0, CUDNN_KNOB_TYPE_COUNTS - 1, &type) ||
+            !candidate_parse(&at, "=", INT64_MIN, INT64_MAX, &value)) {
             FAIL_GOTO(STATUS_FORMAT, "\"%s\" is no plan of this library", text);
         }
         TRY_GOTO(make_knob(type, value, &knobs[i]));
     }
-    if (!take(&at, " ns ", 0, INT64_C(100000000000), &nanoseconds) || *at != '\0') {
+    if (!candidate_parse(&at, " ns ", 0, INT64_C(100000000000), &nanoseconds) || *at != '\0') {
         FAIL_GOTO(STATUS_FORMAT, "\"%s\" is no plan of this library", text);
     }
     candidate->milliseconds = (float)((double)nanoseconds * 1e-6);

@@ -61,7 +61,7 @@ static Entry *find_entry(const Entries *entries, const char *key) {
     return NULL;
 }
 
-static Status make_room(Entries *entries) {
+static Status plans_make_room(Entries *entries) {
     if (entries->count == PLANS_MAX_ENTRIES) { /* the oldest gives way */
         entries->count--;
         memmove(entries->list, entries->list + 1, (size_t)entries->count * sizeof *entries->list);
@@ -78,7 +78,7 @@ static Status make_room(Entries *entries) {
 static Status put_entry(Entries *entries, const char *key, const char *value, bool own) {
     Entry *entry = find_entry(entries, key);
     if (entry == NULL) {
-        TRY(make_room(entries));
+        TRY(plans_make_room(entries));
         entry = &entries->list[entries->count++];
     }
     snprintf(entry->key, sizeof entry->key, "%s", key);
@@ -222,7 +222,7 @@ static Status load_file(Plans *plans, Entries *entries) {
 
 /* ---- writing -----------------------------------------------------------------------------------------------------*/
 
-static Status spell(const Plans *plans, char **out, size_t *size) {
+static Status plans_spell(const Plans *plans, char **out, size_t *size) {
     char *text = NULL;
     size_t room = sizeof FORMAT_LINE + IDENTITY_BYTES + END_BYTES + 16, used;
     for (int i = 0; i < plans->entries.count; i++) {
@@ -246,7 +246,7 @@ static Status write_file(const Plans *plans) {
     AtomicFile *file = NULL;
     char *text = NULL;
     size_t size = 0;
-    TRY(spell(plans, &text, &size));
+    TRY(plans_spell(plans, &text, &size));
     make_directories(plans->directory);
     TRY_GOTO(atomic_file_create(plans->path, &file));
     TRY_GOTO(atomic_file_write_at(file, text, size, 0));
