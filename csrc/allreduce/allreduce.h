@@ -3,9 +3,8 @@
  * An Allreduce is made once from the layer table and put to work at every step, in place. After each run the buffers of
  * all ranks are equal bit for bit. Layers of one dimension, layers below `layer_min_size`, integers and every operation
  * other than SUM and AVERAGE travel as they are, in the same call. docs/WIRE.md states every byte. Which engine does
- * the work (allreduce/engine.h) is decided when it is made: for buffers in device memory
- * kernels that write into each other's windows where something is quantised, NCCL where nothing is; else the
- * processors. */
+ * the work (allreduce/engine.h) is decided when it is made: for buffers in device memory kernels that write into each
+ * other's windows where something is quantised, NCCL where nothing is; else the processors. */
 #ifndef CGXFFCV_ALLREDUCE_ALLREDUCE_H
 #define CGXFFCV_ALLREDUCE_ALLREDUCE_H
 
@@ -108,8 +107,8 @@ typedef struct AllreduceBuffer {
      * allreduce_destroy. NULL: every run names its own. */
     void *data;
     DeviceStream *stream;
-    bool compares; /* the ranks compare before every run what they are about to do; else, on GPUs, once when it is made
-                    */
+    bool compares; /* the ranks compare before every run what they are about to do; else, on GPUs, once when it is
+                    * made */
 } AllreduceBuffer;
 
 typedef struct Allreduce Allreduce;
@@ -241,8 +240,8 @@ typedef struct AllreduceCall {
 } AllreduceCall;
 
 /* For callers whose every call may ask for something else: fails with TRANSPORT on every rank, naming a rank and the
- * first item (they are separated by "; ") that is another one there, unless all ranks have the same text. Collective.
- */
+ * first item (they are separated by "; ") that is another one there, unless all ranks have the same text.
+ * Collective. */
 Status allreduce_compare_calls(Comm *comm, const char *text, double timeout_s, AllreduceCall *call);
 
 /* "float32", "sum", "sra" and so on, for messages and for the Python surface; NULL if there is no such number. */

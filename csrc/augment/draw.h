@@ -1,6 +1,6 @@
 /* What image operations draw from, and what they draw: the same for the CPU and for a GPU kernel, so that both give the
- * same pixels. Every random choice is a pure function of (seed, epoch, sample, operation); of
- * one that a batch shares, the sample is the batch's first. */
+ * same pixels. Every random choice is a pure function of (seed, epoch, sample, operation); of one that a batch shares,
+ * the sample is the batch's first. */
 #ifndef CGXFFCV_AUGMENT_DRAW_H
 #define CGXFFCV_AUGMENT_DRAW_H
 

@@ -17,9 +17,9 @@
 Status augment_moments(const float *images, int64_t count, int64_t height, int64_t width, const int64_t strides[4],
                        Pool *pool, double moments[AUGMENT_PATCH * AUGMENT_PATCH]);
 
-/* Exact sums over all patches of the set's first `count` images: of the products of a patch's
- * bytes i <= j, in rows of the upper triangle, then of the bytes. Each of the first *parts rows of `to` (device,
- * AUGMENT_MOMENT_PARTS x AUGMENT_MOMENTS) gets a part of the sums. Only puts work on the stream. */
+/* Exact sums over all patches of the set's first `count` images: of the products of a patch's bytes i <= j, in rows of
+ * the upper triangle, then of the bytes. Each of the first *parts rows of `to` (device, AUGMENT_MOMENT_PARTS x
+ * AUGMENT_MOMENTS) gets a part of the sums. Only puts work on the stream. */
 #define AUGMENT_MOMENTS 90
 #define AUGMENT_MOMENT_PARTS 264
 Status augment_moments_on_device(const GatherSet *set, int64_t count, uint64_t *to, int *parts, DeviceStream *stream);

@@ -17,8 +17,8 @@ static inline double triangle_height(double distance, double ratio) {
     return height > 0 ? height : 0;
 }
 
-/* Output pixel `out`, centred at (out + 1/2) ratio, is the sum over the inputs first, first + 1..., centred at
- * first + 1/2..., with `taps` weights that fall linearly to 0 at the distance `ratio` and add up to 1. */
+/* Output pixel `out`, centred at (out + 1/2) ratio, is the sum over the inputs first, first + 1..., centred at first +
+ * 1/2..., with `taps` weights that fall linearly to 0 at the distance `ratio` and add up to 1. */
 static inline int triangle_weights(int64_t size, int64_t side, int64_t out, int taps, float *weights) {
     double ratio = (double)size / (double)side, centre = ((double)out + 0.5) * ratio, total = 0;
     int64_t first = (int64_t)floor(centre - ratio), last = size - taps;

@@ -1,6 +1,6 @@
-/* Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11): a counter-based
- * generator, one definition for host and device. Every random choice in the project is a pure function of
- * (seed, epoch, item, stream), so that workers, ranks and a resumed run agree. */
+/* Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11): a counter-based generator, one
+ * definition for host and device. Every random choice in the project is a pure function of (seed, epoch, item, stream),
+ * so that workers, ranks and a resumed run agree. */
 #ifndef CGXFFCV_BASE_PHILOX_H
 #define CGXFFCV_BASE_PHILOX_H
 

@@ -1,5 +1,5 @@
-/* Threads that sleep between loops and draw items from one atomic counter. Owns its threads; keeps no
- * reference to a loop's context after the loop. */
+/* Threads that sleep between loops and draw items from one atomic counter. Owns its threads; keeps no reference to a
+ * loop's context after the loop. */
 #include "base/pool.h"
 
 #include <pthread.h>

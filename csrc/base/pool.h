@@ -15,15 +15,14 @@ typedef struct Pool Pool;
 /* One item of a loop. `thread` is in [0, pool_threads), constant within a call: an index for scratch memory. */
 typedef Status (*PoolTask)(void *context, size_t item, int thread);
 
-/* `threads` takes part in each loop, the caller included (so `threads` - 1 are started): from 1 to
- * POOL_MAX_THREADS. */
+/* `threads` takes part in each loop, the caller included (so `threads` - 1 are started): from 1 to POOL_MAX_THREADS. */
 Status pool_create(int threads, Pool **out);
 void pool_destroy(Pool *pool);
 int pool_threads(const Pool *pool);
 
-/* Runs task(context, item, thread) for each item in [0, items) and waits for all. The first failure stops
- * the handing out of further items; its record becomes the caller's. One loop at a time per pool; a loop
- * started from inside another of the same pool is an argument error. */
+/* Runs task(context, item, thread) for each item in [0, items) and waits for all. The first failure stops the handing
+ * out of further items; its record becomes the caller's. One loop at a time per pool; a loop started from inside
+ * another of the same pool is an argument error. */
 Status pool_run(Pool *pool, size_t items, PoolTask task, void *context);
 
 #endif

@@ -1,8 +1,8 @@
 /* Status codes, the thread's error record, and the macros that carry failures upwards.
  *
- * A fallible function returns Status, gives its results through pointers and writes nothing on failure.
- * The first failure fills the calling thread's record; callers only pass the code on, and may add what
- * they know (path, sample, field, rank) where it is still unset. */
+ * A fallible function returns Status, gives its results through pointers and writes nothing on failure. The first
+ * failure fills the calling thread's record; callers only pass the code on, and may add what they know (path, sample,
+ * field, rank) where it is still unset. */
 #ifndef CGXFFCV_BASE_STATUS_H
 #define CGXFFCV_BASE_STATUS_H
 

@@ -188,8 +188,8 @@ Status beton_damaged(Status status);
 Status beton_damaged_image(Status status);
 
 /* Around everything that touches mapped bytes, in the same thread: pages that somebody cuts off meanwhile read as
- * zeros, where they would kill the process, and leaving then gives STATUS_FORMAT, whatever `status` is; else `status`.
- */
+ * zeros, where they would kill the process, and leaving then gives STATUS_FORMAT, whatever `status` is; else
+ * `status`. */
 void beton_reader_enter(const BetonReader *reader, Guard *guard);
 Status beton_reader_leave(const BetonReader *reader, const Guard *guard, Status status);
 

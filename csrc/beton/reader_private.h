@@ -20,8 +20,8 @@ struct BetonReader {
     uint64_t record_bytes;                        /* R */
     uint64_t num_entries;
     BetonField *fields; /* owned, num_fields */
-    /* owned, num_samples * num_data_fields, entry of (sample, data_index), READER_NO_ENTRY for an empty value
-     * without a reserved byte; NULL when the table stands in exactly that order */
+    /* owned, num_samples * num_data_fields, entry of (sample, data_index), READER_NO_ENTRY for an empty value without a
+     * reserved byte; NULL when the table stands in exactly that order */
     uint64_t *entry_of;
     /* the extension block and its region checksums in (sample, data field) order, in the mapping; NULL without one */
     const unsigned char *extension, *checksums;

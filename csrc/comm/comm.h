@@ -1,12 +1,12 @@
 /* Who talks to whom: communicators, zero-copy streams of slices between ranks, small collectives, deadlines, abort.
  *
- * Inside a host, ranks share one memory segment without a name; between hosts (or pretended nodes) Open MPI carries
- * the same slices. The caller sees no difference but speed.
+ * Inside a host, ranks share one memory segment without a name; between hosts (or pretended nodes) Open MPI carries the
+ * same slices. The caller sees no difference but speed.
  *
- * Calls. Every exchange lies between comm_begin and comm_end; the collectives below do so themselves, and may also
- * be used between the caller's own begin and end (then under its operation name and deadline). One thread at a time
- * per communicator: comm_begin refuses a second one. Only comm_abort may come from any thread at any time. All ranks
- * make the same calls in the same order.
+ * Calls. Every exchange lies between comm_begin and comm_end; the collectives below do so themselves, and may also be
+ * used between the caller's own begin and end (then under its operation name and deadline). One thread at a time per
+ * communicator: comm_begin refuses a second one. Only comm_abort may come from any thread at any time. All ranks make
+ * the same calls in the same order.
  *
  * Streams. Each rank owns a small pool of slots (comm_slots of comm_slot_bytes each). A producer acquires a slot, fills
  * it in place, and publishes it to one rank or to several (write once, read many); its readers get a pointer to the
@@ -14,17 +14,17 @@
  * slices arrive whole, in the order of publication; streams know nothing of each other. A rank may publish to itself.
  * Slots may stay in flight past comm_end and are taken back later.
  *
- * Progress. The try forms never block; comm_wait sleeps until something changed. There is no deadlock, with one slot
- * or many, if the slices of an operation can be put into one order (for example by step, then by producer) such that
- * every rank publishes in that order, takes slices in that order, and releases each before it takes the next but
- * one; a rank that cannot get a slot must go on taking the slices that come earlier in the order than the one it
- * wants to publish (loop over the try forms, comm_wait when none of them did anything). The blocking forms wait for
- * their own thing only and are for code where that order is plain.
+ * Progress. The try forms never block; comm_wait sleeps until something changed. There is no deadlock, with one slot or
+ * many, if the slices of an operation can be put into one order (for example by step, then by producer) such that every
+ * rank publishes in that order, takes slices in that order, and releases each before it takes the next but one; a rank
+ * that cannot get a slot must go on taking the slices that come earlier in the order than the one it wants to publish
+ * (loop over the try forms, comm_wait when none of them did anything). The blocking forms wait for their own thing only
+ * and are for code where that order is plain.
  *
  * Failure. Every wait ends at the deadline of its operation, at abort, when a rank of the communicator on this host
- * dies (PEER_LOST within about 1 s, naming it), when a rank that is waited for has left, or when the `check` hook
- * says so. After a failure inside begin/end the communicator is broken on all ranks: their current and later calls
- * fail at once with the first cause. A new one can be made. */
+ * dies (PEER_LOST within about 1 s, naming it), when a rank that is waited for has left, or when the `check` hook says
+ * so. After a failure inside begin/end the communicator is broken on all ranks: their current and later calls fail at
+ * once with the first cause. A new one can be made. */
 #ifndef CGXFFCV_COMM_COMM_H
 #define CGXFFCV_COMM_COMM_H
 
@@ -137,8 +137,8 @@ Status comm_acquire(Comm *comm, CommSlot *slot);
 /* Gives an acquired slot back unpublished. */
 void comm_slot_return(Comm *comm, CommSlot *slot);
 
-/* Hands the first `bytes` bytes (may be 0) of an acquired slot to the given ranks (each at most once), under a tag
- * of the caller's choice. The producer may still read the bytes until its next acquire. Never blocks. */
+/* Hands the first `bytes` bytes (may be 0) of an acquired slot to the given ranks (each at most once), under a tag of
+ * the caller's choice. The producer may still read the bytes until its next acquire. Never blocks. */
 Status comm_publish(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, const int *ranks,
                     int count);
 Status comm_publish_to(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, int rank);

@@ -1,5 +1,5 @@
-/* The shared segment: its layout, how it is made, mapped and left, doorbells on futexes, life signs. Knows seats,
- * not ranks, and nothing of operations or deadlines. */
+/* The shared segment: its layout, how it is made, mapped and left, doorbells on futexes, life signs. Knows seats, not
+ * ranks, and nothing of operations or deadlines. */
 #include "comm/segment.h"
 
 #include <errno.h>

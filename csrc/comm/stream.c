@@ -8,8 +8,8 @@
 
 /* ---- slots ---- */
 
-/* Takes back published slots that all their readers have released, the oldest first, so that the warmest lies on
- * top of the free stack. */
+/* Takes back published slots that all their readers have released, the oldest first, so that the warmest lies on top of
+ * the free stack. */
 static void reclaim(Comm *comm) {
     int kept = 0;
     for (int i = 0; i < comm->flying_count; i++) {

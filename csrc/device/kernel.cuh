@@ -22,7 +22,7 @@ extern "C" {
 #define WHOLE_WARP 0xffffffffu
 #define MAX_BLOCK 1024
 
-/* ---- launching ---------------------------------------------------------------------------------------------------*/
+/* ---- launching ---- */
 
 /* Keeps a function parameter from taking part in template deduction: arguments convert to the kernel's types. */
 template <typename T> struct AsDeclared { typedef T type; };
@@ -121,7 +121,7 @@ __device__ static __forceinline__ void grid_begin(void) {
 }
 #endif
 
-/* ---- indices -----------------------------------------------------------------------------------------------------*/
+/* ---- indices ---- */
 
 __host__ __device__ static __forceinline__ size_t ceil_div(size_t value, size_t divisor) {
     return (value + divisor - 1) / divisor;
@@ -138,7 +138,7 @@ __device__ static __forceinline__ int thread_count(void) { return (int)(blockDim
     for (size_t index = (size_t)blockIdx.x * blockDim.x + threadIdx.x; index < (size_t)(count);                        \
          index += (size_t)gridDim.x * blockDim.x)
 
-/* ---- storage types: float, __half, __nv_bfloat16 -----------------------------------------------------------------*/
+/* ---- storage types: float, __half, __nv_bfloat16 ---- */
 
 __host__ __device__ static __forceinline__ float to_float(float value) { return value; }
 __host__ __device__ static __forceinline__ float to_float(__half value) { return __half2float(value); }
@@ -222,7 +222,7 @@ template <typename T> __device__ __forceinline__ void store_floats(T *to, const 
     store_pack(to, pack);
 }
 
-/* ---- functions of the special units, to about 2 ulp; tiny values count as zero ------------------------------------*/
+/* ---- functions of the special units, to about 2 ulp; tiny values count as zero ---- */
 
 #ifdef CGXFFCV_EMULATED
 __device__ static __forceinline__ float fast_exp2(float value) { return exp2f(value); }
@@ -249,7 +249,7 @@ __device__ static __forceinline__ void prefetch(const void *address) {
 }
 #endif
 
-/* ---- reductions: all threads of the warp or block call them, all get the result; the order is fixed ---------------*/
+/* ---- reductions: all threads of the warp or block call them, all get the result; the order is fixed ---- */
 
 template <typename T> __device__ __forceinline__ T warp_sum(T value) {
 #pragma unroll

@@ -27,7 +27,7 @@ __device__ static __forceinline__ int factor_offset(int row, int sixteen) { retu
 #define WGMMA_ASM(...) __trap()
 #endif
 
-/* ---- barriers ----------------------------------------------------------------------------------------------------*/
+/* ---- barriers ---- */
 
 /* In shared memory; a __syncthreads stands between its beginning and its first use. A phase ends with the `count`-th
  * arrival. */
@@ -53,7 +53,7 @@ __device__ static __forceinline__ void copy_barrier_wait(CopyBarrier *barrier, i
     }
 }
 
-/* ---- products ----------------------------------------------------------------------------------------------------*/
+/* ---- products ---- */
 
 /* Before the products of a group, behind the barrier that told of their factors; behind them. */
 __device__ static __forceinline__ void wgmma_begin(void) {

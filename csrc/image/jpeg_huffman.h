@@ -12,8 +12,8 @@
 #define JPEG_HUFFMAN_LOOK 10    /* bits that are looked up at once: with a value's 15 less than half of 57 */
 #define JPEG_HUFFMAN_BEYOND 512 /* bytes behind a segment: more than a block can take */
 
-/* A table of the stream, `counts` codes of each length 1 to 16 for `values` in their order; and what follows from it.
- */
+/* A table of the stream, `counts` codes of each length 1 to 16 for `values` in their order; and what follows from
+ * it. */
 typedef struct JpegHuffmanTable {
     bool made;
     uint8_t counts[JPEG_HUFFMAN_LONGEST + 1];

@@ -1,6 +1,6 @@
-/* Resampling for AVX-512. Sixteen neighbouring values of an output row, whatever pixel and channel they are, are picked
- * out of a window of the row of sums, tap after tap, where the image is not reduced so far that they lie farther apart.
- */
+/* Resampling for AVX-512. Sixteen neighbouring values of an output row, whatever pixel and channel they are, are
+ * picked out of a window of the row of sums, tap after tap, where the image is not reduced so far that they lie
+ * farther apart. */
 #if defined(__x86_64__)
 
 #include <immintrin.h>

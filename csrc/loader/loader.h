@@ -36,9 +36,9 @@ typedef struct Loader Loader;
 #define LOADER_MAX_LABEL_OPS 8
 #define LOADER_NO_BATCH UINT64_MAX
 
-/* The order of an epoch is one permutation of the samples in use for all ranks. Global batch g is its slice
- * [g * batch_size * world_size, (g + 1) * batch_size * world_size), of which rank r takes the r-th part: all ranks
- * together see what one rank would see whose batches are world_size times as large. */
+/* The order of an epoch is one permutation of the samples in use for all ranks. Global batch g is its slice [g *
+ * batch_size * world_size, (g + 1) * batch_size * world_size), of which rank r takes the r-th part: all ranks together
+ * see what one rank would see whose batches are world_size times as large. */
 typedef enum LoaderOrder {
     LOADER_SEQUENTIAL,
     LOADER_RANDOM,      /* a permutation drawn from (seed, epoch) */

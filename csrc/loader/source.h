@@ -18,8 +18,8 @@ typedef struct LoaderSource {
 Status loader_source_open(LoaderSource *source, const char *path, const BetonReader *open);
 void loader_source_close(LoaderSource *source);
 
-/* Around everything that looks at samples; leaving gives STATUS_FORMAT, whatever `status` is, where bytes were missing.
- */
+/* Around everything that looks at samples; leaving gives STATUS_FORMAT, whatever `status` is, where bytes were
+ * missing. */
 void loader_source_enter(const LoaderSource *source, Guard *guard);
 Status loader_source_leave(const LoaderSource *source, const Guard *guard, Status status);
 

@@ -74,15 +74,15 @@ typedef struct NnNodeDesc {
 typedef struct NnModelDesc {
     int image_channels;
     int count;
-    NnNodeDesc nodes[NN_MAX_NODES]; /* exactly one head, the last node; without one the model only runs as a test
-                                     * of operators (nn_plan_forward, nn_plan_backward) */
+    NnNodeDesc nodes[NN_MAX_NODES]; /* exactly one head, the last node; without one the model only runs as a test of
+                                     * operators (nn_plan_forward, nn_plan_backward) */
 } NnModelDesc;
 
 typedef enum BackendKind { BACKEND_CPU, BACKEND_CUDA } BackendKind;
 
 /* What activations are stored as and convolutions multiply; parameters, statistics and sums are float32. AUTO takes
- * what is faster here: on a CPU bfloat16 where it has dot products for it, else float32; on a GPU float16, which
- * only the CUDA backend has. */
+ * what is faster here: on a CPU bfloat16 where it has dot products for it, else float32; on a GPU float16, which only
+ * the CUDA backend has. */
 typedef enum Precision { PRECISION_AUTO, PRECISION_FLOAT32, PRECISION_BFLOAT16, PRECISION_FLOAT16 } Precision;
 
 /* How the CPU backend computes 3 x 3 convolutions in bfloat16: directly, or by minimal filtering in tiles of 2 x 2 or

@@ -1,6 +1,6 @@
 /* Muon (K. Jordan et al., 2024): momentum, orthogonalised by Newton-Schulz iterations. All matrices go through each
- * stage together, as the items of one parallel loop, and every sum is taken in an order that does not depend on
- * the number of threads. Owns its scratch memory. */
+ * stage together, as the items of one parallel loop, and every sum is taken in an order that does not depend on the
+ * number of threads. Owns its scratch memory. */
 #include <math.h>
 #include <string.h>
 

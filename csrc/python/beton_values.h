@@ -22,8 +22,8 @@ typedef struct ValueBatch {
     PyObject *objects; /* owned list */
 } ValueBatch;
 
-/* Fills the batch from a list of rows: a tuple of one value a field, or, for a sample that is refused, a list
- * [field index or -1, reason]. 0 or -1. */
+/* Fills the batch from a list of rows: a tuple of one value a field, or, for a sample that is refused, a list [field
+ * index or -1, reason]. 0 or -1. */
 int py_value_batch_from_rows(ValueBatch *batch, PyObject *rows);
 
 /* Fills the batch from rows [begin, end) of one array a field. 0 or -1. */

@@ -13,8 +13,8 @@ typedef struct TrainerLayerBits {
 } TrainerLayerBits;
 
 /* For the gradients of the blocks from each of `first_blocks` on. `comm` and `model` are borrowed until
- * allreduce_destroy. A name in `bits` that no trained layer has is refused. On the CUDA backend collective, and
- * it overwrites the gradients. */
+ * allreduce_destroy. A name in `bits` that no trained layer has is refused. On the CUDA backend collective, and it
+ * overwrites the gradients. */
 Status trainer_allreduce_create(Comm *comm, NnModel *model, const AllreduceOptions *options,
                                 const TrainerLayerBits *bits, int bits_count, const int *first_blocks, int count,
                                 Allreduce **out);

@@ -29,8 +29,8 @@ typedef struct TrainRunner TrainRunner;
 Status train_runner_create(Trainer *trainer, const TrainRunnerConfig *config, TrainRunner **out);
 void train_runner_destroy(TrainRunner *runner); /* NULL does nothing */
 
-/* Makes room for a set of `count` images on the device, in place of what was there. STATUS_MEMORY if it does not fit.
- */
+/* Makes room for a set of `count` images on the device, in place of what was there. STATUS_MEMORY if it does not
+ * fit. */
 Status train_runner_begin_load(TrainRunner *runner, TrainSet which, int64_t count);
 
 /* The next `count` images (count, side, side, 3) of the set, their labels and sample numbers. Refuses labels outside
@@ -69,8 +69,7 @@ Status train_runner_run(TrainRunner *runner, const TrainBatches *source, int ste
 Status train_runner_restart(TrainRunner *runner, uint64_t seed);
 
 /* The weighted sum of the views' logits of images positions[i] of a set (NULL: the first `count`): (count, classes),
- * host.
- */
+ * host. */
 Status train_runner_evaluate(TrainRunner *runner, TrainSet which, const int32_t *positions, int64_t count,
                              const TrainerView *views, int view_count, float *logits);
 

@@ -1,5 +1,5 @@
-/* Traffic that every rank can compute: random slices to random groups on all lanes, read in any order; and slices
- * in the strict order of the contract. Used with threads as ranks and under mpirun. */
+/* Traffic that every rank can compute: random slices to random groups on all lanes, read in any order; and slices in
+ * the strict order of the contract. Used with threads as ranks and under mpirun. */
 #ifndef CGXFFCV_TESTS_COMM_STRESS_H
 #define CGXFFCV_TESTS_COMM_STRESS_H
 

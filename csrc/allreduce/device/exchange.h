@@ -68,8 +68,8 @@ typedef struct ExchangeExact {
 
 typedef enum ExchangeKernel { EXCHANGE_PUSH, EXCHANGE_REDUCE, EXCHANGE_GATHER } ExchangeKernel;
 
-/* Puts a kernel on the stream: one function for each codec, which passes by the tiles of the quick way, and for
- * those one for windows near and one for windows far away. */
+/* Puts a kernel on the stream: one function for each codec, which passes by the tiles of the quick way, and for those
+ * one for windows near and one for windows far away. */
 typedef Status (*ExchangeLaunch)(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
                                  const ExchangeRound *round, void *buffer, DeviceStream *stream);
 #define EXCHANGE_LAUNCH(name)                                                                                          \

@@ -44,8 +44,8 @@ typedef struct DeviceRoom {
     uint32_t bytes, tiles;
 } DeviceRoom;
 
-/* With one-shot there is one owner, of everything. STATUS_OK with out->count < 0 if a bucket is larger than the room.
- */
+/* With one-shot there is one owner, of everything. STATUS_OK with out->count < 0 if a bucket is larger than the
+ * room. */
 Status allreduce_tiles_create(const WireMap *map, bool one_shot, DeviceRoom room, DeviceTiles *out);
 void allreduce_tiles_destroy(DeviceTiles *tiles);
 

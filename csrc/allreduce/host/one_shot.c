@@ -7,8 +7,8 @@
 #define LANE 0
 #define AHEAD 3 /* slices published before the own place of addition */
 
-/* A walk over the slices; every rank takes them in the order (step, rank), so that taking never waits for publishing.
- */
+/* A walk over the slices; every rank takes them in the order (step, rank), so that taking never waits for
+ * publishing. */
 typedef struct Walk {
     HostEngine *host;
     uint8_t *buffer;

@@ -1,6 +1,6 @@
 /* The value of each level of each channel in the output's type, rounded as the spec says, and the affine map that
- * reproduces it: vector kernels compute (v - shift) * factor, which is as exact as the table because all 256
- * levels are tried here. */
+ * reproduces it: vector kernels compute (v - shift) * factor, which is as exact as the table because all 256 levels are
+ * tried here. */
 #include "augment/cpu/levels.h"
 
 #include <math.h>

@@ -1,6 +1,6 @@
 /* One pass over one image: the draws become one frame (where each output pixel comes from) and a few holes, a kernel
- * converts the rows (from a padded copy where padding can show), holes are painted over. Keeps nothing between images.
- */
+ * converts the rows (from a padded copy where padding can show), holes are painted over. Keeps nothing between
+ * images. */
 #include "augment/cpu/pass.h"
 
 #include <string.h>

@@ -1,6 +1,6 @@
-/* Private to augment/: the prepared form of a spec, and the kernels' contract. A kernel turns strips of pixel
- * rows (uint8, interleaved) into rows of the output: mirrored or not, converted, in either layout. Its results are
- * those of the table, in every instruction set. */
+/* Private to augment/: the prepared form of a spec, and the kernels' contract. A kernel turns strips of pixel rows
+ * (uint8, interleaved) into rows of the output: mirrored or not, converted, in either layout. Its results are those of
+ * the table, in every instruction set. */
 #ifndef CGXFFCV_AUGMENT_CPU_ROWS_H
 #define CGXFFCV_AUGMENT_CPU_ROWS_H
 
@@ -10,8 +10,8 @@
 #define AUGMENT_LEVELS 256
 #define AUGMENT_BLOCK 16 /* pixels that a vector kernel takes at once */
 
-/* Rows of one image. Row r reads width * 3 bytes at source + r * source_stride, in rising order of address also
- * where `mirror` turns them around. The stride is negative where the image is turned upside down. */
+/* Rows of one image. Row r reads width * 3 bytes at source + r * source_stride, in rising order of address also where
+ * `mirror` turns them around. The stride is negative where the image is turned upside down. */
 typedef struct AugmentStrip {
     const uint8_t *source;
     ptrdiff_t source_stride;
@@ -68,8 +68,8 @@ static inline void augment_store(unsigned char *out, uint32_t value, size_t item
     }
 }
 
-/* Pixels [first, last) of one row by table: the tails of the vector kernels, and all of the scalar ones. Inlined
- * with constant type and layout. */
+/* Pixels [first, last) of one row by table: the tails of the vector kernels, and all of the scalar ones. Inlined with
+ * constant type and layout. */
 static inline __attribute__((always_inline)) void augment_row_by_table(const AugmentPass *a, const AugmentStrip *s,
                                                                        size_t row, size_t first, size_t last,
                                                                        size_t item_bytes, ImageLayout layout) {

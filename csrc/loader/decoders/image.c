@@ -97,8 +97,8 @@ static Status read_image(const DecoderChunk *chunk, const DecoderOutput *output,
     return loader_decoder_fail(chunk, output, i, "read", status);
 }
 
-/* The image and all further views of it; or, before a chunk's first image, the views that mix it with the one before.
- */
+/* The image and all further views of it; or, before a chunk's first image, the views that mix it with the one
+ * before. */
 static void augment_views(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const AugmentImage *image,
                           const uint8_t *next, bool begin) {
     for (;; output = &chunk->outputs[output->next_view]) {

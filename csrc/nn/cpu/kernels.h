@@ -21,8 +21,8 @@ static inline size_t maps_pixels(const Maps *maps) {
     return (size_t)maps->images * (size_t)maps->height * (size_t)maps->width;
 }
 
-/* Normalisation of a channel: z = (x - mean) * scale + shift; the gradient at x: scale * dz + tilt * (x - mean) + base.
- */
+/* Normalisation of a channel: z = (x - mean) * scale + shift; the gradient at x: scale * dz + tilt * (x - mean) +
+ * base. */
 typedef struct NormTerms {
     float *mean, *scale, *shift, *tilt, *base;
 } NormTerms;

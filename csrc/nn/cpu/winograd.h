@@ -30,8 +30,8 @@ typedef struct WinogradMap {
 /* to[e * plane + t * channels + c] = element e of the transformed input tile first + t. */
 void nn_cpu_winograd_input(const WinogradMap *map, const uint16_t *images, int first, int tiles, uint16_t *to,
                            size_t plane);
-/* The same with pairs of tiles side by side: to[e * plane + (t / 2 * channels + c) * 2 + t % 2]; an odd last tile
- * is paired with zeros. */
+/* The same with pairs of tiles side by side: to[e * plane + (t / 2 * channels + c) * 2 + t % 2]; an odd last tile is
+ * paired with zeros. */
 void nn_cpu_winograd_input_pairs(const WinogradMap *map, const uint16_t *images, int first, int tiles, uint16_t *to,
                                  size_t plane);
 /* Output gradients A dy A^T, in pairs. */
@@ -45,8 +45,8 @@ void nn_cpu_winograd_output(const WinogradMap *map, const float *from, size_t pl
  * columns, each (depth / 2, columns, 2); rows a multiple of WINOGRAD_ROWS, columns of 16, depth of 2. */
 void nn_cpu_winograd_multiply(const uint16_t *values, const uint16_t *filters, int rows, int depth, int columns,
                               float *products, int stride);
-/* sums (rows x columns) += left^T right over `pairs` pairs: left (pairs, rows, 2), right (pairs, columns, 2); rows
- * a multiple of WINOGRAD_FILTER_ROWS, columns of 8. `fresh`: = instead of +=. */
+/* sums (rows x columns) += left^T right over `pairs` pairs: left (pairs, rows, 2), right (pairs, columns, 2); rows a
+ * multiple of WINOGRAD_FILTER_ROWS, columns of 8. `fresh`: = instead of +=. */
 void nn_cpu_winograd_accumulate(const uint16_t *left, const uint16_t *right, int pairs, int rows, int columns,
                                 float *sums, int fresh);
 

@@ -20,8 +20,8 @@ static const CudaPass passes[PASS_KINDS] = {
     [PASS_HEAD_CLOSE] = nn_cuda_pass_head_close,
 };
 
-/* The images are read by the one convolution that has kernels of its own; sums and gradients
- * of norms and filters are finished where they are made, so there is nothing to close. */
+/* The images are read by the one convolution that has kernels of its own; sums and gradients of norms and filters are
+ * finished where they are made, so there is nothing to close. */
 static CudaPass pass_of(const Pass *pass) {
     if (pass->op == 0 && pass->kind == PASS_CONV_FORWARD) return nn_cuda_pass_stem_forward;
     if (pass->op == 0 && pass->kind == PASS_CONV_FILTER) return nn_cuda_pass_stem_backward;

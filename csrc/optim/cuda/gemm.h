@@ -32,8 +32,7 @@ void optim_cuda_gemm_destroy(CudaGemm *gemm);
 
 /* Puts the products on the stream. Addresses are multiples of 16. A and B may be the same memory, C may be D (not read
  * where beta is 0), D overlaps neither A nor B. The first call with a shape chooses the algorithm; later ones allocate
- * nothing and may be captured.
- */
+ * nothing and may be captured. */
 Status optim_cuda_gemm_batched(CudaGemm *gemm, const CudaGemmShape *shape, float alpha, const void *a, const void *b,
                                float beta, const void *c, void *d);
 

@@ -27,7 +27,7 @@ static __device__ __forceinline__ bool find_rate(const CudaOptimSchedule &schedu
 
 static __device__ __forceinline__ bool aligned(const void *pointer) { return (uintptr_t)pointer % 16 == 0; }
 
-/* ---- the first stage: SGD, momentum of Muon ----------------------------------------------------------------------*/
+/* ---- the first stage: SGD, momentum of Muon ---- */
 
 /* One element's step, and what it adds to the two sums of squares. */
 struct Element {
@@ -94,7 +94,7 @@ extern "C" Status optim_cuda_launch_step(const CudaOptimChunk *chunks, int64_t c
     return LAUNCH_AFTER(optim_step_kernel, (unsigned)chunk_count, BLOCK, 0, stream, chunks, groups, schedule);
 }
 
-/* ---- gradients that are not finite -------------------------------------------------------------------------------*/
+/* ---- gradients that are not finite ---- */
 
 /* Infinities and NaNs are the floats whose bits, without the sign, reach those of infinity. */
 static __device__ __forceinline__ bool finite_bits(float value) {
@@ -130,7 +130,7 @@ extern "C" Status optim_cuda_launch_check(const CudaOptimChunk *chunks, int64_t 
     return LAUNCH_AFTER(optim_check_kernel, (unsigned)chunk_count, BLOCK, 0, stream, chunks, schedule, flag);
 }
 
-/* ---- averaging ---------------------------------------------------------------------------------------------------*/
+/* ---- averaging ---- */
 
 static __global__ void __launch_bounds__(BLOCK) optim_pull_kernel(float *slow, float *value, size_t elems, float keep) {
     grid_begin();
@@ -147,7 +147,7 @@ extern "C" Status optim_cuda_launch_pull(float *slow, float *value, size_t elems
                         elems, keep);
 }
 
-/* ---- Muon: into and out of the iterations ------------------------------------------------------------------------*/
+/* ---- Muon: into and out of the iterations ---- */
 
 typedef __half Storage; /* as CUDA_MUON_TYPE says */
 #define PACK (Pack<Storage>::PACK)

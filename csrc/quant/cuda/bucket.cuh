@@ -59,8 +59,8 @@ template <QuantCodec CODEC> __device__ __forceinline__ int quant_metadata_size(c
     return (CODEC == QUANT_SIGN ? 1 : 2) * (spec.half_metadata ? 2 : 4);
 }
 
-/* The metadata of a bucket with these extremes, all lanes' together; *coded: whether elements have codes of their own.
- */
+/* The metadata of a bucket with these extremes, all lanes' together; *coded: whether elements have codes of their
+ * own. */
 template <QuantCodec CODEC>
 __device__ __forceinline__ uint64_t quant_metadata_of(const QuantSpec &spec, const QuantExtremes &of, int64_t elems,
                                                       bool nan, bool *coded) {

@@ -1,6 +1,6 @@
-/* The codec "rotated" by one warp. A bucket's values lie like its elements, `v[p][k]` of a lane being value
- * 1024 p + 32 k + lane, so that butterflies are shuffles below a distance of 32 and registers above. A bucket of more
- * than one piece does not fit into registers: its values pass through local memory. */
+/* The codec "rotated" by one warp. A bucket's values lie like its elements, `v[p][k]` of a lane being value 1024 p + 32
+ * k + lane, so that butterflies are shuffles below a distance of 32 and registers above. A bucket of more than one
+ * piece does not fit into registers: its values pass through local memory. */
 #ifndef CGXFFCV_QUANT_CUDA_ROTATED_CUH
 #define CGXFFCV_QUANT_CUDA_ROTATED_CUH
 
@@ -127,8 +127,8 @@ __device__ __forceinline__ void quant_leave(QuantValues<PIECES> &values, const Q
 
 /* ---- codes ---- */
 
-/* The thresholds above zero as whole numbers, so many as 4 bits have; those that fewer bits lack are passed by nothing.
- */
+/* The thresholds above zero as whole numbers, so many as 4 bits have; those that fewer bits lack are passed by
+ * nothing. */
 #define QUANT_THRESHOLDS 7
 struct QuantThresholds {
     uint32_t above[QUANT_THRESHOLDS];

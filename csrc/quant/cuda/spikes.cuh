@@ -15,8 +15,8 @@ struct QuantSpikes {
     int ties, tied, taken, found;
 };
 
-/* Passes of the search: whether a bucket is one of NaN, a bit of `least` in each, from above, and how many lie above.
- */
+/* Passes of the search: whether a bucket is one of NaN, a bit of `least` in each, from above, and how many lie
+ * above. */
 #define QUANT_SPIKES_BITS 31
 #define QUANT_SPIKES_PASSES (QUANT_SPIKES_BITS + 2)
 

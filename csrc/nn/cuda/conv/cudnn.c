@@ -47,7 +47,7 @@ struct CudaConv {
     char text[PLANS_VALUE_BYTES + 96];
 };
 
-/* ---- timing ------------------------------------------------------------------------------------------------------*/
+/* ---- timing ---- */
 
 /* Memory to run candidates on, and where their times come from. */
 typedef struct Bench {
@@ -165,7 +165,7 @@ done:
     return status;
 }
 
-/* ---- search ------------------------------------------------------------------------------------------------------*/
+/* ---- search ---- */
 
 typedef struct Search {
     CudaConvs *convs;
@@ -399,7 +399,7 @@ done:
     return status;
 }
 
-/* ---- the seam ----------------------------------------------------------------------------------------------------*/
+/* ---- the seam ---- */
 
 static Status library_init(int device, Library *library) {
     Status status = STATUS_OK;

@@ -10,7 +10,7 @@
 
 #define MAX_WORKSPACE_BYTES ((int64_t)512 << 20)
 
-/* ---- calls -------------------------------------------------------------------------------------------------------*/
+/* ---- calls ---- */
 
 Status nn_cuda_conv_failed(cudnnStatus_t error, const char *what) {
     char detail[384] = "";
@@ -75,7 +75,7 @@ Status nn_cuda_descriptor_get_one(Descriptor descriptor, cudnnBackendAttributeNa
     return STATUS_OK;
 }
 
-/* ---- the operation -----------------------------------------------------------------------------------------------*/
+/* ---- the operation ---- */
 
 static Status make_tensor(const CudaConvShape *s, int which, Descriptor *out) {
     const int64_t sizes[OPERANDS][4] = {
@@ -170,7 +170,7 @@ void nn_cuda_conv_graph_fini(Graph *graph) {
     for (int i = 0; i < OPERANDS; i++) nn_cuda_descriptor_destroy(&graph->tensors[i]);
 }
 
-/* ---- candidates --------------------------------------------------------------------------------------------------*/
+/* ---- candidates ---- */
 
 void nn_cuda_candidate_fini(Candidate *candidate) {
     nn_cuda_descriptor_destroy(&candidate->plan);

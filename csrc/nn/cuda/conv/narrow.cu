@@ -60,7 +60,7 @@ struct Turn {
     }
 };
 
-/* ---- copies ------------------------------------------------------------------------------------------------------*/
+/* ---- copies ---- */
 
 /* Of a map 8 channels for each 8th of a warp's threads; where they come from is found once. */
 template <typename T, int PITCH, int COLUMNS> struct MapCopy {
@@ -158,7 +158,7 @@ __device__ __forceinline__ void copy_all(const Narrow &args, char *maps, char *s
     arrivals.end(barriers.there);
 }
 
-/* ---- products ----------------------------------------------------------------------------------------------------*/
+/* ---- products ---- */
 
 /* The products of one tap. */
 template <typename T, int PITCH, int COLUMNS, bool DATA>
@@ -250,7 +250,7 @@ __global__ void __launch_bounds__(THREADS, 1) conv_narrow_kernel(Narrow args) {
 #endif
 }
 
-/* ---- launchers ---------------------------------------------------------------------------------------------------*/
+/* ---- launchers ---- */
 
 /* The kernels: maps of 15 columns and up to 15 rows (images of 32 pixels), of 11 and up to 12 (24 pixels). */
 #define WIDE 16, 240

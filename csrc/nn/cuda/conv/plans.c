@@ -87,7 +87,7 @@ static Status put_entry(Entries *entries, const char *key, const char *value, bo
     return STATUS_OK;
 }
 
-/* ---- where -------------------------------------------------------------------------------------------------------*/
+/* ---- where ---- */
 
 static bool choose_directory(char out[DIRECTORY_BYTES]) {
     const char *own = getenv("CGXFFCV_CACHE"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
@@ -142,7 +142,7 @@ static void make_directories(const char *directory) {
     (void)mkdir(path, 0777);
 }
 
-/* ---- reading -----------------------------------------------------------------------------------------------------*/
+/* ---- reading ---- */
 
 /* The whole file with a zero behind; *out NULL if there is none. */
 static Status read_file(const char *path, char **out, size_t *size) {
@@ -220,7 +220,7 @@ static Status load_file(Plans *plans, Entries *entries) {
     return STATUS_OK;
 }
 
-/* ---- writing -----------------------------------------------------------------------------------------------------*/
+/* ---- writing ---- */
 
 static Status plans_spell(const Plans *plans, char **out, size_t *size) {
     char *text = NULL;
@@ -276,7 +276,7 @@ done:
     return status;
 }
 
-/* ------------------------------------------------------------------------------------------------------------------*/
+/* ---- the cache ---- */
 
 Status nn_cuda_plans_open(const char *device, const char *library, Plans **out) {
     Status status = STATUS_OK;

@@ -52,7 +52,7 @@ typedef struct PoolMaps {
 /* From an unsigned number: fewer instructions. */
 __device__ static __forceinline__ int lane_of_thread(void) { return (int)(threadIdx.x % WARP); }
 
-/* ---- into shared memory ------------------------------------------------------------------------------------------*/
+/* ---- into shared memory ---- */
 
 /* Within its border of zeros, which stays. */
 template <typename T, int PACKS>
@@ -73,7 +73,7 @@ template <typename T, int PACKS> __device__ __forceinline__ void copy_filters(co
     }
 }
 
-/* ---- products ----------------------------------------------------------------------------------------------------*/
+/* ---- products ---- */
 
 /* Sums of 8 windows: of their upper and lower rows, for each 8 channels. */
 typedef float Sums[2][TILES][4];
@@ -171,7 +171,7 @@ __device__ __forceinline__ void convolve(Sums (&sums)[EIGHTS], const Lanes<PACKS
     add_filter_row<T, PACKS, 2>(sums, even, odd, lanes, row_bytes);
 }
 
-/* ---- the pool ----------------------------------------------------------------------------------------------------*/
+/* ---- the pool ---- */
 
 /* Two values, rounded; what is larger in which of the two. */
 __device__ static __forceinline__ __half2 round_pair(float x, float y, __half) { return __floats2half2_rn(x, y); }
@@ -247,7 +247,7 @@ __device__ static __forceinline__ void store_index(const char *exchange, uint8_t
     }
 }
 
-/* ---- statistics --------------------------------------------------------------------------------------------------*/
+/* ---- statistics ---- */
 
 /* Count, means and squared deviations of two sets of values (Chan, Golub, LeVeque). */
 __device__ static __forceinline__ void merge(float (&to)[MERGE_FLOATS], const float (&other)[MERGE_FLOATS]) {
@@ -300,7 +300,7 @@ __device__ static __forceinline__ void store_partials(const Moments<8> &moments,
     if (lane == 0) *partial_count(partials, channels, gridDim.x, blockIdx.y * gridDim.x + blockIdx.x) = own[0];
 }
 
-/* ---- what becomes of the pooled values ---------------------------------------------------------------------------*/
+/* ---- what becomes of the pooled values ---- */
 
 /* Keeps them, and sums for statistics. A thread sees the same 8 channels all its life. */
 template <typename T> struct KeepStatistics {
@@ -423,7 +423,7 @@ __global__ void __launch_bounds__(THREADS, 1) conv_pool_kernel(ConvPool args, Po
     taker.end(args, maps, filters);
 }
 
-/* ---- launchers ---------------------------------------------------------------------------------------------------*/
+/* ---- launchers ---- */
 
 #define PACKS_24 3 /* 24 input channels */
 

@@ -14,8 +14,8 @@
  * to 16 (w % 4) + 15; strips of 8 windows across w / 4, w / 4 + 2, ... A lane: channels 2 (lane / 4) and the next;
  * windows lane % 4 and lane % 4 + 4 of the strip. Buffers: input (images, height, width, IN), saved and gradient
  * (images, height / 2, width / 2, channels), of type T; index, uint8, like saved; terms as norm.h says; partials
- * (gridDim.x, channels, 3, 3, IN) and filter_gradient (channels, 3, 3, IN), float32. Shared: maps
- * [2 images][row][column][IN] with their border. */
+ * (gridDim.x, channels, 3, 3, IN) and filter_gradient (channels, 3, 3, IN), float32. Shared: maps [2
+ * images][row][column][IN] with their border. */
 #include "device/mma.cuh"
 #include "nn/cuda/norm/slopes.cuh"
 
@@ -46,7 +46,7 @@ typedef struct FilterSizes {
     int map_width, map_height; /* in shared memory, with border, in positions */
 } FilterSizes;
 
-/* ---- the left factor ---------------------------------------------------------------------------------------------*/
+/* ---- the left factor ---- */
 
 /* What a thread reads of a row of windows: channels c and c + 1 of windows t and t + 4 of its strip. */
 struct Windowed {
@@ -126,7 +126,7 @@ __device__ __forceinline__ Factor make_factor(const Slopes<T, 2> &terms, const W
     return factor;
 }
 
-/* ---- the right factor --------------------------------------------------------------------------------------------*/
+/* ---- the right factor ---- */
 
 /* One row of positions for the three taps of a row, TILES times 8 columns: tap by tap, the input channels. These lie
  * 16 bytes apart, whatever the tap, since positions lie side by side. */
@@ -182,7 +182,7 @@ __device__ __forceinline__ void send_for(const FilterSizes &sizes, const PooledF
     }
 }
 
-/* ---- the kernel --------------------------------------------------------------------------------------------------*/
+/* ---- the kernel ---- */
 
 /* A warp's work from one row of windows to the next. */
 template <typename T, Activation ACTIVATION, int IN> struct Warp {
@@ -319,7 +319,7 @@ __global__ void __launch_bounds__(CLOSE_ELEMENTS *CLOSE_SLICES)
     to[element] = sum * factor;
 }
 
-/* ---- launchers ---------------------------------------------------------------------------------------------------*/
+/* ---- launchers ---- */
 
 static FilterSizes filter_sizes_of(const NormShape *shape) {
     FilterSizes sizes = {shape->images,

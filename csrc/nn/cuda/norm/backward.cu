@@ -13,7 +13,7 @@
 
 #define NO_ELEMENT 255 /* the index of a window that was not pooled */
 
-/* ---- sums --------------------------------------------------------------------------------------------------------*/
+/* ---- sums ---- */
 
 template <int PACK> struct Sums {
     /* Of dz, and of dz times x's distance from the mean. In 16 bits that is x itself, and the last block takes the mean
@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(SUM_THREADS)
     close_sums<T>(sums, args, channels, channel, pixels);
 }
 
-/* ---- gradient of the input ---------------------------------------------------------------------------------------*/
+/* ---- gradient of the input ---- */
 
 /* dz of the values x. */
 template <typename T, Activation ACTIVATION>
@@ -330,7 +330,7 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 2 : 1)
     }
 }
 
-/* ---- launchers ---------------------------------------------------------------------------------------------------*/
+/* ---- launchers ---- */
 
 template <typename T, Activation ACTIVATION>
 static Status launch_reduce(const NormShape *shape, const NormReduce &args, DeviceStream *stream) {

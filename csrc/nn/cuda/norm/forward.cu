@@ -7,7 +7,7 @@
 #include "nn/cuda/norm/values.cuh"
 #include "nn/cuda/storage.cuh"
 
-/* ---- statistics --------------------------------------------------------------------------------------------------*/
+/* ---- statistics ---- */
 
 /* Merges the means and squared deviations of the block's rows of threads, pair by pair (Chan, Golub, LeVeque), and
  * leaves them with the first row. All threads call it. */
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(SUM_THREADS, POOL == 2 ? 2 : 1)
     close_moments<T>(moments, zero, close, channels, channel);
 }
 
-/* ---- output ------------------------------------------------------------------------------------------------------*/
+/* ---- output ---- */
 
 #define APPLY_UNROLL 2
 
@@ -267,7 +267,7 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
     }
 }
 
-/* ---- launchers ---------------------------------------------------------------------------------------------------*/
+/* ---- launchers ---- */
 
 extern "C" Status nn_cuda_norm_statistics(const NormShape *shape, const void *input, void *pooled, uint8_t *index,
                                           NormClose close, DeviceStream *stream) {

@@ -26,7 +26,7 @@ extern "C" {
 #define MAP_BLOCKS (8 * GPU_MULTIPROCESSORS)
 static_assert(SUM_BLOCKS <= NORM_MOST_BLOCKS, "room for partial sums");
 
-/* ---- division of numbers below 2^31 by one that is the same for the whole launch ----------------------------------*/
+/* ---- division of numbers below 2^31 by one that is the same for the whole launch ---- */
 
 typedef struct Divisor {
     uint32_t divisor, multiplier;
@@ -47,7 +47,7 @@ __device__ static __forceinline__ uint32_t divide(uint32_t value, Divisor by, ui
     return quotient;
 }
 
-/* ---- the grid ----------------------------------------------------------------------------------------------------*/
+/* ---- the grid ---- */
 
 typedef struct Items {
     uint32_t count, chunks; /* a chunk: `unroll` items for each row of a block's threads */
@@ -114,7 +114,7 @@ static inline Grid reduce_grid(const NormShape *shape) {
     return make_sum_grid(shape, saved_pixels_of(shape), REDUCE_UNROLL);
 }
 
-/* ---- windows of a pool -------------------------------------------------------------------------------------------*/
+/* ---- windows of a pool ---- */
 
 /* `across` x `down` windows in an image of height x width; those at the lower and right edge may be cut. */
 typedef struct Windows {
@@ -161,7 +161,7 @@ template <int POOL> __device__ __forceinline__ Window find_window(const Windows 
 
 template <typename T> __host__ __device__ constexpr bool is_narrow(void) { return sizeof(T) < sizeof(float); }
 
-/* ---- the thread's place ------------------------------------------------------------------------------------------*/
+/* ---- the thread's place ---- */
 
 template <typename T> __device__ __forceinline__ int first_channel(void) {
     return (int)(blockIdx.y * blockDim.x + threadIdx.x) * Pack<T>::PACK;
@@ -231,7 +231,7 @@ template <int PACK> __device__ __forceinline__ int byte_of(const Bytes<PACK> &by
     return (int)(bytes.words[lane / 4] >> (8 * (lane % 4)) & 255);
 }
 
-/* ---- partial sums ------------------------------------------------------------------------------------------------*/
+/* ---- partial sums ---- */
 
 /* Where blocks put their two rows of partial sums; behind all, what means count from; then of how many values they are,
  * for each tile of channels apart. */

@@ -9,8 +9,8 @@
 #include "device/device.h"
 #include "nn/model.h"
 
-/* Per-channel values, one row of `channels` floats each: z = (x - mean) scale + shift; the gradient at x is
- * scale dz + tilt (x - mean) + base; `deviation` is 1 / sqrt(variance + eps). */
+/* Per-channel values, one row of `channels` floats each: z = (x - mean) scale + shift; the gradient at x is scale dz +
+ * tilt (x - mean) + base; `deviation` is 1 / sqrt(variance + eps). */
 typedef enum NormTerm { NORM_MEAN, NORM_SCALE, NORM_SHIFT, NORM_TILT, NORM_BASE, NORM_DEVIATION, NORM_TERMS } NormTerm;
 
 typedef struct NormShape {
@@ -21,8 +21,7 @@ typedef struct NormShape {
     int pool; /* window, 2 or 3 */
 } NormShape;
 
-/* Partial sums that blocks leave for the last of them: room for them, in floats. Zero before the
- * first use. */
+/* Partial sums that blocks leave for the last of them: room for them, in floats. Zero before the first use. */
 #define NORM_MOST_BLOCKS 264
 static inline size_t nn_cuda_norm_partial_elems(int channels) {
     return (size_t)NORM_MOST_BLOCKS * (2 * (size_t)channels + 1) + 3 * (size_t)channels;

@@ -59,7 +59,7 @@ static Bands bands_of(const StemShape *shape, int rows) {
 
 static size_t pixel_bytes(const Bands *b) { return (size_t)(b->patch_rows * b->pitch) * sizeof(uint4); }
 
-/* ---- values in two halves ----------------------------------------------------------------------------------------*/
+/* ---- values in two halves ---- */
 
 __device__ static __forceinline__ uint32_t bits_of(__half2 pair) {
     uint32_t bits;
@@ -136,7 +136,7 @@ __device__ static __forceinline__ void stage_pixels(const StemSource &source, co
     }
 }
 
-/* ---- products ----------------------------------------------------------------------------------------------------*/
+/* ---- products ---- */
 
 /* A lane's share of the filters of TILES x 8 channels: four positions of the window at a time; the last position of 3 x
  * 3 by itself, where the lanes of t = 0, 1, 2 hold the three products of halves instead of positions. */
@@ -263,7 +263,7 @@ __global__ void __launch_bounds__(THREADS, KERNEL > 2 ? 2 : 3)
     }
 }
 
-/* ---- the bias gradient -------------------------------------------------------------------------------------------*/
+/* ---- the bias gradient ---- */
 
 /* The gradient of STEP outputs; zeros beyond the tile. */
 template <int TILES>
@@ -346,7 +346,7 @@ __global__ void __launch_bounds__(THREADS, KERNEL > 2 || TILES > 3 ? 2 : 3)
     close_total(total, reinterpret_cast<float *>(patch), partial);
 }
 
-/* ---- the filter gradient -----------------------------------------------------------------------------------------*/
+/* ---- the filter gradient ---- */
 
 #define DY_PIECES (FILTER_CHANNELS / 8 + 1) /* 16-byte pieces between outputs: every bank once */
 
@@ -443,7 +443,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     close_filters<KERNEL>(sums, reinterpret_cast<float *>(given), partial);
 }
 
-/* ---- launching ---------------------------------------------------------------------------------------------------*/
+/* ---- launching ---- */
 
 static int tiles_of(const StemShape *shape) {
     return shape->out_channels % 32 == 0 ? 4 : shape->out_channels % 24 == 0 ? 3 : 0;

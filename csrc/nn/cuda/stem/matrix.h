@@ -1,5 +1,5 @@
-/* The convolution that reads the images by matrix products on the tensor cores (matrix.cu), for float16 storage
- * and the shapes of the known recipes. Whoever calls asks first whether they fit. */
+/* The convolution that reads the images by matrix products on the tensor cores (matrix.cu), for float16 storage and the
+ * shapes of the known recipes. Whoever calls asks first whether they fit. */
 #ifndef CGXFFCV_NN_CUDA_STEM_MATRIX_H
 #define CGXFFCV_NN_CUDA_STEM_MATRIX_H
 

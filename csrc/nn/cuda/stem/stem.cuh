@@ -2,13 +2,11 @@
  * as four floats a pixel, straight from the batch (bytes or floats, either layout, mirrored or moved), and the filters
  * beside it. Each thread makes ROWS rows of 8 channels at one column: neighbouring threads write neighbouring 16-byte
  * pieces.
- *
  * Block (x, y): tile x, counted along its columns, bands and images, and the channels of chunk y. Thread t: the 8
- * channels of group t % groups, column t / groups % width, rows 4 (t / groups / width) to + 3 of the tile, then
- * 4 chains further on. Buffers: images in any layout (see StemSource); weights (out_channels, kernel, kernel,
- * channels), bias (out_channels), float32; the output and its gradient (images, out_height, out_width, out_channels) of
- * type T. Shared: patch [patch_height][patch_width] of float4; packed [taps + 1][8 groups] of float32, the bias last.
- */
+ * channels of group t % groups, column t / groups % width, rows 4 (t / groups / width) to + 3 of the tile, then 4
+ * chains further on. Buffers: images in any layout (see StemSource); weights (out_channels, kernel, kernel, channels),
+ * bias (out_channels), float32; the output and its gradient (images, out_height, out_width, out_channels) of type T.
+ * Shared: patch [patch_height][patch_width] of float4; packed [taps + 1][8 groups] of float32, the bias last. */
 #ifndef CGXFFCV_NN_CUDA_STEM_STEM_CUH
 #define CGXFFCV_NN_CUDA_STEM_STEM_CUH
 
@@ -89,7 +87,7 @@ static inline int block_threads(const Tiling *t) {
     return ceil_divide(needed, WARP) * WARP;
 }
 
-/* ---- staging -----------------------------------------------------------------------------------------------------*/
+/* ---- staging ---- */
 
 __device__ static __forceinline__ int reflect(int at, int size) {
     if (size == 1) return 0;
@@ -176,7 +174,7 @@ __device__ static __forceinline__ void stage_filters(const StemFilters &filters,
 /* Floats of that. */
 __host__ __device__ static __forceinline__ int filter_elems(const Tiling &t) { return (t.taps + 1) * t.groups * LANES; }
 
-/* ---- the convolution ---------------------------------------------------------------------------------------------*/
+/* ---- the convolution ---- */
 
 /* A thread's place in its tile. */
 typedef struct StemPlace {
