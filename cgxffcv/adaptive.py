@@ -1,4 +1,4 @@
-"""Bits of each layer chosen by what quantisation loses of it, anew every so many runs of a plan.
+"""Bits of each layer chosen by what quantisation loses of it, again after every so many runs of a plan.
 
     plan = AllreducePlan(world, layers, bits=4, error_feedback=True)
     adaptive = AdaptiveBits(plan, every=500)

@@ -84,7 +84,7 @@ def layouts_of(custom: Mapping[str, Field]) -> list[dict[str, Any]]:
 
 
 def check_custom_names(path: str, custom: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
-    """KeyError, ValueError: custom_fields has a name that the file has not, or one whose kind the core reads itself.
+    """KeyError, ValueError: custom_fields has a name that is not in the file, or one whose kind the core reads itself.
     A subclass of a core field may be named: what it stores, the core reads."""
     for name, given in custom.items():
         if name not in kinds:

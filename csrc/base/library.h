@@ -31,7 +31,7 @@ void *library_open(const LibraryWish *wish, char why[LIBRARY_WHY_BYTES]);
 /* A file, or a name for the system's linker, as it is; NULL, with the reason in `why`, if it cannot be opened. */
 void *library_open_file(const char *file, char why[LIBRARY_WHY_BYTES]);
 
-/* What this process has opened already under that name; NULL if it has not. */
+/* What this process has opened already under that name; NULL if it has opened none. */
 void *library_find_open(const char *name);
 
 /* The first file at `relative` below a folder of Python packages that is there. */

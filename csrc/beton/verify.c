@@ -91,7 +91,7 @@ static void keep_first(BetonVerifyReport *report, size_t max_problems) {
     if (report->kept > max_problems) report->kept = max_problems;
 }
 
-/* Under the mutex. Up to twice as many as wanted are kept meanwhile, so that one is seldom sorted. */
+/* Under the mutex. Up to twice as many as wanted are kept meanwhile, so that they are rarely sorted. */
 static Status note(VerifyLoop *loop, const BetonField *field, uint64_t sample, uint64_t offset) {
     BetonVerifyReport *report = &loop->report;
     size_t wanted = loop->options->max_problems;

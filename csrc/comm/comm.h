@@ -228,8 +228,9 @@ Status comm_device_wait(CommDevice *device, DeviceStream *stream, DeviceEvent *e
 /* The version of the NCCL library that is there (22809 is 2.28.9); 0 without one, or without NCCL in this build. */
 int comm_nccl_version(void);
 
-/* The MPI library that this process has opened; with `open` it opens one if it has not: the one that ranks started as
- * this process was would meet through. The texts are borrowed for ever; `family` is NULL where none is open. */
+/* The MPI library that this process has opened; with `open` it opens one if there is none yet: the one that ranks
+ * started as this process was would meet through. The texts are borrowed for ever; `family` is NULL where none is
+ * open. */
 typedef struct CommMpiName {
     const char *family, *path, *version; /* "Open MPI", "/usr/lib/libmpi.so.40", "Open MPI v4.1.4" */
 } CommMpiName;

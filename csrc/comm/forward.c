@@ -1,6 +1,7 @@
 /* The thread between kernels and windows on other nodes. It takes parcels in the order in which kernels have handed
  * them over, packs those for one rank into slots, and sends these as slices of a communicator of its own; what comes
  * from others it copies into this rank's window, and then raises the flag. It never blocks: what comes has its place.
+ *
  * A slice is letters one after the other: a Letter, and its data, padded to 16 bytes. An empty slice is a rank's
  * last. */
 #include "comm/forward.h"

@@ -46,7 +46,7 @@ typedef struct ResizeKernels {
     void (*rows)(float *sums, const uint8_t *rgb, size_t stride, const float *weights, uint32_t taps, size_t count,
                  bool add);
     void (*columns)(const float *sums, const ResizeColumns *columns, uint8_t *out);
-    /* NULL, or: the bytes of `lanes` for this axis, 0 if it shall have none; and what fills them. */
+    /* NULL, or: the bytes of `lanes` for this axis, 0 if it has none; and what fills them. */
     size_t (*lanes_bytes)(const ResizeAxis *axis);
     void (*make_lanes)(const ResizeColumns *columns);
 } ResizeKernels;

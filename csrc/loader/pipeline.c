@@ -220,7 +220,7 @@ size_t loader_pipeline_chunk(const Pipeline *pipeline, size_t batch_size, int wo
     size_t bytes = 0, least = 1;
     for (size_t i = 0; i < pipeline->count; i++) {
         if (pipeline->outputs[i].work_bytes > bytes) bytes = pipeline->outputs[i].work_bytes;
-        if (pipeline->outputs[i].mixes) least = LEAST_FAIR; /* one more image for each chunk shall not be dear */
+        if (pipeline->outputs[i].mixes) least = LEAST_FAIR; /* one more image for each chunk should cost little */
     }
     for (size_t i = 0; i < pipeline->count; i++) bytes += pipeline->outputs[i].array.sample_bytes;
     size_t chunk = ((size_t)512 << 10) / (bytes + 64);

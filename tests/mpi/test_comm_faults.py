@@ -101,7 +101,7 @@ def test_abort(launch, where, tmp_path):
 def test_exception_on_one_rank(launch, how, tmp_path):
     told = {
         "with": "rank 1 aborted: KeyError: 'lost key'",
-        "hook": "rank 1 aborted: ZeroDivisionError: one by nought",
+        "hook": "rank 1 aborted: ZeroDivisionError: one by zero",
         "exit": "rank 1 has left the communicator",
         "with exit": "rank 1 aborted: SystemExit: 3",
         "clean": "rank 1 has left the communicator",
@@ -114,7 +114,7 @@ def test_exception_on_one_rank(launch, how, tmp_path):
     if how == "with":
         assert results[1] == {"closed": True}
     if how == "hook":
-        assert "ZeroDivisionError: one by nought" in job.text()
+        assert "ZeroDivisionError: one by zero" in job.text()
     if launch.how == "shm":
         assert job.codes()[1] == {"with": 0, "hook": 1, "exit": 3, "with exit": 3, "clean": 0}[how]
 
@@ -126,7 +126,7 @@ def test_exception_ends_the_whole_job(launch, where, tmp_path):
     """As a user runs it: nobody catches anything; ranks far from any communication are ended by mpirun."""
     job = start(launch, tmp_path, "crash", where, recover=False)
     finish(job)
-    assert "ZeroDivisionError: one by nought" in job.text()
+    assert "ZeroDivisionError: one by zero" in job.text()
     assert job.codes()[0] != 0
 
 

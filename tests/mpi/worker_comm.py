@@ -254,7 +254,7 @@ def raised():
             result(1, closed=world.closed)
         leave(size)
     if how == "hook":
-        raise ZeroDivisionError("one by nought")
+        raise ZeroDivisionError("one by zero")
     if how == "exit":
         sys.exit(3)
     if how == "with exit":
@@ -270,7 +270,7 @@ def crash():
     world = join(timeout=100)
     world.barrier()
     if world.rank == 1:
-        raise ZeroDivisionError("one by nought")
+        raise ZeroDivisionError("one by zero")
     while ARGUMENTS[0] == "computing":
         time.sleep(0.01)
     world.barrier()

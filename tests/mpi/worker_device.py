@@ -129,7 +129,7 @@ def unwatched():
 
 
 def adapt():
-    """Bits that are chosen anew at every second run: the same on the GPU and in host memory, and so are the sums."""
+    """Bits that are chosen again at every second run: the same on the GPU and in host memory, and so are the sums."""
     world = join(timeout=100)
     device = world.rank % len(_cgxffcv.devices())
     _cgxffcv.select_device(device)

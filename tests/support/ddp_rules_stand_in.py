@@ -103,7 +103,7 @@ def plain_bytes():
 
 
 def rebuilt():
-    """Buckets that are made anew take the place of the old ones, and the last one of a backward is complete."""
+    """Buckets that are made again take the place of the old ones, and the last one of a backward is complete."""
 
     def work(group):
         one, two = _hooks.Parameter(64, 64), _hooks.Parameter(64, 64)

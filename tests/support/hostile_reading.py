@@ -173,7 +173,7 @@ def main(begin, end):
     for seed in range(begin, end):
         Path("seed").write_text(str(seed))
         judge = Judge(seed)
-        with contextlib.suppress(OSError):  # where that is allowed, the peak begins anew
+        with contextlib.suppress(OSError):  # where that is allowed, the peak starts again
             Path("/proc/self/clear_refs").write_text("5")
         before = peak()
         signal.alarm(SECONDS)

@@ -37,7 +37,7 @@ class Bucket(ABC):
         """Averages the bucket's buffer in place."""
 
     def keep(self, buffer: torch.Tensor, bucket: dist.GradBucket) -> Kept | None:
-        """What is quicker than `put`, once the buffer has come again; None where nothing is, or it has not."""
+        """What is faster than `put` for a buffer that has come before; None if there is no such way, or it is new."""
         again = self._came is not None and self._came() is buffer
         self._came = weakref.ref(buffer)
         return self._kept(buffer, bucket) if again else None

@@ -51,7 +51,7 @@ class Lane:
 
 class GpuPlan:
     """A plan, and the tensor over which it ran last, as the core knows it. It does not keep its memory: what
-    DistributedDataParallel has made anew it wants back."""
+    DistributedDataParallel has made again it wants back."""
 
     def __init__(self, layout: Layout, plan: AllreducePlan) -> None:
         self.plan, self._layout, self._shape = plan, layout, (layout.elems,)

@@ -11,7 +11,11 @@
  * of the places that are not done the first is always at work, on every rank: two ranks' blocks of one place find each
  * other, however many run at a time and in whatever order. Halves, epochs, flags and failures are those of
  * exchange.cuh: a block that has nothing to send in a round raises its flags all the same, for they say that it has
- * read what came two rounds before. */
+ * read what came two rounds before.
+ *
+ * Thread t: accesses of 16 bytes t, t + THREADS, ... of its block's place, EACH of them under way at a time. Buffers:
+ * x, the plan's (elems), of the type, in place; windows (halves, rows, region_bytes), bytes, a row being `places`
+ * places of run.slice bytes; flags (halves, rows, flags), uint32, one for each place (exchange.h). */
 #include "allreduce/device/exchange.cuh"
 
 #define THREADS 512

@@ -12,7 +12,12 @@
  * share a GPU. Round e uses half e % 2 of each window, and nobody writes there before all have read round e - 2: a rank
  * pushes round e after its own gather of e - 1, which has waited for something of e - 1 that came, perhaps by way of an
  * owner, of every rank; and a rank pushes e - 1 after its own gather of e - 2. Flags hold the number of the round,
- * which never comes twice, so nothing is ever reset. After a failure nothing is stored any more. */
+ * which never comes twice, so nothing is ever reset. After a failure nothing is stored any more.
+ *
+ * Lane l of a warp: of each group of 128 elements of a piece four (quant/cuda/warp.cuh). Buffers: the plan's (elems),
+ * of its type; residual (elems), float32; tiles, as tiles.h has them; windows (halves, rows, region_bytes), bytes, with
+ * a row of terms and one of results for each rank, and flags (halves, rows, tiles), uint32 (exchange.h). Shared: for
+ * each warp a QuantRoom, for the block the tiles that come next. */
 #ifndef CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_CUH
 #define CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_CUH
 
@@ -31,8 +36,8 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
     const int thread = (int)threadIdx.x;
     if (thread < plan.ranks) bases[thread] = exchange_region(&plan.window, thread, epoch, plan.rank);
     const int64_t all = round.end - round.begin, own = round.own_end - round.own_begin;
-    const ExchangeTurns turns(Way::QUICK, round.own_end, all - own, round.end,
-                              all); /* each rank begins behind its own */
+    /* each rank begins behind its own */
+    const ExchangeTurns turns(Way::QUICK, round.own_end, all - own, round.end, all);
     QuantRoom *room = &rooms[thread / WARP];
     for (int64_t turn = 0; turn < turns.mine; turn++) {
         if (turn % TURNS == 0) exchange_fetch_tiles(&plan, turns, turn, tiles);

@@ -1,5 +1,6 @@
 /* A tile's buckets one by one, of every codec and size, and what travels as it is. Functions of a tile are calls, so
- * that their registers are not those of the quick way. */
+ * that their registers are not those of the quick way. A warp takes a bucket at a time; buffers are those of
+ * exchange.cuh. */
 #ifndef CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_BUCKETS_CUH
 #define CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_BUCKETS_CUH
 

@@ -1,4 +1,5 @@
-/* A tile's whole pieces where that goes the quick way: quant/cuda/quads.cuh, from elements to windows and back. */
+/* A tile's whole pieces where that goes the quick way: quant/cuda/quads.cuh, from elements to windows and back.
+ * A warp takes a piece of 1,024 elements at a time; buffers are those of exchange.cuh. */
 #ifndef CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_PIECES_CUH
 #define CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_PIECES_CUH
 

@@ -3,7 +3,13 @@
  * with. An operation that needs more than one pixel (of the image before, or of the neighbourhood) is a barrier: the
  * walk is taken up below it once for each of them. The draws are made once for each image and operation, by the
  * functions that the CPU's augmentation uses, and the mean greys, and the tables of what counts values, by a block's
- * threads together. */
+ * threads together.
+ *
+ * Block x of augment_gather_kernel: images block_images x to block_images (x + 1) - 1 of the batch; thread t: the units
+ * t, t + BLOCK, ... of these images, each PIXELS pixels. Block x of augment_copy_image_kernel: image x of the result.
+ * Buffers: the set's images (count, height, width, 3), uint8, labels and ids (count), int64; order and places, int32,
+ * numbers of images in the set; the result (images, height, width, 3), uint8, and its labels (images), int64. Shared:
+ * `Shared`, and, where values are counted, counts [3][256], uint32, and tables [slot][table][3][256], uint8. */
 #include "device/kernel.cuh"
 
 extern "C" {
@@ -328,7 +334,7 @@ static __device__ void count(const GatherSet &set, const Ops &ops, int op, int f
     }
 }
 
-/* How many blocks shall find room beside each other, by their registers: GPUs of capability 7.5 take fewer threads. */
+/* How many blocks should fit beside each other, by their registers: GPUs of capability 7.5 take fewer threads. */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #define GATHER_NEIGHBOURS (1024 / BLOCK)
 #else

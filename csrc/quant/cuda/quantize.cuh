@@ -1,6 +1,10 @@
-/* The kernels of tensors in device memory to the wire and back, many of them in one launch. A block of WARPS warps
- * takes as many buckets of one run, one a warp; blocks [first_block, first_block of the next item) belong to an item.
- * Each codec compiles them in a file of its own. */
+/* The kernels of tensors in device memory to the wire and back, many of them in one launch. A block of QUANT_WARPS
+ * warps takes as many buckets of one run, one a warp; blocks [first_block, first_block of the next item) belong to an
+ * item. Each codec compiles them in a file of its own.
+ *
+ * Warp w of a block: bucket QUANT_WARPS (block - first_block) + w of the run, piece by piece of 1,024 elements, of
+ * which a lane has four of each group of 128 (warp.cuh; rotated.cuh for that codec). Buffers of an item: x (elems), of
+ * the spec's type; wire, the run's bytes as docs/WIRE.md, section 2, has them. Shared: a QuantRoom for each warp. */
 #ifndef CGXFFCV_QUANT_CUDA_QUANTIZE_CUH
 #define CGXFFCV_QUANT_CUDA_QUANTIZE_CUH
 

@@ -1,5 +1,5 @@
 /* The spikes of a bucket: found by a search for the least magnitude among them, bit by bit, with no memory but
- * registers. */
+ * registers. A warp has the bucket, its lanes lie as warp.cuh says; entries are (spikes), uint32 each, on the wire. */
 #ifndef CGXFFCV_QUANT_CUDA_SPIKES_CUH
 #define CGXFFCV_QUANT_CUDA_SPIKES_CUH
 
@@ -66,7 +66,7 @@ __device__ __forceinline__ uint32_t quant_spikes_mask(const QuantSpec &spec, con
     return mask;
 }
 
-/* Seldom called, from many places. */
+/* Rarely called, from many places. */
 __device__ static NOT_INLINE void quant_spikes_write(QuantSink sink, uint64_t at, uint32_t entry) {
     for (int s = 0; s < sink.count; s++) *reinterpret_cast<uint32_t *>(sink.bases[s] + at) = entry;
 }
@@ -116,7 +116,7 @@ __device__ static __forceinline__ uint32_t quant_spikes_fetch(const uint8_t *fro
     return mask;
 }
 
-/* The last entry of that index counts. Seldom called, from many places. */
+/* The last entry of that index counts. Rarely called, from many places. */
 __device__ static NOT_INLINE float quant_spike_at(const QuantRoom *room, int entries, uint32_t index) {
     float value = 0.0f;
     for (int i = 0; i < entries; i++) {

@@ -1,4 +1,5 @@
-/* The gradient of what a norm normalised, for kernels that make it themselves. */
+/* The gradient of what a norm normalised, for kernels that make it themselves. A thread has a pack of channels; terms
+ * (NORM_TERMS, channels), float32, maps (images, height, width, channels) as grid.cuh says. */
 #ifndef CGXFFCV_NN_CUDA_NORM_SLOPES_CUH
 #define CGXFFCV_NN_CUDA_NORM_SLOPES_CUH
 

@@ -1,4 +1,5 @@
-/* What a thread of the norms' kernels does with a pack of channels: sums for statistics, normalised values. */
+/* What a thread of the norms' kernels does with a pack of channels: sums for statistics, normalised values.
+ * Maps and terms are those of grid.cuh. */
 #ifndef CGXFFCV_NN_CUDA_NORM_VALUES_CUH
 #define CGXFFCV_NN_CUDA_NORM_VALUES_CUH
 

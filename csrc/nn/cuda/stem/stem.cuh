@@ -2,6 +2,7 @@
  * as four floats a pixel, straight from the batch (bytes or floats, either layout, mirrored or moved), and the filters
  * beside it. Each thread makes ROWS rows of 8 channels at one column: neighbouring threads write neighbouring 16-byte
  * pieces.
+ *
  * Block (x, y): tile x, counted along its columns, bands and images, and the channels of chunk y. Thread t: the 8
  * channels of group t % groups, column t / groups % width, rows 4 (t / groups / width) to + 3 of the tile, then 4
  * chains further on. Buffers: images in any layout (see StemSource); weights (out_channels, kernel, kernel, channels),
