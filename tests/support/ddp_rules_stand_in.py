@@ -3,11 +3,11 @@ for PyTorch; ddp_rules_stand_in.py NAME runs one of the checks."""
 
 import os
 import sys
-import threading
 import time
 import types
 
 import numpy as np
+from thread_ranks import on_threads
 from torch import _hooks
 from torch import distributed as dist
 
@@ -34,21 +34,8 @@ def groups(size):
 
 
 def on_ranks(size, function):
-    results = [None] * size
-
-    def work(group):
-        try:
-            results[group.rank] = function(group)
-        except Exception as error:
-            results[group.rank] = error
-
-    threads = [threading.Thread(target=work, args=(group,)) for group in groups(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive(), "a rank hangs"
-    return results
+    those = groups(size)
+    return on_threads(size, lambda rank: function(those[rank]))
 
 
 def bucket_of(parameters, last=True):

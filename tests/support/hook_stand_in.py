@@ -1,11 +1,10 @@
 """For tests/py/test_ddp_hook.py: the hook under the stand-in for PyTorch, ranks as threads, against the byte-level
 model."""
 
-import threading
-
 import numpy as np
 from allreduce_model import Case, simulate
 from quant_model import complete
+from thread_ranks import on_threads
 from torch import _hooks
 from torch import distributed as dist
 
@@ -17,21 +16,8 @@ SHAPES = {"a": (40, 50), "bias": (60,), "b": (30, 40), "small": (7, 9)}
 
 def on_ranks(size, function):
     """function(group) on each; what they return, or raise."""
-    store, results = _hooks.Store(), [None] * size
-
-    def work(rank):
-        try:
-            results[rank] = function(dist.ProcessGroup(rank, size, store))
-        except Exception as error:
-            results[rank] = error
-
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive(), "a rank hangs"
-    return results
+    store = _hooks.Store()
+    return on_threads(size, lambda rank: function(dist.ProcessGroup(rank, size, store)))
 
 
 def drawn(rank, step):

@@ -6,28 +6,37 @@ import threading
 from cgxffcv import comm
 
 
-def run_ranks(size, function, *, nodes=None, slot_bytes=None, timeout=60.0):
-    """function(comm, rank) on each rank; the results by rank. An exception on a rank stands in its place."""
-    fd = comm.segment(size, slot_bytes)
+def on_threads(size, function):
+    """function(rank) on a thread for each rank; the results by rank. An exception stands in its place."""
     results = [None] * size
 
     def work(rank):
         try:
-            with comm.attach(fd, rank, size, timeout, nodes) as world:
-                results[rank] = function(world, rank)
+            results[rank] = function(rank)
         except Exception as error:
             results[rank] = error
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads), "a rank hangs"
+    return results
+
+
+def run_ranks(size, function, *, nodes=None, slot_bytes=None, timeout=60.0):
+    """function(comm, rank) on each rank; the results by rank. An exception on a rank stands in its place."""
+    fd = comm.segment(size, slot_bytes)
+
+    def work(rank):
+        with comm.attach(fd, rank, size, timeout, nodes) as world:
+            return function(world, rank)
+
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(120)
-        assert not any(thread.is_alive() for thread in threads), "a rank hangs"
+        return on_threads(size, work)
     finally:
         os.close(fd)
-    return results
 
 
 def all_good(results):

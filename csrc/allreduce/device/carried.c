@@ -31,13 +31,7 @@ Status allreduce_carried_create(DeviceEngine *engine, bool *fits) {
     *fits = own->tiles.count >= 0 && own->tiles.rounds == 1;
     if (!*fits) return STATUS_OK;
     carried->region_bytes = largest_share(&own->tiles);
-    size_t bytes = (size_t)own->tiles.count * sizeof *own->tiles.tiles;
-    TRY(device_alloc(bytes, &own->on_device));
-    TRY(device_copy(own->on_device, own->tiles.tiles, bytes, NULL));
-    TRY(device_stream_synchronize(NULL));
-    memory_free(own->tiles.tiles);
-    own->tiles.tiles = NULL;
-    return STATUS_OK;
+    return allreduce_device_upload_tiles(own);
 }
 
 void allreduce_carried_destroy(DeviceEngine *engine) {

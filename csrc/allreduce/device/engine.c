@@ -179,6 +179,16 @@ static uint64_t count_bytes(const DeviceEngine *engine, const DeviceExtent *exte
     return extent->tiles.bytes - own + own * others;
 }
 
+Status allreduce_device_upload_tiles(DeviceExtent *extent) {
+    size_t bytes = (size_t)extent->tiles.count * sizeof *extent->tiles.tiles;
+    TRY(device_alloc(bytes, &extent->on_device));
+    TRY(device_copy(extent->on_device, extent->tiles.tiles, bytes, NULL));
+    TRY(device_stream_synchronize(NULL));
+    memory_free(extent->tiles.tiles);
+    extent->tiles.tiles = NULL;
+    return STATUS_OK;
+}
+
 /* *fits: whether every bucket does. */
 static Status make_tiles(const DeviceEngine *engine, const AllreduceExtent *extent, DeviceExtent *own, bool *fits) {
     own->one_shot = extent->algorithm == ALLREDUCE_ONE_SHOT;
@@ -188,13 +198,7 @@ static Status make_tiles(const DeviceEngine *engine, const AllreduceExtent *exte
     *fits = own->tiles.count >= 0;
     if (!*fits) return STATUS_OK;
     own->wire_bytes = count_bytes(engine, own);
-    size_t bytes = (size_t)own->tiles.count * sizeof *own->tiles.tiles;
-    TRY(device_alloc(bytes, &own->on_device));
-    TRY(device_copy(own->on_device, own->tiles.tiles, bytes, NULL));
-    TRY(device_stream_synchronize(NULL));
-    memory_free(own->tiles.tiles);
-    own->tiles.tiles = NULL;
-    return STATUS_OK;
+    return allreduce_device_upload_tiles(own);
 }
 
 static Status make_extent(DeviceEngine *engine, int number, bool *fits) {

@@ -37,6 +37,8 @@ typedef struct DeviceEngine {
 /* What kernels go by: in the hall's window, or in the carried one. */
 ExchangePlan allreduce_device_plan(const DeviceEngine *engine, const AllreduceExtent *extent, const DeviceExtent *own);
 ExchangeRound allreduce_device_round(const DeviceEngine *engine, const DeviceExtent *extent, int number);
+/* Copies an extent's tiles to where kernels read them, and frees the host's. */
+Status allreduce_device_upload_tiles(DeviceExtent *extent);
 /* Puts a kernel of a round on the stream, for each way that tiles go. */
 Status allreduce_device_put(const DeviceEngine *engine, const DeviceExtent *extent, ExchangeKernel kernel,
                             const ExchangeRound *round, void *buffer, DeviceStream *stream);

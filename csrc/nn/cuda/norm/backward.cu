@@ -254,7 +254,7 @@ __device__ __forceinline__ void store_window(T *output, const Window &window, ui
 /* With a pool before the norm: to the element that was the maximum, zero to the others. */
 template <typename T, Activation ACTIVATION, int POOL>
 __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
-    norm_backward_unpool_kernel(NormBackward args, Items items, Windows windows) {
+    norm_of_pool_backward_kernel(NormBackward args, Items items, Windows windows) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
@@ -289,7 +289,7 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
 /* With a pool after the activation: every element has a gradient by way of the statistics. */
 template <typename T, Activation ACTIVATION, int POOL>
 __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 2 : 1)
-    norm_unpool_backward_kernel(NormBackward args, Items items, Windows windows) {
+    norm_then_pool_backward_kernel(NormBackward args, Items items, Windows windows) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
@@ -361,9 +361,9 @@ static Status launch_backward(const NormShape *shape, const NormBackward &args, 
     Windows windows = make_windows(shape, true);
     Grid grid = make_grid(shape, windows_count(shape, &windows), 1, MAP_THREADS, MAP_BLOCKS);
     void (*kernel)(NormBackward, Items, Windows) =
-        before ? two ? norm_backward_unpool_kernel<T, ACTIVATION, 2> : norm_backward_unpool_kernel<T, ACTIVATION, 3>
-        : two ? norm_unpool_backward_kernel<T, ACTIVATION, 2>
-               : norm_unpool_backward_kernel<T, ACTIVATION, 3>;
+        before ? two ? norm_of_pool_backward_kernel<T, ACTIVATION, 2> : norm_of_pool_backward_kernel<T, ACTIVATION, 3>
+        : two ? norm_then_pool_backward_kernel<T, ACTIVATION, 2>
+               : norm_then_pool_backward_kernel<T, ACTIVATION, 3>;
     return LAUNCH_AFTER(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, windows);
 }
 

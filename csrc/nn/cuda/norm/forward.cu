@@ -205,7 +205,7 @@ __global__ void __launch_bounds__(MAP_THREADS, RESIDUAL ? 3 : 4)
 /* The pool before the norm and all that follows. */
 template <typename T, int POOL>
 __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
-    norm_pool_apply_kernel(NormApply args, Items items, Windows windows, Activation activation) {
+    norm_of_pool_apply_kernel(NormApply args, Items items, Windows windows, Activation activation) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
 /* The pool after the activation, among values that have been rounded to the storage type. */
 template <typename T, int POOL>
 __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
-    norm_apply_pool_kernel(NormApply args, Items items, Windows windows, Activation activation) {
+    norm_then_pool_apply_kernel(NormApply args, Items items, Windows windows, Activation activation) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK;
     int channel = first_channel<T>(), channels = items.channels;
@@ -311,9 +311,9 @@ extern "C" Status nn_cuda_norm_apply_pooled(const NormShape *shape, NormApply ar
     if (args.residual == nullptr) args.place = RESIDUAL_NONE;
     DISPATCH_STORAGE(shape->precision, T, {
         void (*kernel)(NormApply, Items, Windows, Activation) =
-            before ? two ? norm_pool_apply_kernel<T, 2> : norm_pool_apply_kernel<T, 3>
-            : two ? norm_apply_pool_kernel<T, 2>
-                   : norm_apply_pool_kernel<T, 3>;
+            before ? two ? norm_of_pool_apply_kernel<T, 2> : norm_of_pool_apply_kernel<T, 3>
+            : two ? norm_then_pool_apply_kernel<T, 2>
+                   : norm_then_pool_apply_kernel<T, 3>;
         return LAUNCH_AFTER(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, windows, shape->activation);
     });
     return STATUS_OK;
