@@ -129,7 +129,7 @@ class Records:
 
 
 @dataclass
-class Place:
+class Setup:
     """Where and on what the rows run."""
 
     device: str  # cpu, gpu
@@ -181,17 +181,17 @@ def write_data(options: argparse.Namespace, work: Path) -> tuple[Path, Path, int
     return *files, len(sets[0][0])
 
 
-def _under_mpirun(place: Place, program: list[str]) -> list[str]:
-    if place.ranks == 1:
+def _under_mpirun(setup: Setup, program: list[str]) -> list[str]:
+    if setup.ranks == 1:
         return program
     cores = len(os.sched_getaffinity(0))
-    return launch.command(place.ranks, program, cores, os.geteuid() == 0, os.environ)
+    return launch.command(setup.ranks, program, cores, os.geteuid() == 0, os.environ)
 
 
-def _baseline(options: argparse.Namespace, place: Place) -> list[str]:
-    device = "cuda" if place.device == "gpu" else "cpu"
+def _baseline(options: argparse.Namespace, setup: Setup) -> list[str]:
+    device = "cuda" if setup.device == "gpu" else "cpu"
     words = [
-        str(place.checkout / "examples" / "vanilla_pytorch.py"),
+        str(setup.checkout / "examples" / "vanilla_pytorch.py"),
         "--data-root",
         str(Path(options.data_root).resolve()),
         "--source",
@@ -205,7 +205,7 @@ def _baseline(options: argparse.Namespace, place: Place) -> list[str]:
         "--seed",
         str(options.seed),
         "--json",
-        str(place.work / "baseline.jsonl"),
+        str(setup.work / "baseline.jsonl"),
     ]
     if options.batch_size:
         words += ["--batch-size", str(options.batch_size)]
@@ -214,16 +214,16 @@ def _baseline(options: argparse.Namespace, place: Place) -> list[str]:
     return processes.interpreter(*words)
 
 
-def _ours(options: argparse.Namespace, place: Place, key: str) -> list[str]:
+def _ours(options: argparse.Namespace, setup: Setup, key: str) -> list[str]:
     words = [
-        str(place.checkout / "train_cifar_ffcv_cgx.py"),
+        str(setup.checkout / "train_cifar_ffcv_cgx.py"),
         "--training.recipe=demo",
         f"--training.epochs={options.epochs}",
         f"--training.seed={options.seed}",
-        f"--training.device={place.device}",
-        f"--data.train_dataset={place.train}",
-        f"--data.val_dataset={place.test}",
-        f"--log.dir={place.work / key}",
+        f"--training.device={setup.device}",
+        f"--data.train_dataset={setup.train}",
+        f"--data.val_dataset={setup.test}",
+        f"--log.dir={setup.work / key}",
         "--log.progress=off",
     ]
     if options.batch_size:
@@ -233,7 +233,7 @@ def _ours(options: argparse.Namespace, place: Place, key: str) -> list[str]:
     return processes.interpreter(*words)
 
 
-def make_rows(options: argparse.Namespace, place: Place) -> list[Row]:
+def make_rows(options: argparse.Namespace, setup: Setup) -> list[Row]:
     wanted = [key.strip() for key in options.rows.split(",")]
     unknown = [key for key in wanted if key not in ROWS]
     if unknown:
@@ -242,9 +242,9 @@ def make_rows(options: argparse.Namespace, place: Place) -> list[Row]:
     rows = []
     for key in ROWS:
         if key in wanted:
-            program = _baseline(options, place) if key == "baseline" else _ours(options, place, key)
-            records = place.work / ("baseline.jsonl" if key == "baseline" else f"{key}/run.jsonl")
-            rows.append(Row(key, titles[key], _under_mpirun(place, program), records, place.work / f"{key}.log"))
+            program = _baseline(options, setup) if key == "baseline" else _ours(options, setup, key)
+            records = setup.work / ("baseline.jsonl" if key == "baseline" else f"{key}/run.jsonl")
+            rows.append(Row(key, titles[key], _under_mpirun(setup, program), records, setup.work / f"{key}.log"))
     return rows
 
 
@@ -309,14 +309,14 @@ def _seconds(value: float | None) -> str:
     return "-" if value is None else duration(value)
 
 
-def text(rows: Sequence[Row], options: argparse.Namespace, place: Place) -> str:
+def text(rows: Sequence[Row], options: argparse.Namespace, setup: Setup) -> str:
     """The table for people."""
-    where = counted(place.ranks, "rank")
+    where = counted(setup.ranks, "rank")
     batch = options.batch_size or recipes.get("demo").batch_size
     out = [
-        f"demo recipe, {counted(options.epochs, 'epoch')} of {place.images:,} images, batch {batch} a rank, {where} on "
-        f"{place.on}",
-        *([f"note: {place.note}"] if place.note else []),
+        f"demo recipe, {counted(options.epochs, 'epoch')} of {setup.images:,} images, batch {batch} a rank, {where} on "
+        f"{setup.on}",
+        *([f"note: {setup.note}"] if setup.note else []),
         "Times count from the start of the command; an epoch has its test in it.",
         "",
     ]
@@ -350,10 +350,10 @@ def text(rows: Sequence[Row], options: argparse.Namespace, place: Place) -> str:
     return "\n".join(out)
 
 
-def draw(path: str, rows: Sequence[Row], options: argparse.Namespace, place: Place) -> None:
+def draw(path: str, rows: Sequence[Row], options: argparse.Namespace, setup: Setup) -> None:
     """Accuracy over time as a picture."""
-    unit = "GPU" if place.device == "gpu" else "CPU rank"
-    title = f"CIFAR-10, demo recipe, {counted(options.epochs, 'epoch')}, {counted(place.ranks, unit)}"
+    unit = "GPU" if setup.device == "gpu" else "CPU rank"
+    title = f"CIFAR-10, demo recipe, {counted(options.epochs, 'epoch')}, {counted(setup.ranks, unit)}"
     with charts.axes(path, title) as axes:
         draw_rows(axes, rows, options)
 
@@ -376,21 +376,21 @@ def draw_rows(axes: Any, rows: Sequence[Row], options: argparse.Namespace) -> No
 # ---- the command ----
 
 
-def prepare(options: argparse.Namespace, work: Path) -> Place:
+def prepare(options: argparse.Namespace, work: Path) -> Setup:
     device, ranks, on, note = choose_device(options)
     if ranks > 1 and launch.mpirun() is None:
         raise UserError(launch.NO_MPIRUN)
-    return Place(device, ranks, _checkout(), work, *write_data(options, work), on, note)
+    return Setup(device, ranks, _checkout(), work, *write_data(options, work), on, note)
 
 
 def benchmark(options: argparse.Namespace, argv: Sequence[str], work: Path) -> int:
     """All rows; the exit code: 0 if ours have both come to their end."""
-    place = prepare(options, work)
-    rows = make_rows(options, place)
+    setup = prepare(options, work)
+    rows = make_rows(options, setup)
     on = machine.describe()
     head = {"command": shlex.join(["python", "-m", "cgxffcv", "bench", "table", *argv]), "machine": on}
-    head |= {"options": vars(options), "device": place.device, "ranks": place.ranks, "images": place.images}
-    head |= {"note": place.note}
+    head |= {"options": vars(options), "device": setup.device, "ranks": setup.ranks, "images": setup.images}
+    head |= {"note": setup.note}
     done: list[Row] = []
 
     def keep() -> None:
@@ -408,9 +408,9 @@ def benchmark(options: argparse.Namespace, argv: Sequence[str], work: Path) -> i
             keep()
     finally:
         keep()
-        print(text(done, options, place), flush=True)
+        print(text(done, options, setup), flush=True)
     if options.chart:
-        draw(options.chart, done, options, place)
+        draw(options.chart, done, options, setup)
         print(f"\nchart: {options.chart}", flush=True)
     return 1 if any(row.error for row in done if row.key != "baseline") else 0
 

@@ -131,7 +131,7 @@ def nothing_inside():
     )
     os.environ["CGX_INTRA_COMPRESS"] = "0"
     for nodes in ([0, 0], [0, 1]):
-        state_module.rendezvous.join = lambda *_, at=nodes: rendezvous.Place(0, 2, at, "", None, None)
+        state_module.rendezvous.join = lambda *_, at=nodes: rendezvous.GroupPlace(0, 2, at, "", None, None)
         CGXState(groups(2)[0], compression_params={"bits": 4})._join()
     assert made == [32, 4]
 

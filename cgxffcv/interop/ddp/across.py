@@ -16,13 +16,13 @@ import torch.distributed as dist
 
 from cgxffcv.allreduce import UNCOMPRESSED, AllreducePlan
 from cgxffcv.comm import CommError, PeerLost
-from cgxffcv.interop.ddp.rendezvous import Meeting, Place
+from cgxffcv.interop.ddp.rendezvous import GroupPlace, Meeting
 
 OPERATION = "allreduce"
 _ANSWERS = 3.0  # seconds in which a rank that is alive says that its exchange has failed, too
 
 
-def best_algorithm(wish: str, place: Place) -> str:
+def best_algorithm(wish: str, place: GroupPlace) -> str:
     """What runs where "auto" is asked for; ValueError for what cannot go through a process group."""
     sizes = {place.nodes.count(node) for node in place.nodes}
     if wish == "ring":
@@ -45,7 +45,7 @@ class Groups:
 class Carrier:
     """Moves messages, and names who is missing when that fails."""
 
-    def __init__(self, group: dist.ProcessGroup, place: Place, meeting: Meeting, timeout: float) -> None:
+    def __init__(self, group: dist.ProcessGroup, place: GroupPlace, meeting: Meeting, timeout: float) -> None:
         self.place, self._meeting = place, meeting
         self._ranks = dist.get_process_group_ranks(group)
         self.on_gpus = "nccl" in dist.get_backend(group)  # it carries messages from GPU to GPU

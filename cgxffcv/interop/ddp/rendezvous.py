@@ -72,7 +72,7 @@ class Meeting:
 
 
 @dataclass
-class Place:
+class GroupPlace:
     """Where the ranks are."""
 
     rank: int
@@ -132,7 +132,7 @@ def _share(meeting: Meeting) -> tuple[Comm | None, str]:
             os.close(fd)
 
 
-def join(group: dist.ProcessGroup, timeout: float, settings: dict[str, Any], shares_memory: bool) -> Place:
+def join(group: dist.ProcessGroup, timeout: float, settings: dict[str, Any], shares_memory: bool) -> GroupPlace:
     """Brings the group's ranks together. Collective. `settings` must be equal on all of them: CommError says where they
     are not."""
     meeting = Meeting(group, timeout)
@@ -148,7 +148,7 @@ def join(group: dist.ProcessGroup, timeout: float, settings: dict[str, Any], sha
         reason = f"the ranks are on {max(nodes) + 1} nodes"
     elif shares_memory:
         joined, reason = _share(meeting)
-    return Place(rank, size, nodes, reason, joined, meeting)
+    return GroupPlace(rank, size, nodes, reason, joined, meeting)
 
 
 def compare(rank: int, mine: dict[str, Any], other: int, theirs: dict[str, Any]) -> None:

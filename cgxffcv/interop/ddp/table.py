@@ -18,7 +18,7 @@ from cgxffcv.interop.ddp.buckets import Bucket, CarriedBucket, HostBucket, Plain
 from cgxffcv.interop.ddp.gpu_buckets import CarriedGpuBucket, CarriedOnGpuBucket, GpuBucket
 from cgxffcv.interop.ddp.layout import Layout, Rules
 from cgxffcv.interop.ddp.memory import Memory
-from cgxffcv.interop.ddp.rendezvous import Place, compare
+from cgxffcv.interop.ddp.rendezvous import GroupPlace, compare
 from cgxffcv.interop.ddp.trial import Trial
 from cgxffcv.interop.ddp.worker import Worker
 
@@ -29,7 +29,7 @@ class Buckets:
     def __init__(
         self,
         group: dist.ProcessGroup,
-        place: Place,
+        place: GroupPlace,
         rules: Rules,
         options: dict[str, Any],
         timeout: float,
