@@ -86,7 +86,7 @@ typedef struct PlanSite {
 static Status plan_create(Comm *comm, const AllreduceLayer *layers, int count, const AllreduceOptions *options,
                           PlanSite site, Allreduce **out) {
     Status status;
-    TensorVisit visit;
+    PyTensorVisit visit;
     AllreduceBuffer buffer = {
         .layers = layers, .layer_count = count, .on_device = site.device >= 0, .compares = site.compares};
     Py_BEGIN_ALLOW_THREADS;
@@ -133,7 +133,7 @@ static void destroy_plan(AllreduceObject *self) {
     self->allreduce = NULL;
     if (allreduce == NULL) return;
     Py_BEGIN_ALLOW_THREADS;
-    TensorVisit visit;
+    PyTensorVisit visit;
     Status status = py_tensor_visit(self->device, &visit);
     allreduce_destroy(allreduce);
     if (status == STATUS_OK) py_tensor_leave(&visit);
@@ -365,7 +365,7 @@ static PyObject *plan_restore(PyObject *object, PyObject *residual) {
     Status status = STATUS_OK;
     if (allreduce != NULL) {
         Py_BEGIN_ALLOW_THREADS;
-        TensorVisit visit;
+        PyTensorVisit visit;
         status = py_tensor_visit(self->device, &visit);
         if (status == STATUS_OK) {
             status = allreduce_restore(allreduce, view.data, view.elems);

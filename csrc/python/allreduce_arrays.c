@@ -31,7 +31,7 @@ static void name_device(int device, char text[32]) {
     }
 }
 
-static int refuse_device(const AllreduceObject *plan, const Tensor *tensor, Py_ssize_t number) {
+static int refuse_device(const AllreduceObject *plan, const PyTensor *tensor, Py_ssize_t number) {
     char theirs[32], ours[32];
     name_device(tensor->device, theirs);
     name_device(plan->device, ours);
@@ -40,7 +40,7 @@ static int refuse_device(const AllreduceObject *plan, const Tensor *tensor, Py_s
     return -1;
 }
 
-static int check_tensor(const AllreduceObject *plan, const Tensor *tensor, Py_ssize_t number) {
+static int check_tensor(const AllreduceObject *plan, const PyTensor *tensor, Py_ssize_t number) {
     const char *why = !tensor->contiguous          ? "is not in C order"
                       : !tensor->writable          ? "is read-only"
                       : tensor->type != plan->type ? "has another type of elements than the plan"
@@ -55,7 +55,7 @@ static int check_tensor(const AllreduceObject *plan, const Tensor *tensor, Py_ss
 static int check_tensors(const AllreduceObject *plan, PyObject *tuple) {
     uint64_t elems = 0;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
-        const Tensor *tensor = py_tensor_of(plan_state(plan), PyTuple_GET_ITEM(tuple, i), "each of tensors");
+        const PyTensor *tensor = py_tensor_of(plan_state(plan), PyTuple_GET_ITEM(tuple, i), "each of tensors");
         if (tensor == NULL || check_tensor(plan, tensor, i) < 0) return -1;
         elems += (uint64_t)tensor->elems;
     }
@@ -72,7 +72,7 @@ static int check_tensors(const AllreduceObject *plan, PyObject *tuple) {
 /* ---- a run; without the GIL, on the plan's device ---- */
 
 /* The arrays of a tuple, which stays. */
-static const Tensor *tensor_at(PyObject *tuple, Py_ssize_t index) {
+static const PyTensor *tensor_at(PyObject *tuple, Py_ssize_t index) {
     return py_tensor_unchecked(PyTuple_GET_ITEM(tuple, index));
 }
 
@@ -82,7 +82,7 @@ static char *find_flat(PyObject *tuple, size_t *bytes) {
     bool together = true;
     *bytes = 0;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
-        const Tensor *tensor = tensor_at(tuple, i);
+        const PyTensor *tensor = tensor_at(tuple, i);
         if (tensor->elems == 0) continue;
         if (first == NULL) first = tensor->data;
         together = together && (char *)tensor->data == first + *bytes;
@@ -103,7 +103,7 @@ static Status make_flat(AllreduceObject *plan, size_t bytes) {
 static Status move(const AllreduceObject *plan, PyObject *tuple, bool in, DeviceStream *stream) {
     char *at = plan->room.flat;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
-        const Tensor *tensor = tensor_at(tuple, i);
+        const PyTensor *tensor = tensor_at(tuple, i);
         size_t bytes = py_tensor_bytes(tensor);
         if (bytes == 0) continue;
         void *to = in ? at : tensor->data, *from = in ? tensor->data : at;
@@ -158,7 +158,7 @@ void py_allreduce_room_free(AllreduceRoom *room, int device) {
 /* ---- methods of a plan ---- */
 
 /* Opens a stay on the plan's device and in its communicator; 0, or -1 with an exception set. */
-static int enter(AllreduceObject *plan, TensorVisit *visit) {
+static int enter(AllreduceObject *plan, PyTensorVisit *visit) {
     ModuleState *state = plan_state(plan);
     if (py_comm_object_take(state, plan->comm, "comm") == NULL) return -1;
     Status status = py_tensor_visit(plan->device, visit);
@@ -168,7 +168,7 @@ static int enter(AllreduceObject *plan, TensorVisit *visit) {
     return -1;
 }
 
-static PyObject *leave(AllreduceObject *plan, const TensorVisit *visit, Status status) {
+static PyObject *leave(AllreduceObject *plan, const PyTensorVisit *visit, Status status) {
     py_tensor_leave(visit);
     py_comm_object_give(plan->comm);
     return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(plan_state(plan), status);
@@ -179,7 +179,7 @@ PyObject *py_allreduce_put(PyObject *object, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"tensors", "stream", NULL};
     PyObject *sequence, *number = NULL, *result = NULL;
     DeviceStream *stream;
-    TensorVisit visit;
+    PyTensorVisit visit;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:put", names, &sequence, &number)) return NULL;
     if (py_tensor_parse_stream(number, &stream) < 0) return NULL;
     PyObject *tensors = py_arguments_tuple(sequence, "tensors", 0, MAX_ARRAYS);
@@ -196,7 +196,7 @@ PyObject *py_allreduce_put(PyObject *object, PyObject *args, PyObject *kwargs) {
 }
 
 /* On a lane of its own, behind what the stream holds now, in so many blocks. */
-static Status run_beside(AllreduceObject *plan, const Tensor *tensor, DeviceStream *stream, DeviceStream *lane,
+static Status run_beside(AllreduceObject *plan, const PyTensor *tensor, DeviceStream *stream, DeviceStream *lane,
                          int blocks) {
     AllreduceRoom *room = &plan->room;
     if (room->begin == NULL) TRY(device_event_create(&room->begin));
@@ -210,7 +210,7 @@ PyObject *py_allreduce_put_beside(PyObject *object, PyObject *args) {
     AllreduceObject *plan = (AllreduceObject *)object;
     PyObject *tensor, *stream_number, *lane_number, *tuple, *result = NULL;
     DeviceStream *stream, *lane;
-    TensorVisit visit;
+    PyTensorVisit visit;
     ArgumentsNumber blocks = {"blocks", INT32_MAX, 0};
     if (!PyArg_ParseTuple(args, "OOOO&:put_beside", &tensor, &stream_number, &lane_number, py_arguments_number,
                           &blocks) ||
@@ -238,7 +238,7 @@ PyObject *py_allreduce_wait(PyObject *object, PyObject *args, PyObject *kwargs) 
     AllreduceObject *plan = (AllreduceObject *)object;
     PyObject *number = NULL;
     DeviceStream *stream;
-    TensorVisit visit;
+    PyTensorVisit visit;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:wait", names, &number)) return NULL;
     if (py_tensor_parse_stream(number, &stream) < 0 || enter(plan, &visit) < 0) return NULL;
     Status status = STATUS_OK;
@@ -260,7 +260,7 @@ static Status mark(RunObject *run, DeviceStream *stream) {
 static int device_of(ModuleState *state, PyObject *tuple, int *device) {
     *device = -1;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
-        const Tensor *tensor = py_tensor_of(state, PyTuple_GET_ITEM(tuple, i), "each of tensors");
+        const PyTensor *tensor = py_tensor_of(state, PyTuple_GET_ITEM(tuple, i), "each of tensors");
         if (tensor == NULL) return -1;
         if (i > 0 && tensor->device != *device) {
             PyErr_SetString(PyExc_ValueError, "tensors must lie on one device");
@@ -277,7 +277,7 @@ static PyObject *arrays_begin(PyObject *module, PyObject *args, PyObject *kwargs
     PyTypeObject *type = (PyTypeObject *)state->allreduce_run_type;
     PyObject *sequence, *number = NULL;
     DeviceStream *stream;
-    TensorVisit visit;
+    PyTensorVisit visit;
     int device;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:allreduce_begin", names, &sequence, &number)) return NULL;
     if (py_tensor_parse_stream(number, &stream) < 0) return NULL;
@@ -303,7 +303,7 @@ static PyObject *arrays_begin(PyObject *module, PyObject *args, PyObject *kwargs
 static PyObject *run_run(PyObject *object, PyObject *plan) {
     RunObject *self = (RunObject *)object;
     ModuleState *state = py_module_state_of_type(Py_TYPE(object));
-    TensorVisit visit;
+    PyTensorVisit visit;
     if (!PyObject_TypeCheck(plan, (PyTypeObject *)state->allreduce_type)) {
         PyErr_Format(PyExc_TypeError, "plan must be an AllreducePlan, not %.100s", Py_TYPE(plan)->tp_name);
         return NULL;
@@ -328,7 +328,7 @@ static PyObject *run_order(PyObject *object, PyObject *args, PyObject *kwargs) {
     RunObject *self = (RunObject *)object;
     PyObject *number = NULL;
     DeviceStream *stream;
-    TensorVisit visit;
+    PyTensorVisit visit;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:order", names, &number)) return NULL;
     if (py_tensor_parse_stream(number, &stream) < 0) return NULL;
     if (!self->put || self->done == NULL) Py_RETURN_NONE;
@@ -349,7 +349,7 @@ static Status wait_for_done(const RunObject *self) {
 static PyObject *run_wait(PyObject *object, PyObject *unused) {
     (void)unused;
     RunObject *self = (RunObject *)object;
-    TensorVisit visit;
+    PyTensorVisit visit;
     if (self->plan == NULL || self->done == NULL) Py_RETURN_NONE;
     if (enter(self->plan, &visit) < 0) return NULL;
     Status status;

@@ -50,7 +50,7 @@ static const struct {
 
 /* ---- in ---- */
 
-static int read_type(const DlpackTensor *from, Tensor *out) {
+static int read_type(const DlpackTensor *from, PyTensor *out) {
     for (int i = 0; i < ALLREDUCE_TYPES; i++) {
         if (from->lanes != 1 || from->kind != kinds[i].kind || from->bits != kinds[i].bits) continue;
         out->type = (AllreduceType)i;
@@ -61,7 +61,7 @@ static int read_type(const DlpackTensor *from, Tensor *out) {
     return -1;
 }
 
-static int read_device(const DlpackTensor *from, Tensor *out) {
+static int read_device(const DlpackTensor *from, PyTensor *out) {
     bool cuda = from->device_type == DLPACK_CUDA || from->device_type == CUDA_MANAGED;
     if (!cuda && from->device_type != DLPACK_CPU && from->device_type != CUDA_HOST) {
         PyErr_Format(PyExc_TypeError,
@@ -77,7 +77,7 @@ static int read_device(const DlpackTensor *from, Tensor *out) {
     return 0;
 }
 
-static int read_tensor(ModuleState *state, const DlpackTensor *from, Tensor *out) {
+static int read_tensor(ModuleState *state, const DlpackTensor *from, PyTensor *out) {
     if (read_type(from, out) < 0 || read_device(from, out) < 0) return -1;
     if (from->ndim < 0 || from->ndim > ARRAY_MAX_DIMS || (from->ndim > 0 && from->shape == NULL)) {
         PyErr_Format(PyExc_ValueError, "a DLPack array has %d dimensions%s; 0 to %d are possible", from->ndim,
@@ -95,7 +95,7 @@ static int read_tensor(ModuleState *state, const DlpackTensor *from, Tensor *out
     return py_tensor_measure(state, out, from->strides, (int64_t)allreduce_type_bytes(out->type));
 }
 
-static int read_versioned(ModuleState *state, const DlpackVersioned *from, Tensor *out) {
+static int read_versioned(ModuleState *state, const DlpackVersioned *from, PyTensor *out) {
     if (from->major != VERSION_MAJOR) {
         PyErr_Format(PyExc_BufferError, "DLPack %u.%u is another layout than that of version %d", from->major,
                      from->minor, VERSION_MAJOR);
@@ -105,7 +105,7 @@ static int read_versioned(ModuleState *state, const DlpackVersioned *from, Tenso
     return read_tensor(state, &from->tensor, out);
 }
 
-int py_dlpack_take(ModuleState *state, PyObject *capsule, Tensor *out, DlpackLoan *loan) {
+int py_dlpack_take(ModuleState *state, PyObject *capsule, PyTensor *out, DlpackLoan *loan) {
     bool versioned = PyCapsule_IsValid(capsule, capsule_names[1]);
     if (!versioned && !PyCapsule_IsValid(capsule, capsule_names[0])) {
         PyErr_Format(PyExc_TypeError, "__dlpack__ must give a DLPack capsule that nobody has used, not %.100s",
@@ -172,7 +172,7 @@ static void capsule_free(PyObject *capsule) {
     }
 }
 
-PyObject *py_dlpack_give(PyObject *owner, const Tensor *tensor, bool versioned) {
+PyObject *py_dlpack_give(PyObject *owner, const PyTensor *tensor, bool versioned) {
     DlpackGiven *given = PyMem_Calloc(1, sizeof *given);
     if (given == NULL) return PyErr_NoMemory();
     int64_t stride = 1;

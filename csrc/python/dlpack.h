@@ -15,10 +15,10 @@ typedef struct DlpackLoan {
 
 /* Empties a capsule, of version 1 or from before there were versions; -1 with an exception set. In one of the latter,
  * which does not tell, the array counts as writable. */
-int py_dlpack_take(ModuleState *state, PyObject *capsule, Tensor *out, DlpackLoan *loan);
+int py_dlpack_take(ModuleState *state, PyObject *capsule, PyTensor *out, DlpackLoan *loan);
 void py_dlpack_return(DlpackLoan *loan);
 
 /* A capsule of a tensor that lives as long as `owner`, of which it holds a reference; NULL with an exception set. */
-PyObject *py_dlpack_give(PyObject *owner, const Tensor *tensor, bool versioned);
+PyObject *py_dlpack_give(PyObject *owner, const PyTensor *tensor, bool versioned);
 
 #endif

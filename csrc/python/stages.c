@@ -188,10 +188,10 @@ PyObject *py_stages_space(PyObject *plan, PyObject *unused) {
 }
 
 /* A Tensor of so many elements of the type on the plan's device; NULL with an exception set. */
-static const Tensor *tensor_on(PyObject *plan, PyObject *object, const char *argument, AllreduceType type,
-                               uint64_t elems) {
+static const PyTensor *tensor_on(PyObject *plan, PyObject *object, const char *argument, AllreduceType type,
+                                 uint64_t elems) {
     const AllreduceObject *self = (const AllreduceObject *)plan;
-    const Tensor *tensor = py_tensor_of(py_module_state_of_type(Py_TYPE(plan)), object, argument);
+    const PyTensor *tensor = py_tensor_of(py_module_state_of_type(Py_TYPE(plan)), object, argument);
     if (tensor == NULL) return NULL;
     bool fits = tensor->device == self->device && tensor->contiguous && tensor->writable && tensor->type == type;
     if (fits && (uint64_t)tensor->elems == elems) return tensor;
@@ -201,7 +201,7 @@ static const Tensor *tensor_on(PyObject *plan, PyObject *object, const char *arg
 }
 
 static Status bind_on_device(const AllreduceObject *self, Allreduce *allreduce, void *window, void *outgoing) {
-    TensorVisit visit;
+    PyTensorVisit visit;
     TRY(py_tensor_visit(self->device, &visit));
     Status status = allreduce_carried_bind(allreduce, window, outgoing);
     py_tensor_leave(&visit);
@@ -217,7 +217,7 @@ PyObject *py_stages_bind(PyObject *plan, PyObject *args) {
     Allreduce *allreduce = py_allreduce_take(plan, &types);
     if (allreduce == NULL) return NULL;
     Status status = allreduce_carried_space(allreduce, &space);
-    const Tensor *in = NULL, *out = NULL;
+    const PyTensor *in = NULL, *out = NULL;
     if (status == STATUS_OK) {
         uint64_t bytes = space.region_bytes;
         in = tensor_on(plan, window, "window", ALLREDUCE_U8, bytes * (uint64_t)space.rows);
@@ -236,7 +236,7 @@ done:
 
 static Status step_on_device(const AllreduceObject *self, Allreduce *allreduce, AllreduceStep step, void *data,
                              DeviceStream *stream) {
-    TensorVisit visit;
+    PyTensorVisit visit;
     TRY(py_tensor_visit(self->device, &visit));
     Status status = allreduce_carried_step(allreduce, step, data, stream);
     py_tensor_leave(&visit);
@@ -268,7 +268,7 @@ PyObject *py_stages_step(PyObject *plan, PyObject *args) {
     }
     Allreduce *allreduce = py_allreduce_take(plan, &types);
     if (allreduce == NULL) return NULL;
-    const Tensor *tensor = tensor_on(plan, object, "tensor", self->type, (uint64_t)allreduce_elems(allreduce));
+    const PyTensor *tensor = tensor_on(plan, object, "tensor", self->type, (uint64_t)allreduce_elems(allreduce));
     if (tensor != NULL) {
         Status status;
         Py_BEGIN_ALLOW_THREADS;

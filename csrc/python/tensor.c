@@ -12,7 +12,7 @@
 
 /* Whose memory it is: one of these. */
 typedef struct TensorObject {
-    PyObject_HEAD Tensor tensor;
+    PyObject_HEAD PyTensor tensor;
     Py_buffer buffer;   /* owned; without an object: none */
     DlpackLoan loan;    /* owned */
     PyObject *owner;    /* owned, or NULL */
@@ -28,13 +28,13 @@ static const ArrayType array_types[ALLREDUCE_TYPES] = {
 
 ArrayType py_tensor_array_type(AllreduceType type) { return array_types[type]; }
 
-size_t py_tensor_bytes(const Tensor *tensor) { return (size_t)tensor->elems * allreduce_type_bytes(tensor->type); }
+size_t py_tensor_bytes(const PyTensor *tensor) { return (size_t)tensor->elems * allreduce_type_bytes(tensor->type); }
 
 /* ---- GPUs ---- */
 
-Status py_tensor_visit(int device, TensorVisit *visit) {
+Status py_tensor_visit(int device, PyTensorVisit *visit) {
     int before = -1;
-    *visit = (TensorVisit){.before = -1};
+    *visit = (PyTensorVisit){.before = -1};
     if (device < 0) return STATUS_OK;
     TRY(device_current(&before));
     if (before == device) return STATUS_OK;
@@ -43,7 +43,7 @@ Status py_tensor_visit(int device, TensorVisit *visit) {
     return STATUS_OK;
 }
 
-void py_tensor_leave(const TensorVisit *visit) {
+void py_tensor_leave(const PyTensorVisit *visit) {
     if (visit->before < 0) return;
     ErrorRecord record = *error_record();
     (void)device_select(visit->before);
@@ -60,7 +60,7 @@ int py_tensor_parse_stream(PyObject *object, DeviceStream **out) {
 /* ---- what is said of an array ---- */
 
 /* Of the elements, without wrapping around. */
-static bool count_bytes(const Tensor *tensor, uint64_t *elems, uint64_t *bytes) {
+static bool count_bytes(const PyTensor *tensor, uint64_t *elems, uint64_t *bytes) {
     *elems = 1;
     for (int i = 0; i < tensor->ndim; i++) {
         if (tensor->shape[i] == 0) *elems = 0;
@@ -71,7 +71,7 @@ static bool count_bytes(const Tensor *tensor, uint64_t *elems, uint64_t *bytes) 
     return checked_mul(*elems, allreduce_type_bytes(tensor->type), bytes) && *bytes <= INT64_MAX;
 }
 
-static bool in_c_order(const Tensor *tensor, const int64_t *strides, int64_t unit) {
+static bool in_c_order(const PyTensor *tensor, const int64_t *strides, int64_t unit) {
     int64_t expected = (int64_t)allreduce_type_bytes(tensor->type) / unit;
     for (int i = tensor->ndim - 1; i >= 0 && strides != NULL && tensor->elems > 1; i--) {
         if (tensor->shape[i] != 1 && strides[i] != expected) return false;
@@ -81,7 +81,7 @@ static bool in_c_order(const Tensor *tensor, const int64_t *strides, int64_t uni
 }
 
 /* The first and the last byte must lie on the GPU. */
-static int check_device(ModuleState *state, const Tensor *tensor, uint64_t bytes) {
+static int check_device(ModuleState *state, const PyTensor *tensor, uint64_t bytes) {
     if (tensor->device < 0 || tensor->elems == 0) return 0;
     if ((uintptr_t)tensor->data % allreduce_type_bytes(tensor->type) != 0) {
         PyErr_Format(PyExc_ValueError, "an array of %s on a GPU must begin at a multiple of its elements' size",
@@ -109,7 +109,7 @@ static int check_device(ModuleState *state, const Tensor *tensor, uint64_t bytes
     return 0;
 }
 
-int py_tensor_measure(ModuleState *state, Tensor *tensor, const int64_t *strides, int64_t unit) {
+int py_tensor_measure(ModuleState *state, PyTensor *tensor, const int64_t *strides, int64_t unit) {
     uint64_t elems, bytes, end;
     for (int i = 0; i < tensor->ndim; i++) {
         if (tensor->shape[i] >= 0) continue;
@@ -178,7 +178,7 @@ static int type_of_elements(const Py_buffer *buffer, PyObject *wanted, Allreduce
 }
 
 static int fill_from_buffer(ModuleState *state, TensorObject *self, PyObject *dtype) {
-    Tensor *tensor = &self->tensor;
+    PyTensor *tensor = &self->tensor;
     const Py_buffer *buffer = &self->buffer;
     int64_t strides[ARRAY_MAX_DIMS];
     bool plain = buffer->strides == NULL; /* as ctypes leaves it */
@@ -227,7 +227,7 @@ static int fill_extent(PyObject *item, void *out) {
 /* On whichever GPU the address is. */
 static int fill_from_address(ModuleState *state, TensorObject *self, PyObject *shape, PyObject *strides,
                              PyObject *dtype) {
-    Tensor *tensor = &self->tensor;
+    PyTensor *tensor = &self->tensor;
     int64_t steps[ARRAY_MAX_DIMS];
     int type = py_spec_name(dtype, "dtype", allreduce_type_name);
     if (type < 0) return -1;
@@ -272,8 +272,8 @@ static PyObject *tensor_of_address(PyObject *module, PyObject *args) {
 
 /* ---- copied ---- */
 
-static Status copy_tensor(const Tensor *from, TensorObject *copy, DeviceStream *stream) {
-    Tensor *to = &copy->tensor;
+static Status copy_tensor(const PyTensor *from, TensorObject *copy, DeviceStream *stream) {
+    PyTensor *to = &copy->tensor;
     size_t bytes = py_tensor_bytes(from);
     if (to->device < 0) {
         TRY(memory_alloc(bytes, 1, &copy->memory));
@@ -291,8 +291,8 @@ static Status copy_tensor(const Tensor *from, TensorObject *copy, DeviceStream *
     return device_event_record(copy->ready, stream);
 }
 
-static Status copy_on_device(const Tensor *from, TensorObject *copy, DeviceStream *stream) {
-    TensorVisit visit;
+static Status copy_on_device(const PyTensor *from, TensorObject *copy, DeviceStream *stream) {
+    PyTensorVisit visit;
     TRY(py_tensor_visit(copy->tensor.device >= 0 ? copy->tensor.device : from->device, &visit));
     Status status = copy_tensor(from, copy, stream);
     py_tensor_leave(&visit);
@@ -303,7 +303,7 @@ static PyObject *tensor_copy(PyObject *object, PyObject *args, PyObject *kwargs)
     static char *names[] = {"device", "stream", NULL};
     PyObject *device = NULL, *stream_object = NULL;
     DeviceStream *stream;
-    const Tensor *from = &((TensorObject *)object)->tensor;
+    const PyTensor *from = &((TensorObject *)object)->tensor;
     uint64_t index = (uint64_t)(int64_t)from->device;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:copy", names, &device, &stream_object)) return NULL;
     if (device != NULL && py_arguments_whole(device, "device", -1, INT32_MAX, &index) < 0) return NULL;
@@ -336,7 +336,7 @@ static PyObject *tensor_copy(PyObject *object, PyObject *args, PyObject *kwargs)
 static PyObject *tensor_made_on(PyObject *object, PyObject *number) {
     TensorObject *self = (TensorObject *)object;
     DeviceStream *stream;
-    TensorVisit visit;
+    PyTensorVisit visit;
     if (py_tensor_parse_stream(number, &stream) < 0) return NULL;
     if (self->ready == NULL) Py_RETURN_NONE;
     Status status = py_tensor_visit(self->tensor.device, &visit);
@@ -363,7 +363,7 @@ static int wait_on_stream(TensorObject *self, PyObject *object) {
     bool given = object != NULL && object != Py_None;
     if (given && py_arguments_whole(object, "stream", -1, UINTPTR_MAX, &number) < 0) return -1;
     if (self->ready == NULL || (given && number == UINT64_MAX)) return 0;
-    TensorVisit visit;
+    PyTensorVisit visit;
     Status status = py_tensor_visit(self->tensor.device, &visit);
     if (status == STATUS_OK) {
         status = device_stream_wait((DeviceStream *)(uintptr_t)number, self->ready);
@@ -415,7 +415,7 @@ static PyObject *tensor_dlpack(PyObject *object, PyObject *args, PyObject *kwarg
 
 static PyObject *tensor_numpy(PyObject *object, PyObject *unused) {
     (void)unused;
-    const Tensor *tensor = py_tensor_unchecked(object);
+    const PyTensor *tensor = py_tensor_unchecked(object);
     if (tensor->device >= 0 || !tensor->contiguous) {
         PyErr_SetString(PyExc_ValueError, tensor->contiguous ? "it lies on a GPU: copy(-1) brings it into host memory"
                                                              : "an array that is not in C order cannot be shown");
@@ -427,9 +427,9 @@ static PyObject *tensor_numpy(PyObject *object, PyObject *unused) {
 
 /* ---- asked about ---- */
 
-const Tensor *py_tensor_unchecked(PyObject *object) { return &((TensorObject *)object)->tensor; }
+const PyTensor *py_tensor_unchecked(PyObject *object) { return &((TensorObject *)object)->tensor; }
 
-const Tensor *py_tensor_of(ModuleState *state, PyObject *object, const char *argument) {
+const PyTensor *py_tensor_of(ModuleState *state, PyObject *object, const char *argument) {
     if (PyObject_TypeCheck(object, (PyTypeObject *)state->tensor_type)) return py_tensor_unchecked(object);
     PyErr_Format(PyExc_TypeError, "%s must be a Tensor, not %.100s", argument, Py_TYPE(object)->tp_name);
     return NULL;
@@ -513,7 +513,7 @@ static PyType_Spec tensor_spec = {
 static Status order_streams(int device, DeviceStream *later, DeviceStream *earlier) {
     Status status = STATUS_OK;
     DeviceEvent *event = NULL;
-    TensorVisit visit;
+    PyTensorVisit visit;
     TRY(py_tensor_visit(device, &visit));
     TRY_GOTO(device_event_create(&event));
     TRY_GOTO(device_event_record(event, earlier));

@@ -6,7 +6,7 @@
 #include "allreduce/allreduce.h"
 #include "python/array.h"
 
-typedef struct Tensor {
+typedef struct PyTensor {
     void *data; /* NULL only without elements */
     AllreduceType type;
     int ndim;
@@ -15,29 +15,29 @@ typedef struct Tensor {
     int device; /* the number of the GPU; -1: host memory */
     bool writable;
     bool contiguous; /* in C order */
-} Tensor;
+} PyTensor;
 
 /* What a Tensor object holds, as long as the object lives; NULL with an exception set that names `argument`. */
-const Tensor *py_tensor_of(ModuleState *state, PyObject *object, const char *argument);
+const PyTensor *py_tensor_of(ModuleState *state, PyObject *object, const char *argument);
 
 /* The same of what is known to be one; without the GIL, too. */
-const Tensor *py_tensor_unchecked(PyObject *object);
+const PyTensor *py_tensor_unchecked(PyObject *object);
 
-size_t py_tensor_bytes(const Tensor *tensor);
+size_t py_tensor_bytes(const PyTensor *tensor);
 
 /* How an array of elements of that type looks to NumPy. */
 ArrayType py_tensor_array_type(AllreduceType type);
 
 /* Fills `elems` and `contiguous` from the shape and the strides (NULL: C order), which are in units of so many bytes,
  * and looks whether that can lie where it is said to lie. -1 with an exception set. */
-int py_tensor_measure(ModuleState *state, Tensor *tensor, const int64_t *strides, int64_t unit);
+int py_tensor_measure(ModuleState *state, PyTensor *tensor, const int64_t *strides, int64_t unit);
 
 /* A stay of the calling thread on another GPU; device -1 changes nothing. Leaving keeps the error record. */
-typedef struct TensorVisit {
+typedef struct PyTensorVisit {
     int before; /* -1: nothing to go back to */
-} TensorVisit;
-Status py_tensor_visit(int device, TensorVisit *visit);
-void py_tensor_leave(const TensorVisit *visit);
+} PyTensorVisit;
+Status py_tensor_visit(int device, PyTensorVisit *visit);
+void py_tensor_leave(const PyTensorVisit *visit);
 
 /* A stream as Python has it, a number: 0 and 1 are the default stream, 2 that of the thread. -1 with an exception. */
 int py_tensor_parse_stream(PyObject *object, DeviceStream **out);

@@ -19,33 +19,33 @@
 
 static char home[] = "/tmp/test_plans_XXXXXX";
 
-static Plans *open_plans(void) {
-    Plans *plans = NULL;
+static ConvPlans *open_plans(void) {
+    ConvPlans *plans = NULL;
     CHECK_OK(nn_cuda_plans_open(DEVICE, LIBRARY, &plans));
     return plans;
 }
 
-static PlansReport report_of(Plans *plans) {
-    PlansReport report;
+static ConvPlansReport report_of(ConvPlans *plans) {
+    ConvPlansReport report;
     nn_cuda_plans_report(plans, &report);
     return report;
 }
 
-static bool holds(Plans *plans, const char *key, const char *value) {
-    char found[PLANS_VALUE_BYTES];
+static bool holds(ConvPlans *plans, const char *key, const char *value) {
+    char found[CONV_PLANS_VALUE_BYTES];
     bool own;
     return nn_cuda_plans_find(plans, key, found, &own) && strcmp(found, value) == 0;
 }
 
-static bool lacks(Plans *plans, const char *key) {
-    char found[PLANS_VALUE_BYTES];
+static bool lacks(ConvPlans *plans, const char *key) {
+    char found[CONV_PLANS_VALUE_BYTES];
     bool own;
     return !nn_cuda_plans_find(plans, key, found, &own);
 }
 
 /* Whether this process has stored it. */
-static bool is_own(Plans *plans, const char *key) {
-    char found[PLANS_VALUE_BYTES];
+static bool is_own(ConvPlans *plans, const char *key) {
+    char found[CONV_PLANS_VALUE_BYTES];
     bool own = false;
     CHECK(nn_cuda_plans_find(plans, key, found, &own));
     return own;
@@ -73,13 +73,13 @@ static void write_signed(const char *path, const char *lines, size_t size) {
 }
 
 static void test_round_trip(void) {
-    Plans *plans = open_plans();
-    char path[PLANS_PATH_BYTES];
+    ConvPlans *plans = open_plans();
+    char path[CONV_PLANS_PATH_BYTES];
     CHECK(lacks(plans, "forward n8"));
     CHECK_OK(nn_cuda_plans_store(plans, "forward n8", "engine 3 knobs 0 ns 12"));
     CHECK_OK(nn_cuda_plans_store(plans, "data n8", "engine 4 knobs 1 2=-5 ns 13"));
     CHECK(holds(plans, "forward n8", "engine 3 knobs 0 ns 12"));
-    PlansReport report = report_of(plans);
+    ConvPlansReport report = report_of(plans);
     CHECK(report.hits == 1 && report.misses == 1 && report.entries == 2 && report.note[0] == '\0');
     snprintf(path, sizeof path, "%s/deep/er/NVIDIA_H100_80GB_HBM3_sm_90__cuDNN_91900.plans", home);
     CHECK(strcmp(report.path, path) == 0);
@@ -105,13 +105,13 @@ static void test_round_trip(void) {
 
 /* What another process has written since is kept; where both have written a key, the later one wins. */
 static void test_two_writers(void) {
-    Plans *first = open_plans(), *second = open_plans();
+    ConvPlans *first = open_plans(), *second = open_plans();
     CHECK_OK(nn_cuda_plans_store(first, "a", "first"));
     CHECK_OK(nn_cuda_plans_store(second, "b", "second"));
     CHECK_OK(nn_cuda_plans_store(second, "a", "second"));
     CHECK_OK(nn_cuda_plans_store(first, "c", "first"));
     CHECK(holds(first, "b", "second"));
-    Plans *third = open_plans();
+    ConvPlans *third = open_plans();
     CHECK(holds(third, "a", "first") && holds(third, "b", "second") && holds(third, "c", "first"));
     nn_cuda_plans_close(first);
     nn_cuda_plans_close(second);
@@ -119,11 +119,11 @@ static void test_two_writers(void) {
 }
 
 static void test_refusals(void) {
-    Plans *plans = open_plans();
-    char longest[PLANS_VALUE_BYTES + 1];
+    ConvPlans *plans = open_plans();
+    char longest[CONV_PLANS_VALUE_BYTES + 1];
     int before = report_of(plans).entries;
     memset(longest, 'x', sizeof longest);
-    longest[PLANS_VALUE_BYTES] = '\0';
+    longest[CONV_PLANS_VALUE_BYTES] = '\0';
     CHECK(nn_cuda_plans_store(plans, "k", "") == STATUS_ARGUMENT);
     CHECK(nn_cuda_plans_store(plans, "", "v") == STATUS_ARGUMENT);
     CHECK(nn_cuda_plans_store(plans, "k\t", "v") == STATUS_ARGUMENT);
@@ -132,7 +132,7 @@ static void test_refusals(void) {
     CHECK(nn_cuda_plans_store(plans, "k", longest) == STATUS_ARGUMENT);
     CHECK(nn_cuda_plans_store(plans, longest, "v") == STATUS_ARGUMENT);
     CHECK(report_of(plans).entries == before);
-    longest[PLANS_VALUE_BYTES - 1] = '\0';
+    longest[CONV_PLANS_VALUE_BYTES - 1] = '\0';
     CHECK_OK(nn_cuda_plans_store(plans, "k", longest));
     nn_cuda_plans_close(plans);
     plans = open_plans();
@@ -147,17 +147,17 @@ static void test_damage(const char *path) {
     CHECK(size > 100 && size < sizeof good);
     size_t wrong = 0;
     for (size_t i = 0; i < size; i++) {
-        Plans *plans = NULL;
+        ConvPlans *plans = NULL;
         memcpy(bad, good, size);
         bad[i] = (char)(bad[i] ^ (1 << (i % 8)));
         write_text(path, bad, i % 2 == 0 ? size : i);
         CHECK_OK(nn_cuda_plans_open(DEVICE, LIBRARY, &plans));
-        PlansReport report = report_of(plans);
+        ConvPlansReport report = report_of(plans);
         wrong += report.entries != 0 || strstr(report.note, "ignored ") != report.note;
         nn_cuda_plans_close(plans);
     }
     CHECK(wrong == 0);
-    Plans *plans = open_plans(); /* of the last damage */
+    ConvPlans *plans = open_plans(); /* of the last damage */
     CHECK_OK(nn_cuda_plans_store(plans, "again", "value"));
     nn_cuda_plans_close(plans);
     plans = open_plans();
@@ -178,30 +178,30 @@ static void test_hostile(const char *path) {
     for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
         memcpy(lines + head, bodies[i], sizes[i]);
         write_signed(path, lines, head + sizes[i]);
-        Plans *plans = open_plans();
+        ConvPlans *plans = open_plans();
         CHECK(report_of(plans).entries == 0 && report_of(plans).note[0] != '\0');
         nn_cuda_plans_close(plans);
     }
     for (int which = 0; which < 2; which++) { /* a key or a value that is too long by one */
-        size_t length = which == 0 ? PLANS_KEY_BYTES : PLANS_VALUE_BYTES;
+        size_t length = which == 0 ? CONV_PLANS_KEY_BYTES : CONV_PLANS_VALUE_BYTES;
         size_t at = head;
         if (which == 1) at += (size_t)sprintf(lines + at, "k\t");
         memset(lines + at, 'y', length);
         at += length;
         at += (size_t)sprintf(lines + at, which == 0 ? "\tv\n" : "\n");
         write_signed(path, lines, at);
-        Plans *plans = open_plans();
+        ConvPlans *plans = open_plans();
         CHECK(report_of(plans).entries == 0 && report_of(plans).note[0] != '\0');
         nn_cuda_plans_close(plans);
     }
     size_t at = head; /* more entries than are kept: the last ones remain */
-    for (int i = 0; i < PLANS_MAX_ENTRIES + 10; i++) at += (size_t)sprintf(lines + at, "key %d\tvalue %d\n", i, i);
+    for (int i = 0; i < CONV_PLANS_MAX_ENTRIES + 10; i++) at += (size_t)sprintf(lines + at, "key %d\tvalue %d\n", i, i);
     write_signed(path, lines, at);
-    Plans *plans = open_plans();
-    CHECK(report_of(plans).entries == PLANS_MAX_ENTRIES);
+    ConvPlans *plans = open_plans();
+    CHECK(report_of(plans).entries == CONV_PLANS_MAX_ENTRIES);
     CHECK(lacks(plans, "key 9") && holds(plans, "key 10", "value 10"));
     CHECK_OK(nn_cuda_plans_store(plans, "one more", "value"));
-    CHECK(report_of(plans).entries == PLANS_MAX_ENTRIES && holds(plans, "one more", "value"));
+    CHECK(report_of(plans).entries == CONV_PLANS_MAX_ENTRIES && holds(plans, "one more", "value"));
     nn_cuda_plans_close(plans);
     memset(lines, 'z', sizeof lines); /* longer than any file of ours */
     write_text(path, lines, sizeof lines);
@@ -230,8 +230,8 @@ static void test_foreign(const char *path) {
     };
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         (files[i].sign ? write_signed : write_text)(path, files[i].text, strlen(files[i].text));
-        Plans *plans = open_plans();
-        PlansReport report = report_of(plans);
+        ConvPlans *plans = open_plans();
+        ConvPlansReport report = report_of(plans);
         CHECK(report.entries == 0 && strstr(report.note, "ignored ") == report.note && lacks(plans, "key"));
         CHECK(strstr(report.note, files[i].why) != NULL && strstr(report.note, path) != NULL);
         CHECK_OK(nn_cuda_plans_store(plans, "found again", "value"));
@@ -248,7 +248,7 @@ static void test_foreign(const char *path) {
 static void test_unwritable(const char *path) {
     static char before[1 << 12], after[1 << 12];
     struct rlimit unlimited, none;
-    Plans *plans = open_plans();
+    ConvPlans *plans = open_plans();
     CHECK_OK(nn_cuda_plans_store(plans, "kept", "value"));
     size_t size = read_text(path, before, sizeof before);
     CHECK(getrlimit(RLIMIT_FSIZE, &unlimited) == 0);
@@ -292,7 +292,7 @@ static void test_unwritable(const char *path) {
 /* No file, because there is no place for one: the memory of the process does, and says so once. */
 static void test_no_place(const char *path) {
     CHECK(unlink(path) == 0 && mkdir(path, 0700) == 0);
-    Plans *plans = open_plans();
+    ConvPlans *plans = open_plans();
     CHECK(strstr(report_of(plans).note, "it is no file") != NULL);
     CHECK_OK(nn_cuda_plans_store(plans, "a", "1"));
     CHECK_OK(nn_cuda_plans_store(plans, "b", "2"));
@@ -324,11 +324,11 @@ static void test_no_place(const char *path) {
 }
 
 static void test_directories(void) {
-    char cache[PLANS_PATH_BYTES];
+    char cache[CONV_PLANS_PATH_BYTES];
     unsetenv("CGXFFCV_CACHE");
     setenv("HOME", "/somewhere", 1);
     setenv("XDG_CACHE_HOME", home, 1);
-    Plans *plans = open_plans();
+    ConvPlans *plans = open_plans();
     snprintf(cache, sizeof cache, "%s/cgxffcv/NVIDIA", home);
     CHECK(strncmp(report_of(plans).path, cache, strlen(cache)) == 0);
     nn_cuda_plans_close(plans);
@@ -341,7 +341,7 @@ static void test_directories(void) {
     plans = open_plans();
     CHECK(report_of(plans).path[0] == '\0' && report_of(plans).note[0] != '\0');
     nn_cuda_plans_close(plans);
-    Plans *odd = NULL;
+    ConvPlans *odd = NULL;
     setenv("CGXFFCV_CACHE", home, 1);
     CHECK_OK(nn_cuda_plans_open("../../GPU\nof\tno/name", "x", &odd));
     snprintf(cache, sizeof cache, "%s/.._.._GPU_of_no_name__x.plans", home);
@@ -357,7 +357,7 @@ static void test_at_once(void) {
     for (int child = 0; child < 4; child++) {
         children[child] = fork();
         if (children[child] == 0) {
-            Plans *plans = NULL;
+            ConvPlans *plans = NULL;
             bool good = nn_cuda_plans_open(DEVICE, "at once", &plans) == STATUS_OK;
             for (int i = 0; good && i < 25; i++) {
                 char key[32];
@@ -372,22 +372,22 @@ static void test_at_once(void) {
         int result = -1;
         CHECK(waitpid(children[child], &result, 0) == children[child] && result == 0);
     }
-    Plans *plans = NULL;
+    ConvPlans *plans = NULL;
     CHECK_OK(nn_cuda_plans_open(DEVICE, "at once", &plans));
-    PlansReport report = report_of(plans);
+    ConvPlansReport report = report_of(plans);
     CHECK(report.note[0] == '\0' && report.entries >= 25 && report.entries <= 100);
     nn_cuda_plans_close(plans);
 }
 
 int main(void) {
-    char cache[64], path[PLANS_PATH_BYTES], command[128];
+    char cache[64], path[CONV_PLANS_PATH_BYTES], command[128];
     if (mkdtemp(home) == NULL) return 1;
     snprintf(cache, sizeof cache, "%s/deep/er", home);
     setenv("CGXFFCV_CACHE", cache, 1);
     test_round_trip();
     test_two_writers();
     test_refusals();
-    Plans *plans = open_plans();
+    ConvPlans *plans = open_plans();
     memcpy(path, report_of(plans).path, sizeof path);
     nn_cuda_plans_close(plans);
     test_damage(path);

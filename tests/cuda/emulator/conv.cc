@@ -134,8 +134,8 @@ void run_now(const CudaConvShape &s, const void *a, const void *b, void *to) {
 } // namespace
 
 /* The file of plans, opened with the first convolution; NULL: nothing is remembered. */
-static Plans *plans() {
-    static Plans *opened = NULL;
+static ConvPlans *plans() {
+    static ConvPlans *opened = NULL;
     static std::once_flag once;
     std::call_once(once, [] {
         const char *folder = getenv("CGXFFCV_CACHE");
@@ -158,7 +158,7 @@ static double time_once(const CudaConvShape &s) {
 /* From the file, or timed now. */
 static Status choose(CudaConv *conv) {
     const CudaConvShape &s = conv->shape;
-    char key[PLANS_KEY_BYTES], value[PLANS_VALUE_BYTES];
+    char key[CONV_PLANS_KEY_BYTES], value[CONV_PLANS_VALUE_BYTES];
     int end = 0;
     bool own = false;
     double nanoseconds = 0;
@@ -216,7 +216,7 @@ extern "C" void nn_cuda_conv_describe(const CudaConv *conv, NnAlgorithm *out) {
 }
 
 extern "C" void nn_cuda_convs_describe(const CudaConvs *, NnPlanLibrary *out) {
-    PlansReport report = {};
+    ConvPlansReport report = {};
     if (plans() != NULL) nn_cuda_plans_report(plans(), &report);
     snprintf(out->name, sizeof out->name, "the emulator's plain loops");
     snprintf(out->cache, sizeof out->cache, "%s", report.path);

@@ -27,7 +27,7 @@ typedef struct Library {
     cudnnHandle_t handle;
     DeviceStream *stream; /* the handle's, */
     bool stream_set;      /* if this is */
-    Plans *plans;
+    ConvPlans *plans;
     double compile_seconds;
 } Library;
 
@@ -44,7 +44,7 @@ struct CudaConv {
     NnAlgorithmSource source;
     Descriptor pack; /* of these operands and workspace */
     void *operands[OPERANDS], *workspace;
-    char text[PLANS_VALUE_BYTES + 96];
+    char text[CONV_PLANS_VALUE_BYTES + 96];
 };
 
 /* ---- timing ---- */
@@ -343,7 +343,7 @@ static void conv_describe(CudaConv *conv, NnAlgorithmSource source, const char *
 static Status search_plan(CudaConv *conv, const CudaConvShape *shape, const char *key) {
     Status status = STATUS_OK;
     Search *search = NULL;
-    char value[PLANS_VALUE_BYTES], how[32];
+    char value[CONV_PLANS_VALUE_BYTES], how[32];
     TRY(memory_calloc(1, sizeof *search, &search));
     search->convs = conv->convs;
     search->shape = shape;
@@ -460,21 +460,21 @@ void nn_cuda_convs_destroy(CudaConvs *convs) {
 
 void nn_cuda_convs_describe(const CudaConvs *convs, NnPlanLibrary *out) {
     size_t version = nn_cudnn.cudnnGetVersion();
-    PlansReport report;
+    ConvPlansReport report;
     nn_cuda_plans_report(convs->library->plans, &report);
     snprintf(out->name, sizeof out->name, "cuDNN %zu.%zu.%zu", version / 10000, version % 10000 / 100, version % 100);
     snprintf(out->cache, sizeof out->cache, "%s", report.path);
     snprintf(out->note, sizeof out->note, "%s", report.note);
 }
 
-static void make_key(const CudaConvShape *s, char key[PLANS_KEY_BYTES]) {
+static void make_key(const CudaConvShape *s, char key[CONV_PLANS_KEY_BYTES]) {
     static const char *const passes[] = {
         [CUDA_CONV_FORWARD] = "forward", [CUDA_CONV_DATA] = "data", [CUDA_CONV_FILTER] = "filter"};
     static const char *const precisions[] = {[PRECISION_AUTO] = "auto",
                                              [PRECISION_FLOAT32] = "float32",
                                              [PRECISION_BFLOAT16] = "bfloat16",
                                              [PRECISION_FLOAT16] = "float16"};
-    snprintf(key, PLANS_KEY_BYTES, "%s %s%s n%d in %dx%dx%d out %dx%dx%d kernel %d stride %d padding %d",
+    snprintf(key, CONV_PLANS_KEY_BYTES, "%s %s%s n%d in %dx%dx%d out %dx%dx%d kernel %d stride %d padding %d",
              passes[s->pass], precisions[s->precision], s->deterministic ? " deterministic" : "", s->images,
              s->in_height, s->in_width, s->in_channels, s->out_height, s->out_width, s->out_channels, s->kernel,
              s->stride, s->padding);
@@ -502,7 +502,7 @@ Status nn_cuda_conv_create(CudaConvs *convs, const CudaConvShape *shape, CudaCon
     Status status = STATUS_OK;
     CudaConv *conv = NULL;
     Library *library = convs->library;
-    char key[PLANS_KEY_BYTES], value[PLANS_VALUE_BYTES];
+    char key[CONV_PLANS_KEY_BYTES], value[CONV_PLANS_VALUE_BYTES];
     TRY(check_shape(convs, shape));
     make_key(shape, key);
     pthread_mutex_lock(&library->lock);

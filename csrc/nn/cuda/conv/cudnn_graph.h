@@ -24,7 +24,7 @@ typedef struct Candidate {
     int64_t workspace_bytes;
     bool compiled; /* when its plan is made */
     float milliseconds;
-    char text[PLANS_VALUE_BYTES]; /* engine and knobs */
+    char text[CONV_PLANS_VALUE_BYTES]; /* engine and knobs */
 } Candidate;
 
 Status nn_cuda_conv_failed(cudnnStatus_t error, const char *what);

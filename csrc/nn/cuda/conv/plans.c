@@ -20,11 +20,11 @@
 #define MAX_FILE_BYTES (4u << 20)
 #define IDENTITY_BYTES 320
 #define NAME_BYTES 160
-#define DIRECTORY_BYTES (PLANS_PATH_BYTES - NAME_BYTES - 8)
+#define DIRECTORY_BYTES (CONV_PLANS_PATH_BYTES - NAME_BYTES - 8)
 #define LEAST_ROOM 32
 
 typedef struct Entry {
-    char key[PLANS_KEY_BYTES], value[PLANS_VALUE_BYTES];
+    char key[CONV_PLANS_KEY_BYTES], value[CONV_PLANS_VALUE_BYTES];
     bool own; /* found by this process: newer than what is on disk */
 } Entry;
 
@@ -33,11 +33,11 @@ typedef struct Entries {
     int count, room;
 } Entries;
 
-struct Plans {
+struct ConvPlans {
     pthread_mutex_t lock;
     Entries entries;
-    char directory[DIRECTORY_BYTES], path[PLANS_PATH_BYTES], identity[IDENTITY_BYTES];
-    char note[PLANS_NOTE_BYTES];
+    char directory[DIRECTORY_BYTES], path[CONV_PLANS_PATH_BYTES], identity[IDENTITY_BYTES];
+    char note[CONV_PLANS_NOTE_BYTES];
     bool unwritable;
     int hits, misses;
 };
@@ -50,7 +50,7 @@ static bool printable(const char *text, size_t length, size_t room) {
     return true;
 }
 
-static void note(Plans *plans, const char *what, const char *why) {
+static void note(ConvPlans *plans, const char *what, const char *why) {
     if (plans->note[0] == '\0') snprintf(plans->note, sizeof plans->note, "%s %s: %s", what, plans->path, why);
 }
 
@@ -62,7 +62,7 @@ static Entry *find_entry(const Entries *entries, const char *key) {
 }
 
 static Status plans_make_room(Entries *entries) {
-    if (entries->count == PLANS_MAX_ENTRIES) { /* the oldest gives way */
+    if (entries->count == CONV_PLANS_MAX_ENTRIES) { /* the oldest gives way */
         entries->count--;
         memmove(entries->list, entries->list + 1, (size_t)entries->count * sizeof *entries->list);
     }
@@ -115,7 +115,7 @@ static void file_name(const char *identity, char out[NAME_BYTES]) {
     out[used] = '\0';
 }
 
-static void choose_path(Plans *plans, const char *device, const char *library) {
+static void choose_path(ConvPlans *plans, const char *device, const char *library) {
     char name[NAME_BYTES];
     snprintf(plans->identity, sizeof plans->identity, "%.150s, %.150s", device, library);
     for (char *c = plans->identity; *c != '\0'; c++) {
@@ -191,7 +191,7 @@ static Status parse(const char *text, size_t size, const char *identity, Entries
     if (!take_line(&at, end, FORMAT_LINE)) FAIL(STATUS_FORMAT, "it is of another version");
     if (!take_line(&at, end, first)) FAIL(STATUS_FORMAT, "it belongs to another GPU or library");
     while (at < end) {
-        char key[PLANS_KEY_BYTES], value[PLANS_VALUE_BYTES];
+        char key[CONV_PLANS_KEY_BYTES], value[CONV_PLANS_VALUE_BYTES];
         const char *line_end = memchr(at, '\n', (size_t)(end - at));
         const char *tab = line_end == NULL ? NULL : memchr(at, '\t', (size_t)(line_end - at));
         if (tab == NULL || !printable(at, (size_t)(tab - at), sizeof key) ||
@@ -207,7 +207,7 @@ static Status parse(const char *text, size_t size, const char *identity, Entries
 }
 
 /* What is on disk; nothing, with a note, if that is unusable. Fails only for lack of memory. */
-static Status load_file(Plans *plans, Entries *entries) {
+static Status load_file(ConvPlans *plans, Entries *entries) {
     char *text = NULL;
     size_t size = 0;
     if (plans->path[0] == '\0') return STATUS_OK;
@@ -222,7 +222,7 @@ static Status load_file(Plans *plans, Entries *entries) {
 
 /* ---- writing ---- */
 
-static Status plans_spell(const Plans *plans, char **out, size_t *size) {
+static Status plans_spell(const ConvPlans *plans, char **out, size_t *size) {
     char *text = NULL;
     size_t room = sizeof FORMAT_LINE + IDENTITY_BYTES + END_BYTES + 16, used;
     for (int i = 0; i < plans->entries.count; i++) {
@@ -241,7 +241,7 @@ static Status plans_spell(const Plans *plans, char **out, size_t *size) {
     return STATUS_OK;
 }
 
-static Status write_file(const Plans *plans) {
+static Status write_file(const ConvPlans *plans) {
     Status status = STATUS_OK;
     AtomicFile *file = NULL;
     char *text = NULL;
@@ -259,7 +259,7 @@ done:
 }
 
 /* Takes up what other processes have written since: theirs, but for what this one found itself. */
-static Status merge_file(Plans *plans) {
+static Status merge_file(ConvPlans *plans) {
     Status status = STATUS_OK;
     Entries fresh = {0};
     TRY_GOTO(load_file(plans, &fresh));
@@ -278,9 +278,9 @@ done:
 
 /* ---- the cache ---- */
 
-Status nn_cuda_plans_open(const char *device, const char *library, Plans **out) {
+Status nn_cuda_plans_open(const char *device, const char *library, ConvPlans **out) {
     Status status = STATUS_OK;
-    Plans *plans = NULL;
+    ConvPlans *plans = NULL;
     TRY(memory_calloc(1, sizeof *plans, &plans));
     int failed = pthread_mutex_init(&plans->lock, NULL);
     if (failed != 0) {
@@ -296,14 +296,14 @@ done:
     return status;
 }
 
-void nn_cuda_plans_close(Plans *plans) {
+void nn_cuda_plans_close(ConvPlans *plans) {
     if (plans == NULL) return;
     pthread_mutex_destroy(&plans->lock);
     memory_free(plans->entries.list);
     memory_free(plans);
 }
 
-bool nn_cuda_plans_find(Plans *plans, const char *key, char value[PLANS_VALUE_BYTES], bool *own) {
+bool nn_cuda_plans_find(ConvPlans *plans, const char *key, char value[CONV_PLANS_VALUE_BYTES], bool *own) {
     pthread_mutex_lock(&plans->lock);
     const Entry *entry = find_entry(&plans->entries, key);
     if (entry == NULL) {
@@ -317,10 +317,11 @@ bool nn_cuda_plans_find(Plans *plans, const char *key, char value[PLANS_VALUE_BY
     return entry != NULL;
 }
 
-Status nn_cuda_plans_store(Plans *plans, const char *key, const char *value) {
-    if (!printable(key, strlen(key), PLANS_KEY_BYTES) || !printable(value, strlen(value), PLANS_VALUE_BYTES)) {
+Status nn_cuda_plans_store(ConvPlans *plans, const char *key, const char *value) {
+    if (!printable(key, strlen(key), CONV_PLANS_KEY_BYTES) ||
+        !printable(value, strlen(value), CONV_PLANS_VALUE_BYTES)) {
         FAIL(STATUS_ARGUMENT, "a plan's key and value must be one line of text of less than %d and %d bytes",
-             PLANS_KEY_BYTES, PLANS_VALUE_BYTES);
+             CONV_PLANS_KEY_BYTES, CONV_PLANS_VALUE_BYTES);
     }
     pthread_mutex_lock(&plans->lock);
     Status status = put_entry(&plans->entries, key, value, true);
@@ -335,9 +336,9 @@ Status nn_cuda_plans_store(Plans *plans, const char *key, const char *value) {
     return status;
 }
 
-void nn_cuda_plans_report(Plans *plans, PlansReport *out) {
+void nn_cuda_plans_report(ConvPlans *plans, ConvPlansReport *out) {
     pthread_mutex_lock(&plans->lock);
-    *out = (PlansReport){.hits = plans->hits, .misses = plans->misses, .entries = plans->entries.count};
+    *out = (ConvPlansReport){.hits = plans->hits, .misses = plans->misses, .entries = plans->entries.count};
     memcpy(out->path, plans->path, sizeof out->path);
     memcpy(out->note, plans->note, sizeof out->note);
     pthread_mutex_unlock(&plans->lock);
