@@ -27,10 +27,12 @@ class Network(nn.Module):
         self.nodes, self.classes = json.loads(about["nodes"]), json.loads(about["classes"])
         self.register_buffer("mean", torch.empty(1, 3, 1, 1))
         self.register_buffer("std", torch.empty(1, 3, 1, 1))
-        channels = 3
+        channels, last = {None: 3}, None
         for node in self.nodes:
-            self._place(node["name"], self._layer(node, channels))
-            channels = node.get("channels", channels)
+            read = channels[node.get("reads") or last]
+            self._place(node["name"], self._layer(node, read))
+            last = node["name"]
+            channels[last] = node.get("channels", read)
         self.load_state_dict(tensors)
 
     def _layer(self, node, channels):
@@ -39,7 +41,7 @@ class Network(nn.Module):
             return nn.Conv2d(channels, node["channels"], *sizes, bias=node["bias"])
         if node["kind"] == "norm":
             return nn.BatchNorm2d(channels, node["eps"], momentum=1 - node["keep"])
-        return nn.Linear(channels, node["classes"], bias=False)
+        return nn.Linear(channels, node["classes"], bias=node["bias"])
 
     def _place(self, name, layer):
         """b1.conv1 becomes layer conv1 of module b1."""
@@ -55,7 +57,7 @@ class Network(nn.Module):
             layer, pool = self.get_submodule(node["name"]), node.get("pool")
             if pool and node["pool_place"] == "before":
                 x = F.max_pool2d(x, pool)
-            x = layer(x)
+            x = layer(outputs[node["reads"]] if node.get("reads") else x)
             added = outputs[node["residual"]] if node.get("residual") else None
             if added is not None and node["residual_place"] == "before":
                 x = x + added
@@ -63,7 +65,8 @@ class Network(nn.Module):
             if added is not None and node["residual_place"] == "after":
                 x = x + added
             outputs[node["name"]] = x = F.max_pool2d(x, pool) if pool and node["pool_place"] == "after" else x
-        return self.get_submodule(head["name"])(x.amax((2, 3))) * head["scale"]
+        x = x.mean((2, 3)) if head["pool"] == "average" else x.amax((2, 3))
+        return self.get_submodule(head["name"])(x) * head["scale"]
 
 
 if __name__ == "__main__":

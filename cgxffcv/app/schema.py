@@ -218,7 +218,9 @@ SCHEMA: dict[str, Param] = {
     "training.epochs": number(None, "passes over the training set", 0, 1e6, above=True),
     "training.lr": number(None, "learning rate (the highest of the schedule)", 0),
     "training.momentum": number(None, "momentum of SGD", 0, 1, below=True),
-    "training.lr_peak_epoch": number(None, "epoch at which the rate of recipes resnet9 and ffcv is highest", 0),
+    "training.lr_peak_epoch": number(
+        None, "epoch at which the rate of recipes resnet9, ffcv and resnet18 is highest", 0
+    ),
     "training.weight_decay": number(None, "weight decay", 0),
     "training.label_smoothing": number(None, "label smoothing", 0, 1, below=True),
     "training.lr_tta": boolean(None, "test on the mean of each image and its mirror"),

@@ -14,7 +14,7 @@ classes = nn.load("runs/cifar/best.safetensors").predict(images)   # uint8 (n, 3
 """
 
 from cgxffcv.nn.classifier import Classifier, load
-from cgxffcv.nn.describe import Conv, Description, Head, Norm, airbench, resnet9
+from cgxffcv.nn.describe import Conv, Description, Head, Norm, airbench, resnet9, resnet18
 from cgxffcv.nn.network import Layer, Network, Statistic
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "Statistic",
     "airbench",
     "load",
+    "resnet18",
     "resnet9",
 ]

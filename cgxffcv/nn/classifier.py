@@ -145,11 +145,10 @@ def _names(state: Mapping[str, Any], recipe: Recipe, where: str) -> tuple[str, .
 
 def _check_size(description: Description, state: Mapping[str, Any]) -> None:
     """ValueError unless the filters are in the state: before memory for them is asked for."""
-    channels = description.image_channels
+    channels = description.channels_read()
     for node in description.nodes:
         if isinstance(node, Conv):
-            _take(state, f"{node.name}.weight", (node.channels, node.kernel, node.kernel, channels))
-            channels = node.channels
+            _take(state, f"{node.name}.weight", (node.channels, node.kernel, node.kernel, channels[node.name]))
 
 
 def _take(state: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> np.ndarray:

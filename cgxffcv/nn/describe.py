@@ -1,4 +1,7 @@
-"""Descriptions of networks. Each node reads the one before it; the first reads the images."""
+"""Descriptions of networks. The first node reads the images, every other one the node before it, unless it names one.
+
+The output of a node is used once or twice: read by one convolution, or by two, or read by one and added by a norm.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-__all__ = ["Conv", "Description", "Head", "Node", "Norm", "airbench", "resnet9"]
+__all__ = ["Conv", "Description", "Head", "Node", "Norm", "airbench", "resnet18", "resnet9"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,7 @@ class Conv:
     `bias`, `activation` and `frozen` filters (set from outside, never trained) only where it reads the images: anywhere
     else a norm follows and brings both. Initialisation of the filters: "uniform" within 1/sqrt(fan in), or "identity":
     the same, then the first min(in, out) filters pass their channel on. The bias starts "uniform" or at "zero".
+    `reads`: the name of an earlier norm whose output it reads; None: the node before it.
     """
 
     kind: ClassVar[str] = "conv"
@@ -31,6 +35,7 @@ class Conv:
     bias_init: str = "uniform"
     activation: str = "none"
     frozen: bool = False
+    reads: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,10 @@ class Norm:
 
 @dataclass(frozen=True)
 class Head:
-    """Global max pool, linear layer without bias, output times `scale`; its loss is softmax cross entropy.
+    """Global pool ("max" or "average"), linear layer, output times `scale`; its loss is softmax cross entropy.
 
-    `init`: "uniform" within 1/sqrt(fan in), or "unit": rescaled to standard deviation 1.
+    `init`: "uniform" within 1/sqrt(fan in), or "unit": rescaled to standard deviation 1. `bias`: whether the linear
+    layer has one, which starts uniform within 1/sqrt(fan in).
     """
 
     kind: ClassVar[str] = "head"
@@ -69,6 +75,8 @@ class Head:
     scale: float = 1.0
     init: str = "uniform"
     block: int = 0
+    pool: str = "max"
+    bias: bool = False
 
 
 Node = Conv | Norm | Head
@@ -83,23 +91,34 @@ class Description:
     image_channels: int = 3
 
     def core(self) -> list[dict[str, Any]]:
-        """The nodes as the C core takes them; ValueError for a residual that is no earlier node."""
+        """The nodes as the C core takes them; ValueError for a node read or added that is no earlier one."""
         names = [node.name for node in self.nodes]
         return [_core_node(node, names[:i]) for i, node in enumerate(self.nodes)]
 
+    def channels_read(self) -> dict[str, int]:
+        """The channels that each node reads, by its name."""
+        return {node.name: channels for node, (channels, _) in zip(self.nodes, self._read(1 << 12), strict=True)}
+
+    def _read(self, size: int) -> Iterator[tuple[int, int]]:
+        """What each node reads of images of size x size pixels: channels, and pixels of a side."""
+        outputs, last = {}, (self.image_channels, size)
+        for node in self.nodes:
+            channels, pixels = outputs[node.reads] if isinstance(node, Conv) and node.reads is not None else last
+            yield channels, pixels
+            if isinstance(node, Conv):
+                last = node.channels, (pixels + 2 * node.padding - node.kernel) // node.stride + 1
+            elif isinstance(node, Norm):
+                last = channels, pixels // (node.pool or 1)
+            outputs[node.name] = last
+
     def _products(self, size: int) -> Iterator[tuple[Node, int]]:
         """The nodes, each with its multiply-adds for one image of size x size pixels."""
-        channels, pixels = self.image_channels, size
-        for node in self.nodes:
+        for node, (channels, pixels) in zip(self.nodes, self._read(size), strict=True):
             if isinstance(node, Conv):
-                pixels = (pixels + 2 * node.padding - node.kernel) // node.stride + 1
-                yield node, pixels**2 * node.channels * channels * node.kernel**2
-                channels = node.channels
-            elif isinstance(node, Norm):
-                pixels //= node.pool or 1
-                yield node, 0
+                side = (pixels + 2 * node.padding - node.kernel) // node.stride + 1
+                yield node, side**2 * node.channels * channels * node.kernel**2
             else:
-                yield node, node.classes * channels
+                yield node, node.classes * channels if isinstance(node, Head) else 0
 
     def macs(self, size: int) -> int:
         """Multiply-adds of the forward pass of one image of size x size pixels."""
@@ -122,10 +141,20 @@ class Description:
 def _core_node(node: Node, earlier: list[str]) -> dict[str, Any]:
     fields = {"kind": node.kind, **vars(node)}
     if isinstance(node, Norm):
-        if node.residual is not None and node.residual not in earlier:
-            raise ValueError(f"node {node.name!r}: residual names {node.residual!r}, which is no earlier node")
-        fields["residual"] = -1 if node.residual is None else earlier.index(node.residual)
+        fields["residual"] = -1 if node.residual is None else _index(node, "residual", earlier)
+    elif isinstance(node, Conv):
+        fields["reads"] = 0 if node.reads is None else _index(node, "reads", earlier[1:], 1)
+    else:
+        fields |= {"head_pool": fields.pop("pool"), "bias_init": "uniform"}
     return fields
+
+
+def _index(node: Node, what: str, earlier: list[str], first: int = 0) -> int:
+    """The number of the node that `what` of `node` names, among the earlier ones from number `first` on."""
+    name = getattr(node, what)
+    if name not in earlier:
+        raise ValueError(f"node {node.name!r}: {what} names {name!r}, which is no earlier norm")
+    return earlier.index(name) + first
 
 
 def resnet9(classes: int = 10, keep: float = 0.9) -> Description:
@@ -150,6 +179,51 @@ def resnet9(classes: int = 10, keep: float = 0.9) -> Description:
     add(8, min(max(128, -(-classes // 64) * 64), 512), padding=0)
     nodes.append(Head("head", classes, scale=0.2, block=8))
     return Description("resnet9", tuple(nodes))
+
+
+def resnet18(
+    classes: int = 10,
+    *,
+    widths: Sequence[int] = (64, 128, 256, 512),
+    activation: str = "relu",
+    keep: float = 0.9,
+    head_scale: float = 1.0,
+) -> Description:
+    """ResNet-18 (He et al., arXiv 1512.03385) for small images: 11,173,962 parameters with 10 classes.
+
+    The first convolution is 3 x 3 with stride 1 and no pool follows it, so that an image of 32 x 32 pixels reaches the
+    head as 4 x 4. Four stages of two basic blocks, with `widths` channels; the first block of stages 2 to 4 halves the
+    side. The head takes the average over the map, and its linear layer has a bias; `head_scale` is a factor of its
+    output. ValueError unless there are four widths.
+    """
+    if len(widths) != 4:
+        raise ValueError(f"widths must be four numbers of channels, not {tuple(widths)}")
+    first = Norm("norm1", activation, block=1, keep=keep)
+    nodes: list[Node] = [Conv("conv1", widths[0], block=1), first]
+    channels, block = widths[0], 1
+    for stage, width in enumerate(widths, start=1):
+        for index in (1, 2):
+            stride = 2 if stage > 1 and index == 1 else 1
+            block += 1
+            norm = replace(first, name=f"s{stage}b{index}", block=block)
+            nodes += _basic_block(nodes[-1].name, width, stride, stride > 1 or width != channels, norm)
+            channels = width
+    nodes.append(Head("head", classes, scale=head_scale, block=block, pool="average", bias=True))
+    return Description("resnet18", tuple(nodes))
+
+
+def _basic_block(x: str, width: int, stride: int, projected: bool, norm: Norm) -> Iterator[Node]:
+    """Two convolutions with norms, to whose output the shortcut is added before the last activation: x itself, or,
+    `projected`, a 1 x 1 convolution of it with a norm. `norm`: the block's norms, with its name."""
+    name, block = norm.name, norm.block
+    shortcut = f"{name}.shortcut_norm" if projected else x
+    if projected:
+        yield Conv(f"{name}.shortcut", width, 1, stride, 0, block=block)
+        yield replace(norm, name=shortcut, activation="none")
+    yield Conv(f"{name}.conv1", width, 3, stride, block=block, reads=x if projected else None)
+    yield replace(norm, name=f"{name}.norm1")
+    yield Conv(f"{name}.conv2", width, block=block)
+    yield replace(norm, name=f"{name}.norm2", residual=shortcut, residual_place="before")
 
 
 def airbench(

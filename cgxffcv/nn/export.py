@@ -25,10 +25,11 @@ def _arrays(classifier: Classifier, node: Node) -> dict[str, np.ndarray]:
     """A node's values as PyTorch's layers name and lay them out: filters (out, in, row, column)."""
     network, name = classifier.network, node.name
     if isinstance(node, Head):
-        return {"weight": network.parameter(f"{name}.weight").copy()}
-    if isinstance(node, Conv):
-        filters = np.ascontiguousarray(network.parameter(f"{name}.weight").transpose(0, 3, 1, 2))
-        return {"weight": filters} | ({"bias": network.parameter(f"{name}.bias").copy()} if node.bias else {})
+        weights = network.parameter(f"{name}.weight").copy()
+    elif isinstance(node, Conv):
+        weights = np.ascontiguousarray(network.parameter(f"{name}.weight").transpose(0, 3, 1, 2))
+    if not isinstance(node, Norm):
+        return {"weight": weights} | ({"bias": network.parameter(f"{name}.bias").copy()} if node.bias else {})
     bias = network.parameter(f"{name}.bias").copy()
     return {
         "weight": network.parameter(f"{name}.scale").copy() if node.scale else np.ones_like(bias),
@@ -109,10 +110,11 @@ def _add_node(graph: _Graph, classifier: Classifier, node: Node, x: str, outputs
     if isinstance(node, Norm):
         return _add_norm(graph, node, x, values, outputs)
     if isinstance(node, Conv):
+        x = x if node.reads is None else outputs[node.reads]
         padding = [node.padding] * 4
         return graph.activate(node.activation, graph.add("Conv", x, *values, strides=[node.stride] * 2, pads=padding))
-    x = graph.add("Flatten", graph.add("GlobalMaxPool", x))
-    return graph.add("Gemm", x, *values, transB=1, alpha=node.scale)
+    x = graph.add("Flatten", graph.add("GlobalAveragePool" if node.pool == "average" else "GlobalMaxPool", x))
+    return graph.add("Gemm", x, *values, transB=1, alpha=node.scale, beta=node.scale)
 
 
 def _proto(classifier: Classifier) -> Any:

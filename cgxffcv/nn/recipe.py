@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cgxffcv.nn.describe import Description, airbench, resnet9
+from cgxffcv.nn.describe import Description, airbench, resnet9, resnet18
 from cgxffcv.recipes import Recipe
 
 __all__ = ["describe"]
@@ -13,6 +13,14 @@ def describe(recipe: Recipe) -> Description:
     keep = 1.0 - recipe.norm_momentum
     if recipe.network == "resnet9":
         return resnet9(recipe.classes, keep=keep)
+    if recipe.network == "resnet18":
+        return resnet18(
+            recipe.classes,
+            widths=recipe.widths,
+            activation=recipe.activation,
+            keep=keep,
+            head_scale=recipe.head_scale,
+        )
     return airbench(
         recipe.widths,
         classes=recipe.classes,

@@ -200,11 +200,18 @@ def _decay(product: float, rate: float) -> float:
 
 
 def _sgd(recipe: Recipe, per_epoch: int, steps: int, batch: int) -> tuple[Group, ...]:
-    rule = Sgd(recipe.momentum, recipe.weight_decay)
     points = _points(recipe, per_epoch, steps)
-    if recipe.network == "airbench":
-        return _by_blocks("all", rule, recipe.lr, points, ALL_KINDS, recipe, per_epoch, steps)
-    return (Group("all", rule, recipe.lr, points),)
+    parts = [("all", ALL_KINDS, recipe.weight_decay)]
+    if recipe.decay_on == "weights":
+        parts = [("weights", (FILTERS, LINEAR), recipe.weight_decay), ("others", (BIAS, NORM_SCALE, NORM_BIAS), 0.0)]
+    groups: list[Group] = []
+    for name, kinds, decay in parts:
+        rule = Sgd(recipe.momentum, decay, recipe.nesterov)
+        if recipe.network == "airbench":
+            groups += _by_blocks(name, rule, recipe.lr, points, kinds, recipe, per_epoch, steps)
+        else:
+            groups.append(Group(name, rule, recipe.lr, points, kinds))
+    return tuple(groups)
 
 
 def _by_blocks(

@@ -3,6 +3,23 @@
 
 #include "nn/private.h"
 
+int nn_desc_source(const NnModelDesc *desc, int index) {
+    const NnNodeDesc *node = &desc->nodes[index];
+    return node->kind == NODE_CONV && node->reads > 0 ? node->reads : index - 1;
+}
+
+NnUsers nn_desc_users(const NnModelDesc *desc, int index) {
+    NnUsers users = {-1, -1, -1};
+    for (int i = desc->count - 1; i > index; i--) {
+        const NnNodeDesc *node = &desc->nodes[i];
+        if (node->residual_place != RESIDUAL_NONE && node->residual == index) users.adder = i;
+        if (nn_desc_source(desc, i) != index) continue;
+        users.second_reader = users.reader;
+        users.reader = i;
+    }
+    return users;
+}
+
 int nn_desc_channels(const NnModelDesc *desc, int index) {
     if (index < 0) return desc->image_channels;
     const NnNodeDesc *node = &desc->nodes[index];
@@ -24,16 +41,18 @@ static Status check_conv(const NnModelDesc *desc, int index) {
     TRY(check_range(node, "the kernel size", node->kernel, 1, 15));
     TRY(check_range(node, "the stride", node->stride, 1, 8));
     TRY(check_range(node, "the padding", node->padding, 0, node->kernel - 1));
+    TRY(check_range(node, "the node that it reads", node->reads, 0, index > 0 ? index - 1 : 0));
     if (index > 0) {
+        const NnNodeDesc *source = &desc->nodes[nn_desc_source(desc, index)];
         if (node->bias || node->activation != ACTIVATION_NONE || node->frozen_filters) {
             FAIL(STATUS_ARGUMENT,
                  "node \"%s\": only a convolution that reads the images may have a bias, an activation or frozen "
                  "filters; a norm after it brings both",
                  node->name);
         }
-        if (index > 1 && desc->nodes[index - 1].kind == NODE_CONV) {
+        if (index > 1 && source->kind == NODE_CONV) {
             FAIL(STATUS_ARGUMENT, "node \"%s\" reads the convolution \"%s\": put a norm between them", node->name,
-                 desc->nodes[index - 1].name);
+                 source->name);
         }
     }
     return STATUS_OK;
@@ -88,16 +107,24 @@ static Status check_head(const NnModelDesc *desc, int index) {
     return STATUS_OK;
 }
 
-static Status check_adders(const NnModelDesc *desc) {
-    bool added[NN_MAX_NODES] = {false};
-    for (int i = 0; i < desc->count; i++) {
+/* The gradient of an output has two addends at most, and every output but the last is used. */
+static Status check_users(const NnModelDesc *desc) {
+    int uses[NN_MAX_NODES] = {0}, adds[NN_MAX_NODES] = {0};
+    for (int i = 1; i < desc->count; i++) {
         const NnNodeDesc *node = &desc->nodes[i];
-        if (node->kind != NODE_NORM || node->residual_place == RESIDUAL_NONE) continue;
-        if (added[node->residual]) {
-            FAIL(STATUS_ARGUMENT, "the output of node \"%s\" is added by two nodes; one at most",
-                 desc->nodes[node->residual].name);
+        uses[nn_desc_source(desc, i)]++;
+        if (node->residual_place == RESIDUAL_NONE) continue;
+        uses[node->residual]++;
+        adds[node->residual]++;
+    }
+    for (int i = 0; i < desc->count - 1; i++) {
+        const char *name = desc->nodes[i].name;
+        if (uses[i] == 0) FAIL(STATUS_ARGUMENT, "nobody uses the output of node \"%s\"", name);
+        if (adds[i] > 1) {
+            FAIL(STATUS_ARGUMENT, "the output of node \"%s\" is added by %d nodes; one at most", name, adds[i]);
         }
-        added[node->residual] = true;
+        if (uses[i] > 2)
+            FAIL(STATUS_ARGUMENT, "the output of node \"%s\" is used %d times; two at most", name, uses[i]);
     }
     return STATUS_OK;
 }
@@ -117,6 +144,7 @@ static Status check_node(const NnModelDesc *desc, int index) {
     TRY(check_range(node, "the bias's initialisation", (int)node->bias_init, INIT_UNIFORM, INIT_ZERO));
     TRY(check_range(node, "the pool's place", (int)node->pool_place, POOL_NONE, POOL_AFTER_ACTIVATION));
     TRY(check_range(node, "the residual's place", (int)node->residual_place, RESIDUAL_NONE, RESIDUAL_AFTER_ACTIVATION));
+    TRY(check_range(node, "the head's pool", (int)node->head_pool, HEAD_POOL_MAX, HEAD_POOL_AVERAGE));
     TRY(check_range(node, "the block", node->block, index == 0 ? 0 : desc->nodes[index - 1].block, 1000));
     switch (node->kind) {
     case NODE_CONV:
@@ -140,5 +168,5 @@ Status nn_desc_check(const NnModelDesc *desc) {
         FAIL(STATUS_ARGUMENT, "the first node must be a convolution that reads the images");
     }
     for (int i = 0; i < desc->count; i++) TRY(check_node(desc, i));
-    return check_adders(desc);
+    return check_users(desc);
 }

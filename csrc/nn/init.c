@@ -48,7 +48,7 @@ static void fill_layer(const NnModelDesc *desc, const NnLayer *layer, uint64_t s
         memset(to, 0, layer->elems * sizeof *to);
         return;
     }
-    double fan_in = nn_desc_channels(desc, layer->node - 1);
+    double fan_in = nn_desc_channels(desc, nn_desc_source(desc, layer->node));
     if (node->kind == NODE_CONV) fan_in *= (double)node->kernel * node->kernel;
     fill_uniform(layer, seed, 1.0 / sqrt(fan_in), to);
     if (layer->kind == LAYER_FILTERS && init == INIT_IDENTITY) set_identity(layer, to);

@@ -42,7 +42,7 @@ static Status add_layer(NnModel *model, int index, NnLayerKind kind, const char 
 
 static Status add_conv_layers(NnModel *model, int index, bool trained) {
     const NnNodeDesc *node = &model->desc.nodes[index];
-    int64_t in = nn_desc_channels(&model->desc, index - 1);
+    int64_t in = nn_desc_channels(&model->desc, nn_desc_source(&model->desc, index));
     if (node->frozen_filters != trained) {
         TRY(add_layer(model, index, LAYER_FILTERS, "weight", trained, 4,
                       (int64_t[]){node->out_channels, node->kernel, node->kernel, in}));
@@ -61,6 +61,13 @@ static Status add_norm_layers(NnModel *model, int index) {
     return add_layer(model, index, LAYER_NORM_BIAS, "bias", true, 1, &channels);
 }
 
+static Status add_head_layers(NnModel *model, int index) {
+    const NnNodeDesc *node = &model->desc.nodes[index];
+    int64_t classes = node->out_channels, in = nn_desc_channels(&model->desc, index - 1);
+    TRY(add_layer(model, index, LAYER_LINEAR, "weight", true, 2, (int64_t[]){classes, in}));
+    return node->bias ? add_layer(model, index, LAYER_BIAS, "bias", true, 1, &classes) : STATUS_OK;
+}
+
 /* In the order in which backward finishes them; then the frozen ones. */
 static Status lay_out(NnModel *model) {
     for (int i = model->desc.count - 1; i >= 0; i--) {
@@ -70,8 +77,7 @@ static Status lay_out(NnModel *model) {
         } else if (node->kind == NODE_NORM) {
             TRY(add_norm_layers(model, i));
         } else {
-            TRY(add_layer(model, i, LAYER_LINEAR, "weight", true, 2,
-                          (int64_t[]){node->out_channels, nn_desc_channels(&model->desc, i - 1)}));
+            TRY(add_head_layers(model, i));
         }
     }
     for (int i = 0; i < model->desc.count; i++) {

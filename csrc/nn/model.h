@@ -32,10 +32,11 @@ typedef enum Activation { ACTIVATION_NONE, ACTIVATION_RELU, ACTIVATION_GELU, ACT
 typedef enum NnNodeKind {
     NODE_CONV, /* convolution; with bias and activation only when it reads the images */
     NODE_NORM, /* [max pool,] batch norm, activation [, max pool or residual] in one; reads a convolution */
-    NODE_HEAD  /* global max pool, linear without bias, times `scale`, softmax cross entropy; reads a norm */
+    NODE_HEAD  /* global pool, linear [with bias], times `scale`, softmax cross entropy; reads a norm */
 } NnNodeKind;
 
 typedef enum PoolPlace { POOL_NONE, POOL_BEFORE_NORM, POOL_AFTER_ACTIVATION } PoolPlace;
+typedef enum HeadPool { HEAD_POOL_MAX, HEAD_POOL_AVERAGE } HeadPool;
 typedef enum ResidualPlace { RESIDUAL_NONE, RESIDUAL_BEFORE_ACTIVATION, RESIDUAL_AFTER_ACTIVATION } ResidualPlace;
 
 typedef enum Initialisation {
@@ -45,7 +46,8 @@ typedef enum Initialisation {
     INIT_ZERO      /* for biases */
 } Initialisation;
 
-/* One node. Unused fields are zero. The first node reads the images, every other one the node before it. */
+/* One node. Unused fields are zero. The first node reads the images, every other one the node before it, unless a
+ * convolution names another. An output is used once or twice: read by a convolution, by two, or added by one norm. */
 typedef struct NnNodeDesc {
     NnNodeKind kind;
     char name[NN_NAME_BYTES];
@@ -54,11 +56,12 @@ typedef struct NnNodeDesc {
     /* NODE_CONV, NODE_HEAD */
     int out_channels; /* classes for the head */
     Initialisation init;
-    /* NODE_CONV */
-    int kernel, stride, padding;
-    bool frozen_filters; /* set from outside (whitening), never trained */
     bool bias;
     Initialisation bias_init;
+    /* NODE_CONV */
+    int reads; /* index of an earlier NODE_NORM whose output it reads; 0: the node before it */
+    int kernel, stride, padding;
+    bool frozen_filters; /* set from outside (whitening), never trained */
     /* NODE_NORM */
     PoolPlace pool_place;
     int pool; /* window and stride, 2 or 3; odd sizes are floored */
@@ -68,6 +71,7 @@ typedef struct NnNodeDesc {
     double eps;
     double keep; /* running = keep * running + (1 - keep) * batch (unbiased variance) */
     /* NODE_HEAD */
+    HeadPool head_pool;
     double scale;
 } NnNodeDesc;
 
@@ -100,6 +104,7 @@ const char *nn_node_kind_name(int kind);
 const char *nn_activation_name(int activation);
 const char *nn_initialisation_name(int initialisation);
 const char *nn_pool_place_name(int place);
+const char *nn_head_pool_name(int pool);
 const char *nn_residual_place_name(int place);
 const char *nn_backend_name(int backend);
 const char *nn_precision_name(int precision);

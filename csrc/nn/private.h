@@ -22,6 +22,16 @@ struct NnModel {
     size_t parameter_elems, gradient_elems, statistic_elems;
 };
 
+/* The node that node `index` reads; -1: the images. */
+int nn_desc_source(const NnModelDesc *desc, int index);
+
+/* Who uses the output of a node: the first and the second convolution, norm or head that reads it, the norm that adds
+ * it; -1: none. At most two of them. */
+typedef struct NnUsers {
+    int reader, second_reader, adder;
+} NnUsers;
+NnUsers nn_desc_users(const NnModelDesc *desc, int index);
+
 /* Channels that come out of node `index`; of the images for -1. */
 int nn_desc_channels(const NnModelDesc *desc, int index);
 

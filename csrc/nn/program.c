@@ -17,8 +17,8 @@ typedef struct Builder {
     const NnPlanOptions *options;
     const NnModelDesc *desc;
     int trainable_block[NN_MAX_NODES + 1]; /* of node i at i + 1: the highest block <= i that trains, or -1 */
-    int adder[NN_MAX_NODES];               /* the norm that adds this node's output, or -1 */
-    Pass closing[2 * NN_MAX_NODES];        /* of the phase under construction */
+    NnUsers users[NN_MAX_NODES];
+    Pass closing[2 * NN_MAX_NODES]; /* of the phase under construction */
     int closing_count;
     bool backward;
     size_t gradient_end;
@@ -187,7 +187,7 @@ static Status make_conv(Builder *b, int index) {
         op->input = add_tensor(b, TENSOR_FLOAT32, b->options->height + border, b->options->width + border,
                                b->desc->image_channels, backward);
     } else {
-        op->input = b->program->ops[index - 1].output;
+        op->input = b->program->ops[nn_desc_source(b->desc, index)].output;
     }
     const Tensor *input = &b->program->tensors[op->input];
     int rows = input->height + 2 * node->padding - border, columns = input->width + 2 * node->padding - border;
@@ -249,6 +249,7 @@ static Status make_op(Builder *b, int index) {
     if (op->node.kind == NODE_NORM) return make_norm(b, index);
     op->input = b->program->ops[index - 1].output;
     op->weight = layer_offset(b, index, LAYER_LINEAR);
+    op->bias = layer_offset(b, index, LAYER_BIAS);
     return STATUS_OK;
 }
 
@@ -257,27 +258,48 @@ static bool wants_gradient(const Builder *b, int index) {
     return index >= 0 && (b->trainable_block[index + 1] >= 0 || b->options->keep_all);
 }
 
+/* The gradient of a node's output: what its first reader makes, or, where nobody reads it, what its adder hands on. The
+ * second reader's or the adder's is the skip gradient. */
+static void make_output_gradients(Builder *b, int index) {
+    Op *op = &b->program->ops[index];
+    const NnUsers *users = &b->users[index];
+    bool residual_after = op->node.residual_place == RESIDUAL_AFTER_ACTIVATION;
+    if (op->output < 0 || !wants_gradient(b, index)) return;
+    if (users->reader >= 0 || users->adder < 0) {
+        bool later = users->reader > index + 1;
+        op->output_gradient = add_like(b, op->output, TENSOR_STORAGE, residual_after || later);
+    }
+    if (users->second_reader >= 0) op->skip_gradient = add_like(b, op->output, TENSOR_STORAGE, true);
+    bool twice = users->reader >= 0 && (users->second_reader >= 0 || users->adder >= 0);
+    op->add_skip_in_place = twice && (residual_after || b->options->keep_all);
+}
+
 static void make_gradients(Builder *b, int index) {
     Op *op = &b->program->ops[index];
-    bool residual_after = op->node.residual_place == RESIDUAL_AFTER_ACTIVATION;
-    if (op->output >= 0 && wants_gradient(b, index)) {
-        op->output_gradient = add_like(b, op->output, TENSOR_STORAGE, residual_after);
-    }
+    make_output_gradients(b, index);
     /* A residual before the activation hands this gradient on. */
     bool kept = !b->model->table->recomputes || op->node.residual_place == RESIDUAL_BEFORE_ACTIVATION;
     if (op->node.kind == NODE_NORM && wants_gradient(b, index) && kept) {
         op->activation_gradient = add_like(b, op->saved, TENSOR_STORAGE, true);
     }
-    if (index > 0) op->input_gradient = b->program->ops[index - 1].output_gradient;
-    op->add_skip_in_place = b->adder[index] >= 0 && (residual_after || b->options->keep_all);
+    if (index == 0) return;
+    int source = nn_desc_source(b->desc, index);
+    const Op *read = &b->program->ops[source];
+    op->input_gradient = b->users[source].second_reader == index ? read->skip_gradient : read->output_gradient;
 }
 
-static void link_skips(Builder *b) {
-    for (int i = 0; i < b->desc->count; i++) {
-        if (b->adder[i] < 0) continue;
-        const Op *adder = &b->program->ops[b->adder[i]];
+static void link_residuals(Builder *b) {
+    for (int i = b->desc->count - 1; i >= 0; i--) {
+        const NnUsers *users = &b->users[i];
+        if (users->adder < 0) continue;
+        const Op *adder = &b->program->ops[users->adder];
         bool after = adder->node.residual_place == RESIDUAL_AFTER_ACTIVATION;
-        b->program->ops[i].skip_gradient = after ? adder->output_gradient : adder->activation_gradient;
+        int handed = after ? adder->output_gradient : adder->activation_gradient;
+        if (users->reader >= 0) {
+            b->program->ops[i].skip_gradient = handed;
+        } else if (wants_gradient(b, i)) {
+            b->program->ops[i].output_gradient = handed;
+        }
     }
 }
 
@@ -321,8 +343,9 @@ static void training_phases(Builder *b) {
                 add_closing(b, PASS_CONV_CLOSE, i, op->node.block);
                 finish_layers(b, i);
             }
-            if (wants_gradient(b, i - 1)) {
-                int block = b->trainable_block[i];
+            int source = nn_desc_source(b->desc, i);
+            if (wants_gradient(b, source)) {
+                int block = b->trainable_block[source + 1];
                 add_ranged(b, PASS_CONV_DATA, i, block < 0 ? INT_MAX : block);
             }
         }
@@ -352,7 +375,7 @@ static int place_shared_with(const Builder *b, int tensor) {
     if (b->options->keep_all) return -1;
     for (int i = 0; i < b->desc->count; i++) {
         const Op *op = &b->program->ops[i];
-        if (op->activation_gradient != tensor || b->adder[i] >= 0) continue;
+        if (op->activation_gradient != tensor || b->users[i].adder >= 0) continue;
         if (op->node.pool_place == POOL_AFTER_ACTIVATION) return -1;
         return i + 1 < b->desc->count ? op->output : -1;
     }
@@ -413,8 +436,7 @@ static void describe_training(Builder *b) {
         bool trains = node->kind != NODE_CONV || !node->frozen_filters || node->bias;
         if (trains) block = node->block;
         b->trainable_block[i + 1] = block;
-        b->adder[i] = -1;
-        if (node->kind == NODE_NORM && node->residual_place != RESIDUAL_NONE) b->adder[node->residual] = i;
+        b->users[i] = nn_desc_users(b->desc, i);
     }
 }
 
@@ -443,7 +465,7 @@ Status nn_program_init(Program *program, const NnModel *model, const NnPlanOptio
     for (int i = 0; i < model->desc.count; i++) TRY_GOTO(make_op(&builder, i));
     if (training) {
         for (int i = 0; i < model->desc.count; i++) make_gradients(&builder, i);
-        link_skips(&builder);
+        link_residuals(&builder);
         training_phases(&builder);
     } else {
         evaluation_phases(&builder);

@@ -29,8 +29,8 @@ void py_nn_leave(ModelObject *model) { model->busy = false; }
 
 static const SpecTable node_tables[] = {
     [NODE_CONV] = {"node",
-                   {NODE_MEMBERS, NODE_CHANNELS("channels"), NODE_ACTIVATION, SPEC_MEMBER(NnNodeDesc, kernel),
-                    SPEC_MEMBER(NnNodeDesc, stride), SPEC_MEMBER(NnNodeDesc, padding),
+                   {NODE_MEMBERS, NODE_CHANNELS("channels"), NODE_ACTIVATION, SPEC_MEMBER(NnNodeDesc, reads),
+                    SPEC_MEMBER(NnNodeDesc, kernel), SPEC_MEMBER(NnNodeDesc, stride), SPEC_MEMBER(NnNodeDesc, padding),
                     SPEC_KEY(NnNodeDesc, frozen_filters, "frozen"), SPEC_MEMBER(NnNodeDesc, bias),
                     SPEC_ENUM(NnNodeDesc, bias_init, nn_initialisation_name)}},
     [NODE_NORM] = {"node",
@@ -38,7 +38,10 @@ static const SpecTable node_tables[] = {
                     SPEC_MEMBER(NnNodeDesc, pool), SPEC_ENUM(NnNodeDesc, residual_place, nn_residual_place_name),
                     SPEC_MEMBER(NnNodeDesc, residual), SPEC_KEY(NnNodeDesc, scale_trained, "scale"),
                     SPEC_MEMBER(NnNodeDesc, eps), SPEC_MEMBER(NnNodeDesc, keep)}},
-    [NODE_HEAD] = {"node", {NODE_MEMBERS, NODE_CHANNELS("classes"), SPEC_MEMBER(NnNodeDesc, scale)}},
+    [NODE_HEAD] = {"node",
+                   {NODE_MEMBERS, NODE_CHANNELS("classes"), SPEC_ENUM(NnNodeDesc, head_pool, nn_head_pool_name),
+                    SPEC_MEMBER(NnNodeDesc, bias), SPEC_ENUM(NnNodeDesc, bias_init, nn_initialisation_name),
+                    SPEC_MEMBER(NnNodeDesc, scale)}},
 };
 
 static int parse_node(PyObject *item, void *out) {

@@ -15,9 +15,9 @@ UNITS = {"float32": 1e-6, "bfloat16": 2**-8, "float16": 2**-11}
 SHAPES = [(8, 1, (1, 1), 1), (16, 10, (3, 3), 70), (264, 10, (2, 5), 3), (24, 33, (6, 1), 9), (64, 1000, (2, 2), 5)]
 
 
-def run(channels, classes, size, count, precision, reduction, smoothing=0.2, scale=0.7):
+def run(channels, classes, size, count, precision, reduction, smoothing=0.2, scale=0.7, **head):
     rng = np.random.default_rng(channels + count)
-    nodes = (Conv("conv", channels, 1, 1, 0), Norm("norm", "relu"), Head("head", classes, scale=scale))
+    nodes = (Conv("conv", channels, 1, 1, 0), Norm("norm", "relu"), Head("head", classes, scale=scale, **head))
     network = Network(Description("test", nodes), backend="cuda", precision=precision)
     network.initialise(channels)
     plan = network.plan(count + 2, size, keep_all=True)
@@ -55,6 +55,32 @@ def test_head(shape, precision, reduction):
     bound = inner * 0.7 * np.abs(w).sum(0).max() + UNITS[precision] * np.abs(dx) + 2**-24
     assert np.all(np.abs(got - dx) <= bound)
     assert np.array_equal(got, STORE[precision](got))
+
+
+@pytest.mark.parametrize("precision", UNITS)
+@pytest.mark.parametrize("shape", SHAPES[1:4], ids=lambda shape: "x".join(map(str, shape[:2])))
+def test_average_and_bias(shape, precision):
+    """Of sums instead of a choice: every pixel's gradient is its share."""
+    channels, classes, size, count = shape
+    network, plan, images, labels = run(channels, classes, size, count, precision, "mean", pool="average", bias=True)
+    x, w, b = (
+        plan.read(1).astype(np.float64),
+        *(network.parameter(f"head.{n}").astype(float) for n in ("weight", "bias")),
+    )
+    pooled, logits = head_forward(x, w, 0.7, "average", b)
+    loss, hits, dlogits = cross_entropy(logits, labels, 0.2, "sum")
+    total, correct, _ = plan.take_totals()
+    assert (total, correct) == (pytest.approx(loss, rel=2e-6), hits)
+    inner = 2e-6 * (1 + (0.7 * (np.abs(pooled) @ np.abs(w).T + np.abs(b))).max())
+    dx, dw = head_backward(x, w, 0.7, pooled, dlogits, "average")
+    bound = inner * 0.7 * np.abs(pooled).sum(0).max() + 1e-6 * np.abs(dw)
+    assert np.all(np.abs(count * network.gradient("head.weight") - dw) <= bound)
+    assert np.allclose(count * network.gradient("head.bias"), 0.7 * dlogits.sum(0), rtol=1e-5, atol=inner * count)
+    bound = inner * 0.7 * np.abs(w).sum(0).max() + UNITS[precision] * np.abs(dx) + 2**-24
+    assert np.all(np.abs(plan.read(1, True) - dx) <= bound)
+    means, variances = (getattr(plan.read(0).astype(float), what)((0, 1, 2)) for what in ("mean", "var"))
+    network.running_mean("norm")[:], network.running_variance("norm")[:] = means, variances
+    assert np.allclose(plan.evaluate(images), logits, rtol=0, atol=8 * UNITS[precision] * np.abs(logits).max())
 
 
 def test_the_first_of_equal_maxima_counts():

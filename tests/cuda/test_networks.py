@@ -22,6 +22,7 @@ from network_cases import (  # noqa: F401
     test_loss_of_extreme_logits,
     test_nothing_is_left_of_an_earlier_batch,
     test_other_sizes_share_the_parameters,
+    test_outputs_of_several_users,
     test_refused_batches,
     test_residual_of_another_shape_is_refused,
     test_step_equals_the_reference,

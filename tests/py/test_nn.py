@@ -15,6 +15,7 @@ from network_cases import (  # noqa: F401
     test_loss_of_extreme_logits,
     test_nothing_is_left_of_an_earlier_batch,
     test_other_sizes_share_the_parameters,
+    test_outputs_of_several_users,
     test_refused_batches,
     test_residual_of_another_shape_is_refused,
     test_step_equals_the_reference,
@@ -22,7 +23,7 @@ from network_cases import (  # noqa: F401
     test_views,
     test_views_outlive_the_network,
 )
-from nn_reference import Reference
+from nn_reference import Reference, cross_entropy
 
 import cgxffcv
 from cgxffcv import nn
@@ -45,7 +46,8 @@ def test_reference_by_finite_differences(name):
         step, losses = 1e-7, []
         for sign in (1, -1):
             reference.parameters[layer.name] = values + sign * step * direction
-            losses.append(reference.step(images.astype(np.float64), labels, 0.2, "sum")[0] / len(labels))
+            logits = reference.forward(images.astype(np.float64))[0][-1]
+            losses.append(cross_entropy(logits, labels, 0.2, "sum")[0] / len(labels))
         reference.parameters[layer.name] = values
         slope = (losses[0] - losses[1]) / (2 * step)
         assert slope == pytest.approx((gradients[layer.name] * direction).sum(), rel=2e-4, abs=1e-7), layer.name
@@ -93,8 +95,40 @@ def test_sizes_of_the_published_networks():
             assert total == counts["resnet9"]
         else:
             assert total == counts["airbench"]
+    assert nn.resnet18().macs(32) == pytest.approx(555.4e6, rel=1e-3)
     assert nn.airbench().macs(32) == pytest.approx(118.15e6, rel=1e-3)
     assert nn.resnet9().macs(32) == pytest.approx(291.5e6, rel=2e-3)
+
+
+def test_resnet18_is_that_of_the_paper():
+    """Its parameters counted from the shapes of its 20 convolutions, 20 norms and linear layer."""
+    network = nn.Network(nn.resnet18(), threads=1)
+    wide = [64, 64, 64, 64, 64, 128, 128, 128, 128, 256, 256, 256, 256, 512, 512, 512, 512]  # conv1 and the blocks'
+    expected = sum(9 * a * b for a, b in zip([3, *wide[:-1]], wide, strict=True)) + 2 * sum(wide)
+    expected += sum(a * b + 2 * b for a, b in ((64, 128), (128, 256), (256, 512))) + 512 * 10 + 10
+    assert sum(layer.elems for layer in network.layers) == expected == 11_173_962
+    assert network.plan(1, 32, training=False).shape(39) == (4, 4, 512)
+    assert network.plan(1, 16, training=False).shape(39) == (2, 2, 512)
+    strides = [node.stride for node in nn.resnet18().nodes if isinstance(node, nn.Conv)]
+    assert sorted(strides) == [1] * 14 + [2] * 6
+
+
+def test_resnet18_with_its_own_activation():
+    """ReLU: on few values, of which none is within rounding of 0, where the slope jumps."""
+    network = make(nn.resnet18(100, widths=(8, 16, 16, 24)))
+    images, _ = batch(4, 16)
+    labels = np.array([3, 99, 0, 50])
+    plan = network.plan(4, 16)
+    plan.step(images, labels, label_smoothing=0.1)
+    loss, _, gradients = Reference(network).step(images.astype(np.float64), labels, 0.1, "mean")
+    assert plan.take_totals()[0] == pytest.approx(loss, rel=1e-5)
+    for layer in network.layers:
+        assert relative(network.gradient(layer.name), gradients[layer.name]) < 2e-4, layer.name
+
+
+def branches(*more):
+    """Two norms, then `more`."""
+    return nn.Description("x", (nn.Conv("conv", 8), nn.Norm("a"), nn.Conv("conv2", 8), nn.Norm("b"), *more))
 
 
 REFUSED = [
@@ -113,7 +147,7 @@ REFUSED = [
     (lambda: nn.Network(nn.Description("x", (nn.Conv("a", 8, block=1), nn.Norm("b")))), "the block is 0"),
     (lambda: nn.Network(nn.Description("x", (nn.Conv("a" * 40, 8), nn.Norm("b")))), "longer than 31"),
     (lambda: nn.Network(nn.Description("x", (nn.Conv("a", 8), nn.Norm("b", "tanh")))), "must be one of"),
-    (lambda: nn.Network(nn.Description("x", (nn.Conv("a", 8), nn.Norm("b", residual="z")))), "no earlier node"),
+    (lambda: nn.Network(nn.Description("x", (nn.Conv("a", 8), nn.Norm("b", residual="z")))), "no earlier norm"),
     (lambda: nn.Network(nn.Description("x", (nn.Conv("a", 8), nn.Norm("b", residual="a")))), "only a norm's"),
     (lambda: nn.Network(nn.Description("x", (nn.Conv("a", 8), nn.Norm("b", pool=5)))), "window is 5"),
     (lambda: nn.Network(nn.Description("x", (nn.Conv("a", 8), nn.Norm("b", keep=1.0)))), "keep is 1"),
@@ -123,6 +157,22 @@ REFUSED = [
     (lambda: nn.Network(nn.airbench(), convolution="fft"), "convolution must be one of"),
     (lambda: nn.Network(nn.airbench(), threads=-1), "threads is -1"),
     (lambda: nn.airbench((1, 2)), "three numbers"),
+    (lambda: nn.resnet18(widths=(1, 2, 3)), "four numbers"),
+    (lambda: nn.Network(branches(nn.Conv("c", 8, reads="z"), nn.Norm("d"))), "reads names 'z'"),
+    (lambda: nn.Network(branches(nn.Conv("c", 8, reads="conv"), nn.Norm("d"))), "'conv', which is no"),
+    (lambda: nn.Network(branches(nn.Conv("c", 8, reads="conv2"), nn.Norm("d"))), 'convolution "conv2": put'),
+    (lambda: nn.Network(branches(nn.Conv("c", 8, reads="a"), nn.Norm("d"))), 'uses the output of node "b"'),
+    (
+        lambda: nn.Network(
+            branches(
+                nn.Conv("c", 8, reads="a"),
+                nn.Norm("d", residual="b"),
+                nn.Conv("e", 8, reads="a"),
+                nn.Norm("f", residual="d"),
+            )
+        ),
+        'node "a" is used 3 times; two at most',
+    ),
     (lambda: make(NETWORKS["airbench"]()).plan(0, 32), "the batch is 0"),
     (lambda: make(NETWORKS["airbench"]()).plan(4, 8), "too small"),
     (lambda: make(NETWORKS["resnet9"]()).plan(4, (32, 9000)), "1..4096"),

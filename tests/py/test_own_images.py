@@ -106,6 +106,8 @@ def test_views_grow_with_the_image_and_are_mirrored_only_where_training_is():
 def test_limits_of_recipes(side, classes, wanted):
     with pytest.raises(RecipeError, match=wanted):
         recipes.get("resnet9").fitted(side, classes)
+    with pytest.raises(RecipeError, match=wanted):
+        recipes.get("resnet18").fitted(side, classes)
 
 
 def test_the_head_and_what_feeds_it_grow_with_the_classes():

@@ -27,6 +27,7 @@ RECIPES = {
         **SMALL, lr=0.1, depths=(2, 3, 3), head_scale=1 / 16, hardest=(), test_share=1.0
     ),
     "resnet9": recipes.get("resnet9").replace(batch_size=25, epochs=0.3, lr=0.05),
+    "resnet18": recipes.get("resnet18").replace(widths=(8, 16, 16, 24), batch_size=50, epochs=1, lr=0.1),
 }
 
 

@@ -27,7 +27,7 @@ def test_a_shorter_triangle_has_its_peak_earlier():
 
 
 def test_names_and_lookup():
-    assert {"demo", "ffcv", "airbench93", "airbench94", "airbench95", "airbench96"} <= set(recipes.names())
+    assert {"demo", "ffcv", "resnet18", "airbench93", "airbench94", "airbench95", "airbench96"} <= set(recipes.names())
     assert all(recipes.get(name).name == name for name in recipes.names())
     with pytest.raises(ValueError, match="no recipe 'airbensh94'; did you mean airbench94"):
         recipes.get("airbensh94")
@@ -39,6 +39,9 @@ def test_published_numbers():
     assert (ffcv.batch_size, ffcv.epochs, ffcv.lr, ffcv.weight_decay, ffcv.label_smoothing) == (512, 24, 0.5, 5e-4, 0.1)
     assert (a94.batch_size, a94.epochs, a94.lr, a94.momentum, a94.sgd_momentum) == (2000, 8, 0.24, 0.6, 0.85)
     assert a94.widths == (64, 256, 256)
+    r18 = recipes.get("resnet18")
+    assert (r18.widths, r18.batch_size, r18.epochs, r18.lr) == ((64, 128, 256, 512), 256, 30, 0.2)
+    assert (r18.momentum, r18.nesterov, r18.weight_decay, r18.decay_on) == (0.9, True, 5e-4, "weights")
     for name, recipe in recipes.RECIPES.items():
         assert sum(view.weight for view in recipe.views) == pytest.approx(1), name
         assert json.loads(json.dumps(recipe.as_dict())) == recipe.as_dict()
@@ -78,6 +81,8 @@ def test_a_recipe_survives_json():
         ({"std": (1, 2, 0)}, "std = .*: expected three positive numbers"),
         ({"cutout_fill": (1, 2, 256)}, "cutout_fill = .*: expected three numbers from 0 to 255"),
         ({"whiten_images": 0}, "whiten_images = 0: expected at least 1"),
+        ({"network": "resnet18"}, r"widths = \(\): expected four numbers of channels"),
+        ({"decay_on": "biases"}, "decay_on = 'biases': expected one of all, weights"),
         ({"optimizer": "muon"}, "optimizer = 'muon': expected sgd for this network"),
     ],
 )

@@ -19,7 +19,9 @@ def files(tmp_path_factory):
     return small_data.make(tmp_path_factory.mktemp("data"))
 
 
-@pytest.mark.parametrize("name, stop", [("muon", 3), ("muon", 5), ("savers", 6), ("averaging", 7), ("sgd", 2)])
+@pytest.mark.parametrize(
+    "name, stop", [("muon", 3), ("muon", 5), ("savers", 6), ("averaging", 7), ("resnet18", 3), ("sgd", 2)]
+)
 def test_resuming_continues_bit_for_bit(files, tmp_path, name, stop):
     path = tmp_path / "last.safetensors"
     with trainer_of(files, name) as whole:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cgxffcv import recipes
-from cgxffcv.train.plan import BIAS, FILTERS, LINEAR, NORM_BIAS, image_flops, make_plan, training_flops
+from cgxffcv.train.plan import BIAS, FILTERS, LINEAR, NORM_BIAS, NORM_SCALE, image_flops, make_plan, training_flops
 
 
 def factor(group, t):
@@ -51,6 +51,22 @@ def test_resnet9_is_ffcv_in_20_epochs_with_one_batch_for_all(ranks):
 def test_a_data_set_that_is_smaller_than_a_batch(name, samples, ranks, message):
     with pytest.raises(ValueError, match=message):
         make_plan(recipes.get(name), samples, ranks)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8])
+def test_resnet18_decays_weights_only(ranks):
+    plan = make_plan(recipes.get("resnet18"), 50_000, ranks)
+    assert (plan.steps, plan.global_batch, plan.local_batch) == (30 * 195, 256, 256 // ranks)
+    for kind, decay in ((FILTERS, 5e-4), (LINEAR, 5e-4), (BIAS, 0), (NORM_SCALE, 0), (NORM_BIAS, 0)):
+        group = group_of(plan, kind, 1)
+        assert (group.rule.momentum, group.rule.decay, group.rule.nesterov) == (0.9, decay, True)
+        for t in (0, 1, 1170, 1171, 3000, 5849):
+            assert factor(group, t) == pytest.approx(0.2 * min(t / 1170, (5850 - t) / 4680), rel=1e-12, abs=1e-15)
+    airbench = make_plan(recipes.get("airbench94").replace(optimizer="sgd", decay_on="weights"), 50_000)
+    for block in (1, 2, 3):
+        decays = [group_of(airbench, kind, block).rule.decay for kind in (FILTERS, LINEAR, NORM_BIAS)]
+        assert decays == [0.004, 0.004, 0.0]
+    assert group_of(airbench, BIAS, 0).rule.decay == 0
 
 
 def test_demo_is_constant_in_its_20_epochs():

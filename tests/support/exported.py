@@ -9,6 +9,7 @@ from cgxffcv.nn.recipe import describe
 NARROW = {"widths": (8, 16, 24), "head_scale": 1 / 24}
 CASES = {
     "resnet9": recipes.get("resnet9").fitted(20, 7),
+    "resnet18": recipes.get("resnet18").replace(widths=(8, 16, 24, 32), head_scale=0.5).fitted(20, 7),
     "airbench94": recipes.get("airbench94").replace(**NARROW),
     "airbench96": recipes.get("airbench96").replace(**NARROW).fitted(48, 3, (100.0, 90.0, 80.0), (50.0, 40.0, 30.0)),
     "silu": recipes.get("airbench94").replace(**NARROW, activation="silu"),

@@ -122,15 +122,19 @@ def norm_backward(node: Norm, kept, gamma, dout):
     return dx, dscale, dbias, (dz if node.residual_place == "before" else dout)
 
 
-def head_forward(x, w, scale):
+def head_forward(x, w, scale, pool="max", bias=0.0):
     n, h, wide, c = x.shape
-    pooled = x.reshape(n, h * wide, c).max(1)
-    return pooled, scale * pooled @ w.T
+    flat = x.reshape(n, h * wide, c)
+    pooled = flat.mean(1) if pool == "average" else flat.max(1)
+    return pooled, scale * (pooled @ w.T + bias)
 
 
-def head_backward(x, w, scale, pooled, dlogits):
+def head_backward(x, w, scale, pooled, dlogits, pool="max"):
     n, h, wide, c = x.shape
     dpooled = scale * dlogits @ w
+    if pool == "average":
+        spread = np.broadcast_to(dpooled[:, None, None, :] / (h * wide), x.shape)
+        return spread.copy(), scale * dlogits.T @ pooled
     first = x.reshape(n, h * wide, c).argmax(1)
     dx = np.where(np.arange(h * wide)[:, None] == first[:, None, :], dpooled[:, None, :], 0.0)
     return dx.reshape(x.shape), scale * dlogits.T @ pooled
@@ -172,6 +176,7 @@ class Reference:
         outputs, kept, x = [], [], images
         for node in self.nodes:
             if isinstance(node, Conv):
+                x = x if node.reads is None else outputs[self.names.index(node.reads)]
                 z = conv(x, self.parameters[f"{node.name}.weight"], node.stride, node.padding)
                 z = z + self.parameters.get(f"{node.name}.bias", 0.0)
                 kept.append({"x": x, "z": z})
@@ -185,7 +190,8 @@ class Reference:
                 if training:
                     self.update(node, state)
             else:
-                pooled, logits = head_forward(x, self.parameters[f"{node.name}.weight"], node.scale)
+                w, bias = self.parameters[f"{node.name}.weight"], self.parameters.get(f"{node.name}.bias", 0.0)
+                pooled, logits = head_forward(x, w, node.scale, node.pool, bias)
                 kept.append({"x": x, "pooled": pooled})
                 x = logits
             outputs.append(x)
@@ -203,27 +209,33 @@ class Reference:
 
     def backward(self, kept, dout):
         """Gradients of all parameters by layer name, and of all node outputs (index -1: the images)."""
-        gradients, of_outputs, skips = {}, {}, {}
+        gradients, of_outputs = {}, {len(self.nodes) - 1: dout}
+
+        def reach(source, gradient):
+            of_outputs[source] = of_outputs.get(source, 0) + gradient
+
         for i in range(len(self.nodes) - 1, -1, -1):
-            node, state = self.nodes[i], kept[i]
-            if i in skips:
-                dout = dout + skips[i]
-            of_outputs[i] = dout
+            node, state, dout = self.nodes[i], kept[i], of_outputs[i]
             if isinstance(node, Conv):
                 w, x = self.parameters[f"{node.name}.weight"], state["x"]
                 dz = dout * slope(state["z"], node.activation)
                 gradients[f"{node.name}.weight"] = conv_filter_gradient(x, dz, node.kernel, node.stride, node.padding)
                 gradients[f"{node.name}.bias"] = dz.sum((0, 1, 2))
-                dout = conv_data_gradient(dz, w, x.shape, node.stride, node.padding)
+                source = i - 1 if node.reads is None else self.names.index(node.reads)
+                reach(source, conv_data_gradient(dz, w, x.shape, node.stride, node.padding))
             elif isinstance(node, Norm):
-                dout, dscale, dbias, skip = norm_backward(node, state, self.gamma(node), dout)
+                dx, dscale, dbias, skip = norm_backward(node, state, self.gamma(node), dout)
                 gradients[f"{node.name}.scale"], gradients[f"{node.name}.bias"] = dscale, dbias
+                reach(i - 1, dx)
                 if node.residual is not None:
-                    skips[self.names.index(node.residual)] = skip
+                    reach(self.names.index(node.residual), skip)
             else:
                 w = self.parameters[f"{node.name}.weight"]
-                dout, gradients[f"{node.name}.weight"] = head_backward(state["x"], w, node.scale, state["pooled"], dout)
-        of_outputs[-1] = dout
+                dx, gradients[f"{node.name}.weight"] = head_backward(
+                    state["x"], w, node.scale, state["pooled"], dout, node.pool
+                )
+                gradients[f"{node.name}.bias"] = node.scale * dout.sum(0)
+                reach(i - 1, dx)
         return gradients, of_outputs
 
     def step(self, images, labels, smoothing, reduction):

@@ -31,6 +31,9 @@ SMALL = {
     "averaging": recipes.get("airbench93").replace(
         name="small", widths=(16, 16, 16), batch_size=50, epochs=2.6, whiten_images=100, lr=250.0
     ),
+    "resnet18": recipes.get("resnet18").replace(
+        name="small", widths=(8, 16, 16, 24), batch_size=50, epochs=1.6, lr=0.1, lr_peak_epoch=0.4
+    ),
     "sgd": recipes.get("ffcv").replace(name="small", batch_size=10, epochs=0.2, lr=0.05, lr_peak_epoch=0.1),
 }
 

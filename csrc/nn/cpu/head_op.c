@@ -1,4 +1,4 @@
-/* Global max pool, linear layer, softmax cross entropy with label smoothing, and their gradients, image by image. */
+/* Global pool, linear layer, softmax cross entropy with label smoothing, and their gradients, image by image. */
 #include <math.h>
 #include <string.h>
 
@@ -28,7 +28,7 @@ Status nn_cpu_head_op_create(Context *context, int op) {
     size_t row =
         (3 * round_up((size_t)channels, KERNELS_ROUND) + 2 * round_up((size_t)classes, KERNELS_ROUND)) * sizeof(float);
     if (row > context->row_bytes) context->row_bytes = row;
-    state->partial_elems = (size_t)channels * (size_t)classes;
+    state->partial_elems = ((size_t)channels + (o->bias == SIZE_MAX ? 0 : 1)) * (size_t)classes;
     if (!context->program->training) return STATUS_OK;
     TRY(nn_cpu_context_alloc(context, (size_t)context->chunks, sizeof *context->partial_totals,
                              &context->partial_totals));
@@ -40,9 +40,38 @@ static void compute_logits(const Group *group, int op, const void *image, const 
     const Op *o = &group->context->program->ops[op];
     const Tensor *input = &group->context->program->tensors[o->input];
     const Kernels *kernels = group->context->kernels;
-    kernels->global_pool(image, input->height * input->width, input->channels, row->pooled, row->index);
-    kernels->linear(row->pooled, input->channels, nn_model_parameter_data(group->context->model) + o->weight,
-                    o->node.out_channels, (float)o->node.scale, logits);
+    const float *parameters = nn_model_parameter_data(group->context->model);
+    float scale = (float)o->node.scale;
+    int pixels = input->height * input->width;
+    if (o->node.head_pool == HEAD_POOL_AVERAGE) {
+        kernels->global_average(image, pixels, input->channels, row->pooled);
+    } else {
+        kernels->global_pool(image, pixels, input->channels, row->pooled, row->index);
+    }
+    kernels->linear(row->pooled, input->channels, parameters + o->weight, o->node.out_channels, scale, logits);
+    for (int k = 0; o->bias != SIZE_MAX && k < o->node.out_channels; k++)
+        logits[k] += scale * parameters[o->bias + (size_t)k];
+}
+
+/* Adds the parameters' gradients to the chunk's `partial` (weights, then biases); the input's goes to `to`, NULL: it is
+ * not wanted. */
+static void head_backward(const Group *group, int op, const HeadRow *row, float *partial, void *to) {
+    const Op *o = &group->context->program->ops[op];
+    const Tensor *input = &group->context->program->tensors[o->input];
+    const Kernels *kernels = group->context->kernels;
+    const float *weights = nn_model_parameter_data(group->context->model) + o->weight;
+    int classes = o->node.out_channels, channels = input->channels, pixels = input->height * input->width;
+    float scale = (float)o->node.scale;
+    kernels->linear_backward(row->pooled, channels, weights, classes, scale, row->gradient, row->pooled_gradient,
+                             partial);
+    float *biases = partial + (size_t)channels * (size_t)classes;
+    for (int k = 0; o->bias != SIZE_MAX && k < classes; k++) biases[k] += scale * row->gradient[k];
+    if (to == NULL) return;
+    if (o->node.head_pool == HEAD_POOL_AVERAGE) {
+        kernels->global_spread(row->pooled_gradient, pixels, channels, to);
+    } else {
+        kernels->global_unpool(row->pooled_gradient, row->index, pixels, channels, to);
+    }
 }
 
 Status nn_cpu_pass_head_evaluate(const Group *group, int op) {
@@ -87,7 +116,6 @@ Status nn_cpu_pass_head_train(const Group *group, int op) {
     const OpState *state = &context->states[op];
     const Tensor *input = &context->program->tensors[o->input];
     const NnStepOptions *options = group->job->options;
-    const float *weights = nn_model_parameter_data(context->model) + o->weight;
     int classes = o->node.out_channels;
     double factor = options->reduction == LOSS_MEAN ? 1.0 / group->job->count : 1.0;
     HeadRow row = head_row(group, input->channels, classes);
@@ -104,12 +132,8 @@ Status nn_cpu_pass_head_train(const Group *group, int op) {
         double loss = cross_entropy(row.logits, classes, group->job->labels[group->first + i], options->label_smoothing,
                                     factor, row.gradient, totals);
         if (options->losses != NULL) options->losses[group->first + i] = (float)loss;
-        context->kernels->linear_backward(row.pooled, input->channels, weights, classes, (float)o->node.scale,
-                                          row.gradient, row.pooled_gradient, partial);
-        if (to == NULL) continue;
-        context->kernels->global_unpool(row.pooled_gradient, row.index, input->height * input->width, input->channels,
-                                        to);
-        to += input->image_bytes;
+        head_backward(group, op, &row, partial, to);
+        to = to == NULL ? NULL : to + input->image_bytes;
     }
     return STATUS_OK;
 }
@@ -117,12 +141,13 @@ Status nn_cpu_pass_head_train(const Group *group, int op) {
 Status nn_cpu_close_head(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
     const OpState *state = &context->states[op];
-    float *gradient = nn_model_gradient_data(context->model) + o->weight;
+    float *gradients = nn_model_gradient_data(context->model);
+    size_t weights = (size_t)context->program->tensors[o->input].channels * (size_t)o->node.out_channels;
     int chunks = nn_cpu_context_chunks(job->count);
     for (size_t i = 0; i < state->partial_elems; i++) {
         float sum = 0;
         for (int k = 0; k < chunks; k++) sum += state->partials[(size_t)k * state->partial_elems + i];
-        gradient[i] = sum;
+        gradients[i < weights ? o->weight + i : o->bias + (i - weights)] = sum;
     }
     for (int k = 0; k < chunks; k++) {
         context->totals.loss += context->partial_totals[k].loss;

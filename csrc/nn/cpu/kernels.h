@@ -66,6 +66,9 @@ typedef struct Kernels {
     /* The largest pixel of each channel of one image, and which one it is (the first). */
     void (*global_pool)(const void *input, int pixels, int channels, float *pooled, int32_t *index);
     void (*global_unpool)(const float *gradient, const int32_t *index, int pixels, int channels, void *output);
+    /* The mean over the pixels of each channel of one image, and the other way: each pixel gets its share. */
+    void (*global_average)(const void *input, int pixels, int channels, float *pooled);
+    void (*global_spread)(const float *gradient, int pixels, int channels, void *output);
     /* logits = scale * weights (classes, channels) . pooled */
     void (*linear)(const float *pooled, int channels, const float *weights, int classes, float scale, float *logits);
     /* pooled_gradient = scale * weights^T . logits_gradient; weight_gradient += scale * logits_gradient x pooled. */

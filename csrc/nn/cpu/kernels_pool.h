@@ -132,3 +132,22 @@ static void NAME(global_unpool)(const float *gradient, const int32_t *index, int
         }
     }
 }
+
+static void NAME(global_average)(const void *input, int pixels, int channels, float *pooled) {
+    for (int c = 0; c < channels; c += LANES) {
+        int lanes = channels - c < LANES ? channels - c : LANES;
+        const STORAGE *from = (const STORAGE *)input + c;
+        Vf sum = {0};
+        for (int pixel = 0; pixel < pixels; pixel++) sum += LOAD(from + (size_t)pixel * (size_t)channels, lanes);
+        f32_store_some(pooled + c, sum * vf_set(1.0f / (float)pixels), lanes);
+    }
+}
+
+static void NAME(global_spread)(const float *gradient, int pixels, int channels, void *output) {
+    for (int c = 0; c < channels; c += LANES) {
+        int lanes = channels - c < LANES ? channels - c : LANES;
+        Vf share = f32_load_some(gradient + c, lanes) * vf_set(1.0f / (float)pixels);
+        STORAGE *to = (STORAGE *)output + c;
+        for (int pixel = 0; pixel < pixels; pixel++) STORE(to + (size_t)pixel * (size_t)channels, share, lanes);
+    }
+}

@@ -38,7 +38,8 @@
         .pool = pool_##type, .unpool = unpool_##type, .moments = moments_##type, .normalise = normalise_##type,        \
         .reduce = reduce_##type, .norm_backward = norm_backward_##type, .stem_forward = stem_forward_##type,           \
         .stem_backward = stem_backward_##type, .global_pool = global_pool_##type, .add_maps = add_maps_##type,         \
-        .global_unpool = global_unpool_##type, .linear = linear, .linear_backward = linear_backward,                   \
+        .global_unpool = global_unpool_##type, .global_average = global_average_##type,                                \
+        .global_spread = global_spread_##type, .linear = linear, .linear_backward = linear_backward,                   \
         .to_float = to_float_##type, .from_float = from_float_##type, .gather = gather_##type,                         \
         .gather_sum = gather_sum, .sum = sum_floats, .add = add_floats                                                 \
     }

@@ -1,11 +1,11 @@
-/* The head: a warp takes one image through the global max pool, the linear layer and, in training, the loss and the
+/* The head: a warp takes one image through the global pool, the linear layer and, in training, the loss and the
  * gradient of its input. What the weights' gradient needs is a few floats an image: it is summed by a second kernel.
  *
  * Warp w of block x: image x warps + w. A lane: channels PACK lane to PACK lane + PACK - 1, then 32 PACK further on, of
  * all pixels; classes lane, lane + 32, ... Buffers: input and its gradient (images, pixels, channels) of type T;
- * weights (classes, channels), pooled (images, channels), logits and gradients (images, classes), losses (images),
- * float32; labels and records (images). Shared, for each warp: maxima [channels], their pixels [channels], logits
- * [classes]. */
+ * weights (classes, channels), bias (classes), pooled (images, channels), logits and gradients (images, classes),
+ * losses (images), float32; labels and records (images). Shared, for each warp: maxima or means [channels], the
+ * maxima's pixels [channels], logits [classes]. */
 #include "nn/cuda/storage.cuh"
 
 extern "C" {
@@ -17,7 +17,7 @@ extern "C" {
 #define SUM_LANES 32
 #define SUM_SLICES 32
 
-/* A warp's shared memory: maxima, where they were, logits (which become their gradients). */
+/* A warp's shared memory: maxima or means, where they were, logits (which become their gradients). */
 typedef struct Row {
     float *pooled;
     int *index;
@@ -81,8 +81,38 @@ __device__ __forceinline__ void pool_maxima(const HeadShape &shape, const T *inp
     }
 }
 
+/* The mean of every channel. */
 template <typename T>
-__device__ __forceinline__ void compute_logits(const HeadShape &shape, const float *weights, int lane, Row row) {
+__device__ __forceinline__ void pool_means(const HeadShape &shape, const T *input, int lane, Row row) {
+    constexpr int PACK = Pack<T>::PACK;
+    float share = 1.0f / (float)shape.pixels;
+    for (int c = lane * PACK; c < shape.channels; c += WARP * PACK) {
+        float sum[PACK] = {};
+#pragma unroll 4
+        for (int pixel = 0; pixel < shape.pixels; pixel++) {
+            float values[PACK];
+            load_floats(input + (size_t)pixel * (size_t)shape.channels + c, values);
+#pragma unroll
+            for (int i = 0; i < PACK; i++) sum[i] += values[i];
+        }
+#pragma unroll
+        for (int i = 0; i < PACK; i++) sum[i] *= share;
+        store_vector(sum, row.pooled + c);
+    }
+}
+
+template <typename T>
+__device__ __forceinline__ void pool_image(const HeadShape &shape, const T *input, int lane, Row row) {
+    if (shape.pool == HEAD_POOL_AVERAGE) {
+        pool_means(shape, input, lane, row);
+    } else {
+        pool_maxima(shape, input, lane, row);
+    }
+}
+
+template <typename T>
+__device__ __forceinline__ void compute_logits(const HeadShape &shape, const float *weights, const float *bias,
+                                               int lane, Row row) {
     constexpr int PACK = Pack<T>::PACK;
 #pragma unroll 2
     for (int k = 0; k < shape.classes; k++) {
@@ -95,7 +125,7 @@ __device__ __forceinline__ void compute_logits(const HeadShape &shape, const flo
             for (int i = 0; i < PACK; i++) sum = fmaf(values[i], filter[i], sum);
         }
         sum = warp_sum(sum);
-        if (lane == k % WARP) row.logits[k] = shape.scale * sum;
+        if (lane == k % WARP) row.logits[k] = shape.scale * sum + (bias == NULL ? 0.0f : shape.scale * bias[k]);
     }
     __syncwarp();
 }
@@ -125,7 +155,7 @@ __device__ static __forceinline__ HeadRecord cross_entropy(const HeadShape &shap
     return {log(sum) - expected, best == label ? 1 : 0};
 }
 
-/* Through the linear layer and the pool: zeros but at the maxima. */
+/* Through the linear layer and the pool: zeros but at the maxima, or the same everywhere. */
 template <typename T>
 __device__ __forceinline__ void input_gradient(const HeadShape &shape, const float *weights, int lane, Row row, T *to) {
     constexpr int PACK = Pack<T>::PACK;
@@ -138,13 +168,17 @@ __device__ __forceinline__ void input_gradient(const HeadShape &shape, const flo
 #pragma unroll
             for (int i = 0; i < PACK; i++) gradient[i] = fmaf(by_logit, filter[i], gradient[i]);
         }
+        bool average = shape.pool == HEAD_POOL_AVERAGE;
+        float share = average ? 1.0f / (float)shape.pixels : 1.0f;
         int place[PACK];
 #pragma unroll
-        for (int i = 0; i < PACK; i++) place[i] = row.index[c + i];
+        for (int i = 0; i < PACK; i++) place[i] = average ? 0 : row.index[c + i];
         for (int pixel = 0; pixel < shape.pixels; pixel++) {
             float values[PACK];
 #pragma unroll
-            for (int i = 0; i < PACK; i++) values[i] = place[i] == pixel ? shape.scale * gradient[i] : 0.0f;
+            for (int i = 0; i < PACK; i++) {
+                values[i] = average || place[i] == pixel ? share * (shape.scale * gradient[i]) : 0.0f;
+            }
             store_floats(to + (size_t)pixel * (size_t)shape.channels + c, values);
         }
     }
@@ -152,14 +186,14 @@ __device__ __forceinline__ void input_gradient(const HeadShape &shape, const flo
 
 template <typename T>
 __global__ void __launch_bounds__(WARPS *WARP)
-    head_evaluate_kernel(HeadShape shape, const T *input, const float *weights, float *logits) {
+    head_evaluate_kernel(HeadShape shape, const T *input, const float *weights, const float *bias, float *logits) {
     grid_begin();
     DYNAMIC_SHARED(float, shared);
     int lane = thread_index() % WARP, image = (int)blockIdx.x * (thread_count() / WARP) + thread_index() / WARP;
     if (image >= shape.images) return;
     Row row = row_of(shape, shared);
-    pool_maxima(shape, input + (size_t)image * (size_t)shape.pixels * (size_t)shape.channels, lane, row);
-    compute_logits<T>(shape, weights, lane, row);
+    pool_image(shape, input + (size_t)image * (size_t)shape.pixels * (size_t)shape.channels, lane, row);
+    compute_logits<T>(shape, weights, bias, lane, row);
     for (int k = lane; k < shape.classes; k += WARP) {
         logits[(size_t)image * (size_t)shape.classes + (size_t)k] = row.logits[k];
     }
@@ -174,8 +208,8 @@ __global__ void __launch_bounds__(WARPS *WARP)
     if (image >= shape.images) return;
     size_t first = (size_t)image * (size_t)shape.pixels * (size_t)shape.channels;
     Row row = row_of(shape, shared);
-    pool_maxima(shape, (const T *)buffers.input + first, lane, row);
-    compute_logits<T>(shape, buffers.weights, lane, row);
+    pool_image(shape, (const T *)buffers.input + first, lane, row);
+    compute_logits<T>(shape, buffers.weights, buffers.bias, lane, row);
     HeadRecord record = cross_entropy(shape, buffers.labels[image], smoothing, lane, row.logits);
     if (lane == 0) buffers.records[image] = record;
     if (lane == 0 && buffers.losses != NULL) buffers.losses[image] = (float)record.loss;
@@ -208,16 +242,28 @@ __device__ static void add_totals(int images, const HeadRecord *records, NnStepT
     totals->images += images;
 }
 
-/* Block (x, class): SUM_LANES channels of one class, SUM_SLICES images at a time. The first block beyond the channels
- * adds the totals. */
+/* The bias's gradient of one class, summed over the images in a fixed order; one block. */
+__device__ static void add_biases(const HeadShape &shape, const float *gradients, int k, float factor,
+                                  float *bias_gradient) {
+    double sum = 0;
+    for (int i = thread_index(); i < shape.images; i += thread_count()) {
+        sum += (double)gradients[(size_t)i * (size_t)shape.classes + (size_t)k];
+    }
+    sum = block_sum(sum);
+    if (thread_index() == 0) bias_gradient[k] = factor * shape.scale * (float)sum;
+}
+
+/* Block (x, class): SUM_LANES channels of one class, SUM_SLICES images at a time. The block beyond the channels sums
+ * the class's bias gradient, if there is a bias, and that of class 0 adds the totals. */
 __global__ void head_close_kernel(HeadShape shape, HeadBuffers buffers, float factor, float *weight_gradient,
-                                  NnStepTotals *totals) {
+                                  float *bias_gradient, NnStepTotals *totals) {
     grid_begin();
     __shared__ float slices[SUM_SLICES][SUM_LANES];
     int lane = (int)threadIdx.x, slice = (int)threadIdx.y;
     int channel = (int)blockIdx.x * SUM_LANES + lane, k = (int)blockIdx.y;
     if ((int)blockIdx.x * SUM_LANES >= shape.channels) {
         if (k == 0) add_totals(shape.images, buffers.records, totals);
+        if (bias_gradient != NULL) add_biases(shape, buffers.gradients, k, factor, bias_gradient);
         return;
     }
     float sum = 0;
@@ -249,13 +295,13 @@ __global__ void head_store_totals_kernel(NnStepTotals *totals, NnStepTotals *to,
     totals->images = 0;
 }
 
-extern "C" Status nn_cuda_head_evaluate(const HeadShape *shape, const void *input, const float *weights, float *logits,
-                                        DeviceStream *stream) {
+extern "C" Status nn_cuda_head_evaluate(const HeadShape *shape, const void *input, const float *weights,
+                                        const float *bias, float *logits, DeviceStream *stream) {
     int warps = warps_of(shape);
     unsigned blocks = (unsigned)ceil_div((size_t)shape->images, (size_t)warps);
     DISPATCH_STORAGE(shape->precision, T, {
         TRY(LAUNCH_AFTER(head_evaluate_kernel<T>, blocks, warps * WARP, row_bytes(shape) * (size_t)warps, stream,
-                         *shape, (const T *)input, weights, logits));
+                         *shape, (const T *)input, weights, bias, logits));
     });
     return STATUS_OK;
 }
@@ -272,10 +318,11 @@ extern "C" Status nn_cuda_head_train(const HeadShape *shape, const HeadBuffers *
 }
 
 extern "C" Status nn_cuda_head_close(const HeadShape *shape, const HeadBuffers *buffers, float factor,
-                                     float *weight_gradient, NnStepTotals *totals, DeviceStream *stream) {
+                                     float *weight_gradient, float *bias_gradient, NnStepTotals *totals,
+                                     DeviceStream *stream) {
     dim3 grid((unsigned)ceil_div((size_t)shape->channels, SUM_LANES) + 1, (unsigned)shape->classes);
     return LAUNCH_AFTER(head_close_kernel, grid, dim3(SUM_LANES, SUM_SLICES), 0, stream, *shape, *buffers, factor,
-                        weight_gradient, totals);
+                        weight_gradient, bias_gradient, totals);
 }
 
 extern "C" Status nn_cuda_head_store_totals(NnStepTotals *totals, NnStepTotals *to, const int32_t *index,

@@ -1,4 +1,4 @@
-/* Kernels of the head (head.cu): global max pool, linear layer, softmax cross entropy. */
+/* Kernels of the head (head.cu): global pool, linear layer, softmax cross entropy. */
 #ifndef CGXFFCV_NN_CUDA_HEAD_HEAD_H
 #define CGXFFCV_NN_CUDA_HEAD_HEAD_H
 
@@ -6,6 +6,7 @@
 
 typedef struct HeadShape {
     int images, pixels, channels, classes; /* channels: a multiple of 8 */
+    HeadPool pool;
     float scale;
     Precision precision; /* of the input and its gradient */
 } HeadShape;
@@ -20,6 +21,7 @@ typedef struct HeadRecord {
 typedef struct HeadBuffers {
     const void *input;
     const float *weights; /* (classes, channels) */
+    const float *bias;    /* (classes); NULL: none */
     const int64_t *labels;
     void *input_gradient; /* of the summed loss; overwritten; NULL: not wanted */
     float *losses;        /* of the images; NULL: not wanted */
@@ -28,14 +30,15 @@ typedef struct HeadBuffers {
     HeadRecord *records;
 } HeadBuffers;
 
-Status nn_cuda_head_evaluate(const HeadShape *shape, const void *input, const float *weights, float *logits,
-                             DeviceStream *stream);
+Status nn_cuda_head_evaluate(const HeadShape *shape, const void *input, const float *weights, const float *bias,
+                             float *logits, DeviceStream *stream);
 Status nn_cuda_head_train(const HeadShape *shape, const HeadBuffers *buffers, double label_smoothing,
                           DeviceStream *stream);
 
-/* Overwrites the weights' gradient with `factor` times that of the summed loss; adds to the totals. */
+/* Overwrites the gradients of the weights and of the bias (NULL: none) with `factor` times those of the summed loss;
+ * adds to the totals. */
 Status nn_cuda_head_close(const HeadShape *shape, const HeadBuffers *buffers, float factor, float *weight_gradient,
-                          NnStepTotals *totals, DeviceStream *stream);
+                          float *bias_gradient, NnStepTotals *totals, DeviceStream *stream);
 
 /* See nn_plan_store_totals. */
 Status nn_cuda_head_store_totals(NnStepTotals *totals, NnStepTotals *to, const int32_t *index, float *first_gradient,

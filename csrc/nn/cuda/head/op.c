@@ -1,4 +1,4 @@
-/* Global max pool, linear layer, softmax cross entropy with label smoothing, and their gradients. */
+/* Global pool, linear layer, softmax cross entropy with label smoothing, and their gradients. */
 #include "nn/cuda/context.h"
 #include "nn/cuda/head/head.h"
 
@@ -9,9 +9,13 @@ static HeadShape head_shape_of(const Context *context, int op, int images) {
                        .pixels = input->height * input->width,
                        .channels = input->channels,
                        .classes = o->node.out_channels,
+                       .pool = o->node.head_pool,
                        .scale = (float)o->node.scale,
                        .precision = context->program->precision};
 }
+
+/* Where the operator's bias lies in a flat buffer; NULL: it has none. */
+static float *bias_in(const Op *op, float *flat) { return op->bias == SIZE_MAX ? NULL : flat + op->bias; }
 
 static HeadBuffers buffers_of(const Context *context, int op) {
     const Op *o = &context->program->ops[op];
@@ -19,6 +23,7 @@ static HeadBuffers buffers_of(const Context *context, int op) {
     size_t pooled = (size_t)context->program->batch * (size_t)nn_cuda_shape(context, o->input)->channels;
     return (HeadBuffers){.input = nn_cuda_tensor(context, o->input),
                          .weights = nn_model_parameter_data(context->model) + o->weight,
+                         .bias = bias_in(o, nn_model_parameter_data(context->model)),
                          .labels = context->labels,
                          .input_gradient = o->input_gradient < 0 ? NULL : nn_cuda_tensor(context, o->input_gradient),
                          .losses = context->losses,
@@ -40,8 +45,9 @@ Status nn_cuda_head_op_create(Context *context, int op) {
 Status nn_cuda_pass_head_evaluate(Context *context, const Job *job, int op) {
     const Op *o = &context->program->ops[op];
     HeadShape shape = head_shape_of(context, op, job->count);
-    const float *weights = nn_model_parameter_data(context->model) + o->weight;
-    return nn_cuda_head_evaluate(&shape, nn_cuda_tensor(context, o->input), weights, context->logits, context->stream);
+    float *parameters = nn_model_parameter_data(context->model);
+    return nn_cuda_head_evaluate(&shape, nn_cuda_tensor(context, o->input), parameters + o->weight,
+                                 bias_in(o, parameters), context->logits, context->stream);
 }
 
 Status nn_cuda_pass_head_train(Context *context, const Job *job, int op) {
@@ -54,8 +60,10 @@ Status nn_cuda_pass_head_train(Context *context, const Job *job, int op) {
 Status nn_cuda_pass_head_close(Context *context, const Job *job, int op) {
     HeadShape shape = head_shape_of(context, op, job->count);
     HeadBuffers buffers = buffers_of(context, op);
-    float *gradient = nn_model_gradient_data(context->model) + context->program->ops[op].weight;
-    return nn_cuda_head_close(&shape, &buffers, context->gradient_factor, gradient, context->totals, context->stream);
+    const Op *o = &context->program->ops[op];
+    float *gradients = nn_model_gradient_data(context->model);
+    return nn_cuda_head_close(&shape, &buffers, context->gradient_factor, gradients + o->weight, bias_in(o, gradients),
+                              context->totals, context->stream);
 }
 
 Status nn_cuda_store_totals(Context *context, NnStepTotals *to, const int32_t *index) {
