@@ -25,6 +25,7 @@ from network_cases import (  # noqa: F401
     test_outputs_of_several_users,
     test_refused_batches,
     test_residual_of_another_shape_is_refused,
+    test_resnet18,
     test_step_equals_the_reference,
     test_types_and_layouts_of_images,
     test_views,

@@ -8,6 +8,7 @@ from network_cases import (  # noqa: F401
     batch,
     make,
     relative,
+    shared_outputs,
     test_evaluation_uses_the_running_statistics,
     test_frozen_blocks,
     test_gaps_between_layers_stay_zero,
@@ -18,6 +19,7 @@ from network_cases import (  # noqa: F401
     test_outputs_of_several_users,
     test_refused_batches,
     test_residual_of_another_shape_is_refused,
+    test_resnet18,
     test_step_equals_the_reference,
     test_types_and_layouts_of_images,
     test_views,
@@ -33,9 +35,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, "shared"])
 def test_reference_by_finite_differences(name):
-    network = make(NETWORKS[name]())
+    network = make(shared_outputs("before") if name == "shared" else NETWORKS[name]())
     images, labels = batch(3, 24)
     reference = Reference(network)
     _, _, gradients = reference.step(images.astype(np.float64), labels, 0.2, "mean")
