@@ -89,6 +89,8 @@ class NormalizeImage(Transform):
 
     def __init__(self, mean, std, type):  # noqa: A002 (FFCV's name)
         self.mean, self.std = by_channel(mean, "mean"), by_channel(std, "std")
+        if len({len(values) for values in (self.mean, self.std) if len(set(values)) > 1}) > 1:
+            raise ValueError(f"mean and std are of different numbers of channels: {mean!r} and {std!r}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be above 0, not {std!r}")
         self.type = dtype_name(type)

@@ -225,7 +225,7 @@ static void test_chains_that_are_refused(void) {
                          .ops = {{.kind = AUGMENT_cutout, .draw = 4, .normalized = true, .as.cutout.crop_size = {1, 1}},
                                  {.kind = AUGMENT_cutout, .draw = 5, .as.cutout.crop_size = {1, 1}}},
                          .normalize = true,
-                         .std = {1, 1, 1},
+                         .std = {.value = {1, 1, 1}},
                          .normalized_type = IMAGE_F32,
                          .type = IMAGE_F32};
     CHECK(augment_create(&chain, &augment) == STATUS_ARGUMENT && augment == NULL);

@@ -399,7 +399,7 @@ def test_draws_do_not_depend_on_steps_without_draws(files):
         (lambda: tf.RandomTranslate(1.5), TypeError, "padding"),
         (lambda: tf.RandomCrop(0), ValueError, "size"),
         (lambda: tf.RandomCrop(8, 2, "mirror"), ValueError, "reflect"),
-        (lambda: tf.Cutout(4, (1, 2)), ValueError, "fill"),
+        (lambda: tf.Cutout(4, (1, 2, 3, 4, 5)), ValueError, "fill"),
         (lambda: tf.NormalizeImage(MEAN, (1, 0, 1), np.float32), ValueError, "std"),
         (lambda: tf.NormalizeImage(MEAN, STD, np.int32), ValueError, "int32"),
         (lambda: tf.NormalizeImage((1, 2), STD, np.float32), ValueError, "mean"),
@@ -455,6 +455,11 @@ def test_normalising_behind_a_users_step(files, front, kind):
         ([tf.RandomCrop((4, 32)), tf.GaussianBlur(9)], ValueError, "needs images of 5 pixels a side, not 4x32"),
         ([tf.RandomTranslate(2, (0, 0.5, 0))], ValueError, "0..255"),
         ([tf.Cutout(2, 256)], ValueError, "0..255"),
+        (
+            [tf.Cutout(4, (1, 2))],
+            ValueError,
+            "fill must be one number, or one a channel, of images of 3 channels, not 2",
+        ),
         (
             [tf.RandomHorizontalFlip()] * 17,
             ValueError,
