@@ -22,15 +22,19 @@
     }
 #define CROP(number, side, padding, reflects)                                                                          \
     {                                                                                                                  \
-        .kind = AUGMENT_crop, .draw = number, .as.crop = { {side, side + 3}, padding, {{1, 2, 3}, reflects} }          \
+        .kind = AUGMENT_crop, .draw = number, .as.crop = {                                                             \
+            {side, side + 3},                                                                                          \
+            padding,                                                                                                   \
+            {.colour = {1, 2, 3}, .reflect = reflects}                                                                 \
+        }                                                                                                              \
     }
 #define HOLE(number)                                                                                                   \
     {                                                                                                                  \
-        .kind = AUGMENT_cutout, .draw = number, .as.cutout = { {3, 2}, {{7, 8, 9}, false} }                            \
+        .kind = AUGMENT_cutout, .draw = number, .as.cutout = { {3, 2}, {.colour = {7, 8, 9}} }                         \
     }
 #define SHIFT(number, padding_)                                                                                        \
     {                                                                                                                  \
-        .kind = AUGMENT_translate, .draw = number, .as.translate = { padding_, {{4, 5, 6}, false} }                    \
+        .kind = AUGMENT_translate, .draw = number, .as.translate = { padding_, {.colour = {4, 5, 6}} }                 \
     }
 
 typedef struct Chain {
