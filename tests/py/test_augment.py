@@ -440,6 +440,12 @@ def test_normalising_behind_a_users_step(files, front, kind):
     for got in batches[1:]:
         np.testing.assert_array_equal(got, batches[0])
     bad = [lambda batch: batch[..., :2], normalise]
+    with (
+        Loader(files["32x32"], 4, pipelines={"image": bad}) as loader,
+        pytest.raises(ValueError, match="of 2 channels"),
+    ):
+        next(iter(loader))
+    bad = [lambda batch: np.repeat(batch, 2, 3), normalise]
     with Loader(files["32x32"], 4, pipelines={"image": bad}) as loader, pytest.raises(TypeError, match="takes images"):
         next(iter(loader))
 
