@@ -8,7 +8,7 @@ TIER ?= not long and not torch
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help build train test test-short test-torch lint format doctor clean
+.PHONY: help build train test test-short test-torch lint format site doctor clean
 
 help:
 	@echo "make train        set up, then the main job: write .beton files, train under mpirun"
@@ -16,6 +16,7 @@ help:
 	@echo "make test         set up, then the tests (make test-short: those of a few minutes)"
 	@echo "make test-torch   set up, PyTorch too (5 GB), then the tests of what is done with it"
 	@echo "make build        set up only: system packages, .venv, the package in it"
+	@echo "make site         the documentation as pages to browse: build/site/index.html"
 	@echo "make doctor       what this machine has and what is missing"
 	@echo "make lint format  ruff and clang-format: check, apply"
 	@echo "make clean        remove what was built (.venv and data stay)"
@@ -50,6 +51,11 @@ format: build
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.[ch]' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.[ch]' 'tests/*.cu' 'tests/*.cc')
+
+site: build
+	@bash tools/setup.sh site
+	$(RUN) -m sphinx -W --keep-going -n -q -c docs/site -d build/doctrees . build/site
+	@echo "build/site/index.html"
 
 doctor: build
 	$(RUN) -m cgxffcv doctor

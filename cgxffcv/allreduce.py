@@ -28,7 +28,9 @@ from cgxffcv import costs
 from cgxffcv.tensors import stream_number, take
 from cgxffcv.wording import as_table, counted
 
+#: The names that arguments may have, as the core spells them.
 ALGORITHMS, DTYPES, OPS = _cgxffcv.ALLREDUCE_ALGORITHMS, _cgxffcv.ALLREDUCE_DTYPES, _cgxffcv.ALLREDUCE_OPS
+#: Likewise of a QuantSpec.
 CODECS, QUANTIZED_DTYPES, ROUNDINGS = _cgxffcv.CODECS, _cgxffcv.QUANTIZED_DTYPES, _cgxffcv.ROUNDINGS
 UNCOMPRESSED = 32
 

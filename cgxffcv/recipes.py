@@ -485,6 +485,7 @@ AIRBENCH90 = AIRBENCH94.replace(
     target=0.90,
 )
 
+#: The recipes by their names.
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (

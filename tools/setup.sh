@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up a checkout: system packages through apt where they are missing, .venv, the package in it.
-# usage: tools/setup.sh [test|torch]     (instead, into .venv: the tools of the tests, or PyTorch)
+# usage: tools/setup.sh [test|site|torch]     (instead, into .venv: the tools of the tests or of the site, or PyTorch)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -101,7 +101,7 @@ virtual_environment() {
     local -a packages
     mapfile -t packages < <(requirements requires; requirements dependencies)
     pip_install "${packages[@]}"
-    rm -f "$VENV/.test-tools"
+    rm -f "$VENV/.test-tools" "$VENV/.site-tools"
     printf '%s\n' "$wanted" >"$VENV/.requirements"
 }
 
@@ -129,12 +129,12 @@ package() {
 mkdir -p build
 LOG=$PWD/build/setup.log
 : >"$LOG"
-if [ "${1:-}" = test ]; then
-    [ -e "$VENV/.test-tools" ] && exit 0
-    say "installing the tools of the tests"
-    mapfile -t packages < <(requirements test)
+if [ "${1:-}" = test ] || [ "${1:-}" = site ]; then
+    [ -e "$VENV/.$1-tools" ] && exit 0
+    say "installing the tools of the $1"
+    mapfile -t packages < <(requirements "$1")
     pip_install "${packages[@]}"
-    touch "$VENV/.test-tools"
+    touch "$VENV/.$1-tools"
     exit 0
 elif [ "${1:-}" = torch ]; then
     "$VENV/bin/python" -c 'import torch' 2>/dev/null && exit 0

@@ -1,0 +1,157 @@
+"""Sphinx's configuration of the site: its source folder is the checkout, so that every page is the file it always was.
+
+`make site` builds it; README.md is the first page.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from myst_parser.parsers.sphinx_ import MystParser
+from sphinx.ext.autodoc.mock import _MockObject
+
+from cgxffcv import __version__
+
+project = "cgxffcv"
+version = release = __version__
+html_title = f"cgxffcv {__version__}"
+html_theme = "furo"
+html_additional_pages = {"index": "start.html"}
+templates_path = ["."]
+html_static_path: list[str] = []
+html_copy_source = False
+highlight_language = "none"  # of blocks that name no language: commands, and what they show
+
+root_doc = "README"
+include_patterns = ["*.md", "docs/*.md", "docs/site/api/*.md", "examples/README.md", "examples/*.ipynb"]
+# A type that is named without its module, and is public in two; a page that leaves out a level of headings.
+suppress_warnings = ["ref.python", "myst.header"]
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+myst_heading_anchors = 3
+myst_links_external_new_tab = True
+
+autodoc_default_options = {"members": True, "undoc-members": True}
+autodoc_member_order = "bysource"
+autodoc_mock_imports = ["torch"]
+_MockObject.__or__ = lambda self, other: self  # "ProcessGroup | None", which modules that torch reads evaluate
+# Types of the standard library and of NumPy have no page here, nor have the modules in which a public name is made.
+nitpick_ignore_regex = [("py:.*", r".*")]
+
+# What stands beside the first page: README.md itself has no list of the others.
+CONTENTS = """
+```{toctree}
+:hidden:
+:caption: Using it
+
+docs/TRAINING
+docs/ALLREDUCE
+docs/coming-from-ffcv
+docs/coming-from-torch_cgx
+```
+
+```{toctree}
+:hidden:
+:caption: Examples
+:glob:
+
+examples/README
+examples/*
+```
+
+```{toctree}
+:hidden:
+:caption: Reference
+
+docs/site/api/data
+docs/site/api/transforms
+docs/site/api/allreduce
+docs/site/api/training
+docs/site/api/top
+docs/site/api/core
+docs/FORMAT
+docs/WIRE
+```
+
+```{toctree}
+:hidden:
+:caption: How it is made
+
+docs/DESIGN
+docs/BENCHMARKS
+docs/PERFORMANCE
+CONTRIBUTING
+SECURITY
+CHANGELOG
+```
+"""
+
+
+class NotebookParser(MystParser):
+    """Notebooks as pages, without outputs (they are kept without any): text as it is, code as blocks of Python."""
+
+    supported = ("ipynb",)
+
+    def parse(self, inputstring: str, document: Any) -> None:
+        super().parse("\n\n".join(map(_cell, json.loads(inputstring)["cells"])), document)
+
+
+def _cell(cell: dict[str, Any]) -> str:
+    text = "".join(cell["source"])
+    return text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```"
+
+
+# "name: what it is" begins an entry of a docstring, which goes on until the next one or an empty line.
+_ENTRY = re.compile(r"\**\w+(, \**\w+)*: ")
+_HEADING = re.compile(r"[A-Z][a-z ]+:$")
+
+
+def _escaped(text: str) -> str:
+    """`text` as reStructuredText: what stands between backquotes as code, everything else as it is."""
+    parts = re.split(r"``(.+?)``|`(.+?)`", text)
+    plain = [re.sub(r"([*_|\\`])", r"\\\1", part) for part in parts[::3]]
+    codes = [f"``{double or single}``" for double, single in zip(parts[1::3], parts[2::3], strict=True)]
+    return "".join(sum(zip(plain, [*codes, ""], strict=True), ()))
+
+
+def _blocks(lines: list[str]) -> Iterator[str]:
+    """The paragraphs and entries of a docstring as reStructuredText; what is indented after an empty line is code."""
+    block: list[str] = []
+    code = False
+    for line in [*lines, ""]:
+        words = line.strip()
+        if block and (not words or _ENTRY.match(words) or _HEADING.match(words) or _HEADING.match(block[-1])):
+            text = " ".join(block).replace("::", ":")
+            entry = _ENTRY.match(text)
+            yield f"- **{_escaped(entry[0][:-2])}**: {_escaped(text[entry.end() :])}" if entry else _escaped(text)
+            yield ""
+            block = []
+            code = False
+        elif not block and line.startswith("    ") and not _ENTRY.match(words):
+            yield from [] if code else ["::", ""]
+            code = True
+        elif words and not line.startswith("    "):
+            code = False
+        if code:
+            yield line
+        elif words:
+            block.append(words)
+
+
+def _write_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = _blocks(lines)
+
+
+def _add_contents(app: Any, page: str, source: list[str]) -> None:
+    if page == root_doc:
+        source[0] += CONTENTS
+
+
+def setup(app: Any) -> None:
+    app.add_source_suffix(".ipynb", "ipynb")
+    app.add_source_parser(NotebookParser)
+    app.connect("source-read", _add_contents)
+    app.connect("autodoc-process-docstring", _write_docstring)
