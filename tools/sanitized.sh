@@ -8,8 +8,9 @@ PYTHON=$PWD/.venv/bin/python
 OUT=$PWD/build/sanitized
 # No mpirun below a preloaded sanitizer, and nothing that enters the C core with good input only, or not at all.
 TESTS=(tests/py)
-for name in ascii bench_allreduce bench_cifar bench_json bench_loader bench_table build cifar cli config docs examples \
-    folder_lock interrupts place recipes report run sample setup stub summary supervise train_here; do
+for name in ascii bench_allreduce bench_cifar bench_json bench_loader bench_rival bench_table build cifar cli config \
+    ddp_rules docs examples ffcv_script folder_lock interrupts launch own_images place predict recipes report resuming run \
+    sample setup stub summary supervise train_here write_script; do
     TESTS+=("--ignore=tests/py/test_$name.py")
 done
 [ $# -gt 0 ] || set -- -q -m "not medium and not long and not torch" -p no:cacheprovider "${TESTS[@]}"

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/handlers.h"
 #include "base/memory.h"
 
 #define OPENING (RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE)
@@ -47,7 +48,10 @@ bool library_find_package(const char *relative, char path[LIBRARY_PATH_BYTES]) {
 }
 
 void *library_open_file(const char *file, char why[LIBRARY_WHY_BYTES]) {
+    Handlers handlers;
+    handlers_keep(&handlers);
     void *library = dlopen(file, OPENING);
+    handlers_put_back(&handlers);
     why[0] = '\0';
     if (library != NULL) return library;
     const char *said = dlerror();

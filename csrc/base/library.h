@@ -1,7 +1,8 @@
 /* Shared libraries that are opened when they are first needed, so that this module loads on machines without them.
  *
  * Where they are looked for: what a variable of the environment names, and nothing else; what this process has opened
- * already, whoever did; the folders of Python packages; the system's own folders. Nothing is ever closed again. */
+ * already, whoever did; the folders of Python packages; the system's own folders. Nothing is ever closed again. The
+ * process's handlers of faults stay as they are (handlers.h). */
 #ifndef CGXFFCV_BASE_LIBRARY_H
 #define CGXFFCV_BASE_LIBRARY_H
 

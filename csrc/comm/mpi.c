@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/handlers.h"
 #include "base/memory.h"
 
 #define CONTROL NET_CHANNELS
@@ -460,7 +461,11 @@ bool comm_net_destroy(CommNet *net, const bool *skip) {
 
 static void start_mpi(void) {
     int provided;
-    if (mpi->Init_thread(NULL, NULL, mpi->abi.thread_multiple, &provided) != MPI_OK) return;
+    Handlers handlers;
+    handlers_keep(&handlers); /* it opens more libraries */
+    const int error = mpi->Init_thread(NULL, NULL, mpi->abi.thread_multiple, &provided);
+    handlers_put_back(&handlers);
+    if (error != MPI_OK) return;
     initialised_by = getpid();
     mpi->Comm_set_errhandler(mpi->abi.comm_world, mpi->abi.errors_return);
     mpi->Comm_set_errhandler(mpi->abi.comm_self, mpi->abi.errors_return);

@@ -1,12 +1,15 @@
 """Which MPI library is opened, when, and what is said of one that is of no use."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import _cgxffcv
+import numpy as np
 import pytest
+import tiny_beton
 from ranks import environment, mpirun, needs_mpirun
 
 HERE = Path(__file__).resolve().parent
@@ -85,6 +88,29 @@ def test_one_of_another_launcher_is_refused_and_named(tmp_path):
     )
     assert "cgxffcv launch -np 2" in done.stderr and "CGXFFCV_MPI_LIBRARY" in done.stderr
     assert "other_mpi: finalised" in done.stderr and done.returncode == 1
+
+
+@pytest.mark.parametrize("initialised", [False, True])
+def test_handlers_of_faults_stay(tmp_path, initialised):
+    """A file that is cut after MPI has come: the guard of mapped files still holds; and Python's faulthandler."""
+    library = stand_in(tmp_path, "libmpi.so.12")
+    name = tiny_beton.write(tmp_path / "x.beton", {"x": ("array", list(np.zeros((64, 4096), np.uint8)))}, 1 << 16)
+    come = (
+        "from cgxffcv import comm\ntry: comm.world(timeout=20)\nexcept _cgxffcv.CommError: pass"
+        if initialised
+        else OPEN
+    )
+    code = f"""import os, faulthandler, _cgxffcv; from cgxffcv import Loader
+faulthandler.enable()
+loader = Loader({str(name)!r}, 4, num_workers=1)
+{come}
+os.truncate({str(name)!r}, 8192)
+try: list(loader)
+except _cgxffcv.BetonError as error: print(error, flush=True)
+faulthandler._sigsegv()"""
+    done = python(code, CGXFFCV_MPI_LIBRARY=str(library), **HYDRA)
+    assert "has become shorter" in done.stdout, done.stderr
+    assert done.returncode == -signal.SIGSEGV and "Fatal Python error: Segmentation fault" in done.stderr
 
 
 def test_what_is_no_mpi_is_refused(tmp_path):

@@ -1,0 +1,18 @@
+/* Handlers of faults that stay whatever a library does as it is opened: UCX, below Open MPI, puts handlers of its own
+ * in place of Python's faulthandler and of the guard of mapped files (guard.h). A signal without a handler is left to
+ * the library. */
+#ifndef CGXFFCV_BASE_HANDLERS_H
+#define CGXFFCV_BASE_HANDLERS_H
+
+#include <signal.h>
+
+#define HANDLERS_KEPT 6
+
+typedef struct Handlers {
+    struct sigaction before[HANDLERS_KEPT];
+} Handlers;
+
+void handlers_keep(Handlers *handlers);
+void handlers_put_back(const Handlers *handlers);
+
+#endif
