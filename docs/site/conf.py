@@ -23,6 +23,7 @@ html_additional_pages = {"index": "start.html"}
 templates_path = ["."]
 html_static_path: list[str] = []
 html_copy_source = False
+html_show_copyright = False
 highlight_language = "none"  # of blocks that name no language: commands, and what they show
 
 root_doc = "README"
@@ -49,6 +50,8 @@ CONTENTS = """
 
 docs/TRAINING
 docs/ALLREDUCE
+docs/several-hosts
+docs/errors
 docs/coming-from-ffcv
 docs/coming-from-torch_cgx
 ```
@@ -80,6 +83,7 @@ docs/WIRE
 :hidden:
 :caption: How it is made
 
+docs/why-fast
 docs/DESIGN
 docs/BENCHMARKS
 docs/PERFORMANCE

@@ -1,11 +1,14 @@
-"""The site of the documentation builds without a warning, and its reference has every public name."""
+"""The site of the documentation builds without a warning and has every public name; its tables and bars hold."""
 
 import importlib
+import importlib.util
 import pkgutil
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
 
+import _cgxffcv
 import pytest
 from checkout import ROOT, environ
 
@@ -20,6 +23,7 @@ needs_sphinx = pytest.mark.skipif(
 
 
 def public_names():
+    """Of the package and of its public modules, with the modules' names."""
     inner = [f"cgxffcv.{module.name}" for module in pkgutil.iter_modules(cgxffcv.__path__) if module.name[0] != "_"]
     modules = ["cgxffcv", *(name for name in inner if name.split(".")[1] not in INTERNAL), *DEEPER]
     found = {name: getattr(importlib.import_module(name), "__all__", ()) for name in modules}
@@ -49,3 +53,37 @@ def test_the_site_builds_and_has_every_public_name(tmp_path):
     pages = {path.stem for path in (tmp_path / "site").rglob("*.html")}
     sources = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.ipynb")]
     assert {path.stem for path in sources} | {"index"} <= pages
+
+
+def is_error(value):
+    return isinstance(value, type) and issubclass(value, Exception)
+
+
+def test_each_class_of_error_is_in_the_table():
+    names = {f"cgxffcv.errors.{name}" for name in vars(importlib.import_module("cgxffcv.errors"))}
+    shown = {}
+    names |= public_names() - {"cgxffcv.interop.torch.CGXState", "cgxffcv.interop.torch.cgx_hook"}  # need torch
+    for name in sorted(names | {f"_cgxffcv.{name}" for name in dir(_cgxffcv)}):
+        module, _, last = name.rpartition(".")
+        value = getattr(importlib.import_module(module), last, None)
+        if is_error(value):
+            public = last if hasattr(cgxffcv, last) else f"{module}.{last}"
+            shown[value] = min(shown.get(value, public), public, key=len)
+    rows = re.findall(r"^\| `([\w.]+)` \| (.+?) \|", (ROOT / "docs/errors.md").read_text(), re.M)
+    bases = {name: ", ".join(f"`{base.__name__}`" for base in error.__bases__) for error, name in shown.items()}
+    assert len(rows) == len(bases) and dict(rows) == bases
+
+
+def test_bars_show_what_the_pages_state():
+    spec = importlib.util.spec_from_file_location("bars", ROOT / "docs/site/bars.py")
+    bars = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bars)
+    stated = "".join((ROOT / "docs" / name).read_text() for name in ("BENCHMARKS.md", "PERFORMANCE.md"))
+    page = (ROOT / "docs/why-fast.md").read_text()
+    assert {path.stem for path in bars.FOLDER.iterdir()} == bars.CHARTS.keys()
+    for name, (unit, figures) in bars.CHARTS.items():
+        assert (bars.FOLDER / f"{name}.svg").read_text() == bars.draw(unit, figures)
+        told = re.search(rf"!\[([^]]+)\]\(bars/{name}\.svg\)", page)[1]
+        for figure in figures.values():
+            alone = rf"(?<![\d.,]){re.escape(figure)}(?![\d]|[.,]\d)"
+            assert re.search(alone, stated) and re.search(alone, told), f"{name}: {figure}"
