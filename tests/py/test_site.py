@@ -6,6 +6,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import zlib
 from importlib.util import find_spec
 
 import _cgxffcv
@@ -33,8 +34,6 @@ def public_names():
 @pytest.mark.medium
 @needs_sphinx
 def test_the_site_builds_and_has_every_public_name(tmp_path):
-    from sphinx.util.inventory import InventoryFile
-
     # as `make site`, which writes into build/
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-c", "docs/site"]
     done = subprocess.run(
@@ -47,8 +46,9 @@ def test_the_site_builds_and_has_every_public_name(tmp_path):
         env=environ(),
     )
     assert done.returncode == 0, done.stderr
-    inventory = InventoryFile.loads((tmp_path / "site" / "objects.inv").read_bytes(), uri="")
-    known = {name for kind, names in inventory.data.items() if kind.startswith("py:") for name in names}
+    inventory = (tmp_path / "site" / "objects.inv").read_bytes().split(b"\n", 4)[4]  # behind four lines of head
+    entries = [line.split() for line in zlib.decompress(inventory).decode().splitlines()]
+    known = {entry[0] for entry in entries if entry[1].startswith("py:")}
     assert public_names() - known == set()
     pages = {path.stem for path in (tmp_path / "site").rglob("*.html")}
     sources = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.ipynb")]
