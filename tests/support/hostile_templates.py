@@ -436,6 +436,7 @@ TYPES = {
         "batches": method(a_loader, "batches", 5),
         "reseed": method(a_loader, "reseed", 5),
         "fields": method(open_loader, "fields"),
+        "dtypes": method(open_loader, "dtypes"),
         "stats": method(a_loader, "stats"),
         "close": method(a_loader, "close"),
     },
