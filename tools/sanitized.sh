@@ -16,7 +16,8 @@ for name in ascii bench_allreduce bench_cifar bench_json bench_loader bench_riva
     sample setup stub summary supervise train_here write_script; do
     TESTS+=("--ignore=tests/py/test_$name.py")
 done
-[ $# -gt 0 ] || set -- -q -m "not medium and not long and not torch" -p no:cacheprovider "${TESTS[@]}"
+[ $# -gt 0 ] || set -- -q -n 2 --dist loadgroup --no-loadscope-reorder -m "not medium and not long and not torch" \
+    -p no:cacheprovider "${TESTS[@]}"
 
 # The kernels and what launches them are checked by their emulator (tests/cuda).
 CGXFFCV_CUDA=0 CGXFFCV_DEBUG=1 CGXFFCV_SANITIZE=address,undefined "$PYTHON" setup.py -q build_ext \
