@@ -317,20 +317,22 @@ class _Job:
 
     def end(self) -> None:
         """No rank, nor a process that one started, is left. Those that have not returned are interrupted first."""
-        for rank in self.ranks:
-            if rank.outcome is None:
-                rank.signal(signal.SIGINT)
-        limit = time.monotonic() + GRACE_SECONDS
-        while time.monotonic() < limit and not all(rank.ended() or rank.stopped() for rank in self.ranks):
-            self.look()
-        for rank in self.ranks:
-            rank.signal(signal.SIGKILL)
-        self.look(0)
-        self.selector.close()
-        for rank in self.ranks:
-            rank.reap()
-        for descriptor, _ in self.worlds:
-            os.close(descriptor)
+        try:
+            for rank in self.ranks:
+                if rank.outcome is None:
+                    rank.signal(signal.SIGINT)
+            limit = time.monotonic() + GRACE_SECONDS
+            while time.monotonic() < limit and not all(rank.ended() or rank.stopped() for rank in self.ranks):
+                self.look()
+            for rank in self.ranks:
+                rank.signal(signal.SIGKILL)
+            self.look(0)
+        finally:  # sys.stdout may raise
+            self.selector.close()
+            for rank in self.ranks:
+                rank.reap()
+            for descriptor, _ in self.worlds:
+                os.close(descriptor)
 
 
 def _end_of(how: os.waitid_result) -> str:

@@ -57,6 +57,17 @@ def test_the_output_of_rank_0_appears(capsys):
     assert out == "rank 0 line 0 ü\nrank 0 line 1 ü\rrank 0 line 2 ü\n" and err == "error of rank 0\n"
 
 
+class Closed:
+    def write(self, text):
+        raise BrokenPipeError("nobody reads")
+
+
+def test_nothing_is_left_where_the_output_cannot_be_written(monkeypatch):
+    monkeypatch.setattr("sys.stdout", Closed())
+    with pytest.raises(BrokenPipeError, match="nobody reads"):
+        cgxffcv.launch(launched.printing_on, 2, timeout=120)
+
+
 def test_output_appears_while_ranks_run(tmp_path):
     code = "import cgxffcv, launched, sys; cgxffcv.launch(launched.saying_and_waiting, 1, (sys.argv[1],), timeout=120)"
     process = subprocess.Popen(

@@ -47,6 +47,14 @@ def saying_and_waiting(path):
     print("went on")
 
 
+def printing_on():
+    """For ever, whatever it is told."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        print("a line")
+        time.sleep(0.01)
+
+
 def raising():
     with comm.world() as world:
         if world.rank == 1:
