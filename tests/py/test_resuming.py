@@ -133,6 +133,15 @@ def test_which_fields_of_a_recipe_may_be_others():
             assert f"its recipe field {name} is 'other'" in refused(**{name: "other"}), name
 
 
+def test_checkpoints_from_before_fields_were_added_go_on():
+    mine, added = recipes.get("resnet9").as_dict(), ("classes", "side", "decay_on", "nesterov")
+    older = {name: value for name, value in mine.items() if name not in added}
+    compare({"recipe": mine}, {"recipe": older})
+    for changes in ({"classes": 20}, {"decay_on": "weights"}, {"nesterov": True}):
+        with pytest.raises(checkpoint.CheckpointError, match=f"recipe field {next(iter(changes))}"):
+            compare({"recipe": mine | changes}, {"recipe": older})
+
+
 def test_a_training_that_is_longer_already_is_not_shortened(files, tmp_path):
     SMALL["one"] = SMALL["muon"].replace(epochs=1)
     with trainer_of(files, "muon") as trainer:
