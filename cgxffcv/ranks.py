@@ -246,7 +246,7 @@ class _Job:
                 told = f"the ranks differ in slot_bytes: {self.worlds[number][1]} and {slot_bytes}".encode()
             else:
                 descriptors = [self.worlds[number][0]]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             told = str(error).encode()
         with suppress(OSError):  # it has ended since
             socket.send_fds(rank.channel, [told], descriptors)
@@ -286,7 +286,15 @@ class _Job:
         failures = [rank for rank in self.ranks if rank.outcome is not None and rank.outcome[0] == "failed"]
         if failures and not self.interrupted:
             raise self._failure(min(failures, key=lambda rank: rank.outcome[3]))  # type: ignore[index]
-        return [] if self.interrupted else [pickle.loads(rank.outcome[1]) for rank in self.ranks]  # type: ignore[index]
+        return [] if self.interrupted else [self._value(rank) for rank in self.ranks]
+
+    def _value(self, rank: _Rank) -> Any:
+        assert rank.outcome is not None
+        try:
+            return pickle.loads(rank.outcome[1])
+        except Exception as error:
+            what = f"returned what cannot be unpickled here: {type(error).__name__}: {error}"
+            raise RankError(f"rank {rank.number} of {self.size} {what}", rank.number) from error
 
     def _failure(self, rank: _Rank) -> RankError:
         assert rank.outcome is not None
@@ -402,7 +410,7 @@ def launch(
     the call, no process is left.
 
     Raises RankError if a rank raises (its traceback is the message), is killed, is late, or returns what cannot be
-    pickled; the others are ended. UsageError (a UserError) in a rank of this or of another launcher, and for a function
+    pickled, or unpickled here; the others are ended. UsageError (a UserError) in a rank of this or of another launcher, and for a function
     that cannot travel; TypeError, ValueError for wrong arguments.
     """
     _check(function, ranks, timeout)

@@ -75,6 +75,21 @@ def unpicklable():
     return threading.Lock()
 
 
+class OneWay:
+    """Can be pickled, but not unpickled."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def one_way():
+    return OneWay()
+
+
+def wrong_slots():
+    comm.world(slot_bytes="many")
+
+
 def killed():
     with comm.world() as world:
         if world.rank == 1:
