@@ -123,6 +123,8 @@ class Plan:
         """The GPU for which batches lie in page-locked memory: the one given, or the first to which a pipeline moves
         them."""
         given = self.arguments["page_locked"]
+        if given is True:
+            raise TypeError("Loader: page_locked is the number of a GPU, None or False, not True")
         moves = (output.gpu for output in self.outputs if output.gpu is not None)
         self.page_locked = next(moves, None) if given is None else None if given is False else given
         return self.page_locked

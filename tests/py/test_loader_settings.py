@@ -133,6 +133,7 @@ def test_a_drawn_seed_stays(path):
         ("rank", 1, ValueError, "rank must be in 0..0"),
         ("pipelines", {"nobody": []}, ValueError, "nobody"),
         ("batches_ahead", 0, ValueError, "batches_ahead"),
+        ("page_locked", True, TypeError, "page_locked is the number of a GPU, None or False, not True"),
         ("next_epoch", -1, ValueError, "epoch"),
         ("next_epoch", 2.5, TypeError, "float"),
     ],
