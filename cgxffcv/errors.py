@@ -31,3 +31,6 @@ class RankError(RuntimeError):
     def __init__(self, message: str, rank: int):
         self.rank = rank
         super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[RankError], tuple[str, int]]:
+        return type(self), (str(self), self.rank)

@@ -1,6 +1,7 @@
 """cgxffcv.launch: what ranks return and print, how each way to fail is told, and that nothing is left."""
 
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -104,6 +105,11 @@ def test_a_failure_names_the_rank(function, rank, words):
     if rank == 0:  # both fail alike, and the other may have been the first by more than launch waits
         words = words.replace("rank 0", f"rank {caught.value.rank}")
     assert words in str(caught.value) and caught.value.rank >= rank
+
+
+def test_a_failure_can_be_pickled():
+    error = pickle.loads(pickle.dumps(RankError("rank 1 of 2 failed", 1)))
+    assert (type(error), str(error), error.rank) == (RankError, "rank 1 of 2 failed", 1)
 
 
 @pytest.mark.medium
