@@ -173,10 +173,14 @@ class ToDevice(Transform):
 
     @property
     def gpu(self) -> int | None:
-        """The number of the GPU; None if it is none of those that the core sees."""
+        """The number of the GPU, of "cuda" torch's current one; None if it is none of those that the core sees."""
         kind, _, number = self.device.partition(":")
-        known = kind == "cuda" and int(number or 0) < len(devices())
-        return int(number or 0) if known else None
+        if kind != "cuda":
+            return None
+        torch = find_torch()
+        if number == "" and torch is not None and torch.cuda.is_available():
+            number = torch.cuda.current_device()
+        return int(number or 0) if int(number or 0) < len(devices()) else None
 
     @property
     def comes_last(self) -> bool:

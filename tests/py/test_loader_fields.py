@@ -268,6 +268,13 @@ def test_devices_by_name_and_number(monkeypatch, device, name):
     assert tf.ToDevice(device).device == name
 
 
+def test_a_gpu_without_a_number_is_the_current_one(monkeypatch):
+    cuda = types.SimpleNamespace(is_available=lambda: True, current_device=lambda: 2)
+    monkeypatch.setattr(tf, "find_torch", lambda: types.SimpleNamespace(device=str, cuda=cuda))
+    monkeypatch.setattr(tf, "devices", lambda: [{}] * 4)
+    assert [tf.ToDevice(device).gpu for device in ("cuda", "cuda:3", "cuda:4", "cpu")] == [2, 3, None, None]
+
+
 def test_devices_that_there_are_not(monkeypatch):
     def refuse(name):
         raise RuntimeError(f"Invalid device string: {name!r}\nmore")
