@@ -319,6 +319,8 @@ def _check(r: Recipe) -> None:
     need(all(width >= 1 for width in r.widths), "widths", "positive numbers")
     need(len(r.depths) == 3 and all(depth in (2, 3) for depth in r.depths), "depths", "three numbers, each 2 or 3")
     need(r.network == "airbench" or r.optimizer != "muon", "optimizer", "sgd for this network")
+    need(r.optimizer == "sgd" or r.decay_on == "all", "decay_on", "all for this optimizer")
+    need(r.optimizer == "sgd" or not r.nesterov, "nesterov", "false for this optimizer")
     starts = [share for share, _ in r.resolutions]
     need(
         bool(starts) and starts[0] == 0 and starts == sorted(starts) and starts[-1] < 1,

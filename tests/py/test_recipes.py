@@ -91,6 +91,13 @@ def test_refusals(changes, message):
         recipes.get("demo").replace(**changes)
 
 
+@pytest.mark.parametrize("changes", [{"decay_on": "weights"}, {"nesterov": True}])
+def test_what_only_sgd_has_is_refused_elsewhere(changes):
+    assert recipes.get("demo").replace(**changes) != recipes.get("demo")
+    with pytest.raises(recipes.RecipeError, match=f"{next(iter(changes))} = .*: expected .* for this optimizer"):
+        recipes.get("airbench94").replace(**changes)
+
+
 def test_local_batch():
     demo, a94 = recipes.get("demo"), recipes.get("airbench94")
     assert demo.local_batch(3) == 256
