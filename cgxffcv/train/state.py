@@ -19,7 +19,8 @@ __all__ = ["FORMAT", "compare", "core_state", "fill_core", "my_residual", "my_su
 
 FORMAT = 2  # of the state
 NO_PART = ("summary", "target")  # fields of a recipe that change nothing in a training
-ADDED = {"classes": 10, "side": 32, "decay_on": "all", "nesterov": False}  # fields that older checkpoints' recipes lack, and what they were
+# Fields that older checkpoints' recipes lack, and what they were.
+ADDED = {"classes": 10, "side": 32, "decay_on": "all", "nesterov": False}
 LENGTH = ("epochs", "lr_peak_epoch")  # that may be others in a training that goes on
 NOW, SLOW = ("parameters", "statistics"), ("slow_parameters", "slow_statistics")
 
