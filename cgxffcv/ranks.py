@@ -406,8 +406,9 @@ def launch(
     appears as it is printed; of the others' the end is shown if they fail.
 
     timeout: seconds after which ranks that have not returned end the call; None: only waits between ranks have a
-    deadline (`comm.world`). Ctrl-C raises KeyboardInterrupt in the ranks, and here once they have ended; whatever ends
-    the call, no process is left.
+    deadline (`comm.world`). Ctrl-C raises KeyboardInterrupt in the ranks, and here once they have ended. Whatever ends
+    the call, no rank is left, nor a process that it has started, unless that has a session of its own. A rank has five
+    seconds to end (threads, what `atexit` calls) once its function has returned, and is killed then.
 
     Raises RankError if a rank raises (its traceback is the message), is killed, is late, or returns what cannot be
     pickled, or unpickled here; the others are ended. UsageError (a UserError) in a rank of this or of another launcher, and for a function
