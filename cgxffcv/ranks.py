@@ -411,8 +411,8 @@ def launch(
     seconds to end (threads, what `atexit` calls) once its function has returned, and is killed then.
 
     Raises RankError if a rank raises (its traceback is the message), is killed, is late, or returns what cannot be
-    pickled, or unpickled here; the others are ended. UsageError (a UserError) in a rank of this or of another launcher, and for a function
-    that cannot travel; TypeError, ValueError for wrong arguments.
+    pickled, or unpickled here; the others are ended. UsageError (a UserError) in a rank of this or of another launcher,
+    and for a function that cannot travel; TypeError, ValueError for wrong arguments.
     """
     _check(function, ranks, timeout)
     data = _payload(function, args)
