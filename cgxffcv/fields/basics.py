@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import numpy as np
+
 from cgxffcv.decoders import FloatDecoder, IntDecoder  # noqa: F401 (where FFCV has them)
 from cgxffcv.fields.base import CoreField, Spec, spec
 
@@ -21,8 +23,9 @@ def _scalar(value: Any) -> Any:
 
 
 class IntField(CoreField):
-    """A whole number, stored as int64 in the record. Takes int, bool, NumPy integers, arrays of one integer, and floats
-    that are whole numbers, as tables read from text have them; others would lose something."""
+    """A whole number, stored as int64 in the record. Takes int, bool, NumPy integers, arrays and tensors of one
+    integer, and whole np.float64 scalars: a table's column of integers becomes float64 where one is missing. Other
+    floats are refused, whole or not, since they are more likely a value of another field."""
 
     def describe(self, name: str) -> Spec:
         return spec("int", name)
@@ -30,11 +33,10 @@ class IntField(CoreField):
     def convert(self, value: Any) -> int:
         if type(value) is int:
             return value
-        number = _scalar(value)
-        if isinstance(number, float) and number.is_integer():
-            return int(number)
+        if isinstance(value, np.float64) and value.is_integer():
+            return int(value)
         try:
-            return operator.index(number)
+            return operator.index(_scalar(value))
         except TypeError:
             raise TypeError(f"a whole number was expected, not {type(value).__name__} {value!r:.60}") from None
 
