@@ -59,7 +59,7 @@ def serve(rank: int, size: int, parent: int, channel: int, payload: int, stack: 
     faulthandler.enable(stack, all_threads=False)
     faulthandler.register(STACK_SIGNAL, stack, all_threads=False)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", write_through=True)  # type: ignore[union-attr]
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     seat.take(socket.socket(fileno=channel), rank, size)
     with suppress(OSError):  # the launcher is gone
         seat.send(_outcome(payload))
@@ -180,7 +180,7 @@ class _Job:
             stack = os.memfd_create("cgxffcv-stack")
             arguments = (number, self.size, os.getpid(), theirs.fileno(), payload, stack)
             process = subprocess.Popen(
-                [sys.executable, "-c", BEGIN.format(path=path, argv=argv, arguments=arguments)],
+                [sys.executable, "-u", "-c", BEGIN.format(path=path, argv=argv, arguments=arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

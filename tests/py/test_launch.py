@@ -77,10 +77,9 @@ def test_nothing_is_left_where_the_output_cannot_be_written(monkeypatch):
 
 def test_output_appears_while_ranks_run(tmp_path):
     code = "import cgxffcv, launched, sys; cgxffcv.launch(launched.saying_and_waiting, 1, (sys.argv[1],), timeout=120)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "go")], stdout=subprocess.PIPE, text=True, env=environ()
-    )
-    with process:
+    command = [sys.executable, "-c", code, str(tmp_path / "go")]
+    buffered = environ(PYTHONUNBUFFERED="")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=buffered) as process:
         assert process.stdout.readline() == "waiting\n"
         (tmp_path / "go").touch()
         assert process.stdout.read() == "went on\n"
