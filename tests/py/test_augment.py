@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import augment_reference as reference
+import instruction_sets
 import numpy as np
 import pytest
 import tiny_beton
@@ -219,19 +220,8 @@ def test_every_level_is_rounded_once_from_float64(tmp_path, dtype, mean, std):
     np.testing.assert_array_equal(bits(load(path, steps, 0)), bits(want))
 
 
-def test_every_level_on_every_instruction_set(tmp_path):
-    if os.environ.get("CGXFFCV_CPU"):
-        pytest.skip("this is one of the processes that the test starts")
-    for level in ("scalar", "avx2", "avx512"):
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-k", "every_level_is_rounded or ties", __file__],
-            env={**os.environ, "CGXFFCV_CPU": level},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert done.returncode == 0, (level, done.stdout)
+def test_every_level_on_every_instruction_set():
+    instruction_sets.pass_on(["scalar", "avx2", "avx512"], "every_level_is_rounded or ties", __file__)
 
 
 def test_ties_of_bfloat16_go_to_even(tmp_path):

@@ -4,10 +4,7 @@ Networks without a head keep all their tensors, so every operator is compared by
 given, its result must be the float64 result rounded once (bfloat16) or within a few float32 roundings of its sums.
 """
 
-import os
-import subprocess
-import sys
-
+import instruction_sets
 import numpy as np
 import pytest
 from nn_reference import (
@@ -233,13 +230,7 @@ def test_stem(stem, batch, precision):
 
 def test_stems_on_other_instruction_sets():
     """Vectors of 8 and 4 floats, where most processors of the tests have 16."""
-    if os.environ.get("CGXFFCV_CPU"):
-        pytest.skip("this is one of the processes that the test starts")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "test_stem and float32", __file__]
-    for level in ("scalar", "avx2"):
-        environment = {**os.environ, "CGXFFCV_CPU": level}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-        assert done.returncode == 0, (level, done.stdout)
+    instruction_sets.pass_on(["scalar", "avx2"], "test_stem and float32", __file__)
 
 
 CONVS = [

@@ -1,10 +1,7 @@
 """The order that a seed draws, number by number, against Fisher and Yates in Python, on each instruction set."""
 
-import os
-import subprocess
-import sys
-
 import augment_reference as reference
+import instruction_sets
 import numpy as np
 import pytest
 from _cgxffcv import loader_shuffled
@@ -21,15 +18,4 @@ def test_against_python(seed, epoch):
 
 
 def test_every_instruction_set():
-    if os.environ.get("CGXFFCV_CPU"):
-        pytest.skip("this is one of the processes that the test starts")
-    for level in ("scalar", "avx2"):
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "against_python", __file__],
-            env={**os.environ, "CGXFFCV_CPU": level},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert done.returncode == 0, (level, done.stdout)
+    instruction_sets.pass_on(["scalar", "avx2"], "against_python", __file__)
