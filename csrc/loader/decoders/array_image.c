@@ -25,8 +25,7 @@ static Status refuse(const BetonField *about, const AugmentSpec *image) {
         image != NULL && image->op_count > 0 ? augment_entry(image->ops[0].kind)->name : "NormalizeImage";
     FAIL(STATUS_TYPE,
          "%s takes images: arrays of uint8, uint16 or float32 and shape (height, width) or (height, width, 1 to %d), "
-         "not "
-         "of %s and shape (%s); a callable on the batch takes any",
+         "not of %s and shape (%s); a callable on the batch takes any",
          step, AUGMENT_MAX_CHANNELS, beton_dtype_name((int)about->dtype), shape);
 }
 
