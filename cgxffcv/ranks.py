@@ -379,6 +379,11 @@ def _check(function: object, ranks: object, timeout: object) -> None:
     if ranks < 1:
         raise ValueError(f"launch: ranks must be 1 or more, not {ranks}")
     check_timeout(timeout)
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        raise UsageError(
+            "launch: this process ignores SIGCHLD, so nobody can tell how ranks end: "
+            "signal.signal(signal.SIGCHLD, signal.SIG_DFL) before"
+        )
     here = place.or_alone()
     if here.launcher == seat.LAUNCHER or here.size != 1:
         raise UsageError(
@@ -412,7 +417,7 @@ def launch(
 
     Raises RankError if a rank raises (its traceback is the message), is killed, is late, or returns what cannot be
     pickled, or unpickled here; the others are ended. UsageError (a UserError) in a rank of this or of another launcher,
-    and for a function that cannot travel; TypeError, ValueError for wrong arguments.
+    in a process that ignores SIGCHLD, and for a function that cannot travel; TypeError, ValueError for wrong arguments.
     """
     _check(function, ranks, timeout)
     data = _payload(function, args)

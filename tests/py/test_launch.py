@@ -215,6 +215,15 @@ def test_wrong_calls(arguments, error, words):
         cgxffcv.launch(*arguments)
 
 
+def test_a_process_that_ignores_how_children_end_launches_none():
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(UsageError, match="ignores SIGCHLD"):
+            cgxffcv.launch(launched.means)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_ranks_of_mpirun_launch_none(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
