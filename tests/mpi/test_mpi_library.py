@@ -45,7 +45,9 @@ def test_nothing_of_mpi_is_loaded_before_ranks_meet(code):
 @needs_mpirun
 def test_the_launchers_is_opened(tmp_path):
     """Also where the process is not the launcher's own child."""
-    code = "from cgxffcv import comm; import _cgxffcv; world = comm.world(); print(_cgxffcv.mpi_library())"
+    # A line in one piece: print, unbuffered, writes its end by itself, and two ranks' lines mix.
+    code = "import os, _cgxffcv; from cgxffcv import comm; world = comm.world()"
+    code += "; os.write(1, f'{_cgxffcv.mpi_library()}\\n'.encode())"
     command = [*mpirun(2, recover=False), "sh", "-c", f'"{sys.executable}" -c "{code}" && true']
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
