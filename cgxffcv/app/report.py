@@ -32,10 +32,25 @@ def was_interrupted(folder: Path) -> bool:
     return False
 
 
+def _drop_half_line(path: Path) -> None:
+    """Cuts off what a killed process left of its last line, so that the next one begins a line."""
+    with contextlib.suppress(FileNotFoundError), files.open_plain(path, "r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(end - (1 << 16), 0)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            end = start + found + 1
+            if found >= 0:
+                break
+        file.truncate(end)
+
+
 class RunLog:
     """run.jsonl (one JSON object a line: what happened, when) and log.csv (one line an epoch) in a folder.
 
-    Every record is on its way to the disk when `event` returns; a killed run leaves whole lines but perhaps the last.
+    Every record is on its way to the disk when `event` returns; a killed run leaves whole lines but perhaps the last,
+    which is dropped when the run goes on.
     """
 
     COLUMNS = ["epoch", "steps", "seconds", "images_per_second", "lr", "train_loss", "train_accuracy"]
@@ -45,6 +60,9 @@ class RunLog:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         mode = "a" if resume else "w"
+        if resume:
+            _drop_half_line(folder / "run.jsonl")
+            _drop_half_line(folder / "log.csv")
         self._json = files.open_plain(folder / "run.jsonl", mode, encoding="utf-8", buffering=1)
         self._csv = files.open_plain(folder / "log.csv", mode, encoding="utf-8", newline="", buffering=1)
         self._rows = csv.DictWriter(self._csv, self.COLUMNS, extrasaction="ignore", restval="")

@@ -182,6 +182,19 @@ def test_run_log(tmp_path):
     assert [(row["epoch"], row["test_accuracy"]) for row in rows] == [("1", "0.5"), ("2", "0.75")]
 
 
+@pytest.mark.parametrize("half", ["x", '{"event": "epoch", "epoch": 1' + " " * 200_000])
+def test_a_killed_run_goes_on_with_a_line_of_its_own(tmp_path, half):
+    with report.RunLog(tmp_path) as log:
+        log.event("epoch", {"epoch": 1})
+    for name in ("run.jsonl", "log.csv"):
+        with open(tmp_path / name, "a") as file:
+            file.write(half)
+    with report.RunLog(tmp_path, resume=True) as log:
+        log.event("epoch", {"epoch": 2})
+    assert [json.loads(line)["epoch"] for line in (tmp_path / "run.jsonl").open()] == [1, 2]
+    assert [row["epoch"] for row in csv.DictReader((tmp_path / "log.csv").open())] == ["1", "2"]
+
+
 def test_numbers_that_are_none_are_null(tmp_path):
     with report.RunLog(tmp_path) as log:
         log.event("epoch", {"test_loss": float("nan"), "more": {"a": [float("inf"), 1.5]}})
