@@ -396,6 +396,7 @@ class ImageFolder(Sequence[tuple[Any, ...]]):
         suffixes: Sequence[str] = IMAGE_SUFFIXES,
         order: Sequence[bool] = (True, False),
     ):
+        """Raises ValueError if there is no image, OSError if a folder cannot be read."""
         root = Path(folder)
         self.classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
         if not self.classes:
@@ -419,7 +420,10 @@ class ImageFolder(Sequence[tuple[Any, ...]]):
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
-    for parent, _, names in os.walk(folder):
+    def unreadable(error: OSError) -> None:
+        raise error
+
+    for parent, _, names in os.walk(folder, onerror=unreadable):
         for name in names:
             if name.lower().endswith(suffixes):
                 yield os.path.join(parent, name)

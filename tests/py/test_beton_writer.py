@@ -472,6 +472,22 @@ def test_image_folders(tmp_path):
             )
 
 
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "images/ant/closed").mkdir(parents=True)
+    (tmp_path / "images/ant/1.png").write_bytes(b"")
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(PermissionError, match="closed"):
+        DatasetWriter(tmp_path / "x.beton", {"image": RGBImageField()}).from_image_folder(tmp_path / "images")
+    assert clean(tmp_path) == ["images"]
+
+
 def test_merge_append_and_cut(tmp_path):
     samples = files.random_samples(np.random.default_rng(0), FIELDS, 60)
     package = files.package_samples(FIELDS, samples)
