@@ -20,6 +20,9 @@ class ConfigError(UserError, ValueError):
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        return type(self), (self.problems,)
+
 
 class DataError(UserError):
     """The data cannot be had or is not CIFAR-10; the message says what to do."""

@@ -177,18 +177,21 @@ class _Job:
         path, argv = [str(folder) for folder in sys.path], [str(word) for word in sys.argv]
         for number in range(self.size):
             ours, theirs = socket.socketpair()
-            stack = os.memfd_create("cgxffcv-stack")
-            arguments = (number, self.size, os.getpid(), theirs.fileno(), payload, stack)
-            process = subprocess.Popen(
-                [sys.executable, "-u", "-c", BEGIN.format(path=path, argv=argv, arguments=arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environ,
-                pass_fds=(theirs.fileno(), payload, stack),
-                start_new_session=True,
-            )
-            theirs.close()
+            with theirs, ExitStack() as undo:
+                undo.callback(ours.close)
+                stack = os.memfd_create("cgxffcv-stack")
+                undo.callback(os.close, stack)
+                arguments = (number, self.size, os.getpid(), theirs.fileno(), payload, stack)
+                process = subprocess.Popen(
+                    [sys.executable, "-u", "-c", BEGIN.format(path=path, argv=argv, arguments=arguments)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=environ,
+                    pass_fds=(theirs.fileno(), payload, stack),
+                    start_new_session=True,
+                )
+                undo.pop_all()
             rank = _Rank(number, process, ours, stack)
             self.ranks.append(rank)
             self._watch(ours, lambda rank=rank: self._read(rank))

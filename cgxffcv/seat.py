@@ -11,6 +11,7 @@ import os
 import pickle
 import socket
 import struct
+import threading
 from typing import Any
 
 from _cgxffcv import CommError
@@ -23,6 +24,7 @@ LAUNCHER = "cgxffcv.launch"
 _channel: socket.socket | None = None
 _owner = 0  # the process that sits here: its forked children do not
 _worlds = 0  # how often it has asked
+_asking = threading.Lock()  # one question and its answer at a time
 
 
 def take(channel: socket.socket, rank: int, size: int) -> None:
@@ -45,12 +47,13 @@ def segment(slot_bytes: int | None) -> int:
     global _worlds
     if _channel is None or _owner != os.getpid():
         raise CommError("world: this process is a child of a rank of cgxffcv.launch, and no rank itself")
-    try:
-        send(("world", _worlds, slot_bytes))
-        told, descriptors, _, _ = socket.recv_fds(_channel, 1 << 12, 1)
-    except OSError as error:
-        raise CommError(f"world: the process that launched this rank cannot be asked: {error}") from None
-    if not descriptors:
-        raise CommError(f"world: {told.decode() or 'the process that launched this rank is gone'}")
-    _worlds += 1
-    return descriptors[0]
+    with _asking:
+        try:
+            send(("world", _worlds, slot_bytes))
+            told, descriptors, _, _ = socket.recv_fds(_channel, 1 << 12, 1)
+        except OSError as error:
+            raise CommError(f"world: the process that launched this rank cannot be asked: {error}") from None
+        if not descriptors:
+            raise CommError(f"world: {told.decode() or 'the process that launched this rank is gone'}")
+        _worlds += 1
+        return descriptors[0]

@@ -1,6 +1,7 @@
 """Where a configuration's values come from, which source wins, and what is said about every kind of mistake."""
 
 import os
+import pickle
 import re
 import socket
 from pathlib import Path
@@ -189,6 +190,15 @@ def test_mistakes_in_the_environment():
 
 def test_all_mistakes_are_told_at_once(file):
     assert len(problems("--config-file", file("training: {lr: x, lrr: 1}"), "--epochs=0", CGXFFCV__A__B="1")) == 4
+
+
+def test_mistakes_survive_pickling():
+    """As what a worker process raises does, for example one of joblib or of concurrent.futures."""
+    with pytest.raises(config.ConfigError) as caught:
+        load("--training.epochs=x", "--lerning_rate=1")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert type(again) is config.ConfigError and again.problems == caught.value.problems
+    assert str(again) == str(caught.value)
 
 
 def test_unreadable_files(tmp_path):

@@ -45,6 +45,10 @@ def test_ranks_share_communicators_and_return_in_order():
     assert len({first[4], second[4], os.getpid()}) == 3
 
 
+def test_threads_of_a_rank_may_ask_for_communicators_at_a_time():
+    assert cgxffcv.launch(launched.worlds_of_threads, 2, timeout=120) == [[0.5] * 8] * 2
+
+
 def test_one_rank_is_enough():
     assert cgxffcv.launch(launched.means, 1, (10,), timeout=120)[0][1] == [0]
 
@@ -222,6 +226,12 @@ def test_a_process_that_ignores_how_children_end_launches_none():
             cgxffcv.launch(launched.means)
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+def test_nothing_is_left_where_no_rank_can_be_started(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(FileNotFoundError, match="/nowhere/python"):
+        cgxffcv.launch(launched.means)
 
 
 def test_ranks_of_mpirun_launch_none(monkeypatch):

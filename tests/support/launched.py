@@ -28,6 +28,23 @@ def means(count):
     return *found, os.getpid()
 
 
+def worlds_of_threads():
+    """Means of the ranks, each over a communicator of another thread."""
+    means, begin = [], threading.Barrier(8)
+
+    def of_one():
+        begin.wait()
+        with comm.world() as world:
+            means.append(float(world.allreduce(np.full(1, world.rank, np.float32))[0]))
+
+    threads = [threading.Thread(target=of_one) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return means
+
+
 def places():
     here = place.find()
     return find_ranks(), here.local_rank, here.local_size, os.environ["OMP_NUM_THREADS"]
