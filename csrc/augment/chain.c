@@ -53,8 +53,6 @@ bool augment_mixes(const Augment *a) {
 
 /* ---- checks ---- */
 
-static AugmentPhase phase_of(const AugmentOp *op) { return augment_entry(op->kind)->phase; }
-
 /* `count` numbers, 0 for the same one everywhere, are for images of so many channels. */
 static Status check_count(const char *name, int count, int32_t channels) {
     if (count == 0 || count == channels) return STATUS_OK;
@@ -85,12 +83,12 @@ static Status check_ops(const AugmentSpec *spec, AugmentSize *sizes) {
         const AugmentOp *op = &spec->ops[i];
         sizes[i + 1] = sizes[i];
         TRY(check_op(op, spec->format, &sizes[i + 1]));
-        if (phase_of(op) > AUGMENT_MIX) FAIL(STATUS_ARGUMENT, "%s is for labels", augment_entry(op->kind)->name);
-        if (mixes && phase_of(op) == AUGMENT_MIX) FAIL(STATUS_ARGUMENT, "images can be mixed once only");
-        mixes = mixes || phase_of(op) == AUGMENT_MIX;
+        if (augment_phase(op) > AUGMENT_MIX) FAIL(STATUS_ARGUMENT, "%s is for labels", augment_entry(op->kind)->name);
+        if (mixes && augment_phase(op) == AUGMENT_MIX) FAIL(STATUS_ARGUMENT, "images can be mixed once only");
+        mixes = mixes || augment_phase(op) == AUGMENT_MIX;
         if (normalized && !op->normalized) FAIL(STATUS_ARGUMENT, "operations after normalisation come last");
         normalized = op->normalized;
-        if (normalized && phase_of(op) != AUGMENT_FILL) FAIL(STATUS_ARGUMENT, "only a hole can follow normalisation");
+        if (normalized && augment_phase(op) != AUGMENT_FILL) FAIL(STATUS_ARGUMENT, "only a hole follows normalisation");
     }
     return STATUS_OK;
 }
@@ -147,7 +145,7 @@ static Status check_spec(const AugmentSpec *spec, AugmentSize *sizes) {
 
 /* What one pass performs in one order comes first. */
 static AugmentPhase turn_of(const AugmentOp *op) {
-    const AugmentPhase phase = phase_of(op);
+    const AugmentPhase phase = augment_phase(op);
     return phase > AUGMENT_COLOUR && phase < AUGMENT_MIX ? AUGMENT_COLOUR : phase;
 }
 
@@ -181,7 +179,7 @@ static void make_pass(Augment *a, int index) {
     part.height = a->sizes[first].height;
     part.width = a->sizes[first].width;
     part.op_count = 0;
-    for (int i = first; i < end && phase_of(&a->spec.ops[i]) <= AUGMENT_FILL; i++) {
+    for (int i = first; i < end && augment_phase(&a->spec.ops[i]) <= AUGMENT_FILL; i++) {
         part.ops[part.op_count++] = a->spec.ops[i];
     }
     augment_pass_init(&a->passes[index], &part, a->sizes[end]);
@@ -205,7 +203,7 @@ static void place_scratch(Augment *a) {
     }
     a->rows_at = (a->scratch_bytes + 3) & ~(size_t)3;
     for (int i = 0; i < a->spec.op_count; i++) {
-        const size_t end = a->rows_at + working_bytes(phase_of(&a->spec.ops[i]), a->sizes[i]);
+        const size_t end = a->rows_at + working_bytes(augment_phase(&a->spec.ops[i]), a->sizes[i]);
         if (end > a->scratch_bytes) a->scratch_bytes = end;
     }
 }
@@ -271,7 +269,7 @@ AugmentPart augment_part(const Augment *a, const AugmentDrawn *drawn) {
     for (int i = a->first[1] - 1; i >= 0; i--) {
         const AugmentOp *op = &a->spec.ops[i];
         size = &a->sizes[i];
-        if (phase_of(op) != AUGMENT_MOVE) continue;
+        if (augment_phase(op) != AUGMENT_MOVE) continue;
         if (drawn[i].acts) part.x = size->width - part.x - part.width;
         if (drawn[i].turns) part.y = size->height - part.y - part.height;
         const AugmentFill *fill = augment_op_fill(op);
@@ -350,7 +348,7 @@ static void change(const Augment *a, int op, const AugmentDrawn *drawn, uint8_t 
     const AugmentSize size = a->sizes[op];
     AugmentPixel *image = (AugmentPixel *)pixels;
     if (!drawn->acts) return;
-    switch (phase_of(it)) {
+    switch (augment_phase(it)) {
     case AUGMENT_COLOUR:
         change_colours(it, drawn, size, image);
         break;

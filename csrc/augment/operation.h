@@ -145,6 +145,7 @@ typedef struct AugmentEntry {
 } AugmentEntry;
 
 const AugmentEntry *augment_entry(AugmentKind kind);
+static inline AugmentPhase augment_phase(const AugmentOp *op) { return augment_entry(op->kind)->phase; }
 
 /* AUGMENT_KINDS if there is none. */
 AugmentKind augment_find(const char *name);

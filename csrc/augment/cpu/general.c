@@ -29,8 +29,6 @@ typedef struct Work {
     AugmentSize size;
 } Work;
 
-static AugmentPhase phase_of(const AugmentOp *op) { return augment_entry(op->kind)->phase; }
-
 /* ---- what is taken ---- */
 
 static Status refuse(AugmentFormat format, const char *what) {
@@ -85,7 +83,7 @@ static void place_scratch(AugmentGeneral *g) {
     for (int i = 0; i <= g->spec->op_count; i++) {
         if (bytes_of(g, g->sizes[i]) > g->image_bytes) g->image_bytes = bytes_of(g, g->sizes[i]);
         if (i == g->spec->op_count) break;
-        const AugmentPhase phase = phase_of(&g->spec->ops[i]);
+        const AugmentPhase phase = augment_phase(&g->spec->ops[i]);
         if (phase == AUGMENT_MIX) g->mixing = i;
         const size_t needed = augment_values_blur_bytes((size_t)g->sizes[i].width * (size_t)g->channels);
         if (phase == AUGMENT_LOCAL && needed > blur) blur = needed;
@@ -224,7 +222,7 @@ static void change(const AugmentGeneral *g, int op, const AugmentDrawn *drawn, W
 static void run_ops(const AugmentGeneral *g, const AugmentDrawn *drawn, int first, int end, Work *work,
                     uint8_t *scratch) {
     for (int i = first; i < end && !g->spec->ops[i].normalized; i++) {
-        const AugmentPhase phase = phase_of(&g->spec->ops[i]);
+        const AugmentPhase phase = augment_phase(&g->spec->ops[i]);
         if (phase == AUGMENT_MOVE) {
             move(g, i, &drawn[i], work);
         } else if (drawn[i].acts && phase == AUGMENT_FILL) {
