@@ -33,6 +33,7 @@ SYNONYMS = {
     "log.dir": "output output_dir out_dir save_dir logdir log_folder run_dir",
     "log.progress": "verbose quiet progress_bar",
     "log.interval": "log_interval log_every print_freq",
+    "log.tensorboard": "tb summary_writer use_tensorboard wandb",
 }
 
 

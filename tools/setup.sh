@@ -101,7 +101,7 @@ virtual_environment() {
     local -a packages
     mapfile -t packages < <(requirements requires; requirements dependencies)
     pip_install "${packages[@]}"
-    rm -f "$VENV/.test-tools" "$VENV/.site-tools"
+    rm -f "$VENV"/.*-tools
     printf '%s\n' "$wanted" >"$VENV/.requirements"
 }
 
@@ -129,9 +129,9 @@ package() {
 mkdir -p build
 LOG=$PWD/build/setup.log
 : >"$LOG"
-if [ "${1:-}" = test ] || [ "${1:-}" = site ]; then
+if [[ ${1:-} =~ ^(test|site|tensorboard)$ ]]; then
     [ -e "$VENV/.$1-tools" ] && exit 0
-    say "installing the tools of the $1"
+    say "installing the packages of [$1]"
     mapfile -t packages < <(requirements "$1")
     pip_install "${packages[@]}"
     touch "$VENV/.$1-tools"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cgxffcv import files
+from cgxffcv.app import eventfile
 
 
 def plain(value: Any) -> Any:
@@ -50,13 +51,14 @@ class RunLog:
     """run.jsonl (one JSON object a line: what happened, when) and log.csv (one line an epoch) in a folder.
 
     Every record is on its way to the disk when `event` returns; a killed run leaves whole lines but perhaps the last,
-    which is dropped when the run goes on.
+    which is dropped when the run goes on. `tensorboard`: the step from which on an event file, too, gets the records;
+    None: there is none.
     """
 
     COLUMNS = ["epoch", "steps", "seconds", "images_per_second", "lr", "train_loss", "train_accuracy"]
     COLUMNS += ["test_loss", "test_accuracy", "wire_bytes", "time"]
 
-    def __init__(self, folder: Path, resume: bool = False):
+    def __init__(self, folder: Path, resume: bool = False, tensorboard: int | None = None):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         mode = "a" if resume else "w"
@@ -68,6 +70,7 @@ class RunLog:
         self._rows = csv.DictWriter(self._csv, self.COLUMNS, extrasaction="ignore", restval="")
         if self._csv.tell() == 0:
             self._rows.writeheader()
+        self._events = None if tensorboard is None else eventfile.EventFile(folder, tensorboard)
 
     def event(self, name: str, values: Mapping[str, Any] | None = None) -> None:
         """Appends {"event": name, "time": Unix seconds, ...} to run.jsonl; an "epoch" goes to log.csv too."""
@@ -77,12 +80,15 @@ class RunLog:
         if name == "epoch":
             with files.naming(self._csv.name):
                 self._rows.writerow(record)
+        if self._events is not None:
+            self._events.event(name, record)
 
     def close(self) -> None:
-        try:
-            self._finish(self._json)
-        finally:
-            self._finish(self._csv)
+        with contextlib.ExitStack() as stack:
+            if self._events is not None:
+                stack.callback(self._events.close)
+            stack.callback(self._finish, self._csv)
+            stack.callback(self._finish, self._json)
 
     @staticmethod
     def _finish(file: IO[str]) -> None:
@@ -104,6 +110,7 @@ RUN_FILES = ("run.jsonl", "log.csv", "config.yaml", "last.safetensors", "best.sa
 def set_aside(folder: Path) -> Path | None:
     """Moves what an earlier run left in `folder` into a folder of its own below it; gives that, or None."""
     left = [folder / name for name in RUN_FILES if (folder / name).exists()]
+    left += sorted(folder.glob(eventfile.PATTERN))
     if not left:
         return None
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(max(path.stat().st_mtime for path in left)))

@@ -109,7 +109,9 @@ class Run:
             aside = set_aside(self.folder)
             if aside is not None:
                 process.say(f"the earlier run in {self.folder} is now in {aside}")
-        log = RunLog(self.folder, resume=self._goes_on)
+        log = RunLog(
+            self.folder, resume=self._goes_on, tensorboard=self.trainer.step if config.log.tensorboard else None
+        )
         configuration.save(config, self.folder / "config.yaml")
         start = {"version": __version__, "ranks": self.ranks, "steps": self.trainer.steps, "step": self.trainer.step}
         start |= {"resumed": self.resumed, "changes": self.changes, "warning": self.warning}

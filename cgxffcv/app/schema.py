@@ -270,6 +270,7 @@ SCHEMA: dict[str, Param] = {
         *("changed", "all"),
     ),
     "log.interval": number(10.0, "seconds between plain progress lines", 0),
+    "log.tensorboard": boolean(False, "curves and configuration for TensorBoard in log.dir, too (needs tensorboard)"),
 }
 
 

@@ -13,13 +13,15 @@ import time
 from collections.abc import Sequence
 
 from cgxffcv import interrupts
-from cgxffcv.app import config, process, session
+from cgxffcv.app import config, eventfile, process, session
 
 
 def main(prog: str, arguments: Sequence[str]) -> int:
     began = time.monotonic()
     settings = config.load(arguments, prog=prog, description=__doc__)
     session.named_recipe(settings)
+    if settings.log.tensorboard:
+        eventfile.check_installed("log.tensorboard")
     compression = session.choose_compression(settings, process.say)
     if settings.data.source != "folder":
         session.check_files(settings)
