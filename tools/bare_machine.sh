@@ -2,12 +2,13 @@
 # The README's two commands on a bare machine: a fresh Debian or Ubuntu with nothing but git and make, a clean clone of
 # HEAD, and no help from this machine but its way to apt and PyPI. Ends with a table, and with 1 if a command failed.
 # usage: tools/bare_machine.sh DIST [COMMAND...]    (DIST: trixie, noble, ...; commands: "make train" "make test")
-# Needs root and debootstrap. MIRROR=URL: the archive; PACKAGES=a,b: more to start with; PYTHON=python3.x: passed on;
-# BARE_DIR=DIR: where the machine is made (/var/tmp; about 4 GB) and, with KEEP=1, left. Logs are in build/bare/DIST.
+# Needs root and debootstrap. MIRROR=URL: the archive; PACKAGES=a,b: more to start with; FILES=a:b: put into /root, for
+# example a wheel; PYTHON=python3.x: passed on; BARE_DIR=DIR: where the machine is made (/var/tmp; about 4 GB) and, with
+# KEEP=1, left. Logs are in build/bare/DIST.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-[ $# -gt 0 ] || { sed -n '2,6s/^# //p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,8s/^# //p' "$0" >&2; exit 2; }
 DIST=$1
 shift
 [ $# -gt 0 ] || set -- "make train" "make test"
@@ -82,6 +83,9 @@ make_machine() {
         { tail -n 5 "$LOGS/debootstrap.log" >&2; fail "debootstrap failed (log: $LOGS/debootstrap.log)"; }
     take_over_network
     git clone -q --no-local --depth 1 "file://$PWD" "$ROOT/root/checkout"
+    local -a files
+    IFS=: read -r -a files <<<"${FILES:-}"
+    [ ${#files[@]} = 0 ] || cp -r -t "$ROOT/root" "${files[@]}"
 }
 
 rm -rf "$LOGS"
