@@ -204,20 +204,26 @@ static Status say_farewell(CommForward *f, int *told, bool *done) {
     return comm_end(f->comm, status);
 }
 
+/* The end comes behind the last parcel, for which there may be no slot as long as another rank stands still. */
 static Status forward_all(CommForward *f) {
+    const int64_t wait_ns = (int64_t)(f->comm->timeout_s * 1e9);
     int64_t moved_ns = clock_now_ns(), leave_ns = 0;
     int told = 0;
     bool done = false;
     while (!done && f->state != FORWARD_STOPS) {
         bool moved = false;
         TRY(turn(f, &moved));
-        if (f->state == FORWARD_LEAVES && !moved) {
-            if (leave_ns == 0) leave_ns = clock_deadline_ns(LEAVE_S);
-            TRY(say_farewell(f, &told, &done));
-            if (clock_expired(leave_ns) || comm_broken(f->parent, NULL)) return STATUS_OK;
-        }
         int64_t now = clock_now_ns();
         if (moved) moved_ns = now;
+        if (f->state == FORWARD_LEAVES && !moved) {
+            bool unsent = next_parcel(f) != NULL;
+            if (!unsent) {
+                TRY(say_farewell(f, &told, &done));
+                if (leave_ns == 0) leave_ns = clock_deadline_ns(LEAVE_S);
+            }
+            int64_t limit_ns = unsent ? moved_ns + wait_ns : leave_ns;
+            if (clock_expired(limit_ns) || comm_broken(f->parent, NULL)) return STATUS_OK;
+        }
         if (now - moved_ns < YIELD_NS) {
             sched_yield();
         } else {

@@ -42,6 +42,11 @@ def test_ranks_reach_each_other(built, kind, ranks, gpus, streams):
     assert said == ["exchanged"] * ranks
 
 
+def test_what_is_on_its_way_arrives_although_its_sender_comes_to_the_end(built):
+    """Between nodes, beside a rank that stands still for longer than the others wait for each other's last words."""
+    assert run(built, "paused", "forwarded", 2) == ["exchanged"] * 2
+
+
 PEER, REGISTER = "CGXFFCV_EMULATED_PEER", "CGXFFCV_EMULATED_REGISTER"
 FAULTS = {
     "refused": ("peer", f"{PEER}=refused@1", r"rank 1: its GPU cannot reach rank 0's: .* peer access is not supported"),

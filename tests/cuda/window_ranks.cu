@@ -83,21 +83,37 @@ static Status check_zeros(const Fixture *f) {
     return comm_barrier(f->comm);
 }
 
-static Status exchange(const Fixture *f) {
+static Status check_words(const Fixture *f, int from) {
     static uint32_t host[WORDS];
+    TRY(device_copy(host, base_of(f, f->rank) + words_at(from), sizeof host, f->stream));
+    TRY(comm_window_wait(f->window, f->stream, NULL));
+    for (int i = 0; i < WORDS; i++) {
+        if (host[i] != (uint32_t)(1000000 * from + 1000 * f->rank + i)) FAIL(STATUS_CUDA, "word %d is wrong", i);
+    }
+    return STATUS_OK;
+}
+
+static Status exchange(const Fixture *f) {
     TRY(check_zeros(f));
     for (int rank = 0; rank < f->ranks; rank++) {
         TRY(put_send(f, rank));
     }
     for (int rank = 0; rank < f->ranks; rank++) TRY(put_wait(f, rank, 60));
-    for (int from = 0; from < f->ranks; from++) {
-        TRY(device_copy(host, base_of(f, f->rank) + words_at(from), sizeof host, f->stream));
-        TRY(comm_window_wait(f->window, f->stream, NULL));
-        for (int i = 0; i < WORDS; i++) {
-            if (host[i] != (uint32_t)(1000000 * from + 1000 * f->rank + i)) FAIL(STATUS_CUDA, "word %d is wrong", i);
-        }
-    }
+    for (int from = 0; from < f->ranks; from++) TRY(check_words(f, from));
     return STATUS_OK;
+}
+
+/* Rank 1 stands still while rank 0 has more for it than there are slots, and comes to its end; then rank 1 goes on. */
+static Status pause(const Fixture *f) {
+    TRY(comm_barrier(f->comm));
+    if (f->rank == 0) {
+        usleep(300000);
+        TRY(put_send(f, 1));
+        return comm_window_wait(f->window, f->stream, NULL);
+    }
+    raise(SIGSTOP);
+    TRY(put_wait(f, 0, 60));
+    return check_words(f, 0);
 }
 
 /* Rank 0 waits on its GPU for the last rank, which does something else. */
@@ -138,11 +154,16 @@ static Status run_case(Fixture *f, const Case *c, int fd) {
     TRY(set_up(f, c, fd, why));
     if (f->window == NULL) printf("rank %d: no window: %s\n", f->rank, why);
     if (f->window == NULL) return comm_barrier(f->comm);
-    if (strcmp(c->name, "exchange") != 0) return lose(f, c->name);
-    TRY(exchange(f));
-    comm_window_destroy(f->window);
-    TRY(comm_window_create(f->comm, c->kind, WINDOW_BYTES, &f->window, why)); /* it is like new */
-    TRY(exchange(f));
+    if (strcmp(c->name, "paused") == 0) {
+        TRY(pause(f));
+    } else if (strcmp(c->name, "exchange") != 0) {
+        return lose(f, c->name);
+    } else {
+        TRY(exchange(f));
+        comm_window_destroy(f->window);
+        TRY(comm_window_create(f->comm, c->kind, WINDOW_BYTES, &f->window, why)); /* it is like new */
+        TRY(exchange(f));
+    }
     printf("rank %d: exchanged\n", f->rank);
     return STATUS_OK;
 }
@@ -184,6 +205,11 @@ int main(int count, char **arguments) {
         if (children[rank] != 0) continue;
         for (int i = 4; i < count; i++) set_environment(arguments[i], rank);
         _exit(run_rank(&c, rank, fd));
+    }
+    if (strcmp(c.name, "paused") == 0) {
+        waitpid(children[1], NULL, WUNTRACED);
+        usleep(6000000);
+        kill(children[1], SIGCONT);
     }
     for (int rank = 0; rank < c.ranks; rank++) {
         int state = 0;
