@@ -153,9 +153,11 @@ static __attribute__((noinline)) void pack_last(const VI code[4], int bits, uint
     memcpy(to, buffer, (size_t)(left < whole ? left : whole));
 }
 
-/* Packs a block to `offset` of `bytes` in all. */
-INLINE void pack_at(const VI code[4], int bits, uint8_t *codes, int64_t offset, int64_t bytes) {
-    const int writes = BLOCK / 8 * bits + (is_power_of_two((uint64_t)bits) ? 0 : 16);
+/* The bytes that pack_block touches. */
+INLINE int pack_touches(int bits) { return BLOCK / 8 * bits + (is_power_of_two((uint64_t)bits) ? 0 : 16); }
+
+/* Packs a block to `offset` of `bytes` in all; `writes`: pack_touches(bits). */
+INLINE void pack_at(const VI code[4], int bits, int writes, uint8_t *codes, int64_t offset, int64_t bytes) {
     if (bytes - offset >= writes) {
         pack_any(code, bits, codes + offset);
     } else {
@@ -164,20 +166,23 @@ INLINE void pack_at(const VI code[4], int bits, uint8_t *codes, int64_t offset, 
 }
 
 INLINE void encode_with(QuantInput in, QuantType type, const QuantEncode *e, bool stochastic, uint8_t *codes) {
-    const int bits = e->bits;
+    const int bits = e->bits, writes = pack_touches(bits);
     int64_t bytes = (in.elems * bits + 7) / 8, offset = 0;
     Keys keys;
     if (stochastic) keys_make(e->random, &keys);
     for (int64_t i = 0; i < in.elems; i += BLOCK, offset += BLOCK / 8 * bits) {
         VI code[4];
         encode_block(in, type, e, stochastic ? &keys : NULL, bits, i, code);
-        pack_at(code, bits, codes, offset, bytes);
+        pack_at(code, bits, writes, codes, offset, bytes);
     }
 }
 
 static void encode(QuantInput in, const QuantEncode *e, uint8_t *codes) {
     bool stochastic = e->random != NULL;
-    if (in.type == QUANT_F32 && !stochastic) {
+    if (in.type == QUANT_F32 && !stochastic && in.scale == 1.0f) {
+        in.scale = 1.0f; /* a constant: the usual loop does not ask for each vector */
+        encode_with(in, QUANT_F32, e, false, codes);
+    } else if (in.type == QUANT_F32 && !stochastic) {
         encode_with(in, QUANT_F32, e, false, codes);
     } else if (in.type == QUANT_F16 && !stochastic) {
         encode_with(in, QUANT_F16, e, false, codes);
@@ -201,7 +206,7 @@ INLINE void encode_sign_of(QuantInput in, QuantType type, uint8_t *codes) {
             VF x = load_scaled(in, type, i + v * LANES, zero);
             code[v] = v_increment_if_less(v_set1i(0), x, zero);
         }
-        pack_at(code, 1, codes, i / 8, bytes);
+        pack_at(code, 1, pack_touches(1), codes, i / 8, bytes);
     }
 }
 
@@ -409,6 +414,7 @@ static float dot(const float *a, const float *b, int64_t count) {
 }
 
 INLINE void encode_levels_of(const float *values, int bits, float inverse, int64_t count, uint8_t *codes) {
+    const int writes = pack_touches(bits);
     int64_t bytes = count * bits / 8, offset = 0;
     for (int64_t i = 0; i < count; i += BLOCK, offset += BLOCK / 8 * bits) {
         VI code[4];
@@ -420,7 +426,7 @@ INLINE void encode_levels_of(const float *values, int bits, float inverse, int64
                 code[v] = v_increment_if_less(code[v], v_set1(quant_threshold(bits, k)), t);
             }
         }
-        pack_at(code, bits, codes, offset, bytes);
+        pack_at(code, bits, writes, codes, offset, bytes);
     }
 }
 

@@ -102,6 +102,8 @@ typedef struct Run {
     const QuantSpec *spec;
     QuantLayout layout;
     int64_t elems, stride;
+    int64_t last, last_values;  /* elements and values of the last bucket */
+    uint64_t quads;             /* of a whole bucket's random words */
     const QuantDomain *crosses; /* the domain that elements enter or leave on the way; NULL: none */
     uint8_t *wire;              /* borrowed; a reader does not write through it */
     QuantRandom random;         /* with the run's own quad */
@@ -115,6 +117,9 @@ static Run run_of(const QuantSpec *spec, int64_t elems, const QuantRandom *rando
     if (random != NULL) run.random = *random;
     run.stride = TASK_ELEMS / spec->bucket_size;
     if (run.stride < 1) run.stride = 1;
+    run.last = elems - (run.layout.buckets - 1) * spec->bucket_size;
+    run.last_values = quantize_values(spec, run.last);
+    run.quads = ((uint64_t)spec->bucket_size + 3) / 4;
     return run;
 }
 
@@ -136,17 +141,16 @@ static QuantWire bucket_wire(const Run *run, int64_t bucket) {
 }
 
 static int64_t bucket_elems(const Run *run, int64_t bucket) {
-    int64_t left = run->elems - bucket * run->spec->bucket_size;
-    return left < run->spec->bucket_size ? left : run->spec->bucket_size;
+    return bucket + 1 < run->layout.buckets ? run->spec->bucket_size : run->last;
 }
 
 static int64_t bucket_values(const Run *run, int64_t bucket) {
-    return quantize_values(run->spec, bucket_elems(run, bucket));
+    return bucket + 1 < run->layout.buckets ? run->spec->bucket_size : run->last_values;
 }
 
 static QuantRandom bucket_random(const Run *run, int64_t bucket) {
     QuantRandom random = run->random;
-    random.quad += (uint64_t)bucket * (uint64_t)((run->spec->bucket_size + 3) / 4);
+    random.quad += (uint64_t)bucket * run->quads;
     return random;
 }
 
@@ -172,33 +176,47 @@ static QuantTarget bucket_target(const Run *run, int64_t bucket) {
 
 /* ---- one bucket ---- */
 
-static Status quantize_bucket(const Run *run, int64_t bucket) {
+static void encode_bucket(const Run *run, int64_t bucket, QuantInput input, const QuantRandom *random) {
+    if (run->spec->rounding != QUANT_STOCHASTIC) random = NULL;
+    run->codec->encode(run->kernels, run->spec, input, random, bucket_wire(run, bucket));
+}
+
+/* Elements to codes by way of their domain's values. */
+static void cross_and_encode_bucket(const Run *run, int64_t bucket, const QuantRandom *random) {
     float values[QUANT_DOMAIN_MAX_VALUES];
+    run->crosses->enter(run->kernels, bucket_input(run, bucket, bucket_elems(run, bucket)), random, values);
+    encode_bucket(run, bucket, (QuantInput){values, QUANT_F32, bucket_values(run, bucket), 1.0f}, random);
+}
+
+static Status quantize_bucket(const Run *run, int64_t bucket) {
     QuantRandom random = bucket_random(run, bucket);
-    int64_t count = bucket_values(run, bucket);
-    QuantInput input = bucket_input(run, bucket, run->crosses == NULL ? count : bucket_elems(run, bucket));
     if (run->crosses != NULL) {
-        run->crosses->enter(run->kernels, input, &random, values);
-        input = (QuantInput){values, QUANT_F32, count, 1.0f};
+        cross_and_encode_bucket(run, bucket, &random);
+    } else {
+        encode_bucket(run, bucket, bucket_input(run, bucket, bucket_values(run, bucket)), &random);
     }
-    const QuantRandom *rounding = run->spec->rounding == QUANT_STOCHASTIC ? &random : NULL;
-    run->codec->encode(run->kernels, run->spec, input, rounding, bucket_wire(run, bucket));
+    return STATUS_OK;
+}
+
+static Status decode_bucket(const Run *run, int64_t bucket, const QuantTarget *target) {
+    return run->codec->decode(run->kernels, run->spec, bucket_wire(run, bucket), bucket_values(run, bucket), target);
+}
+
+/* Codes to elements by way of their domain's values, among which the terms are added. */
+static Status decode_and_cross_bucket(const Run *run, int64_t bucket, QuantTarget end) {
+    float values[QUANT_DOMAIN_MAX_VALUES];
+    QuantTarget inner = {end.accumulate, end.scale, 1.0f, QUANT_F32, values};
+    QuantRandom random = bucket_random(run, bucket);
+    TRY(decode_bucket(run, bucket, &inner));
+    run->crosses->leave(run->kernels, values, bucket_values(run, bucket), &random);
+    end.accumulate = NULL;
+    run->kernels->pass((QuantInput){values, QUANT_F32, bucket_elems(run, bucket), 1.0f}, &end);
     return STATUS_OK;
 }
 
 static Status dequantize_bucket(const Run *run, int64_t bucket) {
-    float values[QUANT_DOMAIN_MAX_VALUES];
-    QuantTarget end = bucket_target(run, bucket), first = {end.accumulate, end.scale, 1.0f, QUANT_F32, values};
-    int64_t count = bucket_values(run, bucket);
-    bool crosses = run->crosses != NULL;
-    TRY(run->codec->decode(run->kernels, run->spec, bucket_wire(run, bucket), count, crosses ? &first : &end));
-    if (crosses) {
-        QuantRandom random = bucket_random(run, bucket);
-        run->crosses->leave(run->kernels, values, count, &random);
-        end.accumulate = NULL;
-        run->kernels->pass((QuantInput){values, QUANT_F32, bucket_elems(run, bucket), 1.0f}, &end);
-    }
-    return STATUS_OK;
+    QuantTarget target = bucket_target(run, bucket);
+    return run->crosses == NULL ? decode_bucket(run, bucket, &target) : decode_and_cross_bucket(run, bucket, target);
 }
 
 static Status enter_bucket(const Run *run, int64_t bucket) {

@@ -249,7 +249,7 @@ uint32_t emulator_warp(const char *what, unsigned mask, const void *value, size_
         if (!(live >> other & 1) || other == lane) continue;
         if (thread->state != AT_WARP) {
             complete = false;
-        } else if (strcmp(thread->what, what) != 0 || thread->mask != mask) {
+        } else if ((thread->what != what && strcmp(thread->what, what) != 0) || thread->mask != mask) {
             machine_fail("%s with mask %08x meets lane %d of its warp at %s with mask %08x", what, mask, other,
                          thread->what, thread->mask);
         }
