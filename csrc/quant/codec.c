@@ -43,16 +43,6 @@ Status quant_check_plain(const QuantSpec *spec) {
     return quant_check_no_spikes(spec);
 }
 
-void quant_codes_encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input, const QuantRandom *random,
-                        QuantGrid grid, uint8_t *codes) {
-    if (quant_grid_is_usable(grid)) {
-        QuantEncode how = {spec->bits, grid.min, 1.0f / grid.unit, random};
-        kernels->encode(input, &how, codes);
-    } else {
-        memset(codes, 0, quant_codes_bytes(spec, input.elems));
-    }
-}
-
 void quant_fill_nan(const QuantTarget *target, int64_t elems) {
     float nan = float_of_bits(QUANT_NAN_F32);
     for (int64_t i = 0; i < elems; i++) element_store(target->to, target->type, i, nan);

@@ -3,6 +3,8 @@
 #ifndef CGXFFCV_QUANT_CODEC_H
 #define CGXFFCV_QUANT_CODEC_H
 
+#include <string.h>
+
 #include "quant/kernels.h"
 
 /* Where a bucket stands on the wire; all borrowed. */
@@ -55,8 +57,15 @@ Status quant_check_no_scale(const QuantSpec *spec);
 Status quant_check_plain(const QuantSpec *spec); /* both */
 
 /* The codes of a bucket on its grid: all 0 where the grid has none. */
-void quant_codes_encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input, const QuantRandom *random,
-                        QuantGrid grid, uint8_t *codes);
+static inline void quant_codes_encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input,
+                                      const QuantRandom *random, QuantGrid grid, uint8_t *codes) {
+    if (quant_grid_is_usable(grid)) {
+        QuantEncode how = {spec->bits, grid.min, 1.0f / grid.unit, random};
+        kernels->encode(input, &how, codes);
+    } else {
+        memset(codes, 0, quant_codes_bytes(spec, input.elems));
+    }
+}
 
 void quant_fill_nan(const QuantTarget *target, int64_t elems);
 

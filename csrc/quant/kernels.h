@@ -18,6 +18,7 @@ static inline float quant_load(QuantInput input, int64_t i) {
 
 /* The range of scaled elements from that of the others: rounding keeps their order. */
 static inline QuantRange quant_range_scaled(QuantRange range, float scale) {
+    if (scale == 1.0f) return range;
     uint32_t magnitude = float_bits(QUANT_MUL(float_of_bits(range.magnitude), scale)) & 0x7FFFFFFFu;
     return (QuantRange){magnitude, QUANT_MUL(range.min, scale), QUANT_MUL(range.max, scale)};
 }

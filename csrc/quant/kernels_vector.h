@@ -12,10 +12,15 @@ INLINE VF load_some(const void *x, QuantType type, int64_t i, int64_t left, VF f
     return left <= 0 ? fill : v_load_part(x, type, i, (int)left, fill);
 }
 
+/* A whole vector from element `i` of the input on, scaled. */
+INLINE VF load_whole(QuantInput in, QuantType type, int64_t i) {
+    return in.scale == 1.0f ? v_load(in.x, type, i) : v_mul(v_load(in.x, type, i), v_set1(in.scale));
+}
+
 /* The vector at element `i` of the input, scaled; lanes beyond take `fill` as it is. */
 INLINE VF load_scaled(QuantInput in, QuantType type, int64_t i, VF fill) {
     int64_t left = in.elems - i;
-    if (left >= LANES) return in.scale == 1.0f ? v_load(in.x, type, i) : v_mul(v_load(in.x, type, i), v_set1(in.scale));
+    if (left >= LANES) return load_whole(in, type, i);
     if (left <= 0) return fill;
     VF part = v_load_part(in.x, type, i, (int)left, fill);
     return v_first(v_mul(part, v_set1(in.scale)), (int)left, fill);
@@ -114,18 +119,18 @@ static __attribute__((noinline)) void random_block(const Keys *keys, uint64_t qu
     for (int v = 0; v < 4; v++) uniform[v] = v_mul(v_to_float(v_shift_right(word[v], 8)), v_set1(0x1p-24f));
 }
 
-/* Codes of a block of `left` elements; those beyond it are 0. */
+/* Codes of the block at element `i`; with `whole` all of it is elements, otherwise codes beyond them are 0. */
 INLINE void encode_block(QuantInput in, QuantType type, const QuantEncode *e, const Keys *keys, int bits, int64_t i,
-                         VI code[4]) {
+                         bool whole, VI code[4]) {
     VF min = v_set1(e->min), inverse = v_set1(e->inverse), uniform[4];
     VI levels = v_set1i((1u << bits) - 1u);
     if (keys != NULL) random_block(keys, e->random->quad + (uint64_t)(i / 4), uniform);
     for (int v = 0; v < 4; v++) {
-        VF x = load_scaled(in, type, i + v * LANES, min);
+        VF x = whole ? load_whole(in, type, i + v * LANES) : load_scaled(in, type, i + v * LANES, min);
         VF t = v_mul(v_sub(x, min), inverse);
         if (keys != NULL) {
-            VI whole = v_truncate(t);
-            code[v] = v_minu(v_increment_if_less(whole, uniform[v], v_sub(t, v_to_float(whole))), levels);
+            VI below = v_truncate(t);
+            code[v] = v_minu(v_increment_if_less(below, uniform[v], v_sub(t, v_to_float(below))), levels);
         } else {
             code[v] = v_minu(v_truncate(v_add(t, v_set1(0.5f))), levels);
         }
@@ -165,35 +170,51 @@ INLINE void pack_at(const VI code[4], int bits, int writes, uint8_t *codes, int6
     }
 }
 
-INLINE void encode_with(QuantInput in, QuantType type, const QuantEncode *e, bool stochastic, uint8_t *codes) {
-    const int bits = e->bits, writes = pack_touches(bits);
-    int64_t bytes = (in.elems * bits + 7) / 8, offset = 0;
+INLINE void encode_with(QuantInput in, QuantType type, const QuantEncode *e, int bits, bool stochastic,
+                        uint8_t *codes) {
+    const int writes = pack_touches(bits);
+    int64_t bytes = (in.elems * bits + 7) / 8, offset = 0, i = 0;
     Keys keys;
     if (stochastic) keys_make(e->random, &keys);
-    for (int64_t i = 0; i < in.elems; i += BLOCK, offset += BLOCK / 8 * bits) {
+    for (; i + BLOCK <= in.elems && offset + writes <= bytes; i += BLOCK, offset += BLOCK / 8 * bits) {
         VI code[4];
-        encode_block(in, type, e, stochastic ? &keys : NULL, bits, i, code);
+        encode_block(in, type, e, stochastic ? &keys : NULL, bits, i, true, code);
+        pack_any(code, bits, codes + offset);
+    }
+    for (; i < in.elems; i += BLOCK, offset += BLOCK / 8 * bits) {
+        VI code[4];
+        encode_block(in, type, e, stochastic ? &keys : NULL, bits, i, false, code);
         pack_at(code, bits, writes, codes, offset, bytes);
     }
+}
+
+/* What gradients are, to nearest: bits and scale are constants in its loop. */
+static void encode_usual(QuantInput in, const QuantEncode *e, uint8_t *codes) {
+    in.scale = 1.0f;
+#define CASE(q)                                                                                                        \
+    case q:                                                                                                            \
+        encode_with(in, QUANT_F32, e, q, false, codes);                                                                \
+        break;
+    FOR_BITS(e->bits, CASE)
+#undef CASE
 }
 
 static void encode(QuantInput in, const QuantEncode *e, uint8_t *codes) {
     bool stochastic = e->random != NULL;
     if (in.type == QUANT_F32 && !stochastic && in.scale == 1.0f) {
-        in.scale = 1.0f; /* a constant: the usual loop does not ask for each vector */
-        encode_with(in, QUANT_F32, e, false, codes);
+        encode_usual(in, e, codes);
     } else if (in.type == QUANT_F32 && !stochastic) {
-        encode_with(in, QUANT_F32, e, false, codes);
+        encode_with(in, QUANT_F32, e, e->bits, false, codes);
     } else if (in.type == QUANT_F16 && !stochastic) {
-        encode_with(in, QUANT_F16, e, false, codes);
+        encode_with(in, QUANT_F16, e, e->bits, false, codes);
     } else if (in.type == QUANT_BF16 && !stochastic) {
-        encode_with(in, QUANT_BF16, e, false, codes);
+        encode_with(in, QUANT_BF16, e, e->bits, false, codes);
     } else if (in.type == QUANT_F32) {
-        encode_with(in, QUANT_F32, e, true, codes);
+        encode_with(in, QUANT_F32, e, e->bits, true, codes);
     } else if (in.type == QUANT_F16) {
-        encode_with(in, QUANT_F16, e, true, codes);
+        encode_with(in, QUANT_F16, e, e->bits, true, codes);
     } else {
-        encode_with(in, QUANT_BF16, e, true, codes);
+        encode_with(in, QUANT_BF16, e, e->bits, true, codes);
     }
 }
 

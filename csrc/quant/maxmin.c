@@ -7,7 +7,7 @@
  * smaller one it is less than 2^-30 of these units away, which is code 0. */
 static void encode_codes(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input,
                          const QuantRandom *random, QuantGrid grid, uint8_t *codes) {
-    if (random == NULL && grid.unit >= 0x1p-70f && grid.unit <= 0x1p60f) {
+    if (random == NULL && input.scale != 1.0f && grid.unit >= 0x1p-70f && grid.unit <= 0x1p60f) {
         grid.unit /= input.scale;
         grid.min /= input.scale;
         input.scale = 1.0f;
