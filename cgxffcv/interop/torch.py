@@ -1,11 +1,12 @@
-"""Torch, where it is installed; nothing here needs it but CGXState and cgx_hook, which come with the first use of their
-names."""
+"""Torch, where it is installed; nothing here needs it but CGXState and cgx_hook, which come, as Loader does, with the
+first use of their names."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
 import functools
+import importlib
 import sys
 import threading
 from types import ModuleType
@@ -15,16 +16,17 @@ import numpy as np
 
 if TYPE_CHECKING:
     from cgxffcv.interop.ddp.state import CGXState, cgx_hook
+    from cgxffcv.interop.loader import Loader
 
-__all__ = ["CGXState", "cgx_hook", "find_torch", "is_tensor", "move", "to_bfloat16", "without_gradients"]
+__all__ = ["CGXState", "Loader", "cgx_hook", "find_torch", "is_tensor", "move", "to_bfloat16", "without_gradients"]
+
+_LATER = {"CGXState": "ddp.state", "Loader": "loader", "cgx_hook": "ddp.state"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("CGXState", "cgx_hook"):
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from cgxffcv.interop.ddp import state
-
-    return getattr(state, name)
+    return getattr(importlib.import_module(f"cgxffcv.interop.{_LATER[name]}"), name)
 
 
 @functools.cache

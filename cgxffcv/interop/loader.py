@@ -1,0 +1,61 @@
+"""The Loader for Lightning, and for whatever asks of a data loader what Lightning asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cgxffcv import loader, place
+
+__all__ = ["Loader"]
+
+
+def _again(arguments: Mapping[str, Any], next_epoch: int) -> Loader:
+    made = Loader(**arguments)
+    made.next_epoch = next_epoch
+    return made
+
+
+class Loader(loader.Loader):
+    """A `cgxffcv.loader.Loader`, with the same arguments, for `lightning.Trainer.fit(module, Loader(...))`.
+
+    Lightning, which makes its ranks late, looks at loaders beforehand, and says which epoch comes next, finds what it
+    looks for:
+
+    Each rank takes its part, whatever `distributed` says: of torch.distributed, or of the launcher, as they are when a
+    pass begins or the length is asked for. `rank=0, world_size=1` gives each rank everything.
+    A pass begins with the first batch that is asked for; an iterator that nobody uses costs nothing, and no epoch.
+    The epoch is what a sampler is told (`set_epoch`), so that a training that goes on draws what comes next.
+    Its place within an epoch is in Lightning's checkpoints (`state_dict`, `load_state_dict`).
+
+    Batches are torch tensors in host memory, which Lightning moves.
+    """
+
+    batch_sampler = None  # Lightning looks for one where there is a sampler
+
+    @property
+    def sampler(self) -> Loader:
+        """The Loader itself: what is told the epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next pass is that of this epoch; one that a loaded state has begun goes on where the state says."""
+        if self._resume is None or self._resume[0] != epoch:
+            self.next_epoch = epoch
+
+    def _share(self) -> None:
+        here = place.or_alone()
+        ranks = here.rank, max(here.size, 1)
+        if self._plan.arguments["rank"] is None and ranks != (self.rank, self.world_size):
+            self._change("distributed", ranks[1] > 1)
+
+    def __len__(self) -> int:
+        self._share()
+        return super().__len__()
+
+    def __iter__(self) -> Iterator[tuple]:
+        self._share()
+        yield from super().__iter__()
+
+    def __reduce__(self) -> tuple:
+        return _again, super().__reduce__()[1]
