@@ -39,7 +39,7 @@ NO_IMAGES = ("thumbs.db", "desktop.ini")  # that systems leave in folders, besid
 @dataclass(frozen=True)
 class ClassFolder:
     """FOLDER/CLASS/**/IMAGE: the classes by name, each image's path and class number, and what else is there: other
-    files, links to folders (which are not followed: they may lead in circles)."""
+    files, images of no class, links to folders (which are not followed: they may lead in circles)."""
 
     root: Path
     classes: tuple[str, ...]
@@ -54,12 +54,13 @@ class ClassFolder:
         root = Path(folder)
         if not root.is_dir():
             raise DataError(f"{folder}: {'is no folder' if root.exists() else 'no such folder'} ({key})")
-        found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+        found = [entry.name for entry in entries if entry.is_dir()]
         names = _checked_classes(folder, key, found, classes)
         plain_names(names, f"{folder} ({key})")  # before any image is read
         paths: list[str] = []
         labels: list[int] = []
-        others: list[str] = []
+        others = [str(entry) for entry in entries if _is_image(entry.name) and entry.name not in found]
         for label, name in enumerate(names):
             images, rest = _images_below(root / name) if name in found else ([], [])
             if not images and classes is None:
@@ -103,6 +104,10 @@ def _checked_classes(folder: str, key: str, found: list[str], wanted: Sequence[s
     return found
 
 
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
 def _images_below(folder: Path) -> tuple[list[str], list[str]]:
     def unreadable(error: OSError) -> None:
         raise error
@@ -114,7 +119,7 @@ def _images_below(folder: Path) -> tuple[list[str], list[str]]:
         for name in names:
             if name.startswith(".") or name.lower() in NO_IMAGES:
                 continue
-            (images if name.lower().endswith(IMAGE_SUFFIXES) else others).append(os.path.join(parent, name))
+            (images if _is_image(name) else others).append(os.path.join(parent, name))
     return sorted(images), sorted(others)
 
 
@@ -240,7 +245,7 @@ def _make(folder: Path, config: Config, training: ClassFolder, testing: ClassFol
     if others:
         more = ", ..." if len(others) > TOLD else ""
         say(
-            f"note: {len(others):,} left out (files with no image's ending, links to folders): "
+            f"note: {len(others):,} left out (files with no image's ending, images of no class, links to folders): "
             f"{', '.join(others[:TOLD])}{more}"
         )
     _write(folder / "train.beton", rest, training.classes, config, say)

@@ -32,7 +32,7 @@ def _size(value: Any) -> int:
 
 
 def _explain(error: BaseException) -> str:
-    text = str(error) or "no message"
+    text = (str(error) or "no message").encode(errors="backslashreplace").decode()  # names of files are any bytes
     return text if isinstance(error, TypeError | ValueError) else f"{type(error).__name__}: {text}"
 
 

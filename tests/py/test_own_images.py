@@ -230,7 +230,10 @@ def test_files_that_went_are_made_again(folder):
 def test_a_link_to_a_folder_is_named_and_one_to_nothing_is_a_bad_image(folder):
     (folder / "ant" / "more").symlink_to(folder / "bee")
     c, said = prepare(folder)
-    assert f"1 left out (files with no image's ending, links to folders): {folder / 'ant' / 'more'}" in said
+    assert (
+        f"1 left out (files with no image's ending, images of no class, links to folders): {folder / 'ant' / 'more'}"
+        in said
+    )
     (folder / "ant" / "gone.png").symlink_to("nowhere.png")
     with pytest.raises(DataError, match=r"gone\.png.*--data.on_error=skip"):
         prepare(folder)
@@ -311,6 +314,21 @@ def test_an_image_that_cannot_be_read_stops_or_is_left_out(folder, name, small_l
     assert f"{name}: " in said and wanted in said
     with Reader(c.data.train_dataset) as train, Reader(c.data.val_dataset) as test:
         assert len(train) + len(test) == 24
+
+
+def test_a_name_that_is_no_text_is_told(folder):
+    with open(os.fsencode(folder / "ant") + b"/\xff.png", "wb") as file:
+        file.write(b"not an image")
+    with pytest.raises(DataError, match=r"udcff.png: .*no readable image.*--data.on_error=skip"):
+        prepare(folder)
+    assert "udcff.png: no readable image" in prepare(folder, "--data.on_error=skip")[1]
+
+
+def test_images_beside_the_classes_are_named(folder):
+    (folder / "ant" / "00.png").rename(folder / "stray.png")
+    (folder / "README.txt").write_text("x")
+    said = prepare(folder)[1]
+    assert "1 left out" in said and "stray.png" in said and "README" not in said
 
 
 def test_ink_and_grey_images_are_taken(folder):
