@@ -26,7 +26,7 @@ import numpy as np
 
 from cgxffcv import costs
 from cgxffcv.tensors import stream_number, take
-from cgxffcv.wording import as_table, counted
+from cgxffcv.wording import Told, as_table, counted
 
 #: The names that arguments may have, as the core spells them.
 ALGORITHMS, DTYPES, OPS = _cgxffcv.ALLREDUCE_ALGORITHMS, _cgxffcv.ALLREDUCE_DTYPES, _cgxffcv.ALLREDUCE_OPS
@@ -396,7 +396,7 @@ class AllreducePlan:
 
     def explain(self) -> str:
         """What was chosen and why, what travels how, what it is predicted to cost."""
-        return self._plan.explain()
+        return Told(self._plan.explain())
 
     def _repr_html_(self) -> str:
         rows = [line.partition(":")[::2] for line in self.explain().strip().splitlines()]

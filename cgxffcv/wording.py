@@ -47,6 +47,15 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+class Told(str):
+    """A text of several lines, which a notebook shows as `print` would."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self)}</pre>"
+
+
 def as_table(caption: str, rows: Iterable[tuple[str, str]]) -> str:
     """An HTML table of (what, value), as notebooks show it."""
     left = ' style="text-align: left"'

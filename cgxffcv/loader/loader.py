@@ -20,6 +20,7 @@ from cgxffcv.loader.sources import Readers, absolute, all_paths
 from cgxffcv.pipeline.compile import Output
 from cgxffcv.reader import Reader, check_custom_names, custom_fields_of, layouts_of
 from cgxffcv.sheet import as_html
+from cgxffcv.wording import Told
 
 MAX_EPOCH = 2**32 - 1
 
@@ -394,7 +395,7 @@ class Loader:
 
     def explain(self) -> str:
         """What is done to each sample and each batch, where, and what it takes of memory: a text to print."""
-        return explain(self._plan)
+        return Told(explain(self._plan))
 
     def __reduce__(self) -> tuple:
         """A copy, or what another process unpickles, is a loader of its own with the same settings and seed, before its

@@ -1,6 +1,7 @@
 """What loaders, readers and `info` show: stages, bytes, contact sheets."""
 
 import base64
+import html
 import io
 import re
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_beton
 
-from cgxffcv import Reader
+from cgxffcv import Reader, comm
 from cgxffcv import transforms as tf
 from cgxffcv.app import cli
 from cgxffcv.errors import UserError
@@ -96,6 +97,15 @@ def test_what_notebooks_show(path):
         coded = re.search(r"base64,([^\"]+)", shown).group(1)
         assert base64.b64decode(coded) == png(contact_sheet(reader, count=16))
     assert "base64" not in reader._repr_html_()
+
+
+def test_notebooks_show_an_explanation_line_by_line(path):
+    with Loader(path, 8, pipelines={"image": None}) as loader:
+        shown = loader.explain()._repr_html_()
+    assert shown.startswith("<pre>") and shown.count("\n") > 3 and "each sample, in a worker: " in shown
+    with comm.world() as world:
+        plan = world.allreduce_plans(np.zeros(5000, np.float32), bits=4)[0]
+        assert plan.explain()._repr_html_() == f"<pre>{html.escape(str(plan.explain()))}</pre>"
 
 
 def test_thumbnails_of_info(path, tmp_path, capsys):

@@ -17,6 +17,7 @@ from cgxffcv.interop.ddp.backend import refuse_cgx_backend
 from cgxffcv.interop.ddp.layout import Names, Rules
 from cgxffcv.interop.ddp.memory import Memory
 from cgxffcv.interop.ddp.table import Buckets
+from cgxffcv.wording import Told
 
 
 def _one_of(argument: str, value: str, allowed: tuple[str, ...]) -> str:
@@ -178,7 +179,7 @@ class CGXState:
 
     def explain(self) -> str:
         """What was chosen for each bucket and why; nothing before the first step."""
-        return "" if self._buckets is None else self._buckets.explain()
+        return Told("" if self._buckets is None else self._buckets.explain())
 
 
 def cgx_hook(state: CGXState, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
