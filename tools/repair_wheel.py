@@ -5,9 +5,9 @@ usage: tools/repair_wheel.py WHEEL FOLDER [auditwheel's options...]
 
 auditwheel copies libjpeg-turbo in and names the oldest Linux that the wheel runs on. oneDNN stays a package of its own
 (onednn-cpu-gomp, larger than all of this); cuBLASLt, cuDNN, NCCL and MPI are opened at run time. For each library that
-was copied the licence that its system package brings goes into .dist-info/licenses, and
-.dist-info/sboms/cgxffcv.cdx.json
-(PEP 770, CycloneDX 1.6) says what it is. Needs auditwheel and patchelf.
+was copied the licence that its system package brings goes into .dist-info/licenses and is named in METADATA (PEP 639),
+and .dist-info/sboms/cgxffcv.cdx.json (PEP 770, CycloneDX 1.6) says what it is, as it does of CUDA's runtime, which is
+linked into a module with kernels. Needs auditwheel and patchelf.
 """
 
 import base64
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 EXCLUDED = ("libdnnl.so.3",)
@@ -35,6 +36,14 @@ KNOWN = {
         "GPL-3.0-or-later WITH GCC-exception-3.1",
         ("/usr/share/doc/libgomp1/copyright", "/usr/share/licenses/libgomp/COPYING.RUNTIME"),
     ),
+}
+# in a module with kernels: the section in which nvcc keeps them, and the library that is linked with them
+KERNELS = b".nv_fatbin"
+RUNTIME = {
+    "type": "library",
+    "name": "libcudart_static",
+    "description": "NVIDIA's CUDA runtime, linked into the module beside its kernels",
+    "licenses": [{"license": {"name": "NVIDIA CUDA Toolkit EULA", "url": "https://docs.nvidia.com/cuda/eula/"}}],
 }
 
 
@@ -56,7 +65,16 @@ def licence(library: str) -> bytes:
     return found.read_bytes()
 
 
-def bill(name: str, version: str, libraries: dict[str, bytes]) -> bytes:
+def described(text: bytes, libraries: Iterable[str]) -> bytes:
+    """METADATA with the licences of what was copied."""
+    found = {known(library)[0]: known(library)[1] for library in libraries}
+    head, gap, readme = text.decode().partition("\n\n")
+    head = re.sub(r"^License-Expression: .*", lambda match: " AND ".join([match[0], *found.values()]), head, flags=re.M)
+    files = "".join(f"\nLicense-File: {name}.txt" for name in found)
+    return f"{head}{files}{gap}{readme}".encode()
+
+
+def bill(name: str, version: str, libraries: dict[str, bytes], kernels: bool) -> bytes:
     """The software bill of materials."""
     components = [
         {
@@ -69,6 +87,8 @@ def bill(name: str, version: str, libraries: dict[str, bytes]) -> bytes:
         }
         for library, content in sorted(libraries.items())
     ]
+    if kernels:
+        components.append(RUNTIME)
     own = {"type": "library", "name": name, "version": version, "purl": f"pkg:pypi/{name}@{version}"}
     document = {
         "bomFormat": "CycloneDX",
@@ -87,7 +107,9 @@ def complete(files: dict[str, bytes]) -> dict[str, bytes]:
     libraries = {n.rpartition("/")[2]: content for n, content in files.items() if n.startswith(f"{name}.libs/")}
     for library in libraries:
         files[f"{info}/licenses/{known(library)[0]}.txt"] = licence(library)
-    files[f"{info}/sboms/{name}.cdx.json"] = bill(name, version, libraries)
+    kernels = any(re.match(r"_cgxffcv.*\.so$", path) and KERNELS in content for path, content in files.items())
+    files[f"{info}/sboms/{name}.cdx.json"] = bill(name, version, libraries, kernels)
+    files[f"{info}/METADATA"] = described(files[f"{info}/METADATA"], libraries)
     rows = io.StringIO()
     writer = csv.writer(rows, lineterminator="\n")
     record = f"{info}/RECORD"

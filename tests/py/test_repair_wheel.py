@@ -14,6 +14,14 @@ repair_wheel = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(repair_wheel)
 
 INFO = "cgxffcv-0.1.0.dist-info"
+METADATA = b"""Metadata-Version: 2.4
+Name: cgxffcv
+License-Expression: Apache-2.0
+License-File: LICENSE
+Requires-Dist: numpy>=2
+
+License-Expression: of the readme
+"""
 
 
 @pytest.fixture
@@ -21,7 +29,9 @@ def files(tmp_path, monkeypatch):
     text = tmp_path / "licence"
     text.write_bytes(b"do what you like")
     monkeypatch.setattr(repair_wheel, "KNOWN", {"libjpeg": ("libjpeg-turbo", "IJG", ("/nowhere", str(text)))})
-    return {f"{INFO}/WHEEL": b"", f"{INFO}/RECORD": b"old", "cgxffcv.libs/libjpeg-0b4c.so.62.3.0": b"code"}
+    told = {"WHEEL": b"", "RECORD": b"old", "METADATA": METADATA}
+    library = {"cgxffcv.libs/libjpeg-0b4c.so.62.3.0": b"code", "_cgxffcv.cpython-313-x86_64-linux-gnu.so": b"module"}
+    return {f"{INFO}/{name}": content for name, content in told.items()} | library
 
 
 def test_a_copied_library_has_its_licence_and_its_line(files):
@@ -31,6 +41,23 @@ def test_a_copied_library_has_its_licence_and_its_line(files):
     assert (component["name"], component["version"]) == ("libjpeg-turbo", "62.3.0")
     assert component["hashes"][0]["content"] == hashlib.sha256(b"code").hexdigest()
     assert component["licenses"] == [{"expression": "IJG"}]
+
+
+def test_metadata_names_the_licences(files):
+    head, _, text = repair_wheel.complete(files)[f"{INFO}/METADATA"].decode().partition("\n\n")
+    assert "License-Expression: Apache-2.0 AND IJG\nLicense-File: LICENSE\n" in head and head.endswith(
+        "\nLicense-File: libjpeg-turbo.txt"
+    )
+    assert text == METADATA.decode().partition("\n\n")[2]
+
+
+def test_the_runtime_of_cuda_is_told_where_there_are_kernels(files):
+    def names(made):
+        return [component["name"] for component in json.loads(made[f"{INFO}/sboms/cgxffcv.cdx.json"])["components"]]
+
+    assert names(repair_wheel.complete(dict(files))) == ["libjpeg-turbo"]
+    files["_cgxffcv.cpython-313-x86_64-linux-gnu.so"] = b"\0.text\0.nv_fatbin\0"
+    assert names(repair_wheel.complete(files)) == ["libjpeg-turbo", "libcudart_static"]
 
 
 def test_the_record_has_all_files(files):
