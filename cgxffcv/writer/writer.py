@@ -253,8 +253,9 @@ class DatasetWriter:
     ) -> WriteReport:
         """Writes FOLDER/CLASS/**/IMAGE: one image field, and an int field (optional) for the class's number.
 
-        Classes are numbered by name, images come by class and path. options: as of from_indexed_dataset. JPEG files go
-        into the file unchanged if the field's write_mode stores JPEG and no reduction is asked for.
+        Classes are numbered by name, images come by class and path; hidden files and folders are passed over. options:
+        as of from_indexed_dataset. JPEG files go into the file unchanged if the field's write_mode stores JPEG and no
+        reduction is asked for.
         """
         kinds = [spec["kind"] for spec in self._specs]
         if sorted(kinds) not in (["image"], ["image", "int"]):
@@ -388,7 +389,8 @@ def _as_column(name: str, field: Field, column: Any) -> np.ndarray | None:
 
 
 class ImageFolder(Sequence[tuple[Any, ...]]):
-    """FOLDER/CLASS/**/IMAGE as a data set of paths and class numbers. Attributes: classes, paths, labels."""
+    """FOLDER/CLASS/**/IMAGE as a data set of paths and class numbers; hidden files and folders are none. Attributes:
+    classes, paths, labels."""
 
     def __init__(
         self,
@@ -398,7 +400,9 @@ class ImageFolder(Sequence[tuple[Any, ...]]):
     ):
         """Raises ValueError if there is no image, OSError if a folder cannot be read."""
         root = Path(folder)
-        self.classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+        self.classes = sorted(
+            entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+        )
         if not self.classes:
             raise ValueError(f"{root} has no folders; FOLDER/CLASS/IMAGE was expected")
         self.paths: list[str] = []
@@ -423,7 +427,8 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
     def unreadable(error: OSError) -> None:
         raise error
 
-    for parent, _, names in os.walk(folder, onerror=unreadable):
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if name.lower().endswith(suffixes):
+            if name.lower().endswith(suffixes) and not name.startswith("."):
                 yield os.path.join(parent, name)

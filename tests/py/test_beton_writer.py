@@ -459,6 +459,10 @@ def test_image_folders(tmp_path):
             image.fromarray(pixels).save(root / name / ("more" if i == 2 else "") / f"{i}.png")
             want.append((label, pixels))
         (root / name / "readme.txt").write_text("no image")
+        (root / name / "._0.png").write_text("what other systems leave")
+        (root / name / ".cache").mkdir()
+        (root / name / ".cache" / "0.png").write_text("no image")
+    (root / ".ipynb_checkpoints").mkdir()
     for fields in ({"label": IntField(), "image": RGBImageField()}, {"image": RGBImageField()}):
         DatasetWriter(tmp_path / "x.beton", fields, num_workers=2).from_image_folder(root, chunksize=2)
         with Reader(tmp_path / "x.beton") as reader:
