@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -197,9 +198,14 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def _left_out(on_error: str) -> list[Any]:
+    """What else decides which images can be read, where others are left out."""
+    return [on_error, find_spec("PIL") is not None, _cgxffcv.max_image_pixels()] if on_error == "skip" else [on_error]
+
+
 def _name(config: Config, training: ClassFolder, testing: ClassFolder | None) -> str:
     d = config.data
-    parts: list[Any] = [FORMAT, d.side, d.on_error, training.listing()]
+    parts: list[Any] = [FORMAT, d.side, *_left_out(d.on_error), training.listing()]
     parts.append([d.val_share, d.split_seed] if testing is None else testing.listing())
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     label = "".join(char if char.isalnum() else "_" for char in training.root.resolve().name)[:40] or "images"

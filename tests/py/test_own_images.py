@@ -316,6 +316,22 @@ def test_an_image_that_cannot_be_read_stops_or_is_left_out(folder, name, small_l
         assert len(train) + len(test) == 24
 
 
+def test_what_was_left_out_is_taken_once_it_can_be_read(folder):
+    def count():
+        c, _ = prepare(folder, "--data.on_error=skip")
+        with Reader(c.data.train_dataset) as train, Reader(c.data.val_dataset) as test:
+            return len(train) + len(test)
+
+    (folder / "bee" / "huge.png").write_bytes(bad_images()["huge.png"][0])
+    before = _cgxffcv.max_image_pixels()
+    try:
+        _cgxffcv.set_max_image_pixels(1_000_000)
+        assert count() == 24
+    finally:
+        _cgxffcv.set_max_image_pixels(before)
+    assert count() == 25
+
+
 def test_a_name_that_is_no_text_is_told(folder):
     with open(os.fsencode(folder / "ant") + b"/\xff.png", "wb") as file:
         file.write(b"not an image")
