@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny_beton
 from _cgxffcv import build_info
 from checkout import ROOT, environ
 
@@ -55,6 +57,32 @@ def test_allreduce_arrays(tmp_path):
     assert "2 ranks have seen 1000 samples" in out
     exact, narrow, fed = (float(x) for x in re.findall(r"(?:off by|error) ([\d.e-]+)$", out, re.M))
     assert exact < 1e-6 < narrow < 0.16 and fed < 0.1  # 2 bits alone: 0.9
+
+
+def test_jax_training(tmp_path):
+    pytest.importorskip("jax", reason="jax is not installed")
+    if shutil.which("mpirun") is None or not build_info()["mpi"]:
+        pytest.skip("mpirun or a build with MPI is not there")
+    out = run("-m", "cgxffcv", "launch", "-np", "2", str(EXAMPLES / "jax_training.py"), str(tmp_path), cwd=tmp_path)
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", out)]
+    assert len(losses) == 5 and losses[-1] < losses[0]
+    right = int(re.search(r"2 ranks: (\d+) of 1000 test images", out)[1])
+    assert right > 300  # of 1,000 in ten classes
+    narrow, plain = (
+        int(count.replace(",", "")) for count in re.search(r"sends ([\d,]+) bytes instead of ([\d,]+)", out).groups()
+    )
+    assert narrow < plain / 6
+
+
+def test_cupy_statistics(tmp_path):
+    cupy = pytest.importorskip("cupy", reason="cupy is not installed")
+    if not cupy.is_available():
+        pytest.skip("there is no GPU")
+    pixels = np.random.default_rng(0).integers(0, 256, (1000, 8, 8, 3), dtype=np.uint8)
+    path = tiny_beton.write(tmp_path / "a.beton", {"image": ("image", list(pixels)), "label": ("int", [0] * 1000)})
+    told = re.findall(r"[\d.]+", run(str(EXAMPLES / "cupy_statistics.py"), str(path), cwd=tmp_path))
+    expected = [*pixels.mean((0, 1, 2)), *pixels.std((0, 1, 2))]
+    assert [float(value) for value in told] == pytest.approx(expected, abs=0.006)
 
 
 def test_digits(tmp_path):
