@@ -147,14 +147,17 @@ class Reader(Sequence[dict[str, Any]]):
 
     @property
     def file_name(self) -> str:
+        """The file's path, by FFCV's name."""
         return self.path
 
     @property
     def field_names(self) -> list[str]:
+        """The fields' names, in their order."""
         return list(self.fields)
 
     @property
     def num_fields(self) -> int:
+        """How many fields a sample has."""
         return len(self.fields)
 
     def _open(self) -> Any:
@@ -227,6 +230,7 @@ class Reader(Sequence[dict[str, Any]]):
 
     @property
     def closed(self) -> bool:
+        """Whether the file has been let go of."""
         return self._file is None
 
     def close(self) -> None:

@@ -320,6 +320,7 @@ def _download_into(part: io.BufferedRandom, url: str, archive: Archive, mode: st
 
 
 def from_sample() -> Cifar10:
+    """The 5,000 training and 1,000 test images that ship with the package."""
     images, labels = sample.load()
     records = np.column_stack([labels, images.reshape(len(images), -1)])
     return _split(records[: sample.TRAIN], records[sample.TRAIN :], "the sample shipped with cgxffcv", complete=False)

@@ -80,6 +80,8 @@ class Field:
         return FieldDecoder
 
     def encode(self, destination: np.ndarray, value: Any, malloc: Callable[[int], tuple[int, np.ndarray]]) -> None:
+        """Writes a value: its record into `destination`, of `metadata_type`, other bytes into what malloc(count) gives,
+        which is where they lie in the file and memory for them."""
         raise TypeError(f"{type(self).__name__} must define encode(destination, value, malloc)")
 
     def layout(self) -> tuple[int, int, int, int]:

@@ -40,6 +40,7 @@ def find_torch() -> ModuleType | None:
 
 
 def is_tensor(batch: Any) -> bool:
+    """Whether it is a torch tensor; not where torch is not installed."""
     torch = find_torch()
     return torch is not None and isinstance(batch, torch.Tensor)
 

@@ -183,10 +183,12 @@ class Loader:
 
     @property
     def fname(self) -> str | bytes | tuple[str | bytes, ...]:
+        """The absolute path, or a tuple of those of several files."""
         return self._fname
 
     @property
     def outputs(self) -> list[Output]:
+        """What each batch holds, in its order: the fields' names and what becomes of them."""
         return self._plan.outputs
 
     @property
@@ -201,6 +203,7 @@ class Loader:
 
     @property
     def next_epoch(self) -> int:
+        """The number of the epoch that comes next; to assign it begins there."""
         return self._next_epoch
 
     @next_epoch.setter

@@ -28,11 +28,13 @@ class Operation(Transform):
     """
 
     def generate_code(self) -> Callable:
+        """Gives a function (batch, memory) that is called once a batch and returns what comes of it."""
         raise TypeError(f"{type(self).__name__} must define generate_code()")
 
     def declare_state_and_memory(
         self, previous_state: State
     ) -> tuple[State, AllocationQuery | Sequence[AllocationQuery] | None]:
+        """What batches are behind this operation, and the memory that it wants."""
         raise TypeError(f"{type(self).__name__} must define declare_state_and_memory(previous_state)")
 
 

@@ -238,6 +238,7 @@ class Trainer:
 
     @property
     def steps(self) -> int:
+        """Steps of the whole training."""
         return self.plan.steps
 
     @property
@@ -257,6 +258,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
+        """Whether all steps are done."""
         return self.step >= self.steps
 
     @property
@@ -297,6 +299,7 @@ class Trainer:
 
     @property
     def threads(self) -> int:
+        """Threads that compute, on a CPU."""
         return self.network.threads
 
     def explain(self) -> str:

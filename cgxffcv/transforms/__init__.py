@@ -315,6 +315,7 @@ class RandomResizedCrop(Transform):
         self.decoder("accurate")
 
     def decoder(self, jpeg_mode: str) -> RandomResizedCropRGBImageDecoder:
+        """The decoder that does this while it decodes."""
         return RandomResizedCropRGBImageDecoder(self.size, self.scale, self.ratio, self.interpolation, jpeg_mode)
 
 

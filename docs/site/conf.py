@@ -1,12 +1,17 @@
 """Sphinx's configuration of the site: its source folder is the checkout, so that every page is the file it always was.
 
-`make site` builds it; README.md is the first page.
+`make site` builds it; README.md is the first page. Notebooks are run for it, and shown with what they show:
+`-D run_notebooks=0` leaves that out, as the tests do, which run them by themselves.
 """
 
 from __future__ import annotations
 
+import html
 import json
+import logging
 import re
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,17 +100,51 @@ CHANGELOG
 
 
 class NotebookParser(MystParser):
-    """Notebooks as pages, without outputs (they are kept without any): text as it is, code as blocks of Python."""
+    """Notebooks as pages: text as it is, code as blocks of Python, and what the code shows."""
 
     supported = ("ipynb",)
 
     def parse(self, inputstring: str, document: Any) -> None:
-        super().parse("\n\n".join(map(_cell, json.loads(inputstring)["cells"])), document)
+        run = document.settings.env.config.run_notebooks
+        cells = run_notebook(inputstring) if run else json.loads(inputstring)["cells"]
+        super().parse("\n\n".join(map(cell_as_page, cells)), document)
 
 
-def _cell(cell: dict[str, Any]) -> str:
+def run_notebook(text: str) -> list[dict[str, Any]]:
+    """The cells with their outputs, run from the first to the last in an empty folder. An error ends the build."""
+    import nbclient
+    import nbformat
+
+    notebook = nbformat.reads(text, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"timeout": 240, "resources": {"metadata": {"path": folder}}, "log": logging.getLogger("nbclient")}
+        nbclient.NotebookClient(notebook, **settings).execute(stderr=subprocess.DEVNULL)  # the kernel's own warnings
+    return notebook["cells"]
+
+
+def cell_as_page(cell: dict[str, Any]) -> str:
     text = "".join(cell["source"])
-    return text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```"
+    if cell["cell_type"] == "markdown":
+        return text
+    shown = filter(None, map(_shown, cell["outputs"]))
+    return "\n\n".join([f"```python\n{text}\n```", *(f"{FENCE}{{raw}} html\n{page}\n{FENCE}" for page in shown)])
+
+
+FENCE = "`" * 12
+
+
+def _shown(output: dict[str, Any]) -> str:
+    """HTML; nothing of what goes to stderr (progress)."""
+    if output["output_type"] == "stream":
+        found = {"text/plain": output["text"]} if output["name"] == "stdout" else {}
+    else:
+        found = output["data"]
+    kinds = {kind: "".join(value) for kind, value in found.items() if kind.startswith(("text/", "image/png"))}
+    if "text/html" in kinds:
+        return f"<div>{kinds['text/html']}</div>"
+    if "image/png" in kinds:
+        return f'<img alt="" src="data:image/png;base64,{kinds["image/png"].strip()}"/>'
+    return f"<pre>{html.escape(kinds['text/plain'])}</pre>" if "text/plain" in kinds else ""
 
 
 # "name: what it is" begins an entry of a docstring, which goes on until the next one or an empty line.
@@ -155,6 +194,7 @@ def _add_contents(app: Any, page: str, source: list[str]) -> None:
 
 
 def setup(app: Any) -> None:
+    app.add_config_value("run_notebooks", True, "env", bool)
     app.add_source_suffix(".ipynb", "ipynb")
     app.add_source_parser(NotebookParser)
     app.connect("source-read", _add_contents)

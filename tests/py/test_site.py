@@ -2,6 +2,8 @@
 
 import importlib
 import importlib.util
+import inspect
+import json
 import pkgutil
 import re
 import subprocess
@@ -17,6 +19,7 @@ import cgxffcv
 
 INTERNAL = {"app", "bench", "files"}  # commands, and what the modules share
 DEEPER = ["cgxffcv.fields.decoders", "cgxffcv.interop.torch", "cgxffcv.nn.export", "cgxffcv.pipeline.operation"]
+NEED_TORCH = {"cgxffcv.interop.torch.CGXState", "cgxffcv.interop.torch.cgx_hook"}
 needs_sphinx = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("sphinx", "myst_parser", "furo")),
     reason="Sphinx, myst-parser and furo are not installed: pip install 'cgxffcv[site]'",
@@ -34,8 +37,9 @@ def public_names():
 @pytest.mark.medium
 @needs_sphinx
 def test_the_site_builds_and_has_every_public_name(tmp_path):
-    # as `make site`, which writes into build/
+    # as `make site`, which writes into build/, but for the notebooks, which have a test of their own
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-c", "docs/site"]
+    command += ["-D", "run_notebooks=0"]
     done = subprocess.run(
         [*command, "-d", tmp_path / "doctrees", ".", tmp_path / "site"],
         capture_output=True,
@@ -55,6 +59,55 @@ def test_the_site_builds_and_has_every_public_name(tmp_path):
     assert {path.stem for path in sources} | {"index"} <= pages
 
 
+def load_from_site(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/site/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CELLS = [
+    ("markdown", "# Title"),
+    ("code", "import os, sys\nprint('a < b', os.listdir())\nprint('progress', file=sys.stderr)"),
+    ("code", "class Shown:\n    def _repr_html_(self):\n        return '<b>bold</b>'\nShown()"),
+]
+
+
+@pytest.mark.medium
+@needs_sphinx
+@pytest.mark.skipif(
+    any(find_spec(name) is None for name in ("nbclient", "ipykernel")), reason="nbclient, ipykernel are not installed"
+)
+def test_a_page_of_a_notebook_has_what_its_cells_show():
+    cells = [{"cell_type": kind, "metadata": {}, "source": text} for kind, text in CELLS]
+    cells = [cell | ({"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}) for cell in cells]
+    conf = load_from_site("conf")
+    made = conf.run_notebook(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}))
+    page = "\n\n".join(map(conf.cell_as_page, made))
+    assert page.startswith("# Title\n\n```python\nimport os") and "progress\n" not in page
+    assert "<pre>a &lt; b []\n</pre>" in page and "<div><b>bold</b></div>" in page
+
+
+def undocumented(name, value):
+    """It, or the methods and properties that its class brings, without a docstring of their own or of a base."""
+    if isinstance(value, type):
+        members = {key: part for key, part in vars(value).items() if not key.startswith("_")}
+        parts = {f"{name}.{key}": part for key, part in members.items() if callable(part) or isinstance(part, property)}
+        parts = {
+            key: part for key, part in parts.items() if inspect.getdoc(getattr(value, key.rpartition(".")[2])) is None
+        }
+        return [*parts, *([] if vars(value).get("__doc__") else [name])]
+    return [name] if callable(value) and not inspect.getdoc(value) else []
+
+
+def test_every_public_name_is_explained():
+    lacking = []
+    for name in sorted(public_names() - NEED_TORCH):
+        module, _, last = name.rpartition(".")
+        lacking += undocumented(name, getattr(importlib.import_module(module), last))
+    assert lacking == []
+
+
 def is_error(value):
     return isinstance(value, type) and issubclass(value, Exception)
 
@@ -62,7 +115,7 @@ def is_error(value):
 def test_each_class_of_error_is_in_the_table():
     names = {f"cgxffcv.errors.{name}" for name in vars(importlib.import_module("cgxffcv.errors"))}
     shown = {}
-    names |= public_names() - {"cgxffcv.interop.torch.CGXState", "cgxffcv.interop.torch.cgx_hook"}  # need torch
+    names |= public_names() - NEED_TORCH
     for name in sorted(names | {f"_cgxffcv.{name}" for name in dir(_cgxffcv)}):
         module, _, last = name.rpartition(".")
         value = getattr(importlib.import_module(module), last, None)
@@ -75,9 +128,7 @@ def test_each_class_of_error_is_in_the_table():
 
 
 def test_bars_show_what_the_pages_state():
-    spec = importlib.util.spec_from_file_location("bars", ROOT / "docs/site/bars.py")
-    bars = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bars)
+    bars = load_from_site("bars")
     stated = "".join((ROOT / "docs" / name).read_text() for name in ("BENCHMARKS.md", "PERFORMANCE.md"))
     page = (ROOT / "docs/why-fast.md").read_text()
     assert {path.stem for path in bars.FOLDER.iterdir()} == bars.CHARTS.keys()
