@@ -131,14 +131,15 @@ def cell_as_page(cell: dict[str, Any]) -> str:
 
 
 FENCE = "`" * 12
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def _shown(output: dict[str, Any]) -> str:
-    """HTML; nothing of what goes to stderr (progress)."""
+    """HTML; nothing of progress, on stderr or as a widget."""
     if output["output_type"] == "stream":
         found = {"text/plain": output["text"]} if output["name"] == "stdout" else {}
     else:
-        found = output["data"]
+        found = {} if WIDGET in output["data"] else output["data"]
     kinds = {kind: "".join(value) for kind, value in found.items() if kind.startswith(("text/", "image/png"))}
     if "text/html" in kinds:
         return f"<div>{kinds['text/html']}</div>"

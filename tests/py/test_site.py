@@ -69,6 +69,7 @@ def load_from_site(name):
 CELLS = [
     ("markdown", "# Title"),
     ("code", "import os, sys\nprint('a < b', os.listdir())\nprint('progress', file=sys.stderr)"),
+    ("code", "display({'text/plain': 'a bar', 'application/vnd.jupyter.widget-view+json': {}}, raw=True)"),
     ("code", "class Shown:\n    def _repr_html_(self):\n        return '<b>bold</b>'\nShown()"),
 ]
 
@@ -85,6 +86,7 @@ def test_a_page_of_a_notebook_has_what_its_cells_show():
     made = conf.run_notebook(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}))
     page = "\n\n".join(map(conf.cell_as_page, made))
     assert page.startswith("# Title\n\n```python\nimport os") and "progress\n" not in page
+    assert "a bar</pre>" not in page
     assert "<pre>a &lt; b []\n</pre>" in page and "<div><b>bold</b></div>" in page
 
 
