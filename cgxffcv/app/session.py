@@ -37,6 +37,7 @@ def choose_recipe(config: Config, say: process.Say, facts: ImageFacts | None = N
     name = recipe.name
     if facts is not None and not facts.of_cifar:
         recipe = _fit_batch(config, facts.fit(recipe), facts.samples, say)
+        recipe = _fit_passes(config, recipe, facts.samples, say)
     changes = {field: f"training.{field}" for field in OF_TRAINING}
     changes |= {key.split(".")[1]: key for key in SCHEMA if key.startswith("recipe.")}
     said = {field: key for field, key in changes.items() if config.said(key)}
@@ -70,6 +71,21 @@ def _fit_batch(config: Config, recipe: Recipe, samples: int, say: process.Say) -
         f"training set has only {samples:,}"
     )
     return recipe.replace(batch_size=batch, lr=lr)
+
+
+def _fit_passes(config: Config, recipe: Recipe, samples: int, say: process.Say) -> Recipe:
+    """Of a small data set no pass takes the hardest images alone where these are fewer than a batch."""
+    batch = config.training.batch_size if config.said("training.batch_size") else recipe.batch_size
+    batch *= process.ranks() if recipe.batch_scope == "process" else 1
+    hardest = tuple((share, fraction) for share, fraction in recipe.hardest if int(fraction * samples) >= batch)
+    if hardest == recipe.hardest or config.said("recipe.hardest"):
+        return recipe
+    left = ", ".join(f"{fraction:.0%}" for share, fraction in recipe.hardest if (share, fraction) not in hardest)
+    say(
+        f"note: no pass takes the hardest {left} of the images alone, as in recipe {recipe.name}: they are less than a "
+        "batch"
+    )
+    return recipe.replace(hardest=hardest)
 
 
 def _share_batch(config: Config, recipe: Recipe, say: process.Say) -> Recipe:

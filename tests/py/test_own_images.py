@@ -12,13 +12,13 @@ from PIL import Image
 from trainings import finish, same_state
 
 from cgxffcv import checkpoint, nn, recipes
-from cgxffcv.app import cli, config, own_folder
+from cgxffcv.app import cli, config, own_folder, session
 from cgxffcv.classes import names_file, read_names, write_names
 from cgxffcv.errors import ConfigError, DataError
 from cgxffcv.fields import FloatField, IntField, RGBImageField
 from cgxffcv.reader import Reader
 from cgxffcv.recipes import RecipeError
-from cgxffcv.train import Trainer, fitted, look_at
+from cgxffcv.train import ImageFacts, Trainer, fitted, look_at, make_plan
 from cgxffcv.writer import DatasetWriter
 
 trains = pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN (see cgxffcv doctor)")
@@ -108,6 +108,24 @@ def test_limits_of_recipes(side, classes, wanted):
         recipes.get("resnet9").fitted(side, classes)
     with pytest.raises(RecipeError, match=wanted):
         recipes.get("resnet18").fitted(side, classes)
+
+
+@pytest.mark.parametrize(
+    ("samples", "options", "kept"),
+    [
+        (40, "", ((0.12, 0.7), (0.4, 0.4))),
+        (39, "", ((0.12, 0.7),)),
+        (22, "", ()),
+        (22, "--training.batch_size=8", ((0.12, 0.7), (0.4, 0.4))),
+    ],
+)
+def test_no_pass_of_a_small_set_is_less_than_a_batch(samples, options, kept):
+    facts = ImageFacts(samples, 16, 2, ("a", "b"), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
+    said = []
+    words = ["--training.recipe=airbench90", *options.split()]
+    recipe = session.choose_recipe(config.load(words, environ={}), said.append, facts)
+    assert recipe.hardest == kept and ("no pass takes" in "".join(said)) == (len(kept) < 2)
+    make_plan(recipe, samples, 1)
 
 
 def test_the_head_and_what_feeds_it_grow_with_the_classes():
