@@ -30,7 +30,7 @@ from cgxffcv.wording import counted
 from cgxffcv.writer import DatasetWriter
 from cgxffcv.writer.writer import IMAGE_SUFFIXES, WriteReport
 
-__all__ = ["ClassFolder", "Squares", "prepare", "split", "square"]
+__all__ = ["ClassFolder", "Squares", "alone", "prepare", "split", "square"]
 
 FORMAT = 1  # of what is made of a folder; another one is made again
 TOLD = 5  # files of a kind that are named
@@ -189,7 +189,7 @@ def _tell(report: WriteReport, say: process.Say) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """One process at a time: the others wait, and find what the first has made."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a") as file:
@@ -284,7 +284,7 @@ def prepare(config: Config, say: process.Say) -> None:
     testing = None if config.data.val_folder is None else _read(config, "data.val_folder", training.classes)
     folder = Path(config.data.root) / _name(config, training, testing)
     try:
-        with _alone(folder):
+        with alone(folder):
             if not _made(folder):
                 _make(folder, config, training, testing, say)
     except OSError as error:

@@ -171,7 +171,8 @@ def check_files(config: Config) -> None:
             raise UserError(
                 f"{path}: no such file ({key}, {config.origin(key)}). Write the .beton files first, with the same "
                 "--config-file and data options: cgxffcv write (in a checkout: python write_datasets.py); or train on "
-                "images of your own: --data.source=folder --data.folder=DIR"
+                "images of your own: --data.source=folder --data.folder=DIR; or on the sample that ships with cgxffcv: "
+                "--data.source=sample"
             )
     train, test = (config[key] for key in ("data.train_dataset", "data.val_dataset"))
     if os.path.samefile(train, test):
@@ -183,12 +184,18 @@ def check_files(config: Config) -> None:
 
 
 def make_files(config: Config) -> None:
-    """The .beton files of a folder of images, where data.source is one; after set_threads, as look_at_images."""
+    """The .beton files of a folder of images, or of the sample, where data.source is that, and for the sample a recipe
+    if none is named; after set_threads, as look_at_images."""
     if config.data.source == "folder":
         from cgxffcv.app.own_folder import prepare
 
         prepare(config, process.say_here)
-        check_files(config)
+    elif config.data.source == "sample":
+        from cgxffcv.app import shipped
+
+        shipped.prepare(config)
+        shipped.suit_cpu(config)
+    check_files(config)
 
 
 def look_at_images(config: Config, threads: int) -> ImageFacts:

@@ -23,11 +23,11 @@ USED += ["data.folder", "data.val_folder", "data.val_share", "data.split_seed", 
 USED += ["log.progress"]
 
 
-def write(path: str, images: np.ndarray, labels: np.ndarray, workers: int) -> None:
+def write(path: str, images: np.ndarray, labels: np.ndarray, workers: int, say: process.Say = process.say) -> None:
     """images: (n, 32, 32, 3) uint8; labels: (n,) whole numbers."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     writer = DatasetWriter(path, {"image": RGBImageField(), "label": IntField()}, num_workers=workers)
-    process.say(str(writer.from_arrays(image=images, label=labels)))
+    say(str(writer.from_arrays(image=images, label=labels)))
 
 
 def main(prog: str, arguments: Sequence[str]) -> int:
