@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
 from cgxffcv.app.runs import RunRecord
 from cgxffcv.app.svg import COLOURS
@@ -25,19 +26,24 @@ def write(runs: Sequence[RunRecord], path: str) -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, panels = pyplot.subplots(1, len(PANELS), figsize=(15, 4.2), layout="constrained")
     for axes, (title, main, beside) in zip(panels, PANELS, strict=True):
         for run, colour in zip(runs, COLOURS * len(runs), strict=False):
-            axes.plot(
-                *zip(*run.curve(main), strict=True) if run.curve(main) else ([], []), color=colour, label=run.name
-            )
-            if beside and run.curve(beside):
-                axes.plot(*zip(*run.curve(beside), strict=True), "--", color=colour, linewidth=1)
+            _draw(axes, run.curve(main), color=colour, label=run.name)
+            if beside:
+                _draw(axes, run.curve(beside), "--", color=colour, linewidth=1)
         axes.set_title(title)
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
+    panels[0].plot([], [], "--", color="0.5", linewidth=1, label="training, augmented images")
     panels[0].legend()
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def _draw(axes: Any, points: Sequence[tuple[float, float]], *how: str, **look: Any) -> None:
+    xs, ys = zip(*points, strict=True) if points else ((), ())
+    axes.plot(xs, ys, *how, marker="o" if len(points) == 1 else None, **look)  # one point makes no line

@@ -279,3 +279,18 @@ def test_a_picture_needs_matplotlib(tmp_path):
             cli.run(words)
     else:
         assert cli.run(words) == 0 and (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_says_what_its_lines_are(tmp_path, monkeypatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    from cgxffcv.app import picture
+
+    write_log(tmp_path / "a")
+    run = runs.read(tmp_path / "a")
+    run.epochs[:] = run.epochs[:1]
+    monkeypatch.setattr(pyplot, "close", lambda figure: None)
+    picture.write([run], tmp_path / "a.png")
+    accuracy, loss, speed = pyplot.gcf().axes
+    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == ["a", "training, augmented images"]
+    assert {line.get_marker() for axes in (loss, speed) for line in axes.get_lines()} == {"o"}  # points, not nothing
+    assert all(float(place).is_integer() for place in speed.get_xticks())
