@@ -35,6 +35,7 @@ __all__ = ["ClassFolder", "Squares", "alone", "prepare", "split", "square"]
 FORMAT = 1  # of what is made of a folder; another one is made again
 TOLD = 5  # files of a kind that are named
 NO_IMAGES = ("thumbs.db", "desktop.ini")  # that systems leave in folders, besides hidden files
+PARTS = ("train", "training", "test", "testing", "val", "valid", "validation")  # that many data sets are split into
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,12 @@ def _checked_classes(folder: str, key: str, found: list[str], wanted: Sequence[s
         raise DataError(
             f"{folder}: {seen} ({key}); expected one sub-folder a class, {CLASSES[0]} to {CLASSES[1]:,} of them, as in "
             f"{Path(folder) / 'cat' / 'tom.jpg'}"
+        )
+    if all(name.lower() in PARTS for name in found):
+        first, *rest = sorted(found, key=lambda name: not name.lower().startswith("train"))
+        raise DataError(
+            f"{folder}: its sub-folders {', '.join(found)} look like parts of a data set, not like classes ({key}); "
+            f"name the parts: --data.folder={Path(folder) / first} --data.val_folder={Path(folder) / rest[-1]}"
         )
     return found
 

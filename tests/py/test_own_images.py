@@ -386,6 +386,10 @@ def test_folders_that_are_none(folder, tmp_path):
     with pytest.raises(DataError, match="gnu: a class without images"):
         (folder / "gnu").mkdir()
         prepare(folder)
+    for part in ("Train", "val"):
+        (tmp_path / "parts" / part / "ant").mkdir(parents=True)
+    with pytest.raises(DataError, match="Train, val look like parts .*folder=.*/Train --data.val_folder=.*/val"):
+        prepare(tmp_path / "parts")
 
 
 @pytest.mark.parametrize("inside", [".", "ant", "new/one", "link"])
