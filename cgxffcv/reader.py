@@ -244,16 +244,21 @@ class Reader(Sequence[dict[str, Any]]):
         self.close()
 
     def _repr_html_(self) -> str:
-        rows = []
-        for info in self.fields.values():
-            known = {name: value for name, value in vars(info).items() if name != "name" and value not in (None, 0)}
-            rows.append((info.name, ", ".join(f"{name} {value}" for name, value in known.items())))
-        table = as_table(f"{self.path}: {counted(self.num_samples, 'sample')}", rows)
-        return as_html(table, None if self.closed else self)
+        return shown(self)
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}: {info.kind}" for name, info in self.fields.items())
         return f"<Reader {self.path}: {counted(self.num_samples, 'sample')}; {fields}>"
+
+
+def shown(reader: Any) -> str:
+    """What notebooks show of a Reader, or of those of several files: the fields, and images of some samples."""
+    rows = []
+    for info in reader.fields.values():
+        known = {name: value for name, value in vars(info).items() if name != "name" and value not in (None, 0)}
+        rows.append((info.name, ", ".join(f"{name} {value}" for name, value in known.items())))
+    table = as_table(f"{reader.path}: {counted(reader.num_samples, 'sample')}", rows)
+    return as_html(table, None if reader.closed else reader)
 
 
 def _tensor(array: np.ndarray) -> Any:

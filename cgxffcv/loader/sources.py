@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cgxffcv.reader import FieldInfo, Reader
+from cgxffcv.reader import FieldInfo, Reader, shown
 
 
 def absolute(fname: Any) -> Any:
@@ -85,3 +85,10 @@ class Readers(Sequence[dict[str, Any]]):
     def close(self) -> None:
         for reader in self._readers:
             reader.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._readers[0].closed
+
+    def _repr_html_(self) -> str:
+        return shown(self)

@@ -99,6 +99,14 @@ def test_what_notebooks_show(path):
     assert "base64" not in reader._repr_html_()
 
 
+def test_what_notebooks_show_of_several_files(path):
+    with Loader([path, path], 8, pipelines={"image": None}) as loader:
+        reader = loader.reader
+        shown = reader._repr_html_()
+    assert "(and 1 more): 80 samples" in shown and "min_height 20" in shown and "base64" in shown
+    assert "base64" not in reader._repr_html_()
+
+
 def test_notebooks_show_an_explanation_line_by_line(path):
     with Loader(path, 8, pipelines={"image": None}) as loader:
         shown = loader.explain()._repr_html_()
