@@ -63,11 +63,12 @@ def world(
     here = place.or_alone()
     if here.launcher == seat.LAUNCHER:
         return _launched(here, slot_bytes, timeout=timeout, nodes=nodes, stall=stall)
-    if here.size > 1 and not here.joins:
+    if here.size != 1 and not here.joins:
+        process = f"process {here.rank} of {here.size}" if here.size else f"process {here.rank} of several"
         raise CommError(
-            f"world: {here.launcher} says ({here.variables}) that this is process {here.rank} of {here.size}, and its "
-            f"jobs cannot be joined: start this one with `cgxffcv launch -np {here.size} SCRIPT`, or with Open MPI's "
-            f"mpirun; what is meant to run alone is started without {here.variables}"
+            f"world: {here.launcher} says ({here.variables}) that this is {process}, and its jobs cannot be joined: "
+            f"start this one with `cgxffcv launch -np {here.size or 'N'} SCRIPT`, or with Open MPI's mpirun; what is "
+            f"meant to run alone is started without {here.variables}"
         )
     if here.size != 1:
         claim.take(here)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """Process `rank` of `size` (0 where only MPI knows it), and where it is on its machine (0 of 1 where untold)."""
+    """Process `rank` of `size` (0 where it is not told), and where it is on its machine (0 of 1 where untold)."""
 
     launcher: str
     rank: int
@@ -31,6 +31,7 @@ class _Launcher(NamedTuple):
     local_rank: str = ""
     local_size: str = ""
     joins: bool = False
+    alone: bool = True  # whether a rank above 0 may stand there by itself, without a size, and mean nothing
 
 
 _USUAL = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
@@ -40,14 +41,17 @@ _LAUNCHERS = (
     _Launcher("MVAPICH's launcher", *(f"MV2_COMM_WORLD_{name}" for name in _USUAL)),
     _Launcher("MVAPICH's launcher", *(f"MVP_COMM_WORLD_{name}" for name in _USUAL)),
     _Launcher("the launcher of MPICH or Intel MPI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", True),
+    _Launcher("MPICH's launcher (-pmi-port)", "PMI_ID", "PMI_SIZE", "", "", True, False),
     _Launcher("jsrun", *(f"JSM_NAMESPACE_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))),
-    _Launcher("PALS", "PALS_RANKID", "PALS_SIZE", "PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE"),
-    _Launcher("flux", "FLUX_TASK_RANK", "FLUX_JOB_SIZE", "FLUX_TASK_LOCAL_ID"),
+    _Launcher("PALS", "PALS_RANKID", "PALS_SIZE", "PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE", False, False),
+    _Launcher("aprun", "ALPS_APP_PE", "ALPS_APP_SIZE", alone=False),
+    _Launcher("flux", "FLUX_TASK_RANK", "FLUX_JOB_SIZE", "FLUX_TASK_LOCAL_ID", alone=False),
     _Launcher("horovodrun", "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
     _Launcher("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    _Launcher("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+    _Launcher("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", alone=False),
 )
-
+_TORCHRUN = next(launcher for launcher in _LAUNCHERS if launcher.name == "torchrun")
+_TORCHRUN_MARK = "TORCHELASTIC_RUN_ID"  # which others that set RANK and WORLD_SIZE do not
 
 _settled: Place | None = None
 
@@ -59,7 +63,7 @@ def settle(here: Place) -> None:
 
 
 def _number(name: str) -> int | None:
-    text = os.environ.get(name, "")
+    text = os.environ.get(name, "").strip()
     return int(text) if text.isdecimal() else None
 
 
@@ -70,16 +74,29 @@ def _said_by(launcher: _Launcher) -> Place | None:
         # SLURM_NTASKS too, are one process.
         launcher = launcher._replace(size="SLURM_NTASKS")
         size = _number(launcher.size)
+    if rank and not size and not launcher.alone:
+        return Place(launcher.name, rank, 0, 0, 1, launcher.joins, launcher.rank)
     if rank is None or not size:
         return None
     local = _number(launcher.local_rank) or 0, _number(launcher.local_size) or 1
     return Place(launcher.name, rank, size, *local, launcher.joins, f"{launcher.rank} and {launcher.size}")
 
 
+def _nearest() -> Place | None:
+    """What the first launcher says, of those that say a size if there is one. A torchrun that mpirun or srun started on
+    each node starts its processes itself: it is nearer than they are."""
+    said = [place for place in map(_said_by, _LAUNCHERS) if place is not None]
+    found = min(said, key=lambda place: place.size == 0, default=None)
+    inner = _said_by(_TORCHRUN) if _TORCHRUN_MARK in os.environ else None
+    if found is None or inner is None or inner.size == 1:
+        return found
+    return found if (found.rank, found.size) == (inner.rank, inner.size) else inner
+
+
 def _told() -> Place | None:
     if _settled is not None:
         return _settled
-    found = next((place for place in map(_said_by, _LAUNCHERS) if place is not None), None)
+    found = _nearest()
     pmix = _number("PMIX_RANK")
     if pmix is None:
         return found

@@ -9,7 +9,12 @@ def find_ranks() -> tuple[int, int]:
     """(rank, world size) of this process: from torch.distributed if it has been initialised, else from the environment
     that its launcher sets, by the rules of `comm.world()`. Raises RuntimeError if nothing says."""
     here = place.find()
-    if here is None or here.size == 0:
+    if here is not None and here.size == 0:
+        raise RuntimeError(
+            f"distributed=True, and {here.launcher} says ({here.variables}) that this is process {here.rank}, but not "
+            "of how many: pass rank= and world_size="
+        )
+    if here is None:
         raise RuntimeError(
             "distributed=True, but neither torch.distributed nor the environment of mpirun or another launcher says "
             "which rank this is: pass rank= and world_size="

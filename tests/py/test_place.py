@@ -14,7 +14,10 @@ from cgxffcv import claim, comm, place
 from cgxffcv.app import process
 from cgxffcv.loader import find_ranks
 
-PREFIXES = tuple("OMPI_ PMIX_ PMI_ MPI_ MV2_ MVP_ JSM_ PALS_ FLUX_ HOROVOD_ SLURM_ RANK WORLD_SIZE LOCAL_".split())
+PREFIXES = (
+    *"OMPI_ PMIX_ PMI_ MPI_ MV2_ MVP_ JSM_ PALS_ ALPS_ FLUX_ HOROVOD_ SLURM_".split(),
+    *"RANK WORLD_SIZE LOCAL_ TORCHELASTIC_".split(),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +126,64 @@ def test_the_launcher_of_mpich_is_joined(monkeypatch, more):
     put(monkeypatch, **HYDRA, **more)
     here = place.find()
     assert here.joins and (here.rank, here.size, here.local_rank, here.local_size) == (1, 2, 1, 2)
+
+
+MARK = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}
+AROUND = {
+    "mpirun, one a node": {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "PMIX_RANK": "1"},
+    "mpirun of one": {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1", "PMIX_RANK": "0"},
+    "srun with PMI-2, one a node": {"PMI_RANK": "1", "PMI_SIZE": "2", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"},
+    "srun with PMIx": {"PMIX_RANK": "1", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"},
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_torchrun_within_another_launcher_counts(name, monkeypatch):
+    """Otherwise all processes of a node would take the node's share of the samples, or train alone."""
+    put(monkeypatch, **AROUND[name], **MARK, RANK="7", WORLD_SIZE="8")
+    assert find_ranks() == (7, 8) and (process.local_rank(), process.local_ranks()) == (3, 4)
+    with pytest.raises(comm.CommError, match="torchrun says.* process 7 of 8"):
+        comm.world()
+
+
+def test_mpirun_counts_where_torchrun_says_the_same_or_nothing(monkeypatch):
+    put(monkeypatch, OMPI_COMM_WORLD_RANK="1", OMPI_COMM_WORLD_SIZE="2", RANK="1", WORLD_SIZE="2", **MARK)
+    assert place.find().launcher == "mpirun" and place.find().joins
+    put(monkeypatch, RANK="0", WORLD_SIZE="1")
+    assert place.find().launcher == "mpirun"
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # as in a pod, whose variables a job in it inherits
+    put(monkeypatch, RANK="0", WORLD_SIZE="16")
+    assert find_ranks() == (1, 2)
+
+
+UNTOLD = {
+    "srun": ({"SLURM_PROCID": "1", "SLURM_NPROCS": "2"}, "SLURM_PROCID"),
+    "PALS": ({"PALS_RANKID": "1"}, "PALS_RANKID"),
+    "aprun": ({"ALPS_APP_PE": "1"}, "ALPS_APP_PE"),
+    "flux": ({"FLUX_TASK_RANK": "1"}, "FLUX_TASK_RANK"),
+}
+
+
+@pytest.mark.parametrize("name", UNTOLD)
+def test_a_process_above_0_of_an_untold_number_does_not_run_alone(name, monkeypatch):
+    variables, said = UNTOLD[name]
+    put(monkeypatch, **variables)
+    with pytest.raises(comm.CommError, match=rf"{name} says \({said}\) that this is process 1 of several"):
+        comm.world()
+    with pytest.raises(RuntimeError, match=rf"{said}.* process 1, .*world_size"):
+        find_ranks()
+    put(monkeypatch, RANK="1", WORLD_SIZE="2")
+    assert find_ranks() == (1, 2)
+
+
+def test_mpich_without_a_size_is_asked(monkeypatch):
+    put(monkeypatch, PMI_ID="1", PMI_PORT="here:1")
+    assert place.find().joins and (place.find().rank, place.find().size) == (1, 0)
+
+
+def test_numbers_may_have_spaces_around_them(monkeypatch):
+    put(monkeypatch, RANK=" 1", WORLD_SIZE="2 ")
+    assert find_ranks() == (1, 2)
 
 
 def test_only_pmix(monkeypatch):
