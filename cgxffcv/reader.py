@@ -16,7 +16,7 @@ import numpy as np
 from cgxffcv import files
 from cgxffcv.fields.base import ARGUMENT_BYTES, LAYOUT, CoreField, Field
 from cgxffcv.sheet import as_html
-from cgxffcv.tables import Tables
+from cgxffcv.tables import Tables, beton_error, status_of
 from cgxffcv.wording import as_table, counted
 
 DESCRIPTOR_BYTES = 17 + ARGUMENT_BYTES
@@ -44,18 +44,6 @@ class FieldInfo:
     max_height: int | None = None
     num_jpeg: int | None = None
     num_raw: int | None = None
-
-
-def beton_error(
-    reason: str, path: str | None = None, field: str | None = None, sample: int | None = None, offset: int | None = None
-) -> _cgxffcv.BetonError:
-    """A BetonError as the C core makes them: message and attributes."""
-    where = [] if path is None else [f"{path}: "]
-    where += [] if sample is None else [f"sample {sample}: "]
-    where += [] if not field else [f"field '{field}': "]
-    error = _cgxffcv.BetonError("".join(where) + reason)
-    error.path, error.offset, error.field, error.sample, error.reason = path, offset, field or None, sample, reason
-    return error
 
 
 def custom_fields_of(path: str, classes: Mapping[str, Any]) -> dict[str, Field]:
@@ -127,6 +115,7 @@ class Reader(Sequence[dict[str, Any]]):
         self.path = os.fspath(path)
         self._fast, self._view = jpeg_mode == "fast", view
         self._custom = custom_fields_of(self.path, custom_fields) if custom_fields else {}
+        opened = status_of(self.path)
         self._file: _cgxffcv.BetonFile | None = _cgxffcv.BetonFile(self.path, layouts_of(self._custom))
         known = {entry.name for entry in FieldInfo.__dataclass_fields__.values()}
         raw = self._file.fields
@@ -134,7 +123,7 @@ class Reader(Sequence[dict[str, Any]]):
         self._infos = list(self.fields.values())
         self._index = {name: i for i, name in enumerate(self.fields)}
         check_custom_names(self.path, custom_fields, {name: info.kind for name, info in self.fields.items()})
-        self._tables = Tables(self.path, self.fields, self._custom)
+        self._tables = Tables(self.path, self.fields, self._custom, opened)
         self.num_samples: int = self._file.num_samples
         self.page_size: int = self._file.page_size
         self.has_checksums: bool = self._file.has_checksums

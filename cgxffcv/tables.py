@@ -3,10 +3,12 @@ file before, and so checked it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import _cgxffcv
 import numpy as np
 
 from cgxffcv import fields, files
@@ -34,21 +36,47 @@ PLAIN = {
 SHAPED = {"array": fields.NDArrayField, "tensor": fields.TorchTensorField}
 
 
-class Tables:
-    """`infos`: of each field its kind, dtype and shape; `custom`: those of a user's own type."""
+def beton_error(
+    reason: str, path: str | None = None, field: str | None = None, sample: int | None = None, offset: int | None = None
+) -> _cgxffcv.BetonError:
+    """A BetonError as the C core makes them: message and attributes."""
+    where = [] if path is None else [f"{path}: "]
+    where += [] if sample is None else [f"sample {sample}: "]
+    where += [] if not field else [f"field '{field}': "]
+    error = _cgxffcv.BetonError("".join(where) + reason)
+    error.path, error.offset, error.field, error.sample, error.reason = path, offset, field or None, sample, reason
+    return error
 
-    def __init__(self, path: str, infos: Mapping[str, Any], custom: Mapping[str, fields.Field]):
-        self.path, self.infos, self.custom = path, infos, custom
+
+def status_of(path: str) -> os.stat_result | None:
+    """Of a file that is about to be opened; None where that will fail, and say why."""
+    try:
+        return os.stat(path)
+    except (OSError, ValueError):
+        return None
+
+
+class Tables:
+    """`infos`: of each field its kind, dtype and shape; `custom`: those of a user's own type; `opened`: the file's
+    status when the core opened it. BetonError where the name is another file's now, or the file is shorter."""
+
+    def __init__(self, path: str, infos: Mapping[str, Any], custom: Mapping[str, fields.Field], opened: Any):
+        self.path, self.infos, self.custom, self.opened = path, infos, custom, opened
 
     def _table(self, dtype: np.dtype, count: int, offset: int) -> np.ndarray:
-        """Of `count` entries, or of as many as the rest of the file has room for (-1)."""
+        """Of `count` entries, or of as many as the rest of the file had room for when it was opened (-1)."""
         with files.open_plain(self.path, "rb") as file:
-            file.seek(offset)
-            data = np.frombuffer(file.read(dtype.itemsize * count if count >= 0 else -1), np.uint8)
-        whole = len(data) // dtype.itemsize
-        if whole < count:
-            raise ValueError(f"{self.path} is shorter than when it was opened")
-        return data[: whole * dtype.itemsize].view(dtype)
+            now, then = os.fstat(file.fileno()), self.opened
+            if then is None or (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino):
+                raise beton_error("another file has taken its place since it was opened; open it again", self.path)
+            if count < 0:
+                count = max(then.st_size - offset, 0) // dtype.itemsize
+            size = dtype.itemsize * count
+            file.seek(min(offset, then.st_size))
+            data = np.frombuffer(file.read(min(size, then.st_size)), np.uint8)
+        if len(data) < size:
+            raise beton_error("the file has become shorter since it was opened; write it again", self.path)
+        return data.view(dtype)
 
     @cached_property
     def header(self) -> np.void:

@@ -2,6 +2,7 @@
 
 import lzma
 
+import _cgxffcv
 import numpy as np
 import pytest
 from checkout import ROOT
@@ -58,7 +59,50 @@ def test_an_own_field_and_a_file_that_is_cut(tmp_path):
         assert reader.metadata["f1"]["a"].tolist() == [1, 2, 3, 4, 5]
         assert reader.metadata["f3"].tolist() == [-1, -2, -3, -4, -5]
         assert len(reader.alloc_table) == 15 and not isinstance(reader.handlers["n"], NDArrayField)
-    with Reader(path, {"own": Pair}) as reader:
-        path.write_bytes(path.read_bytes()[: 24 + 4 * 1041 + 40])
-        with pytest.raises(ValueError, match="shorter than when it was opened"):
+
+
+TABLES = ["header", "field_descriptors", "metadata", "alloc_table"]
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    path = tmp_path / "x.beton"
+    DatasetWriter(path, {"n": IntField(), "text": BytesField()}, progress=False).from_iterable(
+        [(i, b"x") for i in range(9)]
+    )
+    return path
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_of_a_file_that_is_cut_or_replaced(numbers, table):
+    """Fewer entries, or those of another file, are no answer."""
+    whole = numbers.read_bytes()
+    with Reader(numbers) as reader:
+        with numbers.open("r+b") as file:
+            file.truncate(20 if table == "header" else 24 + 2 * 1041 - (table == "field_descriptors"))
+        with pytest.raises(_cgxffcv.BetonError, match=r"x\.beton: the file has become shorter since it was opened"):
+            getattr(reader, table)
+    numbers.write_bytes(whole)
+    with Reader(numbers) as reader:
+        DatasetWriter(numbers, {"n": IntField(), "text": BytesField()}, progress=False).from_iterable([(8, b"y")] * 9)
+        with pytest.raises(_cgxffcv.BetonError, match=r"x\.beton: another file has taken its place") as caught:
+            getattr(reader, table)
+        assert caught.value.path == str(numbers)
+        assert reader[3]["n"] == 3  # the file itself is still open
+
+
+def test_an_allocation_table_that_lost_one_entry_is_refused(numbers):
+    with Reader(numbers) as reader:
+        with numbers.open("r+b") as file:
+            file.truncate(numbers.stat().st_size - 24)
+        with pytest.raises(_cgxffcv.BetonError, match="shorter"):
+            reader.alloc_table  # noqa: B018
+
+
+def test_a_header_that_says_another_count_meanwhile_costs_no_memory(numbers):
+    with Reader(numbers) as reader:
+        with numbers.open("r+b") as file:
+            file.seek(8)
+            file.write(b"\xff" * 6)
+        with pytest.raises(_cgxffcv.BetonError, match="shorter"):
             reader.metadata  # noqa: B018
