@@ -61,7 +61,8 @@ class Tables:
     status when the core opened it. BetonError where the name is another file's now, or the file is shorter."""
 
     def __init__(self, path: str, infos: Mapping[str, Any], custom: Mapping[str, fields.Field], opened: Any):
-        self.path, self.infos, self.custom, self.opened = path, infos, custom, opened
+        self.infos, self.custom, self.opened = infos, custom, opened
+        self.path = os.path.abspath(path)  # found from another folder, too
 
     def _table(self, dtype: np.dtype, count: int, offset: int) -> np.ndarray:
         """Of `count` entries, or of as many as the rest of the file had room for when it was opened (-1)."""

@@ -106,3 +106,11 @@ def test_a_header_that_says_another_count_meanwhile_costs_no_memory(numbers):
             file.write(b"\xff" * 6)
         with pytest.raises(_cgxffcv.BetonError, match="shorter"):
             reader.metadata  # noqa: B018
+
+
+def test_tables_are_found_from_another_folder(numbers, monkeypatch, tmp_path):
+    monkeypatch.chdir(numbers.parent)
+    with Reader(numbers.name) as reader:
+        (tmp_path / "outputs").mkdir()
+        monkeypatch.chdir(tmp_path / "outputs")
+        assert reader.header["num_samples"] == 9 and reader.metadata["f0"].tolist() == list(range(9))
