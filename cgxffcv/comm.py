@@ -91,10 +91,10 @@ def world(
     return joined
 
 
-def _launched(here: place.Place, slot_bytes: int | None, **options: Any) -> Comm:
-    fd = seat.segment(slot_bytes)
+def _launched(here: place.Place, slot_bytes: int | None, timeout: float | None, **options: Any) -> Comm:
+    fd = seat.segment(slot_bytes, timeout)
     try:
-        return attach(fd, here.rank, here.size, **options)
+        return attach(fd, here.rank, here.size, timeout, **options)
     finally:
         os.close(fd)
 

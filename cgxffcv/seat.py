@@ -14,17 +14,19 @@ import struct
 import threading
 from typing import Any
 
-from _cgxffcv import CommError
+from _cgxffcv import CommError, CommTimeout
 
 from cgxffcv import place
 
 LENGTH = struct.Struct("<Q")
 LAUNCHER = "cgxffcv.launch"
+DEFAULT_SECONDS, MOST_SECONDS = 300.0, 1e6  # of a wait; sockets take no more
 
 _channel: socket.socket | None = None
 _owner = 0  # the process that sits here: its forked children do not
 _worlds = 0  # how often it has asked
 _asking = threading.Lock()  # one question and its answer at a time
+_unanswered = False  # a question whose answer nobody took: later ones would get it
 
 
 def take(channel: socket.socket, rank: int, size: int) -> None:
@@ -41,18 +43,48 @@ def send(message: Any) -> None:
     _channel.sendall(LENGTH.pack(len(data)) + data)
 
 
-def segment(slot_bytes: int | None) -> int:
+def _seconds(timeout: Any) -> float:
+    """As `comm.attach` takes it; what that refuses is refused there."""
+    try:
+        seconds = float(os.environ.get("CGXFFCV_COMM_TIMEOUT") or DEFAULT_SECONDS if timeout is None else timeout)
+    except (TypeError, ValueError, OverflowError):
+        return DEFAULT_SECONDS
+    return min(seconds, MOST_SECONDS) if seconds > 0 else DEFAULT_SECONDS
+
+
+def _ask(channel: socket.socket, question: Any, seconds: float) -> tuple[bytes, list[int]]:
+    global _unanswered
+    if _unanswered:
+        raise CommError("world: the process that launched this rank has left an earlier question unanswered")
+    channel.settimeout(seconds)
+    try:
+        _unanswered = True
+        send(question)
+        told, descriptors, _, _ = socket.recv_fds(channel, 1 << 12, 1)
+        _unanswered = False
+    except TimeoutError:
+        late = CommTimeout(
+            f"world: the process that launched this rank, {os.getppid()}, has not answered within {seconds:g} s: it is "
+            "stopped, or cannot write what rank 0 prints"
+        )
+        late.rank, late.operation = None, "world"
+        raise late from None
+    except OSError as error:
+        _unanswered = False
+        raise CommError(f"world: the process that launched this rank cannot be asked: {error}") from None
+    finally:
+        channel.settimeout(None)
+    return told, descriptors
+
+
+def segment(slot_bytes: int | None, timeout: Any = None) -> int:
     """The descriptor of the segment for this rank's next communicator; the caller closes it. CommError in a child of
-    the rank, and if the launcher is gone or could make none."""
+    the rank, and if the launcher is gone or could make none; CommTimeout if it does not answer."""
     global _worlds
     if _channel is None or _owner != os.getpid():
         raise CommError("world: this process is a child of a rank of cgxffcv.launch, and no rank itself")
     with _asking:
-        try:
-            send(("world", _worlds, slot_bytes))
-            told, descriptors, _, _ = socket.recv_fds(_channel, 1 << 12, 1)
-        except OSError as error:
-            raise CommError(f"world: the process that launched this rank cannot be asked: {error}") from None
+        told, descriptors = _ask(_channel, ("world", _worlds, slot_bytes), _seconds(timeout))
         if not descriptors:
             raise CommError(f"world: {told.decode() or 'the process that launched this rank is gone'}")
         _worlds += 1

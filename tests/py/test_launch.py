@@ -1,5 +1,6 @@
 """cgxffcv.launch: what ranks return and print, how each way to fail is told, and that nothing is left."""
 
+import ast
 import os
 import pickle
 import re
@@ -77,6 +78,17 @@ def test_nothing_is_left_where_the_output_cannot_be_written(monkeypatch):
     monkeypatch.setattr("sys.stdout", Closed())
     with pytest.raises(BrokenPipeError, match="nobody reads"):
         cgxffcv.launch(launched.printing_on, 2, timeout=120)
+
+
+def test_a_frozen_launcher_is_a_timeout():
+    """Its late answer goes to nobody."""
+    code = "import cgxffcv, launched; print(cgxffcv.launch(launched.of_a_frozen_launcher, 1, timeout=120))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environ(), timeout=60, check=True
+    )
+    [[(first, late), (second, stale)]] = ast.literal_eval(done.stdout)
+    assert first == "CommTimeout" and "has not answered within 0.5 s" in late
+    assert second == "CommError" and "earlier question unanswered" in stale
 
 
 def test_output_appears_while_ranks_run(tmp_path):

@@ -50,6 +50,21 @@ def places():
     return find_ranks(), here.local_rank, here.local_size, os.environ["OMP_NUM_THREADS"]
 
 
+def of_a_frozen_launcher():
+    """The errors of two tries to get a communicator while the launching process is stopped, then from it again."""
+    errors = []
+    os.kill(os.getppid(), signal.SIGSTOP)
+    try:
+        for _ in range(2):
+            try:
+                comm.world(timeout=0.5)
+            except comm.CommError as error:
+                errors.append((type(error).__name__, str(error)))
+    finally:
+        os.kill(os.getppid(), signal.SIGCONT)
+    return errors
+
+
 def printing():
     with comm.world() as world:
         for number in range(3):
