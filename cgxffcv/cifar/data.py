@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gzip
 import hashlib
 import io
 import os
@@ -44,6 +45,7 @@ BATCH_MD5 = {
     "test_batch": "803d5f7f4d78ea53de84dbe85f74fb6d",
 }
 MAX_MEMBER_BYTES = 64 << 20
+MAX_ARCHIVE_BYTES = 6 * MAX_MEMBER_BYTES  # without its compression
 NET_TIMEOUT = 20.0
 TRIES = 3
 DOWNLOAD = "--data.source=auto to download it"  # what to say instead
@@ -143,21 +145,43 @@ def read_folder(folder: Path, suffix: str, say: Say) -> Cifar10:
         path = folder / f"{name}{suffix}"
         if not path.exists():
             continue
-        if path.stat().st_size > MAX_MEMBER_BYTES:
+        with files.open_plain(path, "rb") as file:
+            data = file.read(MAX_MEMBER_BYTES + 1)
+        if len(data) > MAX_MEMBER_BYTES:
             raise DataError(f"{path}: {path.stat().st_size:,} bytes; too large for a batch of CIFAR-10")
         read = from_binary if suffix else from_python
-        records[name] = read(path.read_bytes(), name, str(path), say)
+        records[name] = read(data, name, str(path), say)
     return _data_set(records, str(folder))
 
 
 MEMBER = re.compile(r"(?:.*/)?(data_batch_[1-5]|test_batch)(\.bin)?")
 
 
+class _Unpacked:
+    """An archive without its compression, for tarfile, which takes a header of any size into memory."""
+
+    def __init__(self, file: gzip.GzipFile, path: Path):
+        self._file, self._path, self._left = file, path, MAX_ARCHIVE_BYTES
+
+    def read(self, count: int) -> bytes:
+        data = self._file.read(count)
+        self._left -= len(data)
+        if self._left < 0:
+            raise DataError(
+                f"{self._path}: not an official CIFAR-10 archive: more than {size(MAX_ARCHIVE_BYTES)} in it"
+            )
+        return data
+
+
 def read_archive(path: Path, say: Say) -> Cifar10:
     """The batches inside an official archive of either version; nothing is written to disk."""
     records: dict[str, np.ndarray] = {}
     try:
-        with tarfile.open(path, "r|gz") as archive:
+        with (
+            files.open_plain(path, "rb") as packed,
+            gzip.GzipFile(fileobj=packed) as unpacked,
+            tarfile.open(fileobj=_Unpacked(unpacked, path), mode="r|") as archive,  # type: ignore[call-overload]
+        ):
             for count, member in enumerate(archive):
                 match = MEMBER.fullmatch(member.name)
                 if count > 64 or member.size > MAX_MEMBER_BYTES:

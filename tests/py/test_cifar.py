@@ -294,6 +294,31 @@ def test_flipped_bits_of_an_archive_are_data_or_refused(tmp_path, records):
             cifar.obtain(tmp_path, "local", say=lambda text: None)
 
 
+def test_a_small_archive_with_a_large_header_is_refused(tmp_path, monkeypatch):
+    """tarfile takes a header for the next member (type x, L or K) into memory, whatever its size."""
+    monkeypatch.setattr(cifar, "MAX_ARCHIVE_BYTES", 1 << 20)
+    for kind in (b"x", b"g", b"L", b"K"):
+        header = tarfile.TarInfo("x")
+        header.size, header.type = 1 << 31, kind
+        path = tmp_path / "cifar-10-binary.tar.gz"
+        path.write_bytes(gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + bytes(4 << 20)))
+        with pytest.raises(
+            cifar.DataError, match=r"cifar-10-binary.tar.gz: not an official CIFAR-10 archive: more than 1"
+        ):
+            cifar.obtain(tmp_path, "local")
+
+
+@pytest.mark.parametrize("suffix, where", [(".bin", "cifar-10-batches-bin"), ("", "cifar-10-batches-py")])
+def test_a_batch_that_is_a_pipe_is_refused(tmp_path, suffix, where):
+    """Nobody writes into it: to read it would wait for ever."""
+    (tmp_path / where).mkdir()
+    (tmp_path / where / f"data_batch_2{suffix}").write_bytes(b"")
+    os.mkfifo(tmp_path / where / f"data_batch_1{suffix}")
+    with pytest.raises(OSError, match="is no plain file") as caught:
+        cifar.obtain(tmp_path, "local")
+    assert caught.value.filename == str(tmp_path / where / f"data_batch_1{suffix}")
+
+
 def test_an_archive_writes_nothing(tmp_path, records):
     files = {f"cifar-10-batches-bin/{name}.bin": batch.tobytes() for name, batch in records.items()}
     root = tmp_path / "in"
