@@ -11,17 +11,20 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import _cgxffcv
 import numpy as np
 
+from cgxffcv import files
 from cgxffcv.app import process
 from cgxffcv.app.config import Config
+from cgxffcv.claim import is_stopped
 from cgxffcv.classes import names_file, plain_names, write_names
 from cgxffcv.errors import ConfigError, DataError
 from cgxffcv.fields import IntField, RGBImageField
@@ -34,6 +37,9 @@ __all__ = ["ClassFolder", "Squares", "alone", "prepare", "split", "square"]
 
 FORMAT = 1  # of what is made of a folder; another one is made again
 TOLD = 5  # files of a kind that are named
+LOOK_SECONDS = 0.2  # between two looks at a lock that another process holds
+TOLD_SECONDS = 3.0  # until the user is told of that
+STOPPED_SECONDS = 60.0  # for which that process may be stopped
 NO_IMAGES = ("thumbs.db", "desktop.ini")  # that systems leave in folders, besides hidden files
 PARTS = ("train", "training", "test", "testing", "val", "valid", "validation")  # that many data sets are split into
 
@@ -195,13 +201,41 @@ def _tell(report: WriteReport, say: process.Say) -> None:
         say(f"left out: {len(report.skipped) - TOLD:,} more")
 
 
+def _wait_for(file: IO[str], folder: Path, say: process.Say) -> None:
+    """Until nobody else holds the lock. Whoever does may take hours, but not by standing still."""
+    waited = stopped = 0.0
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            holder = os.pread(file.fileno(), 20, 0).decode("ascii", "replace")
+        except OSError:  # no locks there: each makes them, and each file appears whole
+            return
+        if holder.isdecimal() and is_stopped(int(holder)):
+            stopped += LOOK_SECONDS
+        else:
+            stopped = 0.0
+        if stopped >= STOPPED_SECONDS:
+            raise DataError(
+                f"{folder}: process {holder}, which makes the files there, is stopped (SIGSTOP): kill -CONT {holder} "
+                "lets it go on, kill -9 lets this one make them"
+            )
+        if waited < TOLD_SECONDS <= waited + LOOK_SECONDS:
+            say(f"{folder}: another process{f' ({holder})' if holder else ''} makes the files there; waiting for it")
+        time.sleep(LOOK_SECONDS)
+        waited += LOOK_SECONDS
+
+
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path, say: process.Say) -> Iterator[None]:
     """One process at a time: the others wait, and find what the first has made."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as file:
-        with contextlib.suppress(OSError):  # no locks there: each makes them, and each file appears whole
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with files.open_plain(folder / ".lock", "a+", follow=False) as file:
+        _wait_for(file, folder, say)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield
 
 
@@ -274,8 +308,8 @@ def _read(config: Config, key: str, classes: Sequence[str] | None = None) -> Cla
 
 
 def _made(folder: Path) -> bool:
-    files = [folder / "train.beton", folder / "test.beton"]
-    return all(file.is_file() and Path(names_file(file)).is_file() for file in files)
+    made = [folder / "train.beton", folder / "test.beton"]
+    return all(file.is_file() and Path(names_file(file)).is_file() for file in made)
 
 
 def prepare(config: Config, say: process.Say) -> None:
@@ -291,7 +325,7 @@ def prepare(config: Config, say: process.Say) -> None:
     testing = None if config.data.val_folder is None else _read(config, "data.val_folder", training.classes)
     folder = Path(config.data.root) / _name(config, training, testing)
     try:
-        with alone(folder):
+        with alone(folder, say):
             if not _made(folder):
                 _make(folder, config, training, testing, say)
     except OSError as error:

@@ -4,6 +4,10 @@ import errno
 import io
 import json
 import os
+import re
+import subprocess
+import sys
+import threading
 
 import _cgxffcv
 import numpy as np
@@ -243,6 +247,45 @@ def test_files_that_went_are_made_again(folder):
     for path in [*made, *map(names_file, made)]:
         os.unlink(path)
         assert "3 classes" in prepare(folder)[1] and os.path.isfile(path)
+
+
+HOLDER = """
+import fcntl, os, signal, sys
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print(os.getpid(), file=file, end="", flush=True)
+print("held", flush=True)
+os.kill(os.getpid(), signal.SIGSTOP) if sys.argv[2] == "stopped" else sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("how", ["stopped", "busy"])
+def test_files_that_another_process_makes(folder, how, monkeypatch):
+    """It is named, and waited for, but not for ever if it stands still."""
+    made = os.path.dirname(prepare(folder)[0].data.train_dataset)
+    monkeypatch.setattr(own_folder, "TOLD_SECONDS", 0.1)
+    monkeypatch.setattr(own_folder, "STOPPED_SECONDS", 0.5)
+    command = [sys.executable, "-c", HOLDER, os.path.join(made, ".lock"), how]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        try:
+            if how == "stopped":
+                with pytest.raises(DataError, match=f"process {holder.pid}, .* is stopped .*kill -CONT {holder.pid}"):
+                    prepare(folder)
+            else:
+                threading.Timer(1, holder.stdin.close).start()
+                assert f"another process ({holder.pid}) makes the files there; waiting for it" in prepare(folder)[1]
+        finally:
+            holder.kill()
+
+
+def test_a_planted_link_is_no_lock(folder, tmp_path):
+    made = os.path.dirname(prepare(folder)[0].data.train_dataset)
+    os.remove(os.path.join(made, ".lock"))
+    os.symlink(tmp_path / "theirs", os.path.join(made, ".lock"))
+    with pytest.raises(DataError, match=re.escape(made)):
+        prepare(folder)
+    assert not (tmp_path / "theirs").exists()
 
 
 def test_a_link_to_a_folder_is_named_and_one_to_nothing_is_a_bad_image(folder):
