@@ -224,6 +224,7 @@ Status loader_begin(Loader *loader, const LoaderPass *pass) {
         TRY(loader_traversal_make(&loader->order, pass->epoch, pass->sequential, begun.ids));
     } else {
         memcpy(begun.ids, pass->order, (size_t)pass->order_count * sizeof *begun.ids);
+        TRY(check_ids(loader, begun.ids, begun.samples, "order")); /* in Python, others write */
     }
     return loader_workers_begin(loader->workers, begun);
 }
@@ -261,6 +262,7 @@ Status loader_gather(Loader *loader, const uint64_t *ids, size_t count, uint32_t
     batch->epoch = epoch;
     batch->index = LOADER_NO_BATCH;
     if (count > 0) memcpy(loader_slots_ids(batch), ids, count * sizeof *ids);
+    TRY_GOTO(check_ids(loader, loader_slots_ids(batch), count, "ids")); /* in Python, others write */
     size_t chunk = loader_pipeline_chunk(&loader->pipeline, count, loader->threads);
     Gather gather = {loader, batch, {epoch, evaluate}, chunk};
     TRY_GOTO(loader_workers_run(loader->workers, (count + chunk - 1) / chunk, gather_chunk, &gather));

@@ -71,14 +71,15 @@ static Status make_quasi_random(const Traversal *order, uint32_t epoch, uint64_t
 
 /* ---- the order ---- */
 
+/* The copy is checked: in Python others may write into what was given. */
 static Status copy_indices(Traversal *order, const LoaderConfig *config, uint64_t in_file) {
-    for (uint64_t i = 0; i < config->index_count; i++) {
-        if (config->indices[i] < in_file) continue;
-        FAIL(STATUS_INDEX, "indices[%llu] is %llu, but the file has %llu samples", (unsigned long long)i,
-             (unsigned long long)config->indices[i], (unsigned long long)in_file);
-    }
     TRY(memory_alloc(config->index_count, sizeof *order->samples, &order->samples));
     memcpy(order->samples, config->indices, config->index_count * sizeof *order->samples);
+    for (uint64_t i = 0; i < config->index_count; i++) {
+        if (order->samples[i] < in_file) continue;
+        FAIL(STATUS_INDEX, "indices[%llu] is %llu, but the file has %llu samples", (unsigned long long)i,
+             (unsigned long long)order->samples[i], (unsigned long long)in_file);
+    }
     return STATUS_OK;
 }
 

@@ -16,7 +16,7 @@ typedef struct LoaderObject {
     PyObject_HEAD PyObject *file; /* owned: the capsule of `reader`, which several loaders share; NULL after close() */
     BetonReader *reader;          /* borrowed from `file`; NULL after close() */
     Loader *loader;               /* owned; NULL before prepare() and after close() */
-    PyObject *outputs;            /* owned: the arrays in it are what its operations borrow */
+    PyObject *kept;               /* owned: the views of arrays from which its operations borrow */
     bool busy;                    /* a call is running without the GIL */
     pid_t process;                /* that made it: its threads do not live on in a forked child */
 } LoaderObject;
@@ -269,10 +269,11 @@ static PyObject *loader_prepare(LoaderObject *self, PyObject *args, PyObject *kw
     } else {
         spec->config.reader = self->reader;
         result = prepare_loader(self, &spec->config);
-        if (result != NULL) self->outputs = Py_NewRef(outputs);
+        if (result != NULL) self->kept = Py_NewRef(spec->keep);
     }
     if (indices != Py_None) py_array_release(&view);
 no_indices:
+    Py_XDECREF(spec->keep);
     memory_free(spec);
     return result;
 }
@@ -287,7 +288,7 @@ static void loader_object_destroy(LoaderObject *self) {
     if (file == NULL || self->process != getpid()) return;
     Py_BEGIN_ALLOW_THREADS loader_destroy(loader);
     Py_END_ALLOW_THREADS Py_DECREF(file);
-    Py_CLEAR(self->outputs);
+    Py_CLEAR(self->kept);
 }
 
 static void loader_dealloc(PyObject *object) {

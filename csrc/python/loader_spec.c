@@ -1,5 +1,7 @@
 #include "python/loader_spec.h"
 
+#include <stddef.h>
+
 #include "python/arguments.h"
 #include "python/operations.h"
 #include "python/spec.h"
@@ -34,9 +36,10 @@ static int parse_normalize(PyObject *value, void *out) {
 
 static int parse_operations(PyObject *value, void *out) {
     AugmentSpec *spec = out;
+    const LoaderColumn *column = (const LoaderColumn *)((char *)out - offsetof(LoaderColumn, image));
     PyObject *tuple = py_arguments_tuple(value, "operations", 0, PY_SSIZE_T_MAX);
     if (tuple == NULL) return -1;
-    int result = py_operations_parse(tuple, "one pipeline", AUGMENT_MAX_OPS, spec->ops, &spec->op_count);
+    int result = py_operations_parse(tuple, column->keep, "one pipeline", AUGMENT_MAX_OPS, spec->ops, &spec->op_count);
     Py_DECREF(tuple);
     return result;
 }
@@ -57,8 +60,8 @@ static int parse_labels(PyObject *value, void *out) {
     LoaderColumn *column = out;
     PyObject *tuple = py_arguments_tuple(value, "label operations", 0, PY_SSIZE_T_MAX);
     if (tuple == NULL) return -1;
-    int result =
-        py_operations_parse(tuple, "a label", LOADER_MAX_LABEL_OPS, column->labels, &column->output.label_count);
+    int result = py_operations_parse(tuple, column->keep, "a label", LOADER_MAX_LABEL_OPS, column->labels,
+                                     &column->output.label_count);
     Py_DECREF(tuple);
     column->output.labels = column->labels;
     return result;
@@ -126,7 +129,7 @@ static const SpecTable output_table = {
 
 static int parse_output(PyObject *item, void *out) {
     LoaderColumn *column = out;
-    *column = (LoaderColumn){.output.field = column->field};
+    *column = (LoaderColumn){.output.field = column->field, .keep = column->keep};
     return py_spec_fill(&output_table, item, NULL, column);
 }
 
@@ -151,11 +154,16 @@ static const SpecTable settings_table = {
 
 int py_loader_spec_parse(PyObject *outputs, PyObject *settings, LoaderSpec *out) {
     out->config = loader_config_default();
+    out->keep = NULL;
     if (py_spec_fill(&settings_table, settings, NULL, &out->config) < 0) return -1;
+    out->keep = PyList_New(0);
+    if (out->keep == NULL) return -1;
+    for (int i = 0; i < LOADER_SPEC_MAX_OUTPUTS; i++) out->columns[i].keep = out->keep;
     int count = py_arguments_fill(outputs, "outputs of a loader", 0, LOADER_SPEC_MAX_OUTPUTS, parse_output,
                                   out->columns, sizeof *out->columns);
     for (int i = 0; i < count; i++) out->outputs[i] = out->columns[i].output;
     out->config.outputs = out->outputs;
     out->config.output_count = count < 0 ? 0 : (size_t)count;
+    if (count < 0) Py_CLEAR(out->keep);
     return count < 0 ? -1 : 0;
 }

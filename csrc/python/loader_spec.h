@@ -10,6 +10,7 @@
 /* An output with what it points to. */
 typedef struct LoaderColumn {
     LoaderOutput output;
+    PyObject *keep; /* borrowed: the spec's */
     char field[BETON_NAME_BYTES];
     AugmentSpec image;
     AugmentOp labels[LOADER_MAX_LABEL_OPS];
@@ -18,14 +19,15 @@ typedef struct LoaderColumn {
 } LoaderColumn;
 
 typedef struct LoaderSpec {
-    LoaderConfig config; /* borrows from the rest */
+    LoaderConfig config; /* borrows from the rest, and operations from what `keep` holds */
+    PyObject *keep;      /* the caller's: of whoever goes on using the operations */
     LoaderOutput outputs[LOADER_SPEC_MAX_OUTPUTS];
     LoaderColumn columns[LOADER_SPEC_MAX_OUTPUTS];
 } LoaderSpec;
 
 /* `outputs`: a sequence of dicts, as cgxffcv/pipeline/compile.py makes them; `settings`: keyword arguments, as
  * cgxffcv/loader/settings.py gives them. Reader and samples are left as they are by default. 0, or -1 with an exception
- * set. */
+ * set, and then `keep` is NULL. */
 int py_loader_spec_parse(PyObject *outputs, PyObject *settings, LoaderSpec *out);
 
 #endif

@@ -1,6 +1,7 @@
 /* Image operations between Python and augment/: the table as Python sees it, and operations from plain values. */
 #include "python/operations.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #include "python/arguments.h"
@@ -65,12 +66,23 @@ static int parse_fill(const AugmentParameter *p, PyObject *value, AugmentFill *o
     return 0;
 }
 
-/* What the arrays hold is borrowed: who keeps the operation keeps them. */
-static int parse_samples(const AugmentParameter *p, PyObject *value, AugmentSamples *out) {
+/* What an array holds is borrowed from a view of it in `keep`: it can neither go nor be resized while that is there. */
+static int borrow(const AugmentParameter *p, PyObject *value, PyObject *keep, unsigned types, int ndim,
+                  ArrayView *view) {
+    PyObject *held = PyMemoryView_FromObject(value);
+    if (held == NULL) PyErr_Clear(); /* acquiring says what is wrong */
+    int result = py_array_acquire(held == NULL ? value : held, p->name, types, ndim, false, view);
+    if (result == 0) py_array_release(view);
+    if (result == 0 && held == NULL) result = wrong(p, "an array", value);
+    if (result == 0) result = PyList_Append(keep, held);
+    Py_XDECREF(held);
+    return result;
+}
+
+static int parse_samples(const AugmentParameter *p, PyObject *value, PyObject *keep, AugmentSamples *out) {
     ArrayView view;
-    if (py_array_acquire(value, p->name, 1u << ARRAY_I64, 1, false, &view) < 0) return -1;
+    if (borrow(p, value, keep, 1u << ARRAY_I64, 1, &view) < 0) return -1;
     *out = (AugmentSamples){view.data, (size_t)view.elems};
-    py_array_release(&view);
     for (size_t i = 1; i < out->count; i++) {
         if (out->ids[i - 1] < out->ids[i]) continue;
         PyErr_Format(PyExc_ValueError, "%s must rise", p->name);
@@ -79,20 +91,19 @@ static int parse_samples(const AugmentParameter *p, PyObject *value, AugmentSamp
     return 0;
 }
 
-static int parse_plane(const AugmentParameter *p, PyObject *value, AugmentPlane *out) {
+static int parse_plane(const AugmentParameter *p, PyObject *value, PyObject *keep, AugmentPlane *out) {
     const bool image = p->type == AUGMENT_IMAGE;
     ArrayView view;
-    if (py_array_acquire(value, p->name, 1u << ARRAY_F32, image ? 3 : 2, false, &view) < 0) return -1;
+    if (borrow(p, value, keep, 1u << ARRAY_F32, image ? 3 : 2, &view) < 0) return -1;
     const int64_t *shape = view.shape;
     const bool fits = shape[0] <= UINT16_MAX && shape[1] <= UINT16_MAX && (!image || shape[2] == AUGMENT_CHANNELS);
     if (fits) *out = (AugmentPlane){view.data, {(int32_t)shape[0], (int32_t)shape[1]}};
-    py_array_release(&view);
     if (fits) return 0;
     PyErr_Format(PyExc_ValueError, "%s must be (height, width%s)", p->name, image ? ", 3" : "");
     return -1;
 }
 
-static int parse_value(const AugmentParameter *p, PyObject *value, AugmentOp *op) {
+static int parse_value(const AugmentParameter *p, PyObject *value, PyObject *keep, AugmentOp *op) {
     void *to = (unsigned char *)&op->as + p->offset;
     switch (p->type) {
     case AUGMENT_NUMBER:
@@ -112,10 +123,10 @@ static int parse_value(const AugmentParameter *p, PyObject *value, AugmentOp *op
     case AUGMENT_WHOLE:
         return py_arguments_whole(value, p->name, INT64_MIN, INT64_MAX, to);
     case AUGMENT_SAMPLES:
-        return parse_samples(p, value, to);
+        return parse_samples(p, value, keep, to);
     case AUGMENT_PLANE:
     case AUGMENT_IMAGE:
-        return parse_plane(p, value, to);
+        return parse_plane(p, value, keep, to);
     case AUGMENT_FLAG: {
         int flag = PyObject_IsTrue(value);
         *(bool *)to = flag > 0;
@@ -135,8 +146,15 @@ static int parse_name(PyObject *value, void *out) {
     return -1;
 }
 
+typedef struct Operation {
+    AugmentOp op; /* first, so that what is filled of it leads to the rest */
+    uint32_t draws;
+    PyObject *keep; /* borrowed */
+} Operation;
+
 /* One for each parameter of the operation, whose name has been taken. */
 static int parse_values(PyObject *values, void *out) {
+    const Operation *own = out;
     AugmentOp *op = out;
     const char *name = augment_entry(op->kind)->name;
     if (!PyTuple_Check(values)) {
@@ -151,17 +169,14 @@ static int parse_values(PyObject *values, void *out) {
         return -1;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (parse_value(&parameters[i], PyTuple_GET_ITEM(values, i), op) < 0) return -1;
+        if (parse_value(&parameters[i], PyTuple_GET_ITEM(values, i), own->keep, op) < 0) return -1;
     }
     return 0;
 }
 
 /* ---- operations ---- */
 
-typedef struct Operation {
-    AugmentOp op;
-    uint32_t draws;
-} Operation;
+_Static_assert(offsetof(Operation, op) == 0, "parse_values takes one for the other");
 
 static const SpecTable operation_table = {
     "an image operation",
@@ -172,6 +187,7 @@ static const SpecTable operation_table = {
 typedef struct Operations {
     const char *where;
     int room, count;
+    PyObject *keep; /* borrowed */
     AugmentOp *ops; /* borrowed from the caller of py_operations_parse */
 } Operations;
 
@@ -199,7 +215,7 @@ static int add_op(Operations *list, const Operation *own, AugmentKind kind) {
 }
 
 static int parse_op(PyObject *item, Operations *list) {
-    Operation own;
+    Operation own = {.keep = list->keep};
     if (py_spec_fill(&operation_table, item, NULL, &own) < 0) return -1;
     const int32_t *rounds = augment_op_rounds(&own.op);
     for (int32_t round = 0; round == 0 || (rounds != NULL && round < *rounds); round++) {
@@ -212,8 +228,8 @@ static int parse_op(PyObject *item, Operations *list) {
     return 0;
 }
 
-int py_operations_parse(PyObject *tuple, const char *where, int room, AugmentOp *ops, int *count) {
-    Operations list = {where, room, 0, ops};
+int py_operations_parse(PyObject *tuple, PyObject *keep, const char *where, int room, AugmentOp *ops, int *count) {
+    Operations list = {where, room, 0, keep, ops};
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
         if (parse_op(PyTuple_GET_ITEM(tuple, i), &list) < 0) return -1;
     }
@@ -272,12 +288,16 @@ static PyObject *image_operations(PyObject *module, PyObject *unused) {
 
 static PyObject *check_operation(PyObject *module, PyObject *args) {
     PyObject *name, *values;
-    AugmentOp op;
-    if (!PyArg_ParseTuple(args, "OO", &name, &values) || parse_name(name, &op) < 0 || parse_values(values, &op) < 0) {
+    Operation own = {.keep = PyList_New(0)};
+    if (own.keep == NULL) return NULL;
+    if (!PyArg_ParseTuple(args, "OO", &name, &values) || parse_name(name, &own.op) < 0 ||
+        parse_values(values, &own) < 0) {
+        Py_DECREF(own.keep);
         return NULL;
     }
-    op.normalized = true; /* where it will stand is not known yet: a fill of any units */
-    Status status = augment_op_check(&op, (AugmentFormat){0});
+    own.op.normalized = true; /* where it will stand is not known yet: a fill of any units */
+    Status status = augment_op_check(&own.op, (AugmentFormat){0});
+    Py_DECREF(own.keep);
     return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state(module), status);
 }
 

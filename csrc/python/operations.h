@@ -6,9 +6,10 @@
 #include "python/module.h"
 
 /* A tuple of at most `room` operations of `where` ("one pipeline"): each is a dict of operation (its name), draws (the
- * number of its list of draws), normalized, and values, one for each parameter, in the order of image_operations(). 0,
- * or -1 with an exception set. */
-int py_operations_parse(PyObject *tuple, const char *where, int room, AugmentOp *ops, int *count);
+ * number of its list of draws), normalized, and values, one for each parameter, in the order of image_operations(). The
+ * arrays that the operations borrow from are held by views that are appended to the list `keep`, whatever becomes of
+ * dicts and lists. 0, or -1 with an exception set. */
+int py_operations_parse(PyObject *tuple, PyObject *keep, const char *where, int room, AugmentOp *ops, int *count);
 
 /* `values` has room for AUGMENT_MAX_CHANNELS, of which so many were given: their number; or 0 where all are the same,
  * which then fills the room. */

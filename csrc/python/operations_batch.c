@@ -9,11 +9,11 @@
 #define WHERE "one pipeline"
 
 /* All operations of the tuple but those of its first `done` dicts, each with the draws that it has in the whole. */
-static int parse_rest(PyObject *tuple, Py_ssize_t done, AugmentSpec *spec) {
+static int parse_rest(PyObject *tuple, PyObject *keep, Py_ssize_t done, AugmentSpec *spec) {
     int skipped = 0, result = -1;
     PyObject *before = PyTuple_GetSlice(tuple, 0, done);
-    if (before != NULL && py_operations_parse(before, WHERE, AUGMENT_MAX_OPS, spec->ops, &skipped) == 0 &&
-        py_operations_parse(tuple, WHERE, AUGMENT_MAX_OPS, spec->ops, &spec->op_count) == 0) {
+    if (before != NULL && py_operations_parse(before, keep, WHERE, AUGMENT_MAX_OPS, spec->ops, &skipped) == 0 &&
+        py_operations_parse(tuple, keep, WHERE, AUGMENT_MAX_OPS, spec->ops, &spec->op_count) == 0) {
         spec->op_count -= skipped;
         memmove(spec->ops, spec->ops + skipped, (size_t)spec->op_count * sizeof *spec->ops);
         result = 0;
@@ -112,10 +112,8 @@ static PyObject *augment_images(PyObject *module, PyObject *args) {
     batch.seed = seed.value;
     batch.epoch = epoch.value;
     batch.evaluate = evaluate != 0;
-    /* Operations borrow from the tuple's items. */
-    PyObject *tuple = py_arguments_tuple(operations, "operations", 0, PY_SSIZE_T_MAX);
-    if (tuple == NULL) return NULL;
-    if (parse_rest(tuple, (Py_ssize_t)done.value, &batch.spec) == 0 &&
+    PyObject *tuple = py_arguments_tuple(operations, "operations", 0, PY_SSIZE_T_MAX), *keep = PyList_New(0);
+    if (tuple != NULL && keep != NULL && parse_rest(tuple, keep, (Py_ssize_t)done.value, &batch.spec) == 0 &&
         py_array_acquire(images, "the batch", types, 4, false, &batch.images) == 0) {
         if (py_array_acquire(ids, "ids", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &batch.ids) == 0) {
             result = check_and_augment(module, &batch);
@@ -123,7 +121,8 @@ static PyObject *augment_images(PyObject *module, PyObject *args) {
         }
         py_array_release(&batch.images);
     }
-    Py_DECREF(tuple);
+    Py_XDECREF(tuple);
+    Py_XDECREF(keep);
     return result;
 }
 

@@ -13,6 +13,7 @@
 typedef struct RunnerObject {
     PyObject_HEAD TrainRunner *runner; /* owned; NULL when closed */
     TrainerObject *trainer;            /* owned reference; its trainer stays open as long as `runner` */
+    PyObject *kept;                    /* owned: the views of arrays from which its operations borrow */
 } RunnerObject;
 
 /* 0 if it can be used now; else -1 with an exception. */
@@ -32,7 +33,8 @@ static void runner_object_leave(RunnerObject *self) { py_trainer_leave(self->tra
 
 /* ---- construction ---- */
 
-static int parse_config(ModuleState *state, PyObject *args, TrainerObject **trainer, TrainRunnerConfig *config) {
+static int parse_config(ModuleState *state, PyObject *args, PyObject *keep, TrainerObject **trainer,
+                        TrainRunnerConfig *config) {
     PyObject *trainer_in, *ops;
     ArgumentsNumber seed = {"seed", UINT64_MAX, 0};
     int graphs;
@@ -40,7 +42,7 @@ static int parse_config(ModuleState *state, PyObject *args, TrainerObject **trai
         return -1;
     *trainer = py_trainer_take(state, trainer_in);
     if (*trainer == NULL ||
-        py_operations_parse(ops, "a training on a GPU", GATHER_MAX_OPS, config->ops, &config->op_count) < 0)
+        py_operations_parse(ops, keep, "a training on a GPU", GATHER_MAX_OPS, config->ops, &config->op_count) < 0)
         return -1;
     memcpy(config->mean, (*trainer)->mean, sizeof config->mean);
     memcpy(config->std, (*trainer)->std, sizeof config->std);
@@ -57,9 +59,15 @@ static PyObject *runner_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         PyErr_SetString(PyExc_TypeError, "Runner takes no keyword arguments");
         return NULL;
     }
-    if (parse_config(py_module_state_of_type(type), args, &trainer, &config) < 0) return NULL;
-    RunnerObject *self = (RunnerObject *)type->tp_alloc(type, 0);
-    if (self == NULL) return NULL;
+    PyObject *keep = PyList_New(0);
+    RunnerObject *self = NULL;
+    if (keep != NULL && parse_config(py_module_state_of_type(type), args, keep, &trainer, &config) == 0)
+        self = (RunnerObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        Py_XDECREF(keep);
+        return NULL;
+    }
+    self->kept = keep;
     self->trainer = (TrainerObject *)Py_NewRef(trainer);
     if (py_trainer_enter(trainer) < 0) {
         Py_DECREF(self);
@@ -88,6 +96,7 @@ static void runner_free(RunnerObject *self) {
 static void runner_dealloc(RunnerObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     runner_free(self);
+    Py_CLEAR(self->kept);
     Py_CLEAR(self->trainer);
     type->tp_free(self);
     Py_DECREF(type);
