@@ -13,6 +13,7 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
+from cgxffcv.classes import common_names, keep_names
 from cgxffcv.fields import (
     BytesField,
     Field,
@@ -289,18 +290,23 @@ def merge(
 
     indices: which samples of the whole, in which order; all by default. So one file can also be cut or reordered.
     options: as of DatasetWriter (page_size, checksums, ...). What is stored is copied, nothing is encoded again.
-    `fname` may be one of the files: it is replaced only when the new one is complete.
+    `fname` may be one of the files: it is replaced only when the new one is complete. Names of classes (FILE.classes)
+    go with it; DataError where a label has other names in one file than in another.
     """
-    readers = [Reader(path, custom_fields) for path in files]
-    if not readers:
+    paths = list(files)
+    if not paths:
         raise ValueError("merge needs at least one file")
+    readers = [Reader(path, custom_fields) for path in paths]
     try:
         for reader in readers[1:]:
             _check_alike(readers[0], reader)
         fields = {entry.name: _field_like(readers[0], entry) for entry in readers[0].fields.values()}
         options.setdefault("num_workers", 1)
+        names = common_names(paths)
         writer = DatasetWriter(fname, fields, **options)
-        return writer.from_indexed_dataset(_Samples(readers), indices=indices)
+        report = writer.from_indexed_dataset(_Samples(readers), indices=indices)
+        keep_names(fname, names)
+        return report
     finally:
         for reader in readers:
             reader.close()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 
 from cgxffcv import files
 from cgxffcv.errors import DataError
 
-__all__ = ["check_names", "names_file", "plain_names", "read_names", "write_names"]
+__all__ = ["check_names", "common_names", "keep_names", "names_file", "plain_names", "read_names", "write_names"]
 
 MOST_BYTES = 1 << 20
 
 
 def names_file(path: str | PathLike[str]) -> str:
     """Where the names of a .beton file's classes are, if they are known."""
-    return f"{os.fspath(path)}.classes"
+    return f"{os.fsdecode(path)}.classes"
 
 
 def _plain(name: str) -> str:
@@ -62,3 +63,32 @@ def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
             raise DataError(f"{where}: class {number}, {name!r}, is {what}; expected a name for each class, each once")
         seen.add(name)
     return tuple(names)
+
+
+def common_names(paths: Iterable[str | PathLike[str]]) -> tuple[str, ...] | None:
+    """The names that .beton files have for the same labels: of those that have any, the longest list. None if none has.
+    DataError if a label means one class in one file and another class in another."""
+    found: tuple[str, ...] | None = None
+    where = ""
+    for path in paths:
+        names = read_names(path)
+        if names is None:
+            continue
+        for number, (one, other) in enumerate(zip(found or (), names, strict=False)):
+            if one != other:
+                raise DataError(
+                    f"{names_file(path)}: class {number} is {other!r}, but {one!r} in {where}: the same label would "
+                    "mean two classes; number them alike (folders: the same sub-folders in each, empty ones, too)"
+                )
+        if found is None or len(names) > len(found):
+            found, where = names, names_file(path)
+    return found
+
+
+def keep_names(path: str | PathLike[str], names: Sequence[str] | None) -> None:
+    """Beside a .beton file that has just been written: these names, or none, whatever an earlier one there had."""
+    if names is not None:
+        write_names(path, names)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(names_file(path))

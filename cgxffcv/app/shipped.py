@@ -24,7 +24,7 @@ def prepare(config: Config) -> None:
     paths = (d.train_dataset, d.val_dataset)
     if all(map(os.path.exists, paths)):
         return
-    with alone(Path(d.train_dataset).parent, say):
+    with alone(Path(d.train_dataset).parent, process.say_here):
         if not any(map(os.path.exists, paths)):
             data = cifar.obtain(d.root, "sample")
             write(paths[0], data.train_images, data.train_labels, d.num_workers, process.say_here)

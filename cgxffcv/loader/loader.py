@@ -12,6 +12,7 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
+from cgxffcv.classes import common_names
 from cgxffcv.loader.epoch_iterator import EpochIterator
 from cgxffcv.loader.explain import explain
 from cgxffcv.loader.orders import OrderOption, as_ids
@@ -88,7 +89,8 @@ class Loader:
 
     Raises:
         OSError, BetonError: the file cannot be opened, or is not as the format demands. ValueError, TypeError,
-        IndexError: an argument does not fit; the message names it.
+        IndexError: an argument does not fit; the message names it. DataError: a label has other names in one of several
+        files than in another (FILE.classes).
     """
 
     def __init__(
@@ -129,6 +131,8 @@ class Loader:
         self._reader: Reader | Readers | None = None
         self._plan: Plan
         first = all_paths(self._fname)[0]
+        if isinstance(self._fname, tuple):
+            common_names(self._fname)
         custom = custom_fields_of(first, custom_fields) if custom_fields else {}
         core = _cgxffcv.Loader(self._fname, layouts_of(custom))
         check_custom_names(first, custom_fields or {}, core.fields())

@@ -9,7 +9,7 @@ from os import PathLike
 import numpy as np
 
 from cgxffcv import recipes
-from cgxffcv.classes import names_file, read_names
+from cgxffcv.classes import common_names, names_file, read_names
 from cgxffcv.errors import DataError
 from cgxffcv.reader import Reader
 from cgxffcv.recipes import CLASSES, SIDES, Recipe
@@ -93,13 +93,15 @@ def look_at(
 
     Raises DataError for files that cannot be trained on: not exactly one image field and one int field (or fields
     "image" and "label"), images that are no squares of one size of 16 to 96 pixels, less than 2 or more than 1,000
-    classes, fewer than 2 images; BetonError for damaged ones.
+    classes, fewer than 2 images, and where the files have other names for a label; BetonError for damaged ones.
     """
     path = os.fspath(train)
     labels = _labels(path, train_indices)
     if len(labels) < 2:
         raise DataError(f"{path}: {len(labels)} training images; expected at least 2, of 2 classes")
     names = read_names(path)
+    if test is not None:
+        common_names([path, os.fspath(test)])
     tested = np.zeros(0, np.int64) if test is None else np.unique(_labels(os.fspath(test), test_indices))
     classes = _classes(path, labels, tested, names)
     numbers = np.arange(len(labels)) if train_indices is None else np.asarray(train_indices)

@@ -7,9 +7,11 @@ import _cgxffcv
 import numpy as np
 import pytest
 
-from cgxffcv import Reader, beton
+from cgxffcv import Loader, Reader, beton
 from cgxffcv.app import cli
-from cgxffcv.errors import UserError
+from cgxffcv.classes import read_names
+from cgxffcv.errors import DataError, UserError
+from cgxffcv.train.facts import look_at
 
 
 def picture(seed):
@@ -79,6 +81,47 @@ def test_files_of_this_format(folder, tmp_path):
     convert(folder, tmp_path / "a.beton")
     convert(tmp_path / "a.beton", tmp_path / "a.beton", tmp_path / "b.beton")
     assert stored(tmp_path / "b.beton") == stored(tmp_path / "a.beton") * 2
+
+
+def labels_of(path):
+    with Reader(path) as reader:
+        return reader.column("label").tolist()
+
+
+def test_names_of_classes_go_with_their_labels(folder, tmp_path):
+    """A label that means one class here and another there is refused, and no names stay that belong to other labels."""
+    first, other, both = (tmp_path / f"{name}.beton" for name in ("first", "other", "both"))
+    convert(folder, first)
+    (tmp_path / "few" / "dog").mkdir(parents=True)
+    (tmp_path / "few" / "dog" / "9.jpg").write_bytes(picture(9))
+    convert(tmp_path / "few", other)
+    assert labels_of(other) == [0] and read_names(other) == ("dog",)  # which is 1 in the first
+    with pytest.raises(DataError, match=r"other.beton.classes: class 0 is 'dog', but 'cat' in .*first.beton.classes"):
+        convert(first, other, both)
+    assert not both.exists()
+    with pytest.raises(DataError, match="class 0 is 'dog', but 'cat'"):
+        Loader([first, other], 2)
+    with pytest.raises(DataError, match="class 0 is 'dog', but 'cat'"):
+        look_at(first, other)
+    (tmp_path / "few" / "cat").mkdir()
+    convert(tmp_path / "few", other)
+    assert labels_of(other) == [1] and len(Loader([first, other], 1, pipelines={"image": None})) == 7
+    convert(first, other, both)
+    assert labels_of(both) == [0] * 3 + [1] * 4 and read_names(both) == ("cat", "dog")
+    write_shard(tmp_path / "a.tar", "a", picture(1), b"0")
+    convert(tmp_path / "a.tar", both)
+    assert labels_of(both) == [0] and read_names(both) is None
+
+
+def test_hidden_folders_and_files_are_no_classes(folder, tmp_path):
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "x.jpg").write_bytes(picture(1))
+    (folder / "cat" / ".thumbnails").mkdir()
+    (folder / "cat" / ".thumbnails" / "x.jpg").write_bytes(picture(1))
+    (folder / "cat" / "._0.jpg").write_bytes(b"not an image")
+    convert(folder, tmp_path / "a.beton")
+    assert labels_of(tmp_path / "a.beton") == [0] * 3 + [1] * 3
+    assert read_names(tmp_path / "a.beton") == ("cat", "dog")
 
 
 def test_bad_samples(folder, tmp_path, capsys):

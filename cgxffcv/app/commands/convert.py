@@ -19,7 +19,7 @@ from typing import Any
 from cgxffcv import beton, interrupts
 from cgxffcv.app import process
 from cgxffcv.app.usage import Parser, whole
-from cgxffcv.classes import plain_names, write_names
+from cgxffcv.classes import keep_names, plain_names
 from cgxffcv.errors import UserError
 from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.writer import DatasetWriter, WriteReport
@@ -73,12 +73,14 @@ def convert(options: argparse.Namespace) -> WriteReport:
     if len(names) == 1 and os.path.isdir(names[0]):
         classes = plain_names(ImageFolder(names[0]).classes, names[0])
         report = _writer(options, common).from_image_folder(names[0], shuffle_indices=options.shuffle)
-        write_names(options.out, classes)
+        keep_names(options.out, classes)
         return report
     if endings <= {".tar", ".tgz", ".gz"}:
         if options.shuffle:
             raise UserError("tar files are read in their order: no --shuffle")
-        return _writer(options, common).from_webdataset(names, lambda them: them.decode().to_tuple(IMAGES, "cls"))
+        report = _writer(options, common).from_webdataset(names, lambda them: them.decode().to_tuple(IMAGES, "cls"))
+        keep_names(options.out, None)
+        return report
     raise UserError(f"one folder, tar files or .beton files are expected, not {', '.join(names)}")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from cgxffcv import cifar, interrupts
 from cgxffcv.app import config, own_folder, process
+from cgxffcv.classes import keep_names
 from cgxffcv.errors import ConfigError
 from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.writer import DatasetWriter
@@ -28,6 +29,7 @@ def write(path: str, images: np.ndarray, labels: np.ndarray, workers: int, say: 
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     writer = DatasetWriter(path, {"image": RGBImageField(), "label": IntField()}, num_workers=workers)
     say(str(writer.from_arrays(image=images, label=labels)))
+    keep_names(path, None)
 
 
 def main(prog: str, arguments: Sequence[str]) -> int:
