@@ -18,6 +18,7 @@ import numpy as np
 
 MAX_OBJECTS = 10_000  # of a data set, that are looked at
 MAX_ITEMS = 100  # of a list, tuple or dict, likewise
+OPENCV = 1 << 32  # the number of OpenCV's own generator, which is above those of a data set's
 LIBRARIES = {*sys.stdlib_module_names, "numpy", "torch"}
 
 
@@ -53,6 +54,12 @@ def _source(value: Any) -> _Source | None:
     if isinstance(value, getattr(sys.modules.get("torch"), "Generator", ())) and value.device.type == "cpu":
         return _Source(value.get_state, value.set_state, value.manual_seed)
     return None
+
+
+def _of_opencv() -> _Source | None:
+    """The generator behind cv2.randn and others, if the program has imported cv2. Nobody can ask it for its state."""
+    seed = getattr(sys.modules.get("cv2"), "setRNGSeed", None)
+    return None if seed is None else _Source(lambda: None, lambda state: None, lambda n: seed(n & 0x7FFFFFFF))
 
 
 def _is_generator(value: Any) -> bool:
@@ -150,11 +157,15 @@ def generators(dataset: Any) -> dict[int, Any]:
 
 
 class Draws:
-    """The generators that a data set may draw from; as a context it gives them their states back at the end."""
+    """The generators that a data set may draw from; as a context it gives them their states back at the end (but not
+    OpenCV's, which has none to give)."""
 
     def __init__(self, dataset: Any, seed: int):
         self.dataset, self.seed = dataset, seed
         self.sources = {number: _source(value) for number, value in generators(dataset).items()}
+        opencv = _of_opencv()
+        if opencv is not None:
+            self.sources[OPENCV] = opencv
 
     def begin(self, position: int) -> None:
         """Seeds all for the chunk of samples that begins at `position` of the file."""

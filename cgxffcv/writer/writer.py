@@ -170,10 +170,10 @@ class DatasetWriter:
         shuffle_indices: write them in an order drawn from `seed`.
 
         What the data set draws begins afresh in each chunk from (`seed`, where the chunk begins), in whatever process:
-        from `random`, `numpy.random`, torch, and from generators in its attributes and its class, in its module, and in
-        what its functions name (not from those that it first makes while a sample is made). So the file is
-        the same with any number of workers (not with another chunksize), and the caller's generators are afterwards
-        as they were.
+        from `random`, `numpy.random`, torch, OpenCV, and from generators in its attributes and its class, in its
+        module, and in what its functions name (not from those that it first makes while a sample is made). So the file
+        is the same with any number of workers (not with another chunksize), and the caller's generators are afterwards
+        as they were (but OpenCV's, which cannot be asked).
         """
         order = np.arange(len(dataset)) if indices is None else np.asarray(indices)
         if order.ndim != 1 or (order.size and not np.issubdtype(order.dtype, np.integer)):

@@ -220,6 +220,30 @@ def test_torch(tmp_path):
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
 
 
+def test_opencv(tmp_path, monkeypatch):
+    """Its generator is one of C, which a fork copies."""
+    state = random.Random(0)
+    opencv = types.SimpleNamespace(setRNGSeed=state.seed, draw=lambda: state.getrandbits(60))
+    monkeypatch.setitem(sys.modules, "cv2", opencv)
+
+    class Noises:
+        def __len__(self):
+            return 60
+
+        def __getitem__(self, i):
+            return (sys.modules["cv2"].draw(),)
+
+    found = []
+    for workers in (1, 2, 4):
+        DatasetWriter(tmp_path / "a", {"value": IntField()}, num_workers=workers).from_indexed_dataset(
+            Noises(), None, 7
+        )
+        with Reader(tmp_path / "a") as reader:
+            found.append(reader.column("value"))
+        assert len(np.unique(found[-1])) == 60
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
 def test_who_imports_torch_changes_nothing(tmp_path, monkeypatch):
     """A spawned worker has not imported what its parent has: generators of the data set keep their numbers."""
     fields = {"value": FloatField()}
