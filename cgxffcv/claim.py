@@ -19,7 +19,7 @@ from cgxffcv.place import Place
 
 MOST_RANKS_ASKED = 1024
 
-_held: tuple[int, socket.socket] | None = None  # the process that claimed, and its claim
+_held: tuple[int, socket.socket | None] | None = None  # the process that claimed, and its claim, if there are any
 
 
 def _address(here: Place, rank: int) -> str:
@@ -27,12 +27,25 @@ def _address(here: Place, rank: int) -> str:
     return f"\0cgxffcv-{job}-{rank}"
 
 
+def _taken(here: Place, owner: int) -> CommError:
+    return CommError(
+        f"world: process {owner} has joined the job as rank {here.rank} already, and this one (process {os.getpid()}), "
+        "which inherited that rank's environment, cannot be the same rank: a program that a rank starts is no rank "
+        "itself. To run it alone start it without the variables OMPI_*, PMIX_* and PMI_*"
+    )
+
+
 def take(here: Place) -> None:
     """Claims this process's rank; CommError where another process has done so."""
     global _held
-    if not here.job or (_held is not None and _held[0] == os.getpid()):
+    if _held is not None and _held[0] == os.getpid():
         return
     owner = _held[0] if _held is not None else 0
+    if not here.job:
+        if owner:  # a fork of it, whose MPI is the same
+            raise _taken(here, owner)
+        _held = os.getpid(), None
+        return
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         claim.bind(_address(here, here.rank))
@@ -42,11 +55,7 @@ def take(here: Place) -> None:
         owner = owner or _owner(here, here.rank)
         if not owner:
             return  # no such sockets here: MPI's own deadline is left
-        raise CommError(
-            f"world: process {owner} has joined the job as rank {here.rank} already, and this one (process "
-            f"{os.getpid()}), which inherited that rank's environment, cannot be the same rank: a program that a rank "
-            "starts is no rank itself. To run it alone start it without the variables OMPI_* and PMIX_*"
-        ) from error
+        raise _taken(here, owner) from error
     _held = os.getpid(), claim
 
 

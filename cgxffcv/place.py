@@ -6,8 +6,10 @@ is started here: MPI is not asked.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -53,6 +55,10 @@ _LAUNCHERS = (
 _TORCHRUN = next(launcher for launcher in _LAUNCHERS if launcher.name == "torchrun")
 _TORCHRUN_MARK = "TORCHELASTIC_RUN_ID"  # which others that set RANK and WORLD_SIZE do not
 
+# Processes that start ranks, by the beginnings of their names: MPICH's and Intel MPI's, Slurm's, flux's.
+_STARTERS = ("hydra_", "pmi_proxy", "mpiexec", "mpirun", "slurmstepd", "flux-shell")
+_ANCESTORS = 16
+
 _settled: Place | None = None
 
 
@@ -93,13 +99,30 @@ def _nearest() -> Place | None:
     return found if (found.rank, found.size) == (inner.rank, inner.size) else inner
 
 
+@functools.cache
+def _starter(process: int) -> str:
+    """The nearest process above this one (`process`) that starts ranks: a name that no other job of this machine has;
+    "" if none is seen."""
+    above = os.getppid()
+    for _ in range(_ANCESTORS):
+        try:
+            head, _, tail = Path(f"/proc/{above}/stat").read_text(errors="replace").rpartition(")")
+        except OSError:
+            break
+        name, fields = head.partition("(")[2], tail.split()
+        if name.startswith(_STARTERS):
+            return f"{name} {above} {fields[19]}"  # when it began
+        above = int(fields[1])
+    return ""
+
+
 def _told() -> Place | None:
     if _settled is not None:
         return _settled
     found = _nearest()
     pmix = _number("PMIX_RANK")
     if pmix is None:
-        return found
+        return found._replace(job=_starter(os.getpid())) if found is not None and found.joins else found
     if found is None:
         found = Place("a launcher with PMIx", pmix, 0, 0, 1, True, "PMIX_RANK")
     if found.launcher == "srun" and found.rank == pmix:

@@ -186,6 +186,39 @@ def test_numbers_may_have_spaces_around_them(monkeypatch):
     assert find_ranks() == (1, 2)
 
 
+# Named as MPICH's starter of a machine's ranks, this starts a rank, and that another program.
+STARTER = """
+import ctypes, os, subprocess, sys
+from cgxffcv import place
+above, *rest = sys.argv[1:]
+if above == "starter":
+    ctypes.CDLL(None).prctl(15, b"hydra_pmi_proxy")
+    os.environ |= {"PMI_RANK": "1", "PMI_SIZE": "2"}
+else:
+    print(os.getppid() if above == "rank" else 0, place.find().job)
+if rest:
+    sys.exit(subprocess.run([sys.executable, "-c", os.environ["PROGRAM"], *rest]).returncode)
+"""
+
+
+def test_a_job_of_mpich_has_the_name_of_its_starter():
+    """So that a rank's child, which has the same variables, is told from the rank."""
+    command = [sys.executable, "-u", "-c", STARTER, "starter", "rank", "child"]
+    done = subprocess.run(command, env=environ(PROGRAM=STARTER), capture_output=True, text=True, timeout=60, check=True)
+    rank, child = (line.split() for line in done.stdout.splitlines())
+    assert rank[1:3] == ["hydra_pmi_proxy", rank[0]] and rank[1:] == child[1:]
+
+
+def test_a_fork_of_a_rank_is_no_rank_also_in_a_job_without_a_name(monkeypatch):
+    here = place.Place("mpirun", 1, 2, 1, 2, True, "", "")
+    monkeypatch.setattr(claim, "_held", None)
+    claim.take(here)
+    claim.take(here)
+    monkeypatch.setattr(claim, "_held", (os.getppid(), None))
+    with pytest.raises(comm.CommError, match=f"process {os.getppid()} has joined the job as rank 1 already"):
+        claim.take(here)
+
+
 def test_only_pmix(monkeypatch):
     put(monkeypatch, PMIX_RANK="1", PMIX_NAMESPACE="job")
     assert place.find().joins and place.find().size == 0
