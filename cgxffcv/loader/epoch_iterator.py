@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class EpochIterator(Iterator):
-    """One pass over the data; len() is what is left of it. A newer pass of the same Loader ends it."""
+    """One pass over the data; len() is what is left of it."""
 
     def __init__(self, loader: Loader, plan: Plan, epoch: int, number: int, left: int):
         self._loader: Loader | None = loader
@@ -26,9 +26,12 @@ class EpochIterator(Iterator):
         loader = self._loader
         if loader is None:
             raise StopIteration
-        if loader._pass != self._number:
+        if not loader._runs(self._number):
             self._loader = None
-            raise RuntimeError("this pass has ended: its Loader was closed or began another pass")
+            raise RuntimeError(
+                "this pass has ended: its Loader was closed, took up a state, or began another pass over resident "
+                "images"
+            )
         try:
             batch = self._plan.core.next()
         except KeyboardInterrupt:
@@ -45,8 +48,8 @@ class EpochIterator(Iterator):
     def close(self) -> None:
         """Ends the pass; its workers stop."""
         loader, self._loader = self._loader, None
-        if loader is not None and loader._pass == self._number:
-            loader._end_pass()
+        if loader is not None:
+            loader._end(self._number)
 
     def __del__(self):
         # RuntimeError: another thread is inside this Loader, and its pass goes on; AttributeError: never made whole.

@@ -45,8 +45,10 @@ class Loader:
     Iterating gives tuples with one entry for each field (pipelines may drop or add entries): NumPy arrays over the
     batch's own memory, without a copy, or torch tensors where ToTensor is in the pipeline and torch is installed, or
     where there is no pipeline and the program has imported torch (`arrays`). A
-    batch that is kept stays valid; its memory returns to the loader when its last array dies. Order and augmentations
-    are pure functions of (seed, epoch, sample, operation): any number of workers, ranks or a resumed run give the same.
+    batch that is kept stays valid; its memory returns to the loader when its last array dies. Passes may run side by
+    side (`zip(loader, loader)`), each an epoch with workers of its own; with `resident` the next one ends them. Order
+    and augmentations are pure functions of (seed, epoch, sample, operation): any number of workers, ranks or a resumed
+    run give the same.
     Only ImageMixup and LabelMixup go by the rank's batch, too: a sample's partner is the one before it there.
 
     All arguments but fname, custom_fields and recompile are attributes, too. A value that is assigned to one is checked
@@ -126,6 +128,7 @@ class Loader:
         self._last: Plan | None = None  # of the pass under way, or of the last one
         self._left_ids: np.ndarray | None = None  # the samples of that pass, if the user's own order gave them
         self._total = 0  # its batches
+        self._apart: dict[int, Plan] = {}  # passes that go on beside that one, by their number
         self._drawn: tuple[int, np.ndarray] | None = None  # an epoch, and what an own order has already given for it
         self._resume: tuple[int, int, np.ndarray | None] | None = None  # epoch, samples done, samples of an own order
         self._reader: Reader | Readers | None = None
@@ -236,9 +239,10 @@ class Loader:
 
     def __iter__(self) -> EpochIterator:
         self._take_changes()
-        plan, (epoch, first, order) = self._plan, self._next_pass()
+        epoch, first, order = self._next_pass()
+        self._set_apart()
+        plan = self._plan
         total = plan.core.batches(plan.num_samples if order is None else len(order))
-        self._end_pass()
         plan.core.begin(check_epoch(epoch), first, plan.evaluate, False, order)
         self._resume = self._drawn = None
         self._last, self._left_ids, self._total = plan, order, total
@@ -272,6 +276,32 @@ class Loader:
         if self._drawn is None or self._drawn[0] != epoch:
             self._drawn = epoch, own.draw(epoch)
         return self._drawn[1]
+
+    def _set_apart(self) -> None:
+        """A pass under way goes on beside the next one, with workers of its own. One over resident images ends, since
+        the next would decode all of them again."""
+        last = self._last
+        if self._pass == 0 or last is None:
+            return
+        if last.resident:
+            self._end_pass()
+            return
+        if last is self._plan:
+            self._adopt(Plan(last.arguments, last.core.again(), last.custom, last), last, ordered=True)
+        self._apart[self._pass] = last
+        self._pass, self._last = 0, None
+
+    def _runs(self, number: int) -> bool:
+        """Whether that pass has not ended."""
+        return number == self._pass or number in self._apart
+
+    def _end(self, number: int) -> None:
+        """Ends that pass."""
+        if number == self._pass:
+            self._end_pass()
+        elif number in self._apart:
+            self._apart[number].core.close()
+            del self._apart[number]
 
     def _end_pass(self) -> None:
         """Stops the pass under way, if any. One whose settings have been changed meanwhile is gone altogether."""
@@ -397,7 +427,7 @@ class Loader:
 
     def stats(self) -> dict[str, Any]:
         """Counts, seconds (waited by the consumer; worked, of it in the JPEG decoder, and idle by all workers), batch
-        buffers (slots) and bytes of memory; since a setting was last changed."""
+        buffers (slots) and bytes of memory; since a setting was last changed, or a pass begun beside another."""
         return self._core.stats()
 
     def explain(self) -> str:
@@ -416,6 +446,8 @@ class Loader:
     def close(self) -> None:
         """Stops the threads and closes the file; batches in hand stay valid. May be called twice."""
         self._pass = 0
+        for number in list(self._apart):
+            self._end(number)
         for plan in {id(plan): plan for plan in (self._plan, self._last) if plan is not None}.values():
             plan.core.close()
         if self._reader is not None:

@@ -113,12 +113,57 @@ def test_loaders_that_come_and_go_leave_nothing_behind(path):
     assert after[:2] == before[:2] and after[2] - before[2] < 4096
 
 
-def test_a_new_pass_ends_the_old_one(path):
-    with Loader(path, 8, ids=True, order=RANDOM, seed=0) as loader:
+def epoch_of(epoch):
+    return reference.shuffled(range(N), 0, epoch)
+
+
+def test_passes_run_side_by_side(path):
+    before = process_state()
+    with Loader(path, 8, num_workers=1, ids=True, order=RANDOM, seed=0) as loader:
+        both = list(zip(loader, loader, strict=True))
+        assert len(both) == 12
+        for epoch in range(2):
+            ids = np.concatenate([batches[epoch][-1] for batches in both])
+            np.testing.assert_array_equal(ids, epoch_of(epoch)[:96])
+        first = iter(loader)
+        next(first)
+        state = loader.state_dict()
+        second = iter(loader)
+        third = iter(loader)
+        assert next(third)[-1].tolist() == epoch_of(4)[:8]
+        assert next(second)[-1].tolist() == epoch_of(3)[:8]
+        assert next(first)[-1].tolist() == epoch_of(2)[8:16]
+        assert loader.state_dict() == {**state, "epoch": 4, "samples_done": 8}
+        loader.batch_size = 4
+        fourth = iter(loader)
+        assert next(fourth)[-1].tolist() == epoch_of(5)[:4]
+        assert [len(list(one)) for one in (second, first, fourth, third)] == [11, 10, 24, 11]
+        held = iter(loader), iter(loader)
+        next(held[0])
+    for one in held:
+        with pytest.raises(RuntimeError, match="Loader was closed"):
+            next(one)
+    del loader, first, second, third, fourth, both, held, one
+    assert process_state()[:2] == before[:2]
+
+
+def test_passes_that_are_given_up_leave_nothing_behind(path):
+    loader = Loader(path, 8, num_workers=2, seed=1)
+    current = iter(loader)
+    next(current)
+    threads, files, _ = process_state()
+    for _ in range(200):
+        current = iter(loader)
+        next(current)
+    assert process_state()[:2] == (threads, files)
+
+
+def test_a_new_pass_over_resident_images_ends_the_old_one(path):
+    with Loader(path, 8, ids=True, order=RANDOM, seed=0, resident=True) as loader:
         first = iter(loader)
         next(first)
         second = iter(loader)
-        assert next(second)[-1].tolist() == reference.shuffled(range(N), 0, 1)[:8]
+        assert next(second)[-1].tolist() == epoch_of(1)[:8]
         with pytest.raises(RuntimeError, match="another pass"):
             next(first)
         del first
