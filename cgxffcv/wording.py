@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import math
 from collections.abc import Iterable
@@ -18,6 +19,12 @@ def brief(value: Any) -> str:
     except ValueError:  # a number of more digits than Python converts
         shown = "a number without end"
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 20]}...{shown[-10:]}"
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """What Python shows below the error, from 3.11 on."""
+    with contextlib.suppress(AttributeError, TypeError):  # an exception that takes no attributes
+        error.__notes__ = [*getattr(error, "__notes__", ()), note]  # type: ignore[attr-defined]
 
 
 def counted(number: float, noun: str) -> str:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cgxffcv.pipeline.compile import called
 from cgxffcv.wording import counted, size
 
 if TYPE_CHECKING:
     from cgxffcv.loader.settings import Plan
-
-
-def _called(step: Any) -> str:
-    step = getattr(step, "step", step)
-    text = getattr(step, "__name__", None) or repr(step)
-    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _header(plan: Plan) -> str:
@@ -36,9 +31,9 @@ def explain(plan: Plan) -> str:
         for array in mine:
             row = int(np.prod(array.shape[1:], dtype=np.int64)) * array.itemsize
             lines.append(f"  {output.name}: {array.dtype} {array.shape[1:]}, {size(row)} a sample")
-        lines.append(f"    each sample, in a worker: {' > '.join(map(_called, output.worker))}")
+        lines.append(f"    each sample, in a worker: {' > '.join(map(called, output.worker))}")
         if output.steps:
-            lines.append(f"    each batch, where it is asked for: {' > '.join(map(_called, output.steps))}")
+            lines.append(f"    each batch, where it is asked for: {' > '.join(map(called, output.steps))}")
     stats = plan.core.stats()
     lines += [
         f"  {counted(plan.num_workers, 'worker')}, {counted(plan.batches_ahead, 'batch')} ahead",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from _cgxffcv import BetonError
 
 from cgxffcv import decoders as dec
 from cgxffcv import transforms as tf
@@ -18,6 +19,7 @@ from cgxffcv.interop.torch import find_torch, to_bfloat16, without_gradients
 from cgxffcv.pipeline.later import PIXELS, NormalizeBatch, OperateOnBatch, Pass, core_operation
 from cgxffcv.pipeline.operation import RunOperation
 from cgxffcv.reader import beton_error
+from cgxffcv.wording import add_note, counted
 
 DEFAULT_DECODERS = {
     "int": dec.IntDecoder,
@@ -47,6 +49,26 @@ class PipelineSpec:
         return f"PipelineSpec({self.source!r}, {self.decoder!r}, {self.transforms!r}, draws={self.draws})"
 
 
+def called(step: Any) -> str:
+    """A step as messages name it."""
+    step = getattr(step, "step", step)
+    text = getattr(step, "__name__", None) or repr(step)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def described(value: Any) -> str:
+    """What a step was given."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(described, value))})"
+    shaped = hasattr(value, "dtype") and hasattr(value, "shape")
+    return f"{value.dtype} {tuple(value.shape)}" if shaped else f"a {type(value).__name__}"
+
+
+def in_samples(ids: np.ndarray) -> str:
+    shown = ", ".join(map(str, ids[:8].tolist())) + (", ..." if len(ids) > 8 else "")
+    return f"{counted(len(ids), 'sample')} ({shown})"
+
+
 @dataclass
 class Output:
     """One entry of a batch: its columns of the C loader, and what Python does to them. Every step gets what came before
@@ -67,8 +89,22 @@ class Output:
         value = arrays[0] if len(arrays) == 1 else tuple(arrays)
         with without_gradients() if self.steps else contextlib.nullcontext():
             for step in self.steps:
-                value = step(value, ids, when) if isinstance(step, OperateOnBatch) else step(value, ids)
+                value = self.perform(step, value, ids, when)
         return value
+
+    def perform(self, step: Callable, value: Any, ids, when: Pass) -> Any:
+        """One step; what it raises tells, as a note, where it happened and on which samples."""
+        try:
+            return step(value, ids, when) if isinstance(step, OperateOnBatch) else step(value, ids)
+        except BetonError:  # names its sample itself
+            raise
+        except Exception as error:
+            add_note(
+                error,
+                f"pipeline '{self.name}', step {called(step)}, on {described(value)}, {in_samples(ids)}; "
+                "get_batch([NUMBER]) makes a batch of one sample alone",
+            )
+            raise
 
 
 @dataclass(frozen=True)

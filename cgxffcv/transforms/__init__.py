@@ -99,6 +99,7 @@ class NormalizeImage(Transform):
 
     def of_batch(self, batch: Any, channel: int) -> Any:
         """Of a whole batch, behind steps that do not fuse; `channel` is the number of its dimension of channels."""
+        self._check_array(batch)
         if batch.ndim == 3 and channel == 3:
             return self.of_batch(batch[..., None], channel)[..., 0]
         if batch.ndim != 4 or not 1 <= batch.shape[channel] <= MAX_CHANNELS:
@@ -120,10 +121,12 @@ class NormalizeImage(Transform):
 
 
 class ToTensor(Transform):
-    """Arrays become torch tensors over the same memory; where torch is not installed they stay NumPy arrays. What is no
-    array (a list of values) stays, too."""
+    """Arrays become torch tensors over the same memory, pairs of arrays too; where torch is not installed they stay
+    NumPy arrays. What is no array (a list of values) stays, too."""
 
     def __call__(self, batch):
+        if isinstance(batch, tuple):
+            return tuple(map(self, batch))
         torch = find_torch()
         return torch.from_numpy(batch) if torch is not None and isinstance(batch, np.ndarray) else batch
 
@@ -188,6 +191,8 @@ class ToDevice(Transform):
         return self._gpu is not None
 
     def __call__(self, batch):
+        if isinstance(batch, tuple):
+            return tuple(map(self, batch))
         if is_tensor(batch):
             return move(batch, self.device, self.non_blocking)
         if self._gpu is not None and isinstance(batch, np.ndarray):
@@ -211,6 +216,7 @@ class ToTorchImage(Transform):
         self.convert_back_int16 = bool(convert_back_int16)
 
     def __call__(self, batch):
+        self._check_array(batch)
         if batch.ndim == 3:
             batch = batch[..., None]
         if batch.ndim != 4:
@@ -229,6 +235,7 @@ class Convert(Transform):
         self.target_dtype = dtype_name(target_dtype)
 
     def __call__(self, batch):
+        self._check_array(batch)
         if is_tensor(batch):
             return batch.to(getattr(find_torch(), self.target_dtype))
         if self.target_dtype == "bfloat16":
@@ -243,7 +250,14 @@ class View(Transform):
         self.target_dtype = dtype_name(target_dtype)
 
     def __call__(self, batch):
-        return batch.view(getattr(find_torch(), self.target_dtype) if is_tensor(batch) else self.target_dtype)
+        self._check_array(batch)
+        try:
+            return batch.view(getattr(find_torch(), self.target_dtype) if is_tensor(batch) else self.target_dtype)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise TypeError(
+                f"{self!r}: the last dimension of {batch.dtype} {tuple(batch.shape)} is not so many whole numbers of "
+                f"{self.target_dtype}, or not contiguous ({error})"
+            ) from None
 
 
 class Squeeze(Transform):
@@ -254,6 +268,7 @@ class Squeeze(Transform):
         self.dims = tuple(whole(dim, "Squeeze", "a dimension", -MAX_DIMS, MAX_DIMS - 1) for dim in dims)
 
     def __call__(self, batch):
+        self._check_array(batch)
         beyond = [dim for dim in self.dims if not -batch.ndim <= dim < batch.ndim]
         if beyond:
             raise ValueError(f"{self!r}: a batch of shape {tuple(batch.shape)} has no dimension {beyond[0]}")
@@ -283,6 +298,7 @@ class MixupToOneHot(Transform):
         self.num_classes = whole(num_classes, "MixupToOneHot", "num_classes", 1, MAX_CLASSES)
 
     def __call__(self, batch):
+        self._check_array(batch)
         if batch.ndim != 2 or batch.shape[1] != 3:
             raise TypeError(f"{self!r} takes labels of LabelMixup or LabelCutMix (batch, 3), not {tuple(batch.shape)}")
         if is_tensor(batch):

@@ -110,6 +110,12 @@ class Transform:
     def _arguments(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
 
+    def _check_array(self, batch: Any) -> None:
+        """TypeError: the batch is a list, say, of JSON's values."""
+        if not (hasattr(batch, "dtype") and hasattr(batch, "shape")):
+            what = "a pair of arrays" if isinstance(batch, tuple) else f"a {type(batch).__name__}"
+            raise TypeError(f"{self!r} takes one array or tensor, not {what}")
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._arguments()})"
 
