@@ -15,7 +15,7 @@ import numpy as np
 from cgxffcv.classes import common_names
 from cgxffcv.loader.epoch_iterator import EpochIterator
 from cgxffcv.loader.explain import explain
-from cgxffcv.loader.orders import OrderOption, as_ids
+from cgxffcv.loader.orders import OrderInForce, OrderOption, as_ids
 from cgxffcv.loader.settings import Plan, Setting
 from cgxffcv.loader.sources import Readers, absolute, all_paths
 from cgxffcv.pipeline.compile import Output
@@ -51,8 +51,9 @@ class Loader:
     run give the same.
     Only ImageMixup and LabelMixup go by the rank's batch, too: a sample's partner is the one before it there.
 
-    All arguments but fname, custom_fields and recompile are attributes, too. A value that is assigned to one is checked
-    like an argument, and counts from the next epoch on. `next_epoch` is the number of the epoch that comes next.
+    All arguments but custom_fields are attributes, too. A value that is assigned to one (other than fname and
+    recompile) is checked like an argument, and counts from the next epoch on. `next_epoch` is the number of the epoch
+    that comes next.
 
     Args:
         fname: path of the file, or a list of paths of files with the same fields, which are read as one: their samples
@@ -194,6 +195,11 @@ class Loader:
         return self._fname
 
     @property
+    def recompile(self) -> bool:
+        """As it was given; it has no effect."""
+        return self._plan.arguments["recompile"]
+
+    @property
     def outputs(self) -> list[Output]:
         """What each batch holds, in its order: the fields' names and what becomes of them."""
         return self._plan.outputs
@@ -331,7 +337,18 @@ class Loader:
     def next_traversal_order(self) -> np.ndarray:
         """The sample numbers of the next epoch in order, for all ranks, int64."""
         drawn = self._draw()
-        return self._core.order(check_epoch(self._next_epoch)) if drawn is None else drawn.copy()
+        return self._order_of(self._next_epoch) if drawn is None else drawn.copy()
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        own = self._plan.own_order
+        return self._core.order(check_epoch(epoch)) if own is None else own.draw(check_epoch(epoch))
+
+    @property
+    def traversal_order(self) -> Any:
+        """What has `indices` and `sample_order(epoch)`, as with FFCV: the user's own order, if it is such an object."""
+        own = self._plan.own_order
+        mine = getattr(own.source, "__self__", None) if own is not None else None
+        return mine if hasattr(mine, "sample_order") else OrderInForce(self)
 
     def get_batch(self, ids: Any, epoch: int | None = None, evaluate: bool | None = None) -> tuple:
         """One batch of these samples, as the epoch (default: the current one) would make them, apart from any pass."""

@@ -133,6 +133,26 @@ class OwnOrder:
         return found
 
 
+class OrderInForce:
+    """FFCV's `loader.traversal_order` where the order is no class of the user's: a view of the Loader."""
+
+    def __init__(self, loader: Loader):
+        self._loader = loader
+
+    @property
+    def indices(self) -> np.ndarray:
+        """The Loader's; assigned to, too."""
+        return self._loader.indices
+
+    @indices.setter
+    def indices(self, indices: Any) -> None:
+        self._loader.indices = indices
+
+    def sample_order(self, epoch: int) -> np.ndarray:
+        """The samples of an epoch, in order, for all ranks."""
+        return self._loader._order_of(epoch)
+
+
 def choose_order(order: Any, kwargs: dict[str, Any], loader: Loader) -> tuple[OrderOption, Any, int]:
     """(the core's order, what OwnOrder takes or None, window of pages)."""
     if isinstance(order, OrderOption):

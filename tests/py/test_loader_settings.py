@@ -317,6 +317,22 @@ def test_an_order_that_reads_the_loader(path):
         assert flat(epoch_of(loader)) == list(range(N))
 
 
+def test_the_order_in_force_may_be_looked_at_and_narrowed(path):
+    """As FFCV's users narrow an epoch: both assignments, or one of them."""
+    with Loader(path, 2, order=RANDOM, seed=1) as loader:
+        loader.indices = [3, 4, 5, 6]
+        loader.traversal_order.indices = loader.indices
+        assert loader.traversal_order.sample_order(4).tolist() == reference.shuffled([3, 4, 5, 6], 1, 4)
+        assert sorted(flat(epoch_of(loader))) == [3, 4, 5, 6]
+        loader.traversal_order.indices = [7, 8]
+        assert sorted(flat(epoch_of(loader))) == loader.indices.tolist() == [7, 8]
+        loader.order = [8, 9, 7]
+        assert loader.traversal_order.sample_order(0).tolist() == [8, 7]
+        loader.order = EvenFirst
+        assert isinstance(loader.traversal_order, EvenFirst)
+        assert Loader(path, 2, recompile=True).recompile is True
+
+
 def test_a_class_that_fails_leaves_the_loader_as_it_was(path):
     with Loader(path, 8) as loader:
         with pytest.raises(ZeroDivisionError):
