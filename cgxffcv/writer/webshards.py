@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
+import random
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +14,11 @@ from typing import Any
 
 import numpy as np
 
-TEXT = ("cls", "index", "inx", "id", "count")
+from cgxffcv.wording import add_note
+
+TEXT = ("cls", "cls2", "index", "inx", "id", "count")
+IMAGES = ("jpg", "jpeg", "png", "ppm", "pgm", "pbm", "bmp", "webp")
+CHANNELS = {"l": "L", "rgb": "RGB"}
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MAX_NAMES = 1 << 20  # of one range
 
@@ -49,39 +55,116 @@ def _decode(extension: str, data: bytes) -> Any:
     return data
 
 
+def _image(kind: str) -> Callable[[bytes], Any]:
+    """What `decode(kind)` makes of an image, in WebDataset's words."""
+    known = re.fullmatch("(pil)(l|rgb)?()|()(l|rgb)(8)?", kind)
+    if known is None:
+        raise ValueError(
+            f"decode({kind!r}): images become arrays by 'rgb8', 'rgb', 'l8' or 'l', and Pillow's by 'pil', 'pilrgb' or "
+            "'pill'; a function of ('.EXTENSION', data) may decode anything"
+        )
+
+    opened, channels, eight = known.groups()[:3] if kind.startswith("pil") else known.groups()[3:]
+
+    def decode(data: bytes) -> Any:
+        from PIL import Image  # ImportError names it
+
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            converted = image.convert(CHANNELS[channels or "rgb"])
+        if opened:
+            return converted
+        return np.asarray(converted) if eight else np.asarray(converted, np.float32) / 255
+
+    return decode
+
+
+Samples = Iterator[Any]
+
+
 class Shards:
     """The samples of the shards in order, as dicts {"__key__": KEY, EXTENSION: bytes}.
 
-    `decode`, `rename`, `to_tuple`, `map_tuple` and `map` give a new object that does more to each sample.
+    `decode`, `rename`, `select`, `shuffle`, `to_tuple`, `map_tuple` and `map` give a new object that does more to them.
     """
 
     def __init__(
         self,
         shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-        steps: Sequence[Callable[[Any], Any]] = (),
+        stages: Sequence[Callable[[Samples], Samples]] = (),
+        images: tuple[int, Callable[[bytes], Any]] | None = None,
     ):
+        """images: how those are decoded, behind so many stages, before a function of the user's looks at them."""
         given = [shards] if isinstance(shards, str | os.PathLike) else list(shards)
         self.shards = [name for item in given for name in expand(os.fspath(item))]
-        self.steps = tuple(steps)
+        self.stages, self.images = tuple(stages), images
+
+    def _then(self, stage: Callable[[Samples], Samples]) -> Shards:
+        return Shards(self.shards, (*self.stages, stage), self.images)
+
+    def _each(self, function: Callable[[Any], Any]) -> Shards:
+        return self._then(lambda samples: map(function, samples))
+
+    def _looked_at(self) -> Shards:
+        """With images decoded. Where nobody looks at them they stay bytes, which the file can hold unchanged."""
+        if self.images is None:
+            return self
+        at, decode = self.images
+
+        def decoded(sample: dict[str, Any]) -> dict[str, Any]:
+            return {k: decode(v) if k.rpartition(".")[2] in IMAGES else v for k, v in sample.items()}
+
+        return Shards(self.shards, (*self.stages[:at], lambda samples: map(decoded, samples), *self.stages[at:]))
 
     def map(self, function: Callable[[Any], Any]) -> Shards:
-        return Shards(self.shards, (*self.steps, function))
+        return self._looked_at()._each(function)
 
-    def decode(self, *_: Any) -> Shards:
-        """cls, index, id: int; txt: str; json: parsed; npy: an array; all else stays bytes."""
+    def select(self, predicate: Callable[[Any], Any]) -> Shards:
+        """Only the samples for which it holds."""
+        return self._looked_at()._then(lambda samples: filter(predicate, samples))
+
+    def shuffle(self, size: int = 1000, *_: Any, seed: int = 0, **__: Any) -> Shards:
+        """Each sample is drawn from the next `size` that there are. (A Loader shuffles every epoch in any case.)"""
+
+        def shuffled(samples: Samples) -> Samples:
+            draws, waiting = random.Random(seed), list(itertools.islice(samples, max(size, 1) - 1))
+            for sample in samples:
+                waiting.append(sample)
+                at = draws.randrange(len(waiting))
+                waiting[at], waiting[-1] = waiting[-1], waiting[at]
+                yield waiting.pop()
+            draws.shuffle(waiting)
+            yield from waiting
+
+        return self._then(shuffled)
+
+    def decode(self, *ways: str | Callable[[str, bytes], Any]) -> Shards:
+        """cls, index, id: int; txt: str; json: parsed; npy: an array; all else stays bytes, images too unless a way
+        names what they become ("rgb8", "pil"...) and a function looks at them before they are written.
+
+        ways: of images, or functions (".EXTENSION", data) that are asked first and give None for what is not theirs.
+        """
+        asked = [way for way in ways if callable(way)]
+        kinds = [_image(way) for way in ways if not callable(way)]
+
+        def value_of(extension: str, data: bytes) -> Any:
+            answers = (way(f".{extension}", data) for way in asked)
+            found = next((answer for answer in answers if answer is not None), None)
+            return _decode(extension, data) if found is None else found
 
         def decoded(sample: dict[str, Any]) -> dict[str, Any]:
             try:
-                return {k: v if k.startswith("__") else _decode(k, v) for k, v in sample.items()}
+                return {k: v if k.startswith("__") else value_of(k, v) for k, v in sample.items()}
             except ValueError as error:
                 raise ValueError(f"sample {sample['__key__']!r}: {error}") from error
 
-        return self.map(decoded)
+        done = self._each(decoded)
+        return Shards(done.shards, done.stages, (len(done.stages), kinds[0])) if kinds else done
 
     def to_tuple(self, *names: str) -> Shards:
         """The values under these extensions, also if one text names several, with spaces between them; "jpg;jpeg;png"
-        takes the first that the sample has."""
-        choices = [name.split(";") for text in names for name in text.split()]
+        takes the first that the sample has (":" for ";" too, as FFCV's documentation writes it)."""
+        choices = [re.split("[;:]", name) for text in names for name in text.split()]
 
         def pick(sample: dict[str, Any]) -> tuple[Any, ...]:
             found = []
@@ -93,11 +176,11 @@ class Shards:
                 found.append(sample[known[0]])
             return tuple(found)
 
-        return self.map(pick)
+        return self._each(pick)
 
     def map_tuple(self, *functions: Callable[[Any], Any]) -> Shards:
         """A function for each value; values that have none stay."""
-        return self.map(
+        return self._looked_at()._each(
             lambda sample: (*(f(v) for f, v in zip(functions, sample, strict=False)), *sample[len(functions) :])
         )
 
@@ -109,14 +192,25 @@ class Shards:
             kept = {name: value for name, value in sample.items() if name not in found.values()}
             return {**kept, **{new: sample[old] for new, old in found.items() if old is not None}}
 
-        return self.map(renamed)
+        return self._each(renamed)
 
     def __iter__(self) -> Iterator[Any]:
-        for shard in self.shards:
-            for sample in self._raw(shard):
-                for step in self.steps:
-                    sample = step(sample)
-                yield sample
+        last = ["no sample yet"]
+
+        def read() -> Samples:
+            for shard in self.shards:
+                for sample in self._raw(shard):
+                    last[0] = f"sample {sample['__key__']!r} of {shard}"
+                    yield sample
+
+        samples: Samples = read()
+        for stage in self.stages:
+            samples = stage(samples)
+        try:
+            yield from samples
+        except Exception as error:
+            add_note(error, f"the last that was read: {last[0]}")
+            raise
 
     @staticmethod
     def _raw(shard: str) -> Iterator[dict[str, Any]]:
