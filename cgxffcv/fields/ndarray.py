@@ -35,11 +35,20 @@ def _sides(shape: tuple[int, ...]) -> list[int]:
     return [side for side in shape if side != 1]
 
 
+def _lie_alike(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether the elements of one, row after row, are those of the other beyond doubt: the shapes differ in sides of 1,
+    or one of them is flat. (2, 3) and (3, 2) do not lie alike."""
+    ours, theirs = _sides(shape), _sides(other)
+    flat = len(ours) <= 1 or len(theirs) <= 1
+    return ours == theirs or (flat and math.prod(ours) == math.prod(theirs))
+
+
 class NDArrayField(CoreField):
     """Arrays of one dtype and one shape (1 to 32 dimensions, none of them 0); the file keeps no length for each.
 
     dtype: anything np.dtype takes: bool, integers, floats, complex. shape: a tuple of integers.
-    A value's dtype must be this one, and its shape, but for sides of 1.
+    A value's dtype must be this one, and its shape, but for sides of 1; a flat value fills any shape of as many
+    elements, row after row, and any value a flat shape.
     """
 
     kind = "array"
@@ -62,7 +71,7 @@ class NDArrayField(CoreField):
         array = np.asarray(value)
         if array.dtype != self.dtype:
             raise TypeError(f"an array of {self.dtype} was expected, not of {array.dtype}; astype converts it")
-        if array.shape != self.shape and _sides(array.shape) != _sides(self.shape):
+        if array.shape != self.shape and not _lie_alike(array.shape, self.shape):
             raise ValueError(f"an array of shape {self.shape} was expected, not {array.shape}")
         return np.ascontiguousarray(array).reshape(self.shape)
 

@@ -217,6 +217,8 @@ def test_no_worker_is_left_behind(tmp_path):
         ),
         (NDArrayField("f4", (1,)), np.float32(1.5), np.array([1.5], np.float32)),
         (NDArrayField("f4", (2,)), np.array([[1], [2]], np.float32), np.array([1, 2], np.float32)),
+        (NDArrayField("i2", (2, 2)), np.arange(4, dtype=np.int16), np.array([[0, 1], [2, 3]], np.int16)),
+        (NDArrayField("i2", 4), np.array([[0, 1], [2, 3]], np.int16), np.arange(4, dtype=np.int16)),
         (JSONField(), None, None),
     ],
 )
@@ -275,7 +277,8 @@ def test_long_names_are_cut(tmp_path):
         (BytesField(), 5, "int"),
         (NDArrayField("f4", (2,)), np.zeros(2), "float64"),
         (NDArrayField("f4", (2, 3)), np.zeros((3, 2), np.float32), "shape"),
-        (NDArrayField("f4", (2, 3)), np.zeros(6, np.float32), "shape"),
+        (NDArrayField("f4", (2, 3)), np.zeros(5, np.float32), "shape"),
+        (NDArrayField("f4", (2, 3)), np.zeros((1, 3, 2), np.float32), "shape"),
         (NDArrayField("f4", (2,)), np.zeros(2, ">f4"), ">f4"),
         (JSONField(), {1j}, "not JSON"),
     ],
