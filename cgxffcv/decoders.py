@@ -59,17 +59,20 @@ class NDArrayDecoder(Decoder):
 class BytesDecoder(Decoder):
     """Bytes and JSON fields: uint8, shape (batch, longest value of the file), each row padded with zeros.
 
-    With `lengths=True` the output is a pair (values, lengths), lengths int64 of shape (batch,). JSON text comes
-    without its final NUL.
+    With `lengths=True` the output is a pair (values, lengths), lengths int64 of shape (batch,). With `offsets=True` it
+    is (values, offsets), the values one behind the other in one dimension, value i from offsets[i] to offsets[i + 1],
+    int64 of shape (batch + 1,). JSON text comes without its final NUL.
     """
 
     kinds, code = ("bytes", "json"), "bytes"
 
-    def __init__(self, lengths: bool = False):
-        self.lengths = bool(lengths)
+    def __init__(self, lengths: bool = False, offsets: bool = False):
+        if lengths and offsets:
+            raise ValueError("BytesDecoder gives lengths or offsets, not both")
+        self.lengths, self.offsets = bool(lengths), bool(offsets)
 
     def __repr__(self) -> str:
-        return f"BytesDecoder(lengths={self.lengths})"
+        return f"BytesDecoder(lengths={self.lengths}, offsets={self.offsets})"
 
 
 class JSONDecoder(Decoder):
@@ -238,21 +241,41 @@ class FieldDecoder(Decoder):
         return values
 
 
-def function_address(function: Any) -> int:
-    """Where the machine code of a C function begins: of a numba.cfunc, a function of ctypes or cffi, or a number."""
-    if hasattr(function, "address"):
+def found_address(function: Any) -> int | None:
+    """Where the machine code of a C function begins: of a numba.cfunc, a function of ctypes or cffi. None: it is none
+    of these."""
+    if hasattr(getattr(function, "address", None), "__index__"):
         return operator.index(function.address)
     if isinstance(function, ctypes._CFuncPtr):
         return ctypes.cast(function, ctypes.c_void_p).value or 0
     cffi = sys.modules.get("_cffi_backend")
     if cffi is not None and isinstance(function, cffi.FFI.CData):
         return int(cffi.FFI().cast("uintptr_t", function))
+    return None
+
+
+def function_address(function: Any) -> int:
+    """The same, or a number that is given. TypeError, ValueError: there is no function."""
+    address = found_address(function)
     try:
-        return operator.index(function)
+        address = operator.index(function) if address is None else address
     except TypeError:
         raise TypeError(
             f"{function!r} is no C function: give one of numba.cfunc, ctypes or cffi, or its address"
         ) from None
+    if address == 0:
+        raise ValueError(f"{function!r} is a null pointer")
+    return address
+
+
+def row_shape(shape: Any) -> tuple[int, ...]:
+    return tuple(operator.index(side) for side in np.atleast_1d(shape))
+
+
+def row_dtype(dtype: Any) -> str:
+    if dtype is None or not np.dtype(dtype).isnative:
+        raise ValueError(f"dtype must be of this machine's byte order, not {dtype!r}")
+    return np.dtype(dtype).name
 
 
 class FunctionDecoder(Decoder):
@@ -273,12 +296,7 @@ class FunctionDecoder(Decoder):
 
     def __init__(self, function: Any, shape: tuple[int, ...] = (), dtype: Any = np.uint8):
         self.function, self.address = function, function_address(function)
-        self.shape = tuple(operator.index(side) for side in np.atleast_1d(shape))
-        if dtype is None or not np.dtype(dtype).isnative:
-            raise ValueError(f"dtype must be of this machine's byte order, not {dtype!r}")
-        self.dtype = np.dtype(dtype).name
-        if self.address == 0:
-            raise ValueError(f"{function!r} is a null pointer")
+        self.shape, self.dtype = row_shape(shape), row_dtype(dtype)
 
     def __repr__(self) -> str:
         return f"FunctionDecoder({self.function!r}, shape={self.shape}, dtype={self.dtype})"

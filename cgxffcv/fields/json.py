@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,14 @@ from cgxffcv.fields.base import CoreField, Spec, spec
 def parse_row(row: np.ndarray) -> Any:
     """The value of one row of BytesDecoder: JSON text, padded with zeros. ValueError, RecursionError if it is none."""
     return json.loads(row.tobytes().rstrip(b"\0"))
+
+
+def _array(values: Any) -> Any:
+    return values.detach().cpu().numpy() if hasattr(values, "cpu") else values
+
+
+def _split(values: np.ndarray, offsets: Any) -> list[np.ndarray]:
+    return [values[begin:end] for begin, end in itertools.pairwise(offsets.tolist())]
 
 
 class JSONField(CoreField):
@@ -37,18 +46,20 @@ class JSONField(CoreField):
     def unpack(batch: Any) -> Any:
         """The values of a batch that BytesDecoder made of this field, as a list; of one row its value.
 
-        Takes uint8 arrays and tensors, and the pair that BytesDecoder(lengths=True) gives. (JSONDecoder gives the
-        values themselves.)
+        Takes uint8 arrays and tensors, and the pairs that BytesDecoder(lengths=True) and (offsets=True) give.
+        (JSONDecoder gives the values themselves.)
         """
-        rows = batch[0] if isinstance(batch, tuple) and len(batch) == 2 else batch
-        rows = rows.detach().cpu().numpy() if hasattr(rows, "cpu") else rows
+        pair = isinstance(batch, tuple) and len(batch) == 2
+        rows = _array(batch[0] if pair else batch)
         if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.ndim not in (1, 2):
             what = f"{rows.dtype} of shape {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
             raise TypeError(f"JSONField.unpack takes rows of uint8 as BytesDecoder gives them, not {what}")
+        behind_each_other = pair and rows.ndim == 1 and np.ndim(batch[1]) == 1
+        texts = _split(rows, _array(batch[1])) if behind_each_other else np.atleast_2d(rows)
         values = []
-        for number, row in enumerate(rows if rows.ndim == 2 else rows[None]):
+        for number, row in enumerate(texts):
             try:
                 values.append(parse_row(row))
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"JSONField.unpack: row {number} is no JSON text: {error}") from None
-        return values if rows.ndim == 2 else values[0]
+        return values if rows.ndim == 2 or behind_each_other else values[0]

@@ -162,6 +162,13 @@ def split_lengths(value):
     return values, lengths[:, 0]
 
 
+def join_values(value):
+    values, lengths = value
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths[:, 0], out=offsets[1:])
+    return values[np.arange(values.shape[1]) < lengths], offsets
+
+
 def to_channels_last(batch):
     return (batch[..., None] if batch.ndim == 3 else batch).transpose(0, 3, 1, 2)
 
@@ -176,6 +183,7 @@ class ImageCompiler:
     normalize: tf.NormalizeImage | None = None
     source: str = "uint8"  # what the pixels are in the file
     torch_image: tf.ToTorchImage | None = None
+    functions: list[tf.SampleFunction] = field(default_factory=list)
     tensor: bool = False
     device: tf.ToDevice | None = None
     steps: list[Callable] = field(default_factory=list)
@@ -191,14 +199,27 @@ class ImageCompiler:
             )
         if isinstance(step, tf.LabelOperation):
             raise TypeError(f"pipeline '{self.name}': {step!r} is for fields of int, not image")
-        if self.steps and isinstance(step, tf.NormalizeImage):
+        if isinstance(step, tf.SampleFunction):
+            self.add_function(step)
+        elif self.later and isinstance(step, tf.NormalizeImage):
             self.steps.append(NormalizeBatch(step, 1 if self.planes else 3))
-        elif self.steps and isinstance(step, tf.ImageOperation):
+        elif self.later and isinstance(step, tf.ImageOperation):
             self.add_later(step)
         elif isinstance(step, (tf.ImageOperation, tf.NormalizeImage)):
             (self.add_operation if isinstance(step, tf.ImageOperation) else self.add_normalize)(step)
-        elif self.steps or not self.fuse(step):
+        elif self.steps or (self.functions and not isinstance(step, (tf.ToTensor, tf.ToDevice))) or not self.fuse(step):
             self.steps.append(as_step(self.name, step))
+
+    @property
+    def later(self) -> bool:
+        """Whether what comes now works on whole batches."""
+        return bool(self.steps or self.functions)
+
+    def add_function(self, step: tf.SampleFunction) -> None:
+        """It works on what the core makes, before anything is done to whole batches."""
+        before = [self.torch_image, *(tf.ToTensor(),) * self.tensor, self.device, *self.steps]
+        refuse_late(self.name, step, next((other for other in before if other is not None), None))
+        self.functions.append(step)
 
     @property
     def planes(self) -> bool:
@@ -212,12 +233,12 @@ class ImageCompiler:
         done += [getattr(own, "step", None) for own in self.steps]
         built_in = [other for other in done if isinstance(other, tf.Transform)]
         if built_in or step.phase == "mix" or self.type != self.source:
-            other = built_in[0] if built_in else self.steps[0]
+            other = next(iter([*built_in, *self.functions, *self.steps]))
             raise TypeError(
                 f"pipeline '{self.name}': {step!r} must come before {other!r}; only a step of your own that gives "
                 "arrays of pixels may come before an operation on images that mixes no batch"
             )
-        if not isinstance(self.steps[-1], OperateOnBatch):
+        if not self.steps or not isinstance(self.steps[-1], OperateOnBatch):
             later = [own for part in self.steps if isinstance(part, OperateOnBatch) for own in part.operations]
             before = [*(operation for operation, _ in self.operations), *later]
             self.steps.append(OperateOnBatch(self.name, self.draws, before))
@@ -280,7 +301,8 @@ class ImageCompiler:
         if self.torch_image is not None and self.torch_image.channels_last:
             first.append(to_channels_last)
         if self.tensor and find_torch() is not None:
-            first.append(to_bfloat16 if self.type == "bfloat16" else tf.ToTensor())
+            bits = self.type == "bfloat16" and all(step.dtype is None for step in self.functions)
+            first.append(to_bfloat16 if bits else tf.ToTensor())
         if self.device is not None and self.device.device != "cpu":
             first.append(self.device)
         return moves_last([OnValues(step) for step in first] + self.steps)
@@ -289,6 +311,23 @@ class ImageCompiler:
 def moves_last(steps: list[Callable]) -> list[Callable]:
     """Moves to a device that give no torch tensors come after all other steps, which could not work on those."""
     return sorted(steps, key=lambda step: getattr(getattr(step, "step", None), "comes_last", False))
+
+
+def refuse_late(name: str, step: tf.SampleFunction, other: Any) -> None:
+    """TypeError where another step stands before a C function, which works in the workers."""
+    if other is not None:
+        raise TypeError(
+            f"pipeline '{name}': {step!r} must come before {other!r}: it works on each sample's row, in the workers"
+        )
+
+
+def with_functions(transforms: Sequence) -> list:
+    """C functions as they are given, in what the compiler knows them by."""
+    own = (tf.Transform, dec.Decoder)
+    return [
+        tf.SampleFunction(step) if not isinstance(step, own) and dec.found_address(step) is not None else step
+        for step in transforms
+    ]
 
 
 def as_step(name: str, step) -> Callable:
@@ -304,7 +343,7 @@ def as_step(name: str, step) -> Callable:
 
 def split_decoder(name: str, kind: str, spec: PipelineSpec, own: Field | None) -> tuple[dec.Decoder, list]:
     """The decoder given, or heading the transforms, or the field's own; and the transforms. `own`: a user's field."""
-    decoder, transforms = spec.decoder, list(spec.transforms)
+    decoder, transforms = spec.decoder, with_functions(spec.transforms)
     if decoder is None and transforms and isinstance(transforms[0], dec.Decoder):
         decoder = transforms.pop(0)
     if decoder is None:
@@ -331,6 +370,7 @@ def core_column(
     labels: tuple = (),
     function: dict[str, Any] | None = None,
     crop: dict[str, Any] | None = None,
+    steps: tuple = (),
 ) -> dict[str, Any]:
     """A column as the C loader takes it."""
     return dict(locals())
@@ -353,22 +393,36 @@ def leading_labels(transforms: list) -> list[tf.LabelOperation]:
     return labels
 
 
+def leading_functions(name: str, transforms: list, output: Output) -> list:
+    """Hands C functions to the core, on what the decoder makes; the other transforms."""
+    rest: list = []
+    for step in transforms:
+        if not isinstance(step, tf.SampleFunction):
+            rest.append(step)
+            continue
+        refuse_late(name, step, next(iter([*rest, *output.steps, *output.columns[1:]]), None))
+        output.worker.append(step)
+        output.columns[0]["steps"] += (step.core_step(),)
+    return rest
+
+
 IMAGE_STEPS = (tf.ImageOperation, tf.NormalizeImage)  # which make images of arrays of PIXELS
 
 
 def compile_image(
     name: str, source: str, decoder: dec.Decoder, transforms: Sequence, draws: int, pixels: str = "uint8"
 ) -> Output:
-    compiler = ImageCompiler(name, draws, source=pixels)
+    compiler, worker = ImageCompiler(name, draws, source=pixels), [decoder]
     for step in transforms:
         compiler.add(step)
+        if not compiler.steps and not isinstance(step, (tf.ToTensor, tf.ToDevice)):
+            worker.append(step)
     if isinstance(decoder, dec.ImageDecoder):
         code, options = decoder.code, {"fast_jpeg": decoder.jpeg_mode == "fast", "crop": decoder.crop(draws)}
     else:
         code, options = "array_image", {}
-    column = core_column(source, code, image=compiler.image(), **options)
-    fused = transforms[: len(transforms) - len(compiler.steps)]
-    worker = [decoder, *(step for step in fused if not isinstance(step, (tf.ToTensor, tf.ToDevice)))]
+    steps = tuple(step.core_step() for step in compiler.functions)
+    column = core_column(source, code, image=compiler.image(), steps=steps, **options)
     return Output(name, [column], compiler.all_steps(), worker)
 
 
@@ -405,14 +459,14 @@ def compile_output(
         output.steps.append(DecodeField(decoder, own, source, path_of))
     if isinstance(decoder, dec.JSONDecoder):
         output.steps.append(ParseJSON(source, path_of))
-    if isinstance(decoder, dec.BytesDecoder) and decoder.lengths:
+    if isinstance(decoder, dec.BytesDecoder) and (decoder.lengths or decoder.offsets):
         output.columns.append(core_column(source, "byte_size"))
-        output.steps.append(OnValues(split_lengths))
+        output.steps.append(OnValues(split_lengths if decoder.lengths else join_values))
     if decoder.code == "int":
         labels = leading_labels(transforms)
         output.worker += labels
         output.columns[0] = core_column(source, "int", labels=tuple(core_operation(step, draws) for step in labels))
-    for step in transforms:
+    for step in leading_functions(name, transforms, output):
         if isinstance(step, tf.LabelOperation):
             why = "labels are replaced, then paired once, before all steps but ToTensor"
             why = why if kind == "int" else f"it is for fields of int, not {kind}"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from _cgxffcv import IMAGE_TYPES, devices, tensor_of_buffer
 
-from cgxffcv.decoders import RandomResizedCropRGBImageDecoder
+from cgxffcv.decoders import RandomResizedCropRGBImageDecoder, function_address, row_dtype, row_shape
 from cgxffcv.device import check
 from cgxffcv.interop.torch import find_torch, is_tensor, move
 from cgxffcv.transforms.operations import (
@@ -37,6 +37,7 @@ __all__ = [
     "ModuleWrapper",
     "NormalizeImage",
     "RandomResizedCrop",
+    "SampleFunction",
     "Squeeze",
     "ToDevice",
     "ToTensor",
@@ -288,6 +289,37 @@ class ModuleWrapper(Transform):
 
     def __call__(self, batch):
         return self.module(batch)
+
+
+class SampleFunction(Transform):
+    """A C function that works on each sample's row in the worker threads, any number of which call it at once. It comes
+    behind the decoder and what is fused with it, and before all steps on whole batches.
+
+        int32_t function(void *to, const void *from, uint64_t sample)
+
+    fills `to`, whose bytes are zero before, from the row `from`, both C-contiguous, as it is so far. Another answer
+    than 0 ends the pass with BetonError. A bare function of ctypes, cffi or numba.cfunc in a pipeline says the same
+    as SampleFunction(function).
+
+    Args:
+        function: from numba.cfunc, ctypes or cffi, or its address. It must not touch Python objects.
+        shape, dtype: of the rows that it makes; None: as those that it gets. shape is (), for one value a sample.
+    """
+
+    def __init__(self, function: Any, shape: Any = None, dtype: Any = None):
+        if dtype is not None and shape is None:
+            raise ValueError("SampleFunction: dtype goes with a shape: say both")
+        self.function, self.address = function, function_address(function)
+        self.shape = None if shape is None else row_shape(shape)
+        self.dtype = None if shape is None else row_dtype(np.uint8 if dtype is None else dtype)
+
+    def core_step(self) -> dict[str, Any]:
+        """As the core takes it."""
+        same = self.shape is None
+        return {"address": self.address, "same": same, "dtype": self.dtype or "uint8", "shape": self.shape or ()}
+
+    def _arguments(self) -> str:
+        return f"{self.function!r}" + ("" if self.shape is None else f", shape={self.shape}, dtype={self.dtype}")
 
 
 class MixupToOneHot(Transform):

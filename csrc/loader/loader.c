@@ -67,7 +67,7 @@ static size_t largest_batch(const Loader *loader, const LoaderConfig *config) {
 static size_t choose_ahead(const Loader *loader, const LoaderConfig *config) {
     size_t bytes = 1, ahead = AHEAD;
     if (config->batches_ahead > 0) return config->batches_ahead;
-    for (size_t i = 0; i < loader->pipeline.count; i++) bytes += loader->pipeline.outputs[i].array.sample_bytes;
+    for (size_t i = 0; i < loader->pipeline.count; i++) bytes += loader->pipeline.outputs[i].result.sample_bytes;
     while (ahead > 1 && bytes > AHEAD_BYTES / (ahead + 2) / largest_batch(loader, config)) ahead--;
     return ahead;
 }
@@ -75,7 +75,7 @@ static size_t choose_ahead(const Loader *loader, const LoaderConfig *config) {
 static Status create_slots(Loader *loader, const LoaderConfig *config) {
     size_t *bytes = NULL;
     TRY(memory_alloc(loader->pipeline.count, sizeof *bytes, &bytes));
-    for (size_t i = 0; i < loader->pipeline.count; i++) bytes[i] = loader->pipeline.outputs[i].array.sample_bytes;
+    for (size_t i = 0; i < loader->pipeline.count; i++) bytes[i] = loader->pipeline.outputs[i].result.sample_bytes;
     /* Spare buffers: as many as can be in flight, and the one that the caller looks at (or uploads). */
     SlotsConfig slots = {.batch_size = largest_batch(loader, config),
                          .arrays = loader->pipeline.count,
@@ -169,7 +169,9 @@ void loader_reseed(Loader *loader, uint64_t seed) {
 
 size_t loader_outputs(const Loader *loader) { return loader->pipeline.count; }
 
-const LoaderArray *loader_array(const Loader *loader, size_t output) { return &loader->pipeline.outputs[output].array; }
+const LoaderArray *loader_array(const Loader *loader, size_t output) {
+    return &loader->pipeline.outputs[output].result;
+}
 
 uint64_t loader_samples(const Loader *loader) { return loader->order.count; }
 

@@ -34,6 +34,7 @@ typedef struct Loader Loader;
 
 #define LOADER_MAX_DIMS BETON_MAX_DIMS
 #define LOADER_MAX_LABEL_OPS 8
+#define LOADER_MAX_STEPS 8
 #define LOADER_NO_BATCH UINT64_MAX
 
 /* The order of an epoch is one permutation of the samples in use for all ranks. Global batch g is its slice [g *
@@ -67,6 +68,17 @@ typedef struct LoaderFunction {
     uint64_t shape[LOADER_MAX_DIMS];
 } LoaderFunction;
 
+/* Makes one row, whose bytes are zero before, from the sample's row as it is so far; else as LoaderRow. */
+typedef int32_t (*LoaderMap)(void *to, const void *from, uint64_t sample);
+
+typedef struct LoaderStep {
+    LoaderMap call;
+    bool same;        /* its rows are of the type and shape that it gets */
+    BetonDtype dtype; /* if not: of its rows */
+    int ndim;
+    uint64_t shape[LOADER_MAX_DIMS];
+} LoaderStep;
+
 typedef struct LoaderCrop {
     uint32_t height, width; /* of the result */
     double scale[2];        /* RANDOM: shares of the image's area, the least and the largest */
@@ -89,6 +101,8 @@ typedef struct LoaderOutput {
     int label_count;
     const LoaderFunction *function; /* FUNCTION: borrowed during loader_create */
     const LoaderCrop *crop;         /* CENTER_CROP, RANDOM_CROP: borrowed during loader_create */
+    const LoaderStep *steps;        /* functions of the user's behind the decoder; borrowed during loader_create */
+    int step_count;
 } LoaderOutput;
 
 typedef struct LoaderConfig {

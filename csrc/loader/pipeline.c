@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "base/memory.h"
+#include "loader/steps.h"
 
 #define LEAST_FAIR 8 /* samples for each turn of a worker, however many workers there are */
 
@@ -58,6 +59,8 @@ static Status prepare_output(Pipeline *pipeline, size_t index, const LoaderOutpu
     TRY(check_kind(reader, decoder, output->about));
     output->decoder = decoder;
     TRY(error_at_field(decoder->prepare(pipeline->source, in_use, wish, output), output->about->name));
+    TRY(error_at_field(loader_steps_prepare(wish, output), output->about->name));
+    pipeline->any_steps = pipeline->any_steps || output->step_count > 0;
     output->scratch_at = pipeline->scratch_bytes;
     pipeline->scratch_bytes += (output->scratch_bytes + 63) & ~(size_t)63;
     link_view(pipeline, index);
@@ -112,11 +115,14 @@ void loader_pipeline_scratch_fini(DecoderScratch *scratch) {
     loader_window_fini(&scratch->window);
     memory_free(scratch->buffer);
     memory_free(scratch->own);
+    memory_free(scratch->staged);
+    memory_free(scratch->arrays);
     *scratch = (DecoderScratch){.failed_at = -1};
 }
 
 size_t loader_pipeline_scratch_bytes(const DecoderScratch *scratch) {
-    size_t bytes = scratch->own_bytes + scratch->buffer_bytes + loader_window_bytes(&scratch->window);
+    size_t bytes = scratch->own_bytes + scratch->buffer_bytes + scratch->staged_bytes;
+    bytes += loader_window_bytes(&scratch->window);
     if (scratch->jpeg != NULL) bytes += jpeg_decoder_bytes(scratch->jpeg);
     for (size_t i = 0; i < scratch->outputs; i++) {
         if (scratch->resizers[i] != NULL) bytes += resizer_bytes(scratch->resizers[i]);
@@ -190,7 +196,12 @@ Status loader_pipeline_run(const Pipeline *pipeline, DecoderScratch *scratch, Pi
                           .first = first,
                           .count = count,
                           .arrays = batch->arrays};
-    return with_bytes(pipeline, &chunk, decode_outputs);
+    if (!pipeline->any_steps) return with_bytes(pipeline, &chunk, decode_outputs);
+    scratch->failed_at = (int64_t)first;
+    TRY(loader_steps_stage(&chunk, pipeline->count));
+    TRY(with_bytes(pipeline, &chunk, decode_outputs));
+    chunk.source = pipeline->source;
+    return loader_steps_run(&chunk, pipeline->count, batch->arrays);
 }
 
 Status loader_pipeline_reserve(Pipeline *pipeline, const Traversal *in_use) {
@@ -222,7 +233,7 @@ size_t loader_pipeline_chunk(const Pipeline *pipeline, size_t batch_size, int wo
         if (pipeline->outputs[i].work_bytes > bytes) bytes = pipeline->outputs[i].work_bytes;
         if (pipeline->outputs[i].mixes) least = LEAST_FAIR; /* one more image for each chunk should cost little */
     }
-    for (size_t i = 0; i < pipeline->count; i++) bytes += pipeline->outputs[i].array.sample_bytes;
+    for (size_t i = 0; i < pipeline->count; i++) bytes += pipeline->outputs[i].result.sample_bytes;
     size_t chunk = ((size_t)512 << 10) / (bytes + 64);
     size_t fair = batch_size / (2 * (size_t)workers);
     if (fair < LEAST_FAIR) fair = LEAST_FAIR;

@@ -11,6 +11,7 @@ typedef struct Pipeline {
     size_t count;
     DecoderOutput *outputs; /* owned */
     size_t scratch_bytes;
+    bool any_steps;
     atomic_uint_fast64_t *blanked; /* owned; what DecoderChunk says of it */
     size_t kept_bytes;             /* of decoded values that stay, in all */
 } Pipeline;

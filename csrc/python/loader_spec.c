@@ -99,6 +99,37 @@ static int parse_function(PyObject *value, void *out) {
     return py_spec_fill(&function_table, value, NULL, &column->function);
 }
 
+/* ---- functions behind the decoder ---- */
+
+static int parse_step_address(PyObject *value, void *out) {
+    uint64_t address;
+    if (py_arguments_whole(value, "a function's address", 0, UINT64_MAX, &address) < 0) return -1;
+    *(LoaderMap *)out = (LoaderMap)(uintptr_t)address;
+    return 0;
+}
+
+static int parse_step_shape(PyObject *value, void *out) {
+    LoaderStep *step = out;
+    step->ndim = py_arguments_fill(value, "dimensions of the function's shape", 0, LOADER_MAX_DIMS, parse_function_side,
+                                   step->shape, sizeof *step->shape);
+    return step->ndim < 0 ? -1 : 0;
+}
+
+static const SpecTable step_table = {"a function",
+                                     {SPEC_PARSE_KEY(LoaderStep, call, "address", parse_step_address),
+                                      SPEC_MEMBER(LoaderStep, same), SPEC_ENUM(LoaderStep, dtype, beton_dtype_name),
+                                      SPEC_WHOLE("shape", parse_step_shape)}};
+
+static int parse_step(PyObject *value, void *out) { return py_spec_fill(&step_table, value, NULL, out); }
+
+static int parse_steps(PyObject *value, void *out) {
+    LoaderColumn *column = out;
+    column->output.steps = column->steps;
+    column->output.step_count = py_arguments_fill(value, "functions of a pipeline", 0, LOADER_MAX_STEPS, parse_step,
+                                                  column->steps, sizeof *column->steps);
+    return column->output.step_count < 0 ? -1 : 0;
+}
+
 /* ---- a crop ---- */
 
 static int parse_limits(PyObject *value, void *out) {
@@ -125,7 +156,8 @@ static const SpecTable output_table = {
     "an output",
     {SPEC_MEMBER(LoaderColumn, field), SPEC_ENUM_KEY(LoaderColumn, output.decoder, "decoder", loader_decoder_name),
      SPEC_KEY(LoaderColumn, output.fast_jpeg, "fast_jpeg"), SPEC_WHOLE("image", parse_image),
-     SPEC_WHOLE("labels", parse_labels), SPEC_WHOLE("function", parse_function), SPEC_WHOLE("crop", parse_crop)}};
+     SPEC_WHOLE("labels", parse_labels), SPEC_WHOLE("function", parse_function), SPEC_WHOLE("crop", parse_crop),
+     SPEC_WHOLE("steps", parse_steps)}};
 
 static int parse_output(PyObject *item, void *out) {
     LoaderColumn *column = out;

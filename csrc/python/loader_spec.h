@@ -16,6 +16,7 @@ typedef struct LoaderColumn {
     AugmentOp labels[LOADER_MAX_LABEL_OPS];
     LoaderFunction function;
     LoaderCrop crop;
+    LoaderStep steps[LOADER_MAX_STEPS];
 } LoaderColumn;
 
 typedef struct LoaderSpec {

@@ -236,6 +236,69 @@ static void test_chains_that_are_refused(void) {
     CHECK(augment_create(&chain, &augment) == STATUS_ARGUMENT);
 }
 
+static int32_t sum_of_channel(void *to, const void *from, uint64_t sample) {
+    const float *pixels = from;
+    double sum = (double)sample;
+    for (int i = 0; i < SIDE * SIDE; i++) sum += (double)pixels[i];
+    memcpy(to, &sum, sizeof sum);
+    return 0;
+}
+
+static int32_t twice(void *to, const void *from, uint64_t sample) {
+    double value;
+    (void)sample;
+    memcpy(&value, from, sizeof value);
+    value *= 2;
+    memcpy(to, &value, sizeof value);
+    return 0;
+}
+
+static int32_t refuse_seven(void *to, const void *from, uint64_t sample) {
+    memcpy(to, from, sizeof(int64_t));
+    return sample == 7 ? -2 : 0;
+}
+
+/* Functions behind the decoder, of rows as they come from it, in any number of threads. */
+static void test_functions(int workers) {
+    const LoaderStep steps[] = {
+        {.call = sum_of_channel, .dtype = BETON_F64}, {.call = twice, .same = true}, {.call = twice, .same = true}};
+    LoaderOutput wanted[] = {
+        outputs[0], outputs[1], {.field = "image", .decoder = LOADER_IMAGE, .steps = steps, .step_count = 3}};
+    const AugmentSpec plain = {.type = IMAGE_F32, .layout = IMAGE_CHW};
+    LoaderConfig config = config_of(workers);
+    Loader *loader = NULL;
+    wanted[2].image = &plain;
+    config.outputs = wanted;
+    config.output_count = 3;
+    CHECK_OK(loader_create(&config, &loader));
+    CHECK(loader_array(loader, 2)->ndim == 0 && loader_array(loader, 2)->sample_bytes == sizeof(double));
+    for (uint32_t epoch = 0; epoch < 5; epoch++) {
+        CHECK_OK(loader_begin(loader, &(LoaderPass){.epoch = epoch}));
+        for (;;) {
+            LoaderBatch *batch;
+            CHECK_OK(loader_next(loader, NULL, NULL, &batch));
+            if (batch == NULL) break;
+            const double *sums = batch->arrays[2];
+            CHECK(is_right(batch));
+            for (size_t i = 0; i < batch->count; i++) {
+                const uint64_t id = batch->ids[i];
+                CHECK(sums[i] == 4 * ((double)(SIDE * SIDE * (id % 251)) + (double)id));
+            }
+            loader_batch_release(batch);
+        }
+    }
+    loader_destroy(loader);
+    const LoaderStep bad = {.call = refuse_seven, .same = true};
+    wanted[1] = (LoaderOutput){.field = "label", .decoder = LOADER_INT, .steps = &bad, .step_count = 1};
+    CHECK_OK(loader_create(&config, &loader));
+    LoaderBatch *batch = NULL;
+    CHECK(loader_gather(loader, (const uint64_t[]){3, 7, 9}, 3, 0, false, &batch) == STATUS_FORMAT);
+    CHECK(error_record()->sample == 7 && strstr(error_record()->message, "function 1 returned -2") != NULL);
+    loader_destroy(loader);
+    wanted[1].step_count = LOADER_MAX_STEPS + 1;
+    CHECK(loader_create(&config, &loader) == STATUS_ARGUMENT);
+}
+
 /* A batch much larger than the data takes no more memory than the data. */
 static void test_large_batch(void) {
     Loader *loader = NULL;
@@ -300,6 +363,7 @@ int main(void) {
     test_gather_and_resident();
     test_crops_larger_than_the_image();
     test_chains_that_are_refused();
+    for (int workers = 1; workers <= 4; workers += 3) test_functions(workers);
     test_large_batch();
     test_refusals();
     unlink(path);

@@ -119,6 +119,26 @@ def test_bytes_with_lengths_and_json(mixed):
     assert info == fields["info"][1]
 
 
+def test_values_one_behind_the_other(mixed):
+    path, fields = mixed
+    pipelines = {name: [dec.BytesDecoder(offsets=True)] for name in ("text", "info")}
+    with Loader(path, 5, drop_last=False, ids=True, arrays="numpy", pipelines=pipelines) as loader:
+        names = [output.name for output in loader.outputs]
+        for *batch, ids in loader:
+            values, offsets = batch[names.index("text")]
+            assert values.ndim == 1 and values.dtype == np.uint8 and offsets.dtype == np.int64 and offsets[0] == 0
+            ends = zip(offsets[:-1], offsets[1:], strict=True)
+            assert [values[a:b].tobytes() for a, b in ends] == [fields["text"][1][i] for i in ids]
+            assert JSONField.unpack(batch[names.index("info")]) == [fields["info"][1][i] for i in ids]
+        (values, offsets), *_ = [loader.get_batch([])[names.index("text")]]
+        assert values.shape == (0,) and offsets.tolist() == [0]
+        assert JSONField.unpack((values, offsets)) == []
+    with pytest.raises(ValueError, match="row 1 is no JSON"):
+        JSONField.unpack((np.frombuffer(b"12]", np.uint8), np.array([0, 2, 3])))
+    with pytest.raises(ValueError, match="not both"):
+        dec.BytesDecoder(True, True)
+
+
 def test_json_that_does_not_parse_names_the_sample(tmp_path):
     good = tiny_beton.write(tmp_path / "good.beton", {"info": ("json", [{"a": 1}, {"a": 2}])})
     data = good.read_bytes().replace(b'{"a": 2}', b'{"a": 2]')

@@ -8,9 +8,11 @@ import types
 import numpy as np
 import pytest
 
-from cgxffcv import BetonError, DatasetWriter, Loader, Reader
-from cgxffcv.fields import BytesField, Field, FloatField, IntField, NDArrayField
-from cgxffcv.fields.decoders import BytesDecoder, FieldDecoder, FunctionDecoder
+from cgxffcv import BetonError, DatasetWriter, Loader, OrderOption, Reader
+from cgxffcv import transforms as tf
+from cgxffcv.fields import BytesField, Field, FloatField, IntField, NDArrayField, RGBImageField
+from cgxffcv.fields.decoders import BytesDecoder, FieldDecoder, FunctionDecoder, IntDecoder
+from cgxffcv.pipeline import PipelineSpec
 
 COUNT = 23
 RECORD = np.dtype([("ptr", "<u8"), ("size", "<u8"), ("scale", "<f4"), ("number", "<u4")], align=True)
@@ -261,3 +263,108 @@ def test_machine_code(path, tmp_path):
         with loader_of(path, "scaled", FunctionDecoder(function, (), np.int64)) as loader:
             for sums, ids in loader:
                 assert sums.tolist() == [sum(data_of(i)) for i in ids.tolist()]
+
+
+# ---- C functions behind a decoder ----
+
+MAP = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
+SIDE = 6
+
+
+def row_function(work, count, given, made=None):
+    """A C function of `count` elements of type `given`: what `work(row, sample)` gives, in elements of type `made`."""
+
+    def call(to, source, sample):
+        row = np.ctypeslib.as_array((ctypes.c_uint8 * (count * np.dtype(given).itemsize)).from_address(source))
+        result = np.ascontiguousarray(work(row.view(given), sample), made or given)
+        zeros = ctypes.string_at(to, result.nbytes)
+        assert zeros == bytes(result.nbytes)
+        ctypes.memmove(to, result.ctypes.data, result.nbytes)
+        return 0
+
+    return MAP(call)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "x.beton"
+    pixels = np.random.default_rng(3).integers(0, 256, (COUNT, SIDE, SIDE, 3), np.uint8)
+    fields = {"image": RGBImageField(), "label": IntField(), "array": NDArrayField("float32", (2,))}
+    DatasetWriter(path, fields, progress=False).from_arrays(pixels, np.arange(COUNT), np.zeros((COUNT, 2), np.float32))
+    return path
+
+
+def first_epoch(path, pipelines, **options):
+    pipelines = {**dict.fromkeys(("image", "label", "array")), **pipelines}
+    with Loader(path, 5, 2, pipelines=pipelines, drop_last=False, seed=4, arrays="numpy", **options) as loader:
+        return [np.concatenate(parts) for parts in zip(*loader, strict=True)]
+
+
+@pytest.mark.parametrize("options", [{}, {"resident": True}, {"os_cache": False}, {"order": OrderOption.RANDOM}])
+def test_functions_follow_decoder_and_operations(images, options):
+    """One of the same shape, then one of another, by what stands in front of them alone and behind them on batches."""
+    count, flip = SIDE * SIDE * 3, tf.RandomHorizontalFlip()
+    negative = row_function(lambda row, sample: 255 - row, count, "u1")
+    sums = row_function(lambda row, sample: [row.sum(), sample], count, "u1", "i8")
+    last = row_function(lambda row, sample: row / 2, 2, "i8", "f4")
+    mean = tf.NormalizeImage(3, 2, np.float32)
+    chain = [flip, negative, tf.SampleFunction(sums, 2, np.int64), tf.SampleFunction(last, 2, "float32")]
+    views = {"half": [negative, tf.RandomVerticalFlip(), mean, tf.ToTorchImage(False)], "plain": [flip]}
+    pipelines = {"image": chain, **{name: PipelineSpec("image", None, steps, draws=0) for name, steps in views.items()}}
+    made, ids, half, plain = first_epoch(images, {**pipelines, "label": [IntDecoder()]}, **options)
+    ids = ids[:, 0]
+    assert made.dtype == np.float32 and sorted(ids) == list(range(COUNT))
+    np.testing.assert_array_equal(made, np.stack([(255 - plain.astype(int)).sum((1, 2, 3)), ids], 1) / 2)
+    (wanted,) = first_epoch(images, {"image": [tf.RandomVerticalFlip()]}, **options)
+    np.testing.assert_array_equal(half, np.moveaxis((252 - wanted.astype(np.float32)) / 2, 3, 1))
+
+
+def test_functions_work_on_other_fields_and_mixed_images(images):
+    number = tf.SampleFunction(row_function(lambda row, sample: row * 10 + sample, 1, "i8"))
+    pair = tf.SampleFunction(row_function(lambda row, sample: [sample, 7], 2, "f4"))
+    count = SIDE * SIDE * 3
+    inverse = row_function(lambda row, sample: 255 - row, count, "u1")
+    mix = tf.ImageMixup(1.0, False)
+    chains = {"label": [number, lambda batch: batch + 1], "array": [pair], "image": [mix, inverse]}
+    image, label, array = first_epoch(images, chains)
+    ids = np.arange(COUNT)
+    assert label[:, 0].tolist() == (11 * ids + 1).tolist() and array.tolist() == [[i, 7] for i in range(COUNT)]
+    (mixed,) = first_epoch(images, {"image": [mix]})
+    np.testing.assert_array_equal(image, 255 - mixed)
+    with Loader(images, 5, pipelines={"image": [mix, inverse], "label": None, "array": None}) as loader:
+        assert "SampleFunction" in loader.explain().split("each sample, in a worker")[1]
+
+
+def test_a_functions_answer_ends_the_pass_or_leaves_the_sample_out(images):
+    fail = MAP(lambda to, source, sample: 3 if sample == 12 else 0)
+    alone = {"image": None, "array": None, "label": [tf.SampleFunction(fail)]}
+    with Loader(images, 5, 2, pipelines=alone) as loader:
+        with pytest.raises(BetonError, match="sample 12: field 'label'.*C function 1 returned 3") as caught:
+            list(loader)
+        assert caught.value.sample == 12
+        loader.on_error = "skip"
+        assert [len(batch[0]) for batch in loader] == [5, 5, 4, 5] and loader.stats()["skipped"] == 1
+
+
+def test_functions_that_cannot_work(images):
+    plain = MAP(lambda to, source, sample: 0)
+    step = tf.SampleFunction(plain)
+    for chain in (
+        [tf.ToTensor(), step],
+        [tf.ToTorchImage(), step],
+        [tf.ToDevice("cpu"), step],
+        [lambda batch: batch, plain],
+    ):
+        with pytest.raises(TypeError, match="SampleFunction.* must come before"):
+            Loader(images, 5, pipelines={"image": chain})
+    with pytest.raises(TypeError, match="SampleFunction.* must come before <function"):
+        Loader(images, 5, pipelines={"label": [lambda batch: batch, step]})
+    with pytest.raises(TypeError, match="RandomTranslate.* must come before|works on arrays of"):
+        next(iter(Loader(images, 5, pipelines={"image": [tf.SampleFunction(plain, 2, "f4"), tf.RandomTranslate(2)]})))
+    with pytest.raises((TypeError, ValueError), match="8"):
+        Loader(images, 5, pipelines={"label": [step] * 9})
+    with pytest.raises(MemoryError, match="shape"):
+        Loader(images, 5, pipelines={"label": [tf.SampleFunction(plain, (1 << 40, 1 << 40))]})
+    for wrong, error in (((0,), ValueError), (("sin",), TypeError), ((plain, None, "f4"), ValueError)):
+        with pytest.raises(error):
+            tf.SampleFunction(*wrong)

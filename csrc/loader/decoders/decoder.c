@@ -1,6 +1,7 @@
 /* The table of decoders, and what its entries share. */
 #include "loader/decoders/decoder.h"
 
+#include "base/checked.h"
 #include "base/memory.h"
 
 static const DecoderEntry *const table[] = {
@@ -19,13 +20,27 @@ const char *loader_decoder_name(int decoder) {
     return decoder >= 0 && (size_t)decoder < ENTRIES ? table[decoder]->name : NULL;
 }
 
-void loader_decoder_set_array(DecoderOutput *output, BetonDtype dtype, int ndim, const uint64_t *shape) {
-    LoaderArray *array = &output->array;
-    *array = (LoaderArray){.dtype = dtype, .ndim = ndim, .sample_bytes = beton_dtype_bytes(dtype)};
+LoaderArray loader_decoder_array_of(BetonDtype dtype, int ndim, const uint64_t *shape) {
+    LoaderArray array = {.dtype = dtype, .ndim = ndim, .sample_bytes = beton_dtype_bytes(dtype)};
     for (int i = 0; i < ndim; i++) {
-        array->shape[i] = shape[i];
-        array->sample_bytes *= (size_t)shape[i];
+        array.shape[i] = shape[i];
+        array.sample_bytes *= (size_t)shape[i];
     }
+    return array;
+}
+
+Status loader_decoder_check_rows(BetonDtype dtype, int ndim, const uint64_t *shape) {
+    uint64_t bytes = beton_dtype_bytes(dtype);
+    for (int i = 0; i < ndim; i++) {
+        uint64_t side = shape[i] == 0 ? 1 : shape[i]; /* no array library takes the others at will */
+        if (checked_mul(bytes, side, &bytes) && bytes <= memory_of_machine()) continue;
+        FAIL(STATUS_MEMORY, "a row of the function's shape does not fit this machine's memory");
+    }
+    return STATUS_OK;
+}
+
+void loader_decoder_set_array(DecoderOutput *output, BetonDtype dtype, int ndim, const uint64_t *shape) {
+    output->array = loader_decoder_array_of(dtype, ndim, shape);
 }
 
 Status loader_decoder_buffer(DecoderScratch *scratch, size_t bytes, uint8_t **out) {

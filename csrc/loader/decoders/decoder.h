@@ -15,22 +15,31 @@
 
 typedef struct DecoderEntry DecoderEntry;
 
+/* A function of the user's, and the bytes of the rows that it makes. */
+typedef struct DecoderStep {
+    LoaderMap call;
+    size_t row_bytes;
+} DecoderStep;
+
 /* One array of a batch, and how it is made. */
 typedef struct DecoderOutput {
     size_t field;            /* in the reader */
     const BetonField *about; /* borrowed from the reader */
     const DecoderEntry *decoder;
     /* What `prepare` fills in. */
-    LoaderArray array;
+    LoaderArray array;    /* as the decoder makes it */
     void *state;          /* owned: whatever the decoder knows of this output */
     size_t scratch_bytes; /* memory of this output alone, in each thread */
     size_t work_bytes;    /* what a sample costs, beside writing its row, in bytes that could be copied meanwhile */
     bool mixes;           /* a chunk begins with the sample before its first */
     /* What the pipeline fills in. */
-    size_t scratch_at; /* where its memory begins in the thread's */
-    int next_view;     /* another output of the same decoded values, or -1 */
-    bool is_view;      /* reached through next_view of another */
-    size_t kept_bytes; /* held by `reserve` */
+    LoaderArray result; /* of the batch: `array`, or what the steps make of it */
+    int step_count;
+    DecoderStep steps[LOADER_MAX_STEPS]; /* steps.h */
+    size_t scratch_at;                   /* where its memory begins in the thread's */
+    int next_view;                       /* another output of the same decoded values, or -1 */
+    bool is_view;                        /* reached through next_view of another */
+    size_t kept_bytes;                   /* held by `reserve` */
 } DecoderOutput;
 
 /* One thread's memory. */
@@ -42,6 +51,9 @@ typedef struct DecoderScratch {
     size_t buffer_bytes;
     unsigned char *own; /* owned: the outputs' scratch_bytes */
     size_t own_bytes;
+    unsigned char *staged; /* owned: rows on which steps work, see steps.h */
+    size_t staged_bytes;
+    void **arrays;     /* owned: where decoders write instead of the batch's arrays, one an output */
     Window window;     /* owned: bytes of the chunk's samples, if the source has windows */
     int64_t decode_ns; /* spent in the JPEG decoder since it was last set to 0 */
     int64_t failed_at; /* after a failure: position in the batch */
@@ -102,6 +114,11 @@ LOADER_DECODERS(X)
 const DecoderEntry *loader_decoder_entry(LoaderDecoder decoder);
 
 /* ---- what entries share ---- */
+
+LoaderArray loader_decoder_array_of(BetonDtype dtype, int ndim, const uint64_t *shape);
+
+/* Refuses rows that a user asks for and no machine could hold. */
+Status loader_decoder_check_rows(BetonDtype dtype, int ndim, const uint64_t *shape);
 
 void loader_decoder_set_array(DecoderOutput *output, BetonDtype dtype, int ndim, const uint64_t *shape);
 

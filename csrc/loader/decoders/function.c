@@ -1,7 +1,6 @@
 /* A user's C function, which makes a row from a sample's record and data, in the workers. */
 #include <string.h>
 
-#include "base/checked.h"
 #include "base/memory.h"
 #include "loader/decoders/decoder.h"
 
@@ -12,15 +11,9 @@ static Status function_prepare(const LoaderSource *source, const Traversal *in_u
                                DecoderOutput *output) {
     const LoaderFunction *function = wish->function;
     LoaderRow *state = NULL;
-    uint64_t bytes = function == NULL ? 0 : beton_dtype_bytes(function->dtype);
     (void)source, (void)in_use;
     if (function == NULL || function->call == NULL) FAIL(STATUS_ARGUMENT, "a function decoder needs a function");
-    for (int i = 0; i < function->ndim; i++) {
-        uint64_t side =
-            function->shape[i] == 0 ? 1 : function->shape[i]; /* no array library takes the others at will */
-        if (checked_mul(bytes, side, &bytes) && bytes <= memory_of_machine()) continue;
-        FAIL(STATUS_MEMORY, "a row of the function's shape does not fit this machine's memory");
-    }
+    TRY(loader_decoder_check_rows(function->dtype, function->ndim, function->shape));
     TRY(memory_calloc(1, sizeof *state, &state));
     *state = function->call;
     output->state = state;

@@ -1,0 +1,17 @@
+/* Private to loader/: C functions of the user's, called on each sample's row behind its decoder. The decoders write a
+ * chunk's rows into the thread's memory, where the functions make of them the batch's. */
+#ifndef CGXFFCV_LOADER_STEPS_H
+#define CGXFFCV_LOADER_STEPS_H
+
+#include "loader/decoders/decoder.h"
+
+/* Fills in the output's steps and result; `array` is known. */
+Status loader_steps_prepare(const LoaderOutput *wish, DecoderOutput *output);
+
+/* Makes the chunk's decoders write where the functions will read. */
+Status loader_steps_stage(DecoderChunk *chunk, size_t outputs);
+
+/* Calls the functions of all outputs on the chunk's rows, and writes into the batch's arrays. */
+Status loader_steps_run(const DecoderChunk *chunk, size_t outputs, void *const *arrays);
+
+#endif
