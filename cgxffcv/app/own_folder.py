@@ -180,7 +180,8 @@ def split(labels: Sequence[int], share: float, seed: int) -> np.ndarray:
 
 def _write(path: Path, squares: Squares, names: Sequence[str], config: Config, say: process.Say) -> None:
     fields = {"image": RGBImageField(), "label": IntField()}
-    writer = DatasetWriter(path, fields, num_workers=config.data.num_workers, on_error=config.data.on_error)
+    ways = {"on_error": config.data.on_error, "checksums": config.data.checksums}
+    writer = DatasetWriter(path, fields, num_workers=config.data.num_workers, **ways)
     try:
         report = writer.from_indexed_dataset(squares)
     except _cgxffcv.BetonError as error:
@@ -248,6 +249,8 @@ def _name(config: Config, training: ClassFolder, testing: ClassFolder | None) ->
     d = config.data
     parts: list[Any] = [FORMAT, d.side, *_left_out(d.on_error), training.listing()]
     parts.append([d.val_share, d.split_seed] if testing is None else testing.listing())
+    if d.checksums:
+        parts.append("checksums")
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     label = "".join(char if char.isalnum() else "_" for char in training.root.resolve().name)[:40] or "images"
     return f"{label}-{d.side}px-{digest}"

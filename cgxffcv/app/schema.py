@@ -205,6 +205,9 @@ SCHEMA: dict[str, Param] = {
         "with source folder: stop at an image that cannot be read, or leave it out (skip)",
         *("raise", "skip"),
     ),
+    "data.checksums": boolean(
+        False, "write the .beton files with checksums, so that `cgxffcv verify` finds any changed byte"
+    ),
     "data.url": text(
         "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         "where the official archive is downloaded from; the checksum stays the official one",

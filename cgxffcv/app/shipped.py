@@ -27,8 +27,8 @@ def prepare(config: Config) -> None:
     with alone(Path(d.train_dataset).parent, process.say_here):
         if not any(map(os.path.exists, paths)):
             data = cifar.obtain(d.root, "sample")
-            write(paths[0], data.train_images, data.train_labels, d.num_workers, process.say_here)
-            write(paths[1], data.test_images, data.test_labels, d.num_workers, process.say_here)
+            write(paths[0], data.train_images, data.train_labels, d.num_workers, d.checksums, process.say_here)
+            write(paths[1], data.test_images, data.test_labels, d.num_workers, d.checksums, process.say_here)
 
 
 def suit_cpu(config: Config) -> None:

@@ -10,7 +10,7 @@ import pytest
 from _cgxffcv import CommError, PeerLost
 from checkout import ROOT, environ
 
-from cgxffcv import __version__
+from cgxffcv import Reader, __version__
 from cgxffcv.app import cli, doctor, launch, process
 from cgxffcv.errors import UserError
 
@@ -83,6 +83,10 @@ def test_each_command_of_the_package_is_its_script(tmp_path):
     for words in (["-m", "cgxffcv", "write"], [str(ROOT / "write_datasets.py")]):
         done = command(*words, "--data.source=sample", cwd=tmp_path)
         assert done.returncode == 0 and "data/cifar_test.beton: 1,000 samples" in done.stdout, done.stderr
+        assert not Reader(tmp_path / "data/cifar_test.beton").has_checksums
+    done = command(str(ROOT / "write_datasets.py"), "--data.source=sample", "--data.checksums=true", cwd=tmp_path)
+    assert done.returncode == 0 and Reader(tmp_path / "data/cifar_train.beton").has_checksums, done.stderr
+    assert Reader(tmp_path / "data/cifar_test.beton").has_checksums
     for name, words in (
         ("cgxffcv train", ["-m", "cgxffcv", "train"]),
         ("train_cifar_ffcv_cgx.py", [str(ROOT / "train_cifar_ffcv_cgx.py")]),

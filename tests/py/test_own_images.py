@@ -408,6 +408,12 @@ def test_images_beside_the_classes_are_named(folder):
     assert "1 left out" in said and "stray.png" in said and "README" not in said
 
 
+def test_checksums_are_an_option(folder):
+    files = [prepare(folder, *options)[0].data for options in ((), ("--data.checksums=true",), ())]
+    assert [Reader(data.val_dataset).has_checksums for data in files] == [False, True, False]
+    assert Reader(files[1].train_dataset).has_checksums and files[0].train_dataset == files[2].train_dataset
+
+
 def test_ink_and_grey_images_are_taken(folder):
     pixels = pictures(2, 24, 3)[0]
     Image.fromarray(pixels[0]).convert("CMYK").save(folder / "ant" / "ink.jpg", quality=100)

@@ -21,13 +21,21 @@ from cgxffcv.writer import DatasetWriter
 
 USED = ["data.train_dataset", "data.val_dataset", "data.source", "data.root", "data.url", "data.num_workers"]
 USED += ["data.folder", "data.val_folder", "data.val_share", "data.split_seed", "data.side", "data.on_error"]
-USED += ["log.progress"]
+USED += ["data.checksums", "log.progress"]
 
 
-def write(path: str, images: np.ndarray, labels: np.ndarray, workers: int, say: process.Say = process.say) -> None:
+def write(
+    path: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    workers: int,
+    checksums: bool = False,
+    say: process.Say = process.say,
+) -> None:
     """images: (n, 32, 32, 3) uint8; labels: (n,) whole numbers."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    writer = DatasetWriter(path, {"image": RGBImageField(), "label": IntField()}, num_workers=workers)
+    fields = {"image": RGBImageField(), "label": IntField()}
+    writer = DatasetWriter(path, fields, num_workers=workers, checksums=checksums)
     say(str(writer.from_arrays(image=images, label=labels)))
     keep_names(path, None)
 
@@ -44,6 +52,6 @@ def main(prog: str, arguments: Sequence[str]) -> int:
         raise ConfigError([f"data.train_dataset and data.val_dataset are one file: {d.train_dataset}; name two"])
     interrupts.careful()
     data = cifar.obtain(d.root, d.source, d.url, say=process.say, mode=settings.log.progress)
-    write(d.train_dataset, data.train_images, data.train_labels, d.num_workers)
-    write(d.val_dataset, data.test_images, data.test_labels, d.num_workers)
+    write(d.train_dataset, data.train_images, data.train_labels, d.num_workers, d.checksums)
+    write(d.val_dataset, data.test_images, data.test_labels, d.num_workers, d.checksums)
     return 0
