@@ -39,7 +39,7 @@ static void link_view(Pipeline *pipeline, size_t index) {
     DecoderOutput *own = &pipeline->outputs[index];
     for (size_t i = 0; own->decoder->same_values != NULL && i < index; i++) {
         DecoderOutput *first = &pipeline->outputs[i];
-        if (first->decoder != own->decoder || first->field != own->field || first->is_view) continue;
+        if (first->decoder->decode != own->decoder->decode || first->field != own->field || first->is_view) continue;
         if (!own->decoder->same_values(first, own)) continue;
         own->next_view = first->next_view;
         first->next_view = (int)index;

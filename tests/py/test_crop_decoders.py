@@ -323,6 +323,25 @@ def test_views_are_what_each_would_be_alone(path):
     assert not np.array_equal(together[0], together[3])
 
 
+@needs_jpeg
+def test_views_of_several_decoders_decode_an_image_once(tmp_path):
+    """A damaged image is counted each time that it is decoded."""
+    path, stream = str(tmp_path / "a.beton"), bytearray(_cgxffcv.jpeg_encode(picture(7)))
+    DatasetWriter(path, {"image": RGBImageField("jpg")}, progress=False).from_indexed_dataset([(bytes(stream),)])
+    stream[len(stream) // 2 :] = bytes(len(stream) - len(stream) // 2)
+    with Reader(path) as reader:
+        begin, end = reader.sample_span(0)
+    with open(path, "r+b") as file:
+        file.seek(begin)
+        file.write(stream[: end - begin])
+    random, central = RandomResizedCropRGBImageDecoder(OUT, (0.9, 1.0)), CenterCropRGBImageDecoder(OUT, 1.0)
+    views = {"a": random, "b": central, "c": RandomResizedCropRGBImageDecoder((9, 9), (0.9, 1.0))}
+    pipelines = {"image": None, **{name: PipelineSpec("image", decoder) for name, decoder in views.items()}}
+    with Loader(path, 1, 1, pipelines=pipelines, on_error="zero") as loader:
+        assert not any(array.any() for array in next(iter(loader)))
+        assert loader.stats()["blanked"] == 1
+
+
 def test_a_damaged_image_names_its_sample(tmp_path):
     path = str(tmp_path / "a.beton")
     fields = {"image": RGBImageField(write_mode="jpg")}

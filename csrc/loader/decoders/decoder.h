@@ -91,7 +91,7 @@ struct DecoderEntry {
      * through loader_decoder_fail. */
     Status (*decode)(const DecoderChunk *chunk, const DecoderOutput *output, unsigned char *rows);
 
-    /* NULL, or: whether `other`, of the same field and decoder, differs only in what is done after decoding. */
+    /* NULL, or: whether `other`, of the same field and `decode`, differs only in what is done after decoding. */
     bool (*same_values)(const DecoderOutput *output, const DecoderOutput *other);
 
     /* NULL, or: prepares a thread's scratch_bytes. */
