@@ -443,9 +443,10 @@ class Loader:
         return ids
 
     def stats(self) -> dict[str, Any]:
-        """Counts, seconds (waited by the consumer; worked, of it in the JPEG decoder, and idle by all workers), batch
-        buffers (slots) and bytes of memory; since a setting was last changed, or a pass begun beside another."""
-        return self._core.stats()
+        """Counts, seconds (of the consumer: waited, and spent in steps on whole batches; of all workers: worked, of it
+        in the JPEG decoder, and idle), batch buffers (slots) and bytes of memory; since a setting was last changed, or
+        a pass begun beside another."""
+        return {**self._core.stats(), "step_seconds": self._plan.step_seconds}
 
     def explain(self) -> str:
         """What is done to each sample and each batch, where, and what it takes of memory: a text to print."""

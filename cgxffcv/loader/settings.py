@@ -6,6 +6,7 @@ import hashlib
 import operator
 import os
 import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -89,6 +90,7 @@ class Plan:
         if self.on_error not in ("raise", "zero", "skip"):
             raise ValueError(f"on_error must be 'raise', 'zero' or 'skip', not {self.on_error!r}")
         self._indices: np.ndarray | None = None
+        self.step_seconds = 0.0  # spent in steps on whole batches
         self.num_samples = core.in_file if self.chosen is None else len(self.chosen)
         self.outputs: list[Output] = []
         self.order_option, self.own_order, self.window = OrderOption.SEQUENTIAL, None, 8
@@ -181,10 +183,12 @@ class Plan:
     def finish(self, arrays: tuple, ids: np.ndarray, epoch: int, evaluate: bool) -> tuple:
         """A batch of the core through the steps that are left for Python."""
         entries, column, when = [], 0, Pass(self.seed, epoch, evaluate)
+        start = time.perf_counter()
         for output in self.outputs:
             width = len(output.columns)
             entries.append(output.finish(arrays[column : column + width], ids, when))
             column += width
+        self.step_seconds += time.perf_counter() - start
         if self.ids:
             entries.append(ids)
         return tuple(entries)

@@ -259,6 +259,21 @@ def test_ffcvs_classes_of_orders(path):
         assert flat(ids_of(loader)) == flat(ids_of(other))[:3]
 
 
+def test_ffcvs_permutation_as_an_order(path):
+    """What FFCV 1.0.2 gives for 40 samples and seed 7."""
+    order = {"order": lambda epoch: np.random.default_rng(7 + epoch).permutation(40)}
+    with Loader(path, 4, ids=True, **order) as loader:
+        assert next(iter(loader))[-1].tolist() == [4, 0, 28, 20]
+
+
+def test_the_time_of_steps_is_told(path):
+    ran = []
+    with Loader(path, 4, pipelines={"label": [lambda batch: ran.append(sum(range(10**5))) or batch]}) as loader:
+        assert loader.stats()["step_seconds"] == 0
+        list(loader)
+        assert ran and loader.stats()["step_seconds"] > 0
+
+
 @pytest.mark.parametrize("lengths", [False, True])
 def test_json_is_unpacked(mixed, lengths):
     path, fields = mixed
