@@ -132,14 +132,17 @@ def _pair(values: Any, name: str) -> tuple[float, float]:
     return low, high
 
 
+FILTERS = ("area", "bilinear_antialias", "nearest")
+
+
 class _CropDecoder(ImageDecoder):
     """A rectangle of each image, resampled to `output_size`."""
 
     modes = ("accurate", "fast", "scaled")
 
     def __init__(self, output_size: tuple[int, int], interpolation: str, jpeg_mode: str):
-        if interpolation not in ("area", "bilinear_antialias"):
-            raise ValueError(f"interpolation must be 'area' or 'bilinear_antialias', not {interpolation!r}")
+        if interpolation not in FILTERS:
+            raise ValueError(f"interpolation must be one of {', '.join(map(repr, FILTERS))}, not {interpolation!r}")
         height, width = map(operator.index, _two(output_size, "output_size (height, width)"))
         if not (1 <= height <= 65535 and 1 <= width <= 65535):
             raise ValueError(f"output_size must be (height, width), each in 1..65535, not {output_size!r}")
@@ -148,7 +151,7 @@ class _CropDecoder(ImageDecoder):
 
     def _rectangle(self, draws: int, scale: tuple[float, float], ratio: tuple[float, float]) -> dict[str, Any]:
         height, width = self.output_size
-        how = {"bilinear": self.interpolation != "area", "shrinks": self.jpeg_mode == "scaled"}
+        how = {"filter": self.interpolation, "shrinks": self.jpeg_mode == "scaled"}
         return {"height": height, "width": width, "scale": scale, "ratio": ratio, "list": draws, **how}
 
 
@@ -158,7 +161,8 @@ class CenterCropRGBImageDecoder(_CropDecoder):
     Args:
         output_size: (height, width).
         ratio: the square's side as a share of the image's shorter side, above 0 and at most 1; rounded down.
-        interpolation: "area" (averages), or "bilinear_antialias" (as Pillow's BILINEAR, to within one step of 255).
+        interpolation: "area" (averages), "bilinear_antialias" (as Pillow's BILINEAR, to within one step of 255), or
+            "nearest" (the pixel below the middle, as Pillow's NEAREST: of a mask, whose numbers are classes).
         jpeg_mode: as SimpleRGBImageDecoder's; or "scaled": as "accurate", but where a JPEG's rectangle is at least 2, 4
             or 8 times as large as `output_size` it is decoded at that part of its size, from each block's low
             frequencies. That is faster, and its pixels are some steps away from the average of the whole image's.

@@ -5,9 +5,12 @@
 
 #include "base/cpu.h"
 #include "base/memory.h"
+#include "base/names.h"
 #include "image/resize_private.h"
 
 #define ALIGN_FLOATS 16 /* of a row of sums: 64 bytes */
+
+NAMES_DEFINE(resize_filter_name, "area", "bilinear_antialias", "nearest")
 
 typedef struct Block {
     void *memory; /* owned */

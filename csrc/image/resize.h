@@ -19,8 +19,13 @@ typedef enum ResizeFilter {
     RESIZE_AREA,
     /* A triangle as wide as two source pixels, or two output pixels where those are larger, cut off at the image's
      * edges: antialiased bilinear resampling, as Pillow's but for its rounding between the two axes. */
-    RESIZE_BILINEAR
+    RESIZE_BILINEAR,
+    /* The source pixel below the output pixel's centre, unchanged: for numbers that are no brightness. */
+    RESIZE_NEAREST
 } ResizeFilter;
+
+/* "area", "bilinear_antialias", "nearest"; NULL if there is no such number. */
+const char *resize_filter_name(int filter);
 
 typedef struct ImageSize {
     uint32_t width, height;

@@ -50,10 +50,28 @@ static void weigh_triangle(const ResizeAxis *axis, uint32_t x, double *weights) 
     for (uint32_t k = 0; k < axis->count[x]; k++) weights[k] /= sum;
 }
 
+static void place_nearest(const ResizeAxis *axis, uint32_t x) {
+    const uint64_t at = axis->offset + (2 * (uint64_t)x + 1) * axis->from / (2 * (uint64_t)axis->to);
+    axis->first[x] = (uint32_t)(at / axis->unit);
+    axis->count[x] = 1;
+}
+
+static void weigh_nearest(const ResizeAxis *axis, uint32_t x, double *weights) {
+    (void)axis, (void)x;
+    weights[0] = 1;
+}
+
+static const struct {
+    void (*place)(const ResizeAxis *axis, uint32_t x);
+    void (*weigh)(const ResizeAxis *axis, uint32_t x, double *weights);
+} filters[] = {[RESIZE_AREA] = {place_box, weigh_box},
+               [RESIZE_BILINEAR] = {place_triangle, weigh_triangle},
+               [RESIZE_NEAREST] = {place_nearest, weigh_nearest}};
+
 void resize_axis_place(ResizeAxis *axis, ResizeFilter filter) {
     axis->taps = 0;
     for (uint32_t x = 0; x < axis->to; x++) {
-        (filter == RESIZE_AREA ? place_box : place_triangle)(axis, x);
+        filters[filter].place(axis, x);
         if (axis->count[x] > axis->taps) axis->taps = axis->count[x];
     }
 }
@@ -61,7 +79,7 @@ void resize_axis_place(ResizeAxis *axis, ResizeFilter filter) {
 void resize_axis_weigh(const ResizeAxis *axis, ResizeFilter filter) {
     for (uint32_t x = 0; x < axis->to; x++) {
         double *weights = axis->weights + (size_t)x * axis->taps;
-        (filter == RESIZE_AREA ? weigh_box : weigh_triangle)(axis, x, weights);
+        filters[filter].weigh(axis, x, weights);
         for (uint32_t k = axis->count[x]; k < axis->taps; k++) weights[k] = 0;
     }
 }

@@ -28,6 +28,7 @@
 #include "augment/augment.h"
 #include "base/status.h"
 #include "beton/reader.h"
+#include "image/resize.h"
 #include "loader/decoders/table.h"
 
 typedef struct Loader Loader;
@@ -83,9 +84,9 @@ typedef struct LoaderCrop {
     uint32_t height, width; /* of the result */
     double scale[2];        /* RANDOM: shares of the image's area, the least and the largest */
     double ratio[2]; /* RANDOM: width over height, as scale. CENTER: [0] is the square's share of the shorter side */
-    bool bilinear;   /* antialiased; false: averages over areas */
-    bool shrinks;    /* a JPEG is decoded at half its size, or less, where the rectangle is large enough */
-    uint32_t list;   /* the number of its list of draws, as in augment_draw_index */
+    ResizeFilter filter;
+    bool shrinks;  /* a JPEG is decoded at half its size, or less, where the rectangle is large enough */
+    uint32_t list; /* the number of its list of draws, as in augment_draw_index */
 } LoaderCrop;
 
 /* One array of a batch. */

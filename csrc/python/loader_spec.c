@@ -137,11 +137,11 @@ static int parse_limits(PyObject *value, void *out) {
     return py_arguments_unpack(value, "dd;scale and ratio are tuples of 2", &limits[0], &limits[1]);
 }
 
-static const SpecTable crop_table = {"crop",
-                                     {SPEC_MEMBER(LoaderCrop, height), SPEC_MEMBER(LoaderCrop, width),
-                                      SPEC_PARSE(LoaderCrop, scale, parse_limits),
-                                      SPEC_PARSE(LoaderCrop, ratio, parse_limits), SPEC_MEMBER(LoaderCrop, bilinear),
-                                      SPEC_MEMBER(LoaderCrop, shrinks), SPEC_MEMBER(LoaderCrop, list)}};
+static const SpecTable crop_table = {
+    "crop",
+    {SPEC_MEMBER(LoaderCrop, height), SPEC_MEMBER(LoaderCrop, width), SPEC_PARSE(LoaderCrop, scale, parse_limits),
+     SPEC_PARSE(LoaderCrop, ratio, parse_limits), SPEC_ENUM(LoaderCrop, filter, resize_filter_name),
+     SPEC_MEMBER(LoaderCrop, shrinks), SPEC_MEMBER(LoaderCrop, list)}};
 
 static int parse_crop(PyObject *value, void *out) {
     LoaderColumn *column = out;

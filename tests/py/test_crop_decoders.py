@@ -154,6 +154,23 @@ def test_bilinear_is_antialiased(path, out):
             assert np.abs(got.astype(int) - pillow).max() <= 1
 
 
+@pytest.mark.parametrize("out", [OUT, (224, 224), (1, 1), (7, 300)])
+def test_nearest_pixels_are_pillows(path, out):
+    """But where the middle of an output pixel lies between two of the source, of which the latter is taken; Pillow adds
+    up its steps, and may come to the other one."""
+    with loader_of(path, CenterCropRGBImageDecoder(out, 1.0, "nearest")) as loader, Reader(path) as reader:
+        for i, got in enumerate(batches(loader)[0]):
+            whole = reader[i]["image"]
+            side = min(whole.shape[:2])
+            y, x, h, w = central(*whole.shape[:2], side, side)
+            part = whole[y : y + h, x : x + w]
+            rows, columns = ((2 * np.arange(n) + 1) * side // (2 * n) for n in out)
+            np.testing.assert_array_equal(got, part[rows][:, columns])
+            inside = [(2 * np.arange(n) + 1) * side % (2 * n) != 0 for n in out]
+            pillow = np.asarray(Image.fromarray(part).resize(out[::-1], Image.Resampling.NEAREST))
+            np.testing.assert_array_equal(got[np.ix_(*inside)], pillow[np.ix_(*inside)])
+
+
 EVERY_PROCESSOR = """
 import hashlib, sys
 from cgxffcv import Loader
@@ -161,7 +178,8 @@ from cgxffcv.fields.decoders import CenterCropRGBImageDecoder, RandomResizedCrop
 from cgxffcv.loader import PipelineSpec
 
 outs = [(224, 224), (40, 33), (1, 1), (7, 300), (300, 7), (16, 5), (61, 128)]
-decoders = [cls(out, *ratio, interpolation=filter) for out in outs for filter in ("area", "bilinear_antialias")
+filters = ("area", "bilinear_antialias", "nearest")
+decoders = [cls(out, *ratio, interpolation=filter) for out in outs for filter in filters
             for cls, ratio in ((CenterCropRGBImageDecoder, (0.9,)), (RandomResizedCropRGBImageDecoder, ()))]
 pipelines = {f"{i}": PipelineSpec("image", decoder, draws=i) for i, decoder in enumerate(decoders)}
 with Loader(sys.argv[1], 10, 2, pipelines={"image": None, "label": None, **pipelines}, seed=1) as loader:
@@ -225,6 +243,22 @@ def test_image_and_mask_share_their_draws(path):
         a, b, c = next(iter(loader))
         np.testing.assert_array_equal(a, b)
         assert not np.array_equal(a, c)
+
+
+def test_a_masks_classes_stay_what_they_are(tmp_path):
+    """Image and mask are cut and mirrored alike, and no class comes that was not there."""
+    classes = np.array([0, 7, 200], np.uint8)
+    masks = [np.repeat(classes[picture(i)[..., :1] // 86], 3, 2) for i in range(COUNT)]
+    fields = {"image": RGBImageField(), "mask": RGBImageField()}
+    DatasetWriter(tmp_path / "a", fields, progress=False).from_indexed_dataset(list(zip(masks, masks, strict=True)))
+    decoder, steps = RandomResizedCropRGBImageDecoder(OUT, interpolation="nearest"), [tf.RandomHorizontalFlip()]
+    pipelines = {name: PipelineSpec(name, decoder, steps, draws=0) for name in fields}
+    area = PipelineSpec("mask", RandomResizedCropRGBImageDecoder(OUT), steps, draws=0)
+    with Loader(tmp_path / "a", COUNT, 2, pipelines={**pipelines, "area": area}, seed=SEED) as loader:
+        image, mask, averaged = next(iter(loader))
+    np.testing.assert_array_equal(image, mask)
+    assert set(np.unique(mask)) == set(classes) != set(np.unique(averaged))
+    assert np.mean(np.abs(mask.astype(int) - averaged) > 100) < 0.05  # the same places
 
 
 def test_two_decoders_of_one_field(path):

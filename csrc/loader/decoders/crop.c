@@ -166,9 +166,8 @@ static Status begin_cut(const DecoderChunk *chunk, const DecoderOutput *output, 
     cut->from = (JpegRegion){from.y / shrink, from.x / shrink, jpeg_shrunk(grid.y + from.height, shrink),
                              jpeg_shrunk(grid.x + from.width, shrink)};
     TRY(loader_decoder_resizer(chunk, output, &cut->resizer));
-    return resizer_begin_reduced(cut->resizer, state->crop.bilinear ? RESIZE_BILINEAR : RESIZE_AREA, grid,
-                                 (ImageSize){from.width, from.height}, to, resampled(chunk, output),
-                                 (size_t)to.width * AUGMENT_CHANNELS);
+    return resizer_begin_reduced(cut->resizer, state->crop.filter, grid, (ImageSize){from.width, from.height}, to,
+                                 resampled(chunk, output), (size_t)to.width * AUGMENT_CHANNELS);
 }
 
 static JpegRegion join(JpegRegion one, JpegRegion other) {
