@@ -194,8 +194,8 @@ class ImageCompiler:
     def add(self, step) -> None:
         if isinstance(step, tf.RandomResizedCrop):
             raise TypeError(
-                f"pipeline '{self.name}': {step!r} must come first, behind SimpleRGBImageDecoder; RandomCrop may "
-                "follow others"
+                f"pipeline '{self.name}': {step!r} must come first, behind SimpleRGBImageDecoder or "
+                "NDArrayDecoder; RandomCrop may follow others"
             )
         if isinstance(step, tf.LabelOperation):
             raise TypeError(f"pipeline '{self.name}': {step!r} is for fields of int, not image")
@@ -410,9 +410,16 @@ IMAGE_STEPS = (tf.ImageOperation, tf.NormalizeImage)  # which make images of arr
 
 
 def compile_image(
-    name: str, source: str, decoder: dec.Decoder, transforms: Sequence, draws: int, pixels: str = "uint8"
+    name: str,
+    source: str,
+    decoder: dec.Decoder,
+    transforms: Sequence,
+    draws: int,
+    pixels: str = "uint8",
+    crop: tf.RandomResizedCrop | None = None,
 ) -> Output:
-    compiler, worker = ImageCompiler(name, draws, source=pixels), [decoder]
+    """`crop`: what comes first, of arrays."""
+    compiler, worker = ImageCompiler(name, draws, source=pixels), [decoder, *(() if crop is None else (crop,))]
     for step in transforms:
         compiler.add(step)
         if not compiler.steps and not isinstance(step, (tf.ToTensor, tf.ToDevice)):
@@ -420,7 +427,8 @@ def compile_image(
     if isinstance(decoder, dec.ImageDecoder):
         code, options = decoder.code, {"fast_jpeg": decoder.jpeg_mode == "fast", "crop": decoder.crop(draws)}
     else:
-        code, options = "array_image", {}
+        rectangle = None if crop is None else crop.decoder("accurate").crop(draws)
+        code, options = "array_image", {"crop": rectangle}
     steps = tuple(step.core_step() for step in compiler.functions)
     column = core_column(source, code, image=compiler.image(), steps=steps, **options)
     return Output(name, [column], compiler.all_steps(), worker)
@@ -438,17 +446,14 @@ def compile_output(
     """`dtype`: of a field of arrays."""
     decoder, transforms = split_decoder(name, kind, spec, own)
     source = spec.source or name
-    if (
-        transforms
-        and isinstance(transforms[0], tf.RandomResizedCrop)
-        and isinstance(decoder, dec.SimpleRGBImageDecoder)
-    ):
+    crops = bool(transforms) and isinstance(transforms[0], tf.RandomResizedCrop)
+    if crops and isinstance(decoder, dec.SimpleRGBImageDecoder):
         decoder = transforms.pop(0).decoder(decoder.jpeg_mode)
     if isinstance(decoder, dec.ImageDecoder):
         return compile_image(name, source, decoder, transforms, draws)
-    if type(decoder) is dec.NDArrayDecoder and any(isinstance(step, IMAGE_STEPS) for step in transforms):
+    if type(decoder) is dec.NDArrayDecoder and (crops or any(isinstance(step, IMAGE_STEPS) for step in transforms)):
         pixels = dtype if dtype in PIXELS else "uint8"  # the core refuses others
-        return compile_image(name, source, decoder, transforms, draws, pixels)
+        return compile_image(name, source, decoder, transforms, draws, pixels, transforms.pop(0) if crops else None)
     function = None
     if isinstance(decoder, dec.FunctionDecoder):
         function = {"address": decoder.address, "dtype": decoder.dtype, "shape": decoder.shape}

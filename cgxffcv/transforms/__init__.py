@@ -349,8 +349,9 @@ class MixupToOneHot(Transform):
 
 
 class RandomResizedCrop(Transform):
-    """The random rectangle of RandomResizedCropRGBImageDecoder behind a SimpleRGBImageDecoder, as the first step: the
-    Loader decodes with that one, so that images may have any sizes.
+    """The random rectangle of RandomResizedCropRGBImageDecoder, as the first step: behind a SimpleRGBImageDecoder, in
+    whose place the Loader decodes with that one, so that images may have any sizes; or behind an NDArrayDecoder, of
+    arrays that are images.
 
     Args:
         scale, ratio, interpolation: as the decoder's.

@@ -58,4 +58,20 @@ Status resizer_begin_reduced(Resizer *resizer, ResizeFilter filter, ResizeGrid g
 /* The next `count` rows of the source, at most as many as are left. */
 void resizer_push(Resizer *resizer, const uint8_t *rgb, size_t stride, uint32_t count);
 
+/* ---- other formats ---- */
+
+typedef enum ResizeValue { RESIZE_U8, RESIZE_U16, RESIZE_F32 } ResizeValue;
+
+typedef struct ResizeImage {
+    ResizeValue type;
+    uint32_t channels;
+    ImageSize size;
+    const void *pixels; /* borrowed, not aligned */
+    size_t stride;
+} ResizeImage;
+
+/* An image of any channels and values, by plain loops, to `out`, row after row. Averages over areas of whole numbers
+ * are exact, and rounded as those of 8-bit RGB. */
+Status resize_general(const ResizeImage *image, ResizeFilter filter, ImageSize to, void *out);
+
 #endif

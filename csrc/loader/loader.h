@@ -101,8 +101,9 @@ typedef struct LoaderOutput {
                               * loader_destroy */
     int label_count;
     const LoaderFunction *function; /* FUNCTION: borrowed during loader_create */
-    const LoaderCrop *crop;         /* CENTER_CROP, RANDOM_CROP: borrowed during loader_create */
-    const LoaderStep *steps;        /* functions of the user's behind the decoder; borrowed during loader_create */
+    const LoaderCrop *crop;  /* CENTER_CROP, RANDOM_CROP; ARRAY_IMAGE, if a random rectangle is meant: borrowed during
+                              * loader_create */
+    const LoaderStep *steps; /* functions of the user's behind the decoder; borrowed during loader_create */
     int step_count;
 } LoaderOutput;
 

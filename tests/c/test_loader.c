@@ -299,6 +299,31 @@ static void test_functions(int workers) {
     CHECK(loader_create(&config, &loader) == STATUS_ARGUMENT);
 }
 
+/* Rectangles of images of other formats, in memory that ends with them: what lies around is neither read nor written.
+ */
+static void test_resampling_keeps_within(void) {
+    const size_t bytes_of[] = {[RESIZE_U8] = 1, [RESIZE_U16] = 2, [RESIZE_F32] = 4};
+    for (uint32_t side = 1; side <= 9; side += 4) {
+        for (uint32_t to = 1; to <= 13; to += 3) {
+            for (int type = RESIZE_U8; type <= RESIZE_F32; type++) {
+                const uint32_t channels = 1 + side % 4, width = side + 2;
+                const size_t pixel = channels * bytes_of[type], size = (size_t)side * width * pixel;
+                unsigned char *in = NULL, *out = NULL;
+                CHECK_OK(memory_calloc(size, 1, &in));
+                CHECK_OK(memory_alloc((size_t)to * (to + 1) * pixel, 1, &out));
+                const ResizeImage image = {(ResizeValue)type, channels, {width, side}, in, width * pixel};
+                for (int filter = RESIZE_AREA; filter <= RESIZE_NEAREST; filter++) {
+                    memset(out, 1, (size_t)to * (to + 1) * pixel);
+                    CHECK_OK(resize_general(&image, (ResizeFilter)filter, (ImageSize){to + 1, to}, out));
+                    for (size_t i = 0; i < (size_t)to * (to + 1) * pixel; i++) CHECK(out[i] == 0);
+                }
+                memory_free(in);
+                memory_free(out);
+            }
+        }
+    }
+}
+
 /* A batch much larger than the data takes no more memory than the data. */
 static void test_large_batch(void) {
     Loader *loader = NULL;
@@ -364,6 +389,7 @@ int main(void) {
     test_crops_larger_than_the_image();
     test_chains_that_are_refused();
     for (int workers = 1; workers <= 4; workers += 3) test_functions(workers);
+    test_resampling_keeps_within();
     test_large_batch();
     test_refusals();
     unlink(path);

@@ -22,4 +22,4 @@ def test_every_file_of_operations_has_its_own_number():
 
 
 def test_the_decoders_number_is_known():
-    assert re.search(rf"^\s*{OF_CROPS} /\* of the draws", (CSRC / "loader" / "decoders" / "crop.c").read_text(), re.M)
+    assert f"#define NUMBER {OF_CROPS}\n" in (CSRC / "loader" / "decoders" / "rectangle.c").read_text()

@@ -4,25 +4,31 @@
 
 #include "base/memory.h"
 #include "loader/decoders/pixels.h"
+#include "loader/decoders/rectangle.h"
 
 typedef struct ArrayImage {
     Augment *augment; /* owned */
+    AugmentFormat format;
     int32_t height, width;
-    size_t row_bytes;
+    size_t pixel_bytes, row_bytes;
+    bool crops;
+    LoaderCrop crop;
+    size_t pixels_at; /* where the resampled rectangle lies in the output's scratch memory */
 } ArrayImage;
 
 static const BetonKind kinds[] = {BETON_ARRAY, BETON_TENSOR};
 
 /* Names the first step that asks for an image, what the field holds, and what it would take. */
-static Status refuse(const BetonField *about, const AugmentSpec *image) {
+static Status refuse(const BetonField *about, const AugmentSpec *image, const LoaderCrop *crop) {
     char shape[256] = "";
     size_t used = 0;
     for (int i = 0; i < about->ndim && used < sizeof shape; i++) {
         used += (size_t)snprintf(shape + used, sizeof shape - used, "%s%llu", i == 0 ? "" : ", ",
                                  (unsigned long long)about->shape[i]);
     }
-    const char *step =
-        image != NULL && image->op_count > 0 ? augment_entry(image->ops[0].kind)->name : "NormalizeImage";
+    const char *step = crop != NULL                           ? "RandomResizedCrop"
+                       : image != NULL && image->op_count > 0 ? augment_entry(image->ops[0].kind)->name
+                                                              : "NormalizeImage";
     FAIL(STATUS_TYPE,
          "%s takes images: arrays of uint8, uint16 or float32 and shape (height, width) or (height, width, 1 to %d), "
          "not of %s and shape (%s); a callable on the batch takes any",
@@ -55,16 +61,53 @@ static Status array_image_prepare(const LoaderSource *source, const Traversal *i
     const BetonField *about = output->about;
     (void)source, (void)in_use;
     AugmentFormat format;
-    if (!is_image(about, &format)) return refuse(about, wish->image);
+    if (!is_image(about, &format)) return refuse(about, wish->image, wish->crop);
     TRY(memory_calloc(1, sizeof *state, &state));
     output->state = state;
+    state->format = format;
     state->height = (int32_t)about->shape[0];
     state->width = (int32_t)about->shape[1];
     output->work_bytes = (size_t)about->value_bytes;
-    state->row_bytes = (size_t)state->width * (size_t)format.channels * augment_type_bytes(format.type);
-    TRY(loader_pixels_prepare(wish->image, format, (uint32_t)state->height, (uint32_t)state->width, output,
-                              &state->augment));
+    state->pixel_bytes = (size_t)format.channels * augment_type_bytes(format.type);
+    state->row_bytes = (size_t)state->width * state->pixel_bytes;
+    uint32_t height = (uint32_t)state->height, width = (uint32_t)state->width;
+    if (wish->crop != NULL) {
+        TRY(loader_rectangle_check(wish->crop));
+        state->crops = true;
+        state->crop = *wish->crop;
+        height = wish->crop->height;
+        width = wish->crop->width;
+        output->work_bytes *= 16;
+    }
+    TRY(loader_pixels_prepare(wish->image, format, height, width, output, &state->augment));
     drop_channel(about, wish, output);
+    state->pixels_at = (output->scratch_bytes + 63) & ~(size_t)63;
+    if (state->crops) output->scratch_bytes = state->pixels_at + (size_t)height * width * state->pixel_bytes;
+    return STATUS_OK;
+}
+
+/* The rectangle of the value at `pixels`, resampled, in the thread's memory. */
+static Status resample_array(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const uint8_t *pixels,
+                             AugmentImage *out) {
+    const ArrayImage *state = output->state;
+    const ImageSize whole = {(uint32_t)state->width, (uint32_t)state->height};
+    const ImageSize to = {state->crop.width, state->crop.height};
+    const JpegRegion cut = loader_rectangle_random(chunk, &state->crop, i, whole);
+    const ImageSize from = {cut.width, cut.height};
+    uint8_t *made = chunk->scratch->own + output->scratch_at + state->pixels_at;
+    *out = (AugmentImage){made, to.width * state->pixel_bytes, {0, 0, (int32_t)to.height, (int32_t)to.width}};
+    pixels += cut.y * state->row_bytes + cut.x * state->pixel_bytes;
+    if (!augment_format_rgb(state->format)) {
+        const ResizeValue type = state->format.type == IMAGE_U16   ? RESIZE_U16
+                                 : state->format.type == IMAGE_F32 ? RESIZE_F32
+                                                                   : RESIZE_U8;
+        const ResizeImage image = {type, (uint32_t)augment_channels(state->format), from, pixels, state->row_bytes};
+        return resize_general(&image, state->crop.filter, to, made);
+    }
+    Resizer *resizer;
+    TRY(loader_decoder_resizer(chunk, output, &resizer));
+    TRY(resizer_begin(resizer, state->crop.filter, from, to, made, out->stride));
+    resizer_push(resizer, pixels, state->row_bytes, from.height);
     return STATUS_OK;
 }
 
@@ -85,7 +128,11 @@ static Status array_image_decode_chunk(const DecoderChunk *chunk, const DecoderO
         Status status = loader_source_region(chunk->source, output->field, chunk->ids[i], &region);
         if (status == STATUS_OK && region.size != output->about->value_bytes) status = loader_decoder_fail_changed();
         TRY(loader_decoder_fail(chunk, output, i, "read", status));
-        const AugmentImage image = {region.data, state->row_bytes, {0, 0, state->height, state->width}};
+        AugmentImage image = {region.data, state->row_bytes, {0, 0, state->height, state->width}};
+        if (state->crops) {
+            status = resample_array(chunk, output, i, region.data, &image);
+            TRY(loader_decoder_fail(chunk, output, i, "resize", status));
+        }
         loader_pixels_augment(chunk, output, state->augment, &image, i, NULL, begin);
     }
     return STATUS_OK;
