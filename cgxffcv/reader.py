@@ -17,7 +17,7 @@ from cgxffcv import files
 from cgxffcv.fields.base import ARGUMENT_BYTES, LAYOUT, CoreField, Field
 from cgxffcv.sheet import as_html
 from cgxffcv.tables import Tables, beton_error, status_of
-from cgxffcv.wording import as_table, counted
+from cgxffcv.wording import as_table, counted, noted
 
 DESCRIPTOR_BYTES = 17 + ARGUMENT_BYTES
 CUSTOM_TYPE = 255
@@ -179,14 +179,17 @@ class Reader(Sequence[dict[str, Any]]):
         if info.kind == "tensor":
             return _tensor(value)
         if info.kind == "custom":
-            return self._decode_custom(info.name, value)
+            return self._decode_custom(info.name, value, sample)
         return value
 
-    def _decode_custom(self, name: str, value: tuple[bytes, bytes | None]) -> Any:
+    def _decode_custom(self, name: str, value: tuple[bytes, bytes | None], sample: int) -> Any:
         field = self._custom[name]
         decode = getattr(field, "decode", None)
         record = np.frombuffer(value[0], np.dtype(field.metadata_type))[0]
-        return (record, value[1]) if decode is None else decode(record, value[1])
+        if decode is None:
+            return record, value[1]
+        with noted(f"{self.path}: sample {sample}: field '{name}': {type(field).__name__}.decode"):
+            return decode(record, value[1])
 
     def __len__(self) -> int:
         return self.num_samples

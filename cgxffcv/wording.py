@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 LONGEST = 80
@@ -25,6 +25,16 @@ def add_note(error: BaseException, note: str) -> None:
     """What Python shows below the error, from 3.11 on."""
     with contextlib.suppress(AttributeError, TypeError):  # an exception that takes no attributes
         error.__notes__ = [*getattr(error, "__notes__", ()), note]  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def noted(note: str) -> Iterator[None]:
+    """Adds it to what is raised within."""
+    try:
+        yield
+    except Exception as error:
+        add_note(error, note)
+        raise
 
 
 def counted(number: float, noun: str) -> str:

@@ -21,7 +21,7 @@ from cgxffcv.loader.sources import Readers, absolute, all_paths
 from cgxffcv.pipeline.compile import Output
 from cgxffcv.reader import Reader, check_custom_names, custom_fields_of, layouts_of
 from cgxffcv.sheet import as_html
-from cgxffcv.wording import Told
+from cgxffcv.wording import Told, noted
 
 MAX_EPOCH = 2**32 - 1
 
@@ -376,7 +376,10 @@ class Loader:
         chosen: list[int] = []
         with Loader(**{**self._plan.arguments, **changes}) as scan:
             for values, ids in scan:
-                chosen += [number for value, number in zip(values, ids.tolist(), strict=True) if condition(value)]
+                for value, number in zip(values, ids.tolist(), strict=True):
+                    with noted(f"filter: the condition was asked about sample {number}"):
+                        if condition(value):
+                            chosen.append(number)
         return Loader(**{**self._plan.arguments, "seed": self.seed, "indices": np.array(chosen, dtype=np.int64)})
 
     # ---- state ----

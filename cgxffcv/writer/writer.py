@@ -7,6 +7,7 @@ complete; until then, and after any failure, what was there before stays.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import sys
@@ -25,7 +26,7 @@ from cgxffcv.fields import Field, FloatField, IntField, NDArrayField, RGBImageFi
 from cgxffcv.fields.base import MAX_NAME, CoreField
 from cgxffcv.progress import Progress, is_watched
 from cgxffcv.reader import beton_error
-from cgxffcv.wording import counted, size
+from cgxffcv.wording import counted, noted, size
 from cgxffcv.writer.draws import Draws
 from cgxffcv.writer.rows import Rows
 from cgxffcv.writer.workers import Job, SampleError, run_workers
@@ -77,6 +78,17 @@ class WriteReport:
         text = f"{self.path}: {counted(self.num_samples, 'sample')}, {size(self.num_bytes)}"
         text += f" in {self.seconds:.2f} s ({rate}/s)"
         return text + (f"; {counted(len(self.skipped), 'sample')} left out" if self.skipped else "")
+
+
+def _asked(samples: Iterable[Any]) -> Iterator[Any]:
+    """The samples; what their iteration raises says how far it came."""
+    iterator, end = iter(samples), object()
+    for number in itertools.count():
+        with noted(f"sample {number} was asked for"):
+            sample = next(iterator, end)
+        if sample is end:
+            return
+        yield sample
 
 
 class DatasetWriter:
@@ -198,7 +210,7 @@ class DatasetWriter:
 
     def from_iterable(self, samples: Iterable[Any], length: int | None = None) -> WriteReport:
         """Writes what an iterable gives. length: how many samples that will be, if known."""
-        produce = (lambda value=value: value for value in samples)
+        produce = (lambda value=value: value for value in _asked(samples))
         return self._write(length or 0, lambda run: run.from_samples(produce, 100), total=length)
 
     def from_arrays(self, *columns: Any, **named: Any) -> WriteReport:
@@ -244,7 +256,7 @@ class DatasetWriter:
         source = Shards(shards)
 
         def produce(run: _Run) -> None:
-            run.from_samples((lambda value=value: value for value in pipeline(source)), 100)
+            run.from_samples((lambda value=value: value for value in _asked(pipeline(source))), 100)
 
         return self._write(source.count(), produce)
 

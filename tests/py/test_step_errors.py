@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tiny_beton
 
-from cgxffcv import Loader
+from cgxffcv import DatasetWriter, Loader, Reader
 from cgxffcv import transforms as tf
 from cgxffcv.decoders import BytesDecoder, JSONDecoder
+from cgxffcv.fields import Field, IntField
 from cgxffcv.pipeline.operation import Operation
 
 COUNT = 20
@@ -98,6 +99,32 @@ def test_what_a_step_cannot_work_on(path, field, steps, text):
     others = dict.fromkeys(("image", "label", "text", "more"))
     with pytest.raises(TypeError, match=text), Loader(path, 5, pipelines={**others, field: steps}) as loader:
         next(iter(loader))
+
+
+def test_other_functions_of_the_users_are_told_the_sample(path, tmp_path):
+    class Own(Field):
+        metadata_type = np.dtype([("x", "<i4")])
+
+        def encode(self, destination, value, malloc):
+            destination["x"] = value
+
+        def decode(self, record, data):
+            return 1 // (3 - int(record["x"]))
+
+    def samples():
+        yield from range(4)
+        raise LookupError("no more")
+
+    with Loader(path, 6) as loader, pytest.raises(ZeroDivisionError) as caught:
+        loader.filter("label", lambda label: 1 // int(13 - label[0]))
+    assert caught.value.__notes__ == ["filter: the condition was asked about sample 13"]
+    DatasetWriter(tmp_path / "a", {"own": Own()}, progress=False).from_iterable(range(5))
+    with Reader(tmp_path / "a", {"own": Own}) as reader, pytest.raises(ZeroDivisionError) as caught:
+        list(reader)
+    assert caught.value.__notes__ == [f"{tmp_path / 'a'}: sample 3: field 'own': Own.decode"]
+    with pytest.raises(LookupError) as caught:
+        DatasetWriter(tmp_path / "b", {"n": IntField()}, progress=False).from_iterable(samples())
+    assert caught.value.__notes__ == ["sample 4 was asked for"]
 
 
 def test_both_of_a_pair_become_tensors(path, monkeypatch):
