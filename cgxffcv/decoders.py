@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import operator
 import sys
@@ -61,7 +62,8 @@ class BytesDecoder(Decoder):
 
     With `lengths=True` the output is a pair (values, lengths), lengths int64 of shape (batch,). With `offsets=True` it
     is (values, offsets), the values one behind the other in one dimension, value i from offsets[i] to offsets[i + 1],
-    int64 of shape (batch + 1,). JSON text comes without its final NUL.
+    int64 of shape (batch + 1,): memory goes by what the batch's values have, where rows are as wide as the file's
+    longest. JSON text comes without its final NUL.
     """
 
     kinds, code = ("bytes", "json"), "bytes"
@@ -73,6 +75,11 @@ class BytesDecoder(Decoder):
 
     def __repr__(self) -> str:
         return f"BytesDecoder(lengths={self.lengths}, offsets={self.offsets})"
+
+
+def in_pieces(values: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
+    """The values that lie one behind the other."""
+    return [values[begin:end] for begin, end in itertools.pairwise(offsets.tolist())]
 
 
 class JSONDecoder(Decoder):
@@ -245,6 +252,12 @@ class FieldDecoder(Decoder):
         return values
 
 
+class Address(int):
+    """Where a function begins; keeps it alive, wherever the core knows the address."""
+
+    function: Any = None
+
+
 def found_address(function: Any) -> int | None:
     """Where the machine code of a C function begins: of a numba.cfunc, a function of ctypes or cffi. None: it is none
     of these."""
@@ -258,7 +271,7 @@ def found_address(function: Any) -> int | None:
     return None
 
 
-def function_address(function: Any) -> int:
+def function_address(function: Any) -> Address:
     """The same, or a number that is given. TypeError, ValueError: there is no function."""
     address = found_address(function)
     try:
@@ -269,7 +282,9 @@ def function_address(function: Any) -> int:
         ) from None
     if address == 0:
         raise ValueError(f"{function!r} is a null pointer")
-    return address
+    kept = Address(address)
+    kept.function = function
+    return kept
 
 
 def row_shape(shape: Any) -> tuple[int, ...]:

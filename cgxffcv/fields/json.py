@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from cgxffcv.decoders import in_pieces
 from cgxffcv.fields.base import CoreField, Spec, spec
 
 
@@ -19,10 +19,6 @@ def parse_row(row: np.ndarray) -> Any:
 
 def _array(values: Any) -> Any:
     return values.detach().cpu().numpy() if hasattr(values, "cpu") else values
-
-
-def _split(values: np.ndarray, offsets: Any) -> list[np.ndarray]:
-    return [values[begin:end] for begin, end in itertools.pairwise(offsets.tolist())]
 
 
 class JSONField(CoreField):
@@ -55,7 +51,7 @@ class JSONField(CoreField):
             what = f"{rows.dtype} of shape {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
             raise TypeError(f"JSONField.unpack takes rows of uint8 as BytesDecoder gives them, not {what}")
         behind_each_other = pair and rows.ndim == 1 and np.ndim(batch[1]) == 1
-        texts = _split(rows, _array(batch[1])) if behind_each_other else np.atleast_2d(rows)
+        texts = in_pieces(rows, _array(batch[1])) if behind_each_other else np.atleast_2d(rows)
         values = []
         for number, row in enumerate(texts):
             try:

@@ -31,7 +31,10 @@ def explain(plan: Plan) -> str:
         for array in mine:
             row = int(np.prod(array.shape[1:], dtype=np.int64)) * array.itemsize
             lines.append(f"  {output.name}: {array.dtype} {array.shape[1:]}, {size(row)} a sample")
-        lines.append(f"    each sample, in a worker: {' > '.join(map(called, output.worker))}")
+        if not mine:
+            lines.append(f"  {output.name}: values of any length")
+        if output.worker:
+            lines.append(f"    each sample, in a worker: {' > '.join(map(called, output.worker))}")
         if output.steps:
             lines.append(f"    each batch, where it is asked for: {' > '.join(map(called, output.steps))}")
     stats = plan.core.stats()

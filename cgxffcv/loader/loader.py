@@ -6,13 +6,14 @@ import difflib
 import html
 import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import _cgxffcv
 import numpy as np
 
 from cgxffcv.classes import common_names
+from cgxffcv.decoders import in_pieces
 from cgxffcv.loader.epoch_iterator import EpochIterator
 from cgxffcv.loader.explain import explain
 from cgxffcv.loader.orders import OrderInForce, OrderOption, as_ids
@@ -37,6 +38,13 @@ def _again(arguments: Mapping[str, Any], next_epoch: int) -> Loader:
     loader = Loader(**arguments)
     loader.next_epoch = next_epoch
     return loader
+
+
+def _rows(values: Any, count: int) -> Iterable[Any]:
+    """A batch's values one by one, also of the pairs that BytesDecoder gives."""
+    if not isinstance(values, tuple):
+        return values
+    return in_pieces(*values) if len(values[1]) == count + 1 else zip(*values, strict=True)
 
 
 class Loader:
@@ -376,7 +384,7 @@ class Loader:
         chosen: list[int] = []
         with Loader(**{**self._plan.arguments, **changes}) as scan:
             for values, ids in scan:
-                for value, number in zip(values, ids.tolist(), strict=True):
+                for value, number in zip(_rows(values, len(ids)), ids.tolist(), strict=True):
                     with noted(f"filter: the condition was asked about sample {number}"):
                         if condition(value):
                             chosen.append(number)

@@ -134,7 +134,9 @@ class Plan:
     def compile(self) -> list[Output]:
         fields, path_of = self.core.fields(), self.sources.path_of
         dtypes = self.core.dtypes()
-        return compile_outputs(fields, self.arguments["pipelines"], path_of, self.custom, self.arrays, dtypes)
+        return compile_outputs(
+            fields, self.arguments["pipelines"], path_of, self.custom, self.arrays, dtypes, self.core.values
+        )
 
     def outdated(self) -> bool:
         """Whether the pipelines' decoders and transforms have other values now than when the core was made ready."""

@@ -120,18 +120,35 @@ class OnValues:
         return repr(self.step)
 
 
+Values = Callable[[str, np.ndarray], tuple[np.ndarray, np.ndarray]]  # of a field and samples: bytes and offsets
+
+
+@dataclass(frozen=True)
+class ReadValues:
+    """Values one behind the other, in the place of a batch's rows."""
+
+    name: str
+    read: Values
+
+    def __call__(self, nothing: Any, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.read(self.name, ids)
+
+    def __repr__(self) -> str:
+        return "BytesDecoder(offsets=True)"
+
+
 @dataclass(frozen=True)
 class DecodeField:
-    """Records, and where the field has data their rows and lengths, through a user's decoder."""
+    """Records, and the values of a field that has data, through a user's decoder."""
 
     decoder: dec.FieldDecoder
     field: Field
     name: str
     path_of: Callable[[int], str]
+    read: Values | None
 
-    def __call__(self, values: Any, ids: np.ndarray) -> Any:
-        records, *rest = values if isinstance(values, tuple) else (values,)
-        data = [row[:length] for row, length in zip(rest[0], rest[1][:, 0], strict=True)] if rest else None
+    def __call__(self, records: Any, ids: np.ndarray) -> Any:
+        data = None if self.read is None else dec.in_pieces(*self.read(self.name, ids))
         try:
             return self.decoder.decode_batch(self.field, records.view(self.field.metadata_type)[:, 0], data, ids)
         except dec.SampleError as error:
@@ -160,13 +177,6 @@ class ParseJSON:
 def split_lengths(value):
     values, lengths = value
     return values, lengths[:, 0]
-
-
-def join_values(value):
-    values, lengths = value
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths[:, 0], out=offsets[1:])
-    return values[np.arange(values.shape[1]) < lengths], offsets
 
 
 def to_channels_last(batch):
@@ -442,8 +452,9 @@ def compile_output(
     path_of: Callable[[int], str],
     own: Field | None,
     dtype: str | None = None,
+    read: Values | None = None,
 ) -> Output:
-    """`dtype`: of a field of arrays."""
+    """`dtype`: of a field of arrays; `read`: gives values of any length."""
     decoder, transforms = split_decoder(name, kind, spec, own)
     source = spec.source or name
     crops = bool(transforms) and isinstance(transforms[0], tf.RandomResizedCrop)
@@ -459,14 +470,14 @@ def compile_output(
         function = {"address": decoder.address, "dtype": decoder.dtype, "shape": decoder.shape}
     output = Output(name, [core_column(source, decoder.code, function=function)], worker=[decoder])
     if isinstance(decoder, dec.FieldDecoder):
-        if own.layout()[2] >= 0:
-            output.columns += [core_column(source, "bytes"), core_column(source, "byte_size")]
-        output.steps.append(DecodeField(decoder, own, source, path_of))
+        output.steps.append(DecodeField(decoder, own, source, path_of, read if own.layout()[2] >= 0 else None))
     if isinstance(decoder, dec.JSONDecoder):
         output.steps.append(ParseJSON(source, path_of))
-    if isinstance(decoder, dec.BytesDecoder) and (decoder.lengths or decoder.offsets):
+    if isinstance(decoder, dec.BytesDecoder) and decoder.lengths:
         output.columns.append(core_column(source, "byte_size"))
-        output.steps.append(OnValues(split_lengths if decoder.lengths else join_values))
+        output.steps.append(OnValues(split_lengths))
+    if isinstance(decoder, dec.BytesDecoder) and decoder.offsets and read is not None:
+        output.columns, output.worker, output.steps = [], [], [ReadValues(source, read)]
     if decoder.code == "int":
         labels = leading_labels(transforms)
         output.worker += labels
@@ -522,10 +533,11 @@ def compile_outputs(
     custom: Mapping[str, Field] | None = None,
     arrays: str | None = "numpy",
     dtypes: Mapping[str, str] | None = None,
+    read: Values | None = None,
 ) -> list[Output]:
     """Outputs in the file's order of fields, then those of other names in the order given; None switches one off.
     `path_of` gives the file of a sample, for errors; `arrays` says what outputs without a pipeline are; `dtypes` are
-    those of fields of arrays.
+    those of fields of arrays; `read` gives values of any length.
 
     Raises:
         ValueError: a pipeline of an unknown field. TypeError: an operation that does not fit.
@@ -544,6 +556,6 @@ def compile_outputs(
             raise ValueError(f"pipeline '{name}': no field is named '{source}'; the file has {', '.join(fields)}")
         kind = fields[source]
         draws = images % MAX_SHARED if spec.draws is None else spec.draws
-        outputs.append(compile_output(name, kind, spec, draws, path_of, custom.get(source), dtypes.get(source)))
-        images += outputs[-1].columns[0]["image"] is not None
+        outputs.append(compile_output(name, kind, spec, draws, path_of, custom.get(source), dtypes.get(source), read))
+        images += any(column["image"] is not None for column in outputs[-1].columns)
     return outputs

@@ -10,6 +10,7 @@
 #include "loader/pipeline.h"
 #include "loader/slots.h"
 #include "loader/traversal.h"
+#include "loader/values.h"
 #include "loader/workers.h"
 
 #define MAX_WORKERS 1024
@@ -275,4 +276,17 @@ Status loader_gather(Loader *loader, const uint64_t *ids, size_t count, uint32_t
 done:
     loader_batch_release(batch);
     return status;
+}
+
+/* ---- values of any length ---- */
+
+Status loader_place(const Loader *loader, const char *field, const uint64_t *ids, size_t count, int64_t *offsets) {
+    TRY(check_ids(loader, ids, count, "ids"));
+    return loader_values_place(&loader->source, field, ids, count, offsets);
+}
+
+Status loader_read(const Loader *loader, const char *field, const uint64_t *ids, size_t count, const int64_t *offsets,
+                   unsigned char *out) {
+    TRY(check_ids(loader, ids, count, "ids"));
+    return loader_values_read(&loader->source, field, ids, count, offsets, out);
 }

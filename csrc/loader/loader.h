@@ -212,6 +212,13 @@ void loader_batch_release(LoaderBatch *batch); /* NULL does nothing */
 Status loader_gather(Loader *loader, const uint64_t *ids, size_t count, uint32_t epoch, bool evaluate,
                      LoaderBatch **out);
 
+/* The values of a field of bytes (Bytes, JSON, the data of a user's own), each as long as it is, read by the caller's
+ * thread beside a pass: that of ids[i] lies from offsets[i] to offsets[i + 1]; offsets has count + 1 entries.
+ * loader_place finds the offsets, loader_read the bytes. */
+Status loader_place(const Loader *loader, const char *field, const uint64_t *ids, size_t count, int64_t *offsets);
+Status loader_read(const Loader *loader, const char *field, const uint64_t *ids, size_t count, const int64_t *offsets,
+                   unsigned char *out);
+
 /* The next batch that loader_next would give: what a checkpoint keeps. At the end of a pass (and after it) the first
  * of the next epoch; LOADER_NO_BATCH if there was no pass. */
 typedef struct LoaderPosition {

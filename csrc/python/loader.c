@@ -11,6 +11,7 @@
 #include "python/array.h"
 #include "python/beton_values.h"
 #include "python/loader_spec.h"
+#include "python/loader_values.h"
 
 typedef struct LoaderObject {
     PyObject_HEAD PyObject *file; /* owned: the capsule of `reader`, which several loaders share; NULL after close() */
@@ -402,6 +403,17 @@ static PyObject *loader_gather_(LoaderObject *self, PyObject *args) {
     return result;
 }
 
+static PyObject *loader_values(LoaderObject *self, PyObject *args) {
+    const char *field;
+    PyObject *ids;
+    if (!PyArg_ParseTuple(args, "sO:values", &field, &ids)) return NULL;
+    Loader *loader = claim(self);
+    if (loader == NULL) return NULL;
+    PyObject *result = py_loader_read(py_module_state_of_type(Py_TYPE(self)), loader, field, ids);
+    self->busy = false;
+    return result;
+}
+
 /* ---- what it is ---- */
 
 static PyObject *loader_order_(LoaderObject *self, PyObject *args) {
@@ -501,6 +513,8 @@ static PyMethodDef loader_methods[] = {
      "next()\n--\n\nThe next batch as (arrays, ids), or None at the end of the pass."},
     {"stop", CALL(loader_stop_), METH_NOARGS, "stop()\n--\n\nEnds the pass."},
     {"gather", CALL(loader_gather_), METH_VARARGS, "gather(ids, epoch, evaluate)\n--\n\nOne batch of these samples."},
+    {"values", CALL(loader_values), METH_VARARGS,
+     "values(field, ids)\n--\n\n(bytes, offsets): values of any length, one behind the other."},
     {"reseed", CALL(loader_reseed_), METH_VARARGS, "reseed(seed)\n--\n\nAnother seed; ends the pass."},
     {"order", CALL(loader_order_), METH_VARARGS, "order(epoch)\n--\n\nThe samples of an epoch, all ranks, in order."},
     {"position", CALL(loader_position_), METH_NOARGS,

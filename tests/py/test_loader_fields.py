@@ -1,6 +1,7 @@
 """What the loader's decoders and the steps behind them give, field by field."""
 
 import lzma
+import os
 import sys
 import types
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import tiny_beton
 from loader_data import flat, ids_of, pixels, write_plain
 
+from cgxffcv import BetonError
 from cgxffcv import decoders as dec
 from cgxffcv import transforms as tf
 from cgxffcv.errors import UserError
@@ -137,6 +139,42 @@ def test_values_one_behind_the_other(mixed):
         JSONField.unpack((np.frombuffer(b"12]", np.uint8), np.array([0, 2, 3])))
     with pytest.raises(ValueError, match="not both"):
         dec.BytesDecoder(True, True)
+
+
+def test_a_filter_of_values_of_any_length(mixed):
+    path, fields = mixed
+    long = [i for i, text in enumerate(fields["text"][1]) if len(text) > 2]
+    for decoder, length in ((dec.BytesDecoder(offsets=True), len), (dec.BytesDecoder(True), lambda pair: pair[1])):
+        with Loader(path, 4, pipelines={"text": [decoder]}) as loader:
+            chosen = loader.filter("text", lambda value, length=length: length(value) > 2)
+            assert chosen.indices.tolist() == long
+            assert "values of any length" in loader.explain() or decoder.lengths
+
+
+def test_long_values_take_no_room_for_others(tmp_path):
+    """One of a megabyte among short ones: no row of every batch is as wide."""
+    values = [bytes([i]) * (1 << 20 if i == 50 else i % 5) for i in range(100)]
+    path = tiny_beton.write(tmp_path / "a.beton", {"text": ("bytes", values)})
+    for os_cache in (True, False):
+        pipelines = {"text": [dec.BytesDecoder(offsets=True)]}
+        with Loader(path, 25, 2, os_cache, pipelines=pipelines, ids=True) as loader:
+            for (text, offsets), ids in loader:
+                assert text.tobytes() == b"".join(values[i] for i in ids)
+                assert np.diff(offsets).tolist() == [len(values[i]) for i in ids]
+            assert loader.stats()["memory_peak_bytes"] < 1 << 18
+            assert loader.get_batch([50, 3])[0][1].tolist() == [0, 1 << 20, (1 << 20) + 3]
+    with Loader(path, 25, pipelines=pipelines, order=OrderOption.RANDOM) as loader:
+        os.truncate(path, os.path.getsize(path) // 2)
+        with pytest.raises(BetonError, match="become shorter"):
+            list(loader)
+
+
+def test_values_are_of_fields_of_bytes_and_of_samples_in_the_file(mixed):
+    path, _ = mixed
+    with Loader(path, 4) as loader:
+        for field, ids, error in (("number", [0], ValueError), ("none", [0], ValueError), ("text", [99], IndexError)):
+            with pytest.raises(error):
+                loader._core.values(field, np.array(ids))
 
 
 def test_json_that_does_not_parse_names_the_sample(tmp_path):

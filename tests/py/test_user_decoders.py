@@ -346,6 +346,15 @@ def test_a_functions_answer_ends_the_pass_or_leaves_the_sample_out(images):
         assert [len(batch[0]) for batch in loader] == [5, 5, 4, 5] and loader.stats()["skipped"] == 1
 
 
+def test_the_core_keeps_functions_alive(images):
+    """Its threads may still be calling them when everything else of a loader is gone."""
+    step, decoder = tf.SampleFunction(MAP(lambda *a: 0)), FunctionDecoder(ROW(lambda *a: 0))
+    with Loader(images, 5, pipelines={"label": [step], "image": [decoder]}) as loader:
+        columns = {output.name: output.columns[0] for output in loader.outputs}
+        assert columns["label"]["steps"][0]["address"].function is step.function
+        assert columns["image"]["function"]["address"].function is decoder.function
+
+
 def test_functions_that_cannot_work(images):
     plain = MAP(lambda to, source, sample: 0)
     step = tf.SampleFunction(plain)

@@ -430,6 +430,7 @@ TYPES = {
         "begin": method(a_loader, "begin", 0, 0, False, False, np.arange(4)),
         "next": method(begun_loader, "next"),
         "stop": method(begun_loader, "stop"),
+        "values": method(a_loader, "values", "bytes", np.arange(3)),
         "gather": method(a_loader, "gather", np.arange(3), 0, False),
         "order": method(a_loader, "order", 0),
         "position": method(a_loader, "position"),
