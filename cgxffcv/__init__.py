@@ -6,6 +6,8 @@ say what is wrong where the extension module itself cannot be loaded.
 
 from __future__ import annotations
 
+from cgxffcv.bundled import provide as _provide
+
 TYPE_CHECKING = False  # type checkers take it for typing's, whose import takes time
 
 __version__ = "0.1.0"
@@ -53,6 +55,9 @@ if TYPE_CHECKING:
     from cgxffcv.ranks import launch as launch
     from cgxffcv.reader import Reader as Reader
     from cgxffcv.writer import DatasetWriter as DatasetWriter
+
+
+_provide()
 
 
 def __getattr__(name: str) -> Any:

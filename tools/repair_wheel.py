@@ -7,7 +7,8 @@ auditwheel copies libjpeg-turbo in and names the oldest Linux that the wheel run
 (onednn-cpu-gomp, larger than all of this); cuBLASLt, cuDNN, NCCL and MPI are opened at run time. For each library that
 was copied the licence that its system package brings goes into .dist-info/licenses and is named in METADATA (PEP 639),
 and .dist-info/sboms/cgxffcv.cdx.json (PEP 770, CycloneDX 1.6) says what it is, as it does of CUDA's runtime, which is
-linked into a module with kernels. Needs auditwheel and patchelf.
+linked into a module with kernels. GCC's OpenMP runtime, on which oneDNN stands, is put in under its own name, for
+systems that lack it (cgxffcv/bundled.py). Needs auditwheel and patchelf.
 """
 
 import base64
@@ -37,6 +38,8 @@ KNOWN = {
         ("/usr/share/doc/libgomp1/copyright", "/usr/share/licenses/libgomp/COPYING.RUNTIME"),
     ),
 }
+OPENMP = "libgomp.so.1"
+OPENMP_PLACES = (f"/usr/lib/x86_64-linux-gnu/{OPENMP}", f"/usr/lib64/{OPENMP}")
 # in a module with kernels: the section in which nvcc keeps them, and the library that is linked with them
 KERNELS = b".nv_fatbin"
 RUNTIME = {
@@ -131,11 +134,25 @@ def reach_onednn(module: bytes) -> bytes:
         return path.read_bytes()
 
 
+def openmp(wheel: str) -> bytes:
+    """GCC's OpenMP runtime of this machine, which must run wherever the wheel's name says that it does."""
+    found = next((place for place in map(Path, OPENMP_PLACES) if place.is_file()), None)
+    if found is None:
+        sys.exit(f"repair_wheel: {OPENMP} is at none of {', '.join(OPENMP_PLACES)}")
+    content = found.read_bytes()
+    oldest = int(re.search(r"manylinux_2_(\d+)", wheel)[1])
+    needed = max(int(version) for version in re.findall(rb"\0GLIBC_2\.(\d+)(?=[.\0])", content))
+    if needed > oldest:
+        sys.exit(f"repair_wheel: {found} needs glibc 2.{needed}, and {wheel} is to run with 2.{oldest}")
+    return content
+
+
 def rewrite(wheel: Path, target: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         modes = {item.filename: item.external_attr for item in archive.infolist()}
         files = {item.filename: archive.read(item) for item in archive.infolist() if not item.is_dir()}
     files |= {name: reach_onednn(content) for name, content in files.items() if re.match(r"_cgxffcv.*\.so$", name)}
+    files[f"cgxffcv.libs/{OPENMP}"] = openmp(target.name)
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for path, content in complete(files).items():
             item = zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0))

@@ -1,6 +1,7 @@
 """What an import brings with it: little Python, and no library that can wait until it is needed."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -49,9 +50,9 @@ def told(code):
     return set(modules), maps
 
 
-def test_the_package_alone_is_itself_and_future():
+def test_the_package_alone_is_little_more_than_itself():
     modules, maps = told("import cgxffcv; cgxffcv.__version__; dir(cgxffcv)")
-    assert modules <= {"cgxffcv", "__future__"}
+    assert modules <= {"cgxffcv", "cgxffcv.bundled", "__future__"}
     assert not [name for name in maps if name.startswith(("libdnnl", "libjpeg", "_cgxffcv", *LIBRARIES))]
 
 
@@ -69,3 +70,22 @@ def test_a_part_brings_no_other_part(code, more):
     modules, maps = told(code)
     assert not {name for name in modules for later in LATER | more if name == later or name.startswith(f"{later}.")}
     assert not [name for name in maps if name.startswith(LIBRARIES)]
+
+
+@pytest.mark.parametrize("name", ["libcgxffcvtest.so.1", "libm.so.6"])
+def test_the_wheels_library_is_taken_where_the_system_has_none(tmp_path, name):
+    """Its own first: libm's name, which every system knows, is here that of a library without libm's functions."""
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc")
+    path = tmp_path / name
+    command = ["gcc", "-shared", "-nostdlib", "-x", "c", "-", f"-Wl,-soname,{name}", "-o", str(path)]
+    subprocess.run(command, input="int cgxffcv_test(void) { return 3; }", text=True, check=True)
+    code = f"from cgxffcv import bundled; bundled.provide({str(path)!r}); print(open('/proc/self/maps').read())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (str(path) in done.stdout) == (name == "libcgxffcvtest.so.1")
+
+
+def test_without_a_library_in_the_wheel_nothing_is_loaded():
+    code = "import sys; from cgxffcv import bundled; bundled.provide('/nowhere/x.so'); print('ctypes' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

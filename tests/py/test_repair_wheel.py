@@ -79,3 +79,15 @@ def test_a_licence_that_is_not_here_ends_it(files, monkeypatch):
     monkeypatch.setattr(repair_wheel, "KNOWN", {"libjpeg": ("libjpeg-turbo", "IJG", ("/nowhere",))})
     with pytest.raises(SystemExit, match="the licence of libjpeg-0b4c.so.62.3.0 is at none of /nowhere"):
         repair_wheel.complete(files)
+
+
+def test_the_openmp_runtime_runs_where_the_wheel_does(tmp_path, monkeypatch):
+    library = tmp_path / "libgomp.so.1"
+    library.write_bytes(b"\x7fELF\0GLIBC_2.4\0GLIBC_2.2.5\0GLIBC_2.17\0")
+    monkeypatch.setattr(repair_wheel, "OPENMP_PLACES", ("/nowhere", str(library)))
+    assert repair_wheel.openmp("cgxffcv-0.1.0-cp313-cp313-manylinux_2_17_x86_64.whl") == library.read_bytes()
+    with pytest.raises(SystemExit, match=r"needs glibc 2\.17, and .* is to run with 2\.5"):
+        repair_wheel.openmp("cgxffcv-0.1.0-cp313-cp313-manylinux_2_5_x86_64.whl")
+    monkeypatch.setattr(repair_wheel, "OPENMP_PLACES", ("/nowhere",))
+    with pytest.raises(SystemExit, match="at none of /nowhere"):
+        repair_wheel.openmp("cgxffcv-0.1.0-cp313-cp313-manylinux_2_17_x86_64.whl")
