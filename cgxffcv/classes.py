@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 from collections.abc import Iterable, Sequence
 from os import PathLike
@@ -36,6 +36,11 @@ def write_names(path: str | PathLike[str], names: Sequence[str]) -> None:
     files.write(where, "".join(f"{name}\n" for name in plain_names(names, where)))
 
 
+def _is_absent(error: OSError) -> bool:
+    """Also beside a .beton file whose own name is as long as names may be."""
+    return error.errno in (errno.ENOENT, errno.ENAMETOOLONG)
+
+
 def read_names(path: str | PathLike[str]) -> tuple[str, ...] | None:
     """The names of the classes of the .beton file `path`; None if no file has them. DataError if that file is no list
     of names."""
@@ -43,8 +48,10 @@ def read_names(path: str | PathLike[str]) -> tuple[str, ...] | None:
     try:
         with files.open_plain(where, "rb") as file:
             data = file.read(MOST_BYTES + 1)
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        if _is_absent(error):
+            return None
+        raise
     try:
         names = tuple(data.decode().splitlines())
     except UnicodeDecodeError as error:
@@ -90,5 +97,8 @@ def keep_names(path: str | PathLike[str], names: Sequence[str] | None) -> None:
     if names is not None:
         write_names(path, names)
         return
-    with contextlib.suppress(FileNotFoundError):
+    try:
         os.unlink(names_file(path))
+    except OSError as error:
+        if not _is_absent(error):
+            raise

@@ -16,17 +16,18 @@ import numpy as np
 
 if TYPE_CHECKING:
     from cgxffcv.interop.ddp.state import CGXState, cgx_hook
-    from cgxffcv.interop.loader import Loader
+    from cgxffcv.loader.lightning import Loader
 
 __all__ = ["CGXState", "Loader", "cgx_hook", "find_torch", "is_tensor", "move", "to_bfloat16", "without_gradients"]
 
-_LATER = {"CGXState": "ddp.state", "Loader": "loader", "cgx_hook": "ddp.state"}
+_HOOK = "cgxffcv.interop.ddp.state"
+_LATER = {"CGXState": _HOOK, "Loader": "cgxffcv.loader.lightning", "cgx_hook": _HOOK}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"cgxffcv.interop.{_LATER[name]}"), name)
+    return getattr(importlib.import_module(_LATER[name]), name)
 
 
 @functools.cache

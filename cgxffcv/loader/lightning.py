@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cgxffcv import loader, place
+from cgxffcv import place
+from cgxffcv.loader import loader
 
 __all__ = ["Loader"]
 

@@ -27,11 +27,8 @@ typedef struct BatchObject {
     pid_t process;                    /* that made it; a forked child must not touch its locks */
 } BatchObject;
 
-static const ArrayType array_types[BETON_DTYPES] = {
-    [BETON_BOOL] = ARRAY_BOOL, [BETON_I8] = ARRAY_I8,    [BETON_U8] = ARRAY_U8,   [BETON_I16] = ARRAY_I16,
-    [BETON_U16] = ARRAY_U16,   [BETON_I32] = ARRAY_I32,  [BETON_U32] = ARRAY_U32, [BETON_I64] = ARRAY_I64,
-    [BETON_U64] = ARRAY_U64,   [BETON_F16] = ARRAY_F16,  [BETON_F32] = ARRAY_F32, [BETON_F64] = ARRAY_F64,
-    [BETON_C64] = ARRAY_C64,   [BETON_C128] = ARRAY_C128};
+/* reader.c holds the two lists of types to be one. */
+static ArrayType array_type(BetonDtype dtype) { return (ArrayType)dtype; }
 
 static PyObject *raise_status(PyObject *self, Status status) {
     ModuleState *state = py_module_state_of_type(Py_TYPE(self));
@@ -119,7 +116,7 @@ static PyObject *wrap_output(const LoaderArray *array, size_t count, void *data,
     int64_t shape[ARRAY_MAX_DIMS + 1];
     shape[0] = (int64_t)count;
     for (int i = 0; i < array->ndim; i++) shape[i + 1] = (int64_t)array->shape[i];
-    return py_array_wrap(array_types[array->dtype], array->ndim + 1, shape, NULL, data, holder, true);
+    return py_array_wrap(array_type(array->dtype), array->ndim + 1, shape, NULL, data, holder, true);
 }
 
 static PyObject *wrap_outputs(const Loader *loader, const LoaderBatch *batch, PyObject *holder) {
