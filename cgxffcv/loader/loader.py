@@ -17,7 +17,7 @@ from cgxffcv.decoders import in_pieces
 from cgxffcv.loader.epoch_iterator import EpochIterator
 from cgxffcv.loader.explain import explain
 from cgxffcv.loader.orders import OrderInForce, OrderOption, as_ids
-from cgxffcv.loader.settings import Plan, Setting
+from cgxffcv.loader.settings import OS_CACHE, Plan, Setting
 from cgxffcv.loader.sources import Readers, absolute, all_paths
 from cgxffcv.pipeline.compile import Output
 from cgxffcv.reader import Reader, check_custom_names, custom_fields_of, layouts_of
@@ -69,7 +69,8 @@ class Loader:
         batch_size: samples a batch, on each rank.
         num_workers: threads; below 1: as many as processors.
         os_cache: False, for data larger than memory: workers read their samples into memory of their own, where they
-            would map the file, and the next batch's are asked for ahead, by whole pages with QUASI_RANDOM.
+            would map the file, and the next batch's are asked for ahead, by whole pages with QUASI_RANDOM. True,
+            unless FFCV_DEFAULT_CACHE_PROCESS=1 is set when cgxffcv is imported.
         order: an OrderOption; or an array of sample numbers, a sampler, a callable or an object or class with
             `sample_order(epoch)`, each giving the samples of an epoch for all ranks; those that are not among `indices`
             are left out. A class is called with the Loader, whose attributes (indices, seed, reader...) it may read.
@@ -109,7 +110,7 @@ class Loader:
         fname: str | os.PathLike | Sequence[str | os.PathLike],
         batch_size: int,
         num_workers: int = -1,
-        os_cache: bool = True,
+        os_cache: bool = OS_CACHE,
         order: Any = OrderOption.SEQUENTIAL,
         distributed: bool = False,
         seed: int | None = None,

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from cgxffcv.loader.loader import Loader
 
 LARGEST_SEED = 2**64 - 1
+# FFCV's variable, which scripts of clusters set; as there, what it says when the package is imported.
+OS_CACHE = os.environ.get("FFCV_DEFAULT_CACHE_PROCESS", "0").strip() in ("", "0")
 
 
 def warn(text: str) -> None:

@@ -76,6 +76,29 @@ def test_a_file_that_is_cut_while_it_is_read(path, tmp_path):
             list(loader)
 
 
+DEFAULTS = """
+import sys
+from cgxffcv import Loader
+print(Loader(sys.argv[1], 8).os_cache, Loader(sys.argv[1], 8, os_cache=True).os_cache)
+"""
+
+
+@pytest.mark.parametrize("said, os_cache", [(None, True), ("0", True), ("", True), ("1", False)])
+def test_ffcvs_variable_is_the_default(path, said, os_cache):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment.pop("FFCV_DEFAULT_CACHE_PROCESS", None)
+    environment |= {} if said is None else {"FFCV_DEFAULT_CACHE_PROCESS": said}
+    done = subprocess.run(
+        [sys.executable, "-c", DEFAULTS, path],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.stdout.split() == [str(os_cache), "True"], done.stderr
+
+
 LIMITED = """
 import resource, sys
 import numpy as np
