@@ -28,8 +28,9 @@ static Status place_values(const LoaderSource *source, size_t field, const char 
     uint64_t end = 0;
     offsets[0] = 0;
     for (size_t i = 0; i < count; i++) {
+        const uint64_t sample = ids[i]; /* in Python, others may write */
         BetonRegion region = {0};
-        TRY(at_value(source, name, ids[i], beton_reader_region(source->reader, field, ids[i], &region)));
+        TRY(at_value(source, name, sample, beton_reader_region(source->reader, field, sample, &region)));
         if (!checked_add(end, region.size, &end) || end > INT64_MAX) {
             FAIL(STATUS_MEMORY, "%zu values of '%s' have more bytes than any machine", count, name);
         }
@@ -60,9 +61,9 @@ static Status copy_values(const LoaderSource *source, size_t field, const char *
     Status status = STATUS_OK;
     Window window = {0};
     for (size_t i = 0; status == STATUS_OK && i < count; i++) {
-        const uint64_t bytes = (uint64_t)(offsets[i + 1] - offsets[i]);
-        status = copy_value(source, &window, field, ids[i], bytes, out + offsets[i]);
-        status = at_value(source, name, ids[i], status);
+        const uint64_t sample = ids[i], bytes = (uint64_t)(offsets[i + 1] - offsets[i]);
+        status = copy_value(source, &window, field, sample, bytes, out + offsets[i]);
+        status = at_value(source, name, sample, status);
     }
     loader_window_fini(&window);
     return status;

@@ -10,6 +10,7 @@
 #include "python/arguments.h"
 #include "python/array.h"
 #include "python/beton_values.h"
+#include "python/loader_files.h"
 #include "python/loader_spec.h"
 #include "python/loader_values.h"
 
@@ -176,35 +177,6 @@ static PyObject *new_of_file(PyTypeObject *type, PyObject *file) {
     return (PyObject *)self;
 }
 
-/* Opens the file, or the files as one; `paths` is a tuple of bytes. */
-static Status open_files(PyObject *paths, const BetonCustom *customs, size_t custom_count, BetonReader **out) {
-    const size_t count = (size_t)PyTuple_GET_SIZE(paths);
-    const char **texts = NULL;
-    Status status;
-    TRY(memory_alloc(count, sizeof *texts, &texts));
-    for (size_t i = 0; i < count; i++) texts[i] = PyBytes_AS_STRING(PyTuple_GET_ITEM(paths, (Py_ssize_t)i));
-    Py_BEGIN_ALLOW_THREADS status = beton_reader_open_set(texts, count, customs, custom_count, out);
-    Py_END_ALLOW_THREADS memory_free(texts);
-    return status;
-}
-
-/* One path, or a sequence of them, as a tuple of bytes. */
-static PyObject *paths_of(PyObject *given) {
-    const bool many = PyTuple_Check(given) || PyList_Check(given);
-    PyObject *list = many ? py_arguments_tuple(given, "paths", 1, PY_SSIZE_T_MAX) : PyTuple_Pack(1, given);
-    PyObject *paths = list == NULL ? NULL : PyTuple_New(PyTuple_GET_SIZE(list));
-    for (Py_ssize_t i = 0; paths != NULL && i < PyTuple_GET_SIZE(list); i++) {
-        PyObject *path = NULL;
-        if (!PyUnicode_FSConverter(PyTuple_GET_ITEM(list, i), &path)) {
-            Py_CLEAR(paths);
-        } else {
-            PyTuple_SET_ITEM(paths, i, path);
-        }
-    }
-    Py_XDECREF(list);
-    return paths;
-}
-
 static PyObject *loader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"path", "custom", NULL};
     PyObject *path = NULL, *specs = NULL;
@@ -212,13 +184,13 @@ static PyObject *loader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     BetonCustom *customs = NULL;
     size_t count = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O", names, &path, &specs)) return NULL;
-    PyObject *paths = paths_of(path);
+    PyObject *paths = py_loader_paths(path);
     if (paths == NULL) return NULL;
     if (specs != NULL && py_beton_customs_of(specs, &customs, &count) < 0) {
         Py_DECREF(paths);
         return NULL;
     }
-    Status status = open_files(paths, customs, count, &reader);
+    Status status = py_loader_open(paths, customs, count, &reader);
     Py_DECREF(paths);
     memory_free(customs);
     if (status != STATUS_OK) {
