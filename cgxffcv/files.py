@@ -61,9 +61,11 @@ def naming(path: str | PathLike[str]) -> Iterator[None]:
 def open_plain(path: str | PathLike[str], mode: str, follow: bool = True, **options: Any) -> IO[Any]:
     """open(), but for plain files only: OSError for a FIFO, which would wait for ever, a socket or a device.
 
+    A number is no name: open() would take it for a descriptor, and close that in the end.
+
     follow: whether the name may be that of a symbolic link; not where others could have planted one.
     """
-    return open(path, mode, opener=functools.partial(_open_plain, follow=follow), **options)
+    return open(os.fspath(path), mode, opener=functools.partial(_open_plain, follow=follow), **options)
 
 
 def _open_plain(path: str, flags: int, follow: bool = True) -> int:

@@ -17,7 +17,7 @@ from cgxffcv import files
 from cgxffcv.fields.base import ARGUMENT_BYTES, LAYOUT, CoreField, Field
 from cgxffcv.sheet import as_html
 from cgxffcv.tables import Tables, beton_error, status_of
-from cgxffcv.wording import as_table, counted, noted
+from cgxffcv.wording import as_table, brief, counted, noted
 
 DESCRIPTOR_BYTES = 17 + ARGUMENT_BYTES
 CUSTOM_TYPE = 255
@@ -48,6 +48,8 @@ class FieldInfo:
 
 def custom_fields_of(path: str, classes: Mapping[str, Any]) -> dict[str, Field]:
     """The user's own fields of the file, made from the arguments in its header. Lenient: the core checks the file."""
+    if not isinstance(classes, Mapping):
+        raise TypeError(f"custom_fields must be a dict or None, not {brief(classes)}")
     found: dict[str, Field] = {}
     with files.open_plain(path, "rb") as file:
         head = file.read(24)

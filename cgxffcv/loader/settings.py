@@ -20,7 +20,7 @@ from cgxffcv.loader.ranks import choose_ranks
 from cgxffcv.loader.sources import Sources
 from cgxffcv.pipeline.compile import Output, compile_outputs
 from cgxffcv.pipeline.later import Pass
-from cgxffcv.wording import counted
+from cgxffcv.wording import brief, counted
 
 if TYPE_CHECKING:
     from cgxffcv.fields.base import Field
@@ -54,6 +54,9 @@ def choose_seed(seed: int | None, world_size: int, order: Any) -> int:
 
 def copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What the user may go on changing is copied, and what is given back cannot be changed."""
+    for name in ("pipelines", "custom_fields", "order_kwargs"):
+        if arguments[name] is not None and not isinstance(arguments[name], Mapping):
+            raise TypeError(f"{name} must be a dict or None, not {brief(arguments[name])}")
     pipelines = arguments["pipelines"] or {}
     fixed = {name: tuple(steps) if isinstance(steps, list) else steps for name, steps in pipelines.items()}
     kwargs = MappingProxyType(dict(arguments["order_kwargs"] or {}))

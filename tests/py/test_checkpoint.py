@@ -298,3 +298,11 @@ def test_full_disk(tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_number_is_no_path():
+    """It would be a descriptor, which was closed in the end."""
+    here, _ = os.pipe()
+    with pytest.raises(TypeError):
+        checkpoint.load(here)
+    os.close(here)
