@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up a checkout: system packages through apt where they are missing, .venv, the package in it.
-# usage: tools/setup.sh [test|site|torch]     (instead, into .venv: the tools of the tests or of the site, or PyTorch)
+# usage: tools/setup.sh [test|site|tensorboard|beside|torch]     (instead, into .venv: what pyproject.toml lists so)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -129,7 +129,7 @@ package() {
 mkdir -p build
 LOG=$PWD/build/setup.log
 : >"$LOG"
-if [[ ${1:-} =~ ^(test|site|tensorboard)$ ]]; then
+if [[ ${1:-} =~ ^(test|site|tensorboard|beside)$ ]]; then
     [ -e "$VENV/.$1-tools" ] && exit 0
     say "installing the packages of [$1]"
     mapfile -t packages < <(requirements "$1")
