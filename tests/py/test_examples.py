@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,11 @@ from _cgxffcv import build_info
 from checkout import ROOT, environ
 
 EXAMPLES = ROOT / "examples"
+
+
+def needs(name):
+    """They are not imported here: their threads would be in the way of other tests' forks."""
+    return pytest.mark.skipif(find_spec(name) is None, reason=f"{name} is not installed")
 
 
 def run(*words, cwd):
@@ -59,8 +65,8 @@ def test_allreduce_arrays(tmp_path):
     assert exact < 1e-6 < narrow < 0.16 and fed < 0.1  # 2 bits alone: 0.9
 
 
+@needs("jax")
 def test_jax_training(tmp_path):
-    pytest.importorskip("jax", reason="jax is not installed")
     if shutil.which("mpirun") is None or not build_info()["mpi"]:
         pytest.skip("mpirun or a build with MPI is not there")
     out = run("-m", "cgxffcv", "launch", "-np", "2", str(EXAMPLES / "jax_training.py"), str(tmp_path), cwd=tmp_path)
@@ -85,8 +91,8 @@ def test_cupy_statistics(tmp_path):
     assert [float(value) for value in told] == pytest.approx(expected, abs=0.006)
 
 
+@needs("sklearn")
 def test_digits(tmp_path):
-    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     if not build_info()["onednn"]:
         pytest.skip("this build has no oneDNN")
     out = run(str(EXAMPLES / "digits.py"), str(tmp_path), cwd=tmp_path)
