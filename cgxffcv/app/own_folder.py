@@ -178,7 +178,10 @@ def split(labels: Sequence[int], share: float, seed: int) -> np.ndarray:
     return chosen
 
 
-def _write(path: Path, squares: Squares, names: Sequence[str], config: Config, say: process.Say) -> None:
+def _write(
+    path: Path, squares: Squares, names: Sequence[str], config: Config, say: process.Say, whole: bool = False
+) -> None:
+    """whole: some image of each class must be left."""
     fields = {"image": RGBImageField(), "label": IntField()}
     ways = {"on_error": config.data.on_error, "checksums": config.data.checksums}
     writer = DatasetWriter(path, fields, num_workers=config.data.num_workers, **ways)
@@ -188,9 +191,13 @@ def _write(path: Path, squares: Squares, names: Sequence[str], config: Config, s
         reason = error.reason if error.reason.startswith(str(squares.paths[error.sample])) else str(error)
         raise DataError(f"{reason}; mend or remove it, or leave such images out: --data.on_error=skip") from error
     _tell(report, say)
-    left = len(squares) - len(report.skipped)
-    if left == 0:
-        raise DataError(f"{path}: none of the {counted(len(squares), 'image')} can be read")
+    bad = {skipped.index for skipped in report.skipped}
+    kept = {label for index, label in enumerate(squares.labels) if index not in bad}
+    lost = set(squares.labels) - kept
+    if lost and (whole or not kept):
+        path.unlink()
+        of_class = f" of class {names[min(lost)]!r}" if kept else ""
+        raise DataError(f"{path}: none of the images{of_class} can be read")
     write_names(path, names)
 
 
@@ -298,7 +305,7 @@ def _make(folder: Path, config: Config, training: ClassFolder, testing: ClassFol
             f"note: {len(others):,} left out (files with no image's ending, images of no class, links to folders): "
             f"{', '.join(others[:TOLD])}{more}"
         )
-    _write(folder / "train.beton", rest, training.classes, config, say)
+    _write(folder / "train.beton", rest, training.classes, config, say, whole=True)
     _write(folder / "test.beton", tested, training.classes, config, say)
 
 

@@ -377,6 +377,18 @@ def test_an_image_that_cannot_be_read_stops_or_is_left_out(folder, name, small_l
         assert len(train) + len(test) == 24
 
 
+def test_a_class_of_which_nothing_can_be_read(folder):
+    for image in (folder / "bee").iterdir():
+        image.write_bytes(b"not an image")
+    with pytest.raises(DataError, match="none of the images of class 'bee' can be read"):
+        prepare(folder, "--data.on_error=skip")
+    assert not list((folder.parent / "data").rglob("*.beton"))
+    for image in folder.rglob("*.png"):
+        image.write_bytes(b"not an image")
+    with pytest.raises(DataError, match="none of the images can be read"):
+        prepare(folder, "--data.on_error=skip")
+
+
 def test_what_was_left_out_is_taken_once_it_can_be_read(folder):
     def count():
         c, _ = prepare(folder, "--data.on_error=skip")
