@@ -161,7 +161,7 @@ def read(path: str | PathLike[str]) -> RunRecord:
     try:
         with files.open_plain(log, "r", encoding="utf-8") as file:
             lines = file.readlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{os.fspath(path)}: no {LOG} there; name a run's log folder (log.dir)") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{log}: cannot be read: {error}") from None

@@ -146,8 +146,9 @@ def test_logs_that_are_none(tmp_path, text, wanted):
     (tmp_path / "run.jsonl").write_text(text)
     with pytest.raises(UserError, match=wanted):
         runs.read(tmp_path)
-    with pytest.raises(UserError, match="no run.jsonl there"):
-        runs.read(tmp_path / "other")
+    for other in ("other", "run.jsonl/best.safetensors"):
+        with pytest.raises(UserError, match="no run.jsonl there"):
+            runs.read(tmp_path / other)
 
 
 @pytest.mark.parametrize(
