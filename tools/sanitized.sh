@@ -8,7 +8,8 @@ PYTHON=$PWD/.venv/bin/python
 OUT=$PWD/build/sanitized
 # No mpirun below a preloaded sanitizer, and nothing that enters the C core with good input only, or not at all.
 TESTS=(tests/py)
-for test in augment.py::test_instruction_sets_agree_to_the_bit quantize.py::test_every_half_converts_as_in_numpy; do
+for test in augment.py::test_instruction_sets_agree_to_the_bit quantize.py::test_every_half_converts_as_in_numpy \
+    image_limit.py::test_resident_images_beyond_the_machines_memory; do
     TESTS+=("--deselect=tests/py/test_$test")
 done
 for name in ascii bench_allreduce bench_cifar bench_json bench_loader bench_rival bench_table build cifar cli config \

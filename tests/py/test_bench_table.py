@@ -231,7 +231,7 @@ def test_an_interrupted_table_leaves_no_process(tmp_path, number, code):
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    log, deadline = tmp_path / "k" / "plain" / "run.jsonl", time.monotonic() + 60
+    log, deadline = tmp_path / "k" / "plain" / "run.jsonl", time.monotonic() + 240
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     asked.send_signal(number)

@@ -42,7 +42,8 @@ def test_ranks_wait_for_the_one_that_writes(tmp_path):
         for _ in range(3)
     ]
     said = [rank.communicate(timeout=120)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0, 0] and sorted(map(bool, said)) == [False, False, True]
+    assert [rank.returncode for rank in ranks] == [0, 0, 0]
+    assert sum("samples" in text for text in said) == 1, said  # others may tell that they wait
     with Reader(tmp_path / PAIR[0]) as train, Reader(tmp_path / PAIR[1]) as test:
         assert (len(train), len(test)) == (5000, 1000)
 
