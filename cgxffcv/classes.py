@@ -10,7 +10,16 @@ from os import PathLike
 from cgxffcv import files
 from cgxffcv.errors import DataError
 
-__all__ = ["check_names", "common_names", "keep_names", "names_file", "plain_names", "read_names", "write_names"]
+__all__ = [
+    "check_names",
+    "check_same",
+    "common_names",
+    "keep_names",
+    "names_file",
+    "plain_names",
+    "read_names",
+    "write_names",
+]
 
 MOST_BYTES = 1 << 20
 
@@ -72,6 +81,16 @@ def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def check_same(names: Sequence[str], where: str, others: Sequence[str], there: str) -> None:
+    """DataError if a number that both lists have is another class in each."""
+    for number, (name, other) in enumerate(zip(names, others, strict=False)):
+        if name != other:
+            raise DataError(
+                f"{where}: class {number} is {name!r}, but {other!r} in {there}: the same label would mean two "
+                "classes; number them alike (folders: the same sub-folders in each, empty ones, too)"
+            )
+
+
 def common_names(paths: Iterable[str | PathLike[str]]) -> tuple[str, ...] | None:
     """The names that .beton files have for the same labels: of those that have any, the longest list. None if none has.
     DataError if a label means one class in one file and another class in another."""
@@ -81,12 +100,7 @@ def common_names(paths: Iterable[str | PathLike[str]]) -> tuple[str, ...] | None
         names = read_names(path)
         if names is None:
             continue
-        for number, (one, other) in enumerate(zip(found or (), names, strict=False)):
-            if one != other:
-                raise DataError(
-                    f"{names_file(path)}: class {number} is {other!r}, but {one!r} in {where}: the same label would "
-                    "mean two classes; number them alike (folders: the same sub-folders in each, empty ones, too)"
-                )
+        check_same(names, names_file(path), found or (), where)
         if found is None or len(names) > len(found):
             found, where = names, names_file(path)
     return found

@@ -45,6 +45,11 @@ class Classifier:
         return f"<Classifier {self.name}: recipe {self.recipe.name}, {self.network!r}>"
 
     @property
+    def names(self) -> tuple[str, ...] | None:
+        """The names of the classes that the checkpoint has itself; None if it has none."""
+        return self._names
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, by their numbers: the checkpoint's; without any CIFAR-10's for ten classes of its
         size, else the numbers."""

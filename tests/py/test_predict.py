@@ -1,6 +1,7 @@
 """A trained network from its checkpoint alone: in Python, and `cgxffcv predict`."""
 
 import json
+import os
 import shutil
 
 import _cgxffcv
@@ -11,8 +12,10 @@ from trainings import finish
 
 from cgxffcv import checkpoint, cifar, nn, recipes
 from cgxffcv.app import cli
+from cgxffcv.app.commands import predict
 from cgxffcv.checkpoint import CheckpointError
-from cgxffcv.errors import UserError
+from cgxffcv.classes import write_names
+from cgxffcv.errors import DataError, UserError
 from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.train import Trainer
 from cgxffcv.writer import DatasetWriter
@@ -188,6 +191,11 @@ def test_pictures_of_other_sizes(network, tmp_path, capsys):
     assert lines[0].split(": ")[1].split()[0] == lines[1].split(": ")[1].split()[0]  # the borders are cut off
 
 
+def npy(path, count, order="C"):
+    np.save(path, np.zeros((count, 32, 32, 3), np.uint8, order))
+    return path
+
+
 @pytest.mark.parametrize(
     "make, match",
     [
@@ -196,6 +204,9 @@ def test_pictures_of_other_sizes(network, tmp_path, capsys):
         (lambda p: np.save(p / "x.npy", np.zeros((0, 32, 32, 3), np.uint8)), r"the shape \(0, 32, 32, 3\)"),
         (lambda p: (p / "x.npy").write_bytes(b"nothing"), "x.npy: not a readable .npy file"),
         (lambda p: np.save(p / "x.npy", np.array([{}]), allow_pickle=True), "not a readable .npy file"),
+        (lambda p: os.truncate(npy(p / "x.npy", 3), 5000), "x.npy: .* says 3 images, but ends before"),
+        (lambda p: npy(p / "x.npy", 2, order="F"), "x.npy: .* Fortran"),
+        (lambda p: (p / "x.npy").write_bytes(b"\x93NUMPY\x09\x00"), "x.npy: not a readable .npy file"),
         (lambda p: (p / "x.png").write_bytes(b"nothing"), "x.png: "),
         (
             lambda p: DatasetWriter(p / "x.beton", {"n": IntField()}, num_workers=1).from_arrays(n=np.arange(3)),
@@ -214,6 +225,35 @@ def test_files_that_cannot_be(network, tmp_path, capsys, make, match):
     make(tmp_path)
     with pytest.raises(UserError, match=match):
         said(capsys, network[0], next(tmp_path.glob("x.*")))
+
+
+def test_a_pipe_is_no_npy_file(network, tmp_path, capsys):
+    os.mkfifo(tmp_path / "x.npy")
+    with pytest.raises(OSError, match="no plain file"):
+        said(capsys, network[0], tmp_path / "x.npy")
+
+
+def test_a_npy_file_that_is_cut_meanwhile(network, tmp_path, capsys, monkeypatch):
+    """It is an error, where a mapping of it would end the process."""
+    path = npy(tmp_path / "x.npy", 4)
+    monkeypatch.setattr(predict, "BATCH", 2)
+    found = predict._from_npy(str(path), 32)
+    assert len(next(found)[0]) == 2
+    os.truncate(path, 128 + 2 * 32 * 32 * 3)
+    with pytest.raises(UserError, match="says 4 images, but ends before"):
+        next(found)
+
+
+def test_labels_that_mean_other_classes_than_the_networks_are_not_counted(network, tmp_path, capsys):
+    state = checkpoint.load(network[0]) | {"classes": [f"kind {number}" for number in range(10)]}
+    checkpoint.save(tmp_path / "own.safetensors", state)
+    beton = small_data.write(tmp_path / "set.beton", *small_data.images_and_labels(20, 5))
+    write_names(beton, [f"kind {number}" for number in range(10)])
+    assert len(said(capsys, tmp_path / "own.safetensors", beton)) == 21
+    write_names(beton, ["another", *(f"kind {number}" for number in range(9))])
+    with pytest.raises(DataError, match=r"set.beton.classes: class 0 is 'another', but 'kind 0' in .*own.safetensors"):
+        said(capsys, tmp_path / "own.safetensors", beton)
+    assert len(said(capsys, network[0], beton)) == 21  # which has no names of its own
 
 
 def test_files_that_are_not_there(network, tmp_path, capsys):

@@ -6,11 +6,13 @@ import argparse
 import json
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from cgxffcv import files
 from cgxffcv.app.usage import Parser, whole
+from cgxffcv.classes import check_same, names_file, read_names
 from cgxffcv.errors import UserError
 
 BATCH = 500
@@ -34,15 +36,34 @@ def _one_or_more(array: np.ndarray, path: str, side: int) -> np.ndarray:
     return batch
 
 
-def _from_npy(path: str, side: int) -> Iterator[Part]:
+def _npy_header(file: IO[bytes], path: str) -> np.ndarray:
+    """An array of the type and shape that a .npy file says, without its memory."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise _refuse(path, f"not a readable .npy file: {error}") from error
-    images = _one_or_more(array, path, side)
-    for at in range(0, len(images), BATCH):
-        part = images[at : at + BATCH]
-        yield [path if array.ndim == 3 else f"{path}[{at + i}]" for i in range(len(part))], part, None
+        known = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, columns_first, dtype = known[np.lib.format.read_magic(file)](file)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        if columns_first and len(shape) > 1:
+            raise ValueError("its elements are in Fortran's order; numpy.ascontiguousarray changes that")
+        return np.broadcast_to(np.zeros((), dtype), shape)
+    except (ValueError, EOFError, OverflowError, KeyError) as error:
+        said = "a version of the format that is not known here" if isinstance(error, KeyError) else error
+        raise _refuse(path, f"not a readable .npy file: {said}") from error
+
+
+def _from_npy(path: str, side: int) -> Iterator[Part]:
+    """Read piece by piece, not mapped: a mapping of a file that is cut meanwhile would end the process."""
+    with files.open_plain(path, "rb") as file:
+        array = _npy_header(file, path)
+        count, one = len(_one_or_more(array, path, side)), side * side * 3
+        for at in range(0, count, BATCH):
+            part = min(BATCH, count - at)
+            with files.naming(path):
+                data = file.read(part * one)
+            if len(data) < part * one:
+                raise _refuse(path, f"not a readable .npy file: it says {count:,} images, but ends before")
+            names = [path if array.ndim == 3 else f"{path}[{at + i}]" for i in range(part)]
+            yield names, np.frombuffer(data, np.uint8).reshape(part, side, side, 3), None
 
 
 def _field(file: Any, name: str, kind: str) -> str | None:
@@ -122,6 +143,8 @@ def _line(name: str, probability: np.ndarray, classes: Sequence[str], options: a
 def _predict_file(classifier: Any, path: str, options: argparse.Namespace) -> None:
     images = correct = 0
     labelled = False
+    if path.lower().endswith(".beton"):
+        check_same(read_names(path) or (), names_file(path), classifier.names or (), classifier.name)
     for names, pixels, labels in _parts(path, options.resize, classifier.recipe.side):
         probabilities = classifier.probabilities(pixels, tta=not options.plain)
         for name, probability in zip(names, probabilities, strict=True):
