@@ -195,7 +195,7 @@ if above == "starter":
     ctypes.CDLL(None).prctl(15, b"hydra_pmi_proxy")
     os.environ |= {"PMI_RANK": "1", "PMI_SIZE": "2"}
 else:
-    print(os.getppid() if above == "rank" else 0, place.find().job)
+    print(os.getppid() if above == "rank" else 0, place.find().job, flush=True)
 if rest:
     sys.exit(subprocess.run([sys.executable, "-c", os.environ["PROGRAM"], *rest]).returncode)
 """
