@@ -18,6 +18,7 @@ import shared_memory
 from checkout import environ
 
 import cgxffcv
+from cgxffcv import ranks
 from cgxffcv.errors import RankError, UsageError
 
 
@@ -244,6 +245,25 @@ def test_nothing_is_left_where_no_rank_can_be_started(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(FileNotFoundError, match="/nowhere/python"):
         cgxffcv.launch(launched.means)
+
+
+def test_ranks_take_up_what_is_theirs_whatever_others_read():
+    """One file for all: each read of another rank moved the place at which the next one was read."""
+    payload, over = os.memfd_create("payload"), threading.Event()
+    os.write(payload, pickle.dumps((1, 2, 3)))
+
+    def move():
+        while not over.is_set():
+            os.lseek(payload, 0, os.SEEK_END)
+
+    other = threading.Thread(target=move)
+    other.start()
+    try:
+        assert [ranks._taken(os.dup(payload)) for _ in range(200)] == [(1, 2, 3)] * 200
+    finally:
+        over.set()
+        other.join()
+        os.close(payload)
 
 
 def test_ranks_of_mpirun_launch_none(monkeypatch):
