@@ -14,6 +14,7 @@ def compiler(tmp_path_factory):
     return Compiler(tmp_path_factory.mktemp("units"), *SANITIZE)
 
 
+@pytest.mark.xdist_group("c units")  # one worker compiles what several of them need
 @pytest.mark.parametrize("test", sorted(HERE.glob("test_*.c")), ids=lambda p: p.stem)
 def test_unit(test, compiler):
     program = compiler.program(test)
