@@ -97,7 +97,7 @@ make_machine
 
 failed=0 table=()
 for command in "$@"; do
-    log=$LOGS/$(tr -cs 'a-zA-Z0-9=\n' - <<<"$command").log start=$SECONDS result=passed
+    log=$LOGS/$(tr -cs 'a-zA-Z0-9=\n' - <<<"${command:0:100}").log start=$SECONDS result=passed
     say "$command (log: $log)"
     inside "$command" >"$log" 2>&1 || { result="FAILED ($?)"; failed=1; tail -n 60 "$log"; }
     table+=("$(printf '%-14s %-12s %5d s  %s' "$command" "$result" $((SECONDS - start)) "$(tail -n 1 "$log" | cut -c 1-90)")")
