@@ -235,13 +235,13 @@ def test_a_pipe_is_no_npy_file(network, tmp_path, capsys):
 
 def test_a_npy_file_that_is_cut_meanwhile(network, tmp_path, capsys, monkeypatch):
     """It is an error, where a mapping of it would end the process."""
-    path = npy(tmp_path / "x.npy", 4)
+    path = npy(tmp_path / "x.npy", 200)  # more than any Python reads ahead
     monkeypatch.setattr(predict, "BATCH", 2)
     found = predict._from_npy(str(path), 32)
     assert len(next(found)[0]) == 2
     os.truncate(path, 128 + 2 * 32 * 32 * 3)
-    with pytest.raises(UserError, match="says 4 images, but ends before"):
-        next(found)
+    with pytest.raises(UserError, match="says 200 images, but ends before"):
+        list(found)
 
 
 def test_labels_that_mean_other_classes_than_the_networks_are_not_counted(network, tmp_path, capsys):
