@@ -67,11 +67,14 @@ def test_whole_pieces(tmp_path, algorithm, ranks):
     assert match(tmp_path, ranks, ways)["kinds"] == [PEER]
 
 
-@pytest.mark.parametrize("algorithm, ranks, bits", [("one_shot", 4, 4), ("sra", 2, 8)])
-def test_several_rounds(tmp_path, algorithm, ranks, bits):
-    """Windows so small that a run takes several rounds, in host memory, of ranks that share GPUs, as late as can be."""
+@pytest.mark.parametrize(
+    "algorithm, ranks, bits, streams", [("one_shot", 4, 4, "late"), ("sra", 2, 8, "late"), ("sra", 3, 4, "at once")]
+)
+def test_several_rounds(tmp_path, algorithm, ranks, bits, streams):
+    """Windows so small that a run takes several rounds, in host memory, of ranks that share GPUs, at once and as late as
+    can be."""
     way = {"algorithm": algorithm, "error_feedback": True, "rounding": "stochastic", "bits": bits}
-    small = {"CGXFFCV_COMM_WINDOW_KIB": 8, "CGXFFCV_P2P": 0, "CGXFFCV_EMULATED_STREAMS": "late"}
+    small = {"CGXFFCV_COMM_WINDOW_KIB": 8, "CGXFFCV_P2P": 0, "CGXFFCV_EMULATED_STREAMS": streams}
     quick = way | {"rounding": "nearest", "bucket_size": 512}
     found = match(tmp_path, ranks, [way, quick, way], ranks // 2, **small)
     assert found["kinds"] == [STAGED] and not found["rounds"].endswith("in 1 round")
