@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cgxffcv import recipes
+from cgxffcv.allreduce import CODECS
 from cgxffcv.app import process
 from cgxffcv.app.usage import Parser, add_json, number, whole
 from cgxffcv.bench import machine, peak, processes
@@ -55,6 +56,8 @@ def _parser() -> Parser:
     parser.add_argument("--ranks", type=whole(1), default=1, help="processes for each training, through mpirun")
     parser.add_argument("--bits", type=bits, default=32, help="of a gradient value between ranks; 32: uncompressed")
     parser.add_argument("--bucket-size", type=whole(1), default=1024, help="gradient values that share one scale")
+    parser.add_argument("--codec", default="maxmin", choices=CODECS)
+    parser.add_argument("--error-feedback", action="store_true", help="what quantising lost is added at the next step")
     parser.add_argument("--train", default="data/cifar_train.beton", metavar="FILE")
     parser.add_argument("--test", default="data/cifar_test.beton", metavar="FILE")
     text = "for tuning: run i leaves the (i mod K)-th fold of the training images out and is tested on it"
@@ -164,7 +167,12 @@ def open_trainer(options: argparse.Namespace, seed: int, fold: int | None) -> An
         options.test if fold is None else options.train,
         seed=seed,
         comm=communication.world() if process.ranks() > 1 else None,
-        compression=Compression(bits=options.bits, bucket_size=options.bucket_size),
+        compression=Compression(
+            bits=options.bits,
+            bucket_size=options.bucket_size,
+            codec=options.codec,
+            error_feedback=options.error_feedback,
+        ),
         threads=options.threads or process.cores_of_this_rank(),
         precision=options.precision,
         device=options.device,

@@ -1,5 +1,7 @@
 """The quantiser on the GPU against the processor's, byte for byte, many layers in one launch."""
 
+import json
+
 import _cgxffcv
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import quant_model as model
 from quant_values import specials
 
 from cgxffcv.allreduce import QuantSpec, dequantize, quantize
+from cgxffcv.bench import quantize as bench_quantize
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
 
@@ -97,3 +100,15 @@ def test_sizes_that_do_not_fit_are_refused():
         _cgxffcv.quantize_on_device(
             np.zeros(9, F), QuantSpec()._core, RANDOM, [9], np.zeros(3, np.uint8), np.zeros(9, F), 0, 0
         )
+
+
+def test_the_benchmark_says_what_a_launch_moves_and_takes(tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    words = ["--device", "gpu", "--size", "64K", "--bits", "4", "7", "--codec", "rotated", "--rounds", "1"]
+    assert bench_quantize.main([*words, "--json", str(path)]) == 0
+    (row,) = json.loads(path.read_text())["rows"]  # rotated has no 7 bits
+    wire = QuantSpec(4, 1024, codec="rotated").wire_bytes(16384)
+    assert row["bits"] == 4 and row["bytes"] == 65536 + wire
+    for way in ("quantise", "dequantise"):
+        assert row[f"{way}_gbps"] == pytest.approx(row["bytes"] / row[f"{way}_us"] / 1e3)
+    assert len(capsys.readouterr().out.splitlines()) == 3
