@@ -71,8 +71,8 @@ def test_whole_pieces(tmp_path, algorithm, ranks):
     "algorithm, ranks, bits, streams", [("one_shot", 4, 4, "late"), ("sra", 2, 8, "late"), ("sra", 3, 4, "at once")]
 )
 def test_several_rounds(tmp_path, algorithm, ranks, bits, streams):
-    """Windows so small that a run takes several rounds, in host memory, of ranks that share GPUs, at once and as late as
-    can be."""
+    """Windows so small that a run takes several rounds, in host memory, of ranks that share GPUs, which run at once or
+    as late as can be."""
     way = {"algorithm": algorithm, "error_feedback": True, "rounding": "stochastic", "bits": bits}
     small = {"CGXFFCV_COMM_WINDOW_KIB": 8, "CGXFFCV_P2P": 0, "CGXFFCV_EMULATED_STREAMS": streams}
     quick = way | {"rounding": "nearest", "bucket_size": 512}
