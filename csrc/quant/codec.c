@@ -3,7 +3,7 @@
 
 #include "base/names.h"
 
-#define X(number, entry) [number] = &entry,
+#define X(number, word) [number] = &quant_codec_##word,
 static const QuantCodecEntry *const codecs[] = {QUANT_CODECS(X)};
 #undef X
 

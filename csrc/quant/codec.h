@@ -39,7 +39,7 @@ typedef struct QuantCodecEntry {
     const QuantDomain *domain; /* NULL: terms are added as elements */
 } QuantCodecEntry;
 
-#define X(number, entry) extern const QuantCodecEntry entry;
+#define X(number, word) extern const QuantCodecEntry quant_codec_##word;
 QUANT_CODECS(X)
 #undef X
 

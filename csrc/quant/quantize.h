@@ -1,6 +1,6 @@
 /* The quantiser: runs of floating-point elements to 1..8-bit codes with a range for each bucket, and back.
  *
- * Every form of it (scalar, AVX2, AVX-512, later CUDA) gives the same bytes for the same input, special values
+ * Every form of it (scalar, AVX2, AVX-512, CUDA) gives the same bytes for the same input, special values
  * included; docs/WIRE.md states each operation. All functions run with subnormals on and rounding to nearest,
  * whatever the caller's floating-point mode, and leave that mode as it was. Pointers need no alignment. */
 #ifndef CGXFFCV_QUANT_QUANTIZE_H
@@ -20,16 +20,15 @@
 
 typedef enum QuantType { QUANT_F32 = 0, QUANT_F16 = 1, QUANT_BF16 = 2 } QuantType;
 
-/* The codecs, numbered as in docs/WIRE.md: a line here and its file of quant/ are what one takes. */
+/* The codecs: X(number, word), with the word that ends the names of a codec's entry and of those who launch its
+ * kernels. */
 #define QUANT_CODECS(X)                                                                                                \
-    X(QUANT_MAXMIN, quant_codec_maxmin) /* uniform between the bucket's extremes */                                    \
-    X(QUANT_SIGN, quant_codec_sign)     /* 1 bit: the sign, with the bucket's mean magnitude */                        \
-    X(QUANT_SPIKES, quant_codec_spikes) /* maxmin on what remains when the greatest magnitudes travel apart as         \
-                                         * (index, value) */                                                           \
-    X(QUANT_ROTATED,                                                                                                   \
-      quant_codec_rotated) /* levels for a Gaussian, which random signs and a rotation make of any data */
+    X(QUANT_MAXMIN, maxmin)   /* uniform between the bucket's extremes */                                              \
+    X(QUANT_SIGN, sign)       /* 1 bit: the sign, with the bucket's mean magnitude */                                  \
+    X(QUANT_SPIKES, spikes)   /* maxmin on the rest, while the greatest magnitudes travel apart as (index, value) */   \
+    X(QUANT_ROTATED, rotated) /* levels for a Gaussian, which random signs and a rotation make of any data */
 
-#define X(number, entry) number,
+#define X(number, word) number,
 typedef enum QuantCodec { QUANT_CODECS(X) QUANT_CODEC_COUNT } QuantCodec;
 #undef X
 

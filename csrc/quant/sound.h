@@ -77,16 +77,30 @@ HOST_DEVICE bool quant_sound_spikes(const QuantSpec *spec, const uint8_t *entrie
     return sound;
 }
 
+HOST_DEVICE QuantSound quant_sound_apart(const QuantSpec *spec, const uint8_t *metadata, const uint8_t *spikes,
+                                         int64_t elems) {
+    QuantSound range = quant_sound_range(spec, metadata);
+    QuantType type = spec->half_metadata ? spec->type : QUANT_F32;
+    bool entries = quant_sound_spikes(spec, spikes, elems, quant_is_nan_of(metadata, type, 0));
+    return quant_sound_of(range.sound && entries, range.coded);
+}
+
 /* A bucket's range and spikes. */
 HOST_DEVICE QuantSound quant_sound(const QuantSpec *spec, const uint8_t *metadata, const uint8_t *spikes,
                                    int64_t elems) {
-    if (spec->codec == QUANT_SIGN) return quant_sound_sign(spec, metadata);
-    if (spec->codec == QUANT_ROTATED) return quant_sound_scale(metadata, spec->scale);
-    QuantSound found = quant_sound_range(spec, metadata);
-    if (spec->codec != QUANT_SPIKES) return found;
-    QuantType type = spec->half_metadata ? spec->type : QUANT_F32;
-    bool entries = quant_sound_spikes(spec, spikes, elems, quant_is_nan_of(metadata, type, 0));
-    return quant_sound_of(found.sound && entries, found.coded);
+    switch (spec->codec) {
+    case QUANT_MAXMIN:
+        return quant_sound_range(spec, metadata);
+    case QUANT_SIGN:
+        return quant_sound_sign(spec, metadata);
+    case QUANT_SPIKES:
+        return quant_sound_apart(spec, metadata, spikes, elems);
+    case QUANT_ROTATED:
+        return quant_sound_scale(metadata, spec->scale);
+    case QUANT_CODEC_COUNT:
+        break;
+    }
+    return quant_sound_of(false, false);
 }
 
 #endif

@@ -94,6 +94,7 @@ static void one_case(uint32_t i) {
         CHECK_OK(quantize(&spec, input, &random, NULL, k == 0 ? first : wire));
         QuantTarget target = {NULL, 1.0f, 3.0f, spec.type, k == 0 ? first_out : out};
         CHECK_OK(dequantize(&spec, first, elems, &target, &random, NULL));
+        CHECK_OK(quantize_inspect(&spec, first, elems)); /* what has been written is what can be written */
         if (k > 0) CHECK(memcmp(wire, first, wire_bytes) == 0 && memcmp(out, first_out, in) == 0);
         QuantTarget adding = {sum, 1.0f, 1.0f, QUANT_F32, sum};
         CHECK_OK(dequantize_sum(&spec, first, elems, &adding, NULL));

@@ -8,10 +8,9 @@
 #include "allreduce/device/state.h"
 #include "base/memory.h"
 
-static const ExchangeLaunch launchers[QUANT_CODEC_COUNT] = {[QUANT_MAXMIN] = allreduce_exchange_maxmin,
-                                                            [QUANT_SIGN] = allreduce_exchange_sign,
-                                                            [QUANT_SPIKES] = allreduce_exchange_spikes,
-                                                            [QUANT_ROTATED] = allreduce_exchange_rotated};
+#define X(codec, word) [codec] = allreduce_exchange_##word,
+static const ExchangeLaunch launchers[QUANT_CODEC_COUNT] = {QUANT_CODECS(X)};
+#undef X
 
 /* ---- runs ---- */
 
@@ -241,7 +240,6 @@ static const char *refusal(const AllreduceSetup *setup) {
     if (options->type > ALLREDUCE_BF16 || options->op > ALLREDUCE_AVERAGE) return "what is not quantised";
     if (size == 1) return "one rank";
     if (size > EXCHANGE_MAX_RANKS) return "more than 16 ranks";
-    if (launchers[options->codec] == NULL) return "this codec's sums are taken by the processor";
     for (int i = 0; i < setup->extent_count; i++) {
         AllreduceAlgorithm algorithm = setup->extents[i].algorithm;
         if (setup->extents[i].elems == 0) return "nothing to sum";

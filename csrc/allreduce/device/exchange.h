@@ -75,10 +75,9 @@ typedef Status (*ExchangeLaunch)(ExchangeKernel kernel, QuantType type, const Ex
 #define EXCHANGE_LAUNCH(name)                                                                                          \
     Status name(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan, const ExchangeRound *round,           \
                 void *buffer, DeviceStream *stream)
-EXCHANGE_LAUNCH(allreduce_exchange_maxmin);
-EXCHANGE_LAUNCH(allreduce_exchange_sign);
-EXCHANGE_LAUNCH(allreduce_exchange_spikes);
-EXCHANGE_LAUNCH(allreduce_exchange_rotated);
+#define X(codec, word) EXCHANGE_LAUNCH(allreduce_exchange_##word);
+QUANT_CODECS(X)
+#undef X
 EXCHANGE_LAUNCH(allreduce_exchange_quick);
 EXCHANGE_LAUNCH(allreduce_exchange_quick_far);
 /* `limit`: blocks at most, of which ranks may have different numbers; 0: one for each place. */

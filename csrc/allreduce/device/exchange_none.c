@@ -9,10 +9,9 @@
         FAIL(STATUS_NOT_BUILT, NO_CUDA);                                                                               \
     }
 
-ABSENT(allreduce_exchange_maxmin)
-ABSENT(allreduce_exchange_sign)
-ABSENT(allreduce_exchange_spikes)
-ABSENT(allreduce_exchange_rotated)
+#define X(codec, word) ABSENT(allreduce_exchange_##word)
+QUANT_CODECS(X)
+#undef X
 ABSENT(allreduce_exchange_quick)
 ABSENT(allreduce_exchange_quick_far)
 

@@ -3,19 +3,17 @@
 
 #include "base/memory.h"
 
-static Status launch(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
-    if (batch->codec == QUANT_SIGN) return quant_launch_sign(batch, encode, stream);
-    if (batch->codec == QUANT_SPIKES) return quant_launch_spikes(batch, encode, stream);
-    if (batch->codec == QUANT_ROTATED) return quant_launch_rotated(batch, encode, stream);
-    return quant_launch_maxmin(batch, encode, stream);
-}
+#define X(number, word) [number] = quant_launch_##word,
+static Status (*const launchers[QUANT_CODEC_COUNT])(const QuantDeviceBatch *batch, bool encode,
+                                                    DeviceStream *stream) = {QUANT_CODECS(X)};
+#undef X
 
 Status quantize_batch_encode(const QuantDeviceBatch *batch, DeviceStream *stream) {
-    return launch(batch, true, stream);
+    return launchers[batch->codec](batch, true, stream);
 }
 
 Status quantize_batch_decode(const QuantDeviceBatch *batch, DeviceStream *stream) {
-    return launch(batch, false, stream);
+    return launchers[batch->codec](batch, false, stream);
 }
 
 Status quantize_batch_finish(const QuantDeviceBatch *batch, DeviceStream *stream) {

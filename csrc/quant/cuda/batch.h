@@ -21,10 +21,9 @@ struct QuantDeviceBatch {
     QuantCodec codec;
 };
 
-/* Puts the kernel that encodes or decodes on the stream, one function for each codec. */
-Status quant_launch_maxmin(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream);
-Status quant_launch_sign(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream);
-Status quant_launch_spikes(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream);
-Status quant_launch_rotated(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream);
+/* Puts the kernel that encodes or decodes on the stream, one function for each codec: quant_launch_maxmin and so on. */
+#define X(number, word) Status quant_launch_##word(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream);
+QUANT_CODECS(X)
+#undef X
 
 #endif
