@@ -100,7 +100,8 @@ static Status check_course(const Course *course) {
     for (int i = 1; rising && i < course->count; i++) rising = course->elems[i] > course->elems[i - 1];
     if (!rising) FAIL(STATUS_ARGUMENT, "sizes must be 1 to %d rising numbers of elements", TRIAL_MOST_SIZES);
     if (course->repeats < 1) FAIL(STATUS_ARGUMENT, "repeats must be at least 1, not %d", course->repeats);
-    if (course->site != TRIAL_HOST && course->site != TRIAL_DEVICE) FAIL(STATUS_ARGUMENT, "a rival has no costs here");
+    if (course->site != TRIAL_HOST && course->site != TRIAL_DEVICE)
+        FAIL(STATUS_ARGUMENT, "costs are measured for buffers on the host or on a device, not for a rival");
     return STATUS_OK;
 }
 

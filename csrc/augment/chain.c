@@ -419,7 +419,7 @@ static void mix(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size
 
 void augment_run(const Augment *a, const AugmentDrawn *drawn, const AugmentImage *image, const uint8_t *next, void *out,
                  void *scratch) {
-    if (a->count == 1) { /* of most chains, which is all there is */
+    if (a->count == 1) { /* most chains have nothing but this pass */
         augment_pass_run(a->passes, drawn, image, next, out, scratch);
         return;
     }

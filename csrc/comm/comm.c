@@ -149,7 +149,10 @@ Status comm_create_apart(int rank, int size, const int *node_of, Comm **out) {
     CommOptions options;
     CommSegment segment = {0};
     int fd = -1;
-    if (size < 2 || rank < 0 || rank >= size) FAIL(STATUS_ARGUMENT, "rank %d of %d cannot be apart", rank, size);
+    if (size < 2 || rank < 0 || rank >= size)
+        FAIL(STATUS_ARGUMENT,
+             "a communicator without a way to its ranks needs a rank below their number, at least 2, not rank %d of %d",
+             rank, size);
     TRY(resolve(NULL, &options));
     TRY(comm_segment_create(1, 0, &fd));
     TRY_GOTO(comm_segment_open(fd, 1, 0, 0, &segment));

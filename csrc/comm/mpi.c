@@ -244,7 +244,7 @@ static Status test_requests(CommNet *net) {
 Status comm_net_progress(CommNet *net) {
     pthread_mutex_lock(&lock);
     Status status = test_requests(net);
-    if (status == STATUS_OK && net->deaf) status = error_fail(STATUS_TRANSPORT, "MPI took no further receive");
+    if (status == STATUS_OK && net->deaf) status = error_fail(STATUS_TRANSPORT, "MPI refused to post another receive");
     pthread_mutex_unlock(&lock);
     return status;
 }

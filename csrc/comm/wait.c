@@ -47,7 +47,7 @@ static Status check_abort(Comm *comm) {
     return record == NULL ? STATUS_OK : fail_aborted(comm, record);
 }
 
-/* Of a loss that was noticed between two operations the first one tells as those do that wait. */
+/* The first operation after a loss that nobody waited for reports it in full, as an operation that waited would. */
 static Status fail_broken(Comm *comm, const AbortRecord *record, const char *operation) {
     bool heard = comm->heard || record->code != STATUS_PEER_LOST;
     comm->heard = true;

@@ -41,7 +41,7 @@ HOST_DEVICE AugmentRandChange augment_rand_change(const AugmentRandom *random, i
     return (AugmentRandChange)philox_below(words.word[0], AUGMENT_RAND_CHANGES);
 }
 
-/* Numerator and denominator of the share of the largest change. */
+/* The steps from no change to the largest one; `magnitude` counts them. */
 HOST_DEVICE int64_t augment_rand_steps(const AugmentRandAugment *op) { return op->num_magnitude_bins - 1; }
 
 HOST_DEVICE void augment_rand_rotate(const AugmentRandAugment *op, int32_t sign, AugmentSize size,
