@@ -42,6 +42,18 @@ Status memory_resize(void *pointer_to_pointer, size_t old_bytes, size_t new_byte
     return STATUS_OK;
 }
 
+Status memory_reserve(void *pointer_to_pointer, size_t *room, size_t count, size_t size) {
+    void *pointer = NULL;
+    if (count <= *room) return STATUS_OK;
+    memcpy(&pointer, pointer_to_pointer, sizeof pointer);
+    memory_free(pointer);
+    memset(pointer_to_pointer, 0, sizeof pointer);
+    *room = 0;
+    TRY(memory_alloc(count, size, pointer_to_pointer));
+    *room = count;
+    return STATUS_OK;
+}
+
 uint64_t memory_of_machine(void) {
     long pages = sysconf(_SC_PHYS_PAGES), bytes = sysconf(_SC_PAGESIZE);
     return pages < 1 || bytes < 1 ? PTRDIFF_MAX : (uint64_t)pages * (uint64_t)bytes;

@@ -18,6 +18,10 @@ Status memory_alloc(size_t count, size_t size, void *out);
 /* Grows or shrinks; the old contents stay up to the smaller size (`old_bytes` of them are copied). */
 Status memory_resize(void *pointer_to_pointer, size_t old_bytes, size_t new_bytes);
 
+/* Sees to it that there are `count` items of `size` bytes where *room have been so far. More items lie elsewhere, and
+ * what the old ones held is lost; after a failure there are none. */
+Status memory_reserve(void *pointer_to_pointer, size_t *room, size_t count, size_t size);
+
 /* The bytes of the machine's memory: a wish for more is a mistake, or somebody's trick, and is refused before the
  * system ends the process for it. */
 uint64_t memory_of_machine(void);

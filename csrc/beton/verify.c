@@ -49,13 +49,7 @@ static Status check_jpeg(Verifier *verifier, const BetonImage *image, bool decod
                                               info.width, info.height, image->width, image->height));
     }
     if (!decode) return STATUS_OK;
-    if (size > verifier->capacity) {
-        memory_free(verifier->pixels);
-        verifier->pixels = NULL;
-        verifier->capacity = 0;
-        TRY(memory_alloc(size, 1, &verifier->pixels));
-        verifier->capacity = size;
-    }
+    TRY(memory_reserve(&verifier->pixels, &verifier->capacity, size, 1));
     if (verifier->decoder == NULL) TRY(jpeg_decoder_create(&verifier->decoder));
     verifier->num_jpeg++;
     return beton_damaged_image(jpeg_decode(verifier->decoder, image->region.data, (size_t)image->region.size,

@@ -94,16 +94,6 @@ static void leave_saying(Failure *failure, const char *message) {
     longjmp(failure->back, 1);
 }
 
-static Status jpeg_reserve(uint8_t **buffer, size_t *capacity, size_t bytes) {
-    if (bytes <= *capacity) return STATUS_OK;
-    memory_free(*buffer);
-    *buffer = NULL;
-    *capacity = 0;
-    TRY(memory_alloc(bytes, 1, buffer));
-    *capacity = bytes;
-    return STATUS_OK;
-}
-
 /* ---- entropy decoding ---- */
 
 static void begin_interval(JpegDecoder *decoder, const uint8_t *at) {
@@ -376,7 +366,7 @@ static Status decoder_run(JpegDecoder *decoder, const Job *job) {
              wish->height);
     }
     TRY(jpeg_check_scans(job->data, job->size, info));
-    TRY(jpeg_reserve(&decoder->interval, &decoder->interval_bytes, most_bytes(job) + JPEG_HUFFMAN_BEYOND));
+    TRY(memory_reserve(&decoder->interval, &decoder->interval_bytes, most_bytes(job) + JPEG_HUFFMAN_BEYOND, 1));
     decoder->given = 0;
     if (decodes(decoder, job)) return STATUS_OK;
     if (!decoder->by_library) { /* whose word is the last on streams with faults */
@@ -411,7 +401,7 @@ Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, c
     }
     /* The library looks for the end only behind the last row. */
     if (!jpeg_has_end(data, size)) FAIL(STATUS_FORMAT, "corrupt JPEG data: it has no end marker");
-    TRY(jpeg_reserve(&decoder->strip, &decoder->strip_bytes, STRIP_ROWS * (size_t)width * CHANNELS));
+    TRY(memory_reserve(&decoder->strip, &decoder->strip_bytes, STRIP_ROWS * (size_t)width * CHANNELS, 1));
     return decoder_run(decoder, &(Job){.data = data, .size = size, .wish = wish, .take = take, .context = context});
 }
 
@@ -488,7 +478,7 @@ Status jpeg_encode(JpegEncoder *encoder, const uint8_t *rgb, size_t stride, uint
         FAIL(STATUS_ARGUMENT, "rows of %u pixels do not fit a stride of %zu bytes", width, stride);
     }
     const size_t blocks = (((size_t)width + 15) / 16) * (((size_t)height + 15) / 16);
-    TRY(jpeg_reserve(&encoder->buffer, &encoder->capacity, blocks * 16 * 16 * 3 + HEADER_BYTES));
+    TRY(memory_reserve(&encoder->buffer, &encoder->capacity, blocks * 16 * 16 * 3 + HEADER_BYTES, 1));
     encoder->library.image_width = width;
     encoder->library.image_height = height;
     if (!encodes(encoder, rgb, stride, quality)) {

@@ -43,13 +43,7 @@ Status loader_steps_stage(DecoderChunk *chunk, size_t outputs) {
     size_t bytes = 2 * widest_between(chunk->outputs, outputs), at = bytes;
     for (size_t k = 0; k < outputs; k++) bytes += staged_bytes(chunk, &chunk->outputs[k]);
     if (scratch->arrays == NULL) TRY(memory_calloc(outputs, sizeof *scratch->arrays, &scratch->arrays));
-    if (bytes > scratch->staged_bytes) {
-        memory_free(scratch->staged);
-        scratch->staged = NULL;
-        scratch->staged_bytes = 0;
-        TRY(memory_alloc(bytes, 1, &scratch->staged));
-        scratch->staged_bytes = bytes;
-    }
+    TRY(memory_reserve(&scratch->staged, &scratch->staged_bytes, bytes, 1));
     for (size_t k = 0; k < outputs; k++) {
         const DecoderOutput *output = &chunk->outputs[k];
         scratch->arrays[k] = chunk->arrays[k];

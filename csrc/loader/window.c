@@ -40,13 +40,7 @@ Status loader_window_add(Window *window, const BetonRegion *region) {
 }
 
 Status loader_window_read(Window *window, const BetonReader *reader) {
-    if (window->used > window->capacity) {
-        memory_free(window->bytes);
-        window->bytes = NULL;
-        window->capacity = 0;
-        TRY(memory_alloc(window->used, 1, &window->bytes));
-        window->capacity = window->used;
-    }
+    TRY(memory_reserve(&window->bytes, &window->capacity, window->used, 1));
     for (size_t i = 0; i < window->count; i++) {
         TRY(beton_reader_copy(reader, window->pieces[i].span, window->bytes + window->pieces[i].at));
     }

@@ -110,18 +110,9 @@ int py_beton_customs_of(PyObject *specs, BetonCustom **out, size_t *count) {
 /* Room for `count` rows; the values are zeroed. */
 static int values_start(ValueBatch *batch, size_t count) {
     if (batch->objects == NULL && (batch->objects = PyList_New(0)) == NULL) return -1;
-    if (count > batch->capacity) {
-        uint64_t values;
-        memory_free(batch->values);
-        batch->values = NULL;
-        batch->capacity = 0;
-        if (!checked_mul(count, batch->num_fields, &values) ||
-            memory_alloc((size_t)values, sizeof *batch->values, &batch->values) != STATUS_OK) {
-            return no_memory();
-        }
-        batch->capacity = count;
-    }
-    memset(batch->values, 0, count * batch->num_fields * sizeof *batch->values);
+    const size_t row_bytes = batch->num_fields * sizeof *batch->values;
+    if (memory_reserve(&batch->values, &batch->capacity, count, row_bytes) != STATUS_OK) return no_memory();
+    memset(batch->values, 0, count * row_bytes);
     batch->count = count;
     return 0;
 }

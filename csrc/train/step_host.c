@@ -11,16 +11,6 @@ static Status host_begin(Trainer *trainer, const StepSource *source, int steps, 
     return STATUS_OK;
 }
 
-static Status host_make_room(Trainer *trainer, size_t elems) {
-    if (elems <= trainer->shrunk_room) return STATUS_OK;
-    memory_free(trainer->shrunk);
-    trainer->shrunk = NULL;
-    trainer->shrunk_room = 0;
-    TRY(memory_alloc(elems, sizeof(float), &trainer->shrunk));
-    trainer->shrunk_room = elems;
-    return STATUS_OK;
-}
-
 static Status host_shrink(Trainer *trainer, const StepBatch *batch, int side, float **out) {
     int from = trainer->config.side;
     const NnImages *images = &batch->images;
@@ -30,7 +20,8 @@ static Status host_shrink(Trainer *trainer, const StepBatch *batch, int side, fl
     if (images->mirror || images->shift_y != 0 || images->shift_x != 0) {
         FAIL(STATUS_ARGUMENT, "views of images cannot be shrunk");
     }
-    TRY(host_make_room(trainer, (size_t)trainer->config.batch * (size_t)side * (size_t)side * 3));
+    TRY(memory_reserve(&trainer->shrunk, &trainer->shrunk_room,
+                       (size_t)trainer->config.batch * (size_t)side * (size_t)side * 3, sizeof(float)));
     *out = trainer->shrunk;
     return augment_shrink(&shrunk, batch->count, from, from, side, nn_model_pool(trainer->model), *out);
 }

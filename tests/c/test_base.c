@@ -145,6 +145,24 @@ static void test_memory(void) {
     memory_free(NULL);
 }
 
+static void test_memory_reserve(void) {
+    uint32_t *numbers = NULL;
+    size_t room = 0;
+    CHECK(memory_reserve(&numbers, &room, 0, sizeof *numbers) == STATUS_OK && numbers == NULL && room == 0);
+    CHECK_OK(memory_reserve(&numbers, &room, 100, sizeof *numbers));
+    CHECK(room == 100);
+    for (uint32_t i = 0; i < 100; i++) numbers[i] = i;
+    const uint32_t *before = numbers;
+    CHECK(memory_reserve(&numbers, &room, 7, sizeof *numbers) == STATUS_OK && numbers == before && room == 100);
+    CHECK(numbers[99] == 99);
+    CHECK_OK(memory_reserve(&numbers, &room, 100000, sizeof *numbers));
+    CHECK(room == 100000);
+    numbers[99999] = 1;
+    CHECK(memory_reserve(&numbers, &room, SIZE_MAX / 2, sizeof *numbers) == STATUS_MEMORY && numbers == NULL &&
+          room == 0);
+    memory_free(numbers);
+}
+
 static void test_atomic_file(void) {
     char name[] = "/tmp/cgxffcv-test-XXXXXX";
     CHECK(mkdtemp(name) != NULL);
@@ -178,6 +196,7 @@ int main(void) {
     test_pool();
     test_cpu_limits();
     test_memory();
+    test_memory_reserve();
     test_atomic_file();
     return check_result();
 }

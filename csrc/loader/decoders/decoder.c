@@ -44,13 +44,7 @@ void loader_decoder_set_array(DecoderOutput *output, BetonDtype dtype, int ndim,
 }
 
 Status loader_decoder_buffer(DecoderScratch *scratch, size_t bytes, uint8_t **out) {
-    if (bytes > scratch->buffer_bytes) {
-        memory_free(scratch->buffer);
-        scratch->buffer = NULL;
-        scratch->buffer_bytes = 0;
-        TRY(memory_alloc(bytes, 1, &scratch->buffer));
-        scratch->buffer_bytes = bytes;
-    }
+    TRY(memory_reserve(&scratch->buffer, &scratch->buffer_bytes, bytes, 1));
     *out = scratch->buffer;
     return STATUS_OK;
 }
