@@ -48,7 +48,7 @@ typedef struct QuantKernels {
     /* Writes ceil(elems * bits / 8) bytes and nothing beyond. */
     void (*encode)(QuantInput input, const QuantEncode *encode, uint8_t *codes);
     void (*encode_sign)(QuantInput input, uint8_t *codes);
-    /* Reads ceil(elems * bits / 8) bytes and nothing beyond. */
+    /* Reads ceil(elems * bits / 8) bytes and nothing beyond; `unit` and `min` are finite. */
     void (*decode)(const uint8_t *codes, int bits, float unit, float min, int64_t elems, const QuantTarget *target);
     void (*pass)(QuantInput input, const QuantTarget *target);
 
@@ -62,7 +62,7 @@ typedef struct QuantKernels {
     float (*dot)(const float *a, const float *b, int64_t count);
     /* How many thresholds lie below each value times `inverse`; up to 4 bits. */
     void (*encode_levels)(const float *values, int bits, float inverse, int64_t count, uint8_t *codes);
-    /* levels[code] into a target of float32. */
+    /* levels[code], none of which is NaN, into a target of float32. */
     void (*decode_levels)(const uint8_t *codes, int bits, const float *levels, int64_t count,
                           const QuantTarget *target);
 } QuantKernels;

@@ -99,8 +99,9 @@ INLINE __m128i narrow(VF a, QuantType type, VI nan) {
     return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(halves, halves), 0x88));
 }
 
-INLINE void v_store(void *to, QuantType type, int64_t i, VF a) {
-    VF unordered = _mm256_cmp_ps(a, a, _CMP_UNORD_Q);
+/* `sound`: no lane is NaN. */
+INLINE void v_store(void *to, QuantType type, int64_t i, VF a, bool sound) {
+    VF unordered = sound ? _mm256_setzero_ps() : _mm256_cmp_ps(a, a, _CMP_UNORD_Q);
     if (type == QUANT_F32) {
         VF canonical = _mm256_castsi256_ps(_mm256_set1_epi32(QUANT_NAN_F32));
         _mm256_storeu_ps((void *)((uint8_t *)to + 4 * i), _mm256_blendv_ps(a, canonical, unordered));
@@ -113,7 +114,7 @@ INLINE void v_store(void *to, QuantType type, int64_t i, VF a) {
 INLINE void v_store_part(void *to, QuantType type, int64_t i, int count, VF a) {
     uint8_t buffer[4 * LANES];
     size_t item = type == QUANT_F32 ? 4 : 2;
-    v_store(buffer, type, 0, a);
+    v_store(buffer, type, 0, a, false);
     memcpy((uint8_t *)to + i * (int64_t)item, buffer, (size_t)count * item);
 }
 
@@ -193,32 +194,35 @@ INLINE void pack_block(const VI code[4], int bits, uint8_t *to) {
 #define TABLE_BITS 3    /* of a table in one vector */
 #define TABLE_VECTORS 2 /* of a table of QUANT_LEVELS */
 
-/* How a vector's codes are drawn from a window of their bytes: two bytes to each lane, a shift, then a table of the
- * bucket's values or, where that would be too long, the arithmetic. */
+/* How a vector's codes are drawn from a window of their bytes: to each lane all of them, where they fit a word, else
+ * two bytes; a shift, then a table of the bucket's values or, where that would be too long, the arithmetic. */
 typedef struct Unpack {
     VI pick, shift;
     VF table[TABLE_VECTORS], unit, min;
 } Unpack;
+
+/* Whether a vector's codes are a word, or come from one that repeats them. */
+INLINE bool in_word(int bits) { return bits == 1 || bits == 2 || bits == 4; }
 
 INLINE Unpack unpack_make(int bits) {
     VI lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     VI at = _mm256_mullo_epi32(lane, _mm256_set1_epi32(bits)), byte = _mm256_srli_epi32(at, 3);
     VI next = _mm256_slli_epi32(_mm256_add_epi32(byte, _mm256_set1_epi32(1)), 8);
     VI pick = _mm256_or_si256(_mm256_or_si256(byte, next), _mm256_set1_epi32((int)0x80800000u));
-    return (Unpack){.pick = pick, .shift = _mm256_and_si256(at, _mm256_set1_epi32(7))};
+    return (Unpack){.pick = pick, .shift = in_word(bits) ? at : _mm256_and_si256(at, _mm256_set1_epi32(7))};
 }
 
-INLINE __m128i load_window(const uint8_t *from, int bits) {
-    if (bits == 1) return _mm_cvtsi32_si128(*from);
-    if (bits == 2) return _mm_cvtsi32_si128(load_u16(from));
-    if (bits == 4) return _mm_cvtsi32_si128((int)load_u32(from));
-    return _mm_loadl_epi64((const void *)from);
+INLINE VI load_window(const uint8_t *from, int bits) {
+    if (bits == 1) return _mm256_set1_epi8((char)*from);
+    if (bits == 2) return _mm256_set1_epi16((short)load_u16(from));
+    if (bits == 4) return _mm256_set1_epi32((int)load_u32(from));
+    return _mm256_set1_epi64x((long long)load_u64(from));
 }
 
-INLINE __m128i load_window_part(const uint8_t *from, int bytes) {
+INLINE VI load_window_part(const uint8_t *from, int bits, int bytes) {
     uint8_t buffer[WINDOW_BYTES] = {0};
     memcpy(buffer, from, (size_t)bytes);
-    return _mm_loadl_epi64((const void *)buffer);
+    return load_window(buffer, bits);
 }
 
 /* The table's value at the low bits of each code. */
@@ -229,8 +233,8 @@ INLINE VF table_look_up(const VF table[TABLE_VECTORS], int bits, VI code) {
     return _mm256_blendv_ps(low, _mm256_permutevar8x32_ps(table[1], code), fourth_bit);
 }
 
-INLINE VF unpack_values(const Unpack *unpack, int bits, bool lookup, __m128i window) {
-    VI spread = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(window), unpack->pick);
+INLINE VF unpack_values(const Unpack *unpack, int bits, bool lookup, VI window) {
+    VI spread = in_word(bits) ? window : _mm256_shuffle_epi8(window, unpack->pick);
     VI code = _mm256_srlv_epi32(spread, unpack->shift);
     if (lookup) return table_look_up(unpack->table, bits, code);
     VF p = v_mul(unpack->unit, v_to_float(_mm256_and_si256(code, _mm256_set1_epi32((1 << bits) - 1))));

@@ -68,8 +68,9 @@ INLINE __m256i narrow(VF a, QuantType type, __mmask16 nan) {
     return _mm256_mask_mov_epi16(half, nan, _mm256_set1_epi16(BFLOAT16_NAN));
 }
 
-INLINE void v_store(void *to, QuantType type, int64_t i, VF a) {
-    __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+/* `sound`: no lane is NaN. */
+INLINE void v_store(void *to, QuantType type, int64_t i, VF a, bool sound) {
+    __mmask16 nan = sound ? 0 : _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
     if (type == QUANT_F32) {
         VF canonical = _mm512_castsi512_ps(_mm512_set1_epi32(QUANT_NAN_F32));
         _mm512_storeu_ps((uint8_t *)to + 4 * i, _mm512_mask_mov_ps(a, nan, canonical));
@@ -164,34 +165,38 @@ INLINE void pack_block(const VI code[4], int bits, uint8_t *to) {
 #define TABLE_BITS 4    /* of a table in one vector */
 #define TABLE_VECTORS 1 /* of a table of QUANT_LEVELS */
 
-/* How a vector's codes are drawn from a window of their bytes: two bytes to each lane, a shift, then a table of the
- * bucket's values or, where that would be too long, the arithmetic. */
+/* How a vector's codes are drawn from a window of their bytes: to each lane all of them, where they fit a word, else
+ * two bytes; a shift, then a table of the bucket's values or, where that would be too long, the arithmetic. */
 typedef struct Unpack {
     VI pick, shift;
     VF table[TABLE_VECTORS], unit, min;
 } Unpack;
+
+/* Whether a vector's codes fit a word. */
+INLINE bool in_word(int bits) { return bits <= 2; }
 
 INLINE Unpack unpack_make(int bits) {
     VI lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     VI at = _mm512_mullo_epi32(lane, _mm512_set1_epi32(bits)), byte = _mm512_srli_epi32(at, 3);
     VI next = _mm512_slli_epi32(_mm512_add_epi32(byte, _mm512_set1_epi32(1)), 8);
     VI pick = _mm512_or_si512(_mm512_or_si512(byte, next), _mm512_set1_epi32((int)0x80800000u));
-    return (Unpack){.pick = pick, .shift = _mm512_and_si512(at, _mm512_set1_epi32(7))};
+    return (Unpack){.pick = pick, .shift = in_word(bits) ? at : _mm512_and_si512(at, _mm512_set1_epi32(7))};
 }
 
-INLINE __m128i load_window(const uint8_t *from, int bits) {
-    if (bits == 1) return _mm_cvtsi32_si128(load_u16(from));
-    if (bits == 2) return _mm_cvtsi32_si128((int)load_u32(from));
-    if (bits == 4) return _mm_loadl_epi64((const void *)from);
-    return _mm_loadu_si128((const void *)from);
+INLINE VI load_window(const uint8_t *from, int bits) {
+    if (bits == 1) return _mm512_set1_epi32(load_u16(from));
+    if (bits == 2) return _mm512_set1_epi32((int)load_u32(from));
+    if (bits == 4) return _mm512_set1_epi64((long long)load_u64(from));
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)from));
 }
 
-INLINE __m128i load_window_part(const uint8_t *from, int bytes) {
-    return _mm_maskz_loadu_epi8((__mmask16)((1u << bytes) - 1u), from);
+INLINE VI load_window_part(const uint8_t *from, int bits, int bytes) {
+    __m128i window = _mm_maskz_loadu_epi8((__mmask16)((1u << bytes) - 1u), from);
+    return in_word(bits) ? _mm512_broadcastd_epi32(window) : _mm512_broadcast_i32x4(window);
 }
 
-INLINE VF unpack_values(const Unpack *unpack, int bits, bool lookup, __m128i window) {
-    VI spread = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(window), unpack->pick);
+INLINE VF unpack_values(const Unpack *unpack, int bits, bool lookup, VI window) {
+    VI spread = in_word(bits) ? window : _mm512_shuffle_epi8(window, unpack->pick);
     VI code = _mm512_srlv_epi32(spread, unpack->shift);
     if (lookup) return _mm512_permutexvar_ps(code, unpack->table[0]);
     VF p = v_mul(unpack->unit, v_to_float(_mm512_and_si512(code, _mm512_set1_epi32((1 << bits) - 1))));

@@ -257,15 +257,16 @@ INLINE VF divide(VF value, Division division) {
     return division.divide ? v_div(value, v_set1(division.by)) : v_mul(value, v_set1(division.by));
 }
 
-INLINE void deliver(const QuantTarget *target, QuantType type, bool add, float scale, Division division, int64_t i,
+/* `finite`: what has been decoded, where nothing is added: no NaN comes of it but by a division. */
+INLINE void deliver(const QuantTarget *target, QuantType type, bool add, bool finite, Division division, int64_t i,
                     int64_t left, VF value) {
     if (add) {
         VF before = load_some(target->accumulate, QUANT_F32, i, left, v_set1(0.0f));
-        value = v_add(scale == 1.0f ? before : v_mul(before, v_set1(scale)), value);
+        value = v_add(target->scale == 1.0f ? before : v_mul(before, v_set1(target->scale)), value);
     }
     value = divide(value, division);
     if (left >= LANES) {
-        v_store(target->to, type, i, value);
+        v_store(target->to, type, i, value, finite && !division.divide);
     } else {
         v_store_part(target->to, type, i, (int)left, value);
     }
@@ -293,27 +294,44 @@ INLINE Unpack unpack_grid(int bits, float unit, float min) {
     return unpack;
 }
 
-/* With `lookup` the values are those of unpack's table. */
-INLINE void decode_with(const uint8_t *codes, int bits, Unpack unpack, bool lookup, int64_t elems,
-                        const QuantTarget *target, QuantType type, bool add) {
+/* Whole vectors: as many as there are elements for, and bytes to be read. Gives the elements that these are. */
+INLINE int64_t decode_whole(const uint8_t *codes, int bits, const Unpack *unpack, bool lookup, int64_t elems,
+                            const QuantTarget *target, QuantType type, bool add, Division division) {
     const int window = LANES / 8 * bits; /* the bytes of a vector's codes */
     const int reads = is_power_of_two((uint64_t)bits) ? window : WINDOW_BYTES;
-    int64_t bytes = (elems * bits + 7) / 8, offset = 0, i = 0;
-    float scale = target->scale;
-    Division division = division_by(target->divisor);
+    const int64_t readable = ((elems * bits + 7) / 8 - reads + window) / window;
+    const int64_t whole = elems / LANES < readable ? elems / LANES : readable;
+    for (int64_t v = 0; v < whole; v++) {
+        VF value = unpack_values(unpack, bits, lookup, load_window(codes + v * window, bits));
+        deliver(target, type, add, !add, division, v * LANES, LANES, value);
+    }
+    return whole < 0 ? 0 : whole * LANES;
+}
+
+/* With `lookup` the values are those of unpack's table. */
+INLINE void decode_with(const uint8_t *codes, int bits, Unpack unpack, bool lookup, int64_t elems, QuantTarget target,
+                        QuantType type, bool add) {
+    const int window = LANES / 8 * bits;
+    Division division = division_by(target.divisor);
     if (!add && lookup) { /* the few values in place of the many elements */
-        for (int half = 0; half < TABLE_VECTORS; half++) unpack.table[half] = divide(unpack.table[half], division);
+        for (int half = 0; half < TABLE_VECTORS; half++) {
+            float levels[LANES];
+            v_store(levels, QUANT_F32, 0, divide(unpack.table[half], division), false);
+            unpack.table[half] = v_load(levels, QUANT_F32, 0);
+        }
         division = division_by(1.0f);
     }
-    for (; i + LANES <= elems && offset + reads <= bytes; i += LANES, offset += window) {
-        VF value = unpack_values(&unpack, bits, lookup, load_window(codes + offset, bits));
-        deliver(target, type, add, scale, division, i, LANES, value);
+    int64_t i;
+    if (division.divide) {
+        i = decode_whole(codes, bits, &unpack, lookup, elems, &target, type, add, (Division){true, division.by});
+    } else {
+        i = decode_whole(codes, bits, &unpack, lookup, elems, &target, type, add, (Division){false, division.by});
     }
-    for (; i < elems; i += LANES, offset += window) {
-        int64_t left = bytes - offset;
-        __m128i some = load_window_part(codes + offset, left < window ? (int)left : window);
+    for (; i < elems; i += LANES) {
+        int64_t offset = i * bits / 8, left = (elems * bits + 7) / 8 - offset;
+        VI some = load_window_part(codes + offset, bits, left < window ? (int)left : window);
         VF value = unpack_values(&unpack, bits, lookup, some);
-        deliver(target, type, add, scale, division, i, elems - i, value);
+        deliver(&target, type, add, false, division, i, elems - i, value);
     }
 }
 
@@ -321,7 +339,7 @@ INLINE void decode_type(const uint8_t *codes, int bits, float unit, float min, i
                         QuantType type, bool add) {
 #define CASE(q)                                                                                                        \
     case q:                                                                                                            \
-        decode_with(codes, q, unpack_grid(q, unit, min), q <= TABLE_BITS, elems, target, type, add);                   \
+        decode_with(codes, q, unpack_grid(q, unit, min), q <= TABLE_BITS, elems, *target, type, add);                  \
         break;
     FOR_BITS(bits, CASE)
 #undef CASE
@@ -346,21 +364,20 @@ static void decode(const uint8_t *codes, int bits, float unit, float min, int64_
 #undef CALL
 }
 
-INLINE void pass_with(QuantInput in, const QuantTarget *target, QuantType from, QuantType type, bool add) {
-    float scale = target->scale;
-    Division division = division_by(target->divisor);
+INLINE void pass_with(QuantInput in, QuantTarget target, QuantType from, QuantType type, bool add) {
+    Division division = division_by(target.divisor);
     for (int64_t i = 0; i < in.elems; i += LANES) {
         VF value = load_scaled(in, from, i, v_set1(0.0f));
-        deliver(target, type, add, scale, division, i, in.elems - i, value);
+        deliver(&target, type, add, false, division, i, in.elems - i, value);
     }
 }
 
 static void pass(QuantInput in, const QuantTarget *target) {
 #define CALL(TYPE, ADD)                                                                                                \
     do {                                                                                                               \
-        if (in.type == QUANT_F32) pass_with(in, target, QUANT_F32, TYPE, ADD);                                         \
-        if (in.type == QUANT_F16) pass_with(in, target, QUANT_F16, TYPE, ADD);                                         \
-        if (in.type == QUANT_BF16) pass_with(in, target, QUANT_BF16, TYPE, ADD);                                       \
+        if (in.type == QUANT_F32) pass_with(in, *target, QUANT_F32, TYPE, ADD);                                        \
+        if (in.type == QUANT_F16) pass_with(in, *target, QUANT_F16, TYPE, ADD);                                        \
+        if (in.type == QUANT_BF16) pass_with(in, *target, QUANT_BF16, TYPE, ADD);                                      \
     } while (0)
     FOR_TARGET(target, CALL);
 #undef CALL
@@ -468,8 +485,8 @@ static void decode_levels(const uint8_t *codes, int bits, const float *levels, i
     bool add = target->accumulate != NULL;
 #define CASE(q)                                                                                                        \
     case q:                                                                                                            \
-        if (add) decode_with(codes, q, unpack_levels(q, levels), true, count, target, QUANT_F32, true);                \
-        if (!add) decode_with(codes, q, unpack_levels(q, levels), true, count, target, QUANT_F32, false);              \
+        if (add) decode_with(codes, q, unpack_levels(q, levels), true, count, *target, QUANT_F32, true);               \
+        if (!add) decode_with(codes, q, unpack_levels(q, levels), true, count, *target, QUANT_F32, false);             \
         break;
     FOR_LEVEL_BITS(bits, CASE)
 #undef CASE
