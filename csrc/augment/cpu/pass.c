@@ -62,6 +62,7 @@ static void set_strides(AugmentPass *a) {
     a->pixel_stride = chw ? item : item * AUGMENT_CHANNELS;
     a->row_stride = a->pixel_stride * width;
     a->plane_stride = chw ? item * width * height : item;
+    a->next_stride = (size_t)a->spec.height * (size_t)a->spec.width * AUGMENT_CHANNELS / height;
 }
 
 static void set_fills(AugmentPass *a) {
@@ -115,31 +116,30 @@ static unsigned char *at(const AugmentPass *a, unsigned char *out, int32_t y, in
     return out + (size_t)y * a->row_stride + (size_t)x * a->pixel_stride;
 }
 
-/* `count` items of one value in a row; inlined with a constant item size. */
-static inline __attribute__((always_inline)) void fill_items(unsigned char *to, size_t count, uint32_t value,
-                                                             size_t item_bytes) {
+/* One value in a rectangle of a plane; inlined with a constant item size. */
+static inline __attribute__((always_inline)) void paint_plane(unsigned char *to, size_t stride, AugmentPart r,
+                                                              uint32_t value, size_t item_bytes) {
     const uint64_t repeat = item_bytes == 1   ? 0x0101010101010101u
                             : item_bytes == 2 ? 0x0001000100010001u
                                               : 0x0000000100000001u;
     const uint64_t pattern = repeat * value;
-    const size_t bytes = count * item_bytes;
-    if (bytes < sizeof pattern) {
-        for (size_t i = 0; i < count; i++) augment_store(to + i * item_bytes, value, item_bytes);
-        return;
+    const size_t count = (size_t)r.width, bytes = count * item_bytes;
+    for (int32_t row = 0; row < r.height; row++, to += stride) {
+        if (bytes < sizeof pattern) {
+            for (size_t i = 0; i < count; i++) augment_store(to + i * item_bytes, value, item_bytes);
+            continue;
+        }
+        for (size_t i = 0; i < bytes - sizeof pattern; i += sizeof pattern) store_u64(to + i, pattern);
+        store_u64(to + bytes - sizeof pattern, pattern);
     }
-    for (size_t i = 0; i + sizeof pattern <= bytes; i += sizeof pattern) store_u64(to + i, pattern);
-    store_u64(to + bytes - sizeof pattern, pattern);
 }
 
 static inline __attribute__((always_inline)) void paint_as(const AugmentPass *a, unsigned char *corner, AugmentPart r,
                                                            const uint32_t *value, size_t item_bytes) {
-    for (int32_t i = 0; i < r.height; i++, corner += a->row_stride) {
-        if (a->spec.layout == IMAGE_CHW) {
-            for (int c = 0; c < AUGMENT_CHANNELS; c++) {
-                fill_items(corner + (size_t)c * a->plane_stride, (size_t)r.width, value[c], item_bytes);
-            }
-            continue;
-        }
+    for (int c = 0; a->spec.layout == IMAGE_CHW && c < AUGMENT_CHANNELS; c++) {
+        paint_plane(corner + (size_t)c * a->plane_stride, a->row_stride, r, value[c], item_bytes);
+    }
+    for (int32_t i = 0; a->spec.layout == IMAGE_HWC && i < r.height; i++, corner += a->row_stride) {
         unsigned char *to = corner;
         for (int32_t j = 0; j < r.width; j++, to += AUGMENT_CHANNELS * item_bytes) {
             for (size_t c = 0; c < AUGMENT_CHANNELS; c++) augment_store(to + c * item_bytes, value[c], item_bytes);
@@ -161,7 +161,6 @@ static void paint(const AugmentPass *a, unsigned char *out, AugmentPart r, const
 
 static void convert(const AugmentPass *a, const uint8_t *source, ptrdiff_t stride, bool mirror, const uint8_t *next,
                     unsigned char *out) {
-    const size_t next_bytes = (size_t)a->spec.height * (size_t)a->spec.width * AUGMENT_CHANNELS;
     AugmentStrip strip = {.source = source,
                           .source_stride = stride,
                           .rows = (size_t)a->out_height,
@@ -171,19 +170,22 @@ static void convert(const AugmentPass *a, const uint8_t *source, ptrdiff_t strid
                           .out_stride = a->row_stride,
                           .plane = a->plane_stride,
                           .next = next,
-                          .next_stride = next_bytes / (size_t)a->out_height};
+                          .next_stride = a->next_stride};
     a->kernel(a, &strip);
 }
 
-/* A short copy, without a call. */
-static inline void copy_row(uint8_t *to, const uint8_t *from, size_t bytes) {
+/* Short rows, without calls. */
+static inline void copy_rows(uint8_t *to, size_t stride, const uint8_t *from, size_t from_stride, size_t bytes,
+                             int32_t rows) {
     enum { STEP = 32 };
-    if (bytes < STEP) {
-        memcpy(to, from, bytes);
-        return;
+    for (; rows > 0; rows--, to += stride, from += from_stride) {
+        if (bytes < STEP) {
+            memcpy(to, from, bytes);
+            continue;
+        }
+        for (size_t i = 0; i < bytes - STEP; i += STEP) memcpy(to + i, from + i, STEP);
+        memcpy(to + bytes - STEP, from + bytes - STEP, STEP);
     }
-    for (size_t i = 0; i + STEP <= bytes; i += STEP) memcpy(to + i, from + i, STEP);
-    memcpy(to + bytes - STEP, from + bytes - STEP, STEP);
 }
 
 static void reflect_sides(uint8_t *row, int32_t width, int32_t margin) {
@@ -195,17 +197,25 @@ static void reflect_sides(uint8_t *row, int32_t width, int32_t margin) {
 
 /* Puts what the frame needs into the padded image, whose fill stands there already; the place of in(0, 0). */
 static const uint8_t *pad_rows(const AugmentPass *a, const Frame *f, const AugmentImage *image, uint8_t *scratch) {
-    const int32_t height = a->spec.height, width = a->spec.width, margin = a->margin;
-    const bool reflect = a->reflect;
-    const AugmentImage from = *image; /* as the others, a copy that the rows' bytes cannot change */
-    const size_t row_bytes = (size_t)from.part.width * AUGMENT_CHANNELS, stride = padded_stride(a);
-    uint8_t *origin = scratch + (size_t)margin * (stride + AUGMENT_CHANNELS);
-    for (int32_t y = f->turn ? f->y0 - a->out_height + 1 : f->y0, end = y + a->out_height; y < end; y++) {
-        int32_t line = (reflect ? augment_reflect(y, height) : y) - from.part.y;
-        if (line < 0 || line >= from.part.height) continue;
-        uint8_t *row = origin + y * (ptrdiff_t)stride;
-        copy_row(row + from.part.x * AUGMENT_CHANNELS, from.pixels + (size_t)line * from.stride, row_bytes);
-        if (reflect) reflect_sides(row, width, margin);
+    const AugmentPart part = image->part;
+    const size_t row_bytes = (size_t)part.width * AUGMENT_CHANNELS, stride = padded_stride(a);
+    uint8_t *origin = scratch + (size_t)a->margin * (stride + AUGMENT_CHANNELS), *left = origin;
+    int32_t y = f->turn ? f->y0 - a->out_height + 1 : f->y0, end = y + a->out_height;
+    left += part.x * AUGMENT_CHANNELS;
+    if (!a->reflect) {
+        if (y < part.y) y = part.y;
+        if (end > part.y + part.height) end = part.y + part.height;
+        if (y >= end) return origin;
+        copy_rows(left + y * (ptrdiff_t)stride, stride, image->pixels + (size_t)(y - part.y) * image->stride,
+                  image->stride, row_bytes, end - y);
+        return origin;
+    }
+    for (; y < end; y++) {
+        const int32_t line = augment_reflect(y, a->spec.height) - part.y;
+        if (line < 0 || line >= part.height) continue;
+        copy_rows(left + y * (ptrdiff_t)stride, stride, image->pixels + (size_t)line * image->stride, image->stride,
+                  row_bytes, 1);
+        reflect_sides(origin + y * (ptrdiff_t)stride, a->spec.width, a->margin);
     }
     return origin;
 }

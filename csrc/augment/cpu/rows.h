@@ -39,6 +39,7 @@ struct AugmentPass {
     int moves;        /* of its operations; the others fill holes */
     int32_t out_height, out_width;
     size_t item_bytes, pixel_stride, row_stride, plane_stride; /* of the output, in bytes */
+    size_t next_stride; /* bytes of a source for each row of the output, as in AugmentStrip */
     bool affine; /* (v - shift) * factor, in float32 (float64 for IMAGE_F32), equals the table for all 256 levels */
     double shift[AUGMENT_CHANNELS], factor[AUGMENT_CHANNELS];
     /* The output for each level; 16-bit types and uint8 use the low bits. */
