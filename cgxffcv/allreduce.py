@@ -293,9 +293,9 @@ class AllreducePlan:
         switches = {"average": average, "error_feedback": error_feedback, "half_metadata": half_metadata}
         for argument, value in (switches | {"compare": compare}).items():
             check_switch(argument, value)
-        quantised = any(width not in (0, UNCOMPRESSED) for width in (plan_bits, *own_bits))
-        quantises = quantised and self.dtype in QUANTIZED_DTYPES and self.op in ("sum", "average")
-        lines = costs.of(comm, device) if algorithm == "auto" and quantises and comm.size > 1 else None
+        quantized = any(width not in (0, UNCOMPRESSED) for width in (plan_bits, *own_bits))
+        quantizes = quantized and self.dtype in QUANTIZED_DTYPES and self.op in ("sum", "average")
+        lines = costs.of(comm, device) if algorithm == "auto" and quantizes and comm.size > 1 else None
         self.comm, self.codec, self.device, self.bits = comm, codec, device, plan_bits
         self.layer_bits = tuple(own_bits)
         self._make = lambda each: _cgxffcv.AllreducePlan(
@@ -321,7 +321,7 @@ class AllreducePlan:
             costs=lines,
         )
         self._plan = self._make(own_bits)
-        if algorithm == "ring" and quantises and comm.size > 4:
+        if algorithm == "ring" and quantizes and comm.size > 4:
             message = f"a ring of {comm.size} ranks quantises {comm.size} times on the way: sra does so twice"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
 

@@ -152,8 +152,8 @@ def trial_of(world: comm.Comm, site: str, options: argparse.Namespace, count: in
 
 
 def compresses(options: argparse.Namespace) -> bool:
-    quantised = options.dtype in QUANTIZED_DTYPES and options.op in ("sum", "average")
-    return quantised and options.bits <= 8 and options.algorithm != "exact"
+    quantized = options.dtype in QUANTIZED_DTYPES and options.op in ("sum", "average")
+    return quantized and options.bits <= 8 and options.algorithm != "exact"
 
 
 def how(options: argparse.Namespace) -> str:
@@ -165,9 +165,9 @@ def how(options: argparse.Namespace) -> str:
 
 def way_of(world: comm.Comm, options: argparse.Namespace, algorithm: str) -> Way:
     """What a run does, for the bound of its error."""
-    quantised = compresses(options) and algorithm != "exact" and world.size > 1
+    quantized = compresses(options) and algorithm != "exact" and world.size > 1
     made = options.bits, options.bucket_size, options.codec, options.rounding == "stochastic", options.half_metadata
-    return Way(options.dtype, options.op, world.size, algorithm, quantised, *made)
+    return Way(options.dtype, options.op, world.size, algorithm, quantized, *made)
 
 
 def check(out: np.ndarray, way: Way, world: comm.Comm) -> tuple[int, float]:

@@ -53,7 +53,7 @@ class Way:
     op: str
     ranks: int
     algorithm: str
-    quantised: bool
+    quantized: bool
     bits: int = 4
     bucket_size: int = 1024
     codec: str = "maxmin"
@@ -140,7 +140,7 @@ def bound_of(way: Way) -> np.ndarray:
     inner = ROUNDING["float64" if way.dtype == "float64" else "float32"]
     size = np.abs(exact) if way.op == "prod" else sum(np.abs(x) for x in blocks) / divisor
     error = way.ranks * inner * size  # one rounding for each addition or product, and for the division
-    if way.quantised:
+    if way.quantized:
         error = error + _quantized_bound(way, blocks) / divisor
     steps = way.ranks if way.op == "prod" and way.algorithm != "ring" else 1
     return error + steps * ROUNDING[way.dtype] * (np.abs(exact) + error) + SUBNORMAL[way.dtype]

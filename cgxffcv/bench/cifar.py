@@ -133,7 +133,7 @@ def fold_images(options: argparse.Namespace) -> int:
 
 
 def folds(options: argparse.Namespace) -> int:
-    """The number of folds that runs go through; UserError if the training set has not so many."""
+    """The number of folds that runs go through; UserError if the training set has fewer."""
     images, samples = fold_images(options), samples_of(options.train)
     if not 0 < images < samples:
         raise UsageError(f"bench cifar: --holdout {images}: expected 1 to {samples - 1} images")

@@ -35,14 +35,14 @@ static Status choose_by_rule(const Choice *choice) {
     const Comm *comm = choice->setup->comm;
     const AllreduceOptions *options = &choice->setup->options;
     int size = comm_size(comm);
-    bool quantises = choice->table->any_quantized;
-    double item = quantises ? (double)options->bits / 8.0 : (double)allreduce_type_bytes(options->type);
+    bool quantizes = choice->table->any_quantized;
+    double item = quantizes ? (double)options->bits / 8.0 : (double)allreduce_type_bytes(options->type);
     double sent = (double)choice->table->elems * item * (size - 1);
     if (sent <= SMALL_BYTES) return choice_take(choice, ALLREDUCE_ONE_SHOT, "by rule: a small call, latency decides");
     if (comm_nodes(comm) > 1 && comm_local_size(comm) > 1 && allreduce_nodes_are_equal(comm)) {
         return choice_take(choice, ALLREDUCE_TWO_LEVEL, "by rule: several ranks on each of several nodes");
     }
-    if (!quantises) return choice_take(choice, ALLREDUCE_EXACT, "by rule: nothing in this call is quantised");
+    if (!quantizes) return choice_take(choice, ALLREDUCE_EXACT, "by rule: nothing in this call is quantised");
     if (size == 2 && choice->setup->link == ALLREDUCE_LINK_BUS && sent >= BUS_BYTES) {
         return choice_take(choice, ALLREDUCE_SRA,
                            "by rule: two ranks by way of host memory, in both directions at once");

@@ -35,17 +35,17 @@ static void add_special_layers(Text *text, const AllreduceSetup *setup) {
 static void add_layers(Text *text, const AllreduceSetup *setup) {
     const AllreduceOptions *options = &setup->options;
     const AllreduceExtent *extent = &setup->extents[0];
-    int64_t quantized_layers = 0, quantised = 0;
+    int64_t quantized_layers = 0, quantized_elems = 0;
     for (int i = 0; i < extent->map->layers; i++) {
         const WireLayer *layer = wire_layer(extent->map, i);
         if (layer->raw) continue;
         quantized_layers++;
-        quantised += layer->elems;
+        quantized_elems += layer->elems;
     }
     explain_add(text, "layers: %d, %lld elements of %s; quantised: %lld layers, %lld elements", extent->map->layers,
                 (long long)extent->elems, allreduce_type_name((int)options->type), (long long)quantized_layers,
-                (long long)quantised);
-    if (quantised > 0) {
+                (long long)quantized_elems);
+    if (quantized_elems > 0) {
         explain_add(text, " (%d bits, buckets of %lld, %s, %s%s)", options->bits, (long long)options->bucket_size,
                     quantize_codec_name((int)options->codec), quantize_rounding_name((int)options->rounding),
                     extent->feedback ? ", error feedback" : "");

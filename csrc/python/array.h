@@ -25,7 +25,7 @@ typedef enum ArrayType {
     ARRAY_TYPES
 } ArrayType;
 
-#define ARRAY_UNALIGNED (1u << 31) /* with a mask of types: addresses that the type does not allow are fine, too */
+#define ARRAY_UNALIGNED (1u << 31) /* with a mask of types: also addresses that the type does not allow */
 #define ARRAY_MAX_DIMS 64          /* as NumPy: a batch has one more than a field */
 
 /* A new C-ordered array with unspecified contents; NULL with an exception set on failure. */

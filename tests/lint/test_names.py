@@ -3,10 +3,11 @@ may include that header, however it came to see it; with external linkage it beg
 and used. And what the law allows is in use."""
 
 import re
+import tokenize
 from functools import cache
 
 from c_names import Tree, names_of, room_of
-from checkout import CSRC
+from checkout import CSRC, ROOT
 from rooms import INCLUDE, MAY_INCLUDE, ONLY_IN, SEAMS, code, sources
 
 # What external names begin with in the rooms that have more nouns than their own name.
@@ -77,6 +78,15 @@ def test_kernels_are_called_so():
     assert not (wrong := [f for f in found if not f[1].endswith("_kernel")]), f"no _kernel at its end:{listed(wrong)}"
     twice = [(f, n) for f, n in found if sum(n == other for _, other in found) > 1]
     assert not twice, f"kernels of one name:{listed(twice)}"
+
+
+def test_names_spell_quantize_with_z():
+    found = [(path, name) for path, text in tree().texts.items() for name in re.findall(r"\w*quantis\w*", text)]
+    for path in sorted((ROOT / "cgxffcv").rglob("*.py")):
+        with tokenize.open(path) as file:
+            names = {t.string for t in tokenize.generate_tokens(file.readline) if t.type == tokenize.NAME}
+        found += [(path.name, name) for name in sorted(names) if "quantis" in name]
+    assert not found, f"names with quantis, not quantiz:{listed(found)}"
 
 
 def test_the_law_allows_nothing_that_nobody_does():

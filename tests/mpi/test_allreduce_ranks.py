@@ -38,8 +38,8 @@ def test_large(launch, tmp_path):
     for values in run(launch, tmp_path, "large", script=SCRIPT, limit=120):
         worst = values["worst"]
         assert worst["exact"] == 0
-        for algorithm, quantisations in {"one_shot": 1, "sra": 2, "two_level": 3, "ring": launch.size}.items():
-            assert worst[algorithm] <= quantisations * step / 2 * 1.1 + 1e-3
+        for algorithm, quantizations in {"one_shot": 1, "sra": 2, "two_level": 3, "ring": launch.size}.items():
+            assert worst[algorithm] <= quantizations * step / 2 * 1.1 + 1e-3
 
 
 @pytest.mark.parametrize("launch", places(Launch("shm", 3), Launch("mpi", 2, 2), Launch("mpi", 4, 2)))

@@ -96,7 +96,7 @@ static Status keep_lost(HostEngine *host, Part part, const float *value, const u
     return STATUS_OK;
 }
 
-static Status quantise(HostEngine *host, Part part, Summands from, uint8_t *to) {
+static Status slice_quantize(HostEngine *host, Part part, Summands from, uint8_t *to) {
     QuantRandom random = random_of(host, part.span);
     QuantInput input = input_of(host, from, part.span->elems);
     if (part.layer->spec.half_metadata && (from.type == ALLREDUCE_F32 || input.scale != 1.0f)) {
@@ -109,7 +109,7 @@ static Status quantise(HostEngine *host, Part part, Summands from, uint8_t *to) 
 
 /* Quantises values and keeps what is lost. */
 static Status quantize_keeping(HostEngine *host, Part part, const float *value, uint8_t *to) {
-    TRY(quantise(host, part, sum_of(host, value), to));
+    TRY(slice_quantize(host, part, sum_of(host, value), to));
     return keep_lost(host, part, value, to);
 }
 
@@ -150,7 +150,7 @@ Status allreduce_encode_term(HostEngine *host, const WireSlice *slice, Summands 
             TRY(correct(host, part, own));
             TRY(quantize_keeping(host, part, host->scaled, to));
         } else {
-            TRY(quantise(host, part, own, to));
+            TRY(slice_quantize(host, part, own, to));
         }
     }
     return STATUS_OK;
@@ -166,7 +166,7 @@ Status allreduce_encode_result(HostEngine *host, const WireSlice *slice, const v
         } else if (feedback) {
             TRY(quantize_keeping(host, part, from.x, to));
         } else {
-            TRY(quantise(host, part, from, to));
+            TRY(slice_quantize(host, part, from, to));
         }
     }
     return STATUS_OK;
