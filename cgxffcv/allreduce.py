@@ -151,8 +151,9 @@ def dequantize(
         out = np.empty(elems, np.uint16 if spec.dtype == "bfloat16" else spec.dtype)
     plain, name = _plain(out, "out")
     kind = "bfloat16" if name == "uint16" else name
-    if plain.size != int(np.prod(elems)):
-        raise ValueError(f"out must have {int(np.prod(elems))} elements, not {plain.size}")
+    count = elems if isinstance(elems, int) else int(np.prod(elems))
+    if plain.size != count:
+        raise ValueError(f"out must have {count} elements, not {plain.size}")
     random = {"seed": seed, "call": call, "rank": 0, "quad": quad}
     _cgxffcv.dequantize(wire, spec._core, random, plain, kind, accumulate, divisor, threads)
     return out

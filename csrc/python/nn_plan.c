@@ -85,6 +85,16 @@ fail:
     return -1;
 }
 
+/* A call on what host memory has of the model, without the interpreter's lock. */
+#define PLAN_CALL(self, status, call)                                                                                  \
+    do {                                                                                                               \
+        Py_BEGIN_ALLOW_THREADS;                                                                                        \
+        (status) = py_nn_upload((self)->model);                                                                        \
+        if ((status) == STATUS_OK) (status) = (call);                                                                  \
+        if ((status) == STATUS_OK) (status) = py_nn_download((self)->model);                                           \
+        Py_END_ALLOW_THREADS;                                                                                          \
+    } while (0)
+
 static PyObject *plan_step_method(PlanObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"images", "labels", "label_smoothing", "reduction", "first_block", "mean", "std", NULL};
     PyObject *images_in, *labels_in, *mean = Py_None, *std = Py_None, *result = NULL;
@@ -106,12 +116,7 @@ static PyObject *plan_step_method(PlanObject *self, PyObject *args, PyObject *ke
                      (long long)label_view.elems);
     } else if (py_nn_enter(self->model) == 0) {
         Status status;
-        Py_BEGIN_ALLOW_THREADS;
-        status = py_nn_upload(self->model);
-        if (status == STATUS_OK)
-            status = nn_plan_step(self->plan, &images, label_view.data, (int)image_view.shape[0], &options);
-        if (status == STATUS_OK) status = py_nn_download(self->model);
-        Py_END_ALLOW_THREADS;
+        PLAN_CALL(self, status, nn_plan_step(self->plan, &images, label_view.data, (int)image_view.shape[0], &options));
         py_nn_leave(self->model);
         result = status == STATUS_OK ? Py_NewRef(Py_None) : plan_fail(self, status);
     }
@@ -150,11 +155,7 @@ static PyObject *plan_evaluate_method(PlanObject *self, PyObject *args, PyObject
         float *to = py_array_data(logits);
         int count = view.shape[0] > INT32_MAX ? INT32_MAX : (int)view.shape[0];
         Status status;
-        Py_BEGIN_ALLOW_THREADS;
-        status = py_nn_upload(self->model);
-        if (status == STATUS_OK) status = nn_plan_evaluate(self->plan, &images, count, to);
-        if (status == STATUS_OK) status = py_nn_download(self->model);
-        Py_END_ALLOW_THREADS;
+        PLAN_CALL(self, status, nn_plan_evaluate(self->plan, &images, count, to));
         if (status != STATUS_OK) {
             Py_CLEAR(logits);
             plan_fail(self, status);
@@ -175,11 +176,7 @@ static PyObject *plan_forward_method(PlanObject *self, PyObject *args, PyObject 
     if (plan_take_images(self, images_in, mean, std, &view, &images) < 0) return NULL;
     Status status = py_nn_enter(self->model) < 0 ? STATUS_INTERRUPTED : STATUS_OK;
     if (status == STATUS_OK) {
-        Py_BEGIN_ALLOW_THREADS;
-        status = py_nn_upload(self->model);
-        if (status == STATUS_OK) status = nn_plan_forward(self->plan, &images, (int)view.shape[0]);
-        if (status == STATUS_OK) status = py_nn_download(self->model);
-        Py_END_ALLOW_THREADS;
+        PLAN_CALL(self, status, nn_plan_forward(self->plan, &images, (int)view.shape[0]));
         py_nn_leave(self->model);
         if (status != STATUS_OK) plan_fail(self, status);
     }
@@ -202,11 +199,7 @@ static PyObject *plan_backward_method(PlanObject *self, PyObject *args, PyObject
         PyErr_Format(PyExc_ValueError, "output_gradient must have the shape (n, %lld, %lld, %lld)", (long long)shape[0],
                      (long long)shape[1], (long long)shape[2]);
     } else if (py_nn_enter(self->model) == 0) {
-        Py_BEGIN_ALLOW_THREADS;
-        status = py_nn_upload(self->model);
-        if (status == STATUS_OK) status = nn_plan_backward(self->plan, view.data, (int)view.shape[0], first_block);
-        if (status == STATUS_OK) status = py_nn_download(self->model);
-        Py_END_ALLOW_THREADS;
+        PLAN_CALL(self, status, nn_plan_backward(self->plan, view.data, (int)view.shape[0], first_block));
         py_nn_leave(self->model);
         if (status != STATUS_OK) plan_fail(self, status);
     }

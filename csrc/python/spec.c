@@ -174,17 +174,31 @@ static int refuse_unknown_keys(const SpecTable *table, PyObject *dict) {
     }
     while (PyDict_Next(dict, &position, &key, &value)) {
         if (find_member(table, key) != NULL) continue;
+        Py_INCREF(key); /* its text may run Python code */
         PyErr_Format(PyExc_TypeError, "%s has no %.200R; there are %s", where, key, known);
+        Py_DECREF(key);
         return -1;
     }
     return 0;
 }
 
-/* `dict` is a copy that nobody else knows: converting its values may run Python code. */
-static int fill_all(const SpecTable *table, PyObject *dict, PyObject *keep, void *out) {
-    const SpecMember *member = table->members;
-    for (; member->key != NULL; member++) {
-        PyObject *value = PyDict_GetItemString(dict, member->key);
+/* References to each member's value, or NULL: converting one may run Python code, which may change the dict. Asking
+ * that for each key would make a text of it. Says whether all keys are members'. */
+static bool find_values(const SpecTable *table, PyObject *dict, PyObject *values[SPEC_MAX_MEMBERS]) {
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    bool known = true;
+    while (PyDict_Next(dict, &position, &key, &value)) {
+        const SpecMember *member = find_member(table, key);
+        known = known && member != NULL;
+        if (member != NULL) Py_XSETREF(values[member - table->members], Py_NewRef(value));
+    }
+    return known;
+}
+
+static int fill_all(const SpecTable *table, PyObject *dict, PyObject *const *values, PyObject *keep, void *out) {
+    for (const SpecMember *member = table->members; member->key != NULL; member++) {
+        PyObject *value = values[member - table->members];
         if (value == NULL && refuse_unknown_keys(table, dict) < 0) return -1; /* perhaps misspelt */
         if (value == NULL) PyErr_Format(PyExc_TypeError, "%s is missing", member->key);
         if (value == NULL || fill_member(member, value, keep, (char *)out + member->offset) < 0) {
@@ -192,7 +206,7 @@ static int fill_all(const SpecTable *table, PyObject *dict, PyObject *keep, void
             return -1;
         }
     }
-    return PyDict_GET_SIZE(dict) > member - table->members ? refuse_unknown_keys(table, dict) : 0;
+    return 0;
 }
 
 int py_spec_fill(const SpecTable *table, PyObject *dict, PyObject *keep, void *out) {
@@ -200,10 +214,13 @@ int py_spec_fill(const SpecTable *table, PyObject *dict, PyObject *keep, void *o
         PyErr_Format(PyExc_TypeError, "%s must be a dict, not %.100s", table->what, Py_TYPE(dict)->tp_name);
         return -1;
     }
-    PyObject *copy = dict == NULL ? PyDict_New() : PyDict_Copy(dict);
-    if (copy == NULL) return -1;
-    int result = fill_all(table, copy, keep, out);
-    Py_DECREF(copy);
+    PyObject *values[SPEC_MAX_MEMBERS] = {NULL}, *held = dict == NULL ? PyDict_New() : Py_NewRef(dict);
+    if (held == NULL) return -1;
+    const bool known = find_values(table, held, values);
+    int result = fill_all(table, held, values, keep, out);
+    if (result == 0 && !known) result = refuse_unknown_keys(table, held);
+    for (int i = 0; i < SPEC_MAX_MEMBERS && table->members[i].key != NULL; i++) Py_XDECREF(values[i]);
+    Py_DECREF(held);
     return result;
 }
 

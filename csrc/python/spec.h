@@ -35,10 +35,12 @@ typedef struct SpecMember {
     int (*parse)(PyObject *value, void *member); /* 0, or -1 with an exception set */
 } SpecMember;
 
+#define SPEC_MAX_MEMBERS 32
+
 /* Ends with a member without a key. */
 typedef struct SpecTable {
     const char *what; /* "an optimizer group", say; with the dict's own "name", if it has one, it begins a message */
-    SpecMember members[32];
+    SpecMember members[SPEC_MAX_MEMBERS];
 } SpecTable;
 
 #define SPEC_PLACE(type, member) .offset = offsetof(type, member), .bytes = sizeof(((type *)0)->member)

@@ -1,23 +1,14 @@
 /* Kernels for AVX2 and F16C: 16 values convert in two vectors of float32, or four of float64 for exact float32. */
 #if defined(__x86_64__)
 
-#include "augment/cpu/rows_vector.h"
+#include <immintrin.h>
 
 typedef struct Constants {
     __m256 shift[3][2], factor[3][2];
     __m256d wide_shift[3][4], wide_factor[3][4];
 } Constants;
 
-/* The channel of lane `lane` in constant set `which`. */
-INLINE int channel_of(int which, int lane, ImageLayout layout) {
-    return layout == IMAGE_CHW ? which : (AUGMENT_BLOCK * which + lane) % AUGMENT_CHANNELS;
-}
-
-INLINE Constants constants_u8(const AugmentPass *a, ImageLayout layout) {
-    (void)a;
-    (void)layout;
-    return (Constants){0};
-}
+#include "augment/cpu/rows_vector.h"
 
 INLINE Constants constants_f16(const AugmentPass *a, ImageLayout layout) {
     Constants k = {0};
@@ -51,12 +42,6 @@ INLINE Constants constants_f32(const AugmentPass *a, ImageLayout layout) {
         }
     }
     return k;
-}
-
-INLINE void put_u8(void *out, __m128i values, Constants k, int which) {
-    (void)k;
-    (void)which;
-    _mm_storeu_si128(out, values);
 }
 
 INLINE __m256 affine(__m128i values, Constants k, int which, int half) {

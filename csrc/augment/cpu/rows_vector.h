@@ -1,7 +1,8 @@
-/* Private to rows_avx2.c and rows_avx512.c, which define before they include it:
+/* Private to rows_avx2.c and rows_avx512.c. They define, before they include it,
  *   Constants                          what a strip keeps in registers
+ * and, before they use DEFINE_KERNELS, for all types but uint8
  *   constants_TYPE(augment, layout)    prepares them
- *   put_TYPE(out, values, k, which)  16 uint8 values converted by constant set `which` and stored
+ *   put_TYPE(out, values, k, which)    16 uint8 values converted by constant set `which` and stored
  * A block is 16 pixels. HWC: three vectors in the order of the output, whose values cycle through the channels.
  * CHW: one vector a channel. The last block of a row overlaps its neighbour instead of running past the end. */
 #ifndef CGXFFCV_AUGMENT_CPU_ROWS_VECTOR_H
@@ -12,6 +13,23 @@
 #include "augment/cpu/rows.h"
 
 #define INLINE static inline __attribute__((always_inline))
+
+/* The channel of lane `lane` in constant set `which`. */
+INLINE int channel_of(int which, int lane, ImageLayout layout) {
+    return layout == IMAGE_CHW ? which : (AUGMENT_BLOCK * which + lane) % AUGMENT_CHANNELS;
+}
+
+INLINE Constants constants_u8(const AugmentPass *a, ImageLayout layout) {
+    (void)a;
+    (void)layout;
+    return (Constants){0};
+}
+
+INLINE void put_u8(void *out, __m128i values, Constants k, int which) {
+    (void)k;
+    (void)which;
+    _mm_storeu_si128(out, values);
+}
 
 typedef struct Block {
     __m128i v[3];
