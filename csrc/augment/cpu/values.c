@@ -4,10 +4,10 @@
 #include <math.h>
 #include <string.h>
 
-#define RING (2 * AUGMENT_MAX_RADIUS + 1)
+#define SUMMED_ROWS (2 * AUGMENT_MAX_RADIUS + 1)
 
 /* Of each value of a row: its sums along the rows that are still needed. */
-size_t augment_values_blur_bytes(size_t values) { return RING * values * sizeof(int64_t); }
+size_t augment_values_blur_bytes(size_t values) { return SUMMED_ROWS * values * sizeof(int64_t); }
 
 #define VALUE uint8_t
 #define SUM int64_t

@@ -118,23 +118,23 @@ static void OF(sum_row)(const AugmentValues *image, AugmentSize size, int32_t y,
     }
 }
 
-/* Each row is summed along itself once and waits in a ring until the sums along the columns have used it. */
+/* Each row is summed along itself once and waits in circular memory until the sums along the columns have used it. */
 static void OF(blur)(const AugmentValues *image, AugmentSize size, const uint32_t *weights, int32_t radius,
                      void *scratch) {
     const size_t values = (size_t)size.width * (size_t)image->channels;
-    SUM *ring = scratch;
+    SUM *rows = scratch;
     for (int32_t y = 0, summed = 0; y < size.height; y++) {
         const int32_t last = y + radius < size.height ? y + radius : size.height - 1;
         VALUE *to = (VALUE *)image->data + (size_t)y * values;
         for (; summed <= last; summed++) {
-            OF(sum_row)(image, size, summed, weights, radius, ring + (size_t)(summed % RING) * values);
+            OF(sum_row)(image, size, summed, weights, radius, rows + (size_t)(summed % SUMMED_ROWS) * values);
         }
         for (size_t k = 0; k < values; k++) {
-            SUM sum = (SUM)weights[0] * ring[(size_t)(y % RING) * values + k];
+            SUM sum = (SUM)weights[0] * rows[(size_t)(y % SUMMED_ROWS) * values + k];
             for (int32_t i = 1; i <= radius; i++) {
-                const size_t above = (size_t)(augment_reflect(y - i, size.height) % RING);
-                const size_t below = (size_t)(augment_reflect(y + i, size.height) % RING);
-                sum += (SUM)weights[i] * (ring[above * values + k] + ring[below * values + k]);
+                const size_t above = (size_t)(augment_reflect(y - i, size.height) % SUMMED_ROWS);
+                const size_t below = (size_t)(augment_reflect(y + i, size.height) % SUMMED_ROWS);
+                sum += (SUM)weights[i] * (rows[above * values + k] + rows[below * values + k]);
             }
             to[k] = OF(column)(sum);
         }
