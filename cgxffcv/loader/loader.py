@@ -455,9 +455,9 @@ class Loader:
         return ids
 
     def stats(self) -> dict[str, Any]:
-        """Counts, seconds (of the consumer: waited, and spent in steps on whole batches; of all workers: worked, of it
-        in the JPEG decoder, and idle), batch buffers (slots) and bytes of memory; since a setting was last changed, or
-        a pass begun beside another."""
+        """Counts, seconds (of the consumer: waited, and spent in steps on whole batches; of all workers: worked, idle,
+        and of their work in the JPEG decoder, cutting and resampling images, and in what else is done to images), batch
+        buffers (slots) and bytes of memory; since a setting was last changed, or a pass begun beside another."""
         return {**self._core.stats(), "step_seconds": self._plan.step_seconds}
 
     def explain(self) -> str:

@@ -232,7 +232,9 @@ typedef struct LoaderStats {
     uint64_t batches, samples;              /* given to the caller */
     int64_t wait_ns;                        /* the caller waited for batches */
     int64_t work_ns;                        /* all workers decoded and augmented */
-    int64_t decode_ns;                      /* of it, the JPEG decoder */
+    int64_t decode_ns;                      /* of it, the JPEG decoder ... */
+    int64_t resample_ns;                    /* ... cutting and resampling images ... */
+    int64_t augment_ns;                     /* ... what else is done to them: operations, conversion */
     int64_t idle_ns;                        /* all workers waited for room or work during passes */
     uint64_t blanked;                       /* damaged images that came out black (blank_damaged), each time */
     uint64_t skipped;                       /* damaged samples that were left out (skip_damaged), each time */

@@ -23,8 +23,9 @@ typedef struct Flight {
     ErrorRecord error;
 } Flight;
 
+/* In cache lines of its own: its thread writes here with every image. */
 typedef struct Worker {
-    Workers *workers; /* borrowed until loader_workers_destroy */
+    _Alignas(MEMORY_ALIGNMENT) Workers *workers; /* borrowed until loader_workers_destroy */
     DecoderScratch scratch;
     size_t held; /* bytes of `scratch` after the last work */
     pthread_t handle;
@@ -162,7 +163,7 @@ static void worker_run_job(Worker *worker, const Job *job) {
     Workers *workers = worker->workers;
     if (job->ahead_ids != NULL)
         loader_source_read_ahead(workers->config.pipeline->source, job->ahead_ids, job->ahead_count);
-    worker->scratch.decode_ns = 0;
+    worker->scratch.times = (DecoderTimes){0};
     int64_t start = clock_now_ns();
     Status status =
         loader_pipeline_run(workers->config.pipeline, &worker->scratch, job->draws, job->batch, job->first, job->count);
@@ -170,7 +171,9 @@ static void worker_run_job(Worker *worker, const Job *job) {
     pthread_mutex_lock(&workers->mutex);
     workers->busy--;
     workers->totals.work_ns += spent;
-    workers->totals.decode_ns += worker->scratch.decode_ns;
+    workers->totals.decode_ns += worker->scratch.times.decode_ns;
+    workers->totals.resample_ns += worker->scratch.times.resample_ns;
+    workers->totals.augment_ns += worker->scratch.times.augment_ns;
     worker->held = loader_pipeline_scratch_bytes(&worker->scratch);
     const int64_t at = worker->scratch.failed_at;
     if (status != STATUS_OK && at >= 0 && loader_workers_skip(workers, status, job->batch->ids[at])) {

@@ -459,14 +459,15 @@ static PyObject *loader_stats_(LoaderObject *self, PyObject *unused) {
     Loader *loader = opened(self);
     if (loader == NULL) return NULL;
     loader_stats(loader, &s);
-    return Py_BuildValue("{sK sK sK sK sd sd sd sd si sn sn sn sn sn sn}", "batches", (unsigned long long)s.batches,
-                         "samples", (unsigned long long)s.samples, "blanked", (unsigned long long)s.blanked, "skipped",
-                         (unsigned long long)s.skipped, "wait_seconds", (double)s.wait_ns * 1e-9, "work_seconds",
-                         (double)s.work_ns * 1e-9, "jpeg_seconds", (double)s.decode_ns * 1e-9, "idle_seconds",
-                         (double)s.idle_ns * 1e-9, "workers", s.workers, "batches_ahead", (Py_ssize_t)s.batches_ahead,
-                         "slots", (Py_ssize_t)s.slots, "slots_held", (Py_ssize_t)s.slots_held, "slot_bytes",
-                         (Py_ssize_t)s.slot_bytes, "memory_bytes", (Py_ssize_t)s.memory_bytes, "memory_peak_bytes",
-                         (Py_ssize_t)s.memory_peak_bytes);
+    return Py_BuildValue(
+        "{sK sK sK sK sd sd sd sd sd sd si sn sn sn sn sn sn}", "batches", (unsigned long long)s.batches, "samples",
+        (unsigned long long)s.samples, "blanked", (unsigned long long)s.blanked, "skipped",
+        (unsigned long long)s.skipped, "wait_seconds", (double)s.wait_ns * 1e-9, "work_seconds",
+        (double)s.work_ns * 1e-9, "jpeg_seconds", (double)s.decode_ns * 1e-9, "resample_seconds",
+        (double)s.resample_ns * 1e-9, "augment_seconds", (double)s.augment_ns * 1e-9, "idle_seconds",
+        (double)s.idle_ns * 1e-9, "workers", s.workers, "batches_ahead", (Py_ssize_t)s.batches_ahead, "slots",
+        (Py_ssize_t)s.slots, "slots_held", (Py_ssize_t)s.slots_held, "slot_bytes", (Py_ssize_t)s.slot_bytes,
+        "memory_bytes", (Py_ssize_t)s.memory_bytes, "memory_peak_bytes", (Py_ssize_t)s.memory_peak_bytes);
 }
 
 #define CALL(function) ((PyCFunction)(void (*)(void))(function))

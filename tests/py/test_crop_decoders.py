@@ -232,6 +232,21 @@ def test_memory_is_of_one_image_a_thread(path):
         assert loader.stats()["memory_bytes"] < 2 * (260 * 224 * 3 + OUT[0] * OUT[1] * 3) + room + (1 << 16)
 
 
+def test_stats_tell_where_the_workers_time_goes(path):
+    """Parts that do not overlap; of what is not done there is none."""
+    with Reader(path) as reader:
+        jpeg = bool(reader.fields["image"].num_jpeg)
+    for decoder in (CenterCropRGBImageDecoder(OUT, 1.0), RandomResizedCropRGBImageDecoder(OUT)):
+        with loader_of(path, decoder, tf.RandomBrightness(0.5)) as loader:
+            batches(loader)
+            stats = loader.stats()
+        parts = [stats[f"{name}_seconds"] for name in ("jpeg", "resample", "augment")]
+        assert (parts[0] > 0) == jpeg and min(parts[1:]) > 0 and sum(parts) <= stats["work_seconds"] + 1e-6
+    with Loader(path, 7, pipelines={"image": None}, drop_last=False) as loader:
+        list(loader)
+        assert loader.stats()["resample_seconds"] == loader.stats()["augment_seconds"] == 0
+
+
 def shares(size, unit, first, length, out):
     """How much of each output pixel a shrunk axis' pixels make, in an average over [first, first + length)."""
     edges = first + np.arange(out + 1) * length / out
@@ -302,6 +317,53 @@ def test_views_are_what_each_would_be_alone(path):
     assert not np.array_equal(together[0], together[3])
 
 
+@pytest.mark.parametrize("stored", ["raw", "jpg", "proportion"])
+@pytest.mark.parametrize("cached", [True, False])
+def test_whole_images_beside_crops_are_what_they_would_be_alone(tmp_path, stored, cached):
+    path, shape = str(tmp_path / "a.beton"), (44, 38, 3)
+    noise = np.random.default_rng(3).integers(0, 256, (23, *shape), dtype=np.uint8)
+    smooth = np.cumsum(noise.astype(np.int64) - 128, axis=2) // 8 % 256
+    fields = {"image": RGBImageField(write_mode=stored), "label": IntField()}
+    rows = [(image.astype(np.uint8), i) for i, image in enumerate(smooth)]
+    DatasetWriter(path, fields, progress=False).from_indexed_dataset(rows)
+    random, fast = RandomResizedCropRGBImageDecoder(OUT), RandomResizedCropRGBImageDecoder(OUT, jpeg_mode="fast")
+    moved = [tf.RandomTranslate(60), tf.RandomHorizontalFlip(), tf.NormalizeImage(9, 3, np.float16)]
+    views = {
+        "whole": PipelineSpec("image", SimpleRGBImageDecoder()),
+        "a": PipelineSpec("image", random, draws=5),
+        "mixed": PipelineSpec(
+            "image", SimpleRGBImageDecoder(), [tf.RandomVerticalFlip(), tf.ImageMixup(0.5, False)], 3
+        ),
+        "part": PipelineSpec("image", SimpleRGBImageDecoder(), [tf.RandomCrop((20, 11), padding=7)], 2),
+        "fast": PipelineSpec("image", fast, draws=5),
+        "b": PipelineSpec("image", CenterCropRGBImageDecoder((9, 9), 0.8), [tf.ImageMixup(0.5, False)], 4),
+        "moved": PipelineSpec("image", SimpleRGBImageDecoder("fast"), moved, 1),
+        "scaled": PipelineSpec("image", RandomResizedCropRGBImageDecoder((5, 6), jpeg_mode="scaled"), draws=5),
+    }
+
+    def of(chosen, evaluate=False):
+        pipelines = {"image": None, "label": None, **{name: views[name] for name in chosen}}
+        options = {"seed": SEED, "drop_last": False, "os_cache": cached, "evaluate": evaluate}
+        with Loader(path, 9, 3, pipelines=pipelines, **options) as loader:
+            return [np.concatenate(arrays) for arrays in zip(*loader, strict=True)]
+
+    for chosen in (views, ["whole", "a"], ["b", "part"], ["fast", "moved"], ["moved", "mixed", "a"]):
+        for name, got in zip(chosen, of(chosen), strict=True):
+            np.testing.assert_array_equal(got, of([name])[0], err_msg=f"{name} of {list(chosen)}")
+    np.testing.assert_array_equal(of(views, True)[0], of(["whole"])[0])
+
+
+def test_a_whole_image_beside_a_crop_must_be_of_the_one_size(path):
+    views = {"a": CenterCropRGBImageDecoder(OUT, 1.0), "b": SimpleRGBImageDecoder()}
+    pipelines = {"image": None, **{name: PipelineSpec("image", decoder) for name, decoder in views.items()}}
+    with pytest.raises(TypeError, match="this decoder needs images of one size"):
+        Loader(path, 5, 1, pipelines=pipelines)
+    with Loader(path, 2, 1, indices=[4, 4 + len(SIZES)], pipelines=pipelines) as loader:
+        assert [array.shape for array in next(iter(loader))[1:]] == [(2, *OUT, 3), (2, *SIZES[4], 3)]
+        with pytest.raises(ValueError, match="the image is 1x1 .*, but the loader's images are 31x200"):
+            loader.get_batch([0])
+
+
 @needs_jpeg
 def test_views_of_several_decoders_decode_an_image_once(tmp_path):
     """A damaged image is counted each time that it is decoded."""
@@ -315,6 +377,7 @@ def test_views_of_several_decoders_decode_an_image_once(tmp_path):
         file.write(stream[: end - begin])
     random, central = RandomResizedCropRGBImageDecoder(OUT, (0.9, 1.0)), CenterCropRGBImageDecoder(OUT, 1.0)
     views = {"a": random, "b": central, "c": RandomResizedCropRGBImageDecoder((9, 9), (0.9, 1.0))}
+    views |= {"d": SimpleRGBImageDecoder(), "e": SimpleRGBImageDecoder()}
     pipelines = {"image": None, **{name: PipelineSpec("image", decoder) for name, decoder in views.items()}}
     with Loader(path, 1, 1, pipelines=pipelines, on_error="zero") as loader:
         assert not any(array.any() for array in next(iter(loader)))

@@ -130,7 +130,9 @@ static Status array_image_decode_chunk(const DecoderChunk *chunk, const DecoderO
         TRY(loader_decoder_fail(chunk, output, i, "read", status));
         AugmentImage image = {region.data, state->row_bytes, {0, 0, state->height, state->width}};
         if (state->crops) {
+            const int64_t start = clock_now_ns();
             status = resample_array(chunk, output, i, region.data, &image);
+            loader_decoder_spent(&chunk->scratch->times.resample_ns, start);
             TRY(loader_decoder_fail(chunk, output, i, "resize", status));
         }
         loader_pixels_augment(chunk, output, state->augment, &image, i, NULL, begin);

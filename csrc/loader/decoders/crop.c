@@ -1,9 +1,10 @@
 /* A rectangle of each image, drawn or central, resampled to one size, through `augment` into the batch. Images may have
- * any size: of JPEG ones only the rectangle is decoded, and its rows are resampled as they come. */
+ * any size: of JPEG ones only the rectangle is decoded, and its rows are resampled as they come. Outputs that want the
+ * images whole beside that (image.c) have copies of these rows. */
 #include <string.h>
 
 #include "base/memory.h"
-#include "loader/decoders/pixels.h"
+#include "loader/decoders/image.h"
 #include "loader/decoders/rectangle.h"
 
 typedef struct CropState {
@@ -65,6 +66,11 @@ static bool same_values(const DecoderOutput *output, const DecoderOutput *other)
     return a->fast_jpeg == b->fast_jpeg && !a->crop.shrinks && !b->crop.shrinks; /* each by its own rectangle */
 }
 
+static bool decodes_beside(const DecoderOutput *output, const DecoderOutput *other) {
+    const CropState *state = output->state;
+    return !state->crop.shrinks && loader_image_is(other, state->fast_jpeg);
+}
+
 static void crop_init_scratch(const DecoderOutput *output, void *scratch) {
     const CropState *state = output->state;
     augment_scratch_init(state->augment, scratch);
@@ -88,6 +94,10 @@ static uint8_t *resampled(const DecoderChunk *chunk, const DecoderOutput *output
 
 static const DecoderOutput *next_view(const DecoderChunk *chunk, const DecoderOutput *output) {
     return output->next_view < 0 ? NULL : &chunk->outputs[output->next_view];
+}
+
+static const DecoderOutput *beside(const DecoderChunk *chunk, const DecoderOutput *output) {
+    return output->beside < 0 ? NULL : &chunk->outputs[output->beside];
 }
 
 /* How far the image can be shrunk while it is decoded, and not be smaller than the result. */
@@ -121,36 +131,75 @@ static JpegRegion join(JpegRegion one, JpegRegion other) {
     return both;
 }
 
-/* A region's rows on their way to the cuts of all views. */
+/* A region's rows on their way to the cuts of all views, and to the image that is wanted whole. */
 typedef struct Rows {
     const DecoderChunk *chunk;
     const DecoderOutput *first;
     JpegRegion region;
-    uint32_t y; /* of the image: the next row */
+    uint32_t y;       /* of the image: the next row */
+    JpegRegion whole; /* what is wanted as it is ... */
+    uint8_t *to;      /* ... and where its next row goes; NULL: nothing is, or it is in the file */
 } Rows;
+
+/* How many of the next `count` rows are a part's; *rgb moves to the first of its pixels. */
+static uint32_t rows_of(const Rows *rows, const JpegRegion *part, size_t stride, uint32_t count, const uint8_t **rgb) {
+    const uint32_t end = rows->y + count, bottom = part->y + part->height;
+    const uint32_t from = part->y > rows->y ? part->y : rows->y, until = bottom < end ? bottom : end;
+    if (from >= until) return 0;
+    *rgb += (size_t)(from - rows->y) * stride + (size_t)(part->x - rows->region.x) * AUGMENT_CHANNELS;
+    return until - from;
+}
+
+static void copy_whole(Rows *rows, const uint8_t *rgb, size_t stride, uint32_t count) {
+    const size_t bytes = (size_t)rows->whole.width * AUGMENT_CHANNELS;
+    count = rows_of(rows, &rows->whole, stride, count, &rgb);
+    for (uint32_t y = 0; y < count; y++, rows->to += bytes) memcpy(rows->to, rgb + y * stride, bytes);
+}
 
 static void crop_take(void *context, const uint8_t *rgb, size_t stride, uint32_t count) {
     Rows *rows = context;
-    const uint32_t end = rows->y + count;
+    const int64_t start = clock_now_ns();
     for (const DecoderOutput *view = rows->first; view != NULL; view = next_view(rows->chunk, view)) {
         const Cut *cut = cut_of(rows->chunk, view);
-        const uint32_t bottom = cut->from.y + cut->from.height;
-        const uint32_t from = cut->from.y > rows->y ? cut->from.y : rows->y, until = bottom < end ? bottom : end;
-        if (from >= until) continue;
-        const uint8_t *pixels = rgb + (size_t)(from - rows->y) * stride;
-        resizer_push(cut->resizer, pixels + (size_t)(cut->from.x - rows->region.x) * AUGMENT_CHANNELS, stride,
-                     until - from);
+        const uint8_t *pixels = rgb;
+        const uint32_t taken = rows_of(rows, &cut->from, stride, count, &pixels);
+        if (taken > 0) resizer_push(cut->resizer, pixels, stride, taken);
     }
-    rows->y = end;
+    if (rows->to != NULL) copy_whole(rows, rgb, stride, count);
+    rows->y += count;
+    loader_decoder_spent(&rows->chunk->scratch->times.resample_ns, start);
 }
 
-/* Reads it once for all its views. */
-static Status resample(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image) {
+/* Room for the image that is wanted whole, if it is. */
+static Status begin_whole(Rows *rows, size_t i, const BetonImage *image, AugmentImage *whole) {
+    const DecoderOutput *output = beside(rows->chunk, rows->first);
+    AugmentPart part;
+    if (output == NULL) return STATUS_OK;
+    TRY(loader_image_part(rows->chunk, output, i, image, &part));
+    TRY(loader_pixels_room(rows->chunk, output, i, image, part, &rows->to, whole));
+    part = whole->part;
+    rows->whole = (JpegRegion){(uint32_t)part.y, (uint32_t)part.x, (uint32_t)part.height, (uint32_t)part.width};
+    if (rows->to != NULL) rows->region = join(rows->region, rows->whole);
+    return STATUS_OK;
+}
+
+static void make_blank(const Rows *rows, uint8_t *whole) {
+    for (const DecoderOutput *view = rows->first; view != NULL; view = next_view(rows->chunk, view)) {
+        const LoaderCrop *crop = &((const CropState *)view->state)->crop;
+        memset(resampled(rows->chunk, view), 0, (size_t)crop->height * crop->width * AUGMENT_CHANNELS);
+    }
+    if (whole != NULL) memset(whole, 0, (size_t)rows->whole.height * rows->whole.width * AUGMENT_CHANNELS);
+}
+
+/* Reads it once for all its views, and for the image that is wanted whole. */
+static Status resample(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
+                       AugmentImage *whole) {
     const CropState *state = output->state;
     Rows rows = {.chunk = chunk, .first = output, .region = cut_of(chunk, output)->from};
     for (const DecoderOutput *view = output; view != NULL; view = next_view(chunk, view)) {
         rows.region = join(rows.region, cut_of(chunk, view)->from);
     }
+    TRY(begin_whole(&rows, i, image, whole));
     rows.y = rows.region.y;
     if (image->mode == BETON_IMAGE_RAW) {
         const size_t stride = (size_t)image->width * AUGMENT_CHANNELS;
@@ -161,32 +210,35 @@ static Status resample(const DecoderChunk *chunk, const DecoderOutput *output, s
     }
     const JpegWish wish = {state->fast_jpeg ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height,
                            cut_of(chunk, output)->shrink, rows.region};
+    uint8_t *copied = rows.to;
     bool blank = false;
     TRY(loader_pixels_stream(chunk, output, i, image, &wish, crop_take, &rows, &blank));
-    for (const DecoderOutput *view = output; blank && view != NULL; view = next_view(chunk, view)) {
-        const LoaderCrop *crop = &((const CropState *)view->state)->crop;
-        memset(resampled(chunk, view), 0, (size_t)crop->height * crop->width * AUGMENT_CHANNELS);
-    }
+    if (blank) make_blank(&rows, copied);
     return STATUS_OK;
 }
 
 /* `begin` as in loader_pixels_augment. */
 static Status decode_one(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, bool begin) {
+    const DecoderOutput *other = beside(chunk, output);
+    AugmentImage whole = {0};
     BetonImage image;
     TRY(loader_pixels_read(chunk, output, i, &image));
     if (image.height < 1 || image.width < 1) {
         return loader_decoder_fail(chunk, output, i, "decode", error_fail(STATUS_FORMAT, "an image without pixels"));
     }
+    const int64_t start = clock_now_ns();
     for (const DecoderOutput *view = output; view != NULL; view = next_view(chunk, view)) {
         TRY(loader_decoder_fail(chunk, view, i, "resize", begin_cut(chunk, view, i, &image)));
     }
-    TRY(resample(chunk, output, i, &image));
+    loader_decoder_spent(&chunk->scratch->times.resample_ns, start);
+    TRY(resample(chunk, output, i, &image, &whole));
     for (const DecoderOutput *view = output; view != NULL; view = next_view(chunk, view)) {
         const CropState *state = view->state;
         const int32_t height = (int32_t)state->crop.height, width = (int32_t)state->crop.width;
         const AugmentImage pixels = {resampled(chunk, view), (size_t)width * AUGMENT_CHANNELS, {0, 0, height, width}};
         loader_pixels_augment(chunk, view, state->augment, &pixels, i, NULL, begin);
     }
+    if (other != NULL) loader_image_augment(chunk, other, i, &whole, NULL, begin);
     return STATUS_OK;
 }
 
@@ -214,6 +266,7 @@ static Status crop_reserve(const LoaderSource *source, const Traversal *in_use, 
                                 .prepare = crop_prepare,                                                               \
                                 .decode = crop_decode,                                                                 \
                                 .same_values = same_values,                                                            \
+                                .decodes_beside = decodes_beside,                                                      \
                                 .init_scratch = crop_init_scratch,                                                     \
                                 .reserve = crop_reserve,                                                               \
                                 .destroy = crop_destroy}

@@ -5,6 +5,7 @@
 
 #include <stdatomic.h>
 
+#include "base/clock.h"
 #include "image/jpeg.h"
 #include "image/resize.h"
 #include "loader/loader.h"
@@ -38,9 +39,17 @@ typedef struct DecoderOutput {
     DecoderStep steps[LOADER_MAX_STEPS]; /* steps.h */
     size_t scratch_at;                   /* where its memory begins in the thread's */
     int next_view;                       /* another output of the same decoded values, or -1 */
-    bool is_view;                        /* reached through next_view of another */
+    int beside;                          /* an output of another decoder, decoded with this one's values, or -1 */
+    bool is_view;                        /* reached through next_view or beside of another */
     size_t kept_bytes;                   /* held by `reserve` */
 } DecoderOutput;
+
+/* Where a thread's time went. Nothing is measured twice, nor by a clock that an image would feel. */
+typedef struct DecoderTimes {
+    int64_t decode_ns;   /* in the JPEG decoder */
+    int64_t resample_ns; /* cutting and resampling */
+    int64_t augment_ns;  /* the rest of what images need: operations, conversion, into the batch */
+} DecoderTimes;
 
 /* One thread's memory. */
 typedef struct DecoderScratch {
@@ -53,10 +62,10 @@ typedef struct DecoderScratch {
     size_t own_bytes;
     unsigned char *staged; /* owned: rows on which steps work, see steps.h */
     size_t staged_bytes;
-    void **arrays;     /* owned: where decoders write instead of the batch's arrays, one an output */
-    Window window;     /* owned: bytes of the chunk's samples, if the source has windows */
-    int64_t decode_ns; /* spent in the JPEG decoder since it was last set to 0 */
-    int64_t failed_at; /* after a failure: position in the batch */
+    void **arrays;      /* owned: where decoders write instead of the batch's arrays, one an output */
+    Window window;      /* owned: bytes of the chunk's samples, if the source has windows */
+    DecoderTimes times; /* since they were last set to 0 */
+    int64_t failed_at;  /* after a failure: position in the batch */
 } DecoderScratch;
 
 /* Some samples of one batch, in one thread. */
@@ -94,6 +103,10 @@ struct DecoderEntry {
     /* NULL, or: whether `other`, of the same field and `decode`, differs only in what is done after decoding. */
     bool (*same_values)(const DecoderOutput *output, const DecoderOutput *other);
 
+    /* NULL, or: whether `decode` makes the rows of `other`, of the same field and another decoder, and of its views,
+     * too, where it is the output's `beside`. */
+    bool (*decodes_beside)(const DecoderOutput *output, const DecoderOutput *other);
+
     /* NULL, or: prepares a thread's scratch_bytes. */
     void (*init_scratch)(const DecoderOutput *output, void *scratch);
 
@@ -124,6 +137,9 @@ void loader_decoder_set_array(DecoderOutput *output, BetonDtype dtype, int ndim,
 
 /* The thread's buffer for one value, with room for so many bytes; what it held before is lost. */
 Status loader_decoder_buffer(DecoderScratch *scratch, size_t bytes, uint8_t **out);
+
+/* Adds to one of the thread's times what has passed since `start`. */
+static inline void loader_decoder_spent(int64_t *time, int64_t start) { *time += clock_now_ns() - start; }
 
 /* The thread's resizer of this output. */
 Status loader_decoder_resizer(const DecoderChunk *chunk, const DecoderOutput *output, Resizer **out);

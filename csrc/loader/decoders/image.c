@@ -1,10 +1,11 @@
 /* Images of one size: raw ones straight from the file, JPEG ones decoded into the thread's buffer, or all decoded once
  * and kept; each pixel then goes through `augment` into the batch. */
+#include "loader/decoders/image.h"
+
 #include <string.h>
 
 #include "base/checked.h"
 #include "base/memory.h"
-#include "loader/decoders/pixels.h"
 
 typedef struct ImageState {
     Augment *augment; /* owned; NULL if no sample is in use */
@@ -87,9 +88,8 @@ static void image_init_scratch(const DecoderOutput *output, void *scratch) {
 
 /* ---- pixels ---- */
 
-static Status read_image(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, BetonImage *image) {
+static Status check_size(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image) {
     const ImageState *state = output->state;
-    TRY(loader_pixels_read(chunk, output, i, image));
     if (image->height == state->height && image->width == state->width) return STATUS_OK;
     Status status =
         error_fail(STATUS_ARGUMENT, "the image is %ux%u (height x width), but the loader's images are %ux%u",
@@ -97,9 +97,14 @@ static Status read_image(const DecoderChunk *chunk, const DecoderOutput *output,
     return loader_decoder_fail(chunk, output, i, "read", status);
 }
 
+static Status read_image(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, BetonImage *image) {
+    TRY(loader_pixels_read(chunk, output, i, image));
+    return check_size(chunk, output, i, image);
+}
+
 /* The image and all further views of it; or, before a chunk's first image, the views that mix it with the one
  * before. */
-static void augment_views(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const AugmentImage *image,
+void loader_image_augment(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const AugmentImage *image,
                           const uint8_t *next, bool begin) {
     for (;; output = &chunk->outputs[output->next_view]) {
         const ImageState *state = output->state;
@@ -128,7 +133,7 @@ static Status decode_from_file(const DecoderChunk *chunk, const DecoderOutput *o
         bool next_raw = i + 1 < chunk->count && images[i + 1].mode == BETON_IMAGE_RAW;
         if (images[i].mode == BETON_IMAGE_JPEG) part = part_of_views(chunk, output, i);
         TRY(loader_pixels_find(chunk, output, i, &images[i], state->fast_jpeg, part, &image));
-        augment_views(chunk, output, i, &image, next_raw ? images[i + 1].region.data : NULL, begin);
+        loader_image_augment(chunk, output, i, &image, next_raw ? images[i + 1].region.data : NULL, begin);
     }
     return STATUS_OK;
 }
@@ -144,7 +149,7 @@ static Status decode_kept(const DecoderChunk *chunk, const DecoderOutput *output
         const uint8_t *next = i + 1 < chunk->count ? state->kept + chunk->ids[i + 1] * pixel_bytes(state) : NULL;
         const AugmentImage image = {
             pixels, (size_t)state->width * AUGMENT_CHANNELS, {0, 0, (int32_t)state->height, (int32_t)state->width}};
-        augment_views(chunk, output, i, &image, next, begin);
+        loader_image_augment(chunk, output, i, &image, next, begin);
     }
     return STATUS_OK;
 }
@@ -162,6 +167,21 @@ static Status image_decode(const DecoderChunk *chunk, const DecoderOutput *outpu
         return loader_decoder_fail(chunk, output, 0, "read", status);
     }
     return loader_pixels_run(chunk, output, image_decode_chunk);
+}
+
+/* ---- beside crops ---- */
+
+bool loader_image_is(const DecoderOutput *output, bool fast_jpeg) {
+    if (output->decoder != &loader_decoder_image) return false;
+    const ImageState *state = output->state;
+    return state->fast_jpeg == fast_jpeg && state->augment != NULL;
+}
+
+Status loader_image_part(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
+                         AugmentPart *out) {
+    TRY(check_size(chunk, output, i, image));
+    *out = part_of_views(chunk, output, i);
+    return STATUS_OK;
 }
 
 /* ---- resident pixels ---- */

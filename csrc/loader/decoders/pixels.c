@@ -2,8 +2,6 @@
 
 #include <string.h>
 
-#include "base/clock.h"
-
 static BetonDtype dtype_of(ImageType type) {
     switch (type) {
     case IMAGE_F32:
@@ -68,40 +66,25 @@ Status loader_pixels_decode(const DecoderChunk *chunk, const DecoderOutput *outp
                             bool fast, uint8_t *pixels) {
     DecoderScratch *scratch = chunk->scratch;
     if (scratch->jpeg == NULL) TRY(jpeg_decoder_create(&scratch->jpeg));
-    int64_t start = clock_now_ns();
+    const int64_t start = clock_now_ns();
     Status status = jpeg_decode(scratch->jpeg, image->region.data, (size_t)image->region.size,
                                 fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height, pixels,
                                 (size_t)image->width * AUGMENT_CHANNELS);
-    scratch->decode_ns += clock_now_ns() - start;
+    loader_decoder_spent(&scratch->times.decode_ns, start);
     bool blank = false;
     TRY(after_decoding(chunk, output, i, status, &blank));
     if (blank) memset(pixels, 0, (size_t)image->height * image->width * AUGMENT_CHANNELS);
     return STATUS_OK;
 }
 
-/* Rows on their way to whoever wants them, whose time is not the decoder's. */
-typedef struct Stream {
-    JpegTake take;
-    void *context;
-    int64_t spent_ns;
-} Stream;
-
-static void hand_on(void *context, const uint8_t *rgb, size_t stride, uint32_t count) {
-    Stream *stream = context;
-    int64_t start = clock_now_ns();
-    stream->take(stream->context, rgb, stride, count);
-    stream->spent_ns += clock_now_ns() - start;
-}
-
 Status loader_pixels_stream(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
                             const JpegWish *wish, JpegTake take, void *context, bool *blank) {
     DecoderScratch *scratch = chunk->scratch;
-    Stream stream = {take, context, 0};
     if (scratch->jpeg == NULL) TRY(jpeg_decoder_create(&scratch->jpeg));
-    int64_t start = clock_now_ns();
+    const int64_t start = clock_now_ns(), others = scratch->times.resample_ns;
     Status status =
-        jpeg_decode_region(scratch->jpeg, image->region.data, (size_t)image->region.size, wish, hand_on, &stream);
-    scratch->decode_ns += clock_now_ns() - start - stream.spent_ns;
+        jpeg_decode_region(scratch->jpeg, image->region.data, (size_t)image->region.size, wish, take, context);
+    loader_decoder_spent(&scratch->times.decode_ns, start + scratch->times.resample_ns - others);
     return after_decoding(chunk, output, i, status, blank);
 }
 
@@ -117,19 +100,30 @@ static void pixels_copy_rows(void *context, const uint8_t *rgb, size_t stride, u
     }
 }
 
-Status loader_pixels_find(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
-                          bool fast, AugmentPart part, AugmentImage *out) {
+Status loader_pixels_room(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
+                          AugmentPart part, uint8_t **buffer, AugmentImage *out) {
     const AugmentPart all = {0, 0, (int32_t)image->height, (int32_t)image->width};
-    const bool whole = part.height == all.height && part.width == all.width;
-    uint8_t *buffer = NULL;
+    *buffer = NULL;
     *out = (AugmentImage){image->region.data, (size_t)image->width * AUGMENT_CHANNELS, all};
     if (image->mode == BETON_IMAGE_RAW) return STATUS_OK;
     if (part.height == 0 || part.width == 0) part = (AugmentPart){0, 0, 1, 1};
     const size_t row_bytes = (size_t)part.width * AUGMENT_CHANNELS;
     TRY(loader_decoder_fail(chunk, output, i, "decode", jpeg_check_pixels(image->width, image->height)));
-    TRY(loader_decoder_buffer(chunk->scratch, row_bytes * (size_t)part.height, &buffer));
-    *out = (AugmentImage){buffer, row_bytes, part};
-    if (whole) return loader_pixels_decode(chunk, output, i, image, fast, buffer);
+    TRY(loader_decoder_buffer(chunk->scratch, row_bytes * (size_t)part.height, buffer));
+    *out = (AugmentImage){*buffer, row_bytes, part};
+    return STATUS_OK;
+}
+
+Status loader_pixels_find(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
+                          bool fast, AugmentPart part, AugmentImage *out) {
+    uint8_t *buffer = NULL;
+    TRY(loader_pixels_room(chunk, output, i, image, part, &buffer, out));
+    if (buffer == NULL) return STATUS_OK;
+    part = out->part;
+    if ((uint32_t)part.height == image->height && (uint32_t)part.width == image->width) {
+        return loader_pixels_decode(chunk, output, i, image, fast, buffer);
+    }
+    const size_t row_bytes = out->stride;
     const JpegRegion region = {(uint32_t)part.y, (uint32_t)part.x, (uint32_t)part.height, (uint32_t)part.width};
     const JpegWish wish = {fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height, 1, region};
     bool blank = false;
@@ -164,13 +158,15 @@ void loader_pixels_augment(const DecoderChunk *chunk, const DecoderOutput *outpu
     }
 }
 
-static bool any_mixes(const DecoderChunk *chunk, const DecoderOutput *output) {
-    while (!output->mixes && output->next_view >= 0) output = &chunk->outputs[output->next_view];
-    return output->mixes;
+/* Of an output (-1: none) and its views. */
+static bool any_mixes(const DecoderChunk *chunk, int output) {
+    while (output >= 0 && !chunk->outputs[output].mixes) output = chunk->outputs[output].next_view;
+    return output >= 0;
 }
 
-Status loader_pixels_run(const DecoderChunk *chunk, const DecoderOutput *output, PixelsDecode decode) {
-    if (chunk->evaluate || !any_mixes(chunk, output)) return decode(chunk, output, false);
+static Status run_chunks(const DecoderChunk *chunk, const DecoderOutput *output, PixelsDecode decode) {
+    const bool mixes = any_mixes(chunk, (int)(output - chunk->outputs)) || any_mixes(chunk, output->beside);
+    if (chunk->evaluate || !mixes) return decode(chunk, output, false);
     DecoderChunk before = *chunk;
     before.ids = &chunk->before;
     before.first = chunk->before_first;
@@ -183,4 +179,14 @@ Status loader_pixels_run(const DecoderChunk *chunk, const DecoderOutput *output,
     TRY(decode(chunk, output, false));
     chunk->scratch->failed_at = (int64_t)before.first;
     return error_adopt(&cause);
+}
+
+static int64_t told_apart(const DecoderTimes *times) { return times->decode_ns + times->resample_ns; }
+
+Status loader_pixels_run(const DecoderChunk *chunk, const DecoderOutput *output, PixelsDecode decode) {
+    DecoderTimes *times = &chunk->scratch->times;
+    const int64_t start = clock_now_ns(), others = told_apart(times);
+    Status status = run_chunks(chunk, output, decode);
+    loader_decoder_spent(&times->augment_ns, start + told_apart(times) - others);
+    return status;
 }

@@ -27,6 +27,11 @@ Status loader_pixels_decode(const DecoderChunk *chunk, const DecoderOutput *outp
 Status loader_pixels_stream(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
                             const JpegWish *wish, JpegTake take, void *context, bool *blank);
 
+/* Where the part of it, or more, is or is to be decoded: in the file, or, of a JPEG, in *buffer, which is the thread's;
+ * else NULL. */
+Status loader_pixels_room(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
+                          AugmentPart part, uint8_t **buffer, AugmentImage *out);
+
 /* The part of it, at least: in the file, or decoded into the thread's buffer. */
 Status loader_pixels_find(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
                           bool fast, AugmentPart part, AugmentImage *out);
