@@ -164,8 +164,9 @@ def gpu_number(device: str) -> int:
 class ToDevice(Transform):
     """Moves the batch to a device: a name, a torch.device, or the number of a GPU. Torch tensors go wherever torch can.
     Where torch is not installed, NumPy arrays go to a GPU as the last step of a pipeline, wherever this one stands in
-    it, and become arrays with DLPack (`cupy.from_dlpack(batch)`). The Loader's batches then lie in page-locked memory,
-    from which a GPU copies beside its work, unless its `page_locked` says otherwise."""
+    it (what comes behind it is done before, with the same values), and become arrays with DLPack and
+    `__cuda_array_interface__` (`cupy.asarray(batch)`). The Loader's batches then lie in page-locked memory, from which
+    a GPU copies beside its work, unless its `page_locked` says otherwise."""
 
     def __init__(self, device, non_blocking: bool = True):
         self.device = device_name(device)

@@ -7,6 +7,7 @@
 #include "base/checked.h"
 #include "base/memory.h"
 #include "python/arguments.h"
+#include "python/cuda_array.h"
 #include "python/dlpack.h"
 #include "python/spec.h"
 
@@ -357,21 +358,26 @@ static int wants_versions(PyObject *object, bool *out) {
     return 0;
 }
 
-/* What comes on the consumer's stream (-1: nothing does; None: the default stream) finds the copy made. */
-static int wait_on_stream(TensorObject *self, PyObject *object) {
-    uint64_t number = 0;
-    bool given = object != NULL && object != Py_None;
-    if (given && py_arguments_whole(object, "stream", -1, UINTPTR_MAX, &number) < 0) return -1;
-    if (self->ready == NULL || (given && number == UINT64_MAX)) return 0;
+/* What comes on the stream finds the copy made. */
+static int let_stream_wait(TensorObject *self, DeviceStream *stream) {
+    if (self->ready == NULL) return 0;
     PyTensorVisit visit;
     Status status = py_tensor_visit(self->tensor.device, &visit);
     if (status == STATUS_OK) {
-        status = device_stream_wait((DeviceStream *)(uintptr_t)number, self->ready);
+        status = device_stream_wait(stream, self->ready);
         py_tensor_leave(&visit);
     }
     if (status == STATUS_OK) return 0;
     py_errors_raise(py_module_state_of_type(Py_TYPE((PyObject *)self)), status);
     return -1;
+}
+
+/* The consumer's stream: -1 if there is none to wait, None for the default stream. */
+static int wait_on_stream(TensorObject *self, PyObject *object) {
+    uint64_t number = 0;
+    bool given = object != NULL && object != Py_None;
+    if (given && py_arguments_whole(object, "stream", -1, UINTPTR_MAX, &number) < 0) return -1;
+    return given && number == UINT64_MAX ? 0 : let_stream_wait(self, (DeviceStream *)(uintptr_t)number);
 }
 
 static PyObject *tensor_dlpack_device(PyObject *object, PyObject *unused) {
@@ -413,6 +419,19 @@ static PyObject *tensor_dlpack(PyObject *object, PyObject *args, PyObject *kwarg
     return py_dlpack_give(object, &self->tensor, versioned);
 }
 
+/* Names the default stream, which is there as long as the device: that of the copy may have gone. */
+static PyObject *get_cuda_array(PyObject *object, void *unused) {
+    (void)unused;
+    TensorObject *self = (TensorObject *)object;
+    const char *why = py_cuda_array_refusal(&self->tensor);
+    if (why != NULL) {
+        PyErr_Format(PyExc_AttributeError, "this Tensor has no CUDA array interface: %s", why);
+        return NULL;
+    }
+    if (let_stream_wait(self, NULL) < 0) return NULL;
+    return py_cuda_array_describe(&self->tensor, self->ready != NULL);
+}
+
 static PyObject *tensor_numpy(PyObject *object, PyObject *unused) {
     (void)unused;
     const PyTensor *tensor = py_tensor_unchecked(object);
@@ -435,11 +454,10 @@ const PyTensor *py_tensor_of(ModuleState *state, PyObject *object, const char *a
     return NULL;
 }
 
-static PyObject *get_shape(PyObject *self, void *unused) {
-    (void)unused;
-    PyObject *shape = PyTuple_New(py_tensor_unchecked(self)->ndim);
-    for (int i = 0; shape != NULL && i < py_tensor_unchecked(self)->ndim; i++) {
-        PyObject *size = PyLong_FromLongLong(py_tensor_unchecked(self)->shape[i]);
+PyObject *py_tensor_shape(const PyTensor *tensor) {
+    PyObject *shape = PyTuple_New(tensor->ndim);
+    for (int i = 0; shape != NULL && i < tensor->ndim; i++) {
+        PyObject *size = PyLong_FromLongLong(tensor->shape[i]);
         if (size == NULL) {
             Py_CLEAR(shape);
         } else {
@@ -447,6 +465,11 @@ static PyObject *get_shape(PyObject *self, void *unused) {
         }
     }
     return shape;
+}
+
+static PyObject *get_shape(PyObject *self, void *unused) {
+    (void)unused;
+    return py_tensor_shape(py_tensor_unchecked(self));
 }
 
 static PyObject *get_dtype(PyObject *self, void *unused) {
@@ -475,6 +498,8 @@ static PyGetSetDef tensor_getset[] = {
     {"device", get_device, NULL, "The number of its GPU; -1 in host memory.", NULL},
     {"writable", get_writable, NULL, "Whether it may be changed.", NULL},
     {"contiguous", get_contiguous, NULL, "Whether its elements lie in C order without gaps.", NULL},
+    {"__cuda_array_interface__", get_cuda_array, NULL,
+     "Version 3, as Numba's documentation says. AttributeError: it lies in host memory, or is of bfloat16.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -496,7 +521,9 @@ static PyMethodDef tensor_methods[] = {
 };
 
 static PyType_Slot tensor_slots[] = {
-    {Py_tp_doc, "An array of any framework, in host memory or on a GPU. Hands itself on by DLPack."},
+    {Py_tp_doc,
+     "An array of any framework, in host memory or on a GPU. Hands itself on by DLPack and, on a GPU, by the CUDA "
+     "array interface."},
     {Py_tp_dealloc, tensor_dealloc},
     {Py_tp_methods, tensor_methods},
     {Py_tp_getset, tensor_getset},

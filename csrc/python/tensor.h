@@ -25,6 +25,9 @@ const PyTensor *py_tensor_unchecked(PyObject *object);
 
 size_t py_tensor_bytes(const PyTensor *tensor);
 
+/* A new tuple; NULL with an exception set. */
+PyObject *py_tensor_shape(const PyTensor *tensor);
+
 /* How an array of elements of that type looks to NumPy. */
 ArrayType py_tensor_array_type(AllreduceType type);
 

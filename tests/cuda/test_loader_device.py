@@ -1,12 +1,16 @@
-"""Batches on a GPU without torch: ToDevice gives arrays with DLPack, of the same pixels as on the CPU."""
+"""Batches on a GPU without torch: ToDevice gives arrays with DLPack and the CUDA array interface, of the same pixels as
+on the CPU."""
 
+import ctypes
 import gc
+from types import SimpleNamespace
 
 import _cgxffcv
 import numpy as np
 import pytest
 import tiny_beton
 
+from cgxffcv import tensors
 from cgxffcv import transforms as tf
 from cgxffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
 from cgxffcv.interop.torch import find_torch
@@ -17,6 +21,13 @@ pytestmark = [
     pytest.mark.skipif(find_torch() is not None, reason="torch is installed, and moves tensors itself"),
 ]
 COUNT = 23
+EMULATED = bool(_cgxffcv.devices()) and _cgxffcv.devices()[0]["name"] == "emulated device"
+
+
+def taken_by_interface(array):
+    """In host memory, by way of the CUDA array interface alone."""
+    alone = SimpleNamespace(__cuda_array_interface__=array.__cuda_array_interface__)
+    return tensors.take(alone, "array").tensor.copy(-1).numpy()
 
 
 @pytest.fixture
@@ -44,6 +55,7 @@ def test_batches(path, page_locked):
         for there, array in zip(batch, arrays, strict=True):
             assert there.__dlpack_device__() == (2, 0) and there.dtype == array.dtype.name
             np.testing.assert_array_equal(there.copy(-1).numpy(), array)
+            np.testing.assert_array_equal(taken_by_interface(there), array)
 
 
 def test_batches_that_stay_are_not_page_locked(path):
@@ -51,3 +63,49 @@ def test_batches_that_stay_are_not_page_locked(path):
         assert loader.page_locked is None
         loader.pipelines = {"label": [IntDecoder(), tf.ToDevice("cuda")]}
         assert next(iter(loader))[1].__dlpack_device__() == (2, 0) and loader.page_locked == 0
+
+
+KINDS = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"]
+
+
+def test_the_interface_is_of_version_3():
+    for kind in KINDS:
+        array = np.arange(24).astype(kind).reshape(2, 3, 4)
+        there = _cgxffcv.tensor_of_buffer(array).copy(0)
+        address = there.__cuda_array_interface__["data"][0]
+        said = {"shape": (2, 3, 4), "typestr": array.dtype.str, "data": (address, False), "strides": None}
+        assert there.__cuda_array_interface__ == {**said, "stream": 1, "version": 3}
+        np.testing.assert_array_equal(taken_by_interface(there), array)
+    empty = _cgxffcv.tensor_of_buffer(np.zeros((3, 0, 2), np.float32)).copy(0).__cuda_array_interface__
+    assert empty["shape"] == (3, 0, 2) and empty["data"] == (0, False)
+
+
+def test_another_librarys_memory_is_said_as_it_is():
+    """Read-only, and without a copy of ours to wait for."""
+    kept = _cgxffcv.tensor_of_buffer(np.arange(4.0)).copy(0)
+    address = kept.__cuda_array_interface__["data"][0]
+    said = _cgxffcv.tensor_of_address(kept, address, (2, 2), None, "float64", False).__cuda_array_interface__
+    assert said["data"] == (address, True) and said["shape"] == (2, 2) and said["stream"] is None
+    columns = _cgxffcv.tensor_of_address(kept, address, (2,), (16,), "float64", True)
+    with pytest.raises(AttributeError, match="no CUDA array interface: it is not in C order"):
+        columns.__cuda_array_interface__  # noqa: B018
+
+
+def test_what_has_no_interface():
+    for tensor, why in (
+        (_cgxffcv.tensor_of_buffer(np.ones(3)), "it lies in host memory"),
+        (_cgxffcv.tensor_of_buffer(np.ones(3, np.uint16), "bfloat16").copy(0), "no name for bfloat16"),
+    ):
+        assert not hasattr(tensor, "__cuda_array_interface__")
+        with pytest.raises(AttributeError, match=why):
+            tensor.__cuda_array_interface__  # noqa: B018
+
+
+@pytest.mark.skipif(not EMULATED, reason="only the emulator runs streams as late as it can")
+def test_the_stream_that_is_named_has_waited_for_the_copy(monkeypatch):
+    monkeypatch.setenv("CGXFFCV_EMULATED_STREAMS", "late")
+    emulator = ctypes.CDLL(_cgxffcv.__file__)
+    emulator.emulated_stream.restype = ctypes.c_void_p
+    array = np.arange(1, 7, dtype=np.float32)
+    there = _cgxffcv.tensor_of_buffer(array).copy(0, stream=emulator.emulated_stream())
+    np.testing.assert_array_equal(taken_by_interface(there), array)

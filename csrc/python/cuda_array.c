@@ -1,0 +1,35 @@
+/* The dict of the CUDA array interface, out only: cgxffcv.tensors takes what others say. */
+#include "python/cuda_array.h"
+
+#define LEGACY_STREAM 1 /* the interface's number of the default stream */
+
+/* As NumPy's typestr has them, which knows no bfloat16. */
+static const char kinds[ALLREDUCE_TYPES] = {
+    [ALLREDUCE_F32] = 'f', [ALLREDUCE_F16] = 'f', [ALLREDUCE_F64] = 'f', [ALLREDUCE_I8] = 'i',
+    [ALLREDUCE_U8] = 'u',  [ALLREDUCE_I16] = 'i', [ALLREDUCE_U16] = 'u', [ALLREDUCE_I32] = 'i',
+    [ALLREDUCE_U32] = 'u', [ALLREDUCE_I64] = 'i', [ALLREDUCE_U64] = 'u',
+};
+
+const char *py_cuda_array_refusal(const PyTensor *tensor) {
+    if (tensor->device < 0) return "it lies in host memory";
+    if (kinds[tensor->type] == 0) return "it has no name for bfloat16, which DLPack has";
+    return tensor->contiguous ? NULL : "it is not in C order";
+}
+
+PyObject *py_cuda_array_describe(const PyTensor *tensor, bool ordered) {
+    const size_t bytes = allreduce_type_bytes(tensor->type);
+    PyObject *shape = py_tensor_shape(tensor), *result = NULL;
+    PyObject *stream = ordered ? PyLong_FromLong(LEGACY_STREAM) : Py_NewRef(Py_None);
+    PyObject *type = PyUnicode_FromFormat("%c%c%zu", bytes == 1 ? '|' : '<', kinds[tensor->type], bytes);
+    PyObject *address = PyLong_FromVoidPtr(tensor->elems == 0 ? NULL : tensor->data);
+    if (shape != NULL && stream != NULL && type != NULL && address != NULL) {
+        result =
+            Py_BuildValue("{sOsOs(OO)sOsOsi}", "shape", shape, "typestr", type, "data", address,
+                          tensor->writable ? Py_False : Py_True, "strides", Py_None, "stream", stream, "version", 3);
+    }
+    Py_XDECREF(shape);
+    Py_XDECREF(stream);
+    Py_XDECREF(type);
+    Py_XDECREF(address);
+    return result;
+}
