@@ -17,6 +17,7 @@
 #define MAX_AHEAD 4096
 #define AHEAD 3                         /* batches, if nobody says so, ... */
 #define AHEAD_BYTES ((size_t)256 << 20) /* ... or fewer, so that all buffers fit into this */
+#define CALLERS 2                       /* batches that it has for a moment, asking for the next while it has one */
 
 struct Loader {
     LoaderSource source;
@@ -64,12 +65,11 @@ static size_t largest_batch(const Loader *loader, const LoaderConfig *config) {
     return config->batch_size < most ? config->batch_size : (size_t)most;
 }
 
-/* The caller has two batches for a moment, whenever it asks for the next while it has one. */
 static size_t choose_ahead(const Loader *loader, const LoaderConfig *config) {
     size_t bytes = 1, ahead = AHEAD;
     if (config->batches_ahead > 0) return config->batches_ahead;
     for (size_t i = 0; i < loader->pipeline.count; i++) bytes += loader->pipeline.outputs[i].result.sample_bytes;
-    while (ahead > 1 && bytes > AHEAD_BYTES / (ahead + 2) / largest_batch(loader, config)) ahead--;
+    while (ahead > 1 && bytes > AHEAD_BYTES / (ahead + CALLERS) / largest_batch(loader, config)) ahead--;
     return ahead;
 }
 
@@ -77,11 +77,11 @@ static Status create_slots(Loader *loader, const LoaderConfig *config) {
     size_t *bytes = NULL;
     TRY(memory_alloc(loader->pipeline.count, sizeof *bytes, &bytes));
     for (size_t i = 0; i < loader->pipeline.count; i++) bytes[i] = loader->pipeline.outputs[i].result.sample_bytes;
-    /* Spare buffers: as many as can be in flight, and the one that the caller looks at (or uploads). */
+    /* Spare buffers: as many as can be in flight, and the two that the caller may have. */
     SlotsConfig slots = {.batch_size = largest_batch(loader, config),
                          .arrays = loader->pipeline.count,
                          .sample_bytes = bytes,
-                         .spare = loader->ahead + 1,
+                         .spare = loader->ahead + CALLERS,
                          .page_locked = config->page_locked,
                          .device = config->device};
     Status status = loader_slots_create(&slots, &loader->slots);
