@@ -76,6 +76,10 @@ AugmentPart augment_part(const Augment *augment, const AugmentDrawn *drawn);
 /* The smallest part that holds both; one of 0 x 0 holds nothing. */
 AugmentPart augment_part_join(AugmentPart one, AugmentPart other);
 
+/* Whether the drawn chain changes nothing but that it mirrors the image left to right, or not even that: it need then
+ * not run at all, where whatever makes the pixels can put them into the output. */
+bool augment_only_mirrors(const Augment *augment, const AugmentDrawn *drawn, bool *mirrored);
+
 /* Whether the chain mixes each image with the one before it in the batch, cyclic. augment_begin then takes the image
  * before the first that augment_run gets; the others follow in the batch's order, with the same scratch memory. */
 bool augment_mixes(const Augment *augment);

@@ -282,6 +282,25 @@ AugmentPart augment_part(const Augment *a, const AugmentDrawn *drawn) {
     return part;
 }
 
+static bool same_size(AugmentSize one, AugmentSize other) {
+    return one.height == other.height && one.width == other.width;
+}
+
+bool augment_only_mirrors(const Augment *a, const AugmentDrawn *drawn, bool *mirrored) {
+    const AugmentSpec *spec = &a->spec;
+    *mirrored = false;
+    if (spec->normalize || spec->type != spec->format.type || spec->layout != IMAGE_HWC || augment_mixes(a)) {
+        return false;
+    }
+    for (int i = 0; i < spec->op_count; i++) {
+        const bool moves = augment_phase(&spec->ops[i]) == AUGMENT_MOVE;
+        if (moves ? drawn[i].turns || drawn[i].y != 0 || drawn[i].x != 0 : drawn[i].acts) return false;
+        if (!same_size(a->sizes[i], a->sizes[i + 1])) return false;
+        *mirrored ^= drawn[i].acts;
+    }
+    return true;
+}
+
 AugmentPart augment_part_join(AugmentPart one, AugmentPart other) {
     if (one.height == 0 || one.width == 0) return other;
     if (other.height == 0 || other.width == 0) return one;

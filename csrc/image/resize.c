@@ -23,7 +23,8 @@ struct Resizer {
     ImageSize from, to;
     uint8_t *out; /* borrowed until the last row */
     size_t out_stride;
-    bool copies; /* nothing changes */
+    bool copies; /* nothing changes, but what `mirrored` does */
+    bool mirrored;
     ResizeAxis rows;
     float *row_weights; /* those of `rows` */
     ResizeColumns columns;
@@ -115,6 +116,7 @@ static Status resizer_weigh(Resizer *resizer, ResizeFilter filter) {
     for (size_t i = 0; i < of_rows; i++) resizer->row_weights[i] = (float)weights[i];
     columns->axis.weights = weights;
     resize_axis_weigh(&columns->axis, filter);
+    if (resizer->mirrored) resize_axis_turn(&columns->axis);
     if (lanes > 0) kernels->make_lanes(columns);
     return STATUS_OK;
 }
@@ -146,7 +148,7 @@ static Status resizer_make_room(Resizer *resizer) {
 }
 
 Status resizer_begin_reduced(Resizer *resizer, ResizeFilter filter, ResizeGrid grid, ImageSize from, ImageSize to,
-                             uint8_t *out, size_t out_stride) {
+                             bool mirrored, uint8_t *out, size_t out_stride) {
     if (!is_size(from) || !is_size(to)) {
         FAIL(STATUS_ARGUMENT, "cannot resize %u x %u pixels to %u x %u; sides are 1 to %d", from.width, from.height,
              to.width, to.height, RESIZE_MAX_SIDE);
@@ -155,11 +157,13 @@ Status resizer_begin_reduced(Resizer *resizer, ResizeFilter filter, ResizeGrid g
     resizer->to = to;
     resizer->out = out;
     resizer->out_stride = out_stride;
+    resizer->mirrored = mirrored;
     resizer->given = resizer->done = 0;
     resizer->copies = grid.unit == 1 && from.width == to.width && from.height == to.height;
     if (resizer->copies) return STATUS_OK;
     /* An exact average's nudge is far above the error of the product and far below the distance of any value short of a
      * half. */
+    resizer->columns.exact = filter == RESIZE_AREA;
     resizer->columns.factor = filter == RESIZE_AREA ? 1.0 / ((double)from.width * from.height) : 1.0;
     resizer->columns.half = filter == RESIZE_AREA ? 0.5 + 1e-11 : 0.5;
     TRY(place_axes(resizer, filter, grid));
@@ -169,13 +173,24 @@ Status resizer_begin_reduced(Resizer *resizer, ResizeFilter filter, ResizeGrid g
 
 Status resizer_begin(Resizer *resizer, ResizeFilter filter, ImageSize from, ImageSize to, uint8_t *out,
                      size_t out_stride) {
-    return resizer_begin_reduced(resizer, filter, (ResizeGrid){1, 0, 0}, from, to, out, out_stride);
+    return resizer_begin_reduced(resizer, filter, (ResizeGrid){1, 0, 0}, from, to, false, out, out_stride);
+}
+
+static void copy_mirrored(const uint8_t *from, uint32_t width, uint8_t *to) {
+    for (to += (size_t)width * RESIZE_CHANNELS; width > 0; width--, from += RESIZE_CHANNELS) {
+        to -= RESIZE_CHANNELS;
+        memcpy(to, from, RESIZE_CHANNELS);
+    }
 }
 
 static void resizer_copy_rows(const Resizer *resizer, const uint8_t *rgb, size_t stride, uint32_t count) {
-    for (uint32_t y = 0; y < count; y++) {
-        memcpy(resizer->out + (resizer->given + y) * resizer->out_stride, rgb + y * stride,
-               (size_t)resizer->to.width * RESIZE_CHANNELS);
+    for (uint32_t y = 0; y < count; y++, rgb += stride) {
+        uint8_t *to = resizer->out + (resizer->given + y) * resizer->out_stride;
+        if (resizer->mirrored) {
+            copy_mirrored(rgb, resizer->to.width, to);
+        } else {
+            memcpy(to, rgb, (size_t)resizer->to.width * RESIZE_CHANNELS);
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 #ifndef CGXFFCV_IMAGE_RESIZE_H
 #define CGXFFCV_IMAGE_RESIZE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -51,9 +52,10 @@ size_t resizer_bytes(const Resizer *resizer);
 Status resizer_begin(Resizer *resizer, ResizeFilter filter, ImageSize from, ImageSize to, uint8_t *out,
                      size_t out_stride);
 
-/* The same from a reduced source, whose rows and columns are those that `from` touches. */
+/* The same from a reduced source, whose rows and columns are those that `from` touches; `mirrored`: the result, left to
+ * right. */
 Status resizer_begin_reduced(Resizer *resizer, ResizeFilter filter, ResizeGrid grid, ImageSize from, ImageSize to,
-                             uint8_t *out, size_t out_stride);
+                             bool mirrored, uint8_t *out, size_t out_stride);
 
 /* The next `count` rows of the source, at most as many as are left. */
 void resizer_push(Resizer *resizer, const uint8_t *rgb, size_t stride, uint32_t count);

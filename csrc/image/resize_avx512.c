@@ -22,16 +22,24 @@ typedef struct Lanes {
 
 static size_t blocks_of(const ResizeAxis *axis) { return ((size_t)axis->to * RESIZE_CHANNELS + LANES - 1) / LANES; }
 
+/* The first source pixel of a block of lanes, and how many follow it to the first one of its last pixel. */
+static uint32_t block_begin(const ResizeAxis *axis, size_t block, uint32_t *pixels) {
+    const size_t count = (size_t)axis->to * RESIZE_CHANNELS, end = (block + 1) * LANES;
+    const uint32_t one = axis->first[block * LANES / RESIZE_CHANNELS];
+    const uint32_t other = axis->first[((end < count ? end : count) - 1) / RESIZE_CHANNELS];
+    *pixels = one < other ? other - one : one - other;
+    return one < other ? one : other;
+}
+
 /* The sums that the windows need to have. */
 static uint64_t widest(const ResizeAxis *axis) {
-    const size_t count = (size_t)axis->to * RESIZE_CHANNELS;
     uint64_t most = 0;
-    for (size_t i = 0; i < count; i += LANES) {
-        const size_t last = i + LANES < count ? i + LANES - 1 : count - 1;
-        const uint64_t pixels = axis->first[last / RESIZE_CHANNELS] - axis->first[i / RESIZE_CHANNELS];
-        if ((pixels + axis->taps) * RESIZE_CHANNELS > most) most = (pixels + axis->taps) * RESIZE_CHANNELS;
+    uint32_t pixels;
+    for (size_t block = 0; block < blocks_of(axis); block++) {
+        (void)block_begin(axis, block, &pixels);
+        if (pixels > most) most = pixels;
     }
-    return most;
+    return (most + axis->taps) * RESIZE_CHANNELS;
 }
 
 static size_t lanes_bytes(const ResizeAxis *axis) {
@@ -54,9 +62,10 @@ static void make_lanes(const ResizeColumns *columns) {
     const size_t count = (size_t)axis->to * RESIZE_CHANNELS, taps = axis->taps;
     *(double *)columns->lanes = widest(axis) > NARROW;
     const Lanes lanes = lanes_at(columns);
+    uint32_t window = 0, pixels;
     for (size_t i = 0; i < blocks_of(axis) * LANES; i++) {
         const size_t block = i / LANES, lane = i % LANES, x = i / RESIZE_CHANNELS;
-        const uint32_t window = axis->first[block * LANES / RESIZE_CHANNELS] * RESIZE_CHANNELS;
+        if (lane == 0) window = block_begin(axis, block, &pixels) * RESIZE_CHANNELS;
         double *weights = lanes.weights + block * taps * LANES + lane;
         const bool inside = i < count;
         lanes.window[block] = window;
@@ -72,7 +81,15 @@ INLINE __m512 pick(const __m512 *window, __m512i index, bool wide) {
     return _mm512_mask_blend_ps(_mm512_test_epi32_mask(index, _mm512_set1_epi32(NARROW)), low, high);
 }
 
-INLINE void sum_lanes(const float *sums, const ResizeColumns *columns, uint32_t taps, bool wide, uint8_t *out) {
+/* Where nothing is rounded, a product and a sum at once are the same. */
+INLINE __m512d add_product(__m512d total, __m256 sums, const double *weights, bool first, bool exact) {
+    const __m512d wide = _mm512_cvtps_pd(sums), weight = _mm512_loadu_pd(weights);
+    if (first) return _mm512_mul_pd(wide, weight);
+    return exact ? _mm512_fmadd_pd(wide, weight, total) : _mm512_add_pd(total, _mm512_mul_pd(wide, weight));
+}
+
+INLINE void sum_lanes(const float *sums, const ResizeColumns *columns, uint32_t taps, bool wide, bool exact,
+                      uint8_t *out) {
     const Lanes lanes = lanes_at(columns);
     const size_t count = (size_t)columns->axis.to * RESIZE_CHANNELS;
     const __m512d factor = _mm512_set1_pd(columns->factor), half = _mm512_set1_pd(columns->half);
@@ -85,12 +102,8 @@ INLINE void sum_lanes(const float *sums, const ResizeColumns *columns, uint32_t 
         for (int part = 0; part < (wide ? 4 : 2); part++) window[part] = _mm512_loadu_ps(from + part * LANES);
         for (uint32_t k = 0; k < taps; k++, weight += LANES) {
             const __m512 picked = pick(window, index, wide);
-            const __m512d first =
-                _mm512_mul_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(picked)), _mm512_loadu_pd(weight));
-            const __m512d second =
-                _mm512_mul_pd(_mm512_cvtps_pd(_mm512_extractf32x8_ps(picked, 1)), _mm512_loadu_pd(weight + LANES / 2));
-            low = k == 0 ? first : _mm512_add_pd(low, first);
-            high = k == 0 ? second : _mm512_add_pd(high, second);
+            low = add_product(low, _mm512_castps512_ps256(picked), weight, k == 0, exact);
+            high = add_product(high, _mm512_extractf32x8_ps(picked, 1), weight + LANES / 2, k == 0, exact);
             index = _mm512_add_epi32(index, _mm512_set1_epi32(RESIZE_CHANNELS));
         }
         low = _mm512_add_pd(_mm512_mul_pd(low, factor), half);
@@ -103,30 +116,37 @@ INLINE void sum_lanes(const float *sums, const ResizeColumns *columns, uint32_t 
 }
 
 /* Of the usual numbers of taps, each has its loop unrolled. */
-INLINE void sum_some_lanes(const float *sums, const ResizeColumns *columns, bool wide, uint8_t *out) {
+INLINE void sum_some_lanes(const float *sums, const ResizeColumns *columns, bool wide, bool exact, uint8_t *out) {
     switch (columns->axis.taps) {
     case 2:
-        sum_lanes(sums, columns, 2, wide, out);
+        sum_lanes(sums, columns, 2, wide, exact, out);
         break;
     case 3:
-        sum_lanes(sums, columns, 3, wide, out);
+        sum_lanes(sums, columns, 3, wide, exact, out);
         break;
     case 4:
-        sum_lanes(sums, columns, 4, wide, out);
+        sum_lanes(sums, columns, 4, wide, exact, out);
         break;
     default:
-        sum_lanes(sums, columns, columns->axis.taps, wide, out);
+        sum_lanes(sums, columns, columns->axis.taps, wide, exact, out);
         break;
     }
+}
+
+INLINE void sum_all_lanes(const float *sums, const ResizeColumns *columns, bool exact, uint8_t *out) {
+    if (lanes_at(columns).wide)
+        sum_some_lanes(sums, columns, true, exact, out);
+    else
+        sum_some_lanes(sums, columns, false, exact, out);
 }
 
 static void sum_any_columns(const float *sums, const ResizeColumns *columns, uint8_t *out) {
     if (columns->lanes == NULL)
         sum_columns(sums, columns, out);
-    else if (lanes_at(columns).wide)
-        sum_some_lanes(sums, columns, true, out);
+    else if (columns->exact)
+        sum_all_lanes(sums, columns, true, out);
     else
-        sum_some_lanes(sums, columns, false, out);
+        sum_all_lanes(sums, columns, false, out);
 }
 
 const ResizeKernels resize_kernels_avx512 = {sum_rows, sum_any_columns, lanes_bytes, make_lanes};

@@ -83,3 +83,22 @@ void resize_axis_weigh(const ResizeAxis *axis, ResizeFilter filter) {
         for (uint32_t k = axis->count[x]; k < axis->taps; k++) weights[k] = 0;
     }
 }
+
+static void exchange(uint32_t *one, uint32_t *other) {
+    const uint32_t kept = *one;
+    *one = *other;
+    *other = kept;
+}
+
+void resize_axis_turn(const ResizeAxis *axis) {
+    for (uint32_t x = 0, y = axis->to - 1; x < y; x++, y--) {
+        exchange(&axis->first[x], &axis->first[y]);
+        exchange(&axis->count[x], &axis->count[y]);
+        double *one = axis->weights + (size_t)x * axis->taps, *other = axis->weights + (size_t)y * axis->taps;
+        for (uint32_t k = 0; k < axis->taps; k++) {
+            const double kept = one[k];
+            one[k] = other[k];
+            other[k] = kept;
+        }
+    }
+}

@@ -30,11 +30,15 @@ void resize_axis_place(ResizeAxis *axis, ResizeFilter filter);
  * 1. */
 void resize_axis_weigh(const ResizeAxis *axis, ResizeFilter filter);
 
+/* The same from its end: what output pixel 0 is made of is then the last one's. */
+void resize_axis_turn(const ResizeAxis *axis);
+
 /* How an output row is made of a row of sums: out = trunc(total * factor + half) in float64, where the total is the sum
  * over a pixel's taps, in their order, of weight * sum. */
 typedef struct ResizeColumns {
     ResizeAxis axis;
     double factor, half;
+    bool exact;     /* no product and no sum is rounded */
     double *totals; /* borrowed: scratch memory for an output row */
     void *lanes;    /* borrowed: the kernels' own form of the axis, or NULL */
 } ResizeColumns;

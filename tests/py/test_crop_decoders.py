@@ -121,12 +121,14 @@ import hashlib, sys
 from cgxffcv import Loader
 from cgxffcv.fields.decoders import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
 from cgxffcv.loader import PipelineSpec
+from cgxffcv.transforms import RandomHorizontalFlip
 
 outs = [(224, 224), (40, 33), (1, 1), (7, 300), (300, 7), (16, 5), (61, 128)]
 filters = ("area", "bilinear_antialias", "nearest")
 decoders = [cls(out, *ratio, interpolation=filter) for out in outs for filter in filters
             for cls, ratio in ((CenterCropRGBImageDecoder, (0.9,)), (RandomResizedCropRGBImageDecoder, ()))]
-pipelines = {f"{i}": PipelineSpec("image", decoder, draws=i) for i, decoder in enumerate(decoders)}
+pipelines = {f"{i}": PipelineSpec("image", decoder, [RandomHorizontalFlip()] * (i % 2), i)
+             for i, decoder in enumerate(decoders)}
 with Loader(sys.argv[1], 10, 2, pipelines={"image": None, "label": None, **pipelines}, seed=1) as loader:
     for batch in loader:
         print(*(hashlib.sha256(array).hexdigest()[:12] for array in batch))
@@ -230,6 +232,38 @@ def test_memory_is_of_one_image_a_thread(path):
         batches(loader)
         room = 5 * COUNT * (OUT[0] * OUT[1] * 3 + 16)
         assert loader.stats()["memory_bytes"] < 2 * (260 * 224 * 3 + OUT[0] * OUT[1] * 3) + room + (1 << 16)
+
+
+FLIPS = [tf.RandomHorizontalFlip(0.6), tf.AlternatingFlip(), tf.RandomTranslate(1), tf.Cutout(3, (1, 2, 3))]
+
+
+@pytest.mark.parametrize("interpolation", ["area", "bilinear_antialias", "nearest"])
+@pytest.mark.parametrize("out", [OUT, (48, 64), (300, 7)])
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 4])
+def test_what_only_mirrors_is_done_by_the_resampler(path, steps, out, interpolation):
+    """The same as by the pass that other layouts need; of a translation or hole that does nothing, too."""
+    decoders = [
+        RandomResizedCropRGBImageDecoder(out, interpolation=interpolation),
+        CenterCropRGBImageDecoder(out, 1.0, interpolation=interpolation),
+    ]
+    for decoder in decoders:
+        for options in ({}, {"evaluate": True}):
+            with loader_of(path, decoder, *FLIPS[:steps], **options) as loader:
+                straight, _ = batches(loader)
+            planar = tf.ToTorchImage(channels_last=False)
+            with loader_of(path, decoder, *FLIPS[:steps], planar, **options) as loader:
+                passed, _ = batches(loader)
+            np.testing.assert_array_equal(straight, passed.transpose(0, 2, 3, 1))
+
+
+def test_images_of_the_results_size_are_mirrored_too(tmp_path):
+    path, images = str(tmp_path / "a.beton"), np.random.default_rng(2).integers(0, 256, (40, 9, 9, 3), np.uint8)
+    DatasetWriter(path, {"image": RGBImageField()}, progress=False).from_arrays(image=images)
+    with Loader(path, 40, pipelines={"image": [CenterCropRGBImageDecoder((9, 9), 1.0), FLIPS[0]]}, seed=SEED) as loader:
+        (got,) = next(iter(loader))
+    turned = (got == images[:, :, ::-1]).all((1, 2, 3))
+    np.testing.assert_array_equal(np.where(turned[:, None, None, None], images[:, :, ::-1], images), got)
+    assert 12 < turned.sum() < 36
 
 
 def test_stats_tell_where_the_workers_time_goes(path):

@@ -19,6 +19,8 @@ typedef struct Cut {
     uint32_t shrink;  /* while it is decoded */
     JpegRegion from;  /* of the pixels that are decoded */
     Resizer *resizer; /* borrowed from the thread */
+    bool straight;    /* resampled into the batch: what follows would at most mirror it, which is done on the way */
+    uint8_t *to;      /* the resampled image */
 } Cut;
 
 static const BetonKind kinds[] = {BETON_IMAGE};
@@ -107,7 +109,8 @@ static uint32_t choose_shrink(const LoaderCrop *crop, const BetonImage *image, c
     return shrink;
 }
 
-static Status begin_cut(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image) {
+static Status begin_cut(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
+                        bool begin) {
     const CropState *state = output->state;
     const ImageSize to = {state->crop.width, state->crop.height};
     const JpegRegion from = rectangle_of(chunk, output, i, image);
@@ -117,9 +120,12 @@ static Status begin_cut(const DecoderChunk *chunk, const DecoderOutput *output, 
     cut->shrink = shrink;
     cut->from = (JpegRegion){from.y / shrink, from.x / shrink, jpeg_shrunk(grid.y + from.height, shrink),
                              jpeg_shrunk(grid.x + from.width, shrink)};
+    bool mirrored = false;
+    cut->straight = !begin && loader_pixels_only_mirrors(chunk, state->augment, i, &mirrored);
+    cut->to = cut->straight ? loader_pixels_row(chunk, output, i) : resampled(chunk, output);
     TRY(loader_decoder_resizer(chunk, output, &cut->resizer));
     return resizer_begin_reduced(cut->resizer, state->crop.filter, grid, (ImageSize){from.width, from.height}, to,
-                                 resampled(chunk, output), (size_t)to.width * AUGMENT_CHANNELS);
+                                 cut->straight && mirrored, cut->to, (size_t)to.width * AUGMENT_CHANNELS);
 }
 
 static JpegRegion join(JpegRegion one, JpegRegion other) {
@@ -186,7 +192,7 @@ static Status begin_whole(Rows *rows, size_t i, const BetonImage *image, Augment
 static void make_blank(const Rows *rows, uint8_t *whole) {
     for (const DecoderOutput *view = rows->first; view != NULL; view = next_view(rows->chunk, view)) {
         const LoaderCrop *crop = &((const CropState *)view->state)->crop;
-        memset(resampled(rows->chunk, view), 0, (size_t)crop->height * crop->width * AUGMENT_CHANNELS);
+        memset(cut_of(rows->chunk, view)->to, 0, (size_t)crop->height * crop->width * AUGMENT_CHANNELS);
     }
     if (whole != NULL) memset(whole, 0, (size_t)rows->whole.height * rows->whole.width * AUGMENT_CHANNELS);
 }
@@ -228,14 +234,16 @@ static Status decode_one(const DecoderChunk *chunk, const DecoderOutput *output,
     }
     const int64_t start = clock_now_ns();
     for (const DecoderOutput *view = output; view != NULL; view = next_view(chunk, view)) {
-        TRY(loader_decoder_fail(chunk, view, i, "resize", begin_cut(chunk, view, i, &image)));
+        TRY(loader_decoder_fail(chunk, view, i, "resize", begin_cut(chunk, view, i, &image, begin)));
     }
     loader_decoder_spent(&chunk->scratch->times.resample_ns, start);
     TRY(resample(chunk, output, i, &image, &whole));
     for (const DecoderOutput *view = output; view != NULL; view = next_view(chunk, view)) {
         const CropState *state = view->state;
+        const Cut *cut = cut_of(chunk, view);
         const int32_t height = (int32_t)state->crop.height, width = (int32_t)state->crop.width;
-        const AugmentImage pixels = {resampled(chunk, view), (size_t)width * AUGMENT_CHANNELS, {0, 0, height, width}};
+        const AugmentImage pixels = {cut->to, (size_t)width * AUGMENT_CHANNELS, {0, 0, height, width}};
+        if (cut->straight) continue;
         loader_pixels_augment(chunk, view, state->augment, &pixels, i, NULL, begin);
     }
     if (other != NULL) loader_image_augment(chunk, other, i, &whole, NULL, begin);

@@ -143,11 +143,22 @@ AugmentPart loader_pixels_part(const DecoderChunk *chunk, const Augment *augment
     return augment_part(augment, drawn);
 }
 
+bool loader_pixels_only_mirrors(const DecoderChunk *chunk, const Augment *augment, size_t i, bool *mirrored) {
+    const AugmentKey key = key_of(chunk, i);
+    AugmentDrawn drawn[AUGMENT_MAX_OPS];
+    augment_draw(augment, &key, chunk->evaluate, drawn);
+    return augment_only_mirrors(augment, drawn, mirrored);
+}
+
+unsigned char *loader_pixels_row(const DecoderChunk *chunk, const DecoderOutput *output, size_t i) {
+    unsigned char *rows = chunk->arrays[output - chunk->outputs];
+    return rows + (chunk->first + i) * output->array.sample_bytes;
+}
+
 void loader_pixels_augment(const DecoderChunk *chunk, const DecoderOutput *output, const Augment *augment,
                            const AugmentImage *image, size_t i, const uint8_t *next, bool begin) {
     const AugmentKey key = key_of(chunk, i);
-    const size_t row = chunk->first + i;
-    unsigned char *to = (unsigned char *)chunk->arrays[output - chunk->outputs] + row * output->array.sample_bytes;
+    unsigned char *to = loader_pixels_row(chunk, output, i);
     void *scratch = chunk->scratch->own + output->scratch_at;
     AugmentDrawn drawn[AUGMENT_MAX_OPS];
     augment_draw(augment, &key, chunk->evaluate, drawn);

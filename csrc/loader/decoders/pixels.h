@@ -39,6 +39,12 @@ Status loader_pixels_find(const DecoderChunk *chunk, const DecoderOutput *output
 /* The part of the chunk's sample `i` that loader_pixels_augment will look at, 0 x 0 if none. */
 AugmentPart loader_pixels_part(const DecoderChunk *chunk, const Augment *augment, size_t i);
 
+/* augment_only_mirrors for the chunk's sample `i`. */
+bool loader_pixels_only_mirrors(const DecoderChunk *chunk, const Augment *augment, size_t i, bool *mirrored);
+
+/* The output's row of the chunk's sample `i`. */
+unsigned char *loader_pixels_row(const DecoderChunk *chunk, const DecoderOutput *output, size_t i);
+
 /* Draws for the chunk's sample `i` and performs what was drawn, on pixels of the size that the chain was made for, into
  * the output's row. `next` as in augment_run. `begin`: nothing but what mixing the chunk's first sample with this one
  * needs, which comes before it. */
