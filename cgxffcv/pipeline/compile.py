@@ -315,12 +315,31 @@ class ImageCompiler:
             first.append(to_bfloat16 if bits else tf.ToTensor())
         if self.device is not None and self.device.device != "cpu":
             first.append(self.device)
-        return moves_last([OnValues(step) for step in first] + self.steps)
+        return moves_last(self.name, [OnValues(step) for step in first] + self.steps)
 
 
-def moves_last(steps: list[Callable]) -> list[Callable]:
-    """Moves to a device that give no torch tensors come after all other steps, which could not work on those."""
-    return sorted(steps, key=lambda step: getattr(getattr(step, "step", None), "comes_last", False))
+def works_on_gpu(step: Callable) -> bool:
+    """Whether it is a callable of the user's; our steps work on NumPy arrays and torch tensors."""
+    own = getattr(step, "step", step)
+    return isinstance(own, tf.ModuleWrapper) or not isinstance(own, (tf.Transform, OperateOnBatch, RunOperation))
+
+
+def moves_last(name: str, steps: list[Callable]) -> list[Callable]:
+    """A move to a GPU that gives no torch tensors comes after all steps of ours, which could not work on those. What it
+    gives goes to callables of the user's behind it; TypeError where a step of ours stands behind one of them."""
+    at = next((i for i, step in enumerate(steps) if getattr(getattr(step, "step", None), "comes_last", False)), None)
+    if at is None:
+        return steps
+    before, behind = steps[:at], steps[at + 1 :]
+    while behind and not works_on_gpu(behind[0]):
+        before.append(behind.pop(0))
+    late = next((step for step in behind if not works_on_gpu(step)), None)
+    if late is not None:
+        raise TypeError(
+            f"pipeline '{name}': {called(late)} must come before {called(behind[0])}, which gets arrays on a GPU: "
+            f"behind {called(steps[at])}, without torch, only callables of your own work on what those give"
+        )
+    return [*before, steps[at], *behind]
 
 
 def refuse_late(name: str, step: tf.SampleFunction, other: Any) -> None:
@@ -491,7 +510,7 @@ def compile_output(
         if isinstance(step, (*IMAGE_STEPS, tf.RandomResizedCrop, tf.ToTorchImage)) and not of_arrays:
             raise TypeError(f"pipeline '{name}': {step!r} is for images, and the field holds {kind}")
         output.steps.append(as_step(name, step))
-    output.steps = moves_last(output.steps)
+    output.steps = moves_last(name, output.steps)
     return output
 
 

@@ -163,10 +163,10 @@ def gpu_number(device: str) -> int:
 
 class ToDevice(Transform):
     """Moves the batch to a device: a name, a torch.device, or the number of a GPU. Torch tensors go wherever torch can.
-    Where torch is not installed, NumPy arrays go to a GPU as the last step of a pipeline, wherever this one stands in
-    it (what comes behind it is done before, with the same values), and become arrays with DLPack and
-    `__cuda_array_interface__` (`cupy.asarray(batch)`). The Loader's batches then lie in page-locked memory, from which
-    a GPU copies beside its work, unless its `page_locked` says otherwise."""
+    Where torch is not installed, NumPy arrays go to a GPU and become arrays with DLPack and `__cuda_array_interface__`
+    (`cupy.asarray(batch)`), which a callable of yours behind it gets; transforms behind it are done before the move,
+    with the same values. The Loader's batches lie in page-locked memory then, from which a GPU copies beside its work,
+    unless its `page_locked` says otherwise."""
 
     def __init__(self, device, non_blocking: bool = True):
         self.device = device_name(device)

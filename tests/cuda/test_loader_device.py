@@ -58,6 +58,39 @@ def test_batches(path, page_locked):
             np.testing.assert_array_equal(taken_by_interface(there), array)
 
 
+def test_callables_behind_the_move_get_what_lies_on_the_gpu(path):
+    seen = []
+
+    def own(batch):
+        seen.append((batch.__dlpack_device__(), batch.dtype, batch.shape))
+        return batch
+
+    def numbered(batch, ids):
+        assert batch.__dlpack_device__() == (2, 0) and len(ids) == batch.shape[0]
+        return taken_by_interface(batch)
+
+    numbered.with_indices = True
+    planar = tf.ToTorchImage(channels_last=False)
+    image = [SimpleRGBImageDecoder(), tf.ToDevice(0), tf.RandomVerticalFlip(), planar, own, numbered]
+    label = [IntDecoder(), tf.ToDevice(0), tf.Convert(np.float32), tf.ModuleWrapper(own)]
+    with Loader(path, 5, pipelines={"image": image, "label": label}, seed=1) as loader:
+        images, labels = next(iter(loader))
+    plain = {"image": [SimpleRGBImageDecoder(), tf.RandomVerticalFlip(), planar], "label": None}
+    with Loader(path, 5, pipelines=plain, seed=1) as loader:
+        np.testing.assert_array_equal(images, next(iter(loader))[0])
+    np.testing.assert_array_equal(taken_by_interface(labels), np.arange(5, dtype=np.float32)[:, None])
+    assert seen == [((2, 0), "uint8", (5, 3, 9, 8)), ((2, 0), "float32", (5, 1))]
+
+
+@pytest.mark.parametrize("late", [tf.Squeeze(), tf.ToDevice("cpu"), tf.View(np.int8)])
+def test_our_steps_behind_callables_on_the_gpu_are_refused(path, late):
+    def own(batch):
+        return batch
+
+    with pytest.raises(TypeError, match=r"pipeline 'label': .* must come before own, which gets arrays on a GPU"):
+        Loader(path, 5, pipelines={"label": [IntDecoder(), tf.ToDevice(0), own, late]})
+
+
 def test_batches_that_stay_are_not_page_locked(path):
     with Loader(path, 5, pipelines={"label": [IntDecoder(), tf.ToDevice("cpu")]}) as loader:
         assert loader.page_locked is None
