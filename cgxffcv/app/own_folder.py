@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -235,12 +236,23 @@ def _wait_for(file: IO[str], folder: Path, say: process.Say) -> None:
         waited += LOOK_SECONDS
 
 
+def _held_lock(folder: Path, say: process.Say) -> IO[str]:
+    """The folder's lock, held. Whoever fails in there may remove both while others wait: then they are made again."""
+    path = folder / ".lock"
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
+            file = stack.enter_context(files.open_plain(path, "a+", follow=False))
+            _wait_for(file, folder, say)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                stack.pop_all()
+                return file
+
+
 @contextlib.contextmanager
 def alone(folder: Path, say: process.Say) -> Iterator[None]:
     """One process at a time: the others wait, and find what the first has made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with files.open_plain(folder / ".lock", "a+", follow=False) as file:
-        _wait_for(file, folder, say)
+    with _held_lock(folder, say) as file:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -337,7 +349,11 @@ def prepare(config: Config, say: process.Say) -> None:
     try:
         with alone(folder, say):
             if not _made(folder):
-                _make(folder, config, training, testing, say)
+                try:
+                    _make(folder, config, training, testing, say)
+                except BaseException:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(folder)):
             raise

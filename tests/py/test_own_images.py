@@ -1,13 +1,16 @@
 """Images of one's own: recipes that fit them, a folder that becomes .beton files, trainings, and what is refused."""
 
 import errno
+import fcntl
 import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import _cgxffcv
 import numpy as np
@@ -279,6 +282,22 @@ def test_files_that_another_process_makes(folder, how, monkeypatch):
             holder.kill()
 
 
+def test_a_folder_that_its_maker_removes_is_made_again(folder, monkeypatch):
+    """As after an error of the one that held the lock; the one that waits must not go on in what is gone."""
+    made = Path(prepare(folder)[0].data.train_dataset).parent
+    monkeypatch.setattr(own_folder, "TOLD_SECONDS", 0.1)
+    with open(made / ".lock") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+
+        def fail():
+            shutil.rmtree(made)
+            fcntl.flock(holder, fcntl.LOCK_UN)
+
+        threading.Timer(1, fail).start()
+        assert "3 classes" in prepare(folder)[1]
+    assert sorted(os.listdir(made))[0] == ".lock" and (made / "test.beton").is_file()
+
+
 def test_a_planted_link_is_no_lock(folder, tmp_path):
     made = os.path.dirname(prepare(folder)[0].data.train_dataset)
     os.remove(os.path.join(made, ".lock"))
@@ -370,7 +389,7 @@ def test_an_image_that_cannot_be_read_stops_or_is_left_out(folder, name, small_l
     (folder / "bee" / name).write_bytes(data)
     with pytest.raises(DataError, match=f"(?s){name}: .*{wanted}.*--data.on_error=skip"):
         prepare(folder)
-    assert not list((folder.parent / "data").rglob("*.classes"))
+    assert os.listdir(folder.parent / "data") == []
     c, said = prepare(folder, "--data.on_error=skip")
     assert f"{name}: " in said and wanted in said
     with Reader(c.data.train_dataset) as train, Reader(c.data.val_dataset) as test:
@@ -382,7 +401,7 @@ def test_a_class_of_which_nothing_can_be_read(folder):
         image.write_bytes(b"not an image")
     with pytest.raises(DataError, match="none of the images of class 'bee' can be read"):
         prepare(folder, "--data.on_error=skip")
-    assert not list((folder.parent / "data").rglob("*.beton"))
+    assert os.listdir(folder.parent / "data") == []
     for image in folder.rglob("*.png"):
         image.write_bytes(b"not an image")
     with pytest.raises(DataError, match="none of the images can be read"):
