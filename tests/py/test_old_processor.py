@@ -1,0 +1,41 @@
+"""A processor without AVX2, which qemu stands in for: everything loads, and gives the bytes that this one gives."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from checkout import environ
+from loader_data import write_plain
+
+CODE = """
+import hashlib, json, sys
+import _cgxffcv, numpy as np
+from cgxffcv.fields.decoders import SimpleRGBImageDecoder
+from cgxffcv.loader import Loader, OrderOption
+from cgxffcv.transforms import Convert, Cutout, RandomHorizontalFlip, RandomTranslate, ToTorchImage
+moves = [RandomHorizontalFlip(), RandomTranslate(2), Cutout(4)]
+steps = [SimpleRGBImageDecoder(), *moves, ToTorchImage(), Convert(np.float16)]
+digest = hashlib.sha256()
+ways = {"order": OrderOption.RANDOM, "seed": 3, "num_workers": 1, "pipelines": {"image": steps}}
+for images, labels in Loader(sys.argv[1], 20, **ways):
+    digest.update(images.tobytes() + labels.tobytes())
+print(json.dumps([_cgxffcv.build_info()["cpu"]["avx2"], digest.hexdigest()]))
+"""
+
+
+@pytest.mark.medium
+def test_the_same_bytes_without_avx2(tmp_path):
+    qemu = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
+    if qemu is None:
+        pytest.skip("needs qemu: apt install qemu-user-static")
+    path = str(write_plain(tmp_path))
+
+    def told(*before):
+        command = [*before, sys.executable, "-c", CODE, path]
+        done = subprocess.run(command, env=environ(), capture_output=True, text=True, timeout=500, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    plain, old = told(), told(qemu, "-cpu", "Nehalem")
+    assert old.startswith("[false, ") and old.split()[1] == plain.split()[1]
