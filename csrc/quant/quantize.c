@@ -91,6 +91,15 @@ QuantLayout quantize_layout(const QuantSpec *spec, int64_t elems) {
     return layout;
 }
 
+int quantize_quick_groups(const QuantSpec *spec) {
+    bool codes = spec->bits == 2 || spec->bits == 4 || spec->bits == 8;
+    bool plain = spec->codec == QUANT_MAXMIN && spec->rounding == QUANT_NEAREST && !spec->half_metadata;
+    for (int groups = 1; plain && codes && groups <= QUANT_PIECE / QUANT_GROUP; groups *= 2) {
+        if (spec->bucket_size == groups * QUANT_GROUP) return groups;
+    }
+    return 0;
+}
+
 uint64_t quantize_wire_bytes(const QuantSpec *spec, int64_t elems) {
     return round_up(quantize_layout(spec, elems).codes_end, QUANTIZE_PIECE_ALIGNMENT);
 }

@@ -104,6 +104,14 @@ typedef struct QuantLayout {
 } QuantLayout;
 QuantLayout quantize_layout(const QuantSpec *spec, int64_t elems);
 
+/* A warp of a GPU takes a piece of a run at a time, of which a lane has four elements of each group. */
+#define QUANT_PIECE 1024
+#define QUANT_GROUP 128
+
+/* Whole pieces of max-min buckets go a quick way there (quant/cuda/quads.cuh), if they are rounded to nearest and have
+ * 1, 2, 4 or 8 groups each, and codes of which a lane's four fill whole bytes: the groups of a bucket, else 0. */
+int quantize_quick_groups(const QuantSpec *spec);
+
 /* The values by which a run of elements is added up (docs/WIRE.md: domains): as many, but for QUANT_ROTATED, which pads
  * the last bucket. Those of a bucket stand where its elements do. */
 int64_t quantize_values(const QuantSpec *spec, int64_t elems);

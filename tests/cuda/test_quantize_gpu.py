@@ -48,6 +48,17 @@ def test_maxmin(bits, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bucket", (128, 256, 512, 1024))
+def test_whole_pieces(bucket, dtype):
+    """Kernels of their own take them: in several layers, which begin at any element, with a rest and without."""
+    for bits, sizes, skip in ((4, (3100, 0, 1024, 700), 0), (2, (2048,), 1), (8, (1025, 2047), 3)):
+        check([normal(n, dtype, n) for n in sizes], skip, bits=bits, bucket_size=bucket, dtype=dtype)
+    special = np.repeat(specials().reshape(-1, 32), bucket // 32, axis=0).ravel()  # a bucket for each difficulty
+    check([model.from_float32(special, dtype)], bits=4, bucket_size=bucket, dtype=dtype)
+    check([np.zeros(1024, special.dtype), special], bits=2, bucket_size=bucket)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_sign(dtype):
     for bucket, n in ((1, 20), (33, 150), (128, 300), (1024, 1500), (2500, 2700)):
         check([normal(n, dtype, bucket)], bits=1, bucket_size=bucket, dtype=dtype, codec="sign")

@@ -17,18 +17,6 @@ typedef struct Walk {
     DeviceRoom *used;   /* [owners]: of it */
 } Walk;
 
-/* Of max-min buckets, rounded to nearest, that fill whole groups, up to a piece, with codes of which a lane's four fill
- * whole bytes: what quant/cuda/quads.cuh does. */
-static uint16_t quick_groups(const QuantSpec *spec) {
-    bool codes = spec->bits == 2 || spec->bits == 4 || spec->bits == 8;
-    bool plain = spec->codec == QUANT_MAXMIN && spec->rounding == QUANT_NEAREST && !spec->half_metadata;
-    if (!plain || !codes) return 0;
-    for (uint16_t groups = 1; groups <= 8; groups *= 2) {
-        if (spec->bucket_size == groups * (TILES_PIECE / 8)) return groups;
-    }
-    return 0;
-}
-
 static DeviceTile describe_tile(const WireMap *map, const WireSpan *span, int64_t first, int64_t elems) {
     const WireLayer *layer = wire_layer(map, span->layer);
     DeviceTile tile = {.first = first, .elems = elems, .bucket_size = RAW_ELEMS};
@@ -100,8 +88,8 @@ static int64_t tile_elems(const Walk *walk, const WireSpan *span, int64_t bucket
 static void cut_span(Walk *walk, const WireSpan *span) {
     const WireLayer *layer = wire_layer(walk->map, span->layer);
     int64_t step = tile_elems(walk, span, layer->raw ? RAW_ELEMS : layer->spec.bucket_size);
-    uint16_t groups = layer->raw || step % TILES_PIECE != 0 ? 0 : quick_groups(&layer->spec);
-    int64_t quick = groups == 0 ? 0 : span->elems / TILES_PIECE * TILES_PIECE;
+    uint16_t groups = layer->raw || step % QUANT_PIECE != 0 ? 0 : (uint16_t)quantize_quick_groups(&layer->spec);
+    int64_t quick = groups == 0 ? 0 : span->elems / QUANT_PIECE * QUANT_PIECE;
     for (int64_t at = 0; at < span->elems;) {
         int64_t left = (at < quick ? quick : span->elems) - at, elems = left < step ? left : step;
         add_tile(walk, span, span->first + at, elems, at < quick ? groups : 0);

@@ -8,7 +8,6 @@
 #include "allreduce/map.h"
 
 #define TILES_ELEMS 8192 /* of a tile, unless one bucket has more */
-#define TILES_PIECE 1024 /* elements of a piece, 8 groups of 128 */
 
 /* What a kernel knows of a tile. Its parts stand in the region of its round and owner: `at` is where it begins. */
 typedef struct DeviceTile {

@@ -24,6 +24,19 @@ Status quantize_batch_finish(const QuantDeviceBatch *batch, DeviceStream *stream
 
 /* ---- making ---- */
 
+static int64_t quant_blocks(int64_t warps) { return (warps + QUANT_WARPS - 1) / QUANT_WARPS; }
+
+static void quant_place_item(QuantDeviceBatch *batch, QuantItem *item) {
+    const QuantSpec *spec = &item->run.spec;
+    item->layout = quantize_layout(spec, item->run.elems);
+    item->groups = quantize_quick_groups(spec);
+    item->pieces = item->groups == 0 ? 0 : item->run.elems / QUANT_PIECE;
+    item->first_quick = batch->quick_blocks;
+    item->first_block = batch->blocks;
+    batch->quick_blocks += quant_blocks(item->pieces);
+    batch->blocks += quant_blocks(item->layout.buckets - item->pieces * QUANT_PIECE / spec->bucket_size);
+}
+
 static Status quant_fill_items(const QuantDeviceRun *runs, QuantDeviceBatch *batch, QuantItem *items) {
     for (int i = 0; i < batch->count; i++) {
         TRY(quantize_check(&runs[i].spec));
@@ -31,11 +44,10 @@ static Status quant_fill_items(const QuantDeviceRun *runs, QuantDeviceBatch *bat
             FAIL(STATUS_ARGUMENT, "the runs of a batch have one type and one codec");
         }
         items[i].run = runs[i];
-        items[i].layout = quantize_layout(&runs[i].spec, runs[i].elems);
-        items[i].first_block = batch->blocks;
-        batch->blocks += (items[i].layout.buckets + QUANT_WARPS - 1) / QUANT_WARPS;
+        quant_place_item(batch, &items[i]);
     }
-    if (batch->blocks > INT32_MAX) FAIL(STATUS_ARGUMENT, "too many buckets for one launch");
+    if (batch->blocks > INT32_MAX || batch->quick_blocks > INT32_MAX)
+        FAIL(STATUS_ARGUMENT, "too many buckets for one launch");
     return STATUS_OK;
 }
 

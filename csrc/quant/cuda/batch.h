@@ -9,14 +9,16 @@
 typedef struct QuantItem {
     QuantDeviceRun run;
     QuantLayout layout;
-    int64_t first_block;
+    int groups;                  /* as quantize_quick_groups */
+    int64_t pieces, first_quick; /* that go the quick way, and the first block that takes some */
+    int64_t first_block;         /* of those that take the buckets behind them */
 } QuantItem;
 
 struct QuantDeviceBatch {
     QuantItem *items;  /* owned, device memory, [count] */
     uint32_t *damaged; /* owned, page-locked: not 0 if a piece was */
     int count;
-    int64_t blocks;
+    int64_t quick_blocks, blocks;
     QuantType type;
     QuantCodec codec;
 };

@@ -1,8 +1,8 @@
 /* The kernels of tensors in device memory to the wire and back, many of them in one launch. A block of QUANT_WARPS
  * warps takes as many buckets of one run, one a warp; blocks [first_block, first_block of the next item) belong to an
- * item. Each codec compiles them in a file of its own.
+ * item. Each codec compiles them in a file of its own, maxmin with others before them for whole pieces.
  *
- * Warp w of a block: bucket QUANT_WARPS (block - first_block) + w of the run, piece by piece of 1,024 elements, of
+ * Warp w of a block: bucket QUANT_WARPS (block - first_block) + w of those, piece by piece of 1,024 elements, of
  * which a lane has four of each group of 128 (warp.cuh; rotated.cuh for that codec). Buffers of an item: x (elems), of
  * the spec's type; wire, the run's bytes as docs/WIRE.md, section 2, has them. Shared: a QuantRoom for each warp. */
 #ifndef CGXFFCV_QUANT_CUDA_QUANTIZE_CUH
@@ -23,11 +23,12 @@ template <QuantType TYPE, QuantCodec CODEC> struct QuantTensor {
     }
 };
 
-__device__ static __forceinline__ const QuantItem *quant_find_item(const QuantItem *items, int count) {
+/* This block's, of the kernels of the quick way or the others. */
+template <bool QUICK> __device__ __forceinline__ const QuantItem *quant_find_item(const QuantItem *items, int count) {
     int low = 0, high = count - 1;
     while (low < high) {
         int middle = (low + high + 1) / 2;
-        if (items[middle].first_block <= (int64_t)blockIdx.x) {
+        if ((QUICK ? items[middle].first_quick : items[middle].first_block) <= (int64_t)blockIdx.x) {
             low = middle;
         } else {
             high = middle - 1;
@@ -46,6 +47,7 @@ __device__ static __forceinline__ QuantBucket quant_own_bucket(const QuantItem *
     int64_t size = item->run.spec.bucket_size;
     QuantBucket bucket = {};
     bucket.number = ((int64_t)blockIdx.x - item->first_block) * QUANT_WARPS + threadIdx.x / WARP;
+    if (item->groups != 0) bucket.number += item->pieces * (QUANT_PIECE / QUANT_GROUP / item->groups);
     bucket.first = bucket.number * size;
     int64_t left = item->run.elems - bucket.first;
     bucket.elems = bucket.number >= item->layout.buckets ? 0 : left < size ? left : size;
@@ -66,7 +68,7 @@ template <QuantType TYPE, QuantCodec CODEC>
 static __global__ void __launch_bounds__(QUANT_WARPS *WARP, 3) quant_encode_kernel(const QuantItem *items, int count) {
     __shared__ QuantRoom rooms[QUANT_WARPS];
     grid_begin();
-    const QuantItem *item = quant_find_item(items, count);
+    const QuantItem *item = quant_find_item<false>(items, count);
     QuantBucket bucket = quant_own_bucket(item);
     if (bucket.elems <= 0) return;
     const QuantSpec spec = item->run.spec;
@@ -97,7 +99,7 @@ static __global__ void __launch_bounds__(QUANT_WARPS *WARP, 3)
     quant_decode_kernel(const QuantItem *items, int count, uint32_t *damaged) {
     __shared__ QuantRoom rooms[QUANT_WARPS];
     grid_begin();
-    const QuantItem *item = quant_find_item(items, count);
+    const QuantItem *item = quant_find_item<false>(items, count);
     QuantBucket bucket = quant_own_bucket(item);
     if (CODEC == QUANT_ROTATED) {
         if (bucket.elems <= 0) return;

@@ -10,8 +10,7 @@ extern "C" {
 }
 
 #define QUANT_ROWS 32
-#define QUANT_PIECE (QUANT_ROWS * WARP)
-#define QUANT_GROUP (4 * WARP)
+static_assert(QUANT_PIECE == QUANT_ROWS * WARP && QUANT_GROUP == 4 * WARP, "a warp has a piece");
 #define QUANT_MOVE_BYTES 16 /* bytes that are moved at once */
 
 /* A warp's shared memory. */
