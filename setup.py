@@ -270,7 +270,9 @@ def compile_command(source, parts, include_dirs):
         common.append(f'-DCGXFFCV_CUDA_ARCHITECTURES="{";".join(architectures)}"')
         warn = ["-Werror=all-warnings"] if os.environ.get("CGXFFCV_WERROR") == "1" else []
         fmad = "false" if source.relative_to(CSRC).parts[0] in UNCONTRACTED else "true"
-        optimise = ["--Ofast-compile=max"] if quick_kernels() else ["-O3", "-lineinfo"]
+        optimise = ["--Ofast-compile=max"] if quick_kernels() else ["-O3", *(["-lineinfo"] if debug else [])]
+        if len(own) > 1:  # a sixth of the size, for a moment of unpacking when kernels are loaded
+            optimise.append("--compress-mode=size")
         flags = ["-std=c++17", *optimise, f"--fmad={fmad}", *targets, *warn, f"-Xcompiler={host}"]
         return [parts["cuda"].why, *flags, *(f for f in common if not f.startswith(("-pthread", "-isystem")))]
     flags = C_FLAGS + WARNINGS + optimise
