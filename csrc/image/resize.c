@@ -116,8 +116,12 @@ static Status resizer_weigh(Resizer *resizer, ResizeFilter filter) {
     for (size_t i = 0; i < of_rows; i++) resizer->row_weights[i] = (float)weights[i];
     columns->axis.weights = weights;
     resize_axis_weigh(&columns->axis, filter);
-    if (resizer->mirrored) resize_axis_turn(&columns->axis);
-    if (lanes > 0) kernels->make_lanes(columns);
+    if (resizer->mirrored) {
+        resize_axis_turn(&columns->axis);
+        /* Blocks of lanes begin at other pixels now, and may need more sums than a window has. */
+        if (lanes > 0 && kernels->lanes_bytes(&columns->axis) == 0) columns->lanes = NULL;
+    }
+    if (columns->lanes != NULL) kernels->make_lanes(columns);
     return STATUS_OK;
 }
 

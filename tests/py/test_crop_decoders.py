@@ -266,6 +266,26 @@ def test_images_of_the_results_size_are_mirrored_too(tmp_path):
     assert 12 < turned.sum() < 36
 
 
+MIRRORED = [(134, 33, "nearest"), (262, 65, "nearest"), (902, 225, "nearest"), (299, 40, "area"), (217, 8, "area")]
+
+
+@pytest.mark.parametrize("jpeg_mode", ["accurate", "scaled"])
+@pytest.mark.parametrize("size, out, interpolation", MIRRORED)
+def test_mirroring_moves_the_columns_that_are_added_at_a_time(tmp_path, size, out, interpolation, jpeg_mode):
+    """And so what these need of a row: here more than unmirrored."""
+    path, draw = str(tmp_path / "a.beton"), np.random.default_rng(size)
+    images = [draw.integers(0, 256, (size, size, 3), np.uint8) for _ in range(3)]
+    mode = "raw" if jpeg_mode == "accurate" else "jpg"
+    writer = DatasetWriter(path, {"image": RGBImageField(write_mode=mode)}, progress=False)
+    writer.from_indexed_dataset([(image,) for image in images])
+    decoder = CenterCropRGBImageDecoder((out, out), 1.0, interpolation=interpolation, jpeg_mode=jpeg_mode)
+    plain, mirrored = (
+        next(iter(Loader(path, 3, pipelines={"image": [decoder, *steps]})))[0]
+        for steps in ((), (tf.RandomHorizontalFlip(1.0),))
+    )
+    np.testing.assert_array_equal(mirrored, plain[:, :, ::-1])
+
+
 def test_stats_tell_where_the_workers_time_goes(path):
     """Parts that do not overlap; of what is not done there is none."""
     with Reader(path) as reader:
