@@ -39,6 +39,7 @@ __all__ = ["ClassFolder", "Squares", "alone", "prepare", "split", "square"]
 FORMAT = 1  # of what is made of a folder; another one is made again
 TOLD = 5  # files of a kind that are named
 LOOK_SECONDS = 0.2  # between two looks at a lock that another process holds
+MOST_LOCKS = 20  # that are taken, one after the other, when others remove theirs
 TOLD_SECONDS = 3.0  # until the user is told of that
 STOPPED_SECONDS = 60.0  # for which that process may be stopped
 NO_IMAGES = ("thumbs.db", "desktop.ini")  # that systems leave in folders, besides hidden files
@@ -210,17 +211,18 @@ def _tell(report: WriteReport, say: process.Say) -> None:
         say(f"left out: {len(report.skipped) - TOLD:,} more")
 
 
-def _wait_for(file: IO[str], folder: Path, say: process.Say) -> None:
-    """Until nobody else holds the lock. Whoever does may take hours, but not by standing still."""
+def _wait_for(file: IO[str], folder: Path, say: process.Say) -> bool:
+    """Until nobody else holds the lock. Whoever does may take hours, but not by standing still. False: there are no
+    locks there, so each makes the files, and each file appears whole."""
     waited = stopped = 0.0
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            return True
         except BlockingIOError:
             holder = os.pread(file.fileno(), 20, 0).decode("ascii", "replace")
-        except OSError:  # no locks there: each makes them, and each file appears whole
-            return
+        except OSError:
+            return False
         if holder.isdecimal() and is_stopped(int(holder)):
             stopped += LOOK_SECONDS
         else:
@@ -236,27 +238,32 @@ def _wait_for(file: IO[str], folder: Path, say: process.Say) -> None:
         waited += LOOK_SECONDS
 
 
-def _held_lock(folder: Path, say: process.Say) -> IO[str]:
-    """The folder's lock, held. Whoever fails in there may remove both while others wait: then they are made again."""
+def _held_lock(folder: Path, say: process.Say) -> tuple[IO[str], bool]:
+    """The folder's lock, and whether it is held. Whoever fails in there may remove both while others wait: then they
+    are made again."""
     path = folder / ".lock"
-    while True:
+    for _ in range(MOST_LOCKS):
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
             file = stack.enter_context(files.open_plain(path, "a+", follow=False))
-            _wait_for(file, folder, say)
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            held = _wait_for(file, folder, say)
+            if not held or os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 stack.pop_all()
-                return file
+                return file, held
+        time.sleep(LOOK_SECONDS)
+    raise DataError(f"{path}: whenever it is locked it is another file by then; name another folder (--data.root=DIR)")
 
 
 @contextlib.contextmanager
-def alone(folder: Path, say: process.Say) -> Iterator[None]:
-    """One process at a time: the others wait, and find what the first has made."""
-    with _held_lock(folder, say) as file:
+def alone(folder: Path, say: process.Say) -> Iterator[bool]:
+    """One process at a time: the others wait, and find what the first has made. False where there are no locks, and
+    others may be at work, too."""
+    file, held = _held_lock(folder, say)
+    with file:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        yield held
 
 
 def _left_out(on_error: str) -> list[Any]:
@@ -347,12 +354,13 @@ def prepare(config: Config, say: process.Say) -> None:
     testing = None if config.data.val_folder is None else _read(config, "data.val_folder", training.classes)
     folder = Path(config.data.root) / _name(config, training, testing)
     try:
-        with alone(folder, say):
+        with alone(folder, say) as held:
             if not _made(folder):
                 try:
                     _make(folder, config, training, testing, say)
                 except BaseException:
-                    shutil.rmtree(folder, ignore_errors=True)
+                    if held:
+                        shutil.rmtree(folder, ignore_errors=True)
                     raise
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(folder)):

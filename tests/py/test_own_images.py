@@ -298,6 +298,28 @@ def test_a_folder_that_its_maker_removes_is_made_again(folder, monkeypatch):
     assert sorted(os.listdir(made))[0] == ".lock" and (made / "test.beton").is_file()
 
 
+def test_without_locks_a_failure_leaves_what_others_make(folder, monkeypatch):
+    """Where a file system has none, other processes may be at work there, too."""
+    made = Path(prepare(folder)[0].data.train_dataset).parent
+    (made / "test.beton").unlink()
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(own_folder, "_make", interrupted)
+    with monkeypatch.context() as without:
+        without.setattr(own_folder.fcntl, "flock", no_locks)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(folder)
+    assert (made / "train.beton").is_file()
+    with pytest.raises(KeyboardInterrupt):
+        prepare(folder)
+    assert not made.exists()
+
+
 def test_a_planted_link_is_no_lock(folder, tmp_path):
     made = os.path.dirname(prepare(folder)[0].data.train_dataset)
     os.remove(os.path.join(made, ".lock"))
