@@ -248,6 +248,14 @@ def cuda_architectures():
     return usable or ["75", "80", "90"]
 
 
+@functools.cache
+def nvcc_release(nvcc):
+    """(major, minor), or (0, 0) where it does not say."""
+    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"release (\d+)\.(\d+)", said)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
 def quick_kernels():
     return os.environ.get("CGXFFCV_CUDA_QUICK") == "1"
 
@@ -271,7 +279,8 @@ def compile_command(source, parts, include_dirs):
         warn = ["-Werror=all-warnings"] if os.environ.get("CGXFFCV_WERROR") == "1" else []
         fmad = "false" if source.relative_to(CSRC).parts[0] in UNCONTRACTED else "true"
         optimise = ["--Ofast-compile=max"] if quick_kernels() else ["-O3", *(["-lineinfo"] if debug else [])]
-        if len(own) > 1:  # a sixth of the size, for a moment of unpacking when kernels are loaded
+        # A sixth of the size, for a moment of unpacking when kernels are loaded; drivers of CUDA 13 all can.
+        if len(own) > 1 and nvcc_release(parts["cuda"].why) >= (13, 0):
             optimise.append("--compress-mode=size")
         flags = ["-std=c++17", *optimise, f"--fmad={fmad}", *targets, *warn, f"-Xcompiler={host}"]
         return [parts["cuda"].why, *flags, *(f for f in common if not f.startswith(("-pthread", "-isystem")))]

@@ -78,7 +78,8 @@ def _take(array: Any, dtype: str | None, stream: int | None) -> Taken:
         return Taken(array, _of_numpy(array, dtype), 0, "numpy")
     if getattr(array, "requires_grad", False) is True:
         array = array.detach()
-    if framework not in ("torch", *IMMUTABLE) and hasattr(array, "__cuda_array_interface__"):
+    ordered = isinstance(array, _cgxffcv.Tensor) or framework in ("torch", *IMMUTABLE)  # stream by stream, by DLPack
+    if not ordered and hasattr(array, "__cuda_array_interface__"):
         tensor = _of_interface(array, dtype)
         return Taken(array, tensor, _ordered(array, tensor, framework, stream), framework)
     if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):

@@ -319,9 +319,12 @@ class ImageCompiler:
 
 
 def works_on_gpu(step: Callable) -> bool:
-    """Whether it is a callable of the user's; our steps work on NumPy arrays and torch tensors."""
+    """Whether it is a callable of the user's; our steps work on NumPy arrays and torch tensors, but ToTensor leaves
+    what it does not know."""
     own = getattr(step, "step", step)
-    return isinstance(own, tf.ModuleWrapper) or not isinstance(own, (tf.Transform, OperateOnBatch, RunOperation))
+    return isinstance(own, (tf.ModuleWrapper, tf.ToTensor)) or not isinstance(
+        own, (tf.Transform, OperateOnBatch, RunOperation)
+    )
 
 
 def moves_last(name: str, steps: list[Callable]) -> list[Callable]:

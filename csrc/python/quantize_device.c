@@ -158,8 +158,8 @@ static PyObject *quantize_on_device(PyObject *module, PyObject *args) {
 static PyMethodDef functions[] = {
     {"quantize_on_device", quantize_on_device, METH_VARARGS,
      "quantize_on_device(array, spec, random, layers, wire, out, skip, repeats)\n--\n\n"
-     "Quantises an array on the first GPU, all layers (of so many elements each, all with the same random numbers) in\n"
-     "one launch, and back: the bytes into `wire`, layer after layer, and what they decode to into `out`. In device\n"
+     "Quantises an array on the first GPU, all layers (of so many elements each, all with the same random numbers) at\n"
+     "once, and back: the bytes into `wire`, layer after layer, and what they decode to into `out`. In device\n"
      "memory the array stands `skip` elements behind an aligned address. The seconds of a launch of each, if asked to\n"
      "`repeats` times."},
     {NULL, NULL, 0, NULL},

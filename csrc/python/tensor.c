@@ -499,7 +499,9 @@ static PyGetSetDef tensor_getset[] = {
     {"writable", get_writable, NULL, "Whether it may be changed.", NULL},
     {"contiguous", get_contiguous, NULL, "Whether its elements lie in C order without gaps.", NULL},
     {"__cuda_array_interface__", get_cuda_array, NULL,
-     "Version 3, as Numba's documentation says. AttributeError: it lies in host memory, or is of bfloat16.", NULL},
+     "Version 3, as Numba's documentation says. AttributeError: it lies in host memory, not in C order, or is of\n"
+     "bfloat16.",
+     NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

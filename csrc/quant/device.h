@@ -16,7 +16,7 @@ typedef struct QuantDeviceRun {
     void *wire; /* quantize_wire_bytes, at a multiple of QUANTIZE_PIECE_ALIGNMENT; padding is left as it is */
 } QuantDeviceRun;
 
-/* Many runs, of one type and codec, in one launch. */
+/* Many runs, of one type and codec, in one launch, or two where maxmin's whole pieces go a way of their own. */
 typedef struct QuantDeviceBatch QuantDeviceBatch;
 
 /* STATUS_ARGUMENT where a spec is none, or types or codecs differ. */

@@ -72,7 +72,7 @@ def test_callables_behind_the_move_get_what_lies_on_the_gpu(path):
     numbered.with_indices = True
     planar = tf.ToTorchImage(channels_last=False)
     image = [SimpleRGBImageDecoder(), tf.ToDevice(0), tf.RandomVerticalFlip(), planar, own, numbered]
-    label = [IntDecoder(), tf.ToDevice(0), tf.Convert(np.float32), tf.ModuleWrapper(own)]
+    label = [IntDecoder(), tf.ToDevice(0), tf.Convert(np.float32), tf.ModuleWrapper(own), tf.ToTensor()]
     with Loader(path, 5, pipelines={"image": image, "label": label}, seed=1) as loader:
         images, labels = next(iter(loader))
     plain = {"image": [SimpleRGBImageDecoder(), tf.RandomVerticalFlip(), planar], "label": None}
