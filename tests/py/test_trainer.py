@@ -367,16 +367,16 @@ def test_an_interrupted_step_has_not_happened(files, at_once):
         broken.steps_at_once = at_once
         before = signal.signal(signal.SIGALRM, stop)
         try:
-            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
             interruptions = 0
             while not broken.finished:
                 try:
+                    # One signal each time, so that none comes where nothing catches it.
+                    signal.setitimer(signal.ITIMER_REAL, 0.05 if interruptions < 4 else 0)
                     for _ in broken.run_epoch():
                         pass
+                    signal.setitimer(signal.ITIMER_REAL, 0)
                 except Stop:
                     interruptions += 1
-                    if interruptions > 3:
-                        signal.setitimer(signal.ITIMER_REAL, 0)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
