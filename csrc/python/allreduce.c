@@ -391,17 +391,15 @@ static PyGetSetDef plan_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-#define METHOD(function) ((PyCFunction)(void (*)(void))(function))
-
 static PyMethodDef plan_methods[] = {
     {"run", plan_run, METH_O, "run(buffer)\n--\n\nReduces the flat buffer in place. Collective."},
-    {"put", METHOD(py_allreduce_put), METH_VARARGS | METH_KEYWORDS,
+    {"put", PY_KEYWORDS(py_allreduce_put),
      "put($self, /, tensors, stream=0)\n--\n\nReduces the layers that lie in several Tensors, one after the other, in "
      "place, ordered\non the stream. Collective."},
     {"put_beside", py_allreduce_put_beside, METH_VARARGS,
      "put_beside(tensor, stream, lane, blocks)\n--\n\nThe same of one Tensor on a GPU, on the stream `lane`, behind "
      "what `stream` holds now;\nits kernels have so many blocks at most (0: as many as there is room for)."},
-    {"wait", METHOD(py_allreduce_wait), METH_VARARGS | METH_KEYWORDS,
+    {"wait", PY_KEYWORDS(py_allreduce_wait),
      "wait($self, /, stream=0)\n--\n\nUntil a stream has done what is on it, with the communicator's deadline."},
     {"stage_messages", py_stages_messages, METH_VARARGS,
      "stage_messages(stage)\n--\n\n(this rank's number in the stage, bytes of its message to each member, of each "

@@ -390,11 +390,9 @@ static void run_dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
-#define METHOD(function) ((PyCFunction)(void (*)(void))(function))
-
 static PyMethodDef run_methods[] = {
     {"run", run_run, METH_O, "run($self, plan, /)\n--\n\nCollective; from any thread, once."},
-    {"order", METHOD(run_order), METH_VARARGS | METH_KEYWORDS,
+    {"order", PY_KEYWORDS(run_order),
      "order($self, /, stream=0)\n--\n\nWhat comes on the stream finds the sums of a run that has come back."},
     {"wait", run_wait, METH_NOARGS,
      "wait($self, /)\n--\n\nUntil the sums are there, with the communicator's deadline."},
@@ -422,7 +420,7 @@ static PyType_Spec run_spec = {
 };
 
 static PyMethodDef functions[] = {
-    {"allreduce_begin", METHOD(arrays_begin), METH_VARARGS | METH_KEYWORDS,
+    {"allreduce_begin", PY_KEYWORDS(arrays_begin),
      "allreduce_begin(tensors, stream=0)\n--\n\nAn AllreduceRun of arrays as what is on the stream now leaves them."},
     {NULL, NULL, 0, NULL},
 };

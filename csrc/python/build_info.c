@@ -83,7 +83,7 @@ static PyMethodDef functions[] = {
     {"cudnn_version", cudnn_version, METH_NOARGS,
      "cudnn_version()\n--\n\nThe version of the cuDNN library that convolutions on GPUs would go through: 91300 is "
      "9.13.0; 0 without one."},
-    {"mpi_library", (PyCFunction)(void (*)(void))mpi_library, METH_VARARGS | METH_KEYWORDS,
+    {"mpi_library", PY_KEYWORDS(mpi_library),
      "mpi_library(open=False)\n--\n\nThe MPI library that this process has opened, as a dict of family ('Open MPI'), "
      "path and version; None if it has\nopened none, as before ranks meet. With open=True it opens the one that ranks "
      "started from here would use;\nNotBuiltError if there is none, CommError if it is of no use."},

@@ -422,34 +422,31 @@ static PyGetSetDef getters[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-#define KEYWORDS (METH_VARARGS | METH_KEYWORDS)
-#define METHOD(function) ((PyCFunction)(void (*)(void))(function))
-
 static PyMethodDef methods[] = {
-    {"allreduce", METHOD(py_comm_allreduce), KEYWORDS,
+    {"allreduce", PY_KEYWORDS(py_comm_allreduce),
      "allreduce($self, /, arrays, op='average', bits=32, **options)\n--\n\n"
      "Reduces an array of any framework, or a list or dict of arrays as one call, over all ranks, in place; returns\n"
      "what holds the result. Exact, or in 1 to 8 bits. Collective. See cgxffcv.arrays.reduce."},
-    {"allreduce_async", METHOD(py_comm_allreduce_async), KEYWORDS,
+    {"allreduce_async", PY_KEYWORDS(py_comm_allreduce_async),
      "allreduce_async($self, /, arrays, op='average', bits=32, **options)\n--\n\n"
      "The same in the background: a handle with wait() and done(). See cgxffcv.arrays.reduce_async."},
-    {"allreduce_plans", METHOD(py_comm_allreduce_plans), KEYWORDS,
+    {"allreduce_plans", PY_KEYWORDS(py_comm_allreduce_plans),
      "allreduce_plans($self, /, arrays, op='average', bits=32, **options)\n--\n\n"
      "The plans with which allreduce() does that: what they explain() and keep. See cgxffcv.arrays.plans."},
-    {"split", METHOD(split), KEYWORDS,
+    {"split", PY_KEYWORDS(split),
      "split($self, /, color, key=0)\n--\n\nRanks of equal color (>= 0) form a new Comm, ordered by (key, rank); a rank "
      "with a\nnegative color gets None. Collective: every rank of this communicator calls it."},
-    {"barrier", METHOD(py_comm_barrier), KEYWORDS,
+    {"barrier", PY_KEYWORDS(py_comm_barrier),
      "barrier($self, /, timeout=None)\n--\n\nReturns when every rank has called it."},
-    {"broadcast", METHOD(py_comm_broadcast), KEYWORDS,
+    {"broadcast", PY_KEYWORDS(py_comm_broadcast),
      "broadcast($self, /, data, root=0, timeout=None)\n--\n\n"
      "Rank root's data on every rank. bytes (others may pass None) come back as bytes of any size. A\n"
      "writable C-contiguous buffer (a NumPy array, the same number of bytes on every rank) is filled in\n"
      "place and returned."},
-    {"allgather", METHOD(py_comm_allgather), KEYWORDS,
+    {"allgather", PY_KEYWORDS(py_comm_allgather),
      "allgather($self, /, data, timeout=None)\n--\n\nEvery rank's bytes (sizes may differ), a list in rank order, on "
      "every rank."},
-    {"abort", METHOD(abort_comm), KEYWORDS,
+    {"abort", PY_KEYWORDS(abort_comm),
      "abort($self, /, message='without a message')\n--\n\nBreaks the communicator on all its ranks at once: their "
      "waiting and later calls raise\nCommError('rank R aborted: message'). Waits for nothing; from any thread."},
     {"close", close_comm, METH_NOARGS,
@@ -490,12 +487,12 @@ static PyType_Spec type_spec = {
 };
 
 static PyMethodDef functions[] = {
-    {"comm_world", METHOD(comm_world), KEYWORDS,
+    {"comm_world", PY_KEYWORDS(comm_world),
      "comm_world(timeout=None, nodes=None, *, slot_bytes=None, stall=None, ranks=0)"
      "\n--\n\nSee cgxffcv.comm.world. ranks: how many the launcher started; 0: MPI says."},
-    {"comm_segment", METHOD(comm_segment_fd), KEYWORDS,
+    {"comm_segment", PY_KEYWORDS(comm_segment_fd),
      "comm_segment(size, slot_bytes=None)\n--\n\nSee cgxffcv.comm.segment."},
-    {"comm_attach", METHOD(comm_attach_fd), KEYWORDS,
+    {"comm_attach", PY_KEYWORDS(comm_attach_fd),
      "comm_attach(fd, rank, size, timeout=None, nodes=None, *, stall=None)\n--\n\nSee cgxffcv.comm.attach."},
     {"comm_abort_all", abort_all, METH_VARARGS, "comm_abort_all(message)\n--\n\nSee cgxffcv.comm.abort_all."},
     {"comm_finalize", finalize, METH_NOARGS,

@@ -75,7 +75,7 @@ static PyObject *write_file(PyObject *module, PyObject *args, PyObject *kwargs) 
 }
 
 static PyMethodDef functions[] = {
-    {"write_file", (PyCFunction)(void (*)(void))write_file, METH_VARARGS | METH_KEYWORDS,
+    {"write_file", PY_KEYWORDS(write_file),
      "write_file(path, pieces, durable=True)\n--\n\nWrite the bytes of `pieces`, one after the other, as the file "
      "`path`: "
      "whole or not at all, synced if `durable`. Symbolic links are followed; OSError where no plain file can stand. "

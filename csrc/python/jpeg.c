@@ -206,16 +206,16 @@ static PyObject *set_max_pixels(PyObject *module, PyObject *object) {
 static PyMethodDef functions[] = {
     {"jpeg_header", header, METH_O,
      "jpeg_header(data)\n--\n\n(width, height, components, progressive) of a JPEG stream, which is not decoded."},
-    {"jpeg_decode", (PyCFunction)(void (*)(void))jpeg_decode_array, METH_VARARGS | METH_KEYWORDS,
+    {"jpeg_decode", PY_KEYWORDS(jpeg_decode_array),
      "jpeg_decode(data, fast=False, region=None, shrink=1)\n--\n\nDecode a JPEG stream to uint8 (height, width, 3) "
      "RGB. `fast` "
      "takes libjpeg-turbo's fast IDCT, as FFCV does. With `region` (y, x, height, width) only that part, the same "
      "pixels; what lies behind its last row is not looked at. `shrink` 2, 4 or 8: at this part of its size, rounded "
      "up, from each block's low frequencies; `region` is then one of the result. Raises BetonError for truncated or "
      "corrupt data."},
-    {"jpeg_encode", (PyCFunction)(void (*)(void))jpeg_encode_image, METH_VARARGS | METH_KEYWORDS,
+    {"jpeg_encode", PY_KEYWORDS(jpeg_encode_image),
      "jpeg_encode(image, quality=90)\n--\n\nEncode uint8 (height, width, 3) RGB as baseline 4:2:0 JPEG; bytes."},
-    {"resize_area", (PyCFunction)(void (*)(void))resize, METH_VARARGS | METH_KEYWORDS,
+    {"resize_area", PY_KEYWORDS(resize),
      "resize_area(image, height, width)\n--\n\nResize uint8 (H, W, 3) by exact box averages, rounded to nearest."},
     {"max_image_pixels", max_pixels, METH_NOARGS,
      "max_image_pixels()\n--\n\nThe most pixels that an image may have that is decoded here; 0: no limit."},

@@ -23,6 +23,10 @@ ModuleState *py_module_state_of_type(PyTypeObject *type);
 /* Creates a heap type from its spec, adds it to the module; 0 or -1. */
 int py_module_add_type(PyObject *module, PyType_Spec *spec);
 
+/* A function in a table of methods, whatever its arguments' types; the second also says that it takes names. */
+#define PY_METHOD(function) (PyCFunction)(void (*)(void))(function)
+#define PY_KEYWORDS(function) PY_METHOD(function), METH_VARARGS | METH_KEYWORDS
+
 /* Each binding file adds its types and functions; 0, or -1 with an exception set. */
 int py_errors_add(PyObject *module);
 int py_build_info_add(PyObject *module);

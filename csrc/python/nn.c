@@ -196,11 +196,11 @@ static PyObject *get_threads(ModelObject *self, void *closure) {
 }
 
 static PyMethodDef model_methods[] = {
-    {"initialise", (PyCFunction)(void (*)(void))model_initialise_method, METH_O,
+    {"initialise", PY_METHOD(model_initialise_method), METH_O,
      "initialise(seed)\n--\n\nEvery trained layer from its description, a pure function of the seed and the layer's "
      "name;\n"
      "running means 0, variances 1."},
-    {"gradient_elems", (PyCFunction)(void (*)(void))model_gradient_elems_method, METH_O,
+    {"gradient_elems", PY_METHOD(model_gradient_elems_method), METH_O,
      "gradient_elems(first_block)\n--\n\nThe length of the prefix of `gradients` that belongs to blocks from this one "
      "on."},
     {NULL, NULL, 0, NULL},

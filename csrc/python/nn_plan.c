@@ -284,33 +284,30 @@ static PyObject *get_algorithms(PlanObject *self, void *closure) {
     return list;
 }
 
-#define WITH_KEYWORDS(function) (PyCFunction)(void (*)(void))(function), METH_VARARGS | METH_KEYWORDS
-
 static PyMethodDef plan_methods[] = {
-    {"step", WITH_KEYWORDS(plan_step_method),
+    {"step", PY_KEYWORDS(plan_step_method),
      "step(images, labels, label_smoothing=0, reduction='mean', first_block=0, mean=None, std=None)\n--\n\n"
      "Forward with batch statistics, loss, backward: overwrites the model's gradients, updates its running "
      "statistics.\n"
      "images: (n, height, width, channels) or (n, channels, height, width), float32 or bfloat16 (as uint16), "
      "normalised,\nor uint8 with mean and std; labels: int64 (n)."},
-    {"take_totals", (PyCFunction)(void (*)(void))plan_take_totals_method, METH_NOARGS,
+    {"take_totals", PY_METHOD(plan_take_totals_method), METH_NOARGS,
      "take_totals()\n--\n\n(summed loss, correct, images) of the steps since the last call."},
-    {"evaluate", WITH_KEYWORDS(plan_evaluate_method),
+    {"evaluate", PY_KEYWORDS(plan_evaluate_method),
      "evaluate(images, mirror=False, shift_y=0, shift_x=0, mean=None, std=None)\n--\n\n"
      "Logits, float32 (n, classes), by the running statistics."},
-    {"forward", WITH_KEYWORDS(plan_forward_method),
+    {"forward", PY_KEYWORDS(plan_forward_method),
      "forward(images, mean=None, std=None)\n--\n\nOnly for networks without a head and plans with keep_all."},
-    {"backward", WITH_KEYWORDS(plan_backward_method),
+    {"backward", PY_KEYWORDS(plan_backward_method),
      "backward(output_gradient, first_block=0)\n--\n\nFrom the gradient of the last node's output, float32 (n, h, w, "
      "c)."},
-    {"read", (PyCFunction)(void (*)(void))plan_read_method, METH_VARARGS,
+    {"read", PY_METHOD(plan_read_method), METH_VARARGS,
      "read(node, gradient=False)\n--\n\nA copy of a node's output, or of its gradient: float32 (n, h, w, c); keep_all "
      "only."},
-    {"shape", (PyCFunction)(void (*)(void))plan_shape_method, METH_O,
-     "shape(node)\n--\n\n(h, w, c) of a node's output."},
-    {"profile_begin", (PyCFunction)(void (*)(void))plan_profile_begin_method, METH_NOARGS,
+    {"shape", PY_METHOD(plan_shape_method), METH_O, "shape(node)\n--\n\n(h, w, c) of a node's output."},
+    {"profile_begin", PY_METHOD(plan_profile_begin_method), METH_NOARGS,
      "profile_begin()\n--\n\nStarts to count the processor (or GPU) time of each pass."},
-    {"profile_end", (PyCFunction)(void (*)(void))plan_profile_end_method, METH_NOARGS,
+    {"profile_end", PY_METHOD(plan_profile_end_method), METH_NOARGS,
      "profile_end()\n--\n\nList of (pass, node, seconds summed over threads), training passes first."},
     {NULL, NULL, 0, NULL},
 };

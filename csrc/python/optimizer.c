@@ -316,11 +316,11 @@ static PyObject *optimizer_flops(OptimizerObject *self, void *unused) {
 static PyMethodDef optimizer_methods[] = {
     {"step", (PyCFunction)optimizer_step, METH_O,
      "step(rates)\n--\n\nApplies one step; rates is a sequence of (rate, active, project), one for each group."},
-    {"gradients_finite", (PyCFunction)(void (*)(void))optimizer_finite, METH_VARARGS | METH_KEYWORDS,
+    {"gradients_finite", PY_KEYWORDS(optimizer_finite),
      "gradients_finite(rates=None)\n--\n\nWhether every gradient element is finite; with rates of active groups."},
     {"load_rates", (PyCFunction)optimizer_load_rates, METH_O,
      "load_rates(table)\n--\n\nGPU: the rates of all steps, for step_scheduled."},
-    {"step_scheduled", (PyCFunction)(void (*)(void))optimizer_step_scheduled, METH_VARARGS | METH_KEYWORDS,
+    {"step_scheduled", PY_KEYWORDS(optimizer_step_scheduled),
      "step_scheduled(step, enabled=None, skip=False)\n--\n\nGPU: a recorded step; whether it was left out."},
     {"pull", (PyCFunction)optimizer_pull, METH_VARARGS,
      "pull(slow, value, keep, /)\n--\n\nslow = value = keep * slow + (1 - keep) * value, in place."},

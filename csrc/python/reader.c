@@ -380,7 +380,7 @@ static PyObject *verify(FileObject *self, PyObject *args, PyObject *kwargs) {
 }
 
 static PyMethodDef methods[] = {
-    {"value", (PyCFunction)(void (*)(void))value, METH_VARARGS | METH_KEYWORDS,
+    {"value", PY_KEYWORDS(value),
      "value(field, sample, view=False, fast=False)\n--\n\nint, float, array or bytes. `view` gives read-only arrays "
      "over "
      "the mapping where the bytes are stored as they are; `fast` takes the fast IDCT. A custom field gives (record, "
@@ -391,7 +391,7 @@ static PyMethodDef methods[] = {
      "column(field)\n--\n\nAll values of an int field (int64) or a float field (float64), shape (num_samples,)."},
     {"sample_span", (PyCFunction)sample_span, METH_VARARGS,
      "sample_span(sample)\n--\n\n(begin, end): the bytes of the file that hold the sample's data."},
-    {"verify", (PyCFunction)(void (*)(void))verify, METH_VARARGS | METH_KEYWORDS,
+    {"verify", PY_KEYWORDS(verify),
      "verify(first, last, *, threads, decode_jpeg, max_problems)\n--\n\nCheck the data of samples [first, last). "
      "Returns "
      "(regions, bytes, JPEGs decoded, problems, [(sample, field, offset, reason)])."},

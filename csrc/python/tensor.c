@@ -505,18 +505,15 @@ static PyGetSetDef tensor_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-#define KEYWORDS (METH_VARARGS | METH_KEYWORDS)
-#define METHOD(function) ((PyCFunction)(void (*)(void))(function))
-
 static PyMethodDef tensor_methods[] = {
-    {"copy", METHOD(tensor_copy), KEYWORDS,
+    {"copy", PY_KEYWORDS(tensor_copy),
      "copy($self, /, device=..., stream=0)\n--\n\nA Tensor of its own memory, there or on another device (-1: the "
      "host), made on a\nstream; waits for it where it comes into host memory."},
     {"made_on", tensor_made_on, METH_O,
      "made_on($self, stream, /)\n--\n\nA copy on a GPU: what is on the stream now completes it, and whoever takes it "
      "waits for that."},
     {"numpy", tensor_numpy, METH_NOARGS, "numpy($self, /)\n--\n\nIts memory as NumPy's; bfloat16 as uint16."},
-    {"__dlpack__", METHOD(tensor_dlpack), KEYWORDS,
+    {"__dlpack__", PY_KEYWORDS(tensor_dlpack),
      "__dlpack__($self, /, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\nAs DLPack says."},
     {"__dlpack_device__", tensor_dlpack_device, METH_NOARGS, "__dlpack_device__($self, /)\n--\n\nAs DLPack says."},
     {NULL, NULL, 0, NULL},

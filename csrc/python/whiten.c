@@ -72,10 +72,10 @@ done:
 }
 
 static PyMethodDef functions[] = {
-    {"patch_moments", (PyCFunction)(void (*)(void))patch_moments, METH_VARARGS | METH_KEYWORDS,
+    {"patch_moments", PY_KEYWORDS(patch_moments),
      "patch_moments(images, threads=1)\n--\n\nMean outer product of all 2 x 2 patches: (N, 3, H, W) float32 to "
      "(12, 12) float64."},
-    {"whitening_filters", (PyCFunction)(void (*)(void))whitening_filters, METH_VARARGS | METH_KEYWORDS,
+    {"whitening_filters", PY_KEYWORDS(whitening_filters),
      "whitening_filters(moments, epsilon=5e-4)\n--\n\nThe 24 whitening filters, (24, 3, 2, 2) float32."},
     {NULL, NULL, 0, NULL},
 };
