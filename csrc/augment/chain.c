@@ -332,13 +332,11 @@ static void change_levels(const AugmentOp *op, const AugmentDrawn *drawn, uint8_
 
 static void change_pixels(const AugmentOp *op, const AugmentDrawn *drawn, AugmentPixel *pixels, size_t count) {
     switch (op->kind) {
-#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(case AUGMENT_##name                                                                           \
-                         : for (size_t i = 0; i < count; i++) pixels[i] =                                              \
-                               augment_##name##_pixel(&op->as.name, drawn, pixels[i]);                                 \
-                         break;, , , , , , , )
+#define AUGMENT_OP_COLOUR(name, ...)                                                                                   \
+    case AUGMENT_##name:                                                                                               \
+        for (size_t i = 0; i < count; i++) pixels[i] = augment_##name##_pixel(&op->as.name, drawn, pixels[i]);         \
+        break;
 #include "augment/ops/table.h"
-#undef AUGMENT_OPERATION
     default:
         break;
     }

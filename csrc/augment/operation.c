@@ -7,7 +7,6 @@
 static const AugmentEntry entries[AUGMENT_KINDS] = {
 #define AUGMENT_OPERATION(name_, Type, phase_, ...) [AUGMENT_##name_] = {.phase = AUGMENT_##phase_, __VA_ARGS__},
 #include "augment/ops/table.h"
-#undef AUGMENT_OPERATION
 };
 
 const AugmentEntry *augment_entry(AugmentKind kind) { return &entries[kind]; }

@@ -1,7 +1,7 @@
 /* The image operations as one type: what ops/table.h lists, for the host and for kernels.
  *
- * A file of ops/ ends in AUGMENT_OPERATION(name, Type, phase, ...), where Type holds its parameters, the rest describes
- * it (AugmentEntry), and the phase says which formulas it has:
+ * A file of ops/ ends in AUGMENT_OP_MOVE(name, Type, ...), or the like of another phase, where Type holds its
+ * parameters, the rest describes it (AugmentEntry), and the phase says which formulas it has:
  *
  *   all     augment_NAME_draw(op, random, size): what it does to an image of this size; random NULL: the neutral form,
  *           for evaluation. Of those that are not random (PLACED, VALUE) augment_NAME_chosen(op, sample): whether it
@@ -27,14 +27,11 @@
 #include "augment/draw.h"
 #include "base/status.h"
 
-#define AUGMENT_OPERATION(...)
 #include "augment/ops/table.h"
-#undef AUGMENT_OPERATION
 
 typedef enum AugmentKind {
 #define AUGMENT_OPERATION(name, Type, phase, ...) AUGMENT_##name,
 #include "augment/ops/table.h"
-#undef AUGMENT_OPERATION
     AUGMENT_KINDS
 } AugmentKind;
 
@@ -75,7 +72,6 @@ typedef struct AugmentOp {
     union {
 #define AUGMENT_OPERATION(name, Type, phase, ...) Type name;
 #include "augment/ops/table.h"
-#undef AUGMENT_OPERATION
     } as;
 } AugmentOp;
 
@@ -163,54 +159,32 @@ const AugmentFill *augment_op_fill(const AugmentOp *op);
 
 /* ---- formulas ---- */
 
-#define AUGMENT_DRAWN(name) augment_##name##_draw(&op->as.name, random, size)
-#define AUGMENT_CHOSEN(name) augment_amount(augment_##name##_chosen(&op->as.name, key->sample) ? 0 : AUGMENT_ONE, size)
-#define AUGMENT_DRAW_MOVE AUGMENT_DRAWN
-#define AUGMENT_DRAW_FILL AUGMENT_DRAWN
-#define AUGMENT_DRAW_COLOUR AUGMENT_DRAWN
-#define AUGMENT_DRAW_PLACED AUGMENT_CHOSEN
-#define AUGMENT_DRAW_LOCAL AUGMENT_DRAWN
-#define AUGMENT_DRAW_WARP AUGMENT_DRAWN
-#define AUGMENT_DRAW_AROUND AUGMENT_DRAWN
-#define AUGMENT_DRAW_COUNTED AUGMENT_DRAWN
-#define AUGMENT_DRAW_MIX AUGMENT_DRAWN
-#define AUGMENT_DRAW_VALUE AUGMENT_CHOSEN
-#define AUGMENT_DRAW_LABEL AUGMENT_DRAWN
-
 /* What the operation does to an image of this size; with `evaluate`, its neutral form. */
 HOST_DEVICE AugmentDrawn augment_op_draw(const AugmentOp *op, const AugmentKey *key, bool evaluate, AugmentSize size) {
     const AugmentRandom drawn_from = {key, op->draw};
     const AugmentRandom *random = evaluate ? NULL : &drawn_from;
     switch (op->kind) {
-#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
+#define AUGMENT_CHOSEN(name, ...)                                                                                      \
     case AUGMENT_##name:                                                                                               \
-        return AUGMENT_DRAW_##phase(name);
+        return augment_amount(augment_##name##_chosen(&op->as.name, key->sample) ? 0 : AUGMENT_ONE, size);
+#define AUGMENT_OP_PLACED AUGMENT_CHOSEN
+#define AUGMENT_OP_VALUE AUGMENT_CHOSEN
+#define AUGMENT_OPERATION(name, ...)                                                                                   \
+    case AUGMENT_##name:                                                                                               \
+        return augment_##name##_draw(&op->as.name, random, size);
 #include "augment/ops/table.h"
-#undef AUGMENT_OPERATION
+#undef AUGMENT_CHOSEN
     default:
         return augment_mirror(false, size);
     }
 }
 
-/* What an operation of the phase has for a switch over formulas. */
-#define AUGMENT_PICK_MOVE(colour, placed, local, around, table, mix, value, label)
-#define AUGMENT_PICK_FILL(colour, placed, local, around, table, mix, value, label)
-#define AUGMENT_PICK_COLOUR(colour, placed, local, around, table, mix, value, label) colour
-#define AUGMENT_PICK_PLACED(colour, placed, local, around, table, mix, value, label) placed
-#define AUGMENT_PICK_LOCAL(colour, placed, local, around, table, mix, value, label) local
-#define AUGMENT_PICK_WARP(colour, placed, local, around, table, mix, value, label)
-#define AUGMENT_PICK_AROUND(colour, placed, local, around, table, mix, value, label) around
-#define AUGMENT_PICK_COUNTED(colour, placed, local, around, table, mix, value, label) table
-#define AUGMENT_PICK_MIX(colour, placed, local, around, table, mix, value, label) mix
-#define AUGMENT_PICK_VALUE(colour, placed, local, around, table, mix, value, label) value
-#define AUGMENT_PICK_LABEL(colour, placed, local, around, table, mix, value, label) label
-
 HOST_DEVICE AugmentPixel augment_op_pixel(const AugmentOp *op, const AugmentDrawn *drawn, AugmentPixel pixel) {
     switch (op->kind) {
-#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(case AUGMENT_##name : return augment_##name##_pixel(&op->as.name, drawn, pixel);, , , , , , , )
+#define AUGMENT_OP_COLOUR(name, ...)                                                                                   \
+    case AUGMENT_##name:                                                                                               \
+        return augment_##name##_pixel(&op->as.name, drawn, pixel);
 #include "augment/ops/table.h"
-#undef AUGMENT_OPERATION
     default:
         return pixel;
     }
@@ -218,10 +192,10 @@ HOST_DEVICE AugmentPixel augment_op_pixel(const AugmentOp *op, const AugmentDraw
 
 HOST_DEVICE AugmentPixel augment_op_placed(const AugmentOp *op, size_t at, AugmentPixel pixel) {
     switch (op->kind) {
-#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, case AUGMENT_##name : return augment_##name##_placed(&op->as.name, at, pixel);, , , , , , )
+#define AUGMENT_OP_PLACED(name, ...)                                                                                   \
+    case AUGMENT_##name:                                                                                               \
+        return augment_##name##_placed(&op->as.name, at, pixel);
 #include "augment/ops/table.h"
-#undef AUGMENT_OPERATION
     default:
         return pixel;
     }
@@ -230,12 +204,10 @@ HOST_DEVICE AugmentPixel augment_op_placed(const AugmentOp *op, size_t at, Augme
 /* The last distance that counts, at most AUGMENT_MAX_RADIUS; weights[0..] of the distances up to it. */
 HOST_DEVICE int32_t augment_op_taps(const AugmentOp *op, const AugmentDrawn *drawn, uint32_t *weights) {
     switch (op->kind) {
-#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, , case AUGMENT_##name                                                                       \
-                         : return augment_##name##_taps(&op->as.name, drawn, weights);                                 \
-                         , , , , , )
+#define AUGMENT_OP_LOCAL(name, ...)                                                                                    \
+    case AUGMENT_##name:                                                                                               \
+        return augment_##name##_taps(&op->as.name, drawn, weights);
 #include "augment/ops/table.h"
-#undef AUGMENT_OPERATION
     default:
         weights[0] = AUGMENT_ONE;
         return 0;
@@ -250,12 +222,10 @@ HOST_DEVICE uint8_t augment_local_value(uint32_t sum) { return (uint8_t)((sum + 
 HOST_DEVICE AugmentPixel augment_op_around(const AugmentOp *op, const AugmentDrawn *drawn, AugmentPixel pixel,
                                            const uint32_t sums[AUGMENT_CHANNELS]) {
     switch (op->kind) {
-#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, , , case AUGMENT_##name                                                                     \
-                         : return augment_##name##_around(&op->as.name, drawn, pixel, sums);                           \
-                         , , , , )
+#define AUGMENT_OP_AROUND(name, ...)                                                                                   \
+    case AUGMENT_##name:                                                                                               \
+        return augment_##name##_around(&op->as.name, drawn, pixel, sums);
 #include "augment/ops/table.h"
-#undef AUGMENT_OPERATION
     default:
         return pixel;
     }
@@ -265,12 +235,11 @@ HOST_DEVICE AugmentPixel augment_op_around(const AugmentOp *op, const AugmentDra
 HOST_DEVICE void augment_op_table(const AugmentOp *op, const AugmentDrawn *drawn, const uint32_t *counts,
                                   uint8_t *table) {
     switch (op->kind) {
-#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, , , , case AUGMENT_##name                                                                   \
-                         : augment_##name##_table(&op->as.name, drawn, counts, table);                                 \
-                         return;, , , )
+#define AUGMENT_OP_COUNTED(name, ...)                                                                                  \
+    case AUGMENT_##name:                                                                                               \
+        augment_##name##_table(&op->as.name, drawn, counts, table);                                                    \
+        return;
 #include "augment/ops/table.h"
-#undef AUGMENT_OPERATION
     default:
         return;
     }
@@ -279,12 +248,10 @@ HOST_DEVICE void augment_op_table(const AugmentOp *op, const AugmentDrawn *drawn
 HOST_DEVICE AugmentPixel augment_op_mix(const AugmentOp *op, const AugmentDrawn *drawn, AugmentPixel own,
                                         AugmentPixel previous) {
     switch (op->kind) {
-#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, , , , , case AUGMENT_##name                                                                 \
-                         : return augment_##name##_mix(&op->as.name, drawn, own, previous);                            \
-                         , , )
+#define AUGMENT_OP_MIX(name, ...)                                                                                      \
+    case AUGMENT_##name:                                                                                               \
+        return augment_##name##_mix(&op->as.name, drawn, own, previous);
 #include "augment/ops/table.h"
-#undef AUGMENT_OPERATION
     default:
         return own;
     }
@@ -292,10 +259,10 @@ HOST_DEVICE AugmentPixel augment_op_mix(const AugmentOp *op, const AugmentDrawn 
 
 HOST_DEVICE int64_t augment_op_value(const AugmentOp *op, int64_t label) {
     switch (op->kind) {
-#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, , , , , , case AUGMENT_##name : return augment_##name##_value(&op->as.name, label);, )
+#define AUGMENT_OP_VALUE(name, ...)                                                                                    \
+    case AUGMENT_##name:                                                                                               \
+        return augment_##name##_value(&op->as.name, label);
 #include "augment/ops/table.h"
-#undef AUGMENT_OPERATION
     default:
         return label;
     }
@@ -305,12 +272,11 @@ HOST_DEVICE int64_t augment_op_value(const AugmentOp *op, int64_t label) {
 HOST_DEVICE void augment_op_label(const AugmentOp *op, const AugmentDrawn *drawn, int64_t own, int64_t previous,
                                   float *to) {
     switch (op->kind) {
-#define AUGMENT_OPERATION(name, Type, phase, ...)                                                                      \
-    AUGMENT_PICK_##phase(, , , , , , , case AUGMENT_##name                                                             \
-                         : augment_##name##_label(&op->as.name, drawn, own, previous, to);                             \
-                         return;)
+#define AUGMENT_OP_LABEL(name, ...)                                                                                    \
+    case AUGMENT_##name:                                                                                               \
+        augment_##name##_label(&op->as.name, drawn, own, previous, to);                                                \
+        return;
 #include "augment/ops/table.h"
-#undef AUGMENT_OPERATION
     default:
         return;
     }

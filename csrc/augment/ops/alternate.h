@@ -17,7 +17,7 @@ HOST_DEVICE AugmentDrawn augment_alternate_draw(const AugmentAlternate *op, cons
 
 #endif
 
-AUGMENT_OPERATION(alternate, AugmentAlternate, MOVE, .name = "AlternatingFlip", .number = 2,
-                  .doc = "Mirrors each image in every other epoch: in odd ones those whose random bit, fixed for the\n"
-                         "seed, is 0, in even ones the others. Source: Jordan, \"94% on CIFAR-10 in 3.29 Seconds on a\n"
-                         "Single GPU\" (2024), section 3.6.")
+AUGMENT_OP_MOVE(alternate, AugmentAlternate, .name = "AlternatingFlip", .number = 2,
+                .doc = "Mirrors each image in every other epoch: in odd ones those whose random bit, fixed for the\n"
+                       "seed, is 0, in even ones the others. Source: Jordan, \"94% on CIFAR-10 in 3.29 Seconds on a\n"
+                       "Single GPU\" (2024), section 3.6.")

@@ -48,8 +48,8 @@ static inline Status augment_blur_fits(const void *parameters, AugmentSize size)
 
 #endif
 
-AUGMENT_OPERATION(
-    blur, AugmentBlur, LOCAL, .name = "GaussianBlur", .number = 15, .fits = augment_blur_fits,
+AUGMENT_OP_LOCAL(
+    blur, AugmentBlur, .name = "GaussianBlur", .number = 15, .fits = augment_blur_fits,
     .doc = "With probability `p` blurs an image by a Gaussian whose deviation is uniform in `sigma`; at the\n"
            "edges the image is mirrored, the edge pixel not repeated. Values are rounded to nearest, along the\n"
            "rows to 1 / 256 and then along the columns.\n\n"

@@ -24,7 +24,7 @@ HOST_DEVICE AugmentPixel augment_brightness_pixel(const AugmentBrightness *op, c
 
 #endif
 
-AUGMENT_OPERATION(brightness, AugmentBrightness, COLOUR, .name = "RandomBrightness", .number = 6, .levels = true,
+AUGMENT_OP_COLOUR(brightness, AugmentBrightness, .name = "RandomBrightness", .number = 6, .levels = true,
                   .other = AUGMENT_BLACK,
                   .doc = "With probability `p` multiplies each image by a factor that is uniform in\n"
                          "max(0, 1 - magnitude)..1 + magnitude, cut off at 255 (65,535 of uint16) and rounded down;\n"

@@ -23,8 +23,8 @@ HOST_DEVICE AugmentPixel augment_contrast_pixel(const AugmentContrast *op, const
 
 #endif
 
-AUGMENT_OPERATION(contrast, AugmentContrast, COLOUR, .name = "RandomContrast", .number = 9, .mean = true,
-                  .levels = true, .other = AUGMENT_MEAN,
+AUGMENT_OP_COLOUR(contrast, AugmentContrast, .name = "RandomContrast", .number = 9, .mean = true, .levels = true,
+                  .other = AUGMENT_MEAN,
                   .doc =
                       "With probability `p` moves each image away from its mean grey, or towards it:\n"
                       "factor x value + (1 - factor) x mean, cut off at 0 and 255 and rounded down. The factor is\n"

@@ -36,14 +36,14 @@ static inline Status augment_crop_fits(const void *parameters, AugmentSize size)
 
 #endif
 
-AUGMENT_OPERATION(
-    crop, AugmentCrop, MOVE, .name = "RandomCrop", .number = 4, .fits = augment_crop_fits,
-    .doc = "Pads the image by `padding` on all sides, then cuts out a window of `size`, uniform over all\n"
-           "places.\n\n"
-           "Args:\n"
-           "    size: side, or (height, width), in pixels.\n"
-           "    padding: pixels; at most the shorter side less 1 for \"reflect\".\n"
-           "    fill: what the padding holds: 0..255 a channel, or \"reflect\" (mirrors, the edge pixel\n"
-           "        is not repeated).",
-    .parameters = {AUGMENT_PARAMETER(AugmentCrop, size, SIZE, .required = true),
-                   AUGMENT_PARAMETER(AugmentCrop, padding, PADDING), AUGMENT_PARAMETER(AugmentCrop, fill, BORDER)})
+AUGMENT_OP_MOVE(crop, AugmentCrop, .name = "RandomCrop", .number = 4, .fits = augment_crop_fits,
+                .doc = "Pads the image by `padding` on all sides, then cuts out a window of `size`, uniform over all\n"
+                       "places.\n\n"
+                       "Args:\n"
+                       "    size: side, or (height, width), in pixels.\n"
+                       "    padding: pixels; at most the shorter side less 1 for \"reflect\".\n"
+                       "    fill: what the padding holds: 0..255 a channel, or \"reflect\" (mirrors, the edge pixel\n"
+                       "        is not repeated).",
+                .parameters = {AUGMENT_PARAMETER(AugmentCrop, size, SIZE, .required = true),
+                               AUGMENT_PARAMETER(AugmentCrop, padding, PADDING),
+                               AUGMENT_PARAMETER(AugmentCrop, fill, BORDER)})

@@ -45,8 +45,8 @@ HOST_DEVICE void augment_label_cutmix_label(const AugmentCutmix *op, const Augme
 
 #endif
 
-AUGMENT_OPERATION(
-    image_cutmix, AugmentCutmix, MIX, .name = "CutMix", .number = 16,
+AUGMENT_OP_MIX(
+    image_cutmix, AugmentCutmix, .name = "CutMix", .number = 16,
     .doc = "Puts a rectangle of the image before it in the batch (before the first comes the last) into each\n"
            "image, at the same place, fully inside and uniform over all places. It has the image's shape and\n"
            "1 - lambda of its area, rounded to whole pixels; lambda is drawn from Beta(alpha, alpha). Source: Yun\n"
@@ -57,8 +57,8 @@ AUGMENT_OPERATION(
     .parameters = {AUGMENT_PARAMETER(AugmentCutmix, alpha, NUMBER, .value = 1, .least = 1e-3, .most = 1e3),
                    AUGMENT_PARAMETER(AugmentCutmix, same_lambda, FLAG, .value = 1)})
 
-AUGMENT_OPERATION(
-    label_cutmix, AugmentCutmix, LABEL, .name = "LabelCutMix", .number = 16, .columns = 3,
+AUGMENT_OP_LABEL(
+    label_cutmix, AugmentCutmix, .name = "LabelCutMix", .number = 16, .columns = 3,
     .doc = "Whole numbers (N, 1) become float32 (N, 3): the label, the label before it in the batch, and the\n"
            "share of its own pixels that an image keeps in CutMix with the same arguments.\n\n"
            "Args:\n"

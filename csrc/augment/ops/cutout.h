@@ -26,11 +26,10 @@ static inline Status augment_cutout_fits(const void *parameters, AugmentSize siz
 
 #endif
 
-AUGMENT_OPERATION(cutout, AugmentCutout, FILL, .name = "Cutout", .number = 5, .fits = augment_cutout_fits,
-                  .doc =
-                      "Fills a hole of `crop_size` (side, or (height, width)) that lies fully inside, uniform over\n"
-                      "all places.\n\n"
-                      "`fill` is in the units of its place in the pipeline: 0..255 before NormalizeImage, normalised\n"
-                      "after it.",
-                  .parameters = {AUGMENT_PARAMETER(AugmentCutout, crop_size, SIZE, .required = true),
-                                 AUGMENT_PARAMETER(AugmentCutout, fill, RGB)})
+AUGMENT_OP_FILL(cutout, AugmentCutout, .name = "Cutout", .number = 5, .fits = augment_cutout_fits,
+                .doc = "Fills a hole of `crop_size` (side, or (height, width)) that lies fully inside, uniform over\n"
+                       "all places.\n\n"
+                       "`fill` is in the units of its place in the pipeline: 0..255 before NormalizeImage, normalised\n"
+                       "after it.",
+                .parameters = {AUGMENT_PARAMETER(AugmentCutout, crop_size, SIZE, .required = true),
+                               AUGMENT_PARAMETER(AugmentCutout, fill, RGB)})

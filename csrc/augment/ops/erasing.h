@@ -23,16 +23,16 @@ HOST_DEVICE AugmentDrawn augment_erasing_draw(const AugmentErasing *op, const Au
 
 #endif
 
-AUGMENT_OPERATION(erasing, AugmentErasing, FILL, .name = "RandomErasing", .number = 14,
-                  .doc = "With probability `p` fills a rectangle that lies fully inside the image.\n\n"
-                         "Args:\n"
-                         "    scale: limits of its share of the image's area.\n"
-                         "    ratio: limits of its width over its height, the logarithm of which is uniform.\n"
-                         "    fill: in the units of its place in the pipeline, as Cutout's.\n\n"
-                         "After ten tries that do not fit nothing is filled.",
-                  .parameters = {
-                      AUGMENT_PARAMETER(AugmentErasing, p, NUMBER, .value = 0.5, .most = 1),
-                      AUGMENT_PARAMETER(AugmentErasing, scale, LIMITS, .value = 0.02, .other = 0.33, .most = 1),
-                      AUGMENT_PARAMETER(AugmentErasing, ratio, LIMITS, .value = 0.3, .other = 3.3, .least = 1e-3,
-                                        .most = 1e3),
-                      AUGMENT_PARAMETER(AugmentErasing, fill, RGB)})
+AUGMENT_OP_FILL(erasing, AugmentErasing, .name = "RandomErasing", .number = 14,
+                .doc = "With probability `p` fills a rectangle that lies fully inside the image.\n\n"
+                       "Args:\n"
+                       "    scale: limits of its share of the image's area.\n"
+                       "    ratio: limits of its width over its height, the logarithm of which is uniform.\n"
+                       "    fill: in the units of its place in the pipeline, as Cutout's.\n\n"
+                       "After ten tries that do not fit nothing is filled.",
+                .parameters = {
+                    AUGMENT_PARAMETER(AugmentErasing, p, NUMBER, .value = 0.5, .most = 1),
+                    AUGMENT_PARAMETER(AugmentErasing, scale, LIMITS, .value = 0.02, .other = 0.33, .most = 1),
+                    AUGMENT_PARAMETER(AugmentErasing, ratio, LIMITS, .value = 0.3, .other = 3.3, .least = 1e-3,
+                                      .most = 1e3),
+                    AUGMENT_PARAMETER(AugmentErasing, fill, RGB)})

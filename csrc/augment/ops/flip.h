@@ -13,6 +13,6 @@ HOST_DEVICE AugmentDrawn augment_flip_draw(const AugmentFlip *op, const AugmentR
 
 #endif
 
-AUGMENT_OPERATION(flip, AugmentFlip, MOVE, .name = "RandomHorizontalFlip", .number = 1,
-                  .doc = "Mirrors the image left to right with probability `flip_prob`.",
-                  .parameters = {AUGMENT_PARAMETER(AugmentFlip, flip_prob, NUMBER, .value = 0.5, .most = 1)})
+AUGMENT_OP_MOVE(flip, AugmentFlip, .name = "RandomHorizontalFlip", .number = 1,
+                .doc = "Mirrors the image left to right with probability `flip_prob`.",
+                .parameters = {AUGMENT_PARAMETER(AugmentFlip, flip_prob, NUMBER, .value = 0.5, .most = 1)})

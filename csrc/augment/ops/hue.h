@@ -45,7 +45,7 @@ HOST_DEVICE AugmentPixel augment_hue_pixel(const AugmentHue *op, const AugmentDr
 
 #endif
 
-AUGMENT_OPERATION(hue, AugmentHue, COLOUR, .name = "RandomHue", .number = 11, .other = AUGMENT_TURN,
+AUGMENT_OP_COLOUR(hue, AugmentHue, .name = "RandomHue", .number = 11, .other = AUGMENT_TURN,
                   .doc = "With probability `p` turns the hue of each image (HSV) by a share of a full turn that is\n"
                          "uniform in -magnitude..magnitude; largest and smallest value of a pixel stay.",
                   .parameters = {AUGMENT_PARAMETER(AugmentHue, magnitude, NUMBER, .required = true, .most = 0.5),

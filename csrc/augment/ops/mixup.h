@@ -42,23 +42,23 @@ HOST_DEVICE void augment_label_mixup_label(const AugmentMixup *op, const Augment
 
 #endif
 
-AUGMENT_OPERATION(
-    image_mixup, AugmentMixup, MIX, .name = "ImageMixup", .number = 7,
-    .doc = "Mixes each image with the one before it in the batch (the first with the last):\n"
-           "lambda x own + (1 - lambda) x previous, rounded down. Lambda is drawn from Beta(alpha, alpha),\n"
-           "in steps of 1 / 65,536.\n\n"
-           "Args:\n"
-           "    alpha: 0.001 to 1,000.\n"
-           "    same_lambda: one lambda for the whole batch, else one an image.",
-    .parameters = {AUGMENT_PARAMETER(AugmentMixup, alpha, NUMBER, .required = true, .least = 1e-3, .most = 1e3),
+AUGMENT_OP_MIX(image_mixup, AugmentMixup, .name = "ImageMixup", .number = 7,
+               .doc = "Mixes each image with the one before it in the batch (the first with the last):\n"
+                      "lambda x own + (1 - lambda) x previous, rounded down. Lambda is drawn from Beta(alpha, alpha),\n"
+                      "in steps of 1 / 65,536.\n\n"
+                      "Args:\n"
+                      "    alpha: 0.001 to 1,000.\n"
+                      "    same_lambda: one lambda for the whole batch, else one an image.",
+               .parameters = {
+                   AUGMENT_PARAMETER(AugmentMixup, alpha, NUMBER, .required = true, .least = 1e-3, .most = 1e3),
                    AUGMENT_PARAMETER(AugmentMixup, same_lambda, FLAG, .required = true)})
 
-AUGMENT_OPERATION(
-    label_mixup, AugmentMixup, LABEL, .name = "LabelMixup", .number = 7, .columns = 3,
-    .doc = "Whole numbers (N, 1) become float32 (N, 3): the label, the label before it in the batch, and\n"
-           "the lambda that ImageMixup with the same arguments draws for it.\n\n"
-           "Args:\n"
-           "    alpha: 0.001 to 1,000.\n"
-           "    same_lambda: one lambda for the whole batch, else one a label.",
-    .parameters = {AUGMENT_PARAMETER(AugmentMixup, alpha, NUMBER, .required = true, .least = 1e-3, .most = 1e3),
-                   AUGMENT_PARAMETER(AugmentMixup, same_lambda, FLAG, .required = true)})
+AUGMENT_OP_LABEL(label_mixup, AugmentMixup, .name = "LabelMixup", .number = 7, .columns = 3,
+                 .doc = "Whole numbers (N, 1) become float32 (N, 3): the label, the label before it in the batch, and\n"
+                        "the lambda that ImageMixup with the same arguments draws for it.\n\n"
+                        "Args:\n"
+                        "    alpha: 0.001 to 1,000.\n"
+                        "    same_lambda: one lambda for the whole batch, else one a label.",
+                 .parameters = {
+                     AUGMENT_PARAMETER(AugmentMixup, alpha, NUMBER, .required = true, .least = 1e-3, .most = 1e3),
+                     AUGMENT_PARAMETER(AugmentMixup, same_lambda, FLAG, .required = true)})

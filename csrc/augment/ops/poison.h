@@ -39,7 +39,7 @@ static inline Status augment_poison_fits(const void *parameters, AugmentSize siz
 
 #endif
 
-AUGMENT_OPERATION(poison, AugmentPoison, PLACED, .name = "Poison", .number = 17, .fits = augment_poison_fits,
+AUGMENT_OP_PLACED(poison, AugmentPoison, .name = "Poison", .number = 17, .fits = augment_poison_fits,
                   .doc = "Blends a picture into some samples, the same in every epoch and in evaluation:\n"
                          "value x (1 - alpha) + mask x alpha, cut off at the limits `clamp` and rounded down.\n\n"
                          "Args:\n"

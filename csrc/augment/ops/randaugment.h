@@ -209,26 +209,26 @@ static inline Status augment_randaugment_agree(const void *parameters) {
 
 #endif
 
-AUGMENT_OPERATION(randaugment, AugmentRandAugment, WARP, .name = "RandAugment", .number = 19,
-                  .then = AUGMENT_randaugment_near, .agree = augment_randaugment_agree,
-                  .doc =
-                      "Does `num_ops` changes, each drawn from fourteen: none; shear (up to 0.3), shift (up to 45 %),\n"
-                      "each along rows or columns; rotation (up to 30 degrees); brightness, colour, contrast and\n"
-                      "sharpness (factors 1 + or - up to 0.9); posterisation (down to 4 bits); solarisation;\n"
-                      "stretching of the values' range; equalising of their distribution (Cubuk et al., 2019, with\n"
-                      "torchvision's ranges). Pixels that are moved are the nearest ones.\n\n"
-                      "Args:\n"
-                      "    num_ops: 1 to 4.\n"
-                      "    magnitude: how much, in steps of the largest change / (num_magnitude_bins - 1).\n"
-                      "    num_magnitude_bins: 2 to 1,001.\n"
-                      "    fill: what is uncovered gets it (0..255 a channel).",
-                  .parameters = AUGMENT_RANDAUGMENT_PARAMETERS)
+AUGMENT_OP_WARP(randaugment, AugmentRandAugment, .name = "RandAugment", .number = 19, .then = AUGMENT_randaugment_near,
+                .agree = augment_randaugment_agree,
+                .doc =
+                    "Does `num_ops` changes, each drawn from fourteen: none; shear (up to 0.3), shift (up to 45 %),\n"
+                    "each along rows or columns; rotation (up to 30 degrees); brightness, colour, contrast and\n"
+                    "sharpness (factors 1 + or - up to 0.9); posterisation (down to 4 bits); solarisation;\n"
+                    "stretching of the values' range; equalising of their distribution (Cubuk et al., 2019, with\n"
+                    "torchvision's ranges). Pixels that are moved are the nearest ones.\n\n"
+                    "Args:\n"
+                    "    num_ops: 1 to 4.\n"
+                    "    magnitude: how much, in steps of the largest change / (num_magnitude_bins - 1).\n"
+                    "    num_magnitude_bins: 2 to 1,001.\n"
+                    "    fill: what is uncovered gets it (0..255 a channel).",
+                .parameters = AUGMENT_RANDAUGMENT_PARAMETERS)
 
-AUGMENT_OPERATION(randaugment_near, AugmentRandAugment, AROUND, .name = "RandAugment", .number = 19,
+AUGMENT_OP_AROUND(randaugment_near, AugmentRandAugment, .name = "RandAugment", .number = 19,
                   .then = AUGMENT_randaugment_colour, .parameters = AUGMENT_RANDAUGMENT_PARAMETERS)
 
-AUGMENT_OPERATION(randaugment_colour, AugmentRandAugment, COLOUR, .name = "RandAugment", .number = 19, .mean = true,
+AUGMENT_OP_COLOUR(randaugment_colour, AugmentRandAugment, .name = "RandAugment", .number = 19, .mean = true,
                   .then = AUGMENT_randaugment_levels, .parameters = AUGMENT_RANDAUGMENT_PARAMETERS)
 
-AUGMENT_OPERATION(randaugment_levels, AugmentRandAugment, COUNTED, .name = "RandAugment", .number = 19,
-                  .parameters = AUGMENT_RANDAUGMENT_PARAMETERS)
+AUGMENT_OP_COUNTED(randaugment_levels, AugmentRandAugment, .name = "RandAugment", .number = 19,
+                   .parameters = AUGMENT_RANDAUGMENT_PARAMETERS)

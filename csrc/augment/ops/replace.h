@@ -19,9 +19,9 @@ HOST_DEVICE int64_t augment_replace_value(const AugmentReplace *op, int64_t labe
 
 #endif
 
-AUGMENT_OPERATION(
-    replace, AugmentReplace, VALUE, .name = "ReplaceLabel", .number = 18,
-    .doc = "Gives the samples numbered `indices` (as in the file) the label `new_label`, in every epoch and\n"
-           "in evaluation.",
-    .parameters = {AUGMENT_PARAMETER(AugmentReplace, indices, SAMPLES, .required = true),
-                   AUGMENT_PARAMETER(AugmentReplace, new_label, WHOLE, .required = true)})
+AUGMENT_OP_VALUE(replace, AugmentReplace, .name = "ReplaceLabel", .number = 18,
+                 .doc =
+                     "Gives the samples numbered `indices` (as in the file) the label `new_label`, in every epoch and\n"
+                     "in evaluation.",
+                 .parameters = {AUGMENT_PARAMETER(AugmentReplace, indices, SAMPLES, .required = true),
+                                AUGMENT_PARAMETER(AugmentReplace, new_label, WHOLE, .required = true)})

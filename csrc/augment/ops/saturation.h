@@ -26,8 +26,7 @@ HOST_DEVICE AugmentPixel augment_saturation_pixel(const AugmentSaturation *op, c
 
 #endif
 
-AUGMENT_OPERATION(saturation, AugmentSaturation, COLOUR, .name = "RandomSaturation", .number = 10,
-                  .other = AUGMENT_GREY,
+AUGMENT_OP_COLOUR(saturation, AugmentSaturation, .name = "RandomSaturation", .number = 10, .other = AUGMENT_GREY,
                   .doc = "With probability `p` moves each pixel away from its grey, or towards it:\n"
                          "factor x value + (1 - factor) x grey, cut off at 0 and 255 and rounded down. The factor is\n"
                          "uniform in max(0, 1 - magnitude)..1 + magnitude; grey is 0.2989 R + 0.587 G + 0.114 B,\n"

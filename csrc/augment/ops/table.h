@@ -1,5 +1,43 @@
 /* The image operations: a line here and its file are all that one takes. A file defines the operation's parameters and
- * formulas, and ends in AUGMENT_OPERATION, which whoever includes this table has defined (operation.h). */
+ * formulas, and ends in the macro of its phase (operation.h). Whoever includes this table defines before what he makes
+ * of the operations of some phases, or of all others: AUGMENT_OPERATION. What is not defined leaves them out. */
+#ifndef AUGMENT_OPERATION
+#define AUGMENT_OPERATION(name, Type, phase, ...)
+#endif
+#ifndef AUGMENT_OP_MOVE
+#define AUGMENT_OP_MOVE(name, Type, ...) AUGMENT_OPERATION(name, Type, MOVE, __VA_ARGS__)
+#endif
+#ifndef AUGMENT_OP_FILL
+#define AUGMENT_OP_FILL(name, Type, ...) AUGMENT_OPERATION(name, Type, FILL, __VA_ARGS__)
+#endif
+#ifndef AUGMENT_OP_COLOUR
+#define AUGMENT_OP_COLOUR(name, Type, ...) AUGMENT_OPERATION(name, Type, COLOUR, __VA_ARGS__)
+#endif
+#ifndef AUGMENT_OP_PLACED
+#define AUGMENT_OP_PLACED(name, Type, ...) AUGMENT_OPERATION(name, Type, PLACED, __VA_ARGS__)
+#endif
+#ifndef AUGMENT_OP_LOCAL
+#define AUGMENT_OP_LOCAL(name, Type, ...) AUGMENT_OPERATION(name, Type, LOCAL, __VA_ARGS__)
+#endif
+#ifndef AUGMENT_OP_WARP
+#define AUGMENT_OP_WARP(name, Type, ...) AUGMENT_OPERATION(name, Type, WARP, __VA_ARGS__)
+#endif
+#ifndef AUGMENT_OP_AROUND
+#define AUGMENT_OP_AROUND(name, Type, ...) AUGMENT_OPERATION(name, Type, AROUND, __VA_ARGS__)
+#endif
+#ifndef AUGMENT_OP_COUNTED
+#define AUGMENT_OP_COUNTED(name, Type, ...) AUGMENT_OPERATION(name, Type, COUNTED, __VA_ARGS__)
+#endif
+#ifndef AUGMENT_OP_MIX
+#define AUGMENT_OP_MIX(name, Type, ...) AUGMENT_OPERATION(name, Type, MIX, __VA_ARGS__)
+#endif
+#ifndef AUGMENT_OP_VALUE
+#define AUGMENT_OP_VALUE(name, Type, ...) AUGMENT_OPERATION(name, Type, VALUE, __VA_ARGS__)
+#endif
+#ifndef AUGMENT_OP_LABEL
+#define AUGMENT_OP_LABEL(name, Type, ...) AUGMENT_OPERATION(name, Type, LABEL, __VA_ARGS__)
+#endif
+
 #include "augment/ops/alternate.h"
 #include "augment/ops/blur.h"
 #include "augment/ops/brightness.h"
@@ -19,3 +57,16 @@
 #include "augment/ops/solarization.h"
 #include "augment/ops/translate.h"
 #include "augment/ops/vertical.h"
+
+#undef AUGMENT_OPERATION
+#undef AUGMENT_OP_MOVE
+#undef AUGMENT_OP_FILL
+#undef AUGMENT_OP_COLOUR
+#undef AUGMENT_OP_PLACED
+#undef AUGMENT_OP_LOCAL
+#undef AUGMENT_OP_WARP
+#undef AUGMENT_OP_AROUND
+#undef AUGMENT_OP_COUNTED
+#undef AUGMENT_OP_MIX
+#undef AUGMENT_OP_VALUE
+#undef AUGMENT_OP_LABEL

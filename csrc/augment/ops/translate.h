@@ -19,8 +19,8 @@ HOST_DEVICE AugmentDrawn augment_translate_draw(const AugmentTranslate *op, cons
 
 #endif
 
-AUGMENT_OPERATION(translate, AugmentTranslate, MOVE, .name = "RandomTranslate", .number = 3,
-                  .doc = "Moves the image by whole pixels, uniform in -padding..padding in both directions; what is\n"
-                         "uncovered gets `fill` (0..255 a channel).",
-                  .parameters = {AUGMENT_PARAMETER(AugmentTranslate, padding, PADDING, .required = true),
-                                 AUGMENT_PARAMETER(AugmentTranslate, fill, RGB)})
+AUGMENT_OP_MOVE(translate, AugmentTranslate, .name = "RandomTranslate", .number = 3,
+                .doc = "Moves the image by whole pixels, uniform in -padding..padding in both directions; what is\n"
+                       "uncovered gets `fill` (0..255 a channel).",
+                .parameters = {AUGMENT_PARAMETER(AugmentTranslate, padding, PADDING, .required = true),
+                               AUGMENT_PARAMETER(AugmentTranslate, fill, RGB)})

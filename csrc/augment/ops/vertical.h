@@ -14,6 +14,6 @@ HOST_DEVICE AugmentDrawn augment_vertical_draw(const AugmentVertical *op, const 
 
 #endif
 
-AUGMENT_OPERATION(vertical, AugmentVertical, MOVE, .name = "RandomVerticalFlip", .number = 8,
-                  .doc = "Mirrors the image top to bottom with probability `flip_prob`.",
-                  .parameters = {AUGMENT_PARAMETER(AugmentVertical, flip_prob, NUMBER, .value = 0.5, .most = 1)})
+AUGMENT_OP_MOVE(vertical, AugmentVertical, .name = "RandomVerticalFlip", .number = 8,
+                .doc = "Mirrors the image top to bottom with probability `flip_prob`.",
+                .parameters = {AUGMENT_PARAMETER(AugmentVertical, flip_prob, NUMBER, .value = 0.5, .most = 1)})
