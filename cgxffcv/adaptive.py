@@ -16,7 +16,7 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
-from cgxffcv.allreduce import AllreducePlan
+from cgxffcv.allreduce import CODEC_BITS, AllreducePlan
 
 __all__ = ["AdaptiveBits"]
 
@@ -42,15 +42,15 @@ class AdaptiveBits:
         budget: float | None = None,
     ) -> None:
         if widths is None:
-            widths = range(1, 5) if plan.codec == "rotated" else range(2, 9)
+            widths = range(1 if plan.codec == "rotated" else 2, CODEC_BITS[plan.codec] + 1)
         if every < 1:
             raise ValueError(f"every must be a number of runs, at least 1, not {every!r}")
         if budget is not None and not 0 <= budget < float("inf"):
             raise ValueError(f"budget must be a share of at least 0, or None, not {budget!r}")
         if budget is None and plan.bits > 8:
             raise ValueError("budget must be given for a plan whose own bits quantise nothing")
-        if plan.codec == "sign":
-            raise ValueError("the codec sign has one width: there is nothing to choose")
+        if CODEC_BITS[plan.codec] == 1:
+            raise ValueError(f"the codec {plan.codec} has one width: there is nothing to choose")
         self._runs = plan.call
         self.plan, self.every, self.budget = plan, every, budget
         self.widths = tuple(sorted(set(widths) | ({plan.bits} if budget is None else set())))

@@ -32,6 +32,8 @@ from cgxffcv.wording import Told, as_table, counted
 ALGORITHMS, DTYPES, OPS = _cgxffcv.ALLREDUCE_ALGORITHMS, _cgxffcv.ALLREDUCE_DTYPES, _cgxffcv.ALLREDUCE_OPS
 #: Likewise of a QuantSpec.
 CODECS, QUANTIZED_DTYPES, ROUNDINGS = _cgxffcv.CODECS, _cgxffcv.QUANTIZED_DTYPES, _cgxffcv.ROUNDINGS
+#: The most bits that each codec has; the least is 1.
+CODEC_BITS = _cgxffcv.CODEC_BITS
 UNCOMPRESSED = 32
 
 __all__ = [

@@ -26,6 +26,7 @@ import numpy as np
 from cgxffcv import comm, costs, device
 from cgxffcv.allreduce import (
     ALGORITHMS,
+    CODEC_BITS,
     CODECS,
     DTYPES,
     OPS,
@@ -115,7 +116,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         p.error("-i and -f: give one of them")
     options.stepfactor = options.stepfactor or 4
     if options.bits is None:
-        options.bits = 1 if options.codec == "sign" else 4
+        options.bits = min(4, CODEC_BITS[options.codec])
     if options.op == "avg":  # nccl-tests' word
         options.op = "average"
     if options.op is None:

@@ -22,14 +22,13 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv import files
-from cgxffcv.allreduce import CODECS, QUANTIZED_DTYPES, ROUNDINGS, QuantSpec, dequantize, quantize
+from cgxffcv.allreduce import CODEC_BITS, CODECS, QUANTIZED_DTYPES, ROUNDINGS, QuantSpec, dequantize, quantize
 from cgxffcv.app.usage import Parser, add_json, whole
 from cgxffcv.bench.allreduce import parse_size
 from cgxffcv.bench.allreduce_bounds import typed
 from cgxffcv.errors import UserError
 from cgxffcv.wording import counted
 
-MOST_BITS = {"sign": 1, "rotated": 4}
 LAUNCHES = 20  # of a measurement on a GPU
 LIBC = ctypes.CDLL(None)
 LIBC.memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
@@ -142,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     print(head(options, x.size), file=table)
     ways = (measure_on_gpu, show_on_gpu) if options.device == "gpu" else (measure, show)
     results = []
-    most = MOST_BITS.get(options.codec, 8)
+    most = CODEC_BITS[options.codec]
     for bits in [bits for bits in options.bits if bits <= most] or [most]:
         results.append(ways[0](options, bits, x))
         ways[1](results[-1], table)

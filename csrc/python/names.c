@@ -35,11 +35,27 @@ static PyObject *tuple_of(NamesOf names) {
     return tuple;
 }
 
+/* The most bits of each codec. */
+static PyObject *codec_bits(void) {
+    PyObject *dict = PyDict_New();
+    for (int codec = 0; dict != NULL && codec < QUANT_CODEC_COUNT; codec++) {
+        PyObject *bits = PyLong_FromLong(quantize_codec_bits((QuantCodec)codec));
+        bool set = bits != NULL && PyDict_SetItemString(dict, quantize_codec_name(codec), bits) == 0;
+        Py_XDECREF(bits);
+        if (!set) Py_CLEAR(dict);
+    }
+    return dict;
+}
+
+static int add_once(PyObject *module, const char *attribute, PyObject *value) {
+    int added = value == NULL ? -1 : PyModule_AddObjectRef(module, attribute, value);
+    Py_XDECREF(value);
+    return added;
+}
+
 int py_names_add(PyObject *module) {
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
-        PyObject *tuple = tuple_of(lists[i].names);
-        if (tuple == NULL || PyModule_AddObjectRef(module, lists[i].attribute, tuple) < 0) return -1;
-        Py_DECREF(tuple);
+        if (add_once(module, lists[i].attribute, tuple_of(lists[i].names)) < 0) return -1;
     }
-    return 0;
+    return add_once(module, "CODEC_BITS", codec_bits());
 }

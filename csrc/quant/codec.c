@@ -16,6 +16,8 @@ const char *quantize_codec_name(int codec) {
     return entry == NULL ? NULL : entry->name;
 }
 
+int quantize_codec_bits(QuantCodec codec) { return quant_codec(codec)->most_bits; }
+
 NAMES_DEFINE(quantize_type_name, "float32", "float16", "bfloat16")
 NAMES_DEFINE(quantize_rounding_name, "nearest", "stochastic")
 NAMES_DEFINE(quantize_scale_name, "auto", "mse", "unbiased")

@@ -28,6 +28,7 @@ typedef struct QuantDomain {
 typedef struct QuantCodecEntry {
     const char *name;
     int metadata_values; /* a bucket's: float32, or the tensor's own type with half_metadata */
+    int most_bits;       /* of a code; it has all widths from 1 bit to these */
     /* What this codec asks of a spec beyond quantize_check. */
     Status (*check)(const QuantSpec *spec);
     /* `random` holds the quad of this bucket; NULL for nearest rounding. */

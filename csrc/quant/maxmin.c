@@ -35,4 +35,9 @@ static Status maxmin_decode(const QuantKernels *kernels, const QuantSpec *spec, 
     return STATUS_OK;
 }
 
-const QuantCodecEntry quant_codec_maxmin = {"maxmin", 2, quant_check_plain, maxmin_encode, maxmin_decode, NULL};
+const QuantCodecEntry quant_codec_maxmin = {.name = "maxmin",
+                                            .metadata_values = 2,
+                                            .most_bits = QUANTIZE_MAX_BITS,
+                                            .check = quant_check_plain,
+                                            .encode = maxmin_encode,
+                                            .decode = maxmin_decode};

@@ -44,16 +44,22 @@ int quantize_default_spikes(int64_t bucket_size) {
     return spikes > QUANTIZE_MAX_SPIKES ? QUANTIZE_MAX_SPIKES : (int)spikes;
 }
 
+static Status check_bits(const QuantSpec *spec, const QuantCodecEntry *codec) {
+    const int most = codec->most_bits;
+    if (spec->bits >= 1 && spec->bits <= most) return STATUS_OK;
+    if (most == 1) FAIL(STATUS_ARGUMENT, "bits must be 1 with the codec %s, not %d", codec->name, spec->bits);
+    if (most == QUANTIZE_MAX_BITS) FAIL(STATUS_ARGUMENT, "bits must be between 1 and %d, not %d", most, spec->bits);
+    FAIL(STATUS_ARGUMENT, "bits must be between 1 and %d with the codec %s, not %d", most, codec->name, spec->bits);
+}
+
 Status quantize_check(const QuantSpec *spec) {
-    if (spec->bits < 1 || spec->bits > QUANTIZE_MAX_BITS) {
-        FAIL(STATUS_ARGUMENT, "bits must be between 1 and %d, not %d", QUANTIZE_MAX_BITS, spec->bits);
-    }
+    const QuantCodecEntry *codec = quant_codec(spec->codec);
+    if (codec == NULL) FAIL(STATUS_ARGUMENT, "no codec has the number %d", (int)spec->codec);
+    TRY(check_bits(spec, codec));
     if (spec->bucket_size < 1 || spec->bucket_size > (INT64_C(1) << 48)) {
         FAIL(STATUS_ARGUMENT, "bucket_size must be between 1 and 2^48, not %lld", (long long)spec->bucket_size);
     }
     if ((unsigned)spec->type > QUANT_BF16) FAIL(STATUS_ARGUMENT, "no element type has the number %d", (int)spec->type);
-    const QuantCodecEntry *codec = quant_codec(spec->codec);
-    if (codec == NULL) FAIL(STATUS_ARGUMENT, "no codec has the number %d", (int)spec->codec);
     if ((unsigned)spec->rounding > QUANT_STOCHASTIC) {
         FAIL(STATUS_ARGUMENT, "no rounding has the number %d", (int)spec->rounding);
     }

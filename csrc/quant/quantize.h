@@ -86,6 +86,9 @@ const char *quantize_codec_name(int codec);
 const char *quantize_rounding_name(int rounding);
 const char *quantize_scale_name(int scale);
 
+/* The most bits of a codec, which has all widths from 1 on. */
+int quantize_codec_bits(QuantCodec codec);
+
 /* STATUS_ARGUMENT with the field, its value and the allowed range. */
 Status quantize_check(const QuantSpec *spec);
 

@@ -8,10 +8,6 @@
 _Static_assert(QUANT_ROTATED_MAX_BUCKET <= QUANT_DOMAIN_MAX_VALUES, "a bucket's values have room");
 
 static Status rotated_check(const QuantSpec *spec) {
-    if (spec->bits > QUANT_ROTATED_MAX_BITS) {
-        FAIL(STATUS_ARGUMENT, "bits must be between 1 and %d with the codec rotated, not %d", QUANT_ROTATED_MAX_BITS,
-             spec->bits);
-    }
     if (spec->bucket_size < QUANT_ROTATED_MIN_BUCKET || spec->bucket_size > QUANT_ROTATED_MAX_BUCKET ||
         !is_power_of_two((uint64_t)spec->bucket_size)) {
         FAIL(STATUS_ARGUMENT, "bucket_size must be a power of two from %d to %d with the codec rotated, not %lld",
@@ -101,4 +97,10 @@ static Status rotated_decode(const QuantKernels *kernels, const QuantSpec *spec,
 
 static const QuantDomain rotation = {quant_rotated_values, rotated_enter, rotated_leave};
 
-const QuantCodecEntry quant_codec_rotated = {"rotated", 1, rotated_check, rotated_encode, rotated_decode, &rotation};
+const QuantCodecEntry quant_codec_rotated = {.name = "rotated",
+                                             .metadata_values = 1,
+                                             .most_bits = QUANT_ROTATED_MAX_BITS,
+                                             .check = rotated_check,
+                                             .encode = rotated_encode,
+                                             .decode = rotated_decode,
+                                             .domain = &rotation};

@@ -1,11 +1,6 @@
 /* The codec "sign": one bit an element, with the bucket's mean magnitude m: codes 0 and 1 stand for m and -m. */
 #include "quant/codec.h"
 
-static Status sign_check(const QuantSpec *spec) {
-    if (spec->bits != 1) FAIL(STATUS_ARGUMENT, "bits must be 1 with the codec sign, not %d", spec->bits);
-    return quant_check_plain(spec);
-}
-
 static QuantType metadata_type(const QuantSpec *spec) { return spec->half_metadata ? spec->type : QUANT_F32; }
 
 static void sign_encode(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input, const QuantRandom *random,
@@ -33,4 +28,9 @@ static Status sign_decode(const QuantKernels *kernels, const QuantSpec *spec, Qu
     return STATUS_OK;
 }
 
-const QuantCodecEntry quant_codec_sign = {"sign", 1, sign_check, sign_encode, sign_decode, NULL};
+const QuantCodecEntry quant_codec_sign = {.name = "sign",
+                                          .metadata_values = 1,
+                                          .most_bits = 1,
+                                          .check = quant_check_plain,
+                                          .encode = sign_encode,
+                                          .decode = sign_decode};

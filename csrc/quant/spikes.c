@@ -156,4 +156,9 @@ static Status spikes_decode(const QuantKernels *kernels, const QuantSpec *spec, 
     return STATUS_OK;
 }
 
-const QuantCodecEntry quant_codec_spikes = {"maxmin_spikes", 2, spikes_check, spikes_encode, spikes_decode, NULL};
+const QuantCodecEntry quant_codec_spikes = {.name = "maxmin_spikes",
+                                            .metadata_values = 2,
+                                            .most_bits = QUANTIZE_MAX_BITS,
+                                            .check = spikes_check,
+                                            .encode = spikes_encode,
+                                            .decode = spikes_decode};
