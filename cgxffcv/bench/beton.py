@@ -28,6 +28,7 @@ from cgxffcv.fields import IntField, RGBImageField
 SEED = 1
 PHOTO = (375, 500)  # the usual size of an ImageNet picture
 OPENED_SAMPLES = 1_280_000
+WRITERS, CHUNK = 12, 100  # processes of a writer, and the samples that each takes at a time
 
 
 def timed(runs: int, work: Callable[[], Any], before: Callable[[], Any] = lambda: None) -> dict[str, Any]:
@@ -78,19 +79,33 @@ def bench_writing(folder: Path, root: str, count: int, runs: int) -> dict[str, A
     return result
 
 
-def synthetic(path: Path, count: int, shuffled: bool) -> None:
+def dealt(count: int) -> np.ndarray:
+    """Sample numbers as WRITERS processes leave them that take CHUNK samples in turn: each one's, one after another."""
+    samples = np.arange(count)
+    return samples[np.argsort(samples // CHUNK % WRITERS, kind="stable")]
+
+
+ORDERS = {
+    "in_order": np.arange,
+    "several_writers": dealt,
+    "shuffled": lambda count: np.random.default_rng(SEED).permutation(count),
+}
+
+
+def synthetic(path: Path, count: int, order: str) -> None:
     """A file of `count` JPEG images of one byte (never decoded) and labels: all the metadata, hardly any data."""
     page, record = 8 << 20, 24
     metadata = 24 + 2 * 1041
     data = -(-(metadata + count * record) // page) * page
-    pointers = data + np.arange(count, dtype=np.uint64)
     table = data + -(-count // page) * page
+    samples = ORDERS[order](count)
+    pointers = np.empty(count, np.uint64)
+    pointers[samples if order == "several_writers" else np.arange(count)] = data + np.arange(count, dtype=np.uint64)
     image = [("mode", "u1"), ("w", "<u2"), ("h", "<u2"), ("ptr", "<u8"), ("pad", "V3")]
     rows = np.zeros(count, np.dtype([*image, ("label", "<i8")]))
     rows["w"], rows["h"], rows["ptr"], rows["label"] = 500, 375, pointers, np.arange(count) % 1000
     entries = np.stack([np.arange(count, dtype=np.uint64), pointers, np.ones(count, np.uint64)], 1)
-    if shuffled:
-        entries = entries[np.random.default_rng(SEED).permutation(count)]
+    entries = entries[samples]
     with open(path, "wb") as file:
         file.write(struct.pack("<HHIQQ", 2, 2, page, count, table))
         file.write(struct.pack("<B16s1024s", 2, b"image", b"") + struct.pack("<B16s1024s", 1, b"label", b""))
@@ -101,9 +116,9 @@ def synthetic(path: Path, count: int, shuffled: bool) -> None:
 
 def bench_opening(folder: Path, count: int, runs: int) -> dict[str, Any]:
     result: dict[str, Any] = {"samples": count}
-    for name, shuffled in (("in_order", False), ("shuffled", True)):
+    for name in ORDERS:
         path = folder / "open.beton"
-        synthetic(path, count, shuffled)
+        synthetic(path, count, name)
         result[name] = timed(runs, lambda p=path: Reader(p).close())
         with Reader(path) as reader:
             if len(reader) != count or reader.fields["image"].num_jpeg != count:

@@ -1,7 +1,7 @@
 /* The allocation table against the records: every region inside the data pages, none across a page, none over another,
  * each pointed at by exactly one record of its own sample. A table in (sample, field) order, as this project and a
- * single FFCV process write it, is checked in one pass; any other order, and every failure, goes through sorting
- * (table_unsorted.c). */
+ * single FFCV process write it, is checked in one pass, and so is one of several FFCV processes (table_pages.c); any
+ * other order, and every failure, goes through sorting (table_unsorted.c). */
 #include "beton/table.h"
 
 #include <string.h>
@@ -10,6 +10,11 @@
 #include "base/memory.h"
 
 #define LLU(x) ((unsigned long long)(x))
+
+bool beton_table_is_region(const BetonReader *reader, BetonEntry entry) {
+    return entry.pointer >= reader->data && checked_within(entry.pointer, entry.size, reader->table) &&
+           (entry.pointer & (reader->page_size - 1)) + entry.size <= reader->page_size;
+}
 
 Status beton_table_check_entry(const BetonReader *reader, uint64_t index, BetonEntry entry) {
     const char *problem = NULL;
@@ -36,6 +41,14 @@ Status beton_table_locate(const BetonReader *reader, const BetonField *field, ui
     return error_at_field(status, field->name);
 }
 
+bool beton_table_is_own(const FieldLocation *location, uint64_t sample, BetonEntry entry) {
+    bool empty = location->size_known && location->size == 0;
+    if (entry.size == 0) return empty;
+    if (entry.sample != sample || entry.pointer != location->pointer) return false;
+    if (empty) return location->may_reserve && entry.size == 1;
+    return !location->size_known || entry.size == location->size;
+}
+
 static void widen(uint64_t value, bool first, uint64_t *low, uint64_t *high) {
     if (first || value < *low) *low = value;
     if (value > *high) *high = value;
@@ -46,12 +59,12 @@ static void widen_side(uint32_t value, bool first, uint32_t *low, uint32_t *high
     if (value > *high) *high = value;
 }
 
-void beton_table_observe(const BetonReader *reader, BetonField *field, uint64_t sample, uint64_t size) {
-    widen(size, sample == 0, &field->min_bytes, &field->max_bytes);
+void beton_table_observe(const BetonReader *reader, BetonField *field, uint64_t sample, bool first, uint64_t size) {
+    widen(size, first, &field->min_bytes, &field->max_bytes);
     if (field->kind != BETON_IMAGE) return;
     const unsigned char *record = beton_reader_record(reader, field, sample);
-    widen_side(load_u16(record + BETON_IMAGE_WIDTH), sample == 0, &field->min_width, &field->max_width);
-    widen_side(load_u16(record + BETON_IMAGE_HEIGHT), sample == 0, &field->min_height, &field->max_height);
+    widen_side(load_u16(record + BETON_IMAGE_WIDTH), first, &field->min_width, &field->max_width);
+    widen_side(load_u16(record + BETON_IMAGE_HEIGHT), first, &field->min_height, &field->max_height);
     if (record[0] == BETON_IMAGE_JPEG)
         field->num_jpeg++;
     else
@@ -66,15 +79,6 @@ static void forget_observations(BetonReader *reader) {
     }
 }
 
-/* Whether an entry is what stands in the table for a record whose place it has. */
-static bool is_own_entry(const FieldLocation *location, uint64_t sample, BetonEntry entry) {
-    bool empty = location->size_known && location->size == 0;
-    if (entry.size == 0) return empty;
-    if (entry.sample != sample || entry.pointer != location->pointer) return false;
-    if (empty) return location->may_reserve && entry.size == 1;
-    return !location->size_known || entry.size == location->size;
-}
-
 /* One pass over records and table; *ordered is false as soon as something does not fit, for whatever reason. */
 static Status check_ordered(BetonReader *reader, bool *ordered) {
     const unsigned char *table = reader->map + reader->table;
@@ -87,15 +91,12 @@ static Status check_ordered(BetonReader *reader, bool *ordered) {
             FieldLocation location;
             TRY(beton_table_locate(reader, field, sample, &location));
             BetonEntry entry = beton_entry_load(table, index++);
-            if (!is_own_entry(&location, sample, entry)) return STATUS_OK;
+            if (!beton_table_is_own(&location, sample, entry)) return STATUS_OK;
             if (entry.size != 0) {
-                bool inside = entry.pointer >= reader->data &&
-                              checked_within(entry.pointer, entry.size, reader->table) &&
-                              (entry.pointer & (reader->page_size - 1)) + entry.size <= reader->page_size;
-                if (!inside || entry.pointer < end) return STATUS_OK;
+                if (!beton_table_is_region(reader, entry) || entry.pointer < end) return STATUS_OK;
                 end = entry.pointer + entry.size;
             }
-            beton_table_observe(reader, field, sample, location.size_known ? location.size : entry.size);
+            beton_table_observe(reader, field, sample, sample == 0, location.size_known ? location.size : entry.size);
         }
     }
     *ordered = true;
@@ -106,6 +107,10 @@ Status beton_reader_validate_table(BetonReader *reader) {
     bool ordered;
     if (reader->num_data_fields == 0) return STATUS_OK;
     TRY(check_ordered(reader, &ordered));
+    if (ordered) return STATUS_OK;
+    forget_observations(reader);
+    TRY(memory_alloc((size_t)reader->num_entries, sizeof *reader->entry_of, &reader->entry_of));
+    TRY(beton_table_check_pages(reader, &ordered));
     if (ordered) return STATUS_OK;
     forget_observations(reader);
     return beton_table_check_unsorted(reader);

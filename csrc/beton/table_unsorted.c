@@ -164,7 +164,7 @@ static Status match_values(Lookup *lookup) {
                 Status status = match_value(lookup, field, sample, &location, entry_of, &location.size);
                 if (status != STATUS_OK) return at_record(lookup, status, field, sample);
             }
-            beton_table_observe(reader, field, sample, location.size);
+            beton_table_observe(reader, field, sample, sample == 0, location.size);
             entry_of++;
         }
     }
@@ -215,12 +215,10 @@ Status beton_table_check_unsorted(BetonReader *reader) {
     uint64_t varying;
     Lookup lookup = {.reader = reader};
     size_t entries = (size_t)reader->num_entries;
-    if (entries == 0) return STATUS_OK;
     TRY_GOTO(memory_alloc(entries, sizeof *lookup.items, &lookup.items));
     TRY_GOTO(memory_alloc(entries, sizeof *lookup.dealt, &lookup.dealt));
     TRY_GOTO(memory_calloc((size_t)reader->num_samples + 1, sizeof *lookup.begin, &lookup.begin));
     TRY_GOTO(memory_calloc(entries, 1, &lookup.matched));
-    TRY_GOTO(memory_alloc(entries, sizeof *reader->entry_of, &reader->entry_of));
     TRY_GOTO(collect(&lookup, &sorted, &varying));
     if (!sorted) sort_by_pointer(&lookup, varying);
     TRY_GOTO(check_overlaps(&lookup));
