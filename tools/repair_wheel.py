@@ -3,7 +3,7 @@
 
 usage: tools/repair_wheel.py WHEEL FOLDER [auditwheel's options...]
 
-auditwheel copies libjpeg-turbo in and names the oldest Linux that the wheel runs on. oneDNN stays a package of its own
+auditwheel copies libjpeg-turbo in, strips what is for debuggers, and names the oldest Linux that the wheel runs on. oneDNN stays a package of its own
 (onednn-cpu-gomp, larger than all of this); cuBLASLt, cuDNN, NCCL and MPI are opened at run time. For each library that
 was copied the licence that its system package brings goes into .dist-info/licenses and is named in METADATA (PEP 639),
 and .dist-info/sboms/cgxffcv.cdx.json (PEP 770, CycloneDX 1.6) says what it is, as it does of CUDA's runtime, which is
@@ -172,7 +172,7 @@ def main(wheel: str, folder: str, *options: str) -> None:
     excluded = [word for name in EXCLUDED for word in ("--exclude", name)]
     Path(folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "auditwheel", "repair", *excluded, *options, "-w", scratch, wheel]
+        command = [sys.executable, "-m", "auditwheel", "repair", "--strip", *excluded, *options, "-w", scratch, wheel]
         subprocess.run(command, check=True)
         for repaired in Path(scratch).glob("*.whl"):
             rewrite(repaired, Path(folder) / repaired.name)
