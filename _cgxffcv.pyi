@@ -24,6 +24,7 @@ Skips: TypeAlias = list[tuple[int, str, str]]  # (index, field, reason)
 # ---- names that the core spells ----
 
 ALLREDUCE_ALGORITHMS: tuple[str, ...]
+ALLREDUCE_FEEDBACKS: tuple[str, ...]
 ALLREDUCE_DTYPES: tuple[str, ...]
 ALLREDUCE_OPS: tuple[str, ...]
 CODECS: tuple[str, ...]

@@ -30,6 +30,7 @@ from cgxffcv.wording import Told, as_table, counted
 
 #: The names that arguments may have, as the core spells them.
 ALGORITHMS, DTYPES, OPS = _cgxffcv.ALLREDUCE_ALGORITHMS, _cgxffcv.ALLREDUCE_DTYPES, _cgxffcv.ALLREDUCE_OPS
+FEEDBACKS = _cgxffcv.ALLREDUCE_FEEDBACKS
 #: Likewise of a QuantSpec.
 CODECS, QUANTIZED_DTYPES, ROUNDINGS = _cgxffcv.CODECS, _cgxffcv.QUANTIZED_DTYPES, _cgxffcv.ROUNDINGS
 #: The most bits that each codec has; the least is 1.
@@ -189,6 +190,17 @@ def check_switch(argument: str, value: object) -> None:
         raise TypeError(f"{argument} must be True or False, not {value!r}")
 
 
+def feedback_of(value: object) -> bool | str:
+    """How error feedback keeps what was lost: False (not at all, "none"), True (in float32, "float32") or "int8".
+    TypeError or ValueError for what is none of these."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, str) and value in FEEDBACKS:
+        return {"none": False, "float32": True}.get(value, value)
+    error = ValueError if isinstance(value, str) else TypeError
+    raise error(f"error_feedback must be True, False or one of {', '.join(FEEDBACKS)}, not {value!r}")
+
+
 def _count(argument: str, value: object, bits: int) -> int:
     """A whole number that fits that many bits."""
     number = _whole(argument, value)
@@ -251,8 +263,9 @@ class AllreducePlan:
     codec, rounding, half_metadata, spikes, scale: see QuantSpec, where scale "auto" is "mse" with error feedback.
     algorithm: one of ALGORITHMS; "auto" goes by costs (collective; see cgxffcv.costs), and where plain is
     the faster on this link it sends plain, and `explain` says so. average: False gives the sum; `op`, unless it is
-    None, names any operation. error_feedback: what quantisation lost is added at the next run. seed: of stochastic
-    rounding, equal on all ranks. threads: that quantise. timeout: seconds that a run may take; else the communicator's.
+    None, names any operation. error_feedback: what quantisation lost is added at the next run; until then it is kept in
+    float32 (True), or in a quarter of the memory ("int8": docs/ALLREDUCE.md). seed: of stochastic rounding, equal on
+    all ranks. threads: that quantise. timeout: seconds that a run may take; else the communicator's.
     device: the number of the GPU on which the buffers lie; None: in host memory. compare: there, too, the ranks compare
     before every run what they are about to do; False: only now.
 
@@ -277,7 +290,7 @@ class AllreducePlan:
         algorithm: str = "auto",
         average: bool = True,
         op: str | None = None,
-        error_feedback: bool = False,
+        error_feedback: bool | str = False,
         seed: int = 0,
         threads: int = 1,
         timeout: float | None = None,
@@ -293,8 +306,9 @@ class AllreducePlan:
         if not isinstance(comm, _cgxffcv.Comm):
             raise TypeError(f"comm must be a cgxffcv.comm.Comm, not {type(comm).__name__}")
         check_timeout(timeout)
-        switches = {"average": average, "error_feedback": error_feedback, "half_metadata": half_metadata}
-        for argument, value in (switches | {"compare": compare}).items():
+        feedback = feedback_of(error_feedback)
+        switches = {"average": average, "half_metadata": half_metadata, "compare": compare}
+        for argument, value in switches.items():
             check_switch(argument, value)
         quantized = any(width not in (0, UNCOMPRESSED) for width in (plan_bits, *own_bits))
         quantizes = quantized and self.dtype in QUANTIZED_DTYPES and self.op in ("sum", "average")
@@ -317,7 +331,7 @@ class AllreducePlan:
             spikes=spikes or 0,
             scale=scale,
             algorithm=algorithm,
-            error_feedback=error_feedback,
+            error_feedback=feedback,
             seed=seed,
             threads=threads,
             timeout=timeout or 0.0,
@@ -446,13 +460,14 @@ class AllreducePlan:
 
     @property
     def residual(self) -> np.ndarray | None:
-        """What quantisation lost so far, float32: a writable view, of a GPU's a copy (not while runs are under way).
-        None without error feedback."""
+        """What quantisation lost so far, float32: a writable view; of a GPU's, and of one kept in 8 bits, a copy (not
+        while runs are under way). None without error feedback."""
         return self._plan.residual
 
     def restore(self, residual: np.ndarray) -> None:
-        """Takes up what `residual` has given, perhaps of another plan over the same elements. Not while runs are under
-        way. ValueError without error feedback, and for another number of elements."""
+        """Takes up what `residual` has given, perhaps of another plan over the same elements. In 8 bits it is rounded,
+        unless it comes from 8 bits of the same layers and bucket sizes. Not while runs are under way. ValueError
+        without error feedback, for another number of elements, and for what is not finite."""
         self._plan.restore(residual)
 
 

@@ -36,6 +36,7 @@ from cgxffcv.allreduce import (
     check_switch,
     check_timeout,
     dtype_name,
+    feedback_of,
 )
 from cgxffcv.nearest import suggest
 from cgxffcv.tensors import Taken
@@ -118,7 +119,7 @@ def _check_options(options: dict[str, Any]) -> None:
     for name, value in options.items():
         if name not in known:
             raise TypeError(f"allreduce() takes no {name!r}{suggest(name, known)}; its options are {', '.join(known)}")
-        if name in ("error_feedback", "half_metadata"):
+        if name == "half_metadata":
             check_switch(name, value)
     check_timeout(options.get("timeout"))
 
@@ -129,8 +130,10 @@ def _wish(op: str, bits: int | Mapping, key: object, options: dict[str, Any]) ->
     if key is not None and not isinstance(key, str):
         raise TypeError(f"key must be a text, not {key!r}")
     _check_options(options)
+    if "error_feedback" in options:
+        options = options | {"error_feedback": feedback_of(options["error_feedback"])}
     if options.get("error_feedback") and key is None:
-        raise ValueError("error_feedback=True needs key=...: what was lost is kept and added by that name")
+        raise ValueError("error_feedback needs key=...: what was lost is kept and added by that name")
     if isinstance(bits, Mapping):
         bits = dict(sorted(bits.items(), key=repr))
     return Wish(op, bits, key, options)

@@ -252,6 +252,9 @@ SCHEMA: dict[str, Param] = {
     "compression.algorithm": choice(
         "auto", "how the compressed sum is made", "auto", "sra", "one_shot", "ring", "two_level"
     ),
+    "compression.error_feedback": choice(
+        "none", "what quantising lost is added at the next step, kept in float32 or int8", "none", "float32", "int8"
+    ),
     "compression.stochastic": boolean(False, "round at random (without bias) instead of to the nearest level"),
     "comm.backend": choice(
         "nccl",

@@ -120,6 +120,7 @@ def choose_compression(config: Config, say: process.Say) -> dict[str, object] | 
         "layer_min_size": c.layer_min_size,
         "algorithm": c.algorithm,
         "rounding": "stochastic" if c.stochastic else "nearest",
+        "error_feedback": c.error_feedback,
     }
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cgxffcv import recipes
-from cgxffcv.allreduce import CODECS
+from cgxffcv.allreduce import CODECS, FEEDBACKS
 from cgxffcv.app import process
 from cgxffcv.app.usage import Parser, add_json, number, whole
 from cgxffcv.bench import machine, peak, processes
@@ -57,7 +57,14 @@ def _parser() -> Parser:
     parser.add_argument("--bits", type=bits, default=32, help="of a gradient value between ranks; 32: uncompressed")
     parser.add_argument("--bucket-size", type=whole(1), default=1024, help="gradient values that share one scale")
     parser.add_argument("--codec", default="maxmin", choices=CODECS)
-    parser.add_argument("--error-feedback", action="store_true", help="what quantising lost is added at the next step")
+    parser.add_argument(
+        "--error-feedback",
+        nargs="?",
+        const="float32",
+        default="none",
+        choices=FEEDBACKS,
+        help="what quantising lost is added at the next step, kept in float32 or int8",
+    )
     parser.add_argument("--train", default="data/cifar_train.beton", metavar="FILE")
     parser.add_argument("--test", default="data/cifar_test.beton", metavar="FILE")
     text = "for tuning: run i leaves the (i mod K)-th fold of the training images out and is tested on it"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cgxffcv import files
-from cgxffcv.allreduce import ALGORITHMS, CODECS
+from cgxffcv.allreduce import ALGORITHMS, CODECS, FEEDBACKS
 from cgxffcv.app import process
 from cgxffcv.app.usage import Parser, add_json, number, whole
 from cgxffcv.bench import charts, links, machine, processes
@@ -50,7 +50,7 @@ def _parser() -> Parser:
     p.add_argument("--bucket-mb", type=number(0.001), default=25, help="DDP's bucket_cap_mb; default 25")
     p.add_argument("--codec", choices=CODECS, default="maxmin", help="ours")
     p.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="ours; auto may go plain")
-    p.add_argument("--error-feedback", action="store_true", help="ours")
+    p.add_argument("--error-feedback", nargs="?", const="float32", default="none", choices=FEEDBACKS, help="ours")
     p.add_argument("--timeout", type=number(1), default=300, metavar="SECONDS", help="of a way; default 300")
     p.add_argument("--budget", type=number(1), metavar="SECONDS", help="of all: ways that are left then are left out")
     add_json(p)

@@ -8,6 +8,7 @@ from typing import Any
 
 from _cgxffcv import ALLREDUCE_ALGORITHMS, CODECS, ROUNDINGS
 
+from cgxffcv.allreduce import feedback_of
 from cgxffcv.costs import Lines
 
 __all__ = ["Compression"]
@@ -29,10 +30,11 @@ class Compression:
     algorithm: str = "auto"  # one_shot, sra, ring, two_level
     codec: str = "maxmin"  # sign, maxmin_spikes, rotated
     rounding: str = "nearest"  # stochastic
-    error_feedback: bool = False
+    error_feedback: bool | str = False  # "int8": what was lost is kept in a quarter of the memory
     layers: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self):
+        object.__setattr__(self, "error_feedback", feedback_of(self.error_feedback))
         for name, names in NAMES.items():
             value = getattr(self, name)
             if value not in names:

@@ -29,7 +29,7 @@ AllreduceHeader allreduce_header(const AllreduceSetup *setup, const AllreduceExt
         .codec = (uint32_t)options->codec,
         .rounding = (uint32_t)options->rounding,
         .half_metadata = options->half_metadata,
-        .feedback = extent->feedback,
+        .feedback = (uint32_t)extent->feedback,
         .slot_bytes = (uint32_t)comm_slot_bytes(setup->comm),
         .threads = (uint32_t)options->threads,
         .number = extent->number,
@@ -56,7 +56,9 @@ static void header_describe(const AllreduceHeader *a, char *text, size_t text_by
              header_name(allreduce_type_name((int)a->type)), a->layers, a->bits, (long long)a->bucket_size,
              header_name(allreduce_algorithm_name((int)a->algorithm)), a->codec, a->rounding,
              (unsigned long long)a->seed, a->threads, a->half_metadata != 0 ? ", 16-bit metadata" : "",
-             a->feedback != 0 ? ", error feedback" : "");
+             a->feedback == ALLREDUCE_NO_FEEDBACK   ? ""
+             : a->feedback == ALLREDUCE_FEEDBACK_I8 ? ", error feedback in 8 bits"
+                                                    : ", error feedback");
 }
 
 static void describe_layer(const AllreduceSetup *setup, const WireMap *map, int64_t index,

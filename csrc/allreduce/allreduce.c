@@ -189,11 +189,27 @@ static bool keeps_residual(const Allreduce *allreduce, const AllreduceExtent *ex
 
 bool allreduce_feeds_back(const Allreduce *allreduce) { return keeps_residual(allreduce, allreduce->last); }
 
-Status allreduce_residual(Allreduce *allreduce, float **out, int64_t *elems) {
-    *elems = allreduce->last->elems;
-    *out = NULL;
-    if (!keeps_residual(allreduce, allreduce->last)) return STATUS_OK;
-    return allreduce->engine->residual(allreduce->state, out);
+int64_t allreduce_residual_elems(const Allreduce *allreduce) {
+    return allreduce_feeds_back(allreduce) ? allreduce->last->elems : 0;
+}
+
+float *allreduce_residual_at(const Allreduce *allreduce) {
+    return allreduce_feeds_back(allreduce) ? allreduce->engine->residual(allreduce->state) : NULL;
+}
+
+Status allreduce_residual_copy(const Allreduce *allreduce, float *to) {
+    if (!allreduce_feeds_back(allreduce)) return STATUS_OK;
+    return allreduce->engine->read(allreduce->state, to, allreduce->last->elems);
+}
+
+/* Of a run, none ever is anything else. */
+static Status check_finite(const float *residual, int64_t elems) {
+    for (int64_t i = 0; i < elems; i++) {
+        if (__builtin_isfinite(residual[i])) continue;
+        FAIL(STATUS_ARGUMENT, "element %lld of the residual is %g: no run leaves that", (long long)i,
+             (double)residual[i]);
+    }
+    return STATUS_OK;
 }
 
 Status allreduce_restore(Allreduce *allreduce, const float *residual, int64_t elems) {
@@ -201,6 +217,7 @@ Status allreduce_restore(Allreduce *allreduce, const float *residual, int64_t el
     if (!keeps_residual(allreduce, extent)) {
         FAIL(STATUS_ARGUMENT, "this training keeps no residual of %lld elements", (long long)elems);
     }
+    TRY(check_finite(residual, elems));
     TRY(allreduce->engine->restore(allreduce->state, residual, elems));
     allreduce->last = extent;
     return STATUS_OK;

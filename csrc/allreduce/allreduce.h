@@ -53,6 +53,14 @@ typedef enum AllreduceAlgorithm {
 
 #define ALLREDUCE_UNCOMPRESSED 32 /* `bits` of what is not quantised */
 
+/* What quantisation has lost is added at the next run, and kept until then: */
+typedef enum AllreduceFeedback {
+    ALLREDUCE_NO_FEEDBACK = 0,  /* not at all */
+    ALLREDUCE_FEEDBACK_F32 = 1, /* in float32 */
+    ALLREDUCE_FEEDBACK_I8 = 2,  /* in 8 bits, with an exponent for each bucket (quant/residual.h) */
+    ALLREDUCE_FEEDBACKS
+} AllreduceFeedback;
+
 /* One layer of the flat buffer; layers follow each other without gaps. */
 typedef struct AllreduceLayer {
     const char *name;    /* equal on all ranks; borrowed for the call that takes it; may be NULL */
@@ -87,10 +95,10 @@ typedef struct AllreduceOptions {
     QuantScale scale;   /* AUTO with QUANT_ROTATED: MSE with error feedback, else UNBIASED */
     AllreduceAlgorithm algorithm;
     const AllreduceCosts *costs; /* for AUTO; NULL: a rule by size and topology. Borrowed for the call */
-    bool error_feedback;         /* what quantisation lost is kept in float32 and added at the next run */
-    uint64_t seed;               /* of stochastic rounding; equal on all ranks */
-    int threads;                 /* that quantise; >= 1 */
-    double timeout_s;            /* of a run; <= 0: the communicator's */
+    AllreduceFeedback error_feedback;
+    uint64_t seed;    /* of stochastic rounding; equal on all ranks */
+    int threads;      /* that quantise; >= 1 */
+    double timeout_s; /* of a run; <= 0: the communicator's */
 } AllreduceOptions;
 
 /* The flat buffer. */
@@ -170,11 +178,16 @@ Status allreduce_set_call(Allreduce *allreduce, uint32_t call); /* not while run
 /* Whether there is a residual of the extent that ran last. */
 bool allreduce_feeds_back(const Allreduce *allreduce);
 
-/* The residual of error feedback (this rank's own) of the extent that ran last, float32; NULL without. Borrowed until
- * allreduce_destroy. Of runs on a GPU it is a copy, as it stands when this is called: not while one is under way. */
-Status allreduce_residual(Allreduce *allreduce, float **out, int64_t *elems);
+/* The residual of error feedback (this rank's own) of the extent that ran last, in float32 whatever it is kept in: its
+ * elements, 0 without; where it lies so in host memory, borrowed until allreduce_destroy, else NULL; a copy of it, as
+ * it stands when this is called, not while a run on a GPU is under way. */
+int64_t allreduce_residual_elems(const Allreduce *allreduce);
+float *allreduce_residual_at(const Allreduce *allreduce);
+Status allreduce_residual_copy(const Allreduce *allreduce, float *to);
 
-/* Takes up a residual that another gave, perhaps over a shorter extent. */
+/* Takes up a residual that another gave, perhaps over a shorter extent; in 8 bits it is rounded to what they hold,
+ * which leaves one that comes from 8 bits of the same buckets as it is. ARGUMENT if one of its numbers is not finite.
+ */
 Status allreduce_restore(Allreduce *allreduce, const float *residual, int64_t elems);
 
 /* ---- runs whose bytes the caller moves ----
@@ -244,10 +257,12 @@ typedef struct AllreduceCall {
  * Collective. */
 Status allreduce_compare_calls(Comm *comm, const char *text, double timeout_s, AllreduceCall *call);
 
-/* "float32", "sum", "sra" and so on, for messages and for the Python surface; NULL if there is no such number. */
+/* "float32", "sum", "sra", "int8" and so on, for messages and for the Python surface; NULL if there is no such number.
+ */
 const char *allreduce_type_name(int type);
 const char *allreduce_op_name(int op);
 const char *allreduce_algorithm_name(int algorithm);
+const char *allreduce_feedback_name(int feedback);
 size_t allreduce_type_bytes(AllreduceType type);
 
 /* Fails with TRANSPORT on every rank if `bytes` of `data` are not the same on all of them (compares XXH64 sums).

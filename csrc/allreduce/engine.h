@@ -16,10 +16,10 @@ typedef struct AllreduceExtent {
     int64_t elems;
     WireMap *map; /* owned */
     AllreduceAlgorithm algorithm;
-    char reason[160];     /* why it was chosen */
-    bool feedback;        /* error feedback, and something is quantised */
-    uint32_t number;      /* among the extents made on this communicator that are like it */
-    AllreduceBytes bytes; /* that the algorithm sends */
+    char reason[160];           /* why it was chosen */
+    AllreduceFeedback feedback; /* none where nothing is quantised */
+    uint32_t number;            /* among the extents made on this communicator that are like it */
+    AllreduceBytes bytes;       /* that the algorithm sends */
 } AllreduceExtent;
 
 /* The way between the ranks, as far as a rule asks for it. */
@@ -81,9 +81,10 @@ typedef struct AllreduceEngine {
     Status (*wait)(void *state, DeviceStream *stream, DeviceEvent *event);
     /* With `counts`: the number of the next run, in run->call, too; waits for runs that are under way. */
     Status (*set_call)(void *state, uint32_t call);
-    /* NULL, or: error feedback's, of the longest extent, in host memory of the engine's (of a GPU's a copy); NULL
-     * without. Not while runs are under way; nor is `restore`, whose residual may be shorter. */
-    Status (*residual)(void *state, float **out);
+    /* NULL, or error feedback's, of allreduce_fed_extent: where it lies as float32 in host memory, NULL if it does not;
+     * copies of its first elements to and from the engine. Not while runs are under way. */
+    float *(*residual)(const void *state);
+    Status (*read)(const void *state, float *residual, int64_t elems);
     Status (*restore)(void *state, const float *residual, int64_t elems);
     /* NULL, or: what a run sends, where that is not what the extent says. */
     AllreduceBytes (*bytes)(const void *state, const AllreduceExtent *extent);
@@ -112,6 +113,10 @@ Status allreduce_settle(AllreduceSetup *setup, AllreduceLink link);
 
 /* NULL where no run has so many elements. */
 const AllreduceExtent *allreduce_find_extent(const AllreduceSetup *setup, int64_t elems);
+
+/* The longest with error feedback, whose residual is the others', too: their layers are its first ones. NULL without.
+ */
+const AllreduceExtent *allreduce_fed_extent(const AllreduceSetup *setup);
 
 /* ---- agree.c ---- */
 

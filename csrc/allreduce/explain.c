@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "allreduce/engine.h"
+#include "allreduce/residual.h"
 
 /* A text that grows to its limit and goes on counting. */
 typedef struct Text {
@@ -54,6 +55,15 @@ static void add_layers(Text *text, const AllreduceSetup *setup) {
     add_special_layers(text, setup);
 }
 
+/* The memory that error feedback takes. */
+static void add_residual(Text *text, const AllreduceSetup *setup) {
+    const AllreduceExtent *extent = allreduce_fed_extent(setup);
+    if (extent == NULL) return;
+    size_t whole = (size_t)extent->elems * sizeof(float);
+    size_t bytes = extent->feedback == ALLREDUCE_FEEDBACK_I8 ? allreduce_residual_bytes(extent->map) : whole;
+    explain_add(text, "residual: %s, %zu bytes\n", allreduce_feedback_name((int)extent->feedback), bytes);
+}
+
 static void add_topology(Text *text, const Comm *comm) {
     int shared = 0;
     for (int r = 0; r < comm_size(comm); r++) shared += comm_shares_memory(comm, r);
@@ -92,6 +102,7 @@ size_t allreduce_describe(const AllreduceSetup *setup, char *out, size_t bytes) 
     }
     add_topology(&text, setup->comm);
     add_layers(&text, setup);
+    add_residual(&text, setup);
     explain_add(&text, "sent by this rank: %llu bytes, %llu without quantisation; at most %u in a slice\n",
                 (unsigned long long)extent->bytes.wire, (unsigned long long)extent->bytes.plain,
                 extent->map->max_slice_bytes);

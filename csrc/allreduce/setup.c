@@ -22,6 +22,9 @@ static Status check_options(const AllreduceOptions *o) {
     if ((unsigned)o->algorithm >= ALLREDUCE_ALGORITHMS) {
         FAIL(STATUS_ARGUMENT, "no algorithm has the number %d", (int)o->algorithm);
     }
+    if ((unsigned)o->error_feedback >= ALLREDUCE_FEEDBACKS) {
+        FAIL(STATUS_ARGUMENT, "no error feedback has the number %d", (int)o->error_feedback);
+    }
     if (o->bits != ALLREDUCE_UNCOMPRESSED && (o->bits < 1 || o->bits > QUANTIZE_MAX_BITS)) {
         FAIL(STATUS_ARGUMENT, "bits must be between 1 and %d, or %d for no quantisation, not %d", QUANTIZE_MAX_BITS,
              ALLREDUCE_UNCOMPRESSED, o->bits);
@@ -76,6 +79,15 @@ const AllreduceExtent *allreduce_find_extent(const AllreduceSetup *setup, int64_
     return NULL;
 }
 
+const AllreduceExtent *allreduce_fed_extent(const AllreduceSetup *setup) {
+    const AllreduceExtent *longest = NULL;
+    for (int i = 0; i < setup->extent_count; i++) {
+        const AllreduceExtent *extent = &setup->extents[i];
+        if (extent->feedback && (longest == NULL || extent->elems > longest->elems)) longest = extent;
+    }
+    return longest;
+}
+
 /* The table under the algorithm that was chosen: "exact" turns every layer into one that travels as it is. */
 static Status make_map(const AllreduceSetup *setup, AllreduceExtent *extent, int layer_count) {
     Status status = STATUS_OK;
@@ -97,7 +109,7 @@ static Status add_extent(AllreduceSetup *setup, int layer_count) {
     AllreduceExtent *extent = &setup->extents[setup->extent_count++];
     TRY(make_map(setup, extent, layer_count));
     extent->elems = extent->map->elems;
-    extent->feedback = setup->options.error_feedback && extent->map->any_quantized;
+    extent->feedback = extent->map->any_quantized ? setup->options.error_feedback : ALLREDUCE_NO_FEEDBACK;
     TRY(allreduce_count_bytes(setup, extent));
     return allreduce_number(setup, extent);
 }

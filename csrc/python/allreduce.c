@@ -61,6 +61,15 @@ static int parse_costs(PyObject *object, void *out) {
     return given < 0 ? -1 : 0;
 }
 
+int py_allreduce_parse_feedback(PyObject *value, void *out) {
+    AllreduceFeedback *feedback = out;
+    int number = PyBool_Check(value) ? (value == Py_True ? ALLREDUCE_FEEDBACK_F32 : ALLREDUCE_NO_FEEDBACK)
+                                     : py_spec_name(value, "error_feedback", allreduce_feedback_name);
+    if (number < 0) return -1;
+    *feedback = (AllreduceFeedback)number;
+    return 0;
+}
+
 #define OPTION(member) SPEC_KEY(AllreduceSettings, options.member, #member)
 #define CHOICE(member, names) SPEC_ENUM_KEY(AllreduceSettings, options.member, #member, names)
 
@@ -69,7 +78,8 @@ static const SpecTable settings_table = {
     {SPEC_ENUM_KEY(AllreduceSettings, options.type, "dtype", allreduce_type_name), CHOICE(op, allreduce_op_name),
      OPTION(bits), OPTION(bucket_size), OPTION(layer_min_size), CHOICE(codec, quantize_codec_name),
      CHOICE(rounding, quantize_rounding_name), OPTION(half_metadata), OPTION(spikes),
-     CHOICE(scale, quantize_scale_name), CHOICE(algorithm, allreduce_algorithm_name), OPTION(error_feedback),
+     CHOICE(scale, quantize_scale_name), CHOICE(algorithm, allreduce_algorithm_name),
+     SPEC_PARSE_KEY(AllreduceSettings, options.error_feedback, "error_feedback", py_allreduce_parse_feedback),
      OPTION(seed), OPTION(threads), SPEC_KEY(AllreduceSettings, options.timeout_s, "timeout"),
      SPEC_WHOLE("costs", parse_costs)}};
 
@@ -340,15 +350,32 @@ static int set_call(PyObject *self, PyObject *value, void *unused) {
     return -1;
 }
 
+/* A new array. */
+static PyObject *copy_residual(AllreduceObject *self, int64_t elems) {
+    PyObject *copy = py_array_new(ARRAY_F32, 1, &elems);
+    PyTensorVisit visit;
+    Status status;
+    if (copy == NULL) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    status = py_tensor_visit(self->device, &visit);
+    if (status == STATUS_OK) {
+        status = allreduce_residual_copy(self->allreduce, py_array_data(copy));
+        py_tensor_leave(&visit);
+    }
+    Py_END_ALLOW_THREADS;
+    if (status == STATUS_OK) return copy;
+    Py_DECREF(copy);
+    return py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
+}
+
 static PyObject *get_residual(PyObject *self, void *unused) {
     (void)unused;
-    int64_t elems;
-    Allreduce *allreduce = allreduce_of(self);
+    const Allreduce *allreduce = allreduce_of(self);
     if (allreduce == NULL) return NULL;
-    float *residual;
-    Status status = allreduce_residual(allreduce, &residual, &elems);
-    if (status != STATUS_OK) return py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
-    if (residual == NULL) Py_RETURN_NONE;
+    if (!allreduce_feeds_back(allreduce)) Py_RETURN_NONE;
+    int64_t elems = allreduce_residual_elems(allreduce);
+    float *residual = allreduce_residual_at(allreduce);
+    if (residual == NULL) return copy_residual((AllreduceObject *)self, elems);
     return py_array_wrap(ARRAY_F32, 1, &elems, NULL, residual, self, true);
 }
 
@@ -387,7 +414,8 @@ static PyGetSetDef plan_getset[] = {
     {"call", get_call, set_call, "The number of the next run, which keys stochastic rounding.", NULL},
     {"feeds_back", get_feeds_back, NULL, "Whether there is a residual.", NULL},
     {"residual", get_residual, NULL,
-     "The residual of error feedback, float32, a view, or of a GPU's a copy; None without.", NULL},
+     "The residual of error feedback, float32: a view; of a GPU's, and of one kept in 8 bits, a copy. None without.",
+     NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

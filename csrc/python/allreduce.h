@@ -34,6 +34,9 @@ typedef struct AllreduceSettings {
  * with an exception set. */
 int py_allreduce_parse_costs(PyObject *object, AllreduceCosts *out);
 
+/* True for float32, False, or a name: for a table of options. */
+int py_allreduce_parse_feedback(PyObject *value, void *out);
+
 /* From keyword arguments, all of them; *out starts with allreduce_defaults and stays where it is. 0, or -1 with an
  * exception set. */
 int py_allreduce_parse(PyObject *kwargs, AllreduceSettings *out);

@@ -12,6 +12,7 @@ static const struct {
 } lists[] = {
     {"ALLREDUCE_ALGORITHMS", allreduce_algorithm_name},
     {"ALLREDUCE_DTYPES", allreduce_type_name},
+    {"ALLREDUCE_FEEDBACKS", allreduce_feedback_name},
     {"ALLREDUCE_OPS", allreduce_op_name},
     {"CODECS", quantize_codec_name},
     {"QUANTIZED_DTYPES", quantize_type_name},

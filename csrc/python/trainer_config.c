@@ -108,8 +108,9 @@ static int parse_costs(PyObject *object, void *out) {
 static const SpecTable reduction_table = {
     "reduction",
     {OPTION(bits), OPTION(bucket_size), OPTION(layer_min_size), CHOICE(algorithm, allreduce_algorithm_name),
-     CHOICE(codec, quantize_codec_name), CHOICE(rounding, quantize_rounding_name), OPTION(error_feedback), OPTION(seed),
-     OPTION(threads), SPEC_WHOLE("layers", parse_layer_bits), SPEC_WHOLE("costs", parse_costs)}};
+     CHOICE(codec, quantize_codec_name), CHOICE(rounding, quantize_rounding_name),
+     SPEC_PARSE_KEY(TrainerReduction, options.error_feedback, "error_feedback", py_allreduce_parse_feedback),
+     OPTION(seed), OPTION(threads), SPEC_WHOLE("layers", parse_layer_bits), SPEC_WHOLE("costs", parse_costs)}};
 
 int py_trainer_parse_reduction(PyObject *dict, TrainerReduction *out) {
     out->options = allreduce_defaults();

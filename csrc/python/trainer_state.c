@@ -22,16 +22,6 @@ static int find_buffer(TrainerObject *self, const char *name, Buffer *out) {
         *out = (Buffer){nn_model_statistic_data(self->model), nn_model_statistic_elems(self->model), true};
         return 0;
     }
-    if (strcmp(name, "residual") == 0) {
-        int64_t elems = 0;
-        Status status = self->allreduce == NULL ? STATUS_OK : allreduce_residual(self->allreduce, &out->data, &elems);
-        if (status != STATUS_OK) {
-            py_trainer_raise(self, status);
-            return -1;
-        }
-        out->elems = (size_t)elems;
-        return 0;
-    }
     for (int i = 0; i < TRAINER_BUFFERS; i++) {
         if (strcmp(name, own[i]) != 0) continue;
         out->data = trainer_buffer(self->trainer, (TrainerBuffer)i, &out->elems);
@@ -60,24 +50,46 @@ static PyObject *copy_of(TrainerObject *self, const Buffer *buffer) {
     return py_trainer_raise(self, status);
 }
 
+/* What error feedback keeps, which is the allreduce's; None without. */
+static PyObject *copy_of_residual(TrainerObject *self) {
+    const int64_t elems = self->allreduce == NULL ? 0 : allreduce_residual_elems(self->allreduce);
+    if (self->allreduce == NULL || !allreduce_feeds_back(self->allreduce)) Py_RETURN_NONE;
+    PyObject *out = py_array_new(ARRAY_F32, 1, &elems);
+    if (out == NULL) return NULL;
+    Status status = allreduce_residual_copy(self->allreduce, py_array_data(out));
+    if (status == STATUS_OK) return out;
+    Py_DECREF(out);
+    return py_trainer_raise(self, status);
+}
+
 PyObject *py_trainer_read(TrainerObject *self, PyObject *name_in) {
     Buffer buffer;
     const char *name = PyUnicode_AsUTF8(name_in);
     if (name == NULL || py_trainer_enter(self) < 0) return NULL;
     PyObject *out = NULL;
-    if (find_buffer(self, name, &buffer) == 0) out = buffer.data == NULL ? Py_NewRef(Py_None) : copy_of(self, &buffer);
+    if (strcmp(name, "residual") == 0) {
+        out = copy_of_residual(self);
+    } else if (find_buffer(self, name, &buffer) == 0) {
+        out = buffer.data == NULL ? Py_NewRef(Py_None) : copy_of(self, &buffer);
+    }
     py_trainer_leave(self);
     return out;
+}
+
+static PyObject *fill_residual(TrainerObject *self, const ArrayView *view) {
+    if (self->allreduce == NULL) {
+        PyErr_SetString(PyExc_ValueError, "residual: this training keeps none");
+        return NULL;
+    }
+    Status status = allreduce_restore(self->allreduce, view->data, view->elems);
+    return status == STATUS_OK ? Py_NewRef(Py_None) : py_trainer_raise(self, status);
 }
 
 static PyObject *state_fill(TrainerObject *self, const char *name, const ArrayView *view) {
     Buffer buffer;
     Status status = STATUS_OK;
+    if (strcmp(name, "residual") == 0) return fill_residual(self, view);
     if (find_buffer(self, name, &buffer) < 0) return NULL;
-    if (self->allreduce != NULL && strcmp(name, "residual") == 0) {
-        status = allreduce_restore(self->allreduce, view->data, view->elems);
-        return status == STATUS_OK ? Py_NewRef(Py_None) : py_trainer_raise(self, status);
-    }
     if (buffer.data == NULL || (size_t)view->elems != buffer.elems) {
         return PyErr_Format(PyExc_ValueError, "%s has %zu elements in this training, not %lld", name, buffer.elems,
                             (long long)view->elems);

@@ -39,6 +39,7 @@ def test_one_shot(tmp_path):
         {"algorithm": "one_shot", "codec": "rotated", "bits": 2, "error_feedback": True, "seed": 9},
         {"algorithm": "one_shot", "codec": "rotated", "bucket_size": 2048, "dtype": "bfloat16"},
     ]
+    ways += [way | {"error_feedback": "int8"} for way in ways]
     assert match(tmp_path, 2, ways)["kinds"] == [PEER]
 
 
@@ -53,6 +54,7 @@ def test_scatter_reduce(tmp_path):
         {"algorithm": "sra", "codec": "rotated", "bits": 1, "bucket_size": 1024, "average": False},
         {"algorithm": "sra", "codec": "rotated", "bucket_size": 4096, "error_feedback": True, "dtype": "float16"},
     ]
+    ways += [way | {"error_feedback": "int8"} for way in ways]
     assert match(tmp_path, 3, ways)["kinds"] == [PEER]
 
 
@@ -64,6 +66,7 @@ def test_whole_pieces(tmp_path, algorithm, ranks):
     ways = [{"algorithm": algorithm, "bits": bits, "bucket_size": bucket} for bits, bucket in shapes]
     ways += [way | {"error_feedback": True, "average": False} for way in ways[2:4]]
     ways += [ways[0] | {"dtype": "float16"}, ways[4] | {"dtype": "bfloat16", "error_feedback": True}]
+    ways += [way | {"error_feedback": "int8"} for way in ways]
     assert match(tmp_path, ranks, ways)["kinds"] == [PEER]
 
 
@@ -76,7 +79,8 @@ def test_several_rounds(tmp_path, algorithm, ranks, bits, streams):
     way = {"algorithm": algorithm, "error_feedback": True, "rounding": "stochastic", "bits": bits}
     small = {"CGXFFCV_COMM_WINDOW_KIB": 8, "CGXFFCV_P2P": 0, "CGXFFCV_EMULATED_STREAMS": streams}
     quick = way | {"rounding": "nearest", "bucket_size": 512}
-    found = match(tmp_path, ranks, [way, quick, way], ranks // 2, **small)
+    eight = {"error_feedback": "int8"}
+    found = match(tmp_path, ranks, [way, quick, way | eight, quick | eight, way], ranks // 2, **small)
     assert found["kinds"] == [STAGED] and not found["rounds"].endswith("in 1 round")
 
 

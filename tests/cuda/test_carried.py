@@ -69,7 +69,7 @@ def run(ranks, buffers):
 
 
 @pytest.mark.parametrize(("size", "algorithm"), [(2, "one_shot"), (3, "sra")])
-@pytest.mark.parametrize(("dtype", "feedback"), [("float32", True), ("bfloat16", False)])
+@pytest.mark.parametrize(("dtype", "feedback"), [("float32", True), ("bfloat16", False), ("float32", "int8")])
 def test_carried_sums_are_the_models(size, algorithm, dtype, feedback):
     options = {"algorithm": algorithm, "dtype": dtype, "error_feedback": feedback}
     ranks = [Rank(rank, size, rounding="stochastic", seed=4, **options) for rank in range(size)]

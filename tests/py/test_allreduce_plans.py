@@ -139,6 +139,7 @@ def test_explain_and_automatic_choice():
         {"dtype": "float16"},
         {"call": 1},
         {"error_feedback": True},
+        {"error_feedback": "int8"},
         {"threads": 2},
         {"dtype": "float16", "half_metadata": True},
         {"layers": [(32, 128)]},
@@ -289,7 +290,8 @@ def test_replicas_that_differ_are_seen():
         ({"timeout": float("nan")}, ValueError, "timeout must be"),
         ({"timeout": "x"}, TypeError, "timeout must be a number of seconds above 0, or None, not 'x'"),
         ({"average": "no"}, TypeError, "average must be True or False, not 'no'"),
-        ({"error_feedback": 1}, TypeError, "error_feedback must be True or False, not 1"),
+        ({"error_feedback": 1}, TypeError, "error_feedback must be True, False or one of none, float32, int8, not 1"),
+        ({"error_feedback": "int4"}, ValueError, "error_feedback must be True, False or one of"),
         ({"device": "cuda"}, TypeError, "device must be a whole number"),
     ],
     ids=str,
@@ -339,6 +341,60 @@ def test_a_residual_goes_on_in_another_plan():
             exact.restore(np.zeros(4096, F))
 
     all_good(run_ranks(2, work))
+
+
+def test_a_residual_of_8_bits_goes_on_in_another_plan():
+    """In float32 it goes from plan to plan, of all layers or some of them, and becomes the same bytes again; a residual
+    of float32 is rounded."""
+    layers = [("a", (50, 60)), ("bias", (70,)), ("b", (33, 40)), ("c", (80, 90))]
+    options = {"bits": 2, "bucket_size": {"default": 512, "b": 100}, "algorithm": "sra"}
+
+    def work(world, rank):
+        def plan(layers, feedback="int8"):
+            return ar.AllreducePlan(world, layers, error_feedback=feedback, **options)
+
+        one, other, whole = plan(layers), plan(layers), plan(layers, True)
+        x = np.random.default_rng(rank).standard_normal(one.elems).astype(F)
+        for _ in range(2):
+            one.run(x.copy())
+        whole.run(x.copy())
+        kept = one.residual
+        assert one.feeds_back and np.abs(kept).max() > 0 and kept is not one.residual
+        other.restore(kept)
+        other.call = one.call
+        assert other.residual.tobytes() == kept.tobytes()
+        assert one.run(x.copy()).tobytes() == other.run(x.copy()).tobytes()
+        assert one.residual.tobytes() == other.residual.tobytes()
+
+        part = plan(layers[2:])
+        part.restore(kept[3070:])
+        assert part.residual.tobytes() == kept[3070:].tobytes()
+        other.restore(whole.residual)
+        off = np.abs(other.residual - whole.residual)
+        assert 0 < off.max() <= np.abs(whole.residual).max() / 127
+        assert (other.residual[3000:3070] == 0).all()
+        for wrong, words in (
+            (kept[1:], "elements, not"),
+            (kept.astype(float), "float32"),
+            (kept + F(np.inf), "element 0 of"),
+        ):
+            with pytest.raises((ValueError, TypeError), match=words):
+                other.restore(wrong)
+
+    all_good(run_ranks(2, work))
+
+
+def test_the_memory_of_residuals_is_told():
+    """A byte for each element, and one for each bucket."""
+
+    def work(world, rank):
+        plans = [
+            ar.AllreducePlan(world, [5000, (500,)], algorithm="sra", error_feedback=f) for f in (False, True, "int8")
+        ]
+        return ["".join(line for line in p.explain().splitlines() if line.startswith("residual")) for p in plans]
+
+    expected = ["", "residual: float32, 22000 bytes", "residual: int8, 5506 bytes"]
+    assert all_good(run_ranks(2, work)) == [expected] * 2
 
 
 def test_long_ring_is_warned_about():

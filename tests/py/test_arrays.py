@@ -288,7 +288,12 @@ REFUSED = [
     (lambda: np.ones(3, F), {"timeout": True}, TypeError, "timeout must be .* not True"),
     (lambda: np.ones(3, F), {"timeout": -1}, ValueError, "timeout must be .* not -1"),
     (lambda: np.ones(3, F), {"op": None}, ValueError, "op must be one of sum, average, min, max, prod, not None"),
-    (lambda: np.ones(3, F), {"error_feedback": "no", "key": "k"}, TypeError, "error_feedback must be True or False"),
+    (
+        lambda: np.ones(3, F),
+        {"error_feedback": "no", "key": "k"},
+        ValueError,
+        "error_feedback must be True, False or one",
+    ),
     (lambda: np.ones(3, F), {"half_metadata": 1}, TypeError, "half_metadata must be True or False, not 1"),
     (lambda: np.ones(3, F), {"in_place": "no"}, TypeError, "in_place must be True or False, not 'no'"),
     (lambda: np.ones(3, np.int16), {"dtype": "float32"}, TypeError, "float32"),

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from _cgxffcv import ALLREDUCE_ALGORITHMS
+from _cgxffcv import ALLREDUCE_ALGORITHMS, ALLREDUCE_FEEDBACKS
 
 from cgxffcv import recipes
 from cgxffcv.app import config, config_file, session
@@ -42,6 +42,8 @@ def test_algorithms_that_are_read_without_the_core_are_the_cores():
         if name != "exact":  # that is what 32 bits say
             assert load(f"--compression.algorithm={name}").compression.algorithm == name
     assert len(problems("--compression.algorithm=exact")) == 1
+    for name in ALLREDUCE_FEEDBACKS:
+        assert load(f"--compression.error_feedback={name}").compression.error_feedback == name
 
 
 def test_defaults():

@@ -222,6 +222,34 @@ def test_another_compression_goes_on_and_is_told(files, tmp_path):
     assert "and now 1" in ranks(1, go_on, four)[0][0] and len(ranks(1, go_on, four)[0]) == 1
 
 
+@pytest.mark.parametrize("feedback", (True, "int8"))
+def test_what_error_feedback_owes_goes_on_bit_for_bit(files, tmp_path, feedback):
+    SMALL["shared"] = MUON.replace(epochs=1)
+    compression = {"bits": 2, "bucket_size": 64, "algorithm": "sra", "error_feedback": feedback}
+
+    def left(trainer):
+        finish(trainer)
+        return [trainer._core.read(name).tobytes() for name in ("parameters", "residual")]
+
+    def stop(trainer):
+        steps = trainer.run_epoch()
+        next(steps), next(steps)
+        steps.close()
+        trainer.save(tmp_path / "a")
+
+    def go_on(trainer):
+        assert trainer.resume(tmp_path / "a") == []
+        return left(trainer)
+
+    def ranks(work):
+        options = {"threads": 1, "compression": compression}
+        return all_good(run_ranks(2, lambda c, r: with_it(trainer_of(files, "shared", comm=c, **options), work)))
+
+    whole = ranks(left)
+    ranks(stop)
+    assert ranks(go_on) == whole and any(whole[0][1])
+
+
 def test_what_error_feedback_owes_is_shared_out_again():
     """The sum over ranks stays where gradients are summed, the mean where they are averaged."""
     owed = np.random.default_rng(0).normal(size=(3, 50)).astype(np.float32)

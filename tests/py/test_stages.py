@@ -75,9 +75,9 @@ def run(plans, nodes, buffers, algorithm):
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("feedback", [False, True])
+@pytest.mark.parametrize("feedback", [False, True, "int8"])
 def test_stages_give_the_models_bytes(nodes, algorithm, codec, dtype, feedback):
-    feedback = feedback and algorithm != "exact"
+    feedback = feedback if algorithm != "exact" else False
     rounding = "nearest" if codec == "rotated" else "stochastic"
     common = {"dtype": dtype, "codec": codec, "rounding": rounding}
     _, plans = make(nodes, algorithm=algorithm, error_feedback=feedback, seed=9, **common)

@@ -52,10 +52,11 @@ def test_it_learns_and_repeats_itself(files, name):
         assert finish(other)[1][-1].replica_hash != epochs[-1].replica_hash
 
 
-def test_what_error_feedback_owes_is_kept_when_blocks_freeze(files):
+@pytest.mark.parametrize("feedback", (True, "int8"))
+def test_what_error_feedback_owes_is_kept_when_blocks_freeze(files, feedback):
     """The first step with a frozen block still pays what the layers that go on owe from the steps before."""
     SMALL["freezing"] = MUON.replace(whiten_bias_epochs=0.4, epochs=1, batch_size=48)  # 2 steps with, 3 without it
-    compression = {"bits": 2, "bucket_size": 64, "layer_min_size": 0, "error_feedback": True}
+    compression = {"bits": 2, "bucket_size": 64, "layer_min_size": 0, "error_feedback": feedback}
 
     def parameters(forgets):
         def work(trainer):

@@ -40,7 +40,7 @@ class Case:
     op: str = "average"
     algorithm: str = "sra"
     nodes: int = 1
-    feedback: bool = False
+    feedback: bool | str = False  # "int8": the residual is kept in 8 bits
     seed: int = 0
     call: int = 0
     residual: list = field(default_factory=list)  # of each rank, in and out
@@ -105,6 +105,18 @@ def narrow(x, dtype):
     return model.from_float32(x, dtype) if dtype in ("float32", "float16", "bfloat16") else x
 
 
+def in_8_bits(lost, bucket):
+    """What is left of a residual of whole buckets once it has been kept in 8 bits."""
+    kept = np.empty_like(lost)
+    for first in range(0, lost.size, bucket):
+        part = lost[first : first + bucket].astype(np.float64)
+        greatest, power = np.abs(part).max(), -126
+        while 127 * 2.0**power < greatest and power < 121:
+            power += 1
+        kept[first : first + bucket] = np.clip(np.rint(part / 2.0**power), -127, 127) * 2.0**power + 0.0
+    return kept
+
+
 class Simulation:
     def __init__(self, case, buffers):
         self.case, self.size = case, len(buffers)
@@ -163,7 +175,10 @@ class Simulation:
         if self.case.feedback:
             with np.errstate(invalid="ignore"):
                 lost = self.leave(values - decoded, piece) / F(self.scale)
-            self.case.residual[rank][piece.elems] = np.where(np.isfinite(lost), lost, F(0))
+            lost = np.where(np.isfinite(lost), lost, F(0))
+            if self.case.feedback == "int8":
+                lost = in_8_bits(lost, piece.layer.bucket)
+            self.case.residual[rank][piece.elems] = lost
         return decoded
 
     def finish(self, values, piece):

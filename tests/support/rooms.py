@@ -34,6 +34,7 @@ SEAMS = {
         "quantize.h",
         "device.h",
         "formula.h",
+        "residual.h",
         "cuda/warp.cuh",
         "cuda/bucket.cuh",
         "cuda/quads.cuh",

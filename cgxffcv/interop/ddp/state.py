@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
-from cgxffcv.allreduce import ALGORITHMS, CODECS, ROUNDINGS, UNCOMPRESSED, check_switch
+from cgxffcv.allreduce import ALGORITHMS, CODECS, ROUNDINGS, UNCOMPRESSED, feedback_of
 from cgxffcv.comm import Comm, CommError
 from cgxffcv.interop.ddp import rendezvous, settings
 from cgxffcv.interop.ddp.backend import refuse_cgx_backend
@@ -46,9 +46,9 @@ class CGXState:
     name counts before a pattern, a later pattern before an earlier one; a pattern leaves layers exact that are so by
     the rules above. What is not given is taken from CGX's environment variables, else it is 32 bits, 1024 and 1024.
 
-    error_feedback: what quantisation lost is added at the next step. codec, rounding, algorithm, seed, threads: those
-    of `cgxffcv.allreduce.AllreducePlan`. timeout: seconds that any wait for other ranks may take; else
-    CGXFFCV_COMM_TIMEOUT, else 300.
+    error_feedback: what quantisation lost is added at the next step; kept in float32 (True) or in 8 bits ("int8").
+    codec, rounding, algorithm, seed, threads: those of `cgxffcv.allreduce.AllreducePlan`. timeout: seconds that any
+    wait for other ranks may take; else CGXFFCV_COMM_TIMEOUT, else 300.
 
     The ranks come together in the first call of the hook. All have the same arguments.
     """
@@ -60,7 +60,7 @@ class CGXState:
         compression_params: Mapping[str, Any] | None = None,
         *,
         model: Any = None,
-        error_feedback: bool = False,
+        error_feedback: bool | str = False,
         codec: str = "maxmin",
         rounding: str = "nearest",
         algorithm: str | None = None,
@@ -77,11 +77,10 @@ class CGXState:
         )
         self._rules = Rules(Names(model), bits, sizes, least)
         self._check_names(model)
-        check_switch("error_feedback", error_feedback)
         self.process_group = process_group
         self.timeout = rendezvous.timeout_of(timeout)
         self.options = {
-            "error_feedback": error_feedback,
+            "error_feedback": feedback_of(error_feedback),
             "codec": _one_of("codec", codec, CODECS),
             "rounding": _one_of("rounding", rounding, ROUNDINGS),
             "algorithm": _one_of("algorithm", algorithm or environment.algorithm, ALGORITHMS),

@@ -93,7 +93,7 @@ static void device_engine_destroy(void *state) {
         allreduce_tiles_destroy(&extent->tiles);
         device_free(extent->on_device);
     }
-    memory_free(engine->residual_copy);
+    device_free(engine->codes.codes);
     device_free(engine->residual);
     device_free(engine->call);
     allreduce_hall_leave(engine->hall);
@@ -142,6 +142,7 @@ static ExchangePlan plan_of(const DeviceEngine *engine, const AllreduceExtent *e
     ExchangePlan plan = {.run = setup->run,
                          .call = engine->call,
                          .residual = extent->feedback ? engine->residual : NULL,
+                         .codes = extent->feedback ? engine->codes : (ResidualCodes){NULL, NULL},
                          .tiles = own->on_device,
                          .ranks = comm_size(setup->comm),
                          .rank = comm_rank(setup->comm),
@@ -215,15 +216,26 @@ static Status make_extent(DeviceEngine *engine, int number, bool *fits) {
     return STATUS_OK;
 }
 
+static Status make_residual(DeviceEngine *engine) {
+    const AllreduceExtent *extent = allreduce_fed_extent(engine->setup);
+    void *block;
+    if (extent == NULL) return STATUS_OK;
+    bool whole = extent->feedback == ALLREDUCE_FEEDBACK_F32;
+    size_t bytes = whole ? (size_t)extent->elems * sizeof *engine->residual : allreduce_residual_bytes(extent->map);
+    TRY(device_alloc(bytes, &block));
+    if (whole) {
+        engine->residual = block;
+    } else {
+        engine->codes = allreduce_residual_codes(extent->map, block);
+    }
+    return device_fill(block, 0, bytes, NULL);
+}
+
 static Status make_extents(DeviceEngine *engine, char *why, bool *fits) {
     const AllreduceSetup *setup = engine->setup;
     TRY(device_alloc(sizeof *engine->call, &engine->call));
     TRY(device_fill(engine->call, 0, sizeof *engine->call, NULL));
-    if (setup->extents[0].feedback) {
-        size_t bytes = (size_t)setup->extents[0].elems * sizeof *engine->residual;
-        TRY(device_alloc(bytes, &engine->residual));
-        TRY(device_fill(engine->residual, 0, bytes, NULL));
-    }
+    TRY(make_residual(engine));
     if (engine->hall == NULL) {
         TRY(allreduce_carried_create(engine, fits));
         engine->extents[0].wire_bytes = *fits ? count_bytes(engine, &engine->extents[0]) : 0;
@@ -323,22 +335,48 @@ static Status device_engine_create(AllreduceSetup *setup, char *why, void **stat
 
 /* ---- the residual ---- */
 
-static Status residual_of(void *state, float **out) {
-    DeviceEngine *engine = state;
-    size_t elems = (size_t)engine->setup->extents[0].elems;
-    *out = NULL;
-    if (engine->residual == NULL) return STATUS_OK;
-    if (engine->residual_copy == NULL) TRY(memory_alloc(elems, sizeof(float), &engine->residual_copy));
-    TRY(device_copy(engine->residual_copy, engine->residual, elems * sizeof(float), NULL));
-    TRY(device_stream_synchronize(NULL));
-    *out = engine->residual_copy;
-    return STATUS_OK;
+static float *residual_at(const void *state) {
+    (void)state;
+    return NULL;
+}
+
+static Status copy_now(void *to, const void *from, size_t bytes) {
+    TRY(device_copy(to, from, bytes, NULL));
+    return device_stream_synchronize(NULL);
+}
+
+/* All codes in host memory; to be freed. */
+static Status fetch_codes(const DeviceEngine *engine, const WireMap *map, ResidualCodes *out) {
+    void *block;
+    size_t bytes = allreduce_residual_bytes(map);
+    TRY(memory_alloc(bytes, 1, &block));
+    *out = allreduce_residual_codes(map, block);
+    return copy_now(block, engine->codes.codes, bytes);
+}
+
+static Status copy_residual(const void *state, float *to, int64_t elems) {
+    const DeviceEngine *engine = state;
+    const WireMap *map = allreduce_fed_extent(engine->setup)->map;
+    ResidualCodes codes = {0};
+    if (engine->residual != NULL) return copy_now(to, engine->residual, (size_t)elems * sizeof *to);
+    Status status = fetch_codes(engine, map, &codes);
+    if (status == STATUS_OK) allreduce_residual_unpack(map, codes, elems, to);
+    memory_free(codes.codes);
+    return status;
 }
 
 static Status restore(void *state, const float *residual, int64_t elems) {
     DeviceEngine *engine = state;
-    TRY(device_copy(engine->residual, residual, (size_t)elems * sizeof(float), NULL));
-    return device_stream_synchronize(NULL);
+    const WireMap *map = allreduce_fed_extent(engine->setup)->map;
+    ResidualCodes codes = {0};
+    if (engine->residual != NULL) return copy_now(engine->residual, residual, (size_t)elems * sizeof *residual);
+    Status status = fetch_codes(engine, map, &codes); /* those behind `elems` stay */
+    if (status == STATUS_OK) {
+        allreduce_residual_pack(map, residual, elems, codes);
+        status = copy_now(engine->codes.codes, codes.codes, allreduce_residual_bytes(map));
+    }
+    memory_free(codes.codes);
+    return status;
 }
 
 /* ---- questions ---- */
@@ -380,7 +418,8 @@ const AllreduceEngine allreduce_device = {.recordable = true,
                                           .put = device_engine_put,
                                           .wait = device_engine_wait,
                                           .set_call = set_call,
-                                          .residual = residual_of,
+                                          .residual = residual_at,
+                                          .read = copy_residual,
                                           .restore = restore,
                                           .bytes = device_engine_bytes_of,
                                           .explain = device_engine_explain,

@@ -128,8 +128,9 @@ static Status exchange_launch_way(ExchangeKernel kernel, const ExchangePlan *pla
         return LAUNCH_AFTER(exchange_reduce_kernel<Way>, exchange_grid(own, BLOCKS_EACH, round->blocks), WARPS * WARP,
                             0, stream, *plan, *round, buffer);
     default:
-        return LAUNCH_AFTER(exchange_gather_kernel<Way>, exchange_grid(all, Way::GATHERERS, round->blocks),
-                            WARPS * WARP, 0, stream, *plan, *round, buffer);
+        return LAUNCH_AFTER(exchange_gather_kernel<typename Way::Gathers>,
+                            exchange_grid(all, Way::GATHERERS, round->blocks), WARPS * WARP, 0, stream, *plan, *round,
+                            buffer);
     }
 }
 

@@ -5,6 +5,7 @@
 
 #include "allreduce/device/tiles.h"
 #include "allreduce/engine.h"
+#include "allreduce/residual.h"
 #include "comm/window.h"
 
 #define EXCHANGE_MAX_RANKS 16
@@ -39,7 +40,8 @@ typedef struct ExchangePlan {
     CommWindowPost post;
     AllreduceRun *run; /* the host's copy of *call */
     uint32_t *call;
-    float *residual; /* NULL: no error feedback */
+    float *residual;     /* NULL: no error feedback, or in 8 bits: */
+    ResidualCodes codes; /* likewise */
     const DeviceTile *tiles;
     int32_t ranks, rank;
     bool one_shot, stochastic, half_metadata;

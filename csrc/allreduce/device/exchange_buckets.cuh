@@ -4,7 +4,7 @@
 #ifndef CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_BUCKETS_CUH
 #define CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_BUCKETS_CUH
 
-#include "allreduce/device/exchange_ground.cuh"
+#include "allreduce/device/exchange.cuh"
 #include "quant/cuda/bucket.cuh"
 
 __device__ static __forceinline__ QuantSpec exchange_spec(const ExchangePlan *plan, const DeviceTile &tile,
@@ -39,6 +39,12 @@ __device__ static __forceinline__ ExchangeBucket exchange_bucket(const DeviceTil
     return bucket;
 }
 
+template <typename Keep>
+__device__ __forceinline__ Keep exchange_keep_of(const ExchangePlan *plan, const DeviceTile &tile,
+                                                 const ExchangeBucket &bucket) {
+    return exchange_keep<Keep>(plan, tile.first + bucket.first, tile.bucket + bucket.number);
+}
+
 #define FOR_BUCKETS(number, tile)                                                                                      \
     for (int64_t number = threadIdx.x / WARP; number * (tile).bucket_size < (tile).elems; number += WARPS)
 
@@ -51,25 +57,52 @@ __device__ static __forceinline__ void exchange_put_group(float (&v)[QUANT_ROWS]
     for (int c = 0; c < 4; c++) v[4 * j + c] = add ? QUANT_ADD(v[4 * j + c], four[c]) : four[c];
 }
 
-/* Own elements from one on, with what earlier runs have lost. */
-template <QuantType TYPE, QuantLie LIE> struct ExchangeOwn {
+/* What earlier runs have lost, from an element on, as it is kept. */
+template <QuantLie LIE, typename Keep> struct ExchangeLost;
+
+template <QuantLie LIE> struct ExchangeLost<LIE, QuantKeep> {
+    const float *residual; /* NULL: none */
+
+    __device__ __forceinline__ ExchangeLost(const QuantKeep &keep, bool raw)
+        : residual(raw ? nullptr : keep.residual) {}
+    __device__ __forceinline__ bool any() const { return residual != nullptr; }
+    __device__ __forceinline__ void load(int64_t first, int j, int count, float (&to)[4]) const {
+        quant_load_group<QUANT_F32, LIE, false>(residual + first, j, count, to);
+    }
+};
+
+template <QuantLie LIE> struct ExchangeLost<LIE, QuantKeepEight> {
+    const int8_t *codes; /* NULL: none */
+    float unit;
+
+    __device__ __forceinline__ ExchangeLost(const QuantKeepEight &keep, bool raw)
+        : codes(raw ? nullptr : keep.codes), unit(codes == nullptr ? 0.0f : quant_residual_unit(*keep.exponents)) {}
+    __device__ __forceinline__ bool any() const { return codes != nullptr; }
+    __device__ __forceinline__ void load(int64_t first, int j, int count, float (&to)[4]) const {
+        quant_load_kept<LIE>(codes + first, unit, j, count, to);
+    }
+};
+
+/* Own elements of a bucket, with what earlier runs have lost. */
+template <QuantType TYPE, QuantLie LIE, typename Keep> struct ExchangeOwn {
     typedef typename QuantElement<TYPE>::Stored Stored;
     const Stored *x;
-    const float *residual; /* NULL: none */
+    ExchangeLost<LIE, Keep> lost;
     float scale;
 
-    __device__ __forceinline__ ExchangeOwn(const ExchangePlan *plan, const void *buffer, int64_t first, bool raw)
-        : x((const Stored *)buffer + first),
-          residual(raw || plan->residual == nullptr ? nullptr : plan->residual + first), scale(plan->scale) {}
+    __device__ __forceinline__ ExchangeOwn(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
+                                           const ExchangeBucket &bucket)
+        : x((const Stored *)buffer + tile.first + bucket.first),
+          lost(exchange_keep_of<Keep>(plan, tile, bucket), tile.bits == 0), scale(plan->scale) {}
 
     __device__ __forceinline__ void take(int64_t first, int count, bool add, float (&v)[QUANT_ROWS]) const {
         FOR_GROUPS(j, count) {
-            float four[4], lost[4] = {};
+            float four[4], before[4] = {};
             quant_load_group<TYPE, LIE, false>(x + first, j, count, four);
-            if (residual != nullptr) quant_load_group<QUANT_F32, LIE, false>(residual + first, j, count, lost);
+            if (lost.any()) lost.load(first, j, count, before);
 #pragma unroll
             for (int c = 0; c < 4; c++) {
-                if (residual != nullptr) four[c] = QUANT_ADD(lost[c], four[c]);
+                if (lost.any()) four[c] = QUANT_ADD(before[c], four[c]);
                 four[c] = QUANT_MUL(four[c], scale);
             }
             exchange_put_group(v, j, add, four);
@@ -82,11 +115,11 @@ template <QuantType TYPE, QuantLie LIE> struct ExchangeOwn {
 };
 
 /* The terms of all ranks in rank order, with own elements in this rank's place. */
-template <QuantType TYPE, QuantCodec CODEC> struct ExchangeSum {
+template <QuantType TYPE, QuantCodec CODEC, typename Keep> struct ExchangeSum {
     const ExchangePlan *plan;
     const QuantSpec *spec;
     const DeviceTile &tile;
-    ExchangeOwn<TYPE, quant_lie<CODEC>()> own;
+    ExchangeOwn<TYPE, quant_lie<CODEC>(), Keep> own;
     ExchangeBucket bucket;
     uint32_t epoch;
     QuantRoom *room;
@@ -113,12 +146,6 @@ __device__ static __forceinline__ QuantRandom exchange_random(const ExchangePlan
     return random;
 }
 
-__device__ static __forceinline__ QuantKeep exchange_keep(const ExchangePlan *plan, const DeviceTile &tile,
-                                                          const ExchangeBucket &bucket) {
-    QuantKeep keep = {plan->residual == nullptr ? nullptr : plan->residual + tile.first + bucket.first, plan->unscaled};
-    return keep;
-}
-
 /* Elements that travel as they are: a piece at base + at. */
 template <QuantType TYPE, QuantLie LIE>
 __device__ __forceinline__ void exchange_take_raw(const uint8_t *base, uint64_t at, int64_t first, int count, bool add,
@@ -140,28 +167,28 @@ __device__ __forceinline__ void exchange_put_raw(QuantSink sink, uint64_t at, in
 /* ---- encoding ---- */
 
 /* Quantises a bucket of a source, with this rank's random numbers. */
-template <QuantType TYPE, QuantCodec CODEC, typename Source>
+template <QuantType TYPE, QuantCodec CODEC, typename Keep, typename Source>
 __device__ __forceinline__ void exchange_encode(const ExchangePlan *plan, const Source &source, const DeviceTile &tile,
                                                 const ExchangeBucket &bucket, const QuantSpec &spec, QuantSink sink,
                                                 QuantRoom *room) {
     QuantRandom random = exchange_random(plan, tile, bucket);
     const bool draws = CODEC == QUANT_ROTATED || plan->stochastic;
     quant_warp_encode<TYPE, CODEC>(source, spec, bucket.elems, draws ? &random : nullptr, bucket.place, sink,
-                                   exchange_keep(plan, tile, bucket), room);
+                                   exchange_keep_of<Keep>(plan, tile, bucket), room);
 }
 
-template <QuantType TYPE, QuantCodec CODEC>
+template <QuantType TYPE, QuantCodec CODEC, typename Keep>
 __device__ __forceinline__ void exchange_push_tile(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
                                                    QuantSink sink, QuantRoom *room) {
     float v[QUANT_ROWS];
     FOR_BUCKETS(number, tile) {
         ExchangeBucket bucket = exchange_bucket(tile, number);
-        ExchangeOwn<TYPE, quant_lie<CODEC>()> own(plan, buffer, tile.first + bucket.first, tile.bits == 0);
+        ExchangeOwn<TYPE, quant_lie<CODEC>(), Keep> own(plan, buffer, tile, bucket);
         if (tile.bits == 0) {
             own.piece(0, (int)bucket.elems, v);
             exchange_put_raw<TYPE, quant_lie<CODEC>()>(sink, tile.at, bucket.first, (int)bucket.elems, v);
         } else {
-            exchange_encode<TYPE, CODEC>(plan, own, tile, bucket, exchange_spec(plan, tile, CODEC), sink, room);
+            exchange_encode<TYPE, CODEC, Keep>(plan, own, tile, bucket, exchange_spec(plan, tile, CODEC), sink, room);
         }
     }
 }
@@ -169,11 +196,11 @@ __device__ __forceinline__ void exchange_push_tile(const ExchangePlan *plan, con
 /* ---- rotated: a bucket's terms are added as values ---- */
 
 /* In rank order, with own elements in this rank's place; rank 1 begins with its own, since a + b = b + a. */
-template <QuantType TYPE, int PIECES>
+template <QuantType TYPE, typename Keep, int PIECES>
 __device__ __forceinline__ void
-exchange_add_values(const ExchangePlan *plan, const ExchangeOwn<TYPE, QUANT_STRIPED> &own, const ExchangeBucket &bucket,
-                    const QuantSpec &spec, const QuantRandom &random, uint32_t epoch, QuantValues<PIECES> &values,
-                    QuantRoom *room) {
+exchange_add_values(const ExchangePlan *plan, const ExchangeOwn<TYPE, QUANT_STRIPED, Keep> &own,
+                    const ExchangeBucket &bucket, const QuantSpec &spec, const QuantRandom &random, uint32_t epoch,
+                    QuantValues<PIECES> &values, QuantRoom *room) {
     for (int i = 0; i < plan->ranks; i++) {
         int rank = plan->rank == 1 && i < 2 ? 1 - i : i;
         if (rank != plan->rank) {
@@ -189,16 +216,16 @@ exchange_add_values(const ExchangePlan *plan, const ExchangeOwn<TYPE, QUANT_STRI
     }
 }
 
-template <QuantType TYPE, int PIECES>
+template <QuantType TYPE, typename Keep, int PIECES>
 __device__ __forceinline__ void
-exchange_reduce_values(const ExchangePlan *plan, const ExchangeOwn<TYPE, QUANT_STRIPED> &own, const DeviceTile &tile,
-                       const ExchangeBucket &bucket, const QuantSpec &spec, uint32_t epoch, QuantSink sink,
-                       QuantRoom *room) {
+exchange_reduce_values(const ExchangePlan *plan, const ExchangeOwn<TYPE, QUANT_STRIPED, Keep> &own,
+                       const DeviceTile &tile, const ExchangeBucket &bucket, const QuantSpec &spec, uint32_t epoch,
+                       QuantSink sink, QuantRoom *room) {
     QuantValues<PIECES> values;
     QuantRandom random = exchange_random(plan, tile, bucket);
     exchange_add_values(plan, own, bucket, spec, random, epoch, values, room);
-    quant_encode_values(values, spec, bucket.elems, random, bucket.place, sink, exchange_keep(plan, tile, bucket),
-                        room);
+    quant_encode_values(values, spec, bucket.elems, random, bucket.place, sink,
+                        exchange_keep_of<Keep>(plan, tile, bucket), room);
 }
 
 /* Adds rows [row, row + rows) of a bucket and stores what has left. */
@@ -220,32 +247,32 @@ __device__ __forceinline__ void exchange_gather_values(const ExchangePlan *plan,
 /* ---- buckets of a tile ---- */
 
 /* Adds the terms of a quantised bucket and encodes the sum. */
-template <QuantType TYPE, QuantCodec CODEC>
+template <QuantType TYPE, QuantCodec CODEC, typename Keep>
 __device__ __forceinline__ void exchange_reduce_bucket(const ExchangePlan *plan,
-                                                       const ExchangeOwn<TYPE, quant_lie<CODEC>()> &own,
+                                                       const ExchangeOwn<TYPE, quant_lie<CODEC>(), Keep> &own,
                                                        const DeviceTile &tile, const ExchangeBucket &bucket,
                                                        uint32_t epoch, QuantSink sink, QuantRoom *room) {
     const QuantSpec spec = exchange_spec(plan, tile, CODEC);
     if constexpr (CODEC == QUANT_ROTATED) {
-#define CALL(PIECES) exchange_reduce_values<TYPE, PIECES>(plan, own, tile, bucket, spec, epoch, sink, room)
+#define CALL(PIECES) exchange_reduce_values<TYPE, Keep, PIECES>(plan, own, tile, bucket, spec, epoch, sink, room)
         QUANT_BY_PIECES(bucket.elems, CALL)
 #undef CALL
     } else {
-        ExchangeSum<TYPE, CODEC> sum = {plan, &spec, tile, own, bucket, epoch, room};
-        exchange_encode<TYPE, CODEC>(plan, sum, tile, bucket, spec, sink, room);
+        ExchangeSum<TYPE, CODEC, Keep> sum = {plan, &spec, tile, own, bucket, epoch, room};
+        exchange_encode<TYPE, CODEC, Keep>(plan, sum, tile, bucket, spec, sink, room);
     }
 }
 
-template <QuantType TYPE, QuantCodec CODEC>
+template <QuantType TYPE, QuantCodec CODEC, typename Keep>
 __device__ __forceinline__ void exchange_reduce_tile(const ExchangePlan *plan, const void *buffer,
                                                      const DeviceTile &tile, uint32_t epoch, QuantSink sink,
                                                      QuantRoom *room) {
     float v[QUANT_ROWS];
     FOR_BUCKETS(number, tile) {
         ExchangeBucket bucket = exchange_bucket(tile, number);
-        ExchangeOwn<TYPE, quant_lie<CODEC>()> own(plan, buffer, tile.first + bucket.first, tile.bits == 0);
+        ExchangeOwn<TYPE, quant_lie<CODEC>(), Keep> own(plan, buffer, tile, bucket);
         if (tile.bits != 0) {
-            exchange_reduce_bucket<TYPE, CODEC>(plan, own, tile, bucket, epoch, sink, room);
+            exchange_reduce_bucket<TYPE, CODEC, Keep>(plan, own, tile, bucket, epoch, sink, room);
             continue;
         }
         for (int rank = 0; rank < plan->ranks; rank++) {
@@ -301,22 +328,37 @@ __device__ __forceinline__ void exchange_gather_tile(const ExchangePlan *plan, v
     }
 }
 
-template <QuantType TYPE, QuantCodec CODEC> struct ExchangeBuckets {
+template <QuantType TYPE, QuantCodec CODEC, typename Keep> struct ExchangeBuckets {
+    typedef ExchangeBuckets<TYPE, CODEC, QuantKeep> Gathers; /* which keeps nothing */
     static constexpr bool QUICK = false;
     static constexpr int GATHERERS = BLOCKS_EACH;
 
     __device__ static __forceinline__ void push(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
                                                 QuantSink sink, QuantRoom *room) {
-        exchange_push_tile<TYPE, CODEC>(plan, buffer, tile, sink, room);
+        exchange_push_tile<TYPE, CODEC, Keep>(plan, buffer, tile, sink, room);
     }
     __device__ static __forceinline__ void reduce(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
                                                   uint32_t epoch, QuantSink sink, QuantRoom *room) {
-        exchange_reduce_tile<TYPE, CODEC>(plan, buffer, tile, epoch, sink, room);
+        exchange_reduce_tile<TYPE, CODEC, Keep>(plan, buffer, tile, epoch, sink, room);
     }
     __device__ static __forceinline__ void gather(const ExchangePlan *plan, void *buffer, const DeviceTile &tile,
                                                   uint32_t epoch, int row, int rows, QuantRoom *room) {
         exchange_gather_tile<TYPE, CODEC>(plan, buffer, tile, epoch, row, rows, room);
     }
 };
+
+/* ---- launches ---- */
+
+template <QuantCodec CODEC> struct ExchangeCodec {
+    template <QuantType TYPE> using Whole = ExchangeBuckets<TYPE, CODEC, QuantKeep>;
+    template <QuantType TYPE> using Eight = ExchangeBuckets<TYPE, CODEC, QuantKeepEight>;
+};
+
+template <QuantCodec CODEC> static EXCHANGE_LAUNCH(exchange_launch_codec) {
+    if (plan->codes.codes != nullptr) {
+        return exchange_launch<ExchangeCodec<CODEC>::template Eight>(kernel, type, plan, round, buffer, stream);
+    }
+    return exchange_launch<ExchangeCodec<CODEC>::template Whole>(kernel, type, plan, round, buffer, stream);
+}
 
 #endif

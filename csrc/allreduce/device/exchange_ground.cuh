@@ -155,6 +155,22 @@ __device__ static __forceinline__ QuantSink exchange_all(const ExchangePlan *pla
     return sink;
 }
 
+/* ---- the residual ---- */
+
+/* Of elements from `first` on, the buckets of which begin with number `bucket` of the call. */
+template <typename Keep>
+__device__ __forceinline__ Keep exchange_keep(const ExchangePlan *plan, int64_t first, uint64_t bucket) {
+    if constexpr (Keep::EIGHT) {
+        Keep keep = {nullptr, nullptr, plan->unscaled};
+        if (plan->codes.codes != nullptr) keep.codes = plan->codes.codes + first;
+        if (plan->codes.codes != nullptr) keep.exponents = plan->codes.exponents + bucket;
+        return keep;
+    } else {
+        Keep keep = {plan->residual == nullptr ? nullptr : plan->residual + first, plan->unscaled};
+        return keep;
+    }
+}
+
 /* ---- sums ---- */
 
 template <int COUNT> __device__ __forceinline__ void exchange_divide(const ExchangePlan *plan, float (&v)[COUNT]) {

@@ -7,14 +7,17 @@
 #include "quant/cuda/quads.cuh"
 
 struct ExchangePiece {
-    int64_t first; /* in the flat buffer */
+    int64_t first;   /* in the flat buffer */
+    uint64_t bucket; /* the number of its first one in the call */
     QuantPlace place;
 };
 
 __device__ static __forceinline__ ExchangePiece exchange_piece(const DeviceTile &tile, int64_t number) {
     ExchangePiece piece = {};
     piece.first = tile.first + number * QUANT_PIECE;
-    piece.place.metadata = tile.at + (uint64_t)number * (QUADS_GROUPS / tile.groups) * tile.metadata;
+    const uint64_t buckets = (uint64_t)number * (QUADS_GROUPS / tile.groups); /* before it */
+    piece.bucket = tile.bucket + buckets;
+    piece.place.metadata = tile.at + buckets * tile.metadata;
     piece.place.codes = tile.at + tile.codes_at + (uint64_t)number * (QUANT_PIECE / 8) * (uint64_t)tile.bits;
     return piece;
 }
@@ -26,16 +29,30 @@ __device__ static __forceinline__ ExchangePiece exchange_piece(const DeviceTile 
 
 /* ---- whole pieces ---- */
 
+/* Adds what earlier runs have lost, which is kept in 8 bits, of `groups` groups a bucket, to half a piece. */
+__device__ static __forceinline__ void exchange_add_kept(const ExchangePlan *plan, const ExchangePiece &piece,
+                                                         int groups, int half, QuadsHalf &v) {
+    FOR_HALF(j) {
+        const int group = half * QUADS_HALF + j;
+        const float unit = quant_residual_unit(plan->codes.exponents[piece.bucket + (uint64_t)(group / groups)]);
+        float lost[4];
+        quant_load_kept<QUANT_QUADS>(plan->codes.codes + piece.first, unit, group, QUANT_PIECE, lost);
+        FOR_QUAD(c) v[4 * j + c] = QUANT_ADD(lost[c], v[4 * j + c]);
+    }
+}
+
 /* Own elements of half a piece, with what earlier runs have lost, added to v or put there. */
-template <QuantType TYPE, bool ADD>
-__device__ __forceinline__ void exchange_own(const ExchangePlan *plan, const void *buffer, int64_t first, int half,
-                                             QuadsHalf &v) {
+template <QuantType TYPE, int GROUPS, bool ADD>
+__device__ __forceinline__ void exchange_own(const ExchangePlan *plan, const void *buffer, const ExchangePiece &piece,
+                                             int half, QuadsHalf &v) {
     QuadsHalf own;
-    quads_load<TYPE>((const typename QuantElement<TYPE>::Stored *)buffer + first, half, own);
+    quads_load<TYPE>((const typename QuantElement<TYPE>::Stored *)buffer + piece.first, half, own);
     if (plan->residual != nullptr) {
         QuadsHalf lost;
-        quads_load<QUANT_F32>(plan->residual + first, half, lost);
+        quads_load<QUANT_F32>(plan->residual + piece.first, half, lost);
         FOR_EACH_OF(own, k) own[k] = QUANT_ADD(lost[k], own[k]);
+    } else if (plan->codes.codes != nullptr) {
+        exchange_add_kept(plan, piece, GROUPS, half, own);
     }
     FOR_EACH_OF(own, k) {
         const float scaled = QUANT_MUL(own[k], plan->scale);
@@ -57,10 +74,11 @@ __device__ __forceinline__ void exchange_add_pieces(const ExchangePlan *plan, co
 
 template <int GROUPS>
 __device__ __forceinline__ void exchange_encode_piece(const ExchangePlan *plan, const DeviceTile &tile,
-                                                      const ExchangePiece &piece, const QuadsHalf (&v)[2],
-                                                      QuantSink sink, QuantRoom *room) {
-    QuantKeep keep = {plan->residual == nullptr ? nullptr : plan->residual + piece.first, plan->unscaled};
-    quads_encode<GROUPS>(v, tile.bits, piece.place, sink, keep, room);
+                                                      const ExchangePiece &piece, QuadsHalf (&v)[2], QuantSink sink,
+                                                      QuantRoom *room) {
+    const auto keep = exchange_keep<QuantKeep>(plan, piece.first, piece.bucket);
+    const auto eight = exchange_keep<QuantKeepEight>(plan, piece.first, piece.bucket);
+    quads_encode<GROUPS>(v, tile.bits, piece.place, sink, keep, eight, room);
 }
 
 /* Quantises the pieces of a tile into the sink: own elements, or with REDUCES the sum of all ranks' terms in their
@@ -78,7 +96,7 @@ __device__ __forceinline__ void exchange_encode_pieces(const ExchangePlan *plan,
                 quads_begin(v[half]);
                 exchange_add_pieces<FAR>(plan, tile, piece, epoch, 0, plan->rank, half, room, v[half]);
             }
-            exchange_own<TYPE, REDUCES>(plan, buffer, piece.first, half, v[half]);
+            exchange_own<TYPE, GROUPS, REDUCES>(plan, buffer, piece, half, v[half]);
             if (REDUCES) {
                 const int next = plan->rank + 1;
                 exchange_add_pieces<FAR>(plan, tile, piece, epoch, next, plan->ranks - next, half, room, v[half]);
@@ -117,6 +135,7 @@ __device__ __forceinline__ void exchange_gather_pieces(const ExchangePlan *plan,
 }
 
 template <QuantType TYPE, bool FAR> struct ExchangePieces {
+    typedef ExchangePieces Gathers;
     static constexpr bool QUICK = true;
     static constexpr int GATHERERS = FAR ? BLOCKS_EACH : 2 * BLOCKS_EACH; /* near, half of the registers do */
 

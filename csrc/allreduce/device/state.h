@@ -26,9 +26,10 @@ typedef struct DeviceEngine {
     const AllreduceSetup *setup; /* borrowed */
     ExchangeHall *hall;          /* a share; NULL where messages are carried */
     DeviceCarried carried;
-    uint32_t *call;       /* owned, in device memory */
-    float *residual;      /* owned, in device memory, of the longest extent; NULL without error feedback */
-    float *residual_copy; /* owned, in host memory, once somebody has asked */
+    uint32_t *call;      /* owned, in device memory */
+    float *residual;     /* owned, in device memory, of allreduce_fed_extent; NULL without error feedback, and in 8
+                          * bits: */
+    ResidualCodes codes; /* owned, one block in device memory */
     DeviceExtent extents[ALLREDUCE_MAX_EXTENTS];
 } DeviceEngine;
 

@@ -23,6 +23,7 @@ static DeviceTile describe_tile(const WireMap *map, const WireSpan *span, int64_
     if (layer->raw) return tile;
     QuantLayout layout = quantize_layout(&layer->spec, elems);
     tile.bucket_size = layer->spec.bucket_size;
+    tile.bucket = (uint64_t)(layer->first_bucket + (first - layer->first) / tile.bucket_size);
     tile.quad = span->quad + (uint64_t)((first - span->first) / tile.bucket_size) * wire_bucket_quads(layer);
     tile.spikes_at = (uint32_t)layout.spikes_at;
     tile.codes_at = (uint32_t)layout.codes_at;

@@ -13,7 +13,8 @@
 typedef struct DeviceTile {
     int64_t first, elems; /* in the flat buffer */
     int64_t bucket_size;
-    uint64_t quad; /* of the first bucket */
+    uint64_t quad;   /* of the first bucket */
+    uint64_t bucket; /* its number in the call */
     uint32_t at, bytes, spikes_at, codes_at;
     uint32_t metadata, codes; /* bytes of a whole bucket */
     int16_t bits, spikes;     /* bits 0: the elements travel as they are */

@@ -12,7 +12,8 @@
 typedef struct Need {
     size_t slice_elems, slice_values, slice_bytes;
     size_t kept[2], partial[2]; /* bytes, values */
-    bool scales, feedback;
+    bool scales;
+    AllreduceFeedback feedback;
 } Need;
 
 static void host_grow(size_t *most, uint64_t value) {
@@ -49,7 +50,7 @@ static Need need_of(const AllreduceSetup *setup) {
         host_grow(&need.slice_bytes, extent->map->max_slice_bytes);
         need.scales =
             need.scales || extent->feedback || extent->map->scale != 1.0 || extent->map->type != extent->map->wide_type;
-        need.feedback = need.feedback || extent->feedback;
+        if (extent->feedback) need.feedback = extent->feedback;
         need_holdings(setup, extent, &need);
     }
     return need;
@@ -61,7 +62,8 @@ static Status make_scratch(HostEngine *host, const Need *need) {
     size_t wide_bytes = allreduce_type_bytes(map->wide_type);
     TRY(memory_alloc(values, wide_bytes, &host->sum));
     TRY(memory_alloc(need->scales ? values : 0, wide_bytes, &host->scaled));
-    TRY(memory_alloc(need->feedback ? values : 0, sizeof(float), &host->lost));
+    TRY(memory_alloc(need->feedback != ALLREDUCE_NO_FEEDBACK ? values : 0, sizeof(float), &host->lost));
+    TRY(memory_alloc(need->feedback == ALLREDUCE_FEEDBACK_I8 ? need->slice_elems : 0, sizeof(float), &host->fed));
     size_t halves = host->setup->options.half_metadata ? need->slice_elems : 0;
     TRY(memory_alloc(halves, sizeof(uint16_t), &host->half));
     for (int i = 0; i < 2; i++) {
@@ -95,11 +97,25 @@ static void host_engine_destroy(void *state) {
     memory_free(host->lost);
     memory_free(host->scaled);
     memory_free(host->sum);
+    memory_free(host->codes.codes);
     memory_free(host->residual);
+    memory_free(host->fed);
     if (host->copied != NULL) (void)device_event_synchronize(host->copied);
     device_event_destroy(host->copied);
     device_host_free(host->copy);
     memory_free(host);
+}
+
+static Status make_residual(HostEngine *host) {
+    const AllreduceExtent *extent = allreduce_fed_extent(host->setup);
+    void *block;
+    if (extent == NULL) return STATUS_OK;
+    if (extent->feedback == ALLREDUCE_FEEDBACK_F32) {
+        return memory_calloc((size_t)extent->elems, sizeof *host->residual, &host->residual);
+    }
+    TRY(memory_calloc(allreduce_residual_bytes(extent->map), 1, &block));
+    host->codes = allreduce_residual_codes(extent->map, block);
+    return STATUS_OK;
 }
 
 static Status make_copy(HostEngine *host) {
@@ -113,12 +129,11 @@ static Status host_engine_create(AllreduceSetup *setup, char *why, void **state)
     Status status = STATUS_OK;
     HostEngine *host = NULL;
     Need need = need_of(setup);
-    size_t elems = (size_t)setup->extents[0].elems;
     TRY(memory_calloc(1, sizeof *host, &host));
     host->setup = setup;
     snprintf(host->why, sizeof host->why, "%s", why);
     TRY_GOTO(make_scratch(host, &need));
-    if (setup->extents[0].feedback) TRY_GOTO(memory_calloc(elems, sizeof *host->residual, &host->residual));
+    TRY_GOTO(make_residual(host));
     TRY_GOTO(make_copy(host));
     if (setup->options.threads > 1) TRY_GOTO(pool_create(setup->options.threads, &host->pool));
     *state = host;
@@ -190,13 +205,25 @@ static Status host_engine_wait(void *state, DeviceStream *stream, DeviceEvent *e
 
 /* ---- questions ---- */
 
-static Status residual(void *state, float **out) {
-    *out = ((HostEngine *)state)->residual;
+static float *residual(const void *state) { return ((const HostEngine *)state)->residual; }
+
+static Status copy_residual(const void *state, float *to, int64_t elems) {
+    const HostEngine *host = state;
+    if (host->residual == NULL) {
+        allreduce_residual_unpack(allreduce_fed_extent(host->setup)->map, host->codes, elems, to);
+    } else {
+        memcpy(to, host->residual, (size_t)elems * sizeof *to);
+    }
     return STATUS_OK;
 }
 
 static Status restore(void *state, const float *from, int64_t elems) {
-    memcpy(((HostEngine *)state)->residual, from, (size_t)elems * sizeof(float));
+    HostEngine *host = state;
+    if (host->residual == NULL) {
+        allreduce_residual_pack(allreduce_fed_extent(host->setup)->map, from, elems, host->codes);
+    } else {
+        memcpy(host->residual, from, (size_t)elems * sizeof *from);
+    }
     return STATUS_OK;
 }
 
@@ -216,6 +243,7 @@ const AllreduceEngine allreduce_host = {.agrees = true,
                                         .put = host_engine_put,
                                         .wait = host_engine_wait,
                                         .residual = residual,
+                                        .read = copy_residual,
                                         .restore = restore,
                                         .explain = host_engine_explain,
                                         .stages = &allreduce_host_stages};

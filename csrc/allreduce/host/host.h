@@ -3,13 +3,15 @@
 #define CGXFFCV_ALLREDUCE_HOST_HOST_H
 
 #include "allreduce/engine.h"
+#include "allreduce/residual.h"
 
 typedef struct HostEngine {
     const AllreduceSetup *setup; /* borrowed */
     char why[ALLREDUCE_WHY_BYTES];
     void *copy;          /* owned, page-locked: of a buffer in device memory; NULL for those in host memory */
     DeviceEvent *copied; /* owned, likewise: `copy` has been read */
-    float *residual;     /* owned, of the longest extent; NULL without error feedback */
+    float *residual;     /* owned, of allreduce_fed_extent; NULL without error feedback, and in 8 bits: */
+    ResidualCodes codes; /* owned, one block */
     Pool *pool;          /* owned; NULL for one thread */
 
     /* The run at hand: borrowed from the setup. */
@@ -20,6 +22,7 @@ typedef struct HostEngine {
      * encoding lost, and elements in the tensor's 16-bit type. */
     void *sum, *scaled;
     float *lost;
+    float *fed; /* the residual of a part in 8 bits, as float32; NULL otherwise */
     uint16_t *half;
 
     /* Partial sums in float32 where the buffer cannot hold them (wire_sums_in_place): the shard of two-level, two

@@ -5,6 +5,7 @@
 #include "allreduce/host/host.h"
 #include "base/bytes.h"
 #include "base/float_mode.h"
+#include "quant/residual.h"
 
 static bool is_float32_family(const HostEngine *host) { return host->map->wide_type == ALLREDUCE_F32; }
 
@@ -78,12 +79,37 @@ static Status encode_raw(const HostEngine *host, Part part, Summands from, doubl
 
 /* ---- error feedback ---- */
 
+/* A part's exponents, where the residual is kept in 8 bits. */
+static uint8_t *exponents_of(const HostEngine *host, Part part) {
+    int64_t bucket = (part.span->first - part.layer->first) / part.layer->spec.bucket_size;
+    return host->codes.exponents + part.layer->first_bucket + bucket;
+}
+
+/* A part's residual as float32: what is written there keep_residual keeps. */
+static float *residual_of(const HostEngine *host, Part part) {
+    return host->residual == NULL ? host->fed : host->residual + part.span->first;
+}
+
+static const float *load_residual(const HostEngine *host, Part part) {
+    if (host->residual == NULL) {
+        quant_residual_unpack(host->codes.codes + part.span->first, exponents_of(host, part), part.span->elems,
+                              part.layer->spec.bucket_size, host->fed);
+    }
+    return residual_of(host, part);
+}
+
+static void keep_residual(const HostEngine *host, Part part) {
+    if (host->residual != NULL) return;
+    quant_residual_pack(host->fed, part.span->elems, part.layer->spec.bucket_size, host->codes.codes + part.span->first,
+                        exponents_of(host, part));
+}
+
 /* residual = (value - decoded) / scale, back among the elements; zero where that is no number, so that one bad step
  * does not stay. */
 static Status keep_lost(HostEngine *host, Part part, const float *value, const uint8_t *wire) {
     const QuantSpec *spec = &part.layer->spec;
     int64_t elems = part.span->elems;
-    float *residual = host->residual + part.span->first;
+    float *residual = residual_of(host, part);
     QuantRandom random = random_of(host, part.span);
     QuantTarget decoded = {NULL, 1.0f, 1.0f, QUANT_F32, host->lost};
     QuantTarget kept = {NULL, 1.0f, (float)host->map->scale, QUANT_F32, residual};
@@ -92,7 +118,8 @@ static Status keep_lost(HostEngine *host, Part part, const float *value, const u
     for (int64_t i = 0; i < part.span->values; i++) host->lost[i] = value[i] - host->lost[i];
     float_mode_end(mode);
     TRY(quantize_leave(spec, (QuantInput){host->lost, QUANT_F32, elems, 1.0f}, &random, &kept, host->pool));
-    for (int64_t i = 0; i < elems; i++) residual[i] = __builtin_isfinite(residual[i]) ? residual[i] : 0.0f;
+    for (int64_t i = 0; i < elems; i++) residual[i] = quant_residual_kept(residual[i]);
+    keep_residual(host, part);
     return STATUS_OK;
 }
 
@@ -116,7 +143,7 @@ static Status quantize_keeping(HostEngine *host, Part part, const float *value, 
 /* In host->scaled, as values: (x + residual) * scale of elements; x + residual * scale of sums. */
 static Status correct(HostEngine *host, Part part, Summands from) {
     const QuantSpec *spec = &part.layer->spec;
-    const float *residual = host->residual + part.span->first;
+    const float *residual = load_residual(host, part);
     int64_t elems = part.span->elems;
     QuantRandom random = random_of(host, part.span);
     if (!from.fresh) {

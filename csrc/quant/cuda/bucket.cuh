@@ -92,34 +92,59 @@ __device__ __forceinline__ uint32_t quant_code_of(float x, QuantGrid grid, float
     return stochastic ? quant_code_stochastic(place, philox_uniform(word), levels) : quant_code_nearest(place, levels);
 }
 
-/* What this lane's codes of a group have lost. */
-template <QuantType TYPE, QuantLie LIE>
-__device__ __forceinline__ void quant_keep_lost(const QuantSpec &spec, QuantKeep keep, QuantGrid grid, bool nan,
-                                                int64_t first, int j, int left, uint32_t spikes,
-                                                const float (&v)[QUANT_ROWS], const uint32_t (&codes)[4]) {
-    float *residual = keep.residual + first + quant_start<LIE>();
+/* What a bucket's encoding has come to, pass after pass over its pieces: those of spikes' search, then one for the
+ * range, then one for the codes; where a residual is kept in 8 bits, the greatest magnitude of which is known only
+ * then, one more for its codes. Passes are one loop, so that the source and each step are compiled once. */
+struct QuantEncoding {
+    QuantSpikes spikes;
+    QuantExtremes of;
+    QuantGrid grid;
+    uint32_t mask; /* this lane's spikes in the piece at hand */
+    uint32_t lost; /* the greatest magnitude; of a residual in 8 bits alone */
+    float inverse; /* likewise, of its unit */
+    bool nan, coded;
+};
+
+#define QUANT_RANGE_PASS QUANT_SPIKES_PASSES
+#define QUANT_CODES_PASS (QUANT_RANGE_PASS + 1)
+#define QUANT_KEEP_PASS (QUANT_CODES_PASS + 1)
+
+/* What this lane's codes of a group have lost, kept as this pass keeps it. */
+template <QuantType TYPE, QuantLie LIE, typename Keep>
+__device__ __forceinline__ void quant_keep_lost(const QuantSpec &spec, Keep keep, int pass, int64_t first, int j,
+                                                int count, const float (&v)[QUANT_ROWS], const uint32_t (&codes)[4],
+                                                QuantEncoding *e) {
+    const int left = count - quant_start<LIE>();
+    float kept[4] = {};
 #pragma unroll
     for (int c = 0; c < 4; c++) {
         const int k = 4 * j + c;
         if (quant_step<LIE>(k) >= left) continue;
-        float decoded = quant_decode(codes[c], grid.unit, grid.min);
-        if ((spikes >> k & 1) && !nan) {
+        float decoded = quant_decode(codes[c], e->grid.unit, e->grid.min);
+        if ((e->mask >> k & 1) && !e->nan) {
             decoded = bfloat16_to_float(bfloat16_from_float(quant_seen<TYPE>(spec, v[k])));
         }
-        float lost = QUANT_MUL(QUANT_SUB(v[k], decoded), keep.unscaled);
-        residual[quant_step<LIE>(k)] = quant_is_finite(lost) ? lost : 0.0f;
+        kept[c] = quant_residual_kept(QUANT_MUL(QUANT_SUB(v[k], decoded), keep.unscaled));
+        if constexpr (!Keep::EIGHT) {
+            keep.residual[first + quant_start<LIE>() + quant_step<LIE>(k)] = kept[c];
+        } else {
+            e->lost = quant_greater_magnitude(e->lost, kept[c]);
+        }
+    }
+    if constexpr (Keep::EIGHT) {
+        if (pass == QUANT_KEEP_PASS) quant_store_kept<LIE>(keep.codes + first, e->inverse, j, count, kept);
     }
 }
 
 /* A piece's codes into the room; 0 for spikes, and beyond the piece. */
-template <QuantType TYPE, QuantCodec CODEC>
-__device__ __forceinline__ void quant_take_codes(const QuantSpec &spec, QuantGrid grid, bool coded, bool nan,
-                                                 const QuantRandom *random, int64_t first, int count, uint32_t spikes,
-                                                 QuantKeep keep, const float (&v)[QUANT_ROWS], QuantRoom *room) {
+template <QuantType TYPE, QuantCodec CODEC, typename Keep>
+__device__ __forceinline__ void quant_take_codes(const QuantSpec &spec, const QuantRandom *random, int pass,
+                                                 int64_t first, int count, Keep keep, const float (&v)[QUANT_ROWS],
+                                                 QuantEncoding *e, QuantRoom *room) {
     constexpr QuantLie LIE = quant_lie<CODEC>();
     const uint32_t levels = (1u << spec.bits) - 1u;
     const int left = count - quant_start<LIE>();
-    const float inverse = QUANT_DIV(1.0f, grid.unit);
+    const float inverse = QUANT_DIV(1.0f, e->grid.unit);
     const bool stochastic = CODEC != QUANT_SIGN && random != nullptr;
     __syncwarp();
     FOR_GROUPS(j, count) {
@@ -128,36 +153,21 @@ __device__ __forceinline__ void quant_take_codes(const QuantSpec &spec, QuantGri
 #pragma unroll
         for (int c = 0; c < 4; c++) {
             const int k = 4 * j + c;
-            bool own = coded && quant_step<LIE>(k) < left && !(spikes >> k & 1);
+            bool own = e->coded && quant_step<LIE>(k) < left && !(e->mask >> k & 1);
             float x = quant_seen<TYPE>(spec, v[k]);
-            codes[c] = own ? quant_code_of<CODEC>(x, grid, inverse, levels, stochastic, words[c]) : 0;
+            codes[c] = own ? quant_code_of<CODEC>(x, e->grid, inverse, levels, stochastic, words[c]) : 0;
         }
         quant_put_codes<LIE>(room, j, spec.bits, codes);
-        if (keep.residual != nullptr) {
-            quant_keep_lost<TYPE, LIE>(spec, keep, grid, nan, first, j, left, spikes, v, codes);
-        }
+        if (keep.keeps()) quant_keep_lost<TYPE, LIE>(spec, keep, pass, first, j, count, v, codes, e);
     }
 }
 
 /* ---- buckets ---- */
 
-/* What a bucket's encoding has come to, pass after pass over its pieces: those of spikes' search, then one for the
- * range, then one for the codes. Passes are one loop, so that the source and each step are compiled once. */
-struct QuantEncoding {
-    QuantSpikes spikes;
-    QuantExtremes of;
-    QuantGrid grid;
-    uint32_t mask; /* this lane's spikes in the piece at hand */
-    bool nan, coded;
-};
-
-#define QUANT_RANGE_PASS QUANT_SPIKES_PASSES
-#define QUANT_CODES_PASS (QUANT_RANGE_PASS + 1)
-
 /* One pass over one piece. */
-template <QuantType TYPE, QuantCodec CODEC>
+template <QuantType TYPE, QuantCodec CODEC, typename Keep>
 __device__ __forceinline__ void quant_encode_piece(const QuantSpec &spec, const QuantRandom *random, QuantPlace place,
-                                                   QuantSink sink, QuantKeep keep, int pass, int64_t first, int count,
+                                                   QuantSink sink, Keep keep, int pass, int64_t first, int count,
                                                    const float (&v)[QUANT_ROWS], QuantEncoding *e, QuantRoom *room) {
     if (CODEC == QUANT_SPIKES && pass < QUANT_RANGE_PASS) {
         quant_spikes_search<TYPE>(spec, v, count, &e->spikes);
@@ -169,22 +179,28 @@ __device__ __forceinline__ void quant_encode_piece(const QuantSpec &spec, const 
         quant_take_extremes<TYPE, CODEC>(spec, v, count, e->mask, &e->of);
         return;
     }
-    if (CODEC == QUANT_SPIKES && !e->nan) {
+    if (CODEC == QUANT_SPIKES && !e->nan && !(Keep::EIGHT && pass == QUANT_KEEP_PASS)) {
         quant_spikes_emit<TYPE>(spec, v, first, before, e->mask, place, sink);
     }
-    quant_take_codes<TYPE, CODEC>(spec, e->grid, e->coded, e->nan, random, first, count, e->mask, keep, v, room);
+    quant_take_codes<TYPE, CODEC>(spec, random, pass, first, count, keep, v, e, room);
+    if (Keep::EIGHT && pass == QUANT_KEEP_PASS) return;
     quant_emit_codes<quant_lie<CODEC>()>(sink, place.codes + (uint64_t)first / 8 * (uint64_t)spec.bits, spec.bits,
                                          count, room);
 }
 
 /* Behind a pass: what the next goes by. */
-template <QuantCodec CODEC>
+template <QuantCodec CODEC, typename Keep>
 __device__ __forceinline__ void quant_encode_step(const QuantSpec &spec, int64_t elems, QuantPlace place,
-                                                  QuantSink sink, int pass, QuantEncoding *e) {
+                                                  QuantSink sink, Keep keep, int pass, QuantEncoding *e) {
     if (CODEC == QUANT_SPIKES && pass < QUANT_RANGE_PASS) {
         e->nan = quant_spikes_step(spec, elems, pass, &e->spikes) || e->nan;
     }
     e->spikes.tied = e->spikes.taken = 0;
+    if constexpr (Keep::EIGHT) {
+        if (pass == QUANT_CODES_PASS && keep.keeps()) {
+            e->inverse = quant_residual_inverse(quant_keep_exponent(keep.exponents, e->lost));
+        }
+    }
     if (pass != QUANT_RANGE_PASS) return;
     if (CODEC != QUANT_SPIKES) e->nan = warp_max(e->of.magnitude) >= QUANT_MAGNITUDE_LIMIT;
     uint64_t metadata = quant_metadata_of<CODEC>(spec, e->of, elems, e->nan, &e->coded);
@@ -193,33 +209,34 @@ __device__ __forceinline__ void quant_encode_step(const QuantSpec &spec, int64_t
 }
 
 /* By the codecs whose values are elements. `random` holds the quad of this bucket; NULL for nearest rounding. */
-template <QuantType TYPE, QuantCodec CODEC, typename Source>
+template <QuantType TYPE, QuantCodec CODEC, typename Source, typename Keep>
 __device__ __forceinline__ void quant_encode_elements(const Source &source, const QuantSpec &spec, int64_t elems,
                                                       const QuantRandom *random, QuantPlace place, QuantSink sink,
-                                                      QuantKeep keep, QuantRoom *room) {
+                                                      Keep keep, QuantRoom *room) {
     const int begin = CODEC == QUANT_SPIKES ? 0 : QUANT_RANGE_PASS;
+    const int last = Keep::EIGHT && keep.keeps() ? QUANT_KEEP_PASS : QUANT_CODES_PASS;
     float v[QUANT_ROWS];
     QuantEncoding e = {};
     e.of.min = float_of_bits(0x7F800000u);
     e.of.max = float_of_bits(0xFF800000u);
     if (CODEC == QUANT_SPIKES) quant_spikes_clear(spec, place, sink);
 #pragma unroll 1
-    for (int pass = begin; pass <= QUANT_CODES_PASS; pass++) {
+    for (int pass = begin; pass <= last; pass++) {
 #pragma unroll 1
         for (int64_t first = 0; first < elems; first += QUANT_PIECE) {
             int count = quant_piece_count(elems, first);
             if (pass == begin || elems > QUANT_PIECE) source.piece(first, count, v);
             quant_encode_piece<TYPE, CODEC>(spec, random, place, sink, keep, pass, first, count, v, &e, room);
         }
-        quant_encode_step<CODEC>(spec, elems, place, sink, pass, &e);
+        quant_encode_step<CODEC>(spec, elems, place, sink, keep, pass, &e);
     }
 }
 
 /* `random` holds the quad of this bucket; NULL for nearest rounding, but with rotated. */
-template <QuantType TYPE, QuantCodec CODEC, typename Source>
+template <QuantType TYPE, QuantCodec CODEC, typename Source, typename Keep>
 __device__ __forceinline__ void quant_warp_encode(const Source &source, const QuantSpec &spec, int64_t elems,
                                                   const QuantRandom *random, QuantPlace place, QuantSink sink,
-                                                  QuantKeep keep, QuantRoom *room) {
+                                                  Keep keep, QuantRoom *room) {
     if constexpr (CODEC == QUANT_ROTATED) {
 #define CALL(PIECES) quant_encode_entering<PIECES>(source, spec, elems, *random, place, sink, keep, room)
         QUANT_BY_PIECES(elems, CALL)

@@ -101,13 +101,41 @@ __device__ static __forceinline__ void quads_put(QuantRoom *room, int j, int bit
     }
 }
 
-/* What a group's codes have lost; `residual` is the piece's, `v` the group's half. */
+/* What a group's codes have lost of element c of a lane, of its half `v`. */
+__device__ static __forceinline__ float quads_lost(float unscaled, QuantGrid grid, int j, int c, int bits,
+                                                   uint32_t packed, const QuadsHalf &v) {
+    float decoded = quant_decode(packed >> c * bits & ((1u << bits) - 1u), grid.unit, grid.min);
+    return quant_residual_kept(QUANT_MUL(QUANT_SUB(v[4 * (j % QUADS_HALF) + c], decoded), unscaled));
+}
+
+/* Keeps it; `residual` is the piece's. */
 __device__ static __forceinline__ void quads_keep(QuantKeep keep, QuantGrid grid, int j, int bits, uint32_t packed,
                                                   const QuadsHalf &v) {
     FOR_QUAD(c) {
-        float decoded = quant_decode(packed >> c * bits & ((1u << bits) - 1u), grid.unit, grid.min);
-        float lost = QUANT_MUL(QUANT_SUB(v[4 * (j % QUADS_HALF) + c], decoded), keep.unscaled);
-        keep.residual[j * QUANT_GROUP + 4 * quant_lane() + c] = quant_is_finite(lost) ? lost : 0.0f;
+        float lost = quads_lost(keep.unscaled, grid, j, c, bits, packed, v);
+        keep.residual[j * QUANT_GROUP + 4 * quant_lane() + c] = lost;
+    }
+}
+
+/* Puts it in the elements' place until all of the bucket is known; the greatest magnitude so far. */
+__device__ static __forceinline__ uint32_t quads_lose(float unscaled, QuantGrid grid, int j, int bits, uint32_t packed,
+                                                      uint32_t magnitude, QuadsHalf &v) {
+    FOR_QUAD(c) {
+        float lost = quads_lost(unscaled, grid, j, c, bits, packed, v);
+        magnitude = quant_greater_magnitude(magnitude, lost);
+        v[4 * (j % QUADS_HALF) + c] = lost;
+    }
+    return magnitude;
+}
+
+/* The codes of what GROUPS groups from `first` on, a bucket, have lost. */
+template <int GROUPS>
+__device__ __forceinline__ void quads_keep_codes(QuantKeepEight keep, int first, uint32_t magnitude,
+                                                 const QuadsHalf (&v)[2]) {
+    const float inverse = quant_residual_inverse(quant_keep_exponent(keep.exponents + first / GROUPS, magnitude));
+#pragma unroll
+    for (int j = first; j < first + GROUPS; j++) {
+        quant_store_kept<QUANT_QUADS>(keep.codes, inverse, j, QUANT_PIECE, v[j / QUADS_HALF] + 4 * (j % QUADS_HALF));
     }
 }
 
@@ -121,16 +149,18 @@ __device__ static __forceinline__ void quads_emit(QuantSink sink, uint64_t at, i
     __syncwarp();
 }
 
-/* A piece of 8 / GROUPS buckets, whose metadata and codes stand at `place`. */
+/* A piece of 8 / GROUPS buckets, whose metadata and codes stand at `place`; what
+ * it loses is kept the one way, or the other. `v` is no more afterwards. */
 template <int GROUPS>
-__device__ __forceinline__ void quads_encode(const QuadsHalf (&v)[2], int bits, QuantPlace place, QuantSink sink,
-                                             QuantKeep keep, QuantRoom *room) {
+__device__ __forceinline__ void quads_encode(QuadsHalf (&v)[2], int bits, QuantPlace place, QuantSink sink,
+                                             QuantKeep keep, QuantKeepEight eight, QuantRoom *room) {
 #pragma unroll
     for (int first = 0; first < QUADS_GROUPS; first += GROUPS) {
         const QuantGrid grid = quads_grid<GROUPS>(v, first, bits);
         const bool coded = quant_grid_is_usable(grid);
         const float inverse = QUANT_DIV(1.0f, coded ? grid.unit : 1.0f);
         uint64_t metadata = (uint64_t)float_bits(grid.min) << 32 | float_bits(grid.unit);
+        uint32_t lost = 0;
         quant_emit_word(sink, place.metadata + (uint64_t)(first / GROUPS * 8), metadata, 8);
 #pragma unroll
         for (int j = first; j < first + GROUPS; j++) {
@@ -138,8 +168,10 @@ __device__ __forceinline__ void quads_encode(const QuadsHalf (&v)[2], int bits, 
             FOR_QUAD(c) codes[c] = quads_code(v[j / QUADS_HALF][4 * (j % QUADS_HALF) + c], grid.min, inverse);
             const uint32_t packed = coded ? quads_pack(codes, bits) : 0;
             quads_put(room, j, bits, packed);
-            if (keep.residual != nullptr) quads_keep(keep, grid, j, bits, packed, v[j / QUADS_HALF]);
+            if (keep.keeps()) quads_keep(keep, grid, j, bits, packed, v[j / QUADS_HALF]);
+            if (eight.keeps()) lost = quads_lose(eight.unscaled, grid, j, bits, packed, lost, v[j / QUADS_HALF]);
         }
+        if (eight.keeps()) quads_keep_codes<GROUPS>(eight, first, lost, v);
     }
     quads_emit(sink, place.codes, bits, room);
 }

@@ -34,6 +34,7 @@ static __global__ void __launch_bounds__(QUANT_WARPS *WARP, 2)
     uint8_t *base = (uint8_t *)item->run.wire;
     const QuantSink sink = {&base, 1};
     const QuantKeep keep = {nullptr, 1.0f};
+    const QuantKeepEight eight = {nullptr, nullptr, 1.0f};
     const float scale = item->run.scale;
     const int bits = item->run.spec.bits, groups = item->groups;
     QuadsHalf v[2];
@@ -43,10 +44,10 @@ static __global__ void __launch_bounds__(QUANT_WARPS *WARP, 2)
 #pragma unroll
         for (int k = 0; k < QUANT_ROWS / 2; k++) v[half][k] = QUANT_MUL(v[half][k], scale);
     }
-    if (groups == 8) quads_encode<8>(v, bits, piece.place, sink, keep, room);
-    if (groups == 4) quads_encode<4>(v, bits, piece.place, sink, keep, room);
-    if (groups == 2) quads_encode<2>(v, bits, piece.place, sink, keep, room);
-    if (groups == 1) quads_encode<1>(v, bits, piece.place, sink, keep, room);
+    if (groups == 8) quads_encode<8>(v, bits, piece.place, sink, keep, eight, room);
+    if (groups == 4) quads_encode<4>(v, bits, piece.place, sink, keep, eight, room);
+    if (groups == 2) quads_encode<2>(v, bits, piece.place, sink, keep, eight, room);
+    if (groups == 1) quads_encode<1>(v, bits, piece.place, sink, keep, eight, room);
 }
 
 template <QuantType TYPE>

@@ -212,11 +212,41 @@ __device__ __forceinline__ float quant_emit_levels(const QuantValues<PIECES> &va
     return QUANT_DIV(squares, quant_warp_fold(partial));
 }
 
+/* Keeps these elements of a bucket. */
+template <int PIECES, typename Keep>
+__device__ __forceinline__ void quant_keep_elements(QuantValues<PIECES> &values, int64_t elems, Keep keep) {
+    const int lane = quant_lane();
+    uint32_t magnitude = 0;
+    FOR_PIECES(p, values) {
+        int count = quant_piece_count(elems, p * QUANT_PIECE), rows = count > 0 ? quant_rows(count) : 0;
+        FOR_ROWS(k) {
+            if (k >= rows) continue;
+            float kept = quant_residual_kept(QUANT_MUL(values.v[p][k], keep.unscaled));
+            if constexpr (!Keep::EIGHT) {
+                keep.residual[p * QUANT_PIECE + k * WARP + lane] = kept;
+            } else {
+                values.v[p][k] = kept;
+                magnitude = quant_greater_magnitude(magnitude, kept);
+            }
+        }
+    }
+    if constexpr (Keep::EIGHT) {
+        const float inverse = quant_residual_inverse(quant_keep_exponent(keep.exponents, magnitude));
+        FOR_PIECES(p, values) {
+            int count = quant_piece_count(elems, p * QUANT_PIECE), rows = count > 0 ? quant_rows(count) : 0;
+            FOR_ROWS(k) {
+                if (k >= rows) continue;
+                keep.codes[p * QUANT_PIECE + k * WARP + lane] = quant_residual_code(values.v[p][k], inverse);
+            }
+        }
+    }
+}
+
 /* Keeps what the codes have lost of the values, which are no more afterwards. */
-template <int PIECES>
+template <int PIECES, typename Keep>
 __device__ __forceinline__ void quant_keep_lost_values(QuantValues<PIECES> &values, const QuantSpec &spec, float rms,
-                                                       float scale, int64_t elems, const QuantRandom &random,
-                                                       QuantKeep keep, QuantRoom *room) {
+                                                       float scale, int64_t elems, const QuantRandom &random, Keep keep,
+                                                       QuantRoom *room) {
     const bool coded = quant_is_finite(rms) && rms > 0.0f;
     const int lane = quant_lane();
     const float inverse = QUANT_DIV(1.0f, rms);
@@ -229,25 +259,18 @@ __device__ __forceinline__ void quant_keep_lost_values(QuantValues<PIECES> &valu
         }
     }
     quant_leave(values, random, room);
-    FOR_PIECES(p, values) {
-        int count = quant_piece_count(elems, p * QUANT_PIECE), rows = count > 0 ? quant_rows(count) : 0;
-        FOR_ROWS(k) {
-            if (k >= rows) continue;
-            float lost = QUANT_MUL(values.v[p][k], keep.unscaled);
-            keep.residual[p * QUANT_PIECE + k * WARP + lane] = quant_is_finite(lost) ? lost : 0.0f;
-        }
-    }
+    quant_keep_elements(values, elems, keep);
 }
 
 /* Quantises the values of a bucket of so many elements. */
-template <int PIECES>
+template <int PIECES, typename Keep>
 __device__ __forceinline__ void quant_encode_values(QuantValues<PIECES> &values, const QuantSpec &spec, int64_t elems,
                                                     const QuantRandom &random, QuantPlace place, QuantSink sink,
-                                                    QuantKeep keep, QuantRoom *room) {
+                                                    Keep keep, QuantRoom *room) {
     float squares = quant_sum_of_squares(values), rms = quant_rotated_rms(squares, values.count);
     float scale = quant_emit_levels(values, spec, rms, squares, place, sink, room);
     quant_emit_word(sink, place.metadata, float_bits(scale), sizeof scale);
-    if (keep.residual != nullptr) quant_keep_lost_values(values, spec, rms, scale, elems, random, keep, room);
+    if (keep.keeps()) quant_keep_lost_values(values, spec, rms, scale, elems, random, keep, room);
 }
 
 /* Decodes a bucket of so many elements and adds it to the values, or puts it there. */
@@ -289,10 +312,10 @@ __device__ __forceinline__ void quant_store_values(void *x, int64_t first, int64
     }
 }
 
-template <int PIECES, typename Source>
+template <int PIECES, typename Source, typename Keep>
 __device__ __forceinline__ void quant_encode_entering(const Source &source, const QuantSpec &spec, int64_t elems,
                                                       const QuantRandom &random, QuantPlace place, QuantSink sink,
-                                                      QuantKeep keep, QuantRoom *room) {
+                                                      Keep keep, QuantRoom *room) {
     QuantValues<PIECES> values;
     quant_enter(source, elems, random, values, room);
     quant_encode_values(values, spec, elems, random, place, sink, keep, room);

@@ -6,7 +6,7 @@
 #include "device/kernel.cuh"
 
 extern "C" {
-#include "quant/formula.h"
+#include "quant/residual.h"
 }
 
 #define QUANT_ROWS 32
@@ -42,8 +42,21 @@ struct QuantSink {
 
 /* Keeps what is lost: residual = (value - decoded) * unscaled of the bucket's elements, 0 where that is no number. */
 struct QuantKeep {
+    static constexpr bool EIGHT = false;
     float *residual; /* NULL: nothing is kept */
     float unscaled;
+
+    __device__ __forceinline__ bool keeps() const { return residual != nullptr; }
+};
+
+/* The same in 8 bits (quant/residual.h). A type of its own, so that what keeps nothing takes no registers for it. */
+struct QuantKeepEight {
+    static constexpr bool EIGHT = true;
+    int8_t *codes;      /* NULL: nothing is kept */
+    uint8_t *exponents; /* of the bucket, and of those behind it */
+    float unscaled;
+
+    __device__ __forceinline__ bool keeps() const { return codes != nullptr; }
 };
 
 __device__ static __forceinline__ int quant_lane(void) { return (int)(threadIdx.x % WARP); }
@@ -118,6 +131,16 @@ __device__ static __forceinline__ void quant_put_four(uint16_t *to, const uint16
     *reinterpret_cast<uint2 *>(to) = make_uint2(four[0] | (uint32_t)four[1] << 16, four[2] | (uint32_t)four[3] << 16);
 }
 
+__device__ static __forceinline__ void quant_read_four(const int8_t *from, int8_t (&to)[4]) {
+    const uint32_t four = *reinterpret_cast<const uint32_t *>(from);
+    to[0] = (int8_t)four, to[1] = (int8_t)(four >> 8), to[2] = (int8_t)(four >> 16), to[3] = (int8_t)(four >> 24);
+}
+
+__device__ static __forceinline__ void quant_put_four(int8_t *to, const int8_t (&four)[4]) {
+    *reinterpret_cast<uint32_t *>(to) = (uint8_t)four[0] | (uint32_t)(uint8_t)four[1] << 8 |
+                                        (uint32_t)(uint8_t)four[2] << 16 | (uint32_t)(uint8_t)four[3] << 24;
+}
+
 /* This lane's elements of group j of a piece of `count` at x; 0 beyond. */
 template <QuantType TYPE, QuantLie LIE, bool OTHERS>
 __device__ __forceinline__ void quant_load_group(const typename QuantElement<TYPE>::Stored *x, int j, int count,
@@ -137,6 +160,51 @@ __device__ __forceinline__ void quant_load_group(const typename QuantElement<TYP
         const int step = quant_step<LIE>(4 * j + c);
         to[c] = step < left ? QuantElement<TYPE>::widened(quant_read<OTHERS>(from + step)) : 0.0f;
     }
+}
+
+/* The same of a residual's codes: `unit` times each. */
+template <QuantLie LIE>
+__device__ __forceinline__ void quant_load_kept(const int8_t *codes, float unit, int j, int count, float (&to)[4]) {
+    const int left = count - quant_start<LIE>();
+    const int8_t *from = codes + quant_start<LIE>();
+    int8_t four[4] = {};
+    if (LIE == QUANT_QUADS && quant_is_aligned(codes) && quant_step<LIE>(4 * j) + 4 <= left) {
+        quant_read_four(from + quant_step<LIE>(4 * j), four);
+    } else {
+#pragma unroll
+        for (int c = 0; c < 4; c++) four[c] = quant_step<LIE>(4 * j + c) < left ? from[quant_step<LIE>(4 * j + c)] : 0;
+    }
+#pragma unroll
+    for (int c = 0; c < 4; c++) to[c] = quant_residual_value(four[c], unit);
+}
+
+/* The residual's codes of what this lane has lost of group j. */
+template <QuantLie LIE>
+__device__ __forceinline__ void quant_store_kept(int8_t *codes, float inverse, int j, int count, const float *lost) {
+    const int left = count - quant_start<LIE>();
+    int8_t *to = codes + quant_start<LIE>(), four[4];
+#pragma unroll
+    for (int c = 0; c < 4; c++) four[c] = quant_residual_code(lost[c], inverse);
+    if (LIE == QUANT_QUADS && quant_is_aligned(codes) && quant_step<LIE>(4 * j) + 4 <= left) {
+        quant_put_four(to + quant_step<LIE>(4 * j), four);
+        return;
+    }
+#pragma unroll
+    for (int c = 0; c < 4; c++) {
+        if (quant_step<LIE>(4 * j + c) < left) to[quant_step<LIE>(4 * j + c)] = four[c];
+    }
+}
+
+/* The exponent of a bucket whose lanes have lost up to these magnitudes, written down by one of them. */
+__device__ static __forceinline__ uint8_t quant_keep_exponent(uint8_t *exponent, uint32_t magnitude) {
+    const uint8_t found = quant_residual_exponent(warp_max(magnitude));
+    if (quant_lane() == 0) *exponent = found;
+    return found;
+}
+
+__device__ static __forceinline__ uint32_t quant_greater_magnitude(uint32_t magnitude, float value) {
+    const uint32_t own = float_bits(value) & 0x7FFFFFFFu;
+    return own > magnitude ? own : magnitude;
 }
 
 /* Elements [first, first + count) of x, scaled. */
