@@ -11,6 +11,7 @@ layers and ranks, stays within a budget (the idea of L-GreCo, arXiv 2210.17357).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import _cgxffcv
@@ -18,7 +19,53 @@ import numpy as np
 
 from cgxffcv.allreduce import CODEC_BITS, AllreducePlan
 
-__all__ = ["AdaptiveBits"]
+__all__ = ["AdaptiveBits", "Policy"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """By what bits are chosen. widths: bits to choose from, rising. every: runs from one choice to the next. budget:
+    the share of the elements' energy that may be lost; None: what `usual` bits for all layers would lose."""
+
+    widths: tuple[int, ...]
+    every: int
+    budget: float | None
+    usual: int
+
+    @classmethod
+    def of(
+        cls,
+        codec: str,
+        usual: int,
+        *,
+        widths: Sequence[int] | None = None,
+        every: int = 1000,
+        budget: float | None = None,
+    ) -> Policy:
+        """See AdaptiveBits. Raises ValueError naming the argument."""
+        most = CODEC_BITS[codec]
+        if most == 1:
+            raise ValueError(f"the codec {codec} has one width: there is nothing to choose")
+        if every < 1:
+            raise ValueError(f"every must be a number of runs, at least 1, not {every!r}")
+        if budget is not None and not 0 <= budget < float("inf"):
+            raise ValueError(f"budget must be a share of at least 0, or None, not {budget!r}")
+        if budget is None and usual > 8:
+            raise ValueError("budget must be given for a plan whose own bits quantise nothing")
+        given = widths if widths is not None else range(1 if codec == "rotated" else 2, most + 1)
+        for width in given:
+            if width not in range(1, most + 1):
+                raise ValueError(f"a width must be in 1..{most}, not {width!r}")
+        chosen = {int(width) for width in given} | ({usual} if budget is None else set())
+        return cls(tuple(sorted(chosen)), every, budget, usual)
+
+    def choose(self, lost: np.ndarray, sizes: np.ndarray) -> list[int]:
+        """The width of each layer, from the losses and bytes that `AllreducePlan.losses` gives, of all ranks."""
+        losses, energy = np.ascontiguousarray(lost[:, :-1]), lost[:, -1].sum()
+        usual = losses[:, self.widths.index(self.usual)].sum() if self.budget is None else 0.0
+        budget = usual if self.budget is None else self.budget * energy
+        chosen = _cgxffcv.allreduce_choose_widths(losses, np.ascontiguousarray(sizes), float(budget))
+        return [self.widths[index] for index in chosen]
 
 
 class AdaptiveBits:
@@ -41,19 +88,9 @@ class AdaptiveBits:
         every: int = 1000,
         budget: float | None = None,
     ) -> None:
-        if widths is None:
-            widths = range(1 if plan.codec == "rotated" else 2, CODEC_BITS[plan.codec] + 1)
-        if every < 1:
-            raise ValueError(f"every must be a number of runs, at least 1, not {every!r}")
-        if budget is not None and not 0 <= budget < float("inf"):
-            raise ValueError(f"budget must be a share of at least 0, or None, not {budget!r}")
-        if budget is None and plan.bits > 8:
-            raise ValueError("budget must be given for a plan whose own bits quantise nothing")
-        if CODEC_BITS[plan.codec] == 1:
-            raise ValueError(f"the codec {plan.codec} has one width: there is nothing to choose")
+        self.policy = Policy.of(plan.codec, plan.bits, widths=widths, every=every, budget=budget)
         self._runs = plan.call
-        self.plan, self.every, self.budget = plan, every, budget
-        self.widths = tuple(sorted(set(widths) | ({plan.bits} if budget is None else set())))
+        self.plan, self.every, self.budget, self.widths = plan, every, budget, self.policy.widths
         self._fixed = np.array(plan.layer_bits) != 0
 
     @property
@@ -79,15 +116,8 @@ class AdaptiveBits:
         comm.allreduce(lost, op="sum")
         if not rows.any() or not np.isfinite(lost[rows]).all():
             return
-        chosen = comm.broadcast(self._choose(lost[rows], sizes[rows]) if comm.rank == 0 else None)
+        chosen = comm.broadcast(bytes(self.policy.choose(lost[rows], sizes[rows])) if comm.rank == 0 else None)
         bits = np.array(self.plan.layer_bits)
-        bits[rows] = np.array(self.widths)[np.frombuffer(chosen, np.uint8)]
+        bits[rows] = np.frombuffer(chosen, np.uint8)
         if tuple(bits.tolist()) != self.plan.layer_bits:
             self.plan.set_bits(bits.tolist(), stream)
-
-    def _choose(self, lost: np.ndarray, sizes: np.ndarray) -> bytes:
-        """Which width each of some layers gets."""
-        losses, energy = np.ascontiguousarray(lost[:, :-1]), lost[:, -1].sum()
-        usual = losses[:, self.widths.index(self.plan.bits)].sum() if self.budget is None else 0.0
-        budget = usual if self.budget is None else self.budget * energy
-        return bytes(_cgxffcv.allreduce_choose_widths(losses, np.ascontiguousarray(sizes), float(budget)))

@@ -25,6 +25,11 @@ def test_what_is_put_beside_a_backward_pass_is_there_at_its_end(tmp_path):
     ranks(tmp_path, "values")
 
 
+def test_bits_that_are_chosen_hold_from_the_next_step_on(tmp_path):
+    mine, other = ranks(tmp_path, "adapted")
+    assert mine == other and all(list(bits) == ["a"] and 4 < bits["a"] < 8 for bits in mine)
+
+
 def test_steps_decide_whether_compression_is_the_faster(tmp_path):
     mine, other = ranks(tmp_path, "trial")
     for case in mine:

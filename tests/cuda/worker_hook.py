@@ -194,6 +194,21 @@ def values():
         assert residual.tobytes() == saved["residuals"][name].tobytes()
 
 
+def adapted():
+    """Bits that are chosen in the first and the fourth step; residuals of 8 bits go on; between, the quick way."""
+    group, expected = Group(), Expected("int8", "sra")
+    model = new(group, error_feedback="int8", algorithm="sra", adaptive_bits={"every": 3, "budget": 1e-3})
+    chosen = []
+    for step in range(7):
+        if step < 2:
+            model.build(FIRST if step == 0 else LATER)
+        expected.check(model.backward(), step)
+        assert (len(model.state._kept) == 2) == (step >= 2) or step > 3  # other bits make other plans
+        chosen.append(model.state.adapted_bits)
+        expected.specs["a"] = complete(chosen[-1]["a"], 256)
+    return chosen
+
+
 def tried(compressed, plain):
     """A trial of steps that take so long by the clock; the ways of all steps, and what was decided."""
     group = Group()

@@ -1,9 +1,11 @@
 """For tests/py/test_ddp_hook.py: the hook under the stand-in for PyTorch, ranks as threads, against the byte-level
 model."""
 
+from itertools import product
+
 import numpy as np
 from allreduce_model import Case, simulate
-from quant_model import complete
+from quant_model import complete, dequantize_values, quantize_values
 from thread_ranks import on_threads
 from torch import _hooks
 from torch import distributed as dist
@@ -12,6 +14,7 @@ from cgxffcv.comm import CommError
 from cgxffcv.interop.torch import CGXState, cgx_hook
 
 SHAPES = {"a": (40, 50), "bias": (60,), "b": (30, 40), "small": (7, 9)}
+MIXED = {"default": 3, "b": 8}
 
 
 def on_ranks(size, function):
@@ -30,41 +33,145 @@ def buckets_of_steps():
     return [[["a", "bias", "b", "small"]], [["small", "b"], ["bias", "a"]], [["small", "b"], ["bias", "a"]]]
 
 
-def averages(group):
-    """What the hook makes of all steps' buckets."""
+def new_state(group, bits=MIXED, feedback=True, **options):
+    """With the parameters by name."""
     parameters = {name: _hooks.Parameter(*shape) for name, shape in SHAPES.items()}
-    bits = {"default": 3, "b": 8}
-    state = CGXState(
-        group, 1024, {"bits": bits, "bucket_size": 256}, model=parameters.items(), error_feedback=True, algorithm="sra"
-    )
+    options |= {"model": parameters.items(), "error_feedback": feedback, "algorithm": "sra"}
+    return CGXState(group, 1024, {"bits": bits, "bucket_size": 256}, **options), parameters
+
+
+def run_step(state, parameters, buckets, named):
+    """What the hook makes of a step's buckets."""
+    gradients = {parameters[name]: array for name, array in named.items()}
+    futures = []
+    for index, names in enumerate(buckets):
+        bucket = dist.GradBucket([parameters[n] for n in names], gradients, index == len(buckets) - 1, index)
+        futures.append(cgx_hook(state, bucket))
+    return [future.wait().tobytes() for future in futures]
+
+
+def averages(group, feedback):
+    """What the hook makes of all steps' buckets."""
+    state, parameters = new_state(group, feedback=feedback)
     results = []
     for step, buckets in enumerate(buckets_of_steps()):
-        gradients = {parameters[name]: array for name, array in drawn(group.rank, step).items()}
-        futures = []
-        for index, names in enumerate(buckets):
-            bucket = dist.GradBucket([parameters[n] for n in names], gradients, index == len(buckets) - 1)
-            futures.append(cgx_hook(state, bucket))
-        results += [future.wait().tobytes() for future in futures]
+        results += run_step(state, parameters, buckets, drawn(group.rank, step))
     assert "3 bits" in state.explain() and state.wire_bytes > 0
     return results
 
 
-def expected(size):
-    specs = {"a": complete(3, 256), "b": complete(8, 256), "bias": None, "small": None}
-    kept = {n: [np.zeros(int(np.prod(s)), np.float32) for _ in range(size)] for n, s in SHAPES.items()}
-    results = []
+class Expected:
+    """The byte-level model of steps, with residuals that follow their parameters."""
+
+    def __init__(self, size, feedback, bits):
+        self.size, self.feedback, self.bits = size, feedback, dict(bits)
+        self.kept = {n: [np.zeros(int(np.prod(s)), np.float32) for _ in range(size)] for n, s in SHAPES.items()}
+
+    def spec(self, name, bits=None):
+        own = bits or self.bits.get(name, self.bits["default"])
+        return None if name in ("bias", "small") else complete(own, 256)
+
+    def step(self, buckets, everyones):
+        return [self._bucket(names, everyones) for names in buckets]
+
+    def _bucket(self, names, everyones):
+        case = Case([(int(np.prod(SHAPES[n])), self.spec(n)) for n in names], feedback=self.feedback)
+        case.residual = [np.concatenate([self.kept[n][r] for n in names]) for r in range(self.size)]
+        result = simulate(case, [np.concatenate([g[n].ravel() for n in names]) for g in everyones])
+        ends = np.cumsum([np.prod(SHAPES[n]) for n in names])[:-1]
+        for rank in range(self.size):
+            for name, part in zip(names, np.split(case.residual[rank], ends), strict=True):
+                self.kept[name][rank] = part
+        return result.tobytes()
+
+    def lost(self, name, bits, everyones):
+        """The energy that quantising all ranks' elements with these bits loses."""
+        total, spec = 0.0, self.spec(name, bits)
+        for kept, gradients in zip(self.kept[name], everyones, strict=True):
+            x = gradients[name].ravel() + kept
+            wire = quantize_values(x, spec, x.size, 0, 0, 0, 0)
+            total += ((x.astype(np.float64) - dequantize_values(wire, spec, x.size)) ** 2).sum()
+        return total
+
+    def adapt(self, names, widths, everyones):
+        """Of all choices the one of the fewest bits that loses no more than the usual bits do."""
+        lost = {(n, w): self.lost(n, w, everyones) for n in names for w in widths}
+        budget = sum(lost[n, self.bits["default"]] for n in names)
+        choices = [list(zip(names, c, strict=True)) for c in product(widths, repeat=len(names))]
+        fits = [choice for choice in choices if sum(lost[pair] for pair in choice) <= budget]
+        return dict(min(fits, key=lambda choice: sum(w * np.prod(SHAPES[n]) for n, w in choice)))
+
+
+def expected(size, feedback):
+    model, results = Expected(size, feedback, MIXED), []
     for step, buckets in enumerate(buckets_of_steps()):
-        everyones = [drawn(rank, step) for rank in range(size)]
-        for names in buckets:
-            case = Case([(int(np.prod(SHAPES[n])), specs[n]) for n in names], feedback=True)
-            case.residual = [np.concatenate([kept[n][r] for n in names]) for r in range(size)]
-            flat = [np.concatenate([g[n].ravel() for n in names]) for g in everyones]
-            results.append(simulate(case, flat).tobytes())
-            ends = np.cumsum([np.prod(SHAPES[n]) for n in names])[:-1]
-            for rank in range(size):
-                for name, part in zip(names, np.split(case.residual[rank], ends), strict=True):
-                    kept[name][rank] = part
+        results += model.step(buckets, [drawn(rank, step) for rank in range(size)])
     return results
+
+
+STEPS = 8
+
+
+def uneven(rank, step):
+    """Gradients of which one is far larger than the other, then the other; one of the fourth step is no number."""
+    named = drawn(rank, step)
+    named["a" if step < 3 else "b"] *= np.float32(20)
+    if step == 3:
+        named["b"][0, 0] = np.nan
+    return named
+
+
+def adapted(group, feedback):
+    """Results and bits of steps in which bits are chosen: in the first and in the seventh, since the fourth has a NaN;
+    and a run that goes on from its state."""
+    state, parameters = new_state(group, 4, feedback, adaptive_bits={"every": 3})
+    results, bits, saved = [], [], None
+    for step in range(STEPS):
+        if step == STEPS - 1:
+            saved = state.state_dict()
+        results += run_step(state, parameters, buckets_of_steps()[min(step, 2)], uneven(group.rank, step))
+        bits.append(state.adapted_bits)
+    assert "again every 3 steps: " in state.explain()
+    other, own = new_state(group, 4, feedback, adaptive_bits={"every": 3})
+    other.load_state_dict(saved)
+    assert other.adapted_bits == bits[-2] != bits[-3]
+    again = run_step(other, own, buckets_of_steps()[2], uneven(group.rank, STEPS - 1))
+    assert again == results[-2:]
+    return results, bits
+
+
+def expected_adapted(size, feedback):
+    model, results, bits, chosen = Expected(size, feedback, {"default": 4}), [], [], {}
+    for step in range(STEPS):
+        everyones = [uneven(rank, step) for rank in range(size)]
+        model.bits.update(chosen)
+        if step in (0, 6):
+            chosen = model.adapt(["a", "b"], range(2, 9), everyones)
+        bits.append(dict(chosen))
+        results += model.step(buckets_of_steps()[min(step, 2)], everyones)
+    assert bits[0] == bits[5] != bits[6] == bits[7], bits
+    return results, bits
+
+
+def kept_bits(group):
+    """Those by name and by pattern stay, and what is not compressed."""
+    state, parameters = new_state(group, {"default": 4, "a": 5, "sm*": 3}, adaptive_bits={"every": 1, "budget": 1.0})
+    for step in range(3):
+        run_step(state, parameters, [["a", "bias", "b", "small"]], uneven(group.rank, 0 if step < 2 else step))
+    return state.adapted_bits
+
+
+REFUSED = [
+    ({"adaptive_bits": {"every": 0}}, "every must be a number of steps of at least 1"),
+    ({"adaptive_bits": {"every": "5"}}, "every must be a number of steps"),
+    ({"adaptive_bits": {"each": 5}}, "adaptive_bits has 'each'; what it may have is every, budget, widths"),
+    ({"adaptive_bits": {"budget": -1}}, "budget must be a share"),
+    ({"adaptive_bits": {"widths": (4, 9)}}, "a width must be in 1..8, not 9"),
+    ({"adaptive_bits": 500}, "adaptive_bits must be a mapping"),
+    ({"adaptive_bits": {}, "compression_params": {"bits": 32}}, 'needs "bits" of 1 to 8'),
+    ({"adaptive_bits": {}, "codec": "sign"}, "the codec sign has one width"),
+    ({"error_feedback": "int4"}, "error_feedback must be"),
+]
 
 
 def disagree(group):
@@ -75,9 +182,21 @@ def disagree(group):
 
 
 def main():
-    for size in (2, 3):
-        for found in on_ranks(size, averages):
-            assert found == expected(size), found
+    dist.is_initialized = lambda: True
+    for size, feedback in ((2, True), (3, True), (3, "int8")):
+        for found in on_ranks(size, lambda group: averages(group, feedback)):  # noqa: B023
+            assert found == expected(size, feedback), found
+    for size, feedback in ((2, False), (3, True), (2, "int8")):
+        for found in on_ranks(size, lambda group: adapted(group, feedback)):  # noqa: B023
+            assert found == expected_adapted(size, feedback), found
+    assert on_ranks(2, kept_bits) == [{"b": 2}] * 2
+    for refused, words in REFUSED:
+        try:
+            CGXState(None, **{"compression_params": {"bits": 4}} | refused)
+        except (TypeError, ValueError) as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(words)
     for rank, error in enumerate(on_ranks(2, disagree)):
         assert isinstance(error, CommError) and error.rank == 1 - rank, error
         assert "disagree on bits" in str(error), error

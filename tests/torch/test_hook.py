@@ -36,6 +36,12 @@ def test_a_run_that_goes_on_from_a_checkpoint(tmp_path):
     run(tmp_path, Launch("torchrun", 2), "resumed,without_names")
 
 
+@pytest.mark.parametrize(("size", "nodes"), [(2, 1), (3, 1), (4, 2)])
+def test_bits_by_what_quantisation_loses(tmp_path, size, nodes):
+    results = run(tmp_path, Launch("torchrun", size, nodes), "adapted")
+    assert all(result == results[0] for result in results)
+
+
 def test_three_ranks(tmp_path):
     run(tmp_path, Launch("torchrun", 3), "own_bits,accumulated,several,at_the_end")
 

@@ -160,7 +160,15 @@ class Training:
     """A module in DistributedDataParallel with the hook, and what must come out."""
 
     def __init__(
-        self, dtype=torch.float32, algorithm=ALGORITHM, feedback=False, bits=4, ddp=None, frozen=(), **options
+        self,
+        dtype=torch.float32,
+        algorithm=ALGORITHM,
+        feedback=False,
+        bits=4,
+        ddp=None,
+        frozen=(),
+        adaptive=None,
+        **options,
     ):
         self.module = Weights(dtype)
         for name in frozen:
@@ -168,7 +176,7 @@ class Training:
         settings = {"bucket_cap_mb": SMALL / 2**20, **(ddp or {})}
         self.wrapped = DistributedDataParallel(self.module, **settings)
         rules = bits if isinstance(bits, dict) else {"default": bits}
-        own = {"algorithm": algorithm, "error_feedback": feedback, "timeout": 60, **options}
+        own = {"algorithm": algorithm, "error_feedback": feedback, "timeout": 60, "adaptive_bits": adaptive, **options}
         self.state = CGXState(None, 1024, {"bits": bits, "bucket_size": 512}, model=self.module, **own)
         self.model = Model(self.module, rules, algorithm=algorithm, feedback=feedback, **options)
         self.wrapped.register_comm_hook(self.state, hooked(self.model))
@@ -192,7 +200,8 @@ def hooked(model):
 def values():
     """Every type, with and without residuals that follow their parameters when the buckets are rebuilt; other
     allreduces beside them stay what they are."""
-    buckets = [run_values(dtype, feedback=fb) for dtype in (torch.float32, torch.bfloat16) for fb in (False, True)]
+    kinds = (False, True, "int8")
+    buckets = [run_values(dtype, feedback=fb) for dtype in (torch.float32, torch.bfloat16) for fb in kinds]
     run_values(torch.float16, ALGORITHM if ALGORITHM == "two_level" else "one_shot")
     assert min(buckets) > 1
     numbers = torch.arange(5, dtype=torch.int64) + dist.get_rank()
@@ -266,7 +275,7 @@ def resumed():
     wrong = [
         ({"rank": 7}, "that of rank 7"),
         ({"residuals": names}, "no parameter of the model is called 'other."),
-        ({"version": 9}, "version 1 is expected"),
+        ({"version": 9}, "version 2 is expected"),
         ({"call": "3"}, "call cannot be '3'"),
         ({"residuals": flat}, "must have the shape"),
     ]
@@ -275,6 +284,28 @@ def resumed():
             again.state.load_state_dict(saved | change)
     with pytest.raises(ValueError, match="what CGXState.state_dict"):
         again.state.load_state_dict({"residuals": {}})
+
+
+def adapted():
+    """Bits that are chosen in every other step hold from the next one on, in buckets that are rebuilt meanwhile, and in
+    a run that goes on from a checkpoint; residuals go on."""
+    bits = {"default": 4, "b_weight": 5}
+    options = {"bits": bits, "adaptive": {"every": 2, "budget": 1e-3}, "ddp": {"find_unused_parameters": True}}
+    told = []
+    for dtype, feedback in ((torch.float32, "int8"), (torch.bfloat16, False)):
+        training = Training(dtype, feedback=feedback, **options)
+        for step in range(5):
+            training.check(first=step, steps=1)
+            chosen = training.state.adapted_bits
+            assert set(chosen) == {"a_weight", "c_weight"} and min(chosen.values()) > 4, chosen
+            training.model.bits = bits | chosen
+        saved, before = training.state.state_dict(), (training.model.residual, training.model.bits)
+        again = Training(dtype, feedback=feedback, **options)
+        again.state.load_state_dict(saved)
+        again.model.residual, again.model.bits, again.model.call = *before, 5
+        again.check(first=5, steps=1)
+        told.append(again.state.adapted_bits)
+    return told
 
 
 def without_names():

@@ -49,19 +49,24 @@ class Lane:
         return future
 
 
+def tensor_over(layout: Layout, buffer: torch.Tensor) -> _cgxffcv.Tensor:
+    """A bucket's buffer as the core knows it, which does not keep its memory."""
+    return _cgxffcv.tensor_of_address(None, buffer.data_ptr(), (layout.elems,), None, layout.dtype, True)
+
+
 class GpuPlan:
     """A plan, and the tensor over which it ran last, as the core knows it. It does not keep its memory: what
     DistributedDataParallel has made again it wants back."""
 
     def __init__(self, layout: Layout, plan: AllreducePlan) -> None:
-        self.plan, self._layout, self._shape = plan, layout, (layout.elems,)
+        self.plan, self._layout = plan, layout
         self._plan = plan._plan
         self._address, self._tensor = -1, None
 
     def tensor(self, buffer: torch.Tensor) -> _cgxffcv.Tensor:
         address = buffer.data_ptr()
         if address != self._address:
-            self._tensor = _cgxffcv.tensor_of_address(None, address, self._shape, None, self._layout.dtype, True)
+            self._tensor = tensor_over(self._layout, buffer)
             self._address = address
         return self._tensor
 

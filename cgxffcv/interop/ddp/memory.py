@@ -1,5 +1,5 @@
-"""What a state keeps from step to step: residuals, by parameter, the number of the next run, and what a trial has
-found. With names for the parameters it can be written down, and taken up by another run of the training."""
+"""What a state keeps from step to step: residuals and chosen bits, by parameter, the number of the next run, and what
+a trial has found. With names for the parameters it can be written down, and taken up by another run of the training."""
 
 from __future__ import annotations
 
@@ -11,15 +11,25 @@ import torch
 
 from cgxffcv.interop.ddp.buckets import Bucket
 from cgxffcv.interop.ddp.layout import Names
+from cgxffcv.interop.ddp.settings import check_bits
 
-VERSION = 1
-_MEMBERS = {"version": int, "rank": int, "ranks": int, "call": int, "plain": (bool, type(None)), "residuals": dict}
+VERSION = 2
+_MEMBERS = {
+    "version": int,
+    "rank": int,
+    "ranks": int,
+    "call": int,
+    "plain": (bool, type(None)),
+    "bits": dict,
+    "residuals": dict,
+}
 
 
 class Memory:
     def __init__(self) -> None:
         self.call = 0
         self.plain: bool | None = None  # what a trial has found
+        self.bits: dict[int, int] = {}  # by parameter, as they were chosen
         self._residuals: dict[int, np.ndarray] = {}  # by parameter, of those that are in no bucket now
 
     def save(self, bucket: Bucket) -> None:
@@ -46,7 +56,11 @@ class Memory:
 
     def said(self) -> dict[str, Any]:
         """What has to be the same on all ranks."""
-        return {"the number of the next run": self.call, "what a trial of plain sums has found": self.plain}
+        return {
+            "the number of the next run": self.call,
+            "what a trial of plain sums has found": self.plain,
+            "the bits that were chosen": list(self.bits.values()),
+        }
 
     # ---- written down ----
 
@@ -60,31 +74,44 @@ class Memory:
                 found |= _residuals_of(bucket)
         residuals = {}
         for identity, kept in found.items():
-            parameter = names.parameter(identity)
-            if parameter is None:
-                raise ValueError(
-                    "state_dict: residuals of error feedback are saved by the names of their parameters: give CGXState "
-                    "the model that has the names, model=..."
-                )
-            residuals[names.of(identity)] = torch.from_numpy(kept).reshape(parameter.shape)
+            name, parameter = _named(identity, names)
+            residuals[name] = torch.from_numpy(kept).reshape(parameter.shape)
+        bits = {_named(identity, names)[0]: width for identity, width in self.bits.items()}
         held = {"version": VERSION, "rank": rank, "ranks": ranks, "call": call, "plain": self.plain}
-        return held | {"residuals": residuals}
+        return held | {"bits": bits, "residuals": residuals}
 
     def read(self, held: Mapping[str, Any], names: Names, rank: int, ranks: int) -> None:
         """ValueError, and nothing is changed, for what was not written for this rank and this model."""
         _check(held, rank, ranks)
         found = {}
+        bits = {_identity_of(name, names): check_bits(width) for name, width in held["bits"].items()}
         for name, residual in held["residuals"].items():
-            identity = names.identity(name)
-            if identity is None:
-                hint = "" if names.all() else ": give CGXState the model that has the names, model=..."
-                raise ValueError(f"load_state_dict: no parameter of the model is called {name!r}{hint}")
+            identity = _identity_of(name, names)
             shape = tuple(names.parameter(identity).shape)
             if not isinstance(residual, torch.Tensor) or tuple(residual.shape) != shape:
                 theirs = tuple(getattr(residual, "shape", ())) or type(residual).__name__
                 raise ValueError(f"load_state_dict: the residual of {name!r} must have the shape {shape}, not {theirs}")
             found[identity] = residual.detach().cpu().float().reshape(-1).numpy().copy()
-        self._residuals, self.call, self.plain = found, held["call"], held["plain"]
+        self._residuals, self.call, self.plain, self.bits = found, held["call"], held["plain"], bits
+
+
+def _named(identity: int, names: Names) -> tuple[str, Any]:
+    """A parameter with its name."""
+    parameter = names.parameter(identity)
+    if parameter is None:
+        raise ValueError(
+            "state_dict: residuals of error feedback and chosen bits are saved by the names of their parameters: give "
+            "CGXState the model that has the names, model=..."
+        )
+    return str(names.of(identity)), parameter
+
+
+def _identity_of(name: str, names: Names) -> int:
+    identity = names.identity(name)
+    if identity is None:
+        hint = "" if names.all() else ": give CGXState the model that has the names, model=..."
+        raise ValueError(f"load_state_dict: no parameter of the model is called {name!r}{hint}")
+    return identity
 
 
 def _residuals_of(bucket: Bucket) -> dict[int, np.ndarray]:

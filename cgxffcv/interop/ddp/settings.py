@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cgxffcv.adaptive import Policy
 from cgxffcv.allreduce import UNCOMPRESSED
 from cgxffcv.nearest import suggest
 
 BUCKET_SIZE, LAYER_MIN_SIZE = 1024, 1024
 PARAMETERS = ("bits", "bucket_size")
+ADAPTIVE = ("every", "budget", "widths")
 _REDUCTIONS = {"SRA": "sra", "RING": "ring"}
 
 
@@ -118,6 +120,22 @@ class PerLayer:
             if not fnmatch.filter(names, pattern) and pattern not in names:
                 hint = suggest(pattern, names)
                 raise ValueError(f"{self.argument} names {pattern!r}, which no parameter of the model has{hint}")
+
+
+def adaptive_policy(given: Mapping[str, Any] | None, codec: str, bits: int) -> Policy | None:
+    """Of CGXState's adaptive_bits, for parameters that have these bits at first; None where it is not asked for.
+    TypeError or ValueError for what cannot be."""
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise TypeError(f"adaptive_bits must be a mapping with {', '.join(ADAPTIVE)}, or None, not {given!r}")
+    unknown = [name for name in given if name not in ADAPTIVE]
+    if unknown:
+        raise ValueError(f"adaptive_bits has {unknown[0]!r}; what it may have is {', '.join(ADAPTIVE)}")
+    if bits == UNCOMPRESSED:
+        raise ValueError('adaptive_bits needs "bits" of 1 to 8 in compression_params: what is not compressed stays so')
+    _whole(given.get("every", 1), "adaptive_bits: every", lambda n: n >= 1, "a number of steps of at least 1")
+    return Policy.of(codec, bits, **given)
 
 
 def check_parameters(given: Mapping[str, Any] | None) -> dict[str, Any]:

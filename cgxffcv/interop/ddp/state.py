@@ -50,6 +50,11 @@ class CGXState:
     codec, rounding, algorithm, seed, threads: those of `cgxffcv.allreduce.AllreducePlan`. timeout: seconds that any
     wait for other ranks may take; else CGXFFCV_COMM_TIMEOUT, else 300.
 
+    adaptive_bits: {"every": 1000, "budget": None, "widths": None}, or some of these: every so many steps each parameter
+    that has neither bits by its name nor by a pattern gets other ones, by what quantising its gradients loses, so that
+    all of them together take the fewest bytes within a budget (cgxffcv.adaptive.AdaptiveBits). They are measured in a
+    step, by the processor, chosen by rank 0, and hold from the next step on.
+
     The ranks come together in the first call of the hook. All have the same arguments.
     """
 
@@ -67,6 +72,7 @@ class CGXState:
         seed: int = 0,
         threads: int = 1,
         timeout: float | None = None,
+        adaptive_bits: Mapping[str, Any] | None = None,
     ) -> None:
         self._environment = settings.Environment.read()
         environment, params = self._environment, settings.check_parameters(compression_params)
@@ -87,6 +93,7 @@ class CGXState:
             "seed": seed,
             "threads": threads,
         }
+        self._policy = settings.adaptive_policy(adaptive_bits, codec, bits.default)
         self._memory = Memory()
         self._buckets: Buckets | None = None
         self._kept: dict[int, Any] = {}  # of the buckets, to be asked first
@@ -106,6 +113,7 @@ class CGXState:
             "bucket_size": {"default": rules.bucket_size.default, **rules.bucket_size.own},
             "CGX_INTRA_COMPRESS": inside,
             "CGX_INNER_COMMUNICATOR_TYPE": self._environment.shares_memory,
+            "adaptive_bits": self._policy and {**vars(self._policy), "widths": list(self._policy.widths)},
             **self._memory.said(),
             **self.options,
         }
@@ -116,7 +124,7 @@ class CGXState:
             rules = Rules(rules.names, plain, rules.bucket_size, rules.layer_min_size)
         if place.comm is not None:
             weakref.finalize(self, _leave, place.comm).atexit = False
-        self._buckets = Buckets(group, place, rules, self.options, self.timeout, self._memory)
+        self._buckets = Buckets(group, place, rules, self.options, self.timeout, self._memory, self._policy)
         self._kept = self._buckets.kept
         return self._buckets
 
@@ -126,6 +134,8 @@ class CGXState:
     def reduce(self, bucket: dist.GradBucket) -> torch.futures.Future:
         """What `cgx_hook` does."""
         buffer = bucket.buffer()
+        if self._policy is not None and self._buckets is not None and bucket.index() == 0:
+            self._buckets.adapt()
         kept = self._kept.get(id(buffer))
         if kept is not None:
             future = kept.put()
@@ -140,9 +150,10 @@ class CGXState:
 
     def state_dict(self) -> dict[str, Any]:
         """This rank's part of what a training needs to go on exactly: the residuals of error feedback, by the names of
-        parameters (float32 tensors of their shapes, in host memory), the number of the next run, which keys random
-        numbers, and what a trial of plain sums has found. Each rank saves its own, between two steps. ValueError if
-        there are residuals and CGXState was not given the model, which has the names."""
+        parameters (float32 tensors of their shapes, in host memory), the bits that were chosen for them, the number of
+        the next run, which keys random numbers, and what a trial of plain sums has found. Each rank saves its own,
+        between two steps. ValueError if there are residuals, or chosen bits, and CGXState was not given the model,
+        which has the names."""
         rank, ranks = self._place()
         if self._buckets is not None:
             self._buckets.settle()
@@ -175,6 +186,12 @@ class CGXState:
         where nothing is tried."""
         trial = None if self._buckets is None else self._buckets.trial
         return self._memory.plain if trial is None else trial.decision
+
+    @property
+    def adapted_bits(self) -> dict[str, int]:
+        """The bits that `adaptive_bits` has chosen, by the names of parameters; of all ranks the same."""
+        names = self._rules.names
+        return {str(names.of(identity)): bits for identity, bits in self._memory.bits.items() if names.of(identity)}
 
     def explain(self) -> str:
         """What was chosen for each bucket and why; nothing before the first step."""

@@ -1,20 +1,22 @@
-"""All buckets of a state, by the identities of their parameters. What outlives a bucket is the residual, which belongs
-to parameters, and the number of the next run."""
+"""All buckets of a state, by the identities of their parameters. What outlives a bucket is the residual and the chosen
+bits, which belong to parameters, and the number of the next run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from cgxffcv import comm
+from cgxffcv.adaptive import Policy
 from cgxffcv.allreduce import AllreducePlan
 from cgxffcv.interop.ddp import gpu
 from cgxffcv.interop.ddp.across import Carrier, best_algorithm, compresses
+from cgxffcv.interop.ddp.adapter import Adapter
 from cgxffcv.interop.ddp.beside import Beside, Kept, begin_step
-from cgxffcv.interop.ddp.buckets import Bucket, CarriedBucket, HostBucket, PlainBucket
+from cgxffcv.interop.ddp.buckets import Bucket, CarriedBucket, HostBucket, PlainBucket, as_array
 from cgxffcv.interop.ddp.gpu_buckets import CarriedGpuBucket, CarriedOnGpuBucket, GpuBucket
 from cgxffcv.interop.ddp.layout import Layout, Rules
 from cgxffcv.interop.ddp.memory import Memory
@@ -24,7 +26,8 @@ from cgxffcv.interop.ddp.worker import Worker
 
 
 class Buckets:
-    """memory: what an earlier run of the training has left, and what this one would leave."""
+    """memory: what an earlier run of the training has left, and what this one would leave. policy: by what bits are
+    chosen, if they are."""
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class Buckets:
         options: dict[str, Any],
         timeout: float,
         memory: Memory,
+        policy: Policy | None = None,
     ) -> None:
         self.group, self.place, self.rules, self.options = group, place, rules, dict(options)
         self.memory, self.worker = memory, Worker()
@@ -45,10 +49,14 @@ class Buckets:
             self.options["algorithm"] = best_algorithm(options["algorithm"], place)
         else:
             self.options["timeout"] = timeout
+        self.adapter: Adapter | None = None
+        if policy is not None and place.size > 1:
+            self.adapter = Adapter(policy, place.meeting.gather, place.rank, memory.bits, memory.call)
         self.trial: Trial | None = None
         self.kept: dict[int, Kept] = {}  # by the identities of their buffers, which they hold
         self._besides: dict[int, Beside] = {}
         self._known: dict[tuple[int, ...], Bucket] = {}
+        self.adapt()
 
     def __iter__(self) -> Iterator[Bucket]:
         return iter(self._known.values())
@@ -62,10 +70,47 @@ class Buckets:
             self.kept.pop(known.kept_as, None)
             known.kept_as = id(buffer)
             self.kept[known.kept_as] = kept
-        return known.put(bucket)
+        if self.adapter is None or not self.adapter.measuring:
+            return known.put(bucket)
+        self._measure(self.adapter, known, buffer)
+        future = known.put(bucket)
+        if bucket.is_last():
+            self.adapter.decide()
+        return future
 
     def begin_step(self) -> None:
         begin_step(self.trial)
+
+    def adapt(self) -> None:
+        """A step begins: takes up other bits after one that was measured. Not while steps are recorded in a graph."""
+        if self.adapter is None or (self._besides and torch.cuda.is_current_stream_capturing()):
+            return
+        if self.adapter.begin(self.trial is None or self.trial.decision is False):
+            self._forget(self.memory.save)
+        if self.adapter.measuring:
+            self.kept.clear()
+
+    def _forget(self, leave: Callable[[Bucket], None]) -> None:
+        """Buckets are made again when they come; what becomes of the old ones `leave` says."""
+        self.worker.drain()
+        self.kept.clear()
+        for key in list(self._known):
+            leave(self._known.pop(key))
+
+    def _measure(self, adapter: Adapter, known: Bucket, buffer: torch.Tensor) -> None:
+        """What the bucket's sum is about to lose."""
+        if known.plan is None:
+            return
+        self.worker.drain()
+        known.finish()
+        layout, widths = known.layout, adapter.policy.widths
+        if layout.device.type == "cuda":
+            stream = torch.cuda.current_stream(layout.device).cuda_stream
+            found = known.plan.losses(gpu.tensor_over(layout, buffer), widths, stream)
+        else:
+            found = known.plan.losses(as_array(buffer), widths)
+        own = self.rules.table(layout)["bits"]
+        adapter.add(layout, set(own) if isinstance(own, dict) else set(), *found)
 
     def _add(self, layout: Layout) -> Bucket:
         """Makes the bucket; those that held one of its parameters before are no more. Collective."""
@@ -90,6 +135,9 @@ class Buckets:
         """From the memory, which has changed. Collective."""
         for rank, said in enumerate(self.place.meeting.gather("load_state_dict", self.memory.said())):
             compare(self.place.rank, self.memory.said(), rank, said)
+        if self.adapter is not None:
+            self.adapter.resume(self.memory.bits, self.memory.call)
+            self._forget(lambda bucket: bucket.finish())
         for bucket in self:
             self.memory.restore(bucket)
         if self.trial is not None:
@@ -99,6 +147,8 @@ class Buckets:
 
     def _make(self, layout: Layout) -> Bucket:
         table = self.rules.table(layout) | {"dtype": layout.dtype}
+        if self.adapter is not None:
+            table["bits"] = self.adapter.of(layout, table["bits"])
         on_gpu = layout.device.type == "cuda"
         if self._carrier is not None:
             self._carrier.agree(table)
@@ -153,5 +203,6 @@ class Buckets:
 
     def explain(self) -> str:
         """What was chosen for each bucket and why."""
-        tried = [f"on this link: {self.trial.explain()}\n"] if self.trial is not None else []
-        return "\n".join([*tried, *(bucket.explain() for bucket in self)])
+        told = [f"on this link: {self.trial.explain()}\n"] if self.trial is not None else []
+        told += [f"{self.adapter.explain()}\n"] if self.adapter is not None else []
+        return "\n".join([*told, *(bucket.explain() for bucket in self)])

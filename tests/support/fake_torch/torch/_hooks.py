@@ -119,9 +119,10 @@ class GpuBucket:
 
 
 class GradBucket:
-    def __init__(self, parameters, gradients, last=True):
+    def __init__(self, parameters, gradients, last=True, index=0):
         flat = [np.ravel(gradients[parameter]) for parameter in parameters]
-        self._parameters, self._buffer, self._last = parameters, np.concatenate(flat).view(Buffer), last
+        self._parameters, self._buffer = parameters, np.concatenate(flat).view(Buffer)
+        self._index, self._last = index, last
 
     def buffer(self):
         return self._buffer
@@ -133,7 +134,7 @@ class GradBucket:
         return self._last
 
     def index(self):
-        return 0
+        return self._index
 
 
 class Backend:

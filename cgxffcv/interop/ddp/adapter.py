@@ -1,0 +1,92 @@
+"""Bits of each parameter chosen by what quantisation loses of its gradients, over all buckets of a state: measured in a
+step, chosen behind its last bucket, taken up by the next step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cgxffcv.adaptive import Policy
+from cgxffcv.interop.ddp.layout import Layout
+
+Gather = Callable[[str, Any], list[Any]]
+
+
+class Adapter:
+    """Ranks count the same steps, and measure in the same ones.
+
+    gather: gives what each rank has said to something. bits: of parameters, by identity, as an earlier choice left
+    them; changes in place. step: the number of the next one."""
+
+    def __init__(self, policy: Policy, gather: Gather, rank: int, bits: dict[int, int], step: int) -> None:
+        self.policy, self.bits = policy, bits
+        self._gather, self._rank = gather, rank
+        self.resume(bits, step)
+
+    def resume(self, bits: dict[int, int], step: int) -> None:
+        """As made with these."""
+        self.bits, self._step = bits, step
+        self.measuring = self._due = self._changed = False
+        self._measured: dict[int, tuple[list[float], list[int]]] = {}  # losses and bytes of a parameter
+
+    def begin(self, compresses: bool) -> bool:
+        """A step begins, whose sums are compressed, or perhaps not. Whether parameters have got other bits."""
+        self.decide()  # where a bucket that is none of ours was the last
+        changed, self._changed = self._changed, False
+        self._due = self._due or self._step % self.policy.every == 0
+        self.measuring = self._due and compresses
+        self._due = self._due and not self.measuring
+        self._step += 1
+        return changed
+
+    def add(self, layout: Layout, fixed: set[int], lost: np.ndarray, sizes: np.ndarray) -> None:
+        """What a bucket's layers lose in this step, as `AllreducePlan.losses` says; those with the numbers `fixed` keep
+        their bits, and those that are not quantised."""
+        for index, identity in enumerate(layout.key):
+            if index not in fixed and sizes[index, 0] > 0:
+                self._measured[identity] = (lost[index].tolist(), sizes[index].tolist())
+
+    def of(self, layout: Layout, bits: int | dict[Any, int]) -> int | dict[Any, int]:
+        """A bucket's bits, with those that were chosen."""
+        chosen = {index: self.bits[identity] for index, identity in enumerate(layout.key) if identity in self.bits}
+        own = bits if isinstance(bits, dict) else {"default": bits}
+        return own | chosen if chosen else bits
+
+    def decide(self) -> None:
+        """By what was measured, if anything was, on rank 0 for all. Collective. Bits stay where losses are no numbers,
+        as of gradients that are none."""
+        measured, self._measured = self._measured, {}
+        if not measured:
+            return
+        lost = np.zeros((len(measured), len(self.policy.widths) + 1))
+        for theirs in self._gather("losses of each width", [losses for losses, _ in measured.values()]):
+            lost += np.array(theirs)
+        if not np.isfinite(lost).all():
+            return
+        sizes = np.array([each for _, each in measured.values()], np.uint64)
+        chosen = dict(zip(measured, self._choose(lost, sizes), strict=True))
+        self._changed = any(self.bits.get(identity, self.policy.usual) != width for identity, width in chosen.items())
+        self.bits.update(chosen)
+
+    def _choose(self, lost: np.ndarray, sizes: np.ndarray) -> list[int]:
+        """Rank 0's choice. ValueError on all ranks where it fails."""
+        mine: Any = None
+        if self._rank == 0:
+            try:
+                mine = self.policy.choose(lost, sizes)
+            except ValueError as error:
+                mine = str(error)
+        chosen = self._gather("bits of layers", mine)[0]
+        if isinstance(chosen, str):
+            raise ValueError(f"adaptive_bits: {chosen}")
+        return chosen
+
+    def explain(self) -> str:
+        """In words."""
+        when = f"by what quantisation loses, again every {self.policy.every} steps"
+        counts = sorted(Counter(self.bits.values()).items())
+        told = ", ".join(f"{bits} bits of {count}" for bits, count in counts) or "none yet"
+        return f"bits of parameters chosen {when}: {told}"
