@@ -56,7 +56,7 @@ class Buckets:
         self.kept: dict[int, Kept] = {}  # by the identities of their buffers, which they hold
         self._besides: dict[int, Beside] = {}
         self._known: dict[tuple[int, ...], Bucket] = {}
-        self.adapt()
+        self.adapt()  # the first step has begun
 
     def __iter__(self) -> Iterator[Bucket]:
         return iter(self._known.values())
