@@ -3,13 +3,13 @@
 
 usage: tools/repair_wheel.py WHEEL FOLDER [auditwheel's options...]
 
-auditwheel copies libjpeg-turbo in, strips what is for debuggers, and names the oldest Linux that the wheel runs on. oneDNN stays a package of its own
-(onednn-cpu-gomp, larger than all of this); cuBLASLt, cuDNN, NCCL and MPI are opened at run time. For each library that
-was copied the licence that its system package brings goes into .dist-info/licenses and is named in METADATA (PEP 639),
-and .dist-info/sboms/cgxffcv.cdx.json (PEP 770, CycloneDX 1.6) says what it is, as it does of CUDA's runtime, which is
-linked into a module with kernels. GCC's OpenMP runtime, on which oneDNN stands, is put in under its own name, for
-systems that lack it (cgxffcv/bundled.py). Needs auditwheel and patchelf. SYSROOT=FOLDER: where the system lies that the
-module was linked for, if that is not this one (tools/old_glibc.sh).
+auditwheel copies libjpeg-turbo in, strips what is for debuggers, and names the oldest Linux that the wheel runs on.
+oneDNN stays a package of its own (onednn-cpu-gomp, larger than all of this); cuBLASLt, cuDNN, NCCL and MPI are opened
+at run time. For each library that was copied the licence that its system package brings goes into .dist-info/licenses
+and is named in METADATA (PEP 639), and .dist-info/sboms/cgxffcv.cdx.json (PEP 770, CycloneDX 1.6) says what it is, as
+it does of CUDA's runtime, which is linked into a module with kernels. GCC's OpenMP runtime, on which oneDNN stands, is
+put in under its own name, for systems that lack it (cgxffcv/bundled.py). Needs auditwheel and patchelf. SYSROOT=FOLDER:
+where the system lies that the module was linked for, if that is not this one (tools/old_glibc.sh).
 """
 
 import base64
