@@ -10,7 +10,8 @@ layers and ranks, stays within a budget (the idea of L-GreCo, arXiv 2210.17357).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,19 @@ class Policy:
         chosen = _cgxffcv.allreduce_choose_widths(losses, np.ascontiguousarray(sizes), float(budget))
         return [self.widths[index] for index in chosen]
 
+    def choose_for_all(self, lost: np.ndarray, sizes: np.ndarray, rank: int, tell: Callable[[Any], Any]) -> list[int]:
+        """Rank 0's choice, by `tell`, which gives all ranks what rank 0 has said. ValueError on all where it fails."""
+        mine: Any = None
+        if rank == 0:
+            try:
+                mine = self.choose(lost, sizes)
+            except ValueError as error:
+                mine = str(error)
+        chosen = tell(mine)
+        if isinstance(chosen, str):
+            raise ValueError(chosen)
+        return chosen
+
 
 class AdaptiveBits:
     """Runs a plan, and before every `every`-th of its runs gives each layer other bits.
@@ -109,15 +123,18 @@ class AdaptiveBits:
 
     def measure(self, buffer: Any, stream: object = None) -> None:
         """Chooses the bits for this buffer, on rank 0, for all. Where the losses are no numbers, the bits stay.
-        Collective."""
+        Collective; ValueError on all ranks where there are too many layers to choose for."""
         comm = self.plan.comm
         lost, sizes = self.plan.losses(buffer, self.widths, stream)
         rows = (sizes[:, 0] > 0) & ~self._fixed
         comm.allreduce(lost, op="sum")
         if not rows.any() or not np.isfinite(lost[rows]).all():
             return
-        chosen = comm.broadcast(bytes(self.policy.choose(lost[rows], sizes[rows])) if comm.rank == 0 else None)
+
+        def tell(mine: Any) -> Any:
+            return json.loads(comm.broadcast(json.dumps(mine).encode() if comm.rank == 0 else None))
+
         bits = np.array(self.plan.layer_bits)
-        bits[rows] = np.frombuffer(chosen, np.uint8)
+        bits[rows] = self.policy.choose_for_all(lost[rows], sizes[rows], comm.rank, tell)
         if tuple(bits.tolist()) != self.plan.layer_bits:
             self.plan.set_bits(bits.tolist(), stream)

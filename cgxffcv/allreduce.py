@@ -252,6 +252,35 @@ def _named(layers: Iterable) -> list[tuple[str | None, LayerShape]]:
     return result
 
 
+@dataclass(frozen=True)
+class _Table:
+    """The layers of a plan; bits and sizes of buckets are each layer's own, 0 where the default holds."""
+
+    layers: list[tuple[str | None, LayerShape]]
+    default_bits: int
+    bits: tuple[int, ...]
+    default_bucket_size: int
+    bucket_sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, layers: Iterable, bits: int | Mapping, bucket_size: int | Mapping) -> _Table:
+        table = _named(layers)
+        names = [name for name, _ in table]
+        default_bits, own_bits = _per_layer("bits", bits, 4, names)
+        default_size, own_sizes = _per_layer("bucket_size", bucket_size, 1024, names)
+        return cls(table, default_bits, tuple(own_bits), default_size, tuple(own_sizes))
+
+    @property
+    def quantized(self) -> bool:
+        """Whether any layer may be."""
+        return any(width not in (0, UNCOMPRESSED) for width in (self.default_bits, *self.bits))
+
+    def core(self, bits: Iterable[int]) -> list[dict[str, Any]]:
+        """As the core takes it, with these bits of the layers."""
+        own = zip(self.layers, bits, self.bucket_sizes, strict=True)
+        return [_core_layer(name, shape, width, size) for (name, shape), width, size in own]
+
+
 class AllreducePlan:
     """An allreduce of a flat buffer of layers over a communicator: made once, run at every step, in place.
 
@@ -297,50 +326,44 @@ class AllreducePlan:
         device: int | None = None,
         compare: bool = True,
     ) -> None:
-        table = _named(layers)
-        names = [name for name, _ in table]
-        plan_bits, own_bits = _per_layer("bits", bits, 4, names)
-        plan_bucket, own_bucket = _per_layer("bucket_size", bucket_size, 1024, names)
-        self.dtype = dtype_name(dtype)
-        self.op = op if op is not None else "average" if average else "sum"
         if not isinstance(comm, _cgxffcv.Comm):
             raise TypeError(f"comm must be a cgxffcv.comm.Comm, not {type(comm).__name__}")
         check_timeout(timeout)
-        feedback = feedback_of(error_feedback)
-        switches = {"average": average, "half_metadata": half_metadata, "compare": compare}
-        for argument, value in switches.items():
+        for argument, value in (("average", average), ("half_metadata", half_metadata), ("compare", compare)):
             check_switch(argument, value)
-        quantized = any(width not in (0, UNCOMPRESSED) for width in (plan_bits, *own_bits))
-        quantizes = quantized and self.dtype in QUANTIZED_DTYPES and self.op in ("sum", "average")
+        self.comm, self.codec, self.device, self.dtype = comm, codec, device, dtype_name(dtype)
+        self.op = op if op is not None else "average" if average else "sum"
+        self._table = _Table.of(layers, bits, bucket_size)
+        self.bits, self.layer_bits = self._table.default_bits, self._table.bits
+        quantizes = self._table.quantized and self.dtype in QUANTIZED_DTYPES and self.op in ("sum", "average")
         lines = costs.of(comm, device) if algorithm == "auto" and quantizes and comm.size > 1 else None
-        self.comm, self.codec, self.device, self.bits = comm, codec, device, plan_bits
-        self.layer_bits = tuple(own_bits)
-        self._make = lambda each: _cgxffcv.AllreducePlan(
-            comm,
-            [_core_layer(*layer, b, s) for layer, b, s in zip(table, each, own_bucket, strict=True)],
-            -1 if device is None else device,
-            compare,
-            dtype=self.dtype,
-            op=self.op,
-            bits=plan_bits,
-            bucket_size=plan_bucket,
-            layer_min_size=layer_min_size,
-            codec=codec,
-            rounding=rounding,
-            half_metadata=half_metadata,
-            spikes=spikes or 0,
-            scale=scale,
-            algorithm=algorithm,
-            error_feedback=feedback,
-            seed=seed,
-            threads=threads,
-            timeout=timeout or 0.0,
-            costs=lines,
-        )
-        self._plan = self._make(own_bits)
+        self._where = (-1 if device is None else device, compare)
+        self._options = {
+            "dtype": self.dtype,
+            "op": self.op,
+            "bits": self.bits,
+            "bucket_size": self._table.default_bucket_size,
+            "layer_min_size": layer_min_size,
+            "codec": codec,
+            "rounding": rounding,
+            "half_metadata": half_metadata,
+            "spikes": spikes or 0,
+            "scale": scale,
+            "algorithm": algorithm,
+            "error_feedback": feedback_of(error_feedback),
+            "seed": seed,
+            "threads": threads,
+            "timeout": timeout or 0.0,
+            "costs": lines,
+        }
+        self._plan = self._make(self.layer_bits)
         if algorithm == "ring" and quantizes and comm.size > 4:
             message = f"a ring of {comm.size} ranks quantises {comm.size} times on the way: sra does so twice"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+    def _make(self, bits: Iterable[int]) -> _cgxffcv.AllreducePlan:
+        """The core's plan, with these bits of the layers (0: the plan's own)."""
+        return _cgxffcv.AllreducePlan(self.comm, self._table.core(bits), *self._where, **self._options)
 
     def run(self, buffer: Any, stream: object = None) -> Any:
         """Reduces `buffer` in place (C-contiguous, the plan's dtype and number of elements) and returns it. Collective:

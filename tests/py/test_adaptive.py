@@ -202,3 +202,15 @@ def test_refusals():
             AllreducePlan(world, SHAPES, codec="rotated", algorithm="sra").losses(gradients(rank), (5,))
 
     all_good(run_ranks(2, work))
+
+
+def test_more_layers_than_widths_are_chosen_for_end_in_an_error_on_all_ranks():
+    """Also on those that wait for rank 0's choice."""
+
+    def work(world, rank):
+        plan = AllreducePlan(world, [8] * 2049, layer_min_size=1, bucket_size=8, algorithm="sra", timeout=60.0)
+        with pytest.raises(ValueError, match="at most 2048 layers"):
+            AdaptiveBits(plan).run(np.ones(8 * 2049, F))
+        return world.allreduce(np.ones(3, F), op="sum").tolist()
+
+    assert all_good(run_ranks(2, work)) == [[2.0] * 3] * 2

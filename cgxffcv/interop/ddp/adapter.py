@@ -72,17 +72,12 @@ class Adapter:
         self.bits.update(chosen)
 
     def _choose(self, lost: np.ndarray, sizes: np.ndarray) -> list[int]:
-        """Rank 0's choice. ValueError on all ranks where it fails."""
-        mine: Any = None
-        if self._rank == 0:
-            try:
-                mine = self.policy.choose(lost, sizes)
-            except ValueError as error:
-                mine = str(error)
-        chosen = self._gather("bits of layers", mine)[0]
-        if isinstance(chosen, str):
-            raise ValueError(f"adaptive_bits: {chosen}")
-        return chosen
+        try:
+            return self.policy.choose_for_all(
+                lost, sizes, self._rank, lambda mine: self._gather("bits of layers", mine)[0]
+            )
+        except ValueError as error:
+            raise ValueError(f"adaptive_bits: {error}") from None
 
     def explain(self) -> str:
         """In words."""
