@@ -113,6 +113,7 @@ static bool failed;
 static uint64_t random_state;
 
 Running running;
+thread_local bool running_here;
 std::string machine_failure;
 
 uint3 emulator_thread_index(void) { return current->index; }
@@ -311,9 +312,9 @@ static void resume(int index) {
     running.begun = current->begun;
     running.stack_begin = (uintptr_t)(stacks + (size_t)index * STACK_BYTES);
     running.stack_end = running.stack_begin + STACK_BYTES;
-    running.active = true;
+    running.active = running_here = true;
     switch_to(&scheduler, &current->context);
-    running.active = false;
+    running.active = running_here = false;
 }
 
 static void report_divergence(void) {

@@ -246,7 +246,7 @@ static void check_cell(const Checked &at, Cell *cell, uint8_t mask) {
 
 static void check(const void *pointer, size_t bytes, Access access, bool aligned, const void *code) {
     uintptr_t address = (uintptr_t)pointer;
-    if (!running.active || !watching || level() == CHECK_NOTHING || bytes == 0) return;
+    if (!running.active || !running_here || !watching || level() == CHECK_NOTHING || bytes == 0) return;
     if (address >= running.stack_begin && address < running.stack_end) return;
     if (address >= running.arguments_begin && address < running.arguments_end) return;
     Region *region = find(address);

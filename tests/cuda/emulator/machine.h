@@ -45,6 +45,10 @@ struct Running {
 };
 extern Running running;
 
+/* Whether this thread of the host runs it. Others may meanwhile be in what is watched, too: the host's part of a file
+ * with kernels is. */
+extern thread_local bool running_here __attribute__((tls_model("initial-exec")));
+
 /* Memory that kernels may touch. SHARED is a device's that other processes write, too. */
 enum RegionKind { REGION_DEVICE, REGION_PINNED, REGION_SHARED, REGION_STATIC_SHARED, REGION_DYNAMIC_SHARED };
 void check_add(RegionKind kind, const void *begin, size_t bytes, int device);

@@ -7,6 +7,7 @@
  * (so does what is written behind the first page); CGXFFCV_EMULATED_REGISTER=0 one that cannot lock pages. */
 #include "runtime.h"
 
+#include <atomic>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -34,6 +35,7 @@ std::map<char *, Allocation> allocations;
 std::map<char *, size_t> opened; /* of other processes: pages */
 std::map<void *, size_t> pinned, registered;
 std::map<int, size_t> used;
+std::atomic<long> allocated; /* calls of cudaMalloc and cudaHostAlloc until now */
 char *arena;
 size_t arena_used;
 int open_depth;
@@ -107,6 +109,9 @@ Open::~Open() {
     if (--open_depth == 0 && arena_used > 0) mprotect(arena, arena_used, PROT_NONE);
 }
 
+/* For tests in Python, through ctypes. */
+extern "C" __attribute__((visibility("default"))) long emulated_allocations(void) { return allocated; }
+
 size_t memory_used(int device) { return used[device]; }
 
 cudaError_t cudaMalloc(void **out, size_t bytes) {
@@ -121,6 +126,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes) {
         memset(memory, POISON, bytes);
         memset(memory + bytes, FENCE, pages * PAGE - bytes);
     }
+    allocated++;
     used[current_device] += bytes;
     allocations[memory] = Allocation{bytes, pages, current_device, -1};
     check_add(REGION_DEVICE, memory, bytes, current_device);
@@ -161,6 +167,7 @@ cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned) {
     if (forbidden()) return give(cudaErrorStreamCaptureUnsupported);
     void *memory = nullptr;
     if (posix_memalign(&memory, PAGE, bytes) != 0) return give(cudaErrorMemoryAllocation);
+    allocated++;
     memset(memory, POISON, bytes);
     pinned[memory] = bytes;
     check_add(REGION_PINNED, memory, bytes, current_device);
